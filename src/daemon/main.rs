@@ -1,0 +1,2 @@
+//! rgun.
+fn main() {}
