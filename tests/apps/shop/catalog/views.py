@@ -1,0 +1,248 @@
+"""The shop's views: ordinary ones, and those that put a server to work.
+
+Each is what an application programmer would write, not a benchmark's shortcut. All are plain `def` views, so
+Django runs the same code under WSGI and (in a thread) under ASGI. Nothing here knows which server it runs on.
+"""
+
+import asyncio
+import hashlib
+import os
+import random
+import re
+import tempfile
+import time
+from pathlib import Path
+
+import django
+from django.conf import settings
+from django.core.files.uploadedfile import TemporaryUploadedFile
+from django.core.files.uploadhandler import TemporaryFileUploadHandler
+from django.core.handlers.asgi import ASGIRequest
+from django.http import FileResponse, Http404, HttpResponseBadRequest, JsonResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_GET, require_http_methods
+
+from catalog.models import Category, Product, Upload
+
+CHUNK = 64 * 1024
+MIB = 1024 * 1024
+MAX_DOWNLOAD_MIB = 4096
+
+
+class BadParameter(Exception):
+    """A query parameter that is not a number in its range."""
+
+
+def number(request, name, default, highest, kind=int):
+    """The query parameter `name` as a number from 0 to `highest`."""
+    text = request.GET.get(name, str(default))
+    try:
+        value = kind(text)
+    except ValueError:
+        raise BadParameter(f"{name}={text!r} is not a number") from None
+    if not 0 <= value <= highest:
+        raise BadParameter(f"{name}={text} is not between 0 and {highest}")
+    return value
+
+
+@require_GET
+def home(request):
+    """The template view: all products by category, who is logged in, and where to go next."""
+    categories = Category.objects.prefetch_related("products")
+    return render(request, "catalog/home.html", {"categories": categories, "django": django.get_version()})
+
+
+@require_GET
+def product(request, slug):
+    """The page of one product."""
+    found = get_object_or_404(Product.objects.select_related("category"), slug=slug)
+    return render(request, "catalog/product.html", {"product": found})
+
+
+@require_GET
+def api_status(request):
+    """JSON without the database: what Django itself costs, so that the server's share is what differs."""
+    return JsonResponse(
+        {
+            "shop": "rgun demo",
+            "status": "ok",
+            "pid": os.getpid(),
+            "django": django.get_version(),
+            "currencies": ["EUR", "NOK", "JPY"],
+            "limits": {"basket": 100, "upload_mib": 1024},
+        }
+    )
+
+
+@require_GET
+def api_products(request):
+    """JSON from the database: products in stock with their category, by `?category=` and `?q=`, 20 a page."""
+    try:
+        page = number(request, "page", 0, 10_000)
+    except BadParameter as error:
+        return JsonResponse({"error": str(error)}, status=400)
+    products = Product.objects.filter(stock__gt=0).select_related("category")
+    if request.GET.get("category"):
+        products = products.filter(category__slug=request.GET["category"])
+    if request.GET.get("q"):
+        products = products.filter(name__icontains=request.GET["q"])
+    rows = [
+        {
+            "name": row.name,
+            "url": row.get_absolute_url(),
+            "category": row.category.name,
+            "price": row.price,
+            "stock": row.stock,
+            "created": row.created,
+        }
+        for row in products[page * 20 : page * 20 + 20]
+    ]
+    return JsonResponse({"page": page, "products": rows})
+
+
+def stored(name, file, digest, size):
+    """Moves `file`, an uploaded file on disk, under the media root, with its row, and reports it."""
+    row = Upload(name=name, size=size, sha256=digest)
+    row.file.save(os.path.basename(name) or "unnamed", file, save=True)
+    return {"id": row.pk, "name": name, "size": size, "sha256": digest}
+
+
+# Exempt from CSRF: the point is that curl and test clients can post here; a real shop would not.
+@csrf_exempt
+@require_http_methods(["GET", "POST"])
+def upload(request):
+    """A form, and its target: stores every file of a multipart body by way of request.FILES."""
+    if request.method == "GET":
+        return render(request, "catalog/upload.html")
+    # Always to a file: a small upload kept in memory would be a second code path to measure.
+    request.upload_handlers = [TemporaryFileUploadHandler(request)]
+    answers = []
+    for file in (file for field in request.FILES for file in request.FILES.getlist(field)):
+        digest = hashlib.sha256()
+        for chunk in file.chunks(CHUNK):
+            digest.update(chunk)
+        file.seek(0)
+        answers.append(stored(file.name, file, digest.hexdigest(), file.size))
+    if not answers:
+        return HttpResponseBadRequest("no file in the form: send one as multipart/form-data\n")
+    return JsonResponse({"files": answers})
+
+
+@csrf_exempt
+@require_http_methods(["POST", "PUT"])
+def upload_raw(request):
+    """Stores the body as it is, read piece by piece with request.read(); `?name=` names it."""
+    digest = hashlib.sha256()
+    size = 0
+    name = request.GET.get("name", "raw")
+    with TemporaryUploadedFile(name, request.content_type, 0, None) as file:
+        while True:
+            chunk = request.read(CHUNK)
+            if not chunk:
+                break
+            digest.update(chunk)
+            size += file.write(chunk)
+        file.seek(0)
+        return JsonResponse(stored(name, file, digest.hexdigest(), size))
+
+
+def sample_file(mib):
+    """A file of `mib` MiB in the data directory, made on first use; block i is the same on every machine."""
+    folder = Path(settings.DATA_DIR) / "files"
+    path = folder / f"{mib}.bin"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        # Renamed into place: two workers may be asked at once, and neither may serve half a file.
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            for block in range(mib):
+                file.write(random.Random(block).randbytes(MIB))
+        os.replace(file.name, path)
+    return path
+
+
+@require_GET
+def download(request, mib):
+    """A file of the chosen size, by FileResponse: under WSGI that is wsgi.file_wrapper."""
+    if mib > MAX_DOWNLOAD_MIB:
+        raise Http404(f"{mib} MiB is more than {MAX_DOWNLOAD_MIB} MiB")
+    return FileResponse(sample_file(mib).open("rb"), as_attachment=True, filename=f"{mib}MiB.bin")
+
+
+def pieces(count, delay, size):
+    """`count` numbered lines of at least `size` bytes, `delay` seconds apart."""
+    for index in range(count):
+        if index and delay:
+            time.sleep(delay)
+        yield f"chunk {index} ".ljust(size - 1, ".").encode() + b"\n"
+
+
+async def async_pieces(count, delay, size):
+    """The same for ASGI, where Django >= 4.2 would collect a plain generator before it sends anything."""
+    for index in range(count):
+        if index and delay:
+            await asyncio.sleep(delay)
+        yield f"chunk {index} ".ljust(size - 1, ".").encode() + b"\n"
+
+
+@require_GET
+def stream(request):
+    """The streaming view: `?n=` chunks of `?size=` bytes, `?delay=` seconds apart."""
+    try:
+        count = number(request, "n", 5, 1_000_000)
+        delay = number(request, "delay", 0, 60, float)
+        size = number(request, "size", 16, MIB)
+    except BadParameter as error:
+        return HttpResponseBadRequest(f"{error}\n")
+    waits_for_loop = isinstance(request, ASGIRequest) and django.VERSION >= (4, 2)
+    source = async_pieces if waits_for_loop else pieces
+    return StreamingHttpResponse(source(count, delay, size), content_type="text/plain; charset=utf-8")
+
+
+@require_GET
+def slow(request):
+    """Sleeps `?s=` seconds, then tells so: a view that waits for something else."""
+    try:
+        seconds = number(request, "s", 1, 3600, float)
+    except BadParameter as error:
+        return HttpResponseBadRequest(f"{error}\n")
+    time.sleep(seconds)
+    return JsonResponse({"slept": seconds, "pid": os.getpid()})
+
+
+class DemoError(Exception):
+    """What /error raises, so that a log can be searched for it."""
+
+
+def error(request):
+    """Raises: the answer is 500, and the traceback belongs in the server's log."""
+    raise DemoError("this view raises on purpose")
+
+
+SECRET_HEADER = re.compile(r"COOKIE|AUTHORIZATION")
+
+
+@csrf_exempt
+def meta(request):
+    """What Django makes of the request line, the peer and the headers; secrets are masked."""
+    return JsonResponse(
+        {
+            "method": request.method,
+            "scheme": request.scheme,
+            "host": request.get_host(),
+            "path": request.path,
+            "full_path": request.get_full_path(),
+            "remote_addr": request.META.get("REMOTE_ADDR"),
+            "is_secure": request.is_secure(),
+            "headers": {
+                name: "***" if SECRET_HEADER.search(name.upper()) else value
+                for name, value in request.headers.items()
+            },
+            "meta": {
+                name: "***" if SECRET_HEADER.search(name) else str(value)
+                for name, value in sorted(request.META.items())
+                if name.startswith(("wsgi.", "HTTP_", "SERVER_", "REMOTE_", "CONTENT_"))
+                or name in {"REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING"}
+            },
+        }
+    )

@@ -1,0 +1,121 @@
+"""Settings of the shop, for Django 3.2 to 6.x, with nothing but Django installed.
+
+Everything that differs between machines comes from the environment, and each has a default that works:
+
+SHOP_DATA     directory of the database, uploads and generated files (default: `data` beside manage.py)
+SHOP_SECRET   Django's SECRET_KEY (default: the file `secret` in SHOP_DATA, which `prepare` writes)
+SHOP_HOSTS    names the shop answers to, separated by spaces or commas (default: loopback names)
+SHOP_ORIGINS  CSRF_TRUSTED_ORIGINS, for a TLS proxy in front, the same way (default: none)
+SHOP_DEBUG    1 turns on Django's debug pages (default: off, as in production)
+
+Used by wsgi.py, asgi.py and manage.py. It configures no server: rgun's settings are rgun's.
+"""
+
+import os
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+DATA_DIR = Path(os.environ.get("SHOP_DATA") or BASE_DIR / "data").resolve()
+
+
+def words(name, default=""):
+    """The environment variable `name` as a list: separated by spaces or commas."""
+    return os.environ.get(name, default).replace(",", " ").split()
+
+
+def secret_key():
+    """SHOP_SECRET, or what `prepare` left in the data directory; never a key that is in this repository."""
+    if os.environ.get("SHOP_SECRET"):
+        return os.environ["SHOP_SECRET"]
+    path = DATA_DIR / "secret"
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        raise ImproperlyConfigured(
+            f"no SHOP_SECRET in the environment and no {path}: "
+            "run tests/apps/shop/prepare, or set SHOP_DATA to the directory it prepared"
+        ) from None
+
+
+SECRET_KEY = secret_key()
+DEBUG = os.environ.get("SHOP_DEBUG") == "1"
+ALLOWED_HOSTS = words("SHOP_HOSTS", "localhost 127.0.0.1 [::1]")
+CSRF_TRUSTED_ORIGINS = words("SHOP_ORIGINS")
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "catalog",
+]
+
+# What `django-admin startproject` writes: a measurement with less would flatter every server.
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "shop.urls"
+WSGI_APPLICATION = "shop.wsgi.application"
+ASGI_APPLICATION = "shop.asgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": DATA_DIR / "shop.sqlite3",
+        # As a deployed site would: opening SQLite anew costs as much as the query of /api/products.
+        "CONN_MAX_AGE": 60,
+        "OPTIONS": {"timeout": 20},
+    }
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_PASSWORD_VALIDATORS = []
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = True
+USE_TZ = True
+
+STATIC_URL = "/static/"
+MEDIA_ROOT = DATA_DIR / "uploads"
+# Beside their destination, so that storing a large upload is a rename and not a second copy.
+FILE_UPLOAD_TEMP_DIR = DATA_DIR / "uploads"
+X_FRAME_OPTIONS = "DENY"
+
+# Django's default sends the traceback of a failed view by mail and prints nothing when DEBUG is off:
+# here it goes to stderr, where the server, and under systemd the journal, takes it.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "%(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+    "loggers": {
+        "django": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+        "catalog": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+    },
+}
