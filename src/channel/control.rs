@@ -1,0 +1,467 @@
+//! The control socket: one `AF_UNIX` `SOCK_SEQPACKET` pair per worker, for lifecycle and descriptors.
+//!
+//! Commands of the daemon are imperative, facts from the worker past tense. One message is one packet;
+//! its first byte is the kind. Descriptors travel with the message that names them, and always before
+//! the ring's frame that needs them is published, so that the other side never waits for one in vain.
+//!
+//! | from | message | descriptors |
+//! |---|---|---|
+//! | daemon | [`Command::Start`] | shared map, reactor page, reactor eventfd |
+//! | daemon | [`Command::Body`] | the spooled request body, positioned at 0 |
+//! | daemon | [`Command::Forget`] | |
+//! | daemon | [`Command::Stop`] | |
+//! | worker | [`Report::Refused`] | |
+//! | worker | [`Report::Booting`], [`Report::Ready`], [`Report::Failed`] | |
+//! | worker | [`Report::File`] | the response's file |
+//!
+//! [`Report::Refused`] is the one message that the bootstrap writes in plain Python, before it knows
+//! whether the extension can be loaded: the byte `R`, then UTF-8 text to the end.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+use crate::Broken;
+use crate::frame::{ExchangeId, Reader, put_text};
+use crate::layout::Geometry;
+
+/// Longest message, bytes; well below the kernel's default `wmem_default` of 212,992.
+pub const MAX_MESSAGE: usize = 96 * 1024;
+
+/// Most descriptors in one message.
+pub const MAX_FDS: usize = 4;
+
+/// The descriptor number under which a worker finds its end of the control socket.
+pub const CONTROL_FD: i32 = 3;
+
+/// How the application wants to be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Interface {
+    /// Let the worker find out.
+    Auto = 0,
+    /// PEP 3333.
+    Wsgi = 1,
+    /// ASGI 3.
+    Asgi = 2,
+}
+
+impl Interface {
+    fn from_byte(byte: u8) -> Result<Self, Broken> {
+        match byte {
+            0 => Ok(Self::Auto),
+            1 => Ok(Self::Wsgi),
+            2 => Ok(Self::Asgi),
+            _ => Err(Broken::Control("unknown interface")),
+        }
+    }
+}
+
+/// What a request learns about the listener it came through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerInfo {
+    /// `SERVER_NAME`: the bound address, or the host name for a wildcard or unix socket.
+    pub name: String,
+    /// `SERVER_PORT` as text; for a unix socket the scheme's default, so that URLs come out right
+    /// (PEP 3333 wants both variables present and not empty).
+    pub port: String,
+    /// Path of a unix socket, else empty.
+    pub path: String,
+}
+
+/// Everything a worker needs to boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// [`crate::PROTOCOL_VERSION`] of the daemon.
+    pub protocol: u32,
+    /// Sizes of the shared map that comes with this message.
+    pub geometry: Geometry,
+    /// Load of code and configuration this worker belongs to.
+    pub generation: u32,
+    /// Stable seat number.
+    pub worker: u16,
+    /// More than one worker process may run: `wsgi.multiprocess`.
+    pub multiprocess: bool,
+    /// How to call the application.
+    pub interface: Interface,
+    /// Module to import.
+    pub module: String,
+    /// Attribute in it, dotted.
+    pub attribute: String,
+    /// Call the attribute without arguments to get the application.
+    pub factory: bool,
+    /// Directory to put first on `sys.path`.
+    pub directory: String,
+    /// Directories to put on `sys.path` after it.
+    pub pythonpath: Vec<String>,
+    /// `SCRIPT_NAME` / `root_path`.
+    pub root_path: String,
+    /// The listeners, by index.
+    pub listeners: Vec<ListenerInfo>,
+}
+
+/// Daemon → worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Boot. Always the first message.
+    Start(Box<Start>),
+    /// The descriptor of this exchange's body; its frame follows on the ring.
+    Body(ExchangeId),
+    /// The exchange was revoked: drop its body's descriptor.
+    Forget(ExchangeId),
+    /// Claim nothing more, finish what runs, exit 0.
+    Stop,
+}
+
+/// What kind of boot failure it is: whose fault, and whether trying again can help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FailureKind {
+    /// The configuration names something that does not exist or cannot be called.
+    Config = 0,
+    /// The application raised while it was imported or made.
+    App = 1,
+}
+
+/// Worker → daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// This interpreter cannot run a worker (too old, free-threaded, not CPython, extension not loadable).
+    Refused(String),
+    /// The extension is loaded; the application comes next.
+    Booting {
+        /// For instance `CPython 3.11.2`.
+        python: String,
+    },
+    /// The application is imported and callable; requests may come.
+    Ready {
+        /// Never [`Interface::Auto`].
+        interface: Interface,
+    },
+    /// The application could not be loaded; the worker exits.
+    Failed {
+        /// Whose fault.
+        kind: FailureKind,
+        /// One line that names what is missing, and the remedy.
+        summary: String,
+        /// The traceback, or empty.
+        traceback: String,
+    },
+    /// The descriptor of this exchange's response file; the frame follows on the ring.
+    File(ExchangeId),
+}
+
+/// A pair of connected control sockets, close-on-exec. The daemon's end does not block.
+///
+/// # Errors
+/// What `socketpair(2)` says.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((ours, theirs))
+}
+
+/// Sends one message with its descriptors.
+///
+/// # Errors
+/// What `sendmsg(2)` says; `WouldBlock` on a full non-blocking socket, `BrokenPipe` when the other side
+/// is gone (no signal is raised).
+///
+/// # Panics
+/// If there are more than [`MAX_FDS`] descriptors or the message is longer than [`MAX_MESSAGE`].
+pub fn send(socket: impl AsFd, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    assert!(fds.len() <= MAX_FDS && message.len() <= MAX_MESSAGE, "control message is too large");
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        let pushed = ancillary.push(SendAncillaryMessage::ScmRights(fds));
+        debug_assert!(pushed);
+    }
+    loop {
+        match sendmsg(&socket, &[IoSlice::new(message)], &mut ancillary, SendFlags::NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// A received message.
+#[derive(Debug)]
+pub struct Received {
+    /// Number of bytes written to the buffer; 0 means that the other side has closed.
+    pub len: usize,
+    /// Its descriptors, close-on-exec.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// Receives one message into `buffer` (of [`MAX_MESSAGE`] bytes).
+///
+/// # Errors
+/// What `recvmsg(2)` says; `WouldBlock` on a non-blocking socket without a message; `InvalidData` when
+/// the message or its descriptors did not fit; `Interrupted` is returned, not retried: a Python thread
+/// must see its signals.
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let message = recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let mut fds = Vec::new();
+    for part in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = part {
+            fds.extend(received);
+        }
+    }
+    if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "control message was truncated"));
+    }
+    Ok(Received { len: message.bytes, fds })
+}
+
+impl Command {
+    /// The message's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::Start(start) => {
+                out.push(b'S');
+                out.extend_from_slice(&start.protocol.to_le_bytes());
+                let Geometry { submission, completion, chunks, slots } = start.geometry;
+                for number in [submission, completion, chunks, slots, start.generation] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+                out.extend_from_slice(&start.worker.to_le_bytes());
+                out.extend_from_slice(&[
+                    u8::from(start.multiprocess),
+                    start.interface as u8,
+                    u8::from(start.factory),
+                ]);
+                for text in [&start.module, &start.attribute, &start.directory, &start.root_path] {
+                    put_text(text, &mut out);
+                }
+                put_count(start.pythonpath.len(), &mut out);
+                for path in &start.pythonpath {
+                    put_text(path, &mut out);
+                }
+                put_count(start.listeners.len(), &mut out);
+                for listener in &start.listeners {
+                    for text in [&listener.name, &listener.port, &listener.path] {
+                        put_text(text, &mut out);
+                    }
+                }
+            }
+            Self::Body(exchange) => put_id(b'B', *exchange, &mut out),
+            Self::Forget(exchange) => put_id(b'F', *exchange, &mut out),
+            Self::Stop => out.push(b'X'),
+        }
+        out
+    }
+
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// When it is none of these, or of another [`crate::PROTOCOL_VERSION`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Broken> {
+        let mut reader = Reader(bytes);
+        match reader.u8()? {
+            b'S' => {
+                let protocol = reader.u32()?;
+                if protocol != crate::PROTOCOL_VERSION {
+                    return Err(Broken::Control("daemon and extension speak different versions"));
+                }
+                let geometry = Geometry {
+                    submission: reader.u32()?,
+                    completion: reader.u32()?,
+                    chunks: reader.u32()?,
+                    slots: reader.u32()?,
+                };
+                geometry.check().map_err(Broken::Control)?;
+                let generation = reader.u32()?;
+                let worker = reader.u16()?;
+                let multiprocess = reader.u8()? != 0;
+                let interface = Interface::from_byte(reader.u8()?)?;
+                let factory = reader.u8()? != 0;
+                let [module, attribute, directory, root_path] =
+                    [reader.text()?, reader.text()?, reader.text()?, reader.text()?].map(str::to_owned);
+                let n_paths = reader.u32()?;
+                let pythonpath =
+                    (0..n_paths).map(|_| reader.text().map(str::to_owned)).collect::<Result<_, _>>()?;
+                let n_listeners = reader.u32()?;
+                let listeners = (0..n_listeners)
+                    .map(|_| {
+                        let [name, port, path] =
+                            [reader.text()?, reader.text()?, reader.text()?].map(str::to_owned);
+                        Ok(ListenerInfo { name, port, path })
+                    })
+                    .collect::<Result<_, Broken>>()?;
+                Ok(Self::Start(Box::new(Start {
+                    protocol,
+                    geometry,
+                    generation,
+                    worker,
+                    multiprocess,
+                    interface,
+                    module,
+                    attribute,
+                    factory,
+                    directory,
+                    pythonpath,
+                    root_path,
+                    listeners,
+                })))
+            }
+            b'B' => Ok(Self::Body(ExchangeId(reader.u64()?))),
+            b'F' => Ok(Self::Forget(ExchangeId(reader.u64()?))),
+            b'X' => Ok(Self::Stop),
+            _ => Err(Broken::Control("unknown command")),
+        }
+    }
+}
+
+impl Report {
+    /// The message's bytes. Texts beyond the message's size are cut.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::Refused(text) => {
+                out.push(b'R');
+                out.extend_from_slice(cut(text, MAX_MESSAGE / 2).as_bytes());
+            }
+            Self::Booting { python } => {
+                out.push(b'b');
+                put_text(cut(python, 1024), &mut out);
+            }
+            Self::Ready { interface } => out.extend_from_slice(&[b'r', *interface as u8]),
+            Self::Failed { kind, summary, traceback } => {
+                out.extend_from_slice(&[b'f', *kind as u8]);
+                put_text(cut(summary, 4096), &mut out);
+                put_text(cut(traceback, MAX_MESSAGE / 2), &mut out);
+            }
+            Self::File(exchange) => put_id(b'i', *exchange, &mut out),
+        }
+        out
+    }
+
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// When it is none of these.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Broken> {
+        let mut reader = Reader(bytes);
+        match reader.u8()? {
+            b'R' => Ok(Self::Refused(String::from_utf8_lossy(reader.0).into_owned())),
+            b'b' => Ok(Self::Booting { python: reader.text()?.to_owned() }),
+            b'r' => match Interface::from_byte(reader.u8()?)? {
+                Interface::Auto => Err(Broken::Control("ready without an interface")),
+                interface => Ok(Self::Ready { interface }),
+            },
+            b'f' => {
+                let kind = match reader.u8()? {
+                    0 => FailureKind::Config,
+                    1 => FailureKind::App,
+                    _ => return Err(Broken::Control("unknown kind of failure")),
+                };
+                let (summary, traceback) = (reader.text()?.to_owned(), reader.text()?.to_owned());
+                Ok(Self::Failed { kind, summary, traceback })
+            }
+            b'i' => Ok(Self::File(ExchangeId(reader.u64()?))),
+            _ => Err(Broken::Control("unknown report")),
+        }
+    }
+}
+
+fn put_id(kind: u8, exchange: ExchangeId, out: &mut Vec<u8>) {
+    out.push(kind);
+    out.extend_from_slice(&exchange.0.to_le_bytes());
+}
+
+fn put_count(count: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(&u32::try_from(count).expect("lists of a configuration").to_le_bytes());
+}
+
+/// The longest prefix of at most `len` bytes that is still UTF-8.
+fn cut(text: &str, len: usize) -> &str {
+    &text[..text.floor_char_boundary(len)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start() -> Start {
+        Start {
+            protocol: crate::PROTOCOL_VERSION,
+            geometry: Geometry::standard(3),
+            generation: 1,
+            worker: 2,
+            multiprocess: true,
+            interface: Interface::Wsgi,
+            module: "mysite.wsgi".into(),
+            attribute: "application".into(),
+            factory: false,
+            directory: "/srv/mysite".into(),
+            pythonpath: vec!["/srv/lib".into()],
+            root_path: String::new(),
+            listeners: vec![ListenerInfo {
+                name: "127.0.0.1".into(),
+                port: "8000".into(),
+                path: String::new(),
+            }],
+        }
+    }
+
+    #[test]
+    fn commands_and_reports_come_back_as_they_were_written() {
+        for command in [
+            Command::Start(Box::new(start())),
+            Command::Body(ExchangeId(5)),
+            Command::Forget(ExchangeId(6)),
+            Command::Stop,
+        ] {
+            assert_eq!(Command::decode(&command.encode()).unwrap(), command);
+        }
+        for report in [
+            Report::Refused("too old".into()),
+            Report::Booting { python: "CPython 3.9.2".into() },
+            Report::Ready { interface: Interface::Wsgi },
+            Report::Failed { kind: FailureKind::App, summary: "s".into(), traceback: "t\nt".into() },
+            Report::File(ExchangeId(7)),
+        ] {
+            assert_eq!(Report::decode(&report.encode()).unwrap(), report);
+        }
+    }
+
+    #[test]
+    fn another_protocol_version_is_refused() {
+        let message = Command::Start(Box::new(Start { protocol: 99, ..start() })).encode();
+        assert!(matches!(Command::decode(&message), Err(Broken::Control(_))));
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let message = Command::Start(Box::new(start())).encode();
+        for len in 0..message.len() {
+            assert!(Command::decode(&message[..len]).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn descriptors_travel_with_their_message() {
+        let (ours, theirs) = pair().unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        send(&ours, &Command::Body(ExchangeId(1)).encode(), &[write.as_fd()]).unwrap();
+        let mut buffer = vec![0; MAX_MESSAGE];
+        let received = receive(&theirs, &mut buffer).unwrap();
+        assert_eq!(Command::decode(&buffer[..received.len]).unwrap(), Command::Body(ExchangeId(1)));
+        rustix::io::write(&received.fds[0], b"x").unwrap();
+        let mut byte = [0];
+        rustix::io::read(&read, &mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+        drop(ours);
+        assert_eq!(receive(&theirs, &mut buffer).unwrap().len, 0);
+    }
+}

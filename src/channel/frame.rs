@@ -1,0 +1,661 @@
+//! Frames: what a record of the submission or completion ring says.
+//!
+//! Submission (daemon → worker), 48 bytes then the variable part:
+//!
+//! | offset | size | field | bound |
+//! |---|---|---|---|
+//! | 0 | 8 | exchange id | never 0 |
+//! | 8 | 8 | body length, bytes | |
+//! | 16 | 8 | received: `CLOCK_MONOTONIC` when the head was complete, ns | |
+//! | 24 | 1 | kind: 1 = request | |
+//! | 25 | 1 | method, index of [`METHODS`](crate::header::METHODS), 0 = literal | |
+//! | 26 | 1 | version: 10 or 11 | |
+//! | 27 | 1 | flags: 1 body is a descriptor ([`crate::control`]), 2 https | |
+//! | 28 | 2 | number of fields | |
+//! | 30 | 2 | listener, index of [`crate::control::Start::listeners`] | |
+//! | 32 | 2·6 | lengths: literal method, path, query, peer address, request id, (reserved) | |
+//! | 44 | 2 | peer port | |
+//! | 46 | 2 | reserved, 0 | |
+//! | 48 | | method, path, query, peer, request id; fields; body to the end (unless a descriptor) | |
+//!
+//! A field is `name u8` (index of [`NAMES`](crate::header::NAMES), or [`LITERAL`] followed by `len u16` and the
+//! lower-case name), `len u16`, value.
+//!
+//! Completion (worker → daemon), 24 bytes then the variable part:
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 8 | exchange id |
+//! | 8 | 1 | kind: 1 respond (head, perhaps with body), 2 body, 3 raised |
+//! | 9 | 1 | flags: 1 END of the response, 2 body is a descriptor, 4 body is slab chunks, 8 DONE: the slot is free |
+//! | 10 | 2 | status |
+//! | 12 | 2 | number of fields |
+//! | 14 | 2 | number of slab chunks |
+//! | 16 | 8 | service time so far, ns (valid with DONE) |
+//! | 24 | | fields; then slab chunks (`chunk u32, len u32`)·n, or `offset u64, len u64` of the descriptor, or body bytes |
+//!
+//! `raised` carries an [`AppError`]; before the head it becomes a 500, after it a reset.
+#![warn(clippy::indexing_slicing)]
+
+use std::ops::Range;
+
+use crate::Broken;
+use crate::header::{LITERAL, METHOD_LITERAL, METHODS, name_of};
+
+const REQUEST: u8 = 1;
+const REQUEST_HEAD: usize = 48;
+const COMPLETION_HEAD: usize = 24;
+
+/// Identifies an exchange on its channel, and in the daemon while it lives. Never 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExchangeId(pub u64);
+
+/// Why a request could not be put into a frame: one of its parts is longer than 65,535 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is longer than 65535 bytes")]
+pub struct TooLong(pub &'static str);
+
+/// A request, as the daemon writes it and the worker reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// The exchange.
+    pub exchange: ExchangeId,
+    /// Bytes of the body, inline or in the descriptor.
+    pub body_len: u64,
+    /// `CLOCK_MONOTONIC` when the head was complete, nanoseconds.
+    pub received: u64,
+    /// The method as sent (RFC 9110 §9: case-sensitive).
+    pub method: &'a [u8],
+    /// 10 or 11.
+    pub version: u8,
+    /// The body is a descriptor, sent on the control socket before this frame was published.
+    pub body_is_fd: bool,
+    /// The client used TLS.
+    pub https: bool,
+    /// Which listener accepted the connection.
+    pub listener: u16,
+    /// The path as sent, percent-encoded (RFC 3986 §3.3).
+    pub path: &'a [u8],
+    /// The query as sent, without `?`.
+    pub query: &'a [u8],
+    /// The client's address as text; empty on a unix socket.
+    pub peer: &'a [u8],
+    /// The client's port; 0 on a unix socket.
+    pub peer_port: u16,
+    /// The request id that the response and the journal carry.
+    pub request_id: &'a [u8],
+    /// Number of fields.
+    pub n_fields: u16,
+    /// The encoded fields; empty while encoding. Read with [`Request::fields`].
+    fields: &'a [u8],
+    /// The body, when it is inline.
+    pub body: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    /// A request without fields and body, for filling in and [`Request::encode`].
+    pub const fn new(exchange: ExchangeId) -> Self {
+        Self {
+            exchange,
+            body_len: 0,
+            received: 0,
+            method: b"GET",
+            version: 11,
+            body_is_fd: false,
+            https: false,
+            listener: 0,
+            path: b"/",
+            query: b"",
+            peer: b"",
+            peer_port: 0,
+            request_id: b"",
+            n_fields: 0,
+            fields: b"",
+            body: b"",
+        }
+    }
+
+    /// Writes the frame into `out` (cleared first). `fields` yields lower-case names and values; the
+    /// number of fields is counted, `n_fields` and `fields` of self are ignored.
+    ///
+    /// # Errors
+    /// When a part is longer than the frame's lengths can say.
+    pub fn encode<'f>(
+        &self,
+        fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), TooLong> {
+        let method_index = crate::header::method_index(self.method);
+        let method: &[u8] = if method_index == METHOD_LITERAL { self.method } else { b"" };
+        out.clear();
+        out.extend_from_slice(&self.exchange.0.to_le_bytes());
+        out.extend_from_slice(&self.body_len.to_le_bytes());
+        out.extend_from_slice(&self.received.to_le_bytes());
+        let flags = u8::from(self.body_is_fd) | u8::from(self.https) << 1;
+        out.extend_from_slice(&[REQUEST, method_index, self.version, flags, 0, 0]);
+        out.extend_from_slice(&self.listener.to_le_bytes());
+        for (what, part) in [
+            ("method", method),
+            ("path", self.path),
+            ("query", self.query),
+            ("peer address", self.peer),
+            ("request id", self.request_id),
+            ("", b""),
+        ] {
+            out.extend_from_slice(&short(what, part.len())?.to_le_bytes());
+        }
+        out.extend_from_slice(&self.peer_port.to_le_bytes());
+        out.extend_from_slice(&[0, 0]);
+        for part in [method, self.path, self.query, self.peer, self.request_id] {
+            out.extend_from_slice(part);
+        }
+        let n_fields = encode_fields(fields, out)?;
+        if let Some(count) = out.get_mut(28..30) {
+            count.copy_from_slice(&n_fields.to_le_bytes());
+        }
+        out.extend_from_slice(self.body);
+        Ok(())
+    }
+
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// When a length or value is impossible.
+    pub fn decode(frame: &'a [u8]) -> Result<Self, Broken> {
+        let mut reader = Reader(frame);
+        let exchange = ExchangeId(reader.u64()?);
+        let body_len = reader.u64()?;
+        let received = reader.u64()?;
+        let (kind, method_index, version, flags) = (reader.u8()?, reader.u8()?, reader.u8()?, reader.u8()?);
+        let n_fields = reader.u16()?;
+        let listener = reader.u16()?;
+        let lengths =
+            [reader.u16()?, reader.u16()?, reader.u16()?, reader.u16()?, reader.u16()?, reader.u16()?];
+        let [method_len, path_len, query_len, peer_len, request_id_len, _] = lengths.map(usize::from);
+        let peer_port = reader.u16()?;
+        reader.u16()?;
+        if kind != REQUEST || exchange.0 == 0 {
+            return Err(Broken::Frame("not a request"));
+        }
+        let literal = reader.bytes(method_len)?;
+        let method = if method_index == METHOD_LITERAL {
+            literal
+        } else {
+            METHODS.get(usize::from(method_index)).ok_or(Broken::Frame("unknown method index"))?.as_bytes()
+        };
+        let path = reader.bytes(path_len)?;
+        let query = reader.bytes(query_len)?;
+        let peer = reader.bytes(peer_len)?;
+        let request_id = reader.bytes(request_id_len)?;
+        let before = reader.0;
+        for _ in 0..n_fields {
+            reader.field()?;
+        }
+        let fields = before.get(..before.len() - reader.0.len()).unwrap_or_default();
+        let body_is_fd = flags & 1 != 0;
+        let body = if body_is_fd { &[][..] } else { reader.0 };
+        if !body_is_fd && body.len() as u64 != body_len {
+            return Err(Broken::Frame("inline body is not as long as announced"));
+        }
+        Ok(Self {
+            exchange,
+            body_len,
+            received,
+            method,
+            version,
+            body_is_fd,
+            https: flags & 2 != 0,
+            listener,
+            path,
+            query,
+            peer,
+            peer_port,
+            request_id,
+            n_fields,
+            fields,
+            body,
+        })
+    }
+
+    /// The fields in order.
+    pub fn fields(&self) -> Fields<'a> {
+        Fields { reader: Reader(self.fields), left: self.n_fields }
+    }
+}
+
+/// The name of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldName<'a> {
+    /// Index of [`NAMES`](crate::header::NAMES).
+    Known(u8),
+    /// Any other name, lower-case in requests.
+    Literal(&'a [u8]),
+}
+
+impl<'a> FieldName<'a> {
+    /// The name as bytes.
+    pub fn as_bytes(&self) -> &'a [u8] {
+        match self {
+            Self::Known(index) => name_of(*index).unwrap_or_default().as_bytes(),
+            Self::Literal(name) => name,
+        }
+    }
+}
+
+/// Iterates over the fields of a frame that has been checked by its decoder.
+#[derive(Debug, Clone)]
+pub struct Fields<'a> {
+    reader: Reader<'a>,
+    left: u16,
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = (FieldName<'a>, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        self.reader.field().ok()
+    }
+}
+
+fn short(what: &'static str, len: usize) -> Result<u16, TooLong> {
+    u16::try_from(len).map_err(|_| TooLong(what))
+}
+
+/// Writes one field with a name of the table.
+///
+/// # Errors
+/// When the value is too long.
+pub fn encode_known_field(name: u8, value: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
+    out.push(name);
+    out.extend_from_slice(&short("field value", value.len())?.to_le_bytes());
+    out.extend_from_slice(value);
+    Ok(())
+}
+
+/// Writes one field; the name must be lower-case to be found in the table.
+///
+/// # Errors
+/// When name or value are too long.
+pub fn encode_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
+    if let Some(index) = crate::header::index_of(name) {
+        return encode_known_field(index, value, out);
+    }
+    out.push(LITERAL);
+    out.extend_from_slice(&short("field name", name.len())?.to_le_bytes());
+    out.extend_from_slice(name);
+    out.extend_from_slice(&short("field value", value.len())?.to_le_bytes());
+    out.extend_from_slice(value);
+    Ok(())
+}
+
+fn encode_fields<'f>(
+    fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
+    out: &mut Vec<u8>,
+) -> Result<u16, TooLong> {
+    let mut count: u16 = 0;
+    for (name, value) in fields {
+        encode_field(name, value, out)?;
+        count = count.checked_add(1).ok_or(TooLong("list of fields"))?;
+    }
+    Ok(count)
+}
+
+/// What a completion frame is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompletionKind {
+    /// The response's head, perhaps with (the first part of) its body.
+    Respond,
+    /// A further part of the body, possibly empty.
+    Body,
+    /// The application failed: [`AppError`] follows.
+    Raised,
+}
+
+/// The fixed part of a completion frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// The exchange.
+    pub exchange: ExchangeId,
+    /// What it is about.
+    pub kind: CompletionKind,
+    /// Nothing of the response follows.
+    pub end: bool,
+    /// The exchange's slot is free: the application has returned, the iterable is closed.
+    pub done: bool,
+    /// Status code (RFC 9110 §15); 0 unless [`CompletionKind::Respond`].
+    pub status: u16,
+    /// Nanoseconds from claim to here; meant when `done`.
+    pub service: u64,
+}
+
+/// Where the body of a completion frame is. Ranges are byte ranges of the frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BodyPart {
+    /// In the frame itself; may be empty.
+    Inline(Range<usize>),
+    /// In slab chunks; the range holds `chunk u32, len u32` pairs, see [`chunks`].
+    Chunks(Range<usize>),
+    /// In a file, whose descriptor came on the control socket.
+    File {
+        /// First byte.
+        offset: u64,
+        /// Number of bytes.
+        len: u64,
+    },
+}
+
+/// A decoded completion frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecodedCompletion {
+    /// The fixed part.
+    pub head: Completion,
+    /// Number of fields.
+    pub n_fields: u16,
+    /// Byte range of the encoded fields, see [`fields`].
+    pub fields: Range<usize>,
+    /// The body, or the encoded [`AppError`] of [`CompletionKind::Raised`].
+    pub body: BodyPart,
+}
+
+const END: u8 = 1;
+const BODY_FD: u8 = 2;
+const BODY_CHUNKS: u8 = 4;
+const DONE: u8 = 8;
+
+/// The body of a completion frame, for encoding.
+#[derive(Debug, Clone, Copy)]
+pub enum Body<'a> {
+    /// Bytes in the frame.
+    Inline(&'a [u8]),
+    /// Slab chunks: number and length.
+    Chunks(&'a [(u32, u32)]),
+    /// A file whose descriptor has been sent on the control socket before.
+    File {
+        /// First byte.
+        offset: u64,
+        /// Number of bytes.
+        len: u64,
+    },
+}
+
+impl Completion {
+    /// Starts a frame in `out` (cleared first): the fixed part. Fields follow with
+    /// [`encode_field`] (their number given here), then [`Body::encode`].
+    pub fn encode(&self, n_fields: u16, body: &Body<'_>, out: &mut Vec<u8>) {
+        out.clear();
+        out.extend_from_slice(&self.exchange.0.to_le_bytes());
+        let kind = match self.kind {
+            CompletionKind::Respond => 1,
+            CompletionKind::Body => 2,
+            CompletionKind::Raised => 3,
+        };
+        let (body_flag, n_chunks) = match body {
+            Body::Inline(_) => (0, 0),
+            Body::Chunks(chunks) => (BODY_CHUNKS, u16::try_from(chunks.len()).expect("chunks of one slab")),
+            Body::File { .. } => (BODY_FD, 0),
+        };
+        let flags = if self.end { END } else { 0 } | if self.done { DONE } else { 0 } | body_flag;
+        out.extend_from_slice(&[kind, flags]);
+        out.extend_from_slice(&self.status.to_le_bytes());
+        out.extend_from_slice(&n_fields.to_le_bytes());
+        out.extend_from_slice(&n_chunks.to_le_bytes());
+        out.extend_from_slice(&self.service.to_le_bytes());
+    }
+
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// When a length or value is impossible.
+    pub fn decode(frame: &[u8]) -> Result<DecodedCompletion, Broken> {
+        let mut reader = Reader(frame);
+        let exchange = ExchangeId(reader.u64()?);
+        let (kind, flags) = (reader.u8()?, reader.u8()?);
+        let (status, n_fields, n_chunks) = (reader.u16()?, reader.u16()?, reader.u16()?);
+        let service = reader.u64()?;
+        let kind = match kind {
+            1 if (200..=999).contains(&status) => CompletionKind::Respond,
+            2 => CompletionKind::Body,
+            3 => CompletionKind::Raised,
+            _ => return Err(Broken::Frame("unknown kind of completion, or impossible status")),
+        };
+        for _ in 0..n_fields {
+            reader.field()?;
+        }
+        let after_fields = frame.len() - reader.0.len();
+        let body = match flags & (BODY_FD | BODY_CHUNKS) {
+            0 => BodyPart::Inline(after_fields..frame.len()),
+            BODY_CHUNKS => {
+                reader.bytes(usize::from(n_chunks) * 8)?;
+                BodyPart::Chunks(after_fields..after_fields + usize::from(n_chunks) * 8)
+            }
+            BODY_FD => BodyPart::File { offset: reader.u64()?, len: reader.u64()? },
+            _ => return Err(Broken::Frame("body is both chunks and a descriptor")),
+        };
+        Ok(DecodedCompletion {
+            head: Self { exchange, kind, end: flags & END != 0, done: flags & DONE != 0, status, service },
+            n_fields,
+            fields: COMPLETION_HEAD..after_fields,
+            body,
+        })
+    }
+}
+
+impl Body<'_> {
+    /// Appends the body, after the fields.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Inline(bytes) => out.extend_from_slice(bytes),
+            Self::Chunks(chunks) => {
+                for (chunk, len) in *chunks {
+                    out.extend_from_slice(&chunk.to_le_bytes());
+                    out.extend_from_slice(&len.to_le_bytes());
+                }
+            }
+            Self::File { offset, len } => {
+                out.extend_from_slice(&offset.to_le_bytes());
+                out.extend_from_slice(&len.to_le_bytes());
+            }
+        }
+    }
+}
+
+/// The fields of a decoded frame: `bytes` is the frame's range [`DecodedCompletion::fields`].
+pub fn fields(bytes: &[u8], n_fields: u16) -> Fields<'_> {
+    Fields { reader: Reader(bytes), left: n_fields }
+}
+
+/// The chunks of a decoded frame: `bytes` is the frame's range of [`BodyPart::Chunks`].
+pub fn chunks(bytes: &[u8]) -> impl Iterator<Item = (u32, u32)> {
+    bytes.as_chunks::<8>().0.iter().map(|pair| {
+        let pair = u64::from_le_bytes(*pair);
+        #[expect(clippy::cast_possible_truncation, reason = "the low half, then the high half")]
+        (pair as u32, (pair >> 32) as u32)
+    })
+}
+
+/// What went wrong in the application, as data: the daemon logs it with the exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppError<'a> {
+    /// One line: type and message, UTF-8.
+    pub summary: &'a str,
+    /// The formatted traceback, UTF-8, many lines; may be empty.
+    pub traceback: &'a str,
+}
+
+impl<'a> AppError<'a> {
+    /// Longest summary, bytes.
+    pub const SUMMARY: usize = 1024;
+    /// Longest traceback, bytes; a longer one loses its middle.
+    pub const TRACEBACK: usize = 32 * 1024;
+
+    /// Appends the error as the body of a [`CompletionKind::Raised`] frame.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        put_text(self.summary, out);
+        put_text(self.traceback, out);
+    }
+
+    /// Reads the body of a [`CompletionKind::Raised`] frame.
+    ///
+    /// # Errors
+    /// When a length is impossible or the text is not UTF-8.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, Broken> {
+        let mut reader = Reader(bytes);
+        Ok(Self { summary: reader.text()?, traceback: reader.text()? })
+    }
+}
+
+/// Appends `len u32` and the text. Shared with [`crate::control`].
+pub(crate) fn put_text(text: &str, out: &mut Vec<u8>) {
+    let len = u32::try_from(text.len()).expect("texts are bounded by their writers");
+    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Reads fields off the front of a slice; every read is checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8], Broken> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(Broken::Frame("ends too early"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Broken> {
+        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(Broken::Frame("ends too early"))?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    pub(crate) fn u8(&mut self) -> Result<u8, Broken> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    pub(crate) fn u16(&mut self) -> Result<u16, Broken> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, Broken> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64, Broken> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn text(&mut self) -> Result<&'a str, Broken> {
+        let len = self.u32()? as usize;
+        std::str::from_utf8(self.bytes(len)?).map_err(|_| Broken::Frame("text is not UTF-8"))
+    }
+
+    fn field(&mut self) -> Result<(FieldName<'a>, &'a [u8]), Broken> {
+        let name = match self.u8()? {
+            LITERAL => {
+                let len = usize::from(self.u16()?);
+                FieldName::Literal(self.bytes(len)?)
+            }
+            index if name_of(index).is_some() => FieldName::Known(index),
+            _ => return Err(Broken::Frame("unknown field name index")),
+        };
+        let len = usize::from(self.u16()?);
+        Ok((name, self.bytes(len)?))
+    }
+}
+
+const _: () = assert!(REQUEST_HEAD == 8 * 3 + 4 + 2 + 2 + 2 * 6 + 2 + 2);
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_comes_back_as_it_was_written() {
+        let fields: [(&[u8], &[u8]); 3] =
+            [(b"host", b"example.org"), (b"x-odd", b"\xff\x80"), (b"cookie", b"a=1")];
+        let request = Request {
+            body_len: 4,
+            received: 123_456,
+            method: b"PROPFIND",
+            version: 10,
+            https: true,
+            listener: 2,
+            path: b"/a%20b",
+            query: b"q=1",
+            peer: b"::1",
+            peer_port: 54_321,
+            request_id: b"abc",
+            body: b"body",
+            ..Request::new(ExchangeId(9))
+        };
+        let mut frame = Vec::new();
+        request.encode(fields.into_iter(), &mut frame).unwrap();
+        let decoded = Request::decode(&frame).unwrap();
+        assert_eq!(Request { n_fields: 0, fields: b"", ..decoded }, request,);
+        let back: Vec<_> = decoded.fields().map(|(name, value)| (name.as_bytes(), value)).collect();
+        assert_eq!(back, fields);
+    }
+
+    #[test]
+    fn every_truncation_of_a_request_is_an_error() {
+        let mut frame = Vec::new();
+        let request = Request { body_len: 3, body: b"xyz", ..Request::new(ExchangeId(1)) };
+        request.encode([(&b"host"[..], &b"h"[..])].into_iter(), &mut frame).unwrap();
+        for len in 0..frame.len() {
+            assert!(Request::decode(&frame[..len]).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn a_field_too_long_is_refused_by_name() {
+        let value = vec![b'x'; 70_000];
+        let mut frame = Vec::new();
+        let error = Request::new(ExchangeId(1))
+            .encode([(&b"cookie"[..], &value[..])].into_iter(), &mut frame)
+            .unwrap_err();
+        assert_eq!(error, TooLong("field value"));
+    }
+
+    #[test]
+    fn a_completion_comes_back_as_it_was_written() {
+        let head = Completion {
+            exchange: ExchangeId(77),
+            kind: CompletionKind::Respond,
+            end: true,
+            done: false,
+            status: 201,
+            service: 42,
+        };
+        for body in
+            [Body::Inline(b"hello"), Body::Chunks(&[(1, 65_536), (5, 3)]), Body::File { offset: 9, len: 10 }]
+        {
+            let mut frame = Vec::new();
+            head.encode(1, &body, &mut frame);
+            encode_field(b"content-type", b"text/plain", &mut frame).unwrap();
+            body.encode(&mut frame);
+            let decoded = Completion::decode(&frame).unwrap();
+            assert_eq!(decoded.head, head);
+            let field = fields(&frame[decoded.fields.clone()], decoded.n_fields).next().unwrap();
+            assert_eq!((field.0.as_bytes(), field.1), (&b"content-type"[..], &b"text/plain"[..]));
+            match (body, decoded.body) {
+                (Body::Inline(bytes), BodyPart::Inline(range)) => assert_eq!(&frame[range], bytes),
+                (Body::Chunks(pairs), BodyPart::Chunks(range)) => {
+                    assert_eq!(chunks(&frame[range]).collect::<Vec<_>>(), pairs);
+                }
+                (Body::File { .. }, back) => assert_eq!(back, BodyPart::File { offset: 9, len: 10 }),
+                (body, back) => panic!("{body:?} came back as {back:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_application_error_comes_back() {
+        let error = AppError { summary: "ValueError: nö", traceback: "Traceback…\n  File" };
+        let mut bytes = Vec::new();
+        error.encode(&mut bytes);
+        assert_eq!(AppError::decode(&bytes).unwrap(), error);
+        assert!(AppError::decode(&bytes[..bytes.len() - 1]).is_err());
+    }
+}

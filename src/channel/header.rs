@@ -1,0 +1,195 @@
+//! Field names and methods that travel as one byte.
+//!
+//! The tables are part of the wire contract: entries are appended, never moved (a change of order is a
+//! new [`crate::PROTOCOL_VERSION`]). Names are lower-case, as HTTP/2 sends them and ASGI wants them.
+
+/// Index that says "the name follows as bytes".
+pub const LITERAL: u8 = 255;
+
+/// Request and response field names, RFC 9110 and what browsers, proxies and frameworks really send.
+pub const NAMES: [&str; 84] = [
+    "host",
+    "user-agent",
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "connection",
+    "cookie",
+    "referer",
+    "origin",
+    "content-type",
+    "content-length",
+    "cache-control",
+    "pragma",
+    "if-none-match",
+    "if-modified-since",
+    "if-match",
+    "if-unmodified-since",
+    "if-range",
+    "range",
+    "authorization",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-real-ip",
+    "forwarded",
+    "x-request-id",
+    "x-requested-with",
+    "x-csrftoken",
+    "x-csrf-token",
+    "upgrade",
+    "upgrade-insecure-requests",
+    "sec-fetch-site",
+    "sec-fetch-mode",
+    "sec-fetch-dest",
+    "sec-fetch-user",
+    "sec-ch-ua",
+    "sec-ch-ua-mobile",
+    "sec-ch-ua-platform",
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "sec-websocket-protocol",
+    "sec-websocket-extensions",
+    "sec-gpc",
+    "dnt",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "expect",
+    "via",
+    "date",
+    "priority",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "from",
+    "max-forwards",
+    "accept-charset",
+    "access-control-request-method",
+    "access-control-request-headers",
+    "proxy-authorization",
+    "content-encoding",
+    "content-language",
+    "content-disposition",
+    "content-range",
+    "content-location",
+    "last-modified",
+    "etag",
+    "expires",
+    "vary",
+    "server",
+    "location",
+    "set-cookie",
+    "allow",
+    "age",
+    "retry-after",
+    "link",
+    "www-authenticate",
+    "x-frame-options",
+    "x-content-type-options",
+    "referrer-policy",
+    "cross-origin-opener-policy",
+    "strict-transport-security",
+    "accept-ranges",
+];
+
+/// Methods, RFC 9110 §9 and RFC 5789. Index 0 is [`METHOD_LITERAL`].
+pub const METHODS: [&str; 10] =
+    ["", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+
+/// Method index that says "the method follows as bytes".
+pub const METHOD_LITERAL: u8 = 0;
+
+/// Index of a lower-case field name, if it is one of [`NAMES`].
+pub fn index_of(name: &[u8]) -> Option<u8> {
+    let mut at = hash(name);
+    loop {
+        let index = TABLE[at];
+        if index == LITERAL {
+            return None;
+        }
+        if NAMES[index as usize].as_bytes() == name {
+            return Some(index);
+        }
+        at = (at + 1) % TABLE.len();
+    }
+}
+
+/// The name at an index, if there is one.
+pub fn name_of(index: u8) -> Option<&'static str> {
+    NAMES.get(index as usize).copied()
+}
+
+/// Index of a method, if it is one of [`METHODS`].
+pub fn method_index(method: &[u8]) -> u8 {
+    match method {
+        b"GET" => 1,
+        b"HEAD" => 2,
+        b"POST" => 3,
+        b"PUT" => 4,
+        b"DELETE" => 5,
+        b"CONNECT" => 6,
+        b"OPTIONS" => 7,
+        b"TRACE" => 8,
+        b"PATCH" => 9,
+        _ => METHOD_LITERAL,
+    }
+}
+
+const fn hash(name: &[u8]) -> usize {
+    if name.is_empty() {
+        return 0;
+    }
+    let (first, last, middle) =
+        (name[0] as usize, name[name.len() - 1] as usize, name[name.len() / 2] as usize);
+    (name.len() * 29 + first * 5 + last * 17 + middle * 3) % 512
+}
+
+/// Open addressing, built by the compiler. 512 entries for 84 names: most look-ups compare once.
+static TABLE: [u8; 512] = {
+    let mut table = [LITERAL; 512];
+    let mut index = 0;
+    while index < NAMES.len() {
+        let mut at = hash(NAMES[index].as_bytes());
+        while table[at] != LITERAL {
+            at = (at + 1) % 512;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "fewer than 255 names")]
+        {
+            table[at] = index as u8;
+        }
+        index += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_finds_its_own_index() {
+        for (index, name) in NAMES.iter().enumerate() {
+            assert_eq!(index_of(name.as_bytes()), Some(u8::try_from(index).unwrap()), "{name}");
+            assert_eq!(*name, name.to_ascii_lowercase());
+            assert_eq!(name_of(u8::try_from(index).unwrap()), Some(*name));
+        }
+    }
+
+    #[test]
+    fn unknown_names_have_none() {
+        for name in ["", "x", "hosts", "Host", "x-custom", "content-typ"] {
+            assert_eq!(index_of(name.as_bytes()), None, "{name}");
+        }
+        assert_eq!(name_of(LITERAL), None);
+    }
+
+    #[test]
+    fn methods_have_the_index_of_their_place() {
+        for (index, method) in METHODS.iter().enumerate().skip(1) {
+            assert_eq!(method_index(method.as_bytes()) as usize, index);
+        }
+        assert_eq!(method_index(b"PROPFIND"), METHOD_LITERAL);
+    }
+}

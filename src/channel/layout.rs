@@ -1,0 +1,188 @@
+//! Where everything lies in the shared map.
+//!
+//! | offset | size | what | writer |
+//! |---|---|---|---|
+//! | 0 | 4096 | header: magic u64, version u32, then the [`Geometry`] (u32 each) | daemon, before the worker starts |
+//! | 4096 + 128·i | 4 or 8 | the words, one per 128 bytes, order of [`Word`] | see [`Word`] |
+//! | `slots` | 256·n | per slot: [`SLOT_EXCHANGE`], [`SLOT_STARTED`] (worker); [`SLOT_ACKED`] (daemon), [`SLOT_WANTS_CREDIT`] | see there |
+//! | `submission` | power of two | submission ring | daemon (frames), worker (claims) |
+//! | `completion` | power of two | completion ring | worker |
+//! | `free` | 4·chunks | free ring: chunk numbers | daemon |
+//! | `slab` | 65,536·chunks | chunks | worker |
+//!
+//! The geometry is decided by the daemon, sent in [`crate::control::Start`] and never read back from
+//! the map by the daemon.
+
+/// First word of the map: `b"rgunchan"`.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"rgunchan");
+
+/// Bytes of one slab chunk.
+pub const CHUNK: usize = 64 * 1024;
+
+/// A request or response body up to this many bytes travels inside its frame.
+pub const INLINE_BODY: usize = 64 * 1024;
+
+/// Alignment of records, and bytes of a record's header (`len u32 | state u32`).
+pub const RECORD_ALIGN: usize = 8;
+
+const PAGE: usize = 4096;
+const WORD_STRIDE: usize = 128;
+const SLOT_STRIDE: usize = 256;
+
+/// The words of the control page, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Word {
+    /// u64, daemon: bytes ever published in the submission ring.
+    SubmissionHead = 0,
+    /// u64, worker: bytes ever consumed from it.
+    SubmissionTail,
+    /// u64, worker: bytes ever published in the completion ring.
+    CompletionHead,
+    /// u64, daemon: bytes ever consumed from it.
+    CompletionTail,
+    /// u32, both by compare-and-swap: worker threads that announced sleep and hold no token ([`crate::wake`]).
+    Asleep,
+    /// u32, both: wake tokens granted and not yet taken; a futex (shared, not PRIVATE).
+    Tokens,
+    /// u32: 1 while a worker thread waits for room in the completion ring or the slab; a futex.
+    WantsSpace,
+    /// u64, daemon: chunks ever returned through the free ring.
+    FreeHead,
+    /// u64, worker: chunks ever taken back from it.
+    FreeTail,
+}
+
+/// Number of [`Word`]s.
+const WORDS: usize = 9;
+
+/// Within a slot: u64, worker: id of the exchange that runs in it, 0 when none.
+pub const SLOT_EXCHANGE: usize = 0;
+/// Within a slot: u64, worker: `CLOCK_MONOTONIC` at the start of that exchange, nanoseconds.
+pub const SLOT_STARTED: usize = 8;
+/// Within a slot: u64, daemon: response body bytes of the running exchange that have left for the client.
+pub const SLOT_ACKED: usize = 128;
+/// Within a slot: u32: 1 while the slot's thread waits for [`SLOT_ACKED`] to grow; a futex.
+pub const SLOT_WANTS_CREDIT: usize = 136;
+
+/// A slot's thread stops producing while this many bytes of its response wait in the daemon.
+pub const RESPONSE_WINDOW: u64 = 1024 * 1024;
+
+/// The sizes that daemon and worker agree on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Bytes of the submission ring, a power of two ≥ 4096.
+    pub submission: u32,
+    /// Bytes of the completion ring, a power of two ≥ 4096.
+    pub completion: u32,
+    /// Chunks in the slab.
+    pub chunks: u32,
+    /// Slots: threads of a WSGI worker.
+    pub slots: u32,
+}
+
+impl Geometry {
+    /// The sizes that were measured to be enough: 256 KiB in, 256 KiB out, a 4 MiB slab.
+    ///
+    /// The map is faulted in lazily, so what is never used costs nothing.
+    pub const fn standard(slots: u32) -> Self {
+        Self { submission: 256 * 1024, completion: 256 * 1024, chunks: 64, slots }
+    }
+
+    /// Refuses sizes that cannot work; what both sides check before they map anything.
+    ///
+    /// # Errors
+    /// A sentence that names the size.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let ring = |size: u32| size.is_power_of_two() && (4096..=1 << 28).contains(&size);
+        if !ring(self.submission) {
+            return Err("submission ring size is not a power of two from 4 KiB to 256 MiB");
+        }
+        if !ring(self.completion) {
+            return Err("completion ring size is not a power of two from 4 KiB to 256 MiB");
+        }
+        if self.chunks == 0 || self.chunks > 1 << 14 {
+            return Err("slab has no chunks or more than 16384");
+        }
+        if self.slots == 0 || self.slots > 1 << 14 {
+            return Err("no slots or more than 16384");
+        }
+        Ok(())
+    }
+
+    /// Offset of a word.
+    pub const fn word(word: Word) -> usize {
+        PAGE + WORD_STRIDE * word as usize
+    }
+
+    /// Offset of a field of a slot. The slot's number must be below `slots`.
+    pub const fn slot(slot: u32, field: usize) -> usize {
+        Self::SLOTS + slot as usize * SLOT_STRIDE + field
+    }
+
+    const SLOTS: usize = PAGE + WORD_STRIDE * WORDS;
+
+    /// Offset of the submission ring.
+    pub const fn submission_offset(&self) -> usize {
+        (Self::SLOTS + self.slots as usize * SLOT_STRIDE).next_multiple_of(PAGE)
+    }
+
+    /// Offset of the completion ring.
+    pub const fn completion_offset(&self) -> usize {
+        self.submission_offset() + self.submission as usize
+    }
+
+    /// Offset of the free ring, `chunks` entries of u32.
+    pub const fn free_offset(&self) -> usize {
+        self.completion_offset() + self.completion as usize
+    }
+
+    /// Offset of the slab.
+    pub const fn slab_offset(&self) -> usize {
+        (self.free_offset() + self.chunks as usize * 4).next_multiple_of(PAGE)
+    }
+
+    /// Bytes of the whole map.
+    pub const fn total(&self) -> usize {
+        self.slab_offset() + self.chunks as usize * CHUNK
+    }
+
+    /// The longest frame that always fits into an empty submission ring, whatever its wrap.
+    pub const fn max_submission_frame(&self) -> usize {
+        self.submission as usize / 2 - RECORD_ALIGN
+    }
+
+    /// The longest frame that always fits into an empty completion ring, whatever its wrap.
+    pub const fn max_completion_frame(&self) -> usize {
+        self.completion as usize / 2 - RECORD_ALIGN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_follow_each_other_without_overlap() {
+        let g = Geometry::standard(3);
+        assert!(g.check().is_ok());
+        assert!(Geometry::word(Word::FreeTail) + 8 <= Geometry::slot(0, 0));
+        assert!(Geometry::slot(2, SLOT_WANTS_CREDIT) + 4 <= g.submission_offset());
+        assert_eq!(g.completion_offset() - g.submission_offset(), 256 * 1024);
+        assert_eq!(g.slab_offset() % 4096, 0);
+        assert_eq!(g.total(), g.slab_offset() + 64 * CHUNK);
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        for broken in [
+            Geometry { submission: 5000, ..Geometry::standard(1) },
+            Geometry { completion: 0, ..Geometry::standard(1) },
+            Geometry { chunks: 0, ..Geometry::standard(1) },
+            Geometry { slots: 0, ..Geometry::standard(1) },
+            Geometry { submission: 1 << 30, ..Geometry::standard(1) },
+        ] {
+            assert!(broken.check().is_err(), "{broken:?}");
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! The two rings of one worker, and both ends of each.
+//!
+//! A record is `len u32 | state u32 | frame`, aligned to 8. `head` counts the bytes ever published,
+//! `tail` the bytes ever consumed; both only grow, so `head - tail` is what is in the ring and a
+//! position names a record for ever. A record never wraps: where it would, the rest of the ring is
+//! filled with a `PAD` record. In the completion ring the second word is only used for `PAD`.
+//!
+//! Each end is owned by one thread at a time (`&mut self`); a worker with several threads puts its ends
+//! behind a mutex of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::Broken;
+use crate::layout::{Geometry, RECORD_ALIGN, Word};
+use crate::map::Map;
+use crate::state::{self, Claim};
+
+/// Where a record stands: bytes published in the ring before it. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position(u64);
+
+/// What both ends of a ring know of it.
+#[derive(Debug)]
+struct Ring {
+    map: Arc<Map>,
+    name: &'static str,
+    offset: usize,
+    capacity: u64,
+    head: usize,
+    tail: usize,
+}
+
+impl Ring {
+    fn submission(map: Arc<Map>, geometry: &Geometry) -> Self {
+        Self {
+            map,
+            name: "submission",
+            offset: geometry.submission_offset(),
+            capacity: u64::from(geometry.submission),
+            head: Geometry::word(Word::SubmissionHead),
+            tail: Geometry::word(Word::SubmissionTail),
+        }
+    }
+
+    fn completion(map: Arc<Map>, geometry: &Geometry) -> Self {
+        Self {
+            map,
+            name: "completion",
+            offset: geometry.completion_offset(),
+            capacity: u64::from(geometry.completion),
+            head: Geometry::word(Word::CompletionHead),
+            tail: Geometry::word(Word::CompletionTail),
+        }
+    }
+
+    /// Offset in the map of the byte at `position`.
+    #[expect(clippy::cast_possible_truncation, reason = "capacity is a u32 power of two")]
+    fn at(&self, position: u64) -> usize {
+        self.offset + (position & (self.capacity - 1)) as usize
+    }
+
+    fn until_end(&self, position: u64) -> u64 {
+        self.capacity - (position & (self.capacity - 1))
+    }
+
+    fn publish_head(&self, head: u64) {
+        self.map.u64(self.head).store(head, Ordering::Release);
+    }
+
+    /// The other side's tail; it may only move forward, and not beyond our head.
+    fn read_tail(&self, own_head: u64, last: u64) -> Result<u64, Broken> {
+        let tail = self.map.u64(self.tail).load(Ordering::Acquire);
+        if tail < last || tail > own_head || !tail.is_multiple_of(RECORD_ALIGN as u64) {
+            return Err(Broken::Position { ring: self.name, which: "tail", value: tail, own: own_head });
+        }
+        Ok(tail)
+    }
+
+    /// The other side's head; it may only move forward, and not more than the ring holds.
+    fn read_head(&self, own_tail: u64) -> Result<u64, Broken> {
+        let head = self.map.u64(self.head).load(Ordering::Acquire);
+        if head < own_tail || head - own_tail > self.capacity || !head.is_multiple_of(RECORD_ALIGN as u64) {
+            return Err(Broken::Position { ring: self.name, which: "head", value: head, own: own_tail });
+        }
+        Ok(head)
+    }
+
+    /// Writes one record and publishes it, or says that there is no room now.
+    fn push(
+        &self,
+        head: &mut u64,
+        tail: &mut u64,
+        frame: &[u8],
+        state: u32,
+    ) -> Result<Option<Position>, Broken> {
+        let need = (RECORD_ALIGN + frame.len()).next_multiple_of(RECORD_ALIGN) as u64;
+        assert!(need <= self.capacity / 2, "a frame of {} bytes never fits its ring", frame.len());
+        let until_end = self.until_end(*head);
+        let pad = if need > until_end { until_end } else { 0 };
+        if *head + pad + need - *tail > self.capacity {
+            *tail = self.read_tail(*head, *tail)?;
+            if *head + pad + need - *tail > self.capacity {
+                return Ok(None);
+            }
+        }
+        if pad > 0 {
+            let at = self.at(*head);
+            self.map.u32(at).store(truncate(pad - RECORD_ALIGN as u64), Ordering::Relaxed);
+            self.map.u32(at + 4).store(state::PAD, Ordering::Relaxed);
+            *head += pad;
+        }
+        let position = *head;
+        let at = self.at(position);
+        self.map.u32(at).store(truncate(frame.len() as u64), Ordering::Relaxed);
+        self.map.copy_in(at + RECORD_ALIGN, frame);
+        self.map.u32(at + 4).store(state, Ordering::Relaxed);
+        *head += need;
+        self.publish_head(*head);
+        Ok(Some(Position(position)))
+    }
+
+    /// Length of the record at `tail`, read once and checked against what is published.
+    fn record_len(&self, tail: u64, head: u64) -> Result<u32, Broken> {
+        let len = self.map.u32(self.at(tail)).load(Ordering::Relaxed);
+        let available = (head - tail).min(self.until_end(tail));
+        if RECORD_ALIGN as u64 + u64::from(len) > available {
+            return Err(Broken::RecordLength { ring: self.name, len, available });
+        }
+        Ok(len)
+    }
+}
+
+fn truncate(value: u64) -> u32 {
+    u32::try_from(value).expect("ring sizes are u32")
+}
+
+fn record_size(len: u32) -> u64 {
+    (RECORD_ALIGN as u64 + u64::from(len)).next_multiple_of(RECORD_ALIGN as u64)
+}
+
+/// Daemon's end of the submission ring.
+#[derive(Debug)]
+pub struct SubmissionSender {
+    ring: Ring,
+    head: u64,
+    tail: u64,
+}
+
+impl SubmissionSender {
+    /// The daemon's end of a fresh map.
+    pub fn new(map: Arc<Map>, geometry: &Geometry) -> Self {
+        Self { ring: Ring::submission(map, geometry), head: 0, tail: 0 }
+    }
+
+    /// Publishes a frame. `None`: no room now, try again when the worker has consumed something.
+    ///
+    /// # Errors
+    /// When the worker's tail is impossible.
+    ///
+    /// # Panics
+    /// If the frame is longer than [`Geometry::max_submission_frame`].
+    pub fn push(&mut self, frame: &[u8]) -> Result<Option<Position>, Broken> {
+        self.ring.push(&mut self.head, &mut self.tail, frame, state::READY)
+    }
+
+    /// Takes a record back. True: it had not been claimed and never will be.
+    pub fn revoke(&mut self, position: Position) -> bool {
+        // A record that has been overwritten since was consumed long ago.
+        if self.head - position.0 > self.ring.capacity {
+            return false;
+        }
+        state::revoke(self.ring.map.u32(self.ring.at(position.0) + 4))
+    }
+
+    /// Has the worker taken this record (or was it revoked)? A look, not a decision.
+    pub fn is_claimed(&self, position: Position) -> bool {
+        self.head - position.0 > self.ring.capacity
+            || self.ring.map.u32(self.ring.at(position.0) + 4).load(Ordering::Acquire) != state::READY
+    }
+}
+
+/// Worker's end of the submission ring.
+#[derive(Debug)]
+pub struct SubmissionReceiver {
+    ring: Ring,
+    tail: u64,
+}
+
+impl SubmissionReceiver {
+    /// The worker's end of a fresh map.
+    pub fn new(map: Arc<Map>, geometry: &Geometry) -> Self {
+        Self { ring: Ring::submission(map, geometry), tail: 0 }
+    }
+
+    /// Claims the next frame and copies it into `frame` (cleared first). False: the ring is empty.
+    ///
+    /// # Errors
+    /// When the daemon's positions, lengths or states are impossible.
+    pub fn claim(&mut self, frame: &mut Vec<u8>) -> Result<bool, Broken> {
+        frame.clear();
+        loop {
+            let head = self.ring.read_head(self.tail)?;
+            if head == self.tail {
+                return Ok(false);
+            }
+            let len = self.ring.record_len(self.tail, head)?;
+            let at = self.ring.at(self.tail);
+            let claim = state::claim(self.ring.map.u32(at + 4))?;
+            if claim == Claim::Claimed {
+                self.ring.map.copy_out(at + RECORD_ALIGN, len as usize, frame);
+            }
+            self.tail += record_size(len);
+            self.ring.map.u64(self.ring.tail).store(self.tail, Ordering::Release);
+            if claim == Claim::Claimed {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Is there something to claim (it may turn out to be revoked)? What a thread asks between
+    /// announcing sleep and sleeping, and what tells whether a doorbell may wait.
+    pub fn is_empty(&self) -> bool {
+        self.ring.map.u64(self.ring.head).load(Ordering::Acquire) == self.tail
+    }
+}
+
+/// Worker's end of the completion ring.
+#[derive(Debug)]
+pub struct CompletionSender {
+    ring: Ring,
+    head: u64,
+    tail: u64,
+}
+
+impl CompletionSender {
+    /// The worker's end of a fresh map.
+    pub fn new(map: Arc<Map>, geometry: &Geometry) -> Self {
+        Self { ring: Ring::completion(map, geometry), head: 0, tail: 0 }
+    }
+
+    /// Publishes a frame. False: no room now ([`Word::WantsSpace`] is what to wait on).
+    ///
+    /// # Errors
+    /// When the daemon's tail is impossible.
+    ///
+    /// # Panics
+    /// If the frame is longer than [`Geometry::max_completion_frame`].
+    pub fn push(&mut self, frame: &[u8]) -> Result<bool, Broken> {
+        Ok(self.ring.push(&mut self.head, &mut self.tail, frame, state::READY)?.is_some())
+    }
+}
+
+/// Daemon's end of the completion ring.
+#[derive(Debug)]
+pub struct CompletionReceiver {
+    ring: Ring,
+    tail: u64,
+}
+
+impl CompletionReceiver {
+    /// The daemon's end of a fresh map.
+    pub fn new(map: Arc<Map>, geometry: &Geometry) -> Self {
+        Self { ring: Ring::completion(map, geometry), tail: 0 }
+    }
+
+    /// Appends the next frame to `out` and returns its length; `None` when the ring is empty. The room
+    /// is the worker's again at once ([`crate::wake::Want::satisfy`] tells it).
+    ///
+    /// # Errors
+    /// When the worker's head or a length is impossible.
+    pub fn pop(&mut self, out: &mut Vec<u8>) -> Result<Option<usize>, Broken> {
+        loop {
+            let head = self.ring.read_head(self.tail)?;
+            if head == self.tail {
+                return Ok(None);
+            }
+            let len = self.ring.record_len(self.tail, head)?;
+            let at = self.ring.at(self.tail);
+            let pad = self.ring.map.u32(at + 4).load(Ordering::Relaxed) == state::PAD;
+            if !pad {
+                self.ring.map.copy_out(at + RECORD_ALIGN, len as usize, out);
+            }
+            self.tail += record_size(len);
+            self.ring.map.u64(self.ring.tail).store(self.tail, Ordering::Release);
+            if !pad {
+                return Ok(Some(len as usize));
+            }
+        }
+    }
+
+    /// Is there nothing to pop? A broken head counts as something, so that `pop` reports it.
+    pub fn is_empty(&self) -> bool {
+        self.ring.map.u64(self.ring.head).load(Ordering::Acquire) == self.tail
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Arc<Map>, Geometry) {
+        let geometry = Geometry { submission: 4096, completion: 4096, chunks: 1, slots: 1 };
+        let (map, _fd) = Map::create("ring", geometry.total()).unwrap();
+        (Arc::new(map), geometry)
+    }
+
+    #[test]
+    fn frames_arrive_in_order_across_many_wraps() {
+        let (map, geometry) = pair();
+        let mut sender = SubmissionSender::new(map.clone(), &geometry);
+        let mut receiver = SubmissionReceiver::new(map, &geometry);
+        let mut out = Vec::new();
+        let mut expected = std::collections::VecDeque::new();
+        for n in 0..5_000_usize {
+            let frame = vec![u8::try_from(n % 251).unwrap(); (n * 37) % 900];
+            while sender.push(&frame).unwrap().is_none() {
+                assert!(receiver.claim(&mut out).unwrap());
+                assert_eq!(out, expected.pop_front().unwrap());
+            }
+            expected.push_back(frame);
+        }
+        while receiver.claim(&mut out).unwrap() {
+            assert_eq!(out, expected.pop_front().unwrap());
+        }
+        assert!(expected.is_empty());
+    }
+
+    #[test]
+    fn a_revoked_record_is_skipped_and_a_claimed_one_cannot_be_revoked() {
+        let (map, geometry) = pair();
+        let mut sender = SubmissionSender::new(map.clone(), &geometry);
+        let mut receiver = SubmissionReceiver::new(map, &geometry);
+        let first = sender.push(b"first").unwrap().unwrap();
+        let second = sender.push(b"second").unwrap().unwrap();
+        let third = sender.push(b"third").unwrap().unwrap();
+        let mut out = Vec::new();
+        assert!(receiver.claim(&mut out).unwrap());
+        assert_eq!(out, b"first");
+        assert!(sender.is_claimed(first) && !sender.is_claimed(second));
+        assert!(!sender.revoke(first));
+        assert!(sender.revoke(second));
+        assert!(!sender.revoke(second));
+        assert!(receiver.claim(&mut out).unwrap());
+        assert_eq!(out, b"third");
+        assert!(!sender.revoke(third));
+        assert!(!receiver.claim(&mut out).unwrap());
+    }
+
+    #[test]
+    fn a_position_whose_record_was_overwritten_is_not_revoked() {
+        let (map, geometry) = pair();
+        let mut sender = SubmissionSender::new(map.clone(), &geometry);
+        let mut receiver = SubmissionReceiver::new(map, &geometry);
+        let old = sender.push(&[1; 500]).unwrap().unwrap();
+        let mut out = Vec::new();
+        for _ in 0..20 {
+            assert!(receiver.claim(&mut out).unwrap());
+            sender.push(&[2; 500]).unwrap().unwrap();
+        }
+        assert!(!sender.revoke(old));
+        assert!(sender.is_claimed(old));
+    }
+
+    #[test]
+    fn impossible_heads_and_lengths_are_errors() {
+        let (map, geometry) = pair();
+        let head = Geometry::word(Word::CompletionHead);
+        let mut out = Vec::new();
+        for value in [u64::MAX, 4097, 8192, 7] {
+            map.u64(head).store(value, Ordering::Release);
+            let mut receiver = CompletionReceiver::new(map.clone(), &geometry);
+            assert!(matches!(receiver.pop(&mut out), Err(Broken::Position { .. })), "{value}");
+        }
+        map.u64(head).store(64, Ordering::Release);
+        for len in [u32::MAX, 57, 4096] {
+            map.u32(geometry.completion_offset()).store(len, Ordering::Release);
+            let mut receiver = CompletionReceiver::new(map.clone(), &geometry);
+            assert!(matches!(receiver.pop(&mut out), Err(Broken::RecordLength { .. })), "{len}");
+        }
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn a_tail_that_moves_back_or_beyond_the_head_is_an_error() {
+        let (map, geometry) = pair();
+        let mut sender = SubmissionSender::new(map.clone(), &geometry);
+        while sender.push(&[0; 1000]).unwrap().is_some() {}
+        map.u64(Geometry::word(Word::SubmissionTail)).store(1 << 40, Ordering::Release);
+        assert!(matches!(sender.push(&[0; 1000]), Err(Broken::Position { which: "tail", .. })));
+    }
+}

@@ -1,0 +1,226 @@
+//! The slab: 64 KiB chunks in which a worker hands over bodies too large for its ring.
+//!
+//! All chunks are the worker's at the start. It fills one, names it in a frame (chunk number, length)
+//! and from then on the chunk is the daemon's, until the daemon returns its number through the free
+//! ring. A worker that names a chunk which is not its own breaks the contract.
+//!
+//! A received chunk is lent to the HTTP stack as it lies ([`Chunk`] derefs to `[u8]`): no second copy
+//! between the worker's memory and `writev(2)`. Strictly speaking a worker that writes into a chunk it
+//! has given away races with that read; no code of ours looks at the bytes, so the worst outcome is
+//! that its own client receives garbage.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::Broken;
+use crate::layout::{CHUNK, Geometry, Word};
+use crate::map::Map;
+use crate::wake::{SystemFutex, Want};
+
+/// Worker's end: takes free chunks and fills them.
+#[derive(Debug)]
+pub struct SlabSender {
+    map: Arc<Map>,
+    geometry: Geometry,
+    free: Vec<u32>,
+    free_tail: u64,
+}
+
+impl SlabSender {
+    /// All chunks of a fresh map.
+    pub fn new(map: Arc<Map>, geometry: &Geometry) -> Self {
+        // Highest last, so that low chunks are used (and faulted in) first.
+        let free = (0..geometry.chunks).rev().collect();
+        Self { map, geometry: *geometry, free, free_tail: 0 }
+    }
+
+    /// Number of chunks that can be taken now.
+    ///
+    /// # Errors
+    /// When the daemon's free ring is impossible.
+    pub fn available(&mut self) -> Result<usize, Broken> {
+        self.collect()?;
+        Ok(self.free.len())
+    }
+
+    /// Copies up to [`CHUNK`] bytes into a free chunk and returns its number; `None` when all are lent
+    /// ([`Word::WantsSpace`] is what to wait on).
+    ///
+    /// # Errors
+    /// When the daemon's free ring is impossible.
+    ///
+    /// # Panics
+    /// If `bytes` is longer than a chunk.
+    pub fn fill(&mut self, bytes: &[u8]) -> Result<Option<u32>, Broken> {
+        assert!(bytes.len() <= CHUNK, "a chunk holds {CHUNK} bytes");
+        if self.free.is_empty() {
+            self.collect()?;
+        }
+        let Some(chunk) = self.free.pop() else { return Ok(None) };
+        self.map.copy_in(self.geometry.slab_offset() + chunk as usize * CHUNK, bytes);
+        Ok(Some(chunk))
+    }
+
+    fn collect(&mut self) -> Result<(), Broken> {
+        let head = self.map.u64(Geometry::word(Word::FreeHead)).load(Ordering::Acquire);
+        let chunks = u64::from(self.geometry.chunks);
+        if head < self.free_tail || head - self.free_tail > chunks - self.free.len() as u64 {
+            return Err(Broken::Position { ring: "free", which: "head", value: head, own: self.free_tail });
+        }
+        while self.free_tail < head {
+            let chunk = self.map.u32(entry(&self.geometry, self.free_tail)).load(Ordering::Relaxed);
+            if chunk >= self.geometry.chunks {
+                return Err(Broken::Chunk { chunk, why: "returned chunk does not exist" });
+            }
+            self.free.push(chunk);
+            self.free_tail += 1;
+        }
+        self.map.u64(Geometry::word(Word::FreeTail)).store(self.free_tail, Ordering::Release);
+        Ok(())
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the remainder is below a u32")]
+fn entry(geometry: &Geometry, index: u64) -> usize {
+    geometry.free_offset() + (index % u64::from(geometry.chunks)) as usize * 4
+}
+
+/// Daemon's end: receives chunks and returns them when they have been written to the client.
+#[derive(Debug, Clone)]
+pub struct SlabReceiver {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    map: Arc<Map>,
+    geometry: Geometry,
+    lent: Mutex<Lent>,
+}
+
+/// Which chunks the daemon holds. A mutex, because [`Chunk`]s may be dropped by whoever held them.
+#[derive(Debug)]
+struct Lent {
+    chunks: Vec<bool>,
+    count: usize,
+    free_head: u64,
+}
+
+impl SlabReceiver {
+    /// The daemon's end of a fresh map.
+    pub fn new(map: Arc<Map>, geometry: &Geometry) -> Self {
+        let lent = Lent { chunks: vec![false; geometry.chunks as usize], count: 0, free_head: 0 };
+        Self { shared: Arc::new(Shared { map, geometry: *geometry, lent: Mutex::new(lent) }) }
+    }
+
+    /// Takes over a chunk that a frame named.
+    ///
+    /// # Errors
+    /// When the number or length is out of range, or the daemon holds that chunk already.
+    pub fn receive(&self, chunk: u32, len: u32) -> Result<Chunk, Broken> {
+        if len as usize > CHUNK {
+            return Err(Broken::Chunk { chunk, why: "length is beyond the chunk" });
+        }
+        let mut lent = self.shared.lock();
+        match lent.chunks.get_mut(chunk as usize) {
+            None => return Err(Broken::Chunk { chunk, why: "no such chunk" }),
+            Some(true) => return Err(Broken::Chunk { chunk, why: "given twice" }),
+            Some(held) => *held = true,
+        }
+        lent.count += 1;
+        drop(lent);
+        Ok(Chunk { shared: Arc::clone(&self.shared), number: chunk, len: len as usize })
+    }
+
+    /// True when more than half of the slab waits for slow clients: the next chunks are better copied
+    /// and returned at once, so that they do not hold up the worker's other responses.
+    pub fn is_scarce(&self) -> bool {
+        self.shared.lock().count * 2 > self.shared.geometry.chunks as usize
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Lent> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A chunk in the daemon's hands; returns to the worker when dropped.
+#[derive(Debug)]
+pub struct Chunk {
+    shared: Arc<Shared>,
+    number: u32,
+    len: usize,
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        let offset = self.shared.geometry.slab_offset() + self.number as usize * CHUNK;
+        #[expect(unsafe_code, reason = "lending shared memory to writev without a copy")]
+        // SAFETY: between `receive` and Drop the chunk is the daemon's by protocol; the module's text
+        // says why a worker that breaks the protocol harms nobody but its own client.
+        unsafe {
+            self.shared.map.bytes(offset, self.len)
+        }
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let Shared { map, geometry, .. } = &*self.shared;
+        let mut lent = self.shared.lock();
+        lent.chunks[self.number as usize] = false;
+        lent.count -= 1;
+        map.u32(entry(geometry, lent.free_head)).store(self.number, Ordering::Relaxed);
+        lent.free_head += 1;
+        map.u64(Geometry::word(Word::FreeHead)).store(lent.free_head, Ordering::Release);
+        drop(lent);
+        Want(map.u32(Geometry::word(Word::WantsSpace))).satisfy(&SystemFutex);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(chunks: u32) -> (SlabSender, SlabReceiver) {
+        let geometry = Geometry { submission: 4096, completion: 4096, chunks, slots: 1 };
+        let map = Arc::new(Map::create("slab", geometry.total()).unwrap().0);
+        (SlabSender::new(map.clone(), &geometry), SlabReceiver::new(map, &geometry))
+    }
+
+    #[test]
+    fn chunks_go_round() {
+        let (mut sender, receiver) = pair(3);
+        for round in 0..50_u8 {
+            let a = sender.fill(&[round; 100]).unwrap().unwrap();
+            let b = sender.fill(&vec![round + 1; CHUNK]).unwrap().unwrap();
+            let a = receiver.receive(a, 100).unwrap();
+            let b = receiver.receive(b, u32::try_from(CHUNK).unwrap()).unwrap();
+            assert!(receiver.is_scarce());
+            assert_eq!(a.as_ref(), &[round; 100]);
+            assert_eq!(b.as_ref(), &vec![round + 1; CHUNK][..]);
+            drop(b);
+            drop(a);
+        }
+        assert_eq!(sender.available().unwrap(), 3);
+    }
+
+    #[test]
+    fn an_empty_slab_says_so_and_recovers() {
+        let (mut sender, receiver) = pair(1);
+        let chunk = sender.fill(b"x").unwrap().unwrap();
+        assert_eq!(sender.fill(b"y").unwrap(), None);
+        drop(receiver.receive(chunk, 1).unwrap());
+        assert_eq!(sender.fill(b"y").unwrap(), Some(chunk));
+    }
+
+    #[test]
+    fn chunks_out_of_range_or_given_twice_are_refused() {
+        let (_sender, receiver) = pair(2);
+        assert!(receiver.receive(2, 1).is_err());
+        assert!(receiver.receive(0, 65_537).is_err());
+        let _held = receiver.receive(0, 1).unwrap();
+        assert!(receiver.receive(0, 1).is_err());
+    }
+}
