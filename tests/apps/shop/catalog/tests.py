@@ -4,6 +4,7 @@ In process, by Django's test client. What a server does with the shop is tested 
 """
 
 import hashlib
+import io
 import tempfile
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class ShopTests(TestCase):
     @classmethod
     def setUpTestData(cls):
         """The same rows and user that `prepare` loads."""
-        call_command("prepare_shop", verbosity=0, stdout=open("/dev/null", "w"))
+        call_command("prepare_shop", verbosity=0, stdout=io.StringIO())
 
     def setUp(self):
         """Uploads and files go to a directory that is removed afterwards."""
