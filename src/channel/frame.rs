@@ -21,7 +21,7 @@
 //! A field is `name u8` (index of [`NAMES`](crate::header::NAMES), or [`LITERAL`] followed by `len u16` and the
 //! lower-case name), `len u16`, value.
 //!
-//! Completion (worker → daemon), 24 bytes then the variable part:
+//! Completion (worker → daemon), 32 bytes then the variable part:
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -32,7 +32,9 @@
 //! | 12 | 2 | number of fields |
 //! | 14 | 2 | number of slab chunks |
 //! | 16 | 8 | service time so far, ns (valid with DONE) |
-//! | 24 | | fields; then slab chunks (`chunk u32, len u32`)·n, or `offset u64, len u64` of the descriptor, or body bytes |
+//! | 24 | 2 | slot in which the exchange runs: whose [`SLOT_ACKED`](crate::layout::SLOT_ACKED) the daemon moves |
+//! | 26 | 6 | reserved, 0 |
+//! | 32 | | fields; then slab chunks (`chunk u32, len u32`)·n, or `offset u64, len u64` of the descriptor, or body bytes |
 //!
 //! `raised` carries an [`AppError`]; before the head it becomes a 500, after it a reset.
 #![warn(clippy::indexing_slicing)]
@@ -44,7 +46,7 @@ use crate::header::{LITERAL, METHOD_LITERAL, METHODS, name_of};
 
 const REQUEST: u8 = 1;
 const REQUEST_HEAD: usize = 48;
-const COMPLETION_HEAD: usize = 24;
+const COMPLETION_HEAD: usize = 32;
 
 /// Identifies an exchange on its channel, and in the daemon while it lives. Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -327,6 +329,8 @@ pub struct Completion {
     pub status: u16,
     /// Nanoseconds from claim to here; meant when `done`.
     pub service: u64,
+    /// The slot in which the exchange runs. The receiver checks it against the geometry.
+    pub slot: u16,
 }
 
 /// Where the body of a completion frame is. Ranges are byte ranges of the frame.
@@ -401,6 +405,8 @@ impl Completion {
         out.extend_from_slice(&n_fields.to_le_bytes());
         out.extend_from_slice(&n_chunks.to_le_bytes());
         out.extend_from_slice(&self.service.to_le_bytes());
+        out.extend_from_slice(&self.slot.to_le_bytes());
+        out.extend_from_slice(&[0; 6]);
     }
 
     /// Reads a frame.
@@ -413,6 +419,8 @@ impl Completion {
         let (kind, flags) = (reader.u8()?, reader.u8()?);
         let (status, n_fields, n_chunks) = (reader.u16()?, reader.u16()?, reader.u16()?);
         let service = reader.u64()?;
+        let slot = reader.u16()?;
+        reader.bytes(6)?;
         let kind = match kind {
             1 if (200..=999).contains(&status) => CompletionKind::Respond,
             2 => CompletionKind::Body,
@@ -433,7 +441,7 @@ impl Completion {
             _ => return Err(Broken::Frame("body is both chunks and a descriptor")),
         };
         Ok(DecodedCompletion {
-            head: Self { exchange, kind, end: flags & END != 0, done: flags & DONE != 0, status, service },
+            head: Self { exchange, kind, end: flags & END != 0, done: flags & DONE != 0, status, service, slot },
             n_fields,
             fields: COMPLETION_HEAD..after_fields,
             body,
@@ -565,6 +573,7 @@ impl<'a> Reader<'a> {
 }
 
 const _: () = assert!(REQUEST_HEAD == 8 * 3 + 4 + 2 + 2 + 2 * 6 + 2 + 2);
+const _: () = assert!(COMPLETION_HEAD == 8 + 1 + 1 + 2 + 2 + 2 + 8 + 2 + 6);
 
 #[cfg(test)]
 #[expect(clippy::indexing_slicing, reason = "a test may panic")]
@@ -627,6 +636,7 @@ mod tests {
             done: false,
             status: 201,
             service: 42,
+            slot: 7,
         };
         for body in
             [Body::Inline(b"hello"), Body::Chunks(&[(1, 65_536), (5, 3)]), Body::File { offset: 9, len: 10 }]

@@ -60,7 +60,9 @@ const WORDS: usize = 9;
 pub const SLOT_EXCHANGE: usize = 0;
 /// Within a slot: u64, worker: `CLOCK_MONOTONIC` at the start of that exchange, nanoseconds.
 pub const SLOT_STARTED: usize = 8;
-/// Within a slot: u64, daemon: response body bytes of the running exchange that have left for the client.
+/// Within a slot: u64, daemon: response body bytes of all the slot's exchanges so far (never reset) that
+/// have left for the client or were discarded: what came in inline or chunk parts; file parts do not
+/// count. The worker counts what it has sent the same way, so that the difference is what waits.
 pub const SLOT_ACKED: usize = 128;
 /// Within a slot: u32: 1 while the slot's thread waits for [`SLOT_ACKED`] to grow; a futex.
 pub const SLOT_WANTS_CREDIT: usize = 136;
