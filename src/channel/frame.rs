@@ -441,7 +441,15 @@ impl Completion {
             _ => return Err(Broken::Frame("body is both chunks and a descriptor")),
         };
         Ok(DecodedCompletion {
-            head: Self { exchange, kind, end: flags & END != 0, done: flags & DONE != 0, status, service, slot },
+            head: Self {
+                exchange,
+                kind,
+                end: flags & END != 0,
+                done: flags & DONE != 0,
+                status,
+                service,
+                slot,
+            },
             n_fields,
             fields: COMPLETION_HEAD..after_fields,
             body,
