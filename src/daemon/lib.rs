@@ -1,1 +1,4 @@
 //! The rgun daemon.
+
+pub mod config;
+pub mod report;

@@ -1,0 +1,219 @@
+//! Addresses to listen on, as gunicorn writes them.
+//!
+//! `HOST:PORT`, `:PORT` (all IPv4 addresses, as gunicorn), `PORT` (the default address), `[IPv6]:PORT`,
+//! `unix:PATH`. Sockets by descriptor (`fd://3`) are refused: they come from systemd by LISTEN_FDS, with names.
+//! Names are not resolved here; `net` does that when it binds.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::Complaint;
+
+/// The host when only a port is given.
+pub(crate) const DEFAULT_HOST: &str = "127.0.0.1";
+/// The port of the default address.
+pub(crate) const DEFAULT_PORT: u16 = 8000;
+
+/// `sockaddr_un.sun_path` has 108 bytes with its final zero, see unix(7).
+const LONGEST_PATH: usize = 107;
+
+/// One address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Bind {
+    /// A host and a port.
+    Tcp {
+        /// An address (IPv6 without brackets) or a name.
+        host: String,
+        /// Zero lets the kernel choose.
+        port: u16,
+    },
+    /// A socket in the file system.
+    Unix {
+        /// Absolute once checked.
+        path: PathBuf,
+    },
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(formatter, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(formatter, "{host}:{port}"),
+            Self::Unix { path } => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for Bind {
+    type Err = Complaint;
+
+    fn from_str(text: &str) -> Result<Self, Complaint> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return unix(path.strip_prefix("//").unwrap_or(path));
+        }
+        if text.starts_with("fd:") {
+            return Err(Complaint::new("names a descriptor; rgun takes sockets from systemd by LISTEN_FDS")
+                .hint("leave it out: sockets of a socket unit are used without being named"));
+        }
+        tcp(text.strip_prefix("tcp://").unwrap_or(text))
+    }
+}
+
+const EXAMPLES: &str =
+    "write \"127.0.0.1:8000\", \":8000\" (all addresses), \"[::1]:8000\" or \"unix:/run/x.sock\"";
+
+fn unix(path: &str) -> Result<Bind, Complaint> {
+    if path.is_empty() {
+        return Err(Complaint::new("names no path after \"unix:\"").hint(EXAMPLES));
+    }
+    if path.starts_with('@') {
+        return Err(Complaint::new(
+            "is an abstract socket, which anybody on the machine may take and connect to",
+        )
+        .hint("use a path, e.g. \"unix:/run/mysite/rgun.sock\""));
+    }
+    if path.contains('\0') {
+        return Err(Complaint::new("has a zero byte in its path"));
+    }
+    if path.len() > LONGEST_PATH {
+        return Err(Complaint::new(format!(
+            "has a path of {} bytes; the kernel takes {LONGEST_PATH} (unix(7))",
+            path.len()
+        )));
+    }
+    Ok(Bind::Unix { path: PathBuf::from(path) })
+}
+
+fn tcp(text: &str) -> Result<Bind, Complaint> {
+    if text.is_empty() {
+        return Err(Complaint::new("is empty").hint(EXAMPLES));
+    }
+    if text.starts_with('/') || text.starts_with("./") {
+        return Err(Complaint::new("is a path").hint(format!("write \"unix:{text}\"")));
+    }
+    if text.contains("://") {
+        return Err(Complaint::new("is a URL; an address is expected").hint(EXAMPLES));
+    }
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or_else(|| Complaint::new("has a \"[\" without \"]\""))?;
+        let address: Ipv6Addr = host
+            .parse()
+            .map_err(|_| Complaint::new(format!("\"{host}\" is not an IPv6 address")).hint(EXAMPLES))?;
+        let port = rest.strip_prefix(':').ok_or_else(|| no_port(text))?;
+        return Ok(Bind::Tcp { host: address.to_string(), port: self::port(port)? });
+    }
+    if text.parse::<Ipv6Addr>().is_ok() || text.matches(':').count() > 1 {
+        return Err(Complaint::new("is ambiguous: an IPv6 address stands in brackets")
+            .hint("write \"[::1]:8000\", or \"[::]:8000\" for all addresses"));
+    }
+    let (host, port) = match text.split_once(':') {
+        Some(("", port)) => ("0.0.0.0", port),
+        Some(pair) => pair,
+        None if text.bytes().all(|byte| byte.is_ascii_digit()) => (DEFAULT_HOST, text),
+        None if text.starts_with('-') => return Err(Complaint::new("is not an address").hint(EXAMPLES)),
+        None => return Err(no_port(text)),
+    };
+    let port = self::port(port)?;
+    check_host(host)?;
+    Ok(Bind::Tcp { host: host.to_owned(), port })
+}
+
+fn no_port(text: &str) -> Complaint {
+    Complaint::new("has no port").hint(format!("write \"{text}:{DEFAULT_PORT}\""))
+}
+
+fn port(text: &str) -> Result<u16, Complaint> {
+    // Digits only: `u16::from_str` also takes "+80".
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(port) if digits => Ok(port),
+        _ => {
+            Err(Complaint::new(format!("\"{text}\" is not a port"))
+                .hint("a port is a number from 0 to 65535"))
+        }
+    }
+}
+
+fn check_host(host: &str) -> Result<(), Complaint> {
+    if host == "*" {
+        return Err(Complaint::new("\"*\" is not an address")
+            .hint("write \":8000\" for all IPv4 addresses, \"[::]:8000\" for all"));
+    }
+    let numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if numeric && host.parse::<Ipv4Addr>().is_err() {
+        return Err(Complaint::new(format!("\"{host}\" is not an IPv4 address")).hint(EXAMPLES));
+    }
+    // RFC 1123 §2.1, and "_" which resolvers let pass.
+    let name = host.len() <= 253
+        && host.split('.').all(|label| !label.is_empty() && !label.starts_with('-'))
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+    if name { Ok(()) } else { Err(Complaint::new(format!("\"{host}\" is not a host")).hint(EXAMPLES)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_printed_back() {
+        for (text, printed) in [
+            ("127.0.0.1:8000", "127.0.0.1:8000"),
+            (":8000", "0.0.0.0:8000"),
+            ("8000", "127.0.0.1:8000"),
+            ("localhost:8000", "localhost:8000"),
+            ("app_1.internal:80", "app_1.internal:80"),
+            ("[::1]:8000", "[::1]:8000"),
+            ("[0:0:0:0:0:0:0:1]:0", "[::1]:0"),
+            ("tcp://127.0.0.1:80", "127.0.0.1:80"),
+            ("unix:/run/x.sock", "unix:/run/x.sock"),
+            ("unix:///run/x.sock", "unix:/run/x.sock"),
+            ("unix:x.sock", "unix:x.sock"),
+        ] {
+            let bind: Bind = text.parse().unwrap();
+            assert_eq!(bind.to_string(), printed, "{text}");
+            assert_eq!(printed.parse::<Bind>().unwrap(), bind, "{text}");
+        }
+        let bind: Bind = "[::1]:8000".parse().unwrap();
+        assert_eq!(bind, Bind::Tcp { host: "::1".into(), port: 8000 });
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_a_remedy() {
+        let long = format!("unix:/{}", "x".repeat(107));
+        for (text, reason) in [
+            ("", "is empty"),
+            ("localhost", "has no port"),
+            ("127.0.0.1", "has no port"),
+            ("[::1]", "has no port"),
+            ("[::1", "without \"]\""),
+            ("[localhost]:80", "not an IPv6 address"),
+            ("::1:8000", "in brackets"),
+            ("::", "in brackets"),
+            ("localhost:http", "\"http\" is not a port"),
+            ("localhost:65536", "\"65536\" is not a port"),
+            ("localhost:-1", "\"-1\" is not a port"),
+            ("localhost:+1", "\"+1\" is not a port"),
+            ("localhost:", "\"\" is not a port"),
+            ("65536", "\"65536\" is not a port"),
+            ("-1", "is not an address"),
+            ("*:80", "\"*\" is not an address"),
+            ("300.1.1.1:80", "not an IPv4 address"),
+            ("1.2.3:80", "not an IPv4 address"),
+            ("my host:80", "not a host"),
+            ("a..b:80", "not a host"),
+            ("/run/x.sock", "is a path"),
+            ("http://localhost:80", "is a URL"),
+            ("fd://3", "LISTEN_FDS"),
+            ("unix:", "names no path"),
+            ("unix:@x", "abstract"),
+            ("unix:/a\0b", "zero byte"),
+            (&long, "108 bytes"),
+        ] {
+            let complaint = text.parse::<Bind>().unwrap_err();
+            assert!(complaint.reason.contains(reason), "{text}: {complaint}");
+        }
+        assert_eq!("/run/x".parse::<Bind>().unwrap_err().hint.unwrap(), "write \"unix:/run/x\"");
+    }
+}

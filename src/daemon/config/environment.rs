@@ -1,0 +1,189 @@
+//! The environment as a source of settings: `RGUN_<SECTION>_<KEY>`, and `WEB_CONCURRENCY` for `workers.count`.
+//!
+//! The process's environment is read once, by `main`, before there are threads, and handed in; so everything
+//! here is a function of its arguments. A variable that begins like a section of ours, or is a slip away from
+//! one that exists, and is none, is an error like an unknown key of the file: it would otherwise be a setting
+//! that silently does nothing. Other `RGUN_…` variables are not looked at.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+
+use super::keys::{self, name};
+use super::value::Setting;
+use super::{ConfigError, Layer};
+
+/// The variable of `--config`; no key of the file, so not a setting.
+pub(crate) const CONFIG_VARIABLE: &str = "RGUN_CONFIG";
+
+/// What Heroku and gunicorn call the number of workers.
+const WEB_CONCURRENCY: &str = "WEB_CONCURRENCY";
+
+/// The variables rgun was started with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment(BTreeMap<OsString, OsString>);
+
+impl Environment {
+    /// The value of a variable; unset and empty are the same, as most programs have it.
+    pub fn value(&self, variable: &str) -> Option<&OsStr> {
+        self.0.get(OsStr::new(variable)).map(OsString::as_os_str).filter(|value| !value.is_empty())
+    }
+}
+
+impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+/// The settings among the variables; what is wrong with their names goes to `errors`.
+pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> Layer {
+    let mut layer = Layer::new();
+    if let Some(count) = environment.value(WEB_CONCURRENCY) {
+        insert(&mut layer, name::COUNT, WEB_CONCURRENCY, count, errors);
+    }
+    for (variable, value) in &environment.0 {
+        let Some(variable) = variable.to_str().filter(|variable| variable.starts_with("RGUN_")) else {
+            continue;
+        };
+        if variable == CONFIG_VARIABLE {
+            continue;
+        }
+        match keys::KEYS.iter().find(|key| keys::variable(key) == variable) {
+            Some(&name::ENV) => errors.push(ConfigError {
+                origin: variable.to_owned(),
+                key: name::ENV.to_owned(),
+                value: None,
+                reason: "cannot be set by a variable".to_owned(),
+                hint: Some(
+                    "set the application's variables themselves: workers inherit the daemon's environment \
+                     (Environment= of the unit)"
+                        .to_owned(),
+                ),
+            }),
+            Some(key) => insert(&mut layer, key, variable, value, errors),
+            None => errors.extend(unknown(variable)),
+        }
+    }
+    layer
+}
+
+fn insert(
+    layer: &mut Layer,
+    key: &'static str,
+    variable: &str,
+    value: &OsStr,
+    errors: &mut Vec<ConfigError>,
+) {
+    match value.to_str() {
+        // RGUN_WORKERS_COUNT comes after WEB_CONCURRENCY and replaces it.
+        Some(text) => {
+            layer.insert(key, Setting::variable(variable, text.to_owned()));
+        }
+        None => errors.push(ConfigError {
+            origin: variable.to_owned(),
+            key: key.to_owned(),
+            value: Some(format!("{value:?}")),
+            reason: "is not UTF-8".to_owned(),
+            hint: None,
+        }),
+    }
+}
+
+/// The error for a variable that is no key, unless it is none of our business.
+fn unknown(variable: &str) -> Option<ConfigError> {
+    let names: Vec<String> = keys::KEYS.iter().map(|key| keys::variable(key)).collect();
+    let near = keys::nearest(variable, names.iter().map(String::as_str));
+    let (section, key) = keys::SECTIONS
+        .iter()
+        .find_map(|section| Some((*section, variable.strip_prefix(&(keys::variable(section) + "_"))?)))
+        .unzip();
+    let (reason, hint) = if keys::is_planned_variable(variable) {
+        ("names a setting that this version of rgun does not have yet", Some("unset it".to_owned()))
+    } else if let Some(near) = near {
+        ("is not a variable of rgun", Some(format!("did you mean {near}?")))
+    } else {
+        let hint = match keys::lookup(section?, &key?.to_lowercase()) {
+            keys::Lookup::Unknown(hint) => hint,
+            keys::Lookup::Known(_) | keys::Lookup::Planned => None,
+        };
+        ("is not a variable of rgun", hint)
+    };
+    Some(ConfigError {
+        origin: variable.to_owned(),
+        key: String::new(),
+        value: None,
+        reason: reason.to_owned(),
+        hint,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Value;
+
+    fn layer(variables: &[(&str, &str)]) -> (Layer, Vec<ConfigError>) {
+        let mut errors = Vec::new();
+        let layer = read(&variables.iter().copied().collect(), &mut errors);
+        (layer, errors)
+    }
+
+    #[test]
+    fn every_key_has_its_variable() {
+        for key in keys::KEYS.iter().filter(|key| **key != name::ENV) {
+            let variable = keys::variable(key);
+            let (layer, errors) = layer(&[(&variable, "x")]);
+            assert_eq!(errors, [], "{variable}");
+            assert_eq!(layer.keys().collect::<Vec<_>>(), [key], "{variable}");
+            assert_eq!(layer[key].origin, variable);
+        }
+    }
+
+    #[test]
+    fn web_concurrency_gives_way_to_our_own_variable() {
+        let (only, errors) = layer(&[("WEB_CONCURRENCY", "3")]);
+        assert_eq!(only[name::COUNT], Setting::variable("WEB_CONCURRENCY", "3".to_owned()));
+        assert_eq!(errors, []);
+        let (both, _) = layer(&[("WEB_CONCURRENCY", "3"), ("RGUN_WORKERS_COUNT", "4")]);
+        assert_eq!(both[name::COUNT].value, Value::text("4"));
+        assert_eq!(layer(&[("WEB_CONCURRENCY", "")]).0, Layer::new(), "empty is unset");
+    }
+
+    #[test]
+    fn unknown_variables_of_our_sections_are_errors_with_the_nearest_name() {
+        for (variable, reason, hint) in [
+            ("RGUN_WORKERS_CUONT", "is not a variable", Some("did you mean RGUN_WORKERS_COUNT?")),
+            ("RGUN_WORKER_COUNT", "is not a variable", Some("did you mean RGUN_WORKERS_COUNT?")),
+            ("RGUN_TIMEOUT_REQUEST", "is not a variable", Some("did you mean RGUN_TIMEOUTS_REQUEST?")),
+            ("RGUN_LISTEN_ADDRESS", "is not a variable", Some("that is \"bind\" in [listen]")),
+            ("RGUN_LOG_COLOUR", "is not a variable", Some("the keys of [log] are level, access")),
+            ("RGUN_WORKERS_PRELOAD", "does not have yet", Some("unset it")),
+            ("RGUN_TLS_CERT", "does not have yet", Some("unset it")),
+            ("RGUN_APP_ENV", "cannot be set", Some("Environment=")),
+        ] {
+            let (layer, errors) = layer(&[(variable, "1")]);
+            assert_eq!(layer, Layer::new(), "{variable}");
+            let [error] = errors.as_slice() else { panic!("{variable}: {errors:?}") };
+            assert_eq!(error.origin, variable);
+            assert!(error.reason.contains(reason), "{variable}: {error}");
+            assert!(error.hint.as_deref().unwrap().contains(hint.unwrap()), "{variable}: {error}");
+        }
+    }
+
+    #[test]
+    fn other_variables_are_none_of_our_business() {
+        let (layer, errors) =
+            layer(&[("RGUN_CONFIG", "/x"), ("RGUN_E2E", "required"), ("RGUN_APP", "x"), ("HOME", "/root")]);
+        assert_eq!((layer, errors), (Layer::new(), Vec::new()));
+    }
+
+    #[test]
+    fn a_value_that_is_not_text_is_an_error() {
+        use std::os::unix::ffi::OsStringExt;
+        let bytes = OsString::from_vec(vec![b'a', 0xff]);
+        let mut errors = Vec::new();
+        let layer = read(&[(OsString::from("RGUN_APP_TARGET"), bytes)].into_iter().collect(), &mut errors);
+        assert_eq!(layer, Layer::new());
+        assert_eq!(errors[0].to_string(), "RGUN_APP_TARGET: app.target = \"a\\xFF\": is not UTF-8");
+    }
+}

@@ -1,0 +1,276 @@
+//! The TOML file: text to [`Layer`].
+//!
+//! The shape is plain: sections of keys, no nesting but the values' own. It is read through the parser's own
+//! document type and not through serde's derive, because derive stops at the first thing it does not like, and
+//! an operator wants all of them, with their lines.
+
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{self, Lookup};
+use super::value::{Setting, Source};
+use super::{ConfigError, Layer, Value};
+
+/// Reads the file at `path`; `None` when it cannot be read or is not TOML. What is wrong goes to `errors`.
+pub(crate) fn read(path: &Path, errors: &mut Vec<ConfigError>) -> Option<Layer> {
+    match std::fs::read(path) {
+        Ok(bytes) => {
+            let Ok(text) = String::from_utf8(bytes) else {
+                errors.push(broken(path.display().to_string(), "is not UTF-8", None));
+                return None;
+            };
+            parse(path, &text, errors)
+        }
+        Err(error) => {
+            use std::io::ErrorKind as Kind;
+            #[allow(
+                clippy::wildcard_enum_match_arm,
+                reason = "io::ErrorKind is open; the rest has no remedy of its own"
+            )]
+            let hint = match error.kind() {
+                Kind::NotFound => Some("name an existing file with --config (RGUN_CONFIG)"),
+                Kind::PermissionDenied => Some("the user rgun runs as must be able to read it"),
+                _ => None,
+            };
+            errors.push(broken(path.display().to_string(), &format!("cannot be read: {error}"), hint));
+            None
+        }
+    }
+}
+
+/// Reads `text`, the content of `path`; `None` when it is not TOML.
+pub(crate) fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Option<Layer> {
+    let (document, mut faults) = DeTable::parse_recoverable(text);
+    if !faults.is_empty() {
+        faults.sort_by_key(|fault| fault.span().map_or(0, |span| span.start));
+        errors.extend(faults.iter().map(|fault| {
+            let line = line_of(text, fault.span().map_or(0, |span| span.start));
+            let reason = format!("is not TOML: {}", fault.message());
+            broken(format!("{}:{line}", path.display()), &reason, quoting_hint(text, line))
+        }));
+        return None;
+    }
+    let mut reader = Reader { path, text, layer: Layer::new(), errors: Vec::new() };
+    for (section, content) in document.get_ref() {
+        reader.section(section, content);
+    }
+    reader.errors.sort_by_key(|(offset, _)| *offset);
+    errors.extend(reader.errors.into_iter().map(|(_, error)| error));
+    Some(reader.layer)
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+    layer: Layer,
+    /// With the byte they stand at, to tell them in the order of the file.
+    errors: Vec<(usize, ConfigError)>,
+}
+
+impl Reader<'_> {
+    fn section(&mut self, section: &Spanned<std::borrow::Cow<'_, str>>, content: &Spanned<DeValue<'_>>) {
+        let at = section.span().start;
+        let name = section.get_ref().as_ref();
+        let shown = format!("[{name}]");
+        let DeValue::Table(table) = content.get_ref() else {
+            let value = Some(value(content.get_ref()).to_string());
+            let hint = keys::section_of(name).unwrap_or_else(|| keys::section_hint(name));
+            return self.error(at, name.to_owned(), value, "stands outside of any section", Some(hint));
+        };
+        if keys::PLANNED_SECTIONS.contains(&name) {
+            return self.planned(at, shown);
+        }
+        if !keys::SECTIONS.contains(&name) {
+            return self.error(at, shown, None, "is not a section", Some(keys::section_hint(name)));
+        }
+        for (key, content) in table {
+            self.key(name, key, content);
+        }
+    }
+
+    fn key(
+        &mut self,
+        section: &str,
+        key: &Spanned<std::borrow::Cow<'_, str>>,
+        content: &Spanned<DeValue<'_>>,
+    ) {
+        let at = key.span().start;
+        let full = format!("{section}.{}", key.get_ref());
+        match keys::lookup(section, key.get_ref()) {
+            Lookup::Known(known) => {
+                let setting = Setting {
+                    value: value(content.get_ref()),
+                    origin: self.origin(at),
+                    source: Source::File,
+                };
+                self.layer.insert(known, setting);
+            }
+            Lookup::Planned => self.planned(at, full),
+            Lookup::Unknown(hint) => {
+                let value = Some(value(content.get_ref()).to_string());
+                self.error(at, full, value, "is not a key", hint);
+            }
+        }
+    }
+
+    fn planned(&mut self, at: usize, key: String) {
+        let hint = Some("remove it: it would have no effect".to_owned());
+        self.error(at, key, None, "is not in this version of rgun yet", hint);
+    }
+
+    fn error(&mut self, at: usize, key: String, value: Option<String>, reason: &str, hint: Option<String>) {
+        let error = ConfigError { origin: self.origin(at), key, value, reason: reason.to_owned(), hint };
+        self.errors.push((at, error));
+    }
+
+    fn origin(&self, at: usize) -> String {
+        format!("{}:{}", self.path.display(), line_of(self.text, at))
+    }
+}
+
+fn broken(origin: String, reason: &str, hint: Option<&str>) -> ConfigError {
+    ConfigError {
+        origin,
+        key: String::new(),
+        value: None,
+        reason: reason.to_owned(),
+        hint: hint.map(str::to_owned),
+    }
+}
+
+/// The commonest slip: `request = 30s` instead of `request = "30s"`.
+fn quoting_hint(text: &str, line: usize) -> Option<&'static str> {
+    let value = text.lines().nth(line.checked_sub(1)?)?.split_once('=')?.1.trim();
+    let plain = !value.is_empty() && !value.contains(['"', '\'', '[', '{', '#']);
+    plain.then_some("a value that is not a number, true or false stands in quotes")
+}
+
+/// The line, from 1, of the byte at `offset`.
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}
+
+fn value(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::String(text) => Value::text(text.as_ref()),
+        DeValue::Integer(n) => i128::from_str_radix(n.as_str(), n.radix())
+            .map_or_else(|_| Value::Other { kind: "a huge number", text: n.to_string() }, Value::Integer),
+        DeValue::Boolean(yes) => Value::Boolean(*yes),
+        DeValue::Float(n) => Value::Other { kind: "a fraction", text: n.to_string() },
+        DeValue::Datetime(date) => Value::Other { kind: "a date or time", text: date.to_string() },
+        DeValue::Array(items) => Value::List(items.iter().map(|item| self::value(item.get_ref())).collect()),
+        DeValue::Table(entries) => Value::Table(
+            entries
+                .iter()
+                .map(|(name, content)| (name.get_ref().to_string(), self::value(content.get_ref())))
+                .collect(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::name;
+
+    fn parsed(text: &str) -> (Option<Layer>, String) {
+        let mut errors = Vec::new();
+        let layer = parse(Path::new("/etc/rgun/rgun.toml"), text, &mut errors);
+        (layer, crate::config::ConfigErrors(errors).to_string())
+    }
+
+    #[test]
+    fn values_keep_their_type_and_their_line() {
+        let (layer, errors) = parsed(
+            "# comment\n[app]\ntarget = \"a\"\nenv = { B = \"2\", A = \"1\" }\n\n[workers]\ncount = 1_000\n\
+             [log]\naccess = true\n[listen]\nbind = [\n  \":80\",\n]\n",
+        );
+        assert_eq!(errors, "");
+        let layer = layer.unwrap();
+        assert_eq!(layer[name::TARGET].value, Value::text("a"));
+        assert_eq!(layer[name::TARGET].origin, "/etc/rgun/rgun.toml:3");
+        assert_eq!(layer[name::COUNT].value, Value::Integer(1000));
+        assert_eq!(layer[name::COUNT].origin, "/etc/rgun/rgun.toml:7");
+        assert_eq!(layer[name::ACCESS].value, Value::Boolean(true));
+        assert_eq!(layer[name::BIND].value, Value::list([":80"]));
+        assert_eq!(layer[name::ENV].value.to_string(), "{ A = \"1\", B = \"2\" }");
+    }
+
+    #[test]
+    fn all_unknown_names_are_told_with_line_and_nearest_name() {
+        let (_, errors) = parsed(
+            "target = \"a\"\n[app]\ntagret = \"b\"\n[workers]\nthreads = 2\npreload = true\n[worker]\ncount = 2\n[tls]\n",
+        );
+        assert_eq!(
+            errors,
+            "/etc/rgun/rgun.toml:1: target = \"a\": stands outside of any section\n    hint: \"target\" is a key of [app]\n\
+             /etc/rgun/rgun.toml:3: app.tagret = \"b\": is not a key\n    hint: did you mean \"target\"?\n\
+             /etc/rgun/rgun.toml:6: workers.preload: is not in this version of rgun yet\n    hint: remove it: it would have no effect\n\
+             /etc/rgun/rgun.toml:7: [worker]: is not a section\n    hint: did you mean [workers]?\n\
+             /etc/rgun/rgun.toml:9: [tls]: is not in this version of rgun yet\n    hint: remove it: it would have no effect"
+        );
+    }
+
+    #[test]
+    fn every_planned_name_is_refused_as_planned() {
+        for key in
+            ["preload", "max_requests", "max_requests_jitter", "max_memory", "max_lifetime", "idle_exit"]
+        {
+            let (_, errors) = parsed(&format!("[workers]\n{key} = 0\n"));
+            assert!(errors.contains("not in this version"), "{key}: {errors}");
+        }
+        for section in ["tls", "proxy", "static", "admin"] {
+            let (_, errors) = parsed(&format!("[{section}]\nx = 1\n"));
+            assert!(errors.contains("not in this version"), "{section}: {errors}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_not_toml_is_told_with_all_its_lines() {
+        let (layer, errors) = parsed("[timeouts]\nrequest = 30s\n[app\ntarget = \"x\"\n");
+        assert_eq!(layer, None);
+        assert!(errors.contains("/etc/rgun/rgun.toml:2: is not TOML: "), "{errors}");
+        assert!(errors.contains("stands in quotes"), "{errors}");
+        assert!(errors.contains("/etc/rgun/rgun.toml:3: is not TOML: "), "{errors}");
+    }
+
+    #[test]
+    fn the_same_key_twice_is_an_error() {
+        let (layer, errors) = parsed("[workers]\ncount = 1\ncount = 2\n");
+        assert_eq!(layer, None);
+        assert!(errors.contains("rgun.toml:3: is not TOML: duplicate key"), "{errors}");
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_panic() {
+        let sample = include_str!("../../../packaging/etc/rgun.toml");
+        for end in (0..sample.len()).filter(|end| sample.is_char_boundary(*end)) {
+            parsed(&sample[..end]);
+        }
+        for text in [
+            "\u{feff}[app]\n",
+            "[app]\nx = 99999999999999999999999999999999999999999\n",
+            "a.b.c = 1979-05-27\n",
+        ] {
+            parsed(text);
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_with_the_reason() {
+        let place = crate::config::testing::Place::new();
+        for (path, reason) in [
+            (place.join("missing.toml"), "cannot be read: No such file"),
+            (place.path().to_owned(), "cannot be read: Is a directory"),
+            (place.file("latin1.toml", b"# caf\xe9\n", 0o644), "is not UTF-8"),
+        ] {
+            let mut errors = Vec::new();
+            assert_eq!(read(&path, &mut errors), None);
+            let [error] = errors.as_slice() else { panic!("{errors:?}") };
+            assert_eq!(error.origin, path.display().to_string());
+            assert!(error.reason.contains(reason), "{error}");
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! What rgun was told to do: checked, immutable types.
+//!
+//! [`load`] merges command line, environment, file and defaults (in this order of precedence), checks the
+//! winners, and returns either a [`Config`] that the rest of the daemon trusts without looking again, or *all*
+//! errors at once. `cli` calls it; everybody else only reads the types.
+//!
+//! Nothing here logs, reads the process's environment or current directory (both are arguments), or starts an
+//! interpreter: whether the application can be imported is for a worker to find out. The only look at the
+//! world is at the application's directory and interpreter, which must exist, because an absent directory is a
+//! configuration error, not a boot failure.
+//!
+//! A value that a source of higher precedence overrides is not checked; an unknown name is an error wherever
+//! it stands.
+
+mod bind;
+mod check;
+mod environment;
+mod error;
+mod file;
+mod keys;
+mod python;
+mod target;
+#[cfg(test)]
+mod testing;
+pub mod units;
+mod value;
+
+use std::fmt;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use bind::Bind;
+pub use environment::Environment;
+pub use error::{Complaint, ConfigError, ConfigErrors};
+pub use python::{Python, PythonSource};
+pub use target::Target;
+pub(crate) use value::{Layer, Value};
+
+pub(crate) use keys::name;
+
+/// Where the daemon looks when neither APP nor `--config` is given.
+pub const DEFAULT_FILE: &str = "/etc/rgun/rgun.toml";
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What to serve, and with which interpreter.
+    pub app: App,
+    /// How many workers, and how much each takes at a time.
+    pub workers: Workers,
+    /// How long anything may take.
+    pub timeouts: Timeouts,
+    /// How much anything may hold.
+    pub limits: Limits,
+    /// Sockets of rgun's own; unused when systemd passes some.
+    pub listen: Listen,
+    /// What is told, and how much of it.
+    pub log: Log,
+    /// The file that was read; `None` when the command line and the environment said everything.
+    pub origin: Option<PathBuf>,
+}
+
+/// `[app]`: what to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct App {
+    /// Module and attribute of the application.
+    pub target: Target,
+    /// The working directory of the workers and the first entry of their `sys.path`. Absolute; existed and was
+    /// readable when checked. Not canonical: a `current` symlink of a deployment stays visible as such.
+    pub directory: PathBuf,
+    /// The interpreter the workers run.
+    pub python: Python,
+    /// Which calling convention the application has.
+    pub interface: Interface,
+    /// SCRIPT_NAME (PEP 3333) or `root_path` (ASGI). Empty, or starts with `/` and does not end with one.
+    pub root_path: String,
+    /// Variables for the workers on top of the daemon's own environment, sorted by name, no name twice.
+    /// Possibly secrets: not for any log.
+    pub env: Vec<(String, String)>,
+    /// Entries put before the rest of `sys.path`, absolute, in this order. They need not exist, as with
+    /// PYTHONPATH.
+    pub pythonpath: Vec<PathBuf>,
+}
+
+/// The application's calling convention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Interface {
+    /// The worker looks at the object: a coroutine function, or one with a coroutine `__call__`, is ASGI.
+    #[default]
+    Auto,
+    /// PEP 3333.
+    Wsgi,
+    /// ASGI 3.
+    Asgi,
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Auto => "auto",
+            Self::Wsgi => "wsgi",
+            Self::Asgi => "asgi",
+        })
+    }
+}
+
+/// `[workers]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workers {
+    /// Number of worker processes.
+    pub count: Count,
+    /// WSGI: threads, and so slots, of one worker.
+    pub threads: NonZeroU16,
+    /// ASGI: exchanges one worker has at a time, its slots.
+    pub concurrency: NonZeroU32,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self {
+            count: Count::Auto,
+            threads: NonZeroU16::MIN,
+            concurrency: NonZeroU32::new(1000).expect("1000 is not 0"),
+        }
+    }
+}
+
+/// How many workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Count {
+    /// Two per core and one more: what gunicorn's "How Many Workers?" advises.
+    #[default]
+    Auto,
+    /// This many.
+    Fixed(NonZeroU16),
+}
+
+impl Count {
+    /// The number of workers on a machine of which `cores` are usable (sched_getaffinity(2), not all there are).
+    pub fn resolve(self, cores: usize) -> NonZeroU16 {
+        match self {
+            Self::Auto => {
+                let n = cores.max(1).saturating_mul(2).saturating_add(1);
+                NonZeroU16::new(u16::try_from(n).unwrap_or(u16::MAX)).unwrap_or(NonZeroU16::MAX)
+            }
+            Self::Fixed(n) => n,
+        }
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => formatter.write_str("auto"),
+            Self::Fixed(n) => n.fmt(formatter),
+        }
+    }
+}
+
+/// `[timeouts]`. `None` is `"off"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the start of the application on a request to its end; then 504. Gunicorn's `timeout`.
+    pub request: Option<Duration>,
+    /// The longest a request waits for a worker; then 503.
+    pub queue: Option<Duration>,
+    /// From the first byte of a request's head to its last; then 408 (RFC 9110 §15.5.9).
+    pub header: Duration,
+    /// The longest pause between two pieces of a request's body; then 408.
+    pub body: Duration,
+    /// How long a connection may lie idle between requests. Zero closes it after each response.
+    pub keepalive: Duration,
+    /// From the start of a worker process to "ready"; then it has failed.
+    pub boot: Option<Duration>,
+    /// On stop and reload, how long running requests may go on. Zero cuts them off at once.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            request: Some(Duration::from_secs(30)),
+            queue: Some(Duration::from_secs(30)),
+            header: Duration::from_secs(10),
+            body: Duration::from_secs(60),
+            keepalive: Duration::from_secs(75),
+            boot: Some(Duration::from_secs(60)),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests that wait for a worker; one more is answered 503.
+    pub queue: usize,
+    /// Bytes of a request's body; more is answered 413 (RFC 9110 §15.5.14). `None` is `"off"`.
+    pub body: Option<u64>,
+    /// Bytes of a request's header section, all fields together; more is answered 431 (RFC 6585 §5).
+    pub header: usize,
+    /// Number of a request's header fields; more is answered 431.
+    pub headers: usize,
+    /// Bytes of the request line; more is answered 414 (RFC 9112 §3).
+    pub request_line: usize,
+    /// Connections open at a time; `None` is `"auto"`: what RLIMIT_NOFILE leaves.
+    pub connections: Option<usize>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queue: 1000,
+            body: Some(1 << 30),
+            header: 16 << 10,
+            headers: 100,
+            request_line: 8 << 10,
+            connections: None,
+        }
+    }
+}
+
+/// `[listen]`: only without socket activation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Addresses to listen on; at least one, none twice.
+    pub bind: Vec<Bind>,
+    /// Whether somebody asked for these addresses. False is the default address, which gives way to sockets
+    /// from systemd without a word; true together with such sockets is a contradiction the caller must report.
+    pub explicit: bool,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            bind: vec![Bind::Tcp { host: bind::DEFAULT_HOST.to_owned(), port: bind::DEFAULT_PORT }],
+            explicit: false,
+        }
+    }
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Log {
+    /// The least severe message that is written.
+    pub level: Level,
+    /// Whether each request is logged.
+    pub access: bool,
+}
+
+/// Severity, most severe first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Level {
+    /// Somebody should act.
+    Error,
+    /// Degraded, going on.
+    Warn,
+    /// Life-cycle: start, ready, reload, drain, stop.
+    #[default]
+    Info,
+    /// Per worker.
+    Debug,
+    /// Per frame.
+    Trace,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        })
+    }
+}
+
+/// A configuration and what the operator should hear about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Loaded {
+    /// The checked configuration.
+    pub(crate) config: Config,
+    /// One sentence each.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Merges and checks: `command_line` over `environment` over the file over the defaults.
+///
+/// # Errors
+/// Everything that is wrong, at once. Only a file that cannot be read or is not TOML hides what else its
+/// content would have been accused of.
+pub(crate) fn load(
+    command_line: Layer,
+    environment: &Environment,
+    path: Option<&Path>,
+    cwd: &Path,
+) -> Result<Loaded, ConfigErrors> {
+    let mut errors = Vec::new();
+    let variables = environment::read(environment, &mut errors);
+    let file = match path.map(|path| file::read(path, &mut errors)) {
+        None => Layer::new(),
+        Some(Some(layer)) => layer,
+        // What the file would have set is unknown, so anything said about it would be a guess.
+        Some(None) => return Err(ConfigErrors(errors)),
+    };
+    check::check(&check::Sources { command_line, variables, file, environment, path, cwd }, errors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_is_two_workers_per_core_and_one_more() {
+        for (cores, n) in [(0, 3), (1, 3), (2, 5), (64, 129), (40_000, u16::MAX), (usize::MAX, u16::MAX)] {
+            assert_eq!(Count::Auto.resolve(cores).get(), n, "{cores} cores");
+        }
+        assert_eq!(Count::Fixed(NonZeroU16::new(9).unwrap()).resolve(64).get(), 9);
+    }
+}

@@ -1,0 +1,317 @@
+//! Finds the interpreter the workers run.
+//!
+//! Configured, or else the first of: `$VIRTUAL_ENV/bin/python`, `.venv/bin/python` and `venv/bin/python` in the
+//! application's directory, `python3` on PATH. The path is never canonicalised: a virtual environment's
+//! `bin/python` is a symlink, and Python finds `pyvenv.cfg` beside the name it was called by (PEP 405), so the
+//! link's target is the wrong Python.
+//!
+//! A candidate that is there and cannot be run, such as the dangling link an upgrade of the system's Python
+//! leaves, ends the search: going on to the next would serve the application without its packages.
+//! Version and kind (CPython, not free-threaded) are not looked at here; that takes running it.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
+
+use super::{Complaint, Environment};
+
+/// The interpreter, and why this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Python {
+    /// Absolute; a file that could be executed when checked. Not canonical.
+    pub path: PathBuf,
+    /// What led to it.
+    pub source: PythonSource,
+}
+
+impl fmt::Display for Python {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} ({})", self.path.display(), self.source)
+    }
+}
+
+/// What led to an interpreter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PythonSource {
+    /// `app.python`, `--python` or `RGUN_APP_PYTHON`.
+    Configured,
+    /// `$VIRTUAL_ENV`.
+    VirtualEnv,
+    /// `.venv` in the application's directory.
+    DotVenv,
+    /// `venv` in the application's directory.
+    Venv,
+    /// `python3` on PATH.
+    Path,
+}
+
+impl fmt::Display for PythonSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Configured => "as configured",
+            Self::VirtualEnv => "from $VIRTUAL_ENV",
+            Self::DotVenv => "from .venv in the application's directory",
+            Self::Venv => "from venv in the application's directory",
+            Self::Path => "python3 on PATH",
+        })
+    }
+}
+
+/// The interpreter that `text` names: a path, relative to the application's `directory`, or a bare name to be
+/// found on PATH, as execvp(3) has it.
+pub(crate) fn configured(
+    text: &str,
+    directory: &Path,
+    environment: &Environment,
+    cwd: &Path,
+) -> Result<Python, Complaint> {
+    if text.is_empty() {
+        return Err(
+            Complaint::new("is empty").hint("name an interpreter, e.g. \"/srv/mysite/.venv/bin/python\"")
+        );
+    }
+    if text.contains('\0') {
+        return Err(Complaint::new("has a zero byte"));
+    }
+    let path = if text.contains('/') {
+        absolute(directory, Path::new(text))
+    } else {
+        on_path(OsStr::new(text), environment, cwd).ok_or_else(|| {
+            let complaint = Complaint::new("is not on PATH");
+            if directory.join(text).exists() {
+                complaint.hint(format!("write \"./{text}\" for the one in {}", directory.display()))
+            } else {
+                complaint.hint(format!("name its full path; PATH is {}", shown_path(environment)))
+            }
+        })?
+    };
+    usable(&path)?;
+    Ok(Python { path, source: PythonSource::Configured })
+}
+
+/// Searches where nothing is configured. A warning goes to `warnings` when `$VIRTUAL_ENV` leads nowhere.
+pub(crate) fn search(
+    directory: &Path,
+    environment: &Environment,
+    cwd: &Path,
+    warnings: &mut Vec<String>,
+) -> Result<Python, Complaint> {
+    let virtual_env = environment.value("VIRTUAL_ENV").map(|prefix| absolute(cwd, Path::new(prefix)));
+    let prefixes = [
+        (virtual_env, PythonSource::VirtualEnv),
+        (Some(directory.join(".venv")), PythonSource::DotVenv),
+        (Some(directory.join("venv")), PythonSource::Venv),
+    ];
+    let mut passed_over = Vec::new();
+    for (prefix, source) in prefixes {
+        let Some(path) = prefix.map(|prefix| prefix.join("bin/python")) else { continue };
+        if path.symlink_metadata().is_ok() {
+            usable(&path).map_err(|complaint| found_unusable(&path, source, &complaint))?;
+            return Ok(Python { path, source });
+        }
+        if source == PythonSource::VirtualEnv {
+            warnings
+                .push(format!("$VIRTUAL_ENV is set, but there is no {}; looking further", path.display()));
+        }
+        passed_over.push(path.display().to_string());
+    }
+    match on_path(OsStr::new("python3"), environment, cwd) {
+        Some(path) => Ok(Python { path, source: PythonSource::Path }),
+        None => Err(Complaint::new(format!(
+            "no interpreter found: there is no {}, and no python3 on PATH ({})",
+            passed_over.join(", no "),
+            shown_path(environment)
+        ))
+        .hint("name one with app.python (--python), or make one: python3 -m venv .venv")),
+    }
+}
+
+/// `path` as seen from `base`, without `.`; `..` and symlinks stay.
+pub(crate) fn absolute(base: &Path, path: &Path) -> PathBuf {
+    base.join(path).components().collect()
+}
+
+/// Whether this process's effective user may do `what` with `path`, following symlinks.
+pub(crate) fn may(path: &Path, what: AccessFlags) -> nix::Result<()> {
+    faccessat(AT_FDCWD, path, what, AtFlags::AT_EACCESS)
+}
+
+fn usable(path: &Path) -> Result<(), Complaint> {
+    let metadata = match path.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) if path.is_symlink() => {
+            let target = path.read_link().unwrap_or_default();
+            return Err(Complaint::new(format!(
+                "is a link to {}, which cannot be used: {error}",
+                target.display()
+            ))
+            .hint("make the virtual environment anew"));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Complaint::new(format!("there is no file {}", path.display()))
+                .hint("name an interpreter, e.g. \"/srv/mysite/.venv/bin/python\""));
+        }
+        Err(error) => return Err(Complaint::new(format!("{}: {error}", path.display()))),
+    };
+    if metadata.is_dir() {
+        let inside = ["bin/python", "python3", "python"].into_iter().map(|name| path.join(name));
+        let complaint = Complaint::new("is a directory; an interpreter is expected");
+        return Err(match inside.into_iter().find(|inside| inside.is_file()) {
+            Some(inside) => complaint.hint(format!("write \"{}\"", inside.display())),
+            None => complaint,
+        });
+    }
+    if !metadata.is_file() {
+        return Err(Complaint::new(format!("{} is not a file", path.display())));
+    }
+    may(path, AccessFlags::X_OK).map_err(|errno| {
+        Complaint::new(format!("{} cannot be executed: {}", path.display(), errno.desc()))
+            .hint(format!("as the user rgun runs as: test -x {}", path.display()))
+    })
+}
+
+fn found_unusable(path: &Path, source: PythonSource, complaint: &Complaint) -> Complaint {
+    Complaint {
+        reason: format!("{} ({source}): {}", path.display(), complaint.reason),
+        hint: Some(
+            "make the virtual environment anew, or name another interpreter with app.python (--python)"
+                .to_owned(),
+        ),
+    }
+}
+
+fn on_path(name: &OsStr, environment: &Environment, cwd: &Path) -> Option<PathBuf> {
+    std::env::split_paths(environment.value("PATH")?)
+        .filter(|directory| !directory.as_os_str().is_empty())
+        .map(|directory| absolute(cwd, &directory.join(name)))
+        .find(|path| path.is_file() && may(path, AccessFlags::X_OK).is_ok())
+}
+
+fn shown_path(environment: &Environment) -> String {
+    environment.value("PATH").map_or_else(|| "not set".to_owned(), |path| path.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::{Place, as_nobody};
+
+    fn find(place: &Place, variables: &[(&str, String)]) -> (Result<Python, Complaint>, Vec<String>) {
+        let mut warnings = Vec::new();
+        let environment = variables.iter().map(|(name, value)| (*name, value.clone())).collect();
+        (search(&place.join("app"), &environment, place.path(), &mut warnings), warnings)
+    }
+
+    #[test]
+    fn the_search_takes_the_first_that_is_there() {
+        let place = Place::new();
+        let text = |path: &str| place.join(path).display().to_string();
+        let variables =
+            [("VIRTUAL_ENV", text("active")), ("PATH", format!("{}:{}", text("nothing"), text("usr/bin")))];
+        for (path, source) in [
+            ("usr/bin/python3", PythonSource::Path),
+            ("app/venv/bin/python", PythonSource::Venv),
+            ("app/.venv/bin/python", PythonSource::DotVenv),
+            ("active/bin/python", PythonSource::VirtualEnv),
+        ] {
+            let path = place.python(path);
+            let (found, warnings) = find(&place, &variables);
+            assert_eq!(found.unwrap(), Python { path, source });
+            let nowhere = source != PythonSource::VirtualEnv;
+            assert_eq!(warnings.len(), usize::from(nowhere), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn a_link_to_the_interpreter_is_not_resolved() {
+        let place = Place::new();
+        let real = place.python("usr/bin/python3.11");
+        std::fs::create_dir_all(place.join("app/.venv/bin")).unwrap();
+        let link = place.join("app/.venv/bin/python");
+        std::os::unix::fs::symlink(real, &link).unwrap();
+        assert_eq!(find(&place, &[]).0.unwrap().path, link);
+        let named =
+            configured(".venv/bin/python", &place.join("app"), &Environment::default(), Path::new("/"));
+        assert_eq!(named.unwrap(), Python { path: link, source: PythonSource::Configured });
+    }
+
+    #[test]
+    fn a_broken_virtual_environment_ends_the_search() {
+        let place = Place::new();
+        place.python("usr/bin/python3");
+        std::fs::create_dir_all(place.join("app/.venv/bin")).unwrap();
+        std::os::unix::fs::symlink("/nonexistent/python3.9", place.join("app/.venv/bin/python")).unwrap();
+        let (found, _) = find(&place, &[("PATH", place.join("usr/bin").display().to_string())]);
+        let complaint = found.unwrap_err();
+        assert!(complaint.reason.contains("link to /nonexistent/python3.9"), "{complaint}");
+        assert!(complaint.hint.unwrap().contains("anew"));
+    }
+
+    #[test]
+    fn no_interpreter_at_all_says_where_it_was_looked_for() {
+        let place = Place::new();
+        place.file("usr/bin/python3", b"", 0o644);
+        for path in [None, Some(place.join("usr/bin").display().to_string())] {
+            let variables: Vec<_> = path.iter().map(|path| ("PATH", path.clone())).collect();
+            let complaint = as_is(&place, &variables);
+            assert!(complaint.reason.contains("app/.venv/bin/python, no "), "{complaint}");
+            assert!(complaint.reason.contains(path.as_deref().unwrap_or("PATH (not set)")), "{complaint}");
+            assert!(complaint.hint.unwrap().contains("--python"));
+        }
+    }
+
+    fn as_is(place: &Place, variables: &[(&str, String)]) -> Complaint {
+        find(place, variables).0.unwrap_err()
+    }
+
+    #[test]
+    fn a_configured_interpreter_must_be_a_file_that_can_be_run() {
+        let place = Place::new();
+        place.python("app/env/bin/python");
+        place.file("app/plain", b"", 0o644);
+        place.file("app/bare", b"", 0o644);
+        std::os::unix::fs::symlink("gone", place.join("app/dangling")).unwrap();
+        let app = place.join("app").display().to_string();
+        for (text, reason, hint) in [
+            ("", "is empty", "name an interpreter"),
+            ("./missing".into(), "there is no file ", "name an interpreter"),
+            ("/no/such/python", "there is no file /no/such/python", "name an interpreter"),
+            ("./env", "is a directory", "env/bin/python"),
+            ("./plain", "plain cannot be executed", "test -x"),
+            ("./dangling", "is a link to gone", "anew"),
+            ("python9.9", "is not on PATH", "PATH is not set"),
+            ("bare", "is not on PATH", "write \"./bare\""),
+        ] {
+            let complaint =
+                configured(text, Path::new(&app), &Environment::default(), place.path()).unwrap_err();
+            assert!(complaint.reason.contains(reason), "{text}: {complaint}");
+            assert!(complaint.hint.as_ref().unwrap().contains(hint), "{text}: {complaint}");
+        }
+    }
+
+    #[test]
+    fn a_bare_name_is_found_on_path() {
+        let place = Place::new();
+        let python = place.python("opt/python3.13");
+        let environment = [("PATH", place.join("opt"))].into_iter().collect();
+        let found = configured("python3.13", Path::new("/"), &environment, Path::new("/")).unwrap();
+        assert_eq!(found, Python { path: python, source: PythonSource::Configured });
+    }
+
+    #[test]
+    fn an_interpreter_only_others_may_run_is_refused() {
+        let place = Place::new();
+        let python = place.file("python", b"", 0o700);
+        let text = python.display().to_string();
+        let check = move || configured(&text, Path::new("/"), &Environment::default(), Path::new("/"));
+        if nix::unistd::geteuid().is_root() {
+            let complaint = as_nobody(check).unwrap_err();
+            assert!(complaint.reason.contains("cannot be executed"), "{complaint}");
+        } else {
+            eprintln!("SKIPPED: takes root to become somebody else");
+        }
+    }
+}

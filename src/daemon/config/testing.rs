@@ -1,0 +1,68 @@
+//! A directory for one test, gone with it.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A fresh directory under the system's temporary one.
+pub(crate) struct Place(PathBuf);
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("rgun-config-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).unwrap();
+        // Another user must reach what is below, whatever the umask says.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Writes a file, with the directories it needs.
+    pub(crate) fn file(&self, name: &str, content: &[u8], mode: u32) -> PathBuf {
+        let path = self.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    /// Something that passes for an interpreter as long as nobody runs it.
+    pub(crate) fn python(&self, name: &str) -> PathBuf {
+        self.file(name, b"#!/bin/sh\n", 0o755)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let removed = std::fs::remove_dir_all(&self.0);
+        // A panic within a panic aborts and hides the test's own.
+        if !std::thread::panicking() {
+            removed.unwrap();
+        }
+    }
+}
+
+/// Runs `test` as a user who owns nothing, so that permissions count also when the tests run as root.
+///
+/// setfsuid(2) holds for the calling thread only, hence a thread of its own.
+pub(crate) fn as_nobody<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    std::thread::spawn(move || {
+        if nix::unistd::geteuid().is_root() {
+            let nobody = nix::unistd::Uid::from_raw(65_534);
+            nix::unistd::setfsuid(nobody);
+            assert_eq!(nix::unistd::setfsuid(nobody), nobody, "setfsuid had no effect");
+        }
+        test()
+    })
+    .join()
+    .unwrap()
+}

@@ -1,0 +1,226 @@
+//! Durations and sizes with their unit in the value: `"30s"`, `"16MiB"`.
+//!
+//! A bare number has no unit and is refused for a duration: whoever wrote `30` meant seconds and whoever wrote
+//! `5000` milliseconds. For a size it is bytes, which nobody misreads. Only powers of 1024 exist, under their
+//! IEC names, so that "MB" cannot mean two things.
+
+use std::time::Duration;
+
+use super::Complaint;
+
+/// No configured duration is longer than a year: what `Instant` can add is limited, and more is a slip.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+const SIZE_UNITS: [(&str, u64); 4] = [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+
+/// Reads a duration; `"off"` is `None`.
+///
+/// # Errors
+/// No number, a unit other than ms, s, m, h, none at all, or more than a year.
+pub fn duration(text: &str) -> Result<Option<Duration>, Complaint> {
+    const EXAMPLES: &str = "write a number with ms, s, m or h: \"500ms\", \"30s\", \"2m\", \"1h\"";
+    if text == "off" {
+        return Ok(None);
+    }
+    let (number, unit) = split(text, "a duration").map_err(|complaint| match complaint.hint {
+        Some(_) => complaint,
+        None => complaint.hint(EXAMPLES),
+    })?;
+    let Some((_, scale)) = DURATION_UNITS.iter().find(|(name, _)| *name == unit) else {
+        return Err(if unit.is_empty() {
+            Complaint::new("has no unit").hint(format!("write \"{number}s\" for seconds, or use ms, m, h"))
+        } else if let Some(right) = duration_slip(unit) {
+            Complaint::new(format!("\"{unit}\" is not a unit of time"))
+                .hint(format!("write \"{number}{right}\""))
+        } else {
+            Complaint::new(format!("\"{unit}\" is not a unit of time")).hint(EXAMPLES)
+        });
+    };
+    number
+        .checked_mul(*scale)
+        .map(Duration::from_millis)
+        .filter(|duration| *duration <= LONGEST)
+        .map(Some)
+        .ok_or_else(|| {
+            Complaint::new("is longer than a year").hint("write \"off\" where there shall be no limit")
+        })
+}
+
+/// Reads a size in bytes; `"off"` is `None`.
+///
+/// # Errors
+/// No number, a unit other than KiB, MiB, GiB, or more than 2⁶⁴ bytes.
+pub fn size(text: &str) -> Result<Option<u64>, Complaint> {
+    const EXAMPLES: &str =
+        "write bytes, or a number with KiB, MiB or GiB: \"4096\", \"64KiB\", \"16MiB\", \"1GiB\"";
+    if text == "off" {
+        return Ok(None);
+    }
+    let (number, unit) = split(text, "a size").map_err(|complaint| match complaint.hint {
+        Some(_) => complaint,
+        None => complaint.hint(EXAMPLES),
+    })?;
+    let Some((_, scale)) = SIZE_UNITS.iter().find(|(name, _)| *name == unit) else {
+        let complaint = Complaint::new(format!("\"{unit}\" is not a unit of size"));
+        return Err(match size_slip(unit) {
+            Some(right) => complaint.hint(format!("write \"{number}{right}\" (powers of 1024)")),
+            None => complaint.hint(EXAMPLES),
+        });
+    };
+    number.checked_mul(*scale).map(Some).ok_or_else(|| {
+        Complaint::new("is more than 64 bits of bytes").hint("write \"off\" where there shall be no limit")
+    })
+}
+
+/// The shortest text that [`duration`] reads back.
+pub fn show_duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    if millis == 0 {
+        return "0s".to_owned();
+    }
+    let (unit, scale) = largest(&DURATION_UNITS, |scale| millis.is_multiple_of(u128::from(scale)));
+    format!("{}{unit}", millis / u128::from(scale))
+}
+
+/// The shortest text that [`size`] reads back.
+pub fn show_size(bytes: u64) -> String {
+    let (unit, scale) = largest(&SIZE_UNITS, |scale| bytes > 0 && bytes.is_multiple_of(scale));
+    format!("{}{unit}", bytes / scale)
+}
+
+fn largest(units: &[(&'static str, u64); 4], fits: impl Fn(u64) -> bool) -> (&'static str, u64) {
+    units.iter().rev().copied().find(|(_, scale)| fits(*scale)).unwrap_or(units[0])
+}
+
+/// Digits and what follows them.
+fn split<'a>(text: &'a str, what: &str) -> Result<(u64, &'a str), Complaint> {
+    if text.is_empty() {
+        return Err(Complaint::new(format!("is empty; {what} is expected")));
+    }
+    if text.starts_with('-') {
+        return Err(Complaint::new("is negative"));
+    }
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    if number.is_empty() {
+        return Err(Complaint::new(format!("is not {what}")));
+    }
+    if unit.starts_with(['.', ',']) {
+        return Err(Complaint::new("is not a whole number")
+            .hint("use a smaller unit: \"1500ms\" is one and a half seconds, \"512KiB\" half a MiB"));
+    }
+    if unit.starts_with(|c: char| c.is_whitespace()) {
+        return Err(Complaint::new("has a space between number and unit")
+            .hint(format!("write \"{number}{}\"", unit.trim())));
+    }
+    if unit.contains(|c: char| c.is_ascii_digit()) {
+        return Err(Complaint::new(format!("is more than one number; {what} is expected"))
+            .hint("use one unit: \"90s\", not \"1m30s\""));
+    }
+    let number = number.parse().map_err(|_| Complaint::new("is too large"))?;
+    Ok((number, unit))
+}
+
+fn duration_slip(unit: &str) -> Option<&'static str> {
+    match unit.to_ascii_lowercase().as_str() {
+        "ms" | "msec" | "msecs" | "millis" | "milliseconds" => Some("ms"),
+        "s" | "sec" | "secs" | "second" | "seconds" => Some("s"),
+        "m" | "min" | "mins" | "minute" | "minutes" => Some("m"),
+        "h" | "hr" | "hrs" | "hour" | "hours" => Some("h"),
+        _ => None,
+    }
+}
+
+fn size_slip(unit: &str) -> Option<&'static str> {
+    match unit.to_ascii_lowercase().as_str() {
+        "b" | "byte" | "bytes" => Some(""),
+        "k" | "kb" | "ki" | "kib" => Some("KiB"),
+        "m" | "mb" | "mi" | "mib" => Some("MiB"),
+        "g" | "gb" | "gi" | "gib" => Some("GiB"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_with_their_unit() {
+        for (text, millis) in [
+            ("30s", 30_000),
+            ("500ms", 500),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+            ("0s", 0),
+            ("8760h", 31_536_000_000),
+        ] {
+            let duration = duration(text).unwrap().unwrap();
+            assert_eq!(duration, Duration::from_millis(millis), "{text}");
+            assert_eq!(super::duration(&show_duration(duration)).unwrap(), Some(duration), "{text}");
+        }
+        assert_eq!(duration("off"), Ok(None));
+        assert_eq!(show_duration(Duration::from_secs(90)), "90s");
+        assert_eq!(show_duration(Duration::from_secs(120)), "2m");
+        assert_eq!(show_duration(Duration::from_millis(1500)), "1500ms");
+    }
+
+    #[test]
+    fn wrong_durations_say_what_to_write() {
+        for (text, reason, hint) in [
+            ("30", "has no unit", "write \"30s\" for seconds, or use ms, m, h"),
+            ("30sec", "\"sec\" is not a unit of time", "write \"30s\""),
+            ("30S", "\"S\" is not a unit of time", "write \"30s\""),
+            ("5 s", "has a space between number and unit", "write \"5s\""),
+            ("16MiB", "\"MiB\" is not a unit of time", "500ms"),
+            ("1d", "\"d\" is not a unit of time", "500ms"),
+            ("1.5s", "is not a whole number", "1500ms"),
+            ("1m30s", "is more than one number", "90s"),
+            ("-5s", "is negative", "500ms"),
+            ("", "is empty", "500ms"),
+            ("s", "is not a duration", "500ms"),
+            ("soon", "is not a duration", "500ms"),
+            ("OFF", "is not a duration", "500ms"),
+            ("8761h", "is longer than a year", "off"),
+            ("99999999999999999999s", "is too large", "500ms"),
+            ("18446744073709551615h", "is longer than a year", "off"),
+            ("３０s", "is not a duration", "500ms"),
+        ] {
+            let complaint = duration(text).unwrap_err();
+            assert!(complaint.reason.contains(reason), "{text}: {complaint}");
+            assert!(complaint.hint.as_ref().unwrap().contains(hint), "{text}: {complaint}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_with_their_unit_or_in_bytes() {
+        for (text, bytes) in
+            [("4096", 4096), ("64KiB", 65_536), ("16MiB", 16 << 20), ("1GiB", 1 << 30), ("0", 0)]
+        {
+            assert_eq!(size(text), Ok(Some(bytes)), "{text}");
+            assert_eq!(size(&show_size(bytes)), Ok(Some(bytes)), "{text}");
+        }
+        assert_eq!(size("off"), Ok(None));
+        assert_eq!(show_size(16 << 20), "16MiB");
+        assert_eq!(show_size(1500), "1500");
+    }
+
+    #[test]
+    fn wrong_sizes_say_what_to_write() {
+        for (text, reason, hint) in [
+            ("16MB", "\"MB\" is not a unit of size", "write \"16MiB\""),
+            ("16k", "\"k\" is not a unit of size", "write \"16KiB\""),
+            ("30s", "\"s\" is not a unit of size", "64KiB"),
+            ("10TiB", "\"TiB\" is not a unit of size", "64KiB"),
+            ("-1", "is negative", "64KiB"),
+            ("1.5GiB", "is not a whole number", "smaller unit"),
+            ("big", "is not a size", "64KiB"),
+            ("18446744073709551615GiB", "more than 64 bits", "off"),
+        ] {
+            let complaint = size(text).unwrap_err();
+            assert!(complaint.reason.contains(reason), "{text}: {complaint}");
+            assert!(complaint.hint.as_ref().unwrap().contains(hint), "{text}: {complaint}");
+        }
+    }
+}

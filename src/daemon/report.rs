@@ -1,0 +1,82 @@
+//! Prints an error chain on one line: `what failed: because: because`.
+//!
+//! Errors here print their own level only and leave the cause to `source()`; whoever logs an error at last,
+//! in `main` or `run`, joins the levels with this. It decides nothing about severity or destination.
+
+use std::error::Error;
+use std::fmt;
+
+/// The error and its causes, outermost first, separated by `: `.
+///
+/// A level whose text already ends with the whole rest of the chain (some libraries print their source
+/// themselves) is printed once.
+#[derive(Debug, Clone, Copy)]
+pub struct Chain<'a>(pub &'a (dyn Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&joined(self.0))
+    }
+}
+
+fn joined(error: &(dyn Error + 'static)) -> String {
+    let mut levels = vec![error.to_string()];
+    let mut next = error.source();
+    while let Some(cause) = next {
+        levels.push(cause.to_string());
+        next = cause.source();
+    }
+    levels.into_iter().rev().fold(String::new(), |rest, level| {
+        if rest.is_empty() || level.ends_with(&rest) {
+            level
+        } else if level.is_empty() {
+            rest
+        } else {
+            format!("{level}: {rest}")
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Level(&'static str, Option<Box<Level>>);
+
+    impl fmt::Display for Level {
+        fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str(self.0)
+        }
+    }
+
+    impl Error for Level {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref().map(|cause| cause as &(dyn Error + 'static))
+        }
+    }
+
+    fn chain(levels: &[&'static str]) -> String {
+        let error = levels
+            .iter()
+            .rev()
+            .fold(None, |cause, level| Some(Box::new(Level(level, cause))))
+            .expect("at least one level");
+        Chain(error.as_ref()).to_string()
+    }
+
+    #[test]
+    fn causes_follow_the_error_outermost_first() {
+        assert_eq!(
+            chain(&["cannot listen", "bind", "address in use"]),
+            "cannot listen: bind: address in use"
+        );
+        assert_eq!(chain(&["alone"]), "alone");
+    }
+
+    #[test]
+    fn a_cause_the_outer_level_already_printed_is_not_repeated() {
+        assert_eq!(chain(&["read x: no such file", "no such file"]), "read x: no such file");
+        assert_eq!(chain(&["a", "b: c", "c"]), "a: b: c");
+    }
+}
