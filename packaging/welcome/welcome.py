@@ -1,8 +1,8 @@
 """The page a fresh installation greets with: proof that socket, daemon, worker and Python work together.
 
-The shipped /etc/rgun/rgun.toml points here; the operator's own application replaces it. One file, the standard
-library only, Python 3.9 and newer. It reads nothing and writes nothing: what it shows comes from the request and
-from the interpreter it runs in.
+The shipped /etc/rgun/rgun.toml points here; the operator's own application replaces it. One file, the
+standard library only, Python 3.9 and newer. It reads nothing and writes nothing: what it shows comes from
+the request and from the interpreter it runs in.
 """
 
 import html
@@ -27,7 +27,8 @@ PAGE = """\
 <title>rgun works</title>
 <style>
   :root {{ color-scheme: light dark; --line: #8884; --mark: #b4451f; }}
-  body {{ font: 17px/1.55 system-ui, sans-serif; max-width: 42rem; margin: 12vh auto 4rem; padding: 0 1.25rem; }}
+  body {{ font: 17px/1.55 system-ui, sans-serif; max-width: 42rem;
+         margin: 12vh auto 4rem; padding: 0 1.25rem; }}
   h1 {{ font-size: 2.4rem; line-height: 1.1; margin: 0 0 .5rem; letter-spacing: -.02em; }}
   h1 b {{ color: var(--mark); }}
   p.lead {{ margin-top: 0; opacity: .8; }}
@@ -36,7 +37,8 @@ PAGE = """\
   dt {{ opacity: .7; }} dd {{ margin: 0; overflow-wrap: anywhere; }}
   ol {{ padding-left: 1.25rem; }} li {{ margin: 1rem 0; }}
   code, pre {{ font: .9em/1.5 ui-monospace, monospace; }}
-  pre {{ border-left: 3px solid var(--mark); padding: .25rem 0 .25rem 1rem; margin: .5rem 0; overflow-x: auto; }}
+  pre {{ border-left: 3px solid var(--mark); padding: .25rem 0 .25rem 1rem; margin: .5rem 0;
+        overflow-x: auto; }}
 </style>
 </head>
 <body>

@@ -1,0 +1,77 @@
+# What a person does with this repository. `make` alone lists it.
+#   PROFILE=fast       cargo's profile: release (the default), fast, dev
+#   CARGO_TARGET_DIR   honoured, as by cargo itself
+SHELL := /bin/bash
+PROFILE ?= release
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BUILD_DIR ?= $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+
+DESTDIR ?=
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+
+# The demo's: your own application instead of the Django project that comes with the repository.
+APP ?=
+DIR ?= .
+PYTHON ?=
+BIND ?= 127.0.0.1:8000
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test bench deb print-deb install fmt lint
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo
+	@echo '  make demo APP=mysite.wsgi DIR=/srv/mysite PYTHON=/srv/mysite/.venv/bin/python'
+	@echo '  make install DESTDIR=/tmp/stage PREFIX=/usr'
+
+build: ## the daemon and the Python extension, in target/release
+	cargo build --locked --profile $(PROFILE) --package rgun
+	cargo build --locked --profile $(PROFILE) --package rgun-worker
+	@# Renamed into place: a running worker keeps the file it has mapped.
+	@cp $(BUILD_DIR)/librgun_worker.so $(BUILD_DIR)/.rgun_worker.new
+	@mv -f $(BUILD_DIR)/.rgun_worker.new $(BUILD_DIR)/rgun_worker.abi3.so
+
+demo: build ## serve a Django project, or your own application, on 127.0.0.1:8000
+	@packaging/demo $(BUILD_DIR)/rgun $(TARGET)/demo '$(BIND)' '$(APP)' '$(DIR)' '$(PYTHON)'
+
+test: ## install what the tests need, then run every tier (tests/run --help)
+	@tests/run all
+
+bench: build ## compare with gunicorn, granian and uvicorn
+	@tests/bench/run
+
+deb: build ## a Debian package in target/
+	@packaging/deb/build $(VERSION) $(TARGET) $(BUILD_DIR)
+
+print-deb:
+	@echo $(TARGET)/rgun_$(VERSION)_$$(dpkg-architecture -qDEB_HOST_ARCH).deb
+
+# Builds nothing, so that `sudo make install` compiles nothing as root.
+install: ## copy what is built below DESTDIR and PREFIX
+	@for file in rgun rgun_worker.abi3.so; do test -f $(BUILD_DIR)/$$file || \
+	  { echo "install: no $(BUILD_DIR)/$$file; run \`make build\` first" >&2; exit 1; }; done
+	install -D -m755 $(BUILD_DIR)/rgun $(DESTDIR)$(PREFIX)/bin/rgun
+	install -D -m644 $(BUILD_DIR)/rgun_worker.abi3.so $(DESTDIR)$(PREFIX)/lib/rgun/rgun_worker.abi3.so
+	install -D -m644 packaging/welcome/welcome.py $(DESTDIR)$(PREFIX)/share/rgun/welcome/welcome.py
+	install -D -m644 packaging/sysusers.d/rgun.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/rgun.conf
+	install -D -m644 packaging/man/rgun.8 $(DESTDIR)$(PREFIX)/share/man/man8/rgun.8
+	install -D -m644 packaging/man/rgun.toml.5 $(DESTDIR)$(PREFIX)/share/man/man5/rgun.toml.5
+	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun README.md CHANGELOG.md LICENSE
+	install -D -m644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/rgun.socket systemd/rgun.service
+	@# The unit and the configuration name places below /usr; elsewhere they must name that.
+	sed -i 's|=/usr/bin/rgun|=$(PREFIX)/bin/rgun|' $(DESTDIR)$(PREFIX)/lib/systemd/system/rgun.service
+	@if test -e $(DESTDIR)$(SYSCONFDIR)/rgun/rgun.toml; then \
+	  echo 'keeping $(DESTDIR)$(SYSCONFDIR)/rgun/rgun.toml'; \
+	else \
+	  install -D -m644 packaging/etc/rgun.toml $(DESTDIR)$(SYSCONFDIR)/rgun/rgun.toml; \
+	  sed -i 's|/usr/share/rgun|$(PREFIX)/share/rgun|' $(DESTDIR)$(SYSCONFDIR)/rgun/rgun.toml; \
+	fi
+
+fmt: ## format Rust and Python
+	cargo fmt --all
+	@tests/run format
+
+lint: ## clippy, rustdoc and ruff, all warnings denied
+	@tests/run lint

@@ -1,0 +1,81 @@
+"""Fixtures of the real-systemd tier. The files run in the order of their numbers: an operator's story.
+
+Each file puts the service into the state it needs by a fixture of its own, so a file also runs alone
+(`tests/e2e/run --suite trixie -- test_05_restart.py`); only the removal must come last.
+"""
+
+import os
+import shutil
+
+import host
+import pytest
+
+
+def pytest_report_header():
+    """Where this runs, for the log."""
+    controllers = host.cgroup_directory("/cgroup.controllers").read_text().strip() or "none"
+    version, kernel = host.systemd_version(), os.uname().release
+    return f"systemd {version}, kernel {kernel}, cgroup v2 controllers: {controllers}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """With each failure, what the journal got meanwhile: the machine is gone when somebody reads this."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed:
+        options = ["-n", "40", "--no-pager", "-o", "short-precise"]
+        lines = host.run("journalctl", "-u", "rgun.*", *options, check=False).stdout
+        report.sections.append(("journal of rgun.service and rgun.socket", lines))
+
+
+@pytest.fixture(scope="session")
+def installed():
+    """The package, installed as the README says; the machine has no network, so nothing else can come in."""
+    if shutil.which("rgun") is None:
+        host.run("apt-get", "install", "-y", str(host.PACKAGE), timeout=120)
+
+
+@pytest.fixture(scope="session")
+def enabled(installed):
+    """The socket, enabled as the README says."""
+    host.systemctl("enable", "--now", host.SOCKET)
+
+
+@pytest.fixture(scope="module")
+def probe(enabled):
+    """The service running the probe application with two workers."""
+    host.configure("probe", probe_directory())
+    host.restart()
+
+
+def probe_directory():
+    """The probe application where the user rgun can read it."""
+    directory = host.pathlib.Path("/srv/probe")
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(host.HERE / "probe.py", directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def probe_app(enabled):
+    """The directory of the probe application, for tests that write the configuration themselves."""
+    return probe_directory()
+
+
+@pytest.fixture(scope="session")
+def shop_data(enabled):
+    """The Django project in /srv, its data where the shipped unit lets it write, on Debian's Django."""
+    shutil.copytree(host.SHOP, "/srv/shop", dirs_exist_ok=True)
+    data = host.STATE / "shop"
+    host.systemctl("start", host.SERVICE)  # makes the state directory
+    host.run("/srv/shop/prepare", "--system", str(data), timeout=120)
+    host.run("chown", "-R", "rgun:rgun", str(data))
+    return data
+
+
+@pytest.fixture(scope="module")
+def shop(shop_data):
+    """The service running the Django project."""
+    host.configure("shop.wsgi", "/srv/shop", env={"SHOP_DATA": str(shop_data)})
+    host.restart()

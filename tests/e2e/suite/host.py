@@ -1,0 +1,341 @@
+"""What the tests do to the machine and ask of it: systemd, journal, HTTP, processes, cgroups.
+
+Runs as root inside a throw-away machine (tests/e2e/machine), never on a developer's own. Waiting is always
+for something to become true, with a deadline and a sentence that says what did not.
+"""
+
+import contextlib
+import dataclasses
+import http.client
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import threading
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+PACKAGE = HERE.parent / "rgun.deb"
+SHOP = HERE.parent / "shop"
+CONFIG = pathlib.Path("/etc/rgun/rgun.toml")
+STATE = pathlib.Path("/var/lib/rgun")
+SERVICE = "rgun.service"
+SOCKET = "rgun.socket"
+ADDRESS = ("127.0.0.1", 8000)
+DROP_IN = pathlib.Path("/run/systemd/system/rgun.service.d/test.conf")
+
+
+# ---------------------------------------------------------------- commands and systemd
+
+
+def run(*command, check=True, timeout=60):
+    """Run a command and return it completed, output as text; a failure shows what the command said."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def systemctl(*arguments, check=True, timeout=60):
+    """Run systemctl; where it fails, the journal's end comes with the message."""
+    done = run("systemctl", *arguments, check=False, timeout=timeout)
+    if check and done.returncode != 0:
+        tail = run("journalctl", "-u", SERVICE, "-n", "30", "--no-pager", "-o", "short", check=False).stdout
+        raise AssertionError(f"systemctl {' '.join(arguments)}: exit {done.returncode}\n{done.stderr}{tail}")
+    return done
+
+
+def show(prop, unit=SERVICE):
+    """One property of a unit."""
+    return run("systemctl", "show", "-p", prop, "--value", unit).stdout.strip()
+
+
+def systemd_version():
+    """The number in front: 252, 257, ..."""
+    return int(re.search(r"systemd (\d+)", run("systemctl", "--version").stdout)[1])
+
+
+def wait_for(what, question, seconds=15.0, pause=0.05):
+    """Ask until the answer is true, return it; after the deadline fail with `what` and the last answer."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = question()
+        if answer:
+            return answer
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"after {seconds} s still not: {what} (last answer: {answer!r})")
+        time.sleep(pause)
+
+
+def holds(what, question, seconds, pause=0.05):
+    """Ask for that long whether it is still true; fail with `what` as soon as it is not."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert question(), f"no longer: {what}"
+        time.sleep(pause)
+
+
+def main_pid():
+    """The daemon's process id; 0 when there is none."""
+    return int(show("MainPID"))
+
+
+def configure(target, directory, workers=2, threads=1, python="/usr/bin/python3", env=None, extra=""):
+    """Write /etc/rgun/rgun.toml as an operator would."""
+    pairs = ", ".join(f"{name} = {json.dumps(value)}" for name, value in (env or {}).items())
+    CONFIG.write_text(
+        f"[app]\ntarget = {json.dumps(target)}\ndirectory = {json.dumps(str(directory))}\n"
+        f"python = {json.dumps(python)}\nenv = {{ {pairs} }}\n\n"
+        f"[workers]\ncount = {workers}\nthreads = {threads}\n\n{extra}"
+    )
+
+
+def restart():
+    """`systemctl restart rgun`, with the counters of earlier tests forgotten."""
+    systemctl("reset-failed", SERVICE, SOCKET, check=False)
+    systemctl("restart", SERVICE)
+
+
+@contextlib.contextmanager
+def drop_in(text):
+    """The service with these lines of [Service] on top, until the block ends."""
+    DROP_IN.parent.mkdir(parents=True, exist_ok=True)
+    DROP_IN.write_text(f"[Service]\n{text}\n")
+    systemctl("daemon-reload")
+    try:
+        restart()
+        yield
+    finally:
+        DROP_IN.unlink()
+        systemctl("daemon-reload")
+        restart()
+
+
+# ---------------------------------------------------------------- journal
+
+
+def journal_cursor():
+    """The place the journal has come to, for `journal(since=...)`."""
+    return run("journalctl", "-n", "0", "--show-cursor", "-q").stdout.split("-- cursor:")[1].strip()
+
+
+def journal(*matches, since=None):
+    """Entries as dictionaries, oldest first; `matches` are FIELD=value or options of journalctl."""
+    run("journalctl", "--sync")
+    after = [f"--after-cursor={since}"] if since else []
+    lines = run("journalctl", "-q", "--no-pager", "-o", "json", "--all", *after, *matches).stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def messages(entries):
+    """The MESSAGE texts; journalctl gives one with control characters as a list of bytes."""
+    texts = []
+    for entry in entries:
+        text = entry.get("MESSAGE") or ""
+        texts.append(bytes(text).decode(errors="replace") if isinstance(text, list) else text)
+    return texts
+
+
+def told(since):
+    """What the journal of the service says since then, as one text."""
+    return "\n".join(messages(journal("-u", SERVICE, since=since)))
+
+
+# ---------------------------------------------------------------- HTTP
+
+
+@dataclasses.dataclass
+class Answer:
+    """One response, read to its end."""
+
+    status: int
+    headers: dict
+    body: bytes
+
+    @property
+    def text(self):
+        return self.body.decode()
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+
+def request(method, path, body=None, headers=None, timeout=30.0):
+    """One request on a connection of its own; header names in lower case."""
+    connection = http.client.HTTPConnection(*ADDRESS, timeout=timeout)
+    try:
+        connection.request(method, path, body=body, headers={"Connection": "close", **(headers or {})})
+        response = connection.getresponse()
+        names = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, names, response.read())
+    finally:
+        connection.close()
+
+
+def get(path="/", **options):
+    """GET it."""
+    return request("GET", path, **options)
+
+
+def slow(seconds):
+    """A request that sleeps in a worker, and the process id of that worker, once it sleeps."""
+    mark = STATE / f"asleep-{time.monotonic_ns()}"
+    running = Background("GET", f"/slow/{seconds}?{mark}")
+    return running, int(
+        wait_for("a worker is asleep in the request", lambda: mark.exists() and mark.read_text())
+    )
+
+
+class Background:
+    """A request in a thread of its own; `result()` gives the Answer or raises what happened."""
+
+    def __init__(self, method, path, **options):
+        self._outcome = None
+        self._thread = threading.Thread(target=self._run, args=(method, path, options), daemon=True)
+        self._thread.start()
+
+    def _run(self, method, path, options):
+        try:
+            self._outcome = request(method, path, **options)
+        except (OSError, http.client.HTTPException) as error:
+            self._outcome = error
+
+    def result(self, seconds=30.0):
+        self._thread.join(seconds)
+        assert not self._thread.is_alive(), "the request is still waiting for its answer"
+        if isinstance(self._outcome, Exception):
+            raise AssertionError(f"the request got no answer: {self._outcome!r}")
+        return self._outcome
+
+
+CONNECTION_LOST = (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected)
+
+
+class Load:
+    """Clients that ask all the time, half on kept connections and half on new ones, and account for each.
+
+    A kept connection may be found closed by the server when the next request goes out on it (RFC 9112
+    section 9.3.1): a client then asks again on a new connection, provided not one byte of an answer had
+    come. These are counted in `retried`. Everything else that is not a complete 200 is in `faults`.
+    """
+
+    def __init__(self, path="/", clients=6):
+        self.path = path
+        self.answered = 0
+        self.retried = 0
+        self.faults = []
+        self.servers = set()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._client, args=(index % 2 == 0,), daemon=True)
+            for index in range(clients)
+        ]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        wait_for("the load is running", lambda: self.answered > 50 or self.faults)
+        return self
+
+    def __exit__(self, *exception):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(40)
+            if thread.is_alive():
+                self.faults.append("a client was never answered")
+
+    def more(self, count, seconds=30.0):
+        """Wait until that many further requests have been answered."""
+        goal = self.answered + count
+        wait_for(f"{goal} requests answered", lambda: self.answered >= goal or self.faults, seconds)
+
+    def _client(self, keeps):
+        connection, reused = None, False
+        while not self._stop.is_set():
+            if connection is None:
+                connection, reused = http.client.HTTPConnection(*ADDRESS, timeout=30), False
+            answering = False
+            try:
+                connection.request("GET", self.path, headers={} if keeps else {"Connection": "close"})
+                response = connection.getresponse()
+                answering = True
+                body = response.read()
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                connection = None
+                with self._lock:
+                    if reused and not answering and isinstance(error, CONNECTION_LOST):
+                        self.retried += 1
+                    else:
+                        self.faults.append(repr(error))
+                continue
+            with self._lock:
+                if response.status == 200:
+                    self.answered += 1
+                    self.servers.add(response.headers.get("X-Probe-Daemon") or body)
+                else:
+                    self.faults.append(f"{response.status} {body[:200]!r}")
+            reused = True
+            if not keeps or response.will_close:
+                connection.close()
+                connection = None
+
+    def __str__(self):
+        retried = f"{self.retried} retried on a new connection"
+        return f"{self.answered} answered, {retried}, {len(self.faults)} faults {self.faults[:5]}"
+
+
+def refused():
+    """Whether the port is closed."""
+    try:
+        socket.create_connection(ADDRESS, timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+# ---------------------------------------------------------------- processes and cgroups
+
+
+def children(pid):
+    """Process ids of the living children of `pid`."""
+    found = []
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state not in "ZX":
+                found.append(int(stat.parent.name))
+    return sorted(found)
+
+
+def processes_of(user):
+    """Process ids that run as this user."""
+    uid = int(run("id", "-u", user).stdout)
+    found = []
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if process.stat().st_uid == uid:
+                found.append(int(process.name))
+    return found
+
+
+def cgroup_of(pid):
+    """The cgroup v2 path of a process, as the kernel tells it (cgroups(7))."""
+    for line in pathlib.Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        if line.startswith("0::"):
+            return line[3:]
+    raise AssertionError(f"process {pid} is in no cgroup v2")
+
+
+def cgroup_directory(path):
+    """Where that cgroup is mounted."""
+    return pathlib.Path("/sys/fs/cgroup") / path.lstrip("/")
+
+
+def exists(pid):
+    """Whether there is such a process."""
+    return os.path.exists(f"/proc/{pid}")

@@ -1,0 +1,68 @@
+"""What the package puts on the machine, and what it leaves alone."""
+
+import pathlib
+import pwd
+import stat
+
+import host
+import pytest
+
+pytestmark = pytest.mark.usefixtures("installed")
+
+EXTENSION = pathlib.Path("/usr/lib/rgun/rgun_worker.abi3.so")
+
+
+def package_files():
+    return [pathlib.Path(line) for line in host.run("dpkg", "-L", "rgun").stdout.splitlines() if line != "/."]
+
+
+def test_the_package_brings_what_its_unit_and_its_manual_name():
+    for path in (
+        "/usr/bin/rgun",
+        EXTENSION,
+        "/usr/share/rgun/welcome/welcome.py",
+        "/etc/rgun/rgun.toml",
+        "/usr/lib/systemd/system/rgun.socket",
+        "/usr/lib/systemd/system/rgun.service",
+        "/usr/share/man/man8/rgun.8.gz",
+        "/usr/share/man/man5/rgun.toml.5.gz",
+        "/usr/share/doc/rgun/copyright",
+    ):
+        assert pathlib.Path(path).is_file(), path
+
+
+def test_nothing_in_the_package_can_be_changed_by_others_than_root():
+    for path in package_files():
+        status = path.lstat()
+        assert status.st_uid == 0, path
+        assert stat.S_ISLNK(status.st_mode) or not status.st_mode & stat.S_IWOTH, path
+
+
+def test_the_user_exists_without_a_shell_and_owns_no_program():
+    user = pwd.getpwnam("rgun")
+    assert 0 < user.pw_uid < 1000
+    assert user.pw_dir == "/var/lib/rgun"
+    assert user.pw_shell.endswith("nologin")
+
+
+def test_the_configuration_is_a_conffile_that_only_root_and_the_daemon_read():
+    assert "/etc/rgun/rgun.toml" in host.run("dpkg-query", "-W", "-f", "${Conffiles}", "rgun").stdout
+    status = host.CONFIG.stat()
+    assert stat.S_IMODE(status.st_mode) == 0o640
+    assert status.st_gid == pwd.getpwnam("rgun").pw_gid
+
+
+def test_installing_enables_and_starts_nothing():
+    for unit in (host.SOCKET, host.SERVICE):
+        assert host.systemctl("is-enabled", unit, check=False).stdout.strip() == "disabled", unit
+        assert host.systemctl("is-active", unit, check=False).stdout.strip() == "inactive", unit
+    assert host.refused()
+
+
+def test_the_program_says_the_version_of_the_package():
+    version = host.run("dpkg-query", "-W", "-f", "${Version}", "rgun").stdout
+    assert host.run("rgun", "--version").stdout.strip() == f"rgun {version}"
+
+
+def test_the_shipped_configuration_is_sound():
+    host.run("rgun", "check")

@@ -1,0 +1,62 @@
+"""The first minutes: enable the socket, open the page."""
+
+import platform
+import pwd
+
+import host
+import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fresh(enabled):
+    """Socket enabled, service not asked for yet, the shipped configuration."""
+    host.systemctl("stop", host.SERVICE)
+
+
+def test_the_enabled_socket_listens_and_the_service_sleeps():
+    assert show_state(host.SOCKET) == ("active", "listening")
+    assert show_state(host.SERVICE) == ("inactive", "dead")
+    assert host.systemctl("is-enabled", host.SOCKET).stdout.strip() == "enabled"
+
+
+def test_the_first_connection_starts_the_service_and_shows_the_welcome_page():
+    answer = host.get("/")
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "<b>rgun</b> works" in answer.text
+    assert show_state(host.SERVICE) == ("active", "running")
+
+
+def test_the_page_is_run_by_the_systems_python_as_the_user_rgun():
+    assert platform.python_version() in host.get("/").text
+    workers = host.children(host.main_pid())
+    assert workers, "the daemon has no worker"
+    uid = pwd.getpwnam("rgun").pw_uid
+    for pid in [host.main_pid(), *workers]:
+        assert host.pathlib.Path(f"/proc/{pid}").stat().st_uid == uid
+
+
+def test_head_has_the_length_and_no_body():
+    whole, head = host.get("/"), host.request("HEAD", "/")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["content-length"] == str(len(whole.body))
+
+
+def test_any_other_address_is_not_found():
+    assert host.get("/favicon.ico").status == 404
+
+
+def test_status_shows_a_line_of_the_daemons_own():
+    text = host.show("StatusText")
+    assert text, "no STATUS= from the daemon"
+    assert text in host.systemctl("status", host.SERVICE).stdout
+
+
+def test_a_stopped_service_comes_back_with_the_next_connection():
+    host.systemctl("stop", host.SERVICE)
+    assert show_state(host.SOCKET) == ("active", "listening")
+    assert host.get("/").status == 200
+
+
+def show_state(unit):
+    return host.show("ActiveState", unit), host.show("SubState", unit)

@@ -1,0 +1,103 @@
+"""A real Django project, the distribution's Django, the shipped unit."""
+
+import hashlib
+import os
+import socket
+import stat
+import time
+
+import host
+import pytest
+
+pytestmark = pytest.mark.usefixtures("shop")
+
+MIB = 1 << 20
+
+
+def test_the_front_page_comes_from_a_template_and_the_database():
+    answer = host.get("/")
+    assert answer.status == 200
+    assert "Darjeeling first flush" in answer.text
+
+
+def test_json_comes_with_every_character_it_left_with():
+    answer = host.get("/api/products?q=Sencha")
+    assert answer.headers["content-type"] == "application/json"
+    assert [row["name"] for row in answer.json["products"]] == ["Sencha 煎茶"]
+
+
+def test_the_admin_redirects_to_its_login():
+    answer = host.get("/admin/")
+    assert answer.status == 302
+    assert answer.headers["location"].startswith("/admin/login/")
+
+
+def test_a_form_upload_arrives_byte_for_byte(shop_data):
+    content = os.urandom(3 * MIB)
+    boundary = "b0undary"
+    body = (
+        (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="photo.bin"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        ).encode()
+        + content
+        + f"\r\n--{boundary}--\r\n".encode()
+    )
+    answer = host.request(
+        "POST", "/upload", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    )
+    assert answer.status == 200, answer.text
+    (file,) = answer.json["files"]
+    assert file["sha256"] == hashlib.sha256(content).hexdigest()
+    stored = [path for path in (shop_data / "uploads").rglob("photo*") if path.is_file()]
+    assert [path.read_bytes() for path in stored] == [content]
+
+
+def test_a_chunked_upload_of_unknown_length_arrives_byte_for_byte():
+    content = os.urandom(8 * MIB)
+    pieces = (content[start : start + 100_000] for start in range(0, len(content), 100_000))
+    answer = host.request("POST", "/upload/raw?name=raw.bin", pieces, {"Transfer-Encoding": "chunked"})
+    assert answer.status == 200, answer.text
+    assert answer.json["size"] == len(content)
+    assert answer.json["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_a_download_is_the_file(shop_data):
+    answer = host.get("/download/20", timeout=60)
+    assert answer.headers["content-length"] == str(20 * MIB)
+    on_disk = (shop_data / "files" / "20.bin").read_bytes()
+    assert hashlib.sha256(answer.body).digest() == hashlib.sha256(on_disk).digest()
+
+
+def test_a_streaming_view_is_sent_as_it_comes():
+    began = time.monotonic()
+    with socket.create_connection(host.ADDRESS, timeout=20) as connection:
+        connection.sendall(
+            b"GET /stream?n=3&delay=1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        received = b""
+        while b"chunk 0" not in received:
+            piece = connection.recv(65536)
+            assert piece, f"closed after {received!r}"
+            received += piece
+        first = time.monotonic() - began
+        assert b"chunk 2" not in received, "the first chunk waited for the last"
+        while piece := connection.recv(65536):
+            received += piece
+    assert b"chunk 2" in received
+    assert time.monotonic() - began >= 2 > first
+
+
+def test_a_view_that_raises_is_a_500_with_its_traceback_in_the_journal():
+    since = host.journal_cursor()
+    answer = host.get("/error")
+    assert answer.status == 500
+    host.wait_for(
+        "the traceback is in the journal",
+        lambda: "DemoError: this view raises on purpose" in host.told(since),
+    )
+
+
+def test_what_the_application_creates_is_not_for_the_world(shop_data):
+    database = shop_data / "files"
+    assert not stat.S_IMODE(database.stat().st_mode) & stat.S_IRWXO

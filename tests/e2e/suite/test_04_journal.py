@@ -1,0 +1,81 @@
+"""The story `journalctl -u rgun` tells, and the fields a query can use."""
+
+import host
+import pytest
+
+pytestmark = pytest.mark.usefixtures("probe")
+
+
+@pytest.fixture(scope="module")
+def life(probe):
+    """The entries of one start and one stop of the service."""
+    since = host.journal_cursor()
+    host.restart()
+    host.get("/")
+    pid = host.main_pid()
+    host.systemctl("stop", host.SERVICE)
+    host.systemctl("start", host.SERVICE)
+    return pid, host.journal(f"_PID={pid}", since=since)
+
+
+def test_every_entry_of_the_daemon_has_its_identifier_unit_and_priority(life):
+    _, entries = life
+    assert entries
+    for entry in entries:
+        assert entry["SYSLOG_IDENTIFIER"] == "rgun", entry
+        assert entry["_SYSTEMD_UNIT"] == host.SERVICE, entry
+        assert entry["PRIORITY"] in "01234567", entry
+
+
+def test_an_ordinary_life_is_told_with_information_and_nothing_worse(life):
+    _, entries = life
+    assert {entry["PRIORITY"] for entry in entries} == {"6"}, host.messages(entries)
+
+
+def test_entries_about_a_worker_name_it_in_fields_of_their_own(life):
+    _, entries = life
+    seats = {entry["RGUN_WORKER"] for entry in entries if "RGUN_WORKER" in entry}
+    assert len(seats) == 2, entries
+    pids = {entry["RGUN_PID"] for entry in entries if "RGUN_PID" in entry}
+    assert len(pids) == 2, entries
+    prefixed = {name for entry in entries for name in entry if name.startswith("F_")}
+    assert not prefixed, "the prefix of tracing-journald's default"
+
+
+def test_a_query_by_field_finds_one_worker(life):
+    pid, entries = life
+    seat = next(entry["RGUN_WORKER"] for entry in entries if "RGUN_WORKER" in entry)
+    found = host.journal(f"RGUN_WORKER={seat}", f"_PID={pid}")
+    assert found
+    assert {entry["RGUN_WORKER"] for entry in found} == {seat}
+
+
+def test_what_the_application_prints_is_in_the_journal_of_the_unit():
+    since = host.journal_cursor()
+    assert host.get("/print").status == 200
+    assert host.get("/log").status == 200
+    for line in ("probe says hello on stdout", "probe says hello on stderr", "probe writes to wsgi.errors"):
+        host.wait_for(
+            f"{line!r} is in the journal",
+            lambda line=line: line in host.told(since),
+        )
+
+
+def test_an_exception_of_the_application_is_one_entry_that_names_the_request():
+    since = host.journal_cursor()
+    answer = host.get("/raise")
+    assert answer.status == 500
+    identity = answer.headers["x-request-id"]
+    entries = host.wait_for(
+        "an entry under the id the client was given",
+        lambda: [
+            entry
+            for entry in host.journal(f"RGUN_REQUEST_ID={identity}", since=since)
+            if "ProbeError" in host.messages([entry])[0]
+        ],
+    )
+    assert len(entries) == 1
+    text = host.messages(entries)[0]
+    assert "Traceback (most recent call last)" in text
+    assert "raised on request" in text
+    assert entries[0]["PRIORITY"] == "3"

@@ -1,0 +1,74 @@
+"""READY=1 means it can serve, and a restart under load refuses nobody."""
+
+import http.client
+import time
+
+import host
+import pytest
+
+pytestmark = pytest.mark.usefixtures("probe")
+
+
+def test_start_returns_when_the_application_can_answer(probe_app):
+    host.configure("probe", probe_app, env={"PROBE_BOOT_SECONDS": "1.5"})
+    host.systemctl("stop", host.SERVICE)
+    try:
+        began = time.monotonic()
+        host.systemctl("--no-block", "start", host.SERVICE)
+        host.wait_for("the service is starting", lambda: host.show("ActiveState") == "activating")
+        host.wait_for("the service is active", lambda: host.show("ActiveState") == "active")
+        started = time.monotonic() - began
+        assert started >= 1.5, f"READY=1 after {started:.2f} s, before the application was imported"
+        began = time.monotonic()
+        assert host.get("/").status == 200
+        answered = time.monotonic() - began
+        assert answered < 1, f"READY=1, but the first answer took {answered:.2f} s"
+    finally:
+        host.configure("probe", probe_app)
+        host.restart()
+
+
+def test_a_client_that_comes_while_the_service_boots_is_answered(probe_app):
+    host.configure("probe", probe_app, env={"PROBE_BOOT_SECONDS": "1.5"})
+    host.systemctl("stop", host.SERVICE)
+    try:
+        assert host.get("/").status == 200
+    finally:
+        host.configure("probe", probe_app)
+        host.restart()
+
+
+def test_restarts_under_load_lose_no_request():
+    with host.Load() as load:
+        for _ in range(3):
+            before = host.main_pid()
+            host.systemctl("reset-failed", host.SERVICE, check=False)
+            host.systemctl("restart", host.SERVICE)
+            assert host.main_pid() != before
+            load.more(200)
+    print(load)
+    assert not load.faults, load
+    assert len(load.servers) == 4, f"answered by {len(load.servers)} lives of the daemon, not by 4: {load}"
+    # A kept connection closed between two requests costs its client a repetition: one a restart, if that.
+    assert load.retried <= 3 * 3, load
+
+
+def test_a_request_that_runs_when_the_restart_comes_is_finished():
+    before = host.main_pid()
+    running, _ = host.slow(2)
+    host.systemctl("restart", host.SERVICE)
+    answer = running.result()
+    assert answer.status == 200
+    assert answer.headers["x-probe-daemon"] == str(before), "answered, but not by the daemon that had it"
+    assert host.main_pid() != before
+
+
+def test_an_idle_kept_connection_does_not_hold_up_a_restart():
+    connection = http.client.HTTPConnection(*host.ADDRESS, timeout=10)
+    connection.request("GET", "/")
+    connection.getresponse().read()
+    began = time.monotonic()
+    host.systemctl("restart", host.SERVICE)
+    took = time.monotonic() - began
+    connection.close()
+    assert took < 5, f"the restart took {took:.1f} s for an idle connection"

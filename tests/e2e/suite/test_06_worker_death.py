@@ -1,0 +1,50 @@
+"""A worker that is killed costs the request it had, and nothing else."""
+
+import os
+import re
+import signal
+
+import host
+import pytest
+
+pytestmark = pytest.mark.usefixtures("probe")
+
+
+def test_a_killed_worker_is_a_502_for_its_request_and_is_replaced():
+    daemon, since = host.main_pid(), host.journal_cursor()
+    workers = host.wait_for("two workers", lambda: two(host.children(daemon)))
+    doomed, victim = host.slow(20)
+    assert victim in workers
+    os.kill(victim, signal.SIGKILL)
+
+    answer = doomed.result()
+    assert answer.status == 502
+    assert answer.headers["x-request-id"]
+    for _ in range(20):
+        assert host.get("/").status == 200
+
+    host.wait_for("a new worker is there", lambda: two(set(host.children(daemon)) - {victim}))
+    assert host.main_pid() == daemon
+    assert host.show("NRestarts") == "0"
+    told = host.journal(f"RGUN_PID={victim}", f"_PID={daemon}", since=since)
+    assert any(re.search(r"SIGKILL|signal:? 9", text) for text in host.messages(told)), told
+
+
+def test_killing_workers_under_load_costs_at_most_the_requests_in_flight():
+    daemon = host.main_pid()
+    kills = 4
+    with host.Load() as load:
+        for _ in range(kills):
+            workers = host.wait_for("two workers", lambda: two(host.children(daemon)))
+            os.kill(workers[0], signal.SIGKILL)
+            host.wait_for("the worker is gone", lambda pid=workers[0]: not host.exists(pid))
+            load.more(100)
+    print(load)
+    assert all(fault.startswith("502 ") for fault in load.faults), load
+    # threads = 1: a worker runs one request; what waited behind it in its ring goes to another worker.
+    assert len(load.faults) <= kills, load
+    assert host.main_pid() == daemon
+
+
+def two(pids):
+    return sorted(pids) if len(pids) == 2 else None

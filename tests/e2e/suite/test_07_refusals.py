@@ -1,0 +1,111 @@
+"""What cannot work is said once, with key, value and remedy, and is not tried for ever."""
+
+import socket
+
+import host
+import pytest
+
+EX_USAGE, EX_CONFIG = 64, 78
+
+
+@pytest.fixture(autouse=True)
+def repaired(probe_app):
+    """After each test a sound configuration, and proof that a restart is all the repair it takes."""
+    yield
+    host.configure("probe", probe_app)
+    host.restart()
+    assert host.get("/").status == 200
+
+
+def refused_start():
+    """Restart, which must fail with 78 and stay failed; returns what the journal says about it."""
+    host.systemctl("reset-failed", host.SERVICE, host.SOCKET, check=False)
+    since = host.journal_cursor()
+    assert host.systemctl("restart", host.SERVICE, check=False).returncode != 0
+    assert host.show("ActiveState") == "failed"
+    assert host.show("Result") == "exit-code"
+    assert host.show("ExecMainStatus") == str(EX_CONFIG)
+    # RestartSec= is one second: a loop would have begun by then.
+    host.holds("failed, without a restart", lambda: host.show("ActiveState") == "failed", 2)
+    assert host.show("NRestarts") == "0"
+    return host.told(since)
+
+
+def test_an_unknown_key_is_named_with_the_nearest_that_exists(probe_app):
+    host.configure("probe", probe_app, extra='[timeouts]\nreqest = "30s"\n')
+    told = refused_start()
+    assert "reqest" in told
+    assert "request" in told
+    assert str(host.CONFIG) in told
+
+
+def test_a_wrong_value_is_named_with_key_and_remedy(probe_app):
+    host.configure("probe", probe_app, extra='[timeouts]\nrequest = "30 parsecs"\n')
+    told = refused_start()
+    assert "timeouts.request" in told
+    assert "parsecs" in told
+
+
+def test_all_errors_are_told_at_once(probe_app):
+    host.configure("probe", probe_app, workers=-1, python="/usr/bin/no-such-python")
+    told = refused_start()
+    assert "workers.count" in told
+    assert "/usr/bin/no-such-python" in told
+
+
+def test_a_directory_that_does_not_exist_is_named():
+    host.configure("probe", "/srv/no-such-directory")
+    told = refused_start()
+    assert "app.directory" in told
+    assert "/srv/no-such-directory" in told
+
+
+def test_a_module_that_does_not_exist_is_named(probe_app):
+    host.configure("no_such_module", probe_app)
+    told = refused_start()
+    assert "no_such_module" in told
+    assert str(probe_app) in told
+
+
+def test_an_application_that_raises_on_import_shows_its_traceback_once(probe_app):
+    (probe_app / "broken.py").write_text('raise LookupError("no database today")\n')
+    host.configure("broken", probe_app)
+    told = refused_start()
+    assert told.count("LookupError: no database today") == 1, told
+    assert "broken.py" in told
+
+
+def test_an_attribute_that_is_not_callable_is_named(probe_app):
+    (probe_app / "scalar.py").write_text("application = 42\n")
+    host.configure("scalar", probe_app)
+    told = refused_start()
+    assert "scalar" in told
+    assert "callable" in told
+
+
+def test_check_says_the_same_without_starting_anything(probe_app):
+    host.configure("no_such_module", probe_app)
+    done = host.run("rgun", "check", check=False)
+    assert done.returncode == EX_CONFIG
+    assert "no_such_module" in done.stdout + done.stderr
+
+
+def test_an_unknown_flag_is_a_usage_error():
+    assert host.run("rgun", "--no-such-flag", check=False).returncode == EX_USAGE
+
+
+def test_waiting_clients_do_not_make_a_broken_service_start_for_ever(probe_app):
+    host.configure("no_such_module", probe_app)
+    host.systemctl("stop", host.SERVICE)
+    host.systemctl("reset-failed", host.SERVICE, host.SOCKET, check=False)
+    since = host.journal_cursor()
+    waiting = [socket.create_connection(host.ADDRESS, timeout=5) for _ in range(3)]
+    try:
+        host.wait_for("the socket gives up", lambda: host.show("ActiveState", host.SOCKET) == "failed", 40)
+        exits = [entry for entry in host.journal("-u", host.SERVICE, since=since) if entry.get("EXIT_STATUS")]
+        assert 1 <= len(exits) <= 10, f"{len(exits)} starts"
+        assert {entry["EXIT_STATUS"] for entry in exits} == {str(EX_CONFIG)}
+        assert host.refused(), "clients hang instead of being told"
+    finally:
+        for connection in waiting:
+            connection.close()

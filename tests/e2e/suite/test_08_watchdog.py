@@ -1,0 +1,36 @@
+"""The watchdog: pinged while the daemon lives, a restart when it hangs."""
+
+import os
+import signal
+
+import host
+import pytest
+
+pytestmark = pytest.mark.usefixtures("probe")
+
+
+def test_the_shipped_unit_has_a_watchdog():
+    assert host.show("WatchdogUSec") not in ("0", "infinity", "")
+
+
+def test_a_healthy_daemon_outlives_a_short_watchdog_idle_and_busy():
+    with host.drop_in("WatchdogSec=1s"):
+        daemon = host.main_pid()
+        host.holds("the same daemon", lambda: host.main_pid() == daemon, 2.5)
+        # A worker that computes or sleeps is no reason to kill the service.
+        busy = [host.Background("GET", "/slow/2.5") for _ in range(2)]
+        assert [request.result().status for request in busy] == [200, 200]
+        assert host.main_pid() == daemon
+        assert host.show("NRestarts") == "0"
+
+
+def test_a_daemon_that_hangs_is_killed_and_started_again():
+    since = host.journal_cursor()
+    with host.drop_in("WatchdogSec=1s\nTimeoutAbortSec=3s\nLimitCORE=0"):
+        daemon = host.main_pid()
+        os.kill(daemon, signal.SIGSTOP)
+        host.wait_for("a new daemon", lambda: host.main_pid() not in (0, daemon), 20)
+        assert host.get("/").status == 200
+        assert host.show("NRestarts") == "1"
+        assert not host.exists(daemon)
+    assert "atchdog timeout" in host.told(since)

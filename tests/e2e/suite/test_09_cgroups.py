@@ -1,0 +1,67 @@
+"""One cgroup a worker below the service's own, and nothing left of either afterwards."""
+
+import os
+import signal
+
+import host
+import pytest
+
+pytestmark = pytest.mark.usefixtures("probe")
+
+
+def test_daemon_and_workers_sit_in_leaf_cgroups_of_their_own():
+    top = host.show("ControlGroup")
+    workers = host.wait_for("two workers", pair)
+    places = {pid: host.cgroup_of(pid) for pid in [host.main_pid(), *workers]}
+    for pid, place in places.items():
+        assert place.startswith(top + "/"), f"process {pid} is in {place}, not below {top}"
+        inner = [entry for entry in host.cgroup_directory(place).iterdir() if entry.is_dir()]
+        assert not inner, f"{place} is no leaf"
+    assert len(set(places.values())) == 3, places
+    assert host.cgroup_directory(top).joinpath("cgroup.procs").read_text() == ""
+
+
+def test_the_tree_is_there_for_systemd_cgls():
+    text = host.run("systemd-cgls", "--no-pager", "-u", host.SERVICE).stdout
+    for pid in pair():
+        assert str(pid) in text
+
+
+def test_a_worker_that_died_leaves_no_cgroup():
+    victim = pair()[0]
+    place = host.cgroup_directory(host.cgroup_of(victim))
+    os.kill(victim, signal.SIGKILL)
+    host.wait_for("two workers again", lambda: pair() and victim not in pair())
+    tree = host.cgroup_directory(host.show("ControlGroup"))
+    host.wait_for("no cgroup is empty", lambda: not empty_leaves(tree))
+    if place.exists():
+        assert place.joinpath("cgroup.procs").read_text(), f"{place} is left over"
+
+
+def test_stopping_leaves_no_process_and_no_cgroup():
+    tree = host.cgroup_directory(host.show("ControlGroup"))
+    host.systemctl("stop", host.SERVICE)
+    assert host.processes_of("rgun") == []
+    assert not tree.exists()
+    host.systemctl("start", host.SERVICE)
+
+
+def test_sigterm_alone_ends_the_service_in_order():
+    since = host.journal_cursor()
+    host.systemctl("stop", host.SERVICE)
+    assert host.show("Result") == "success"
+    assert "SIGKILL" not in host.told(since)
+    host.systemctl("start", host.SERVICE)
+
+
+def pair():
+    """The two workers, or None while there are fewer."""
+    found = host.children(host.main_pid())
+    return found if len(found) == 2 else None
+
+
+def empty_leaves(tree):
+    """Leaf cgroups without a process."""
+    groups = [path.parent for path in tree.rglob("cgroup.procs") if path.parent != tree]
+    leaves = [group for group in groups if not any(entry.is_dir() for entry in group.iterdir())]
+    return [group for group in leaves if not (group / "cgroup.procs").read_text()]

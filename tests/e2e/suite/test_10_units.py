@@ -1,0 +1,69 @@
+"""The units as systemd reads them, and what their sandbox does to an application."""
+
+import re
+
+import host
+import pytest
+
+pytestmark = pytest.mark.usefixtures("probe")
+
+
+def test_analyze_verify_has_nothing_to_say():
+    done = host.run("systemd-analyze", "verify", "--man=no", host.SERVICE, host.SOCKET)
+    assert "rgun" not in done.stdout + done.stderr, done.stderr
+
+
+def test_the_manual_the_units_name_is_installed():
+    pages = host.show("Documentation").split()
+    assert pages
+    for page in pages:
+        name, section = re.fullmatch(r"man:(.+)\((\d)\)", page).groups()
+        assert host.pathlib.Path(f"/usr/share/man/man{section}/{name}.{section}.gz").is_file(), page
+
+
+def test_analyze_security_is_two_or_less():
+    last = host.run("systemd-analyze", "security", "--no-pager", host.SERVICE).stdout.splitlines()[-1]
+    print(last)
+    level = float(re.search(r"(\d+\.\d)", last)[1])
+    assert level <= 2.0, last
+
+
+def test_the_stop_timeout_is_longer_than_the_drain():
+    assert host.show("TimeoutStopUSec") == "45s"
+
+
+def test_the_listener_has_its_name_and_its_backlog():
+    assert host.show("FileDescriptorName", host.SOCKET) == "http"
+    lines = host.run("ss", "-Htln", "sport", "=", ":8000").stdout.split()
+    limit = int(host.pathlib.Path("/proc/sys/net/core/somaxconn").read_text())
+    assert int(lines[2]) == min(4096, limit)
+
+
+def test_workers_do_not_see_what_is_between_systemd_and_the_daemon():
+    environ = host.get("/").json["environ"]
+    assert not {"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC"} & set(environ)
+    assert environ["STATE_DIRECTORY"] == "/var/lib/rgun"
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("/var/lib/rgun/written", None),
+        ("/tmp/written", None),
+        ("/srv/probe/written", "Read-only file system"),
+        ("/etc/rgun/written", "Read-only file system"),
+        ("/dev/shm/written", None),
+    ],
+)
+def test_an_application_may_write_where_the_unit_says(path, error):
+    assert host.get(f"/write{path}").json["error"] == error
+    assert path != "/tmp/written" or not host.pathlib.Path(path).exists(), "/tmp is not private"
+
+
+def test_a_drop_in_opens_a_directory_outside():
+    media = host.pathlib.Path("/srv/media")
+    media.mkdir(exist_ok=True)
+    host.run("chown", "rgun:rgun", str(media))
+    assert host.get("/write/srv/media/written").json["error"] == "Read-only file system"
+    with host.drop_in("ReadWritePaths=/srv/media"):
+        assert host.get("/write/srv/media/written").json["error"] is None

@@ -1,0 +1,47 @@
+"""Removal stops and keeps the operator's file; purge leaves the user's name and nothing else."""
+
+import pathlib
+import pwd
+
+import host
+import pytest
+
+pytestmark = pytest.mark.usefixtures("probe")
+
+
+def test_remove_stops_the_service_and_keeps_the_configuration():
+    mine = host.CONFIG.read_text()
+    assert host.get("/").status == 200
+    host.run("apt-get", "remove", "-y", "rgun")
+    assert host.processes_of("rgun") == []
+    assert host.refused()
+    assert host.CONFIG.read_text() == mine
+    assert not pathlib.Path("/usr/bin/rgun").exists()
+    assert "could not be found" in host.systemctl("status", host.SERVICE, check=False).stderr
+
+
+def test_a_package_installed_again_finds_its_configuration():
+    mine = host.CONFIG.read_text()
+    host.run("apt-get", "install", "-y", str(host.PACKAGE), timeout=120)
+    assert host.CONFIG.read_text() == mine
+    host.systemctl("enable", "--now", host.SOCKET)
+    assert host.get("/").status == 200
+
+
+def test_purge_leaves_nothing_but_the_name_of_the_user():
+    host.run("apt-get", "purge", "-y", "rgun")
+    assert host.refused()
+    left = [
+        path
+        for pattern in ("etc/rgun*", "usr/*/rgun*", "usr/share/*/rgun*", "var/*/rgun*", "run/rgun*")
+        for path in pathlib.Path("/").glob(pattern)
+    ]
+    left += pathlib.Path("/etc/systemd/system").rglob("rgun*")
+    left += pathlib.Path("/var/lib/systemd").rglob("*rgun*")
+    assert left == []
+    assert host.run("dpkg-query", "-W", "rgun", check=False).returncode != 0
+    assert host.processes_of("rgun") == []
+    # The user stays, without a shell: a reused number would inherit files that are somewhere in a backup.
+    assert pwd.getpwnam("rgun").pw_shell.endswith("nologin")
+    failed = host.systemctl("--failed", "--no-legend", "--plain").stdout
+    assert "rgun" not in failed
