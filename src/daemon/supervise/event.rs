@@ -1,0 +1,179 @@
+//! What can happen to the supervisor. `run` builds these from signals, child exits and the workers' control
+//! messages; nothing here is decided yet, and nothing a worker says is believed beyond what its state allows.
+
+use std::fmt;
+
+use super::WorkerId;
+
+/// Something that happened, told in the past tense except for the operator's orders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The daemon has its listeners: begin.
+    Started,
+    /// The process asked for by `Spawn` exists.
+    Spawned {
+        /// The life it was spawned as.
+        worker: WorkerId,
+        /// Its process id, for people and metrics; actions name the worker, never the pid.
+        pid: u32,
+    },
+    /// The process asked for by `Spawn` could not be made.
+    SpawnFailed {
+        /// The life that never began.
+        worker: WorkerId,
+        /// Whose fault it was.
+        fault: SpawnFault,
+        /// One line for people: which call failed, on what, and why.
+        reason: String,
+    },
+    /// The worker has imported its application and finished its lifespan startup.
+    Ready {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// The worker says that it cannot boot; it is about to exit by itself.
+    BootFailed {
+        /// Who.
+        worker: WorkerId,
+        /// What it said.
+        failure: BootFailure,
+    },
+    /// The process was reaped.
+    Exited {
+        /// Who.
+        worker: WorkerId,
+        /// How it ended.
+        how: Exit,
+    },
+    /// A request in this worker ran over its deadline and did not yield; its client has had its 504 already.
+    DeadlineExceeded {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// The worker broke the channel's contract, or hung up its control socket without exiting.
+    Misbehaved {
+        /// Who.
+        worker: WorkerId,
+        /// What it did, one line.
+        why: String,
+    },
+    /// A retiring worker has no exchange left that anybody waits for. Exchanges that ran over their deadline do not
+    /// count: their client has been answered, and their thread may never end.
+    Drained {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// Stop when everybody has been answered (the first SIGTERM or SIGINT).
+    Stop,
+    /// Stop now (a second SIGTERM or SIGINT, or SIGQUIT).
+    StopNow,
+    /// No connection with a request is left.
+    EdgeDrained,
+    /// Time has passed; the only event that runs deadlines out.
+    Tick,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It called exit, with this status.
+    Code(i32),
+    /// A signal ended it.
+    Signal {
+        /// The signal's number.
+        signal: i32,
+        /// Whether the kernel wrote a core dump (`coredumpctl` may have it).
+        core_dumped: bool,
+    },
+}
+
+impl fmt::Display for Exit {
+    /// Reads after the worker's name: "worker 2 was killed by SIGSEGV (core dumped)".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Exit::Code(status) => write!(f, "exited with status {status}"),
+            Exit::Signal { signal, core_dumped } => {
+                match signal_name(signal) {
+                    Some(name) => write!(f, "was killed by {name}")?,
+                    None => write!(f, "was killed by signal {signal}")?,
+                }
+                if core_dumped { f.write_str(" (core dumped)") } else { Ok(()) }
+            }
+        }
+    }
+}
+
+/// Why a process could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpawnFault {
+    /// What the configuration names cannot be executed (ENOENT, EACCES, ENOEXEC): trying again changes nothing.
+    Config,
+    /// The system had no process, memory or descriptor to give (EAGAIN, ENOMEM, EMFILE): it may the next time.
+    System,
+}
+
+/// Why a worker did not come up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootFailure {
+    /// What sort of failure.
+    pub kind: BootFailureKind,
+    /// One line for people, such as `ImportError: No module named 'mysite'`.
+    pub summary: String,
+    /// The application's traceback, when there is one.
+    pub traceback: Option<String>,
+}
+
+/// The sorts of boot failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootFailureKind {
+    /// The worker said so: no such module or attribute, not callable, a Python that is not supported.
+    Config,
+    /// The worker said so: the application's import or lifespan startup raised.
+    App,
+    /// It took longer than `timeouts.boot`.
+    Timeout,
+    /// The process ended while booting and said nothing (a crash in an extension module, `sys.exit` at import).
+    Died,
+    /// It broke the channel's contract while booting (a worker extension of another version, for one).
+    Misbehaved,
+    /// The process could not be made: what the configuration names cannot be executed.
+    Spawn,
+    /// The process could not be made: the system was short of something.
+    System,
+}
+
+impl BootFailureKind {
+    /// Whether the next attempt would fail the same way unless somebody changes something.
+    pub fn is_lasting(self) -> bool {
+        self != BootFailureKind::System
+    }
+}
+
+impl fmt::Display for BootFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.summary)
+    }
+}
+
+/// The signals a crashed worker is found with; numbers of Linux on x86, Arm and RISC-V (signal(7)).
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        _ => return None,
+    })
+}

@@ -1,0 +1,88 @@
+//! Who lives, who is replaced, when the daemon is ready and when it may go: one pure state machine.
+//!
+//! `run` owns one [`Supervisor`], hands it every [`Event`] with the instant it happened, and performs the
+//! [`Action`]s that come back, in their order. There is no IO here, no clock, no randomness, no logging and no
+//! process: that is what lets the simulation live through thousands of bad days in a second. What the supervisor
+//! decides is policy; what a request may do (queue, deadline, 502, 504) is `dispatch`'s, and how a process is
+//! made, killed and reaped is `pool`'s.
+//!
+//! What `run` owes the supervisor:
+//! - each [`Action::Spawn`] is answered by [`Event::Spawned`] or [`Event::SpawnFailed`], before anything else is
+//!   told of that worker;
+//! - each process that was spawned ends with exactly one [`Event::Exited`], when it is reaped, and nothing that
+//!   is waiting in its control socket is told after that;
+//! - [`Action::DrainEdge`] is answered by [`Event::EdgeDrained`], at once if the edge is idle;
+//! - [`Event::Tick`] comes at or after [`Supervisor::next_wakeup`]. Only a tick runs deadlines out, so `run` tells
+//!   what it has already received first: a daemon that was frozen for a minute does not punish its workers.
+//!
+//! A worker is known by its seat (`number`, stable, what operators see) and its life (unique in this daemon). An
+//! event that names a life which is over is dropped, so nothing has to be cancelled.
+
+mod action;
+mod backoff;
+mod event;
+mod invariants;
+mod policy;
+mod state;
+mod status;
+mod supervisor;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+pub use self::action::{Action, Report};
+pub use self::backoff::BackoffLimits;
+pub use self::event::{BootFailure, BootFailureKind, Event, Exit, SpawnFault};
+pub use self::policy::Policy;
+pub use self::state::LifeState;
+pub use self::status::{SeatSnapshot, Snapshot, WorkerSnapshot};
+pub use self::supervisor::Supervisor;
+
+/// A worker's stable seat, `0..count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerNr(pub u16);
+
+/// One process in one seat: counts up from 1 and is never used again in this daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Life(pub u64);
+
+/// One load of code and configuration, counted from 1; every worker belongs to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Generation(pub u64);
+
+/// Which worker: its seat and which life in it. Two lives of one seat can be alive at once during a replacement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerId {
+    /// The seat.
+    pub number: WorkerNr,
+    /// The life in that seat.
+    pub life: Life,
+}
+
+impl fmt::Display for WorkerNr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker {} (life {})", self.number, self.life)
+    }
+}

@@ -1,0 +1,191 @@
+//! What the supervisor remembers: seats, the lives in and around them, and where the daemon as a whole is.
+//! Only data and the questions that need nothing else; the transitions are in `supervisor`.
+
+use std::time::{Duration, Instant};
+
+use super::backoff::Backoff;
+use super::{Generation, Life, WorkerId};
+
+/// Where a worker is in its life, as told to people and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LifeState {
+    /// Asked for; left when `run` says whether there is a process.
+    Spawning,
+    /// There is a process, importing; left by ready, failure, exit or `timeouts.boot`.
+    Booting,
+    /// It is given exchanges; left by exit, a stuck request, a breach of contract or the end of the daemon.
+    Ready,
+    /// It finishes what it has; left when drained or at `timeouts.drain`, by SIGKILL.
+    Retiring,
+    /// It said that it cannot boot and is about to exit; killed when it does not.
+    Failed,
+    /// The daemon ends and has asked it to leave; killed when it does not.
+    Terminating,
+    /// SIGKILL was sent; left when it is reaped.
+    Killed,
+}
+
+impl LifeState {
+    /// The word for it in metrics and status output.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LifeState::Spawning => "spawning",
+            LifeState::Booting => "booting",
+            LifeState::Ready => "ready",
+            LifeState::Retiring => "retiring",
+            LifeState::Failed => "failed",
+            LifeState::Terminating => "terminating",
+            LifeState::Killed => "killed",
+        }
+    }
+}
+
+/// [`LifeState`] with the deadline that bounds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Spawning {
+        deadline: Option<Instant>,
+    },
+    Booting {
+        deadline: Option<Instant>,
+    },
+    Ready,
+    Retiring {
+        deadline: Instant,
+    },
+    Failed {
+        kill_at: Instant,
+    },
+    Terminating {
+        kill_at: Instant,
+    },
+    /// Without a pid the process is not there yet, and is killed as soon as it is. After `give_up_at` the end of the
+    /// daemon does not wait for it any more.
+    Killed {
+        give_up_at: Instant,
+        given_up: bool,
+    },
+}
+
+/// One process, or the wish for one.
+#[derive(Clone, Debug)]
+pub(super) struct Worker {
+    pub(super) id: WorkerId,
+    pub(super) generation: Generation,
+    /// `None` until `Spawned`.
+    pub(super) pid: Option<u32>,
+    /// When `Spawn` was asked for.
+    pub(super) asked_at: Instant,
+    /// When `state` was entered.
+    pub(super) since: Instant,
+    pub(super) state: State,
+}
+
+impl Worker {
+    pub(super) fn enter(&mut self, state: State, now: Instant) {
+        self.state = state;
+        self.since = now;
+    }
+
+    pub(super) fn life_state(&self) -> LifeState {
+        match self.state {
+            State::Spawning { .. } => LifeState::Spawning,
+            State::Booting { .. } => LifeState::Booting,
+            State::Ready => LifeState::Ready,
+            State::Retiring { .. } => LifeState::Retiring,
+            State::Failed { .. } => LifeState::Failed,
+            State::Terminating { .. } => LifeState::Terminating,
+            State::Killed { .. } => LifeState::Killed,
+        }
+    }
+
+    /// The instant at which a tick moves it on by force.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Spawning { deadline } | State::Booting { deadline } => deadline,
+            State::Ready | State::Killed { given_up: true, .. } => None,
+            State::Retiring { deadline: at }
+            | State::Failed { kill_at: at }
+            | State::Terminating { kill_at: at }
+            | State::Killed { give_up_at: at, given_up: false } => Some(at),
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.state == State::Ready
+    }
+
+    pub(super) fn is_booting(&self) -> bool {
+        matches!(self.state, State::Spawning { .. } | State::Booting { .. })
+    }
+
+    /// On its way to or in service: what a seat's `current` may be.
+    pub(super) fn is_current(&self) -> bool {
+        self.is_ready() || self.is_booting()
+    }
+
+    /// Its process will be gone soon without anybody doing more.
+    pub(super) fn is_dying(&self) -> bool {
+        matches!(self.state, State::Failed { .. } | State::Killed { given_up: false, .. })
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        matches!(self.state, State::Killed { given_up: true, .. })
+    }
+}
+
+/// One stable place for a worker. Lives that are on their way out no longer hold their seat.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seat {
+    /// The life that boots or serves here; `None` is a vacancy.
+    pub(super) current: Option<Life>,
+    /// A vacancy is not filled before this; `None` is at once.
+    pub(super) retry_at: Option<Instant>,
+    /// How long that wait was when it began, for people.
+    pub(super) wait: Duration,
+    pub(super) backoff: Backoff,
+    /// Why the last life here was too short, until one becomes ready.
+    pub(super) failure: Option<String>,
+    /// The stuck life whose place the current or next one takes, until that one is ready.
+    pub(super) replaces: Option<WorkerId>,
+}
+
+impl Seat {
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.current.is_none() && self.retry_at.is_none_or(|at| at <= now)
+    }
+
+    /// Fill it again at once.
+    pub(super) fn wait_no_longer(&mut self) {
+        self.retry_at = None;
+        self.wait = Duration::ZERO;
+    }
+
+    /// Leave it empty for `wait`.
+    pub(super) fn wait_for(&mut self, wait: Duration, now: Instant) {
+        self.retry_at = Some(after(now, wait));
+        self.wait = wait;
+    }
+}
+
+/// Where the daemon is: each follows from the one above, steps may be left out, none is gone back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Before `Started`.
+    Idle,
+    /// Serving, or trying to.
+    Running,
+    /// The edge answers what it has; workers go on serving it.
+    Draining { since: Instant, deadline: Instant },
+    /// Every worker has been told to go, one way or the other.
+    Leaving,
+    /// `Exit` was told; nothing happens any more.
+    Over,
+}
+
+/// `now + wait`, for waits as long as configuration allows.
+pub(super) fn after(now: Instant, wait: Duration) -> Instant {
+    now.checked_add(wait).unwrap_or(now + ABOUT_A_YEAR)
+}
+
+const ABOUT_A_YEAR: Duration = Duration::from_secs(1 << 25);

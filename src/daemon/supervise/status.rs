@@ -1,0 +1,166 @@
+//! What the supervisor says about itself: the STATUS= line for `systemctl status`, and a snapshot for the admin
+//! socket and metrics. Reads only.
+
+use std::time::{Duration, Instant};
+
+use super::state::{Phase, Seat, Worker};
+use super::{Generation, LifeState, Supervisor, WorkerId, WorkerNr};
+
+/// The supervisor's view at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The STATUS= line.
+    pub status: String,
+    /// The generation that new workers load.
+    pub generation: Generation,
+    /// How many workers are to serve.
+    pub count: usize,
+    /// How many do.
+    pub ready: usize,
+    /// The reason requests are refused with 503, if they are.
+    pub unavailable: Option<String>,
+    /// Every worker that is not gone, oldest first.
+    pub workers: Vec<WorkerSnapshot>,
+    /// Every seat, by number.
+    pub seats: Vec<SeatSnapshot>,
+    /// Workers asked for since the daemon began.
+    pub spawned: u64,
+    /// Lives that ended without having been ready.
+    pub boot_failures: u64,
+    /// Workers that died while they served.
+    pub crashes: u64,
+}
+
+/// One worker at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerSnapshot {
+    /// Who.
+    pub worker: WorkerId,
+    /// What it has loaded.
+    pub generation: Generation,
+    /// Its process, once there is one.
+    pub pid: Option<u32>,
+    /// Where it is in its life.
+    pub state: LifeState,
+    /// Since when.
+    pub since: Instant,
+}
+
+/// One seat at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeatSnapshot {
+    /// Which.
+    pub number: WorkerNr,
+    /// Who boots or serves there.
+    pub worker: Option<WorkerId>,
+    /// If nobody: not before this.
+    pub retry_at: Option<Instant>,
+    /// Why the last life there was too short, until one is ready.
+    pub failure: Option<String>,
+}
+
+impl Supervisor {
+    /// What there is to say at this moment.
+    pub fn snapshot(&self) -> Snapshot {
+        let workers = self.workers.values().map(|worker| WorkerSnapshot {
+            worker: worker.id,
+            generation: worker.generation,
+            pid: worker.pid,
+            state: worker.life_state(),
+            since: worker.since,
+        });
+        let seats = (0..).zip(&self.seats).map(|(number, seat)| {
+            let number = WorkerNr(number);
+            SeatSnapshot {
+                number,
+                worker: seat.current.map(|life| WorkerId { number, life }),
+                retry_at: seat.retry_at.filter(|_| seat.current.is_none()),
+                failure: seat.failure.clone(),
+            }
+        });
+        Snapshot {
+            status: self.status_line(),
+            generation: self.generation,
+            count: self.seats.len(),
+            ready: self.count(Worker::is_ready),
+            unavailable: self.outage.clone(),
+            workers: workers.collect(),
+            seats: seats.collect(),
+            spawned: self.next_life.0 - 1,
+            boot_failures: self.boot_failures,
+            crashes: self.crashes,
+        }
+    }
+
+    /// The STATUS= line. Summaries come from the application: what is not printable in one line is replaced, since a
+    /// newline in a notification would begin another assignment (sd_notify(3)).
+    pub(super) fn status_line(&self) -> String {
+        let line = match self.phase {
+            Phase::Idle => "starting".to_owned(),
+            Phase::Running => self.serving_line(),
+            Phase::Draining { .. } | Phase::Leaving | Phase::Over => self.leaving_line(),
+        };
+        let printable = line.chars().map(|c| if c.is_control() { ' ' } else { c });
+        printable.take(LONGEST_STATUS).collect()
+    }
+
+    fn serving_line(&self) -> String {
+        let failing = self.failing_seat();
+        if !self.ever_ready && failing.is_none() {
+            return format!("starting: booting {}", self.policy.app);
+        }
+        let n_ready = self.count(Worker::is_ready);
+        let n_booting = self.count(Worker::is_booting);
+        let n_retiring = self.count(|worker| worker.life_state() == LifeState::Retiring);
+        let mut parts = vec![format!("{n_ready}/{} workers ready", self.seats.len())];
+        for (n, doing) in [(n_booting, "booting"), (n_retiring, "retiring")] {
+            if n > 0 {
+                parts.push(format!("{n} {doing}"));
+            }
+        }
+        let line = parts.join(", ");
+        match failing {
+            None => line,
+            Some((seat, failure)) if seat.current.is_some() => format!("{line}: {failure}"),
+            Some((seat, failure)) => format!("{line}: {failure} (retry in {})", span(seat.wait)),
+        }
+    }
+
+    fn leaving_line(&self) -> String {
+        if let Some(verdict) = &self.verdict {
+            return format!("failed to start: {}", verdict.reason);
+        }
+        let (n, doing) = match self.phase {
+            Phase::Draining { .. } => (self.count(Worker::is_current), "draining"),
+            _ => (self.workers.len(), "exiting"),
+        };
+        format!("stopping: {n} {} {doing}", if n == 1 { "worker" } else { "workers" })
+    }
+
+    /// The seat that is tried next among those whose last life was too short.
+    fn failing_seat(&self) -> Option<(&Seat, &str)> {
+        let failing = self.seats.iter().filter_map(|seat| Some((seat, seat.failure.as_deref()?)));
+        failing.min_by_key(|(seat, _)| seat.retry_at)
+    }
+
+    fn count(&self, is: impl Fn(&Worker) -> bool) -> usize {
+        self.workers.values().filter(|worker| is(worker)).count()
+    }
+}
+
+/// A duration as people write it, to a precision that does not pretend.
+pub(super) fn span(duration: Duration) -> String {
+    if duration < Duration::from_secs(1) {
+        format!("{} ms", duration.as_millis())
+    } else {
+        let tenths = duration.as_millis() / 100;
+        if tenths.is_multiple_of(10) || tenths >= 100 {
+            format!("{} s", tenths / 10)
+        } else {
+            format!("{}.{} s", tenths / 10, tenths % 10)
+        }
+    }
+}
+
+/// Characters of a STATUS= line; `systemctl status` shows one line, and a summary may be a whole page.
+const LONGEST_STATUS: usize = 300;
