@@ -45,7 +45,8 @@ pub enum Word {
     Asleep,
     /// u32, both: wake tokens granted and not yet taken; a futex (shared, not PRIVATE).
     Tokens,
-    /// u32: 1 while a worker thread waits for room in the completion ring or the slab; a futex.
+    /// u32, both: odd while a worker thread waits for room in the completion ring or the slab; a futex
+    /// ([`crate::wake::Want`]).
     WantsSpace,
     /// u64, daemon: chunks ever returned through the free ring.
     FreeHead,
@@ -64,7 +65,8 @@ pub const SLOT_STARTED: usize = 8;
 /// have left for the client or were discarded: what came in inline or chunk parts; file parts do not
 /// count. The worker counts what it has sent the same way, so that the difference is what waits.
 pub const SLOT_ACKED: usize = 128;
-/// Within a slot: u32: 1 while the slot's thread waits for [`SLOT_ACKED`] to grow; a futex.
+/// Within a slot: u32, both: odd while the slot's thread waits for [`SLOT_ACKED`] to grow; a futex
+/// ([`crate::wake::Want`]).
 pub const SLOT_WANTS_CREDIT: usize = 136;
 
 /// A slot's thread stops producing while this many bytes of its response wait in the daemon.

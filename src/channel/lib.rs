@@ -32,6 +32,8 @@ pub mod header;
 pub mod layout;
 #[cfg(not(loom))]
 pub mod map;
+#[cfg(all(test, loom))]
+mod models;
 #[cfg(not(loom))]
 pub mod ring;
 #[cfg(not(loom))]

@@ -11,7 +11,7 @@
 //! - [`Want`]: a worker thread waits for room or credit; the daemon wakes all who do.
 //!
 //! The protocols work on borrowed atomics and a [`Futex`], so that the very same code is checked by
-//! loom (`tests` below, `RUSTFLAGS="--cfg loom" cargo test -p rgun-channel --release`).
+//! loom (`models.rs`, `RUSTFLAGS="--cfg loom" cargo test -p rgun-channel --release models`).
 
 use crate::sync::{AtomicU32, Ordering, fence};
 
@@ -176,7 +176,12 @@ impl Epoch<'_> {
 }
 
 /// A worker thread waits for something that only the daemon gives: room in the completion ring, a free
-/// chunk, credit for its response. The word is the futex: 1 while somebody waits.
+/// chunk, credit for its response.
+///
+/// The word is the futex, even = nobody waits, odd = somebody may; every gift to an odd word makes it
+/// the next even number. A mere flag would not do: threads that wait for different things share the
+/// word, and one that announces itself just after a gift would set the flag that another, about to
+/// sleep, still expects, and hide from it that its gift has come.
 #[derive(Debug, Clone, Copy)]
 pub struct Want<'a>(
     /// The word.
@@ -187,7 +192,15 @@ impl Want<'_> {
     /// Daemon: something was given; wakes whoever waits for it.
     pub fn satisfy(&self, futex: &impl Futex) {
         fence(Ordering::SeqCst);
-        if self.0.load(Ordering::Relaxed) == 1 && self.0.swap(0, Ordering::AcqRel) == 1 {
+        let seen = self.0.load(Ordering::Relaxed);
+        // When the exchange fails, another giver has woken the same waiters; one that announced itself
+        // since fenced after our fence and looks at our gift.
+        if seen & 1 == 1
+            && self
+                .0
+                .compare_exchange(seen, seen.wrapping_add(1), Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        {
             futex.wake(self.0, u32::MAX >> 1);
         }
     }
@@ -198,13 +211,13 @@ impl Want<'_> {
             if available() {
                 return;
             }
-            self.0.store(1, Ordering::SeqCst);
+            let announced = self.0.fetch_or(1, Ordering::SeqCst) | 1;
             fence(Ordering::SeqCst);
             if available() {
-                // The word may stay 1: the daemon's next gift then costs it one needless wake.
+                // The word may stay odd: the daemon's next gift then costs it one needless wake.
                 return;
             }
-            futex.wait(self.0, 1);
+            futex.wait(self.0, announced);
         }
     }
 }
