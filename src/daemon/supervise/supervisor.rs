@@ -397,14 +397,12 @@ impl Supervisor {
         let wait = seat.backoff.fail(limits);
         seat.wait_for(wait, now);
         seat.failure = Some(summary.clone());
-        let canary = seat.clone();
+        let (retry_at, wait) = (seat.retry_at, seat.wait);
         if nobody_ready {
             self.probing = true;
             self.outage = Some(summary);
             for seat in self.seats.iter_mut().filter(|seat| seat.current.is_none()) {
-                seat.backoff = canary.backoff;
-                seat.retry_at = canary.retry_at;
-                seat.wait = canary.wait;
+                (seat.retry_at, seat.wait) = (retry_at, wait);
             }
         }
         self.report(Report::WorkerBootFailed { worker: id, failure, retry_in: Some(wait), told_before });

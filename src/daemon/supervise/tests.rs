@@ -295,6 +295,19 @@ fn a_worker_that_dies_is_replaced_at_once_after_a_long_life_and_with_backoff_aft
 }
 
 #[test]
+fn a_long_life_forgets_the_failures_before_it() {
+    let mut table = Table::ready(1);
+    table.exits(worker(0, 1));
+    assert_eq!(table.wakeup(), Some(100 * MS));
+    table.after(100 * MS).tick();
+    table.boots(worker(0, 2));
+    assert_eq!(spawns(&table.after(10 * SECOND).exits(worker(0, 2))), [worker(0, 3)]);
+    table.boots(worker(0, 3));
+    table.exits(worker(0, 3));
+    assert_eq!(table.wakeup(), Some(100 * MS), "the first failure again, not the second");
+}
+
+#[test]
 fn a_crash_loop_is_told_with_its_reason_and_its_wait() {
     let mut table = Table::ready(1);
     let mut life = 1;
@@ -464,6 +477,36 @@ fn a_drain_that_runs_out_is_reported_and_the_stop_is_still_a_success() {
     let how = Exit::Signal { signal: 9, core_dumped: false };
     let last = table.tell(Event::Exited { worker: worker(0, 1), how });
     assert_eq!(last.last(), Some(&Action::Exit { status: 0, reason: None }));
+}
+
+#[test]
+fn workers_have_their_grace_when_the_edge_takes_the_whole_drain() {
+    for (drained_after, nearly_the_grace) in [(SECOND, 28_999 * MS), (29 * SECOND, 4_999 * MS)] {
+        let mut table = Table::ready(1);
+        table.tell(Event::Stop);
+        table.after(drained_after).tell(Event::EdgeDrained);
+        let early = table.after(nearly_the_grace).tick();
+        assert!(!early.contains(&Action::Kill { worker: worker(0, 1) }), "{early:?}");
+        let late = table.after(MS).tick();
+        assert!(late.contains(&Action::Kill { worker: worker(0, 1) }), "{late:?}");
+    }
+}
+
+#[test]
+fn a_stuck_or_booting_worker_is_not_asked_to_leave() {
+    let mut table = Table::ready(2);
+    table.tell(Event::DeadlineExceeded { worker: worker(0, 1) });
+    table.spawned(worker(0, 3));
+    table.tell(Event::Stop);
+    let drained = table.tell(Event::EdgeDrained);
+    assert_eq!(
+        drained[..3],
+        [
+            Action::Kill { worker: worker(0, 1) },
+            Action::Terminate { worker: worker(1, 2) },
+            Action::Kill { worker: worker(0, 3) },
+        ]
+    );
 }
 
 #[test]
