@@ -72,6 +72,12 @@ pub const SLOT_WANTS_CREDIT: usize = 136;
 /// A slot's thread stops producing while this many bytes of its response wait in the daemon.
 pub const RESPONSE_WINDOW: u64 = 1024 * 1024;
 
+/// Bytes of the reactor's page: a second map, made by [`crate::map::Map::create_for_readers`], one for
+/// all workers of an edge thread.
+pub const REACTOR_PAGE: usize = PAGE;
+/// Within the reactor's page: u32, daemon: whether it sleeps ([`crate::wake::Epoch`]).
+pub const REACTOR_EPOCH: usize = 0;
+
 /// The sizes that daemon and worker agree on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {

@@ -1,7 +1,7 @@
 //! Loom models of sleep, wake, claim and revoke: every interleaving, and every value that the memory
 //! model lets a load return, of the very code that runs (`wake.rs`, `state.rs`).
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p rgun-channel --release models`
+//! `RUSTFLAGS="--cfg loom" cargo test -p rgun-channel --lib --release models`
 //!
 //! A lost wake-up shows as loom's `deadlock` panic: a thread sleeps and nobody is left to wake it.
 //!

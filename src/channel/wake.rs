@@ -11,7 +11,7 @@
 //! - [`Want`]: a worker thread waits for room or credit; the daemon wakes all who do.
 //!
 //! The protocols work on borrowed atomics and a [`Futex`], so that the very same code is checked by
-//! loom (`models.rs`, `RUSTFLAGS="--cfg loom" cargo test -p rgun-channel --release models`).
+//! loom (`models.rs`, `RUSTFLAGS="--cfg loom" cargo test -p rgun-channel --lib --release models`).
 
 use crate::sync::{AtomicU32, Ordering, fence};
 
