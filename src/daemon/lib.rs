@@ -1,5 +1,6 @@
 //! The rgun daemon.
 
+pub mod cli;
 pub mod config;
 pub mod report;
 pub mod supervise;

@@ -1,21 +1,18 @@
 //! From what was written to what is meant: merges the sources, checks each value, collects all complaints.
 //!
-//! Each key has one reader below, which says what the key takes; [`Checker::read`] does the rest: find the
+//! Each key has a reader of [`read`], which says what it takes; [`Checker::read`] does the rest: find the
 //! value of highest precedence, complain with its place, go on with the default so that the next key is
 //! looked at too. A default that stands in for a wrong value never leaves this file.
 
 use std::collections::BTreeMap;
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use nix::unistd::AccessFlags;
 
 use super::keys::name;
-use super::value::{Setting, Source};
+use super::value::Setting;
 use super::{
-    App, Bind, Complaint, Config, ConfigError, ConfigErrors, Count, Environment, Interface, Layer, Level,
-    Limits, Listen, Loaded, Log, Python, Target, Timeouts, Value, Workers, python, units,
+    App, Complaint, Config, ConfigError, ConfigErrors, Environment, Interface, Layer, Limits, Listen, Loaded,
+    Log, Python, Target, Timeouts, Value, Workers, python, read,
 };
 
 /// A request's head must fit into one record of the channel, so these have an upper bound.
@@ -49,14 +46,14 @@ pub(crate) fn check(sources: &Sources<'_>, errors: Vec<ConfigError>) -> Result<L
     let python = checker.python(directory.as_deref());
     // Only ever a stand-in when the directory is wrong, and then nothing of this is returned.
     let base = directory.as_deref().unwrap_or(sources.cwd);
-    let interface = checker.read(name::INTERFACE, Interface::Auto, interface);
-    let root_path = checker.read(name::ROOT_PATH, String::new(), root_path);
+    let interface = checker.read(name::INTERFACE, Interface::Auto, read::interface);
+    let root_path = checker.read(name::ROOT_PATH, String::new(), read::root_path);
     let env = checker.env();
-    let pythonpath = checker.read(name::PYTHONPATH, Vec::new(), |setting| pythonpath(setting, base));
+    let pythonpath = checker.read(name::PYTHONPATH, Vec::new(), |setting| read::pythonpath(setting, base));
     let workers = checker.workers();
     let timeouts = checker.timeouts();
     let limits = checker.limits();
-    let listen = checker.read(name::BIND, Listen::default(), |setting| listen(setting, base));
+    let listen = checker.read(name::BIND, Listen::default(), |setting| read::listen(setting, base));
     let log = checker.log();
     let Checker { errors, warnings, .. } = checker;
     match (directory, target, python) {
@@ -115,10 +112,7 @@ impl<'a> Checker<'a> {
     /// A complaint about something nobody wrote.
     fn lacking(&mut self, key: &'static str, complaint: Complaint) {
         self.errors.push(ConfigError {
-            origin: self
-                .sources
-                .path
-                .map_or_else(|| "command line".to_owned(), |path| path.display().to_string()),
+            origin: self.sources.path.map_or_else(|| "rgun".to_owned(), |path| path.display().to_string()),
             key: key.to_owned(),
             value: None,
             reason: complaint.reason,
@@ -132,14 +126,14 @@ impl<'a> Checker<'a> {
                 .hint("name the application: target = \"mysite.wsgi:application\" in [app]");
             self.lacking(name::TARGET, complaint);
         }
-        self.read(name::TARGET, None, |setting| text(setting)?.parse().map(Some))
+        self.read(name::TARGET, None, |setting| read::text(setting)?.parse().map(Some))
     }
 
     /// The application's directory; without the key, the current one, which the unit's WorkingDirectory= sets.
     fn directory(&mut self) -> Option<PathBuf> {
         let cwd = self.sources.cwd;
         if self.setting(name::DIRECTORY).is_none() {
-            return match readable_directory(cwd.to_owned()) {
+            return match read::readable_directory(cwd.to_owned()) {
                 Ok(directory) => Some(directory),
                 Err(complaint) => {
                     let reason = format!(
@@ -152,7 +146,7 @@ impl<'a> Checker<'a> {
                 }
             };
         }
-        self.read(name::DIRECTORY, None, |setting| directory(setting, cwd).map(Some))
+        self.read(name::DIRECTORY, None, |setting| read::directory(setting, cwd).map(Some))
     }
 
     fn python(&mut self, directory: Option<&Path>) -> Option<Python> {
@@ -166,7 +160,7 @@ impl<'a> Checker<'a> {
                 None => return None,
             };
             return self.read(name::PYTHON, None, |setting| {
-                python::configured(text(setting)?, base, environment, cwd).map(Some)
+                python::configured(read::text(setting)?, base, environment, cwd).map(Some)
             });
         }
         match python::search(directory?, environment, cwd, &mut self.warnings) {
@@ -185,7 +179,7 @@ impl<'a> Checker<'a> {
         let mut merged = BTreeMap::new();
         for setting in [file, command_line].into_iter().filter_map(|layer| layer.get(name::ENV)) {
             let mut complaints = Vec::new();
-            merged.extend(env(&setting.value, &mut complaints));
+            merged.extend(read::env(&setting.value, &mut complaints));
             self.errors.extend(complaints.into_iter().map(|complaint| ConfigError {
                 origin: setting.origin.clone(),
                 key: name::ENV.to_owned(),
@@ -201,12 +195,12 @@ impl<'a> Checker<'a> {
     fn workers(&mut self) -> Workers {
         let defaults = Workers::default();
         Workers {
-            count: self.read(name::COUNT, defaults.count, count),
+            count: self.read(name::COUNT, defaults.count, read::count),
             threads: self.read(name::THREADS, defaults.threads, |setting| {
-                whole(setting, 1, u16::MAX.into()).map(non_zero_u16)
+                read::whole(setting, 1, u16::MAX.into()).map(read::non_zero_u16)
             }),
             concurrency: self.read(name::CONCURRENCY, defaults.concurrency, |setting| {
-                whole(setting, 1, u32::MAX).map(|n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN))
+                read::whole(setting, 1, u32::MAX).map(|n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN))
             }),
         }
     }
@@ -214,37 +208,41 @@ impl<'a> Checker<'a> {
     fn timeouts(&mut self) -> Timeouts {
         let defaults = Timeouts::default();
         Timeouts {
-            request: self.read(name::REQUEST, defaults.request, timeout_or_off),
-            queue: self.read(name::QUEUE_WAIT, defaults.queue, timeout_or_off),
-            header: self.read(name::HEADER_WAIT, defaults.header, timeout),
-            body: self.read(name::BODY_WAIT, defaults.body, timeout),
+            request: self.read(name::REQUEST, defaults.request, read::timeout_or_off),
+            queue: self.read(name::QUEUE_WAIT, defaults.queue, read::timeout_or_off),
+            header: self.read(name::HEADER_WAIT, defaults.header, read::timeout),
+            body: self.read(name::BODY_WAIT, defaults.body, read::timeout),
             keepalive: self.read(name::KEEPALIVE, defaults.keepalive, |setting| {
-                timeout_or_zero(setting, "write \"0s\" to close the connection after each response")
+                read::timeout_or_zero(setting, "write \"0s\" to close the connection after each response")
             }),
-            boot: self.read(name::BOOT, defaults.boot, timeout_or_off),
+            boot: self.read(name::BOOT, defaults.boot, read::timeout_or_off),
             drain: self.read(name::DRAIN, defaults.drain, |setting| {
-                timeout_or_zero(setting, "write \"0s\" to wait for nothing, or the longest wait you can bear")
+                read::timeout_or_zero(
+                    setting,
+                    "write \"0s\" to wait for nothing, or the longest wait you can bear",
+                )
             }),
         }
     }
 
     fn limits(&mut self) -> Limits {
         let defaults = Limits::default();
-        let head = |setting: &Setting| bytes(setting, HEAD_MAX);
+        let head = |setting: &Setting| read::bytes(setting, HEAD_MAX);
         Limits {
-            queue: self
-                .read(name::QUEUE, defaults.queue, |setting| whole(setting, 1, QUEUE_MAX).map(to_usize)),
-            body: self.read(name::BODY, defaults.body, bytes_or_off),
+            queue: self.read(name::QUEUE, defaults.queue, |setting| {
+                read::whole(setting, 1, QUEUE_MAX).map(read::to_usize)
+            }),
+            body: self.read(name::BODY, defaults.body, read::bytes_or_off),
             header: self.read(name::HEADER, defaults.header, head),
             headers: self.read(name::HEADERS, defaults.headers, |setting| {
-                whole(setting, 1, HEADERS_MAX).map(to_usize)
+                read::whole(setting, 1, HEADERS_MAX).map(read::to_usize)
             }),
             request_line: self.read(name::REQUEST_LINE, defaults.request_line, head),
             connections: self.read(name::CONNECTIONS, defaults.connections, |setting| {
-                if is_auto(setting) {
+                if read::is_auto(setting) {
                     return Ok(None);
                 }
-                whole(setting, 1, u32::MAX).map(|n| Some(to_usize(n))).map_err(|complaint| {
+                read::whole(setting, 1, u32::MAX).map(|n| Some(read::to_usize(n))).map_err(|complaint| {
                     complaint.hint("write a number, or \"auto\" for what LimitNOFILE= leaves")
                 })
             }),
@@ -254,348 +252,20 @@ impl<'a> Checker<'a> {
     fn log(&mut self) -> Log {
         let defaults = Log::default();
         Log {
-            level: self.read(name::LEVEL, defaults.level, level),
-            access: self.read(name::ACCESS, defaults.access, boolean),
+            level: self.read(name::LEVEL, defaults.level, read::level),
+            access: self.read(name::ACCESS, defaults.access, read::boolean),
         }
     }
-}
-
-// Readers: one kind of value each.
-
-fn text(setting: &Setting) -> Result<&str, Complaint> {
-    match &setting.value {
-        Value::Text(text) => Ok(text),
-        other => Err(Complaint::new(format!("must be a string, not {}", other.kind()))),
-    }
-}
-
-/// A whole number within bounds; the environment and the command line write it as text, the file must not.
-fn whole(setting: &Setting, min: u32, max: u32) -> Result<u32, Complaint> {
-    let n = match &setting.value {
-        Value::Integer(n) => *n,
-        Value::Text(text) if setting.source != Source::File => {
-            // `i128::from_str` also takes "+3".
-            let n = if text.starts_with('+') { None } else { text.parse().ok() };
-            n.ok_or_else(|| Complaint::new("is not a whole number"))?
-        }
-        Value::Text(text) if text.parse::<i128>().is_ok() => {
-            return Err(
-                Complaint::new("must be a number, not a string").hint(format!("write {text} without quotes"))
-            );
-        }
-        other => return Err(Complaint::new(format!("must be a whole number, not {}", other.kind()))),
-    };
-    match u32::try_from(n) {
-        Ok(n) if (min..=max).contains(&n) => Ok(n),
-        _ if n < 0 => Err(Complaint::new("is negative").hint(format!("write a number from {min} to {max}"))),
-        _ => Err(Complaint::new(format!("is out of bounds: the least is {min}, the most {max}"))),
-    }
-}
-
-fn boolean(setting: &Setting) -> Result<bool, Complaint> {
-    match (&setting.value, setting.source) {
-        (Value::Boolean(yes), _) => Ok(*yes),
-        // The words of systemd's booleans, for variables.
-        (Value::Text(text), Source::Environment | Source::CommandLine) => {
-            match text.to_ascii_lowercase().as_str() {
-                "1" | "true" | "yes" | "on" => Ok(true),
-                "0" | "false" | "no" | "off" => Ok(false),
-                _ => Err(Complaint::new("is neither true nor false")),
-            }
-        }
-        (other, _) => Err(Complaint::new(format!("must be true or false, not {}", other.kind()))
-            .hint("write true or false without quotes")),
-    }
-}
-
-fn is_auto(setting: &Setting) -> bool {
-    matches!(&setting.value, Value::Text(text) if text == "auto")
-}
-
-fn count(setting: &Setting) -> Result<Count, Complaint> {
-    if is_auto(setting) {
-        return Ok(Count::Auto);
-    }
-    if matches!(setting.value, Value::Table(_)) {
-        return Err(Complaint::new("a range of workers is not in this version of rgun yet")
-            .hint("write \"auto\" or a number"));
-    }
-    whole(setting, 1, u16::MAX.into()).map(|n| Count::Fixed(non_zero_u16(n))).map_err(|complaint| Complaint {
-        hint: complaint.hint.or_else(|| Some("write \"auto\" or a number".to_owned())),
-        ..complaint
-    })
-}
-
-fn interface(setting: &Setting) -> Result<Interface, Complaint> {
-    match text(setting)? {
-        "auto" => Ok(Interface::Auto),
-        "wsgi" => Ok(Interface::Wsgi),
-        "asgi" => Ok(Interface::Asgi),
-        other => Err(choice(other, &["auto", "wsgi", "asgi"])),
-    }
-}
-
-fn level(setting: &Setting) -> Result<Level, Complaint> {
-    match text(setting)? {
-        "error" => Ok(Level::Error),
-        "warn" => Ok(Level::Warn),
-        "info" => Ok(Level::Info),
-        "debug" => Ok(Level::Debug),
-        "trace" => Ok(Level::Trace),
-        "warning" => Err(Complaint::new("is not a level").hint("write \"warn\"")),
-        "critical" => Err(Complaint::new("is not a level").hint("write \"error\"")),
-        other => Err(choice(other, &["error", "warn", "info", "debug", "trace"])),
-    }
-}
-
-fn choice(word: &str, choices: &[&str]) -> Complaint {
-    let all = choices.iter().map(|choice| format!("\"{choice}\"")).collect::<Vec<_>>().join(", ");
-    let complaint = Complaint::new("is not one of the choices");
-    match super::keys::nearest(word, choices.iter().copied()) {
-        Some(near) => complaint.hint(format!("did you mean \"{near}\"? ({all})")),
-        None => complaint.hint(format!("write one of {all}")),
-    }
-}
-
-fn root_path(setting: &Setting) -> Result<String, Complaint> {
-    let path = text(setting)?;
-    if path.is_empty() {
-        return Ok(String::new());
-    }
-    if path.contains(|c: char| c.is_control() || c.is_whitespace() || matches!(c, '?' | '#')) {
-        return Err(Complaint::new("is not the path of a URL").hint("write e.g. \"/shop\""));
-    }
-    let trimmed = path.trim_matches('/');
-    let canonical = if trimmed.is_empty() { String::new() } else { format!("/{trimmed}") };
-    if canonical == path {
-        Ok(canonical)
-    } else {
-        // PEP 3333: SCRIPT_NAME is empty for the root, and PATH_INFO brings the "/" that follows it.
-        Err(Complaint::new("must be empty, or begin with one \"/\" and not end with one")
-            .hint(format!("write \"{canonical}\"")))
-    }
-}
-
-fn directory(setting: &Setting, cwd: &Path) -> Result<PathBuf, Complaint> {
-    let text = text(setting)?;
-    if text.is_empty() {
-        return Err(Complaint::new("is empty").hint("write the full path, e.g. \"/srv/mysite\""));
-    }
-    let path = Path::new(text);
-    if path.is_relative() && setting.source != Source::CommandLine {
-        return Err(Complaint::new("is relative, and nothing says to what")
-            .hint("write the full path, e.g. \"/srv/mysite\""));
-    }
-    readable_directory(python::absolute(cwd, path))
-}
-
-fn readable_directory(path: PathBuf) -> Result<PathBuf, Complaint> {
-    if path.as_os_str().as_encoded_bytes().contains(&0) {
-        return Err(Complaint::new("has a zero byte"));
-    }
-    match path.metadata() {
-        Ok(metadata) if !metadata.is_dir() => {
-            Err(Complaint::new("is not a directory").hint("name the directory that the application's module is in"))
-        }
-        Ok(_) => match python::may(&path, AccessFlags::R_OK | AccessFlags::X_OK) {
-            Ok(()) => Ok(path),
-            Err(errno) => Err(Complaint::new(format!("cannot be read: {}", errno.desc())).hint(format!(
-                "the user rgun runs as needs r and x on it, and ProtectHome= of the unit must not hide it: ls -ld {}",
-                path.display()
-            ))),
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let shown = if path.is_symlink() { "is a link that leads nowhere" } else { "does not exist" };
-            Err(Complaint::new(shown).hint(format!("looked at {}", path.display())))
-        }
-        Err(error) => Err(Complaint::new(format!("cannot be reached: {error}"))
-            .hint(format!("the user rgun runs as needs x on every directory above: namei -l {}", path.display()))),
-    }
-}
-
-/// A list of strings, one string, or (outside the file) strings with commas between.
-fn strings(setting: &Setting) -> Result<Vec<&str>, Complaint> {
-    let of =
-        |item: &'_ Value| Complaint::new(format!("must be a list of strings, but has {} in it", item.kind()));
-    match &setting.value {
-        Value::Text(text) if setting.source == Source::File => Ok(vec![text]),
-        Value::Text(text) => Ok(text.split(',').map(str::trim).collect()),
-        Value::List(items) => items
-            .iter()
-            .map(|item| match item {
-                Value::Text(text) => Ok(text.as_str()),
-                other => Err(of(other)),
-            })
-            .collect(),
-        other => Err(Complaint::new(format!("must be a string or a list of strings, not {}", other.kind()))),
-    }
-}
-
-/// Relative entries are seen from the application's directory, as gunicorn does after its chdir.
-fn pythonpath(setting: &Setting, base: &Path) -> Result<Vec<PathBuf>, Complaint> {
-    strings(setting)?
-        .into_iter()
-        .map(|entry| match entry {
-            "" => {
-                Err(Complaint::new("has an empty entry").hint("the application's directory is there already"))
-            }
-            entry if entry.contains([':', '\0']) => {
-                Err(Complaint::new(format!("has {entry:?} in it, which is not one path"))
-                    .hint("write a list in the file, commas on the command line"))
-            }
-            entry => Ok(python::absolute(base, Path::new(entry))),
-        })
-        .collect()
-}
-
-fn listen(setting: &Setting, base: &Path) -> Result<Listen, Complaint> {
-    let mut bind: Vec<Bind> = Vec::new();
-    for text in strings(setting)? {
-        let mut address = text.parse().map_err(|complaint: Complaint| Complaint {
-            reason: format!("{text:?} {}", complaint.reason),
-            ..complaint
-        })?;
-        if let Bind::Unix { path } = &mut address
-            && path.is_relative()
-        {
-            if setting.source != Source::CommandLine {
-                return Err(Complaint::new(format!("{text:?} is relative, and nothing says to what"))
-                    .hint(format!("write the full path, e.g. \"unix:/run/{}\"", path.display())));
-            }
-            *path = python::absolute(base, path);
-        }
-        if bind.contains(&address) {
-            return Err(Complaint::new(format!("has {address} twice")));
-        }
-        bind.push(address);
-    }
-    if bind.is_empty() {
-        return Err(Complaint::new("names no address").hint("leave the key out for 127.0.0.1:8000"));
-    }
-    Ok(Listen { bind, explicit: true })
-}
-
-/// The variables of one source: a table from the file, `NAME=value` from the command line.
-fn env(value: &Value, complaints: &mut Vec<Complaint>) -> Vec<(String, String)> {
-    let pairs: Vec<Result<(&str, &str), Complaint>> = match value {
-        Value::Table(entries) => entries
-            .iter()
-            .map(|(name, value)| match value {
-                Value::Text(text) => Ok((name.as_str(), text.as_str())),
-                other => Err(Complaint::new(format!("{name} must be a string, not {}", other.kind()))
-                    .hint("an environment has text only: put quotes around the value")),
-            })
-            .collect(),
-        Value::List(items) => items
-            .iter()
-            .map(|item| match item {
-                Value::Text(text) => text
-                    .split_once('=')
-                    .ok_or_else(|| Complaint::new(format!("{text:?} has no \"=\"")).hint("write NAME=value")),
-                other => Err(Complaint::new(format!("must be NAME=value, not {}", other.kind()))),
-            })
-            .collect(),
-        other => vec![Err(Complaint::new(format!("must be a table of strings, not {}", other.kind()))
-            .hint("write env = { NAME = \"value\" }"))],
-    };
-    let mut checked = Vec::new();
-    for pair in pairs {
-        match pair {
-            Ok((name, _)) if name.is_empty() || name.contains(['=', '\0']) => {
-                complaints.push(Complaint::new(format!("{name:?} cannot be a variable's name")));
-            }
-            Ok((name, value)) if value.contains('\0') => {
-                complaints.push(Complaint::new(format!("the value of {name} has a zero byte")));
-            }
-            Ok((name, value)) => checked.push((name.to_owned(), value.to_owned())),
-            Err(complaint) => complaints.push(complaint),
-        }
-    }
-    checked
-}
-
-/// A duration as text; a bare number is told that it lacks its unit.
-fn duration(setting: &Setting) -> Result<Option<Duration>, Complaint> {
-    match &setting.value {
-        Value::Text(text) => units::duration(text),
-        Value::Integer(n) if *n >= 0 => {
-            Err(Complaint::new("has no unit").hint(format!("write \"{n}s\" for seconds, or use ms, m, h")))
-        }
-        Value::Integer(_) => Err(Complaint::new("is negative").hint("write e.g. \"30s\"")),
-        other => {
-            Err(Complaint::new(format!("must be a duration, not {}", other.kind()))
-                .hint("write e.g. \"30s\""))
-        }
-    }
-}
-
-fn timeout_or_off(setting: &Setting) -> Result<Option<Duration>, Complaint> {
-    match duration(setting)? {
-        Some(Duration::ZERO) => {
-            Err(Complaint::new("is no time at all").hint("write \"off\" where there shall be no limit"))
-        }
-        duration => Ok(duration),
-    }
-}
-
-fn timeout(setting: &Setting) -> Result<Duration, Complaint> {
-    match duration(setting)? {
-        None => Err(Complaint::new("cannot be off: a client that stops would hold its connection for ever")
-            .hint("write a long time, e.g. \"1h\"")),
-        Some(Duration::ZERO) => Err(Complaint::new("is no time at all").hint("write e.g. \"10s\"")),
-        Some(duration) => Ok(duration),
-    }
-}
-
-fn timeout_or_zero(setting: &Setting, instead_of_off: &str) -> Result<Duration, Complaint> {
-    duration(setting)?.ok_or_else(|| Complaint::new("cannot be off").hint(instead_of_off))
-}
-
-fn size(setting: &Setting) -> Result<Option<u64>, Complaint> {
-    match &setting.value {
-        Value::Text(text) => units::size(text),
-        Value::Integer(n) => u64::try_from(*n).map(Some).map_err(|_| {
-            Complaint::new(if *n < 0 { "is negative" } else { "is more than 64 bits of bytes" })
-        }),
-        other => {
-            Err(Complaint::new(format!("must be a size, not {}", other.kind())).hint("write e.g. \"16MiB\""))
-        }
-    }
-}
-
-fn bytes_or_off(setting: &Setting) -> Result<Option<u64>, Complaint> {
-    match size(setting)? {
-        Some(0) => {
-            Err(Complaint::new("is no size at all").hint("write \"off\" where there shall be no limit"))
-        }
-        size => Ok(size),
-    }
-}
-
-fn bytes(setting: &Setting, max: u64) -> Result<usize, Complaint> {
-    let most = || format!("write a size from 1 byte to {}", units::show_size(max));
-    match size(setting)? {
-        None => Err(Complaint::new("cannot be off").hint(most())),
-        Some(0) => Err(Complaint::new("is no size at all").hint(most())),
-        Some(size) if size > max => Err(Complaint::new("is too large").hint(most())),
-        Some(size) => usize::try_from(size).map_err(|_| Complaint::new("is too large").hint(most())),
-    }
-}
-
-fn to_usize(n: u32) -> usize {
-    usize::try_from(n).unwrap_or(usize::MAX)
-}
-
-/// Of a number already known to be from 1 to 65535.
-fn non_zero_u16(n: u32) -> NonZeroU16 {
-    u16::try_from(n).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MIN)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU16;
+    use std::time::Duration;
+
     use super::*;
     use crate::config::testing::{Place, as_nobody};
-    use crate::config::{Python, PythonSource, file, keys};
+    use crate::config::{Bind, Count, Level, PythonSource, file, keys};
 
     /// A place with an application directory and an interpreter, and what the file says about the rest.
     struct Case {
@@ -720,7 +390,7 @@ mod tests {
         let Timeouts { request, queue, header, body, keepalive, boot, drain } = config.timeouts;
         assert_eq!((request, queue, boot), (None, None, None));
         assert_eq!((header, body), (Duration::from_secs(5), Duration::from_millis(500)));
-        assert_eq!((keepalive, drain), (Duration::ZERO, Duration::from_secs(120)));
+        assert_eq!((keepalive, drain), (Duration::ZERO, Duration::from_mins(2)));
         let Limits { queue, body, header, headers, request_line, connections } = config.limits;
         assert_eq!((queue, body, header), (10, None, 32 << 10));
         assert_eq!((headers, request_line, connections), (50, 4096, Some(500)));
@@ -797,7 +467,7 @@ mod tests {
             .unwrap()
             .config;
         assert_eq!(config.app.target.to_string(), "other:app");
-        assert_eq!(config.timeouts.request, Some(Duration::from_secs(120)));
+        assert_eq!(config.timeouts.request, Some(Duration::from_mins(2)));
         assert_eq!((config.limits.body, config.limits.connections), (None, None));
         assert_eq!(config.listen.bind, [":80".parse().unwrap(), "[::]:80".parse().unwrap()]);
         assert!(config.log.access);

@@ -82,7 +82,7 @@ fn insert(
         None => errors.push(ConfigError {
             origin: variable.to_owned(),
             key: key.to_owned(),
-            value: Some(format!("{value:?}")),
+            value: Some(format!("\"{}\"", value.as_encoded_bytes().escape_ascii())),
             reason: "is not UTF-8".to_owned(),
             hint: None,
         }),
@@ -184,6 +184,6 @@ mod tests {
         let mut errors = Vec::new();
         let layer = read(&[(OsString::from("RGUN_APP_TARGET"), bytes)].into_iter().collect(), &mut errors);
         assert_eq!(layer, Layer::new());
-        assert_eq!(errors[0].to_string(), "RGUN_APP_TARGET: app.target = \"a\\xFF\": is not UTF-8");
+        assert_eq!(errors[0].to_string(), "RGUN_APP_TARGET: app.target = \"a\\xff\": is not UTF-8");
     }
 }

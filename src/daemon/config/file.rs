@@ -109,7 +109,8 @@ impl Reader<'_> {
             }
             Lookup::Planned => self.planned(at, full),
             Lookup::Unknown(hint) => {
-                let value = Some(value(content.get_ref()).to_string());
+                // A table may be a misspelt `env`, with passwords in it.
+                let value = (!content.get_ref().is_table()).then(|| value(content.get_ref()).to_string());
                 self.error(at, full, value, "is not a key", hint);
             }
         }
@@ -211,6 +212,12 @@ mod tests {
              /etc/rgun/rgun.toml:7: [worker]: is not a section\n    hint: did you mean [workers]?\n\
              /etc/rgun/rgun.toml:9: [tls]: is not in this version of rgun yet\n    hint: remove it: it would have no effect"
         );
+    }
+
+    #[test]
+    fn a_misspelt_env_does_not_put_its_values_into_the_log() {
+        let (_, errors) = parsed("[app]\nenvv = { PASSWORD = \"secret\" }\n");
+        assert!(errors.contains("did you mean \"env\"?") && !errors.contains("secret"), "{errors}");
     }
 
     #[test]

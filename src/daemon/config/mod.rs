@@ -19,9 +19,10 @@ mod error;
 mod file;
 mod keys;
 mod python;
+mod read;
 mod target;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod units;
 mod value;
 
@@ -31,11 +32,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use bind::Bind;
+pub(crate) use environment::CONFIG_VARIABLE;
 pub use environment::Environment;
 pub use error::{Complaint, ConfigError, ConfigErrors};
 pub use python::{Python, PythonSource};
 pub use target::Target;
-pub(crate) use value::{Layer, Value};
+pub(crate) use value::{Layer, Setting, Value};
 
 pub(crate) use keys::name;
 
@@ -183,9 +185,9 @@ impl Default for Timeouts {
             request: Some(Duration::from_secs(30)),
             queue: Some(Duration::from_secs(30)),
             header: Duration::from_secs(10),
-            body: Duration::from_secs(60),
+            body: Duration::from_mins(1),
             keepalive: Duration::from_secs(75),
-            boot: Some(Duration::from_secs(60)),
+            boot: Some(Duration::from_mins(1)),
             drain: Duration::from_secs(30),
         }
     }

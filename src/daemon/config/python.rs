@@ -277,7 +277,7 @@ mod tests {
         let app = place.join("app").display().to_string();
         for (text, reason, hint) in [
             ("", "is empty", "name an interpreter"),
-            ("./missing".into(), "there is no file ", "name an interpreter"),
+            ("./missing", "there is no file ", "name an interpreter"),
             ("/no/such/python", "there is no file /no/such/python", "name an interpreter"),
             ("./env", "is a directory", "env/bin/python"),
             ("./plain", "plain cannot be executed", "test -x"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Complaint;
 
 /// No configured duration is longer than a year: what `Instant` can add is limited, and more is a slip.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const LONGEST: Duration = Duration::from_hours(365 * 24);
 
 const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
 const SIZE_UNITS: [(&str, u64); 4] = [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
@@ -162,7 +162,7 @@ mod tests {
         }
         assert_eq!(duration("off"), Ok(None));
         assert_eq!(show_duration(Duration::from_secs(90)), "90s");
-        assert_eq!(show_duration(Duration::from_secs(120)), "2m");
+        assert_eq!(show_duration(Duration::from_mins(2)), "2m");
         assert_eq!(show_duration(Duration::from_millis(1500)), "1500ms");
     }
 

@@ -1,0 +1,323 @@
+//! The flags that set something, in gunicorn's spelling, and how they become settings.
+//!
+//! Only the spelling is dealt with here (`--timeout 120` is seconds, `0` is off, `warning` is `warn`). What a
+//! value may be is `config`'s to say, so a flag and its key are checked by the same code.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser};
+
+use crate::config::{ConfigError, Layer, Setting, Value, name};
+
+/// What messages call the application on the command line.
+pub(super) const APP: &str = "APP";
+
+const AFTER_HELP: &str = "\
+Examples:
+  rgun mysite.wsgi                            mysite/wsgi.py's \"application\" on 127.0.0.1:8000
+  rgun mysite.asgi:app -b :8000 -w 4          \"app\" of mysite/asgi.py, four workers, all addresses
+  rgun 'mysite:make()' --chdir /srv/mysite    what make() returns
+  rgun check                                  is /etc/rgun/rgun.toml sound, and the application?
+
+Settings:
+  The command line wins over the environment (RGUN_<SECTION>_<KEY>, and WEB_CONCURRENCY for the workers), that
+  over the file, and that over the defaults. With APP and no --config, no file is read; without APP it is
+  /etc/rgun/rgun.toml, which explains every key.
+
+Gunicorn:
+  Its other flags are known too: what systemd or rgun's design does is accepted with a warning that says what
+  does it now; what would be missed is refused with the remedy.
+
+Exit status:
+  64  the command line is wrong
+  78  the configuration is wrong
+  Neither is worth a restart: in a unit of your own, write RestartPreventExitStatus=64 78.";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rgun",
+    version,
+    about = "Serves a Python application: WSGI and ASGI, one daemon, systemd as its user interface.",
+    after_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true,
+    args_override_self = true,
+    disable_help_subcommand = true,
+    disable_version_flag = true,
+    subcommand_help_heading = "Commands (without one: serve in the foreground)",
+    subcommand_value_name = "check"
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) flags: Flags,
+    /// Print the version and exit.
+    #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
+    version: Option<bool>,
+    #[command(subcommand)]
+    pub(super) command: Option<Subcommand>,
+}
+
+/// What else rgun can do.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Subcommand {
+    /// Say whether configuration and application are sound, and why not; serve nothing.
+    Check(Box<Flags>),
+}
+
+/// The flags, as typed.
+#[derive(Debug, Args)]
+pub(super) struct Flags {
+    /// The application: module, module:attribute or module:factory(). Without an attribute: "application".
+    #[arg(value_name = "APP")]
+    app: Option<String>,
+
+    /// The TOML file to read [env: RGUN_CONFIG] [without APP: /etc/rgun/rgun.toml].
+    #[arg(short = 'c', long, value_name = "PATH")]
+    config: Option<String>,
+
+    /// Where the application's module is, and where it runs [default: the current directory].
+    #[arg(long, value_name = "DIR", help_heading = "Application")]
+    chdir: Option<String>,
+
+    /// The interpreter [default: $VIRTUAL_ENV, .venv or venv in the directory, python3 on PATH].
+    #[arg(long, value_name = "PATH", help_heading = "Application")]
+    python: Option<String>,
+
+    /// auto, wsgi or asgi [default: auto].
+    #[arg(long, value_name = "KIND", help_heading = "Application")]
+    interface: Option<String>,
+
+    /// Gunicorn's way to say it: sync and gthread are wsgi; asgi and uvicorn's worker are asgi.
+    #[arg(short = 'k', long, value_name = "CLASS", help_heading = "Application")]
+    worker_class: Option<String>,
+
+    /// Set a variable for the application; may be repeated.
+    #[arg(short, long, value_name = "NAME=VALUE", help_heading = "Application")]
+    env: Vec<String>,
+
+    /// Directories to import from before all others, with commas between.
+    #[arg(long, value_name = "DIRS", help_heading = "Application")]
+    pythonpath: Option<String>,
+
+    /// The path under which a proxy publishes the application, e.g. /shop.
+    #[arg(long, value_name = "PATH", help_heading = "Application")]
+    root_path: Option<String>,
+
+    /// HOST:PORT, :PORT (all addresses) or unix:PATH; may be repeated [default: 127.0.0.1:8000].
+    #[arg(short, long, value_name = "ADDRESS", help_heading = "Listening")]
+    bind: Vec<String>,
+
+    /// Worker processes: a number, or auto for two per core and one more [default: auto].
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, help_heading = "Workers")]
+    workers: Option<String>,
+
+    /// WSGI: requests one worker runs at a time [default: 1].
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Workers")]
+    threads: Option<String>,
+
+    /// The longest the application may take for a request: 120 (seconds), 500ms, 2m; 0 for no limit [default: 30].
+    #[arg(short, long, value_name = "TIME", allow_negative_numbers = true, help_heading = "Timeouts")]
+    timeout: Option<String>,
+
+    /// How long running requests may go on when rgun stops [default: 30].
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, help_heading = "Timeouts")]
+    graceful_timeout: Option<String>,
+
+    /// How long an idle connection is kept; 0 closes it after each response [default: 75].
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, help_heading = "Timeouts")]
+    keep_alive: Option<String>,
+
+    /// Length of the request line in bytes [default: 8KiB].
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Limits")]
+    limit_request_line: Option<String>,
+
+    /// Number of header fields [default: 100].
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Limits")]
+    limit_request_fields: Option<String>,
+
+    /// Size of all header fields together, in bytes [default: 16KiB].
+    #[arg(
+        long = "limit-request-field_size",
+        alias = "limit-request-field-size",
+        value_name = "SIZE",
+        allow_negative_numbers = true,
+        help_heading = "Limits"
+    )]
+    limit_request_field_size: Option<String>,
+
+    /// error, warning, info, debug or trace [default: info].
+    #[arg(long, value_name = "LEVEL", help_heading = "Log")]
+    log_level: Option<String>,
+
+    /// "-" logs each request, to the journal or to stderr.
+    #[arg(long, value_name = "-", allow_hyphen_values = true, help_heading = "Log")]
+    access_logfile: Option<String>,
+
+    /// Gunicorn's way to say `rgun check`.
+    #[arg(long, hide = true)]
+    check_config: bool,
+}
+
+/// What the flags come to.
+pub(super) struct Given {
+    /// The settings.
+    pub(super) layer: Layer,
+    /// The file to read.
+    pub(super) config: Option<PathBuf>,
+    /// Whether to check only.
+    pub(super) check: bool,
+}
+
+impl Flags {
+    /// The flags as settings. What gunicorn knows and rgun does not do goes to `refusals`.
+    pub(super) fn given(&self, refusals: &mut Vec<ConfigError>) -> Given {
+        let mut layer = Layer::new();
+        let mut set = |key, flag: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                layer.insert(key, Setting::flag(flag, value));
+            }
+        };
+        let text = |flag: &Option<String>| flag.as_ref().map(Value::text);
+        let list = |flag: &[String]| (!flag.is_empty()).then(|| Value::list(flag));
+        set(name::TARGET, APP, text(&self.app));
+        set(name::DIRECTORY, "--chdir", text(&self.chdir));
+        set(name::PYTHON, "--python", text(&self.python));
+        set(name::ENV, "--env", list(&self.env));
+        set(name::PYTHONPATH, "--pythonpath", text(&self.pythonpath));
+        set(name::ROOT_PATH, "--root-path", text(&self.root_path));
+        set(name::BIND, "--bind", list(&self.bind));
+        set(name::COUNT, "--workers", text(&self.workers));
+        set(name::THREADS, "--threads", text(&self.threads));
+        set(name::REQUEST, "--timeout", self.timeout.as_deref().map(|time| seconds(time, "off")));
+        set(
+            name::DRAIN,
+            "--graceful-timeout",
+            self.graceful_timeout.as_deref().map(|time| seconds(time, "0s")),
+        );
+        set(name::KEEPALIVE, "--keep-alive", self.keep_alive.as_deref().map(|time| seconds(time, "0s")));
+        set(name::REQUEST_LINE, "--limit-request-line", text(&self.limit_request_line));
+        set(name::HEADERS, "--limit-request-fields", text(&self.limit_request_fields));
+        set(name::HEADER, "--limit-request-field_size", text(&self.limit_request_field_size));
+        set(name::LEVEL, "--log-level", self.log_level.as_deref().map(level));
+        set(name::ACCESS, "--access-logfile", self.access(refusals).map(Value::Boolean));
+        let (flag, interface) = self.interface(refusals);
+        set(name::INTERFACE, flag, interface);
+        if self.app.as_deref() == Some("check") {
+            // Clap takes a command after flags for the application, and would serve a module of that name.
+            refusals.push(refusal(
+                "APP",
+                "the command \"check\" stands first",
+                "write rgun check and then the flags; for a module of that name write check:application",
+            ));
+        }
+        Given { layer, config: self.config(refusals), check: self.check_config }
+    }
+
+    fn access(&self, refusals: &mut Vec<ConfigError>) -> Option<bool> {
+        match self.access_logfile.as_deref()? {
+            "-" => Some(true),
+            path => {
+                refusals.push(refusal(
+                    &format!("--access-logfile {path}"),
+                    "rgun writes its log to the journal, or to stderr in the foreground, not to files",
+                    "write --access-logfile - and read it with journalctl -u rgun",
+                ));
+                None
+            }
+        }
+    }
+
+    /// Of `--interface` and `--worker-class`, which say the same thing.
+    fn interface(&self, refusals: &mut Vec<ConfigError>) -> (&'static str, Option<Value>) {
+        let class = self.worker_class.as_deref().and_then(|class| match interface_of(class) {
+            Ok(interface) => Some((class, interface)),
+            Err(hint) => {
+                refusals.push(refusal(&format!("--worker-class {class}"), "rgun has no such worker", &hint));
+                None
+            }
+        });
+        match (self.interface.as_deref(), class) {
+            (Some(interface), Some((class, its)))
+                if interface != its && matches!(interface, "wsgi" | "asgi") =>
+            {
+                refusals.push(refusal(
+                    &format!("--interface {interface}"),
+                    &format!("contradicts --worker-class {class}, which is {its}"),
+                    "leave one of them out",
+                ));
+                ("--interface", None)
+            }
+            (Some(interface), _) => ("--interface", Some(Value::text(interface))),
+            (None, class) => ("--worker-class", class.map(|(_, interface)| Value::text(interface))),
+        }
+    }
+
+    fn config(&self, refusals: &mut Vec<ConfigError>) -> Option<PathBuf> {
+        let path = self.config.as_deref()?;
+        let is_py = PathBuf::from(path).extension().is_some_and(|extension| extension == "py");
+        if is_py || path.starts_with("python:") || path.starts_with("file:") {
+            refusals.push(refusal(
+                &format!("--config {path}"),
+                "is gunicorn's configuration in Python; no Python runs in rgun's daemon",
+                "write its settings as flags, or as keys of a TOML file as /etc/rgun/rgun.toml explains them",
+            ));
+            return None;
+        }
+        Some(PathBuf::from(path))
+    }
+}
+
+/// A flag that is not done, as an error.
+pub(super) fn refusal(flag: &str, reason: &str, hint: &str) -> ConfigError {
+    ConfigError {
+        origin: flag.to_owned(),
+        key: String::new(),
+        value: None,
+        reason: reason.to_owned(),
+        hint: Some(hint.to_owned()),
+    }
+}
+
+/// Gunicorn's whole seconds; everything else is left for the check, which knows units.
+fn seconds(time: &str, zero: &str) -> Value {
+    let plain = !time.is_empty() && time.bytes().all(|byte| byte.is_ascii_digit());
+    match plain {
+        true if time.bytes().all(|byte| byte == b'0') => Value::text(zero),
+        true => Value::text(format!("{time}s")),
+        false => Value::text(time),
+    }
+}
+
+/// Gunicorn's levels by our names.
+fn level(level: &str) -> Value {
+    Value::text(match level.to_ascii_lowercase().as_str() {
+        "critical" => "error",
+        "warning" => "warn",
+        other => return Value::text(other),
+    })
+}
+
+/// The interface of one of gunicorn's worker classes, or what to do instead of it.
+fn interface_of(class: &str) -> Result<&'static str, String> {
+    match class {
+        "sync" | "gthread" | "gunicorn.workers.sync.SyncWorker" | "gunicorn.workers.gthread.ThreadWorker" => {
+            Ok("wsgi")
+        }
+        "asgi"
+        | "uvicorn.workers.UvicornWorker"
+        | "uvicorn.workers.UvicornH11Worker"
+        | "uvicorn_worker.UvicornWorker"
+        | "uvicorn_worker.UvicornH11Worker" => Ok("asgi"),
+        "gevent" | "gevent_wsgi" | "gevent_pywsgi" | "eventlet" => Err(format!(
+            "{class} patches Python to switch between requests; give workers threads instead (--threads 8), or \
+             serve an ASGI application. Slow clients need neither: rgun keeps them away from workers"
+        )),
+        "tornado" => Err(
+            "serve the tornado application by its own HTTPServer, or a WSGI or ASGI application by rgun".to_owned(),
+        ),
+        _ => Err(
+            "leave it out, or write wsgi or asgi with --interface; threads are --threads in every WSGI worker"
+                .to_owned(),
+        ),
+    }
+}

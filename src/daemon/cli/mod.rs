@@ -1,0 +1,171 @@
+//! What the user typed: `rgun [APP] [gunicorn's flags]`, `rgun check [the same]`.
+//!
+//! Turns arguments, variables and the current directory into an [`Invocation`] or a [`Failure`]; `main` calls
+//! it once and does the printing and exiting. Nothing is printed, and no process state is read here, so every
+//! case is a table row in the tests.
+//!
+//! `flags` has the flags rgun acts on, `gunicorn` those of gunicorn's that something else does now, or nothing
+//! does; a flag of gunicorn is never silently dropped.
+
+mod flags;
+mod gunicorn;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use clap::error::ErrorKind;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
+
+use crate::config::{self, Config, ConfigError, ConfigErrors, DEFAULT_FILE, Environment};
+use flags::{Cli, Given, Subcommand};
+
+/// What is to be done, and the configuration it is done with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invocation {
+    /// Serve, or only look.
+    pub command: Command,
+    /// Checked.
+    pub config: Config,
+    /// For the log, one sentence each: flags that have no effect here and what does it now.
+    pub warnings: Vec<String>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Serve the application until told to stop.
+    Serve,
+    /// Say whether configuration and application are sound.
+    Check,
+}
+
+/// Nothing is to be done but print this and exit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What to print; ends with a newline.
+    pub text: String,
+    /// The exit status: [`USAGE`], [`CONFIG`], or 0 for `--help` and `--version`.
+    pub status: u8,
+    /// Whether the text is what was asked for and goes to stdout, or an error and goes to stderr.
+    pub stdout: bool,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.text.trim_end())
+    }
+}
+
+impl Error for Failure {}
+
+/// EX_USAGE of sysexits(3head): the command line is wrong. The unit does not restart on it.
+pub const USAGE: u8 = 64;
+
+/// EX_CONFIG of sysexits(3head): the configuration is wrong. The unit does not restart on it.
+pub const CONFIG: u8 = 78;
+
+/// Reads the command line; `args` begins with the program's name, `cwd` is absolute.
+///
+/// # Errors
+/// When there is nothing to do but print: help, version, or all that is wrong with the command line and the
+/// configuration.
+pub fn parse<A>(
+    args: impl IntoIterator<Item = A>,
+    environment: &Environment,
+    cwd: &Path,
+) -> Result<Invocation, Failure>
+where
+    A: Into<OsString> + Clone,
+{
+    parse_with(args, environment, cwd, Path::new(DEFAULT_FILE))
+}
+
+fn parse_with<A>(
+    args: impl IntoIterator<Item = A>,
+    environment: &Environment,
+    cwd: &Path,
+    default_file: &Path,
+) -> Result<Invocation, Failure>
+where
+    A: Into<OsString> + Clone,
+{
+    let (cli, matches) = typed(args).map_err(|error| explained(&error))?;
+    let (subcommand, flags, matches) = match (&cli.command, matches.subcommand()) {
+        (Some(Subcommand::Check(flags)), Some((_, matches))) => (Command::Check, flags.as_ref(), matches),
+        _ => (Command::Serve, &cli.flags, &matches),
+    };
+    let mut warnings = Vec::new();
+    let mut refusals = Vec::new();
+    gunicorn::judge(matches, &mut warnings, &mut refusals);
+    if environment.value("GUNICORN_CMD_ARGS").is_some() {
+        warnings.push(
+            "GUNICORN_CMD_ARGS: ignored; write the flags on the command line, or their keys in the file"
+                .into(),
+        );
+    }
+    let Given { layer, config, check } = flags.given(&mut refusals);
+    if !refusals.is_empty() {
+        return Err(failure(&ConfigErrors(refusals), USAGE));
+    }
+    let file = match config.or_else(|| environment.value(config::CONFIG_VARIABLE).map(PathBuf::from)) {
+        Some(path) => Some(cwd.join(path)),
+        None if layer.contains_key(config::name::TARGET) => None,
+        // An error other than "there is none" is the reader's to tell.
+        None if default_file.try_exists().unwrap_or(true) => Some(default_file.to_owned()),
+        None if environment.value("RGUN_APP_TARGET").is_some() => None,
+        None => return Err(nothing_to_serve(default_file)),
+    };
+    let loaded = config::load(layer, environment, file.as_deref(), cwd).map_err(|errors| {
+        let status = if errors.0.iter().all(typed_by_user) { USAGE } else { CONFIG };
+        failure(&errors, status)
+    })?;
+    warnings.extend(loaded.warnings);
+    let command = if check { Command::Check } else { subcommand };
+    Ok(Invocation { command, config: loaded.config, warnings })
+}
+
+fn typed<A: Into<OsString> + Clone>(
+    args: impl IntoIterator<Item = A>,
+) -> Result<(Cli, ArgMatches), clap::Error> {
+    let matches = gunicorn::add(Cli::command()).try_get_matches_from(args)?;
+    Ok((Cli::from_arg_matches(&matches)?, matches))
+}
+
+/// Clap's text with our exit status: its own for a usage error is 2.
+fn explained(error: &clap::Error) -> Failure {
+    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    Failure { text: error.render().to_string(), status: if asked { 0 } else { USAGE }, stdout: asked }
+}
+
+fn failure(errors: &ConfigErrors, status: u8) -> Failure {
+    Failure { text: format!("{errors}\n"), status, stdout: false }
+}
+
+/// Whether the command line is at fault, and no file or variable.
+fn typed_by_user(error: &ConfigError) -> bool {
+    error.origin.starts_with("--") || error.origin == flags::APP
+}
+
+fn nothing_to_serve(default_file: &Path) -> Failure {
+    let file = default_file.display();
+    let text = format!(
+        "error: no application given, and there is no {file}
+
+Name one, as for gunicorn:
+    rgun mysite.wsgi --chdir /srv/mysite
+
+or write {file}:
+    [app]
+    target = \"mysite.wsgi\"
+    directory = \"/srv/mysite\"
+
+For more information, try '--help'.
+"
+    );
+    Failure { text, status: USAGE, stdout: false }
+}
+
+#[cfg(test)]
+mod tests;
