@@ -34,6 +34,8 @@ impl Supervisor {
             let may_wait_for_ever = match worker.state {
                 State::Ready => true,
                 State::Spawning { .. } | State::Booting { .. } => self.policy.boot.is_none(),
+                // `run` owes the answer to `Spawn`.
+                State::Killed { give_up_at: None, .. } => worker.pid.is_none(),
                 _ => worker.is_given_up(),
             };
             if !may_wait_for_ever && worker.deadline().is_none() {

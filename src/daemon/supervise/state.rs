@@ -59,10 +59,10 @@ pub(super) enum State {
     Terminating {
         kill_at: Instant,
     },
-    /// Without a pid the process is not there yet, and is killed as soon as it is. After `give_up_at` the end of the
-    /// daemon does not wait for it any more.
+    /// After `give_up_at` the end of the daemon does not wait for it any more. `None` when the answer to `Spawn` is
+    /// still owed: the process is killed as soon as it is there, and its time to be reaped begins then.
     Killed {
-        give_up_at: Instant,
+        give_up_at: Option<Instant>,
         given_up: bool,
     },
 }
@@ -102,12 +102,13 @@ impl Worker {
     /// The instant at which a tick moves it on by force.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.state {
-            State::Spawning { deadline } | State::Booting { deadline } => deadline,
-            State::Ready | State::Killed { given_up: true, .. } => None,
+            State::Spawning { deadline: at }
+            | State::Booting { deadline: at }
+            | State::Killed { give_up_at: at, given_up: false } => at,
             State::Retiring { deadline: at }
             | State::Failed { kill_at: at }
-            | State::Terminating { kill_at: at }
-            | State::Killed { give_up_at: at, given_up: false } => Some(at),
+            | State::Terminating { kill_at: at } => Some(at),
+            State::Ready | State::Killed { given_up: true, .. } => None,
         }
     }
 

@@ -201,7 +201,7 @@ impl Supervisor {
         match worker.state {
             State::Spawning { deadline } => worker.enter(State::Booting { deadline }, now),
             // Doomed before it existed.
-            State::Killed { .. } => self.actions.push(Action::Kill { worker: id }),
+            State::Killed { give_up_at: None, .. } => self.kill(id, now),
             _ => {}
         }
     }
@@ -456,7 +456,8 @@ impl Supervisor {
     fn kill(&mut self, id: WorkerId, now: Instant) {
         let Some(worker) = self.worker_mut(id) else { return };
         let exists = worker.pid.is_some();
-        worker.enter(State::Killed { give_up_at: after(now, REAP_PATIENCE), given_up: false }, now);
+        let give_up_at = exists.then(|| after(now, REAP_PATIENCE));
+        worker.enter(State::Killed { give_up_at, given_up: false }, now);
         if exists {
             self.actions.push(Action::Kill { worker: id });
         }

@@ -564,6 +564,18 @@ fn a_process_that_cannot_be_killed_does_not_keep_the_daemon() {
 }
 
 #[test]
+fn the_daemon_does_not_leave_while_a_process_is_still_being_made() {
+    let mut table = Table::new(1);
+    table.tell(Event::Started);
+    table.tell(Event::StopNow);
+    let late = table.after(49 * SECOND).tick();
+    assert!(!late.iter().any(|action| matches!(action, Action::Exit { .. })), "{late:?}");
+    assert_eq!(table.spawned(worker(0, 1)), [Action::Kill { worker: worker(0, 1) }]);
+    let reaped = table.exits(worker(0, 1));
+    assert_eq!(reaped.last(), Some(&Action::Exit { status: 0, reason: None }));
+}
+
+#[test]
 fn stop_before_the_start_just_exits() {
     let mut table = Table::new(2);
     let actions = table.tell(Event::Stop);
