@@ -12,31 +12,36 @@ use crate::config::{ConfigError, Layer, Setting, Value, name};
 /// What messages call the application on the command line.
 pub(super) const APP: &str = "APP";
 
+// Lines of at most 78 columns: clap would break longer ones without their indentation.
 const AFTER_HELP: &str = "\
 Examples:
-  rgun mysite.wsgi                            mysite/wsgi.py's \"application\" on 127.0.0.1:8000
-  rgun mysite.asgi:app -b :8000 -w 4          \"app\" of mysite/asgi.py, four workers, all addresses
-  rgun 'mysite:make()' --chdir /srv/mysite    what make() returns
-  rgun check                                  is /etc/rgun/rgun.toml sound, and the application?
+  rgun mysite.wsgi                           \"application\" of mysite/wsgi.py
+  rgun mysite.asgi:app -b :8000 -w 4         \"app\", four workers, all addresses
+  rgun 'mysite:make()' --chdir /srv/mysite   what make() returns
+  rgun check                                 is /etc/rgun/rgun.toml sound?
 
 Settings:
-  The command line wins over the environment (RGUN_<SECTION>_<KEY>, and WEB_CONCURRENCY for the workers), that
-  over the file, and that over the defaults. With APP and no --config, no file is read; without APP it is
+  The command line wins over the environment (RGUN_<SECTION>_<KEY>, and
+  WEB_CONCURRENCY for the workers), that over the file, that over the defaults.
+  With APP and no --config, no file is read; without APP it is
   /etc/rgun/rgun.toml, which explains every key.
 
 Gunicorn:
-  Its other flags are known too: what systemd or rgun's design does is accepted with a warning that says what
-  does it now; what would be missed is refused with the remedy.
+  Its other flags are known too: what systemd or rgun's design does is accepted
+  with a warning that says what does it now; what would be missed is refused
+  with the remedy.
 
 Exit status:
   64  the command line is wrong
   78  the configuration is wrong
-  Neither is worth a restart: in a unit of your own, write RestartPreventExitStatus=64 78.";
+  No restart mends either: a unit has RestartPreventExitStatus=64 78.";
 
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "rgun",
+    bin_name = "rgun",
+    override_usage = "rgun [OPTIONS] [APP]\n       rgun check [OPTIONS] [APP]",
     version,
     about = "Serves a Python application: WSGI and ASGI, one daemon, systemd as its user interface.",
     after_help = AFTER_HELP,
@@ -44,8 +49,7 @@ Exit status:
     args_override_self = true,
     disable_help_subcommand = true,
     disable_version_flag = true,
-    subcommand_help_heading = "Commands (without one: serve in the foreground)",
-    subcommand_value_name = "check"
+    subcommand_help_heading = "Commands (without one: serve in the foreground)"
 )]
 pub(super) struct Cli {
     #[command(flatten)]
@@ -61,6 +65,7 @@ pub(super) struct Cli {
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Subcommand {
     /// Say whether configuration and application are sound, and why not; serve nothing.
+    #[command(override_usage = "rgun check [OPTIONS] [APP]")]
     Check(Box<Flags>),
 }
 
@@ -170,7 +175,12 @@ pub(super) struct Given {
 
 impl Flags {
     /// The flags as settings. What gunicorn knows and rgun does not do goes to `refusals`.
-    pub(super) fn given(&self, refusals: &mut Vec<ConfigError>) -> Given {
+    pub(super) fn given(&self, warnings: &mut Vec<String>, refusals: &mut Vec<ConfigError>) -> Given {
+        if let Some(size) = &self.limit_request_field_size {
+            warnings.push(format!(
+                "--limit-request-field_size {size}: bounds all header fields of a request together, not each one"
+            ));
+        }
         let mut layer = Layer::new();
         let mut set = |key, flag: &str, value: Option<Value>| {
             if let Some(value) = value {

@@ -105,7 +105,7 @@ where
                 .into(),
         );
     }
-    let Given { layer, config, check } = flags.given(&mut refusals);
+    let Given { layer, config, check } = flags.given(&mut warnings, &mut refusals);
     if !refusals.is_empty() {
         return Err(failure(&ConfigErrors(refusals), USAGE));
     }

@@ -72,7 +72,7 @@ fn gunicorns_command_line_works_as_it_is() {
             "mysite.wsgi --bind 127.0.0.1:8001 --workers 9 --threads 3 --timeout 120 --graceful-timeout 20 \
              --keep-alive 5 --chdir app --env K=V --env L=a=b --pythonpath lib,/opt/lib --python py/bin/python \
              --interface wsgi --root-path /shop --log-level warning --access-logfile - \
-             --limit-request-line 4094 --limit-request-fields 50 --limit-request-field_size 8190",
+             --limit-request-line 4094 --limit-request-fields 50",
         )
         .config;
     let app = shell.place.join("app");
@@ -91,7 +91,14 @@ fn gunicorns_command_line_works_as_it_is() {
     assert_eq!(config.app.root_path, "/shop");
     assert_eq!((config.log.level, config.log.access), (Level::Warn, true));
     let limits = config.limits;
-    assert_eq!((limits.request_line, limits.headers, limits.header), (4094, 50, 8190));
+    assert_eq!((limits.request_line, limits.headers), (4094, 50));
+}
+
+#[test]
+fn the_size_of_header_fields_is_taken_with_a_warning_that_it_means_all_of_them() {
+    let invocation = Shell::new().run("a --limit-request-field_size 8190").unwrap();
+    assert_eq!(invocation.config.limits.header, 8190);
+    assert!(invocation.warnings[0].contains("together, not each one"), "{:?}", invocation.warnings);
 }
 
 #[test]
