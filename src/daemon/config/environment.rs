@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn other_variables_are_none_of_our_business() {
         let (layer, errors) =
-            layer(&[("RGUN_CONFIG", "/x"), ("RGUN_E2E", "required"), ("RGUN_APP", "x"), ("HOME", "/root")]);
+            layer(&[("RGUN_CONFIG", "/x"), ("RGUN_E2E", "required"), ("RGUN_APP", "x"), ("HOME", "/home/a")]);
         assert_eq!((layer, errors), (Layer::new(), Vec::new()));
     }
 
