@@ -117,16 +117,26 @@ def drop_in(text):
 
 
 def journal_cursor():
-    """The place the journal has come to, for `journal(since=...)`."""
+    """The place the journal has come to, for `journal`."""
     return run("journalctl", "-n", "0", "--show-cursor", "-q").stdout.split("-- cursor:")[1].strip()
 
 
-def journal(*matches, since=None):
-    """Entries as dictionaries, oldest first; `matches` are FIELD=value or options of journalctl."""
+def journal(since=None, **fields):
+    """Entries with these fields as dictionaries, oldest first: journal(since, RGUN_WORKER=1).
+
+    Selected here and not by journalctl: before systemd 253 a match together with --after-cursor loses the
+    first entry that matches.
+    """
     run("journalctl", "--sync")
     after = [f"--after-cursor={since}"] if since else []
-    lines = run("journalctl", "-q", "--no-pager", "-o", "json", "--all", *after, *matches).stdout.splitlines()
-    return [json.loads(line) for line in lines]
+    lines = run("journalctl", "-q", "--no-pager", "-o", "json", "--all", *after).stdout.splitlines()
+    entries = [json.loads(line) for line in lines]
+    return [entry for entry in entries if all(entry.get(name) == str(fields[name]) for name in fields)]
+
+
+def journal_of_service(since):
+    """What the service wrote and what systemd wrote about it, as `journalctl -u` shows."""
+    return [entry for entry in journal(since) if SERVICE in (entry.get("_SYSTEMD_UNIT"), entry.get("UNIT"))]
 
 
 def messages(entries):
@@ -140,7 +150,7 @@ def messages(entries):
 
 def told(since):
     """What the journal of the service says since then, as one text."""
-    return "\n".join(messages(journal("-u", SERVICE, since=since)))
+    return "\n".join(messages(journal_of_service(since)))
 
 
 # ---------------------------------------------------------------- HTTP
@@ -167,7 +177,9 @@ def request(method, path, body=None, headers=None, timeout=30.0):
     """One request on a connection of its own; header names in lower case."""
     connection = http.client.HTTPConnection(*ADDRESS, timeout=timeout)
     try:
-        connection.request(method, path, body=body, headers={"Connection": "close", **(headers or {})})
+        headers = {"Connection": "close", **(headers or {})}
+        chunked = "Transfer-Encoding" in headers
+        connection.request(method, path, body=body, headers=headers, encode_chunked=chunked)
         response = connection.getresponse()
         names = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, names, response.read())

@@ -14,11 +14,10 @@ def test_analyze_verify_has_nothing_to_say():
 
 
 def test_the_manual_the_units_name_is_installed():
-    pages = host.show("Documentation").split()
-    assert pages
-    for page in pages:
-        name, section = re.fullmatch(r"man:(.+)\((\d)\)", page).groups()
-        assert host.pathlib.Path(f"/usr/share/man/man{section}/{name}.{section}.gz").is_file(), page
+    pages = re.findall(r"man:([\w.]+)\((\d)\)", host.show("Documentation"))
+    assert pages == [("rgun", "8"), ("rgun.toml", "5")]
+    for name, section in pages:
+        assert host.pathlib.Path(f"/usr/share/man/man{section}/{name}.{section}.gz").is_file()
 
 
 def test_analyze_security_is_two_or_less():

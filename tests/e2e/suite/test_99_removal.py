@@ -22,7 +22,8 @@ def test_remove_stops_the_service_and_keeps_the_configuration():
 
 def test_a_package_installed_again_finds_its_configuration():
     mine = host.CONFIG.read_text()
-    host.run("apt-get", "install", "-y", str(host.PACKAGE), timeout=120)
+    keep = "Dpkg::Options::=--force-confold"
+    host.run("apt-get", "install", "-y", "-o", keep, str(host.PACKAGE), timeout=120)
     assert host.CONFIG.read_text() == mine
     host.systemctl("enable", "--now", host.SOCKET)
     assert host.get("/").status == 200
