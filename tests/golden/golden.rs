@@ -1,0 +1,278 @@
+//! The protocol's bytes, kept: what `make.py` wrote down is what the encoders write, and reading it
+//! gives the same values back. See README.md for when these files may change.
+#![cfg(not(loom))]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rgun_channel::PROTOCOL_VERSION;
+use rgun_channel::control::{Command, FailureKind, Interface, ListenerInfo, Report, Start};
+use rgun_channel::frame::{
+    AppError, Body, BodyPart, Completion, CompletionKind, DecodedCompletion, ExchangeId, FieldName, Request,
+    chunks, encode_field, fields,
+};
+use rgun_channel::header::NAMES;
+use rgun_channel::layout::{Geometry, SLOT_ACKED, SLOT_EXCHANGE, SLOT_STARTED, SLOT_WANTS_CREDIT, Word};
+use rgun_channel::map::Map;
+use rgun_channel::ring::SubmissionSender;
+
+type Field = (&'static [u8], &'static [u8]);
+
+fn golden(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(format!("../../tests/golden/v{PROTOCOL_VERSION}/{name}.hex"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
+}
+
+/// One byte a pair, so that a failure shows both sides at the same place.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x} ")).collect()
+}
+
+fn assert_request(name: &str, request: Request<'_>, expected: &[Field]) {
+    let golden = golden(name);
+    let mut frame = Vec::new();
+    request.encode(expected.iter().copied(), &mut frame).unwrap();
+    assert_eq!(hex(&frame), hex(&golden), "{name}: encoded | golden");
+    let decoded = Request::decode(&golden).unwrap();
+    let back: Vec<_> = decoded.fields().map(|(name, value)| (name.as_bytes(), value)).collect();
+    assert_eq!(back, expected, "{name}");
+    assert_eq!(usize::from(decoded.n_fields), expected.len(), "{name}");
+    assert_eq!(
+        (decoded.exchange, decoded.body_len, decoded.received, decoded.method, decoded.version),
+        (request.exchange, request.body_len, request.received, request.method, request.version),
+        "{name}"
+    );
+    assert_eq!(
+        (decoded.body_is_fd, decoded.https, decoded.listener, decoded.path, decoded.query),
+        (request.body_is_fd, request.https, request.listener, request.path, request.query),
+        "{name}"
+    );
+    assert_eq!(
+        (decoded.peer, decoded.peer_port, decoded.request_id, decoded.body),
+        (request.peer, request.peer_port, request.request_id, request.body),
+        "{name}"
+    );
+}
+
+fn assert_completion(name: &str, head: Completion, expected: &[Field], body: &Body<'_>) -> DecodedCompletion {
+    let golden = golden(name);
+    let mut frame = Vec::new();
+    head.encode(u16::try_from(expected.len()).unwrap(), body, &mut frame);
+    for (name, value) in expected {
+        encode_field(name, value, &mut frame).unwrap();
+    }
+    body.encode(&mut frame);
+    assert_eq!(hex(&frame), hex(&golden), "{name}: encoded | golden");
+    let decoded = Completion::decode(&golden).unwrap();
+    assert_eq!(decoded.head, head, "{name}");
+    let back: Vec<_> = fields(&golden[decoded.fields.clone()], decoded.n_fields)
+        .map(|(name, value)| (name.as_bytes(), value))
+        .collect();
+    assert_eq!(back, expected, "{name}");
+    match (body, &decoded.body) {
+        (Body::Inline(bytes), BodyPart::Inline(range)) => assert_eq!(&golden[range.clone()], *bytes),
+        (Body::Chunks(pairs), BodyPart::Chunks(range)) => {
+            assert_eq!(chunks(&golden[range.clone()]).collect::<Vec<_>>(), *pairs);
+        }
+        (Body::File { offset, len }, BodyPart::File { offset: offset_back, len: len_back }) => {
+            assert_eq!((offset, len), (offset_back, len_back));
+        }
+        (body, back) => panic!("{name}: {body:?} came back as {back:?}"),
+    }
+    decoded
+}
+
+#[test]
+fn requests_have_their_golden_bytes() {
+    assert_request("request-get", Request::new(ExchangeId(1)), &[(b"host", b"example.org")]);
+    let mut post = Request::new(ExchangeId(0x0102_0304_0506_0708));
+    post.body_len = 10;
+    post.received = 123_456_789_012_345;
+    post.method = b"POST";
+    post.https = true;
+    post.listener = 2;
+    post.path = b"/a%20b";
+    post.query = b"q=1&r";
+    post.peer = b"2001:db8::1";
+    post.peer_port = 54_321;
+    post.request_id = b"0192-abc";
+    post.body = b"hello\0body";
+    assert_request(
+        "request-post-inline",
+        post,
+        &[
+            (b"host", b"example.org"),
+            (b"content-type", b"text/plain"),
+            (b"x-odd", b"\xff\x80"),
+            (b"accept-ranges", b""),
+        ],
+    );
+    let mut spooled = Request::new(ExchangeId(9));
+    spooled.body_len = 5_000_000_000;
+    spooled.method = b"PROPFIND";
+    spooled.version = 10;
+    spooled.body_is_fd = true;
+    spooled.path = b"/dav";
+    assert_request("request-literal-method-descriptor", spooled, &[]);
+}
+
+const fn completion(exchange: u64, kind: CompletionKind) -> Completion {
+    Completion {
+        exchange: ExchangeId(exchange),
+        kind,
+        end: false,
+        done: false,
+        status: 0,
+        service: 0,
+        slot: 0,
+    }
+}
+
+#[test]
+fn completions_have_their_golden_bytes() {
+    use CompletionKind::{Body as Part, Raised, Respond};
+    let last = |completion: Completion| Completion { end: true, done: true, ..completion };
+    assert_completion(
+        "respond-inline",
+        last(Completion { status: 200, service: 42_000, ..completion(1, Respond) }),
+        &[(b"content-type", b"text/plain"), (b"content-length", b"5"), (b"X-Mixed", b"v")],
+        &Body::Inline(b"hello"),
+    );
+    assert_completion(
+        "respond-chunks",
+        Completion { status: 206, slot: 7, ..completion(2, Respond) },
+        &[(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")],
+        &Body::Chunks(&[(3, 65_536), (63, 1)]),
+    );
+    assert_completion(
+        "respond-file",
+        last(Completion { status: 200, service: 1, slot: 513, ..completion(3, Respond) }),
+        &[],
+        &Body::File { offset: 4096, len: 1 << 33 },
+    );
+    let part = Completion { slot: 1, ..completion(4, Part) };
+    assert_completion("body-part", part, &[], &Body::Inline(b"part"));
+    assert_completion("body-last", last(Completion { service: u64::MAX, ..part }), &[], &Body::Inline(b""));
+    let error = AppError {
+        summary: "ValueError: nö",
+        traceback: "Traceback (most recent call last):\n  File \"a.py\", line 1\n",
+    };
+    let mut bytes = Vec::new();
+    error.encode(&mut bytes);
+    let raised = last(Completion { service: 7, ..completion(5, Raised) });
+    let decoded = assert_completion("raised", raised, &[], &Body::Inline(&bytes));
+    let BodyPart::Inline(range) = decoded.body else { panic!("{decoded:?}") };
+    assert_eq!(AppError::decode(&golden("raised")[range]).unwrap(), error);
+}
+
+#[test]
+fn commands_have_their_golden_bytes() {
+    let start = Start {
+        protocol: 1,
+        geometry: Geometry { submission: 262_144, completion: 131_072, chunks: 64, slots: 3 },
+        generation: 17,
+        worker: 2,
+        multiprocess: true,
+        interface: Interface::Wsgi,
+        module: "mysite.wsgi".into(),
+        attribute: "application".into(),
+        factory: false,
+        directory: "/srv/mysite".into(),
+        pythonpath: vec!["/srv/lib".into(), "/srv/ü".into()],
+        root_path: "/app".into(),
+        listeners: vec![
+            ListenerInfo { name: "127.0.0.1".into(), port: "8000".into(), path: String::new() },
+            ListenerInfo { name: "localhost".into(), port: "80".into(), path: "/run/rgun.sock".into() },
+        ],
+    };
+    for (name, command) in [
+        ("command-start", Command::Start(Box::new(start))),
+        ("command-body", Command::Body(ExchangeId(5))),
+        ("command-forget", Command::Forget(ExchangeId(0x1122_3344_5566_7788))),
+        ("command-stop", Command::Stop),
+    ] {
+        let golden = golden(name);
+        assert_eq!(hex(&command.encode()), hex(&golden), "{name}: encoded | golden");
+        assert_eq!(Command::decode(&golden).unwrap(), command, "{name}");
+    }
+}
+
+#[test]
+fn reports_have_their_golden_bytes() {
+    for (name, report) in [
+        ("report-refused", Report::Refused("Python 3.8 is too old".into())),
+        ("report-booting", Report::Booting { python: "CPython 3.11.2".into() }),
+        ("report-ready", Report::Ready { interface: Interface::Wsgi }),
+        (
+            "report-failed",
+            Report::Failed {
+                kind: FailureKind::App,
+                summary: "ModuleNotFoundError: No module named 'mysite'".into(),
+                traceback: "Traceback\n".into(),
+            },
+        ),
+        ("report-file", Report::File(ExchangeId(6))),
+    ] {
+        let golden = golden(name);
+        assert_eq!(hex(&report.encode()), hex(&golden), "{name}: encoded | golden");
+        assert_eq!(Report::decode(&golden).unwrap(), report, "{name}");
+    }
+}
+
+#[test]
+fn records_lie_in_the_ring_as_they_always_did() {
+    let geometry = Geometry { submission: 4096, completion: 4096, chunks: 1, slots: 1 };
+    let map = Arc::new(Map::create("golden", geometry.total()).unwrap().0);
+    let mut sender = SubmissionSender::new(Arc::clone(&map), &geometry);
+    sender.push(b"first").unwrap().unwrap();
+    let second = sender.push(b"second, longer").unwrap().unwrap();
+    sender.push(b"").unwrap().unwrap();
+    assert!(sender.revoke(second));
+    let golden = golden("ring-submission");
+    let mut ring = Vec::new();
+    map.copy_out(geometry.submission_offset(), golden.len(), &mut ring);
+    assert_eq!(hex(&ring), hex(&golden), "ring | golden");
+}
+
+#[test]
+fn words_and_regions_lie_where_they_always_did() {
+    let words = [
+        Word::SubmissionHead,
+        Word::SubmissionTail,
+        Word::CompletionHead,
+        Word::CompletionTail,
+        Word::Asleep,
+        Word::Tokens,
+        Word::WantsSpace,
+        Word::FreeHead,
+        Word::FreeTail,
+    ];
+    assert_eq!(words.map(Geometry::word), [4096, 4224, 4352, 4480, 4608, 4736, 4864, 4992, 5120]);
+    let slot = [SLOT_EXCHANGE, SLOT_STARTED, SLOT_ACKED, SLOT_WANTS_CREDIT];
+    assert_eq!(slot.map(|field| Geometry::slot(2, field)), [5760, 5768, 5888, 5896]);
+    let geometry = Geometry::standard(3);
+    assert_eq!(
+        (geometry.submission_offset(), geometry.completion_offset(), geometry.free_offset()),
+        (8192, 270_336, 532_480)
+    );
+    assert_eq!((geometry.slab_offset(), geometry.total()), (536_576, 4_730_880));
+}
+
+/// Entries are appended, never moved: the ends and a few between stand for all.
+#[test]
+fn field_names_keep_their_indices() {
+    for (index, name) in
+        [(0, "host"), (6, "cookie"), (9, "content-type"), (47, "transfer-encoding"), (72, "set-cookie")]
+    {
+        assert_eq!(NAMES[index], name);
+        assert_eq!(FieldName::Known(u8::try_from(index).unwrap()).as_bytes(), name.as_bytes());
+    }
+    // FNV-1a (32 bit) over the first 84 names, each with a newline.
+    let hash = NAMES[..84]
+        .iter()
+        .flat_map(|name| name.bytes().chain([b'\n']))
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    assert_eq!(hash, 0xe581_be1a, "a name of the table was changed or moved");
+}

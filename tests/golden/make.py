@@ -1,0 +1,171 @@
+"""Writes the golden bytes of the channel's protocol, version 1, from its tables.
+
+The bytes are built here with `struct`, from the tables in `src/channel/frame.rs` and `control.rs`, not
+by the Rust encoder: daemon and worker share that code and could be wrong together. `golden.rs` keeps
+the same values and compares. Run by hand (`python3 tests/golden/make.py`), never by a test.
+"""
+
+import struct
+from pathlib import Path
+
+HERE = Path(__file__).parent / "v1"
+
+# Indices of src/channel/header.rs, by number on purpose: a moved entry must be seen.
+HOST, COOKIE, CONTENT_TYPE, CONTENT_LENGTH, SET_COOKIE, ACCEPT_RANGES = 0, 6, 9, 10, 72, 83
+LITERAL = 255
+GET, POST, LITERAL_METHOD = 1, 3, 0
+READY, REVOKED = 1, 3
+
+
+def field(name, value):
+    """One field: index of the table, or the name in bytes."""
+    if isinstance(name, bytes):
+        return struct.pack("<BH", LITERAL, len(name)) + name + struct.pack("<H", len(value)) + value
+    return struct.pack("<BH", name, len(value)) + value
+
+
+def request(
+    exchange, method, path, query=b"", peer=b"", request_id=b"", literal=b"", fields=(), body=b"", **fixed
+):
+    """A submission frame."""
+    head = struct.pack(
+        "<QQQBBBBHH6HHH",
+        exchange,
+        fixed.get("body_len", len(body)),
+        fixed.get("received", 0),
+        1,
+        method,
+        fixed.get("version", 11),
+        fixed.get("flags", 0),
+        len(fields),
+        fixed.get("listener", 0),
+        *(len(part) for part in (literal, path, query, peer, request_id)),
+        0,
+        fixed.get("port", 0),
+        0,
+    )
+    assert len(head) == 48
+    return head + literal + path + query + peer + request_id + b"".join(field(*f) for f in fields) + body
+
+
+def completion(exchange, kind, flags, status=0, fields=(), chunks=0, service=0, slot=0, rest=b""):
+    """A completion frame."""
+    head = struct.pack("<QBBHHHQH6x", exchange, kind, flags, status, len(fields), chunks, service, slot)
+    assert len(head) == 32
+    return head + b"".join(field(*f) for f in fields) + rest
+
+
+def text(value):
+    """A text of control messages and application errors."""
+    value = value.encode()
+    return struct.pack("<I", len(value)) + value
+
+
+def record(state, frame):
+    """A record of a ring, filled up to 8 bytes."""
+    return struct.pack("<II", len(frame), state) + frame + bytes(-len(frame) % 8)
+
+
+END, BODY_FD, BODY_CHUNKS, DONE = 1, 2, 4, 8
+RESPOND, BODY, RAISED = 1, 2, 3
+
+GOLDEN = {
+    "request-get": request(1, GET, b"/", fields=[(HOST, b"example.org")]),
+    "request-post-inline": request(
+        0x0102030405060708,
+        POST,
+        b"/a%20b",
+        query=b"q=1&r",
+        peer=b"2001:db8::1",
+        request_id=b"0192-abc",
+        fields=[
+            (HOST, b"example.org"),
+            (CONTENT_TYPE, b"text/plain"),
+            (b"x-odd", b"\xff\x80"),
+            (ACCEPT_RANGES, b""),
+        ],
+        body=b"hello\0body",
+        received=123_456_789_012_345,
+        flags=2,
+        listener=2,
+        port=54321,
+    ),
+    "request-literal-method-descriptor": request(
+        9,
+        LITERAL_METHOD,
+        b"/dav",
+        literal=b"PROPFIND",
+        body_len=5_000_000_000,
+        version=10,
+        flags=1,
+    ),
+    "respond-inline": completion(
+        1,
+        RESPOND,
+        END | DONE,
+        200,
+        [(CONTENT_TYPE, b"text/plain"), (CONTENT_LENGTH, b"5"), (b"X-Mixed", b"v")],
+        service=42_000,
+        rest=b"hello",
+    ),
+    "respond-chunks": completion(
+        2,
+        RESPOND,
+        BODY_CHUNKS,
+        206,
+        [(SET_COOKIE, b"a=1"), (SET_COOKIE, b"b=2")],
+        chunks=2,
+        slot=7,
+        rest=struct.pack("<IIII", 3, 65536, 63, 1),
+    ),
+    "respond-file": completion(
+        3, RESPOND, END | DONE | BODY_FD, 200, service=1, slot=513, rest=struct.pack("<QQ", 4096, 1 << 33)
+    ),
+    "body-part": completion(4, BODY, 0, slot=1, rest=b"part"),
+    "body-last": completion(4, BODY, END | DONE, service=0xFFFF_FFFF_FFFF_FFFF, slot=1),
+    "raised": completion(
+        5,
+        RAISED,
+        END | DONE,
+        service=7,
+        rest=text("ValueError: nö") + text('Traceback (most recent call last):\n  File "a.py", line 1\n'),
+    ),
+    "command-start": b"S"
+    + struct.pack("<6I", 1, 262144, 131072, 64, 3, 17)
+    + struct.pack("<HBBB", 2, 1, 1, 0)
+    + text("mysite.wsgi")
+    + text("application")
+    + text("/srv/mysite")
+    + text("/app")
+    + struct.pack("<I", 2)
+    + text("/srv/lib")
+    + text("/srv/ü")
+    + struct.pack("<I", 2)
+    + text("127.0.0.1")
+    + text("8000")
+    + text("")
+    + text("localhost")
+    + text("80")
+    + text("/run/rgun.sock"),
+    "command-body": b"B" + struct.pack("<Q", 5),
+    "command-forget": b"F" + struct.pack("<Q", 0x1122334455667788),
+    "command-stop": b"X",
+    "report-refused": b"RPython 3.8 is too old",
+    "report-booting": b"b" + text("CPython 3.11.2"),
+    "report-ready": b"r\x01",
+    "report-failed": b"f\x01" + text("ModuleNotFoundError: No module named 'mysite'") + text("Traceback\n"),
+    "report-file": b"i" + struct.pack("<Q", 6),
+    # The first bytes of the submission ring after three pushes, the second revoked.
+    "ring-submission": record(READY, b"first") + record(REVOKED, b"second, longer") + record(READY, b""),
+}
+
+
+def main():
+    """Writes every file anew."""
+    for name, content in GOLDEN.items():
+        lines = [content[at : at + 16].hex(" ") for at in range(0, len(content), 16)]
+        (HERE / f"{name}.hex").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
