@@ -1,0 +1,90 @@
+"""The application of the benches that are not hello and not Django: `app:application`, WSGI.
+
+One path for each kind of work, all of it as little as can be, so that what is measured is the server's part.
+The hello of the benches is tests/apps/hello, the Django project tests/apps/shop.
+"""
+
+import hashlib
+import json
+import os
+import time
+
+MIB = 1024 * 1024
+CHUNK = 64 * 1024
+BIG = b"x" * MIB
+DOWNLOAD = os.environ.get("BENCH_FILE", "")
+SHORT_SECONDS = 0.0002
+LONG_SECONDS = 0.1
+
+
+def answer(start_response, body):
+    """A whole answer."""
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def big(environ, start_response):
+    """1 MiB that is in memory already."""
+    return answer(start_response, BIG)
+
+
+def upload(environ, start_response):
+    """Reads the body in blocks, as a framework's parser does; the digest only for `?digest`."""
+    digest = hashlib.sha256() if environ.get("QUERY_STRING") == "digest" else None
+    read = environ["wsgi.input"].read
+    size = 0
+    while True:
+        chunk = read(CHUNK)
+        if not chunk:
+            break
+        size += len(chunk)
+        if digest:
+            digest.update(chunk)
+    return answer(
+        start_response, json.dumps({"size": size, "sha256": digest and digest.hexdigest()}).encode()
+    )
+
+
+def blocks(file):
+    """The file piece by piece, closed at the end."""
+    with file:
+        while True:
+            block = file.read(CHUNK)
+            if not block:
+                return
+            yield block
+
+
+def download(environ, start_response):
+    """The file BENCH_FILE by wsgi.file_wrapper, or read in blocks by a server that has none."""
+    file = open(DOWNLOAD, "rb")  # noqa: SIM115 (the server closes it)
+    size = os.fstat(file.fileno()).st_size
+    start_response("200 OK", [("Content-Type", "application/octet-stream"), ("Content-Length", str(size))])
+    wrapper = environ.get("wsgi.file_wrapper")
+    return wrapper(file, CHUNK) if wrapper else blocks(file)
+
+
+def short(environ, start_response):
+    """A view that computes for 0.2 ms."""
+    end = time.perf_counter() + SHORT_SECONDS
+    while time.perf_counter() < end:
+        pass
+    return answer(start_response, b"short")
+
+
+def long(environ, start_response):
+    """A view that waits 0.1 s for something else."""
+    time.sleep(LONG_SECONDS)
+    return answer(start_response, b"long")
+
+
+PATHS = {"/big": big, "/upload": upload, "/download": download, "/short": short, "/long": long}
+
+
+def application(environ, start_response):
+    """By path; what does not exist is an error that no bench overlooks."""
+    view = PATHS.get(environ["PATH_INFO"])
+    if view is None:
+        start_response("404 Not Found", [("Content-Length", "0")])
+        return []
+    return view(environ, start_response)

@@ -1,0 +1,281 @@
+"""The clients: wrk for closed loops, raw sockets for large bodies, asyncio for the open loop.
+
+Each returns what it saw and counts everything that was not a good answer; none decides what that means for
+the table (workloads.py does). They run in the harness's own process, or as its child, on the client's core.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import heapq
+import json
+import math
+import random
+import resource
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from process import BenchError
+
+MIB = 1024 * 1024
+BLOCK = random.Random(1).randbytes(MIB)
+
+
+def percentile(values, share):
+    """The value that `share` of the sorted `values` do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
+
+
+def wrk(url, connections, seconds):
+    """Closed loop: `connections` keep-alive connections, each with one request at a time."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
+    command += ["-s", str(Path(__file__).with_name("wrk.lua")), url]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    lines = [line[5:] for line in run.stdout.splitlines() if line.startswith("JSON ")]
+    if run.returncode or not lines:
+        raise BenchError(f"wrk failed: {(run.stderr or run.stdout).strip()[-200:]}")
+    counts = json.loads(lines[0])
+    elapsed = counts["duration_us"] / 1e6
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    counts["client_busy"] = used / elapsed
+    counts["rate"] = counts["requests"] / elapsed
+    errors = {key: counts[key] for key in ("connect", "read", "write", "status", "timeout") if counts[key]}
+    if errors:
+        raise BenchError("wrk counted errors: " + ", ".join(f"{n} {key}" for key, n in errors.items()))
+    if not counts["requests"]:
+        raise BenchError("not one request was answered")
+    return counts
+
+
+def read_head(connection):
+    """Reads a response's head; returns the status, the Content-Length and the first bytes of the body."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65536)
+        if not piece:
+            raise BenchError(f"connection closed within the head: {data[:80]!r}")
+        data += piece
+    head, _, rest = data.partition(b"\r\n\r\n")
+    lines = head.decode("latin-1").split("\r\n")
+    fields = dict(line.lower().split(":", 1) for line in lines[1:])
+    if "content-length" not in fields:
+        raise BenchError("the answer has no Content-Length")
+    return int(lines[0].split()[1]), int(fields["content-length"]), rest
+
+
+def upload(port, mib, check=False):
+    """One POST of `mib` MiB with a known length; the answer must have counted every byte."""
+    target = "/upload?digest" if check else "/upload"
+    head = f"POST {target} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/octet-stream\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(f"{head}Content-Length: {mib * MIB}\r\nConnection: close\r\n\r\n".encode())
+        for _ in range(mib):
+            connection.sendall(BLOCK)
+        status, length, body = read_head(connection)
+        while len(body) < length:
+            piece = connection.recv(65536)
+            if not piece:
+                raise BenchError("connection closed within the answer to an upload")
+            body += piece
+    if status != 200:
+        raise BenchError(f"upload answered {status}: {body[:100]!r}")
+    answer = json.loads(body)
+    if answer["size"] != mib * MIB:
+        raise BenchError(f"upload of {mib * MIB} bytes arrived as {answer['size']}")
+    if check:
+        digest = hashlib.sha256()
+        for _ in range(mib):
+            digest.update(BLOCK)
+        if answer["sha256"] != digest.hexdigest():
+            raise BenchError("upload arrived with another SHA-256")
+
+
+def download(port, buffer, expected, sha256=None):
+    """One GET of the file; every byte of Content-Length must come, and with `sha256` be the right ones."""
+    digest = hashlib.sha256()
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(b"GET /download HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+        status, length, rest = read_head(connection)
+        if (status, length) != (200, expected):
+            raise BenchError(f"download answered {status} with {length} bytes instead of {expected}")
+        digest.update(rest)
+        got = len(rest)
+        while got < length:
+            count = connection.recv_into(buffer)
+            if not count:
+                raise BenchError(f"download ended after {got} of {length} bytes")
+            if sha256:
+                digest.update(buffer[:count])
+            got += count
+    if sha256 and digest.hexdigest() != sha256:
+        raise BenchError("download arrived with another SHA-256")
+
+
+# --- the open loop ---
+
+
+def schedule(seed, seconds, rates):
+    """Poisson arrivals: sorted (seconds from start, path), for `rates` in requests per second by path."""
+    chance = random.Random(seed)
+    arrivals = []
+    for path, rate in rates.items():
+        now = chance.expovariate(rate)
+        while now < seconds:
+            arrivals.append((now, path))
+            now += chance.expovariate(rate)
+    return sorted(arrivals)
+
+
+def ideal(arrivals, service, servers):
+    """Times in the system, by path, if one queue fed `servers` at no cost: M/G/c, first come first."""
+    free = [0.0] * servers
+    times = {path: [] for path in service}
+    for at, path in arrivals:
+        begin = max(at, heapq.heappop(free))
+        heapq.heappush(free, begin + service[path])
+        times[path].append(begin + service[path] - at)
+    return times
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection with at most one request on it."""
+
+    def __init__(self, pool):
+        """Belongs to `pool` while idle."""
+        self.pool = pool
+        self.transport = None
+        self.waiting = None
+        self.data = b""
+
+    def connection_made(self, transport):
+        """Part of asyncio.Protocol."""
+        self.transport = transport
+
+    def connection_lost(self, error):
+        """A closed connection leaves the pool; a request on it has failed."""
+        with contextlib.suppress(ValueError):
+            self.pool.remove(self)
+        if self.waiting and not self.waiting.done():
+            self.waiting.set_exception(
+                ConnectionResetError(f"closed in mid-request after {len(self.data)} bytes")
+            )
+
+    def data_received(self, data):
+        """Ends the request when the body is complete; all answers here have a Content-Length."""
+        self.data += data
+        head, separator, body = self.data.partition(b"\r\n\r\n")
+        if not separator or not self.waiting or self.waiting.done():
+            return
+        low = head.lower()
+        length = int(low.partition(b"content-length:")[2].split(b"\r\n")[0])
+        if len(body) >= length:
+            close = b"connection: close" in low
+            self.waiting.set_result(int(head[9:12]))
+            if close:
+                self.transport.close()
+            else:
+                self.pool.append(self)
+
+    def ask(self, path):
+        """Sends a request; the future is its status."""
+        self.data = b""
+        self.waiting = asyncio.get_running_loop().create_future()
+        self.transport.write(f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+        return self.waiting
+
+
+class OpenLoop:
+    """Sends by the clock, never by what came back; latency counts from the intended instant."""
+
+    def __init__(self, port, seed):
+        """Connections are taken from the idle ones at random, as many users' are, by `seed`."""
+        self.port = port
+        self.chance = random.Random(seed)
+        self.idle = []
+        self.times = {}
+        self.lag = []
+        self.retries = 0
+        self.failures = []
+
+    async def connection(self):
+        """An idle connection, or a new one."""
+        while self.idle:
+            chosen = self.idle.pop(self.chance.randrange(len(self.idle)))
+            if not chosen.transport.is_closing():
+                return chosen
+        loop = asyncio.get_running_loop()
+        return (await loop.create_connection(lambda: Connection(self.idle), "127.0.0.1", self.port))[1]
+
+    async def request(self, intended, path):
+        """One request; one retry if a kept connection was closed before any byte (RFC 9112, 9.3.1)."""
+        loop = asyncio.get_running_loop()
+        self.lag.append(loop.time() - intended)
+        try:
+            for attempt in (0, 1):
+                connection = await self.connection()
+                try:
+                    status = await asyncio.wait_for(connection.ask(path), 20)
+                    break
+                except ConnectionResetError:
+                    if attempt or connection.data:
+                        raise
+                    self.retries += 1
+        except (OSError, ValueError, asyncio.TimeoutError) as error:
+            self.failures.append(f"{path}: {error or type(error).__name__}")
+            return
+        if status != 200:
+            self.failures.append(f"{path}: status {status}")
+            return
+        self.times.setdefault(path, []).append(loop.time() - intended)
+
+    async def run(self, arrivals, connections):
+        """Opens the pool, then follows `arrivals`, and waits for the last answer."""
+        loop = asyncio.get_running_loop()
+        for _ in range(connections):
+            made = await loop.create_connection(lambda: Connection(self.idle), "127.0.0.1", self.port)
+            self.idle.append(made[1])
+        start = loop.time() + 0.1
+        tasks = []
+        for at, path in arrivals:
+            pause = start + at - loop.time()
+            if pause > 0:
+                await asyncio.sleep(pause)
+            tasks.append(asyncio.ensure_future(self.request(start + at, path)))
+        await asyncio.gather(*tasks)
+        for connection in list(self.idle):
+            connection.transport.close()
+
+
+def open_loop(port, arrivals, connections, seed):
+    """Runs the open loop; the result has times by path, and failures."""
+    loop = OpenLoop(port, seed)
+    asyncio.run(loop.run(arrivals, connections))
+    if percentile(loop.lag, 0.99) > 0.005:
+        raise BenchError(f"the client itself was late: p99 {percentile(loop.lag, 0.99) * 1000:.1f} ms")
+    if loop.failures:
+        raise BenchError(
+            f"{len(loop.failures)} of {len(arrivals)} requests failed, first: {loop.failures[0]}"
+        )
+    return loop
+
+
+def timed(action, seconds, least=3):
+    """Repeats `action` for `seconds`, at least `least` times; returns how often and how long."""
+    begin = time.perf_counter()
+    count = 0
+    while count < least or time.perf_counter() - begin < seconds:
+        action()
+        count += 1
+    return count, time.perf_counter() - begin
+
+
+def free_port():
+    """A port that was free a moment ago."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

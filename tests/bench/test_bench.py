@@ -1,0 +1,204 @@
+"""The benches measure what they say: pytest tests/bench. No peer is needed, and nothing here takes a second.
+
+A harness that cannot notice a wrong answer, forgets a child's CPU, or starts its clock late would make
+every table worthless; each of those has its test here.
+"""
+
+import http.server
+import json
+import sys
+import threading
+import time
+
+import load
+import process
+import pytest
+import report
+import servers
+import workloads
+
+
+@pytest.fixture
+def answering():
+    """Starts HTTP/1.1 servers that answer with `function(handler)`'s (status, body); gives their port."""
+    started = []
+
+    def start(function):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_request(self):
+                status, body = function(self)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = handle_request
+
+            def log_message(self, *_):
+                """Quiet."""
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        started.append(server)
+        return server.server_address[1]
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+def test_percentile_is_the_nearest_rank():
+    assert load.percentile(range(1, 101), 0.99) == 99
+    assert load.percentile(range(1, 101), 0.5) == 50
+    assert load.percentile([7], 0.99) == 7
+
+
+def test_one_queue_makes_the_third_of_two_servers_wait():
+    arrivals = [(0.0, "/long"), (0.0, "/long"), (0.01, "/short")]
+    times = load.ideal(arrivals, {"/long": 0.1, "/short": 0.001}, 2)
+    assert times["/long"] == [0.1, 0.1]
+    assert times["/short"] == [pytest.approx(0.091)]
+
+
+def test_arrivals_repeat_and_have_their_rates():
+    arrivals = load.schedule(3, 100, {"/short": 200, "/long": 20})
+    assert arrivals == load.schedule(3, 100, {"/short": 200, "/long": 20})
+    assert arrivals == sorted(arrivals)
+    assert sum(path == "/short" for _, path in arrivals) == pytest.approx(20_000, rel=0.05)
+
+
+def test_latency_of_the_open_loop_counts_from_the_intended_instant(answering):
+    # One at a time, 50 ms each: five at once wait for each other, and the last one took at least five turns.
+    turn = threading.Lock()
+
+    def one_at_a_time(_):
+        with turn:
+            time.sleep(0.05)
+        return 200, b"ok"
+
+    done = load.open_loop(answering(one_at_a_time), [(0.0, "/short")] * 5, 2, 0)
+    assert max(done.times["/short"]) >= 0.25
+    assert min(done.times["/short"]) < 0.2
+
+
+def test_a_status_other_than_200_makes_the_open_loop_fail(answering):
+    with pytest.raises(process.BenchError, match="status 503"):
+        load.open_loop(answering(lambda _: (503, b"")), [(0.0, "/short")], 1, 0)
+
+
+def test_an_upload_that_lost_bytes_is_noticed(answering):
+    def lossy(handler):
+        size = int(handler.headers["Content-Length"])
+        while size:
+            size -= len(handler.rfile.read(min(size, 1 << 16)))
+        return 200, json.dumps({"size": 1, "sha256": None}).encode()
+
+    with pytest.raises(process.BenchError, match="arrived as 1"):
+        load.upload(answering(lossy), 1)
+
+
+def test_a_download_with_wrong_bytes_or_length_is_noticed(answering):
+    port = answering(lambda _: (200, b"x" * 1000))
+    buffer = memoryview(bytearray(4096))
+    load.download(port, buffer, 1000)
+    with pytest.raises(process.BenchError, match="SHA-256"):
+        load.download(port, buffer, 1000, sha256="0" * 64)
+    with pytest.raises(process.BenchError, match="instead of 2000"):
+        load.download(port, buffer, 2000)
+
+
+BUSY = """
+import subprocess, sys, time
+burn = "import time\\nend = time.process_time() + 0.2\\nwhile time.process_time() < end: pass"
+subprocess.run([sys.executable, "-c", burn])
+child = subprocess.Popen([sys.executable, "-c", burn + "\\ntime.sleep(60)"], start_new_session=True)
+exec(burn)
+print("done", flush=True)
+time.sleep(60)
+"""
+
+
+def test_cpu_counts_children_living_reaped_and_in_other_sessions_and_none_is_left(tmp_path):
+    with open(tmp_path / "log", "w+") as log:
+        with process.Server([sys.executable, "-c", BUSY], tmp_path, None, 0, 0, log) as server:
+            deadline = time.monotonic() + 20
+            while server.cpu_seconds() < 0.6:
+                assert time.monotonic() < deadline, f"{server.cpu_seconds()} s of CPU were seen, not 0.6"
+                time.sleep(0.01)
+            pids = set(process.tree(server.process.pid))
+            assert len(pids) == 2
+        assert not any(server.is_ours(pid) for pid in pids)
+
+
+def test_a_server_that_ends_while_starting_is_reported_with_its_words(tmp_path):
+    with open(tmp_path / "log", "w+") as log:
+        argv = [sys.executable, "-c", "raise SystemExit('no such module')"]
+        with process.Server(argv, tmp_path, None, 1, 0, log) as server:
+            with pytest.raises(process.BenchError, match="exited with 1.*no such module"):
+                server.wait_ready("/")
+
+
+def rows(**rates):
+    """Rows of the hello table with these rates."""
+    figures = {"cpu_us_per_request": 5.0, "p50_ms": 1.0, "p99_ms": 2.0, "pss_mib": 20.0, "boot_ms": 30.0}
+    made = {}
+    for name, values in rates.items():
+        rounds = [{"requests_per_s": value, **figures} for value in values]
+        made[name] = {"rounds": rounds, "invalid": "", "summary": report.summarize(rounds)}
+    return made
+
+
+def test_ratios_are_of_medians_and_an_invalid_row_has_none():
+    workload = workloads.WORKLOADS["hello"]
+    made = rows(limit=[200.0, 220.0, 180.0], rgun=[150.0, 160.0, 10.0], granian=[75.0, 75.0, 75.0])
+    made["bjoern"] = {"rounds": [], "invalid": "round 1: wrk counted errors: 3 status"}
+    report.ratios(workload, made)
+    assert made["granian"]["rgun_is"] == 2
+    assert made["rgun"]["of_limit"] == 0.75
+    text = report.table("hello", workload, made)
+    assert "INVALID bjoern: round 1: wrk counted errors: 3 status" in text
+    assert "2.00 x" in text
+
+
+def test_less_is_better_turns_the_ratio_round():
+    workload = workloads.WORKLOADS["rss-idle"]
+    made = {}
+    for name, value in (("rgun", 70.0), ("granian", 140.0)):
+        made[name] = {
+            "rounds": [1],
+            "invalid": "",
+            "summary": {workload.main: {"median": value, "spread": 0}},
+        }
+    report.ratios(workload, made)
+    assert made["granian"]["rgun_is"] == 2
+
+
+def test_goals_say_reached_or_missed_and_nothing_without_figures():
+    made = {"hello": rows(rgun=[150.0], granian=[75.0])}
+    text = report.goals(workloads.GOALS, made)
+    assert "reached  hello req/s >= 1.4 x granian: 2.00" in text
+    assert "reached  hello CPU us/req <= 7: 5.00" in text
+    assert "MISSED" in report.goals((("hello", "requests_per_s", ">=", 3, "granian"),), made)
+    assert report.goals(workloads.GOALS, {}) == ""
+
+
+def test_every_server_of_every_workload_is_known_and_every_goal_is_measured():
+    for workload in workloads.WORKLOADS.values():
+        assert set(workload.servers) <= set(servers.SERVERS)
+        assert {workload.main, *workload.columns} <= set(report.HEADS)
+    for name, figure, _, _, peer in workloads.GOALS:
+        assert figure in workloads.WORKLOADS[name].columns
+        assert {"rgun", peer or "rgun"} <= set(workloads.WORKLOADS[name].servers)
+
+
+def test_rgun_is_started_as_a_user_would():
+    tools = servers.Tools(bin="/v/bin", rgun="/r/rgun", limit="", missing={})
+    task = servers.Task("shop.wsgi:application", "/d", 8000, workers=4)
+    assert servers.SERVERS["rgun"](task, tools) == (
+        "/r/rgun shop.wsgi:application --bind 127.0.0.1:8000 --workers 4 "
+        "--chdir /d --python /v/bin/python --log-level warning"
+    ).split(" ")

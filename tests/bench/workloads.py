@@ -1,0 +1,272 @@
+"""The workloads: for each, what is served and how one round of one server is measured.
+
+A round starts the server, waits for its first 200, warms it up, measures, and stops it: nothing of one
+server runs while another is measured, and what a start decides by chance (hash seed, layout in memory)
+varies between rounds. A round returns its figures as a dict; whatever was not a good answer raises
+BenchError and makes the row invalid. Names of figures carry their unit. Used by `run`; tables are
+report.py's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import load
+from environment import APPS, HERE
+from process import BenchError, Quiet
+
+MIB = load.MIB
+TRANSFER_MIB = 100
+CONNECTIONS = 64
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a measurement may know of its round."""
+
+    seconds: float
+    number: int
+    file_sha256: str
+    start: Callable
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One table: `measure(round, name)` gives the figures of one round of one server."""
+
+    title: str
+    measure: Callable
+    servers: tuple
+    columns: tuple
+    main: str
+    higher_is_better: bool = True
+    default: bool = True
+    most_rounds: int = 99
+    note: str = ""
+    ideal: Callable = field(default=lambda seconds, rounds: None)
+
+
+HELLO = {"target": "wsgi:application", "directory": str(APPS / "hello"), "body": 13}
+ASGI_HELLO = {**HELLO, "target": "asgi:application", "interface": "asgi"}
+SHOP = {"target": "shop.wsgi:application", "directory": str(APPS / "shop")}
+APP = {"target": "app:application", "directory": str(HERE)}
+
+
+def expect(server, path, check):
+    """One request before the load: a fast wrong answer is no result."""
+    status, body = server.get(path)
+    if status != 200 or not check(body):
+        raise BenchError(f"{path} answered {status} {body[:60]!r}")
+
+
+def closed_loop(task, path, check, connections=CONNECTIONS, threads_of=()):
+    """A workload's measurement by wrk on `path`."""
+
+    def measure(run, name):
+        with run.start(name, **task, **dict(threads_of).get(name, {})) as server:
+            boot = server.wait_ready(path)
+            expect(server, path, check)
+            url = f"http://127.0.0.1:{server.port}{path}"
+            load.wrk(url, connections, 1)
+            with Quiet(server) as quiet:
+                counts = load.wrk(url, connections, round(run.seconds) or 1)
+            cpu = quiet.server_seconds
+            return {
+                "requests_per_s": counts["rate"],
+                "cpu_us_per_request": cpu * 1e6 / counts["requests"],
+                "p50_ms": counts["p50_us"] / 1000,
+                "p99_ms": counts["p99_us"] / 1000,
+                "pss_mib": server.pss_mib(),
+                "boot_ms": boot,
+                "client_busy": counts["client_busy"],
+                "foreign_busy": quiet.foreign,
+            }
+
+    return measure
+
+
+def transfer(prepare, once):
+    """A workload's measurement of one large body at a time."""
+
+    def measure(run, name):
+        with run.start(name, **APP) as server:
+            server.wait_ready("/short")
+            prepare(run, server)
+            buffer = memoryview(bytearray(MIB))
+            with Quiet(server) as quiet:
+                count, elapsed = load.timed(lambda: once(server, buffer), run.seconds)
+            cpu = quiet.server_seconds
+            return {
+                "mib_per_s": count * TRANSFER_MIB / elapsed,
+                "cpu_ms_per_transfer": cpu * 1000 / count,
+                "pss_mib": server.pss_mib(),
+                "foreign_busy": quiet.foreign,
+            }
+
+    return measure
+
+
+def check_upload(run, server):
+    """The first upload is checked by digest."""
+    load.upload(server.port, TRANSFER_MIB, check=True)
+
+
+def check_download(run, server):
+    """So is the first download."""
+    buffer = memoryview(bytearray(MIB))
+    load.download(server.port, buffer, TRANSFER_MIB * MIB, sha256=run.file_sha256)
+
+
+def measure_memory(run, name):
+    """Idle hello with one worker; then Django with four that have all worked."""
+    figures = {}
+    with run.start(name, **HELLO) as server:
+        figures["boot_ms"] = server.wait_ready("/")
+        figures["main_rss_mib"] = server.leader_rss_mib()
+        figures["hello_pss_mib"] = server.pss_mib()
+    with run.start(name, **SHOP, workers=4) as server:
+        server.wait_ready("/api/products")
+        load.wrk(f"http://127.0.0.1:{server.port}/api/products", 16, 2)
+        figures["django_pss_mib"] = server.pss_mib()
+        figures["django_processes"] = server.count()
+    return figures
+
+
+MIXED_RATES = {"/short": 200, "/long": 20}
+MIXED_SERVICE = {"/short": 0.0002, "/long": 0.1}
+MIXED_WORKERS = 4
+
+
+def mixed_arrivals(seconds, number):
+    """The same arrivals for every server in a round; a long run, for it is about rare coincidences."""
+    return load.schedule(number, max(5, seconds * 4), MIXED_RATES)
+
+
+def latency_figures(times):
+    """What is said of the open loop: short views first."""
+    return {
+        "short_p50_ms": load.percentile(times["/short"], 0.5) * 1000,
+        "short_p99_ms": load.percentile(times["/short"], 0.99) * 1000,
+        "short_max_ms": max(times["/short"]) * 1000,
+        "long_p99_ms": load.percentile(times["/long"], 0.99) * 1000,
+    }
+
+
+def measure_mixed(run, name):
+    """The open loop on four workers of one thread."""
+    with run.start(name, **APP, workers=MIXED_WORKERS) as server:
+        server.wait_ready("/short")
+        load.wrk(f"http://127.0.0.1:{server.port}/short", 16, 1)
+        arrivals = mixed_arrivals(run.seconds, run.number)
+        with Quiet(server) as quiet:
+            done = load.open_loop(server.port, arrivals, CONNECTIONS, run.number)
+        return {**latency_figures(done.times), "retries": done.retries, "foreign_busy": quiet.foreign}
+
+
+def mixed_ideal(seconds, rounds):
+    """The same arrivals through one queue at no cost, round by round."""
+    return [
+        latency_figures(load.ideal(mixed_arrivals(seconds, number), MIXED_SERVICE, MIXED_WORKERS))
+        for number in range(rounds)
+    ]
+
+
+# What rgun has to reach now: figure, relation, number, and the row that it is a multiple of (none: absolute).
+GOALS = (
+    ("hello", "requests_per_s", ">=", 1.4, "granian"),
+    ("hello", "cpu_us_per_request", "<=", 7, None),
+    ("django-json", "requests_per_s", ">=", 2, "gunicorn-gthread"),
+    ("django-json", "requests_per_s", ">=", 1.15, "granian"),
+    ("upload", "mib_per_s", ">=", 1, "gunicorn-sync"),
+    ("upload", "mib_per_s", ">=", 1, "gunicorn-gthread"),
+    ("download", "mib_per_s", ">=", 1, "gunicorn-sync"),
+    ("download", "mib_per_s", ">=", 1, "gunicorn-gthread"),
+    ("rss-idle", "main_rss_mib", "<=", 12, None),
+)
+
+RATE = ("requests_per_s", "cpu_us_per_request", "p50_ms", "p99_ms", "pss_mib")
+TRANSFER = ("mib_per_s", "cpu_ms_per_transfer", "pss_mib")
+SMALL_PEERS = ("granian", "fastwsgi", "bjoern")
+DJANGO = ("rgun", "gunicorn-sync", "gunicorn-gthread", *SMALL_PEERS)
+# gthread's manual asks for threads; 4 was its best here with one worker on one core (1 to 8 tried).
+GTHREAD = {"gunicorn-gthread": {"threads": 4}}
+
+WORKLOADS = {
+    "hello": Workload(
+        f"WSGI hello, one worker, {CONNECTIONS} keep-alive connections",
+        closed_loop(HELLO, "/", lambda body: body == b"Hello, world!", threads_of=GTHREAD),
+        ("limit", *DJANGO),
+        RATE,
+        "requests_per_s",
+    ),
+    "asgi-hello": Workload(
+        f"ASGI hello, one worker, {CONNECTIONS} keep-alive connections",
+        closed_loop(ASGI_HELLO, "/", lambda body: body == b"Hello, world!"),
+        ("limit", "rgun", "granian", "uvicorn"),
+        RATE,
+        "requests_per_s",
+        default=False,
+    ),
+    "django-json": Workload(
+        "Django JSON view without database, default middleware, one worker",
+        closed_loop(SHOP, "/api/status", lambda body: b'"ok"' in body, threads_of=GTHREAD),
+        DJANGO,
+        RATE,
+        "requests_per_s",
+    ),
+    "django-orm": Workload(
+        "Django JSON view of 20 rows from SQLite by the ORM, one worker",
+        closed_loop(SHOP, "/api/products", lambda body: body.count(b'"price"') == 20, threads_of=GTHREAD),
+        DJANGO,
+        RATE,
+        "requests_per_s",
+        most_rounds=3,
+        note="most of this is the ORM: what a server can win or lose here is the difference of django-json's rows",
+    ),
+    "upload": Workload(
+        f"upload of {TRANSFER_MIB} MiB, one at a time, one worker",
+        transfer(check_upload, lambda server, buffer: load.upload(server.port, TRANSFER_MIB)),
+        DJANGO,
+        TRANSFER,
+        "mib_per_s",
+    ),
+    "download": Workload(
+        f"download of a {TRANSFER_MIB} MiB file by wsgi.file_wrapper, one at a time, one worker",
+        transfer(
+            check_download,
+            lambda server, buffer: load.download(server.port, buffer, TRANSFER_MIB * MIB),
+        ),
+        DJANGO,
+        TRANSFER,
+        "mib_per_s",
+    ),
+    "body-1mib": Workload(
+        "1 MiB in-memory response, one worker, 16 keep-alive connections",
+        closed_loop(
+            {**APP, "body": MIB}, "/big", lambda body: body == b"x" * MIB, connections=16, threads_of=GTHREAD
+        ),
+        ("limit", *DJANGO),
+        RATE,
+        "requests_per_s",
+    ),
+    "mixed": Workload(
+        "p99 of 0.2 ms views (200/s) beside 100 ms views (20/s), open loop, 4 workers x 1 thread",
+        measure_mixed,
+        DJANGO,
+        ("short_p50_ms", "short_p99_ms", "short_max_ms", "long_p99_ms", "retries"),
+        "short_p99_ms",
+        higher_is_better=False,
+        most_rounds=3,
+        note=f"{CONNECTIONS} kept connections, one at random for each request; `ideal` is one queue, no cost",
+        ideal=mixed_ideal,
+    ),
+    "rss-idle": Workload(
+        "memory: idle hello with one worker, and Django with four",
+        measure_memory,
+        ("rgun", "gunicorn-sync", "gunicorn-preload", "granian", "bjoern"),
+        ("main_rss_mib", "hello_pss_mib", "django_pss_mib", "django_processes", "boot_ms"),
+        "django_pss_mib",
+        higher_is_better=False,
+        most_rounds=3,
+        note="main: the process that was started (daemon, arbiter); boot: exec to the first 200, hello",
+    ),
+}
