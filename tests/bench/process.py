@@ -5,6 +5,7 @@ in and of all their descendants, so a zygote, an arbiter or a daemon counts as m
 server's flags: servers.py does.
 """
 
+import contextlib
 import http.client
 import os
 import signal
@@ -94,17 +95,22 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.stuck = True
         # By pid and start time, never by name: only what this very server started.
-        for pid in set(tree(self.process.pid)) | {pid for pid in self.known if self.is_ours(pid)}:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        self.known.update((pid, fields[START]) for pid, fields in tree(self.process.pid).items())
+        deadline = time.monotonic() + 5
+        while any(self.is_ours(pid) for pid in self.known):
+            if time.monotonic() > deadline:
+                raise BenchError("processes of the server survive SIGKILL")
+            for pid in filter(self.is_ours, self.known):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            # Neither children of ours nor all of one process group: there is no event to wait for.
+            time.sleep(0.005)
         self.process.wait()
 
     def is_ours(self, pid):
-        """Whether `pid` is still the process it was, and no other that got its number."""
+        """Whether `pid` still runs as the process it was: no zombie, and no other that got its number."""
         fields = read_stat(pid)
-        return bool(fields) and fields[START] == self.known[pid]
+        return bool(fields) and fields[0] not in "ZX" and fields[START] == self.known[pid]
 
     def tail(self):
         """The last lines of its output, for an error message."""

@@ -220,7 +220,7 @@ WORKLOADS = {
         RATE,
         "requests_per_s",
         most_rounds=3,
-        note="most of this is the ORM: what a server can win or lose here is the difference of django-json's rows",
+        note="mostly the ORM: between servers only what separates the rows of django-json is at stake",
     ),
     "upload": Workload(
         f"upload of {TRANSFER_MIB} MiB, one at a time, one worker",
