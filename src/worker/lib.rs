@@ -1,1 +1,48 @@
-//! The worker.
+//! The rgun worker: a Python extension that serves one application for the rgun daemon.
+//!
+//! The daemon runs the application's own interpreter on `bootstrap.py`, which loads this extension and
+//! calls [`main`](rgun_worker::main). From then on the process is a worker: it receives its orders on
+//! the control socket ([`control`]), loads the application ([`boot`], `load.py`), claims requests from
+//! the submission ring ([`serve`]), calls the application ([`wsgi`]) and hands answers back through the
+//! completion ring and the slab ([`output`]). Not for import by anybody else.
+//!
+//! # Threads
+//! Slot 0 is Python's main thread, every further slot a `threading.Thread`. One native thread reads the
+//! control socket and never touches Python.
+//!
+//! # Lock order
+//! The GIL is outermost: a Rust mutex is taken with or without it, held for a few instructions or one
+//! copy of at most 64 KiB, and **nothing waits for the GIL while it holds a Rust mutex**. Nobody holds
+//! two mutexes at once. Waits (for requests, room, credit, a body) are done without the GIL and without
+//! a mutex, except on the condition variable that belongs to it.
+
+mod boot;
+mod control;
+mod output;
+mod python;
+mod serve;
+mod worker;
+mod wsgi;
+
+use pyo3::prelude::*;
+
+/// The extension's module.
+#[pymodule]
+mod rgun_worker {
+    use super::{Bound, PyModule, PyResult, Python, boot, pyfunction};
+    use pyo3::prelude::PyModuleMethods;
+
+    /// Runs the worker until the daemon stops it; the process ends when this returns or raises.
+    ///
+    /// # Errors
+    /// `SystemExit` with the exit code that the daemon expects.
+    #[pyfunction]
+    pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
+        boot::main(py)
+    }
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

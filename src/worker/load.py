@@ -1,0 +1,214 @@
+"""The Python half of the worker: finds and loads the application, and turns exceptions into text.
+
+Embedded into the extension and run once (src/worker/python.rs). `load` returns what the extension reports to the
+daemon; it never raises for a fault of the configuration or of the application. Runs on CPython 3.9 and later.
+"""
+
+import difflib
+import functools
+import importlib
+import inspect
+import io
+import os
+import pkgutil
+import sys
+import traceback
+
+WSGI, ASGI = "wsgi", "asgi"
+CONFIG, APP = 0, 1
+
+
+class Failure(Exception):
+    """Loading failed: whose fault (CONFIG or APP), one line, and the traceback or nothing."""
+
+    def __init__(self, kind, summary, trace=""):
+        super().__init__(summary)
+        self.outcome = (kind, summary, trace)
+
+
+def prepare(directory, pythonpath):
+    """Puts the application's directories first on sys.path, and takes away what `python -c` put there."""
+    if sys.path and sys.path[0] == "":
+        del sys.path[0]
+    sys.path[:0] = [directory, *pythonpath]
+    # Not the bootstrap's: applications look at argv (Django's runserver check, argparse's prog).
+    sys.argv[:] = ["rgun"]
+
+
+def load(module, attribute, factory, interface, directory):
+    """The application and its interface; a Failure's outcome instead if it cannot be had."""
+    try:
+        application = find(module, attribute, directory)
+        target = f"{module}:{attribute}"
+        if factory:
+            application = make(application, target)
+            target += "()"
+        if not callable(application):
+            raise Failure(
+                CONFIG,
+                f"app.target: {target} is {describe_type(application)}, which cannot be called; "
+                "name a WSGI application or, for a function that makes one, add ()",
+            )
+        found = interface if interface != "auto" else detect(application)
+        if found == ASGI:
+            raise Failure(
+                CONFIG,
+                f"app.target: {target} is {'' if interface == 'auto' else 'configured as '}an ASGI application; "
+                "this version of rgun serves WSGI; set app.target to the project's WSGI application "
+                "(for Django: mysite.wsgi:application)",
+            )
+        return application, found, None
+    except Failure as failure:
+        return None, None, failure.outcome
+
+
+def find(module, attribute, directory):
+    """Imports the module and follows the dotted attribute."""
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # Only if it is the target itself, or a package on the way to it: a module that the application
+        # imports and does not find is the application's fault, with a traceback.
+        if error.name and (module == error.name or module.startswith(error.name + ".")):
+            raise Failure(CONFIG, missing_module(module, error, directory)) from None
+        raise failed("importing", module, error) from None
+    except BaseException as error:  # noqa: BLE001 (SystemExit and KeyboardInterrupt at import are failures too)
+        raise failed("importing", module, error) from None
+    for name in attribute.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError as error:
+            raise Failure(CONFIG, missing_attribute(module, attribute, name, found, error)) from None
+        except BaseException as error:  # noqa: BLE001 (a module's __getattr__ or a property may raise anything)
+            raise failed("looking up", f"{module}:{attribute}", error) from None
+    return found
+
+
+def make(factory, target):
+    """Calls an application factory."""
+    if not callable(factory):
+        raise Failure(
+            CONFIG,
+            f"app.target: {target} is {describe_type(factory)}, which cannot be called; remove the () from app.target",
+        )
+    try:
+        return factory()
+    except BaseException as error:  # noqa: BLE001 (whatever it raises, the worker must tell)
+        raise failed("calling", target + "()", error) from None
+
+
+def failed(doing, what, error):
+    """The application raised."""
+    summary, trace = describe(error)
+    return Failure(APP, f"{doing} {what} raised {summary}", trace)
+
+
+def missing_module(module, error, directory):
+    """One line about a module that is not there."""
+    package = error.name.rpartition(".")[0]
+    try:
+        path = sys.modules[package].__path__ if package else [directory]
+    except (KeyError, AttributeError):
+        return f"app.target: there is no module {module}: {error.args[0]}; correct app.target"
+    names = [info.name for info in pkgutil.iter_modules(path)]
+    where = os.pathsep.join(path)
+    return (
+        f"app.target: there is no module {error.name}{' for ' + module if module != error.name else ''} in {where} "
+        f"or on the rest of sys.path of {sys.executable}{nearest(error.name.rpartition('.')[2], names)}; "
+        "correct app.target, app.directory or app.python"
+    )
+
+
+def missing_attribute(module, attribute, name, owner, error):
+    """One line about an attribute that is not there."""
+    # An AttributeError of the module's own __getattr__ says more than that the name is missing.
+    own = "" if f"'{name}'" in str(error) else f" ({error})"
+    names = [each for each in dir(owner) if not each.startswith("_")]
+    file = f" ({owner.__file__})" if getattr(owner, "__file__", None) else ""
+    return (
+        f"app.target: module {module}{file} has no attribute {attribute}{own}{nearest(name, names)}; "
+        "correct app.target (module:attribute; without :attribute it means application)"
+    )
+
+
+def nearest(name, names):
+    """The hint, or nothing."""
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if not close and name == "application":
+        # gunicorn's default name; most Flask projects call it app.
+        close = [each for each in ("app", "create_app", "wsgi_app") if each in names]
+    return f" (is it {' or '.join(close)}?)" if close else ""
+
+
+def describe_type(value):
+    """`a str`, `None`, `a module`: what something is, for a sentence."""
+    return "None" if value is None else f"an object of type {type(value).__name__}"
+
+
+def detect(application):
+    """WSGI or ASGI, by how it wants to be called: nothing is called to find out."""
+    while isinstance(application, functools.partial):
+        application = application.func
+    call = application if inspect.isroutine(application) else getattr(application, "__call__", None)
+    if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(application):
+        return ASGI
+    try:
+        parameters = inspect.signature(application).parameters.values()
+    except (TypeError, ValueError):
+        return WSGI
+    needed = [
+        each
+        for each in parameters
+        if each.default is each.empty and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
+    # ASGI 3 is called with scope, receive and send; WSGI with environ and start_response.
+    return ASGI if len(needed) == 3 else WSGI
+
+
+def describe(error):
+    """The one-line summary and the traceback, without frames of ours."""
+    trim(error)
+    only = traceback.format_exception_only(type(error), error)
+    # A SyntaxError's message comes last, after the source line; notes (PEP 678) come after the message.
+    line = only[-1] if isinstance(error, SyntaxError) else only[0]
+    lines = line.strip().splitlines() or [type(error).__name__]
+    return lines[0], "".join(traceback.format_exception(type(error), error, error.__traceback__))
+
+
+def trim(error):
+    """Takes the frames that lead to the application off the traceback's top: this file's and importlib's."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        frames = error.__traceback__
+        while frames is not None and is_ours(frames.tb_frame.f_code.co_filename):
+            frames = frames.tb_next
+        if frames is not None or not isinstance(error, SyntaxError):
+            error.__traceback__ = frames or error.__traceback__
+        error = error.__cause__ or error.__context__
+
+
+def is_ours(filename):
+    """Is this a frame between the worker and the application?"""
+    return filename.startswith(("<rgun>", "<frozen importlib", "<string>")) or filename == importlib.__file__
+
+
+def regular_file(filelike):
+    """Descriptor and position of a file whose bytes are what its read() gives; None for anything else.
+
+    A fileno() alone does not say so: GzipFile has one, of the compressed file.
+    """
+    inner = filelike
+    for _ in range(3):
+        if isinstance(inner, (io.FileIO, io.BufferedReader, io.BufferedRandom)):
+            break
+        # tempfile's wrappers and Django's File keep what they wrap there.
+        inner = getattr(inner, "file", None)
+    raw = getattr(inner, "raw", inner)
+    if not isinstance(raw, io.FileIO):
+        return None
+    try:
+        # The object's position: a buffered file's descriptor is further on.
+        return raw.fileno(), filelike.tell()
+    except (OSError, ValueError, AttributeError):
+        return None

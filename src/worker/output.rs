@@ -1,0 +1,162 @@
+//! What goes back to the daemon: completion frames, slab chunks, and the doorbell.
+//!
+//! # When the doorbell rings
+//! The daemon's reactor announces its sleep ([`Epoch`]); only then is its eventfd written, once per
+//! sleep. A response that ends an exchange in which the application ran shortly may wait for the next
+//! one if there is a next one in the ring: the daemon is then woken once for both. Whoever defers
+//! must ring before it sleeps ([`crate::worker::Worker::wait_and_claim`]), before it waits for room,
+//! and after the oldest unrung completion is [`DEFER`] old. If the next exchange turns out to be long,
+//! the daemon notices by itself: it ticks every millisecond while it has records in this worker's ring.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+
+use pyo3::prelude::*;
+use rgun_channel::Broken;
+use rgun_channel::layout::{CHUNK, Geometry, Word};
+use rgun_channel::map::Map;
+use rgun_channel::ring::CompletionSender;
+use rgun_channel::slab::SlabSender;
+use rgun_channel::wake::{Epoch, Want};
+
+use crate::python::lock;
+use crate::worker::{InterruptibleFutex, Worker};
+
+/// A completion waits at most this long for company, nanoseconds.
+pub(crate) const DEFER: u64 = 50_000;
+
+/// From this many bytes on, copying into the slab is done without the GIL.
+const COPY_DETACHED: usize = 4 * CHUNK;
+
+/// Most chunks in one frame: 1 MiB, so that the daemon can begin to write while the rest is copied.
+const CHUNKS_PER_FRAME: usize = 16;
+
+/// The worker's ends of completion ring, slab and doorbell.
+#[derive(Debug)]
+pub(crate) struct Output {
+    map: Arc<Map>,
+    ring: Mutex<Ring>,
+    slab: Mutex<SlabSender>,
+    /// The reactor's page, read-only: the epoch is its first word.
+    reactor: Map,
+    eventfd: OwnedFd,
+}
+
+#[derive(Debug)]
+struct Ring {
+    sender: CompletionSender,
+    /// The last epoch that was rung for.
+    rung: u32,
+    /// Something was pushed that nobody has looked at the epoch for.
+    owed: bool,
+}
+
+impl Output {
+    /// Over a fresh map.
+    pub(crate) fn new(map: Arc<Map>, geometry: &Geometry, reactor: Map, eventfd: OwnedFd) -> Self {
+        Self {
+            ring: Mutex::new(Ring {
+                sender: CompletionSender::new(Arc::clone(&map), geometry),
+                rung: 0,
+                owed: false,
+            }),
+            slab: Mutex::new(SlabSender::new(Arc::clone(&map), geometry)),
+            map,
+            reactor,
+            eventfd,
+        }
+    }
+
+    /// Publishes a frame; waits for room without the GIL. The doorbell is the caller's decision.
+    pub(crate) fn push(&self, py: Python<'_>, worker: &Worker, frame: &[u8]) -> Result<(), Broken> {
+        if self.try_push(frame)? {
+            return Ok(());
+        }
+        py.detach(|| {
+            self.ring();
+            let mut outcome = Ok(false);
+            self.wants_space().wait_until(&InterruptibleFutex(worker), || {
+                outcome = self.try_push(frame);
+                !matches!(outcome, Ok(false))
+            });
+            outcome.map(|_| ())
+        })
+    }
+
+    fn try_push(&self, frame: &[u8]) -> Result<bool, Broken> {
+        let mut ring = lock(&self.ring);
+        let pushed = ring.sender.push(frame)?;
+        ring.owed |= pushed;
+        Ok(pushed)
+    }
+
+    /// Wakes the daemon if it sleeps and something was pushed since it was last asked after.
+    pub(crate) fn ring(&self) {
+        let must_ring = {
+            let ring = &mut *lock(&self.ring);
+            if !ring.owed {
+                return;
+            }
+            ring.owed = false;
+            Epoch(self.reactor.u32(0)).must_ring(&mut ring.rung)
+        };
+        if must_ring {
+            // EAGAIN would mean that the counter is full, so the daemon has been rung; other errors of an
+            // eventfd that we hold do not exist (eventfd(2)).
+            let _ = rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// Copies the front of `bytes` into as many chunks as are free (at least one, at most a frame's
+    /// worth); waits for the first without the GIL. Returns the chunks and how many bytes they took.
+    pub(crate) fn fill(
+        &self,
+        py: Python<'_>,
+        worker: &Worker,
+        bytes: &[u8],
+        chunks: &mut Vec<(u32, u32)>,
+    ) -> Result<usize, Broken> {
+        chunks.clear();
+        if bytes.len() >= COPY_DETACHED {
+            return py.detach(|| self.fill_detached(worker, bytes, chunks));
+        }
+        match self.try_fill(bytes, chunks)? {
+            0 => py.detach(|| self.fill_detached(worker, bytes, chunks)),
+            taken => Ok(taken),
+        }
+    }
+
+    fn fill_detached(
+        &self,
+        worker: &Worker,
+        bytes: &[u8],
+        chunks: &mut Vec<(u32, u32)>,
+    ) -> Result<usize, Broken> {
+        let taken = self.try_fill(bytes, chunks)?;
+        if taken > 0 {
+            return Ok(taken);
+        }
+        self.ring();
+        let mut outcome = Ok(0);
+        self.wants_space().wait_until(&InterruptibleFutex(worker), || {
+            outcome = self.try_fill(bytes, chunks);
+            !matches!(outcome, Ok(0))
+        });
+        outcome
+    }
+
+    fn try_fill(&self, bytes: &[u8], chunks: &mut Vec<(u32, u32)>) -> Result<usize, Broken> {
+        let mut taken = 0;
+        for part in bytes.chunks(CHUNK).take(CHUNKS_PER_FRAME) {
+            // Locked per chunk: another thread, perhaps with the GIL, waits for one copy at most.
+            let Some(chunk) = lock(&self.slab).fill(part)? else { break };
+            chunks.push((chunk, u32::try_from(part.len()).expect("a chunk is 64 KiB")));
+            taken += part.len();
+        }
+        Ok(taken)
+    }
+
+    fn wants_space(&self) -> Want<'_> {
+        Want(self.map.u32(Geometry::word(Word::WantsSpace)))
+    }
+}

@@ -1,0 +1,176 @@
+//! Small things about Python objects: text in and out, exceptions as data, one line on stderr.
+//!
+//! # Why `unsafe`
+//! The limited API of 3.9 has no borrowed view of a `str` (`PyUnicode_AsUTF8AndSize` came to it in 3.10),
+//! so PyO3's safe ways make one or two temporary `bytes` objects per header. `PyUnicode_AsUCS4` copies
+//! into a buffer of ours without allocating.
+#![expect(unsafe_code, reason = "the limited API of 3.9 has no safe way to read a str without allocating")]
+
+use std::mem::MaybeUninit;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pyo3::exceptions::PySystemExit;
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyModule, PyString};
+use rgun_channel::frame::AppError;
+
+/// Exit code for a wrong configuration, `sysexits(3)`.
+pub(crate) const EX_CONFIG: i32 = 78;
+
+/// Exit code for an internal error, `sysexits(3)`.
+pub(crate) const EX_SOFTWARE: i32 = 70;
+
+/// Takes a mutex. A panic under one of ours can only be a bug elsewhere; the data is still whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A character that ISO-8859-1 does not have; PEP 3333 "Unicode Issues".
+#[derive(Debug)]
+pub(crate) struct NotLatin1;
+
+/// Appends the characters of `text` as ISO-8859-1 bytes.
+pub(crate) fn append_latin1(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(), NotLatin1> {
+    const SHORT: usize = 256;
+    // SAFETY: `text` is a str and we are attached (it is a Bound).
+    let len = usize::try_from(unsafe { ffi::PyUnicode_GetLength(text.as_ptr()) }).map_err(|_| NotLatin1)?;
+    let mut short = [MaybeUninit::<u32>::uninit(); SHORT];
+    let mut long = Vec::new();
+    let buffer: &mut [MaybeUninit<u32>] = if len <= SHORT {
+        &mut short[..len]
+    } else {
+        long.resize(len, MaybeUninit::uninit());
+        &mut long
+    };
+    let room = ffi::Py_ssize_t::try_from(len).map_err(|_| NotLatin1)?;
+    // SAFETY: the buffer has room for the `len` code points that are all that is written (copy_null = 0).
+    let written = unsafe { ffi::PyUnicode_AsUCS4(text.as_ptr(), buffer.as_mut_ptr().cast(), room, 0) };
+    if written.is_null() {
+        drop(PyErr::take(text.py()));
+        return Err(NotLatin1);
+    }
+    let mut all = 0;
+    let start = out.len();
+    out.extend(buffer.iter().map(|point| {
+        // SAFETY: PyUnicode_AsUCS4 has written all `len` elements.
+        let point = unsafe { point.assume_init() };
+        all |= point;
+        #[expect(clippy::cast_possible_truncation, reason = "`all` tells whether anything was cut")]
+        {
+            point as u8
+        }
+    }));
+    if all > 0xff {
+        out.truncate(start);
+        return Err(NotLatin1);
+    }
+    Ok(())
+}
+
+/// Bytes as the `str` of the same code points: how PEP 3333 passes what came over the wire.
+pub(crate) fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
+    if let Ok(text) = str::from_utf8(bytes)
+        && bytes.is_ascii()
+    {
+        return PyString::new(py, text);
+    }
+    let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
+    PyString::new(py, &text)
+}
+
+/// How many references an object has. One means: only the caller's.
+pub(crate) fn reference_count<T>(object: &Py<T>, _py: Python<'_>) -> isize {
+    // SAFETY: a valid object, and we are attached.
+    unsafe { ffi::Py_REFCNT(object.as_ptr()) }
+}
+
+/// Ends the process at once: no destructors, no atexit, no flush. For when the daemon is gone, or the
+/// channel is broken and nothing that Python would still say could reach anybody.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit(2) has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// `raise SystemExit(code)`.
+pub(crate) fn system_exit(code: i32) -> PyErr {
+    PySystemExit::new_err(code)
+}
+
+/// The Python half of the worker: `load.py`.
+pub(crate) fn support(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    MODULE
+        .get_or_try_init(py, || {
+            let source = std::ffi::CString::new(include_str!("load.py"))?;
+            PyModule::from_code(py, &source, c"<rgun>/load.py", c"rgun_worker.load").map(Bound::unbind)
+        })
+        .map(|module| module.bind(py))
+}
+
+/// An exception as text, bounded as [`AppError`] wants it.
+#[derive(Debug)]
+pub(crate) struct Described {
+    pub(crate) summary: String,
+    pub(crate) traceback: String,
+}
+
+impl Described {
+    /// An error of the application that is not an exception.
+    pub(crate) fn plain(summary: impl Into<String>) -> Self {
+        Self { summary: summary.into(), traceback: String::new() }
+    }
+
+    /// Formats an exception the way `traceback` does. Never fails: what cannot be formatted is named by its type.
+    pub(crate) fn of(py: Python<'_>, error: &PyErr) -> Self {
+        let formatted = support(py)
+            .and_then(|module| module.getattr(intern!(py, "describe")))
+            // into_value, not value: only that one puts the traceback on the exception before 3.12.
+            .and_then(|describe| describe.call1((error.clone_ref(py).into_value(py),)))
+            .and_then(|pair| pair.extract::<(String, String)>());
+        match formatted {
+            Ok((summary, traceback)) => Self {
+                summary: cut(summary, AppError::SUMMARY),
+                traceback: cut(traceback, AppError::TRACEBACK),
+            },
+            Err(_) => {
+                let name = error
+                    .get_type(py)
+                    .name()
+                    .map_or_else(|_| "exception".to_owned(), |name| name.to_string());
+                Self::plain(format!("{name} (its text could not be formatted)"))
+            }
+        }
+    }
+
+    /// As the body of a `Raised` frame.
+    pub(crate) fn as_error(&self) -> AppError<'_> {
+        AppError { summary: &self.summary, traceback: &self.traceback }
+    }
+}
+
+/// Cuts the middle out of a text that is longer than `most` bytes: the top says where it began, the
+/// bottom what it was.
+fn cut(text: String, most: usize) -> String {
+    const MARK: &str = "\n  [...]\n";
+    if text.len() <= most {
+        return text;
+    }
+    let half = (most - MARK.len()) / 2;
+    let head = &text[..text.floor_char_boundary(half)];
+    let tail = &text[text.ceil_char_boundary(text.len() - half)..];
+    format!("{head}{MARK}{tail}")
+}
+
+/// One line on the application's stderr; where that is closed, nobody can be told.
+pub(crate) fn warn(py: Python<'_>, text: &str) {
+    let written = py
+        .import(intern!(py, "sys"))
+        .and_then(|sys| sys.getattr(intern!(py, "stderr")))
+        .and_then(|stderr| stderr.call_method1(intern!(py, "write"), (format!("rgun: {text}\n"),)));
+    if let Err(error) = written {
+        error.write_unraisable(py, None);
+    }
+}

@@ -1,0 +1,86 @@
+//! The slots: one thread each, claiming requests and serving them one after the other.
+//!
+//! Slot 0 is Python's main thread, where applications expect to be if there is only one; the others are
+//! `threading.Thread`s, so that `threading.current_thread()` tells the truth. They are daemon threads:
+//! the main thread joins them itself, and an application that never returns must not hold the exit.
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use rgun_channel::Broken;
+
+use crate::output::DEFER;
+use crate::wsgi::{Application, Exchanges};
+
+/// Serves until the daemon says stop.
+///
+/// # Errors
+/// When a thread cannot be started; the `SystemExit` of a signal handler.
+pub(crate) fn run(py: Python<'_>, served: &'static Application) -> PyResult<()> {
+    let threading = py.import("threading")?;
+    let mut threads = Vec::new();
+    for slot in 1..served.worker.n_slots() {
+        let arguments = PyDict::new(py);
+        arguments.set_item("target", SlotThread { served, slot }.into_pyobject(py)?)?;
+        arguments.set_item("name", format!("rgun-{slot}"))?;
+        arguments.set_item("daemon", true)?;
+        let thread = threading.getattr(intern!(py, "Thread"))?.call((), Some(&arguments))?;
+        thread.call_method0(intern!(py, "start"))?;
+        threads.push(thread);
+    }
+    serve(py, served, 0).unwrap_or_else(|error| served.worker.broken(&error));
+    for thread in threads {
+        thread.call_method0(intern!(py, "join"))?;
+    }
+    served.worker.take_exit().map_or(Ok(()), Err)
+}
+
+/// What a `threading.Thread` of a slot runs.
+#[pyclass(frozen, module = "rgun")]
+#[derive(Debug)]
+struct SlotThread {
+    served: &'static Application,
+    slot: u32,
+}
+
+#[pymethods]
+impl SlotThread {
+    fn __call__(&self, py: Python<'_>) {
+        serve(py, self.served, self.slot).unwrap_or_else(|error| self.served.worker.broken(&error));
+    }
+
+    #[new]
+    fn new() -> PyResult<Self> {
+        Err(PyRuntimeError::new_err("rgun starts its threads itself"))
+    }
+}
+
+/// One thread's life.
+fn serve(py: Python<'_>, served: &'static Application, slot: u32) -> Result<(), Broken> {
+    let worker = served.worker;
+    let mut exchanges = Exchanges::new(served, slot);
+    let mut frame = Vec::new();
+    // When the oldest completion was pushed that the doorbell has not been asked for; 0: none.
+    let mut deferred_since = 0;
+    while !worker.is_stopping() {
+        // With the GIL: under load there is something, and giving the GIL away costs more than looking.
+        if !worker.claim(&mut frame)? {
+            // Rings before it sleeps.
+            if !py.detach(|| worker.wait_and_claim(&mut frame))? {
+                break;
+            }
+            deferred_since = 0;
+        }
+        let finished = exchanges.serve(py, &frame)?;
+        let oldest = if deferred_since == 0 { finished.at } else { deferred_since };
+        if finished.service <= DEFER && finished.at - oldest < DEFER && worker.has_more() {
+            deferred_since = oldest;
+        } else {
+            worker.output.ring();
+            deferred_since = 0;
+        }
+    }
+    worker.output.ring();
+    Ok(())
+}

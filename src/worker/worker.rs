@@ -1,0 +1,223 @@
+//! What the threads of a worker share: the map, its words, the ends of the rings, and whether to stop.
+//!
+//! One per process, made by [`crate::boot`] and leaked: threads, pyclass instances and the control
+//! thread refer to it for the rest of the process's life.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use pyo3::exceptions::PySystemExit;
+use pyo3::prelude::*;
+use rgun_channel::Broken;
+use rgun_channel::control::Start;
+use rgun_channel::frame::ExchangeId;
+use rgun_channel::layout::{Geometry, SLOT_ACKED, SLOT_EXCHANGE, SLOT_STARTED, SLOT_WANTS_CREDIT, Word};
+use rgun_channel::map::Map;
+use rgun_channel::ring::SubmissionReceiver;
+use rgun_channel::wake::{Futex, Sleepers, SystemFutex, Want};
+
+use crate::control::Bodies;
+use crate::output::Output;
+use crate::python::{exit_now, lock};
+
+/// The worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    /// What the daemon said at the start.
+    pub(crate) start: Start,
+    /// Our end of the control socket. `sendmsg(2)` of one packet is atomic: no lock.
+    pub(crate) control: OwnedFd,
+    /// Everything that goes back.
+    pub(crate) output: Output,
+    /// Descriptors of request bodies that came ahead of their frames.
+    pub(crate) bodies: Bodies,
+    map: Arc<Map>,
+    submission: Mutex<SubmissionReceiver>,
+    slots: Vec<Slot>,
+    /// Set once: claim nothing more.
+    stopping: AtomicBool,
+    /// What a signal handler raised that wants the process to end.
+    exit: Mutex<Option<PyErr>>,
+}
+
+/// What a slot remembers between exchanges.
+#[derive(Debug, Default)]
+struct Slot {
+    /// Response body bytes that count against the window, of all exchanges of the slot so far.
+    sent: AtomicU64,
+    /// The exchange whose client has gone, if it is the one that runs.
+    abandoned: AtomicU64,
+}
+
+impl Worker {
+    /// Over a fresh map.
+    pub(crate) fn new(start: Start, control: OwnedFd, map: Arc<Map>, reactor: Map, eventfd: OwnedFd) -> Self {
+        let geometry = start.geometry;
+        Self {
+            output: Output::new(Arc::clone(&map), &geometry, reactor, eventfd),
+            submission: Mutex::new(SubmissionReceiver::new(Arc::clone(&map), &geometry)),
+            slots: (0..geometry.slots).map(|_| Slot::default()).collect(),
+            start,
+            control,
+            bodies: Bodies::default(),
+            map,
+            stopping: AtomicBool::new(false),
+            exit: Mutex::new(None),
+        }
+    }
+
+    /// Number of slots.
+    pub(crate) fn n_slots(&self) -> u32 {
+        self.start.geometry.slots
+    }
+
+    /// Claims a request if there is one. Cheap, and fit to be called with the GIL held.
+    pub(crate) fn claim(&self, frame: &mut Vec<u8>) -> Result<bool, Broken> {
+        lock(&self.submission).claim(frame)
+    }
+
+    /// Does the ring hold a record? Decides whether a doorbell may wait.
+    pub(crate) fn has_more(&self) -> bool {
+        !lock(&self.submission).is_empty()
+    }
+
+    /// Sleeps until a request is claimed (true), or the worker is to stop (false). Without the GIL.
+    pub(crate) fn wait_and_claim(&self, frame: &mut Vec<u8>) -> Result<bool, Broken> {
+        let sleepers = Sleepers {
+            asleep: self.map.u32(Geometry::word(Word::Asleep)),
+            tokens: self.map.u32(Geometry::word(Word::Tokens)),
+        };
+        loop {
+            if self.is_stopping() {
+                return Ok(false);
+            }
+            if self.claim(frame)? {
+                return Ok(true);
+            }
+            self.output.ring();
+            sleepers.announce();
+            // The look between announcing and sleeping that makes a lost wake-up impossible; `stop`
+            // stores its flag before it wakes, so it is covered by the same argument.
+            if self.has_more() || self.is_stopping() {
+                sleepers.retract(&SystemFutex);
+            } else {
+                sleepers.sleep(&SystemFutex, || self.run_signal_handlers());
+            }
+        }
+    }
+
+    /// Claim nothing more: threads finish what they run and return.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let sleepers = Sleepers {
+            asleep: self.map.u32(Geometry::word(Word::Asleep)),
+            tokens: self.map.u32(Geometry::word(Word::Tokens)),
+        };
+        sleepers.wake(&SystemFutex, self.n_slots());
+    }
+
+    /// Is the worker to stop?
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Tells the daemon what runs in a slot, since when (`CLOCK_MONOTONIC`, nanoseconds).
+    pub(crate) fn mark_running(&self, slot: u32, exchange: ExchangeId, since: u64) {
+        self.map.u64(Geometry::slot(slot, SLOT_STARTED)).store(since, Ordering::Relaxed);
+        self.map.u64(Geometry::slot(slot, SLOT_EXCHANGE)).store(exchange.0, Ordering::Release);
+    }
+
+    /// Tells the daemon that nothing runs in a slot.
+    pub(crate) fn mark_idle(&self, slot: u32) {
+        self.map.u64(Geometry::slot(slot, SLOT_EXCHANGE)).store(0, Ordering::Release);
+    }
+
+    /// Counts body bytes that are about to be sent.
+    pub(crate) fn count_sent(&self, slot: u32, bytes: u64) {
+        self.slot(slot).sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Response body bytes of a slot that wait in the daemon.
+    pub(crate) fn unacked(&self, slot: u32) -> u64 {
+        let acked = self.map.u64(Geometry::slot(slot, SLOT_ACKED)).load(Ordering::Acquire);
+        self.slot(slot).sent.load(Ordering::Relaxed).saturating_sub(acked)
+    }
+
+    /// What a slot's thread waits on for [`Worker::unacked`] to fall.
+    pub(crate) fn wants_credit(&self, slot: u32) -> Want<'_> {
+        Want(self.map.u32(Geometry::slot(slot, SLOT_WANTS_CREDIT)))
+    }
+
+    /// The client of an exchange has gone: if it runs, its iterable is not read any further.
+    pub(crate) fn abandon(&self, exchange: ExchangeId) {
+        for (number, slot) in (0..).zip(&self.slots) {
+            if self.map.u64(Geometry::slot(number, SLOT_EXCHANGE)).load(Ordering::Acquire) == exchange.0 {
+                slot.abandoned.store(exchange.0, Ordering::Release);
+            }
+        }
+    }
+
+    /// Has the client of this exchange gone?
+    pub(crate) fn is_abandoned(&self, slot: u32, exchange: ExchangeId) -> bool {
+        self.slot(slot).abandoned.load(Ordering::Acquire) == exchange.0
+    }
+
+    fn slot(&self, slot: u32) -> &Slot {
+        &self.slots[slot as usize]
+    }
+
+    /// A signal interrupted a wait: lets the application's handlers run (CPython runs them on the main
+    /// thread only; elsewhere this does nothing).
+    pub(crate) fn run_signal_handlers(&self) {
+        let exiting = Python::attach(|py| match py.check_signals() {
+            Ok(()) => None,
+            Err(error) if error.is_instance_of::<PySystemExit>(py) => Some(error),
+            Err(error) => {
+                error.write_unraisable(py, None);
+                None
+            }
+        });
+        if let Some(error) = exiting {
+            *lock(&self.exit) = Some(error);
+            self.stop();
+        }
+    }
+
+    /// The `SystemExit` of a signal handler, if that is why the worker stops.
+    pub(crate) fn take_exit(&self) -> Option<PyErr> {
+        lock(&self.exit).take()
+    }
+
+    /// The daemon broke the contract: there is nobody to tell but stderr.
+    pub(crate) fn broken(&self, error: &Broken) -> ! {
+        let text = format!("rgun: worker {} gives up, the channel is broken: {error}\n", self.start.worker);
+        // Nothing can be done about a stderr that is closed.
+        let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
+        exit_now(crate::python::EX_SOFTWARE)
+    }
+}
+
+/// A futex for waits on Python's main thread: signal handlers run when a signal ends the wait.
+#[derive(Debug)]
+pub(crate) struct InterruptibleFutex<'a>(pub(crate) &'a Worker);
+
+impl Futex for InterruptibleFutex<'_> {
+    fn wait(&self, word: &std::sync::atomic::AtomicU32, expected: u32) -> bool {
+        let interrupted = SystemFutex.wait(word, expected);
+        if interrupted {
+            self.0.run_signal_handlers();
+        }
+        interrupted
+    }
+
+    fn wake(&self, word: &std::sync::atomic::AtomicU32, count: u32) {
+        SystemFutex.wake(word, count);
+    }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, the clock of the slots' words.
+pub(crate) fn now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}

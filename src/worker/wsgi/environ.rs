@@ -1,0 +1,306 @@
+//! The environ dictionary of PEP 3333.
+//!
+//! What is the same for all requests of a listener is in a prepared dictionary that is copied (107 ns
+//! instead of 340 for building it), then overwritten. Keys are interned once.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+use rgun_channel::Broken;
+use rgun_channel::frame::{FieldName, Request};
+use rgun_channel::header::{METHODS, NAMES, index_of};
+
+use super::file_wrapper::FileWrapper;
+use super::input::Input;
+use crate::python::latin1;
+use crate::worker::Worker;
+
+/// Makes environs.
+#[derive(Debug)]
+pub(crate) struct Environ {
+    /// By listener.
+    templates: Vec<Py<PyDict>>,
+    /// `HTTP_*` (or `CONTENT_*`) by index of [`NAMES`].
+    names: Vec<Py<PyString>>,
+    /// By index of [`METHODS`].
+    methods: Vec<Py<PyString>>,
+    keys: Keys,
+    root_path: Vec<u8>,
+    content_length: u8,
+    cookie: u8,
+}
+
+/// Interned keys and values.
+#[derive(Debug)]
+struct Keys {
+    request_method: Py<PyString>,
+    path_info: Py<PyString>,
+    query_string: Py<PyString>,
+    raw_uri: Py<PyString>,
+    request_uri: Py<PyString>,
+    content_length: Py<PyString>,
+    server_protocol: Py<PyString>,
+    remote_addr: Py<PyString>,
+    remote_port: Py<PyString>,
+    url_scheme: Py<PyString>,
+    input: Py<PyString>,
+    request_id: Py<PyString>,
+    http_1_0: Py<PyString>,
+    https: Py<PyString>,
+}
+
+impl Environ {
+    /// Prepares the templates.
+    pub(crate) fn new(py: Python<'_>, worker: &Worker) -> PyResult<Self> {
+        let start = &worker.start;
+        let string = |text: &str| PyString::intern(py, text).unbind();
+        let template = PyDict::new(py);
+        for (key, value) in [
+            ("REQUEST_METHOD", "GET"),
+            ("SCRIPT_NAME", &start.root_path),
+            ("PATH_INFO", ""),
+            ("QUERY_STRING", ""),
+            ("SERVER_PROTOCOL", "HTTP/1.1"),
+            ("SERVER_SOFTWARE", concat!("rgun/", env!("CARGO_PKG_VERSION"))),
+            ("REMOTE_ADDR", ""),
+            ("REMOTE_PORT", ""),
+            ("wsgi.url_scheme", "http"),
+        ] {
+            // SCRIPT_NAME comes from the configuration as UTF-8; PEP 3333 wants its bytes as ISO-8859-1.
+            template.set_item(string(key), latin1(py, value.as_bytes()))?;
+        }
+        template.set_item(string("wsgi.version"), (1, 0))?;
+        template.set_item(string("wsgi.errors"), py.import("sys")?.getattr("stderr")?)?;
+        template.set_item(string("wsgi.multithread"), worker.n_slots() > 1)?;
+        template.set_item(string("wsgi.multiprocess"), start.multiprocess)?;
+        template.set_item(string("wsgi.run_once"), false)?;
+        template.set_item(string("wsgi.input_terminated"), true)?;
+        template.set_item(string("wsgi.file_wrapper"), py.get_type::<FileWrapper>())?;
+        // Shared by all requests without a body: there is no state in an empty one.
+        template.set_item(string("wsgi.input"), Input::memory(py, b"").into_pyobject(py)?)?;
+        let templates = start
+            .listeners
+            .iter()
+            .map(|listener| {
+                let template = template.copy()?;
+                template.set_item(string("SERVER_NAME"), latin1(py, listener.name.as_bytes()))?;
+                template.set_item(string("SERVER_PORT"), latin1(py, listener.port.as_bytes()))?;
+                Ok(template.unbind())
+            })
+            .collect::<PyResult<_>>()?;
+        let names = NAMES
+            .iter()
+            .map(|name| match *name {
+                "content-type" => string("CONTENT_TYPE"),
+                "content-length" => string("CONTENT_LENGTH"),
+                name => string(&cgi_name(name.as_bytes())),
+            })
+            .collect();
+        Ok(Self {
+            templates,
+            names,
+            methods: METHODS.iter().map(|method| string(method)).collect(),
+            keys: Keys {
+                request_method: string("REQUEST_METHOD"),
+                path_info: string("PATH_INFO"),
+                query_string: string("QUERY_STRING"),
+                raw_uri: string("RAW_URI"),
+                request_uri: string("REQUEST_URI"),
+                content_length: string("CONTENT_LENGTH"),
+                server_protocol: string("SERVER_PROTOCOL"),
+                remote_addr: string("REMOTE_ADDR"),
+                remote_port: string("REMOTE_PORT"),
+                url_scheme: string("wsgi.url_scheme"),
+                input: string("wsgi.input"),
+                request_id: string("rgun.request_id"),
+                http_1_0: string("HTTP/1.0"),
+                https: string("https"),
+            },
+            root_path: start.root_path.clone().into_bytes(),
+            content_length: index_of(b"content-length").expect("in the table"),
+            cookie: index_of(b"cookie").expect("in the table"),
+        })
+    }
+
+    /// The environ of one request. Waits for a spooled body without the GIL.
+    pub(crate) fn make<'py>(
+        &self,
+        py: Python<'py>,
+        worker: &Worker,
+        request: &Request<'_>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let keys = &self.keys;
+        let template =
+            self.templates.get(usize::from(request.listener)).or_else(|| self.templates.first()).ok_or_else(
+                || pyo3::exceptions::PyRuntimeError::new_err(Broken::Frame("no such listener").to_string()),
+            )?;
+        let environ = template.bind(py).copy()?;
+
+        let method = rgun_channel::header::method_index(request.method);
+        match self.methods.get(usize::from(method)) {
+            Some(method_name) if method != rgun_channel::header::METHOD_LITERAL => {
+                environ.set_item(&keys.request_method, method_name)?;
+            }
+            _ => environ.set_item(&keys.request_method, latin1(py, request.method))?,
+        }
+        self.set_target(py, &environ, request)?;
+        if request.version == 10 {
+            environ.set_item(&keys.server_protocol, &keys.http_1_0)?;
+        }
+        if !request.peer.is_empty() {
+            environ.set_item(&keys.remote_addr, latin1(py, request.peer))?;
+            environ.set_item(&keys.remote_port, request.peer_port.to_string())?;
+        }
+        if request.https {
+            environ.set_item(&keys.url_scheme, &keys.https)?;
+        }
+        self.set_fields(py, &environ, request)?;
+        self.set_body(py, &environ, worker, request)?;
+        let request_id = latin1(py, request.request_id);
+        environ.set_item(&self.names[usize::from(X_REQUEST_ID)], &request_id)?;
+        environ.set_item(&keys.request_id, request_id)?;
+        Ok(environ)
+    }
+
+    fn set_target(&self, py: Python<'_>, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> PyResult<()> {
+        let keys = &self.keys;
+        let mut raw = latin1(py, request.path);
+        if request.path == b"*" {
+            // OPTIONS * (RFC 9110 §9.3.7) is about no path; REQUEST_URI has the asterisk.
+        } else if self.root_path.is_empty() && !request.path.contains(&b'%') {
+            environ.set_item(&keys.path_info, &raw)?;
+        } else {
+            let decoded = percent_decode(request.path);
+            // Without the prefix: a proxy has stripped it already.
+            let path = strip_root(&decoded, &self.root_path).unwrap_or(&decoded);
+            environ.set_item(&keys.path_info, latin1(py, path))?;
+        }
+        if !request.query.is_empty() {
+            environ.set_item(&keys.query_string, latin1(py, request.query))?;
+            raw = latin1(py, &[request.path, b"?", request.query].concat());
+        }
+        environ.set_item(&keys.raw_uri, &raw)?;
+        environ.set_item(&keys.request_uri, raw)
+    }
+
+    fn set_fields(&self, py: Python<'_>, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> PyResult<()> {
+        // Which names of the table have been seen: a repeated field is joined (RFC 9110 §5.3).
+        let mut seen = [0_u64; 4];
+        for (name, value) in request.fields() {
+            match name {
+                FieldName::Known(index) => {
+                    if index == self.content_length {
+                        continue;
+                    }
+                    let (word, bit) = (&mut seen[usize::from(index / 64)], 1 << (index % 64));
+                    let key = &self.names[usize::from(index)];
+                    let value = latin1(py, value);
+                    if *word & bit == 0 {
+                        *word |= bit;
+                        environ.set_item(key, value)?;
+                    } else {
+                        // RFC 9113 §8.2.3: cookies are joined by their own separator.
+                        let separator = if index == self.cookie { "; " } else { "," };
+                        join(environ, key.bind(py), separator, &value)?;
+                    }
+                }
+                // `X_Real_IP` would become the same key as `X-Real-IP`, which a proxy may have set:
+                // dropped, as nginx and gunicorn do.
+                FieldName::Literal(name) if name.contains(&b'_') => {}
+                FieldName::Literal(name) => {
+                    let key = latin1(py, cgi_name(name).as_bytes());
+                    let value = latin1(py, value);
+                    if environ.contains(&key)? {
+                        join(environ, &key, ",", &value)?;
+                    } else {
+                        environ.set_item(key, value)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set_body(
+        &self,
+        py: Python<'_>,
+        environ: &Bound<'_, PyDict>,
+        worker: &Worker,
+        request: &Request<'_>,
+    ) -> PyResult<()> {
+        if request.body_len > 0
+            || request.fields().any(|(name, _)| name == FieldName::Known(self.content_length))
+        {
+            environ.set_item(&self.keys.content_length, request.body_len.to_string())?;
+        }
+        if request.body_is_fd {
+            let file = py.detach(|| worker.bodies.take(request.exchange));
+            environ.set_item(&self.keys.input, Input::file(file, request.body_len).into_pyobject(py)?)?;
+        } else if !request.body.is_empty() {
+            environ.set_item(&self.keys.input, Input::memory(py, request.body).into_pyobject(py)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Index of `x-request-id` in [`NAMES`].
+const X_REQUEST_ID: u8 = {
+    let mut index = 0;
+    while !matches!(NAMES[index].as_bytes(), b"x-request-id") {
+        index += 1;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "fewer than 255 names")]
+    {
+        index as u8
+    }
+};
+
+/// `accept-language` as `HTTP_ACCEPT_LANGUAGE`. Bytes beyond ASCII cannot be in a name (RFC 9110 §5.1).
+fn cgi_name(name: &[u8]) -> String {
+    let mut key = String::with_capacity(5 + name.len());
+    key.push_str("HTTP_");
+    key.extend(name.iter().map(|byte| match byte {
+        b'-' => '_',
+        byte => char::from(byte.to_ascii_uppercase()),
+    }));
+    key
+}
+
+fn join(
+    environ: &Bound<'_, PyDict>,
+    key: &Bound<'_, PyString>,
+    separator: &str,
+    value: &Bound<'_, PyString>,
+) -> PyResult<()> {
+    let joined = match environ.get_item(key)? {
+        Some(first) => first.add(separator)?.add(value)?,
+        None => value.clone().into_any(),
+    };
+    environ.set_item(key, joined)
+}
+
+/// The path below the root path, if it is there (at a segment's end: `/app` is no prefix of `/apple`).
+fn strip_root<'p>(path: &'p [u8], root: &[u8]) -> Option<&'p [u8]> {
+    path.strip_prefix(root).filter(|rest| rest.first().is_none_or(|byte| *byte == b'/'))
+}
+
+/// RFC 3986 §2.1. What is not two hexadecimal digits stays as it is.
+fn percent_decode(path: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let [first, after @ ..] = rest {
+        if let (b'%', [high, low, after @ ..]) = (first, after)
+            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
+        {
+            decoded.push(high << 4 | low);
+            rest = after;
+        } else {
+            decoded.push(*first);
+            rest = after;
+        }
+    }
+    decoded
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}

@@ -1,0 +1,261 @@
+//! Status and headers from the application: checked, and encoded as the frame wants them.
+//!
+//! PEP 3333 "The start_response() Callable": native strings of ISO-8859-1 characters, no control
+//! characters, no hop-by-hop headers. What an HTTP library would refuse later is refused here, where the
+//! application can still be told which header it was.
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyString, PyTuple};
+use rgun_channel::frame::{encode_field, encode_known_field};
+use rgun_channel::header::index_of;
+
+use super::warn_once;
+use crate::python::{append_latin1, lock};
+
+/// What the head says that sending depends on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    pub(crate) n_fields: u16,
+    /// Content-Length, if the application gave one.
+    pub(crate) length: Option<u64>,
+}
+
+/// What a header name is to us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Name {
+    /// In the frame's table.
+    Known(u8),
+    /// Any other, lower-case.
+    Other(Box<[u8]>),
+    /// Taken note of, and sent.
+    ContentLength(u8),
+    /// Belongs to the connection, which is not the application's (RFC 9110 §7.6.1).
+    HopByHop,
+}
+
+/// Header names seen lately, by the identity of the `str` object: applications and frameworks use the
+/// same literals again and again. Holding a reference keeps the address from being used anew.
+#[derive(Debug, Default)]
+pub(crate) struct HeadCache {
+    names: Mutex<Vec<Option<(Py<PyString>, Name)>>>,
+}
+
+/// Entries of the cache; a power of two.
+const CACHED: usize = 128;
+
+impl HeadCache {
+    /// Calls `with` with what a name is; checks it if it is new.
+    fn name<R>(&self, name: &Bound<'_, PyString>, with: impl FnOnce(&Name) -> R) -> PyResult<R> {
+        let address = name.as_ptr().addr();
+        let at = (address >> 4 ^ address >> 11) & (CACHED - 1);
+        if let Some(Some((cached, known))) = lock(&self.names).get(at)
+            && cached.as_ptr() == name.as_ptr()
+        {
+            return Ok(with(known));
+        }
+        // Making and dropping Python objects can run anybody's code (a finalizer): never under our lock.
+        let known = check_name(name)?;
+        let result = with(&known);
+        let new = Some((name.clone().unbind(), known));
+        let old = {
+            let mut names = lock(&self.names);
+            if names.is_empty() {
+                names.resize_with(CACHED, || None);
+            }
+            std::mem::replace(&mut names[at], new)
+        };
+        drop(old);
+        Ok(result)
+    }
+
+    /// Checks status and headers and encodes the fields into `fields` (cleared first).
+    pub(crate) fn encode(
+        &self,
+        py: Python<'_>,
+        status: &Bound<'_, PyString>,
+        headers: &Bound<'_, PyAny>,
+        fields: &mut Vec<u8>,
+    ) -> PyResult<Head> {
+        fields.clear();
+        let headers = headers.cast::<PyList>().map_err(|_| {
+            PyTypeError::new_err(format!(
+                "headers are {}, not a list of (name, value) tuples (PEP 3333)",
+                kind(headers)
+            ))
+        })?;
+        let mut head = Head { status: status_code(status)?, ..Head::default() };
+        let mut value = Vec::new();
+        for pair in headers.iter() {
+            let pair = pair.cast::<PyTuple>().ok().filter(|pair| pair.len() == 2).ok_or_else(|| {
+                PyTypeError::new_err("headers contain something that is not a (name, value) tuple (PEP 3333)")
+            })?;
+            let (name, text) = (pair.get_borrowed_item(0)?, pair.get_borrowed_item(1)?);
+            let name = name.cast::<PyString>().map_err(|_| {
+                PyTypeError::new_err(format!("a header's name is {}, not str (PEP 3333)", kind(&name)))
+            })?;
+            let text = text.cast::<PyString>().map_err(|_| {
+                PyTypeError::new_err(format!(
+                    "the value of header {} is {}, not str (PEP 3333)",
+                    *name,
+                    kind(&text)
+                ))
+            })?;
+            let (name, text): (&Bound<'_, PyString>, &Bound<'_, PyString>) = (&name, &text);
+            value.clear();
+            append_latin1(text, &mut value).map_err(|_| {
+                PyValueError::new_err(format!("the value of header {name} has characters outside ISO-8859-1"))
+            })?;
+            if value.iter().any(|byte| is_control(*byte)) {
+                return Err(PyValueError::new_err(format!(
+                    "the value of header {name} has control characters: {}",
+                    String::from_utf8_lossy(&value).escape_debug()
+                )));
+            }
+            let trimmed = value.trim_ascii();
+            let encoded = self.name(name, |known| match known {
+                Name::Known(index) => encode_known_field(*index, trimmed, fields).map(|()| Field::Sent),
+                Name::Other(name) => encode_field(name, trimmed, fields).map(|()| Field::Sent),
+                Name::ContentLength(index) => {
+                    // RFC 9110 §8.6: none in a 204.
+                    if head.status == 204 || head.length.is_some() {
+                        return Ok(Field::Length);
+                    }
+                    encode_known_field(*index, trimmed, fields).map(|()| Field::Length)
+                }
+                Name::HopByHop => Ok(Field::Dropped),
+            })?;
+            match encoded.map_err(|error| PyValueError::new_err(format!("header {name}: {error}")))? {
+                Field::Sent => head.n_fields += 1,
+                Field::Dropped => warn_hop_by_hop(py, name),
+                Field::Length => {
+                    let length = length(trimmed)?;
+                    if head.length.is_some_and(|other| other != length) {
+                        return Err(PyValueError::new_err("two Content-Length headers that differ"));
+                    }
+                    if head.length.is_none() && head.status != 204 {
+                        head.n_fields += 1;
+                        head.length = Some(length);
+                    }
+                }
+            }
+        }
+        Ok(head)
+    }
+}
+
+enum Field {
+    Sent,
+    Length,
+    Dropped,
+}
+
+/// The three digits; the reason phrase means nothing to HTTP (RFC 9112 §4) and is not sent.
+fn status_code(status: &Bound<'_, PyString>) -> PyResult<u16> {
+    let mut bytes = Vec::with_capacity(32);
+    let code = append_latin1(status, &mut bytes).ok().and_then(|()| match *bytes {
+        [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', ref rest @ ..]
+            if rest.first().is_none_or(|b| *b == b' ') =>
+        {
+            Some([a, b, c].into_iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0')))
+        }
+        _ => None,
+    });
+    match code {
+        Some(code) if code < 200 => Err(PyValueError::new_err(format!(
+            "status {} is an interim response, which is the server's to send",
+            status.repr()?
+        ))),
+        Some(code) => Ok(code),
+        None => Err(PyValueError::new_err(format!(
+            "status {} does not begin with three digits, as in '200 OK'",
+            status.repr()?
+        ))),
+    }
+}
+
+fn check_name(name: &Bound<'_, PyString>) -> PyResult<Name> {
+    let mut bytes = Vec::with_capacity(32);
+    let ok = append_latin1(name, &mut bytes).is_ok()
+        && !bytes.is_empty()
+        && bytes.iter().all(|byte| is_token(*byte));
+    if !ok {
+        return Err(PyValueError::new_err(format!(
+            "header name {} is not a token (RFC 9110 section 5.1)",
+            name.repr()?
+        )));
+    }
+    bytes.make_ascii_lowercase();
+    Ok(match &*bytes {
+        b"connection"
+        | b"keep-alive"
+        | b"transfer-encoding"
+        | b"upgrade"
+        | b"te"
+        | b"trailer"
+        | b"proxy-connection"
+        | b"proxy-authenticate"
+        | b"proxy-authorization" => Name::HopByHop,
+        b"content-length" => Name::ContentLength(index_of(b"content-length").expect("in the table")),
+        other => index_of(other).map_or_else(|| Name::Other(other.into()), Name::Known),
+    })
+}
+
+fn length(value: &[u8]) -> PyResult<u64> {
+    str::from_utf8(value)
+        .ok()
+        .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| {
+            PyValueError::new_err(format!(
+                "Content-Length is no number: {}",
+                String::from_utf8_lossy(value).escape_debug()
+            ))
+        })
+}
+
+/// RFC 9110 §5.6.2.
+const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
+}
+
+/// RFC 9110 §5.5: what no field value may contain. (HTAB may be there.)
+const fn is_control(byte: u8) -> bool {
+    (byte < 0x20 && byte != b'\t') || byte == 0x7f
+}
+
+fn kind(value: &Bound<'_, PyAny>) -> String {
+    value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string())
+}
+
+fn warn_hop_by_hop(py: Python<'_>, name: &Bound<'_, PyString>) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    warn_once(
+        py,
+        &SAID,
+        &format!(
+            "the application sent the hop-by-hop header {name}; such headers are dropped (PEP 3333), said once"
+        ),
+    );
+}

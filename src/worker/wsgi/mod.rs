@@ -1,0 +1,269 @@
+//! WSGI, PEP 3333: one exchange from its frame to DONE.
+//!
+//! [`environ`] makes the dictionary, [`input`] the body, [`start_response`] takes head and `write()`
+//! data, [`head`] checks and encodes the head, [`response`] sends, [`file_wrapper`] hands files over.
+//! This module calls the application and goes through what it returns.
+
+pub(crate) mod environ;
+pub(crate) mod file_wrapper;
+pub(crate) mod head;
+pub(crate) mod input;
+pub(crate) mod response;
+pub(crate) mod start_response;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyTuple};
+use rgun_channel::Broken;
+use rgun_channel::frame::Request;
+
+use crate::python::{Described, reference_count, warn};
+use crate::worker::{Worker, now};
+use environ::Environ;
+use file_wrapper::FileWrapper;
+use head::HeadCache;
+use response::{Fault, Response, Stage};
+use start_response::StartResponse;
+
+/// The application and everything that is the same for all its requests. Leaked: lives as long as the process.
+#[derive(Debug)]
+pub(crate) struct Application {
+    pub(crate) worker: &'static Worker,
+    callable: Py<PyAny>,
+    environ: Environ,
+    /// Head encodings seen lately.
+    pub(crate) heads: HeadCache,
+}
+
+impl Application {
+    /// Prepares to serve `callable`.
+    ///
+    /// # Errors
+    /// When Python cannot make the objects that every request shares.
+    pub(crate) fn new(
+        py: Python<'_>,
+        worker: &'static Worker,
+        callable: Py<PyAny>,
+    ) -> PyResult<&'static Self> {
+        let environ = Environ::new(py, worker)?;
+        Ok(Box::leak(Box::new(Self { worker, callable, environ, heads: HeadCache::default() })))
+    }
+}
+
+/// What the loop learns about an exchange that is over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Finished {
+    /// When (`CLOCK_MONOTONIC`, nanoseconds).
+    pub(crate) at: u64,
+    /// How long the slot was taken, nanoseconds.
+    pub(crate) service: u64,
+}
+
+/// A slot's exchanges, one after the other, and what they pass on to each other.
+#[derive(Debug)]
+pub(crate) struct Exchanges {
+    served: &'static Application,
+    slot: u32,
+    /// The last exchange's `start_response`, if the application did not keep it: its buffers are warm.
+    spare: Option<Py<StartResponse>>,
+}
+
+impl Exchanges {
+    /// For one slot's thread.
+    pub(crate) fn new(served: &'static Application, slot: u32) -> Self {
+        Self { served, slot, spare: None }
+    }
+
+    /// Runs one exchange. Whatever the application does is answered; only a broken channel is an error.
+    pub(crate) fn serve(&mut self, py: Python<'_>, frame: &[u8]) -> Result<Finished, Broken> {
+        let worker = self.served.worker;
+        let request = Request::decode(frame)?;
+        let started = now();
+        worker.mark_running(self.slot, request.exchange, started);
+        let outcome = self.start_response(py, &request, started).and_then(|start_response| {
+            self.served.environ.make(py, worker, &request).map(|environ| (start_response, environ))
+        });
+        match outcome {
+            Ok((start_response, environ)) => {
+                run(py, self.served, environ.into_any(), &start_response)?;
+                let finished = start_response.borrow().response.finished();
+                // An application that kept it may still call it; the next exchange then gets a new one.
+                let start_response = start_response.unbind();
+                if reference_count(&start_response, py) == 1 {
+                    self.spare = Some(start_response);
+                }
+                Ok(finished)
+            }
+            Err(error) => {
+                // No memory, most likely.
+                let mut response = Response::new(self.served, self.slot);
+                response.open(&request, started);
+                response.raise(py, &Described::of(py, &error), true)?;
+                Ok(response.finished())
+            }
+        }
+    }
+
+    fn start_response<'py>(
+        &mut self,
+        py: Python<'py>,
+        request: &Request<'_>,
+        started: u64,
+    ) -> PyResult<Bound<'py, StartResponse>> {
+        let start_response = match self.spare.take() {
+            Some(spare) => spare.into_bound(py),
+            None => Bound::new(py, StartResponse { response: Response::new(self.served, self.slot) })?,
+        };
+        start_response.borrow_mut().response.open(request, started);
+        Ok(start_response)
+    }
+}
+
+/// Calls the application and sends what it gives, to the end.
+fn run(
+    py: Python<'_>,
+    served: &Application,
+    environ: Bound<'_, PyAny>,
+    start_response: &Bound<'_, StartResponse>,
+) -> Result<(), Broken> {
+    let called = PyTuple::new(py, [&environ, start_response.as_any()])
+        .and_then(|arguments| served.callable.bind(py).call1(arguments));
+    drop(environ);
+    let result = match called {
+        Ok(result) => result,
+        Err(error) => return fail(py, start_response, &error.into(), true),
+    };
+    // Lists and tuples (not their subclasses) have no close(), and all of the body is there.
+    let whole = if let Ok(list) = result.cast_exact::<PyList>() {
+        Some(send_whole(py, list.iter(), list.len(), start_response))
+    } else if let Ok(tuple) = result.cast_exact::<PyTuple>() {
+        Some(send_whole(py, tuple.iter(), tuple.len(), start_response))
+    } else {
+        None
+    };
+    match whole {
+        Some(Ok(())) => return Ok(()),
+        Some(Err(fault)) => return fail(py, start_response, &fault, true),
+        None => {}
+    }
+
+    let close = match result.getattr_opt(intern!(py, "close")) {
+        Ok(close) => close,
+        Err(error) => return fail(py, start_response, &error.into(), true),
+    };
+    let done = close.is_none();
+    match send_iterable(py, &result, start_response, done) {
+        Ok(()) => {}
+        Err(fault) => fail(py, start_response, &fault, done)?,
+    }
+    let Some(close) = close else { return Ok(()) };
+    // PEP 3333, "Handling Unknown...": close() is called whether the request completed or not.
+    match close.call0() {
+        Ok(_) => start_response.borrow_mut().response.done(py),
+        Err(error) => fail(py, start_response, &error.into(), true),
+    }
+}
+
+/// A list's or tuple's items: one frame if they are small, their lengths added up if they are not.
+fn send_whole<'py>(
+    py: Python<'py>,
+    items: impl Iterator<Item = Bound<'py, PyAny>>,
+    len: usize,
+    start_response: &Bound<'py, StartResponse>,
+) -> Result<(), Fault> {
+    let mut first = None;
+    let mut rest = Vec::new();
+    for item in items {
+        let item = bytes(item)?;
+        if first.is_none() {
+            first = Some(item);
+        } else {
+            if rest.is_empty() {
+                rest.reserve(len);
+            }
+            rest.push(item);
+        }
+    }
+    let mut start_response = start_response.borrow_mut();
+    let response = &mut start_response.response;
+    match (first, rest.is_empty()) {
+        (None, _) => response.whole(py, &[]),
+        (Some(item), true) => response.whole(py, &[item.as_bytes()]),
+        (Some(item), false) => {
+            let mut parts = Vec::with_capacity(1 + rest.len());
+            parts.push(item.as_bytes());
+            parts.extend(rest.iter().map(|item| item.as_bytes()));
+            response.whole(py, &parts)
+        }
+    }
+}
+
+/// Any other iterable: each chunk is sent as it comes.
+fn send_iterable<'py>(
+    py: Python<'py>,
+    result: &Bound<'py, PyAny>,
+    start_response: &Bound<'py, StartResponse>,
+    done: bool,
+) -> Result<(), Fault> {
+    if let Ok(wrapper) = result.cast_exact::<FileWrapper>()
+        && let Some(file) = file_wrapper::file_of(py, wrapper)?
+    {
+        return start_response.borrow_mut().response.file(py, &file);
+    }
+    for item in result.try_iter().map_err(|error| explain_result(py, result, error))? {
+        let item = bytes(item?)?;
+        // Nothing of ours is borrowed while the application runs: it may call start_response in next().
+        let mut start_response = start_response.borrow_mut();
+        if start_response.response.chunk(py, item.as_bytes())? == Stage::Abandoned {
+            break;
+        }
+    }
+    start_response.borrow_mut().response.end(py, done)
+}
+
+fn bytes(item: Bound<'_, PyAny>) -> Result<Bound<'_, PyBytes>, Fault> {
+    match item.cast_into::<PyBytes>() {
+        Ok(bytes) => Ok(bytes),
+        Err(error) => {
+            let item = error.into_inner();
+            let name = item.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+            Err(Fault::App(Described::plain(format!(
+                "TypeError: the application's iterable yielded {name}, not bytes (PEP 3333)"
+            ))))
+        }
+    }
+}
+
+/// `TypeError: 'NoneType' object is not iterable` does not say whose fault it is.
+fn explain_result(py: Python<'_>, result: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyTypeError>(py) {
+        return error;
+    }
+    let name = result.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    PyTypeError::new_err(format!("the application returned {name}, not an iterable of bytes (PEP 3333)"))
+}
+
+/// Reports a fault: a 500 if the head has not been sent, a reset if the body is not complete, else a log entry.
+fn fail(
+    py: Python<'_>,
+    start_response: &Bound<'_, StartResponse>,
+    fault: &Fault,
+    done: bool,
+) -> Result<(), Broken> {
+    let described = match fault {
+        Fault::Channel(broken) => return Err(broken.clone()),
+        Fault::Python(error) => Described::of(py, error),
+        Fault::App(described) => {
+            return start_response.borrow_mut().response.raise(py, described, done);
+        }
+    };
+    start_response.borrow_mut().response.raise(py, &described, done)
+}
+
+/// Says something on stderr, the first time only.
+pub(crate) fn warn_once(py: Python<'_>, said: &std::sync::atomic::AtomicBool, text: &str) {
+    if !said.swap(true, std::sync::atomic::Ordering::Relaxed) {
+        warn(py, text);
+    }
+}
