@@ -64,6 +64,10 @@ pub const SLOT_STARTED: usize = 8;
 /// Within a slot: u64, daemon: response body bytes of all the slot's exchanges so far (never reset) that
 /// have left for the client or were discarded: what came in inline or chunk parts; file parts do not
 /// count. The worker counts what it has sent the same way, so that the difference is what waits.
+///
+/// When the daemon takes over a `DONE`, it acks at once all of that exchange that it has not acked yet (and
+/// never acks it again): what is still on its way to a slow client is the daemon's, and must not take
+/// the window from the slot's next exchange.
 pub const SLOT_ACKED: usize = 128;
 /// Within a slot: u32, both: odd while the slot's thread waits for [`SLOT_ACKED`] to grow; a futex
 /// ([`crate::wake::Want`]).
