@@ -1,6 +1,7 @@
 //! The protocol's bytes, kept: what `make.py` wrote down is what the encoders write, and reading it
 //! gives the same values back. See README.md for when these files may change.
 #![cfg(not(loom))]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,9 +26,9 @@ fn golden(name: &str) -> Vec<u8> {
     text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
 }
 
-/// One byte a pair, so that a failure shows both sides at the same place.
+/// As in the files, so that a failure shows both sides at the same place.
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x} ")).collect()
+    format!("{bytes:02x?}")
 }
 
 fn assert_request(name: &str, request: Request<'_>, expected: &[Field]) {

@@ -1,0 +1,107 @@
+//! The checks of `checks.rs` in the normal test run: a fixed number of cases from a fixed seed, on a
+//! stable toolchain, in about a second. The fuzz targets search further; this keeps what they promise.
+#![cfg(not(loom))]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says with what")]
+
+mod checks;
+
+use std::fs;
+use std::path::Path;
+
+/// Prints the case when a check panics: its bytes are all that is needed to repeat it.
+struct Case<'a>(&'static str, &'a [u8]);
+
+impl Drop for Case<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}: failed with the bytes {:02x?}", self.0, self.1);
+        }
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound.max(1) as u64).unwrap()
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[0]
+    }
+
+    /// A byte that lengths, flags and kinds care about, or any.
+    fn odd_byte(&mut self) -> u8 {
+        const ODD: [u8; 10] = [0, 1, 2, 3, 4, 8, 0x7f, 0x80, 0xfe, 0xff];
+        if self.below(2) == 0 { ODD[self.below(ODD.len())] } else { self.byte() }
+    }
+}
+
+fn golden() -> Vec<Vec<u8>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/v1");
+    let mut files: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let frames: Vec<Vec<u8>> = files
+        .iter()
+        .map(|path| {
+            let text = fs::read_to_string(path).unwrap();
+            text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
+        })
+        .collect();
+    assert!(frames.len() >= 15, "{} has no golden frames", directory.display());
+    frames
+}
+
+fn mutate(bytes: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
+    for _ in 0..random.below(4) {
+        let at = random.below(bytes.len());
+        match random.below(6) {
+            0 => bytes.truncate(at),
+            1 => bytes.extend_from_slice(&random.next().to_le_bytes()),
+            2 => {
+                let other = &others[random.below(others.len())];
+                bytes.truncate(at);
+                bytes.extend_from_slice(other.get(at..).unwrap_or_default());
+            }
+            3 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+            _ if at < bytes.len() => bytes[at] = random.odd_byte(),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn mutated_frames_are_refused_or_come_back_the_same() {
+    let golden = golden();
+    let mut random = Random(0x7267_756e_0000_0001);
+    let (mut accepted, cases) = (0, 150_000);
+    for _ in 0..cases {
+        let mut bytes = golden[random.below(golden.len())].clone();
+        mutate(&mut bytes, &golden, &mut random);
+        let _case = Case("frame", &bytes);
+        accepted += usize::from(checks::frame(&bytes) > 0);
+    }
+    // Otherwise the mutations are too wild to say anything, or too tame.
+    assert!((cases / 10..cases - cases / 10).contains(&accepted), "{accepted} of {cases} were accepted");
+}
+
+#[test]
+fn hostile_words_and_rings_never_lead_outside() {
+    let mut random = Random(0x7267_756e_0000_0002);
+    let (mut frames, cases) = (0, 50_000);
+    for _ in 0..cases {
+        let bytes: Vec<u8> = (0..random.below(96)).map(|_| random.odd_byte()).collect();
+        let _case = Case("rings", &bytes);
+        frames += checks::rings(&bytes);
+    }
+    assert!(frames > cases, "only {frames} frames were accepted in {cases} cases");
+}
