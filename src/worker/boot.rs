@@ -122,8 +122,7 @@ fn load(py: Python<'_>, start: &Start) -> PyResult<Result<Py<PyAny>, Failure>> {
     };
     let arguments = (&start.module, &start.attribute, start.factory, interface, &start.directory);
     let outcome = module.call_method1(intern!(py, "load"), arguments)?;
-    let (application, _interface, failure): (Py<PyAny>, Option<String>, Option<(u8, String, String)>) =
-        outcome.extract()?;
+    let (application, failure): (Py<PyAny>, Option<(u8, String, String)>) = outcome.extract()?;
     Ok(match failure {
         None => Ok(application),
         Some((kind, summary, traceback)) => {

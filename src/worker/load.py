@@ -36,7 +36,7 @@ def prepare(directory, pythonpath):
 
 
 def load(module, attribute, factory, interface, directory):
-    """The application and its interface; a Failure's outcome instead if it cannot be had."""
+    """The application and None; or None and a Failure's outcome."""
     try:
         application = find(module, attribute, directory)
         target = f"{module}:{attribute}"
@@ -57,9 +57,9 @@ def load(module, attribute, factory, interface, directory):
                 "this version of rgun serves WSGI; set app.target to the project's WSGI application "
                 "(for Django: mysite.wsgi:application)",
             )
-        return application, found, None
+        return application, None
     except Failure as failure:
-        return None, None, failure.outcome
+        return None, failure.outcome
 
 
 def find(module, attribute, directory):

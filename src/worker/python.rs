@@ -130,19 +130,14 @@ impl Described {
             // into_value, not value: only that one puts the traceback on the exception before 3.12.
             .and_then(|describe| describe.call1((error.clone_ref(py).into_value(py),)))
             .and_then(|pair| pair.extract::<(String, String)>());
-        match formatted {
-            Ok((summary, traceback)) => Self {
+        if let Ok((summary, traceback)) = formatted {
+            return Self {
                 summary: cut(summary, AppError::SUMMARY),
                 traceback: cut(traceback, AppError::TRACEBACK),
-            },
-            Err(_) => {
-                let name = error
-                    .get_type(py)
-                    .name()
-                    .map_or_else(|_| "exception".to_owned(), |name| name.to_string());
-                Self::plain(format!("{name} (its text could not be formatted)"))
-            }
+            };
         }
+        let name = error.get_type(py).name().map_or_else(|_| "exception".to_owned(), |name| name.to_string());
+        Self::plain(format!("{name} (its text could not be formatted)"))
     }
 
     /// As the body of a `Raised` frame.

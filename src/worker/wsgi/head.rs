@@ -42,8 +42,10 @@ enum Name {
 /// same literals again and again. Holding a reference keeps the address from being used anew.
 #[derive(Debug, Default)]
 pub(crate) struct HeadCache {
-    names: Mutex<Vec<Option<(Py<PyString>, Name)>>>,
+    names: Mutex<Vec<Option<Cached>>>,
 }
+
+type Cached = (Py<PyString>, Name);
 
 /// Entries of the cache; a power of two.
 const CACHED: usize = 128;

@@ -193,7 +193,7 @@ fn send_whole<'py>(
         (Some(item), false) => {
             let mut parts = Vec::with_capacity(1 + rest.len());
             parts.push(item.as_bytes());
-            parts.extend(rest.iter().map(|item| item.as_bytes()));
+            parts.extend(rest.iter().map(PyBytesMethods::as_bytes));
             response.whole(py, &parts)
         }
     }
