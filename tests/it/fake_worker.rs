@@ -45,7 +45,7 @@
 //! | `/hang`, `/hang-mid-body` | nothing, for ever / head and 10 of 1000 bytes, then nothing |
 //! | `/die`, `/abort` | exit 3 / SIGABRT before the head |
 //! | `/die-mid-body` | head and 10 of 1000 bytes, exit 3 once the daemon has taken them |
-//! | `/die-after-claim-many/N` | claims until it holds N requests (this one included), then exit 3 |
+//! | `/die-after-claim-many/N` | claims until N requests are its own (with this one and what other slots run), then exit 3 |
 //! | `/lie-length` | every word of the completion ring a length beyond it, and a head that says "come and look" |
 //! | `/lie-head` | a completion head far beyond the ring |
 //! | `/lie-tail`, `/lie-tail/back` | a submission tail far beyond the head / of 0, after a proper answer; claims nothing more |
@@ -69,7 +69,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use std::{env, fs, io, process, thread};
+use std::{env, fs, io, panic, process, thread};
 
 use rgun_channel::control::{self, CONTROL_FD, Command, FailureKind, Interface, MAX_MESSAGE, Report, Start};
 use rgun_channel::frame::{AppError, Body, Completion, CompletionKind, ExchangeId, Request, encode_field};
@@ -91,6 +91,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BROKEN: i32 = 70;
 
 fn main() {
+    // A thread that dies alone would look like a slot that hangs.
+    panic::set_hook(Box::new(|panic| quit(BROKEN, &panic.to_string())));
     match boot() {
         Ok(()) => {}
         Err(error) => quit(BROKEN, &error.to_string()),
@@ -317,9 +319,14 @@ impl Worker {
             if self.is_stopped() {
                 return Ok(false);
             }
-            if lock(&self.submission).claim(frame)? {
+            let mut submission = lock(&self.submission);
+            if submission.claim(frame)? {
+                // Under the same lock, so that who holds it knows of everything that was claimed.
+                lock(&self.running).insert(Request::decode(frame)?.exchange);
+                self.running_changed.notify_all();
                 return Ok(true);
             }
+            drop(submission);
             self.sleep_until_submission(|| lock(&self.submission).is_empty());
         }
     }
@@ -429,8 +436,6 @@ impl<'w> Slot<'w> {
             for (word, value) in words.into_iter().zip([now, id.0]) {
                 self.worker.map.u64(word).store(value, Ordering::Release);
             }
-            lock(&self.worker.running).insert(id);
-            self.worker.running_changed.notify_all();
             Exchange { id, started: Instant::now(), slot: self }.answer(&request)?;
             lock(&self.worker.running).remove(&id);
             for word in words.into_iter().rev() {
@@ -517,8 +522,8 @@ impl Exchange<'_, '_> {
             }
             "flood" => {
                 self.respond(200, None, Body::Inline(b""), false, false)?;
-                let bytes = pattern(32 * 1024);
-                for _ in 0..first.parse::<u32>()? * 32 {
+                let bytes = pattern(16 * 1024);
+                for _ in 0..first.parse::<u32>()? * 64 {
                     self.part(CompletionKind::Body, Body::Inline(&bytes), false, false)?;
                 }
                 self.finish()
