@@ -446,6 +446,17 @@ impl<'w> Slot<'w> {
     }
 }
 
+impl Slot<'_> {
+    /// Counts a part of a response's body as [`SLOT_ACKED`] does: files are not counted.
+    fn count(&mut self, body: &Body<'_>) {
+        self.sent += match body {
+            Body::Inline(bytes) => bytes.len() as u64,
+            Body::Chunks(chunks) => chunks.iter().map(|(_, len)| u64::from(*len)).sum(),
+            Body::File { .. } => 0,
+        };
+    }
+}
+
 impl Exchange<'_, '_> {
     fn answer(&mut self, request: &Request<'_>) -> Outcome {
         let path = String::from_utf8_lossy(request.path).into_owned();
@@ -692,7 +703,6 @@ impl Exchange<'_, '_> {
                 self.wait_for_credit();
                 let chunk = (self.slot.worker.fill_chunk(block)?, u32::try_from(block.len())?);
                 self.part(CompletionKind::Body, Body::Chunks(&[chunk]), false, false)?;
-                self.slot.sent += block.len() as u64;
             }
         }
         Ok(())
@@ -700,9 +710,7 @@ impl Exchange<'_, '_> {
 
     fn send_inline(&mut self, bytes: &[u8]) -> Outcome {
         self.wait_for_credit();
-        self.part(CompletionKind::Body, Body::Inline(bytes), false, false)?;
-        self.slot.sent += bytes.len() as u64;
-        Ok(())
+        self.part(CompletionKind::Body, Body::Inline(bytes), false, false)
     }
 
     fn wait_for_credit(&self) {
@@ -746,9 +754,7 @@ impl Exchange<'_, '_> {
             encode_field(name, value, &mut frame)?;
         }
         body.encode(&mut frame);
-        if let Body::Inline(bytes) = body {
-            self.slot.sent += bytes.len() as u64;
-        }
+        self.slot.count(&body);
         self.publish(frame)
     }
 
@@ -756,6 +762,9 @@ impl Exchange<'_, '_> {
         let mut frame = std::mem::take(&mut self.slot.frame);
         self.completion(kind, 0, end, done)?.encode(0, &body, &mut frame);
         body.encode(&mut frame);
+        if kind == CompletionKind::Body {
+            self.slot.count(&body);
+        }
         self.publish(frame)
     }
 
