@@ -202,6 +202,10 @@ pub struct Received {
 
 /// Receives one message into `buffer` (of [`MAX_MESSAGE`] bytes).
 ///
+/// When the other side exits without having read all that was sent to it, `unix(7)` reports ECONNRESET
+/// once, *ahead* of its own messages that still wait here; its last words must not be lost over that, so
+/// that error is skipped: messages follow, then the end.
+///
 /// # Errors
 /// What `recvmsg(2)` says; `WouldBlock` on a non-blocking socket without a message; `InvalidData` when
 /// the message or its descriptors did not fit; `Interrupted` is returned, not retried: a Python thread
@@ -209,7 +213,13 @@ pub struct Received {
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let message = recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let mut buffers = [IoSliceMut::new(buffer)];
+    let message = match recvmsg(&socket, &mut buffers, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+        Err(rustix::io::Errno::CONNRESET) => {
+            recvmsg(&socket, &mut buffers, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?
+        }
+        received => received?,
+    };
     let mut fds = Vec::new();
     for part in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = part {
@@ -447,6 +457,18 @@ mod tests {
         for len in 0..message.len() {
             assert!(Command::decode(&message[..len]).is_err(), "{len}");
         }
+    }
+
+    #[test]
+    fn last_words_arrive_though_the_sender_left_with_messages_unread() {
+        let (ours, theirs) = pair().unwrap();
+        send(&ours, &Command::Stop.encode(), &[]).unwrap();
+        send(&theirs, &Report::Refused("too old".into()).encode(), &[]).unwrap();
+        drop(theirs);
+        let mut buffer = vec![0; MAX_MESSAGE];
+        let received = receive(&ours, &mut buffer).unwrap();
+        assert_eq!(Report::decode(&buffer[..received.len]).unwrap(), Report::Refused("too old".into()));
+        assert_eq!(receive(&ours, &mut buffer).unwrap().len, 0);
     }
 
     #[test]
