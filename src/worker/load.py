@@ -183,8 +183,9 @@ def trim(error):
         frames = error.__traceback__
         while frames is not None and is_ours(frames.tb_frame.f_code.co_filename):
             frames = frames.tb_next
-        if frames is not None or not isinstance(error, SyntaxError):
-            error.__traceback__ = frames or error.__traceback__
+        # A SyntaxError in the target has no frame of its own: its place is in the message.
+        if frames is not None or isinstance(error, SyntaxError):
+            error.__traceback__ = frames
         error = error.__cause__ or error.__context__
 
 
