@@ -71,14 +71,28 @@ pub(crate) fn append_latin1(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Re
 }
 
 /// Bytes as the `str` of the same code points: how PEP 3333 passes what came over the wire.
-pub(crate) fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
-    if let Ok(text) = str::from_utf8(bytes)
-        && bytes.is_ascii()
-    {
-        return PyString::new(py, text);
+pub(crate) fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
+    let len = ffi::Py_ssize_t::try_from(bytes.len()).expect("slices are no longer than isize::MAX");
+    // SAFETY: pointer and length are those of a slice; `errors` may be null, nothing can fail to decode.
+    // The result is a new reference to a str, or null with an exception set (no memory).
+    unsafe {
+        let text = ffi::PyUnicode_DecodeLatin1(bytes.as_ptr().cast(), len, std::ptr::null());
+        Bound::from_owned_ptr_or_err(py, text).map(|text| text.cast_into_unchecked())
     }
-    let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
-    PyString::new(py, &text)
+}
+
+/// A number in decimal, as a `str`.
+pub(crate) fn decimal(py: Python<'_>, mut number: u64) -> PyResult<Bound<'_, PyString>> {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789"[usize::try_from(number % 10).unwrap_or(0)];
+        number /= 10;
+        if number == 0 {
+            return latin1(py, &digits[at..]);
+        }
+    }
 }
 
 /// How many references an object has. One means: only the caller's.

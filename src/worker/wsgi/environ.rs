@@ -11,7 +11,7 @@ use rgun_channel::header::{METHODS, NAMES, index_of};
 
 use super::file_wrapper::FileWrapper;
 use super::input::Input;
-use crate::python::latin1;
+use crate::python::{decimal, latin1};
 use crate::worker::Worker;
 
 /// Makes environs.
@@ -64,9 +64,15 @@ impl Environ {
             ("REMOTE_ADDR", ""),
             ("REMOTE_PORT", ""),
             ("wsgi.url_scheme", "http"),
+            // Always overwritten. Being here they make the dictionary large enough (64 slots, of which 42
+            // may be used) for the fields of a browser: the copies need not grow.
+            ("RAW_URI", ""),
+            ("REQUEST_URI", ""),
+            ("HTTP_X_REQUEST_ID", ""),
+            ("rgun.request_id", ""),
         ] {
             // SCRIPT_NAME comes from the configuration as UTF-8; PEP 3333 wants its bytes as ISO-8859-1.
-            template.set_item(string(key), latin1(py, value.as_bytes()))?;
+            template.set_item(string(key), latin1(py, value.as_bytes())?)?;
         }
         template.set_item(string("wsgi.version"), (1, 0))?;
         template.set_item(string("wsgi.errors"), py.import("sys")?.getattr("stderr")?)?;
@@ -82,8 +88,8 @@ impl Environ {
             .iter()
             .map(|listener| {
                 let template = template.copy()?;
-                template.set_item(string("SERVER_NAME"), latin1(py, listener.name.as_bytes()))?;
-                template.set_item(string("SERVER_PORT"), latin1(py, listener.port.as_bytes()))?;
+                template.set_item(string("SERVER_NAME"), latin1(py, listener.name.as_bytes())?)?;
+                template.set_item(string("SERVER_PORT"), latin1(py, listener.port.as_bytes())?)?;
                 Ok(template.unbind())
             })
             .collect::<PyResult<_>>()?;
@@ -140,22 +146,25 @@ impl Environ {
             Some(method_name) if method != rgun_channel::header::METHOD_LITERAL => {
                 environ.set_item(&keys.request_method, method_name)?;
             }
-            _ => environ.set_item(&keys.request_method, latin1(py, request.method))?,
+            _ => environ.set_item(&keys.request_method, latin1(py, request.method)?)?,
         }
         self.set_target(py, &environ, request)?;
         if request.version == 10 {
             environ.set_item(&keys.server_protocol, &keys.http_1_0)?;
         }
         if !request.peer.is_empty() {
-            environ.set_item(&keys.remote_addr, latin1(py, request.peer))?;
-            environ.set_item(&keys.remote_port, request.peer_port.to_string())?;
+            environ.set_item(&keys.remote_addr, latin1(py, request.peer)?)?;
+            environ.set_item(&keys.remote_port, decimal(py, request.peer_port.into())?)?;
         }
         if request.https {
             environ.set_item(&keys.url_scheme, &keys.https)?;
         }
-        self.set_fields(py, &environ, request)?;
+        let has_length = self.set_fields(py, &environ, request)?;
+        if has_length || request.body_len > 0 {
+            environ.set_item(&keys.content_length, decimal(py, request.body_len)?)?;
+        }
         self.set_body(py, &environ, worker, request)?;
-        let request_id = latin1(py, request.request_id);
+        let request_id = latin1(py, request.request_id)?;
         environ.set_item(&self.names[usize::from(X_REQUEST_ID)], &request_id)?;
         environ.set_item(&keys.request_id, request_id)?;
         Ok(environ)
@@ -163,7 +172,7 @@ impl Environ {
 
     fn set_target(&self, py: Python<'_>, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> PyResult<()> {
         let keys = &self.keys;
-        let mut raw = latin1(py, request.path);
+        let mut raw = latin1(py, request.path)?;
         if request.path == b"*" {
             // OPTIONS * (RFC 9110 §9.3.7) is about no path; REQUEST_URI has the asterisk.
         } else if self.root_path.is_empty() && !request.path.contains(&b'%') {
@@ -172,28 +181,36 @@ impl Environ {
             let decoded = percent_decode(request.path);
             // Without the prefix: a proxy has stripped it already.
             let path = strip_root(&decoded, &self.root_path).unwrap_or(&decoded);
-            environ.set_item(&keys.path_info, latin1(py, path))?;
+            environ.set_item(&keys.path_info, latin1(py, path)?)?;
         }
         if !request.query.is_empty() {
-            environ.set_item(&keys.query_string, latin1(py, request.query))?;
-            raw = latin1(py, &[request.path, b"?", request.query].concat());
+            environ.set_item(&keys.query_string, latin1(py, request.query)?)?;
+            raw = latin1(py, &[request.path, b"?", request.query].concat())?;
         }
         environ.set_item(&keys.raw_uri, &raw)?;
         environ.set_item(&keys.request_uri, raw)
     }
 
-    fn set_fields(&self, py: Python<'_>, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> PyResult<()> {
+    /// Returns whether there was a Content-Length.
+    fn set_fields(
+        &self,
+        py: Python<'_>,
+        environ: &Bound<'_, PyDict>,
+        request: &Request<'_>,
+    ) -> PyResult<bool> {
         // Which names of the table have been seen: a repeated field is joined (RFC 9110 §5.3).
         let mut seen = [0_u64; 4];
+        let mut has_length = false;
         for (name, value) in request.fields() {
             match name {
                 FieldName::Known(index) => {
                     if index == self.content_length {
+                        has_length = true;
                         continue;
                     }
                     let (word, bit) = (&mut seen[usize::from(index / 64)], 1 << (index % 64));
                     let key = &self.names[usize::from(index)];
-                    let value = latin1(py, value);
+                    let value = latin1(py, value)?;
                     if *word & bit == 0 {
                         *word |= bit;
                         environ.set_item(key, value)?;
@@ -207,8 +224,8 @@ impl Environ {
                 // dropped, as nginx and gunicorn do.
                 FieldName::Literal(name) if name.contains(&b'_') => {}
                 FieldName::Literal(name) => {
-                    let key = latin1(py, cgi_name(name).as_bytes());
-                    let value = latin1(py, value);
+                    let key = latin1(py, cgi_name(name).as_bytes())?;
+                    let value = latin1(py, value)?;
                     if environ.contains(&key)? {
                         join(environ, &key, ",", &value)?;
                     } else {
@@ -217,7 +234,7 @@ impl Environ {
                 }
             }
         }
-        Ok(())
+        Ok(has_length)
     }
 
     fn set_body(
@@ -227,11 +244,6 @@ impl Environ {
         worker: &Worker,
         request: &Request<'_>,
     ) -> PyResult<()> {
-        if request.body_len > 0
-            || request.fields().any(|(name, _)| name == FieldName::Known(self.content_length))
-        {
-            environ.set_item(&self.keys.content_length, request.body_len.to_string())?;
-        }
         if request.body_is_fd {
             let file = py.detach(|| worker.bodies.take(request.exchange));
             environ.set_item(&self.keys.input, Input::file(file, request.body_len).into_pyobject(py)?)?;

@@ -90,8 +90,8 @@ impl HeadCache {
                 kind(headers)
             ))
         })?;
-        let mut head = Head { status: status_code(status)?, ..Head::default() };
-        let mut value = Vec::new();
+        let mut value = Vec::with_capacity(128);
+        let mut head = Head { status: status_code(status, &mut value)?, ..Head::default() };
         for pair in headers.iter() {
             let pair = pair.cast::<PyTuple>().ok().filter(|pair| pair.len() == 2).ok_or_else(|| {
                 PyTypeError::new_err("headers contain something that is not a (name, value) tuple (PEP 3333)")
@@ -157,9 +157,8 @@ enum Field {
 }
 
 /// The three digits; the reason phrase means nothing to HTTP (RFC 9112 §4) and is not sent.
-fn status_code(status: &Bound<'_, PyString>) -> PyResult<u16> {
-    let mut bytes = Vec::with_capacity(32);
-    let code = append_latin1(status, &mut bytes).ok().and_then(|()| match *bytes {
+fn status_code(status: &Bound<'_, PyString>, bytes: &mut Vec<u8>) -> PyResult<u16> {
+    let code = append_latin1(status, bytes).ok().and_then(|()| match **bytes {
         [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', ref rest @ ..]
             if rest.first().is_none_or(|b| *b == b' ') =>
         {
