@@ -89,7 +89,7 @@ pub struct Request<'a> {
     /// Number of fields.
     pub n_fields: u16,
     /// The encoded fields; empty while encoding. Read with [`Request::fields`].
-    fields: &'a [u8],
+    pub encoded_fields: &'a [u8],
     /// The body, when it is inline.
     pub body: &'a [u8],
 }
@@ -112,13 +112,13 @@ impl<'a> Request<'a> {
             peer_port: 0,
             request_id: b"",
             n_fields: 0,
-            fields: b"",
+            encoded_fields: b"",
             body: b"",
         }
     }
 
     /// Writes the frame into `out` (cleared first). `fields` yields lower-case names and values; the
-    /// number of fields is counted, `n_fields` and `fields` of self are ignored.
+    /// number of fields is counted, `n_fields` and `encoded_fields` of self are ignored.
     ///
     /// # Errors
     /// When a part is longer than the frame's lengths can say.
@@ -214,14 +214,14 @@ impl<'a> Request<'a> {
             peer_port,
             request_id,
             n_fields,
-            fields,
+            encoded_fields: fields,
             body,
         })
     }
 
     /// The fields in order.
     pub fn fields(&self) -> Fields<'a> {
-        Fields { reader: Reader(self.fields), left: self.n_fields }
+        Fields { reader: Reader(self.encoded_fields), left: self.n_fields }
     }
 }
 
@@ -610,7 +610,7 @@ mod tests {
         let mut frame = Vec::new();
         request.encode(fields.into_iter(), &mut frame).unwrap();
         let decoded = Request::decode(&frame).unwrap();
-        assert_eq!(Request { n_fields: 0, fields: b"", ..decoded }, request,);
+        assert_eq!(Request { n_fields: 0, encoded_fields: b"", ..decoded }, request,);
         let back: Vec<_> = decoded.fields().map(|(name, value)| (name.as_bytes(), value)).collect();
         assert_eq!(back, fields);
     }

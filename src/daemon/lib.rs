@@ -1,6 +1,43 @@
-//! The rgun daemon.
+//! The rgun daemon: owns every connection, one queue, systemd as its user interface. It never links Python.
+//!
+//! # The way of a request
+//! ```text
+//! bytes    systemd socket → net → http → dispatch → channel (shared memory) → worker → application
+//! reply    application → worker → channel → dispatch → ticket → http → client
+//! control  signal | notice | child exit → Event → supervise (pure) → Action → run performs it
+//! ```
+//!
+//! # Who may use what
+//! | module | may use | may not use |
+//! |---|---|---|
+//! | [`config`], [`cli`] | files of the configuration | anything that runs |
+//! | [`supervise`] | std's `Instant` as an argument | tokio, nix, files, clocks |
+//! | [`systemd`] | nix, sd-notify, listenfd | http, pool, supervise |
+//! | [`net`] | config, systemd, tokio | http, dispatch, pool |
+//! | [`dispatch`] | channel, the vocabulary of the `http` crate, supervise's ids | hyper, pool, net |
+//! | [`http`] | dispatch, net, journal, hyper | pool, supervise's state |
+//! | [`pool`] | channel, dispatch's [`Link`](dispatch::Link), nix | hyper, http, net |
+//! | [`journal`] | tracing | everything that serves |
+//! | [`edge`] | net, http, dispatch | pool, supervise's state |
+//! | [`run`], [`check`] | everything | being used by anything but `main` |
+//!
+//! Only [`systemd`] reads `LISTEN_*`, `NOTIFY_SOCKET` and `WATCHDOG_*`; only [`pool`] makes processes; only
+//! [`http::fault`] chooses status codes.
+//!
+//! # Threads
+//! *main* (signals, supervise, spawn and reap, notify), *edge* (one reactor: accept, HTTP, dispatch, rings),
+//! *journal* (per-request entries). Main pings systemd's watchdog only after edge has answered it.
 
+pub mod check;
 pub mod cli;
 pub mod config;
+pub mod dispatch;
+pub mod edge;
+pub mod http;
+pub mod journal;
+pub mod net;
+pub mod pool;
 pub mod report;
+pub mod run;
 pub mod supervise;
+pub mod systemd;

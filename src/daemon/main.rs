@@ -1,2 +1,35 @@
-//! rgun.
-fn main() {}
+//! `rgun`: reads the command line and hands over to [`rgun::run`] or [`rgun::check`].
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use rgun::cli::{self, Command};
+use rgun::config::Environment;
+
+fn main() -> ExitCode {
+    let environment: Environment = std::env::vars_os().collect();
+    let directory = match std::env::current_dir() {
+        Ok(directory) => directory,
+        Err(error) => {
+            return refuse(&format!("rgun: cannot find out the current directory: {error}\n"), cli::USAGE);
+        }
+    };
+    match cli::parse(std::env::args_os(), &environment, &directory) {
+        Ok(invocation) => match invocation.command {
+            Command::Serve => rgun::run::serve(&invocation),
+            Command::Check => rgun::check::check(&invocation),
+        },
+        Err(failure) if failure.stdout => {
+            // A closed pipe (`rgun --help | head -1`) is the reader's choice.
+            let printed = std::io::stdout().write_all(failure.text.as_bytes());
+            ExitCode::from(if printed.is_ok() { failure.status } else { 1 })
+        }
+        Err(failure) => refuse(&failure.text, failure.status),
+    }
+}
+
+fn refuse(text: &str, status: u8) -> ExitCode {
+    // Nobody is left to tell if stderr is closed; the status says it as well.
+    let _unheard = std::io::stderr().write_all(text.as_bytes());
+    ExitCode::from(status)
+}

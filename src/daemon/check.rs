@@ -1,0 +1,148 @@
+//! `rgun check`: boots one worker exactly as the daemon would, and says whether that works. Nothing listens,
+//! nothing is served.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rgun_channel::control::{Command, Report};
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::cli::{self, Invocation};
+use crate::config::Config;
+use crate::dispatch::{Dispatcher, Notice, Policy, Reactor};
+use crate::pool::{self, Plan, Pool};
+use crate::report::Chain;
+use crate::run::{Refused, Told, sink};
+use crate::supervise::{Exit, Generation, Life, WorkerId, WorkerNr};
+
+/// Time for the worker to leave after it has been asked to.
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// Checks, prints the verdict, and returns the exit status: 0, or 78 with the reason.
+pub fn check(invocation: &Invocation) -> ExitCode {
+    let mut text = String::new();
+    for warning in &invocation.warnings {
+        text.extend(["warning: ", warning, "\n"]);
+    }
+    let config = &invocation.config;
+    let (status, verdict) = match boot(config) {
+        Ok(verdict) => (0, verdict),
+        Err(Refused { status, reason }) => (status, format!("error: {reason}")),
+    };
+    text.push_str(&verdict);
+    text.push('\n');
+    let printed = if status == 0 {
+        std::io::stdout().write_all(text.as_bytes())
+    } else {
+        std::io::stderr().write_all(text.as_bytes())
+    };
+    ExitCode::from(if printed.is_ok() { status } else { 1 })
+}
+
+fn boot(config: &Config) -> Result<String, Refused> {
+    let extension =
+        pool::find_extension().map_err(|error| Refused { status: cli::CONFIG, reason: error.to_string() })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Refused::system("make a reactor"))?;
+    let (tell, mut told) = unbounded_channel();
+    let reactor = Reactor::new().map_err(Refused::system("make the shared page"))?;
+    let policy = Policy { queue: 0, queue_timeout: None, request_timeout: None };
+    let dispatcher = Dispatcher::new(policy, reactor, sink(&tell));
+    let mut pool = Pool::new(extension, None);
+    let worker = WorkerId { number: WorkerNr(0), life: Life(1) };
+    let plan = Plan {
+        worker,
+        generation: Generation(1),
+        app: &config.app,
+        slots: u32::from(config.workers.threads.get()),
+        multiprocess: true,
+        listeners: &[],
+    };
+    let spawned = pool
+        .spawn(&plan, dispatcher.reactor())
+        .map_err(|error| Refused { status: cli::CONFIG, reason: Chain(&error).to_string() })?;
+    let control = spawned.link.control.clone();
+    dispatcher.attach(spawned.link);
+    let verdict = runtime.block_on(async {
+        let talk = async {
+            let socket = crate::edge::watch(control).map_err(Refused::system("watch the control socket"))?;
+            let mut python = String::new();
+            loop {
+                let mut ready =
+                    socket.readable().await.map_err(Refused::system("watch the control socket"))?;
+                let open = dispatcher.pump_control(worker);
+                ready.clear_ready();
+                while let Ok(Told::Dispatch(notice)) = told.try_recv() {
+                    let failed = |reason| Err(Refused { status: cli::CONFIG, reason });
+                    match notice {
+                        Notice::Report(_, Report::Booting { python: version }) => python = version,
+                        Notice::Report(_, Report::Ready { interface }) => {
+                            return Ok(format!(
+                                "{} is sound: {interface:?} application, {python} ({}, {})",
+                                config.app.target,
+                                config.app.python.path.display(),
+                                config.app.python.source,
+                            ));
+                        }
+                        Notice::Report(_, Report::Refused(reason)) => return failed(reason),
+                        Notice::Report(_, Report::Failed { summary, traceback, .. }) => {
+                            let separator = if traceback.is_empty() { "" } else { "\n" };
+                            return failed(format!("{summary}{separator}{}", traceback.trim_end()));
+                        }
+                        Notice::Misbehaved(_, why) if open => return failed(format!("the worker {why}")),
+                        _ => {}
+                    }
+                }
+                if !open {
+                    return Err(Refused { status: cli::CONFIG, reason: died(&mut pool).await });
+                }
+            }
+        };
+        match config.timeouts.boot {
+            Some(limit) => tokio::time::timeout(limit, talk).await.unwrap_or_else(|_| {
+                Err(Refused {
+                    status: cli::CONFIG,
+                    reason: format!(
+                        "{} did not finish importing within timeouts.boot ({limit:?})",
+                        config.app.target
+                    ),
+                })
+            }),
+            None => talk.await,
+        }
+    });
+    leave(&runtime, &dispatcher, &mut pool, worker);
+    verdict
+}
+
+/// The worker closed its socket without a word: its exit says how.
+async fn died(pool: &mut Pool) -> String {
+    match tokio::time::timeout(LEAVE, reaped(pool)).await {
+        Ok(how) => format!("the worker {how} while it imported the application"),
+        Err(_) => "the worker closed its control socket while it imported the application".to_owned(),
+    }
+}
+
+async fn reaped(pool: &mut Pool) -> Exit {
+    loop {
+        if let Some((_, how)) = pool.reap().pop() {
+            return how;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn leave(runtime: &tokio::runtime::Runtime, dispatcher: &Dispatcher, pool: &mut Pool, worker: WorkerId) {
+    // The worker may be gone already; what matters is that it is gone at the end.
+    if let Err(error) = dispatcher.command(worker, &Command::Stop) {
+        tracing::debug!(%error, "cannot ask the worker to stop, ignoring");
+    }
+    runtime.block_on(async {
+        if tokio::time::timeout(LEAVE, reaped(pool)).await.is_err() {
+            pool.kill(worker);
+        }
+    });
+}

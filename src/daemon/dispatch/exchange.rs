@@ -1,0 +1,465 @@
+//! An exchange: a request on its way through a worker, and the answer on its way back.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use rgun_channel::frame::{CompletionKind, ExchangeId};
+use rgun_channel::ring::Position;
+
+use crate::supervise::WorkerId;
+
+use super::worker::{Received, Worker};
+use super::{Notice, NoticeSink};
+
+/// Why an exchange is answered by the daemon and not by the application. `http::fault` maps it to a status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// A part of the head is longer than a frame can say.
+    TooLong(&'static str),
+    /// `limits.queue` requests wait already.
+    QueueFull,
+    /// It waited longer than `timeouts.queue`.
+    QueueTimeout,
+    /// Nobody serves and nobody will soon; the short reason.
+    Unavailable(Arc<str>),
+    /// It ran longer than `timeouts.request`.
+    Deadline(WorkerId),
+    /// The worker died, or broke the contract, while it had the request.
+    WorkerDied(WorkerId),
+    /// The application raised.
+    Raised {
+        /// In which worker.
+        worker: WorkerId,
+        /// Type and message.
+        summary: String,
+        /// The formatted traceback, perhaps empty.
+        traceback: String,
+    },
+}
+
+/// A response's head.
+#[derive(Debug)]
+pub struct Head {
+    /// Status code.
+    pub status: StatusCode,
+    /// The application's fields, in its order.
+    pub fields: HeaderMap,
+}
+
+/// A file to send, by its descriptor.
+#[derive(Debug)]
+pub struct FilePart {
+    /// The descriptor.
+    pub fd: OwnedFd,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub len: u64,
+}
+
+/// The part of a body that a completion brought.
+#[derive(Debug)]
+pub enum Payload {
+    /// Bytes, perhaps none.
+    Bytes(Bytes),
+    /// Several slab chunks.
+    Chunks(Vec<Bytes>),
+    /// A file.
+    File(FilePart),
+}
+
+/// Where the request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the queue.
+    Queued,
+    /// In a worker's ring, started or not.
+    Given {
+        /// Index in `State::workers`.
+        worker: usize,
+        /// Its record.
+        position: Position,
+    },
+    /// No worker has anything to do with it any more.
+    Over,
+}
+
+/// What the client has had of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Client {
+    /// It waits for the head.
+    Waiting,
+    /// It has the head and waits for more.
+    Streaming,
+    /// It has everything, or is gone.
+    Through,
+}
+
+/// One exchange.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) id: ExchangeId,
+    /// The encoded request, kept until the worker is done with it so that it can be given to another.
+    pub(super) frame: Vec<u8>,
+    pub(super) body: Option<OwnedFd>,
+    pub(super) place: Place,
+    /// When it was submitted.
+    pub(super) received: Instant,
+    /// When it was given to the worker that has it.
+    pub(super) given: Option<Instant>,
+    /// Its deadline has passed and its client been told.
+    pub(super) overdue: bool,
+    pub(super) worker: Option<WorkerId>,
+    slot: u16,
+    client: Client,
+    waker: Option<Waker>,
+    head: Option<Head>,
+    parts: VecDeque<Bytes>,
+    file: Option<FilePart>,
+    /// Body bytes that wait in `parts` and have not been acknowledged.
+    unacked: u64,
+    responded: bool,
+    ended: bool,
+    fault: Option<Fault>,
+}
+
+/// What a poll of an exchange's answer found.
+#[derive(Debug)]
+pub(super) enum Progress<T> {
+    /// Nothing yet; the waker is stored.
+    Pending,
+    /// This.
+    Ready(T),
+    /// The exchange failed.
+    Failed(Fault),
+}
+
+/// Body bytes that leave for the client: the worker may send as many more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leaving {
+    /// Index in `State::workers`.
+    pub(super) worker: usize,
+    pub(super) slot: u16,
+    pub(super) bytes: u64,
+}
+
+/// What there is of an answer when its head is taken.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    pub(super) head: Head,
+    pub(super) parts: VecDeque<Bytes>,
+    pub(super) file: Option<FilePart>,
+    /// Nothing follows.
+    pub(super) complete: bool,
+}
+
+/// The next piece of a streamed body.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// Bytes to send.
+    Bytes(Bytes),
+    /// A file to send.
+    File(FilePart),
+    /// The body is complete.
+    End,
+}
+
+impl Exchange {
+    pub(super) fn new(id: ExchangeId, frame: Vec<u8>, body: Option<OwnedFd>, received: Instant) -> Self {
+        Self {
+            id,
+            frame,
+            body,
+            place: Place::Queued,
+            received,
+            given: None,
+            overdue: false,
+            worker: None,
+            slot: 0,
+            client: Client::Waiting,
+            waker: None,
+            head: None,
+            parts: VecDeque::new(),
+            file: None,
+            unacked: 0,
+            responded: false,
+            ended: false,
+            fault: None,
+        }
+    }
+
+    pub(super) fn has_body_fd(&self) -> bool {
+        self.body.is_some()
+    }
+
+    pub(super) fn is_given_to(&self, index: usize) -> bool {
+        matches!(self.place, Place::Given { worker, .. } if worker == index)
+    }
+
+    pub(super) fn client_is_through(&self) -> bool {
+        self.client == Client::Through
+    }
+
+    fn is_over(&self) -> bool {
+        self.place == Place::Over && self.client_is_through()
+    }
+
+    pub(super) fn worker_is_done(&mut self) {
+        self.place = Place::Over;
+        self.body = None;
+        if !self.ended && self.fault.is_none() {
+            // DONE without END: the worker forgot to answer, which the decoder already refuses; this keeps
+            // the client from waiting for ever if it ever slips through.
+            if let Some(worker) = self.worker {
+                self.fault = Some(Fault::WorkerDied(worker));
+            }
+        }
+    }
+
+    pub(super) fn take_waker_if_settled(&mut self) -> Option<Waker> {
+        if self.fault.is_some() || self.ended { self.waker.take() } else { None }
+    }
+
+    /// Takes in what a completion says. Returns the waker of whoever waits for it.
+    pub(super) fn receive(
+        &mut self,
+        completion: Received,
+        worker: &mut Worker,
+        notice: &NoticeSink,
+    ) -> Result<Option<Waker>, String> {
+        let Received { head: fixed, response, payload, error } = completion;
+        self.slot = fixed.slot;
+        if self.ended && fixed.kind == CompletionKind::Respond {
+            return Err(format!("answered exchange {} twice", self.id.0));
+        }
+        match fixed.kind {
+            CompletionKind::Respond => {
+                if self.responded {
+                    return Err(format!("sent the head of exchange {} twice", self.id.0));
+                }
+                self.responded = true;
+                self.head = response;
+            }
+            CompletionKind::Body => {
+                let empty = matches!(&payload, Payload::Bytes(bytes) if bytes.is_empty());
+                if !self.responded || (self.ended && !empty) {
+                    return Err(format!("sent body of exchange {} out of turn", self.id.0));
+                }
+            }
+            CompletionKind::Raised => {
+                let Some((summary, traceback)) = error else { return Ok(None) };
+                if self.ended {
+                    // For the journal only: the client has its answer.
+                    notice(Notice::RaisedAfterEnd { worker: worker.id, summary, traceback });
+                } else if self.fault.is_none() {
+                    let waker = self.fail(Fault::Raised { worker: worker.id, summary, traceback });
+                    self.ended = true;
+                    return Ok(waker);
+                }
+                return Ok(None);
+            }
+        }
+        let len = match payload {
+            Payload::Bytes(bytes) => {
+                let len = bytes.len() as u64;
+                if len > 0 && !self.client_is_through() {
+                    self.parts.push_back(bytes);
+                }
+                len
+            }
+            Payload::Chunks(chunks) => {
+                let len = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+                if !self.client_is_through() {
+                    self.parts.extend(chunks);
+                }
+                len
+            }
+            Payload::File(file) => {
+                if !self.client_is_through() {
+                    self.file = Some(file);
+                }
+                0
+            }
+        };
+        self.unacked += len;
+        self.ended |= fixed.end;
+        if self.ended || self.client_is_through() {
+            // Nothing follows that could be held back, so there is nobody to slow down.
+            self.acknowledge_all(worker);
+        }
+        if fixed.done && !self.ended {
+            return Err(format!("was done with exchange {} without ending its answer", self.id.0));
+        }
+        Ok(self.waker.take())
+    }
+
+    fn acknowledge_all(&mut self, worker: &mut Worker) {
+        worker.acknowledge(self.slot, std::mem::take(&mut self.unacked));
+    }
+
+    /// Ends the exchange with a fault, unless its answer is complete. Returns the waker of whoever waits.
+    pub(super) fn fail(&mut self, fault: Fault) -> Option<Waker> {
+        if self.fault.is_some() || (self.ended && self.responded) {
+            return None;
+        }
+        self.fault = Some(fault);
+        self.waker.take()
+    }
+
+    pub(super) fn client_is_gone(&mut self) {
+        self.client = Client::Through;
+        self.waker = None;
+    }
+
+    /// Drops what waits for a client that is gone, and lets the worker go on.
+    pub(super) fn release_parts(&mut self, worker: &mut Worker) {
+        self.parts.clear();
+        self.file = None;
+        self.acknowledge_all(worker);
+    }
+
+    /// The head, once it is there. With it goes everything of the body that has arrived; when that is the
+    /// whole answer the client is through.
+    pub(super) fn poll_head(&mut self, waker: &Waker) -> Progress<Beginning> {
+        if self.fault.is_some() {
+            // Nothing has been sent yet, so the client gets the fault's status even if a head was there.
+            return self.failed();
+        }
+        if let Some(head) = self.head.take() {
+            if self.ended {
+                self.client = Client::Through;
+                return Progress::Ready(Beginning {
+                    head,
+                    parts: std::mem::take(&mut self.parts),
+                    file: self.file.take(),
+                    complete: true,
+                });
+            }
+            self.client = Client::Streaming;
+            return Progress::Ready(Beginning { head, parts: VecDeque::new(), file: None, complete: false });
+        }
+        self.store(waker);
+        Progress::Pending
+    }
+
+    /// The next piece of a streamed body. `acknowledge` is called with the bytes that leave.
+    pub(super) fn poll_piece(&mut self, waker: &Waker) -> Progress<(Piece, Option<Leaving>)> {
+        if let Some(bytes) = self.parts.pop_front() {
+            let leaving = (bytes.len() as u64).min(self.unacked);
+            self.unacked -= leaving;
+            let ack = match self.place {
+                Place::Given { worker, .. } if leaving > 0 => {
+                    Some(Leaving { worker, slot: self.slot, bytes: leaving })
+                }
+                _ => None,
+            };
+            return Progress::Ready((Piece::Bytes(bytes), ack));
+        }
+        if let Some(file) = self.file.take() {
+            return Progress::Ready((Piece::File(file), None));
+        }
+        if self.fault.is_some() {
+            return self.failed();
+        }
+        if self.ended {
+            self.client = Client::Through;
+            return Progress::Ready((Piece::End, None));
+        }
+        self.store(waker);
+        Progress::Pending
+    }
+
+    fn failed<T>(&mut self) -> Progress<T> {
+        self.client = Client::Through;
+        match self.fault.clone() {
+            Some(fault) => Progress::Failed(fault),
+            None => Progress::Pending,
+        }
+    }
+
+    fn store(&mut self, waker: &Waker) {
+        match &mut self.waker {
+            Some(stored) => stored.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+}
+
+/// All exchanges, found by id in constant time: the low bits of an id are the index, the rest counts.
+#[derive(Debug, Default)]
+pub(super) struct Exchanges {
+    slots: Vec<Option<Exchange>>,
+    free: Vec<u32>,
+    count: u64,
+    live: usize,
+    frames: Vec<Vec<u8>>,
+}
+
+const INDEX_BITS: u32 = 24;
+/// Frames kept for reuse, and the largest worth keeping.
+const SPARE_FRAMES: usize = 256;
+const SPARE_FRAME_SIZE: usize = 16 * 1024;
+
+impl Exchanges {
+    pub(super) fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// An id for [`Exchanges::insert`], which must follow at once if it is to be used.
+    pub(super) fn next_id(&mut self) -> ExchangeId {
+        self.count += 1;
+        let index = self.free.last().copied().unwrap_or_else(|| {
+            u32::try_from(self.slots.len()).expect("connections are limited far below 2^24")
+        });
+        ExchangeId(self.count << INDEX_BITS | u64::from(index))
+    }
+
+    pub(super) fn insert(&mut self, exchange: Exchange) {
+        let index = index(exchange.id);
+        if index == self.slots.len() {
+            self.slots.push(Some(exchange));
+        } else {
+            self.free.pop();
+            self.slots[index] = Some(exchange);
+        }
+        self.live += 1;
+    }
+
+    pub(super) fn get(&self, id: ExchangeId) -> Option<&Exchange> {
+        self.slots.get(index(id))?.as_ref().filter(|exchange| exchange.id == id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ExchangeId) -> Option<&mut Exchange> {
+        self.slots.get_mut(index(id))?.as_mut().filter(|exchange| exchange.id == id)
+    }
+
+    /// Forgets the exchange if both sides are through with it.
+    pub(super) fn remove_if_over(&mut self, id: ExchangeId) {
+        if self.get(id).is_some_and(Exchange::is_over)
+            && let Some(exchange) = self.slots[index(id)].take()
+        {
+            self.free.push(u32::try_from(index(id)).expect("an index of 24 bits"));
+            self.live -= 1;
+            self.recycle(exchange.frame);
+        }
+    }
+
+    pub(super) fn spare_frame(&mut self) -> Vec<u8> {
+        self.frames.pop().unwrap_or_default()
+    }
+
+    pub(super) fn recycle(&mut self, frame: Vec<u8>) {
+        if self.frames.len() < SPARE_FRAMES && frame.capacity() <= SPARE_FRAME_SIZE {
+            self.frames.push(frame);
+        }
+    }
+}
+
+fn index(id: ExchangeId) -> usize {
+    (id.0 & ((1 << INDEX_BITS) - 1)) as usize
+}

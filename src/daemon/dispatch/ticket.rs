@@ -1,0 +1,164 @@
+//! What a connection holds of an exchange: first the [`Ticket`] for its head, then perhaps a [`BodyStream`].
+//!
+//! Dropping either abandons the exchange: a request that has not started never will, and what the worker
+//! still says about it is discarded.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rgun_channel::frame::ExchangeId;
+
+use crate::supervise::WorkerId;
+
+use super::Dispatcher;
+use super::exchange::{Beginning, Fault, FilePart, Head, Piece, Progress};
+
+/// The application's answer: its head, and its body or where it will come from.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status and fields.
+    pub head: Head,
+    /// What of the body is there already, in order.
+    pub parts: VecDeque<Bytes>,
+    /// A file that is the body.
+    pub file: Option<FilePart>,
+    /// The rest of the body, when there is more to come.
+    pub stream: Option<BodyStream>,
+    /// Who answered.
+    pub worker: Option<WorkerId>,
+    /// How long the request waited before it was given to a worker.
+    pub queued: Duration,
+}
+
+/// The right to an exchange's answer.
+#[derive(Debug)]
+pub struct Ticket {
+    dispatcher: Arc<Dispatcher>,
+    id: ExchangeId,
+    settled: bool,
+}
+
+/// The rest of a response body.
+#[derive(Debug)]
+pub struct BodyStream {
+    dispatcher: Arc<Dispatcher>,
+    id: ExchangeId,
+    settled: bool,
+}
+
+impl Ticket {
+    pub(super) fn new(dispatcher: Arc<Dispatcher>, id: ExchangeId) -> Self {
+        Self { dispatcher, id, settled: false }
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<Answer, Fault>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.dispatcher.lock();
+        let Some(exchange) = state.exchanges.get_mut(self.id) else {
+            unreachable!("an exchange stays until its ticket is settled")
+        };
+        let worker = exchange.worker;
+        let waited = exchange.given.unwrap_or_else(Instant::now) - exchange.received;
+        let progress = exchange.poll_head(cx.waker());
+        state.exchanges.remove_if_over(self.id);
+        drop(state);
+        match progress {
+            Progress::Pending => Poll::Pending,
+            Progress::Failed(fault) => {
+                self.settled = true;
+                Poll::Ready(Err(fault))
+            }
+            Progress::Ready(Beginning { head, parts, file, complete }) => {
+                self.settled = true;
+                let stream = (!complete).then(|| BodyStream {
+                    dispatcher: Arc::clone(&self.dispatcher),
+                    id: self.id,
+                    settled: false,
+                });
+                Poll::Ready(Ok(Answer { head, parts, file, stream, worker, queued: waited }))
+            }
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.dispatcher.abandon(self.id);
+        }
+    }
+}
+
+/// A piece of a streamed body.
+#[derive(Debug)]
+pub enum StreamPiece {
+    /// Bytes to send.
+    Bytes(Bytes),
+    /// A file to send.
+    File(FilePart),
+}
+
+impl BodyStream {
+    /// The next piece; `None` when the body is complete, an error when it never will be.
+    ///
+    /// # Errors
+    /// The fault that ended the exchange; the connection must be reset, so that the client does not take
+    /// the body for complete.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<StreamPiece, Fault>>> {
+        if self.settled {
+            return Poll::Ready(None);
+        }
+        let mut state = self.dispatcher.lock();
+        let Some(exchange) = state.exchanges.get_mut(self.id) else {
+            unreachable!("an exchange stays until its stream is settled")
+        };
+        let progress = exchange.poll_piece(cx.waker());
+        let outcome = match progress {
+            Progress::Pending => return Poll::Pending,
+            Progress::Failed(fault) => {
+                self.settled = true;
+                Some(Err(fault))
+            }
+            Progress::Ready((Piece::End, _)) => {
+                self.settled = true;
+                None
+            }
+            Progress::Ready((Piece::File(file), _)) => Some(Ok(StreamPiece::File(file))),
+            Progress::Ready((Piece::Bytes(bytes), ack)) => {
+                if let Some(leaving) = ack
+                    && let Some(worker) = state.workers.get_mut(leaving.worker).and_then(Option::as_mut)
+                {
+                    worker.acknowledge(leaving.slot, leaving.bytes);
+                }
+                Some(Ok(StreamPiece::Bytes(bytes)))
+            }
+        };
+        state.exchanges.remove_if_over(self.id);
+        Poll::Ready(outcome)
+    }
+}
+
+impl Drop for BodyStream {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.dispatcher.abandon(self.id);
+        }
+    }
+}
+
+impl Dispatcher {
+    fn abandon(&self, id: ExchangeId) {
+        let mut state = self.lock();
+        if let Some(freed) = state.abandon(id) {
+            self.refill(&mut state, freed, Instant::now());
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! The daemon's end of one worker's channel, and what is known of how busy it is.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use rgun_channel::control::{self, Command, Report};
+use rgun_channel::frame::{
+    self, AppError, BodyPart, Completion, CompletionKind, DecodedCompletion, ExchangeId, FieldName,
+};
+use rgun_channel::layout::{Geometry, SLOT_ACKED, SLOT_WANTS_CREDIT, Word};
+use rgun_channel::map::Map;
+use rgun_channel::ring::{CompletionReceiver, Position, SubmissionSender};
+use rgun_channel::slab::SlabReceiver;
+use rgun_channel::wake::{Sleepers, SystemFutex, Want};
+
+use crate::supervise::WorkerId;
+
+use super::exchange::{Exchange, Exchanges, FilePart, Head, Payload, Place};
+use super::{Notice, NoticeSink};
+
+/// Depth of prefetch: as many requests as fit into this much service time, and at most [`MAX_DEPTH`].
+/// Measured: microsecond applications need 8 to 16 to keep both sides busy, millisecond ones none.
+const PREFETCH_TIME: Duration = Duration::from_micros(100);
+const MAX_DEPTH: u32 = 16;
+
+/// Waiting this long in another worker's ring is worth a wake-up of an idle one.
+const WORTH_STEALING: Duration = Duration::from_micros(50);
+
+/// A worker's channel, as `pool` made it.
+#[derive(Debug)]
+pub struct Link {
+    /// Whose it is.
+    pub worker: WorkerId,
+    /// The shared map.
+    pub map: Arc<Map>,
+    /// Its sizes.
+    pub geometry: Geometry,
+    /// The daemon's end of the control socket; does not block.
+    pub control: Arc<OwnedFd>,
+}
+
+/// A worker that is attached.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) id: WorkerId,
+    pub(super) submissions: SubmissionSender,
+    pub(super) completions: CompletionReceiver,
+    slab: SlabReceiver,
+    map: Arc<Map>,
+    control: Arc<OwnedFd>,
+    slots: u32,
+    pub(super) admitted: bool,
+    pub(super) retiring: bool,
+    pub(super) told_drained: bool,
+    /// Exchanges it has been given and is not done with, in the order given.
+    running: Vec<Running>,
+    /// Smoothed service time, nanoseconds; starts high, so that a new worker is not given work ahead of time.
+    service: u64,
+    /// When it last showed progress: was given work while idle, or finished something.
+    progress: Instant,
+    /// It let prefetched records lie: nothing is given ahead of time until it finishes something.
+    pub(super) stalled: bool,
+    /// Records published since the doorbell was last rung.
+    unrung: u32,
+    /// Per slot: bytes acknowledged so far.
+    acked: Vec<u64>,
+    /// Descriptors that arrived before the frame that names them.
+    files: HashMap<ExchangeId, OwnedFd>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    id: ExchangeId,
+    position: Position,
+    /// When a slot became free for it. `None`: it is prefetched.
+    started: Option<Instant>,
+}
+
+/// A completion, decoded and moved out of shared memory.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) head: Completion,
+    pub(super) response: Option<Head>,
+    pub(super) payload: Payload,
+    /// Summary and traceback of [`CompletionKind::Raised`].
+    pub(super) error: Option<(String, String)>,
+}
+
+impl Worker {
+    pub(super) fn new(link: Link) -> Self {
+        let Link { worker, map, geometry, control } = link;
+        Self {
+            id: worker,
+            submissions: SubmissionSender::new(Arc::clone(&map), &geometry),
+            completions: CompletionReceiver::new(Arc::clone(&map), &geometry),
+            slab: SlabReceiver::new(Arc::clone(&map), &geometry),
+            map,
+            control,
+            slots: geometry.slots,
+            admitted: false,
+            retiring: false,
+            told_drained: false,
+            running: Vec::with_capacity((geometry.slots + MAX_DEPTH) as usize),
+            service: nanoseconds(PREFETCH_TIME) * 2,
+            progress: Instant::now(),
+            stalled: false,
+            unrung: 0,
+            acked: vec![0; geometry.slots as usize],
+            files: HashMap::new(),
+        }
+    }
+
+    fn sleepers(&self) -> Sleepers<'_> {
+        Sleepers {
+            asleep: self.map.u32(Geometry::word(Word::Asleep)),
+            tokens: self.map.u32(Geometry::word(Word::Tokens)),
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.admitted && !self.retiring
+    }
+
+    fn depth(&self) -> u32 {
+        if self.stalled {
+            return 1;
+        }
+        let fitting = nanoseconds(PREFETCH_TIME) / self.service.max(1);
+        u32::try_from(fitting).unwrap_or(MAX_DEPTH).clamp(1, MAX_DEPTH)
+    }
+
+    fn given(&self) -> u32 {
+        u32::try_from(self.running.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Can it take a request now? One whose body is a descriptor is never prefetched, because a revoked
+    /// record would leave its descriptor behind.
+    pub(super) fn has_room(&self, with_fd: bool) -> bool {
+        let ahead = if with_fd { 0 } else { self.depth() - 1 };
+        self.is_open() && self.given() < self.slots + ahead
+    }
+
+    pub(super) fn idle_slots(&self) -> u32 {
+        if self.is_open() { self.slots.saturating_sub(self.given()) } else { 0 }
+    }
+
+    /// How busy it is, for choosing among equals: requests per slot, in 256ths.
+    pub(super) fn load(&self) -> u32 {
+        self.given().saturating_mul(256) / self.slots
+    }
+
+    pub(super) fn n_running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// How long what it has prefetched would have to wait, if that is worth taking away.
+    pub(super) fn backlog(&self, now: Instant) -> Option<Duration> {
+        let ahead = self.given().checked_sub(self.slots).filter(|ahead| *ahead > 0)?;
+        let expected = Duration::from_nanos(self.service * u64::from(ahead));
+        let wait = expected.max(now.saturating_duration_since(self.progress));
+        (wait > WORTH_STEALING).then_some(wait)
+    }
+
+    /// Puts a request into the ring; `None` when it is full.
+    pub(super) fn push(&mut self, exchange: &mut Exchange, now: Instant) -> Result<Option<Position>, String> {
+        if let Some(body) = &exchange.body
+            && let Err(error) = self.send(&Command::Body(exchange.id), &[body.as_fd()])
+        {
+            // A full socket empties by itself; anything else means that the worker is gone, which its
+            // control socket or its exit will tell.
+            return match error.kind() {
+                io::ErrorKind::WouldBlock => Ok(None),
+                _ => Err(format!("does not take descriptors: {error}")),
+            };
+        }
+        let Some(position) = self.submissions.push(&exchange.frame).map_err(|broken| broken.to_string())?
+        else {
+            return Ok(None);
+        };
+        let started = (self.given() < self.slots).then_some(now);
+        if self.running.is_empty() {
+            self.progress = now;
+        }
+        exchange.given = Some(now);
+        exchange.worker = Some(self.id);
+        self.running.push(Running { id: exchange.id, position, started });
+        self.unrung += 1;
+        Ok(Some(position))
+    }
+
+    /// The worker is done with an exchange: its slot is free, and the oldest prefetched one starts.
+    pub(super) fn finished(&mut self, id: ExchangeId, now: Instant) {
+        self.running.retain(|running| running.id != id);
+        self.files.remove(&id);
+        self.stalled = false;
+        self.progress = now;
+        let slots = self.slots as usize;
+        for running in self.running.iter_mut().take(slots) {
+            running.started.get_or_insert(now);
+        }
+    }
+
+    fn measure(&mut self, service: u64) {
+        // One eighth of the new value, as TCP smooths its round-trip time (RFC 6298 §2), but up at once: a
+        // worker that turns slow must not be given work ahead of time.
+        self.service = if service > self.service * 8 { service } else { (self.service * 7 + service) / 8 };
+    }
+
+    /// Rings the doorbell if something was published since the last time.
+    pub(super) fn ring(&mut self) {
+        if self.unrung == 0 {
+            return;
+        }
+        // With an application of microseconds one thread gets through all of it before a second one is awake
+        // (and would only fight it for the GIL); `wake_more` corrects that within a tick if it was wrong.
+        let most = if self.service < nanoseconds(PREFETCH_TIME) { 1 } else { self.unrung };
+        self.unrung = 0;
+        self.sleepers().wake(&SystemFutex, most);
+    }
+
+    /// Wakes another thread if there are unclaimed records and somebody sleeps.
+    pub(super) fn wake_more(&self) -> bool {
+        self.sleepers().wake(&SystemFutex, 1) > 0
+    }
+
+    /// May records lie unclaimed in its ring, or completions unrung? Then the housekeeper looks often.
+    pub(super) fn may_stall(&self) -> bool {
+        !self.running.is_empty() && (self.depth() > 1 || self.given() > self.slots || self.slots > 1)
+    }
+
+    pub(super) fn is_stalled(&self, now: Instant, limit: Duration) -> bool {
+        now.saturating_duration_since(self.progress) > limit
+            && self.running.iter().any(|running| !self.submissions.is_claimed(running.position))
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.completions.is_empty()
+    }
+
+    /// A record was popped: the worker may be waiting for the room.
+    pub(super) fn made_room(&self) {
+        Want(self.map.u32(Geometry::word(Word::WantsSpace))).satisfy(&SystemFutex);
+    }
+
+    /// Body bytes have left for the client (or were discarded).
+    pub(super) fn acknowledge(&mut self, slot: u16, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        let Some(acked) = self.acked.get_mut(usize::from(slot)) else { return };
+        *acked += bytes;
+        let slot = u32::from(slot);
+        self.map.u64(Geometry::slot(slot, SLOT_ACKED)).store(*acked, Ordering::Release);
+        Want(self.map.u32(Geometry::slot(slot, SLOT_WANTS_CREDIT))).satisfy(&SystemFutex);
+    }
+
+    pub(super) fn take_running(&mut self) -> Vec<ExchangeId> {
+        std::mem::take(&mut self.running).into_iter().map(|running| running.id).collect()
+    }
+
+    /// Takes one record back; true if it had not been claimed.
+    pub(super) fn revoke(&mut self, id: ExchangeId, position: Position) -> bool {
+        if !self.submissions.revoke(position) {
+            return false;
+        }
+        self.running.retain(|running| running.id != id);
+        // The descriptor that went ahead of the record would stay open in the worker.
+        if let Err(error) = self.send(&Command::Forget(id), &[]) {
+            tracing::debug!(%error, "cannot tell a worker to forget a body, ignoring");
+        }
+        true
+    }
+
+    pub(super) fn revoke_oldest(&mut self, exchanges: &Exchanges) -> Option<ExchangeId> {
+        let candidates: Vec<_> = self.running.iter().map(|running| running.id).collect();
+        self.revoke_first(candidates.into_iter(), exchanges)
+    }
+
+    pub(super) fn revoke_newest(&mut self, exchanges: &Exchanges) -> Option<ExchangeId> {
+        let candidates: Vec<_> = self.running.iter().rev().map(|running| running.id).collect();
+        self.revoke_first(candidates.into_iter(), exchanges)
+    }
+
+    fn revoke_first(
+        &mut self,
+        candidates: impl Iterator<Item = ExchangeId>,
+        exchanges: &Exchanges,
+    ) -> Option<ExchangeId> {
+        for id in candidates {
+            let exchange = exchanges.get(id)?;
+            let Place::Given { position, .. } = exchange.place else { continue };
+            if !exchange.client_is_through() && self.submissions.revoke(position) {
+                self.running.retain(|running| running.id != id);
+                if exchange.has_body_fd()
+                    && let Err(error) = self.send(&Command::Forget(id), &[])
+                {
+                    tracing::debug!(%error, "cannot tell a worker to forget a body, ignoring");
+                }
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Exchanges that have had a slot for longer than `timeout`.
+    pub(super) fn running_longer_than(
+        &self,
+        timeout: Duration,
+        now: Instant,
+    ) -> impl Iterator<Item = ExchangeId> {
+        self.running.iter().filter_map(move |running| {
+            running.started.is_some_and(|started| now - started > timeout).then_some(running.id)
+        })
+    }
+
+    /// Has it nothing left that anybody waits for?
+    pub(super) fn is_drained(&self, exchanges: &Exchanges) -> bool {
+        self.running.iter().all(|running| exchanges.get(running.id).is_none_or(|exchange| exchange.overdue))
+    }
+
+    pub(super) fn send(&self, command: &Command, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        control::send(&*self.control, &command.encode(), fds)
+    }
+
+    /// Reads the control socket until it is empty. False when the worker has closed it.
+    pub(super) fn pump_control(&mut self, notice: &NoticeSink) -> Result<bool, String> {
+        let mut buffer = vec![0; control::MAX_MESSAGE];
+        loop {
+            let received = match control::receive(&*self.control, &mut buffer) {
+                Ok(received) if received.len == 0 => return Ok(false),
+                Ok(received) => received,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(true),
+                    io::ErrorKind::Interrupted => continue,
+                    io::ErrorKind::ConnectionReset => return Ok(false),
+                    _ => return Err(format!("control socket: {error}")),
+                },
+            };
+            let message = buffer.get(..received.len).unwrap_or_default();
+            match Report::decode(message).map_err(|broken| broken.to_string())? {
+                Report::File(id) => {
+                    let Some(fd) = received.fds.into_iter().next() else {
+                        return Err(format!("sent no descriptor for the file of exchange {}", id.0));
+                    };
+                    if !self.running.iter().any(|running| running.id == id) {
+                        return Err(format!("sent a file for exchange {}, which is not its own", id.0));
+                    }
+                    self.files.insert(id, fd);
+                }
+                report => notice(Notice::Report(self.id, report)),
+            }
+        }
+    }
+
+    fn take_file(&mut self, id: ExchangeId, notice: &NoticeSink) -> Result<OwnedFd, String> {
+        if let Some(fd) = self.files.remove(&id) {
+            return Ok(fd);
+        }
+        // Sent before the frame was published, so it is in the socket even if nobody has read it yet.
+        self.pump_control(notice)?;
+        self.files
+            .remove(&id)
+            .ok_or_else(|| format!("named a file for exchange {} and sent no descriptor", id.0))
+    }
+
+    fn take_chunks(&self, pairs: &[u8]) -> Result<Vec<Bytes>, String> {
+        let mut chunks = Vec::with_capacity(pairs.len() / 8);
+        for (number, len) in frame::chunks(pairs) {
+            let chunk = self.slab.receive(number, len).map_err(|broken| broken.to_string())?;
+            // Lent as it lies, unless slow clients hold so much of the slab that others would wait for it.
+            chunks.push(if self.slab.is_scarce() {
+                Bytes::copy_from_slice(chunk.as_ref())
+            } else {
+                Bytes::from_owner(chunk)
+            });
+        }
+        Ok(chunks)
+    }
+}
+
+/// Decodes a completion frame that has been copied out of the ring.
+pub(super) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> Result<Received, String> {
+    let DecodedCompletion { head, n_fields, fields, body } =
+        Completion::decode(bytes).map_err(|broken| broken.to_string())?;
+    if u32::from(head.slot) >= worker.slots {
+        return Err(format!("used slot {} of {}", head.slot, worker.slots));
+    }
+    if head.done {
+        worker.measure(head.service);
+    }
+    let slice = |range: std::ops::Range<usize>| bytes.get(range).unwrap_or_default();
+    if head.kind == CompletionKind::Raised {
+        let BodyPart::Inline(range) = body else {
+            return Err("raised without an error".to_owned());
+        };
+        let error = AppError::decode(slice(range)).map_err(|broken| broken.to_string())?;
+        let error = Some((error.summary.to_owned(), error.traceback.to_owned()));
+        return Ok(Received { head, response: None, payload: Payload::Bytes(Bytes::new()), error });
+    }
+    // One allocation holds the field values and an inline body; everything below borrows from it.
+    let shared = Bytes::copy_from_slice(slice(fields.start..bytes.len()));
+    let base = fields.start;
+    let response = if head.kind == CompletionKind::Respond {
+        let status =
+            StatusCode::from_u16(head.status).map_err(|_| format!("impossible status {}", head.status))?;
+        Some(Head { status, fields: header_map(&shared.slice(..fields.len()), n_fields)? })
+    } else {
+        None
+    };
+    let payload = match body {
+        BodyPart::Inline(range) => Payload::Bytes(shared.slice(range.start - base..range.end - base)),
+        BodyPart::Chunks(range) => Payload::Chunks(worker.take_chunks(slice(range))?),
+        BodyPart::File { offset, len } => {
+            Payload::File(FilePart { fd: worker.take_file(head.exchange, notice)?, offset, len })
+        }
+    };
+    Ok(Received { head, response, payload, error: None })
+}
+
+/// Makes a header map whose values share `encoded`.
+fn header_map(encoded: &Bytes, n_fields: u16) -> Result<HeaderMap, String> {
+    // Two more than given: the connection adds `date` and `x-request-id`.
+    let mut map = HeaderMap::with_capacity(usize::from(n_fields) + 2);
+    for (name, value) in frame::fields(encoded, n_fields) {
+        let name = match name {
+            FieldName::Known(index) => known_name(index),
+            FieldName::Literal(name) => HeaderName::from_bytes(name)
+                .map_err(|_| format!("sent the field name {:?}", String::from_utf8_lossy(name)))?,
+        };
+        let value = HeaderValue::from_maybe_shared(encoded.slice_ref(value))
+            .map_err(|_| format!("sent an impossible value for the field {name}"))?;
+        map.append(name, value);
+    }
+    Ok(map)
+}
+
+fn known_name(index: u8) -> HeaderName {
+    static NAMES: std::sync::LazyLock<Vec<HeaderName>> = std::sync::LazyLock::new(|| {
+        rgun_channel::header::NAMES.iter().map(|name| HeaderName::from_static(name)).collect()
+    });
+    NAMES.get(usize::from(index)).cloned().unwrap_or(http::header::WARNING)
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,192 @@
+//! The edge thread: one reactor that accepts, speaks HTTP, dispatches, and serves the workers' rings.
+//!
+//! `run` starts it and talks to it through [`Edge`]. The reactor is a tokio `current_thread` runtime, because
+//! only that has a hook at the end of each turn (`on_thread_park`), where completions are collected and
+//! doorbells rung: per push they cost a sixth of the throughput.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{oneshot, watch};
+
+use crate::dispatch::{Dispatcher, Link};
+use crate::http::{Server, serve};
+use crate::net::{Connections, Listener, accept};
+
+/// How often tokio looks for IO while tasks are runnable; its default of 61 polls would let completions wait.
+const EVENT_INTERVAL: u32 = 31;
+
+/// The thread and its handles.
+#[derive(Debug)]
+pub struct Edge {
+    runtime: Handle,
+    dispatcher: Arc<Dispatcher>,
+    connections: Arc<Connections>,
+    stop_accepting: watch::Sender<bool>,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    drain: Option<tokio::task::AbortHandle>,
+}
+
+/// What the edge tells the supervisor, through `run`.
+#[derive(Debug)]
+pub enum EdgeNotice {
+    /// After [`Edge::drain`]: no connection is left.
+    Drained,
+    /// A listener cannot accept any more.
+    AcceptFailed {
+        /// Which.
+        listener: String,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl Edge {
+    /// Starts the thread; it accepts at once.
+    ///
+    /// # Errors
+    /// When the runtime or the thread cannot be made.
+    pub fn start(
+        listeners: Vec<Listener>,
+        dispatcher: Arc<Dispatcher>,
+        connections: Arc<Connections>,
+        server: Arc<Server>,
+        notice: impl Fn(EdgeNotice) + Clone + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let (parking, waking, clock) = (dispatcher.clone(), dispatcher.clone(), connections.clone());
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .event_interval(EVENT_INTERVAL)
+            .on_thread_park(move || parking.before_park())
+            .on_thread_unpark(move || {
+                waking.after_park();
+                clock.tick();
+            })
+            .build()?;
+        let handle = runtime.handle().clone();
+        let (end, ended) = oneshot::channel::<()>();
+        let (stop_accepting, stop) = watch::channel(false);
+        let doorbell = dispatcher.reactor().doorbell_fd().try_clone_to_owned()?;
+        let (for_thread, registry) = (dispatcher.clone(), connections.clone());
+        let thread = std::thread::Builder::new().name("edge".to_owned()).spawn(move || {
+            runtime.block_on(async move {
+                // Registered, never read: a ring is an edge, and an edge wakes the reactor.
+                let _doorbell = match watch(Arc::new(doorbell)) {
+                    Ok(registered) => registered,
+                    Err(error) => {
+                        tracing::error!(%error, "cannot watch the doorbell");
+                        return;
+                    }
+                };
+                tokio::spawn(for_thread.keep_house());
+                tokio::spawn(registry.clone().sweep());
+                for (index, listener) in listeners.into_iter().enumerate() {
+                    let index = u16::try_from(index).unwrap_or(u16::MAX);
+                    let (server, registry) = (server.clone(), registry.clone());
+                    let (stop, notice) = (stop.clone(), notice.clone());
+                    tokio::spawn(async move {
+                        let serve_one = |stream| {
+                            tokio::spawn(serve(server.clone(), stream));
+                        };
+                        if let Err(error) = accept(&listener, index, &registry, stop, serve_one).await {
+                            notice(EdgeNotice::AcceptFailed { listener: listener.name.clone(), error });
+                        }
+                    });
+                }
+                // Ends when the handle is dropped, too.
+                let _either_way = ended.await;
+            });
+            // Blocking reads of a stuck disk must not hold up the exit.
+            runtime.shutdown_timeout(Duration::from_millis(100));
+        })?;
+        Ok(Self {
+            runtime: handle,
+            dispatcher,
+            connections,
+            stop_accepting,
+            end: Some(end),
+            thread: Some(thread),
+            drain: None,
+        })
+    }
+
+    /// Adds a booting worker: its rings and its control socket are served from now on.
+    pub fn attach(&self, link: Link) {
+        let (worker, control) = (link.worker, Arc::clone(&link.control));
+        self.dispatcher.attach(link);
+        let dispatcher = Arc::clone(&self.dispatcher);
+        self.runtime.spawn(async move {
+            let socket = match watch(control) {
+                Ok(socket) => socket,
+                Err(error) => {
+                    tracing::error!(%error, "cannot watch a worker's control socket");
+                    return dispatcher.detach(worker);
+                }
+            };
+            loop {
+                let Ok(mut ready) = socket.readable().await else { return };
+                if !dispatcher.pump_control(worker) {
+                    return;
+                }
+                ready.clear_ready();
+            }
+        });
+    }
+
+    /// Stops accepting and lets the connections finish; [`EdgeNotice::Drained`] follows when none is left. At
+    /// the deadline those that are left are broken. Called again, only the deadline changes.
+    pub fn drain(&mut self, deadline: Instant, notice: impl Fn(EdgeNotice) + Send + 'static) {
+        if let Some(earlier) = self.drain.take() {
+            earlier.abort();
+        }
+        self.stop_accepting.send_replace(true);
+        let connections = Arc::clone(&self.connections);
+        let task = self.runtime.spawn(async move {
+            connections.drain(deadline).await;
+            notice(EdgeNotice::Drained);
+        });
+        self.drain = Some(task.abort_handle());
+    }
+
+    /// Resolves when the reactor has had a turn and the dispatcher's state is not held up: what systemd's
+    /// watchdog is told depends on it.
+    pub fn pulse(&self) -> oneshot::Receiver<()> {
+        let (answer, pulse) = oneshot::channel();
+        let dispatcher = Arc::clone(&self.dispatcher);
+        self.runtime.spawn(async move {
+            dispatcher.load();
+            // Nobody waits any more: then it came too late, which is what the asker is told by that.
+            let _too_late = answer.send(());
+        });
+        pulse
+    }
+
+    /// Ends the thread.
+    pub fn end(mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the edge thread panicked");
+        }
+    }
+}
+
+/// Registers a descriptor with the reactor this is called on, for reading.
+///
+/// # Errors
+/// What `epoll_ctl(2)` says.
+pub(crate) fn watch(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
+    // SAFETY: an `OwnedFd` is open for as long as it exists, the `Arc` in the `AsyncFd` keeps it in existence,
+    // and `as_raw_fd` of it never changes.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+    registered.map_err(io::Error::from)
+}

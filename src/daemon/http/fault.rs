@@ -1,0 +1,76 @@
+//! The one place where the daemon chooses a status code of its own.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::dispatch::Fault;
+
+/// Why a request gets an answer that is not the application's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The request itself cannot be served; the client's fault. Status, and a sentence.
+    Client(StatusCode, &'static str),
+    /// The exchange failed.
+    Exchange(Fault),
+    /// The body could not be kept: no memory, no disk.
+    Spool(String),
+}
+
+/// What the client is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The status.
+    pub status: StatusCode,
+    /// One sentence for a person; never a traceback.
+    pub reason: String,
+    /// `Retry-After` (RFC 9110 §10.2.3).
+    pub retry_after: Option<Duration>,
+}
+
+/// A short while: long enough for a queue to move, short enough for a person to wait.
+const SOON: Duration = Duration::from_secs(1);
+/// While nobody can serve.
+const LATER: Duration = Duration::from_secs(5);
+
+impl Refusal {
+    /// Total: every refusal has its status.
+    pub fn told(&self) -> Told {
+        let (status, reason, retry_after) = match self {
+            Self::Client(status, reason) => (*status, (*reason).to_owned(), None),
+            Self::Spool(_) => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                "the server has no room for the request's body".to_owned(),
+                Some(LATER),
+            ),
+            Self::Exchange(fault) => match fault {
+                Fault::TooLong(what) => (
+                    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                    format!("the request's {what} is too long"),
+                    None,
+                ),
+                Fault::QueueFull => {
+                    (StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting".to_owned(), Some(SOON))
+                }
+                Fault::QueueTimeout => {
+                    (StatusCode::SERVICE_UNAVAILABLE, "no worker became free in time".to_owned(), Some(SOON))
+                }
+                Fault::Unavailable(reason) => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("the application is not available: {reason}"),
+                    Some(LATER),
+                ),
+                Fault::Deadline(_) => {
+                    (StatusCode::GATEWAY_TIMEOUT, "the application took too long".to_owned(), None)
+                }
+                Fault::WorkerDied(_) => {
+                    (StatusCode::BAD_GATEWAY, "the worker died while it had this request".to_owned(), None)
+                }
+                Fault::Raised { .. } => {
+                    (StatusCode::INTERNAL_SERVER_ERROR, "the application raised an error".to_owned(), None)
+                }
+            },
+        };
+        Told { status, reason, retry_after }
+    }
+}

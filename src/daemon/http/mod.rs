@@ -1,0 +1,13 @@
+//! HTTP/1.1 (RFC 9112) on the daemon's side: hyper parses and writes, this turns requests into exchanges and
+//! answers into responses.
+//!
+//! `edge` calls [`serve`] with each accepted stream. Only [`fault`] chooses status codes of the daemon's own.
+
+mod body;
+pub mod fault;
+mod head;
+mod request_id;
+mod response;
+mod server;
+
+pub use server::{Limits, Server, serve};

@@ -1,0 +1,104 @@
+//! Request ids: one per request, in the response's `X-Request-ID`, in `HTTP_X_REQUEST_ID` and in the journal.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Makes ids: 16 hexadecimal digits that are random for this life of the daemon, then a counter of at least
+/// 6. Unique across restarts and machines for every practical purpose, and cheap: no random number and no
+/// allocation per request.
+#[derive(Debug)]
+pub(super) struct RequestIds {
+    prefix: [u8; 16],
+    count: AtomicU64,
+}
+
+/// Longest id that is taken over from a client.
+const LONGEST: usize = 128;
+
+/// An id on its way through a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RequestId {
+    bytes: [u8; LONGEST],
+    len: u8,
+}
+
+impl RequestIds {
+    /// Ids of a new life.
+    pub(super) fn new() -> Self {
+        // `RandomState` is seeded by the kernel; a clock would repeat itself, a random crate is not needed.
+        let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+        let mut prefix = [0; 16];
+        write_hex(random, &mut prefix);
+        Self { prefix, count: AtomicU64::new(0) }
+    }
+
+    /// The id of a request: the one its `X-Request-ID` brought, if that is safe to write into a header and a
+    /// log (letters, digits, `._-`, at most 128), so that a proxy's id stays the same all the way; else a new one.
+    pub(super) fn for_request(&self, given: Option<&[u8]>) -> RequestId {
+        let mut id = RequestId { bytes: [0; LONGEST], len: 0 };
+        if let Some(given) = given
+            && !given.is_empty()
+            && given.len() <= LONGEST
+            && given.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+        {
+            id.push(given);
+            return id;
+        }
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut digits = [0; 16];
+        write_hex(count, &mut digits);
+        let leading = digits.iter().take(10).take_while(|digit| **digit == b'0').count();
+        id.push(&self.prefix);
+        id.push(digits.get(leading..).unwrap_or_default());
+        id
+    }
+}
+
+impl RequestId {
+    fn push(&mut self, bytes: &[u8]) {
+        let start = usize::from(self.len);
+        if let Some(room) = self.bytes.get_mut(start..start + bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.len += u8::try_from(bytes.len()).unwrap_or_default();
+        }
+    }
+
+    /// The id's bytes, ASCII.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
+    /// The id as text.
+    pub(super) fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+}
+
+fn write_hex(mut value: u64, digits: &mut [u8; 16]) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(value & 15) as usize];
+        value >>= 4;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_printable() {
+        let ids = RequestIds::new();
+        let (first, second) = (ids.for_request(None), ids.for_request(None));
+        assert_ne!(first.as_str(), second.as_str());
+        assert_eq!(first.as_str().len(), 22);
+        assert!(first.as_str().ends_with("000001"));
+    }
+
+    #[test]
+    fn a_proxys_id_is_kept_and_a_dangerous_one_replaced() {
+        let ids = RequestIds::new();
+        assert_eq!(ids.for_request(Some(b"7f3-A_b.c")).as_str(), "7f3-A_b.c");
+        for bad in [&b""[..], b"a b", b"a\nb", b"a\"b", &[b'x'; 129]] {
+            assert_eq!(ids.for_request(Some(bad)).as_str().len(), 22);
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Serves the requests of one connection.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Request, Response, StatusCode, request};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rgun_channel::frame;
+use rgun_channel::frame::ExchangeId;
+
+use crate::dispatch::{Answer, Dispatcher, Fault};
+use crate::journal::requests::{Access, Failure, Journal};
+use crate::net::{Connection, Phase, Stream};
+
+use super::body::{self, Body, BodyLimits};
+use super::fault::{Refusal, Told};
+use super::head;
+use super::request_id::{RequestId, RequestIds};
+use super::response::{FileReader, PendingAccess, ResponseBody, Source};
+
+/// What bounds a request. Units: bytes, except where a type says otherwise.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// `limits.body`.
+    pub body: Option<u64>,
+    /// `limits.header`: all fields together.
+    pub header: usize,
+    /// `limits.headers`: number of fields.
+    pub headers: usize,
+    /// `limits.request_line`.
+    pub request_line: usize,
+    /// `timeouts.body`: the longest pause between two pieces of a body.
+    pub body_pause: Duration,
+    /// Whether a connection serves more than one request (`timeouts.keepalive` is not 0).
+    pub keepalive: bool,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Server {
+    dispatcher: Arc<Dispatcher>,
+    limits: Limits,
+    /// Where bodies over 16 MiB wait: a file system on disk.
+    spool: PathBuf,
+    ids: RequestIds,
+    journal: Journal,
+    log_access: bool,
+}
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// hyper's own default, for which it keeps the fields on the stack.
+const STACK_HEADERS: usize = 100;
+
+impl Server {
+    /// Shared by all connections.
+    pub fn new(
+        dispatcher: Arc<Dispatcher>,
+        limits: Limits,
+        spool: PathBuf,
+        journal: Journal,
+        log_access: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self { dispatcher, limits, spool, ids: RequestIds::new(), journal, log_access })
+    }
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(server: Arc<Server>, stream: Stream) {
+    let connection = Arc::clone(stream.connection());
+    let limits = &server.limits;
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None) // `Connections::sweep` does that, without a timer per request
+        .max_header_size(limits.header + limits.request_line)
+        .keep_alive(limits.keepalive)
+        .pipeline_flush(true);
+    if limits.headers != STACK_HEADERS {
+        builder.max_headers(limits.headers);
+    }
+    let client = Arc::clone(&connection);
+    let service = service_fn(move |request| {
+        let (server, connection) = (Arc::clone(&server), Arc::clone(&connection));
+        async move { Ok::<_, Infallible>(respond(&server, connection, request).await) }
+    });
+    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(client = %client.peer.address, error = %crate::report::Chain(&error),
+            "a connection ended early");
+    }
+}
+
+/// Answers one request, always.
+async fn respond(
+    server: &Arc<Server>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    connection.enter(Phase::Busy);
+    let begun = Instant::now();
+    let (mut parts, incoming) = request.into_parts();
+    let id = server.ids.for_request(parts.headers.get(X_REQUEST_ID).map(HeaderValue::as_bytes));
+    let outcome = exchange(server, &connection, &mut parts, incoming, &id).await;
+    let mut response = match outcome {
+        Ok(answer) => answered(server, connection, &parts, answer, &id, begun),
+        Err(refusal) => refused(server, connection, &parts, &refusal, &id, begun),
+    };
+    if let Ok(value) = HeaderValue::from_bytes(id.as_bytes()) {
+        response.headers_mut().entry(X_REQUEST_ID).or_insert(value);
+    }
+    response
+}
+
+async fn exchange(
+    server: &Arc<Server>,
+    connection: &Connection,
+    parts: &mut request::Parts,
+    incoming: Incoming,
+    id: &RequestId,
+) -> Result<Answer, Refusal> {
+    let limits = &server.limits;
+    head::check(parts, limits)?;
+    let body = if incoming.is_end_stream() {
+        Body::Inline(bytes::Bytes::new())
+    } else {
+        let chunked = incoming.size_hint().exact().is_none();
+        let limits = BodyLimits { most: limits.body, pause: limits.body_pause, spool: &server.spool };
+        let body = body::receive(incoming, &limits).await?;
+        if chunked {
+            head::set_length(&mut parts.headers, body.len());
+        }
+        body
+    };
+    let body_len = body.len();
+    let (inline, spooled) = match body {
+        Body::Inline(bytes) => (bytes, None),
+        Body::Spooled(fd, _) => (bytes::Bytes::new(), Some(fd)),
+    };
+    let frame = frame::Request {
+        body_len,
+        received: monotonic_now(),
+        method: parts.method.as_str().as_bytes(),
+        version: head::version(parts.version),
+        body_is_fd: spooled.is_some(),
+        listener: connection.listener,
+        path: path(parts),
+        query: parts.uri.query().unwrap_or_default().as_bytes(),
+        peer: connection.peer.address.as_bytes(),
+        peer_port: connection.peer.port,
+        request_id: id.as_bytes(),
+        body: &inline,
+        ..frame::Request::new(ExchangeId(0))
+    };
+    let ticket =
+        server.dispatcher.submit(&frame, head::fields(&parts.headers), spooled).map_err(Refusal::Exchange)?;
+    ticket.await.map_err(Refusal::Exchange)
+}
+
+/// The path as sent; `OPTIONS *` has `*` (RFC 9112 §3.2.4).
+fn path(parts: &request::Parts) -> &[u8] {
+    parts.uri.path().as_bytes()
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds: the clock that workers use as well.
+fn monotonic_now() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or_default() * 1_000_000_000
+        + u64::try_from(now.tv_nsec).unwrap_or_default()
+}
+
+impl Body {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::Spooled(_, len) => *len,
+        }
+    }
+}
+
+fn answered(
+    server: &Server,
+    connection: Arc<Connection>,
+    parts: &request::Parts,
+    answer: Answer,
+    id: &RequestId,
+    begun: Instant,
+) -> Response<ResponseBody> {
+    let Answer { head, parts: mut pieces, file, stream, worker, queued } = answer;
+    let source = match (stream, file) {
+        (Some(stream), _) => Source::Stream(stream),
+        (None, Some(file)) => Source::File(FileReader::new(file)),
+        (None, None) => match pieces.len() {
+            0 => Source::Empty,
+            1 => Source::Bytes(pieces.pop_front().unwrap_or_default()),
+            _ => Source::Parts(pieces),
+        },
+    };
+    let access = server.log_access.then(|| {
+        let entry = Access {
+            request: described(&connection, parts, id),
+            status: head.status.as_u16(),
+            bytes: 0,
+            duration: Duration::ZERO,
+            queued,
+            worker,
+        };
+        Box::new(PendingAccess { entry, begun, journal: server.journal.clone() })
+    });
+    let closing = connection.is_closing();
+    // A HEAD's answer and a 304 have no body, whatever the length says; hyper knows the request.
+    let mut response = Response::new(ResponseBody::new(source, connection, access));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.fields;
+    if closing {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn refused(
+    server: &Server,
+    connection: Arc<Connection>,
+    parts: &request::Parts,
+    refusal: &Refusal,
+    id: &RequestId,
+    begun: Instant,
+) -> Response<ResponseBody> {
+    let Told { status, reason, retry_after } = refusal.told();
+    let (worker, summary, traceback) = match refusal {
+        Refusal::Exchange(Fault::Raised { worker, summary, traceback }) => {
+            (Some(*worker), summary.clone(), traceback.clone())
+        }
+        Refusal::Exchange(Fault::Deadline(worker) | Fault::WorkerDied(worker)) => {
+            (Some(*worker), reason.clone(), String::new())
+        }
+        Refusal::Spool(error) => (None, format!("{reason}: {error}"), String::new()),
+        Refusal::Client(..) | Refusal::Exchange(_) => (None, reason.clone(), String::new()),
+    };
+    server.journal.failure(Failure {
+        request: described(&connection, parts, id),
+        status: status.as_u16(),
+        duration: begun.elapsed(),
+        worker,
+        summary,
+        traceback,
+    });
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _infallible = write!(
+        text,
+        "{} {}\n{reason}\nrequest id: {}\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or_default(),
+        id.as_str()
+    );
+    let closing = connection.is_closing() || wants_close(status);
+    let mut response = Response::new(ResponseBody::new(Source::Bytes(text.into()), connection, None));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if let Some(pause) = retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(pause.as_secs()));
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(
+            http::header::ALLOW,
+            HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"),
+        );
+    }
+    if closing {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The rest of such a request may still be on its way: the connection cannot be used for another.
+fn wants_close(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::BAD_REQUEST
+            | StatusCode::INSUFFICIENT_STORAGE
+    )
+}
+
+fn described(
+    connection: &Connection,
+    parts: &request::Parts,
+    id: &RequestId,
+) -> crate::journal::requests::Request {
+    crate::journal::requests::Request {
+        id: id.as_str().to_owned(),
+        method: parts.method.as_str().to_owned(),
+        path: String::from_utf8_lossy(path(parts)).into_owned(),
+        client: connection.peer.address.clone(),
+    }
+}

@@ -1,0 +1,183 @@
+//! One entry per request: the access log, and every answer that the daemon gave in the application's place.
+//!
+//! Entries are written by a thread of their own behind a bounded queue, because a send to journald can block
+//! (its socket is a blocking one), and the reactor must not. When the queue is full entries are dropped, and
+//! their number is told as soon as there is room.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use crate::supervise::WorkerId;
+
+/// Entries that may wait for the writer.
+const WAITING: usize = 4096;
+
+/// The request an entry is about.
+#[derive(Debug)]
+pub struct Request {
+    /// Its id.
+    pub id: String,
+    /// Its method.
+    pub method: String,
+    /// Its path, as sent, without the query (which may hold secrets).
+    pub path: String,
+    /// The client's address; empty on a unix socket.
+    pub client: String,
+}
+
+/// A request that was answered by the application.
+#[derive(Debug)]
+pub struct Access {
+    /// The request.
+    pub request: Request,
+    /// Status code.
+    pub status: u16,
+    /// Bytes of the body that were sent.
+    pub bytes: u64,
+    /// From the complete head to the end of the body.
+    pub duration: Duration,
+    /// Of that, waiting for a worker.
+    pub queued: Duration,
+    /// Who answered.
+    pub worker: Option<WorkerId>,
+}
+
+/// A request that was answered by the daemon, and why.
+#[derive(Debug)]
+pub struct Failure {
+    /// The request.
+    pub request: Request,
+    /// Status code.
+    pub status: u16,
+    /// From the complete head to the answer.
+    pub duration: Duration,
+    /// Who had it.
+    pub worker: Option<WorkerId>,
+    /// One line.
+    pub summary: String,
+    /// The application's traceback; may be empty.
+    pub traceback: String,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Access(Access),
+    Failure(Failure),
+}
+
+/// The queue to the writer. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    entries: SyncSender<Entry>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Journal {
+    /// Starts the writer. It ends, having written everything, when the last clone is dropped; join the handle
+    /// to wait for that.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub fn start() -> io::Result<(Self, thread::JoinHandle<()>)> {
+        let (entries, waiting) = sync_channel(WAITING);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&dropped);
+        let writer =
+            thread::Builder::new().name("journal".to_owned()).spawn(move || write(&waiting, &counter))?;
+        Ok((Self { entries, dropped }, writer))
+    }
+
+    /// Notes a request that the application answered.
+    pub fn access(&self, access: Access) {
+        self.send(Entry::Access(access));
+    }
+
+    /// Notes a request that the daemon answered.
+    pub fn failure(&self, failure: Failure) {
+        self.send(Entry::Failure(failure));
+    }
+
+    fn send(&self, entry: Entry) {
+        match self.entries.try_send(entry) {
+            Ok(()) => {}
+            // The writer lives as long as there is a sender; its end can only be a panic of its own.
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+fn write(entries: &Receiver<Entry>, dropped: &AtomicU64) {
+    for entry in entries {
+        match entry {
+            Entry::Access(access) => write_access(&access),
+            Entry::Failure(failure) => write_failure(&failure),
+        }
+        let lost = dropped.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            tracing::warn!(
+                rgun.dropped = lost,
+                "the journal was too slow for the access log; entries are missing"
+            );
+        }
+    }
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn write_access(access: &Access) {
+    let Access { request, status, bytes, duration, queued, worker } = access;
+    let Request { id, method, path, client } = request;
+    tracing::info!(
+        target: "rgun::access",
+        {
+        rgun.request_id = %id,
+        rgun.method = %method,
+        rgun.path = %path,
+        rgun.status = status,
+        rgun.bytes = bytes,
+        rgun.duration_us = microseconds(*duration),
+        rgun.queue_us = microseconds(*queued),
+        rgun.worker = worker.map(|worker| worker.number.0),
+        rgun.client = %client,
+        },
+        "{method} {path} {status}"
+    );
+}
+
+fn write_failure(failure: &Failure) {
+    let Failure { request, status, duration, worker, summary, traceback } = failure;
+    let Request { id, method, path, client } = request;
+    let separator = if traceback.is_empty() { "" } else { "\n" };
+    let traceback = traceback.trim_end();
+    macro_rules! entry {
+        ($level:ident) => {
+            tracing::$level!(
+                target: "rgun::request",
+                {
+                rgun.request_id = %id,
+                rgun.method = %method,
+                rgun.path = %path,
+                rgun.status = status,
+                rgun.duration_us = microseconds(*duration),
+                rgun.worker = worker.map(|worker| worker.number.0),
+                rgun.client = %client,
+                },
+                "{method} {path} {status}: {summary}{separator}{traceback}"
+            )
+        };
+    }
+    // The client's faults are not the operator's business; a full queue is a warning; the rest is an error.
+    match status {
+        400..=499 => entry!(debug),
+        503 => entry!(warn),
+        _ => entry!(error),
+    }
+}

@@ -1,0 +1,375 @@
+//! What is known of a connection besides its bytes: who the client is, what it is doing, and since when.
+//!
+//! Timeouts are kept without a timer per request: a connection notes its phase and the (coarse) time, which
+//! costs two relaxed stores, and [`Connections::sweep`] looks at all of them twice a second. A timeout is
+//! therefore up to half a second late, never early.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// The client's end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Address as text; empty on a unix socket.
+    pub address: String,
+    /// Port; 0 on a unix socket.
+    pub port: u16,
+}
+
+impl Peer {
+    /// A client on a unix socket has no address.
+    pub fn unix() -> Self {
+        Self { address: String::new(), port: 0 }
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        // An IPv4 client on a dual-stack listener is written as IPv4, as everybody expects in a log.
+        Self { address: address.ip().to_canonical().to_string(), port: address.port() }
+    }
+}
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Accepted; not a byte has come.
+    Fresh = 0,
+    /// Part of a head has come: `timeouts.header` runs.
+    Head = 1,
+    /// A request is being read, served or answered; other clocks run for that.
+    Busy = 2,
+    /// Between requests: `timeouts.keepalive` runs.
+    Idle = 3,
+}
+
+impl Phase {
+    fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Self::Fresh,
+            1 => Self::Head,
+            2 => Self::Busy,
+            _ => Self::Idle,
+        }
+    }
+}
+
+/// What the sweep (or the drain) wants of a connection; its stream obeys when it is next polled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Order {
+    /// Nothing.
+    Stay = 0,
+    /// End of input, if it is between requests.
+    CloseIdle = 1,
+    /// The head took too long: 408, then end of input.
+    HeadTooSlow = 2,
+    /// The client does not read its answer: break the connection.
+    Break = 3,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// The client.
+    pub peer: Peer,
+    /// Number of the listener it came through.
+    pub listener: u16,
+    connections: Arc<Connections>,
+    key: AtomicUsize,
+    phase: AtomicU8,
+    /// Coarse milliseconds when the phase began, or when the last answer byte was taken.
+    since: AtomicU32,
+    /// The client has not taken what was written.
+    write_blocked: AtomicBool,
+    order: AtomicU8,
+    /// The connection task's waker: constant for a task, so it is stored once.
+    waker: OnceLock<Waker>,
+}
+
+impl Connection {
+    /// A connection that has just been accepted.
+    pub fn new(peer: Peer, listener: u16, connections: &Arc<Connections>) -> Self {
+        Self {
+            peer,
+            listener,
+            connections: Arc::clone(connections),
+            key: AtomicUsize::new(usize::MAX),
+            phase: AtomicU8::new(Phase::Fresh as u8),
+            since: AtomicU32::new(connections.now()),
+            write_blocked: AtomicBool::new(false),
+            order: AtomicU8::new(Order::Stay as u8),
+            waker: OnceLock::new(),
+        }
+    }
+
+    /// What it is doing.
+    pub fn phase(&self) -> Phase {
+        Phase::from_byte(self.phase.load(Ordering::Relaxed))
+    }
+
+    /// It does something else now.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        self.since.store(self.connections.now(), Ordering::Relaxed);
+    }
+
+    /// Bytes have come.
+    pub(super) fn has_read(&self) {
+        if matches!(self.phase(), Phase::Fresh | Phase::Idle) {
+            self.enter(Phase::Head);
+        }
+    }
+
+    /// The client has taken bytes, or would not.
+    pub(super) fn has_written(&self, taken: bool) {
+        if taken {
+            if self.write_blocked.load(Ordering::Relaxed) {
+                self.write_blocked.store(false, Ordering::Relaxed);
+            }
+        } else {
+            self.write_blocked.store(true, Ordering::Relaxed);
+            self.since.store(self.connections.now(), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn order(&self) -> Order {
+        match self.order.load(Ordering::Relaxed) {
+            0 => Order::Stay,
+            1 => Order::CloseIdle,
+            2 => Order::HeadTooSlow,
+            _ => Order::Break,
+        }
+    }
+
+    pub(super) fn remember(&self, waker: &Waker) {
+        if self.waker.get().is_none() {
+            // Losing a race against ourselves is impossible, and would store the same waker.
+            drop(self.waker.set(waker.clone()));
+        }
+    }
+
+    fn give(&self, order: Order) {
+        self.order.store(order as u8, Ordering::Relaxed);
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// How long it has been in its phase.
+    fn age(&self) -> Duration {
+        let since = self.since.load(Ordering::Relaxed);
+        Duration::from_millis(u64::from(self.connections.now().wrapping_sub(since)))
+    }
+
+    /// Is the daemon stopping? The answer should then say `Connection: close`.
+    pub fn is_closing(&self) -> bool {
+        self.connections.closing.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.connections.forget(self.key.load(Ordering::Relaxed));
+    }
+}
+
+/// How long a connection may take, and how many there may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// `timeouts.header`.
+    pub header: Duration,
+    /// `timeouts.keepalive`.
+    pub keepalive: Duration,
+    /// `timeouts.body`: how long a client may not take a byte of its answer.
+    pub write: Duration,
+    /// `limits.connections`.
+    pub connections: usize,
+}
+
+/// All connections.
+#[derive(Debug)]
+pub struct Connections {
+    limits: Limits,
+    start: Instant,
+    /// Milliseconds since `start`, moved by the reactor's turns: the coarse clock.
+    now: AtomicU32,
+    closing: AtomicBool,
+    all: Mutex<All>,
+    /// One connection has ended: somebody may be waiting for its place, or for the last one to go.
+    ended: Notify,
+    /// One has come: the sweep has something to do.
+    come: Notify,
+}
+
+#[derive(Debug, Default)]
+struct All {
+    connections: Vec<Option<std::sync::Weak<Connection>>>,
+    free: Vec<usize>,
+    count: usize,
+}
+
+/// How long a stopping daemon keeps a connection on which the next request may be under way.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How often a stopping daemon looks.
+const DRAIN_TICK: Duration = Duration::from_millis(50);
+
+/// How often all connections are looked at.
+const SWEEP: Duration = Duration::from_millis(500);
+
+impl Connections {
+    /// None yet.
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            start: Instant::now(),
+            now: AtomicU32::new(0),
+            closing: AtomicBool::new(false),
+            all: Mutex::new(All::default()),
+            ended: Notify::new(),
+            come: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, All> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u32 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// Moves the coarse clock.
+    pub fn tick(&self) {
+        let elapsed = self.start.elapsed().as_millis();
+        // Wraps after 49 days; differences are taken modulo 2^32.
+        #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 is meant")]
+        self.now.store(elapsed as u32, Ordering::Relaxed);
+    }
+
+    /// Returns when one more connection is allowed.
+    pub(super) async fn permit(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.count() < self.limits.connections {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Number of connections.
+    pub fn count(&self) -> usize {
+        self.lock().count
+    }
+
+    pub(super) fn register(&self, connection: Connection) -> Arc<Connection> {
+        self.tick();
+        connection.enter(Phase::Fresh);
+        let connection = Arc::new(connection);
+        let weak = Arc::downgrade(&connection);
+        let mut all = self.lock();
+        let key = if let Some(key) = all.free.pop() {
+            all.connections[key] = Some(weak);
+            key
+        } else {
+            all.connections.push(Some(weak));
+            all.connections.len() - 1
+        };
+        connection.key.store(key, Ordering::Relaxed);
+        all.count += 1;
+        let first = all.count == 1;
+        drop(all);
+        if first {
+            self.come.notify_one();
+        }
+        connection
+    }
+
+    fn forget(&self, key: usize) {
+        let mut all = self.lock();
+        if let Some(entry) = all.connections.get_mut(key)
+            && entry.take().is_some()
+        {
+            all.free.push(key);
+            all.count -= 1;
+        }
+        drop(all);
+        self.ended.notify_waiters();
+    }
+
+    /// Looks at the clock for all connections, for ever; sleeps while there is none.
+    pub async fn sweep(self: Arc<Self>) {
+        loop {
+            let come = self.come.notified();
+            if self.count() == 0 {
+                come.await;
+            }
+            tokio::time::sleep(SWEEP).await;
+            self.tick();
+            self.look();
+        }
+    }
+
+    fn each(&self) -> Vec<Arc<Connection>> {
+        self.lock().connections.iter().flatten().filter_map(std::sync::Weak::upgrade).collect()
+    }
+
+    fn look(&self) {
+        for connection in self.each() {
+            let age = connection.age();
+            if connection.write_blocked.load(Ordering::Relaxed) {
+                if age > self.limits.write {
+                    connection.give(Order::Break);
+                }
+                continue;
+            }
+            match connection.phase() {
+                Phase::Fresh if age > self.limits.header => connection.give(Order::CloseIdle),
+                Phase::Head if age > self.limits.header => connection.give(Order::HeadTooSlow),
+                Phase::Idle if age > self.limits.keepalive => connection.give(Order::CloseIdle),
+                _ => {}
+            }
+        }
+    }
+
+    /// The daemon stops: answers say `Connection: close` from now on, connections between requests end, the
+    /// others may finish. Returns when none is left; at the deadline what is left is broken off.
+    ///
+    /// A connection that was busy a moment ago is not closed at once: its client may be sending the next request
+    /// this very moment, and would see a reset. It gets [`LINGER`] to do so, and is told to close then.
+    pub async fn drain(&self, deadline: Instant) {
+        self.closing.store(true, Ordering::Relaxed);
+        let mut broken = false;
+        loop {
+            let ended = self.ended.notified();
+            if self.count() == 0 {
+                return;
+            }
+            self.tick();
+            for connection in self.each() {
+                let between = matches!(connection.phase(), Phase::Fresh | Phase::Idle);
+                if between && connection.age() > LINGER {
+                    connection.give(Order::CloseIdle);
+                }
+            }
+            if !broken && Instant::now() >= deadline {
+                broken = true;
+                for connection in self.each() {
+                    connection.give(Order::Break);
+                }
+            }
+            tokio::select! {
+                () = ended => {}
+                () = tokio::time::sleep(DRAIN_TICK) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Listeners: inherited from systemd, or bound by the daemon itself.
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rgun_channel::control::ListenerInfo;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::Bind;
+use crate::systemd::listen::{Inherited, InheritedSocket};
+
+/// A listening socket, not blocking.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its name: `FileDescriptorName=`, or the address.
+    pub name: String,
+    socket: Socket_,
+    /// A unix socket that the daemon made itself and removes when it ends.
+    own_path: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+enum Socket_ {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// An accepting socket, registered with the reactor.
+#[derive(Debug)]
+pub(super) enum Acceptor {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+/// Why an address could not be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody listens there already.
+    #[error(
+        "listen.bind: {0} is in use by another process; stop it, or choose another address with --bind \
+         (`ss -ltnp` shows who it is)"
+    )]
+    InUse(Bind),
+    /// The path is taken by something that is not a socket.
+    #[error("listen.bind: {0} exists and is not a socket; remove it or choose another path")]
+    NotASocket(Bind),
+    /// The host has no address.
+    #[error("listen.bind: cannot resolve the host of {bind}; use an address such as 127.0.0.1")]
+    Resolve {
+        /// What was to be bound.
+        bind: Bind,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Anything else.
+    #[error("listen.bind: cannot listen on {bind}")]
+    System {
+        /// What was to be bound.
+        bind: Bind,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The kernel caps it at `net.core.somaxconn` (listen(2)); systemd's default asks for the cap as well.
+const BACKLOG: i32 = 65_535;
+
+/// Who may connect to a unix socket that the daemon makes itself: everybody, as with gunicorn, because the
+/// proxy runs as somebody else. A socket unit has `SocketUser=`, `SocketGroup=` and `SocketMode=` instead.
+const UNIX_MODE: u32 = 0o666;
+
+impl Listener {
+    /// Wraps what systemd passed.
+    pub fn inherited(inherited: Inherited) -> Self {
+        let socket = match inherited.socket {
+            InheritedSocket::Tcp(listener) => Socket_::Tcp(listener),
+            InheritedSocket::Unix(listener) => Socket_::Unix(listener),
+        };
+        Self { name: inherited.name, socket, own_path: None }
+    }
+
+    /// Binds an address.
+    ///
+    /// # Errors
+    /// Why not, with the remedy.
+    pub fn bind(bind: &Bind) -> Result<Self, BindError> {
+        match bind {
+            Bind::Tcp { host, port } => {
+                let listener = bind_tcp(bind, host, *port)?;
+                let name = listener.local_addr().map_or_else(|_| bind.to_string(), |a| a.to_string());
+                Ok(Self { name, socket: Socket_::Tcp(listener), own_path: None })
+            }
+            Bind::Unix { path } => {
+                let listener = bind_unix(bind, path)?;
+                Ok(Self {
+                    name: bind.to_string(),
+                    socket: Socket_::Unix(listener),
+                    own_path: Some(path.clone()),
+                })
+            }
+        }
+    }
+
+    /// The bound address as text, for the log.
+    pub fn address(&self) -> String {
+        match &self.socket {
+            Socket_::Tcp(listener) => {
+                listener.local_addr().map_or_else(|_| self.name.clone(), |address| address.to_string())
+            }
+            Socket_::Unix(listener) => format!("unix:{}", unix_path(listener)),
+        }
+    }
+
+    /// What a request learns of it: `SERVER_NAME` and `SERVER_PORT` of PEP 3333, which must not be empty. A
+    /// unix socket has neither: `localhost` and the port that the scheme implies, so that a URL built from
+    /// them has no odd port.
+    pub fn info(&self) -> ListenerInfo {
+        match &self.socket {
+            Socket_::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => {
+                    let ip = address.ip();
+                    let name = if ip.is_unspecified() { host_name() } else { ip.to_string() };
+                    ListenerInfo { name, port: address.port().to_string(), path: String::new() }
+                }
+                Err(_) => ListenerInfo { name: host_name(), port: "80".to_owned(), path: String::new() },
+            },
+            Socket_::Unix(listener) => ListenerInfo {
+                name: "localhost".to_owned(),
+                port: "80".to_owned(),
+                path: unix_path(listener),
+            },
+        }
+    }
+
+    /// Registers it with the reactor this is called on.
+    pub(super) fn acceptor(&self) -> io::Result<Acceptor> {
+        Ok(match &self.socket {
+            Socket_::Tcp(listener) => {
+                Acceptor::Tcp(tokio::net::TcpListener::from_std(listener.try_clone()?)?)
+            }
+            Socket_::Unix(listener) => {
+                Acceptor::Unix(tokio::net::UnixListener::from_std(listener.try_clone()?)?)
+            }
+        })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(path) = &self.own_path
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::debug!(%error, path = %path.display(), "cannot remove the socket file, ignoring");
+        }
+    }
+}
+
+fn bind_tcp(bind: &Bind, host: &str, port: u16) -> Result<TcpListener, BindError> {
+    let addresses: Vec<SocketAddr> = (host, port)
+        .to_socket_addrs()
+        .map_err(|source| BindError::Resolve { bind: bind.clone(), source })?
+        .collect();
+    let Some(address) = addresses.first() else {
+        let source = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        return Err(BindError::Resolve { bind: bind.clone(), source });
+    };
+    listen_tcp(*address).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse(bind.clone()),
+        _ => BindError::System { bind: bind.clone(), source },
+    })
+}
+
+fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for the old connections' TIME_WAIT (socket(7)).
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn bind_unix(bind: &Bind, path: &Path) -> Result<UnixListener, BindError> {
+    let system = |source| BindError::System { bind: bind.clone(), source };
+    match fs::symlink_metadata(path) {
+        Ok(existing) if !existing.file_type().is_socket() => {
+            return Err(BindError::NotASocket(bind.clone()));
+        }
+        Ok(_) => {
+            // A socket file without a listener is what a crash leaves behind.
+            if UnixStream::connect(path).is_ok() {
+                return Err(BindError::InUse(bind.clone()));
+            }
+            fs::remove_file(path).map_err(system)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(system(error)),
+    }
+    let listener = UnixListener::bind(path).map_err(system)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(UNIX_MODE)).map_err(system)?;
+    listener.set_nonblocking(true).map_err(system)?;
+    Ok(listener)
+}
+
+fn unix_path(listener: &UnixListener) -> String {
+    listener
+        .local_addr()
+        .ok()
+        .and_then(|address| address.as_pathname().map(|path| path.to_string_lossy().into_owned()))
+        .unwrap_or_default()
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "localhost".to_owned())
+}

@@ -1,0 +1,13 @@
+//! Sockets: listeners, the accept loop, and connections as far as they are bytes and time.
+//!
+//! `run` makes the listeners, `edge` runs [`accept`], `http` speaks on the [`Stream`]s.
+
+mod accept;
+mod connection;
+mod listener;
+mod stream;
+
+pub use accept::accept;
+pub use connection::{Connection, Connections, Limits, Peer, Phase};
+pub use listener::{BindError, Listener};
+pub use stream::Stream;

@@ -1,0 +1,140 @@
+//! A connection's bytes: TCP or unix, with its phase kept and its orders obeyed.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::connection::{Connection, Order, Phase};
+
+/// The socket of an accepted connection.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub struct Stream {
+    socket: Socket,
+    connection: Arc<Connection>,
+}
+
+/// What a client gets whose head did not arrive in time (RFC 9110 §15.5.9).
+const REQUEST_TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+macro_rules! with_socket {
+    ($self:ident, $socket:ident => $call:expr) => {
+        match &mut $self.socket {
+            Socket::Tcp($socket) => $call,
+            Socket::Unix($socket) => $call,
+        }
+    };
+}
+
+impl Stream {
+    pub(super) fn new(socket: Socket, connection: Arc<Connection>) -> Self {
+        Self { socket, connection }
+    }
+
+    /// What is known of it.
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Nothing to read: does the daemon want something of this connection?
+    fn obey(&mut self) -> Poll<io::Result<()>> {
+        match (self.connection.order(), self.connection.phase()) {
+            (Order::Break, _) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            (Order::CloseIdle, Phase::Fresh | Phase::Idle) => Poll::Ready(Ok(())),
+            (Order::HeadTooSlow, Phase::Head) => {
+                // Nothing of an answer is under way in this phase, so the socket is ours to write on. A client
+                // that does not even take this gets the end of the connection alone.
+                let written = match &self.socket {
+                    Socket::Tcp(socket) => socket.try_write(REQUEST_TIMEOUT),
+                    Socket::Unix(socket) => socket.try_write(REQUEST_TIMEOUT),
+                };
+                tracing::debug!(client = %self.connection.peer.address, told = written.is_ok(),
+                    "a request's head took longer than timeouts.header");
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            (Order::Stay | Order::CloseIdle | Order::HeadTooSlow, _) => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let this = &mut *self;
+        match with_socket!(this, socket => Pin::new(socket).poll_read(cx, buf)) {
+            Poll::Ready(Ok(())) => {
+                if buf.filled().len() > before {
+                    this.connection.has_read();
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending => {
+                this.connection.remember(cx.waker());
+                this.obey()
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl Stream {
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Ready(_) => self.connection.has_written(true),
+            Poll::Pending => {
+                self.connection.has_written(false);
+                if self.connection.order() == Order::Break {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
+        }
+        written
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let written = with_socket!(this, socket => Pin::new(socket).poll_write(cx, bytes));
+        this.note(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let written = with_socket!(this, socket => Pin::new(socket).poll_write_vectored(cx, slices));
+        this.note(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Nothing is buffered here: sockets write through.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        with_socket!(this, socket => Pin::new(socket).poll_shutdown(cx))
+    }
+}

@@ -1,0 +1,101 @@
+//! Makes a worker's process.
+//!
+//! # Why `unsafe`
+//! Four things must happen in the child between fork and exec, and only `pre_exec` can do them: entering
+//! the cgroup (so that no instruction of the worker runs outside it), placing the control socket at its
+//! number, asking for SIGKILL when the daemon dies, and ignoring the terminal's SIGINT. The closure makes
+//! plain system calls only: no allocation, no lock, no logging (signal-safety(7)).
+#![expect(unsafe_code, reason = "pre_exec")]
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{SigHandler, Signal};
+use rgun_channel::control::CONTROL_FD;
+
+use crate::systemd::OWN_VARIABLES;
+use crate::systemd::cgroup::Leaf;
+
+use super::{Plan, SpawnError};
+
+/// Runs in the worker's interpreter before anything else: checks the interpreter, loads the extension.
+const BOOTSTRAP: &str = include_str!("../../worker/bootstrap.py");
+
+pub(super) fn spawn(
+    plan: &Plan<'_>,
+    extension: &Path,
+    control: &OwnedFd,
+    leaf: Option<&Leaf>,
+) -> Result<Child, SpawnError> {
+    let entrance = match leaf.map(Leaf::entrance).transpose() {
+        Ok(entrance) => entrance,
+        Err(source) => return Err(SpawnError::System { what: "the cgroup's entrance", source }),
+    };
+    let entrance_fd = entrance.as_ref().map(AsRawFd::as_raw_fd);
+    let control_fd = control.as_raw_fd();
+    let python = &plan.app.python;
+    let mut command = Command::new(&python.path);
+    command
+        .arg("-c")
+        .arg(BOOTSTRAP)
+        .arg(extension)
+        // Read by nobody but people who look at the process list.
+        .arg(format!("rgun worker {} [{}]", plan.worker.number.0, plan.app.target))
+        .current_dir(&plan.app.directory)
+        .stdin(Stdio::null())
+        .process_group(0);
+    for variable in OWN_VARIABLES {
+        command.env_remove(variable);
+    }
+    command.envs(plan.app.env.iter().map(|(name, value)| (name, value)));
+    let daemon = nix::unistd::getpid();
+    // SAFETY: the closure only makes async-signal-safe system calls and does not allocate: `io::Error`s are
+    // made from an errno.
+    unsafe {
+        command.pre_exec(move || in_child(entrance_fd, control_fd, daemon));
+    }
+    command.spawn().map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => SpawnError::Interpreter {
+            path: python.path.clone(),
+            source_of_path: python.source.to_string(),
+            source,
+        },
+        _ if source.raw_os_error() == Some(nix::errno::Errno::ENOEXEC as i32) => SpawnError::Interpreter {
+            path: python.path.clone(),
+            source_of_path: python.source.to_string(),
+            source,
+        },
+        _ => SpawnError::System { what: "the process", source },
+    })
+}
+
+/// Between fork and exec. Only async-signal-safe calls.
+fn in_child(entrance: Option<RawFd>, control: RawFd, daemon: nix::unistd::Pid) -> io::Result<()> {
+    if let Some(entrance) = entrance {
+        // "0" is the writing process itself (cgroups(7)).
+        // SAFETY: the descriptor is open: the parent keeps the file until the child has been made.
+        let entrance = unsafe { std::os::fd::BorrowedFd::borrow_raw(entrance) };
+        nix::unistd::write(entrance, b"0")?;
+    }
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if nix::unistd::getppid() != daemon {
+        // The daemon died before the call above: nobody would ever send the signal.
+        return Err(io::Error::from_raw_os_error(nix::errno::Errno::ESRCH as i32));
+    }
+    // The terminal's ^C is the daemon's to handle.
+    // SAFETY: SIG_IGN is not a function of ours that could run at a bad time.
+    unsafe { nix::sys::signal::signal(Signal::SIGINT, SigHandler::SigIgn) }?;
+    // SAFETY: the descriptor is open in the child as it was in the parent.
+    let from = unsafe { std::os::fd::BorrowedFd::borrow_raw(control) };
+    if control == CONTROL_FD {
+        nix::fcntl::fcntl(from, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+    } else {
+        // dup2 clears close-on-exec on the copy; what stood at that number was the daemon's, and is closed.
+        // SAFETY: this is the forked child before exec; nothing in it uses the old descriptor any more.
+        unsafe { nix::unistd::dup2_raw(from, CONTROL_FD) }.map(std::os::fd::IntoRawFd::into_raw_fd)?;
+    }
+    Ok(())
+}

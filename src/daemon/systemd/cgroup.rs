@@ -1,0 +1,212 @@
+//! The daemon's delegated cgroup: a leaf for itself, a leaf per worker (cgroups(7); systemd's
+//! CGROUP_DELEGATION).
+//!
+//! ```text
+//! rgun.service/            systemd's; ours to fill because of Delegate=
+//!   daemon/                this process
+//!   workers/g1-w0-1/       one worker: generation 1, seat 0, life 1
+//! ```
+//! Processes may only live in leaves once controllers are enabled below a cgroup, so the daemon moves
+//! itself first. Where nothing is delegated (no systemd, a container without cgroup2) workers stay where
+//! the daemon is; that is said once, and everything else works.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The delegated subtree.
+#[derive(Debug)]
+pub struct Delegation {
+    workers: PathBuf,
+}
+
+/// A worker's leaf; removed by [`Leaf::remove`] after its processes are gone.
+#[derive(Debug)]
+pub struct Leaf {
+    path: PathBuf,
+}
+
+/// Why there is no delegation. None of these is an error: the daemon goes on without.
+#[derive(Debug, thiserror::Error)]
+pub enum NoDelegation {
+    /// Not started by systemd with `Delegate=`.
+    #[error("the service's cgroup is not delegated (Delegate= is not set, or this is not a systemd service)")]
+    NotDelegated,
+    /// No cgroup2 file system is mounted.
+    #[error("no cgroup2 file system is mounted")]
+    NoCgroup2,
+    /// The kernel said no.
+    #[error("cannot {what} {path}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Delegation {
+    /// Takes possession of the cgroup this process is in, if systemd has delegated it: moves the process
+    /// to `daemon/`, enables the controllers that are there, makes `workers/`.
+    ///
+    /// # Errors
+    /// Why it is not possible; the caller goes on without.
+    pub fn take() -> Result<Self, NoDelegation> {
+        let own = own_cgroup()?;
+        // systemd marks a delegated cgroup with an extended attribute, but only since 251 and not in every
+        // container; ownership of cgroup.procs and our being alone in it is what it means in practice.
+        let name = own.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        // DelegateSubgroup= (systemd 254) starts us in a leaf already.
+        let (root, inside) = match own.parent() {
+            Some(parent) if name == "daemon" => (parent.to_path_buf(), true),
+            _ => (own.clone(), false),
+        };
+        let is_service = root.extension().is_some_and(|kind| kind == "service" || kind == "scope");
+        if !is_service || std::env::var_os("INVOCATION_ID").is_none() {
+            return Err(NoDelegation::NotDelegated);
+        }
+        if !inside {
+            if others_in(&root)? {
+                return Err(NoDelegation::NotDelegated);
+            }
+            let leaf = root.join("daemon");
+            make(&leaf).map_err(|error| match error {
+                NoDelegation::System { ref source, .. } if is_refusal(source) => NoDelegation::NotDelegated,
+                error => error,
+            })?;
+            write(&leaf.join("cgroup.procs"), "0")?;
+        }
+        let workers = root.join("workers");
+        make(&workers)?;
+        enable_controllers(&root);
+        enable_controllers(&workers);
+        Ok(Self { workers })
+    }
+
+    /// Makes the leaf of a worker.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn leaf(&self, name: &str) -> Result<Leaf, NoDelegation> {
+        let path = self.workers.join(name);
+        make(&path)?;
+        Ok(Leaf { path })
+    }
+}
+
+impl Leaf {
+    /// Opens the file into which the new process writes itself, between fork and exec.
+    ///
+    /// # Errors
+    /// What `open(2)` says.
+    pub fn entrance(&self) -> io::Result<File> {
+        OpenOptions::new().write(true).open(self.path.join("cgroup.procs"))
+    }
+
+    /// SIGKILL to everything in it, children of the worker too (`cgroup.kill`, Linux 5.14). False when the
+    /// kernel has no such file: the caller then kills the process group.
+    pub fn kill(&self) -> bool {
+        write(&self.path.join("cgroup.kill"), "1").is_ok()
+    }
+
+    /// Removes it. Fails (EBUSY) while a process is left in it.
+    ///
+    /// # Errors
+    /// What `rmdir(2)` says.
+    pub fn remove(&self) -> io::Result<()> {
+        match fs::remove_dir(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+fn make(path: &Path) -> Result<(), NoDelegation> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(NoDelegation::System { what: "make", path: path.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), NoDelegation> {
+    let system = |source| NoDelegation::System { what: "write to", path: path.to_owned(), source };
+    let mut file = OpenOptions::new().write(true).open(path).map_err(system)?;
+    file.write_all(text.as_bytes()).map_err(system)
+}
+
+fn read(path: &Path) -> Result<String, NoDelegation> {
+    fs::read_to_string(path).map_err(|source| NoDelegation::System {
+        what: "read",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Is any process but this one in the cgroup? Then it is not ours to rearrange.
+fn others_in(cgroup: &Path) -> Result<bool, NoDelegation> {
+    let own = std::process::id().to_string();
+    Ok(read(&cgroup.join("cgroup.procs"))?.lines().any(|pid| pid != own))
+}
+
+/// Enables each controller that is available, one by one: an absent one must not cost the others.
+fn enable_controllers(cgroup: &Path) {
+    let available = read(&cgroup.join("cgroup.controllers")).unwrap_or_default();
+    for controller in ["memory", "pids", "cpu", "io"] {
+        if !available.split_ascii_whitespace().any(|name| name == controller) {
+            tracing::debug!(rgun.controller = controller, "cgroup controller is not delegated, ignoring");
+            continue;
+        }
+        if let Err(error) = write(&cgroup.join("cgroup.subtree_control"), &format!("+{controller}")) {
+            tracing::debug!(rgun.controller = controller, error = %crate::report::Chain(&error),
+                "cannot enable a cgroup controller, ignoring");
+        }
+    }
+}
+
+/// The cgroup this process is in, as a path below the mounted cgroup2 file system.
+fn own_cgroup() -> Result<PathBuf, NoDelegation> {
+    let mounts = read(Path::new("/proc/self/mountinfo"))?;
+    let (root, mount_point) = cgroup2_mount(&mounts).ok_or(NoDelegation::NoCgroup2)?;
+    let membership = read(Path::new("/proc/self/cgroup"))?;
+    let own = membership.lines().find_map(|line| line.strip_prefix("0::")).ok_or(NoDelegation::NoCgroup2)?;
+    let below = Path::new(own).strip_prefix(root).map_err(|_| NoDelegation::NoCgroup2)?;
+    Ok(mount_point.join(below))
+}
+
+/// Finds the cgroup2 mount: its root within the hierarchy and its mount point (proc_pid_mountinfo(5)).
+/// Hybrid hosts mount it at `/sys/fs/cgroup/unified`, so the path cannot be assumed.
+fn cgroup2_mount(mountinfo: &str) -> Option<(&Path, PathBuf)> {
+    mountinfo.lines().find_map(|line| {
+        let (fields, rest) = line.split_once(" - ")?;
+        if rest.split(' ').next()? != "cgroup2" {
+            return None;
+        }
+        let mut fields = fields.split(' ').skip(3);
+        Some((Path::new(fields.next()?), PathBuf::from(fields.next()?)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cgroup2_mount_is_found_on_unified_and_hybrid_hosts() {
+        let unified = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(cgroup2_mount(unified), Some((Path::new("/"), "/sys/fs/cgroup".into())));
+        let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                      40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+        assert_eq!(cgroup2_mount(hybrid), Some((Path::new("/"), "/sys/fs/cgroup/unified".into())));
+        assert_eq!(cgroup2_mount("31 23 0:28 / / rw - ext4 /dev/vda rw\n"), None);
+    }
+}

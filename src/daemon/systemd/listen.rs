@@ -1,0 +1,131 @@
+//! Socket activation: the sockets systemd passes, by name (sd_listen_fds(3)).
+
+use std::env;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+
+use listenfd::ListenFd;
+use nix::sys::socket::{
+    AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
+};
+
+/// A listening socket that systemd owns.
+#[derive(Debug)]
+pub struct Inherited {
+    /// `FileDescriptorName=` of its socket unit; `unknown` when none was told.
+    pub name: String,
+    /// The socket.
+    pub socket: InheritedSocket,
+}
+
+/// Its kind.
+#[derive(Debug)]
+pub enum InheritedSocket {
+    /// IPv4 or IPv6.
+    Tcp(TcpListener),
+    /// `AF_UNIX`, `SOCK_STREAM`.
+    Unix(UnixListener),
+}
+
+/// Why what systemd passed cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// `LISTEN_FDS` is set for this process and names no socket.
+    #[error("LISTEN_FDS={0:?} names no socket; check that the socket unit has a ListenStream=")]
+    None(String),
+    /// A descriptor is not a listening stream socket.
+    #[error(
+        "socket {name:?} (descriptor {fd}) is {what}, not a listening stream socket; \
+         use ListenStream= with Accept=no in the socket unit"
+    )]
+    Unusable {
+        /// Its `FileDescriptorName=`.
+        name: String,
+        /// Its number.
+        fd: i32,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A system call on it failed.
+    #[error("cannot use socket {name:?} from systemd")]
+    System {
+        /// Its `FileDescriptorName=`.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Takes the sockets out of the environment. Empty when this process was not socket-activated
+/// (`LISTEN_PID` is absent or another process's).
+///
+/// # Errors
+/// When there is a descriptor that is not a listening stream socket, or `LISTEN_FDS` names none.
+pub fn inherited() -> Result<Vec<Inherited>, ListenError> {
+    let ours = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    let count = env::var("LISTEN_FDS").ok();
+    let names: Vec<String> = env::var("LISTEN_FDNAMES")
+        .map(|names| names.split(':').map(str::to_owned).collect())
+        .unwrap_or_default();
+    let mut passed = ListenFd::from_env();
+    if passed.len() == 0 {
+        return match count {
+            Some(count) if ours => Err(ListenError::None(count)),
+            _ => Ok(Vec::new()),
+        };
+    }
+    let mut sockets = Vec::new();
+    for index in 0..passed.len() {
+        let name = names.get(index).filter(|name| !name.is_empty()).cloned();
+        let name = name.unwrap_or_else(|| "unknown".to_owned());
+        let system = |source| ListenError::System { name: name.clone(), source };
+        let Some(fd) = passed.take_raw_fd(index).map_err(system)? else { continue };
+        #[expect(unsafe_code, reason = "adopting a descriptor that systemd passed")]
+        // SAFETY: LISTEN_PID names this process and LISTEN_FDS covers this number, so the descriptor is
+        // open and ours alone; `take_raw_fd` gives each out once.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let socket = adopt(fd, &name)?;
+        sockets.push(Inherited { name, socket });
+    }
+    Ok(sockets)
+}
+
+fn adopt(fd: OwnedFd, name: &str) -> Result<InheritedSocket, ListenError> {
+    let system = |source: io::Error| ListenError::System { name: name.to_owned(), source };
+    let unusable = |what| ListenError::Unusable { name: name.to_owned(), fd: fd.as_raw_fd(), what };
+    nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))
+        .map_err(|errno| system(errno.into()))?;
+    let family = match family(fd.as_fd()) {
+        Ok(family) => family,
+        Err(nix::errno::Errno::ENOTSOCK) => return Err(unusable("not a socket")),
+        Err(errno) => return Err(system(errno.into())),
+    };
+    let kind = getsockopt(&fd, sockopt::SockType).map_err(|errno| system(errno.into()))?;
+    if kind != SockType::Stream {
+        return Err(unusable("a datagram or other socket"));
+    }
+    if !getsockopt(&fd, sockopt::AcceptConn).map_err(|errno| system(errno.into()))? {
+        return Err(unusable("a connection (Accept=yes)"));
+    }
+    let socket = match family {
+        Some(AddressFamily::Inet | AddressFamily::Inet6) => {
+            let listener = TcpListener::from(fd);
+            listener.set_nonblocking(true).map_err(system)?;
+            InheritedSocket::Tcp(listener)
+        }
+        Some(AddressFamily::Unix) => {
+            let listener = UnixListener::from(fd);
+            listener.set_nonblocking(true).map_err(system)?;
+            InheritedSocket::Unix(listener)
+        }
+        _ => return Err(unusable("of an address family other than IPv4, IPv6 and unix")),
+    };
+    Ok(socket)
+}
+
+fn family(fd: BorrowedFd<'_>) -> nix::Result<Option<AddressFamily>> {
+    Ok(getsockname::<SockaddrStorage>(fd.as_raw_fd())?.family())
+}
