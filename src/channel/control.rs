@@ -112,7 +112,8 @@ pub enum Command {
     Start(Box<Start>),
     /// The descriptor of this exchange's body; its frame follows on the ring.
     Body(ExchangeId),
-    /// The exchange was revoked: drop its body's descriptor.
+    /// The exchange was revoked: drop its body's descriptor. If it runs already, its client has gone: the
+    /// worker does not read the application's iterable any further, closes it, and sends DONE.
     Forget(ExchangeId),
     /// Claim nothing more, finish what runs, exit 0.
     Stop,

@@ -16,7 +16,7 @@ use rgun_channel::control::{
 use rgun_channel::map::Map;
 use rustix::io::FdFlags;
 
-use crate::python::{EX_CONFIG, EX_SOFTWARE, support, system_exit};
+use crate::python::{EX_CONFIG, EX_SOFTWARE, support, system_exit, watch_forks};
 use crate::worker::Worker;
 use crate::{control, serve, wsgi};
 
@@ -48,6 +48,7 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     };
     let worker: &'static Worker =
         Box::leak(Box::new(Worker::new(start, socket, Arc::new(map), reactor, eventfd)));
+    watch_forks(py)?;
     let served = wsgi::Application::new(py, worker, application)?;
     control::spawn(worker)?;
     tell(&worker.control, &Report::Ready { interface: Interface::Wsgi })?;
@@ -105,8 +106,9 @@ fn tell(socket: &OwnedFd, report: &Report) -> PyResult<()> {
 
 /// For instance `CPython 3.11.2`.
 fn interpreter(py: Python<'_>) -> PyResult<String> {
-    let version: String = py.import("platform")?.call_method0("python_version")?.extract()?;
-    Ok(format!("CPython {version}"))
+    // "3.11.2 (main, ...) [GCC ...]"
+    let version: String = py.import("sys")?.getattr("version")?.extract()?;
+    Ok(format!("CPython {}", version.split_whitespace().next().unwrap_or("?")))
 }
 
 type Failure = (FailureKind, String, String);

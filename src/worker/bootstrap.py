@@ -6,21 +6,28 @@ SyntaxError. What cannot run is reported as a Refused message: the byte R, then 
 """
 
 import os
-import platform
 import sys
 
 CONTROL = 3
 EX_CONFIG = 78
 
 
-def refuse(why):
-    text = "%s is %s %s%s; rgun needs CPython 3.9 or later, not a free-threaded build; set app.python to one" % (
+def this():
+    """For instance `/usr/bin/python3.8 (CPython 3.8.10)`."""
+    import platform  # costs milliseconds, so only when there is something to say
+
+    return "%s (%s %s)" % (
         sys.executable or "the interpreter",
         platform.python_implementation(),
         platform.python_version(),
-        why,
     )
-    report(text)
+
+
+def refuse(why):
+    report(
+        "%s cannot run a worker: %s; rgun needs CPython 3.9 or later, not a free-threaded build; "
+        "set app.python to such an interpreter" % (this(), why)
+    )
 
 
 def report(text):
@@ -32,33 +39,29 @@ def report(text):
 
 def load(path):
     """Loads the extension under its own name, whatever file it is in."""
-    import importlib.machinery
-    import importlib.util
+    from importlib.machinery import ExtensionFileLoader, ModuleSpec
 
-    loader = importlib.machinery.ExtensionFileLoader("rgun_worker", path)
-    spec = importlib.util.spec_from_file_location("rgun_worker", path, loader=loader)
-    module = importlib.util.module_from_spec(spec)
+    loader = ExtensionFileLoader("rgun_worker", path)
+    module = loader.create_module(ModuleSpec("rgun_worker", loader, origin=path))
     sys.modules["rgun_worker"] = module
     loader.exec_module(module)
     return module
 
 
 def start():
-    if platform.python_implementation() != "CPython":
-        refuse("")
+    if getattr(getattr(sys, "implementation", None), "name", "cpython") != "cpython" or hasattr(sys, "pypy_version_info"):
+        refuse("it is not CPython")
     if sys.version_info < (3, 9):
-        refuse("")
-    import sysconfig
-
-    # Py_GIL_DISABLED tells the build; abi3 extensions cannot be loaded there even with the GIL switched on.
-    if sysconfig.get_config_var("Py_GIL_DISABLED") or not getattr(sys, "_is_gil_enabled", lambda: True)():
-        refuse(" (free-threaded)")
+        refuse("it is too old")
+    # A build without the GIL has the ABI flag t; it cannot load abi3 extensions even with the GIL switched on.
+    if "t" in getattr(sys, "abiflags", ""):
+        refuse("it is a free-threaded build")
     try:
         main = load(sys.argv[1]).main
     except BaseException as error:
         report(
-            "%s (CPython %s) cannot load the extension %s: %s: %s; reinstall rgun, or set app.python to another interpreter"
-            % (sys.executable, platform.python_version(), sys.argv[1:], type(error).__name__, error)
+            "%s cannot load the extension %s: %s: %s; reinstall rgun, or set app.python to another interpreter"
+            % (this(), " ".join(sys.argv[1:]), type(error).__name__, error)
         )
     main()
 
@@ -68,7 +71,4 @@ try:
 except SystemExit:
     raise
 except BaseException as error:
-    report(
-        "%s (Python %s) failed before the application was loaded: %s: %s; app.python names this interpreter"
-        % (sys.executable, platform.python_version(), type(error).__name__, error)
-    )
+    report("%s, named by app.python, failed in the worker itself: %s: %s" % (this(), type(error).__name__, error))

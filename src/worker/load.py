@@ -2,17 +2,17 @@
 
 Embedded into the extension and run once (src/worker/python.rs). `load` returns what the extension reports to the
 daemon; it never raises for a fault of the configuration or of the application. Runs on CPython 3.9 and later.
+
+Modules that only failures need are imported where they are: difflib, pkgutil and traceback would take a third of the
+time from the start of a worker to its first request.
 """
 
-import difflib
 import functools
 import importlib
-import inspect
 import io
 import os
-import pkgutil
 import sys
-import traceback
+import types
 
 WSGI, ASGI = "wsgi", "asgi"
 CONFIG, APP = 0, 1
@@ -110,6 +110,8 @@ def missing_module(module, error, directory):
         path = sys.modules[package].__path__ if package else [directory]
     except (KeyError, AttributeError):
         return f"app.target: there is no module {module}: {error.args[0]}; correct app.target"
+    import pkgutil
+
     names = [info.name for info in pkgutil.iter_modules(path)]
     where = os.pathsep.join(path)
     return (
@@ -133,6 +135,8 @@ def missing_attribute(module, attribute, name, owner, error):
 
 def nearest(name, names):
     """The hint, or nothing."""
+    import difflib
+
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if not close and name == "application":
         # gunicorn's default name; most Flask projects call it app.
@@ -149,24 +153,36 @@ def detect(application):
     """WSGI or ASGI, by how it wants to be called: nothing is called to find out."""
     while isinstance(application, functools.partial):
         application = application.func
-    call = application if inspect.isroutine(application) else getattr(application, "__call__", None)
-    if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(application):
+    call, given = application, 0
+    if isinstance(application, type):
+        # A class as the application: its instances are the iterable (WSGI), or are awaited (ASGI 2).
+        if is_coroutine_function(getattr(application, "__call__", None)):
+            return ASGI
+        call, given = application.__init__, 1
+    elif not isinstance(application, (types.FunctionType, types.MethodType, types.BuiltinFunctionType)):
+        call, given = type(application).__call__, 1
+    if isinstance(call, types.MethodType):
+        call, given = call.__func__, 1
+    if is_coroutine_function(call):
         return ASGI
-    try:
-        parameters = inspect.signature(application).parameters.values()
-    except (TypeError, ValueError):
+    code = getattr(call, "__code__", None)
+    if code is None:
         return WSGI
-    needed = [
-        each
-        for each in parameters
-        if each.default is each.empty and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-    ]
     # ASGI 3 is called with scope, receive and send; WSGI with environ and start_response.
-    return ASGI if len(needed) == 3 else WSGI
+    return ASGI if code.co_argcount - given - len(call.__defaults__ or ()) == 3 else WSGI
+
+
+def is_coroutine_function(call):
+    """As inspect.iscoroutinefunction, without importing inspect."""
+    code = getattr(call, "__code__", None)
+    # CO_COROUTINE; and the mark that inspect.markcoroutinefunction leaves since 3.12.
+    return bool(code and code.co_flags & 0x80) or hasattr(call, "_is_coroutine_mark")
 
 
 def describe(error):
     """The one-line summary and the traceback, without frames of ours."""
+    import traceback
+
     trim(error)
     only = traceback.format_exception_only(type(error), error)
     # A SyntaxError's message comes last, after the source line; notes (PEP 678) come after the message.
@@ -213,3 +229,20 @@ def regular_file(filelike):
         return raw.fileno(), filelike.tell()
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def leave_child(error):
+    """Ends a process that the application forked and that came back out of the application."""
+    code = 70
+    try:
+        if isinstance(error, SystemExit):
+            # As Python's own exit: None is 0, a number itself, anything else is printed and 1.
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        elif error is None:
+            sys.stderr.write("rgun: a process that the application forked came back into the server; it is ended\n")
+        else:
+            sys.stderr.write(describe(error)[1])
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code & 0xFF)

@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "the limited API of 3.9 has no safe way to read a str without allocating")]
 
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::PySystemExit;
@@ -14,7 +15,7 @@ use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyModule, PyString};
+use pyo3::types::{PyCFunction, PyDict, PyModule, PyString};
 use rgun_channel::frame::AppError;
 
 /// Exit code for a wrong configuration, `sysexits(3)`.
@@ -99,6 +100,32 @@ pub(crate) fn decimal(py: Python<'_>, mut number: u64) -> PyResult<Bound<'_, PyS
 pub(crate) fn reference_count<T>(object: &Py<T>, _py: Python<'_>) -> isize {
     // SAFETY: a valid object, and we are attached.
     unsafe { ffi::Py_REFCNT(object.as_ptr()) }
+}
+
+/// Set in processes that the application forked; see [`leave_forked_child`].
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// Is this a process that the application forked?
+pub(crate) fn is_forked_child() -> bool {
+    FORKED.load(Ordering::Relaxed)
+}
+
+/// Arranges for [`is_forked_child`] to know.
+pub(crate) fn watch_forks(py: Python<'_>) -> PyResult<()> {
+    let mark = PyCFunction::new_closure(py, None, None, |_, _| FORKED.store(true, Ordering::Relaxed))?;
+    let arguments = PyDict::new(py);
+    arguments.set_item("after_in_child", mark)?;
+    py.import("os")?.call_method("register_at_fork", (), Some(&arguments)).map(drop)
+}
+
+/// Ends a child process that came back from the application into the server, by an exception
+/// (`sys.exit()` after `os.fork()`) or an answer: the channel belongs to its parent.
+pub(crate) fn leave_forked_child(py: Python<'_>, error: Option<&PyErr>) -> ! {
+    let error = error.map(|error| error.clone_ref(py).into_value(py));
+    let left = support(py).and_then(|module| module.call_method1(intern!(py, "leave_child"), (error,)));
+    // Does not return, unless it could not even be called.
+    drop(left);
+    exit_now(EX_SOFTWARE)
 }
 
 /// Ends the process at once: no destructors, no atexit, no flush. For when the daemon is gone, or the

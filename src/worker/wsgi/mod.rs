@@ -18,7 +18,7 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 use rgun_channel::Broken;
 use rgun_channel::frame::Request;
 
-use crate::python::{Described, reference_count, warn};
+use crate::python::{Described, is_forked_child, leave_forked_child, reference_count, warn};
 use crate::worker::{Worker, now};
 use environ::Environ;
 use file_wrapper::FileWrapper;
@@ -253,6 +253,7 @@ fn fail(
 ) -> Result<(), Broken> {
     let described = match fault {
         Fault::Channel(broken) => return Err(broken.clone()),
+        Fault::Python(error) if is_forked_child() => leave_forked_child(py, Some(error)),
         Fault::Python(error) => Described::of(py, error),
         Fault::App(described) => {
             return start_response.borrow_mut().response.raise(py, described, done);

@@ -24,7 +24,7 @@ use rgun_channel::layout::{INLINE_BODY, RESPONSE_WINDOW};
 use super::file_wrapper::File;
 use super::head::Head;
 use super::{Application, Finished, warn_once};
-use crate::python::Described;
+use crate::python::{Described, is_forked_child, leave_forked_child};
 use crate::worker::{InterruptibleFutex, Worker, now};
 
 /// Why an exchange did not go as it should.
@@ -271,6 +271,7 @@ impl Response {
             self.send(py, &[], true, false)?;
         } else {
             self.given = len;
+            in_the_worker(py);
             let end = len == length;
             let message = Report::File(self.exchange).encode();
             let worker = self.worker();
@@ -296,6 +297,7 @@ impl Response {
         if self.stage == Stage::Done {
             return Ok(());
         }
+        in_the_worker(py);
         self.stage = Stage::Ended;
         self.part(py, CompletionKind::Body, 0, &Body::Inline(&[]), true, true)
     }
@@ -306,6 +308,7 @@ impl Response {
             // An application that notices that its client has gone may raise; nobody is to be told.
             return if done { self.done(py) } else { Ok(()) };
         }
+        in_the_worker(py);
         if done {
             self.finish();
         }
@@ -386,6 +389,7 @@ impl Response {
 
     /// Sends body bytes in as many frames as they need, the head with the first.
     fn send(&mut self, py: Python<'_>, data: &[u8], end: bool, done: bool) -> Result<(), Broken> {
+        in_the_worker(py);
         let worker = self.worker();
         let most = worker.start.geometry.max_completion_frame();
         let mut rest = data;
@@ -463,6 +467,14 @@ impl Response {
 /// Room that a completion's fixed part, and slab chunks or a file, take in a frame.
 const HEAD_ROOM: usize = 32 + 16 * 8;
 
+/// The channel is the worker's own: before anything is sent, or a lock is taken that another thread may
+/// have held when the application forked.
+fn in_the_worker(py: Python<'_>) {
+    if is_forked_child() {
+        leave_forked_child(py, None);
+    }
+}
+
 fn never_started() -> Fault {
     Fault::App(Described::plain("the application gave a body without calling start_response() (PEP 3333)"))
 }
@@ -471,6 +483,7 @@ fn too_late() -> PyErr {
     PyRuntimeError::new_err("the response is complete; start_response() and write() belong to one request")
 }
 
-fn gone() -> PyErr {
+/// What `write()` raises when nobody is there to read.
+pub(crate) fn gone() -> PyErr {
     PyBrokenPipeError::new_err("the client has gone")
 }

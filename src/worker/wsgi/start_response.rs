@@ -8,7 +8,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTraceback, PyTuple};
 
-use super::response::{Fault, Response};
+use super::response::{Fault, Response, Stage, gone};
 use crate::python::Described;
 
 /// What the application is called with as its second argument.
@@ -47,6 +47,8 @@ impl StartResponse {
             PyTypeError::new_err(format!("write() takes bytes, not {} (PEP 3333)", type_name(data)))
         })?;
         match self.response.chunk(py, data.as_bytes()) {
+            // An iterable is simply not read any further; a loop around write() has to be told.
+            Ok(Stage::Abandoned) => Err(gone()),
             Ok(_) => Ok(()),
             Err(Fault::Python(error)) => Err(error),
             Err(Fault::App(Described { summary, .. })) => Err(PyTypeError::new_err(summary)),
