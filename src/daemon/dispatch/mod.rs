@@ -122,7 +122,7 @@ pub struct Load {
 
 /// Deferred doorbells are rung after this many submissions even if the reactor has not come to the end of
 /// its turn: tokio polls up to `event_interval` tasks before it parks.
-const MAX_DEFERRED: u32 = 16;
+const MAX_DEFERRED: u32 = 64;
 
 /// A prefetched record that nobody has claimed for this long is taken back.
 const STALL: Duration = Duration::from_millis(1);
@@ -165,7 +165,7 @@ impl Dispatcher {
     /// Gives a request to a worker, or queues it.
     ///
     /// `request.exchange` is ignored: the id is chosen here. `body` is the spooled body when it does not
-    /// travel in the frame.
+    /// travel in the frame. `now` is when the request was complete: its waiting time counts from there.
     ///
     /// # Errors
     /// The queue is full, nobody will serve soon, or a part of the head is too long for a frame.
@@ -174,8 +174,8 @@ impl Dispatcher {
         request: &Request<'_>,
         fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
         body: Option<OwnedFd>,
+        now: Instant,
     ) -> Result<Ticket, Fault> {
-        let now = Instant::now();
         let mut state = self.lock();
         let state = &mut *state;
         let mut frame = state.exchanges.spare_frame();

@@ -25,9 +25,10 @@ use super::exchange::{Exchange, Exchanges, FilePart, Head, Payload, Place};
 use super::{Notice, NoticeSink};
 
 /// Depth of prefetch: as many requests as fit into this much service time, and at most [`MAX_DEPTH`].
-/// Measured: microsecond applications need 8 to 16 to keep both sides busy, millisecond ones none.
+/// Measured with a hello application on one core: 64 deep costs 4 % less CPU per request than 16 deep, because
+/// daemon and worker change places half as often; millisecond applications need none.
 const PREFETCH_TIME: Duration = Duration::from_micros(100);
-const MAX_DEPTH: u32 = 16;
+const MAX_DEPTH: u32 = 64;
 
 /// Waiting this long in another worker's ring is worth a wake-up of an idle one.
 const WORTH_STEALING: Duration = Duration::from_micros(50);

@@ -51,6 +51,7 @@ pub struct Server {
     /// Where bodies over 16 MiB wait: a file system on disk.
     spool: PathBuf,
     ids: RequestIds,
+    clock: Clock,
     journal: Journal,
     log_access: bool,
 }
@@ -69,7 +70,15 @@ impl Server {
         journal: Journal,
         log_access: bool,
     ) -> Arc<Self> {
-        Arc::new(Self { dispatcher, limits, spool, ids: RequestIds::new(), journal, log_access })
+        Arc::new(Self {
+            dispatcher,
+            limits,
+            spool,
+            ids: RequestIds::new(),
+            clock: Clock::new(),
+            journal,
+            log_access,
+        })
     }
 }
 
@@ -107,7 +116,7 @@ async fn respond(
     let begun = Instant::now();
     let (mut parts, incoming) = request.into_parts();
     let id = server.ids.for_request(parts.headers.get(X_REQUEST_ID).map(HeaderValue::as_bytes));
-    let outcome = exchange(server, &connection, &mut parts, incoming, &id).await;
+    let outcome = exchange(server, &connection, &mut parts, incoming, &id, begun).await;
     let mut response = match outcome {
         Ok(answer) => answered(server, connection, &parts, answer, &id, begun),
         Err(refusal) => refused(server, connection, &parts, &refusal, &id, begun),
@@ -124,18 +133,23 @@ async fn exchange(
     parts: &mut request::Parts,
     incoming: Incoming,
     id: &RequestId,
+    begun: Instant,
 ) -> Result<Answer, Refusal> {
     let limits = &server.limits;
     head::check(parts, limits)?;
+    // One look at the clock per request, a second one only after a body.
+    let mut complete = begun;
     let body = if incoming.is_end_stream() {
         Body::Inline(bytes::Bytes::new())
     } else {
         let chunked = incoming.size_hint().exact().is_none();
         let limits = BodyLimits { most: limits.body, pause: limits.body_pause, spool: &server.spool };
-        let body = body::receive(incoming, &limits).await?;
+        // Boxed: it is large, rare, and would be moved about with every request's future.
+        let body = Box::pin(body::receive(incoming, &limits)).await?;
         if chunked {
             head::set_length(&mut parts.headers, body.len());
         }
+        complete = Instant::now();
         body
     };
     let body_len = body.len();
@@ -145,7 +159,7 @@ async fn exchange(
     };
     let frame = frame::Request {
         body_len,
-        received: monotonic_now(),
+        received: server.clock.nanoseconds(begun),
         method: parts.method.as_str().as_bytes(),
         version: head::version(parts.version),
         body_is_fd: spooled.is_some(),
@@ -158,8 +172,10 @@ async fn exchange(
         body: &inline,
         ..frame::Request::new(ExchangeId(0))
     };
-    let ticket =
-        server.dispatcher.submit(&frame, head::fields(&parts.headers), spooled).map_err(Refusal::Exchange)?;
+    let ticket = server
+        .dispatcher
+        .submit(&frame, head::fields(&parts.headers), spooled, complete)
+        .map_err(Refusal::Exchange)?;
     ticket.await.map_err(Refusal::Exchange)
 }
 
@@ -168,11 +184,26 @@ fn path(parts: &request::Parts) -> &[u8] {
     parts.uri.path().as_bytes()
 }
 
-/// `CLOCK_MONOTONIC` in nanoseconds: the clock that workers use as well.
-fn monotonic_now() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or_default() * 1_000_000_000
-        + u64::try_from(now.tv_nsec).unwrap_or_default()
+/// Turns an `Instant` into `CLOCK_MONOTONIC` nanoseconds, the time that daemon and workers share. (`Instant` is
+/// that clock on Linux, but does not say its number.)
+#[derive(Debug)]
+struct Clock {
+    start: Instant,
+    nanoseconds: u64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+        let rest = u64::try_from(now.tv_nsec).unwrap_or_default();
+        Self { start: Instant::now(), nanoseconds: seconds * 1_000_000_000 + rest }
+    }
+
+    fn nanoseconds(&self, instant: Instant) -> u64 {
+        let since = instant.saturating_duration_since(self.start).as_nanos();
+        self.nanoseconds + u64::try_from(since).unwrap_or_default()
+    }
 }
 
 impl Body {
