@@ -188,7 +188,13 @@ def describe(error):
     # A SyntaxError's message comes last, after the source line; notes (PEP 678) come after the message.
     line = only[-1] if isinstance(error, SyntaxError) else only[0]
     lines = line.strip().splitlines() or [type(error).__name__]
-    return lines[0], "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return unicode(lines[0]), unicode(trace)
+
+
+def unicode(text):
+    """What goes over the channel is UTF-8: lone surrogates (undecodable file names, for instance) are written out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def trim(error):

@@ -152,16 +152,19 @@ fn run(
         Ok(close) => close,
         Err(error) => return fail(py, start_response, &error.into(), true),
     };
-    let done = close.is_none();
-    match send_iterable(py, &result, start_response, done) {
-        Ok(()) => {}
-        Err(fault) => fail(py, start_response, &fault, done)?,
-    }
-    let Some(close) = close else { return Ok(()) };
-    // PEP 3333, "Handling Unknown...": close() is called whether the request completed or not.
-    match close.call0() {
-        Ok(_) => start_response.borrow_mut().response.done(py),
-        Err(error) => fail(py, start_response, &error.into(), true),
+    let sent = send_iterable(py, &result, start_response, close.is_none());
+    let Some(close) = close else {
+        return sent.or_else(|fault| fail(py, start_response, &fault, true));
+    };
+    // PEP 3333, "Specification Details": close() is called whether the request completed or not.
+    match (sent, close.call0()) {
+        (Ok(()), Ok(_)) => start_response.borrow_mut().response.done(py),
+        (Ok(()), Err(error)) => fail(py, start_response, &error.into(), true),
+        (Err(fault), Ok(_)) => fail(py, start_response, &fault, true),
+        (Err(fault), Err(error)) => {
+            fail(py, start_response, &fault, false)?;
+            fail(py, start_response, &error.into(), true)
+        }
     }
 }
 
@@ -206,7 +209,8 @@ fn send_iterable<'py>(
     start_response: &Bound<'py, StartResponse>,
     done: bool,
 ) -> Result<(), Fault> {
-    if let Ok(wrapper) = result.cast_exact::<FileWrapper>()
+    if start_response.borrow().response.can_send_file()
+        && let Ok(wrapper) = result.cast_exact::<FileWrapper>()
         && let Some(file) = file_wrapper::file_of(py, wrapper)?
     {
         return start_response.borrow_mut().response.file(py, &file);

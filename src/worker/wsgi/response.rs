@@ -128,6 +128,11 @@ impl Response {
         self.stage > Stage::Prepared
     }
 
+    /// A file goes by descriptor only if it is the body from its first byte on.
+    pub(crate) fn can_send_file(&self) -> bool {
+        self.stage == Stage::Prepared
+    }
+
     /// When the exchange was over, and how long it took.
     pub(crate) fn finished(&self) -> Finished {
         Finished { at: self.finished, service: self.finished.saturating_sub(self.started) }
@@ -251,13 +256,8 @@ impl Response {
         Ok(())
     }
 
-    /// A file instead of a body: its descriptor goes first, the frame that needs it after.
+    /// A file instead of a body ([`Response::can_send_file`]): its descriptor goes first, the frame that needs it after.
     pub(crate) fn file(&mut self, py: Python<'_>, file: &File<'_>) -> Result<(), Fault> {
-        if self.stage != Stage::Prepared {
-            return Err(Fault::App(Described::plain(
-                "start_response() was not called before a file was returned",
-            )));
-        }
         if self.head.length.is_none() {
             self.add_length(file.len)?;
         }

@@ -1,0 +1,188 @@
+"""Starts the real daemon with the extension under test, on a unix socket, for the applications beside.
+
+RGUN_BUILD_DIR is where the binaries are (RGUN_BIN names the daemon alone), else target/{release,fast,debug}; the
+extension is found beside the daemon. RGUN_PYTHONS lists the interpreters the workers run on, with colons between;
+without it, the one that runs pytest.
+"""
+
+import collections
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from http_client import DEADLINE, Connection
+
+HERE = pathlib.Path(__file__).resolve().parent
+TOP = HERE.parent.parent
+HELLO = TOP / "tests/apps/hello"
+APPS = HERE / "apps"
+
+
+def daemon():
+    """The binary under test."""
+    if os.environ.get("RGUN_BIN"):
+        return pathlib.Path(os.environ["RGUN_BIN"])
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target"))
+    found = [target / profile for profile in ("release", "fast", "debug")]
+    if os.environ.get("RGUN_BUILD_DIR"):
+        found = [pathlib.Path(os.environ["RGUN_BUILD_DIR"])]
+    for directory in found:
+        if (directory / "rgun").exists() and (directory / "rgun_worker.abi3.so").exists():
+            return directory / "rgun"
+    pytest.exit(f"no rgun with rgun_worker.abi3.so beside it in {', '.join(map(str, found))}: run `make build`")
+
+
+def pythons():
+    """The interpreters that run the workers."""
+    return [path for path in os.environ.get("RGUN_PYTHONS", "").split(":") if path] or [sys.executable]
+
+
+@pytest.fixture(scope="session", params=pythons())
+def python(request):
+    """Each interpreter to test."""
+    return request.param
+
+
+class Server:
+    """A running daemon: its socket, and what it has logged."""
+
+    def __init__(self, directory, python, target, chdir, flags=(), env=None):
+        self.path = str(directory / "rgun.sock")
+        self.lines = []
+        self.news = threading.Condition()
+        command = [daemon(), target, "--chdir", chdir, "--python", python, "--bind", f"unix:{self.path}"]
+        self.process = subprocess.Popen(
+            [*map(str, command), *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="backslashreplace",
+            env={**os.environ, "NO_COLOR": "1", **(env or {})},
+        )
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        """Collects the log."""
+        for line in self.process.stdout:
+            with self.news:
+                self.lines.append(line.rstrip("\n"))
+                self.news.notify_all()
+        with self.news:
+            self.lines.append(None)
+            self.news.notify_all()
+
+    def log(self):
+        """All of it so far."""
+        with self.news:
+            return "\n".join(line for line in self.lines if line is not None)
+
+    def wait_for(self, text, count=1):
+        """Waits until so many lines of the log contain `text`; the first of them."""
+        with self.news:
+            found = []
+
+            def there():
+                found[:] = [line for line in self.lines if line is not None and text in line]
+                return len(found) >= count or (self.lines and self.lines[-1] is None)
+
+            self.news.wait_for(there, timeout=DEADLINE)
+        assert len(found) >= count, f"no line with {text!r} in\n{self.log()}"
+        return found[0]
+
+    def ready(self):
+        """Waits until the worker can serve."""
+        self.wait_for("is ready")
+        return self
+
+    def connect(self):
+        """A new connection."""
+        return Connection(self.path)
+
+    def get(self, target, method="GET", **more):
+        """One request on a connection of its own."""
+        with self.connect() as connection:
+            return connection.request(method, target, **more)
+
+    def events(self, marker, what=None):
+        """What the application has written down under `?id=marker`."""
+        found = self.get(f"/events?id={marker}").json()
+        return found if what is None else [event for event in found if event["what"] == what]
+
+    def stop(self):
+        """SIGTERM, then the exit status."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            pytest.fail(f"did not stop:\n{self.log()}")
+        finally:
+            self.reader.join(DEADLINE)
+            self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory, python):
+    """A function that starts servers; they are stopped at the end of the session."""
+    servers = []
+
+    def start(target, chdir=APPS, flags=("--workers", "1"), env=None):
+        directory = tmp_path_factory.mktemp("run")
+        server = Server(directory, python, target, chdir, flags, env)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def server(start):
+    """The cases of tests/apps/hello, one worker, one thread."""
+    return start("cases", HELLO).ready()
+
+
+@pytest.fixture(scope="session")
+def threaded(start):
+    """The same with three threads."""
+    return start("cases", HELLO, ("--workers", "1", "--threads", "3")).ready()
+
+
+@pytest.fixture(scope="session")
+def probe(start):
+    """The worker's own cases, beside this file."""
+    return start("probe").ready()
+
+
+@pytest.fixture(scope="session")
+def crowd(start):
+    """The same with three threads."""
+    return start("probe", flags=("--workers", "1", "--threads", "3")).ready()
+
+
+numbers = collections.defaultdict(int)
+
+
+@pytest.fixture
+def marker(request):
+    """A name that only this test uses."""
+    numbers[request.node.name] += 1
+    return f"{abs(hash((request.node.nodeid, numbers[request.node.name], time.monotonic_ns())))}"
+
+
+def eventually(condition, what):
+    """Waits until `condition()` is true: for facts that no log line or response announces."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"never: {what}")
+        time.sleep(0.01)

@@ -1,0 +1,218 @@
+"""What the application is told about the request: PEP 3333, "environ Variables" and "Unicode Issues"."""
+
+import http.client
+import json
+import re
+
+import pytest
+from conftest import HELLO
+
+
+def environ(server, target="/environ", **more):
+    """The environ of one request."""
+    return server.get(target, **more).json()
+
+
+def test_the_environ_is_a_dict_with_all_that_pep_3333_asks_for(server):
+    told = environ(server)
+    assert told["_exact_dict"] is True
+    assert told["REQUEST_METHOD"] == "GET"
+    assert told["SCRIPT_NAME"] == ""
+    assert told["PATH_INFO"] == "/environ"
+    assert told["QUERY_STRING"] == ""
+    assert told["SERVER_PROTOCOL"] == "HTTP/1.1"
+    assert told["SERVER_NAME"]
+    assert told["SERVER_PORT"] == "80"
+    assert told["wsgi.version"] == [1, 0]
+    assert told["wsgi.url_scheme"] == "http"
+    assert told["wsgi.multithread"] is False
+    assert told["wsgi.multiprocess"] is False
+    assert told["wsgi.run_once"] is False
+    assert told["wsgi.input_terminated"] is True
+    assert told["SERVER_SOFTWARE"].startswith("rgun/")
+    assert told["_types"]["wsgi.version"] == "tuple"
+    assert all(
+        kind == "str" for name, kind in told["_types"].items() if name.isupper() or name == "wsgi.url_scheme"
+    )
+
+
+def test_threads_and_processes_are_told(threaded):
+    told = environ(threaded)
+    assert told["wsgi.multithread"] is True
+    assert told["wsgi.multiprocess"] is False
+
+
+def test_several_workers_are_told(start):
+    server = start("cases", HELLO, ("--workers", "2")).ready()
+    assert environ(server)["wsgi.multiprocess"] is True
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/environ/a%20b", "/environ/a b"),
+        ("/environ/%C3%A6", "/environ/\u00c3\u00a6"),
+        ("/environ/%e7%85%8e", "/environ/\u00e7\u0085\u008e"),
+        ("/environ/a%2Fb", "/environ/a/b"),
+        ("/environ/100%25", "/environ/100%"),
+        ("/environ/%zz%2", "/environ/%zz%2"),
+        ("/environ//a/../b/./c", "/environ//a/../b/./c"),
+        ("/environ/a+b;c=1,2", "/environ/a+b;c=1,2"),
+    ],
+)
+def test_path_info_is_the_percent_decoded_bytes_as_latin_1(server, target, path):
+    told = environ(server, target)
+    assert told["PATH_INFO"] == path
+    assert told["RAW_URI"] == told["REQUEST_URI"] == target
+
+
+def test_the_query_comes_as_it_was_sent(server):
+    told = environ(server, "/environ?a=%20&b=%C3%A6&c")
+    assert told["QUERY_STRING"] == "a=%20&b=%C3%A6&c"
+    assert told["RAW_URI"] == told["REQUEST_URI"] == "/environ?a=%20&b=%C3%A6&c"
+    assert told["PATH_INFO"] == "/environ"
+
+
+@pytest.mark.parametrize(
+    ("target", "script", "path"),
+    [
+        ("/shop/environ", "/shop", "/environ"),
+        # A proxy that has stripped it already.
+        ("/environ", "/shop", "/environ"),
+        # A prefix ends with a segment.
+        ("/environ/shopping", "/shop", "/environ/shopping"),
+    ],
+)
+def test_the_root_path_is_script_name_and_no_part_of_path_info(rooted, target, script, path):
+    told = environ(rooted, target)
+    assert (told["SCRIPT_NAME"], told["PATH_INFO"]) == (script, path)
+
+
+def test_the_root_path_alone_leaves_an_empty_path_info(rooted):
+    assert b"/environ\t" in rooted.get("/shop").body
+
+
+@pytest.fixture(scope="module")
+def rooted(start):
+    return start("cases", HELLO, ("--workers", "1", "--root-path", "/shop")).ready()
+
+
+def test_headers_become_http_variables(server):
+    told = environ(server, headers=[("X-One", "1"), ("accept-LANGUAGE", "da"), ("X-Latin", "cr\xe8me")])
+    assert told["HTTP_X_ONE"] == "1"
+    assert told["HTTP_ACCEPT_LANGUAGE"] == "da"
+    assert told["HTTP_X_LATIN"] == "cr\xe8me"
+    assert told["HTTP_HOST"] == "example.org"
+
+
+def test_repeated_headers_are_joined(server):
+    told = environ(
+        server,
+        headers=[("X-One", "1"), ("X-One", "2"), ("Accept", "a"), ("Accept", "b"), ("X-One", "3")],
+    )
+    assert told["HTTP_X_ONE"] == "1,2,3"
+    assert told["HTTP_ACCEPT"] == "a,b"
+
+
+def test_repeated_cookies_are_joined_as_cookies(server):
+    told = environ(server, headers=[("Cookie", "a=1"), ("Cookie", "b=2; c=3")])
+    assert told["HTTP_COOKIE"] == "a=1; b=2; c=3"
+
+
+def test_names_with_an_underscore_are_dropped(server):
+    told = environ(server, headers=[("X_Real_IP", "6.6.6.6"), ("X-Real-IP", "10.0.0.1"), ("Content_Type", "evil")])
+    assert told["HTTP_X_REAL_IP"] == "10.0.0.1"
+    assert "CONTENT_TYPE" not in told
+    assert "HTTP_CONTENT_TYPE" not in told
+
+
+def test_content_type_and_length_have_no_prefix(server):
+    told = environ(server, method="POST", body=b"12345", headers=[("Content-Type", "text/x-test")])
+    assert told["CONTENT_TYPE"] == "text/x-test"
+    assert told["CONTENT_LENGTH"] == "5"
+    assert "HTTP_CONTENT_TYPE" not in told
+    assert "HTTP_CONTENT_LENGTH" not in told
+
+
+def test_without_a_body_there_is_no_length(server):
+    told = environ(server)
+    assert "CONTENT_LENGTH" not in told
+    assert "CONTENT_TYPE" not in told
+
+
+def test_an_empty_body_that_was_announced_has_length_zero(server):
+    assert environ(server, method="POST", headers=[("Content-Length", "0")])["CONTENT_LENGTH"] == "0"
+
+
+def test_a_chunked_body_has_its_real_length_and_no_transfer_encoding(server):
+    with server.connect() as connection:
+        connection.send(
+            b"POST /environ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
+        )
+        told = connection.response().json()
+    assert told["CONTENT_LENGTH"] == "7"
+    assert "HTTP_TRANSFER_ENCODING" not in told
+
+
+def test_http_1_0_is_told(server):
+    assert environ(server, version="1.0")["SERVER_PROTOCOL"] == "HTTP/1.0"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "x-odd"])
+def test_any_method_comes_as_it_was_sent(server, method):
+    assert environ(server, method=method)["REQUEST_METHOD"] == method
+
+
+def test_options_asterisk_is_about_no_path(probe):
+    # The application is asked for the empty path, which has no case; what matters is that it is asked.
+    assert probe.get("*", method="OPTIONS").status == 500
+    probe.wait_for("KeyError: ''")
+
+
+def test_a_unix_socket_has_no_remote_address(server):
+    told = environ(server)
+    assert told["REMOTE_ADDR"] == ""
+    assert told["REMOTE_PORT"] == ""
+
+
+def test_a_tcp_client_is_told(start):
+    server = start("cases", HELLO, ("--workers", "1", "--bind", "127.0.0.1:0"))
+    server.ready()
+    line = server.wait_for("listening on 127.0.0.1")
+    port = int(re.search(r"127\.0\.0\.1:(\d+)", line)[1])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("GET", "/environ")
+    own_port = connection.sock.getsockname()[1]
+    told = json.loads(connection.getresponse().read())
+    connection.close()
+    assert told["REMOTE_ADDR"] == "127.0.0.1"
+    assert told["REMOTE_PORT"] == str(own_port)
+    assert told["SERVER_NAME"] == "127.0.0.1"
+    assert told["SERVER_PORT"] == str(port)
+
+
+def test_the_request_id_is_told_and_sent(server):
+    response = server.get("/environ")
+    told = response.json()
+    assert told["rgun.request_id"] == told["HTTP_X_REQUEST_ID"] == response["x-request-id"]
+
+
+def test_what_one_request_does_to_its_environ_the_next_does_not_see(server):
+    assert server.get("/environ/writable").json() == {"seen": False}
+    assert server.get("/environ/writable").json() == {"seen": False}
+    told = environ(server)
+    assert told["REQUEST_METHOD"] == "GET"
+    assert "SERVER_NAME" in told
+
+
+def test_wsgi_errors_reaches_the_log_whole(server, marker):
+    assert server.get(f"/errors?id={marker}").status == 200
+    assert "wsgi.errors first" in server.wait_for(f"first {marker}")
+    assert "æøå 煎茶" in server.wait_for(f"second {marker}")
+
+
+def test_many_headers_arrive(server):
+    headers = [(f"X-Number-{index}", str(index)) for index in range(80)]
+    told = environ(server, headers=headers)
+    assert [told[f"HTTP_X_NUMBER_{index}"] for index in range(80)] == [str(index) for index in range(80)]

@@ -1,0 +1,347 @@
+"""How responses are given: start_response, write, iterables, lengths. PEP 3333 and RFC 9110."""
+
+import time
+
+import pytest
+from conftest import eventually
+
+
+def test_a_list_of_one_is_a_whole_response(server):
+    response = server.get("/iterate/tuple")
+    assert (response.status, response.body, response.complete) == (200, b"one\n", True)
+    assert response["content-length"] == "4"
+
+
+def test_a_list_of_several_is_joined(server):
+    response = server.get("/iterate/list")
+    assert response.body == b"one\ntwo\n"
+    assert response["content-length"] == "8"
+
+
+def test_an_empty_list_is_an_empty_body(probe):
+    response = probe.get("/empty_list")
+    assert (response.status, response.body, response.complete) == (200, b"", True)
+    assert response["content-length"] == "0"
+
+
+@pytest.mark.parametrize(("count", "size"), [(2, 70_000), (300, 700), (50, 70_000), (1, 9_000_000)])
+def test_large_lists_arrive_whole(probe, count, size):
+    response = probe.get(f"/big_list?n={count}&size={size}")
+    expected = b"".join(b"%07d" % index * (size // 7) for index in range(count))
+    assert response.body == expected
+    assert response["content-length"] == str(len(expected))
+
+
+def test_a_large_list_that_is_too_short_is_an_error_before_the_head(probe):
+    assert probe.get("/big_list_short").status == 500
+    probe.wait_for("the application promised 300000 bytes of body and sent 200000")
+
+
+def test_a_subclass_of_list_is_iterated_and_closed(probe):
+    assert probe.get("/list_subclass").body == b"from the iterator\n"
+    assert "subclass closed" in probe.get("/events").json()
+
+
+def test_an_object_with_getitem_only_is_an_iterable(probe):
+    assert probe.get("/old_iteration").body == b"one\ntwo\n"
+
+
+def test_an_iterable_is_sent_as_it_comes(server):
+    with server.connect() as connection:
+        connection.send(b"GET /iterate?n=3&size=8&delay=0.3 HTTP/1.1\r\nHost: h\r\n\r\n")
+        status, headers = connection.head()
+        assert (status, ("transfer-encoding", "chunked") in headers) == (200, True)
+        times = []
+        for _ in range(3):
+            assert connection.chunk() == b"chunk 0\n".replace(b"0", str(len(times)).encode())
+            times.append(time.monotonic())
+        assert connection.chunk() == b""
+        assert times[1] - times[0] > 0.2
+        assert times[2] - times[1] > 0.2
+
+
+def test_write_sends_at_once(server):
+    with server.connect() as connection:
+        connection.send(b"GET /write?n=2&delay=0.4 HTTP/1.1\r\nHost: h\r\n\r\n")
+        connection.head()
+        assert connection.chunk() == b"written 0\n"
+        first = time.monotonic()
+        assert connection.chunk() == b"written 1\n"
+        assert time.monotonic() - first > 0.2
+        assert connection.chunk() == b""
+
+
+def test_what_is_written_comes_before_what_is_iterated(server):
+    assert server.get("/write/then-iterate").body == b"written\niterated\n"
+
+
+def test_written_and_iterated_bytes_are_cut_at_content_length_together(probe):
+    with probe.connect() as connection:
+        assert connection.request("GET", "/write_beyond_length").body == b"123456"
+        assert connection.request("GET", "/pid").status == 200
+
+
+def test_write_takes_bytes_only(probe):
+    response = probe.get("/write_not_bytes")
+    assert response.status == 400
+    assert b"write() takes bytes, not str" in response.body
+
+
+def test_write_and_start_response_of_another_request_are_dead(probe):
+    assert probe.get("/write_after_end").body == b"ok\n"
+    told = probe.get("/use_kept")
+    assert [text[:24] for text in told.json()] == ["the response is complete"] * 2
+    assert told.status == 200
+
+
+def test_more_than_the_slab_is_written_in_pieces(probe):
+    assert len(probe.get("/write_long?mib=12").body) == 12 * 1048576
+
+
+def test_a_generator_may_be_the_application(server, marker):
+    assert server.get(f"/iterate/generator?id={marker}").body == b"one\ntwo\n"
+    assert [event["what"] for event in server.events(marker)] == ["entered", "finally"]
+
+
+def test_start_response_may_come_late_but_before_the_first_chunk(server):
+    assert server.get("/start-response/late").body == b"late\n"
+
+
+def test_an_iterable_without_a_chunk_has_an_empty_body_and_is_closed_once(server, marker):
+    response = server.get(f"/iterate/empty?id={marker}")
+    assert (response.status, response.body, response.complete) == (200, b"", True)
+    eventually(lambda: server.events(marker, "close"), "close()")
+    assert len(server.events(marker, "close")) == 1
+
+
+def test_empty_chunks_do_not_end_the_body(server):
+    assert server.get("/iterate/empty-chunks").body == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize("case", ["iterate", "iterate/empty-chunks", "length/exact", "head", "raise/middle", "raise/first"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_close_is_called_exactly_once(server, marker, case, method):
+    server.get(f"/{case}?id={marker}", method=method)
+    eventually(lambda: server.events(marker, "close"), "close()")
+    assert len(server.events(marker, "close")) == 1
+
+
+def test_the_client_does_not_wait_for_close(probe, tmp_path):
+    path = tmp_path / "go"
+    with probe.connect() as connection:
+        # Complete by Content-Length while close() still waits for a file that this test makes afterwards.
+        assert connection.request("GET", f"/slow_close?path={path}").body == b"complete\n"
+        path.write_text("")
+        eventually(lambda: "closed slowly" in probe.get("/events").json(), "close() returns")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_generator_runs_to_its_end_though_content_length_was_reached(probe, method):
+    probe.get("/after_last_chunk", method=method)
+    eventually(lambda: f"after the last chunk of {method}" in probe.get("/events").json(), "the code after yield")
+
+
+# --- status ---
+
+
+@pytest.mark.parametrize(("case", "status"), [("bare", 200), ("odd", 299), ("teapot", 418), ("beyond", 999)])
+def test_any_final_status_is_sent(probe, case, status):
+    assert probe.get(f"/status/{case}").status == status
+
+
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        ("interim", "interim response"),
+        ("switching", "interim response"),
+        ("early", "interim response"),
+        ("words", "does not begin with three digits"),
+        ("glued", "does not begin with three digits"),
+        ("short", "does not begin with three digits"),
+        ("empty", "does not begin with three digits"),
+        ("bytes", "status is bytes, not str"),
+        ("int", "status is int, not str"),
+    ],
+)
+def test_an_impossible_status_is_the_applications_error(probe, case, why):
+    before = probe.log().count(why)
+    assert probe.get(f"/status/{case}").status == 500
+    probe.wait_for(why, before + 1)
+
+
+@pytest.mark.parametrize("code", [200, 201, 301, 400, 404, 500, 503])
+def test_statuses_go_through(server, code):
+    response = server.get(f"/status/{code}")
+    assert (response.status, response.body) == (code, f"{code}\n".encode())
+
+
+# --- headers ---
+
+
+def test_headers_arrive_in_order_repeated_ones_too(server):
+    response = server.get("/headers/duplicate")
+    assert response.all("set-cookie") == ["a=1; Path=/", "b=2; Path=/"]
+    assert response.all("link") == ["</a>", "</b>"]
+
+
+def test_latin_1_and_empty_values_arrive(server, probe):
+    assert server.get("/headers/latin1")["x-latin"] == "cr\xe8me"
+    assert server.get("/headers/empty")["x-empty"] == ""
+    assert probe.get("/header/tab")["x-tab"] == "a\tb"
+    assert probe.get("/header/spaces")["x-spaces"] == "padded"
+
+
+def test_many_headers_arrive(server):
+    response = server.get("/headers/many?n=90&size=300")
+    assert [response[f"x-many-{index}"] for index in range(90)] == ["v" * 300] * 90
+
+
+def test_date_and_server_of_the_application_win(server):
+    response = server.get("/headers/own-date")
+    assert response.all("date") == ["Thu, 01 Jan 1970 00:00:00 GMT"]
+    assert response.all("server") == ["cases"]
+
+
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        ("newline", "control characters"),
+        ("nul", "control characters"),
+        ("control", "control characters"),
+        ("name-space", "is not a token"),
+        ("name-empty", "is not a token"),
+        ("name-colon", "is not a token"),
+        ("name-newline", "is not a token"),
+        ("unicode", "outside ISO-8859-1"),
+        ("bytes-name", "name is bytes, not str"),
+        ("bytes-value", "X-Bad is bytes, not str"),
+        ("int", "Content-Length is int, not str"),
+        ("triple", "not a (name, value) tuple"),
+        ("not-a-pair", "not a (name, value) tuple"),
+        ("tuple", "headers are tuple, not a list"),
+        ("none", "headers are NoneType, not a list"),
+        ("huge", "longer than 65535 bytes"),
+        ("many-huge", "headers have"),
+        ("negative-length", "Content-Length is no number: -1"),
+        ("plus-length", "Content-Length is no number: +3"),
+    ],
+)
+def test_an_impossible_header_is_the_applications_error(probe, case, why):
+    before = probe.log().count(why)
+    response = probe.get(f"/header/{case}")
+    assert response.status == 500
+    assert not response.all("x-injected")
+    probe.wait_for(why, before + 1)
+
+
+def test_hop_by_hop_headers_are_dropped_and_warned_of_once(probe):
+    for _ in range(3):
+        response = probe.get("/hop_by_hop")
+        assert response.body == b"ok\n"
+        assert response["x-kept"] == "yes"
+        names = {name for name, value in response.headers if value == "x"}
+        assert names == set()
+    probe.wait_for("hop-by-hop header Connection")
+    assert probe.log().count("hop-by-hop") == 1
+
+
+# --- lengths ---
+
+
+def test_content_length_is_kept_for_chunks_that_add_up_to_it(server):
+    response = server.get("/length/exact")
+    assert (response["content-length"], response.body) == ("8", b"one\ntwo\n")
+
+
+def test_a_body_that_is_too_short_does_not_look_complete(server):
+    response = server.get("/length/too-short-body")
+    # If both frames reach the daemon together, the head is not out yet: a 500 is still possible.
+    assert (response.status, response.complete) in ((200, False), (500, True))
+    server.wait_for("the application promised 100 bytes of body and sent 6")
+
+
+def test_a_body_that_is_too_long_is_cut_and_the_connection_goes_on(server):
+    with server.connect() as connection:
+        assert connection.request("GET", "/length/too-long-body").body == b"12345"
+        assert connection.is_open()
+    server.wait_for("more body than its Content-Length of 5")
+
+
+@pytest.mark.parametrize("case", ["bad", "twice"])
+def test_a_content_length_that_means_nothing_is_the_applications_error(server, case):
+    assert server.get(f"/length/{case}").status == 500
+
+
+def test_the_same_content_length_twice_is_sent_once(probe):
+    assert probe.get("/header/same-length-twice").all("content-length") == ["3"]
+
+
+# --- responses without a body ---
+
+
+def test_head_has_the_headers_of_get_and_no_body(server):
+    with server.connect() as connection:
+        response = connection.request("HEAD", "/head")
+        assert (response.status, response["content-length"]) == (200, "13")
+        assert connection.request("HEAD", "/head/body")["content-length"] == "13"
+        assert connection.request("HEAD", "/iterate/list")["content-length"] == "8"
+        assert connection.request("HEAD", "/iterate").status == 200
+        assert connection.request("HEAD", "/big?mib=3")["content-length"] == str(3 << 20)
+        assert connection.is_open()
+
+
+@pytest.mark.parametrize("case", ["status/204", "status/204/body"])
+def test_204_has_neither_body_nor_length(server, case):
+    with server.connect() as connection:
+        response = connection.request("GET", f"/{case}")
+        assert response.status == 204
+        assert response.all("content-length") == []
+        assert response.all("transfer-encoding") == []
+        assert connection.is_open()
+
+
+@pytest.mark.parametrize("case", ["status/304", "status/304/body"])
+def test_304_has_no_body(server, case):
+    with server.connect() as connection:
+        assert connection.request("GET", f"/{case}").status == 304
+        assert connection.is_open()
+
+
+# --- large ones, slow clients ---
+
+
+@pytest.mark.parametrize("mib", [1, 5, 40])
+def test_large_bodies_arrive_whole(server, mib):
+    import hashlib
+
+    assert server.get(f"/big?mib={mib}").body == b"x" * (mib << 20)
+    response = server.get(f"/big/chunks?mib={min(mib, 5)}&size=50000")
+    assert hashlib.sha256(response.body).hexdigest() == response["x-sha256"]
+
+
+def test_a_slow_client_does_not_stop_the_others_nor_lose_a_byte(threaded):
+    with threaded.connect() as slow:
+        slow.send(b"GET /big/chunks?mib=8&size=65536 HTTP/1.1\r\nHost: h\r\n\r\n")
+        _, headers = slow.head()
+        # The slow one has a thread, its window is full; the slab is not.
+        for _ in range(20):
+            assert len(threaded.get("/big?mib=2").body) == 2 << 20
+        body, complete = slow.chunked()
+        import hashlib
+
+        assert complete
+        assert hashlib.sha256(body).hexdigest() == dict(headers)["x-sha256"]
+
+
+def test_clients_that_do_not_read_do_not_take_the_window_from_those_who_do(server):
+    """One thread: whole responses wait in the daemon, and the thread goes on."""
+    lazy = []
+    for _ in range(4):
+        connection = server.connect()
+        connection.send(b"GET /big?mib=1 HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert connection.head()[0] == 200
+        lazy.append(connection)
+    assert len(server.get("/big/chunks?mib=3").body) == 3 << 20
+    for connection in lazy:
+        assert len(connection.exactly(1 << 20)) == 1 << 20
+        connection.socket.close()
