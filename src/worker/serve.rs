@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 use rgun_channel::Broken;
 
 use crate::output::DEFER;
+use crate::worker::MAIN_THREAD;
 use crate::wsgi::{Application, Exchanges};
 
 /// Serves until the daemon says stop.
@@ -67,7 +68,10 @@ fn serve(py: Python<'_>, served: &'static Application, slot: u32) -> Result<(), 
         // With the GIL: under load there is something, and giving the GIL away costs more than looking.
         if !worker.claim(&mut frame)? {
             // Rings before it sleeps.
-            if !py.detach(|| worker.wait_and_claim(&mut frame))? {
+            if slot == MAIN_THREAD {
+                worker.run_signal_handlers();
+            }
+            if !py.detach(|| worker.wait_and_claim(slot, &mut frame))? {
                 break;
             }
             deferred_since = 0;

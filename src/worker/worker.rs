@@ -16,6 +16,8 @@ use rgun_channel::layout::{Geometry, SLOT_ACKED, SLOT_EXCHANGE, SLOT_STARTED, SL
 use rgun_channel::map::Map;
 use rgun_channel::ring::SubmissionReceiver;
 use rgun_channel::wake::{Futex, Sleepers, SystemFutex, Want};
+use rustix::io::Errno;
+use rustix::thread::{Timespec, futex};
 
 use crate::control::Bodies;
 use crate::output::Output;
@@ -83,7 +85,7 @@ impl Worker {
     }
 
     /// Sleeps until a request is claimed (true), or the worker is to stop (false). Without the GIL.
-    pub(crate) fn wait_and_claim(&self, frame: &mut Vec<u8>) -> Result<bool, Broken> {
+    pub(crate) fn wait_and_claim(&self, slot: u32, frame: &mut Vec<u8>) -> Result<bool, Broken> {
         let sleepers = Sleepers {
             asleep: self.map.u32(Geometry::word(Word::Asleep)),
             tokens: self.map.u32(Geometry::word(Word::Tokens)),
@@ -101,8 +103,10 @@ impl Worker {
             // stores its flag before it wakes, so it is covered by the same argument.
             if self.has_more() || self.is_stopping() {
                 sleepers.retract(&SystemFutex);
+            } else if slot == MAIN_THREAD {
+                sleepers.sleep(&InterruptibleFutex(self), || {});
             } else {
-                sleepers.sleep(&SystemFutex, || self.run_signal_handlers());
+                sleepers.sleep(&SystemFutex, || {});
             }
         }
     }
@@ -198,17 +202,25 @@ impl Worker {
     }
 }
 
-/// A futex for waits on Python's main thread: signal handlers run when a signal ends the wait.
+/// The slot whose thread is Python's main thread.
+pub(crate) const MAIN_THREAD: u32 = 0;
+
+/// A signal that comes between the last look for signals and the system call does not interrupt it, and
+/// no futex call closes that gap as `ppoll(2)` does: its handler runs at most this much later.
+const LATEST_SIGNAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// A futex for waits on Python's main thread: signal handlers run while it waits.
 #[derive(Debug)]
 pub(crate) struct InterruptibleFutex<'a>(pub(crate) &'a Worker);
 
 impl Futex for InterruptibleFutex<'_> {
     fn wait(&self, word: &std::sync::atomic::AtomicU32, expected: u32) -> bool {
-        let interrupted = SystemFutex.wait(word, expected);
-        if interrupted {
+        let ended = futex::wait(word, futex::Flags::empty(), expected, Some(&LATEST_SIGNAL));
+        let look = matches!(ended, Err(Errno::INTR | Errno::TIMEDOUT));
+        if look {
             self.0.run_signal_handlers();
         }
-        interrupted
+        look
     }
 
     fn wake(&self, word: &std::sync::atomic::AtomicU32, count: u32) {

@@ -1,0 +1,60 @@
+"""A small Django project in one file."""
+
+from pathlib import Path
+
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+from django.http import FileResponse, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.urls import path
+
+settings.configure(
+    DEBUG=False,
+    SECRET_KEY="for tests",
+    ALLOWED_HOSTS=["*"],
+    ROOT_URLCONF=__name__,
+    MIDDLEWARE=["django.middleware.common.CommonMiddleware", "django.middleware.http.ConditionalGetMiddleware"],
+    LOGGING_CONFIG=None,
+)
+
+
+def index(request):
+    """Text, with æøå."""
+    return HttpResponse(f"Django {request.path}")
+
+
+def form(request):
+    """Form fields and an uploaded file."""
+    return JsonResponse({"fields": request.POST.dict(), "size": len(request.FILES["file"].read())})
+
+
+def body(request):
+    """The body's length, read in lines."""
+    return JsonResponse({"lines": len(request.readlines())})
+
+
+def stream(request):
+    """A generator."""
+    return StreamingHttpResponse(f"{index}\n" for index in range(3))
+
+
+def file(request):
+    """A file, by file_wrapper."""
+    return FileResponse(Path(__file__).open("rb"))
+
+
+def fail(request):
+    """An exception that Django turns into its own 500."""
+    raise ValueError("django view")
+
+
+urlpatterns = [
+    path("", index),
+    path("p/<str:name>/", lambda request, name: HttpResponse(name)),
+    path("form", form),
+    path("body", body),
+    path("stream", stream),
+    path("file", file),
+    path("fail", fail),
+]
+
+application = get_wsgi_application()

@@ -1,0 +1,321 @@
+"""From `python -c` to Ready: interpreters that cannot, applications that cannot be loaded, and what they are told."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+
+import pytest
+from conftest import APPS, TOP, daemon
+
+BOOTSTRAP = TOP / "src/worker/bootstrap.py"
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Writes an application's files."""
+
+    def write(**files):
+        for name, text in files.items():
+            path = tmp_path / (name.replace("__", "/") + ".py")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(text), encoding="utf-8")
+        return tmp_path
+
+    return write
+
+
+def check(python, directory, target, *flags, env=None):
+    """What `rgun check` says of an application: exit status and text."""
+    done = subprocess.run(
+        [str(daemon()), "check", target, "--chdir", str(directory), "--python", str(python), *flags],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "NO_COLOR": "1", **(env or {})},
+    )
+    return done.returncode, done.stdout
+
+
+GOOD = """
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"good"]
+
+    app = application
+    number = 5
+
+    async def asgi(scope, receive, send):
+        pass
+
+    class Asgi3:
+        async def __call__(self, scope, receive, send):
+            pass
+
+    class Asgi2:
+        def __init__(self, scope):
+            pass
+
+        async def __call__(self, receive, send):
+            pass
+
+    asgi_object = Asgi3()
+
+    def asgi_by_parameters(scope, receive, send):
+        pass
+
+    class Wsgi:
+        def __call__(self, environ, start_response):
+            return application(environ, start_response)
+
+        def method(self, environ, start_response, extra=None):
+            return application(environ, start_response)
+
+    wsgi_object = Wsgi()
+    wsgi_method = wsgi_object.method
+
+    class WsgiClass:
+        def __init__(self, environ, start_response):
+            self.result = application(environ, start_response)
+
+        def __iter__(self):
+            return iter(self.result)
+
+    import functools
+
+    def with_setting(setting, environ, start_response):
+        return application(environ, start_response)
+
+    partial = functools.partial(with_setting, 5)
+    asgi_partial = functools.partial(asgi)
+
+    def make():
+        return application
+
+    def make_nothing():
+        pass
+
+    def make_trouble():
+        raise RuntimeError("no database")
+
+    make.inner = make
+"""
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "good",
+        "good:application",
+        "good:app",
+        "good:wsgi_object",
+        "good:wsgi_method",
+        "good:wsgi_object.method",
+        "good:WsgiClass",
+        "good:make()",
+        "good:make.inner()",
+    ],
+)
+def test_wsgi_applications_of_all_kinds_are_loaded(python, project, target):
+    code, text = check(python, project(good=GOOD), target)
+    assert code == 0, text
+
+
+@pytest.mark.parametrize("target", ["good:application", "good:wsgi_object", "good:WsgiClass", "good:make()"])
+def test_they_also_answer(start, project, target):
+    assert start(target, project(good=GOOD)).ready().get("/").body == b"good"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["good:asgi", "good:Asgi3", "good:Asgi2", "good:asgi_object", "good:asgi_by_parameters", "good:asgi_partial"],
+)
+def test_asgi_applications_are_recognized_and_refused(python, project, target):
+    code, text = check(python, project(good=GOOD), target)
+    assert code == 78, text
+    assert f"{target} is an ASGI application" in text
+
+
+def test_interface_asgi_is_refused(python, project):
+    code, text = check(python, project(good=GOOD), "good:app", "--interface", "asgi")
+    assert code == 78, text
+    assert "ASGI" in text
+
+
+def test_interface_wsgi_is_believed(python, project):
+    code, text = check(python, project(good=GOOD), "good:asgi_by_parameters", "--interface", "wsgi")
+    assert code == 0, text
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("nothere", ["there is no module nothere", "app.target", "app.directory"]),
+        ("god", ["there is no module god", "(is it good?)"]),
+        ("package.wsg", ["there is no module package.wsg", "(is it wsgi?)"]),
+        ("good.wsgi", ["there is no module good.wsgi", "'good' is not a package"]),
+        ("good:ap", ["has no attribute ap", "(is it app?)", "good.py"]),
+        ("other", ["has no attribute application", "(is it app?)"]),
+        ("good:number", ["good:number is an object of type int, which cannot be called"]),
+        ("good:number()", ["good:number is an object of type int", "remove the ()"]),
+        ("good:make_nothing()", ["good:make_nothing() is None, which cannot be called"]),
+        ("good:app.nothing", ["has no attribute app.nothing"]),
+    ],
+)
+def test_a_target_that_is_not_there_is_a_wrong_configuration_with_a_hint(python, project, target, words):
+    directory = project(good=GOOD, package__wsgi="application = 1", package____init__="", other="app = print")
+    code, text = check(python, directory, target)
+    assert code == 78, text
+    for word in words:
+        assert word in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import nothere", ["ModuleNotFoundError: No module named 'nothere'", "import nothere"]),
+        ("import broken.part", ["ModuleNotFoundError: No module named 'broken.part'"]),
+        ("from sys import nothere", ["ImportError: cannot import name 'nothere'"]),
+        ("def x(:", ["SyntaxError", "broken.py", "def x(:"]),
+        ("raise ValueError('no database')", ["ValueError: no database", "line 1"]),
+        ("import sys; sys.exit('no settings')", ["SystemExit: no settings"]),
+        ("raise KeyboardInterrupt", ["KeyboardInterrupt"]),
+        ("def __getattr__(name): raise ValueError('odd ' + name)", ["ValueError: odd application"]),
+        ("def f(): f()\nf()", ["RecursionError"]),
+    ],
+)
+def test_an_application_that_raises_while_it_is_imported_is_told_once_with_its_traceback(python, project, source, words):
+    code, text = check(python, project(broken=source), "broken")
+    assert code != 0, text
+    for word in words:
+        assert word in text
+    # A SyntaxError in the target has its place in the message, and no frames.
+    assert text.count("Traceback (most recent call last)") == ("SyntaxError" not in words)
+    assert "<rgun>" not in text
+    assert "importlib" not in text
+
+
+def test_a_factory_that_raises_is_told_with_its_traceback(python, project):
+    code, text = check(python, project(good=GOOD), "good:make_trouble()")
+    assert code != 0, text
+    assert "calling good:make_trouble() raised RuntimeError: no database" in text
+    assert 'raise RuntimeError("no database")' in text
+
+
+def test_the_application_finds_itself_where_it_expects_to_be(probe):
+    told = probe.get("/identity").json()
+    assert told["path"][0] == told["cwd"] == str(APPS)
+    assert "" not in told["path"]
+    assert told["argv"] == ["rgun"]
+    assert told["main"] is True
+    assert told["faulthandler"] is True
+    assert told["control_is_inherited"] is False
+
+
+def test_pythonpath_comes_after_the_directory(start, project, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    (other / "elsewhere.py").write_text("text = b'elsewhere'\n")
+    (other / "good.py").write_text("raise ValueError('the wrong one')\n")
+    directory = project(
+        good="""
+            import elsewhere
+
+            def application(environ, start_response):
+                start_response("200 OK", [])
+                return [elsewhere.text]
+        """
+    )
+    server = start("good", directory, ("--workers", "1", "--pythonpath", str(other))).ready()
+    assert server.get("/").body == b"elsewhere"
+
+
+def bootstrap(python, *arguments):
+    """Runs the bootstrap alone: exit status, stderr, and what it wrote to the control socket."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, tempfile.TemporaryFile() as errors:
+        child = os.posix_spawn(
+            python,
+            [str(word) for word in (python, "-c", BOOTSTRAP.read_text(), *arguments)],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, errors.fileno(), 2),
+                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+            ],
+        )
+        theirs.close()
+        ours.settimeout(20)
+        message = ours.recv(100_000).decode()
+        _, status = os.waitpid(child, 0)
+        errors.seek(0)
+        return os.WEXITSTATUS(status), errors.read().decode(), message
+
+
+def old_interpreters():
+    """Interpreters that cannot run a worker, if this machine has any."""
+    root = pathlib.Path(os.environ.get("PYENV_ROOT") or pathlib.Path.home() / ".pyenv") / "versions"
+    found = [path for version in ("2.7*", "3.6*", "3.7*", "3.8*", "pypy*", "*t") for path in root.glob(version + "/bin/python")]
+    return sorted(found) or [None]
+
+
+@pytest.mark.parametrize("old", old_interpreters(), ids=str)
+def test_interpreters_that_cannot_run_a_worker_say_so_in_one_sentence(old):
+    if old is None:
+        pytest.skip("SKIPPED: no interpreter older than 3.9, free-threaded or PyPy on this machine")
+    code, errors, message = bootstrap(old, "/nonexistent.so")
+    assert (code, errors) == (78, "")
+    assert message.startswith(f"R{old} (")
+    assert "rgun needs CPython 3.9 or later" in message
+    assert "app.python" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("old", old_interpreters()[:1], ids=str)
+def test_the_daemon_passes_the_sentence_on(project, old):
+    if old is None:
+        pytest.skip("SKIPPED: no interpreter older than 3.9, free-threaded or PyPy on this machine")
+    code, text = check(old, project(good=GOOD), "good")
+    assert code == 78, text
+    assert f"{old} (CPython 2.7" in text or "rgun needs CPython 3.9 or later" in text
+
+
+def test_an_extension_that_cannot_be_loaded_is_refused(python, tmp_path):
+    broken = tmp_path / "rgun_worker.abi3.so"
+    broken.write_bytes(b"not an extension")
+    for path in (broken, tmp_path / "missing.so"):
+        code, errors, message = bootstrap(python, path)
+        assert (code, errors) == (78, "")
+        assert message.startswith("R")
+        assert "cannot load the extension" in message
+        assert str(path) in message
+
+
+def test_the_bootstrap_parses_on_every_python():
+    # A cheap guard where no old interpreter is: nothing of Python 3 only.
+    source = BOOTSTRAP.read_text()
+    for modern in ('f"', "f'", ":=", "nonlocal ", "async ", "print(", " -> "):
+        assert modern not in source
+
+
+def test_the_extension_needs_no_libpython():
+    readelf = subprocess.run(
+        ["readelf", "--dynamic", str(daemon().parent / "rgun_worker.abi3.so")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    needed = [line for line in readelf.stdout.splitlines() if "(NEEDED)" in line]
+    assert needed
+    assert not [line for line in needed if "python" in line]
+
+
+def test_the_interpreter_under_test_is_the_one_that_serves(server, python):
+    told = server.get("/who").json()
+    assert pathlib.Path(told["executable"]) == pathlib.Path(python)
+    assert told["prefix"] == (sys.prefix if python == sys.executable else told["prefix"])

@@ -1,0 +1,110 @@
+"""Real Flask and Django on the worker: what people will run first."""
+
+import importlib.util
+import subprocess
+
+import pytest
+from conftest import APPS
+
+FORM = (
+    b'--edge\r\nContent-Disposition: form-data; name="name"\r\n\r\n\xc3\xa6ble\r\n'
+    b'--edge\r\nContent-Disposition: form-data; name="file"; filename="f.bin"\r\n'
+    b"Content-Type: application/octet-stream\r\n\r\n" + b"f" * 300_000 + b"\r\n--edge--\r\n"
+)
+MULTIPART = [("Content-Type", "multipart/form-data; boundary=edge")]
+
+
+def needs(python, name):
+    """Skips, loudly, where the interpreter does not have the framework."""
+    found = subprocess.run([python, "-c", f"import {name}"], capture_output=True, check=False)
+    if found.returncode != 0:
+        pytest.skip(f"SKIPPED: {python} has no {name}")
+
+
+@pytest.fixture(scope="module")
+def flask(start, python):
+    needs(python, "flask")
+    return start("with_flask", APPS).ready()
+
+
+@pytest.fixture(scope="module")
+def django(start, python):
+    needs(python, "django")
+    return start("with_django", APPS).ready()
+
+
+def source(name):
+    return (APPS / f"{name}.py").read_bytes()
+
+
+def test_flask_serves_pages_and_redirects(flask):
+    assert flask.get("/").body == b"<h1>Flask</h1>"
+    assert flask.get("/nothing").status == 404
+    assert flask.get("/", method="HEAD").status == 200
+    assert flask.get("/", method="OPTIONS")["allow"]
+
+
+def test_flask_reads_forms_and_json(flask):
+    told = flask.get("/form?x=%C3%A6", method="POST", body=FORM, headers=MULTIPART).json()
+    assert told == {"fields": {"name": "æble"}, "size": 300_000, "args": {"x": "æ"}}
+    sent = b'{"a": [1, 2, "\xc3\xa6"]}'
+    told = flask.get("/json", method="POST", body=sent, headers=[("Content-Type", "application/json")]).json()
+    assert told == {"a": [1, 2, "æ"]}
+
+
+def test_flask_streams_and_sends_files(flask):
+    assert flask.get("/stream").body == b"0 /stream\n1 /stream\n2 /stream\n"
+    response = flask.get("/file")
+    assert response.body == source("with_flask")
+    part = flask.get("/file", headers=[("Range", "bytes=10-19")])
+    assert (part.status, part.body) == (206, source("with_flask")[10:20])
+    assert flask.get("/file", headers=[("If-None-Match", response["etag"])]).status == 304
+    assert flask.get("/memory").body == b"m" * 100_000
+
+
+def test_flask_sessions_work(flask):
+    response = flask.get("/count")
+    assert response.body == b"1"
+    cookie = response["set-cookie"].split(";")[0]
+    assert flask.get("/count", headers=[("Cookie", cookie)]).body == b"2"
+
+
+def test_flask_turns_exceptions_into_its_own_page(flask):
+    response = flask.get("/error")
+    assert response.status == 500
+    assert b"Internal Server Error" in response.body
+    flask.wait_for("ValueError: flask view")
+
+
+def test_django_serves_pages(django):
+    assert django.get("/").body == b"Django /"
+    assert django.get("/p/%C3%A6/").body == "æ".encode()
+    assert django.get("/p/x")["location"] == "/p/x/"
+    assert django.get("/nothing").status == 404
+    assert django.get("/", method="HEAD")["content-length"] == "8"
+
+
+def test_django_reads_forms_and_bodies(django):
+    told = django.get("/form", method="POST", body=FORM, headers=MULTIPART).json()
+    assert told == {"fields": {"name": "æble"}, "size": 300_000}
+    assert django.get("/body", method="POST", body=b"line\n" * 30_000).json() == {"lines": 30_000}
+
+
+def test_django_streams_and_sends_files(django):
+    assert django.get("/stream").body == b"0\n1\n2\n"
+    response = django.get("/file")
+    assert response.body == source("with_django")
+    assert response["content-length"] == str(len(response.body))
+    etag = django.get("/")["etag"]
+    assert django.get("/", headers=[("If-None-Match", etag)]).status == 304
+
+
+def test_django_turns_exceptions_into_its_own_page(django):
+    assert django.get("/fail").status == 500
+    assert django.get("/").status == 200
+
+
+def test_this_interpreter_has_the_frameworks_or_says_so():
+    missing = [name for name in ("flask", "django") if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"SKIPPED: no {' and no '.join(missing)} here")

@@ -1,0 +1,46 @@
+"""The conforming cases under wsgiref.validate, which asserts on what the server does wrong."""
+
+import importlib.util
+
+import pytest
+from conftest import APPS, HELLO
+
+spec = importlib.util.spec_from_file_location("hello_cases", HELLO / "cases.py")
+cases = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cases)
+
+# They end the process, never end, raise on purpose, or are refused by the validator's own wrappers.
+LEFT_OUT = {"exit", "exit/middle", "segfault", "kill", "iterate/endless", "exc-info/after", "write/raise"}
+CONFORMING = sorted(
+    name
+    for name, function in cases.CASES.items()
+    if function.conforming
+    and name not in LEFT_OUT
+    and not name.startswith(("raise", "file", "environ/writable", "memory", "spin", "hold-gil"))
+)
+
+
+@pytest.fixture(scope="module")
+def validated(start):
+    return start("validated", APPS).ready()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("case", CONFORMING)
+def test_the_validator_has_nothing_to_say(validated, case, method):
+    body = b"" if method in ("GET", "DELETE", "OPTIONS") else b"some\nlines\nof body"
+    response = validated.get(f"/{case}", method=method, body=body)
+    assert response.complete, response
+    # exc-info/before is a 500 on purpose.
+    assert response.status != 500 or case in ("exc-info/before", "status/500"), validated.log()[-2000:]
+
+
+@pytest.mark.parametrize("case", [name for name in CONFORMING if name in ("head", "iterate", "iterate/list", "echo")])
+def test_nor_for_head(validated, case):
+    assert validated.get(f"/{case}", method="HEAD").status == 200, validated.log()[-2000:]
+
+
+def test_the_validator_is_awake(validated):
+    """Guards the tests above: a case that does not conform is caught."""
+    assert validated.get("/result/not-bytes").status == 500
+    validated.wait_for("AssertionError")
