@@ -1,9 +1,11 @@
 """The first lines a worker runs: is this an interpreter that can load the extension?
 
-The daemon runs `PYTHON -c <this text> EXTENSION` with the control socket as descriptor 3. The text must parse on
-every Python there is (2.7 included), so that a wrong `app.python` is told in one sentence instead of as a
-SyntaxError. What cannot run is reported as a Refused message: the byte R, then UTF-8 text (src/channel/control.rs).
+The daemon runs `PYTHON -c <this text> EXTENSION` with the control socket as descriptor 3. The text must parse
+on every Python there is (2.7 included), so that a wrong `app.python` is told in one sentence instead of as a
+SyntaxError. What cannot run is reported as a Refused message: the byte R, then UTF-8 text
+(src/channel/control.rs).
 """
+# ruff: noqa: UP031, UP036, BLE001 (old Pythons; and every failure has to be reported)
 
 import os
 import sys
@@ -49,18 +51,21 @@ def load(path):
 
 
 def start():
-    if getattr(getattr(sys, "implementation", None), "name", "cpython") != "cpython" or hasattr(sys, "pypy_version_info"):
+    # 2.7 has no sys.implementation; its PyPy has this.
+    implementation = getattr(getattr(sys, "implementation", None), "name", "cpython")
+    if implementation != "cpython" or hasattr(sys, "pypy_version_info"):
         refuse("it is not CPython")
     if sys.version_info < (3, 9):
         refuse("it is too old")
-    # A build without the GIL has the ABI flag t; it cannot load abi3 extensions even with the GIL switched on.
+    # A build without the GIL has the ABI flag t; it cannot load abi3 extensions, not even with the GIL on.
     if "t" in getattr(sys, "abiflags", ""):
         refuse("it is a free-threaded build")
     try:
         main = load(sys.argv[1]).main
     except BaseException as error:
         report(
-            "%s cannot load the extension %s: %s: %s; reinstall rgun, or set app.python to another interpreter"
+            "%s cannot load the extension %s: %s: %s; "
+            "reinstall rgun, or set app.python to another interpreter"
             % (this(), " ".join(sys.argv[1:]), type(error).__name__, error)
         )
     main()
@@ -71,4 +76,6 @@ try:
 except SystemExit:
     raise
 except BaseException as error:
-    report("%s, named by app.python, failed in the worker itself: %s: %s" % (this(), type(error).__name__, error))
+    report(
+        "%s, named by app.python, failed in the worker itself: %s: %s" % (this(), type(error).__name__, error)
+    )

@@ -1,10 +1,11 @@
 """The Python half of the worker: finds and loads the application, and turns exceptions into text.
 
-Embedded into the extension and run once (src/worker/python.rs). `load` returns what the extension reports to the
-daemon; it never raises for a fault of the configuration or of the application. Runs on CPython 3.9 and later.
+Embedded into the extension and run once (src/worker/python.rs). `load` returns what the extension reports to
+the daemon; it never raises for a fault of the configuration or of the application. Runs on CPython 3.9 and
+later.
 
-Modules that only failures need are imported where they are: difflib, pkgutil and traceback would take a third of the
-time from the start of a worker to its first request.
+Modules that only failures need are imported there: difflib, pkgutil and traceback would take a third of the time
+from the start of a worker to its first request.
 """
 
 import functools
@@ -51,9 +52,10 @@ def load(module, attribute, factory, interface, directory):
             )
         found = interface if interface != "auto" else detect(application)
         if found == ASGI:
+            configured = "" if interface == "auto" else "configured as "
             raise Failure(
                 CONFIG,
-                f"app.target: {target} is {'' if interface == 'auto' else 'configured as '}an ASGI application; "
+                f"app.target: {target} is {configured}an ASGI application; "
                 "this version of rgun serves WSGI; set app.target to the project's WSGI application "
                 "(for Django: mysite.wsgi:application)",
             )
@@ -89,7 +91,8 @@ def make(factory, target):
     if not callable(factory):
         raise Failure(
             CONFIG,
-            f"app.target: {target} is {describe_type(factory)}, which cannot be called; remove the () from app.target",
+            f"app.target: {target} is {describe_type(factory)}, which cannot be called; "
+            "remove the () from app.target",
         )
     try:
         return factory()
@@ -114,9 +117,11 @@ def missing_module(module, error, directory):
 
     names = [info.name for info in pkgutil.iter_modules(path)]
     where = os.pathsep.join(path)
+    wanted = f" for {module}" if module != error.name else ""
+    hint = nearest(error.name.rpartition(".")[2], names)
     return (
-        f"app.target: there is no module {error.name}{' for ' + module if module != error.name else ''} in {where} "
-        f"or on the rest of sys.path of {sys.executable}{nearest(error.name.rpartition('.')[2], names)}; "
+        f"app.target: there is no module {error.name}{wanted} in {where} "
+        f"or on the rest of sys.path of {sys.executable}{hint}; "
         "correct app.target, app.directory or app.python"
     )
 
@@ -156,7 +161,7 @@ def detect(application):
     call, given = application, 0
     if isinstance(application, type):
         # A class as the application: its instances are the iterable (WSGI), or are awaited (ASGI 2).
-        if is_coroutine_function(getattr(application, "__call__", None)):
+        if is_coroutine_function(getattr(application, "__call__", None)):  # noqa: B004 (not whether, but which)
             return ASGI
         call, given = application.__init__, 1
     elif not isinstance(application, (types.FunctionType, types.MethodType, types.BuiltinFunctionType)):
@@ -193,7 +198,7 @@ def describe(error):
 
 
 def unicode(text):
-    """What goes over the channel is UTF-8: lone surrogates (undecodable file names, for instance) are written out."""
+    """Fit for the channel, which is UTF-8: lone surrogates, as in undecodable file names, are written out."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -245,7 +250,9 @@ def leave_child(error):
             # As Python's own exit: None is 0, a number itself, anything else is printed and 1.
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
         elif error is None:
-            sys.stderr.write("rgun: a process that the application forked came back into the server; it is ended\n")
+            sys.stderr.write(
+                "rgun: a process that the application forked came back into the server; it is ended\n"
+            )
         else:
             sys.stderr.write(describe(error)[1])
         sys.stdout.flush()

@@ -1,8 +1,8 @@
 """Starts the real daemon with the extension under test, on a unix socket, for the applications beside.
 
-RGUN_BUILD_DIR is where the binaries are (RGUN_BIN names the daemon alone), else target/{release,fast,debug}; the
-extension is found beside the daemon. RGUN_PYTHONS lists the interpreters the workers run on, with colons between;
-without it, the one that runs pytest.
+RGUN_BUILD_DIR is where the binaries are (RGUN_BIN names the daemon alone), else target/{release,fast,debug};
+the extension is found beside the daemon. RGUN_PYTHONS lists the interpreters the workers run on, with colons
+between; without it, the one that runs pytest.
 """
 
 import collections
@@ -33,7 +33,9 @@ def daemon():
     for directory in found:
         if (directory / "rgun").exists() and (directory / "rgun_worker.abi3.so").exists():
             return directory / "rgun"
-    pytest.exit(f"no rgun with rgun_worker.abi3.so beside it in {', '.join(map(str, found))}: run `make build`")
+    pytest.exit(
+        f"no rgun with rgun_worker.abi3.so beside it in {', '.join(map(str, found))}: run `make build`"
+    )
 
 
 def pythons():

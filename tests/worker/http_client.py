@@ -1,7 +1,7 @@
 """Raw HTTP/1.1 for tests: sends exactly the bytes it is given, and tells a complete response from a cut one.
 
-Not http.client, which hides what matters here: whether the body ended as its framing said, what came twice, what is
-left on the connection.
+Not http.client, which hides what matters here: whether the body ended as its framing said, what came twice,
+what is left on the connection.
 """
 
 import json
@@ -104,7 +104,9 @@ class Connection:
         if head is None:
             return None, []
         first, *lines = head.decode("latin-1").split("\r\n")
-        headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+        headers = [
+            (name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)
+        ]
         return int(first.split()[1]), headers
 
     def response(self, head_only=False):

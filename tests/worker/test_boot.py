@@ -1,4 +1,4 @@
-"""From `python -c` to Ready: interpreters that cannot, applications that cannot be loaded, and what they are told."""
+"""From `python -c` to Ready: interpreters that cannot, and applications that cannot be loaded."""
 
 import os
 import pathlib
@@ -134,7 +134,14 @@ def test_they_also_answer(start, project, target):
 
 @pytest.mark.parametrize(
     "target",
-    ["good:asgi", "good:Asgi3", "good:Asgi2", "good:asgi_object", "good:asgi_by_parameters", "good:asgi_partial"],
+    [
+        "good:asgi",
+        "good:Asgi3",
+        "good:Asgi2",
+        "good:asgi_object",
+        "good:asgi_by_parameters",
+        "good:asgi_partial",
+    ],
 )
 def test_asgi_applications_are_recognized_and_refused(python, project, target):
     code, text = check(python, project(good=GOOD), target)
@@ -191,7 +198,9 @@ def test_a_target_that_is_not_there_is_a_wrong_configuration_with_a_hint(python,
         ("def f(): f()\nf()", ["RecursionError"]),
     ],
 )
-def test_an_application_that_raises_while_it_is_imported_is_told_once_with_its_traceback(python, project, source, words):
+def test_an_application_that_raises_while_it_is_imported_is_told_once_with_its_traceback(
+    python, project, source, words
+):
     code, text = check(python, project(broken=source), "broken")
     assert code != 0, text
     for word in words:
@@ -260,7 +269,11 @@ def bootstrap(python, *arguments):
 def old_interpreters():
     """Interpreters that cannot run a worker, if this machine has any."""
     root = pathlib.Path(os.environ.get("PYENV_ROOT") or pathlib.Path.home() / ".pyenv") / "versions"
-    found = [path for version in ("2.7*", "3.6*", "3.7*", "3.8*", "pypy*", "*t") for path in root.glob(version + "/bin/python")]
+    found = [
+        path
+        for version in ("2.7*", "3.6*", "3.7*", "3.8*", "pypy*", "*t")
+        for path in root.glob(version + "/bin/python")
+    ]
     return sorted(found) or [None]
 
 

@@ -120,7 +120,9 @@ def test_repeated_cookies_are_joined_as_cookies(server):
 
 
 def test_names_with_an_underscore_are_dropped(server):
-    told = environ(server, headers=[("X_Real_IP", "6.6.6.6"), ("X-Real-IP", "10.0.0.1"), ("Content_Type", "evil")])
+    told = environ(
+        server, headers=[("X_Real_IP", "6.6.6.6"), ("X-Real-IP", "10.0.0.1"), ("Content_Type", "evil")]
+    )
     assert told["HTTP_X_REAL_IP"] == "10.0.0.1"
     assert "CONTENT_TYPE" not in told
     assert "HTTP_CONTENT_TYPE" not in told
@@ -159,7 +161,9 @@ def test_http_1_0_is_told(server):
     assert environ(server, version="1.0")["SERVER_PROTOCOL"] == "HTTP/1.0"
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "x-odd"])
+@pytest.mark.parametrize(
+    "method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "x-odd"]
+)
 def test_any_method_comes_as_it_was_sent(server, method):
     assert environ(server, method=method)["REQUEST_METHOD"] == method
 

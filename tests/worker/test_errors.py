@@ -44,7 +44,9 @@ def test_a_close_that_cannot_be_looked_up_is_a_500(probe):
     probe.wait_for("no close for you")
 
 
-@pytest.mark.parametrize(("case", "name"), [("system-exit", "SystemExit: 3"), ("keyboard-interrupt", "KeyboardInterrupt")])
+@pytest.mark.parametrize(
+    ("case", "name"), [("system-exit", "SystemExit: 3"), ("keyboard-interrupt", "KeyboardInterrupt")]
+)
 def test_exits_and_interrupts_are_errors_of_their_request(server, case, name):
     before = server.get("/who").json()["pid"]
     assert server.get(f"/raise/{case}").status == 500

@@ -6,7 +6,9 @@ from conftest import eventually
 
 def numbered(size, start=0):
     """What the cases put into their files."""
-    return b"".join(index.to_bytes(8, "big") for index in range((start + size) // 8 + 1))[start : start + size]
+    return b"".join(index.to_bytes(8, "big") for index in range((start + size) // 8 + 1))[
+        start : start + size
+    ]
 
 
 @pytest.mark.parametrize("size", [1, 8191, 65536, 3_000_001])

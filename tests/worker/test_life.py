@@ -46,7 +46,9 @@ def test_a_thousand_requests_over_three_threads_are_each_answered_once(threaded,
 
 def test_pipelined_requests_are_answered_in_order(server):
     with server.connect() as connection:
-        connection.send(b"".join(b"GET /status/%d HTTP/1.1\r\nHost: h\r\n\r\n" % (200 + n) for n in range(0, 90, 3)))
+        connection.send(
+            b"".join(b"GET /status/%d HTTP/1.1\r\nHost: h\r\n\r\n" % (200 + n) for n in range(0, 90, 3))
+        )
         for number in range(0, 90, 3):
             status, headers = connection.head()
             assert status == 200 + number

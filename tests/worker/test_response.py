@@ -118,7 +118,9 @@ def test_empty_chunks_do_not_end_the_body(server):
     assert server.get("/iterate/empty-chunks").body == b"one\ntwo\n"
 
 
-@pytest.mark.parametrize("case", ["iterate", "iterate/empty-chunks", "length/exact", "head", "raise/middle", "raise/first"])
+@pytest.mark.parametrize(
+    "case", ["iterate", "iterate/empty-chunks", "length/exact", "head", "raise/middle", "raise/first"]
+)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_close_is_called_exactly_once(server, marker, case, method):
     server.get(f"/{case}?id={marker}", method=method)
@@ -138,7 +140,9 @@ def test_the_client_does_not_wait_for_close(probe, tmp_path):
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_generator_runs_to_its_end_though_content_length_was_reached(probe, method):
     probe.get("/after_last_chunk", method=method)
-    eventually(lambda: f"after the last chunk of {method}" in probe.get("/events").json(), "the code after yield")
+    eventually(
+        lambda: f"after the last chunk of {method}" in probe.get("/events").json(), "the code after yield"
+    )
 
 
 # --- status ---

@@ -35,7 +35,9 @@ def test_the_validator_has_nothing_to_say(validated, case, method):
     assert response.status != 500 or case in ("exc-info/before", "status/500"), validated.log()[-2000:]
 
 
-@pytest.mark.parametrize("case", [name for name in CONFORMING if name in ("head", "iterate", "iterate/list", "echo")])
+@pytest.mark.parametrize(
+    "case", [name for name in CONFORMING if name in ("head", "iterate", "iterate/list", "echo")]
+)
 def test_nor_for_head(validated, case):
     assert validated.get(f"/{case}", method="HEAD").status == 200, validated.log()[-2000:]
 

@@ -1,4 +1,4 @@
-"""Cases that only the worker's tests need, one a path; `probe:application`. See tests/apps/hello/cases.py for the rest."""
+"""Cases that only the worker's tests need, one a path; the others are in tests/apps/hello/cases.py."""
 
 import atexit
 import bz2
@@ -331,7 +331,7 @@ told = threading.Event()
 
 @case
 def raise_when_told(environ, start_response):
-    """A chunk, then an exception when /tell was asked (another thread of the worker's, or another request's)."""
+    """A chunk, then an exception when /tell_it was asked in another thread."""
     start_response("200 OK", [TEXT])
     told.clear()
 
@@ -458,7 +458,11 @@ def read_none(environ, start_response):
     stream = environ["wsgi.input"]
     return tell(
         start_response,
-        [stream.readline(None).decode(), [line.decode() for line in stream.readlines(None)], len(stream.read(None))],
+        [
+            stream.readline(None).decode(),
+            [line.decode() for line in stream.readlines(None)],
+            len(stream.read(None)),
+        ],
     )
 
 
@@ -497,7 +501,9 @@ def pid(environ, start_response):
 @case
 def handle_signal(environ, start_response):
     """Installs a handler for SIGUSR1 that writes down that it ran."""
-    signal.signal(signal.SIGUSR1, lambda *_: (EVENTS.append("signal handled"), print("signal handled", flush=True)))
+    signal.signal(
+        signal.SIGUSR1, lambda *_: (EVENTS.append("signal handled"), print("signal handled", flush=True))
+    )
     return tell(start_response, os.getpid())
 
 

@@ -1,4 +1,4 @@
-"""The cases of tests/apps/hello that conform to PEP 3333, under wsgiref.validate: it asserts on what a server does wrong."""
+"""The cases of tests/apps/hello under wsgiref.validate, which asserts on what a server does wrong."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,6 @@ from wsgiref.validate import validator
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "apps" / "hello"))
 
-import cases  # noqa: E402 (the path has to be there first)
+import cases
 
 application = validator(cases.application)

@@ -17,7 +17,9 @@ def index():
 @application.route("/form", methods=["POST"])
 def form():
     """Form fields and an uploaded file."""
-    return jsonify(fields=request.form.to_dict(), size=len(request.files["file"].read()), args=request.args.to_dict())
+    return jsonify(
+        fields=request.form.to_dict(), size=len(request.files["file"].read()), args=request.args.to_dict()
+    )
 
 
 @application.route("/json", methods=["POST"])
