@@ -4,8 +4,8 @@ Embedded into the extension and run once (src/worker/python.rs). `load` returns 
 the daemon; it never raises for a fault of the configuration or of the application. Runs on CPython 3.9 and
 later.
 
-Modules that only failures need are imported there: difflib, pkgutil and traceback would take a third of the time
-from the start of a worker to its first request.
+Modules that only failures need are imported there: difflib, pkgutil and traceback would take a third of the
+time from the start of a worker to its first request.
 """
 
 import functools
