@@ -78,7 +78,7 @@ fn serve(py: Python<'_>, served: &'static Application, slot: u32) -> Result<(), 
         }
         let finished = exchanges.serve(py, &frame)?;
         let oldest = if deferred_since == 0 { finished.at } else { deferred_since };
-        if finished.service <= DEFER && finished.at - oldest < DEFER && worker.has_more() {
+        if finished.at - oldest + finished.service <= DEFER && worker.has_more() {
             deferred_since = oldest;
         } else {
             worker.output.ring();

@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use rgun_channel::frame::{CompletionKind, ExchangeId};
+use rgun_channel::layout::RESPONSE_WINDOW;
 use rgun_channel::ring::Position;
 
 use crate::supervise::WorkerId;
@@ -286,6 +287,9 @@ impl Exchange {
                 0
             }
         };
+        if self.unacked > RESPONSE_WINDOW && len > 0 {
+            return Err(format!("sent body of exchange {} beyond its window", self.id.0));
+        }
         self.unacked += len;
         self.ended |= fixed.end;
         if self.ended || self.client_is_through() {

@@ -58,8 +58,10 @@ pub struct Policy {
 pub enum Notice {
     /// The worker said something on its control socket.
     Report(WorkerId, Report),
-    /// The worker broke the channel's contract, or closed its control socket.
+    /// The worker broke the channel's contract.
     Misbehaved(WorkerId, String),
+    /// The worker closed its control socket, which is how every exit begins. Nothing of it is used any more.
+    HungUp(WorkerId),
     /// A request in this worker ran over `timeouts.request`; its client has been answered.
     DeadlineExceeded(WorkerId, ExchangeId),
     /// A retiring worker has no exchange left but those over their deadline.
@@ -124,8 +126,10 @@ pub struct Load {
 /// its turn: tokio polls up to `event_interval` tasks before it parks.
 const MAX_DEFERRED: u32 = 64;
 
-/// A prefetched record that nobody has claimed for this long is taken back.
-const STALL: Duration = Duration::from_millis(1);
+/// While every worker has more than it can start, the reactor waits this long for completions alone before it
+/// looks at its sockets: what arrives could not start anyway, and each look interrupts a worker that shares
+/// the core. (A network card moderates its interrupts for the same reason.)
+const MODERATION: Duration = Duration::from_micros(500);
 
 /// How often the housekeeper looks while records may be stalled, and while there is only something to time out.
 const FAST_TICK: Duration = Duration::from_millis(1);
@@ -234,17 +238,24 @@ impl Dispatcher {
     /// rings the doorbells, and announces sleep. Called by tokio's `on_thread_park`, so it must not block;
     /// a task it wakes keeps the reactor from sleeping.
     pub fn before_park(&self) {
-        let now = Instant::now();
         let mut state = self.lock();
+        let mut moderated = false;
         loop {
-            let woken = self.collect(&mut state, now);
+            let woken = self.collect(&mut state, Instant::now());
             state.ring_doorbells();
             if woken {
                 return;
             }
             self.reactor.epoch().doze();
             if state.workers.iter().flatten().all(Worker::is_quiet) {
-                return;
+                if moderated || !state.is_saturated() {
+                    return;
+                }
+                moderated = true;
+                // Other threads (a worker's death, a reload) must not wait for the lock meanwhile.
+                drop(state);
+                self.reactor.wait_for_doorbell(MODERATION);
+                state = self.lock();
             }
             self.reactor.epoch().rise();
         }
@@ -359,22 +370,20 @@ impl Dispatcher {
     /// A worker has an idle slot and the queue is empty: takes over what another worker has prefetched but
     /// not started, if it would have to wait there for longer than a wake-up costs.
     fn steal(&self, state: &mut State, index: usize, now: Instant) {
-        let idle = state.workers[index].as_ref().is_some_and(|worker| worker.idle_slots() > 0);
-        if !idle {
-            return;
-        }
-        let victim = state
-            .workers
-            .iter()
-            .enumerate()
-            .filter(|(other, _)| *other != index)
-            .filter_map(|(other, worker)| Some((other, worker.as_ref()?.backlog(now)?)))
-            .max_by_key(|(_, wait)| *wait);
-        let Some((victim, _)) = victim else { return };
-        if let Some(id) = state.revoke_oldest(victim)
-            && !self.give(state, index, id, now)
-        {
-            state.queue.push_front(id);
+        while state.workers[index].as_ref().is_some_and(|worker| worker.idle_slots() > 0) {
+            let victim = state
+                .workers
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != index)
+                .filter_map(|(other, worker)| Some((other, worker.as_ref()?.backlog(now)?)))
+                .max_by_key(|(_, wait)| *wait);
+            let Some((victim, _)) = victim else { return };
+            let Some(id) = state.revoke_oldest(victim) else { return };
+            if !self.give(state, index, id, now) {
+                state.queue.push_front(id);
+                return;
+            }
         }
     }
 
@@ -443,7 +452,7 @@ impl Dispatcher {
         if let Some(worker) = &mut state.workers[index] {
             worker.admitted = true;
         }
-        self.refill_all(&mut state, Instant::now());
+        self.refill(&mut state, index, Instant::now());
         state.ring_doorbells();
     }
 
@@ -502,7 +511,11 @@ impl Dispatcher {
             Ok(false) => {
                 // What it completed before it closed counts.
                 self.collect(&mut state, Instant::now());
-                self.condemn(&mut state, index, "closed its control socket");
+                // Unless that found a breach of contract.
+                if state.find(id).is_some() {
+                    (self.notice)(Notice::HungUp(id));
+                    self.lose(&mut state, index);
+                }
                 false
             }
             Err(why) => {
@@ -581,7 +594,7 @@ impl Dispatcher {
     fn revoke_stalled(&self, state: &mut State, now: Instant) {
         for index in 0..state.workers.len() {
             let Some(worker) = &mut state.workers[index] else { continue };
-            if !worker.is_stalled(now, STALL) {
+            if !worker.is_stalled(now) {
                 continue;
             }
             // Threads that sleep although there is work: wake them before taking anything away.
@@ -589,8 +602,14 @@ impl Dispatcher {
                 continue;
             }
             worker.stalled = true;
+            // What has a slot there stays unless another worker can start it now. Taken back and given again, its
+            // time would begin anew each time, and a worker that never claims (stopped, or a lock held in C code)
+            // would never be found out by the deadline.
+            let most = worker.n_running().saturating_sub(worker.n_slots()) + state.idle_slots_beside(index);
             let mut revoked = Vec::new();
-            while let Some(id) = state.revoke_newest(index) {
+            while revoked.len() < most
+                && let Some(id) = state.revoke_newest(index)
+            {
                 revoked.push(id);
             }
             for id in revoked {
@@ -636,20 +655,33 @@ impl State {
     }
 
     /// The worker that can start a request soonest, if one can take it now: one with an idle slot before
-    /// one that is merely fast, the least busy first.
+    /// one that is merely fast, the least busy first; at last one that has lately let lie what it was given.
     fn choose(&self, with_fd: bool) -> Option<usize> {
-        let mut best: Option<(usize, (bool, u32))> = None;
+        let mut best: Option<(usize, (bool, bool, u32))> = None;
         for (index, worker) in self.workers.iter().enumerate() {
             let Some(worker) = worker else { continue };
             if !worker.has_room(with_fd) {
                 continue;
             }
-            let rank = (worker.idle_slots() == 0, worker.load());
+            let rank = (worker.stalled, worker.idle_slots() == 0, worker.load());
             if best.is_none_or(|(_, other)| rank < other) {
                 best = Some((index, rank));
             }
         }
         best.map(|(index, _)| index)
+    }
+
+    /// Slots that other workers have free, those left out that are stalled themselves.
+    fn idle_slots_beside(&self, index: usize) -> usize {
+        let others = self.workers.iter().enumerate().filter(|(other, _)| *other != index);
+        let others = others.filter_map(|(_, worker)| worker.as_ref()).filter(|worker| !worker.stalled);
+        others.map(|worker| worker.idle_slots() as usize).sum()
+    }
+
+    /// Has every worker that takes requests more than it can start?
+    fn is_saturated(&self) -> bool {
+        let mut open = self.workers.iter().flatten().filter(|worker| worker.is_open()).peekable();
+        open.peek().is_some() && open.all(Worker::is_saturated)
     }
 
     fn ring_doorbells(&mut self) {

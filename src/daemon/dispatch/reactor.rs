@@ -2,11 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use rgun_channel::layout::{REACTOR_EPOCH, REACTOR_PAGE};
 use rgun_channel::map::Map;
 use rgun_channel::wake::Epoch;
+use rustix::event::{Timespec, epoll};
 
 /// One page, mapped read-only by every worker, and one eventfd in the reactor's epoll.
 ///
@@ -17,6 +19,8 @@ pub struct Reactor {
     page: Map,
     page_fd: OwnedFd,
     doorbell: EventFd,
+    /// An epoll of the doorbell alone: for waiting without looking at the sockets.
+    alone: OwnedFd,
 }
 
 impl Reactor {
@@ -27,7 +31,23 @@ impl Reactor {
     pub fn new() -> io::Result<Self> {
         let (page, page_fd) = Map::create_for_readers("rgun-reactor", REACTOR_PAGE)?;
         let doorbell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { page, page_fd, doorbell })
+        let alone = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&alone, &doorbell, epoll::EventData::new_u64(0), flags)?;
+        Ok(Self { page, page_fd, doorbell, alone })
+    }
+
+    /// Blocks until the doorbell rings, but not for longer than `most` (less than a second). On kernels without
+    /// `epoll_pwait2(2)` (before 5.11) that is rounded up to a millisecond.
+    pub fn wait_for_doorbell(&self, most: Duration) {
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(most.subsec_nanos()) };
+        let mut event = Vec::with_capacity(1);
+        // Interrupted or refused: the caller goes on to the real epoll, which waits properly.
+        if let Err(error) =
+            epoll::wait(&self.alone, rustix::buffer::spare_capacity(&mut event), Some(&timeout))
+        {
+            tracing::trace!(%error, "waiting for the doorbell ended early, ignoring");
+        }
     }
 
     /// Whether the reactor sleeps.

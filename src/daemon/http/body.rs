@@ -73,6 +73,9 @@ pub(super) async fn receive(mut incoming: Incoming, limits: &BodyLimits<'_>) -> 
     if announced == Some(first.len() as u64) && first.len() <= INLINE_BODY {
         return Ok(Body::Inline(first));
     }
+    if !within(first.len() as u64) {
+        return Err(TOO_LARGE);
+    }
     let mut held = Vec::with_capacity(first.len().max(announced.map_or(0, small)));
     held.extend_from_slice(&first);
     drop(first);

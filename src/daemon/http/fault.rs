@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::dispatch::Fault;
+use crate::supervise::WorkerId;
 
 /// Why a request gets an answer that is not the application's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub enum Refusal {
     Client(StatusCode, &'static str),
     /// The exchange failed.
     Exchange(Fault),
+    /// The answer's `Content-Length` is not the length of its body.
+    WrongLength(Option<WorkerId>),
     /// The body could not be kept: no memory, no disk.
     Spool(String),
 }
@@ -38,6 +41,11 @@ impl Refusal {
     pub fn told(&self) -> Told {
         let (status, reason, retry_after) = match self {
             Self::Client(status, reason) => (*status, (*reason).to_owned(), None),
+            Self::WrongLength(_) => (
+                StatusCode::BAD_GATEWAY,
+                "the application's answer is not as long as its Content-Length says".to_owned(),
+                None,
+            ),
             Self::Spool(_) => (
                 StatusCode::INSUFFICIENT_STORAGE,
                 "the server has no room for the request's body".to_owned(),

@@ -5,18 +5,21 @@ use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use rustix::io::ReadWriteFlags;
 use tokio::task::JoinHandle;
 
 use crate::dispatch::{BodyStream, Fault, FilePart, StreamPiece};
-use crate::journal::requests::{Access, Journal};
+use crate::journal::requests::{Access, Failure, Journal};
 use crate::net::{Connection, Phase};
+use crate::report::Chain;
+
+use super::fault::Refusal;
 
 /// Bytes read from a file at a time.
 const FILE_BLOCK: usize = 256 * 1024;
@@ -42,16 +45,47 @@ pub(super) struct ResponseBody {
     source: Source,
     /// Goes idle when the body is through.
     connection: Arc<Connection>,
-    /// Written to the journal when the body is through.
-    access: Option<Box<PendingAccess>>,
+    /// For the journal: when the body is through, or when it breaks off.
+    account: Option<Box<Account>>,
 }
 
-/// An access-log entry that waits for the end of its body.
+/// What is known of a request whose answer has begun.
 #[derive(Debug)]
-pub(super) struct PendingAccess {
+pub(super) struct Account {
     pub(super) entry: Access,
     pub(super) begun: Instant,
     pub(super) journal: Journal,
+    /// Whether a good end is told as well.
+    pub(super) log_access: bool,
+}
+
+impl Account {
+    fn close(mut self) {
+        if self.log_access {
+            self.entry.duration = self.begun.elapsed();
+            self.journal.access(self.entry);
+        }
+    }
+
+    /// The client has the head, so the journal is all that is left to tell.
+    fn broke_off(self, error: &BodyError) {
+        let (summary, traceback) = match error {
+            BodyError::Fault(Fault::Raised { summary, traceback, .. }) => {
+                (summary.clone(), traceback.clone())
+            }
+            BodyError::Fault(fault) => (Refusal::Exchange(fault.clone()).told().reason, String::new()),
+            BodyError::File(_) => (Chain(error).to_string(), String::new()),
+        };
+        let Access { request, status, worker, .. } = self.entry;
+        self.journal.failure(Failure {
+            request,
+            status,
+            duration: self.begun.elapsed(),
+            worker,
+            summary: format!("broken off in mid-body: {summary}"),
+            traceback,
+        });
+    }
 }
 
 /// Why a body ends before its end: hyper then breaks the connection, so that no client takes it for complete.
@@ -64,12 +98,8 @@ pub(super) enum BodyError {
 }
 
 impl ResponseBody {
-    pub(super) fn new(
-        source: Source,
-        connection: Arc<Connection>,
-        access: Option<Box<PendingAccess>>,
-    ) -> Self {
-        Self { source, connection, access }
+    pub(super) fn new(source: Source, connection: Arc<Connection>, account: Option<Box<Account>>) -> Self {
+        Self { source, connection, account }
     }
 }
 
@@ -104,8 +134,18 @@ impl Body for ResponseBody {
                 },
             }
         };
-        if let (Some(access), Some(Ok(bytes))) = (&mut this.access, &piece) {
-            access.entry.bytes += bytes.len() as u64;
+        match &piece {
+            Some(Ok(bytes)) => {
+                if let Some(account) = &mut this.account {
+                    account.entry.bytes += bytes.len() as u64;
+                }
+            }
+            Some(Err(error)) => {
+                if let Some(account) = this.account.take() {
+                    account.broke_off(error);
+                }
+            }
+            None => {}
         }
         Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
     }
@@ -133,9 +173,8 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         self.connection.enter(Phase::Idle);
-        if let Some(mut access) = self.access.take() {
-            access.entry.duration = access.begun.elapsed();
-            access.journal.access(access.entry);
+        if let Some(account) = self.account.take() {
+            account.close();
         }
     }
 }
@@ -147,19 +186,12 @@ pub(super) struct FileReader {
     fd: Arc<OwnedFd>,
     offset: u64,
     left: u64,
-    buffer: BytesMut,
     blocked: Option<JoinHandle<io::Result<Bytes>>>,
 }
 
 impl FileReader {
     pub(super) fn new(part: FilePart) -> Self {
-        Self {
-            fd: Arc::new(part.fd),
-            offset: part.offset,
-            left: part.len,
-            buffer: BytesMut::new(),
-            blocked: None,
-        }
+        Self { fd: Arc::new(part.fd), offset: part.offset, left: part.len, blocked: None }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
@@ -196,21 +228,55 @@ impl FileReader {
         Poll::Ready(Ok(Some(bytes)))
     }
 
-    fn read_now(&mut self, want: usize) -> io::Result<Bytes> {
-        // Reuses the block's memory when hyper has written out what was in it.
-        self.buffer.reserve(FILE_BLOCK);
-        self.buffer.resize(want, 0);
-        let mut slices = [io::IoSliceMut::new(&mut self.buffer)];
-        match rustix::io::preadv2(&*self.fd, &mut slices, self.offset, ReadWriteFlags::NOWAIT) {
-            Ok(len) => {
-                let block = self.buffer.split_to(len);
-                self.buffer.clear();
-                Ok(block.freeze())
-            }
-            Err(errno) => {
-                self.buffer.clear();
-                Err(errno.into())
-            }
+    fn read_now(&self, want: usize) -> io::Result<Bytes> {
+        let mut block = Block::take();
+        let mut slices = [io::IoSliceMut::new(block.space(want))];
+        let len = rustix::io::preadv2(&*self.fd, &mut slices, self.offset, ReadWriteFlags::NOWAIT)?;
+        Ok(block.into_bytes(len))
+    }
+}
+
+/// A block of [`FILE_BLOCK`] bytes that returns to a small store when hyper has written it out: a fresh one would
+/// be mapped, zeroed, faulted in and unmapped each time, which costs more than reading the file.
+#[derive(Debug)]
+struct Block {
+    bytes: Box<[u8]>,
+    len: usize,
+}
+
+/// Blocks that wait for their next use; at most [`SPARE_BLOCKS`], so that a burst of downloads is not remembered
+/// for ever.
+static SPARE: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+const SPARE_BLOCKS: usize = 8;
+
+impl Block {
+    fn take() -> Self {
+        let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Self { bytes: spare.unwrap_or_else(|| vec![0; FILE_BLOCK].into_boxed_slice()), len: 0 }
+    }
+
+    fn space(&mut self, want: usize) -> &mut [u8] {
+        let most = want.min(self.bytes.len());
+        self.bytes.get_mut(..most).unwrap_or_default()
+    }
+
+    fn into_bytes(mut self, len: usize) -> Bytes {
+        self.len = len;
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for Block {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE_BLOCKS {
+            spare.push(std::mem::take(&mut self.bytes));
         }
     }
 }
@@ -221,13 +287,12 @@ fn is_unsupported(error: &io::Error) -> bool {
 }
 
 fn read_block(fd: &OwnedFd, offset: u64, want: usize) -> io::Result<Bytes> {
-    let mut block = vec![0; want];
+    let mut block = Block::take();
     let len = loop {
-        match rustix::io::pread(fd, &mut block, offset) {
+        match rustix::io::pread(fd, block.space(want), offset) {
             Err(rustix::io::Errno::INTR) => {}
             read => break read?,
         }
     };
-    block.truncate(len);
-    Ok(block.into())
+    Ok(block.into_bytes(len))
 }

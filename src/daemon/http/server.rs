@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
-use http::{Request, Response, StatusCode, request};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Method, Request, Response, StatusCode, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -24,7 +24,7 @@ use super::body::{self, Body, BodyLimits};
 use super::fault::{Refusal, Told};
 use super::head;
 use super::request_id::{RequestId, RequestIds};
-use super::response::{FileReader, PendingAccess, ResponseBody, Source};
+use super::response::{Account, FileReader, ResponseBody, Source};
 
 /// What bounds a request. Units: bytes, except where a type says otherwise.
 #[derive(Debug, Clone)]
@@ -90,8 +90,9 @@ pub async fn serve(server: Arc<Server>, stream: Stream) {
     builder
         .header_read_timeout(None) // `Connections::sweep` does that, without a timer per request
         .max_header_size(limits.header + limits.request_line)
-        .keep_alive(limits.keepalive)
-        .pipeline_flush(true);
+        // Not `pipeline_flush`: it buffers without bound for a client that does not read, and keeps back what
+        // hyper answers to a head it refuses.
+        .keep_alive(limits.keepalive);
     if limits.headers != STACK_HEADERS {
         builder.max_headers(limits.headers);
     }
@@ -176,7 +177,26 @@ async fn exchange(
         .dispatcher
         .submit(&frame, head::fields(&parts.headers), spooled, complete)
         .map_err(Refusal::Exchange)?;
-    ticket.await.map_err(Refusal::Exchange)
+    let answer = ticket.await.map_err(Refusal::Exchange)?;
+    check_length(parts, &answer)?;
+    Ok(answer)
+}
+
+/// hyper trusts that a length in the fields is the body's (`encode_headers` says so): if it were not, the rest of the
+/// body would be read as the next answer on the connection. A HEAD's answer and a 304 announce what they do not have
+/// (RFC 9110 §8.6); of a stream hyper counts the bytes.
+fn check_length(parts: &request::Parts, answer: &Answer) -> Result<(), Refusal> {
+    let Answer { head, parts: pieces, file, stream, worker, .. } = answer;
+    if stream.is_some() || parts.method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED {
+        return Ok(());
+    }
+    let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+    let len = bytes + file.as_ref().map_or(0, |file| file.len);
+    let agrees = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.parse() == Ok(len));
+    if head.fields.get_all(CONTENT_LENGTH).iter().all(agrees) {
+        return Ok(());
+    }
+    Err(Refusal::WrongLength(*worker))
 }
 
 /// The path as sent; `OPTIONS *` has `*` (RFC 9112 §3.2.4).
@@ -233,7 +253,9 @@ fn answered(
             _ => Source::Parts(pieces),
         },
     };
-    let access = server.log_access.then(|| {
+    // What comes piece by piece may break off; what is there is not worth an allocation.
+    let may_break = matches!(source, Source::Stream(_) | Source::File(_));
+    let account = (server.log_access || may_break).then(|| {
         let entry = Access {
             request: described(&connection, parts, id),
             status: head.status.as_u16(),
@@ -242,11 +264,12 @@ fn answered(
             queued,
             worker,
         };
-        Box::new(PendingAccess { entry, begun, journal: server.journal.clone() })
+        let (journal, log_access) = (server.journal.clone(), server.log_access);
+        Box::new(Account { entry, begun, journal, log_access })
     });
     let closing = connection.is_closing();
     // A HEAD's answer and a 304 have no body, whatever the length says; hyper knows the request.
-    let mut response = Response::new(ResponseBody::new(source, connection, access));
+    let mut response = Response::new(ResponseBody::new(source, connection, account));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.fields;
     if closing {
@@ -271,6 +294,7 @@ fn refused(
         Refusal::Exchange(Fault::Deadline(worker) | Fault::WorkerDied(worker)) => {
             (Some(*worker), reason.clone(), String::new())
         }
+        Refusal::WrongLength(worker) => (*worker, reason.clone(), String::new()),
         Refusal::Spool(error) => (None, format!("{reason}: {error}"), String::new()),
         Refusal::Client(..) | Refusal::Exchange(_) => (None, reason.clone(), String::new()),
     };

@@ -177,7 +177,8 @@ impl Response {
             Stage::Done => return Err(too_late().into()),
             Stage::Prepared | Stage::Streaming | Stage::Ended | Stage::Abandoned => {}
         }
-        if self.worker().is_abandoned(self.slot, self.exchange) {
+        // Not before the head: a frame without one would not be an answer.
+        if self.is_sent() && self.worker().is_abandoned(self.slot, self.exchange) {
             self.stage = Stage::Abandoned;
         }
         if data.is_empty() || self.stage == Stage::Abandoned {
@@ -191,9 +192,18 @@ impl Response {
         let end = self.has_no_body() || self.head.length == Some(self.given);
         if end || !data.is_empty() {
             self.send(py, data, end, false)?;
-            self.worker().output.ring();
+            self.ring(end);
         }
         Ok(self.stage)
+    }
+
+    /// Rings for what has been sent. The end of a response may wait for its DONE, a `close()` away, if the daemon
+    /// has given work ahead of time: then it ticks, so that a long `close()` holds nothing up for more than that.
+    fn ring(&self, end: bool) {
+        let worker = self.worker();
+        if !(end && worker.has_more()) {
+            worker.output.ring();
+        }
     }
 
     /// The end of the body that came in chunks.
@@ -204,7 +214,7 @@ impl Response {
                 self.check_length()?;
                 self.send(py, &[], true, done)?;
                 if !done {
-                    self.worker().output.ring();
+                    self.ring(true);
                 }
             }
             Stage::Ended | Stage::Abandoned if done => self.done(py)?,
