@@ -36,7 +36,9 @@
 //! | 26 | 6 | reserved, 0 |
 //! | 32 | | fields; then slab chunks (`chunk u32, len u32`)·n, or `offset u64, len u64` of the descriptor, or body bytes |
 //!
-//! `raised` carries an [`AppError`]; before the head it becomes a 500, after it a reset.
+//! `raised` carries an [`AppError`]; before the head it becomes a 500, after it a reset, after END a log
+//! entry. It ends the response; another `raised` may follow (closing the iterable failed, too), and the last
+//! one has DONE. A response whose END came before DONE is followed by an empty body frame with END and DONE.
 #![warn(clippy::indexing_slicing)]
 
 use std::ops::Range;
