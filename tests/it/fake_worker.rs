@@ -41,7 +41,7 @@
 //! | `/file/N` | N bytes of pattern as a descriptor |
 //! | `/file-short/N` | announces N bytes, the descriptor's file has half of them |
 //! | `/fd-missing` | a file body whose descriptor is never sent |
-//! | `/raise`, `/raise-mid-body` | Raised before the head / after head and 10 of 1000 bytes |
+//! | `/raise`, `/raise-mid-body/MS` | Raised before the head / MS after head and 10 of 1000 bytes |
 //! | `/hang`, `/hang-mid-body` | nothing, for ever / head and 10 of 1000 bytes, then nothing |
 //! | `/die`, `/abort` | exit 3 / SIGABRT before the head |
 //! | `/die-mid-body` | head and 10 of 1000 bytes, exit 3 once the daemon has taken them |
@@ -512,6 +512,8 @@ impl Exchange<'_, '_> {
             "raise" => self.raise(),
             "raise-mid-body" => {
                 self.half_a_response()?;
+                worker.wait_until_taken()?;
+                thread::sleep(milliseconds(first)?);
                 self.raise()
             }
             "hang" => hang(),

@@ -1,0 +1,136 @@
+//! Sockets come from systemd, by name, and what cannot be used is refused with the remedy.
+
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+
+use crate::support::client::Address;
+use crate::support::{Client, Rgun, systemd};
+
+#[test]
+fn every_socket_that_systemd_passes_is_served_under_its_name() {
+    let rgun = Rgun::fake();
+    let (four, at_four) = systemd::tcp("127.0.0.1:0");
+    let (six, at_six) = systemd::tcp("[::1]:0");
+    let (local, at_local) = systemd::unix(&rgun.scratch().join("local"));
+    let rgun = rgun.socket("web", four).socket("six", six).socket("local", local);
+    let daemon = rgun.at(at_four.clone()).serving();
+
+    for (index, (name, address)) in
+        [("web", &at_four), ("six", &at_six), ("local", &at_local)].iter().enumerate()
+    {
+        let answer = Client::connect(address).unwrap().get("/echo");
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.said("listener"), index.to_string(), "{name}");
+        let line = daemon.log.wait(&format!("rgun.listener={name}"));
+        assert!(line.contains("listening on "), "{line}");
+    }
+    let Address::Tcp(address) = at_four else { panic!("TCP") };
+    daemon.log.wait(&format!("listening on {address}"));
+    let peer = Client::connect(&at_six).unwrap().get("/echo").said("peer");
+    assert!(peer.starts_with("::1 "), "{peer}");
+    let peer = Client::connect(&at_local).unwrap().get("/echo").said("peer");
+    assert_eq!(peer.trim(), "0", "a client on a unix socket has no address");
+}
+
+#[test]
+fn a_socket_of_systemds_stays_when_the_daemon_goes() {
+    let rgun = Rgun::fake();
+    let path = rgun.scratch().join("local");
+    let (socket, address) = systemd::unix(&path);
+    let kept = socket.try_clone().unwrap();
+    let mut daemon = rgun.socket("local", socket).at(address.clone()).serving();
+    daemon.stops();
+    assert!(path.exists(), "the socket's file is systemd's");
+    // Who connects between two lives waits in the backlog.
+    let mut early = Client::connect(&address).unwrap();
+    early.ask("/hello");
+    let _next = Rgun::fake().socket("local", kept).at(address).serving();
+    assert_eq!(early.answer().status, 200);
+}
+
+#[test]
+fn sockets_for_another_process_are_left_alone() {
+    let rgun = Rgun::fake();
+    let path = rgun.scratch().join("own");
+    let (theirs, _) = systemd::tcp("127.0.0.1:0");
+    let bind = format!("unix:{}", path.display());
+    let rgun = rgun.socket("theirs", theirs).listen_pid("1").flags(["--bind", bind.as_str()]);
+    let daemon = rgun.at(Address::Unix(path)).serving();
+    assert_eq!(daemon.get("/hello").status, 200);
+    assert_eq!(daemon.log.count("listening on "), 1);
+}
+
+#[test]
+fn an_address_that_is_asked_for_beside_systemds_sockets_is_not_dropped_in_silence() {
+    let (socket, address) = systemd::tcp("127.0.0.1:0");
+    let rgun = Rgun::fake().socket("web", socket).flags(["--bind", "127.0.0.1:1"]);
+    let daemon = rgun.at(address).serving();
+    let line = daemon.log.wait("has no effect");
+    assert!(
+        line.contains("WARN") && line.contains("127.0.0.1:1") && line.contains("ListenStream="),
+        "{line}"
+    );
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+#[test]
+fn listen_fds_without_a_socket_is_refused() {
+    let rgun = Rgun::fake().variable("LISTEN_FDS", "0");
+    let (socket, _) = systemd::tcp("127.0.0.1:0");
+    let (code, log, _) = rgun.socket("x", socket).run();
+    assert_eq!(code, 78, "{log}");
+    assert!(log.contains("LISTEN_FDS=\"0\" names no socket") && log.contains("ListenStream="), "{log}");
+}
+
+#[test]
+fn a_datagram_socket_is_refused_by_its_name() {
+    let (code, log, _) = Rgun::fake().socket("dns", systemd::datagram()).run();
+    assert_eq!(code, 78, "{log}");
+    assert!(log.contains("\"dns\"") && log.contains("datagram") && log.contains("ListenStream="), "{log}");
+}
+
+#[test]
+fn a_connection_of_accept_yes_is_refused() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (code, log, _) = Rgun::fake().socket("inetd", theirs.into()).run();
+    assert_eq!(code, 78, "{log}");
+    assert!(log.contains("\"inetd\"") && log.contains("Accept=no"), "{log}");
+    drop(ours);
+}
+
+#[test]
+fn what_is_no_socket_is_refused() {
+    let (code, log, _) = Rgun::fake().socket("file", File::open("/dev/null").unwrap().into()).run();
+    assert_eq!(code, 78, "{log}");
+    assert!(log.contains("\"file\"") && log.contains("not a socket"), "{log}");
+}
+
+#[test]
+fn a_refused_socket_is_refused_before_any_worker_is_started() {
+    let (good, _) = systemd::tcp("127.0.0.1:0");
+    let (code, log, _) = Rgun::fake().socket("web", good).socket("dns", systemd::datagram()).run();
+    assert_eq!(code, 78, "{log}");
+    assert!(!log.contains("worker"), "{log}");
+}
+
+#[test]
+fn the_daemons_own_sockets_come_and_go_with_it() {
+    let rgun = Rgun::fake();
+    let path = rgun.scratch().join("socket");
+    // What a crash leaves behind.
+    drop(systemd::unix(&path));
+    let mut daemon = rgun.serving();
+    assert_eq!(daemon.get("/hello").status, 200);
+    daemon.stops();
+    assert!(!path.exists(), "its own socket's file is removed");
+}
+
+#[test]
+fn several_addresses_can_be_bound() {
+    let rgun = Rgun::fake();
+    let other = rgun.scratch().join("other");
+    let bind = format!("unix:{}", other.display());
+    let daemon = rgun.flags(["--bind", bind.as_str()]).serving();
+    assert_eq!(daemon.get("/hello").status, 200);
+    assert_eq!(Client::connect(&Address::Unix(other)).unwrap().get("/hello").status, 200);
+}

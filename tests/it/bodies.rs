@@ -1,0 +1,221 @@
+//! Request bodies: small ones inline, larger ones spooled to memory and then to disk, bounded, and whole or not at
+//! all. Response bodies as files.
+
+use std::fs;
+
+use crate::support::{Client, Daemon, Rgun, until};
+
+const INLINE: usize = 64 * 1024;
+const IN_MEMORY: usize = 16 * 1024 * 1024;
+
+/// As the fake's: the byte at `i` is `i % 251`.
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
+    (0..=250).cycle().take(len).collect()
+}
+
+fn post(client: &mut Client, len: usize) {
+    let head = format!("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: {len}\r\n\r\n");
+    client.send(head);
+}
+
+/// Sends a body while its echo is read: neither end could hold all of it.
+fn echoed(daemon: &Daemon, body: &[u8], chunk: Option<usize>) -> (String, Vec<u8>) {
+    let mut client = daemon.connect();
+    match chunk {
+        None => {
+            post(&mut client, body.len());
+            client.send(body);
+        }
+        Some(size) => {
+            client.send("POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
+            for chunk in body.chunks(size) {
+                client.send(format!("{:x}\r\n", chunk.len())).send(chunk).send("\r\n");
+            }
+            client.send("0\r\n\r\n");
+        }
+    }
+    let answer = client.answer();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    (answer.field("x-body").to_owned(), answer.body)
+}
+
+#[test]
+fn a_body_up_to_64_kib_travels_in_the_frame_and_a_larger_one_by_descriptor() {
+    let daemon = Rgun::fake().serving();
+    for (len, how) in [(1, "inline"), (INLINE - 1, "inline"), (INLINE, "inline"), (INLINE + 1, "file")] {
+        for chunk in [None, Some(1000), Some(INLINE * 2)] {
+            let body = pattern(len);
+            let (by, echo) = echoed(&daemon, &body, chunk);
+            assert_eq!(by, how, "{len} bytes in chunks of {chunk:?}");
+            assert!(echo == body, "{len} bytes in chunks of {chunk:?} came back changed");
+        }
+    }
+}
+
+#[test]
+fn a_body_on_either_side_of_16_mib_arrives_whole() {
+    let directory = Rgun::fake();
+    let spool = directory.scratch().path().display().to_string();
+    let daemon = directory.variable("CACHE_DIRECTORY", &spool).serving();
+    for len in [IN_MEMORY, IN_MEMORY + 1, IN_MEMORY + 3_000_000] {
+        let body = pattern(len);
+        let (by, echo) = echoed(&daemon, &body, None);
+        assert_eq!(by, "file");
+        assert!(echo == body, "{len} bytes came back changed");
+    }
+    let body = pattern(IN_MEMORY + 100_000);
+    assert!(echoed(&daemon, &body, Some(300_000)).1 == body);
+}
+
+#[test]
+fn a_large_upload_waits_on_disk_in_a_file_without_a_name() {
+    let rgun = Rgun::fake();
+    let spool = rgun.scratch().join("spool");
+    fs::create_dir(&spool).unwrap();
+    let daemon = rgun.variable("CACHE_DIRECTORY", &spool.display().to_string()).serving();
+    let before = daemon.rss();
+    let len = IN_MEMORY * 3;
+    let mut client = daemon.connect();
+    post(&mut client, len);
+    client.send(pattern(len - 1));
+    let prefix = format!("{}/#", spool.display());
+    until("the spool file is there", || {
+        daemon
+            .descriptors()
+            .iter()
+            .any(|link| link.starts_with(&prefix) && link.ends_with("(deleted)"))
+            .then_some(())
+    });
+    let grown = daemon.rss().saturating_sub(before);
+    assert!(grown < IN_MEMORY as u64, "{grown} bytes more in RAM for an upload of {len}");
+    assert_eq!(fs::read_dir(&spool).unwrap().count(), 0);
+    // Cut off by its client, it is gone.
+    drop(client);
+    until("the spool file is closed", || {
+        (!daemon.descriptors().iter().any(|link| link.starts_with(&prefix))).then_some(())
+    });
+}
+
+#[test]
+fn a_spool_directory_without_room_is_told_to_the_client_and_the_operator() {
+    let rgun = Rgun::fake();
+    let missing = rgun.scratch().join("missing").display().to_string();
+    let daemon = rgun.variable("CACHE_DIRECTORY", &missing).serving();
+    let mut client = daemon.connect();
+    post(&mut client, IN_MEMORY + 1);
+    // The daemon may close before it has read everything.
+    drop(client.try_send(pattern(IN_MEMORY + 1)));
+    let answer = client.answer();
+    answer.is_a_refusal(507);
+    assert!(daemon.log.wait(answer.field("x-request-id")).contains("ERROR"));
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+#[test]
+fn a_body_over_the_limit_is_413_by_its_announcement() {
+    let daemon = Rgun::fake().set("limits.body", "100KiB").serving();
+    let mut client = daemon.connect();
+    post(&mut client, 100 * 1024 + 1);
+    client.answer().is_a_refusal(413);
+    client.is_closed();
+    let body = pattern(100 * 1024);
+    assert!(echoed(&daemon, &body, None).1 == body, "the limit itself is allowed");
+}
+
+#[test]
+fn a_body_over_the_limit_is_413_without_an_announcement() {
+    for limit in [1024, 100 * 1024] {
+        let daemon = Rgun::fake().set("limits.body", &limit.to_string()).serving();
+        let body = pattern(limit);
+        assert!(echoed(&daemon, &body, Some(700)).1 == body, "the limit itself is allowed");
+        let mut client = daemon.connect();
+        client.send("POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
+        client.send(format!("{:x}\r\n", limit + 1)).send(pattern(limit + 1));
+        client.answer().is_a_refusal(413);
+        client.is_closed();
+    }
+}
+
+#[test]
+fn a_body_that_does_not_come_is_408() {
+    let daemon = Rgun::fake().set("timeouts.body", "200ms").serving();
+    let mut client = daemon.connect();
+    post(&mut client, 10);
+    client.send("abc");
+    client.answer().is_a_refusal(408);
+    client.is_closed();
+}
+
+#[test]
+fn a_client_that_breaks_off_in_mid_upload_disturbs_nobody() {
+    let daemon = Rgun::fake().serving();
+    let worker = daemon.worker();
+    for sent in [0, 10, INLINE + 10, INLINE * 20] {
+        let mut client = daemon.connect();
+        // `/die`: whoever gave the worker half a request would have it die.
+        client.send(format!("POST /die HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", sent + 1));
+        client.send(pattern(sent));
+        drop(client);
+        let mut client = daemon.connect();
+        client.send("POST /die HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
+        client.send(format!("{:x}\r\n", sent + 1)).send(pattern(sent)).finish();
+        if let Ok(answer) = client.try_answer("POST") {
+            answer.is_a_refusal(400);
+        }
+    }
+    assert_eq!(daemon.worker(), worker);
+}
+
+#[test]
+fn nothing_of_an_upload_stays_open() {
+    let daemon = Rgun::fake().serving();
+    assert_eq!(daemon.get("/hello").status, 200);
+    let open =
+        |daemon: &Daemon| daemon.descriptors().iter().filter(|link| link.contains("rgun-body")).count();
+    for _ in 0..5 {
+        let body = pattern(INLINE * 3);
+        assert!(echoed(&daemon, &body, None).1 == body);
+    }
+    until("the bodies are closed", || (open(&daemon) == 0).then_some(()));
+}
+
+#[test]
+fn an_application_may_answer_an_upload_that_it_does_not_read() {
+    let daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    for len in [10, INLINE * 4] {
+        client.send(format!("POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: {len}\r\n\r\n"));
+        client.send(pattern(len));
+        assert_eq!(client.answer().text(), "Hello, world!");
+    }
+}
+
+#[test]
+fn a_file_is_sent_by_its_descriptor() {
+    let daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    for len in [1, 1000, 256 * 1024 + 1, 5_000_000] {
+        let answer = client.get(&format!("/file/{len}"));
+        assert_eq!(answer.field("content-length"), len.to_string());
+        assert!(answer.body == pattern(len), "{len} bytes came changed");
+    }
+}
+
+#[test]
+fn a_file_that_is_shorter_than_promised_does_not_look_complete() {
+    let daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    let broken = client.ask("/file-short/1000000").try_answer("GET");
+    assert!(broken.is_err(), "{broken:?}");
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+#[test]
+fn bodies_of_all_sizes_come_as_they_were_sent() {
+    let daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    for len in [0, 1, 16 * 1024, 16 * 1024 + 1, INLINE, INLINE + 1, 3_000_000] {
+        let answer = client.get(&format!("/large/{len}"));
+        assert!(answer.body == pattern(len), "{len} bytes came changed");
+    }
+}

@@ -1,0 +1,175 @@
+//! Whatever a worker writes into the shared memory or says on its socket, the daemon survives: the client is
+//! answered, the worker is killed and replaced, the next request is served.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{Answer, Broken, Rgun};
+
+/// How the client of a lie fares.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fate {
+    /// 502.
+    BadGateway,
+    /// The answer had been proper before the lie.
+    Served,
+    /// Either: the lie came with the answer's end, or on another way that may be faster or slower.
+    ServedOrNot,
+    /// The connection ends within the answer.
+    BrokenOff,
+}
+
+fn fate(outcome: &Result<Answer, Broken>) -> Fate {
+    match outcome {
+        Ok(answer) if answer.status == 200 => Fate::Served,
+        Ok(answer) => {
+            answer.is_a_refusal(502);
+            Fate::BadGateway
+        }
+        Err(Broken::Nothing | Broken::Truncated(_)) => Fate::BrokenOff,
+        Err(Broken::Silence) => panic!("no answer at all"),
+    }
+}
+
+/// Asks for the lie, then for the truth.
+fn lie(path: &str, expected: Fate) {
+    let daemon = Rgun::fake().serving();
+    let worker = daemon.worker();
+    let outcome = daemon.connect().ask(path).try_answer("GET");
+    let found = fate(&outcome);
+    let fits = found == expected || (expected == Fate::ServedOrNot && found != Fate::BrokenOff);
+    assert!(fits, "{path}: {found:?} instead of {expected:?}: {outcome:?}");
+    let line = daemon.log.wait("broke the channel's contract and was killed");
+    assert!(line.contains("ERROR") && line.contains("rgun.worker=0"), "{line}");
+    assert_eq!(daemon.get("/hello").status, 200, "after {path}");
+    assert_ne!(daemon.worker(), worker, "{path}");
+}
+
+macro_rules! lies {
+    ($($name:ident: $path:literal, $fate:ident;)*) => {
+        $(#[test]
+        fn $name() {
+            lie($path, Fate::$fate);
+        })*
+    };
+}
+
+lies! {
+    records_with_impossible_lengths_are_survived: "/lie-length", BadGateway;
+    a_completion_head_beyond_the_ring_is_survived: "/lie-head", BadGateway;
+    a_chunk_that_is_named_twice_is_refused: "/lie-chunk/twice", BadGateway;
+    a_chunk_that_does_not_exist_is_refused: "/lie-chunk/range", BadGateway;
+    a_chunk_longer_than_chunks_are_is_refused: "/lie-chunk/length", BadGateway;
+    an_answer_to_an_unknown_exchange_is_refused: "/lie-exchange/unknown", BadGateway;
+    an_answer_to_exchange_zero_is_refused: "/lie-exchange/zero", BadGateway;
+    a_second_answer_is_refused: "/lie-exchange/twice", ServedOrNot;
+    a_slot_that_does_not_exist_is_refused: "/lie-slot", BadGateway;
+    a_frame_that_is_none_is_refused: "/lie-frame", BadGateway;
+    a_descriptor_that_never_comes_is_noticed: "/fd-missing", BadGateway;
+    a_control_message_that_is_none_is_refused: "/garbage-control", ServedOrNot;
+}
+
+#[test]
+fn a_length_that_is_not_the_bodys_never_looks_complete() {
+    let daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    match client.ask("/lie-length-header").try_answer("GET") {
+        Ok(answer) if answer.status == 200 => {
+            // RFC 9112 §6.3: what follows the five announced bytes must not be taken for the next answer.
+            assert_eq!(answer.body.len(), 5, "{}", answer.text());
+            client.is_closed();
+        }
+        Ok(answer) => assert!(answer.status >= 500, "{}", answer.status),
+        Err(Broken::Nothing | Broken::Truncated(_)) => {}
+        Err(Broken::Silence) => panic!("no answer at all"),
+    }
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+/// Lies that keep a worker from ever taking another request. The answer before them was proper, so it shows only when
+/// something is given to it: that goes to another worker.
+#[test]
+fn a_worker_that_takes_nothing_more_is_left_alone_while_there_is_another() {
+    for path in ["/lie-tail", "/lie-tail/back", "/lie-asleep"] {
+        let daemon = Rgun::fake().flags(["--workers", "2"]).start();
+        daemon.log.wait_for(2, "is ready after");
+        assert_eq!(daemon.get(path).status, 200, "{path}: the answer was proper");
+        for _ in 0..20 {
+            assert_eq!(daemon.get("/hello").status, 200, "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_worker_that_takes_nothing_more_and_is_the_only_one_is_replaced_at_the_deadline() {
+    for path in ["/lie-tail", "/lie-tail/back", "/lie-asleep"] {
+        let daemon = Rgun::fake().flags(["--timeout", "400ms"]).serving();
+        assert_eq!(daemon.get(path).status, 200, "{path}: the answer was proper");
+        let status = daemon.get("/hello").status;
+        assert!(matches!(status, 200 | 502 | 504), "{path}: {status}");
+        assert_eq!(daemon.get("/hello").status, 200, "{path}");
+    }
+}
+
+/// As when a library holds the GIL in C code, or an operator has stopped the process.
+#[test]
+fn a_worker_that_is_stopped_delays_nobody_while_there_is_another() {
+    let daemon = Rgun::fake().flags(["--workers", "2", "--timeout", "1s"]).start();
+    daemon.log.wait_for(2, "is ready after");
+    let stopped = Pid::from_raw(i32::try_from(daemon.worker()).unwrap());
+    kill(stopped, Signal::SIGSTOP).unwrap();
+    let mut clients: Vec<_> = (0..10).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
+        client.ask("/slow/20");
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "slow");
+    }
+}
+
+#[test]
+fn an_answer_for_anothers_request_never_reaches_the_wrong_client_of_another_worker() {
+    let daemon = Rgun::fake().flags(["--threads", "2"]).serving();
+    let mut victim = daemon.connect();
+    victim.ask("/slow/1000");
+    let mut liar = daemon.connect();
+    liar.ask("/lie-exchange/other");
+    // Within one worker the daemon cannot know better at once; it knows when the exchange is answered a second time.
+    drop(victim.try_answer("GET"));
+    drop(liar.try_answer("GET"));
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+#[test]
+fn a_worker_that_sends_without_credit_is_stopped_before_the_daemon_holds_it_all() {
+    let daemon = Rgun::fake().serving();
+    assert_eq!(daemon.get("/hello").status, 200);
+    let before = daemon.rss();
+    let mut client = daemon.connect();
+    client.ask("/flood/64").head();
+    // Nobody reads. The worker is killed for it, or is made to wait: either way there is a bound.
+    daemon.log.wait("broke the channel's contract and was killed");
+    let grown = daemon.rss().saturating_sub(before);
+    assert!(grown < 16 * 1024 * 1024, "{grown} bytes held for a client that does not read");
+    let broken = loop {
+        if let Err(broken) = client.read() {
+            break broken;
+        }
+    };
+    assert!(matches!(broken, Broken::Nothing), "{broken:?}");
+    assert!(!client.received().ends_with(b"0\r\n\r\n"), "a complete-looking end");
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+#[test]
+fn a_worker_that_is_ready_twice_is_ready() {
+    let daemon = Rgun::fake().fake_does("ready-twice").serving();
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+#[test]
+fn garbage_instead_of_a_boot_is_a_boot_that_failed() {
+    let (code, log, _) = Rgun::fake().fake_does("garbage").run();
+    assert_eq!(code, 78, "{log}");
+    assert!(log.contains("did not boot"), "{log}");
+}

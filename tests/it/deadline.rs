@@ -1,0 +1,126 @@
+//! A stuck request is answered 504 in time, its worker is replaced, and everybody else goes on.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{Rgun, until};
+
+#[test]
+fn a_request_over_its_time_is_504_and_its_worker_is_replaced() {
+    let daemon = Rgun::fake().flags(["--timeout", "400ms"]).serving();
+    let worker = daemon.worker();
+    let begun = Instant::now();
+    let answer = daemon.get("/hang");
+    let took = begun.elapsed();
+    answer.is_a_refusal(504);
+    assert!(took >= Duration::from_millis(400), "{took:?} is early");
+    assert!(took < Duration::from_secs(3), "{took:?} is late");
+    let line = daemon.log.wait(answer.field("x-request-id"));
+    assert!(
+        line.contains("ERROR") && line.contains("GET /hang 504") && line.contains("rgun.worker=0"),
+        "{line}"
+    );
+    daemon.log.wait("worker 0 has a request over timeouts.request; it is being replaced");
+    assert_ne!(daemon.worker(), worker);
+    daemon.log.wait("worker 0 has been replaced");
+    until("the stuck process is gone", || (!daemon.descendants().contains(&worker)).then_some(()));
+}
+
+#[test]
+fn others_are_served_while_one_is_stuck() {
+    let daemon = Rgun::fake().flags(["--timeout", "700ms", "--workers", "2"]).start();
+    daemon.log.wait_for(2, "is ready after");
+    let mut stuck = daemon.connect();
+    stuck.ask("/hang");
+    let mut client = daemon.connect();
+    let mut served = 0;
+    while stuck.is_silent() {
+        assert_eq!(client.get("/slow/20").text(), "slow");
+        served += 1;
+    }
+    stuck.answer().is_a_refusal(504);
+    assert!(served > 5, "{served} requests in the 700 ms");
+}
+
+/// Replaced first, killed second: what runs beside the stuck one in the same process may finish.
+#[test]
+fn the_other_threads_of_a_stuck_worker_finish_what_they_have() {
+    let daemon = Rgun::fake().flags(["--timeout", "600ms", "--threads", "2"]).serving();
+    let mut stuck = daemon.connect();
+    stuck.ask("/hang");
+    let mut client = daemon.connect();
+    // Requests of 200 ms one after the other: one of them is under way when the deadline passes.
+    while stuck.is_silent() {
+        assert_eq!(client.get("/slow/200").text(), "slow");
+    }
+    stuck.answer().is_a_refusal(504);
+    for _ in 0..3 {
+        assert_eq!(client.get("/slow/200").text(), "slow");
+    }
+}
+
+#[test]
+fn what_waits_behind_a_stuck_request_is_served_by_the_replacement() {
+    let daemon = Rgun::fake().flags(["--timeout", "500ms"]).serving();
+    let mut warm = daemon.connect();
+    for _ in 0..300 {
+        assert_eq!(warm.get("/hello").status, 200);
+    }
+    let worker = daemon.worker();
+    let mut stuck = daemon.connect();
+    stuck.ask("/hang");
+    let mut waiting: Vec<_> = (0..8).map(|_| daemon.connect()).collect();
+    for client in &mut waiting {
+        client.ask("/pid");
+    }
+    for client in &mut waiting {
+        let answer = client.answer();
+        assert_eq!(answer.status, 200);
+        // Those that were sent before the stuck one arrived may have been faster.
+        if answer.said("pid") == worker.to_string() {
+            assert!(stuck.is_silent());
+        }
+    }
+    stuck.answer().is_a_refusal(504);
+}
+
+#[test]
+fn a_body_that_stops_coming_is_broken_off_and_does_not_look_complete() {
+    let daemon = Rgun::fake().flags(["--timeout", "300ms"]).serving();
+    let worker = daemon.worker();
+    let mut client = daemon.connect();
+    let broken = client.ask("/hang-mid-body").try_answer("GET");
+    assert!(broken.is_err(), "{broken:?}");
+    assert_ne!(daemon.worker(), worker);
+}
+
+#[test]
+fn waiting_in_the_queue_is_not_running() {
+    let daemon = Rgun::fake().flags(["--timeout", "900ms"]).serving();
+    let mut clients: Vec<_> = (0..4).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
+        client.ask("/slow/400");
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "slow", "1600 ms in all, and none ran for 900");
+    }
+}
+
+#[test]
+fn without_a_limit_a_request_may_take_its_time() {
+    let daemon = Rgun::fake().flags(["--timeout", "0"]).serving();
+    assert_eq!(daemon.get("/slow/500").text(), "slow");
+}
+
+/// A client that is slow is not an application that is.
+#[test]
+fn a_slow_reader_is_not_cut_off_by_the_applications_limit() {
+    let daemon = Rgun::fake().flags(["--timeout", "300ms"]).serving();
+    let mut client = daemon.connect();
+    // Small enough for the daemon to take it off the worker's hands.
+    client.ask("/large/400000").head();
+    let other = daemon.get("/slow/200");
+    assert_eq!(other.text(), "slow");
+    let other = daemon.get("/slow/200");
+    assert_eq!(other.text(), "slow");
+    assert!(client.take(400_000).is_ok());
+}

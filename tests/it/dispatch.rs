@@ -1,0 +1,203 @@
+//! One queue: a request is bound to a worker when it can start, waits visibly and within bounds, and is dropped
+//! when nobody waits for it any more.
+
+use std::thread;
+use std::time::Instant;
+
+use crate::support::{Client, Daemon, Rgun};
+
+/// A client whose request runs: its head has come, its end has not.
+fn running(daemon: &Daemon, milliseconds: u32) -> Client {
+    let mut client = daemon.connect();
+    assert_eq!(client.ask(&format!("/stream/2/{milliseconds}")).head().status, 200);
+    client
+}
+
+/// Makes a worker known as fast, so that it is given work ahead of time.
+fn warm(daemon: &Daemon) {
+    let mut client = daemon.connect();
+    let batch = "GET /hello HTTP/1.1\r\nHost: test\r\n\r\n".repeat(20);
+    for _ in 0..20 {
+        client.send(&batch);
+        for _ in 0..20 {
+            assert_eq!(client.answer().status, 200);
+        }
+    }
+}
+
+#[test]
+fn a_slow_request_delays_nobody_while_a_worker_is_idle() {
+    let daemon = Rgun::fake().flags(["--workers", "2"]).start();
+    daemon.log.wait_for(2, "is ready after");
+    warm(&daemon);
+    for _ in 0..3 {
+        let mut slow = daemon.connect();
+        slow.ask("/slow/1500");
+        let clients: Vec<_> = (0..24)
+            .map(|_| {
+                let mut client = daemon.connect();
+                client.ask("/hello");
+                client
+            })
+            .collect();
+        for mut client in clients {
+            assert_eq!(client.answer().status, 200);
+        }
+        assert!(slow.is_silent(), "the fast ones were answered after the slow one");
+        assert_eq!(slow.answer().text(), "slow");
+    }
+}
+
+#[test]
+fn what_was_given_ahead_of_time_to_a_worker_that_then_dies_goes_to_another() {
+    let daemon = Rgun::fake().flags(["--workers", "2"]).start();
+    daemon.log.wait_for(2, "is ready after");
+    warm(&daemon);
+    let mut dying = daemon.connect();
+    dying.ask("/die");
+    let clients: Vec<_> = (0..24)
+        .map(|_| {
+            let mut client = daemon.connect();
+            client.ask("/hello");
+            client
+        })
+        .collect();
+    for mut client in clients {
+        assert_eq!(client.answer().status, 200, "it had not been started");
+    }
+    dying.answer().is_a_refusal(502);
+}
+
+#[test]
+fn all_slots_of_a_worker_run_at_once() {
+    let daemon = Rgun::fake().flags(["--threads", "4"]).serving();
+    warm(&daemon);
+    let begun = Instant::now();
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let mut client = daemon.connect();
+            client.ask("/slow/600");
+            client
+        })
+        .collect();
+    for mut client in clients {
+        assert_eq!(client.answer().text(), "slow");
+    }
+    assert!(begun.elapsed().as_millis() < 1200, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_client_that_goes_away_while_it_waits_never_reaches_a_worker() {
+    let daemon = Rgun::fake().serving();
+    let worker = daemon.worker();
+    let mut slow = running(&daemon, 300);
+    for _ in 0..5 {
+        let mut leaving = daemon.connect();
+        leaving.ask("/die");
+        drop(leaving);
+    }
+    assert_eq!(slow.rest_in_chunks(), "part 0\npart 1\n");
+    assert_eq!(daemon.worker(), worker, "nobody died of a request that nobody waited for");
+}
+
+#[test]
+fn a_full_queue_is_503_at_once_with_retry_after() {
+    let daemon = Rgun::fake().set("limits.queue", "1").serving();
+    let mut slow = running(&daemon, 400);
+    let mut waiting: Vec<_> = (0..8).map(|_| daemon.connect()).collect();
+    for client in &mut waiting {
+        client.ask("/hello");
+    }
+    let answers: Vec<_> = waiting.iter_mut().map(Client::answer).collect();
+    let (served, shed): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+    // One waits in the queue, and one or two ahead of time at the worker.
+    assert!((1..=3).contains(&served.len()), "{} served, {} shed", served.len(), shed.len());
+    for answer in shed {
+        answer.is_a_refusal(503);
+        let pause: u32 = answer.field("retry-after").parse().unwrap();
+        assert!((1..60).contains(&pause), "{pause}");
+        assert!(daemon.log.wait(answer.field("x-request-id")).contains("WARN"));
+    }
+    slow.rest_in_chunks();
+}
+
+#[test]
+fn a_wait_that_is_too_long_is_503() {
+    let daemon = Rgun::fake().set("timeouts.queue", "150ms").serving();
+    let mut slow = running(&daemon, 500);
+    let answer = daemon.get("/die");
+    answer.is_a_refusal(503);
+    assert!(answer.has("retry-after"));
+    assert_eq!(slow.rest_in_chunks(), "part 0\npart 1\n", "and the worker never saw it");
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+#[test]
+fn the_queue_is_served_in_its_order() {
+    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).serving();
+    let mut slow = running(&daemon, 400);
+    // One connection's requests come one after the other; so do these connections', by what the daemon has said.
+    let mut clients = Vec::new();
+    for number in 0..4 {
+        let mut client = daemon.connect();
+        client.ask(&format!("/nothing/{number}"));
+        clients.push(client);
+    }
+    slow.rest_in_chunks();
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 404);
+    }
+    daemon.log.wait_for(4, "GET /nothing/");
+    let text = daemon.log.text();
+    let order: Vec<_> = (0..4).map(|number| text.find(&format!("GET /nothing/{number} ")).unwrap()).collect();
+    assert!(order.is_sorted(), "{text}");
+}
+
+#[test]
+fn requests_wait_for_a_worker_that_boots() {
+    let (rgun, gate) = Rgun::fake().gated();
+    let daemon = rgun.start();
+    let mut clients: Vec<_> = (0..5).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
+        client.ask("/hello");
+    }
+    for client in &mut clients {
+        assert!(client.is_silent());
+    }
+    gate.open("");
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 200);
+    }
+}
+
+#[test]
+fn nothing_is_lost_or_mixed_up_under_load() {
+    let daemon = Rgun::fake().flags(["--workers", "2", "--threads", "2"]).serving();
+    thread::scope(|scope| {
+        for thread in 0..6 {
+            let daemon = &daemon;
+            scope.spawn(move || {
+                let mut client = daemon.connect();
+                for round in 0..150 {
+                    let answer = client.get(&format!("/echo?{thread}-{round}"));
+                    assert_eq!(answer.said("query"), format!("{thread}-{round}"));
+                    let len = (thread * 977 + round * 4099) % 200_000;
+                    if round % 10 == 0 {
+                        assert_eq!(client.get(&format!("/large/{len}")).body.len(), len);
+                        assert_eq!(client.get("/slow/2").text(), "slow");
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_slot_is_busy_until_its_worker_says_done() {
+    let daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    assert_eq!(client.get("/done-later/300").text(), "early", "the answer does not wait for close()");
+    let begun = Instant::now();
+    assert_eq!(client.get("/hello").status, 200);
+    assert!(begun.elapsed().as_millis() > 150, "{:?}: its only slot was not free", begun.elapsed());
+}

@@ -1,0 +1,187 @@
+//! SIGTERM: what runs or waits is finished, nobody is reset, and then everything is gone.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Broken, Rgun};
+
+#[test]
+fn what_runs_and_what_waits_is_finished() {
+    let mut daemon = Rgun::fake().serving();
+    let mut streaming = daemon.connect();
+    streaming.ask("/stream/3/150").head();
+    let mut waiting: Vec<_> = (0..3).map(|_| daemon.connect()).collect();
+    for client in &mut waiting {
+        client.ask("/slow/50");
+    }
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(streaming.rest_in_chunks(), "part 0\npart 1\npart 2\n");
+    for client in &mut waiting {
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "slow"));
+        assert_eq!(answer.field("connection"), "close");
+        client.is_closed();
+    }
+    assert_eq!(daemon.exit().code(), Some(0));
+    daemon.log.wait("stopping: finishing the requests under way");
+    daemon.log.wait("stopped");
+}
+
+#[test]
+fn a_connection_that_was_just_used_may_send_one_more_request() {
+    let mut daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    assert_eq!(client.get("/hello").status, 200);
+    daemon.signal(Signal::SIGTERM);
+    daemon.log.wait("stopping: ");
+    let answer = client.get("/hello");
+    assert_eq!(answer.status, 200, "it was under way when the daemon began to stop");
+    assert_eq!(answer.field("connection"), "close");
+    assert_eq!(daemon.exit().code(), Some(0));
+}
+
+/// Of a socket that systemd keeps, the next daemon takes it (`activation`).
+#[test]
+fn who_is_still_in_the_backlog_of_the_daemons_own_socket_is_served() {
+    let mut daemon = Rgun::fake().serving();
+    // So that it accepts nobody.
+    daemon.signal(Signal::SIGSTOP);
+    let mut clients: Vec<_> = (0..5).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
+        client.ask("/hello");
+    }
+    daemon.signal(Signal::SIGTERM);
+    daemon.signal(Signal::SIGCONT);
+    for client in &mut clients {
+        let answer = client.answer();
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.field("connection"), "close");
+    }
+    assert_eq!(daemon.exit().code(), Some(0));
+}
+
+#[test]
+fn an_upload_under_way_is_finished() {
+    let mut daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    client.send("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\n");
+    client.take("HTTP/1.1 100 Continue\r\n\r\n".len()).unwrap();
+    client.send("abc");
+    daemon.signal(Signal::SIGTERM);
+    daemon.log.wait("stopping: ");
+    assert_eq!(client.send("def").answer().text(), "abcdef");
+    assert_eq!(daemon.exit().code(), Some(0));
+}
+
+#[test]
+fn an_idle_connection_does_not_hold_up_the_end() {
+    let mut daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    assert_eq!(client.get("/hello").status, 200);
+    let _silent = daemon.connect();
+    let begun = Instant::now();
+    daemon.stops();
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    client.is_closed();
+}
+
+#[test]
+fn a_worker_that_dies_in_the_drain_is_replaced_for_those_who_wait() {
+    let mut daemon = Rgun::fake().serving();
+    let mut dying = daemon.connect();
+    dying.ask("/stream/2/150").head();
+    let mut last = daemon.connect();
+    last.ask("/die");
+    let mut waiting = daemon.connect();
+    waiting.ask("/hello");
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(dying.rest_in_chunks(), "part 0\npart 1\n");
+    last.answer().is_a_refusal(502);
+    assert_eq!(waiting.answer().status, 200);
+    assert_eq!(daemon.exit().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let mut daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    client.ask("/hang-mid-body").head();
+    daemon.signal(Signal::SIGTERM);
+    daemon.log.wait("stopping: ");
+    let begun = Instant::now();
+    daemon.signal(Signal::SIGTERM);
+    daemon.exit();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(matches!(client.take(1000), Err(Broken::Nothing)));
+}
+
+#[test]
+fn sigquit_stops_at_once() {
+    let mut daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    client.ask("/hang-mid-body").head();
+    let begun = Instant::now();
+    daemon.signal(Signal::SIGQUIT);
+    daemon.exit();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn sigint_drains_as_sigterm_does() {
+    let mut daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    client.ask("/stream/2/100").head();
+    daemon.signal(Signal::SIGINT);
+    assert_eq!(client.rest_in_chunks(), "part 0\npart 1\n");
+    assert_eq!(daemon.exit().code(), Some(0));
+}
+
+#[test]
+fn a_drain_has_its_limit() {
+    let mut daemon = Rgun::fake().flags(["--graceful-timeout", "400ms"]).serving();
+    let mut client = daemon.connect();
+    client.ask("/hang-mid-body").head();
+    let mut other = daemon.connect();
+    other.ask("/hello");
+    let begun = Instant::now();
+    daemon.signal(Signal::SIGTERM);
+    let status = daemon.exit();
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(400) && took < Duration::from_secs(6), "{took:?}");
+    assert_eq!(status.code(), Some(0), "it stopped because it was asked to");
+    daemon.log.wait("not every request was answered within timeouts.drain");
+    let body = client.take(1000);
+    assert!(matches!(body, Err(Broken::Nothing)), "{body:?}");
+}
+
+#[test]
+fn a_worker_that_does_not_listen_is_killed() {
+    let mut daemon = Rgun::fake().fake_does("deaf").flags(["--graceful-timeout", "600ms"]).serving();
+    assert_eq!(daemon.get("/hello").status, 200);
+    let begun = Instant::now();
+    daemon.stops();
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_daemon_whose_worker_still_boots_stops_at_once() {
+    let (rgun, _gate) = Rgun::fake().gated();
+    let mut daemon = rgun.start();
+    daemon.log.wait("listening on ");
+    let begun = Instant::now();
+    daemon.stops();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn workers_are_asked_to_go_and_leave_by_themselves() {
+    let mut daemon = Rgun::fake().flags(["--workers", "3", "--log-level", "debug"]).start();
+    daemon.log.wait_for(3, "is ready after");
+    daemon.stops();
+    daemon.log.wait_for_end();
+    let text = daemon.log.text();
+    let good =
+        text.lines().filter(|line| line.contains("worker ") && line.contains("exited with status 0")).count();
+    assert_eq!(good, 3, "{text}");
+}

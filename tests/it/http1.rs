@@ -1,0 +1,406 @@
+//! HTTP/1.1 at the edge: RFC 9112's framing to the letter, limits with their own status codes, time limits.
+
+use crate::support::{Broken, Client, Daemon, Rgun};
+
+fn daemon() -> Daemon {
+    Rgun::fake().serving()
+}
+
+#[test]
+fn a_connection_serves_many_requests() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    for _ in 0..50 {
+        let answer = client.get("/hello");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "Hello, world!"));
+        assert_eq!(answer.field("content-length"), "13");
+        assert!(answer.has("date"), "RFC 9110 §6.6.1");
+    }
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_their_order() {
+    let daemon = Rgun::fake().flags(["--workers", "2"]).serving();
+    let mut client = daemon.connect();
+    let paths =
+        ["/slow/150", "/hello", "/status/204", "/slow/50", "/nothing-here", "/large/100000", "/hello"];
+    for path in paths {
+        client.ask(path);
+    }
+    let answers: Vec<_> = paths.iter().map(|_| client.answer()).collect();
+    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [200, 200, 204, 200, 404, 200, 200]);
+    assert_eq!(answers[0].text(), "slow");
+    assert_eq!(answers[5].body.len(), 100_000);
+}
+
+#[test]
+fn a_request_in_single_bytes_is_a_request() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    for byte in b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc" {
+        client.send([*byte]);
+    }
+    assert_eq!(client.answer().text(), "abc");
+}
+
+#[test]
+fn http_1_0_needs_no_host_and_ends_its_connection() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    let answer = client.send("GET /hello HTTP/1.0\r\n\r\n").answer();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "Hello, world!"));
+    client.is_closed();
+}
+
+#[test]
+fn http_1_0_may_ask_to_keep_its_connection() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    for _ in 0..2 {
+        let answer = client.send("GET /hello HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").answer();
+        assert_eq!(answer.field("connection"), "keep-alive");
+    }
+}
+
+#[test]
+fn http_1_0_gets_a_stream_without_chunks() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    let answer = client.send("GET /stream/3 HTTP/1.0\r\n\r\n").answer();
+    assert!(!answer.has("transfer-encoding"), "RFC 9112 §6.1: {:?}", answer.fields);
+    assert_eq!(answer.text(), "part 0\npart 1\npart 2\n");
+}
+
+#[test]
+fn http_1_1_gets_a_stream_in_chunks() {
+    let daemon = daemon();
+    let answer = daemon.get("/stream/3/30");
+    assert_eq!(answer.field("transfer-encoding"), "chunked");
+    assert_eq!(answer.text(), "part 0\npart 1\npart 2\n");
+}
+
+#[test]
+fn a_request_without_host_is_refused() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    client.send("GET /hello HTTP/1.1\r\n\r\n").answer().is_a_refusal(400);
+    client.is_closed();
+}
+
+#[test]
+fn a_request_with_two_hosts_is_refused() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    client.send("GET /hello HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").answer().is_a_refusal(400);
+    client.is_closed();
+}
+
+/// RFC 9112 §6.3 and §11.2: what two parsers could understand differently must not be taken. `/die` follows in each:
+/// whoever takes the second half for a request of its own kills the worker.
+#[test]
+fn a_message_whose_end_is_ambiguous_smuggles_nothing() {
+    const SMUGGLED: &str = "GET /die HTTP/1.1\r\nHost: test\r\n\r\n";
+    let daemon = daemon();
+    let worker = daemon.worker();
+    let cases = [
+        ("TE and CL", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"),
+        ("CL and TE", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        ("two lengths", "Content-Length: 0\r\nContent-Length: 5\r\n\r\n"),
+        ("a list of lengths", "Content-Length: 0, 5\r\n\r\n"),
+        ("a signed length", "Content-Length: +0\r\n\r\n"),
+        ("a negative length", "Content-Length: -1\r\n\r\n"),
+        ("a hexadecimal length", "Content-Length: 0x0\r\n\r\n"),
+        ("an unknown coding", "Transfer-Encoding: xchunked\r\n\r\n"),
+        ("chunked, but not last", "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
+        ("a space before the colon", "Content-Length : 0\r\n\r\n"),
+        ("a folded field", "X: a\r\n Content-Length: 0\r\n\r\n"),
+        ("a bare LF in a chunk's size", "Transfer-Encoding: chunked\r\n\r\n0\n\r\n"),
+        ("a chunk's size that overflows", "Transfer-Encoding: chunked\r\n\r\n10000000000000000\r\n"),
+        ("a chunk longer than its size", "Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n"),
+        ("a zero byte in a value", "X: a\0b\r\n\r\n"),
+    ];
+    for (what, rest) in cases {
+        let mut client = daemon.connect();
+        client.send(format!("POST /body HTTP/1.1\r\nHost: test\r\n{rest}{SMUGGLED}"));
+        match client.try_answer("POST") {
+            // RFC 9112 §6.1 allows to go by the chunks alone, if the connection ends with that.
+            Ok(answer) if answer.status == 200 && what.contains("TE") => {}
+            Ok(answer) => assert!(matches!(answer.status, 400 | 501), "{what}: {}", answer.status),
+            Err(Broken::Nothing) => {}
+            Err(broken) => panic!("{what}: {broken:?}"),
+        }
+        client.is_closed();
+    }
+    assert_eq!(daemon.worker(), worker, "nobody died");
+}
+
+/// HTTP/1.0 knows no `Transfer-Encoding`: RFC 9112 §6.1 has such a message treated as if its framing were faulty.
+#[test]
+fn chunks_in_http_1_0_are_not_taken() {
+    let daemon = daemon();
+    let worker = daemon.worker();
+    let mut client = daemon.connect();
+    client.send(
+        "POST /body HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n\
+         GET /die HTTP/1.1\r\nHost: test\r\n\r\n",
+    );
+    match client.try_answer("POST") {
+        Ok(answer) => assert_eq!(answer.status, 400),
+        Err(broken) => assert!(matches!(broken, Broken::Nothing), "{broken:?}"),
+    }
+    client.is_closed();
+    assert_eq!(daemon.worker(), worker);
+}
+
+#[test]
+fn what_is_no_http_is_refused() {
+    let daemon = daemon();
+    for garbage in
+        ["\x16\x03\x01\x02\0\x01\0\x01\u{fc}", "GET\r\n\r\n", "GET /hello HTTP/9.9\r\n\r\n", "{}\r\n\r\n"]
+    {
+        let mut client = daemon.connect();
+        client.send(garbage).finish();
+        match client.try_answer("GET") {
+            Ok(answer) => assert!(matches!(answer.status, 400 | 505), "{garbage:?}: {}", answer.status),
+            Err(Broken::Nothing) => {}
+            Err(broken) => panic!("{garbage:?}: {broken:?}"),
+        }
+    }
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+#[test]
+fn connect_is_not_for_us() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    let answer = client.send("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n").answer();
+    answer.is_a_refusal(405);
+    assert!(answer.field("allow").contains("GET"), "RFC 9110 §15.5.6");
+}
+
+#[test]
+fn targets_arrive_as_they_were_sent() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    let echo = |client: &mut Client, line: &str| {
+        client.send(format!("{line}\r\nHost: test\r\n\r\n")).answer().text()
+    };
+    let text = echo(&mut client, "GET /echo/%2F/../a//b;c=%20?x=1&y=%26?z HTTP/1.1");
+    assert!(text.starts_with("GET /echo/%2F/../a//b;c=%20 11\nquery: x=1&y=%26?z\n"), "{text}");
+    let text = echo(&mut client, "GET http://test/echo?a HTTP/1.1");
+    assert!(text.starts_with("GET /echo 11\nquery: a\n"), "the absolute form, RFC 9112 §3.2.2: {text}");
+    let text = echo(&mut client, "PROPFIND /echo HTTP/1.1");
+    assert!(text.starts_with("PROPFIND /echo 11\n"), "{text}");
+    let answer = client.send("OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n").answer();
+    assert_eq!(answer.status, 404, "the application's to answer");
+}
+
+#[test]
+fn too_many_bytes_of_fields_are_431() {
+    let daemon = Rgun::fake().set("limits.header", "4KiB").serving();
+    let filler = "x".repeat(4 * 1024);
+    let mut client = daemon.connect();
+    let answer = client.send(format!("GET /hello HTTP/1.1\r\nHost: test\r\nX: {filler}\r\n\r\n")).answer();
+    assert_eq!(answer.status, 431);
+    let fits = &filler[..3 * 1024];
+    let mut client = daemon.connect();
+    let answer = client.send(format!("GET /hello HTTP/1.1\r\nHost: test\r\nX: {fits}\r\n\r\n")).answer();
+    assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn a_head_far_over_the_limit_is_431_before_it_is_complete() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    client.send(format!("GET /hello HTTP/1.1\r\nHost: test\r\nX: {}", "x".repeat(40 * 1024)));
+    assert_eq!(client.answer().status, 431);
+    client.is_closed();
+}
+
+#[test]
+fn too_many_fields_are_431() {
+    let daemon = Rgun::fake().set("limits.headers", "20").serving();
+    let fields = |count: usize| "X: y\r\n".repeat(count);
+    let mut client = daemon.connect();
+    let answer = client.send(format!("GET /hello HTTP/1.1\r\nHost: test\r\n{}\r\n", fields(20))).answer();
+    assert_eq!(answer.status, 431);
+    let mut client = daemon.connect();
+    let answer = client.send(format!("GET /hello HTTP/1.1\r\nHost: test\r\n{}\r\n", fields(19))).answer();
+    assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn a_long_target_is_414() {
+    let daemon = Rgun::fake().set("limits.request_line", "1KiB").serving();
+    let mut client = daemon.connect();
+    client.ask(&format!("/{}", "x".repeat(1024))).answer().is_a_refusal(414);
+    assert_eq!(daemon.get(&format!("/{}", "x".repeat(900))).status, 404);
+}
+
+#[test]
+fn a_head_that_does_not_come_is_408() {
+    let daemon = Rgun::fake().set("timeouts.header", "200ms").serving();
+    let mut client = daemon.connect();
+    client.send("GET /hello HTTP/1.1\r\nHo");
+    let answer = client.answer();
+    assert_eq!(answer.status, 408);
+    assert_eq!(answer.field("connection"), "close");
+    client.is_closed();
+}
+
+#[test]
+fn a_head_that_drips_is_408_all_the_same() {
+    let daemon = Rgun::fake().set("timeouts.header", "200ms").serving();
+    let mut client = daemon.connect();
+    client.send("GET /hello HTTP/1.1\r\nX: ");
+    // Each byte comes in time; all of them do not. Sending fails when the daemon has closed.
+    while client.is_silent() {
+        if client.try_send("x").is_err() {
+            break;
+        }
+    }
+    assert_eq!(client.answer().status, 408);
+}
+
+#[test]
+fn a_connection_on_which_nothing_comes_is_closed() {
+    let daemon = Rgun::fake().set("timeouts.header", "200ms").serving();
+    daemon.connect().is_closed();
+}
+
+#[test]
+fn an_idle_connection_is_closed_after_its_time() {
+    let daemon = Rgun::fake().set("timeouts.keepalive", "200ms").serving();
+    let mut client = daemon.connect();
+    assert_eq!(client.get("/hello").status, 200);
+    client.is_closed();
+}
+
+#[test]
+fn a_slow_application_is_no_idle_connection() {
+    let daemon = Rgun::fake().set("timeouts.keepalive", "100ms").set("timeouts.header", "100ms").serving();
+    assert_eq!(daemon.get("/slow/1300").text(), "slow");
+}
+
+#[test]
+fn without_keep_alive_every_answer_ends_its_connection() {
+    let daemon = Rgun::fake().set("timeouts.keepalive", "0s").serving();
+    let mut client = daemon.connect();
+    let answer = client.get("/hello");
+    assert_eq!(answer.field("connection"), "close");
+    client.is_closed();
+}
+
+#[test]
+fn a_client_that_wants_to_close_is_obeyed() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    let answer = client.send("GET /hello HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").answer();
+    assert_eq!(answer.field("connection"), "close", "RFC 9112 §9.6");
+    client.is_closed();
+}
+
+#[test]
+fn expect_100_continue_is_answered_before_the_body() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    client.send("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n");
+    let interim = client.take("HTTP/1.1 100 Continue\r\n\r\n".len()).unwrap();
+    assert_eq!(interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert!(client.is_silent());
+    assert_eq!(client.send("body").answer().text(), "body");
+}
+
+#[test]
+fn who_expects_100_continue_for_too_much_is_spared_the_upload() {
+    let daemon = Rgun::fake().set("limits.body", "1KiB").serving();
+    let mut client = daemon.connect();
+    client.send("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 4096\r\nExpect: 100-continue\r\n\r\n");
+    let answer = client.answer();
+    answer.is_a_refusal(413);
+    assert!(answer.interim.is_empty(), "RFC 9110 §10.1.1: {:?}", answer.interim);
+    client.is_closed();
+}
+
+#[test]
+fn head_is_answered_without_a_body() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    for (path, length) in [("/hello", "13"), ("/large/100000", "100000"), ("/file/5000", "5000")] {
+        let answer = client.send(format!("HEAD {path} HTTP/1.1\r\nHost: test\r\n\r\n")).answer_to("HEAD");
+        assert_eq!((answer.status, answer.field("content-length")), (200, length), "{path}");
+    }
+    // The connection is in step: what follows is an answer and not a body.
+    assert_eq!(client.get("/hello").text(), "Hello, world!");
+}
+
+#[test]
+fn answers_that_must_have_no_body_have_none() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    for status in [204, 304] {
+        let answer = client.get(&format!("/status/{status}"));
+        assert_eq!(answer.status, status);
+        assert!(!answer.has("transfer-encoding"), "RFC 9112 §6.1: {:?}", answer.fields);
+    }
+    assert_eq!(client.get("/hello").text(), "Hello, world!");
+}
+
+#[test]
+fn a_chunked_upload_arrives_with_its_length() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    let head = "POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let text = client.send(head).send("5\r\nhello\r\n6;ext=1\r\n world\r\n0\r\n\r\n").answer().text();
+    assert!(text.contains("body: 11\n") && text.contains("content-length: 11\n"), "{text}");
+    assert!(!text.contains("transfer-encoding"), "the body has been decoded: {text}");
+    let head = head.replace("/echo", "/body");
+    let answer = client.send(head).send("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n").answer();
+    assert_eq!(answer.text(), "hello world");
+}
+
+#[test]
+fn trailers_are_taken_and_not_mistaken_for_fields() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    let head = "POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n";
+    let text = client.send(head).send("3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n").answer().text();
+    assert!(text.contains("body: 3\n"), "{text}");
+    assert!(!text.to_lowercase().contains("x-sum: 1"), "RFC 9110 §6.5.1: {text}");
+    assert_eq!(client.get("/hello").status, 200);
+}
+
+#[test]
+fn every_answer_has_an_id_of_its_own() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    let mut ids = Vec::new();
+    for path in ["/hello", "/hello", "/nothing", "/raise", "/stream/2", "/status/204"] {
+        ids.push(client.get(path).field("x-request-id").to_owned());
+    }
+    let last = daemon.connect().send("GET /hello HTTP/1.1\r\n\r\n").answer();
+    ids.push(last.is_a_refusal(400).field("x-request-id").to_owned());
+    let count = ids.len();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), count, "{ids:?}");
+}
+
+#[test]
+fn a_proxys_request_id_is_kept_and_an_unsafe_one_is_not() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    let mut with_id = |id: &str| {
+        let head = format!("GET /echo HTTP/1.1\r\nHost: test\r\nX-Request-ID: {id}\r\n\r\n");
+        let answer = client.send(head).answer();
+        // The worker makes HTTP_X_REQUEST_ID of this one, whatever the field said.
+        assert_eq!(answer.said("request id"), answer.field("x-request-id"));
+        answer.field("x-request-id").to_owned()
+    };
+    assert_eq!(with_id("7f3a.b_C-9"), "7f3a.b_C-9");
+    for unsafe_id in ["a b", "a\"b", "<script>", "\u{e9}", &"x".repeat(129)] {
+        let answered = with_id(unsafe_id);
+        assert!(answered.len() == 22 && answered.bytes().all(|byte| byte.is_ascii_hexdigit()), "{answered}");
+    }
+}

@@ -1,0 +1,106 @@
+//! systemd is told the truth, in time: READY, STATUS, STOPPING, WATCHDOG, EXTEND_TIMEOUT_USEC.
+
+use std::time::Duration;
+
+use crate::support::Rgun;
+use crate::support::systemd::Notified;
+
+fn notified(rgun: Rgun) -> (Rgun, Notified) {
+    let systemd = Notified::at(rgun.scratch());
+    (rgun.variable("NOTIFY_SOCKET", &systemd.name), systemd)
+}
+
+#[test]
+fn ready_is_said_when_a_worker_is_ready_and_not_before() {
+    let (rgun, gate) = Rgun::fake().gated();
+    let (rgun, mut systemd) = notified(rgun);
+    let daemon = rgun.start();
+    systemd.wait("STATUS=starting: booting fake:app");
+    let mut early = daemon.connect();
+    early.ask("/hello");
+    let so_far = systemd.so_far();
+    assert!(!so_far.iter().any(|line| line == "READY=1"), "{so_far:?}");
+
+    gate.open("");
+    systemd.wait("READY=1");
+    systemd.wait("STATUS=1/1 workers ready");
+    assert_eq!(early.answer().status, 200, "who came early is served");
+}
+
+#[test]
+fn a_start_that_fails_is_never_ready_and_says_why() {
+    let (rgun, mut systemd) = notified(Rgun::fake().fake_does("failed"));
+    let (code, log, _) = rgun.run();
+    assert_eq!(code, 78, "{log}");
+    systemd.wait("STATUS=failed to start: the fake application does not load");
+    assert!(!systemd.so_far().iter().any(|line| line == "READY=1"));
+}
+
+#[test]
+fn a_start_that_takes_its_time_asks_for_more_of_it() {
+    let (rgun, gate) = Rgun::fake().gated();
+    let (rgun, mut systemd) = notified(rgun);
+    let _daemon = rgun.start();
+    let at = systemd.wait("EXTEND_TIMEOUT_USEC=");
+    let (_, line) = &systemd.said[at];
+    let micros: u64 = line.rsplit('=').next().unwrap().parse().unwrap();
+    assert!(micros >= 1_000_000, "{line}");
+    gate.open("");
+    systemd.wait("READY=1");
+}
+
+#[test]
+fn stopping_is_said_first_and_the_status_tells_of_the_drain() {
+    let (rgun, mut systemd) = notified(Rgun::fake());
+    let mut daemon = rgun.serving();
+    systemd.wait("READY=1");
+    let mut client = daemon.connect();
+    client.ask("/stream/2/300").head();
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    let stopping = systemd.wait("STOPPING=1");
+    systemd.wait_from(stopping, "EXTEND_TIMEOUT_USEC=");
+    systemd.wait("STATUS=stopping: ");
+    assert!(daemon.exit().success());
+    assert!(!systemd.so_far()[stopping..].iter().any(|line| line == "READY=1"));
+}
+
+#[test]
+fn a_dead_worker_shows_in_the_status_and_its_successor_too() {
+    let (rgun, mut systemd) = notified(Rgun::fake());
+    let daemon = rgun.serving();
+    let ready = systemd.wait("STATUS=1/1 workers ready");
+    daemon.get("/die").is_a_refusal(502);
+    let dead = systemd.wait_from(ready + 1, "STATUS=0/1 workers ready");
+    systemd.wait_from(dead, "STATUS=1/1 workers ready");
+    let said = systemd.so_far();
+    assert_eq!(said.iter().filter(|line| *line == "READY=1").count(), 1, "{said:?}");
+}
+
+#[test]
+fn the_watchdog_is_fed_within_its_period() {
+    let (rgun, mut systemd) = notified(Rgun::fake().variable("WATCHDOG_USEC", "1000000"));
+    let daemon = rgun.serving();
+    let mut client = daemon.connect();
+    // A worker that is busy is no reason to stop.
+    client.ask("/stream/3/700").head();
+    let mut at = systemd.wait("READY=1");
+    let mut last = systemd.said[at].0;
+    for _ in 0..3 {
+        at = systemd.wait_from(at + 1, "WATCHDOG=1");
+        let now = systemd.said[at].0;
+        assert!(now - last < Duration::from_secs(1), "{:?} without a ping", now - last);
+        last = now;
+    }
+    systemd.wait("STATUS=1/1 workers ready; 1 requests running, 0 queued");
+}
+
+#[test]
+fn a_watchdog_for_another_process_is_not_fed() {
+    let watchdog = Rgun::fake().variable("WATCHDOG_USEC", "20000").variable("WATCHDOG_PID", "1");
+    let (rgun, mut systemd) = notified(watchdog);
+    let mut daemon = rgun.serving();
+    assert_eq!(daemon.get("/slow/200").status, 200);
+    daemon.stops();
+    let said = systemd.so_far();
+    assert!(!said.iter().any(|line| line.starts_with("WATCHDOG")), "{said:?}");
+}

@@ -1,0 +1,246 @@
+//! Bad input: one clear message that names key, value and remedy, and an exit status that systemd does not retry.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::daemon::old_python;
+use crate::support::{Daemon, Rgun, systemd};
+
+const USAGE: i32 = 64;
+const CONFIG: i32 = 78;
+
+/// Runs to the end: exit status and all of these in what is said.
+fn refused(rgun: Rgun, status: i32, says: &[&str]) -> String {
+    let (code, log, printed) = rgun.run();
+    assert_eq!(code, status, "{log}{printed}");
+    for what in says {
+        assert!(log.contains(what), "not a word of {what:?}:\n{log}");
+    }
+    assert!(!log.contains("panicked"), "{log}");
+    log
+}
+
+/// With a file instead of flags.
+fn of_file(text: &str) -> Rgun {
+    let rgun = Rgun::fake().without_flags();
+    let path = rgun.scratch().write("rgun.toml", text);
+    rgun.flags(["--config", path.to_str().expect("a path of ASCII")])
+}
+
+const APP: &str = "[app]\ntarget = \"fake:app\"\n";
+
+#[test]
+fn no_such_interpreter() {
+    refused(
+        Rgun::fake().flags(["--python", "/nonexistent/bin/python"]),
+        USAGE,
+        &["--python", "/nonexistent/bin/python"],
+    );
+    refused(
+        of_file(&format!("{APP}python = \"/nonexistent/bin/python\"\n")),
+        CONFIG,
+        &["rgun.toml", "app.python", "/nonexistent/bin/python"],
+    );
+}
+
+#[test]
+fn an_interpreter_that_cannot_be_executed() {
+    let rgun = Rgun::fake();
+    let path = rgun.scratch().write("python", "no program");
+    refused(
+        rgun.flags(["--python", path.to_str().expect("a path of ASCII")]),
+        USAGE,
+        &["--python", path.to_str().expect("a path of ASCII")],
+    );
+    let rgun = Rgun::fake();
+    let path = rgun.scratch().write("python", "no program either");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    refused(
+        rgun.flags(["--python", path.to_str().expect("a path of ASCII")]),
+        CONFIG,
+        &["exited with status", path.to_str().expect("a path of ASCII")],
+    );
+}
+
+#[test]
+fn an_interpreter_that_is_no_python() {
+    refused(
+        Rgun::fake().flags(["--python", "/bin/true"]),
+        CONFIG,
+        &["exited with status 0", "while booting"],
+    );
+}
+
+#[test]
+fn an_interpreter_that_is_too_old() {
+    let Some(old) = old_python() else {
+        say_skipped("no Python older than 3.9 on this machine: the refusal of one is not tested");
+        return;
+    };
+    refused(
+        Rgun::python("application = print\n").flags(["--python", old.to_str().unwrap()]),
+        CONFIG,
+        &["it is too old", "CPython 3.9 or later", "app.python"],
+    );
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "libtest shows it with --nocapture, which tests/run uses for SKIPPED"
+)]
+fn say_skipped(why: &str) {
+    eprintln!("SKIPPED {why}");
+}
+
+#[test]
+fn no_such_module() {
+    let log = refused(Rgun::python("").target("missing.wsgi"), CONFIG, &["app.target", "missing"]);
+    assert!(!log.contains("Traceback"), "a mistake in the configuration has no traceback: {log}");
+}
+
+#[test]
+fn no_such_attribute() {
+    let log = refused(Rgun::python("app = print\n"), CONFIG, &["app.target", "application"]);
+    assert!(!log.contains("Traceback"), "{log}");
+    assert!(log.contains("app:app"), "what there is instead: {log}");
+}
+
+#[test]
+fn an_attribute_that_cannot_be_called() {
+    refused(
+        Rgun::python("application = 42\n"),
+        CONFIG,
+        &["app.target", "app:application", "cannot be called"],
+    );
+}
+
+#[test]
+fn an_import_that_raises_is_told_once_with_its_traceback() {
+    let log = refused(
+        Rgun::python("import json\n\njson.loads('{')\n").flags(["--workers", "4"]),
+        CONFIG,
+        &["app.py\", line 3", "JSONDecodeError"],
+    );
+    assert_eq!(log.matches("Traceback (most recent call last)").count(), 1, "{log}");
+}
+
+#[test]
+fn an_import_that_exits_is_told() {
+    refused(Rgun::python("import os\nos._exit(9)\n"), CONFIG, &["exited with status 9", "while booting"]);
+    refused(Rgun::python("raise SystemExit('not today')\n"), CONFIG, &["not today"]);
+}
+
+#[test]
+fn an_import_that_never_ends_is_a_matter_of_time() {
+    let rgun = Rgun::python("import time\nwhile True: time.sleep(1)\n").set("timeouts.boot", "700ms");
+    refused(rgun, CONFIG, &["timeouts.boot"]);
+}
+
+#[test]
+fn an_unknown_key_names_the_nearest() {
+    refused(
+        of_file(&format!("{APP}[workers]\ncuont = 3\n[timeouts]\nrequests = \"3s\"\n")),
+        CONFIG,
+        &[
+            "workers.cuont",
+            "did you mean \"count\"",
+            "timeouts.requests",
+            "did you mean \"request\"",
+            "rgun.toml",
+        ],
+    );
+    refused(Rgun::fake().set("workers.cuont", "3"), CONFIG, &["RGUN_WORKERS_CUONT", "RGUN_WORKERS_COUNT"]);
+    refused(Rgun::fake().flags(["--worker", "3"]), USAGE, &["--worker", "--workers"]);
+}
+
+#[test]
+fn a_wrong_unit_is_told_with_those_there_are() {
+    let text = format!("{APP}[timeouts]\nrequest = \"30parsecs\"\n[limits]\nbody = \"1GigaByte\"\n");
+    refused(
+        of_file(&text),
+        CONFIG,
+        &["timeouts.request", "30parsecs", "ms", "limits.body", "1GigaByte", "MiB"],
+    );
+    refused(Rgun::fake().flags(["--timeout", "soon"]), USAGE, &["--timeout", "soon"]);
+}
+
+#[test]
+fn a_negative_count_is_told() {
+    refused(of_file(&format!("{APP}[workers]\ncount = -2\n")), CONFIG, &["workers.count", "-2"]);
+    refused(Rgun::fake().flags(["--workers", "-2"]), USAGE, &["--workers", "-2"]);
+    refused(Rgun::fake().flags(["--threads", "0"]), USAGE, &["--threads", "0"]);
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let text = format!("{APP}interface = \"cgi\"\n[workers]\nthreads = 0\n[log]\nlevel = \"loud\"\n");
+    refused(of_file(&text), CONFIG, &["app.interface", "workers.threads", "log.level"]);
+}
+
+#[test]
+fn a_file_that_is_none_or_no_toml() {
+    refused(
+        Rgun::fake().without_flags().flags(["--config", "/nonexistent/rgun.toml"]),
+        CONFIG,
+        &["/nonexistent/rgun.toml"],
+    );
+    refused(of_file("[app\n"), CONFIG, &["rgun.toml", "1"]);
+}
+
+#[test]
+fn an_address_in_use() {
+    let (_socket, address) = systemd::tcp("127.0.0.1:0");
+    let crate::support::client::Address::Tcp(taken) = &address else { panic!("TCP") };
+    let bind = taken.to_string();
+    refused(
+        Rgun::fake().flags(["--bind", bind.as_str()]),
+        CONFIG,
+        &["listen.bind", &bind, "in use", "--bind"],
+    );
+
+    let other: Daemon = Rgun::fake().serving();
+    let bind = format!("unix:{}", other.scratch().join("socket").display());
+    refused(Rgun::fake().flags(["--bind", bind.as_str()]), CONFIG, &["listen.bind", &bind, "in use"]);
+    assert_eq!(other.get("/hello").status, 200, "it still has its socket");
+}
+
+#[test]
+fn a_bind_that_would_overwrite_a_file() {
+    let rgun = Rgun::fake();
+    let path = rgun.scratch().write("precious", "content");
+    let bind = format!("unix:{}", path.display());
+    refused(rgun.flags(["--bind", bind.as_str()]), CONFIG, &["listen.bind", &bind, "not a socket"]);
+}
+
+#[test]
+fn a_directory_that_is_missing_or_unreadable() {
+    refused(Rgun::fake().flags(["--chdir", "/nonexistent"]), USAGE, &["--chdir", "/nonexistent"]);
+    refused(
+        of_file(&format!("{APP}directory = \"/etc/passwd\"\n")),
+        CONFIG,
+        &["app.directory", "/etc/passwd"],
+    );
+    if nix::unistd::geteuid().is_root() {
+        // Root may read everything; an unprivileged run of this test asks for the rest.
+        return;
+    }
+    let rgun = Rgun::fake();
+    let locked = rgun.scratch().join("locked");
+    fs::create_dir(&locked).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
+    let path = locked.display().to_string();
+    refused(rgun.flags(["--chdir", path.as_str()]), USAGE, &["--chdir", &path]);
+}
+
+#[test]
+fn a_client_that_came_before_a_failed_start_is_told_so() {
+    let (rgun, gate) = Rgun::fake().gated();
+    let mut daemon = rgun.start();
+    let mut client = daemon.connect();
+    client.ask("/hello");
+    gate.open("failed");
+    let answer = client.answer();
+    answer.is_a_refusal(503);
+    assert!(answer.text().contains("the fake application does not load"), "{}", answer.text());
+    assert_eq!(daemon.exit().code(), Some(CONFIG));
+}
