@@ -30,6 +30,9 @@ use crate::systemd::{cgroup::Delegation, listen, notify};
 /// EX_OSERR of sysexits(3head): the system lacks something; trying again may help.
 const OS_ERROR: u8 = 71;
 
+/// From the end of a worker's control socket to its exit: a core dump takes its time.
+const EXIT_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What other threads tell the main loop.
 #[derive(Debug)]
 pub(crate) enum Told {
@@ -88,6 +91,8 @@ struct Daemon {
     status: (String, String),
     /// Pids for the log.
     pids: std::collections::HashMap<WorkerId, u32>,
+    /// Workers that have closed their control socket: until when they may take to exit.
+    hung_up: Vec<(WorkerId, Instant)>,
 }
 
 struct Signals {
@@ -112,6 +117,15 @@ impl Signals {
 
 impl Daemon {
     fn build(config: &Config, destination: Destination) -> Result<(Self, tokio::runtime::Runtime), Refused> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Refused::system("make the main reactor"))?;
+        // First of all, so that a stop right after the start is one too.
+        let signals = {
+            let _entered = runtime.enter();
+            Signals::new().map_err(Refused::system("handle signals"))?
+        };
         // Before any thread exists: the environment is systemd's message to us.
         let listeners = listeners(config)?;
         let extension = pool::find_extension()
@@ -146,10 +160,6 @@ impl Daemon {
         let count = config.workers.count.resolve(available_cores());
         let slots = u32::from(config.workers.threads.get());
         let files = raise_file_limit();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(Refused::system("make the main reactor"))?;
         let (tell, told) = unbounded_channel();
         let (journal, journal_thread) =
             Journal::start().map_err(Refused::system("start the journal thread"))?;
@@ -189,10 +199,6 @@ impl Daemon {
             let _after_the_end = edge_tell.send(Told::Edge(notice));
         })
         .map_err(Refused::system("start the edge thread"))?;
-        let signals = {
-            let _entered = runtime.enter();
-            Signals::new().map_err(Refused::system("handle signals"))?
-        };
         let policy =
             Policy::new(config.app.target.to_string(), count, config.timeouts.boot, config.timeouts.drain);
         let daemon = Self {
@@ -210,6 +216,7 @@ impl Daemon {
             signals,
             status: (String::new(), String::new()),
             pids: std::collections::HashMap::new(),
+            hung_up: Vec::new(),
         };
         Ok((daemon, runtime))
     }
@@ -221,7 +228,8 @@ impl Daemon {
         let mut stops = 0_u32;
         let mut pulse = Instant::now();
         while exit.is_none() {
-            let wake = self.supervisor.next_wakeup();
+            let hung_up = self.hung_up.iter().map(|(_, until)| *until);
+            let wake = self.supervisor.next_wakeup().into_iter().chain(hung_up).min();
             let events = tokio::select! {
                 biased;
                 Some(told) = self.told.recv() => self.understand(told),
@@ -233,7 +241,11 @@ impl Daemon {
                     tracing::warn!("SIGHUP: this version cannot reload yet; restart rgun instead, ignoring");
                     Vec::new()
                 }
-                () = sleep_until(wake) => vec![Event::Tick],
+                () = sleep_until(wake) => {
+                    let mut events = self.give_up_on_hung_up();
+                    events.push(Event::Tick);
+                    events
+                }
                 () = sleep_until(watchdog.map(|period| pulse + period)) => {
                     pulse = Instant::now();
                     self.feel_pulse(watchdog).await;
@@ -274,16 +286,12 @@ impl Daemon {
     fn understand_notice(&mut self, notice: Notice) -> Vec<Event> {
         match notice {
             Notice::Report(worker, report) => understand_report(worker, report).into_iter().collect(),
-            Notice::Misbehaved(worker, why) => {
-                // Closing the control socket is what every exit looks like from here: then the exit tells.
-                let mut events = self.reap();
-                if !events
-                    .iter()
-                    .any(|event| matches!(event, Event::Exited { worker: gone, .. } if *gone == worker))
-                {
-                    events.push(Event::Misbehaved { worker, why });
-                }
-                events
+            Notice::Misbehaved(worker, why) => vec![Event::Misbehaved { worker, why }],
+            Notice::HungUp(worker) => {
+                // Its descriptors are closed before it can be waited for (a core dump may lie between): how it
+                // ended is then told by its exit, unless that does not come.
+                self.hung_up.push((worker, Instant::now() + EXIT_PATIENCE));
+                self.reap()
             }
             Notice::DeadlineExceeded(worker, _) => vec![Event::DeadlineExceeded { worker }],
             Notice::Drained(worker) => vec![Event::Drained { worker }],
@@ -298,8 +306,19 @@ impl Daemon {
         }
     }
 
+    /// Who closed its control socket and did not exit is not a worker any more.
+    fn give_up_on_hung_up(&mut self) -> Vec<Event> {
+        let now = Instant::now();
+        let (overdue, waiting) = self.hung_up.drain(..).partition(|(_, until)| *until <= now);
+        self.hung_up = waiting;
+        let why = || "closed its control socket (descriptor 3) and did not exit".to_owned();
+        let overdue: Vec<(WorkerId, Instant)> = overdue;
+        overdue.into_iter().map(|(worker, _)| Event::Misbehaved { worker, why: why() }).collect()
+    }
+
     fn reap(&mut self) -> Vec<Event> {
         let ended = self.pool.reap();
+        self.hung_up.retain(|(worker, _)| ended.iter().all(|(gone, _)| gone != worker));
         ended
             .into_iter()
             .map(|(worker, how)| {
