@@ -376,7 +376,9 @@ impl Daemon {
                     Action::Report(report) => self.report(report),
                     Action::Exit { status, reason } => {
                         if let Some(reason) = reason {
-                            tracing::error!("{reason}");
+                            // Reported when it happened, with its traceback.
+                            tracing::debug!(rgun.reason = %reason, "giving up");
+                            notify::status(&reason);
                         }
                         return Some(status);
                     }

@@ -13,15 +13,13 @@ use pyo3::prelude::*;
 use rgun_channel::control::{
     CONTROL_FD, Command, FailureKind, Interface, MAX_MESSAGE, Report, Start, receive, send,
 };
+use rgun_channel::layout::REACTOR_PAGE;
 use rgun_channel::map::Map;
 use rustix::io::FdFlags;
 
 use crate::python::{EX_CONFIG, EX_SOFTWARE, support, system_exit, watch_forks};
 use crate::worker::Worker;
-use crate::{control, serve, wsgi};
-
-/// Bytes of the reactor's page.
-const REACTOR_PAGE: usize = 4096;
+use crate::{control, serve, title, wsgi};
 
 /// Boots and serves until the daemon stops the worker.
 ///
@@ -36,6 +34,7 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     let map = Map::attach(map.as_fd(), start.geometry.total(), true)?;
     let reactor = Map::attach(reactor.as_fd(), REACTOR_PAGE, false)?;
 
+    title::set(&format!("rgun: worker {} [{}:{}]", start.worker, start.module, start.attribute));
     tell(&socket, &Report::Booting { python: interpreter(py)? })?;
     py.import("faulthandler")?.call_method0("enable")?;
     let application = match load(py, &start)? {

@@ -21,6 +21,7 @@ mod control;
 mod output;
 mod python;
 mod serve;
+mod title;
 mod worker;
 mod wsgi;
 

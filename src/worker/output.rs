@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use pyo3::prelude::*;
 use rgun_channel::Broken;
-use rgun_channel::layout::{CHUNK, Geometry, Word};
+use rgun_channel::layout::{CHUNK, Geometry, REACTOR_EPOCH, Word};
 use rgun_channel::map::Map;
 use rgun_channel::ring::CompletionSender;
 use rgun_channel::slab::SlabSender;
@@ -100,7 +100,7 @@ impl Output {
                 return;
             }
             ring.owed = false;
-            Epoch(self.reactor.u32(0)).must_ring(&mut ring.rung)
+            Epoch(self.reactor.u32(REACTOR_EPOCH)).must_ring(&mut ring.rung)
         };
         if must_ring {
             // EAGAIN would mean that the counter is full, so the daemon has been rung; other errors of an

@@ -202,6 +202,11 @@ impl Exchange {
         matches!(self.place, Place::Given { worker, .. } if worker == index)
     }
 
+    /// Has its answer come whole?
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     pub(super) fn client_is_through(&self) -> bool {
         self.client == Client::Through
     }

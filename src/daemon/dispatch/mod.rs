@@ -633,6 +633,9 @@ impl Dispatcher {
                 if let Some(waker) = exchange.fail(Fault::Deadline(worker_id)) {
                     waker.wake();
                 }
+                if let Some(worker) = &state.workers[index] {
+                    worker.forget(id);
+                }
                 (self.notice)(Notice::DeadlineExceeded(worker_id, id));
             }
             let drained = state.workers[index]
@@ -737,6 +740,9 @@ impl State {
                         freed = Some(worker);
                     } else {
                         exchange.release_parts(worker_state);
+                        if !exchange.has_ended() {
+                            worker_state.forget(id);
+                        }
                     }
                 }
             }

@@ -310,11 +310,16 @@ impl Worker {
             return false;
         }
         self.running.retain(|running| running.id != id);
-        // The descriptor that went ahead of the record would stay open in the worker.
-        if let Err(error) = self.send(&Command::Forget(id), &[]) {
-            tracing::debug!(%error, "cannot tell a worker to forget a body, ignoring");
-        }
+        self.forget(id);
         true
+    }
+
+    /// Nobody waits for this exchange any more: a body that went ahead of its record is closed, a response that is
+    /// being made ends at its next part. Only a hint: what the worker still says of it is discarded anyway.
+    pub(super) fn forget(&self, id: ExchangeId) {
+        if let Err(error) = self.send(&Command::Forget(id), &[]) {
+            tracing::debug!(%error, "cannot tell a worker to forget an exchange, ignoring");
+        }
     }
 
     pub(super) fn revoke_oldest(&mut self, exchanges: &Exchanges) -> Option<ExchangeId> {
@@ -337,10 +342,8 @@ impl Worker {
             let Place::Given { position, .. } = exchange.place else { continue };
             if !exchange.client_is_through() && self.submissions.revoke(position) {
                 self.running.retain(|running| running.id != id);
-                if exchange.has_body_fd()
-                    && let Err(error) = self.send(&Command::Forget(id), &[])
-                {
-                    tracing::debug!(%error, "cannot tell a worker to forget a body, ignoring");
+                if exchange.has_body_fd() {
+                    self.forget(id);
                 }
                 return Some(id);
             }

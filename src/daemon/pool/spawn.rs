@@ -42,8 +42,6 @@ pub(super) fn spawn(
         .arg("-c")
         .arg(BOOTSTRAP)
         .arg(extension)
-        // Read by nobody but people who look at the process list.
-        .arg(format!("rgun worker {} [{}]", plan.worker.number.0, plan.app.target))
         .current_dir(&plan.app.directory)
         .stdin(Stdio::null())
         .process_group(0);

@@ -310,6 +310,27 @@ def refused():
     return False
 
 
+def ask_in_vain(path):
+    """Send a request without expecting much; returns a function that gives what comes back, if anything does."""
+    try:
+        connection = socket.create_connection(ADDRESS, timeout=20)
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    except OSError:
+        return lambda: b""
+
+    def answer():
+        received = b""
+        with connection:
+            try:
+                while piece := connection.recv(65536):
+                    received += piece
+            except ConnectionError:
+                pass
+        return received
+
+    return answer
+
+
 # ---------------------------------------------------------------- processes and cgroups
 
 

@@ -2,6 +2,7 @@
 
 import platform
 import pwd
+import re
 
 import host
 import pytest
@@ -47,9 +48,8 @@ def test_any_other_address_is_not_found():
 
 
 def test_status_shows_a_line_of_the_daemons_own():
-    text = host.show("StatusText")
-    assert text, "no STATUS= from the daemon"
-    assert text in host.systemctl("status", host.SERVICE).stdout
+    host.wait_for("all workers are ready", lambda: re.fullmatch(r"(\d+)/\1 workers ready", host.show("StatusText")), 20)
+    assert f'Status: "{host.show("StatusText")}' in host.systemctl("status", host.SERVICE).stdout
 
 
 def test_a_stopped_service_comes_back_with_the_next_connection():

@@ -12,6 +12,7 @@ def life(probe):
     since = host.journal_cursor()
     host.restart()
     host.get("/")
+    host.wait_for("both workers are ready", lambda: "2/2 workers ready" in host.show("StatusText"))
     pid = host.main_pid()
     host.systemctl("stop", host.SERVICE)
     host.systemctl("start", host.SERVICE)
