@@ -100,6 +100,8 @@ impl Edge {
                         }
                     });
                 }
+                // The last receivers are the accept loops': the drain waits for their end.
+                drop(stop);
                 // Ends when the handle is dropped, too.
                 let _either_way = ended.await;
             });
@@ -146,9 +148,11 @@ impl Edge {
         if let Some(earlier) = self.drain.take() {
             earlier.abort();
         }
+        self.connections.announce_close();
         self.stop_accepting.send_replace(true);
-        let connections = Arc::clone(&self.connections);
+        let (accepting, connections) = (self.stop_accepting.clone(), Arc::clone(&self.connections));
         let task = self.runtime.spawn(async move {
+            accepting.closed().await;
             connections.drain(deadline).await;
             notice(EdgeNotice::Drained);
         });

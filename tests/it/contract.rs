@@ -1,10 +1,12 @@
 //! Whatever a worker writes into the shared memory or says on its socket, the daemon survives: the client is
 //! answered, the worker is killed and replaced, the next request is served.
 
+use std::fs;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Answer, Broken, Rgun};
+use crate::support::{Answer, Broken, Rgun, until};
 
 /// How the client of a lie fares.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -105,9 +107,10 @@ fn a_worker_that_takes_nothing_more_and_is_the_only_one_is_replaced_at_the_deadl
     for path in ["/lie-tail", "/lie-tail/back", "/lie-asleep"] {
         let daemon = Rgun::fake().flags(["--timeout", "400ms"]).serving();
         assert_eq!(daemon.get(path).status, 200, "{path}: the answer was proper");
-        let status = daemon.get("/hello").status;
-        assert!(matches!(status, 200 | 502 | 504), "{path}: {status}");
-        assert_eq!(daemon.get("/hello").status, 200, "{path}");
+        // It may yet take the first one: the lie about sleepers works when it goes to sleep again.
+        let statuses: Vec<u16> = (0..4).map(|_| daemon.get("/hello").status).collect();
+        let lost = statuses.iter().filter(|status| **status != 200).count();
+        assert!(lost <= 1 && statuses[3] == 200, "{path}: {statuses:?}");
     }
 }
 
@@ -116,8 +119,12 @@ fn a_worker_that_takes_nothing_more_and_is_the_only_one_is_replaced_at_the_deadl
 fn a_worker_that_is_stopped_delays_nobody_while_there_is_another() {
     let daemon = Rgun::fake().flags(["--workers", "2", "--timeout", "1s"]).start();
     daemon.log.wait_for(2, "is ready after");
-    let stopped = Pid::from_raw(i32::try_from(daemon.worker()).unwrap());
-    kill(stopped, Signal::SIGSTOP).unwrap();
+    let worker = daemon.worker();
+    kill(Pid::from_raw(i32::try_from(worker).unwrap()), Signal::SIGSTOP).unwrap();
+    until("the worker is stopped", || {
+        let stat = fs::read_to_string(format!("/proc/{worker}/stat")).unwrap();
+        stat.contains(") T ").then_some(())
+    });
     let mut clients: Vec<_> = (0..10).map(|_| daemon.connect()).collect();
     for client in &mut clients {
         client.ask("/slow/20");

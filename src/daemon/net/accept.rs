@@ -14,7 +14,7 @@ use super::stream::{Socket, Stream};
 /// Pause after running out of descriptors or memory: the backlog holds the clients meanwhile.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
-/// Accepts until `stop` says so. `index` is the listener's number, told to the application; `serve` gets
+/// Accepts until `stop` says so; then, of a socket that systemd does not keep, what waits already. `index` is the listener's number, told to the application; `serve` gets
 /// each connection.
 ///
 /// # Errors
@@ -27,22 +27,23 @@ pub async fn accept(
     serve: impl Fn(Stream),
 ) -> io::Result<()> {
     let acceptor = listener.acceptor()?;
+    let take = |socket, peer| {
+        let connection = connections.register(Connection::new(peer, index, connections));
+        serve(Stream::new(socket, connection));
+    };
     loop {
         tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            _ = stop.wait_for(|stop| *stop) => break,
             () = connections.permit() => {}
         }
         let accepted = tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            _ = stop.wait_for(|stop| *stop) => break,
             accepted = acceptor.accept() => accepted,
         };
         match accepted {
-            Ok((socket, peer)) => {
-                let connection = connections.register(Connection::new(peer, index, connections));
-                serve(Stream::new(socket, connection));
-            }
+            Ok((socket, peer)) => take(socket, peer),
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                 // accept(2): the connection died in the backlog; the next one is fine.
                 Some(
@@ -67,6 +68,25 @@ pub async fn accept(
             },
         }
     }
+    if listener.is_own() {
+        // The backlog goes with the socket, and who is in it takes himself for connected. After one turn of the
+        // reactor it is known whether there is anybody.
+        tokio::task::yield_now().await;
+        loop {
+            tokio::select! {
+                biased;
+                accepted = acceptor.accept() => match accepted {
+                    Ok((socket, peer)) => take(socket, peer),
+                    Err(error) => {
+                        tracing::debug!(%error, "cannot accept what is left in the backlog, ignoring");
+                        break;
+                    }
+                },
+                () = std::future::ready(()) => break,
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Acceptor {

@@ -340,13 +340,17 @@ impl Connections {
         }
     }
 
-    /// The daemon stops: answers say `Connection: close` from now on, connections between requests end, the
-    /// others may finish. Returns when none is left; at the deadline what is left is broken off.
+    /// From now on answers say `Connection: close`.
+    pub fn announce_close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// The daemon stops: connections between requests end, the others may finish. Returns when none is left; at the deadline what is left is broken off.
     ///
     /// A connection that was busy a moment ago is not closed at once: its client may be sending the next request
     /// this very moment, and would see a reset. It gets [`LINGER`] to do so, and is told to close then.
     pub async fn drain(&self, deadline: Instant) {
-        self.closing.store(true, Ordering::Relaxed);
+        self.announce_close();
         let mut broken = false;
         loop {
             let ended = self.ended.notified();

@@ -19,6 +19,8 @@ pub struct Listener {
     /// Its name: `FileDescriptorName=`, or the address.
     pub name: String,
     socket: Socket_,
+    /// Made by the daemon, not by systemd.
+    own: bool,
     /// A unix socket that the daemon made itself and removes when it ends.
     own_path: Option<PathBuf>,
 }
@@ -82,7 +84,7 @@ impl Listener {
             InheritedSocket::Tcp(listener) => Socket_::Tcp(listener),
             InheritedSocket::Unix(listener) => Socket_::Unix(listener),
         };
-        Self { name: inherited.name, socket, own_path: None }
+        Self { name: inherited.name, socket, own: false, own_path: None }
     }
 
     /// Binds an address.
@@ -94,17 +96,23 @@ impl Listener {
             Bind::Tcp { host, port } => {
                 let listener = bind_tcp(bind, host, *port)?;
                 let name = listener.local_addr().map_or_else(|_| bind.to_string(), |a| a.to_string());
-                Ok(Self { name, socket: Socket_::Tcp(listener), own_path: None })
+                Ok(Self { name, socket: Socket_::Tcp(listener), own: true, own_path: None })
             }
             Bind::Unix { path } => {
                 let listener = bind_unix(bind, path)?;
                 Ok(Self {
                     name: bind.to_string(),
                     socket: Socket_::Unix(listener),
+                    own: true,
                     own_path: Some(path.clone()),
                 })
             }
         }
+    }
+
+    /// Whether the daemon made it, so that it ends with the daemon.
+    pub(super) fn is_own(&self) -> bool {
+        self.own
     }
 
     /// The bound address as text, for the log.
