@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use http::HeaderValue;
+
 /// Makes ids: 16 hexadecimal digits that are random for this life of the daemon, then a counter of at least
-/// 6. Unique across restarts and machines for every practical purpose, and cheap: no random number and no
-/// allocation per request.
+/// 6. Unique across restarts and machines for every practical purpose, and cheap: no random number per request.
 #[derive(Debug)]
 pub(super) struct RequestIds {
     prefix: [u8; 16],
@@ -14,12 +15,9 @@ pub(super) struct RequestIds {
 /// Longest id that is taken over from a client.
 const LONGEST: usize = 128;
 
-/// An id on its way through a request.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RequestId {
-    bytes: [u8; LONGEST],
-    len: u8,
-}
+/// An id on its way through a request. It is a field value from the start: that is where it ends.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(HeaderValue);
 
 impl RequestIds {
     /// Ids of a new life.
@@ -33,47 +31,45 @@ impl RequestIds {
 
     /// The id of a request: the one its `X-Request-ID` brought, if that is safe to write into a header and a
     /// log (letters, digits, `._-`, at most 128), so that a proxy's id stays the same all the way; else a new one.
-    pub(super) fn for_request(&self, given: Option<&[u8]>) -> RequestId {
-        let mut id = RequestId { bytes: [0; LONGEST], len: 0 };
+    pub(super) fn for_request(&self, given: Option<&HeaderValue>) -> RequestId {
         if let Some(given) = given
             && !given.is_empty()
             && given.len() <= LONGEST
-            && given.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+            && given.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
         {
-            id.push(given);
-            return id;
+            return RequestId(given.clone());
         }
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut digits = [0; 16];
-        write_hex(count, &mut digits);
-        let leading = digits.iter().take(10).take_while(|digit| **digit == b'0').count();
-        id.push(&self.prefix);
-        id.push(digits.get(leading..).unwrap_or_default());
-        id
+        let mut digits = [0; 32];
+        let (prefix, counter) = digits.split_at_mut(16);
+        prefix.copy_from_slice(&self.prefix);
+        write_hex(count, counter);
+        let leading = counter.iter().take(10).take_while(|digit| **digit == b'0').count();
+        digits.copy_within(16 + leading.., 16);
+        let id = digits.get(..digits.len() - leading).unwrap_or_default();
+        RequestId(HeaderValue::from_bytes(id).expect("hexadecimal digits are a field value"))
     }
 }
 
 impl RequestId {
-    fn push(&mut self, bytes: &[u8]) {
-        let start = usize::from(self.len);
-        if let Some(room) = self.bytes.get_mut(start..start + bytes.len()) {
-            room.copy_from_slice(bytes);
-            self.len += u8::try_from(bytes.len()).unwrap_or_default();
-        }
-    }
-
     /// The id's bytes, ASCII.
     pub(super) fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+        self.0.as_bytes()
     }
 
     /// The id as text.
     pub(super) fn as_str(&self) -> &str {
-        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// The id as a response's field.
+    pub(super) fn into_value(self) -> HeaderValue {
+        self.0
     }
 }
 
-fn write_hex(mut value: u64, digits: &mut [u8; 16]) {
+/// Writes a number as 16 digits.
+fn write_hex(mut value: u64, digits: &mut [u8]) {
     for digit in digits.iter_mut().rev() {
         *digit = b"0123456789abcdef"[(value & 15) as usize];
         value >>= 4;
@@ -96,9 +92,11 @@ mod tests {
     #[test]
     fn a_proxys_id_is_kept_and_a_dangerous_one_replaced() {
         let ids = RequestIds::new();
-        assert_eq!(ids.for_request(Some(b"7f3-A_b.c")).as_str(), "7f3-A_b.c");
-        for bad in [&b""[..], b"a b", b"a\nb", b"a\"b", &[b'x'; 129]] {
-            assert_eq!(ids.for_request(Some(bad)).as_str().len(), 22);
+        let kept = HeaderValue::from_static("7f3-A_b.c");
+        assert_eq!(ids.for_request(Some(&kept)).as_str(), "7f3-A_b.c");
+        for bad in [&b""[..], b"a b", b"a\tb", b"a\"b", b"a\xff", &[b'x'; 129]] {
+            let bad = HeaderValue::from_bytes(bad).unwrap();
+            assert_eq!(ids.for_request(Some(&bad)).as_str().len(), 22);
         }
     }
 }

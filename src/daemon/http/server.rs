@@ -116,15 +116,13 @@ async fn respond(
     connection.enter(Phase::Busy);
     let begun = Instant::now();
     let (mut parts, incoming) = request.into_parts();
-    let id = server.ids.for_request(parts.headers.get(X_REQUEST_ID).map(HeaderValue::as_bytes));
+    let id = server.ids.for_request(parts.headers.get(X_REQUEST_ID));
     let outcome = exchange(server, &connection, &mut parts, incoming, &id, begun).await;
     let mut response = match outcome {
         Ok(answer) => answered(server, connection, &parts, answer, &id, begun),
         Err(refusal) => refused(server, connection, &parts, &refusal, &id, begun),
     };
-    if let Ok(value) = HeaderValue::from_bytes(id.as_bytes()) {
-        response.headers_mut().entry(X_REQUEST_ID).or_insert(value);
-    }
+    response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| id.into_value());
     response
 }
 
@@ -315,7 +313,11 @@ fn refused(
         status.canonical_reason().unwrap_or_default(),
         id.as_str()
     );
-    let closing = connection.is_closing() || wants_close(status);
+    let unread = wants_close(status);
+    if unread {
+        connection.leaves_unread();
+    }
+    let closing = connection.is_closing() || unread;
     let mut response = Response::new(ResponseBody::new(Source::Bytes(text.into()), connection, None));
     *response.status_mut() = status;
     let headers = response.headers_mut();
