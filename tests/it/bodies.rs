@@ -2,8 +2,9 @@
 //! all. Response bodies as files.
 
 use std::fs;
+use std::time::Instant;
 
-use crate::support::{Client, Daemon, Rgun, until};
+use crate::support::{Client, DEADLINE, Daemon, Rgun, until};
 
 const INLINE: usize = 64 * 1024;
 const IN_MEMORY: usize = 16 * 1024 * 1024;
@@ -133,6 +134,39 @@ fn a_body_over_the_limit_is_413_without_an_announcement() {
         client.send(format!("{:x}\r\n", limit + 1)).send(pattern(limit + 1));
         client.answer().is_a_refusal(413);
         client.is_closed();
+    }
+}
+
+/// Closed with unread input, a TCP connection is reset, and the answer with it (RFC 9112 §9.6).
+#[test]
+fn who_is_still_sending_when_he_is_refused_can_read_why() {
+    let daemon = Rgun::fake().set("limits.body", "1KiB").over_tcp().serving();
+    for _ in 0..10 {
+        let mut client = daemon.connect();
+        post(&mut client, 2_000_000);
+        client.send(pattern(2_000_000));
+        client.answer().is_a_refusal(413);
+        client.is_closed();
+    }
+    let mut client = daemon.connect();
+    client.send("POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
+    client.send(format!("{:x}\r\n", 2_000_000)).send(pattern(2_000_000));
+    client.answer().is_a_refusal(413);
+    client.is_closed();
+    let mut client = daemon.connect();
+    client.send("GET /hello HTTP/1.1\r\nHost: test\r\nX: ").send(pattern(500_000).escape_ascii().to_string());
+    assert!(matches!(client.answer().status, 400 | 431));
+    client.is_closed();
+}
+
+#[test]
+fn who_goes_on_sending_when_he_is_refused_is_cut_off() {
+    let daemon = Rgun::fake().set("limits.body", "1KiB").over_tcp().serving();
+    let mut client = daemon.connect();
+    post(&mut client, 2_000_000_000);
+    let begun = Instant::now();
+    while client.try_send(pattern(100_000)).is_ok() {
+        assert!(begun.elapsed() < DEADLINE, "it is still read");
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::support::daemon::old_python;
-use crate::support::{Daemon, Rgun, systemd};
+use crate::support::{Daemon, Rgun, skipped, systemd};
 
 const USAGE: i32 = 64;
 const CONFIG: i32 = 78;
@@ -74,22 +74,13 @@ fn an_interpreter_that_is_no_python() {
 #[test]
 fn an_interpreter_that_is_too_old() {
     let Some(old) = old_python() else {
-        say_skipped("no Python older than 3.9 on this machine: the refusal of one is not tested");
-        return;
+        return skipped("a Python that is too old: there is none on this machine");
     };
     refused(
         Rgun::python("application = print\n").flags(["--python", old.to_str().unwrap()]),
         CONFIG,
         &["it is too old", "CPython 3.9 or later", "app.python"],
     );
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "libtest shows it with --nocapture, which tests/run uses for SKIPPED"
-)]
-fn say_skipped(why: &str) {
-    eprintln!("SKIPPED {why}");
 }
 
 #[test]
@@ -221,8 +212,7 @@ fn a_directory_that_is_missing_or_unreadable() {
         &["app.directory", "/etc/passwd"],
     );
     if nix::unistd::geteuid().is_root() {
-        // Root may read everything; an unprivileged run of this test asks for the rest.
-        return;
+        return skipped("a directory that may not be read: root may read them all");
     }
     let rgun = Rgun::fake();
     let locked = rgun.scratch().join("locked");

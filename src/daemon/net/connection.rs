@@ -47,6 +47,8 @@ pub enum Phase {
     Busy = 2,
     /// Between requests: `timeouts.keepalive` runs.
     Idle = 3,
+    /// The last answer is out; what the client still sends is read and dropped, for [`LINGER`].
+    Closing = 4,
 }
 
 impl Phase {
@@ -55,7 +57,8 @@ impl Phase {
             0 => Self::Fresh,
             1 => Self::Head,
             2 => Self::Busy,
-            _ => Self::Idle,
+            3 => Self::Idle,
+            _ => Self::Closing,
         }
     }
 }
@@ -89,6 +92,8 @@ pub struct Connection {
     /// The client has not taken what was written.
     write_blocked: AtomicBool,
     order: AtomicU8,
+    /// A request was answered before all of it was read.
+    unread: AtomicBool,
     /// The connection task's waker: constant for a task, so it is stored once.
     waker: OnceLock<Waker>,
 }
@@ -105,6 +110,7 @@ impl Connection {
             since: AtomicU32::new(connections.now()),
             write_blocked: AtomicBool::new(false),
             order: AtomicU8::new(Order::Stay as u8),
+            unread: AtomicBool::new(false),
             waker: OnceLock::new(),
         }
     }
@@ -118,6 +124,16 @@ impl Connection {
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.since.store(self.connections.now(), Ordering::Relaxed);
+    }
+
+    /// The last answer on it goes out before the request was read to its end.
+    pub fn leaves_unread(&self) {
+        self.unread.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client may still be sending when everything is said: a head that was refused, or a body.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed) || self.phase() == Phase::Head
     }
 
     /// Bytes have come.
@@ -215,7 +231,8 @@ struct All {
     count: usize,
 }
 
-/// How long a stopping daemon keeps a connection on which the next request may be under way.
+/// How long a connection is kept for what may be under way on it: the next request when the daemon stops, the rest
+/// of a request that was refused.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// How often a stopping daemon looks.
@@ -335,6 +352,7 @@ impl Connections {
                 Phase::Fresh if age > self.limits.header => connection.give(Order::CloseIdle),
                 Phase::Head if age > self.limits.header => connection.give(Order::HeadTooSlow),
                 Phase::Idle if age > self.limits.keepalive => connection.give(Order::CloseIdle),
+                Phase::Closing if age > LINGER => connection.give(Order::Break),
                 _ => {}
             }
         }
@@ -359,9 +377,12 @@ impl Connections {
             }
             self.tick();
             for connection in self.each() {
-                let between = matches!(connection.phase(), Phase::Fresh | Phase::Idle);
-                if between && connection.age() > LINGER {
-                    connection.give(Order::CloseIdle);
+                if connection.age() > LINGER {
+                    match connection.phase() {
+                        Phase::Fresh | Phase::Idle => connection.give(Order::CloseIdle),
+                        Phase::Closing => connection.give(Order::Break),
+                        Phase::Head | Phase::Busy => {}
+                    }
                 }
             }
             if !broken && Instant::now() >= deadline {

@@ -1,9 +1,10 @@
 //! A connection's bytes: TCP or unix, with its phase kept and its orders obeyed.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -64,6 +65,26 @@ impl Stream {
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
             (Order::Stay | Order::CloseIdle | Order::HeadTooSlow, _) => Poll::Pending,
+        }
+    }
+
+    /// Reads what still comes and drops it, until the client has closed its end or its time is up. Closed with
+    /// unread input, a connection is reset, and the client may lose the answer (RFC 9112 §9.6).
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.connection.phase() != Phase::Closing {
+            self.connection.enter(Phase::Closing);
+        }
+        let mut scrap = [MaybeUninit::uninit(); 4096];
+        loop {
+            let mut scrap = ReadBuf::uninit(&mut scrap);
+            match with_socket!(self, socket => Pin::new(socket).poll_read(cx, &mut scrap)) {
+                Poll::Ready(Ok(())) if !scrap.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    self.connection.remember(cx.waker());
+                    return self.obey().map(drop);
+                }
+            }
         }
     }
 }
@@ -135,6 +156,12 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        with_socket!(this, socket => Pin::new(socket).poll_shutdown(cx))
+        if this.connection.phase() != Phase::Closing {
+            ready!(with_socket!(this, socket => Pin::new(socket).poll_shutdown(cx)))?;
+            if !this.connection.is_unread() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        this.poll_rest(cx).map(Ok)
     }
 }

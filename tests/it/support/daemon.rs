@@ -141,6 +141,12 @@ impl Rgun {
         self
     }
 
+    /// Over TCP, on a port that the kernel chooses.
+    pub(crate) fn over_tcp(self) -> Self {
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        self.flags(["--bind", "127.0.0.1:0"]).at(Address::Tcp(any))
+    }
+
     pub(crate) fn scratch(&self) -> &Scratch {
         &self.scratch
     }
@@ -164,8 +170,15 @@ impl Rgun {
 
     /// Starts it and waits until a worker is ready.
     pub(crate) fn serving(self) -> Daemon {
-        let daemon = self.start();
+        let mut daemon = self.start();
         daemon.log.wait("is ready after");
+        if let Address::Tcp(address) = &mut daemon.address
+            && address.port() == 0
+        {
+            let line = daemon.log.wait("listening on 127.0.0.1:");
+            let text = line.split("listening on ").nth(1).and_then(|text| text.split(' ').next());
+            *address = text.and_then(|text| text.parse().ok()).expect("an address and a space");
+        }
         daemon
     }
 

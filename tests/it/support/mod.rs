@@ -5,10 +5,11 @@ pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod systemd;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use std::{env, fs, process, thread};
+use std::{env, fs, io, process, thread};
 
 pub(crate) use client::{Answer, Broken, Client};
 pub(crate) use daemon::{Daemon, Rgun};
@@ -28,6 +29,11 @@ pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         assert!(begun.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Says that something was not tested, past libtest's capture; `tests/run` counts it.
+pub(crate) fn skipped(what: &str) {
+    writeln!(io::stderr(), "SKIPPED {what}").expect("stderr is open");
 }
 
 /// A directory of a test's own, removed with it. Below the system's temporary directory, because a unix socket's
