@@ -116,6 +116,8 @@ pub(super) struct Exchange {
     /// Its deadline has passed and its client been told.
     pub(super) overdue: bool,
     pub(super) worker: Option<WorkerId>,
+    /// How often it was taken from a worker that did not claim it and given to another.
+    pub(super) moves: u8,
     slot: u16,
     client: Client,
     waker: Option<Waker>,
@@ -181,6 +183,7 @@ impl Exchange {
             given: None,
             overdue: false,
             worker: None,
+            moves: 0,
             slot: 0,
             client: Client::Waiting,
             waker: None,

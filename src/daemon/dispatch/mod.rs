@@ -573,7 +573,7 @@ impl Dispatcher {
         self.revoke_stalled(state, now);
         self.enforce_deadlines(state, now);
         state.ring_doorbells();
-        let fast = state.workers.iter().flatten().any(Worker::may_stall);
+        let fast = state.workers.iter().flatten().any(|worker| worker.may_stall(now));
         Some(if fast { FAST_TICK } else { SLOW_TICK })
     }
 
@@ -602,18 +602,26 @@ impl Dispatcher {
                 continue;
             }
             worker.stalled = true;
-            // What has a slot there stays unless another worker can start it now. Taken back and given again, its
-            // time would begin anew each time, and a worker that never claims (stopped, or a lock held in C code)
-            // would never be found out by the deadline.
-            let most = worker.n_running().saturating_sub(worker.n_slots()) + state.idle_slots_beside(index);
+            let ahead = worker.n_running().saturating_sub(worker.n_slots());
             let mut revoked = Vec::new();
-            while revoked.len() < most
+            while revoked.len() < ahead
                 && let Some(id) = state.revoke_newest(index)
             {
                 revoked.push(id);
             }
             for id in revoked {
                 state.queue.push_front(id);
+            }
+            // What has a slot there stays unless another worker can start it now, and is passed on a few times only:
+            // its time begins anew each time, and a worker that never claims (stopped, or a lock held in C code)
+            // would otherwise never be found out by the deadline.
+            while let Some(other) = state.idle_beside(index)
+                && let Some(id) = state.revoke_movable(index)
+            {
+                if !self.give(state, other, id, now) {
+                    state.queue.push_front(id);
+                    break;
+                }
             }
         }
         self.refill_all(state, now);
@@ -674,11 +682,19 @@ impl State {
         best.map(|(index, _)| index)
     }
 
-    /// Slots that other workers have free, those left out that are stalled themselves.
-    fn idle_slots_beside(&self, index: usize) -> usize {
+    /// Another worker with an idle slot, if possible one that has not been found stalled itself.
+    fn idle_beside(&self, index: usize) -> Option<usize> {
         let others = self.workers.iter().enumerate().filter(|(other, _)| *other != index);
-        let others = others.filter_map(|(_, worker)| worker.as_ref()).filter(|worker| !worker.stalled);
-        others.map(|worker| worker.idle_slots() as usize).sum()
+        let idle = others.filter_map(|(other, worker)| Some((other, worker.as_ref()?)));
+        let idle = idle.filter(|(_, worker)| worker.idle_slots() > 0);
+        idle.min_by_key(|(_, worker)| (worker.stalled, worker.load())).map(|(other, _)| other)
+    }
+
+    fn revoke_movable(&mut self, index: usize) -> Option<ExchangeId> {
+        let worker = self.workers[index].as_mut()?;
+        let id = worker.revoke_movable(&self.exchanges)?;
+        self.exchanges.get_mut(id)?.moves += 1;
+        self.take_back(id)
     }
 
     /// Has every worker that takes requests more than it can start?
