@@ -90,6 +90,9 @@ fn a_body_that_stops_coming_is_broken_off_and_does_not_look_complete() {
     let mut client = daemon.connect();
     let broken = client.ask("/hang-mid-body").try_answer("GET");
     assert!(broken.is_err(), "{broken:?}");
+    let line =
+        daemon.log.wait("GET /hang-mid-body 200: broken off in mid-body: the application took too long");
+    assert!(line.contains("ERROR") && line.contains("rgun.request_id="), "{line}");
     assert_ne!(daemon.worker(), worker);
 }
 
