@@ -4,7 +4,7 @@
 //! it answers properly, late, never or with a lie, as the path says. Few need Python itself. Each test has a daemon
 //! of its own, so they run in parallel; they wait for events, with deadlines, and never for time to pass.
 //!
-//! `tests/run it` builds what is needed and runs this; by hand `make build PROFILE=fast`, then
+//! `tests/run rust` builds what is needed and runs this; by hand `make build PROFILE=fast`, then
 //! `cargo build --profile fast --examples` and `cargo test --profile fast --test it`.
 //! WSGI itself is tested from Python, in `tests/worker`; systemd itself in `tests/e2e`.
 
