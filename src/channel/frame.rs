@@ -8,7 +8,7 @@
 //! | 8 | 8 | body length, bytes | |
 //! | 16 | 8 | received: `CLOCK_MONOTONIC` when the head was complete, ns | |
 //! | 24 | 1 | kind: 1 = request | |
-//! | 25 | 1 | method, index of [`METHODS`](crate::header::METHODS), 0 = literal | |
+//! | 25 | 1 | method, index of [`METHODS`], 0 = literal | |
 //! | 26 | 1 | version: 10 or 11 | |
 //! | 27 | 1 | flags: 1 body is a descriptor ([`crate::control`]), 2 https | |
 //! | 28 | 2 | number of fields | |

@@ -1,6 +1,6 @@
 //! Sockets: listeners, the accept loop, and connections as far as they are bytes and time.
 //!
-//! `run` makes the listeners, `edge` runs [`accept`], `http` speaks on the [`Stream`]s.
+//! `run` makes the listeners, `edge` runs [`accept()`], `http` speaks on the [`Stream`]s.
 
 mod accept;
 mod connection;

@@ -311,7 +311,7 @@ def refused():
 
 
 def ask_in_vain(path):
-    """Send a request without expecting much; returns a function that gives what comes back, if anything does."""
+    """Send a request without expecting much; returns a function that gives what comes back, if anything."""
     try:
         connection = socket.create_connection(ADDRESS, timeout=20)
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())

@@ -48,7 +48,8 @@ def test_any_other_address_is_not_found():
 
 
 def test_status_shows_a_line_of_the_daemons_own():
-    host.wait_for("all workers are ready", lambda: re.fullmatch(r"(\d+)/\1 workers ready", host.show("StatusText")), 20)
+    complete = re.compile(r"(\d+)/\1 workers ready")
+    host.wait_for("all workers are ready", lambda: complete.fullmatch(host.show("StatusText")))
     assert f'Status: "{host.show("StatusText")}' in host.systemctl("status", host.SERVICE).stdout
 
 

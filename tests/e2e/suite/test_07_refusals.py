@@ -100,7 +100,7 @@ def test_an_unknown_flag_is_a_usage_error():
 
 
 def test_waiting_clients_do_not_make_a_broken_service_start_for_ever(probe_app):
-    """Those who wait are answered by the start that fails; new ones cause new starts, until the socket gives up."""
+    """The start that fails answers those who wait; new ones cause new starts, until the socket gives up."""
     host.configure("no_such_module", probe_app)
     host.systemctl("stop", host.SERVICE)
     host.systemctl("reset-failed", host.SERVICE, host.SOCKET, check=False)
