@@ -128,6 +128,10 @@ pub(super) struct Exchange {
     unacked: u64,
     responded: bool,
     ended: bool,
+    /// Times the worker said that the application raised: once for the answer, once for closing it.
+    raised: u8,
+    /// A file has come; it is the rest of the body.
+    has_file: bool,
     fault: Option<Fault>,
 }
 
@@ -193,6 +197,8 @@ impl Exchange {
             unacked: 0,
             responded: false,
             ended: false,
+            raised: 0,
+            has_file: false,
             fault: None,
         }
     }
@@ -205,9 +211,10 @@ impl Exchange {
         matches!(self.place, Place::Given { worker, .. } if worker == index)
     }
 
-    /// Has its answer come whole?
-    pub(super) fn has_ended(&self) -> bool {
-        self.ended
+    /// Is it of use to tell the worker that nobody waits any more? Not before the head: a worker heeds it only after
+    /// that, and a request's body that its slot is about to take would be dropped under its hands.
+    pub(super) fn can_be_cut_short(&self) -> bool {
+        self.responded && !self.ended
     }
 
     pub(super) fn client_is_through(&self) -> bool {
@@ -256,12 +263,21 @@ impl Exchange {
             }
             CompletionKind::Body => {
                 let empty = matches!(&payload, Payload::Bytes(bytes) if bytes.is_empty());
-                if !self.responded || (self.ended && !empty) {
+                // After END only DONE is left to say, and a part that says nothing could be said for ever.
+                let is_due = if self.ended { empty && fixed.done } else { !empty || fixed.end };
+                if !self.responded || !is_due {
                     return Err(format!("sent body of exchange {} out of turn", self.id.0));
                 }
             }
             CompletionKind::Raised => {
                 let Some((summary, traceback)) = error else { return Ok(None) };
+                self.raised += 1;
+                if self.raised > MOST_RAISED {
+                    return Err(format!("raised {} times in exchange {}", self.raised, self.id.0));
+                }
+                // What of its body has not left is the daemon's now, and must not take the slot's next exchange its
+                // window.
+                self.acknowledge_all(worker);
                 if self.ended {
                     // For the journal only: the client has its answer.
                     notice(Notice::RaisedAfterEnd { worker: worker.id, summary, traceback });
@@ -289,6 +305,9 @@ impl Exchange {
                 len
             }
             Payload::File(file) => {
+                if std::mem::replace(&mut self.has_file, true) {
+                    return Err(format!("sent a second file for exchange {}", self.id.0));
+                }
                 if !self.client_is_through() {
                     self.file = Some(file);
                 }
@@ -411,6 +430,9 @@ pub(super) struct Exchanges {
     live: usize,
     frames: Vec<Vec<u8>>,
 }
+
+/// The application's answer may fail, and then closing it.
+const MOST_RAISED: u8 = 2;
 
 const INDEX_BITS: u32 = 24;
 /// Frames kept for reuse, and the largest worth keeping.

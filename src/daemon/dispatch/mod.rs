@@ -19,6 +19,8 @@
 
 mod exchange;
 mod reactor;
+#[cfg(test)]
+mod tests;
 mod ticket;
 mod worker;
 
@@ -30,7 +32,8 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use rgun_channel::control::{Command, Report};
-use rgun_channel::frame::{ExchangeId, Request, TooLong};
+use rgun_channel::frame::{CompletionKind, ExchangeId, Request, TooLong};
+use rgun_channel::layout::Geometry;
 use tokio::sync::Notify;
 
 use crate::supervise::WorkerId;
@@ -105,10 +108,22 @@ struct State {
     unavailable: Option<Arc<str>>,
     /// Frames popped from a completion ring land here.
     scratch: Vec<u8>,
+    /// The longest frame that fits every worker's ring.
+    max_frame: usize,
     /// Submissions since the last end of a turn, to bound how long a doorbell can be deferred.
     deferred: u32,
-    /// The housekeeper sleeps until `work` is notified.
-    keeper_idle: bool,
+    keeper: Keeper,
+}
+
+/// What the housekeeper is doing between its looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeper {
+    /// It sleeps until `work` is notified.
+    Idle,
+    /// It looks again after [`SLOW_TICK`], or when `work` is notified.
+    Slow,
+    /// It looks again after [`FAST_TICK`].
+    Fast,
 }
 
 /// What is going on, for STATUS= and tests.
@@ -131,6 +146,11 @@ const MAX_DEFERRED: u32 = 64;
 /// the core. (A network card moderates its interrupts for the same reason.)
 const MODERATION: Duration = Duration::from_micros(500);
 
+/// Frames that are taken from one worker at a time: more than its ring holds of the shortest, so that only one which
+/// goes on while it is read is cut off. And looks at all rings before the sockets have their turn again.
+const MOST_FRAMES: u32 = 16 * 1024;
+const MOST_LOOKS: u32 = 16;
+
 /// How often the housekeeper looks while records may be stalled, and while there is only something to time out.
 const FAST_TICK: Duration = Duration::from_millis(1);
 const SLOW_TICK: Duration = Duration::from_millis(50);
@@ -149,8 +169,9 @@ impl Dispatcher {
                 queue: VecDeque::new(),
                 unavailable: None,
                 scratch: Vec::with_capacity(64 * 1024),
+                max_frame: Geometry::standard(1).max_submission_frame(),
                 deferred: 0,
-                keeper_idle: true,
+                keeper: Keeper::Idle,
             }),
         })
     }
@@ -189,7 +210,12 @@ impl Dispatcher {
             state.exchanges.recycle(frame);
             return Err(Fault::TooLong(what));
         }
-        let chosen = state.choose(body.is_some());
+        if frame.len() > state.max_frame {
+            state.exchanges.recycle(frame);
+            return Err(Fault::TooLong("head, with its body,"));
+        }
+        // Who waits already goes first, even if what is at the front needs an idle slot and this one does not.
+        let chosen = if state.queue.is_empty() { state.choose(body.is_some()) } else { None };
         if chosen.is_none() {
             if let Some(reason) = &state.unavailable {
                 let reason = Arc::clone(reason);
@@ -206,8 +232,16 @@ impl Dispatcher {
         if !given {
             state.queue.push_back(id);
         }
-        if state.keeper_idle {
-            state.keeper_idle = false;
+        // A worker that is given a second request may keep back what it has to say of the first.
+        let must_watch = match state.keeper {
+            Keeper::Idle => true,
+            Keeper::Slow => {
+                given && chosen.and_then(|index| state.workers[index].as_ref()).is_some_and(Worker::may_defer)
+            }
+            Keeper::Fast => false,
+        };
+        if must_watch {
+            state.keeper = Keeper::Fast;
             self.work.notify_one();
         }
         if state.deferred >= MAX_DEFERRED {
@@ -240,7 +274,7 @@ impl Dispatcher {
     pub fn before_park(&self) {
         let mut state = self.lock();
         let mut moderated = false;
-        loop {
+        for _ in 0..MOST_LOOKS {
             let woken = self.collect(&mut state, Instant::now());
             state.ring_doorbells();
             if woken {
@@ -259,6 +293,8 @@ impl Dispatcher {
             }
             self.reactor.epoch().rise();
         }
+        // A worker that talks without end must not keep the reactor from its sockets: the next turn goes on here.
+        self.reactor.ring();
     }
 
     /// The reactor is awake again.
@@ -271,7 +307,7 @@ impl Dispatcher {
         let mut woken = false;
         for index in 0..state.workers.len() {
             let mut freed = false;
-            loop {
+            for _ in 0..MOST_FRAMES {
                 let mut scratch = std::mem::take(&mut state.scratch);
                 scratch.clear();
                 let popped = match &mut state.workers[index] {
@@ -324,8 +360,11 @@ impl Dispatcher {
             Some(exchange) if exchange.is_given_to(index) => exchange,
             _ => return Err(format!("answered exchange {}, which is not its own", id.0)),
         };
-        let done = completion.head.done;
+        let (done, kind) = (completion.head.done, completion.head.kind);
         let mut waker = exchange.receive(completion, worker, &self.notice)?;
+        if kind == CompletionKind::Respond && exchange.client_is_through() && exchange.can_be_cut_short() {
+            worker.forget(id);
+        }
         if done {
             worker.finished(id, now);
             *freed = true;
@@ -554,19 +593,21 @@ impl Dispatcher {
     pub async fn keep_house(self: Arc<Self>) {
         loop {
             match self.housekeeping(Instant::now()) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => self.work.notified().await,
+                Keeper::Fast => tokio::time::sleep(FAST_TICK).await,
+                // Earlier if it is notified.
+                Keeper::Slow => drop(tokio::time::timeout(SLOW_TICK, self.work.notified()).await),
+                Keeper::Idle => self.work.notified().await,
             }
         }
     }
 
     /// One look at the clock; returns when to look again.
-    fn housekeeping(&self, now: Instant) -> Option<Duration> {
+    fn housekeeping(&self, now: Instant) -> Keeper {
         let mut state = self.lock();
         let state = &mut *state;
         if state.exchanges.is_empty() {
-            state.keeper_idle = true;
-            return None;
+            state.keeper = Keeper::Idle;
+            return Keeper::Idle;
         }
         self.collect(state, now);
         self.refuse_overdue_queue(state, now);
@@ -574,7 +615,8 @@ impl Dispatcher {
         self.enforce_deadlines(state, now);
         state.ring_doorbells();
         let fast = state.workers.iter().flatten().any(|worker| worker.may_stall(now));
-        Some(if fast { FAST_TICK } else { SLOW_TICK })
+        state.keeper = if fast { Keeper::Fast } else { Keeper::Slow };
+        state.keeper
     }
 
     fn refuse_overdue_queue(&self, state: &mut State, now: Instant) {
@@ -641,7 +683,9 @@ impl Dispatcher {
                 if let Some(waker) = exchange.fail(Fault::Deadline(worker_id)) {
                     waker.wake();
                 }
-                if let Some(worker) = &state.workers[index] {
+                if exchange.can_be_cut_short()
+                    && let Some(worker) = &state.workers[index]
+                {
                     worker.forget(id);
                 }
                 (self.notice)(Notice::DeadlineExceeded(worker_id, id));
@@ -739,6 +783,16 @@ impl State {
         }
     }
 
+    /// The client has been told of a fault: nothing of the body leaves any more, and the worker need not wait for it.
+    fn release(&mut self, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        if let Place::Given { worker, .. } = exchange.place
+            && let Some(worker) = self.workers.get_mut(worker).and_then(Option::as_mut)
+        {
+            exchange.release_parts(worker);
+        }
+    }
+
     /// The client is gone, or has everything. What has not started never will.
     fn abandon(&mut self, id: ExchangeId) -> Option<usize> {
         let exchange = self.exchanges.get_mut(id)?;
@@ -756,7 +810,7 @@ impl State {
                         freed = Some(worker);
                     } else {
                         exchange.release_parts(worker_state);
-                        if !exchange.has_ended() {
+                        if exchange.can_be_cut_short() {
                             worker_state.forget(id);
                         }
                     }

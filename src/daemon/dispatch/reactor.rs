@@ -50,6 +50,14 @@ impl Reactor {
         }
     }
 
+    /// Rings the doorbell from this side: the next look at the epoll finds something.
+    pub(super) fn ring(&self) {
+        if let Err(error) = self.doorbell.write(1) {
+            // EAGAIN: the counter is full, which is as good as a ring.
+            tracing::trace!(%error, "cannot ring the doorbell, ignoring");
+        }
+    }
+
     /// Whether the reactor sleeps.
     pub fn epoch(&self) -> Epoch<'_> {
         Epoch(self.page.u32(REACTOR_EPOCH))

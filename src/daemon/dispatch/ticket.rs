@@ -68,6 +68,9 @@ impl Future for Ticket {
         let worker = exchange.worker;
         let waited = exchange.given.unwrap_or_else(Instant::now) - exchange.received;
         let progress = exchange.poll_head(cx.waker());
+        if matches!(progress, Progress::Failed(_)) {
+            state.release(self.id);
+        }
         state.exchanges.remove_if_over(self.id);
         drop(state);
         match progress {

@@ -51,6 +51,15 @@ const MOST_MOVES: u8 = 16;
 /// Waiting this long in another worker's ring is worth a wake-up of an idle one.
 const WORTH_STEALING: Duration = Duration::from_micros(50);
 
+/// A life has less to report of itself: that it boots, that it is ready, why it is not.
+const MOST_REPORTS: u32 = 16;
+
+/// Most fields of a response. A header map panics beyond 2^15, and no client takes as many.
+const MOST_FIELDS: u16 = 4096;
+
+/// No request takes longer, whatever the worker says; so that sums and products of service times do not overflow.
+const LONGEST_SERVICE: u64 = 1 << 48;
+
 /// A worker's channel, as `pool` made it.
 #[derive(Debug)]
 pub struct Link {
@@ -93,6 +102,8 @@ pub(super) struct Worker {
     acked: Vec<u64>,
     /// Descriptors that arrived before the frame that names them.
     files: HashMap<ExchangeId, OwnedFd>,
+    /// What it has said of itself, but for files.
+    reports: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -135,6 +146,7 @@ impl Worker {
             unrung: 0,
             acked: vec![0; geometry.slots as usize],
             files: HashMap::new(),
+            reports: 0,
         }
     }
 
@@ -210,6 +222,9 @@ impl Worker {
         }
         let Some(position) = self.submissions.push(&exchange.frame).map_err(|broken| broken.to_string())?
         else {
+            if exchange.has_body_fd() {
+                self.forget(exchange.id);
+            }
             return Ok(None);
         };
         let started = (self.given() < self.slots).then_some(now);
@@ -225,10 +240,15 @@ impl Worker {
 
     /// The worker is done with an exchange: its slot is free, and the oldest prefetched one starts.
     pub(super) fn finished(&mut self, id: ExchangeId, now: Instant) {
-        self.running.retain(|running| running.id != id);
+        self.remove(id, now);
         self.files.remove(&id);
         self.stalled = false;
         self.progress = now;
+    }
+
+    /// An exchange is not the worker's any more: the oldest prefetched one has its slot, and its time begins.
+    fn remove(&mut self, id: ExchangeId, now: Instant) {
+        self.running.retain(|running| running.id != id);
         let slots = self.slots as usize;
         for running in self.running.iter_mut().take(slots) {
             running.started.get_or_insert(now);
@@ -236,6 +256,7 @@ impl Worker {
     }
 
     fn measure(&mut self, service: u64) {
+        let service = service.min(LONGEST_SERVICE);
         // One eighth of the new value, as TCP smooths its round-trip time (RFC 6298 §2), but up at once: a
         // worker that turns slow must not be given work ahead of time.
         self.service = if service > self.service * 8 { service } else { (self.service * 7 + service) / 8 };
@@ -263,6 +284,11 @@ impl Worker {
         let is_quick = self.given() > self.slots || self.service <= nanoseconds(PREFETCH_TIME);
         let has_moved = now.saturating_duration_since(self.progress) < QUICK;
         !self.running.is_empty() && (is_quick && has_moved || self.first_unclaimed().is_some())
+    }
+
+    /// Might it hold back a completion because there is more to do? Only quick ones do.
+    pub(super) fn may_defer(&self) -> bool {
+        self.running.len() > 1 && self.service <= nanoseconds(PREFETCH_TIME)
     }
 
     fn first_unclaimed(&self) -> Option<ExchangeId> {
@@ -324,7 +350,7 @@ impl Worker {
         if !self.submissions.revoke(position) {
             return false;
         }
-        self.running.retain(|running| running.id != id);
+        self.remove(id, Instant::now());
         self.forget(id);
         true
     }
@@ -365,7 +391,7 @@ impl Worker {
             let exchange = exchanges.get(id)?;
             let Place::Given { position, .. } = exchange.place else { continue };
             if !exchange.client_is_through() && self.submissions.revoke(position) {
-                self.running.retain(|running| running.id != id);
+                self.remove(id, Instant::now());
                 if exchange.has_body_fd() {
                     self.forget(id);
                 }
@@ -418,9 +444,17 @@ impl Worker {
                     if !self.running.iter().any(|running| running.id == id) {
                         return Err(format!("sent a file for exchange {}, which is not its own", id.0));
                     }
-                    self.files.insert(id, fd);
+                    if self.files.insert(id, fd).is_some() {
+                        return Err(format!("sent a second file for exchange {}", id.0));
+                    }
                 }
-                report => notice(Notice::Report(self.id, report)),
+                report => {
+                    self.reports += 1;
+                    if self.reports > MOST_REPORTS {
+                        return Err(format!("sent more than {MOST_REPORTS} reports"));
+                    }
+                    notice(Notice::Report(self.id, report));
+                }
             }
         }
     }
@@ -492,6 +526,9 @@ pub(super) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> 
 
 /// Makes a header map whose values share `encoded`.
 fn header_map(encoded: &Bytes, n_fields: u16) -> Result<HeaderMap, String> {
+    if n_fields > MOST_FIELDS {
+        return Err(format!("sent {n_fields} header fields, more than {MOST_FIELDS}"));
+    }
     // Two more than given: the connection adds `date` and `x-request-id`.
     let mut map = HeaderMap::with_capacity(usize::from(n_fields) + 2);
     for (name, value) in frame::fields(encoded, n_fields) {
