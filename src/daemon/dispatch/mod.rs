@@ -306,7 +306,7 @@ impl Dispatcher {
     fn collect(&self, state: &mut State, now: Instant) -> bool {
         let mut woken = false;
         for index in 0..state.workers.len() {
-            let mut freed = false;
+            let (mut popped_any, mut freed) = (false, false);
             for _ in 0..MOST_FRAMES {
                 let mut scratch = std::mem::take(&mut state.scratch);
                 scratch.clear();
@@ -333,9 +333,10 @@ impl Dispatcher {
                         break;
                     }
                 }
-                if let Some(worker) = &state.workers[index] {
-                    worker.made_room();
-                }
+                popped_any = true;
+            }
+            if popped_any && let Some(worker) = &state.workers[index] {
+                worker.made_room();
             }
             if freed {
                 self.refill(state, index, now);
@@ -372,10 +373,10 @@ impl Dispatcher {
             // The worker had its say; an answer that is still missing will not come any more.
             waker = exchange.take_waker_if_settled().or(waker);
         }
-        let (retiring, drained) = (worker.retiring, worker.is_drained(&state.exchanges));
+        let drained = done && worker.retiring && worker.is_drained(&state.exchanges);
         let worker_id = worker.id;
         state.exchanges.remove_if_over(id);
-        if done && retiring && drained {
+        if drained {
             self.tell_drained(state, index, worker_id);
         }
         Ok(waker)

@@ -1,6 +1,6 @@
 //! The daemon's end of one worker's channel, and what is known of how busy it is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -87,7 +87,7 @@ pub(super) struct Worker {
     pub(super) retiring: bool,
     pub(super) told_drained: bool,
     /// Exchanges it has been given and is not done with, in the order given.
-    running: Vec<Running>,
+    running: VecDeque<Running>,
     /// Smoothed service time, nanoseconds; starts high, so that a new worker is not given work ahead of time.
     service: u64,
     /// When it last showed progress: was given work while idle, or finished something.
@@ -138,7 +138,7 @@ impl Worker {
             admitted: false,
             retiring: false,
             told_drained: false,
-            running: Vec::with_capacity((geometry.slots + MAX_DEPTH) as usize),
+            running: VecDeque::with_capacity((geometry.slots + MAX_DEPTH) as usize),
             service: nanoseconds(PREFETCH_TIME) + 1,
             progress: Instant::now(),
             next: None,
@@ -233,7 +233,7 @@ impl Worker {
         }
         exchange.given = Some(now);
         exchange.worker = Some(self.id);
-        self.running.push(Running { id: exchange.id, position, started });
+        self.running.push_back(Running { id: exchange.id, position, started });
         self.unrung += 1;
         Ok(Some(position))
     }
@@ -248,7 +248,10 @@ impl Worker {
 
     /// An exchange is not the worker's any more: the oldest prefetched one has its slot, and its time begins.
     fn remove(&mut self, id: ExchangeId, now: Instant) {
-        self.running.retain(|running| running.id != id);
+        // Almost always the first: a worker finishes about in the order in which it was given.
+        if let Some(at) = self.running.iter().position(|running| running.id == id) {
+            self.running.remove(at);
+        }
         let slots = self.slots as usize;
         for running in self.running.iter_mut().take(slots) {
             running.started.get_or_insert(now);
@@ -324,7 +327,7 @@ impl Worker {
         self.completions.is_empty()
     }
 
-    /// A record was popped: the worker may be waiting for the room.
+    /// Records were popped: the worker may be waiting for the room.
     pub(super) fn made_room(&self) {
         Want(self.map.u32(Geometry::word(Word::WantsSpace))).satisfy(&SystemFutex);
     }
