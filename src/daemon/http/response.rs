@@ -141,6 +141,7 @@ impl Body for ResponseBody {
                 }
             }
             Some(Err(error)) => {
+                this.connection.breaks_off();
                 if let Some(account) = this.account.take() {
                     account.broke_off(error);
                 }

@@ -94,6 +94,8 @@ pub struct Connection {
     order: AtomicU8,
     /// A request was answered before all of it was read.
     unread: AtomicBool,
+    /// Its answer has been broken off.
+    broken: AtomicBool,
     /// The connection task's waker: constant for a task, so it is stored once.
     waker: OnceLock<Waker>,
 }
@@ -111,6 +113,7 @@ impl Connection {
             write_blocked: AtomicBool::new(false),
             order: AtomicU8::new(Order::Stay as u8),
             unread: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             waker: OnceLock::new(),
         }
     }
@@ -120,10 +123,28 @@ impl Connection {
         Phase::from_byte(self.phase.load(Ordering::Relaxed))
     }
 
-    /// It does something else now.
+    /// It does something else now. What was wanted of it in the phase before is not wanted any more.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.since.store(self.connections.now(), Ordering::Relaxed);
+        if matches!(self.order(), Order::CloseIdle | Order::HeadTooSlow) {
+            self.order.store(Order::Stay as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// Its answer ends before its end: the client must see a reset, because to HTTP/1.0 a plain close is the end of a
+    /// body without a length (RFC 9112 §6.3).
+    pub fn breaks_off(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Is an answer under way, so that the end of the connection is not the end of the answer?
+    pub(super) fn is_answering(&self) -> bool {
+        self.phase() == Phase::Busy || self.write_blocked.load(Ordering::Relaxed)
     }
 
     /// The last answer on it goes out before the request was read to its end.

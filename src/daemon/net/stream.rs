@@ -51,7 +51,7 @@ impl Stream {
     /// Nothing to read: does the daemon want something of this connection?
     fn obey(&mut self) -> Poll<io::Result<()>> {
         match (self.connection.order(), self.connection.phase()) {
-            (Order::Break, _) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            (Order::Break, _) => Poll::Ready(Err(self.break_off())),
             (Order::CloseIdle, Phase::Fresh | Phase::Idle) => Poll::Ready(Ok(())),
             (Order::HeadTooSlow, Phase::Head) => {
                 // Nothing of an answer is under way in this phase, so the socket is ours to write on. A client
@@ -66,6 +66,13 @@ impl Stream {
             }
             (Order::Stay | Order::CloseIdle | Order::HeadTooSlow, _) => Poll::Pending,
         }
+    }
+
+    fn break_off(&self) -> io::Error {
+        if self.connection.is_answering() {
+            self.connection.breaks_off();
+        }
+        io::ErrorKind::TimedOut.into()
     }
 
     /// Reads what still comes and drops it, until the client has closed its end or its time is up. Closed with
@@ -85,6 +92,18 @@ impl Stream {
                     return self.obey().map(drop);
                 }
             }
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // A unix socket knows no reset (unix(7)).
+        if self.connection.is_broken()
+            && let Socket::Tcp(socket) = &self.socket
+            && let Err(error) = socket.set_zero_linger()
+        {
+            tracing::debug!(%error, "cannot reset a connection, closing it");
         }
     }
 }
@@ -120,7 +139,7 @@ impl Stream {
             Poll::Pending => {
                 self.connection.has_written(false);
                 if self.connection.order() == Order::Break {
-                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                    return Poll::Ready(Err(self.break_off()));
                 }
             }
         }
