@@ -1,7 +1,7 @@
 //! A request's head: hyper's types to the channel's.
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, StatusCode, Version, request};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
 
 use super::fault::Refusal;
 use super::server::Limits;
@@ -12,6 +12,12 @@ pub(super) fn check(parts: &request::Parts, limits: &Limits) -> Result<(), Refus
     if parts.method == Method::CONNECT {
         // RFC 9110 §9.3.6: an origin server that is no tunnel.
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here");
+    }
+    // RFC 9112 §3.2: a path, alone or in a URI; `*` for OPTIONS only; a mere authority for CONNECT only.
+    let path = parts.uri.path();
+    let is_target = path.starts_with('/') || path == "*" && parts.method == Method::OPTIONS;
+    if !is_target {
+        return refuse(StatusCode::BAD_REQUEST, "the request's target is not a path");
     }
     // RFC 9112 §3.2: 400 for a request of HTTP/1.1 without Host, or with more than one.
     let mut hosts = parts.headers.get_all(HOST).iter();
@@ -36,6 +42,30 @@ pub(super) fn check(parts: &request::Parts, limits: &Limits) -> Result<(), Refus
     Ok(())
 }
 
+/// Refuses a body in a coding other than `chunked`, which hyper takes off and then hands on what is below it: nobody
+/// would tell the application (RFC 9112 §6.1). `chunked` twice is malformed (§7).
+pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Refusal::Client(
+            StatusCode::NOT_IMPLEMENTED,
+            "the request's body is in a transfer coding that is not served here",
+        )),
+    }
+}
+
+/// A target that is a whole URI names the host, whatever the Host field says (RFC 9112 §3.2.2).
+pub(super) fn set_host(parts: &mut request::Parts) -> Result<(), Refusal> {
+    let Some(authority) = parts.uri.authority() else { return Ok(()) };
+    let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+    let host = HeaderValue::from_str(host).map_err(|_| {
+        Refusal::Client(StatusCode::BAD_REQUEST, "the request's target names an impossible host")
+    })?;
+    parts.headers.insert(HOST, host);
+    Ok(())
+}
+
 /// The fields as the worker gets them: without `Transfer-Encoding`, because the body it gets has been decoded
 /// (RFC 9112 §7.1.3).
 pub(super) fn fields(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
@@ -48,10 +78,68 @@ pub(super) fn fields(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])
 /// After decoding a chunked body its length is known: the worker sees it as `Content-Length`, which is what
 /// frameworks look at (Django reads nothing without it).
 pub(super) fn set_length(headers: &mut HeaderMap, len: u64) {
-    headers.insert(CONTENT_LENGTH, http::HeaderValue::from(len));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
 }
 
 /// 10 or 11.
 pub(super) fn version(version: Version) -> u8 {
     if version == Version::HTTP_10 { 10 } else { 11 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        body: None,
+        header: 1000,
+        headers: 100,
+        request_line: 100,
+        body_pause: std::time::Duration::ZERO,
+        keepalive: true,
+    };
+
+    fn parts(method: Method, target: &str) -> request::Parts {
+        let request = http::Request::builder().method(method).uri(target).header(HOST, "field.example");
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_target_is_a_path_or_a_uri_and_a_star_is_for_options() {
+        for (method, target) in [(Method::GET, "/"), (Method::GET, "http://a/b"), (Method::OPTIONS, "*")] {
+            assert_eq!(check(&parts(method, target), &LIMITS), Ok(()), "{target}");
+        }
+        for (method, target) in [(Method::GET, "*"), (Method::GET, "a.example:80"), (Method::OPTIONS, "a")] {
+            let refused = check(&parts(method, target), &LIMITS);
+            assert!(matches!(refused, Err(Refusal::Client(StatusCode::BAD_REQUEST, _))), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_host_in_the_target_goes_before_the_field() {
+        for (target, host) in
+            [("/", "field.example"), ("http://a.example/", "a.example"), ("http://me@[::1]:8/", "[::1]:8")]
+        {
+            let mut parts = parts(Method::GET, target);
+            set_host(&mut parts).unwrap();
+            assert_eq!(parts.headers.get_all(HOST).iter().collect::<Vec<_>>(), [host]);
+        }
+    }
+
+    #[test]
+    fn a_body_comes_chunked_once_and_in_no_other_coding() {
+        for (codings, ok) in [
+            (&["chunked"][..], true),
+            (&["Chunked"], true),
+            (&["gzip, chunked"], false),
+            (&["chunked, chunked"], false),
+            (&["gzip", "chunked"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for coding in codings {
+                headers.append(TRANSFER_ENCODING, HeaderValue::from_static(coding));
+            }
+            assert_eq!(check_coding(&headers).is_ok(), ok, "{codings:?}");
+        }
+    }
 }

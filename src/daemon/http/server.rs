@@ -136,12 +136,16 @@ async fn exchange(
 ) -> Result<Answer, Refusal> {
     let limits = &server.limits;
     head::check(parts, limits)?;
+    head::set_host(parts)?;
     // One look at the clock per request, a second one only after a body.
     let mut complete = begun;
     let body = if incoming.is_end_stream() {
         Body::Inline(bytes::Bytes::new())
     } else {
         let chunked = incoming.size_hint().exact().is_none();
+        if chunked {
+            head::check_coding(&parts.headers)?;
+        }
         let limits = BodyLimits { most: limits.body, pause: limits.body_pause, spool: &server.spool };
         // Boxed: it is large, rare, and would be moved about with every request's future.
         let body = Box::pin(body::receive(incoming, &limits)).await?;
@@ -345,6 +349,7 @@ fn wants_close(status: StatusCode) -> bool {
             | StatusCode::REQUEST_TIMEOUT
             | StatusCode::BAD_REQUEST
             | StatusCode::INSUFFICIENT_STORAGE
+            | StatusCode::NOT_IMPLEMENTED
     )
 }
 

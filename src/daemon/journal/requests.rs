@@ -176,7 +176,7 @@ fn write_failure(failure: &Failure) {
     }
     // The client's faults are not the operator's business; a full queue is a warning; the rest is an error.
     match status {
-        400..=499 => entry!(debug),
+        400..=499 | 501 => entry!(debug),
         503 => entry!(warn),
         _ => entry!(error),
     }
