@@ -76,6 +76,7 @@ impl Edge {
         let doorbell = dispatcher.reactor().doorbell_fd().try_clone_to_owned()?;
         let (for_thread, registry) = (dispatcher.clone(), connections.clone());
         let thread = std::thread::Builder::new().name("edge".to_owned()).spawn(move || {
+            let _guard = AbortOnPanic;
             runtime.block_on(async move {
                 // Registered, never read: a ring is an edge, and an edge wakes the reactor.
                 let _doorbell = match watch(Arc::new(doorbell)) {
@@ -85,8 +86,8 @@ impl Edge {
                         return;
                     }
                 };
-                tokio::spawn(for_thread.keep_house());
-                tokio::spawn(registry.clone().sweep());
+                let mut keeper = tokio::spawn(for_thread.keep_house());
+                let mut sweeper = tokio::spawn(registry.clone().sweep());
                 for (index, listener) in listeners.into_iter().enumerate() {
                     let index = u16::try_from(index).unwrap_or(u16::MAX);
                     let (server, registry) = (server.clone(), registry.clone());
@@ -102,8 +103,16 @@ impl Edge {
                 }
                 // The last receivers are the accept loops': the drain waits for their end.
                 drop(stop);
-                // Ends when the handle is dropped, too.
-                let _either_way = ended.await;
+                let broken = tokio::select! {
+                    // Ends when the handle is dropped, too.
+                    _either_way = ended => return,
+                    broken = &mut keeper => broken,
+                    broken = &mut sweeper => broken,
+                };
+                // A connection's panic is its own; without these two nobody looks at the clock any more.
+                if let Err(error) = broken {
+                    std::panic::resume_unwind(error.into_panic());
+                }
             });
             // Blocking reads of a stuck disk must not hold up the exit.
             runtime.shutdown_timeout(Duration::from_millis(100));
@@ -179,6 +188,19 @@ impl Edge {
             && thread.join().is_err()
         {
             tracing::error!("the edge thread panicked");
+        }
+    }
+}
+
+/// Ends the process when the edge thread panics: nothing would be served any more, by a daemon that looks alive.
+/// Whoever supervises it starts it anew, and the workers die with it.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("the edge thread panicked, which is a bug of rgun's; aborting");
+            std::process::abort();
         }
     }
 }
