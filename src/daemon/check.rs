@@ -136,6 +136,9 @@ async fn reaped(pool: &mut Pool) -> Exit {
 }
 
 fn leave(runtime: &tokio::runtime::Runtime, dispatcher: &Dispatcher, pool: &mut Pool, worker: WorkerId) {
+    if pool.is_empty() {
+        return;
+    }
     // The worker may be gone already; what matters is that it is gone at the end.
     if let Err(error) = dispatcher.command(worker, &Command::Stop) {
         tracing::debug!(%error, "cannot ask the worker to stop, ignoring");

@@ -186,6 +186,11 @@ impl Pool {
         }
     }
 
+    /// Whether every process has been reaped.
+    pub fn is_empty(&self) -> bool {
+        self.processes.is_empty()
+    }
+
     /// Collects the processes that have ended. Children that outlived their worker are killed: they must not
     /// outlive its seat.
     pub fn reap(&mut self) -> Vec<(WorkerId, Exit)> {
