@@ -348,7 +348,10 @@ impl Daemon {
     fn tell_supervisor(&mut self, event: Event) -> Option<u8> {
         let mut events = std::collections::VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            for action in self.supervisor.handle(event, Instant::now()) {
+            let mut actions = self.supervisor.handle(event, Instant::now());
+            // Making a process takes milliseconds: what others wait for goes first.
+            actions.sort_by_key(|action| matches!(action, Action::Spawn { .. }));
+            for action in actions {
                 match action {
                     Action::Spawn { worker, generation } => events.push_back(self.spawn(worker, generation)),
                     Action::Admit { worker } => self.dispatcher.admit(worker),

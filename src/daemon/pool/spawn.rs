@@ -21,8 +21,11 @@ use crate::systemd::cgroup::Leaf;
 
 use super::{Plan, SpawnError};
 
-/// Runs in the worker's interpreter before anything else: checks the interpreter, loads the extension.
+/// Runs in the worker's interpreter before anything else: checks the interpreter, loads the extension. It travels in
+/// a variable, which is gone before the application is imported, because arguments are what the process list shows.
 const BOOTSTRAP: &str = include_str!("../../worker/bootstrap.py");
+const BOOTSTRAP_VARIABLE: &str = "RGUN_BOOTSTRAP";
+const RUN_BOOTSTRAP: &str = "import os; exec(os.environ.pop('RGUN_BOOTSTRAP'))";
 
 pub(super) fn spawn(
     plan: &Plan<'_>,
@@ -40,7 +43,7 @@ pub(super) fn spawn(
     let mut command = Command::new(&python.path);
     command
         .arg("-c")
-        .arg(BOOTSTRAP)
+        .arg(RUN_BOOTSTRAP)
         .arg(extension)
         .current_dir(&plan.app.directory)
         .stdin(Stdio::null())
@@ -49,6 +52,7 @@ pub(super) fn spawn(
         command.env_remove(variable);
     }
     command.envs(plan.app.env.iter().map(|(name, value)| (name, value)));
+    command.env(BOOTSTRAP_VARIABLE, BOOTSTRAP);
     let daemon = nix::unistd::getpid();
     // SAFETY: the closure only makes async-signal-safe system calls and does not allocate: `io::Error`s are
     // made from an errno.
