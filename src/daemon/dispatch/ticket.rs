@@ -110,6 +110,11 @@ pub enum StreamPiece {
 }
 
 impl BodyStream {
+    /// Where it comes from.
+    pub fn dispatcher(&self) -> &Arc<Dispatcher> {
+        &self.dispatcher
+    }
+
     /// The next piece; `None` when the body is complete, an error when it never will be.
     ///
     /// # Errors

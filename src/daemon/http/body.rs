@@ -25,6 +25,9 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use rgun_channel::layout::INLINE_BODY;
 use tokio::time::timeout;
 
+use crate::dispatch::Dispatcher;
+
+use super::TURN;
 use super::fault::Refusal;
 
 /// Up to here a body stays in memory.
@@ -51,6 +54,8 @@ pub(super) struct BodyLimits<'a> {
     pub(super) pause: Duration,
     /// Directory for bodies over 16 MiB.
     pub(super) spool: &'a Path,
+    /// Who else has something to do.
+    pub(super) dispatcher: &'a Dispatcher,
 }
 
 const TOO_LARGE: Refusal =
@@ -91,11 +96,19 @@ pub(super) async fn receive(mut incoming: Incoming, limits: &BodyLimits<'_>) -> 
     let spool_failed = |error: io::Error| Refusal::Spool(error.to_string());
     let mut spool = Spool::new(limits.spool).map_err(spool_failed)?;
     spool.write(held.into()).await.map_err(spool_failed)?;
+    let mut taken = 0;
     while let Some(next) = piece(&mut incoming, limits.pause).await? {
         if !within(spool.len + next.len() as u64) {
             return Err(TOO_LARGE);
         }
+        taken += next.len();
         spool.write(next).await.map_err(spool_failed)?;
+        if taken >= TURN {
+            // A client as fast as this one would keep the reactor for megabytes, and its turn from ending.
+            taken = 0;
+            limits.dispatcher.look();
+            tokio::task::yield_now().await;
+        }
     }
     let len = spool.len;
     Ok(Body::Spooled(spool.finish().await.map_err(spool_failed)?, len))

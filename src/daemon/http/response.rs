@@ -14,11 +14,12 @@ use http_body::{Body, Frame, SizeHint};
 use rustix::io::ReadWriteFlags;
 use tokio::task::JoinHandle;
 
-use crate::dispatch::{BodyStream, Fault, FilePart, StreamPiece};
+use crate::dispatch::{BodyStream, Dispatcher, Fault, FilePart, StreamPiece};
 use crate::journal::requests::{Access, Failure, Journal};
 use crate::net::{Connection, Phase};
 use crate::report::Chain;
 
+use super::TURN;
 use super::fault::Refusal;
 
 /// Bytes read from a file at a time.
@@ -129,7 +130,10 @@ impl Body for ResponseBody {
                 Source::Stream(stream) => match ready!(stream.poll_piece(cx)) {
                     None => break None,
                     Some(Ok(StreamPiece::Bytes(bytes))) => break Some(Ok(bytes)),
-                    Some(Ok(StreamPiece::File(file))) => this.source = Source::File(FileReader::new(file)),
+                    Some(Ok(StreamPiece::File(file))) => {
+                        let dispatcher = Arc::clone(stream.dispatcher());
+                        this.source = Source::File(FileReader::new(file, dispatcher));
+                    }
                     Some(Err(fault)) => break Some(Err(BodyError::Fault(fault))),
                 },
             }
@@ -188,16 +192,28 @@ pub(super) struct FileReader {
     offset: u64,
     left: u64,
     blocked: Option<JoinHandle<io::Result<Bytes>>>,
+    /// Bytes since others had their turn.
+    taken: usize,
+    /// Who else has something to do.
+    dispatcher: Arc<Dispatcher>,
 }
 
 impl FileReader {
-    pub(super) fn new(part: FilePart) -> Self {
-        Self { fd: Arc::new(part.fd), offset: part.offset, left: part.len, blocked: None }
+    pub(super) fn new(part: FilePart, dispatcher: Arc<Dispatcher>) -> Self {
+        let FilePart { fd, offset, len } = part;
+        Self { fd: Arc::new(fd), offset, left: len, blocked: None, taken: 0, dispatcher }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         if self.left == 0 {
             return Poll::Ready(Ok(None));
+        }
+        if self.taken >= TURN {
+            // A client that reads as fast as this would keep the reactor for megabytes, and its turn from ending.
+            self.taken = 0;
+            self.dispatcher.look();
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let want = usize::try_from(self.left).unwrap_or(FILE_BLOCK).min(FILE_BLOCK);
         let bytes = match &mut self.blocked {
@@ -226,6 +242,7 @@ impl FileReader {
         }
         self.offset += bytes.len() as u64;
         self.left -= bytes.len() as u64;
+        self.taken += bytes.len();
         Poll::Ready(Ok(Some(bytes)))
     }
 

@@ -146,7 +146,12 @@ async fn exchange(
         if chunked {
             head::check_coding(&parts.headers)?;
         }
-        let limits = BodyLimits { most: limits.body, pause: limits.body_pause, spool: &server.spool };
+        let limits = BodyLimits {
+            most: limits.body,
+            pause: limits.body_pause,
+            spool: &server.spool,
+            dispatcher: &server.dispatcher,
+        };
         // Boxed: it is large, rare, and would be moved about with every request's future.
         let body = Box::pin(body::receive(incoming, &limits)).await?;
         if chunked {
@@ -248,7 +253,7 @@ fn answered(
     let Answer { head, parts: mut pieces, file, stream, worker, queued } = answer;
     let source = match (stream, file) {
         (Some(stream), _) => Source::Stream(stream),
-        (None, Some(file)) => Source::File(FileReader::new(file)),
+        (None, Some(file)) => Source::File(FileReader::new(file, Arc::clone(&server.dispatcher))),
         (None, None) => match pieces.len() {
             0 => Source::Empty,
             1 => Source::Bytes(pieces.pop_front().unwrap_or_default()),
