@@ -217,6 +217,12 @@ impl Exchange {
         self.responded && !self.ended
     }
 
+    /// Does the worker wait for the client to take more of the answer? It does when the next part would not fit into
+    /// the window; parts are smaller than half of it.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.unacked > RESPONSE_WINDOW / 2 && !self.ended && self.client == Client::Streaming
+    }
+
     pub(super) fn client_is_through(&self) -> bool {
         self.client == Client::Through
     }

@@ -685,6 +685,14 @@ impl Dispatcher {
             let overdue: Vec<ExchangeId> = worker.running_longer_than(timeout, now).collect();
             for id in overdue {
                 let Some(exchange) = state.exchanges.get_mut(id) else { continue };
+                if exchange.is_held_back() {
+                    // A slow client's time is not the application's; one that takes nothing at all is cut off after
+                    // timeouts.body.
+                    if let Some(worker) = &mut state.workers[index] {
+                        worker.restart_clock(id, now);
+                    }
+                    continue;
+                }
                 if std::mem::replace(&mut exchange.overdue, true) {
                     continue;
                 }

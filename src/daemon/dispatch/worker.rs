@@ -404,6 +404,13 @@ impl Worker {
         None
     }
 
+    /// The exchange gets its whole time again.
+    pub(super) fn restart_clock(&mut self, id: ExchangeId, now: Instant) {
+        for running in self.running.iter_mut().filter(|running| running.id == id) {
+            running.started = Some(now);
+        }
+    }
+
     /// Exchanges that have had a slot for longer than `timeout`.
     pub(super) fn running_longer_than(
         &self,

@@ -355,6 +355,9 @@ fn wants_close(status: StatusCode) -> bool {
             | StatusCode::BAD_REQUEST
             | StatusCode::INSUFFICIENT_STORAGE
             | StatusCode::NOT_IMPLEMENTED
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::URI_TOO_LONG
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
     )
 }
 
