@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use rgun_channel::frame;
 use rgun_channel::frame::ExchangeId;
 
-use crate::dispatch::{Answer, Dispatcher, Fault};
+use crate::dispatch::{Answer, Dispatcher, Fault, Ticket};
 use crate::journal::requests::{Access, Failure, Journal};
 use crate::net::{Connection, Phase, Stream};
 
@@ -98,8 +99,10 @@ pub async fn serve(server: Arc<Server>, stream: Stream) {
     }
     let client = Arc::clone(&connection);
     let service = service_fn(move |request| {
+        // Before the future exists, because hyper looks for more bytes before it polls it; see `Asked`.
+        let (asked, started) = start(&server, &connection, request);
         let (server, connection) = (Arc::clone(&server), Arc::clone(&connection));
-        async move { Ok::<_, Infallible>(respond(&server, connection, request).await) }
+        async move { Ok::<_, Infallible>(respond(&server, connection, asked, started).await) }
     });
     if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(client = %client.peer.address, error = %crate::report::Chain(&error),
@@ -107,59 +110,95 @@ pub async fn serve(server: Arc<Server>, stream: Stream) {
     }
 }
 
+/// How far a request has come before its future is polled.
+enum Started {
+    /// To the dispatcher, or to a refusal.
+    Submitted(Result<Ticket, Refusal>),
+    /// Its body must be received first. Boxed: it is large, rare, and would be moved about with every future.
+    Receiving(Pin<Box<dyn Future<Output = Result<Ticket, Refusal>> + Send>>),
+}
+
+fn start(server: &Arc<Server>, connection: &Arc<Connection>, request: Request<Incoming>) -> (Asked, Started) {
+    connection.enter(Phase::Busy);
+    let begun = Instant::now();
+    let (mut parts, incoming) = request.into_parts();
+    let asked = Asked {
+        id: server.ids.for_request(parts.headers.get(X_REQUEST_ID)),
+        method: parts.method.clone(),
+        path: Path::new(path(&parts)),
+        begun,
+    };
+    let checked = head::check(&parts, &server.limits).and_then(|()| head::set_host(&mut parts));
+    let started = match checked {
+        Err(refusal) => Started::Submitted(Err(refusal)),
+        Ok(()) if incoming.is_end_stream() => {
+            let nothing = Body::Inline(bytes::Bytes::new());
+            Started::Submitted(submit(server, connection, &parts, nothing, &asked.id, (begun, begun)))
+        }
+        Ok(()) => {
+            let (server, connection) = (Arc::clone(server), Arc::clone(connection));
+            let id = asked.id.clone();
+            Started::Receiving(Box::pin(async move {
+                let body = receive(&server, &mut parts, incoming).await?;
+                submit(&server, &connection, &parts, body, &id, (begun, Instant::now()))
+            }))
+        }
+    };
+    (asked, started)
+}
+
 /// Answers one request, always.
 async fn respond(
     server: &Arc<Server>,
     connection: Arc<Connection>,
-    request: Request<Incoming>,
+    asked: Asked,
+    started: Started,
 ) -> Response<ResponseBody> {
-    connection.enter(Phase::Busy);
-    let begun = Instant::now();
-    let (mut parts, incoming) = request.into_parts();
-    let id = server.ids.for_request(parts.headers.get(X_REQUEST_ID));
-    let outcome = exchange(server, &connection, &mut parts, incoming, &id, begun).await;
-    let mut response = match outcome {
-        Ok(answer) => answered(server, connection, &parts, answer, &id, begun),
-        Err(refusal) => refused(server, connection, &parts, &refusal, &id, begun),
+    let ticket = match started {
+        Started::Submitted(ticket) => ticket,
+        Started::Receiving(ticket) => ticket.await,
     };
-    response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| id.into_value());
+    let outcome = match ticket {
+        Ok(ticket) => ticket.await.map_err(Refusal::Exchange),
+        Err(refusal) => Err(refusal),
+    };
+    let outcome = outcome.and_then(|answer| check_length(&asked.method, &answer).map(|()| answer));
+    let mut response = match outcome {
+        Ok(answer) => answered(server, connection, &asked, answer),
+        Err(refusal) => refused(server, connection, &asked, &refusal),
+    };
+    response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| asked.id.into_value());
     response
 }
 
-async fn exchange(
-    server: &Arc<Server>,
-    connection: &Connection,
-    parts: &mut request::Parts,
-    incoming: Incoming,
-    id: &RequestId,
-    begun: Instant,
-) -> Result<Answer, Refusal> {
-    let limits = &server.limits;
-    head::check(parts, limits)?;
-    head::set_host(parts)?;
-    // One look at the clock per request, a second one only after a body.
-    let mut complete = begun;
-    let body = if incoming.is_end_stream() {
-        Body::Inline(bytes::Bytes::new())
-    } else {
-        let chunked = incoming.size_hint().exact().is_none();
-        if chunked {
-            head::check_coding(&parts.headers)?;
-        }
-        let limits = BodyLimits {
-            most: limits.body,
-            pause: limits.body_pause,
-            spool: &server.spool,
-            dispatcher: &server.dispatcher,
-        };
-        // Boxed: it is large, rare, and would be moved about with every request's future.
-        let body = Box::pin(body::receive(incoming, &limits)).await?;
-        if chunked {
-            head::set_length(&mut parts.headers, body.len());
-        }
-        complete = Instant::now();
-        body
+/// The request's body, and its length in the fields if only now it is known.
+async fn receive(server: &Server, parts: &mut request::Parts, incoming: Incoming) -> Result<Body, Refusal> {
+    let chunked = incoming.size_hint().exact().is_none();
+    if chunked {
+        head::check_coding(&parts.headers)?;
+    }
+    let limits = BodyLimits {
+        most: server.limits.body,
+        pause: server.limits.body_pause,
+        spool: &server.spool,
+        dispatcher: &server.dispatcher,
     };
+    let body = body::receive(incoming, &limits).await?;
+    if chunked {
+        head::set_length(&mut parts.headers, body.len());
+    }
+    Ok(body)
+}
+
+/// Gives a whole request to the dispatcher. `begun` is when its head was complete, `complete` when all of it was.
+fn submit(
+    server: &Server,
+    connection: &Connection,
+    parts: &request::Parts,
+    body: Body,
+    id: &RequestId,
+    (begun, complete): (Instant, Instant),
+) -> Result<Ticket, Refusal> {
     let body_len = body.len();
     let (inline, spooled) = match body {
         Body::Inline(bytes) => (bytes, None),
@@ -180,21 +219,54 @@ async fn exchange(
         body: &inline,
         ..frame::Request::new(ExchangeId(0))
     };
-    let ticket = server
-        .dispatcher
-        .submit(&frame, head::fields(&parts.headers), spooled, complete)
-        .map_err(Refusal::Exchange)?;
-    let answer = ticket.await.map_err(Refusal::Exchange)?;
-    check_length(parts, &answer)?;
-    Ok(answer)
+    let fields = head::fields(&parts.headers);
+    server.dispatcher.submit(&frame, fields, spooled, complete).map_err(Refusal::Exchange)
+}
+
+/// What is remembered of a request while it is served. Its head is not: the fields and the target share hyper's read
+/// buffer, and while they live every look for the next request's bytes would allocate another.
+struct Asked {
+    id: RequestId,
+    method: Method,
+    path: Path,
+    /// When its head was complete.
+    begun: Instant,
+}
+
+/// A request's path, as sent. Usual ones are short enough to need no allocation.
+enum Path {
+    Short([u8; SHORT_PATH], u8),
+    Long(Box<[u8]>),
+}
+
+const SHORT_PATH: usize = 62;
+
+impl Path {
+    fn new(path: &[u8]) -> Self {
+        let mut short = [0; SHORT_PATH];
+        match (short.get_mut(..path.len()), u8::try_from(path.len())) {
+            (Some(room), Ok(len)) => {
+                room.copy_from_slice(path);
+                Self::Short(short, len)
+            }
+            _ => Self::Long(path.into()),
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Short(bytes, len) => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Self::Long(bytes) => bytes,
+        }
+    }
 }
 
 /// hyper trusts that a length in the fields is the body's (`encode_headers` says so): if it were not, the rest of the
 /// body would be read as the next answer on the connection. A HEAD's answer and a 304 announce what they do not have
 /// (RFC 9110 §8.6); of a stream hyper counts the bytes.
-fn check_length(parts: &request::Parts, answer: &Answer) -> Result<(), Refusal> {
+fn check_length(method: &Method, answer: &Answer) -> Result<(), Refusal> {
     let Answer { head, parts: pieces, file, stream, worker, .. } = answer;
-    if stream.is_some() || parts.method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED {
+    if stream.is_some() || *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED {
         return Ok(());
     }
     let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
@@ -245,10 +317,8 @@ impl Body {
 fn answered(
     server: &Server,
     connection: Arc<Connection>,
-    parts: &request::Parts,
+    asked: &Asked,
     answer: Answer,
-    id: &RequestId,
-    begun: Instant,
 ) -> Response<ResponseBody> {
     let Answer { head, parts: mut pieces, file, stream, worker, queued } = answer;
     let source = match (stream, file) {
@@ -264,7 +334,7 @@ fn answered(
     let may_break = matches!(source, Source::Stream(_) | Source::File(_));
     let account = (server.log_access || may_break).then(|| {
         let entry = Access {
-            request: described(&connection, parts, id),
+            request: described(&connection, asked),
             status: head.status.as_u16(),
             bytes: 0,
             duration: Duration::ZERO,
@@ -272,7 +342,7 @@ fn answered(
             worker,
         };
         let (journal, log_access) = (server.journal.clone(), server.log_access);
-        Box::new(Account { entry, begun, journal, log_access })
+        Box::new(Account { entry, begun: asked.begun, journal, log_access })
     });
     let closing = connection.is_closing();
     // A HEAD's answer and a 304 have no body, whatever the length says; hyper knows the request.
@@ -288,10 +358,8 @@ fn answered(
 fn refused(
     server: &Server,
     connection: Arc<Connection>,
-    parts: &request::Parts,
+    asked: &Asked,
     refusal: &Refusal,
-    id: &RequestId,
-    begun: Instant,
 ) -> Response<ResponseBody> {
     let Told { status, reason, retry_after } = refusal.told();
     let (worker, summary, traceback) = match refusal {
@@ -306,9 +374,9 @@ fn refused(
         Refusal::Client(..) | Refusal::Exchange(_) => (None, reason.clone(), String::new()),
     };
     server.journal.failure(Failure {
-        request: described(&connection, parts, id),
+        request: described(&connection, asked),
         status: status.as_u16(),
-        duration: begun.elapsed(),
+        duration: asked.begun.elapsed(),
         worker,
         summary,
         traceback,
@@ -320,7 +388,7 @@ fn refused(
         "{} {}\n{reason}\nrequest id: {}\n",
         status.as_u16(),
         status.canonical_reason().unwrap_or_default(),
-        id.as_str()
+        asked.id.as_str()
     );
     let unread = wants_close(status);
     if unread {
@@ -361,15 +429,11 @@ fn wants_close(status: StatusCode) -> bool {
     )
 }
 
-fn described(
-    connection: &Connection,
-    parts: &request::Parts,
-    id: &RequestId,
-) -> crate::journal::requests::Request {
+fn described(connection: &Connection, asked: &Asked) -> crate::journal::requests::Request {
     crate::journal::requests::Request {
-        id: id.as_str().to_owned(),
-        method: parts.method.as_str().to_owned(),
-        path: String::from_utf8_lossy(path(parts)).into_owned(),
+        id: asked.id.as_str().to_owned(),
+        method: asked.method.as_str().to_owned(),
+        path: String::from_utf8_lossy(asked.path.as_bytes()).into_owned(),
         client: connection.peer.address.clone(),
     }
 }
