@@ -15,13 +15,13 @@
 //! | [`systemd`] | nix, sd-notify, listenfd | http, pool, supervise |
 //! | [`net`] | config, systemd, tokio | http, dispatch, pool |
 //! | [`dispatch`] | channel, the vocabulary of the `http` crate, supervise's ids | hyper, pool, net |
-//! | [`http`] | dispatch, net, journal, hyper | pool, supervise's state |
+//! | [`http`] | dispatch, net, journal, supervise's ids, hyper | pool, supervise's state |
 //! | [`pool`] | channel, dispatch's [`Link`](dispatch::Link), nix | hyper, http, net |
 //! | [`journal`] | tracing | everything that serves |
 //! | [`edge`] | net, http, dispatch | pool, supervise's state |
 //! | [`run`], [`check`] | everything | being used by anything but `main` |
 //!
-//! Only [`systemd`] reads `LISTEN_*`, `NOTIFY_SOCKET` and `WATCHDOG_*`; only [`pool`] makes processes; only
+//! A test (`layering.rs`) keeps the table. Only [`systemd`] reads `LISTEN_*`, `NOTIFY_SOCKET` and `WATCHDOG_*`; only [`pool`] makes processes; only
 //! [`http::fault`] chooses status codes.
 //!
 //! # Threads
@@ -35,6 +35,8 @@ pub mod dispatch;
 pub mod edge;
 pub mod http;
 pub mod journal;
+#[cfg(test)]
+mod layering;
 pub mod net;
 pub mod pool;
 pub mod report;
