@@ -97,7 +97,10 @@ fn boot(config: &Config) -> Result<String, Refused> {
                     }
                 }
                 if !open {
-                    return Err(Refused { status: cli::CONFIG, reason: died(&mut pool).await });
+                    return Err(Refused {
+                        status: cli::CONFIG,
+                        reason: died(&mut pool, config, !python.is_empty()).await,
+                    });
                 }
             }
         };
@@ -118,11 +121,21 @@ fn boot(config: &Config) -> Result<String, Refused> {
     verdict
 }
 
-/// The worker closed its socket without a word: its exit says how.
-async fn died(pool: &mut Pool) -> String {
-    match tokio::time::timeout(LEAVE, reaped(pool)).await {
-        Ok(how) => format!("the worker {how} while it imported the application"),
-        Err(_) => "the worker closed its control socket while it imported the application".to_owned(),
+/// The worker closed its socket without a word: its exit says how. `booted`: its interpreter had loaded the extension.
+async fn died(pool: &mut Pool, config: &Config, booted: bool) -> String {
+    let how = match tokio::time::timeout(LEAVE, reaped(pool)).await {
+        Ok(how) => how.to_string(),
+        Err(_) => "closed its control socket".to_owned(),
+    };
+    if booted {
+        format!("the worker {how} while it imported {}", config.app.target)
+    } else {
+        let python = &config.app.python;
+        format!(
+            "the worker {how} without a word: is app.python = {} ({}) a CPython 3.9 or newer?",
+            python.path.display(),
+            python.source
+        )
     }
 }
 

@@ -91,6 +91,8 @@ struct Daemon {
     status: (String, String),
     /// Pids for the log.
     pids: std::collections::HashMap<WorkerId, u32>,
+    /// Workers that have said something, so that their interpreter must be one.
+    heard: std::collections::HashSet<WorkerId>,
     /// Workers that have closed their control socket: until when they may take to exit.
     hung_up: Vec<(WorkerId, Instant)>,
 }
@@ -216,6 +218,7 @@ impl Daemon {
             signals,
             status: (String::new(), String::new()),
             pids: std::collections::HashMap::new(),
+            heard: std::collections::HashSet::new(),
             hung_up: Vec::new(),
         };
         Ok((daemon, runtime))
@@ -285,7 +288,10 @@ impl Daemon {
 
     fn understand_notice(&mut self, notice: Notice) -> Vec<Event> {
         match notice {
-            Notice::Report(worker, report) => understand_report(worker, report).into_iter().collect(),
+            Notice::Report(worker, report) => {
+                self.heard.insert(worker);
+                understand_report(worker, report).into_iter().collect()
+            }
             Notice::Misbehaved(worker, why) => vec![Event::Misbehaved { worker, why }],
             Notice::HungUp(worker) => {
                 // Its descriptors are closed before it can be waited for (a core dump may lie between): how it
@@ -448,7 +454,15 @@ impl Daemon {
                 worker.number.0
             ),
             Report::WorkerBootFailed { worker, failure, retry_in, told_before } => {
-                let BootFailure { summary, traceback, .. } = failure;
+                let BootFailure { kind, mut summary, traceback } = failure;
+                if kind == BootFailureKind::Died && !self.heard.remove(&worker) {
+                    let python = &self.config.app.python;
+                    summary = format!(
+                        "{summary} without a word: is app.python = {} ({}) a CPython 3.9 or newer?",
+                        python.path.display(),
+                        python.source
+                    );
+                }
                 let traceback = match traceback {
                     Some(text) if !told_before && !text.is_empty() => format!("\n{}", text.trim_end()),
                     _ => String::new(),
@@ -466,6 +480,7 @@ impl Daemon {
             }
             Report::WorkerExited { worker, how, state, retry_in } => {
                 let pid = self.pids.remove(&worker);
+                self.heard.remove(&worker);
                 let expected = !matches!(state, LifeState::Ready | LifeState::Retiring)
                     || (state == LifeState::Retiring && how == Exit::Code(0));
                 let number = worker.number.0;

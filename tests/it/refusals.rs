@@ -67,7 +67,7 @@ fn an_interpreter_that_is_no_python() {
     refused(
         Rgun::fake().flags(["--python", "/bin/true"]),
         CONFIG,
-        &["exited with status 0", "while booting"],
+        &["exited with status 0", "while booting", "app.python = /bin/true"],
     );
 }
 
