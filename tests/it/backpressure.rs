@@ -100,11 +100,11 @@ fn a_client_that_takes_nothing_of_its_answer_is_cut_off_in_the_end() {
 
 #[test]
 fn time_spent_waiting_for_a_slow_client_is_not_the_applications() {
-    let daemon = Rgun::fake().set("timeouts.request", "300ms").serving();
+    let daemon = Rgun::fake().set("timeouts.request", "500ms").serving();
     let pid = daemon.get("/pid").body;
     let mut client = daemon.connect();
-    client.ask("/large/64000000").head();
-    let expected = pattern(64_000_000);
+    client.ask("/large/12000000").head();
+    let expected = pattern(12_000_000);
     let (slowly, rest) = expected.split_at(8_000_000);
     for block in slowly.chunks(1_000_000) {
         // A fifth of a second at least.
