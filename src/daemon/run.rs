@@ -33,6 +33,9 @@ const OS_ERROR: u8 = 71;
 /// From the end of a worker's control socket to its exit: a core dump takes its time.
 const EXIT_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How often the STATUS= line is brought up to date while it tells of the load.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What other threads tell the main loop.
 #[derive(Debug)]
 pub(crate) enum Told {
@@ -89,6 +92,8 @@ struct Daemon {
     signals: Signals,
     /// The supervisor's STATUS= line, and what was last sent.
     status: (String, String),
+    /// When the line must be looked at again.
+    status_due: Option<Instant>,
     /// Pids for the log.
     pids: std::collections::HashMap<WorkerId, u32>,
     /// Workers that have said something, so that their interpreter must be one.
@@ -217,6 +222,7 @@ impl Daemon {
             told,
             signals,
             status: (String::new(), String::new()),
+            status_due: None,
             pids: std::collections::HashMap::new(),
             heard: std::collections::HashSet::new(),
             hung_up: Vec::new(),
@@ -422,7 +428,10 @@ impl Daemon {
     /// The live line: what the supervisor says, and what the edge is doing.
     fn send_status(&mut self) {
         let load = self.dispatcher.load();
-        let line = if load.running + load.queued > 0 {
+        let is_busy = load.running + load.queued > 0;
+        // What it says of the load is old in a moment; an idle daemon does not wake for it.
+        self.status_due = is_busy.then(|| Instant::now() + STATUS_INTERVAL);
+        let line = if is_busy {
             format!("{}; {} requests running, {} queued", self.status.0, load.running, load.queued)
         } else {
             self.status.0.clone()
