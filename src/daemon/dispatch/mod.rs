@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! - A request is bound to a worker only when it can start: it is pushed into a worker's ring when a slot
-//!   is idle, or a little ahead of time (*prefetch*) when the application answers in microseconds; a
+//!   is idle, or a little ahead of time (*prefetch*) when the application answers within a millisecond; a
 //!   prefetched record is *revoked* when it would have to wait (`revoke_stalled`, `steal`).
 //! - Every exchange is answered exactly once: by the application, or by a [`Fault`].
 //! - An exchange stays in the table until both sides are through with it: the client has everything (or is
@@ -269,8 +269,8 @@ impl Dispatcher {
     }
 
     /// The end of the reactor's turn: collects what the workers have completed, gives out what was queued,
-    /// rings the doorbells, and announces sleep. Called by tokio's `on_thread_park`, so it must not block;
-    /// a task it wakes keeps the reactor from sleeping.
+    /// rings the doorbells, and announces sleep. Called by tokio's `on_thread_park`, so it must not block, but for
+    /// [`MODERATION`]; a task it wakes keeps the reactor from sleeping.
     pub fn before_park(&self) {
         let mut state = self.lock();
         let mut moderated = false;
@@ -510,15 +510,8 @@ impl Dispatcher {
         if let Some(worker) = &mut state.workers[index] {
             worker.retiring = true;
         }
-        let mut revoked = Vec::new();
-        while let Some(id) = state.revoke_newest(index) {
-            revoked.push(id);
-        }
-        for id in revoked {
-            state.queue.push_front(id);
-        }
-        let now = Instant::now();
-        self.refill_all(&mut state, now);
+        state.requeue(index, usize::MAX);
+        self.refill_all(&mut state, Instant::now());
         state.ring_doorbells();
         let drained = state.workers[index].as_ref().is_some_and(|worker| worker.is_drained(&state.exchanges));
         if drained {
@@ -578,7 +571,7 @@ impl Dispatcher {
         let mut state = self.lock();
         state.unavailable = reason.map(Arc::from);
         let Some(reason) = state.unavailable.clone() else { return };
-        if state.workers.iter().flatten().any(|worker| worker.admitted && !worker.retiring) {
+        if state.workers.iter().flatten().any(Worker::is_open) {
             return;
         }
         while let Some(id) = state.queue.pop_front() {
@@ -653,15 +646,7 @@ impl Dispatcher {
             }
             worker.stalled = true;
             let ahead = worker.n_running().saturating_sub(worker.n_slots());
-            let mut revoked = Vec::new();
-            while revoked.len() < ahead
-                && let Some(id) = state.revoke_newest(index)
-            {
-                revoked.push(id);
-            }
-            for id in revoked {
-                state.queue.push_front(id);
-            }
+            state.requeue(index, ahead);
             // What has a slot there stays unless another worker can start it now, and is passed on a few times only:
             // its time begins anew each time, and a worker that never claims (stopped, or a lock held in C code)
             // would otherwise never be found out by the deadline.
@@ -776,10 +761,15 @@ impl State {
         self.take_back(id)
     }
 
-    fn revoke_newest(&mut self, index: usize) -> Option<ExchangeId> {
-        let worker = self.workers[index].as_mut()?;
-        let id = worker.revoke_newest(&self.exchanges)?;
-        self.take_back(id)
+    /// Takes up to `most` unclaimed exchanges back from a worker, newest first, to the front of the queue, so that
+    /// they stand there in their order.
+    fn requeue(&mut self, index: usize, most: usize) {
+        for _ in 0..most {
+            let Some(worker) = self.workers[index].as_mut() else { return };
+            let newest = worker.revoke_newest(&self.exchanges);
+            let Some(id) = newest.and_then(|id| self.take_back(id)) else { return };
+            self.queue.push_front(id);
+        }
     }
 
     fn take_back(&mut self, id: ExchangeId) -> Option<ExchangeId> {
