@@ -29,10 +29,6 @@ pub struct Stream {
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// Head and body of up to this many bytes together are copied into one piece: writev(2) costs the kernel more than
-/// the copy costs us.
-const JOIN: usize = 1024;
-
 macro_rules! with_socket {
     ($self:ident, $socket:ident => $call:expr) => {
         match &mut $self.socket {
@@ -164,19 +160,7 @@ impl AsyncWrite for Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        let mut joined = [0; JOIN];
-        let written = if let Some(joined) = joined.get_mut(..total) {
-            let mut rest = &mut *joined;
-            for slice in slices {
-                let (front, back) = std::mem::take(&mut rest).split_at_mut(slice.len());
-                front.copy_from_slice(slice);
-                rest = back;
-            }
-            with_socket!(this, socket => Pin::new(socket).poll_write(cx, joined))
-        } else {
-            with_socket!(this, socket => Pin::new(socket).poll_write_vectored(cx, slices))
-        };
+        let written = with_socket!(this, socket => Pin::new(socket).poll_write_vectored(cx, slices));
         this.note(written)
     }
 
