@@ -6,13 +6,26 @@
 //!
 //! | from | message | descriptors |
 //! |---|---|---|
-//! | daemon | [`Command::Start`] | shared map, reactor page, reactor eventfd |
+//! | daemon | [`Command::Start`] | shared map, reactor page, reactor eventfd, stacks |
 //! | daemon | [`Command::Body`] | the spooled request body, positioned at 0 |
 //! | daemon | [`Command::Forget`] | |
 //! | daemon | [`Command::Stop`] | |
+//! | daemon | [`Command::Stacks`] | |
+//! | daemon | [`Command::Fork`] | the new worker's control socket, its shared map, its stacks; entrance of its cgroup |
+//! | daemon | [`Command::Promote`] | |
+//! | daemon | [`Command::ChildExited`] | |
 //! | worker | [`Report::Refused`] | |
 //! | worker | [`Report::Booting`], [`Report::Ready`], [`Report::Failed`] | |
 //! | worker | [`Report::File`] | the response's file |
+//! | worker | [`Report::Stacks`], [`Report::Warning`] | |
+//! | zygote | [`Report::Forked`], [`Report::ForkFailed`], [`Report::Promoted`] | |
+//!
+//! A *zygote* (`workers.preload`) is a worker that never serves: it imports the application and makes workers of
+//! itself by [`Command::Fork`]. It speaks this protocol on its own control socket, its workers each on theirs.
+//!
+//! *Stacks* are a memfd that the daemon makes: where `faulthandler` writes the Python stacks of the process. The
+//! daemon empties it, asks ([`Command::Stacks`], or [`STACKS_SIGNAL`] when that is not heard because something holds
+//! the GIL), and reads it when [`Report::Stacks`] says that they are there.
 //!
 //! [`Report::Refused`] is the one message that the bootstrap writes in plain Python, before it knows
 //! whether the extension can be loaded: the byte `R`, then UTF-8 text to the end.
@@ -38,6 +51,34 @@ pub const MAX_FDS: usize = 4;
 
 /// The descriptor number under which a worker finds its end of the control socket.
 pub const CONTROL_FD: i32 = 3;
+
+/// The signal that makes a worker write its stacks although something holds the GIL (`faulthandler.register`, chained
+/// to a handler that sends [`Report::Stacks`]). A real-time signal that neither glibc nor usual applications use.
+pub const STACKS_SIGNAL: i32 = 50;
+
+/// What a process is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Role {
+    /// It serves.
+    Worker = 0,
+    /// It imports the application and forks workers.
+    Zygote = 1,
+}
+
+/// Functions of the application that are called at points of a worker's life: `module:function`, or empty.
+/// Gunicorn's server hooks, called with its arguments; they run in workers, since the daemon has no Python.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hooks {
+    /// `(server, worker)`, before the application is imported; with preload: in the new process.
+    pub post_fork: String,
+    /// `(worker)`, after the application is imported, before the first request.
+    pub post_worker_init: String,
+    /// `(server, worker)`, in a worker that is about to exit.
+    pub worker_exit: String,
+    /// `(server, worker)`, in another process, about a worker that has exited ([`Command::ChildExited`]).
+    pub child_exit: String,
+}
 
 /// How the application wants to be called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +126,15 @@ pub struct Start {
     pub generation: u32,
     /// Stable seat number.
     pub worker: u16,
+    /// Which life in it: counts up over the whole daemon.
+    pub life: u64,
+    /// What the process is for.
+    pub role: Role,
+    /// What to call when.
+    pub hooks: Hooks,
+    /// A zygote's: the path of the request that it answers itself before the first fork, so that what the
+    /// application makes at its first request is shared too; empty for none.
+    pub warm_up: String,
     /// More than one worker process may run: `wsgi.multiprocess`.
     pub multiprocess: bool,
     /// How to call the application.
@@ -117,6 +167,32 @@ pub enum Command {
     Forget(ExchangeId),
     /// Claim nothing more, finish what runs, exit 0.
     Stop,
+    /// Write the stacks of all threads to the stacks descriptor and answer with [`Report::Stacks`]. With an exchange:
+    /// only if that still runs. Taken under the GIL, so that nothing is harmed; whoever cannot wait sends
+    /// [`STACKS_SIGNAL`].
+    Stacks(Option<ExchangeId>),
+    /// To a zygote: make a worker.
+    Fork(Fork),
+    /// To a worker that serves nothing any more: become a zygote.
+    Promote,
+    /// Another worker of the application has exited: call `hooks.child_exit`.
+    ChildExited {
+        /// Its process id; in use by nobody of ours when this is sent.
+        pid: u32,
+        /// Its seat.
+        worker: u16,
+        /// Its life.
+        life: u64,
+    },
+}
+
+/// Which worker a zygote is to make. Its geometry, listeners and all else are those of the zygote's [`Start`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fork {
+    /// Its seat.
+    pub worker: u16,
+    /// Its life.
+    pub life: u64,
 }
 
 /// What kind of boot failure it is: whose fault, and whether trying again can help.
@@ -155,6 +231,26 @@ pub enum Report {
     },
     /// The descriptor of this exchange's response file; the frame follows on the ring.
     File(ExchangeId),
+    /// The stacks are written; false when the exchange that was asked about is not running any more.
+    Stacks(bool),
+    /// Something that an operator should know and that stops nobody: one or more lines.
+    Warning(String),
+    /// The worker exists, as a child of the daemon (which is a subreaper).
+    Forked {
+        /// Its life.
+        life: u64,
+        /// Its process id. The daemon believes it only of a child of its own.
+        pid: u32,
+    },
+    /// The worker could not be made.
+    ForkFailed {
+        /// Its life.
+        life: u64,
+        /// Why.
+        reason: String,
+    },
+    /// The worker has become a zygote.
+    Promoted,
 }
 
 /// A pair of connected control sockets, close-on-exec. The daemon's end does not block.
@@ -246,12 +342,25 @@ impl Command {
                     out.extend_from_slice(&number.to_le_bytes());
                 }
                 out.extend_from_slice(&start.worker.to_le_bytes());
+                out.extend_from_slice(&start.life.to_le_bytes());
                 out.extend_from_slice(&[
+                    start.role as u8,
                     u8::from(start.multiprocess),
                     start.interface as u8,
                     u8::from(start.factory),
                 ]);
-                for text in [&start.module, &start.attribute, &start.directory, &start.root_path] {
+                let Hooks { post_fork, post_worker_init, worker_exit, child_exit } = &start.hooks;
+                for text in [
+                    &start.module,
+                    &start.attribute,
+                    &start.directory,
+                    &start.root_path,
+                    post_fork,
+                    post_worker_init,
+                    worker_exit,
+                    child_exit,
+                    &start.warm_up,
+                ] {
                     put_text(text, &mut out);
                 }
                 put_count(start.pythonpath.len(), &mut out);
@@ -268,6 +377,19 @@ impl Command {
             Self::Body(exchange) => put_id(b'B', *exchange, &mut out),
             Self::Forget(exchange) => put_id(b'F', *exchange, &mut out),
             Self::Stop => out.push(b'X'),
+            Self::Stacks(exchange) => put_id(b'K', exchange.unwrap_or(ExchangeId(0)), &mut out),
+            Self::Fork(Fork { worker, life }) => {
+                out.push(b'Z');
+                out.extend_from_slice(&worker.to_le_bytes());
+                out.extend_from_slice(&life.to_le_bytes());
+            }
+            Self::Promote => out.push(b'P'),
+            Self::ChildExited { pid, worker, life } => {
+                out.push(b'C');
+                out.extend_from_slice(&pid.to_le_bytes());
+                out.extend_from_slice(&worker.to_le_bytes());
+                out.extend_from_slice(&life.to_le_bytes());
+            }
         }
         out
     }
@@ -293,11 +415,24 @@ impl Command {
                 geometry.check().map_err(Broken::Control)?;
                 let generation = reader.u32()?;
                 let worker = reader.u16()?;
+                let life = reader.u64()?;
+                let role = match reader.u8()? {
+                    0 => Role::Worker,
+                    1 => Role::Zygote,
+                    _ => return Err(Broken::Control("unknown role")),
+                };
                 let multiprocess = reader.u8()? != 0;
                 let interface = Interface::from_byte(reader.u8()?)?;
                 let factory = reader.u8()? != 0;
-                let [module, attribute, directory, root_path] =
-                    [reader.text()?, reader.text()?, reader.text()?, reader.text()?].map(str::to_owned);
+                let mut text = || reader.text().map(str::to_owned);
+                let (module, attribute, directory, root_path) = (text()?, text()?, text()?, text()?);
+                let hooks = Hooks {
+                    post_fork: text()?,
+                    post_worker_init: text()?,
+                    worker_exit: text()?,
+                    child_exit: text()?,
+                };
+                let warm_up = text()?;
                 let n_paths = reader.u32()?;
                 let pythonpath =
                     (0..n_paths).map(|_| reader.text().map(str::to_owned)).collect::<Result<_, _>>()?;
@@ -314,6 +449,10 @@ impl Command {
                     geometry,
                     generation,
                     worker,
+                    life,
+                    role,
+                    hooks,
+                    warm_up,
                     multiprocess,
                     interface,
                     module,
@@ -328,6 +467,13 @@ impl Command {
             b'B' => Ok(Self::Body(ExchangeId(reader.u64()?))),
             b'F' => Ok(Self::Forget(ExchangeId(reader.u64()?))),
             b'X' => Ok(Self::Stop),
+            b'K' => {
+                let exchange = ExchangeId(reader.u64()?);
+                Ok(Self::Stacks((exchange.0 != 0).then_some(exchange)))
+            }
+            b'Z' => Ok(Self::Fork(Fork { worker: reader.u16()?, life: reader.u64()? })),
+            b'P' => Ok(Self::Promote),
+            b'C' => Ok(Self::ChildExited { pid: reader.u32()?, worker: reader.u16()?, life: reader.u64()? }),
             _ => Err(Broken::Control("unknown command")),
         }
     }
@@ -353,6 +499,22 @@ impl Report {
                 put_text(cut(traceback, MAX_MESSAGE / 2), &mut out);
             }
             Self::File(exchange) => put_id(b'i', *exchange, &mut out),
+            Self::Stacks(written) => out.extend_from_slice(&[b'k', u8::from(*written)]),
+            Self::Warning(text) => {
+                out.push(b'w');
+                put_text(cut(text, MAX_MESSAGE / 2), &mut out);
+            }
+            Self::Forked { life, pid } => {
+                out.push(b'z');
+                out.extend_from_slice(&life.to_le_bytes());
+                out.extend_from_slice(&pid.to_le_bytes());
+            }
+            Self::ForkFailed { life, reason } => {
+                out.push(b'e');
+                out.extend_from_slice(&life.to_le_bytes());
+                put_text(cut(reason, 4096), &mut out);
+            }
+            Self::Promoted => out.push(b'p'),
         }
         out
     }
@@ -380,6 +542,11 @@ impl Report {
                 Ok(Self::Failed { kind, summary, traceback })
             }
             b'i' => Ok(Self::File(ExchangeId(reader.u64()?))),
+            b'k' => Ok(Self::Stacks(reader.u8()? != 0)),
+            b'w' => Ok(Self::Warning(reader.text()?.to_owned())),
+            b'z' => Ok(Self::Forked { life: reader.u64()?, pid: reader.u32()? }),
+            b'e' => Ok(Self::ForkFailed { life: reader.u64()?, reason: reader.text()?.to_owned() }),
+            b'p' => Ok(Self::Promoted),
             _ => Err(Broken::Control("unknown report")),
         }
     }
@@ -409,6 +576,10 @@ mod tests {
             geometry: Geometry::standard(3),
             generation: 1,
             worker: 2,
+            life: 7,
+            role: Role::Zygote,
+            hooks: Hooks { worker_exit: "gunicorn_conf:worker_exit".into(), ..Hooks::default() },
+            warm_up: "/healthz".into(),
             multiprocess: true,
             interface: Interface::Wsgi,
             module: "mysite.wsgi".into(),
@@ -432,6 +603,11 @@ mod tests {
             Command::Body(ExchangeId(5)),
             Command::Forget(ExchangeId(6)),
             Command::Stop,
+            Command::Stacks(None),
+            Command::Stacks(Some(ExchangeId(8))),
+            Command::Fork(Fork { worker: 3, life: 9 }),
+            Command::Promote,
+            Command::ChildExited { pid: 4711, worker: 3, life: 9 },
         ] {
             assert_eq!(Command::decode(&command.encode()).unwrap(), command);
         }
@@ -441,6 +617,11 @@ mod tests {
             Report::Ready { interface: Interface::Wsgi },
             Report::Failed { kind: FailureKind::App, summary: "s".into(), traceback: "t\nt".into() },
             Report::File(ExchangeId(7)),
+            Report::Stacks(true),
+            Report::Warning("a socket is open".into()),
+            Report::Forked { life: 9, pid: 4711 },
+            Report::ForkFailed { life: 9, reason: "no memory".into() },
+            Report::Promoted,
         ] {
             assert_eq!(Report::decode(&report.encode()).unwrap(), report);
         }

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | 0 | 4096 | header: magic u64, version u32, then the [`Geometry`] (u32 each) | daemon, before the worker starts |
 //! | 4096 + 128·i | 4 or 8 | the words, one per 128 bytes, order of [`Word`] | see [`Word`] |
-//! | `slots` | 256·n | per slot: [`SLOT_EXCHANGE`], [`SLOT_STARTED`] (worker); [`SLOT_ACKED`] (daemon), [`SLOT_WANTS_CREDIT`] | see there |
+//! | `slots` | 256·n | per slot: [`SLOT_EXCHANGE`], [`SLOT_STARTED`], [`SLOT_THREAD`] (worker); [`SLOT_ACKED`] (daemon), [`SLOT_WANTS_CREDIT`] | see there |
 //! | `submission` | power of two | submission ring | daemon (frames), worker (claims) |
 //! | `completion` | power of two | completion ring | worker |
 //! | `free` | 4·chunks | free ring: chunk numbers | daemon |
@@ -61,6 +61,8 @@ const WORDS: usize = 9;
 pub const SLOT_EXCHANGE: usize = 0;
 /// Within a slot: u64, worker: `CLOCK_MONOTONIC` at the start of that exchange, nanoseconds.
 pub const SLOT_STARTED: usize = 8;
+/// Within a slot: u64, worker: `pthread_self(3)` of the slot's thread, by which `faulthandler` names it in stacks.
+pub const SLOT_THREAD: usize = 16;
 /// Within a slot: u64, daemon: response body bytes of all the slot's exchanges so far (never reset) that
 /// have left for the client or were discarded: what came in inline or chunk parts; file parts do not
 /// count. The worker counts what it has sent the same way, so that the difference is what waits.

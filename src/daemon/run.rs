@@ -365,7 +365,9 @@ impl Daemon {
             actions.sort_by_key(|action| matches!(action, Action::Spawn { .. }));
             for action in actions {
                 match action {
-                    Action::Spawn { worker, generation } => events.push_back(self.spawn(worker, generation)),
+                    Action::Spawn { worker, generation, .. } => {
+                        events.push_back(self.spawn(worker, generation))
+                    }
                     Action::Admit { worker } => self.dispatcher.admit(worker),
                     Action::Retire { worker } => self.dispatcher.retire(worker),
                     Action::Terminate { worker } => {
@@ -374,6 +376,13 @@ impl Daemon {
                         }
                     }
                     Action::Kill { worker } => self.pool.kill(worker),
+                    Action::Probe { .. }
+                    | Action::TakeStacks { .. }
+                    | Action::Promote { .. }
+                    | Action::GoLive { .. }
+                    | Action::Forget { .. }
+                    | Action::Verdict { .. }
+                    | Action::NotifyReloading => {}
                     Action::NotifyReady => notify::ready(),
                     Action::NotifyStopping => notify::stopping(),
                     Action::Status(line) => {
@@ -535,6 +544,12 @@ impl Daemon {
                 "worker {} was killed before it had finished its other requests: its replacement is stuck too",
                 worker.number.0
             ),
+            Report::WornOut { .. }
+            | Report::ReloadBegan { .. }
+            | Report::ReloadDone { .. }
+            | Report::ReloadFailed { .. }
+            | Report::WentBack { .. }
+            | Report::Resized { .. } => {}
             Report::DrainRanOut { waited } => tracing::warn!(
                 "not every request was answered within timeouts.drain ({waited:.1?}); the rest is cut off"
             ),
@@ -573,6 +588,11 @@ pub(crate) fn understand_report(worker: WorkerId, report: control::Report) -> Op
             tracing::debug!(rgun.worker = worker.number.0, rgun.python = %python, "worker is booting");
             None
         }
+        control::Report::Stacks(_)
+        | control::Report::Warning(_)
+        | control::Report::Forked { .. }
+        | control::Report::ForkFailed { .. }
+        | control::Report::Promoted => None,
         // Consumed by the dispatcher.
         control::Report::File(_) => None,
     }

@@ -28,9 +28,9 @@ use crate::{control, serve, title, wsgi};
 pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     let socket = control_socket()?;
     let (start, fds) = receive_start(py, &socket)?;
-    let [map, reactor, eventfd]: [OwnedFd; 3] = fds
+    let [map, reactor, eventfd, _stacks]: [OwnedFd; 4] = fds
         .try_into()
-        .map_err(|_| PyRuntimeError::new_err("the daemon sent Start without its three descriptors"))?;
+        .map_err(|_| PyRuntimeError::new_err("the daemon sent Start without its four descriptors"))?;
     let map = Map::attach(map.as_fd(), start.geometry.total(), true)?;
     let reactor = Map::attach(reactor.as_fd(), REACTOR_PAGE, false)?;
 
@@ -83,7 +83,7 @@ fn receive_start(py: Python<'_>, socket: &OwnedFd) -> PyResult<(Start, Vec<Owned
         match Command::decode(&buffer[..received.len]) {
             Ok(Command::Start(start)) => return Ok((*start, received.fds)),
             Ok(Command::Stop) => return Err(system_exit(0)),
-            Ok(Command::Body(_) | Command::Forget(_)) => {}
+            Ok(_) => {}
             Err(error) => {
                 return Err(PyRuntimeError::new_err(format!(
                     "{error} (this extension is of rgun {}; restart rgun after an upgrade)",

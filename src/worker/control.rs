@@ -80,7 +80,7 @@ fn listen(worker: &'static Worker) {
             Ok(Command::Stop) => worker.stop(),
             // A second Start cannot come from a daemon of ours, and what a newer one may say is not
             // meant for this version: ignored.
-            Ok(Command::Start(_)) | Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
     }
 }

@@ -112,8 +112,8 @@ fn boot() -> Outcome {
     let Command::Start(start) = Command::decode(&buffer[..received.len])? else {
         return Err("the first command was not Start".into());
     };
-    let Ok([map, reactor, eventfd]) = <[OwnedFd; 3]>::try_from(received.fds) else {
-        return Err("Start came without its three descriptors".into());
+    let Ok([map, reactor, eventfd, _stacks]) = <[OwnedFd; 4]>::try_from(received.fds) else {
+        return Err("Start came without its four descriptors".into());
     };
     let worker = Worker::new(socket, *start, map.as_fd(), reactor.as_fd(), eventfd)?;
 
@@ -225,6 +225,7 @@ fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
             }
             Command::Stop if deaf => {}
             Command::Stop => break,
+            other => return Err(format!("{other:?} is nothing for a fake").into()),
         }
     }
     worker.stop.store(true, Ordering::SeqCst);

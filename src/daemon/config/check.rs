@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use super::keys::name;
 use super::value::Setting;
 use super::{
-    App, Complaint, Config, ConfigError, ConfigErrors, Environment, Interface, Layer, Limits, Listen, Loaded,
-    Log, Python, Target, Timeouts, Value, Workers, python, read,
+    App, Complaint, Config, ConfigError, ConfigErrors, Environment, Hooks, Interface, Layer, Limits, Listen,
+    Loaded, Log, Python, Reload, Target, Timeouts, Value, Workers, python, read,
 };
 
 /// A request's head must fit into one record of the channel, so these have an upper bound.
@@ -63,6 +63,8 @@ pub(crate) fn check(sources: &Sources<'_>, errors: Vec<ConfigError>) -> Result<L
                 workers,
                 timeouts,
                 limits,
+                reload: Reload::default(),
+                hooks: Hooks::default(),
                 listen,
                 log,
                 origin: sources.path.map(Path::to_owned),
@@ -202,6 +204,7 @@ impl<'a> Checker<'a> {
             concurrency: self.read(name::CONCURRENCY, defaults.concurrency, |setting| {
                 read::whole(setting, 1, u32::MAX).map(|n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN))
             }),
+            ..defaults
         }
     }
 
@@ -222,6 +225,7 @@ impl<'a> Checker<'a> {
                     "write \"0s\" to wait for nothing, or the longest wait you can bear",
                 )
             }),
+            paths: Vec::new(),
         }
     }
 
@@ -254,6 +258,7 @@ impl<'a> Checker<'a> {
         Log {
             level: self.read(name::LEVEL, defaults.level, read::level),
             access: self.read(name::ACCESS, defaults.access, read::boolean),
+            slow: defaults.slow,
         }
     }
 }

@@ -27,7 +27,7 @@ pub mod units;
 mod value;
 
 use std::fmt;
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,6 +55,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How much anything may hold.
     pub limits: Limits,
+    /// How new code takes over.
+    pub reload: Reload,
+    /// Functions of the application that are called at points of a worker's life.
+    pub hooks: Hooks,
     /// Sockets of rgun's own; unused when systemd passes some.
     pub listen: Listen,
     /// What is told, and how much of it.
@@ -107,7 +111,7 @@ impl fmt::Display for Interface {
     }
 }
 
-/// `[workers]`.
+/// `[workers]`. `None` is `"off"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Workers {
     /// Number of worker processes.
@@ -116,6 +120,32 @@ pub struct Workers {
     pub threads: NonZeroU16,
     /// ASGI: exchanges one worker has at a time, its slots.
     pub concurrency: NonZeroU32,
+    /// Whether workers are forked from one process that has imported the application.
+    pub preload: bool,
+    /// With `preload`: once a worker has served this many requests, it becomes the process that others are forked from.
+    pub refork: Option<NonZeroU64>,
+    /// A worker is replaced after this many requests, and a random number up to `max_requests_jitter`.
+    pub max_requests: Option<NonZeroU64>,
+    /// See `max_requests`.
+    pub max_requests_jitter: u64,
+    /// Bytes of memory at which a worker is replaced; at half as much again the kernel kills it.
+    pub max_memory: Option<u64>,
+    /// A worker is replaced at this age.
+    pub max_lifetime: Option<Duration>,
+    /// Without requests for this long, all workers leave; the next request brings them back.
+    pub idle_exit: Option<Duration>,
+    /// What becomes of a request whose worker died.
+    pub retry: Retry,
+}
+
+/// What becomes of a request that had started in a worker that died before it answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Retry {
+    /// 502.
+    #[default]
+    Off,
+    /// One more attempt in another worker, if its method is idempotent (RFC 9110 §9.2.2); else 502.
+    Idempotent,
 }
 
 impl Default for Workers {
@@ -124,6 +154,14 @@ impl Default for Workers {
             count: Count::Auto,
             threads: NonZeroU16::MIN,
             concurrency: NonZeroU32::new(1000).expect("1000 is not 0"),
+            preload: false,
+            refork: None,
+            max_requests: None,
+            max_requests_jitter: 0,
+            max_memory: None,
+            max_lifetime: None,
+            idle_exit: None,
+            retry: Retry::Off,
         }
     }
 }
@@ -136,10 +174,26 @@ pub enum Count {
     Auto,
     /// This many.
     Fixed(NonZeroU16),
+    /// As many as keep the queue's wait short.
+    Range {
+        /// Never fewer (but for `idle_exit`).
+        min: NonZeroU16,
+        /// Never more; at least `min`.
+        max: NonZeroU16,
+    },
 }
 
 impl Count {
-    /// The number of workers on a machine of which `cores` are usable (sched_getaffinity(2), not all there are).
+    /// The fewest and the most workers on a machine of which `cores` are usable (sched_getaffinity(2), not all there
+    /// are).
+    pub fn bounds(self, cores: usize) -> (NonZeroU16, NonZeroU16) {
+        match self {
+            Self::Range { min, max } => (min, max),
+            Self::Auto | Self::Fixed(_) => (self.resolve(cores), self.resolve(cores)),
+        }
+    }
+
+    /// The most workers on a machine of which `cores` are usable.
     pub fn resolve(self, cores: usize) -> NonZeroU16 {
         match self {
             Self::Auto => {
@@ -147,6 +201,7 @@ impl Count {
                 NonZeroU16::new(u16::try_from(n).unwrap_or(u16::MAX)).unwrap_or(NonZeroU16::MAX)
             }
             Self::Fixed(n) => n,
+            Self::Range { max, .. } => max,
         }
     }
 }
@@ -156,12 +211,13 @@ impl fmt::Display for Count {
         match self {
             Self::Auto => formatter.write_str("auto"),
             Self::Fixed(n) => n.fmt(formatter),
+            Self::Range { min, max } => write!(formatter, "{min} to {max}"),
         }
     }
 }
 
 /// `[timeouts]`. `None` is `"off"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     /// From the start of the application on a request to its end; then 504. Gunicorn's `timeout`.
     pub request: Option<Duration>,
@@ -177,6 +233,20 @@ pub struct Timeouts {
     pub boot: Option<Duration>,
     /// On stop and reload, how long running requests may go on. Zero cuts them off at once.
     pub drain: Duration,
+    /// `[[timeouts.path]]`: other limits for some paths; the first that matches counts.
+    pub paths: Vec<PathRule>,
+}
+
+/// One `[[timeouts.path]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathRule {
+    /// `match`: a path as requests have it, percent-encoded and without the query; `*` stands for any bytes, `/` too.
+    pub pattern: String,
+    /// Instead of `timeouts.request`; the inner `None` is `"off"`, the outer one "not given".
+    pub request: Option<Option<Duration>>,
+    /// How many of these requests may run at a time in all workers together; the others wait without holding up
+    /// anybody else.
+    pub concurrency: Option<NonZeroU32>,
 }
 
 impl Default for Timeouts {
@@ -189,8 +259,32 @@ impl Default for Timeouts {
             keepalive: Duration::from_secs(75),
             boot: Some(Duration::from_mins(1)),
             drain: Duration::from_secs(30),
+            paths: Vec::new(),
         }
     }
+}
+
+/// `[reload]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reload {
+    /// A path that the new code must answer with a status below 500 before it is given anything else.
+    pub probe: Option<String>,
+    /// For this long after the new code took over, the old workers are kept, and take over again if the new ones
+    /// answer clearly worse.
+    pub watch: Option<Duration>,
+}
+
+/// `[hooks]`: `module:function`, with gunicorn's names and arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hooks {
+    /// `(server, worker)`, in each new worker, before the application is imported (with preload: after).
+    pub post_fork: Option<Target>,
+    /// `(worker)`, in each new worker when the application is imported.
+    pub post_worker_init: Option<Target>,
+    /// `(server, worker)`, in a worker that is about to exit.
+    pub worker_exit: Option<Target>,
+    /// `(server, worker)`, in another worker, after a worker has exited.
+    pub child_exit: Option<Target>,
 }
 
 /// `[limits]`.
@@ -249,6 +343,8 @@ pub struct Log {
     pub level: Level,
     /// Whether each request is logged.
     pub access: bool,
+    /// A request that runs for longer than this is logged once, with the stack of its thread. `None` is `"off"`.
+    pub slow: Option<Duration>,
 }
 
 /// Severity, most severe first.

@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
-use rgun_channel::control::{self, Command, Interface, ListenerInfo, Start};
+use rgun_channel::control::{self, Command, Hooks, Interface, ListenerInfo, Role, Start};
 use rgun_channel::layout::Geometry;
 use rgun_channel::map::Map;
 
@@ -141,6 +142,8 @@ impl Pool {
         let geometry = Geometry::standard(plan.slots);
         let (map, map_fd) =
             Map::create("rgun-channel", geometry.total()).map_err(system("the shared memory"))?;
+        let stacks = memfd_create(c"rgun-stacks", MFdFlags::MFD_CLOEXEC)
+            .map_err(|errno| SpawnError::System { what: "the file for stacks", source: errno.into() })?;
         let (ours, theirs) = control::pair().map_err(system("the control socket"))?;
         let leaf = self.leaf(plan);
         let child = spawn::spawn(plan, &self.extension, &theirs, leaf.as_ref());
@@ -156,7 +159,7 @@ impl Pool {
         let pid = child.id();
         self.processes.insert(plan.worker, Process { child, leaf });
         let start = Command::Start(Box::new(start(plan, geometry)));
-        let fds = [map_fd.as_fd(), reactor.page_fd(), reactor.doorbell_fd()];
+        let fds = [map_fd.as_fd(), reactor.page_fd(), reactor.doorbell_fd(), stacks.as_fd()];
         if let Err(error) = control::send(&ours, &start.encode(), &fds) {
             // The process is gone already: its exit will tell, and say more than this does.
             tracing::debug!(%error, rgun.pid = pid, "cannot send a worker its start, ignoring");
@@ -262,6 +265,10 @@ fn start(plan: &Plan<'_>, geometry: Geometry) -> Start {
         geometry,
         generation: u32::try_from(plan.generation.0).unwrap_or(u32::MAX),
         worker: plan.worker.number.0,
+        life: plan.worker.life.0,
+        role: Role::Worker,
+        hooks: Hooks::default(),
+        warm_up: String::new(),
         multiprocess: plan.multiprocess,
         interface: match interface {
             config::Interface::Auto => Interface::Auto,

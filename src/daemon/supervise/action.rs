@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{BootFailure, Exit, Generation, LifeState, WorkerId};
+use super::{BootFailure, Exit, Generation, LifeState, Wear, WorkerId};
 
 /// One thing to do, in the imperative.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,44 @@ pub enum Action {
         worker: WorkerId,
         /// The code and configuration it is to load.
         generation: Generation,
+        /// By which way.
+        origin: Origin,
     },
+    /// Give it this generation's `reload.probe` request, although it is not admitted; answer with `Probed`.
+    Probe {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// Have its Python stacks written; answer with `StacksTaken`, with nothing if they do not come in a second.
+    TakeStacks {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// It is drained: ask it to become the zygote of its generation; answered by `Ready` when it has.
+    Promote {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// From now on requests go by this generation's configuration (limits, deadlines, logging). Its workers' `Admit`s
+    /// follow, and then the others' `Retire`s.
+    GoLive {
+        /// Which: a new one, or the one before it when a watch ends badly.
+        generation: Generation,
+    },
+    /// Nothing of this generation will be spawned any more: its configuration can be dropped.
+    Forget {
+        /// Which.
+        generation: Generation,
+    },
+    /// What became of the reload that asked for this generation. Exactly one for each `Event::Reload`.
+    Verdict {
+        /// Which it would be, or is.
+        generation: Generation,
+        /// Nothing when it serves; else why it does not, for who asked and for STATUS=.
+        outcome: Result<(), BootFailure>,
+    },
+    /// `RELOADING=1` (with MONOTONIC_USEC=); `NotifyReady` follows when it is over, whatever came of it.
+    NotifyReloading,
     /// It may be given exchanges.
     Admit {
         /// Who.
@@ -34,7 +71,7 @@ pub enum Action {
         /// Who.
         worker: WorkerId,
     },
-    /// `READY=1`: one worker can serve. Once, and never after `NotifyStopping`.
+    /// `READY=1`: one worker can serve; or a reload is over. Never after `NotifyStopping`.
     NotifyReady,
     /// `STOPPING=1`. Once.
     NotifyStopping,
@@ -59,6 +96,17 @@ pub enum Action {
         /// What to say, when it is not 0.
         reason: Option<String>,
     },
+}
+
+/// How a process comes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The interpreter is executed, and imports the application.
+    Exec,
+    /// The interpreter is executed, imports the application, and never serves: others are forked from it.
+    ExecZygote,
+    /// Forked from this zygote, which is ready.
+    Fork(WorkerId),
 }
 
 /// What an operator may want to know. `run` chooses level, wording and MESSAGE_ID.
@@ -108,6 +156,50 @@ pub enum Report {
         /// The old life.
         worker: WorkerId,
     },
+    /// It serves on until its successor is ready.
+    WornOut {
+        /// The old life.
+        worker: WorkerId,
+        /// Why.
+        wear: Wear,
+    },
+    /// A new generation boots beside the one that serves.
+    ReloadBegan {
+        /// Which.
+        generation: Generation,
+    },
+    /// It has taken over.
+    ReloadDone {
+        /// Which.
+        generation: Generation,
+        /// Since it was asked for.
+        took: Duration,
+    },
+    /// It did not come up; who served goes on. Its `WorkerBootFailed`, with the traceback, was told before.
+    ReloadFailed {
+        /// Which.
+        generation: Generation,
+        /// Why.
+        failure: BootFailure,
+    },
+    /// It answered clearly worse than the one before it, which has taken over again.
+    WentBack {
+        /// The one that was tried.
+        from: Generation,
+        /// The one that serves again.
+        to: Generation,
+        /// The figures, for people.
+        why: String,
+    },
+    /// The number of workers is changed.
+    Resized {
+        /// From.
+        from: u16,
+        /// To; 0 for a sleep.
+        to: u16,
+        /// What for.
+        why: Resize,
+    },
     /// The seat of a stuck worker is served again.
     Replaced {
         /// The old life, which may still be draining.
@@ -136,4 +228,19 @@ pub enum Report {
         /// The time there was.
         waited: Duration,
     },
+}
+
+/// Why the number of workers changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resize {
+    /// SIGTTIN or SIGTTOU.
+    Asked,
+    /// Requests waited for so long.
+    Busy(Duration),
+    /// There was less to do.
+    Calm,
+    /// Nothing was asked for `workers.idle_exit`.
+    Idle,
+    /// A request came while nobody served.
+    Wanted,
 }

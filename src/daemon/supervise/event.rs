@@ -2,8 +2,9 @@
 //! messages; nothing here is decided yet, and nothing a worker says is believed beyond what its state allows.
 
 use std::fmt;
+use std::time::Duration;
 
-use super::WorkerId;
+use super::{Generation, Policy, WorkerId};
 
 /// Something that happened, told in the past tense except for the operator's orders.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +64,42 @@ pub enum Event {
         /// Who.
         worker: WorkerId,
     },
+    /// The stacks that [`Action::TakeStacks`](super::Action::TakeStacks) asked for, or nothing when they did not come.
+    StacksTaken {
+        /// Whose.
+        worker: WorkerId,
+        /// What `faulthandler` wrote.
+        stacks: Option<String>,
+    },
+    /// The worker has done its share: another life is to take its seat, and then it finishes and leaves.
+    WornOut {
+        /// Who.
+        worker: WorkerId,
+        /// Why.
+        wear: Wear,
+    },
+    /// The answer to [`Action::Probe`](super::Action::Probe).
+    Probed {
+        /// Who was asked.
+        worker: WorkerId,
+        /// Nothing, or why that answer is not good enough.
+        outcome: Result<(), String>,
+    },
+    /// The operator wants a new generation: new code, and this policy.
+    Reload {
+        /// What it goes by.
+        policy: Policy,
+    },
+    /// The operator wants this many workers more (SIGTTIN) or fewer (SIGTTOU), until the next reload.
+    Adjust {
+        /// How many more.
+        by: i32,
+    },
+    /// How busy everybody was lately; comes every second while `min` and `max` differ, an `idle_exit` is set, or the
+    /// daemon watches a new generation.
+    Load(Load),
+    /// A request has come and nobody serves: the end of a sleep.
+    Wanted,
     /// Stop when everybody has been answered (the first SIGTERM or SIGINT).
     Stop,
     /// Stop now (a second SIGTERM or SIGINT, or SIGQUIT).
@@ -71,6 +108,54 @@ pub enum Event {
     EdgeDrained,
     /// Time has passed; the only event that runs deadlines out.
     Tick,
+}
+
+/// Why a worker that serves well is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wear {
+    /// It has served as many requests as `workers.max_requests` (with its jitter) allows.
+    Requests {
+        /// How many.
+        served: u64,
+    },
+    /// It has grown to `workers.max_memory`.
+    Memory {
+        /// Bytes it uses.
+        bytes: u64,
+        /// Bytes it may use.
+        limit: u64,
+    },
+    /// It is `workers.max_lifetime` old. (The supervisor finds this out by itself.)
+    Age,
+    /// It has served `workers.refork` requests and is to become the zygote.
+    Refork,
+}
+
+/// What the edge measured since the last time it was asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Requests that wait.
+    pub queued: usize,
+    /// The longest wait of those that were given to a worker or still wait.
+    pub longest_wait: Duration,
+    /// Requests that run.
+    pub running: usize,
+    /// The most that ran at the same time.
+    pub most_running: usize,
+    /// How long nothing has been asked; zero while something runs or waits.
+    pub idle: Duration,
+    /// How the generations answered since each became live, by generation; those that have answered nothing are left
+    /// out.
+    pub tallies: Vec<(Generation, Tally)>,
+}
+
+/// How requests ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// All that were answered, whoever did it.
+    pub answered: u64,
+    /// Of those: a status of 500 or above, an answer that broke off, a worker that died, a deadline.
+    pub failed: u64,
 }
 
 /// How a process ended.

@@ -34,9 +34,9 @@ mod tests;
 
 use std::fmt;
 
-pub use self::action::{Action, Report};
+pub use self::action::{Action, Origin, Report, Resize};
 pub use self::backoff::BackoffLimits;
-pub use self::event::{BootFailure, BootFailureKind, Event, Exit, SpawnFault};
+pub use self::event::{BootFailure, BootFailureKind, Event, Exit, Load, SpawnFault, Tally, Wear};
 pub use self::policy::Policy;
 pub use self::state::LifeState;
 pub use self::status::{SeatSnapshot, Snapshot, WorkerSnapshot};

@@ -11,8 +11,22 @@ use super::BackoffLimits;
 pub struct Policy {
     /// The application as the operator wrote it (`mysite.wsgi`), for STATUS=.
     pub app: String,
-    /// How many workers serve.
+    /// How many workers serve; the most when `min` is less.
     pub count: NonZeroU16,
+    /// The fewest that serve; the number between follows the queue's wait.
+    pub min: NonZeroU16,
+    /// Whether workers are forked from a zygote.
+    pub preload: bool,
+    /// Whether a new generation's canary must answer a probe before it is believed.
+    pub probe: bool,
+    /// `reload.watch`: for how long the generation before stays at hand.
+    pub watch: Option<Duration>,
+    /// `workers.max_lifetime`.
+    pub max_lifetime: Option<Duration>,
+    /// `workers.idle_exit`.
+    pub idle_exit: Option<Duration>,
+    /// How many interpreters may import at the same time beside workers that serve: the number of cores.
+    pub boots_at_once: NonZeroU16,
     /// `timeouts.boot`: from `Spawn` to `Ready`; `None` for as long as it takes.
     pub boot: Option<Duration>,
     /// `timeouts.drain`: for the whole daemon on stop, and for a worker that retires.
@@ -33,6 +47,13 @@ impl Policy {
         Policy {
             app,
             count,
+            min: count,
+            preload: false,
+            probe: false,
+            watch: None,
+            max_lifetime: None,
+            idle_exit: None,
+            boots_at_once: count,
             boot,
             drain,
             // In proportion, so that `drain = "1s"` in a test does not mean six; the unit's TimeoutStopSec has room.

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use super::event::{BootFailure, BootFailureKind, Event, Exit, SpawnFault};
 use super::state::{Phase, Seat, State, Worker, after};
-use super::{Action, Generation, Life, Policy, Report, WorkerId, WorkerNr};
+use super::{Action, Generation, Life, Origin, Policy, Report, WorkerId, WorkerNr};
 
 /// Decides about workers and about the daemon's own start and end. See the module's text for what `run` owes it.
 #[derive(Clone, Debug)]
@@ -191,6 +191,13 @@ impl Supervisor {
                     self.send_away(deadline.max(after(now, self.policy.terminate_grace)), now);
                 }
             }
+            Event::StacksTaken { .. }
+            | Event::WornOut { .. }
+            | Event::Probed { .. }
+            | Event::Reload { .. }
+            | Event::Adjust { .. }
+            | Event::Load(_)
+            | Event::Wanted => {}
             Event::Tick => self.run_out(now),
         }
     }
@@ -554,7 +561,7 @@ impl Supervisor {
         let generation = self.generation;
         self.workers.insert(id.life, Worker { id, generation, pid: None, asked_at: now, since: now, state });
         self.seat(id).current = Some(id.life);
-        self.actions.push(Action::Spawn { worker: id, generation });
+        self.actions.push(Action::Spawn { worker: id, generation, origin: Origin::Exec });
     }
 
     /// There are due vacancies and too many processes on their way out.

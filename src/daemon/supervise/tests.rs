@@ -90,7 +90,7 @@ fn worker(number: u16, life: u64) -> WorkerId {
 }
 
 fn spawn(number: u16, life: u64) -> Action {
-    Action::Spawn { worker: worker(number, life), generation: Generation(1) }
+    Action::Spawn { worker: worker(number, life), generation: Generation(1), origin: Origin::Exec }
 }
 
 fn import_error() -> BootFailure {
