@@ -39,6 +39,7 @@ pub mod journal;
 mod layering;
 pub mod net;
 pub mod pool;
+pub mod reload;
 pub mod report;
 pub mod run;
 pub mod supervise;

@@ -1,0 +1,87 @@
+//! `rgun reload`: tells the daemon to load the application's code and configuration anew, and waits for the verdict.
+//!
+//! What `ExecReload=` of the unit runs. It speaks to the daemon's control socket (`run::orders` says how) and knows
+//! nothing else: neither the configuration nor the application.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Name of the control socket in the runtime directory.
+pub const SOCKET: &str = "control";
+
+/// The packaged unit's `RuntimeDirectory=`.
+const DEFAULT_DIRECTORY: &str = "/run/rgun";
+
+/// EX_UNAVAILABLE of sysexits(3head): there is no daemon to ask.
+const UNAVAILABLE: u8 = 69;
+
+/// `$RUNTIME_DIRECTORY` (systemd.exec(5)); of several, the first.
+pub fn runtime_directory() -> Option<PathBuf> {
+    let directories = std::env::var_os("RUNTIME_DIRECTORY")?;
+    std::env::split_paths(&directories).next().filter(|path| !path.as_os_str().is_empty())
+}
+
+/// Asks, prints what the daemon says, and returns the exit status: 0 when the new code serves, 1 when it does not and
+/// the old goes on, 69 when no daemon answers.
+pub fn ask(socket: Option<PathBuf>) -> ExitCode {
+    let path = socket.unwrap_or_else(|| {
+        runtime_directory().unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY)).join(SOCKET)
+    });
+    let mut stdout = io::stdout();
+    match talk(&path, &mut stdout) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed(text)) => {
+            complain(&format!("rgun reload: {}\n", text.trim_end()));
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            complain(&format!(
+                "rgun reload: {}: {error}; is the daemon running? For another instance name its socket with --socket, \
+                 and for a daemon outside systemd send it SIGHUP\n",
+                path.display()
+            ));
+            ExitCode::from(UNAVAILABLE)
+        }
+    }
+}
+
+enum Outcome {
+    Done,
+    Failed(String),
+}
+
+fn talk(path: &std::path::Path, out: &mut impl Write) -> io::Result<Outcome> {
+    let mut daemon = UnixStream::connect(path)?;
+    daemon.write_all(b"reload\n")?;
+    let mut words = BufReader::new(daemon);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if words.read_line(&mut line)? == 0 {
+            return Ok(Outcome::Failed("the daemon ended before the reload did".to_owned()));
+        }
+        let (word, text) = line.split_once(' ').unwrap_or((line.trim_end(), ""));
+        match word {
+            "failed" => {
+                let mut reason = text.to_owned();
+                words.read_to_string(&mut reason)?;
+                return Ok(Outcome::Failed(reason));
+            }
+            "progress" | "done" => {
+                // A reader that has gone does not change what became of the reload.
+                let _unheard = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+                if word == "done" {
+                    return Ok(Outcome::Done);
+                }
+            }
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("unknown word {word:?}"))),
+        }
+    }
+}
+
+fn complain(text: &str) {
+    // Nobody is left to tell if stderr is closed; the status says it as well.
+    let _unheard = io::stderr().write_all(text.as_bytes());
+}
