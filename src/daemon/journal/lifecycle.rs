@@ -5,12 +5,14 @@
 //! 7: it would map them to 5 and 6.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use nix::sys::stat::fstat;
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::Level;
@@ -24,8 +26,17 @@ pub enum Destination {
     Stderr,
 }
 
-/// Starts the log. To be called once, before any other thread exists.
-pub fn start(level: Level) -> Destination {
+/// Changes the filter that [`start`] has set.
+static SET_FILTER: OnceLock<Box<dyn Fn(Targets) + Send + Sync>> = OnceLock::new();
+
+/// From now on this is the least severe message that is written.
+pub fn set_level(level: Level) {
+    if let Some(set) = SET_FILTER.get() {
+        set(filter(level));
+    }
+}
+
+fn filter(level: Level) -> Targets {
     let filter = match level {
         Level::Error => LevelFilter::ERROR,
         Level::Warn => LevelFilter::WARN,
@@ -34,7 +45,23 @@ pub fn start(level: Level) -> Destination {
         Level::Trace => LevelFilter::TRACE,
     };
     // Libraries speak up only when something is wrong.
-    let filter = Targets::new().with_default(filter.min(LevelFilter::WARN)).with_target("rgun", filter);
+    Targets::new().with_default(filter.min(LevelFilter::WARN)).with_target("rgun", filter)
+}
+
+/// Makes the filter of a layer one that [`set_level`] can change. There is one log a process.
+fn adjustable<S: 'static>(level: Level) -> reload::Layer<Targets, S> {
+    let (filter, handle) = reload::Layer::new(filter(level));
+    let set = move |filter| {
+        if let Err(error) = handle.reload(filter) {
+            tracing::warn!(%error, "cannot change log.level");
+        }
+    };
+    let _first = SET_FILTER.set(Box::new(set));
+    filter
+}
+
+/// Starts the log. To be called once, before any other thread exists.
+pub fn start(level: Level) -> Destination {
     let registry = tracing_subscriber::registry();
     if stderr_is_the_journal()
         && let Ok(journald) = tracing_journald::layer()
@@ -49,14 +76,14 @@ pub fn start(level: Level) -> Destination {
                 debug: Priority::Debug,
                 trace: Priority::Debug,
             });
-        registry.with(journald.with_filter(filter)).init();
+        registry.with(journald.with_filter(adjustable(level))).init();
         return Destination::Journal;
     }
     let stderr = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
-    registry.with(stderr.with_filter(filter)).init();
+    registry.with(stderr.with_filter(adjustable(level))).init();
     Destination::Stderr
 }
 
