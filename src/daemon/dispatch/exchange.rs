@@ -74,6 +74,28 @@ pub enum Payload {
     File(FilePart),
 }
 
+/// Pieces of a body, in order. An answer is mostly one, which then needs no allocation.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    /// There is one if there is any.
+    pub(super) first: Option<Bytes>,
+    pub(super) rest: VecDeque<Bytes>,
+}
+
+impl Parts {
+    fn push(&mut self, piece: Bytes) {
+        if self.first.is_none() {
+            self.first = Some(piece);
+        } else {
+            self.rest.push_back(piece);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        std::mem::replace(&mut self.first, self.rest.pop_front())
+    }
+}
+
 /// Where the request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
@@ -122,7 +144,7 @@ pub(super) struct Exchange {
     client: Client,
     waker: Option<Waker>,
     head: Option<Head>,
-    parts: VecDeque<Bytes>,
+    parts: Parts,
     file: Option<FilePart>,
     /// Body bytes that wait in `parts` and have not been acknowledged.
     unacked: u64,
@@ -159,7 +181,7 @@ pub(super) struct Leaving {
 #[derive(Debug)]
 pub(super) struct Beginning {
     pub(super) head: Head,
-    pub(super) parts: VecDeque<Bytes>,
+    pub(super) parts: Parts,
     pub(super) file: Option<FilePart>,
     /// Nothing follows.
     pub(super) complete: bool,
@@ -192,7 +214,7 @@ impl Exchange {
             client: Client::Waiting,
             waker: None,
             head: None,
-            parts: VecDeque::new(),
+            parts: Parts::default(),
             file: None,
             unacked: 0,
             responded: false,
@@ -299,14 +321,16 @@ impl Exchange {
             Payload::Bytes(bytes) => {
                 let len = bytes.len() as u64;
                 if len > 0 && !self.client_is_through() {
-                    self.parts.push_back(bytes);
+                    self.parts.push(bytes);
                 }
                 len
             }
             Payload::Chunks(chunks) => {
                 let len = chunks.iter().map(|chunk| chunk.len() as u64).sum();
                 if !self.client_is_through() {
-                    self.parts.extend(chunks);
+                    for chunk in chunks {
+                        self.parts.push(chunk);
+                    }
                 }
                 len
             }
@@ -355,7 +379,7 @@ impl Exchange {
 
     /// Drops what waits for a client that is gone, and lets the worker go on.
     pub(super) fn release_parts(&mut self, worker: &mut Worker) {
-        self.parts.clear();
+        self.parts = Parts::default();
         self.file = None;
         self.acknowledge_all(worker);
     }
@@ -378,7 +402,7 @@ impl Exchange {
                 });
             }
             self.client = Client::Streaming;
-            return Progress::Ready(Beginning { head, parts: VecDeque::new(), file: None, complete: false });
+            return Progress::Ready(Beginning { head, parts: Parts::default(), file: None, complete: false });
         }
         self.store(waker);
         Progress::Pending
@@ -386,7 +410,7 @@ impl Exchange {
 
     /// The next piece of a streamed body. `acknowledge` is called with the bytes that leave.
     pub(super) fn poll_piece(&mut self, waker: &Waker) -> Progress<(Piece, Option<Leaving>)> {
-        if let Some(bytes) = self.parts.pop_front() {
+        if let Some(bytes) = self.parts.pop() {
             let leaving = (bytes.len() as u64).min(self.unacked);
             self.unacked -= leaving;
             let ack = match self.place {

@@ -16,15 +16,17 @@ use rgun_channel::frame::ExchangeId;
 use crate::supervise::WorkerId;
 
 use super::Dispatcher;
-use super::exchange::{Beginning, Fault, FilePart, Head, Piece, Progress};
+use super::exchange::{Beginning, Fault, FilePart, Head, Parts, Piece, Progress};
 
 /// The application's answer: its head, and its body or where it will come from.
 #[derive(Debug)]
 pub struct Answer {
     /// Status and fields.
     pub head: Head,
-    /// What of the body is there already, in order.
-    pub parts: VecDeque<Bytes>,
+    /// What of the body is there already, in order: the first piece, which mostly is all,
+    pub first: Option<Bytes>,
+    /// and the others.
+    pub rest: VecDeque<Bytes>,
     /// A file that is the body.
     pub file: Option<FilePart>,
     /// The rest of the body, when there is more to come.
@@ -79,14 +81,14 @@ impl Future for Ticket {
                 self.settled = true;
                 Poll::Ready(Err(fault))
             }
-            Progress::Ready(Beginning { head, parts, file, complete }) => {
+            Progress::Ready(Beginning { head, parts: Parts { first, rest }, file, complete }) => {
                 self.settled = true;
                 let stream = (!complete).then(|| BodyStream {
                     dispatcher: Arc::clone(&self.dispatcher),
                     id: self.id,
                     settled: false,
                 });
-                Poll::Ready(Ok(Answer { head, parts, file, stream, worker, queued: waited }))
+                Poll::Ready(Ok(Answer { head, first, rest, file, stream, worker, queued: waited }))
             }
         }
     }

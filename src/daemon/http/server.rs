@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
@@ -101,8 +102,7 @@ pub async fn serve(server: Arc<Server>, stream: Stream) {
     let service = service_fn(move |request| {
         // Before the future exists, because hyper looks for more bytes before it polls it; see `Asked`.
         let (asked, started) = start(&server, &connection, request);
-        let (server, connection) = (Arc::clone(&server), Arc::clone(&connection));
-        async move { Ok::<_, Infallible>(respond(&server, connection, asked, started).await) }
+        Answering { server: Arc::clone(&server), about: Some((Arc::clone(&connection), asked)), started }
     });
     if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(client = %client.peer.address, error = %crate::report::Chain(&error),
@@ -147,28 +147,39 @@ fn start(server: &Arc<Server>, connection: &Arc<Connection>, request: Request<In
     (asked, started)
 }
 
-/// Answers one request, always.
-async fn respond(
-    server: &Arc<Server>,
-    connection: Arc<Connection>,
-    asked: Asked,
+/// Answers one request, always. By hand, because hyper moves it into its place: an `async` block would be larger by
+/// what it was given, which it keeps beside where that went.
+struct Answering {
+    server: Arc<Server>,
+    /// Taken with the answer.
+    about: Option<(Arc<Connection>, Asked)>,
     started: Started,
-) -> Response<ResponseBody> {
-    let ticket = match started {
-        Started::Submitted(ticket) => ticket,
-        Started::Receiving(ticket) => ticket.await,
-    };
-    let outcome = match ticket {
-        Ok(ticket) => ticket.await.map_err(Refusal::Exchange),
-        Err(refusal) => Err(refusal),
-    };
-    let outcome = outcome.and_then(|answer| check_length(&asked.method, &answer).map(|()| answer));
-    let mut response = match outcome {
-        Ok(answer) => answered(server, connection, &asked, answer),
-        Err(refusal) => refused(server, connection, &asked, &refusal),
-    };
-    response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| asked.id.into_value());
-    response
+}
+
+impl Future for Answering {
+    type Output = Result<Response<ResponseBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let Started::Receiving(receiving) = &mut this.started {
+            this.started = Started::Submitted(ready!(receiving.as_mut().poll(cx)));
+        }
+        let outcome = match &mut this.started {
+            Started::Submitted(Ok(ticket)) => ready!(Pin::new(ticket).poll(cx)).map_err(Refusal::Exchange),
+            Started::Submitted(Err(refusal)) => Err(refusal.clone()),
+            Started::Receiving(_) => unreachable!("it has been received just now"),
+        };
+        let Some((connection, asked)) = this.about.take() else {
+            unreachable!("a future is not polled again when it was ready")
+        };
+        let outcome = outcome.and_then(|answer| check_length(&asked.method, &answer).map(|()| answer));
+        let mut response = match outcome {
+            Ok(answer) => answered(&this.server, connection, &asked, answer),
+            Err(refusal) => refused(&this.server, connection, &asked, &refusal),
+        };
+        response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| asked.id.into_value());
+        Poll::Ready(Ok(response))
+    }
 }
 
 /// The request's body, and its length in the fields if only now it is known.
@@ -265,11 +276,11 @@ impl Path {
 /// body would be read as the next answer on the connection. A HEAD's answer and a 304 announce what they do not have
 /// (RFC 9110 §8.6); of a stream hyper counts the bytes.
 fn check_length(method: &Method, answer: &Answer) -> Result<(), Refusal> {
-    let Answer { head, parts: pieces, file, stream, worker, .. } = answer;
+    let Answer { head, first, rest, file, stream, worker, .. } = answer;
     if stream.is_some() || *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED {
         return Ok(());
     }
-    let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+    let bytes: u64 = first.iter().chain(rest).map(|piece| piece.len() as u64).sum();
     let len = bytes + file.as_ref().map_or(0, |file| file.len);
     let agrees = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.parse() == Ok(len));
     if head.fields.get_all(CONTENT_LENGTH).iter().all(agrees) {
@@ -320,14 +331,17 @@ fn answered(
     asked: &Asked,
     answer: Answer,
 ) -> Response<ResponseBody> {
-    let Answer { head, parts: mut pieces, file, stream, worker, queued } = answer;
+    let Answer { head, first, mut rest, file, stream, worker, queued } = answer;
     let source = match (stream, file) {
         (Some(stream), _) => Source::Stream(stream),
         (None, Some(file)) => Source::File(FileReader::new(file, Arc::clone(&server.dispatcher))),
-        (None, None) => match pieces.len() {
-            0 => Source::Empty,
-            1 => Source::Bytes(pieces.pop_front().unwrap_or_default()),
-            _ => Source::Parts(pieces),
+        (None, None) => match first {
+            None => Source::Empty,
+            Some(first) if rest.is_empty() => Source::Bytes(first),
+            Some(first) => {
+                rest.push_front(first);
+                Source::Parts(rest)
+            }
         },
     };
     // What comes piece by piece may break off; what is there is not worth an allocation.
