@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ pub struct Edge {
     runtime: Handle,
     dispatcher: Arc<Dispatcher>,
     connections: Arc<Connections>,
+    /// Serves the connections that begin now.
+    server: Arc<RwLock<Arc<Server>>>,
     stop_accepting: watch::Sender<bool>,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -74,6 +76,8 @@ impl Edge {
         let (end, ended) = oneshot::channel::<()>();
         let (stop_accepting, stop) = watch::channel(false);
         let doorbell = dispatcher.reactor().doorbell_fd().try_clone_to_owned()?;
+        let server = Arc::new(RwLock::new(server));
+        let current = Arc::clone(&server);
         let (for_thread, registry) = (dispatcher.clone(), connections.clone());
         let thread = std::thread::Builder::new().name("edge".to_owned()).spawn(move || {
             let _guard = AbortOnPanic;
@@ -90,11 +94,12 @@ impl Edge {
                 let mut sweeper = tokio::spawn(registry.clone().sweep());
                 for (index, listener) in listeners.into_iter().enumerate() {
                     let index = u16::try_from(index).unwrap_or(u16::MAX);
-                    let (server, registry) = (server.clone(), registry.clone());
+                    let (current, registry) = (Arc::clone(&current), registry.clone());
                     let (stop, notice) = (stop.clone(), notice.clone());
                     tokio::spawn(async move {
                         let serve_one = |stream| {
-                            tokio::spawn(serve(server.clone(), stream));
+                            let server = Arc::clone(&current.read().unwrap_or_else(PoisonError::into_inner));
+                            tokio::spawn(serve(server, stream));
                         };
                         if let Err(error) = accept(&listener, index, &registry, stop, serve_one).await {
                             notice(EdgeNotice::AcceptFailed { listener: listener.name.clone(), error });
@@ -121,11 +126,17 @@ impl Edge {
             runtime: handle,
             dispatcher,
             connections,
+            server,
             stop_accepting,
             end: Some(end),
             thread: Some(thread),
             drain: None,
         })
+    }
+
+    /// Connections that begin from now on are served by this.
+    pub fn serve_with(&self, server: Arc<Server>) {
+        *self.server.write().unwrap_or_else(PoisonError::into_inner) = server;
     }
 
     /// Adds a booting worker: its rings and its control socket are served from now on.

@@ -187,17 +187,19 @@ impl Daemon {
         });
         let server = Server::new(
             Arc::clone(&dispatcher),
-            http::Limits {
-                body: config.limits.body,
-                header: config.limits.header,
-                headers: config.limits.headers,
-                request_line: config.limits.request_line,
-                body_pause: config.timeouts.body,
-                keepalive: !config.timeouts.keepalive.is_zero(),
+            http::Settings {
+                limits: http::Limits {
+                    body: config.limits.body,
+                    header: config.limits.header,
+                    headers: config.limits.headers,
+                    request_line: config.limits.request_line,
+                    body_pause: config.timeouts.body,
+                    keepalive: !config.timeouts.keepalive.is_zero(),
+                },
+                log_access: config.log.access,
             },
             spool_directory(),
             journal,
-            config.log.access,
         );
         let infos: Vec<ListenerInfo> = listeners.iter().map(Listener::info).collect();
         let edge_tell = tell.clone();

@@ -13,4 +13,4 @@ mod server;
 /// Bytes of one body, either way, before others have their turn: a fraction of a millisecond.
 const TURN: usize = 256 * 1024;
 
-pub use server::{Limits, Server, serve};
+pub use server::{Limits, Server, Settings, serve};

@@ -45,14 +45,23 @@ pub struct Limits {
     pub keepalive: bool,
 }
 
-/// What all connections share.
+/// What a reload can change.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What is too much.
+    pub limits: Limits,
+    /// Whether every request is noted.
+    pub log_access: bool,
+}
+
+/// What all connections share that began under the same settings.
 #[derive(Debug)]
 pub struct Server {
     dispatcher: Arc<Dispatcher>,
     limits: Limits,
     /// Where bodies over 16 MiB wait: a file system on disk.
     spool: PathBuf,
-    ids: RequestIds,
+    ids: Arc<RequestIds>,
     clock: Clock,
     journal: Journal,
     log_access: bool,
@@ -67,18 +76,32 @@ impl Server {
     /// Shared by all connections.
     pub fn new(
         dispatcher: Arc<Dispatcher>,
-        limits: Limits,
+        settings: Settings,
         spool: PathBuf,
         journal: Journal,
-        log_access: bool,
     ) -> Arc<Self> {
+        let Settings { limits, log_access } = settings;
         Arc::new(Self {
             dispatcher,
             limits,
             spool,
-            ids: RequestIds::new(),
+            ids: Arc::new(RequestIds::new()),
             clock: Clock::new(),
             journal,
+            log_access,
+        })
+    }
+
+    /// The same for connections that begin from now on; those that are open keep what they began with.
+    pub fn with(&self, settings: Settings) -> Arc<Self> {
+        let Settings { limits, log_access } = settings;
+        Arc::new(Self {
+            dispatcher: Arc::clone(&self.dispatcher),
+            limits,
+            spool: self.spool.clone(),
+            ids: Arc::clone(&self.ids),
+            clock: self.clock,
+            journal: self.journal.clone(),
             log_access,
         })
     }
@@ -296,7 +319,7 @@ fn path(parts: &request::Parts) -> &[u8] {
 
 /// Turns an `Instant` into `CLOCK_MONOTONIC` nanoseconds, the time that daemon and workers share. (`Instant` is
 /// that clock on Linux, but does not say its number.)
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Clock {
     start: Instant,
     nanoseconds: u64,
@@ -387,14 +410,17 @@ fn refused(
         Refusal::Spool(error) => (None, format!("{reason}: {error}"), String::new()),
         Refusal::Client(..) | Refusal::Exchange(_) => (None, reason.clone(), String::new()),
     };
-    server.journal.failure(Failure {
-        request: described(&connection, asked),
-        status: status.as_u16(),
-        duration: asked.begun.elapsed(),
-        worker,
-        summary,
-        traceback,
-    });
+    // Of a request over its deadline the supervising side writes the one entry, when it has the stacks.
+    if !matches!(refusal, Refusal::Exchange(Fault::Deadline(_))) {
+        server.journal.failure(Failure {
+            request: described(&connection, asked),
+            status: status.as_u16(),
+            duration: asked.begun.elapsed(),
+            worker,
+            summary,
+            traceback,
+        });
+    }
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _infallible = write!(

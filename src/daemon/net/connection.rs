@@ -233,7 +233,7 @@ pub struct Limits {
 /// All connections.
 #[derive(Debug)]
 pub struct Connections {
-    limits: Limits,
+    limits: Mutex<Limits>,
     start: Instant,
     /// Milliseconds since `start`, moved by the reactor's turns: the coarse clock.
     now: AtomicU32,
@@ -266,7 +266,7 @@ impl Connections {
     /// None yet.
     pub fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
-            limits,
+            limits: Mutex::new(limits),
             start: Instant::now(),
             now: AtomicU32::new(0),
             closing: AtomicBool::new(false),
@@ -274,6 +274,17 @@ impl Connections {
             ended: Notify::new(),
             come: Notify::new(),
         })
+    }
+
+    /// From now on these count, for open connections too.
+    pub fn set(&self, limits: Limits) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        // Perhaps there is room for one more now.
+        self.ended.notify_waiters();
+    }
+
+    fn limits(&self) -> Limits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, All> {
@@ -296,7 +307,7 @@ impl Connections {
     pub(super) async fn permit(&self) {
         loop {
             let ended = self.ended.notified();
-            if self.count() < self.limits.connections {
+            if self.count() < self.limits().connections {
                 return;
             }
             ended.await;
@@ -361,18 +372,19 @@ impl Connections {
     }
 
     fn look(&self) {
+        let limits = self.limits();
         for connection in self.each() {
             let age = connection.age();
             if connection.write_blocked.load(Ordering::Relaxed) {
-                if age > self.limits.write {
+                if age > limits.write {
                     connection.give(Order::Break);
                 }
                 continue;
             }
             match connection.phase() {
-                Phase::Fresh if age > self.limits.header => connection.give(Order::CloseIdle),
-                Phase::Head if age > self.limits.header => connection.give(Order::HeadTooSlow),
-                Phase::Idle if age > self.limits.keepalive => connection.give(Order::CloseIdle),
+                Phase::Fresh if age > limits.header => connection.give(Order::CloseIdle),
+                Phase::Head if age > limits.header => connection.give(Order::HeadTooSlow),
+                Phase::Idle if age > limits.keepalive => connection.give(Order::CloseIdle),
                 Phase::Closing if age > LINGER => connection.give(Order::Break),
                 _ => {}
             }
