@@ -1,4 +1,4 @@
-//! `rgun`: reads the command line and hands over to [`rgun::run`] or [`rgun::check`].
+//! `rgun`: reads the command line and hands over to [`rgun::run`], [`rgun::check`] or [`rgun::reload`].
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -15,10 +15,9 @@ fn main() -> ExitCode {
         }
     };
     match cli::parse(std::env::args_os(), &environment, &directory) {
-        Ok(invocation) => match invocation.command {
-            Command::Serve => rgun::run::serve(&invocation),
-            Command::Check => rgun::check::check(&invocation),
-        },
+        Ok(Command::Serve(invocation)) => rgun::run::serve(&invocation),
+        Ok(Command::Check(invocation)) => rgun::check::check(&invocation),
+        Ok(Command::Reload { socket }) => rgun::reload::ask(socket),
         Err(failure) if failure.stdout => {
             // A closed pipe (`rgun --help | head -1`) is the reader's choice.
             let printed = std::io::stdout().write_all(failure.text.as_bytes());

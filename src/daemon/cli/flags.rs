@@ -19,6 +19,7 @@ Examples:
   rgun mysite.asgi:app -b :8000 -w 4         \"app\", four workers, all addresses
   rgun 'mysite:make()' --chdir /srv/mysite   what make() returns
   rgun check                                 is /etc/rgun/rgun.toml sound?
+  rgun reload                                new code, without losing a request
 
 Settings:
   The command line wins over the environment (RGUN_<SECTION>_<KEY>, and
@@ -32,16 +33,18 @@ Gunicorn:
   with the remedy.
 
 Exit status:
+  1   it failed; of reload: the new code does not serve, the old goes on
   64  the command line is wrong
+  69  of reload: no daemon answers
   78  the configuration is wrong
-  No restart mends either: a unit has RestartPreventExitStatus=64 78.";
+  No restart mends 64 and 78: a unit has RestartPreventExitStatus=64 78.";
 
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "rgun",
     bin_name = "rgun",
-    override_usage = "rgun [OPTIONS] [APP]\n       rgun check [OPTIONS] [APP]",
+    override_usage = "rgun [OPTIONS] [APP]\n       rgun check [OPTIONS] [APP]\n       rgun reload [--socket PATH]",
     version,
     about = "Serves a Python application: WSGI and ASGI, one daemon, systemd as its user interface.",
     after_help = AFTER_HELP,
@@ -67,6 +70,12 @@ pub(super) enum Subcommand {
     /// Say whether configuration and application are sound, and why not; serve nothing.
     #[command(override_usage = "rgun check [OPTIONS] [APP]")]
     Check(Box<Flags>),
+    /// Have the daemon that runs take new code and configuration; say how it went.
+    Reload {
+        /// The daemon's control socket [default: control in $RUNTIME_DIRECTORY, or in /run/rgun].
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
 }
 
 /// The flags, as typed.
@@ -112,7 +121,8 @@ pub(super) struct Flags {
     #[arg(short, long, value_name = "ADDRESS", help_heading = "Listening")]
     bind: Vec<String>,
 
-    /// Worker processes: a number, or auto for two per core and one more [default: auto].
+    /// Worker processes: a number, 1-9 for as many as the load takes, or auto for two per core and one more
+    /// [default: auto].
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, help_heading = "Workers")]
     workers: Option<String>,
 
@@ -120,11 +130,23 @@ pub(super) struct Flags {
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Workers")]
     threads: Option<String>,
 
+    /// Import the application once and fork the workers, which share that memory.
+    #[arg(long, help_heading = "Workers")]
+    preload: bool,
+
+    /// Replace a worker after this many requests; 0 for never [default: 0].
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Workers")]
+    max_requests: Option<String>,
+
+    /// Add a random number up to this one, so that workers are not replaced all at a time [default: 0].
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Workers")]
+    max_requests_jitter: Option<String>,
+
     /// The longest the application may take for a request: 120 (seconds), 500ms, 2m; 0 for no limit [default: 30].
     #[arg(short, long, value_name = "TIME", allow_negative_numbers = true, help_heading = "Timeouts")]
     timeout: Option<String>,
 
-    /// How long running requests may go on when rgun stops [default: 30].
+    /// How long running requests may go on when rgun stops or reloads [default: 30].
     #[arg(long, value_name = "TIME", allow_negative_numbers = true, help_heading = "Timeouts")]
     graceful_timeout: Option<String>,
 
@@ -198,6 +220,9 @@ impl Flags {
         set(name::BIND, "--bind", list(&self.bind));
         set(name::COUNT, "--workers", text(&self.workers));
         set(name::THREADS, "--threads", text(&self.threads));
+        set(name::PRELOAD, "--preload", self.preload.then_some(Value::Boolean(true)));
+        set(name::MAX_REQUESTS, "--max-requests", text(&self.max_requests));
+        set(name::MAX_REQUESTS_JITTER, "--max-requests-jitter", text(&self.max_requests_jitter));
         set(name::REQUEST, "--timeout", self.timeout.as_deref().map(|time| seconds(time, "off")));
         set(
             name::DRAIN,
@@ -212,12 +237,14 @@ impl Flags {
         set(name::ACCESS, "--access-logfile", self.access(refusals).map(Value::Boolean));
         let (flag, interface) = self.interface(refusals);
         set(name::INTERFACE, flag, interface);
-        if self.app.as_deref() == Some("check") {
+        if let Some(command @ ("check" | "reload")) = self.app.as_deref() {
             // Clap takes a command after flags for the application, and would serve a module of that name.
             refusals.push(refusal(
                 "APP",
-                "the command \"check\" stands first",
-                "write rgun check and then the flags; for a module of that name write check:application",
+                &format!("the command \"{command}\" stands first"),
+                &format!(
+                    "write rgun {command} and then its flags; for a module of that name write {command}:application"
+                ),
             ));
         }
         Given { layer, config: self.config(refusals), check: self.check_config }

@@ -2,7 +2,7 @@
 //!
 //! Harmless to lose (something else does it, or nobody needs it here): accepted, with a warning that says what
 //! does it now. Missed by whoever wrote it (`--user`, TLS, trust in a proxy): refused, with the line to write
-//! instead. A value that asks for what happens anyway (`--max-requests 0`) passes in silence.
+//! instead. A value that asks for what happens anyway (`--proxy-protocol off`) passes in silence.
 //!
 //! The list is that of gunicorn 27's `config.py`, less what `flags` has; settings without a flag are absent.
 
@@ -74,10 +74,13 @@ const STATSD: Verdict = Later("leave it out");
 const HTTP2: Verdict = Later("leave it out; a proxy before rgun can speak HTTP/2 to clients");
 const LOG_CONFIG: Verdict =
     Later("leave it out; the application configures its own logging, which goes to the journal");
-const RELOAD: Verdict = Later("leave it out; systemctl restart rgun takes new code");
-const RECYCLE: Verdict = Later("leave it out");
+const RELOAD: Verdict = Later(
+    "leave it out: rgun does not watch files. systemctl reload rgun, or SIGHUP in the foreground, takes new code \
+     without losing a request",
+);
 const SYSLOG: Verdict = Ignored("journald forwards to syslog (ForwardToSyslog= in journald.conf)");
-const CONTROL: Verdict = Ignored("systemctl and journalctl are rgun's controls");
+const CONTROL: Verdict =
+    Ignored("rgun's control socket is in RuntimeDirectory= of the unit, for its own user and root alone");
 const DIRTY: Verdict =
     Refused("rgun has no pool for long tasks", "run them in a task queue, e.g. Celery, as a unit of its own");
 const PASTE: Verdict = Refused(
@@ -154,9 +157,6 @@ const FOREIGN: &[Foreign] = &[
     flag("permit-unconventional-http-version", Nothing, LENIENT),
     flag("casefold-http-method", Nothing, LENIENT),
     // What this version does not have.
-    flag("preload", Nothing, Later("leave it out; each worker imports the application itself")),
-    flag("max-requests", Value, RECYCLE).fine(&["0"]),
-    flag("max-requests-jitter", Value, RECYCLE).fine(&["0"]),
     flag("reload", Nothing, RELOAD),
     flag("reload-engine", Value, RELOAD),
     flag("reload-extra-file", Value, RELOAD),
@@ -195,7 +195,10 @@ const FOREIGN: &[Foreign] = &[
 
 /// The command, and its subcommands, with all of these flags, hidden from the help.
 pub(super) fn add(command: Command) -> Command {
-    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    // `reload` takes none of gunicorn's: what a daemon does was said when it was started.
+    let serves = |sub: &&Command| sub.get_name() != "reload";
+    let names: Vec<String> =
+        command.get_subcommands().filter(serves).map(|sub| sub.get_name().to_owned()).collect();
     let command = names
         .into_iter()
         .fold(command, |command, name| command.mut_subcommand(name, |sub| sub.args(FOREIGN.iter().map(arg))));

@@ -1,8 +1,9 @@
-//! What the user typed: `rgun [APP] [gunicorn's flags]`, `rgun check [the same]`.
+//! What the user typed: `rgun [APP] [gunicorn's flags]`, `rgun check [the same]`, `rgun reload`.
 //!
-//! Turns arguments, variables and the current directory into an [`Invocation`] or a [`Failure`]; `main` calls
-//! it once and does the printing and exiting. Nothing is printed, and no process state is read here, so every
-//! case is a table row in the tests.
+//! Turns arguments, variables and the current directory into a [`Command`] or a [`Failure`]; `main` calls it once
+//! and does the printing and exiting. Nothing is printed, and no process state is read here, so every case is a
+//! table row in the tests. What a start was told is kept: a reload reads the same sources anew
+//! ([`Invocation::reread`]).
 //!
 //! `flags` has the flags rgun acts on, `gunicorn` those of gunicorn's that something else does now, or nothing
 //! does; a flag of gunicorn is never silently dropped.
@@ -18,27 +19,68 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
-use crate::config::{self, Config, ConfigError, ConfigErrors, DEFAULT_FILE, Environment};
+use crate::config::{self, Config, ConfigError, ConfigErrors, DEFAULT_FILE, Environment, Layer, Loaded};
 use flags::{Cli, Given, Subcommand};
 
-/// What is to be done, and the configuration it is done with.
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Serve the application until told to stop.
+    Serve(Box<Invocation>),
+    /// Say whether configuration and application are sound.
+    Check(Box<Invocation>),
+    /// Ask a daemon that runs to reload. It reads the configuration; who asks may not even be allowed to.
+    Reload {
+        /// Its control socket, absolute; `None` for where the packaged unit has it.
+        socket: Option<PathBuf>,
+    },
+}
+
+/// The configuration of a start or a check, and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
-    /// Serve, or only look.
-    pub command: Command,
     /// Checked.
     pub config: Config,
     /// For the log, one sentence each: flags that have no effect here and what does it now.
     pub warnings: Vec<String>,
+    /// To read it all again.
+    sources: Sources,
 }
 
-/// What is to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Command {
-    /// Serve the application until told to stop.
-    Serve,
-    /// Say whether configuration and application are sound.
-    Check,
+/// What the configuration was read from. Nothing in it is looked up in the process again: its current directory and
+/// its environment are what they were at the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Sources {
+    flags: Layer,
+    environment: Environment,
+    file: Option<PathBuf>,
+    cwd: PathBuf,
+}
+
+impl Invocation {
+    /// Reads the configuration again from where it was read at the start: the same command line, the same variables,
+    /// the same file with what it says by now.
+    ///
+    /// # Errors
+    /// Everything that is wrong by now, at once.
+    pub fn reread(&self) -> Result<Self, ConfigErrors> {
+        let mut again = self.sources.read()?;
+        if again.config.listen != self.config.listen {
+            again.warnings.push(format!(
+                "{} is changed, which takes a restart: a reload leaves the sockets as they are",
+                config::name::BIND
+            ));
+        }
+        Ok(again)
+    }
+}
+
+impl Sources {
+    fn read(&self) -> Result<Invocation, ConfigErrors> {
+        let Self { flags, environment, file, cwd } = self;
+        let Loaded { config, warnings } = config::load(flags.clone(), environment, file.as_deref(), cwd)?;
+        Ok(Invocation { config, warnings, sources: self.clone() })
+    }
 }
 
 /// Nothing is to be done but print this and exit.
@@ -75,7 +117,7 @@ pub fn parse<A>(
     args: impl IntoIterator<Item = A>,
     environment: &Environment,
     cwd: &Path,
-) -> Result<Invocation, Failure>
+) -> Result<Command, Failure>
 where
     A: Into<OsString> + Clone,
 {
@@ -87,14 +129,17 @@ fn parse_with<A>(
     environment: &Environment,
     cwd: &Path,
     default_file: &Path,
-) -> Result<Invocation, Failure>
+) -> Result<Command, Failure>
 where
     A: Into<OsString> + Clone,
 {
     let (cli, matches) = typed(args).map_err(|error| explained(&error))?;
-    let (subcommand, flags, matches) = match (&cli.command, matches.subcommand()) {
-        (Some(Subcommand::Check(flags)), Some((_, matches))) => (Command::Check, flags.as_ref(), matches),
-        _ => (Command::Serve, &cli.flags, &matches),
+    let (is_check, flags, matches) = match (&cli.command, matches.subcommand()) {
+        (Some(Subcommand::Reload { socket }), _) => {
+            return Ok(Command::Reload { socket: socket.as_ref().map(|path| cwd.join(path)) });
+        }
+        (Some(Subcommand::Check(flags)), Some((_, matches))) => (true, flags.as_ref(), matches),
+        _ => (false, &cli.flags, &matches),
     };
     let mut warnings = Vec::new();
     let mut refusals = Vec::new();
@@ -117,13 +162,14 @@ where
         None if environment.value("RGUN_APP_TARGET").is_some() => None,
         None => return Err(nothing_to_serve(default_file)),
     };
-    let loaded = config::load(layer, environment, file.as_deref(), cwd).map_err(|errors| {
+    let sources = Sources { flags: layer, environment: environment.clone(), file, cwd: cwd.to_owned() };
+    let mut invocation = Box::new(sources.read().map_err(|errors| {
         let status = if errors.0.iter().all(typed_by_user) { USAGE } else { CONFIG };
         failure(&errors, status)
-    })?;
-    warnings.extend(loaded.warnings);
-    let command = if check { Command::Check } else { subcommand };
-    Ok(Invocation { command, config: loaded.config, warnings })
+    })?);
+    warnings.append(&mut invocation.warnings);
+    invocation.warnings = warnings;
+    Ok(if is_check || check { Command::Check(invocation) } else { Command::Serve(invocation) })
 }
 
 fn typed<A: Into<OsString> + Clone>(

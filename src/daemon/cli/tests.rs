@@ -1,5 +1,6 @@
 //! Command lines, as typed, and what becomes of them.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::*;
@@ -18,10 +19,27 @@ impl Shell {
         Self { place }
     }
 
-    fn run_with(&self, variables: &[(&str, &str)], args: &[&str]) -> Result<Invocation, Failure> {
+    fn command(&self, variables: &[(&str, &str)], args: &[&str]) -> Result<Command, Failure> {
         let environment = variables.iter().copied().collect();
         let args = std::iter::once("rgun").chain(args.iter().copied());
         parse_with(args, &environment, self.place.path(), &self.place.join("etc/rgun.toml"))
+    }
+
+    fn run_with(&self, variables: &[(&str, &str)], args: &[&str]) -> Result<Invocation, Failure> {
+        match self.command(variables, args)? {
+            Command::Serve(invocation) | Command::Check(invocation) => Ok(*invocation),
+            Command::Reload { .. } => panic!("{args:?} is a reload"),
+        }
+    }
+
+    /// The command that a sound line is.
+    fn kind(&self, line: &str) -> &'static str {
+        match self.command(&[], &line.split_whitespace().collect::<Vec<_>>()) {
+            Ok(Command::Serve(_)) => "serve",
+            Ok(Command::Check(_)) => "check",
+            Ok(Command::Reload { .. }) => "reload",
+            Err(failure) => panic!("{line}: {failure}"),
+        }
     }
 
     fn run(&self, line: &str) -> Result<Invocation, Failure> {
@@ -54,8 +72,8 @@ const SITE: &str = "[app]\ntarget = \"fromfile\"\ndirectory = \"{here}\"\n";
 #[test]
 fn an_application_is_all_it_takes() {
     let shell = Shell::new();
-    let Invocation { command, config, .. } = shell.sound("mysite.wsgi");
-    assert_eq!(command, Command::Serve);
+    let Invocation { config, .. } = shell.sound("mysite.wsgi");
+    assert_eq!(shell.kind("mysite.wsgi"), "serve");
     assert_eq!(config.app.target.to_string(), "mysite.wsgi:application");
     assert_eq!(config.app.directory, shell.place.path());
     assert_eq!(config.app.python.path, shell.place.join(".venv/bin/python"));
@@ -72,7 +90,8 @@ fn gunicorns_command_line_works_as_it_is() {
             "mysite.wsgi --bind 127.0.0.1:8001 --workers 9 --threads 3 --timeout 120 --graceful-timeout 20 \
              --keep-alive 5 --chdir app --env K=V --env L=a=b --pythonpath lib,/opt/lib --python py/bin/python \
              --interface wsgi --root-path /shop --log-level warning --access-logfile - \
-             --limit-request-line 4094 --limit-request-fields 50",
+             --limit-request-line 4094 --limit-request-fields 50 --preload --max-requests 1000 \
+             --max-requests-jitter 50",
         )
         .config;
     let app = shell.place.join("app");
@@ -92,6 +111,9 @@ fn gunicorns_command_line_works_as_it_is() {
     assert_eq!((config.log.level, config.log.access), (Level::Warn, true));
     let limits = config.limits;
     assert_eq!((limits.request_line, limits.headers), (4094, 50));
+    let workers = config.workers;
+    assert!(workers.preload);
+    assert_eq!((workers.max_requests, workers.max_requests_jitter), (NonZeroU64::new(1000), 50));
 }
 
 #[test]
@@ -113,7 +135,7 @@ fn short_forms_and_equals_signs_mean_the_same() {
         "a.b --bind=:80 --bind=[::1]:80 -w=2 --timeout=60 --worker-class=gthread --env=A=1 --env=B=2",
         "-w 7 -b :80 -b [::1]:80 -w 2 -t 60s -k sync --interface wsgi -e A=1 -e B=2 -- a.b",
     ] {
-        assert_eq!(shell.sound(line), long, "{line}");
+        assert_eq!(shell.sound(line).config, long.config, "{line}");
     }
     assert_eq!(long.config.listen.bind.len(), 2);
     assert_eq!(long.config.app.env.len(), 2);
@@ -229,7 +251,6 @@ fn values_that_ask_for_what_happens_anyway_pass_in_silence() {
     for flag in [
         "--log-file -",
         "--error-logfile=-",
-        "--max-requests 0 --max-requests-jitter 0",
         "--http-protocols h1",
         "--proxy-protocol off",
         "--proxy-protocol=off",
@@ -270,9 +291,6 @@ fn flags_whose_loss_would_hurt_are_refused_with_the_line_to_write() {
 fn flags_this_version_does_not_have_say_so() {
     let shell = Shell::new();
     for flag in [
-        "--preload",
-        "--max-requests 1000",
-        "--max-requests-jitter 50",
         "--reload",
         "--print-config",
         "--access-logformat %s",
@@ -287,7 +305,8 @@ fn flags_this_version_does_not_have_say_so() {
         let text = shell.refused(&format!("a {flag}"));
         assert!(text.contains("is not in this version of rgun yet"), "{flag}: {text}");
     }
-    let text = shell.refused("a --preload --daemon -k gevent --access-logfile x");
+    assert!(shell.refused("a --reload").contains("systemctl reload rgun"));
+    let text = shell.refused("a --reload --daemon -k gevent --access-logfile x");
     assert_eq!(text.lines().filter(|line| line.starts_with("--")).count(), 4, "{text}");
 }
 
@@ -312,6 +331,15 @@ fn wrong_values_of_flags_are_usage_errors_that_name_the_flag() {
         ("a -w -1", "--workers: workers.count = \"-1\": is negative"),
         ("a -w many", "--workers: workers.count = \"many\": is not a whole number"),
         ("a -w +2", "--workers: workers.count = \"+2\": is not a whole number"),
+        ("a -w 9-1", "--workers: workers.count = \"9-1\": its min, 9, is more than its max, 1"),
+        ("a -w 0-3", "--workers: workers.count = \"0-3\": its min, \"0\", is out of bounds"),
+        ("a -w 1-", "--workers: workers.count = \"1-\": is not a whole number"),
+        ("a --max-requests -1", "--max-requests: workers.max_requests = \"-1\": is negative"),
+        ("a --max-requests many", "--max-requests: workers.max_requests = \"many\": is not a whole number"),
+        (
+            "a --max-requests-jitter 50",
+            "--max-requests-jitter: workers.max_requests_jitter = \"50\": is added to workers.max_requests, which is not set",
+        ),
         ("a --threads 0", "--threads: workers.threads = \"0\": is out of bounds"),
         ("a --bind localhost", "--bind: listen.bind = [\"localhost\"]: \"localhost\" has no port"),
         ("a --chdir missing", "--chdir: app.directory = \"missing\": does not exist"),
@@ -324,6 +352,26 @@ fn wrong_values_of_flags_are_usage_errors_that_name_the_flag() {
         assert!(shell.refused(line).starts_with(text), "{line}: {}", shell.refused(line));
     }
     assert_eq!(shell.sound("a -w auto").config.workers.count, Count::Auto);
+    let (min, max) = shell.sound("a -w 1-9").config.workers.count.bounds(1);
+    assert_eq!((min.get(), max.get()), (1, 9));
+}
+
+#[test]
+fn requests_of_a_worker_are_without_limit_at_zero_as_in_gunicorn() {
+    let shell = Shell::new();
+    for line in
+        ["a", "a --max-requests 0", "a --max-requests 0 --max-requests-jitter 0", "a --max-requests off"]
+    {
+        let workers = shell.sound(line).config.workers;
+        assert_eq!((workers.max_requests, workers.max_requests_jitter), (None, 0), "{line}");
+    }
+    shell.default_file(&format!("{SITE}[workers]\nmax_requests = 1000\npreload = true\n"));
+    let workers = shell.sound("--max-requests 0").config.workers;
+    assert_eq!((workers.max_requests, workers.preload), (None, true));
+    let off = shell.run_with(&[("RGUN_WORKERS_PRELOAD", "no")], &["--max-requests-jitter", "7"]).unwrap();
+    let workers = off.config.workers;
+    assert_eq!(workers.max_requests, NonZeroU64::new(1000));
+    assert_eq!((workers.max_requests_jitter, workers.preload), (7, false));
 }
 
 #[test]
@@ -407,14 +455,120 @@ fn check_takes_the_same_flags() {
     let shell = Shell::new();
     for line in ["check a -w 3 --chdir .", "a -w 3 --chdir . --check-config"] {
         let invocation = shell.sound(line);
-        assert_eq!(invocation.command, Command::Check, "{line}");
+        assert_eq!(shell.kind(line), "check", "{line}");
         assert_eq!(invocation.config.workers.count.resolve(1).get(), 3);
     }
     assert!(shell.refused("check a --daemon").contains("--daemon: rgun does not put itself"));
     assert_eq!(shell.run("check a --backlog 5").unwrap().warnings.len(), 1);
     assert!(shell.refused("--workers 2 check").contains("\"check\" stands first"));
     assert!(shell.refused("check check").contains("\"check\" stands first"));
-    assert_eq!(shell.sound("check:application").command, Command::Serve, "a module may be called check");
+    assert_eq!(shell.kind("check:application"), "serve", "a module may be called check");
+}
+
+#[test]
+fn a_reload_asks_the_daemon_and_reads_nothing_itself() {
+    let shell = Shell { place: Place::new() };
+    shell.default_file("this is not TOML");
+    let reload = |args: &[&str]| shell.command(&[("RGUN_WORKERS_COUNT", "nonsense")], args);
+    assert_eq!(reload(&["reload"]), Ok(Command::Reload { socket: None }));
+    for (typed, socket) in
+        [("ctl", shell.place.join("ctl")), ("/run/shop/control", "/run/shop/control".into())]
+    {
+        let expected = Ok(Command::Reload { socket: Some(socket) });
+        assert_eq!(reload(&["reload", "--socket", typed]), expected);
+        assert_eq!(reload(&["reload", &format!("--socket={typed}")]), expected);
+    }
+}
+
+#[test]
+fn a_reload_takes_nothing_that_a_start_takes() {
+    let shell = Shell::new();
+    for (line, what) in [
+        ("reload mysite.wsgi", "'mysite.wsgi'"),
+        ("reload --workers 3", "'--workers'"),
+        ("reload --preload", "'--preload'"),
+        ("reload --daemon", "'--daemon'"),
+        ("reload --socket", "a value is required"),
+        ("a --socket /run/x", "'--socket'"),
+        ("--workers 2 reload", "the command \"reload\" stands first"),
+    ] {
+        let text = shell.refused(line);
+        assert!(text.contains(what), "{line}: {text}");
+    }
+    assert_eq!(shell.kind("reload:application"), "serve", "a module may be called reload");
+}
+
+#[test]
+fn a_reread_takes_the_same_command_line_and_what_the_file_says_by_now() {
+    let shell = Shell::new();
+    shell.place.python("app/py/bin/python");
+    shell.default_file(&format!("{SITE}[workers]\ncount = 2\nthreads = 2\n[timeouts]\nrequest = \"5s\"\n"));
+    let start = shell
+        .run_with(
+            &[("RGUN_WORKERS_THREADS", "4")],
+            &["--workers", "3", "--chdir", "app", "--python", "py/bin/python"],
+        )
+        .unwrap();
+    assert_eq!(start.reread().unwrap(), start, "nothing has changed");
+
+    shell.default_file(&format!("{SITE}[workers]\ncount = 7\nthreads = 7\n[timeouts]\nrequest = \"9s\"\n"));
+    let again = start.reread().unwrap();
+    assert_eq!(again.config.workers.count, start.config.workers.count, "the command line wins as before");
+    assert_eq!(again.config.workers.threads.get(), 4, "so does the environment");
+    assert_eq!(again.config.timeouts.request, Some(Duration::from_secs(9)));
+    assert_eq!(again.config.app.directory, shell.place.join("app"));
+    assert_eq!(again.config.app.python.path, shell.place.join("app/py/bin/python"));
+    assert_eq!(again.warnings, [""; 0]);
+
+    shell.default_file(&format!("{SITE}[workers]\nthreads = 1\n"));
+    let thrice = again.reread().unwrap();
+    assert_eq!(thrice.config.timeouts.request, Some(Duration::from_secs(30)), "a reread can be reread");
+}
+
+#[test]
+fn a_reread_tells_all_that_is_wrong_by_now_and_leaves_what_was_read() {
+    let shell = Shell::new();
+    shell.default_file(SITE);
+    let start = shell.sound("--chdir .");
+    shell.default_file("[app]\ntarget = \"my-site\"\n[workers]\ncount = 0\n[timeouts]\nrequest = 30\n");
+    let told = start.reread().unwrap_err().to_string();
+    let told = told.replace(&shell.place.path().display().to_string(), "@");
+    assert_eq!(
+        told.lines().filter(|line| !line.starts_with(' ')).collect::<Vec<_>>(),
+        [
+            "@/etc/rgun.toml:2: app.target = \"my-site\": \"my-site\" cannot be a module's name",
+            "@/etc/rgun.toml:4: workers.count = 0: is out of bounds: the least is 1, the most 65535",
+            "@/etc/rgun.toml:6: timeouts.request = 30: has no unit",
+        ]
+    );
+    std::fs::remove_file(shell.place.join("etc/rgun.toml")).unwrap();
+    let told = start.reread().unwrap_err().to_string();
+    assert!(told.contains("etc/rgun.toml: cannot be read: No such file"), "{told}");
+    shell.default_file(SITE);
+    assert_eq!(start.reread().unwrap(), start, "a mended file heals it");
+}
+
+#[test]
+fn a_reread_finds_a_new_interpreter_and_misses_one_that_is_gone() {
+    let shell = Shell::new();
+    let start = shell.sound("a");
+    std::fs::remove_dir_all(shell.place.join(".venv")).unwrap();
+    assert!(start.reread().unwrap_err().to_string().starts_with("rgun: app.python: no interpreter found: "));
+    let python = shell.place.python("venv/bin/python");
+    assert_eq!(start.reread().unwrap().config.app.python.path, python);
+}
+
+#[test]
+fn a_reread_warns_that_new_sockets_take_a_restart() {
+    let shell = Shell::new();
+    shell.default_file(&format!("{SITE}[listen]\nbind = \":8001\"\n"));
+    let start = shell.sound("");
+    shell.default_file(&format!("{SITE}[listen]\nbind = \":8002\"\n"));
+    let warnings = start.reread().unwrap().warnings;
+    assert_eq!(
+        warnings,
+        ["listen.bind is changed, which takes a restart: a reload leaves the sockets as they are"]
+    );
 }
 
 #[test]
@@ -433,7 +587,7 @@ fn a_virtual_environment_that_is_gone_is_warned_about() {
 #[test]
 fn help_and_version_go_to_stdout_and_succeed() {
     let shell = Shell::new();
-    for line in ["--help", "-h", "check --help", "--version", "-v", "-V"] {
+    for line in ["--help", "-h", "check --help", "reload --help", "--version", "-v", "-V"] {
         let failure = shell.run(line).unwrap_err();
         assert_eq!((failure.status, failure.stdout), (0, true), "{line}");
         assert!(failure.text.ends_with('\n'), "{line}");
@@ -444,14 +598,19 @@ fn help_and_version_go_to_stdout_and_succeed() {
         "--bind",
         "--workers",
         "check",
+        "reload",
+        "--preload",
+        "--max-requests",
         "Examples:",
         "/etc/rgun/rgun.toml",
         "RGUN_<SECTION>_<KEY>",
         "64",
+        "69",
         "78",
     ] {
         assert!(help.contains(word), "{word}\n{help}");
     }
+    assert!(!help.contains("--reload"), "what rgun does not do is not advertised\n{help}");
     assert!(!help.contains("--daemon"), "what rgun does not do is not advertised\n{help}");
 }
 

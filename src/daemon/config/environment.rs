@@ -60,6 +60,13 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
                         .to_owned(),
                 ),
             }),
+            Some(&name::PATH_RULES) => errors.push(ConfigError {
+                origin: variable.to_owned(),
+                key: name::PATH_RULES.to_owned(),
+                value: None,
+                reason: "cannot be set by a variable".to_owned(),
+                hint: Some("write [[timeouts.path]] in the file, once for each pattern".to_owned()),
+            }),
             Some(key) => insert(&mut layer, key, variable, value, errors),
             None => errors.extend(unknown(variable)),
         }
@@ -104,7 +111,7 @@ fn unknown(variable: &str) -> Option<ConfigError> {
     } else {
         let hint = match keys::lookup(section?, &key?.to_lowercase()) {
             keys::Lookup::Unknown(hint) => hint,
-            keys::Lookup::Known(_) | keys::Lookup::Planned => None,
+            keys::Lookup::Known(_) => None,
         };
         ("is not a variable of rgun", hint)
     };
@@ -130,7 +137,7 @@ mod tests {
 
     #[test]
     fn every_key_has_its_variable() {
-        for key in keys::KEYS.iter().filter(|key| **key != name::ENV) {
+        for key in keys::KEYS.iter().filter(|key| !matches!(**key, name::ENV | name::PATH_RULES)) {
             let variable = keys::variable(key);
             let (layer, errors) = layer(&[(&variable, "x")]);
             assert_eq!(errors, [], "{variable}");
@@ -156,8 +163,10 @@ mod tests {
             ("RGUN_WORKER_COUNT", "is not a variable", Some("did you mean RGUN_WORKERS_COUNT?")),
             ("RGUN_TIMEOUT_REQUEST", "is not a variable", Some("did you mean RGUN_TIMEOUTS_REQUEST?")),
             ("RGUN_LISTEN_ADDRESS", "is not a variable", Some("that is \"bind\" in [listen]")),
-            ("RGUN_LOG_COLOUR", "is not a variable", Some("the keys of [log] are level, access")),
-            ("RGUN_WORKERS_PRELOAD", "does not have yet", Some("unset it")),
+            ("RGUN_LOG_COLOUR", "is not a variable", Some("the keys of [log] are level, access, slow")),
+            ("RGUN_WORKERS_PRELAOD", "is not a variable", Some("did you mean RGUN_WORKERS_PRELOAD?")),
+            ("RGUN_HOOKS_PRE_FORK", "is not a variable", Some("ExecStartPre=")),
+            ("RGUN_TIMEOUTS_PATH", "cannot be set", Some("[[timeouts.path]]")),
             ("RGUN_TLS_CERT", "does not have yet", Some("unset it")),
             ("RGUN_APP_ENV", "cannot be set", Some("Environment=")),
         ] {

@@ -1,16 +1,16 @@
 //! The TOML file: text to [`Layer`].
 //!
-//! The shape is plain: sections of keys, no nesting but the values' own. It is read through the parser's own
-//! document type and not through serde's derive, because derive stops at the first thing it does not like, and
-//! an operator wants all of them, with their lines.
+//! The shape is plain: sections of keys, no nesting but the values' own; `[[timeouts.path]]` is a value too, whose
+//! keys keep their lines. It is read through the parser's own document type and not through serde's derive, because
+//! derive stops at the first thing it does not like, and an operator wants all of them, with their lines.
 
 use std::path::Path;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
-use super::keys::{self, Lookup};
-use super::value::{Setting, Source};
+use super::keys::{self, Lookup, name};
+use super::value::{Entry, Setting, Source};
 use super::{ConfigError, Layer, Value};
 
 /// Reads the file at `path`; `None` when it cannot be read or is not TOML. What is wrong goes to `errors`.
@@ -100,20 +100,42 @@ impl Reader<'_> {
         let full = format!("{section}.{}", key.get_ref());
         match keys::lookup(section, key.get_ref()) {
             Lookup::Known(known) => {
-                let setting = Setting {
-                    value: value(content.get_ref()),
-                    origin: self.origin(at),
-                    source: Source::File,
+                let value = match content.get_ref() {
+                    DeValue::Array(items) if known == name::PATH_RULES => self.tables(items),
+                    content => value(content),
                 };
+                let setting = self.setting(at, value);
                 self.layer.insert(known, setting);
             }
-            Lookup::Planned => self.planned(at, full),
             Lookup::Unknown(hint) => {
                 // A table may be a misspelt `env`, with passwords in it.
                 let value = (!content.get_ref().is_table()).then(|| value(content.get_ref()).to_string());
                 self.error(at, full, value, "is not a key", hint);
             }
         }
+    }
+
+    /// An array of tables with the place of each key; any other array as the value it is.
+    fn tables(&self, items: &DeArray<'_>) -> Value {
+        let entries: Option<Vec<Entry>> = items
+            .iter()
+            .map(|item| {
+                let DeValue::Table(table) = item.get_ref() else { return None };
+                let keys = table.iter().map(|(key, content)| {
+                    let setting = self.setting(key.span().start, value(content.get_ref()));
+                    (key.get_ref().to_string(), setting)
+                });
+                Some(Entry { origin: self.origin(item.span().start), keys: keys.collect() })
+            })
+            .collect();
+        match entries {
+            Some(entries) if !entries.is_empty() => Value::Tables(entries),
+            _ => Value::List(items.iter().map(|item| value(item.get_ref())).collect()),
+        }
+    }
+
+    fn setting(&self, at: usize, value: Value) -> Setting {
+        Setting { value, origin: self.origin(at), source: Source::File }
     }
 
     fn planned(&mut self, at: usize, key: String) {
@@ -202,15 +224,43 @@ mod tests {
     #[test]
     fn all_unknown_names_are_told_with_line_and_nearest_name() {
         let (_, errors) = parsed(
-            "target = \"a\"\n[app]\ntagret = \"b\"\n[workers]\nthreads = 2\npreload = true\n[worker]\ncount = 2\n[tls]\n",
+            "target = \"a\"\n[app]\ntagret = \"b\"\n[workers]\nthreads = 2\npreloda = true\n[worker]\ncount = 2\n[tls]\n",
         );
         assert_eq!(
             errors,
             "/etc/rgun/rgun.toml:1: target = \"a\": stands outside of any section\n    hint: \"target\" is a key of [app]\n\
              /etc/rgun/rgun.toml:3: app.tagret = \"b\": is not a key\n    hint: did you mean \"target\"?\n\
-             /etc/rgun/rgun.toml:6: workers.preload: is not in this version of rgun yet\n    hint: remove it: it would have no effect\n\
+             /etc/rgun/rgun.toml:6: workers.preloda = true: is not a key\n    hint: did you mean \"preload\"?\n\
              /etc/rgun/rgun.toml:7: [worker]: is not a section\n    hint: did you mean [workers]?\n\
              /etc/rgun/rgun.toml:9: [tls]: is not in this version of rgun yet\n    hint: remove it: it would have no effect"
+        );
+    }
+
+    #[test]
+    fn an_array_of_tables_keeps_the_line_of_each_key() {
+        let (layer, errors) = parsed(
+            "[timeouts]\nrequest = \"30s\"\n\n[[timeouts.path]]\nmatch = \"/a\"\n\nconcurrency = 2\n\n\
+             [[timeouts.path]]\nmatch = \"/b\"\n[limits]\nqueue = 5\n",
+        );
+        assert_eq!(errors, "");
+        let layer = layer.unwrap();
+        assert_eq!(layer[name::QUEUE].origin, "/etc/rgun/rgun.toml:12");
+        let rules = &layer[name::PATH_RULES];
+        assert_eq!(rules.value.to_string(), "[{ concurrency = 2, match = \"/a\" }, { match = \"/b\" }]");
+        let Value::Tables(entries) = &rules.value else { panic!("{rules:?}") };
+        let lines = |entry: &Entry| -> Vec<String> {
+            let keys = entry.keys.iter().map(|(key, setting)| format!("{key} {}", setting.origin));
+            std::iter::once(entry.origin.clone()).chain(keys).collect()
+        };
+        assert_eq!(
+            entries.iter().flat_map(lines).collect::<Vec<_>>(),
+            [
+                "/etc/rgun/rgun.toml:4",
+                "concurrency /etc/rgun/rgun.toml:7",
+                "match /etc/rgun/rgun.toml:5",
+                "/etc/rgun/rgun.toml:9",
+                "match /etc/rgun/rgun.toml:10",
+            ]
         );
     }
 
@@ -222,12 +272,6 @@ mod tests {
 
     #[test]
     fn every_planned_name_is_refused_as_planned() {
-        for key in
-            ["preload", "max_requests", "max_requests_jitter", "max_memory", "max_lifetime", "idle_exit"]
-        {
-            let (_, errors) = parsed(&format!("[workers]\n{key} = 0\n"));
-            assert!(errors.contains("not in this version"), "{key}: {errors}");
-        }
         for section in ["tls", "proxy", "static", "admin"] {
             let (_, errors) = parsed(&format!("[{section}]\nx = 1\n"));
             assert!(errors.contains("not in this version"), "{section}: {errors}");

@@ -1,7 +1,7 @@
 //! The names of all settings: what exists, what is planned, and what somebody meant who wrote something else.
 //!
 //! File and environment look names up here and nowhere else, and a test compares `packaging/etc/rgun.toml` with
-//! [`KEYS`], so a new key cannot be forgotten in one of them. Planned keys are refused by name: accepting one
+//! [`KEYS`], so a new key cannot be forgotten in one of them. Planned sections are refused by name: accepting one
 //! without effect would be a lie.
 
 /// The keys' full names, where code refers to one.
@@ -16,6 +16,14 @@ pub(crate) mod name {
     pub(crate) const COUNT: &str = "workers.count";
     pub(crate) const THREADS: &str = "workers.threads";
     pub(crate) const CONCURRENCY: &str = "workers.concurrency";
+    pub(crate) const PRELOAD: &str = "workers.preload";
+    pub(crate) const REFORK: &str = "workers.refork";
+    pub(crate) const MAX_REQUESTS: &str = "workers.max_requests";
+    pub(crate) const MAX_REQUESTS_JITTER: &str = "workers.max_requests_jitter";
+    pub(crate) const MAX_MEMORY: &str = "workers.max_memory";
+    pub(crate) const MAX_LIFETIME: &str = "workers.max_lifetime";
+    pub(crate) const IDLE_EXIT: &str = "workers.idle_exit";
+    pub(crate) const RETRY: &str = "workers.retry";
     pub(crate) const REQUEST: &str = "timeouts.request";
     pub(crate) const QUEUE_WAIT: &str = "timeouts.queue";
     pub(crate) const HEADER_WAIT: &str = "timeouts.header";
@@ -23,15 +31,24 @@ pub(crate) mod name {
     pub(crate) const KEEPALIVE: &str = "timeouts.keepalive";
     pub(crate) const BOOT: &str = "timeouts.boot";
     pub(crate) const DRAIN: &str = "timeouts.drain";
+    /// The array of tables; its entries' keys are in `rules`.
+    pub(crate) const PATH_RULES: &str = "timeouts.path";
     pub(crate) const QUEUE: &str = "limits.queue";
     pub(crate) const BODY: &str = "limits.body";
     pub(crate) const HEADER: &str = "limits.header";
     pub(crate) const HEADERS: &str = "limits.headers";
     pub(crate) const REQUEST_LINE: &str = "limits.request_line";
     pub(crate) const CONNECTIONS: &str = "limits.connections";
+    pub(crate) const PROBE: &str = "reload.probe";
+    pub(crate) const WATCH: &str = "reload.watch";
+    pub(crate) const POST_FORK: &str = "hooks.post_fork";
+    pub(crate) const POST_WORKER_INIT: &str = "hooks.post_worker_init";
+    pub(crate) const WORKER_EXIT: &str = "hooks.worker_exit";
+    pub(crate) const CHILD_EXIT: &str = "hooks.child_exit";
     pub(crate) const BIND: &str = "listen.bind";
     pub(crate) const LEVEL: &str = "log.level";
     pub(crate) const ACCESS: &str = "log.access";
+    pub(crate) const SLOW: &str = "log.slow";
 }
 
 /// Every key of this version, sections together.
@@ -46,6 +63,14 @@ pub(crate) const KEYS: &[&str] = &[
     name::COUNT,
     name::THREADS,
     name::CONCURRENCY,
+    name::PRELOAD,
+    name::REFORK,
+    name::MAX_REQUESTS,
+    name::MAX_REQUESTS_JITTER,
+    name::MAX_MEMORY,
+    name::MAX_LIFETIME,
+    name::IDLE_EXIT,
+    name::RETRY,
     name::REQUEST,
     name::QUEUE_WAIT,
     name::HEADER_WAIT,
@@ -53,29 +78,28 @@ pub(crate) const KEYS: &[&str] = &[
     name::KEEPALIVE,
     name::BOOT,
     name::DRAIN,
+    name::PATH_RULES,
     name::QUEUE,
     name::BODY,
     name::HEADER,
     name::HEADERS,
     name::REQUEST_LINE,
     name::CONNECTIONS,
+    name::PROBE,
+    name::WATCH,
+    name::POST_FORK,
+    name::POST_WORKER_INIT,
+    name::WORKER_EXIT,
+    name::CHILD_EXIT,
     name::BIND,
     name::LEVEL,
     name::ACCESS,
+    name::SLOW,
 ];
 
 /// The sections of this version.
-pub(crate) const SECTIONS: &[&str] = &["app", "workers", "timeouts", "limits", "listen", "log"];
-
-/// Keys of the design that this version does not have.
-const PLANNED: &[&str] = &[
-    "workers.preload",
-    "workers.max_requests",
-    "workers.max_requests_jitter",
-    "workers.max_memory",
-    "workers.max_lifetime",
-    "workers.idle_exit",
-];
+pub(crate) const SECTIONS: &[&str] =
+    &["app", "workers", "timeouts", "limits", "reload", "hooks", "listen", "log"];
 
 /// Sections of the design that this version does not have.
 pub(crate) const PLANNED_SECTIONS: &[&str] = &["tls", "proxy", "static", "admin"];
@@ -97,6 +121,7 @@ const GUNICORN: &[(&str, &str)] = &[
     ("loglevel", name::LEVEL),
     ("module", name::TARGET),
     ("port", name::BIND),
+    ("preload_app", name::PRELOAD),
     ("raw_env", name::ENV),
     ("timeout", name::REQUEST),
     ("worker_class", name::INTERFACE),
@@ -105,13 +130,29 @@ const GUNICORN: &[(&str, &str)] = &[
     ("wsgi_app", name::TARGET),
 ];
 
+/// Gunicorn's server hooks that `[hooks]` does not have, and where their work is done.
+const FOREIGN_HOOKS: &[(&[&str], &str)] = &[
+    (
+        &["on_starting", "when_ready", "on_exit", "on_reload", "nworkers_changed", "pre_fork", "pre_exec"],
+        "gunicorn calls it in its arbiter, and rgun's daemon has no Python: write ExecStartPre=, ExecStartPost=, \
+         ExecReload= or ExecStopPost= in the unit",
+    ),
+    (
+        &["worker_int", "worker_abort"],
+        "worker_exit is called when a worker leaves; the stacks of one that is stuck are in the journal",
+    ),
+    (
+        &["pre_request", "post_request"],
+        "wrap the application in a middleware, or let log.access write each request",
+    ),
+    (&["ssl_context"], "TLS is not in this version of rgun yet"),
+];
+
 /// What a name in the file turns out to be.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Lookup {
     /// A key of this version.
     Known(&'static str),
-    /// A key this version does not have yet.
-    Planned,
     /// Not a key; what was probably meant.
     Unknown(Option<String>),
 }
@@ -121,9 +162,6 @@ pub(crate) fn lookup(section: &str, key: &str) -> Lookup {
     let full = format!("{section}.{key}");
     if let Some(known) = KEYS.iter().find(|known| **known == full) {
         return Lookup::Known(known);
-    }
-    if PLANNED.contains(&full.as_str()) {
-        return Lookup::Planned;
     }
     Lookup::Unknown(meant(section, key))
 }
@@ -146,10 +184,9 @@ pub(crate) fn variable(key: &str) -> String {
     format!("RGUN_{}", key.replace('.', "_").to_uppercase())
 }
 
-/// Whether a variable's name is that of a planned key or lies in a planned section.
+/// Whether a variable's name lies in a planned section.
 pub(crate) fn is_planned_variable(variable_name: &str) -> bool {
-    PLANNED.iter().any(|key| variable(key) == variable_name)
-        || PLANNED_SECTIONS.iter().any(|section| variable_name.starts_with(&(variable(section) + "_")))
+    PLANNED_SECTIONS.iter().any(|section| variable_name.starts_with(&(variable(section) + "_")))
 }
 
 /// The candidate most like `word`, if it is close enough to be a slip: two edits, one for short words.
@@ -163,6 +200,11 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
 }
 
 fn meant(section: &str, key: &str) -> Option<String> {
+    if section == "hooks"
+        && let Some((_, hint)) = FOREIGN_HOOKS.iter().find(|(names, _)| names.contains(&key))
+    {
+        return Some((*hint).to_owned());
+    }
     let keys = || KEYS.iter().filter_map(|full| full.split_once('.')).filter(|(its, _)| *its == section);
     let slip = nearest(key, keys().map(|(_, name)| name)).map(|near| format!("did you mean \"{near}\"?"));
     slip.or_else(|| in_another_section(key)).or_else(|| gunicorn(key)).or_else(|| {
@@ -213,7 +255,12 @@ mod tests {
             ("timeouts", "timeout", "that is \"request\" in [timeouts]"),
             ("workers", "bind", "\"bind\" is a key of [listen]"),
             ("app", "chdir", "that is \"directory\" in [app]"),
-            ("log", "colour", "the keys of [log] are level, access"),
+            ("log", "colour", "the keys of [log] are level, access, slow"),
+            ("limits", "max_requests", "\"max_requests\" is a key of [workers]"),
+            ("workers", "preload_app", "that is \"preload\" in [workers]"),
+            ("timeouts", "paths", "did you mean \"path\"?"),
+            ("hooks", "worker_exti", "did you mean \"worker_exit\"?"),
+            ("app", "post_fork", "\"post_fork\" is a key of [hooks]"),
         ] {
             assert_eq!(lookup(section, key), Lookup::Unknown(Some(hint.to_owned())), "{section}.{key}");
         }
@@ -225,7 +272,27 @@ mod tests {
         assert_eq!(section_hint("timeout"), "did you mean [timeouts]?");
         assert_eq!(
             section_hint("database"),
-            "the sections are [app] [workers] [timeouts] [limits] [listen] [log]"
+            "the sections are [app] [workers] [timeouts] [limits] [reload] [hooks] [listen] [log]"
         );
+    }
+
+    /// The server hooks of gunicorn 27.0.1's `config.py`, less those that only its dirty arbiters call.
+    const GUNICORN_HOOKS: &str = "on_starting on_reload when_ready pre_fork post_fork post_worker_init worker_int \
+        worker_abort pre_exec pre_request post_request child_exit worker_exit nworkers_changed on_exit ssl_context";
+
+    #[test]
+    fn every_hook_of_gunicorn_is_a_key_or_has_a_remedy() {
+        for hook in GUNICORN_HOOKS.split_whitespace() {
+            match lookup("hooks", hook) {
+                Lookup::Known(_) => {}
+                Lookup::Unknown(hint) => {
+                    let hint = hint.unwrap();
+                    assert!(
+                        !hint.contains("did you mean") && !hint.contains("the keys of"),
+                        "{hook}: {hint}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -20,9 +20,12 @@ mod file;
 mod keys;
 mod python;
 mod read;
+mod rules;
 mod target;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 pub mod units;
 mod value;
 
@@ -404,17 +407,4 @@ pub(crate) fn load(
         Some(None) => return Err(ConfigErrors(errors)),
     };
     check::check(&check::Sources { command_line, variables, file, environment, path, cwd }, errors)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn auto_is_two_workers_per_core_and_one_more() {
-        for (cores, n) in [(0, 3), (1, 3), (2, 5), (64, 129), (40_000, u16::MAX), (usize::MAX, u16::MAX)] {
-            assert_eq!(Count::Auto.resolve(cores).get(), n, "{cores} cores");
-        }
-        assert_eq!(Count::Fixed(NonZeroU16::new(9).unwrap()).resolve(64).get(), 9);
-    }
 }

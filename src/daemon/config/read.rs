@@ -2,14 +2,17 @@
 //!
 //! `check` calls them and adds key and place. What a value may be is said here and nowhere else.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::AccessFlags;
 
 use super::value::{Setting, Source};
-use super::{Bind, Complaint, Count, Interface, Level, Listen, Value, python, units};
+use super::{Bind, Complaint, Count, Interface, Level, Listen, Retry, Target, Value, python, units};
+
+/// Less than a bare interpreter with its extension takes; a worker so limited would be replaced for ever.
+const MEMORY_MIN: u64 = 16 << 20;
 
 pub(super) fn text(setting: &Setting) -> Result<&str, Complaint> {
     match &setting.value {
@@ -61,18 +64,164 @@ pub(super) fn is_auto(setting: &Setting) -> bool {
     matches!(&setting.value, Value::Text(text) if text == "auto")
 }
 
+const COUNTS: &str = "write \"auto\", a number, or { min = 1, max = 9 } (outside the file: 1-9)";
+
 pub(super) fn count(setting: &Setting) -> Result<Count, Complaint> {
     if is_auto(setting) {
         return Ok(Count::Auto);
     }
-    if matches!(setting.value, Value::Table(_)) {
-        return Err(Complaint::new("a range of workers is not in this version of rgun yet")
-            .hint("write \"auto\" or a number"));
+    match &setting.value {
+        Value::Table(entries) => return range(setting, entries),
+        Value::Text(text) => {
+            if let Some((min, max)) =
+                text.split_once('-').filter(|(min, max)| !min.is_empty() && !max.is_empty())
+            {
+                let end = |text: &str| Setting { value: Value::text(text), ..setting.clone() };
+                if setting.source != Source::File {
+                    return bounds(&end(min), &end(max));
+                }
+                if let (Ok(min), Ok(max)) = (min.trim().parse::<u16>(), max.trim().parse::<u16>()) {
+                    return Err(Complaint::new("must be a table, not a string")
+                        .hint(format!("write {{ min = {min}, max = {max} }}")));
+                }
+            }
+        }
+        _ => {}
     }
     whole(setting, 1, u16::MAX.into()).map(|n| Count::Fixed(non_zero_u16(n))).map_err(|complaint| Complaint {
-        hint: complaint.hint.or_else(|| Some("write \"auto\" or a number".to_owned())),
+        hint: complaint.hint.or_else(|| Some(COUNTS.to_owned())),
         ..complaint
     })
+}
+
+fn range(setting: &Setting, entries: &[(String, Value)]) -> Result<Count, Complaint> {
+    if let Some((name, _)) = entries.iter().find(|(name, _)| name != "min" && name != "max") {
+        return Err(Complaint::new(format!("has a \"{name}\"; a range has \"min\" and \"max\"")).hint(COUNTS));
+    }
+    let end = |wanted: &str| {
+        let found = entries.iter().find(|(name, _)| name == wanted);
+        let (_, value) = found.ok_or_else(|| Complaint::new(format!("has no \"{wanted}\"")).hint(COUNTS))?;
+        Ok(Setting { value: value.clone(), ..setting.clone() })
+    };
+    bounds(&end("min")?, &end("max")?)
+}
+
+fn bounds(min: &Setting, max: &Setting) -> Result<Count, Complaint> {
+    let end = |which: &str, setting: &Setting| {
+        whole(setting, 1, u16::MAX.into()).map(non_zero_u16).map_err(|complaint| {
+            let none = matches!(&setting.value, Value::Integer(0)) || setting.value == Value::text("0");
+            let hint = if none && which == "min" {
+                Some("write min = 1, and idle_exit = \"10m\" for no worker while nothing is asked".to_owned())
+            } else {
+                complaint.hint.or_else(|| Some(COUNTS.to_owned()))
+            };
+            Complaint { reason: format!("its {which}, {}, {}", setting.value, complaint.reason), hint }
+        })
+    };
+    let (min, max) = (end("min", min)?, end("max", max)?);
+    if min > max {
+        return Err(Complaint::new(format!("its min, {min}, is more than its max, {max}"))
+            .hint(format!("write {{ min = {max}, max = {min} }} (outside the file: {max}-{min})")));
+    }
+    Ok(Count::Range { min, max })
+}
+
+/// A number of requests; 0, as in gunicorn, and "off" are none.
+pub(super) fn requests_or_off(setting: &Setting) -> Result<Option<NonZeroU64>, Complaint> {
+    if setting.value == Value::text("off") {
+        return Ok(None);
+    }
+    whole(setting, 0, u32::MAX).map(|n| NonZeroU64::new(n.into())).map_err(|complaint| Complaint {
+        hint: complaint.hint.or_else(|| Some("write a number of requests, or 0 for no limit".to_owned())),
+        ..complaint
+    })
+}
+
+pub(super) fn memory_or_off(setting: &Setting) -> Result<Option<u64>, Complaint> {
+    let size = bytes_or_off(setting)?;
+    match size {
+        Some(bytes) if bytes < MEMORY_MIN => {
+            let complaint = Complaint::new(format!(
+                "is less than {}, which is about what Python takes alone",
+                units::show_size(MEMORY_MIN)
+            ));
+            // Who writes 512 means MiB.
+            let bare = match &setting.value {
+                Value::Integer(_) => true,
+                Value::Text(text) => text.bytes().all(|byte| byte.is_ascii_digit()),
+                _ => false,
+            };
+            Err(if bare && (16..=1 << 20).contains(&bytes) {
+                complaint.hint(format!("a number alone is bytes: write \"{bytes}MiB\""))
+            } else {
+                complaint.hint("write what a worker may grow to, e.g. \"512MiB\"")
+            })
+        }
+        size => Ok(size),
+    }
+}
+
+pub(super) fn retry(setting: &Setting) -> Result<Retry, Complaint> {
+    match text(setting)? {
+        "off" => Ok(Retry::Off),
+        "idempotent" => Ok(Retry::Idempotent),
+        other => Err(choice(other, &["off", "idempotent"])),
+    }
+}
+
+/// The target of a request that rgun makes itself; "off" is none.
+pub(super) fn probe(setting: &Setting) -> Result<Option<String>, Complaint> {
+    const EXAMPLE: &str = "write a path the application answers, e.g. \"/healthz\", or \"off\"";
+    let text = text(setting)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    if text.contains("://") {
+        let path = text.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
+        return Err(Complaint::new("is a URL; the request goes to the new worker itself")
+            .hint(format!("write the path alone: \"{}\"", path.unwrap_or("/"))));
+    }
+    if !text.starts_with('/') {
+        return Err(Complaint::new("is not a path").hint(EXAMPLE));
+    }
+    match text.chars().find(|c| !c.is_ascii_graphic() || *c == '#') {
+        Some(c) => Err(Complaint::new(format!("has {c:?} in it, which no request has"))
+            .hint("write it percent-encoded, as in a URL")),
+        None => Ok(Some(text.to_owned())),
+    }
+}
+
+/// `module:function`; "off" is none.
+pub(super) fn hook(setting: &Setting) -> Result<Option<Target>, Complaint> {
+    let text = text(setting)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    let complaint = |reason: &str, hint: &str| Err(Complaint::new(reason).hint(hint));
+    if let Some((name, _)) = text.split_once('(') {
+        return complaint(
+            "calls the function; rgun does that",
+            &format!("write \"{}\": its arguments are gunicorn's", name.trim_end()),
+        );
+    }
+    if text.ends_with("gunicorn.conf.py") || text.ends_with("gunicorn_conf.py") {
+        return complaint(
+            "is a file's path; a function in a module is expected",
+            "move the function into a module of the application, and write \"mysite.hooks:post_fork\"",
+        );
+    }
+    let target: Target = text.parse().map_err(|complaint: Complaint| Complaint {
+        // Its examples are of applications.
+        hint: complaint.hint.map(|hint| hint.replace("mysite.wsgi:application", "mysite.hooks:post_fork")),
+        ..complaint
+    })?;
+    if !text.contains(':') {
+        return complaint(
+            "names no function",
+            &format!("write \"{text}:post_fork\", or what it is called there"),
+        );
+    }
+    Ok(Some(target))
 }
 
 pub(super) fn interface(setting: &Setting) -> Result<Interface, Complaint> {

@@ -10,7 +10,7 @@ use std::fmt;
 pub(crate) type Layer = BTreeMap<&'static str, Setting>;
 
 /// A value and its place.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Setting {
     /// As written.
     pub(crate) value: Value,
@@ -44,7 +44,7 @@ impl Setting {
 }
 
 /// TOML's types, as far as a key may have them; the environment and the command line only have text.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Value {
     /// A string.
     Text(String),
@@ -56,6 +56,8 @@ pub(crate) enum Value {
     List(Vec<Value>),
     /// A table, in order of name.
     Table(Vec<(String, Value)>),
+    /// An array of tables, as `[[timeouts.path]]` writes one: whose keys have a place each.
+    Tables(Vec<Entry>),
     /// Something no key takes: a float, a date, a number beyond reason.
     Other {
         /// Its type's name.
@@ -63,6 +65,15 @@ pub(crate) enum Value {
         /// As written.
         text: String,
     },
+}
+
+/// One table of an array of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Where it begins.
+    pub(crate) origin: String,
+    /// Its keys, in order of name.
+    pub(crate) keys: Vec<(String, Setting)>,
 }
 
 impl Value {
@@ -84,6 +95,7 @@ impl Value {
             Self::Boolean(_) => "a boolean",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
+            Self::Tables(_) => "a list of tables",
             Self::Other { kind, .. } => kind,
         }
     }
@@ -102,14 +114,27 @@ impl fmt::Display for Value {
                 }
                 formatter.write_str("]")
             }
-            Self::Table(entries) => {
-                formatter.write_str("{")?;
-                for (idx, (name, value)) in entries.iter().enumerate() {
-                    write!(formatter, "{} {name} = {value}", if idx > 0 { "," } else { "" })?;
+            Self::Table(entries) => table(formatter, entries.iter().map(|(name, value)| (name, value))),
+            Self::Tables(entries) => {
+                formatter.write_str("[")?;
+                for (idx, entry) in entries.iter().enumerate() {
+                    formatter.write_str(if idx > 0 { ", " } else { "" })?;
+                    table(formatter, entry.keys.iter().map(|(name, setting)| (name, &setting.value)))?;
                 }
-                formatter.write_str(" }")
+                formatter.write_str("]")
             }
             Self::Other { text, .. } => formatter.write_str(text),
         }
     }
+}
+
+fn table<'a>(
+    formatter: &mut fmt::Formatter<'_>,
+    entries: impl Iterator<Item = (&'a String, &'a Value)>,
+) -> fmt::Result {
+    formatter.write_str("{")?;
+    for (idx, (name, value)) in entries.enumerate() {
+        write!(formatter, "{} {name} = {value}", if idx > 0 { "," } else { "" })?;
+    }
+    formatter.write_str(" }")
 }

@@ -1,0 +1,774 @@
+//! Configurations, as written, and what becomes of them.
+
+use super::check::{Sources, check};
+use super::testing::{Place, as_nobody};
+use super::*;
+
+/// A place with an application directory and an interpreter, and what the file says about the rest.
+struct Case {
+    place: Place,
+}
+
+impl Case {
+    fn new() -> Self {
+        let place = Place::new();
+        place.python("app/.venv/bin/python");
+        Self { place }
+    }
+
+    /// Loads `text` as the file; `{app}` in it stands for the application's directory.
+    fn load(&self, text: &str, variables: &[(&str, &str)], flags: Layer) -> Result<Loaded, String> {
+        let text = text.replace("{app}", &self.place.join("app").display().to_string());
+        let path = self.place.file("rgun.toml", text.as_bytes(), 0o644);
+        let environment = variables.iter().copied().collect();
+        load(flags, &environment, Some(&path), self.place.path())
+            .map_err(|errors| errors.to_string().replace(&self.place.path().display().to_string(), "@"))
+    }
+
+    /// Loads a sound `[app]` and `text`.
+    fn with(&self, text: &str) -> Result<Config, String> {
+        self.load(&format!("{SOUND}{text}"), &[], Layer::new()).map(|loaded| loaded.config)
+    }
+}
+
+const SOUND: &str = "[app]\ntarget = \"mysite.wsgi\"\ndirectory = \"{app}\"\n";
+
+fn flags(settings: &[(&'static str, &str, Value)]) -> Layer {
+    settings.iter().map(|(key, flag, value)| (*key, Setting::flag(flag, value.clone()))).collect()
+}
+
+#[test]
+fn what_is_not_written_has_the_default_of_the_design() {
+    let case = Case::new();
+    let config = case.with("").unwrap();
+    let app = case.place.join("app");
+    assert_eq!(
+        config.app,
+        App {
+            target: "mysite.wsgi:application".parse().unwrap(),
+            python: Python { path: app.join(".venv/bin/python"), source: PythonSource::DotVenv },
+            directory: app,
+            interface: Interface::Auto,
+            root_path: String::new(),
+            env: vec![],
+            pythonpath: vec![],
+        }
+    );
+    let seconds = Duration::from_secs;
+    let Timeouts { request, queue, header, body, keepalive, boot, drain, paths } = config.timeouts;
+    assert_eq!(paths, []);
+    assert_eq!((request, queue, boot), (Some(seconds(30)), Some(seconds(30)), Some(seconds(60))));
+    assert_eq!((header, body, keepalive, drain), (seconds(10), seconds(60), seconds(75), seconds(30)));
+    let Limits { queue, body, header, headers, request_line, connections } = config.limits;
+    assert_eq!((queue, body, header), (1000, Some(1 << 30), 16 << 10));
+    assert_eq!((headers, request_line, connections), (100, 8 << 10, None));
+    let Workers { count, threads, concurrency, .. } = config.workers;
+    assert_eq!((count, threads.get(), concurrency.get()), (Count::Auto, 1, 1000));
+    let Workers { preload, refork, max_requests, max_requests_jitter, retry, .. } = config.workers;
+    assert_eq!((preload, refork, max_requests, max_requests_jitter), (false, None, None, 0));
+    let Workers { max_memory, max_lifetime, idle_exit, .. } = config.workers;
+    assert_eq!((max_memory, max_lifetime, idle_exit, retry), (None, None, None, Retry::Off));
+    assert_eq!(config.reload, Reload { probe: None, watch: None });
+    let Hooks { post_fork, post_worker_init, worker_exit, child_exit } = config.hooks;
+    assert_eq!([post_fork, post_worker_init, worker_exit, child_exit], [const { None }; 4]);
+    assert_eq!(config.listen.bind, ["127.0.0.1:8000".parse().unwrap()]);
+    assert!(!config.listen.explicit);
+    assert_eq!(config.log, Log { level: Level::Info, access: false, slow: None });
+    assert_eq!(config.origin, Some(case.place.join("rgun.toml")));
+}
+
+#[test]
+fn every_key_of_the_file_arrives() {
+    let case = Case::new();
+    case.place.python("app/env/bin/python3");
+    let config = case
+        .load(
+            r#"
+            [app]
+            target = "mysite.asgi:make()"
+            directory = "{app}"
+            python = "env/bin/python3"
+            interface = "asgi"
+            root_path = "/shop"
+            env = { DJANGO_SETTINGS_MODULE = "mysite.settings", A = "" }
+            pythonpath = ["lib", "/opt/lib"]
+            [workers]
+            count = { min = 2, max = 9 }
+            threads = 3
+            concurrency = 50
+            preload = true
+            refork = 500
+            max_requests = 1000
+            max_requests_jitter = 100
+            max_memory = "512MiB"
+            max_lifetime = "24h"
+            idle_exit = "10m"
+            retry = "idempotent"
+            [timeouts]
+            request = "off"
+            queue = "off"
+            header = "5s"
+            body = "500ms"
+            keepalive = "0s"
+            boot = "off"
+            drain = "2m"
+            [[timeouts.path]]
+            match = "/admin/export*"
+            request = "600s"
+            concurrency = 2
+            [[timeouts.path]]
+            match = "*.csv"
+            request = "off"
+            [[timeouts.path]]
+            match = "/login"
+            concurrency = 50
+            [limits]
+            queue = 10
+            body = "off"
+            header = "32KiB"
+            headers = 50
+            request_line = 4096
+            connections = 500
+            [reload]
+            probe = "/healthz?deep=1"
+            watch = "30s"
+            [hooks]
+            post_fork = "mysite.hooks:post_fork"
+            post_worker_init = "mysite.hooks:Pool.open"
+            worker_exit = "hooks:bye"
+            child_exit = "mysite.metrics:child_exit"
+            [listen]
+            bind = ["[::1]:8000", "unix:/run/x.sock"]
+            [log]
+            level = "debug"
+            access = true
+            slow = "1s"
+            "#,
+            &[],
+            Layer::new(),
+        )
+        .unwrap()
+        .config;
+    let app = case.place.join("app");
+    assert_eq!(config.app.target.to_string(), "mysite.asgi:make()");
+    let python = Python { path: app.join("env/bin/python3"), source: PythonSource::Configured };
+    assert_eq!(config.app.python, python);
+    assert_eq!((config.app.interface, config.app.root_path.as_str()), (Interface::Asgi, "/shop"));
+    let env = [("A", ""), ("DJANGO_SETTINGS_MODULE", "mysite.settings")];
+    assert_eq!(config.app.env, env.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(config.app.pythonpath, [app.join("lib"), PathBuf::from("/opt/lib")]);
+    let (min, max) = (NonZeroU16::new(2).unwrap(), NonZeroU16::new(9).unwrap());
+    assert_eq!(config.workers.count, Count::Range { min, max });
+    let Workers { preload, refork, max_requests, max_requests_jitter, retry, .. } = config.workers;
+    assert_eq!((preload, refork, max_requests), (true, NonZeroU64::new(500), NonZeroU64::new(1000)));
+    assert_eq!((max_requests_jitter, retry), (100, Retry::Idempotent));
+    let Workers { max_memory, max_lifetime, idle_exit, .. } = config.workers;
+    assert_eq!((max_memory, max_lifetime), (Some(512 << 20), Some(Duration::from_hours(24))));
+    assert_eq!(idle_exit, Some(Duration::from_mins(10)));
+    assert_eq!((config.workers.threads.get(), config.workers.concurrency.get()), (3, 50));
+    let rule = |pattern: &str, request, concurrency| PathRule {
+        pattern: pattern.to_owned(),
+        request,
+        concurrency: NonZeroU32::new(concurrency),
+    };
+    let Timeouts { request, queue, header, body, keepalive, boot, drain, paths } = config.timeouts;
+    assert_eq!(
+        paths,
+        [
+            rule("/admin/export*", Some(Some(Duration::from_mins(10))), 2),
+            rule("*.csv", Some(None), 0),
+            rule("/login", None, 50),
+        ]
+    );
+    let probe = Some("/healthz?deep=1".to_owned());
+    assert_eq!(config.reload, Reload { probe, watch: Some(Duration::from_secs(30)) });
+    let Hooks { post_fork, post_worker_init, worker_exit, child_exit } = config.hooks;
+    assert_eq!(
+        [post_fork, post_worker_init, worker_exit, child_exit].map(|hook| hook.unwrap().to_string()),
+        ["mysite.hooks:post_fork", "mysite.hooks:Pool.open", "hooks:bye", "mysite.metrics:child_exit"]
+    );
+    assert_eq!((request, queue, boot), (None, None, None));
+    assert_eq!((header, body), (Duration::from_secs(5), Duration::from_millis(500)));
+    assert_eq!((keepalive, drain), (Duration::ZERO, Duration::from_mins(2)));
+    let Limits { queue, body, header, headers, request_line, connections } = config.limits;
+    assert_eq!((queue, body, header), (10, None, 32 << 10));
+    assert_eq!((headers, request_line, connections), (50, 4096, Some(500)));
+    let bind: Vec<_> = config.listen.bind.iter().map(ToString::to_string).collect();
+    assert_eq!(bind, ["[::1]:8000", "unix:/run/x.sock"]);
+    assert!(config.listen.explicit);
+    assert_eq!(config.log, Log { level: Level::Debug, access: true, slow: Some(Duration::from_secs(1)) });
+}
+
+#[test]
+fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
+    let case = Case::new();
+    let text = format!("{SOUND}[workers]\ncount = 2\n");
+    let flag = || flags(&[(name::COUNT, "--workers", Value::text("5"))]);
+    let web = ("WEB_CONCURRENCY", "3");
+    let own = ("RGUN_WORKERS_COUNT", "4");
+    for (variables, flags, n) in [
+        (vec![], Layer::new(), 2),
+        (vec![web], Layer::new(), 3),
+        (vec![web, own], Layer::new(), 4),
+        (vec![web, own], flag(), 5),
+    ] {
+        let config = case.load(&text, &variables, flags).unwrap().config;
+        assert_eq!(config.workers.count.resolve(1).get(), n);
+    }
+}
+
+#[test]
+fn variables_of_the_command_line_are_added_to_those_of_the_file() {
+    let case = Case::new();
+    let text = format!("{SOUND}env = {{ A = \"file\", B = \"file\" }}\n");
+    let flags = flags(&[(name::ENV, "--env", Value::list(["B=flag", "C=x=y", "B=last"]))]);
+    let env = case.load(&text, &[], flags).unwrap().config.app.env;
+    let expected = [("A", "file"), ("B", "last"), ("C", "x=y")];
+    assert_eq!(env, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+}
+
+#[test]
+fn paths_of_the_command_line_may_be_relative() {
+    let case = Case::new();
+    let loaded = case
+        .load(
+            SOUND,
+            &[],
+            flags(&[
+                (name::DIRECTORY, "--chdir", Value::text("./app")),
+                (name::PYTHONPATH, "--pythonpath", Value::text("lib, /opt/lib")),
+                (name::BIND, "--bind", Value::list(["unix:x.sock"])),
+            ]),
+        )
+        .unwrap();
+    let app = case.place.join("app");
+    assert_eq!(loaded.config.app.directory, app);
+    assert_eq!(loaded.config.app.pythonpath, [app.join("lib"), PathBuf::from("/opt/lib")]);
+    assert_eq!(loaded.config.listen.bind, [Bind::Unix { path: app.join("x.sock") }]);
+}
+
+#[test]
+fn the_environment_sets_every_kind_of_value() {
+    let case = Case::new();
+    let config = case
+        .load(
+            SOUND,
+            &[
+                ("RGUN_APP_TARGET", "other:app"),
+                ("RGUN_TIMEOUTS_REQUEST", "2m"),
+                ("RGUN_LIMITS_BODY", "off"),
+                ("RGUN_LIMITS_CONNECTIONS", "auto"),
+                ("RGUN_LISTEN_BIND", ":80, [::]:80"),
+                ("RGUN_LOG_ACCESS", "1"),
+                ("RGUN_LOG_SLOW", "500ms"),
+                ("RGUN_WORKERS_COUNT", "1-9"),
+                ("RGUN_WORKERS_PRELOAD", "on"),
+                ("RGUN_WORKERS_REFORK", "1000"),
+                ("RGUN_WORKERS_MAX_REQUESTS", "off"),
+                ("RGUN_WORKERS_MAX_MEMORY", "1GiB"),
+                ("RGUN_WORKERS_RETRY", "idempotent"),
+                ("RGUN_RELOAD_PROBE", "/healthz"),
+                ("RGUN_HOOKS_POST_FORK", "mysite.hooks:post_fork"),
+            ],
+            Layer::new(),
+        )
+        .unwrap()
+        .config;
+    assert_eq!(config.app.target.to_string(), "other:app");
+    assert_eq!(config.timeouts.request, Some(Duration::from_mins(2)));
+    assert_eq!((config.limits.body, config.limits.connections), (None, None));
+    assert_eq!(config.listen.bind, [":80".parse().unwrap(), "[::]:80".parse().unwrap()]);
+    assert!(config.log.access);
+    assert_eq!(config.log.slow, Some(Duration::from_millis(500)));
+    let (min, max) = (NonZeroU16::MIN, NonZeroU16::new(9).unwrap());
+    assert_eq!(config.workers.count, Count::Range { min, max });
+    let Workers { preload, refork, max_requests, max_memory, retry, .. } = config.workers;
+    assert_eq!((preload, refork, max_requests), (true, NonZeroU64::new(1000), None));
+    assert_eq!((max_memory, retry), (Some(1 << 30), Retry::Idempotent));
+    assert_eq!(config.reload.probe.as_deref(), Some("/healthz"));
+    assert_eq!(config.hooks.post_fork, Some("mysite.hooks:post_fork".parse().unwrap()));
+}
+
+/// Section, line, and what must be said about it: reason, then hint.
+const WRONG: &[(&str, &str, &str, &str)] = &[
+    ("workers", "count = 0", "workers.count = 0: is out of bounds", "\"auto\", a number, or { min = 1"),
+    ("workers", "count = -1", "workers.count = -1: is negative", "from 1 to 65535"),
+    ("workers", "count = 70000", "is out of bounds: the least is 1, the most 65535", "\"auto\""),
+    ("workers", "count = 2.5", "must be a whole number, not a fraction", "\"auto\""),
+    ("workers", "count = \"9\"", "must be a number, not a string", "write 9 without quotes"),
+    ("workers", "count = \"many\"", "must be a whole number, not a string", "\"auto\""),
+    ("workers", "count = \"1-9\"", "must be a table, not a string", "write { min = 1, max = 9 }"),
+    (
+        "workers",
+        "count = { min = 9, max = 1 }",
+        "its min, 9, is more than its max, 1",
+        "{ min = 1, max = 9 }",
+    ),
+    ("workers", "count = { min = 0, max = 9 }", "its min, 0, is out of bounds", "idle_exit = \"10m\""),
+    ("workers", "count = { min = 1, max = 0 }", "its max, 0, is out of bounds", "{ min = 1, max = 9 }"),
+    ("workers", "count = { min = 1, max = \"9\" }", "its max, \"9\", must be a number", "write 9 without"),
+    ("workers", "count = { max = 9 }", "workers.count = { max = 9 }: has no \"min\"", "{ min = 1, max = 9 }"),
+    ("workers", "count = { min = 1 }", "has no \"max\"", "{ min = 1, max = 9 }"),
+    (
+        "workers",
+        "count = { min = 1, most = 9 }",
+        "has a \"most\"; a range has \"min\" and \"max\"",
+        "max = 9",
+    ),
+    ("workers", "preload = 1", "workers.preload = 1: must be true or false, not a number", "without quotes"),
+    ("workers", "refork = 100", "workers are not forked without workers.preload", "preload = true"),
+    ("workers", "refork = -1", "workers.refork = -1: is negative", "from 0"),
+    ("workers", "max_requests = -1", "workers.max_requests = -1: is negative", "from 0"),
+    ("workers", "max_requests = \"1000\"", "must be a number, not a string", "write 1000 without quotes"),
+    ("workers", "max_requests = \"never\"", "must be a whole number, not a string", "0 for no limit"),
+    ("workers", "max_requests = 1.5", "must be a whole number, not a fraction", "0 for no limit"),
+    ("workers", "max_requests_jitter = 50", "is added to workers.max_requests, which is not set", "1000"),
+    ("workers", "max_requests_jitter = -1", "workers.max_requests_jitter = -1: is negative", "from 0"),
+    ("workers", "max_memory = 512", "max_memory = 512: is less than 16MiB", "write \"512MiB\""),
+    ("workers", "max_memory = \"1MiB\"", "is less than 16MiB, which is about what Python", "\"512MiB\""),
+    ("workers", "max_memory = 0", "is no size at all", "\"off\""),
+    ("workers", "max_memory = \"50%\"", "\"%\" is not a unit of size", "GiB"),
+    ("workers", "max_lifetime = 3600", "has no unit", "\"3600s\""),
+    ("workers", "max_lifetime = \"0s\"", "is no time at all", "\"off\""),
+    ("workers", "idle_exit = true", "must be a duration, not a boolean", "\"30s\""),
+    ("workers", "retry = true", "must be a string, not a boolean", ""),
+    ("workers", "retry = \"on\"", "is not one of the choices", "\"idempotent\""),
+    ("workers", "retry = \"idempotant\"", "is not one of the choices", "did you mean \"idempotent\"?"),
+    ("workers", "threads = 0", "workers.threads = 0: is out of bounds", ""),
+    ("workers", "threads = -3", "workers.threads = -3: is negative", "from 1"),
+    ("workers", "concurrency = 0", "workers.concurrency = 0: is out of bounds", ""),
+    ("workers", "concurrency = 99999999999999999999999999999999999999999", "a huge number", ""),
+    ("timeouts", "request = 30", "timeouts.request = 30: has no unit", "write \"30s\""),
+    ("timeouts", "request = \"30\"", "timeouts.request = \"30\": has no unit", "write \"30s\""),
+    ("timeouts", "request = \"30MiB\"", "\"MiB\" is not a unit of time", "ms, s, m or h"),
+    ("timeouts", "request = \"0s\"", "is no time at all", "\"off\""),
+    ("timeouts", "queue = -1", "timeouts.queue = -1: is negative", "\"30s\""),
+    ("timeouts", "boot = true", "must be a duration, not a boolean", "\"30s\""),
+    ("timeouts", "header = \"off\"", "cannot be off", "\"1h\""),
+    ("timeouts", "body = \"0s\"", "is no time at all", "\"10s\""),
+    ("timeouts", "keepalive = \"off\"", "cannot be off", "\"0s\""),
+    ("timeouts", "drain = \"off\"", "cannot be off", "\"0s\""),
+    ("limits", "queue = 0", "limits.queue = 0: is out of bounds", ""),
+    ("limits", "body = \"16MB\"", "\"MB\" is not a unit of size", "\"16MiB\""),
+    ("limits", "body = \"30s\"", "\"s\" is not a unit of size", "KiB"),
+    ("limits", "body = -5", "is negative", ""),
+    ("limits", "body = 0", "is no size at all", "\"off\""),
+    ("limits", "header = \"1MiB\"", "is too large", "64KiB"),
+    ("limits", "header = \"off\"", "cannot be off", "64KiB"),
+    ("limits", "request_line = 0", "is no size at all", "64KiB"),
+    ("limits", "headers = 0", "is out of bounds", ""),
+    ("limits", "connections = \"many\"", "must be a whole number", "\"auto\""),
+    ("limits", "connections = 0", "is out of bounds", "\"auto\""),
+    ("reload", "probe = \"healthz\"", "reload.probe = \"healthz\": is not a path", "\"/healthz\""),
+    ("reload", "probe = \"http://localhost/up?x=1\"", "is a URL", "the path alone: \"/up?x=1\""),
+    ("reload", "probe = \"\"", "is not a path", "\"off\""),
+    ("reload", "probe = \"/a b\"", "has ' ' in it", "percent-encoded"),
+    ("reload", "probe = true", "must be a string, not a boolean", ""),
+    ("reload", "watch = 30", "reload.watch = 30: has no unit", "\"30s\""),
+    ("reload", "watch = \"0s\"", "is no time at all", "\"off\""),
+    ("hooks", "post_fork = \"mysite.hooks\"", "names no function", "\"mysite.hooks:post_fork\""),
+    ("hooks", "post_fork = \"hooks:f()\"", "calls the function; rgun does that", "write \"hooks:f\""),
+    ("hooks", "post_fork = \"hooks:f(server, worker)\"", "calls the function", "write \"hooks:f\""),
+    ("hooks", "post_fork = \"gunicorn.conf.py\"", "is a file's path", "module of the application"),
+    ("hooks", "worker_exit = \"my-hooks:bye\"", "\"my-hooks\" cannot be a module's name", "\"my_hooks:bye\""),
+    ("hooks", "child_exit = \"\"", "names no module", "mysite.hooks:post_fork"),
+    ("hooks", "post_worker_init = 1", "must be a string, not a number", ""),
+    ("hooks", "pre_fork = \"hooks:f\"", "hooks.pre_fork = \"hooks:f\": is not a key", "ExecStartPre="),
+    ("hooks", "post_request = \"hooks:f\"", "is not a key", "middleware"),
+    ("listen", "bind = \"localhost\"", "\"localhost\" has no port", "localhost:8000"),
+    ("listen", "bind = [\":80\", \"localhost:http\"]", "\"localhost:http\" \"http\" is not a port", "65535"),
+    ("listen", "bind = [\":80\", \"0.0.0.0:80\"]", "has 0.0.0.0:80 twice", ""),
+    ("listen", "bind = \"unix:x.sock\"", "\"unix:x.sock\" is relative", "unix:/run/x.sock"),
+    ("listen", "bind = []", "names no address", "127.0.0.1:8000"),
+    ("listen", "bind = [80]", "must be a list of strings, but has a number in it", ""),
+    ("listen", "bind = 80", "must be a string or a list of strings, not a number", ""),
+    ("log", "level = \"warning\"", "is not a level", "\"warn\""),
+    ("log", "level = \"inof\"", "is not one of the choices", "did you mean \"info\"?"),
+    ("log", "level = 3", "must be a string, not a number", ""),
+    ("log", "slow = 1", "log.slow = 1: has no unit", "\"1s\""),
+    ("log", "slow = \"0s\"", "is no time at all", "\"off\""),
+    ("log", "access = \"yes\"", "must be true or false, not a string", "without quotes"),
+];
+
+#[test]
+fn a_wrong_value_is_told_with_key_value_and_remedy() {
+    let case = Case::new();
+    for (section, line, reason, hint) in WRONG {
+        let text = case.with(&format!("[{section}]\n{line}\n")).unwrap_err();
+        let key = format!("@/rgun.toml:5: {section}.{}", line.split_once(" = ").unwrap().0);
+        assert!(text.starts_with(&key) && text.contains(reason) && text.contains(hint), "{line}\n{text}");
+        assert_eq!(text.matches("rgun.toml:").count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn a_wrong_rule_for_a_path_is_told_with_its_number_and_key() {
+    let case = Case::new();
+    for (text, told) in [
+        (
+            "match = \"/a\"",
+            "4: timeouts.path[0]: limits nothing\n    hint: add request = \"600s\", concurrency = 2, or both",
+        ),
+        (
+            "concurrency = 2",
+            "4: timeouts.path[0].match: is not set\n    hint: say which paths it is for: match = \"/admin/*\"",
+        ),
+        (
+            "match = \"/a\"\nrequest = 600",
+            "6: timeouts.path[0].request = 600: has no unit\n    hint: write \"600s\" for seconds, or use ms, m, h",
+        ),
+        (
+            "match = \"/a\"\nrequest = \"0s\"",
+            "6: timeouts.path[0].request = \"0s\": is no time at all\n    hint: write \"off\" where there shall be no limit",
+        ),
+        (
+            "match = \"/a\"\nconcurrency = 0",
+            "6: timeouts.path[0].concurrency = 0: is out of bounds: the least is 1, the most 4294967295",
+        ),
+        (
+            "match = \"/a\"\nconcurency = 2\nrequest = \"1s\"",
+            "6: timeouts.path[0].concurency = 2: is not a key\n    hint: did you mean \"concurrency\"?",
+        ),
+        (
+            "match = \"/a\"\nqueue = \"1s\"\nrequest = \"1s\"",
+            "6: timeouts.path[0].queue = \"1s\": is not a key\n    hint: the keys of [[timeouts.path]] are match, request, concurrency",
+        ),
+        (
+            "match = \"admin/*\"\nconcurrency = 2",
+            "5: timeouts.path[0].match = \"admin/*\": matches no path: they all begin with \"/\"\n    \
+             hint: write \"/admin/*\", or \"*/admin/*\" for wherever that is",
+        ),
+        (
+            "match = \"\"\nconcurrency = 2",
+            "5: timeouts.path[0].match = \"\": is empty\n    hint: write e.g. \"/admin/*\"; \"*\" alone matches every path",
+        ),
+        (
+            "match = \"/search?q=*\"\nconcurrency = 2",
+            "5: timeouts.path[0].match = \"/search?q=*\": has a query; paths are matched without theirs\n    hint: write \"/search\"",
+        ),
+        (
+            "match = \"/café\"\nconcurrency = 2",
+            "5: timeouts.path[0].match = \"/café\": has 'é' in it, which no request has in its path\n    \
+             hint: write it percent-encoded, as requests have it: %C3%A9",
+        ),
+        (
+            "match = [\"/a\"]\nconcurrency = 2",
+            "5: timeouts.path[0].match = [\"/a\"]: must be a string, not a list",
+        ),
+        (
+            "match = \"/a*\"\nconcurrency = 2\n[[timeouts.path]]\nmatch = \"/a*\"\nrequest = \"1s\"",
+            "8: timeouts.path[1].match = \"/a*\": is there twice, and the first that matches counts\n    \
+             hint: write what applies to it into one entry",
+        ),
+        (
+            "match = \"/a*\"\nconcurrency = 2\n[[timeouts.path]]\nmatch = \"/admin/*\"\nrequest = \"1s\"",
+            "8: timeouts.path[1].match = \"/admin/*\": never counts: \"/a*\" above it matches all of its paths, and the \
+             first that matches counts\n    hint: put the narrower pattern first",
+        ),
+    ] {
+        let error = case.with(&format!("[[timeouts.path]]\n{text}\n")).unwrap_err();
+        let shifted = error.replace("@/rgun.toml:", "");
+        assert_eq!(shifted, told, "{text}");
+    }
+}
+
+#[test]
+fn all_wrong_rules_for_paths_are_told_at_once() {
+    let case = Case::new();
+    let told = case
+        .with(
+            "[[timeouts.path]]\nmatch = 3\n[[timeouts.path]]\nmatch = \"/fine\"\nconcurrency = 2\n\
+             [[timeouts.path]]\nrequest = \"soon\"\nconcurrency = \"two\"\n",
+        )
+        .unwrap_err();
+    assert_eq!(
+        told.lines().filter(|line| !line.starts_with(' ')).collect::<Vec<_>>(),
+        [
+            "@/rgun.toml:5: timeouts.path[0].match = 3: must be a string, not a number",
+            "@/rgun.toml:4: timeouts.path[0]: limits nothing",
+            "@/rgun.toml:10: timeouts.path[2].request = \"soon\": is not a duration",
+            "@/rgun.toml:11: timeouts.path[2].concurrency = \"two\": must be a whole number, not a string",
+            "@/rgun.toml:9: timeouts.path[2].match: is not set",
+        ]
+    );
+}
+
+#[test]
+fn a_rule_for_a_path_in_another_shape_is_told_how_it_is_written() {
+    let case = Case::new();
+    for (text, reason) in [
+        ("[timeouts.path]\nmatch = \"/a\"\nconcurrency = 2\n", "must be a list of tables, not a table"),
+        ("[timeouts]\npath = \"/a\"\n", "timeouts.path = \"/a\": must be a list of tables, not a string"),
+        ("[timeouts]\npath = [\"/a\"]\n", "must be a list of tables, but has a string in it"),
+        ("[timeouts]\npath = [{ match = \"/a\" }, 3]\n", "must be a list of tables, but has a number in it"),
+    ] {
+        let told = case.with(text).unwrap_err();
+        assert!(
+            told.contains(reason) && told.contains("write [[timeouts.path]], in two pairs"),
+            "{text}\n{told}"
+        );
+    }
+    let inline = case.with("[timeouts]\npath = [{ match = \"/a\", concurrency = 2 }]\n").unwrap();
+    assert_eq!(inline.timeouts.paths.len(), 1);
+    assert_eq!(case.with("[timeouts]\npath = []\n").unwrap().timeouts.paths, []);
+}
+
+#[test]
+fn settings_that_mean_nothing_together_are_told_and_only_once() {
+    let case = Case::new();
+    let told = case.with("[workers]\nmax_requests = -1\nmax_requests_jitter = 50\n").unwrap_err();
+    assert!(told.contains("max_requests = -1: is negative") && !told.contains("jitter"), "{told}");
+    let told = case.with("[workers]\npreload = \"yes\"\nrefork = 5\n").unwrap_err();
+    assert!(told.contains("preload = \"yes\"") && !told.contains("refork"), "{told}");
+    for sound in [
+        "[workers]\nmax_requests = 0\nmax_requests_jitter = 0\nrefork = 0\n",
+        "[workers]\npreload = true\nrefork = \"off\"\n",
+        "[workers]\ncount = { min = 1, max = 3 }\nidle_exit = \"5m\"\n",
+        "[app]\ninterface = \"asgi\"\n[workers]\npreload = true\n",
+        "[reload]\nwatch = \"2h\"\n",
+    ] {
+        let text = format!("{SOUND}{sound}").replace("[app]\ninterface", "interface");
+        case.load(&text, &[], Layer::new()).unwrap_or_else(|told| panic!("{sound}{told}"));
+    }
+    let told = case.load(SOUND, &[("RGUN_WORKERS_MAX_REQUESTS_JITTER", "5")], Layer::new()).unwrap_err();
+    assert_eq!(
+        told,
+        "RGUN_WORKERS_MAX_REQUESTS_JITTER: workers.max_requests_jitter = \"5\": is added to workers.max_requests, \
+         which is not set\n    hint: set max_requests (--max-requests) as well, e.g. to 1000, or leave the jitter out"
+    );
+}
+
+#[test]
+fn a_slow_log_that_no_request_can_reach_is_warned_about() {
+    let case = Case::new();
+    let warnings = |text: &str| case.load(&format!("{SOUND}{text}"), &[], Layer::new()).unwrap().warnings;
+    assert_eq!(
+        warnings("[log]\nslow = \"60s\"\n"),
+        ["log.slow = \"1m\" has no effect: no request runs for longer than 30s, its deadline"]
+    );
+    for reachable in [
+        "[log]\nslow = \"29s\"\n",
+        "[log]\nslow = \"60s\"\n[timeouts]\nrequest = \"off\"\n",
+        "[log]\nslow = \"60s\"\n[[timeouts.path]]\nmatch = \"/export\"\nrequest = \"600s\"\n",
+        "[log]\nslow = \"60s\"\n[[timeouts.path]]\nmatch = \"/export\"\nrequest = \"off\"\n",
+    ] {
+        assert_eq!(warnings(reachable), [""; 0], "{reachable}");
+    }
+}
+
+#[test]
+fn a_wrong_application_is_told_with_key_value_and_remedy() {
+    let case = Case::new();
+    case.place.file("app/file", b"", 0o644);
+    std::os::unix::fs::symlink("nowhere", case.place.join("gone")).unwrap();
+    let sound = "target = \"a\"\ndirectory = \"{app}\"\n";
+    let here = "target = \"a\"\ndirectory";
+    for (text, reason, hint) in [
+        (
+            "directory = \"{app}\"".to_owned(),
+            "@/rgun.toml: app.target: is not set",
+            "mysite.wsgi:application",
+        ),
+        ("target = 3\ndirectory = \"{app}\"".to_owned(), "must be a string", ""),
+        (
+            "target = \"my-site.wsgi\"\ndirectory = \"{app}\"".to_owned(),
+            "rgun.toml:2: app.target = \"my-site.wsgi\"",
+            "my_site.wsgi",
+        ),
+        ("target = \"a:b:c\"\ndirectory = \"{app}\"".to_owned(), "more than one \":\"", "module:attribute"),
+        ("target = \"mysite/wsgi.py\"\ndirectory = \"{app}\"".to_owned(), "file's path", "mysite.wsgi"),
+        (format!("{here} = \"srv/app\""), "is relative", "full path"),
+        (format!("{here} = \"\""), "is empty", "full path"),
+        (
+            format!("{here} = \"{{app}}/missing\""),
+            "app.directory = \"@/app/missing\": does not exist",
+            "looked at",
+        ),
+        (format!("{here} = \"{{app}}/../gone\""), "a link that leads nowhere", "looked at"),
+        (format!("{here} = \"{{app}}/file\""), "is not a directory", "module is in"),
+        (format!("{here} = \"{{app}}/file/x\""), "cannot be reached", "namei"),
+        (
+            format!("{sound}python = \"/no/such/python\""),
+            "app.python = \"/no/such/python\": there is no file",
+            "interpreter",
+        ),
+        (format!("{sound}python = \"./file\""), "cannot be executed", "test -x"),
+        (format!("{sound}python = true"), "must be a string", ""),
+        (format!("{sound}interface = \"wgsi\""), "is not one of the choices", "did you mean \"wsgi\"?"),
+        (format!("{sound}root_path = \"shop/\""), "begin with one \"/\"", "write \"/shop\""),
+        (format!("{sound}root_path = \"/\""), "begin with one \"/\"", "write \"\""),
+        (format!("{sound}root_path = \"/a b\""), "not the path of a URL", ""),
+        (format!("{sound}env = {{ A = 1 }}"), "app.env: A must be a string, not a number", "quotes"),
+        (format!("{sound}env = \"A=1\""), "must be a table of strings", "NAME"),
+        (format!("{sound}env = {{ \"A=B\" = \"1\" }}"), "\"A=B\" cannot be a variable's name", ""),
+        (format!("{sound}env = {{ A = \"secret\\u0000\" }}"), "the value of A has a zero byte", ""),
+        (format!("{sound}pythonpath = \"a:b\""), "not one path", "list"),
+        (format!("{sound}pythonpath = [\"\"]"), "empty entry", ""),
+    ] {
+        let told = case.load(&format!("[app]\n{text}\n"), &[], Layer::new()).unwrap_err();
+        assert!(told.contains(reason) && told.contains(hint), "{text}\n{told}");
+        assert!(!told.contains("secret"), "{told}");
+    }
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once_and_in_one_block_each() {
+    let case = Case::new();
+    let told = case
+        .load(
+            "[app]\ntarget = \"my-site\"\ndirectory = \"/no/such/dir\"\n[workers]\ncuont = 3\n[timeouts]\nrequest = 30\n",
+            &[("RGUN_LIMITS_QUEUE", "-1"), ("RGUN_LOG_LEVLE", "info")],
+            flags(&[(name::DRAIN, "--graceful-timeout", Value::text("soon"))]),
+        )
+        .unwrap_err();
+    let blocks: Vec<_> = told.lines().filter(|line| !line.starts_with(' ')).collect();
+    assert_eq!(
+        blocks,
+        [
+            "RGUN_LOG_LEVLE: is not a variable of rgun",
+            "@/rgun.toml:5: workers.cuont = 3: is not a key",
+            "@/rgun.toml:3: app.directory = \"/no/such/dir\": does not exist",
+            "@/rgun.toml:2: app.target = \"my-site\": \"my-site\" cannot be a module's name",
+            "@/rgun.toml:7: timeouts.request = 30: has no unit",
+            "--graceful-timeout: timeouts.drain = \"soon\": is not a duration",
+            "RGUN_LIMITS_QUEUE: limits.queue = \"-1\": is negative",
+        ]
+    );
+}
+
+#[test]
+fn a_relative_directory_in_a_variable_is_refused() {
+    let case = Case::new();
+    let told = case.load(SOUND, &[("RGUN_APP_DIRECTORY", "app")], Layer::new()).unwrap_err();
+    assert!(told.starts_with("RGUN_APP_DIRECTORY: app.directory = \"app\": is relative"), "{told}");
+}
+
+#[test]
+fn a_variable_of_the_command_line_without_a_value_is_refused() {
+    let case = Case::new();
+    let told =
+        case.load(SOUND, &[], flags(&[(name::ENV, "--env", Value::list(["DEBUG", "=x"]))])).unwrap_err();
+    assert!(told.contains("--env: app.env: \"DEBUG\" has no \"=\"\n    hint: write NAME=value"), "{told}");
+    assert!(told.contains("\"\" cannot be a variable's name"), "{told}");
+}
+
+#[test]
+fn a_directory_that_only_others_may_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: takes root to become somebody else");
+        return;
+    }
+    let case = Case::new();
+    std::fs::set_permissions(case.place.join("app"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let (told, case) = as_nobody(move || {
+        let text = SOUND.replace("{app}", &case.place.join("app").display().to_string());
+        let mut errors = Vec::new();
+        let file = file::parse(Path::new("/f"), &text, &mut errors).unwrap();
+        let environment = Environment::default();
+        let sources = Sources {
+            command_line: Layer::new(),
+            variables: Layer::new(),
+            file,
+            environment: &environment,
+            path: None,
+            cwd: Path::new("/"),
+        };
+        (check(&sources, errors).unwrap_err().to_string(), case)
+    });
+    assert!(told.starts_with("/f:3: app.directory = "), "{told}");
+    assert!(told.contains("cannot be read: Permission denied") && told.contains("ls -ld"), "{told}");
+    drop(case);
+}
+
+#[test]
+fn a_value_that_is_overridden_is_not_checked() {
+    let case = Case::new();
+    let text = SOUND.replace("{app}", "/no/such/dir");
+    let flags = flags(&[(name::DIRECTORY, "--chdir", Value::text("app"))]);
+    assert!(case.load(&text, &[], flags).is_ok());
+}
+
+/// The packaged file, for a machine without the package: its directory and interpreter are replaced.
+fn packaged(case: &Case) -> String {
+    let python = case.place.python("python3");
+    let text = include_str!("../../../packaging/etc/rgun.toml");
+    assert_eq!(text.matches("\"/usr/share/rgun/welcome\"").count(), 1);
+    assert_eq!(text.matches("\"/usr/bin/python3\"").count(), 1);
+    text.replace("\"/usr/share/rgun/welcome\"", "\"{app}\"")
+        .replace("\"/usr/bin/python3\"", &format!("{:?}", python.display().to_string()))
+}
+
+/// A commented key: `#key = value`, as against prose, which has a space after the `#`.
+fn commented(line: &str) -> Option<&str> {
+    line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
+}
+
+/// The commented example of an array of tables, which has no default, and the text without it.
+fn without_example(text: &str) -> (String, String) {
+    let (before, rest) = text.split_once("#[[timeouts.path]]\n").expect("an example of [[timeouts.path]]");
+    let (example, after) = rest.split_once("\n\n").expect("a blank line after it");
+    (format!("{before}\n{after}"), format!("#[[timeouts.path]]\n{example}\n"))
+}
+
+#[test]
+fn every_commented_key_of_the_packaged_file_is_the_default() {
+    let case = Case::new();
+    let text = packaged(&case);
+    let plain = case.load(&text, &[], Layer::new()).unwrap().config;
+    assert_eq!(plain.app.target.to_string(), "welcome:application");
+    let mut n_keys = 0;
+    for line in without_example(&text).0.lines() {
+        let Some(key) = commented(line) else { continue };
+        let with = text.replacen(&format!("\n{line}\n"), &format!("\n{key}\n"), 1);
+        assert_ne!(with, text, "{key}");
+        let mut config =
+            case.load(&with, &[], Layer::new()).unwrap_or_else(|told| panic!("{key}: {told}")).config;
+        // Written down is asked for; the address is the default one all the same.
+        config.listen.explicit = false;
+        assert_eq!(config, plain, "{key}");
+        n_keys += 1;
+    }
+    let active = 3;
+    let array_of_tables = 1;
+    assert_eq!(n_keys + active + array_of_tables, keys::KEYS.len());
+}
+
+#[test]
+fn the_example_of_a_rule_in_the_packaged_file_is_sound_and_has_every_key() {
+    let (_, example) = without_example(&packaged(&Case::new()));
+    let lines = example.lines().map(|line| line.strip_prefix('#').unwrap().trim_start_matches(' '));
+    let written = lines.filter(|line| line.contains(['[', '='])).collect::<Vec<_>>().join("\n");
+    let rules = Case::new().with(&written).unwrap().timeouts.paths;
+    let [PathRule { request: Some(Some(_)), concurrency: Some(_), .. }] = rules.as_slice() else {
+        panic!("{written}{rules:?}")
+    };
+}
+
+#[test]
+fn the_packaged_file_names_every_key_and_says_what_it_means() {
+    let text = packaged(&Case::new());
+    let uncommented = |line: &str| match line {
+        "#[[timeouts.path]]" => "[[timeouts.path]]".to_owned(),
+        line => commented(line).unwrap_or(line).to_owned(),
+    };
+    let all: String = text.lines().map(|line| uncommented(line) + "\n").collect();
+    let mut errors = Vec::new();
+    let layer = file::parse(Path::new("rgun.toml"), &all, &mut errors).unwrap();
+    assert_eq!(errors, []);
+    for key in keys::KEYS {
+        assert!(layer.contains_key(key), "{key}");
+    }
+    let lines: Vec<_> = text.lines().collect();
+    for (idx, line) in lines.iter().enumerate().filter(|(_, line)| commented(line).is_some()) {
+        assert!(lines[idx - 1].starts_with("# "), "no meaning above {line}");
+    }
+}
+
+#[test]
+fn auto_is_two_workers_per_core_and_one_more() {
+    for (cores, n) in [(0, 3), (1, 3), (2, 5), (64, 129), (40_000, u16::MAX), (usize::MAX, u16::MAX)] {
+        assert_eq!(Count::Auto.resolve(cores).get(), n, "{cores} cores");
+    }
+    assert_eq!(Count::Fixed(NonZeroU16::new(9).unwrap()).resolve(64).get(), 9);
+}
