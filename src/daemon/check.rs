@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use rgun_channel::control::{Command, Report};
+use rgun_channel::control::{Command, Hooks, Report, Role};
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::cli::{self, Invocation};
@@ -57,9 +57,14 @@ fn boot(config: &Config) -> Result<String, Refused> {
         worker,
         generation: Generation(1),
         app: &config.app,
+        hooks: &Hooks::default(),
         slots: u32::from(config.workers.threads.get()),
         multiprocess: true,
         listeners: &[],
+        role: Role::Worker,
+        warm_up: "",
+        max_memory: None,
+        max_requests: None,
     };
     let spawned = pool
         .spawn(&plan, dispatcher.reactor())
@@ -141,8 +146,8 @@ async fn died(pool: &mut Pool, config: &Config, booted: bool) -> String {
 
 async fn reaped(pool: &mut Pool) -> Exit {
     loop {
-        if let Some((_, how)) = pool.reap().pop() {
-            return how;
+        if let Some(ended) = pool.reap().pop() {
+            return ended.how;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

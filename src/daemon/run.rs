@@ -332,10 +332,10 @@ impl Daemon {
 
     fn reap(&mut self) -> Vec<Event> {
         let ended = self.pool.reap();
-        self.hung_up.retain(|(worker, _)| ended.iter().all(|(gone, _)| gone != worker));
+        self.hung_up.retain(|(worker, _)| ended.iter().all(|gone| gone.worker != *worker));
         ended
             .into_iter()
-            .map(|(worker, how)| {
+            .map(|pool::Ended { worker, how, .. }| {
                 // What it said and completed before it ended comes first.
                 self.dispatcher.pump_control(worker);
                 self.dispatcher.detach(worker);
@@ -419,9 +419,14 @@ impl Daemon {
             worker,
             generation,
             app: &self.config.app,
+            hooks: &control::Hooks::default(),
             slots: self.slots,
             multiprocess: self.count.get() > 1,
             listeners: &self.listeners,
+            role: control::Role::Worker,
+            warm_up: "",
+            max_memory: None,
+            max_requests: None,
         };
         match self.pool.spawn(&plan, self.dispatcher.reactor()) {
             Ok(spawned) => {

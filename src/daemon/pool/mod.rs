@@ -1,21 +1,29 @@
 //! The workers' processes: made here, killed here, reaped here. Nobody else makes processes.
 //!
-//! `run` calls [`Pool::spawn`], [`Pool::kill`] and [`Pool::reap`] from the main thread, and only from it:
-//! `PR_SET_PDEATHSIG` is tied to the *thread* that forked (prctl(2)).
+//! `run` calls all of [`Pool`] from the main thread, and only from it: `PR_SET_PDEATHSIG` is tied to the *thread* that
+//! forked (prctl(2)), and a pid means a process only until this thread reaps it.
+//!
+//! # Invariants
+//! - The daemon is a *subreaper*: what its workers leave behind becomes its child (that is how a zygote's workers come
+//!   to it), and is reaped without a word unless it is a worker.
+//! - A process is killed before it is reaped, with all that it started, so that nothing outlives its seat.
+//! - No number of a process is used after it was reaped.
 
+mod fork;
+mod memory;
+mod process;
 mod spawn;
+mod stacks;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
+use std::num::NonZeroU64;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::sync::Arc;
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use rgun_channel::control::{self, Command, Hooks, Interface, ListenerInfo, Role, Start};
 use rgun_channel::layout::Geometry;
@@ -26,20 +34,39 @@ use crate::dispatch::{Link, Reactor};
 use crate::supervise::{Exit, Generation, SpawnFault, WorkerId};
 use crate::systemd::cgroup::{Delegation, Leaf};
 
+use self::fork::Forks;
+pub use self::memory::MemoryEvent;
+use self::process::Which;
+use self::stacks::Stacks;
+
 /// All worker processes that have not been reaped.
 #[derive(Debug)]
 pub struct Pool {
     extension: PathBuf,
     delegation: Option<Delegation>,
     processes: HashMap<WorkerId, Process>,
+    forks: Forks,
+    memory: memory::Watcher,
     /// Leaves whose removal had to wait for their last process.
     leaves: Vec<Leaf>,
 }
 
 #[derive(Debug)]
 struct Process {
-    child: Child,
+    pid: Pid,
+    role: Role,
+    channel: Channel,
     leaf: Option<Leaf>,
+    limits: memory::Limits,
+}
+
+/// The daemon's ends of what it shares with a worker.
+#[derive(Debug)]
+struct Channel {
+    map: Arc<Map>,
+    geometry: Geometry,
+    control: Arc<OwnedFd>,
+    stacks: Stacks,
 }
 
 /// What to start.
@@ -51,12 +78,22 @@ pub struct Plan<'a> {
     pub generation: Generation,
     /// The application.
     pub app: &'a config::App,
+    /// Functions of it to call at points of its life.
+    pub hooks: &'a Hooks,
     /// Threads of a worker.
     pub slots: u32,
     /// More than one worker may run.
     pub multiprocess: bool,
     /// What requests learn of the listeners.
     pub listeners: &'a [ListenerInfo],
+    /// What it is for.
+    pub role: Role,
+    /// A zygote's: the path of the request that it answers itself before the first fork; empty for none.
+    pub warm_up: &'a str,
+    /// Bytes of memory at which a [`MemoryEvent::High`] is told, if the kernel can.
+    pub max_memory: Option<u64>,
+    /// After how many requests the dispatcher says that it has served enough; jitter included.
+    pub max_requests: Option<NonZeroU64>,
 }
 
 /// A process that was started.
@@ -66,6 +103,19 @@ pub struct Spawned {
     pub pid: u32,
     /// Its channel, for the dispatcher.
     pub link: Link,
+}
+
+/// A process that has ended, and was reaped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Whose it was.
+    pub worker: WorkerId,
+    /// Its id, which may be anybody's by now.
+    pub pid: u32,
+    /// How it ended.
+    pub how: Exit,
+    /// The kernel killed it, or something that it had started, for want of memory.
+    pub oom_killed: bool,
 }
 
 /// Why a process was not started.
@@ -91,14 +141,34 @@ pub enum SpawnError {
         #[source]
         source: io::Error,
     },
+    /// The zygote cannot fork it.
+    #[error("cannot have a worker forked by the zygote")]
+    Zygote(#[source] io::Error),
+    /// What a zygote said is not so.
+    #[error("the zygote claims to have forked life {life} as process {pid}, but {why}")]
+    Claim {
+        /// The life it named.
+        life: u64,
+        /// The process it named.
+        pid: u32,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The zygote has forked it when nobody waited for it any more; it was killed.
+    #[error("the zygote forked a worker too late")]
+    TooLate,
 }
 
 impl SpawnError {
+    fn entrance(source: io::Error) -> Self {
+        Self::System { what: "the cgroup's entrance", source }
+    }
+
     /// Whose fault it is.
     pub fn fault(&self) -> SpawnFault {
         match self {
             Self::Interpreter { .. } => SpawnFault::Config,
-            Self::System { .. } => SpawnFault::System,
+            Self::System { .. } | Self::Zygote(_) | Self::Claim { .. } | Self::TooLate => SpawnFault::System,
         }
     }
 }
@@ -128,50 +198,61 @@ pub fn find_extension() -> io::Result<PathBuf> {
 }
 
 impl Pool {
-    /// A pool without processes.
+    /// A pool without processes. Makes this process a subreaper.
     pub fn new(extension: PathBuf, delegation: Option<Delegation>) -> Self {
-        Self { extension, delegation, processes: HashMap::new(), leaves: Vec::new() }
+        // Only a kernel older than 3.4 can refuse.
+        if let Err(errno) = nix::sys::prctl::set_child_subreaper(true) {
+            tracing::warn!(error = %errno, "cannot become a subreaper: preloaded workers will not work, ignoring");
+        }
+        let mut pool = Self {
+            extension,
+            delegation,
+            processes: HashMap::new(),
+            forks: Forks::default(),
+            memory: memory::Watcher::default(),
+            leaves: Vec::new(),
+        };
+        pool.memory = memory::Watcher::new(pool.has_memory_controller());
+        pool
     }
 
-    /// Starts a worker: makes its channel, its leaf cgroup and its process, and tells it to boot.
+    /// Starts a worker or a zygote: makes its channel, its leaf cgroup and its process, and tells it to boot.
     ///
     /// # Errors
     /// What could not be made; nothing is left behind.
     pub fn spawn(&mut self, plan: &Plan<'_>, reactor: &Reactor) -> Result<Spawned, SpawnError> {
-        let system = |what| move |source| SpawnError::System { what, source };
-        let geometry = Geometry::standard(plan.slots);
-        let (map, map_fd) =
-            Map::create("rgun-channel", geometry.total()).map_err(system("the shared memory"))?;
-        let stacks = memfd_create(c"rgun-stacks", MFdFlags::MFD_CLOEXEC)
-            .map_err(|errno| SpawnError::System { what: "the file for stacks", source: errno.into() })?;
-        let (ours, theirs) = control::pair().map_err(system("the control socket"))?;
+        let (channel, map, theirs) = Channel::new(Geometry::standard(plan.slots))?;
         let leaf = self.leaf(plan);
-        let child = spawn::spawn(plan, &self.extension, &theirs, leaf.as_ref());
+        let limits = self.memory.limit(plan, leaf.as_ref());
+        let made = spawn::spawn(plan, &self.extension, &theirs, leaf.as_ref());
         drop(theirs);
-        let child = match child {
-            Ok(child) => child,
+        let pid = match made {
+            Ok(pid) => pid,
             Err(error) => {
                 self.leaves.extend(leaf);
                 self.remove_leaves();
                 return Err(error);
             }
         };
-        let pid = child.id();
-        self.processes.insert(plan.worker, Process { child, leaf });
-        let start = Command::Start(Box::new(start(plan, geometry)));
-        let fds = [map_fd.as_fd(), reactor.page_fd(), reactor.doorbell_fd(), stacks.as_fd()];
-        if let Err(error) = control::send(&ours, &start.encode(), &fds) {
+        let start = Command::Start(Box::new(start(plan, channel.geometry)));
+        let fds = [map.as_fd(), reactor.page_fd(), reactor.doorbell_fd(), channel.stacks.as_fd()];
+        if let Err(error) = control::send(&channel.control, &start.encode(), &fds) {
             // The process is gone already: its exit will tell, and say more than this does.
-            tracing::debug!(%error, rgun.pid = pid, "cannot send a worker its start, ignoring");
+            tracing::debug!(%error, rgun.pid = pid.as_raw(), "cannot send a worker its start, ignoring");
         }
-        let link = Link { worker: plan.worker, map: Arc::new(map), geometry, control: Arc::new(ours) };
-        Ok(Spawned { pid, link })
+        let link = channel.link(plan.worker, plan.generation, plan.max_requests);
+        self.processes.insert(plan.worker, Process { pid, role: plan.role, channel, leaf, limits });
+        Ok(Spawned { pid: pid.as_raw().unsigned_abs(), link })
     }
 
     fn leaf(&self, plan: &Plan<'_>) -> Option<Leaf> {
         let delegation = self.delegation.as_ref()?;
         let WorkerId { number, life } = plan.worker;
-        match delegation.leaf(&format!("g{}-w{}-{}", plan.generation.0, number.0, life.0)) {
+        let name = match plan.role {
+            Role::Worker => format!("g{}-w{}-{}", plan.generation.0, number.0, life.0),
+            Role::Zygote => format!("g{}-z-{}", plan.generation.0, life.0),
+        };
+        match delegation.leaf(&name) {
             Ok(leaf) => Some(leaf),
             Err(error) => {
                 tracing::warn!(error = %crate::report::Chain(&error),
@@ -182,79 +263,113 @@ impl Pool {
     }
 
     /// SIGKILL to the worker and everything it started: its leaf cgroup where there is one, else its
-    /// process group.
+    /// process group. A worker that a zygote has not made yet is killed when it has.
     pub fn kill(&mut self, worker: WorkerId) {
-        if let Some(process) = self.processes.get(&worker) {
-            process.kill_all();
+        match self.processes.get(&worker) {
+            Some(process) => process.kill_all(),
+            None => self.kill_pending(worker),
         }
     }
 
-    /// Whether every process has been reaped.
+    /// Whether every process has been reaped, and none is on its way.
     pub fn is_empty(&self) -> bool {
-        self.processes.is_empty()
+        self.processes.is_empty() && self.forks.is_empty()
     }
 
-    /// Collects the processes that have ended. Children that outlived their worker are killed: they must not
-    /// outlive its seat.
-    pub fn reap(&mut self) -> Vec<(WorkerId, Exit)> {
+    /// Collects the workers that have ended; to be called at SIGCHLD. What outlived its worker is killed: it must not
+    /// outlive its seat. Others that ended as children of ours are reaped without a word.
+    pub fn reap(&mut self) -> Vec<Ended> {
         let mut ended = Vec::new();
-        for (worker, process) in &mut self.processes {
-            if !process.has_ended() {
-                continue;
-            }
-            // Before the process is reaped, so that its number still is its group's.
-            process.kill_all();
-            let how = match process.child.wait() {
-                Ok(status) => match (status.code(), status.signal()) {
-                    (Some(code), _) => Exit::Code(code),
-                    (None, signal) => {
-                        Exit::Signal { signal: signal.unwrap_or_default(), core_dumped: status.core_dumped() }
-                    }
-                },
-                Err(error) => {
-                    tracing::error!(%error, rgun.pid = process.child.id(), "cannot wait for a worker");
-                    Exit::Code(-1)
+        for (worker, process) in &self.processes {
+            if let Some((how, can_be_reaped)) = process.ended() {
+                let oom_killed = process.was_oom_killed(how);
+                if can_be_reaped {
+                    // Before it is reaped, so that its number still is its group's.
+                    process.kill_all();
+                    process::reap(process.pid);
+                } else if let Some(leaf) = &process.leaf {
+                    leaf.kill();
                 }
-            };
-            ended.push((*worker, how));
+                let pid = process.pid.as_raw().unsigned_abs();
+                ended.push(Ended { worker: *worker, pid, how, oom_killed });
+            }
         }
-        for (worker, _) in &ended {
+        for Ended { worker, .. } in &ended {
             if let Some(process) = self.processes.remove(worker) {
                 self.leaves.extend(process.leaf);
             }
+            self.forks.zygote_died(*worker);
         }
+        self.reap_strangers();
         self.remove_leaves();
         ended
     }
 
-    /// Removes the leaves whose processes are gone; the others wait for the next time.
-    pub fn remove_leaves(&mut self) {
+    /// Removes the leaves whose processes are gone. How many are left, whose last process the kernel has not done
+    /// with: to be tried again after a while ([`Pool::reap`] does too).
+    pub fn remove_leaves(&mut self) -> usize {
         self.leaves.retain(|leaf| leaf.remove().is_err());
+        self.leaves.len()
+    }
+
+    /// Reaps what workers have left behind to this subreaper. Not while a zygote is at work: a child that nobody knows
+    /// may then be a worker that has ended before it was told of, and how it ended is of interest.
+    fn reap_strangers(&mut self) {
+        while self.forks.is_empty()
+            && let Ok(Some((pid, how))) = process::ended(Which::Any)
+            // A worker that has ended this moment: there is a SIGCHLD of its own for it.
+            && !self.processes.values().any(|process| process.pid == pid)
+        {
+            tracing::trace!(rgun.pid = pid.as_raw(), "an orphan of a worker {how}");
+            process::reap(pid);
+        }
+    }
+}
+
+impl Channel {
+    /// A new one, and what the worker is to be given of it: the map and its end of the control socket.
+    fn new(geometry: Geometry) -> Result<(Self, OwnedFd, OwnedFd), SpawnError> {
+        let system = |what| move |source| SpawnError::System { what, source };
+        let (map, map_fd) =
+            Map::create("rgun-channel", geometry.total()).map_err(system("the shared memory"))?;
+        let stacks = Stacks::new().map_err(system("the file for stacks"))?;
+        let (ours, theirs) = control::pair().map_err(system("the control socket"))?;
+        let channel = Self { map: Arc::new(map), geometry, control: Arc::new(ours), stacks };
+        Ok((channel, map_fd, theirs))
+    }
+
+    fn link(&self, worker: WorkerId, generation: Generation, max_requests: Option<NonZeroU64>) -> Link {
+        // For the dispatcher, as soon as its links have them.
+        let _ = (generation, max_requests);
+        Link {
+            worker,
+            map: Arc::clone(&self.map),
+            geometry: self.geometry,
+            control: Arc::clone(&self.control),
+        }
     }
 }
 
 impl Process {
-    fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.child.id()).expect("a pid is positive and fits"))
-    }
-
     /// SIGKILL to the worker and what it started. Never called after the process was reaped.
     fn kill_all(&self) {
-        if self.leaf.as_ref().is_some_and(Leaf::kill) {
-            return;
+        if let Some(leaf) = &self.leaf {
+            // False on a kernel without `cgroup.kill`; the group is then all there is.
+            leaf.kill();
         }
-        // The group is the worker's own since before exec. ESRCH: they have all gone by themselves.
-        if let Err(errno) = killpg(self.pid(), Signal::SIGKILL)
-            && errno != nix::errno::Errno::ESRCH
-        {
-            tracing::warn!(error = %errno, rgun.pid = self.child.id(), "cannot kill a worker's processes, ignoring");
-        }
+        // In any case: a forked worker enters its leaf itself, and may have failed to.
+        process::kill_group(self.pid);
     }
 
-    /// Has it ended, without reaping it (waitid(2), WNOWAIT)? An error means that it cannot be waited for.
-    fn has_ended(&self) -> bool {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        !matches!(waitid(Id::Pid(self.pid()), flags), Ok(WaitStatus::StillAlive))
+    /// How it ended, if it has, and whether it is there to be reaped.
+    fn ended(&self) -> Option<(Exit, bool)> {
+        match process::ended(Which::One(self.pid)) {
+            Ok(ended) => ended.map(|(_, how)| (how, true)),
+            Err(error) => {
+                tracing::error!(%error, rgun.pid = self.pid.as_raw(), "cannot wait for a worker");
+                Some((Exit::Code(-1), false))
+            }
+        }
     }
 }
 
@@ -266,9 +381,9 @@ fn start(plan: &Plan<'_>, geometry: Geometry) -> Start {
         generation: u32::try_from(plan.generation.0).unwrap_or(u32::MAX),
         worker: plan.worker.number.0,
         life: plan.worker.life.0,
-        role: Role::Worker,
-        hooks: Hooks::default(),
-        warm_up: String::new(),
+        role: plan.role,
+        hooks: plan.hooks.clone(),
+        warm_up: plan.warm_up.to_owned(),
         multiprocess: plan.multiprocess,
         interface: match interface {
             config::Interface::Auto => Interface::Auto,

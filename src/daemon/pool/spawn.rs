@@ -1,9 +1,10 @@
 //! Makes a worker's process.
 //!
 //! # Why `unsafe`
-//! Four things must happen in the child between fork and exec, and only `pre_exec` can do them: entering
+//! Five things must happen in the child between fork and exec, and only `pre_exec` can do them: entering
 //! the cgroup (so that no instruction of the worker runs outside it), placing the control socket at its
-//! number, asking for SIGKILL when the daemon dies, and ignoring the terminal's SIGINT. The closure makes
+//! number, asking for SIGKILL when the daemon dies, ignoring the terminal's SIGINT, and ignoring the signal
+//! for stacks, which would kill a worker that has not come so far as to handle it. The closure makes
 //! plain system calls only: no allocation, no lock, no logging (signal-safety(7)).
 #![expect(unsafe_code, reason = "pre_exec")]
 
@@ -11,10 +12,12 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
+use nix::libc;
 use nix::sys::signal::{SigHandler, Signal};
-use rgun_channel::control::CONTROL_FD;
+use nix::unistd::Pid;
+use rgun_channel::control::{CONTROL_FD, STACKS_SIGNAL};
 
 use crate::systemd::OWN_VARIABLES;
 use crate::systemd::cgroup::Leaf;
@@ -32,11 +35,8 @@ pub(super) fn spawn(
     extension: &Path,
     control: &OwnedFd,
     leaf: Option<&Leaf>,
-) -> Result<Child, SpawnError> {
-    let entrance = match leaf.map(Leaf::entrance).transpose() {
-        Ok(entrance) => entrance,
-        Err(source) => return Err(SpawnError::System { what: "the cgroup's entrance", source }),
-    };
+) -> Result<Pid, SpawnError> {
+    let entrance = leaf.map(Leaf::entrance).transpose().map_err(SpawnError::entrance)?;
     let entrance_fd = entrance.as_ref().map(AsRawFd::as_raw_fd);
     let control_fd = control.as_raw_fd();
     let python = &plan.app.python;
@@ -59,7 +59,7 @@ pub(super) fn spawn(
     unsafe {
         command.pre_exec(move || in_child(entrance_fd, control_fd, daemon));
     }
-    command.spawn().map_err(|source| match source.kind() {
+    let made = command.spawn().map_err(|source| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => SpawnError::Interpreter {
             path: python.path.clone(),
             source_of_path: python.source.to_string(),
@@ -71,11 +71,13 @@ pub(super) fn spawn(
             source,
         },
         _ => SpawnError::System { what: "the process", source },
-    })
+    });
+    // Dropping a `Child` neither kills nor reaps it; from here on it is known by its number.
+    made.map(|child| Pid::from_raw(child.id().cast_signed()))
 }
 
 /// Between fork and exec. Only async-signal-safe calls.
-fn in_child(entrance: Option<RawFd>, control: RawFd, daemon: nix::unistd::Pid) -> io::Result<()> {
+fn in_child(entrance: Option<RawFd>, control: RawFd, daemon: Pid) -> io::Result<()> {
     if let Some(entrance) = entrance {
         // "0" is the writing process itself (cgroups(7)).
         // SAFETY: the descriptor is open: the parent keeps the file until the child has been made.
@@ -90,6 +92,10 @@ fn in_child(entrance: Option<RawFd>, control: RawFd, daemon: nix::unistd::Pid) -
     // The terminal's ^C is the daemon's to handle.
     // SAFETY: SIG_IGN is not a function of ours that could run at a bad time.
     unsafe { nix::sys::signal::signal(Signal::SIGINT, SigHandler::SigIgn) }?;
+    // SAFETY: as above; nix knows no real-time signals.
+    if unsafe { libc::signal(STACKS_SIGNAL, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
     // SAFETY: the descriptor is open in the child as it was in the parent.
     let from = unsafe { std::os::fd::BorrowedFd::borrow_raw(control) };
     if control == CONTROL_FD {

@@ -9,6 +9,9 @@
 //! Processes may only live in leaves once controllers are enabled below a cgroup, so the daemon moves
 //! itself first. Where nothing is delegated (no systemd, a container without cgroup2) workers stay where
 //! the daemon is; that is said once, and everything else works.
+//!
+//! Each controller is there or not on its own: who needs one asks [`Delegation::has`] or [`Leaf::has_memory`].
+//! What a worker may use, and what it uses, is in [`memory`](super::memory).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -18,12 +21,41 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Delegation {
     workers: PathBuf,
+    /// Those that its leaves have.
+    controllers: Vec<Controller>,
 }
 
 /// A worker's leaf; removed by [`Leaf::remove`] after its processes are gone.
 #[derive(Debug)]
 pub struct Leaf {
     path: PathBuf,
+    has_memory: bool,
+}
+
+/// What the kernel can bound in a cgroup, as far as the daemon makes use of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Controller {
+    /// Bytes.
+    Memory,
+    /// Processes and threads.
+    Pids,
+    /// Processor time.
+    Cpu,
+    /// Reads and writes of block devices.
+    Io,
+}
+
+impl Controller {
+    const ALL: [Self; 4] = [Self::Memory, Self::Pids, Self::Cpu, Self::Io];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Pids => "pids",
+            Self::Cpu => "cpu",
+            Self::Io => "io",
+        }
+    }
 }
 
 /// Why there is no delegation. None of these is an error: the daemon goes on without.
@@ -83,7 +115,13 @@ impl Delegation {
         make(&workers)?;
         enable_controllers(&root);
         enable_controllers(&workers);
-        Ok(Self { workers })
+        let controllers = enabled_controllers(&workers);
+        Ok(Self { workers, controllers })
+    }
+
+    /// Whether the leaves have this controller.
+    pub fn has(&self, controller: Controller) -> bool {
+        self.controllers.contains(&controller)
     }
 
     /// Makes the leaf of a worker.
@@ -93,7 +131,13 @@ impl Delegation {
     pub fn leaf(&self, name: &str) -> Result<Leaf, NoDelegation> {
         let path = self.workers.join(name);
         make(&path)?;
-        Ok(Leaf { path })
+        Ok(Leaf { path, has_memory: self.has(Controller::Memory) })
+    }
+
+    /// A directory that plays the delegated subtree: what is not the kernel's can be tested anywhere.
+    #[cfg(test)]
+    pub(crate) fn imitation(workers: PathBuf, controllers: &[Controller]) -> Self {
+        Self { workers, controllers: controllers.to_vec() }
     }
 }
 
@@ -103,13 +147,30 @@ impl Leaf {
     /// # Errors
     /// What `open(2)` says.
     pub fn entrance(&self) -> io::Result<File> {
-        OpenOptions::new().write(true).open(self.path.join("cgroup.procs"))
+        OpenOptions::new().write(true).open(self.file("cgroup.procs"))
     }
 
     /// SIGKILL to everything in it, children of the worker too (`cgroup.kill`, Linux 5.14). False when the
     /// kernel has no such file: the caller then kills the process group.
     pub fn kill(&self) -> bool {
-        write(&self.path.join("cgroup.kill"), "1").is_ok()
+        write(&self.file("cgroup.kill"), "1").is_ok()
+    }
+
+    /// The processes in it: the worker, and those that it started and that stayed.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn processes(&self) -> Result<Vec<u32>, NoDelegation> {
+        Ok(read(&self.file("cgroup.procs"))?.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    /// Whether the kernel counts and bounds its memory.
+    pub fn has_memory(&self) -> bool {
+        self.has_memory
+    }
+
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
     }
 
     /// Removes it. Fails (EBUSY) while a process is left in it.
@@ -137,13 +198,13 @@ fn make(path: &Path) -> Result<(), NoDelegation> {
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<(), NoDelegation> {
+pub(super) fn write(path: &Path, text: &str) -> Result<(), NoDelegation> {
     let system = |source| NoDelegation::System { what: "write to", path: path.to_owned(), source };
     let mut file = OpenOptions::new().write(true).open(path).map_err(system)?;
     file.write_all(text.as_bytes()).map_err(system)
 }
 
-fn read(path: &Path) -> Result<String, NoDelegation> {
+pub(super) fn read(path: &Path) -> Result<String, NoDelegation> {
     fs::read_to_string(path).map_err(|source| NoDelegation::System {
         what: "read",
         path: path.to_owned(),
@@ -160,7 +221,7 @@ fn others_in(cgroup: &Path) -> Result<bool, NoDelegation> {
 /// Enables each controller that is available, one by one: an absent one must not cost the others.
 fn enable_controllers(cgroup: &Path) {
     let available = read(&cgroup.join("cgroup.controllers")).unwrap_or_default();
-    for controller in ["memory", "pids", "cpu", "io"] {
+    for controller in Controller::ALL.map(Controller::name) {
         if !available.split_ascii_whitespace().any(|name| name == controller) {
             tracing::debug!(rgun.controller = controller, "cgroup controller is not delegated, ignoring");
             continue;
@@ -170,6 +231,14 @@ fn enable_controllers(cgroup: &Path) {
                 "cannot enable a cgroup controller, ignoring");
         }
     }
+}
+
+/// Those that the cgroups below this one have.
+fn enabled_controllers(cgroup: &Path) -> Vec<Controller> {
+    let enabled = read(&cgroup.join("cgroup.subtree_control")).unwrap_or_default();
+    let is_enabled =
+        |controller: &Controller| enabled.split_ascii_whitespace().any(|name| name == controller.name());
+    Controller::ALL.into_iter().filter(is_enabled).collect()
 }
 
 /// The cgroup this process is in, as a path below the mounted cgroup2 file system.
@@ -208,5 +277,29 @@ mod tests {
                       41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
         assert_eq!(cgroup2_mount(hybrid), Some((Path::new("/"), "/sys/fs/cgroup/unified".into())));
         assert_eq!(cgroup2_mount("31 23 0:28 / / rw - ext4 /dev/vda rw\n"), None);
+    }
+
+    #[test]
+    fn each_controller_is_there_or_not_on_its_own() {
+        let directory = crate::systemd::scratch("controllers");
+        assert_eq!(enabled_controllers(&directory), [], "an absent file is no controller");
+        fs::write(directory.join("cgroup.subtree_control"), "cpu io memory\n").unwrap();
+        assert_eq!(enabled_controllers(&directory), [Controller::Memory, Controller::Cpu, Controller::Io]);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_leaf_knows_its_processes_and_stays_while_there_is_something_in_it() {
+        let directory = crate::systemd::scratch("leaf");
+        let leaf = Delegation::imitation(directory.clone(), &[]).leaf("g1-w0-1").unwrap();
+        fs::write(leaf.file("cgroup.procs"), "17\n4711\n").unwrap();
+        assert_eq!(leaf.processes().unwrap(), [17, 4711]);
+        assert!(!leaf.has_memory());
+        assert!(!leaf.kill(), "a kernel without cgroup.kill must not be believed to have killed");
+        leaf.remove().unwrap_err();
+        fs::remove_file(leaf.file("cgroup.procs")).unwrap();
+        leaf.remove().unwrap();
+        leaf.remove().unwrap();
+        fs::remove_dir_all(directory).unwrap();
     }
 }

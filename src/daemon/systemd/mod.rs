@@ -3,6 +3,7 @@
 
 pub mod cgroup;
 pub mod listen;
+pub mod memory;
 pub mod notify;
 
 /// Variables of systemd's protocols that are the daemon's alone: no worker inherits them
@@ -19,3 +20,13 @@ pub const OWN_VARIABLES: [&str; 10] = [
     "MEMORY_PRESSURE_WATCH",
     "MEMORY_PRESSURE_WRITE",
 ];
+
+/// A directory of its own for a test that needs one; the test removes it.
+#[cfg(test)]
+pub(crate) fn scratch(name: &str) -> std::path::PathBuf {
+    let directory = std::env::temp_dir().join(format!("rgun-test-{name}-{}", std::process::id()));
+    // What a killed run of the same number has left behind.
+    let _absent = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).expect("the temporary directory is writable");
+    directory
+}

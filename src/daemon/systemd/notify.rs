@@ -16,6 +16,21 @@ pub fn ready() {
     send(&[NotifyState::Ready]);
 }
 
+/// `RELOADING=1`: the configuration is loaded again; [`ready`] follows when that is over, whatever came of it.
+/// `MONOTONIC_USEC=` goes with it in the same message, as `Type=notify-reload` wants (sd_notify(3)).
+pub fn reloading() {
+    send(&reloading_states());
+}
+
+fn reloading_states() -> Vec<NotifyState<'static>> {
+    let mut states = vec![NotifyState::Reloading];
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => states.push(now),
+        Err(error) => tracing::debug!(%error, "cannot read the monotonic clock, proceeding anyway"),
+    }
+    states
+}
+
 /// `STOPPING=1`: the service shuts down.
 pub fn stopping() {
     send(&[NotifyState::Stopping]);
@@ -56,5 +71,20 @@ mod tests {
     fn a_status_is_one_line_whatever_the_application_says() {
         assert_eq!(one_line("serving"), "serving");
         assert_eq!(one_line("cannot import: no\nREADY=1\r"), "cannot import: no READY=1 ");
+    }
+
+    #[test]
+    fn a_reload_is_told_with_its_time_of_the_monotonic_clock() {
+        let monotonic = || {
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+            i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000
+        };
+        let before = monotonic();
+        let told: Vec<String> = reloading_states().iter().map(ToString::to_string).collect();
+        let after = monotonic();
+        let [reloading, time] = told.as_slice() else { panic!("{told:?}") };
+        assert_eq!(reloading, "RELOADING=1");
+        let time: i128 = time.strip_prefix("MONOTONIC_USEC=").unwrap().parse().unwrap();
+        assert!((before..=after).contains(&time), "{before} {time} {after}");
     }
 }

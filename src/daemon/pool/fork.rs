@@ -1,0 +1,245 @@
+//! Workers that a zygote forks: asked for here, believed here.
+//!
+//! ```text
+//! Pool::fork ──Command::Fork──▶ zygote ── fork, fork ──▶ worker, re-parented to the daemon (a subreaper)
+//!                                  └──Report::Forked──▶ Pool::forked      or ──Report::ForkFailed──▶ Pool::fork_failed
+//! ```
+//! Between the two a worker is *pending*. A zygote runs the application's code, so what it says is a claim: the pid must
+//! be a child of ours that is nobody's yet. A pending worker that never comes is told by [`Pool::lost_forks`].
+//!
+//! When a zygote dies, its pending workers have a moment left: what it said last may still wait on its control socket,
+//! and the worker that it spoke of lives.
+
+use std::collections::HashMap;
+use std::io;
+use std::num::NonZeroU64;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+use rgun_channel::control::{self, Command, Fork, Role};
+
+use crate::supervise::{Generation, WorkerId};
+use crate::systemd::cgroup::Leaf;
+
+use super::memory::Limits;
+use super::{Channel, Plan, Pool, Process, SpawnError, Spawned, process};
+
+/// A fork takes some milliseconds; a machine that is out of memory may take seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// From a zygote's death to the last that it may have said.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// The workers that were asked for and are not there yet.
+#[derive(Debug, Default)]
+pub(super) struct Forks {
+    /// By life.
+    pending: HashMap<u64, Pending>,
+    /// Lives that were given up, and their zygotes; should their process come after all, it is killed.
+    given_up: HashMap<u64, WorkerId>,
+    lost: Vec<(WorkerId, SpawnError)>,
+}
+
+/// A worker that was asked for.
+#[derive(Debug)]
+struct Pending {
+    worker: WorkerId,
+    zygote: WorkerId,
+    /// When it is given up.
+    until: Instant,
+    /// It was to be killed before it existed.
+    killed: bool,
+    process: Unborn,
+}
+
+/// A process but for its pid.
+#[derive(Debug)]
+struct Unborn {
+    channel: Channel,
+    leaf: Option<Leaf>,
+    limits: Limits,
+    generation: Generation,
+    max_requests: Option<NonZeroU64>,
+}
+
+impl Forks {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn expire(&mut self) {
+        for pending in self.pending.values_mut() {
+            pending.until = Instant::now();
+        }
+    }
+
+    /// A process has died: if it is a zygote, what it was to do may not come any more.
+    pub(super) fn zygote_died(&mut self, zygote: WorkerId) {
+        let until = Instant::now() + LAST_WORDS;
+        for pending in self.pending.values_mut().filter(|pending| pending.zygote == zygote) {
+            pending.until = pending.until.min(until);
+        }
+    }
+}
+
+impl Pool {
+    /// Asks a zygote for a worker. Its geometry, application and listeners are the zygote's.
+    ///
+    /// # Errors
+    /// What could not be made, or why the zygote cannot be asked; nothing is left behind.
+    pub fn fork(&mut self, plan: &Plan<'_>, zygote: WorkerId) -> Result<(), SpawnError> {
+        let no_zygote = |why: &str| SpawnError::Zygote(io::Error::new(io::ErrorKind::NotFound, why));
+        let geometry = match self.processes.get(&zygote) {
+            Some(process) if process.role == Role::Zygote => process.channel.geometry,
+            Some(_) => return Err(no_zygote("it is no zygote")),
+            None => return Err(no_zygote("it is gone")),
+        };
+        let (channel, map, theirs) = Channel::new(geometry)?;
+        let leaf = self.leaf(plan);
+        let limits = self.memory.limit(plan, leaf.as_ref());
+        let asked = leaf.as_ref().map(Leaf::entrance).transpose().map_err(SpawnError::entrance);
+        let asked = asked.and_then(|entrance| {
+            let mut fds = vec![theirs.as_fd(), map.as_fd(), channel.stacks.as_fd()];
+            fds.extend(entrance.as_ref().map(AsFd::as_fd));
+            let fork = Fork { worker: plan.worker.number.0, life: plan.worker.life.0 };
+            let process = self.processes.get(&zygote).ok_or_else(|| no_zygote("it is gone"))?;
+            control::send(&process.channel.control, &Command::Fork(fork).encode(), &fds)
+                .map_err(SpawnError::Zygote)
+        });
+        if let Err(error) = asked {
+            self.leaves.extend(leaf);
+            self.remove_leaves();
+            return Err(error);
+        }
+        let Plan { worker, generation, max_requests, .. } = *plan;
+        let process = Unborn { channel, leaf, limits, generation, max_requests };
+        let until = Instant::now() + PATIENCE;
+        self.forks.pending.insert(worker.life.0, Pending { worker, zygote, until, killed: false, process });
+        Ok(())
+    }
+
+    /// A zygote says that a worker exists ([`Report::Forked`](control::Report::Forked)).
+    ///
+    /// # Errors
+    /// When that is not so, nobody has asked for it, or it comes too late. Whose worker was to come with it, if
+    /// anybody's, [`Pool::lost_forks`] tells.
+    pub fn forked(&mut self, zygote: WorkerId, life: u64, pid: u32) -> Result<Spawned, SpawnError> {
+        let claim = self.claimed(pid);
+        if self.forks.given_up.remove(&life).is_some() {
+            if let Some(pid) = claim {
+                process::kill_group(pid);
+            }
+            self.reap_strangers();
+            return Err(SpawnError::TooLate);
+        }
+        let Some(pending) = self.forks.pending.get(&life).filter(|pending| pending.zygote == zygote) else {
+            return Err(SpawnError::Claim { life, pid, why: "nobody has asked for it" });
+        };
+        let worker = pending.worker;
+        let Some(own) = claim else {
+            let error =
+                || SpawnError::Claim { life, pid, why: "it is no child of the daemon's, or a known one" };
+            self.give_up(life, error());
+            self.reap_strangers();
+            return Err(error());
+        };
+        let pending = self.forks.pending.remove(&life).expect("it was there just now");
+        let Unborn { channel, leaf, limits, generation, max_requests } = pending.process;
+        let link = channel.link(worker, generation, max_requests);
+        let process = Process { pid: own, role: Role::Worker, channel, leaf, limits };
+        if pending.killed {
+            process.kill_all();
+        }
+        self.processes.insert(worker, process);
+        self.reap_strangers();
+        Ok(Spawned { pid, link })
+    }
+
+    /// A zygote says that a worker could not be made ([`Report::ForkFailed`](control::Report::ForkFailed)). Whose it
+    /// would have been, if it was asked for.
+    pub fn fork_failed(&mut self, life: u64) -> Option<WorkerId> {
+        self.forks.given_up.remove(&life);
+        let pending = self.forks.pending.remove(&life)?;
+        self.abandon(pending.process.leaf);
+        self.reap_strangers();
+        Some(pending.worker)
+    }
+
+    /// The workers that were asked for and will not come: their zygote died, did not answer in time, or lied. Told
+    /// once each. To be called after [`Pool::reap`] and [`Pool::forked`], and at [`Pool::forks_due`].
+    pub fn lost_forks(&mut self) -> Vec<(WorkerId, SpawnError)> {
+        let now = Instant::now();
+        let overdue: Vec<(u64, WorkerId)> = self
+            .forks
+            .pending
+            .iter()
+            .filter(|(_, pending)| pending.until <= now)
+            .map(|(life, pending)| (*life, pending.zygote))
+            .collect();
+        for (life, zygote) in overdue {
+            let (kind, why) = if self.processes.contains_key(&zygote) {
+                (io::ErrorKind::TimedOut, "it did not answer")
+            } else {
+                (io::ErrorKind::NotFound, "it died")
+            };
+            self.give_up(life, SpawnError::Zygote(io::Error::new(kind, why)));
+        }
+        self.forks.given_up.retain(|_, zygote| self.processes.contains_key(zygote));
+        self.reap_strangers();
+        std::mem::take(&mut self.forks.lost)
+    }
+
+    /// When [`Pool::lost_forks`] may have something to tell.
+    pub fn forks_due(&self) -> Option<Instant> {
+        if !self.forks.lost.is_empty() {
+            return Some(Instant::now());
+        }
+        self.forks.pending.values().map(|pending| pending.until).min()
+    }
+
+    /// A worker has become a zygote ([`Report::Promoted`](control::Report::Promoted)): workers may be forked from it,
+    /// and its memory is bounded no more.
+    pub fn promoted(&mut self, worker: WorkerId) {
+        if let Some(process) = self.processes.get_mut(&worker) {
+            process.role = Role::Zygote;
+            process.lift_limits();
+        }
+    }
+
+    /// A worker that does not exist yet is to be killed as soon as it does.
+    pub(super) fn kill_pending(&mut self, worker: WorkerId) {
+        if let Some(pending) = self.forks.pending.get_mut(&worker.life.0) {
+            pending.killed = true;
+        }
+    }
+
+    /// The process that a pid names, if it can be one that was just forked for us.
+    fn claimed(&self, pid: u32) -> Option<Pid> {
+        let pid = Pid::from_raw(i32::try_from(pid).ok().filter(|pid| *pid > 1)?);
+        let is_known = self.processes.values().any(|process| process.pid == pid);
+        (!is_known && process::is_child(pid)).then_some(pid)
+    }
+
+    fn give_up(&mut self, life: u64, error: SpawnError) {
+        let Some(pending) = self.forks.pending.remove(&life) else { return };
+        if self.processes.contains_key(&pending.zygote) {
+            self.forks.given_up.insert(life, pending.zygote);
+        }
+        self.abandon(pending.process.leaf);
+        self.forks.lost.push((pending.worker, error));
+    }
+
+    /// Whatever is in there belongs to nobody. (A process that did not come so far as to enter it finds its control
+    /// socket closed, and ends.)
+    fn abandon(&mut self, leaf: Option<Leaf>) {
+        if let Some(leaf) = &leaf
+            && !leaf.kill()
+        {
+            tracing::debug!("cannot kill what a worker that never came has left in its cgroup, ignoring");
+        }
+        self.leaves.extend(leaf);
+        self.remove_leaves();
+    }
+}
