@@ -17,8 +17,11 @@ DIR ?= .
 PYTHON ?=
 BIND ?= 127.0.0.1:8000
 
+# What `make chaos` passes on: see tests/chaos/run --help.
+CHAOS ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench deb print-deb install fmt lint
+.PHONY: help build demo test bench chaos deb print-deb install fmt lint
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +44,9 @@ test: ## install what the tests need, then run every tier (tests/run --help)
 
 bench: build ## compare with gunicorn, granian and uvicorn
 	@tests/bench/run
+
+chaos: deb ## kill, hang, leak and reload under load for minutes (CHAOS='--seconds 600 --seed 7')
+	@tests/chaos/run --deb $$($(MAKE) --no-print-directory -s print-deb) $(CHAOS)
 
 deb: build ## a Debian package in target/
 	@packaging/deb/build $(VERSION) $(TARGET) $(BUILD_DIR)

@@ -63,6 +63,16 @@ def probe_app(enabled):
     return probe_directory()
 
 
+@pytest.fixture(scope="module")
+def trouble_app(enabled):
+    """The directory of the application of releases, the first one deployed; serving it is up to the test."""
+    directory = host.pathlib.Path("/srv/trouble")
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(host.HERE / "trouble.py", directory)
+    host.release(directory, 1)
+    return directory
+
+
 @pytest.fixture(scope="session")
 def shop_data(enabled):
     """The Django project in /srv, its data where the shipped unit lets it write, on Debian's Django."""

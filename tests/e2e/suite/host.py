@@ -82,13 +82,15 @@ def main_pid():
     return int(show("MainPID"))
 
 
-def configure(target, directory, workers=2, threads=1, python="/usr/bin/python3", env=None, extra=""):
-    """Write /etc/rgun/rgun.toml as an operator would."""
+def configure(
+    target, directory, workers=2, threads=1, python="/usr/bin/python3", env=None, more="", extra=""
+):
+    """Write /etc/rgun/rgun.toml as an operator would; `more`: lines of [workers], `extra`: sections."""
     pairs = ", ".join(f"{name} = {json.dumps(value)}" for name, value in (env or {}).items())
     CONFIG.write_text(
         f"[app]\ntarget = {json.dumps(target)}\ndirectory = {json.dumps(str(directory))}\n"
         f"python = {json.dumps(python)}\nenv = {{ {pairs} }}\n\n"
-        f"[workers]\ncount = {workers}\nthreads = {threads}\n\n{extra}"
+        f"[workers]\ncount = {workers}\nthreads = {threads}\n{more}\n\n{extra}"
     )
 
 
@@ -96,6 +98,23 @@ def restart():
     """`systemctl restart rgun`, with the counters of earlier tests forgotten."""
     systemctl("reset-failed", SERVICE, SOCKET, check=False)
     systemctl("restart", SERVICE)
+
+
+def status():
+    """The line that `systemctl status` shows of the daemon's own."""
+    return show("StatusText")
+
+
+def reload(check=True):
+    """`systemctl reload rgun`, which waits for the verdict."""
+    return systemctl("reload", SERVICE, check=check, timeout=120)
+
+
+def release(directory, version, code=""):
+    """Deploy: the module `release` of an application, with a VERSION and, after it, any code; in one step."""
+    new = pathlib.Path(directory) / "release.py.new"
+    new.write_text(f"VERSION = {version!r}\n{code}\n")
+    new.rename(new.with_suffix(""))
 
 
 @contextlib.contextmanager
@@ -132,6 +151,11 @@ def journal(since=None, **fields):
     lines = run("journalctl", "-q", "--no-pager", "-o", "json", "--all", *after).stdout.splitlines()
     entries = [json.loads(line) for line in lines]
     return [entry for entry in entries if all(entry.get(name) == str(fields[name]) for name in fields)]
+
+
+def named(since, path):
+    """The journal's entries about requests of this path, by the field that an operator would ask for."""
+    return journal(since, RGUN_PATH=path)
 
 
 def journal_of_service(since):
@@ -192,13 +216,17 @@ def get(path="/", **options):
     return request("GET", path, **options)
 
 
+def started(path, **options):
+    """A request that tells a file that it runs, and the process id of its worker, once it does."""
+    mark = STATE / f"running-{time.monotonic_ns()}"
+    running = Background("GET", f"{path}?{mark}", **options)
+    pid = wait_for("a worker runs the request", lambda: mark.exists() and mark.read_text())
+    return running, int(pid)
+
+
 def slow(seconds):
     """A request that sleeps in a worker, and the process id of that worker, once it sleeps."""
-    mark = STATE / f"asleep-{time.monotonic_ns()}"
-    running = Background("GET", f"/slow/{seconds}?{mark}")
-    return running, int(
-        wait_for("a worker is asleep in the request", lambda: mark.exists() and mark.read_text())
-    )
+    return started(f"/slow/{seconds}")
 
 
 class Background:
@@ -240,6 +268,7 @@ class Load:
         self.retried = 0
         self.faults = []
         self.servers = set()
+        self.bodies = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._threads = [
@@ -288,6 +317,8 @@ class Load:
             with self._lock:
                 if response.status == 200:
                     self.answered += 1
+                    if len(self.bodies) < 1000:
+                        self.bodies.add(body)
                     self.servers.add(response.headers.get("X-Probe-Daemon") or body)
                 else:
                     self.faults.append(f"{response.status} {body[:200]!r}")

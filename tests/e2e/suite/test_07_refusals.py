@@ -1,4 +1,4 @@
-"""What cannot work is said once, with key, value and remedy, and is not tried for ever."""
+"""A wrong configuration is said once and ends it; an application that cannot boot is waited for."""
 
 import host
 import pytest
@@ -25,6 +25,27 @@ def refused_start():
     assert host.show("Result") == "exit-code"
     assert host.show("ExecMainStatus") == str(EX_CONFIG)
     return host.told(since)
+
+
+def unserved(*words):
+    """Restart with an application that cannot boot, until clients and journal are told these words.
+
+    Returns where the journal was before.
+    """
+    host.systemctl("reset-failed", host.SERVICE, host.SOCKET, check=False)
+    since = host.journal_cursor()
+    host.systemctl("--no-block", "restart", host.SERVICE)
+
+    def told():
+        answer = host.get("/")
+        return answer.status == 503 and all(word in answer.text for word in words) and answer
+
+    answer = host.wait_for(f"503 with {words}", told)
+    assert int(answer.headers["retry-after"]) > 0
+    assert host.show("ActiveState") == "activating", "READY=1 is for those who can serve"
+    assert any(word in host.status() for word in words), host.status()
+    host.wait_for("the journal has it, too", lambda: all(word in host.told(since) for word in words))
+    return since
 
 
 def test_an_unknown_key_is_named_with_the_nearest_that_exists(probe_app):
@@ -64,28 +85,42 @@ def test_a_directory_that_does_not_exist_is_named():
     assert "/srv/no-such-directory" in told
 
 
-def test_a_module_that_does_not_exist_is_named(probe_app):
+def test_a_module_that_does_not_exist_is_named_to_clients_and_operator(probe_app):
     host.configure("no_such_module", probe_app)
-    told = refused_start()
-    assert "no_such_module" in told
-    assert str(probe_app) in told
+    since = unserved("no_such_module")
+    assert str(probe_app) in host.told(since)
 
 
 def test_an_application_that_raises_on_import_shows_its_traceback_once(probe_app):
     (probe_app / "broken.py").write_text('raise LookupError("no database today")\n')
     host.configure("broken", probe_app)
-    told = refused_start()
+    since = unserved("LookupError: no database today")
+    host.wait_for("further attempts", lambda: host.told(since).count("did not boot") > 2)
+    told = host.told(since)
     assert told.count("Traceback (most recent call last)") == 1, told
-    assert told.count("did not boot: importing broken raised LookupError: no database today") == 1, told
     assert "broken.py" in told
 
 
 def test_an_attribute_that_is_not_callable_is_named(probe_app):
     (probe_app / "scalar.py").write_text("application = 42\n")
     host.configure("scalar", probe_app)
-    told = refused_start()
-    assert "scalar" in told
-    assert "cannot be called" in told
+    assert "cannot be called" in host.told(unserved("scalar"))
+
+
+def test_an_application_that_is_repaired_serves_without_anybody_doing_anything_else(probe_app):
+    broken = probe_app / "broken.py"
+    broken.write_text('raise LookupError("no database today")\n')
+    host.configure("broken", probe_app)
+    unserved("LookupError")
+    daemon = host.main_pid()
+    repaired = broken.with_suffix(".new")
+    repaired.write_text("from probe import application\n")
+    repaired.rename(broken)
+    host.wait_for("the application answers", lambda: host.get("/").status == 200, 30)
+    host.wait_for("the service is active", lambda: host.show("ActiveState") == "active")
+    assert host.main_pid() == daemon
+    assert host.show("NRestarts") == "0"
+    assert "LookupError" not in host.status()
 
 
 def test_check_says_the_same_without_starting_anything(probe_app):
@@ -99,15 +134,12 @@ def test_an_unknown_flag_is_a_usage_error():
     assert host.run("rgun", "--no-such-flag", check=False).returncode == EX_USAGE
 
 
-def test_waiting_clients_do_not_make_a_broken_service_start_for_ever(probe_app):
-    """The start that fails answers those who wait; new ones cause new starts, until the socket gives up."""
-    host.configure("no_such_module", probe_app)
+def test_waiting_clients_do_not_make_a_wrong_configuration_start_for_ever(probe_app):
+    """Each client that comes causes a start, until the socket gives up; then it is refused."""
+    host.configure("probe", probe_app, workers=0)
     host.systemctl("stop", host.SERVICE)
     host.systemctl("reset-failed", host.SERVICE, host.SOCKET, check=False)
     since = host.journal_cursor()
-    waiting = [host.ask_in_vain("/") for _ in range(3)]
-    told = [answer() for answer in waiting]
-    assert all(b"503" in answer and b"no_such_module" in answer for answer in told), told
     for _ in range(40):
         if host.show("ActiveState", host.SOCKET) == "failed":
             break

@@ -1,0 +1,5 @@
+"""The shop's settings with the URLs of the chaos."""
+
+from shop.settings import *  # noqa: F403
+
+ROOT_URLCONF = "chaotic_urls"

@@ -1,0 +1,239 @@
+"""`systemctl reload`: the new code takes over when it is fit to, and otherwise the old one never notices."""
+
+import os
+import pathlib
+import signal
+import subprocess
+
+import host
+import pytest
+
+BROKEN = 'raise LookupError("no database today")'
+SLOW_IMPORT = "import time; time.sleep(3)"
+
+
+@pytest.fixture
+def app(trouble_app):
+    """Release 1, served by two workers, whatever the test before has left."""
+    host.release(trouble_app, 1)
+    serve(trouble_app)
+    host.restart()
+    return trouble_app
+
+
+def serve(directory, **options):
+    """Write the configuration; nobody reads it before the next restart or reload."""
+    host.configure("trouble", directory, **options)
+
+
+def ask_reload():
+    """`rgun reload` as an operator types it, in the background."""
+    return subprocess.Popen(["rgun", "reload"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def verdict(asked, seconds=30):
+    """Exit status and words of it."""
+    told, _ = asked.communicate(timeout=seconds)
+    return asked.returncode, told
+
+
+def served():
+    """The release that answers."""
+    return host.get("/").text
+
+
+def workers():
+    """Process ids of the daemon's children."""
+    return set(host.children(host.main_pid()))
+
+
+def test_good_reloads_under_load_lose_nothing_and_serve_the_new_code(app):
+    daemon, first = host.main_pid(), workers()
+    with host.Load() as load:
+        for version in (2, 3, 4):
+            host.release(app, version)
+            host.reload()
+            # The verdict comes when traffic has moved, not when it begins to.
+            assert {served() for _ in range(20)} == {str(version)}
+            load.more(100)
+    print(load)
+    assert not load.faults, load
+    assert load.retried == 0, f"a reload is no reason to close a kept connection: {load}"
+    assert load.bodies == {b"1", b"2", b"3", b"4"}
+    assert host.main_pid() == daemon
+    host.wait_for("the old workers are gone", lambda: not workers() & first and len(workers()) == 2)
+    assert host.show("ActiveState") == "active"
+
+
+def test_a_request_that_runs_when_the_reload_comes_is_finished_by_the_old_code(app):
+    running, pid = host.slow(2)
+    host.release(app, 2)
+    host.reload()
+    assert served() == "2"
+    assert host.exists(pid), "the old worker left with a request"
+    assert running.result().json["pid"] == pid
+    host.wait_for("the old worker is gone", lambda: not host.exists(pid))
+
+
+def test_a_changed_configuration_takes_effect(app):
+    serve(app, workers=3, extra='[timeouts]\nrequest = "1s"\n', env={"GREETING": "hello"})
+    host.reload()
+    host.wait_for("three workers", lambda: len(workers()) == 3)
+    assert host.get("/slow/20").status == 504
+    environ = pathlib.Path(f"/proc/{max(workers())}/environ").read_bytes().split(b"\0")
+    assert b"GREETING=hello" in environ
+
+
+def test_a_changed_virtual_environment_takes_effect_with_its_dependencies(app):
+    interpreters = []
+    for name in ("one", "two"):
+        venv = pathlib.Path(f"/srv/venv-{name}")
+        host.run("/usr/bin/python3", "-m", "venv", "--without-pip", str(venv))
+        (site,) = venv.glob("lib/python3*/site-packages")
+        (site / "dependency.py").write_text(f"NAME = {name!r}\n")
+        interpreters.append(str(venv / "bin/python"))
+    code = "import dependency"
+    host.release(app, 1, code)
+    serve(app, python=interpreters[0])
+    host.reload()
+    assert host.get("/facts").json["prefix"] == "/srv/venv-one"
+    serve(app, python=interpreters[1])
+    host.reload()
+    assert host.get("/facts").json["prefix"] == "/srv/venv-two"
+    # And one that does not exist is refused, with its key.
+    serve(app, python="/srv/venv-three/bin/python")
+    assert host.reload(check=False).returncode != 0
+    code, told = verdict(ask_reload())
+    assert code == 1
+    assert "/srv/venv-three/bin/python" in told
+    assert host.get("/facts").json["prefix"] == "/srv/venv-two"
+
+
+def test_a_broken_release_fails_the_reload_and_the_old_one_serves_on(app):
+    before, since = workers(), host.journal_cursor()
+    host.release(app, 2, BROKEN)
+    with host.Load() as load:
+        assert host.reload(check=False).returncode != 0
+        assert host.show("ActiveState") == "active"
+        assert "LookupError: no database today" in host.status()
+        code, told = verdict(ask_reload())
+        load.more(100)
+    assert code == 1
+    assert "LookupError: no database today" in told, told
+    assert "release.py" in told, "the traceback's last lines name the place"
+    assert not load.faults, load
+    assert load.bodies == {b"1"}
+    assert workers() == before, "the old workers are untouched"
+    lines = host.told(since)
+    assert "rgun reload: " in lines, "what ExecReload= says is in the journal of the unit"
+    assert "Traceback (most recent call last)" in lines
+
+    host.release(app, 3)
+    host.reload()
+    assert served() == "3"
+    assert "LookupError" not in host.status()
+
+
+def test_a_wrong_configuration_fails_the_reload_and_names_the_key(app):
+    serve(app, extra='[timeouts]\nreqest = "30s"\n')
+    before = workers()
+    assert host.reload(check=False).returncode != 0
+    code, told = verdict(ask_reload())
+    assert code == 1
+    assert "reqest" in told
+    assert workers() == before
+    assert served() == "1"
+
+
+def test_a_release_that_fails_its_probe_gets_no_traffic(app):
+    serve(app, extra='[reload]\nprobe = "/healthz"\n')
+    host.reload()
+    host.release(app, 2, "SICK = True")
+    with host.Load() as load:
+        code, told = verdict(ask_reload())
+        load.more(50)
+    assert code == 1
+    assert "/healthz" in told
+    assert "503" in told
+    assert not load.faults, load
+    assert load.bodies == {b"1"}
+    host.release(app, 3)
+    host.reload()
+    assert served() == "3"
+
+
+def test_sighup_reloads_without_anybody_waiting(app):
+    daemon, since = host.main_pid(), host.journal_cursor()
+    host.release(app, 2)
+    os.kill(daemon, signal.SIGHUP)
+    host.wait_for("the new release", lambda: served() == "2")
+    host.wait_for("the reload is over", lambda: host.show("ActiveState") == "active")
+    host.release(app, 3, BROKEN)
+    os.kill(daemon, signal.SIGHUP)
+    host.wait_for("the failure is told", lambda: "LookupError: no database today" in host.told(since))
+    assert served() == "2"
+    assert host.main_pid() == daemon
+    assert host.show("NRestarts") == "0"
+
+
+def test_a_later_reload_supersedes_the_one_that_runs(app):
+    host.release(app, 2, SLOW_IMPORT)
+    before = workers()
+    first = ask_reload()
+    host.wait_for("the new generation boots", lambda: workers() - before)
+    host.release(app, 3)
+    assert verdict(ask_reload())[0] == 0
+    assert served() == "3"
+    code, told = verdict(first)
+    assert code == 1
+    assert "superseded" in told, told
+
+
+def test_a_reload_while_nothing_is_ready_yet_replaces_what_boots(app):
+    host.release(app, 2, "import time; time.sleep(60)")
+    host.systemctl("--no-block", "restart", host.SERVICE)
+    host.wait_for("release 2 boots", lambda: host.show("ActiveState") == "activating" and workers())
+    host.release(app, 3)
+    assert verdict(ask_reload())[0] == 0
+    assert served() == "3"
+    host.wait_for("the service is active", lambda: host.show("ActiveState") == "active")
+
+
+def test_a_stop_ends_a_reload_that_runs(app):
+    host.release(app, 2, SLOW_IMPORT)
+    before = workers()
+    asked = ask_reload()
+    host.wait_for("the new generation boots", lambda: workers() - before)
+    host.systemctl("stop", host.SERVICE)
+    code, told = verdict(asked)
+    assert code == 1
+    assert "stop" in told, told
+    assert host.show("Result") == "success"
+    assert host.processes_of("rgun") == []
+
+
+def test_no_daemon_is_a_status_of_its_own(app):
+    host.systemctl("stop", host.SERVICE)
+    code, told = verdict(ask_reload())
+    assert code == 69
+    assert "/run/rgun/control" in told
+
+
+def test_a_watched_release_that_answers_worse_is_taken_back(app):
+    serve(app, extra='[reload]\nwatch = "20s"\n')
+    host.reload()
+    since = host.journal_cursor()
+    with host.Load() as load:
+        host.release(app, 2, "SICK = True")
+        host.reload()
+        host.wait_for("release 1 is back", lambda: served() == "1", 20)
+        before = len(load.faults)
+        load.faults.clear()
+        load.more(100)
+        assert not load.faults, load
+    assert before > 0, "the new release was to answer 500 before it was taken back"
+    assert "back" in host.status(), host.status()
+    assert any(entry["PRIORITY"] in "34" for entry in host.journal_of_service(since)), host.told(since)
+    host.release(app, 3)
+    host.reload()
+    assert served() == "3"

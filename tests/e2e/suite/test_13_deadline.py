@@ -1,0 +1,78 @@
+"""A request that takes too long is answered at once, and the journal says where it was."""
+
+import re
+import time
+
+import host
+import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def app(trouble_app):
+    """One second for a request, one thread a worker."""
+    host.release(trouble_app, 1)
+    rule = '[[timeouts.path]]\nmatch = "/slow/*"\nrequest = "10s"\n'
+    extra = f'[timeouts]\nrequest = "1s"\n\n{rule}\n[log]\nslow = "500ms"\n'
+    host.configure("trouble", trouble_app, extra=extra)
+    host.restart()
+
+
+def line_of(view):
+    """What faulthandler writes of a frame in that view."""
+    return re.compile(rf'File ".*/trouble\.py", line \d+ in {view}\b')
+
+
+@pytest.mark.parametrize("view", ["stuck", "gil"])
+def test_a_stuck_request_is_504_and_one_entry_has_the_stacks_and_the_request(view):
+    daemon, since = host.main_pid(), host.journal_cursor()
+    began = time.monotonic()
+    running, worker = host.started(f"/{view}")
+    answer = running.result()
+    took = time.monotonic() - began
+    assert answer.status == 504
+    assert 0.9 < took < 2.5, f"504 after {took:.2f} s"
+    entries = host.wait_for(
+        "the stacks are in the journal",
+        lambda: [entry for entry in named(since, answer) if line_of(view).search(host.messages([entry])[0])],
+    )
+    over = [entry for entry in entries if "RGUN_STATUS" in entry or entry["PRIORITY"] in "0123"]
+    assert len(over) == 1, host.messages(entries)
+    (entry,) = over
+    assert entry["RGUN_METHOD"] == "GET"
+    assert entry["RGUN_PATH"] == f"/{view}"
+    assert entry["RGUN_WORKER"] in "01"
+    assert entry["RGUN_PID"] == str(worker)
+
+    # Replaced first; the stuck one goes in the end, whatever it does.
+    host.wait_for("the stuck worker is gone", lambda: not host.exists(worker), 20)
+    assert host.get("/").status == 200
+    assert host.main_pid() == daemon
+    assert host.show("NRestarts") == "0"
+
+
+def test_the_others_are_served_while_one_is_stuck():
+    running, _ = host.started("/stuck")
+    with host.Load(clients=4) as load:
+        assert running.result().status == 504
+        load.more(100)
+    assert not load.faults, load
+
+
+def test_a_path_of_its_own_limit_may_take_longer():
+    assert host.get("/slow/2").status == 200
+
+
+def test_a_slow_request_is_told_once_with_its_stack_and_not_harmed():
+    since, before = host.journal_cursor(), set(host.children(host.main_pid()))
+    answer = host.get("/slow/2")
+    assert answer.status == 200
+    entries = host.wait_for("the slow request is told", lambda: named(since, answer))
+    assert len(entries) == 1, host.messages(entries)
+    assert line_of("slow").search(host.messages(entries)[0]), host.messages(entries)
+    assert entries[0]["RGUN_PATH"] == "/slow/2"
+    assert set(host.children(host.main_pid())) == before
+
+
+def named(since, answer):
+    """The entries under the id the client was given."""
+    return host.journal(since, RGUN_REQUEST_ID=answer.headers["x-request-id"])

@@ -1,0 +1,116 @@
+"""`workers.preload`: Django is imported once, workers are forked, and a reload still brings new code."""
+
+import os
+import signal
+
+import host
+import pytest
+
+# The shop, with a page that tells which process imported it.
+MODULE = """
+import json, os
+from shop.wsgi import application as shop
+import release
+IMPORTED_BY = os.getpid()
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] != "/facts":
+        return shop(environ, start_response)
+    body = json.dumps({"pid": os.getpid(), "imported_by": IMPORTED_BY, "version": release.VERSION}).encode()
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+"""
+DIRECTORY = host.pathlib.Path("/srv/shop")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def preloaded(shop_data):
+    """The shop, preloaded, with two workers."""
+    (DIRECTORY / "preloaded.py").write_text(MODULE)
+    host.release(DIRECTORY, 1)
+    environment = {"SHOP_DATA": str(shop_data)}
+    host.configure("preloaded", DIRECTORY, env=environment, more="preload = true")
+    host.restart()
+    host.wait_for("both workers are ready", lambda: host.status().startswith("2/2 workers ready"))
+
+
+def facts():
+    """What the workers say, by process id, once all have been heard."""
+    found = {}
+
+    def both():
+        answer = host.get("/facts").json
+        found[answer["pid"]] = answer
+        return len(found) >= 2
+
+    host.wait_for("two workers have answered", both, 10)
+    return found
+
+
+def test_workers_are_forked_from_one_that_imported_and_belong_to_the_daemon():
+    answers = facts()
+    importers = {answer["imported_by"] for answer in answers.values()}
+    assert len(importers) == 1, answers
+    assert not importers & set(answers), "the zygote does not serve"
+    assert set(host.children(host.main_pid())) == importers | set(answers)
+    top = host.show("ControlGroup")
+    places = {host.cgroup_of(pid) for pid in importers | set(answers)}
+    assert len(places) == 3, places
+    assert all(place.startswith(top + "/workers/") for place in places), places
+
+
+def test_django_with_its_database_works_in_forked_workers():
+    for _ in range(10):
+        assert len(host.get("/api/products").json["products"]) == 20
+        assert host.get("/").status == 200
+
+
+def test_a_worker_that_dies_is_forked_anew_without_an_import():
+    before = facts()
+    victim, other = sorted(before)
+    os.kill(victim, signal.SIGKILL)
+    host.wait_for("another worker", lambda: set(facts()) - set(before), 10)
+    after = facts()
+    assert {answer["imported_by"] for answer in after.values()} == {before[other]["imported_by"]}
+
+
+def test_a_zygote_that_dies_is_replaced_and_its_workers_serve_on():
+    before = facts()
+    (zygote,) = {answer["imported_by"] for answer in before.values()}
+    with host.Load("/api/status", clients=2) as load:
+        os.kill(zygote, signal.SIGKILL)
+        host.wait_for(
+            "another zygote",
+            lambda: set(host.children(host.main_pid())) - set(before) - {zygote},
+        )
+        load.more(20)
+    assert not load.faults, load
+    assert set(facts()) == set(before)
+
+
+def test_a_reload_makes_a_new_zygote_and_serves_the_new_code():
+    host.wait_for("three processes", lambda: len(host.children(host.main_pid())) == 3)
+    before = set(host.children(host.main_pid()))
+    with host.Load("/api/status", clients=2) as load:
+        host.release(DIRECTORY, 2)
+        host.reload()
+        assert host.get("/facts").json["version"] == 2
+        host.release(DIRECTORY, 3, 'raise LookupError("no database today")')
+        assert host.reload(check=False).returncode != 0
+        assert host.get("/facts").json["version"] == 2
+        load.more(20)
+    assert not load.faults, load
+    host.wait_for("nobody of the old generation is left", lambda: not before & processes())
+    assert len(processes()) == 3
+
+
+def processes():
+    """The daemon's children: a zygote and its workers."""
+    return set(host.children(host.main_pid()))
+
+
+def test_a_stop_leaves_no_process():
+    host.systemctl("stop", host.SERVICE)
+    assert host.show("Result") == "success"
+    assert host.processes_of("rgun") == []
+    host.release(DIRECTORY, 1)

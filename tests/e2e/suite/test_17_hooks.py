@@ -1,0 +1,69 @@
+"""gunicorn's hooks, for those who have them: called with gunicorn's arguments, once for each worker."""
+
+import os
+import signal
+
+import host
+import pytest
+
+HOOKS = """
+def note(name, worker):
+    with open("{log}", "a") as file:
+        file.write(f"{{name}} {{worker.pid}}\\n")
+
+def post_fork(server, worker):
+    server.log.info("post_fork speaks")
+    note("post_fork", worker)
+
+def post_worker_init(worker):
+    note("post_worker_init", worker)
+
+def worker_exit(server, worker):
+    note("worker_exit", worker)
+
+def child_exit(server, worker):
+    note("child_exit", worker)
+"""
+LOG = host.STATE / "hooks.log"
+
+
+@pytest.fixture(autouse=True)
+def hooked(trouble_app):
+    """Two workers with all four hooks, which write down what they are called for."""
+    host.release(trouble_app, 1)
+    (trouble_app / "hooks.py").write_text(HOOKS.format(log=LOG))
+    LOG.unlink(missing_ok=True)
+    names = ("post_fork", "post_worker_init", "worker_exit", "child_exit")
+    lines = "\n".join(f'{name} = "hooks:{name}"' for name in names)
+    host.configure("trouble", trouble_app, extra=f"[hooks]\n{lines}\n")
+    host.restart()
+
+
+def noted():
+    """Name of the hook and the process it was about, in order."""
+    return [tuple(line.split()) for line in LOG.read_text().splitlines()]
+
+
+def test_each_hook_is_called_once_for_each_worker():
+    workers = host.wait_for("two workers", pair)
+    for pid in workers:
+        host.wait_for("the worker's first two hooks", lambda pid=pid: named(pid)[:2])
+        assert named(pid) == ["post_fork", "post_worker_init"]
+    victim, other = workers
+    os.kill(victim, signal.SIGKILL)
+    host.wait_for("child_exit is called for it", lambda: ("child_exit", str(victim)) in noted())
+    assert "worker_exit" not in named(victim), "nobody runs code in a killed process"
+    host.systemctl("stop", host.SERVICE)
+    assert "worker_exit" in named(other)
+    assert all(noted().count(line) == 1 for line in noted()), noted()
+
+
+def named(pid):
+    """The hooks that were called about this process."""
+    return [name for name, about in noted() if about == str(pid)]
+
+
+def pair():
+    """The two workers, or None while there are fewer."""
+    found = host.children(host.main_pid())
+    return found if len(found) == 2 else None

@@ -1,0 +1,96 @@
+"""`workers.max_memory`: who has grown is replaced, who explodes dies alone.
+
+Where there is no memory controller (a container on a host with cgroup v1) the daemon measures instead, and
+what only the kernel can do is skipped; `tests/e2e/run --engine uml` has a kernel of its own.
+"""
+
+import re
+
+import host
+import pytest
+
+MIB = 1 << 20
+LIMIT = 100
+
+
+@pytest.fixture(autouse=True)
+def limited(trouble_app):
+    """Two workers of 100 MiB each, at most."""
+    host.release(trouble_app, 1)
+    host.configure("trouble", trouble_app, more=f'max_memory = "{LIMIT}MiB"')
+    host.restart()
+    host.wait_for("two workers", pair)
+
+
+@pytest.fixture
+def controller():
+    """Skips where the kernel does not count memory for the service."""
+    tree = host.cgroup_directory(host.show("ControlGroup"))
+    if "memory" not in (tree / "cgroup.controllers").read_text().split():
+        pytest.skip("no memory controller in this machine (the uml machine has one)")
+    return tree
+
+
+def test_the_kernel_knows_the_limits_of_each_worker(controller):
+    for pid in pair():
+        leaf = host.cgroup_directory(host.cgroup_of(pid))
+        assert int((leaf / "memory.high").read_text()) == LIMIT * MIB
+        assert int((leaf / "memory.max").read_text()) == LIMIT * MIB * 3 // 2
+        assert (leaf / "memory.oom.group").read_text().strip() == "1"
+    assert (controller / "memory.max").read_text().strip() == "max", "the service itself has no limit"
+
+
+def test_a_worker_that_has_grown_is_replaced_and_no_request_is_lost():
+    first, since = set(pair()), host.journal_cursor()
+    daemon = host.main_pid()
+
+    def grown():
+        answer = host.get("/grow/5")
+        assert answer.status == 200, answer.text
+        return not first & set(host.children(daemon))
+
+    host.wait_for("both workers are replaced", grown, 60, pause=0.1)
+    told = host.told(since)
+    assert re.search(r"max_memory|memory", told), told
+    # With a limit of the kernel's own the largest is still what was asked for and not what was left over.
+    assert "out of memory" not in told
+    assert host.main_pid() == daemon
+    assert host.show("NRestarts") == "0"
+
+
+def test_a_request_that_explodes_is_a_502_and_the_other_worker_goes_on(controller):
+    daemon, since = host.main_pid(), host.journal_cursor()
+    beside, other = host.slow(3)
+    (victim,) = set(pair()) - {other}
+    answer = host.get("/grow/1000")
+    assert answer.status == 502
+    assert beside.result().json["pid"] == other
+    entries = host.wait_for(
+        "the request is in the journal",
+        lambda: host.journal(since, RGUN_REQUEST_ID=answer.headers["x-request-id"]),
+    )
+    assert entries[0]["RGUN_PATH"] == "/grow/1000"
+    told = host.journal(since, RGUN_PID=victim, _PID=daemon)
+    assert any("out of memory" in text for text in host.messages(told)), host.messages(told)
+    host.wait_for("another worker", lambda: pair() and victim not in pair())
+    assert host.get("/").status == 200
+    assert host.show("ActiveState") == "active"
+    assert host.main_pid() == daemon
+    assert host.show("NRestarts") == "0"
+
+
+def test_a_worker_that_died_of_it_leaves_no_cgroup(controller):
+    assert host.get("/grow/1000").status == 502
+    host.wait_for("two workers", pair)
+    leaves = [path for path in (controller / "workers").iterdir() if path.is_dir()]
+    host.wait_for(
+        "as many leaves as workers",
+        lambda: len([path for path in (controller / "workers").iterdir() if path.is_dir()]) == 2,
+    )
+    assert leaves
+
+
+def pair():
+    """The two workers, or None while there are fewer."""
+    found = host.children(host.main_pid())
+    return found if len(found) == 2 else None
