@@ -24,6 +24,7 @@ Examples:
 Settings:
   The command line wins over the environment (RGUN_<SECTION>_<KEY>, and
   WEB_CONCURRENCY for the workers), that over the file, that over the defaults.
+  A key without a flag has its variable: RGUN_WORKERS_MAX_MEMORY=512MiB.
   With APP and no --config, no file is read; without APP it is
   /etc/rgun/rgun.toml, which explains every key.
 

@@ -296,7 +296,8 @@ mod tests {
 
     #[test]
     fn no_text_makes_the_reader_panic() {
-        let sample = include_str!("../../../packaging/etc/rgun.toml");
+        let sample = include_str!("../../../packaging/etc/rgun.toml").to_owned()
+            + "[[timeouts.path]]\nmatch = [{ a = 1 }]\n[timeouts.path]\n";
         for end in (0..sample.len()).filter(|end| sample.is_char_boundary(*end)) {
             parsed(&sample[..end]);
         }
