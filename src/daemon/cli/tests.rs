@@ -662,3 +662,19 @@ fn every_flag_of_gunicorn_is_known() {
         assert!(known.contains(&flag), "--{flag}");
     }
 }
+
+#[test]
+fn the_manual_has_every_flag_and_command_of_the_help() {
+    let manual = include_str!("../../../packaging/man/rgun.8");
+    let command = Cli::command();
+    let reload = command.find_subcommand("reload").unwrap();
+    for arg in command.get_arguments().chain(reload.get_arguments()).filter(|arg| !arg.is_hide_set()) {
+        if let Some(long) = arg.get_long() {
+            let item = |line: &str| line.starts_with(".It Fl ") && line.split(' ').any(|word| word == long);
+            assert!(manual.lines().any(item), "--{long}");
+        }
+    }
+    for sub in command.get_subcommands() {
+        assert!(manual.contains(&format!(".Cm {}\n", sub.get_name())), "{}", sub.get_name());
+    }
+}
