@@ -15,7 +15,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 /// A mapping of a sealed memfd; unmapped when dropped.
 #[derive(Debug)]
@@ -164,6 +164,23 @@ impl Map {
     }
 }
 
+impl Map {
+    /// Lets go of the shared memory: from now on the words and bytes are private ones, all zero. For whoever is done
+    /// with a map that others in the process may still hold; the memory is the system's again when the other side has
+    /// let go, too.
+    ///
+    /// # Errors
+    /// What `mmap(2)` says; the memory is shared still.
+    pub fn release(&self) -> io::Result<()> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        // SAFETY: exactly the range of our own mapping is replaced, at once, by memory that is at least as accessible;
+        // all access is atomic or by copying, so that no reference sees its value change under it.
+        unsafe { mmap_anonymous(self.base.as_ptr().cast(), self.len, prot, flags) }?;
+        Ok(())
+    }
+}
+
 impl Drop for Map {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `of` with this base and length; no reference outlives self.
@@ -188,6 +205,17 @@ mod tests {
         let mut out = Vec::new();
         ours.copy_out(100, 5, &mut out);
         assert_eq!(out, b"hello");
+    }
+
+    #[test]
+    fn a_released_map_is_private_and_empty() {
+        let (ours, fd) = Map::create("test", 8192).unwrap();
+        let theirs = Map::attach(fd.as_fd(), 8192, true).unwrap();
+        ours.u64(4096).store(7, Ordering::Release);
+        theirs.release().unwrap();
+        assert_eq!(theirs.u64(4096).load(Ordering::Acquire), 0);
+        theirs.u64(4096).store(8, Ordering::Release);
+        assert_eq!(ours.u64(4096).load(Ordering::Acquire), 7);
     }
 
     #[test]

@@ -1,57 +1,58 @@
-//! From `main()` to the first request: descriptor 3, Start, the map, the application, Ready.
+//! `main()`: descriptor 3, Start, what every process of ours needs; then what it is to be, one thing after the other.
 //!
 //! # Why `unsafe`
 //! Descriptor 3 is ours by the contract with the daemon ([`CONTROL_FD`]); only that contract, not the
 //! type system, says that nobody else in the process owns it.
 
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use rgun_channel::control::{
-    CONTROL_FD, Command, FailureKind, Interface, MAX_MESSAGE, Report, Start, receive, send,
-};
+use rgun_channel::control::{CONTROL_FD, Command, FailureKind, Interface, MAX_MESSAGE, Role, Start, receive};
 use rgun_channel::layout::REACTOR_PAGE;
 use rgun_channel::map::Map;
 use rustix::io::FdFlags;
 
-use crate::python::{EX_CONFIG, EX_SOFTWARE, support, system_exit, watch_forks};
-use crate::worker::Worker;
-use crate::{control, serve, title, wsgi};
+use crate::life::{self, Birth, Next};
+use crate::process::Process;
+use crate::python::{is_forked_child, leave_forked_child, support, system_exit, watch_forks};
+use crate::{stacks, zygote};
 
-/// Boots and serves until the daemon stops the worker.
+/// Boots and serves until the daemon stops the process.
 ///
 /// # Errors
 /// `SystemExit` with the code of what went wrong; anything else is a bug, and the bootstrap reports it.
 pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
-    let socket = control_socket()?;
-    let (start, fds) = receive_start(py, &socket)?;
-    let [map, reactor, eventfd, _stacks]: [OwnedFd; 4] = fds
+    let control = control_socket()?;
+    let (start, fds) = receive_start(py, &control)?;
+    let [map, reactor, eventfd, stacks]: [OwnedFd; 4] = fds
         .try_into()
         .map_err(|_| PyRuntimeError::new_err("the daemon sent Start without its four descriptors"))?;
-    let map = Map::attach(map.as_fd(), start.geometry.total(), true)?;
-    let reactor = Map::attach(reactor.as_fd(), REACTOR_PAGE, false)?;
-
-    title::set(&format!("rgun: worker {} [{}:{}]", start.worker, start.module, start.attribute));
-    tell(&socket, &Report::Booting { python: interpreter(py)? })?;
-    py.import("faulthandler")?.call_method0("enable")?;
-    let application = match load(py, &start)? {
-        Ok(application) => application,
-        Err((kind, summary, traceback)) => {
-            let code = if kind == FailureKind::Config { EX_CONFIG } else { 1 };
-            tell(&socket, &Report::Failed { kind, summary, traceback })?;
-            return Err(system_exit(code));
-        }
-    };
-    let worker: &'static Worker =
-        Box::leak(Box::new(Worker::new(start, socket, Arc::new(map), reactor, eventfd)));
+    let daemon = rustix::process::getppid().ok_or_else(|| PyRuntimeError::new_err("there is no daemon"))?;
+    stacks::install(py, &stacks)?;
     watch_forks(py)?;
-    let served = wsgi::Application::new(py, worker, application)?;
-    control::spawn(worker)?;
-    tell(&worker.control, &Report::Ready { interface: Interface::Wsgi })?;
-    serve::run(py, served)
+    support(py)?.call_method1(intern!(py, "prepare"), (&start.directory, &start.pythonpath))?;
+    let mut next = match start.role {
+        Role::Worker => {
+            let map = Map::attach(map.as_fd(), start.geometry.total(), true)?;
+            Next::Worker(Birth { start, map, application: None })
+        }
+        Role::Zygote => Next::Zygote(start),
+    };
+    let reactor_page = Map::attach(reactor.as_fd(), REACTOR_PAGE, false)?;
+    // Mapped, they need no descriptors any more.
+    drop((map, reactor));
+    let process = Process { control, stacks, reactor: reactor_page, eventfd, daemon };
+    let process: &'static Process = Box::leak(Box::new(process));
+    loop {
+        next = match next {
+            Next::Worker(birth) => life::worker(py, process, birth)?,
+            Next::Zygote(start) => zygote::boot(py, process, start)?,
+            Next::Promoted(start, application) => zygote::promoted(py, process, start, application)?,
+            Next::End => return Ok(()),
+        }
+    }
 }
 
 fn control_socket() -> PyResult<OwnedFd> {
@@ -65,7 +66,7 @@ fn control_socket() -> PyResult<OwnedFd> {
     Ok(socket)
 }
 
-fn receive_start(py: Python<'_>, socket: &OwnedFd) -> PyResult<(Start, Vec<OwnedFd>)> {
+fn receive_start(py: Python<'_>, socket: &OwnedFd) -> PyResult<(Box<Start>, Vec<OwnedFd>)> {
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
         let received = match py.detach(|| receive(socket, &mut buffer)) {
@@ -81,7 +82,7 @@ fn receive_start(py: Python<'_>, socket: &OwnedFd) -> PyResult<(Start, Vec<Owned
             return Err(system_exit(0));
         }
         match Command::decode(&buffer[..received.len]) {
-            Ok(Command::Start(start)) => return Ok((*start, received.fds)),
+            Ok(Command::Start(start)) => return Ok((start, received.fds)),
             Ok(Command::Stop) => return Err(system_exit(0)),
             Ok(_) => {}
             Err(error) => {
@@ -94,41 +95,59 @@ fn receive_start(py: Python<'_>, socket: &OwnedFd) -> PyResult<(Start, Vec<Owned
     }
 }
 
-fn tell(socket: &OwnedFd, report: &Report) -> PyResult<()> {
-    match send(socket, &report.encode(), &[]) {
-        Ok(()) => Ok(()),
-        // The daemon is gone; there is nobody to boot for.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(system_exit(EX_SOFTWARE)),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// For instance `CPython 3.11.2`.
-fn interpreter(py: Python<'_>) -> PyResult<String> {
+pub(crate) fn interpreter(py: Python<'_>) -> PyResult<String> {
     // "3.11.2 (main, ...) [GCC ...]"
     let version: String = py.import("sys")?.getattr("version")?.extract()?;
     Ok(format!("CPython {}", version.split_whitespace().next().unwrap_or("?")))
 }
 
-type Failure = (FailureKind, String, String);
+/// Why the application cannot be served.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// Whose fault.
+    pub(crate) kind: FailureKind,
+    /// One line.
+    pub(crate) summary: String,
+    /// Or empty.
+    pub(crate) traceback: String,
+}
 
-/// Loads the application by `load.py`.
-fn load(py: Python<'_>, start: &Start) -> PyResult<Result<Py<PyAny>, Failure>> {
-    let module = support(py)?;
-    module.call_method1(intern!(py, "prepare"), (&start.directory, &start.pythonpath))?;
+impl Failure {
+    /// Something of ours did not work.
+    pub(crate) fn of_system(summary: String) -> Self {
+        Self { kind: FailureKind::App, summary, traceback: String::new() }
+    }
+
+    /// From what the Python halves return: None, or kind, summary and traceback.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub(crate) fn of(outcome: &Bound<'_, PyAny>) -> PyResult<Result<(), Self>> {
+        let outcome: Option<(u8, String, String)> = outcome.extract()?;
+        Ok(outcome.map_or(Ok(()), |(kind, summary, traceback)| {
+            let kind = if kind == 0 { FailureKind::Config } else { FailureKind::App };
+            Err(Self { kind, summary, traceback })
+        }))
+    }
+}
+
+/// Imports the application by `load.py`.
+///
+/// # Errors
+/// What Python says; not what the application raises.
+pub(crate) fn load(py: Python<'_>, start: &Start) -> PyResult<Result<Py<PyAny>, Failure>> {
     let interface = match start.interface {
         Interface::Auto => "auto",
         Interface::Wsgi => "wsgi",
         Interface::Asgi => "asgi",
     };
     let arguments = (&start.module, &start.attribute, start.factory, interface, &start.directory);
-    let outcome = module.call_method1(intern!(py, "load"), arguments)?;
-    let (application, failure): (Py<PyAny>, Option<(u8, String, String)>) = outcome.extract()?;
-    Ok(match failure {
-        None => Ok(application),
-        Some((kind, summary, traceback)) => {
-            let kind = if kind == 0 { FailureKind::Config } else { FailureKind::App };
-            Err((kind, summary, traceback))
-        }
-    })
+    let (application, failure): (Py<PyAny>, Py<PyAny>) =
+        support(py)?.call_method1(intern!(py, "load"), arguments)?.extract()?;
+    if is_forked_child() {
+        // The application forked while it was imported, and the child came back: the parent boots.
+        leave_forked_child(py, None);
+    }
+    Ok(Failure::of(failure.bind(py))?.map(|()| application))
 }

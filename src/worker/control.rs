@@ -1,16 +1,22 @@
 //! The native thread that reads the control socket, and the descriptors it keeps for the slots.
 //!
-//! It never touches Python, so it hears the daemon whatever holds the GIL. When the daemon is gone the
-//! process ends at once: nobody waits for its answers any more.
+//! It runs from before the application is imported. It never touches Python, so it hears the daemon whatever holds the
+//! GIL; what needs Python is the helper's ([`crate::helper`]). When the daemon is gone the process ends at once: nobody
+//! waits for its answers any more. A zygote reads its socket itself ([`crate::zygote`]).
+//!
+//! # Why `unsafe`
+//! The thread blocks all signals, so that handlers run on a thread of Python's, whose waits they interrupt; there is no
+//! safe call for that.
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use rgun_channel::control::{Command, MAX_MESSAGE, receive};
+use rgun_channel::control::{Command, Fork, MAX_MESSAGE, Report, receive, send};
 use rgun_channel::frame::ExchangeId;
 
+use crate::helper::Job;
 use crate::python::{exit_now, lock};
 use crate::worker::Worker;
 
@@ -51,13 +57,16 @@ impl Bodies {
 /// When the system gives no thread.
 pub(crate) fn spawn(worker: &'static Worker) -> io::Result<()> {
     let builder = std::thread::Builder::new().name("rgun-control".to_owned()).stack_size(128 * 1024);
-    builder.spawn(move || listen(worker)).map(drop)
+    let thread = builder.spawn(move || listen(worker))?;
+    worker.keep_control_thread(thread);
+    Ok(())
 }
 
 fn listen(worker: &'static Worker) {
+    block_signals();
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
-        let received = match receive(&worker.control, &mut buffer) {
+        let received = match receive(worker.control, &mut buffer) {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             // ECONNRESET: the daemon died with messages of ours unread.
@@ -78,9 +87,38 @@ fn listen(worker: &'static Worker) {
                 }
             }
             Ok(Command::Stop) => worker.stop(),
+            Ok(Command::Stacks(exchange)) => worker.helper.give(worker, Job::Stacks(exchange)),
+            Ok(Command::ChildExited { pid, worker: number, life }) => {
+                worker.helper.give(worker, Job::ChildExited { pid, worker: number, life });
+            }
+            Ok(Command::Promote) => {
+                if worker.promote() {
+                    // What follows is the zygote's to read, and its fork must not find this thread.
+                    return;
+                }
+            }
+            Ok(Command::Fork(Fork { life, .. })) => {
+                let reason = "the process serves, it is no zygote".to_owned();
+                // The daemon's end cannot be closed without the next receive saying so.
+                let _ = send(worker.control, &Report::ForkFailed { life, reason }.encode(), &[]);
+            }
             // A second Start cannot come from a daemon of ours, and what a newer one may say is not
             // meant for this version: ignored.
-            Ok(_) | Err(_) => {}
+            Ok(Command::Start(_)) | Err(_) => {}
         }
+    }
+}
+
+fn block_signals() {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    #[expect(unsafe_code, reason = "sigfillset(3)")]
+    // SAFETY: the pointer is to a set of ours, which the call initializes; it cannot fail.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+    }
+    #[expect(unsafe_code, reason = "pthread_sigmask(3)")]
+    // SAFETY: the set was initialized above; only this thread's mask changes.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut());
     }
 }

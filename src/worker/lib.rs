@@ -1,14 +1,17 @@
 //! The rgun worker: a Python extension that serves one application for the rgun daemon.
 //!
 //! The daemon runs the application's own interpreter on `bootstrap.py`, which loads this extension and
-//! calls [`main`](rgun_worker::main). From then on the process is a worker: it receives its orders on
+//! calls [`main`](rgun_worker::main). From then on the process is a worker ([`life`]): it receives its orders on
 //! the control socket ([`control`]), loads the application ([`boot`], `load.py`), claims requests from
 //! the submission ring ([`serve`]), calls the application ([`wsgi`]) and hands answers back through the
-//! completion ring and the slab ([`output`]). Not for import by anybody else.
+//! completion ring and the slab ([`output`]). Or it is a [`zygote`], of which workers are forked; one may become the
+//! other. On the side it tells what it is doing ([`stacks`]) and calls gunicorn's [`hooks`].
+//! Not for import by anybody else.
 //!
 //! # Threads
 //! Slot 0 is Python's main thread, every further slot a `threading.Thread`. One native thread reads the
-//! control socket and never touches Python.
+//! control socket and never touches Python; another, made when it is first needed, does what needs Python beside
+//! requests ([`helper`]). A zygote has none of them.
 //!
 //! # Lock order
 //! The GIL is outermost: a Rust mutex is taken with or without it, held for a few instructions or one
@@ -18,12 +21,18 @@
 
 mod boot;
 mod control;
+mod helper;
+mod hooks;
+mod life;
 mod output;
+mod process;
 mod python;
 mod serve;
+mod stacks;
 mod title;
 mod worker;
 mod wsgi;
+mod zygote;
 
 use pyo3::prelude::*;
 

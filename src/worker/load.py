@@ -64,25 +64,25 @@ def load(module, attribute, factory, interface, directory):
         return None, failure.outcome
 
 
-def find(module, attribute, directory):
-    """Imports the module and follows the dotted attribute."""
+def find(module, attribute, directory, key="app.target"):
+    """Imports the module and follows the dotted attribute; `key` is the setting that names them."""
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         # Only if it is the target itself, or a package on the way to it: a module that the application
         # imports and does not find is the application's fault, with a traceback.
         if error.name and (module == error.name or module.startswith(error.name + ".")):
-            raise Failure(CONFIG, missing_module(module, error, directory)) from None
-        raise failed("importing", module, error) from None
+            raise Failure(CONFIG, missing_module(module, error, directory, key)) from None
+        raise failed("importing", module, error, key) from None
     except BaseException as error:  # noqa: BLE001 (SystemExit and KeyboardInterrupt at import are failures too)
-        raise failed("importing", module, error) from None
+        raise failed("importing", module, error, key) from None
     for name in attribute.split("."):
         try:
             found = getattr(found, name)
         except AttributeError as error:
-            raise Failure(CONFIG, missing_attribute(module, attribute, name, found, error)) from None
+            raise Failure(CONFIG, missing_attribute(module, attribute, name, found, error, key)) from None
         except BaseException as error:  # noqa: BLE001 (a module's __getattr__ or a property may raise anything)
-            raise failed("looking up", f"{module}:{attribute}", error) from None
+            raise failed("looking up", f"{module}:{attribute}", error, key) from None
     return found
 
 
@@ -100,19 +100,20 @@ def make(factory, target):
         raise failed("calling", target + "()", error) from None
 
 
-def failed(doing, what, error):
-    """The application raised."""
+def failed(doing, what, error, key="app.target"):
+    """The application raised; a hook is named by its setting."""
     summary, trace = describe(error)
-    return Failure(APP, f"{doing} {what} raised {summary}", trace)
+    named = "" if key == "app.target" else f"{key}: "
+    return Failure(APP, f"{named}{doing} {what} raised {summary}", trace)
 
 
-def missing_module(module, error, directory):
+def missing_module(module, error, directory, key):
     """One line about a module that is not there."""
     package = error.name.rpartition(".")[0]
     try:
         path = sys.modules[package].__path__ if package else [directory]
     except (KeyError, AttributeError):
-        return f"app.target: there is no module {module}: {error.args[0]}; correct app.target"
+        return f"{key}: there is no module {module}: {error.args[0]}; correct {key}"
     import pkgutil
 
     names = [info.name for info in pkgutil.iter_modules(path)]
@@ -120,21 +121,24 @@ def missing_module(module, error, directory):
     wanted = f" for {module}" if module != error.name else ""
     hint = nearest(error.name.rpartition(".")[2], names)
     return (
-        f"app.target: there is no module {error.name}{wanted} in {where} "
+        f"{key}: there is no module {error.name}{wanted} in {where} "
         f"or on the rest of sys.path of {sys.executable}{hint}; "
-        "correct app.target, app.directory or app.python"
+        f"correct {key}, app.directory or app.python"
     )
 
 
-def missing_attribute(module, attribute, name, owner, error):
+def missing_attribute(module, attribute, name, owner, error, key):
     """One line about an attribute that is not there."""
     # An AttributeError of the module's own __getattr__ says more than that the name is missing.
     own = "" if f"'{name}'" in str(error) else f" ({error})"
     names = [each for each in dir(owner) if not each.startswith("_")]
     file = f" ({owner.__file__})" if getattr(owner, "__file__", None) else ""
+    syntax = "module:attribute; without :attribute it means application"
+    if key != "app.target":
+        syntax = "module:function"
     return (
-        f"app.target: module {module}{file} has no attribute {attribute}{own}{nearest(name, names)}; "
-        "correct app.target (module:attribute; without :attribute it means application)"
+        f"{key}: module {module}{file} has no attribute {attribute}{own}{nearest(name, names)}; "
+        f"correct {key} ({syntax})"
     )
 
 

@@ -8,7 +8,6 @@
 //! and after the oldest unrung completion is [`DEFER`] old. If the next exchange turns out to be long,
 //! the daemon notices by itself: it ticks every millisecond while it has records in this worker's ring.
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use pyo3::prelude::*;
@@ -19,6 +18,7 @@ use rgun_channel::ring::CompletionSender;
 use rgun_channel::slab::SlabSender;
 use rgun_channel::wake::{Epoch, Want};
 
+use crate::process::Process;
 use crate::python::lock;
 use crate::worker::{InterruptibleFutex, Worker};
 
@@ -39,9 +39,8 @@ pub(crate) struct Output {
     map: Arc<Map>,
     ring: Mutex<Ring>,
     slab: Mutex<SlabSender>,
-    /// The reactor's page, read-only: the epoch is its first word.
-    reactor: Map,
-    eventfd: OwnedFd,
+    /// Has the reactor's page and doorbell.
+    process: &'static Process,
 }
 
 #[derive(Debug)]
@@ -55,7 +54,7 @@ struct Ring {
 
 impl Output {
     /// Over a fresh map.
-    pub(crate) fn new(map: Arc<Map>, geometry: &Geometry, reactor: Map, eventfd: OwnedFd) -> Self {
+    pub(crate) fn new(map: Arc<Map>, geometry: &Geometry, process: &'static Process) -> Self {
         Self {
             ring: Mutex::new(Ring {
                 sender: CompletionSender::new(Arc::clone(&map), geometry),
@@ -64,8 +63,7 @@ impl Output {
             }),
             slab: Mutex::new(SlabSender::new(Arc::clone(&map), geometry)),
             map,
-            reactor,
-            eventfd,
+            process,
         }
     }
 
@@ -100,12 +98,12 @@ impl Output {
                 return;
             }
             ring.owed = false;
-            Epoch(self.reactor.u32(REACTOR_EPOCH)).must_ring(&mut ring.rung)
+            Epoch(self.process.reactor.u32(REACTOR_EPOCH)).must_ring(&mut ring.rung)
         };
         if must_ring {
             // EAGAIN would mean that the counter is full, so the daemon has been rung; other errors of an
             // eventfd that we hold do not exist (eventfd(2)).
-            let _ = rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes());
+            let _ = rustix::io::write(&self.process.eventfd, &1_u64.to_ne_bytes());
         }
     }
 

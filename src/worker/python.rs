@@ -6,6 +6,7 @@
 //! into a buffer of ours without allocating.
 #![expect(unsafe_code, reason = "the limited API of 3.9 has no safe way to read a str without allocating")]
 
+use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -110,7 +111,12 @@ pub(crate) fn is_forked_child() -> bool {
     FORKED.load(Ordering::Relaxed)
 }
 
-/// Arranges for [`is_forked_child`] to know.
+/// In a process that the zygote forked to be a worker: it is none of the application's.
+pub(crate) fn not_a_forked_child() {
+    FORKED.store(false, Ordering::Relaxed);
+}
+
+/// Arranges for [`is_forked_child`] to know. Once per interpreter: forks inherit it.
 pub(crate) fn watch_forks(py: Python<'_>) -> PyResult<()> {
     let mark = PyCFunction::new_closure(py, None, None, |_, _| FORKED.store(true, Ordering::Relaxed))?;
     let arguments = PyDict::new(py);
@@ -143,10 +149,21 @@ pub(crate) fn system_exit(code: i32) -> PyErr {
 /// The Python half of the worker: `load.py`.
 pub(crate) fn support(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    MODULE
+    load_module(py, &MODULE, include_str!("load.py"), c"<rgun>/load.py", c"rgun_worker.load")
+}
+
+/// A module whose source is part of the extension; run when it is first needed.
+pub(crate) fn load_module<'py>(
+    py: Python<'py>,
+    module: &'static PyOnceLock<Py<PyModule>>,
+    source: &str,
+    file: &CStr,
+    name: &CStr,
+) -> PyResult<&'py Bound<'py, PyModule>> {
+    module
         .get_or_try_init(py, || {
-            let source = std::ffi::CString::new(include_str!("load.py"))?;
-            PyModule::from_code(py, &source, c"<rgun>/load.py", c"rgun_worker.load").map(Bound::unbind)
+            let source = CString::new(source)?;
+            PyModule::from_code(py, &source, file, name).map(Bound::unbind)
         })
         .map(|module| module.bind(py))
 }

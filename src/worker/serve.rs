@@ -60,6 +60,7 @@ impl SlotThread {
 /// One thread's life.
 fn serve(py: Python<'_>, served: &'static Application, slot: u32) -> Result<(), Broken> {
     let worker = served.worker;
+    worker.mark_thread(slot);
     let mut exchanges = Exchanges::new(served, slot);
     let mut frame = Vec::new();
     // When the oldest completion was pushed that the doorbell has not been asked for; 0: none.

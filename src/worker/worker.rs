@@ -1,18 +1,22 @@
 //! What the threads of a worker share: the map, its words, the ends of the rings, and whether to stop.
 //!
-//! One per process, made by [`crate::boot`] and leaked: threads, pyclass instances and the control
-//! thread refer to it for the rest of the process's life.
+//! Made by [`crate::life`] and leaked: threads, pyclass instances and the control thread refer to it for the rest of the
+//! process's life, even if that becomes a zygote's.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
 use rgun_channel::Broken;
 use rgun_channel::control::Start;
 use rgun_channel::frame::ExchangeId;
-use rgun_channel::layout::{Geometry, SLOT_ACKED, SLOT_EXCHANGE, SLOT_STARTED, SLOT_WANTS_CREDIT, Word};
+use rgun_channel::layout::{
+    Geometry, SLOT_ACKED, SLOT_EXCHANGE, SLOT_STARTED, SLOT_THREAD, SLOT_WANTS_CREDIT, Word,
+};
 use rgun_channel::map::Map;
 use rgun_channel::ring::SubmissionReceiver;
 use rgun_channel::wake::{Futex, Sleepers, SystemFutex, Want};
@@ -20,16 +24,26 @@ use rustix::io::Errno;
 use rustix::thread::{Timespec, futex};
 
 use crate::control::Bodies;
+use crate::helper::Helper;
+use crate::hooks::Hooks;
 use crate::output::Output;
+use crate::process::Process;
 use crate::python::{exit_now, lock};
+use crate::stacks::this_thread;
 
 /// The worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
     /// What the daemon said at the start.
     pub(crate) start: Start,
-    /// Our end of the control socket. `sendmsg(2)` of one packet is atomic: no lock.
-    pub(crate) control: OwnedFd,
+    /// Descriptors, and the daemon.
+    pub(crate) process: &'static Process,
+    /// The control socket, of those.
+    pub(crate) control: &'static OwnedFd,
+    /// What to call when.
+    pub(crate) hooks: Hooks,
+    /// Does what the daemon asks for beside requests.
+    pub(crate) helper: Helper,
     /// Everything that goes back.
     pub(crate) output: Output,
     /// Descriptors of request bodies that came ahead of their frames.
@@ -39,6 +53,10 @@ pub(crate) struct Worker {
     slots: Vec<Slot>,
     /// Set once: claim nothing more.
     stopping: AtomicBool,
+    /// Set once, before `stopping`: to become a zygote.
+    promoted: AtomicBool,
+    /// Ends by itself only when the worker is promoted.
+    control_thread: Mutex<Option<JoinHandle<()>>>,
     /// What a signal handler raised that wants the process to end.
     exit: Mutex<Option<PyErr>>,
 }
@@ -54,17 +72,23 @@ struct Slot {
 
 impl Worker {
     /// Over a fresh map.
-    pub(crate) fn new(start: Start, control: OwnedFd, map: Arc<Map>, reactor: Map, eventfd: OwnedFd) -> Self {
+    pub(crate) fn new(start: Start, process: &'static Process, map: Map, hooks: Hooks) -> Self {
         let geometry = start.geometry;
+        let map = Arc::new(map);
         Self {
-            output: Output::new(Arc::clone(&map), &geometry, reactor, eventfd),
+            output: Output::new(Arc::clone(&map), &geometry, process),
             submission: Mutex::new(SubmissionReceiver::new(Arc::clone(&map), &geometry)),
             slots: (0..geometry.slots).map(|_| Slot::default()).collect(),
             start,
-            control,
+            process,
+            control: &process.control,
+            hooks,
+            helper: Helper::default(),
             bodies: Bodies::default(),
             map,
             stopping: AtomicBool::new(false),
+            promoted: AtomicBool::new(false),
+            control_thread: Mutex::new(None),
             exit: Mutex::new(None),
         }
     }
@@ -124,6 +148,54 @@ impl Worker {
     /// Is the worker to stop?
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Claim nothing more, then become a zygote; false if the worker is to stop, which comes first.
+    pub(crate) fn promote(&self) -> bool {
+        if self.is_stopping() {
+            return false;
+        }
+        self.promoted.store(true, Ordering::SeqCst);
+        self.stop();
+        true
+    }
+
+    /// Is the worker to become a zygote?
+    pub(crate) fn is_promoted(&self) -> bool {
+        self.promoted.load(Ordering::SeqCst)
+    }
+
+    /// Remembers the control thread for [`Worker::retire`].
+    pub(crate) fn keep_control_thread(&self, thread: JoinHandle<()>) {
+        *lock(&self.control_thread) = Some(thread);
+    }
+
+    /// Ends a promoted worker's native threads and lets go of its shared memory. All slots have ended; without the GIL.
+    pub(crate) fn retire(&self) {
+        self.helper.close(Duration::MAX);
+        let thread = lock(&self.control_thread).take();
+        if let Some(thread) = thread {
+            // An error is a panic of the thread, which has been printed.
+            let _ = thread.join();
+        }
+        if let Err(error) = self.map.release() {
+            let text = format!("rgun: cannot let go of a worker's shared memory: {error}, ignoring\n");
+            // Nothing can be done about a stderr that is closed.
+            let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
+        }
+    }
+
+    /// Tells the daemon which thread is a slot's.
+    pub(crate) fn mark_thread(&self, slot: u32) {
+        self.map.u64(Geometry::slot(slot, SLOT_THREAD)).store(this_thread(), Ordering::Release);
+    }
+
+    /// The thread in which an exchange runs.
+    pub(crate) fn thread_of(&self, exchange: ExchangeId) -> Option<u64> {
+        let word = |slot, field| self.map.u64(Geometry::slot(slot, field)).load(Ordering::Acquire);
+        (0..self.n_slots())
+            .find(|slot| word(*slot, SLOT_EXCHANGE) == exchange.0)
+            .map(|slot| word(slot, SLOT_THREAD))
     }
 
     /// Tells the daemon what runs in a slot, since when (`CLOCK_MONOTONIC`, nanoseconds).

@@ -7,13 +7,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rgun_channel::PROTOCOL_VERSION;
-use rgun_channel::control::{Command, FailureKind, Interface, ListenerInfo, Report, Start};
+use rgun_channel::control::{
+    Command, FailureKind, Fork, Hooks, Interface, ListenerInfo, Report, Role, Start,
+};
 use rgun_channel::frame::{
     AppError, Body, BodyPart, Completion, CompletionKind, DecodedCompletion, ExchangeId, FieldName, Request,
     chunks, encode_field, fields,
 };
 use rgun_channel::header::NAMES;
-use rgun_channel::layout::{Geometry, SLOT_ACKED, SLOT_EXCHANGE, SLOT_STARTED, SLOT_WANTS_CREDIT, Word};
+use rgun_channel::layout::{
+    Geometry, SLOT_ACKED, SLOT_EXCHANGE, SLOT_STARTED, SLOT_THREAD, SLOT_WANTS_CREDIT, Word,
+};
 use rgun_channel::map::Map;
 use rgun_channel::ring::SubmissionSender;
 
@@ -171,10 +175,19 @@ fn completions_have_their_golden_bytes() {
 #[test]
 fn commands_have_their_golden_bytes() {
     let start = Start {
-        protocol: 1,
+        protocol: 2,
         geometry: Geometry { submission: 262_144, completion: 131_072, chunks: 64, slots: 3 },
         generation: 17,
         worker: 2,
+        life: 0x0102_0304_0506_0708,
+        role: Role::Zygote,
+        hooks: Hooks {
+            post_fork: "hooks:forked".into(),
+            post_worker_init: "hooks:begun".into(),
+            worker_exit: "hooks:ends".into(),
+            child_exit: String::new(),
+        },
+        warm_up: "/healthz?full=1".into(),
         multiprocess: true,
         interface: Interface::Wsgi,
         module: "mysite.wsgi".into(),
@@ -193,6 +206,14 @@ fn commands_have_their_golden_bytes() {
         ("command-body", Command::Body(ExchangeId(5))),
         ("command-forget", Command::Forget(ExchangeId(0x1122_3344_5566_7788))),
         ("command-stop", Command::Stop),
+        ("command-stacks", Command::Stacks(None)),
+        ("command-stacks-exchange", Command::Stacks(Some(ExchangeId(0x1122_3344_5566_7788)))),
+        ("command-fork", Command::Fork(Fork { worker: 513, life: 0x0102_0304_0506_0708 })),
+        ("command-promote", Command::Promote),
+        (
+            "command-child-exited",
+            Command::ChildExited { pid: 4711, worker: 513, life: 0x0102_0304_0506_0708 },
+        ),
     ] {
         let golden = golden(name);
         assert_eq!(hex(&command.encode()), hex(&golden), "{name}: encoded | golden");
@@ -215,6 +236,12 @@ fn reports_have_their_golden_bytes() {
             },
         ),
         ("report-file", Report::File(ExchangeId(6))),
+        ("report-stacks", Report::Stacks(true)),
+        ("report-stacks-not", Report::Stacks(false)),
+        ("report-warning", Report::Warning("descriptor 7 is a socket\nof the zygote's".into())),
+        ("report-forked", Report::Forked { life: 0x0102_0304_0506_0708, pid: 4711 }),
+        ("report-fork-failed", Report::ForkFailed { life: 9, reason: "OSError: no memory".into() }),
+        ("report-promoted", Report::Promoted),
     ] {
         let golden = golden(name);
         assert_eq!(hex(&report.encode()), hex(&golden), "{name}: encoded | golden");
@@ -251,8 +278,8 @@ fn words_and_regions_lie_where_they_always_did() {
         Word::FreeTail,
     ];
     assert_eq!(words.map(Geometry::word), [4096, 4224, 4352, 4480, 4608, 4736, 4864, 4992, 5120]);
-    let slot = [SLOT_EXCHANGE, SLOT_STARTED, SLOT_ACKED, SLOT_WANTS_CREDIT];
-    assert_eq!(slot.map(|field| Geometry::slot(2, field)), [5760, 5768, 5888, 5896]);
+    let slot = [SLOT_EXCHANGE, SLOT_STARTED, SLOT_THREAD, SLOT_ACKED, SLOT_WANTS_CREDIT];
+    assert_eq!(slot.map(|field| Geometry::slot(2, field)), [5760, 5768, 5776, 5888, 5896]);
     let geometry = Geometry::standard(3);
     assert_eq!(
         (geometry.submission_offset(), geometry.completion_offset(), geometry.free_offset()),

@@ -1,4 +1,4 @@
-"""Writes the golden bytes of the channel's protocol, version 1, from its tables.
+"""Writes the golden bytes of the channel's protocol, version 2, from its tables.
 
 The bytes are built here with `struct`, from the tables in `src/channel/frame.rs` and `control.rs`, not
 by the Rust encoder: daemon and worker share that code and could be wrong together. `golden.rs` keeps
@@ -8,7 +8,7 @@ the same values and compares. Run by hand (`python3 tests/golden/make.py`), neve
 import struct
 from pathlib import Path
 
-HERE = Path(__file__).parent / "v1"
+HERE = Path(__file__).parent / "v2"
 
 # Indices of src/channel/header.rs, by number on purpose: a moved entry must be seen.
 HOST, COOKIE, CONTENT_TYPE, CONTENT_LENGTH, SET_COOKIE, ACCEPT_RANGES = 0, 6, 9, 10, 72, 83
@@ -67,6 +67,7 @@ def record(state, frame):
 
 
 END, BODY_FD, BODY_CHUNKS, DONE = 1, 2, 4, 8
+ZYGOTE = 1
 RESPOND, BODY, RAISED = 1, 2, 3
 
 GOLDEN = {
@@ -131,12 +132,17 @@ GOLDEN = {
         rest=text("ValueError: nö") + text('Traceback (most recent call last):\n  File "a.py", line 1\n'),
     ),
     "command-start": b"S"
-    + struct.pack("<6I", 1, 262144, 131072, 64, 3, 17)
-    + struct.pack("<HBBB", 2, 1, 1, 0)
+    + struct.pack("<6I", 2, 262144, 131072, 64, 3, 17)
+    + struct.pack("<HQBBBB", 2, 0x0102030405060708, ZYGOTE, 1, 1, 0)
     + text("mysite.wsgi")
     + text("application")
     + text("/srv/mysite")
     + text("/app")
+    + text("hooks:forked")
+    + text("hooks:begun")
+    + text("hooks:ends")
+    + text("")
+    + text("/healthz?full=1")
     + struct.pack("<I", 2)
     + text("/srv/lib")
     + text("/srv/ü")
@@ -150,11 +156,22 @@ GOLDEN = {
     "command-body": b"B" + struct.pack("<Q", 5),
     "command-forget": b"F" + struct.pack("<Q", 0x1122334455667788),
     "command-stop": b"X",
+    "command-stacks": b"K" + struct.pack("<Q", 0),
+    "command-stacks-exchange": b"K" + struct.pack("<Q", 0x1122334455667788),
+    "command-fork": b"Z" + struct.pack("<HQ", 513, 0x0102030405060708),
+    "command-promote": b"P",
+    "command-child-exited": b"C" + struct.pack("<IHQ", 4711, 513, 0x0102030405060708),
     "report-refused": b"RPython 3.8 is too old",
     "report-booting": b"b" + text("CPython 3.11.2"),
     "report-ready": b"r\x01",
     "report-failed": b"f\x01" + text("ModuleNotFoundError: No module named 'mysite'") + text("Traceback\n"),
     "report-file": b"i" + struct.pack("<Q", 6),
+    "report-stacks": b"k\x01",
+    "report-stacks-not": b"k\x00",
+    "report-warning": b"w" + text("descriptor 7 is a socket\nof the zygote's"),
+    "report-forked": b"z" + struct.pack("<QI", 0x0102030405060708, 4711),
+    "report-fork-failed": b"e" + struct.pack("<Q", 9) + text("OSError: no memory"),
+    "report-promoted": b"p",
     # The first bytes of the submission ring after three pushes, the second revoked.
     "ring-submission": record(READY, b"first") + record(REVOKED, b"second, longer") + record(READY, b""),
 }

@@ -25,6 +25,9 @@
 //! | `garbage` | a message that is none, then waits for Stop |
 //! | `ready-twice` | Ready a second time |
 //! | `deaf` | serves, and does not obey Stop |
+//! | `mute` | serves, and does not say its stacks, neither when asked nor by signal |
+//!
+//! It tells the same stack whenever it is asked, of an exchange only while that runs. It cannot be a zygote: exits 64.
 //!
 //! # Requests
 //! | path | answer |
@@ -71,7 +74,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{env, fs, io, panic, process, thread};
 
-use rgun_channel::control::{self, CONTROL_FD, Command, FailureKind, Interface, MAX_MESSAGE, Report, Start};
+use rgun_channel::control::{
+    self, CONTROL_FD, Command, FailureKind, Fork, Interface, MAX_MESSAGE, Report, Role, STACKS_SIGNAL, Start,
+};
 use rgun_channel::frame::{AppError, Body, Completion, CompletionKind, ExchangeId, Request, encode_field};
 use rgun_channel::layout::{
     CHUNK, Geometry, REACTOR_EPOCH, REACTOR_PAGE, RESPONSE_WINDOW, SLOT_ACKED, SLOT_EXCHANGE, SLOT_STARTED,
@@ -112,10 +117,14 @@ fn boot() -> Outcome {
     let Command::Start(start) = Command::decode(&buffer[..received.len])? else {
         return Err("the first command was not Start".into());
     };
-    let Ok([map, reactor, eventfd, _stacks]) = <[OwnedFd; 4]>::try_from(received.fds) else {
+    let Ok([map, reactor, eventfd, stacks]) = <[OwnedFd; 4]>::try_from(received.fds) else {
         return Err("Start came without its four descriptors".into());
     };
-    let worker = Worker::new(socket, *start, map.as_fd(), reactor.as_fd(), eventfd)?;
+    if start.role == Role::Zygote {
+        quit(64, "a fake cannot be a zygote");
+    }
+    ignore_stacks_signal();
+    let mut worker = Worker::new(socket, *start, map.as_fd(), reactor.as_fd(), eventfd, stacks)?;
 
     let mut deaf = false;
     let mut ready = 1;
@@ -144,6 +153,7 @@ fn boot() -> Outcome {
             }
             "ready-twice" => ready = 2,
             "deaf" => deaf = true,
+            "mute" => worker.mute = true,
             unknown => quit(64, &format!("RGUN_FAKE: unknown behaviour {unknown:?}")),
         }
     }
@@ -225,7 +235,13 @@ fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
             }
             Command::Stop if deaf => {}
             Command::Stop => break,
-            other => return Err(format!("{other:?} is nothing for a fake").into()),
+            Command::Stacks(exchange) => worker.tell_stacks(exchange)?,
+            Command::ChildExited { .. } => {}
+            Command::Fork(Fork { life, .. }) => {
+                let reason = "a fake cannot fork".to_owned();
+                worker.report(&Report::ForkFailed { life, reason }, &[])?;
+            }
+            Command::Promote => quit(64, "a fake cannot be a zygote"),
         }
     }
     worker.stop.store(true, Ordering::SeqCst);
@@ -236,9 +252,30 @@ fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
     Ok(())
 }
 
+/// What a fake always does, says it.
+const STACK: &[u8] =
+    b"Thread 0x0000000000000001 (most recent call first):\n  File \"fake.py\", line 1 in fake stack\n";
+
+/// The default would be to die of it. A real worker writes its stacks; the fake says them only when asked.
+fn ignore_stacks_signal() {
+    const SIG_IGN: usize = 1;
+    #[expect(unsafe_code, reason = "std has no signal(2)")]
+    // SAFETY: as signal(2) declares it, with the handler as the word it is.
+    unsafe extern "C" {
+        fn signal(number: i32, handler: usize) -> usize;
+    }
+    #[expect(unsafe_code, reason = "std has no signal(2)")]
+    // SAFETY: SIG_IGN installs no function of ours.
+    unsafe {
+        signal(STACKS_SIGNAL, SIG_IGN);
+    }
+}
+
 /// Everything the slots share.
 struct Worker {
     socket: OwnedFd,
+    stacks: OwnedFd,
+    mute: bool,
     start: Start,
     map: Arc<Map>,
     reactor: Map,
@@ -268,12 +305,15 @@ impl Worker {
         map: BorrowedFd<'_>,
         reactor: BorrowedFd<'_>,
         eventfd: OwnedFd,
+        stacks: OwnedFd,
     ) -> Outcome<Self> {
         let geometry = start.geometry;
         let map = Arc::new(Map::attach(map, geometry.total(), true)?);
         let sender = CompletionSender::new(Arc::clone(&map), &geometry);
         Ok(Self {
             socket,
+            stacks,
+            mute: false,
             reactor: Map::attach(reactor, REACTOR_PAGE, false)?,
             eventfd,
             submission: Mutex::new(SubmissionReceiver::new(Arc::clone(&map), &geometry)),
@@ -297,10 +337,26 @@ impl Worker {
         let mut buffer = vec![0; MAX_MESSAGE];
         loop {
             let received = receive(self.socket.as_fd(), &mut buffer)?;
-            if received.len == 0 || Command::decode(&buffer[..received.len])? == Command::Stop {
+            if received.len == 0 {
                 return Ok(());
             }
+            match Command::decode(&buffer[..received.len])? {
+                Command::Stop => return Ok(()),
+                Command::Stacks(exchange) => self.tell_stacks(exchange)?,
+                _ => {}
+            }
         }
+    }
+
+    fn tell_stacks(&self, exchange: Option<ExchangeId>) -> io::Result<()> {
+        if self.mute {
+            return Ok(());
+        }
+        let runs = exchange.is_none_or(|exchange| lock(&self.running).contains(&exchange));
+        if runs {
+            rustix::io::write(&self.stacks, STACK)?;
+        }
+        self.report(&Report::Stacks(runs), &[])
     }
 
     fn sleepers(&self) -> Sleepers<'_> {

@@ -6,13 +6,14 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use rgun_channel::Broken;
+use rgun_channel::control::Start;
 use rgun_channel::frame::{FieldName, Request};
 use rgun_channel::header::{METHODS, NAMES, index_of};
 
 use super::file_wrapper::FileWrapper;
 use super::input::Input;
+use crate::control::Bodies;
 use crate::python::{decimal, latin1};
-use crate::worker::Worker;
 
 /// Makes environs.
 #[derive(Debug)]
@@ -50,8 +51,7 @@ struct Keys {
 
 impl Environ {
     /// Prepares the templates.
-    pub(crate) fn new(py: Python<'_>, worker: &Worker) -> PyResult<Self> {
-        let start = &worker.start;
+    pub(crate) fn new(py: Python<'_>, start: &Start) -> PyResult<Self> {
         let string = |text: &str| PyString::intern(py, text).unbind();
         let template = PyDict::new(py);
         for (key, value) in [
@@ -76,7 +76,7 @@ impl Environ {
         }
         template.set_item(string("wsgi.version"), (1, 0))?;
         template.set_item(string("wsgi.errors"), py.import("sys")?.getattr("stderr")?)?;
-        template.set_item(string("wsgi.multithread"), worker.n_slots() > 1)?;
+        template.set_item(string("wsgi.multithread"), start.geometry.slots > 1)?;
         template.set_item(string("wsgi.multiprocess"), start.multiprocess)?;
         template.set_item(string("wsgi.run_once"), false)?;
         template.set_item(string("wsgi.input_terminated"), true)?;
@@ -131,7 +131,7 @@ impl Environ {
     pub(crate) fn make<'py>(
         &self,
         py: Python<'py>,
-        worker: &Worker,
+        bodies: &Bodies,
         request: &Request<'_>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let keys = &self.keys;
@@ -163,7 +163,7 @@ impl Environ {
         if has_length || request.body_len > 0 {
             environ.set_item(&keys.content_length, decimal(py, request.body_len)?)?;
         }
-        self.set_body(py, &environ, worker, request)?;
+        self.set_body(py, &environ, bodies, request)?;
         let request_id = latin1(py, request.request_id)?;
         environ.set_item(&self.names[usize::from(X_REQUEST_ID)], &request_id)?;
         environ.set_item(&keys.request_id, request_id)?;
@@ -241,11 +241,11 @@ impl Environ {
         &self,
         py: Python<'_>,
         environ: &Bound<'_, PyDict>,
-        worker: &Worker,
+        bodies: &Bodies,
         request: &Request<'_>,
     ) -> PyResult<()> {
         if request.body_is_fd {
-            let file = py.detach(|| worker.bodies.take(request.exchange));
+            let file = py.detach(|| bodies.take(request.exchange));
             environ.set_item(&self.keys.input, Input::file(file, request.body_len).into_pyobject(py)?)?;
         } else if !request.body.is_empty() {
             environ.set_item(&self.keys.input, Input::memory(py, request.body).into_pyobject(py)?)?;

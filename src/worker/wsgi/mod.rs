@@ -11,13 +11,15 @@ pub(crate) mod input;
 pub(crate) mod response;
 pub(crate) mod start_response;
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use rgun_channel::Broken;
-use rgun_channel::frame::Request;
+use rgun_channel::control::Start;
+use rgun_channel::frame::{ExchangeId, Request};
 
+use crate::control::Bodies;
 use crate::python::{Described, is_forked_child, leave_forked_child, reference_count, warn};
 use crate::worker::{Worker, now};
 use environ::Environ;
@@ -46,9 +48,28 @@ impl Application {
         worker: &'static Worker,
         callable: Py<PyAny>,
     ) -> PyResult<&'static Self> {
-        let environ = Environ::new(py, worker)?;
+        let environ = Environ::new(py, &worker.start)?;
         Ok(Box::leak(Box::new(Self { worker, callable, environ, heads: HeadCache::default() })))
     }
+}
+
+/// The environ of a request of our own: GET `target`, a path and perhaps a query, as if from this host. For the warm-up
+/// of a zygote, which has no channel.
+///
+/// # Errors
+/// What Python says.
+pub(crate) fn environ_of<'py>(py: Python<'py>, start: &Start, target: &str) -> PyResult<Bound<'py, PyDict>> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let mut request = Request::new(ExchangeId(1));
+    (request.path, request.query) = (path.as_bytes(), query.as_bytes());
+    (request.peer, request.request_id) = (b"127.0.0.1", b"warm-up");
+    let host = start.listeners.first().map_or("localhost", |listener| &listener.name);
+    let mut frame = Vec::new();
+    request
+        .encode([(&b"host"[..], host.as_bytes())].into_iter(), &mut frame)
+        .map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let request = Request::decode(&frame).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    Environ::new(py, start)?.make(py, &Bodies::default(), &request)
 }
 
 /// What the loop learns about an exchange that is over.
@@ -82,7 +103,7 @@ impl Exchanges {
         let started = now();
         worker.mark_running(self.slot, request.exchange, started);
         let outcome = self.start_response(py, &request, started).and_then(|start_response| {
-            self.served.environ.make(py, worker, &request).map(|environ| (start_response, environ))
+            self.served.environ.make(py, &worker.bodies, &request).map(|environ| (start_response, environ))
         });
         match outcome {
             Ok((start_response, environ)) => {

@@ -285,7 +285,7 @@ impl Response {
             let end = len == length;
             let message = Report::File(self.exchange).encode();
             let worker = self.worker();
-            py.detach(|| send(&worker.control, &message, &[file.descriptor.as_fd()])).map_err(PyErr::from)?;
+            py.detach(|| send(worker.control, &message, &[file.descriptor.as_fd()])).map_err(PyErr::from)?;
             let body = Body::File { offset: file.offset, len };
             self.completion(CompletionKind::Respond, end, false).encode(
                 self.head.n_fields,

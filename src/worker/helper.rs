@@ -1,0 +1,143 @@
+//! A native thread for what the daemon asks of a worker beside its requests: stacks, and `hooks.child_exit`.
+//!
+//! Made when it is first needed. The control thread hands jobs over and never waits for them: the helper needs the GIL,
+//! and a hook takes as long as it likes.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use rgun_channel::control::{Report, send};
+use rgun_channel::frame::ExchangeId;
+
+use crate::python::lock;
+use crate::stacks;
+use crate::worker::Worker;
+
+/// What to do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Job {
+    /// [`Command::Stacks`](rgun_channel::control::Command::Stacks).
+    Stacks(Option<ExchangeId>),
+    /// [`Command::ChildExited`](rgun_channel::control::Command::ChildExited).
+    ChildExited { pid: u32, worker: u16, life: u64 },
+}
+
+/// Jobs that wait while one runs; a hook that never returns must not eat memory.
+const MOST_JOBS: usize = 64;
+
+/// The thread and its queue.
+#[derive(Debug, Default)]
+pub(crate) struct Helper {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    running: bool,
+    /// Takes no more jobs; the thread ends after the last.
+    closed: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Helper {
+    /// Has a job done. What cannot be done any more is answered so.
+    pub(crate) fn give(&self, worker: &'static Worker, job: Job) {
+        let taken = {
+            let state = &mut *lock(&self.state);
+            let taken = !state.closed && state.jobs.len() < MOST_JOBS && state.has_thread(worker);
+            if taken {
+                state.jobs.push_back(job);
+            }
+            taken
+        };
+        if taken {
+            self.changed.notify_all();
+        } else if let Job::Stacks(_) = job {
+            tell(worker, &Report::Stacks(false));
+        }
+    }
+
+    /// Ends the thread when it has done what it was given, or after that much patience. Without the GIL.
+    pub(crate) fn close(&self, patience: Duration) {
+        let thread = {
+            let mut state = lock(&self.state);
+            state.closed = true;
+            self.changed.notify_all();
+            let busy = |state: &mut State| state.running || !state.jobs.is_empty();
+            let waited = self.changed.wait_timeout_while(state, patience, busy);
+            let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            if timeout.timed_out() { None } else { state.thread.take() }
+        };
+        if let Some(thread) = thread {
+            // An error is a panic of the thread, which has been printed.
+            let _ = thread.join();
+        }
+    }
+
+    fn work(&self, worker: &'static Worker) {
+        loop {
+            let job = {
+                let idle = |state: &mut State| state.jobs.is_empty() && !state.closed;
+                let waited = self.changed.wait_while(lock(&self.state), idle);
+                let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+                let Some(job) = state.jobs.pop_front() else { return };
+                state.running = true;
+                job
+            };
+            // None: the interpreter is ending.
+            if let Some(Some(report)) = Python::try_attach(|py| perform(py, worker, job)) {
+                tell(worker, &report);
+            }
+            lock(&self.state).running = false;
+            self.changed.notify_all();
+        }
+    }
+}
+
+impl State {
+    fn has_thread(&mut self, worker: &'static Worker) -> bool {
+        if self.thread.is_none() {
+            let builder = Builder::new().name("rgun-helper".to_owned()).stack_size(STACK);
+            self.thread = builder.spawn(move || worker.helper.work(worker)).ok();
+        }
+        self.thread.is_some()
+    }
+}
+
+/// Python code runs on it: as much as a thread of Python's has by default.
+const STACK: usize = 8 * 1024 * 1024;
+
+fn perform(py: Python<'_>, worker: &Worker, job: Job) -> Option<Report> {
+    let report = match job {
+        Job::Stacks(None) => {
+            stacks::write_all(py, &worker.process.stacks).map(|()| Some(Report::Stacks(true)))
+        }
+        Job::Stacks(Some(exchange)) => {
+            write_exchange(py, worker, exchange).map(|it| Some(Report::Stacks(it)))
+        }
+        Job::ChildExited { pid, worker: number, life } => {
+            worker.hooks.child_exit(py, pid, number, life).map(|warning| warning.map(Report::Warning))
+        }
+    };
+    report.unwrap_or_else(|error| {
+        error.write_unraisable(py, None);
+        matches!(job, Job::Stacks(_)).then_some(Report::Stacks(false))
+    })
+}
+
+/// The stack of an exchange's thread, if it still is that exchange's when it has been taken.
+fn write_exchange(py: Python<'_>, worker: &Worker, exchange: ExchangeId) -> PyResult<bool> {
+    let Some(thread) = worker.thread_of(exchange) else { return Ok(false) };
+    let written = stacks::write_one(py, &worker.process.stacks, thread)?;
+    Ok(written && worker.thread_of(exchange) == Some(thread))
+}
+
+fn tell(worker: &Worker, report: &Report) {
+    // An error means that the daemon is gone, and the control thread ends the process for that.
+    let _ = send(&worker.process.control, &report.encode(), &[]);
+}

@@ -1,0 +1,116 @@
+"""The Python half of hooks: gunicorn's server hooks, on the worker's side.
+
+Embedded into the extension and loaded only if a hook is configured (src/worker/hooks.rs). `call` never raises
+for a fault of a hook: it returns (kind, summary, traceback), which the extension reports.
+"""
+
+import logging
+import os
+import sys
+import types
+
+LOGGER = "rgun"
+
+
+class Server:
+    """What hooks get as `server`: gunicorn's arbiter, as far as the daemon is one; with its pid."""
+
+    def __init__(self, pid, cfg, log):
+        self.pid = pid
+        self.cfg = cfg
+        self.log = log
+
+    def __repr__(self):
+        return f"<rgun daemon {self.pid}>"
+
+
+class Worker:
+    """What hooks get as `worker`."""
+
+    def __init__(self, pid, number, age, ppid, cfg, log):
+        self.pid = pid
+        # The stable seat.
+        self.number = number
+        # Counts the workers that the daemon has started, as gunicorn's does.
+        self.age = age
+        self.ppid = ppid
+        self.cfg = cfg
+        self.log = log
+
+    def __repr__(self):
+        return f"<rgun worker {self.number} (pid {self.pid})>"
+
+
+class Hooks:
+    """The hooks of one process; `server` and `worker` are the same objects in all of them."""
+
+    def __init__(self, load, names, directory, number, life, daemon, settings):
+        self.load = load
+        # By name, `module:function`; only those that are set.
+        self.names = names
+        self.directory = directory
+        self.cfg = types.SimpleNamespace(**settings)
+        self.log = logger()
+        self.server = Server(daemon, self.cfg, self.log)
+        self.worker = Worker(os.getpid(), number, life, daemon, self.cfg, self.log)
+
+    def call(self, name):
+        """Calls a hook about this worker."""
+        if name == "post_worker_init":
+            return self.run(name, self.worker)
+        return self.run(name, self.server, self.worker)
+
+    def child_exit(self, pid, number, life):
+        """Calls child_exit about a worker that has exited."""
+        worker = Worker(pid, number, life, self.server.pid, self.cfg, self.log)
+        return self.run("child_exit", self.server, worker)
+
+    def check(self, name):
+        """Does the hook exist? If not, it will not be called."""
+        try:
+            self.find(name)
+        except self.load.Failure as failure:
+            del self.names[name]
+            return failure.outcome
+        return None
+
+    def find(self, name):
+        """The function."""
+        module, _, attribute = self.names[name].partition(":")
+        function = self.load.find(module, attribute, self.directory, f"hooks.{name}")
+        if not callable(function):
+            described = self.load.describe_type(function)
+            raise self.load.Failure(
+                self.load.CONFIG,
+                f"hooks.{name}: {self.names[name]} is {described}, which cannot be called; name a function",
+            )
+        return function
+
+    def run(self, name, *arguments):
+        """None, or what went wrong."""
+        if name not in self.names:
+            return None
+        # logging.config disables the loggers that it does not name.
+        self.log.disabled = False
+        try:
+            function = self.find(name)
+        except self.load.Failure as failure:
+            return failure.outcome
+        try:
+            function(*arguments)
+        except BaseException as error:  # noqa: BLE001 (sys.exit() in a hook is a failure, too)
+            summary, trace = self.load.describe(error)
+            return self.load.APP, f"hooks.{name}: {self.names[name]} raised {summary}", trace
+        return None
+
+
+def logger():
+    """`server.log`: says what hooks have to say on stderr, unless the application has configured it."""
+    log = logging.getLogger(LOGGER)
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("[%(process)d] [%(levelname)s] %(message)s"))
+        log.addHandler(handler)
+        log.propagate = False
+        log.setLevel(logging.INFO)
+    return log

@@ -1,0 +1,125 @@
+//! Gunicorn's server hooks, called at the points of a worker's life that [`Hooks`](rgun_channel::control::Hooks) names.
+//!
+//! `hooks.py` finds and calls them. Without any configured, nothing of it is loaded. A hook that fails before the first
+//! request fails the boot, as it does in gunicorn; one that fails later is told as a warning.
+
+use std::fmt::Write as _;
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyModule};
+use rgun_channel::control::Start;
+
+use crate::boot::Failure;
+use crate::python::{load_module, support};
+
+/// The hooks of one process.
+#[derive(Debug)]
+pub(crate) struct Hooks(
+    /// `hooks.py`'s object, if any hook is set.
+    Option<Py<PyAny>>,
+);
+
+impl Hooks {
+    /// For the worker that `start` describes. After `sys.path` was prepared: the logger is made here.
+    ///
+    /// # Errors
+    /// What Python says.
+    pub(crate) fn new(py: Python<'_>, start: &Start, daemon: i32) -> PyResult<Self> {
+        let configured = &start.hooks;
+        let names = PyDict::new(py);
+        for (name, target) in [
+            ("post_fork", &configured.post_fork),
+            ("post_worker_init", &configured.post_worker_init),
+            ("worker_exit", &configured.worker_exit),
+            ("child_exit", &configured.child_exit),
+        ] {
+            if !target.is_empty() {
+                names.set_item(name, target)?;
+            }
+        }
+        if names.is_empty() {
+            return Ok(Self(None));
+        }
+        let settings = PyDict::new(py);
+        settings.set_item("wsgi_app", format!("{}:{}", start.module, start.attribute))?;
+        settings.set_item("threads", start.geometry.slots)?;
+        settings.set_item("chdir", &start.directory)?;
+        settings.set_item("pythonpath", start.pythonpath.join(","))?;
+        settings.set_item("proc_name", "rgun")?;
+        let arguments = (support(py)?, names, &start.directory, start.worker, start.life, daemon, settings);
+        Ok(Self(Some(python_half(py)?.call_method1(intern!(py, "Hooks"), arguments)?.unbind())))
+    }
+
+    /// Calls a hook about this worker.
+    ///
+    /// # Errors
+    /// What Python says; not what the hook does.
+    pub(crate) fn call(&self, py: Python<'_>, name: &str) -> PyResult<Result<(), Failure>> {
+        self.outcome(py, |hooks| hooks.call_method1(intern!(py, "call"), (name,)))
+    }
+
+    /// Looks for hooks that will be called late, so that their absence is told early. Gives the warnings.
+    ///
+    /// # Errors
+    /// What Python says.
+    pub(crate) fn check(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        let mut warnings = Vec::new();
+        for name in ["worker_exit", "child_exit"] {
+            if let Err(failure) = self.outcome(py, |hooks| {
+                let set = hooks.getattr(intern!(py, "names"))?.contains(name)?;
+                if set {
+                    hooks.call_method1(intern!(py, "check"), (name,))
+                } else {
+                    Ok(py.None().into_bound(py))
+                }
+            })? {
+                warnings.push(failure.as_warning());
+            }
+        }
+        Ok(warnings)
+    }
+
+    /// Calls `child_exit` about another worker. Gives the warning.
+    ///
+    /// # Errors
+    /// What Python says; not what the hook does.
+    pub(crate) fn child_exit(
+        &self,
+        py: Python<'_>,
+        pid: u32,
+        number: u16,
+        life: u64,
+    ) -> PyResult<Option<String>> {
+        let outcome =
+            self.outcome(py, |hooks| hooks.call_method1(intern!(py, "child_exit"), (pid, number, life)))?;
+        Ok(outcome.err().map(|failure| failure.as_warning()))
+    }
+
+    fn outcome<'py>(
+        &self,
+        py: Python<'py>,
+        call: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<Result<(), Failure>> {
+        let Some(hooks) = &self.0 else { return Ok(Ok(())) };
+        Failure::of(&call(hooks.bind(py))?)
+    }
+}
+
+impl Failure {
+    /// For [`Report::Warning`](rgun_channel::control::Report::Warning).
+    pub(crate) fn as_warning(&self) -> String {
+        let mut text = self.summary.clone();
+        if !self.traceback.is_empty() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\n{}", self.traceback);
+        }
+        text
+    }
+}
+
+fn python_half(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    load_module(py, &MODULE, include_str!("hooks.py"), c"<rgun>/hooks.py", c"rgun_worker.hooks")
+}

@@ -1,0 +1,95 @@
+//! A worker's life: hooks, the application, Ready, requests, the end, or the beginning of a zygote.
+
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use rgun_channel::control::{FailureKind, Interface, Report, Start};
+use rgun_channel::map::Map;
+
+use crate::boot::{Failure, interpreter, load};
+use crate::hooks::Hooks;
+use crate::process::Process;
+use crate::python::{EX_CONFIG, system_exit};
+use crate::worker::Worker;
+use crate::{control, serve, title, wsgi};
+
+/// What a process does next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Be a worker.
+    Worker(Birth),
+    /// Import the application and be a zygote.
+    Zygote(Box<Start>),
+    /// Be a zygote of an application that has served.
+    Promoted(Box<Start>, Py<PyAny>),
+    /// Exit.
+    End,
+}
+
+/// How a worker begins.
+#[derive(Debug)]
+pub(crate) struct Birth {
+    /// Its orders.
+    pub(crate) start: Box<Start>,
+    /// Its shared memory.
+    pub(crate) map: Map,
+    /// Imported already, in the process that this one was forked from.
+    pub(crate) application: Option<Py<PyAny>>,
+}
+
+/// Boots and serves until the daemon stops the worker, or wants a zygote of it.
+///
+/// # Errors
+/// `SystemExit` with the code of what went wrong, or of a signal handler; anything else is a bug.
+pub(crate) fn worker(py: Python<'_>, process: &'static Process, birth: Birth) -> PyResult<Next> {
+    let Birth { start, map, application } = birth;
+    title::set(&format!("rgun: worker {} [{}:{}]", start.worker, start.module, start.attribute));
+    let hooks = Hooks::new(py, &start, process.daemon.as_raw_nonzero().get())?;
+    let worker: &'static Worker = Box::leak(Box::new(Worker::new(*start, process, map, hooks)));
+    let start = &worker.start;
+    control::spawn(worker)?;
+    process.tell(&Report::Booting { python: interpreter(py)? })?;
+    if let Err(failure) = worker.hooks.call(py, "post_fork")? {
+        return fail(process, failure);
+    }
+    let application = match application.map_or_else(|| load(py, start), |application| Ok(Ok(application)))? {
+        Ok(application) => application,
+        Err(failure) => return fail(process, failure),
+    };
+    if let Err(failure) = worker.hooks.call(py, "post_worker_init")? {
+        return fail(process, failure);
+    }
+    for warning in worker.hooks.check(py)? {
+        process.tell(&Report::Warning(warning))?;
+    }
+    let served = wsgi::Application::new(py, worker, application.clone_ref(py))?;
+    let outcome = if worker.is_stopping() {
+        Ok(())
+    } else {
+        process.tell(&Report::Ready { interface: Interface::Wsgi })?;
+        serve::run(py, served)
+    };
+    if outcome.is_ok() && worker.is_promoted() {
+        py.detach(|| worker.retire());
+        return Ok(Next::Promoted(Box::new(start.clone()), application));
+    }
+    py.detach(|| worker.helper.close(PATIENCE));
+    if let Err(failure) = worker.hooks.call(py, "worker_exit")? {
+        process.tell(&Report::Warning(failure.as_warning()))?;
+    }
+    outcome.map(|()| Next::End)
+}
+
+/// How long a worker that exits waits for a `child_exit` hook that runs.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Reports why the application cannot be served, and exits.
+///
+/// # Errors
+/// Always: `SystemExit`.
+pub(crate) fn fail(process: &Process, failure: Failure) -> PyResult<Next> {
+    let Failure { kind, summary, traceback } = failure;
+    let code = if kind == FailureKind::Config { EX_CONFIG } else { 1 };
+    process.tell(&Report::Failed { kind, summary, traceback })?;
+    Err(system_exit(code))
+}

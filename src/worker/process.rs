@@ -1,0 +1,65 @@
+//! What a process has for all of its lives: a zygote's workers are forked from it, a worker may become a zygote.
+//!
+//! The descriptors keep their numbers over a fork: a new worker's control socket and stacks are put in the place of its
+//! zygote's ([`Process::take_over`]). So the bootstrap's last words, the signal handler for stacks and `faulthandler`
+//! reach the right one without being told.
+//!
+//! # Why `unsafe`
+//! Replacing a descriptor under its number needs `dup3(2)` on a number that others refer to.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use pyo3::prelude::*;
+use rgun_channel::control::{Report, send};
+use rgun_channel::map::Map;
+
+use crate::python::{EX_SOFTWARE, system_exit};
+
+/// Leaked: lives as long as the process and its forks.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// Our end of the control socket, [`CONTROL_FD`](rgun_channel::control::CONTROL_FD). `sendmsg(2)` of one packet is
+    /// atomic: no lock.
+    pub(crate) control: OwnedFd,
+    /// Where stacks are written.
+    pub(crate) stacks: OwnedFd,
+    /// The reactor's page, read-only: the epoch is its first word.
+    pub(crate) reactor: Map,
+    /// The reactor's doorbell.
+    pub(crate) eventfd: OwnedFd,
+    /// The daemon, the parent of us all.
+    pub(crate) daemon: rustix::process::Pid,
+}
+
+impl Process {
+    /// Sends a report.
+    ///
+    /// # Errors
+    /// `SystemExit` when the daemon is gone: there is nobody to go on for.
+    pub(crate) fn tell(&self, report: &Report) -> PyResult<()> {
+        match send(&self.control, &report.encode(), &[]) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(system_exit(EX_SOFTWARE)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// In a process that was forked to be a worker of its own: its descriptors instead of its zygote's.
+    ///
+    /// # Errors
+    /// What `dup3(2)` says.
+    pub(crate) fn take_over(&self, control: &OwnedFd, stacks: &OwnedFd) -> io::Result<()> {
+        replace(&self.control, control)?;
+        replace(&self.stacks, stacks)
+    }
+}
+
+fn replace(old: &OwnedFd, new: &OwnedFd) -> io::Result<()> {
+    #[expect(unsafe_code, reason = "the number stays, what is behind it changes")]
+    // SAFETY: both are open and owned by us; whoever refers to the old number is meant to get the new file.
+    match unsafe { libc::dup3(new.as_raw_fd(), old.as_raw_fd(), libc::O_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,213 @@
+//! The zygote: imports the application once and forks workers of it (`workers.preload`).
+//!
+//! Its main thread reads the control socket itself: a process that forks had better have no other thread, since only the
+//! forking one exists in the child, and what another held locked stays locked there for ever.
+//!
+//! A worker is forked twice: its parent, the process between, exits at once, and the daemon, a subreaper, becomes its
+//! parent. `os.fork()` runs the handlers of pthread_atfork(3) and `os.register_at_fork`, on which OpenBLAS, grpc and
+//! jemalloc depend; `clone3(CLONE_PARENT)` would not.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyModule;
+use rgun_channel::control::{Command, Fork, Interface, MAX_MESSAGE, Report, Role, Start, receive};
+use rgun_channel::map::Map;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getppid, pidfd_open, set_parent_process_death_signal, setpgid,
+};
+
+use crate::boot::{Failure, interpreter, load};
+use crate::hooks::Hooks;
+use crate::life::{Birth, Next, fail};
+use crate::process::Process;
+use crate::python::{EX_SOFTWARE, exit_now, load_module, not_a_forked_child, support};
+use crate::{stacks, title, wsgi};
+
+/// Imports the application, warms it up, and forks workers until told to stop. Returns in every worker, too.
+///
+/// # Errors
+/// `SystemExit` with the code of what went wrong; anything else is a bug.
+pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>) -> PyResult<Next> {
+    set_title(&start);
+    process.tell(&Report::Booting { python: interpreter(py)? })?;
+    let application = match load(py, &start)? {
+        Ok(application) => application,
+        Err(failure) => return fail(process, failure),
+    };
+    if !start.warm_up.is_empty() {
+        let environ = wsgi::environ_of(py, &start, &start.warm_up)?;
+        let arguments = (support(py)?, &application, environ, &start.warm_up);
+        let warning: Option<String> =
+            python_half(py)?.call_method1(intern!(py, "warm_up"), arguments)?.extract()?;
+        if let Some(warning) = warning {
+            process.tell(&Report::Warning(warning))?;
+        }
+    }
+    run(py, process, start, application)
+}
+
+/// A worker of an application that has served for a while becomes a zygote.
+///
+/// # Errors
+/// As [`boot`].
+pub(crate) fn promoted(
+    py: Python<'_>,
+    process: &'static Process,
+    start: Box<Start>,
+    application: Py<PyAny>,
+) -> PyResult<Next> {
+    set_title(&start);
+    process.tell(&Report::Promoted)?;
+    run(py, process, start, application)
+}
+
+fn set_title(start: &Start) {
+    title::set(&format!("rgun: zygote [{}:{}]", start.module, start.attribute));
+}
+
+fn run(
+    py: Python<'_>,
+    process: &'static Process,
+    start: Box<Start>,
+    application: Py<PyAny>,
+) -> PyResult<Next> {
+    let hooks = Hooks::new(py, &start, process.daemon.as_raw_nonzero().get())?;
+    for warning in hooks.check(py)? {
+        process.tell(&Report::Warning(warning))?;
+    }
+    let mut buffer = vec![0; MAX_MESSAGE];
+    let own = [process.control.as_raw_fd()];
+    let warnings: Vec<String> = python_half(py)?.call_method1(intern!(py, "settle"), (own,))?.extract()?;
+    for warning in warnings {
+        process.tell(&Report::Warning(warning))?;
+    }
+    process.tell(&Report::Ready { interface: Interface::Wsgi })?;
+    loop {
+        let received = match py.detach(|| receive(&process.control, &mut buffer)) {
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                py.check_signals()?;
+                continue;
+            }
+            Err(_) => exit_now(0),
+        };
+        if received.len == 0 {
+            // The daemon is gone.
+            exit_now(0);
+        }
+        match Command::decode(&buffer[..received.len]) {
+            Ok(Command::Fork(order)) => {
+                if let Some(map) = fork(py, process, &start, order, received.fds)? {
+                    let start = Box::new(Start {
+                        worker: order.worker,
+                        life: order.life,
+                        role: Role::Worker,
+                        ..*start
+                    });
+                    return Ok(Next::Worker(Birth { start, map, application: Some(application) }));
+                }
+            }
+            Ok(Command::Stacks(None)) => {
+                let written = stacks::write_current(py, &process.stacks);
+                if let Err(error) = &written {
+                    error.clone_ref(py).write_unraisable(py, None);
+                }
+                process.tell(&Report::Stacks(written.is_ok()))?;
+            }
+            Ok(Command::Stacks(Some(_))) => process.tell(&Report::Stacks(false))?,
+            Ok(Command::ChildExited { pid, worker, life }) => {
+                if let Some(warning) = hooks.child_exit(py, pid, worker, life)? {
+                    process.tell(&Report::Warning(warning))?;
+                }
+            }
+            Ok(Command::Stop) => return Ok(Next::End),
+            // Promote: it is one. The others are for workers.
+            Ok(Command::Promote | Command::Start(_) | Command::Body(_) | Command::Forget(_)) | Err(_) => {}
+        }
+    }
+}
+
+/// Makes a worker. In the worker: its shared map, everything else being in its place. In the zygote: None.
+fn fork(
+    py: Python<'_>,
+    process: &'static Process,
+    start: &Start,
+    order: Fork,
+    fds: Vec<OwnedFd>,
+) -> PyResult<Option<Map>> {
+    let mut fds = fds.into_iter();
+    let (Some(control), Some(map), Some(stacks)) = (fds.next(), fds.next(), fds.next()) else {
+        let reason = "the daemon sent Fork without its descriptors".to_owned();
+        return process.tell(&Report::ForkFailed { life: order.life, reason }).map(|()| None);
+    };
+    let entrance = fds.next();
+    let forked = python_half(py)?
+        .call_method1(intern!(py, "fork"), (entrance.as_ref().map(AsRawFd::as_raw_fd),))
+        .and_then(|forked| forked.extract::<(u32, Option<i32>)>());
+    match forked {
+        Ok((0, between)) => {
+            not_a_forked_child();
+            if process.take_over(&control, &stacks).is_err() {
+                // Nothing may be said: it would be heard as the zygote's words.
+                exit_now(EX_SOFTWARE);
+            }
+            if let Err(error) = settle_in(process.daemon, between.and_then(Pid::from_raw)) {
+                let failure = Failure::of_system(format!("a forked worker cannot settle in: {error}"));
+                return fail(process, failure).map(|_| None);
+            }
+            python_half(py)?.call_method0(intern!(py, "reseed"))?;
+            Ok(Some(Map::attach(map.as_fd(), start.geometry.total(), true)?))
+        }
+        Ok((pid, _)) => {
+            process.tell(&Report::Forked { life: order.life, pid })?;
+            Ok(None)
+        }
+        Err(error) => {
+            let reason = error.value(py).to_string();
+            process.tell(&Report::ForkFailed { life: order.life, reason })?;
+            Ok(None)
+        }
+    }
+}
+
+/// In a new worker: waits until the process between has gone, and puts itself under the daemon's care.
+fn settle_in(daemon: Pid, between: Option<Pid>) -> io::Result<()> {
+    if let Some(between) = between
+        && getppid() == Some(between)
+    {
+        match pidfd_open(between, PidfdFlags::empty()) {
+            Ok(exit) => await_readable(&exit)?,
+            // It has been waited for, so it has been left behind.
+            Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // Not earlier: the signal is sent by whoever is the parent now (prctl(2)).
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid() != Some(daemon) {
+        return Err(io::Error::other("its parent is not the daemon, which has died or is no subreaper"));
+    }
+    // A group of its own, for the daemon to kill with all that the worker starts.
+    Ok(setpgid(None, None)?)
+}
+
+/// A pidfd is readable once its process has exited and its children have their new parent.
+fn await_readable(pidfd: &OwnedFd) -> io::Result<()> {
+    loop {
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn python_half(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    load_module(py, &MODULE, include_str!("zygote.py"), c"<rgun>/zygote.py", c"rgun_worker.zygote")
+}
