@@ -7,6 +7,8 @@ use super::*;
 use crate::config::testing::Place;
 use crate::config::{Count, Interface, Level, PythonSource};
 
+mod reload;
+
 /// A current directory with an interpreter in it, and no /etc/rgun/rgun.toml but the one a test writes.
 struct Shell {
     place: Place,
@@ -466,112 +468,6 @@ fn check_takes_the_same_flags() {
 }
 
 #[test]
-fn a_reload_asks_the_daemon_and_reads_nothing_itself() {
-    let shell = Shell { place: Place::new() };
-    shell.default_file("this is not TOML");
-    let reload = |args: &[&str]| shell.command(&[("RGUN_WORKERS_COUNT", "nonsense")], args);
-    assert_eq!(reload(&["reload"]), Ok(Command::Reload { socket: None }));
-    for (typed, socket) in
-        [("ctl", shell.place.join("ctl")), ("/run/shop/control", "/run/shop/control".into())]
-    {
-        let expected = Ok(Command::Reload { socket: Some(socket) });
-        assert_eq!(reload(&["reload", "--socket", typed]), expected);
-        assert_eq!(reload(&["reload", &format!("--socket={typed}")]), expected);
-    }
-}
-
-#[test]
-fn a_reload_takes_nothing_that_a_start_takes() {
-    let shell = Shell::new();
-    for (line, what) in [
-        ("reload mysite.wsgi", "'mysite.wsgi'"),
-        ("reload --workers 3", "'--workers'"),
-        ("reload --preload", "'--preload'"),
-        ("reload --daemon", "'--daemon'"),
-        ("reload --socket", "a value is required"),
-        ("a --socket /run/x", "'--socket'"),
-        ("--workers 2 reload", "the command \"reload\" stands first"),
-    ] {
-        let text = shell.refused(line);
-        assert!(text.contains(what), "{line}: {text}");
-    }
-    assert_eq!(shell.kind("reload:application"), "serve", "a module may be called reload");
-}
-
-#[test]
-fn a_reread_takes_the_same_command_line_and_what_the_file_says_by_now() {
-    let shell = Shell::new();
-    shell.place.python("app/py/bin/python");
-    shell.default_file(&format!("{SITE}[workers]\ncount = 2\nthreads = 2\n[timeouts]\nrequest = \"5s\"\n"));
-    let start = shell
-        .run_with(
-            &[("RGUN_WORKERS_THREADS", "4")],
-            &["--workers", "3", "--chdir", "app", "--python", "py/bin/python"],
-        )
-        .unwrap();
-    assert_eq!(start.reread().unwrap(), start, "nothing has changed");
-
-    shell.default_file(&format!("{SITE}[workers]\ncount = 7\nthreads = 7\n[timeouts]\nrequest = \"9s\"\n"));
-    let again = start.reread().unwrap();
-    assert_eq!(again.config.workers.count, start.config.workers.count, "the command line wins as before");
-    assert_eq!(again.config.workers.threads.get(), 4, "so does the environment");
-    assert_eq!(again.config.timeouts.request, Some(Duration::from_secs(9)));
-    assert_eq!(again.config.app.directory, shell.place.join("app"));
-    assert_eq!(again.config.app.python.path, shell.place.join("app/py/bin/python"));
-    assert_eq!(again.warnings, [""; 0]);
-
-    shell.default_file(&format!("{SITE}[workers]\nthreads = 1\n"));
-    let thrice = again.reread().unwrap();
-    assert_eq!(thrice.config.timeouts.request, Some(Duration::from_secs(30)), "a reread can be reread");
-}
-
-#[test]
-fn a_reread_tells_all_that_is_wrong_by_now_and_leaves_what_was_read() {
-    let shell = Shell::new();
-    shell.default_file(SITE);
-    let start = shell.sound("--chdir .");
-    shell.default_file("[app]\ntarget = \"my-site\"\n[workers]\ncount = 0\n[timeouts]\nrequest = 30\n");
-    let told = start.reread().unwrap_err().to_string();
-    let told = told.replace(&shell.place.path().display().to_string(), "@");
-    assert_eq!(
-        told.lines().filter(|line| !line.starts_with(' ')).collect::<Vec<_>>(),
-        [
-            "@/etc/rgun.toml:2: app.target = \"my-site\": \"my-site\" cannot be a module's name",
-            "@/etc/rgun.toml:4: workers.count = 0: is out of bounds: the least is 1, the most 65535",
-            "@/etc/rgun.toml:6: timeouts.request = 30: has no unit",
-        ]
-    );
-    std::fs::remove_file(shell.place.join("etc/rgun.toml")).unwrap();
-    let told = start.reread().unwrap_err().to_string();
-    assert!(told.contains("etc/rgun.toml: cannot be read: No such file"), "{told}");
-    shell.default_file(SITE);
-    assert_eq!(start.reread().unwrap(), start, "a mended file heals it");
-}
-
-#[test]
-fn a_reread_finds_a_new_interpreter_and_misses_one_that_is_gone() {
-    let shell = Shell::new();
-    let start = shell.sound("a");
-    std::fs::remove_dir_all(shell.place.join(".venv")).unwrap();
-    assert!(start.reread().unwrap_err().to_string().starts_with("rgun: app.python: no interpreter found: "));
-    let python = shell.place.python("venv/bin/python");
-    assert_eq!(start.reread().unwrap().config.app.python.path, python);
-}
-
-#[test]
-fn a_reread_warns_that_new_sockets_take_a_restart() {
-    let shell = Shell::new();
-    shell.default_file(&format!("{SITE}[listen]\nbind = \":8001\"\n"));
-    let start = shell.sound("");
-    shell.default_file(&format!("{SITE}[listen]\nbind = \":8002\"\n"));
-    let warnings = start.reread().unwrap().warnings;
-    assert_eq!(
-        warnings,
-        ["listen.bind is changed, which takes a restart: a reload leaves the sockets as they are"]
-    );
-}
-
-#[test]
 fn gunicorns_own_variable_is_warned_about() {
     let invocation = Shell::new().run_with(&[("GUNICORN_CMD_ARGS", "--workers 3")], &["a"]).unwrap();
     assert!(invocation.warnings[0].starts_with("GUNICORN_CMD_ARGS: ignored"), "{:?}", invocation.warnings);
@@ -665,7 +561,7 @@ fn every_flag_of_gunicorn_is_known() {
 
 #[test]
 fn the_manual_has_every_flag_and_command_of_the_help() {
-    let manual = include_str!("../../../packaging/man/rgun.8");
+    let manual = include_str!("../../../../packaging/man/rgun.8");
     let command = Cli::command();
     let reload = command.find_subcommand("reload").unwrap();
     for arg in command.get_arguments().chain(reload.get_arguments()).filter(|arg| !arg.is_hide_set()) {

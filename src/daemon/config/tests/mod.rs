@@ -1,0 +1,308 @@
+//! Configurations, as written, and what becomes of them.
+
+use super::testing::Place;
+use super::*;
+
+mod packaged;
+mod wrong;
+
+/// A place with an application directory and an interpreter, and what the file says about the rest.
+struct Case {
+    place: Place,
+}
+
+impl Case {
+    fn new() -> Self {
+        let place = Place::new();
+        place.python("app/.venv/bin/python");
+        Self { place }
+    }
+
+    /// Loads `text` as the file; `{app}` in it stands for the application's directory.
+    fn load(&self, text: &str, variables: &[(&str, &str)], flags: Layer) -> Result<Loaded, String> {
+        let text = text.replace("{app}", &self.place.join("app").display().to_string());
+        let path = self.place.file("rgun.toml", text.as_bytes(), 0o644);
+        let environment = variables.iter().copied().collect();
+        load(flags, &environment, Some(&path), self.place.path())
+            .map_err(|errors| errors.to_string().replace(&self.place.path().display().to_string(), "@"))
+    }
+
+    /// Loads a sound `[app]` and `text`.
+    fn with(&self, text: &str) -> Result<Config, String> {
+        self.load(&format!("{SOUND}{text}"), &[], Layer::new()).map(|loaded| loaded.config)
+    }
+}
+
+const SOUND: &str = "[app]\ntarget = \"mysite.wsgi\"\ndirectory = \"{app}\"\n";
+
+fn flags(settings: &[(&'static str, &str, Value)]) -> Layer {
+    settings.iter().map(|(key, flag, value)| (*key, Setting::flag(flag, value.clone()))).collect()
+}
+
+#[test]
+fn what_is_not_written_has_the_default_of_the_design() {
+    let case = Case::new();
+    let config = case.with("").unwrap();
+    let app = case.place.join("app");
+    assert_eq!(
+        config.app,
+        App {
+            target: "mysite.wsgi:application".parse().unwrap(),
+            python: Python { path: app.join(".venv/bin/python"), source: PythonSource::DotVenv },
+            directory: app,
+            interface: Interface::Auto,
+            root_path: String::new(),
+            env: vec![],
+            pythonpath: vec![],
+        }
+    );
+    let seconds = Duration::from_secs;
+    let Timeouts { request, queue, header, body, keepalive, boot, drain, paths } = config.timeouts;
+    assert_eq!(paths, []);
+    assert_eq!((request, queue, boot), (Some(seconds(30)), Some(seconds(30)), Some(seconds(60))));
+    assert_eq!((header, body, keepalive, drain), (seconds(10), seconds(60), seconds(75), seconds(30)));
+    let Limits { queue, body, header, headers, request_line, connections } = config.limits;
+    assert_eq!((queue, body, header), (1000, Some(1 << 30), 16 << 10));
+    assert_eq!((headers, request_line, connections), (100, 8 << 10, None));
+    let Workers { count, threads, concurrency, .. } = config.workers;
+    assert_eq!((count, threads.get(), concurrency.get()), (Count::Auto, 1, 1000));
+    let Workers { preload, refork, max_requests, max_requests_jitter, retry, .. } = config.workers;
+    assert_eq!((preload, refork, max_requests, max_requests_jitter), (false, None, None, 0));
+    let Workers { max_memory, max_lifetime, idle_exit, .. } = config.workers;
+    assert_eq!((max_memory, max_lifetime, idle_exit, retry), (None, None, None, Retry::Off));
+    assert_eq!(config.reload, Reload { probe: None, watch: None });
+    let Hooks { post_fork, post_worker_init, worker_exit, child_exit } = config.hooks;
+    assert_eq!([post_fork, post_worker_init, worker_exit, child_exit], [const { None }; 4]);
+    assert_eq!(config.listen.bind, ["127.0.0.1:8000".parse().unwrap()]);
+    assert!(!config.listen.explicit);
+    assert_eq!(config.log, Log { level: Level::Info, access: false, slow: None });
+    assert_eq!(config.origin, Some(case.place.join("rgun.toml")));
+}
+
+#[test]
+fn every_key_of_the_file_arrives() {
+    let case = Case::new();
+    case.place.python("app/env/bin/python3");
+    let config = case
+        .load(
+            r#"
+            [app]
+            target = "mysite.asgi:make()"
+            directory = "{app}"
+            python = "env/bin/python3"
+            interface = "asgi"
+            root_path = "/shop"
+            env = { DJANGO_SETTINGS_MODULE = "mysite.settings", A = "" }
+            pythonpath = ["lib", "/opt/lib"]
+            [workers]
+            count = { min = 2, max = 9 }
+            threads = 3
+            concurrency = 50
+            preload = true
+            refork = 500
+            max_requests = 1000
+            max_requests_jitter = 100
+            max_memory = "512MiB"
+            max_lifetime = "24h"
+            idle_exit = "10m"
+            retry = "idempotent"
+            [timeouts]
+            request = "off"
+            queue = "off"
+            header = "5s"
+            body = "500ms"
+            keepalive = "0s"
+            boot = "off"
+            drain = "2m"
+            [[timeouts.path]]
+            match = "/admin/export*"
+            request = "600s"
+            concurrency = 2
+            [[timeouts.path]]
+            match = "*.csv"
+            request = "off"
+            [[timeouts.path]]
+            match = "/login"
+            concurrency = 50
+            [limits]
+            queue = 10
+            body = "off"
+            header = "32KiB"
+            headers = 50
+            request_line = 4096
+            connections = 500
+            [reload]
+            probe = "/healthz?deep=1"
+            watch = "30s"
+            [hooks]
+            post_fork = "mysite.hooks:post_fork"
+            post_worker_init = "mysite.hooks:Pool.open"
+            worker_exit = "hooks:bye"
+            child_exit = "mysite.metrics:child_exit"
+            [listen]
+            bind = ["[::1]:8000", "unix:/run/x.sock"]
+            [log]
+            level = "debug"
+            access = true
+            slow = "1s"
+            "#,
+            &[],
+            Layer::new(),
+        )
+        .unwrap()
+        .config;
+    let app = case.place.join("app");
+    assert_eq!(config.app.target.to_string(), "mysite.asgi:make()");
+    let python = Python { path: app.join("env/bin/python3"), source: PythonSource::Configured };
+    assert_eq!(config.app.python, python);
+    assert_eq!((config.app.interface, config.app.root_path.as_str()), (Interface::Asgi, "/shop"));
+    let env = [("A", ""), ("DJANGO_SETTINGS_MODULE", "mysite.settings")];
+    assert_eq!(config.app.env, env.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(config.app.pythonpath, [app.join("lib"), PathBuf::from("/opt/lib")]);
+    let (min, max) = (NonZeroU16::new(2).unwrap(), NonZeroU16::new(9).unwrap());
+    assert_eq!(config.workers.count, Count::Range { min, max });
+    let Workers { preload, refork, max_requests, max_requests_jitter, retry, .. } = config.workers;
+    assert_eq!((preload, refork, max_requests), (true, NonZeroU64::new(500), NonZeroU64::new(1000)));
+    assert_eq!((max_requests_jitter, retry), (100, Retry::Idempotent));
+    let Workers { max_memory, max_lifetime, idle_exit, .. } = config.workers;
+    assert_eq!((max_memory, max_lifetime), (Some(512 << 20), Some(Duration::from_hours(24))));
+    assert_eq!(idle_exit, Some(Duration::from_mins(10)));
+    assert_eq!((config.workers.threads.get(), config.workers.concurrency.get()), (3, 50));
+    let rule = |pattern: &str, request, concurrency| PathRule {
+        pattern: pattern.to_owned(),
+        request,
+        concurrency: NonZeroU32::new(concurrency),
+    };
+    let Timeouts { request, queue, header, body, keepalive, boot, drain, paths } = config.timeouts;
+    assert_eq!(
+        paths,
+        [
+            rule("/admin/export*", Some(Some(Duration::from_mins(10))), 2),
+            rule("*.csv", Some(None), 0),
+            rule("/login", None, 50),
+        ]
+    );
+    let probe = Some("/healthz?deep=1".to_owned());
+    assert_eq!(config.reload, Reload { probe, watch: Some(Duration::from_secs(30)) });
+    let Hooks { post_fork, post_worker_init, worker_exit, child_exit } = config.hooks;
+    assert_eq!(
+        [post_fork, post_worker_init, worker_exit, child_exit].map(|hook| hook.unwrap().to_string()),
+        ["mysite.hooks:post_fork", "mysite.hooks:Pool.open", "hooks:bye", "mysite.metrics:child_exit"]
+    );
+    assert_eq!((request, queue, boot), (None, None, None));
+    assert_eq!((header, body), (Duration::from_secs(5), Duration::from_millis(500)));
+    assert_eq!((keepalive, drain), (Duration::ZERO, Duration::from_mins(2)));
+    let Limits { queue, body, header, headers, request_line, connections } = config.limits;
+    assert_eq!((queue, body, header), (10, None, 32 << 10));
+    assert_eq!((headers, request_line, connections), (50, 4096, Some(500)));
+    let bind: Vec<_> = config.listen.bind.iter().map(ToString::to_string).collect();
+    assert_eq!(bind, ["[::1]:8000", "unix:/run/x.sock"]);
+    assert!(config.listen.explicit);
+    assert_eq!(config.log, Log { level: Level::Debug, access: true, slow: Some(Duration::from_secs(1)) });
+}
+
+#[test]
+fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
+    let case = Case::new();
+    let text = format!("{SOUND}[workers]\ncount = 2\n");
+    let flag = || flags(&[(name::COUNT, "--workers", Value::text("5"))]);
+    let web = ("WEB_CONCURRENCY", "3");
+    let own = ("RGUN_WORKERS_COUNT", "4");
+    for (variables, flags, n) in [
+        (vec![], Layer::new(), 2),
+        (vec![web], Layer::new(), 3),
+        (vec![web, own], Layer::new(), 4),
+        (vec![web, own], flag(), 5),
+    ] {
+        let config = case.load(&text, &variables, flags).unwrap().config;
+        assert_eq!(config.workers.count.resolve(1).get(), n);
+    }
+}
+
+#[test]
+fn variables_of_the_command_line_are_added_to_those_of_the_file() {
+    let case = Case::new();
+    let text = format!("{SOUND}env = {{ A = \"file\", B = \"file\" }}\n");
+    let flags = flags(&[(name::ENV, "--env", Value::list(["B=flag", "C=x=y", "B=last"]))]);
+    let env = case.load(&text, &[], flags).unwrap().config.app.env;
+    let expected = [("A", "file"), ("B", "last"), ("C", "x=y")];
+    assert_eq!(env, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+}
+
+#[test]
+fn paths_of_the_command_line_may_be_relative() {
+    let case = Case::new();
+    let loaded = case
+        .load(
+            SOUND,
+            &[],
+            flags(&[
+                (name::DIRECTORY, "--chdir", Value::text("./app")),
+                (name::PYTHONPATH, "--pythonpath", Value::text("lib, /opt/lib")),
+                (name::BIND, "--bind", Value::list(["unix:x.sock"])),
+            ]),
+        )
+        .unwrap();
+    let app = case.place.join("app");
+    assert_eq!(loaded.config.app.directory, app);
+    assert_eq!(loaded.config.app.pythonpath, [app.join("lib"), PathBuf::from("/opt/lib")]);
+    assert_eq!(loaded.config.listen.bind, [Bind::Unix { path: app.join("x.sock") }]);
+}
+
+#[test]
+fn the_environment_sets_every_kind_of_value() {
+    let case = Case::new();
+    let config = case
+        .load(
+            SOUND,
+            &[
+                ("RGUN_APP_TARGET", "other:app"),
+                ("RGUN_TIMEOUTS_REQUEST", "2m"),
+                ("RGUN_LIMITS_BODY", "off"),
+                ("RGUN_LIMITS_CONNECTIONS", "auto"),
+                ("RGUN_LISTEN_BIND", ":80, [::]:80"),
+                ("RGUN_LOG_ACCESS", "1"),
+                ("RGUN_LOG_SLOW", "500ms"),
+                ("RGUN_WORKERS_COUNT", "1-9"),
+                ("RGUN_WORKERS_PRELOAD", "on"),
+                ("RGUN_WORKERS_REFORK", "1000"),
+                ("RGUN_WORKERS_MAX_REQUESTS", "off"),
+                ("RGUN_WORKERS_MAX_MEMORY", "1GiB"),
+                ("RGUN_WORKERS_RETRY", "idempotent"),
+                ("RGUN_RELOAD_PROBE", "/healthz"),
+                ("RGUN_HOOKS_POST_FORK", "mysite.hooks:post_fork"),
+            ],
+            Layer::new(),
+        )
+        .unwrap()
+        .config;
+    assert_eq!(config.app.target.to_string(), "other:app");
+    assert_eq!(config.timeouts.request, Some(Duration::from_mins(2)));
+    assert_eq!((config.limits.body, config.limits.connections), (None, None));
+    assert_eq!(config.listen.bind, [":80".parse().unwrap(), "[::]:80".parse().unwrap()]);
+    assert!(config.log.access);
+    assert_eq!(config.log.slow, Some(Duration::from_millis(500)));
+    let (min, max) = (NonZeroU16::MIN, NonZeroU16::new(9).unwrap());
+    assert_eq!(config.workers.count, Count::Range { min, max });
+    let Workers { preload, refork, max_requests, max_memory, retry, .. } = config.workers;
+    assert_eq!((preload, refork, max_requests), (true, NonZeroU64::new(1000), None));
+    assert_eq!((max_memory, retry), (Some(1 << 30), Retry::Idempotent));
+    assert_eq!(config.reload.probe.as_deref(), Some("/healthz"));
+    assert_eq!(config.hooks.post_fork, Some("mysite.hooks:post_fork".parse().unwrap()));
+}
+
+#[test]
+fn a_value_that_is_overridden_is_not_checked() {
+    let case = Case::new();
+    let text = SOUND.replace("{app}", "/no/such/dir");
+    let flags = flags(&[(name::DIRECTORY, "--chdir", Value::text("app"))]);
+    assert!(case.load(&text, &[], flags).is_ok());
+}
+
+#[test]
+fn auto_is_two_workers_per_core_and_one_more() {
+    for (cores, n) in [(0, 3), (1, 3), (2, 5), (64, 129), (40_000, u16::MAX), (usize::MAX, u16::MAX)] {
+        assert_eq!(Count::Auto.resolve(cores).get(), n, "{cores} cores");
+    }
+    assert_eq!(Count::Fixed(NonZeroU16::new(9).unwrap()).resolve(64).get(), 9);
+}
