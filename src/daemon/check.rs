@@ -49,7 +49,7 @@ fn boot(config: &Config) -> Result<String, Refused> {
         .map_err(Refused::system("make a reactor"))?;
     let (tell, mut told) = unbounded_channel();
     let reactor = Reactor::new().map_err(Refused::system("make the shared page"))?;
-    let policy = Policy { queue: 0, queue_timeout: None, request_timeout: None };
+    let policy = Policy::default();
     let dispatcher = Dispatcher::new(policy, reactor, sink(&tell));
     let mut pool = Pool::new(extension, None);
     let worker = WorkerId { number: WorkerNr(0), life: Life(1) };

@@ -175,6 +175,7 @@ impl Daemon {
                 queue: config.limits.queue,
                 queue_timeout: config.timeouts.queue,
                 request_timeout: config.timeouts.request,
+                ..dispatch::Policy::default()
             },
             Reactor::new().map_err(Refused::system("make the reactor's shared page"))?,
             sink(&tell),
@@ -308,6 +309,12 @@ impl Daemon {
                 self.reap()
             }
             Notice::DeadlineExceeded(worker, _) => vec![Event::DeadlineExceeded { worker }],
+            Notice::Slow(..)
+            | Notice::Served(..)
+            | Notice::Wanted
+            | Notice::Died { .. }
+            | Notice::Quarantined { .. }
+            | Notice::Retried(..) => Vec::new(),
             Notice::Drained(worker) => vec![Event::Drained { worker }],
             Notice::RaisedAfterEnd { worker, summary, traceback } => {
                 tracing::error!(

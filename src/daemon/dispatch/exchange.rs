@@ -4,17 +4,19 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use rgun_channel::frame::{CompletionKind, ExchangeId};
+use rgun_channel::frame::{CompletionKind, ExchangeId, Request};
 use rgun_channel::layout::RESPONSE_WINDOW;
 use rgun_channel::ring::Position;
 
 use crate::supervise::WorkerId;
 
-use super::worker::{Received, Worker};
+use super::received::Received;
+use super::rules::RuleNr;
+use super::worker::Worker;
 use super::{Notice, NoticeSink};
 
 /// Why an exchange is answered by the daemon and not by the application. `http::fault` maps it to a status.
@@ -30,6 +32,8 @@ pub enum Fault {
     Unavailable(Arc<str>),
     /// It ran longer than `timeouts.request`.
     Deadline(WorkerId),
+    /// Requests with its method and path have ended workers repeatedly; for how long they are refused.
+    Quarantined(Duration),
     /// The worker died, or broke the contract, while it had the request.
     WorkerDied(WorkerId),
     /// The application raised.
@@ -99,8 +103,10 @@ impl Parts {
 /// Where the request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// In the queue.
+    /// In the queue: it lacks nothing but a worker.
     Queued,
+    /// It lacks a permit of this rule.
+    Waiting(RuleNr),
     /// In a worker's ring, started or not.
     Given {
         /// Index in `State::workers`.
@@ -131,10 +137,22 @@ pub(super) struct Exchange {
     pub(super) frame: Vec<u8>,
     pub(super) body: Option<OwnedFd>,
     pub(super) place: Place,
-    /// When it was submitted.
+    /// When it was submitted, or began again: its patience counts from here.
     pub(super) received: Instant,
+    /// Since when it lacks nothing but a worker.
+    pub(super) ready: Instant,
     /// When it was given to the worker that has it.
     pub(super) given: Option<Instant>,
+    /// How long it may run; `None` is for ever.
+    pub(super) limit: Option<Duration>,
+    /// Of which rule it has a permit.
+    pub(super) permit: Option<RuleNr>,
+    /// Only the worker that it was submitted to may have it.
+    pub(super) pinned: bool,
+    /// It had started in another worker, which died.
+    pub(super) retried: bool,
+    /// [`Notice::Slow`] has been told.
+    pub(super) told_slow: bool,
     /// Its deadline has passed and its client been told.
     pub(super) overdue: bool,
     pub(super) worker: Option<WorkerId>,
@@ -154,6 +172,8 @@ pub(super) struct Exchange {
     raised: u8,
     /// A file has come; it is the rest of the body.
     has_file: bool,
+    /// The application's answer says that it failed (a status of 500 or above), or broke off.
+    failed: bool,
     fault: Option<Fault>,
 }
 
@@ -199,14 +219,26 @@ pub(super) enum Piece {
 }
 
 impl Exchange {
-    pub(super) fn new(id: ExchangeId, frame: Vec<u8>, body: Option<OwnedFd>, received: Instant) -> Self {
+    pub(super) fn new(
+        id: ExchangeId,
+        frame: Vec<u8>,
+        body: Option<OwnedFd>,
+        limit: Option<Duration>,
+        received: Instant,
+    ) -> Self {
         Self {
             id,
             frame,
             body,
             place: Place::Queued,
             received,
+            ready: received,
             given: None,
+            limit,
+            permit: None,
+            pinned: false,
+            retried: false,
+            told_slow: false,
             overdue: false,
             worker: None,
             moves: 0,
@@ -221,8 +253,14 @@ impl Exchange {
             ended: false,
             raised: 0,
             has_file: false,
+            failed: false,
             fault: None,
         }
+    }
+
+    /// The request, as it was encoded here.
+    pub(super) fn request(&self) -> Option<Request<'_>> {
+        Request::decode(&self.frame).ok()
     }
 
     pub(super) fn has_body_fd(&self) -> bool {
@@ -251,6 +289,41 @@ impl Exchange {
 
     fn is_over(&self) -> bool {
         self.place == Place::Over && self.client_is_through()
+    }
+
+    /// Has the application failed, by its own account?
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Has the application answered, and not with a failure?
+    pub(super) fn is_well_answered(&self) -> bool {
+        self.responded && self.ended && !self.failed
+    }
+
+    /// Its worker died: makes it what it was when it was submitted. False if it has been tried twice, or its client
+    /// has something of an answer or needs none.
+    pub(super) fn begin_again(&mut self, now: Instant) -> bool {
+        let has_nothing = self.client == Client::Waiting && !self.ended && self.fault.is_none();
+        if self.retried || self.pinned || !has_nothing {
+            return false;
+        }
+        // The first worker may have moved the offset, which is the file's, not the descriptor's.
+        if let Some(body) = &self.body
+            && rustix::fs::seek(body, rustix::fs::SeekFrom::Start(0)).is_err()
+        {
+            return false;
+        }
+        self.retried = true;
+        self.place = Place::Queued;
+        (self.received, self.ready, self.given) = (now, now, None);
+        self.head = None;
+        self.parts = Parts::default();
+        self.file = None;
+        self.unacked = 0;
+        (self.responded, self.has_file, self.failed) = (false, false, false);
+        self.raised = 0;
+        true
     }
 
     pub(super) fn worker_is_done(&mut self) {
@@ -287,6 +360,7 @@ impl Exchange {
                     return Err(format!("sent the head of exchange {} twice", self.id.0));
                 }
                 self.responded = true;
+                self.failed = response.as_ref().is_some_and(|head| head.status.is_server_error());
                 self.head = response;
             }
             CompletionKind::Body => {
@@ -310,6 +384,8 @@ impl Exchange {
                     // For the journal only: the client has its answer.
                     notice(Notice::RaisedAfterEnd { worker: worker.id, summary, traceback });
                 } else if self.fault.is_none() {
+                    // Not the application's fault if it could not go on because nobody listened.
+                    self.failed |= !self.client_is_through();
                     let waker = self.fail(Fault::Raised { worker: worker.id, summary, traceback });
                     self.ended = true;
                     return Ok(waker);
@@ -500,6 +576,10 @@ impl Exchanges {
 
     pub(super) fn get_mut(&mut self, id: ExchangeId) -> Option<&mut Exchange> {
         self.slots.get_mut(index(id))?.as_mut().filter(|exchange| exchange.id == id)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Exchange> {
+        self.slots.iter_mut().flatten()
     }
 
     /// Forgets the exchange if both sides are through with it.

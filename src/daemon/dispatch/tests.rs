@@ -8,14 +8,15 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use rgun_channel::control;
+use rgun_channel::control::{self, Command, Report};
 use rgun_channel::frame::{AppError, Body, Completion, CompletionKind, encode_known_field};
 use rgun_channel::layout::SLOT_ACKED;
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionSender, SubmissionReceiver};
 
-use crate::supervise::{Life, WorkerNr};
+use crate::supervise::{Generation, Life, WorkerNr};
 
 use super::*;
 
@@ -34,7 +35,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let policy =
-            Policy { queue: 10, queue_timeout: None, request_timeout: Some(Duration::from_secs(10)) };
+            Policy { queue: 10, request_timeout: Some(Duration::from_secs(10)), ..Policy::default() };
         let (tell, notices) = mpsc::channel();
         let sink = Box::new(move |notice| tell.send(notice).unwrap());
         let dispatcher = Dispatcher::new(policy, Reactor::new().unwrap(), sink);
@@ -43,7 +44,15 @@ impl Rig {
         let theirs = Arc::new(Map::attach(fd.as_fd(), geometry.total(), true).unwrap());
         let (ours, control) = control::pair().unwrap();
         rustix::io::ioctl_fionbio(&control, true).unwrap();
-        dispatcher.attach(Link { worker: WORKER, map: Arc::new(map), geometry, control: Arc::new(ours) });
+        let (map, control_end) = (Arc::new(map), Arc::new(ours));
+        dispatcher.attach(Link {
+            worker: WORKER,
+            generation: Generation(1),
+            map,
+            geometry,
+            control: control_end,
+            max_requests: None,
+        });
         dispatcher.admit(WORKER);
         Self {
             dispatcher,

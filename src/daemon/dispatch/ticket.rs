@@ -167,8 +167,14 @@ impl Drop for BodyStream {
 impl Dispatcher {
     fn abandon(&self, id: ExchangeId) {
         let mut state = self.lock();
-        if let Some(freed) = state.abandon(id) {
-            self.refill(&mut state, freed, Instant::now());
+        let state = &mut *state;
+        let now = Instant::now();
+        if let Some(freed) = state.abandon(id, now) {
+            self.refill(state, freed, now);
+        }
+        // Somebody may have waited for its permit, or behind it for less than it needed.
+        if !state.queue.is_empty() {
+            self.refill_all(state, now);
         }
     }
 }

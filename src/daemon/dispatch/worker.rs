@@ -2,26 +2,25 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use rgun_channel::control::{self, Command, Report};
-use rgun_channel::frame::{
-    self, AppError, BodyPart, Completion, CompletionKind, DecodedCompletion, ExchangeId, FieldName,
-};
-use rgun_channel::layout::{Geometry, SLOT_ACKED, SLOT_WANTS_CREDIT, Word};
+use rgun_channel::frame::{self, ExchangeId};
+use rgun_channel::layout::{Geometry, SLOT_ACKED, SLOT_EXCHANGE, SLOT_THREAD, SLOT_WANTS_CREDIT, Word};
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionReceiver, Position, SubmissionSender};
 use rgun_channel::slab::SlabReceiver;
 use rgun_channel::wake::{Sleepers, SystemFutex, Want};
 
-use crate::supervise::WorkerId;
+use crate::supervise::{Generation, Tally, WorkerId};
 
-use super::exchange::{Exchange, Exchanges, FilePart, Head, Payload, Place};
+use super::exchange::{Exchange, Exchanges, Place};
+use super::reports::Budget;
 use super::{Notice, NoticeSink};
 
 /// Requests of up to this service time are given ahead of time: as many as fit into it and one more, but at most
@@ -51,12 +50,6 @@ const MOST_MOVES: u8 = 16;
 /// Waiting this long in another worker's ring is worth a wake-up of an idle one.
 const WORTH_STEALING: Duration = Duration::from_micros(50);
 
-/// A life has less to report of itself: that it boots, that it is ready, why it is not.
-const MOST_REPORTS: u32 = 16;
-
-/// Most fields of a response. A header map panics beyond 2^15, and no client takes as many.
-const MOST_FIELDS: u16 = 4096;
-
 /// No request takes longer, whatever the worker says; so that sums and products of service times do not overflow.
 const LONGEST_SERVICE: u64 = 1 << 48;
 
@@ -65,18 +58,23 @@ const LONGEST_SERVICE: u64 = 1 << 48;
 pub struct Link {
     /// Whose it is.
     pub worker: WorkerId,
+    /// Which code and configuration it has.
+    pub generation: Generation,
     /// The shared map.
     pub map: Arc<Map>,
     /// Its sizes.
     pub geometry: Geometry,
     /// The daemon's end of the control socket; does not block.
     pub control: Arc<OwnedFd>,
+    /// After how many requests [`Notice::Served`] is told: `workers.max_requests` with its jitter.
+    pub max_requests: Option<NonZeroU64>,
 }
 
 /// A worker that is attached.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) id: WorkerId,
+    pub(super) generation: Generation,
     pub(super) submissions: SubmissionSender,
     pub(super) completions: CompletionReceiver,
     slab: SlabReceiver,
@@ -102,8 +100,13 @@ pub(super) struct Worker {
     acked: Vec<u64>,
     /// Descriptors that arrived before the frame that names them.
     files: HashMap<ExchangeId, OwnedFd>,
-    /// What it has said of itself, but for files.
-    reports: u32,
+    /// What it may still say on its control socket.
+    reports: Budget,
+    /// Requests it is done with, and after how many that is told.
+    served: u64,
+    max_requests: Option<NonZeroU64>,
+    /// How those were answered that it was given since it was admitted.
+    pub(super) tally: Tally,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -112,23 +115,17 @@ struct Running {
     position: Position,
     /// When a slot became free for it. `None`: it is prefetched.
     started: Option<Instant>,
-}
-
-/// A completion, decoded and moved out of shared memory.
-#[derive(Debug)]
-pub(super) struct Received {
-    pub(super) head: Completion,
-    pub(super) response: Option<Head>,
-    pub(super) payload: Payload,
-    /// Summary and traceback of [`CompletionKind::Raised`].
-    pub(super) error: Option<(String, String)>,
+    /// How long it may run.
+    limit: Option<Duration>,
 }
 
 impl Worker {
     pub(super) fn new(link: Link) -> Self {
-        let Link { worker, map, geometry, control } = link;
+        let Link { worker, generation, map, geometry, control, max_requests } = link;
+        let now = Instant::now();
         Self {
             id: worker,
+            generation,
             submissions: SubmissionSender::new(Arc::clone(&map), &geometry),
             completions: CompletionReceiver::new(Arc::clone(&map), &geometry),
             slab: SlabReceiver::new(Arc::clone(&map), &geometry),
@@ -140,13 +137,16 @@ impl Worker {
             told_drained: false,
             running: VecDeque::with_capacity((geometry.slots + MAX_DEPTH) as usize),
             service: nanoseconds(PREFETCH_TIME) + 1,
-            progress: Instant::now(),
+            progress: now,
             next: None,
             stalled: false,
             unrung: 0,
             acked: vec![0; geometry.slots as usize],
             files: HashMap::new(),
-            reports: 0,
+            reports: Budget::new(now),
+            served: 0,
+            max_requests,
+            tally: Tally::default(),
         }
     }
 
@@ -190,8 +190,17 @@ impl Worker {
         self.given().saturating_mul(256) / self.slots
     }
 
+    pub(super) fn slots(&self) -> u32 {
+        self.slots
+    }
+
     pub(super) fn n_slots(&self) -> usize {
         self.slots as usize
+    }
+
+    /// How many of its slots have something to do.
+    pub(super) fn n_busy(&self) -> usize {
+        self.running.len().min(self.n_slots())
     }
 
     pub(super) fn n_running(&self) -> usize {
@@ -233,7 +242,7 @@ impl Worker {
         }
         exchange.given = Some(now);
         exchange.worker = Some(self.id);
-        self.running.push_back(Running { id: exchange.id, position, started });
+        self.running.push_back(Running { id: exchange.id, position, started, limit: exchange.limit });
         self.unrung += 1;
         Ok(Some(position))
     }
@@ -244,6 +253,20 @@ impl Worker {
         self.files.remove(&id);
         self.stalled = false;
         self.progress = now;
+    }
+
+    /// One more request is done with. The number of all, when that is to be told: once.
+    pub(super) fn count_served(&mut self) -> Option<u64> {
+        self.served += 1;
+        self.max_requests.filter(|most| most.get() == self.served).map(NonZeroU64::get)
+    }
+
+    /// A request has been answered, well or not. Before a worker is admitted it is only tried.
+    pub(super) fn count_answer(&mut self, failed: bool) {
+        if self.admitted {
+            self.tally.answered += 1;
+            self.tally.failed += u64::from(failed);
+        }
     }
 
     /// An exchange is not the worker's any more: the oldest prefetched one has its slot, and its time begins.
@@ -258,7 +281,7 @@ impl Worker {
         }
     }
 
-    fn measure(&mut self, service: u64) {
+    pub(super) fn measure(&mut self, service: u64) {
         let service = service.min(LONGEST_SERVICE);
         // One eighth of the new value, as TCP smooths its round-trip time (RFC 6298 §2), but up at once: a
         // worker that turns slow must not be given work ahead of time.
@@ -393,7 +416,9 @@ impl Worker {
         for id in candidates {
             let exchange = exchanges.get(id)?;
             let Place::Given { position, .. } = exchange.place else { continue };
-            if !exchange.client_is_through() && self.submissions.revoke(position) {
+            // Who is to answer it and nobody else keeps it.
+            let is_movable = !exchange.client_is_through() && !exchange.pinned;
+            if is_movable && self.submissions.revoke(position) {
                 self.remove(id, Instant::now());
                 if exchange.has_body_fd() {
                     self.forget(id);
@@ -411,15 +436,33 @@ impl Worker {
         }
     }
 
-    /// Exchanges that have had a slot for longer than `timeout`.
-    pub(super) fn running_longer_than(
-        &self,
-        timeout: Duration,
-        now: Instant,
-    ) -> impl Iterator<Item = ExchangeId> {
+    /// Exchanges that have had a slot for longer than they may.
+    pub(super) fn overdue(&self, now: Instant) -> impl Iterator<Item = ExchangeId> {
         self.running.iter().filter_map(move |running| {
-            running.started.is_some_and(|started| now - started > timeout).then_some(running.id)
+            let ran = now.saturating_duration_since(running.started?);
+            running.limit.is_some_and(|limit| ran > limit).then_some(running.id)
         })
+    }
+
+    /// Exchanges that have had a slot for longer than `slow`, and really run.
+    pub(super) fn slower_than(&self, slow: Duration, now: Instant) -> impl Iterator<Item = ExchangeId> {
+        self.running.iter().filter_map(move |running| {
+            let ran = now.saturating_duration_since(running.started?);
+            (ran > slow && self.submissions.is_claimed(running.position)).then_some(running.id)
+        })
+    }
+
+    /// Exchanges that it has begun to answer.
+    pub(super) fn claimed(&self) -> impl Iterator<Item = ExchangeId> {
+        let claimed = self.running.iter().filter(|running| self.submissions.is_claimed(running.position));
+        claimed.map(|running| running.id)
+    }
+
+    /// `pthread_self(3)` of the thread that says that it runs this exchange. Hostile: any number.
+    pub(super) fn thread_of(&self, id: ExchangeId) -> Option<u64> {
+        let read = |slot, field| self.map.u64(Geometry::slot(slot, field)).load(Ordering::Relaxed);
+        let slot = (0..self.slots).find(|slot| read(*slot, SLOT_EXCHANGE) == id.0)?;
+        Some(read(slot, SLOT_THREAD)).filter(|thread| *thread != 0)
     }
 
     /// Has it nothing left that anybody waits for?
@@ -459,17 +502,14 @@ impl Worker {
                     }
                 }
                 report => {
-                    self.reports += 1;
-                    if self.reports > MOST_REPORTS {
-                        return Err(format!("sent more than {MOST_REPORTS} reports"));
-                    }
+                    self.reports.spend(&report, Instant::now())?;
                     notice(Notice::Report(self.id, report));
                 }
             }
         }
     }
 
-    fn take_file(&mut self, id: ExchangeId, notice: &NoticeSink) -> Result<OwnedFd, String> {
+    pub(super) fn take_file(&mut self, id: ExchangeId, notice: &NoticeSink) -> Result<OwnedFd, String> {
         if let Some(fd) = self.files.remove(&id) {
             return Ok(fd);
         }
@@ -480,7 +520,7 @@ impl Worker {
             .ok_or_else(|| format!("named a file for exchange {} and sent no descriptor", id.0))
     }
 
-    fn take_chunks(&self, pairs: &[u8]) -> Result<Vec<Bytes>, String> {
+    pub(super) fn take_chunks(&self, pairs: &[u8]) -> Result<Vec<Bytes>, String> {
         let mut chunks = Vec::with_capacity(pairs.len() / 8);
         for (number, len) in frame::chunks(pairs) {
             let chunk = self.slab.receive(number, len).map_err(|broken| broken.to_string())?;
@@ -493,72 +533,6 @@ impl Worker {
         }
         Ok(chunks)
     }
-}
-
-/// Decodes a completion frame that has been copied out of the ring.
-pub(super) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> Result<Received, String> {
-    let DecodedCompletion { head, n_fields, fields, body } =
-        Completion::decode(bytes).map_err(|broken| broken.to_string())?;
-    if u32::from(head.slot) >= worker.slots {
-        return Err(format!("used slot {} of {}", head.slot, worker.slots));
-    }
-    if head.done {
-        worker.measure(head.service);
-    }
-    let slice = |range: std::ops::Range<usize>| bytes.get(range).unwrap_or_default();
-    if head.kind == CompletionKind::Raised {
-        let BodyPart::Inline(range) = body else {
-            return Err("raised without an error".to_owned());
-        };
-        let error = AppError::decode(slice(range)).map_err(|broken| broken.to_string())?;
-        let error = Some((error.summary.to_owned(), error.traceback.to_owned()));
-        return Ok(Received { head, response: None, payload: Payload::Bytes(Bytes::new()), error });
-    }
-    // One allocation holds the field values and an inline body; everything below borrows from it.
-    let shared = Bytes::copy_from_slice(slice(fields.start..bytes.len()));
-    let base = fields.start;
-    let response = if head.kind == CompletionKind::Respond {
-        let status =
-            StatusCode::from_u16(head.status).map_err(|_| format!("impossible status {}", head.status))?;
-        Some(Head { status, fields: header_map(&shared.slice(..fields.len()), n_fields)? })
-    } else {
-        None
-    };
-    let payload = match body {
-        BodyPart::Inline(range) => Payload::Bytes(shared.slice(range.start - base..range.end - base)),
-        BodyPart::Chunks(range) => Payload::Chunks(worker.take_chunks(slice(range))?),
-        BodyPart::File { offset, len } => {
-            Payload::File(FilePart { fd: worker.take_file(head.exchange, notice)?, offset, len })
-        }
-    };
-    Ok(Received { head, response, payload, error: None })
-}
-
-/// Makes a header map whose values share `encoded`.
-fn header_map(encoded: &Bytes, n_fields: u16) -> Result<HeaderMap, String> {
-    if n_fields > MOST_FIELDS {
-        return Err(format!("sent {n_fields} header fields, more than {MOST_FIELDS}"));
-    }
-    // Two more than given: the connection adds `date` and `x-request-id`.
-    let mut map = HeaderMap::with_capacity(usize::from(n_fields) + 2);
-    for (name, value) in frame::fields(encoded, n_fields) {
-        let name = match name {
-            FieldName::Known(index) => known_name(index),
-            FieldName::Literal(name) => HeaderName::from_bytes(name)
-                .map_err(|_| format!("sent the field name {:?}", String::from_utf8_lossy(name)))?,
-        };
-        let value = HeaderValue::from_maybe_shared(encoded.slice_ref(value))
-            .map_err(|_| format!("sent an impossible value for the field {name}"))?;
-        map.append(name, value);
-    }
-    Ok(map)
-}
-
-fn known_name(index: u8) -> HeaderName {
-    static NAMES: std::sync::LazyLock<Vec<HeaderName>> = std::sync::LazyLock::new(|| {
-        rgun_channel::header::NAMES.iter().map(|name| HeaderName::from_static(name)).collect()
-    });
-    NAMES.get(usize::from(index)).cloned().unwrap_or(http::header::WARNING)
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

@@ -68,6 +68,12 @@ impl Refusal {
                     format!("the application is not available: {reason}"),
                     Some(LATER),
                 ),
+                Fault::Quarantined(pause) => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "requests like this one have ended workers; they are refused for a while".to_owned(),
+                    // Whole seconds are all that the field can say.
+                    Some(Duration::from_secs(pause.as_secs() + u64::from(pause.subsec_nanos() > 0))),
+                ),
                 Fault::Deadline(_) => {
                     (StatusCode::GATEWAY_TIMEOUT, "the application took too long".to_owned(), None)
                 }

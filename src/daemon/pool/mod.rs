@@ -339,13 +339,13 @@ impl Channel {
     }
 
     fn link(&self, worker: WorkerId, generation: Generation, max_requests: Option<NonZeroU64>) -> Link {
-        // For the dispatcher, as soon as its links have them.
-        let _ = (generation, max_requests);
         Link {
             worker,
+            generation,
             map: Arc::clone(&self.map),
             geometry: self.geometry,
             control: Arc::clone(&self.control),
+            max_requests,
         }
     }
 }

@@ -1,0 +1,177 @@
+//! What time brings about: deadlines, the queue's patience, records that lie unclaimed, slow requests.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rgun_channel::frame::ExchangeId;
+
+use super::{Asked, Dispatcher, Fault, Notice, State};
+
+/// What the housekeeper is doing between its looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeper {
+    /// It sleeps until `work` is notified.
+    Idle,
+    /// It looks again after [`SLOW_TICK`], or when `work` is notified.
+    Slow,
+    /// It looks again after [`FAST_TICK`].
+    Fast,
+}
+
+/// How often the housekeeper looks while records may be stalled, and while there is only something to time out.
+const FAST_TICK: Duration = Duration::from_millis(1);
+const SLOW_TICK: Duration = Duration::from_millis(50);
+
+impl Dispatcher {
+    /// Watches time: deadlines, the queue's patience, stalled records. Never returns. Sleeps while there is
+    /// nothing to watch, so that an idle daemon costs nothing.
+    pub async fn keep_house(self: Arc<Self>) {
+        loop {
+            match self.housekeeping(Instant::now()) {
+                Keeper::Fast => tokio::time::sleep(FAST_TICK).await,
+                // Earlier if it is notified.
+                Keeper::Slow => drop(tokio::time::timeout(SLOW_TICK, self.work.notified()).await),
+                Keeper::Idle => self.work.notified().await,
+            }
+        }
+    }
+
+    /// One look at the clock; returns when to look again.
+    pub(super) fn housekeeping(&self, now: Instant) -> Keeper {
+        let mut state = self.lock();
+        let state = &mut *state;
+        if state.exchanges.is_empty() {
+            state.keeper = Keeper::Idle;
+            return Keeper::Idle;
+        }
+        self.collect(state, now);
+        state.refuse_overdue(now);
+        self.revoke_stalled(state, now);
+        self.enforce_deadlines(state, now);
+        self.tell_slow(state, now);
+        if !state.quarantine.is_empty() {
+            state.quarantine.expire(now);
+        }
+        state.ring_doorbells();
+        let fast = state.workers.iter().flatten().any(|worker| worker.may_stall(now));
+        state.keeper = if fast { Keeper::Fast } else { Keeper::Slow };
+        state.keeper
+    }
+
+    /// A worker that has not claimed what it was given ahead of time turned out to be slow: the records go
+    /// back to the queue, where the next idle slot takes them.
+    fn revoke_stalled(&self, state: &mut State, now: Instant) {
+        for index in 0..state.workers.len() {
+            let Some(worker) = &mut state.workers[index] else { continue };
+            if !worker.is_stalled(now) {
+                continue;
+            }
+            // Threads that sleep although there is work: wake them before taking anything away.
+            if worker.wake_more() {
+                continue;
+            }
+            worker.stalled = true;
+            let ahead = worker.n_running().saturating_sub(worker.n_slots());
+            state.requeue(index, ahead, now);
+            // What has a slot there stays unless another worker can start it now, and is passed on a few times only:
+            // its time begins anew each time, and a worker that never claims (stopped, or a lock held in C code)
+            // would otherwise never be found out by the deadline.
+            while let Some(other) = state.idle_beside(index)
+                && let Some(id) = state.revoke_movable(index)
+            {
+                if !self.give(state, other, id, now) {
+                    state.queue.insert(id, now);
+                    break;
+                }
+            }
+        }
+        self.refill_all(state, now);
+    }
+
+    fn enforce_deadlines(&self, state: &mut State, now: Instant) {
+        for index in 0..state.workers.len() {
+            let Some(worker) = &state.workers[index] else { continue };
+            let worker_id = worker.id;
+            let overdue: Vec<ExchangeId> = worker.overdue(now).collect();
+            for id in overdue {
+                let Some(worker) = &mut state.workers[index] else { break };
+                let Some(exchange) = state.exchanges.get_mut(id) else { continue };
+                if exchange.is_held_back() {
+                    // A slow client's time is not the application's; one that takes nothing at all is cut off after
+                    // timeouts.body.
+                    worker.restart_clock(id, now);
+                    continue;
+                }
+                if std::mem::replace(&mut exchange.overdue, true) {
+                    continue;
+                }
+                worker.count_answer(true);
+                let waker = exchange.fail(Fault::Deadline(worker_id));
+                if exchange.can_be_cut_short() {
+                    worker.forget(id);
+                }
+                let asked = Asked::new(exchange, worker, now);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+                (self.notice)(Notice::DeadlineExceeded(worker_id, asked));
+            }
+            let drained = state.workers[index]
+                .as_ref()
+                .is_some_and(|worker| worker.retiring && worker.is_drained(&state.exchanges));
+            if drained {
+                self.tell_drained(state, index, worker_id);
+            }
+        }
+    }
+
+    fn tell_slow(&self, state: &mut State, now: Instant) {
+        let Some(slow) = state.policy.slow else { return };
+        let State { workers, exchanges, .. } = state;
+        for worker in workers.iter().flatten() {
+            for id in worker.slower_than(slow, now) {
+                let Some(exchange) = exchanges.get_mut(id) else { continue };
+                // Over its deadline it has been told of already; held back it is the client that is slow.
+                if !std::mem::replace(&mut exchange.told_slow, true)
+                    && !exchange.overdue
+                    && !exchange.is_held_back()
+                {
+                    (self.notice)(Notice::Slow(worker.id, Asked::new(exchange, worker, now)));
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// 503 to whoever has waited for longer than `timeouts.queue`, in the queue or by a rule.
+    fn refuse_overdue(&mut self, now: Instant) {
+        let Some(patience) = self.policy.queue_timeout else { return };
+        while let Some(id) = self.first_overdue(patience, now) {
+            if let Some(exchange) = self.exchanges.get(id)
+                && exchange.place == super::Place::Queued
+            {
+                self.gauge.note_wait(now.saturating_duration_since(exchange.ready));
+            }
+            self.fail(id, Fault::QueueTimeout, now);
+        }
+    }
+
+    fn first_overdue(&self, patience: Duration, now: Instant) -> Option<ExchangeId> {
+        let waits = |id: &ExchangeId| {
+            let exchange = self.exchanges.get(*id)?;
+            Some((now.saturating_duration_since(exchange.received), exchange.retried))
+        };
+        let is_overdue = |id: &ExchangeId| waits(id).is_none_or(|(wait, _)| wait > patience);
+        for id in self.queue.iter() {
+            if is_overdue(&id) {
+                return Some(id);
+            }
+            // Who is younger has waited for less; but one that is tried again waits anew.
+            if waits(&id).is_some_and(|(_, retried)| !retried) {
+                break;
+            }
+        }
+        self.rules.oldest().find(is_overdue)
+    }
+}

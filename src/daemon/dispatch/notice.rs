@@ -1,0 +1,98 @@
+//! What the dispatcher tells the supervisor, through `run`; and how it names a request to people.
+
+use std::time::{Duration, Instant};
+
+use rgun_channel::control::Report;
+use rgun_channel::frame::{ExchangeId, Request};
+
+use crate::supervise::WorkerId;
+
+use super::exchange::Exchange;
+use super::worker::Worker;
+
+/// What the dispatcher tells the supervisor, through `run`.
+#[derive(Debug)]
+pub enum Notice {
+    /// The worker said something on its control socket.
+    Report(WorkerId, Report),
+    /// The worker broke the channel's contract.
+    Misbehaved(WorkerId, String),
+    /// The worker closed its control socket, which is how every exit begins. Nothing of it is used any more.
+    HungUp(WorkerId),
+    /// This request ran over its deadline in this worker; its client has been answered.
+    DeadlineExceeded(WorkerId, Asked),
+    /// This request has been running for longer than `log.slow`. Told once of each.
+    Slow(WorkerId, Asked),
+    /// A retiring worker has no exchange left but those over their deadline.
+    Drained(WorkerId),
+    /// The worker has served as many requests as its [`Link::max_requests`] says. Told once.
+    Served(WorkerId, u64),
+    /// A request waits and no worker is open. Told once until one is admitted.
+    Wanted,
+    /// What had started in a worker that is lost, but for what was over its deadline already. Not told when that is
+    /// nothing.
+    Died {
+        /// The worker.
+        worker: WorkerId,
+        /// What it had started, in the order in which it was given.
+        asked: Vec<Asked>,
+    },
+    /// Requests of this method and path have ended workers repeatedly and are refused for a while.
+    Quarantined {
+        /// The method.
+        method: String,
+        /// The path, without the query.
+        path: String,
+        /// For how long.
+        for_: Duration,
+    },
+    /// This worker died of, or with, this request; it is given to another.
+    Retried(WorkerId, Asked),
+    /// The application raised when its answer was complete already (in `close()`, for one).
+    RaisedAfterEnd {
+        /// In which worker.
+        worker: WorkerId,
+        /// Type and message.
+        summary: String,
+        /// The formatted traceback, perhaps empty.
+        traceback: String,
+    },
+}
+
+/// How the dispatcher reaches the supervisor.
+pub type NoticeSink = Box<dyn Fn(Notice) + Send + Sync>;
+
+/// A request that a worker has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The exchange.
+    pub exchange: ExchangeId,
+    /// Under which the response and the journal have it.
+    pub request_id: String,
+    /// Its method.
+    pub method: String,
+    /// Its path as sent, without the query.
+    pub path: String,
+    /// `pthread_self(3)` of its thread, as the worker has it in the shared map: any number, if the worker likes.
+    /// `None` when the worker names no thread for it.
+    pub thread: Option<u64>,
+    /// Since it was given to the worker.
+    pub elapsed: Duration,
+}
+
+impl Asked {
+    /// What `worker` has with `exchange`.
+    pub(super) fn new(exchange: &Exchange, worker: &Worker, now: Instant) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        // The frame is the daemon's own copy: what was encoded once can be decoded.
+        let request = exchange.request().unwrap_or(Request::new(exchange.id));
+        Self {
+            exchange: exchange.id,
+            request_id: text(request.request_id),
+            method: text(request.method),
+            path: text(request.path),
+            thread: worker.thread_of(exchange.id),
+            elapsed: exchange.given.map_or(Duration::ZERO, |given| now.saturating_duration_since(given)),
+        }
+    }
+}

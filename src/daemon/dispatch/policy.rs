@@ -1,0 +1,105 @@
+//! What the dispatcher goes by, and how that changes while requests wait and run.
+
+use std::time::{Duration, Instant};
+
+use super::exchange::Place;
+use super::rules::{Rule, RuleNr, Rules};
+use super::{Dispatcher, State};
+
+/// What the dispatcher must know of the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// `limits.queue`: requests that may wait.
+    pub queue: usize,
+    /// `timeouts.queue`: how long one may wait; `None` is for ever.
+    pub queue_timeout: Option<Duration>,
+    /// `timeouts.request`: how long one may run; `None` is for ever.
+    pub request_timeout: Option<Duration>,
+    /// `log.slow`: after how long [`Notice::Slow`] is told of one that runs.
+    pub slow: Option<Duration>,
+    /// `timeouts.path`: the first that matches counts.
+    pub rules: Vec<Rule>,
+    /// `workers.retry = "idempotent"`: what had started in a worker that died is given to another, once, if its
+    /// method is idempotent and its client has nothing of an answer yet.
+    pub retry_idempotent: bool,
+}
+
+impl Dispatcher {
+    /// From now on requests go by this policy. Those that run keep the deadline under which they started.
+    pub fn set_policy(&self, policy: Policy) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        state.set_policy(policy, now);
+        self.refill_all(&mut state, now);
+        state.ring_doorbells();
+    }
+}
+
+impl State {
+    /// How long a request may run, and the rule that bounds how many.
+    pub(super) fn classify(&self, path: &[u8]) -> (Option<Duration>, Option<RuleNr>) {
+        if self.rules.is_empty() {
+            return (self.policy.request_timeout, None);
+        }
+        self.rules.classify(path, self.policy.request_timeout)
+    }
+
+    /// Who had a permit of this rule is through with it: the next one may queue.
+    pub(super) fn free_permit(&mut self, rule: RuleNr, now: Instant) {
+        let Some(id) = self.rules.free_permit(rule) else { return };
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        exchange.place = Place::Queued;
+        exchange.permit = Some(rule);
+        exchange.ready = now;
+        self.queue.insert(id, now);
+    }
+
+    fn set_policy(&mut self, policy: Policy, now: Instant) {
+        self.queue.set_timeout(policy.queue_timeout);
+        self.rules = Rules::new(&policy.rules);
+        self.policy = policy;
+        // Whoever may queue or runs has its permit, even if there are then more than the new rule allows.
+        let mut waiting = Vec::new();
+        for exchange in self.exchanges.iter_mut() {
+            exchange.permit = None;
+            if exchange.pinned {
+                continue;
+            }
+            let (given, held) = match exchange.place {
+                Place::Queued => (false, None),
+                Place::Waiting(rule) => (false, Some(rule)),
+                Place::Given { .. } => (true, None),
+                Place::Over => continue,
+            };
+            let path = exchange.request().map(|request| request.path).unwrap_or_default();
+            let (limit, rule) = self.rules.classify(path, self.policy.request_timeout);
+            if !given {
+                exchange.limit = limit;
+            }
+            if held.is_some() {
+                waiting.push((exchange.id, rule));
+            } else if let Some(rule) = rule {
+                exchange.permit = Some(rule);
+                self.rules.take_permit(rule);
+            }
+        }
+        waiting.sort_unstable_by_key(|(id, _)| *id);
+        for (id, rule) in waiting {
+            let Some(exchange) = self.exchanges.get_mut(id) else { continue };
+            if let Some(rule) = rule
+                && self.rules.is_full(rule)
+            {
+                exchange.place = Place::Waiting(rule);
+                self.rules.wait(rule, id);
+                continue;
+            }
+            exchange.place = Place::Queued;
+            exchange.permit = rule;
+            exchange.ready = now;
+            if let Some(rule) = rule {
+                self.rules.take_permit(rule);
+            }
+            self.queue.insert(id, now);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What a worker completes, out of its ring: decoded, checked and moved out of shared memory.
+//!
+//! Everything here is hostile input: whatever is impossible is an error, and the worker is then condemned.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use rgun_channel::frame::{
+    self, AppError, BodyPart, Completion, CompletionKind, DecodedCompletion, FieldName,
+};
+
+use super::NoticeSink;
+use super::exchange::{FilePart, Head, Payload};
+use super::worker::Worker;
+
+/// Most fields of a response. A header map panics beyond 2^15, and no client takes as many.
+const MOST_FIELDS: u16 = 4096;
+
+/// A completion, decoded and moved out of shared memory.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) head: Completion,
+    pub(super) response: Option<Head>,
+    pub(super) payload: Payload,
+    /// Summary and traceback of [`CompletionKind::Raised`].
+    pub(super) error: Option<(String, String)>,
+}
+
+/// Decodes a completion frame that has been copied out of the ring.
+pub(super) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> Result<Received, String> {
+    let DecodedCompletion { head, n_fields, fields, body } =
+        Completion::decode(bytes).map_err(|broken| broken.to_string())?;
+    if u32::from(head.slot) >= worker.slots() {
+        return Err(format!("used slot {} of {}", head.slot, worker.slots()));
+    }
+    if head.done {
+        worker.measure(head.service);
+    }
+    let slice = |range: std::ops::Range<usize>| bytes.get(range).unwrap_or_default();
+    if head.kind == CompletionKind::Raised {
+        let BodyPart::Inline(range) = body else {
+            return Err("raised without an error".to_owned());
+        };
+        let error = AppError::decode(slice(range)).map_err(|broken| broken.to_string())?;
+        let error = Some((error.summary.to_owned(), error.traceback.to_owned()));
+        return Ok(Received { head, response: None, payload: Payload::Bytes(Bytes::new()), error });
+    }
+    // One allocation holds the field values and an inline body; everything below borrows from it.
+    let shared = Bytes::copy_from_slice(slice(fields.start..bytes.len()));
+    let base = fields.start;
+    let response = if head.kind == CompletionKind::Respond {
+        let status =
+            StatusCode::from_u16(head.status).map_err(|_| format!("impossible status {}", head.status))?;
+        Some(Head { status, fields: header_map(&shared.slice(..fields.len()), n_fields)? })
+    } else {
+        None
+    };
+    let payload = match body {
+        BodyPart::Inline(range) => Payload::Bytes(shared.slice(range.start - base..range.end - base)),
+        BodyPart::Chunks(range) => Payload::Chunks(worker.take_chunks(slice(range))?),
+        BodyPart::File { offset, len } => {
+            Payload::File(FilePart { fd: worker.take_file(head.exchange, notice)?, offset, len })
+        }
+    };
+    Ok(Received { head, response, payload, error: None })
+}
+
+/// Makes a header map whose values share `encoded`.
+fn header_map(encoded: &Bytes, n_fields: u16) -> Result<HeaderMap, String> {
+    if n_fields > MOST_FIELDS {
+        return Err(format!("sent {n_fields} header fields, more than {MOST_FIELDS}"));
+    }
+    // Two more than given: the connection adds `date` and `x-request-id`.
+    let mut map = HeaderMap::with_capacity(usize::from(n_fields) + 2);
+    for (name, value) in frame::fields(encoded, n_fields) {
+        let name = match name {
+            FieldName::Known(index) => known_name(index),
+            FieldName::Literal(name) => HeaderName::from_bytes(name)
+                .map_err(|_| format!("sent the field name {:?}", String::from_utf8_lossy(name)))?,
+        };
+        let value = HeaderValue::from_maybe_shared(encoded.slice_ref(value))
+            .map_err(|_| format!("sent an impossible value for the field {name}"))?;
+        map.append(name, value);
+    }
+    Ok(map)
+}
+
+fn known_name(index: u8) -> HeaderName {
+    static NAMES: std::sync::LazyLock<Vec<HeaderName>> = std::sync::LazyLock::new(|| {
+        rgun_channel::header::NAMES.iter().map(|name| HeaderName::from_static(name)).collect()
+    });
+    NAMES.get(usize::from(index)).cloned().unwrap_or(http::header::WARNING)
+}

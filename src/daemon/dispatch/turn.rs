@@ -1,0 +1,176 @@
+//! The reactor's turns: what the workers have completed is collected at the end of each, and the doorbells ring.
+
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use rgun_channel::frame::CompletionKind;
+
+use super::worker::Worker;
+use super::{Dispatcher, Notice, State, received};
+
+/// While every worker has more than it can start, the reactor waits this long for completions alone before it
+/// looks at its sockets: what arrives could not start anyway, and each look interrupts a worker that shares
+/// the core. (A network card moderates its interrupts for the same reason.)
+const MODERATION: Duration = Duration::from_micros(500);
+
+/// Frames that are taken from one worker at a time: more than its ring holds of the shortest, so that only one which
+/// goes on while it is read is cut off. And looks at all rings before the sockets have their turn again.
+const MOST_FRAMES: u32 = 16 * 1024;
+const MOST_LOOKS: u32 = 16;
+
+impl Dispatcher {
+    /// The end of the reactor's turn: collects what the workers have completed, gives out what was queued,
+    /// rings the doorbells, and announces sleep. Called by tokio's `on_thread_park`, so it must not block, but for
+    /// [`MODERATION`]; a task it wakes keeps the reactor from sleeping.
+    pub fn before_park(&self) {
+        let mut state = self.lock();
+        let mut moderated = false;
+        for _ in 0..MOST_LOOKS {
+            let woken = self.collect(&mut state, Instant::now());
+            state.ring_doorbells();
+            if woken {
+                return;
+            }
+            self.reactor.epoch().doze();
+            if state.workers.iter().flatten().all(Worker::is_quiet) {
+                if moderated || !state.is_saturated() {
+                    return;
+                }
+                moderated = true;
+                // Other threads (a worker's death, a reload) must not wait for the lock meanwhile.
+                drop(state);
+                self.reactor.wait_for_doorbell(MODERATION);
+                state = self.lock();
+            }
+            self.reactor.epoch().rise();
+        }
+        // A worker that talks without end must not keep the reactor from its sockets: the next turn goes on here.
+        self.reactor.ring();
+    }
+
+    /// Collects, gives out and rings before the turn has ended: for whoever keeps it from ending.
+    pub fn look(&self) {
+        let mut state = self.lock();
+        self.collect(&mut state, Instant::now());
+        state.ring_doorbells();
+    }
+
+    /// The reactor is awake again.
+    pub fn after_park(&self) {
+        self.reactor.epoch().rise();
+    }
+
+    /// Pops everything the workers have completed. True if a task was woken.
+    pub(super) fn collect(&self, state: &mut State, now: Instant) -> bool {
+        let mut woken = false;
+        let running = state.workers.iter().flatten().map(Worker::n_busy).sum();
+        state.gauge.note_running(running);
+        for index in 0..state.workers.len() {
+            let (mut popped_any, mut freed) = (false, false);
+            for _ in 0..MOST_FRAMES {
+                let mut scratch = std::mem::take(&mut state.scratch);
+                scratch.clear();
+                let popped = match &mut state.workers[index] {
+                    Some(worker) => worker.completions.pop(&mut scratch),
+                    None => Ok(None),
+                };
+                let outcome = match popped {
+                    Ok(None) => None,
+                    Ok(Some(_)) => Some(self.complete(state, index, &scratch, now, &mut freed)),
+                    Err(broken) => Some(Err(broken.to_string())),
+                };
+                state.scratch = scratch;
+                match outcome {
+                    None => break,
+                    Some(Ok(waker)) => {
+                        if let Some(waker) = waker {
+                            waker.wake();
+                            woken = true;
+                        }
+                    }
+                    Some(Err(why)) => {
+                        self.condemn(state, index, &why);
+                        break;
+                    }
+                }
+                popped_any = true;
+            }
+            if popped_any && let Some(worker) = &state.workers[index] {
+                worker.made_room();
+            }
+            if freed {
+                self.refill(state, index, now);
+            }
+        }
+        woken
+    }
+
+    /// One completion frame. Returns the waker of the task that waits for it.
+    fn complete(
+        &self,
+        state: &mut State,
+        index: usize,
+        frame: &[u8],
+        now: Instant,
+        freed: &mut bool,
+    ) -> Result<Option<Waker>, String> {
+        let Some(worker) = &mut state.workers[index] else { return Ok(None) };
+        let completion = received::decode(worker, frame, &self.notice)?;
+        let id = completion.head.exchange;
+        let exchange = match state.exchanges.get_mut(id) {
+            Some(exchange) if exchange.is_given_to(index) => exchange,
+            _ => return Err(format!("answered exchange {}, which is not its own", id.0)),
+        };
+        let (done, kind) = (completion.head.done, completion.head.kind);
+        let mut waker = exchange.receive(completion, worker, &self.notice)?;
+        if kind == CompletionKind::Respond && exchange.client_is_through() && exchange.can_be_cut_short() {
+            worker.forget(id);
+        }
+        let worker_id = worker.id;
+        let mut is_well = false;
+        let mut permit = None;
+        if done {
+            worker.finished(id, now);
+            *freed = true;
+            exchange.worker_is_done();
+            // The worker had its say; an answer that is still missing will not come any more.
+            waker = exchange.take_waker_if_settled().or(waker);
+            state.gauge.active = now;
+            permit = exchange.permit.take();
+            is_well = exchange.is_well_answered();
+            if !exchange.overdue {
+                worker.count_answer(exchange.has_failed());
+            }
+            if let Some(served) = worker.count_served() {
+                (self.notice)(Notice::Served(worker_id, served));
+            }
+        }
+        if exchange.pinned
+            && let Some(waker) = waker.take()
+        {
+            // Its task is another runtime's: that it is runnable does not keep this reactor from sleeping.
+            waker.wake();
+        }
+        let drained = done && worker.retiring && worker.is_drained(&state.exchanges);
+        if is_well && !state.quarantine.is_empty() {
+            state.clear_suspicion(id);
+        }
+        state.exchanges.remove_if_over(id);
+        if let Some(rule) = permit {
+            state.free_permit(rule, now);
+        }
+        if drained {
+            self.tell_drained(state, index, worker_id);
+        }
+        Ok(waker)
+    }
+}
+
+impl State {
+    pub(super) fn ring_doorbells(&mut self) {
+        self.deferred = 0;
+        for worker in self.workers.iter_mut().flatten() {
+            worker.ring();
+        }
+    }
+}
