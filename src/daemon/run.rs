@@ -558,7 +558,8 @@ impl Daemon {
                 "worker {} was killed before it had finished its other requests: its replacement is stuck too",
                 worker.number.0
             ),
-            Report::WornOut { .. }
+            Report::ZygoteReady { .. }
+            | Report::WornOut { .. }
             | Report::ReloadBegan { .. }
             | Report::ReloadDone { .. }
             | Report::ReloadFailed { .. }

@@ -66,12 +66,13 @@ pub enum Action {
         /// Who.
         worker: WorkerId,
     },
-    /// SIGKILL, to everything in its cgroup. What it still had in flight is answered 502 by the pool.
+    /// SIGKILL, to everything in its cgroup: a stuck worker, one that broke the contract, one that was given time. What it still had in flight is answered 502 by the pool.
     Kill {
         /// Who.
         worker: WorkerId,
     },
-    /// `READY=1`: one worker can serve; or a reload is over. Never after `NotifyStopping`.
+    /// `READY=1`: one worker can serve; or the last of the reloads that were told is over. Never after
+    /// `NotifyStopping`.
     NotifyReady,
     /// `STOPPING=1`. Once.
     NotifyStopping,
@@ -112,11 +113,18 @@ pub enum Origin {
 /// What an operator may want to know. `run` chooses level, wording and MESSAGE_ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// It was admitted.
+    /// It can serve. It is admitted, unless its generation is not live yet.
     WorkerReady {
         /// Who.
         worker: WorkerId,
         /// From `Spawn` to `Ready`.
+        took: Duration,
+    },
+    /// Workers can be forked from it.
+    ZygoteReady {
+        /// Who.
+        worker: WorkerId,
+        /// From `Spawn` or `Promote` to `Ready`.
         took: Duration,
     },
     /// It did not come up.
@@ -125,13 +133,14 @@ pub enum Report {
         worker: WorkerId,
         /// Why, with the traceback.
         failure: BootFailure,
-        /// When the seat is tried again; `None` when the daemon gives up and exits.
+        /// When the seat is tried again; `None` when it is not: the daemon gives up and exits, the reload has failed,
+        /// or the generation before takes over again.
         retry_in: Option<Duration>,
         /// The very same failure was reported before and nobody has become ready since: leave the traceback out.
         told_before: bool,
     },
     /// Its process is gone. Expected unless the state is `Ready` (it crashed) or `Retiring` (it crashed before it
-    /// was drained); a death while booting is a `WorkerBootFailed`.
+    /// was drained) or `Standby`; a death while booting is a `WorkerBootFailed`.
     WorkerExited {
         /// Who.
         worker: WorkerId,
@@ -175,7 +184,7 @@ pub enum Report {
         /// Since it was asked for.
         took: Duration,
     },
-    /// It did not come up; who served goes on. Its `WorkerBootFailed`, with the traceback, was told before.
+    /// It did not come up; who served goes on. The traceback was told before, by its `WorkerBootFailed`.
     ReloadFailed {
         /// Which.
         generation: Generation,
@@ -200,7 +209,7 @@ pub enum Report {
         /// What for.
         why: Resize,
     },
-    /// The seat of a stuck worker is served again.
+    /// The seat of a stuck or worn-out worker is served by another life.
     Replaced {
         /// The old life, which may still be draining.
         worker: WorkerId,

@@ -18,7 +18,8 @@ pub enum Event {
         /// Its process id, for people and metrics; actions name the worker, never the pid.
         pid: u32,
     },
-    /// The process asked for by `Spawn` could not be made.
+    /// The process asked for by `Spawn` could not be made. (Of a fork that was under way when its zygote was reaped,
+    /// nothing needs to be told.)
     SpawnFailed {
         /// The life that never began.
         worker: WorkerId,
@@ -27,7 +28,7 @@ pub enum Event {
         /// One line for people: which call failed, on what, and why.
         reason: String,
     },
-    /// The worker has imported its application and finished its lifespan startup.
+    /// The worker has imported its application and finished its lifespan startup; the zygote can be forked from.
     Ready {
         /// Who.
         worker: WorkerId,
@@ -127,7 +128,8 @@ pub enum Wear {
     },
     /// It is `workers.max_lifetime` old. (The supervisor finds this out by itself.)
     Age,
-    /// It has served `workers.refork` requests and is to become the zygote.
+    /// It has served `workers.refork` requests and may become the zygote; or another one has, and this one is replaced
+    /// by a fork of it. Of no effect without `preload`.
     Refork,
 }
 
@@ -225,6 +227,12 @@ pub enum BootFailureKind {
     Spawn,
     /// The process could not be made: the system was short of something.
     System,
+    /// It is up, and did not answer `reload.probe` as it should.
+    Probe,
+    /// It did not fail: another reload has taken its place.
+    Superseded,
+    /// It did not fail: the daemon stops.
+    Stopped,
 }
 
 impl BootFailureKind {

@@ -10,7 +10,10 @@
 //! - each [`Action::Spawn`] is answered by [`Event::Spawned`] or [`Event::SpawnFailed`], before anything else is
 //!   told of that worker;
 //! - each process that was spawned ends with exactly one [`Event::Exited`], when it is reaped, and nothing that
-//!   is waiting in its control socket is told after that;
+//!   is waiting in its control socket is told after that: a fork that a zygote had not told of when it was reaped has
+//!   failed;
+//! - [`Action::Probe`], [`Action::TakeStacks`] and [`Action::Promote`] are answered, but nothing waits for ever if they
+//!   are not;
 //! - [`Action::DrainEdge`] is answered by [`Event::EdgeDrained`], at once if the edge is idle;
 //! - [`Event::Tick`] comes at or after [`Supervisor::next_wakeup`]. Only a tick runs deadlines out, so `run` tells
 //!   what it has already received first: a daemon that was frozen for a minute does not punish its workers.
@@ -20,12 +23,20 @@
 
 mod action;
 mod backoff;
+mod crew;
+mod ending;
 mod event;
+mod fill;
 mod invariants;
+mod lives;
 mod policy;
+mod reload;
+mod scale;
 mod state;
 mod status;
 mod supervisor;
+mod watch;
+mod wear;
 
 #[cfg(test)]
 mod simulation;
@@ -42,9 +53,14 @@ pub use self::state::LifeState;
 pub use self::status::{SeatSnapshot, Snapshot, WorkerSnapshot};
 pub use self::supervisor::Supervisor;
 
-/// A worker's stable seat, `0..count`.
+/// A worker's stable seat, `0..count`; or [`WorkerNr::ZYGOTE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerNr(pub u16);
+
+impl WorkerNr {
+    /// What zygotes are known by. (A worker that becomes one keeps the number it had.)
+    pub const ZYGOTE: WorkerNr = WorkerNr(u16::MAX);
+}
 
 /// One process in one seat: counts up from 1 and is never used again in this daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,7 +81,7 @@ pub struct WorkerId {
 
 impl fmt::Display for WorkerNr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        if *self == Self::ZYGOTE { f.write_str("zygote") } else { self.0.fmt(f) }
     }
 }
 
@@ -83,6 +99,7 @@ impl fmt::Display for Generation {
 
 impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worker {} (life {})", self.number, self.life)
+        let role = if self.number == WorkerNr::ZYGOTE { "" } else { "worker " };
+        write!(f, "{role}{} (life {})", self.number, self.life)
     }
 }

@@ -1,7 +1,7 @@
 //! What the operator chose, as far as the supervisor has to know it. `run` builds this from the checked
 //! configuration; every value has been checked there.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use super::BackoffLimits;
@@ -15,6 +15,9 @@ pub struct Policy {
     pub count: NonZeroU16,
     /// The fewest that serve; the number between follows the queue's wait.
     pub min: NonZeroU16,
+    /// How many exchanges one worker can have at a time (`workers.threads`, or `workers.concurrency` of an ASGI
+    /// application): what `min` is measured with.
+    pub slots: NonZeroU32,
     /// Whether workers are forked from a zygote.
     pub preload: bool,
     /// Whether a new generation's canary must answer a probe before it is believed.
@@ -25,7 +28,7 @@ pub struct Policy {
     pub max_lifetime: Option<Duration>,
     /// `workers.idle_exit`.
     pub idle_exit: Option<Duration>,
-    /// How many interpreters may import at the same time beside workers that serve: the number of cores.
+    /// How many workers of a new generation may boot at the same time beside those that serve: the number of cores.
     pub boots_at_once: NonZeroU16,
     /// `timeouts.boot`: from `Spawn` to `Ready`; `None` for as long as it takes.
     pub boot: Option<Duration>,
@@ -48,6 +51,7 @@ impl Policy {
             app,
             count,
             min: count,
+            slots: NonZeroU32::MIN,
             preload: false,
             probe: false,
             watch: None,

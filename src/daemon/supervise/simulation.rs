@@ -347,6 +347,13 @@ impl World {
             }
             Action::Status(line) => ensure(!line.contains('\n'), "a status of two lines")?,
             Action::ExtendTimeout(wait) => ensure(!wait.is_zero(), "an extension by nothing")?,
+            Action::Probe { .. }
+            | Action::TakeStacks { .. }
+            | Action::Promote { .. }
+            | Action::GoLive { .. }
+            | Action::Forget { .. }
+            | Action::Verdict { .. }
+            | Action::NotifyReloading => {}
             Action::Report(report) => *self.reports.entry(report_name(&report)).or_default() += 1,
         }
         Ok(())
@@ -484,6 +491,7 @@ fn report_name(report: &Report) -> &'static str {
         Report::Overdue { state, .. } => state.as_str(),
         Report::RetirementCut { .. } => "retirement cut",
         Report::DrainRanOut { .. } => "drain ran out",
+        _ => "other",
     }
 }
 

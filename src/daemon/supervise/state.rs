@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::{Generation, Life, WorkerId};
+use super::{Generation, Life, Origin, Wear, WorkerId};
 
 /// Where a worker is in its life, as told to people and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,13 +13,19 @@ pub enum LifeState {
     Spawning,
     /// There is a process, importing; left by ready, failure, exit or `timeouts.boot`.
     Booting,
-    /// It is given exchanges; left by exit, a stuck request, a breach of contract or the end of the daemon.
+    /// It is given exchanges; left by exit, a stuck request, a breach of contract, its successor, or the end of the
+    /// daemon.
     Ready,
-    /// It finishes what it has; left when drained or at `timeouts.drain`, by SIGKILL.
+    /// It could serve and does not: a generation that is not live yet, the one before it while that is watched, or a
+    /// zygote; left when its generation goes live or is dismissed, or by exit.
+    Standby,
+    /// It finishes what it has; left when drained, or at `timeouts.drain` by SIGKILL.
     Retiring,
+    /// It is drained and was asked to become the zygote; left when it has, or by SIGKILL.
+    Promoting,
     /// It said that it cannot boot and is about to exit; killed when it does not.
     Failed,
-    /// The daemon ends and has asked it to leave; killed when it does not.
+    /// It was asked to leave; killed when it does not.
     Terminating,
     /// SIGKILL was sent; left when it is reaped.
     Killed,
@@ -32,7 +38,9 @@ impl LifeState {
             LifeState::Spawning => "spawning",
             LifeState::Booting => "booting",
             LifeState::Ready => "ready",
+            LifeState::Standby => "standby",
             LifeState::Retiring => "retiring",
+            LifeState::Promoting => "promoting",
             LifeState::Failed => "failed",
             LifeState::Terminating => "terminating",
             LifeState::Killed => "killed",
@@ -49,9 +57,19 @@ pub(super) enum State {
     Booting {
         deadline: Option<Instant>,
     },
+    /// Its boot limit is over, and its stacks are being written; told to people as booting.
+    Overtime {
+        kill_at: Instant,
+    },
     Ready,
+    Standby,
+    /// `stuck` when a thread of it does not end: it cannot be asked to leave.
     Retiring {
         deadline: Instant,
+        stuck: bool,
+    },
+    Promoting {
+        kill_at: Instant,
     },
     Failed {
         kill_at: Instant,
@@ -67,11 +85,24 @@ pub(super) enum State {
     },
 }
 
+/// What a process is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// To serve.
+    Worker,
+    /// To be forked from.
+    Zygote,
+}
+
 /// One process, or the wish for one.
 #[derive(Clone, Debug)]
 pub(super) struct Worker {
     pub(super) id: WorkerId,
     pub(super) generation: Generation,
+    pub(super) role: Role,
+    pub(super) origin: Origin,
+    /// The most workers its generation had when it was asked for.
+    pub(super) crew_size: usize,
     /// `None` until `Spawned`.
     pub(super) pid: Option<u32>,
     /// When `Spawn` was asked for.
@@ -79,6 +110,12 @@ pub(super) struct Worker {
     /// When `state` was entered.
     pub(super) since: Instant,
     pub(super) state: State,
+    /// Nobody waits for it: it was never admitted, or has been drained since it was retired.
+    pub(super) drained: bool,
+    /// When and why it was found to have done its share; it serves on until its successor is ready.
+    pub(super) worn: Option<(Instant, Wear)>,
+    /// When it reaches `workers.max_lifetime`.
+    pub(super) ages_at: Option<Instant>,
 }
 
 impl Worker {
@@ -90,9 +127,11 @@ impl Worker {
     pub(super) fn life_state(&self) -> LifeState {
         match self.state {
             State::Spawning { .. } => LifeState::Spawning,
-            State::Booting { .. } => LifeState::Booting,
+            State::Booting { .. } | State::Overtime { .. } => LifeState::Booting,
             State::Ready => LifeState::Ready,
+            State::Standby => LifeState::Standby,
             State::Retiring { .. } => LifeState::Retiring,
+            State::Promoting { .. } => LifeState::Promoting,
             State::Failed { .. } => LifeState::Failed,
             State::Terminating { .. } => LifeState::Terminating,
             State::Killed { .. } => LifeState::Killed,
@@ -105,29 +144,48 @@ impl Worker {
             State::Spawning { deadline: at }
             | State::Booting { deadline: at }
             | State::Killed { give_up_at: at, given_up: false } => at,
-            State::Retiring { deadline: at }
+            State::Retiring { deadline: at, .. }
+            | State::Overtime { kill_at: at }
+            | State::Promoting { kill_at: at }
             | State::Failed { kill_at: at }
             | State::Terminating { kill_at: at } => Some(at),
-            State::Ready | State::Killed { given_up: true, .. } => None,
+            State::Ready | State::Standby | State::Killed { given_up: true, .. } => None,
         }
     }
 
+    /// When it has to be looked at for its age.
+    pub(super) fn ageing(&self) -> Option<Instant> {
+        self.ages_at.filter(|_| self.is_ready() && self.worn.is_none())
+    }
+
+    pub(super) fn is_zygote(&self) -> bool {
+        self.role == Role::Zygote
+    }
+
+    /// It is given exchanges.
     pub(super) fn is_ready(&self) -> bool {
         self.state == State::Ready
     }
 
-    pub(super) fn is_booting(&self) -> bool {
-        matches!(self.state, State::Spawning { .. } | State::Booting { .. })
+    pub(super) fn is_standby(&self) -> bool {
+        self.state == State::Standby
     }
 
-    /// On its way to or in service: what a seat's `current` may be.
+    pub(super) fn is_booting(&self) -> bool {
+        matches!(self.state, State::Spawning { .. } | State::Booting { .. } | State::Overtime { .. })
+    }
+
+    /// On its way to or in service: what may hold a place.
     pub(super) fn is_current(&self) -> bool {
-        self.is_ready() || self.is_booting()
+        self.is_ready() || self.is_standby() || self.is_booting()
     }
 
     /// Its process will be gone soon without anybody doing more.
     pub(super) fn is_dying(&self) -> bool {
-        matches!(self.state, State::Failed { .. } | State::Killed { given_up: false, .. })
+        matches!(
+            self.state,
+            State::Failed { .. } | State::Terminating { .. } | State::Killed { given_up: false, .. }
+        )
     }
 
     pub(super) fn is_given_up(&self) -> bool {
@@ -135,12 +193,14 @@ impl Worker {
     }
 }
 
-/// One stable place for a worker. Lives that are on their way out no longer hold their seat.
+/// One stable place for a worker, or for a zygote. Lives that are on their way out no longer hold their seat.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seat {
     /// The life that boots or serves here; `None` is a vacancy.
     pub(super) current: Option<Life>,
-    /// A vacancy is not filled before this; `None` is at once.
+    /// The life that boots to take over from `current`, which is worn out and serves until then.
+    pub(super) successor: Option<Life>,
+    /// Neither a vacancy nor the place of a successor is filled before this; `None` is at once.
     pub(super) retry_at: Option<Instant>,
     /// How long that wait was when it began, for people.
     pub(super) wait: Duration,
@@ -153,7 +213,28 @@ pub(super) struct Seat {
 
 impl Seat {
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.current.is_none() && self.retry_at.is_none_or(|at| at <= now)
+        self.current.is_none() && self.has_waited(now)
+    }
+
+    pub(super) fn has_waited(&self, now: Instant) -> bool {
+        self.retry_at.is_none_or(|at| at <= now)
+    }
+
+    /// The life does not hold this place any more; whoever was to follow it does.
+    pub(super) fn vacate(&mut self, life: Life) {
+        if self.successor == Some(life) {
+            self.successor = None;
+        }
+        if self.current == Some(life) {
+            self.current = self.successor.take();
+        }
+    }
+
+    /// What happened here is over: the next life here begins with nothing held against it.
+    pub(super) fn clear(&mut self) {
+        self.wait_no_longer();
+        self.failure = None;
+        self.replaces = None;
     }
 
     /// Fill it again at once.

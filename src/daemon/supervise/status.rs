@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::crew::Crew;
 use super::state::{Phase, Seat, Worker};
 use super::{Generation, LifeState, Supervisor, WorkerId, WorkerNr};
 
@@ -11,9 +12,13 @@ use super::{Generation, LifeState, Supervisor, WorkerId, WorkerNr};
 pub struct Snapshot {
     /// The STATUS= line.
     pub status: String,
-    /// The generation that new workers load.
+    /// The generation that serves.
     pub generation: Generation,
-    /// How many workers are to serve.
+    /// The one that comes up beside it.
+    pub coming: Option<Generation>,
+    /// The one before it, which may take over again.
+    pub warm: Option<Generation>,
+    /// How many workers are to serve; none while the daemon sleeps.
     pub count: usize,
     /// How many do.
     pub ready: usize,
@@ -21,7 +26,7 @@ pub struct Snapshot {
     pub unavailable: Option<String>,
     /// Every worker that is not gone, oldest first.
     pub workers: Vec<WorkerSnapshot>,
-    /// Every seat, by number.
+    /// Every seat of the generation that serves, by number.
     pub seats: Vec<SeatSnapshot>,
     /// Workers asked for since the daemon began.
     pub spawned: u64,
@@ -69,7 +74,7 @@ impl Supervisor {
             state: worker.life_state(),
             since: worker.since,
         });
-        let seats = (0..).zip(&self.seats).map(|(number, seat)| {
+        let seats = self.live.open().map(|(number, seat)| {
             let number = WorkerNr(number);
             SeatSnapshot {
                 number,
@@ -80,8 +85,10 @@ impl Supervisor {
         });
         Snapshot {
             status: self.status_line(),
-            generation: self.generation,
-            count: self.seats.len(),
+            generation: self.live.generation,
+            coming: self.coming.as_ref().map(|coming| coming.crew.generation),
+            warm: self.warm.as_ref().map(|warm| warm.crew.generation),
+            count: self.live.wanted(),
             ready: self.count(Worker::is_ready),
             unavailable: self.outage.clone(),
             workers: workers.collect(),
@@ -105,30 +112,56 @@ impl Supervisor {
     }
 
     fn serving_line(&self) -> String {
+        let mut line = self.crew_line();
+        if let Some(coming) = &self.coming {
+            let crew = &coming.crew;
+            let n_ready = self.count(|worker| is_server_of(worker, crew) && worker.is_standby());
+            let doing =
+                format!("reloading: {n_ready}/{} of generation {} ready", crew.wanted(), crew.generation);
+            line = format!("{line}; {doing}");
+        }
+        if let Some(warm) = &self.warm {
+            let limit = self.live.policy.watch.unwrap_or_default();
+            let (new, old) = (self.live.generation, warm.crew.generation);
+            line = format!("{line}; watching generation {new} for {}, {old} is at hand", span(limit));
+        }
+        match &self.remark {
+            Some(remark) => format!("{line}; {remark}"),
+            None => line,
+        }
+    }
+
+    fn crew_line(&self) -> String {
+        if self.live.asleep {
+            return "asleep: the next request starts a worker".to_owned();
+        }
         let failing = self.failing_seat();
         if !self.ever_ready && failing.is_none() {
-            return format!("starting: booting {}", self.policy.app);
+            return format!("starting: booting {}", self.live.policy.app);
         }
         let n_ready = self.count(Worker::is_ready);
-        let n_booting = self.count(Worker::is_booting);
+        let n_booting = self.count(|worker| is_server_of(worker, &self.live) && worker.is_booting());
         let n_retiring = self.count(|worker| worker.life_state() == LifeState::Retiring);
-        let mut parts = vec![format!("{n_ready}/{} workers ready", self.seats.len())];
+        let mut parts = vec![format!("{n_ready}/{} workers ready", self.live.wanted())];
         for (n, doing) in [(n_booting, "booting"), (n_retiring, "retiring")] {
             if n > 0 {
                 parts.push(format!("{n} {doing}"));
             }
         }
+        if self.live.zygote.is_some() && self.live.ready_zygote(&self.workers).is_none() {
+            parts.push("no zygote".to_owned());
+        }
         let line = parts.join(", ");
         match failing {
             None => line,
-            Some((seat, failure)) if seat.current.is_some() => format!("{line}: {failure}"),
+            Some((seat, failure)) if self.is_tried(seat) => format!("{line}: {failure}"),
             Some((seat, failure)) => format!("{line}: {failure} (retry in {})", span(seat.wait)),
         }
     }
 
     fn leaving_line(&self) -> String {
-        if let Some(verdict) = &self.verdict {
-            return format!("failed to start: {}", verdict.reason);
+        if let Some(ending) = &self.ending {
+            return format!("failed to start: {}", ending.reason);
         }
         let (n, doing) = match self.phase {
             Phase::Draining { .. } => (self.count(Worker::is_current), "draining"),
@@ -139,13 +172,24 @@ impl Supervisor {
 
     /// The seat that is tried next among those whose last life was too short.
     fn failing_seat(&self) -> Option<(&Seat, &str)> {
-        let failing = self.seats.iter().filter_map(|seat| Some((seat, seat.failure.as_deref()?)));
+        let places = self.live.zygote.iter().chain(self.live.open().map(|(_, seat)| seat));
+        let failing = places.filter_map(|seat| Some((seat, seat.failure.as_deref()?)));
         failing.min_by_key(|(seat, _)| seat.retry_at)
+    }
+
+    /// Whether somebody boots there.
+    fn is_tried(&self, seat: &Seat) -> bool {
+        let is_booting = |life| self.workers.get(&life).is_some_and(Worker::is_booting);
+        seat.successor.is_some() || seat.current.is_some_and(is_booting)
     }
 
     fn count(&self, is: impl Fn(&Worker) -> bool) -> usize {
         self.workers.values().filter(|worker| is(worker)).count()
     }
+}
+
+fn is_server_of(worker: &Worker, crew: &Crew) -> bool {
+    worker.generation == crew.generation && !worker.is_zygote()
 }
 
 /// A duration as people write it, to a precision that does not pretend.

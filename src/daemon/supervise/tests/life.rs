@@ -1,120 +1,6 @@
-//! One promise a test: events with an invented clock in, actions compared. What no table thinks of is the
-//! simulation's.
-
-use std::num::NonZeroU16;
-use std::time::{Duration, Instant};
+//! One worker's life, the start and the end of the daemon.
 
 use super::*;
-
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-
-/// A supervisor at an invented time, whose actions are looked at and not performed.
-struct Table {
-    supervisor: Supervisor,
-    begin: Instant,
-    now: Instant,
-    pid: u32,
-}
-
-impl Table {
-    fn new(count: u16) -> Self {
-        Self::with(policy(count))
-    }
-
-    fn with(policy: Policy) -> Self {
-        let now = Instant::now();
-        Table { supervisor: Supervisor::new(policy), begin: now, now, pid: 100 }
-    }
-
-    /// `count` workers, all ready, lives 1 to count in seats 0 to count - 1.
-    fn ready(count: u16) -> Self {
-        let mut table = Table::new(count);
-        table.tell(Event::Started);
-        for number in 0..count {
-            table.boots(worker(number, u64::from(number) + 1));
-        }
-        assert_eq!(table.supervisor.snapshot().ready, usize::from(count));
-        table
-    }
-
-    fn tell(&mut self, event: Event) -> Vec<Action> {
-        let actions = self.supervisor.handle(event, self.now);
-        if let Err(broken) = self.supervisor.check_invariants() {
-            panic!("{broken}");
-        }
-        actions
-    }
-
-    fn after(&mut self, wait: Duration) -> &mut Self {
-        self.now += wait;
-        self
-    }
-
-    fn tick(&mut self) -> Vec<Action> {
-        self.tell(Event::Tick)
-    }
-
-    fn spawned(&mut self, worker: WorkerId) -> Vec<Action> {
-        self.pid += 1;
-        let pid = self.pid;
-        self.tell(Event::Spawned { worker, pid })
-    }
-
-    fn boots(&mut self, worker: WorkerId) -> Vec<Action> {
-        self.spawned(worker);
-        self.tell(Event::Ready { worker })
-    }
-
-    fn fails(&mut self, worker: WorkerId) -> Vec<Action> {
-        self.spawned(worker);
-        self.tell(Event::BootFailed { worker, failure: import_error() })
-    }
-
-    fn exits(&mut self, worker: WorkerId) -> Vec<Action> {
-        self.tell(Event::Exited { worker, how: Exit::Code(1) })
-    }
-
-    fn wakeup(&self) -> Option<Duration> {
-        self.supervisor.next_wakeup().map(|at| at.duration_since(self.now))
-    }
-}
-
-fn policy(count: u16) -> Policy {
-    let count = NonZeroU16::new(count).expect("tests have workers");
-    Policy::new("mysite.wsgi".to_owned(), count, Some(60 * SECOND), 30 * SECOND)
-}
-
-fn worker(number: u16, life: u64) -> WorkerId {
-    WorkerId { number: WorkerNr(number), life: Life(life) }
-}
-
-fn spawn(number: u16, life: u64) -> Action {
-    Action::Spawn { worker: worker(number, life), generation: Generation(1), origin: Origin::Exec }
-}
-
-fn import_error() -> BootFailure {
-    BootFailure {
-        kind: BootFailureKind::App,
-        summary: "ImportError: No module named 'x'".to_owned(),
-        traceback: Some("Traceback (most recent call last):\n…".to_owned()),
-    }
-}
-
-fn spawns(actions: &[Action]) -> Vec<WorkerId> {
-    let spawns = actions.iter().filter_map(|action| match action {
-        Action::Spawn { worker, .. } => Some(*worker),
-        _ => None,
-    });
-    spawns.collect()
-}
-
-fn status(actions: &[Action]) -> Option<&str> {
-    actions.iter().find_map(|action| match action {
-        Action::Status(line) => Some(line.as_str()),
-        _ => None,
-    })
-}
 
 #[test]
 fn the_start_boots_one_worker_and_the_rest_when_it_is_ready() {
@@ -194,7 +80,8 @@ fn every_way_not_to_boot_is_a_boot_failure_of_its_kind() {
             |table, worker| {
                 table.spawned(worker);
                 assert_eq!(table.after(59 * SECOND).tick().len(), 1, "only more time is asked for");
-                table.after(SECOND).tick()
+                assert!(table.after(SECOND).tick().contains(&Action::TakeStacks { worker }));
+                table.after(1500 * MS).tick()
             },
             BootFailureKind::Timeout,
             "not ready after timeouts.boot = 60 s; the import hangs or needs a longer limit",

@@ -1,0 +1,203 @@
+//! Who boots next. A look at the whole after each event: vacancies of the live crew first, then the generation that
+//! comes up, then successors of the worn-out, as far as time, the canary rule and the number of processes allow.
+
+use std::time::Instant;
+
+use super::crew::Crew;
+use super::state::{Phase, Role, Seat, State, Worker, after};
+use super::{Action, Generation, Life, Origin, Report, Supervisor, WorkerId, WorkerNr};
+
+impl Supervisor {
+    pub(super) fn fill(&mut self, now: Instant) {
+        if self.lacks_zygote(now) {
+            self.spawn(self.live.generation, WorkerNr::ZYGOTE, now);
+        }
+        while let Some(idx) = self.vacancy(now) {
+            if !self.has_room(self.live.generation) {
+                self.make_room(now);
+                return;
+            }
+            self.spawn(self.live.generation, WorkerNr(idx), now);
+        }
+        while let Some(number) = self.recruit() {
+            let Some(coming) = &self.coming else { return };
+            // It waits for those before it to leave: nobody's requests are cut short for new code.
+            if !self.has_room(coming.crew.generation) {
+                return;
+            }
+            self.spawn(coming.crew.generation, number, now);
+        }
+        if let Some(worn) = self.to_succeed(now)
+            && self.has_room(self.live.generation)
+        {
+            self.spawn(self.live.generation, worn.number, now);
+        }
+    }
+
+    /// The seat to fill next.
+    pub(super) fn vacancy(&self, now: Instant) -> Option<u16> {
+        let is_held = |seat: &Seat| seat.current.is_some();
+        if !self.fills()
+            || !self.live.can_spawn(&self.workers)
+            || (self.one_at_a_time() && self.live.seats.iter().any(is_held))
+        {
+            return None;
+        }
+        let due = self.live.open().filter(|(_, seat)| seat.is_due(now));
+        due.min_by_key(|(_, seat)| seat.retry_at).map(|(idx, _)| idx)
+    }
+
+    /// Whether there has to be a zygote, and it can be made now.
+    pub(super) fn lacks_zygote(&self, now: Instant) -> bool {
+        let crew = &self.live;
+        let is_due = crew.zygote.as_ref().is_some_and(|place| place.is_due(now));
+        // At the end only the last worker, needed to empty the queue, is worth an import.
+        let is_needed = match self.phase {
+            Phase::Running => !crew.asleep,
+            _ => crew.wanted() > 0 && crew.seats.iter().all(|seat| seat.current.is_none()),
+        };
+        is_due && is_needed && self.fills() && self.n_zygotes(crew.generation) < MOST_ZYGOTES
+    }
+
+    /// Whether vacancies are filled at all.
+    pub(super) fn fills(&self) -> bool {
+        match self.phase {
+            Phase::Running => true,
+            // What is queued is still to be answered, unless it cannot be.
+            Phase::Draining { .. } => self.ending.is_none(),
+            Phase::Idle | Phase::Leaving | Phase::Over => false,
+        }
+    }
+
+    /// Whether a seat is filled only when no other has anybody: the canary before anybody was ready, while boots fail
+    /// and after a sleep, and the last one needed to empty the queue before the end.
+    pub(super) fn one_at_a_time(&self) -> bool {
+        let is_canary = (!self.ever_ready || self.probing) && !self.anybody_ready();
+        is_canary || self.phase != Phase::Running
+    }
+
+    /// Whether one more worker of this generation may exist. Each may have twice as many as it has seats, so that
+    /// every seat can have a stuck life beside its current one; and all of them together three times as many, so that
+    /// another generation can come up beside that.
+    pub(super) fn has_room(&self, generation: Generation) -> bool {
+        self.crew(generation).is_some_and(|crew| self.n_workers(generation) < 2 * crew.seats.len())
+            && self.n_all_workers() < self.most_workers()
+    }
+
+    pub(super) fn most_workers(&self) -> usize {
+        let crews = self.crews().map(|crew| crew.seats.len());
+        let lives = self.workers.values().map(|worker| worker.crew_size);
+        3 * crews.chain(lives).max().unwrap_or(0)
+    }
+
+    pub(super) fn n_workers(&self, generation: Generation) -> usize {
+        let is_one = |worker: &&Worker| !worker.is_zygote() && worker.generation == generation;
+        self.workers.values().filter(is_one).count()
+    }
+
+    pub(super) fn n_zygotes(&self, generation: Generation) -> usize {
+        let is_one = |worker: &&Worker| worker.is_zygote() && worker.generation == generation;
+        self.workers.values().filter(is_one).count()
+    }
+
+    pub(super) fn n_all_workers(&self) -> usize {
+        self.workers.values().filter(|worker| !worker.is_zygote()).count()
+    }
+
+    /// Who is to boot next of the generation that comes up.
+    fn recruit(&self) -> Option<WorkerNr> {
+        let coming = self.coming.as_ref()?;
+        let crew = &coming.crew;
+        if crew.zygote.as_ref().is_some_and(|place| place.current.is_none()) {
+            return Some(WorkerNr::ZYGOTE);
+        }
+        if !crew.can_spawn(&self.workers) {
+            return None;
+        }
+        let is_booting = |seat: &Seat| {
+            seat.current.and_then(|life| self.workers.get(&life)).is_some_and(Worker::is_booting)
+        };
+        let n_booting = crew.seats.iter().filter(|seat| is_booting(seat)).count();
+        if n_booting >= coming.boots_at_once() {
+            return None;
+        }
+        crew.open().find(|(_, seat)| seat.current.is_none()).map(|(idx, _)| WorkerNr(idx))
+    }
+
+    fn spawn(&mut self, generation: Generation, number: WorkerNr, now: Instant) {
+        let role = if number == WorkerNr::ZYGOTE { Role::Zygote } else { Role::Worker };
+        let id = WorkerId { number, life: self.next_life };
+        let Some(crew) = self.crew(generation) else { return };
+        let origin = match (role, crew.ready_zygote(&self.workers)) {
+            (Role::Zygote, _) => Origin::ExecZygote,
+            (Role::Worker, Some(zygote)) => Origin::Fork(zygote),
+            (Role::Worker, None) => Origin::Exec,
+        };
+        let worker = Worker {
+            id,
+            generation,
+            role,
+            origin,
+            crew_size: crew.seats.len(),
+            pid: None,
+            asked_at: now,
+            since: now,
+            state: State::Spawning { deadline: crew.policy.boot.map(|limit| after(now, limit)) },
+            drained: true,
+            worn: None,
+            ages_at: None,
+        };
+        let Some(place) = self.crew_mut(generation).and_then(|crew| crew.place_mut(id, role)) else { return };
+        if place.current.is_none() {
+            place.current = Some(id.life);
+        } else {
+            place.successor = Some(id.life);
+        }
+        self.next_life = Life(id.life.0 + 1);
+        self.workers.insert(id.life, worker);
+        self.actions.push(Action::Spawn { worker: id, generation, origin });
+    }
+
+    /// There are due vacancies and too many processes on their way out: the ones that have been retiring longest go.
+    fn make_room(&mut self, now: Instant) {
+        // Too many of one generation is only helped by one of it less.
+        let generation = self.live.generation;
+        let is_crowded = self.n_workers(generation) >= 2 * self.live.seats.len();
+        let counts =
+            |worker: &&Worker| !worker.is_zygote() && (!is_crowded || worker.generation == generation);
+        let n_due = self.live.open().filter(|(_, seat)| seat.is_due(now)).count();
+        let n_dying = self.workers.values().filter(counts).filter(|worker| worker.is_dying()).count();
+        let mut retiring: Vec<(Instant, WorkerId)> = self
+            .workers
+            .values()
+            .filter(counts)
+            .filter(|worker| matches!(worker.state, State::Retiring { .. }))
+            .map(|worker| (worker.since, worker.id))
+            .collect();
+        retiring.sort_unstable();
+        for (_, id) in retiring.into_iter().take(n_due.saturating_sub(n_dying)) {
+            self.report(Report::RetirementCut { worker: id });
+            self.kill(id, now);
+        }
+    }
+
+    pub(super) fn crews(&self) -> impl Iterator<Item = &Crew> {
+        let coming = self.coming.as_ref().map(|coming| &coming.crew);
+        let warm = self.warm.as_ref().map(|warm| &warm.crew);
+        std::iter::once(&self.live).chain(coming).chain(warm)
+    }
+
+    pub(super) fn crew(&self, generation: Generation) -> Option<&Crew> {
+        self.crews().find(|crew| crew.generation == generation)
+    }
+
+    pub(super) fn crew_mut(&mut self, generation: Generation) -> Option<&mut Crew> {
+        let coming = self.coming.as_mut().map(|coming| &mut coming.crew);
+        let warm = self.warm.as_mut().map(|warm| &mut warm.crew);
+        let mut crews = std::iter::once(&mut self.live).chain(coming).chain(warm);
+        crews.find(|crew| crew.generation == generation)
+    }
+}
+
+/// One that others are forked from and one on its way out.
+pub(super) const MOST_ZYGOTES: usize = 2;

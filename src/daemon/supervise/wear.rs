@@ -1,0 +1,137 @@
+//! Replacing workers that serve well: worn-out ones, one at a time, each by a successor that is ready before it goes;
+//! and the worker that becomes the zygote.
+
+use std::time::{Duration, Instant};
+
+use super::state::{Phase, Role, State, Worker, after};
+use super::{Action, Life, Origin, Report, Supervisor, Wear, WorkerId};
+
+impl Supervisor {
+    /// It has done its share, and serves on until a successor is ready.
+    pub(super) fn worn_out(&mut self, id: WorkerId, wear: Wear, now: Instant) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        let is_fresh = self.worker(id).is_some_and(|worker| worker.is_ready() && worker.worn.is_none());
+        if !is_fresh {
+            return;
+        }
+        if wear == Wear::Refork {
+            let crew = &mut self.live;
+            if crew.zygote.is_none() || crew.reforked || crew.candidate.is_some() {
+                return;
+            }
+            crew.candidate = Some(id.life);
+        }
+        if let Some(worker) = self.worker_mut(id) {
+            worker.worn = Some((now, wear));
+        }
+        self.report(Report::WornOut { worker: id, wear });
+    }
+
+    /// Those that have reached their age.
+    pub(super) fn age(&mut self, now: Instant) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        for id in self.ids() {
+            if self.worker(id).and_then(Worker::ageing).is_some_and(|at| at <= now) {
+                self.worn_out(id, Wear::Age, now);
+            }
+        }
+    }
+
+    /// The worn-out worker whose successor is to boot next: not while anybody else boots, and not while a reload is
+    /// about to replace them all.
+    pub(super) fn to_succeed(&self, now: Instant) -> Option<WorkerId> {
+        if self.phase != Phase::Running || self.coming.is_some() || !self.live.can_spawn(&self.workers) {
+            return None;
+        }
+        let is_booting = |worker: &Worker| worker.is_booting() && !worker.is_zygote();
+        if self.workers.values().any(is_booting) {
+            return None;
+        }
+        let waiting = self.live.open().filter(|(_, seat)| seat.successor.is_none() && seat.has_waited(now));
+        let worn = waiting.filter_map(|(_, seat)| {
+            let worker = self.workers.get(&seat.current?).filter(|worker| worker.is_ready())?;
+            Some((worker.worn?.0, worker.id))
+        });
+        worn.min().map(|(_, id)| id)
+    }
+
+    /// A zygote can be forked from.
+    pub(super) fn zygote_ready(&mut self, id: WorkerId, took: Duration, now: Instant) {
+        let Some(worker) = self.worker_mut(id) else { return };
+        worker.enter(State::Standby, now);
+        let generation = worker.generation;
+        self.report(Report::ZygoteReady { worker: id, took });
+        if generation != self.live.generation {
+            return;
+        }
+        if let Some(place) = self.live.zygote.as_mut() {
+            place.failure = None;
+        }
+        if self.probing {
+            // What the seats waited for was this.
+            for seat in self.live.seats.iter_mut().filter(|seat| seat.current.is_none()) {
+                seat.wait_no_longer();
+            }
+        }
+    }
+
+    /// The worker is drained: if it is the one that is to become the zygote, it is asked to.
+    pub(super) fn promote(&mut self, id: WorkerId, now: Instant) -> bool {
+        if self.phase != Phase::Running || self.live.candidate != Some(id.life) {
+            return false;
+        }
+        let Some(worker) = self.worker_mut(id) else { return false };
+        worker.role = Role::Zygote;
+        worker.enter(State::Promoting { kill_at: after(now, PROMOTION_PATIENCE) }, now);
+        self.actions.push(Action::Promote { worker: id });
+        true
+    }
+
+    /// It has become a zygote: the one before it leaves, and whoever was forked from that is replaced, one at a time.
+    pub(super) fn promoted(&mut self, id: WorkerId, now: Instant) {
+        if self.live.candidate != Some(id.life) {
+            return;
+        }
+        let Some(worker) = self.worker(id) else { return };
+        let took = now.duration_since(worker.since);
+        self.live.candidate = None;
+        self.live.reforked = true;
+        let Some(place) = self.live.zygote.as_mut() else { return };
+        let before = place.current.replace(id.life);
+        place.clear();
+        self.zygote_ready(id, took, now);
+        if let Some(before) = before.and_then(|life| self.workers.get(&life)).map(|worker| worker.id) {
+            self.retire(before, now);
+        }
+        for worker in self.workers.values_mut() {
+            if worker.is_ready() && worker.origin != Origin::Fork(id) {
+                worker.worn.get_or_insert((now, Wear::Refork));
+            }
+        }
+    }
+
+    /// If this is the one that was to become the zygote, it does not any more. When it was asked to and could not,
+    /// no other of this crew is.
+    pub(super) fn not_promoted(&mut self, id: WorkerId) {
+        if self.live.candidate == Some(id.life) {
+            let was_asked = |worker: &Worker| matches!(worker.state, State::Promoting { .. });
+            self.live.reforked |= self.worker(id).is_some_and(was_asked);
+            self.live.candidate = None;
+        }
+    }
+}
+
+/// What a worker that has nothing else to do has to become a zygote.
+const PROMOTION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The age at which a worker is replaced: up to a tenth before its limit, so that a crew that was born together does
+/// not have to be replaced together.
+pub(super) fn lifetime(limit: Duration, life: Life) -> Duration {
+    // Consecutive lives are spread evenly by the golden ratio (Knuth, TAOCP 3, section 6.4).
+    let fraction = u16::try_from(life.0.wrapping_mul(40_503) & 0xffff).expect("masked to 16 bits");
+    limit.saturating_sub((limit / 10).mul_f64(f64::from(fraction) / 65_536.0))
+}
