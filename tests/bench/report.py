@@ -20,6 +20,8 @@ HEADS = {
     "django_pss_mib": "Django PSS MiB",
     "django_processes": "processes",
     "boot_ms": "boot ms",
+    "replaced_ms": "replaced ms",
+    "over_boot_ms": "over boot ms",
     "short_p50_ms": "short p50 ms",
     "short_p99_ms": "short p99 ms",
     "short_max_ms": "short max ms",
@@ -115,16 +117,21 @@ def table(name, workload, rows):
 
 
 def goals(wanted, results):
-    """One line for each goal whose figures are there: reached or MISSED, with the number."""
+    """One line for each goal whose figures are there: reached or MISSED, with the number.
+
+    A goal is of the row `rgun` unless its sixth part names another.
+    """
     lines = []
-    for workload, figure, relation, bound, peer in wanted:
+    for workload, figure, relation, bound, peer, *others in wanted:
+        mine = others[0] if others else "rgun"
         rows = results.get(workload, {})
-        needed = [rows.get(server) for server in ("rgun", peer) if server]
+        needed = [rows.get(server) for server in (mine, peer) if server]
         if not all(row and not row["invalid"] for row in needed):
             continue
         values = [row["summary"][figure]["median"] for row in needed]
         value = values[0] / values[1] if peer else values[0]
         reached = value >= bound if relation == ">=" else value <= bound
         what = f"{workload} {HEADS[figure]} {relation} {bound:g}" + (f" x {peer}" if peer else "")
+        what += f" ({mine})" if others else ""
         lines.append(f"  {'reached' if reached else 'MISSED '}  {what}: {value:.2f}")
     return "\n".join(["goals:", *lines]) + "\n" if lines else ""

@@ -51,6 +51,11 @@ def rgun(task, tools):
     ]
 
 
+def rgun_preload(task, tools):
+    """The same with --preload: one process imports, the workers are forked from it."""
+    return [*rgun(task, tools), "--preload"]
+
+
 def limit(task, tools):
     """hyper from a constant; only for answers that are constants."""
     if not task.body:
@@ -133,6 +138,7 @@ def small(task, tools, program):
 SERVERS = {
     "limit": limit,
     "rgun": rgun,
+    "rgun-preload": rgun_preload,
     "gunicorn-sync": gunicorn_sync,
     "gunicorn-gthread": gunicorn_gthread,
     "gunicorn-preload": gunicorn_preload,

@@ -186,13 +186,19 @@ def test_goals_say_reached_or_missed_and_nothing_without_figures():
     assert report.goals(workloads.GOALS, {}) == ""
 
 
+def test_a_goal_may_be_of_another_row_than_rgun():
+    made = {"hello": rows(rgun=[150.0], granian=[75.0])}
+    text = report.goals((("hello", "requests_per_s", "<=", 80, None, "granian"),), made)
+    assert "reached  hello req/s <= 80 (granian): 75.00" in text
+
+
 def test_every_server_of_every_workload_is_known_and_every_goal_is_measured():
     for workload in workloads.WORKLOADS.values():
         assert set(workload.servers) <= set(servers.SERVERS)
         assert {workload.main, *workload.columns} <= set(report.HEADS)
-    for name, figure, _, _, peer in workloads.GOALS:
+    for name, figure, _, _, peer, *mine in workloads.GOALS:
         assert figure in workloads.WORKLOADS[name].columns
-        assert {"rgun", peer or "rgun"} <= set(workloads.WORKLOADS[name].servers)
+        assert {"rgun", peer or "rgun", *mine} <= set(workloads.WORKLOADS[name].servers)
 
 
 def test_rgun_is_started_as_a_user_would():

@@ -7,6 +7,11 @@ BenchError and makes the row invalid. Names of figures carry their unit. Used by
 report.py's.
 """
 
+import http.client
+import json
+import os
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -131,6 +136,31 @@ def measure_memory(run, name):
     return figures
 
 
+# Seconds after which rgun replaces a worker at once; a younger one could be one of many that crash.
+SETTLED = 10.5
+
+
+def measure_death(run, name):
+    """One Django worker is killed; the clock runs until another one has answered."""
+    with run.start(name, **SHOP) as server:
+        boot = server.wait_ready("/api/status")
+        expect(server, "/api/status", lambda body: b'"ok"' in body)
+        first = json.loads(server.get("/api/status")[1])["pid"]
+        time.sleep(SETTLED)
+        os.kill(first, signal.SIGKILL)
+        died = time.perf_counter()
+        while time.perf_counter() - died < 20:
+            try:
+                status, body = server.get("/api/status")
+            except (OSError, http.client.HTTPException):
+                status = 0
+            if status == 200 and json.loads(body)["pid"] != first:
+                replaced = (time.perf_counter() - died) * 1000
+                return {"boot_ms": boot, "replaced_ms": replaced, "over_boot_ms": max(0.0, replaced - boot)}
+            time.sleep(0.001)
+    raise BenchError(f"no other worker answered within 20 s of the death of {first}")
+
+
 MIXED_RATES = {"/short": 200, "/long": 20}
 MIXED_SERVICE = {"/short": 0.0002, "/long": 0.1}
 MIXED_WORKERS = 4
@@ -181,6 +211,9 @@ GOALS = (
     ("download", "mib_per_s", ">=", 1, "gunicorn-sync"),
     ("download", "mib_per_s", ">=", 1, "gunicorn-gthread"),
     ("rss-idle", "main_rss_mib", "<=", 12, None),
+    ("rss-idle", "django_pss_mib", "<=", 1, "gunicorn-preload", "rgun-preload"),
+    ("death", "over_boot_ms", "<=", 50, None),
+    ("death", "replaced_ms", "<=", 100, None, "rgun-preload"),
 )
 
 RATE = ("requests_per_s", "cpu_us_per_request", "p50_ms", "p99_ms", "pss_mib")
@@ -262,11 +295,21 @@ WORKLOADS = {
     "rss-idle": Workload(
         "memory: idle hello with one worker, and Django with four",
         measure_memory,
-        ("rgun", "gunicorn-sync", "gunicorn-preload", "granian", "bjoern"),
+        ("rgun", "rgun-preload", "gunicorn-sync", "gunicorn-preload", "granian", "bjoern"),
         ("main_rss_mib", "hello_pss_mib", "django_pss_mib", "django_processes", "boot_ms"),
         "django_pss_mib",
         higher_is_better=False,
         most_rounds=3,
         note="main: the process that was started (daemon, arbiter); boot: exec to the first 200, hello",
+    ),
+    "death": Workload(
+        "one Django worker is killed: how long until another one answers",
+        measure_death,
+        ("rgun", "rgun-preload", "gunicorn-sync", "gunicorn-preload"),
+        ("replaced_ms", "boot_ms", "over_boot_ms"),
+        "replaced_ms",
+        higher_is_better=False,
+        most_rounds=3,
+        note="boot: exec of the server to the first 200, the server's own start included",
     ),
 }
