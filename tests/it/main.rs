@@ -24,3 +24,5 @@ mod http1;
 mod journal;
 mod readiness;
 mod refusals;
+mod reload;
+mod supervision;

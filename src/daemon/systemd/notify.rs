@@ -11,6 +11,11 @@ fn send(state: &[NotifyState<'_>]) {
     }
 }
 
+/// Whether anybody hears what is said here: `NOTIFY_SOCKET` is set.
+pub fn is_listened_to() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty())
+}
+
 /// `READY=1`: the service can serve.
 pub fn ready() {
     send(&[NotifyState::Ready]);

@@ -86,6 +86,13 @@ impl Rgun {
         self
     }
 
+    /// Without `--workers`, so that the file or the environment says how many.
+    pub(crate) fn without_count(mut self) -> Self {
+        let at = self.arguments.iter().position(|argument| argument == "--workers").expect("set by default");
+        self.arguments.drain(at..at + 2);
+        self
+    }
+
     /// Another application than the one that [`Rgun::fake`] or [`Rgun::python`] named.
     pub(crate) fn target(mut self, target: &str) -> Self {
         self.arguments[0] = target.into();

@@ -1,0 +1,39 @@
+//! `reload.probe`: one request to a worker that is not admitted yet, before it is given anybody else's.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use rgun_channel::frame::{self, ExchangeId};
+
+use crate::dispatch::Dispatcher;
+use crate::supervise::WorkerId;
+
+/// Asks `worker` for `path`. Any status below 500 is good enough: a health view may well want a login.
+///
+/// # Errors
+/// One line: the status, or why there is none.
+pub(super) async fn probe(dispatcher: Arc<Dispatcher>, worker: WorkerId, path: String) -> Result<(), String> {
+    let (path_only, query) = path.split_once('?').unwrap_or((&path, ""));
+    let request = frame::Request {
+        path: path_only.as_bytes(),
+        query: query.as_bytes(),
+        request_id: b"reload-probe",
+        ..frame::Request::new(ExchangeId(0))
+    };
+    let fields: [(&[u8], &[u8]); 2] = [(b"host", b"localhost"), (b"user-agent", b"rgun-probe")];
+    let ticket = dispatcher
+        .submit_to(worker, &request, fields.into_iter(), Instant::now())
+        .map_err(|fault| failed(&path, &format!("{fault:?}")))?;
+    match ticket.await {
+        Ok(answer) if answer.head.status.as_u16() < 500 => Ok(()),
+        Ok(answer) => Err(failed(&path, &format!("{} is not below 500", answer.head.status))),
+        Err(fault) => {
+            let told = crate::http::fault::Refusal::Exchange(fault).told();
+            Err(failed(&path, &told.reason))
+        }
+    }
+}
+
+fn failed(path: &str, why: &str) -> String {
+    format!("reload.probe = \"{path}\" failed: {why}")
+}

@@ -1,0 +1,293 @@
+//! What the operator reads: the supervisor's reports, and requests that are stuck or slow, as log entries.
+//!
+//! Level and wording are decided here and nowhere else.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use crate::dispatch::Asked;
+use crate::supervise::{BootFailure, BootFailureKind, Exit, LifeState, Report, Resize, Wear, WorkerId};
+
+use super::stacks::mark;
+
+/// What the log remembers of workers between what happens to them and when it is told.
+#[derive(Debug, Default)]
+pub(super) struct Reporter {
+    /// Pids.
+    pids: HashMap<WorkerId, u32>,
+    /// Workers that have said something, so that their interpreter must be one.
+    heard: HashSet<WorkerId>,
+    /// What had started in a worker when it was lost.
+    lost: HashMap<WorkerId, Vec<Asked>>,
+    /// Workers whose cgroup the kernel's OOM killer has visited.
+    oom_killed: HashSet<WorkerId>,
+    /// Processes that others are forked from.
+    zygotes: HashSet<WorkerId>,
+}
+
+impl Reporter {
+    /// A process was made.
+    pub(super) fn spawned(&mut self, worker: WorkerId, pid: u32) {
+        self.pids.insert(worker, pid);
+        tracing::debug!(rgun.worker = worker.number.0, rgun.pid = pid, "worker spawned");
+    }
+
+    /// It has said something.
+    pub(super) fn heard(&mut self, worker: WorkerId) {
+        self.heard.insert(worker);
+    }
+
+    /// It was lost with these requests.
+    pub(super) fn lost(&mut self, worker: WorkerId, asked: Vec<Asked>) {
+        self.lost.insert(worker, asked);
+    }
+
+    /// The kernel killed it for its memory.
+    pub(super) fn oom_killed(&mut self, worker: WorkerId) {
+        self.oom_killed.insert(worker);
+    }
+
+    /// Others are forked from it.
+    pub(super) fn is_now_zygote(&mut self, worker: WorkerId) {
+        self.zygotes.insert(worker);
+    }
+
+    /// Are others forked from it?
+    pub(super) fn is_zygote(&self, worker: WorkerId) -> bool {
+        self.zygotes.contains(&worker)
+    }
+
+    /// What people call it.
+    pub(super) fn name(&self, worker: WorkerId) -> String {
+        if self.is_zygote(worker) { "the zygote".to_owned() } else { format!("worker {}", worker.number.0) }
+    }
+
+    /// Its pid, while it has not been reported gone.
+    pub(super) fn pid(&self, worker: WorkerId) -> Option<u32> {
+        self.pids.get(&worker).copied()
+    }
+
+    /// Writes a report. `python` is for a worker that died without a word.
+    pub(super) fn write(&mut self, report: Report, python: &dyn Fn(WorkerId) -> String) {
+        match report {
+            Report::WorkerReady { worker, took } => tracing::info!(
+                rgun.worker = worker.number.0,
+                rgun.pid = self.pid(worker),
+                rgun.duration_us = microseconds(took),
+                "{} is ready after {took:.1?}",
+                self.name(worker)
+            ),
+            Report::ZygoteReady { worker, took } => tracing::info!(
+                rgun.pid = self.pid(worker),
+                rgun.duration_us = microseconds(took),
+                "the zygote is ready after {took:.1?}: workers are forked from it"
+            ),
+            Report::WorkerBootFailed { worker, failure, retry_in, told_before } => {
+                self.boot_failed(worker, failure, retry_in, told_before, python);
+            }
+            Report::WorkerExited { worker, how, state, retry_in } => {
+                self.exited(worker, how, state, retry_in)
+            }
+            Report::WorkerMisbehaved { worker, why, .. } => tracing::error!(
+                rgun.worker = worker.number.0,
+                rgun.pid = self.pid(worker),
+                "{} broke the channel's contract and was killed: {why}",
+                self.name(worker)
+            ),
+            Report::Replacing { worker } => tracing::warn!(
+                rgun.worker = worker.number.0,
+                rgun.pid = self.pid(worker),
+                "{} has a request over its deadline; it is being replaced",
+                self.name(worker)
+            ),
+            Report::Replaced { worker, by } => tracing::info!(
+                rgun.worker = worker.number.0,
+                rgun.pid = self.pid(by),
+                "{} has been replaced",
+                self.name(worker)
+            ),
+            Report::WornOut { worker, wear } => tracing::info!(
+                rgun.worker = worker.number.0,
+                rgun.pid = self.pid(worker),
+                "{} {}; it serves until its successor is ready",
+                self.name(worker),
+                worn(wear)
+            ),
+            Report::Overdue { worker, state, waited } => tracing::warn!(
+                rgun.worker = worker.number.0,
+                rgun.pid = self.pid(worker),
+                "{} ({}) used up its {waited:.1?}",
+                self.name(worker),
+                state.as_str()
+            ),
+            Report::RetirementCut { worker } => tracing::warn!(
+                rgun.worker = worker.number.0,
+                rgun.pid = self.pid(worker),
+                "{} was killed before it had finished its other requests: its replacement is stuck too",
+                self.name(worker)
+            ),
+            Report::DrainRanOut { waited } => tracing::warn!(
+                "not every request was answered within timeouts.drain ({waited:.1?}); the rest is cut off"
+            ),
+            Report::ReloadBegan { generation } => tracing::info!(
+                rgun.generation = generation.0,
+                "reloading: generation {generation} boots beside the one that serves"
+            ),
+            Report::ReloadDone { generation, took } => tracing::info!(
+                rgun.generation = generation.0,
+                rgun.duration_us = microseconds(took),
+                "reloaded: generation {generation} serves after {took:.1?}"
+            ),
+            Report::ReloadFailed { generation, failure } => tracing::error!(
+                rgun.generation = generation.0,
+                "reload failed: {failure}; the generation before {generation} goes on serving"
+            ),
+            Report::WentBack { from, to, why } => tracing::error!(
+                rgun.generation = to.0,
+                "generation {from} answers worse than the one before it ({why}): generation {to} serves again"
+            ),
+            Report::Resized { from, to, why } => resized(from, to, why),
+        }
+    }
+
+    fn boot_failed(
+        &mut self,
+        worker: WorkerId,
+        failure: BootFailure,
+        retry_in: Option<Duration>,
+        told_before: bool,
+        python: &dyn Fn(WorkerId) -> String,
+    ) {
+        let BootFailure { kind, mut summary, traceback } = failure;
+        let heard = self.heard.remove(&worker);
+        if kind == BootFailureKind::Died && !heard {
+            summary = format!(
+                "{summary} without a word: is app.python = {} a CPython 3.9 or newer?",
+                python(worker)
+            );
+        }
+        let traceback = match traceback {
+            Some(text) if !told_before && !text.is_empty() => format!("\n{}", text.trim_end()),
+            _ => String::new(),
+        };
+        let next = match retry_in {
+            Some(pause) => format!(" (next attempt in {pause:.1?})"),
+            None => String::new(),
+        };
+        tracing::error!(
+            rgun.worker = worker.number.0,
+            rgun.pid = self.pid(worker),
+            "{} did not boot: {summary}{next}{traceback}",
+            self.name(worker)
+        );
+    }
+
+    fn exited(&mut self, worker: WorkerId, how: Exit, state: LifeState, retry_in: Option<Duration>) {
+        let pid = self.pids.remove(&worker);
+        self.heard.remove(&worker);
+        let lost = self.lost.remove(&worker).unwrap_or_default();
+        let oom_killed = self.oom_killed.remove(&worker);
+        let expected = !matches!(state, LifeState::Ready | LifeState::Retiring)
+            || (state == LifeState::Retiring && how == Exit::Code(0));
+        let (number, name) = (worker.number.0, self.name(worker));
+        self.zygotes.remove(&worker);
+        if expected {
+            tracing::debug!(rgun.worker = number, rgun.pid = pid, "{name} {how}");
+            return;
+        }
+        let why = if oom_killed { " (out of memory: workers.max_memory)" } else { "" };
+        let with = match lost.as_slice() {
+            [] => String::new(),
+            [one] => format!(" with {} {} (request id {})", one.method, one.path, one.request_id),
+            several => {
+                let named: Vec<String> = several
+                    .iter()
+                    .map(|asked| format!("{} {} (request id {})", asked.method, asked.path, asked.request_id))
+                    .collect();
+                format!(" with one of {}", named.join(", "))
+            }
+        };
+        let next = match retry_in {
+            Some(pause) if pause.is_zero() => "; it is replaced".to_owned(),
+            Some(pause) => format!("; it is replaced in {pause:.1?}"),
+            None => String::new(),
+        };
+        tracing::warn!(rgun.worker = number, rgun.pid = pid, "{name} {how}{why}{with}{next}");
+    }
+}
+
+/// A request ran over its deadline: the one entry about it.
+pub(super) fn overdue(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks: Option<&str>) {
+    let Asked { request_id, method, path, elapsed, thread, .. } = asked;
+    let stacks = match stacks {
+        Some(stacks) => format!("Python stacks:\n{}", mark(stacks, *thread).trim_end()),
+        None => "its Python stacks could not be taken".to_owned(),
+    };
+    tracing::error!(
+        target: "rgun::request",
+        {
+        rgun.request_id = %request_id,
+        rgun.method = %method,
+        rgun.path = %path,
+        rgun.status = 504,
+        rgun.duration_us = microseconds(*elapsed),
+        rgun.worker = worker.number.0,
+        rgun.pid = pid,
+        },
+        "{method} {path} 504: the application took longer than {elapsed:.1?} in worker {}; {stacks}",
+        worker.number.0
+    );
+}
+
+/// A request has been running for longer than `log.slow`.
+pub(super) fn slow(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks: Option<&str>) {
+    let Asked { request_id, method, path, elapsed, .. } = asked;
+    let stacks = match stacks {
+        Some(stacks) => format!("its Python stack:\n{}", stacks.trim_end()),
+        None => "its Python stack could not be taken in time".to_owned(),
+    };
+    tracing::warn!(
+        target: "rgun::request",
+        {
+        rgun.request_id = %request_id,
+        rgun.method = %method,
+        rgun.path = %path,
+        rgun.duration_us = microseconds(*elapsed),
+        rgun.worker = worker.number.0,
+        rgun.pid = pid,
+        },
+        "{method} {path} is slow: running for {elapsed:.1?} in worker {}; {stacks}",
+        worker.number.0
+    );
+}
+
+fn worn(wear: Wear) -> String {
+    match wear {
+        Wear::Requests { served } => format!("has served {served} requests (workers.max_requests)"),
+        Wear::Memory { bytes, limit } => {
+            format!("uses {} of workers.max_memory = {}", mebibytes(bytes), mebibytes(limit))
+        }
+        Wear::Age => "has reached workers.max_lifetime".to_owned(),
+        Wear::Refork => "has served workers.refork requests and becomes the zygote".to_owned(),
+    }
+}
+
+fn resized(from: u16, to: u16, why: Resize) {
+    match why {
+        Resize::Asked => tracing::info!("{from} workers, now {to}: asked for by a signal"),
+        Resize::Busy(waited) => tracing::info!("{from} workers, now {to}: requests waited for {waited:.1?}"),
+        Resize::Calm => tracing::info!("{from} workers, now {to}: fewer are enough"),
+        Resize::Idle => {
+            tracing::info!("no request for workers.idle_exit: the workers leave until the next one")
+        }
+        Resize::Wanted => tracing::info!("a request has come: workers start"),
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

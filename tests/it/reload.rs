@@ -1,0 +1,301 @@
+//! New code and configuration take over beside the old, or not at all.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use nix::sys::signal::Signal;
+
+use crate::support::daemon::Gate;
+use crate::support::systemd::Notified;
+use crate::support::{Daemon, Rgun, until};
+
+/// Fake workers whose next lives do what [`next_lives`] says, and a control socket.
+fn rgun() -> Rgun {
+    let rgun = Rgun::fake();
+    let runtime = rgun.scratch().path().display().to_string();
+    let behaviour = format!("@{}", rgun.scratch().join("behaviour").display());
+    rgun.variable("RUNTIME_DIRECTORY", &runtime).fake_does(&behaviour)
+}
+
+fn next_lives(daemon: &Daemon, what: &str) {
+    daemon.scratch().write("behaviour", what);
+}
+
+/// `rgun reload`, to its end.
+fn reload(daemon: &Daemon) -> Output {
+    order(daemon).output().expect("rgun runs")
+}
+
+fn order(daemon: &Daemon) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rgun"));
+    command.arg("reload").env_clear().env("RUNTIME_DIRECTORY", daemon.scratch().path());
+    command
+}
+
+/// `rgun reload`, still waiting.
+fn begin(daemon: &Daemon) -> Child {
+    order(daemon).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("rgun runs")
+}
+
+/// Fake workers that wait at a gate before they boot, and a control socket.
+fn gated() -> (Rgun, Gate) {
+    let (rgun, gate) = Rgun::fake().gated();
+    let runtime = rgun.scratch().path().display().to_string();
+    (rgun.variable("RUNTIME_DIRECTORY", &runtime), gate)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn generation(daemon: &Daemon) -> String {
+    daemon.get("/pid").said("generation").to_owned()
+}
+
+#[test]
+fn a_signal_brings_a_new_generation_and_the_old_one_leaves() {
+    let daemon = rgun().flags(["--workers", "2"]).start();
+    daemon.log.wait_for(2, "is ready after");
+    assert_eq!(generation(&daemon), "1");
+    let old = daemon.descendants();
+    daemon.signal(Signal::SIGHUP);
+    daemon.log.wait("reloaded: generation 2 serves");
+    assert_eq!(generation(&daemon), "2");
+    until("the old workers are gone", || {
+        let left = daemon.descendants();
+        (left.len() == 2 && old.iter().all(|pid| !left.contains(pid))).then_some(())
+    });
+}
+
+#[test]
+fn the_client_waits_for_the_verdict_and_says_it() {
+    let daemon = rgun().serving();
+    let said = reload(&daemon);
+    assert!(said.status.success(), "{said:?}");
+    assert!(text(&said.stdout).contains("generation 2 serves"), "{said:?}");
+    assert_eq!(generation(&daemon), "2");
+}
+
+#[test]
+fn code_that_does_not_load_changes_nothing_and_the_client_shows_why() {
+    let rgun = rgun();
+    let mut systemd = Notified::at(rgun.scratch());
+    let name = systemd.name.clone();
+    let daemon = rgun.variable("NOTIFY_SOCKET", &name).serving();
+    let worker = daemon.worker();
+    next_lives(&daemon, "failed");
+    let said = reload(&daemon);
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    let complaint = text(&said.stderr);
+    assert!(complaint.contains("the fake application does not load"), "{complaint}");
+    assert!(complaint.contains("Fake: boom"), "the traceback's end: {complaint}");
+    assert_eq!(daemon.worker(), worker, "untouched");
+    daemon.log.wait("reload failed");
+    systemd.wait("RELOADING=1");
+    let at = systemd.wait("STATUS=1/1 workers ready; reload failed: the fake application does not load");
+    assert!(systemd.said[at].1.contains("generation 1"), "{:?}", systemd.said[at]);
+
+    next_lives(&daemon, "");
+    assert!(reload(&daemon).status.success(), "repaired");
+    assert_ne!(daemon.worker(), worker);
+}
+
+#[test]
+fn a_second_worker_that_does_not_come_up_changes_nothing_either() {
+    let (rgun, gate) = gated();
+    let daemon = rgun.flags(["--workers", "2"]).start();
+    gate.open("");
+    gate.open("");
+    daemon.log.wait_for(2, "is ready after");
+    let mut before = daemon.descendants();
+    before.sort_unstable();
+    let client = begin(&daemon);
+    gate.open("");
+    gate.open("failed");
+    let said = client.wait_with_output().expect("it ends");
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    until("only the old ones are left", || {
+        let mut left = daemon.descendants();
+        left.sort_unstable();
+        (left == before).then_some(())
+    });
+    assert_eq!(generation(&daemon), "1");
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_refused_with_all_its_errors() {
+    let rgun = rgun();
+    let path = rgun.scratch().join("rgun.toml");
+    std::fs::write(&path, "[timeouts]\nrequest = \"5s\"\n").expect("a new file");
+    let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).serving();
+    std::fs::write(&path, "[timeouts]\nrequest = \"soon\"\n[limits]\nqueue = -1\n").expect("ours");
+    let said = reload(&daemon);
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    let complaint = text(&said.stderr);
+    assert!(complaint.contains("timeouts.request") || complaint.contains("request"), "{complaint}");
+    assert!(complaint.contains("queue"), "both errors: {complaint}");
+    assert_eq!(generation(&daemon), "1");
+    assert_eq!(daemon.log.count("is ready after"), 1, "nobody was booted for it");
+}
+
+#[test]
+fn changed_limits_and_numbers_take_effect_with_the_new_generation() {
+    let rgun = rgun().without_count();
+    let path = rgun.scratch().join("rgun.toml");
+    std::fs::write(&path, "[workers]\ncount = 1\n[timeouts]\nrequest = \"30s\"\n").expect("a new file");
+    let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).serving();
+    std::fs::write(&path, "[workers]\ncount = 3\n[timeouts]\nrequest = \"300ms\"\n[limits]\nbody = \"10\"\n")
+        .expect("ours");
+    assert!(reload(&daemon).status.success());
+    until("three workers", || (daemon.descendants().len() == 3).then_some(()));
+    daemon.get("/hang").is_a_refusal(504);
+    let mut client = daemon.connect();
+    client.send(b"POST /body HTTP/1.1\r\nhost: a\r\ncontent-length: 11\r\n\r\nhello world");
+    assert_eq!(client.answer().status, 413);
+}
+
+#[test]
+fn no_request_is_lost_while_generations_change() {
+    let daemon = Arc::new(rgun().flags(["--workers", "2"]).start());
+    daemon.log.wait_for(2, "is ready after");
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..6)
+        .map(|number| {
+            let (daemon, stop) = (Arc::clone(&daemon), Arc::clone(&stop));
+            thread::spawn(move || {
+                let mut served = 0_u32;
+                let mut client = daemon.connect();
+                while !stop.load(Ordering::Relaxed) {
+                    let path = if number % 2 == 0 { "/hello" } else { "/slow/3" };
+                    let answer = client.get(path);
+                    assert_eq!(answer.status, 200, "{}", answer.text());
+                    if number == 5 {
+                        client = daemon.connect();
+                    }
+                    served += 1;
+                }
+                served
+            })
+        })
+        .collect();
+    for _ in 0..8 {
+        assert!(reload(&daemon).status.success());
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        assert!(client.join().expect("no request failed") > 0);
+    }
+}
+
+#[test]
+fn a_long_request_of_the_old_generation_is_finished() {
+    let daemon = rgun().serving();
+    let mut client = daemon.connect();
+    client.ask("/stream/8/100").head();
+    assert!(reload(&daemon).status.success());
+    assert_eq!(generation(&daemon), "2");
+    let rest = client.rest_in_chunks();
+    assert!(rest.contains("part 7"), "the whole answer: {rest}");
+}
+
+#[test]
+fn a_later_reload_supersedes_one_that_is_under_way() {
+    let (rgun, gate) = gated();
+    let daemon = rgun.start();
+    gate.open("");
+    daemon.log.wait("is ready after");
+    let old = daemon.worker();
+    let first = begin(&daemon);
+    daemon.log.wait("generation 2 boots beside");
+    let canary = until("the canary is there", || daemon.descendants().into_iter().find(|pid| *pid != old));
+    let second = begin(&daemon);
+    daemon.log.wait("generation 3 boots beside");
+    until("the first canary is gone", || (!daemon.descendants().contains(&canary)).then_some(()));
+    gate.open("");
+    let (first, second) = (first.wait_with_output().expect("it ends"), second.wait_with_output().expect("it ends"));
+    assert!(second.status.success(), "{second:?}");
+    assert_eq!(first.status.code(), Some(1));
+    assert!(text(&first.stderr).contains("superseded"), "{first:?}");
+    assert_eq!(generation(&daemon), "3");
+}
+
+#[test]
+fn a_stop_during_a_reload_ends_both() {
+    let mut daemon = rgun().serving();
+    next_lives(&daemon, "never");
+    let client = begin(&daemon);
+    daemon.log.wait("generation 2 boots beside");
+    daemon.stops();
+    let said = client.wait_with_output().expect("it ends");
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+}
+
+#[test]
+fn a_reload_heals_an_application_that_never_booted() {
+    let rgun = rgun();
+    let mut systemd = Notified::at(rgun.scratch());
+    let name = systemd.name.clone();
+    rgun.scratch().write("behaviour", "failed");
+    let daemon = rgun.variable("NOTIFY_SOCKET", &name).start();
+    daemon.log.wait("did not boot");
+    let refused = daemon.get("/hello");
+    refused.is_a_refusal(503);
+    assert!(refused.text().contains("the fake application does not load"), "{}", refused.text());
+    assert!(refused.has("retry-after"));
+    next_lives(&daemon, "");
+    assert!(reload(&daemon).status.success());
+    assert_eq!(daemon.get("/hello").status, 200);
+    systemd.wait("READY=1");
+}
+
+#[test]
+fn an_application_that_is_repaired_is_found_without_being_told() {
+    let rgun = rgun();
+    let mut systemd = Notified::at(rgun.scratch());
+    let name = systemd.name.clone();
+    rgun.scratch().write("behaviour", "failed");
+    let daemon = rgun.variable("NOTIFY_SOCKET", &name).start();
+    daemon.log.wait("did not boot");
+    next_lives(&daemon, "");
+    systemd.wait("READY=1");
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+#[test]
+fn the_probe_decides_about_a_canary() {
+    let rgun = rgun();
+    let path = rgun.scratch().join("rgun.toml");
+    std::fs::write(&path, "[reload]\nprobe = \"/status/500\"\n").expect("a new file");
+    let daemon = rgun.flags(["--config", path.to_str().expect("ASCII")]).serving();
+    let worker = daemon.worker();
+    let said = reload(&daemon);
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    assert!(text(&said.stderr).contains("/status/500"), "{said:?}");
+    assert_eq!(daemon.worker(), worker);
+    std::fs::write(&path, "[reload]\nprobe = \"/status/404\"\n").expect("ours");
+    assert!(reload(&daemon).status.success());
+    assert_eq!(generation(&daemon), "3");
+}
+
+#[test]
+fn who_asks_where_no_daemon_is_is_told_so() {
+    let nowhere = PathBuf::from("/nonexistent");
+    let said = Command::new(env!("CARGO_BIN_EXE_rgun"))
+        .args(["reload", "--socket"])
+        .arg(nowhere.join("control"))
+        .output()
+        .expect("rgun runs");
+    assert_eq!(said.status.code(), Some(69), "{said:?}");
+    assert!(text(&said.stderr).contains("/nonexistent/control"), "{said:?}");
+}
+
+#[test]
+fn a_daemon_that_was_killed_leaves_a_socket_that_the_next_one_takes_over() {
+    let rgun = rgun();
+    rgun.scratch().write("control", "what a crash left behind");
+    let daemon = rgun.serving();
+    assert!(reload(&daemon).status.success());
+}

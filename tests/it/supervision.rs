@@ -1,0 +1,316 @@
+//! What a worker's death, age, size or slowness comes to, seen by clients and in the log.
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::systemd::Notified;
+use crate::support::{Daemon, Rgun, until};
+
+fn configured(rgun: Rgun, toml: &str) -> Rgun {
+    let path = rgun.scratch().write("rgun.toml", toml);
+    rgun.flags(["--config", path.to_str().expect("ASCII")])
+}
+
+// === stacks ===
+
+const STUCK: &str = "
+import ctypes, time
+
+def export(environ):
+    if environ['QUERY_STRING'] == 'c':
+        ctypes.PyDLL(None).sleep(60)  # holds the GIL
+    time.sleep(60)
+
+def application(environ, start_response):
+    if environ['PATH_INFO'] == '/export':
+        export(environ)
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [b'ok']
+";
+
+fn names_its_stack(daemon: &Daemon, path: &str, line: &str) {
+    let answer = daemon.get(path);
+    answer.is_a_refusal(504);
+    let id = answer.field("x-request-id").to_owned();
+    let entry = daemon.log.wait(&id);
+    assert!(entry.contains("GET /export 504") && entry.contains("rgun.worker=0"), "{entry}");
+    let stack = daemon.log.wait("in export");
+    assert!(stack.contains("app.py") && stack.contains(line), "{stack}");
+    assert!(daemon.log.text().contains("<- this request"), "{}", daemon.log.text());
+    assert_eq!(daemon.log.count(&id), 1, "one entry about it");
+    assert_eq!(daemon.get("/").text(), "ok", "by the successor");
+}
+
+#[test]
+fn a_request_over_its_deadline_is_named_with_the_stacks_of_its_worker() {
+    let daemon = Rgun::python(STUCK).flags(["--timeout", "500ms"]).serving();
+    names_its_stack(&daemon, "/export", "line 7");
+}
+
+#[test]
+fn stacks_are_taken_while_c_code_holds_the_gil() {
+    let daemon = Rgun::python(STUCK).flags(["--timeout", "500ms"]).serving();
+    names_its_stack(&daemon, "/export?c", "line 6");
+}
+
+#[test]
+fn a_slow_request_is_told_once_with_its_stack_and_is_not_harmed() {
+    let source = STUCK.replace("time.sleep(60)", "time.sleep(1)");
+    let daemon = Rgun::python(&source).set("log.slow", "200ms").serving();
+    assert_eq!(daemon.get("/export").text(), "ok");
+    let entry = daemon.log.wait("GET /export is slow");
+    assert!(entry.contains("WARN"), "{entry}");
+    assert!(daemon.log.wait("in export").contains("app.py"));
+    assert_eq!(daemon.get("/export").text(), "ok");
+    daemon.log.wait_for(2, "GET /export is slow");
+    assert_eq!(daemon.log.count("is slow"), 2, "once each");
+}
+
+#[test]
+fn an_import_that_hangs_is_shown_where_it_hangs() {
+    let rgun = Rgun::python("import time\ntime.sleep(60)\n").set("timeouts.boot", "700ms");
+    let mut systemd = Notified::at(rgun.scratch());
+    let name = systemd.name.clone();
+    let daemon = rgun.variable("NOTIFY_SOCKET", &name).start();
+    let entry = daemon.log.wait("did not boot");
+    assert!(entry.contains("timeouts.boot"), "{entry}");
+    let stack = daemon.log.wait("app.py");
+    assert!(stack.contains("line 2"), "{stack}");
+    daemon.get("/").is_a_refusal(503);
+    systemd.wait("STATUS=0/1 workers ready");
+}
+
+// === deaths ===
+
+#[test]
+fn a_worker_that_dies_is_told_with_the_request_it_had() {
+    let daemon = Rgun::fake().serving();
+    let answer = daemon.get("/abort");
+    answer.is_a_refusal(502);
+    let line = daemon.log.wait("was killed by SIGABRT");
+    assert!(line.contains("GET /abort"), "{line}");
+    assert!(line.contains(answer.field("x-request-id")), "{line}");
+}
+
+#[test]
+fn an_idempotent_request_is_tried_once_more_if_that_is_wanted() {
+    let source = "
+import os
+def application(environ, start_response):
+    try:
+        os.mkdir('died')
+    except FileExistsError:
+        start_response('200 OK', [])
+        return [b'second']
+    os._exit(3)
+";
+    let daemon = Rgun::python(source).set("workers.retry", "idempotent").serving();
+    assert_eq!(daemon.get("/").text(), "second");
+    daemon.log.wait("GET / is tried once more");
+}
+
+#[test]
+fn a_post_is_not_tried_again() {
+    let daemon = Rgun::fake().set("workers.retry", "idempotent").serving();
+    let mut client = daemon.connect();
+    client.send("POST /die HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n");
+    client.answer().is_a_refusal(502);
+}
+
+#[test]
+fn a_request_that_kills_workers_twice_is_kept_away_from_the_third() {
+    let daemon = Rgun::fake().flags(["--workers", "2"]).start();
+    daemon.log.wait_for(2, "is ready after");
+    daemon.get("/die").is_a_refusal(502);
+    daemon.get("/die").is_a_refusal(502);
+    daemon.log.wait("GET /die has killed two workers");
+    let refused = daemon.get("/die");
+    refused.is_a_refusal(503);
+    assert!(refused.has("retry-after"));
+    assert_eq!(daemon.get("/hello").status, 200, "others are served");
+    assert_eq!(daemon.log.count("exited with status 3"), 2);
+}
+
+// === wear ===
+
+#[test]
+fn a_worker_is_replaced_after_its_share_of_requests_and_nobody_notices() {
+    let daemon = Rgun::fake().flags(["--max-requests", "5"]).serving();
+    let first = daemon.worker();
+    let mut client = daemon.connect();
+    for _ in 0..40 {
+        assert_eq!(client.get("/hello").status, 200);
+    }
+    daemon.log.wait("has served");
+    assert_ne!(daemon.worker(), first);
+    assert_eq!(daemon.log.count("WARN"), 0, "{}", daemon.log.text());
+    until("one worker is left in the end", || (daemon.descendants().len() == 1).then_some(()));
+}
+
+#[test]
+fn a_worker_that_grows_beyond_its_memory_is_replaced() {
+    let source = "
+kept = []
+def application(environ, start_response):
+    if environ['PATH_INFO'] == '/grow':
+        kept.append(bytearray(64 << 20))
+    start_response('200 OK', [])
+    return [str(len(kept)).encode()]
+";
+    let daemon = Rgun::python(source).set("workers.max_memory", "48MiB").serving();
+    assert_eq!(daemon.get("/grow").text(), "1");
+    daemon.log.wait("workers.max_memory");
+    until("the new worker remembers nothing", || (daemon.get("/").text() == "0").then_some(()));
+}
+
+#[test]
+fn a_worker_is_replaced_when_it_is_old() {
+    let daemon = Rgun::fake().set("workers.max_lifetime", "1s").serving();
+    let first = daemon.worker();
+    until("another one", || (daemon.worker() != first).then_some(()));
+    daemon.log.wait("workers.max_lifetime");
+}
+
+// === count ===
+
+#[test]
+fn signals_add_and_remove_workers() {
+    let daemon = Rgun::fake().serving();
+    daemon.signal(Signal::SIGTTIN);
+    daemon.signal(Signal::SIGTTIN);
+    until("three workers or two", || (daemon.descendants().len() >= 2).then_some(()));
+    let more = daemon.descendants().len();
+    daemon.signal(Signal::SIGTTOU);
+    until("one fewer", || (daemon.descendants().len() == more - 1).then_some(()));
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+#[test]
+fn workers_are_added_while_requests_wait() {
+    let rgun = configured(Rgun::fake().without_count(), "[workers]\ncount = { min = 1, max = 3 }\n");
+    let daemon = rgun.serving();
+    assert_eq!(daemon.descendants().len(), 1);
+    let mut clients: Vec<_> = (0..8)
+        .map(|_| {
+            let mut client = daemon.connect();
+            client.ask("/slow/1500");
+            client
+        })
+        .collect();
+    until("a second worker", || (daemon.descendants().len() >= 2).then_some(()));
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "slow");
+    }
+    daemon.log.wait("requests waited for");
+}
+
+#[test]
+fn without_requests_the_workers_leave_and_the_next_request_brings_them_back() {
+    let daemon = Rgun::fake().set("workers.idle_exit", "1s").serving();
+    until("nobody is left", || daemon.descendants().is_empty().then_some(()));
+    daemon.log.wait("the workers leave until the next one");
+    assert_eq!(daemon.get("/hello").status, 200, "it waits, and is answered");
+    assert_eq!(daemon.descendants().len(), 1);
+}
+
+// === preload and hooks ===
+
+const PRELOADED: &str = "
+import os
+born = os.getpid()
+def application(environ, start_response):
+    start_response('200 OK', [])
+    return [f'{born} {os.getpid()} {os.getppid()}'.encode()]
+";
+
+#[test]
+fn preloaded_workers_are_forked_from_one_process_and_are_the_daemons_children() {
+    let daemon = Rgun::python(PRELOADED).flags(["--preload", "--workers", "2"]).start();
+    daemon.log.wait_for(2, "is ready after");
+    let said = daemon.get("/").text();
+    let pids: Vec<u32> = said.split(' ').map(|pid| pid.parse().expect("a pid")).collect();
+    assert_ne!(pids[0], pids[1], "imported elsewhere");
+    assert_eq!(pids[2], daemon.pid(), "a child of the daemon");
+    assert_eq!(daemon.descendants().len(), 3, "a zygote and two workers");
+
+    let pid = Pid::from_raw(i32::try_from(pids[1]).expect("a pid"));
+    kill(pid, Signal::SIGKILL).expect("it runs");
+    until("three again", || {
+        let left = daemon.descendants();
+        (left.len() == 3 && !left.contains(&pids[1])).then_some(())
+    });
+    assert!(daemon.get("/").text().starts_with(&format!("{} ", pids[0])), "from the same zygote");
+}
+
+#[test]
+fn a_reload_with_preload_loads_new_code_in_a_new_zygote() {
+    let daemon = Rgun::python(PRELOADED).flags(["--preload", "--workers", "2"]).start();
+    daemon.log.wait_for(2, "is ready after");
+    let first = daemon.get("/").text();
+    daemon.scratch().write("app.py", &PRELOADED.replace("{born}", "new {born}"));
+    daemon.signal(Signal::SIGHUP);
+    daemon.log.wait("reloaded: generation 2 serves");
+    let second = daemon.get("/").text();
+    assert!(second.starts_with("new "), "{first} then {second}");
+    until("the old ones are gone", || (daemon.descendants().len() == 3).then_some(()));
+}
+
+#[test]
+fn gunicorns_hooks_are_called_in_their_order() {
+    let source = "
+import os
+def note(*words):
+    with open('notes', 'a') as notes:
+        print(*words, file=notes)
+def post_fork(server, worker):
+    note('post_fork', worker.pid == os.getpid())
+def post_worker_init(worker):
+    note('post_worker_init', worker.age)
+def worker_exit(server, worker):
+    note('worker_exit', worker.pid == os.getpid())
+def child_exit(server, worker):
+    note('child_exit', worker.age)
+def application(environ, start_response):
+    start_response('200 OK', [])
+    return [b'ok']
+";
+    let hooks = "[hooks]\npost_fork = \"app:post_fork\"\npost_worker_init = \"app:post_worker_init\"\n\
+                 worker_exit = \"app:worker_exit\"\nchild_exit = \"app:child_exit\"\n";
+    let mut daemon = configured(Rgun::python(source), hooks).serving();
+    assert_eq!(daemon.get("/").text(), "ok");
+    daemon.signal(Signal::SIGHUP);
+    daemon.log.wait("reloaded: generation 2 serves");
+    let notes = || std::fs::read_to_string(daemon.scratch().join("notes")).unwrap_or_default();
+    until("the new one hears of the old one's end", || notes().contains("child_exit 1\n").then_some(()));
+    let so_far = notes();
+    let lines: Vec<&str> = so_far.lines().collect();
+    assert_eq!(lines[..2], ["post_fork True", "post_worker_init 1"], "{lines:?}");
+    assert!(lines.contains(&"post_worker_init 2") && lines.contains(&"worker_exit True"), "{lines:?}");
+    daemon.stops();
+}
+
+// === paths ===
+
+#[test]
+fn some_paths_have_limits_of_their_own() {
+    let toml = "[timeouts]\nrequest = \"300ms\"\n[[timeouts.path]]\nmatch = \"/slow/*\"\nrequest = \"10s\"\n\
+                concurrency = 1\n";
+    let daemon = configured(Rgun::fake(), toml).flags(["--workers", "3"]).start();
+    daemon.log.wait_for(3, "is ready after");
+    let mut slow: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = daemon.connect();
+            client.ask("/slow/600");
+            client
+        })
+        .collect();
+    let begun = std::time::Instant::now();
+    daemon.get("/hang").is_a_refusal(504);
+    assert_eq!(daemon.get("/hello").status, 200, "one at a time leaves two workers");
+    for client in &mut slow {
+        assert_eq!(client.answer().text(), "slow");
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(1800), "one after the other");
+}
