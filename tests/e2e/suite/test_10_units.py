@@ -1,6 +1,8 @@
 """The units as systemd reads them, and what their sandbox does to an application."""
 
+import pwd
 import re
+import stat
 
 import host
 import pytest
@@ -36,6 +38,19 @@ def test_the_listener_has_its_name_and_its_backlog():
     lines = host.run("ss", "-Htln", "sport", "=", ":8000").stdout.split()
     limit = int(host.pathlib.Path("/proc/sys/net/core/somaxconn").read_text())
     assert int(lines[2]) == min(4096, limit)
+
+
+def test_the_control_socket_is_for_root_and_the_daemon_and_goes_with_it():
+    control = host.pathlib.Path("/run/rgun/control")
+    directory, socket = control.parent.stat(), control.stat()
+    assert stat.S_ISSOCK(socket.st_mode)
+    assert stat.S_IMODE(directory.st_mode) == 0o700
+    assert stat.S_IMODE(socket.st_mode) == 0o600
+    assert pwd.getpwuid(directory.st_uid).pw_name == pwd.getpwuid(socket.st_uid).pw_name == "rgun"
+    host.systemctl("stop", host.SERVICE)
+    assert not control.parent.exists()
+    host.systemctl("start", host.SERVICE)
+    assert control.exists()
 
 
 def test_workers_do_not_see_what_is_between_systemd_and_the_daemon():
