@@ -129,8 +129,9 @@ fn an_application_whose_workers_die_again_and_again_is_served_all_the_same() {
     let daemon = Rgun::fake().flags(["--workers", "2"]).start();
     daemon.log.wait_for(2, "is ready after");
     let mut client = daemon.connect();
-    for _ in 0..3 {
-        client.get("/die").is_a_refusal(502);
+    // Three paths: one that kills again and again is kept away (see `supervision`).
+    for path in ["/die", "/abort", "/die-after-claim-many/1"] {
+        client.get(path).is_a_refusal(502);
         assert_eq!(client.get("/hello").status, 200);
     }
 }

@@ -28,11 +28,15 @@ fn ready_is_said_when_a_worker_is_ready_and_not_before() {
 }
 
 #[test]
-fn a_start_that_fails_is_never_ready_and_says_why() {
+fn an_application_that_does_not_boot_is_never_ready_and_the_status_says_why() {
     let (rgun, mut systemd) = notified(Rgun::fake().fake_does("failed"));
-    let (code, log, _) = rgun.run();
-    assert_eq!(code, 78, "{log}");
-    systemd.wait("STATUS=failed to start: the fake application does not load");
+    let mut daemon = rgun.start();
+    let at = systemd.wait("STATUS=0/1 workers ready: the fake application does not load");
+    let (_, line) = &systemd.said[at];
+    assert!(line.contains("retry in"), "{line}");
+    daemon.get("/hello").is_a_refusal(503);
+    daemon.log.wait_for(2, "did not boot");
+    daemon.stops();
     assert!(!systemd.so_far().iter().any(|line| line == "READY=1"));
 }
 

@@ -107,13 +107,15 @@ fn code_that_does_not_load_changes_nothing_and_the_client_shows_why() {
 fn a_second_worker_that_does_not_come_up_changes_nothing_either() {
     let (rgun, gate) = gated();
     let daemon = rgun.flags(["--workers", "2"]).start();
-    gate.open("");
-    gate.open("");
-    daemon.log.wait_for(2, "is ready after");
+    for ready in 1..=2 {
+        gate.open("");
+        daemon.log.wait_for(ready, "is ready after");
+    }
     let mut before = daemon.descendants();
     before.sort_unstable();
     let client = begin(&daemon);
     gate.open("");
+    daemon.log.wait_for(3, "is ready after");
     gate.open("failed");
     let said = client.wait_with_output().expect("it ends");
     assert_eq!(said.status.code(), Some(1), "{said:?}");
@@ -215,7 +217,8 @@ fn a_later_reload_supersedes_one_that_is_under_way() {
     daemon.log.wait("generation 3 boots beside");
     until("the first canary is gone", || (!daemon.descendants().contains(&canary)).then_some(()));
     gate.open("");
-    let (first, second) = (first.wait_with_output().expect("it ends"), second.wait_with_output().expect("it ends"));
+    let (first, second) =
+        (first.wait_with_output().expect("it ends"), second.wait_with_output().expect("it ends"));
     assert!(second.status.success(), "{second:?}");
     assert_eq!(first.status.code(), Some(1));
     assert!(text(&first.stderr).contains("superseded"), "{first:?}");
