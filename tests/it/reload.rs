@@ -283,6 +283,51 @@ fn the_probe_decides_about_a_canary() {
     assert_eq!(generation(&daemon), "3");
 }
 
+const VERSIONED: &str = "
+bad = False
+def application(environ, start_response):
+    start_response('500 Oops' if bad else '200 OK', [])
+    return [str(bad).encode()]
+";
+
+#[test]
+fn a_generation_that_answers_clearly_worse_gives_way_to_the_one_before() {
+    let rgun = Rgun::python(VERSIONED).set("reload.watch", "60s");
+    let mut systemd = Notified::at(rgun.scratch());
+    let name = systemd.name.clone();
+    let daemon = rgun.variable("NOTIFY_SOCKET", &name).serving();
+    let mut client = daemon.connect();
+    for _ in 0..50 {
+        assert_eq!(client.get("/").status, 200);
+    }
+    daemon.scratch().write("app.py", &VERSIONED.replace("bad = False", "bad = True"));
+    daemon.signal(Signal::SIGHUP);
+    daemon.log.wait("reloaded: generation 2 serves");
+    let mut refused = 0;
+    until("the first generation serves again", || {
+        let answer = client.get("/");
+        refused += u32::from(answer.status == 500);
+        (refused > 0 && answer.status == 200).then_some(())
+    });
+    let line = daemon.log.wait("generation 1 serves again");
+    assert!(line.contains("ERROR"), "{line}");
+    systemd.wait("STATUS=1/1 workers ready; ");
+    until("only it is left", || (daemon.descendants().len() == 1).then_some(()));
+}
+
+#[test]
+fn a_generation_that_answers_as_well_stays_when_the_watch_is_over() {
+    let daemon = Rgun::python(VERSIONED).set("reload.watch", "1s").serving();
+    daemon.signal(Signal::SIGHUP);
+    daemon.log.wait("reloaded: generation 2 serves");
+    assert_eq!(daemon.descendants().len(), 2, "the one before stays at hand");
+    let mut client = daemon.connect();
+    until("it leaves", || {
+        assert_eq!(client.get("/").status, 200);
+        (daemon.descendants().len() == 1).then_some(())
+    });
+}
+
 #[test]
 fn who_asks_where_no_daemon_is_is_told_so() {
     let nowhere = PathBuf::from("/nonexistent");

@@ -259,6 +259,39 @@ fn a_reload_with_preload_loads_new_code_in_a_new_zygote() {
 }
 
 #[test]
+fn a_worker_that_has_served_becomes_what_the_others_are_forked_from() {
+    let source = "
+import os
+served = 0
+def application(environ, start_response):
+    global served
+    served += 1
+    start_response('200 OK', [])
+    return [f'{served} {os.getppid()}'.encode()]
+";
+    let daemon = Rgun::python(source)
+        .flags(["--preload", "--workers", "2"])
+        .set("workers.refork", "20")
+        .start();
+    daemon.log.wait_for(3, "is ready after");
+    let mut client = daemon.connect();
+    until("somebody was forked from a worker that had served twenty", || {
+        // Two workers take turns: a fresh one would have begun anew and say a small number after the change.
+        client.get("/");
+        (daemon.log.count("the zygote is ready after") == 2 && daemon.log.count("has been replaced") >= 1)
+            .then_some(())
+    });
+    until("three processes", || (daemon.descendants().len() == 3).then_some(()));
+    for _ in 0..10 {
+        let said = client.get("/").text();
+        let (served, parent) = said.split_once(' ').expect("two numbers");
+        assert!(served.parse::<u32>().expect("a number") > 20, "{said}");
+        assert_eq!(parent.parse::<u32>().expect("a pid"), daemon.pid());
+    }
+    assert_eq!(daemon.log.count("ERROR"), 0, "{}", daemon.log.text());
+}
+
+#[test]
 fn gunicorns_hooks_are_called_in_their_order() {
     let source = "
 import os
