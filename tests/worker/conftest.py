@@ -6,13 +6,17 @@ between; without it, the one that runs pytest.
 """
 
 import collections
+import json
 import os
 import pathlib
+import struct
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 
+import fake_daemon
 import pytest
 from http_client import DEADLINE, Connection
 
@@ -169,6 +173,56 @@ def probe(start):
 def crowd(start):
     """The same with three threads."""
     return start("probe", flags=("--workers", "1", "--threads", "3")).ready()
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Writes an application's files."""
+
+    def write(**files):
+        for name, text in files.items():
+            path = tmp_path / (name.replace("__", "/") + ".py")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(text), encoding="utf-8")
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture
+def fake(tmp_path_factory, python):
+    """The daemon's side of the channel, for this test alone."""
+    fake = fake_daemon.Daemon(
+        python, daemon().parent / "rgun_worker.abi3.so", tmp_path_factory.mktemp("fake")
+    )
+    yield fake
+    fake.close()
+
+
+ALL_HOOKS = {
+    "post_fork": "hooked:post_fork",
+    "post_worker_init": "hooked:Configuration.post_worker_init",
+    "worker_exit": "hooked:worker_exit",
+    "child_exit": "hooked:child_exit",
+}
+
+
+@pytest.fixture
+def hooked(tmp_path, monkeypatch):
+    """What hooks have written down so far."""
+    monkeypatch.setenv("EVENTS", str(tmp_path / "events"))
+
+    def told():
+        path = tmp_path / "events"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    return told
+
+
+def child_exited(pid, number, life):
+    """The command."""
+    return b"C" + struct.pack("<IHQ", pid, number, life)
 
 
 numbers = collections.defaultdict(int)

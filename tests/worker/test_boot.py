@@ -6,26 +6,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import textwrap
 
 import pytest
 from conftest import APPS, TOP, daemon
 
 BOOTSTRAP = TOP / "src/worker/bootstrap.py"
-
-
-@pytest.fixture
-def project(tmp_path):
-    """Writes an application's files."""
-
-    def write(**files):
-        for name, text in files.items():
-            path = tmp_path / (name.replace("__", "/") + ".py")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(textwrap.dedent(text), encoding="utf-8")
-        return tmp_path
-
-    return write
 
 
 def check(python, directory, target, *flags, env=None):

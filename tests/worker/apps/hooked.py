@@ -1,0 +1,66 @@
+"""Server hooks as in a gunicorn.conf.py: each writes down a line that says what it was given."""
+
+import json
+import os
+import sys
+import threading
+
+
+def write_down(name, worker, server=None):
+    """One line in the file that EVENTS names."""
+    told = {
+        "hook": name,
+        "in": os.getpid(),
+        "pid": worker.pid,
+        "age": worker.age,
+        "number": worker.number,
+        "ppid": worker.ppid,
+        "same": getattr(worker, "kept", None),
+        "app": "watched" in sys.modules,
+        "main": threading.current_thread() is threading.main_thread(),
+    }
+    if server is not None:
+        told["server"] = server.pid
+        told["threads"] = server.cfg.threads
+    with open(os.environ["EVENTS"], "a", encoding="utf-8") as file:
+        file.write(json.dumps(told) + "\n")
+
+
+def post_fork(server, worker):
+    """Before the import."""
+    worker.kept = "kept"
+    server.log.info("hello from post_fork of %s", worker.pid)
+    write_down("post_fork", worker, server)
+
+
+class Configuration:
+    """A dotted name leads here."""
+
+    @staticmethod
+    def post_worker_init(worker):
+        """After the import."""
+        worker.log.warning("%r can serve", worker)
+        write_down("post_worker_init", worker)
+
+
+def worker_exit(server, worker):
+    """The end."""
+    write_down("worker_exit", worker, server)
+
+
+def child_exit(server, worker):
+    """Somebody else's end."""
+    write_down("child_exit", worker, server)
+
+
+def exits(*_):
+    """Not what hooks are for."""
+    sys.exit("no licence")
+
+
+def raises(*_):
+    """Does not work."""
+    raise LookupError("no such hook point")
+
+
+number = 5

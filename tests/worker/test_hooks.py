@@ -1,0 +1,188 @@
+"""Gunicorn's server hooks on the worker's side: when they are called, with what, and what their faults do."""
+
+import os
+
+import pytest
+from conftest import ALL_HOOKS, APPS, child_exited, eventually
+
+
+def test_hooks_are_called_in_order_with_what_gunicorn_gives_them(fake, hooked):
+    worker = fake.spawn("watched", APPS, hooks=ALL_HOOKS, threads=2, number=3, life=9).ready()
+    assert worker.get("/who")[0] == 200
+    assert worker.stop() == 0
+    first, second, third = hooked()
+    same = {
+        "in": worker.pid,
+        "pid": worker.pid,
+        "age": 9,
+        "number": 3,
+        "ppid": os.getpid(),
+        "same": "kept",
+        "main": True,
+    }
+    of_server = {"server": os.getpid(), "threads": 2}
+    assert first == {"hook": "post_fork", "app": False, **same, **of_server}
+    assert second == {"hook": "post_worker_init", "app": True, **same}
+    assert third == {"hook": "worker_exit", "app": True, **same, **of_server}
+
+
+def test_their_loggers_are_heard(fake, hooked):
+    worker = fake.spawn("watched", APPS, hooks=ALL_HOOKS).ready()
+    worker.stop()
+    assert f"[{worker.pid}] [INFO] hello from post_fork of {worker.pid}" in fake.output()
+    assert f"[WARNING] <rgun worker 0 (pid {worker.pid})> can serve" in fake.output()
+
+
+def test_a_logger_that_the_application_has_disabled_is_heard_still(fake, hooked, project):
+    directory = project(
+        configured="""
+            import logging.config
+
+            logging.config.dictConfig({"version": 1, "disable_existing_loggers": True})
+
+            def application(environ, start_response):
+                pass
+        """
+    )
+    fake.spawn("configured", directory, hooks=ALL_HOOKS, path=[str(APPS)]).ready()
+    assert "can serve" in fake.output()
+
+
+@pytest.mark.parametrize("name", ["post_fork", "post_worker_init"])
+@pytest.mark.parametrize(
+    ("target", "code", "words"),
+    [
+        ("nothere:hook", 78, ["there is no module nothere", "app.directory"]),
+        ("hooked:nothere", 78, ["has no attribute nothere", "(module:function)"]),
+        ("hooked:number", 78, ["hooked:number is an object of type int, which cannot be called"]),
+        ("broken:hook", 1, ["importing broken raised ZeroDivisionError", "1 / 0"]),
+        ("hooked:raises", 1, ["hooked:raises raised LookupError: no such hook point", "in raises"]),
+        ("hooked:exits", 1, ["hooked:exits raised SystemExit: no licence"]),
+    ],
+)
+def test_a_hook_that_fails_before_the_first_request_fails_the_boot(fake, project, name, target, code, words):
+    directory = project(broken="1 / 0")
+    worker = fake.spawn("watched", APPS, hooks={name: target}, path=[str(directory)])
+    _, kind, summary, trace = worker.next("failed")
+    assert summary.startswith(f"hooks.{name}: "), summary
+    for word in words:
+        assert word in summary + trace
+    assert (trace == "") == (code == 78)
+    assert "<rgun>" not in trace
+    assert (kind, worker.wait()) == ({78: 0, 1: 1}[code], code)
+
+
+@pytest.mark.parametrize("name", ["worker_exit", "child_exit"])
+@pytest.mark.parametrize("target", ["nothere:hook", "hooked:nothere", "hooked:number"])
+def test_a_late_hook_that_is_not_there_is_told_at_the_boot(fake, name, target):
+    worker = fake.spawn("watched", APPS, hooks={name: target}).ready()
+    (warning,) = worker.warnings()
+    assert warning.startswith(f"hooks.{name}: ")
+    worker.send(child_exited(99, 1, 1))
+    assert worker.stop() == 0
+    with pytest.raises(AssertionError, match="ended before"):
+        worker.next("nothing")
+    assert len(worker.warnings()) == 1
+
+
+def test_worker_exit_that_raises_is_a_warning_with_its_traceback(fake):
+    worker = fake.spawn("watched", APPS, hooks={"worker_exit": "hooked:raises"}).ready()
+    assert worker.stop() == 0
+    warning = worker.next("warning")[1]
+    assert warning.startswith(
+        "hooks.worker_exit: hooked:raises raised LookupError: no such hook point\nTraceback"
+    )
+
+
+def test_worker_exit_is_called_when_a_signal_handler_exits(fake, hooked, project):
+    directory = project(
+        exits="""
+            import os
+            import signal
+            import sys
+
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))
+
+            def application(environ, start_response):
+                pass
+        """
+    )
+    worker = fake.spawn("exits", directory, hooks=ALL_HOOKS, path=[str(APPS)]).ready()
+    os.kill(worker.pid, 15)
+    assert worker.wait() == 5
+    assert [event["hook"] for event in hooked()] == ["post_fork", "post_worker_init", "worker_exit"]
+
+
+def test_child_exit_is_called_in_another_worker_on_another_thread(fake, hooked):
+    worker = fake.spawn("watched", APPS, hooks=ALL_HOOKS, number=1, life=2).ready()
+    worker.send(child_exited(4711, 7, 8))
+    eventually(lambda: len(hooked()) == 3, "child_exit is called")
+    event = hooked()[-1]
+    assert event["hook"] == "child_exit"
+    assert (event["pid"], event["number"], event["age"]) == (4711, 7, 8)
+    assert event["in"] == worker.pid
+    assert event["server"] == os.getpid()
+    assert event["main"] is False
+    # Requests go on, and the thread is no obstacle to the end.
+    assert worker.get("/who")[0] == 200
+    assert worker.stop() == 0
+
+
+def test_child_exit_that_raises_is_a_warning_and_the_next_is_called(fake):
+    worker = fake.spawn("watched", APPS, hooks={"child_exit": "hooked:raises"}).ready()
+    for pid in (4711, 4712):
+        worker.send(child_exited(pid, 0, 1))
+        assert "LookupError" in worker.next("warning")[1]
+    assert worker.get("/who")[0] == 200
+
+
+def test_without_hooks_nothing_of_them_is_loaded(fake, project):
+    directory = project(
+        plain="""
+            import sys
+
+            loaded = sorted(name for name in sys.modules if name.startswith(("logging", "rgun")))
+
+            def application(environ, start_response):
+                start_response("200 OK", [])
+                return [repr(loaded).encode()]
+        """
+    )
+    worker = fake.spawn("plain", directory).ready()
+    assert worker.get("/") == (200, b"['rgun_worker', 'rgun_worker.load']")
+
+
+def test_prometheus_forgets_a_worker_that_has_died(fake, project, tmp_path, monkeypatch):
+    pytest.importorskip("prometheus_client")
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(metrics))
+    directory = project(
+        measured="""
+            from prometheus_client import Gauge, multiprocess
+
+            running = Gauge("running", "Requests that run", multiprocess_mode="livesum")
+
+            def child_exit(server, worker):
+                multiprocess.mark_process_dead(worker.pid)
+
+            def application(environ, start_response):
+                running.inc()
+                start_response("200 OK", [])
+                return [b"counted"]
+        """
+    )
+    hooks = {"child_exit": "measured:child_exit"}
+    first, second = (
+        fake.spawn("measured", directory, hooks=hooks, number=number, life=number + 1).ready()
+        for number in range(2)
+    )
+    files = []
+    for worker in (first, second):
+        assert worker.get("/") == (200, b"counted")
+        files.append(metrics / f"gauge_livesum_{worker.pid}.db")
+    assert all(file.exists() for file in files)
+    first.kill()
+    second.send(child_exited(first.pid, 0, 1))
+    eventually(lambda: not files[0].exists(), "the gauge of the dead worker is gone")
+    assert files[1].exists()

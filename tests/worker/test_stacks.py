@@ -1,0 +1,243 @@
+"""What a process is doing, told to its daemon: by command under the GIL, by signal whoever holds it."""
+
+import os
+import struct
+import textwrap
+import time
+
+import pytest
+from conftest import APPS, eventually
+from fake_daemon import SLOT_EXCHANGE, SLOT_THREAD, STACKS_SIGNAL
+
+
+def running(worker, exchange):
+    """The slot in which an exchange runs, once it does."""
+    found = []
+
+    def runs():
+        found[:] = [slot for slot in range(worker.threads) if worker.slot(slot, SLOT_EXCHANGE) == exchange]
+        return found
+
+    eventually(runs, "the exchange runs")
+    return found[0]
+
+
+def fifo(directory, name):
+    """A new one; whoever reads from it waits for a writer."""
+    os.mkfifo(directory / name)
+    return directory / name
+
+
+@pytest.fixture
+def watched(fake):
+    """A worker with three threads."""
+    worker = fake.spawn("watched", APPS, threads=3).ready()
+    worker.threads = 3
+    return worker
+
+
+def test_all_threads_are_told_by_command(watched, tmp_path):
+    exchange = watched.submit(f"/wait?path={fifo(tmp_path, 'go')}")
+    thread = watched.slot(running(watched, exchange), SLOT_THREAD)
+    text = watched.ask_stacks()
+    (stack,) = [stack for stack in text.split("\n\n") if stack.startswith(f"Thread 0x{thread:016x} ")]
+    assert "in wait_for_fifo" in stack
+    assert text.count("Thread 0x") == 3
+    # The thread that writes is not of interest.
+    assert "Current thread" not in text
+    (tmp_path / "go").write_text("go")
+    assert watched.answer(exchange)[0] == 200
+
+
+def test_the_same_is_told_by_signal(watched, tmp_path):
+    exchange = watched.submit(f"/wait?path={fifo(tmp_path, 'go')}")
+    running(watched, exchange)
+    text = watched.signal_stacks()
+    assert "in wait_for_fifo" in text
+    assert text.lower().count("thread 0x") == 3
+    (tmp_path / "go").write_text("go")
+    assert watched.answer(exchange)[0] == 200
+
+
+def test_one_exchange_is_told_with_its_source_and_without_the_others(watched, tmp_path):
+    first = watched.submit(f"/wait?path={fifo(tmp_path, 'first')}")
+    running(watched, first)
+    second = watched.submit(f"/wait?path={fifo(tmp_path, 'second')}")
+    running(watched, second)
+    text = watched.ask_stacks(first)
+    thread = watched.slot(running(watched, first), SLOT_THREAD)
+    assert text.startswith(f"Thread 0x{thread:016x} (most recent call last):\n")
+    assert text.count("Thread 0x") == 1
+    assert "with open(path" in text
+    assert text.index("in application") < text.index("in do_wait") < text.index("in wait_for_fifo")
+    # Nothing of the server's.
+    assert "threading.py" not in text
+    assert "<string>" not in text
+    for name, exchange in (("first", first), ("second", second)):
+        (tmp_path / name).write_text("go")
+        assert watched.answer(exchange)[0] == 200
+    assert watched.ask_stacks(first) is None
+
+
+def test_an_exchange_that_never_was_has_no_stack(watched):
+    assert watched.ask_stacks(4711) is None
+    assert watched.stacks_text() == ""
+
+
+def test_slots_tell_their_threads(watched):
+    def threads():
+        return {watched.slot(slot, SLOT_THREAD) for slot in range(3)} - {0}
+
+    eventually(lambda: len(threads()) == 3, "all three have begun")
+    told = [watched.get("/who") for _ in range(3)]
+    for status, body in told:
+        assert status == 200
+        assert any(f'"thread": {thread},'.encode() in body for thread in threads())
+
+
+def test_a_thread_that_holds_the_gil_in_c_is_told_by_signal(fake):
+    worker = fake.spawn("watched", APPS).ready()
+    exchange = worker.submit("/hold_gil?seconds=5")
+    eventually(lambda: worker.slot(0, SLOT_EXCHANGE) == exchange, "the exchange runs")
+    # The command is not heard: the helper waits for the GIL.
+    os.ftruncate(worker.stacks, 0)
+    eventually(lambda: "in hold_gil" in worker.signal_stacks(), "the stack shows who holds the GIL")
+    # usleep(3) is interrupted by the signal, which is harmless here and unavoidable.
+    assert worker.answer(exchange)[0] == 200
+
+
+def test_a_command_waits_for_the_gil_and_a_signal_does_not(fake):
+    worker = fake.spawn("watched", APPS).ready()
+    exchange = worker.submit("/hold_gil_elsewhere?seconds=2")
+    eventually(lambda: "in hold_gil" in worker.signal_stacks(), "somebody holds the GIL")
+    began = time.monotonic()
+    worker.send(b"K" + struct.pack("<Q", 0))
+    worker.socket.settimeout(0.2)
+    with pytest.raises(AssertionError, match=r"no \('stacks',\) in time"):
+        worker.next("stacks")
+    worker.socket.settimeout(20)
+    assert worker.next("stacks") == ("stacks", True)
+    assert time.monotonic() > began + 1
+    assert worker.answer(exchange)[0] == 200
+
+
+SLOW = """
+    import os
+    import time
+
+    while not os.path.exists("go"):
+        time.sleep(0.005)
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [b"slow, but there"]
+"""
+
+
+# A zygote has no thread that could hear a command while it imports: the daemon signals.
+@pytest.mark.parametrize(
+    ("how", "zygote"), [("ask_stacks", False), ("signal_stacks", False), ("signal_stacks", True)]
+)
+def test_an_import_that_hangs_is_told(fake, project, how, zygote):
+    directory = project(slow=SLOW)
+    worker = fake.spawn("slow", directory, zygote=zygote)
+    worker.next("booting")
+    eventually(lambda: "slow.py" in getattr(worker, how)(), "the stack shows the import")
+    (directory / "go").touch()
+    worker.ready()
+
+
+def test_an_import_that_holds_the_gil_is_told(fake, project):
+    directory = project(
+        held="""
+            import ctypes
+
+            ctypes.PyDLL(None).sleep(60)
+            raise ValueError("woken")  # by the signal
+        """
+    )
+    worker = fake.spawn("held", directory)
+    worker.next("booting")
+    # One more signal than needed, perhaps: the first may have come right before the sleep.
+    eventually(lambda: 'held.py", line 4 in <module>' in worker.signal_stacks(), "the stack shows the import")
+    os.kill(worker.pid, STACKS_SIGNAL)
+    assert "woken" in worker.next("failed")[2]
+    assert worker.wait() == 1
+
+
+def test_stop_during_the_import_ends_the_worker_without_ready(fake, project):
+    directory = project(slow=SLOW)
+    worker = fake.spawn("slow", directory)
+    worker.next("booting")
+    worker.send(b"X")
+    # Heard, and answered after it: the control thread runs already.
+    worker.ask_stacks()
+    (directory / "go").touch()
+    assert worker.wait() == 0
+    with pytest.raises(AssertionError, match="ended before"):
+        worker.next("ready")
+
+
+def test_a_daemon_that_goes_during_the_import_takes_the_worker_along(fake, project):
+    worker = fake.spawn("slow", project(slow=SLOW))
+    worker.next("booting")
+    worker.socket.close()
+    assert worker.wait() == 0
+
+
+def test_stacks_are_not_inherited_by_programs_that_the_application_starts(fake):
+    worker = fake.spawn("watched", APPS).ready()
+    # Its own: 0, 1, 2, and 3 for the listing.
+    assert worker.get("/child") == (200, b"[0, 1, 2, 3]")
+
+
+def test_a_worker_of_one_thread_survives_a_hundred_signals_under_load(fake):
+    # With more threads that is too much to ask: faulthandler walks the frames of threads that run. So the
+    # daemon signals only when the command was not heard, and only workers that it will not keep.
+    worker = fake.spawn("watched", APPS).ready()
+    for _ in range(100):
+        exchange = worker.submit("/who")
+        os.kill(worker.pid, STACKS_SIGNAL)
+        assert worker.answer(exchange)[0] == 200
+    assert worker.stop() == 0
+
+
+def test_a_signal_handler_of_the_application_for_it_wins(fake, project):
+    directory = project(
+        own="""
+            import signal
+
+            signal.signal(50, lambda *_: None)
+
+            def application(environ, start_response):
+                start_response("200 OK", [])
+                return [b"still here"]
+        """
+    )
+    worker = fake.spawn("own", directory).ready()
+    os.kill(worker.pid, STACKS_SIGNAL)
+    assert worker.get("/") == (200, b"still here")
+    assert worker.ask_stacks().startswith("Thread 0x")
+
+
+def test_texts_of_frames_may_be_any_unicode(fake, project):
+    source = textwrap.dedent("""
+        import os, time
+
+        def wärter_é(path):
+            while not os.path.exists(path):
+                time.sleep(0.005)  # \\u2603
+
+        def application(environ, start_response):
+            wärter_é(environ["QUERY_STRING"])
+            start_response("200 OK", [])
+            return [b"ok"]
+    """)
+    directory = project(wide=source)
+    worker = fake.spawn("wide", directory).ready()
+    worker.threads = 1
+    exchange = worker.submit(f"/?{directory}/go")
+    running(worker, exchange)
+    eventually(lambda: "wärter_é" in worker.ask_stacks(exchange), "its name is told")
+    (directory / "go").touch()
+    assert worker.answer(exchange) == (200, b"ok")

@@ -1,0 +1,431 @@
+"""Preload: a process that has imported the application, and workers that are forked from it."""
+
+import ctypes
+import json
+import os
+import select
+import struct
+import threading
+
+import pytest
+from conftest import ALL_HOOKS, APPS, child_exited, eventually
+from fake_daemon import Daemon
+from test_stacks import fifo
+
+
+@pytest.fixture
+def zygote(fake):
+    """Of the application beside."""
+    return fake.spawn("watched", APPS, zygote=True, threads=2).ready()
+
+
+def who(worker):
+    """What the application says of a worker."""
+    status, body = worker.get("/who")
+    assert status == 200
+    return json.loads(body)
+
+
+def threads_of(worker):
+    """How many threads the kernel knows."""
+    return len(os.listdir(f"/proc/{worker.pid}/task"))
+
+
+def test_four_workers_are_forked_and_serve(fake, zygote):
+    workers = [fake.fork(zygote, number=number, life=2 + number).ready() for number in range(4)]
+    told = [who(worker) for worker in workers]
+    assert [each["pid"] for each in told] == [worker.pid for worker in workers]
+    assert len({worker.pid for worker in workers}) == 4
+    for worker, each in zip(workers, told):
+        assert worker.seen[0][0] == "booting"
+        # The daemon's children, each a group of its own, of an application that was imported once.
+        assert each["parent"] == os.getpid()
+        assert each["group"] == worker.pid
+        assert each["imported_by"] == zygote.pid
+        assert each["multiprocess"] is True
+        assert each["main"] is True or "rgun-1" in each["threads"]
+        assert f"rgun: worker {worker.number} [watched:application]" in worker.proc("cmdline")
+    assert len({each["random"] for each in told}) == 4
+    # In turn: none of them takes what belongs to another.
+    for _ in range(3):
+        for worker in workers:
+            assert who(worker)["pid"] == worker.pid
+    assert [worker.stop() for worker in workers] == [0] * 4
+    assert zygote.stop() == 0
+
+
+def test_a_zygote_has_one_thread_and_a_title_and_does_not_serve(zygote):
+    assert threads_of(zygote) == 1
+    assert "rgun: zygote [watched:application]" in zygote.proc("cmdline")
+    exchange = zygote.submit("/who")
+    zygote.ask_stacks()
+    zygote.collect()
+    assert exchange not in zygote.answers
+
+
+def test_the_handlers_of_forks_run(fake, zygote):
+    worker = fake.fork(zygote).ready()
+    # Twice: for the process between, and for the worker.
+    assert who(worker)["forks"] == ["python", "python"]
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "__register_atfork"):
+        pytest.skip("SKIPPED: this C library has no __register_atfork")
+    libc.srand(1)
+    drawn = [libc.rand() for _ in range(3)]
+    assert json.loads(worker.get("/draw")[1]) == drawn[2]
+
+
+def test_a_worker_dies_alone(fake, zygote):
+    first, second = (fake.fork(zygote, number=number, life=2 + number).ready() for number in range(2))
+    assert first.kill() == -9
+    assert who(second)["pid"] == second.pid
+    third = fake.fork(zygote, number=0, life=9).ready()
+    assert who(third)["pid"] == third.pid
+
+
+def test_the_death_of_a_zygote_is_not_its_workers(fake, zygote):
+    worker = fake.fork(zygote).ready()
+    zygote.kill()
+    assert who(worker)["pid"] == worker.pid
+    assert "in start" in worker.ask_stacks()
+    assert worker.stop() == 0
+
+
+def test_a_zygote_ends_when_its_daemon_lets_go(fake, zygote):
+    zygote.socket.close()
+    assert zygote.wait() == 0
+
+
+def test_a_daemon_that_dies_takes_zygote_and_workers_along(python, fake, tmp_path):
+    reading, writing = os.pipe()
+    daemon = os.fork()
+    if daemon == 0:
+        try:
+            mine = Daemon(python, fake.extension, tmp_path)
+            zygote = mine.spawn("watched", APPS, zygote=True).ready()
+            # One that hears nothing: the kernel has to end it.
+            worker = mine.fork(zygote).ready()
+            worker.submit("/hold_gil?seconds=60")
+            os.write(writing, struct.pack("<II", zygote.pid, worker.pid))
+            threading.Event().wait()
+        finally:
+            os._exit(1)
+    os.close(writing)
+    assert select.select([reading], [], [], 20)[0]
+    pids = struct.unpack("<II", os.read(reading, 8))
+    os.close(reading)
+    pidfds = [os.pidfd_open(pid) for pid in pids]
+    os.kill(daemon, 9)
+    os.waitpid(daemon, 0)
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], 20)[0]
+        os.close(pidfd)
+    for pid in pids:
+        os.waitpid(pid, 0)
+
+
+def test_a_worker_enters_its_cgroup_before_it_exists(fake, zygote):
+    reading, writing = os.pipe()
+    worker = fake.fork(zygote, entrance=writing).ready()
+    assert os.read(reading, 10) == b"0"
+    assert who(worker)["pid"] == worker.pid
+    for descriptor in (reading, writing):
+        os.close(descriptor)
+
+
+def test_a_fork_that_fails_is_told_and_the_next_succeeds(fake, zygote):
+    reading, writing = os.pipe()
+    with pytest.raises(AssertionError, match=r"OSError: \[Errno 9\]"):
+        fake.fork(zygote, life=5, entrance=reading)
+    zygote.send(b"Z" + struct.pack("<HQ", 0, 6))
+    assert zygote.next("fork failed") == ("fork failed", 6, "the daemon sent Fork without its descriptors")
+    assert who(fake.fork(zygote, life=7).ready())["main"] is not None
+    for descriptor in (reading, writing):
+        os.close(descriptor)
+
+
+def test_forks_leave_nothing_behind(fake, zygote):
+    def descriptors(worker):
+        return sorted(os.readlink(f"/proc/{worker.pid}/fd/{n}") for n in os.listdir(f"/proc/{worker.pid}/fd"))
+
+    def kinds(worker):
+        return [name.split(":")[0].split(" ")[0] for name in descriptors(worker)]
+
+    before = descriptors(zygote)
+    for life in range(2, 12):
+        worker = fake.fork(zygote, life=life).ready()
+        assert kinds(worker) == kinds(zygote)
+        assert json.loads(worker.get("/descriptors")[1]) == len(before) + 1
+        assert worker.stop() == 0
+    assert descriptors(zygote) == before
+    assert zygote.proc(f"task/{zygote.pid}/children").split() == []
+
+
+def test_a_worker_does_not_inherit_to_programs_either(fake, zygote):
+    assert fake.fork(zygote).ready().get("/child") == (200, b"[0, 1, 2, 3]")
+
+
+def test_a_process_that_the_application_forks_does_not_come_back_here_either(fake, zygote):
+    worker = fake.fork(zygote).ready()
+    assert worker.get("/fork_and_answer") == (200, b"70")
+    assert who(worker)["pid"] == worker.pid
+
+
+def test_an_application_that_cannot_be_imported_is_told_by_the_zygote(fake, project):
+    zygote = fake.spawn("broken", project(broken="raise ValueError('no database')"), zygote=True)
+    assert "importing broken raised ValueError: no database" in zygote.next("failed")[2]
+    assert zygote.wait() == 1
+
+
+# ---------------------------------------------------------------- the warm-up
+
+
+def test_the_warm_up_request_is_seen_by_the_application_once(fake):
+    zygote = fake.spawn("watched", APPS, zygote=True, warm_up="/warm?").ready()
+    assert zygote.warnings() == []
+    path, environ = who(fake.fork(zygote).ready())["seen"]
+    assert path == "/warm"
+    expected = {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": "/warm",
+        "QUERY_STRING": "",
+        "HTTP_HOST": "127.0.0.1",
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": "8000",
+        "REMOTE_ADDR": "127.0.0.1",
+        "rgun.request_id": "warm-up",
+    }
+    assert {name: environ.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("raise ValueError('cold')", ["raised ValueError: cold", "Traceback", "line"]),
+        ("start_response('404 Not Found', []); return []", ["was answered 404 Not Found"]),
+        ("start_response('200 OK', []); return None", ["raised TypeError"]),
+        ("return []", ["was answered nothing"]),
+        ("start_response('200 OK', []); yield b'x'; raise KeyError('late')", ["raised KeyError: 'late'"]),
+        ("import sys; sys.exit('no')", ["raised SystemExit: no"]),
+    ],
+)
+def test_a_warm_up_that_fails_is_a_warning(fake, project, source, words):
+    directory = project(cold=f"def application(environ, start_response):\n    {source}\n")
+    zygote = fake.spawn("cold", directory, zygote=True, warm_up="/first").ready()
+    (warning,) = zygote.warnings()
+    assert "the warm-up request GET /first" in warning
+    for word in words:
+        assert word in warning
+    fake.fork(zygote).ready()
+
+
+def test_what_the_warm_up_returns_is_read_and_closed(fake, project):
+    directory = project(
+        closes="""
+            events = []
+
+            class Body:
+                def __iter__(self):
+                    yield b"one"
+                    events.append("read")
+
+                def close(self):
+                    events.append("closed")
+
+            def application(environ, start_response):
+                start_response("200 OK", [])("written")
+                if environ["PATH_INFO"] == "/events":
+                    return [repr(events).encode()]
+                return Body()
+        """.replace('("written")', "")
+    )
+    zygote = fake.spawn("closes", directory, zygote=True, warm_up="/").ready()
+    assert zygote.warnings() == []
+    assert fake.fork(zygote).ready().get("/events") == (200, b"['read', 'closed']")
+
+
+# ---------------------------------------------------------------- what a fork does not carry over
+
+
+def test_sockets_and_threads_are_told_by_name(fake, project):
+    directory = project(
+        busy="""
+            import _thread
+            import ctypes
+            import socket
+            import threading
+
+            listening = socket.create_server(("127.0.0.1", 0))
+            connected = socket.create_connection(listening.getsockname())
+            unix = socket.socketpair()
+            open("port", "w").write(str(listening.getsockname()[1]))
+            for_ever = threading.Event()
+            threading.Thread(target=for_ever.wait, name="poller", daemon=True).start()
+            named = threading.Event()
+
+            def native():
+                ctypes.CDLL(None).prctl(15, b"grpc-like", 0, 0, 0)
+                named.set()
+                for_ever.wait()
+
+            _thread.start_new_thread(native, ())
+            named.wait()
+
+            def application(environ, start_response):
+                start_response("200 OK", [])
+                return [b"ok"]
+        """
+    )
+    zygote = fake.spawn("busy", directory, zygote=True).ready()
+    sockets, threads = zygote.warnings()
+    port = (directory / "port").read_text()
+    assert sockets.count("descriptor ") == 4
+    assert f"AF_INET 127.0.0.1:{port})" in sockets
+    assert f" to 127.0.0.1:{port})" in sockets
+    assert "AF_UNIX unnamed to unnamed" in sockets
+    assert "hooks.post_worker_init" in sockets
+    assert "poller (threading.Thread)" in threads
+    assert "native thread grpc-like" in threads
+    # Told, not refused.
+    assert fake.fork(zygote).ready().get("/") == (200, b"ok")
+    assert "DeprecationWarning" not in fake.output()
+
+
+def test_a_quiet_application_is_told_nothing_about(zygote):
+    assert zygote.warnings() == []
+
+
+# ---------------------------------------------------------------- stacks and hooks
+
+
+def test_stacks_go_to_each_process_its_own(fake, zygote, tmp_path):
+    worker = fake.fork(zygote).ready()
+    exchange = worker.submit(f"/wait?path={fifo(tmp_path, 'go')}")
+    eventually(lambda: "in wait_for_fifo" in worker.signal_stacks(), "it runs")
+    assert zygote.stacks_text() == ""
+    assert "in do_wait" in worker.ask_stacks(exchange)
+    assert "in start" in zygote.ask_stacks()
+    assert "wait_for_fifo" not in zygote.signal_stacks()
+    assert zygote.ask_stacks(exchange) is None
+    (tmp_path / "go").write_text("go")
+    assert worker.answer(exchange)[0] == 200
+
+
+def test_hooks_are_called_in_the_workers_and_child_exit_in_the_zygote(fake, hooked):
+    zygote = fake.spawn("watched", APPS, zygote=True, hooks=ALL_HOOKS).ready()
+    assert hooked() == []
+    workers = [fake.fork(zygote, number=number, life=5 + number).ready() for number in range(2)]
+    for worker in workers:
+        events = [event for event in hooked() if event["in"] == worker.pid]
+        assert [event["hook"] for event in events] == ["post_fork", "post_worker_init"]
+        for event in events:
+            assert (event["pid"], event["number"], event["age"]) == (worker.pid, worker.number, worker.life)
+            assert event["ppid"] == os.getpid()
+            assert event["app"] is True
+    assert workers[0].stop() == 0
+    zygote.send(child_exited(workers[0].pid, 0, 5))
+    zygote.ask_stacks()
+    last = hooked()[-2:]
+    assert [event["hook"] for event in last] == ["worker_exit", "child_exit"]
+    assert last[1]["in"] == zygote.pid
+    assert last[1]["pid"] == workers[0].pid
+    assert last[1]["server"] == os.getpid()
+
+
+def test_a_hook_that_fails_in_a_forked_worker_fails_that_one(fake):
+    zygote = fake.spawn("watched", APPS, zygote=True, hooks={"post_fork": "hooked:raises"}).ready()
+    for life in (2, 3):
+        worker = fake.fork(zygote, life=life)
+        assert "hooks.post_fork: hooked:raises raised LookupError" in worker.next("failed")[2]
+        assert worker.wait() == 1
+
+
+def test_atexit_handlers_run_in_the_workers(fake, project):
+    directory = project(
+        leaving="""
+            import atexit
+            import os
+
+            def leave():
+                open(f"left-{os.getpid()}", "w").close()
+
+            atexit.register(leave)
+
+            def application(environ, start_response):
+                pass
+        """
+    )
+    zygote = fake.spawn("leaving", directory, zygote=True).ready()
+    worker = fake.fork(zygote).ready()
+    assert worker.stop() == 0
+    # The process between has none of its own.
+    assert [path.name for path in directory.glob("left-*")] == [f"left-{worker.pid}"]
+
+
+def test_what_the_application_has_printed_is_printed_once(fake, project):
+    directory = project(
+        prints="""
+            print("printed at the import")
+
+            def application(environ, start_response):
+                pass
+        """
+    )
+    zygote = fake.spawn("prints", directory, zygote=True).ready()
+    for life in (2, 3):
+        fake.fork(zygote, life=life).ready().stop()
+    zygote.stop()
+    assert fake.output().count("printed at the import") == 1
+
+
+# ---------------------------------------------------------------- refork
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("forked", [False, True])
+def test_a_worker_that_has_served_becomes_a_zygote(fake, threads, forked):
+    if forked:
+        worker = fake.fork(fake.spawn("watched", APPS, zygote=True, threads=threads).ready()).ready()
+    else:
+        worker = fake.spawn("watched", APPS, threads=threads).ready()
+    for _ in range(3):
+        who(worker)
+    # The helper has run, too.
+    assert "in start" in worker.ask_stacks()
+    worker.send(b"P")
+    worker.next("promoted")
+    worker.ready()
+    assert worker.warnings() == []
+    assert threads_of(worker) == 1
+    assert "rgun: zygote [watched:application]" in worker.proc("cmdline")
+    children = [fake.fork(worker, number=number, life=20 + number).ready() for number in range(2)]
+    for child in children:
+        told = who(child)
+        assert told["pid"] == child.pid
+        # It knows what its zygote has served.
+        assert told["seen"][:3] == ["/who"] * 3
+        assert told["parent"] == os.getpid()
+    # And once more.
+    children[0].send(b"P")
+    children[0].ready()
+    assert who(fake.fork(children[0], life=30).ready())["seen"][:4] == ["/who"] * 4
+    assert children[1].stop() == 0
+    assert worker.stop() == 0
+
+
+def test_the_shared_memory_of_a_promoted_worker_is_let_go(fake):
+    worker = fake.spawn("watched", APPS).ready()
+    who(worker)
+    assert "memfd:fake" in worker.proc("maps")
+    worker.send(b"P")
+    worker.ready()
+    maps = [line for line in worker.proc("maps").splitlines() if "memfd:fake" in line]
+    # The reactor's page, which its workers need.
+    assert len(maps) == 1
+
+
+def test_a_worker_refuses_to_fork(fake):
+    worker = fake.spawn("watched", APPS).ready()
+    with pytest.raises(AssertionError, match="it is no zygote"):
+        fake.fork(worker, life=2)
+    assert who(worker)["pid"] == worker.pid
