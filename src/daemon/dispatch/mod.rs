@@ -271,17 +271,8 @@ impl Dispatcher {
     /// it back. What is queued already is refused too.
     pub fn set_unavailable(&self, reason: Option<&str>) {
         let mut state = self.lock();
-        let state = &mut *state;
         state.unavailable = reason.map(Arc::from);
-        let Some(reason) = state.unavailable.clone() else { return };
-        if state.is_open() {
-            return;
-        }
-        let now = Instant::now();
-        let waiting: Vec<_> = state.rules.waiting().chain(state.queue.iter()).collect();
-        for id in waiting {
-            state.fail(id, Fault::Unavailable(Arc::clone(&reason)), now);
-        }
+        state.refuse_stranded(Instant::now());
     }
 
     /// What is going on.
@@ -326,6 +317,19 @@ impl State {
             return Some(Fault::Unavailable(Arc::clone(reason)));
         }
         (self.n_waiting() >= self.policy.queue).then_some(Fault::QueueFull)
+    }
+
+    /// Refuses what waits when there is nobody to wait for.
+    fn refuse_stranded(&mut self, now: Instant) {
+        let Some(reason) = self.unavailable.clone() else { return };
+        if self.is_open() {
+            return;
+        }
+        // Those without a permit first: none of them is to get one from another that is refused.
+        let waiting: Vec<_> = self.rules.waiting().chain(self.queue.iter()).collect();
+        for id in waiting {
+            self.fail(id, Fault::Unavailable(Arc::clone(&reason)), now);
+        }
     }
 
     /// An id and the frame for a request.

@@ -58,25 +58,18 @@ impl State {
         self.queue.set_timeout(policy.queue_timeout);
         self.rules = Rules::new(&policy.rules);
         self.policy = policy;
-        // Whoever may queue or runs has its permit, even if there are then more than the new rule allows.
+        // Whoever may queue or runs has its permit, even if there are then more than the new rule allows. (The worker
+        // has noted how long those may run that it was given.)
         let mut waiting = Vec::new();
         for exchange in self.exchanges.iter_mut() {
             exchange.permit = None;
-            if exchange.pinned {
+            if exchange.pinned || exchange.place == Place::Over {
                 continue;
             }
-            let (given, held) = match exchange.place {
-                Place::Queued => (false, None),
-                Place::Waiting(rule) => (false, Some(rule)),
-                Place::Given { .. } => (true, None),
-                Place::Over => continue,
-            };
             let path = exchange.request().map(|request| request.path).unwrap_or_default();
             let (limit, rule) = self.rules.classify(path, self.policy.request_timeout);
-            if !given {
-                exchange.limit = limit;
-            }
-            if held.is_some() {
+            exchange.limit = limit;
+            if let Place::Waiting(_) = exchange.place {
                 waiting.push((exchange.id, rule));
             } else if let Some(rule) = rule {
                 exchange.permit = Some(rule);

@@ -123,11 +123,9 @@ impl Rules {
         (limit, rule.most.map(|_| RuleNr(number)))
     }
 
-    /// Must one more wait?
+    /// Must one more wait? Nobody waits while a permit is left.
     pub(super) fn is_full(&self, number: RuleNr) -> bool {
-        self.rule(number).is_some_and(|rule| {
-            !rule.waiting.is_empty() || rule.most.is_some_and(|most| rule.permits >= most)
-        })
+        self.rule(number).is_some_and(|rule| rule.most.is_some_and(|most| rule.permits >= most))
     }
 
     /// One more has a permit, whether or not there is one left.
@@ -181,6 +179,11 @@ impl Rules {
     /// The oldest of each rule.
     pub(super) fn oldest(&self) -> impl Iterator<Item = ExchangeId> {
         self.rules.iter().filter_map(|rule| rule.waiting.front().copied())
+    }
+
+    #[cfg(test)]
+    pub(super) fn n_permits(&self) -> usize {
+        self.rules.iter().map(|rule| rule.permits as usize).sum()
     }
 
     fn rule(&self, RuleNr(number): RuleNr) -> Option<&Compiled> {

@@ -452,6 +452,11 @@ impl Worker {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn has(&self, id: ExchangeId) -> bool {
+        self.running.iter().any(|running| running.id == id)
+    }
+
     /// Exchanges that it has begun to answer.
     pub(super) fn claimed(&self) -> impl Iterator<Item = ExchangeId> {
         let claimed = self.running.iter().filter(|running| self.submissions.is_claimed(running.position));

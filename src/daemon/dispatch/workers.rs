@@ -56,6 +56,7 @@ impl Dispatcher {
         state.requeue(index, usize::MAX, now);
         self.refill_all(state, now);
         state.ring_doorbells();
+        state.refuse_stranded(now);
         self.want(state);
         let drained = state.workers[index].as_ref().is_some_and(|worker| worker.is_drained(&state.exchanges));
         if drained {
@@ -164,6 +165,7 @@ impl Dispatcher {
             state.refuse_shut_out(now);
         }
         self.refill_all(state, now);
+        state.refuse_stranded(now);
         self.want(state);
         state.ring_doorbells();
     }

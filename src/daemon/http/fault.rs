@@ -88,3 +88,18 @@ impl Refusal {
         Told { status, reason, retry_after }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_shut_out_is_told_whole_seconds_and_never_too_few() {
+        for (milliseconds, seconds) in [(1, 1), (1000, 1), (59_001, 60), (60_000, 60)] {
+            let fault = Fault::Quarantined(Duration::from_millis(milliseconds));
+            let told = Refusal::Exchange(fault).told();
+            assert_eq!(told.status, StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(told.retry_after, Some(Duration::from_secs(seconds)));
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! What becomes of requests whose worker dies: named, given to another, tried again, shut out.
+
+use std::io::{Read, Seek, SeekFrom, Write};
+
+use super::*;
+
+const SENTENCE: Duration = Duration::from_mins(1);
+
+fn trying_again() -> Policy {
+    Policy { retry_idempotent: true, ..usual() }
+}
+
+fn names(asked: &[Asked]) -> Vec<String> {
+    asked.iter().map(|asked| format!("{} {}", asked.method, asked.path)).collect()
+}
+
+fn died(notices: &[Notice]) -> Vec<Vec<String>> {
+    let names = notices.iter().filter_map(|notice| match notice {
+        Notice::Died { asked, .. } => Some(names(asked)),
+        _ => None,
+    });
+    names.collect()
+}
+
+fn quarantined(notices: &[Notice]) -> Vec<String> {
+    let paths = notices.iter().filter_map(|notice| match notice {
+        Notice::Quarantined { method, path, for_ } => {
+            assert_eq!(*for_, SENTENCE);
+            Some(format!("{method} {path}"))
+        }
+        _ => None,
+    });
+    paths.collect()
+}
+
+fn is_shut_out(rig: &Rig, path: &[u8], now: Instant) -> bool {
+    // Not kept: a request that is let in must not stay as a trial.
+    matches!(rig.ask("GET", path, now), Err(Fault::Quarantined(_)))
+}
+
+#[test]
+fn what_had_started_is_named_and_what_had_not_goes_to_another() {
+    let mut rig = Rig::with(usual(), 0);
+    rig.attach(Generation(1), 2, None);
+    rig.dispatcher.admit(WORKER);
+    let (mut first, mut second) = (rig.submit(b"/kill"), rig.submit(b"/innocent"));
+    rig.die_of(0, b"/kill");
+    let told = rig.told();
+    assert_eq!(died(&told), [["GET /kill"]]);
+    let Some(Notice::Died { worker, asked }) = told.iter().find(|told| matches!(told, Notice::Died { .. }))
+    else {
+        panic!("{told:?}")
+    };
+    assert_eq!((*worker, asked[0].request_id.as_str()), (WORKER, "the-id"));
+    assert!(matches!(peek(&mut first), Poll::Ready(Err(Fault::WorkerDied(WORKER)))));
+    assert!(peek(&mut second).is_pending());
+    rig.admit_new();
+    assert_eq!(rig.answer_by(1, 200), b"/innocent");
+    assert_eq!(status(second), 200);
+}
+
+#[test]
+fn a_worker_that_leaves_with_nothing_started_accuses_nobody() {
+    let mut rig = Rig::with(usual(), 1);
+    let _ticket = rig.submit(b"/");
+    rig.hang_up(0);
+    assert_eq!(died(&rig.told()).len(), 0);
+    assert!(rig.dispatcher.lock().quarantine.is_empty());
+}
+
+#[test]
+fn an_idempotent_request_is_tried_once_more_and_then_it_is_502() {
+    let mut rig = Rig::with(trying_again(), 2);
+    let mut ticket = rig.submit(b"/kill");
+    rig.die_of(0, b"/kill");
+    assert!(peek(&mut ticket).is_pending());
+    let told = rig.told();
+    assert!(told.iter().any(|told| matches!(told, Notice::Retried(WORKER, asked) if asked.path == "/kill")));
+    rig.admit_new();
+    rig.die_of(1, b"/kill");
+    assert_eq!(fault(ticket), Fault::WorkerDied(rig.workers[1].id));
+    assert_eq!(rig.workers[2].claim(), None);
+    assert!(!rig.told().iter().any(|told| matches!(told, Notice::Retried(..))));
+}
+
+#[test]
+fn a_request_that_was_tried_again_is_not_tried_a_third_time_though_others_like_it_are_well() {
+    let mut rig = Rig::with(trying_again(), 3);
+    let ticket = rig.submit(b"/");
+    rig.die_of(0, b"/");
+    rig.workers[1].claim().unwrap();
+    let _well = rig.submit(b"/");
+    assert_eq!(rig.answer_by(2, 200), b"/");
+    assert!(rig.dispatcher.lock().quarantine.is_empty());
+    rig.hang_up(1);
+    assert_eq!(fault(ticket), Fault::WorkerDied(rig.workers[1].id));
+    assert_eq!(rig.workers[2].claim(), None);
+}
+
+#[test]
+fn a_request_that_is_tried_again_is_answered_as_if_nothing_had_been() {
+    let mut rig = Rig::with(trying_again(), 2);
+    let ticket = rig.submit(b"/");
+    rig.die_of(0, b"/");
+    rig.answer_by(1, 204);
+    assert_eq!(status(ticket), 204);
+}
+
+#[test]
+fn a_request_that_is_tried_again_has_all_its_patience_and_blocks_nobodys_end() {
+    let policy = Policy { queue_timeout: Some(5 * SECOND), request_timeout: None, ..trying_again() };
+    let mut rig = Rig::with(policy, 1);
+    let long_ago = ago(4 * SECOND);
+    let mut tried = rig.ask("GET", b"/tried", long_ago).unwrap();
+    rig.claim().unwrap();
+    let mut waiting = rig.ask("GET", b"/waiting", long_ago).unwrap();
+    rig.hang_up(0);
+    rig.dispatcher.housekeeping(long_ago + 6 * SECOND);
+    assert!(peek(&mut tried).is_pending());
+    assert!(matches!(peek(&mut waiting), Poll::Ready(Err(Fault::QueueTimeout))));
+}
+
+#[test]
+fn a_put_is_tried_again_and_a_post_is_not() {
+    for (method, again) in [
+        ("GET", true),
+        ("HEAD", true),
+        ("OPTIONS", true),
+        ("PUT", true),
+        ("DELETE", true),
+        ("TRACE", true),
+        ("POST", false),
+        ("PATCH", false),
+        ("PROPFIND", false),
+        ("put", false),
+    ] {
+        let mut rig = Rig::with(trying_again(), 2);
+        let mut ticket = rig.ask(method, b"/", Instant::now()).unwrap();
+        rig.die_of(0, b"/");
+        assert_eq!(peek(&mut ticket).is_pending(), again, "{method}");
+        assert_eq!(rig.workers[1].claim().is_some(), again, "{method}");
+    }
+}
+
+#[test]
+fn a_body_is_sent_from_its_start_when_it_is_sent_again() {
+    let mut rig = Rig::with(trying_again(), 2);
+    let mut body: File = rustix::fs::memfd_create("body", rustix::fs::MemfdFlags::CLOEXEC).unwrap().into();
+    body.write_all(b"all of it").unwrap();
+    body.seek(SeekFrom::Start(0)).unwrap();
+    let request = Request { method: b"PUT", body_is_fd: true, body_len: 9, ..Request::new(ExchangeId(0)) };
+    let now = Instant::now();
+    let _ticket = rig.dispatcher.submit(&request, iter::empty(), Some(body.into()), now).unwrap();
+    for index in [0, 1] {
+        let mut buffer = vec![0; control::MAX_MESSAGE];
+        let socket = rig.workers[index].control.as_ref().unwrap();
+        let mut received = control::receive(socket, &mut buffer).unwrap();
+        let mut text = String::new();
+        File::from(received.fds.remove(0)).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "all of it");
+        rig.die_of(index, b"/");
+    }
+}
+
+#[test]
+fn without_that_setting_nothing_is_tried_again() {
+    let mut rig = Rig::with(usual(), 2);
+    let ticket = rig.submit(b"/");
+    rig.die_of(0, b"/");
+    assert_eq!(fault(ticket), Fault::WorkerDied(WORKER));
+    assert_eq!(rig.workers[1].claim(), None);
+}
+
+#[test]
+fn nothing_is_tried_again_whose_head_the_client_has() {
+    let mut rig = Rig::with(trying_again(), 2);
+    let mut ticket = rig.submit(b"/");
+    let (exchange, _) = rig.claim().unwrap();
+    rig.say(exchange, CompletionKind::Respond, b"begun", false, false);
+    rig.dispatcher.before_park();
+    let Poll::Ready(Ok(answer)) = peek(&mut ticket) else { panic!("no head") };
+    rig.hang_up(0);
+    assert_eq!(rig.workers[1].claim(), None);
+    let mut stream = answer.stream.unwrap();
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(matches!(stream.poll_piece(&mut context), Poll::Ready(Some(Ok(StreamPiece::Bytes(_))))));
+    let end = stream.poll_piece(&mut context);
+    assert!(matches!(end, Poll::Ready(Some(Err(Fault::WorkerDied(WORKER))))), "{end:?}");
+}
+
+#[test]
+fn of_an_answer_that_nobody_has_seen_nothing_is_left_when_it_is_tried_again() {
+    let mut rig = Rig::with(trying_again(), 2);
+    let mut ticket = rig.submit(b"/");
+    let (exchange, _) = rig.claim().unwrap();
+    rig.say(exchange, CompletionKind::Respond, b"the first ", false, false);
+    rig.say(exchange, CompletionKind::Body, b"attempt", false, false);
+    rig.hang_up(0);
+    let (exchange, _) = rig.workers[1].claim().unwrap();
+    rig.workers[1].say(exchange, CompletionKind::Respond, b"the second", true, true);
+    rig.dispatcher.before_park();
+    let Poll::Ready(Ok(answer)) = peek(&mut ticket) else { panic!("no answer") };
+    assert_eq!((answer.first.as_deref(), answer.rest.len()), (Some(&b"the second"[..]), 0));
+    assert_eq!(answer.worker, Some(rig.workers[1].id));
+}
+
+#[test]
+fn an_answer_that_was_complete_is_given_and_not_tried_again() {
+    let mut rig = Rig::with(trying_again(), 2);
+    let ticket = rig.submit(b"/");
+    let (exchange, _) = rig.claim().unwrap();
+    // It has not said DONE: it closes what the application returned.
+    rig.say(exchange, CompletionKind::Respond, b"all", true, false);
+    rig.hang_up(0);
+    assert_eq!(status(ticket), 200);
+    assert_eq!(rig.workers[1].claim(), None);
+}
+
+#[test]
+fn two_deaths_shut_out_what_had_started_and_all_like_it_that_wait() {
+    let mut rig = Rig::with(usual(), 2);
+    let first = rig.submit(b"/kill");
+    rig.die_of(0, b"/kill");
+    assert_eq!(fault(first), Fault::WorkerDied(WORKER));
+    assert_eq!(quarantined(&rig.told()).len(), 0);
+    let second = rig.submit(b"/kill");
+    let (queued, other) = (rig.submit(b"/kill"), rig.submit(b"/other"));
+    rig.die_of(1, b"/kill");
+    assert_eq!(fault(second), Fault::WorkerDied(rig.workers[1].id));
+    assert_eq!(quarantined(&rig.told()), ["GET /kill"]);
+    assert!(matches!(fault(queued), Fault::Quarantined(pause) if pause <= SENTENCE));
+    assert!(is_shut_out(&rig, b"/kill", Instant::now()));
+    rig.admit_new();
+    assert_eq!(rig.answer_by(2, 200), b"/other");
+    assert_eq!(status(other), 200);
+    // Only that method, and only that path.
+    assert!(rig.ask("POST", b"/kill", Instant::now()).is_ok());
+    assert!(rig.ask("GET", b"/kill/not", Instant::now()).is_ok());
+}
+
+#[test]
+fn what_is_shut_out_does_not_start_in_a_worker_that_has_it_already() {
+    let mut rig = Rig::quick();
+    let second = rig.admit_new();
+    rig.workers[second].service = QUICK;
+    let warm = [rig.submit(b"/"), rig.submit(b"/")];
+    rig.answer();
+    rig.answer_by(second, 200);
+    drop(warm);
+    // Both are quick: what comes third and fourth lies in their rings behind what runs.
+    rig.dispatcher.lock().quarantine.accuse(b"GET", b"/kill", Instant::now());
+    let [_first, _second, mut other, kill] =
+        [&b"/kill"[..], b"/busy", b"/other", b"/kill"].map(|path| rig.submit(path));
+    assert_eq!(rig.workers[second].claim().unwrap().1, b"/busy");
+    rig.die_of(0, b"/kill");
+    assert!(matches!(fault(kill), Fault::Quarantined(_)));
+    assert!(peek(&mut other).is_pending());
+    assert_eq!(rig.workers[second].claim().unwrap().1, b"/other");
+}
+
+#[test]
+fn any_answer_clears_a_suspect_but_a_failure_does_not() {
+    for (code, cleared) in [(200, true), (404, true), (500, false), (503, false)] {
+        let mut rig = Rig::with(usual(), 3);
+        let _first = rig.submit(b"/");
+        rig.die_of(0, b"/");
+        let ticket = rig.submit(b"/");
+        rig.answer_by(1, code);
+        assert_eq!(status(ticket), code);
+        let _second = rig.submit(b"/");
+        let index = if rig.workers[1].submissions_waiting() { 1 } else { 2 };
+        rig.die_of(index, b"/");
+        assert_eq!(quarantined(&rig.told()).is_empty(), cleared, "{code}");
+    }
+}
+
+#[test]
+fn after_its_time_one_request_is_tried_and_a_good_answer_opens_the_way() {
+    let mut rig = Rig::with(usual(), 3);
+    let start = Instant::now();
+    for index in [0, 1] {
+        let _ticket = rig.submit(b"/kill");
+        rig.die_of(index, b"/kill");
+    }
+    let after = Instant::now() + SENTENCE;
+    assert!(is_shut_out(&rig, b"/kill", start + SENTENCE / 2));
+    let trial = rig.ask("GET", b"/kill", after).unwrap();
+    assert_eq!(rig.ask("GET", b"/kill", after).unwrap_err(), Fault::Quarantined(SECOND));
+    assert_eq!(rig.answer_by(2, 200), b"/kill");
+    assert_eq!(status(trial), 200);
+    let _open = [rig.submit(b"/kill"), rig.submit(b"/kill")];
+    assert!(rig.dispatcher.lock().quarantine.is_empty());
+}
+
+#[test]
+fn a_trial_that_dies_shuts_it_out_at_once_and_is_not_tried_again() {
+    let mut rig = Rig::with(trying_again(), 1);
+    {
+        let mut state = rig.dispatcher.lock();
+        state.quarantine.accuse(b"GET", b"/kill", ago(2 * SENTENCE));
+        state.quarantine.accuse(b"GET", b"/kill", ago(2 * SENTENCE));
+    }
+    let trial = rig.submit(b"/kill");
+    rig.die_of(0, b"/kill");
+    assert_eq!(fault(trial), Fault::WorkerDied(WORKER));
+    assert_eq!(quarantined(&rig.told()), ["GET /kill"]);
+    assert!(is_shut_out(&rig, b"/kill", Instant::now()));
+}
+
+#[test]
+fn a_trial_that_gives_up_lets_the_next_one_try() {
+    let rig = Rig::with(usual(), 0);
+    {
+        let mut state = rig.dispatcher.lock();
+        state.quarantine.accuse(b"GET", b"/kill", ago(2 * SENTENCE));
+        state.quarantine.accuse(b"GET", b"/kill", ago(2 * SENTENCE));
+    }
+    let trial = rig.submit(b"/kill");
+    assert!(is_shut_out(&rig, b"/kill", Instant::now()));
+    drop(trial);
+    assert!(!is_shut_out(&rig, b"/kill", Instant::now()));
+}
+
+#[test]
+fn who_was_told_to_go_and_what_was_overdue_are_no_suspects() {
+    let mut rig = Rig::with(usual(), 2);
+    let _retired = rig.submit(b"/retired");
+    rig.claim().unwrap();
+    rig.dispatcher.retire(WORKER);
+    rig.hang_up(0);
+    let _stuck = rig.submit(b"/stuck");
+    rig.workers[1].claim().unwrap();
+    rig.dispatcher.housekeeping(Instant::now() + 11 * SECOND);
+    rig.told();
+    rig.hang_up(1);
+    // It has been named when its deadline passed.
+    assert_eq!(died(&rig.told()).len(), 0);
+    assert!(rig.dispatcher.lock().quarantine.is_empty());
+}
+
+#[test]
+fn a_thousand_requests_of_one_worker_accuse_the_newest() {
+    let mut rig = Rig::with(Policy { queue: 0, ..usual() }, 0);
+    rig.attach(Generation(1), 200, None);
+    rig.dispatcher.admit(WORKER);
+    let _tickets: Vec<_> = (0..200).map(|number| rig.submit(format!("/{number}").as_bytes())).collect();
+    while rig.claim().is_some() {}
+    rig.hang_up(0);
+    assert_eq!(died(&rig.told())[0].len(), 200);
+    let now = Instant::now();
+    let mut state = rig.dispatcher.lock();
+    assert_eq!(state.quarantine.accuse(b"GET", b"/199", now), Some(SENTENCE));
+    assert_eq!(state.quarantine.accuse(b"GET", b"/0", now), None);
+}

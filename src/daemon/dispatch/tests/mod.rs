@@ -1,0 +1,326 @@
+//! The dispatcher against the worker's end of a real channel, driven by hand: what would take two processes and
+//! luck to happen, in the order that matters. This file is the rig; the behaviours are in the others.
+
+mod contract;
+mod death;
+mod random;
+mod rules;
+mod supervision;
+mod waiting;
+
+use std::fs::File;
+use std::iter;
+use std::num::NonZeroU64;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use rgun_channel::control::{self, Command, Report};
+use rgun_channel::frame::{Body, Completion, CompletionKind};
+use rgun_channel::layout::{SLOT_ACKED, Word};
+use rgun_channel::map::Map;
+use rgun_channel::ring::{CompletionSender, SubmissionReceiver};
+
+use crate::supervise::{Generation, Life, WorkerNr};
+
+use super::exchange::Place;
+use super::housekeeping::Keeper;
+use super::*;
+
+const WORKER: WorkerId = WorkerId { number: WorkerNr(0), life: Life(1) };
+const SECOND: Duration = Duration::from_secs(1);
+
+/// An application of microseconds is given work ahead of time, one of these is not.
+const QUICK: u64 = 1000;
+const SLOW: u64 = 50_000_000;
+
+/// A worker's end of its channel.
+struct Fake {
+    id: WorkerId,
+    map: Arc<Map>,
+    /// Until it hangs up.
+    control: Option<OwnedFd>,
+    submissions: SubmissionReceiver,
+    completions: CompletionSender,
+    /// What it says that requests take, nanoseconds.
+    service: u64,
+}
+
+/// A dispatcher and its workers.
+struct Rig {
+    dispatcher: Arc<Dispatcher>,
+    notices: Receiver<Notice>,
+    workers: Vec<Fake>,
+}
+
+fn usual() -> Policy {
+    Policy { queue: 10, request_timeout: Some(10 * SECOND), ..Policy::default() }
+}
+
+impl Fake {
+    /// The next request, by its path.
+    fn claim(&mut self) -> Option<(ExchangeId, Vec<u8>)> {
+        let mut frame = Vec::new();
+        self.submissions.claim(&mut frame).unwrap().then(|| {
+            let request = Request::decode(&frame).unwrap();
+            (request.exchange, request.path.to_vec())
+        })
+    }
+
+    fn say(&mut self, exchange: ExchangeId, kind: CompletionKind, body: &[u8], end: bool, done: bool) {
+        let status = if kind == CompletionKind::Respond { 200 } else { 0 };
+        self.say_status(exchange, kind, status, body, end, done);
+    }
+
+    fn say_status(
+        &mut self,
+        exchange: ExchangeId,
+        kind: CompletionKind,
+        status: u16,
+        body: &[u8],
+        end: bool,
+        done: bool,
+    ) {
+        let head = Completion { exchange, kind, end, done, status, service: self.service, slot: 0 };
+        let (mut frame, body) = (Vec::new(), Body::Inline(body));
+        head.encode(0, &body, &mut frame);
+        body.encode(&mut frame);
+        assert!(self.completions.push(&frame).unwrap());
+    }
+
+    /// Has it been given something that it has not claimed?
+    fn submissions_waiting(&self) -> bool {
+        let read = |word| self.map.u64(Geometry::word(word)).load(Ordering::Acquire);
+        read(Word::SubmissionHead) > read(Word::SubmissionTail)
+    }
+
+    fn report(&self, report: &Report) {
+        control::send(self.control.as_ref().unwrap(), &report.encode(), &[]).unwrap();
+    }
+}
+
+impl Rig {
+    /// With one worker of one slot, that is quick.
+    fn new() -> Self {
+        let mut rig = Self::with(usual(), 1);
+        rig.workers[0].service = QUICK;
+        rig
+    }
+
+    /// With workers of one slot that take their time.
+    fn with(policy: Policy, n_workers: usize) -> Self {
+        let (tell, notices) = mpsc::channel();
+        let sink = Box::new(move |notice| tell.send(notice).unwrap());
+        let dispatcher = Dispatcher::new(policy, Reactor::new().unwrap(), sink);
+        let mut rig = Self { dispatcher, notices, workers: Vec::new() };
+        for _ in 0..n_workers {
+            rig.admit_new();
+        }
+        rig
+    }
+
+    /// With a worker that has answered in microseconds, so that it is given work ahead of time.
+    fn quick() -> Self {
+        let mut rig = Self::new();
+        let ticket = rig.submit(b"first");
+        rig.answer();
+        assert!(poll(ticket).is_ready());
+        rig
+    }
+
+    fn admit_new(&mut self) -> usize {
+        let index = self.attach(Generation(1), 1, None);
+        self.dispatcher.admit(self.workers[index].id);
+        index
+    }
+
+    /// A worker that is not admitted yet. Its index here.
+    fn attach(&mut self, generation: Generation, slots: u32, max_requests: Option<u64>) -> usize {
+        let index = self.workers.len();
+        let (number, life) = (u16::try_from(index).unwrap(), index as u64 + 1);
+        let id = WorkerId { number: WorkerNr(number), life: Life(life) };
+        let geometry = Geometry::standard(slots);
+        let (map, fd) = Map::create("test", geometry.total()).unwrap();
+        let theirs = Arc::new(Map::attach(fd.as_fd(), geometry.total(), true).unwrap());
+        let (ours, control) = control::pair().unwrap();
+        rustix::io::ioctl_fionbio(&control, true).unwrap();
+        self.dispatcher.attach(Link {
+            worker: id,
+            generation,
+            map: Arc::new(map),
+            geometry,
+            control: Arc::new(ours),
+            max_requests: max_requests.and_then(NonZeroU64::new),
+        });
+        self.workers.push(Fake {
+            id,
+            control: Some(control),
+            submissions: SubmissionReceiver::new(Arc::clone(&theirs), &geometry),
+            completions: CompletionSender::new(Arc::clone(&theirs), &geometry),
+            map: theirs,
+            service: SLOW,
+        });
+        index
+    }
+
+    fn submit(&self, path: &[u8]) -> Ticket {
+        self.ask("GET", path, Instant::now()).unwrap()
+    }
+
+    fn ask(&self, method: &str, path: &[u8], now: Instant) -> Result<Ticket, Fault> {
+        let method = method.as_bytes();
+        let request = Request { method, path, request_id: b"the-id", ..Request::new(ExchangeId(0)) };
+        self.dispatcher.submit(&request, iter::empty(), None, now)
+    }
+
+    fn upload(&self, path: &[u8]) -> Ticket {
+        let request = Request { path, body_is_fd: true, body_len: 1, ..Request::new(ExchangeId(0)) };
+        let body = File::open("/dev/null").unwrap().into();
+        self.dispatcher.submit(&request, iter::empty(), Some(body), Instant::now()).unwrap()
+    }
+
+    fn probe(&self, index: usize, path: &[u8]) -> Result<Ticket, Fault> {
+        let request = Request { path, ..Request::new(ExchangeId(0)) };
+        let worker = self.workers[index].id;
+        self.dispatcher.submit_to(worker, &request, iter::empty(), Instant::now())
+    }
+
+    /// The next request of the first worker, by its path.
+    fn claim(&mut self) -> Option<(ExchangeId, Vec<u8>)> {
+        self.workers[0].claim()
+    }
+
+    fn say(&mut self, exchange: ExchangeId, kind: CompletionKind, body: &[u8], end: bool, done: bool) {
+        self.workers[0].say(exchange, kind, body, end, done);
+    }
+
+    /// The first worker claims a request and answers it; its path.
+    fn answer(&mut self) -> Vec<u8> {
+        self.answer_by(0, 200)
+    }
+
+    fn answer_by(&mut self, index: usize, status: u16) -> Vec<u8> {
+        let (exchange, path) = self.workers[index].claim().expect("it has something to claim");
+        self.finish(index, exchange, status);
+        path
+    }
+
+    fn finish(&mut self, index: usize, exchange: ExchangeId, status: u16) {
+        self.workers[index].say_status(exchange, CompletionKind::Respond, status, b"", true, true);
+        self.dispatcher.before_park();
+    }
+
+    /// What the workers have been given and not claimed, one of each.
+    fn claim_all(&mut self) -> Vec<String> {
+        let claimed = self.workers.iter_mut().filter_map(Fake::claim);
+        claimed.map(|(_, path)| String::from_utf8(path).unwrap()).collect()
+    }
+
+    /// The worker's end closes, as at every exit.
+    fn hang_up(&mut self, index: usize) {
+        self.workers[index].control = None;
+        assert!(!self.dispatcher.pump_control(self.workers[index].id));
+    }
+
+    /// It claims what it has, and dies of it.
+    fn die_of(&mut self, index: usize, path: &[u8]) {
+        let (_, claimed) = self.workers[index].claim().expect("it has something to die of");
+        assert_eq!(String::from_utf8(claimed).unwrap(), String::from_utf8(path.to_vec()).unwrap());
+        self.hang_up(index);
+    }
+
+    /// What the daemon has sent on the first control socket.
+    fn commands(&self) -> Vec<Command> {
+        let mut buffer = vec![0; control::MAX_MESSAGE];
+        let socket = self.workers[0].control.as_ref().unwrap();
+        let next = || control::receive(socket, &mut buffer).ok().map(|got| buffer[..got.len].to_vec());
+        iter::from_fn(next).map(|message| Command::decode(&message).unwrap()).collect()
+    }
+
+    fn misbehaved(&self) -> String {
+        match self.notices.try_recv() {
+            Ok(Notice::Misbehaved(WORKER, why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn acked(&self) -> u64 {
+        self.workers[0].map.u64(Geometry::slot(0, SLOT_ACKED)).load(Ordering::Acquire)
+    }
+
+    /// What has been told since the last call.
+    fn told(&self) -> Vec<Notice> {
+        self.notices.try_iter().collect()
+    }
+
+    /// Everything is where it says it is, and nowhere else.
+    fn check(&self) {
+        let mut state = self.dispatcher.lock();
+        let state = &mut *state;
+        let queued: Vec<_> = state.queue.iter().collect();
+        assert!(queued.is_sorted(), "{queued:?}");
+        let waiting: Vec<_> = state.rules.waiting().collect();
+        assert_eq!(waiting.len(), state.rules.n_waiting());
+        let mut given = 0;
+        let mut permits = 0;
+        let (mut n_queued, mut n_waiting) = (0, 0);
+        for exchange in state.exchanges.iter_mut() {
+            let id = exchange.id;
+            permits += usize::from(exchange.permit.is_some());
+            n_queued += usize::from(exchange.place == Place::Queued);
+            n_waiting += usize::from(matches!(exchange.place, Place::Waiting(_)));
+            match exchange.place {
+                Place::Queued => assert!(queued.contains(&id), "{exchange:?}"),
+                Place::Waiting(_) => assert!(waiting.contains(&id) && exchange.permit.is_none()),
+                Place::Given { worker, .. } => {
+                    let worker = state.workers[worker].as_ref().expect("nobody has it");
+                    assert!(worker.has(id), "{exchange:?}");
+                    given += 1;
+                }
+                Place::Over => assert!(exchange.permit.is_none(), "{exchange:?}"),
+            }
+        }
+        assert_eq!((n_queued, n_waiting), (queued.len(), waiting.len()));
+        assert_eq!(given, state.workers.iter().flatten().map(Worker::n_running).sum::<usize>());
+        assert_eq!(permits, state.rules.n_permits());
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.check();
+        }
+    }
+}
+
+fn ago(duration: Duration) -> Instant {
+    Instant::now().checked_sub(duration).unwrap()
+}
+
+fn poll(mut ticket: Ticket) -> Poll<Result<Answer, Fault>> {
+    peek(&mut ticket)
+}
+
+/// Without giving it up.
+fn peek(ticket: &mut Ticket) -> Poll<Result<Answer, Fault>> {
+    let mut context = Context::from_waker(Waker::noop());
+    Pin::new(ticket).poll(&mut context)
+}
+
+fn status(ticket: Ticket) -> u16 {
+    match poll(ticket) {
+        Poll::Ready(Ok(answer)) => answer.head.status.as_u16(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn fault(ticket: Ticket) -> Fault {
+    match poll(ticket) {
+        Poll::Ready(Err(fault)) => fault,
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,191 @@
+//! Random histories: whatever happens in whatever order, every exchange is answered exactly once and nothing is lost
+//! or counted twice.
+
+use std::num::NonZeroU32;
+
+use super::*;
+
+/// xorshift64* (Vigna 2016): good enough, and the same on every machine.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        usize::try_from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33).unwrap() % sides
+    }
+}
+
+const PATHS: [&[u8]; 5] = [b"/", b"/a", b"/export/1", b"/export/2", b"/kill"];
+const METHODS: [&str; 3] = ["GET", "POST", "PUT"];
+
+struct History {
+    rig: Rig,
+    dice: Dice,
+    now: Instant,
+    tickets: Vec<Ticket>,
+    /// Claimed and not answered: by whom, and what.
+    running: Vec<(usize, ExchangeId)>,
+    /// Indices of workers that live, and whether they are admitted.
+    alive: Vec<usize>,
+    answered: usize,
+}
+
+impl History {
+    fn policy(dice: &mut Dice) -> Policy {
+        let most = NonZeroU32::new(u32::try_from(1 + dice.roll(3)).unwrap());
+        let rule = |pattern: &str, concurrency| Rule { pattern: pattern.into(), request: None, concurrency };
+        let rules = match dice.roll(3) {
+            0 => Vec::new(),
+            1 => vec![rule("/export/*", most)],
+            _ => vec![rule("/a", NonZeroU32::new(1)), rule("*", most)],
+        };
+        Policy {
+            queue: 20,
+            queue_timeout: Some(20 * SECOND),
+            request_timeout: Some(30 * SECOND),
+            slow: Some(5 * SECOND),
+            rules,
+            retry_idempotent: dice.roll(2) == 0,
+        }
+    }
+
+    fn new(seed: u64) -> Self {
+        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let rig = Rig::with(Self::policy(&mut dice), 2);
+        let now = Instant::now();
+        Self { rig, dice, now, tickets: Vec::new(), running: Vec::new(), alive: vec![0, 1], answered: 0 }
+    }
+
+    fn pick_worker(&mut self) -> Option<usize> {
+        let n = self.alive.len();
+        (n > 0).then(|| self.alive[self.dice.roll(n)])
+    }
+
+    fn step(&mut self) {
+        match self.dice.roll(20) {
+            0..7 => {
+                let (method, path) = (METHODS[self.dice.roll(3)], PATHS[self.dice.roll(5)]);
+                if let Ok(ticket) = self.rig.ask(method, path, self.now) {
+                    self.tickets.push(ticket);
+                }
+            }
+            7..10 => {
+                if let Some(index) = self.pick_worker()
+                    && let Some((id, _)) = self.rig.workers[index].claim()
+                {
+                    self.running.push((index, id));
+                }
+            }
+            10..14 if !self.running.is_empty() => {
+                let at = self.dice.roll(self.running.len());
+                let (index, id) = self.running.swap_remove(at);
+                self.rig.workers[index].service = if self.dice.roll(2) == 0 { QUICK } else { SLOW };
+                let status = if self.dice.roll(4) == 0 { 500 } else { 200 };
+                self.rig.finish(index, id, status);
+            }
+            14 if !self.tickets.is_empty() => {
+                let at = self.dice.roll(self.tickets.len());
+                drop(self.tickets.swap_remove(at));
+            }
+            15 => {
+                if let Some(index) = self.pick_worker() {
+                    self.alive.retain(|alive| *alive != index);
+                    self.running.retain(|(worker, _)| *worker != index);
+                    self.rig.hang_up(index);
+                }
+            }
+            16 => {
+                if self.alive.len() < 4 {
+                    let slots = u32::try_from(1 + self.dice.roll(3)).unwrap();
+                    let index = self.rig.attach(Generation(1), slots, None);
+                    self.alive.push(index);
+                    if self.dice.roll(4) == 0 {
+                        self.tickets.extend(self.rig.probe(index, b"/healthz"));
+                    } else {
+                        self.rig.dispatcher.admit(self.rig.workers[index].id);
+                    }
+                }
+            }
+            17 => {
+                if let Some(index) = self.pick_worker() {
+                    let id = self.rig.workers[index].id;
+                    if self.dice.roll(2) == 0 {
+                        self.rig.dispatcher.retire(id);
+                    } else {
+                        self.rig.dispatcher.admit(id);
+                    }
+                }
+            }
+            18 => {
+                self.now += Duration::from_millis(100) * u32::try_from(self.dice.roll(40)).unwrap();
+                self.rig.dispatcher.housekeeping(self.now);
+            }
+            19 if self.dice.roll(4) == 0 => {
+                let policy = Self::policy(&mut self.dice);
+                self.rig.dispatcher.set_policy(policy);
+            }
+            _ => self.rig.dispatcher.before_park(),
+        }
+        self.collect();
+    }
+
+    /// Takes what has been answered.
+    fn collect(&mut self) {
+        let before = self.tickets.len();
+        self.tickets.retain_mut(|ticket| peek(ticket).is_pending());
+        self.answered += before - self.tickets.len();
+    }
+
+    /// Whoever is left serves all that is left.
+    fn finish(mut self) -> usize {
+        let index = self.rig.admit_new();
+        self.alive.push(index);
+        for alive in self.alive.clone() {
+            self.rig.dispatcher.admit(self.rig.workers[alive].id);
+        }
+        for _ in 0..1000 {
+            for (index, id) in std::mem::take(&mut self.running) {
+                self.rig.finish(index, id, 200);
+            }
+            for index in self.alive.clone() {
+                while let Some((id, _)) = self.rig.workers[index].claim() {
+                    self.running.push((index, id));
+                }
+            }
+            self.collect();
+            if self.tickets.is_empty() && self.running.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(self.tickets.len(), 0, "some were never answered");
+        self.rig.check();
+        let state = self.rig.dispatcher.lock();
+        assert!(state.exchanges.is_empty() && state.queue.is_empty());
+        assert_eq!((state.rules.n_waiting(), state.rules.n_permits()), (0, 0));
+        drop(state);
+        for notice in self.rig.told() {
+            assert!(!matches!(notice, Notice::Misbehaved(..)), "{notice:?}");
+        }
+        self.answered
+    }
+}
+
+#[test]
+fn whatever_happens_every_exchange_is_answered_once_and_nothing_is_left_behind() {
+    let mut answered = 0;
+    for seed in 1..=150 {
+        // Whoever reads a failure wants the seed.
+        let outcome = std::panic::catch_unwind(|| {
+            let mut history = History::new(seed);
+            for _ in 0..300 {
+                history.step();
+                history.rig.check();
+            }
+            history.finish()
+        });
+        answered += outcome.unwrap_or_else(|_| panic!("with seed {seed}"));
+    }
+    assert!(answered > 5000, "{answered}");
+}

@@ -1,0 +1,186 @@
+//! Deadlines and concurrency by path.
+
+use std::num::NonZeroU32;
+
+use super::*;
+
+fn bounded(pattern: &str, most: u32) -> Rule {
+    Rule { pattern: pattern.to_owned(), request: None, concurrency: NonZeroU32::new(most) }
+}
+
+fn limited(pattern: &str, request: Option<Duration>) -> Rule {
+    Rule { pattern: pattern.to_owned(), request: Some(request), concurrency: None }
+}
+
+fn policy(rules: Vec<Rule>) -> Policy {
+    Policy { rules, ..usual() }
+}
+
+#[test]
+fn a_path_that_has_its_share_holds_up_nobody_else() {
+    let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 2);
+    let _tickets = [rig.submit(b"/export/1"), rig.submit(b"/export/2"), rig.submit(b"/export/3")];
+    let _other = rig.submit(b"/other");
+    assert_eq!(rig.claim_all(), ["/export/1", "/other"]);
+    assert_eq!(rig.dispatcher.load().queued, 2);
+}
+
+#[test]
+fn the_share_is_passed_on_when_the_worker_is_done_and_not_when_the_client_is_gone() {
+    let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 2);
+    let (first, mut second) = (rig.submit(b"/export/1"), rig.submit(b"/export/2"));
+    let (exchange, _) = rig.claim().unwrap();
+    drop(first);
+    rig.dispatcher.before_park();
+    assert_eq!(rig.claim_all(), [""; 0]);
+    rig.finish(0, exchange, 200);
+    assert_eq!(rig.claim_all(), ["/export/2"]);
+    assert!(peek(&mut second).is_pending());
+}
+
+#[test]
+fn who_waited_for_others_of_its_path_is_not_behind_those_who_came_later() {
+    let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 1);
+    let _tickets = [&b"/export/1"[..], b"/export/2", b"/a", b"/export/3", b"/b"].map(|path| rig.submit(path));
+    let order: Vec<_> = (0..5).map(|_| String::from_utf8(rig.answer()).unwrap()).collect();
+    assert_eq!(order, ["/export/1", "/export/2", "/a", "/export/3", "/b"]);
+}
+
+#[test]
+fn who_gives_up_waiting_for_others_is_gone_at_once() {
+    let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 2);
+    let _first = rig.submit(b"/export/1");
+    let (second, _third) = (rig.submit(b"/export/2"), rig.submit(b"/export/3"));
+    drop(second);
+    assert_eq!(rig.dispatcher.load().queued, 1);
+    rig.answer();
+    assert_eq!(rig.claim_all(), ["/export/3"]);
+}
+
+#[test]
+fn who_gives_up_in_the_queue_passes_its_share_on() {
+    let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 1);
+    let _running = rig.submit(b"/");
+    let (first, _second) = (rig.submit(b"/export/1"), rig.submit(b"/export/2"));
+    drop(first);
+    rig.check();
+    assert_eq!(rig.answer(), b"/");
+    assert_eq!(rig.answer(), b"/export/2");
+}
+
+#[test]
+fn who_gives_up_before_it_is_claimed_passes_its_share_on() {
+    let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 2);
+    let (first, _second) = (rig.submit(b"/export/1"), rig.submit(b"/export/2"));
+    drop(first);
+    assert_eq!(rig.claim_all(), ["/export/2"]);
+}
+
+#[test]
+fn waiting_for_others_counts_to_the_length_of_the_queue() {
+    let mut rig = Rig::with(Policy { queue: 2, ..policy(vec![bounded("/export*", 1)]) }, 2);
+    let _tickets = [rig.submit(b"/export/1"), rig.submit(b"/export/2"), rig.submit(b"/export/3")];
+    assert_eq!(rig.ask("GET", b"/export/4", Instant::now()).unwrap_err(), Fault::QueueFull);
+    // What can start does not wait.
+    let _other = rig.submit(b"/other");
+    assert_eq!(rig.ask("GET", b"/another", Instant::now()).unwrap_err(), Fault::QueueFull);
+    assert_eq!(rig.claim_all(), ["/export/1", "/other"]);
+}
+
+#[test]
+fn patience_ends_for_those_who_wait_for_others_too() {
+    let patience = Policy { queue_timeout: Some(5 * SECOND), request_timeout: None, ..usual() };
+    let rig = Rig::with(Policy { rules: vec![bounded("/export*", 1)], ..patience }, 2);
+    let start = Instant::now();
+    let mut first = rig.ask("GET", b"/export/1", start).unwrap();
+    let mut second = rig.ask("GET", b"/export/2", start).unwrap();
+    let mut third = rig.ask("GET", b"/export/3", start + 3 * SECOND).unwrap();
+    rig.dispatcher.housekeeping(start + 6 * SECOND);
+    assert!(matches!(peek(&mut second), Poll::Ready(Err(Fault::QueueTimeout))));
+    assert!(peek(&mut first).is_pending() && peek(&mut third).is_pending());
+    assert_eq!(rig.dispatcher.load().queued, 1);
+}
+
+#[test]
+fn nobody_waits_for_others_when_nobody_will_serve() {
+    let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 1);
+    let mut first = rig.submit(b"/export/1");
+    let mut second = rig.submit(b"/export/2");
+    rig.claim().unwrap();
+    rig.dispatcher.retire(WORKER);
+    rig.dispatcher.set_unavailable(Some("it does not boot"));
+    assert!(matches!(peek(&mut second), Poll::Ready(Err(Fault::Unavailable(_)))));
+    assert!(peek(&mut first).is_pending());
+}
+
+#[test]
+fn the_share_of_a_worker_that_dies_is_passed_on() {
+    let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 2);
+    let (first, _second) = (rig.submit(b"/export/1"), rig.submit(b"/export/2"));
+    rig.die_of(0, b"/export/1");
+    assert_eq!(fault(first), Fault::WorkerDied(WORKER));
+    assert_eq!(rig.claim_all(), ["/export/2"]);
+}
+
+#[test]
+fn an_overdue_request_keeps_its_share_until_its_worker_is_gone() {
+    let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 2);
+    let (first, _second) = (rig.submit(b"/export/1"), rig.submit(b"/export/2"));
+    rig.claim().unwrap();
+    rig.dispatcher.housekeeping(Instant::now() + 11 * SECOND);
+    assert_eq!(fault(first), Fault::Deadline(WORKER));
+    assert_eq!(rig.claim_all(), [""; 0]);
+    rig.hang_up(0);
+    assert_eq!(rig.claim_all(), ["/export/2"]);
+}
+
+#[test]
+fn a_path_has_a_deadline_of_its_own() {
+    let rules =
+        vec![limited("/slow/*", Some(600 * SECOND)), limited("/stream", None), limited("/slow*", None)];
+    let mut rig = Rig::with(policy(rules), 3);
+    let start = Instant::now();
+    let mut slow = rig.submit(b"/slow/report");
+    let mut stream = rig.submit(b"/stream");
+    let usual = rig.submit(b"/");
+    rig.claim_all();
+    rig.dispatcher.housekeeping(start + 9 * SECOND);
+    assert_eq!(rig.told().len(), 0);
+    rig.dispatcher.housekeeping(start + 11 * SECOND);
+    assert_eq!(fault(usual), Fault::Deadline(rig.workers[2].id));
+    assert!(peek(&mut slow).is_pending());
+    rig.dispatcher.housekeeping(start + 601 * SECOND);
+    assert_eq!(fault(slow), Fault::Deadline(WORKER));
+    rig.dispatcher.housekeeping(start + 100_000 * SECOND);
+    assert!(peek(&mut stream).is_pending());
+}
+
+#[test]
+fn a_new_policy_counts_for_those_that_wait_and_leaves_those_that_run_their_deadline() {
+    let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 3);
+    let start = Instant::now();
+    let mut running = rig.submit(b"/export/1");
+    let mut tickets = [rig.submit(b"/export/2"), rig.submit(b"/export/3"), rig.submit(b"/export/4")];
+    assert_eq!(rig.claim_all(), ["/export/1"]);
+    let two = Rule { request: Some(Some(60 * SECOND)), ..bounded("/*", 2) };
+    rig.dispatcher.set_policy(Policy { rules: vec![two], ..usual() });
+    rig.check();
+    assert_eq!(rig.claim_all(), ["/export/2"]);
+    rig.dispatcher.housekeeping(start + 11 * SECOND);
+    assert!(matches!(peek(&mut running), Poll::Ready(Err(Fault::Deadline(_)))));
+    assert!(peek(&mut tickets[0]).is_pending());
+    // Fewer than run now: those go on, and the others wait until there is a share for them.
+    rig.dispatcher.set_policy(policy(vec![bounded("/export*", 1)]));
+    rig.check();
+    assert_eq!(rig.dispatcher.load().queued, 2);
+    rig.dispatcher.set_policy(usual());
+    rig.check();
+    assert_eq!(rig.claim_all(), ["/export/3"]);
+}
+
+#[test]
+fn a_request_that_failed_to_enter_takes_no_share() {
+    let rig = Rig::with(Policy { queue: 0, ..policy(vec![bounded("/export*", 1)]) }, 0);
+    assert_eq!(rig.ask("GET", b"/export/1", Instant::now()).unwrap_err(), Fault::QueueFull);
+    assert_eq!(rig.dispatcher.lock().rules.n_permits(), 0);
+}

@@ -1,0 +1,318 @@
+//! What the supervisor is told and asks for: deadlines, slow requests, load, probes, wear.
+
+use rgun_channel::layout::{SLOT_EXCHANGE, SLOT_THREAD};
+
+use crate::supervise::Tally;
+
+use super::*;
+
+fn slow(notices: &[Notice]) -> Vec<&str> {
+    let paths = notices.iter().filter_map(|notice| match notice {
+        Notice::Slow(_, asked) => Some(asked.path.as_str()),
+        _ => None,
+    });
+    paths.collect()
+}
+
+fn tally(answered: u64, failed: u64) -> Tally {
+    Tally { answered, failed }
+}
+
+#[test]
+fn a_request_over_its_deadline_is_named_with_its_thread() {
+    let mut rig = Rig::with(usual(), 0);
+    rig.attach(Generation(1), 4, None);
+    rig.dispatcher.admit(WORKER);
+    let start = Instant::now();
+    let _ticket = rig.ask("PUT", b"/stuck", start).unwrap();
+    let (exchange, _) = rig.claim().unwrap();
+    let map = &rig.workers[0].map;
+    map.u64(Geometry::slot(2, SLOT_EXCHANGE)).store(exchange.0, Ordering::Relaxed);
+    map.u64(Geometry::slot(2, SLOT_THREAD)).store(u64::MAX, Ordering::Relaxed);
+    rig.dispatcher.housekeeping(start + 11 * SECOND);
+    let told = rig.told();
+    let [Notice::DeadlineExceeded(WORKER, asked)] = &told[..] else { panic!("{told:?}") };
+    let elapsed = asked.elapsed;
+    assert!(elapsed > 10 * SECOND && elapsed <= 11 * SECOND, "{elapsed:?}");
+    assert_eq!(
+        *asked,
+        Asked {
+            exchange,
+            request_id: "the-id".into(),
+            method: "PUT".into(),
+            path: "/stuck".into(),
+            thread: Some(u64::MAX),
+            elapsed
+        }
+    );
+    // Once.
+    rig.dispatcher.housekeeping(start + 12 * SECOND);
+    assert_eq!(rig.told().len(), 0);
+}
+
+#[test]
+fn what_runs_is_told_and_what_waits_in_the_ring_is_not() {
+    let mut rig = Rig::with(usual(), 0);
+    rig.attach(Generation(1), 2, None);
+    rig.dispatcher.admit(WORKER);
+    let _tickets = [rig.submit(b"/running"), rig.submit(b"/lying")];
+    rig.claim().unwrap();
+    let running = rig.dispatcher.running(WORKER);
+    assert_eq!(running.iter().map(|asked| asked.path.as_str()).collect::<Vec<_>>(), ["/running"]);
+    assert_eq!(running[0].thread, None);
+    let gone = WorkerId { number: WorkerNr(0), life: Life(7) };
+    assert_eq!(rig.dispatcher.running(gone), []);
+}
+
+#[test]
+fn a_slow_request_is_told_once() {
+    let mut rig = Rig::with(Policy { slow: Some(SECOND), ..usual() }, 2);
+    let start = Instant::now();
+    let _tickets = [rig.submit(b"/slow"), rig.submit(b"/lying")];
+    let (exchange, _) = rig.claim().unwrap();
+    rig.dispatcher.housekeeping(start + SECOND / 2);
+    assert_eq!(slow(&rig.told()).len(), 0);
+    rig.dispatcher.housekeeping(start + 2 * SECOND);
+    assert_eq!(slow(&rig.told()), ["/slow"]);
+    rig.dispatcher.housekeeping(start + 3 * SECOND);
+    rig.finish(0, exchange, 200);
+    assert_eq!(slow(&rig.told()).len(), 0);
+}
+
+#[test]
+fn a_request_that_was_over_its_deadline_is_not_slow_as_well() {
+    let mut rig = Rig::with(Policy { slow: Some(15 * SECOND), ..usual() }, 1);
+    let start = Instant::now();
+    let _ticket = rig.submit(b"/");
+    rig.claim().unwrap();
+    rig.dispatcher.housekeeping(start + 11 * SECOND);
+    rig.dispatcher.housekeeping(start + 16 * SECOND);
+    assert_eq!(slow(&rig.told()).len(), 0);
+}
+
+#[test]
+fn a_request_whose_client_is_slow_is_not() {
+    let mut rig = Rig::with(Policy { slow: Some(SECOND), ..usual() }, 1);
+    let start = Instant::now();
+    let mut ticket = rig.submit(b"/download");
+    let (exchange, _) = rig.claim().unwrap();
+    rig.say(exchange, CompletionKind::Respond, b"", false, false);
+    rig.dispatcher.before_park();
+    let Poll::Ready(Ok(_stream)) = peek(&mut ticket) else { panic!("no head") };
+    for _ in 0..9 {
+        rig.say(exchange, CompletionKind::Body, &vec![b'x'; 64 * 1024], false, false);
+        rig.dispatcher.before_park();
+    }
+    rig.dispatcher.housekeeping(start + 2 * SECOND);
+    assert_eq!(slow(&rig.told()).len(), 0);
+}
+
+#[test]
+fn a_worker_that_has_served_its_number_says_so_once() {
+    let mut rig = Rig::with(usual(), 0);
+    rig.attach(Generation(1), 1, Some(3));
+    rig.dispatcher.admit(WORKER);
+    for served in 1..=5 {
+        let _ticket = rig.submit(b"/");
+        rig.answer();
+        let told = rig.told();
+        match &told[..] {
+            [Notice::Served(WORKER, 3)] => assert_eq!(served, 3),
+            [] => assert_ne!(served, 3),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn measuring_tells_the_longest_wait_and_the_most_that_ran_and_begins_anew() {
+    let mut rig = Rig::with(usual(), 2);
+    let start = Instant::now();
+    let _tickets = [&b"/1"[..], b"/2", b"/3"].map(|path| rig.ask("GET", path, start).unwrap());
+    let load = rig.dispatcher.measure_at(start + 2 * SECOND);
+    assert_eq!((load.queued, load.running, load.most_running), (1, 2, 2));
+    assert_eq!((load.longest_wait, load.idle), (2 * SECOND, Duration::ZERO));
+    for index in [0, 0, 1] {
+        rig.answer_by(index, 200);
+    }
+    let load = rig.dispatcher.measure_at(Instant::now());
+    assert_eq!((load.queued, load.running, load.most_running), (0, 0, 2));
+    let load = rig.dispatcher.measure_at(Instant::now());
+    assert_eq!((load.most_running, load.longest_wait), (0, Duration::ZERO));
+}
+
+#[test]
+fn what_waits_for_others_of_its_path_does_not_wait_for_want_of_workers() {
+    let rule = Rule { pattern: "*".into(), request: None, concurrency: std::num::NonZeroU32::new(1) };
+    let mut rig = Rig::with(Policy { rules: vec![rule], ..usual() }, 2);
+    let _tickets = [b"/1", b"/2", b"/3"].map(|path| rig.ask("GET", path, ago(5 * SECOND)).unwrap());
+    let load = rig.dispatcher.measure();
+    assert_eq!((load.queued, load.longest_wait), (0, Duration::ZERO));
+    assert_eq!(rig.dispatcher.load().queued, 2);
+    // Nor has it done so when it gets its worker at last.
+    assert_eq!(rig.answer(), b"/1");
+    rig.dispatcher.set_policy(usual());
+    assert_eq!(rig.claim_all(), ["/2", "/3"]);
+    assert!(rig.dispatcher.measure().longest_wait < SECOND);
+}
+
+#[test]
+fn idle_counts_from_the_last_answer() {
+    let mut rig = Rig::with(usual(), 1);
+    let ticket = rig.ask("GET", b"/", ago(100 * SECOND)).unwrap();
+    rig.answer();
+    assert_eq!(status(ticket), 200);
+    let idle = rig.dispatcher.measure_at(Instant::now() + 7 * SECOND).idle;
+    assert!((7 * SECOND..17 * SECOND).contains(&idle), "{idle:?}");
+    let _ticket = rig.submit(b"/");
+    assert_eq!(rig.dispatcher.measure_at(Instant::now() + 5 * SECOND).idle, Duration::ZERO);
+}
+
+#[test]
+fn answers_are_counted_by_generation_also_when_their_worker_is_gone() {
+    let mut rig = Rig::with(usual(), 0);
+    let old = rig.attach(Generation(1), 1, None);
+    rig.dispatcher.admit(rig.workers[old].id);
+    for code in [200, 404, 500] {
+        let _ticket = rig.submit(b"/");
+        rig.answer_by(old, code);
+    }
+    let new = rig.attach(Generation(2), 1, None);
+    assert_eq!(rig.dispatcher.measure().tallies, [(Generation(1), tally(3, 1))]);
+    rig.dispatcher.admit(rig.workers[new].id);
+    rig.dispatcher.retire(rig.workers[old].id);
+    rig.hang_up(old);
+    // A worker that dies, a deadline, an application that raises.
+    let _ticket = rig.submit(b"/");
+    rig.die_of(new, b"/");
+    let next = rig.attach(Generation(2), 1, None);
+    rig.dispatcher.admit(rig.workers[next].id);
+    let _ticket = rig.submit(b"/");
+    let (exchange, _) = rig.workers[next].claim().unwrap();
+    rig.dispatcher.housekeeping(Instant::now() + 11 * SECOND);
+    rig.finish(next, exchange, 200);
+    let _ticket = rig.submit(b"/");
+    let (exchange, _) = rig.workers[next].claim().unwrap();
+    let mut error = Vec::new();
+    rgun_channel::frame::AppError { summary: "E", traceback: "" }.encode(&mut error);
+    rig.workers[next].say(exchange, CompletionKind::Raised, &error, true, true);
+    rig.dispatcher.before_park();
+    let _ticket = rig.submit(b"/");
+    rig.answer_by(next, 200);
+    let both = [(Generation(1), tally(3, 1)), (Generation(2), tally(4, 3))];
+    assert_eq!(rig.dispatcher.measure().tallies, both);
+    // Not reset: they count since the generation is live.
+    assert_eq!(rig.dispatcher.measure().tallies, both);
+}
+
+#[test]
+fn tallies_of_generations_long_gone_are_forgotten() {
+    let mut rig = Rig::with(usual(), 0);
+    for generation in 1..=50 {
+        let index = rig.attach(Generation(generation), 1, None);
+        rig.dispatcher.admit(rig.workers[index].id);
+        let _ticket = rig.submit(b"/");
+        rig.answer_by(index, 200);
+        rig.dispatcher.retire(rig.workers[index].id);
+        rig.hang_up(index);
+    }
+    let tallies = rig.dispatcher.measure().tallies;
+    assert_eq!(tallies.last().unwrap().0, Generation(50));
+    assert!(tallies.len() <= 8, "{tallies:?}");
+}
+
+#[test]
+fn a_probe_reaches_a_worker_that_is_not_admitted_while_the_queue_is_full() {
+    let mut rig = Rig::with(Policy { queue: 1, ..usual() }, 1);
+    let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
+    assert_eq!(rig.ask("GET", b"/3", Instant::now()).unwrap_err(), Fault::QueueFull);
+    let canary = rig.attach(Generation(2), 1, None);
+    let probe = rig.probe(canary, b"/healthz").unwrap();
+    assert_eq!(rig.answer_by(canary, 204), b"/healthz");
+    assert_eq!(status(probe), 204);
+    // It is not a worker's yet, and nobody's answer.
+    assert_eq!(rig.workers[canary].claim(), None);
+    assert_eq!(rig.dispatcher.measure().tallies, []);
+}
+
+#[test]
+fn a_probe_is_answered_by_whom_it_asks_or_not_at_all() {
+    let mut rig = Rig::with(Policy { retry_idempotent: true, ..usual() }, 1);
+    let canary = rig.attach(Generation(2), 1, None);
+    let mut probe = rig.probe(canary, b"/healthz").unwrap();
+    // Neither an idle worker, nor time, nor retirement takes it away.
+    rig.dispatcher.housekeeping(Instant::now() + SECOND);
+    rig.dispatcher.housekeeping(Instant::now() + 2 * SECOND);
+    rig.dispatcher.retire(rig.workers[canary].id);
+    assert_eq!(rig.workers[0].claim(), None);
+    assert!(peek(&mut probe).is_pending());
+    rig.die_of(canary, b"/healthz");
+    assert_eq!(fault(probe), Fault::WorkerDied(rig.workers[canary].id));
+    assert!(rig.dispatcher.lock().quarantine.is_empty());
+    assert_eq!(rig.workers[0].claim(), None);
+    assert_eq!(rig.probe(canary, b"/healthz").unwrap_err(), Fault::WorkerDied(rig.workers[canary].id));
+}
+
+#[test]
+fn a_probe_that_nobody_claimed_dies_with_its_worker() {
+    let mut rig = Rig::with(usual(), 1);
+    let canary = rig.attach(Generation(2), 1, None);
+    let probe = rig.probe(canary, b"/healthz").unwrap();
+    rig.hang_up(canary);
+    assert_eq!(fault(probe), Fault::WorkerDied(rig.workers[canary].id));
+    assert_eq!(rig.workers[0].claim(), None);
+}
+
+#[test]
+fn a_probe_has_a_deadline() {
+    let mut rig = Rig::with(usual(), 0);
+    let canary = rig.attach(Generation(2), 1, None);
+    let probe = rig.probe(canary, b"/healthz").unwrap();
+    rig.workers[canary].claim().unwrap();
+    rig.dispatcher.housekeeping(Instant::now() + 11 * SECOND);
+    assert_eq!(fault(probe), Fault::Deadline(WORKER));
+}
+
+#[test]
+fn a_retired_worker_that_is_admitted_again_serves_and_drains_again() {
+    let mut rig = Rig::with(usual(), 1);
+    rig.dispatcher.retire(WORKER);
+    assert!(matches!(rig.told()[..], [Notice::Drained(WORKER)]));
+    let ticket = rig.submit(b"/");
+    assert_eq!(rig.claim(), None);
+    rig.dispatcher.admit(WORKER);
+    rig.answer();
+    assert_eq!(status(ticket), 200);
+    rig.told();
+    rig.dispatcher.retire(WORKER);
+    assert!(matches!(rig.told()[..], [Notice::Drained(WORKER)]));
+}
+
+#[test]
+fn a_zygote_is_heard_and_never_asked() {
+    let mut rig = Rig::with(usual(), 0);
+    let zygote = rig.attach(Generation(1), 1, None);
+    let _ticket = rig.submit(b"/");
+    for life in 0..500 {
+        rig.workers[zygote].report(&Report::Forked { life, pid: 1 });
+        assert!(rig.dispatcher.pump_control(rig.workers[zygote].id));
+    }
+    let forked =
+        rig.told().iter().filter(|told| matches!(told, Notice::Report(_, Report::Forked { .. }))).count();
+    assert_eq!(forked, 500);
+    assert_eq!(rig.workers[zygote].claim(), None);
+}
+
+#[test]
+fn forks_without_end_are_a_breach() {
+    let mut rig = Rig::with(usual(), 0);
+    let zygote = rig.attach(Generation(1), 1, None);
+    let id = rig.workers[zygote].id;
+    let refused = (0..100_000).find(|life| {
+        rig.workers[zygote].report(&Report::Forked { life: *life, pid: 1 });
+        !rig.dispatcher.pump_control(id)
+    });
+    assert!(refused.is_some_and(|life| life >= 1024), "{refused:?}");
+    let last = rig.told().pop();
+    assert!(matches!(last, Some(Notice::Misbehaved(..))), "{last:?}");
+}

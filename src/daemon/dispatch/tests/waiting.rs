@@ -1,0 +1,135 @@
+//! The queue: whose turn it is, for how long one may wait, and who is woken for it.
+
+use super::*;
+
+fn patient() -> Policy {
+    Policy { queue_timeout: Some(8 * SECOND), ..usual() }
+}
+
+fn count_wanted(notices: &[Notice]) -> usize {
+    notices.iter().filter(|notice| matches!(notice, Notice::Wanted)).count()
+}
+
+#[test]
+fn requests_are_served_in_order_of_age() {
+    let mut rig = Rig::with(patient(), 1);
+    let _tickets = [&b"/1"[..], b"/2", b"/3"].map(|path| rig.submit(path));
+    for path in [b"/1", b"/2", b"/3"] {
+        assert_eq!(rig.answer(), path);
+    }
+}
+
+#[test]
+fn a_queue_that_has_stood_for_long_serves_the_newest_and_lets_the_oldest_time_out() {
+    let mut rig = Rig::with(patient(), 1);
+    let _running = rig.submit(b"/0");
+    let long_ago = ago(3 * SECOND);
+    let mut oldest = rig.ask("GET", b"/1", long_ago).unwrap();
+    let _later = rig.submit(b"/2");
+    let _newest = rig.submit(b"/3");
+    assert_eq!(rig.answer(), b"/0");
+    assert_eq!(rig.answer(), b"/3");
+    rig.dispatcher.housekeeping(long_ago + 9 * SECOND);
+    assert!(matches!(peek(&mut oldest), Poll::Ready(Err(Fault::QueueTimeout))));
+    assert_eq!(rig.answer(), b"/2");
+}
+
+#[test]
+fn a_queue_that_was_worked_off_is_served_in_order_of_age_again() {
+    let mut rig = Rig::with(patient(), 1);
+    let _running = rig.submit(b"/0");
+    let long_ago = ago(3 * SECOND);
+    let _first = [b"/1", b"/2"].map(|path| rig.ask("GET", path, long_ago).unwrap());
+    for path in [b"/0", b"/2"] {
+        assert_eq!(rig.answer(), path);
+    }
+    let _second = [b"/3", b"/4"].map(|path| rig.submit(path));
+    for path in [b"/1", b"/3", b"/4"] {
+        assert_eq!(rig.answer(), path);
+    }
+}
+
+#[test]
+fn what_a_worker_did_not_start_has_the_place_of_its_age_also_when_the_newest_have_their_turn() {
+    let mut rig = Rig::with(patient(), 2);
+    let _running = [b"/a", b"/b"].map(|path| rig.submit(path));
+    let long_ago = ago(3 * SECOND);
+    let _old = [b"/1", b"/2", b"/3"].map(|path| rig.ask("GET", path, long_ago).unwrap());
+    assert_eq!(rig.answer(), b"/a");
+    // The first worker has got /3, has not started it, and retires.
+    let _new = rig.submit(b"/4");
+    rig.dispatcher.retire(WORKER);
+    rig.check();
+    for path in [b"/b", b"/4", b"/3", b"/2", b"/1"] {
+        assert_eq!(rig.answer_by(1, 200), path);
+    }
+}
+
+#[test]
+fn a_queue_that_stood_because_nobody_was_there_is_served_in_order_of_age() {
+    let mut rig = Rig::with(patient(), 0);
+    let long_ago = ago(3 * SECOND);
+    let _tickets = [b"/1", b"/2"].map(|path| rig.ask("GET", path, long_ago).unwrap());
+    rig.admit_new();
+    assert_eq!(rig.answer(), b"/1");
+    assert_eq!(rig.answer(), b"/2");
+}
+
+#[test]
+fn a_request_that_wants_a_worker_when_there_is_none_says_so_once() {
+    let mut rig = Rig::with(usual(), 0);
+    let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
+    assert_eq!(count_wanted(&rig.told()), 1);
+    // Booting is not serving.
+    rig.attach(Generation(1), 1, None);
+    let _third = rig.submit(b"/3");
+    assert_eq!(count_wanted(&rig.told()), 0);
+    rig.dispatcher.admit(WORKER);
+    let _fourth = rig.submit(b"/4");
+    for path in [b"/1", b"/2", b"/3", b"/4"] {
+        assert_eq!(rig.answer(), path);
+    }
+    assert_eq!(count_wanted(&rig.told()), 0);
+    rig.dispatcher.retire(WORKER);
+    let _fifth = rig.submit(b"/5");
+    assert_eq!(count_wanted(&rig.told()), 1);
+}
+
+#[test]
+fn a_request_that_waits_for_a_busy_worker_wants_nobody() {
+    let rig = Rig::with(usual(), 1);
+    let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
+    assert_eq!(count_wanted(&rig.told()), 0);
+}
+
+#[test]
+fn what_the_last_worker_leaves_behind_wants_another() {
+    let rig = Rig::with(usual(), 1);
+    let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
+    rig.dispatcher.retire(WORKER);
+    assert_eq!(count_wanted(&rig.told()), 1);
+
+    let mut rig = Rig::with(usual(), 1);
+    let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
+    rig.die_of(0, b"/1");
+    assert_eq!(count_wanted(&rig.told()), 1);
+}
+
+#[test]
+fn what_the_last_worker_leaves_behind_is_refused_when_nobody_will_serve() {
+    let mut rig = Rig::with(usual(), 1);
+    let (running, waiting) = (rig.submit(b"/1"), rig.submit(b"/2"));
+    rig.dispatcher.set_unavailable(Some("it does not boot"));
+    rig.die_of(0, b"/1");
+    assert_eq!(fault(running), Fault::WorkerDied(WORKER));
+    assert_eq!(fault(waiting), Fault::Unavailable("it does not boot".into()));
+    assert_eq!(count_wanted(&rig.told()), 0);
+}
+
+#[test]
+fn a_refused_request_wants_nobody() {
+    let rig = Rig::with(usual(), 0);
+    rig.dispatcher.set_unavailable(Some("it does not boot"));
+    assert!(matches!(rig.ask("GET", b"/", Instant::now()), Err(Fault::Unavailable(_))));
+    assert_eq!(rig.told().len(), 0);
+}
