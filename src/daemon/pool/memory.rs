@@ -12,6 +12,8 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use rgun_channel::control::Role;
+
 use crate::report::Chain;
 use crate::supervise::{Exit, WorkerId};
 use crate::systemd::cgroup::{Controller, Leaf};
@@ -67,10 +69,12 @@ impl Watcher {
         Self { watch, ..Self::default() }
     }
 
-    /// Bounds a new worker's leaf.
+    /// Bounds a new worker's leaf. A zygote has no limit: it serves nothing that could make it grow, and what its
+    /// workers share with it is counted as its own.
     pub(super) fn limit(&mut self, plan: &Plan<'_>, leaf: Option<&Leaf>) -> Limits {
+        let soft = plan.max_memory.filter(|_| plan.role == Role::Worker);
         let Some(leaf) = leaf.filter(|leaf| leaf.has_memory()) else {
-            if plan.max_memory.is_some() && !self.told_absent {
+            if soft.is_some() && !self.told_absent {
                 self.told_absent = true;
                 tracing::warn!(
                     "workers.max_memory has no memory controller to rely on (under systemd that takes Delegate=yes \
@@ -79,7 +83,7 @@ impl Watcher {
             }
             return Limits::default();
         };
-        let soft = plan.max_memory.filter(|limit| match leaf.limit_memory(*limit) {
+        let soft = soft.filter(|limit| match leaf.limit_memory(*limit) {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "cannot limit a worker's memory, proceeding without");

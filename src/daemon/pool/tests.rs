@@ -30,6 +30,11 @@ const IN_A_PROCESS_OF_ITS_OWN: &str = "RGUN_TEST_IN_A_PROCESS_OF_ITS_OWN";
 /// Runs `test`, named `name`, in a process of its own.
 fn alone(name: &str, test: impl FnOnce()) {
     if std::env::var_os(IN_A_PROCESS_OF_ITS_OWN).is_some() {
+        // What hangs must not hang whoever waits for it.
+        std::thread::spawn(|| {
+            std::thread::sleep(3 * DEADLINE);
+            std::process::abort();
+        });
         return test();
     }
     let output = Program::new(std::env::current_exe().unwrap())
@@ -95,9 +100,10 @@ impl Stage {
 
     /// A zygote whose words are the test's: its process sleeps. Returns its end of the control socket.
     fn zygote(&mut self, worker: WorkerId) -> OwnedFd {
+        // First: a child has our descriptors until the kernel closes them at exec, which we do not see.
+        let pid = child("exec sleep 1000");
         let (channel, _, theirs) = Channel::new(Geometry::standard(3)).unwrap();
         let limits = memory::Limits::default();
-        let pid = child("exec sleep 1000");
         let process = Process { pid, role: Role::Zygote, channel, leaf: None, limits };
         self.pool.processes.insert(worker, process);
         theirs
@@ -243,7 +249,7 @@ fn an_orphan_is_reaped_without_a_word_while_workers_live() {
         let mut stage = Stage::new("exec sleep 1000", None);
         let spawned = stage.spawn(worker(0, 1));
         let output =
-            Program::new("/bin/sh").args(["-c", "sleep 0.05 >/dev/null & echo $!"]).output().unwrap();
+            Program::new("/bin/sh").args(["-c", "sleep 0.05 >/dev/null 2>&1 & echo $!"]).output().unwrap();
         let orphan = Pid::from_raw(String::from_utf8(output.stdout).unwrap().trim().parse().unwrap());
         eventually("the orphan is ours, and reaped", || {
             assert_eq!(stage.pool.reap(), []);
@@ -366,6 +372,24 @@ fn a_forked_worker_enters_a_leaf_of_its_own_and_is_killed_with_its_children() {
         }
         assert_eq!(stage.pool.remove_leaves(), 0);
         assert!(!leaf.exists());
+    });
+}
+
+#[test]
+fn an_orphan_that_leads_no_group_can_be_a_worker_and_is_killed_by_its_number() {
+    alone("an_orphan_that_leads_no_group_can_be_a_worker_and_is_killed_by_its_number", || {
+        let mut stage = Stage::new("", None);
+        let _zygote = stage.zygote(worker(0, 1));
+        stage.pool.fork(&stage.plan(worker(1, 2)), worker(0, 1)).unwrap();
+        // Its parent has ended, so this subreaper is its parent now. Its group is this test's.
+        let script = "sleep 1000 >/dev/null 2>&1 & echo $!";
+        let output = Program::new("/bin/sh").args(["-c", script]).output().unwrap();
+        let pid = Pid::from_raw(String::from_utf8(output.stdout).unwrap().trim().parse().unwrap());
+        stage.pool.forked(worker(0, 1), 2, number(pid)).unwrap();
+        stage.pool.kill(worker(1, 2));
+        let ended = stage.ended();
+        assert_eq!((ended.worker, ended.pid), (worker(1, 2), number(pid)));
+        assert_eq!(ended.how, Exit::Signal { signal: 9, core_dumped: false });
     });
 }
 
@@ -588,9 +612,10 @@ fn an_exit_by_itself_is_no_want_of_memory_whatever_happened_to_its_children() {
 fn a_zygotes_leaf_is_named_after_it_and_a_promoted_workers_limits_are_lifted() {
     alone("a_zygotes_leaf_is_named_after_it_and_a_promoted_workers_limits_are_lifted", || {
         let mut stage = Stage::new("exec sleep 1000", Some(&[Controller::Memory]));
-        stage.prepare_leaf("g1-z-1");
-        let plan = Plan { role: Role::Zygote, ..stage.plan(worker(0, 1)) };
+        let leaf = stage.prepare_leaf("g1-z-1");
+        let plan = Plan { role: Role::Zygote, max_memory: Some(1_000_000), ..stage.plan(worker(0, 1)) };
         stage.pool.spawn(&plan, &stage.reactor).expect("it enters g1-z-1");
+        assert_eq!(fs::read_to_string(leaf.join("memory.high")).unwrap(), "", "a zygote has no limit");
         let leaf = stage.prepare_leaf("g1-w1-2");
         let plan = Plan { max_memory: Some(1_000_000), ..stage.plan(worker(1, 2)) };
         stage.pool.spawn(&plan, &stage.reactor).unwrap();
@@ -602,4 +627,81 @@ fn a_zygotes_leaf_is_named_after_it_and_a_promoted_workers_limits_are_lifted() {
             assert_eq!(fs::read_to_string(leaf.join(name)).unwrap(), "max");
         }
     });
+}
+
+/// A cgroup2 directory that this test may fill, whose `cgroup.subtree_control` has `memory`: a kernel's own answers.
+const REAL_CGROUP: &str = "RGUN_TEST_CGROUP";
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn the_kernel_tells_of_a_worker_that_grows_and_kills_it_alone_at_the_hard_limit() {
+    let Some(cgroup) = std::env::var_os(REAL_CGROUP).map(PathBuf::from) else {
+        let told = "SKIPPED limits of memory by the kernel itself: RGUN_TEST_CGROUP names no cgroup to fill";
+        // Past libtest's capture.
+        io::Write::write_all(&mut io::stderr(), format!("{told}\n").as_bytes()).unwrap();
+        return;
+    };
+    alone("the_kernel_tells_of_a_worker_that_grows_and_kills_it_alone_at_the_hard_limit", || {
+        // `tail` keeps what it is given, and nobody takes it.
+        let hold = "{ head -c 36M /dev/zero | tail -c 36M | sleep 1000; } &";
+        let wait = |file: &str| format!("until [ -e {file} ]; do sleep 0.02; done");
+        let script = [
+            // On a disk: files in memory are the worker's memory.
+            "dd if=/dev/zero of=file bs=1M count=64 conv=fsync 2>/dev/null; cat file > /dev/null; rm file; dd if=/dev/zero of=file bs=1M count=64 conv=fsync 2>/dev/null; echo > has-read",
+            &wait("grow"),
+            hold,
+            &wait("grow-more"),
+            hold,
+            "wait",
+        ]
+        .join("\n");
+        let mut stage = Stage::new(&script, None);
+        let delegation = Delegation::imitation(cgroup.clone(), &[Controller::Memory]);
+        stage.pool = Pool::new(stage.directory.join("extension.so"), Some(delegation));
+        let ids = [worker(0, 1), worker(1, 2)];
+        let touch = |stage: &Stage, file: &str| fs::write(stage.directory.join(file), "").unwrap();
+
+        let plan = Plan { max_memory: Some(32 * MIB), ..stage.plan(ids[0]) };
+        stage.pool.spawn(&plan, &stage.reactor).unwrap();
+        eventually("it has read a file", || stage.directory.join("has-read").exists());
+        let leaf = cgroup.join("g1-w0-1");
+        let events = || fs::read_to_string(leaf.join("memory.events")).unwrap();
+        assert!(!events().contains("high 0\n"), "the page cache has come to the limit: {}", events());
+        assert_eq!(stage.pool.memory_events(), [], "{}", events());
+        assert!(stage.pool.memory(ids[0]).unwrap() < 16 * MIB);
+        // A neighbour, to be left alone.
+        stage.app = Box::leak(Box::new(App { python: neighbour(&stage), ..stage.app.clone() }));
+        stage.spawn(ids[1]);
+
+        touch(&stage, "grow");
+        let asked = Instant::now();
+        loop {
+            let mut fds = [PollFd::new(stage.pool.memory_watch_fd().unwrap(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut fds, PollTimeout::from(20_000_u16)).unwrap(), 1, "{}", events());
+            match stage.pool.memory_events().as_slice() {
+                [] => assert!(asked.elapsed() < DEADLINE, "{}", events()),
+                told => break assert_eq!(told, [MemoryEvent::High(ids[0])]),
+            }
+        }
+        assert_eq!(fs::read_to_string(leaf.join("memory.high")).unwrap(), "max\n");
+        eventually("it goes on growing", || stage.pool.memory(ids[0]).unwrap() > 36 * MIB);
+        assert_eq!(stage.pool.reap(), []);
+
+        touch(&stage, "grow-more");
+        let ended = stage.ended();
+        assert_eq!((ended.worker, ended.oom_killed), (ids[0], true), "{ended:?}");
+        assert_eq!(ended.how, Exit::Signal { signal: 9, core_dumped: false });
+        stage.pool.kill(ids[1]);
+        let ended = stage.ended();
+        assert_eq!((ended.worker, ended.oom_killed), (ids[1], false), "{ended:?}");
+        eventually("no cgroup is left", || stage.pool.remove_leaves() == 0);
+    });
+}
+
+fn neighbour(stage: &Stage) -> Python {
+    let path = stage.directory.join("neighbour");
+    fs::write(&path, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    Python { path, source: PythonSource::Configured }
 }

@@ -160,7 +160,7 @@ impl Watch {
         loop {
             match reader.next() {
                 Ok(event) if event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW) => {
-                    changed.all = true
+                    changed.all = true;
                 }
                 Ok(event) => changed.some.push(WatchId(event.wd())),
                 Err(rustix::io::Errno::INTR) => {}
