@@ -18,6 +18,7 @@ def app(trouble_app):
     host.release(trouble_app, 1)
     serve(trouble_app)
     host.restart()
+    host.wait_for("two workers", lambda: host.status().startswith("2/2 workers ready"))
     return trouble_app
 
 
@@ -80,8 +81,7 @@ def test_a_changed_configuration_takes_effect(app):
     host.reload()
     host.wait_for("three workers", lambda: len(workers()) == 3)
     assert host.get("/slow/20").status == 504
-    environ = pathlib.Path(f"/proc/{max(workers())}/environ").read_bytes().split(b"\0")
-    assert b"GREETING=hello" in environ
+    assert host.get("/facts").json["greeting"] == "hello"
 
 
 def test_a_changed_virtual_environment_takes_effect_with_its_dependencies(app):
@@ -219,6 +219,13 @@ def test_no_daemon_is_a_status_of_its_own(app):
     assert "/run/rgun/control" in told
 
 
+def quiet(load):
+    """Whether all clients have been answered anew, without a fault: what a release had begun has ended."""
+    before, answered = len(load.faults), load.answered
+    host.wait_for("further answers", lambda: load.answered >= answered + 50)
+    return len(load.faults) == before
+
+
 def test_a_watched_release_that_answers_worse_is_taken_back(app):
     serve(app, extra='[reload]\nwatch = "20s"\n')
     host.reload()
@@ -227,6 +234,7 @@ def test_a_watched_release_that_answers_worse_is_taken_back(app):
         host.release(app, 2, "SICK = True")
         host.reload()
         host.wait_for("release 1 is back", lambda: served() == "1", 20)
+        host.wait_for("the new release has nobody left", lambda: served() == "1" and quiet(load))
         before = len(load.faults)
         load.faults.clear()
         load.more(100)

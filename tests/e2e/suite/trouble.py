@@ -56,7 +56,7 @@ def facts(_):
         "parent": os.getppid(),
         "imported_by": IMPORTED_BY,
         "prefix": sys.prefix,
-        "threads": threading.active_count(),
+        "greeting": os.environ.get("GREETING"),
     }
 
 
