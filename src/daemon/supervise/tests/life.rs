@@ -575,3 +575,43 @@ fn signals_are_named_as_people_know_them() {
         assert_eq!(how.to_string(), text);
     }
 }
+
+#[test]
+fn a_boot_that_takes_too_long_is_told_with_the_stacks_of_its_import() {
+    let mut table = Table::ready(2);
+    table.after(20 * SECOND).exits(worker(1, 2));
+    let slow = worker(1, 3);
+    table.spawned(slow);
+    assert_eq!(table.after(60 * SECOND).tick(), [Action::TakeStacks { worker: slow }]);
+    let stacks =
+        Some("Thread 0x7f (most recent call first):\n  File \"db.py\", line 3 in connect".to_owned());
+    let failed = table.after(200 * MS).tell(Event::StacksTaken { worker: slow, stacks: stacks.clone() });
+    assert_eq!(failed[0], Action::Kill { worker: slow });
+    let told = failed.iter().find_map(|action| match action {
+        Action::Report(Report::WorkerBootFailed { failure, .. }) => Some(failure),
+        _ => None,
+    });
+    let told = told.expect("a boot failure");
+    assert_eq!((told.kind, &told.traceback), (BootFailureKind::Timeout, &stacks));
+    assert_eq!(table.tell(Event::StacksTaken { worker: slow, stacks }), [], "once");
+}
+
+#[test]
+fn stacks_that_do_not_come_are_not_waited_for() {
+    let mut table = Table::ready(1);
+    table.after(20 * SECOND).exits(worker(0, 1));
+    table.spawned(worker(0, 2));
+    table.after(60 * SECOND).tick();
+    assert_eq!(table.wakeup(), Some(1500 * MS));
+    assert_eq!(kills(&table.after(1500 * MS).tick()), [worker(0, 2)]);
+}
+
+#[test]
+fn a_worker_that_becomes_ready_while_its_stacks_are_taken_is_welcome() {
+    let mut table = Table::ready(1);
+    table.after(20 * SECOND).exits(worker(0, 1));
+    table.spawned(worker(0, 2));
+    table.after(60 * SECOND).tick();
+    assert_eq!(admits(&table.after(SECOND).tell(Event::Ready { worker: worker(0, 2) })), [worker(0, 2)]);
+    assert_eq!(table.tell(Event::StacksTaken { worker: worker(0, 2), stacks: None }), []);
+}

@@ -2,7 +2,11 @@
 //! simulation's.
 
 mod life;
+mod preload;
 mod reload;
+mod scale;
+mod watch;
+mod wear;
 
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};

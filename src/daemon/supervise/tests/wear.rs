@@ -1,0 +1,135 @@
+//! Worn-out workers: each serves until its successor is ready, and never are two being replaced.
+
+use super::*;
+
+const MANY: Wear = Wear::Requests { served: 1000 };
+
+#[test]
+fn a_worn_out_worker_serves_until_its_successor_is_ready() {
+    let mut table = Table::ready(2);
+    let old = worker(1, 2);
+    let worn = table.tell(Event::WornOut { worker: old, wear: MANY });
+    assert_eq!(
+        worn,
+        [
+            Action::Report(Report::WornOut { worker: old, wear: MANY }),
+            spawn(1, 3),
+            Action::Status("2/2 workers ready, 1 booting".to_owned()),
+        ]
+    );
+    assert_eq!(table.tell(Event::WornOut { worker: old, wear: MANY }), [], "once is enough");
+    table.spawned(worker(1, 3));
+    let ready = table.after(SECOND).tell(Event::Ready { worker: worker(1, 3) });
+    assert_eq!(
+        ready,
+        [
+            Action::Admit { worker: worker(1, 3) },
+            Action::Report(Report::WorkerReady { worker: worker(1, 3), took: SECOND }),
+            Action::Report(Report::Replaced { worker: old, by: worker(1, 3) }),
+            Action::Retire { worker: old },
+            Action::Status("2/2 workers ready, 1 retiring".to_owned()),
+        ]
+    );
+    table.leaves(old);
+    assert_eq!(table.status(), "2/2 workers ready");
+}
+
+#[test]
+fn worn_out_workers_are_replaced_one_at_a_time() {
+    let mut table = Table::ready(3);
+    let limit = 1 << 20;
+    let wears = [MANY, Wear::Memory { bytes: limit + 1, limit }, MANY];
+    let mut all = Vec::new();
+    for (number, wear) in (0..).zip(wears) {
+        let worker = worker(number, u64::from(number) + 1);
+        all.extend(table.after(MS).tell(Event::WornOut { worker, wear }));
+    }
+    assert_eq!(spawns(&all), [worker(0, 4)]);
+    assert_eq!(spawns(&table.boots(worker(0, 4))), [worker(1, 5)]);
+    assert_eq!(spawns(&table.boots(worker(1, 5))), [worker(2, 6)]);
+    assert_eq!(spawns(&table.boots(worker(2, 6))), []);
+}
+
+#[test]
+fn a_successor_that_cannot_boot_costs_nothing_but_time() {
+    let mut table = Table::ready(1);
+    table.tell(Event::WornOut { worker: worker(0, 1), wear: MANY });
+    let failed = table.fails(worker(0, 2));
+    assert_eq!((kills(&failed), retires(&failed)), (vec![], vec![]));
+    assert!(!failed.iter().any(|action| matches!(action, Action::Unavailable(_))), "{failed:?}");
+    let line = "1/1 workers ready: ImportError: No module named 'x' (retry in 100 ms)";
+    assert_eq!(status(&failed), Some(line));
+    table.exits(worker(0, 2));
+    assert_eq!(table.wakeup(), Some(100 * MS));
+    assert_eq!(spawns(&table.after(100 * MS).tick()), [worker(0, 3)]);
+    assert_eq!(retires(&table.boots(worker(0, 3))), [worker(0, 1)]);
+    assert_eq!(table.status(), "1/1 workers ready, 1 retiring");
+}
+
+#[test]
+fn the_successor_of_a_worker_that_dies_meanwhile_just_takes_its_seat() {
+    let mut table = Table::ready(1);
+    table.after(20 * SECOND).tell(Event::WornOut { worker: worker(0, 1), wear: MANY });
+    table.spawned(worker(0, 2));
+    assert_eq!(spawns(&table.exits(worker(0, 1))), [], "it is on its way");
+    let ready = table.tell(Event::Ready { worker: worker(0, 2) });
+    assert_eq!((admits(&ready), retires(&ready)), (vec![worker(0, 2)], vec![]));
+}
+
+#[test]
+fn a_worn_out_worker_that_is_stuck_is_replaced_by_the_successor_that_boots() {
+    let mut table = Table::ready(1);
+    table.tell(Event::WornOut { worker: worker(0, 1), wear: MANY });
+    let stuck = table.tell(Event::DeadlineExceeded { worker: worker(0, 1) });
+    assert_eq!((retires(&stuck), spawns(&stuck)), (vec![worker(0, 1)], vec![]));
+    let ready = table.boots(worker(0, 2));
+    let replaced = Report::Replaced { worker: worker(0, 1), by: worker(0, 2) };
+    assert!(ready.contains(&Action::Report(replaced)), "{ready:?}");
+}
+
+#[test]
+fn nobody_is_replaced_for_wear_during_a_reload() {
+    let mut table = Table::ready(2);
+    table.tell(Event::Reload { policy: policy(2) });
+    assert_eq!(spawns(&table.tell(Event::WornOut { worker: worker(0, 1), wear: MANY })), []);
+    table.fails(worker(0, 3));
+    let workers = table.supervisor.snapshot().workers;
+    let last = workers.last().expect("somebody").worker;
+    assert_eq!(last, worker(0, 4), "but when it has failed");
+}
+
+#[test]
+fn a_crew_that_was_born_together_does_not_age_together() {
+    let lifetime = 1000 * SECOND;
+    let mut table = Table::with(Policy { max_lifetime: Some(lifetime), ..policy(4) });
+    let begin = table.now;
+    table.tell(Event::Started);
+    for number in 0..4 {
+        table.boots(worker(number, u64::from(number) + 1));
+    }
+    let mut ages = Vec::new();
+    while ages.len() < 4 {
+        let wait = table.wakeup().expect("they age");
+        let actions = table.after(wait).tick();
+        let worn =
+            |action: &&Action| matches!(action, Action::Report(Report::WornOut { wear: Wear::Age, .. }));
+        ages.extend(actions.iter().filter(worn).map(|_| table.now.duration_since(begin)));
+        for id in spawns(&actions) {
+            table.boots(id);
+        }
+    }
+    assert!(ages.iter().all(|age| (900 * SECOND..=lifetime).contains(age)), "{ages:?}");
+    assert!(ages.windows(2).all(|pair| pair[1] - pair[0] >= 5 * SECOND), "{ages:?}");
+}
+
+#[test]
+fn a_worker_that_is_not_serving_does_not_wear_out() {
+    let mut table = Table::ready(1);
+    table.tell(Event::DeadlineExceeded { worker: worker(0, 1) });
+    for id in [worker(0, 1), worker(0, 2), worker(9, 9)] {
+        assert_eq!(table.tell(Event::WornOut { worker: id, wear: MANY }), []);
+    }
+    table.boots(worker(0, 2));
+    table.tell(Event::Stop);
+    assert_eq!(table.tell(Event::WornOut { worker: worker(0, 2), wear: MANY }), []);
+}
