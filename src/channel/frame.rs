@@ -316,6 +316,9 @@ pub enum CompletionKind {
     Raised,
 }
 
+/// Most header fields of a response. The worker refuses an application's that has more; the daemon believes no other.
+pub const MOST_FIELDS: u16 = 4096;
+
 /// The fixed part of a completion frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Completion {

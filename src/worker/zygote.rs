@@ -164,6 +164,8 @@ fn fork(
             Ok(Some(Map::attach(map.as_fd(), start.geometry.total(), true)?))
         }
         Ok((pid, _)) => {
+            // The new worker's alone from now on: the daemon learns of its death by their end.
+            drop((control, map, stacks, entrance));
             process.tell(&Report::Forked { life: order.life, pid })?;
             Ok(None)
         }

@@ -200,6 +200,12 @@ def test_many_headers_arrive(server):
     assert [response[f"x-many-{index}"] for index in range(90)] == ["v" * 300] * 90
 
 
+def test_as_many_headers_as_can_be_sent_arrive(probe):
+    response = probe.get("/header/as-many-as-possible")
+    assert response.status == 200
+    assert len(response.all("x-many")) == 4095
+
+
 def test_date_and_server_of_the_application_win(server):
     response = server.get("/headers/own-date")
     assert response.all("date") == ["Thu, 01 Jan 1970 00:00:00 GMT"]
@@ -226,6 +232,7 @@ def test_date_and_server_of_the_application_win(server):
         ("none", "headers are NoneType, not a list"),
         ("huge", "longer than 65535 bytes"),
         ("many-huge", "headers have"),
+        ("too-many", "the response has 4096 headers, more than the 4095 that are sent"),
         ("negative-length", "Content-Length is no number: -1"),
         ("plus-length", "Content-Length is no number: +3"),
     ],

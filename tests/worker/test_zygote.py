@@ -154,6 +154,7 @@ def test_forks_leave_nothing_behind(fake, zygote):
     before = descriptors(zygote)
     for life in range(2, 12):
         worker = fake.fork(zygote, life=life).ready()
+        assert descriptors(zygote) == before
         assert kinds(worker) == kinds(zygote)
         assert json.loads(worker.get("/descriptors")[1]) == len(before) + 1
         assert worker.stop() == 0

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString, PyTuple};
-use rgun_channel::frame::{encode_field, encode_known_field};
+use rgun_channel::frame::{MOST_FIELDS, encode_field, encode_known_field};
 use rgun_channel::header::index_of;
 
 use super::warn_once;
@@ -90,6 +90,14 @@ impl HeadCache {
                 kind(headers)
             ))
         })?;
+        // One more may be added: Content-Length.
+        let most = usize::from(MOST_FIELDS) - 1;
+        if headers.len() > most {
+            return Err(PyValueError::new_err(format!(
+                "the response has {} headers, more than the {most} that are sent",
+                headers.len()
+            )));
+        }
         let mut value = Vec::with_capacity(128);
         let mut head = Head { status: status_code(status, &mut value)?, ..Head::default() };
         for pair in headers.iter() {
