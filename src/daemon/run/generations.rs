@@ -16,22 +16,18 @@ use crate::{dispatch, http, net};
 pub(super) struct Generations {
     configs: BTreeMap<Generation, Arc<Config>>,
     live: Arc<Config>,
-    last: Generation,
 }
 
 impl Generations {
     /// The first one.
     pub(super) fn new(config: Config) -> Self {
         let live = Arc::new(config);
-        let first = Generation(1);
-        Self { configs: BTreeMap::from([(first, Arc::clone(&live))]), live, last: first }
+        Self { configs: BTreeMap::from([(Generation(1), Arc::clone(&live))]), live }
     }
 
-    /// A reload: the supervisor counts in the same way.
-    pub(super) fn add(&mut self, config: Config) -> Generation {
-        self.last = Generation(self.last.0 + 1);
-        self.configs.insert(self.last, Arc::new(config));
-        self.last
+    /// One that is about to boot.
+    pub(super) fn add(&mut self, generation: Generation, config: Config) {
+        self.configs.insert(generation, Arc::new(config));
     }
 
     /// Its configuration.

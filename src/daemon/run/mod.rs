@@ -715,7 +715,8 @@ impl Daemon {
                 }
                 self.refused_reload = None;
                 let policy = generations::policy(&invocation.config, self.cores, self.supervised);
-                let generation = self.generations.add(invocation.config);
+                let generation = self.supervisor.next_generation();
+                self.generations.add(generation, invocation.config);
                 self.set_timers();
                 if let Some(asker) = asker {
                     let text = format!("generation {generation} boots beside the one that serves");
