@@ -1,6 +1,6 @@
 //! Stacks: what the process is doing, for the daemon to read from a memfd that it made.
 //!
-//! Two ways, both answered with [`Report::Stacks`]:
+//! Two ways, both answered with [`Report::Stacks`](rgun_channel::control::Report::Stacks):
 //!
 //! - [`Command::Stacks`](rgun_channel::control::Command::Stacks): written under the GIL ([`write_all`], [`write_one`]).
 //! - [`STACKS_SIGNAL`]: `faulthandler` walks the threads in a signal handler, whoever holds the GIL, then chains to a

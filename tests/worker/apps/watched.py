@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import threading
+import time
 from urllib.parse import parse_qs
 
 IMPORTED_BY = os.getpid()
@@ -71,6 +72,12 @@ def wait_for_fifo(path):
     """In one system call, without the GIL."""
     with open(path, encoding="utf-8") as fifo:
         return fifo.read()
+
+
+def do_sleep(environ, seconds):
+    """Without the GIL."""
+    time.sleep(float(seconds))
+    return "slept"
 
 
 def do_hold_gil_elsewhere(environ, seconds):
