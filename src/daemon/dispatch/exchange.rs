@@ -287,7 +287,7 @@ impl Exchange {
         self.client == Client::Through
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.place == Place::Over && self.client_is_through()
     }
 
@@ -527,83 +527,5 @@ impl Exchange {
     }
 }
 
-/// All exchanges, found by id in constant time: the low bits of an id are the index, the rest counts.
-#[derive(Debug, Default)]
-pub(super) struct Exchanges {
-    slots: Vec<Option<Exchange>>,
-    free: Vec<u32>,
-    count: u64,
-    live: usize,
-    frames: Vec<Vec<u8>>,
-}
-
 /// The application's answer may fail, and then closing it.
 const MOST_RAISED: u8 = 2;
-
-const INDEX_BITS: u32 = 24;
-/// Frames kept for reuse, and the largest worth keeping.
-const SPARE_FRAMES: usize = 256;
-const SPARE_FRAME_SIZE: usize = 16 * 1024;
-
-impl Exchanges {
-    pub(super) fn is_empty(&self) -> bool {
-        self.live == 0
-    }
-
-    /// An id for [`Exchanges::insert`], which must follow at once if it is to be used.
-    pub(super) fn next_id(&mut self) -> ExchangeId {
-        self.count += 1;
-        let index = self.free.last().copied().unwrap_or_else(|| {
-            u32::try_from(self.slots.len()).expect("connections are limited far below 2^24")
-        });
-        ExchangeId(self.count << INDEX_BITS | u64::from(index))
-    }
-
-    pub(super) fn insert(&mut self, exchange: Exchange) {
-        let index = index(exchange.id);
-        if index == self.slots.len() {
-            self.slots.push(Some(exchange));
-        } else {
-            self.free.pop();
-            self.slots[index] = Some(exchange);
-        }
-        self.live += 1;
-    }
-
-    pub(super) fn get(&self, id: ExchangeId) -> Option<&Exchange> {
-        self.slots.get(index(id))?.as_ref().filter(|exchange| exchange.id == id)
-    }
-
-    pub(super) fn get_mut(&mut self, id: ExchangeId) -> Option<&mut Exchange> {
-        self.slots.get_mut(index(id))?.as_mut().filter(|exchange| exchange.id == id)
-    }
-
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Exchange> {
-        self.slots.iter_mut().flatten()
-    }
-
-    /// Forgets the exchange if both sides are through with it.
-    pub(super) fn remove_if_over(&mut self, id: ExchangeId) {
-        if self.get(id).is_some_and(Exchange::is_over)
-            && let Some(exchange) = self.slots[index(id)].take()
-        {
-            self.free.push(u32::try_from(index(id)).expect("an index of 24 bits"));
-            self.live -= 1;
-            self.recycle(exchange.frame);
-        }
-    }
-
-    pub(super) fn spare_frame(&mut self) -> Vec<u8> {
-        self.frames.pop().unwrap_or_default()
-    }
-
-    pub(super) fn recycle(&mut self, frame: Vec<u8>) {
-        if self.frames.len() < SPARE_FRAMES && frame.capacity() <= SPARE_FRAME_SIZE {
-            self.frames.push(frame);
-        }
-    }
-}
-
-fn index(id: ExchangeId) -> usize {
-    (id.0 & ((1 << INDEX_BITS) - 1)) as usize
-}

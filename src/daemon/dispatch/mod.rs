@@ -24,6 +24,7 @@
 //! keep what their names say.
 
 mod exchange;
+mod exchanges;
 mod housekeeping;
 mod measure;
 mod notice;
@@ -52,8 +53,9 @@ use tokio::sync::Notify;
 
 use crate::supervise::WorkerId;
 
-use self::exchange::{Exchange, Exchanges, Place};
+use self::exchange::{Exchange, Place};
 pub use self::exchange::{Fault, FilePart, Head, Payload};
+use self::exchanges::Exchanges;
 use self::housekeeping::Keeper;
 use self::measure::Gauge;
 pub use self::notice::{Asked, Notice, NoticeSink};

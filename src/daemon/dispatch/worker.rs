@@ -19,7 +19,8 @@ use rgun_channel::wake::{Sleepers, SystemFutex, Want};
 
 use crate::supervise::{Generation, Tally, WorkerId};
 
-use super::exchange::{Exchange, Exchanges, Place};
+use super::exchange::{Exchange, Place};
+use super::exchanges::Exchanges;
 use super::reports::Budget;
 use super::{Notice, NoticeSink};
 
