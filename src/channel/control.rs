@@ -22,6 +22,7 @@
 //!
 //! A *zygote* (`workers.preload`) is a worker that never serves: it imports the application and makes workers of
 //! itself by [`Command::Fork`]. It speaks this protocol on its own control socket, its workers each on theirs.
+//! Until it is ready it hears nothing but [`STACKS_SIGNAL`]: it has no thread that could.
 //!
 //! *Stacks* are a memfd that the daemon makes: where `faulthandler` writes the Python stacks of the process. The
 //! daemon empties it, asks ([`Command::Stacks`], or [`STACKS_SIGNAL`] when that is not heard because something holds
@@ -54,6 +55,10 @@ pub const CONTROL_FD: i32 = 3;
 
 /// The signal that makes a worker write its stacks although something holds the GIL (`faulthandler.register`, chained
 /// to a handler that sends [`Report::Stacks`]). A real-time signal that neither glibc nor usual applications use.
+///
+/// Only for a process that did not hear [`Command::Stacks`] and will not be kept: while something holds the GIL the
+/// frames of all threads stand still, but if it lets go just then, `faulthandler` walks frames that change, and may take
+/// the process down (seen: once in some hundred signals to a worker of several busy threads).
 pub const STACKS_SIGNAL: i32 = 50;
 
 /// What a process is for.

@@ -3,10 +3,6 @@
 //! It runs from before the application is imported. It never touches Python, so it hears the daemon whatever holds the
 //! GIL; what needs Python is the helper's ([`crate::helper`]). When the daemon is gone the process ends at once: nobody
 //! waits for its answers any more. A zygote reads its socket itself ([`crate::zygote`]).
-//!
-//! # Why `unsafe`
-//! The thread blocks all signals, so that handlers run on a thread of Python's, whose waits they interrupt; there is no
-//! safe call for that.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,6 +14,7 @@ use rgun_channel::frame::ExchangeId;
 
 use crate::helper::Job;
 use crate::python::{exit_now, lock};
+use crate::signals::Mask;
 use crate::worker::Worker;
 
 /// Request bodies that came as a descriptor, by exchange, until their slot takes them.
@@ -63,7 +60,7 @@ pub(crate) fn spawn(worker: &'static Worker) -> io::Result<()> {
 }
 
 fn listen(worker: &'static Worker) {
-    block_signals();
+    Mask::all().set();
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
         let received = match receive(worker.control, &mut buffer) {
@@ -106,19 +103,5 @@ fn listen(worker: &'static Worker) {
             // meant for this version: ignored.
             Ok(Command::Start(_)) | Err(_) => {}
         }
-    }
-}
-
-fn block_signals() {
-    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    #[expect(unsafe_code, reason = "sigfillset(3)")]
-    // SAFETY: the pointer is to a set of ours, which the call initializes; it cannot fail.
-    unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-    }
-    #[expect(unsafe_code, reason = "pthread_sigmask(3)")]
-    // SAFETY: the set was initialized above; only this thread's mask changes.
-    unsafe {
-        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut());
     }
 }

@@ -80,6 +80,8 @@ impl Helper {
     }
 
     fn work(&self, worker: &'static Worker) {
+        // Not that of the control thread, by which this one was made.
+        worker.signals.set();
         loop {
             let job = {
                 let idle = |state: &mut State| state.jobs.is_empty() && !state.closed;

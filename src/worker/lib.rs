@@ -28,6 +28,7 @@ mod output;
 mod process;
 mod python;
 mod serve;
+mod signals;
 mod stacks;
 mod title;
 mod worker;

@@ -29,6 +29,7 @@ use crate::hooks::Hooks;
 use crate::output::Output;
 use crate::process::Process;
 use crate::python::{exit_now, lock};
+use crate::signals::Mask;
 use crate::stacks::this_thread;
 
 /// The worker.
@@ -44,6 +45,8 @@ pub(crate) struct Worker {
     pub(crate) hooks: Hooks,
     /// Does what the daemon asks for beside requests.
     pub(crate) helper: Helper,
+    /// The main thread's.
+    pub(crate) signals: Mask,
     /// Everything that goes back.
     pub(crate) output: Output,
     /// Descriptors of request bodies that came ahead of their frames.
@@ -84,6 +87,7 @@ impl Worker {
             control: &process.control,
             hooks,
             helper: Helper::default(),
+            signals: Mask::current(),
             bodies: Bodies::default(),
             map,
             stopping: AtomicBool::new(false),

@@ -19,6 +19,7 @@ def test_hooks_are_called_in_order_with_what_gunicorn_gives_them(fake, hooked):
         "ppid": os.getpid(),
         "same": "kept",
         "main": True,
+        "blocked": "0" * 16,
     }
     of_server = {"server": os.getpid(), "threads": 2}
     assert first == {"hook": "post_fork", "app": False, **same, **of_server}
@@ -123,6 +124,7 @@ def test_child_exit_is_called_in_another_worker_on_another_thread(fake, hooked):
     assert event["in"] == worker.pid
     assert event["server"] == os.getpid()
     assert event["main"] is False
+    assert event["blocked"] == "0" * 16
     # Requests go on, and the thread is no obstacle to the end.
     assert worker.get("/who")[0] == 200
     assert worker.stop() == 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import threading
 
@@ -18,12 +19,20 @@ def write_down(name, worker, server=None):
         "same": getattr(worker, "kept", None),
         "app": "watched" in sys.modules,
         "main": threading.current_thread() is threading.main_thread(),
+        "blocked": blocked_signals(),
     }
     if server is not None:
         told["server"] = server.pid
         told["threads"] = server.cfg.threads
     with open(os.environ["EVENTS"], "a", encoding="utf-8") as file:
         file.write(json.dumps(told) + "\n")
+
+
+def blocked_signals():
+    """What a program that the hook starts would inherit."""
+    return subprocess.run(
+        ["grep", "SigBlk", "/proc/self/status"], capture_output=True, text=True, check=True
+    ).stdout.split()[1]
 
 
 def post_fork(server, worker):
