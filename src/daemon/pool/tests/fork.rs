@@ -1,0 +1,228 @@
+//! Workers that a zygote forks: what is asked, what is believed, and what becomes of those that never come.
+
+use rgun_channel::control::{Fork, Report};
+
+use super::*;
+
+#[test]
+fn death_by_a_real_time_signal_is_told_as_what_it_is() {
+    alone(module_path!(), "death_by_a_real_time_signal_is_told_as_what_it_is", || {
+        let mut stage = Stage::new("", None);
+        let _zygote = stage.zygote(worker(0, 1));
+        stage.pool.fork(&stage.plan(worker(1, 2)), worker(0, 1)).unwrap();
+        let pid = child("kill -50 $$");
+        await_end(pid);
+        stage.pool.forked(worker(0, 1), 2, number(pid)).unwrap();
+        assert_eq!(stage.ended().how, Exit::Signal { signal: 50, core_dumped: false });
+    });
+}
+
+#[test]
+fn a_zygote_is_asked_for_a_worker_with_all_that_the_worker_needs() {
+    alone(module_path!(), "a_zygote_is_asked_for_a_worker_with_all_that_the_worker_needs", || {
+        let mut stage = Stage::new("", None);
+        let zygote = stage.zygote(worker(0, 1));
+        let plan = Plan { slots: 8, ..stage.plan(worker(3, 2)) };
+        stage.pool.fork(&plan, worker(0, 1)).unwrap();
+        let (command, fds) = hear(&zygote);
+        assert_eq!(command, Command::Fork(Fork { worker: 3, life: 2 }));
+        let [control, map, stacks]: [OwnedFd; 3] = fds.try_into().unwrap();
+        let pid = child("exec sleep 1000");
+        let spawned = stage.pool.forked(worker(0, 1), 2, number(pid)).unwrap();
+        assert_eq!((spawned.pid, spawned.link.worker), (number(pid), worker(3, 2)));
+        assert_eq!(spawned.link.geometry, Geometry::standard(3), "the zygote's");
+        Map::attach(map.as_fd(), Geometry::standard(3).total(), true).unwrap();
+        // Each is the other end of what the daemon has.
+        control::send(&control, &Report::Booting { python: "CPython".into() }.encode(), &[]).unwrap();
+        let mut buffer = vec![0; MAX_MESSAGE];
+        assert!(receive(&spawned.link.control, &mut buffer).unwrap().len > 0);
+        io::Write::write_all(&mut fs::File::from(stacks), b"here").unwrap();
+        assert_eq!(stage.pool.stacks(worker(3, 2)).as_deref(), Some("here"));
+        assert_eq!(stage.pool.lost_forks().len(), 0);
+
+        stage.pool.kill(worker(3, 2));
+        let ended = stage.ended();
+        assert_eq!((ended.worker, ended.pid), (worker(3, 2), number(pid)));
+        assert_eq!(ended.how, Exit::Signal { signal: 9, core_dumped: false });
+    });
+}
+
+#[test]
+fn a_forked_worker_enters_a_leaf_of_its_own_and_is_killed_with_its_children() {
+    alone(module_path!(), "a_forked_worker_enters_a_leaf_of_its_own_and_is_killed_with_its_children", || {
+        let mut stage = Stage::new("", Some(&[]));
+        let zygote = stage.zygote(worker(0, 1));
+        let leaf = stage.prepare_leaf("g1-w3-2");
+        stage.pool.fork(&stage.plan(worker(3, 2)), worker(0, 1)).unwrap();
+        let (_, fds) = hear(&zygote);
+        let [_control, _map, _stacks, entrance]: [OwnedFd; 4] = fds.try_into().unwrap();
+        io::Write::write_all(&mut fs::File::from(entrance), b"0").unwrap();
+        assert_eq!(fs::read_to_string(leaf.join("cgroup.procs")).unwrap(), "0");
+
+        let file = stage.directory.join("child.pid");
+        let pid = child(&format!("sleep 1000 & echo $! > {}; wait", file.display()));
+        stage.pool.forked(worker(0, 1), 2, number(pid)).unwrap();
+        let mut grandchild = None;
+        eventually("the worker starts a child", || {
+            grandchild = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
+            grandchild.is_some()
+        });
+        stage.pool.kill(worker(3, 2));
+        assert_eq!(stage.ended().worker, worker(3, 2));
+        eventually("its child is gone", || {
+            stage.pool.reap();
+            !lives(Pid::from_raw(grandchild.unwrap()))
+        });
+
+        // The kernel's files go with the directory; these do not, which is how a busy leaf looks.
+        assert_eq!(stage.pool.remove_leaves(), 1);
+        for entry in fs::read_dir(&leaf).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        assert_eq!(stage.pool.remove_leaves(), 0);
+        assert!(!leaf.exists());
+    });
+}
+
+#[test]
+fn an_orphan_that_leads_no_group_can_be_a_worker_and_is_killed_by_its_number() {
+    alone(
+        module_path!(),
+        "an_orphan_that_leads_no_group_can_be_a_worker_and_is_killed_by_its_number",
+        || {
+            let mut stage = Stage::new("", None);
+            let _zygote = stage.zygote(worker(0, 1));
+            stage.pool.fork(&stage.plan(worker(1, 2)), worker(0, 1)).unwrap();
+            // Its parent has ended, so this subreaper is its parent now. Its group is this test's.
+            let script = "sleep 1000 >/dev/null 2>&1 & echo $!";
+            let output = Program::new("/bin/sh").args(["-c", script]).output().unwrap();
+            let pid = Pid::from_raw(String::from_utf8(output.stdout).unwrap().trim().parse().unwrap());
+            stage.pool.forked(worker(0, 1), 2, number(pid)).unwrap();
+            stage.pool.kill(worker(1, 2));
+            let ended = stage.ended();
+            assert_eq!((ended.worker, ended.pid), (worker(1, 2), number(pid)));
+            assert_eq!(ended.how, Exit::Signal { signal: 9, core_dumped: false });
+        },
+    );
+}
+
+#[test]
+fn a_zygotes_claim_is_believed_only_of_a_child_that_is_nobodys() {
+    alone(module_path!(), "a_zygotes_claim_is_believed_only_of_a_child_that_is_nobodys", || {
+        let mut stage = Stage::new("exec sleep 1000", None);
+        let _zygote = stage.zygote(worker(0, 1));
+        let _other = stage.zygote(worker(0, 2));
+        let known = stage.spawn(worker(1, 3)).pid;
+        let parent = std::os::unix::process::parent_id();
+        let pids = [0, 1, known, std::process::id(), parent, u32::MAX, i32::MAX.cast_unsigned()];
+        for (pid, life) in pids.into_iter().zip(10_u64..) {
+            stage.pool.fork(&stage.plan(worker(2, life)), worker(0, 1)).unwrap();
+            let error = stage.pool.forked(worker(0, 1), life, pid).unwrap_err();
+            assert!(matches!(error, SpawnError::Claim { .. }), "{pid}: {error}");
+            let lost = stage.pool.lost_forks();
+            assert_eq!(lost.len(), 1, "{pid}");
+            assert_eq!(lost[0].0, worker(2, life));
+        }
+        // One that nobody has asked for, or not this zygote.
+        let pid = child("exec sleep 1000");
+        let error = stage.pool.forked(worker(0, 1), 99, number(pid)).unwrap_err();
+        assert!(error.to_string().contains("nobody has asked"), "{error}");
+        stage.pool.fork(&stage.plan(worker(2, 30)), worker(0, 1)).unwrap();
+        stage.pool.forked(worker(0, 2), 30, number(pid)).unwrap_err();
+        assert_eq!(stage.pool.lost_forks().len(), 0, "the right zygote may still answer");
+        stage.pool.forked(worker(0, 1), 30, number(pid)).unwrap();
+        stage.pool.forked(worker(0, 1), 30, number(pid)).expect_err("not twice");
+        stage.pool.fork(&stage.plan(worker(2, 31)), worker(1, 3)).expect_err("a worker is no zygote");
+        stage.pool.promoted(worker(1, 3));
+        stage.pool.fork(&stage.plan(worker(2, 31)), worker(1, 3)).expect("now it is one");
+    });
+}
+
+#[test]
+fn a_worker_that_ended_before_it_was_told_of_is_still_told_how() {
+    alone(module_path!(), "a_worker_that_ended_before_it_was_told_of_is_still_told_how", || {
+        let mut stage = Stage::new("", None);
+        let _zygote = stage.zygote(worker(0, 1));
+        stage.pool.fork(&stage.plan(worker(1, 2)), worker(0, 1)).unwrap();
+        let pid = child("exit 9");
+        await_end(pid);
+        assert_eq!(stage.pool.reap(), [], "it may be the one");
+        stage.pool.forked(worker(0, 1), 2, number(pid)).unwrap();
+        let ended = stage.ended();
+        assert_eq!((ended.worker, ended.how), (worker(1, 2), Exit::Code(9)));
+
+        // When nobody is awaited any more, what was held back is reaped.
+        stage.pool.fork(&stage.plan(worker(1, 3)), worker(0, 1)).unwrap();
+        let stranger = child("exit 0");
+        await_end(stranger);
+        assert_eq!(stage.pool.reap(), []);
+        assert!(process::is_child(stranger));
+        assert_eq!(stage.pool.fork_failed(3), Some(worker(1, 3)));
+        assert!(!process::is_child(stranger));
+        assert_eq!(stage.pool.fork_failed(3), None);
+    });
+}
+
+#[test]
+fn a_worker_is_lost_with_its_zygote_unless_the_zygote_had_told_of_it() {
+    alone(module_path!(), "a_worker_is_lost_with_its_zygote_unless_the_zygote_had_told_of_it", || {
+        let mut stage = Stage::new("", None);
+        let zygote = stage.zygote(worker(0, 1));
+        for life in [2, 3] {
+            stage.pool.fork(&stage.plan(worker(1, life)), worker(0, 1)).unwrap();
+        }
+        let pid = child("exec sleep 1000");
+        stage.pool.kill(worker(0, 1));
+        assert_eq!(stage.ended().worker, worker(0, 1));
+        drop(zygote);
+        // Its last words are read after its end was seen.
+        stage.pool.forked(worker(0, 1), 2, number(pid)).unwrap();
+        assert!(!stage.pool.is_empty());
+        let due = stage.pool.forks_due().unwrap();
+        assert!(due <= Instant::now() + Duration::from_secs(1), "not as long as a living one is given");
+        let mut lost = Vec::new();
+        eventually("the other worker is lost", || {
+            lost = stage.pool.lost_forks();
+            !lost.is_empty()
+        });
+        assert!(Instant::now() >= due);
+        let [(id, error)] = lost.as_slice() else { panic!("{lost:?}") };
+        assert_eq!((*id, error.fault()), (worker(1, 3), SpawnFault::System));
+        assert_eq!(stage.pool.forks_due(), None);
+        stage.pool.fork(&stage.plan(worker(1, 4)), worker(0, 1)).expect_err("it is gone");
+    });
+}
+
+#[test]
+fn a_worker_that_comes_too_late_is_killed() {
+    alone(module_path!(), "a_worker_that_comes_too_late_is_killed", || {
+        let mut stage = Stage::new("", None);
+        let _zygote = stage.zygote(worker(0, 1));
+        stage.pool.fork(&stage.plan(worker(1, 2)), worker(0, 1)).unwrap();
+        assert_eq!(stage.pool.lost_forks().len(), 0);
+        stage.pool.forks.expire();
+        let lost = stage.pool.lost_forks();
+        assert_eq!(lost[0].0, worker(1, 2));
+        let pid = child("exec sleep 1000");
+        let error = stage.pool.forked(worker(0, 1), 2, number(pid)).unwrap_err();
+        assert!(matches!(error, SpawnError::TooLate), "{error}");
+        eventually("it is killed and reaped", || {
+            assert_eq!(stage.pool.reap(), []);
+            !process::is_child(pid)
+        });
+        assert_eq!(stage.pool.lost_forks().len(), 0, "told once");
+    });
+}
+
+#[test]
+fn a_worker_that_is_killed_before_it_exists_is_killed_when_it_does() {
+    alone(module_path!(), "a_worker_that_is_killed_before_it_exists_is_killed_when_it_does", || {
+        let mut stage = Stage::new("", None);
+        let _zygote = stage.zygote(worker(0, 1));
+        stage.pool.fork(&stage.plan(worker(1, 2)), worker(0, 1)).unwrap();
+        stage.pool.kill(worker(1, 2));
+        let pid = child("exec sleep 1000");
+        stage.pool.forked(worker(0, 1), 2, number(pid)).unwrap();
+        assert_eq!(stage.ended().how, Exit::Signal { signal: 9, core_dumped: false });
+    });
+}
