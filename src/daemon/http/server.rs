@@ -419,6 +419,7 @@ fn refused(
             worker,
             summary,
             traceback,
+            log_access: server.log_access,
         });
     }
     let mut text = String::new();

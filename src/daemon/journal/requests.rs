@@ -61,6 +61,8 @@ pub struct Failure {
     pub summary: String,
     /// The application's traceback; may be empty.
     pub traceback: String,
+    /// Every request is noted, the client's faults too.
+    pub log_access: bool,
 }
 
 #[derive(Debug)]
@@ -153,7 +155,7 @@ fn write_access(access: &Access) {
 }
 
 fn write_failure(failure: &Failure) {
-    let Failure { request, status, duration, worker, summary, traceback } = failure;
+    let Failure { request, status, duration, worker, summary, traceback, log_access } = failure;
     let Request { id, method, path, client } = request;
     let separator = if traceback.is_empty() { "" } else { "\n" };
     let traceback = traceback.trim_end();
@@ -174,8 +176,10 @@ fn write_failure(failure: &Failure) {
             )
         };
     }
-    // The client's faults are not the operator's business; a full queue is a warning; the rest is an error.
+    // The client's faults are not the operator's business, unless every request is; a full queue is a warning; the
+    // rest is an error.
     match status {
+        400..=499 | 501 if *log_access => entry!(info),
         400..=499 | 501 => entry!(debug),
         503 => entry!(warn),
         _ => entry!(error),
