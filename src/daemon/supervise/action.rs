@@ -226,8 +226,8 @@ pub enum Report {
         /// How long it had.
         waited: Duration,
     },
-    /// A retiring worker was killed before it was drained, because its seat's replacements are stuck as well and
-    /// there is no room for one more process.
+    /// A retiring worker was killed before it was drained, because there is no room for one more process: it is stuck,
+    /// and its seat's replacements are as well; or nobody else serves.
     RetirementCut {
         /// Who.
         worker: WorkerId,

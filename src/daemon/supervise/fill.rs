@@ -51,11 +51,9 @@ impl Supervisor {
     pub(super) fn lacks_zygote(&self, now: Instant) -> bool {
         let crew = &self.live;
         let is_due = crew.zygote.as_ref().is_some_and(|place| place.is_due(now));
-        // At the end only the last worker, needed to empty the queue, is worth an import.
-        let is_needed = match self.phase {
-            Phase::Running => !crew.asleep,
-            _ => crew.wanted() > 0 && crew.seats.iter().all(|seat| seat.current.is_none()),
-        };
+        // Nothing is to be forked in a sleep, nor while somebody else is the canary.
+        let is_held = |seat: &Seat| seat.current.is_some();
+        let is_needed = crew.wanted() > 0 && !(self.one_at_a_time() && crew.seats.iter().any(is_held));
         is_due && is_needed && self.fills() && self.n_zygotes(crew.generation) < MOST_ZYGOTES
     }
 
@@ -84,7 +82,7 @@ impl Supervisor {
             && self.n_all_workers() < self.most_workers()
     }
 
-    pub(super) fn most_workers(&self) -> usize {
+    fn most_workers(&self) -> usize {
         let crews = self.crews().map(|crew| crew.seats.len());
         let lives = self.workers.values().map(|worker| worker.crew_size);
         3 * crews.chain(lives).max().unwrap_or(0)
@@ -100,7 +98,7 @@ impl Supervisor {
         self.workers.values().filter(is_one).count()
     }
 
-    pub(super) fn n_all_workers(&self) -> usize {
+    fn n_all_workers(&self) -> usize {
         self.workers.values().filter(|worker| !worker.is_zygote()).count()
     }
 
@@ -158,7 +156,8 @@ impl Supervisor {
         self.actions.push(Action::Spawn { worker: id, generation, origin });
     }
 
-    /// There are due vacancies and too many processes on their way out: the ones that have been retiring longest go.
+    /// There are due vacancies and too many processes on their way out: the stuck ones that have been retiring longest
+    /// go. Those that finish their requests in good order are only cut short when nobody else serves.
     fn make_room(&mut self, now: Instant) {
         // Too many of one generation is only helped by one of it less.
         let generation = self.live.generation;
@@ -167,15 +166,19 @@ impl Supervisor {
             |worker: &&Worker| !worker.is_zygote() && (!is_crowded || worker.generation == generation);
         let n_due = self.live.open().filter(|(_, seat)| seat.is_due(now)).count();
         let n_dying = self.workers.values().filter(counts).filter(|worker| worker.is_dying()).count();
-        let mut retiring: Vec<(Instant, WorkerId)> = self
+        let anybody_ready = self.anybody_ready();
+        let mut retiring: Vec<(bool, Instant, WorkerId)> = self
             .workers
             .values()
             .filter(counts)
-            .filter(|worker| matches!(worker.state, State::Retiring { .. }))
-            .map(|worker| (worker.since, worker.id))
+            .filter_map(|worker| match worker.state {
+                State::Retiring { stuck, .. } => Some((!stuck, worker.since, worker.id)),
+                _ => None,
+            })
+            .filter(|(is_well, ..)| !(*is_well && anybody_ready))
             .collect();
         retiring.sort_unstable();
-        for (_, id) in retiring.into_iter().take(n_due.saturating_sub(n_dying)) {
+        for (_, _, id) in retiring.into_iter().take(n_due.saturating_sub(n_dying)) {
             self.report(Report::RetirementCut { worker: id });
             self.kill(id, now);
         }

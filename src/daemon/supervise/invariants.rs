@@ -101,9 +101,7 @@ impl Supervisor {
     }
 
     fn broken_number(&self) -> Option<&'static str> {
-        if self.n_all_workers() > self.most_workers() {
-            return Some("more processes than three times the count");
-        }
+        // How many there may be in all is a question at each spawn: the limit shrinks with the last of a large crew.
         for crew in self.crews() {
             if self.n_workers(crew.generation) > 2 * crew.seats.len() {
                 return Some("more processes of a generation than twice its count");
@@ -133,7 +131,11 @@ impl Supervisor {
         if let Some(clock) = self.clock
             && self.vacancy(clock).is_some()
         {
-            let is_going = |worker: &Worker| worker.is_dying() || worker.is_given_up();
+            let may_finish = self.anybody_ready();
+            let is_going = |worker: &Worker| match worker.state {
+                State::Retiring { stuck, .. } => may_finish && !stuck,
+                _ => worker.is_dying() || worker.is_given_up(),
+            };
             if self.has_room(self.live.generation) || !self.workers.values().any(is_going) {
                 return Some("a vacancy that could be filled or made room for");
             }

@@ -224,14 +224,19 @@ impl Supervisor {
 
     /// Runs out every deadline that has passed.
     fn run_out(&mut self, now: Instant) {
-        for id in self.ids() {
-            if self.worker(id).and_then(Worker::deadline).is_some_and(|at| at <= now) {
-                self.run_out_worker(id, now);
-            }
-        }
         self.age(now);
         self.run_out_reload(now);
+        // What one of them begins may be over at once, without a drain.
+        while let Some(id) = self.overdue(now) {
+            self.run_out_worker(id, now);
+        }
         self.run_out_drain(now);
+    }
+
+    /// A worker whose deadline has passed. Running it out moves that to later, or away.
+    fn overdue(&self, now: Instant) -> Option<WorkerId> {
+        let is_overdue = |worker: &&Worker| worker.deadline().is_some_and(|at| at <= now);
+        self.workers.values().find(is_overdue).map(|worker| worker.id)
     }
 
     /// While starting, reloading and stopping take their time on purpose, systemd is asked for a little more of it again and

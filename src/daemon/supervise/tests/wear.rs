@@ -119,7 +119,7 @@ fn a_crew_that_was_born_together_does_not_age_together() {
         }
     }
     assert!(ages.iter().all(|age| (900 * SECOND..=lifetime).contains(age)), "{ages:?}");
-    assert!(ages.windows(2).all(|pair| pair[1] - pair[0] >= 5 * SECOND), "{ages:?}");
+    assert!(ages.windows(2).all(|pair| pair[1].saturating_sub(pair[0]) >= 5 * SECOND), "{ages:?}");
 }
 
 #[test]
