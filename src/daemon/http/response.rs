@@ -85,6 +85,7 @@ impl Account {
             worker,
             summary: format!("broken off in mid-body: {summary}"),
             traceback,
+            log_access: self.log_access,
         });
     }
 }

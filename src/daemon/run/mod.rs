@@ -42,7 +42,7 @@ use crate::pool::{self, Ended, MemoryEvent, Plan, Pool, SpawnError};
 use crate::report::Chain;
 use crate::supervise::{
     Action, BootFailure, BootFailureKind, Event, Generation, LifeState, Origin, SpawnFault, Supervisor, Wear,
-    WorkerId,
+    WorkerId, WorkerSnapshot,
 };
 use crate::systemd::{cgroup::Delegation, listen, notify};
 
@@ -655,7 +655,10 @@ impl Daemon {
     fn weigh(&mut self) -> Vec<Event> {
         let snapshot = self.supervisor.snapshot();
         let mut events = Vec::new();
-        for worker in snapshot.workers.iter().filter(|worker| worker.state == LifeState::Ready) {
+        let serves = |worker: &&WorkerSnapshot| {
+            worker.state == LifeState::Ready && !self.reporter.is_zygote(worker.worker)
+        };
+        for worker in snapshot.workers.iter().filter(serves).copied().collect::<Vec<_>>() {
             let limit = self.generations.get(worker.generation).and_then(|config| config.workers.max_memory);
             let (Some(limit), Some(bytes)) = (limit, self.pool.memory(worker.worker)) else { continue };
             if bytes >= limit {
