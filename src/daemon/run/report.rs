@@ -86,7 +86,7 @@ impl Reporter {
                 self.boot_failed(worker, failure, retry_in, told_before, python);
             }
             Report::WorkerExited { worker, how, state, retry_in } => {
-                self.exited(worker, how, state, retry_in)
+                self.exited(worker, how, state, retry_in);
             }
             Report::WorkerMisbehaved { worker, why, .. } => tracing::error!(
                 rgun.worker = worker.number.0,
@@ -278,7 +278,7 @@ fn resized(from: u16, to: u16, why: Resize) {
         Resize::Busy(waited) => tracing::info!("{from} workers, now {to}: requests waited for {waited:.1?}"),
         Resize::Calm => tracing::info!("{from} workers, now {to}: fewer are enough"),
         Resize::Idle => {
-            tracing::info!("no request for workers.idle_exit: the workers leave until the next one")
+            tracing::info!("no request for workers.idle_exit: the workers leave until the next one");
         }
         Resize::Wanted => tracing::info!("a request has come: workers start"),
     }
