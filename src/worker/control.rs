@@ -37,6 +37,11 @@ impl Bodies {
         }
     }
 
+    /// Closes all that nobody has taken.
+    pub(crate) fn clear(&self) {
+        lock(&self.waiting).clear();
+    }
+
     fn put(&self, exchange: ExchangeId, body: OwnedFd) {
         lock(&self.waiting).insert(exchange, body);
         self.arrived.notify_all();

@@ -182,6 +182,7 @@ impl Worker {
             // An error is a panic of the thread, which has been printed.
             let _ = thread.join();
         }
+        self.bodies.clear();
         if let Err(error) = self.map.release() {
             let text = format!("rgun: cannot let go of a worker's shared memory: {error}, ignoring\n");
             // Nothing can be done about a stderr that is closed.

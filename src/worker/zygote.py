@@ -46,9 +46,9 @@ def settle(own):
 
     Returns the warnings: what workers that are forked from here will share, or miss, by name.
     """
+    found = close_databases()
     gc.collect()
     gc.freeze()
-    found = []
     sockets = open_sockets(own)
     if sockets:
         found.append(
@@ -62,6 +62,20 @@ def settle(own):
             f"{', '.join(threads)}; start them at the first request, or in hooks.post_worker_init"
         )
     return found
+
+
+def close_databases():
+    """Closes what Django keeps open between requests (CONN_MAX_AGE); its workers would all talk on the same.
+
+    Other libraries have no registry of their connections: `open_sockets` names them.
+    """
+    django = sys.modules.get("django.db")
+    try:
+        if django is not None:
+            django.connections.close_all()
+    except Exception as error:  # noqa: BLE001 (whatever a database's module raises)
+        return [f"cannot close Django's database connections before workers are forked: {error!r}"]
+    return []
 
 
 def open_sockets(own):

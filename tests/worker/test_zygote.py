@@ -296,6 +296,44 @@ def test_a_quiet_application_is_told_nothing_about(zygote):
     assert zygote.warnings() == []
 
 
+def test_connections_that_django_keeps_are_closed_before_a_fork(fake, project):
+    pytest.importorskip("django")
+    directory = project(
+        kept="""
+            import os
+
+            import django
+            from django.conf import settings
+            from django.core.wsgi import get_wsgi_application
+            from django.http import HttpResponse
+            from django.urls import path
+
+            DATABASE = {"ENGINE": "django.db.backends.sqlite3", "NAME": "data.sqlite3", "CONN_MAX_AGE": None}
+            settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, DATABASES={"default": DATABASE})
+            application = get_wsgi_application()
+
+            def view(request):
+                from django.db import connection
+
+                before = connection.connection is not None
+                connection.cursor().execute("select 1")
+                return HttpResponse(f"{before} {os.getpid()}")
+
+            urlpatterns = [path("", view)]
+        """
+    )
+    zygote = fake.spawn("kept", directory, zygote=True, warm_up="/").ready()
+    assert zygote.warnings() == []
+    worker = fake.fork(zygote).ready()
+    assert worker.get("/") == (200, f"False {worker.pid}".encode())
+    # Kept now, and given up again when the worker becomes a zygote.
+    assert worker.get("/") == (200, f"True {worker.pid}".encode())
+    worker.send(b"P")
+    worker.ready()
+    child = fake.fork(worker, life=3).ready()
+    assert child.get("/") == (200, f"False {child.pid}".encode())
+
+
 # ---------------------------------------------------------------- stacks and hooks
 
 
