@@ -18,6 +18,8 @@ pub struct BackoffLimits {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Backoff {
     streak: u32,
+    /// An early death was overlooked.
+    spared: bool,
 }
 
 impl Backoff {
@@ -28,9 +30,16 @@ impl Backoff {
         limits.first.saturating_mul(1 << doublings).min(limits.longest)
     }
 
+    /// A life that served was short. The first one in a row may have had bad luck, and is replaced without a wait: who
+    /// kills a worker by hand, or the kernel when memory is short, does not ask how old it is.
+    pub(super) fn die_early(&mut self, limits: BackoffLimits) -> Duration {
+        let was_spared = std::mem::replace(&mut self.spared, true);
+        if was_spared { self.fail(limits) } else { Duration::ZERO }
+    }
+
     /// A life was long enough to forget the failures before it.
     pub(super) fn reset(&mut self) {
-        self.streak = 0;
+        *self = Self::default();
     }
 }
 
@@ -56,6 +65,16 @@ mod tests {
         }
         let huge = BackoffLimits { first: Duration::MAX, longest: Duration::MAX };
         assert_eq!(backoff.fail(huge), Duration::MAX);
+    }
+
+    #[test]
+    fn the_first_early_death_is_overlooked_and_only_that() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<_> = (0..4).map(|_| backoff.die_early(LIMITS).as_millis()).collect();
+        assert_eq!(waits, [0, 100, 200, 400]);
+        backoff.reset();
+        assert_eq!(backoff.die_early(LIMITS), Duration::ZERO);
+        assert_eq!(backoff.fail(LIMITS), LIMITS.first, "a failed boot is not a death");
     }
 
     #[test]

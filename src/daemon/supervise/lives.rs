@@ -297,13 +297,14 @@ impl Supervisor {
         let seat = self.live.place_mut(worker.id, worker.role)?;
         if is_settled {
             seat.backoff.reset();
+        }
+        let wait = if is_settled { Duration::ZERO } else { seat.backoff.die_early(limits) };
+        if wait.is_zero() {
             seat.wait_no_longer();
         } else {
-            let wait = seat.backoff.fail(limits);
             seat.wait_for(wait, now);
             seat.failure = Some(why.clone());
         }
-        let wait = seat.wait;
         // The application boots, and then its workers die: below PATIENCE a request is better off in the queue.
         let is_out = |seat: &Seat| seat.current.is_none() && seat.wait >= PATIENCE;
         if !self.live.asleep && self.live.open().all(|(_, seat)| is_out(seat)) {

@@ -38,7 +38,8 @@ pub struct Policy {
     pub terminate_grace: Duration,
     /// Between attempts in a seat whose lives are too short.
     pub backoff: BackoffLimits,
-    /// A worker that was ready for this long is replaced at once when it dies, and its seat's failures forgotten.
+    /// A worker that was ready for this long is replaced at once when it dies, and its seat's failures forgotten; of
+    /// those that die earlier, the first.
     pub settled: Duration,
     /// The first boot of all decides: if it fails and would fail again, exit with 78 instead of retrying.
     pub exit_on_first_boot_failure: bool,

@@ -208,7 +208,8 @@ impl Supervisor {
         if failure.kind != BootFailureKind::Superseded {
             let summary: String = failure.summary.chars().take(LONGEST_SUMMARY).collect();
             let serving = self.live.generation;
-            self.remark = Some(format!("reload failed: {summary} (generation {serving} serves on)"));
+            let does = if self.anybody_ready() { "serves on" } else { "stays" };
+            self.remark = Some(format!("reload failed: {summary} (generation {serving} {does})"));
             self.end_reloading();
         }
         self.report(Report::ReloadFailed { generation, failure });

@@ -88,14 +88,14 @@ impl Supervisor {
             let worse = clearly_worse(tally(warm.crew.generation), tally(self.live.generation));
             if let Some(why) = worse {
                 self.go_back(why, now);
+                return;
             }
-            return;
         }
         // What is new decides for itself when it is live.
         if self.coming.is_some() {
             return;
         }
-        let is_idle = load.running == 0 && load.queued == 0;
+        let is_idle = load.running == 0 && load.queued == 0 && self.warm.is_none();
         if self.live.policy.idle_exit.is_some_and(|limit| is_idle && load.idle >= limit)
             && self.anybody_ready()
         {

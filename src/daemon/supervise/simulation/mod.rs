@@ -22,7 +22,7 @@ fn every_history_keeps_the_promises_and_ends_well() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seeds = match number("RGUN_SIMULATION_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("RGUN_SIMULATION_HISTORIES").unwrap_or(5000),
+        None => 0..number("RGUN_SIMULATION_HISTORIES").unwrap_or(ENOUGH),
     };
     let mut seen = Seen::default();
     for seed in seeds.clone() {
@@ -34,10 +34,13 @@ fn every_history_keeps_the_promises_and_ends_well() {
         }
         seen.note(&world);
     }
-    if seeds.end - seeds.start >= 1000 {
+    if seeds.end - seeds.start >= ENOUGH {
         seen.is_enough();
     }
 }
+
+/// Histories that together contain everything.
+const ENOUGH: u64 = 5000;
 
 /// A simulation in which nothing happens keeps every promise: what the histories have to contain together.
 #[derive(Debug, Default)]

@@ -426,13 +426,15 @@ fn invent(dice: &mut Dice, exit_on_first_boot_failure: bool, broken: u64) -> Cod
     let boot = (!dice.percent(20)).then(|| Duration::from_secs(1 + dice.below(60)));
     let drain = Duration::from_secs(dice.below(30));
     let min = if dice.percent(60) { count } else { dice.one_to(count.get()) };
+    // Long enough that its crew can be replaced one by one meanwhile, or it would never come to an end.
+    let boots = boot.unwrap_or(Duration::from_secs(20)) / 2 * (u32::from(count.get()) + 6);
     let policy = Policy {
         exit_on_first_boot_failure,
         min,
         preload: dice.percent(30),
         probe: dice.percent(30),
         watch: dice.percent(30).then(|| Duration::from_secs(1 + dice.below(60))),
-        max_lifetime: dice.percent(15).then(|| Duration::from_secs(30 + dice.below(60))),
+        max_lifetime: dice.percent(20).then(|| boots + Duration::from_secs(10 + dice.below(60))),
         idle_exit: dice.percent(20).then(|| Duration::from_secs(10 + dice.below(60))),
         boots_at_once: dice.one_to(3),
         ..Policy::new("app".to_owned(), count, boot, drain)

@@ -167,17 +167,22 @@ fn an_application_that_never_booted_is_retried_by_one_seat_when_the_policy_says_
 }
 
 #[test]
-fn a_worker_that_dies_is_replaced_at_once_after_a_long_life_and_with_backoff_after_a_short_one() {
-    for (lived, wait) in [(10 * SECOND, Duration::ZERO), (9 * SECOND, 100 * MS)] {
-        let mut table = Table::ready(3);
-        let how = Exit::Signal { signal: 9, core_dumped: false };
-        let actions = table.after(lived).tell(Event::Exited { worker: worker(1, 2), how });
-        let report =
-            Report::WorkerExited { worker: worker(1, 2), how, state: LifeState::Ready, retry_in: Some(wait) };
+fn a_worker_that_dies_is_replaced_at_once_and_after_a_second_short_life_with_backoff() {
+    let mut table = Table::ready(3);
+    let how = Exit::Signal { signal: 9, core_dumped: false };
+    // The life, the seconds it served, and the milliseconds until the next.
+    for (life, seconds, wait) in [(2, 10, 0), (4, 9, 0), (5, 9, 100), (6, 9, 200), (7, 10, 0)] {
+        let (lived, wait) = (seconds * SECOND, wait * MS);
+        let id = worker(1, life);
+        let actions = table.after(lived).tell(Event::Exited { worker: id, how });
+        let retry_in = Some(wait);
+        let report = Report::WorkerExited { worker: id, how, state: LifeState::Ready, retry_in };
         assert!(actions.contains(&Action::Report(report)), "{actions:?}");
         let again = if wait.is_zero() { actions } else { table.after(wait).tick() };
-        assert_eq!(spawns(&again), [worker(1, 4)], "after a life of {lived:?}");
+        let next = worker(1, life.max(3) + 1);
+        assert_eq!(spawns(&again), [next], "after a life of {lived:?}");
         assert!(again.iter().all(|action| !matches!(action, Action::Kill { .. } | Action::Retire { .. })));
+        table.boots(next);
     }
 }
 
@@ -185,19 +190,22 @@ fn a_worker_that_dies_is_replaced_at_once_after_a_long_life_and_with_backoff_aft
 fn a_long_life_forgets_the_failures_before_it() {
     let mut table = Table::ready(1);
     table.exits(worker(0, 1));
+    table.boots(worker(0, 2));
+    table.exits(worker(0, 2));
     assert_eq!(table.wakeup(), Some(100 * MS));
     table.after(100 * MS).tick();
-    table.boots(worker(0, 2));
-    assert_eq!(spawns(&table.after(10 * SECOND).exits(worker(0, 2))), [worker(0, 3)]);
     table.boots(worker(0, 3));
-    table.exits(worker(0, 3));
-    assert_eq!(table.wakeup(), Some(100 * MS), "the first failure again, not the second");
+    assert_eq!(spawns(&table.after(10 * SECOND).exits(worker(0, 3))), [worker(0, 4)]);
+    table.boots(worker(0, 4));
+    assert_eq!(spawns(&table.exits(worker(0, 4))), [worker(0, 5)], "the first short life again");
 }
 
 #[test]
 fn a_crash_loop_is_told_with_its_reason_and_its_wait() {
     let mut table = Table::ready(1);
-    let mut life = 1;
+    table.exits(worker(0, 1));
+    table.boots(worker(0, 2));
+    let mut life = 2;
     let mut outage = None;
     for _ in 0..5 {
         let actions = table.exits(worker(0, life));

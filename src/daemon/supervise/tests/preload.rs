@@ -110,7 +110,8 @@ fn a_fork_under_way_when_the_zygote_dies_has_failed() {
 #[test]
 fn a_zygote_that_dies_again_and_again_boots_with_backoff() {
     let mut table = preloaded(1);
-    let mut id = zygote(1);
+    let mut id = spawns(&table.exits(zygote(1)))[0];
+    table.boots(id);
     for wait in [100, 200, 400] {
         table.exits(id);
         assert_eq!(table.wakeup(), Some(wait * MS));

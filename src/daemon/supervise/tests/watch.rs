@@ -75,10 +75,9 @@ fn a_generation_that_answers_clearly_worse_gives_way_to_the_old_one() {
 #[test]
 fn a_generation_whose_workers_all_die_gives_way_without_any_figures() {
     let mut table = watching();
-    table.exits(worker(0, 3));
+    let again = spawns(&table.exits(worker(0, 3)));
     let dead = table.exits(worker(1, 4));
     assert_eq!(admits(&dead), [], "a death may be the worker's own fault: {dead:?}");
-    let again = spawns(&table.after(100 * MS).tick());
     let failed = table.fails(again[0]);
     assert_eq!(admits(&failed), [worker(0, 1), worker(1, 2)]);
     let why = import_error().summary;
