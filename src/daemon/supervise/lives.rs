@@ -162,7 +162,6 @@ impl Supervisor {
             // It was to finish what it had, and will not.
             State::Retiring { deadline, .. } => {
                 worker.state = State::Retiring { deadline, stuck: true };
-                self.not_promoted(id);
             }
             // Of the generation before, which is watched: this one cannot take over again.
             State::Standby if !worker.drained => {

@@ -320,6 +320,35 @@ fn a_replacement_that_is_stuck_too_cuts_the_longest_retirement_short() {
 }
 
 #[test]
+fn a_healthy_retirement_is_not_cut_short_while_somebody_serves() {
+    let mut table = Table::with(Policy { idle_exit: Some(60 * SECOND), ..policy(2) });
+    table.tell(Event::Started);
+    table.boots(worker(0, 1));
+    table.boots(worker(1, 2));
+    table.tell(Event::WornOut { worker: worker(0, 1), wear: Wear::Requests { served: 1000 } });
+    table.boots(worker(0, 3));
+    table.tell(Event::Load(Load { idle: 60 * SECOND, ..Load::default() }));
+    assert_eq!(spawns(&table.tell(Event::Wanted)), [worker(0, 4)]);
+    let full = table.boots(worker(0, 4));
+    assert_eq!((spawns(&full), kills(&full)), (vec![], vec![]), "three still finish what they have");
+    assert_eq!(terminations(&table.tell(Event::Drained { worker: worker(0, 1) })), [worker(0, 1)]);
+    assert_eq!(spawns(&table.exits(worker(0, 1))), [worker(1, 5)]);
+}
+
+#[test]
+fn a_stuck_retirement_is_cut_before_a_healthy_one() {
+    let mut table = Table::ready(2);
+    for (number, life) in [(0, 1), (1, 2)] {
+        let worker = worker(number, life);
+        table.after(SECOND).tell(Event::WornOut { worker, wear: Wear::Requests { served: 1000 } });
+        table.boots(WorkerId { life: Life(life + 2), ..worker });
+    }
+    assert_eq!(spawns(&table.after(20 * SECOND).exits(worker(0, 3))), [worker(0, 5)]);
+    let full = table.tell(Event::DeadlineExceeded { worker: worker(1, 4) });
+    assert_eq!(kills(&full), [worker(1, 4)], "nobody serves, and four are all there may be");
+}
+
+#[test]
 fn a_worker_that_breaks_the_contract_is_killed_and_replaced() {
     let mut table = Table::ready(2);
     let why = "a completion for an exchange it does not have".to_owned();

@@ -270,3 +270,23 @@ fn stop_ends_the_zygote_too() {
     table.exits(zygote(1));
     assert_eq!(table.exits(worker(0, 2)).last(), Some(&Action::Exit { status: 0, reason: None }));
 }
+
+#[test]
+fn a_candidate_that_is_lost_in_a_watch_leaves_the_place_to_another() {
+    let mut table = preloaded(1);
+    table.tell(Event::WornOut { worker: worker(0, 2), wear: Wear::Refork });
+    table.boots(worker(0, 3));
+    table.tell(Event::Reload { policy: Policy { watch: Some(30 * SECOND), ..preloading(1) } });
+    table.boots(zygote(4));
+    assert_eq!(verdicts(&table.boots(worker(0, 5))), [(2, None)]);
+    assert_eq!(terminations(&table.tell(Event::Drained { worker: worker(0, 2) })), [worker(0, 2)]);
+    let tallies = vec![
+        (Generation(1), Tally { answered: 1000, failed: 0 }),
+        (Generation(2), Tally { answered: 100, failed: 100 }),
+    ];
+    let back = table.tell(Event::Load(Load { tallies, ..Load::default() }));
+    assert_eq!(admits(&back), [worker(0, 3)]);
+    assert_eq!(terminations(&back), [zygote(4)]);
+    let worn = table.tell(Event::WornOut { worker: worker(0, 3), wear: Wear::Refork });
+    assert!(worn.contains(&fork(1, 0, 6, zygote(1))), "{worn:?}");
+}

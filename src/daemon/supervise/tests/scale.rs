@@ -205,7 +205,11 @@ fn extreme_orders_are_limited_to_what_there_can_be() {
 #[test]
 fn a_seat_that_closes_forgets_its_failures() {
     let mut table = Table::ready(2);
-    table.exits(worker(1, 2));
+    let again = spawns(&table.exits(worker(1, 2)));
+    table.fails(again[0]);
+    table.exits(again[0]);
+    assert_eq!(table.wakeup(), Some(100 * MS));
     table.tell(Event::Adjust { by: -1 });
     assert_eq!((table.status(), table.wakeup()), ("1/1 workers ready".to_owned(), None));
+    assert_eq!(spawns(&table.tell(Event::Adjust { by: 1 })), [worker(1, 4)], "at once");
 }

@@ -119,3 +119,30 @@ fn a_stop_ends_the_watch() {
     let drained = table.tell(Event::EdgeDrained);
     assert_eq!(terminations(&drained).len(), 4, "{drained:?}");
 }
+
+#[test]
+fn a_daemon_that_watches_does_not_fall_asleep() {
+    let mut table = Table::ready(1);
+    let policy = Policy { watch: Some(30 * SECOND), idle_exit: Some(10 * SECOND), ..policy(1) };
+    table.tell(Event::Reload { policy });
+    table.boots(worker(0, 2));
+    let idle = || Event::Load(Load { idle: 60 * SECOND, ..Load::default() });
+    assert_eq!(table.tell(idle()), []);
+    table.tell(Event::Drained { worker: worker(0, 1) });
+    table.after(30 * SECOND).tick();
+    assert_eq!(retires(&table.tell(idle())), [worker(0, 2)]);
+}
+
+#[test]
+fn the_generation_that_takes_over_again_is_not_blamed_for_what_was_before() {
+    let mut table = Table::ready(2);
+    let again = spawns(&table.exits(worker(1, 2)));
+    table.fails(again[0]);
+    table.exits(again[0]);
+    table.tell(Event::Reload { policy: Policy { watch: Some(30 * SECOND), ..policy(2) } });
+    table.boots(worker(0, 4));
+    table.boots(worker(1, 5));
+    let back = table.tell(load((3, 1000), (50, 400)));
+    assert_eq!(spawns(&back), [worker(1, 6)], "its vacancy is filled at once: {back:?}");
+    assert!(!table.status().contains("ImportError"), "{}", table.status());
+}

@@ -90,12 +90,12 @@ fn a_worn_out_worker_that_is_stuck_is_replaced_by_the_successor_that_boots() {
 #[test]
 fn nobody_is_replaced_for_wear_during_a_reload() {
     let mut table = Table::ready(2);
-    table.tell(Event::Reload { policy: policy(2) });
+    table.tell(Event::Reload { policy: Policy { probe: true, ..policy(2) } });
+    table.boots(worker(0, 3));
     assert_eq!(spawns(&table.tell(Event::WornOut { worker: worker(0, 1), wear: MANY })), []);
-    table.fails(worker(0, 3));
-    let workers = table.supervisor.snapshot().workers;
-    let last = workers.last().expect("somebody").worker;
-    assert_eq!(last, worker(0, 4), "but when it has failed");
+    let outcome = Err("reload.probe was answered with status 500".to_owned());
+    let failed = table.tell(Event::Probed { worker: worker(0, 3), outcome });
+    assert_eq!(spawns(&failed), [worker(0, 4)], "but when it has failed");
 }
 
 #[test]
