@@ -11,13 +11,14 @@ mod waiting;
 use std::fs::File;
 use std::iter;
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use nix::sys::socket::{Shutdown, shutdown};
 use rgun_channel::control::{self, Command, Report};
 use rgun_channel::frame::{Body, Completion, CompletionKind};
 use rgun_channel::layout::{SLOT_ACKED, Word};
@@ -221,7 +222,9 @@ impl Rig {
 
     /// The worker's end closes, as at every exit.
     fn hang_up(&mut self, index: usize) {
-        self.workers[index].control = None;
+        let control = self.workers[index].control.take().expect("it has not hung up before");
+        // Closing is not enough: a process that another test is just making has a copy until it executes.
+        shutdown(control.as_raw_fd(), Shutdown::Both).unwrap();
         assert!(!self.dispatcher.pump_control(self.workers[index].id));
     }
 
