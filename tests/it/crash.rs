@@ -11,11 +11,9 @@ fn a_worker_that_dies_is_a_502_that_names_the_request() {
     let worker = daemon.worker();
     let answer = daemon.get("/die");
     answer.is_a_refusal(502);
-    let line = daemon.log.wait(answer.field("x-request-id"));
-    assert!(
-        line.contains("ERROR") && line.contains("GET /die 502") && line.contains("rgun.worker=0"),
-        "{line}"
-    );
+    let line = daemon.log.wait("GET /die 502");
+    let id = answer.field("x-request-id");
+    assert!(line.contains("ERROR") && line.contains(id) && line.contains("rgun.worker=0"), "{line}");
     let line = daemon.log.wait("worker 0 exited");
     assert!(line.contains("WARN") && line.contains('3') && line.contains("replaced"), "{line}");
     assert_ne!(daemon.worker(), worker);

@@ -52,7 +52,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn generation(daemon: &Daemon) -> String {
-    daemon.get("/pid").said("generation").to_owned()
+    daemon.get("/pid").said("generation")
 }
 
 #[test]

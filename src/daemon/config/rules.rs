@@ -1,6 +1,6 @@
 //! `[[timeouts.path]]`: from tables to [`PathRule`]s.
 //!
-//! `check` calls [`read`] and adds the section to the keys. An entry is a small section of its own: its keys have
+//! `check` calls [`read()`] and adds the section to the keys. An entry is a small section of its own: its keys have
 //! their lines, its unknown keys are errors, and what is wrong with one entry does not hide what is wrong with the
 //! next. Matching requests is `dispatch`'s; here only a rule that could never match is found out.
 

@@ -25,7 +25,7 @@ pub enum Notice {
     Slow(WorkerId, Asked),
     /// A retiring worker has no exchange left but those over their deadline.
     Drained(WorkerId),
-    /// The worker has served as many requests as its [`Link::max_requests`] says. Told once.
+    /// The worker has served as many requests as its [`Link::max_requests`](super::Link::max_requests) says. Told once.
     Served(WorkerId, u64),
     /// A request waits and no worker is open. Told once until one is admitted.
     Wanted,

@@ -15,7 +15,7 @@ pub struct Policy {
     pub queue_timeout: Option<Duration>,
     /// `timeouts.request`: how long one may run; `None` is for ever.
     pub request_timeout: Option<Duration>,
-    /// `log.slow`: after how long [`Notice::Slow`] is told of one that runs.
+    /// `log.slow`: after how long [`Notice::Slow`](super::Notice::Slow) is told of one that runs.
     pub slow: Option<Duration>,
     /// `timeouts.path`: the first that matches counts.
     pub rules: Vec<Rule>,
