@@ -187,7 +187,8 @@ impl Reporter {
         self.heard.remove(&worker);
         let lost = self.lost.remove(&worker).unwrap_or_default();
         let oom_killed = self.oom_killed.remove(&worker);
-        let expected = !matches!(state, LifeState::Ready | LifeState::Retiring)
+        // Who stands by is the zygote, or about to serve, or kept to serve again: nobody asked it to leave.
+        let expected = !matches!(state, LifeState::Ready | LifeState::Standby | LifeState::Retiring)
             || (state == LifeState::Retiring && how == Exit::Code(0));
         let (number, name) = (worker.number.0, self.name(worker));
         self.zygotes.remove(&worker);
