@@ -1,6 +1,7 @@
 //! One promise a test: events with an invented clock in, actions compared. What no table thinks of is the
 //! simulation's.
 
+mod ending;
 mod life;
 mod preload;
 mod reload;
