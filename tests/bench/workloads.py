@@ -136,17 +136,12 @@ def measure_memory(run, name):
     return figures
 
 
-# Seconds after which rgun replaces a worker at once; a younger one could be one of many that crash.
-SETTLED = 10.5
-
-
 def measure_death(run, name):
     """One Django worker is killed; the clock runs until another one has answered."""
     with run.start(name, **SHOP) as server:
         boot = server.wait_ready("/api/status")
         expect(server, "/api/status", lambda body: b'"ok"' in body)
         first = json.loads(server.get("/api/status")[1])["pid"]
-        time.sleep(SETTLED)
         os.kill(first, signal.SIGKILL)
         died = time.perf_counter()
         while time.perf_counter() - died < 20:
