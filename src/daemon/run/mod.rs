@@ -3,53 +3,58 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `mod.rs` | building, the main loop, actions |
+//! | `mod.rs` | building, the main loop, the supervisor's actions |
+//! | `system.rs` | what the daemon takes from the system at its start |
+//! | `hearing.rs` | what other threads, workers and the kernel tell, as events |
 //! | `generations.rs` | the configurations that are alive, and what each part must know of them |
+//! | `reload.rs` | reading the configuration again, going live, the verdict |
 //! | `orders.rs` | the control socket of `rgun reload` |
 //! | `probe.rs` | `reload.probe` |
 //! | `stacks.rs` | taking the Python stacks of workers |
+//! | `memory.rs` | `workers.max_memory` |
 //! | `report.rs` | what the operator reads |
 
 mod generations;
+mod hearing;
+mod memory;
 mod orders;
 mod probe;
+mod reload;
 mod report;
 mod stacks;
+mod system;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rgun_channel::control::{self, Command, FailureKind, ListenerInfo, Role};
+use rgun_channel::control::{Command, ListenerInfo, Role};
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::cli::{self, Invocation};
-use crate::config::{Bind, Config};
-use crate::dispatch::{self, Dispatcher, Notice, Reactor};
+use crate::dispatch::{Dispatcher, Notice, Reactor};
 use crate::edge::{Edge, EdgeNotice};
 use crate::http::Server;
 use crate::journal::lifecycle::{self, Destination};
 use crate::journal::requests::Journal;
 use crate::net::{Connections, Listener};
-use crate::pool::{self, Ended, MemoryEvent, Plan, Pool, SpawnError};
+use crate::pool::{self, Plan, Pool};
 use crate::report::Chain;
-use crate::supervise::{
-    Action, BootFailure, BootFailureKind, Event, Generation, LifeState, Origin, SpawnFault, Supervisor, Wear,
-    WorkerId, WorkerSnapshot,
-};
-use crate::systemd::{cgroup::Delegation, listen, notify};
+use crate::supervise::{Action, Event, Generation, Origin, SpawnFault, Supervisor, WorkerId};
+use crate::systemd::notify;
 
 use self::generations::Generations;
-use self::orders::{Asker, Orders, Word};
+pub(crate) use self::hearing::sink;
+use self::orders::{Asker, Orders};
 use self::report::Reporter;
-use self::stacks::{Inquiries, Purpose, Taken};
+use self::stacks::{Inquiries, Purpose};
+use self::system::{
+    available_cores, connection_limit, delegation, listeners, raise_file_limit, spool_directory,
+};
 
 /// EX_OSERR of sysexits(3head): the system lacks something; trying again may help.
 const OS_ERROR: u8 = 71;
@@ -405,10 +410,12 @@ impl Daemon {
     /// What must be looked at now and then depends on what the living generations want.
     fn set_timers(&mut self) {
         let now = Instant::now();
-        let wants_load = self.generations.any(|config| {
-            let (min, max) = config.workers.count.bounds(self.cores);
-            min != max || config.workers.idle_exit.is_some() || config.reload.watch.is_some()
-        });
+        let is_watching = self.supervisor.snapshot().warm.is_some();
+        let wants_load = is_watching
+            || self.generations.any(|config| {
+                let (min, max) = config.workers.count.bounds(self.cores);
+                min != max || config.workers.idle_exit.is_some()
+            });
         self.load_due = wants_load.then(|| self.load_due.unwrap_or(now + LOAD_INTERVAL));
         let wants_memory = self.generations.any(|config| config.workers.max_memory.is_some());
         self.memory_due = wants_memory.then(|| self.memory_due.unwrap_or(now + MEMORY_INTERVAL));
@@ -419,366 +426,22 @@ impl Daemon {
         self.leaves_due = (left > 0).then(|| Instant::now() + LEAVES_INTERVAL);
     }
 
-    // === what is told ===
-
-    fn understand(&mut self, told: Told) -> Vec<Event> {
-        match told {
-            Told::Edge(EdgeNotice::Drained) => vec![Event::EdgeDrained],
-            Told::Edge(EdgeNotice::AcceptFailed { listener, error }) => {
-                tracing::error!(%error, rgun.listener = %listener, "a listener cannot accept any more, stopping");
-                vec![Event::Stop]
-            }
-            Told::Dispatch(notice) => self.understand_notice(notice),
-            Told::Reload(asker) => self.reload(Some(asker)),
-            Told::Probed(worker, outcome) => vec![Event::Probed { worker, outcome }],
-        }
-    }
-
-    fn understand_notice(&mut self, notice: Notice) -> Vec<Event> {
-        match notice {
-            Notice::Report(worker, report) => {
-                self.reporter.heard(worker);
-                self.understand_report(worker, report)
-            }
-            Notice::Misbehaved(worker, why) => vec![Event::Misbehaved { worker, why }],
-            Notice::HungUp(worker) => {
-                // Its descriptors are closed before it can be waited for (a core dump may lie between): how it
-                // ended is then told by its exit, unless that does not come.
-                self.hung_up.push((worker, Instant::now() + EXIT_PATIENCE));
-                self.reap()
-            }
-            Notice::DeadlineExceeded(worker, asked) => {
-                let mut events = vec![Event::DeadlineExceeded { worker }];
-                events.extend(self.inquire(worker, Purpose::Deadline(asked)));
-                events
-            }
-            Notice::Slow(worker, asked) => self.inquire(worker, Purpose::Slow(asked)),
-            Notice::Served(worker, served) => {
-                vec![Event::WornOut { worker, wear: self.wear(worker, served) }]
-            }
-            Notice::Wanted => vec![Event::Wanted],
-            Notice::Drained(worker) => vec![Event::Drained { worker }],
-            Notice::Died { worker, asked } => {
-                self.reporter.lost(worker, asked);
-                Vec::new()
-            }
-            Notice::Quarantined { method, path, for_ } => {
-                tracing::error!(
-                    rgun.method = %method,
-                    rgun.path = %path,
-                    "{method} {path} has killed two workers within a minute: such requests are answered 503 for {for_:.0?}"
-                );
-                Vec::new()
-            }
-            Notice::Retried(worker, asked) => {
-                let dispatch::Asked { request_id, method, path, .. } = asked;
-                tracing::warn!(
-                    rgun.request_id = %request_id,
-                    rgun.method = %method,
-                    rgun.path = %path,
-                    rgun.worker = worker.number.0,
-                    "{method} {path} is tried once more: worker {} died with it",
-                    worker.number.0
-                );
-                Vec::new()
-            }
-            Notice::RaisedAfterEnd { worker, summary, traceback } => {
-                tracing::error!(
-                    rgun.worker = worker.number.0,
-                    "the application raised after its answer was complete: {summary}\n{}",
-                    traceback.trim_end()
-                );
-                Vec::new()
-            }
-        }
-    }
-
-    /// Why a worker that has served its share is replaced: `workers.refork` is one way to set the share.
-    fn wear(&mut self, worker: WorkerId, served: u64) -> Wear {
-        let life = self.supervisor.snapshot().workers.into_iter().find(|life| life.worker == worker);
-        let generation = life.map(|life| life.generation);
-        let config = generation.and_then(|generation| self.generations.get(generation));
-        let refork = config.and_then(|config| config.workers.refork);
-        match (refork, generation) {
-            (Some(after), Some(generation)) if served >= after.get() && self.reforked.insert(generation) => {
-                Wear::Refork
-            }
-            _ => Wear::Requests { served },
-        }
-    }
-
-    fn understand_report(&mut self, worker: WorkerId, report: control::Report) -> Vec<Event> {
-        match report {
-            control::Report::Stacks(written) => {
-                let taken = self.inquiries.answered(&mut self.pool, worker, written);
-                taken.map(|taken| self.taken(taken)).unwrap_or_default()
-            }
-            control::Report::Warning(text) => {
-                tracing::warn!(
-                    rgun.worker = worker.number.0,
-                    rgun.pid = self.reporter.pid(worker),
-                    "{}: {}",
-                    self.reporter.name(worker),
-                    text.trim_end()
-                );
-                Vec::new()
-            }
-            control::Report::Forked { life, pid } => self.forked(worker, life, pid),
-            control::Report::ForkFailed { life, reason } => match self.pool.fork_failed(life) {
-                Some(forked) => {
-                    vec![Event::SpawnFailed { worker: forked, fault: SpawnFault::System, reason }]
-                }
-                // It was given up before.
-                None => Vec::new(),
-            },
-            control::Report::Promoted => {
-                self.pool.promoted(worker);
-                self.reporter.is_now_zygote(worker);
-                Vec::new()
-            }
-            other => understand_report(worker, other).into_iter().collect(),
-        }
-    }
-
-    fn forked(&mut self, zygote: WorkerId, life: u64, pid: u32) -> Vec<Event> {
-        let mut events = match self.pool.forked(zygote, life, pid) {
-            Ok(spawned) => {
-                let worker = spawned.link.worker;
-                self.edge.attach(spawned.link);
-                self.reporter.spawned(worker, spawned.pid);
-                vec![Event::Spawned { worker, pid: spawned.pid }]
-            }
-            Err(error @ SpawnError::Claim { .. }) => vec![misbehaved(zygote, &Chain(&error).to_string())],
-            Err(error) => {
-                tracing::debug!(error = %Chain(&error), "a fork came to nothing");
-                Vec::new()
-            }
-        };
-        events.extend(self.lost_forks());
-        events
-    }
-
-    fn lost_forks(&mut self) -> Vec<Event> {
-        let lost = self.pool.lost_forks().into_iter();
-        lost.map(|(worker, error)| Event::SpawnFailed {
-            worker,
-            fault: error.fault(),
-            reason: Chain(&error).to_string(),
-        })
-        .collect()
-    }
-
-    /// Who closed its control socket and did not exit is not a worker any more.
-    fn give_up_on_hung_up(&mut self) -> Vec<Event> {
-        let now = Instant::now();
-        let (overdue, waiting) = self.hung_up.drain(..).partition(|(_, until)| *until <= now);
-        self.hung_up = waiting;
-        let overdue: Vec<(WorkerId, Instant)> = overdue;
-        let why = "closed its control socket (descriptor 3) and did not exit";
-        overdue.into_iter().map(|(worker, _)| misbehaved(worker, why)).collect()
-    }
-
-    fn reap(&mut self) -> Vec<Event> {
-        let ended = self.pool.reap();
-        self.hung_up.retain(|(worker, _)| ended.iter().all(|gone| gone.worker != *worker));
-        let mut events = Vec::new();
-        for Ended { worker, how, oom_killed, pid } in ended {
-            // What it said and completed before it ended comes first.
-            self.dispatcher.pump_control(worker);
-            self.dispatcher.detach(worker);
-            if oom_killed {
-                self.reporter.oom_killed(worker);
-            }
-            if let Some(taken) = self.inquiries.gone(&mut self.pool, worker) {
-                events.extend(self.taken(taken));
-            }
-            self.outgrown.remove(&worker);
-            self.tell_child_exited(worker, pid);
-            events.push(Event::Exited { worker, how });
-        }
-        events.extend(self.lost_forks());
-        self.remove_leaves();
-        events
-    }
-
-    /// `hooks.child_exit` runs in another process of the application: a zygote if there is one, else a worker.
-    fn tell_child_exited(&mut self, gone: WorkerId, pid: u32) {
-        if self.generations.live().hooks.child_exit.is_none() {
-            return;
-        }
-        let snapshot = self.supervisor.snapshot();
-        let others =
-            snapshot.workers.iter().filter(|other| other.worker != gone && other.state == LifeState::Ready);
-        let Some(other) = others.min_by_key(|other| !self.reporter.is_zygote(other.worker)) else {
-            tracing::warn!(
-                rgun.pid = pid,
-                "hooks.child_exit is not called for worker {}: no other process of the application is ready",
-                gone.number.0
-            );
-            return;
-        };
-        let command = Command::ChildExited { pid, worker: gone.number.0, life: gone.life.0 };
-        if let Err(error) = self.dispatcher.command(other.worker, &command) {
-            tracing::warn!(%error, rgun.pid = pid, "cannot have hooks.child_exit called");
-        }
-    }
-
-    // === stacks ===
-
-    fn inquire(&mut self, worker: WorkerId, purpose: Purpose) -> Vec<Event> {
-        let given_up = self.inquiries.begin(&mut self.pool, worker, purpose);
-        given_up.map(|taken| self.taken(taken)).unwrap_or_default()
-    }
-
-    fn taken(&mut self, taken: Taken) -> Vec<Event> {
-        let Taken { worker, purposes, stacks, kill, waiting } = taken;
-        let pid = self.reporter.pid(worker);
-        let mut events = Vec::new();
-        for purpose in purposes {
-            match purpose {
-                Purpose::Deadline(asked) => report::overdue(worker, pid, &asked, stacks.as_deref()),
-                Purpose::Slow(asked) => report::slow(worker, pid, &asked, stacks.as_deref()),
-                Purpose::Boot => events.push(Event::StacksTaken { worker, stacks: stacks.clone() }),
-            }
-        }
-        if kill {
-            self.pool.kill(worker);
-        }
-        for purpose in waiting {
-            events.extend(self.inquire(worker, purpose));
-        }
-        events
-    }
-
-    // === memory ===
-
-    fn weigh(&mut self) -> Vec<Event> {
-        let snapshot = self.supervisor.snapshot();
-        let mut events = Vec::new();
-        let serves = |worker: &&WorkerSnapshot| {
-            worker.state == LifeState::Ready && !self.reporter.is_zygote(worker.worker)
-        };
-        for worker in snapshot.workers.iter().filter(serves).copied().collect::<Vec<_>>() {
-            let limit = self.generations.get(worker.generation).and_then(|config| config.workers.max_memory);
-            let (Some(limit), Some(bytes)) = (limit, self.pool.memory(worker.worker)) else { continue };
-            if bytes >= limit {
-                events.extend(self.outgrown(worker.worker, bytes, limit));
-            }
-        }
-        events
-    }
-
-    /// `workers.max_memory` of a worker's generation.
-    fn limit(&self, worker: WorkerId) -> Option<u64> {
-        let life = self.supervisor.snapshot().workers.into_iter().find(|life| life.worker == worker)?;
-        self.generations.get(life.generation)?.workers.max_memory
-    }
-
-    fn heed_memory_events(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
-        for event in self.pool.memory_events() {
-            match event {
-                MemoryEvent::High(worker) => {
-                    let limit = self.limit(worker).unwrap_or_default();
-                    let bytes = self.pool.memory(worker).unwrap_or(limit);
-                    events.extend(self.outgrown(worker, bytes, limit));
-                }
-                MemoryEvent::OomKill(worker) => self.reporter.oom_killed(worker),
-            }
-        }
-        events
-    }
-
-    /// The request named by growth during it is one of those that run now.
-    fn outgrown(&mut self, worker: WorkerId, bytes: u64, limit: u64) -> Option<Event> {
-        if !self.outgrown.insert(worker) {
-            return None;
-        }
-        for asked in self.dispatcher.running(worker) {
-            let dispatch::Asked { request_id, method, path, elapsed, .. } = asked;
-            tracing::warn!(
-                rgun.request_id = %request_id,
-                rgun.method = %method,
-                rgun.path = %path,
-                rgun.worker = worker.number.0,
-                "worker {} reached workers.max_memory while {method} {path} ran (for {elapsed:.1?})",
-                worker.number.0
-            );
-        }
-        Some(Event::WornOut { worker, wear: Wear::Memory { bytes, limit } })
-    }
-
-    // === reload ===
-
-    fn reload(&mut self, asker: Option<Asker>) -> Vec<Event> {
-        match self.invocation.reread() {
-            Ok(invocation) => {
-                for warning in &invocation.warnings {
-                    tracing::warn!("{warning}");
-                }
-                self.refused_reload = None;
-                let policy = generations::policy(&invocation.config, self.cores, self.supervised);
-                let generation = self.supervisor.next_generation();
-                self.generations.add(generation, invocation.config);
-                self.set_timers();
-                if let Some(asker) = asker {
-                    let text = format!("generation {generation} boots beside the one that serves");
-                    let _listening = asker.send(Word::Progress(text));
-                    self.askers.insert(generation, asker);
-                }
-                vec![Event::Reload { policy }]
-            }
-            Err(failure) => {
-                let reason = failure.to_string();
-                tracing::error!("reload refused, the configuration is wrong; nothing has changed: {reason}");
-                let line = reason.lines().next().unwrap_or_default();
-                self.refused_reload = Some(format!("reload refused: {line}"));
-                self.send_status();
-                if let Some(asker) = asker {
-                    let _listening = asker.send(Word::Failed(reason));
-                }
-                Vec::new()
-            }
-        }
-    }
-
-    fn verdict(&mut self, generation: Generation, outcome: Result<(), BootFailure>) {
-        let Some(asker) = self.askers.remove(&generation) else { return };
-        let word = match outcome {
-            Ok(()) => Word::Done(format!("generation {generation} serves")),
-            Err(BootFailure { summary, traceback, .. }) => {
-                let traceback = traceback.unwrap_or_default();
-                Word::Failed(format!("{summary}\n{}", last_lines(&traceback)))
-            }
-        };
-        // Who asked may have gone: the journal has it too.
-        let _listening = asker.send(word);
-    }
-
-    fn go_live(&mut self, generation: Generation) {
-        let Some(config) = self.generations.go_live(generation) else { return };
-        self.dispatcher.set_policy(generations::dispatch_policy(&config));
-        self.server = self.server.with(generations::http_settings(&config));
-        self.edge.serve_with(Arc::clone(&self.server));
-        self.connections.set(generations::net_limits(&config, self.most_connections));
-        lifecycle::set_level(config.log.level);
-    }
-
     // === actions ===
 
     /// Tells the supervisor, and does what it says. The exit status when it is over.
     fn handle(&mut self, event: Event) -> Option<u8> {
+        let Event::Exited { worker, .. } = event else { return self.tell_supervisor(event) };
         // An exit is preceded by what the worker said last.
-        if let Event::Exited { .. } = &event {
-            while let Ok(told) = self.told.try_recv() {
-                for event in self.understand(told) {
-                    if let Some(status) = self.tell_supervisor(event) {
-                        return Some(status);
-                    }
+        while let Ok(told) = self.told.try_recv() {
+            for event in self.understand(told) {
+                if let Some(status) = self.tell_supervisor(event) {
+                    return Some(status);
                 }
             }
         }
-        self.tell_supervisor(event)
+        let over = self.tell_supervisor(event);
+        self.reporter.forget(worker);
+        over
     }
 
     fn tell_supervisor(&mut self, event: Event) -> Option<u8> {
@@ -818,7 +481,10 @@ impl Daemon {
             }
             Action::TakeStacks { worker } => return self.inquire(worker, Purpose::Boot),
             Action::Probe { worker } => self.probe(worker),
-            Action::GoLive { generation } => self.go_live(generation),
+            Action::GoLive { generation } => {
+                self.go_live(generation);
+                self.set_timers();
+            }
             Action::Forget { generation } => {
                 self.generations.forget(generation);
                 self.set_timers();
@@ -905,20 +571,6 @@ impl Daemon {
         }
     }
 
-    fn probe(&self, worker: WorkerId) {
-        let life = self.supervisor.snapshot().workers.into_iter().find(|life| life.worker == worker);
-        let config = life.and_then(|life| self.generations.get(life.generation));
-        let path = config.and_then(|config| config.reload.probe.clone());
-        let (dispatcher, tell) = (Arc::clone(&self.dispatcher), self.tell.clone());
-        tokio::spawn(async move {
-            let outcome = match path {
-                Some(path) => probe::probe(dispatcher, worker, path).await,
-                None => Ok(()),
-            };
-            let _after_the_end = tell.send(Told::Probed(worker, outcome));
-        });
-    }
-
     /// The live line: what the supervisor says, and what the edge is doing.
     fn send_status(&mut self) {
         let load = self.dispatcher.load();
@@ -950,20 +602,6 @@ impl Daemon {
     }
 }
 
-fn misbehaved(worker: WorkerId, why: &str) -> Event {
-    Event::Misbehaved { worker, why: why.to_owned() }
-}
-
-/// The end of a traceback: what it was, and where.
-fn last_lines(traceback: &str) -> String {
-    let lines: Vec<&str> = traceback.trim_end().lines().collect();
-    let shown = lines.get(lines.len().saturating_sub(SHOWN_LINES)..).unwrap_or_default();
-    shown.join("\n")
-}
-
-/// Lines of a traceback that `rgun reload` prints; the journal has all of them.
-const SHOWN_LINES: usize = 12;
-
 async fn memory_changed(watch: Option<&AsyncFd<Arc<OwnedFd>>>) {
     match watch {
         Some(watch) => match watch.readable().await {
@@ -974,63 +612,6 @@ async fn memory_changed(watch: Option<&AsyncFd<Arc<OwnedFd>>>) {
             }
         },
         None => std::future::pending().await,
-    }
-}
-
-/// The cgroup that systemd delegates, if it does.
-fn delegation(destination: Destination) -> Option<Delegation> {
-    match Delegation::take() {
-        Ok(delegation) => Some(delegation),
-        Err(reason) => {
-            // Outside systemd nobody expects it.
-            if destination == Destination::Journal {
-                tracing::warn!(error = %Chain(&reason), "workers get no cgroups of their own");
-            } else {
-                tracing::debug!(error = %Chain(&reason), "workers get no cgroups of their own");
-            }
-            None
-        }
-    }
-}
-
-/// How the dispatcher's notices reach the main loop.
-pub(crate) fn sink(tell: &UnboundedSender<Told>) -> dispatch::NoticeSink {
-    let tell = tell.clone();
-    Box::new(move |notice| {
-        // The receiver lives as long as the main loop.
-        let _after_the_end = tell.send(Told::Dispatch(notice));
-    })
-}
-
-pub(crate) fn understand_report(worker: WorkerId, report: control::Report) -> Option<Event> {
-    match report {
-        control::Report::Refused(summary) => Some(Event::BootFailed {
-            worker,
-            failure: BootFailure { kind: BootFailureKind::Config, summary, traceback: None },
-        }),
-        control::Report::Failed { kind, summary, traceback } => Some(Event::BootFailed {
-            worker,
-            failure: BootFailure {
-                kind: match kind {
-                    FailureKind::Config => BootFailureKind::Config,
-                    FailureKind::App => BootFailureKind::App,
-                },
-                summary,
-                traceback: Some(traceback).filter(|text| !text.is_empty()),
-            },
-        }),
-        control::Report::Ready { .. } => Some(Event::Ready { worker }),
-        control::Report::Booting { python } => {
-            tracing::debug!(rgun.worker = worker.number.0, rgun.python = %python, "worker is booting");
-            None
-        }
-        // Understood by the caller, or consumed by the dispatcher.
-        control::Report::Stacks(_)
-        | control::Report::Warning(_)
-        | control::Report::Forked { .. }
-        | control::Report::ForkFailed { .. }
-        | control::Report::Promoted
-        | control::Report::File(_) => None,
     }
 }
 
@@ -1048,61 +629,4 @@ async fn sleep_until(when: Option<Instant>) {
         Some(when) => tokio::time::sleep_until(when.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// systemd's sockets if it passed any, else our own.
-fn listeners(config: &Config) -> Result<Vec<Listener>, Refused> {
-    let inherited = listen::inherited().map_err(|error| Refused::config(&error))?;
-    if inherited.is_empty() {
-        let bind = |bind: &Bind| Listener::bind(bind).map_err(|error| Refused::config(&error));
-        return config.listen.bind.iter().map(bind).collect();
-    }
-    if config.listen.explicit {
-        let ignored: Vec<String> = config.listen.bind.iter().map(ToString::to_string).collect();
-        tracing::warn!(
-            "listening on the sockets that systemd passed; listen.bind = {} has no effect: change \
-             ListenStream= in the socket unit instead",
-            ignored.join(", ")
-        );
-    }
-    Ok(inherited.into_iter().map(Listener::inherited).collect())
-}
-
-/// Cores this process may use (sched_getaffinity(2)).
-fn available_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-/// Raises the soft limit of open files to the hard one and returns it: the default soft limit of 1024 is for
-/// programs that use select(2).
-fn raise_file_limit() -> u64 {
-    match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((soft, hard)) => {
-            if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
-                hard
-            } else {
-                soft
-            }
-        }
-        Err(error) => {
-            tracing::debug!(%error, "cannot read RLIMIT_NOFILE, ignoring");
-            1024
-        }
-    }
-}
-
-/// `limits.connections = "auto"`: what the limit of open files leaves after the workers' channels and
-/// one spooled body or file for every second connection.
-fn connection_limit(files: u64, workers: NonZeroU16) -> usize {
-    let own = 64 + 8 * u64::from(workers.get());
-    usize::try_from(files.saturating_sub(own) / 2).unwrap_or(usize::MAX).max(16)
-}
-
-/// Where bodies over 16 MiB wait: on disk, unlike `/tmp` on many systems. systemd's `CacheDirectory=` if the
-/// unit has one (systemd.exec(5)).
-fn spool_directory() -> PathBuf {
-    std::env::var_os("CACHE_DIRECTORY").map_or_else(
-        || PathBuf::from("/var/tmp"),
-        |directories| std::env::split_paths(&directories).next().unwrap_or_else(|| PathBuf::from("/var/tmp")),
-    )
 }

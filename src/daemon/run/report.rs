@@ -6,9 +6,9 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::dispatch::Asked;
-use crate::supervise::{BootFailure, BootFailureKind, Exit, LifeState, Report, Resize, Wear, WorkerId};
-
-use super::stacks::mark;
+use crate::supervise::{
+    BootFailure, BootFailureKind, Exit, LifeState, Report, Resize, Wear, WorkerId, WorkerNr,
+};
 
 /// What the log remembers of workers between what happens to them and when it is told.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ impl Reporter {
     /// A process was made.
     pub(super) fn spawned(&mut self, worker: WorkerId, pid: u32) {
         self.pids.insert(worker, pid);
-        tracing::debug!(rgun.worker = worker.number.0, rgun.pid = pid, "worker spawned");
+        tracing::debug!(rgun.worker = seat(worker), rgun.pid = pid, "worker spawned");
     }
 
     /// It has said something.
@@ -57,6 +57,15 @@ impl Reporter {
         self.zygotes.contains(&worker)
     }
 
+    /// It is gone, and everything has been told.
+    pub(super) fn forget(&mut self, worker: WorkerId) {
+        self.pids.remove(&worker);
+        self.heard.remove(&worker);
+        self.lost.remove(&worker);
+        self.oom_killed.remove(&worker);
+        self.zygotes.remove(&worker);
+    }
+
     /// What people call it.
     pub(super) fn name(&self, worker: WorkerId) -> String {
         if self.is_zygote(worker) { "the zygote".to_owned() } else { format!("worker {}", worker.number.0) }
@@ -71,7 +80,7 @@ impl Reporter {
     pub(super) fn write(&mut self, report: Report, python: &dyn Fn(WorkerId) -> String) {
         match report {
             Report::WorkerReady { worker, took } => tracing::info!(
-                rgun.worker = worker.number.0,
+                rgun.worker = seat(worker),
                 rgun.pid = self.pid(worker),
                 rgun.duration_us = microseconds(took),
                 "{} is ready after {took:.1?}",
@@ -89,41 +98,41 @@ impl Reporter {
                 self.exited(worker, how, state, retry_in);
             }
             Report::WorkerMisbehaved { worker, why, .. } => tracing::error!(
-                rgun.worker = worker.number.0,
+                rgun.worker = seat(worker),
                 rgun.pid = self.pid(worker),
                 "{} broke the channel's contract and was killed: {why}",
                 self.name(worker)
             ),
             Report::Replacing { worker } => tracing::warn!(
-                rgun.worker = worker.number.0,
+                rgun.worker = seat(worker),
                 rgun.pid = self.pid(worker),
                 "{} has a request over its deadline; it is being replaced",
                 self.name(worker)
             ),
             Report::Replaced { worker, by } => tracing::info!(
-                rgun.worker = worker.number.0,
+                rgun.worker = seat(worker),
                 rgun.pid = self.pid(by),
                 "{} has been replaced",
                 self.name(worker)
             ),
             Report::WornOut { worker, wear } => tracing::info!(
-                rgun.worker = worker.number.0,
+                rgun.worker = seat(worker),
                 rgun.pid = self.pid(worker),
                 "{} {}; it serves until its successor is ready",
                 self.name(worker),
                 worn(wear)
             ),
             Report::Overdue { worker, state, waited } => tracing::warn!(
-                rgun.worker = worker.number.0,
+                rgun.worker = seat(worker),
                 rgun.pid = self.pid(worker),
                 "{} ({}) used up its {waited:.1?}",
                 self.name(worker),
                 state.as_str()
             ),
             Report::RetirementCut { worker } => tracing::warn!(
-                rgun.worker = worker.number.0,
+                rgun.worker = seat(worker),
                 rgun.pid = self.pid(worker),
-                "{} was killed before it had finished its other requests: its replacement is stuck too",
+                "{} was killed before it had finished its requests: there is no room for one more process",
                 self.name(worker)
             ),
             Report::DrainRanOut { waited } => tracing::warn!(
@@ -138,10 +147,16 @@ impl Reporter {
                 rgun.duration_us = microseconds(took),
                 "reloaded: generation {generation} serves after {took:.1?}"
             ),
-            Report::ReloadFailed { generation, failure } => tracing::error!(
-                rgun.generation = generation.0,
-                "reload failed: {failure}; the generation before {generation} goes on serving"
-            ),
+            Report::ReloadFailed { generation, failure } => match failure.kind {
+                BootFailureKind::Superseded | BootFailureKind::Stopped => tracing::info!(
+                    rgun.generation = generation.0,
+                    "generation {generation} does not take over: {failure}"
+                ),
+                _ => tracing::error!(
+                    rgun.generation = generation.0,
+                    "reload failed: {failure}; generation {generation} does not take over"
+                ),
+            },
             Report::WentBack { from, to, why } => tracing::error!(
                 rgun.generation = to.0,
                 "generation {from} answers worse than the one before it ({why}): generation {to} serves again"
@@ -159,7 +174,7 @@ impl Reporter {
         python: &dyn Fn(WorkerId) -> String,
     ) {
         let BootFailure { kind, mut summary, traceback } = failure;
-        let heard = self.heard.remove(&worker);
+        let heard = self.heard.contains(&worker);
         if kind == BootFailureKind::Died && !heard {
             summary = format!(
                 "{summary} without a word: is app.python = {} a CPython 3.9 or newer?",
@@ -175,7 +190,7 @@ impl Reporter {
             None => String::new(),
         };
         tracing::error!(
-            rgun.worker = worker.number.0,
+            rgun.worker = seat(worker),
             rgun.pid = self.pid(worker),
             "{} did not boot: {summary}{next}{traceback}",
             self.name(worker)
@@ -183,15 +198,13 @@ impl Reporter {
     }
 
     fn exited(&mut self, worker: WorkerId, how: Exit, state: LifeState, retry_in: Option<Duration>) {
-        let pid = self.pids.remove(&worker);
-        self.heard.remove(&worker);
+        let pid = self.pid(worker);
         let lost = self.lost.remove(&worker).unwrap_or_default();
-        let oom_killed = self.oom_killed.remove(&worker);
+        let oom_killed = self.oom_killed.contains(&worker);
         // Who stands by is the zygote, or about to serve, or kept to serve again: nobody asked it to leave.
         let expected = !matches!(state, LifeState::Ready | LifeState::Standby | LifeState::Retiring)
             || (state == LifeState::Retiring && how == Exit::Code(0));
         let (number, name) = (worker.number.0, self.name(worker));
-        self.zygotes.remove(&worker);
         if expected {
             tracing::debug!(rgun.worker = number, rgun.pid = pid, "{name} {how}");
             return;
@@ -219,9 +232,9 @@ impl Reporter {
 
 /// A request ran over its deadline: the one entry about it.
 pub(super) fn overdue(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks: Option<&str>) {
-    let Asked { request_id, method, path, elapsed, thread, .. } = asked;
+    let Asked { request_id, method, path, elapsed, .. } = asked;
     let stacks = match stacks {
-        Some(stacks) => format!("Python stacks:\n{}", mark(stacks, *thread).trim_end()),
+        Some(stacks) => format!("Python stacks:\n{}", stacks.trim_end()),
         None => "its Python stacks could not be taken".to_owned(),
     };
     tracing::error!(
@@ -232,7 +245,7 @@ pub(super) fn overdue(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks:
         rgun.path = %path,
         rgun.status = 504,
         rgun.duration_us = microseconds(*elapsed),
-        rgun.worker = worker.number.0,
+        rgun.worker = seat(worker),
         rgun.pid = pid,
         },
         "{method} {path} 504: the application took longer than {elapsed:.1?} in worker {}; {stacks}",
@@ -254,12 +267,17 @@ pub(super) fn slow(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks: Op
         rgun.method = %method,
         rgun.path = %path,
         rgun.duration_us = microseconds(*elapsed),
-        rgun.worker = worker.number.0,
+        rgun.worker = seat(worker),
         rgun.pid = pid,
         },
         "{method} {path} is slow: running for {elapsed:.1?} in worker {}; {stacks}",
         worker.number.0
     );
+}
+
+/// The seat, as a field; a zygote has none.
+fn seat(worker: WorkerId) -> Option<u16> {
+    (worker.number != WorkerNr::ZYGOTE).then_some(worker.number.0)
 }
 
 fn worn(wear: Wear) -> String {

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::frame::ExchangeId;
 
+use super::{Daemon, report};
 use crate::dispatch::Asked;
 use crate::pool::Pool;
-use crate::supervise::WorkerId;
+use crate::supervise::{Event, WorkerId};
 
 /// What the stacks are wanted for.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub(super) struct Taken {
     pub(super) kill: bool,
     /// Who else wanted to know something meanwhile, and could not be asked for at the same time: begin with these.
     pub(super) waiting: Vec<Purpose>,
+    /// How many more slow requests there were than anybody could look at.
+    pub(super) unseen: u32,
 }
 
 /// The inquiries under way, one for each worker: its stacks have one place.
@@ -57,6 +60,7 @@ struct Inquiry {
     due: Instant,
     kill: bool,
     waiting: Vec<Purpose>,
+    unseen: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +79,11 @@ const POLITE: Duration = Duration::from_millis(250);
 const FORCED: Duration = Duration::from_millis(750);
 /// What it has for the slow log.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Slow requests of one worker that wait to be looked at, one after the other: when everything is slow, a few tell as
+/// much as all.
+const MOST_WAITING: usize = 8;
+/// `faulthandler` writes this over each stack; of one thread alone it is `traceback`'s, the other way round.
+const OF_ALL: &str = "(most recent call first)";
 
 impl Inquiries {
     /// Asks a worker. What runs already answers this too, or this waits for its end; but an inquiry for the slow log
@@ -85,7 +94,11 @@ impl Inquiries {
         if let Some(running) = self.active.get_mut(&worker) {
             match (running.step, is_slow) {
                 (_, true) => {
-                    running.waiting.push(purpose);
+                    if running.waiting.len() < MOST_WAITING {
+                        running.waiting.push(purpose);
+                    } else {
+                        running.unseen += 1;
+                    }
                     return None;
                 }
                 (Step::Asked | Step::Signalled, false) => {
@@ -101,11 +114,21 @@ impl Inquiries {
             Purpose::Deadline(_) | Purpose::Boot => None,
         };
         if let Err(error) = pool.ask_stacks(worker, exchange) {
-            tracing::debug!(%error, rgun.worker = worker.number.0, "cannot ask a worker for its stacks");
+            tracing::debug!(%error, "cannot ask a worker for its stacks");
+            if is_slow {
+                // It is on its way out, and its end says more.
+                return given_up;
+            }
         }
         let (step, patience) = if is_slow { (Step::Patient, PATIENCE) } else { (Step::Asked, POLITE) };
-        let inquiry =
-            Inquiry { purposes: vec![purpose], step, due: now + patience, kill: false, waiting: Vec::new() };
+        let inquiry = Inquiry {
+            purposes: vec![purpose],
+            step,
+            due: now + patience,
+            kill: false,
+            waiting: Vec::new(),
+            unseen: 0,
+        };
         self.active.insert(worker, inquiry);
         given_up
     }
@@ -114,17 +137,18 @@ impl Inquiries {
     pub(super) fn answered(&mut self, pool: &mut Pool, worker: WorkerId, written: bool) -> Option<Taken> {
         let step = self.active.get(&worker)?.step;
         let stacks = if written { pool.stacks(worker) } else { None };
-        // A late answer to an inquiry that was given up says nothing about this one.
-        if stacks.is_none() && step != Step::Patient {
+        // A late answer to an inquiry that was given up says nothing about this one: of one thread only, or nothing.
+        let is_of_all = stacks.as_deref().is_some_and(|stacks| stacks.contains(OF_ALL));
+        if !is_of_all && step != Step::Patient {
             return None;
         }
         self.end(worker, stacks)
     }
 
-    /// The worker's process is gone, or about to be: what was written counts.
-    pub(super) fn gone(&mut self, pool: &mut Pool, worker: WorkerId) -> Option<Taken> {
-        let stacks = if self.active.contains_key(&worker) { pool.stacks(worker) } else { None };
-        self.end(worker, stacks)
+    /// The worker's process is gone, and nobody can be asked any more.
+    pub(super) fn gone(&mut self, worker: WorkerId) -> Option<Taken> {
+        let taken = self.end(worker, None)?;
+        Some(Taken { waiting: Vec::new(), ..taken })
     }
 
     /// Holds back the worker's kill until its stacks are there, at most a second. False when nobody waits for them.
@@ -169,14 +193,63 @@ impl Inquiries {
     }
 
     fn end(&mut self, worker: WorkerId, stacks: Option<String>) -> Option<Taken> {
-        let Inquiry { purposes, kill, waiting, .. } = self.active.remove(&worker)?;
-        Some(Taken { worker, purposes, stacks, kill, waiting })
+        let Inquiry { purposes, kill, waiting, unseen, .. } = self.active.remove(&worker)?;
+        Some(Taken { worker, purposes, stacks, kill, waiting, unseen })
+    }
+}
+
+impl Daemon {
+    pub(super) fn inquire(&mut self, worker: WorkerId, purpose: Purpose) -> Vec<Event> {
+        let given_up = self.inquiries.begin(&mut self.pool, worker, purpose);
+        given_up.map(|taken| self.taken(taken)).unwrap_or_default()
+    }
+
+    pub(super) fn taken(&mut self, taken: Taken) -> Vec<Event> {
+        let Taken { worker, purposes, stacks, kill, waiting, unseen } = taken;
+        let pid = self.reporter.pid(worker);
+        let mut events = Vec::new();
+        let mut told: Option<String> = None;
+        for purpose in purposes {
+            match purpose {
+                Purpose::Deadline(asked) => {
+                    // All stacks once; of the others that were stuck with it, each its own.
+                    let stacks = stacks.as_deref().map(|stacks| match &told {
+                        None => mark(stacks, asked.thread),
+                        Some(first) => {
+                            let own = own_stack(stacks, asked.thread).unwrap_or_default();
+                            format!(
+                                "{own}(all stacks of the worker are in the entry of request id {first})\n"
+                            )
+                        }
+                    });
+                    report::overdue(worker, pid, &asked, stacks.as_deref());
+                    told.get_or_insert(asked.request_id);
+                }
+                Purpose::Slow(asked) => report::slow(worker, pid, &asked, stacks.as_deref()),
+                Purpose::Boot => events.push(Event::StacksTaken { worker, stacks: stacks.clone() }),
+            }
+        }
+        if unseen > 0 {
+            tracing::warn!(
+                rgun.worker = worker.number.0,
+                rgun.pid = pid,
+                "worker {}: {unseen} more requests were slow meanwhile",
+                worker.number.0
+            );
+        }
+        if kill {
+            self.pool.kill(worker);
+        }
+        for purpose in waiting {
+            events.extend(self.inquire(worker, purpose));
+        }
+        events
     }
 }
 
 /// Marks the thread that runs a request in the stacks that `faulthandler` wrote: it knows threads by their
 /// `pthread_self(3)` only.
-pub(super) fn mark(stacks: &str, thread: Option<u64>) -> String {
+fn mark(stacks: &str, thread: Option<u64>) -> String {
     let Some(thread) = thread else { return stacks.to_owned() };
     let mut marked = String::with_capacity(stacks.len() + 32);
     for line in stacks.lines() {
@@ -187,6 +260,15 @@ pub(super) fn mark(stacks: &str, thread: Option<u64>) -> String {
         marked.push('\n');
     }
     marked
+}
+
+/// The stack of one thread alone.
+fn own_stack(stacks: &str, thread: Option<u64>) -> Option<String> {
+    let thread = thread?;
+    let mut lines = stacks.lines().skip_while(|line| !is_head_of(line, thread));
+    let head = lines.next()?;
+    let frames = lines.take_while(|line| line.starts_with(' '));
+    Some(std::iter::once(head).chain(frames).flat_map(|line| [line, "\n"]).collect())
 }
 
 /// Is this line `Thread 0x00007f3a5c7ff640 (most recent call first):` (or `Current thread 0x…`) of that thread?
@@ -216,5 +298,10 @@ mod tests {
         );
         assert!(!mark(stacks, Some(0x7f00_0000_0030)).contains("this request"));
         assert_eq!(mark("as it is", None), "as it is");
+        assert_eq!(
+            own_stack(stacks, Some(0x7f00_0000_0010)).as_deref(),
+            Some("Thread 0x00007f0000000010 (most recent call first):\n  File \"a.py\", line 1 in f\n")
+        );
+        assert_eq!(own_stack(stacks, Some(1)), None);
     }
 }

@@ -1,0 +1,281 @@
+//! What other threads, workers and the kernel tell the main loop, as events for the supervisor.
+
+use std::num::NonZeroU64;
+use std::time::Instant;
+
+use rgun_channel::control::{self, Command, FailureKind};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::stacks::Purpose;
+use super::{Daemon, EXIT_PATIENCE, Told};
+use crate::dispatch::{self, Notice};
+use crate::edge::EdgeNotice;
+use crate::pool::{Ended, SpawnError};
+use crate::report::Chain;
+use crate::supervise::{
+    BootFailure, BootFailureKind, Event, Generation, LifeState, SpawnFault, Wear, WorkerId, WorkerSnapshot,
+};
+
+impl Daemon {
+    pub(super) fn understand(&mut self, told: Told) -> Vec<Event> {
+        match told {
+            Told::Edge(EdgeNotice::Drained) => vec![Event::EdgeDrained],
+            Told::Edge(EdgeNotice::AcceptFailed { listener, error }) => {
+                tracing::error!(%error, rgun.listener = %listener, "a listener cannot accept any more, stopping");
+                vec![Event::Stop]
+            }
+            Told::Dispatch(notice) => self.understand_notice(notice),
+            Told::Reload(asker) => self.reload(Some(asker)),
+            Told::Probed(worker, outcome) => vec![Event::Probed { worker, outcome }],
+        }
+    }
+
+    fn understand_notice(&mut self, notice: Notice) -> Vec<Event> {
+        match notice {
+            Notice::Report(worker, report) => {
+                self.reporter.heard(worker);
+                self.understand_report(worker, report)
+            }
+            Notice::Misbehaved(worker, why) => vec![Event::Misbehaved { worker, why }],
+            Notice::HungUp(worker) => {
+                // Its descriptors are closed before it can be waited for (a core dump may lie between): how it
+                // ended is then told by its exit, unless that does not come.
+                self.hung_up.push((worker, Instant::now() + EXIT_PATIENCE));
+                self.reap()
+            }
+            Notice::DeadlineExceeded(worker, asked) => {
+                let mut events = vec![Event::DeadlineExceeded { worker }];
+                events.extend(self.inquire(worker, Purpose::Deadline(asked)));
+                events
+            }
+            Notice::Slow(worker, asked) => self.inquire(worker, Purpose::Slow(asked)),
+            Notice::Served(worker, served) => {
+                vec![Event::WornOut { worker, wear: self.wear(worker, served) }]
+            }
+            Notice::Wanted => vec![Event::Wanted],
+            Notice::Drained(worker) => vec![Event::Drained { worker }],
+            Notice::Died { worker, asked } => {
+                self.reporter.lost(worker, asked);
+                Vec::new()
+            }
+            Notice::Quarantined { method, path, for_ } => {
+                tracing::error!(
+                    rgun.method = %method,
+                    rgun.path = %path,
+                    "{method} {path} has killed two workers within a minute: such requests are answered 503 for {for_:.0?}"
+                );
+                Vec::new()
+            }
+            Notice::Retried(worker, asked) => {
+                let dispatch::Asked { request_id, method, path, .. } = asked;
+                tracing::warn!(
+                    rgun.request_id = %request_id,
+                    rgun.method = %method,
+                    rgun.path = %path,
+                    rgun.worker = worker.number.0,
+                    "{method} {path} is tried once more: worker {} died with it",
+                    worker.number.0
+                );
+                Vec::new()
+            }
+            Notice::RaisedAfterEnd { worker, summary, traceback } => {
+                tracing::error!(
+                    rgun.worker = worker.number.0,
+                    "the application raised after its answer was complete: {summary}\n{}",
+                    traceback.trim_end()
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    /// Why a worker that has served its share is replaced: `workers.refork` is one way to set the share. (Of the
+    /// supervisor's one candidate at a time the others learn nothing: what it cannot use it ignores.)
+    fn wear(&mut self, worker: WorkerId, served: u64) -> Wear {
+        let config = self.generation(worker).and_then(|generation| self.generations.get(generation));
+        let is_due = |after: Option<NonZeroU64>| after.is_some_and(|after| served >= after.get());
+        let workers = config.map(|config| config.workers).unwrap_or_default();
+        if is_due(workers.refork) && !is_due(workers.max_requests) {
+            Wear::Refork
+        } else {
+            Wear::Requests { served }
+        }
+    }
+
+    fn generation(&self, worker: WorkerId) -> Option<Generation> {
+        let life = self.supervisor.snapshot().workers.into_iter().find(|life| life.worker == worker);
+        life.map(|life| life.generation)
+    }
+
+    fn understand_report(&mut self, worker: WorkerId, report: control::Report) -> Vec<Event> {
+        match report {
+            control::Report::Stacks(written) => {
+                let taken = self.inquiries.answered(&mut self.pool, worker, written);
+                taken.map(|taken| self.taken(taken)).unwrap_or_default()
+            }
+            control::Report::Warning(text) => {
+                tracing::warn!(
+                    rgun.worker = worker.number.0,
+                    rgun.pid = self.reporter.pid(worker),
+                    "{}: {}",
+                    self.reporter.name(worker),
+                    text.trim_end()
+                );
+                Vec::new()
+            }
+            control::Report::Forked { life, pid } => self.forked(worker, life, pid),
+            control::Report::ForkFailed { life, reason } => match self.pool.fork_failed(life) {
+                Some(forked) => {
+                    vec![Event::SpawnFailed { worker: forked, fault: SpawnFault::System, reason }]
+                }
+                // It was given up before.
+                None => Vec::new(),
+            },
+            control::Report::Promoted => {
+                self.pool.promoted(worker);
+                self.reporter.is_now_zygote(worker);
+                // Its workers, and those that are forked from now on, need not be the next.
+                self.reforked.extend(self.generation(worker));
+                Vec::new()
+            }
+            other => understand_report(worker, other).into_iter().collect(),
+        }
+    }
+
+    fn forked(&mut self, zygote: WorkerId, life: u64, pid: u32) -> Vec<Event> {
+        let mut events = match self.pool.forked(zygote, life, pid) {
+            Ok(spawned) => {
+                let worker = spawned.link.worker;
+                self.edge.attach(spawned.link);
+                self.reporter.spawned(worker, spawned.pid);
+                vec![Event::Spawned { worker, pid: spawned.pid }]
+            }
+            Err(error @ SpawnError::Claim { .. }) => vec![misbehaved(zygote, &Chain(&error).to_string())],
+            Err(error) => {
+                tracing::debug!(error = %Chain(&error), "a fork came to nothing");
+                Vec::new()
+            }
+        };
+        events.extend(self.lost_forks());
+        events
+    }
+
+    pub(super) fn lost_forks(&mut self) -> Vec<Event> {
+        let lost = self.pool.lost_forks().into_iter();
+        lost.map(|(worker, error)| Event::SpawnFailed {
+            worker,
+            fault: error.fault(),
+            reason: Chain(&error).to_string(),
+        })
+        .collect()
+    }
+
+    /// Who closed its control socket and did not exit is not a worker any more.
+    pub(super) fn give_up_on_hung_up(&mut self) -> Vec<Event> {
+        let now = Instant::now();
+        let (overdue, waiting) = self.hung_up.drain(..).partition(|(_, until)| *until <= now);
+        self.hung_up = waiting;
+        let overdue: Vec<(WorkerId, Instant)> = overdue;
+        let why = "closed its control socket (descriptor 3) and did not exit";
+        overdue.into_iter().map(|(worker, _)| misbehaved(worker, why)).collect()
+    }
+
+    pub(super) fn reap(&mut self) -> Vec<Event> {
+        let ended = self.pool.reap();
+        self.hung_up.retain(|(worker, _)| ended.iter().all(|gone| gone.worker != *worker));
+        let mut events = Vec::new();
+        for Ended { worker, how, oom_killed, pid } in ended {
+            // What it said and completed before it ended comes first.
+            self.dispatcher.pump_control(worker);
+            self.dispatcher.detach(worker);
+            if oom_killed {
+                self.reporter.oom_killed(worker);
+            }
+            if let Some(taken) = self.inquiries.gone(worker) {
+                events.extend(self.taken(taken));
+            }
+            self.outgrown.remove(&worker);
+            if self.reporter.is_zygote(worker)
+                && let Some(generation) = self.generation(worker)
+            {
+                self.reforked.remove(&generation);
+            }
+            self.tell_child_exited(worker, pid);
+            events.push(Event::Exited { worker, how });
+        }
+        events.extend(self.lost_forks());
+        self.remove_leaves();
+        events
+    }
+
+    /// `hooks.child_exit` runs in another process of the application: a zygote if there is one, else a worker.
+    fn tell_child_exited(&mut self, gone: WorkerId, pid: u32) {
+        if self.generations.live().hooks.child_exit.is_none() {
+            return;
+        }
+        let snapshot = self.supervisor.snapshot();
+        let is_able = |other: &&WorkerSnapshot| match other.state {
+            LifeState::Ready => true,
+            LifeState::Standby => self.reporter.is_zygote(other.worker),
+            _ => false,
+        };
+        let others = snapshot.workers.iter().filter(|other| other.worker != gone).filter(is_able);
+        let Some(other) = others.min_by_key(|other| !self.reporter.is_zygote(other.worker)) else {
+            tracing::warn!(
+                rgun.pid = pid,
+                "hooks.child_exit is not called for {}: no other process of the application is ready",
+                self.reporter.name(gone)
+            );
+            return;
+        };
+        let command = Command::ChildExited { pid, worker: gone.number.0, life: gone.life.0 };
+        if let Err(error) = self.dispatcher.command(other.worker, &command) {
+            tracing::warn!(%error, rgun.pid = pid, "cannot have hooks.child_exit called");
+        }
+    }
+}
+
+fn misbehaved(worker: WorkerId, why: &str) -> Event {
+    Event::Misbehaved { worker, why: why.to_owned() }
+}
+
+/// How the dispatcher's notices reach the main loop.
+pub(crate) fn sink(tell: &UnboundedSender<Told>) -> dispatch::NoticeSink {
+    let tell = tell.clone();
+    Box::new(move |notice| {
+        // The receiver lives as long as the main loop.
+        let _after_the_end = tell.send(Told::Dispatch(notice));
+    })
+}
+
+pub(crate) fn understand_report(worker: WorkerId, report: control::Report) -> Option<Event> {
+    match report {
+        control::Report::Refused(summary) => Some(Event::BootFailed {
+            worker,
+            failure: BootFailure { kind: BootFailureKind::Config, summary, traceback: None },
+        }),
+        control::Report::Failed { kind, summary, traceback } => Some(Event::BootFailed {
+            worker,
+            failure: BootFailure {
+                kind: match kind {
+                    FailureKind::Config => BootFailureKind::Config,
+                    FailureKind::App => BootFailureKind::App,
+                },
+                summary,
+                traceback: Some(traceback).filter(|text| !text.is_empty()),
+            },
+        }),
+        control::Report::Ready { .. } => Some(Event::Ready { worker }),
+        control::Report::Booting { python } => {
+            tracing::debug!(rgun.worker = worker.number.0, rgun.python = %python, "worker is booting");
+            None
+        }
+        // Understood by the caller, or consumed by the dispatcher.
+        control::Report::Stacks(_)
+        | control::Report::Warning(_)
+        | control::Report::Forked { .. }
+        | control::Report::ForkFailed { .. }
+        | control::Report::Promoted
+        | control::Report::File(_) => None,
+    }
+}

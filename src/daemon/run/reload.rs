@@ -1,0 +1,88 @@
+//! A reload, as far as it is not the supervisor's: reading the configuration again, the probe, going live, the verdict.
+
+use std::sync::Arc;
+
+use super::orders::{Asker, Word};
+use super::{Daemon, Told, generations, probe};
+use crate::journal::lifecycle;
+use crate::supervise::{BootFailure, Event, Generation, WorkerId};
+
+impl Daemon {
+    pub(super) fn reload(&mut self, asker: Option<Asker>) -> Vec<Event> {
+        match self.invocation.reread() {
+            Ok(invocation) => {
+                for warning in &invocation.warnings {
+                    tracing::warn!("{warning}");
+                }
+                self.refused_reload = None;
+                let policy = generations::policy(&invocation.config, self.cores, self.supervised);
+                let generation = self.supervisor.next_generation();
+                self.generations.add(generation, invocation.config);
+                self.set_timers();
+                if let Some(asker) = asker {
+                    let text = format!("generation {generation} boots beside the one that serves");
+                    let _listening = asker.send(Word::Progress(text));
+                    self.askers.insert(generation, asker);
+                }
+                vec![Event::Reload { policy }]
+            }
+            Err(failure) => {
+                let reason = failure.to_string();
+                tracing::error!("reload refused, the configuration is wrong; nothing has changed: {reason}");
+                let line = reason.lines().next().unwrap_or_default();
+                self.refused_reload = Some(format!("reload refused: {line}"));
+                self.send_status();
+                if let Some(asker) = asker {
+                    let _listening = asker.send(Word::Failed(reason));
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    pub(super) fn verdict(&mut self, generation: Generation, outcome: Result<(), BootFailure>) {
+        let Some(asker) = self.askers.remove(&generation) else { return };
+        let word = match outcome {
+            Ok(()) => Word::Done(format!("generation {generation} serves")),
+            Err(BootFailure { summary, traceback, .. }) => {
+                let traceback = traceback.unwrap_or_default();
+                Word::Failed(format!("{summary}\n{}", last_lines(&traceback)))
+            }
+        };
+        // Who asked may have gone: the journal has it too.
+        let _listening = asker.send(word);
+    }
+
+    pub(super) fn go_live(&mut self, generation: Generation) {
+        let Some(config) = self.generations.go_live(generation) else { return };
+        self.dispatcher.set_policy(generations::dispatch_policy(&config));
+        self.server = self.server.with(generations::http_settings(&config));
+        self.edge.serve_with(Arc::clone(&self.server));
+        self.connections.set(generations::net_limits(&config, self.most_connections));
+        lifecycle::set_level(config.log.level);
+    }
+
+    pub(super) fn probe(&self, worker: WorkerId) {
+        let life = self.supervisor.snapshot().workers.into_iter().find(|life| life.worker == worker);
+        let config = life.and_then(|life| self.generations.get(life.generation));
+        let path = config.and_then(|config| config.reload.probe.clone());
+        let (dispatcher, tell) = (Arc::clone(&self.dispatcher), self.tell.clone());
+        tokio::spawn(async move {
+            let outcome = match path {
+                Some(path) => probe::probe(dispatcher, worker, path).await,
+                None => Ok(()),
+            };
+            let _after_the_end = tell.send(Told::Probed(worker, outcome));
+        });
+    }
+}
+
+/// The end of a traceback: what it was, and where.
+fn last_lines(traceback: &str) -> String {
+    let lines: Vec<&str> = traceback.trim_end().lines().collect();
+    let shown = lines.get(lines.len().saturating_sub(SHOWN_LINES)..).unwrap_or_default();
+    shown.join("\n")
+}
+
+/// Lines of a traceback that `rgun reload` prints; the journal has all of them.
+const SHOWN_LINES: usize = 12;
