@@ -46,7 +46,13 @@ impl Notified {
                 self.said.extend(text.lines().map(|line| (now, line.to_owned())));
                 true
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            // Nothing came, or a signal did; whoever waits asks again.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+                ) =>
+            {
                 false
             }
             Err(error) => panic!("cannot read the notify socket: {error}"),
@@ -66,11 +72,8 @@ impl Notified {
             if let Some(at) = self.said.iter().skip(from).position(|(_, line)| line.starts_with(beginning)) {
                 return from + at;
             }
-            assert!(
-                begun.elapsed() < DEADLINE && self.receive(DEADLINE),
-                "systemd was never told {beginning:?}, but {:?}",
-                self.said
-            );
+            assert!(begun.elapsed() < DEADLINE, "systemd was never told {beginning:?}, but {:?}", self.said);
+            self.receive(DEADLINE);
         }
     }
 
