@@ -66,10 +66,13 @@ pub enum Action {
         /// Who.
         worker: WorkerId,
     },
-    /// SIGKILL, to everything in its cgroup: a stuck worker, one that broke the contract, one that was given time. What it still had in flight is answered 502 by the pool.
+    /// SIGKILL, to everything in its cgroup: a stuck worker, one that broke the contract, one that was given time.
     Kill {
         /// Who.
         worker: WorkerId,
+        /// What it still has in flight, if anything, is ended by the daemon for this reason, and is to be answered so.
+        /// Without one nobody waits for it, or it is to blame itself.
+        cut: Option<Cut>,
     },
     /// `READY=1`: one worker can serve; or the last of the reloads that were told is over. Never after
     /// `NotifyStopping`.
@@ -97,6 +100,17 @@ pub enum Action {
         /// What to say, when it is not 0.
         reason: Option<String>,
     },
+}
+
+/// Why requests end that their worker would have answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The worker was to finish them, and `timeouts.drain` was over.
+    Drain,
+    /// The worker was to finish them, and its process was in the way of one that serves.
+    Room,
+    /// The daemon leaves.
+    Stop,
 }
 
 /// How a process comes to be.
@@ -216,8 +230,8 @@ pub enum Report {
         /// The new one.
         by: WorkerId,
     },
-    /// It was given time and did not use it: a retiring worker was not drained by `timeouts.drain`, a terminating or
-    /// failed one did not exit (all three are killed), a killed one was not reaped (an uninterruptible sleep).
+    /// It was given time and did not use it: a retiring worker that had `timeouts.drain` was not drained, a terminating
+    /// or failed one did not exit (all three are killed), a killed one was not reaped (an uninterruptible sleep).
     Overdue {
         /// Who.
         worker: WorkerId,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::event::{BootFailure, BootFailureKind};
 use super::state::{Phase, State, Worker, after};
 use super::supervisor::{Ending, Supervisor};
-use super::{Action, Report};
+use super::{Action, Cut, Report};
 
 impl Supervisor {
     pub(super) fn stop(&mut self, now: Instant) {
@@ -37,7 +37,7 @@ impl Supervisor {
         self.phase = Phase::Leaving;
         for id in self.ids() {
             if self.worker(id).is_some_and(|worker| !matches!(worker.state, State::Killed { .. })) {
-                self.kill(id, now);
+                self.cut(id, Cut::Stop, now);
             }
         }
     }
@@ -105,7 +105,7 @@ impl Supervisor {
                 State::Spawning { .. }
                 | State::Booting { .. }
                 | State::Overtime { .. }
-                | State::Retiring { stuck: true, .. } => self.kill(id, now),
+                | State::Retiring { stuck: true, .. } => self.cut(id, Cut::Stop, now),
                 State::Failed { .. } | State::Terminating { .. } | State::Killed { .. } => {}
             }
         }

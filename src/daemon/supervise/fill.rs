@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::crew::Crew;
 use super::state::{Phase, Role, Seat, State, Worker, after};
-use super::{Action, Generation, Life, Origin, Report, Supervisor, WorkerId, WorkerNr};
+use super::{Action, Cut, Generation, Life, Origin, Report, Supervisor, WorkerId, WorkerNr};
 
 impl Supervisor {
     pub(super) fn fill(&mut self, now: Instant) {
@@ -21,8 +21,10 @@ impl Supervisor {
         }
         while let Some(number) = self.recruit() {
             let Some(coming) = &self.coming else { return };
-            // It waits for those before it to leave: nobody's requests are cut short for new code.
+            // It waits for those before it to leave; their requests have as long as new code gives them anyway.
             if !self.has_room(coming.crew.generation) {
+                let n_missing = coming.crew.open().filter(|(_, seat)| seat.current.is_none()).count();
+                self.hurry(None, n_missing, now);
                 return;
             }
             self.spawn(coming.crew.generation, number, now);
@@ -157,7 +159,8 @@ impl Supervisor {
     }
 
     /// There are due vacancies and too many processes on their way out: the stuck ones that have been retiring longest
-    /// go. Those that finish their requests in good order are only cut short when nobody else serves.
+    /// go. Those that finish their requests in good order are only cut short when nobody else serves; else they have
+    /// `timeouts.drain` from now.
     fn make_room(&mut self, now: Instant) {
         // Too many of one generation is only helped by one of it less.
         let generation = self.live.generation;
@@ -180,7 +183,29 @@ impl Supervisor {
         retiring.sort_unstable();
         for (_, _, id) in retiring.into_iter().take(n_due.saturating_sub(n_dying)) {
             self.report(Report::RetirementCut { worker: id });
-            self.kill(id, now);
+            self.cut(id, Cut::Room, now);
+        }
+        self.hurry(is_crowded.then_some(generation), n_due, now);
+    }
+
+    /// So many more processes are wanted than there may be: as many on their way out, of this generation if it is one
+    /// that is too large, are not waited for without a limit any more. Those that have been retiring longest.
+    fn hurry(&mut self, generation: Option<Generation>, n: usize, now: Instant) {
+        let limit = self.live.policy.drain;
+        let is_leaving =
+            |worker: &Worker| worker.is_dying() || matches!(worker.state, State::Retiring { .. });
+        let leaving = self.workers.values().filter(|worker| {
+            is_leaving(worker)
+                && !worker.is_zygote()
+                && generation.is_none_or(|generation| worker.generation == generation)
+        });
+        let (mut lingering, bounded): (Vec<&Worker>, Vec<&Worker>) =
+            leaving.partition(|worker| worker.is_lingering());
+        lingering.sort_unstable_by_key(|worker| (worker.since, worker.id));
+        let n_more = n.saturating_sub(bounded.len());
+        let hurried: Vec<WorkerId> = lingering.into_iter().take(n_more).map(|worker| worker.id).collect();
+        for id in hurried {
+            self.retire(id, Some(limit), now);
         }
     }
 

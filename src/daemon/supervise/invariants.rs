@@ -95,6 +95,8 @@ impl Supervisor {
             }
             // `run` owes the answer to `Spawn`.
             State::Killed { give_up_at: None, .. } => worker.pid.is_none(),
+            // Its requests' limits move it on, as long as it serves the code that is live and can be asked to leave.
+            State::Retiring { deadline: None, stuck } => !stuck && is_live,
             _ => worker.is_given_up(),
         };
         (!may_wait_for_ever && worker.deadline().is_none()).then_some("a worker that nothing moves on")
@@ -133,7 +135,7 @@ impl Supervisor {
         {
             let may_finish = self.anybody_ready();
             let is_going = |worker: &Worker| match worker.state {
-                State::Retiring { stuck, .. } => may_finish && !stuck,
+                State::Retiring { deadline, stuck } => may_finish && !stuck && deadline.is_some(),
                 _ => worker.is_dying() || worker.is_given_up(),
             };
             if self.has_room(self.live.generation) || !self.workers.values().any(is_going) {

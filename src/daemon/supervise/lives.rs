@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::event::{BootFailure, BootFailureKind, Exit, SpawnFault};
 use super::state::{Phase, Role, Seat, State, Worker, after};
 use super::wear::lifetime;
-use super::{Action, Origin, Report, Supervisor, WorkerId};
+use super::{Action, Cut, Origin, Report, Supervisor, WorkerId};
 
 impl Supervisor {
     // === what is said ===
@@ -80,7 +80,7 @@ impl Supervisor {
                 self.report(Report::Replaced { worker: old, by: id });
             }
             if let Some(worn) = worn {
-                self.retire(worn, now);
+                self.retire(worn, None, now);
             }
         }
         self.arrived(now);
@@ -161,11 +161,11 @@ impl Supervisor {
             State::Ready => self.replace(id, now),
             // It was to finish what it had, and will not.
             State::Retiring { deadline, .. } => {
-                worker.state = State::Retiring { deadline, stuck: true };
+                worker.state = State::Retiring { deadline: deadline.or(Some(drained_by)), stuck: true };
             }
             // Of the generation before, which is watched: this one cannot take over again.
             State::Standby if !worker.drained => {
-                worker.enter(State::Retiring { deadline: drained_by, stuck: true }, now);
+                worker.enter(State::Retiring { deadline: Some(drained_by), stuck: true }, now);
                 self.vacate(id);
             }
             _ => {}
@@ -331,7 +331,7 @@ impl Supervisor {
     /// It is stuck. Replace first, kill second: the seat is vacant at once, the old life finishes what can be
     /// finished.
     fn replace(&mut self, id: WorkerId, now: Instant) {
-        let deadline = after(now, self.live.policy.drain);
+        let deadline = Some(after(now, self.live.policy.drain));
         let settled = self.live.policy.settled;
         let Some(worker) = self.worker_mut(id) else { return };
         let is_settled = now.duration_since(worker.since) >= settled;
@@ -349,9 +349,9 @@ impl Supervisor {
         self.actions.push(Action::Retire { worker: id });
     }
 
-    /// It is not needed any more: it finishes what it has and leaves.
-    pub(super) fn retire(&mut self, id: WorkerId, now: Instant) {
-        let deadline = after(now, self.live.policy.drain);
+    /// It is not needed any more: it finishes what it has, within `limit` if there is one, and leaves.
+    pub(super) fn retire(&mut self, id: WorkerId, limit: Option<Duration>, now: Instant) {
+        let deadline = limit.map(|limit| after(now, limit));
         let Some(worker) = self.worker_mut(id) else { return };
         match worker.state {
             State::Ready => {
@@ -365,6 +365,7 @@ impl Supervisor {
             }
             State::Standby | State::Promoting { .. } => self.terminate(id, now),
             State::Spawning { .. } | State::Booting { .. } | State::Overtime { .. } => self.kill(id, now),
+            State::Retiring { deadline: None, stuck } => worker.state = State::Retiring { deadline, stuck },
             State::Retiring { .. }
             | State::Failed { .. }
             | State::Terminating { .. }
@@ -385,14 +386,24 @@ impl Supervisor {
         self.actions.push(Action::Terminate { worker: id });
     }
 
+    /// It has nothing that anybody waits for, or has itself to thank for it.
     pub(super) fn kill(&mut self, id: WorkerId, now: Instant) {
+        self.kill_for(id, None, now);
+    }
+
+    /// Cuts off what it has.
+    pub(super) fn cut(&mut self, id: WorkerId, why: Cut, now: Instant) {
+        self.kill_for(id, Some(why), now);
+    }
+
+    fn kill_for(&mut self, id: WorkerId, cut: Option<Cut>, now: Instant) {
         self.not_promoted(id);
         let Some(worker) = self.worker_mut(id) else { return };
         let exists = worker.pid.is_some();
         let give_up_at = exists.then(|| after(now, REAP_PATIENCE));
         worker.enter(State::Killed { give_up_at, given_up: false }, now);
         if exists {
-            self.actions.push(Action::Kill { worker: id });
+            self.actions.push(Action::Kill { worker: id, cut });
         }
         self.vacate(id);
     }
@@ -422,10 +433,11 @@ impl Supervisor {
                 worker.enter(State::Overtime { kill_at: after(now, STACKS_PATIENCE) }, now);
                 self.actions.push(Action::TakeStacks { worker: id });
             }
-            State::Retiring { .. }
-            | State::Promoting { .. }
-            | State::Failed { .. }
-            | State::Terminating { .. } => {
+            State::Retiring { .. } => {
+                self.report(Report::Overdue { worker: id, state, waited });
+                self.cut(id, Cut::Drain, now);
+            }
+            State::Promoting { .. } | State::Failed { .. } | State::Terminating { .. } => {
                 self.report(Report::Overdue { worker: id, state, waited });
                 self.kill(id, now);
             }

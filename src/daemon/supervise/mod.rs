@@ -45,7 +45,7 @@ mod tests;
 
 use std::fmt;
 
-pub use self::action::{Action, Origin, Report, Resize};
+pub use self::action::{Action, Cut, Origin, Report, Resize};
 pub use self::backoff::BackoffLimits;
 pub use self::event::{BootFailure, BootFailureKind, Event, Exit, Load, SpawnFault, Tally, Wear};
 pub use self::policy::Policy;

@@ -32,7 +32,8 @@ pub struct Policy {
     pub boots_at_once: NonZeroU16,
     /// `timeouts.boot`: from `Spawn` to `Ready`; `None` for as long as it takes.
     pub boot: Option<Duration>,
-    /// `timeouts.drain`: for the whole daemon on stop, and for a worker that retires.
+    /// `timeouts.drain`: for the whole daemon on stop, and for a worker that a reload has replaced, is stuck, or is in
+    /// the way of another.
     pub drain: Duration,
     /// What a worker has at least for its own shutdown when the drain has used up its time.
     pub terminate_grace: Duration,

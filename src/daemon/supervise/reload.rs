@@ -173,6 +173,7 @@ impl Supervisor {
 
     /// They get nothing any more, and stay at hand. Who is only on the way to something is not waited for.
     fn keep_warm(&mut self, crew: &mut Crew, now: Instant) {
+        let limit = self.live.policy.drain;
         for id in self.members(crew.generation) {
             let Some(worker) = self.worker_mut(id) else { continue };
             if worker.is_ready() {
@@ -186,15 +187,17 @@ impl Supervisor {
                 if let Some(place) = crew.place_mut(id, worker.role) {
                     place.vacate(id.life);
                 }
-                self.retire(id, now);
+                self.retire(id, Some(limit), now);
             }
         }
     }
 
-    /// The crew is not one any more: its workers finish what they have and leave.
+    /// The crew is not one any more: its workers finish what they have within `timeouts.drain` and leave, those as well
+    /// that had more time until now. Old code does not answer for longer than that.
     fn dismiss(&mut self, crew: &Crew, now: Instant) {
+        let limit = self.live.policy.drain;
         for id in self.members(crew.generation) {
-            self.retire(id, now);
+            self.retire(id, Some(limit), now);
         }
         self.actions.push(Action::Forget { generation: crew.generation });
     }

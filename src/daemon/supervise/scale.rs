@@ -180,7 +180,7 @@ impl Supervisor {
         let ids: Vec<WorkerId> =
             lives.iter().filter_map(|life| self.workers.get(life)).map(|worker| worker.id).collect();
         for id in ids {
-            self.retire(id, now);
+            self.retire(id, None, now);
         }
     }
 }

@@ -19,7 +19,7 @@ pub enum LifeState {
     /// It could serve and does not: a generation that is not live yet, the one before it while that is watched, or a
     /// zygote; left when its generation goes live or is dismissed, or by exit.
     Standby,
-    /// It finishes what it has; left when drained, or at `timeouts.drain` by SIGKILL.
+    /// It finishes what it has; left when drained, or by SIGKILL at `timeouts.drain`, if that is its limit.
     Retiring,
     /// It is drained and was asked to become the zygote; left when it has, or by SIGKILL.
     Promoting,
@@ -63,9 +63,10 @@ pub(super) enum State {
     },
     Ready,
     Standby,
-    /// `stuck` when a thread of it does not end: it cannot be asked to leave.
+    /// `stuck` when a thread of it does not end: it cannot be asked to leave. Without a deadline its requests' own
+    /// limits bound it: who is only worn out, or one too many, does not cost a client its answer.
     Retiring {
-        deadline: Instant,
+        deadline: Option<Instant>,
         stuck: bool,
     },
     Promoting {
@@ -143,9 +144,9 @@ impl Worker {
         match self.state {
             State::Spawning { deadline: at }
             | State::Booting { deadline: at }
+            | State::Retiring { deadline: at, .. }
             | State::Killed { give_up_at: at, given_up: false } => at,
-            State::Retiring { deadline: at, .. }
-            | State::Overtime { kill_at: at }
+            State::Overtime { kill_at: at }
             | State::Promoting { kill_at: at }
             | State::Failed { kill_at: at }
             | State::Terminating { kill_at: at } => Some(at),
@@ -173,6 +174,11 @@ impl Worker {
 
     pub(super) fn is_booting(&self) -> bool {
         matches!(self.state, State::Spawning { .. } | State::Booting { .. } | State::Overtime { .. })
+    }
+
+    /// It finishes what it has for as long as that takes.
+    pub(super) fn is_lingering(&self) -> bool {
+        matches!(self.state, State::Retiring { deadline: None, .. })
     }
 
     /// On its way to or in service: what may hold a place.

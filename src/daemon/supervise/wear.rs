@@ -105,7 +105,7 @@ impl Supervisor {
         place.clear();
         self.zygote_ready(id, took, now);
         if let Some(before) = before.and_then(|life| self.workers.get(&life)).map(|worker| worker.id) {
-            self.retire(before, now);
+            self.retire(before, None, now);
         }
         for worker in self.workers.values_mut() {
             if worker.is_ready() && worker.origin != Origin::Fork(id) {

@@ -109,7 +109,7 @@ fn fact(report: &Report) -> &'static str {
     }
 }
 
-const ALL_FACTS: [&str; 36] = [
+const ALL_FACTS: [&str; 37] = [
     "ready",
     "zygote ready",
     "zygote promoted",
@@ -147,4 +147,5 @@ const ALL_FACTS: [&str; 36] = [
     "stacks taken",
     "fork lost with its zygote",
     "admitted again",
+    "finished after the drain limit",
 ];

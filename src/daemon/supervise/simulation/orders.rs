@@ -14,12 +14,24 @@ impl World {
             Action::Spawn { worker, generation, origin } => self.spawn(*worker, *generation, *origin)?,
             Action::Admit { worker } => self.admit(*worker)?,
             Action::Retire { worker } => {
+                let (live, now) = (self.live, self.now);
                 let process = self.living(*worker, "Retire")?;
                 ensure(process.serves(), "Retire of a worker that does not serve")?;
                 process.admitted = false;
-                if !self.goes_wrong(self.faults.rude) {
+                // Not because it is stuck, nor for new code: worn out, or one too many.
+                let lingers = process.generation == live && !process.stuck;
+                process.lingers_since = lingers.then_some(now);
+                let is_slow = self.goes_wrong(self.faults.rude);
+                let long = self.dice.up_to(Duration::from_mins(5));
+                if !is_slow {
                     let wait = self.dice.up_to(Duration::from_secs(20));
                     self.plan(Event::Drained { worker: *worker }, wait);
+                } else if lingers && self.dice.percent(50) {
+                    // A request that is allowed to take long,
+                    self.plan(Event::Drained { worker: *worker }, long);
+                } else if lingers {
+                    // and one that takes longer than it is allowed to.
+                    self.plan(Event::DeadlineExceeded { worker: *worker }, long);
                 }
             }
             Action::Terminate { worker } => {
@@ -32,7 +44,7 @@ impl World {
                     self.plan(Event::Exited { worker: *worker, how: Exit::Code(0) }, wait);
                 }
             }
-            Action::Kill { worker } => self.kill(*worker, event)?,
+            Action::Kill { worker, cut } => self.kill(*worker, *cut, event)?,
             Action::Probe { worker } => {
                 let process = self.living(*worker, "Probe")?;
                 ensure(process.said_ready && !process.admitted, "a probe of one that serves or cannot")?;
@@ -62,6 +74,7 @@ impl World {
                 ensure(!code.forgotten, "a generation that was forgotten goes live")?;
                 ensure(*generation != self.live, "what is live goes live")?;
                 self.live = *generation;
+                self.nobody_lingers(|process| process.generation != *generation);
             }
             Action::Forget { generation } => {
                 ensure(*generation != self.live, "the live generation is forgotten")?;
@@ -127,6 +140,7 @@ impl World {
         ensure(process.generation == live, "Admit of a generation that is not live")?;
         ensure(!process.is_zygote(), "Admit of a zygote")?;
         process.admitted = true;
+        process.drained = false;
         if std::mem::replace(&mut process.ever_admitted, true) {
             self.note("admitted again");
         }
@@ -134,7 +148,7 @@ impl World {
         Ok(())
     }
 
-    fn kill(&mut self, worker: WorkerId, event: &Event) -> Verdict {
+    fn kill(&mut self, worker: WorkerId, cut: Option<Cut>, event: &Event) -> Verdict {
         let nobody_serves = self.n_serving() == 0;
         let process = self.living(worker, "Kill")?;
         ensure(process.exists && !process.killed, "Kill before Spawned, or twice")?;
@@ -153,6 +167,19 @@ impl World {
         );
         let is_excused = is_excused || nobody_serves;
         ensure(!is_of_use || is_excused, "a worker that is not needed is killed instead of asked")?;
+        let is_to_blame = matches!(
+            event,
+            Event::Misbehaved { worker: bad, .. } | Event::BootFailed { worker: bad, .. } if *bad == worker
+        );
+        let lingers = is_of_use && process.lingers_since.is_some() && !process.promoted;
+        ensure(
+            !lingers || is_to_blame || cut == Some(Cut::Stop),
+            "a worn-out worker is killed in the middle of a request that may take long",
+        )?;
+        ensure(
+            !is_of_use || is_to_blame || process.promoted || process.drained || cut.is_some(),
+            "a worker is killed while it finishes what it has, and that is not said",
+        )?;
         process.killed = true;
         let wait = self.dice.up_to(Duration::from_millis(300));
         let how = Exit::Signal { signal: 9, core_dumped: false };
@@ -222,6 +249,8 @@ impl World {
             asked_to_leave: false,
             killed: false,
             promoted: false,
+            lingers_since: None,
+            drained: false,
         };
         self.processes.insert(worker, process);
         let n_zygotes = self.processes.values().filter(|process| process.is_zygote()).count();

@@ -38,6 +38,10 @@ pub(super) struct Process {
     pub(super) asked_to_leave: bool,
     pub(super) killed: bool,
     pub(super) promoted: bool,
+    /// Since when it finishes what it has, for as long as that takes.
+    pub(super) lingers_since: Option<Instant>,
+    /// It has nothing that anybody waits for.
+    pub(super) drained: bool,
 }
 
 impl Process {
@@ -294,8 +298,17 @@ impl World {
                     return Ok(());
                 }
             }
-            Event::Drained { worker } if self.processes.get(worker).is_some_and(Process::serves) => {
-                return Ok(());
+            Event::Drained { worker } => {
+                let Some(process) = self.processes.get_mut(worker) else { return Ok(()) };
+                if process.serves() {
+                    return Ok(());
+                }
+                process.drained = true;
+                let drain = self.codes[&self.live].policy.drain;
+                let is_late = |since| self.now.duration_since(since) > drain;
+                if process.lingers_since.take().is_some_and(is_late) && !process.killed && !process.stuck {
+                    self.note("finished after the drain limit");
+                }
             }
             // Words about the dead do arrive now and then.
             Event::BootFailed { worker, .. } | Event::WornOut { worker, .. }
@@ -362,6 +375,10 @@ impl World {
         let actions = self.supervisor.handle(event, self.now);
         self.supervisor.check_invariants()?;
         ensure(self.exit.is_none() || actions.is_empty(), "an action after Exit")?;
+        // From now on somebody may need the room of those that linger.
+        if self.supervisor.crews().any(|crew| !self.supervisor.has_room(crew.generation)) {
+            self.nobody_lingers(|_| true);
+        }
         for action in &actions {
             self.log.push(format!("    {action:?}"));
             self.perform(action, &what)?;
@@ -396,6 +413,13 @@ impl World {
         };
         let went_back = has(|report| matches!(report, Report::WentBack { .. }));
         ensure(went_back || after + may_lose >= before, "somebody is taken from service for nothing")
+    }
+
+    /// Those have a limit now.
+    pub(super) fn nobody_lingers(&mut self, who: impl Fn(&Process) -> bool) {
+        for process in self.processes.values_mut().filter(|process| who(process)) {
+            process.lingers_since = None;
+        }
     }
 
     pub(super) fn n_serving(&self) -> usize {

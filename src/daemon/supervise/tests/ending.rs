@@ -68,7 +68,7 @@ fn a_drain_that_runs_out_is_reported_and_the_stop_is_still_a_success() {
         ]
     );
     let killed = table.after(5 * SECOND).tick();
-    assert!(killed.contains(&Action::Kill { worker: worker(0, 1) }), "after the grace: {killed:?}");
+    assert!(killed.contains(&kill(worker(0, 1))), "after the grace: {killed:?}");
     let how = Exit::Signal { signal: 9, core_dumped: false };
     let last = table.tell(Event::Exited { worker: worker(0, 1), how });
     assert_eq!(last.last(), Some(&Action::Exit { status: 0, reason: None }));
@@ -81,9 +81,9 @@ fn workers_have_their_grace_when_the_edge_takes_the_whole_drain() {
         table.tell(Event::Stop);
         table.after(drained_after).tell(Event::EdgeDrained);
         let early = table.after(nearly_the_grace).tick();
-        assert!(!early.contains(&Action::Kill { worker: worker(0, 1) }), "{early:?}");
+        assert!(!early.contains(&kill(worker(0, 1))), "{early:?}");
         let late = table.after(MS).tick();
-        assert!(late.contains(&Action::Kill { worker: worker(0, 1) }), "{late:?}");
+        assert!(late.contains(&kill(worker(0, 1))), "{late:?}");
     }
 }
 
@@ -97,9 +97,9 @@ fn a_stuck_or_booting_worker_is_not_asked_to_leave() {
     assert_eq!(
         drained[..3],
         [
-            Action::Kill { worker: worker(0, 1) },
+            cut(worker(0, 1), Cut::Stop),
             Action::Terminate { worker: worker(1, 2) },
-            Action::Kill { worker: worker(0, 3) },
+            cut(worker(0, 3), Cut::Stop),
         ]
     );
 }
@@ -135,12 +135,12 @@ fn stop_now_kills_everybody_and_exits_when_they_are_reaped() {
     let kills: Vec<_> = actions
         .iter()
         .filter_map(|action| match action {
-            Action::Kill { worker } => Some(worker.life.0),
+            Action::Kill { worker, .. } => Some(worker.life.0),
             _ => None,
         })
         .collect();
     assert_eq!(kills, [1, 2], "life 3 has no process yet");
-    assert_eq!(table.spawned(worker(0, 3)), [Action::Kill { worker: worker(0, 3) }]);
+    assert_eq!(table.spawned(worker(0, 3)), [kill(worker(0, 3))]);
     for id in [worker(0, 1), worker(1, 2)] {
         assert!(!table.exits(id).iter().any(|action| matches!(action, Action::Exit { .. })));
     }
@@ -165,7 +165,7 @@ fn the_daemon_does_not_leave_while_a_process_is_still_being_made() {
     table.tell(Event::StopNow);
     let late = table.after(49 * SECOND).tick();
     assert!(!late.iter().any(|action| matches!(action, Action::Exit { .. })), "{late:?}");
-    assert_eq!(table.spawned(worker(0, 1)), [Action::Kill { worker: worker(0, 1) }]);
+    assert_eq!(table.spawned(worker(0, 1)), [kill(worker(0, 1))]);
     let reaped = table.exits(worker(0, 1));
     assert_eq!(reaped.last(), Some(&Action::Exit { status: 0, reason: None }));
 }

@@ -86,7 +86,7 @@ fn every_way_not_to_boot_is_a_boot_failure_of_its_kind() {
         let failure = failure.unwrap_or_else(|| panic!("{kind:?} is not reported: {actions:?}"));
         assert_eq!((failure.kind, failure.summary.as_str()), (kind, summary));
         assert!(actions.contains(&Action::NotifyStopping), "{kind:?} does not end the start: {actions:?}");
-        let is_killed = actions.contains(&Action::Kill { worker: worker(0, 1) });
+        let is_killed = actions.contains(&kill(worker(0, 1)));
         let needs_killing = matches!(kind, BootFailureKind::Timeout | BootFailureKind::Misbehaved);
         assert_eq!(is_killed, needs_killing, "{kind:?}: {actions:?}");
     }
@@ -233,7 +233,7 @@ fn a_seat_that_cannot_boot_leaves_the_healthy_ones_alone() {
     );
     assert_eq!(spawns(&table.after(100 * MS).tick()), [worker(1, 4)], "while life 3 is still exiting");
     let late = table.after(900 * MS).tick();
-    assert!(late.contains(&Action::Kill { worker: worker(1, 3) }), "it did not exit by itself: {late:?}");
+    assert!(late.contains(&kill(worker(1, 3))), "it did not exit by itself: {late:?}");
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn a_stuck_worker_is_replaced_first_and_killed_when_it_is_drained() {
     assert_eq!(table.tell(Event::DeadlineExceeded { worker: stuck }), [], "its other threads hang as well");
     let replaced = Action::Report(Report::Replaced { worker: stuck, by: worker(0, 3) });
     assert!(table.boots(worker(0, 3)).contains(&replaced));
-    assert_eq!(table.tell(Event::Drained { worker: stuck })[0], Action::Kill { worker: stuck });
+    assert_eq!(table.tell(Event::Drained { worker: stuck })[0], kill(stuck));
     let gone = table.exits(stuck);
     assert_eq!(spawns(&gone), [], "its seat has its replacement already: {gone:?}");
 }
@@ -266,7 +266,7 @@ fn a_stuck_worker_that_does_not_drain_is_killed_at_the_drain_timeout() {
     assert_eq!(table.wakeup(), Some(30 * SECOND));
     let actions = table.after(30 * SECOND).tick();
     let overdue = Report::Overdue { worker: worker(0, 1), state: LifeState::Retiring, waited: 30 * SECOND };
-    assert_eq!(actions[..2], [Action::Report(overdue), Action::Kill { worker: worker(0, 1) }]);
+    assert_eq!(actions[..2], [Action::Report(overdue), cut(worker(0, 1), Cut::Drain)]);
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn a_replacement_that_is_stuck_too_cuts_the_longest_retirement_short() {
     table.boots(worker(0, 2));
     let actions = table.after(SECOND).tell(Event::DeadlineExceeded { worker: worker(0, 2) });
     assert!(actions.contains(&Action::Report(Report::RetirementCut { worker: worker(0, 1) })));
-    assert!(actions.contains(&Action::Kill { worker: worker(0, 1) }));
+    assert!(actions.contains(&cut(worker(0, 1), Cut::Room)));
     assert_eq!(spawns(&actions), [], "two processes are as many as one seat may have");
     assert_eq!(spawns(&table.exits(worker(0, 1))), [worker(0, 3)]);
 }
@@ -327,7 +327,7 @@ fn a_worker_that_breaks_the_contract_is_killed_and_replaced() {
     let actions = table.after(15 * SECOND).tell(Event::Misbehaved { worker: bad, why: why.clone() });
     let retry_in = Some(Duration::ZERO);
     let report = Action::Report(Report::WorkerMisbehaved { worker: bad, why, retry_in });
-    assert_eq!(actions[..3], [Action::Kill { worker: bad }, report, spawn(1, 3)]);
+    assert_eq!(actions[..3], [kill(bad), report, spawn(1, 3)]);
     assert_eq!(spawns(&table.exits(bad)), []);
 }
 
@@ -448,7 +448,7 @@ fn a_boot_that_takes_too_long_is_told_with_the_stacks_of_its_import() {
     let stacks =
         Some("Thread 0x7f (most recent call first):\n  File \"db.py\", line 3 in connect".to_owned());
     let failed = table.after(200 * MS).tell(Event::StacksTaken { worker: slow, stacks: stacks.clone() });
-    assert_eq!(failed[0], Action::Kill { worker: slow });
+    assert_eq!(failed[0], kill(slow));
     let told = failed.iter().find_map(|action| match action {
         Action::Report(Report::WorkerBootFailed { failure, .. }) => Some(failure),
         _ => None,

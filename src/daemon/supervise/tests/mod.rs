@@ -135,6 +135,16 @@ fn status(actions: &[Action]) -> Option<&str> {
     })
 }
 
+/// Of one that nobody waits for, or that is to blame itself.
+fn kill(worker: WorkerId) -> Action {
+    Action::Kill { worker, cut: None }
+}
+
+/// Of one that had something to finish.
+fn cut(worker: WorkerId, why: Cut) -> Action {
+    Action::Kill { worker, cut: Some(why) }
+}
+
 fn spawn_of(generation: u64, number: u16, life: u64) -> Action {
     let generation = Generation(generation);
     Action::Spawn { worker: worker(number, life), generation, origin: Origin::Exec }
@@ -158,7 +168,7 @@ fn retires(actions: &[Action]) -> Vec<WorkerId> {
 
 fn kills(actions: &[Action]) -> Vec<WorkerId> {
     let kills = actions.iter().filter_map(|action| match action {
-        Action::Kill { worker } => Some(*worker),
+        Action::Kill { worker, .. } => Some(*worker),
         _ => None,
     });
     kills.collect()

@@ -289,11 +289,7 @@ fn a_reload_while_the_rest_boots_is_a_reload_beside_it() {
     table.boots(worker(1, 5));
     let done = table.boots(worker(2, 6));
     assert_eq!(retires(&done), [worker(0, 1), worker(1, 2)]);
-    assert_eq!(
-        table.spawned(worker(2, 3)),
-        [Action::Kill { worker: worker(2, 3) }],
-        "it was still being made"
-    );
+    assert_eq!(table.spawned(worker(2, 3)), [kill(worker(2, 3))], "it was still being made");
 }
 
 #[test]

@@ -133,3 +133,100 @@ fn a_worker_that_is_not_serving_does_not_wear_out() {
     table.tell(Event::Stop);
     assert_eq!(table.tell(Event::WornOut { worker: worker(0, 2), wear: MANY }), []);
 }
+
+#[test]
+fn a_worn_out_workers_requests_have_their_own_limits_and_no_other() {
+    let mut table = Table::ready(2);
+    let old = worker(0, 1);
+    table.tell(Event::WornOut { worker: old, wear: MANY });
+    assert_eq!(retires(&table.boots(worker(0, 3))), [old]);
+    assert_eq!(table.wakeup(), None, "nothing runs out");
+    assert_eq!(table.after(3600 * SECOND).tick(), []);
+    let drained = table.tell(Event::Drained { worker: old });
+    assert_eq!(drained[0], Action::Terminate { worker: old });
+}
+
+#[test]
+fn a_worker_that_is_one_too_many_finishes_what_it_has() {
+    let mut table = Table::ready(2);
+    assert_eq!(retires(&table.tell(Event::Adjust { by: -1 })), [worker(1, 2)]);
+    assert_eq!(table.after(3600 * SECOND).tick(), []);
+    table.leaves(worker(1, 2));
+}
+
+#[test]
+fn a_worn_out_worker_whose_request_is_stuck_after_all_has_the_drain_timeout_from_then_on() {
+    let mut table = Table::ready(1);
+    let old = worker(0, 1);
+    table.tell(Event::WornOut { worker: old, wear: MANY });
+    table.boots(worker(0, 2));
+    table.after(3600 * SECOND).tell(Event::DeadlineExceeded { worker: old });
+    assert_eq!(table.wakeup(), Some(30 * SECOND));
+    assert!(table.after(30 * SECOND).tick().contains(&cut(old, Cut::Drain)));
+}
+
+#[test]
+fn a_reload_gives_worn_out_workers_the_drain_timeout_when_it_is_done() {
+    let mut table = Table::ready(1);
+    let old = worker(0, 1);
+    table.tell(Event::WornOut { worker: old, wear: MANY });
+    table.boots(worker(0, 2));
+    table.after(3600 * SECOND).tell(Event::Reload { policy: policy(1) });
+    assert_eq!(kills(&table.after(40 * SECOND).tick()), [], "it is not done yet");
+    assert_eq!(verdicts(&table.boots(worker(0, 3))), [(2, None)]);
+    assert_eq!(table.wakeup(), Some(30 * SECOND));
+    let late = table.after(30 * SECOND).tick();
+    assert!(
+        late.contains(&cut(old, Cut::Drain)) && late.contains(&cut(worker(0, 2), Cut::Drain)),
+        "{late:?}"
+    );
+}
+
+#[test]
+fn a_stop_ends_worn_out_workers_at_once_or_with_its_drain() {
+    for hasty in [false, true] {
+        let mut table = Table::ready(1);
+        let old = worker(0, 1);
+        table.tell(Event::WornOut { worker: old, wear: MANY });
+        table.boots(worker(0, 2));
+        if hasty {
+            assert!(table.tell(Event::StopNow).contains(&cut(old, Cut::Stop)));
+        } else {
+            table.tell(Event::Stop);
+            assert_eq!(terminations(&table.after(30 * SECOND).tick()), [old, worker(0, 2)]);
+        }
+    }
+}
+
+#[test]
+fn the_oldest_retirement_in_the_way_of_a_vacancy_has_the_drain_timeout() {
+    let mut table = Table::with(Policy { idle_exit: Some(60 * SECOND), ..policy(2) });
+    table.tell(Event::Started);
+    table.boots(worker(0, 1));
+    table.boots(worker(1, 2));
+    table.tell(Event::WornOut { worker: worker(0, 1), wear: MANY });
+    table.boots(worker(0, 3));
+    table.after(SECOND).tell(Event::Load(Load { idle: 60 * SECOND, ..Load::default() }));
+    table.after(3600 * SECOND).tell(Event::Wanted);
+    assert_eq!(table.wakeup(), Some(60 * SECOND), "only the boot's");
+    table.boots(worker(0, 4));
+    // Four are as many as two seats may have, and one seat is empty.
+    assert_eq!(table.wakeup(), Some(30 * SECOND));
+    let late = table.after(30 * SECOND).tick();
+    assert!(late.contains(&cut(worker(0, 1), Cut::Drain)), "{late:?}");
+    assert_eq!(kills(&late).len(), 1);
+    assert_eq!(spawns(&table.exits(worker(0, 1))), [worker(1, 5)]);
+    table.boots(worker(1, 5));
+    assert_eq!(table.wakeup(), None, "the others have as long as they need again");
+}
+
+#[test]
+fn a_worn_out_worker_without_room_for_its_successor_serves_on() {
+    let mut table = Table::ready(1);
+    table.tell(Event::WornOut { worker: worker(0, 1), wear: MANY });
+    table.boots(worker(0, 2));
+    let worn = table.tell(Event::WornOut { worker: worker(0, 2), wear: MANY });
+    assert_eq!((spawns(&worn), retires(&worn), table.wakeup()), (vec![], vec![], None));
+    table.tell(Event::Drained { worker: worker(0, 1) });
+    assert_eq!(spawns(&table.exits(worker(0, 1))), [worker(0, 3)]);
+}
