@@ -17,7 +17,7 @@ use crate::supervise::WorkerId;
 use super::received::Received;
 use super::rules::RuleNr;
 use super::worker::Worker;
-use super::{Notice, NoticeSink};
+use super::{Had, Notice, NoticeSink};
 
 /// Why an exchange is answered by the daemon and not by the application. `http::fault` maps it to a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,8 +123,8 @@ pub(super) enum Place {
 enum Client {
     /// It waits for the head.
     Waiting,
-    /// It has the head and waits for more.
-    Streaming,
+    /// It has the head, with this status, and waits for more.
+    Streaming(u16),
     /// It has everything, or is gone.
     Through,
 }
@@ -280,11 +280,20 @@ impl Exchange {
     /// Does the worker wait for the client to take more of the answer? It does when the next part would not fit into
     /// the window; parts are smaller than half of it.
     pub(super) fn is_held_back(&self) -> bool {
-        self.unacked > RESPONSE_WINDOW / 2 && !self.ended && self.client == Client::Streaming
+        self.unacked > RESPONSE_WINDOW / 2 && !self.ended && matches!(self.client, Client::Streaming(_))
     }
 
     pub(super) fn client_is_through(&self) -> bool {
         self.client == Client::Through
+    }
+
+    pub(super) fn client_has(&self) -> Had {
+        match self.client {
+            Client::Waiting if !(self.responded && self.ended) => Had::Nothing,
+            Client::Streaming(status) if !self.ended => Had::Head(status),
+            // What has ended without a fault is complete, although its client has not taken all of it yet.
+            Client::Waiting | Client::Streaming(_) | Client::Through => Had::Everything,
+        }
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -477,7 +486,7 @@ impl Exchange {
                     complete: true,
                 });
             }
-            self.client = Client::Streaming;
+            self.client = Client::Streaming(head.status.as_u16());
             return Progress::Ready(Beginning { head, parts: Parts::default(), file: None, complete: false });
         }
         self.store(waker);

@@ -58,7 +58,7 @@ pub use self::exchange::{Fault, FilePart, Head, Payload};
 use self::exchanges::Exchanges;
 use self::housekeeping::Keeper;
 use self::measure::Gauge;
-pub use self::notice::{Asked, Notice, NoticeSink};
+pub use self::notice::{Asked, Had, Notice, NoticeSink};
 pub use self::policy::Policy;
 use self::quarantine::Quarantine;
 use self::queue::Queue;

@@ -78,6 +78,19 @@ pub struct Asked {
     pub thread: Option<u64>,
     /// Since it was given to the worker.
     pub elapsed: Duration,
+    /// How far its client is.
+    pub client: Had,
+}
+
+/// What a client has had of its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Had {
+    /// Nothing: the daemon can still answer in the application's place.
+    Nothing,
+    /// The head, with this status, and perhaps a part of the body, which can only break off.
+    Head(u16),
+    /// Everything; or it has gone. It learns nothing of what happens now.
+    Everything,
 }
 
 impl Asked {
@@ -93,6 +106,7 @@ impl Asked {
             path: text(request.path),
             thread: worker.thread_of(exchange.id),
             elapsed: exchange.given.map_or(Duration::ZERO, |given| now.saturating_duration_since(given)),
+            client: exchange.client_has(),
         }
     }
 }

@@ -70,6 +70,10 @@ impl Account {
 
     /// The client has the head, so the journal is all that is left to tell.
     fn broke_off(self, error: &BodyError) {
+        // Of a request over its deadline the supervising side writes the one entry, when it has the stacks.
+        if matches!(error, BodyError::Fault(Fault::Deadline(_))) {
+            return;
+        }
         let (summary, traceback) = match error {
             BodyError::Fault(Fault::Raised { summary, traceback, .. }) => {
                 (summary.clone(), traceback.clone())

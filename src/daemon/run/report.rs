@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use crate::dispatch::Asked;
+use crate::dispatch::{Asked, Had};
 use crate::supervise::{
     BootFailure, BootFailureKind, Exit, LifeState, Report, Resize, Wear, WorkerId, WorkerNr,
 };
@@ -232,10 +232,16 @@ impl Reporter {
 
 /// A request ran over its deadline: the one entry about it.
 pub(super) fn overdue(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks: Option<&str>) {
-    let Asked { request_id, method, path, elapsed, .. } = asked;
+    let Asked { request_id, method, path, elapsed, client, .. } = asked;
     let stacks = match stacks {
         Some(stacks) => format!("Python stacks:\n{}", stacks.trim_end()),
         None => "its Python stacks could not be taken".to_owned(),
+    };
+    // A client that has had its answer, or is gone, has its entry with a status elsewhere, if it has one.
+    let (status, told) = match client {
+        Had::Nothing => (Some(504), "504"),
+        Had::Head(status) => (Some(*status), "broke off in mid-body"),
+        Had::Everything => (None, "goes on although nobody waits for it"),
     };
     tracing::error!(
         target: "rgun::request",
@@ -243,12 +249,12 @@ pub(super) fn overdue(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks:
         rgun.request_id = %request_id,
         rgun.method = %method,
         rgun.path = %path,
-        rgun.status = 504,
+        rgun.status = status,
         rgun.duration_us = microseconds(*elapsed),
         rgun.worker = seat(worker),
         rgun.pid = pid,
         },
-        "{method} {path} 504: the application took longer than {elapsed:.1?} in worker {}; {stacks}",
+        "{method} {path} {told}: the application took longer than {elapsed:.1?} in worker {}; {stacks}",
         worker.number.0
     );
 }

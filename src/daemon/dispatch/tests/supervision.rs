@@ -42,7 +42,8 @@ fn a_request_over_its_deadline_is_named_with_its_thread() {
             method: "PUT".into(),
             path: "/stuck".into(),
             thread: Some(u64::MAX),
-            elapsed
+            elapsed,
+            client: Had::Nothing,
         }
     );
     // Once.
@@ -77,6 +78,42 @@ fn a_slow_request_is_told_once() {
     rig.dispatcher.housekeeping(start + 3 * SECOND);
     rig.finish(0, exchange, 200);
     assert_eq!(slow(&rig.told()).len(), 0);
+}
+
+#[test]
+fn a_slow_request_that_is_tried_again_may_be_slow_again() {
+    let policy = Policy { slow: Some(SECOND), request_timeout: None, retry_idempotent: true, ..usual() };
+    let mut rig = Rig::with(policy, 2);
+    let start = Instant::now();
+    let _ticket = rig.submit(b"/slow");
+    rig.claim().unwrap();
+    rig.dispatcher.housekeeping(start + 2 * SECOND);
+    assert_eq!(slow(&rig.told()), ["/slow"]);
+    rig.hang_up(0);
+    rig.workers[1].claim().unwrap();
+    rig.dispatcher.housekeeping(Instant::now());
+    assert_eq!(slow(&rig.told()).len(), 0);
+    rig.dispatcher.housekeeping(Instant::now() + 2 * SECOND);
+    assert_eq!(slow(&rig.told()), ["/slow"]);
+}
+
+#[test]
+fn a_worker_may_tell_its_stacks_as_often_as_it_is_asked_and_not_without_end() {
+    let mut rig = Rig::with(usual(), 1);
+    let tell = |rig: &mut Rig| {
+        rig.workers[0].report(&Report::Stacks(true));
+        rig.dispatcher.pump_control(WORKER)
+    };
+    for _ in 0..5000 {
+        rig.dispatcher.asked_for_stacks(WORKER);
+        assert!(tell(&mut rig));
+    }
+    rig.told();
+    assert!((0..5000).any(|_| !tell(&mut rig)));
+    let told = rig.told();
+    assert!(matches!(told.last(), Some(Notice::Misbehaved(WORKER, _))), "{:?}", told.last());
+    // Who is gone is not asked.
+    rig.dispatcher.asked_for_stacks(WORKER);
 }
 
 #[test]
