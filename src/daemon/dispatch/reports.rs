@@ -2,7 +2,8 @@
 //!
 //! What it says goes through an unbounded channel to the main loop and, much of it, into the journal: a worker gone
 //! wild must not fill either. What it reports of its own life is counted. What answers an order (stacks, forks) or
-//! warns comes as often as there is occasion for it, so that only its rate is bounded.
+//! warns comes as often as there is occasion for it, so that only its rate is bounded. Stacks that it was asked for cost
+//! nothing: who asks bounds that.
 
 use std::time::{Duration, Instant};
 
@@ -24,13 +25,20 @@ const PRICE_OF_WARNING: u32 = 16;
 pub(super) struct Budget {
     of_life: u32,
     credit: u32,
+    /// Stacks that it was asked for and has not told.
+    asked: u32,
     /// Up to when credit has come back.
     since: Instant,
 }
 
 impl Budget {
     pub(super) fn new(now: Instant) -> Self {
-        Self { of_life: MOST_OF_LIFE, credit: CREDIT, since: now }
+        Self { of_life: MOST_OF_LIFE, credit: CREDIT, asked: 0, since: now }
+    }
+
+    /// It is asked for its stacks: one answer more is free.
+    pub(super) fn ask_for_stacks(&mut self) {
+        self.asked = self.asked.saturating_add(1);
     }
 
     /// # Errors
@@ -49,6 +57,10 @@ impl Budget {
             }
             // Only for an exchange of its own, and one for each.
             Report::File(_) => return Ok(()),
+            Report::Stacks(_) if self.asked > 0 => {
+                self.asked -= 1;
+                return Ok(());
+            }
             Report::Warning(_) => PRICE_OF_WARNING,
             Report::Stacks(_) | Report::Forked { .. } | Report::ForkFailed { .. } => 1,
         };
@@ -93,6 +105,28 @@ mod tests {
         }
         let rest = most(&forked, &mut budget, start + Duration::from_secs(10_000));
         assert_eq!(rest, CREDIT as usize);
+    }
+
+    #[test]
+    fn stacks_are_free_as_often_as_they_were_asked_for_and_cost_after_that() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        let stacks = Report::Stacks(true);
+        for _ in 0..3 * CREDIT {
+            budget.ask_for_stacks();
+        }
+        assert_eq!(most(&stacks, &mut budget, start), 4 * CREDIT as usize);
+        budget.ask_for_stacks();
+        assert_eq!(most(&stacks, &mut budget, start), 1);
+    }
+
+    #[test]
+    fn being_asked_for_stacks_makes_nothing_else_free() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        budget.ask_for_stacks();
+        assert_eq!(most(&Report::Forked { life: 1, pid: 1 }, &mut budget, start), CREDIT as usize);
+        assert_eq!(most(&Report::Stacks(false), &mut budget, start), 1);
     }
 
     #[test]

@@ -476,6 +476,10 @@ impl Worker {
         self.running.iter().all(|running| exchanges.get(running.id).is_none_or(|exchange| exchange.overdue))
     }
 
+    pub(super) fn ask_for_stacks(&mut self) {
+        self.reports.ask_for_stacks();
+    }
+
     pub(super) fn send(&self, command: &Command, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         control::send(&*self.control, &command.encode(), fds)
     }

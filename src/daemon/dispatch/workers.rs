@@ -94,6 +94,17 @@ impl Dispatcher {
         }
     }
 
+    /// The worker is about to be asked for its stacks: one more answer to that is expected, and not held against it. To
+    /// be called before each question, because the answer may be there before the asker looks again.
+    pub fn asked_for_stacks(&self, id: WorkerId) {
+        let mut state = self.lock();
+        if let Some(index) = state.find(id)
+            && let Some(worker) = &mut state.workers[index]
+        {
+            worker.ask_for_stacks();
+        }
+    }
+
     /// Reads everything on a worker's control socket; what is said there goes to the supervisor. False
     /// when the worker has closed it (it is then lost).
     pub fn pump_control(&self, id: WorkerId) -> bool {
