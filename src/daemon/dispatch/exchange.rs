@@ -151,7 +151,7 @@ pub(super) struct Exchange {
     pub(super) pinned: bool,
     /// It had started in another worker, which died.
     pub(super) retried: bool,
-    /// [`Notice::Slow`] has been told.
+    /// [`Notice::Slow`] has been told of the attempt that runs.
     pub(super) told_slow: bool,
     /// Its deadline has passed and its client been told.
     pub(super) overdue: bool,
@@ -324,6 +324,7 @@ impl Exchange {
             return false;
         }
         self.retried = true;
+        self.told_slow = false;
         self.place = Place::Queued;
         (self.received, self.ready, self.given) = (now, now, None);
         self.head = None;

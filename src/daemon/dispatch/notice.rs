@@ -21,7 +21,7 @@ pub enum Notice {
     HungUp(WorkerId),
     /// This request ran over its deadline in this worker; its client has been answered.
     DeadlineExceeded(WorkerId, Asked),
-    /// This request has been running for longer than `log.slow`. Told once of each.
+    /// This request has been running for longer than `log.slow`. Told once of each attempt.
     Slow(WorkerId, Asked),
     /// A retiring worker has no exchange left but those over their deadline.
     Drained(WorkerId),

@@ -81,6 +81,23 @@ fn a_slow_request_is_told_once() {
 }
 
 #[test]
+fn a_slow_request_that_is_tried_again_may_be_slow_again() {
+    let policy = Policy { slow: Some(SECOND), request_timeout: None, retry_idempotent: true, ..usual() };
+    let mut rig = Rig::with(policy, 2);
+    let start = Instant::now();
+    let _ticket = rig.submit(b"/slow");
+    rig.claim().unwrap();
+    rig.dispatcher.housekeeping(start + 2 * SECOND);
+    assert_eq!(slow(&rig.told()), ["/slow"]);
+    rig.hang_up(0);
+    rig.workers[1].claim().unwrap();
+    rig.dispatcher.housekeeping(Instant::now());
+    assert_eq!(slow(&rig.told()).len(), 0);
+    rig.dispatcher.housekeeping(Instant::now() + 2 * SECOND);
+    assert_eq!(slow(&rig.told()), ["/slow"]);
+}
+
+#[test]
 fn a_worker_may_tell_its_stacks_as_often_as_it_is_asked_and_not_without_end() {
     let mut rig = Rig::with(usual(), 1);
     let tell = |rig: &mut Rig| {
