@@ -305,9 +305,9 @@ impl Exchange {
         self.failed
     }
 
-    /// Has the application answered, and not with a failure?
-    pub(super) fn is_well_answered(&self) -> bool {
-        self.responded && self.ended && !self.failed
+    /// Has the application come to the head of its answer?
+    pub(super) fn has_responded(&self) -> bool {
+        self.responded
     }
 
     /// Its worker died: makes it what it was when it was submitted. False if it has been tried twice, or its client

@@ -1,8 +1,9 @@
 //! Requests that end workers: which they may be, and for how long they are refused.
 //!
-//! A *fingerprint* is method and path, without the query. Whatever had started in a worker that died by itself is a
-//! suspect; any answer below 500 to the same fingerprint clears it, so that only what does not work at all is ever
-//! accused twice. A second death within [`WINDOW`] shuts it out for [`SENTENCE`]; after that one request of it is let
+//! A *fingerprint* is method and path, without the query. Whatever had started in a worker that died by itself, and had
+//! not come to the head of its answer, is a suspect: an answer that goes on for hours is there at every death, and has
+//! nothing to do with most. The head of an answer below 500 to the same fingerprint clears it, so that only what does
+//! not work at all is ever accused twice. A second death within [`WINDOW`] shuts it out for [`SENTENCE`]; after that one request of it is let
 //! through as a *trial*. If its worker dies, the fingerprint is shut out again at once; if it is answered well, it is
 //! cleared; if it comes to nothing (a 500, a client that has gone), the next one is the trial.
 //!

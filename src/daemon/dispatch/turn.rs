@@ -127,7 +127,7 @@ impl Dispatcher {
             worker.forget(id);
         }
         let worker_id = worker.id;
-        let mut is_well = false;
+        let is_well = kind == CompletionKind::Respond && !exchange.has_failed();
         let mut permit = None;
         if done {
             worker.finished(id, now);
@@ -137,7 +137,6 @@ impl Dispatcher {
             waker = exchange.take_waker_if_settled().or(waker);
             state.gauge.active = now;
             permit = exchange.permit.take();
-            is_well = exchange.is_well_answered();
             if !exchange.overdue {
                 worker.count_answer(exchange.has_failed());
             }

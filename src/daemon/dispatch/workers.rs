@@ -192,13 +192,14 @@ impl Dispatcher {
         }
     }
 
-    /// Suspects what had started in a worker that died by itself. True if something is shut out because of it.
+    /// Suspects what had started in a worker that died by itself, but for what had an answer's head. True if something is shut out because of it.
     fn accuse(&self, state: &mut State, started: &[ExchangeId], now: Instant) -> bool {
         let State { exchanges, quarantine, .. } = state;
         let mut seen = HashSet::new();
         let mut shut_out = false;
         let suspects = started.iter().rev().filter_map(|id| exchanges.get(*id));
-        let suspects = suspects.filter(|exchange| !exchange.overdue && !exchange.pinned);
+        let suspects =
+            suspects.filter(|exchange| !exchange.overdue && !exchange.pinned && !exchange.has_responded());
         let suspects = suspects.filter_map(Exchange::request);
         let suspects = suspects.filter(|request| seen.insert((request.method, request.path)));
         for Request { method, path, .. } in suspects.take(quarantine::MOST) {
@@ -261,7 +262,7 @@ impl State {
         }
     }
 
-    /// It was answered well: requests like it do not end workers.
+    /// It is being answered well: requests like it do not end workers.
     pub(super) fn clear_suspicion(&mut self, id: ExchangeId) {
         if let Some(request) = self.exchanges.get(id).and_then(Exchange::request) {
             self.quarantine.clear(request.method, request.path);

@@ -275,6 +275,51 @@ fn any_answer_clears_a_suspect_but_a_failure_does_not() {
 }
 
 #[test]
+fn an_answer_that_goes_on_for_long_is_not_accused_of_the_deaths_it_sees() {
+    let mut rig = Rig::with(usual(), 0);
+    for index in 0..4 {
+        rig.attach(Generation(1), 2, None);
+        rig.dispatcher.admit(rig.workers[index].id);
+        let (_events, _kill) = (rig.submit(b"/events"), rig.submit(format!("/kill/{index}").as_bytes()));
+        let (events, _) = rig.workers[index].claim().unwrap();
+        rig.workers[index].say(events, CompletionKind::Respond, b"data: 1", false, false);
+        rig.die_of(index, format!("/kill/{index}").as_bytes());
+    }
+    assert_eq!(quarantined(&rig.told()).len(), 0);
+    assert!(!is_shut_out(&rig, b"/events", Instant::now()));
+}
+
+#[test]
+fn the_head_of_an_answer_clears_a_suspect_before_its_end() {
+    for (code, cleared) in [(200, true), (499, true), (500, false)] {
+        let mut rig = Rig::with(usual(), 3);
+        let _first = rig.submit(b"/events");
+        rig.die_of(0, b"/events");
+        let _goes_on = rig.submit(b"/events");
+        let (exchange, _) = rig.workers[1].claim().unwrap();
+        rig.workers[1].say_status(exchange, CompletionKind::Respond, code, b"", false, false);
+        rig.dispatcher.before_park();
+        assert_eq!(rig.dispatcher.lock().quarantine.is_empty(), cleared, "{code}");
+    }
+}
+
+#[test]
+fn a_trial_is_over_with_the_head_of_a_good_answer() {
+    let mut rig = Rig::with(usual(), 1);
+    {
+        let mut state = rig.dispatcher.lock();
+        state.quarantine.accuse(b"GET", b"/events", ago(2 * SENTENCE));
+        state.quarantine.accuse(b"GET", b"/events", ago(2 * SENTENCE));
+    }
+    let _trial = rig.submit(b"/events");
+    assert!(is_shut_out(&rig, b"/events", Instant::now()));
+    let (exchange, _) = rig.claim().unwrap();
+    rig.say(exchange, CompletionKind::Respond, b"", false, false);
+    rig.dispatcher.before_park();
+    assert!(!is_shut_out(&rig, b"/events", Instant::now()));
+}
+
+#[test]
 fn after_its_time_one_request_is_tried_and_a_good_answer_opens_the_way() {
     let mut rig = Rig::with(usual(), 3);
     let start = Instant::now();
