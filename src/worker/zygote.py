@@ -7,9 +7,15 @@ later.
 import contextlib
 import gc
 import os
+import select
+import signal
 import sys
 import threading
 import warnings
+
+# Seconds that the two forks may take together; less than the daemon waits for the answer (PATIENCE of
+# src/daemon/pool/fork.rs), who takes a zygote that does not answer for one that hangs.
+FORK_TIMEOUT = 5
 
 
 def warm_up(load, application, environ, target):
@@ -167,13 +173,25 @@ def fork(entrance):
         finally:
             os._exit(0)
     os.close(writing)
+    told = None
     try:
-        told = os.read(reading, 4096).decode()
+        # What the application has registered to run at forks may wait for a thread that was not forked.
+        poll = select.poll()
+        poll.register(reading, select.POLLIN)
+        if poll.poll(FORK_TIMEOUT * 1000):
+            told = os.read(reading, 4096).decode()
     finally:
         os.close(reading)
         # Not there: the application ignores SIGCHLD, or has waited for it.
-        with contextlib.suppress(ChildProcessError):
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            if told is None:
+                os.kill(between, signal.SIGKILL)
             os.waitpid(between, 0)
+    if told is None:
+        raise TimeoutError(
+            f"the process that was to fork the worker did not come so far in {FORK_TIMEOUT} s: look at the "
+            "handlers of os.register_at_fork and pthread_atfork(3)"
+        )
     if not told.isdigit():
         raise OSError(told or "the process that was to fork the worker died")
     return int(told), None

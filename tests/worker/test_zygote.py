@@ -144,6 +144,32 @@ def test_a_fork_that_fails_is_told_and_the_next_succeeds(fake, zygote):
         os.close(descriptor)
 
 
+def test_a_fork_that_hangs_is_given_up_and_the_next_succeeds(fake, project):
+    directory = project(
+        hangs="""
+            import os
+            import threading
+
+            def wait_for_a_thread_that_was_not_forked():
+                if os.path.exists("hang"):
+                    threading.Event().wait()
+
+            os.register_at_fork(after_in_child=wait_for_a_thread_that_was_not_forked)
+
+            def application(environ, start_response):
+                start_response("200 OK", [])
+                return [b"ok"]
+        """
+    )
+    zygote = fake.spawn("hangs", directory, zygote=True).ready()
+    (directory / "hang").touch()
+    with pytest.raises(AssertionError, match=r"did not come so far in 5 s.*os.register_at_fork"):
+        fake.fork(zygote, life=5)
+    assert zygote.proc(f"task/{zygote.pid}/children").split() == []
+    (directory / "hang").unlink()
+    assert fake.fork(zygote, life=6).ready().get("/") == (200, b"ok")
+
+
 def test_forks_leave_nothing_behind(fake, zygote):
     def descriptors(worker):
         return sorted(os.readlink(f"/proc/{worker.pid}/fd/{n}") for n in os.listdir(f"/proc/{worker.pid}/fd"))

@@ -25,7 +25,8 @@ use crate::systemd::cgroup::Leaf;
 use super::memory::Limits;
 use super::{Channel, Plan, Pool, Process, SpawnError, Spawned, process};
 
-/// A fork takes some milliseconds; a machine that is out of memory may take seconds.
+/// For one answer of a zygote, which forks one after the other. A fork takes some milliseconds; a machine that is out of
+/// memory may take seconds. (The zygote gives up on a fork after `FORK_TIMEOUT` of worker/zygote.py, which is less.)
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// From a zygote's death to the last that it may have said.
@@ -38,7 +39,21 @@ pub(super) struct Forks {
     pending: HashMap<u64, Pending>,
     /// Lives that were given up, and their zygotes; should their process come after all, it is killed.
     given_up: HashMap<u64, WorkerId>,
-    lost: Vec<(WorkerId, SpawnError)>,
+    lost: Vec<LostFork>,
+}
+
+/// A worker that was asked for and will not come.
+#[derive(Debug)]
+pub struct LostFork {
+    /// Whose it was to be.
+    pub worker: WorkerId,
+    /// Who was asked for it.
+    pub zygote: WorkerId,
+    /// The zygote lives and has not answered anything for as long as one fork may take: it hangs, and another one is
+    /// to take its place.
+    pub timed_out: bool,
+    /// Why it will not come.
+    pub error: SpawnError,
 }
 
 /// A worker that was asked for.
@@ -141,11 +156,12 @@ impl Pool {
         let Some(own) = claim else {
             let error =
                 || SpawnError::Claim { life, pid, why: "it is no child of the daemon's, or a known one" };
-            self.give_up(life, error());
+            self.give_up(life, false, error());
             self.reap_strangers();
             return Err(error());
         };
         let pending = self.forks.pending.remove(&life).expect("it was there just now");
+        self.zygote_answered(zygote);
         let Unborn { channel, leaf, limits, generation, max_requests } = pending.process;
         let link = channel.link(worker, generation, max_requests);
         let process = Process { pid: own, role: Role::Worker, channel, leaf, limits };
@@ -162,6 +178,7 @@ impl Pool {
     pub fn fork_failed(&mut self, life: u64) -> Option<WorkerId> {
         self.forks.given_up.remove(&life);
         let pending = self.forks.pending.remove(&life)?;
+        self.zygote_answered(pending.zygote);
         self.abandon(pending.process.leaf);
         self.reap_strangers();
         Some(pending.worker)
@@ -169,7 +186,7 @@ impl Pool {
 
     /// The workers that were asked for and will not come: their zygote died, did not answer in time, or lied. Told
     /// once each. To be called after [`Pool::reap`] and [`Pool::forked`], and at [`Pool::forks_due`].
-    pub fn lost_forks(&mut self) -> Vec<(WorkerId, SpawnError)> {
+    pub fn lost_forks(&mut self) -> Vec<LostFork> {
         let now = Instant::now();
         let overdue: Vec<(u64, WorkerId)> = self
             .forks
@@ -179,12 +196,13 @@ impl Pool {
             .map(|(life, pending)| (*life, pending.zygote))
             .collect();
         for (life, zygote) in overdue {
-            let (kind, why) = if self.processes.contains_key(&zygote) {
+            let timed_out = self.processes.contains_key(&zygote);
+            let (kind, why) = if timed_out {
                 (io::ErrorKind::TimedOut, "it did not answer")
             } else {
                 (io::ErrorKind::NotFound, "it died")
             };
-            self.give_up(life, SpawnError::Zygote(io::Error::new(kind, why)));
+            self.give_up(life, timed_out, SpawnError::Zygote(io::Error::new(kind, why)));
         }
         self.forks.given_up.retain(|_, zygote| self.processes.contains_key(zygote));
         self.reap_strangers();
@@ -222,13 +240,23 @@ impl Pool {
         (!is_known && process::is_child(pid)).then_some(pid)
     }
 
-    fn give_up(&mut self, life: u64, error: SpawnError) {
-        let Some(pending) = self.forks.pending.remove(&life) else { return };
-        if self.processes.contains_key(&pending.zygote) {
-            self.forks.given_up.insert(life, pending.zygote);
+    /// Those that wait behind this answer have their time from now; not when it was the zygote's last word.
+    fn zygote_answered(&mut self, zygote: WorkerId) {
+        if self.processes.contains_key(&zygote) {
+            let until = Instant::now() + PATIENCE;
+            for pending in self.forks.pending.values_mut().filter(|pending| pending.zygote == zygote) {
+                pending.until = until;
+            }
         }
-        self.abandon(pending.process.leaf);
-        self.forks.lost.push((pending.worker, error));
+    }
+
+    fn give_up(&mut self, life: u64, timed_out: bool, error: SpawnError) {
+        let Some(Pending { worker, zygote, process, .. }) = self.forks.pending.remove(&life) else { return };
+        if self.processes.contains_key(&zygote) {
+            self.forks.given_up.insert(life, zygote);
+        }
+        self.abandon(process.leaf);
+        self.forks.lost.push(LostFork { worker, zygote, timed_out, error });
     }
 
     /// Whatever is in there belongs to nobody. (A process that did not come so far as to enter it finds its control

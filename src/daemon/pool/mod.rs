@@ -35,6 +35,7 @@ use crate::supervise::{Exit, Generation, SpawnFault, WorkerId};
 use crate::systemd::cgroup::{Delegation, Leaf};
 
 use self::fork::Forks;
+pub use self::fork::LostFork;
 pub use self::memory::MemoryEvent;
 use self::process::Which;
 use self::stacks::Stacks;

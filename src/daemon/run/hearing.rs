@@ -10,7 +10,7 @@ use super::stacks::Purpose;
 use super::{Daemon, EXIT_PATIENCE, Told};
 use crate::dispatch::{self, Notice};
 use crate::edge::EdgeNotice;
-use crate::pool::{Ended, SpawnError};
+use crate::pool::{Ended, LostFork, SpawnError};
 use crate::report::Chain;
 use crate::supervise::{
     BootFailure, BootFailureKind, Event, Generation, LifeState, SpawnFault, Wear, WorkerId, WorkerSnapshot,
@@ -161,13 +161,17 @@ impl Daemon {
     }
 
     pub(super) fn lost_forks(&mut self) -> Vec<Event> {
-        let lost = self.pool.lost_forks().into_iter();
-        lost.map(|(worker, error)| Event::SpawnFailed {
+        let lost = self.pool.lost_forks();
+        // First, so that it is not asked for another one.
+        let hanging = lost.iter().filter(|lost| lost.timed_out);
+        let why = "did not answer when it was asked to fork a worker";
+        let mut events: Vec<_> = hanging.map(|lost| misbehaved(lost.zygote, why)).collect();
+        events.extend(lost.into_iter().map(|LostFork { worker, error, .. }| Event::SpawnFailed {
             worker,
             fault: error.fault(),
             reason: Chain(&error).to_string(),
-        })
-        .collect()
+        }));
+        events
     }
 
     /// Who closed its control socket and did not exit is not a worker any more.

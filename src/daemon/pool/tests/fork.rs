@@ -121,7 +121,7 @@ fn a_zygotes_claim_is_believed_only_of_a_child_that_is_nobodys() {
             assert!(matches!(error, SpawnError::Claim { .. }), "{pid}: {error}");
             let lost = stage.pool.lost_forks();
             assert_eq!(lost.len(), 1, "{pid}");
-            assert_eq!(lost[0].0, worker(2, life));
+            assert_eq!((lost[0].worker, lost[0].timed_out), (worker(2, life), false));
         }
         // One that nobody has asked for, or not this zygote.
         let pid = child("exec sleep 1000");
@@ -186,8 +186,9 @@ fn a_worker_is_lost_with_its_zygote_unless_the_zygote_had_told_of_it() {
             !lost.is_empty()
         });
         assert!(Instant::now() >= due);
-        let [(id, error)] = lost.as_slice() else { panic!("{lost:?}") };
-        assert_eq!((*id, error.fault()), (worker(1, 3), SpawnFault::System));
+        let [lost] = lost.as_slice() else { panic!("{lost:?}") };
+        assert_eq!((lost.worker, lost.error.fault()), (worker(1, 3), SpawnFault::System));
+        assert_eq!((lost.zygote, lost.timed_out), (worker(0, 1), false), "it did not hang");
         assert_eq!(stage.pool.forks_due(), None);
         stage.pool.fork(&stage.plan(worker(1, 4)), worker(0, 1)).expect_err("it is gone");
     });
@@ -202,7 +203,8 @@ fn a_worker_that_comes_too_late_is_killed() {
         assert_eq!(stage.pool.lost_forks().len(), 0);
         stage.pool.forks.expire();
         let lost = stage.pool.lost_forks();
-        assert_eq!(lost[0].0, worker(1, 2));
+        assert_eq!((lost[0].worker, lost[0].zygote), (worker(1, 2), worker(0, 1)));
+        assert!(lost[0].timed_out, "it hangs");
         let pid = child("exec sleep 1000");
         let error = stage.pool.forked(worker(0, 1), 2, number(pid)).unwrap_err();
         assert!(matches!(error, SpawnError::TooLate), "{error}");
@@ -224,5 +226,26 @@ fn a_worker_that_is_killed_before_it_exists_is_killed_when_it_does() {
         let pid = child("exec sleep 1000");
         stage.pool.forked(worker(0, 1), 2, number(pid)).unwrap();
         assert_eq!(stage.ended().how, Exit::Signal { signal: 9, core_dumped: false });
+    });
+}
+
+#[test]
+fn a_zygote_that_answers_one_after_the_other_does_not_hang() {
+    alone(module_path!(), "a_zygote_that_answers_one_after_the_other_does_not_hang", || {
+        let mut stage = Stage::new("", None);
+        let (_slow, _hanging) = (stage.zygote(worker(0, 1)), stage.zygote(worker(0, 2)));
+        for (life, zygote) in [(3, 1), (4, 1), (5, 1), (6, 2)] {
+            stage.pool.fork(&stage.plan(worker(1, life)), worker(0, zygote)).unwrap();
+        }
+        stage.pool.forks.expire();
+        stage.pool.forked(worker(0, 1), 3, number(child("exec sleep 1000"))).unwrap();
+        let lost = stage.pool.lost_forks();
+        let [lost] = lost.as_slice() else { panic!("{lost:?}") };
+        assert_eq!((lost.worker, lost.zygote, lost.timed_out), (worker(1, 6), worker(0, 2), true));
+        stage.pool.forks.expire();
+        assert_eq!(stage.pool.fork_failed(4), Some(worker(1, 4)), "that is an answer too");
+        assert_eq!(stage.pool.lost_forks().len(), 0);
+        stage.pool.forks.expire();
+        assert_eq!(stage.pool.lost_forks()[0].worker, worker(1, 5));
     });
 }

@@ -88,6 +88,21 @@ fn workers_live_on_when_the_zygote_dies_and_another_one_boots() {
 }
 
 #[test]
+fn a_zygote_that_does_not_answer_is_replaced_and_the_fork_comes_from_the_next() {
+    let mut table = preloaded(1);
+    assert_eq!(spawns(&table.after(20 * SECOND).exits(worker(0, 2))), [worker(0, 3)]);
+    let why = "did not answer when it was asked to fork a worker".to_owned();
+    let hangs = table.after(10 * SECOND).tell(Event::Misbehaved { worker: zygote(1), why });
+    assert_eq!(hangs[0], kill(zygote(1)));
+    assert_eq!(spawns(&hangs), [zygote(4)], "at once, beside the one that is being killed");
+    let reason = "it did not answer".to_owned();
+    let failed = table.tell(Event::SpawnFailed { worker: worker(0, 3), fault: SpawnFault::System, reason });
+    assert_eq!(spawns(&failed), [], "nobody can be asked");
+    table.exits(zygote(1));
+    assert!(table.boots(zygote(4)).contains(&fork(1, 0, 5, zygote(4))));
+}
+
+#[test]
 fn a_fork_under_way_when_the_zygote_dies_has_failed() {
     let mut table = preloaded(2);
     table.after(20 * SECOND).exits(worker(1, 3));
