@@ -4,8 +4,8 @@
 //! Pool::fork ──Command::Fork──▶ zygote ── fork, fork ──▶ worker, re-parented to the daemon (a subreaper)
 //!                                  └──Report::Forked──▶ Pool::forked      or ──Report::ForkFailed──▶ Pool::fork_failed
 //! ```
-//! Between the two a worker is *pending*. A zygote runs the application's code, so what it says is a claim: the pid must
-//! be a child of ours that is nobody's yet. A pending worker that never comes is told by [`Pool::lost_forks`].
+//! Between the two a worker is *pending*. A zygote runs the application's code, so what it says is a claim: it must be
+//! the one that was asked, and the pid must be a child of ours that is nobody's yet. A pending worker that never comes is told by [`Pool::lost_forks`].
 //!
 //! When a zygote dies, its pending workers have a moment left: what it said last may still wait on its control socket,
 //! and the worker that it spoke of lives.
@@ -90,6 +90,15 @@ impl Forks {
         }
     }
 
+    /// Whether this zygote was asked for this life, which was given up; it has answered now.
+    fn has_given_up(&mut self, life: u64, zygote: WorkerId) -> bool {
+        let is_given_up = self.given_up.get(&life) == Some(&zygote);
+        if is_given_up {
+            self.given_up.remove(&life);
+        }
+        is_given_up
+    }
+
     /// A process has died: if it is a zygote, what it was to do may not come any more.
     pub(super) fn zygote_died(&mut self, zygote: WorkerId) {
         let until = Instant::now() + LAST_WORDS;
@@ -142,7 +151,7 @@ impl Pool {
     /// anybody's, [`Pool::lost_forks`] tells.
     pub fn forked(&mut self, zygote: WorkerId, life: u64, pid: u32) -> Result<Spawned, SpawnError> {
         let claim = self.claimed(pid);
-        if self.forks.given_up.remove(&life).is_some() {
+        if self.forks.has_given_up(life, zygote) {
             if let Some(pid) = claim {
                 process::kill_group(pid);
             }
@@ -174,14 +183,22 @@ impl Pool {
     }
 
     /// A zygote says that a worker could not be made ([`Report::ForkFailed`](control::Report::ForkFailed)). Whose it
-    /// would have been, if it was asked for.
-    pub fn fork_failed(&mut self, life: u64) -> Option<WorkerId> {
-        self.forks.given_up.remove(&life);
-        let pending = self.forks.pending.remove(&life)?;
-        self.zygote_answered(pending.zygote);
+    /// would have been; nothing when that was given up before.
+    ///
+    /// # Errors
+    /// When the sender was not asked for it.
+    pub fn fork_failed(&mut self, zygote: WorkerId, life: u64) -> Result<Option<WorkerId>, SpawnError> {
+        if self.forks.has_given_up(life, zygote) {
+            return Ok(None);
+        }
+        if self.forks.pending.get(&life).is_none_or(|pending| pending.zygote != zygote) {
+            return Err(SpawnError::NotAsked { life });
+        }
+        let pending = self.forks.pending.remove(&life).expect("it was there just now");
+        self.zygote_answered(zygote);
         self.abandon(pending.process.leaf);
         self.reap_strangers();
-        Some(pending.worker)
+        Ok(Some(pending.worker))
     }
 
     /// The workers that were asked for and will not come: their zygote died, did not answer in time, or lied. Told
@@ -218,7 +235,8 @@ impl Pool {
     }
 
     /// A worker has become a zygote ([`Report::Promoted`](control::Report::Promoted)): workers may be forked from it,
-    /// and its memory is bounded no more.
+    /// and its memory is bounded no more. Whether it was asked to
+    /// ([`Supervisor::is_promoting`](crate::supervise::Supervisor::is_promoting)) is the caller's to know.
     pub fn promoted(&mut self, worker: WorkerId) {
         if let Some(process) = self.processes.get_mut(&worker) {
             process.role = Role::Zygote;

@@ -155,6 +155,12 @@ pub enum SpawnError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// Somebody says that a worker could not be forked, and was not asked for it.
+    #[error("it claims to have failed to fork life {life}, but nobody has asked it to")]
+    NotAsked {
+        /// The life it named.
+        life: u64,
+    },
     /// The zygote has forked it when nobody waited for it any more; it was killed.
     #[error("the zygote forked a worker too late")]
     TooLate,
@@ -169,7 +175,11 @@ impl SpawnError {
     pub fn fault(&self) -> SpawnFault {
         match self {
             Self::Interpreter { .. } => SpawnFault::Config,
-            Self::System { .. } | Self::Zygote(_) | Self::Claim { .. } | Self::TooLate => SpawnFault::System,
+            Self::System { .. }
+            | Self::Zygote(_)
+            | Self::Claim { .. }
+            | Self::NotAsked { .. }
+            | Self::TooLate => SpawnFault::System,
         }
     }
 }

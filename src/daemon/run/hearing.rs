@@ -124,13 +124,17 @@ impl Daemon {
                 Vec::new()
             }
             control::Report::Forked { life, pid } => self.forked(worker, life, pid),
-            control::Report::ForkFailed { life, reason } => match self.pool.fork_failed(life) {
-                Some(forked) => {
+            control::Report::ForkFailed { life, reason } => match self.pool.fork_failed(worker, life) {
+                Ok(Some(forked)) => {
                     vec![Event::SpawnFailed { worker: forked, fault: SpawnFault::System, reason }]
                 }
                 // It was given up before.
-                None => Vec::new(),
+                Ok(None) => Vec::new(),
+                Err(error) => vec![misbehaved(worker, &Chain(&error).to_string())],
             },
+            control::Report::Promoted if !self.supervisor.is_promoting(worker) => {
+                vec![misbehaved(worker, "claims to be a zygote now, and was not asked to become one")]
+            }
             control::Report::Promoted => {
                 self.pool.promoted(worker);
                 self.reporter.is_now_zygote(worker);

@@ -91,6 +91,12 @@ impl Supervisor {
         true
     }
 
+    /// Whether it was asked to become the zygote and has neither done so nor been given up: whoever else says that it
+    /// has is not to be believed.
+    pub fn is_promoting(&self, worker: WorkerId) -> bool {
+        self.worker(worker).is_some_and(|worker| matches!(worker.state, State::Promoting { .. }))
+    }
+
     /// It has become a zygote: the one before it leaves, and whoever was forked from that is replaced, one at a time.
     pub(super) fn promoted(&mut self, id: WorkerId, now: Instant) {
         if self.live.candidate != Some(id.life) {

@@ -157,9 +157,9 @@ fn a_worker_that_ended_before_it_was_told_of_is_still_told_how() {
         await_end(stranger);
         assert_eq!(stage.pool.reap(), []);
         assert!(process::is_child(stranger));
-        assert_eq!(stage.pool.fork_failed(3), Some(worker(1, 3)));
+        assert_eq!(stage.pool.fork_failed(worker(0, 1), 3).unwrap(), Some(worker(1, 3)));
         assert!(!process::is_child(stranger));
-        assert_eq!(stage.pool.fork_failed(3), None);
+        stage.pool.fork_failed(worker(0, 1), 3).expect_err("it has answered");
     });
 }
 
@@ -243,9 +243,47 @@ fn a_zygote_that_answers_one_after_the_other_does_not_hang() {
         let [lost] = lost.as_slice() else { panic!("{lost:?}") };
         assert_eq!((lost.worker, lost.zygote, lost.timed_out), (worker(1, 6), worker(0, 2), true));
         stage.pool.forks.expire();
-        assert_eq!(stage.pool.fork_failed(4), Some(worker(1, 4)), "that is an answer too");
+        assert_eq!(
+            stage.pool.fork_failed(worker(0, 1), 4).unwrap(),
+            Some(worker(1, 4)),
+            "that is an answer too"
+        );
         assert_eq!(stage.pool.lost_forks().len(), 0);
         stage.pool.forks.expire();
         assert_eq!(stage.pool.lost_forks()[0].worker, worker(1, 5));
+    });
+}
+
+#[test]
+fn nobody_answers_for_a_zygote_but_itself() {
+    alone(module_path!(), "nobody_answers_for_a_zygote_but_itself", || {
+        let mut stage = Stage::new("exec sleep 1000", None);
+        let _zygote = stage.zygote(worker(0, 1));
+        let (other, liar) = (worker(0, 2), worker(1, 3));
+        let _other = stage.zygote(other);
+        stage.spawn(liar);
+        stage.pool.fork(&stage.plan(worker(2, 4)), worker(0, 1)).unwrap();
+        for sender in [liar, other] {
+            let error = stage.pool.fork_failed(sender, 4).unwrap_err();
+            assert!(error.to_string().contains("nobody has asked it"), "{error}");
+        }
+        assert_eq!(stage.pool.lost_forks().len(), 0, "the zygote's answer is still to come");
+
+        // The same when it has been given up: it is not taken off the list of those to be killed, nor is anybody.
+        stage.pool.forks.expire();
+        assert_eq!(stage.pool.lost_forks().len(), 1);
+        let innocent = child("exec sleep 1000");
+        for sender in [liar, other] {
+            stage.pool.fork_failed(sender, 4).unwrap_err();
+            let error = stage.pool.forked(sender, 4, number(innocent)).unwrap_err();
+            assert!(matches!(error, SpawnError::Claim { .. }), "{error}");
+        }
+        assert!(lives(innocent));
+        let error = stage.pool.forked(worker(0, 1), 4, number(innocent)).unwrap_err();
+        assert!(matches!(error, SpawnError::TooLate), "its own answer: {error}");
+        stage.pool.fork(&stage.plan(worker(2, 5)), worker(0, 1)).unwrap();
+        stage.pool.forks.expire();
+        stage.pool.lost_forks();
+        assert_eq!(stage.pool.fork_failed(worker(0, 1), 5).unwrap(), None, "it was given up before");
     });
 }

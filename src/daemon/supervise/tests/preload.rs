@@ -305,3 +305,20 @@ fn a_candidate_that_is_lost_in_a_watch_leaves_the_place_to_another() {
     let worn = table.tell(Event::WornOut { worker: worker(0, 3), wear: Wear::Refork });
     assert!(worn.contains(&fork(1, 0, 6, zygote(1))), "{worn:?}");
 }
+
+#[test]
+fn only_who_was_asked_to_become_the_zygote_may_say_that_it_has() {
+    let mut table = preloaded(2);
+    let (candidate, other) = (worker(0, 2), worker(1, 3));
+    let asked = |table: &Table| {
+        let everybody = [zygote(1), candidate, other, worker(0, 4), worker(9, 9)];
+        everybody.into_iter().filter(|id| table.supervisor.is_promoting(*id)).collect::<Vec<_>>()
+    };
+    table.tell(Event::WornOut { worker: candidate, wear: Wear::Refork });
+    table.boots(worker(0, 4));
+    assert_eq!(asked(&table), [], "it is retiring");
+    table.tell(Event::Drained { worker: candidate });
+    assert_eq!(asked(&table), [candidate]);
+    table.tell(Event::Ready { worker: candidate });
+    assert_eq!(asked(&table), [], "it has become one");
+}
