@@ -72,7 +72,7 @@ impl Dispatcher {
             }
             worker.stalled = true;
             let ahead = worker.n_running().saturating_sub(worker.n_slots());
-            state.requeue(index, ahead, now);
+            state.requeue(index, ahead);
             // What has a slot there stays unless another worker can start it now, and is passed on a few times only:
             // its time begins anew each time, and a worker that never claims (stopped, or a lock held in C code)
             // would otherwise never be found out by the deadline.
@@ -80,7 +80,7 @@ impl Dispatcher {
                 && let Some(id) = state.revoke_movable(index)
             {
                 if !self.give(state, other, id, now) {
-                    state.queue.insert(id, now);
+                    state.queue_again(id);
                     break;
                 }
             }

@@ -57,7 +57,7 @@ impl Dispatcher {
             let Some((victim, _)) = victim else { return };
             let Some(id) = state.revoke_oldest(victim) else { return };
             if !self.give(state, index, id, now) {
-                state.queue.insert(id, now);
+                state.queue_again(id);
                 return;
             }
         }
@@ -126,12 +126,19 @@ impl State {
     }
 
     /// Takes up to `most` unclaimed exchanges back from a worker, newest first, to their places in the queue.
-    pub(super) fn requeue(&mut self, index: usize, most: usize, now: Instant) {
+    pub(super) fn requeue(&mut self, index: usize, most: usize) {
         for _ in 0..most {
             let Some(worker) = self.workers[index].as_mut() else { return };
             let newest = worker.revoke_newest(&self.exchanges);
             let Some(id) = newest.and_then(|id| self.take_back(id)) else { return };
-            self.queue.insert(id, now);
+            self.queue_again(id);
+        }
+    }
+
+    /// It has waited for as long as if it had never been given to anybody.
+    pub(super) fn queue_again(&mut self, id: ExchangeId) {
+        if let Some(exchange) = self.exchanges.get(id) {
+            self.queue.insert(id, exchange.ready);
         }
     }
 

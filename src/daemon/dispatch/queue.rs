@@ -1,11 +1,12 @@
 //! The queue: requests that lack nothing but a worker.
 //!
 //! It is in order of age, whatever happened to them meanwhile: what is taken back from a worker, or waited for
-//! others of its path first, finds the place that it would have had. The oldest has its turn; once the queue has
-//! been standing for long (has not been empty: more comes than goes), the newest. Then those that are answered are
-//! answered in time, and the others' clients, most of whom have given up, time out; served in order of age everybody
+//! others of its path first, finds the place that it would have had. The oldest has its turn; once that has waited for
+//! half of `timeouts.queue`, the newest, until the oldest's wait is below a quarter of it. Then those that are answered
+//! are answered in time, and the others' clients, most of whom have given up, time out; served in order of age everybody
 //! would be late, for as long as the overload lasts ("Controlled Delay", ACM Queue 10/5; Facebook's "Fail at Scale",
-//! ACM Queue 13/8).
+//! ACM Queue 13/8). That the queue is never empty is no overload: the clients of a busy proxy wait a little each, always,
+//! and in order of age all of them are served. Without a timeout nobody is late, so the oldest goes first for ever.
 //!
 //! Who is in it, and why, is the dispatcher's business.
 
@@ -14,81 +15,90 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::frame::ExchangeId;
 
-/// A queue that has stood for this long is standing, whatever `timeouts.queue` is.
-const LONG: Duration = Duration::from_secs(5);
-
-/// Ids of queued exchanges. Abandoned ones are removed at once.
+/// Queued exchanges. Abandoned ones are removed at once.
 #[derive(Debug)]
 pub(super) struct Queue {
     /// Ids count up, so that their order is that of age.
-    ids: VecDeque<ExchangeId>,
-    /// Since when it has not been empty.
-    since: Option<Instant>,
-    /// For how long it may stand before the newest have their turn.
-    standing: Duration,
+    entries: VecDeque<Entry>,
+    timeout: Option<Duration>,
+    /// It is the newest's turn.
+    newest_first: bool,
+    /// Up to when nobody could serve those that wait.
+    restarted: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    id: ExchangeId,
+    /// Since when it lacks nothing but a worker.
+    ready: Instant,
 }
 
 impl Queue {
     /// An empty one. `timeout` is `timeouts.queue`.
     pub(super) fn new(timeout: Option<Duration>) -> Self {
-        let mut queue = Self { ids: VecDeque::new(), since: None, standing: LONG };
-        queue.set_timeout(timeout);
-        queue
+        Self { entries: VecDeque::new(), timeout, newest_first: false, restarted: None }
     }
 
     pub(super) fn set_timeout(&mut self, timeout: Option<Duration>) {
-        self.standing = timeout.map_or(LONG, |timeout| (timeout / 4).min(LONG));
+        self.timeout = timeout;
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+        self.entries.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.ids.len()
+        self.entries.len()
     }
 
     /// From the oldest to the newest.
     pub(super) fn iter(&self) -> impl Iterator<Item = ExchangeId> {
-        self.ids.iter().copied()
+        self.entries.iter().map(|entry| entry.id)
     }
 
-    pub(super) fn insert(&mut self, id: ExchangeId, now: Instant) {
-        if self.ids.is_empty() {
-            self.since = Some(now);
-        }
-        if self.ids.back().is_none_or(|newest| *newest < id) {
-            self.ids.push_back(id);
+    /// `ready` is since when it lacks nothing but a worker.
+    pub(super) fn insert(&mut self, id: ExchangeId, ready: Instant) {
+        let entry = Entry { id, ready };
+        if self.entries.back().is_none_or(|newest| newest.id < id) {
+            self.entries.push_back(entry);
         } else {
-            let at = self.ids.partition_point(|other| *other < id);
-            self.ids.insert(at, id);
+            let at = self.entries.partition_point(|other| other.id < id);
+            self.entries.insert(at, entry);
         }
     }
 
     /// Whose turn it is. It stays until it is removed.
-    pub(super) fn next(&self, now: Instant) -> Option<ExchangeId> {
-        let is_standing =
-            self.since.is_some_and(|since| now.saturating_duration_since(since) >= self.standing);
-        if is_standing { self.ids.back().copied() } else { self.ids.front().copied() }
+    pub(super) fn next(&mut self, now: Instant) -> Option<ExchangeId> {
+        // One that came to the front late (it was tried again, or waited for others of its path) has waited for less
+        // than those behind it: then it has its turn, and after it they are looked at.
+        let oldest = self.entries.front()?;
+        let Some(timeout) = self.timeout else { return Some(oldest.id) };
+        let since = self.restarted.map_or(oldest.ready, |restarted| restarted.max(oldest.ready));
+        let wait = now.saturating_duration_since(since);
+        self.newest_first = wait >= if self.newest_first { timeout / 4 } else { timeout / 2 };
+        let next = if self.newest_first { self.entries.back() } else { self.entries.front() };
+        next.map(|entry| entry.id)
     }
 
     pub(super) fn remove(&mut self, id: ExchangeId) {
-        if self.ids.front() == Some(&id) {
-            self.ids.pop_front();
-        } else if self.ids.back() == Some(&id) {
-            self.ids.pop_back();
-        } else if let Ok(at) = self.ids.binary_search(&id) {
-            self.ids.remove(at);
+        let is_it = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.id == id);
+        if is_it(self.entries.front()) {
+            self.entries.pop_front();
+        } else if is_it(self.entries.back()) {
+            self.entries.pop_back();
+        } else if let Ok(at) = self.entries.binary_search_by_key(&id, |entry| entry.id) {
+            self.entries.remove(at);
         }
-        if self.ids.is_empty() {
-            self.since = None;
+        if self.entries.is_empty() {
+            (self.newest_first, self.restarted) = (false, None);
         }
     }
 
-    /// Up to now nobody could serve at all: that it has stood says nothing about an overload.
+    /// Up to now nobody could serve at all: for how long those that wait have done so says nothing about an overload.
     pub(super) fn restart(&mut self, now: Instant) {
-        if self.since.is_some() {
-            self.since = Some(now);
+        if !self.entries.is_empty() {
+            (self.newest_first, self.restarted) = (false, Some(now));
         }
     }
 }
@@ -97,12 +107,18 @@ impl Queue {
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     fn queue(ids: &[u64], now: Instant) -> Queue {
-        let mut queue = Queue::new(Some(Duration::from_secs(8)));
+        let mut queue = Queue::new(Some(8 * SECOND));
         for id in ids {
             queue.insert(ExchangeId(*id), now);
         }
         queue
+    }
+
+    fn next(queue: &mut Queue, now: Instant) -> Option<u64> {
+        queue.next(now).map(|id| id.0)
     }
 
     #[test]
@@ -112,31 +128,82 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_has_its_turn_once_it_has_stood_for_a_quarter_of_its_patience() {
+    fn the_newest_has_its_turn_once_the_oldest_has_waited_for_half_of_its_patience() {
         let start = Instant::now();
-        let queue = queue(&[1, 2, 3], start);
-        assert_eq!(queue.next(start + Duration::from_millis(1999)), Some(ExchangeId(1)));
-        assert_eq!(queue.next(start + Duration::from_secs(2)), Some(ExchangeId(3)));
+        let mut queue = queue(&[1, 2, 3], start);
+        assert_eq!(next(&mut queue, start + Duration::from_millis(3999)), Some(1));
+        assert_eq!(next(&mut queue, start + 4 * SECOND), Some(3));
     }
 
     #[test]
-    fn a_queue_that_was_empty_in_between_does_not_stand() {
+    fn the_oldest_has_its_turn_again_once_it_has_waited_for_less_than_a_quarter() {
         let start = Instant::now();
         let mut queue = queue(&[1], start);
+        queue.insert(ExchangeId(2), start + 2 * SECOND);
+        queue.insert(ExchangeId(3), start + 3 * SECOND);
+        queue.insert(ExchangeId(4), start + 3 * SECOND);
+        assert_eq!(next(&mut queue, start + 4 * SECOND), Some(4));
         queue.remove(ExchangeId(1));
-        let later = start + Duration::from_secs(1);
-        queue.insert(ExchangeId(2), later);
-        queue.insert(ExchangeId(3), later);
-        assert_eq!(queue.next(start + Duration::from_secs(2)), Some(ExchangeId(2)));
+        assert_eq!(next(&mut queue, start + 4 * SECOND), Some(4));
+        queue.remove(ExchangeId(2));
+        assert_eq!(next(&mut queue, start + 4 * SECOND), Some(3));
+        // And not the newest again until it has waited for half.
+        assert_eq!(next(&mut queue, start + 6 * SECOND), Some(3));
+        assert_eq!(next(&mut queue, start + 7 * SECOND), Some(4));
+    }
+
+    /// A benchmark, or a proxy's pool of connections: each asks anew as soon as it is answered.
+    #[test]
+    fn a_queue_that_is_never_empty_serves_everybody_who_can_be_served_in_time() {
+        let mut now = Instant::now();
+        let mut queue = queue(&[1, 2, 3], now);
+        for id in 4..100 {
+            now += SECOND;
+            let oldest = queue.next(now).expect("it is never empty");
+            assert_eq!(oldest, ExchangeId(id - 3));
+            queue.remove(oldest);
+            queue.insert(ExchangeId(id), now);
+        }
     }
 
     #[test]
-    fn without_a_timeout_it_may_stand_for_five_seconds() {
+    fn without_a_timeout_the_newest_never_has_its_turn() {
         let start = Instant::now();
         let mut queue = queue(&[1, 2], start);
         queue.set_timeout(None);
-        assert_eq!(queue.next(start + Duration::from_millis(4999)), Some(ExchangeId(1)));
-        assert_eq!(queue.next(start + Duration::from_secs(5)), Some(ExchangeId(2)));
+        assert_eq!(next(&mut queue, start + Duration::from_hours(1)), Some(1));
+    }
+
+    #[test]
+    fn a_queue_that_was_empty_serves_the_oldest_first() {
+        let start = Instant::now();
+        let mut queue = queue(&[1], start);
+        assert_eq!(next(&mut queue, start + 5 * SECOND), Some(1));
+        queue.remove(ExchangeId(1));
+        queue.insert(ExchangeId(2), start + 3 * SECOND);
+        queue.insert(ExchangeId(3), start + 3 * SECOND);
+        assert_eq!(next(&mut queue, start + 6 * SECOND), Some(2));
+    }
+
+    #[test]
+    fn the_time_without_anybody_to_serve_does_not_count() {
+        let start = Instant::now();
+        let mut queue = queue(&[1, 2], start);
+        queue.restart(start + 7 * SECOND);
+        assert_eq!(next(&mut queue, start + 7 * SECOND), Some(1));
+        assert_eq!(next(&mut queue, start + 11 * SECOND), Some(2));
+    }
+
+    #[test]
+    fn who_came_to_the_front_late_has_its_turn_and_changes_nothing_for_those_behind() {
+        let start = Instant::now();
+        let mut queue = queue(&[2, 3], start);
+        let now = start + 4 * SECOND;
+        assert_eq!(next(&mut queue, now), Some(3));
+        queue.insert(ExchangeId(1), now);
+        assert_eq!(next(&mut queue, now), Some(1));
+        queue.remove(ExchangeId(1));
+        assert_eq!(next(&mut queue, now), Some(3));
     }
 
     #[test]
@@ -146,6 +213,6 @@ mod tests {
             queue.remove(ExchangeId(id));
         }
         assert!(queue.is_empty());
-        assert_eq!(queue.next(Instant::now() + LONG), None);
+        assert_eq!(queue.next(Instant::now()), None);
     }
 }

@@ -53,7 +53,7 @@ impl Dispatcher {
         if let Some(worker) = &mut state.workers[index] {
             worker.retiring = true;
         }
-        state.requeue(index, usize::MAX, now);
+        state.requeue(index, usize::MAX);
         self.refill_all(state, now);
         state.ring_doorbells();
         state.refuse_stranded(now);
@@ -156,7 +156,7 @@ impl Dispatcher {
                 state.fail(id, Fault::WorkerDied(worker.id), now);
             } else {
                 exchange.place = Place::Queued;
-                state.queue.insert(id, now);
+                state.queue.insert(id, exchange.ready);
             }
         }
         state.gauge.bury(&worker);
@@ -238,7 +238,7 @@ impl State {
     /// that wait in a worker's ring.
     fn refuse_shut_out(&mut self, now: Instant) {
         for index in 0..self.workers.len() {
-            self.requeue(index, usize::MAX, now);
+            self.requeue(index, usize::MAX);
         }
         let waiting: Vec<_> = self.queue.iter().chain(self.rules.waiting()).collect();
         for id in waiting {

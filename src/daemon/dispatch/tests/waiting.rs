@@ -20,10 +20,10 @@ fn requests_are_served_in_order_of_age() {
 }
 
 #[test]
-fn a_queue_that_has_stood_for_long_serves_the_newest_and_lets_the_oldest_time_out() {
+fn when_the_oldest_has_waited_for_long_the_newest_is_served_and_the_oldest_times_out() {
     let mut rig = Rig::with(patient(), 1);
     let _running = rig.submit(b"/0");
-    let long_ago = ago(3 * SECOND);
+    let long_ago = ago(5 * SECOND);
     let mut oldest = rig.ask("GET", b"/1", long_ago).unwrap();
     let _later = rig.submit(b"/2");
     let _newest = rig.submit(b"/3");
@@ -38,7 +38,7 @@ fn a_queue_that_has_stood_for_long_serves_the_newest_and_lets_the_oldest_time_ou
 fn a_queue_that_was_worked_off_is_served_in_order_of_age_again() {
     let mut rig = Rig::with(patient(), 1);
     let _running = rig.submit(b"/0");
-    let long_ago = ago(3 * SECOND);
+    let long_ago = ago(5 * SECOND);
     let _first = [b"/1", b"/2"].map(|path| rig.ask("GET", path, long_ago).unwrap());
     for path in [b"/0", b"/2"] {
         assert_eq!(rig.answer(), path);
@@ -49,11 +49,33 @@ fn a_queue_that_was_worked_off_is_served_in_order_of_age_again() {
     }
 }
 
+/// Each client asks anew as soon as it is answered, and three of four wait: that is no overload.
+#[test]
+fn a_queue_that_is_never_empty_and_moves_is_served_in_order_of_age() {
+    let mut rig = Rig::with(patient(), 1);
+    let mut waiting: Vec<_> = (0..4).map(|number| rig.submit(format!("/{number}").as_bytes())).collect();
+    for number in 4..100 {
+        assert_eq!(rig.answer(), format!("/{}", number - 4).as_bytes());
+        assert_eq!(status(waiting.remove(0)), 200);
+        waiting.push(rig.submit(format!("/{number}").as_bytes()));
+    }
+}
+
+#[test]
+fn without_a_timeout_the_oldest_goes_first_for_ever() {
+    let mut rig = Rig::with(usual(), 1);
+    let _running = rig.submit(b"/0");
+    let _old = [b"/1", b"/2", b"/3"].map(|path| rig.ask("GET", path, ago(3600 * SECOND)).unwrap());
+    for path in [b"/0", b"/1", b"/2", b"/3"] {
+        assert_eq!(rig.answer(), path);
+    }
+}
+
 #[test]
 fn what_a_worker_did_not_start_has_the_place_of_its_age_also_when_the_newest_have_their_turn() {
     let mut rig = Rig::with(patient(), 2);
     let _running = [b"/a", b"/b"].map(|path| rig.submit(path));
-    let long_ago = ago(3 * SECOND);
+    let long_ago = ago(5 * SECOND);
     let _old = [b"/1", b"/2", b"/3"].map(|path| rig.ask("GET", path, long_ago).unwrap());
     assert_eq!(rig.answer(), b"/a");
     // The first worker has got /3, has not started it, and retires.
@@ -68,7 +90,7 @@ fn what_a_worker_did_not_start_has_the_place_of_its_age_also_when_the_newest_hav
 #[test]
 fn a_queue_that_stood_because_nobody_was_there_is_served_in_order_of_age() {
     let mut rig = Rig::with(patient(), 0);
-    let long_ago = ago(3 * SECOND);
+    let long_ago = ago(5 * SECOND);
     let _tickets = [b"/1", b"/2"].map(|path| rig.ask("GET", path, long_ago).unwrap());
     rig.admit_new();
     assert_eq!(rig.answer(), b"/1");
