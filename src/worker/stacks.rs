@@ -3,14 +3,18 @@
 //! Two ways, both answered with [`Report::Stacks`](rgun_channel::control::Report::Stacks):
 //!
 //! - [`Command::Stacks`](rgun_channel::control::Command::Stacks): written under the GIL ([`write_all`], [`write_one`]).
-//! - [`STACKS_SIGNAL`]: `faulthandler` walks the threads in a signal handler, whoever holds the GIL, then chains to a
-//!   handler of ours that tells the daemon.
+//! - [`STACKS_SIGNAL`]: a handler of ours has `faulthandler`'s walk the threads, whoever holds the GIL, and tells the
+//!   daemon. Not the other way round, by `faulthandler`'s `chain`: it installs itself without `SA_RESTART`, and again
+//!   after each signal, and libraries that do not expect a signal would see their system calls fail with EINTR
+//!   (signal(7)) because somebody has looked at what they do.
 //!
 //! # Why `unsafe`
-//! There is no safe way to install a signal handler; this one makes a single system call (signal-safety(7)).
+//! There is no safe way to install a signal handler; this one calls one that was made to be one, and makes a single
+//! system call (signal-safety(7)).
 #![expect(unsafe_code, reason = "a signal handler")]
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -30,24 +34,41 @@ pub(crate) fn install(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
     // The daemon empties the file by truncating it; the position is shared with it and stays where it was.
     let flags = rustix::fs::fcntl_getfl(file).map_err(std::io::Error::from)?;
     rustix::fs::fcntl_setfl(file, flags | OFlags::APPEND).map_err(std::io::Error::from)?;
-    handle_signal()?;
     let faulthandler = py.import("faulthandler")?;
     faulthandler.call_method0("enable")?;
     let arguments = PyDict::new(py);
     arguments.set_item("file", file.as_raw_fd())?;
     arguments.set_item("all_threads", true)?;
-    // First the stacks, then the handler that was there before: ours.
-    arguments.set_item("chain", true)?;
-    faulthandler.call_method("register", (STACKS_SIGNAL,), Some(&arguments)).map(drop)
+    arguments.set_item("chain", false)?;
+    faulthandler.call_method("register", (STACKS_SIGNAL,), Some(&arguments))?;
+    Ok(handle_signal()?)
 }
 
+/// What `faulthandler` has installed: writes the stacks.
+static WRITE_STACKS: OnceLock<extern "C" fn(libc::c_int)> = OnceLock::new();
+
+/// Puts our handler before `faulthandler`'s.
 fn handle_signal() -> std::io::Result<()> {
     // SAFETY: all zeroes is a valid `sigaction`: the default action, no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: with a null action nothing is changed, and the present one is written to `action`.
+    if unsafe { libc::sigaction(STACKS_SIGNAL, std::ptr::null(), &raw mut action) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let is_function = action.sa_flags & libc::SA_SIGINFO == 0
+        && action.sa_sigaction != libc::SIG_DFL
+        && action.sa_sigaction != libc::SIG_IGN;
+    if !is_function {
+        return Err(std::io::Error::other("faulthandler has installed no plain signal handler"));
+    }
+    // SAFETY: a handler without SA_SIGINFO has this signature (sigaction(2)), and functions have the size of pointers.
+    let theirs =
+        unsafe { std::mem::transmute::<libc::sighandler_t, extern "C" fn(libc::c_int)>(action.sa_sigaction) };
+    WRITE_STACKS.get_or_init(|| theirs);
     action.sa_sigaction = tell_stacks as *const () as libc::sighandler_t;
     action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
     // SAFETY: `action` is initialized, its handler has the signature that goes without SA_SIGINFO, and calls nothing
-    // that is not async-signal-safe.
+    // that is not async-signal-safe, but for what was a handler before.
     match unsafe { libc::sigaction(STACKS_SIGNAL, &raw const action, std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
@@ -57,7 +78,11 @@ fn handle_signal() -> std::io::Result<()> {
 /// `Report::Stacks(true)`, in bytes that need no allocation.
 const WRITTEN: [u8; 2] = [b'k', 1];
 
-extern "C" fn tell_stacks(_signal: libc::c_int) {
+extern "C" fn tell_stacks(signal: libc::c_int) {
+    // Set before this handler was installed; reading it takes no lock.
+    if let Some(write_stacks) = WRITE_STACKS.get() {
+        write_stacks(signal);
+    }
     if is_forked_child() {
         return;
     }

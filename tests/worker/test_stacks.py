@@ -8,6 +8,10 @@ import time
 import pytest
 from conftest import APPS, eventually
 from fake_daemon import SLOT_EXCHANGE, SLOT_THREAD, STACKS_SIGNAL
+from test_life import wchan
+
+# Where a reader of an empty pipe is; nothing where the kernel does not tell.
+WAITS_FOR_A_PIPE = ("pipe_read", "anon_pipe_read", "pipe_wait", "")
 
 
 def running(worker, exchange):
@@ -197,6 +201,37 @@ def test_a_worker_of_one_thread_survives_a_hundred_signals_under_load(fake):
         os.kill(worker.pid, STACKS_SIGNAL)
         assert worker.answer(exchange)[0] == 200
     assert worker.stop() == 0
+
+
+def test_a_system_call_of_a_library_does_not_fail_because_somebody_looks(fake, project, tmp_path):
+    directory = project(
+        reads="""
+            import ctypes
+            import os
+
+            libc = ctypes.CDLL(None, use_errno=True)
+
+            def read_as_libraries_do(path):
+                descriptor = os.open(path, os.O_RDWR)
+                got = libc.read(descriptor, ctypes.create_string_buffer(1), 1)
+                return got, ctypes.get_errno()
+
+            def application(environ, start_response):
+                told = read_as_libraries_do(environ["QUERY_STRING"])
+                start_response("200 OK", [])
+                return [repr(told).encode()]
+        """
+    )
+    worker = fake.spawn("reads", directory).ready()
+    path = fifo(tmp_path, "go")
+    exchange = worker.submit(f"/?{path}")
+    eventually(lambda: "in read_as_libraries_do" in worker.signal_stacks(), "it reads")
+    for _ in range(5):
+        # Each again: what answers one signal must not make the next harmful.
+        eventually(lambda: wchan(worker.pid) in WAITS_FOR_A_PIPE, "it waits in the kernel")
+        assert "in read_as_libraries_do" in worker.signal_stacks()
+    path.write_text("x")
+    assert worker.answer(exchange) == (200, b"(1, 0)")
 
 
 def test_a_signal_handler_of_the_application_for_it_wins(fake, project):
