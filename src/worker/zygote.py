@@ -208,7 +208,18 @@ def quiet_fork():
 
 
 def reseed():
-    """Random numbers of its own for a new process."""
-    random = sys.modules.get("random")
-    if random is not None:
-        random.seed()
+    """Random numbers of its own for a new process; None, or what went wrong.
+
+    The module `random` sees to that itself (since Python 3.7), NumPy does not: what its functions draw comes
+    from one generator, whose state was forked. Generators that the application has made are its own affair.
+    """
+    numpy_random = sys.modules.get("numpy.random")
+    try:
+        if numpy_random is not None:
+            numpy_random.seed()
+    except Exception as error:  # noqa: BLE001 (another kind of generator can be put in its place)
+        return (
+            f"cannot give numpy.random a state of its own, so that all workers draw the same numbers: {error!r}; "
+            "seed it in hooks.post_fork"
+        )
+    return None

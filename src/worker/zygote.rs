@@ -160,7 +160,10 @@ fn fork(
                 let failure = Failure::of_system(format!("a forked worker cannot settle in: {error}"));
                 return fail(process, failure).map(|_| None);
             }
-            python_half(py)?.call_method0(intern!(py, "reseed"))?;
+            let warning: Option<String> = python_half(py)?.call_method0(intern!(py, "reseed"))?.extract()?;
+            if let Some(warning) = warning {
+                process.tell(&Report::Warning(warning))?;
+            }
             Ok(Some(Map::attach(map.as_fd(), start.geometry.total(), true)?))
         }
         Ok((pid, _)) => {

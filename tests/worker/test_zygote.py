@@ -5,6 +5,7 @@ import json
 import os
 import select
 import struct
+import subprocess
 import threading
 
 import pytest
@@ -358,6 +359,53 @@ def test_connections_that_django_keeps_are_closed_before_a_fork(fake, project):
     worker.ready()
     child = fake.fork(worker, life=3).ready()
     assert child.get("/") == (200, f"False {child.pid}".encode())
+
+
+DRAWS = """
+    import numpy.random
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [repr(numpy.random.random()).encode()]
+"""
+
+
+def test_workers_draw_numbers_of_their_own_from_numpy(fake, project):
+    # NumPy's own names, and its way: one generator for the module, that nothing renews at a fork.
+    directory = project(draws=DRAWS)
+    (directory / "numpy").mkdir()
+    (directory / "numpy/__init__.py").touch()
+    (directory / "numpy/random.py").write_text(
+        "import random as python\n\ngenerator = python.Random(1)\nrandom, seed = generator.random, generator.seed\n"
+    )
+    zygote = fake.spawn("draws", directory, zygote=True).ready()
+    workers = [fake.fork(zygote, number=number, life=2 + number).ready() for number in range(3)]
+    assert len({worker.get("/") for worker in workers}) == 3
+    assert [worker.warnings() for worker in workers] == [[], [], []]
+
+
+def test_workers_draw_numbers_of_their_own_from_the_real_numpy(fake, project, python):
+    if subprocess.run([python, "-c", "import numpy"], check=False, capture_output=True).returncode:
+        pytest.skip("SKIPPED: no NumPy beside the interpreter under test")
+    zygote = fake.spawn("draws", project(draws=DRAWS), zygote=True).ready()
+    workers = [fake.fork(zygote, number=number, life=2 + number).ready() for number in range(3)]
+    assert len({worker.get("/") for worker in workers}) == 3
+
+
+def test_a_generator_that_cannot_be_seeded_anew_is_a_warning(fake, project):
+    directory = project(draws=DRAWS)
+    (directory / "numpy").mkdir()
+    (directory / "numpy/__init__.py").touch()
+    (directory / "numpy/random.py").write_text(
+        "def random():\n    return 0.5\n\ndef seed():\n    raise TypeError('no MT19937')\n"
+    )
+    zygote = fake.spawn("draws", directory, zygote=True).ready()
+    worker = fake.fork(zygote).ready()
+    (warning,) = worker.warnings()
+    assert "numpy.random" in warning
+    assert "no MT19937" in warning
+    assert "hooks.post_fork" in warning
+    assert worker.get("/") == (200, b"0.5")
 
 
 # ---------------------------------------------------------------- stacks and hooks
