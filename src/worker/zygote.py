@@ -219,7 +219,7 @@ def reseed():
             numpy_random.seed()
     except Exception as error:  # noqa: BLE001 (another kind of generator can be put in its place)
         return (
-            f"cannot give numpy.random a state of its own, so that all workers draw the same numbers: {error!r}; "
-            "seed it in hooks.post_fork"
+            "cannot give numpy.random a state of its own, so that all workers draw the same numbers: "
+            f"{error!r}; seed it in hooks.post_fork"
         )
     return None

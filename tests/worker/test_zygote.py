@@ -376,7 +376,8 @@ def test_workers_draw_numbers_of_their_own_from_numpy(fake, project):
     (directory / "numpy").mkdir()
     (directory / "numpy/__init__.py").touch()
     (directory / "numpy/random.py").write_text(
-        "import random as python\n\ngenerator = python.Random(1)\nrandom, seed = generator.random, generator.seed\n"
+        "import random as python\n\n"
+        "generator = python.Random(1)\nrandom, seed = generator.random, generator.seed\n"
     )
     zygote = fake.spawn("draws", directory, zygote=True).ready()
     workers = [fake.fork(zygote, number=number, life=2 + number).ready() for number in range(3)]
