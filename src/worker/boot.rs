@@ -26,9 +26,9 @@ use crate::{stacks, zygote};
 pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     let control = control_socket()?;
     let (start, fds) = receive_start(py, &control)?;
-    let [map, reactor, eventfd, stacks]: [OwnedFd; 4] = fds
+    let [map, reactor, eventfd, stacks, _wake]: [OwnedFd; 5] = fds
         .try_into()
-        .map_err(|_| PyRuntimeError::new_err("the daemon sent Start without its four descriptors"))?;
+        .map_err(|_| PyRuntimeError::new_err("the daemon sent Start without its five descriptors"))?;
     let daemon = rustix::process::getppid().ok_or_else(|| PyRuntimeError::new_err("there is no daemon"))?;
     stacks::install(py, &stacks)?;
     watch_forks(py)?;

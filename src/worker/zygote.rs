@@ -141,7 +141,9 @@ fn fork(
     fds: Vec<OwnedFd>,
 ) -> PyResult<Option<Map>> {
     let mut fds = fds.into_iter();
-    let (Some(control), Some(map), Some(stacks)) = (fds.next(), fds.next(), fds.next()) else {
+    let (Some(control), Some(map), Some(stacks), Some(_wake)) =
+        (fds.next(), fds.next(), fds.next(), fds.next())
+    else {
         let reason = "the daemon sent Fork without its descriptors".to_owned();
         return process.tell(&Report::ForkFailed { life: order.life, reason }).map(|()| None);
     };

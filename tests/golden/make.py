@@ -133,7 +133,7 @@ GOLDEN = {
     ),
     "command-start": b"S"
     + struct.pack("<6I", 2, 262144, 131072, 64, 3, 17)
-    + struct.pack("<HQBBBB", 2, 0x0102030405060708, ZYGOTE, 1, 1, 0)
+    + struct.pack("<HQBBBBBBII", 2, 0x0102030405060708, ZYGOTE, 1, 1, 0, ON, UVLOOP, 3, 1000)
     + text("mysite.wsgi")
     + text("application")
     + text("/srv/mysite")

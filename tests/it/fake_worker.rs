@@ -117,8 +117,8 @@ fn boot() -> Outcome {
     let Command::Start(start) = Command::decode(&buffer[..received.len])? else {
         return Err("the first command was not Start".into());
     };
-    let Ok([map, reactor, eventfd, stacks]) = <[OwnedFd; 4]>::try_from(received.fds) else {
-        return Err("Start came without its four descriptors".into());
+    let Ok([map, reactor, eventfd, stacks, _wake]) = <[OwnedFd; 5]>::try_from(received.fds) else {
+        return Err("Start came without its five descriptors".into());
     };
     if start.role == Role::Zygote {
         quit(64, "a fake cannot be a zygote");
@@ -830,7 +830,7 @@ impl Exchange<'_, '_> {
     fn completion(&self, kind: CompletionKind, status: u16, end: bool, done: bool) -> Outcome<Completion> {
         let service = u64::try_from(self.started.elapsed().as_nanos())?;
         let slot = u16::try_from(self.slot.number)?;
-        Ok(Completion { exchange: self.id, kind, end, done, status, service, slot })
+        Ok(Completion { exchange: self.id, kind, end, done, text: false, more: false, status, service, slot })
     }
 
     fn publish(&mut self, frame: Vec<u8>) -> Outcome {

@@ -269,10 +269,8 @@ def application(environ, start_response):
     start_response('200 OK', [])
     return [f'{served} {os.getppid()}'.encode()]
 ";
-    let daemon = Rgun::python(source)
-        .flags(["--preload", "--workers", "2"])
-        .set("workers.refork", "20")
-        .start();
+    let daemon =
+        Rgun::python(source).flags(["--preload", "--workers", "2"]).set("workers.refork", "20").start();
     daemon.log.wait_for(3, "is ready after");
     let mut client = daemon.connect();
     until("somebody was forked from a worker that had served twenty", || {

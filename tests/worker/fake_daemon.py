@@ -134,7 +134,7 @@ class Daemon:
         theirs = worker.open_channel()
         module, _, attribute = target.partition(":")
         start = b"S" + struct.pack("<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, threads, 1)
-        start += struct.pack("<HQBBBB", number, life, zygote, 1, 0, 0)
+        start += struct.pack("<HQBBBBBBII", number, life, zygote, 1, 0, 0, 0, 0, threads, 1000)
         start += text(module) + text(attribute or "application") + text(chdir) + text("")
         start += b"".join(text((hooks or {}).get(name, "")) for name in HOOKS) + text(warm_up)
         start += struct.pack("<I", len(path)) + b"".join(map(text, path))

@@ -64,8 +64,8 @@ pub use self::reactor::Reactor;
 pub use self::rules::Rule;
 use self::rules::Rules;
 pub use self::ticket::{Answer, BodyStream, StreamPiece, Ticket};
-pub use self::worker::Link;
 use self::worker::Worker;
+pub use self::worker::{Link, Slots};
 
 /// The queue, the exchanges and the workers' channels.
 pub struct Dispatcher {

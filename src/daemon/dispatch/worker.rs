@@ -53,6 +53,22 @@ const WORTH_STEALING: Duration = Duration::from_micros(50);
 /// No request takes longer, whatever the worker says; so that sums and products of service times do not overflow.
 const LONGEST_SERVICE: u64 = 1 << 48;
 
+/// How many exchanges a worker can have at a time. Which number counts its `Ready` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slots {
+    /// Of a WSGI worker.
+    pub threads: u32,
+    /// Of an ASGI worker.
+    pub concurrency: u32,
+}
+
+impl Slots {
+    /// For how many the shared map has room.
+    pub fn most(self) -> u32 {
+        self.threads.max(self.concurrency)
+    }
+}
+
 /// A worker's channel, as `pool` made it.
 #[derive(Debug)]
 pub struct Link {
@@ -66,6 +82,10 @@ pub struct Link {
     pub geometry: Geometry,
     /// The daemon's end of the control socket; does not block.
     pub control: Arc<OwnedFd>,
+    /// The eventfd that an ASGI worker's event loop watches; does not block.
+    pub wake: Arc<OwnedFd>,
+    /// How many exchanges it can have at a time, by its interface.
+    pub slots: Slots,
     /// After how many requests [`Notice::Served`] is told: `workers.max_requests` with its jitter.
     pub max_requests: Option<NonZeroU64>,
 }

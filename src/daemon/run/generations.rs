@@ -122,6 +122,14 @@ pub(super) fn net_limits(config: &Config, most: usize) -> net::Limits {
     }
 }
 
+/// Slots of an ASGI worker; 1 for an application that is WSGI for certain, so that no room is made for them.
+pub(super) fn concurrency(config: &Config) -> u32 {
+    match config.app.interface {
+        config::Interface::Wsgi => 1,
+        config::Interface::Auto | config::Interface::Asgi => config.workers.concurrency.get(),
+    }
+}
+
 /// The functions that workers call.
 pub(super) fn hooks(config: &Config) -> control::Hooks {
     let text = |hook: &Option<Target>| hook.as_ref().map(ToString::to_string).unwrap_or_default();
