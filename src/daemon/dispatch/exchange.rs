@@ -392,6 +392,12 @@ impl Exchange {
                 }
                 return Ok(None);
             }
+            CompletionKind::Take
+            | CompletionKind::Hints
+            | CompletionKind::Trailers
+            | CompletionKind::Close => {
+                return Err(format!("said {:?} of exchange {}, which is not for it", fixed.kind, self.id.0));
+            }
         }
         let len = match payload {
             Payload::Bytes(bytes) => {

@@ -15,6 +15,7 @@ use rgun_channel::frame::{AppError, Body, Completion, CompletionKind, encode_kno
 use rgun_channel::layout::SLOT_ACKED;
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionSender, SubmissionReceiver};
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::supervise::{Generation, Life, WorkerNr};
 
@@ -51,6 +52,8 @@ impl Rig {
             map,
             geometry,
             control: control_end,
+            wake: Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap()),
+            slots: Slots { threads: 1, concurrency: 1 },
             max_requests: None,
         });
         dispatcher.admit(WORKER);

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rgun_channel::control::{self, Command, Report};
+use rgun_channel::control::{self, Command, Interface, Report};
 use rgun_channel::frame::{self, ExchangeId};
 use rgun_channel::layout::{Geometry, SLOT_ACKED, SLOT_EXCHANGE, SLOT_THREAD, SLOT_WANTS_CREDIT, Word};
 use rgun_channel::map::Map;
@@ -100,6 +100,12 @@ pub(super) struct Worker {
     slab: SlabReceiver,
     map: Arc<Map>,
     control: Arc<OwnedFd>,
+    /// Rung for an event loop.
+    wake: Arc<OwnedFd>,
+    /// By either interface; which counts is known when it is ready.
+    possible: Slots,
+    /// It is ASGI; known when it is ready, and nothing is given to it before.
+    asgi: bool,
     slots: u32,
     pub(super) admitted: bool,
     pub(super) retiring: bool,
@@ -141,7 +147,7 @@ struct Running {
 
 impl Worker {
     pub(super) fn new(link: Link) -> Self {
-        let Link { worker, generation, map, geometry, control, max_requests } = link;
+        let Link { worker, generation, map, geometry, control, wake, slots, max_requests } = link;
         let now = Instant::now();
         Self {
             id: worker,
@@ -151,7 +157,10 @@ impl Worker {
             slab: SlabReceiver::new(Arc::clone(&map), &geometry),
             map,
             control,
-            slots: geometry.slots,
+            wake,
+            possible: slots,
+            asgi: false,
+            slots: slots.threads,
             admitted: false,
             retiring: false,
             told_drained: false,
@@ -522,11 +531,25 @@ impl Worker {
                     }
                 }
                 report => {
+                    if let Report::Ready { interface } = report {
+                        self.is_ready(interface)?;
+                    }
                     self.reports.spend(&report, Instant::now())?;
                     notice(Notice::Report(self.id, report));
                 }
             }
         }
+    }
+
+    /// It has said how its application is called, and with that how many exchanges it takes and how it is woken.
+    fn is_ready(&mut self, interface: Interface) -> Result<(), String> {
+        let asgi = interface == Interface::Asgi;
+        if asgi != self.asgi && !self.running.is_empty() {
+            return Err("changed its interface".to_owned());
+        }
+        self.asgi = asgi;
+        self.slots = if asgi { self.possible.concurrency } else { self.possible.threads };
+        Ok(())
     }
 
     pub(super) fn take_file(&mut self, id: ExchangeId, notice: &NoticeSink) -> Result<OwnedFd, String> {

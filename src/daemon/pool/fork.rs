@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 use rgun_channel::control::{self, Command, Fork, Role};
 
+use crate::dispatch::Slots;
 use crate::supervise::{Generation, WorkerId};
 use crate::systemd::cgroup::Leaf;
 

@@ -79,7 +79,8 @@ impl Stage {
             generation: Generation(1),
             app: self.app,
             hooks: Box::leak(Box::default()),
-            slots: 1,
+            threads: 1,
+            concurrency: 1,
             multiprocess: true,
             listeners: &[],
             role: Role::Worker,
@@ -307,11 +308,11 @@ fn a_zygote_is_asked_for_a_worker_with_all_that_the_worker_needs() {
     alone("a_zygote_is_asked_for_a_worker_with_all_that_the_worker_needs", || {
         let mut stage = Stage::new("", None);
         let zygote = stage.zygote(worker(0, 1));
-        let plan = Plan { slots: 8, ..stage.plan(worker(3, 2)) };
+        let plan = Plan { threads: 8, ..stage.plan(worker(3, 2)) };
         stage.pool.fork(&plan, worker(0, 1)).unwrap();
         let (command, fds) = hear(&zygote);
         assert_eq!(command, Command::Fork(Fork { worker: 3, life: 2 }));
-        let [control, map, stacks]: [OwnedFd; 3] = fds.try_into().unwrap();
+        let [control, map, stacks, _wake]: [OwnedFd; 4] = fds.try_into().unwrap();
         let pid = child("exec sleep 1000");
         let spawned = stage.pool.forked(worker(0, 1), 2, number(pid)).unwrap();
         assert_eq!((spawned.pid, spawned.link.worker), (number(pid), worker(3, 2)));
