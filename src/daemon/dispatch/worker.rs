@@ -15,7 +15,7 @@ use rgun_channel::layout::{Geometry, SLOT_ACKED, SLOT_EXCHANGE, SLOT_THREAD, SLO
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionReceiver, Position, SubmissionSender};
 use rgun_channel::slab::SlabReceiver;
-use rgun_channel::wake::{Sleepers, SystemFutex, Want};
+use rgun_channel::wake::{Ring, Sleepers, Want};
 
 use crate::supervise::{Generation, Tally, WorkerId};
 
@@ -186,6 +186,11 @@ impl Worker {
         }
     }
 
+    /// How whoever waits in it is woken.
+    fn waker(&self) -> Ring<'_> {
+        if self.asgi { Ring::Bell(self.wake.as_fd()) } else { Ring::Futex }
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.admitted && !self.retiring
     }
@@ -325,12 +330,12 @@ impl Worker {
         // `wake_more` corrects that within a tick if it was wrong.
         let most = if self.service < nanoseconds(ONE_THREAD) { 1 } else { self.unrung };
         self.unrung = 0;
-        self.sleepers().wake(&SystemFutex, most);
+        self.sleepers().wake(&self.waker(), most);
     }
 
     /// Wakes another thread if there are unclaimed records and somebody sleeps.
     pub(super) fn wake_more(&self) -> bool {
-        self.sleepers().wake(&SystemFutex, 1) > 0
+        self.sleepers().wake(&self.waker(), 1) > 0
     }
 
     /// May records lie unclaimed in its ring, or completions unrung? Then the housekeeper looks often. A worker that
@@ -381,7 +386,7 @@ impl Worker {
 
     /// Records were popped: the worker may be waiting for the room.
     pub(super) fn made_room(&self) {
-        Want(self.map.u32(Geometry::word(Word::WantsSpace))).satisfy(&SystemFutex);
+        Want(self.map.u32(Geometry::word(Word::WantsSpace))).satisfy(&self.waker());
     }
 
     /// Body bytes have left for the client (or were discarded).
@@ -393,7 +398,7 @@ impl Worker {
         *acked += bytes;
         let slot = u32::from(slot);
         self.map.u64(Geometry::slot(slot, SLOT_ACKED)).store(*acked, Ordering::Release);
-        Want(self.map.u32(Geometry::slot(slot, SLOT_WANTS_CREDIT))).satisfy(&SystemFutex);
+        Want(self.map.u32(Geometry::slot(slot, SLOT_WANTS_CREDIT))).satisfy(&self.waker());
     }
 
     pub(super) fn take_running(&mut self) -> Vec<ExchangeId> {
@@ -548,6 +553,9 @@ impl Worker {
             return Err("changed its interface".to_owned());
         }
         self.asgi = asgi;
+        if asgi {
+            self.slab.ring_by(Arc::clone(&self.wake));
+        }
         self.slots = if asgi { self.possible.concurrency } else { self.possible.threads };
         Ok(())
     }

@@ -403,7 +403,8 @@ impl Process {
 }
 
 fn start(plan: &Plan<'_>, geometry: Geometry) -> Start {
-    let config::App { target, directory, interface, root_path, pythonpath, .. } = plan.app;
+    let config::App { target, directory, interface, lifespan, event_loop, root_path, pythonpath, .. } =
+        plan.app;
     Start {
         protocol: rgun_channel::PROTOCOL_VERSION,
         geometry,
@@ -421,8 +422,16 @@ fn start(plan: &Plan<'_>, geometry: Geometry) -> Start {
         },
         threads: plan.threads,
         concurrency: plan.concurrency,
-        lifespan: Lifespan::Auto,
-        event_loop: Loop::Auto,
+        lifespan: match lifespan {
+            config::Lifespan::Auto => Lifespan::Auto,
+            config::Lifespan::On => Lifespan::On,
+            config::Lifespan::Off => Lifespan::Off,
+        },
+        event_loop: match event_loop {
+            config::Loop::Auto => Loop::Auto,
+            config::Loop::Asyncio => Loop::Asyncio,
+            config::Loop::Uvloop => Loop::Uvloop,
+        },
         module: target.module.clone(),
         attribute: target.attribute.clone(),
         factory: target.factory,

@@ -61,6 +61,8 @@ impl Stage {
             python: Python { path, source: PythonSource::Configured },
             interface: config::Interface::Auto,
             root_path: String::new(),
+            lifespan: config::Lifespan::Auto,
+            event_loop: config::Loop::Auto,
             env: Vec::new(),
             pythonpath: Vec::new(),
         };
