@@ -11,12 +11,14 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use rgun_channel::frame::ExchangeId;
 
 use crate::supervise::WorkerId;
 
 use super::Dispatcher;
 use super::exchange::{Beginning, Fault, FilePart, Head, Parts, Piece, Progress};
+use super::upload::Upload;
 
 /// The application's answer: its head, and its body or where it will come from.
 #[derive(Debug)]
@@ -56,6 +58,11 @@ pub struct BodyStream {
 impl Ticket {
     pub(super) fn new(dispatcher: Arc<Dispatcher>, id: ExchangeId) -> Self {
         Self { dispatcher, id, settled: false }
+    }
+
+    /// For whoever brings the body, if the request said that it comes in parts.
+    pub fn upload(&self) -> Upload {
+        Upload::new(Arc::clone(&self.dispatcher), self.id)
     }
 }
 
@@ -109,6 +116,8 @@ pub enum StreamPiece {
     Bytes(Bytes),
     /// A file to send.
     File(FilePart),
+    /// The fields that follow; nothing comes after them.
+    Trailers(Box<HeaderMap>),
 }
 
 impl BodyStream {
@@ -141,6 +150,7 @@ impl BodyStream {
                 self.settled = true;
                 None
             }
+            Progress::Ready((Piece::Trailers(trailers), _)) => Some(Ok(StreamPiece::Trailers(trailers))),
             Progress::Ready((Piece::File(file), _)) => Some(Ok(StreamPiece::File(file))),
             Progress::Ready((Piece::Bytes(bytes), ack)) => {
                 if let Some(leaving) = ack

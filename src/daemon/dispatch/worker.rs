@@ -20,7 +20,9 @@ use rgun_channel::wake::{Ring, Sleepers, Want};
 use crate::supervise::{Generation, Tally, WorkerId};
 
 use super::exchange::{Exchange, Exchanges, Place};
+use super::later::Outbox;
 use super::reports::Budget;
+use super::upload::Carriage;
 use super::{Notice, NoticeSink};
 
 /// Requests of up to this service time are given ahead of time: as many as fit into it and one more, but at most
@@ -122,6 +124,7 @@ pub(super) struct Worker {
     pub(super) stalled: bool,
     /// Records published since the doorbell was last rung.
     unrung: u32,
+    pub(super) outbox: Outbox,
     /// Per slot: bytes acknowledged so far.
     acked: Vec<u64>,
     /// Descriptors that arrived before the frame that names them.
@@ -170,6 +173,7 @@ impl Worker {
             next: None,
             stalled: false,
             unrung: 0,
+            outbox: Outbox::default(),
             acked: vec![0; geometry.slots as usize],
             files: HashMap::new(),
             reports: Budget::new(now),
@@ -210,9 +214,33 @@ impl Worker {
 
     /// Can it take a request now? One whose body is a descriptor is never prefetched, because a revoked
     /// record would leave its descriptor behind.
-    pub(super) fn has_room(&self, with_fd: bool) -> bool {
-        let ahead = if with_fd { 0 } else { self.depth() - 1 };
-        self.is_open() && self.given() < self.slots + ahead
+    pub(super) fn has_room(&self, carriage: Carriage) -> bool {
+        let ahead = if carriage == Carriage::Frame { self.depth() - 1 } else { 0 };
+        self.is_open() && self.takes(carriage) && self.given() < self.slots + ahead
+    }
+
+    /// Can it ever take a request whose body travels like this?
+    pub(super) fn takes(&self, carriage: Carriage) -> bool {
+        match carriage {
+            Carriage::Frame => true,
+            Carriage::Descriptor => !self.asgi,
+            Carriage::Parts => self.asgi,
+        }
+    }
+
+    pub(super) fn is_asgi(&self) -> bool {
+        self.asgi
+    }
+
+    /// When it last finished something, or began to have something to do.
+    pub(super) fn progress(&self) -> Instant {
+        self.progress
+    }
+
+    /// A record is in its ring.
+    pub(super) fn published(&mut self, position: Position) {
+        self.outbox.last = Some(position);
+        self.unrung += 1;
     }
 
     pub(super) fn idle_slots(&self) -> u32 {
@@ -277,7 +305,7 @@ impl Worker {
         exchange.given = Some(now);
         exchange.worker = Some(self.id);
         self.running.push_back(Running { id: exchange.id, position, started, limit: exchange.limit });
-        self.unrung += 1;
+        self.published(position);
         Ok(Some(position))
     }
 
@@ -309,6 +337,10 @@ impl Worker {
         if let Some(at) = self.running.iter().position(|running| running.id == id) {
             self.running.remove(at);
         }
+        if self.asgi {
+            // Nothing is given to it ahead of time.
+            return;
+        }
         let slots = self.slots as usize;
         for running in self.running.iter_mut().take(slots) {
             running.started.get_or_insert(now);
@@ -316,6 +348,10 @@ impl Worker {
     }
 
     pub(super) fn measure(&mut self, service: u64) {
+        if self.asgi {
+            // What a task takes says nothing about when the next can start; and nothing is given ahead of time.
+            return;
+        }
         let service = service.min(LONGEST_SERVICE);
         // One eighth of the new value, as TCP smooths its round-trip time (RFC 6298 §2), but up at once: a
         // worker that turns slow must not be given work ahead of time.
@@ -343,7 +379,8 @@ impl Worker {
     pub(super) fn may_stall(&self, now: Instant) -> bool {
         let is_quick = self.given() > self.slots || self.service <= nanoseconds(PREFETCH_TIME);
         let has_moved = now.saturating_duration_since(self.progress) < QUICK;
-        !self.running.is_empty() && (is_quick && has_moved || self.first_unclaimed().is_some())
+        self.has_more_to_say()
+            || !self.running.is_empty() && (is_quick && has_moved || self.first_unclaimed().is_some())
     }
 
     /// Might it hold back a completion because there is more to do? Only quick ones do.
@@ -411,7 +448,9 @@ impl Worker {
             return false;
         }
         self.remove(id, Instant::now());
-        self.forget(id);
+        if !self.asgi {
+            self.forget(id);
+        }
         true
     }
 

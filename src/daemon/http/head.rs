@@ -67,11 +67,11 @@ pub(super) fn set_host(parts: &mut request::Parts) -> Result<(), Refusal> {
 }
 
 /// The fields as the worker gets them: without `Transfer-Encoding`, because the body it gets has been decoded
-/// (RFC 9112 §7.1.3).
-pub(super) fn fields(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+/// (RFC 9112 §7.1.3). An ASGI application that gets the body as it comes gets them as they came.
+pub(super) fn fields(headers: &HeaderMap, as_they_came: bool) -> impl Iterator<Item = (&[u8], &[u8])> {
     headers
         .iter()
-        .filter(|(name, _)| **name != TRANSFER_ENCODING)
+        .filter(move |(name, _)| as_they_came || **name != TRANSFER_ENCODING)
         .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
 }
 

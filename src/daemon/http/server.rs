@@ -27,6 +27,7 @@ use super::fault::{Refusal, Told};
 use super::head;
 use super::request_id::{RequestId, RequestIds};
 use super::response::{Account, FileReader, ResponseBody, Source};
+use super::upload::{self, Bounds, Bringer};
 
 /// What bounds a request. Units: bytes, except where a type says otherwise.
 #[derive(Debug, Clone)]
@@ -158,6 +159,9 @@ fn start(server: &Arc<Server>, connection: &Arc<Connection>, request: Request<In
             let nothing = Body::Inline(bytes::Bytes::new());
             Started::Submitted(submit(server, connection, &parts, nothing, &asked.id, (begun, begun)))
         }
+        Ok(()) if server.dispatcher.is_asgi() && upload::comes_in_parts(&incoming, &parts.headers) => {
+            Started::Submitted(submit_in_parts(server, connection, &parts, incoming, &asked.id, begun))
+        }
         Ok(()) => {
             let (server, connection) = (Arc::clone(server), Arc::clone(connection));
             let id = asked.id.clone();
@@ -240,21 +244,70 @@ fn submit(
     };
     let frame = frame::Request {
         body_len,
+        body_is_fd: spooled.is_some(),
+        body: &inline,
+        ..frame_of(server, connection, parts, id, begun)
+    };
+    let fields = head::fields(&parts.headers, false);
+    server.dispatcher.submit(&frame, fields, spooled, complete).map_err(Refusal::Exchange)
+}
+
+/// All of a request's frame but its body.
+fn frame_of<'p>(
+    server: &Server,
+    connection: &'p Connection,
+    parts: &'p request::Parts,
+    id: &'p RequestId,
+    begun: Instant,
+) -> frame::Request<'p> {
+    frame::Request {
         received: server.clock.nanoseconds(begun),
         method: parts.method.as_str().as_bytes(),
         version: head::version(parts.version),
-        body_is_fd: spooled.is_some(),
         listener: connection.listener,
         path: path(parts),
         query: parts.uri.query().unwrap_or_default().as_bytes(),
         peer: connection.peer.address.as_bytes(),
         peer_port: connection.peer.port,
         request_id: id.as_bytes(),
-        body: &inline,
         ..frame::Request::new(ExchangeId(0))
+    }
+}
+
+/// Gives the dispatcher a request whose body follows as the application takes it.
+fn submit_in_parts(
+    server: &Server,
+    connection: &Arc<Connection>,
+    parts: &request::Parts,
+    incoming: Incoming,
+    id: &RequestId,
+    begun: Instant,
+) -> Result<Ticket, Refusal> {
+    let announced = upload::announced(&incoming, server.limits.body)?;
+    if announced.is_none() {
+        head::check_coding(&parts.headers)?;
+    }
+    let frame = frame::Request {
+        body_len: announced.unwrap_or(frame::UNKNOWN_LENGTH),
+        body_streams: true,
+        ..frame_of(server, connection, parts, id, begun)
     };
-    let fields = head::fields(&parts.headers);
-    server.dispatcher.submit(&frame, fields, spooled, complete).map_err(Refusal::Exchange)
+    let fields = head::fields(&parts.headers, true);
+    let submitted = server.dispatcher.submit(&frame, fields, None, begun);
+    let bringer = Bringer {
+        incoming,
+        expects: upload::expects(&parts.headers),
+        connection: Arc::clone(connection),
+        dispatcher: Arc::clone(&server.dispatcher),
+    };
+    match &submitted {
+        Ok(ticket) => {
+            let bounds = Bounds { most: server.limits.body, pause: server.limits.body_pause };
+            tokio::spawn(bringer.bring(ticket.upload(), bounds));
+        }
+        Err(_) => drop(tokio::spawn(bringer.clear_away(false))),
+    }
+    submitted.map_err(Refusal::Exchange)
 }
 
 /// What is remembered of a request while it is served. Its head is not: the fields and the target share hyper's read

@@ -92,6 +92,7 @@ pub(super) fn dispatch_policy(config: &Config) -> dispatch::Policy {
         queue_timeout: config.timeouts.queue,
         request_timeout: config.timeouts.request,
         slow: config.log.slow,
+        stall: config.timeouts.stall,
         rules: rules.collect(),
         retry_idempotent: config.workers.retry == Retry::Idempotent,
     }

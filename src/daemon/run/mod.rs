@@ -452,6 +452,17 @@ impl Daemon {
                 events.extend(self.inquire(worker, Purpose::Deadline(asked)));
                 events
             }
+            Notice::Overdue(worker, asked) => self.inquire(worker, Purpose::Deadline(asked)),
+            Notice::Stubborn(worker, _) => vec![Event::DeadlineExceeded { worker }],
+            Notice::Stalled(worker, silence) => {
+                tracing::error!(
+                    rgun.worker = worker.number.0,
+                    "the event loop of worker {} has not turned for {silence:.1?} (timeouts.stall)",
+                    worker.number.0
+                );
+                Vec::new()
+            }
+            Notice::Stuck(worker, _) => vec![Event::DeadlineExceeded { worker }],
             Notice::Slow(worker, asked) => self.inquire(worker, Purpose::Slow(asked)),
             Notice::Served(worker, served) => {
                 vec![Event::WornOut { worker, wear: self.wear(worker, served) }]
