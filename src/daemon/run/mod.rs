@@ -453,7 +453,7 @@ impl Daemon {
                 events
             }
             Notice::Overdue(worker, asked) => self.inquire(worker, Purpose::Deadline(asked)),
-            Notice::Stubborn(worker, _) => vec![Event::DeadlineExceeded { worker }],
+            Notice::Stubborn(worker, _) | Notice::Stuck(worker, _) => vec![Event::DeadlineExceeded { worker }],
             Notice::Stalled(worker, silence) => {
                 tracing::error!(
                     rgun.worker = worker.number.0,
@@ -462,7 +462,6 @@ impl Daemon {
                 );
                 Vec::new()
             }
-            Notice::Stuck(worker, _) => vec![Event::DeadlineExceeded { worker }],
             Notice::Slow(worker, asked) => self.inquire(worker, Purpose::Slow(asked)),
             Notice::Served(worker, served) => {
                 vec![Event::WornOut { worker, wear: self.wear(worker, served) }]
