@@ -68,27 +68,22 @@ impl Upload {
         &self.dispatcher
     }
 
-    /// For how many bytes more the application has room, when it has; `None` when it wants no more of the body.
+    /// For how many bytes more the application has room, when it has; `None` when it wants no more of the body. In any
+    /// case the task is woken when that changes.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Option<u64>> {
-        self.poll(cx, |taken, sent| (taken > sent).then_some(taken - sent))
-    }
-
-    /// Ready when the application wants no more of the body.
-    pub fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll(cx, |_, _| None).map(|_: Option<()>| ())
-    }
-
-    fn poll<T>(&self, cx: &mut Context<'_>, look: impl FnOnce(u64, u64) -> Option<T>) -> Poll<Option<T>> {
         let mut state = self.dispatcher.lock();
         let exchange = state.exchanges.get_mut(self.id).filter(|exchange| exchange.takes_body());
         let Some(uptake) = exchange.and_then(|exchange| exchange.uptake.as_mut()) else {
             return Poll::Ready(None);
         };
-        if let Some(found) = look(uptake.taken, uptake.sent) {
-            return Poll::Ready(Some(found));
+        match &mut uptake.waker {
+            Some(stored) => stored.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
         }
-        uptake.waker = Some(cx.waker().clone());
-        Poll::Pending
+        match uptake.taken.saturating_sub(uptake.sent) {
+            0 => Poll::Pending,
+            room => Poll::Ready(Some(room)),
+        }
     }
 
     /// Gives a part of at most [`PART`] bytes, and no more than there is room for. `end`: it is the last. False when

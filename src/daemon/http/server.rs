@@ -294,18 +294,14 @@ fn submit_in_parts(
     };
     let fields = head::fields(&parts.headers, true);
     let submitted = server.dispatcher.submit(&frame, fields, None, begun);
-    let bringer = Bringer {
-        incoming,
-        expects: upload::expects(&parts.headers),
-        connection: Arc::clone(connection),
-        dispatcher: Arc::clone(&server.dispatcher),
-    };
+    let (connection, dispatcher) = (Arc::clone(connection), Arc::clone(&server.dispatcher));
+    let bringer = Bringer::new(incoming, &parts.headers, connection, dispatcher);
     match &submitted {
         Ok(ticket) => {
             let bounds = Bounds { most: server.limits.body, pause: server.limits.body_pause };
             tokio::spawn(bringer.bring(ticket.upload(), bounds));
         }
-        Err(_) => drop(tokio::spawn(bringer.clear_away(false))),
+        Err(_) => drop(tokio::spawn(bringer.clear_away())),
     }
     submitted.map_err(Refusal::Exchange)
 }

@@ -11,7 +11,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use rgun_channel::layout::INLINE_BODY;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 
 use crate::dispatch::{Dispatcher, Fault, PART, Upload, UploadFault};
 use crate::net::Connection;
@@ -35,11 +35,34 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A body on its way.
 pub(super) struct Bringer {
-    pub(super) incoming: Incoming,
-    /// The client waits to be asked for it.
-    pub(super) expects: bool,
-    pub(super) connection: Arc<Connection>,
-    pub(super) dispatcher: Arc<Dispatcher>,
+    incoming: Incoming,
+    /// The client waits to be asked for it, and has not been.
+    is_awaited: bool,
+    connection: Arc<Connection>,
+    dispatcher: Arc<Dispatcher>,
+    /// What is given next.
+    hand: Bytes,
+    /// What comes after that. It is read ahead of time to see whether the client is still there.
+    ahead: Option<Ahead>,
+    received: u64,
+    /// Since the application waits for the client.
+    clock: Option<Pin<Box<Sleep>>>,
+}
+
+enum Ahead {
+    Piece(Bytes),
+    End,
+}
+
+/// What is to be done next.
+enum Step {
+    /// So much of what is in hand can be given.
+    Give(u64),
+    /// The application waits, and nothing comes any more.
+    End,
+    /// The application wants no more.
+    Unwanted,
+    Fail(UploadFault),
 }
 
 /// What bounds it.
@@ -59,7 +82,7 @@ pub(super) fn comes_in_parts(incoming: &Incoming, headers: &HeaderMap) -> bool {
 }
 
 /// Does the client wait for a `100 Continue`?
-pub(super) fn expects(headers: &HeaderMap) -> bool {
+fn expects(headers: &HeaderMap) -> bool {
     headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
@@ -75,47 +98,48 @@ pub(super) fn announced(incoming: &Incoming, most: Option<u64>) -> Result<Option
     Ok(announced)
 }
 
-/// What comes next of a body.
-enum Next {
-    Piece(Bytes),
-    End,
-    /// The application wants no more.
-    Unwanted,
-    Broken(UploadFault),
-}
-
 impl Bringer {
+    pub(super) fn new(
+        incoming: Incoming,
+        headers: &HeaderMap,
+        connection: Arc<Connection>,
+        dispatcher: Arc<Dispatcher>,
+    ) -> Self {
+        Self {
+            incoming,
+            is_awaited: expects(headers),
+            connection,
+            dispatcher,
+            hand: Bytes::new(),
+            ahead: None,
+            received: 0,
+            clock: None,
+        }
+    }
+
     /// Brings the body to the application as far as it takes it, and what it does not take out of the way.
     pub(super) async fn bring(mut self, upload: Upload, bounds: Bounds) {
-        let mut has_begun = false;
-        let mut received = 0_u64;
         let mut given = 0;
-        let mut piece = Bytes::new();
-        while let Some(room) = poll_fn(|cx| upload.poll_room(cx)).await {
-            if piece.is_empty() {
-                has_begun = true;
-                piece = match self.next(&upload, bounds.pause).await {
-                    Next::Piece(piece) => piece,
-                    Next::End => Bytes::new(),
-                    Next::Unwanted => break,
-                    Next::Broken(fault) => return upload.fail(Fault::Upload(fault)),
-                };
-                received += piece.len() as u64;
-                if bounds.most.is_some_and(|most| received > most) {
-                    self.connection.leaves_unread();
-                    return upload.fail(Fault::Upload(UploadFault::TooLarge));
+        loop {
+            let (part, end) = match poll_fn(|cx| self.poll_step(cx, &upload, bounds)).await {
+                Step::Give(room) => {
+                    let len = usize::try_from(room).unwrap_or(PART).min(PART).min(self.hand.len());
+                    (self.hand.split_to(len), self.is_given())
                 }
-            }
-            let len = usize::try_from(room).unwrap_or(PART).min(PART).min(piece.len());
-            let part = piece.split_to(len);
-            let end = piece.is_empty() && self.incoming.is_end_stream() || part.is_empty();
+                Step::End => (Bytes::new(), true),
+                Step::Unwanted => return self.clear_away().await,
+                Step::Fail(fault) => {
+                    self.connection.leaves_unread();
+                    return upload.fail(Fault::Upload(fault));
+                }
+            };
             if !poll_fn(|cx| upload.poll_send(cx, &part, end)).await {
-                break;
+                return self.clear_away().await;
             }
             if end {
                 return;
             }
-            given += len;
+            given += part.len();
             if given >= TURN {
                 // A client as fast as this one would keep the reactor for megabytes, and its turn from ending.
                 given = 0;
@@ -123,41 +147,74 @@ impl Bringer {
                 tokio::task::yield_now().await;
             }
         }
-        self.clear_away(has_begun).await;
     }
 
-    /// The next piece of data. Trailers are read and dropped: ASGI has no place for them.
-    async fn next(&mut self, upload: &Upload, pause: Duration) -> Next {
-        let incoming = &mut self.incoming;
-        let mut clock = None;
+    /// Does nothing come after what has been taken out of the hand?
+    fn is_given(&self) -> bool {
+        let is_last = match self.ahead {
+            None => self.incoming.is_end_stream(),
+            Some(Ahead::End) => true,
+            Some(Ahead::Piece(_)) => false,
+        };
+        self.hand.is_empty() && is_last
+    }
+
+    fn poll_step(&mut self, cx: &mut Context<'_>, upload: &Upload, bounds: Bounds) -> Poll<Step> {
+        let room = match upload.poll_room(cx) {
+            Poll::Ready(None) => return Poll::Ready(Step::Unwanted),
+            Poll::Ready(Some(room)) => room,
+            Poll::Pending => 0,
+        };
+        if room > 0 {
+            self.is_awaited = false;
+        }
+        if !self.is_awaited
+            && let Err(fault) = self.read_ahead(cx, bounds.most)
+        {
+            return Poll::Ready(Step::Fail(fault));
+        }
+        if room == 0 {
+            self.clock = None;
+            return Poll::Pending;
+        }
+        if !self.hand.is_empty() {
+            return Poll::Ready(Step::Give(room));
+        }
+        if self.ahead.is_some() {
+            return Poll::Ready(Step::End);
+        }
+        let clock = self.clock.get_or_insert_with(|| Box::pin(sleep(bounds.pause)));
+        clock.as_mut().poll(cx).map(|()| Step::Fail(UploadFault::TooSlow))
+    }
+
+    /// Fills what is empty of hand and ahead. Trailers are read and dropped: ASGI has no place for them.
+    fn read_ahead(&mut self, cx: &mut Context<'_>, most: Option<u64>) -> Result<(), UploadFault> {
         loop {
-            let polled = poll_fn(|cx| {
-                let frame = Pin::new(&mut *incoming).poll_frame(cx);
-                if frame.is_pending() && upload.poll_over(cx).is_ready() {
-                    return Poll::Ready(None);
-                }
-                match (frame, &mut clock) {
-                    (Poll::Ready(frame), _) => Poll::Ready(Some(Ok(frame))),
-                    // What has arrived already needs no timer.
-                    (Poll::Pending, clock) => {
-                        let clock = clock.get_or_insert_with(|| Box::pin(sleep(pause)));
-                        clock.as_mut().poll(cx).map(|()| Some(Err(UploadFault::TooSlow)))
-                    }
-                }
-            });
-            match polled.await {
-                None => return Next::Unwanted,
-                Some(Err(fault)) => return Next::Broken(fault),
-                Some(Ok(None)) => return Next::End,
-                Some(Ok(Some(Err(error)))) => {
+            if self.hand.is_empty()
+                && let Some(Ahead::Piece(piece)) =
+                    self.ahead.take_if(|ahead| matches!(ahead, Ahead::Piece(_)))
+            {
+                self.hand = piece;
+            }
+            if self.ahead.is_some() {
+                return Ok(());
+            }
+            match Pin::new(&mut self.incoming).poll_frame(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(None) => self.ahead = Some(Ahead::End),
+                Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(error = %crate::report::Chain(&error), "a request's body broke off");
-                    return Next::Broken(UploadFault::Broken);
+                    return Err(UploadFault::Broken);
                 }
-                Some(Ok(Some(Ok(frame)))) => {
-                    if let Ok(data) = frame.into_data()
-                        && !data.is_empty()
-                    {
-                        return Next::Piece(data);
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.clock = None;
+                    let Ok(data) = frame.into_data() else { continue };
+                    self.received += data.len() as u64;
+                    if most.is_some_and(|most| self.received > most) {
+                        return Err(UploadFault::TooLarge);
+                    }
+                    if !data.is_empty() {
+                        self.ahead = Some(Ahead::Piece(data));
                     }
                 }
             }
@@ -165,10 +222,10 @@ impl Bringer {
     }
 
     /// Reads and drops what is left of a body that nobody wants, or gives the connection up.
-    pub(super) async fn clear_away(mut self, has_begun: bool) {
+    pub(super) async fn clear_away(mut self) {
         // Who waits to be asked for it has sent nothing of it, and must not be asked now.
-        let may_read = has_begun || !self.expects;
-        let is_gone = may_read && timeout(PATIENCE, drop_rest(&mut self.incoming)).await.unwrap_or(false);
+        let is_gone = matches!(self.ahead, Some(Ahead::End))
+            || !self.is_awaited && timeout(PATIENCE, drop_rest(&mut self.incoming)).await.unwrap_or(false);
         if !is_gone {
             self.connection.leaves_unread();
         }
