@@ -46,6 +46,13 @@ impl Uptake {
     pub(super) fn is_hungry(&self) -> bool {
         self.taken > self.sent && !self.is_whole
     }
+
+    fn wait(&mut self, cx: &Context<'_>) {
+        match &mut self.waker {
+            Some(stored) => stored.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
 }
 
 /// The way of a request's body to the application.
@@ -76,10 +83,7 @@ impl Upload {
         let Some(uptake) = exchange.and_then(|exchange| exchange.uptake.as_mut()) else {
             return Poll::Ready(None);
         };
-        match &mut uptake.waker {
-            Some(stored) => stored.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
+        uptake.wait(cx);
         match uptake.taken.saturating_sub(uptake.sent) {
             0 => Poll::Pending,
             room => Poll::Ready(Some(room)),
@@ -107,6 +111,7 @@ impl Upload {
                 Poll::Ready(true)
             }
             Ok(false) => {
+                uptake.wait(cx);
                 // Nobody tells when the worker has taken something out of its ring.
                 if state.keeper != Keeper::Fast {
                     state.keeper = Keeper::Fast;

@@ -343,7 +343,7 @@ fn a_forked_worker_enters_a_leaf_of_its_own_and_is_killed_with_its_children() {
         let leaf = stage.prepare_leaf("g1-w3-2");
         stage.pool.fork(&stage.plan(worker(3, 2)), worker(0, 1)).unwrap();
         let (_, fds) = hear(&zygote);
-        let [_control, _map, _stacks, entrance]: [OwnedFd; 4] = fds.try_into().unwrap();
+        let [_control, _map, _stacks, _wake, entrance]: [OwnedFd; 5] = fds.try_into().unwrap();
         io::Write::write_all(&mut fs::File::from(entrance), b"0").unwrap();
         assert_eq!(fs::read_to_string(leaf.join("cgroup.procs")).unwrap(), "0");
 

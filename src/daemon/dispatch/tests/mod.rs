@@ -23,10 +23,13 @@ use super::*;
 
 const WORKER: WorkerId = WorkerId { number: WorkerNr(0), life: Life(1) };
 
+mod asgi;
+
 /// A dispatcher with one worker of one slot, and that worker's end.
 struct Rig {
     dispatcher: Arc<Dispatcher>,
     notices: Receiver<Notice>,
+    bell: Arc<OwnedFd>,
     map: Arc<Map>,
     control: OwnedFd,
     submissions: SubmissionReceiver,
@@ -35,31 +38,39 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        let rig = Self::booting(1);
+        rig.dispatcher.admit(WORKER);
+        rig
+    }
+
+    /// The worker has not said that it is ready. As an ASGI worker it will have so many slots.
+    fn booting(concurrency: u32) -> Self {
         let policy =
             Policy { queue: 10, request_timeout: Some(Duration::from_secs(10)), ..Policy::default() };
         let (tell, notices) = mpsc::channel();
         let sink = Box::new(move |notice| tell.send(notice).unwrap());
         let dispatcher = Dispatcher::new(policy, Reactor::new().unwrap(), sink);
-        let geometry = Geometry::standard(1);
+        let geometry = Geometry::standard(concurrency);
         let (map, fd) = Map::create("test", geometry.total()).unwrap();
         let theirs = Arc::new(Map::attach(fd.as_fd(), geometry.total(), true).unwrap());
         let (ours, control) = control::pair().unwrap();
         rustix::io::ioctl_fionbio(&control, true).unwrap();
         let (map, control_end) = (Arc::new(map), Arc::new(ours));
+        let bell = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
         dispatcher.attach(Link {
             worker: WORKER,
             generation: Generation(1),
             map,
             geometry,
             control: control_end,
-            wake: Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap()),
-            slots: Slots { threads: 1, concurrency: 1 },
+            wake: Arc::clone(&bell),
+            slots: Slots { threads: 1, concurrency },
             max_requests: None,
         });
-        dispatcher.admit(WORKER);
         Self {
             dispatcher,
             notices,
+            bell,
             control,
             submissions: SubmissionReceiver::new(Arc::clone(&theirs), &geometry),
             completions: CompletionSender::new(Arc::clone(&theirs), &geometry),
