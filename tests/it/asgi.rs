@@ -425,9 +425,27 @@ fn trailers_follow_a_body_for_whom_they_are_meant() {
 }
 
 #[test]
-fn hints_cost_nothing() {
+fn early_hints_come_before_the_answer_to_clients_that_know_them() {
     let daemon = asgi().serving();
-    assert_eq!(daemon.get("/hints").text(), "Hello, world!");
+    let mut client = daemon.connect();
+    for _ in 0..2 {
+        client.ask("/hints/300");
+        let hints = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n";
+        assert_eq!(client.take(hints.len()).unwrap(), hints.as_bytes());
+        assert!(client.is_silent(), "the answer comes later");
+        let answer = client.answer();
+        assert_eq!((answer.text(), answer.interim.len()), ("Hello, world!".to_owned(), 0));
+    }
+    // Both at once: whichever way it goes, the answer is the last.
+    for _ in 0..50 {
+        let answer = client.get("/hints/0");
+        assert_eq!(answer.text(), "Hello, world!");
+        assert!(answer.interim.is_empty() || answer.interim == [103]);
+    }
+    assert_eq!(client.get("/hello").interim, [0_u16; 0]);
+    let mut old = daemon.connect();
+    let answer = old.send("GET /hints/100 HTTP/1.0\r\nHost: test\r\n\r\n").answer();
+    assert_eq!((answer.text(), answer.interim.len()), ("Hello, world!".to_owned(), 0));
 }
 
 #[test]

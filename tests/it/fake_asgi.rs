@@ -14,7 +14,7 @@
 //! | `/gone` | `gone=… cancelled=…`: how many exchanges were told so |
 //! | `/block/MS` | holds the event loop for MS, then `Hello, world!` |
 //! | `/trailers` | `Hello, world!`, and the trailer `x-sum: 13` |
-//! | `/hints` | early hints, then `Hello, world!` |
+//! | `/hints/MS` | early hints, MS later `Hello, world!` |
 //! | `/lie-take` | takes back what it has taken |
 
 use std::collections::{HashMap, VecDeque};
@@ -279,6 +279,7 @@ impl Exchange<'_, '_> {
             "hints" => {
                 let link = (&b"link"[..], &b"</style.css>; rel=preload"[..]);
                 self.say(CompletionKind::Hints, &[link], b"", false)?;
+                thread::sleep(milliseconds(first.unwrap_or("0"))?);
                 self.text(200, "Hello, world!")
             }
             "lie-take" => {

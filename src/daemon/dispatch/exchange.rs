@@ -184,6 +184,8 @@ pub(super) struct Exchange {
     head: Option<Head>,
     parts: Parts,
     file: Option<FilePart>,
+    /// The fields of the early hints that have not been sent.
+    hints: Option<Box<HeaderMap>>,
     /// The fields after the body.
     trailers: Option<Box<HeaderMap>>,
     /// Body bytes that wait in `parts` and have not been acknowledged.
@@ -275,6 +277,7 @@ impl Exchange {
             head: None,
             parts: Parts::default(),
             file: None,
+            hints: None,
             trailers: None,
             unacked: 0,
             responded: false,
@@ -381,7 +384,7 @@ impl Exchange {
         self.head = None;
         self.parts = Parts::default();
         self.file = None;
-        self.trailers = None;
+        (self.hints, self.trailers) = (None, None);
         self.unacked = 0;
         (self.responded, self.has_file, self.failed) = (false, false, false);
         self.raised = 0;
@@ -412,7 +415,7 @@ impl Exchange {
         worker: &mut Worker,
         notice: &NoticeSink,
     ) -> Result<Option<Waker>, String> {
-        let Received { head: fixed, response, payload, error, taken, trailers } = completion;
+        let Received { head: fixed, response, payload, error, taken, fields } = completion;
         self.slot = fixed.slot;
         if self.ended && fixed.kind == CompletionKind::Respond {
             return Err(format!("answered exchange {} twice", self.id.0));
@@ -457,14 +460,13 @@ impl Exchange {
                 return Ok(None);
             }
             CompletionKind::Take => return self.take_more(taken),
-            // Between the head of the request and that of its answer hyper has nobody write anything.
-            CompletionKind::Hints => return Ok(None),
+            CompletionKind::Hints => return Ok(self.take_hints(fields)),
             CompletionKind::Trailers => {
                 if !self.responded || self.ended || self.trailers.is_some() {
                     return Err(format!("sent trailers of exchange {} out of turn", self.id.0));
                 }
                 if !self.client_is_through() {
-                    self.trailers = trailers;
+                    self.trailers = fields;
                 }
             }
             CompletionKind::Close => {
@@ -513,6 +515,27 @@ impl Exchange {
             return Err(format!("was done with exchange {} without ending its answer", self.id.0));
         }
         Ok(self.waker.take())
+    }
+
+    /// Hints are of use before the head only.
+    fn take_hints(&mut self, fields: Option<Box<HeaderMap>>) -> Option<Waker> {
+        if self.responded || self.client != Client::Waiting {
+            return None;
+        }
+        match (&mut self.hints, fields) {
+            (Some(hints), Some(fields)) => {
+                for (name, value) in &*fields {
+                    hints.append(name, value.clone());
+                }
+            }
+            (hints, fields) => *hints = fields,
+        }
+        self.waker.take()
+    }
+
+    /// The fields of early hints that have come since the last time.
+    pub(super) fn hints(&mut self) -> Option<Box<HeaderMap>> {
+        self.hints.take()
     }
 
     /// The application has room for its body as far as this.

@@ -27,8 +27,8 @@ pub(super) struct Received {
     pub(super) error: Option<(String, String)>,
     /// The number of [`CompletionKind::Take`].
     pub(super) taken: u64,
-    /// The fields of [`CompletionKind::Trailers`].
-    pub(super) trailers: Option<Box<HeaderMap>>,
+    /// The fields of [`CompletionKind::Hints`] and [`CompletionKind::Trailers`].
+    pub(super) fields: Option<Box<HeaderMap>>,
 }
 
 /// Decodes a completion frame that has been copied out of the ring.
@@ -76,7 +76,7 @@ pub(super) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> 
 impl Received {
     fn bare(head: Completion) -> Self {
         let payload = Payload::Bytes(Bytes::new());
-        Self { head, response: None, payload, error: None, taken: 0, trailers: None }
+        Self { head, response: None, payload, error: None, taken: 0, fields: None }
     }
 }
 
@@ -100,9 +100,9 @@ fn decode_asgi<'b>(
         CompletionKind::Take => {
             received.taken = frame::taken(slice(body)).map_err(|broken| broken.to_string())?;
         }
-        CompletionKind::Trailers => {
+        CompletionKind::Hints | CompletionKind::Trailers => {
             let shared = Bytes::copy_from_slice(slice(fields));
-            received.trailers = Some(Box::new(header_map(&shared, n_fields)?));
+            received.fields = Some(Box::new(header_map(&shared, n_fields)?));
         }
         _ => {}
     }

@@ -45,6 +45,8 @@ pub struct Ticket {
     dispatcher: Arc<Dispatcher>,
     id: ExchangeId,
     settled: bool,
+    /// Early hints that have come since they were last asked for.
+    hints: Option<Box<HeaderMap>>,
 }
 
 /// The rest of a response body.
@@ -57,7 +59,12 @@ pub struct BodyStream {
 
 impl Ticket {
     pub(super) fn new(dispatcher: Arc<Dispatcher>, id: ExchangeId) -> Self {
-        Self { dispatcher, id, settled: false }
+        Self { dispatcher, id, settled: false, hints: None }
+    }
+
+    /// The fields of early hints (RFC 8297) that the last poll has found while the head was still to come.
+    pub fn hints(&mut self) -> Option<Box<HeaderMap>> {
+        self.hints.take()
     }
 
     /// For whoever brings the body, if the request said that it comes in parts.
@@ -77,13 +84,17 @@ impl Future for Ticket {
         let worker = exchange.worker;
         let waited = exchange.given.unwrap_or_else(Instant::now) - exchange.received;
         let progress = exchange.poll_head(cx.waker());
+        let hints = if matches!(progress, Progress::Pending) { exchange.hints() } else { None };
         if matches!(progress, Progress::Failed(_)) {
             state.release(self.id);
         }
         state.exchanges.remove_if_over(self.id);
         drop(state);
         match progress {
-            Progress::Pending => Poll::Pending,
+            Progress::Pending => {
+                self.hints = hints;
+                Poll::Pending
+            }
             Progress::Failed(fault) => {
                 self.settled = true;
                 Poll::Ready(Err(fault))

@@ -150,6 +150,7 @@ fn start(server: &Arc<Server>, connection: &Arc<Connection>, request: Request<In
         id: server.ids.for_request(parts.headers.get(X_REQUEST_ID)),
         method: parts.method.clone(),
         path: Path::new(path(&parts)),
+        knows_interim: parts.version == http::Version::HTTP_11,
         begun,
     };
     let checked = head::check(&parts, &server.limits).and_then(|()| head::set_host(&mut parts));
@@ -192,13 +193,25 @@ impl Future for Answering {
             this.started = Started::Submitted(ready!(receiving.as_mut().poll(cx)));
         }
         let outcome = match &mut this.started {
-            Started::Submitted(Ok(ticket)) => ready!(Pin::new(ticket).poll(cx)).map_err(Refusal::Exchange),
+            Started::Submitted(Ok(ticket)) => match Pin::new(&mut *ticket).poll(cx) {
+                Poll::Ready(outcome) => outcome.map_err(Refusal::Exchange),
+                Poll::Pending => {
+                    if let (Some(hints), Some((connection, asked))) = (ticket.hints(), &this.about)
+                        && asked.knows_interim
+                    {
+                        connection.hint(&head::early_hints(&hints));
+                    }
+                    return Poll::Pending;
+                }
+            },
             Started::Submitted(Err(refusal)) => Err(refusal.clone()),
             Started::Receiving(_) => unreachable!("it has been received just now"),
         };
         let Some((connection, asked)) = this.about.take() else {
             unreachable!("a future is not polled again when it was ready")
         };
+        // What has not left by now would come after the answer.
+        drop(connection.take_hint());
         let outcome = outcome.and_then(|answer| check_length(&asked.method, &answer).map(|()| answer));
         let mut response = match outcome {
             Ok(answer) => answered(&this.server, connection, &asked, answer),
@@ -312,6 +325,8 @@ struct Asked {
     id: RequestId,
     method: Method,
     path: Path,
+    /// The client understands interim answers: it speaks HTTP/1.1 (RFC 9110 §15.2).
+    knows_interim: bool,
     /// When its head was complete.
     begun: Instant,
 }
