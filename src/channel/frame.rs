@@ -56,7 +56,8 @@
 //!
 //! `raised` carries an [`AppError`]; before the head it becomes a 500, after it a reset, after END a log
 //! entry. It ends the response; another `raised` may follow (closing the iterable failed, too), and the last
-//! one has DONE. A response whose END came before DONE is followed by an empty body frame with END and DONE.
+//! one has DONE. A response whose END came before DONE is followed by an empty body frame with END and DONE. So ends
+//! also, without a head, an exchange of which the worker was told that its client is gone or that it is cancelled.
 #![warn(clippy::indexing_slicing)]
 
 use std::ops::Range;

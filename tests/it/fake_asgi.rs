@@ -260,7 +260,7 @@ impl Exchange<'_, '_> {
                     self.take(&mut body, 100)?;
                 }
                 inbox.wait_until_over();
-                self.text(200, "nobody waits for this")
+                self.finish()
             }
             "stubborn" => {
                 thread::sleep(milliseconds(first.unwrap_or("0"))?);

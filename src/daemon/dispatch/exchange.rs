@@ -433,7 +433,9 @@ impl Exchange {
                 let empty = matches!(&payload, Payload::Bytes(bytes) if bytes.is_empty());
                 // After END only DONE is left to say, and a part that says nothing could be said for ever.
                 let is_due = if self.ended { empty && fixed.done } else { !empty || fixed.end };
-                if !self.responded || !is_due {
+                // Who was told that nobody waits need not begin.
+                let is_forsaken = self.told_gone && empty && fixed.end && fixed.done;
+                if !is_due || !self.responded && !is_forsaken {
                     return Err(format!("sent body of exchange {} out of turn", self.id.0));
                 }
             }

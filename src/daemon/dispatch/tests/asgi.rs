@@ -286,6 +286,24 @@ fn who_has_gone_is_told_once_and_not_after_the_end() {
 }
 
 #[test]
+fn who_was_told_that_nobody_waits_may_end_without_an_answer_and_nobody_else() {
+    let mut rig = Rig::asgi(1);
+    drop({
+        let (ticket, _) = rig.streaming();
+        ticket
+    });
+    let Some(Heard::Gone(id)) = rig.hear() else { panic!("it was not told") };
+    rig.say(id, CompletionKind::Body, b"", true, true);
+    rig.dispatcher.before_park();
+    assert!(rig.notices.try_recv().is_err());
+    assert_eq!(rig.dispatcher.load().running, 0);
+    let (_ticket, id) = rig.streaming();
+    rig.say(id, CompletionKind::Body, b"", true, true);
+    rig.dispatcher.before_park();
+    assert!(rig.misbehaved().contains("out of turn"));
+}
+
+#[test]
 fn one_that_was_not_claimed_is_taken_back_without_a_word() {
     let mut rig = Rig::asgi(1);
     drop(rig.stream(b"POST"));
