@@ -44,7 +44,8 @@ class Server:
         self.application = single(application, is_double)
         self.asgi = {"version": "2.0" if is_double else "3.0", "spec_version": "2.3"}
         self.event_loop = event_loop
-        self.loop = None
+        # The extension serves until this is done (a Future).
+        self.over = self.loop = None
         self.state = {}
         self.warnings = []
         self.lifespan = None if lifespan == "off" else Lifespan(self, lifespan == "on")
@@ -67,6 +68,7 @@ class Server:
                     )
         self.loop = new_event_loop()
         asyncio.set_event_loop(self.loop)
+        self.over = self.loop.create_future()
         return None
 
     def startup(self):
@@ -82,12 +84,12 @@ class Server:
             return asyncio.Task, {**keywords, "eager_start": True}, True
         return asyncio.Task, keywords, False
 
-    def run(self, stop):
-        """Runs the loop until the extension stops it; the SystemExit that was raised meanwhile, or None."""
+    def run(self, stop, ring):
+        """Runs the loop until the extension is done; the SystemExit that was raised meanwhile, or None."""
         leaving = None
         while True:
             try:
-                self.loop.run_forever()
+                self.loop.run_until_complete(self.over)
             except SystemExit as error:
                 # A signal handler's: what runs is finished first.
                 leaving = leaving or error
@@ -102,6 +104,7 @@ class Server:
                         object=self.loop,
                     )
                 )
+                ring()
             else:
                 return leaving
 
@@ -234,8 +237,8 @@ class Lifespan:
 
 
 def stack_of(task, loop):
-    """Where a task is: the frames of its coroutines, the last one that which waits."""
-    if asyncio.current_task(loop) is task:
+    """Where a task is: the frames of its coroutines, the last one that which waits. None: it is being made."""
+    if task is None or asyncio.current_task(loop) is task:
         import threading
 
         # It runs: its frames are those of the loop's thread, below ours.

@@ -160,7 +160,12 @@ impl Worker {
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         self.sleepers().wake(&SystemFutex, self.n_slots());
-        // An event loop hears its bell. EAGAIN: it has been rung already.
+        self.ring_itself();
+    }
+
+    /// Has an event loop look at everything.
+    pub(crate) fn ring_itself(&self) {
+        // EAGAIN: it has been rung already.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
@@ -273,17 +278,20 @@ impl Worker {
     /// A signal interrupted a wait: lets the application's handlers run (CPython runs them on the main
     /// thread only; elsewhere this does nothing).
     pub(crate) fn run_signal_handlers(&self) {
-        let exiting = Python::attach(|py| match py.check_signals() {
-            Ok(()) => None,
-            Err(error) if error.is_instance_of::<PySystemExit>(py) => Some(error),
-            Err(error) => {
-                error.write_unraisable(py, None);
-                None
+        Python::attach(|py| {
+            if let Err(error) = py.check_signals() {
+                self.raised(py, error);
             }
         });
-        if let Some(error) = exiting {
+    }
+
+    /// A signal handler has raised something (on the main thread, in code of ours): a `SystemExit` ends the worker.
+    pub(crate) fn raised(&self, py: Python<'_>, error: PyErr) {
+        if error.is_instance_of::<PySystemExit>(py) {
             *lock(&self.exit) = Some(error);
             self.stop();
+        } else {
+            error.write_unraisable(py, None);
         }
     }
 

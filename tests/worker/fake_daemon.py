@@ -34,8 +34,8 @@ SLAB_AT = FREE_AT + 4096
 TOTAL = SLAB_AT + CHUNKS * 65536
 # With more, the rings would begin a page later.
 MOST_SLOTS = 11
-SUBMISSION_HEAD, COMPLETION_HEAD, COMPLETION_TAIL, ASLEEP, TOKENS, WANTS_SPACE, FREE_HEAD = (
-    4096 + 128 * n for n in (0, 2, 3, 4, 5, 6, 7)
+SUBMISSION_HEAD, SUBMISSION_TAIL, COMPLETION_HEAD, COMPLETION_TAIL, TOKENS, WANTS_SPACE, FREE_HEAD = (
+    4096 + 128 * n for n in (0, 1, 2, 3, 5, 6, 7)
 )
 SLOTS_AT = 4096 + 128 * 9
 SLOT_EXCHANGE, SLOT_THREAD, SLOT_ACKED, SLOT_WANTS_CREDIT = 0, 16, 128, 136
@@ -228,6 +228,9 @@ class Daemon:
         """Ends everything."""
         for worker in self.workers:
             worker.socket.close()
+            for descriptor in worker.files.values():
+                os.close(descriptor)
+            worker.files = {}
         for worker in self.workers:
             if worker.pid is not None and worker.status is None:
                 worker.kill()
@@ -386,6 +389,19 @@ class Worker:
     def slot(self, number, field):
         return self.word(SLOTS_AT + 256 * number + field)
 
+    def slot_of(self, exchange):
+        """The slot in which an exchange runs, if it does."""
+        slots = range((SUBMISSION_AT - SLOTS_AT) // 256)
+        return next((number for number in slots if self.slot(number, SLOT_EXCHANGE) == exchange), None)
+
+    def until_claimed(self):
+        """Waits until its ring is empty."""
+        deadline = time.monotonic() + DEADLINE
+        while self.word(SUBMISSION_TAIL) != self.word(SUBMISSION_HEAD):
+            assert time.monotonic() < deadline, f"claims nothing\n{self.daemon.output()}"
+            time.sleep(0.001)  # nobody rings for that
+            self.collect()
+
     def submit(
         self,
         path,
@@ -429,6 +445,8 @@ class Worker:
         record = struct.pack("<II", len(frame), READY) + frame + bytes(-len(frame) % 8)
         head = self.word(SUBMISSION_HEAD)
         left = SUBMISSION - head % SUBMISSION
+        if head + len(record) + left - self.word(SUBMISSION_TAIL) > SUBMISSION:
+            self.until_claimed()
         if len(record) > left:
             struct.pack_into("<II", self.map, SUBMISSION_AT + head % SUBMISSION, left - 8, PAD)
             head += left

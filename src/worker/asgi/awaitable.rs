@@ -7,6 +7,8 @@ use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;
 use pyo3::prelude::*;
 
+use crate::worker::Worker;
+
 /// A `send()` that is done.
 #[pyclass(frozen, module = "rgun")]
 #[derive(Debug)]
@@ -103,7 +105,7 @@ fn next<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>
 }
 
 /// Wakes whoever waits for these Futures, unless they have been cancelled.
-pub(super) fn wake(py: Python<'_>, futures: Vec<Py<PyAny>>) {
+pub(super) fn wake(py: Python<'_>, worker: &Worker, futures: Vec<Py<PyAny>>) {
     for future in futures {
         let future = future.bind(py);
         let woken =
@@ -115,7 +117,7 @@ pub(super) fn wake(py: Python<'_>, futures: Vec<Py<PyAny>>) {
                 }
             });
         if let Err(error) = woken {
-            error.write_unraisable(py, None);
+            worker.raised(py, error);
         }
     }
 }

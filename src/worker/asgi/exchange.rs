@@ -148,18 +148,20 @@ impl Exchange {
     pub(super) fn part(slf: &Bound<'_, Self>, bytes: &[u8], end: bool) {
         let py = slf.py();
         let part = (!bytes.is_empty()).then(|| PyBytes::new(py, bytes).unbind());
+        let worker = slf.borrow().served.worker;
         let receivers = {
             let mut exchange = slf.borrow_mut();
             exchange.body.parts.extend(part);
             exchange.body.is_complete |= end;
             std::mem::take(&mut exchange.receivers)
         };
-        awaitable::wake(py, receivers);
+        awaitable::wake(py, worker, receivers);
     }
 
     /// The client has gone: `receive()` says so, `send()` does nothing.
     pub(super) fn disconnect(slf: &Bound<'_, Self>) {
         let py = slf.py();
+        let worker = slf.borrow().served.worker;
         let (receivers, senders, pending) = {
             let exchange = &mut *slf.borrow_mut();
             exchange.is_disconnected = true;
@@ -170,8 +172,8 @@ impl Exchange {
             )
         };
         drop(pending);
-        awaitable::wake(py, receivers);
-        awaitable::wake(py, senders);
+        awaitable::wake(py, worker, receivers);
+        awaitable::wake(py, worker, senders);
     }
 
     /// Its deadline has passed: the task is cancelled. Gives the report of where it was.
@@ -219,6 +221,7 @@ impl Exchange {
             ))),
             None => slf.borrow().omission(),
         };
+        let worker = slf.borrow().served.worker;
         let (receivers, senders, leftover) = {
             let exchange = &mut *slf.borrow_mut();
             let leftover = exchange.finish(py, fault.as_ref())?;
@@ -229,14 +232,15 @@ impl Exchange {
             Application::hold_up(slf);
         }
         drop(leftover);
-        awaitable::wake(py, receivers);
-        awaitable::wake(py, senders);
+        awaitable::wake(py, worker, receivers);
+        awaitable::wake(py, worker, senders);
         Ok(())
     }
 
     /// The daemon has rung: sends what waited, and wakes whoever waited for that. True if nothing waits any more.
     pub(super) fn go_on(slf: &Bound<'_, Self>) -> Result<bool, Broken> {
         let py = slf.py();
+        let worker = slf.borrow().served.worker;
         let (receivers, senders, leftover, is_free) = {
             let exchange = &mut *slf.borrow_mut();
             exchange.pump(py)?;
@@ -255,8 +259,8 @@ impl Exchange {
             )
         };
         drop(leftover);
-        awaitable::wake(py, receivers);
-        awaitable::wake(py, senders);
+        awaitable::wake(py, worker, receivers);
+        awaitable::wake(py, worker, senders);
         Ok(is_free)
     }
 

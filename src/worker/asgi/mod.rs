@@ -102,8 +102,8 @@ impl Application {
         let Some(exchange) = self.exchange(py, id) else { return Ok(None) };
         // Borrowed, it is about to wait for something of ours: there is no stack of the application's to be seen.
         let Ok(exchange) = exchange.try_borrow() else { return Ok(None) };
-        let Some(task) = &exchange.task else { return Ok(None) };
-        let arguments = (task, self.event_loop.object());
+        // Without a task yet, it runs for the first time, inside of the making of its task.
+        let arguments = (&exchange.task, self.event_loop.object());
         python_half(py)?.call_method1(intern!(py, "stack_of"), arguments)?.extract().map(Some)
     }
 }

@@ -66,7 +66,8 @@ pub(crate) fn run(
         served.watch(py)?;
         worker.process.tell(&Report::Ready { interface: Interface::Asgi })?;
         let stop = pyo3::types::PyCFunction::new_closure(py, None, None, |_, _| worker.stop())?;
-        let raised = server.call_method1(intern!(py, "run"), (stop,))?;
+        let ring = pyo3::types::PyCFunction::new_closure(py, None, None, |_, _| worker.ring_itself())?;
+        let raised = server.call_method1(intern!(py, "run"), (stop, ring))?;
         if !raised.is_none() {
             exit = Some(PyErr::from_value(raised));
         }
@@ -96,6 +97,7 @@ impl Application {
             call: python_half(py)?.getattr(intern!(py, "call"))?.unbind(),
             event_loop: Loop::new(
                 &attribute("loop")?,
+                attribute("over")?.unbind(),
                 server.call_method0(intern!(py, "new_task"))?.extract()?,
             )?,
             scopes: Scopes::new(py, start, asgi, state)?,

@@ -201,7 +201,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>) -> PyResult<()
         let mut exchange = slf.borrow_mut();
         if exchange.stage >= Stage::Ended { std::mem::take(&mut exchange.receivers) } else { Vec::new() }
     };
-    super::awaitable::wake(py, receivers);
+    super::awaitable::wake(py, served.worker, receivers);
     served.owe(py);
     Ok(())
 }

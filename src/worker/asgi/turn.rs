@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PySystemExit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -26,6 +26,8 @@ pub(super) struct Loop {
     object: Py<PyAny>,
     call_soon: Py<PyAny>,
     create_future: Py<PyAny>,
+    /// The Future for which the loop runs.
+    over: Py<PyAny>,
     /// `asyncio.Task`, or the loop's `create_task` if the application has set a task factory.
     new_task: Py<PyAny>,
     task_keywords: Py<PyDict>,
@@ -35,6 +37,8 @@ pub(super) struct Loop {
     turn: std::sync::OnceLock<Py<Turn>>,
     /// A turn is running, or scheduled: it will ring.
     will_ring: AtomicBool,
+    /// What is still scheduled has nothing to do: the loop runs for the end of lifespan.
+    is_over: AtomicBool,
 }
 
 /// Most frames of one turn: the loop has others to serve, too.
@@ -44,18 +48,21 @@ impl Loop {
     /// `task` is how `asgi.py` has found that tasks are made: a callable, its keywords, and whether they run at once.
     pub(super) fn new(
         object: &Bound<'_, PyAny>,
+        over: Py<PyAny>,
         (new_task, task_keywords, is_eager): (Py<PyAny>, Py<PyDict>, bool),
     ) -> PyResult<Self> {
         let py = object.py();
         Ok(Self {
             call_soon: object.getattr(intern!(py, "call_soon"))?.unbind(),
             create_future: object.getattr(intern!(py, "create_future"))?.unbind(),
+            over,
             object: object.clone().unbind(),
             new_task,
             task_keywords,
             is_eager,
             turn: std::sync::OnceLock::new(),
             will_ring: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
         })
     }
 
@@ -111,6 +118,7 @@ impl Application {
     /// No more turns.
     pub(super) fn unwatch(&self, py: Python<'_>) -> PyResult<()> {
         use std::os::fd::AsRawFd;
+        self.event_loop.is_over.store(true, Ordering::Relaxed);
         let wake = self.worker.wake.as_raw_fd();
         self.event_loop.object.call_method1(py, intern!(py, "remove_reader"), (wake,)).map(drop)
     }
@@ -125,14 +133,17 @@ impl Application {
     fn schedule(&self, py: Python<'_>) {
         let Some(turn) = self.event_loop.turn.get() else { return };
         if let Err(error) = self.event_loop.call_soon.call1(py, (turn,)) {
-            // The loop is closed: what is left of the application sends to nobody.
+            // A signal handler's exception. (Or the loop is closed, and nobody listens.) The bell brings another turn.
             self.event_loop.will_ring.store(false, Ordering::Relaxed);
-            self.outbox.ring(&self.worker.output);
-            error.write_unraisable(py, None);
+            self.worker.ring_itself();
+            self.worker.raised(py, error);
         }
     }
 
     fn turn(&'static self, py: Python<'_>) -> Result<(), Broken> {
+        if self.event_loop.is_over.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let worker = self.worker;
         let sleepers = worker.sleepers();
         sleepers.rise();
@@ -153,11 +164,8 @@ impl Application {
             return Ok(());
         }
         self.outbox.ring(&worker.output);
-        if worker.is_stopping() && self.n_running() == 0 {
-            if let Err(error) = self.event_loop.object.call_method0(py, intern!(py, "stop")) {
-                error.write_unraisable(py, None);
-            }
-            // No turn after this one: the loop runs on for the end of lifespan.
+        if worker.is_stopping() && self.n_running() == 0 && !self.outbox.is_backed_up() {
+            super::awaitable::wake(py, worker, vec![self.event_loop.over.clone_ref(py)]);
             return Ok(());
         } else if n_frames < MOST_FRAMES {
             sleepers.doze();
@@ -191,7 +199,7 @@ impl Application {
                         None => Ok(()),
                     });
                     if let Err(error) = told {
-                        error.write_unraisable(py, None);
+                        self.worker.raised(py, error);
                     }
                 } else {
                     Exchange::disconnect(&exchange);
@@ -224,7 +232,13 @@ impl Application {
                 }
                 Ok(())
             }
-            Err(error) => Exchange::fail(&exchange, &error),
+            Err(error) => {
+                let failed = Exchange::fail(&exchange, &error);
+                if error.is_instance_of::<PySystemExit>(py) {
+                    self.worker.raised(py, error);
+                }
+                failed
+            }
         }
     }
 
