@@ -6,12 +6,12 @@
 //!
 //! | from | message | descriptors |
 //! |---|---|---|
-//! | daemon | [`Command::Start`] | shared map, reactor page, reactor eventfd, stacks |
+//! | daemon | [`Command::Start`] | shared map, reactor page, reactor eventfd, stacks, wake |
 //! | daemon | [`Command::Body`] | the spooled request body, positioned at 0 |
 //! | daemon | [`Command::Forget`] | |
 //! | daemon | [`Command::Stop`] | |
 //! | daemon | [`Command::Stacks`] | |
-//! | daemon | [`Command::Fork`] | the new worker's control socket, its shared map, its stacks; entrance of its cgroup |
+//! | daemon | [`Command::Fork`] | the new worker's control socket, its shared map, its stacks, its wake; entrance of its cgroup |
 //! | daemon | [`Command::Promote`] | |
 //! | daemon | [`Command::ChildExited`] | |
 //! | worker | [`Report::Refused`] | |
@@ -23,6 +23,9 @@
 //! A *zygote* (`workers.preload`) is a worker that never serves: it imports the application and makes workers of
 //! itself by [`Command::Fork`]. It speaks this protocol on its own control socket, its workers each on theirs.
 //! Until it is ready it hears nothing but [`STACKS_SIGNAL`]: it has no thread that could.
+//!
+//! *Wake* is an eventfd that does not block: where the daemon rings for an ASGI worker, whose event loop watches it. (A
+//! WSGI worker's threads sleep on futexes.) It is rung for all that those are woken for: records, credit, space.
 //!
 //! *Stacks* are a memfd that the daemon makes: where `faulthandler` writes the Python stacks of the process. The
 //! daemon empties it, asks ([`Command::Stacks`], or [`STACKS_SIGNAL`] when that is not heard because something holds
@@ -48,7 +51,7 @@ use crate::layout::Geometry;
 pub const MAX_MESSAGE: usize = 96 * 1024;
 
 /// Most descriptors in one message.
-pub const MAX_FDS: usize = 4;
+pub const MAX_FDS: usize = 5;
 
 /// The descriptor number under which a worker finds its end of the control socket.
 pub const CONTROL_FD: i32 = 3;
@@ -83,6 +86,32 @@ pub struct Hooks {
     pub worker_exit: String,
     /// `(server, worker)`, in another process, about a worker that has exited ([`Command::ChildExited`]).
     pub child_exit: String,
+}
+
+/// Whether an ASGI application's lifespan is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Lifespan {
+    /// If the application knows it: one that raises is taken not to.
+    #[default]
+    Auto = 0,
+    /// Yes; one that raises cannot boot.
+    On = 1,
+    /// No.
+    Off = 2,
+}
+
+/// Which event loop serves an ASGI application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Loop {
+    /// uvloop if it can be imported.
+    #[default]
+    Auto = 0,
+    /// The standard library's.
+    Asyncio = 1,
+    /// uvloop's; it must be installed.
+    Uvloop = 2,
 }
 
 /// How the application wants to be called.
@@ -144,6 +173,14 @@ pub struct Start {
     pub multiprocess: bool,
     /// How to call the application.
     pub interface: Interface,
+    /// Slots of a WSGI worker. The geometry has room for as many as either needs.
+    pub threads: u32,
+    /// Slots of an ASGI worker.
+    pub concurrency: u32,
+    /// ASGI only.
+    pub lifespan: Lifespan,
+    /// ASGI only.
+    pub event_loop: Loop,
     /// Module to import.
     pub module: String,
     /// Attribute in it, dotted.
@@ -353,7 +390,11 @@ impl Command {
                     u8::from(start.multiprocess),
                     start.interface as u8,
                     u8::from(start.factory),
+                    start.lifespan as u8,
+                    start.event_loop as u8,
                 ]);
+                out.extend_from_slice(&start.threads.to_le_bytes());
+                out.extend_from_slice(&start.concurrency.to_le_bytes());
                 let Hooks { post_fork, post_worker_init, worker_exit, child_exit } = &start.hooks;
                 for text in [
                     &start.module,
@@ -429,6 +470,19 @@ impl Command {
                 let multiprocess = reader.u8()? != 0;
                 let interface = Interface::from_byte(reader.u8()?)?;
                 let factory = reader.u8()? != 0;
+                let lifespan = match reader.u8()? {
+                    0 => Lifespan::Auto,
+                    1 => Lifespan::On,
+                    2 => Lifespan::Off,
+                    _ => return Err(Broken::Control("unknown lifespan")),
+                };
+                let event_loop = match reader.u8()? {
+                    0 => Loop::Auto,
+                    1 => Loop::Asyncio,
+                    2 => Loop::Uvloop,
+                    _ => return Err(Broken::Control("unknown event loop")),
+                };
+                let (threads, concurrency) = (reader.u32()?, reader.u32()?);
                 let mut text = || reader.text().map(str::to_owned);
                 let (module, attribute, directory, root_path) = (text()?, text()?, text()?, text()?);
                 let hooks = Hooks {
@@ -460,6 +514,10 @@ impl Command {
                     warm_up,
                     multiprocess,
                     interface,
+                    threads,
+                    concurrency,
+                    lifespan,
+                    event_loop,
                     module,
                     attribute,
                     factory,
@@ -587,6 +645,10 @@ mod tests {
             warm_up: "/healthz".into(),
             multiprocess: true,
             interface: Interface::Wsgi,
+            threads: 3,
+            concurrency: 1000,
+            lifespan: Lifespan::On,
+            event_loop: Loop::Uvloop,
             module: "mysite.wsgi".into(),
             attribute: "application".into(),
             factory: false,

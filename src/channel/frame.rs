@@ -10,13 +10,25 @@
 //! | 24 | 1 | kind: 1 = request | |
 //! | 25 | 1 | method, index of [`METHODS`], 0 = literal | |
 //! | 26 | 1 | version: 10 or 11 | |
-//! | 27 | 1 | flags: 1 body is a descriptor ([`crate::control`]), 2 https | |
+//! | 27 | 1 | flags: 1 body is a descriptor ([`crate::control`]), 2 https, 4 the body comes in parts, 8 WebSocket | |
 //! | 28 | 2 | number of fields | |
 //! | 30 | 2 | listener, index of [`crate::control::Start::listeners`] | |
 //! | 32 | 2·6 | lengths: literal method, path, query, peer address, request id, (reserved) | |
 //! | 44 | 2 | peer port | |
 //! | 46 | 2 | reserved, 0 | |
 //! | 48 | | method, path, query, peer, request id; fields; body to the end (unless a descriptor) | |
+//!
+//! To an ASGI worker more may follow for an exchange that it has claimed ([`Later`]), 16 bytes then the variable part:
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 8 | exchange id |
+//! | 8 | 16 | padding to where requests have their kind |
+//! | 24 | 1 | kind: 2 = part (of the request's body, or a WebSocket message), 3 = disconnect |
+//! | 25 | 1 | flags of a part: 1 END of the body, 2 text message, 4 the message goes on in the next part; of a disconnect: 1 cancel |
+//! | 26 | 2 | WebSocket close code (RFC 6455 §7.4) of a disconnect |
+//! | 28 | 4 | reserved, 0 |
+//! | 32 | | bytes of the part, or the close reason |
 //!
 //! A field is `name u8` (index of [`NAMES`](crate::header::NAMES), or [`LITERAL`] followed by `len u16` and the
 //! lower-case name), `len u16`, value.
@@ -26,8 +38,8 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | exchange id |
-//! | 8 | 1 | kind: 1 respond (head, perhaps with body), 2 body, 3 raised |
-//! | 9 | 1 | flags: 1 END of the response, 2 body is a descriptor, 4 body is slab chunks, 8 DONE: the slot is free |
+//! | 8 | 1 | kind: 1 respond (head, perhaps with body), 2 body, 3 raised, 4 take, 5 early hints, 6 trailers, 7 close |
+//! | 9 | 1 | flags: 1 END of the response, 2 body is a descriptor, 4 body is slab chunks, 8 DONE: the slot is free, 16 text message, 32 the message goes on |
 //! | 10 | 2 | status |
 //! | 12 | 2 | number of fields |
 //! | 14 | 2 | number of slab chunks |
@@ -36,9 +48,16 @@
 //! | 26 | 6 | reserved, 0 |
 //! | 32 | | fields; then slab chunks (`chunk u32, len u32`)·n, or `offset u64, len u64` of the descriptor, or body bytes |
 //!
+//! What only ASGI workers send: `take` says how many bytes of the request's body the application has room for,
+//! counted from its beginning (u64, as the inline body); the daemon sends parts as far as that. `early hints` are the
+//! fields of a 103 (RFC 8297), `trailers` the fields after the body; `close` ends a WebSocket with the code in
+//! `status` and the reason as inline body. A `respond` with status 101 accepts a WebSocket; its `body` frames are
+//! then messages.
+//!
 //! `raised` carries an [`AppError`]; before the head it becomes a 500, after it a reset, after END a log
 //! entry. It ends the response; another `raised` may follow (closing the iterable failed, too), and the last
-//! one has DONE. A response whose END came before DONE is followed by an empty body frame with END and DONE.
+//! one has DONE. A response whose END came before DONE is followed by an empty body frame with END and DONE. So ends
+//! also, without a head, an exchange of which the worker was told that its client is gone or that it is cancelled.
 #![warn(clippy::indexing_slicing)]
 
 use std::ops::Range;
@@ -47,6 +66,13 @@ use crate::Broken;
 use crate::header::{LITERAL, METHOD_LITERAL, METHODS, name_of};
 
 const REQUEST: u8 = 1;
+const PART: u8 = 2;
+const DISCONNECT: u8 = 3;
+/// Where a submission frame has its kind.
+const KIND_AT: usize = 24;
+const PART_TEXT: u8 = 2;
+const PART_MORE: u8 = 4;
+const DISCONNECT_CANCEL: u8 = 1;
 const REQUEST_HEAD: usize = 48;
 const COMPLETION_HEAD: usize = 32;
 
@@ -74,6 +100,11 @@ pub struct Request<'a> {
     pub version: u8,
     /// The body is a descriptor, sent on the control socket before this frame was published.
     pub body_is_fd: bool,
+    /// The body is not in the frame: it comes in parts ([`Later::Part`]) as the application takes it. `body_len` is then
+    /// what Content-Length said, or [`UNKNOWN_LENGTH`].
+    pub body_streams: bool,
+    /// A WebSocket handshake (RFC 6455 §4.1).
+    pub websocket: bool,
     /// The client used TLS.
     pub https: bool,
     /// Which listener accepted the connection.
@@ -106,6 +137,8 @@ impl<'a> Request<'a> {
             method: b"GET",
             version: 11,
             body_is_fd: false,
+            body_streams: false,
+            websocket: false,
             https: false,
             listener: 0,
             path: b"/",
@@ -135,7 +168,10 @@ impl<'a> Request<'a> {
         out.extend_from_slice(&self.exchange.0.to_le_bytes());
         out.extend_from_slice(&self.body_len.to_le_bytes());
         out.extend_from_slice(&self.received.to_le_bytes());
-        let flags = u8::from(self.body_is_fd) | u8::from(self.https) << 1;
+        let flags = u8::from(self.body_is_fd)
+            | u8::from(self.https) << 1
+            | u8::from(self.body_streams) << 2
+            | u8::from(self.websocket) << 3;
         out.extend_from_slice(&[REQUEST, method_index, self.version, flags, 0, 0]);
         out.extend_from_slice(&self.listener.to_le_bytes());
         for (what, part) in [
@@ -196,9 +232,10 @@ impl<'a> Request<'a> {
             reader.field()?;
         }
         let fields = before.get(..before.len() - reader.0.len()).unwrap_or_default();
-        let body_is_fd = flags & 1 != 0;
-        let body = if body_is_fd { &[][..] } else { reader.0 };
-        if !body_is_fd && body.len() as u64 != body_len {
+        let (body_is_fd, body_streams) = (flags & 1 != 0, flags & 4 != 0);
+        let is_elsewhere = body_is_fd || body_streams;
+        let body = if is_elsewhere { &[][..] } else { reader.0 };
+        if !is_elsewhere && body.len() as u64 != body_len {
             return Err(Broken::Frame("inline body is not as long as announced"));
         }
         Ok(Self {
@@ -208,6 +245,8 @@ impl<'a> Request<'a> {
             method,
             version,
             body_is_fd,
+            body_streams,
+            websocket: flags & 8 != 0,
             https: flags & 2 != 0,
             listener,
             path,
@@ -224,6 +263,108 @@ impl<'a> Request<'a> {
     /// The fields in order.
     pub fn fields(&self) -> Fields<'a> {
         Fields { reader: Reader(self.encoded_fields), left: self.n_fields }
+    }
+}
+
+/// What a streamed body's length is when the client did not say (chunked, RFC 9112 §7.1).
+pub const UNKNOWN_LENGTH: u64 = u64::MAX;
+
+/// A submission frame that follows a request which was claimed. ASGI only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Later<'a> {
+    /// A part of the request's body, or (a part of) a WebSocket message.
+    Part {
+        /// The exchange.
+        exchange: ExchangeId,
+        /// The bytes; may be empty.
+        bytes: &'a [u8],
+        /// Nothing of the body follows.
+        end: bool,
+        /// The message is text (UTF-8, checked); else binary. Of messages only.
+        text: bool,
+        /// The message goes on in the next part. Of messages only.
+        more: bool,
+    },
+    /// The client has gone: `http.disconnect`, `websocket.disconnect`.
+    Disconnect {
+        /// The exchange.
+        exchange: ExchangeId,
+        /// RFC 6455 §7.4; 0 for HTTP.
+        code: u16,
+        /// The close frame's reason, UTF-8.
+        reason: &'a [u8],
+        /// Its deadline has passed: the task is to be cancelled, not told.
+        cancel: bool,
+    },
+}
+
+impl<'a> Later<'a> {
+    /// Writes the frame into `out` (cleared first).
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let (exchange, kind, flags, code, rest) = match *self {
+            Self::Part { exchange, bytes, end, text, more } => {
+                let flags =
+                    u8::from(end) | if text { PART_TEXT } else { 0 } | if more { PART_MORE } else { 0 };
+                (exchange, PART, flags, 0, bytes)
+            }
+            Self::Disconnect { exchange, code, reason, cancel } => {
+                (exchange, DISCONNECT, if cancel { DISCONNECT_CANCEL } else { 0 }, code, reason)
+            }
+        };
+        out.clear();
+        out.extend_from_slice(&exchange.0.to_le_bytes());
+        out.extend_from_slice(&[0; 16]);
+        out.extend_from_slice(&[kind, flags]);
+        out.extend_from_slice(&code.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(rest);
+    }
+
+    fn decode(frame: &'a [u8]) -> Result<Self, Broken> {
+        let mut reader = Reader(frame);
+        let exchange = ExchangeId(reader.u64()?);
+        reader.bytes(16)?;
+        let (kind, flags, code) = (reader.u8()?, reader.u8()?, reader.u16()?);
+        reader.bytes(4)?;
+        match kind {
+            PART => Ok(Self::Part {
+                exchange,
+                bytes: reader.0,
+                end: flags & 1 != 0,
+                text: flags & PART_TEXT != 0,
+                more: flags & PART_MORE != 0,
+            }),
+            DISCONNECT => Ok(Self::Disconnect {
+                exchange,
+                code,
+                reason: reader.0,
+                cancel: flags & DISCONNECT_CANCEL != 0,
+            }),
+            _ => Err(Broken::Frame("unknown kind of submission")),
+        }
+    }
+}
+
+/// Any submission frame, as an ASGI worker reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Submission<'a> {
+    /// Something new.
+    Request(Request<'a>),
+    /// More of something known.
+    Later(Later<'a>),
+}
+
+impl<'a> Submission<'a> {
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// When a length or value is impossible.
+    pub fn decode(frame: &'a [u8]) -> Result<Self, Broken> {
+        match frame.get(KIND_AT) {
+            Some(&REQUEST) => Request::decode(frame).map(Self::Request),
+            Some(_) => Later::decode(frame).map(Self::Later),
+            None => Err(Broken::Frame("ends too early")),
+        }
     }
 }
 
@@ -314,6 +455,22 @@ pub enum CompletionKind {
     Body,
     /// The application failed: [`AppError`] follows.
     Raised,
+    /// How far the application takes the request's body, bytes from its beginning: see [`taken`].
+    Take,
+    /// The fields of a 103 (Early Hints).
+    Hints,
+    /// The fields after the body.
+    Trailers,
+    /// The end of a WebSocket: its code is in `status`, its reason the inline body.
+    Close,
+}
+
+/// The number in the inline body of a [`CompletionKind::Take`].
+///
+/// # Errors
+/// When it is none.
+pub fn taken(body: &[u8]) -> Result<u64, Broken> {
+    <[u8; 8]>::try_from(body).map(u64::from_le_bytes).map_err(|_| Broken::Frame("take says no number"))
 }
 
 /// Most header fields of a response. The worker refuses an application's that has more; the daemon believes no other.
@@ -330,7 +487,11 @@ pub struct Completion {
     pub end: bool,
     /// The exchange's slot is free: the application has returned, the iterable is closed.
     pub done: bool,
-    /// Status code (RFC 9110 §15); 0 unless [`CompletionKind::Respond`].
+    /// A WebSocket message is text; else binary.
+    pub text: bool,
+    /// A WebSocket message goes on in the next frame.
+    pub more: bool,
+    /// Status code (RFC 9110 §15); 101 accepts a WebSocket; the close code of [`CompletionKind::Close`]; else 0.
     pub status: u16,
     /// Nanoseconds from claim to here; meant when `done`.
     pub service: u64,
@@ -371,6 +532,8 @@ const END: u8 = 1;
 const BODY_FD: u8 = 2;
 const BODY_CHUNKS: u8 = 4;
 const DONE: u8 = 8;
+const TEXT: u8 = 16;
+const MORE: u8 = 32;
 
 /// The body of a completion frame, for encoding.
 #[derive(Debug, Clone, Copy)]
@@ -398,13 +561,22 @@ impl Completion {
             CompletionKind::Respond => 1,
             CompletionKind::Body => 2,
             CompletionKind::Raised => 3,
+            CompletionKind::Take => 4,
+            CompletionKind::Hints => 5,
+            CompletionKind::Trailers => 6,
+            CompletionKind::Close => 7,
         };
         let (body_flag, n_chunks) = match body {
             Body::Inline(_) => (0, 0),
             Body::Chunks(chunks) => (BODY_CHUNKS, u16::try_from(chunks.len()).expect("chunks of one slab")),
             Body::File { .. } => (BODY_FD, 0),
         };
-        let flags = if self.end { END } else { 0 } | if self.done { DONE } else { 0 } | body_flag;
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags = flag(self.end, END)
+            | flag(self.done, DONE)
+            | flag(self.text, TEXT)
+            | flag(self.more, MORE)
+            | body_flag;
         out.extend_from_slice(&[kind, flags]);
         out.extend_from_slice(&self.status.to_le_bytes());
         out.extend_from_slice(&n_fields.to_le_bytes());
@@ -427,9 +599,13 @@ impl Completion {
         let slot = reader.u16()?;
         reader.bytes(6)?;
         let kind = match kind {
-            1 if (200..=999).contains(&status) => CompletionKind::Respond,
+            1 if status == 101 || (200..=999).contains(&status) => CompletionKind::Respond,
             2 => CompletionKind::Body,
             3 => CompletionKind::Raised,
+            4 => CompletionKind::Take,
+            5 => CompletionKind::Hints,
+            6 => CompletionKind::Trailers,
+            7 => CompletionKind::Close,
             _ => return Err(Broken::Frame("unknown kind of completion, or impossible status")),
         };
         for _ in 0..n_fields {
@@ -451,6 +627,8 @@ impl Completion {
                 kind,
                 end: flags & END != 0,
                 done: flags & DONE != 0,
+                text: flags & TEXT != 0,
+                more: flags & MORE != 0,
                 status,
                 service,
                 slot,
@@ -647,6 +825,8 @@ mod tests {
             kind: CompletionKind::Respond,
             end: true,
             done: false,
+            text: true,
+            more: true,
             status: 201,
             service: 42,
             slot: 7,

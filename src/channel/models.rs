@@ -461,6 +461,121 @@ fn a_waiter_is_not_held_up_by_another_that_waits_for_something_else() {
     });
 }
 
+/// How an eventfd is rung, as [`Futex`] has it.
+impl Futex for EventFd {
+    fn wait(&self, _word: &AtomicU32, _expected: u32) -> bool {
+        unreachable!("a bell is watched by an event loop, and not waited for")
+    }
+
+    fn wake(&self, _word: &AtomicU32, _count: u32) {
+        self.ring();
+    }
+}
+
+/// An ASGI worker: one event loop that claims records and waits for credit, and sleeps on its eventfd.
+struct Loop {
+    head: AtomicU32,
+    credit: AtomicU32,
+    asleep: AtomicU32,
+    tokens: AtomicU32,
+    word: AtomicU32,
+    bell: EventFd,
+}
+
+impl Loop {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            head: AtomicU32::new(0),
+            credit: AtomicU32::new(0),
+            asleep: AtomicU32::new(0),
+            tokens: AtomicU32::new(0),
+            word: AtomicU32::new(0),
+            bell: EventFd::new(),
+        })
+    }
+
+    fn sleepers(&self) -> Sleepers<'_> {
+        Sleepers { asleep: &self.asleep, tokens: &self.tokens }
+    }
+
+    /// Runs until it has claimed as many records and had as much credit.
+    fn run(&self, records: u32, credit: u32) {
+        loop {
+            let tail = self.head.load(Ordering::Acquire);
+            let has_credit = || self.credit.load(Ordering::Acquire) >= credit;
+            let waits = !has_credit() && {
+                Want(&self.word).announce();
+                !has_credit()
+            };
+            if tail >= records && !waits {
+                return;
+            }
+            self.sleepers().doze();
+            if self.head.load(Ordering::Acquire) == tail {
+                self.bell.read();
+            }
+            self.sleepers().rise();
+        }
+    }
+
+    fn publish(&self, head: u32) {
+        self.head.store(head, Ordering::Release);
+        self.sleepers().wake(&self.bell, 1);
+    }
+
+    fn give(&self, credit: u32) {
+        self.credit.store(credit, Ordering::Release);
+        Want(&self.word).satisfy(&self.bell);
+    }
+}
+
+#[test]
+fn an_event_loop_gets_every_record() {
+    check(None, || {
+        let worker = Loop::new();
+        let runs = thread::spawn({
+            let worker = worker.clone();
+            move || worker.run(2, 0)
+        });
+        worker.publish(1);
+        worker.publish(2);
+        runs.join().unwrap();
+    });
+}
+
+/// Chunks are returned, and credit given, by another thread of the daemon than the one that publishes.
+#[test]
+fn an_event_loop_gets_records_and_credit_by_one_bell() {
+    check(Some(3), || {
+        let worker = Loop::new();
+        let runs = thread::spawn({
+            let worker = worker.clone();
+            move || worker.run(1, 1)
+        });
+        let giver = thread::spawn({
+            let worker = worker.clone();
+            move || worker.give(1)
+        });
+        worker.publish(1);
+        giver.join().unwrap();
+        runs.join().unwrap();
+    });
+}
+
+#[test]
+fn an_event_loop_gets_credit_in_two_parts() {
+    check(None, || {
+        let worker = Loop::new();
+        let runs = thread::spawn({
+            let worker = worker.clone();
+            move || worker.run(0, 2)
+        });
+        worker.give(1);
+        worker.give(2);
+        runs.join().unwrap();
+    });
+}
+
 #[test]
 fn exactly_one_of_claim_and_revoke_wins_and_the_winner_sees_the_frame() {
     check(None, || {

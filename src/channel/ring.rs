@@ -86,6 +86,13 @@ impl Ring {
         Ok(head)
     }
 
+    /// What a record of a frame of this length takes: filler up to the end of the ring, and itself.
+    fn room_for(&self, head: u64, len: usize) -> (u64, u64) {
+        let need = (RECORD_ALIGN + len).next_multiple_of(RECORD_ALIGN) as u64;
+        let until_end = self.until_end(head);
+        (if need > until_end { until_end } else { 0 }, need)
+    }
+
     /// Writes one record and publishes it, or says that there is no room now.
     fn push(
         &self,
@@ -94,10 +101,8 @@ impl Ring {
         frame: &[u8],
         state: u32,
     ) -> Result<Option<Position>, Broken> {
-        let need = (RECORD_ALIGN + frame.len()).next_multiple_of(RECORD_ALIGN) as u64;
+        let (pad, need) = self.room_for(*head, frame.len());
         assert!(need <= self.capacity / 2, "a frame of {} bytes never fits its ring", frame.len());
-        let until_end = self.until_end(*head);
-        let pad = if need > until_end { until_end } else { 0 };
         if *head + pad + need - *tail > self.capacity {
             *tail = self.read_tail(*head, *tail)?;
             if *head + pad + need - *tail > self.capacity {
@@ -164,6 +169,16 @@ impl SubmissionSender {
         self.ring.push(&mut self.head, &mut self.tail, frame, state::READY)
     }
 
+    /// Has it room for a frame of this length now?
+    ///
+    /// # Errors
+    /// When the worker's tail is impossible.
+    pub fn has_room(&mut self, len: usize) -> Result<bool, Broken> {
+        let (pad, need) = self.ring.room_for(self.head, len);
+        self.tail = self.ring.read_tail(self.head, self.tail)?;
+        Ok(self.head + pad + need - self.tail <= self.ring.capacity)
+    }
+
     /// Takes a record back. True: it had not been claimed and never will be.
     pub fn revoke(&mut self, position: Position) -> bool {
         // A record that has been overwritten since was consumed long ago.
@@ -171,6 +186,11 @@ impl SubmissionSender {
             return false;
         }
         state::revoke(self.ring.map.u32(self.ring.at(position.0) + 4))
+    }
+
+    /// Has the worker come past this record, whatever became of it? A look at a word that it writes: any number.
+    pub fn is_passed(&self, position: Position) -> bool {
+        self.ring.map.u64(self.ring.tail).load(Ordering::Acquire) > position.0
     }
 
     /// Has the worker taken this record (or was it revoked)? A look, not a decision.
@@ -345,6 +365,24 @@ mod tests {
         assert_eq!(out, b"third");
         assert!(!sender.revoke(third));
         assert!(!receiver.claim(&mut out).unwrap());
+    }
+
+    #[test]
+    fn there_is_room_exactly_when_a_frame_can_be_pushed() {
+        let (map, geometry) = pair();
+        let mut sender = SubmissionSender::new(map.clone(), &geometry);
+        let mut receiver = SubmissionReceiver::new(map, &geometry);
+        let (mut out, mut full) = (Vec::new(), 0);
+        for n in 0..2_000_usize {
+            let frame = vec![0; (n * 97) % 1900];
+            let has_room = sender.has_room(frame.len()).unwrap();
+            assert_eq!(sender.push(&frame).unwrap().is_some(), has_room);
+            if !has_room {
+                full += 1;
+                assert!(receiver.claim(&mut out).unwrap());
+            }
+        }
+        assert!(full > 100);
     }
 
     #[test]

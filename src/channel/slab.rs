@@ -9,13 +9,14 @@
 //! has given away races with that read; no code of ours looks at the bytes, so the worst outcome is
 //! that its own client receives garbage.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::Broken;
 use crate::layout::{CHUNK, Geometry, Word};
 use crate::map::Map;
-use crate::wake::{SystemFutex, Want};
+use crate::wake::{Ring, Want};
 
 /// Worker's end: takes free chunks and fills them.
 #[derive(Debug)]
@@ -96,6 +97,8 @@ struct Shared {
     map: Arc<Map>,
     geometry: Geometry,
     lent: Mutex<Lent>,
+    /// Rung when a chunk is returned that somebody waits for; futexes are woken while there is none.
+    bell: OnceLock<Arc<OwnedFd>>,
 }
 
 /// Which chunks the daemon holds. A mutex, because [`Chunk`]s may be dropped by whoever held them.
@@ -110,7 +113,20 @@ impl SlabReceiver {
     /// The daemon's end of a fresh map.
     pub fn new(map: Arc<Map>, geometry: &Geometry) -> Self {
         let lent = Lent { chunks: vec![false; geometry.chunks as usize], count: 0, free_head: 0 };
-        Self { shared: Arc::new(Shared { map, geometry: *geometry, lent: Mutex::new(lent) }) }
+        Self {
+            shared: Arc::new(Shared {
+                map,
+                geometry: *geometry,
+                lent: Mutex::new(lent),
+                bell: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// From now on who waits for a chunk is an event loop that watches this eventfd.
+    pub fn ring_by(&self, bell: Arc<OwnedFd>) {
+        // Said again it is the same.
+        drop(self.shared.bell.set(bell));
     }
 
     /// Takes over a chunk that a frame named.
@@ -167,7 +183,7 @@ impl AsRef<[u8]> for Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        let Shared { map, geometry, .. } = &*self.shared;
+        let Shared { map, geometry, bell, .. } = &*self.shared;
         let mut lent = self.shared.lock();
         lent.chunks[self.number as usize] = false;
         lent.count -= 1;
@@ -175,7 +191,8 @@ impl Drop for Chunk {
         lent.free_head += 1;
         map.u64(Geometry::word(Word::FreeHead)).store(lent.free_head, Ordering::Release);
         drop(lent);
-        Want(map.u32(Geometry::word(Word::WantsSpace))).satisfy(&SystemFutex);
+        let ring = bell.get().map_or(Ring::Futex, |bell| Ring::Bell(bell.as_fd()));
+        Want(map.u32(Geometry::word(Word::WantsSpace))).satisfy(&ring);
     }
 }
 

@@ -10,8 +10,16 @@
 //! - [`Epoch`]: the daemon asleep in `epoll_wait(2)`; any worker rings its eventfd, at most once per sleep.
 //! - [`Want`]: a worker thread waits for room or credit; the daemon wakes all who do.
 //!
+//! An event loop (an ASGI worker) is one sleeper that sleeps in `epoll_wait(2)`, not on a futex: it announces as threads
+//! do ([`Sleepers::doze`], [`Want::announce`]), looks once more, and goes back to its loop. The daemon's look is the
+//! same, and where it would wake a futex it rings the worker's eventfd ([`Ring::Bell`]). Rung, the loop looks at
+//! everything it waits for. Tokens mean nothing to it.
+//!
 //! The protocols work on borrowed atomics and a [`Futex`], so that the very same code is checked by
 //! loom (`models.rs`, `RUSTFLAGS="--cfg loom" cargo test -p rgun-channel --lib --release models`).
+
+#[cfg(not(loom))]
+use std::os::fd::BorrowedFd;
 
 use crate::sync::{AtomicU32, Ordering, fence};
 
@@ -42,6 +50,38 @@ impl Futex for SystemFutex {
         // The only errors are those of a wrong address, which a reference cannot have.
         let woken = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::empty(), count);
         debug_assert!(woken.is_ok());
+    }
+}
+
+/// How those who wait in one worker are woken.
+#[cfg(not(loom))]
+#[derive(Debug, Clone, Copy)]
+pub enum Ring<'a> {
+    /// Threads, by `futex(2)`.
+    Futex,
+    /// An event loop, by its eventfd (which does not block).
+    Bell(BorrowedFd<'a>),
+}
+
+#[cfg(not(loom))]
+impl Futex for Ring<'_> {
+    /// Only threads wait; a bell is waited for by whoever watches it.
+    fn wait(&self, word: &AtomicU32, expected: u32) -> bool {
+        match self {
+            Self::Futex => SystemFutex.wait(word, expected),
+            Self::Bell(_) => false,
+        }
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) {
+        match self {
+            Self::Futex => SystemFutex.wake(word, count),
+            Self::Bell(bell) => {
+                // EAGAIN: its counter is full (eventfd(2)), so that it is rung already.
+                let rung = rustix::io::write(bell, &1_u64.to_ne_bytes());
+                debug_assert!(matches!(rung, Ok(8) | Err(rustix::io::Errno::AGAIN)));
+            }
+        }
     }
 }
 
@@ -88,6 +128,19 @@ impl Sleepers<'_> {
     pub fn any(&self) -> bool {
         fence(Ordering::SeqCst);
         self.asleep.load(Ordering::Relaxed) != 0
+    }
+
+    /// Event loop, step 1: announces that it will go back to its loop. The caller must look for work once more, then
+    /// either [`Sleepers::rise`] (there was some) or return to its loop, where it watches its bell.
+    pub fn doze(&self) {
+        self.asleep.store(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Event loop, step 2: it looks for work and need not be rung; to be called before it looks.
+    pub fn rise(&self) {
+        // If this is seen late, or a ring was on its way, the bell rings once too often.
+        self.asleep.store(0, Ordering::Release);
     }
 
     /// Sleeper, step 1: announces sleep. The caller must look for work once more, then either
@@ -203,6 +256,14 @@ impl Want<'_> {
         {
             futex.wake(self.0, u32::MAX >> 1);
         }
+    }
+
+    /// Event loop: announces that it waits. It must look once more for what it waits for; then it returns to its loop,
+    /// and looks again when its bell rings. It may stop waiting without a word: the next gift then costs a needless
+    /// ring.
+    pub fn announce(&self) {
+        self.0.fetch_or(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
     }
 
     /// Worker: waits until `available` says yes (it is asked again after every announcement).

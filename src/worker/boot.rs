@@ -26,9 +26,9 @@ use crate::{stacks, zygote};
 pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     let control = control_socket()?;
     let (start, fds) = receive_start(py, &control)?;
-    let [map, reactor, eventfd, stacks]: [OwnedFd; 4] = fds
+    let [map, reactor, eventfd, stacks, wake]: [OwnedFd; 5] = fds
         .try_into()
-        .map_err(|_| PyRuntimeError::new_err("the daemon sent Start without its four descriptors"))?;
+        .map_err(|_| PyRuntimeError::new_err("the daemon sent Start without its five descriptors"))?;
     let daemon = rustix::process::getppid().ok_or_else(|| PyRuntimeError::new_err("there is no daemon"))?;
     stacks::install(py, &stacks)?;
     watch_forks(py)?;
@@ -36,7 +36,7 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     let mut next = match start.role {
         Role::Worker => {
             let map = Map::attach(map.as_fd(), start.geometry.total(), true)?;
-            Next::Worker(Birth { start, map, application: None })
+            Next::Worker(Birth { start, map, wake, application: None })
         }
         Role::Zygote => Next::Zygote(start),
     };
@@ -132,22 +132,23 @@ impl Failure {
     }
 }
 
-/// Imports the application by `load.py`.
+/// Imports the application by `load.py`, and finds out how it wants to be called.
 ///
 /// # Errors
 /// What Python says; not what the application raises.
-pub(crate) fn load(py: Python<'_>, start: &Start) -> PyResult<Result<Py<PyAny>, Failure>> {
+pub(crate) fn load(py: Python<'_>, start: &Start) -> PyResult<Result<(Py<PyAny>, Interface), Failure>> {
     let interface = match start.interface {
         Interface::Auto => "auto",
         Interface::Wsgi => "wsgi",
         Interface::Asgi => "asgi",
     };
     let arguments = (&start.module, &start.attribute, start.factory, interface, &start.directory);
-    let (application, failure): (Py<PyAny>, Py<PyAny>) =
+    let (application, found, failure): (Py<PyAny>, Option<String>, Py<PyAny>) =
         support(py)?.call_method1(intern!(py, "load"), arguments)?.extract()?;
     if is_forked_child() {
         // The application forked while it was imported, and the child came back: the parent boots.
         leave_forked_child(py, None);
     }
-    Ok(Failure::of(failure.bind(py))?.map(|()| application))
+    let interface = if found.as_deref() == Some("asgi") { Interface::Asgi } else { Interface::Wsgi };
+    Ok(Failure::of(failure.bind(py))?.map(|()| (application, interface)))
 }

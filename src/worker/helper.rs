@@ -134,6 +134,10 @@ fn perform(py: Python<'_>, worker: &Worker, job: Job) -> Option<Report> {
 
 /// The stack of an exchange's thread, if it still is that exchange's when it has been taken.
 fn write_exchange(py: Python<'_>, worker: &Worker, exchange: ExchangeId) -> PyResult<bool> {
+    if let Some(application) = worker.asgi() {
+        let Some(stack) = application.stack_of(py, exchange)? else { return Ok(false) };
+        return stacks::write(py, &worker.process.stacks, &format!("Task (most recent call last):\n{stack}"));
+    }
     let Some(thread) = worker.thread_of(exchange) else { return Ok(false) };
     let written = stacks::write_one(py, &worker.process.stacks, thread)?;
     Ok(written && worker.thread_of(exchange) == Some(thread))

@@ -44,7 +44,7 @@ impl Hooks {
         }
         let settings = PyDict::new(py);
         settings.set_item("wsgi_app", format!("{}:{}", start.module, start.attribute))?;
-        settings.set_item("threads", start.geometry.slots)?;
+        settings.set_item("threads", start.threads)?;
         settings.set_item("chdir", &start.directory)?;
         settings.set_item("pythonpath", start.pythonpath.join(","))?;
         settings.set_item("proc_name", "rgun")?;

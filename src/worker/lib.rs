@@ -3,13 +3,14 @@
 //! The daemon runs the application's own interpreter on `bootstrap.py`, which loads this extension and
 //! calls [`main`](rgun_worker::main). From then on the process is a worker ([`life`]): it receives its orders on
 //! the control socket ([`control`]), loads the application ([`boot`], `load.py`), claims requests from
-//! the submission ring ([`serve`]), calls the application ([`wsgi`]) and hands answers back through the
+//! the submission ring ([`serve`]), calls the application ([`wsgi`], [`asgi`]) and hands answers back through the
 //! completion ring and the slab ([`output`]). Or it is a [`zygote`], of which workers are forked; one may become the
 //! other. On the side it tells what it is doing ([`stacks`]) and calls gunicorn's [`hooks`].
 //! Not for import by anybody else.
 //!
 //! # Threads
-//! Slot 0 is Python's main thread, every further slot a `threading.Thread`. One native thread reads the
+//! Of a WSGI worker, slot 0 is Python's main thread, every further slot a `threading.Thread`; the event loop of an ASGI
+//! worker has all of its slots on the main thread. One native thread reads the
 //! control socket and never touches Python; another, made when it is first needed, does what needs Python beside
 //! requests ([`helper`]). A zygote has none of them.
 //!
@@ -19,6 +20,7 @@
 //! two mutexes at once. Waits (for requests, room, credit, a body) are done without the GIL and without
 //! a mutex, except on the condition variable that belongs to it.
 
+mod asgi;
 mod boot;
 mod control;
 mod helper;

@@ -1,5 +1,6 @@
 //! A worker's life: hooks, the application, Ready, requests, the end, or the beginning of a zygote.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -11,7 +12,7 @@ use crate::hooks::Hooks;
 use crate::process::Process;
 use crate::python::{EX_CONFIG, system_exit};
 use crate::worker::Worker;
-use crate::{control, serve, title, wsgi};
+use crate::{asgi, control, serve, title, wsgi};
 
 /// What a process does next.
 #[derive(Debug)]
@@ -33,7 +34,9 @@ pub(crate) struct Birth {
     pub(crate) start: Box<Start>,
     /// Its shared memory.
     pub(crate) map: Map,
-    /// Imported already, in the process that this one was forked from.
+    /// Where the daemon rings for an event loop.
+    pub(crate) wake: OwnedFd,
+    /// Imported already, in the process that this one was forked from; `start` says which interface it has.
     pub(crate) application: Option<Py<PyAny>>,
 }
 
@@ -42,18 +45,20 @@ pub(crate) struct Birth {
 /// # Errors
 /// `SystemExit` with the code of what went wrong, or of a signal handler; anything else is a bug.
 pub(crate) fn worker(py: Python<'_>, process: &'static Process, birth: Birth) -> PyResult<Next> {
-    let Birth { start, map, application } = birth;
+    let Birth { start, map, wake, application } = birth;
     title::set(&format!("rgun: worker {} [{}:{}]", start.worker, start.module, start.attribute));
     let hooks = Hooks::new(py, &start, process.daemon.as_raw_nonzero().get())?;
-    let worker: &'static Worker = Box::leak(Box::new(Worker::new(*start, process, map, hooks)));
+    let worker: &'static Worker = Box::leak(Box::new(Worker::new(*start, process, map, wake, hooks)));
     let start = &worker.start;
     control::spawn(worker)?;
     process.tell(&Report::Booting { python: interpreter(py)? })?;
     if let Err(failure) = worker.hooks.call(py, "post_fork")? {
         return fail(process, failure);
     }
-    let application = match application.map_or_else(|| load(py, start), |application| Ok(Ok(application)))? {
-        Ok(application) => application,
+    let loaded =
+        application.map_or_else(|| load(py, start), |application| Ok(Ok((application, start.interface))))?;
+    let (application, interface) = match loaded {
+        Ok(loaded) => loaded,
         Err(failure) => return fail(process, failure),
     };
     if let Err(failure) = worker.hooks.call(py, "post_worker_init")? {
@@ -62,16 +67,24 @@ pub(crate) fn worker(py: Python<'_>, process: &'static Process, birth: Birth) ->
     for warning in worker.hooks.check(py)? {
         process.tell(&Report::Warning(warning))?;
     }
-    let served = wsgi::Application::new(py, worker, application.clone_ref(py))?;
-    let outcome = if worker.is_stopping() {
-        Ok(())
+    let outcome = if interface == Interface::Asgi {
+        match asgi::run(py, worker, &application) {
+            Ok(Err(failure)) => return fail(process, failure),
+            Ok(Ok(())) => Ok(()),
+            Err(error) => Err(error),
+        }
     } else {
-        process.tell(&Report::Ready { interface: Interface::Wsgi })?;
-        serve::run(py, served)
+        let served = wsgi::Application::new(py, worker, application.clone_ref(py))?;
+        if worker.is_stopping() {
+            Ok(())
+        } else {
+            process.tell(&Report::Ready { interface })?;
+            serve::run(py, served)
+        }
     };
     if outcome.is_ok() && worker.is_promoted() {
         py.detach(|| worker.retire());
-        return Ok(Next::Promoted(Box::new(start.clone()), application));
+        return Ok(Next::Promoted(Box::new(Start { interface, ..start.clone() }), application));
     }
     py.detach(|| worker.helper.close(PATIENCE));
     if let Err(failure) = worker.hooks.call(py, "worker_exit")? {

@@ -37,7 +37,7 @@ def prepare(directory, pythonpath):
 
 
 def load(module, attribute, factory, interface, directory):
-    """The application and None; or None and a Failure's outcome."""
+    """The application, its interface and None; or None, None and a Failure's outcome."""
     try:
         application = find(module, attribute, directory)
         target = f"{module}:{attribute}"
@@ -50,18 +50,9 @@ def load(module, attribute, factory, interface, directory):
                 f"app.target: {target} is {describe_type(application)}, which cannot be called; "
                 "name a WSGI application or, for a function that makes one, add ()",
             )
-        found = interface if interface != "auto" else detect(application)
-        if found == ASGI:
-            configured = "" if interface == "auto" else "configured as "
-            raise Failure(
-                CONFIG,
-                f"app.target: {target} is {configured}an ASGI application; "
-                "this version of rgun serves WSGI; set app.target to the project's WSGI application "
-                "(for Django: mysite.wsgi:application)",
-            )
-        return application, None
+        return application, interface if interface != "auto" else detect(application), None
     except Failure as failure:
-        return None, failure.outcome
+        return None, None, failure.outcome
 
 
 def find(module, attribute, directory, key="app.target"):
@@ -162,23 +153,45 @@ def detect(application):
     """WSGI or ASGI, by how it wants to be called: nothing is called to find out."""
     while isinstance(application, functools.partial):
         application = application.func
+    # A class as the application: its instances are the iterable (WSGI), or are awaited (ASGI 2).
+    if isinstance(application, type) and is_coroutine_function(
+        getattr(application, "__call__", None)  # noqa: B004 (not whether, but which)
+    ):
+        return ASGI
+    # ASGI 3 is called with scope, receive and send, ASGI 2 with scope; WSGI with environ and start_response.
+    is_coroutine, wants = how_called(application)
+    return ASGI if is_coroutine or wants in (1, 3) else WSGI
+
+
+def is_double_callable(application):
+    """ASGI 2: called with the scope, it gives what is called with receive and send (asgiref.compatibility)."""
+    if getattr(application, "_asgi_single_callable", False):
+        return False
+    if getattr(application, "_asgi_double_callable", False):
+        return True
+    n_given = 0
+    while isinstance(application, functools.partial):
+        n_given += len(application.args)
+        application = application.func
+    is_coroutine, wants = how_called(application)
+    return not is_coroutine and wants is not None and wants - n_given == 1
+
+
+def how_called(application):
+    """Is it a coroutine function, and how many arguments does it need? None: that is not known."""
     call, given = application, 0
     if isinstance(application, type):
-        # A class as the application: its instances are the iterable (WSGI), or are awaited (ASGI 2).
-        if is_coroutine_function(getattr(application, "__call__", None)):  # noqa: B004 (not whether, but which)
-            return ASGI
         call, given = application.__init__, 1
     elif not isinstance(application, (types.FunctionType, types.MethodType, types.BuiltinFunctionType)):
         call, given = type(application).__call__, 1
     if isinstance(call, types.MethodType):
         call, given = call.__func__, 1
-    if is_coroutine_function(call):
-        return ASGI
     code = getattr(call, "__code__", None)
-    if code is None:
-        return WSGI
-    # ASGI 3 is called with scope, receive and send; WSGI with environ and start_response.
-    return ASGI if code.co_argcount - given - len(call.__defaults__ or ()) == 3 else WSGI
+    if is_coroutine_function(call):
+        return True, None
+    if code is None or code.co_flags & 0x04:  # CO_VARARGS
+        return False, None
+    return False, code.co_argcount - given - len(call.__defaults__ or ())
 
 
 def is_coroutine_function(call):

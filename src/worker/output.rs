@@ -83,7 +83,8 @@ impl Output {
         })
     }
 
-    fn try_push(&self, frame: &[u8]) -> Result<bool, Broken> {
+    /// Publishes a frame if there is room for it.
+    pub(crate) fn try_push(&self, frame: &[u8]) -> Result<bool, Broken> {
         let mut ring = lock(&self.ring);
         let pushed = ring.sender.push(frame)?;
         ring.owed |= pushed;
@@ -145,7 +146,8 @@ impl Output {
         outcome
     }
 
-    fn try_fill(&self, bytes: &[u8], chunks: &mut Vec<(u32, u32)>) -> Result<usize, Broken> {
+    /// Copies the front of `bytes` into the chunks that are free, as many as a frame may have.
+    pub(crate) fn try_fill(&self, bytes: &[u8], chunks: &mut Vec<(u32, u32)>) -> Result<usize, Broken> {
         let mut taken = 0;
         for part in bytes.chunks(CHUNK).take(CHUNKS_PER_FRAME) {
             // Locked per chunk: another thread, perhaps with the GIL, waits for one copy at most.
@@ -156,7 +158,8 @@ impl Output {
         Ok(taken)
     }
 
-    fn wants_space(&self) -> Want<'_> {
+    /// What is waited on for room or chunks.
+    pub(crate) fn wants_space(&self) -> Want<'_> {
         Want(self.map.u32(Geometry::word(Word::WantsSpace)))
     }
 }

@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyModule};
+use pyo3::types::{PyBytes, PyDict, PyModule};
 use rgun_channel::control::{CONTROL_FD, STACKS_SIGNAL};
 use rustix::fs::OFlags;
 use rustix::net::SendFlags;
@@ -117,6 +117,15 @@ pub(crate) fn write_current(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
 /// What Python says.
 pub(crate) fn write_one(py: Python<'_>, file: &OwnedFd, thread: u64) -> PyResult<bool> {
     support(py)?.call_method1(intern!(py, "write_one"), (file.as_raw_fd(), thread))?.extract()
+}
+
+/// Writes a stack that somebody else has taken.
+///
+/// # Errors
+/// What Python says.
+pub(crate) fn write(py: Python<'_>, file: &OwnedFd, text: &str) -> PyResult<bool> {
+    let bytes = PyBytes::new(py, text.as_bytes());
+    support(py)?.call_method1(intern!(py, "write"), (file.as_raw_fd(), bytes)).map(|_| true)
 }
 
 /// This thread as `faulthandler` names it: `pthread_self(3)`.

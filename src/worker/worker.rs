@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use rgun_channel::wake::{Futex, Sleepers, SystemFutex, Want};
 use rustix::io::Errno;
 use rustix::thread::{Timespec, futex};
 
+use crate::asgi;
 use crate::control::Bodies;
 use crate::helper::Helper;
 use crate::hooks::Hooks;
@@ -51,6 +52,10 @@ pub(crate) struct Worker {
     pub(crate) output: Output,
     /// Descriptors of request bodies that came ahead of their frames.
     pub(crate) bodies: Bodies,
+    /// Where the daemon rings for an event loop.
+    pub(crate) wake: OwnedFd,
+    /// The event loop's side, if there is one.
+    asgi: OnceLock<&'static asgi::Application>,
     map: Arc<Map>,
     submission: Mutex<SubmissionReceiver>,
     slots: Vec<Slot>,
@@ -75,7 +80,13 @@ struct Slot {
 
 impl Worker {
     /// Over a fresh map.
-    pub(crate) fn new(start: Start, process: &'static Process, map: Map, hooks: Hooks) -> Self {
+    pub(crate) fn new(
+        start: Start,
+        process: &'static Process,
+        map: Map,
+        wake: OwnedFd,
+        hooks: Hooks,
+    ) -> Self {
         let geometry = start.geometry;
         let map = Arc::new(map);
         Self {
@@ -89,6 +100,8 @@ impl Worker {
             helper: Helper::default(),
             signals: Mask::current(),
             bodies: Bodies::default(),
+            wake,
+            asgi: OnceLock::new(),
             map,
             stopping: AtomicBool::new(false),
             promoted: AtomicBool::new(false),
@@ -97,9 +110,20 @@ impl Worker {
         }
     }
 
-    /// Number of slots.
+    /// Number of slots of a WSGI worker.
     pub(crate) fn n_slots(&self) -> u32 {
-        self.start.geometry.slots
+        self.start.threads.min(self.start.geometry.slots)
+    }
+
+    /// Remembers the event loop's side.
+    pub(crate) fn serves(&self, application: &'static asgi::Application) {
+        // A worker serves one.
+        let _ = self.asgi.set(application);
+    }
+
+    /// The event loop's side, if there is one.
+    pub(crate) fn asgi(&self) -> Option<&'static asgi::Application> {
+        self.asgi.get().copied()
     }
 
     /// Claims a request if there is one. Cheap, and fit to be called with the GIL held.
@@ -114,10 +138,7 @@ impl Worker {
 
     /// Sleeps until a request is claimed (true), or the worker is to stop (false). Without the GIL.
     pub(crate) fn wait_and_claim(&self, slot: u32, frame: &mut Vec<u8>) -> Result<bool, Broken> {
-        let sleepers = Sleepers {
-            asleep: self.map.u32(Geometry::word(Word::Asleep)),
-            tokens: self.map.u32(Geometry::word(Word::Tokens)),
-        };
+        let sleepers = self.sleepers();
         loop {
             if self.is_stopping() {
                 return Ok(false);
@@ -142,11 +163,22 @@ impl Worker {
     /// Claim nothing more: threads finish what they run and return.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
-        let sleepers = Sleepers {
+        self.sleepers().wake(&SystemFutex, self.n_slots());
+        self.ring_itself();
+    }
+
+    /// Has an event loop look at everything.
+    pub(crate) fn ring_itself(&self) {
+        // EAGAIN: it has been rung already.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Whether anybody sleeps.
+    pub(crate) fn sleepers(&self) -> Sleepers<'_> {
+        Sleepers {
             asleep: self.map.u32(Geometry::word(Word::Asleep)),
             tokens: self.map.u32(Geometry::word(Word::Tokens)),
-        };
-        sleepers.wake(&SystemFutex, self.n_slots());
+        }
     }
 
     /// Is the worker to stop?
@@ -251,17 +283,20 @@ impl Worker {
     /// A signal interrupted a wait: lets the application's handlers run (CPython runs them on the main
     /// thread only; elsewhere this does nothing).
     pub(crate) fn run_signal_handlers(&self) {
-        let exiting = Python::attach(|py| match py.check_signals() {
-            Ok(()) => None,
-            Err(error) if error.is_instance_of::<PySystemExit>(py) => Some(error),
-            Err(error) => {
-                error.write_unraisable(py, None);
-                None
+        Python::attach(|py| {
+            if let Err(error) = py.check_signals() {
+                self.raised(py, error);
             }
         });
-        if let Some(error) = exiting {
+    }
+
+    /// A signal handler has raised something (on the main thread, in code of ours): a `SystemExit` ends the worker.
+    pub(crate) fn raised(&self, py: Python<'_>, error: PyErr) {
+        if error.is_instance_of::<PySystemExit>(py) {
             *lock(&self.exit) = Some(error);
             self.stop();
+        } else {
+            error.write_unraisable(py, None);
         }
     }
 

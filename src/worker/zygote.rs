@@ -35,11 +35,17 @@ use crate::{stacks, title, wsgi};
 pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>) -> PyResult<Next> {
     set_title(&start);
     process.tell(&Report::Booting { python: interpreter(py)? })?;
-    let application = match load(py, &start)? {
-        Ok(application) => application,
+    let (application, interface) = match load(py, &start)? {
+        Ok(loaded) => loaded,
         Err(failure) => return fail(process, failure),
     };
-    if !start.warm_up.is_empty() {
+    let start = Box::new(Start { interface, ..*start });
+    if !start.warm_up.is_empty() && interface == Interface::Asgi {
+        // It would need a loop and lifespan, whose threads and sockets must not be there when workers are forked.
+        let warning =
+            "the warm-up request is for WSGI applications; an ASGI application is imported, no more";
+        process.tell(&Report::Warning(warning.to_owned()))?;
+    } else if !start.warm_up.is_empty() {
         let environ = wsgi::environ_of(py, &start, &start.warm_up)?;
         let arguments = (support(py)?, &application, environ, &start.warm_up);
         let warning: Option<String> =
@@ -86,7 +92,7 @@ fn run(
     for warning in warnings {
         process.tell(&Report::Warning(warning))?;
     }
-    process.tell(&Report::Ready { interface: Interface::Wsgi })?;
+    process.tell(&Report::Ready { interface: start.interface })?;
     loop {
         let received = match py.detach(|| receive(&process.control, &mut buffer)) {
             Ok(received) => received,
@@ -102,14 +108,14 @@ fn run(
         }
         match Command::decode(&buffer[..received.len]) {
             Ok(Command::Fork(order)) => {
-                if let Some(map) = fork(py, process, &start, order, received.fds)? {
+                if let Some((map, wake)) = fork(py, process, &start, order, received.fds)? {
                     let start = Box::new(Start {
                         worker: order.worker,
                         life: order.life,
                         role: Role::Worker,
                         ..*start
                     });
-                    return Ok(Next::Worker(Birth { start, map, application: Some(application) }));
+                    return Ok(Next::Worker(Birth { start, map, wake, application: Some(application) }));
                 }
             }
             Ok(Command::Stacks(None)) => {
@@ -132,16 +138,18 @@ fn run(
     }
 }
 
-/// Makes a worker. In the worker: its shared map, everything else being in its place. In the zygote: None.
+/// Makes a worker. In the worker: its shared map and its bell, everything else being in its place. In the zygote: None.
 fn fork(
     py: Python<'_>,
     process: &'static Process,
     start: &Start,
     order: Fork,
     fds: Vec<OwnedFd>,
-) -> PyResult<Option<Map>> {
+) -> PyResult<Option<(Map, OwnedFd)>> {
     let mut fds = fds.into_iter();
-    let (Some(control), Some(map), Some(stacks)) = (fds.next(), fds.next(), fds.next()) else {
+    let (Some(control), Some(map), Some(stacks), Some(wake)) =
+        (fds.next(), fds.next(), fds.next(), fds.next())
+    else {
         let reason = "the daemon sent Fork without its descriptors".to_owned();
         return process.tell(&Report::ForkFailed { life: order.life, reason }).map(|()| None);
     };
@@ -164,7 +172,7 @@ fn fork(
             if let Some(warning) = warning {
                 process.tell(&Report::Warning(warning))?;
             }
-            Ok(Some(Map::attach(map.as_fd(), start.geometry.total(), true)?))
+            Ok(Some((Map::attach(map.as_fd(), start.geometry.total(), true)?, wake)))
         }
         Ok((pid, _)) => {
             // The new worker's alone from now on: the daemon learns of its death by their end.

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 
 use rgun_channel::control::{Command, Report};
 use rgun_channel::frame::{
-    AppError, Body, BodyPart, Completion, CompletionKind, FieldName, Fields, Request, chunks, encode_field,
-    fields,
+    AppError, Body, BodyPart, Completion, CompletionKind, FieldName, Fields, Request, Submission, chunks,
+    encode_field, fields, taken,
 };
 use rgun_channel::layout::{CHUNK, Geometry, Word};
 use rgun_channel::map::Map;
@@ -22,6 +22,7 @@ use rgun_channel::slab::{SlabReceiver, SlabSender};
 pub(crate) fn frame(bytes: &[u8]) -> usize {
     [
         request(bytes),
+        later(bytes),
         completion(bytes),
         app_error(bytes),
         message(bytes, |bytes| Command::decode(bytes).ok(), Command::encode),
@@ -55,11 +56,22 @@ fn request(bytes: &[u8]) -> bool {
         (
             (request.exchange, request.body_len, request.received, request.version, request.body_is_fd),
             (request.https, request.listener, request.peer_port, request.n_fields),
+            (request.body_streams, request.websocket),
             [request.method, request.path, request.query, request.peer, request.request_id, request.body]
                 .map(<[u8]>::to_vec),
         )
     };
     assert_eq!(parts(&first), parts(&second));
+    let submission = Submission::decode(bytes);
+    assert!(matches!(submission, Ok(Submission::Request(request)) if parts(&request) == parts(&first)));
+    true
+}
+
+fn later(bytes: &[u8]) -> bool {
+    let Ok(Submission::Later(first)) = Submission::decode(bytes) else { return false };
+    let mut again = Vec::new();
+    first.encode(&mut again);
+    assert_eq!(Submission::decode(&again), Ok(Submission::Later(first)));
     true
 }
 
@@ -78,6 +90,9 @@ fn completion(bytes: &[u8]) -> bool {
     };
     if let (CompletionKind::Raised, Body::Inline(error)) = (first.head.kind, body) {
         app_error(error);
+    }
+    if let (CompletionKind::Take, Body::Inline(number)) = (first.head.kind, body) {
+        assert_eq!(taken(number).is_ok(), number.len() == 8);
     }
     let mut again = Vec::new();
     first.head.encode(first.n_fields, &body, &mut again);

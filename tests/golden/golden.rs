@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use rgun_channel::PROTOCOL_VERSION;
 use rgun_channel::control::{
-    Command, FailureKind, Fork, Hooks, Interface, ListenerInfo, Report, Role, Start,
+    Command, FailureKind, Fork, Hooks, Interface, Lifespan, ListenerInfo, Loop, Report, Role, Start,
 };
 use rgun_channel::frame::{
-    AppError, Body, BodyPart, Completion, CompletionKind, DecodedCompletion, ExchangeId, FieldName, Request,
-    chunks, encode_field, fields,
+    AppError, Body, BodyPart, Completion, CompletionKind, DecodedCompletion, ExchangeId, FieldName, Later,
+    Request, Submission, UNKNOWN_LENGTH, chunks, encode_field, fields, taken,
 };
 use rgun_channel::header::NAMES;
 use rgun_channel::layout::{
@@ -59,6 +59,12 @@ fn assert_request(name: &str, request: Request<'_>, expected: &[Field]) {
         (request.peer, request.peer_port, request.request_id, request.body),
         "{name}"
     );
+    assert_eq!(
+        (decoded.body_streams, decoded.websocket),
+        (request.body_streams, request.websocket),
+        "{name}"
+    );
+    assert!(matches!(Submission::decode(&golden), Ok(Submission::Request(_))), "{name}");
 }
 
 fn assert_completion(name: &str, head: Completion, expected: &[Field], body: &Body<'_>) -> DecodedCompletion {
@@ -121,6 +127,53 @@ fn requests_have_their_golden_bytes() {
     spooled.body_is_fd = true;
     spooled.path = b"/dav";
     assert_request("request-literal-method-descriptor", spooled, &[]);
+    let mut streamed = Request::new(ExchangeId(10));
+    streamed.method = b"POST";
+    streamed.path = b"/up";
+    streamed.body_len = UNKNOWN_LENGTH;
+    streamed.body_streams = true;
+    assert_request("request-streamed", streamed, &[]);
+    let mut websocket = Request::new(ExchangeId(11));
+    websocket.path = b"/ws";
+    websocket.https = true;
+    websocket.websocket = true;
+    assert_request("request-websocket", websocket, &[(b"host", b"example.org")]);
+}
+
+#[test]
+fn what_follows_a_request_has_its_golden_bytes() {
+    let exchange = ExchangeId(10);
+    let part = |bytes, end| Later::Part { exchange, bytes, end, text: false, more: false };
+    let gone = Later::Disconnect { exchange, code: 0, reason: b"", cancel: false };
+    let websocket = ExchangeId(11);
+    for (name, later) in [
+        ("part", part(&b"part"[..], false)),
+        ("part-last", part(b"", true)),
+        (
+            "part-message",
+            Later::Part { exchange: websocket, bytes: "né".as_bytes(), end: false, text: true, more: true },
+        ),
+        ("disconnect", gone),
+        (
+            "disconnect-cancel",
+            Later::Disconnect {
+                exchange: ExchangeId(0x0102_0304_0506_0708),
+                code: 0,
+                reason: b"",
+                cancel: true,
+            },
+        ),
+        (
+            "disconnect-websocket",
+            Later::Disconnect { exchange: websocket, code: 1001, reason: b"going away", cancel: false },
+        ),
+    ] {
+        let golden = golden(name);
+        let mut frame = Vec::new();
+        later.encode(&mut frame);
+        assert_eq!(hex(&frame), hex(&golden), "{name}: encoded | golden");
+        assert_eq!(Submission::decode(&golden).unwrap(), Submission::Later(later), "{name}");
+    }
 }
 
 const fn completion(exchange: u64, kind: CompletionKind) -> Completion {
@@ -129,6 +182,8 @@ const fn completion(exchange: u64, kind: CompletionKind) -> Completion {
         kind,
         end: false,
         done: false,
+        text: false,
+        more: false,
         status: 0,
         service: 0,
         slot: 0,
@@ -173,9 +228,29 @@ fn completions_have_their_golden_bytes() {
 }
 
 #[test]
+fn what_only_asgi_workers_say_has_its_golden_bytes() {
+    use CompletionKind::{Body as Part, Close, Hints, Take, Trailers};
+    let last = |completion: Completion| Completion { end: true, done: true, ..completion };
+    let take = Completion { slot: 999, ..completion(10, Take) };
+    let number = 262_144_u64.to_le_bytes();
+    let decoded = assert_completion("take", take, &[], &Body::Inline(&number));
+    let BodyPart::Inline(range) = decoded.body else { panic!("{decoded:?}") };
+    assert_eq!(taken(&golden("take")[range]), Ok(262_144));
+    assert!(taken(b"1234567").is_err());
+    let hints = Completion { slot: 1, ..completion(10, Hints) };
+    assert_completion("hints", hints, &[(b"link", b"</a.css>; rel=preload")], &Body::Inline(b""));
+    let trailers = last(completion(10, Trailers));
+    assert_completion("trailers", trailers, &[(b"x-sum", b"13")], &Body::Inline(b""));
+    let message = Completion { text: true, more: true, ..completion(11, Part) };
+    assert_completion("message", message, &[], &Body::Inline("né".as_bytes()));
+    let close = last(Completion { status: 1000, ..completion(11, Close) });
+    assert_completion("close", close, &[], &Body::Inline(b"bye"));
+}
+
+#[test]
 fn commands_have_their_golden_bytes() {
     let start = Start {
-        protocol: 2,
+        protocol: 3,
         geometry: Geometry { submission: 262_144, completion: 131_072, chunks: 64, slots: 3 },
         generation: 17,
         worker: 2,
@@ -190,6 +265,10 @@ fn commands_have_their_golden_bytes() {
         warm_up: "/healthz?full=1".into(),
         multiprocess: true,
         interface: Interface::Wsgi,
+        threads: 3,
+        concurrency: 1000,
+        lifespan: Lifespan::On,
+        event_loop: Loop::Uvloop,
         module: "mysite.wsgi".into(),
         attribute: "application".into(),
         factory: false,
@@ -227,6 +306,7 @@ fn reports_have_their_golden_bytes() {
         ("report-refused", Report::Refused("Python 3.8 is too old".into())),
         ("report-booting", Report::Booting { python: "CPython 3.11.2".into() }),
         ("report-ready", Report::Ready { interface: Interface::Wsgi }),
+        ("report-ready-asgi", Report::Ready { interface: Interface::Asgi }),
         (
             "report-failed",
             Report::Failed {

@@ -1,4 +1,4 @@
-"""Writes the golden bytes of the channel's protocol, version 2, from its tables.
+"""Writes the golden bytes of the channel's protocol, version 3, from its tables.
 
 The bytes are built here with `struct`, from the tables in `src/channel/frame.rs` and `control.rs`, not
 by the Rust encoder: daemon and worker share that code and could be wrong together. `golden.rs` keeps
@@ -8,10 +8,10 @@ the same values and compares. Run by hand (`python3 tests/golden/make.py`), neve
 import struct
 from pathlib import Path
 
-HERE = Path(__file__).parent / "v2"
+HERE = Path(__file__).parent / "v3"
 
 # Indices of src/channel/header.rs, by number on purpose: a moved entry must be seen.
-HOST, COOKIE, CONTENT_TYPE, CONTENT_LENGTH, SET_COOKIE, ACCEPT_RANGES = 0, 6, 9, 10, 72, 83
+HOST, COOKIE, CONTENT_TYPE, CONTENT_LENGTH, SET_COOKIE, LINK, ACCEPT_RANGES = 0, 6, 9, 10, 72, 76, 83
 LITERAL = 255
 GET, POST, LITERAL_METHOD = 1, 3, 0
 READY, REVOKED = 1, 3
@@ -48,6 +48,13 @@ def request(
     return head + literal + path + query + peer + request_id + b"".join(field(*f) for f in fields) + body
 
 
+def later(exchange, kind, flags=0, code=0, rest=b""):
+    """A submission frame that follows a request."""
+    head = struct.pack("<Q16xBBH4x", exchange, kind, flags, code)
+    assert len(head) == 32
+    return head + rest
+
+
 def completion(exchange, kind, flags, status=0, fields=(), chunks=0, service=0, slot=0, rest=b""):
     """A completion frame."""
     head = struct.pack("<QBBHHHQH6x", exchange, kind, flags, status, len(fields), chunks, service, slot)
@@ -66,9 +73,11 @@ def record(state, frame):
     return struct.pack("<II", len(frame), state) + frame + bytes(-len(frame) % 8)
 
 
-END, BODY_FD, BODY_CHUNKS, DONE = 1, 2, 4, 8
-ZYGOTE = 1
-RESPOND, BODY, RAISED = 1, 2, 3
+END, BODY_FD, BODY_CHUNKS, DONE, TEXT, MORE = 1, 2, 4, 8, 16, 32
+ZYGOTE, ON, UVLOOP = 1, 1, 2
+RESPOND, BODY, RAISED, TAKE, HINTS, TRAILERS, CLOSE = 1, 2, 3, 4, 5, 6, 7
+PART, DISCONNECT = 2, 3
+UNKNOWN_LENGTH = (1 << 64) - 1
 
 GOLDEN = {
     "request-get": request(1, GET, b"/", fields=[(HOST, b"example.org")]),
@@ -100,6 +109,19 @@ GOLDEN = {
         version=10,
         flags=1,
     ),
+    "request-streamed": request(10, POST, b"/up", body_len=UNKNOWN_LENGTH, flags=4),
+    "request-websocket": request(11, GET, b"/ws", fields=[(HOST, b"example.org")], flags=10),
+    "part": later(10, PART, rest=b"part"),
+    "part-last": later(10, PART, 1),
+    "part-message": later(11, PART, 6, rest="né".encode()),
+    "disconnect": later(10, DISCONNECT),
+    "disconnect-cancel": later(0x0102030405060708, DISCONNECT, 1),
+    "disconnect-websocket": later(11, DISCONNECT, 0, 1001, b"going away"),
+    "take": completion(10, TAKE, 0, slot=999, rest=struct.pack("<Q", 262144)),
+    "hints": completion(10, HINTS, 0, fields=[(LINK, b"</a.css>; rel=preload")], slot=1),
+    "trailers": completion(10, TRAILERS, END | DONE, fields=[(b"x-sum", b"13")]),
+    "message": completion(11, BODY, TEXT | MORE, rest="né".encode()),
+    "close": completion(11, CLOSE, END | DONE, 1000, rest=b"bye"),
     "respond-inline": completion(
         1,
         RESPOND,
@@ -132,8 +154,8 @@ GOLDEN = {
         rest=text("ValueError: nö") + text('Traceback (most recent call last):\n  File "a.py", line 1\n'),
     ),
     "command-start": b"S"
-    + struct.pack("<6I", 2, 262144, 131072, 64, 3, 17)
-    + struct.pack("<HQBBBB", 2, 0x0102030405060708, ZYGOTE, 1, 1, 0)
+    + struct.pack("<6I", 3, 262144, 131072, 64, 3, 17)
+    + struct.pack("<HQBBBBBBII", 2, 0x0102030405060708, ZYGOTE, 1, 1, 0, ON, UVLOOP, 3, 1000)
     + text("mysite.wsgi")
     + text("application")
     + text("/srv/mysite")
@@ -164,6 +186,7 @@ GOLDEN = {
     "report-refused": b"RPython 3.8 is too old",
     "report-booting": b"b" + text("CPython 3.11.2"),
     "report-ready": b"r\x01",
+    "report-ready-asgi": b"r\x02",
     "report-failed": b"f\x01" + text("ModuleNotFoundError: No module named 'mysite'") + text("Traceback\n"),
     "report-file": b"i" + struct.pack("<Q", 6),
     "report-stacks": b"k\x01",

@@ -25,6 +25,7 @@
 //! | `garbage` | a message that is none, then waits for Stop |
 //! | `ready-twice` | Ready a second time |
 //! | `deaf` | serves, and does not obey Stop |
+//! | `asgi` | is an ASGI worker; what more it then knows stands in `fake_asgi.rs` |
 //! | `mute` | serves, and does not say its stacks, neither when asked nor by signal |
 //!
 //! It tells the same stack whenever it is asked, of an exchange only while that runs. It cannot be a zygote: exits 64.
@@ -63,6 +64,9 @@
 //! | `/garbage-control` | a control message that is none, then `Hello, world!` |
 //!
 //! It deliberately knows nothing of Python, WSGI or the daemon's configuration.
+
+#[path = "fake_asgi.rs"]
+mod asgi;
 
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
@@ -117,8 +121,8 @@ fn boot() -> Outcome {
     let Command::Start(start) = Command::decode(&buffer[..received.len])? else {
         return Err("the first command was not Start".into());
     };
-    let Ok([map, reactor, eventfd, stacks]) = <[OwnedFd; 4]>::try_from(received.fds) else {
-        return Err("Start came without its four descriptors".into());
+    let Ok([map, reactor, eventfd, stacks, wake]) = <[OwnedFd; 5]>::try_from(received.fds) else {
+        return Err("Start came without its five descriptors".into());
     };
     if start.role == Role::Zygote {
         quit(64, "a fake cannot be a zygote");
@@ -126,6 +130,7 @@ fn boot() -> Outcome {
     ignore_stacks_signal();
     let mut worker = Worker::new(socket, *start, map.as_fd(), reactor.as_fd(), eventfd, stacks)?;
 
+    let mut wake = Some(wake);
     let mut deaf = false;
     let mut ready = 1;
     let mut before_ready = Duration::ZERO;
@@ -154,6 +159,7 @@ fn boot() -> Outcome {
             "ready-twice" => ready = 2,
             "deaf" => deaf = true,
             "mute" => worker.mute = true,
+            "asgi" => worker.events = wake.take().map(asgi::Loop::new),
             unknown => quit(64, &format!("RGUN_FAKE: unknown behaviour {unknown:?}")),
         }
     }
@@ -179,7 +185,8 @@ fn boot() -> Outcome {
     }
     thread::sleep(before_ready);
     for _ in 0..ready {
-        worker.report(&Report::Ready { interface: Interface::Wsgi }, &[])?;
+        let interface = if worker.events.is_some() { Interface::Asgi } else { Interface::Wsgi };
+        worker.report(&Report::Ready { interface }, &[])?;
     }
     serve(&Arc::new(worker), deaf)
 }
@@ -207,7 +214,8 @@ fn milliseconds(argument: &str) -> Outcome<Duration> {
 
 /// One thread per slot; this one reads commands. Returns when stopped and every slot has finished.
 fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
-    let slots: Vec<_> = (0..worker.start.geometry.slots)
+    let threads = if worker.events.is_some() { 0 } else { worker.start.threads };
+    let mut slots: Vec<_> = (0..threads)
         .map(|number| {
             let worker = Arc::clone(worker);
             thread::Builder::new().name(format!("slot {number}")).spawn(move || {
@@ -217,6 +225,16 @@ fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
             })
         })
         .collect::<Result<_, _>>()?;
+    if worker.events.is_some() {
+        let worker = Arc::clone(worker);
+        slots.push(thread::Builder::new().name("event loop".to_owned()).spawn(move || {
+            if let Some(events) = &worker.events
+                && let Err(error) = asgi::run(&worker, events)
+            {
+                quit(BROKEN, &error.to_string());
+            }
+        })?);
+    }
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
         let received = receive(worker.socket.as_fd(), &mut buffer)?;
@@ -245,7 +263,10 @@ fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
         }
     }
     worker.stop.store(true, Ordering::SeqCst);
-    worker.sleepers().wake(&SystemFutex, u32::MAX);
+    match &worker.events {
+        Some(events) => events.ring()?,
+        None => drop(worker.sleepers().wake(&SystemFutex, u32::MAX)),
+    }
     for slot in slots {
         slot.join().map_err(|_| "a slot panicked")?;
     }
@@ -276,6 +297,8 @@ struct Worker {
     socket: OwnedFd,
     stacks: OwnedFd,
     mute: bool,
+    /// It is an ASGI worker.
+    events: Option<asgi::Loop>,
     start: Start,
     map: Arc<Map>,
     reactor: Map,
@@ -314,6 +337,7 @@ impl Worker {
             socket,
             stacks,
             mute: false,
+            events: None,
             reactor: Map::attach(reactor, REACTOR_PAGE, false)?,
             eventfd,
             submission: Mutex::new(SubmissionReceiver::new(Arc::clone(&map), &geometry)),
@@ -400,7 +424,7 @@ impl Worker {
     /// Publishes a completion frame, waiting for room, and rings the daemon if it sleeps.
     fn publish(&self, frame: &[u8]) -> Outcome {
         let mut broken = None;
-        self.want_space().wait_until(&SystemFutex, || {
+        self.wait_until(self.want_space(), || {
             lock(&self.completion).sender.push(frame).unwrap_or_else(|error| {
                 broken = Some(error);
                 true
@@ -423,11 +447,18 @@ impl Worker {
     /// Puts bytes into a chunk, waiting for a free one.
     fn fill_chunk(&self, bytes: &[u8]) -> Outcome<u32> {
         let mut filled = Ok(None);
-        self.want_space().wait_until(&SystemFutex, || {
+        self.wait_until(self.want_space(), || {
             filled = lock(&self.slab).fill(bytes);
             !matches!(filled, Ok(None))
         });
         filled?.ok_or_else(|| "no chunk after waiting for one".into())
+    }
+
+    fn wait_until(&self, want: Want<'_>, available: impl FnMut() -> bool) {
+        match &self.events {
+            Some(events) => events.wait_until(want, available),
+            None => want.wait_until(&SystemFutex, available),
+        }
     }
 
     fn want_space(&self) -> Want<'_> {
@@ -775,7 +806,7 @@ impl Exchange<'_, '_> {
     fn wait_for_credit(&self) {
         let Slot { worker, number, sent, .. } = &*self.slot;
         let acked = worker.map.u64(Geometry::slot(*number, SLOT_ACKED));
-        Want(worker.map.u32(Geometry::slot(*number, SLOT_WANTS_CREDIT))).wait_until(&SystemFutex, || {
+        worker.wait_until(Want(worker.map.u32(Geometry::slot(*number, SLOT_WANTS_CREDIT))), || {
             sent.saturating_sub(acked.load(Ordering::Acquire)) < RESPONSE_WINDOW
         });
     }
@@ -830,7 +861,7 @@ impl Exchange<'_, '_> {
     fn completion(&self, kind: CompletionKind, status: u16, end: bool, done: bool) -> Outcome<Completion> {
         let service = u64::try_from(self.started.elapsed().as_nanos())?;
         let slot = u16::try_from(self.slot.number)?;
-        Ok(Completion { exchange: self.id, kind, end, done, status, service, slot })
+        Ok(Completion { exchange: self.id, kind, end, done, text: false, more: false, status, service, slot })
     }
 
     fn publish(&mut self, frame: Vec<u8>) -> Outcome {

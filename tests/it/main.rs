@@ -11,6 +11,7 @@
 mod support;
 
 mod activation;
+mod asgi;
 mod backpressure;
 mod bodies;
 mod check;

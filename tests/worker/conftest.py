@@ -189,12 +189,25 @@ def project(tmp_path):
     return write
 
 
+@pytest.fixture(scope="module")
+def fakes(tmp_path_factory, python):
+    """A function that makes daemons' sides of channels."""
+    made = []
+
+    def make():
+        extension = daemon().parent / "rgun_worker.abi3.so"
+        made.append(fake_daemon.Daemon(python, extension, tmp_path_factory.mktemp("fake")))
+        return made[-1]
+
+    yield make
+    for fake in made:
+        fake.close()
+
+
 @pytest.fixture
-def fake(tmp_path_factory, python):
+def fake(fakes):
     """The daemon's side of the channel, for this test alone."""
-    fake = fake_daemon.Daemon(
-        python, daemon().parent / "rgun_worker.abi3.so", tmp_path_factory.mktemp("fake")
-    )
+    fake = fakes()
     yield fake
     fake.close()
 

@@ -1,7 +1,7 @@
 """The daemon's side of the channel in plain Python, for what the real one does not let a test see or order.
 
 It starts workers and zygotes by the bootstrap, sends commands, reads reports and stacks, and gives requests
-whose answers fit into frames. The layout is that of `src/channel/layout.rs`, the frames those of `frame.rs`
+(to an ASGI worker: with bodies in parts, disconnects and credit). The layout is that of `src/channel/layout.rs`, the frames those of `frame.rs`
 and `control.rs`, written down once more: the golden bytes (tests/golden) keep all equal.
 """
 
@@ -22,20 +22,31 @@ from http_client import DEADLINE
 
 TOP = Path(__file__).resolve().parent.parent.parent
 BOOTSTRAP = (TOP / "src/worker/bootstrap.py").read_text(encoding="utf-8")
-PROTOCOL = 2
+PROTOCOL = 3
 STACKS_SIGNAL = 50
 
 SUBMISSION = COMPLETION = 256 * 1024
 CHUNKS = 64
 SUBMISSION_AT = 8192
 COMPLETION_AT = SUBMISSION_AT + SUBMISSION
-TOTAL = COMPLETION_AT + COMPLETION + 4096 + CHUNKS * 65536
-SUBMISSION_HEAD, COMPLETION_HEAD, COMPLETION_TAIL, TOKENS = (4096 + 128 * n for n in (0, 2, 3, 5))
+FREE_AT = COMPLETION_AT + COMPLETION
+SLAB_AT = FREE_AT + 4096
+TOTAL = SLAB_AT + CHUNKS * 65536
+# With more, the rings would begin a page later.
+MOST_SLOTS = 11
+SUBMISSION_HEAD, SUBMISSION_TAIL, COMPLETION_HEAD, COMPLETION_TAIL, TOKENS, WANTS_SPACE, FREE_HEAD = (
+    4096 + 128 * n for n in (0, 1, 2, 3, 5, 6, 7)
+)
 SLOTS_AT = 4096 + 128 * 9
-SLOT_EXCHANGE, SLOT_THREAD = 0, 16
+SLOT_EXCHANGE, SLOT_THREAD, SLOT_ACKED, SLOT_WANTS_CREDIT = 0, 16, 128, 136
 READY, PAD = 1, 4
-DONE = 8
-RAISED = 3
+END, BODY_FD, BODY_CHUNKS, DONE = 1, 2, 4, 8
+RESPOND, BODY, RAISED, TAKE, HINTS, TRAILERS = 1, 2, 3, 4, 5, 6
+HTTPS, STREAMS = 2, 4
+UNKNOWN_LENGTH = 2**64 - 1
+INTERFACES = {"auto": 0, "wsgi": 1, "asgi": 2}
+LIFESPANS = {"auto": 0, "on": 1, "off": 2}
+LOOPS = {"auto": 0, "asyncio": 1, "uvloop": 2}
 LITERAL = 255
 
 F_ADD_SEALS = 1033
@@ -75,13 +86,12 @@ class Reader:
         self.rest = self.rest[size:]
         return values[0] if len(values) == 1 else values
 
-    def skip(self, length):
-        self.rest = self.rest[length:]
+    def bytes(self, length):
+        value, self.rest = self.rest[:length], self.rest[length:]
+        return value
 
     def text(self):
-        length = self.take("<I")
-        value, self.rest = self.rest[:length], self.rest[length:]
-        return value.decode()
+        return self.bytes(self.take("<I")).decode()
 
 
 def decode(message):
@@ -96,6 +106,8 @@ def decode(message):
         return "ready", reader.take("<B")
     if kind == b"f":
         return "failed", reader.take("<B"), reader.text(), reader.text()
+    if kind == b"i":
+        return "file", reader.take("<Q")
     if kind == b"k":
         return "stacks", bool(reader.take("<B"))
     if kind == b"w":
@@ -127,19 +139,38 @@ class Daemon:
                     os.set_inheritable(int(name), False)
 
     def spawn(
-        self, target, chdir, *, zygote=False, threads=1, hooks=None, warm_up="", number=0, life=1, path=()
+        self,
+        target,
+        chdir,
+        *,
+        zygote=False,
+        threads=1,
+        hooks=None,
+        warm_up="",
+        number=0,
+        life=1,
+        path=(),
+        interface="auto",
+        concurrency=8,
+        lifespan="auto",
+        loop="asyncio",
+        root_path="",
+        listener=("127.0.0.1", "8000", ""),
+        env=None,
     ):
         """Starts a process from nothing."""
         worker = Worker(self, number, life)
         theirs = worker.open_channel()
         module, _, attribute = target.partition(":")
-        start = b"S" + struct.pack("<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, threads, 1)
-        start += struct.pack("<HQBBBB", number, life, zygote, 1, 0, 0)
-        start += text(module) + text(attribute or "application") + text(chdir) + text("")
+        start = b"S" + struct.pack("<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, max(threads, concurrency), 1)
+        assert max(threads, concurrency) <= MOST_SLOTS
+        ways = INTERFACES[interface], 0, LIFESPANS[lifespan], LOOPS[loop]
+        start += struct.pack("<HQBBBBBBII", number, life, zygote, 1, *ways, threads, concurrency)
+        start += text(module) + text(attribute or "application") + text(chdir) + text(root_path)
         start += b"".join(text((hooks or {}).get(name, "")) for name in HOOKS) + text(warm_up)
         start += struct.pack("<I", len(path)) + b"".join(map(text, path))
-        start += struct.pack("<I", 1) + text("127.0.0.1") + text("8000") + text("")
-        environment = {**os.environ, "RGUN_BOOTSTRAP": BOOTSTRAP}
+        start += struct.pack("<I", 1) + b"".join(map(text, listener))
+        environment = {**os.environ, "RGUN_BOOTSTRAP": BOOTSTRAP, **(env or {})}
         log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         here = os.getcwd()
         os.chdir(chdir)
@@ -164,14 +195,15 @@ class Daemon:
             os.chdir(here)
             os.close(log)
             theirs.close()
-        worker.send(start, worker.map_descriptor, self.page_descriptor, self.doorbell, worker.stacks)
+        shared_with_all = self.page_descriptor, self.doorbell
+        worker.send(start, worker.map_descriptor, *shared_with_all, worker.stacks, worker.bell)
         return worker
 
     def fork(self, zygote, *, number=0, life=2, entrance=None):
         """Has a zygote make a worker."""
         worker = Worker(self, number, life)
         theirs = worker.open_channel()
-        fds = [theirs.fileno(), worker.map_descriptor, worker.stacks]
+        fds = [theirs.fileno(), worker.map_descriptor, worker.stacks, worker.bell]
         zygote.send(b"Z" + struct.pack("<HQ", number, life), *fds, *([] if entrance is None else [entrance]))
         theirs.close()
         name, told, *rest = zygote.next("forked", "fork failed")
@@ -196,6 +228,9 @@ class Daemon:
         """Ends everything."""
         for worker in self.workers:
             worker.socket.close()
+            for descriptor in worker.files.values():
+                os.close(descriptor)
+            worker.files = {}
         for worker in self.workers:
             if worker.pid is not None and worker.status is None:
                 worker.kill()
@@ -208,6 +243,37 @@ def eventfd():
     descriptor = libc.eventfd(0, os.O_CLOEXEC | os.O_NONBLOCK)
     assert descriptor >= 0
     return descriptor
+
+
+class Answer:
+    """What a worker has said to one exchange."""
+
+    def __init__(self):
+        self.status = 0
+        self.fields = []
+        self.body = b""
+        self.hints = []
+        self.trailers = None
+        self.raised = []
+        self.trace = ""
+        self.file = None
+        self.taken = 0
+        self.end = self.done = False
+        # Kind, flags and status of each completion.
+        self.frames = []
+
+    def __repr__(self):
+        return repr({**vars(self), "body": self.body[:200]})
+
+
+def known_names():
+    """The names that travel as a number, from the table itself."""
+    source = (TOP / "src/channel/header.rs").read_text(encoding="utf-8")
+    table = source.partition("pub const NAMES")[2].partition("= [")[2].partition("];")[0]
+    return [name.strip().strip('"').encode() for name in table.split(",") if name.strip()]
+
+
+NAMES = known_names()
 
 
 class Worker:
@@ -223,6 +289,11 @@ class Worker:
         self.seen = []
         self.exchange = life * 1000
         self.answers = {}
+        self.files = {}
+        self.n_freed = 0
+        # Chunks and credit are given back when the frame is taken; else the test does it.
+        self.is_slow = False
+        self.unacked = []
 
     def open_channel(self):
         """Makes everything the two sides share; the worker's end of the control socket."""
@@ -230,6 +301,7 @@ class Worker:
         self.socket.settimeout(DEADLINE)
         self.map_descriptor, self.map = shared(TOTAL)
         self.stacks = os.memfd_create("stacks", os.MFD_CLOEXEC)
+        self.bell = eventfd()
         self.daemon.workers.append(self)
         return theirs
 
@@ -247,7 +319,7 @@ class Worker:
         """The next report with one of these names; what comes before it is kept in `seen`."""
         while True:
             try:
-                message = self.socket.recv(100_000)
+                message, fds, _, _ = socket.recv_fds(self.socket, 100_000, 4)
             except ConnectionResetError:
                 continue
             except socket.timeout:
@@ -256,6 +328,8 @@ class Worker:
                 ) from None
             assert message, f"ended before {names}: {self.seen}\n{self.daemon.output()}"
             report = decode(message)
+            if report[0] == "file":
+                (self.files[report[1]],) = fds
             if report[0] in names:
                 return report
             assert report[0] not in ("failed", "refused"), report
@@ -317,17 +391,64 @@ class Worker:
     def slot(self, number, field):
         return self.word(SLOTS_AT + 256 * number + field)
 
-    def submit(self, path):
-        """Publishes GET `path`; the exchange's id."""
+    def slot_of(self, exchange):
+        """The slot in which an exchange runs, if it does."""
+        slots = range((SUBMISSION_AT - SLOTS_AT) // 256)
+        return next((number for number in slots if self.slot(number, SLOT_EXCHANGE) == exchange), None)
+
+    def until_claimed(self):
+        """Waits until its ring is empty."""
+        deadline = time.monotonic() + DEADLINE
+        while self.word(SUBMISSION_TAIL) != self.word(SUBMISSION_HEAD):
+            assert time.monotonic() < deadline, f"claims nothing\n{self.daemon.output()}"
+            time.sleep(0.001)  # nobody rings for that
+            self.collect()
+
+    def submit(
+        self,
+        path,
+        method="GET",
+        headers=(),
+        body=b"",
+        *,
+        version=11,
+        https=False,
+        length=None,
+        peer=("", 0),
+    ):
+        """Publishes a request; the exchange's id. With `length` the body comes in parts."""
         self.exchange += 1
         path, _, query = path.partition("?")
         path, query, request_id = path.encode(), query.encode(), b"id-%d" % self.exchange
-        head = struct.pack("<QQQBBBBHH6HHH", self.exchange, 0, 0, 1, 1, 11, 0, 0, 0, 0,
-                           len(path), len(query), 0, len(request_id), 0, 0, 0)  # fmt: skip
-        frame = head + path + query + request_id
+        method, host = method.encode(), peer[0].encode()
+        known = {b"GET": 1, b"HEAD": 2, b"POST": 3}.get(method, 0)
+        literal = b"" if known else method
+        body_length = len(body) if length is None else length
+        flags = (HTTPS if https else 0) | (STREAMS if length is not None else 0)
+        head = struct.pack("<QQQBBBBHH6HHH", self.exchange, body_length, 0, 1, known, version, flags,
+                           len(headers), 0, len(literal), len(path), len(query), len(host), len(request_id),
+                           0, peer[1], 0)  # fmt: skip
+        frame = head + literal + path + query + host + request_id
+        for name, value in headers:
+            frame += struct.pack("<BH", LITERAL, len(name)) + name + struct.pack("<H", len(value)) + value
+        self.publish(frame + (body if length is None else b""))
+        return self.exchange
+
+    def part(self, exchange, part, end=False):
+        """A part of a body."""
+        self.publish(struct.pack("<Q16xBBH4x", exchange, 2, int(end), 0) + part)
+
+    def disconnect(self, exchange, cancel=False):
+        """The client has gone, or the deadline passed."""
+        self.publish(struct.pack("<Q16xBBH4x", exchange, 3, int(cancel), 0))
+
+    def publish(self, frame):
+        """A record, and wakes."""
         record = struct.pack("<II", len(frame), READY) + frame + bytes(-len(frame) % 8)
         head = self.word(SUBMISSION_HEAD)
         left = SUBMISSION - head % SUBMISSION
+        if head + len(record) + left - self.word(SUBMISSION_TAIL) > SUBMISSION:
+            self.until_claimed()
         if len(record) > left:
             struct.pack_into("<II", self.map, SUBMISSION_AT + head % SUBMISSION, left - 8, PAD)
             head += left
@@ -335,10 +456,9 @@ class Worker:
         self.map[at : at + len(record)] = record
         struct.pack_into("<Q", self.map, SUBMISSION_HEAD, head + len(record))
         self.wake()
-        return self.exchange
 
     def wake(self):
-        """Grants a token, which wakes one sleeper.
+        """Grants a token, which wakes one sleeper; and rings, for an event loop.
 
         Without compare-and-swap the count of sleepers is not ours to lower; so a token may be one too many,
         and wakes a thread in vain.
@@ -346,6 +466,18 @@ class Worker:
         struct.pack_into("<I", self.map, TOKENS, self.word(TOKENS, "<I") + 1)
         address = ctypes.addressof(ctypes.c_char.from_buffer(self.map, TOKENS))
         libc.syscall(SYS_FUTEX, ctypes.c_void_p(address), FUTEX_WAKE, 1, None, None, 0)
+        self.ring()
+
+    def ring(self):
+        """Rings its bell."""
+        os.write(self.bell, struct.pack("<Q", 1))
+
+    def give(self, at):
+        """Something was given that a word says is wanted."""
+        wanted = self.word(at, "<I")
+        if wanted & 1:
+            struct.pack_into("<I", self.map, at, wanted + 1)
+            self.ring()
 
     def has_completion(self):
         return self.word(COMPLETION_HEAD) != self.word(COMPLETION_TAIL)
@@ -360,33 +492,85 @@ class Worker:
             struct.pack_into("<Q", self.map, COMPLETION_TAIL, tail + 8 + length + -length % 8)
             if state != PAD:
                 self.take(frame)
+        self.give(WANTS_SPACE)
 
     def take(self, frame):
         """One completion."""
-        exchange, kind, flags, status, n_fields, _, _, _ = struct.unpack_from("<QBBHHHQH", frame)
+        exchange, kind, flags, status, n_fields, n_chunks, _, slot = struct.unpack_from("<QBBHHHQH", frame)
         rest = Reader(frame[32:])
-        for _ in range(n_fields):
-            if rest.take("<B") == LITERAL:
-                rest.skip(rest.take("<H"))
-            rest.skip(rest.take("<H"))
-        answer = self.answers.setdefault(exchange, {"status": 0, "body": b"", "done": False})
-        answer["status"] = answer["status"] or status
+        fields = [self.field(rest) for _ in range(n_fields)]
+        answer = self.answers.setdefault(exchange, Answer())
+        answer.frames.append((kind, flags & ~(BODY_CHUNKS | BODY_FD), status))
+        answer.end |= bool(flags & END)
+        answer.done |= bool(flags & DONE)
+        if kind == RESPOND:
+            assert answer.status == 0, "two heads"
+            answer.status, answer.fields = status, fields
+        elif kind == HINTS:
+            answer.hints.append(fields)
+        elif kind == TRAILERS:
+            answer.trailers = fields
         if kind == RAISED:
-            answer["raised"] = rest.text()
+            answer.raised.append(rest.text())
+            answer.trace = rest.text()
+        elif kind == TAKE:
+            answer.taken = rest.take("<Q")
+        elif flags & BODY_FD:
+            answer.file = rest.take("<QQ")
         else:
-            answer["body"] += rest.rest
-        answer["done"] = bool(flags & DONE)
+            chunks = [rest.take("<II") for _ in range(n_chunks)]
+            for number, length in chunks:
+                at = SLAB_AT + number * 65536
+                answer.body += self.map[at : at + length]
+            answer.body += rest.rest
+            used = (slot, sum(length for _, length in chunks) + len(rest.rest), [n for n, _ in chunks])
+            self.unacked.append(used)
+            if not self.is_slow:
+                self.acknowledge()
+
+    def field(self, rest):
+        """Name and value."""
+        name = rest.take("<B")
+        name = rest.bytes(rest.take("<H")) if name == LITERAL else NAMES[name]
+        return name, rest.bytes(rest.take("<H"))
+
+    def acknowledge(self):
+        """What was taken has left for the client: credit and chunks are the worker's again."""
+        for slot, n_bytes, chunks in self.unacked:
+            acked = SLOTS_AT + 256 * slot + SLOT_ACKED
+            struct.pack_into("<Q", self.map, acked, self.word(acked) + n_bytes)
+            for number in chunks:
+                struct.pack_into("<I", self.map, FREE_AT + self.n_freed % CHUNKS * 4, number)
+                self.n_freed += 1
+            struct.pack_into("<Q", self.map, FREE_HEAD, self.n_freed)
+            self.give(SLOTS_AT + 256 * slot + SLOT_WANTS_CREDIT)
+        self.give(WANTS_SPACE)
+        self.unacked = []
+
+    def until(self, exchange, condition, what):
+        """Waits until an exchange's answer is so; the answer."""
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            self.collect()
+            answer = self.answers.get(exchange)
+            if answer is not None and condition(answer):
+                return answer
+            assert time.monotonic() < deadline, f"never {what}: {answer}\n{self.daemon.output()}"
+            self.daemon.wait_for_bell(0.1)
+
+    def whole(self, exchange):
+        """Waits for all of an answer."""
+        return self.until(exchange, lambda answer: answer.done, "done")
 
     def answer(self, exchange):
         """Waits for all of it: status and body."""
-        deadline = time.monotonic() + DEADLINE
-        while not self.answers.get(exchange, {}).get("done"):
-            assert time.monotonic() < deadline, f"no answer: {self.answers}\n{self.daemon.output()}"
-            self.daemon.wait_for_bell(0.1)
-            self.collect()
-        answer = self.answers[exchange]
-        assert "raised" not in answer, answer["raised"]
-        return answer["status"], answer["body"]
+        answer = self.whole(exchange)
+        assert not answer.raised, answer.raised
+        return answer.status, answer.body
+
+    def ask(self, *request, **more):
+        """One request, all of its answer."""
+        return self.whole(self.submit(*request, **more))
 
     def get(self, path):
         """One request."""

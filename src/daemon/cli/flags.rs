@@ -106,6 +106,14 @@ pub(super) struct Flags {
     #[arg(short = 'k', long, value_name = "CLASS", help_heading = "Application")]
     worker_class: Option<String>,
 
+    /// ASGI's lifespan protocol: auto, on or off [default: auto].
+    #[arg(long, value_name = "KIND", help_heading = "Application")]
+    lifespan: Option<String>,
+
+    /// ASGI's event loop: auto, asyncio or uvloop [default: auto].
+    #[arg(long = "loop", value_name = "KIND", help_heading = "Application")]
+    event_loop: Option<String>,
+
     /// Set a variable for the application; may be repeated.
     #[arg(short, long, value_name = "NAME=VALUE", help_heading = "Application")]
     env: Vec<String>,
@@ -236,6 +244,8 @@ impl Flags {
         set(name::HEADER, "--limit-request-field_size", text(&self.limit_request_field_size));
         set(name::LEVEL, "--log-level", self.log_level.as_deref().map(level));
         set(name::ACCESS, "--access-logfile", self.access(refusals).map(Value::Boolean));
+        set(name::LIFESPAN, "--lifespan", text(&self.lifespan));
+        set(name::LOOP, "--loop", text(&self.event_loop));
         let (flag, interface) = self.interface(refusals);
         set(name::INTERFACE, flag, interface);
         if let Some(command @ ("check" | "reload")) = self.app.as_deref() {

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use super::keys::name;
 use super::value::Setting;
 use super::{
-    App, Complaint, Config, ConfigError, ConfigErrors, Environment, Hooks, Interface, Layer, Limits, Listen,
-    Loaded, Log, PathRule, Python, Reload, Target, Timeouts, Value, Workers, python, read, rules, units,
+    App, Complaint, Config, ConfigError, ConfigErrors, Environment, Hooks, Interface, Layer, Lifespan,
+    Limits, Listen, Loaded, Log, Loop, PathRule, Python, Reload, Target, Timeouts, Value, Workers, python,
+    read, rules, units,
 };
 
 /// A request's head must fit into one record of the channel, so these have an upper bound.
@@ -47,6 +48,8 @@ pub(crate) fn check(sources: &Sources<'_>, errors: Vec<ConfigError>) -> Result<L
     // Only ever a stand-in when the directory is wrong, and then nothing of this is returned.
     let base = directory.as_deref().unwrap_or(sources.cwd);
     let interface = checker.read(name::INTERFACE, Interface::Auto, read::interface);
+    let lifespan = checker.read(name::LIFESPAN, Lifespan::Auto, read::lifespan);
+    let event_loop = checker.read(name::LOOP, Loop::Auto, read::event_loop);
     let root_path = checker.read(name::ROOT_PATH, String::new(), read::root_path);
     let env = checker.env();
     let pythonpath = checker.read(name::PYTHONPATH, Vec::new(), |setting| read::pythonpath(setting, base));
@@ -62,7 +65,17 @@ pub(crate) fn check(sources: &Sources<'_>, errors: Vec<ConfigError>) -> Result<L
     match (directory, target, python) {
         (Some(directory), Some(target), Some(python)) if errors.is_empty() => Ok(Loaded {
             config: Config {
-                app: App { target, directory, python, interface, root_path, env, pythonpath },
+                app: App {
+                    target,
+                    directory,
+                    python,
+                    interface,
+                    lifespan,
+                    event_loop,
+                    root_path,
+                    env,
+                    pythonpath,
+                },
                 workers,
                 timeouts,
                 limits,
@@ -232,6 +245,7 @@ impl<'a> Checker<'a> {
             keepalive: self.read(name::KEEPALIVE, defaults.keepalive, |setting| {
                 read::timeout_or_zero(setting, "write \"0s\" to close the connection after each response")
             }),
+            stall: self.read(name::STALL, defaults.stall, read::timeout_or_off),
             boot: self.read(name::BOOT, defaults.boot, read::timeout_or_off),
             drain: self.read(name::DRAIN, defaults.drain, |setting| {
                 read::timeout_or_zero(

@@ -10,6 +10,8 @@ pub(crate) mod name {
     pub(crate) const DIRECTORY: &str = "app.directory";
     pub(crate) const PYTHON: &str = "app.python";
     pub(crate) const INTERFACE: &str = "app.interface";
+    pub(crate) const LIFESPAN: &str = "app.lifespan";
+    pub(crate) const LOOP: &str = "app.loop";
     pub(crate) const ROOT_PATH: &str = "app.root_path";
     pub(crate) const ENV: &str = "app.env";
     pub(crate) const PYTHONPATH: &str = "app.pythonpath";
@@ -29,6 +31,7 @@ pub(crate) mod name {
     pub(crate) const HEADER_WAIT: &str = "timeouts.header";
     pub(crate) const BODY_WAIT: &str = "timeouts.body";
     pub(crate) const KEEPALIVE: &str = "timeouts.keepalive";
+    pub(crate) const STALL: &str = "timeouts.stall";
     pub(crate) const BOOT: &str = "timeouts.boot";
     pub(crate) const DRAIN: &str = "timeouts.drain";
     /// The array of tables; its entries' keys are in `rules`.
@@ -57,6 +60,8 @@ pub(crate) const KEYS: &[&str] = &[
     name::DIRECTORY,
     name::PYTHON,
     name::INTERFACE,
+    name::LIFESPAN,
+    name::LOOP,
     name::ROOT_PATH,
     name::ENV,
     name::PYTHONPATH,
@@ -76,6 +81,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::HEADER_WAIT,
     name::BODY_WAIT,
     name::KEEPALIVE,
+    name::STALL,
     name::BOOT,
     name::DRAIN,
     name::PATH_RULES,
@@ -124,6 +130,7 @@ const GUNICORN: &[(&str, &str)] = &[
     ("preload_app", name::PRELOAD),
     ("raw_env", name::ENV),
     ("timeout", name::REQUEST),
+    ("loop_factory", name::LOOP),
     ("worker_class", name::INTERFACE),
     ("workers", name::COUNT),
     ("working_directory", name::DIRECTORY),

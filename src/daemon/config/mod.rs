@@ -82,6 +82,10 @@ pub struct App {
     pub python: Python,
     /// Which calling convention the application has.
     pub interface: Interface,
+    /// ASGI: whether the application's lifespan is run.
+    pub lifespan: Lifespan,
+    /// ASGI: what turns.
+    pub event_loop: Loop,
     /// SCRIPT_NAME (PEP 3333) or `root_path` (ASGI). Empty, or starts with `/` and does not end with one.
     pub root_path: String,
     /// Variables for the workers on top of the daemon's own environment, sorted by name, no name twice.
@@ -102,6 +106,30 @@ pub enum Interface {
     Wsgi,
     /// ASGI 3.
     Asgi,
+}
+
+/// Whether an ASGI application's lifespan is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lifespan {
+    /// If the application knows it: one that raises is taken not to.
+    #[default]
+    Auto,
+    /// Yes; an application that raises does not boot.
+    On,
+    /// No.
+    Off,
+}
+
+/// Which event loop serves an ASGI application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Loop {
+    /// uvloop if the application's environment has it.
+    #[default]
+    Auto,
+    /// The standard library's.
+    Asyncio,
+    /// uvloop's; without it the application does not boot.
+    Uvloop,
 }
 
 impl fmt::Display for Interface {
@@ -232,6 +260,9 @@ pub struct Timeouts {
     pub body: Duration,
     /// How long a connection may lie idle between requests. Zero closes it after each response.
     pub keepalive: Duration,
+    /// ASGI: how long an event loop may not turn; then its stacks are logged, and after as long again the worker is
+    /// replaced.
+    pub stall: Option<Duration>,
     /// From the start of a worker process to "ready"; then it has failed.
     pub boot: Option<Duration>,
     /// On stop and reload, how long running requests may go on. Zero cuts them off at once.
@@ -260,6 +291,7 @@ impl Default for Timeouts {
             header: Duration::from_secs(10),
             body: Duration::from_mins(1),
             keepalive: Duration::from_secs(75),
+            stall: Some(Duration::from_secs(10)),
             boot: Some(Duration::from_mins(1)),
             drain: Duration::from_secs(30),
             paths: Vec::new(),

@@ -9,7 +9,9 @@ use std::time::Duration;
 use nix::unistd::AccessFlags;
 
 use super::value::{Setting, Source};
-use super::{Bind, Complaint, Count, Interface, Level, Listen, Retry, Target, Value, python, units};
+use super::{
+    Bind, Complaint, Count, Interface, Level, Lifespan, Listen, Loop, Retry, Target, Value, python, units,
+};
 
 /// Less than a bare interpreter with its extension takes; a worker so limited would be replaced for ever.
 const MEMORY_MIN: u64 = 16 << 20;
@@ -230,6 +232,24 @@ pub(super) fn interface(setting: &Setting) -> Result<Interface, Complaint> {
         "wsgi" => Ok(Interface::Wsgi),
         "asgi" => Ok(Interface::Asgi),
         other => Err(choice(other, &["auto", "wsgi", "asgi"])),
+    }
+}
+
+pub(super) fn lifespan(setting: &Setting) -> Result<Lifespan, Complaint> {
+    match text(setting)? {
+        "auto" => Ok(Lifespan::Auto),
+        "on" => Ok(Lifespan::On),
+        "off" => Ok(Lifespan::Off),
+        other => Err(choice(other, &["auto", "on", "off"])),
+    }
+}
+
+pub(super) fn event_loop(setting: &Setting) -> Result<Loop, Complaint> {
+    match text(setting)? {
+        "auto" => Ok(Loop::Auto),
+        "asyncio" => Ok(Loop::Asyncio),
+        "uvloop" => Ok(Loop::Uvloop),
+        other => Err(choice(other, &["auto", "asyncio", "uvloop"])),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::supervise::WorkerId;
 
 use super::received::Received;
 use super::rules::RuleNr;
+use super::upload::{Carriage, Uptake};
 use super::worker::Worker;
 use super::{Had, Notice, NoticeSink};
 
@@ -34,6 +35,8 @@ pub enum Fault {
     Deadline(WorkerId),
     /// Requests with its method and path have ended workers repeatedly; for how long they are refused.
     Quarantined(Duration),
+    /// Its body could not be received to its end.
+    Upload(UploadFault),
     /// The worker died, or broke the contract, while it had the request.
     WorkerDied(WorkerId),
     /// The application raised.
@@ -45,6 +48,17 @@ pub enum Fault {
         /// The formatted traceback, perhaps empty.
         traceback: String,
     },
+}
+
+/// Why a body that is given to the application as it comes does not come to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UploadFault {
+    /// It is longer than `limits.body`.
+    TooLarge,
+    /// The client paused for longer than `timeouts.body`.
+    TooSlow,
+    /// It is malformed, or breaks off.
+    Broken,
 }
 
 /// A response's head.
@@ -158,12 +172,22 @@ pub(super) struct Exchange {
     pub(super) worker: Option<WorkerId>,
     /// How often it was taken from a worker that did not claim it and given to another.
     pub(super) moves: u8,
+    /// Its body, if that is given to the application as it takes it.
+    pub(super) uptake: Option<Box<Uptake>>,
+    /// The worker knows that nobody waits for it any more. ASGI only.
+    pub(super) told_gone: bool,
+    /// It was cancelled, and until when its worker may take to let go of it. ASGI only.
+    pub(super) grace: Option<Instant>,
     slot: u16,
     client: Client,
     waker: Option<Waker>,
     head: Option<Head>,
     parts: Parts,
     file: Option<FilePart>,
+    /// The fields of the early hints that have not been sent.
+    hints: Option<Box<HeaderMap>>,
+    /// The fields after the body.
+    trailers: Option<Box<HeaderMap>>,
     /// Body bytes that wait in `parts` and have not been acknowledged.
     unacked: u64,
     responded: bool,
@@ -214,6 +238,8 @@ pub(super) enum Piece {
     Bytes(Bytes),
     /// A file to send.
     File(FilePart),
+    /// The fields that follow.
+    Trailers(Box<HeaderMap>),
     /// The body is complete.
     End,
 }
@@ -242,12 +268,17 @@ impl Exchange {
             overdue: false,
             worker: None,
             moves: 0,
+            uptake: None,
+            told_gone: false,
+            grace: None,
             slot: 0,
             client: Client::Waiting,
             waker: None,
             head: None,
             parts: Parts::default(),
             file: None,
+            hints: None,
+            trailers: None,
             unacked: 0,
             responded: false,
             ended: false,
@@ -267,6 +298,32 @@ impl Exchange {
         self.body.is_some()
     }
 
+    /// How its body travels.
+    pub(super) fn carriage(&self) -> Carriage {
+        match (&self.uptake, &self.body) {
+            (Some(_), _) => Carriage::Parts,
+            (None, Some(_)) => Carriage::Descriptor,
+            (None, None) => Carriage::Frame,
+        }
+    }
+
+    /// May the application still want something of its body?
+    pub(super) fn takes_body(&self) -> bool {
+        self.place != Place::Over && self.fault.is_none() && !self.ended && !self.client_is_through()
+    }
+
+    /// Whoever brings its body finds out that nobody takes it any more.
+    fn end_uptake(&mut self) {
+        if let Some(waker) = self.uptake.as_mut().and_then(|uptake| uptake.waker.take()) {
+            waker.wake();
+        }
+    }
+
+    /// Has all of its answer been made?
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     pub(super) fn is_given_to(&self, index: usize) -> bool {
         matches!(self.place, Place::Given { worker, .. } if worker == index)
     }
@@ -279,7 +336,13 @@ impl Exchange {
 
     /// Does the worker wait for the client to take more of the answer? It does when the next part would not fit into
     /// the window; parts are smaller than half of it.
+    ///
+    /// Or for more of the request than the client has sent?
     pub(super) fn is_held_back(&self) -> bool {
+        self.waits_for_answer_to_leave() || self.uptake.as_ref().is_some_and(|uptake| uptake.is_hungry())
+    }
+
+    fn waits_for_answer_to_leave(&self) -> bool {
         self.unacked > RESPONSE_WINDOW / 2 && !self.ended && matches!(self.client, Client::Streaming(_))
     }
 
@@ -314,7 +377,8 @@ impl Exchange {
     /// has something of an answer or needs none.
     pub(super) fn begin_again(&mut self, now: Instant) -> bool {
         let has_nothing = self.client == Client::Waiting && !self.ended && self.fault.is_none();
-        if self.retried || self.pinned || !has_nothing {
+        let has_taken = self.uptake.as_ref().is_some_and(|uptake| uptake.taken > 0);
+        if has_taken || self.retried || self.pinned || !has_nothing {
             return false;
         }
         // The first worker may have moved the offset, which is the file's, not the descriptor's.
@@ -330,6 +394,7 @@ impl Exchange {
         self.head = None;
         self.parts = Parts::default();
         self.file = None;
+        (self.hints, self.trailers) = (None, None);
         self.unacked = 0;
         (self.responded, self.has_file, self.failed) = (false, false, false);
         self.raised = 0;
@@ -339,6 +404,7 @@ impl Exchange {
     pub(super) fn worker_is_done(&mut self) {
         self.place = Place::Over;
         self.body = None;
+        self.end_uptake();
         if !self.ended && self.fault.is_none() {
             // DONE without END: the worker forgot to answer, which the decoder already refuses; this keeps
             // the client from waiting for ever if it ever slips through.
@@ -359,7 +425,7 @@ impl Exchange {
         worker: &mut Worker,
         notice: &NoticeSink,
     ) -> Result<Option<Waker>, String> {
-        let Received { head: fixed, response, payload, error } = completion;
+        let Received { head: fixed, response, payload, error, taken, fields } = completion;
         self.slot = fixed.slot;
         if self.ended && fixed.kind == CompletionKind::Respond {
             return Err(format!("answered exchange {} twice", self.id.0));
@@ -377,7 +443,9 @@ impl Exchange {
                 let empty = matches!(&payload, Payload::Bytes(bytes) if bytes.is_empty());
                 // After END only DONE is left to say, and a part that says nothing could be said for ever.
                 let is_due = if self.ended { empty && fixed.done } else { !empty || fixed.end };
-                if !self.responded || !is_due {
+                // Who was told that nobody waits need not begin.
+                let is_forsaken = self.told_gone && empty && fixed.end && fixed.done;
+                if !is_due || !self.responded && !is_forsaken {
                     return Err(format!("sent body of exchange {} out of turn", self.id.0));
                 }
             }
@@ -398,9 +466,23 @@ impl Exchange {
                     self.failed |= !self.client_is_through();
                     let waker = self.fail(Fault::Raised { worker: worker.id, summary, traceback });
                     self.ended = true;
+                    self.end_uptake();
                     return Ok(waker);
                 }
                 return Ok(None);
+            }
+            CompletionKind::Take => return self.take_more(taken),
+            CompletionKind::Hints => return Ok(self.take_hints(fields)),
+            CompletionKind::Trailers => {
+                if !self.responded || self.ended || self.trailers.is_some() {
+                    return Err(format!("sent trailers of exchange {} out of turn", self.id.0));
+                }
+                if !self.client_is_through() {
+                    self.trailers = fields;
+                }
+            }
+            CompletionKind::Close => {
+                return Err(format!("closed exchange {}, which is no WebSocket", self.id.0));
             }
         }
         let len = match payload {
@@ -434,7 +516,9 @@ impl Exchange {
             return Err(format!("sent body of exchange {} beyond its window", self.id.0));
         }
         self.unacked += len;
-        self.ended |= fixed.end;
+        if fixed.end && !std::mem::replace(&mut self.ended, true) {
+            self.end_uptake();
+        }
         if self.ended || self.client_is_through() {
             // Nothing follows that could be held back, so there is nobody to slow down.
             self.acknowledge_all(worker);
@@ -443,6 +527,39 @@ impl Exchange {
             return Err(format!("was done with exchange {} without ending its answer", self.id.0));
         }
         Ok(self.waker.take())
+    }
+
+    /// Hints are of use before the head only.
+    fn take_hints(&mut self, fields: Option<Box<HeaderMap>>) -> Option<Waker> {
+        if self.responded || self.client != Client::Waiting {
+            return None;
+        }
+        match (&mut self.hints, fields) {
+            (Some(hints), Some(fields)) => {
+                for (name, value) in &*fields {
+                    hints.append(name, value.clone());
+                }
+            }
+            (hints, fields) => *hints = fields,
+        }
+        self.waker.take()
+    }
+
+    /// The fields of early hints that have come since the last time.
+    pub(super) fn hints(&mut self) -> Option<Box<HeaderMap>> {
+        self.hints.take()
+    }
+
+    /// The application has room for its body as far as this.
+    fn take_more(&mut self, taken: u64) -> Result<Option<Waker>, String> {
+        match &mut self.uptake {
+            Some(uptake) if taken > uptake.taken => {
+                uptake.taken = taken;
+                Ok(uptake.waker.take())
+            }
+            Some(_) => Err(format!("took back what it had taken of the body of exchange {}", self.id.0)),
+            None => Err(format!("took the body of exchange {}, which it has already", self.id.0)),
+        }
     }
 
     fn acknowledge_all(&mut self, worker: &mut Worker) {
@@ -455,18 +572,21 @@ impl Exchange {
             return None;
         }
         self.fault = Some(fault);
+        self.end_uptake();
         self.waker.take()
     }
 
     pub(super) fn client_is_gone(&mut self) {
         self.client = Client::Through;
         self.waker = None;
+        self.end_uptake();
     }
 
     /// Drops what waits for a client that is gone, and lets the worker go on.
     pub(super) fn release_parts(&mut self, worker: &mut Worker) {
         self.parts = Parts::default();
         self.file = None;
+        self.trailers = None;
         self.acknowledge_all(worker);
     }
 
@@ -478,7 +598,8 @@ impl Exchange {
             return self.failed();
         }
         if let Some(head) = self.head.take() {
-            if self.ended {
+            // Trailers follow a body piece by piece only.
+            if self.ended && self.trailers.is_none() {
                 self.client = Client::Through;
                 return Progress::Ready(Beginning {
                     head,
@@ -512,6 +633,11 @@ impl Exchange {
         }
         if self.fault.is_some() {
             return self.failed();
+        }
+        if self.ended
+            && let Some(trailers) = self.trailers.take()
+        {
+            return Progress::Ready((Piece::Trailers(trailers), None));
         }
         if self.ended {
             self.client = Client::Through;

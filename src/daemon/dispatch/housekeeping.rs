@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::frame::ExchangeId;
 
+use super::later::Pulse;
 use super::{Asked, Dispatcher, Fault, Notice, State};
 
 /// What the housekeeper is doing between its looks.
@@ -21,6 +22,9 @@ pub(super) enum Keeper {
 /// How often the housekeeper looks while records may be stalled, and while there is only something to time out.
 const FAST_TICK: Duration = Duration::from_millis(1);
 const SLOW_TICK: Duration = Duration::from_millis(50);
+
+/// How long a task that was cancelled may take to end: its `finally` blocks run.
+const GRACE: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
     /// Watches time: deadlines, the queue's patience, stalled records. Never returns. Sleeps while there is
@@ -49,6 +53,7 @@ impl Dispatcher {
         self.revoke_stalled(state, now);
         self.enforce_deadlines(state, now);
         self.tell_slow(state, now);
+        self.feel_pulses(state, now);
         if !state.quarantine.is_empty() {
             state.quarantine.expire(now);
         }
@@ -96,7 +101,11 @@ impl Dispatcher {
             for id in overdue {
                 let Some(worker) = &mut state.workers[index] else { break };
                 let Some(exchange) = state.exchanges.get_mut(id) else { continue };
-                if exchange.is_held_back() {
+                if exchange.grace.is_some_and(|grace| now > grace) {
+                    exchange.grace = None;
+                    (self.notice)(Notice::Stubborn(worker_id, Asked::new(exchange, worker, now)));
+                }
+                if exchange.is_held_back() && !exchange.overdue {
                     // A slow client's time is not the application's; one that takes nothing at all is cut off after
                     // timeouts.body.
                     worker.restart_clock(id, now);
@@ -107,20 +116,42 @@ impl Dispatcher {
                 }
                 worker.count_answer(true);
                 let waker = exchange.fail(Fault::Deadline(worker_id));
-                if exchange.can_be_cut_short() {
+                let asked = Asked::new(exchange, worker, now);
+                if worker.is_asgi() {
+                    worker.cancel(exchange);
+                    exchange.grace = Some(now + GRACE);
+                } else if exchange.can_be_cut_short() {
                     worker.forget(id);
                 }
-                let asked = Asked::new(exchange, worker, now);
                 if let Some(waker) = waker {
                     waker.wake();
                 }
-                (self.notice)(Notice::DeadlineExceeded(worker_id, asked));
+                (self.notice)(if worker.is_asgi() {
+                    Notice::Overdue(worker_id, asked)
+                } else {
+                    Notice::DeadlineExceeded(worker_id, asked)
+                });
             }
             let drained = state.workers[index]
                 .as_ref()
                 .is_some_and(|worker| worker.retiring && worker.is_drained(&state.exchanges));
             if drained {
                 self.tell_drained(state, index, worker_id);
+            }
+        }
+    }
+
+    /// Event loops that do not turn are told of.
+    fn feel_pulses(&self, state: &mut State, now: Instant) {
+        let Some(stall) = state.policy.stall else { return };
+        for worker in state.workers.iter_mut().flatten() {
+            if !worker.has_pulse() {
+                continue;
+            }
+            match worker.pulse(stall, now) {
+                Pulse::Fine => {}
+                Pulse::Stalled(silence) => (self.notice)(Notice::Stalled(worker.id, silence)),
+                Pulse::Stuck(silence) => (self.notice)(Notice::Stuck(worker.id, silence)),
             }
         }
     }

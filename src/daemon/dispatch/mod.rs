@@ -26,6 +26,7 @@
 mod exchange;
 mod exchanges;
 mod housekeeping;
+mod later;
 mod measure;
 mod notice;
 mod placing;
@@ -40,10 +41,12 @@ mod rules;
 mod tests;
 mod ticket;
 mod turn;
+mod upload;
 mod worker;
 mod workers;
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -54,7 +57,7 @@ use tokio::sync::Notify;
 use crate::supervise::WorkerId;
 
 use self::exchange::{Exchange, Place};
-pub use self::exchange::{Fault, FilePart, Head, Payload};
+pub use self::exchange::{Fault, FilePart, Head, Payload, UploadFault};
 use self::exchanges::Exchanges;
 use self::housekeeping::Keeper;
 use self::measure::Gauge;
@@ -66,8 +69,10 @@ pub use self::reactor::Reactor;
 pub use self::rules::Rule;
 use self::rules::Rules;
 pub use self::ticket::{Answer, BodyStream, StreamPiece, Ticket};
-pub use self::worker::Link;
+use self::upload::Carriage;
+pub use self::upload::{PART, Upload};
 use self::worker::Worker;
+pub use self::worker::{Link, Slots};
 
 /// The queue, the exchanges and the workers' channels.
 pub struct Dispatcher {
@@ -75,6 +80,8 @@ pub struct Dispatcher {
     notice: NoticeSink,
     /// Wakes the housekeeper when there is something to watch again.
     work: Notify,
+    /// The worker that was admitted last is ASGI.
+    asgi: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -128,6 +135,7 @@ impl Dispatcher {
             reactor,
             notice,
             work: Notify::new(),
+            asgi: AtomicBool::new(false),
             state: Mutex::new(State {
                 workers: Vec::new(),
                 exchanges: Exchanges::default(),
@@ -149,6 +157,11 @@ impl Dispatcher {
     /// The reactor's page and doorbell, for a new worker.
     pub fn reactor(&self) -> &Reactor {
         &self.reactor
+    }
+
+    /// Are requests to be submitted as ASGI workers take them: with a large body that comes in parts?
+    pub fn is_asgi(&self) -> bool {
+        self.asgi.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -182,7 +195,12 @@ impl Dispatcher {
         let held = rule.filter(|rule| state.rules.is_full(*rule));
         // Who waits already goes first, even if what is at the front needs an idle slot and this one does not.
         let can_start = held.is_none() && state.queue.is_empty();
-        let chosen = if can_start { state.choose(body.is_some()) } else { None };
+        let carriage = match (&body, request.body_streams) {
+            (_, true) => Carriage::Parts,
+            (Some(_), false) => Carriage::Descriptor,
+            (None, false) => Carriage::Frame,
+        };
+        let chosen = if can_start { state.choose(carriage) } else { None };
         if chosen.is_none()
             && let Some(fault) = state.refusal()
         {
@@ -190,6 +208,9 @@ impl Dispatcher {
             return Err(fault);
         }
         let mut exchange = Exchange::new(id, frame, body, limit, now);
+        if request.body_streams {
+            exchange.uptake = Some(Box::default());
+        }
         match (held, rule) {
             (Some(rule), _) => {
                 exchange.place = Place::Waiting(rule);
@@ -403,7 +424,9 @@ impl State {
                         freed = Some(worker);
                     } else {
                         exchange.release_parts(worker_state);
-                        if exchange.can_be_cut_short() {
+                        if worker_state.is_asgi() {
+                            worker_state.tell_gone(exchange);
+                        } else if exchange.can_be_cut_short() {
                             worker_state.forget(id);
                         }
                     }

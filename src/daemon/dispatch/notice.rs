@@ -21,6 +21,15 @@ pub enum Notice {
     HungUp(WorkerId),
     /// This request ran over its deadline in this worker; its client has been answered.
     DeadlineExceeded(WorkerId, Asked),
+    /// This request ran over its deadline in this ASGI worker; its client has been answered, and its task is being
+    /// cancelled.
+    Overdue(WorkerId, Asked),
+    /// A second later its task has not ended: only the end of the worker ends it.
+    Stubborn(WorkerId, Asked),
+    /// This ASGI worker's event loop has not turned for `timeouts.stall`; for how long. Told once until it turns.
+    Stalled(WorkerId, Duration),
+    /// Nor for as long again: only the end of the worker ends it.
+    Stuck(WorkerId, Duration),
     /// This request has been running for longer than `log.slow`. Told once of each attempt.
     Slow(WorkerId, Asked),
     /// A retiring worker has no exchange left but those over their deadline.

@@ -5,6 +5,7 @@ use std::time::Instant;
 use rgun_channel::frame::ExchangeId;
 
 use super::exchange::{Exchange, Place};
+use super::upload::Carriage;
 use super::worker::Worker;
 use super::{Dispatcher, State};
 
@@ -13,6 +14,9 @@ impl Dispatcher {
     /// still where it was, unless it has been given to another or ended with the broken one.
     pub(super) fn give(&self, state: &mut State, worker: usize, id: ExchangeId, now: Instant) -> bool {
         let Some((exchange, worker_state)) = state.pair(id, worker) else { return false };
+        if !worker_state.takes(exchange.carriage()) {
+            return false;
+        }
         let pushed = worker_state.push(exchange, now);
         match pushed {
             Ok(Some(position)) => {
@@ -33,8 +37,8 @@ impl Dispatcher {
     /// Gives queued exchanges to a worker that has room, and to nobody else's disadvantage.
     pub(super) fn refill(&self, state: &mut State, index: usize, now: Instant) {
         while let Some(id) = state.queue.next(now) {
-            let with_fd = state.exchanges.get(id).is_some_and(Exchange::has_body_fd);
-            let has_room = state.workers[index].as_ref().is_some_and(|worker| worker.has_room(with_fd));
+            let carriage = state.carriage(id);
+            let has_room = state.workers[index].as_ref().is_some_and(|worker| worker.has_room(carriage));
             if !has_room || !self.give(state, index, id, now) {
                 return;
             }
@@ -66,8 +70,8 @@ impl Dispatcher {
     /// Gives what is queued to whoever has room.
     pub(super) fn refill_all(&self, state: &mut State, now: Instant) {
         while let Some(id) = state.queue.next(now) {
-            let with_fd = state.exchanges.get(id).is_some_and(Exchange::has_body_fd);
-            let Some(index) = state.choose(with_fd) else { return };
+            let carriage = state.carriage(id);
+            let Some(index) = state.choose(carriage) else { return };
             if !self.give(state, index, id, now) {
                 return;
             }
@@ -77,17 +81,21 @@ impl Dispatcher {
 }
 
 impl State {
+    fn carriage(&self, id: ExchangeId) -> Carriage {
+        self.exchanges.get(id).map_or(Carriage::Frame, Exchange::carriage)
+    }
+
     fn pair(&mut self, id: ExchangeId, worker: usize) -> Option<(&mut Exchange, &mut Worker)> {
         Some((self.exchanges.get_mut(id)?, self.workers.get_mut(worker)?.as_mut()?))
     }
 
     /// The worker that can start a request soonest, if one can take it now: one with an idle slot before
     /// one that is merely fast, the least busy first; at last one that has lately let lie what it was given.
-    pub(super) fn choose(&self, with_fd: bool) -> Option<usize> {
+    pub(super) fn choose(&self, carriage: Carriage) -> Option<usize> {
         let mut best: Option<(usize, (bool, bool, u32))> = None;
         for (index, worker) in self.workers.iter().enumerate() {
             let Some(worker) = worker else { continue };
-            if !worker.has_room(with_fd) {
+            if !worker.has_room(carriage) {
                 continue;
             }
             let rank = (worker.stalled, worker.idle_slots() == 0, worker.load());

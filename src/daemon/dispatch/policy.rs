@@ -17,6 +17,8 @@ pub struct Policy {
     pub request_timeout: Option<Duration>,
     /// `log.slow`: after how long [`Notice::Slow`](super::Notice::Slow) is told of one that runs.
     pub slow: Option<Duration>,
+    /// `timeouts.stall`: after how long [`Notice::Stalled`] is told of an event loop that does not turn.
+    pub stall: Option<Duration>,
     /// `timeouts.path`: the first that matches counts.
     pub rules: Vec<Rule>,
     /// `workers.retry = "idempotent"`: what had started in a worker that died is given to another, once, if its

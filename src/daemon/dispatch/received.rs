@@ -2,6 +2,8 @@
 //!
 //! Everything here is hostile input: whatever is impossible is an error, and the worker is then condemned.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use rgun_channel::frame::{
@@ -23,6 +25,10 @@ pub(super) struct Received {
     pub(super) payload: Payload,
     /// Summary and traceback of [`CompletionKind::Raised`].
     pub(super) error: Option<(String, String)>,
+    /// The number of [`CompletionKind::Take`].
+    pub(super) taken: u64,
+    /// The fields of [`CompletionKind::Hints`] and [`CompletionKind::Trailers`].
+    pub(super) fields: Option<Box<HeaderMap>>,
 }
 
 /// Decodes a completion frame that has been copied out of the ring.
@@ -35,14 +41,17 @@ pub(super) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> 
     if head.done {
         worker.measure(head.service);
     }
-    let slice = |range: std::ops::Range<usize>| bytes.get(range).unwrap_or_default();
+    let slice = |range: Range<usize>| bytes.get(range).unwrap_or_default();
     if head.kind == CompletionKind::Raised {
         let BodyPart::Inline(range) = body else {
             return Err("raised without an error".to_owned());
         };
         let error = AppError::decode(slice(range)).map_err(|broken| broken.to_string())?;
         let error = Some((error.summary.to_owned(), error.traceback.to_owned()));
-        return Ok(Received { head, response: None, payload: Payload::Bytes(Bytes::new()), error });
+        return Ok(Received { error, ..Received::bare(head) });
+    }
+    if !matches!(head.kind, CompletionKind::Respond | CompletionKind::Body) {
+        return decode_asgi(worker, head, &slice, (n_fields, fields), body);
     }
     // One allocation holds the field values and an inline body; everything below borrows from it.
     let shared = Bytes::copy_from_slice(slice(fields.start..bytes.len()));
@@ -61,7 +70,43 @@ pub(super) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> 
             Payload::File(FilePart { fd: worker.take_file(head.exchange, notice)?, offset, len })
         }
     };
-    Ok(Received { head, response, payload, error: None })
+    Ok(Received { response, payload, ..Received::bare(head) })
+}
+
+impl Received {
+    fn bare(head: Completion) -> Self {
+        let payload = Payload::Bytes(Bytes::new());
+        Self { head, response: None, payload, error: None, taken: 0, fields: None }
+    }
+}
+
+/// What only ASGI workers have to say.
+fn decode_asgi<'b>(
+    worker: &Worker,
+    head: Completion,
+    slice: &impl Fn(Range<usize>) -> &'b [u8],
+    (n_fields, fields): (u16, Range<usize>),
+    body: BodyPart,
+) -> Result<Received, String> {
+    let BodyPart::Inline(body) = body else {
+        return Err(format!("said {:?} with a body elsewhere", head.kind));
+    };
+    let ends = head.kind == CompletionKind::Trailers || head.kind == CompletionKind::Close;
+    if !worker.is_asgi() || (head.end || head.done) && !ends {
+        return Err(format!("said {:?} out of place", head.kind));
+    }
+    let mut received = Received::bare(head);
+    match head.kind {
+        CompletionKind::Take => {
+            received.taken = frame::taken(slice(body)).map_err(|broken| broken.to_string())?;
+        }
+        CompletionKind::Hints | CompletionKind::Trailers => {
+            let shared = Bytes::copy_from_slice(slice(fields));
+            received.fields = Some(Box::new(header_map(&shared, n_fields)?));
+        }
+        _ => {}
+    }
+    Ok(received)
 }
 
 /// Makes a header map whose values share `encoded`.

@@ -11,12 +11,14 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use rgun_channel::frame::ExchangeId;
 
 use crate::supervise::WorkerId;
 
 use super::Dispatcher;
 use super::exchange::{Beginning, Fault, FilePart, Head, Parts, Piece, Progress};
+use super::upload::Upload;
 
 /// The application's answer: its head, and its body or where it will come from.
 #[derive(Debug)]
@@ -43,6 +45,8 @@ pub struct Ticket {
     dispatcher: Arc<Dispatcher>,
     id: ExchangeId,
     settled: bool,
+    /// Early hints that have come since they were last asked for.
+    hints: Option<Box<HeaderMap>>,
 }
 
 /// The rest of a response body.
@@ -55,7 +59,17 @@ pub struct BodyStream {
 
 impl Ticket {
     pub(super) fn new(dispatcher: Arc<Dispatcher>, id: ExchangeId) -> Self {
-        Self { dispatcher, id, settled: false }
+        Self { dispatcher, id, settled: false, hints: None }
+    }
+
+    /// The fields of early hints (RFC 8297) that the last poll has found while the head was still to come.
+    pub fn hints(&mut self) -> Option<Box<HeaderMap>> {
+        self.hints.take()
+    }
+
+    /// For whoever brings the body, if the request said that it comes in parts.
+    pub fn upload(&self) -> Upload {
+        Upload::new(Arc::clone(&self.dispatcher), self.id)
     }
 }
 
@@ -70,13 +84,17 @@ impl Future for Ticket {
         let worker = exchange.worker;
         let waited = exchange.given.unwrap_or_else(Instant::now) - exchange.received;
         let progress = exchange.poll_head(cx.waker());
+        let hints = if matches!(progress, Progress::Pending) { exchange.hints() } else { None };
         if matches!(progress, Progress::Failed(_)) {
             state.release(self.id);
         }
         state.exchanges.remove_if_over(self.id);
         drop(state);
         match progress {
-            Progress::Pending => Poll::Pending,
+            Progress::Pending => {
+                self.hints = hints;
+                Poll::Pending
+            }
             Progress::Failed(fault) => {
                 self.settled = true;
                 Poll::Ready(Err(fault))
@@ -109,6 +127,8 @@ pub enum StreamPiece {
     Bytes(Bytes),
     /// A file to send.
     File(FilePart),
+    /// The fields that follow; nothing comes after them.
+    Trailers(Box<HeaderMap>),
 }
 
 impl BodyStream {
@@ -141,6 +161,7 @@ impl BodyStream {
                 self.settled = true;
                 None
             }
+            Progress::Ready((Piece::Trailers(trailers), _)) => Some(Ok(StreamPiece::Trailers(trailers))),
             Progress::Ready((Piece::File(file), _)) => Some(Ok(StreamPiece::File(file))),
             Progress::Ready((Piece::Bytes(bytes), ack)) => {
                 if let Some(leaving) = ack

@@ -98,6 +98,14 @@ impl Dispatcher {
             if popped_any && let Some(worker) = &state.workers[index] {
                 worker.made_room();
             }
+            if let Some(worker) = &mut state.workers[index]
+                && worker.has_more_to_say()
+            {
+                match worker.say_more() {
+                    Ok(woke) => woken |= woke,
+                    Err(why) => self.condemn(state, index, &why),
+                }
+            }
             if freed {
                 self.refill(state, index, now);
             }
@@ -123,7 +131,8 @@ impl Dispatcher {
         };
         let (done, kind) = (completion.head.done, completion.head.kind);
         let mut waker = exchange.receive(completion, worker, &self.notice)?;
-        if kind == CompletionKind::Respond && exchange.client_is_through() && exchange.can_be_cut_short() {
+        let is_unheard = kind == CompletionKind::Respond && exchange.client_is_through();
+        if is_unheard && !worker.is_asgi() && exchange.can_be_cut_short() {
             worker.forget(id);
         }
         let worker_id = worker.id;

@@ -9,19 +9,21 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rgun_channel::control::{self, Command, Report};
+use rgun_channel::control::{self, Command, Interface, Report};
 use rgun_channel::frame::{self, ExchangeId};
 use rgun_channel::layout::{Geometry, SLOT_ACKED, SLOT_EXCHANGE, SLOT_THREAD, SLOT_WANTS_CREDIT, Word};
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionReceiver, Position, SubmissionSender};
 use rgun_channel::slab::SlabReceiver;
-use rgun_channel::wake::{Sleepers, SystemFutex, Want};
+use rgun_channel::wake::{Ring, Sleepers, Want};
 
 use crate::supervise::{Generation, Tally, WorkerId};
 
 use super::exchange::{Exchange, Place};
 use super::exchanges::Exchanges;
+use super::later::Outbox;
 use super::reports::Budget;
+use super::upload::Carriage;
 use super::{Notice, NoticeSink};
 
 /// Requests of up to this service time are given ahead of time: as many as fit into it and one more, but at most
@@ -54,6 +56,22 @@ const WORTH_STEALING: Duration = Duration::from_micros(50);
 /// No request takes longer, whatever the worker says; so that sums and products of service times do not overflow.
 const LONGEST_SERVICE: u64 = 1 << 48;
 
+/// How many exchanges a worker can have at a time. Which number counts its `Ready` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slots {
+    /// Of a WSGI worker.
+    pub threads: u32,
+    /// Of an ASGI worker.
+    pub concurrency: u32,
+}
+
+impl Slots {
+    /// For how many the shared map has room.
+    pub fn most(self) -> u32 {
+        self.threads.max(self.concurrency)
+    }
+}
+
 /// A worker's channel, as `pool` made it.
 #[derive(Debug)]
 pub struct Link {
@@ -67,6 +85,10 @@ pub struct Link {
     pub geometry: Geometry,
     /// The daemon's end of the control socket; does not block.
     pub control: Arc<OwnedFd>,
+    /// The eventfd that an ASGI worker's event loop watches; does not block.
+    pub wake: Arc<OwnedFd>,
+    /// How many exchanges it can have at a time, by its interface.
+    pub slots: Slots,
     /// After how many requests [`Notice::Served`] is told: `workers.max_requests` with its jitter.
     pub max_requests: Option<NonZeroU64>,
 }
@@ -81,6 +103,12 @@ pub(super) struct Worker {
     slab: SlabReceiver,
     map: Arc<Map>,
     control: Arc<OwnedFd>,
+    /// Rung for an event loop.
+    wake: Arc<OwnedFd>,
+    /// By either interface; which counts is known when it is ready.
+    possible: Slots,
+    /// It is ASGI; known when it is ready, and nothing is given to it before.
+    asgi: bool,
     slots: u32,
     pub(super) admitted: bool,
     pub(super) retiring: bool,
@@ -97,6 +125,7 @@ pub(super) struct Worker {
     pub(super) stalled: bool,
     /// Records published since the doorbell was last rung.
     unrung: u32,
+    pub(super) outbox: Outbox,
     /// Per slot: bytes acknowledged so far.
     acked: Vec<u64>,
     /// Descriptors that arrived before the frame that names them.
@@ -122,7 +151,7 @@ struct Running {
 
 impl Worker {
     pub(super) fn new(link: Link) -> Self {
-        let Link { worker, generation, map, geometry, control, max_requests } = link;
+        let Link { worker, generation, map, geometry, control, wake, slots, max_requests } = link;
         let now = Instant::now();
         Self {
             id: worker,
@@ -132,7 +161,10 @@ impl Worker {
             slab: SlabReceiver::new(Arc::clone(&map), &geometry),
             map,
             control,
-            slots: geometry.slots,
+            wake,
+            possible: slots,
+            asgi: false,
+            slots: slots.threads,
             admitted: false,
             retiring: false,
             told_drained: false,
@@ -142,6 +174,7 @@ impl Worker {
             next: None,
             stalled: false,
             unrung: 0,
+            outbox: Outbox::default(),
             acked: vec![0; geometry.slots as usize],
             files: HashMap::new(),
             reports: Budget::new(now),
@@ -156,6 +189,11 @@ impl Worker {
             asleep: self.map.u32(Geometry::word(Word::Asleep)),
             tokens: self.map.u32(Geometry::word(Word::Tokens)),
         }
+    }
+
+    /// How whoever waits in it is woken.
+    fn waker(&self) -> Ring<'_> {
+        if self.asgi { Ring::Bell(self.wake.as_fd()) } else { Ring::Futex }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -177,9 +215,33 @@ impl Worker {
 
     /// Can it take a request now? One whose body is a descriptor is never prefetched, because a revoked
     /// record would leave its descriptor behind.
-    pub(super) fn has_room(&self, with_fd: bool) -> bool {
-        let ahead = if with_fd { 0 } else { self.depth() - 1 };
-        self.is_open() && self.given() < self.slots + ahead
+    pub(super) fn has_room(&self, carriage: Carriage) -> bool {
+        let ahead = if carriage == Carriage::Frame { self.depth() - 1 } else { 0 };
+        self.is_open() && self.takes(carriage) && self.given() < self.slots + ahead
+    }
+
+    /// Can it ever take a request whose body travels like this?
+    pub(super) fn takes(&self, carriage: Carriage) -> bool {
+        match carriage {
+            Carriage::Frame => true,
+            Carriage::Descriptor => !self.asgi,
+            Carriage::Parts => self.asgi,
+        }
+    }
+
+    pub(super) fn is_asgi(&self) -> bool {
+        self.asgi
+    }
+
+    /// When it last finished something, or began to have something to do.
+    pub(super) fn progress(&self) -> Instant {
+        self.progress
+    }
+
+    /// A record is in its ring.
+    pub(super) fn published(&mut self, position: Position) {
+        self.outbox.last = Some(position);
+        self.unrung += 1;
     }
 
     pub(super) fn idle_slots(&self) -> u32 {
@@ -244,7 +306,7 @@ impl Worker {
         exchange.given = Some(now);
         exchange.worker = Some(self.id);
         self.running.push_back(Running { id: exchange.id, position, started, limit: exchange.limit });
-        self.unrung += 1;
+        self.published(position);
         Ok(Some(position))
     }
 
@@ -276,6 +338,10 @@ impl Worker {
         if let Some(at) = self.running.iter().position(|running| running.id == id) {
             self.running.remove(at);
         }
+        if self.asgi {
+            // Nothing is given to it ahead of time.
+            return;
+        }
         let slots = self.slots as usize;
         for running in self.running.iter_mut().take(slots) {
             running.started.get_or_insert(now);
@@ -283,6 +349,10 @@ impl Worker {
     }
 
     pub(super) fn measure(&mut self, service: u64) {
+        if self.asgi {
+            // What a task takes says nothing about when the next can start; and nothing is given ahead of time.
+            return;
+        }
         let service = service.min(LONGEST_SERVICE);
         // One eighth of the new value, as TCP smooths its round-trip time (RFC 6298 §2), but up at once: a
         // worker that turns slow must not be given work ahead of time.
@@ -297,12 +367,12 @@ impl Worker {
         // `wake_more` corrects that within a tick if it was wrong.
         let most = if self.service < nanoseconds(ONE_THREAD) { 1 } else { self.unrung };
         self.unrung = 0;
-        self.sleepers().wake(&SystemFutex, most);
+        self.sleepers().wake(&self.waker(), most);
     }
 
     /// Wakes another thread if there are unclaimed records and somebody sleeps.
     pub(super) fn wake_more(&self) -> bool {
-        self.sleepers().wake(&SystemFutex, 1) > 0
+        self.sleepers().wake(&self.waker(), 1) > 0
     }
 
     /// May records lie unclaimed in its ring, or completions unrung? Then the housekeeper looks often. A worker that
@@ -310,7 +380,8 @@ impl Worker {
     pub(super) fn may_stall(&self, now: Instant) -> bool {
         let is_quick = self.given() > self.slots || self.service <= nanoseconds(PREFETCH_TIME);
         let has_moved = now.saturating_duration_since(self.progress) < QUICK;
-        !self.running.is_empty() && (is_quick && has_moved || self.first_unclaimed().is_some())
+        self.has_more_to_say()
+            || !self.running.is_empty() && (is_quick && has_moved || self.first_unclaimed().is_some())
     }
 
     /// Might it hold back a completion because there is more to do? Only quick ones do.
@@ -353,7 +424,7 @@ impl Worker {
 
     /// Records were popped: the worker may be waiting for the room.
     pub(super) fn made_room(&self) {
-        Want(self.map.u32(Geometry::word(Word::WantsSpace))).satisfy(&SystemFutex);
+        Want(self.map.u32(Geometry::word(Word::WantsSpace))).satisfy(&self.waker());
     }
 
     /// Body bytes have left for the client (or were discarded).
@@ -365,7 +436,7 @@ impl Worker {
         *acked += bytes;
         let slot = u32::from(slot);
         self.map.u64(Geometry::slot(slot, SLOT_ACKED)).store(*acked, Ordering::Release);
-        Want(self.map.u32(Geometry::slot(slot, SLOT_WANTS_CREDIT))).satisfy(&SystemFutex);
+        Want(self.map.u32(Geometry::slot(slot, SLOT_WANTS_CREDIT))).satisfy(&self.waker());
     }
 
     pub(super) fn take_running(&mut self) -> Vec<ExchangeId> {
@@ -378,7 +449,9 @@ impl Worker {
             return false;
         }
         self.remove(id, Instant::now());
-        self.forget(id);
+        if !self.asgi {
+            self.forget(id);
+        }
         true
     }
 
@@ -512,11 +585,28 @@ impl Worker {
                     }
                 }
                 report => {
+                    if let Report::Ready { interface } = report {
+                        self.is_ready(interface)?;
+                    }
                     self.reports.spend(&report, Instant::now())?;
                     notice(Notice::Report(self.id, report));
                 }
             }
         }
+    }
+
+    /// It has said how its application is called, and with that how many exchanges it takes and how it is woken.
+    fn is_ready(&mut self, interface: Interface) -> Result<(), String> {
+        let asgi = interface == Interface::Asgi;
+        if asgi != self.asgi && !self.running.is_empty() {
+            return Err("changed its interface".to_owned());
+        }
+        self.asgi = asgi;
+        if asgi {
+            self.slab.ring_by(Arc::clone(&self.wake));
+        }
+        self.slots = if asgi { self.possible.concurrency } else { self.possible.threads };
+        Ok(())
     }
 
     pub(super) fn take_file(&mut self, id: ExchangeId, notice: &NoticeSink) -> Result<OwnedFd, String> {

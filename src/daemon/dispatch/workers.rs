@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use rgun_channel::control::Command;
@@ -11,6 +13,7 @@ use crate::supervise::WorkerId;
 
 use super::exchange::{Exchange, Fault, Place};
 use super::quarantine::{self, Entrance};
+use super::upload::Carriage;
 use super::worker::{Link, Worker};
 use super::{Asked, Dispatcher, Notice, State};
 
@@ -39,6 +42,10 @@ impl Dispatcher {
             worker.admitted = true;
             worker.retiring = false;
             worker.told_drained = false;
+            let asgi = worker.is_asgi();
+            if self.asgi.swap(asgi, Relaxed) != asgi {
+                state.refuse_unfit(asgi, now);
+            }
         }
         self.refill(state, index, now);
         state.ring_doorbells();
@@ -248,6 +255,19 @@ impl State {
             };
             if let Entrance::Shut(pause) = self.quarantine.entrance(method, path, now, |_| false) {
                 self.fail(id, Fault::Quarantined(pause), now);
+            }
+        }
+    }
+
+    /// The application is called in another way from now on: requests that wait with a body that only the former kind
+    /// of workers takes would wait for ever.
+    fn refuse_unfit(&mut self, asgi: bool, now: Instant) {
+        let unfit = if asgi { Carriage::Descriptor } else { Carriage::Parts };
+        let waiting: Vec<_> = self.queue.iter().chain(self.rules.waiting()).collect();
+        for id in waiting {
+            if self.exchanges.get(id).is_some_and(|exchange| exchange.carriage() == unfit) {
+                let reason = "its interface has just changed";
+                self.fail(id, Fault::Unavailable(Arc::from(reason)), now);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::dispatch::Fault;
+use crate::dispatch::{Fault, UploadFault};
 use crate::supervise::WorkerId;
 
 /// Why a request gets an answer that is not the application's.
@@ -74,6 +74,19 @@ impl Refusal {
                     // Whole seconds are all that the field can say.
                     Some(Duration::from_secs(pause.as_secs() + u64::from(pause.subsec_nanos() > 0))),
                 ),
+                Fault::Upload(UploadFault::TooLarge) => (
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "the request's body is larger than limits.body".to_owned(),
+                    None,
+                ),
+                Fault::Upload(UploadFault::TooSlow) => (
+                    StatusCode::REQUEST_TIMEOUT,
+                    "the request's body did not arrive in time".to_owned(),
+                    None,
+                ),
+                Fault::Upload(UploadFault::Broken) => {
+                    (StatusCode::BAD_REQUEST, "the request's body is malformed".to_owned(), None)
+                }
                 Fault::Deadline(_) => {
                     (StatusCode::GATEWAY_TIMEOUT, "the application took too long".to_owned(), None)
                 }

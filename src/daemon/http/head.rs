@@ -67,11 +67,11 @@ pub(super) fn set_host(parts: &mut request::Parts) -> Result<(), Refusal> {
 }
 
 /// The fields as the worker gets them: without `Transfer-Encoding`, because the body it gets has been decoded
-/// (RFC 9112 §7.1.3).
-pub(super) fn fields(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+/// (RFC 9112 §7.1.3). An ASGI application that gets the body as it comes gets them as they came.
+pub(super) fn fields(headers: &HeaderMap, as_they_came: bool) -> impl Iterator<Item = (&[u8], &[u8])> {
     headers
         .iter()
-        .filter(|(name, _)| **name != TRANSFER_ENCODING)
+        .filter(move |(name, _)| as_they_came || **name != TRANSFER_ENCODING)
         .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
 }
 
@@ -79,6 +79,19 @@ pub(super) fn fields(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])
 /// frameworks look at (Django reads nothing without it).
 pub(super) fn set_length(headers: &mut HeaderMap, len: u64) {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
+}
+
+/// A 103 (RFC 8297), which hyper does not write.
+pub(super) fn early_hints(fields: &HeaderMap) -> Vec<u8> {
+    let mut bytes = b"HTTP/1.1 103 Early Hints\r\n".to_vec();
+    for (name, value) in fields {
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes
 }
 
 /// 10 or 11.

@@ -9,6 +9,7 @@ mod head;
 mod request_id;
 mod response;
 mod server;
+mod upload;
 
 /// Bytes of one body, either way, before others have their turn: a fraction of a millisecond.
 const TURN: usize = 256 * 1024;

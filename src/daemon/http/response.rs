@@ -139,6 +139,10 @@ impl Body for ResponseBody {
                         let dispatcher = Arc::clone(stream.dispatcher());
                         this.source = Source::File(FileReader::new(file, dispatcher));
                     }
+                    // hyper sends those that the head's `Trailer` names, to clients that say `TE: trailers`.
+                    Some(Ok(StreamPiece::Trailers(trailers))) => {
+                        return Poll::Ready(Some(Ok(Frame::trailers(*trailers))));
+                    }
                     Some(Err(fault)) => break Some(Err(BodyError::Fault(fault))),
                 },
             }

@@ -27,6 +27,7 @@ use super::fault::{Refusal, Told};
 use super::head;
 use super::request_id::{RequestId, RequestIds};
 use super::response::{Account, FileReader, ResponseBody, Source};
+use super::upload::{self, Bounds, Bringer};
 
 /// What bounds a request. Units: bytes, except where a type says otherwise.
 #[derive(Debug, Clone)]
@@ -149,6 +150,7 @@ fn start(server: &Arc<Server>, connection: &Arc<Connection>, request: Request<In
         id: server.ids.for_request(parts.headers.get(X_REQUEST_ID)),
         method: parts.method.clone(),
         path: Path::new(path(&parts)),
+        knows_interim: parts.version == http::Version::HTTP_11,
         begun,
     };
     let checked = head::check(&parts, &server.limits).and_then(|()| head::set_host(&mut parts));
@@ -157,6 +159,9 @@ fn start(server: &Arc<Server>, connection: &Arc<Connection>, request: Request<In
         Ok(()) if incoming.is_end_stream() => {
             let nothing = Body::Inline(bytes::Bytes::new());
             Started::Submitted(submit(server, connection, &parts, nothing, &asked.id, (begun, begun)))
+        }
+        Ok(()) if server.dispatcher.is_asgi() && upload::comes_in_parts(&incoming, &parts.headers) => {
+            Started::Submitted(submit_in_parts(server, connection, &parts, incoming, &asked.id, begun))
         }
         Ok(()) => {
             let (server, connection) = (Arc::clone(server), Arc::clone(connection));
@@ -188,13 +193,25 @@ impl Future for Answering {
             this.started = Started::Submitted(ready!(receiving.as_mut().poll(cx)));
         }
         let outcome = match &mut this.started {
-            Started::Submitted(Ok(ticket)) => ready!(Pin::new(ticket).poll(cx)).map_err(Refusal::Exchange),
+            Started::Submitted(Ok(ticket)) => match Pin::new(&mut *ticket).poll(cx) {
+                Poll::Ready(outcome) => outcome.map_err(Refusal::Exchange),
+                Poll::Pending => {
+                    if let (Some(hints), Some((connection, asked))) = (ticket.hints(), &this.about)
+                        && asked.knows_interim
+                    {
+                        connection.hint(&head::early_hints(&hints));
+                    }
+                    return Poll::Pending;
+                }
+            },
             Started::Submitted(Err(refusal)) => Err(refusal.clone()),
             Started::Receiving(_) => unreachable!("it has been received just now"),
         };
         let Some((connection, asked)) = this.about.take() else {
             unreachable!("a future is not polled again when it was ready")
         };
+        // What has not left by now would come after the answer.
+        drop(connection.take_hint());
         let outcome = outcome.and_then(|answer| check_length(&asked.method, &answer).map(|()| answer));
         let mut response = match outcome {
             Ok(answer) => answered(&this.server, connection, &asked, answer),
@@ -240,21 +257,66 @@ fn submit(
     };
     let frame = frame::Request {
         body_len,
+        body_is_fd: spooled.is_some(),
+        body: &inline,
+        ..frame_of(server, connection, parts, id, begun)
+    };
+    let fields = head::fields(&parts.headers, false);
+    server.dispatcher.submit(&frame, fields, spooled, complete).map_err(Refusal::Exchange)
+}
+
+/// All of a request's frame but its body.
+fn frame_of<'p>(
+    server: &Server,
+    connection: &'p Connection,
+    parts: &'p request::Parts,
+    id: &'p RequestId,
+    begun: Instant,
+) -> frame::Request<'p> {
+    frame::Request {
         received: server.clock.nanoseconds(begun),
         method: parts.method.as_str().as_bytes(),
         version: head::version(parts.version),
-        body_is_fd: spooled.is_some(),
         listener: connection.listener,
         path: path(parts),
         query: parts.uri.query().unwrap_or_default().as_bytes(),
         peer: connection.peer.address.as_bytes(),
         peer_port: connection.peer.port,
         request_id: id.as_bytes(),
-        body: &inline,
         ..frame::Request::new(ExchangeId(0))
+    }
+}
+
+/// Gives the dispatcher a request whose body follows as the application takes it.
+fn submit_in_parts(
+    server: &Server,
+    connection: &Arc<Connection>,
+    parts: &request::Parts,
+    incoming: Incoming,
+    id: &RequestId,
+    begun: Instant,
+) -> Result<Ticket, Refusal> {
+    let announced = upload::announced(&incoming, server.limits.body)?;
+    if announced.is_none() {
+        head::check_coding(&parts.headers)?;
+    }
+    let frame = frame::Request {
+        body_len: announced.unwrap_or(frame::UNKNOWN_LENGTH),
+        body_streams: true,
+        ..frame_of(server, connection, parts, id, begun)
     };
-    let fields = head::fields(&parts.headers);
-    server.dispatcher.submit(&frame, fields, spooled, complete).map_err(Refusal::Exchange)
+    let fields = head::fields(&parts.headers, true);
+    let submitted = server.dispatcher.submit(&frame, fields, None, begun);
+    let (connection, dispatcher) = (Arc::clone(connection), Arc::clone(&server.dispatcher));
+    let bringer = Bringer::new(incoming, &parts.headers, connection, dispatcher);
+    match &submitted {
+        Ok(ticket) => {
+            let bounds = Bounds { most: server.limits.body, pause: server.limits.body_pause };
+            tokio::spawn(bringer.bring(ticket.upload(), bounds));
+        }
+        Err(_) => drop(tokio::spawn(bringer.clear_away())),
+    }
+    submitted.map_err(Refusal::Exchange)
 }
 
 /// What is remembered of a request while it is served. Its head is not: the fields and the target share hyper's read
@@ -263,6 +325,8 @@ struct Asked {
     id: RequestId,
     method: Method,
     path: Path,
+    /// The client understands interim answers: it speaks HTTP/1.1 (RFC 9110 §15.2).
+    knows_interim: bool,
     /// When its head was complete.
     begun: Instant,
 }

@@ -96,6 +96,10 @@ pub struct Connection {
     unread: AtomicBool,
     /// Its answer has been broken off.
     broken: AtomicBool,
+    /// There is something in `hint`.
+    has_hint: AtomicBool,
+    /// An interim answer (RFC 9110 §15.2), to be written as soon as nothing else is under way.
+    hint: Mutex<Vec<u8>>,
     /// The connection task's waker: constant for a task, so it is stored once.
     waker: OnceLock<Waker>,
 }
@@ -114,6 +118,8 @@ impl Connection {
             order: AtomicU8::new(Order::Stay as u8),
             unread: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            has_hint: AtomicBool::new(false),
+            hint: Mutex::default(),
             waker: OnceLock::new(),
         }
     }
@@ -155,6 +161,21 @@ impl Connection {
     /// Whether the client may still be sending when everything is said: a head that was refused, or a body.
     pub(super) fn is_unread(&self) -> bool {
         self.unread.load(Ordering::Relaxed) || self.phase() == Phase::Head
+    }
+
+    /// Has an interim answer written, if it can be before [`Connection::take_hint`] takes it back.
+    pub fn hint(&self, bytes: &[u8]) {
+        self.hint.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        self.has_hint.store(true, Ordering::Relaxed);
+    }
+
+    /// The interim answers that have not begun to be written.
+    pub fn take_hint(&self) -> Vec<u8> {
+        if !self.has_hint.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        self.has_hint.store(false, Ordering::Relaxed);
+        std::mem::take(&mut *self.hint.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Bytes have come.

@@ -23,6 +23,8 @@ pub(super) enum Socket {
 pub struct Stream {
     socket: Socket,
     connection: Arc<Connection>,
+    /// The rest of an interim answer of which a part is out.
+    hint: Vec<u8>,
 }
 
 /// What a client gets whose head did not arrive in time (RFC 9110 §15.5.9).
@@ -40,7 +42,7 @@ macro_rules! with_socket {
 
 impl Stream {
     pub(super) fn new(socket: Socket, connection: Arc<Connection>) -> Self {
-        Self { socket, connection }
+        Self { socket, connection, hint: Vec::new() }
     }
 
     /// What is known of it.
@@ -133,6 +135,16 @@ impl AsyncRead for Stream {
 }
 
 impl Stream {
+    /// Writes what is left of an interim answer, before anything else is written.
+    fn poll_hint(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.hint.is_empty() {
+            let written = with_socket!(self, socket => Pin::new(socket).poll_write(cx, &self.hint));
+            let written = ready!(self.note(written))?;
+            self.hint.drain(..written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
             Poll::Ready(_) => self.connection.has_written(true),
@@ -150,6 +162,7 @@ impl Stream {
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        ready!(this.poll_hint(cx))?;
         let written = with_socket!(this, socket => Pin::new(socket).poll_write(cx, bytes));
         this.note(written)
     }
@@ -160,6 +173,7 @@ impl AsyncWrite for Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        ready!(this.poll_hint(cx))?;
         let written = with_socket!(this, socket => Pin::new(socket).poll_write_vectored(cx, slices));
         this.note(written)
     }
@@ -168,9 +182,15 @@ impl AsyncWrite for Stream {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Nothing is buffered here: sockets write through.
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes when it has nothing more to write, and whenever it waits for an answer: now an interim one can
+        // go between. But for that nothing is buffered here: sockets write through.
+        let this = &mut *self;
+        let hint = this.connection.take_hint();
+        if !hint.is_empty() {
+            this.hint.extend_from_slice(&hint);
+        }
+        this.poll_hint(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

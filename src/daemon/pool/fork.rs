@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 use rgun_channel::control::{self, Command, Fork, Role};
 
+use crate::dispatch::Slots;
 use crate::supervise::{Generation, WorkerId};
 use crate::systemd::cgroup::Leaf;
 
@@ -75,6 +76,7 @@ struct Unborn {
     leaf: Option<Leaf>,
     limits: Limits,
     generation: Generation,
+    slots: Slots,
     max_requests: Option<NonZeroU64>,
 }
 
@@ -125,7 +127,7 @@ impl Pool {
         let limits = self.memory.limit(plan, leaf.as_ref());
         let asked = leaf.as_ref().map(Leaf::entrance).transpose().map_err(SpawnError::entrance);
         let asked = asked.and_then(|entrance| {
-            let mut fds = vec![theirs.as_fd(), map.as_fd(), channel.stacks.as_fd()];
+            let mut fds = vec![theirs.as_fd(), map.as_fd(), channel.stacks.as_fd(), channel.wake.as_fd()];
             fds.extend(entrance.as_ref().map(AsFd::as_fd));
             let fork = Fork { worker: plan.worker.number.0, life: plan.worker.life.0 };
             let process = self.processes.get(&zygote).ok_or_else(|| no_zygote("it is gone"))?;
@@ -138,7 +140,7 @@ impl Pool {
             return Err(error);
         }
         let Plan { worker, generation, max_requests, .. } = *plan;
-        let process = Unborn { channel, leaf, limits, generation, max_requests };
+        let process = Unborn { channel, leaf, limits, generation, slots: plan.slots(), max_requests };
         let until = Instant::now() + PATIENCE;
         self.forks.pending.insert(worker.life.0, Pending { worker, zygote, until, killed: false, process });
         Ok(())
@@ -171,8 +173,8 @@ impl Pool {
         };
         let pending = self.forks.pending.remove(&life).expect("it was there just now");
         self.zygote_answered(zygote);
-        let Unborn { channel, leaf, limits, generation, max_requests } = pending.process;
-        let link = channel.link(worker, generation, max_requests);
+        let Unborn { channel, leaf, limits, generation, slots, max_requests } = pending.process;
+        let link = channel.link(worker, generation, slots, max_requests);
         let process = Process { pid: own, role: Role::Worker, channel, leaf, limits };
         if pending.killed {
             process.kill_all();

@@ -25,12 +25,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::unistd::Pid;
-use rgun_channel::control::{self, Command, Hooks, Interface, ListenerInfo, Role, Start};
+use rgun_channel::control::{self, Command, Hooks, Interface, Lifespan, ListenerInfo, Loop, Role, Start};
 use rgun_channel::layout::Geometry;
 use rgun_channel::map::Map;
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::config;
-use crate::dispatch::{Link, Reactor};
+use crate::dispatch::{Link, Reactor, Slots};
 use crate::supervise::{Exit, Generation, SpawnFault, WorkerId};
 use crate::systemd::cgroup::{Delegation, Leaf};
 
@@ -67,6 +68,8 @@ struct Channel {
     map: Arc<Map>,
     geometry: Geometry,
     control: Arc<OwnedFd>,
+    /// Rung for an ASGI worker's event loop.
+    wake: Arc<OwnedFd>,
     stacks: Stacks,
 }
 
@@ -81,8 +84,10 @@ pub struct Plan<'a> {
     pub app: &'a config::App,
     /// Functions of it to call at points of its life.
     pub hooks: &'a Hooks,
-    /// Threads of a worker.
-    pub slots: u32,
+    /// Slots of a WSGI worker.
+    pub threads: u32,
+    /// Slots of an ASGI worker.
+    pub concurrency: u32,
     /// More than one worker may run.
     pub multiprocess: bool,
     /// What requests learn of the listeners.
@@ -95,6 +100,13 @@ pub struct Plan<'a> {
     pub max_memory: Option<u64>,
     /// After how many requests the dispatcher says that it has served enough; jitter included.
     pub max_requests: Option<NonZeroU64>,
+}
+
+impl Plan<'_> {
+    /// How many exchanges the worker can have at a time; which of the two numbers counts is known when it is ready.
+    fn slots(&self) -> Slots {
+        Slots { threads: self.threads, concurrency: self.concurrency }
+    }
 }
 
 /// A process that was started.
@@ -232,7 +244,7 @@ impl Pool {
     /// # Errors
     /// What could not be made; nothing is left behind.
     pub fn spawn(&mut self, plan: &Plan<'_>, reactor: &Reactor) -> Result<Spawned, SpawnError> {
-        let (channel, map, theirs) = Channel::new(Geometry::standard(plan.slots))?;
+        let (channel, map, theirs) = Channel::new(Geometry::standard(plan.slots().most()))?;
         let leaf = self.leaf(plan);
         let limits = self.memory.limit(plan, leaf.as_ref());
         let made = spawn::spawn(plan, &self.extension, &theirs, leaf.as_ref());
@@ -246,12 +258,18 @@ impl Pool {
             }
         };
         let start = Command::Start(Box::new(start(plan, channel.geometry)));
-        let fds = [map.as_fd(), reactor.page_fd(), reactor.doorbell_fd(), channel.stacks.as_fd()];
+        let fds = [
+            map.as_fd(),
+            reactor.page_fd(),
+            reactor.doorbell_fd(),
+            channel.stacks.as_fd(),
+            channel.wake.as_fd(),
+        ];
         if let Err(error) = control::send(&channel.control, &start.encode(), &fds) {
             // The process is gone already: its exit will tell, and say more than this does.
             tracing::debug!(%error, rgun.pid = pid.as_raw(), "cannot send a worker its start, ignoring");
         }
-        let link = channel.link(plan.worker, plan.generation, plan.max_requests);
+        let link = channel.link(plan.worker, plan.generation, plan.slots(), plan.max_requests);
         self.processes.insert(plan.worker, Process { pid, role: plan.role, channel, leaf, limits });
         Ok(Spawned { pid: pid.as_raw().unsigned_abs(), link })
     }
@@ -345,17 +363,28 @@ impl Channel {
             Map::create("rgun-channel", geometry.total()).map_err(system("the shared memory"))?;
         let stacks = Stacks::new().map_err(system("the file for stacks"))?;
         let (ours, theirs) = control::pair().map_err(system("the control socket"))?;
-        let channel = Self { map: Arc::new(map), geometry, control: Arc::new(ours), stacks };
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| SpawnError::System { what: "the eventfd", source: errno.into() })?;
+        let channel =
+            Self { map: Arc::new(map), geometry, control: Arc::new(ours), wake: Arc::new(wake), stacks };
         Ok((channel, map_fd, theirs))
     }
 
-    fn link(&self, worker: WorkerId, generation: Generation, max_requests: Option<NonZeroU64>) -> Link {
+    fn link(
+        &self,
+        worker: WorkerId,
+        generation: Generation,
+        slots: Slots,
+        max_requests: Option<NonZeroU64>,
+    ) -> Link {
         Link {
             worker,
             generation,
             map: Arc::clone(&self.map),
             geometry: self.geometry,
             control: Arc::clone(&self.control),
+            wake: Arc::clone(&self.wake),
+            slots,
             max_requests,
         }
     }
@@ -385,7 +414,8 @@ impl Process {
 }
 
 fn start(plan: &Plan<'_>, geometry: Geometry) -> Start {
-    let config::App { target, directory, interface, root_path, pythonpath, .. } = plan.app;
+    let config::App { target, directory, interface, lifespan, event_loop, root_path, pythonpath, .. } =
+        plan.app;
     Start {
         protocol: rgun_channel::PROTOCOL_VERSION,
         geometry,
@@ -400,6 +430,18 @@ fn start(plan: &Plan<'_>, geometry: Geometry) -> Start {
             config::Interface::Auto => Interface::Auto,
             config::Interface::Wsgi => Interface::Wsgi,
             config::Interface::Asgi => Interface::Asgi,
+        },
+        threads: plan.threads,
+        concurrency: plan.concurrency,
+        lifespan: match lifespan {
+            config::Lifespan::Auto => Lifespan::Auto,
+            config::Lifespan::On => Lifespan::On,
+            config::Lifespan::Off => Lifespan::Off,
+        },
+        event_loop: match event_loop {
+            config::Loop::Auto => Loop::Auto,
+            config::Loop::Asyncio => Loop::Asyncio,
+            config::Loop::Uvloop => Loop::Uvloop,
         },
         module: target.module.clone(),
         attribute: target.attribute.clone(),

@@ -88,6 +88,7 @@ pub(super) fn dispatch_policy(config: &Config) -> dispatch::Policy {
         queue_timeout: config.timeouts.queue,
         request_timeout: config.timeouts.request,
         slow: config.log.slow,
+        stall: config.timeouts.stall,
         rules: rules.collect(),
         retry_idempotent: config.workers.retry == Retry::Idempotent,
     }
@@ -115,6 +116,14 @@ pub(super) fn net_limits(config: &Config, most: usize) -> net::Limits {
         keepalive: config.timeouts.keepalive,
         write: config.timeouts.body,
         connections: config.limits.connections.unwrap_or(most),
+    }
+}
+
+/// Slots of an ASGI worker; 1 for an application that is WSGI for certain, so that no room is made for them.
+pub(super) fn concurrency(config: &Config) -> u32 {
+    match config.app.interface {
+        config::Interface::Wsgi => 1,
+        config::Interface::Auto | config::Interface::Asgi => config.workers.concurrency.get(),
     }
 }
 

@@ -48,6 +48,12 @@ impl Daemon {
                 events.extend(self.inquire(worker, Purpose::Deadline(asked)));
                 events
             }
+            Notice::Overdue(worker, asked) => self.inquire(worker, Purpose::Overdue(asked)),
+            Notice::Stubborn(worker, _) | Notice::Stuck(worker, _) => {
+                self.inquiries.escalate(worker);
+                vec![Event::DeadlineExceeded { worker }]
+            }
+            Notice::Stalled(worker, silence) => self.inquire(worker, Purpose::Stall(silence)),
             Notice::Slow(worker, asked) => self.inquire(worker, Purpose::Slow(asked)),
             Notice::Served(worker, served) => {
                 vec![Event::WornOut { worker, wear: self.wear(worker, served) }]

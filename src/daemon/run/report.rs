@@ -259,6 +259,21 @@ pub(super) fn overdue(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks:
     );
 }
 
+/// An event loop has not turned for longer than `timeouts.stall`.
+pub(super) fn stalled(worker: WorkerId, pid: Option<u32>, silence: Duration, stacks: Option<&str>) {
+    let stacks = match stacks {
+        Some(stacks) => format!("Python stacks:\n{}", stacks.trim_end()),
+        None => "its Python stacks could not be taken".to_owned(),
+    };
+    tracing::error!(
+        rgun.worker = seat(worker),
+        rgun.pid = pid,
+        rgun.duration_us = microseconds(silence),
+        "the event loop of worker {} has not turned for {silence:.1?} (timeouts.stall): something in it blocks; {stacks}",
+        worker.number.0
+    );
+}
+
 /// A request has been running for longer than `log.slow`.
 pub(super) fn slow(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks: Option<&str>) {
     let Asked { request_id, method, path, elapsed, .. } = asked;

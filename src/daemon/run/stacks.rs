@@ -23,6 +23,10 @@ use crate::supervise::{Event, WorkerId};
 pub(super) enum Purpose {
     /// A request ran over its deadline.
     Deadline(Asked),
+    /// A request ran over its deadline in an ASGI worker, which goes on if the request's task can be cancelled.
+    Overdue(Asked),
+    /// An event loop has not turned for so long.
+    Stall(Duration),
     /// A request has been running for longer than `log.slow`.
     Slow(Asked),
     /// The worker has not become ready within `timeouts.boot`.
@@ -67,6 +71,8 @@ struct Inquiry {
 enum Step {
     /// Of all threads, over the control socket; the signal comes next.
     Asked,
+    /// Of all threads, over the control socket; nothing comes next, unless it turns out that the worker has to go.
+    Gentle,
     /// The signal was sent; nothing comes next.
     Signalled,
     /// Of one request's thread, over the control socket; nothing comes next.
@@ -77,6 +83,8 @@ enum Step {
 const POLITE: Duration = Duration::from_millis(250);
 /// What it has after that.
 const FORCED: Duration = Duration::from_millis(750);
+/// What an ASGI worker has that may go on: a little more than its task has to end.
+const GENTLE: Duration = Duration::from_millis(1500);
 /// What it has for the slow log.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Slow requests of one worker that wait to be looked at, one after the other: when everything is slow, a few tell as
@@ -101,7 +109,13 @@ impl Inquiries {
                     }
                     return None;
                 }
-                (Step::Asked | Step::Signalled, false) => {
+                (Step::Gentle, false) if matches!(purpose, Purpose::Deadline(_)) => {
+                    running.purposes.push(purpose);
+                    running.step = Step::Asked;
+                    running.due = running.due.min(now + POLITE);
+                    return None;
+                }
+                (Step::Asked | Step::Gentle | Step::Signalled, false) => {
                     running.purposes.push(purpose);
                     return None;
                 }
@@ -111,7 +125,7 @@ impl Inquiries {
         let given_up = self.end(worker, None);
         let exchange: Option<ExchangeId> = match &purpose {
             Purpose::Slow(asked) => Some(asked.exchange),
-            Purpose::Deadline(_) | Purpose::Boot => None,
+            Purpose::Deadline(_) | Purpose::Overdue(_) | Purpose::Stall(_) | Purpose::Boot => None,
         };
         if let Err(error) = pool.ask_stacks(worker, exchange) {
             tracing::debug!(%error, "cannot ask a worker for its stacks");
@@ -120,7 +134,11 @@ impl Inquiries {
                 return given_up;
             }
         }
-        let (step, patience) = if is_slow { (Step::Patient, PATIENCE) } else { (Step::Asked, POLITE) };
+        let (step, patience) = match purpose {
+            Purpose::Slow(_) => (Step::Patient, PATIENCE),
+            Purpose::Overdue(_) => (Step::Gentle, GENTLE),
+            Purpose::Deadline(_) | Purpose::Stall(_) | Purpose::Boot => (Step::Asked, POLITE),
+        };
         let inquiry = Inquiry {
             purposes: vec![purpose],
             step,
@@ -149,6 +167,16 @@ impl Inquiries {
     pub(super) fn gone(&mut self, worker: WorkerId) -> Option<Taken> {
         let taken = self.end(worker, None)?;
         Some(Taken { waiting: Vec::new(), ..taken })
+    }
+
+    /// The worker has to go after all: it may be sent the signal.
+    pub(super) fn escalate(&mut self, worker: WorkerId) {
+        if let Some(inquiry) = self.active.get_mut(&worker)
+            && inquiry.step == Step::Gentle
+        {
+            inquiry.step = Step::Asked;
+            inquiry.due = Instant::now();
+        }
     }
 
     /// Holds back the worker's kill until its stacks are there, at most a second. False when nobody waits for them.
@@ -186,7 +214,7 @@ impl Inquiries {
                     let stacks = pool.stacks(worker);
                     taken.extend(self.end(worker, stacks));
                 }
-                Step::Patient => taken.extend(self.end(worker, None)),
+                Step::Gentle | Step::Patient => taken.extend(self.end(worker, None)),
             }
         }
         taken
@@ -211,7 +239,8 @@ impl Daemon {
         let mut told: Option<String> = None;
         for purpose in purposes {
             match purpose {
-                Purpose::Deadline(asked) => {
+                Purpose::Stall(silence) => report::stalled(worker, pid, silence, stacks.as_deref()),
+                Purpose::Deadline(asked) | Purpose::Overdue(asked) => {
                     // All stacks once; of the others that were stuck with it, each its own.
                     let stacks = stacks.as_deref().map(|stacks| match &told {
                         None => mark(stacks, asked.thread),

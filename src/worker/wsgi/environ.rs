@@ -76,7 +76,7 @@ impl Environ {
         }
         template.set_item(string("wsgi.version"), (1, 0))?;
         template.set_item(string("wsgi.errors"), py.import("sys")?.getattr("stderr")?)?;
-        template.set_item(string("wsgi.multithread"), start.geometry.slots > 1)?;
+        template.set_item(string("wsgi.multithread"), start.threads > 1)?;
         template.set_item(string("wsgi.multiprocess"), start.multiprocess)?;
         template.set_item(string("wsgi.run_once"), false)?;
         template.set_item(string("wsgi.input_terminated"), true)?;
@@ -296,7 +296,7 @@ fn strip_root<'p>(path: &'p [u8], root: &[u8]) -> Option<&'p [u8]> {
 }
 
 /// RFC 3986 §2.1. What is not two hexadecimal digits stays as it is.
-fn percent_decode(path: &[u8]) -> Vec<u8> {
+pub(crate) fn percent_decode(path: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut rest = path;
     while let [first, after @ ..] = rest {

@@ -228,7 +228,7 @@ fn length(value: &[u8]) -> PyResult<u64> {
 }
 
 /// RFC 9110 §5.6.2.
-const fn is_token(byte: u8) -> bool {
+pub(crate) const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
@@ -250,7 +250,7 @@ const fn is_token(byte: u8) -> bool {
 }
 
 /// RFC 9110 §5.5: what no field value may contain. (HTAB may be there.)
-const fn is_control(byte: u8) -> bool {
+pub(crate) const fn is_control(byte: u8) -> bool {
     (byte < 0x20 && byte != b'\t') || byte == 0x7f
 }
 

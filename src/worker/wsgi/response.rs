@@ -391,6 +391,8 @@ impl Response {
             kind,
             end,
             done,
+            text: false,
+            more: false,
             status: if kind == CompletionKind::Respond { self.head.status } else { 0 },
             service: if done { self.finished.saturating_sub(self.started) } else { 0 },
             slot: u16::try_from(self.slot).unwrap_or(u16::MAX),

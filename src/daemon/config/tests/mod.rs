@@ -52,13 +52,15 @@ fn what_is_not_written_has_the_default_of_the_design() {
             directory: app,
             interface: Interface::Auto,
             root_path: String::new(),
+            lifespan: Lifespan::Auto,
+            event_loop: Loop::Auto,
             env: vec![],
             pythonpath: vec![],
         }
     );
     let seconds = Duration::from_secs;
-    let Timeouts { request, queue, header, body, keepalive, boot, drain, paths } = config.timeouts;
-    assert_eq!(paths, []);
+    let Timeouts { request, queue, header, body, keepalive, boot, drain, stall, paths } = config.timeouts;
+    assert_eq!((paths, stall), (vec![], Some(seconds(10))));
     assert_eq!((request, queue, boot), (Some(seconds(30)), Some(seconds(30)), Some(seconds(60))));
     assert_eq!((header, body, keepalive, drain), (seconds(10), seconds(60), seconds(75), seconds(30)));
     let Limits { queue, body, header, headers, request_line, connections } = config.limits;
@@ -173,7 +175,7 @@ fn every_key_of_the_file_arrives() {
         request,
         concurrency: NonZeroU32::new(concurrency),
     };
-    let Timeouts { request, queue, header, body, keepalive, boot, drain, paths } = config.timeouts;
+    let Timeouts { request, queue, header, body, keepalive, boot, drain, paths, .. } = config.timeouts;
     assert_eq!(
         paths,
         [

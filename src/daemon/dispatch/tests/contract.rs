@@ -28,7 +28,17 @@ fn more_fields_than_a_header_map_holds_are_a_breach_and_no_panic() {
     let ticket = rig.submit(b"/");
     let (exchange, _) = rig.claim().unwrap();
     let (kind, status) = (CompletionKind::Respond, 200);
-    let head = Completion { exchange, kind, end: true, done: true, status, service: 0, slot: 0 };
+    let head = Completion {
+        exchange,
+        kind,
+        end: true,
+        done: true,
+        text: false,
+        more: false,
+        status,
+        service: 0,
+        slot: 0,
+    };
     let mut frame = Vec::new();
     head.encode(40_000, &Body::Inline(b""), &mut frame);
     for _ in 0..40_000 {

@@ -1,8 +1,10 @@
 //! The dispatcher against the worker's end of a real channel, driven by hand: what would take two processes and
 //! luck to happen, in the order that matters. This file is the rig; the behaviours are in the others.
 
+mod asgi;
 mod contract;
 mod death;
+mod one_worker;
 mod random;
 mod rules;
 mod supervision;
@@ -24,6 +26,7 @@ use rgun_channel::frame::{Body, Completion, CompletionKind};
 use rgun_channel::layout::{SLOT_ACKED, Word};
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionSender, SubmissionReceiver};
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::supervise::{Generation, Life, WorkerNr};
 
@@ -85,7 +88,17 @@ impl Fake {
         end: bool,
         done: bool,
     ) {
-        let head = Completion { exchange, kind, end, done, status, service: self.service, slot: 0 };
+        let head = Completion {
+            exchange,
+            kind,
+            end,
+            done,
+            text: false,
+            more: false,
+            status,
+            service: self.service,
+            slot: 0,
+        };
         let (mut frame, body) = (Vec::new(), Body::Inline(body));
         head.encode(0, &body, &mut frame);
         body.encode(&mut frame);
@@ -154,6 +167,8 @@ impl Rig {
             map: Arc::new(map),
             geometry,
             control: Arc::new(ours),
+            wake: Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap()),
+            slots: Slots { threads: slots, concurrency: 1 },
             max_requests: max_requests.and_then(NonZeroU64::new),
         });
         self.workers.push(Fake {

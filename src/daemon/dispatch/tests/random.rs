@@ -48,6 +48,7 @@ impl History {
             slow: Some(5 * SECOND),
             rules,
             retry_idempotent: dice.roll(2) == 0,
+            stall: None,
         }
     }
 

@@ -22,11 +22,11 @@ fn a_zygote_is_asked_for_a_worker_with_all_that_the_worker_needs() {
     alone(module_path!(), "a_zygote_is_asked_for_a_worker_with_all_that_the_worker_needs", || {
         let mut stage = Stage::new("", None);
         let zygote = stage.zygote(worker(0, 1));
-        let plan = Plan { slots: 8, ..stage.plan(worker(3, 2)) };
+        let plan = Plan { threads: 8, ..stage.plan(worker(3, 2)) };
         stage.pool.fork(&plan, worker(0, 1)).unwrap();
         let (command, fds) = hear(&zygote);
         assert_eq!(command, Command::Fork(Fork { worker: 3, life: 2 }));
-        let [control, map, stacks]: [OwnedFd; 3] = fds.try_into().unwrap();
+        let [control, map, stacks, _wake]: [OwnedFd; 4] = fds.try_into().unwrap();
         let pid = child("exec sleep 1000");
         let spawned = stage.pool.forked(worker(0, 1), 2, number(pid)).unwrap();
         assert_eq!((spawned.pid, spawned.link.worker), (number(pid), worker(3, 2)));
@@ -55,7 +55,7 @@ fn a_forked_worker_enters_a_leaf_of_its_own_and_is_killed_with_its_children() {
         let leaf = stage.prepare_leaf("g1-w3-2");
         stage.pool.fork(&stage.plan(worker(3, 2)), worker(0, 1)).unwrap();
         let (_, fds) = hear(&zygote);
-        let [_control, _map, _stacks, entrance]: [OwnedFd; 4] = fds.try_into().unwrap();
+        let [_control, _map, _stacks, _wake, entrance]: [OwnedFd; 5] = fds.try_into().unwrap();
         io::Write::write_all(&mut fs::File::from(entrance), b"0").unwrap();
         assert_eq!(fs::read_to_string(leaf.join("cgroup.procs")).unwrap(), "0");
 

@@ -68,6 +68,8 @@ impl Stage {
             python: Python { path, source: PythonSource::Configured },
             interface: config::Interface::Auto,
             root_path: String::new(),
+            lifespan: config::Lifespan::Auto,
+            event_loop: config::Loop::Auto,
             env: Vec::new(),
             pythonpath: Vec::new(),
         };
@@ -86,7 +88,8 @@ impl Stage {
             generation: Generation(1),
             app: self.app,
             hooks: Box::leak(Box::default()),
-            slots: 1,
+            threads: 1,
+            concurrency: 1,
             multiprocess: true,
             listeners: &[],
             role: Role::Worker,

@@ -1,0 +1,483 @@
+//! ASGI workers: parts, takes, disconnects, bells, cancellations and pulses, driven by hand.
+
+use std::sync::Arc;
+use std::task::Wake;
+
+use rgun_channel::control::Interface;
+use rgun_channel::frame::{Later, Submission, UNKNOWN_LENGTH};
+use rgun_channel::layout::Word;
+use rgun_channel::wake::{Sleepers, Want};
+
+use super::one_worker::*;
+
+/// Counts how often a task was woken.
+#[derive(Default)]
+struct Task(std::sync::atomic::AtomicU32);
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Task {
+    fn woken(&self) -> u32 {
+        self.0.swap(0, Ordering::SeqCst)
+    }
+}
+
+/// What is heard of an exchange.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Asked(ExchangeId, Vec<u8>),
+    Part(ExchangeId, Vec<u8>, bool),
+    Gone(ExchangeId),
+    Cancelled(ExchangeId),
+}
+
+impl Rig {
+    fn asgi(slots: u32) -> Self {
+        let rig = Self::booting(slots);
+        rig.is_ready(Interface::Asgi);
+        rig.dispatcher.admit(WORKER);
+        rig
+    }
+
+    fn is_ready(&self, interface: Interface) {
+        control::send(&self.control, &Report::Ready { interface }.encode(), &[]).unwrap();
+        assert!(self.dispatcher.pump_control(WORKER));
+        let last = self.notices.try_iter().last();
+        assert!(matches!(last, Some(Notice::Report(WORKER, Report::Ready { .. }))), "{last:?}");
+    }
+
+    fn stream(&self, method: &[u8]) -> Ticket {
+        let request = Request {
+            method,
+            path: b"/up",
+            body_streams: true,
+            body_len: UNKNOWN_LENGTH,
+            ..Request::new(ExchangeId(0))
+        };
+        self.dispatcher.submit(&request, iter::empty(), None, Instant::now()).unwrap()
+    }
+
+    /// One that the worker has claimed.
+    fn streaming(&mut self) -> (Ticket, ExchangeId) {
+        let ticket = self.stream(b"POST");
+        let Some(Heard::Asked(id, _)) = self.hear() else { panic!("it was not given") };
+        (ticket, id)
+    }
+
+    fn hear(&mut self) -> Option<Heard> {
+        let mut frame = Vec::new();
+        self.submissions.claim(&mut frame).unwrap().then(|| match Submission::decode(&frame).unwrap() {
+            Submission::Request(request) => Heard::Asked(request.exchange, request.path.to_vec()),
+            Submission::Later(Later::Part { exchange, bytes, end, .. }) => {
+                Heard::Part(exchange, bytes.to_vec(), end)
+            }
+            Submission::Later(Later::Disconnect { exchange, cancel: false, .. }) => Heard::Gone(exchange),
+            Submission::Later(Later::Disconnect { exchange, .. }) => Heard::Cancelled(exchange),
+        })
+    }
+
+    fn take(&mut self, exchange: ExchangeId, taken: u64) {
+        self.say(exchange, CompletionKind::Take, &taken.to_le_bytes(), false, false);
+        self.dispatcher.before_park();
+    }
+
+    fn end(&mut self, exchange: ExchangeId) {
+        self.say(exchange, CompletionKind::Respond, b"", true, true);
+        self.dispatcher.before_park();
+    }
+
+    /// How often the bell has rung since the last time.
+    fn rung(&self) -> u64 {
+        let mut count = [0; 8];
+        rustix::io::read(&*self.bell, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
+    }
+
+    fn sleepers(&self) -> Sleepers<'_> {
+        Sleepers {
+            asleep: self.map.u32(Geometry::word(Word::Asleep)),
+            tokens: self.map.u32(Geometry::word(Word::Tokens)),
+        }
+    }
+
+    fn set_policy(&self, change: impl FnOnce(&mut Policy)) {
+        let mut policy =
+            Policy { queue: 10, request_timeout: Some(Duration::from_secs(10)), ..Policy::default() };
+        change(&mut policy);
+        self.dispatcher.set_policy(policy);
+    }
+}
+
+fn room(upload: &Upload, task: &Arc<Task>) -> Poll<Option<u64>> {
+    upload.poll_room(&mut Context::from_waker(&Waker::from(Arc::clone(task))))
+}
+
+fn send(upload: &Upload, task: &Arc<Task>, bytes: &[u8], end: bool) -> Poll<bool> {
+    upload.poll_send(&mut Context::from_waker(&Waker::from(Arc::clone(task))), bytes, end)
+}
+
+#[test]
+fn as_many_are_given_as_there_are_slots_for_its_interface() {
+    for (interface, most) in [(Interface::Asgi, 3), (Interface::Wsgi, 1)] {
+        let mut rig = Rig::booting(3);
+        rig.is_ready(interface);
+        rig.dispatcher.admit(WORKER);
+        let tickets: Vec<_> = (0..5).map(|_| rig.submit(b"/")).collect();
+        let given = iter::from_fn(|| rig.hear()).count();
+        assert_eq!(given, most, "{interface:?}");
+        drop(tickets);
+    }
+}
+
+#[test]
+fn only_an_event_loop_that_has_announced_it_is_rung_for() {
+    let mut rig = Rig::asgi(2);
+    let first = rig.submit(b"/");
+    rig.dispatcher.before_park();
+    assert_eq!(rig.rung(), 0, "it looks by itself");
+    assert!(rig.hear().is_some());
+    rig.sleepers().doze();
+    let _second = rig.submit(b"/");
+    assert_eq!(rig.rung(), 0, "at the end of the turn");
+    rig.dispatcher.before_park();
+    assert_eq!(rig.rung(), 1);
+    drop(first);
+    rig.dispatcher.before_park();
+    assert_eq!(rig.rung(), 0, "once");
+    rig.sleepers().doze();
+    rig.sleepers().rise();
+    drop(rig.submit(b"/"));
+    rig.dispatcher.before_park();
+    assert_eq!(rig.rung(), 0);
+}
+
+#[test]
+fn credit_and_room_ring_the_same_bell() {
+    let mut rig = Rig::asgi(1);
+    let mut ticket = rig.submit(b"/");
+    let (id, _) = rig.claim().unwrap();
+    rig.say(id, CompletionKind::Respond, &[b'x'; 1000], false, false);
+    rig.dispatcher.before_park();
+    assert_eq!(rig.rung(), 0);
+    let words =
+        [Geometry::word(Word::WantsSpace), Geometry::slot(0, rgun_channel::layout::SLOT_WANTS_CREDIT)];
+    for word in words {
+        Want(rig.map.u32(word)).announce();
+    }
+    let mut context = Context::from_waker(Waker::noop());
+    let Poll::Ready(Ok(answer)) = Pin::new(&mut ticket).poll(&mut context) else { panic!("no head") };
+    let mut stream = answer.stream.unwrap();
+    assert!(stream.poll_piece(&mut context).is_ready());
+    assert_eq!((rig.acked(), rig.rung()), (1000, 1));
+    rig.say(id, CompletionKind::Body, b"more", false, false);
+    rig.dispatcher.before_park();
+    assert_eq!(rig.rung(), 1);
+}
+
+#[test]
+fn a_body_comes_as_far_as_it_is_taken() {
+    let mut rig = Rig::asgi(1);
+    let task = Arc::new(Task::default());
+    let (ticket, id) = rig.streaming();
+    let upload = ticket.upload();
+    assert_eq!(room(&upload, &task), Poll::Pending);
+    rig.take(id, 5);
+    assert_eq!(task.woken(), 1);
+    assert_eq!(room(&upload, &task), Poll::Ready(Some(5)));
+    assert_eq!(send(&upload, &task, b"abc", false), Poll::Ready(true));
+    assert_eq!(room(&upload, &task), Poll::Ready(Some(2)));
+    assert_eq!(send(&upload, &task, b"de", false), Poll::Ready(true));
+    assert_eq!(room(&upload, &task), Poll::Pending);
+    rig.take(id, 100);
+    assert_eq!(send(&upload, &task, b"f", true), Poll::Ready(true));
+    for (bytes, end) in [(&b"abc"[..], false), (b"de", false), (b"f", true)] {
+        assert_eq!(rig.hear(), Some(Heard::Part(id, bytes.to_vec(), end)));
+    }
+    assert!(room(&upload, &task).is_ready());
+    task.woken();
+    rig.end(id);
+    assert_eq!(task.woken(), 1);
+    assert_eq!(room(&upload, &task), Poll::Ready(None));
+    assert!(poll(ticket).is_ready());
+}
+
+#[test]
+fn what_finds_the_ring_full_waits_and_nothing_overtakes_it() {
+    let mut rig = Rig::asgi(2);
+    let task = Arc::new(Task::default());
+    let (ticket, id) = rig.streaming();
+    let leaves = rig.submit(b"/leaves");
+    let Some(Heard::Asked(left, _)) = rig.hear() else { panic!("it was not given") };
+    let upload = ticket.upload();
+    rig.take(id, 1 << 30);
+    let part = vec![b'x'; PART];
+    let mut sent = 0;
+    while send(&upload, &task, &part, false) == Poll::Ready(true) {
+        sent += 1;
+        assert!(sent < 10, "the ring has 256 KiB");
+    }
+    // Even what is short waits behind what found no room.
+    let filler = vec![0; 60_000];
+    let request = Request { path: &filler, ..Request::new(ExchangeId(0)) };
+    while let Ok(ticket) = rig.dispatcher.submit(&request, iter::empty(), None, Instant::now()) {
+        let queued = rig.dispatcher.load().queued;
+        drop(ticket);
+        if queued > 0 {
+            break;
+        }
+    }
+    task.woken();
+    rig.dispatcher.before_park();
+    assert_eq!(task.woken(), 0, "there is no room yet");
+    drop(leaves);
+    let mut heard = Vec::new();
+    loop {
+        rig.dispatcher.before_park();
+        let Some(next) = rig.hear() else { break };
+        heard.push(next);
+    }
+    assert!(task.woken() > 0);
+    assert_eq!(heard.iter().filter(|heard| matches!(heard, Heard::Part(..))).count(), sent);
+    assert_eq!(heard.iter().filter(|heard| **heard == Heard::Gone(left)).count(), 1);
+    assert_eq!(send(&upload, &task, b"rest", true), Poll::Ready(true));
+    assert_eq!(rig.hear(), Some(Heard::Part(id, b"rest".to_vec(), true)));
+}
+
+#[test]
+fn who_waits_for_room_hears_of_the_worker_s_end() {
+    let mut rig = Rig::asgi(1);
+    let task = Arc::new(Task::default());
+    let (ticket, id) = rig.streaming();
+    let upload = ticket.upload();
+    rig.take(id, 1 << 30);
+    let part = vec![0; PART];
+    while send(&upload, &task, &part, false) == Poll::Ready(true) {}
+    task.woken();
+    rig.dispatcher.detach(WORKER);
+    assert!(task.woken() > 0);
+    assert_eq!(send(&upload, &task, b"", false), Poll::Ready(false));
+}
+
+#[test]
+fn who_has_gone_is_told_once_and_not_after_the_end() {
+    let mut rig = Rig::asgi(3);
+    let (ticket, id) = rig.streaming();
+    let upload = ticket.upload();
+    upload.fail(Fault::Upload(UploadFault::TooLarge));
+    assert!(matches!(poll(ticket), Poll::Ready(Err(Fault::Upload(UploadFault::TooLarge)))));
+    assert_eq!(rig.hear(), Some(Heard::Gone(id)));
+    let dropped = rig.submit(b"/dropped");
+    let Some(Heard::Asked(id, _)) = rig.hear() else { panic!("it was not given") };
+    drop(dropped);
+    assert_eq!(rig.hear(), Some(Heard::Gone(id)));
+    // Whatever it still says of it is of no interest, and no breach.
+    rig.say(id, CompletionKind::Respond, b"part", false, false);
+    rig.say(id, CompletionKind::Body, b"", true, true);
+    let ended = rig.submit(b"/ended");
+    let Some(Heard::Asked(id, _)) = rig.hear() else { panic!("it was not given") };
+    rig.say(id, CompletionKind::Respond, b"", true, false);
+    rig.dispatcher.before_park();
+    drop(ended);
+    assert_eq!((rig.hear(), rig.commands()), (None, vec![]));
+    assert!(rig.notices.try_recv().is_err());
+}
+
+#[test]
+fn who_was_told_that_nobody_waits_may_end_without_an_answer_and_nobody_else() {
+    let mut rig = Rig::asgi(1);
+    drop({
+        let (ticket, _) = rig.streaming();
+        ticket
+    });
+    let Some(Heard::Gone(id)) = rig.hear() else { panic!("it was not told") };
+    rig.say(id, CompletionKind::Body, b"", true, true);
+    rig.dispatcher.before_park();
+    assert!(rig.notices.try_recv().is_err());
+    assert_eq!(rig.dispatcher.load().running, 0);
+    let (_ticket, id) = rig.streaming();
+    rig.say(id, CompletionKind::Body, b"", true, true);
+    rig.dispatcher.before_park();
+    assert!(rig.misbehaved().contains("out of turn"));
+}
+
+#[test]
+fn one_that_was_not_claimed_is_taken_back_without_a_word() {
+    let mut rig = Rig::asgi(1);
+    drop(rig.stream(b"POST"));
+    assert_eq!((rig.hear(), rig.commands()), (None, vec![]));
+    let ticket = rig.stream(b"POST");
+    let upload = ticket.upload();
+    drop(ticket);
+    assert_eq!(room(&upload, &Arc::default()), Poll::Ready(None));
+    assert_eq!(send(&upload, &Arc::default(), b"x", false), Poll::Ready(false));
+}
+
+#[test]
+fn takes_of_what_cannot_be_taken_are_breaches() {
+    for (taken, what) in [(&[5_u64, 5][..], "took back"), (&[5, 4], "took back")] {
+        let mut rig = Rig::asgi(1);
+        let (_ticket, id) = rig.streaming();
+        for taken in taken {
+            rig.take(id, *taken);
+        }
+        assert!(rig.misbehaved().contains(what));
+    }
+    let mut rig = Rig::asgi(1);
+    let _ticket = rig.submit(b"/");
+    let (id, _) = rig.claim().unwrap();
+    rig.take(id, 5);
+    assert!(rig.misbehaved().contains("which it has already"));
+    for (kind, body) in [(CompletionKind::Take, &b"number"[..]), (CompletionKind::Close, b"")] {
+        let mut rig = Rig::asgi(1);
+        let (_ticket, id) = rig.streaming();
+        rig.say(id, kind, body, false, false);
+        rig.dispatcher.before_park();
+        assert!(!rig.misbehaved().is_empty(), "{kind:?}");
+    }
+}
+
+#[test]
+fn what_only_asgi_workers_say_is_a_breach_of_others() {
+    for kind in [CompletionKind::Take, CompletionKind::Hints, CompletionKind::Trailers] {
+        let mut rig = Rig::new();
+        let _ticket = rig.submit(b"/");
+        let (id, _) = rig.claim().unwrap();
+        rig.say(id, kind, &5_u64.to_le_bytes(), false, false);
+        rig.dispatcher.before_park();
+        assert!(rig.misbehaved().contains("out of place"), "{kind:?}");
+    }
+}
+
+#[test]
+fn trailers_come_once_and_after_the_head() {
+    let mut rig = Rig::asgi(1);
+    let _ticket = rig.submit(b"/");
+    let (id, _) = rig.claim().unwrap();
+    rig.say(id, CompletionKind::Trailers, b"", false, false);
+    rig.dispatcher.before_park();
+    assert!(rig.misbehaved().contains("out of turn"));
+}
+
+#[test]
+fn a_body_that_has_begun_is_not_given_to_another_worker() {
+    for (taken, is_retried) in [(0, true), (1, false)] {
+        let mut rig = Rig::asgi(1);
+        rig.set_policy(|policy| policy.retry_idempotent = true);
+        let ticket = rig.stream(b"PUT");
+        let Some(Heard::Asked(id, _)) = rig.hear() else { panic!("it was not given") };
+        if taken > 0 {
+            rig.take(id, taken);
+        }
+        let upload = ticket.upload();
+        rig.dispatcher.detach(WORKER);
+        assert_eq!(rig.dispatcher.load().queued, usize::from(is_retried), "{taken}");
+        assert_eq!(room(&upload, &Arc::default()).is_pending(), is_retried);
+        assert_eq!(poll(ticket).is_pending(), is_retried);
+    }
+}
+
+#[test]
+fn who_waits_with_a_body_for_the_former_kind_of_worker_is_refused() {
+    let rig = Rig::booting(2);
+    let (descriptor, parts, frame) = (rig.upload(b"/"), rig.stream(b"POST"), rig.submit(b"/"));
+    rig.is_ready(Interface::Asgi);
+    assert!(!rig.dispatcher.is_asgi());
+    rig.dispatcher.admit(WORKER);
+    assert!(rig.dispatcher.is_asgi());
+    assert!(matches!(poll(descriptor), Poll::Ready(Err(Fault::Unavailable(_)))));
+    assert_eq!(rig.dispatcher.load(), Load { queued: 0, running: 2, workers: 1 });
+    assert!(poll(parts).is_pending() && poll(frame).is_pending());
+}
+
+#[test]
+fn over_its_deadline_it_is_cancelled_and_a_second_later_its_worker_is_stubborn() {
+    let mut rig = Rig::asgi(2);
+    let tickets = [rig.submit(b"/yields"), rig.submit(b"/stubborn")];
+    let ids: Vec<_> = (0..2)
+        .map(|_| match rig.hear() {
+            Some(Heard::Asked(id, _)) => id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let over = Instant::now() + Duration::from_secs(11);
+    rig.dispatcher.housekeeping(over);
+    for ticket in tickets {
+        assert!(matches!(poll(ticket), Poll::Ready(Err(Fault::Deadline(WORKER)))));
+    }
+    for id in &ids {
+        assert_eq!(rig.hear(), Some(Heard::Cancelled(*id)));
+        assert!(
+            matches!(rig.notices.try_recv(), Ok(Notice::Overdue(WORKER, asked)) if asked.exchange == *id)
+        );
+    }
+    rig.dispatcher.housekeeping(over + Duration::from_millis(900));
+    rig.end(ids[0]);
+    rig.dispatcher.housekeeping(over + Duration::from_millis(1100));
+    rig.dispatcher.housekeeping(over + Duration::from_millis(2200));
+    let told: Vec<_> = rig.notices.try_iter().collect();
+    let [Notice::Stubborn(WORKER, asked)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(asked.exchange, ids[1]);
+    assert_eq!(rig.hear(), None, "told once");
+}
+
+#[test]
+fn the_clock_stands_still_while_the_application_waits_for_its_client() {
+    let mut rig = Rig::asgi(1);
+    let (ticket, id) = rig.streaming();
+    let upload = ticket.upload();
+    let begun = Instant::now();
+    rig.take(id, 5);
+    rig.dispatcher.housekeeping(begun + Duration::from_secs(11));
+    assert_eq!(send(&upload, &Arc::default(), b"abcde", false), Poll::Ready(true));
+    rig.dispatcher.housekeeping(begun + Duration::from_secs(20));
+    assert!(rig.notices.try_recv().is_err());
+    rig.dispatcher.housekeeping(begun + Duration::from_secs(22));
+    assert!(matches!(rig.notices.try_recv(), Ok(Notice::Overdue(..))));
+}
+
+#[test]
+fn an_event_loop_that_leaves_a_record_is_stalled_and_then_stuck() {
+    let mut rig = Rig::asgi(2);
+    rig.set_policy(|policy| {
+        policy.stall = Some(Duration::from_secs(4));
+        policy.request_timeout = None;
+    });
+    let _ticket = rig.submit(b"/");
+    let begun = Instant::now();
+    let told = |rig: &Rig, seconds| {
+        rig.dispatcher.housekeeping(begun + Duration::from_secs(seconds));
+        rig.notices.try_iter().collect::<Vec<_>>()
+    };
+    assert!(told(&rig, 0).is_empty());
+    assert!(told(&rig, 3).is_empty());
+    assert!(matches!(told(&rig, 5)[..], [Notice::Stalled(WORKER, _)]));
+    assert!(told(&rig, 7).is_empty(), "told once");
+    assert!(matches!(told(&rig, 9)[..], [Notice::Stuck(WORKER, _)]));
+    assert!(rig.hear().is_some());
+    assert!(told(&rig, 10).is_empty());
+}
+
+#[test]
+fn an_event_loop_with_nothing_to_claim_is_asked_for_a_sign_of_life() {
+    let mut rig = Rig::asgi(2);
+    rig.set_policy(|policy| {
+        policy.stall = Some(Duration::from_secs(4));
+        policy.request_timeout = None;
+    });
+    let (_ticket, _) = rig.streaming();
+    let begun = Instant::now();
+    for seconds in 0..40 {
+        rig.dispatcher.housekeeping(begun + Duration::from_secs(seconds));
+        if let Some(heard) = rig.hear() {
+            assert_eq!(heard, Heard::Gone(ExchangeId(0)), "nobody's");
+        }
+    }
+    assert!(rig.notices.try_recv().is_err(), "it lives");
+    for seconds in 40..50 {
+        rig.dispatcher.housekeeping(begun + Duration::from_secs(seconds));
+    }
+    assert!(matches!(rig.notices.try_recv(), Ok(Notice::Stalled(WORKER, _))));
+}

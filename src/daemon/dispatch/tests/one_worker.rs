@@ -1,0 +1,146 @@
+//! A dispatcher with one worker of one interface, for tests that speak its protocol frame by frame.
+
+pub(super) use std::fs::File;
+pub(super) use std::iter;
+pub(super) use std::os::fd::{AsFd, OwnedFd};
+pub(super) use std::pin::Pin;
+pub(super) use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver};
+pub(super) use std::task::{Context, Poll, Waker};
+pub(super) use std::time::Duration;
+
+pub(super) use rgun_channel::control::{self, Command, Report};
+pub(super) use rgun_channel::frame::{Body, Completion, CompletionKind};
+pub(super) use rgun_channel::layout::SLOT_ACKED;
+use rgun_channel::map::Map;
+use rgun_channel::ring::{CompletionSender, SubmissionReceiver};
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::supervise::{Generation, Life, WorkerNr};
+
+pub(super) use super::super::*;
+
+pub(super) const WORKER: WorkerId = WorkerId { number: WorkerNr(0), life: Life(1) };
+
+/// A dispatcher with one worker of one slot, and that worker's end.
+pub(super) struct Rig {
+    pub(super) dispatcher: Arc<Dispatcher>,
+    pub(super) notices: Receiver<Notice>,
+    pub(super) bell: Arc<OwnedFd>,
+    pub(super) map: Arc<Map>,
+    pub(super) control: OwnedFd,
+    pub(super) submissions: SubmissionReceiver,
+    pub(super) completions: CompletionSender,
+}
+
+impl Rig {
+    pub(super) fn new() -> Self {
+        let rig = Self::booting(1);
+        rig.dispatcher.admit(WORKER);
+        rig
+    }
+
+    /// The worker has not said that it is ready. As an ASGI worker it will have so many slots.
+    pub(super) fn booting(concurrency: u32) -> Self {
+        let policy =
+            Policy { queue: 10, request_timeout: Some(Duration::from_secs(10)), ..Policy::default() };
+        let (tell, notices) = mpsc::channel();
+        let sink = Box::new(move |notice| tell.send(notice).unwrap());
+        let dispatcher = Dispatcher::new(policy, Reactor::new().unwrap(), sink);
+        let geometry = Geometry::standard(concurrency);
+        let (map, fd) = Map::create("test", geometry.total()).unwrap();
+        let theirs = Arc::new(Map::attach(fd.as_fd(), geometry.total(), true).unwrap());
+        let (ours, control) = control::pair().unwrap();
+        rustix::io::ioctl_fionbio(&control, true).unwrap();
+        let (map, control_end) = (Arc::new(map), Arc::new(ours));
+        let bell = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
+        dispatcher.attach(Link {
+            worker: WORKER,
+            generation: Generation(1),
+            map,
+            geometry,
+            control: control_end,
+            wake: Arc::clone(&bell),
+            slots: Slots { threads: 1, concurrency },
+            max_requests: None,
+        });
+        Self {
+            dispatcher,
+            notices,
+            bell,
+            control,
+            submissions: SubmissionReceiver::new(Arc::clone(&theirs), &geometry),
+            completions: CompletionSender::new(Arc::clone(&theirs), &geometry),
+            map: theirs,
+        }
+    }
+
+    pub(super) fn submit(&self, path: &[u8]) -> Ticket {
+        let request = Request { path, ..Request::new(ExchangeId(0)) };
+        self.dispatcher.submit(&request, iter::empty(), None, Instant::now()).unwrap()
+    }
+
+    pub(super) fn upload(&self, path: &[u8]) -> Ticket {
+        let request = Request { path, body_is_fd: true, body_len: 1, ..Request::new(ExchangeId(0)) };
+        let body = File::open("/dev/null").unwrap().into();
+        self.dispatcher.submit(&request, iter::empty(), Some(body), Instant::now()).unwrap()
+    }
+
+    /// The next request, by its path.
+    pub(super) fn claim(&mut self) -> Option<(ExchangeId, Vec<u8>)> {
+        let mut frame = Vec::new();
+        self.submissions.claim(&mut frame).unwrap().then(|| {
+            let request = Request::decode(&frame).unwrap();
+            (request.exchange, request.path.to_vec())
+        })
+    }
+
+    pub(super) fn say(
+        &mut self,
+        exchange: ExchangeId,
+        kind: CompletionKind,
+        body: &[u8],
+        end: bool,
+        done: bool,
+    ) {
+        let status = if kind == CompletionKind::Respond { 200 } else { 0 };
+        let head = Completion {
+            exchange,
+            kind,
+            end,
+            done,
+            text: false,
+            more: false,
+            status,
+            service: 1000,
+            slot: 0,
+        };
+        let (mut frame, body) = (Vec::new(), Body::Inline(body));
+        head.encode(0, &body, &mut frame);
+        body.encode(&mut frame);
+        assert!(self.completions.push(&frame).unwrap());
+    }
+
+    /// What the daemon has sent on the control socket.
+    pub(super) fn commands(&self) -> Vec<Command> {
+        let mut buffer = vec![0; control::MAX_MESSAGE];
+        let next = || control::receive(&self.control, &mut buffer).ok().map(|got| buffer[..got.len].to_vec());
+        iter::from_fn(next).map(|message| Command::decode(&message).unwrap()).collect()
+    }
+
+    pub(super) fn misbehaved(&self) -> String {
+        match self.notices.try_recv() {
+            Ok(Notice::Misbehaved(WORKER, why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn acked(&self) -> u64 {
+        self.map.u64(Geometry::slot(0, SLOT_ACKED)).load(Ordering::Acquire)
+    }
+}
+
+pub(super) fn poll(mut ticket: Ticket) -> Poll<Result<Answer, Fault>> {
+    let mut context = Context::from_waker(Waker::noop());
+    Pin::new(&mut ticket).poll(&mut context)
+}

@@ -1,0 +1,155 @@
+//! A request's body on its way to an ASGI application, which takes it in parts, when it likes.
+//!
+//! The worker says how far the application has room (*takes*), counted from the body's beginning; the daemon sends
+//! parts as far as that and reads no more from the client meanwhile. So a slow application slows its client down, and
+//! what waits is never more than the worker's window and one read of the connection.
+//!
+//! `http` brings the body: it holds an [`Upload`] beside the exchange's ticket, and stops when that says that the
+//! application is through with the request.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use rgun_channel::frame::{ExchangeId, Later};
+
+use super::exchange::{Fault, Place};
+use super::housekeeping::Keeper;
+use super::{Dispatcher, State};
+
+/// How a request's body travels; not every worker takes every way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carriage {
+    /// In the frame.
+    Frame,
+    /// As a descriptor, which only WSGI workers take.
+    Descriptor,
+    /// In parts, which only ASGI workers take.
+    Parts,
+}
+
+/// How far a body has come.
+#[derive(Debug, Default)]
+pub(super) struct Uptake {
+    /// The application has room for it as far as here, bytes from its beginning. 0: it has not asked for it.
+    pub(super) taken: u64,
+    /// So much has been given to the worker.
+    sent: u64,
+    /// All of it has.
+    is_whole: bool,
+    /// Of whoever brings it: more is taken, or none any more.
+    pub(super) waker: Option<Waker>,
+}
+
+impl Uptake {
+    /// Does the application wait for the client?
+    pub(super) fn is_hungry(&self) -> bool {
+        self.taken > self.sent && !self.is_whole
+    }
+
+    fn wait(&mut self, cx: &Context<'_>) {
+        match &mut self.waker {
+            Some(stored) => stored.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+}
+
+/// The way of a request's body to the application.
+#[derive(Debug)]
+pub struct Upload {
+    dispatcher: Arc<Dispatcher>,
+    id: ExchangeId,
+}
+
+/// Longest part. Three fit into a ring.
+pub const PART: usize = 64 * 1024;
+
+impl Upload {
+    pub(super) fn new(dispatcher: Arc<Dispatcher>, id: ExchangeId) -> Self {
+        Self { dispatcher, id }
+    }
+
+    /// Where it goes.
+    pub fn dispatcher(&self) -> &Arc<Dispatcher> {
+        &self.dispatcher
+    }
+
+    /// For how many bytes more the application has room, when it has; `None` when it wants no more of the body. In any
+    /// case the task is woken when that changes.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Option<u64>> {
+        let mut state = self.dispatcher.lock();
+        let exchange = state.exchanges.get_mut(self.id).filter(|exchange| exchange.takes_body());
+        let Some(uptake) = exchange.and_then(|exchange| exchange.uptake.as_mut()) else {
+            return Poll::Ready(None);
+        };
+        uptake.wait(cx);
+        match uptake.taken.saturating_sub(uptake.sent) {
+            0 => Poll::Pending,
+            room => Poll::Ready(Some(room)),
+        }
+    }
+
+    /// Gives a part of at most [`PART`] bytes, and no more than there is room for. `end`: it is the last. False when
+    /// the application wants no more.
+    pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8], end: bool) -> Poll<bool> {
+        let mut state = self.dispatcher.lock();
+        let state = &mut *state;
+        let State { exchanges, workers, .. } = state;
+        let Some(exchange) = exchanges.get_mut(self.id).filter(|exchange| exchange.takes_body()) else {
+            return Poll::Ready(false);
+        };
+        let Place::Given { worker: index, .. } = exchange.place else { return Poll::Ready(false) };
+        let (Some(uptake), Some(Some(worker))) = (&mut exchange.uptake, workers.get_mut(index)) else {
+            return Poll::Ready(false);
+        };
+        let part = Later::Part { exchange: self.id, bytes, end, text: false, more: false };
+        match worker.say_part(&part, cx.waker()) {
+            Ok(true) => {
+                uptake.sent += bytes.len() as u64;
+                uptake.is_whole = end;
+                Poll::Ready(true)
+            }
+            Ok(false) => {
+                uptake.wait(cx);
+                // Nobody tells when the worker has taken something out of its ring.
+                if state.keeper != Keeper::Fast {
+                    state.keeper = Keeper::Fast;
+                    self.dispatcher.work.notify_one();
+                }
+                Poll::Pending
+            }
+            Err(why) => {
+                self.dispatcher.condemn(state, index, &why);
+                Poll::Ready(false)
+            }
+        }
+    }
+
+    /// The body does not come to its end: the application is told that its client is gone, and the client, if it has
+    /// nothing of an answer yet, what was wrong.
+    pub fn fail(&self, fault: Fault) {
+        let mut state = self.dispatcher.lock();
+        let now = Instant::now();
+        let Some(exchange) = state.exchanges.get_mut(self.id) else { return };
+        if !matches!(exchange.place, Place::Given { .. }) {
+            return state.fail(self.id, fault, now);
+        }
+        let waker = exchange.fail(fault);
+        state.tell_gone(self.id);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl State {
+    /// Tells an ASGI worker that nobody waits for this exchange any more, once.
+    pub(super) fn tell_gone(&mut self, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        let Place::Given { worker, .. } = exchange.place else { return };
+        if let Some(worker) = self.workers.get_mut(worker).and_then(Option::as_mut) {
+            worker.tell_gone(exchange);
+        }
+    }
+}

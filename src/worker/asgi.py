@@ -1,0 +1,272 @@
+"""The Python half of ASGI: the event loop, lifespan, and the coroutine around each call of the application.
+
+Embedded into the extension and loaded only for ASGI applications (src/worker/asgi). uvicorn's lifespan is the
+reference. Runs on CPython 3.9 and later.
+"""
+
+import asyncio
+import sys
+import traceback
+import types
+
+# Given by the extension: tells an exchange (its `send`) what the application has returned or raised.
+ended = None
+
+
+async def call(application, scope, receive, send):
+    """The task of an exchange. Whatever the application raises ends the exchange, and nothing else."""
+    try:
+        result = await application(scope, receive, send)
+    except BaseException as error:  # noqa: BLE001 (also CancelledError and SystemExit: they are the request's)
+        ended(send, None, error)
+    else:
+        ended(send, result, None)
+
+
+def single(application, is_double):
+    """An ASGI 3 application of any."""
+    if not is_double:
+        return application
+
+    async def instance_of(scope, receive, send):
+        instance = application(scope)
+        return await instance(receive, send)
+
+    return instance_of
+
+
+class Server:
+    """The loop of one worker, and the application's lifespan on it."""
+
+    def __init__(self, load, application, lifespan, event_loop):
+        self.load = load
+        is_double = load.is_double_callable(application)
+        self.application = single(application, is_double)
+        self.asgi = {"version": "2.0" if is_double else "3.0", "spec_version": "2.3"}
+        self.event_loop = event_loop
+        # The extension serves until this is done (a Future).
+        self.over = self.loop = None
+        self.state = {}
+        self.warnings = []
+        self.lifespan = None if lifespan == "off" else Lifespan(self, lifespan == "on")
+
+    def open(self):
+        """Makes the loop; None, or why there is none."""
+        new_event_loop = asyncio.new_event_loop
+        if self.event_loop != "asyncio":
+            try:
+                import uvloop
+
+                new_event_loop = uvloop.new_event_loop
+            except ImportError as error:
+                if self.event_loop == "uvloop":
+                    return (
+                        self.load.CONFIG,
+                        f"app.loop: uvloop cannot be imported by {sys.executable} ({error}); "
+                        "install it there, or set app.loop to auto or asyncio",
+                        "",
+                    )
+        self.loop = new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        self.over = self.loop.create_future()
+        return None
+
+    def startup(self):
+        """None, or why the application cannot be served."""
+        return self.lifespan and self.loop.run_until_complete(self.lifespan.startup())
+
+    def new_task(self):
+        """How tasks are made: a callable, its keywords, and whether they run at once."""
+        if self.loop.get_task_factory() is not None:
+            return self.loop.create_task, {}, False
+        keywords = {"loop": self.loop, "name": "rgun"}
+        if sys.version_info >= (3, 12):
+            return asyncio.Task, {**keywords, "eager_start": True}, True
+        return asyncio.Task, keywords, False
+
+    def run(self, stop, ring):
+        """Runs the loop until the extension is done; the SystemExit that was raised meanwhile, or None."""
+        leaving = None
+        while True:
+            try:
+                self.loop.run_until_complete(self.over)
+            except SystemExit as error:
+                # A signal handler's: what runs is finished first.
+                leaving = leaving or error
+                stop()
+            except BaseException as error:  # noqa: BLE001 (KeyboardInterrupt; and nothing may end a worker)
+                sys.unraisablehook(
+                    types.SimpleNamespace(
+                        exc_type=type(error),
+                        exc_value=error,
+                        exc_traceback=error.__traceback__,
+                        err_msg=None,
+                        object=self.loop,
+                    )
+                )
+                ring()
+            else:
+                return leaving
+
+    def close(self):
+        """Ends the application's lifespan, then all that is left on the loop; the warnings."""
+        loop = self.loop
+        try:
+            if self.lifespan is not None:
+                loop.run_until_complete(self.lifespan.shutdown())
+            self.cancel_tasks()
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        except BaseException as error:  # noqa: BLE001 (the process is about to exit; an interrupt does not matter)
+            self.warn("ending the event loop", error)
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+        return self.take_warnings()
+
+    def cancel_tasks(self):
+        """As asyncio.run() does."""
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        for task in tasks:
+            if not task.cancelled() and task.exception() is not None:
+                self.warn("a task that was cancelled at the end", task.exception())
+
+    def warn(self, doing, error):
+        """Keeps an exception for the log."""
+        summary, trace = self.load.describe(error)
+        self.warnings.append(f"{doing} raised {summary}\n{trace}")
+
+    def take_warnings(self):
+        """What has come together."""
+        warnings, self.warnings = self.warnings, []
+        return warnings
+
+
+class Lifespan:
+    """The lifespan protocol, one task from startup to shutdown."""
+
+    def __init__(self, server, is_required):
+        self.server = server
+        # `on`: an application that does not know lifespan cannot boot.
+        self.is_required = is_required
+        self.was_received = False
+        self.failed_startup = None
+        self.failed_shutdown = None
+        self.error = None
+        self.task = None
+
+    async def startup(self):
+        """None, or why the application cannot be served."""
+        self.started, self.stopped = asyncio.Event(), asyncio.Event()
+        self.events = asyncio.Queue()
+        self.events.put_nowait({"type": "lifespan.startup"})
+        self.task = asyncio.get_running_loop().create_task(self.main())
+        await self.started.wait()
+        if self.failed_startup is not None:
+            return self.told(self.failed_startup)
+        if self.error is None:
+            return None
+        load = self.server.load
+        if self.is_required:
+            summary, trace = load.describe(self.error)
+            return load.APP, f"the application's lifespan raised {summary}", trace
+        if self.was_received:
+            # Not merely unknown to it.
+            self.server.warn("the application's lifespan (app.lifespan is auto: going on without it)", self.error)
+        return None
+
+    def told(self, message):
+        """A failure in the application's own words. Starlette's are a traceback."""
+        lines = message.strip().splitlines()
+        summary = lines[-1] if len(lines) > 1 and lines[0].startswith("Traceback") else "".join(lines[:1])
+        trace = message if len(lines) > 1 else ""
+        if not trace and self.error is not None:
+            trace = self.server.load.describe(self.error)[1]
+        text = "the application's startup failed" + (f": {summary}" if summary else "")
+        return self.server.load.APP, self.server.load.unicode(text), self.server.load.unicode(trace)
+
+    async def shutdown(self):
+        """Awaits it."""
+        if self.task is None or self.error is not None:
+            return
+        self.events.put_nowait({"type": "lifespan.shutdown"})
+        await self.stopped.wait()
+        if self.failed_shutdown is not None:
+            self.server.warnings.append(f"the application's shutdown failed: {self.failed_shutdown}")
+        elif self.error is not None:
+            self.server.warn("the application's shutdown", self.error)
+
+    async def main(self):
+        """The task."""
+        scope = {
+            "type": "lifespan",
+            "asgi": {"version": self.server.asgi["version"], "spec_version": "2.0"},
+            "state": self.server.state,
+        }
+        try:
+            await self.server.application(scope, self.receive, self.send)
+        except BaseException as error:  # noqa: BLE001 (as uvicorn: whatever it is, lifespan is over)
+            self.error = error
+        finally:
+            self.started.set()
+            self.stopped.set()
+
+    async def receive(self):
+        self.was_received = True
+        return await self.events.get()
+
+    async def send(self, message):
+        kind = message["type"]
+        phase, _, outcome = kind.rpartition(".")
+        if phase not in ("lifespan.startup", "lifespan.shutdown") or outcome not in ("complete", "failed"):
+            raise RuntimeError(f"Unexpected ASGI message '{kind}' sent by a lifespan.")
+        is_startup = phase == "lifespan.startup"
+        if self.stopped.is_set() or self.started.is_set() == is_startup:
+            raise RuntimeError("Got invalid state transition on lifespan protocol.")
+        if outcome == "failed":
+            text = str(message.get("message") or "")
+            if is_startup:
+                self.failed_startup = text
+            else:
+                self.failed_shutdown = text
+        (self.started if is_startup else self.stopped).set()
+
+
+def stack_of(task, loop):
+    """Where a task is: the frames of its coroutines, the last one that which waits. None: it is being made."""
+    if task is None or asyncio.current_task(loop) is task:
+        import threading
+
+        # It runs: its frames are those of the loop's thread, below ours.
+        frame = sys._current_frames().get(threading.main_thread().ident)
+        stack = traceback.extract_stack(frame)
+        inside = [at for at, entry in enumerate(stack) if entry.filename == __file__ or is_ours(entry)]
+        stack = traceback.StackSummary.from_list(stack[inside[-1] + 1 if inside else 0 :])
+        return "".join(stack.format())
+    frames, awaited = [], task.get_coro()
+    while awaited is not None:
+        for frame_name, next_name in (
+            ("cr_frame", "cr_await"),
+            ("gi_frame", "gi_yieldfrom"),
+            ("ag_frame", "ag_await"),
+        ):
+            if hasattr(awaited, frame_name):
+                break
+        else:
+            break
+        frame = getattr(awaited, frame_name)
+        if frame is not None and not frame.f_code.co_filename.startswith("<rgun>"):
+            frames.append((frame, frame.f_lineno))
+        awaited = getattr(awaited, next_name)
+    text = "".join(traceback.StackSummary.extract(iter(frames)).format())
+    waits = "" if awaited is None else f"  waiting for {type(awaited).__module__}.{type(awaited).__qualname__}\n"
+    return (text + waits) or "  not begun\n"
+
+
+def is_ours(entry):
+    """Is it a frame of this file?"""
+    return entry.filename.startswith("<rgun>")

@@ -1,0 +1,123 @@
+//! What `send()` and `receive()` return: awaitables that need no coroutine, and no Future unless they have to wait.
+//!
+//! They are their own iterators: `await` asks once (`__next__`), and a `StopIteration` with the value ends it. `send`,
+//! `throw` and `close` make them `collections.abc.Coroutine`s, which `asyncio.create_task()` takes.
+
+use pyo3::exceptions::PyStopIteration;
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use crate::worker::Worker;
+
+/// A `send()` that is done.
+#[pyclass(frozen, module = "rgun")]
+#[derive(Debug)]
+pub(crate) struct Sent;
+
+#[pymethods]
+impl Sent {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[expect(clippy::unused_self, reason = "a method of Python's")]
+    fn __next__(&self) -> Option<Py<PyAny>> {
+        None
+    }
+
+    #[expect(clippy::unused_self, reason = "a method of Python's")]
+    fn send(&self, _value: &Bound<'_, PyAny>) -> PyResult<()> {
+        Err(PyStopIteration::new_err(()))
+    }
+
+    #[expect(clippy::unused_self, reason = "a method of Python's")]
+    #[pyo3(signature = (kind, value=None, traceback=None))]
+    fn throw(
+        &self,
+        kind: &Bound<'_, PyAny>,
+        value: Option<&Bound<'_, PyAny>>,
+        traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        Err(thrown(kind, value, traceback)?)
+    }
+
+    #[expect(clippy::unused_self, reason = "a method of Python's")]
+    fn close(&self) {}
+}
+
+/// What `throw()` was given, to be raised; in either of its forms.
+pub(super) fn thrown(
+    kind: &Bound<'_, PyAny>,
+    value: Option<&Bound<'_, PyAny>>,
+    traceback: Option<&Bound<'_, PyAny>>,
+) -> PyResult<PyErr> {
+    let given = value.filter(|value| !value.is_none());
+    let error = match given {
+        Some(value) if value.is_instance_of::<pyo3::exceptions::PyBaseException>() => value.clone(),
+        Some(value) => kind.call1((value,))?,
+        None if kind.is_instance_of::<pyo3::exceptions::PyBaseException>() => kind.clone(),
+        None => kind.call0()?,
+    };
+    if let Some(traceback) = traceback.filter(|traceback| !traceback.is_none()) {
+        error.call_method1(intern!(kind.py(), "with_traceback"), (traceback,))?;
+    }
+    Ok(PyErr::from_value(error))
+}
+
+/// A Future, and its iterator, that a waiting awaitable passes on to its task.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(Option<Py<PyAny>>);
+
+impl Waiting {
+    /// Goes on with the Future that was waited for, if there is one: what its iterator yields, while it is not done.
+    pub(super) fn go_on<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(iterator) = self.0.take() else { return Ok(None) };
+        let yielded = next(iterator.bind(py))?;
+        if yielded.is_some() {
+            self.0 = Some(iterator);
+        }
+        Ok(yielded)
+    }
+
+    /// Begins to wait for a Future.
+    pub(super) fn begin<'py>(&mut self, future: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.0 = Some(future.call_method0(intern!(future.py(), "__await__"))?.unbind());
+        self.go_on(future.py())
+    }
+
+    /// Forgets it.
+    pub(super) fn end(&mut self) {
+        self.0 = None;
+    }
+}
+
+fn next<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = iterator.py();
+    match iterator.call_method0(intern!(py, "__next__")) {
+        Ok(yielded) => Ok(Some(yielded)),
+        Err(error) if error.is_instance_of::<PyStopIteration>(py) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Wakes whoever waits for these Futures, unless they have been cancelled.
+pub(super) fn wake(py: Python<'_>, worker: &Worker, futures: Vec<Py<PyAny>>) {
+    for future in futures {
+        let future = future.bind(py);
+        let woken =
+            future.call_method0(intern!(py, "done")).and_then(|done| done.is_truthy()).and_then(|done| {
+                if done {
+                    Ok(())
+                } else {
+                    future.call_method1(intern!(py, "set_result"), (py.None(),)).map(drop)
+                }
+            });
+        if let Err(error) = woken {
+            worker.raised(py, error);
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! One exchange: what its `receive` and `send` share, how it ends, and who waits for it.
+//!
+//! The object is the application's `send`, and `receive` refers to it. It is borrowed for a few instructions at a time
+//! and never while Python code of others runs, so that an application may call both from wherever it likes.
+//!
+//! ```text
+//!   Unstarted ──start──▶ Prepared ──first bytes──▶ Streaming ──▶ (Trailing) ──▶ Ended ──▶ Done
+//! ```
+//! The head goes out with the first body bytes, so that an error before them still becomes a 500. *Ended*: the client
+//! has all of it, the application may still be at work. *Done*: it has returned, the slot is free.
+
+use std::collections::VecDeque;
+
+use pyo3::exceptions::PyBaseException;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use rgun_channel::Broken;
+use rgun_channel::frame::{ExchangeId, Request, UNKNOWN_LENGTH};
+
+use super::{Application, awaitable};
+use crate::python::{Described, is_forked_child, leave_forked_child};
+use crate::wsgi::head::Head;
+
+/// How far a response is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    /// No `http.response.start`.
+    Unstarted,
+    /// It has come; nothing is sent.
+    Prepared,
+    /// The head is sent, the body is not complete.
+    Streaming,
+    /// The body is complete, trailers have been promised.
+    Trailing,
+    /// All is sent, or waits to be.
+    Ended,
+    /// The application has returned; the slot is given back.
+    Done,
+}
+
+/// The request's body, as far as it has come.
+#[derive(Debug)]
+pub(super) struct Body {
+    /// What has come and was not received.
+    pub(super) parts: VecDeque<Py<PyBytes>>,
+    /// The last part has come.
+    pub(super) is_complete: bool,
+    /// The event with `more_body: False` was received.
+    pub(super) is_received: bool,
+    /// It comes in parts, as far as we take it.
+    pub(super) streams: bool,
+    /// Bytes that were received.
+    pub(super) received: u64,
+    /// How far the daemon has been told to send.
+    pub(super) taken: u64,
+}
+
+/// Response body that waits for credit or chunks.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) bytes: Py<PyBytes>,
+    /// From here on it has not been sent.
+    pub(super) at: usize,
+    /// Up to here it is to be sent.
+    pub(super) until: usize,
+    /// It is the end of the response.
+    pub(super) end: bool,
+}
+
+/// An exchange; the application's `send`.
+#[pyclass(module = "rgun", name = "Send")]
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(super) served: &'static Application,
+    pub(super) id: ExchangeId,
+    pub(super) slot: u32,
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub(super) started: u64,
+    pub(super) is_head: bool,
+    pub(super) stage: Stage,
+    pub(super) head: Head,
+    /// The head's, encoded, until they are sent.
+    pub(super) fields: Vec<u8>,
+    pub(super) is_head_sent: bool,
+    /// Encoded.
+    pub(super) trailers: Vec<u8>,
+    pub(super) n_trailers: u16,
+    /// Trailers have been promised.
+    pub(super) has_trailers: bool,
+    /// Response body bytes taken from the application.
+    pub(super) given: u64,
+    pub(super) pending: Option<Pending>,
+    /// The application has returned before all could be sent.
+    pub(super) ends_later: bool,
+    pub(super) body: Body,
+    /// The client has gone, or has its 504.
+    pub(super) is_disconnected: bool,
+    /// It is among those that the application looks at when the daemon rings.
+    pub(super) is_held_up: bool,
+    /// Futures of `receive()`s that wait.
+    pub(super) receivers: Vec<Py<PyAny>>,
+    /// Futures of `send()`s that wait.
+    pub(super) senders: Vec<Py<PyAny>>,
+    pub(super) task: Option<Py<PyAny>>,
+}
+
+impl Exchange {
+    pub(super) fn new(
+        py: Python<'_>,
+        served: &'static Application,
+        request: &Request<'_>,
+        slot: u32,
+        started: u64,
+    ) -> Self {
+        let streams = request.body_streams && request.body_len != 0;
+        debug_assert!(!streams || request.body_len == UNKNOWN_LENGTH || request.body.is_empty());
+        let mut parts = VecDeque::new();
+        if !request.body.is_empty() {
+            parts.push_back(PyBytes::new(py, request.body).unbind());
+        }
+        Self {
+            served,
+            id: request.exchange,
+            slot,
+            started,
+            is_head: request.method == b"HEAD",
+            stage: Stage::Unstarted,
+            head: Head::default(),
+            fields: Vec::new(),
+            is_head_sent: false,
+            trailers: Vec::new(),
+            n_trailers: 0,
+            has_trailers: false,
+            given: 0,
+            pending: None,
+            ends_later: false,
+            body: Body { parts, is_complete: !streams, is_received: false, streams, received: 0, taken: 0 },
+            is_disconnected: false,
+            is_held_up: false,
+            receivers: Vec::new(),
+            senders: Vec::new(),
+            task: None,
+        }
+    }
+
+    /// A part of the request's body.
+    pub(super) fn part(slf: &Bound<'_, Self>, bytes: &[u8], end: bool) {
+        let py = slf.py();
+        let part = (!bytes.is_empty()).then(|| PyBytes::new(py, bytes).unbind());
+        let worker = slf.borrow().served.worker;
+        let receivers = {
+            let mut exchange = slf.borrow_mut();
+            exchange.body.parts.extend(part);
+            exchange.body.is_complete |= end;
+            std::mem::take(&mut exchange.receivers)
+        };
+        awaitable::wake(py, worker, receivers);
+    }
+
+    /// The client has gone: `receive()` says so, `send()` does nothing.
+    pub(super) fn disconnect(slf: &Bound<'_, Self>) {
+        let py = slf.py();
+        let worker = slf.borrow().served.worker;
+        let (receivers, senders, pending) = {
+            let exchange = &mut *slf.borrow_mut();
+            exchange.is_disconnected = true;
+            (
+                std::mem::take(&mut exchange.receivers),
+                std::mem::take(&mut exchange.senders),
+                exchange.pending.take(),
+            )
+        };
+        drop(pending);
+        awaitable::wake(py, worker, receivers);
+        awaitable::wake(py, worker, senders);
+    }
+
+    /// Its deadline has passed: the task is cancelled. Gives the report of where it was.
+    pub(super) fn cancel(slf: &Bound<'_, Self>) -> PyResult<Option<String>> {
+        let py = slf.py();
+        let (served, id) = {
+            let exchange = slf.borrow();
+            (exchange.served, exchange.id)
+        };
+        let report = served.stack_of(py, id)?.map(|stack| {
+            format!("exchange {} has passed its deadline and is cancelled; its task was at:\n{stack}", id.0)
+        });
+        let task = {
+            let mut exchange = slf.borrow_mut();
+            exchange.is_disconnected = true;
+            exchange.task.as_ref().map(|task| task.clone_ref(py))
+        };
+        if let Some(task) = task {
+            task.call_method0(py, intern!(py, "cancel"))?;
+        }
+        Ok(report)
+    }
+
+    /// We cannot even call the application.
+    pub(super) fn fail(slf: &Bound<'_, Self>, error: &PyErr) -> Result<(), Broken> {
+        let py = slf.py();
+        let error = error.clone_ref(py).into_value(py);
+        Self::ended(slf, py.None().bind(py), Some(error.bind(py)))
+    }
+
+    /// The application has returned, or raised.
+    fn ended(
+        slf: &Bound<'_, Self>,
+        result: &Bound<'_, PyAny>,
+        error: Option<&Bound<'_, PyBaseException>>,
+    ) -> Result<(), Broken> {
+        let py = slf.py();
+        let error = error.map(|error| PyErr::from_value(error.clone().into_any()));
+        in_the_worker(py, error.as_ref());
+        let fault = match error {
+            Some(error) => slf.borrow().fault_of(py, &error),
+            None if !result.is_none() => Some(Described::plain(format!(
+                "ASGI callable should return None, but returned '{}'.",
+                result.str().map_or_else(|_| super::head::type_name(result), |text| text.to_string())
+            ))),
+            None => slf.borrow().omission(),
+        };
+        let worker = slf.borrow().served.worker;
+        let (receivers, senders, leftover) = {
+            let exchange = &mut *slf.borrow_mut();
+            let leftover = exchange.finish(py, fault.as_ref())?;
+            (std::mem::take(&mut exchange.receivers), std::mem::take(&mut exchange.senders), leftover)
+        };
+        if leftover.is_none() {
+            // Not all could be sent.
+            Application::hold_up(slf);
+        }
+        drop(leftover);
+        awaitable::wake(py, worker, receivers);
+        awaitable::wake(py, worker, senders);
+        Ok(())
+    }
+
+    /// The daemon has rung: sends what waited, and wakes whoever waited for that. True if nothing waits any more.
+    pub(super) fn go_on(slf: &Bound<'_, Self>) -> Result<bool, Broken> {
+        let py = slf.py();
+        let worker = slf.borrow().served.worker;
+        let (receivers, senders, leftover, is_free) = {
+            let exchange = &mut *slf.borrow_mut();
+            exchange.pump(py)?;
+            let leftover = if exchange.ends_later && exchange.pending.is_none() {
+                exchange.finish(py, None)?
+            } else {
+                None
+            };
+            let is_free = exchange.can_send();
+            let is_complete = exchange.stage >= Stage::Ended;
+            (
+                if is_complete { std::mem::take(&mut exchange.receivers) } else { Vec::new() },
+                if is_free { std::mem::take(&mut exchange.senders) } else { Vec::new() },
+                leftover,
+                is_free,
+            )
+        };
+        drop(leftover);
+        awaitable::wake(py, worker, receivers);
+        awaitable::wake(py, worker, senders);
+        Ok(is_free)
+    }
+
+    /// What is to be told of an exception, if anything.
+    fn fault_of(&self, py: Python<'_>, error: &PyErr) -> Option<Described> {
+        // Cancelled at its deadline, for which the client has its answer; or the framework's own way to say that the
+        // client has gone (Starlette's ClientDisconnect).
+        let name = || error.get_type(py).name().is_ok_and(|name| is_farewell(&name.to_string()));
+        if self.is_disconnected && name() {
+            return None;
+        }
+        Some(Described::of(py, error))
+    }
+
+    /// What it has not done.
+    fn omission(&self) -> Option<Described> {
+        if self.is_disconnected {
+            return None;
+        }
+        match self.stage {
+            Stage::Unstarted => Some(Described::plain("ASGI callable returned without starting response.")),
+            Stage::Prepared | Stage::Streaming | Stage::Trailing => {
+                Some(Described::plain("ASGI callable returned without completing response."))
+            }
+            Stage::Ended | Stage::Done => None,
+        }
+    }
+}
+
+/// Exceptions that end an exchange whose client has gone.
+fn is_farewell(name: &str) -> bool {
+    matches!(name, "CancelledError" | "ClientDisconnect" | "ClientDisconnected" | "RequestAborted")
+}
+
+/// The channel is the worker's own: a process that the application forked ends here.
+pub(super) fn in_the_worker(py: Python<'_>, error: Option<&PyErr>) {
+    if is_forked_child() {
+        leave_forked_child(py, error);
+    }
+}
+
+/// What `asgi.py` calls when the application has returned (`error` is None) or raised.
+#[pyfunction]
+#[pyo3(signature = (send, result, error))]
+pub(super) fn ended(
+    send: &Bound<'_, Exchange>,
+    result: &Bound<'_, PyAny>,
+    error: Option<&Bound<'_, PyBaseException>>,
+) {
+    let served = send.borrow().served;
+    Exchange::ended(send, result, error).unwrap_or_else(|broken| served.worker.broken(&broken));
+    served.owe(send.py());
+}

@@ -1,0 +1,161 @@
+//! Status and headers from the application: checked, and encoded as the frame wants them.
+//!
+//! ASGI HTTP specification, "Response Start": an iterable of pairs of byte strings. What uvicorn refuses is refused with
+//! its words. Headers of the connection are dropped without a word: frameworks that were written for servers which
+//! leave the connection to them send `connection` and `transfer-encoding` in good faith.
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyTuple};
+use rgun_channel::frame::{encode_field, encode_known_field};
+use rgun_channel::header::index_of;
+
+use crate::wsgi::head::{Head, is_control, is_token};
+
+/// Checks a status code.
+pub(super) fn status_code(status: &Bound<'_, PyAny>) -> PyResult<u16> {
+    match status.extract::<i64>() {
+        Ok(code @ 200..=999) => Ok(u16::try_from(code).expect("three digits")),
+        Ok(code) => Err(PyRuntimeError::new_err(format!(
+            "http.response.start: status {code} is none that a response can have (200 to 999)"
+        ))),
+        Err(_) => Err(PyTypeError::new_err(format!(
+            "http.response.start: status is {}, not int",
+            type_name(status)
+        ))),
+    }
+}
+
+/// Checks headers and appends them to `fields`.
+pub(super) fn encode(
+    status: u16,
+    headers: Option<&Bound<'_, PyAny>>,
+    fields: &mut Vec<u8>,
+) -> PyResult<Head> {
+    let mut head = Head { status, ..Head::default() };
+    let Some(headers) = headers else { return Ok(head) };
+    let mut add = |pair: &Bound<'_, PyAny>| {
+        let (name, value) = pair_of(pair)?;
+        add(&name, &value, &mut head, fields)
+    };
+    if let Ok(list) = headers.cast_exact::<PyList>() {
+        for pair in list.iter() {
+            add(&pair)?;
+        }
+    } else {
+        for pair in headers.try_iter()? {
+            add(&pair?)?;
+        }
+    }
+    Ok(head)
+}
+
+fn add(
+    name: &Bound<'_, PyBytes>,
+    value: &Bound<'_, PyBytes>,
+    head: &mut Head,
+    fields: &mut Vec<u8>,
+) -> PyResult<()> {
+    let (name, value) = (name.as_bytes(), value.as_bytes());
+    if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+        return Err(PyRuntimeError::new_err("Invalid HTTP header name."));
+    }
+    if value.iter().any(|byte| is_control(*byte)) {
+        return Err(PyRuntimeError::new_err("Invalid HTTP header value."));
+    }
+    let value = value.trim_ascii();
+    let lower;
+    let name = if name.iter().any(u8::is_ascii_uppercase) {
+        lower = name.to_ascii_lowercase();
+        &*lower
+    } else {
+        name
+    };
+    match name {
+        // RFC 9110 §7.6.1; the ASGI specification has Transfer-Encoding ignored.
+        b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
+            return Ok(());
+        }
+        b"content-length" => {
+            let length = length(value)?;
+            if head.length.is_some_and(|other| other != length) {
+                return Err(PyRuntimeError::new_err("two Content-Length headers that differ"));
+            }
+            // RFC 9110 §8.6: none in a 204.
+            if head.length.is_some() || head.status == 204 {
+                return Ok(());
+            }
+            head.length = Some(length);
+        }
+        _ => {}
+    }
+    match index_of(name) {
+        Some(index) => encode_known_field(index, value, fields),
+        None => encode_field(name, value, fields),
+    }
+    .map_err(|error| PyRuntimeError::new_err(format!("header {}: {error}", String::from_utf8_lossy(name))))?;
+    head.n_fields += 1;
+    Ok(())
+}
+
+/// The Link fields of early hints.
+pub(super) fn encode_links(links: &Bound<'_, PyAny>, fields: &mut Vec<u8>) -> PyResult<u16> {
+    let mut head = Head::default();
+    let name = PyBytes::new(links.py(), b"link");
+    for link in links.try_iter()? {
+        add(&name, &bytes(link?, "a link of http.response.early_hint")?, &mut head, fields)?;
+    }
+    Ok(head.n_fields)
+}
+
+fn pair_of<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+    let (name, value) = if let Ok(pair) = pair.cast::<PyTuple>()
+        && pair.len() == 2
+    {
+        (pair.get_item(0)?, pair.get_item(1)?)
+    } else if let Ok(pair) = pair.cast::<PyList>()
+        && pair.len() == 2
+    {
+        (pair.get_item(0)?, pair.get_item(1)?)
+    } else {
+        return Err(PyValueError::new_err(format!(
+            "headers contain {}, which is not a pair of name and value",
+            pair.repr()?
+        )));
+    };
+    Ok((bytes(name, "a header's name")?, bytes(value, "a header's value")?))
+}
+
+/// Bytes, or what is as good.
+pub(super) fn bytes<'py>(value: Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, PyBytes>> {
+    match value.cast_into::<PyBytes>() {
+        Ok(bytes) => Ok(bytes),
+        Err(error) => {
+            let value = error.into_inner();
+            let py = value.py();
+            if value.is_instance_of::<PyByteArray>() || value.is_instance_of::<PyMemoryView>() {
+                let bytes = py.import(intern!(py, "builtins"))?.getattr(intern!(py, "bytes"))?;
+                return Ok(bytes.call1((value,))?.cast_into()?);
+            }
+            Err(PyTypeError::new_err(format!("{what} is {}, not bytes", type_name(&value))))
+        }
+    }
+}
+
+pub(super) fn type_name(value: &Bound<'_, PyAny>) -> String {
+    value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string())
+}
+
+fn length(value: &[u8]) -> PyResult<u64> {
+    str::from_utf8(value)
+        .ok()
+        .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| {
+            PyValueError::new_err(format!(
+                "Content-Length is no number: {}",
+                String::from_utf8_lossy(value).escape_debug()
+            ))
+        })
+}

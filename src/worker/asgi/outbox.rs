@@ -1,0 +1,75 @@
+//! Completions on their way to the ring: in order, without ever blocking the event loop.
+//!
+//! Frames go into the ring while it has room. One that finds none waits here, and all that come later behind it, until
+//! the daemon says that it has taken some. What waits is bounded: an exchange whose frame waits sends no body before it
+//! has gone ([`super::response`]).
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rgun_channel::Broken;
+
+use crate::output::{DEFER, Output};
+use crate::python::lock;
+use crate::worker::now;
+
+/// Frames that wait.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    frames: Mutex<VecDeque<Vec<u8>>>,
+    /// There are some. Only the loop's thread writes it.
+    is_backed_up: AtomicBool,
+    /// When the oldest completion was pushed that nobody has rung for; 0: none.
+    owed_since: AtomicU64,
+}
+
+impl Outbox {
+    /// Has a frame to wait?
+    pub(super) fn is_backed_up(&self) -> bool {
+        self.is_backed_up.load(Ordering::Relaxed)
+    }
+
+    /// Sends a frame, now or later. The doorbell is the turn's ([`super::turn`]), unless that is long.
+    pub(super) fn push(&self, output: &Output, frame: &[u8]) -> Result<(), Broken> {
+        if !self.is_backed_up() && output.try_push(frame)? {
+            let now = now();
+            match self.owed_since.load(Ordering::Relaxed) {
+                0 => self.owed_since.store(now, Ordering::Relaxed),
+                since if now - since > DEFER => self.ring(output),
+                _ => {}
+            }
+            return Ok(());
+        }
+        lock(&self.frames).push_back(frame.to_vec());
+        self.is_backed_up.store(true, Ordering::Relaxed);
+        self.flush(output).map(drop)
+    }
+
+    /// Sends what waits; true if nothing does any more.
+    pub(super) fn flush(&self, output: &Output) -> Result<bool, Broken> {
+        while let Some(frame) = self.take() {
+            if !output.try_push(&frame)? {
+                // Announced, then looked at once more: either we see the room or the daemon sees us.
+                output.wants_space().announce();
+                if !output.try_push(&frame)? {
+                    lock(&self.frames).push_front(frame);
+                    self.ring(output);
+                    return Ok(false);
+                }
+            }
+        }
+        self.is_backed_up.store(false, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    fn take(&self) -> Option<Vec<u8>> {
+        lock(&self.frames).pop_front()
+    }
+
+    /// Wakes the daemon if it sleeps and there is something that it does not know of.
+    pub(super) fn ring(&self, output: &Output) {
+        self.owed_since.store(0, Ordering::Relaxed);
+        output.ring();
+    }
+}

@@ -1,0 +1,197 @@
+//! The application's `receive`: the request's body, then `http.disconnect`.
+//!
+//! A body comes with its request, or in parts as far as the application takes it: the daemon is told how far when the
+//! application first asks, and again whenever a good part of the window was received. An event is made when it is
+//! awaited, not when `receive()` is called, so that a cancelled wait loses nothing.
+
+use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyString};
+use rgun_channel::Broken;
+use rgun_channel::frame::CompletionKind;
+
+use super::awaitable::{Waiting, thrown};
+use super::exchange::{Exchange, Stage, in_the_worker};
+
+/// What the application is called with as its second argument.
+#[pyclass(frozen, module = "rgun")]
+#[derive(Debug)]
+pub(super) struct Receive {
+    pub(super) exchange: Py<Exchange>,
+}
+
+#[pymethods]
+impl Receive {
+    fn __call__(&self, py: Python<'_>) -> Receiving {
+        in_the_worker(py, None);
+        Receiving { exchange: self.exchange.clone_ref(py), waiting: Waiting::default() }
+    }
+
+    #[new]
+    fn new() -> PyResult<Self> {
+        Err(PyRuntimeError::new_err("rgun makes these itself"))
+    }
+}
+
+/// One `receive()`.
+#[pyclass(module = "rgun")]
+#[derive(Debug)]
+pub(super) struct Receiving {
+    exchange: Py<Exchange>,
+    waiting: Waiting,
+}
+
+#[pymethods]
+impl Receiving {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        loop {
+            if let Some(future) = self.waiting.go_on(py)? {
+                return Ok(future);
+            }
+            let exchange = self.exchange.bind(py);
+            if let Some(event) = Exchange::event(exchange)? {
+                return Err(PyStopIteration::new_err(event.unbind()));
+            }
+            let future = exchange.borrow().served.event_loop.create_future(py)?;
+            exchange.borrow_mut().receivers.push(future.clone().unbind());
+            if let Some(future) = self.waiting.begin(&future)? {
+                return Ok(future);
+            }
+        }
+    }
+
+    fn send<'py>(&mut self, py: Python<'py>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.__next__(py)
+    }
+
+    #[pyo3(signature = (kind, value=None, traceback=None))]
+    fn throw(
+        &mut self,
+        kind: &Bound<'_, PyAny>,
+        value: Option<&Bound<'_, PyAny>>,
+        traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        self.waiting.end();
+        Err(thrown(kind, value, traceback)?)
+    }
+
+    fn close(&mut self) {
+        self.waiting.end();
+    }
+}
+
+/// Events' keys, and those that are copied.
+#[derive(Debug)]
+pub(super) struct Events {
+    body: Py<PyString>,
+    more_body: Py<PyString>,
+    /// Without a body.
+    empty: Py<PyDict>,
+    disconnect: Py<PyDict>,
+}
+
+impl Events {
+    pub(super) fn new(py: Python<'_>) -> PyResult<Self> {
+        let string = |text: &str| PyString::intern(py, text).unbind();
+        let empty = PyDict::new(py);
+        empty.set_item(string("type"), string("http.request"))?;
+        empty.set_item(string("body"), PyBytes::new(py, b""))?;
+        empty.set_item(string("more_body"), false)?;
+        let disconnect = PyDict::new(py);
+        disconnect.set_item(string("type"), string("http.disconnect"))?;
+        Ok(Self {
+            body: string("body"),
+            more_body: string("more_body"),
+            empty: empty.unbind(),
+            disconnect: disconnect.unbind(),
+        })
+    }
+}
+
+/// What a `receive()` finds.
+enum Found {
+    Disconnect,
+    Body(Option<Py<PyBytes>>, bool),
+    Nothing,
+}
+
+impl Exchange {
+    /// The next event, if there is one.
+    fn event<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let py = slf.py();
+        let (served, found, asked) = {
+            let mut exchange = slf.try_borrow_mut()?;
+            let found = exchange.found(py);
+            let asked = matches!(found, Found::Nothing | Found::Body(_, true)) && exchange.asks_for_more();
+            (exchange.served, found, asked)
+        };
+        if asked {
+            let taken = slf.borrow().body.taken;
+            let told = slf.borrow().tell_taken(taken);
+            told.unwrap_or_else(|broken| served.worker.broken(&broken));
+            served.owe(py);
+        }
+        let events = &served.events;
+        match found {
+            Found::Nothing => Ok(None),
+            Found::Disconnect => events.disconnect.bind(py).copy().map(Some),
+            Found::Body(None, false) => events.empty.bind(py).copy().map(Some),
+            Found::Body(bytes, more) => {
+                let event = events.empty.bind(py).copy()?;
+                if let Some(bytes) = bytes {
+                    event.set_item(&events.body, bytes)?;
+                }
+                if more {
+                    event.set_item(&events.more_body, true)?;
+                }
+                Ok(Some(event))
+            }
+        }
+    }
+
+    fn found(&mut self, py: Python<'_>) -> Found {
+        if self.is_disconnected || self.stage >= Stage::Ended {
+            return Found::Disconnect;
+        }
+        let body = &mut self.body;
+        if body.is_received {
+            return Found::Nothing;
+        }
+        let Some(part) = body.parts.pop_front() else {
+            body.is_received = body.is_complete;
+            return if body.is_complete { Found::Body(None, false) } else { Found::Nothing };
+        };
+        body.received += part.bind(py).as_bytes().len() as u64;
+        body.is_received = body.is_complete && body.parts.is_empty();
+        Found::Body(Some(part), !body.is_received)
+    }
+
+    /// Is the daemon to be told that there is room?
+    fn asks_for_more(&mut self) -> bool {
+        let body = &mut self.body;
+        if !body.streams || body.is_complete || body.taken - body.received > WINDOW - STEP {
+            return false;
+        }
+        body.taken = body.received + WINDOW;
+        true
+    }
+
+    fn tell_taken(&self, taken: u64) -> Result<(), Broken> {
+        let bytes = taken.to_le_bytes();
+        self.frame(CompletionKind::Take, 0, &[], &rgun_channel::frame::Body::Inline(&bytes), false, false)
+    }
+}
+
+/// Bytes of a body that may wait here, or be on their way.
+const WINDOW: u64 = 256 * 1024;
+
+/// So many of them received, the daemon is told.
+const STEP: u64 = WINDOW / 4;

@@ -1,0 +1,372 @@
+//! One response: from the application's messages to the frames that carry it.
+//!
+//! What finds no credit (the client is slow) or no chunk (the slab is lent out) stays in [`Exchange::pending`] and goes
+//! when the daemon rings; until then the application's next `send()` waits.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use rgun_channel::Broken;
+use rgun_channel::control::{Report, send};
+use rgun_channel::frame::{Body, Completion, CompletionKind, encode_known_field};
+use rgun_channel::header::index_of;
+use rgun_channel::layout::{CHUNK, INLINE_BODY, RESPONSE_WINDOW};
+
+use super::exchange::{Exchange, Pending, Stage};
+use super::head;
+use crate::python::Described;
+use crate::worker::now;
+use crate::wsgi::response::Fault;
+
+/// From this many bytes on, copying into the slab is done without the GIL.
+const COPY_DETACHED: usize = 4 * CHUNK;
+
+impl Exchange {
+    /// `http.response.start`: kept until the first body bytes.
+    pub(super) fn prepare(
+        &mut self,
+        status: &Bound<'_, PyAny>,
+        headers: Option<&Bound<'_, PyAny>>,
+        trailers: bool,
+    ) -> PyResult<()> {
+        self.fields.clear();
+        self.head = head::encode(head::status_code(status)?, headers, &mut self.fields)?;
+        let most = self.served.worker.start.geometry.max_completion_frame();
+        if self.fields.len() + HEAD_ROOM > most {
+            return Err(PyValueError::new_err(format!(
+                "the response's headers have {} bytes, more than the {} that fit",
+                self.fields.len(),
+                most - HEAD_ROOM
+            )));
+        }
+        self.has_trailers = trailers;
+        self.stage = Stage::Prepared;
+        Ok(())
+    }
+
+    /// `http.response.body`.
+    pub(super) fn body(
+        &mut self,
+        py: Python<'_>,
+        bytes: Option<&Bound<'_, PyBytes>>,
+        more: bool,
+    ) -> Result<(), Fault> {
+        let len = bytes.map_or(0, |bytes| bytes.as_bytes().len());
+        let mut until = len;
+        if self.has_no_body() {
+            until = 0;
+            if self.is_head && self.stage == Stage::Prepared && !more && self.head.length.is_none() && len > 0
+            {
+                // What the answer to GET would say.
+                self.add_length(len as u64)?;
+            }
+        } else if let Some(length) = self.head.length {
+            if len as u64 > length - self.given {
+                return Err(longer().into());
+            }
+            if !more && self.given + (len as u64) < length {
+                // What has come is not sent either: it would only be reset.
+                return Err(shorter().into());
+            }
+        } else if self.stage == Stage::Prepared && !more && len > INLINE_BODY && !self.has_trailers {
+            self.add_length(len as u64)?;
+        }
+        self.given += until as u64;
+        let end = !more && !self.has_trailers;
+        self.pass_on(py, bytes, until, end)?;
+        self.stage = match more {
+            true => Stage::Streaming,
+            false if self.has_trailers => Stage::Trailing,
+            false => Stage::Ended,
+        };
+        Ok(())
+    }
+
+    /// Sends, or begins to: small bodies straight from where they lie.
+    fn pass_on(
+        &mut self,
+        py: Python<'_>,
+        bytes: Option<&Bound<'_, PyBytes>>,
+        until: usize,
+        end: bool,
+    ) -> Result<(), Broken> {
+        if until == 0 && !end && self.is_head_sent {
+            return Ok(());
+        }
+        // An empty part sends the head, as with uvicorn.
+        match bytes {
+            Some(bytes) if until > 0 => {
+                if self.fits_inline(until) && self.can_send() {
+                    return self.send_inline(&bytes.as_bytes()[..until], end);
+                }
+                self.pending = Some(Pending { bytes: bytes.clone().unbind(), at: 0, until, end });
+                self.pump(py)
+            }
+            _ => self.send_inline(&[], end),
+        }
+    }
+
+    /// Sends what waits, as far as there is credit and room.
+    pub(super) fn pump(&mut self, py: Python<'_>) -> Result<(), Broken> {
+        let worker = self.served.worker;
+        while let Some(Pending { bytes, at, until, end }) = self.pending.take() {
+            if self.is_disconnected {
+                break;
+            }
+            // (The pending is taken out here.)
+            if !self.can_send() {
+                self.pending = Some(Pending { bytes, at, until, end });
+                break;
+            }
+            let rest = &bytes.bind(py).as_bytes()[at..until];
+            if self.fits_inline(rest.len()) {
+                self.send_inline(rest, end)?;
+                continue;
+            }
+            let mut chunks = Vec::new();
+            let mut taken = if rest.len() >= COPY_DETACHED {
+                py.detach(|| worker.output.try_fill(rest, &mut chunks))?
+            } else {
+                worker.output.try_fill(rest, &mut chunks)?
+            };
+            if taken == 0 {
+                worker.output.wants_space().announce();
+                taken = worker.output.try_fill(rest, &mut chunks)?;
+            }
+            if taken == 0 {
+                self.pending = Some(Pending { bytes, at, until, end });
+                break;
+            }
+            let is_last = at + taken == until;
+            worker.count_sent(self.slot, taken as u64);
+            self.send_part(&Body::Chunks(&chunks), end && is_last)?;
+            if !is_last {
+                self.pending = Some(Pending { bytes, at: at + taken, until, end });
+            }
+        }
+        if self.stage == Stage::Ended && self.has_trailers && self.pending.is_none() && !self.is_disconnected
+        {
+            self.has_trailers = false;
+            let fields = std::mem::take(&mut self.trailers);
+            let body = Body::Inline(&[]);
+            self.frame(CompletionKind::Trailers, self.n_trailers, &fields, &body, true, false)?;
+        }
+        Ok(())
+    }
+
+    /// `http.response.pathsend`: the descriptor goes first, the frame that needs it after.
+    pub(super) fn file(&mut self, py: Python<'_>, path: &Path) -> Result<(), Fault> {
+        let file = File::open(path).map_err(PyErr::from)?;
+        let stat = file.metadata().map_err(PyErr::from)?;
+        if !stat.is_file() {
+            return Err(PyValueError::new_err(format!(
+                "http.response.pathsend: {} is not a regular file",
+                path.display()
+            ))
+            .into());
+        }
+        let len = stat.len();
+        match self.head.length {
+            Some(_) if self.has_no_body() => {}
+            Some(length) if len > length => return Err(longer().into()),
+            Some(length) if len < length => return Err(shorter().into()),
+            Some(_) => {}
+            None if self.has_trailers => {}
+            None => self.add_length(len)?,
+        }
+        self.given = len;
+        let end = !self.has_trailers;
+        if self.has_no_body() || len == 0 {
+            self.send_inline(&[], end)?;
+        } else {
+            let message = Report::File(self.id).encode();
+            let worker = self.served.worker;
+            py.detach(|| send(worker.control, &message, &[file.as_fd()])).map_err(PyErr::from)?;
+            self.send_part(&Body::File { offset: 0, len }, end)?;
+        }
+        self.stage = if end { Stage::Ended } else { Stage::Trailing };
+        Ok(())
+    }
+
+    /// `http.response.early_hint`.
+    pub(super) fn hint(&mut self, links: &Bound<'_, PyAny>) -> Result<(), Fault> {
+        let mut fields = Vec::new();
+        let n_fields = head::encode_links(links, &mut fields)?;
+        if fields.len() + HEAD_ROOM > self.served.worker.start.geometry.max_completion_frame() {
+            return Err(PyValueError::new_err("http.response.early_hint: the links are too long").into());
+        }
+        Ok(self.frame(CompletionKind::Hints, n_fields, &fields, &Body::Inline(&[]), false, false)?)
+    }
+
+    /// `http.response.trailers`: kept until the last of them.
+    pub(super) fn trailers(
+        &mut self,
+        py: Python<'_>,
+        headers: Option<&Bound<'_, PyAny>>,
+        more: bool,
+    ) -> Result<(), Fault> {
+        let before = self.trailers.len();
+        let encoded = head::encode(self.head.status, headers, &mut self.trailers);
+        let fits =
+            self.trailers.len() + HEAD_ROOM <= self.served.worker.start.geometry.max_completion_frame();
+        if encoded.is_err() || !fits {
+            self.trailers.truncate(before);
+        }
+        let encoded = encoded?;
+        if !fits {
+            return Err(PyValueError::new_err("http.response.trailers: they are too long").into());
+        }
+        self.n_trailers += encoded.n_fields;
+        if !more {
+            self.stage = Stage::Ended;
+            self.pump(py)?;
+        }
+        Ok(())
+    }
+
+    /// The application has returned, or is at fault; what is left over is for the caller to drop.
+    pub(super) fn finish(
+        &mut self,
+        py: Python<'_>,
+        fault: Option<&Described>,
+    ) -> Result<Option<Leftover>, Broken> {
+        if self.stage == Stage::Done {
+            return Ok(Some(Leftover::default()));
+        }
+        let pending = if let Some(described) = fault {
+            let pending = self.pending.take();
+            self.served.worker.mark_idle(self.slot);
+            let mut scratch = self.served.take_scratch();
+            self.completion(CompletionKind::Raised, true, true).encode(0, &Body::Inline(&[]), &mut scratch);
+            described.as_error().encode(&mut scratch);
+            let pushed = self.served.outbox.push(&self.served.worker.output, &scratch);
+            self.served.put_scratch(scratch);
+            pushed?;
+            pending
+        } else {
+            self.pump(py)?;
+            if self.pending.is_some() {
+                self.ends_later = true;
+                return Ok(None);
+            }
+            self.served.worker.mark_idle(self.slot);
+            self.frame(CompletionKind::Body, 0, &[], &Body::Inline(&[]), true, true)?;
+            None
+        };
+        self.stage = Stage::Done;
+        let itself = self.served.remove(self.id, self.slot);
+        Ok(Some(Leftover { task: self.task.take(), pending, itself }))
+    }
+
+    /// HEAD, 204 and 304 have no body (RFC 9110 §9.3.2, §15.3.5, §15.4.5).
+    fn has_no_body(&self) -> bool {
+        self.is_head || matches!(self.head.status, 204 | 304)
+    }
+
+    /// May more be sent, as far as the client is concerned? If not, the daemon has been told to ring.
+    fn has_credit(&self) -> bool {
+        let (worker, slot) = (self.served.worker, self.slot);
+        if worker.unacked(slot) <= RESPONSE_WINDOW {
+            return true;
+        }
+        worker.wants_credit(slot).announce();
+        worker.unacked(slot) <= RESPONSE_WINDOW
+    }
+
+    /// May a `send()` begin?
+    pub(super) fn can_send(&self) -> bool {
+        self.pending.is_none() && !self.served.outbox.is_backed_up() && self.has_credit()
+    }
+
+    /// Adds a Content-Length that the application could have given itself.
+    fn add_length(&mut self, length: u64) -> PyResult<()> {
+        if matches!(self.head.status, 204 | 304) {
+            return Ok(());
+        }
+        let name = index_of(b"content-length").expect("in the table");
+        encode_known_field(name, length.to_string().as_bytes(), &mut self.fields)
+            .map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+        self.head.n_fields += 1;
+        self.head.length = Some(length);
+        Ok(())
+    }
+
+    fn fits_inline(&self, len: usize) -> bool {
+        len <= INLINE_BODY
+            && HEAD_ROOM + self.fields.len() + len <= self.served.worker.start.geometry.max_completion_frame()
+    }
+
+    fn send_inline(&mut self, bytes: &[u8], end: bool) -> Result<(), Broken> {
+        if !bytes.is_empty() {
+            self.served.worker.count_sent(self.slot, bytes.len() as u64);
+        }
+        self.send_part(&Body::Inline(bytes), end)
+    }
+
+    /// One frame of body, the head before it if it has not been sent.
+    fn send_part(&mut self, body: &Body<'_>, end: bool) -> Result<(), Broken> {
+        if self.is_head_sent {
+            return self.frame(CompletionKind::Body, 0, &[], body, end, false);
+        }
+        self.is_head_sent = true;
+        let fields = std::mem::take(&mut self.fields);
+        self.frame(CompletionKind::Respond, self.head.n_fields, &fields, body, end, false)
+    }
+
+    /// One frame.
+    pub(super) fn frame(
+        &self,
+        kind: CompletionKind,
+        n_fields: u16,
+        fields: &[u8],
+        body: &Body<'_>,
+        end: bool,
+        done: bool,
+    ) -> Result<(), Broken> {
+        let mut frame = self.served.take_scratch();
+        self.completion(kind, end, done).encode(n_fields, body, &mut frame);
+        frame.extend_from_slice(fields);
+        body.encode(&mut frame);
+        let pushed = self.served.outbox.push(&self.served.worker.output, &frame);
+        self.served.put_scratch(frame);
+        pushed
+    }
+
+    fn completion(&self, kind: CompletionKind, end: bool, done: bool) -> Completion {
+        Completion {
+            exchange: self.id,
+            kind,
+            end,
+            done,
+            text: false,
+            more: false,
+            status: if kind == CompletionKind::Respond { self.head.status } else { 0 },
+            service: if done { now().saturating_sub(self.started) } else { 0 },
+            slot: u16::try_from(self.slot).unwrap_or(u16::MAX),
+        }
+    }
+}
+
+/// Room that a completion's fixed part, and slab chunks or a file, take in a frame.
+const HEAD_ROOM: usize = 32 + 16 * 8;
+
+/// What an exchange held when it ended; dropped when nothing of it is borrowed, since that may run code of others.
+#[derive(Debug, Default)]
+#[expect(dead_code, reason = "only to be dropped")]
+pub(super) struct Leftover {
+    task: Option<Py<PyAny>>,
+    pending: Option<Pending>,
+    itself: Option<Py<Exchange>>,
+}
+
+fn longer() -> PyErr {
+    PyRuntimeError::new_err("Response content longer than Content-Length")
+}
+
+fn shorter() -> PyErr {
+    PyRuntimeError::new_err("Response content shorter than Content-Length")
+}

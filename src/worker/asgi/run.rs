@@ -1,0 +1,121 @@
+//! An ASGI worker from the loaded application to the end of its event loop.
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
+use pyo3::exceptions::PySystemExit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use rgun_channel::control::{Interface, Lifespan, Loop as LoopChoice, Report};
+
+use super::awaitable::Sent;
+use super::outbox::Outbox;
+use super::receive::Events;
+use super::scope::Scopes;
+use super::send::Names;
+use super::turn::Loop;
+use super::{Application, Exchanges, exchange, python_half};
+use crate::boot::Failure;
+use crate::python::support;
+use crate::worker::Worker;
+
+/// Runs lifespan's startup, tells Ready, serves until the daemon says stop, and runs lifespan's shutdown. The inner
+/// error is why the application cannot be served.
+///
+/// # Errors
+/// What Python says; the `SystemExit` of a signal handler.
+pub(crate) fn run(
+    py: Python<'_>,
+    worker: &'static Worker,
+    application: &Py<PyAny>,
+) -> PyResult<Result<(), Failure>> {
+    let half = python_half(py)?;
+    half.setattr(intern!(py, "ended"), wrap_pyfunction!(exchange::ended, half)?)?;
+    let lifespan = match worker.start.lifespan {
+        Lifespan::Auto => "auto",
+        Lifespan::On => "on",
+        Lifespan::Off => "off",
+    };
+    let event_loop = match worker.start.event_loop {
+        LoopChoice::Auto => "auto",
+        LoopChoice::Asyncio => "asyncio",
+        LoopChoice::Uvloop => "uvloop",
+    };
+    let server =
+        half.call_method1(intern!(py, "Server"), (support(py)?, application, lifespan, event_loop))?;
+    if let Err(failure) = Failure::of(&server.call_method0(intern!(py, "open"))?)? {
+        return Ok(Err(failure));
+    }
+    let warnings = |warnings: Bound<'_, PyAny>| -> PyResult<()> {
+        for warning in warnings.extract::<Vec<String>>()? {
+            worker.process.tell(&Report::Warning(warning))?;
+        }
+        Ok(())
+    };
+    if let Err(failure) = Failure::of(&server.call_method0(intern!(py, "startup"))?)? {
+        // What it has started must not keep the process from exiting.
+        warnings(server.call_method0(intern!(py, "close"))?)?;
+        return Ok(Err(failure));
+    }
+    warnings(server.call_method0(intern!(py, "take_warnings"))?)?;
+    let served = Application::new(py, worker, &server)?;
+    let mut exit = None;
+    if !worker.is_stopping() {
+        worker.mark_thread(0);
+        served.watch(py)?;
+        worker.process.tell(&Report::Ready { interface: Interface::Asgi })?;
+        let stop = pyo3::types::PyCFunction::new_closure(py, None, None, |_, _| worker.stop())?;
+        let ring = pyo3::types::PyCFunction::new_closure(py, None, None, |_, _| worker.ring_itself())?;
+        let raised = server.call_method1(intern!(py, "run"), (stop, ring))?;
+        if !raised.is_none() {
+            exit = Some(PyErr::from_value(raised));
+        }
+        served.unwatch(py)?;
+    }
+    warnings(server.call_method0(intern!(py, "close"))?)?;
+    match exit.or_else(|| worker.take_exit()) {
+        Some(error) if error.is_instance_of::<PySystemExit>(py) => Err(error),
+        Some(error) => {
+            error.write_unraisable(py, None);
+            Ok(Ok(()))
+        }
+        None => Ok(Ok(())),
+    }
+}
+
+impl Application {
+    fn new(py: Python<'_>, worker: &'static Worker, server: &Bound<'_, PyAny>) -> PyResult<&'static Self> {
+        let start = &worker.start;
+        let attribute = |name: &str| server.getattr(name);
+        let asgi = attribute("asgi")?.cast_into::<PyDict>()?;
+        let state = attribute("state")?.cast_into::<PyDict>()?;
+        let slots = start.concurrency.min(start.geometry.slots);
+        let served = Box::leak(Box::new(Self {
+            worker,
+            callable: attribute("application")?.unbind(),
+            call: python_half(py)?.getattr(intern!(py, "call"))?.unbind(),
+            event_loop: Loop::new(
+                &attribute("loop")?,
+                attribute("over")?.unbind(),
+                server.call_method0(intern!(py, "new_task"))?.extract()?,
+            )?,
+            scopes: Scopes::new(py, start, asgi, state)?,
+            events: Events::new(py)?,
+            outbox: Outbox::default(),
+            names: Names::new(py),
+            sent: Py::new(py, Sent)?,
+            exchanges: Mutex::new(Exchanges {
+                running: std::collections::HashMap::default(),
+                // The lowest last, so that it is used first.
+                free: (0..slots).rev().collect(),
+                held_up: Vec::new(),
+            }),
+            scratch: Mutex::default(),
+            claimed: Mutex::default(),
+            is_held_up: AtomicBool::new(false),
+        }));
+        worker.serves(served);
+        Ok(served)
+    }
+}

@@ -1,0 +1,229 @@
+//! The application's `send`: which message may come when, and what it says.
+//!
+//! ASGI HTTP specification, "Response Start" and "Response Body"; extensions "Path Send", "Early Hints", "Trailers".
+//! Whoever breaks it gets the exception that uvicorn raises.
+
+use std::path::PathBuf;
+
+use pyo3::exceptions::{PyKeyError, PyRuntimeError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use super::Application;
+use super::awaitable::{Waiting, thrown};
+use super::exchange::{Exchange, Stage, in_the_worker};
+use super::head::{bytes, type_name};
+use crate::wsgi::response::Fault;
+
+#[pymethods]
+impl Exchange {
+    /// Sends a message, now if there is room.
+    fn __call__<'py>(slf: &Bound<'py, Self>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        in_the_worker(py, None);
+        let (served, is_disconnected, can_send) = {
+            let exchange = slf.try_borrow()?;
+            (exchange.served, exchange.is_disconnected, exchange.can_send())
+        };
+        if is_disconnected {
+            return Ok(served.sent.bind(py).clone().into_any());
+        }
+        let message = if can_send {
+            process(slf, message)?;
+            if slf.borrow().pending.is_none() {
+                return Ok(served.sent.bind(py).clone().into_any());
+            }
+            None
+        } else {
+            Some(message.clone().unbind())
+        };
+        Application::hold_up(slf);
+        let sending = Sending { exchange: slf.clone().unbind(), message, waiting: Waiting::default() };
+        Ok(Bound::new(py, sending)?.into_any())
+    }
+
+    #[new]
+    fn py_new() -> PyResult<Self> {
+        Err(PyRuntimeError::new_err("rgun makes these itself"))
+    }
+}
+
+/// One `send()` that has to wait: for others to be sent, or for all of its own.
+#[pyclass(module = "rgun")]
+#[derive(Debug)]
+struct Sending {
+    exchange: Py<Exchange>,
+    /// Not sent yet.
+    message: Option<Py<PyAny>>,
+    waiting: Waiting,
+}
+
+#[pymethods]
+impl Sending {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        loop {
+            if let Some(future) = self.waiting.go_on(py)? {
+                return Ok(Some(future));
+            }
+            let exchange = self.exchange.bind(py);
+            if exchange.borrow().is_disconnected {
+                return Ok(None);
+            }
+            if exchange.borrow().can_send()
+                && let Some(message) = self.message.take()
+            {
+                process(exchange, message.bind(py))?;
+            }
+            if self.message.is_none() && exchange.borrow().pending.is_none() {
+                return Ok(None);
+            }
+            let future = exchange.borrow().served.event_loop.create_future(py)?;
+            exchange.borrow_mut().senders.push(future.clone().unbind());
+            Application::hold_up(exchange);
+            if let Some(future) = self.waiting.begin(&future)? {
+                return Ok(Some(future));
+            }
+        }
+    }
+
+    fn send<'py>(&mut self, py: Python<'py>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.__next__(py)?.ok_or_else(|| pyo3::exceptions::PyStopIteration::new_err(()))
+    }
+
+    #[pyo3(signature = (kind, value=None, traceback=None))]
+    fn throw(
+        &mut self,
+        kind: &Bound<'_, PyAny>,
+        value: Option<&Bound<'_, PyAny>>,
+        traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        self.waiting.end();
+        Err(thrown(kind, value, traceback)?)
+    }
+
+    fn close(&mut self) {
+        self.waiting.end();
+    }
+}
+
+/// Types of messages, and their keys.
+#[derive(Debug)]
+pub(super) struct Names {
+    start: Py<PyString>,
+    body: Py<PyString>,
+    hint: Py<PyString>,
+    file: Py<PyString>,
+    trailers: Py<PyString>,
+}
+
+impl Names {
+    pub(super) fn new(py: Python<'_>) -> Self {
+        let string = |text: &str| PyString::intern(py, text).unbind();
+        Self {
+            start: string("http.response.start"),
+            body: string("http.response.body"),
+            hint: string("http.response.early_hint"),
+            file: string("http.response.pathsend"),
+            trailers: string("http.response.trailers"),
+        }
+    }
+}
+
+/// Does what a message says.
+fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = slf.py();
+    let (served, stage) = {
+        let exchange = slf.try_borrow()?;
+        (exchange.served, exchange.stage)
+    };
+    let names = &served.names;
+    let kind = item(message, intern!(py, "type"))?
+        .ok_or_else(|| PyKeyError::new_err(intern!(py, "type").clone().unbind()))?;
+    let is = |name: &Py<PyString>| Ok::<_, PyErr>(kind.is(name) || kind.eq(name)?);
+    let outcome = match stage {
+        Stage::Unstarted if is(&names.start)? => {
+            let status = item(message, intern!(py, "status"))?
+                .ok_or_else(|| PyKeyError::new_err(intern!(py, "status").clone().unbind()))?;
+            let headers = item(message, intern!(py, "headers"))?;
+            let trailers = truth(message, intern!(py, "trailers"))?;
+            // Nothing is to be sent yet, so nobody is owed a bell.
+            return slf.try_borrow_mut()?.prepare(&status, headers.as_ref(), trailers);
+        }
+        Stage::Unstarted if is(&names.hint)? => {
+            let links = item(message, intern!(py, "links"))?
+                .ok_or_else(|| PyKeyError::new_err(intern!(py, "links").clone().unbind()))?;
+            slf.try_borrow_mut()?.hint(&links)
+        }
+        Stage::Unstarted => return Err(expected("http.response.start", &kind)),
+        Stage::Prepared | Stage::Streaming if is(&names.body)? => {
+            let part = item(message, intern!(py, "body"))?
+                .map(|part| bytes(part, "the body of http.response.body"))
+                .transpose()?;
+            let more = truth(message, intern!(py, "more_body"))?;
+            slf.try_borrow_mut()?.body(py, part.as_ref(), more)
+        }
+        Stage::Prepared if is(&names.file)? => {
+            let path = item(message, intern!(py, "path"))?
+                .ok_or_else(|| PyKeyError::new_err(intern!(py, "path").clone().unbind()))?
+                .extract::<PathBuf>()?;
+            slf.try_borrow_mut()?.file(py, &path)
+        }
+        Stage::Prepared | Stage::Streaming => return Err(expected("http.response.body", &kind)),
+        Stage::Trailing if is(&names.trailers)? => {
+            let headers = item(message, intern!(py, "headers"))?;
+            let more = truth(message, intern!(py, "more_trailers"))?;
+            slf.try_borrow_mut()?.trailers(py, headers.as_ref(), more)
+        }
+        Stage::Trailing => return Err(expected("http.response.trailers", &kind)),
+        Stage::Ended | Stage::Done => {
+            return Err(PyRuntimeError::new_err(format!(
+                "Unexpected ASGI message '{}' sent, after response already completed.",
+                kind.str()?
+            )));
+        }
+    };
+    match outcome {
+        Ok(()) => {}
+        Err(Fault::Python(error)) => return Err(error),
+        Err(Fault::App(described)) => return Err(PyRuntimeError::new_err(described.summary)),
+        Err(Fault::Channel(broken)) => served.worker.broken(&broken),
+    }
+    let receivers = {
+        let mut exchange = slf.borrow_mut();
+        if exchange.stage >= Stage::Ended { std::mem::take(&mut exchange.receivers) } else { Vec::new() }
+    };
+    super::awaitable::wake(py, served.worker, receivers);
+    served.owe(py);
+    Ok(())
+}
+
+fn expected(expected: &str, kind: &Bound<'_, PyAny>) -> PyErr {
+    let kind = kind.str().map_or_else(|_| type_name(kind), |text| text.to_string());
+    PyRuntimeError::new_err(format!("Expected ASGI message '{expected}', but got '{kind}'."))
+}
+
+/// `message.get(key)`
+fn item<'py>(message: &Bound<'py, PyAny>, key: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    if let Ok(message) = message.cast::<PyDict>() {
+        return message.get_item(key);
+    }
+    match message.get_item(key) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_instance_of::<PyKeyError>(message.py()) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// `bool(message.get(key, False))`
+fn truth<'py>(message: &Bound<'py, PyAny>, key: &Bound<'py, PyString>) -> PyResult<bool> {
+    item(message, key)?.map_or(Ok(false), |value| value.is_truthy())
+}

@@ -1,0 +1,301 @@
+//! What the event loop does for us: claims frames, begins exchanges, rings the daemon.
+//!
+//! A *turn* claims what is in the ring and starts a task for each request; the tasks run at once where Python has eager
+//! tasks (3.12), else after the turn, and then another turn follows. Completions go into the ring as they come, and the
+//! daemon is rung once, at the end of a turn. Whoever sends outside of one has a turn scheduled. When a turn finds
+//! nothing, it announces that the loop will sleep and looks once more.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyo3::exceptions::{PyRuntimeError, PySystemExit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use rgun_channel::Broken;
+use rgun_channel::control::Report;
+use rgun_channel::frame::{Later, Request, Submission};
+
+use super::exchange::Exchange;
+use super::receive::Receive;
+use super::{Application, Exchanges};
+use crate::worker::now;
+
+/// The event loop, and what we need of it.
+#[derive(Debug)]
+pub(super) struct Loop {
+    object: Py<PyAny>,
+    call_soon: Py<PyAny>,
+    create_future: Py<PyAny>,
+    /// The Future for which the loop runs.
+    over: Py<PyAny>,
+    /// `asyncio.Task`, or the loop's `create_task` if the application has set a task factory.
+    new_task: Py<PyAny>,
+    task_keywords: Py<PyDict>,
+    /// Tasks run when they are made, until they first wait.
+    is_eager: bool,
+    /// The turn that is scheduled.
+    turn: std::sync::OnceLock<Py<Turn>>,
+    /// A turn is running, or scheduled: it will ring.
+    will_ring: AtomicBool,
+    /// What is still scheduled has nothing to do: the loop runs for the end of lifespan.
+    is_over: AtomicBool,
+}
+
+/// Most frames of one turn: the loop has others to serve, too.
+const MOST_FRAMES: usize = 64;
+
+impl Loop {
+    /// `task` is how `asgi.py` has found that tasks are made: a callable, its keywords, and whether they run at once.
+    pub(super) fn new(
+        object: &Bound<'_, PyAny>,
+        over: Py<PyAny>,
+        (new_task, task_keywords, is_eager): (Py<PyAny>, Py<PyDict>, bool),
+    ) -> PyResult<Self> {
+        let py = object.py();
+        Ok(Self {
+            call_soon: object.getattr(intern!(py, "call_soon"))?.unbind(),
+            create_future: object.getattr(intern!(py, "create_future"))?.unbind(),
+            over,
+            object: object.clone().unbind(),
+            new_task,
+            task_keywords,
+            is_eager,
+            turn: std::sync::OnceLock::new(),
+            will_ring: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn object(&self) -> &Py<PyAny> {
+        &self.object
+    }
+
+    pub(super) fn create_future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.create_future.bind(py).call0()
+    }
+}
+
+/// What the loop calls.
+#[pyclass(frozen, module = "rgun")]
+#[derive(Debug)]
+pub(super) struct Turn {
+    served: &'static Application,
+    /// Because the daemon has rung.
+    is_rung: bool,
+}
+
+#[pymethods]
+impl Turn {
+    fn __call__(&self, py: Python<'_>) {
+        let worker = self.served.worker;
+        if self.is_rung {
+            // EAGAIN: somebody else has read it; there is nobody else, and nothing would be lost.
+            let _ = rustix::io::read(&worker.wake, &mut [0_u8; 8]);
+        }
+        self.served.turn(py).unwrap_or_else(|broken| worker.broken(&broken));
+    }
+
+    #[new]
+    fn new() -> PyResult<Self> {
+        Err(PyRuntimeError::new_err("rgun makes these itself"))
+    }
+}
+
+impl Application {
+    /// Has the loop watch the daemon's bell, and take a first turn when it runs.
+    pub(super) fn watch(&'static self, py: Python<'_>) -> PyResult<()> {
+        use std::os::fd::AsRawFd;
+        let turn = Py::new(py, Turn { served: self, is_rung: false })?;
+        // Set once: an application is watched once.
+        let _ = self.event_loop.turn.set(turn);
+        let rung = Turn { served: self, is_rung: true };
+        let arguments = (self.worker.wake.as_raw_fd(), rung);
+        self.event_loop.object.call_method1(py, intern!(py, "add_reader"), arguments)?;
+        self.owe(py);
+        Ok(())
+    }
+
+    /// No more turns.
+    pub(super) fn unwatch(&self, py: Python<'_>) -> PyResult<()> {
+        use std::os::fd::AsRawFd;
+        self.event_loop.is_over.store(true, Ordering::Relaxed);
+        let wake = self.worker.wake.as_raw_fd();
+        self.event_loop.object.call_method1(py, intern!(py, "remove_reader"), (wake,)).map(drop)
+    }
+
+    /// Something was sent: a turn has to follow that rings.
+    pub(super) fn owe(&self, py: Python<'_>) {
+        if !self.event_loop.will_ring.swap(true, Ordering::Relaxed) {
+            self.schedule(py);
+        }
+    }
+
+    fn schedule(&self, py: Python<'_>) {
+        let Some(turn) = self.event_loop.turn.get() else { return };
+        if let Err(error) = self.event_loop.call_soon.call1(py, (turn,)) {
+            // A signal handler's exception. (Or the loop is closed, and nobody listens.) The bell brings another turn.
+            self.event_loop.will_ring.store(false, Ordering::Relaxed);
+            self.worker.ring_itself();
+            self.worker.raised(py, error);
+        }
+    }
+
+    fn turn(&'static self, py: Python<'_>) -> Result<(), Broken> {
+        if self.event_loop.is_over.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let worker = self.worker;
+        let sleepers = worker.sleepers();
+        sleepers.rise();
+        self.event_loop.will_ring.store(true, Ordering::Relaxed);
+        if self.outbox.flush(&worker.output)? {
+            self.go_on(py)?;
+        }
+        let mut frame = std::mem::take(&mut *crate::python::lock(&self.claimed));
+        let mut n_frames = 0;
+        while n_frames < MOST_FRAMES && worker.claim(&mut frame)? {
+            self.take(py, &frame)?;
+            n_frames += 1;
+        }
+        *crate::python::lock(&self.claimed) = frame;
+        if n_frames > 0 && !self.event_loop.is_eager {
+            // Its tasks come first, then it rings for all of them.
+            self.schedule(py);
+            return Ok(());
+        }
+        self.outbox.ring(&worker.output);
+        if worker.is_stopping() && self.n_running() == 0 && !self.outbox.is_backed_up() {
+            super::awaitable::wake(py, worker, vec![self.event_loop.over.clone_ref(py)]);
+            return Ok(());
+        } else if n_frames < MOST_FRAMES {
+            sleepers.doze();
+            if !worker.has_more() {
+                self.event_loop.will_ring.store(false, Ordering::Relaxed);
+                return Ok(());
+            }
+            sleepers.rise();
+        }
+        self.schedule(py);
+        Ok(())
+    }
+
+    /// One frame.
+    fn take(&'static self, py: Python<'_>, frame: &[u8]) -> Result<(), Broken> {
+        match Submission::decode(frame)? {
+            Submission::Request(request) => self.begin(py, &request),
+            Submission::Later(Later::Part { exchange, bytes, end, .. }) => {
+                // What is over has no use for it.
+                if let Some(exchange) = self.exchange(py, exchange) {
+                    Exchange::part(&exchange, bytes, end);
+                }
+                Ok(())
+            }
+            Submission::Later(Later::Disconnect { exchange, cancel, .. }) => {
+                let Some(exchange) = self.exchange(py, exchange) else { return Ok(()) };
+                if cancel {
+                    let cancelled = Exchange::cancel(&exchange);
+                    let told = cancelled.and_then(|report| match report {
+                        Some(report) => self.worker.process.tell(&Report::Warning(report)),
+                        None => Ok(()),
+                    });
+                    if let Err(error) = told {
+                        self.worker.raised(py, error);
+                    }
+                } else {
+                    Exchange::disconnect(&exchange);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts a task.
+    fn begin(&'static self, py: Python<'_>, request: &Request<'_>) -> Result<(), Broken> {
+        let started = now();
+        let slot = self.lock().free.pop().ok_or(Broken::Frame("more exchanges than slots"))?;
+        self.worker.mark_running(slot, request.exchange, started);
+        let exchange = Exchange::new(py, self, request, slot, started);
+        let exchange = match Bound::new(py, exchange) {
+            Ok(exchange) => exchange,
+            // No memory for an object: nothing can be answered.
+            Err(error) => {
+                error.write_unraisable(py, None);
+                return Err(Broken::Frame("no memory for an exchange"));
+            }
+        };
+        self.lock().running.insert(request.exchange.0, exchange.clone().unbind());
+        match self.task(py, request, &exchange) {
+            Ok(task) => {
+                let mut exchange = exchange.borrow_mut();
+                if exchange.stage != super::exchange::Stage::Done {
+                    exchange.task = Some(task.unbind());
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let failed = Exchange::fail(&exchange, &error);
+                if error.is_instance_of::<PySystemExit>(py) {
+                    self.worker.raised(py, error);
+                }
+                failed
+            }
+        }
+    }
+
+    fn task<'py>(
+        &self,
+        py: Python<'py>,
+        request: &Request<'_>,
+        exchange: &Bound<'py, Exchange>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let scope = self.scopes.make(py, request)?;
+        let receive = Bound::new(py, Receive { exchange: exchange.clone().unbind() })?;
+        let coroutine = self.call.bind(py).call1((&self.callable, scope, receive, exchange))?;
+        self.event_loop.new_task.bind(py).call((coroutine,), Some(self.event_loop.task_keywords.bind(py)))
+    }
+
+    /// Those that waited for credit, room or chunks.
+    fn go_on(&self, py: Python<'_>) -> Result<(), Broken> {
+        if !self.is_held_up.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let waiting = std::mem::take(&mut self.lock().held_up);
+        for exchange in waiting {
+            let exchange = exchange.bind(py);
+            exchange.borrow_mut().is_held_up = false;
+            if !Exchange::go_on(exchange)? {
+                Self::hold_up(exchange);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at an exchange again when the daemon rings.
+    pub(super) fn hold_up(exchange: &Bound<'_, Exchange>) {
+        let served = {
+            let mut exchange = exchange.borrow_mut();
+            if exchange.is_held_up {
+                return;
+            }
+            exchange.is_held_up = true;
+            exchange.served
+        };
+        served.lock().held_up.push(exchange.clone().unbind());
+        served.is_held_up.store(true, Ordering::Relaxed);
+    }
+
+    /// An exchange is over.
+    pub(super) fn remove(&self, id: rgun_channel::frame::ExchangeId, slot: u32) -> Option<Py<Exchange>> {
+        let exchanges: &mut Exchanges = &mut self.lock();
+        exchanges.free.push(slot);
+        exchanges.running.remove(&id.0)
+    }
+
+    pub(super) fn take_scratch(&self) -> Vec<u8> {
+        std::mem::take(&mut *crate::python::lock(&self.scratch))
+    }
+
+    pub(super) fn put_scratch(&self, scratch: Vec<u8>) {
+        *crate::python::lock(&self.scratch) = scratch;
+    }
+}

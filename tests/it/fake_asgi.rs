@@ -1,0 +1,349 @@
+//! The fake worker as an ASGI worker: one thread is its event loop, which claims frames and watches the bell; each
+//! exchange has a thread of its own in the place of a task, and an inbox in the place of `receive()`.
+//!
+//! All that the fake knows to do with a request it does here as well. In addition:
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/body` | the request's body, part by part; `x-body: inline` or `parts` says how it came |
+//! | `/take`, `/take/MS` | takes all of the body, MS before each part; `length=… right=…`: is it [`pattern`]? |
+//! | `/take-some/N` | takes N bytes, answers `took=…`, leaves the rest |
+//! | `/answer-first` | head and `first `, then takes all of the body, then as `/take` |
+//! | `/wait`, `/wait-taking` | nothing until the client is gone or it is cancelled; the latter takes 100 bytes first |
+//! | `/stubborn/MS` | nothing, whatever it is told; after MS it ends |
+//! | `/gone` | `gone=… cancelled=…`: how many exchanges were told so |
+//! | `/block/MS` | holds the event loop for MS, then `Hello, world!` |
+//! | `/trailers` | `Hello, world!`, and the trailer `x-sum: 13` |
+//! | `/hints/MS` | early hints, MS later `Hello, world!` |
+//! | `/lie-take` | takes back what it has taken |
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+use std::{os::fd::OwnedFd, thread};
+
+use rgun_channel::frame::{
+    Body, CompletionKind, ExchangeId, Later, Request, Submission, UNKNOWN_LENGTH, encode_field,
+};
+use rgun_channel::wake::Want;
+
+use super::{Exchange, Outcome, Slot, Worker, lock, milliseconds, pattern};
+
+/// Bytes that are taken ahead of what has come.
+const WINDOW: u64 = 256 * 1024;
+
+/// What the event loop and its tasks share.
+pub(crate) struct Loop {
+    bell: OwnedFd,
+    /// How often the bell has rung, for those who wait for what is rung for.
+    rung: Mutex<u64>,
+    rings: Condvar,
+    gone: AtomicU32,
+    cancelled: AtomicU32,
+}
+
+/// What came of one exchange after its request.
+#[derive(Default)]
+struct Inbox {
+    mail: Mutex<Mail>,
+    came: Condvar,
+}
+
+#[derive(Default)]
+struct Mail {
+    parts: VecDeque<Vec<u8>>,
+    whole: bool,
+    gone: bool,
+    cancelled: bool,
+}
+
+/// Slots that no exchange has.
+struct Free<'w> {
+    slots: Mutex<Vec<Slot<'w>>>,
+    came: Condvar,
+}
+
+impl Loop {
+    pub(crate) fn new(bell: OwnedFd) -> Self {
+        let (gone, cancelled) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { bell, rung: Mutex::new(0), rings: Condvar::new(), gone, cancelled }
+    }
+
+    /// Has the event loop look.
+    pub(crate) fn ring(&self) -> Outcome {
+        rustix::io::write(&self.bell, &1_u64.to_ne_bytes())?;
+        Ok(())
+    }
+
+    /// As [`Want::wait_until`], for a task.
+    pub(crate) fn wait_until(&self, want: Want<'_>, mut available: impl FnMut() -> bool) {
+        loop {
+            let seen = *lock(&self.rung);
+            if available() {
+                return;
+            }
+            want.announce();
+            if available() {
+                return;
+            }
+            let rung = self.rings.wait_while(lock(&self.rung), |rung| *rung == seen);
+            drop(rung.unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    fn sleep(&self) -> Outcome {
+        let mut fds = [rustix::event::PollFd::new(&self.bell, rustix::event::PollFlags::IN)];
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        match rustix::io::read(&self.bell, &mut [0; 8]) {
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        *lock(&self.rung) += 1;
+        self.rings.notify_all();
+        Ok(())
+    }
+}
+
+/// The event loop, until it is stopped and every exchange has ended.
+pub(crate) fn run(worker: &Worker, events: &Loop) -> Outcome {
+    let slots = (0..worker.start.concurrency).map(|number| Slot::new(worker, number));
+    let free = Free { slots: Mutex::new(slots.collect::<Outcome<_>>()?), came: Condvar::new() };
+    let mut inboxes: HashMap<ExchangeId, Arc<Inbox>> = HashMap::new();
+    thread::scope(|scope| {
+        let mut frame = Vec::new();
+        loop {
+            worker.sleepers().rise();
+            while lock(&worker.submission).claim(&mut frame)? {
+                match Submission::decode(&frame)? {
+                    Submission::Request(request) => {
+                        let id = request.exchange;
+                        if let Some(time) = request.path.strip_prefix(b"/block/") {
+                            thread::sleep(milliseconds(std::str::from_utf8(time)?)?);
+                        }
+                        let inbox = Arc::new(Inbox::default());
+                        inboxes.insert(id, Arc::clone(&inbox));
+                        lock(&worker.running).insert(id);
+                        let (frame, free) = (frame.clone(), &free);
+                        thread::Builder::new().stack_size(128 * 1024).spawn_scoped(scope, move || {
+                            if let Err(error) = task(worker, events, free, &frame, &inbox) {
+                                super::quit(super::BROKEN, &error.to_string());
+                            }
+                        })?;
+                    }
+                    Submission::Later(later) => {
+                        // Of an exchange that has ended meanwhile, or of none.
+                        let (Later::Part { exchange, .. } | Later::Disconnect { exchange, .. }) = later;
+                        if let Some(inbox) = inboxes.get(&exchange) {
+                            inbox.take_in(&later, events);
+                        }
+                    }
+                }
+            }
+            let running = lock(&worker.running).clone();
+            inboxes.retain(|id, _| running.contains(id));
+            if worker.is_stopped() && running.is_empty() {
+                return Ok(());
+            }
+            worker.sleepers().doze();
+            if lock(&worker.submission).is_empty() {
+                events.sleep()?;
+            }
+        }
+    })
+}
+
+/// One exchange, in a slot when there is one.
+fn task(worker: &Worker, events: &Loop, free: &Free<'_>, frame: &[u8], inbox: &Inbox) -> Outcome {
+    let request = Request::decode(frame)?;
+    let mut slots = free
+        .came
+        .wait_while(lock(&free.slots), |slots| slots.is_empty())
+        .unwrap_or_else(PoisonError::into_inner);
+    let Some(mut slot) = slots.pop() else { return Err("no slot after waiting for one".into()) };
+    drop(slots);
+    let answered = Exchange { id: request.exchange, started: std::time::Instant::now(), slot: &mut slot }
+        .answer_by(events, inbox, &request);
+    lock(&free.slots).push(slot);
+    free.came.notify_one();
+    lock(&worker.running).remove(&request.exchange);
+    events.ring()?;
+    answered
+}
+
+impl Inbox {
+    fn take_in(&self, later: &Later<'_>, events: &Loop) {
+        let mut mail = lock(&self.mail);
+        match later {
+            Later::Part { bytes, end, .. } => {
+                mail.parts.push_back(bytes.to_vec());
+                mail.whole |= end;
+            }
+            Later::Disconnect { cancel: true, .. } => {
+                mail.cancelled = true;
+                events.cancelled.fetch_add(1, Ordering::SeqCst);
+            }
+            Later::Disconnect { .. } => {
+                mail.gone = true;
+                events.gone.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        self.came.notify_all();
+    }
+
+    fn is_over(&self) -> bool {
+        let mail = lock(&self.mail);
+        mail.gone || mail.cancelled
+    }
+
+    fn wait_until_over(&self) {
+        let over = self.came.wait_while(lock(&self.mail), |mail| !mail.gone && !mail.cancelled);
+        drop(over.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The next part; `None` at the end of the body, or when it is over.
+    fn part(&self) -> Option<Vec<u8>> {
+        let waits = |mail: &mut Mail| mail.parts.is_empty() && !mail.whole && !mail.gone && !mail.cancelled;
+        let mut mail = self.came.wait_while(lock(&self.mail), waits).unwrap_or_else(PoisonError::into_inner);
+        mail.parts.pop_front()
+    }
+}
+
+/// A body as it comes.
+struct Incoming<'i> {
+    inbox: &'i Inbox,
+    inline: Option<Vec<u8>>,
+    taken: u64,
+    came: u64,
+}
+
+impl Exchange<'_, '_> {
+    fn answer_by(&mut self, events: &Loop, inbox: &Inbox, request: &Request<'_>) -> Outcome {
+        let path = String::from_utf8_lossy(request.path).into_owned();
+        let mut parts = path.trim_start_matches('/').split('/');
+        let (name, first) = (parts.next().unwrap_or_default(), parts.next());
+        let inline = (!request.body_streams).then(|| request.body.to_vec());
+        let mut body = Incoming { inbox, inline, taken: 0, came: 0 };
+        match name {
+            "body" => {
+                let how: &[u8] = if request.body_streams { b"parts" } else { b"inline" };
+                let length = (request.body_len != UNKNOWN_LENGTH).then(|| request.body_len.to_string());
+                let mut fields = vec![(&b"x-body"[..], how)];
+                fields.extend(length.as_ref().map(|length| (&b"content-length"[..], length.as_bytes())));
+                self.head(200, &fields, Body::Inline(b""), false, false)?;
+                while let Some(part) = self.receive(&mut body, WINDOW)? {
+                    self.send(&part)?;
+                }
+                self.finish()
+            }
+            "take" => {
+                let pause = first.map_or(Ok(Duration::ZERO), milliseconds)?;
+                let report = self.take_all(&mut body, pause)?;
+                self.text(200, &report)
+            }
+            "take-some" => {
+                let most = first.unwrap_or("0").parse()?;
+                while body.came < most && self.receive(&mut body, most)?.is_some() {}
+                self.text(200, &format!("took={}", body.came))
+            }
+            "answer-first" => {
+                self.respond(200, None, Body::Inline(b"first "), false, false)?;
+                let report = self.take_all(&mut body, Duration::ZERO)?;
+                self.send_inline(report.as_bytes())?;
+                self.finish()
+            }
+            "wait" | "wait-taking" => {
+                if name == "wait-taking" {
+                    self.take(&mut body, 100)?;
+                }
+                inbox.wait_until_over();
+                self.finish()
+            }
+            "stubborn" => {
+                thread::sleep(milliseconds(first.unwrap_or("0"))?);
+                self.text(200, "at last")
+            }
+            "gone" => {
+                let count = |count: &AtomicU32| count.load(Ordering::SeqCst);
+                let (gone, cancelled) = (count(&events.gone), count(&events.cancelled));
+                self.text(200, &format!("gone={gone} cancelled={cancelled}"))
+            }
+            "block" => self.text(200, "Hello, world!"),
+            "trailers" => {
+                self.head(200, &[(b"trailer", b"x-sum")], Body::Inline(b"Hello, world!"), false, false)?;
+                self.say(CompletionKind::Trailers, &[(b"x-sum", b"13")], b"", true)
+            }
+            "hints" => {
+                let link = (&b"link"[..], &b"</style.css>; rel=preload"[..]);
+                self.say(CompletionKind::Hints, &[link], b"", false)?;
+                thread::sleep(milliseconds(first.unwrap_or("0"))?);
+                self.text(200, "Hello, world!")
+            }
+            "lie-take" => {
+                self.take(&mut body, 100)?;
+                self.say(CompletionKind::Take, &[], &50_u64.to_le_bytes(), false)?;
+                inbox.wait_until_over();
+                Ok(())
+            }
+            _ => self.answer(request),
+        }
+    }
+
+    /// Says how far the body is taken.
+    fn take(&mut self, body: &mut Incoming<'_>, taken: u64) -> Outcome {
+        if body.inline.is_some() || taken <= body.taken {
+            return Ok(());
+        }
+        body.taken = taken;
+        self.say(CompletionKind::Take, &[], &taken.to_le_bytes(), false)
+    }
+
+    /// What comes next of the body, with so much room for more.
+    fn receive(&mut self, body: &mut Incoming<'_>, window: u64) -> Outcome<Option<Vec<u8>>> {
+        if let Some(inline) = &mut body.inline {
+            let part = std::mem::take(inline);
+            body.came += part.len() as u64;
+            return Ok((!part.is_empty()).then_some(part));
+        }
+        let wanted = body.came + window;
+        // As a real worker does: not for every few bytes.
+        if body.taken < wanted - window / 2 || body.taken == body.came {
+            self.take(body, wanted)?;
+        }
+        let part = body.inbox.part();
+        let len = part.as_ref().map_or(0, Vec::len) as u64;
+        body.came += len;
+        if body.came > body.taken {
+            return Err("the daemon sent more than was taken".into());
+        }
+        Ok(part)
+    }
+
+    fn take_all(&mut self, body: &mut Incoming<'_>, pause: Duration) -> Outcome<String> {
+        let expected = pattern(251 * 1024);
+        let mut right = true;
+        loop {
+            thread::sleep(pause);
+            let at = usize::try_from(body.came % 251)?;
+            let Some(part) = self.receive(body, WINDOW)? else { break };
+            right &= expected.get(at..at + part.len()) == Some(&part[..]);
+        }
+        let over = body.inbox.is_over();
+        Ok(format!("length={} right={right} over={over}", body.came))
+    }
+
+    /// What only ASGI workers say.
+    fn say(&mut self, kind: CompletionKind, fields: &[(&[u8], &[u8])], bytes: &[u8], end: bool) -> Outcome {
+        let mut frame = std::mem::take(&mut self.slot.frame);
+        let body = Body::Inline(bytes);
+        self.completion(kind, 0, end, end)?.encode(u16::try_from(fields.len())?, &body, &mut frame);
+        for (name, value) in fields {
+            encode_field(name, value, &mut frame)?;
+        }
+        body.encode(&mut frame);
+        self.publish(frame)
+    }
+}

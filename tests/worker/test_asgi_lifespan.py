@@ -1,0 +1,307 @@
+"""ASGI workers from boot to exit: which interface, which loop, lifespan and its failures, preload."""
+
+import json
+import subprocess
+
+import pytest
+from conftest import ALL_HOOKS, APPS, HELLO
+from fake_daemon import INTERFACES, decode
+
+WSGI, ASGI = INTERFACES["wsgi"], INTERFACES["asgi"]
+CONFIG, APP = 0, 1
+
+
+def outcome(worker):
+    """The report that ends its boot."""
+    while True:
+        report = decode(worker.socket.recv(100_000))
+        if report[0] in ("ready", "failed", "refused"):
+            return report
+        worker.seen.append(report)
+
+
+def told(answer):
+    assert (answer.status, answer.raised) == (200, []), answer
+    return json.loads(answer.body)
+
+
+@pytest.fixture
+def boot(fake, project):
+    """A function that boots an application from its source, with or without success."""
+
+    def boot(source, target="app:application", **more):
+        return fake.spawn(target, project(app=source), **more)
+
+    return boot
+
+
+LIFESPAN = """
+    import json, os
+    async def application(scope, receive, send):
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": json.dumps(scope["state"]).encode()})
+            return
+        assert scope["asgi"] == {"version": "3.0", "spec_version": "2.0"}, scope
+        assert await receive() == {"type": "lifespan.startup"}
+        STARTUP
+        await send({"type": "lifespan.startup.complete"})
+        assert await receive() == {"type": "lifespan.shutdown"}
+        SHUTDOWN
+        await send({"type": "lifespan.shutdown.complete"})
+"""
+
+
+def lifespan(startup="pass", shutdown="pass"):
+    return LIFESPAN.replace("STARTUP", startup).replace("SHUTDOWN", shutdown)
+
+
+# ------------------------------------------------ interfaces
+
+
+@pytest.mark.parametrize(
+    ("target", "version"),
+    [
+        ("asgi_cases:application", "3.0"),
+        ("asgi_cases:instance", "3.0"),
+        ("asgi_cases:part", "3.0"),
+        ("asgi_cases:returning", "3.0"),
+        ("asgi_cases:Awaitable", "3.0"),
+        ("asgi_cases:double", "2.0"),
+        ("asgi_cases:Double", "2.0"),
+    ],
+)
+def test_asgi_in_all_its_shapes_is_recognized_and_served(fake, target, version):
+    worker = fake.spawn(target, APPS)
+    assert outcome(worker) == ("ready", ASGI)
+    assert told(worker.ask("/scope"))["asgi"]["version"] == version
+    assert worker.stop() == 0
+    assert worker.warnings() == []
+
+
+def test_wsgi_is_still_wsgi(fake):
+    worker = fake.spawn("wsgi", HELLO)
+    assert outcome(worker) == ("ready", WSGI)
+    assert worker.ask("/").status == 200
+    assert worker.stop() == 0
+
+
+def test_the_interface_can_be_forced(fake, project):
+    chdir = project(app="async def inner(*a): await a[2]({'type': 'x'})\ndef application(*a): return inner(*a)")
+    assert outcome(fake.spawn("app", chdir)) == ("ready", WSGI)
+    worker = fake.spawn("app", chdir, interface="asgi")
+    assert outcome(worker) == ("ready", ASGI)
+    assert "Expected ASGI message" in worker.ask("/").raised[0]
+
+
+# ------------------------------------------------ loops
+
+
+def test_the_loop_is_the_one_that_is_asked_for(fake, python):
+    has_uvloop = subprocess.run([python, "-c", "import uvloop"], check=False).returncode == 0
+    wanted = {"asyncio": "asyncio", "auto": "uvloop" if has_uvloop else "asyncio"}
+    for loop, module in wanted.items():
+        worker = fake.spawn("asgi_cases", APPS, loop=loop).ready()
+        assert told(worker.ask("/task"))[2].partition(".")[0] == module
+    if not has_uvloop:
+        pytest.skip(f"SKIPPED: {python} has no uvloop")
+
+
+def test_uvloop_that_is_not_there_is_a_fault_of_the_configuration(fake, project):
+    chdir = project(app=lifespan(), uvloop="raise ImportError('not here')")
+    kind, summary = outcome(fake.spawn("app", chdir, loop="uvloop"))[1:3]
+    assert kind == CONFIG
+    assert summary.startswith("app.loop: uvloop cannot be imported by ")
+    assert "set app.loop to auto or asyncio" in summary
+    assert outcome(fake.spawn("app", chdir, loop="auto")) == ("ready", ASGI)
+
+
+def test_a_task_factory_of_the_applications_makes_the_tasks(boot):
+    source = lifespan("startup()").replace("import json, os", "import json, os, asyncio") + (
+        "    class Task(asyncio.Task): pass\n"
+        "    def startup():\n"
+        "        loop = asyncio.get_running_loop()\n"
+        "        loop.set_task_factory(lambda loop, coro, **more: Task(coro, loop=loop, **more))\n"
+    )
+    source = source.replace('json.dumps(scope["state"])', "json.dumps(type(asyncio.current_task()) is Task)")
+    worker = boot(source).ready()
+    assert told(worker.ask("/")) is True
+
+
+# ------------------------------------------------ lifespan
+
+
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_lifespan_starts_before_ready_and_ends_before_the_exit(boot, fake, mode):
+    worker = boot(lifespan("print('one: startup', flush=True)", "print('two: shutdown')"), lifespan=mode)
+    assert outcome(worker) == ("ready", ASGI)
+    assert "one: startup" in fake.output()
+    assert "two" not in fake.output()
+    assert worker.stop() == 0
+    assert "two: shutdown" in fake.output()
+
+
+def test_state_reaches_each_request_as_a_copy(boot):
+    worker = boot(lifespan('scope["state"]["x"] = [1]')).ready()
+    assert told(worker.ask("/")) == {"x": [1]}
+
+
+def test_lifespan_off_is_not_run(boot, fake):
+    worker = boot(lifespan("print('startup')"), lifespan="off").ready()
+    assert told(worker.ask("/")) == {}
+    assert worker.stop() == 0
+    assert fake.output() == ""
+
+
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_a_startup_that_fails_fails_the_boot_with_its_message(boot, mode):
+    fail = 'return await send({"type": "lifespan.startup.failed", "message": "no database"})'
+    worker = boot(lifespan(fail), lifespan=mode)
+    assert outcome(worker) == ("failed", APP, "the application's startup failed: no database", "")
+    assert worker.wait() == 1
+
+
+def test_a_startup_failure_that_is_a_traceback_is_summed_up_by_its_last_line(boot):
+    fail = (
+        'await send({"type": "lifespan.startup.failed", '
+        '"message": "Traceback (most recent call last):\\n  File x\\nOSError: no database\\n"}); '
+        "raise OSError('no database')"
+    )
+    _, kind, summary, trace = outcome(boot(lifespan(fail)))
+    assert (kind, summary) == (APP, "the application's startup failed: OSError: no database")
+    assert trace.startswith("Traceback")
+
+
+def test_an_application_without_lifespan_is_served_unless_it_is_required(boot):
+    source = """
+        async def application(scope, receive, send):
+            assert scope["type"] == "http", "hello speaks http"
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": b"{}"})
+    """
+    worker = boot(source)
+    assert outcome(worker) == ("ready", ASGI)
+    assert told(worker.ask("/")) == {}
+    assert worker.stop() == 0
+    assert worker.warnings() == []
+    _, kind, summary, trace = outcome(boot(source, lifespan="on"))
+    assert kind == APP
+    assert summary.startswith("the application's lifespan raised AssertionError: hello speaks http")
+    assert "in application" in trace
+
+
+def test_a_startup_that_raises_is_a_warning_with_auto_and_a_failure_with_on(boot):
+    source = lifespan("raise OSError('no database')")
+    worker = boot(source)
+    assert outcome(worker) == ("ready", ASGI)
+    (warning,) = worker.warnings()
+    assert "app.lifespan is auto" in warning and "OSError: no database" in warning
+    assert outcome(boot(source, lifespan="on"))[1:3] == (
+        *(APP, "the application's lifespan raised OSError: no database"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("shutdown", "why"),
+    [
+        ("raise OSError('shut')", "the application's shutdown raised OSError: shut"),
+        (
+            'return await send({"type": "lifespan.shutdown.failed", "message": "lost"})',
+            "the application's shutdown failed: lost",
+        ),
+    ],
+)
+def test_a_shutdown_that_fails_is_a_warning(boot, shutdown, why):
+    worker = boot(lifespan(shutdown=shutdown)).ready()
+    worker.send(b"X")
+    assert why in worker.next("warning")[1]
+    assert worker.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ('{"type": "lifespan.shutdown.complete"}', "invalid state transition"),
+        ('{"type": "http.response.start"}', "Unexpected ASGI message 'http.response.start'"),
+    ],
+)
+def test_lifespan_messages_that_make_no_sense_raise(boot, message, why):
+    _, _, summary, _ = outcome(boot(lifespan(f"await send({message})"), lifespan="on"))
+    assert why in summary
+
+
+def test_a_lifespan_that_returns_early_is_no_obstacle(boot):
+    worker = boot(lifespan("return"), lifespan="on").ready()
+    assert told(worker.ask("/")) == {}
+    assert worker.stop() == 0
+
+
+def test_what_is_left_on_the_loop_is_cancelled_at_the_end(boot, fake):
+    startup = "application.task = __import__('asyncio').create_task(endless())"
+    source = lifespan(startup) + (
+        "    async def endless():\n"
+        "        import asyncio\n"
+        "        try:\n"
+        "            await asyncio.sleep(1000)\n"
+        "        finally:\n"
+        "            print('endless: cancelled', flush=True)\n"
+    )
+    worker = boot(source).ready()
+    assert worker.stop() == 0
+    assert fake.output() == "endless: cancelled\n"
+
+
+def test_stop_during_startup_ends_the_worker_without_ready(boot, fake, tmp_path):
+    source = lifespan("await startup()") + (
+        "    async def startup():\n"
+        "        import asyncio\n"
+        "        print('begun', flush=True)\n"
+        f"        while not os.path.exists({str(tmp_path / 'go')!r}):\n"
+        "            await asyncio.sleep(0.01)\n"
+    )
+    worker = boot(source)
+    worker.next("booting")
+    worker.send(b"X")
+    (tmp_path / "go").touch()
+    assert worker.wait() == 0
+    assert "Task was destroyed" not in fake.output()
+
+
+# ------------------------------------------------ hooks, preload
+
+
+def test_hooks_run_around_lifespan(fake, hooked):
+    worker = fake.spawn("asgi_cases", APPS, hooks=ALL_HOOKS).ready()
+    worker.ask("/scope")
+    assert worker.stop() == 0
+    assert [event["hook"] for event in hooked()] == ["post_fork", "post_worker_init", "worker_exit"]
+    assert "lifespan: shutdown" in fake.output()
+
+
+def test_workers_that_are_forked_have_loops_and_lifespans_of_their_own(fake):
+    zygote = fake.spawn("asgi_cases", APPS, zygote=True, warm_up="/scope")
+    assert outcome(zygote) == ("ready", ASGI)
+    assert any("warm-up request is for WSGI" in warning for warning in zygote.warnings())
+    workers = [fake.fork(zygote, number=number, life=2 + number) for number in range(2)]
+    for worker in workers:
+        assert outcome(worker) == ("ready", ASGI)
+    for worker in workers:
+        assert told(worker.ask("/scope"))["state"]["from"] == "lifespan"
+        assert worker.ask("/flood").body == b"f" * 50_000 * 200
+        assert worker.stop() == 0
+    assert fake.output().count("lifespan: shutdown") == 2
+    assert zygote.stop() == 0
+
+
+def test_a_worker_that_is_promoted_shuts_down_first(fake):
+    worker = fake.spawn("asgi_cases", APPS).ready()
+    assert worker.ask("/scope").status == 200
+    worker.send(b"P")
+    worker.next("promoted")
+    assert fake.output().count("lifespan: shutdown") == 1
+    assert worker.next("ready") == ("ready", ASGI)
+    child = fake.fork(worker, life=9)
+    assert outcome(child) == ("ready", ASGI)
+    assert child.ask("/scope").status == 200
+    assert child.stop() == 0
+    assert worker.stop() == 0

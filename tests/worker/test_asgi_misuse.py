@@ -1,0 +1,192 @@
+"""Applications that break ASGI: they get uvicorn's exceptions, the client a 500 or a reset, the log one entry."""
+
+import json
+
+import pytest
+from conftest import APPS
+from fake_daemon import RAISED
+
+
+@pytest.fixture(scope="module")
+def worker(fakes, python):
+    """One worker for all of them: none of them ends it."""
+    worker = fakes().spawn("asgi_cases", APPS).ready()
+    pid = worker.pid
+    yield worker
+    assert worker.pid == pid
+    assert worker.stop() == 0, worker.daemon.output()
+    # Told to the daemon, and to nobody else.
+    assert "Traceback" not in worker.daemon.output(), worker.daemon.output()
+    assert "never" not in worker.daemon.output()
+
+
+def failed(answer):
+    """The one report of an exchange that ended with it."""
+    assert answer.done and answer.frames[-1][0] == RAISED, answer
+    (summary,) = answer.raised
+    return summary
+
+
+def latin(value):
+    return value["bytes"].encode("latin-1")
+
+
+@pytest.mark.parametrize("case", ["raises", "raises_prepared"])
+def test_an_exception_before_the_first_byte_sends_no_head(worker, case):
+    answer = worker.ask(f"/{case}")
+    assert (answer.status, answer.body) == (0, b"")
+    assert failed(answer).startswith("ValueError: ")
+    assert f"in {case}\n" in answer.trace
+    # The application's frames, none of the server's.
+    assert "<rgun>" not in answer.trace and "asyncio" not in answer.trace
+    assert answer.trace.count("Traceback") == 1
+
+
+def test_an_exception_in_the_body_cuts_it(worker):
+    answer = worker.ask("/raises_late")
+    assert (answer.status, answer.body) == (200, b"part")
+    assert failed(answer) == "ValueError: in the body"
+
+
+def test_an_exception_after_the_end_is_told_and_the_client_has_its_answer(worker):
+    answer = worker.ask("/raises_after")
+    assert (answer.status, answer.body, answer.end) == (200, b"whole", True)
+    assert failed(answer) == "ValueError: after the end"
+
+
+@pytest.mark.parametrize(
+    ("case", "summary"), [("exits", "SystemExit: 3"), ("cancels_itself", "CancelledError")]
+)
+def test_exits_and_cancellations_are_errors_of_their_request(worker, case, summary):
+    assert summary in failed(worker.ask(f"/{case}"))
+
+
+@pytest.mark.parametrize(
+    ("case", "status", "summary"),
+    [
+        ("nothing", 0, "ASGI callable returned without starting response."),
+        ("start_only", 0, "ASGI callable returned without completing response."),
+        ("incomplete", 200, "ASGI callable returned without completing response."),
+        ("no_trailers", 200, "ASGI callable returned without completing response."),
+        ("returns", 200, "ASGI callable should return None, but returned 'a value'."),
+        ("returns_only", 0, "ASGI callable should return None, but returned 'a value'."),
+    ],
+)
+def test_returning_too_early_or_a_value_is_an_error(worker, case, status, summary):
+    answer = worker.ask(f"/{case}")
+    assert (answer.status, failed(answer)) == (status, summary)
+
+
+EXPECTED = "RuntimeError: Expected ASGI message '{}', but got '{}'."
+COMPLETED = "RuntimeError: Unexpected ASGI message '{}' sent, after response already completed."
+START, BODY = "http.response.start", "http.response.body"
+INVALID_NAME = "RuntimeError: Invalid HTTP header name."
+INVALID_VALUE = "RuntimeError: Invalid HTTP header value."
+
+
+@pytest.mark.parametrize(
+    ("case", "status", "summary"),
+    [
+        ("body_first", 0, EXPECTED.format(START, BODY)),
+        ("twice", 0, EXPECTED.format(BODY, START)),
+        ("start_in_body", 200, EXPECTED.format(BODY, START)),
+        ("after_end", 200, COMPLETED.format(BODY)),
+        ("other", 0, EXPECTED.format(BODY, "websocket.send")),
+        ("debug", 0, EXPECTED.format(START, "http.response.debug")),
+        ("trailers_unannounced", 200, COMPLETED.format("http.response.trailers")),
+        ("file_in_body", 200, EXPECTED.format(BODY, "http.response.pathsend")),
+        ("no_type", 0, "KeyError: 'type'"),
+        ("no_status", 0, "KeyError: 'status'"),
+        ("not_a_dict", 0, "TypeError: "),
+        ("none", 0, "TypeError: "),
+        ("status_text", 0, "TypeError: http.response.start: status is str, not int"),
+        ("status_100", 0, "RuntimeError: http.response.start: status 100 is none"),
+        ("status_1000", 0, "RuntimeError: http.response.start: status 1000 is none"),
+        ("name_text", 0, "TypeError: a header's name is str, not bytes"),
+        ("value_text", 0, "TypeError: a header's value is str, not bytes"),
+        ("name_space", 0, INVALID_NAME),
+        ("name_empty", 0, INVALID_NAME),
+        ("name_newline", 0, INVALID_NAME),
+        ("value_newline", 0, INVALID_VALUE),
+        ("value_nul", 0, INVALID_VALUE),
+        ("triple", 0, "ValueError: headers contain (b'x-a', b'b', b'c'), which is not a pair"),
+        ("single", 0, "ValueError: headers contain b'x-a', which is not a pair"),
+        ("headers_number", 0, "TypeError: 'int' object is not iterable"),
+        ("length_word", 0, "ValueError: Content-Length is no number: many"),
+        ("lengths_differ", 0, "RuntimeError: two Content-Length headers that differ"),
+        ("headers_huge", 0, "ValueError: the response's headers have 24"),
+        ("body_text", 0, "TypeError: the body of http.response.body is str, not bytes"),
+        ("body_none", 0, "TypeError: the body of http.response.body is NoneType, not bytes"),
+        ("body_number", 0, "TypeError: the body of http.response.body is int, not bytes"),
+        ("path_number", 0, "TypeError: "),
+        ("hint_text", 0, "TypeError: a link of http.response.early_hint is str, not bytes"),
+        ("hint_newline", 0, INVALID_VALUE),
+    ],
+)
+def test_wrong_messages_raise_in_the_application(worker, case, status, summary):
+    answer = worker.ask(f"/misuse?{case}")
+    assert answer.status == status
+    assert failed(answer).startswith(summary)
+    assert "in sends\n" in answer.trace, "raised where it was sent"
+    assert (answer.hints, answer.file) == ([], None)
+
+
+@pytest.mark.parametrize("case", ["length", "length_in_parts"])
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [("10-12", "longer than Content-Length"), ("10-8", "shorter than Content-Length")],
+)
+def test_a_body_of_another_length_than_promised_never_looks_complete(worker, case, given, why):
+    exchange = worker.submit(f"/{case}?{given}")
+    if case == "length_in_parts":
+        worker.until(exchange, lambda answer: answer.body, "begun")
+        worker.ask(f"/open_gate?{given}")
+    answer = worker.whole(exchange)
+    assert failed(answer) == f"RuntimeError: Response content {why}"
+    # Before the first byte it still becomes a 500.
+    assert (answer.status != 0) == (case == "length_in_parts")
+    assert len(answer.body) < 10
+    assert not any(flags & 1 for kind, flags, _ in answer.frames if kind != RAISED)
+
+
+def test_a_body_of_the_promised_length_is_complete(worker):
+    answer = worker.ask("/length?10-10")
+    assert (answer.status, answer.body, answer.raised) == (200, b"x" * 10, [])
+
+
+def test_an_application_that_catches_the_error_may_go_on(worker):
+    answer = worker.ask("/forgiven")
+    assert json.loads(answer.body) == EXPECTED.format(START, BODY).partition(": ")[2]
+
+
+def test_send_and_receive_that_were_kept_are_of_no_use_and_no_harm(worker):
+    assert worker.ask("/later").status == 200
+    outcome, event = json.loads(worker.ask("/use_kept").body)
+    assert outcome == COMPLETED.format(BODY).partition(": ")[2]
+    assert event == {"type": "http.disconnect"}
+
+
+def test_a_child_that_comes_back_from_a_fork_answers_nobody(worker):
+    answer = worker.ask("/forks")
+    assert (answer.status, answer.body, answer.raised) == (200, b'"parent"', [])
+    assert "a process that the application forked came back" in worker.daemon.output()
+
+
+def test_frames_for_exchanges_that_do_not_run_are_ignored(worker):
+    worker.part(1, b"x")
+    worker.disconnect(1)
+    worker.disconnect(1, cancel=True)
+    assert worker.ask("/scope").status == 200
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"short", bytes(24) + b"\x09" + bytes(23), bytes(24) + b"\x01" + bytes(10)],
+    ids=["short", "unknown kind", "half a request"],
+)
+def test_a_broken_channel_ends_the_worker(fakes, python, frame):
+    fake = fakes()
+    worker = fake.spawn("asgi_cases", APPS).ready()
+    worker.publish(frame)
+    assert worker.wait() == 70
+    assert "the channel is broken" in fake.output()
