@@ -21,10 +21,9 @@ impl Supervisor {
         }
         while let Some(number) = self.recruit() {
             let Some(coming) = &self.coming else { return };
-            // It waits for those before it to leave; their requests have as long as new code gives them anyway.
+            // It waits for those before it to leave: nobody's requests are cut short for new code. That is not for
+            // ever: who leaves without a limit is of the live generation, and there is room beside all of that.
             if !self.has_room(coming.crew.generation) {
-                let n_missing = coming.crew.open().filter(|(_, seat)| seat.current.is_none()).count();
-                self.hurry(None, n_missing, now);
                 return;
             }
             self.spawn(coming.crew.generation, number, now);
