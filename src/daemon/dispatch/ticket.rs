@@ -16,7 +16,7 @@ use rgun_channel::frame::ExchangeId;
 use crate::supervise::WorkerId;
 
 use super::Dispatcher;
-use super::exchange::{Beginning, Fault, FilePart, Head, Parts, Piece, Progress};
+use super::exchange::{Beginning, Fault, FilePart, Head, Parts, Piece, Place, Progress};
 
 /// The application's answer: its head, and its body or where it will come from.
 #[derive(Debug)]
@@ -56,6 +56,17 @@ pub struct BodyStream {
 impl Ticket {
     pub(super) fn new(dispatcher: Arc<Dispatcher>, id: ExchangeId) -> Self {
         Self { dispatcher, id, settled: false }
+    }
+
+    /// Who has the request, or had it to its end.
+    pub fn worker(&self) -> Option<WorkerId> {
+        let state = self.dispatcher.lock();
+        let exchange = state.exchanges.get(self.id)?;
+        match exchange.place {
+            Place::Given { .. } | Place::Over => exchange.worker,
+            // One that had it and did not start it has nothing to do with it.
+            Place::Queued | Place::Waiting(_) => None,
+        }
     }
 }
 
