@@ -20,6 +20,7 @@ mod crash;
 mod deadline;
 mod dispatch;
 mod drain;
+mod endings;
 mod environment;
 mod http1;
 mod journal;

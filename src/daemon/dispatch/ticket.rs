@@ -17,7 +17,7 @@ use rgun_channel::frame::ExchangeId;
 use crate::supervise::WorkerId;
 
 use super::Dispatcher;
-use super::exchange::{Beginning, Fault, FilePart, Head, Parts, Piece, Progress};
+use super::exchange::{Beginning, Fault, FilePart, Head, Parts, Piece, Place, Progress};
 use super::upload::Upload;
 
 /// The application's answer: its head, and its body or where it will come from.
@@ -70,6 +70,17 @@ impl Ticket {
     /// For whoever brings the body, if the request said that it comes in parts.
     pub fn upload(&self) -> Upload {
         Upload::new(Arc::clone(&self.dispatcher), self.id)
+    }
+
+    /// Who has the request, or had it to its end.
+    pub fn worker(&self) -> Option<WorkerId> {
+        let state = self.dispatcher.lock();
+        let exchange = state.exchanges.get(self.id)?;
+        match exchange.place {
+            Place::Given { .. } | Place::Over => exchange.worker,
+            // One that had it and did not start it has nothing to do with it.
+            Place::Queued | Place::Waiting(_) => None,
+        }
     }
 }
 

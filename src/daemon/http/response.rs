@@ -15,8 +15,8 @@ use rustix::io::ReadWriteFlags;
 use tokio::task::JoinHandle;
 
 use crate::dispatch::{BodyStream, Dispatcher, Fault, FilePart, StreamPiece};
-use crate::journal::requests::{Access, Failure, Journal};
-use crate::net::{Connection, Phase};
+use crate::journal::requests::{Access, Cause, Failure, Journal, Sent, Unanswered};
+use crate::net::{Connection, Ending, Phase};
 use crate::report::Chain;
 
 use super::TURN;
@@ -66,6 +66,19 @@ impl Account {
             self.entry.duration = self.begun.elapsed();
             self.journal.access(self.entry);
         }
+    }
+
+    /// The connection ended first.
+    fn unfinished(self, cause: Cause) {
+        let Access { request, status, bytes, worker, .. } = self.entry;
+        self.journal.unanswered(Unanswered {
+            request,
+            sent: Some(Sent { status, bytes }),
+            duration: self.begun.elapsed(),
+            worker,
+            cause,
+            log_access: self.log_access,
+        });
     }
 
     /// The client has the head, so the journal is all that is left to tell.
@@ -186,10 +199,25 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        self.connection.enter(Phase::Idle);
+        // hyper drops it when it has all of it (it may know the length before it has seen the end), or because it
+        // needs none (a HEAD's answer): while the connection goes on. Otherwise only with the connection.
         if let Some(account) = self.account.take() {
-            account.close();
+            if self.connection.is_over() {
+                account.unfinished(cause(&self.connection));
+            } else {
+                account.close();
+            }
         }
+        self.connection.enter(Phase::Idle);
+    }
+}
+
+/// Why a request on this connection, which is over, has no answer, or not all of it.
+pub(super) fn cause(connection: &Connection) -> Cause {
+    match connection.ending() {
+        Ending::Left => Cause::Left,
+        Ending::Unread => Cause::Unread,
+        Ending::Stopped => Cause::Stopped,
     }
 }
 

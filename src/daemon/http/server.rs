@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -19,14 +19,14 @@ use rgun_channel::frame;
 use rgun_channel::frame::ExchangeId;
 
 use crate::dispatch::{Answer, Dispatcher, Fault, Ticket};
-use crate::journal::requests::{Access, Failure, Journal};
-use crate::net::{Connection, Phase, Stream};
+use crate::journal::requests::{Access, Failure, Journal, Unanswered};
+use crate::net::{Connection, Ending, Phase, Stream};
 
 use super::body::{self, Body, BodyLimits};
 use super::fault::{Refusal, Told};
 use super::head;
 use super::request_id::{RequestId, RequestIds};
-use super::response::{Account, FileReader, ResponseBody, Source};
+use super::response::{Account, FileReader, ResponseBody, Source, cause};
 use super::upload::{self, Bounds, Bringer};
 
 /// What bounds a request. Units: bytes, except where a type says otherwise.
@@ -128,9 +128,31 @@ pub async fn serve(server: Arc<Server>, stream: Stream) {
         let (asked, started) = start(&server, &connection, request);
         Answering { server: Arc::clone(&server), about: Some((Arc::clone(&connection), asked)), started }
     });
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // Dropped before `serving`, and so before what is under way in it, whatever ends this.
+    let mut through = Through { connection: Arc::clone(&client), by_itself: false };
+    let outcome = serving.as_mut().await;
+    through.by_itself = true;
+    if let Err(error) = outcome {
         tracing::debug!(client = %client.peer.address, error = %crate::report::Chain(&error),
             "a connection ended early");
+    }
+}
+
+/// Notes that a connection is over before what is under way on it is dropped.
+struct Through {
+    connection: Arc<Connection>,
+    /// Its task came to its end. If not, the reactor has dropped it, as it does when the daemon stops.
+    by_itself: bool,
+}
+
+impl Drop for Through {
+    fn drop(&mut self) {
+        if self.by_itself {
+            self.connection.is_through();
+        } else {
+            self.connection.is_left_by_the_daemon();
+        }
     }
 }
 
@@ -175,13 +197,19 @@ fn start(server: &Arc<Server>, connection: &Arc<Connection>, request: Request<In
     (asked, started)
 }
 
-/// Answers one request, always. By hand, because hyper moves it into its place: an `async` block would be larger by
+/// Answers one request, always; if it is dropped before, nobody will, and the journal says so. By hand, because hyper moves it into its place: an `async` block would be larger by
 /// what it was given, which it keeps beside where that went.
 struct Answering {
     server: Arc<Server>,
-    /// Taken with the answer.
+    /// Taken with the answer, of which the journal is told then.
     about: Option<(Arc<Connection>, Asked)>,
     started: Started,
+}
+
+impl Answering {
+    fn is_cut_off(&self) -> bool {
+        self.about.as_ref().is_some_and(|(connection, _)| connection.ending() == Ending::Stopped)
+    }
 }
 
 impl Future for Answering {
@@ -190,7 +218,12 @@ impl Future for Answering {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         if let Started::Receiving(receiving) = &mut this.started {
-            this.started = Started::Submitted(ready!(receiving.as_mut().poll(cx)));
+            let mut received = ready!(receiving.as_mut().poll(cx));
+            if matches!(received, Err(Refusal::Client(..))) && this.is_cut_off() {
+                // Of its body no more could be read because the daemon would not.
+                received = Err(Refusal::Exchange(Fault::Unavailable("the daemon stops".into())));
+            }
+            this.started = Started::Submitted(received);
         }
         let outcome = match &mut this.started {
             Started::Submitted(Ok(ticket)) => match Pin::new(&mut *ticket).poll(cx) {
@@ -219,6 +252,24 @@ impl Future for Answering {
         };
         response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| asked.id.into_value());
         Poll::Ready(Ok(response))
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let Some((connection, asked)) = self.about.take() else { return };
+        let worker = match &self.started {
+            Started::Submitted(Ok(ticket)) => ticket.worker(),
+            Started::Submitted(Err(_)) | Started::Receiving(_) => None,
+        };
+        self.server.journal.unanswered(Unanswered {
+            request: described(&connection, &asked),
+            sent: None,
+            duration: asked.begun.elapsed(),
+            worker,
+            cause: cause(&connection),
+            log_access: self.server.log_access,
+        });
     }
 }
 
@@ -431,8 +482,8 @@ fn answered(
             }
         },
     };
-    // What comes piece by piece may break off; what is there is not worth an allocation.
-    let may_break = matches!(source, Source::Stream(_) | Source::File(_));
+    // What comes or goes piece by piece may break off; one piece is not worth an allocation.
+    let may_break = matches!(source, Source::Parts(_) | Source::Stream(_) | Source::File(_));
     let account = (server.log_access || may_break).then(|| {
         let entry = Access {
             request: described(&connection, asked),

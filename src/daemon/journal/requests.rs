@@ -1,4 +1,5 @@
-//! One entry per request: the access log, and every answer that the daemon gave in the application's place.
+//! One entry per request: the access log, every answer that the daemon gave in the application's place, and every
+//! request that ended without one.
 //!
 //! Entries are written by a thread of their own behind a bounded queue, because a send to journald can block
 //! (its socket is a blocking one), and the reactor must not. When the queue is full entries are dropped, and
@@ -65,10 +66,48 @@ pub struct Failure {
     pub log_access: bool,
 }
 
+/// A request that got no answer, or not all of it, and why.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// The request.
+    pub request: Request,
+    /// What of an answer was sent.
+    pub sent: Option<Sent>,
+    /// From the complete head to the end.
+    pub duration: Duration,
+    /// Who had it.
+    pub worker: Option<WorkerId>,
+    /// Why.
+    pub cause: Cause,
+    /// Every request is noted, those that nobody waits for too.
+    pub log_access: bool,
+}
+
+/// The beginning of an answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent {
+    /// Status code.
+    pub status: u16,
+    /// Bytes of the body.
+    pub bytes: u64,
+}
+
+/// Why a request got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The client has left.
+    Left,
+    /// The client took nothing of what it was sent for `timeouts.body`.
+    Unread,
+    /// The daemon stops.
+    Stopped,
+}
+
 #[derive(Debug)]
 enum Entry {
     Access(Access),
     Failure(Failure),
+    Unanswered(Unanswered),
 }
 
 /// The queue to the writer. Cheap to clone.
@@ -103,6 +142,11 @@ impl Journal {
         self.send(Entry::Failure(failure));
     }
 
+    /// Notes a request that nobody answered.
+    pub fn unanswered(&self, unanswered: Unanswered) {
+        self.send(Entry::Unanswered(unanswered));
+    }
+
     fn send(&self, entry: Entry) {
         match self.entries.try_send(entry) {
             Ok(()) => {}
@@ -119,6 +163,7 @@ fn write(entries: &Receiver<Entry>, dropped: &AtomicU64) {
         match entry {
             Entry::Access(access) => write_access(&access),
             Entry::Failure(failure) => write_failure(&failure),
+            Entry::Unanswered(unanswered) => write_unanswered(&unanswered),
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
@@ -183,5 +228,85 @@ fn write_failure(failure: &Failure) {
         400..=499 | 501 => entry!(debug),
         503 => entry!(warn),
         _ => entry!(error),
+    }
+}
+
+fn write_unanswered(unanswered: &Unanswered) {
+    let Unanswered { request, sent, duration, worker, cause, log_access } = unanswered;
+    let Request { id, method, path, client } = request;
+    let end = unanswered.end();
+    macro_rules! entry {
+        ($level:ident) => {
+            tracing::$level!(
+                target: "rgun::request",
+                {
+                rgun.request_id = %id,
+                rgun.method = %method,
+                rgun.path = %path,
+                rgun.status = sent.map(|sent| sent.status),
+                rgun.bytes = sent.map(|sent| sent.bytes),
+                rgun.duration_us = microseconds(*duration),
+                rgun.worker = worker.map(|worker| worker.number.0),
+                rgun.client = %client,
+                },
+                "{method} {path}{end}"
+            )
+        };
+    }
+    // Who does not wait for an answer needs none; who does is owed one.
+    match cause {
+        Cause::Stopped => entry!(warn),
+        Cause::Left | Cause::Unread if *log_access => entry!(info),
+        Cause::Left | Cause::Unread => entry!(debug),
+    }
+}
+
+impl Unanswered {
+    /// What follows the path: ` 200: broken off in mid-body: the client left after 1.2s`.
+    fn end(&self) -> String {
+        let begun = match self.sent {
+            Some(Sent { status, .. }) => format!(" {status}: broken off in mid-body"),
+            None => String::new(),
+        };
+        let duration = self.duration;
+        match self.cause {
+            Cause::Left => format!("{begun}: the client left after {duration:.1?}"),
+            Cause::Unread => {
+                format!("{begun}: cut off after {duration:.1?}, the client did not take its answer")
+            }
+            Cause::Stopped => format!("{begun}: cut off after {duration:.1?}, the daemon stops"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ended_a_request_without_an_answer_is_one_sentence() {
+        let request = || Request {
+            id: "id".to_owned(),
+            method: "GET".to_owned(),
+            path: "/x".to_owned(),
+            client: String::new(),
+        };
+        let sent = Some(Sent { status: 200, bytes: 10 });
+        for (cause, sent, expected) in [
+            (Cause::Left, None, ": the client left after 1.2s"),
+            (Cause::Left, sent, " 200: broken off in mid-body: the client left after 1.2s"),
+            (
+                Cause::Unread,
+                sent,
+                " 200: broken off in mid-body: cut off after 1.2s, the client did not take its answer",
+            ),
+            (Cause::Stopped, None, ": cut off after 1.2s, the daemon stops"),
+            (Cause::Stopped, sent, " 200: broken off in mid-body: cut off after 1.2s, the daemon stops"),
+        ] {
+            let duration = Duration::from_millis(1234);
+            let unanswered =
+                Unanswered { request: request(), sent, duration, worker: None, cause, log_access: false };
+            assert_eq!(unanswered.end(), expected);
+        }
     }
 }

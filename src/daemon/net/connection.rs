@@ -77,6 +77,17 @@ pub(super) enum Order {
     Break = 3,
 }
 
+/// Why a connection ended with a request under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The client has left.
+    Left,
+    /// The client did not take what it was sent.
+    Unread,
+    /// The daemon stops, and could not wait for it any longer.
+    Stopped,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -100,6 +111,10 @@ pub struct Connection {
     has_hint: AtomicBool,
     /// An interim answer (RFC 9110 §15.2), to be written as soon as nothing else is under way.
     hint: Mutex<Vec<u8>>,
+    /// Nothing will be read from it or written to it any more.
+    over: AtomicBool,
+    /// That was the daemon's end, and not the connection's.
+    stopped: AtomicBool,
     /// The connection task's waker: constant for a task, so it is stored once.
     waker: OnceLock<Waker>,
 }
@@ -120,6 +135,8 @@ impl Connection {
             broken: AtomicBool::new(false),
             has_hint: AtomicBool::new(false),
             hint: Mutex::default(),
+            over: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
             waker: OnceLock::new(),
         }
     }
@@ -146,6 +163,33 @@ impl Connection {
 
     pub(super) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Nothing will be read from it or written to it any more. Whoever still has to do with a request on it asks
+    /// [`Connection::ending`] why.
+    pub fn is_through(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// As [`Connection::is_through`], because the daemon ends in the middle of what it does.
+    pub fn is_left_by_the_daemon(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.is_through();
+    }
+
+    /// Is [`Connection::is_through`] so?
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Who ended it, if there was something under way.
+    pub fn ending(&self) -> Ending {
+        let is_stopped = self.stopped.load(Ordering::Relaxed);
+        match (is_stopped, self.is_broken()) {
+            (false, false) => Ending::Left,
+            (false, true) if !self.is_closing() => Ending::Unread,
+            (true, _) | (_, true) => Ending::Stopped,
+        }
     }
 
     /// Is an answer under way, so that the end of the connection is not the end of the answer?

@@ -8,6 +8,6 @@ mod listener;
 mod stream;
 
 pub use accept::accept;
-pub use connection::{Connection, Connections, Limits, Peer, Phase};
+pub use connection::{Connection, Connections, Ending, Limits, Peer, Phase};
 pub use listener::{BindError, Listener};
 pub use stream::Stream;

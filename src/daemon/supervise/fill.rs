@@ -1,7 +1,7 @@
 //! Who boots next. A look at the whole after each event: vacancies of the live crew first, then the generation that
 //! comes up, then successors of the worn-out, as far as time, the canary rule and the number of processes allow.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::crew::Crew;
 use super::state::{Phase, Role, Seat, State, Worker, after};
@@ -21,10 +21,9 @@ impl Supervisor {
         }
         while let Some(number) = self.recruit() {
             let Some(coming) = &self.coming else { return };
-            // It waits for those before it to leave; their requests have as long as new code gives them anyway.
+            // It waits for those before it to leave: nobody's requests are cut short for new code. That is not for
+            // ever: who leaves without a limit is of the live generation, and there is room beside all of that.
             if !self.has_room(coming.crew.generation) {
-                let n_missing = coming.crew.open().filter(|(_, seat)| seat.current.is_none()).count();
-                self.hurry(None, n_missing, now);
                 return;
             }
             self.spawn(coming.crew.generation, number, now);
@@ -191,7 +190,8 @@ impl Supervisor {
     /// So many more processes are wanted than there may be: as many on their way out, of this generation if it is one
     /// that is too large, are not waited for without a limit any more. Those that have been retiring longest.
     fn hurry(&mut self, generation: Option<Generation>, n: usize, now: Instant) {
-        let limit = self.live.policy.drain;
+        // In any case for a later tick than this, which has run out by now what it was due for.
+        let limit = self.live.policy.drain.max(Duration::from_millis(1));
         let is_leaving =
             |worker: &Worker| worker.is_dying() || matches!(worker.state, State::Retiring { .. });
         let leaving = self.workers.values().filter(|worker| {

@@ -171,6 +171,14 @@ impl Supervisor {
         if self.is_reloading && self.coming.is_none() && !self.told_stopping {
             return Some("RELOADING=1 and nothing is reloaded");
         }
+        let has_limit = |worker: &Worker| !worker.is_lingering() && !worker.is_current();
+        if let Some(coming) = &self.coming
+            && coming.crew.open().any(|(_, seat)| seat.current.is_none())
+            && !self.has_room(coming.crew.generation)
+            && !self.workers.values().any(has_limit)
+        {
+            return Some("a reload without room that nobody makes");
+        }
         if self.awaited.is_some() && self.ever_ready {
             return Some("somebody is ready, and who reloads is not told");
         }

@@ -353,3 +353,14 @@ fn forks_without_end_are_a_breach() {
     let last = rig.told().pop();
     assert!(matches!(last, Some(Notice::Misbehaved(..))), "{last:?}");
 }
+
+#[test]
+fn a_ticket_knows_who_has_the_request_and_not_who_let_it_lie() {
+    let rig = Rig::with(usual(), 2);
+    let (first, second) = (rig.submit(b"/1"), rig.submit(b"/2"));
+    let waiting = rig.submit(b"/3");
+    let (one, other) = (rig.workers[0].id, rig.workers[1].id);
+    assert_eq!([first.worker(), second.worker(), waiting.worker()], [Some(one), Some(other), None]);
+    rig.dispatcher.retire(one);
+    assert_eq!(first.worker(), None);
+}

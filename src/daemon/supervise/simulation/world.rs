@@ -376,7 +376,7 @@ impl World {
         self.supervisor.check_invariants()?;
         ensure(self.exit.is_none() || actions.is_empty(), "an action after Exit")?;
         // From now on somebody may need the room of those that linger.
-        if self.supervisor.crews().any(|crew| !self.supervisor.has_room(crew.generation)) {
+        if !self.supervisor.has_room(self.supervisor.live.generation) {
             self.nobody_lingers(|_| true);
         }
         for action in &actions {

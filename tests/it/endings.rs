@@ -1,0 +1,174 @@
+//! Requests that get no answer, or not all of it: each has its one entry, and that says who ended it.
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Client, Daemon, Rgun};
+
+/// A request under an id by which its entry is found.
+fn ask(daemon: &Daemon, path: &str, id: &str) -> Client {
+    let mut client = daemon.connect();
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\nX-Request-Id: {id}\r\n\r\n"));
+    client
+}
+
+/// The one entry under this id, when everything has been said.
+fn entry(daemon: &Daemon, id: &str) -> String {
+    daemon.log.wait_for_end();
+    let text = daemon.log.text();
+    let lines: Vec<_> = text.lines().filter(|line| line.contains(id)).collect();
+    assert_eq!(lines.len(), 1, "{id}: {lines:#?}");
+    lines[0].to_owned()
+}
+
+fn has(entry: &str, facts: &[&str]) {
+    for fact in facts {
+        assert!(entry.contains(fact), "{fact}: {entry}");
+    }
+}
+
+fn access() -> Rgun {
+    Rgun::fake().flags(["--access-logfile", "-"])
+}
+
+#[test]
+fn who_leaves_while_the_request_runs_is_in_the_access_log() {
+    let mut daemon = access().serving();
+    drop(ask(&daemon, "/slow/300?secret=1", "left-running"));
+    daemon.log.wait("GET /slow/300: the client left after ");
+    daemon.stops();
+    let entry = entry(&daemon, "left-running");
+    has(&entry, &["INFO", "GET /slow/300: the client left", "rgun.worker=0", "rgun.duration_us="]);
+    assert!(!entry.contains("rgun.status") && !entry.contains("secret"), "{entry}");
+}
+
+#[test]
+fn who_leaves_while_the_request_waits_is_in_the_access_log_and_no_worker_has_it() {
+    let mut daemon = access().serving();
+    let mut running = ask(&daemon, "/slow/500", "runs");
+    drop(ask(&daemon, "/hello", "left-queued"));
+    daemon.log.wait("GET /hello: the client left after ");
+    assert_eq!(running.answer().text(), "slow");
+    daemon.stops();
+    let left = entry(&daemon, "left-queued");
+    has(&left, &["INFO"]);
+    assert!(!left.contains("rgun.status") && !left.contains("rgun.worker"), "{left}");
+    has(&entry(&daemon, "runs"), &["GET /slow/500 200"]);
+}
+
+#[test]
+fn who_leaves_in_mid_body_is_no_complete_answer() {
+    let mut daemon = access().serving();
+    let mut client = ask(&daemon, "/hang-mid-body", "left-mid-body");
+    client.head();
+    client.take(10).unwrap();
+    drop(client);
+    daemon.log.wait("GET /hang-mid-body 200: broken off in mid-body: the client left after ");
+    // Its worker hangs, so that there is nothing to wait for.
+    daemon.signal(Signal::SIGQUIT);
+    daemon.exit();
+    has(&entry(&daemon, "left-mid-body"), &["INFO", "rgun.status=200", "rgun.bytes=10", "rgun.worker=0"]);
+}
+
+#[test]
+fn without_an_access_log_who_leaves_is_only_worth_a_debugging_line() {
+    for (level, said) in [("info", 0), ("debug", 1)] {
+        let mut daemon = Rgun::fake().flags(["--log-level", level]).serving();
+        drop(ask(&daemon, "/slow/100", "left"));
+        // It is served after the other, whose client has been missed by then.
+        assert_eq!(daemon.get("/hello").status, 200);
+        daemon.stops();
+        daemon.log.wait_for_end();
+        assert_eq!(daemon.log.count("GET /slow/100: the client left after "), said, "{level}");
+    }
+}
+
+#[test]
+fn what_the_end_of_a_drain_cuts_off_is_a_warning_each() {
+    let mut daemon = Rgun::fake().flags(["--graceful-timeout", "400ms"]).serving();
+    let mut running = ask(&daemon, "/hang", "cut-running");
+    let mut waiting = ask(&daemon, "/hello", "cut-queued");
+    let mut sending = daemon.connect();
+    sending.send("POST /body HTTP/1.1\r\nHost: test\r\nX-Request-Id: cut-upload\r\n");
+    sending.send("Content-Length: 6\r\nExpect: 100-continue\r\n\r\n");
+    sending.take("HTTP/1.1 100 Continue\r\n\r\n".len()).unwrap();
+    daemon.signal(Signal::SIGTERM);
+    daemon.exit();
+    running.is_closed();
+    waiting.is_closed();
+    // There is room for an answer still.
+    sending.answer().is_a_refusal(503);
+    let running = entry(&daemon, "cut-running");
+    has(&running, &["WARN", "GET /hang: cut off after ", ", the daemon stops", "rgun.worker=0"]);
+    assert!(!running.contains("rgun.status"), "{running}");
+    let queued = entry(&daemon, "cut-queued");
+    has(&queued, &["WARN", "GET /hello: cut off after ", ", the daemon stops"]);
+    has(&entry(&daemon, "cut-upload"), &["WARN", "POST /body 503: ", "the daemon stops", "rgun.status=503"]);
+}
+
+#[test]
+fn an_answer_that_the_end_of_a_drain_cuts_off_is_a_warning() {
+    for arguments in [&[][..], &["--access-logfile", "-"]] {
+        let mut daemon =
+            Rgun::fake().flags(["--graceful-timeout", "300ms"]).flags(arguments.iter().copied()).serving();
+        let mut client = ask(&daemon, "/hang-mid-body", "cut-mid-body");
+        client.head();
+        daemon.signal(Signal::SIGTERM);
+        daemon.exit();
+        let entry = entry(&daemon, "cut-mid-body");
+        has(&entry, &["WARN", "GET /hang-mid-body 200: broken off in mid-body: cut off after ", "stops"]);
+    }
+}
+
+#[test]
+fn what_a_stop_at_once_cuts_off_has_its_entry_too() {
+    let mut daemon = Rgun::fake().serving();
+    let _running = ask(&daemon, "/hang", "stopped-running");
+    let _waiting = ask(&daemon, "/hello", "stopped-queued");
+    let mut sending = daemon.connect();
+    sending.send("POST /body HTTP/1.1\r\nHost: test\r\nX-Request-Id: stopped-upload\r\n");
+    sending.send("Content-Length: 6\r\nExpect: 100-continue\r\n\r\n");
+    sending.take("HTTP/1.1 100 Continue\r\n\r\n".len()).unwrap();
+    daemon.signal(Signal::SIGQUIT);
+    daemon.exit();
+    for id in ["stopped-running", "stopped-queued"] {
+        has(&entry(&daemon, id), &["WARN", ": cut off after ", ", the daemon stops"]);
+    }
+    // It may have had the time for an answer.
+    has(&entry(&daemon, "stopped-upload"), &["WARN", "POST /body", "the daemon stops"]);
+}
+
+#[test]
+fn who_does_not_take_the_answer_is_said_to_have_done_that() {
+    let mut daemon = access().set("timeouts.body", "1s").serving();
+    let mut client = ask(&daemon, "/large/50000000", "not-taken");
+    client.head();
+    daemon.log.wait("the client did not take its answer");
+    daemon.stops();
+    has(&entry(&daemon, "not-taken"), &["INFO", "GET /large/50000000 200: broken off in mid-body: cut off"]);
+}
+
+#[test]
+fn what_was_answered_in_full_has_the_one_entry_it_always_had() {
+    let mut daemon = access().serving();
+    let mut client = daemon.connect();
+    let asked = [
+        ("GET", "/hello"),
+        ("GET", "/stream/3"),
+        ("GET", "/file/100000"),
+        ("GET", "/large/300000"),
+        ("HEAD", "/large/300000"),
+        ("GET", "/status/204"),
+        ("GET", "/status/304"),
+    ];
+    for (number, (method, path)) in asked.iter().enumerate() {
+        let id = format!("answered-{number}");
+        client.send(format!("{method} {path} HTTP/1.1\r\nHost: test\r\nX-Request-Id: {id}\r\n\r\n"));
+        client.answer_to(method);
+    }
+    drop(client);
+    daemon.stops();
+    for (number, (method, path)) in asked.iter().enumerate() {
+        let entry = entry(&daemon, &format!("answered-{number}"));
+        has(&entry, &["INFO", &format!("{method} {path} "), "rgun.status=", "rgun.queue_us="]);
+    }
+}
