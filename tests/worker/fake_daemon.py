@@ -1,7 +1,7 @@
 """The daemon's side of the channel in plain Python, for what the real one does not let a test see or order.
 
-It starts workers and zygotes by the bootstrap, sends commands, reads reports and stacks, and gives requests
-(to an ASGI worker: with bodies in parts, disconnects and credit). The layout is that of `src/channel/layout.rs`, the frames those of `frame.rs`
+It starts workers and zygotes by the bootstrap, sends commands, reads reports and stacks, and gives requests; to
+an ASGI worker with bodies in parts, disconnects and credit. The layout is that of `src/channel/layout.rs`, the frames those of `frame.rs`
 and `control.rs`, written down once more: the golden bytes (tests/golden) keep all equal.
 """
 
@@ -163,7 +163,9 @@ class Daemon:
         worker = Worker(self, number, life)
         theirs = worker.open_channel()
         module, _, attribute = target.partition(":")
-        start = b"S" + struct.pack("<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, max(threads, concurrency), 1)
+        start = b"S" + struct.pack(
+            "<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, max(threads, concurrency), 1
+        )
         assert max(threads, concurrency) <= MOST_SLOTS
         ways = INTERFACES[interface], 0, LIFESPANS[lifespan], LOOPS[loop]
         start += struct.pack("<HQBBBBBBII", number, life, zygote, 1, *ways, threads, concurrency)
