@@ -176,7 +176,9 @@ class Lifespan:
             return load.APP, f"the application's lifespan raised {summary}", trace
         if self.was_received:
             # Not merely unknown to it.
-            self.server.warn("the application's lifespan (app.lifespan is auto: going on without it)", self.error)
+            self.server.warn(
+                "the application's lifespan (app.lifespan is auto: going on without it)", self.error
+            )
         return None
 
     def told(self, message):
@@ -237,36 +239,32 @@ class Lifespan:
 
 
 def stack_of(task, loop):
-    """Where a task is: the frames of its coroutines, the last one that which waits. None: it is being made."""
+    """Where a task is: the frames of its coroutines, the one that waits last. None: it is being made."""
     if task is None or asyncio.current_task(loop) is task:
         import threading
 
         # It runs: its frames are those of the loop's thread, below ours.
         frame = sys._current_frames().get(threading.main_thread().ident)
         stack = traceback.extract_stack(frame)
-        inside = [at for at, entry in enumerate(stack) if entry.filename == __file__ or is_ours(entry)]
+        inside = [at for at, entry in enumerate(stack) if is_ours(entry.filename)]
         stack = traceback.StackSummary.from_list(stack[inside[-1] + 1 if inside else 0 :])
         return "".join(stack.format())
     frames, awaited = [], task.get_coro()
-    while awaited is not None:
-        for frame_name, next_name in (
-            ("cr_frame", "cr_await"),
-            ("gi_frame", "gi_yieldfrom"),
-            ("ag_frame", "ag_await"),
-        ):
-            if hasattr(awaited, frame_name):
-                break
-        else:
+    while True:
+        # Coroutines, generators, asynchronous generators.
+        kind = next((kind for kind in ("cr", "gi", "ag") if hasattr(awaited, f"{kind}_frame")), None)
+        if kind is None:
             break
-        frame = getattr(awaited, frame_name)
-        if frame is not None and not frame.f_code.co_filename.startswith("<rgun>"):
+        frame = getattr(awaited, f"{kind}_frame")
+        if frame is not None and not is_ours(frame.f_code.co_filename):
             frames.append((frame, frame.f_lineno))
-        awaited = getattr(awaited, next_name)
+        awaited = getattr(awaited, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
     text = "".join(traceback.StackSummary.extract(iter(frames)).format())
-    waits = "" if awaited is None else f"  waiting for {type(awaited).__module__}.{type(awaited).__qualname__}\n"
-    return (text + waits) or "  not begun\n"
+    if awaited is not None:
+        text += f"  waiting for {type(awaited).__module__}.{type(awaited).__qualname__}\n"
+    return text or "  not begun\n"
 
 
-def is_ours(entry):
-    """Is it a frame of this file?"""
-    return entry.filename.startswith("<rgun>")
+def is_ours(filename):
+    """Is it this file?"""
+    return filename.startswith("<rgun>")

@@ -164,7 +164,7 @@ def detect(application):
 
 
 def is_double_callable(application):
-    """ASGI 2: called with the scope, it gives what is called with receive and send (asgiref.compatibility)."""
+    """ASGI 2: called with the scope, it gives what is called with receive and send (as asgiref)."""
     if getattr(application, "_asgi_single_callable", False):
         return False
     if getattr(application, "_asgi_double_callable", False):

@@ -1,7 +1,7 @@
 """The daemon's side of the channel in plain Python, for what the real one does not let a test see or order.
 
-It starts workers and zygotes by the bootstrap, sends commands, reads reports and stacks, and gives requests
-(to an ASGI worker: with bodies in parts, disconnects and credit). The layout is that of `src/channel/layout.rs`, the frames those of `frame.rs`
+It starts workers and zygotes by the bootstrap, sends commands, reads reports and stacks, and gives requests; to
+an ASGI worker with bodies in parts, disconnects and credit. The layout is that of `src/channel/layout.rs`, the frames those of `frame.rs`
 and `control.rs`, written down once more: the golden bytes (tests/golden) keep all equal.
 """
 
@@ -55,6 +55,7 @@ PR_SET_CHILD_SUBREAPER = 36
 FUTEX_WAKE = 1
 SYS_FUTEX = {"x86_64": 202, "aarch64": 98}[platform.machine()]
 libc = ctypes.CDLL(None, use_errno=True)
+WORDS = {"<Q": ctypes.c_uint64, "<I": ctypes.c_uint32}
 
 HOOKS = ("post_fork", "post_worker_init", "worker_exit", "child_exit")
 
@@ -162,7 +163,9 @@ class Daemon:
         worker = Worker(self, number, life)
         theirs = worker.open_channel()
         module, _, attribute = target.partition(":")
-        start = b"S" + struct.pack("<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, max(threads, concurrency), 1)
+        start = b"S" + struct.pack(
+            "<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, max(threads, concurrency), 1
+        )
         assert max(threads, concurrency) <= MOST_SLOTS
         ways = INTERFACES[interface], 0, LIFESPANS[lifespan], LOOPS[loop]
         start += struct.pack("<HQBBBBBBII", number, life, zygote, 1, *ways, threads, concurrency)
@@ -214,7 +217,7 @@ class Daemon:
     def wait_for_bell(self, seconds):
         """Announces sleep, and sleeps until a worker rings; for as long as that at most."""
         (epoch,) = struct.unpack("<I", self.page[:4])
-        self.page[:4] = struct.pack("<I", (epoch + 2) | 1)
+        WORDS["<I"].from_buffer(self.page).value = (epoch + 2) | 1
         if any(worker.has_completion() for worker in self.workers if worker.map is not None):
             return
         if select.select([self.doorbell], [], [], seconds)[0]:
@@ -386,7 +389,11 @@ class Worker:
     # ------------------------------------------------ requests
 
     def word(self, at, layout="<Q"):
-        return struct.unpack_from(layout, self.map, at)[0]
+        return WORDS[layout].from_buffer(self.map, at).value
+
+    def put(self, at, value, layout="<Q"):
+        """At once: struct packs byte by byte, and the worker would see half a number."""
+        WORDS[layout].from_buffer(self.map, at).value = value
 
     def slot(self, number, field):
         return self.word(SLOTS_AT + 256 * number + field)
@@ -454,7 +461,7 @@ class Worker:
             head += left
         at = SUBMISSION_AT + head % SUBMISSION
         self.map[at : at + len(record)] = record
-        struct.pack_into("<Q", self.map, SUBMISSION_HEAD, head + len(record))
+        self.put(SUBMISSION_HEAD, head + len(record))
         self.wake()
 
     def wake(self):
@@ -463,7 +470,7 @@ class Worker:
         Without compare-and-swap the count of sleepers is not ours to lower; so a token may be one too many,
         and wakes a thread in vain.
         """
-        struct.pack_into("<I", self.map, TOKENS, self.word(TOKENS, "<I") + 1)
+        self.put(TOKENS, self.word(TOKENS, "<I") + 1, "<I")
         address = ctypes.addressof(ctypes.c_char.from_buffer(self.map, TOKENS))
         libc.syscall(SYS_FUTEX, ctypes.c_void_p(address), FUTEX_WAKE, 1, None, None, 0)
         self.ring()
@@ -476,7 +483,7 @@ class Worker:
         """Something was given that a word says is wanted."""
         wanted = self.word(at, "<I")
         if wanted & 1:
-            struct.pack_into("<I", self.map, at, wanted + 1)
+            self.put(at, wanted + 1, "<I")
             self.ring()
 
     def has_completion(self):
@@ -489,7 +496,7 @@ class Worker:
             at = COMPLETION_AT + tail % COMPLETION
             length, state = struct.unpack_from("<II", self.map, at)
             frame = self.map[at + 8 : at + 8 + length]
-            struct.pack_into("<Q", self.map, COMPLETION_TAIL, tail + 8 + length + -length % 8)
+            self.put(COMPLETION_TAIL, tail + 8 + length + -length % 8)
             if state != PAD:
                 self.take(frame)
         self.give(WANTS_SPACE)
@@ -538,11 +545,11 @@ class Worker:
         """What was taken has left for the client: credit and chunks are the worker's again."""
         for slot, n_bytes, chunks in self.unacked:
             acked = SLOTS_AT + 256 * slot + SLOT_ACKED
-            struct.pack_into("<Q", self.map, acked, self.word(acked) + n_bytes)
+            self.put(acked, self.word(acked) + n_bytes)
             for number in chunks:
-                struct.pack_into("<I", self.map, FREE_AT + self.n_freed % CHUNKS * 4, number)
+                self.put(FREE_AT + self.n_freed % CHUNKS * 4, number, "<I")
                 self.n_freed += 1
-            struct.pack_into("<Q", self.map, FREE_HEAD, self.n_freed)
+            self.put(FREE_HEAD, self.n_freed)
             self.give(SLOTS_AT + 256 * slot + SLOT_WANTS_CREDIT)
         self.give(WANTS_SPACE)
         self.unacked = []

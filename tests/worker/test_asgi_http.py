@@ -319,7 +319,7 @@ def test_a_slab_that_is_lent_out_suspends_send_and_nobody_else(worker):
 
 def test_a_full_ring_loses_nothing(worker):
     exchanges = [worker.submit("/large?65536") for _ in range(8)]
-    # Nobody takes anything: 8 × 64 KiB do not fit into the ring.
+    # Nobody takes anything: eight times 64 KiB do not fit into the ring.
     eventually(lambda: worker.slot_of(exchanges[-1]) is None or worker.has_completion(), "begun")
     for exchange in exchanges:
         assert len(worker.whole(exchange).body) == 65_536
@@ -453,7 +453,8 @@ def test_more_requests_than_slots_can_never_come_but_all_slots_can_be_used(worke
         for exchange in exchanges:
             worker.until(exchange, lambda answer: answer.body, "begun")
         slots = {worker.slot_of(exchange) for exchange in exchanges}
-        assert len(slots) == 7 and None not in slots
+        assert len(slots) == 7
+        assert None not in slots
         open_gate(worker, f"all{round}")
         assert {worker.whole(exchange).body for exchange in exchanges} == {b"firstlast"}
     assert {worker.slot(number, 0) for number in range(8)} == {0}
@@ -484,7 +485,8 @@ def test_at_its_deadline_a_task_is_reported_and_cancelled(worker):
     worker.disconnect(exchange, cancel=True)
     report = worker.next("warning")[1]
     assert f"exchange {exchange} has passed its deadline" in report
-    assert "in stuck" in report and "in inner" in report and "asyncio.sleep(1000)" in report
+    for line in ("in stuck", "in inner", "asyncio.sleep(1000)"):
+        assert line in report
     assert "<rgun>" not in report
     answer = worker.whole(exchange)
     assert (answer.status, answer.raised) == (0, [])
@@ -504,7 +506,8 @@ def test_the_stack_of_a_waiting_request_is_its_tasks(worker):
     exchange = worker.submit("/stuck")
     worker.ask("/ignore")
     stack = worker.ask_stacks(exchange)
-    assert "in stuck" in stack and "in inner" in stack
+    assert "in stuck" in stack
+    assert "in inner" in stack
     worker.disconnect(exchange, cancel=True)
     worker.whole(exchange)
     assert worker.ask_stacks(exchange) is None
@@ -514,7 +517,8 @@ def test_the_stack_of_a_running_request_is_its_threads(worker, tmp_path):
     exchange = worker.submit(f"/busy?{tmp_path}/go")
     eventually(lambda: worker.slot_of(exchange) is not None, "running")
     stack = worker.ask_stacks(exchange)
-    assert "in busy" in stack and "time.sleep(0.005)" in stack
+    assert "in busy" in stack
+    assert "time.sleep(0.005)" in stack
     assert "in busy" in worker.ask_stacks()
     (tmp_path / "go").touch()
     assert told(worker.whole(exchange)) == "done"

@@ -87,7 +87,9 @@ def test_wsgi_is_still_wsgi(fake):
 
 
 def test_the_interface_can_be_forced(fake, project):
-    chdir = project(app="async def inner(*a): await a[2]({'type': 'x'})\ndef application(*a): return inner(*a)")
+    chdir = project(
+        app="async def inner(*a): await a[2]({'type': 'x'})\ndef application(*a): return inner(*a)"
+    )
     assert outcome(fake.spawn("app", chdir)) == ("ready", WSGI)
     worker = fake.spawn("app", chdir, interface="asgi")
     assert outcome(worker) == ("ready", ASGI)
@@ -195,7 +197,8 @@ def test_a_startup_that_raises_is_a_warning_with_auto_and_a_failure_with_on(boot
     worker = boot(source)
     assert outcome(worker) == ("ready", ASGI)
     (warning,) = worker.warnings()
-    assert "app.lifespan is auto" in warning and "OSError: no database" in warning
+    assert "app.lifespan is auto" in warning
+    assert "OSError: no database" in warning
     assert outcome(boot(source, lifespan="on"))[1:3] == (
         *(APP, "the application's lifespan raised OSError: no database"),
     )

@@ -1,4 +1,4 @@
-"""Applications that break ASGI: they get uvicorn's exceptions, the client a 500 or a reset, the log one entry."""
+"""Applications that break ASGI: they get uvicorn's exceptions, the client a 500 or a reset."""
 
 import json
 
@@ -22,7 +22,8 @@ def worker(fakes, python):
 
 def failed(answer):
     """The one report of an exchange that ended with it."""
-    assert answer.done and answer.frames[-1][0] == RAISED, answer
+    assert answer.done, answer
+    assert answer.frames[-1][0] == RAISED, answer
     (summary,) = answer.raised
     return summary
 
@@ -38,7 +39,8 @@ def test_an_exception_before_the_first_byte_sends_no_head(worker, case):
     assert failed(answer).startswith("ValueError: ")
     assert f"in {case}\n" in answer.trace
     # The application's frames, none of the server's.
-    assert "<rgun>" not in answer.trace and "asyncio" not in answer.trace
+    assert "<rgun>" not in answer.trace
+    assert "asyncio" not in answer.trace
     assert answer.trace.count("Traceback") == 1
 
 

@@ -110,7 +110,7 @@ impl State {
     pub(super) fn idle_beside(&self, index: usize) -> Option<usize> {
         let others = self.workers.iter().enumerate().filter(|(other, _)| *other != index);
         let idle = others.filter_map(|(other, worker)| Some((other, worker.as_ref()?)));
-        let idle = idle.filter(|(_, worker)| worker.idle_slots() > 0);
+        let idle = idle.filter(|(_, worker)| worker.can_help());
         idle.min_by_key(|(_, worker)| (worker.stalled, worker.load())).map(|(other, _)| other)
     }
 

@@ -46,6 +46,9 @@ const QUICK: Duration = Duration::from_millis(50);
 /// A prefetched record that has been the next to start for this long, and twice the usual service time, is stuck.
 const STALL: Duration = Duration::from_millis(1);
 
+/// The same of an event loop: a turn of it with many tasks takes its time, and one that is as busy helps nobody.
+const LOOP_STALL: Duration = Duration::from_millis(10);
+
 /// How often a request may be passed on by workers that do not claim it. Between a healthy worker that is slow to
 /// wake and one that never does, it meets the healthy one often enough.
 const MOST_MOVES: u8 = 16;
@@ -244,6 +247,11 @@ impl Worker {
         self.unrung += 1;
     }
 
+    /// Would it start at once what another has not claimed? An event loop has slots in plenty, and may still be busy.
+    pub(super) fn can_help(&self) -> bool {
+        self.idle_slots() > 0 && !(self.asgi && self.stalled)
+    }
+
     pub(super) fn idle_slots(&self) -> u32 {
         if self.is_open() { self.slots.saturating_sub(self.given()) } else { 0 }
     }
@@ -403,7 +411,7 @@ impl Worker {
         match self.next {
             Some((id, since)) if id == next => {
                 let usual = Duration::from_nanos(self.service.saturating_mul(2));
-                let limit = usual.clamp(STALL, PREFETCH_TIME * 2);
+                let limit = if self.asgi { LOOP_STALL } else { usual.clamp(STALL, PREFETCH_TIME * 2) };
                 now.saturating_duration_since(since) > limit
             }
             _ => {

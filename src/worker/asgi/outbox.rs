@@ -12,7 +12,6 @@ use rgun_channel::Broken;
 
 use crate::output::{DEFER, Output};
 use crate::python::lock;
-use crate::worker::now;
 
 /// Frames that wait.
 #[derive(Debug, Default)]
@@ -20,7 +19,7 @@ pub(super) struct Outbox {
     frames: Mutex<VecDeque<Vec<u8>>>,
     /// There are some. Only the loop's thread writes it.
     is_backed_up: AtomicBool,
-    /// When the oldest completion was pushed that nobody has rung for; 0: none.
+    /// Since when nobody may have rung for what was pushed; 0: nothing was.
     owed_since: AtomicU64,
 }
 
@@ -30,15 +29,21 @@ impl Outbox {
         self.is_backed_up.load(Ordering::Relaxed)
     }
 
-    /// Sends a frame, now or later. The doorbell is the turn's ([`super::turn`]), unless that is long.
+    /// Between two exchanges that begin: rings if what the earlier ones have sent has waited for long enough.
+    pub(super) fn tick(&self, output: &Output, now: u64) {
+        match self.owed_since.load(Ordering::Relaxed) {
+            0 => self.owed_since.store(now, Ordering::Relaxed),
+            since if now.saturating_sub(since) > DEFER => {
+                output.ring();
+                self.owed_since.store(now, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends a frame, now or later. The doorbell is the turn's ([`super::turn`]).
     pub(super) fn push(&self, output: &Output, frame: &[u8]) -> Result<(), Broken> {
         if !self.is_backed_up() && output.try_push(frame)? {
-            let now = now();
-            match self.owed_since.load(Ordering::Relaxed) {
-                0 => self.owed_since.store(now, Ordering::Relaxed),
-                since if now - since > DEFER => self.ring(output),
-                _ => {}
-            }
             return Ok(());
         }
         lock(&self.frames).push_back(frame.to_vec());

@@ -212,6 +212,7 @@ impl Application {
     /// Starts a task.
     fn begin(&'static self, py: Python<'_>, request: &Request<'_>) -> Result<(), Broken> {
         let started = now();
+        self.outbox.tick(&self.worker.output, started);
         let slot = self.lock().free.pop().ok_or(Broken::Frame("more exchanges than slots"))?;
         self.worker.mark_running(slot, request.exchange, started);
         let exchange = Exchange::new(py, self, request, slot, started);

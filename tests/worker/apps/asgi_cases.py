@@ -1,4 +1,4 @@
-"""Cases for the ASGI side of the worker: the path says which; `scope`, `events` and the like are told as JSON."""
+"""Cases for the ASGI side of the worker: the path says which; what is seen is told as JSON."""
 
 import asyncio
 import contextvars
@@ -332,7 +332,11 @@ async def task(scope, receive, send):
     current = asyncio.current_task()
     before = variable.get()
     variable.set("set by a request")
-    names = [type(receive()).__mro__[0].__module__, current.get_name(), type(asyncio.get_running_loop()).__module__]
+    names = [
+        type(receive()).__mro__[0].__module__,
+        current.get_name(),
+        type(asyncio.get_running_loop()).__module__,
+    ]
     await tell(send, [*names, before, isinstance(current, asyncio.Task)])
 
 

@@ -1,0 +1,99 @@
+"""Starlette and FastAPI, through the real daemon, on each loop, with and without middleware that uses tasks."""
+
+import contextlib
+
+import pytest
+from conftest import APPS, eventually
+from test_frameworks import FORM, MULTIPART, needs, source
+
+JSON = [("Content-Type", "application/json")]
+
+
+@pytest.fixture(scope="module", params=["asyncio", "uvloop"])
+def loop(request, python):
+    if request.param == "uvloop":
+        needs(python, "uvloop")
+    return request.param
+
+
+@pytest.fixture(scope="module", params=["application", "tagged"])
+def starlette(request, start, python, loop):
+    needs(python, "fastapi")
+    flags = ("--workers", "1", "--loop", loop)
+    server = start(f"with_starlette:{request.param}", APPS, flags).ready()
+    yield server
+    assert server.stop() == 0
+    assert "starlette: shutdown" in server.log()
+    assert "Task was destroyed" not in server.log()
+
+
+def test_starlette_has_its_lifespans_state(starlette):
+    assert starlette.get("/").body == b"GET / a pool"
+    assert starlette.get("/nothing").status == 404
+    assert starlette.get("/", method="HEAD").body == b""
+    assert "starlette: startup" in starlette.log()
+
+
+def test_starlette_streams(starlette):
+    assert starlette.get("/stream").body == b"0\n1\n2\n"
+
+
+def test_starlette_reads_uploads_of_any_size(starlette):
+    for size in (0, 10, 65_536, 65_537, 3_000_000):
+        response = starlette.get("/upload", method="POST", body=b"u" * size)
+        assert response.json() == {"size": size}, size
+
+
+def test_starlette_works_in_the_background_and_in_threads(starlette):
+    assert starlette.get("/background").json() == "accepted"
+    eventually(lambda: "worked" in starlette.get("/seen").json(), "background task")
+    assert starlette.get("/blocking").json() == "from a thread"
+
+
+def test_starlette_sends_files(starlette):
+    response = starlette.get("/file")
+    assert response.body == source("with_starlette")
+    assert response["content-length"] == str(len(response.body))
+
+
+def test_starlette_errors_are_its_own_500_and_logged(starlette):
+    assert starlette.get("/fail").status == 500
+    starlette.wait_for("ValueError: starlette view")
+    assert starlette.get("/blocking").status == 200
+
+
+def test_a_client_that_leaves_ends_the_stream(starlette):
+    with starlette.connect() as connection:
+        connection.send(b"GET /stream?n=1000000 HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert connection.head()[0] == 200
+    eventually(lambda: "stream closed" in starlette.get("/seen").json(), "the generator is closed")
+
+
+def test_fastapi_validates_injects_and_answers(starlette):
+    assert starlette.get("/api/double?n=21").json() == {"doubled": 42}
+    assert starlette.get("/api/double?n=x").status == 422
+    assert starlette.get("/api/sync").json() == {"sync": True}
+    eventually(lambda: "later" in starlette.get("/seen").json(), "background task of a sync view")
+    item = b'{"name": "\xc3\xa6", "price": 1.5}'
+    assert starlette.get("/api/items", method="POST", body=item, headers=JSON).json() == {
+        "name": "æ",
+        "price": 1.5,
+    }
+    assert starlette.get("/api/items", method="POST", body=b"{", headers=JSON).status == 422
+
+
+def test_fastapi_takes_files(starlette):
+    told = starlette.get("/api/files", method="POST", body=FORM, headers=MULTIPART).json()
+    assert told == {"name": "f.bin", "size": 300_000}
+
+
+def test_a_hundred_requests_of_ten_clients_are_answered(starlette):
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(starlette.connect()) for _ in range(10)]
+        for _ in range(10):
+            for connection in connections:
+                connection.send(b"GET /api/double?n=4 HTTP/1.1\r\nHost: h\r\n\r\n")
+            for connection in connections:
+                status, headers = connection.head()
+                assert status == 200
+                assert connection.exactly(int(dict(headers)["content-length"])) == b'{"doubled":8}'
