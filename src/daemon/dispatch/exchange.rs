@@ -39,6 +39,8 @@ pub enum Fault {
     Upload(UploadFault),
     /// The worker died, or broke the contract, while it had the request.
     WorkerDied(WorkerId),
+    /// The daemon ended the worker while it had the request: the time for finishing it was over.
+    CutOff(WorkerId),
     /// The application raised.
     Raised {
         /// In which worker.

@@ -116,6 +116,8 @@ pub(super) struct Worker {
     pub(super) admitted: bool,
     pub(super) retiring: bool,
     pub(super) told_drained: bool,
+    /// It is about to be killed by the daemon, with what it has.
+    pub(super) is_cut: bool,
     /// Exchanges it has been given and is not done with, in the order given.
     running: VecDeque<Running>,
     /// Smoothed service time, nanoseconds; starts high, so that a new worker is not given work ahead of time.
@@ -171,6 +173,7 @@ impl Worker {
             admitted: false,
             retiring: false,
             told_drained: false,
+            is_cut: false,
             running: VecDeque::with_capacity((geometry.slots + MAX_DEPTH) as usize),
             service: nanoseconds(PREFETCH_TIME) + 1,
             progress: now,

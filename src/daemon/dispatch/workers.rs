@@ -79,6 +79,14 @@ impl Dispatcher {
         }
     }
 
+    /// The worker is about to be killed because its time is over: what it has is not its fault.
+    pub fn cut(&self, id: WorkerId) {
+        let mut state = self.lock();
+        if let Some(worker) = state.find(id).and_then(|index| state.workers[index].as_mut()) {
+            worker.is_cut = true;
+        }
+    }
+
     /// The worker's process is gone.
     pub fn detach(&self, id: WorkerId) {
         let mut state = self.lock();
@@ -174,7 +182,8 @@ impl Dispatcher {
         for id in started {
             let is_retried = by_itself && state.begin_again(id, now);
             if !is_retried {
-                state.fail(id, Fault::WorkerDied(worker.id), now);
+                let fault = if worker.is_cut { Fault::CutOff } else { Fault::WorkerDied };
+                state.fail(id, fault(worker.id), now);
             } else if let Some(exchange) = state.exchanges.get(id) {
                 (self.notice)(Notice::Retried(worker.id, Asked::new(exchange, &worker, now)));
             }

@@ -93,6 +93,11 @@ impl Refusal {
                 Fault::WorkerDied(_) => {
                     (StatusCode::BAD_GATEWAY, "the worker died while it had this request".to_owned(), None)
                 }
+                Fault::CutOff(_) => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the worker had to go before it had finished this request".to_owned(),
+                    Some(SOON),
+                ),
                 Fault::Raised { .. } => {
                     (StatusCode::INTERNAL_SERVER_ERROR, "the application raised an error".to_owned(), None)
                 }

@@ -518,7 +518,7 @@ fn refused(
         Refusal::Exchange(Fault::Raised { worker, summary, traceback }) => {
             (Some(*worker), summary.clone(), traceback.clone())
         }
-        Refusal::Exchange(Fault::Deadline(worker) | Fault::WorkerDied(worker)) => {
+        Refusal::Exchange(Fault::Deadline(worker) | Fault::WorkerDied(worker) | Fault::CutOff(worker)) => {
             (Some(*worker), reason.clone(), String::new())
         }
         Refusal::WrongLength(worker) => (*worker, reason.clone(), String::new()),

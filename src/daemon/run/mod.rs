@@ -474,7 +474,10 @@ impl Daemon {
             Action::Retire { worker } => self.dispatcher.retire(worker),
             Action::Terminate { worker } => self.command(worker, &Command::Stop),
             Action::Promote { worker } => self.command(worker, &Command::Promote),
-            Action::Kill { worker, .. } => {
+            Action::Kill { worker, cut } => {
+                if cut.is_some() {
+                    self.dispatcher.cut(worker);
+                }
                 if !self.inquiries.hold_kill(worker) {
                     self.pool.kill(worker);
                 }

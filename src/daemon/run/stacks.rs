@@ -228,6 +228,7 @@ impl Inquiries {
 
 impl Daemon {
     pub(super) fn inquire(&mut self, worker: WorkerId, purpose: Purpose) -> Vec<Event> {
+        self.dispatcher.asked_for_stacks(worker);
         let given_up = self.inquiries.begin(&mut self.pool, worker, purpose);
         given_up.map(|taken| self.taken(taken)).unwrap_or_default()
     }
