@@ -74,6 +74,7 @@ pub(crate) fn worker(py: Python<'_>, process: &'static Process, birth: Birth) ->
             Err(error) => Err(error),
         }
     } else {
+        worker.drop_bell();
         let served = wsgi::Application::new(py, worker, application.clone_ref(py))?;
         if worker.is_stopping() {
             Ok(())

@@ -3,7 +3,7 @@
 //! Made by [`crate::life`] and leaked: threads, pyclass instances and the control thread refer to it for the rest of the
 //! process's life, even if that becomes a zygote's.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
@@ -52,8 +52,8 @@ pub(crate) struct Worker {
     pub(crate) output: Output,
     /// Descriptors of request bodies that came ahead of their frames.
     pub(crate) bodies: Bodies,
-    /// Where the daemon rings for an event loop.
-    pub(crate) wake: OwnedFd,
+    /// Where the daemon rings for an event loop; until it is known that there is none, or none any more.
+    bell: Mutex<Option<OwnedFd>>,
     /// The event loop's side, if there is one.
     asgi: OnceLock<&'static asgi::Application>,
     map: Arc<Map>,
@@ -84,7 +84,7 @@ impl Worker {
         start: Start,
         process: &'static Process,
         map: Map,
-        wake: OwnedFd,
+        bell: OwnedFd,
         hooks: Hooks,
     ) -> Self {
         let geometry = start.geometry;
@@ -100,7 +100,7 @@ impl Worker {
             helper: Helper::default(),
             signals: Mask::current(),
             bodies: Bodies::default(),
-            wake,
+            bell: Mutex::new(Some(bell)),
             asgi: OnceLock::new(),
             map,
             stopping: AtomicBool::new(false),
@@ -169,8 +169,28 @@ impl Worker {
 
     /// Has an event loop look at everything.
     pub(crate) fn ring_itself(&self) {
-        // EAGAIN: it has been rung already.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        if let Some(bell) = &*lock(&self.bell) {
+            // EAGAIN: it has been rung already.
+            let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// The event loop has been rung.
+    pub(crate) fn hear_bell(&self) {
+        if let Some(bell) = &*lock(&self.bell) {
+            // EAGAIN: it has been heard already.
+            let _ = rustix::io::read(bell, &mut [0_u8; 8]);
+        }
+    }
+
+    /// What an event loop watches.
+    pub(crate) fn bell(&self) -> Option<RawFd> {
+        lock(&self.bell).as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// There is no event loop, or none any more.
+    pub(crate) fn drop_bell(&self) {
+        drop(lock(&self.bell).take());
     }
 
     /// Whether anybody sleeps.
@@ -209,6 +229,7 @@ impl Worker {
     /// Ends a promoted worker's native threads and lets go of its shared memory. All slots have ended; without the GIL.
     pub(crate) fn retire(&self) {
         self.helper.close(Duration::MAX);
+        self.drop_bell();
         let thread = lock(&self.control_thread).take();
         if let Some(thread) = thread {
             // An error is a panic of the thread, which has been printed.

@@ -1,8 +1,9 @@
 """The daemon's side of the channel in plain Python, for what the real one does not let a test see or order.
 
-It starts workers and zygotes by the bootstrap, sends commands, reads reports and stacks, and gives requests; to
-an ASGI worker with bodies in parts, disconnects and credit. The layout is that of `src/channel/layout.rs`, the frames those of `frame.rs`
-and `control.rs`, written down once more: the golden bytes (tests/golden) keep all equal.
+It starts workers and zygotes by the bootstrap, sends commands, reads reports and stacks, and gives requests;
+to an ASGI worker with bodies in parts, disconnects and credit. The layout is that of `src/channel/layout.rs`,
+the frames those of `frame.rs` and `control.rs`, written down once more: the golden bytes (tests/golden) keep
+all equal.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Starlette and FastAPI, through the real daemon, on each loop, with and without middleware that uses tasks."""
+"""Starlette and FastAPI, through the real daemon, on each loop, with and without a middleware of tasks."""
 
 import contextlib
 

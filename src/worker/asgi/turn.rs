@@ -89,8 +89,7 @@ impl Turn {
     fn __call__(&self, py: Python<'_>) {
         let worker = self.served.worker;
         if self.is_rung {
-            // EAGAIN: somebody else has read it; there is nobody else, and nothing would be lost.
-            let _ = rustix::io::read(&worker.wake, &mut [0_u8; 8]);
+            worker.hear_bell();
         }
         self.served.turn(py).unwrap_or_else(|broken| worker.broken(&broken));
     }
@@ -104,12 +103,11 @@ impl Turn {
 impl Application {
     /// Has the loop watch the daemon's bell, and take a first turn when it runs.
     pub(super) fn watch(&'static self, py: Python<'_>) -> PyResult<()> {
-        use std::os::fd::AsRawFd;
         let turn = Py::new(py, Turn { served: self, is_rung: false })?;
         // Set once: an application is watched once.
         let _ = self.event_loop.turn.set(turn);
         let rung = Turn { served: self, is_rung: true };
-        let arguments = (self.worker.wake.as_raw_fd(), rung);
+        let arguments = (self.worker.bell(), rung);
         self.event_loop.object.call_method1(py, intern!(py, "add_reader"), arguments)?;
         self.owe(py);
         Ok(())
@@ -117,10 +115,8 @@ impl Application {
 
     /// No more turns.
     pub(super) fn unwatch(&self, py: Python<'_>) -> PyResult<()> {
-        use std::os::fd::AsRawFd;
         self.event_loop.is_over.store(true, Ordering::Relaxed);
-        let wake = self.worker.wake.as_raw_fd();
-        self.event_loop.object.call_method1(py, intern!(py, "remove_reader"), (wake,)).map(drop)
+        self.event_loop.object.call_method1(py, intern!(py, "remove_reader"), (self.worker.bell(),)).map(drop)
     }
 
     /// Something was sent: a turn has to follow that rings.
