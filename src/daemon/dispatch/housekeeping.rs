@@ -111,6 +111,10 @@ impl Dispatcher {
                     worker.restart_clock(id, now);
                     continue;
                 }
+                // What a task does after its answer (Starlette's background tasks) keeps nobody waiting, and no thread.
+                if worker.is_asgi() && exchange.has_ended() {
+                    continue;
+                }
                 if std::mem::replace(&mut exchange.overdue, true) {
                     continue;
                 }

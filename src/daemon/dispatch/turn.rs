@@ -131,6 +131,10 @@ impl Dispatcher {
         };
         let (done, kind) = (completion.head.done, completion.head.kind);
         let mut waker = exchange.receive(completion, worker, &self.notice)?;
+        if kind == CompletionKind::Body && !done && worker.is_asgi() {
+            // A stream of events lives as long as it says something.
+            worker.restart_clock(id, now);
+        }
         let is_unheard = kind == CompletionKind::Respond && exchange.client_is_through();
         if is_unheard && !worker.is_asgi() && exchange.can_be_cut_short() {
             worker.forget(id);
