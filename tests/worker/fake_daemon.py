@@ -126,6 +126,8 @@ def decode(message):
 class Daemon:
     """What workers take for one: it is their parent, or adopts them."""
 
+    n_open = 0
+
     def __init__(self, python, extension, directory):
         self.python = str(python)
         self.extension = str(extension)
@@ -133,6 +135,8 @@ class Daemon:
         self.page_descriptor, self.page = shared(4096)
         self.doorbell = eventfd()
         self.workers = []
+        Daemon.n_open += 1
+        self.is_open = True
         assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
         # As the real one leaves nothing to its workers by accident: what our own parent left us.
         for name in os.listdir("/proc/self/fd"):
@@ -238,8 +242,11 @@ class Daemon:
         for worker in self.workers:
             if worker.pid is not None and worker.status is None:
                 worker.kill()
-        # What is orphaned by other tests is not ours to reap.
-        assert libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
+        Daemon.n_open -= self.is_open
+        self.is_open = False
+        if Daemon.n_open == 0:
+            # Other tests' orphans are not ours to wait for.
+            assert libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
 
 
 def eventfd():

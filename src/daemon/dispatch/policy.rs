@@ -17,7 +17,7 @@ pub struct Policy {
     pub request_timeout: Option<Duration>,
     /// `log.slow`: after how long [`Notice::Slow`](super::Notice::Slow) is told of one that runs.
     pub slow: Option<Duration>,
-    /// `timeouts.stall`: after how long [`Notice::Stalled`] is told of an event loop that does not turn.
+    /// `timeouts.stall`: after how long [`Notice::Stalled`](super::Notice::Stalled) is told of an event loop that does not turn.
     pub stall: Option<Duration>,
     /// `timeouts.path`: the first that matches counts.
     pub rules: Vec<Rule>,

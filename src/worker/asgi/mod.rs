@@ -1,6 +1,6 @@
 //! ASGI 3: an event loop on the main thread that serves up to `concurrency` exchanges at once.
 //!
-//! [`run`] makes the loop and runs lifespan, [`turn`] claims frames and begins exchanges, [`scope`] makes the dictionary
+//! [`mod@run`] makes the loop and runs lifespan, [`turn`] claims frames and begins exchanges, [`scope`] makes the dictionary
 //! that describes a request. An [`exchange`] is what its `receive` ([`receive`]) and `send` ([`send`]) share;
 //! [`response`] turns messages into frames, [`head`] checks status and headers. What is clearer in Python and not hot
 //! is in `asgi.py`. uvicorn's behaviour is the reference: texts of errors, order of keys, what is ignored and what is
