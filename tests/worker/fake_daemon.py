@@ -225,7 +225,7 @@ class Daemon:
         WORDS["<I"].from_buffer(self.page).value = (epoch + 2) | 1
         if any(worker.has_completion() for worker in self.workers if worker.map is not None):
             return
-        if select.select([self.doorbell], [], [], seconds)[0]:
+        if is_readable(self.doorbell, seconds):
             os.read(self.doorbell, 8)
 
     def output(self):
@@ -242,11 +242,25 @@ class Daemon:
         for worker in self.workers:
             if worker.pid is not None and worker.status is None:
                 worker.kill()
+        if self.is_open:
+            # Its descriptors: a thousand tests would have too many of them for one process.
+            owned = [self.page_descriptor, self.doorbell]
+            for worker in self.workers:
+                owned += [worker.map_descriptor, worker.stacks, worker.bell]
+            for descriptor in owned:
+                os.close(descriptor)
         Daemon.n_open -= self.is_open
         self.is_open = False
         if Daemon.n_open == 0:
             # Other tests' orphans are not ours to wait for.
             assert libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
+
+
+def is_readable(descriptor, seconds):
+    """Waits for it; not by select(2), which knows descriptors below 1024 only."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def eventfd():
@@ -378,7 +392,7 @@ class Worker:
         if self.status is None:
             pidfd = os.pidfd_open(self.pid)
             try:
-                exited = select.select([pidfd], [], [], DEADLINE)[0]
+                exited = is_readable(pidfd, DEADLINE)
             finally:
                 os.close(pidfd)
             assert exited, f"{self.pid} does not exit: {self.seen}\n{self.daemon.output()}"
