@@ -344,7 +344,7 @@ impl Exchange {
         self.waits_for_answer_to_leave() || self.uptake.as_ref().is_some_and(|uptake| uptake.is_hungry())
     }
 
-    fn waits_for_answer_to_leave(&self) -> bool {
+    pub(super) fn waits_for_answer_to_leave(&self) -> bool {
         self.unacked > RESPONSE_WINDOW / 2 && !self.ended && matches!(self.client, Client::Streaming(_))
     }
 

@@ -161,6 +161,7 @@ impl BodyStream {
         let Some(exchange) = state.exchanges.get_mut(self.id) else {
             unreachable!("an exchange stays until its stream is settled")
         };
+        let had_to_wait = exchange.waits_for_answer_to_leave() && !exchange.overdue;
         let progress = exchange.poll_piece(cx.waker());
         let outcome = match progress {
             Progress::Pending => return Poll::Pending,
@@ -179,6 +180,10 @@ impl BodyStream {
                     && let Some(worker) = state.workers.get_mut(leaving.worker).and_then(Option::as_mut)
                 {
                     worker.acknowledge(leaving.slot, leaving.bytes);
+                    if had_to_wait {
+                        // That was the client's time, not the application's.
+                        worker.restart_clock(self.id, Instant::now());
+                    }
                 }
                 Some(Ok(StreamPiece::Bytes(bytes)))
             }
