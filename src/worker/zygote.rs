@@ -176,7 +176,7 @@ fn fork(
         }
         Ok((pid, _)) => {
             // The new worker's alone from now on: the daemon learns of its death by their end.
-            drop((control, map, stacks, entrance));
+            drop((control, map, stacks, wake, entrance));
             process.tell(&Report::Forked { life: order.life, pid })?;
             Ok(None)
         }
