@@ -108,7 +108,8 @@ impl Daemon {
         }
     }
 
-    fn generation(&self, worker: WorkerId) -> Option<Generation> {
+    /// Which generation a worker is of, while it has not been reported gone.
+    pub(super) fn generation(&self, worker: WorkerId) -> Option<Generation> {
         let life = self.supervisor.snapshot().workers.into_iter().find(|life| life.worker == worker);
         life.map(|life| life.generation)
     }

@@ -63,8 +63,7 @@ impl Daemon {
     }
 
     pub(super) fn probe(&self, worker: WorkerId) {
-        let life = self.supervisor.snapshot().workers.into_iter().find(|life| life.worker == worker);
-        let config = life.and_then(|life| self.generations.get(life.generation));
+        let config = self.generation(worker).and_then(|generation| self.generations.get(generation));
         let path = config.and_then(|config| config.reload.probe.clone());
         let (dispatcher, tell) = (Arc::clone(&self.dispatcher), self.tell.clone());
         tokio::spawn(async move {

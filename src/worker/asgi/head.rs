@@ -11,7 +11,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyTuple};
 use rgun_channel::frame::{encode_field, encode_known_field};
 use rgun_channel::header::index_of;
 
-use crate::wsgi::head::{Head, is_control, is_token};
+use crate::wsgi::head::{Head, is_control, is_token, length};
 
 /// Checks a status code.
 pub(super) fn status_code(status: &Bound<'_, PyAny>) -> PyResult<u16> {
@@ -145,17 +145,4 @@ pub(super) fn bytes<'py>(value: Bound<'py, PyAny>, what: &str) -> PyResult<Bound
 
 pub(super) fn type_name(value: &Bound<'_, PyAny>) -> String {
     value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string())
-}
-
-fn length(value: &[u8]) -> PyResult<u64> {
-    str::from_utf8(value)
-        .ok()
-        .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| {
-            PyValueError::new_err(format!(
-                "Content-Length is no number: {}",
-                String::from_utf8_lossy(value).escape_debug()
-            ))
-        })
 }

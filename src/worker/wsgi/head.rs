@@ -214,7 +214,8 @@ fn check_name(name: &Bound<'_, PyString>) -> PyResult<Name> {
     })
 }
 
-fn length(value: &[u8]) -> PyResult<u64> {
+/// The value of a Content-Length (RFC 9110 §8.6): digits, and nothing else; a ValueError otherwise.
+pub(crate) fn length(value: &[u8]) -> PyResult<u64> {
     str::from_utf8(value)
         .ok()
         .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
