@@ -51,8 +51,9 @@
 //! What only ASGI workers send: `take` says how many bytes of the request's body the application has room for,
 //! counted from its beginning (u64, as the inline body); the daemon sends parts as far as that. `early hints` are the
 //! fields of a 103 (RFC 8297), `trailers` the fields after the body; `close` ends a WebSocket with the code in
-//! `status` and the reason as inline body. A `respond` with status 101 accepts a WebSocket; its `body` frames are
-//! then messages.
+//! `status` and the reason as inline body. A `respond` with status 101 accepts a WebSocket: its `body` frames are
+//! then messages, none of which has END, and its `parts` are messages too, of which each costs its bytes and
+//! [`MESSAGE_COST`]; what it ends with is `close` or `raised`. Any other `respond` denies it and is an ordinary one.
 //!
 //! `raised` carries an [`AppError`]; before the head it becomes a 500, after it a reset, after END a log
 //! entry. It ends the response; another `raised` may follow (closing the iterable failed, too), and the last
@@ -268,6 +269,11 @@ impl<'a> Request<'a> {
 
 /// What a streamed body's length is when the client did not say (chunked, RFC 9112 §7.1).
 pub const UNKNOWN_LENGTH: u64 = u64::MAX;
+
+/// What a WebSocket message's frame costs beside its bytes, in bytes, wherever bytes are counted that may wait (what
+/// [`CompletionKind::Take`] says, [`RESPONSE_WINDOW`](crate::layout::RESPONSE_WINDOW)): else empty messages could be
+/// piled up without bound.
+pub const MESSAGE_COST: u64 = 64;
 
 /// A submission frame that follows a request which was claimed. ASGI only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,10 +7,10 @@ reference. Runs on CPython 3.9 and later.
 import asyncio
 import sys
 import traceback
-import types
 
-# Given by the extension: tells an exchange (its `send`) what the application has returned or raised.
-ended = None
+# Given by the extension. `ended` tells an exchange (its `send`) what the application has returned or raised; `leave`
+# has the worker exit with a SystemExit, when what runs is finished.
+ended = leave = None
 
 
 async def call(application, scope, receive, send):
@@ -19,8 +19,27 @@ async def call(application, scope, receive, send):
         result = await application(scope, receive, send)
     except BaseException as error:  # noqa: BLE001 (also CancelledError and SystemExit: they are the request's)
         ended(send, None, error)
+        if is_signal_handlers(error):
+            leave(error)
     else:
         ended(send, result, None)
+
+
+def is_signal_handlers(error):
+    """Is it the SystemExit of a signal handler, which wants the process to end, whoever ran when the signal came?
+
+    Python calls a handler from the frame that it interrupts, and with that frame as an argument.
+    """
+    if not isinstance(error, SystemExit):
+        return False
+    entry = error.__traceback__
+    while entry is not None and entry.tb_next is not None:
+        interrupted, called = entry.tb_frame, entry.tb_next.tb_frame
+        for value in called.f_locals.values():
+            if value is interrupted or (isinstance(value, tuple) and any(of is interrupted for of in value)):
+                return True
+        entry = entry.tb_next
+    return False
 
 
 def single(application, is_double):
@@ -84,29 +103,9 @@ class Server:
             return asyncio.Task, {**keywords, "eager_start": True}, True
         return asyncio.Task, keywords, False
 
-    def run(self, stop, ring):
-        """Runs the loop until the extension is done; the SystemExit that was raised meanwhile, or None."""
-        leaving = None
-        while True:
-            try:
-                self.loop.run_until_complete(self.over)
-            except SystemExit as error:
-                # A signal handler's: what runs is finished first.
-                leaving = leaving or error
-                stop()
-            except BaseException as error:  # noqa: BLE001 (KeyboardInterrupt; and nothing may end a worker)
-                sys.unraisablehook(
-                    types.SimpleNamespace(
-                        exc_type=type(error),
-                        exc_value=error,
-                        exc_traceback=error.__traceback__,
-                        err_msg=None,
-                        object=self.loop,
-                    )
-                )
-                ring()
-            else:
-                return leaving
+    def run(self):
+        """Runs the loop until the extension is done; or something is raised, then it is to be called again."""
+        self.loop.run_until_complete(self.over)
 
     def close(self):
         """Ends the application's lifespan, then all that is left on the loop; the warnings."""
@@ -118,7 +117,10 @@ class Server:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
         except BaseException as error:  # noqa: BLE001 (the process is about to exit; an interrupt does not matter)
-            self.warn("ending the event loop", error)
+            if isinstance(error, SystemExit):
+                leave(error)
+            else:
+                self.warn("ending the event loop", error)
         finally:
             asyncio.set_event_loop(None)
             loop.close()
@@ -168,7 +170,7 @@ class Lifespan:
         await self.started.wait()
         if self.failed_startup is not None:
             return self.told(self.failed_startup)
-        if self.error is None:
+        if self.error is None or is_signal_handlers(self.error):
             return None
         load = self.server.load
         if self.is_required:
@@ -193,7 +195,7 @@ class Lifespan:
 
     async def shutdown(self):
         """Awaits it."""
-        if self.task is None or self.error is not None:
+        if self.task is None or self.error is not None or not self.started.is_set():
             return
         self.events.put_nowait({"type": "lifespan.shutdown"})
         await self.stopped.wait()
@@ -213,6 +215,8 @@ class Lifespan:
             await self.server.application(scope, self.receive, self.send)
         except BaseException as error:  # noqa: BLE001 (as uvicorn: whatever it is, lifespan is over)
             self.error = error
+            if is_signal_handlers(error):
+                leave(error)
         finally:
             self.started.set()
             self.stopped.set()

@@ -183,9 +183,7 @@ impl Exchange {
             let exchange = slf.borrow();
             (exchange.served, exchange.id)
         };
-        let report = served.stack_of(py, id)?.map(|stack| {
-            format!("exchange {} has passed its deadline and is cancelled; its task was at:\n{stack}", id.0)
-        });
+        let stack = served.stack_of(py, id);
         let task = {
             let mut exchange = slf.borrow_mut();
             exchange.is_disconnected = true;
@@ -194,7 +192,9 @@ impl Exchange {
         if let Some(task) = task {
             task.call_method0(py, intern!(py, "cancel"))?;
         }
-        Ok(report)
+        Ok(stack?.map(|stack| {
+            format!("exchange {} has passed its deadline and is cancelled; its task was at:\n{stack}", id.0)
+        }))
     }
 
     /// We cannot even call the application.
@@ -235,6 +235,26 @@ impl Exchange {
         awaitable::wake(py, worker, receivers);
         awaitable::wake(py, worker, senders);
         Ok(())
+    }
+
+    /// Ends it if its task has ended without saying so.
+    fn reap(slf: &Bound<'_, Self>) -> Result<(), Broken> {
+        let py = slf.py();
+        let task = {
+            let exchange = slf.borrow();
+            exchange.task.as_ref().filter(|_| !exchange.ends_later).map(|task| task.clone_ref(py))
+        };
+        let Some(task) = task else { return Ok(()) };
+        let error = task
+            .call_method0(py, intern!(py, "done"))
+            .and_then(|done| done.is_truthy(py))
+            .and_then(|done| if done { task.call_method0(py, intern!(py, "exception")).map(Some) } else { Ok(None) });
+        match error {
+            Ok(None) => Ok(()),
+            Ok(Some(error)) => Self::ended(slf, py.None().bind(py), error.bind(py).cast().ok()),
+            // It was cancelled.
+            Err(error) => Self::fail(slf, &error),
+        }
     }
 
     /// The daemon has rung: sends what waited, and wakes whoever waited for that. True if nothing waits any more.
@@ -287,6 +307,15 @@ impl Exchange {
             }
             Stage::Ended | Stage::Done => None,
         }
+    }
+}
+
+impl Application {
+    /// Ends the exchanges whose tasks have ended without saying so: a signal handler has raised where `asgi.py`'s
+    /// coroutine had not begun to call the application, or was about to tell how that ended.
+    pub(super) fn reap(&self, py: Python<'_>) -> Result<(), Broken> {
+        let running: Vec<_> = self.lock().running.values().map(|exchange| exchange.clone_ref(py)).collect();
+        running.iter().try_for_each(|exchange| Exchange::reap(exchange.bind(py)))
     }
 }
 

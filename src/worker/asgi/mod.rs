@@ -100,10 +100,14 @@ impl Application {
     /// What Python says.
     pub(crate) fn stack_of(&self, py: Python<'_>, id: ExchangeId) -> PyResult<Option<String>> {
         let Some(exchange) = self.exchange(py, id) else { return Ok(None) };
-        // Borrowed, it is about to wait for something of ours: there is no stack of the application's to be seen.
-        let Ok(exchange) = exchange.try_borrow() else { return Ok(None) };
+        let task = {
+            // Borrowed, it is about to wait for something of ours: there is no stack of the application's to be seen.
+            let Ok(exchange) = exchange.try_borrow() else { return Ok(None) };
+            // Not borrowed any longer than this: while Python code runs here, so may the loop.
+            exchange.task.as_ref().map(|task| task.clone_ref(py))
+        };
         // Without a task yet, it runs for the first time, inside of the making of its task.
-        let arguments = (&exchange.task, self.event_loop.object());
+        let arguments = (task, self.event_loop.object());
         python_half(py)?.call_method1(intern!(py, "stack_of"), arguments)?.extract().map(Some)
     }
 }

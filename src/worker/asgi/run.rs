@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use pyo3::exceptions::PySystemExit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyCFunction, PyDict};
 use rgun_channel::control::{Interface, Lifespan, Loop as LoopChoice, Report};
 
 use super::awaitable::Sent;
@@ -32,6 +32,11 @@ pub(crate) fn run(
 ) -> PyResult<Result<(), Failure>> {
     let half = python_half(py)?;
     half.setattr(intern!(py, "ended"), wrap_pyfunction!(exchange::ended, half)?)?;
+    let leave = PyCFunction::new_closure(py, None, None, |arguments, _| -> PyResult<()> {
+        worker.raised(arguments.py(), PyErr::from_value(arguments.get_item(0)?));
+        Ok(())
+    })?;
+    half.setattr(intern!(py, "leave"), leave)?;
     let lifespan = match worker.start.lifespan {
         Lifespan::Auto => "auto",
         Lifespan::On => "on",
@@ -53,35 +58,36 @@ pub(crate) fn run(
         }
         Ok(())
     };
-    if let Err(failure) = Failure::of(&server.call_method0(intern!(py, "startup"))?)? {
+    let started = match server.call_method0(intern!(py, "startup")) {
+        Ok(outcome) => Failure::of(&outcome)?,
+        // A signal handler's. What startup has begun ends with the loop.
+        Err(error) if error.is_instance_of::<PySystemExit>(py) => {
+            worker.raised(py, error);
+            Ok(())
+        }
+        Err(error) => return Err(error),
+    };
+    if let Err(failure) = started {
         // What it has started must not keep the process from exiting.
         warnings(server.call_method0(intern!(py, "close"))?)?;
         return Ok(Err(failure));
     }
     warnings(server.call_method0(intern!(py, "take_warnings"))?)?;
     let served = Application::new(py, worker, &server)?;
-    let mut exit = None;
     if !worker.is_stopping() {
         worker.mark_thread(0);
         served.watch(py)?;
         worker.process.tell(&Report::Ready { interface: Interface::Asgi })?;
-        let stop = pyo3::types::PyCFunction::new_closure(py, None, None, |_, _| worker.stop())?;
-        let ring = pyo3::types::PyCFunction::new_closure(py, None, None, |_, _| worker.ring_itself())?;
-        let raised = server.call_method1(intern!(py, "run"), (stop, ring))?;
-        if !raised.is_none() {
-            exit = Some(PyErr::from_value(raised));
+        served.run(py, &server);
+        if let Err(error) = served.unwatch(py) {
+            worker.raised(py, error);
         }
-        served.unwatch(py)?;
     }
-    warnings(server.call_method0(intern!(py, "close"))?)?;
-    match exit.or_else(|| worker.take_exit()) {
-        Some(error) if error.is_instance_of::<PySystemExit>(py) => Err(error),
-        Some(error) => {
-            error.write_unraisable(py, None);
-            Ok(Ok(()))
-        }
-        None => Ok(Ok(())),
+    match server.call_method0(intern!(py, "close")) {
+        Ok(told) => warnings(told)?,
+        Err(error) => worker.raised(py, error),
     }
+    worker.take_exit().map_or(Ok(Ok(())), Err)
 }
 
 impl Application {
@@ -117,5 +123,17 @@ impl Application {
         }));
         worker.serves(served);
         Ok(served)
+    }
+
+    /// Runs the loop until nothing is left to do. What a signal handler raises stops the loop wherever it is, so it
+    /// goes on from here, where no handler can interrupt: what runs is finished first.
+    fn run(&self, py: Python<'_>, server: &Bound<'_, PyAny>) {
+        while let Err(error) = server.call_method0(intern!(py, "run")) {
+            self.worker.raised(py, error);
+            // It may have been raised in a task, which nobody else knows to have ended.
+            self.reap(py).unwrap_or_else(|broken| self.worker.broken(&broken));
+            // The turn that was to come may have been lost.
+            self.worker.ring_itself();
+        }
     }
 }

@@ -91,6 +91,10 @@ impl Turn {
         if self.is_rung {
             worker.hear_bell();
         }
+        // Those of signals that have come already: here they interrupt nobody. uvloop calls us before it looks itself.
+        if let Err(error) = py.check_signals() {
+            worker.raised(py, error);
+        }
         self.served.turn(py).unwrap_or_else(|broken| worker.broken(&broken));
     }
 
@@ -158,6 +162,9 @@ impl Application {
             // Its tasks come first, then it rings for all of them.
             self.schedule(py);
             return Ok(());
+        }
+        if worker.is_stopping() {
+            self.reap(py)?;
         }
         self.outbox.ring(&worker.output);
         if worker.is_stopping() && self.n_running() == 0 && !self.outbox.is_backed_up() {
