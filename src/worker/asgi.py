@@ -110,20 +110,21 @@ class Server:
     def close(self):
         """Ends the application's lifespan, then all that is left on the loop; the warnings."""
         loop = self.loop
-        try:
-            if self.lifespan is not None:
-                loop.run_until_complete(self.lifespan.shutdown())
-            self.cancel_tasks()
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.shutdown_default_executor())
-        except BaseException as error:  # noqa: BLE001 (the process is about to exit; an interrupt does not matter)
-            if isinstance(error, SystemExit):
+        for end in (
+            lambda: self.lifespan and loop.run_until_complete(self.lifespan.shutdown()),
+            self.cancel_tasks,
+            lambda: loop.run_until_complete(loop.shutdown_asyncgens()),
+            lambda: loop.run_until_complete(loop.shutdown_default_executor()),
+        ):
+            try:
+                end()
+            except SystemExit as error:
+                # A signal handler's. It ends the wait, and what comes after that is quick, mostly.
                 leave(error)
-            else:
+            except BaseException as error:  # noqa: BLE001 (the process is about to exit)
                 self.warn("ending the event loop", error)
-        finally:
-            asyncio.set_event_loop(None)
-            loop.close()
+        asyncio.set_event_loop(None)
+        loop.close()
         return self.take_warnings()
 
     def cancel_tasks(self):

@@ -1,7 +1,9 @@
 """ASGI over HTTP, the worker's side: scope, receive, send, tasks, back-pressure, disconnects, deadlines."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 
 import pytest
@@ -514,13 +516,24 @@ def test_the_stack_of_a_waiting_request_is_its_tasks(worker):
 
 
 def test_the_stack_of_a_running_request_is_its_threads(worker, tmp_path):
-    exchange = worker.submit(f"/busy?{tmp_path}/go")
-    eventually(lambda: worker.slot_of(exchange) is not None, "running")
-    stack = worker.ask_stacks(exchange)
-    assert "in busy" in stack
-    assert "time.sleep(0.005)" in stack
-    assert "in busy" in worker.ask_stacks()
-    (tmp_path / "go").touch()
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    exchange = worker.submit(f"/busy?{path}")
+    writers = []
+
+    def is_read():
+        # ENXIO: nobody reads it yet.
+        with contextlib.suppress(OSError):
+            writers.append(open(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb"))
+        return writers
+
+    eventually(is_read, "the application blocks")
+    with writers[0]:
+        stack = worker.ask_stacks(exchange)
+        everything = worker.ask_stacks()
+    for part in ("in busy", ".read_bytes()", "in read_bytes"):
+        assert part in stack
+    assert "in busy" in everything
     assert told(worker.whole(exchange)) == "done"
 
 
@@ -550,23 +563,62 @@ def test_stop_in_a_streaming_response_lets_it_end(fake, python, loop):
     assert worker.wait() == 0
 
 
+LEAVING = """
+    import os, signal, sys
+
+    def leave(number, frame):
+        sys.exit(5)
+
+    signal.signal(signal.SIGUSR1, leave)
+
+    def profile(frame, event, function):
+        if event == "c_call" and function.__name__ == "ended":
+            sys.exit(5)
+
+    async def application(scope, receive, send):
+        if scope["type"] == "http":
+            await receive()
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": b"one", "more_body": True})
+            if scope["path"] == "/raise":
+                os.kill(os.getpid(), signal.SIGUSR1)
+            if scope["path"] == "/profile":
+                sys.setprofile(profile)
+            else:
+                await receive()
+            await send({"type": "http.response.body", "body": b"two"})
+"""
+
+
 def test_a_signal_handler_that_exits_ends_the_worker_after_its_requests(fake, python, loop, project):
-    chdir = project(
-        leaving="""
-        import asyncio, signal, sys
-        signal.signal(signal.SIGUSR1, lambda *_: sys.exit(5))
-        async def application(scope, receive, send):
-            if scope["type"] == "http":
-                await receive()
-                await send({"type": "http.response.start", "status": 200})
-                await send({"type": "http.response.body", "body": b"one", "more_body": True})
-                await receive()
-        """
-    )
-    worker = spawn(fake, python, loop, "leaving", chdir)
+    worker = spawn(fake, python, loop, "leaving", project(leaving=LEAVING))
     exchange = worker.submit("/")
     worker.until(exchange, lambda answer: answer.body, "begun")
-    os.kill(worker.pid, 10)
+    # The request may have come to wait, or be about to: then the exit interrupts it.
+    os.kill(worker.pid, signal.SIGUSR1)
     worker.disconnect(exchange)
     worker.whole(exchange)
+    assert worker.wait() == 5
+
+
+def test_a_signal_handler_that_exits_in_a_request_ends_it_and_the_worker_after_the_others(
+    fake, python, loop, project
+):
+    worker = spawn(fake, python, loop, "leaving", project(leaving=LEAVING))
+    other = worker.submit("/", "POST", length=8)
+    worker.until(other, lambda answer: answer.taken, "taken")
+    worker.part(other, b"part")
+    worker.until(other, lambda answer: answer.body, "begun")
+    answer = worker.ask("/raise")
+    assert (answer.body, answer.raised[0]) == (b"one", "SystemExit: 5")
+    worker.part(other, b"part", end=True)
+    assert worker.whole(other).body == b"onetwo"
+    assert worker.wait() == 5
+
+
+def test_an_exit_between_a_request_and_its_account_loses_neither(fake, python, loop, project):
+    worker = spawn(fake, python, loop, "leaving", project(leaving=LEAVING))
+    # In the server's own frames, as a signal handler's may be; there is no sending a signal at that instant.
+    answer = worker.ask("/profile")
+    assert (answer.body, answer.raised[0]) == (b"onetwo", "SystemExit: 5")
     assert worker.wait() == 5

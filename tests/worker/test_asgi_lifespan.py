@@ -1,10 +1,12 @@
 """ASGI workers from boot to exit: which interface, which loop, lifespan and its failures, preload."""
 
 import json
+import os
+import signal
 import subprocess
 
 import pytest
-from conftest import ALL_HOOKS, APPS, HELLO
+from conftest import ALL_HOOKS, APPS, HELLO, eventually
 from fake_daemon import INTERFACES, decode
 
 WSGI, ASGI = INTERFACES["wsgi"], INTERFACES["asgi"]
@@ -267,6 +269,32 @@ def test_stop_during_startup_ends_the_worker_without_ready(boot, fake, tmp_path)
     worker.send(b"X")
     (tmp_path / "go").touch()
     assert worker.wait() == 0
+    assert "Task was destroyed" not in fake.output()
+
+
+@pytest.mark.parametrize("mode", ["auto", "on"])
+@pytest.mark.parametrize("loop", ["asyncio", "auto"])
+@pytest.mark.parametrize("wait", ["sleep(1000)", "os.kill(os.getpid(), signal.SIGUSR1)"])
+@pytest.mark.parametrize("phase", ["startup", "shutdown"])
+def test_a_signal_handler_that_exits_ends_startup_and_shutdown(boot, fake, mode, loop, wait, phase):
+    source = lifespan(**{phase: "await phase()"}).replace("import json, os", "import json, os, signal, sys")
+    source += (
+        "    def leave(number, frame):\n"
+        "        sys.exit(5)\n"
+        "    signal.signal(signal.SIGUSR1, leave)\n"
+        "    async def phase():\n"
+        "        from asyncio import sleep\n"
+        "        print('begun', flush=True)\n"
+        f"        {'await ' * wait.startswith('sleep')}{wait}\n"
+        "        await sleep(1000)\n"
+    )
+    worker = boot(source, lifespan=mode, loop=loop)
+    if phase == "shutdown":
+        worker.ready().send(b"X")
+    eventually(lambda: "begun" in fake.output(), "begun")
+    if "kill" not in wait:
+        os.kill(worker.pid, signal.SIGUSR1)
+    assert worker.wait() == 5
     assert "Task was destroyed" not in fake.output()
 
 

@@ -245,13 +245,16 @@ impl Exchange {
             exchange.task.as_ref().filter(|_| !exchange.ends_later).map(|task| task.clone_ref(py))
         };
         let Some(task) = task else { return Ok(()) };
-        let error = task
-            .call_method0(py, intern!(py, "done"))
-            .and_then(|done| done.is_truthy(py))
-            .and_then(|done| if done { task.call_method0(py, intern!(py, "exception")).map(Some) } else { Ok(None) });
-        match error {
-            Ok(None) => Ok(()),
-            Ok(Some(error)) => Self::ended(slf, py.None().bind(py), error.bind(py).cast().ok()),
+        match task.call_method0(py, intern!(py, "done")).and_then(|done| done.is_truthy(py)) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) => {
+                slf.borrow().served.worker.raised(py, error);
+                return Ok(());
+            }
+        }
+        match task.call_method0(py, intern!(py, "exception")) {
+            Ok(error) => Self::ended(slf, py.None().bind(py), error.bind(py).cast().ok()),
             // It was cancelled.
             Err(error) => Self::fail(slf, &error),
         }

@@ -129,7 +129,11 @@ impl Application {
     /// goes on from here, where no handler can interrupt: what runs is finished first.
     fn run(&self, py: Python<'_>, server: &Bound<'_, PyAny>) {
         while let Err(error) = server.call_method0(intern!(py, "run")) {
-            self.worker.raised(py, error);
+            if error.is_instance_of::<PySystemExit>(py) {
+                self.worker.raised(py, error);
+            } else {
+                error.write_unraisable(py, Some(self.event_loop.object().bind(py)));
+            }
             // It may have been raised in a task, which nobody else knows to have ended.
             self.reap(py).unwrap_or_else(|broken| self.worker.broken(&broken));
             // The turn that was to come may have been lost.

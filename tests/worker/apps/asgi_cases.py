@@ -5,8 +5,8 @@ import contextvars
 import functools
 import json
 import os
+import pathlib
 import tempfile
-import time
 
 CASES = {}
 STARTED = {"lifespan": 0}
@@ -406,9 +406,8 @@ async def stubborn(scope, receive, send):
 
 @case
 async def busy(scope, receive, send):
-    """Runs until somebody else's signal: a file that appears."""
-    while not os.path.exists(scope["query_string"]):
-        time.sleep(0.005)
+    """Blocks the loop's thread until the test closes its end of a FIFO."""
+    pathlib.Path(scope["query_string"].decode()).read_bytes()
     await tell(send, "done")
 
 
