@@ -105,6 +105,9 @@ impl Geometry {
         Self { submission: 256 * 1024, completion: 256 * 1024, chunks: 64, slots }
     }
 
+    /// Most slots of a worker.
+    pub const MOST_SLOTS: u32 = 1 << 14;
+
     /// Refuses sizes that cannot work; what both sides check before they map anything.
     ///
     /// # Errors
@@ -120,7 +123,7 @@ impl Geometry {
         if self.chunks == 0 || self.chunks > 1 << 14 {
             return Err("slab has no chunks or more than 16384");
         }
-        if self.slots == 0 || self.slots > 1 << 14 {
+        if self.slots == 0 || self.slots > Self::MOST_SLOTS {
             return Err("no slots or more than 16384");
         }
         Ok(())

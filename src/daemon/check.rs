@@ -60,6 +60,7 @@ fn boot(config: &Config) -> Result<String, Refused> {
         hooks: &Hooks::default(),
         threads: u32::from(config.workers.threads.get()),
         concurrency: 1,
+        websockets: 0,
         multiprocess: true,
         listeners: &[],
         role: Role::Worker,

@@ -17,6 +17,7 @@ use crate::supervise::WorkerId;
 use super::received::Received;
 use super::rules::RuleNr;
 use super::upload::{Carriage, Uptake};
+use super::websocket::Socket;
 use super::worker::Worker;
 use super::{Had, Notice, NoticeSink};
 
@@ -176,13 +177,15 @@ pub(super) struct Exchange {
     pub(super) moves: u8,
     /// Its body, if that is given to the application as it takes it.
     pub(super) uptake: Option<Box<Uptake>>,
+    /// It began as the handshake of a WebSocket.
+    pub(super) websocket: Option<Box<Socket>>,
     /// The worker knows that nobody waits for it any more. ASGI only.
     pub(super) told_gone: bool,
     /// It was cancelled, and until when its worker may take to let go of it. ASGI only.
     pub(super) grace: Option<Instant>,
     slot: u16,
     client: Client,
-    waker: Option<Waker>,
+    pub(super) waker: Option<Waker>,
     head: Option<Head>,
     parts: Parts,
     file: Option<FilePart>,
@@ -191,16 +194,16 @@ pub(super) struct Exchange {
     /// The fields after the body.
     trailers: Option<Box<HeaderMap>>,
     /// Body bytes that wait in `parts` and have not been acknowledged.
-    unacked: u64,
+    pub(super) unacked: u64,
     responded: bool,
-    ended: bool,
+    pub(super) ended: bool,
     /// Times the worker said that the application raised: once for the answer, once for closing it.
     raised: u8,
     /// A file has come; it is the rest of the body.
     has_file: bool,
     /// The application's answer says that it failed (a status of 500 or above), or broke off.
     failed: bool,
-    fault: Option<Fault>,
+    pub(super) fault: Option<Fault>,
 }
 
 /// What a poll of an exchange's answer found.
@@ -271,6 +274,7 @@ impl Exchange {
             worker: None,
             moves: 0,
             uptake: None,
+            websocket: None,
             told_gone: false,
             grace: None,
             slot: 0,
@@ -302,6 +306,9 @@ impl Exchange {
 
     /// How its body travels.
     pub(super) fn carriage(&self) -> Carriage {
+        if self.websocket.is_some() {
+            return Carriage::Messages;
+        }
         match (&self.uptake, &self.body) {
             (Some(_), _) => Carriage::Parts,
             (None, Some(_)) => Carriage::Descriptor,
@@ -315,7 +322,7 @@ impl Exchange {
     }
 
     /// Whoever brings its body finds out that nobody takes it any more.
-    fn end_uptake(&mut self) {
+    pub(super) fn end_uptake(&mut self) {
         if let Some(waker) = self.uptake.as_mut().and_then(|uptake| uptake.waker.take()) {
             waker.wake();
         }
@@ -380,7 +387,7 @@ impl Exchange {
     pub(super) fn begin_again(&mut self, now: Instant) -> bool {
         let has_nothing = self.client == Client::Waiting && !self.ended && self.fault.is_none();
         let has_taken = self.uptake.as_ref().is_some_and(|uptake| uptake.taken > 0);
-        if has_taken || self.retried || self.pinned || !has_nothing {
+        if has_taken || self.retried || self.pinned || !has_nothing || self.is_open_socket() {
             return false;
         }
         // The first worker may have moved the offset, which is the file's, not the descriptor's.
@@ -432,12 +439,18 @@ impl Exchange {
         if self.ended && fixed.kind == CompletionKind::Respond {
             return Err(format!("answered exchange {} twice", self.id.0));
         }
+        if self.is_open_socket() && !matches!(fixed.kind, CompletionKind::Raised | CompletionKind::Take) {
+            return self.receive_message(&fixed, payload, worker);
+        }
         match fixed.kind {
             CompletionKind::Respond => {
                 if self.responded {
                     return Err(format!("sent the head of exchange {} twice", self.id.0));
                 }
                 self.responded = true;
+                if fixed.status == ACCEPT {
+                    self.accept(&fixed)?;
+                }
                 self.failed = response.as_ref().is_some_and(|head| head.status.is_server_error());
                 self.head = response;
             }
@@ -564,7 +577,7 @@ impl Exchange {
         }
     }
 
-    fn acknowledge_all(&mut self, worker: &mut Worker) {
+    pub(super) fn acknowledge_all(&mut self, worker: &mut Worker) {
         worker.acknowledge(self.slot, std::mem::take(&mut self.unacked));
     }
 
@@ -589,6 +602,9 @@ impl Exchange {
         self.parts = Parts::default();
         self.file = None;
         self.trailers = None;
+        if let Some(socket) = &mut self.websocket {
+            socket.drop_messages();
+        }
         self.acknowledge_all(worker);
     }
 
@@ -600,8 +616,8 @@ impl Exchange {
             return self.failed();
         }
         if let Some(head) = self.head.take() {
-            // Trailers follow a body piece by piece only.
-            if self.ended && self.trailers.is_none() {
+            // Trailers follow a body piece by piece only, and messages are no body.
+            if self.ended && self.trailers.is_none() && !self.is_open_socket() {
                 self.client = Client::Through;
                 return Progress::Ready(Beginning {
                     head,
@@ -622,13 +638,7 @@ impl Exchange {
         if let Some(bytes) = self.parts.pop() {
             let leaving = (bytes.len() as u64).min(self.unacked);
             self.unacked -= leaving;
-            let ack = match self.place {
-                Place::Given { worker, .. } if leaving > 0 => {
-                    Some(Leaving { worker, slot: self.slot, bytes: leaving })
-                }
-                _ => None,
-            };
-            return Progress::Ready((Piece::Bytes(bytes), ack));
+            return Progress::Ready((Piece::Bytes(bytes), self.leaving(leaving)));
         }
         if let Some(file) = self.file.take() {
             return Progress::Ready((Piece::File(file), None));
@@ -649,7 +659,15 @@ impl Exchange {
         Progress::Pending
     }
 
-    fn failed<T>(&mut self) -> Progress<T> {
+    /// So many bytes of it leave.
+    pub(super) fn leaving(&self, bytes: u64) -> Option<Leaving> {
+        match self.place {
+            Place::Given { worker, .. } if bytes > 0 => Some(Leaving { worker, slot: self.slot, bytes }),
+            _ => None,
+        }
+    }
+
+    pub(super) fn failed<T>(&mut self) -> Progress<T> {
         self.client = Client::Through;
         match self.fault.clone() {
             Some(fault) => Progress::Failed(fault),
@@ -657,13 +675,16 @@ impl Exchange {
         }
     }
 
-    fn store(&mut self, waker: &Waker) {
+    pub(super) fn store(&mut self, waker: &Waker) {
         match &mut self.waker {
             Some(stored) => stored.clone_from(waker),
             none => *none = Some(waker.clone()),
         }
     }
 }
+
+/// With this status (101, Switching Protocols) a WebSocket is accepted.
+const ACCEPT: u16 = 101;
 
 /// The application's answer may fail, and then closing it.
 const MOST_RAISED: u8 = 2;

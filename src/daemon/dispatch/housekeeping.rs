@@ -13,6 +13,8 @@ use super::{Asked, Dispatcher, Fault, Notice, State};
 pub(super) enum Keeper {
     /// It sleeps until `work` is notified.
     Idle,
+    /// It looks again after [`PARKED_TICK`], or when `work` is notified.
+    Parked,
     /// It looks again after [`SLOW_TICK`], or when `work` is notified.
     Slow,
     /// It looks again after [`FAST_TICK`].
@@ -22,6 +24,9 @@ pub(super) enum Keeper {
 /// How often the housekeeper looks while records may be stalled, and while there is only something to time out.
 const FAST_TICK: Duration = Duration::from_millis(1);
 const SLOW_TICK: Duration = Duration::from_millis(50);
+
+/// How often while there are only WebSockets, of which all there is to know is whether their event loops turn.
+const PARKED_TICK: Duration = Duration::from_secs(1);
 
 /// How long a task that was cancelled may take to end: its `finally` blocks run.
 const GRACE: Duration = Duration::from_secs(1);
@@ -35,6 +40,7 @@ impl Dispatcher {
                 Keeper::Fast => tokio::time::sleep(FAST_TICK).await,
                 // Earlier if it is notified.
                 Keeper::Slow => drop(tokio::time::timeout(SLOW_TICK, self.work.notified()).await),
+                Keeper::Parked => drop(tokio::time::timeout(PARKED_TICK, self.work.notified()).await),
                 Keeper::Idle => self.work.notified().await,
             }
         }
@@ -59,7 +65,14 @@ impl Dispatcher {
         }
         state.ring_doorbells();
         let fast = state.workers.iter().flatten().any(|worker| worker.may_stall(now));
-        state.keeper = if fast { Keeper::Fast } else { Keeper::Slow };
+        let runs = || state.workers.iter().flatten().any(|worker| worker.n_running() > 0);
+        state.keeper = if fast {
+            Keeper::Fast
+        } else if state.n_waiting() > 0 || runs() {
+            Keeper::Slow
+        } else {
+            Keeper::Parked
+        };
         state.keeper
     }
 

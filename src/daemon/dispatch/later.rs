@@ -13,6 +13,7 @@ use rgun_channel::ring::{Position, SubmissionSender};
 
 use super::exchange::Exchange;
 use super::upload::PART;
+use super::websocket::ABNORMAL;
 use super::worker::Worker;
 
 /// Bytes of a frame around a part.
@@ -106,8 +107,14 @@ impl Worker {
 
     /// Nobody waits for the answer to this exchange any more: it is told so once, unless it has said everything.
     pub(super) fn tell_gone(&mut self, exchange: &mut Exchange) {
+        let code = if exchange.websocket.is_some() { ABNORMAL } else { 0 };
+        self.tell_disconnect(exchange, code, b"");
+    }
+
+    /// The same of a WebSocket that is closed with this code.
+    pub(super) fn tell_disconnect(&mut self, exchange: &mut Exchange, code: u16, reason: &[u8]) {
         if self.is_asgi() && !exchange.has_ended() && !std::mem::replace(&mut exchange.told_gone, true) {
-            self.say(&Later::Disconnect { exchange: exchange.id, code: 0, reason: b"", cancel: false });
+            self.say(&Later::Disconnect { exchange: exchange.id, code, reason, cancel: false });
         }
     }
 
@@ -119,7 +126,7 @@ impl Worker {
 
     /// Is it to be asked for its pulse?
     pub(super) fn has_pulse(&self) -> bool {
-        self.is_asgi() && (self.n_running() > 0 || self.outbox.watched.is_some())
+        self.is_asgi() && (self.n_running() > 0 || self.n_sockets() > 0 || self.outbox.watched.is_some())
     }
 
     /// Does its event loop turn? To be asked again and again while it has exchanges.

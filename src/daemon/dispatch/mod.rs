@@ -42,6 +42,7 @@ mod tests;
 mod ticket;
 mod turn;
 mod upload;
+mod websocket;
 mod worker;
 mod workers;
 
@@ -71,6 +72,8 @@ use self::rules::Rules;
 pub use self::ticket::{Answer, BodyStream, StreamPiece, Ticket};
 use self::upload::Carriage;
 pub use self::upload::{PART, Upload};
+use self::websocket::Socket;
+pub use self::websocket::{Outgoing, WebSocket};
 use self::worker::Worker;
 pub use self::worker::{Link, Slots};
 
@@ -195,10 +198,11 @@ impl Dispatcher {
         let held = rule.filter(|rule| state.rules.is_full(*rule));
         // Who waits already goes first, even if what is at the front needs an idle slot and this one does not.
         let can_start = held.is_none() && state.queue.is_empty();
-        let carriage = match (&body, request.body_streams) {
-            (_, true) => Carriage::Parts,
-            (Some(_), false) => Carriage::Descriptor,
-            (None, false) => Carriage::Frame,
+        let carriage = match &body {
+            _ if request.websocket => Carriage::Messages,
+            _ if request.body_streams => Carriage::Parts,
+            Some(_) => Carriage::Descriptor,
+            None => Carriage::Frame,
         };
         let chosen = if can_start { state.choose(carriage) } else { None };
         if chosen.is_none()
@@ -208,8 +212,11 @@ impl Dispatcher {
             return Err(fault);
         }
         let mut exchange = Exchange::new(id, frame, body, limit, now);
-        if request.body_streams {
+        if request.body_streams || request.websocket {
             exchange.uptake = Some(Box::default());
+        }
+        if request.websocket {
+            exchange.websocket = Some(Box::<Socket>::default());
         }
         match (held, rule) {
             (Some(rule), _) => {
@@ -233,7 +240,7 @@ impl Dispatcher {
         }
         // A worker that is given a second request may keep back what it has to say of the first.
         let must_watch = match state.keeper {
-            Keeper::Idle => true,
+            Keeper::Idle | Keeper::Parked => true,
             Keeper::Slow => {
                 given && chosen.and_then(|index| state.workers[index].as_ref()).is_some_and(Worker::may_defer)
             }

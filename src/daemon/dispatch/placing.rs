@@ -80,6 +80,9 @@ impl Dispatcher {
     }
 }
 
+/// How bad a choice a worker is: it has let things lie, it has no idle slot, it is busy.
+type Rank = (bool, bool, (u32, u32));
+
 impl State {
     fn carriage(&self, id: ExchangeId) -> Carriage {
         self.exchanges.get(id).map_or(Carriage::Frame, Exchange::carriage)
@@ -92,13 +95,13 @@ impl State {
     /// The worker that can start a request soonest, if one can take it now: one with an idle slot before
     /// one that is merely fast, the least busy first; at last one that has lately let lie what it was given.
     pub(super) fn choose(&self, carriage: Carriage) -> Option<usize> {
-        let mut best: Option<(usize, (bool, bool, u32))> = None;
+        let mut best: Option<(usize, Rank)> = None;
         for (index, worker) in self.workers.iter().enumerate() {
             let Some(worker) = worker else { continue };
             if !worker.has_room(carriage) {
                 continue;
             }
-            let rank = (worker.stalled, worker.idle_slots() == 0, worker.load());
+            let rank = (worker.stalled, worker.idle_slots() == 0, worker.load(carriage));
             if best.is_none_or(|(_, other)| rank < other) {
                 best = Some((index, rank));
             }
@@ -111,7 +114,7 @@ impl State {
         let others = self.workers.iter().enumerate().filter(|(other, _)| *other != index);
         let idle = others.filter_map(|(other, worker)| Some((other, worker.as_ref()?)));
         let idle = idle.filter(|(_, worker)| worker.can_help());
-        idle.min_by_key(|(_, worker)| (worker.stalled, worker.load())).map(|(other, _)| other)
+        idle.min_by_key(|(_, worker)| (worker.stalled, worker.load(Carriage::Frame))).map(|(other, _)| other)
     }
 
     /// Has every worker that takes requests more than it can start?

@@ -19,6 +19,8 @@ pub struct Policy {
     pub slow: Option<Duration>,
     /// `timeouts.stall`: after how long [`Notice::Stalled`](super::Notice::Stalled) is told of an event loop that does not turn.
     pub stall: Option<Duration>,
+    /// `websocket.close_window`: over how long the WebSockets of a worker that goes are closed.
+    pub close_window: Duration,
     /// `timeouts.path`: the first that matches counts.
     pub rules: Vec<Rule>,
     /// `workers.retry = "idempotent"`: what had started in a worker that died is given to another, once, if its

@@ -35,8 +35,8 @@ pub(super) struct Received {
 pub(super) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> Result<Received, String> {
     let DecodedCompletion { head, n_fields, fields, body } =
         Completion::decode(bytes).map_err(|broken| broken.to_string())?;
-    if u32::from(head.slot) >= worker.slots() {
-        return Err(format!("used slot {} of {}", head.slot, worker.slots()));
+    if usize::from(head.slot) >= worker.n_places() {
+        return Err(format!("used slot {} of {}", head.slot, worker.n_places()));
     }
     if head.done {
         worker.measure(head.service);
@@ -104,6 +104,7 @@ fn decode_asgi<'b>(
             let shared = Bytes::copy_from_slice(slice(fields));
             received.fields = Some(Box::new(header_map(&shared, n_fields)?));
         }
+        CompletionKind::Close => received.payload = Payload::Bytes(Bytes::copy_from_slice(slice(body))),
         _ => {}
     }
     Ok(received)

@@ -52,9 +52,9 @@ pub struct Ticket {
 /// The rest of a response body.
 #[derive(Debug)]
 pub struct BodyStream {
-    dispatcher: Arc<Dispatcher>,
-    id: ExchangeId,
-    settled: bool,
+    pub(super) dispatcher: Arc<Dispatcher>,
+    pub(super) id: ExchangeId,
+    pub(super) settled: bool,
 }
 
 impl Ticket {

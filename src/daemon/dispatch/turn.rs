@@ -131,7 +131,14 @@ impl Dispatcher {
         };
         let (done, kind) = (completion.head.done, completion.head.kind);
         let mut waker = exchange.receive(completion, worker, &self.notice)?;
-        if kind == CompletionKind::Body && !done && worker.is_asgi() {
+        if kind == CompletionKind::Respond && exchange.is_open_socket() {
+            worker.park(id, now);
+            *freed = true;
+            if worker.retiring {
+                exchange.say_farewell(Duration::ZERO);
+            }
+        }
+        if kind == CompletionKind::Body && !done && worker.is_asgi() && !exchange.is_open_socket() {
             // A stream of events lives as long as it says something.
             worker.restart_clock(id, now);
         }

@@ -26,6 +26,8 @@ pub(super) enum Carriage {
     Descriptor,
     /// In parts, which only ASGI workers take.
     Parts,
+    /// It has none: it is the handshake of a WebSocket, which only ASGI workers take, too.
+    Messages,
 }
 
 /// How far a body has come.
@@ -78,52 +80,14 @@ impl Upload {
     /// For how many bytes more the application has room, when it has; `None` when it wants no more of the body. In any
     /// case the task is woken when that changes.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Option<u64>> {
-        let mut state = self.dispatcher.lock();
-        let exchange = state.exchanges.get_mut(self.id).filter(|exchange| exchange.takes_body());
-        let Some(uptake) = exchange.and_then(|exchange| exchange.uptake.as_mut()) else {
-            return Poll::Ready(None);
-        };
-        uptake.wait(cx);
-        match uptake.taken.saturating_sub(uptake.sent) {
-            0 => Poll::Pending,
-            room => Poll::Ready(Some(room)),
-        }
+        self.dispatcher.poll_room(self.id, cx)
     }
 
     /// Gives a part of at most [`PART`] bytes, and no more than there is room for. `end`: it is the last. False when
     /// the application wants no more.
     pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8], end: bool) -> Poll<bool> {
-        let mut state = self.dispatcher.lock();
-        let state = &mut *state;
-        let State { exchanges, workers, .. } = state;
-        let Some(exchange) = exchanges.get_mut(self.id).filter(|exchange| exchange.takes_body()) else {
-            return Poll::Ready(false);
-        };
-        let Place::Given { worker: index, .. } = exchange.place else { return Poll::Ready(false) };
-        let (Some(uptake), Some(Some(worker))) = (&mut exchange.uptake, workers.get_mut(index)) else {
-            return Poll::Ready(false);
-        };
         let part = Later::Part { exchange: self.id, bytes, end, text: false, more: false };
-        match worker.say_part(&part, cx.waker()) {
-            Ok(true) => {
-                uptake.sent += bytes.len() as u64;
-                uptake.is_whole = end;
-                Poll::Ready(true)
-            }
-            Ok(false) => {
-                uptake.wait(cx);
-                // Nobody tells when the worker has taken something out of its ring.
-                if state.keeper != Keeper::Fast {
-                    state.keeper = Keeper::Fast;
-                    self.dispatcher.work.notify_one();
-                }
-                Poll::Pending
-            }
-            Err(why) => {
-                self.dispatcher.condemn(state, index, &why);
-                Poll::Ready(false)
-            }
-        }
+        self.dispatcher.poll_part(cx, &part, bytes.len() as u64)
     }
 
     /// The body does not come to its end: the application is told that its client is gone, and the client, if it has
@@ -139,6 +103,58 @@ impl Upload {
         state.tell_gone(self.id);
         if let Some(waker) = waker {
             waker.wake();
+        }
+    }
+}
+
+impl Dispatcher {
+    /// For how many bytes more an application has room, when it has; `None` when it wants no more. The task is woken
+    /// when that changes.
+    pub(super) fn poll_room(&self, id: ExchangeId, cx: &mut Context<'_>) -> Poll<Option<u64>> {
+        let mut state = self.lock();
+        let exchange = state.exchanges.get_mut(id).filter(|exchange| exchange.takes_body());
+        let Some(uptake) = exchange.and_then(|exchange| exchange.uptake.as_mut()) else {
+            return Poll::Ready(None);
+        };
+        uptake.wait(cx);
+        match uptake.taken.saturating_sub(uptake.sent) {
+            0 => Poll::Pending,
+            room => Poll::Ready(Some(room)),
+        }
+    }
+
+    /// Gives an application a part of what it takes, which counts as so many bytes. False when it wants no more.
+    pub(super) fn poll_part(&self, cx: &mut Context<'_>, part: &Later<'_>, cost: u64) -> Poll<bool> {
+        let &Later::Part { exchange: id, end, .. } = part else { return Poll::Ready(false) };
+        let mut state = self.lock();
+        let state = &mut *state;
+        let State { exchanges, workers, .. } = state;
+        let Some(exchange) = exchanges.get_mut(id).filter(|exchange| exchange.takes_body()) else {
+            return Poll::Ready(false);
+        };
+        let Place::Given { worker: index, .. } = exchange.place else { return Poll::Ready(false) };
+        let (Some(uptake), Some(Some(worker))) = (&mut exchange.uptake, workers.get_mut(index)) else {
+            return Poll::Ready(false);
+        };
+        match worker.say_part(part, cx.waker()) {
+            Ok(true) => {
+                uptake.sent += cost;
+                uptake.is_whole = end;
+                Poll::Ready(true)
+            }
+            Ok(false) => {
+                uptake.wait(cx);
+                // Nobody tells when the worker has taken something out of its ring.
+                if state.keeper != Keeper::Fast {
+                    state.keeper = Keeper::Fast;
+                    self.work.notify_one();
+                }
+                Poll::Pending
+            }
+            Err(why) => {
+                self.condemn(state, index, &why);
+                Poll::Ready(false)
+            }
         }
     }
 }

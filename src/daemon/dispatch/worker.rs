@@ -1,6 +1,6 @@
 //! The daemon's end of one worker's channel, and what is known of how busy it is.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -66,12 +66,14 @@ pub struct Slots {
     pub threads: u32,
     /// Of an ASGI worker.
     pub concurrency: u32,
+    /// WebSockets that an ASGI worker may have accepted besides.
+    pub websockets: u32,
 }
 
 impl Slots {
     /// For how many the shared map has room.
     pub fn most(self) -> u32 {
-        self.threads.max(self.concurrency)
+        self.threads.max(self.concurrency.saturating_add(self.websockets))
     }
 }
 
@@ -120,6 +122,8 @@ pub(super) struct Worker {
     pub(super) is_cut: bool,
     /// Exchanges it has been given and is not done with, in the order given.
     running: VecDeque<Running>,
+    /// WebSockets that it has accepted: they take no slot of those that it is given requests for.
+    sockets: HashSet<ExchangeId>,
     /// Smoothed service time, nanoseconds; starts high, so that a new worker is not given work ahead of time.
     service: u64,
     /// When it last showed progress: was given work while idle, or finished something.
@@ -174,7 +178,8 @@ impl Worker {
             retiring: false,
             told_drained: false,
             is_cut: false,
-            running: VecDeque::with_capacity((geometry.slots + MAX_DEPTH) as usize),
+            running: VecDeque::with_capacity((slots.threads.max(slots.concurrency) + MAX_DEPTH) as usize),
+            sockets: HashSet::new(),
             service: nanoseconds(PREFETCH_TIME) + 1,
             progress: now,
             next: None,
@@ -231,7 +236,7 @@ impl Worker {
         match carriage {
             Carriage::Frame => true,
             Carriage::Descriptor => !self.asgi,
-            Carriage::Parts => self.asgi,
+            Carriage::Parts | Carriage::Messages => self.asgi,
         }
     }
 
@@ -259,13 +264,12 @@ impl Worker {
         if self.is_open() { self.slots.saturating_sub(self.given()) } else { 0 }
     }
 
-    /// How busy it is, for choosing among equals: requests per slot, in 256ths.
-    pub(super) fn load(&self) -> u32 {
-        self.given().saturating_mul(256) / self.slots
-    }
-
-    pub(super) fn slots(&self) -> u32 {
-        self.slots
+    /// How busy it is, for choosing among equals: requests per slot, in 256ths; for one that may become a WebSocket, how
+    /// many of those it has.
+    pub(super) fn load(&self, carriage: Carriage) -> (u32, u32) {
+        let (load, n_sockets) = (self.given().saturating_mul(256) / self.slots, self.sockets.len());
+        let n_sockets = u32::try_from(n_sockets).unwrap_or(u32::MAX);
+        if carriage == Carriage::Messages { (n_sockets + self.given(), load) } else { (load, n_sockets) }
     }
 
     pub(super) fn n_slots(&self) -> usize {
@@ -279,6 +283,33 @@ impl Worker {
 
     pub(super) fn n_running(&self) -> usize {
         self.running.len()
+    }
+
+    /// Slots that the map has room for, which its completions may name.
+    pub(super) fn n_places(&self) -> usize {
+        self.acked.len()
+    }
+
+    /// WebSockets that it has accepted.
+    pub(super) fn n_sockets(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// It has accepted a WebSocket: its slot is for others, unless it has too many already. It may run for ever.
+    pub(super) fn park(&mut self, id: ExchangeId, now: Instant) {
+        if self.sockets.len() < self.possible.websockets as usize {
+            self.remove(id, now);
+            self.sockets.insert(id);
+        } else if let Some(running) = self.running.iter_mut().find(|running| running.id == id) {
+            running.limit = None;
+        }
+    }
+
+    /// The WebSockets that it has accepted, wherever they are.
+    pub(super) fn sockets(&self, exchanges: &Exchanges) -> impl Iterator<Item = ExchangeId> {
+        let running = self.running.iter().map(|running| running.id);
+        let others = running.filter(|id| exchanges.get(*id).is_some_and(Exchange::is_open_socket));
+        self.sockets.iter().copied().chain(others)
     }
 
     /// How long what it has prefetched would have to wait, if that is worth taking away.
@@ -323,7 +354,9 @@ impl Worker {
 
     /// The worker is done with an exchange: its slot is free, and the oldest prefetched one starts.
     pub(super) fn finished(&mut self, id: ExchangeId, now: Instant) {
-        self.remove(id, now);
+        if !self.sockets.remove(&id) {
+            self.remove(id, now);
+        }
         self.files.remove(&id);
         self.stalled = false;
         self.progress = now;
@@ -451,7 +484,8 @@ impl Worker {
     }
 
     pub(super) fn take_running(&mut self) -> Vec<ExchangeId> {
-        std::mem::take(&mut self.running).into_iter().map(|running| running.id).collect()
+        let running = std::mem::take(&mut self.running).into_iter().map(|running| running.id);
+        running.chain(self.sockets.drain()).collect()
     }
 
     /// Takes one record back; true if it had not been claimed.
@@ -551,13 +585,18 @@ impl Worker {
     /// `pthread_self(3)` of the thread that says that it runs this exchange. Hostile: any number.
     pub(super) fn thread_of(&self, id: ExchangeId) -> Option<u64> {
         let read = |slot, field| self.map.u64(Geometry::slot(slot, field)).load(Ordering::Relaxed);
-        let slot = (0..self.slots).find(|slot| read(*slot, SLOT_EXCHANGE) == id.0)?;
+        let slot =
+            (0..u32::try_from(self.n_places()).ok()?).find(|slot| read(*slot, SLOT_EXCHANGE) == id.0)?;
         Some(read(slot, SLOT_THREAD)).filter(|thread| *thread != 0)
     }
 
     /// Has it nothing left that anybody waits for?
     pub(super) fn is_drained(&self, exchanges: &Exchanges) -> bool {
-        self.running.iter().all(|running| exchanges.get(running.id).is_none_or(|exchange| exchange.overdue))
+        self.sockets.is_empty()
+            && self
+                .running
+                .iter()
+                .all(|running| exchanges.get(running.id).is_none_or(|exchange| exchange.overdue))
     }
 
     pub(super) fn ask_for_stacks(&mut self) {

@@ -61,6 +61,7 @@ impl Dispatcher {
             worker.retiring = true;
         }
         state.requeue(index, usize::MAX);
+        state.say_farewell(index);
         self.refill_all(state, now);
         state.ring_doorbells();
         state.refuse_stranded(now);
@@ -271,10 +272,14 @@ impl State {
     /// The application is called in another way from now on: requests that wait with a body that only the former kind
     /// of workers takes would wait for ever.
     fn refuse_unfit(&mut self, asgi: bool, now: Instant) {
-        let unfit = if asgi { Carriage::Descriptor } else { Carriage::Parts };
+        let is_unfit = |carriage| match carriage {
+            Carriage::Frame => false,
+            Carriage::Descriptor => asgi,
+            Carriage::Parts | Carriage::Messages => !asgi,
+        };
         let waiting: Vec<_> = self.queue.iter().chain(self.rules.waiting()).collect();
         for id in waiting {
-            if self.exchanges.get(id).is_some_and(|exchange| exchange.carriage() == unfit) {
+            if self.exchanges.get(id).is_some_and(|exchange| is_unfit(exchange.carriage())) {
                 let reason = "its interface has just changed";
                 self.fail(id, Fault::Unavailable(Arc::from(reason)), now);
             }

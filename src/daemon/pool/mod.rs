@@ -88,6 +88,8 @@ pub struct Plan<'a> {
     pub threads: u32,
     /// Slots of an ASGI worker.
     pub concurrency: u32,
+    /// WebSockets that an ASGI worker may have accepted besides.
+    pub websockets: u32,
     /// More than one worker may run.
     pub multiprocess: bool,
     /// What requests learn of the listeners.
@@ -105,7 +107,9 @@ pub struct Plan<'a> {
 impl Plan<'_> {
     /// How many exchanges the worker can have at a time; which of the two numbers counts is known when it is ready.
     fn slots(&self) -> Slots {
-        Slots { threads: self.threads, concurrency: self.concurrency }
+        let concurrency = self.concurrency.min(Geometry::MOST_SLOTS);
+        let websockets = self.websockets.min(Geometry::MOST_SLOTS - concurrency);
+        Slots { threads: self.threads, concurrency, websockets }
     }
 }
 
@@ -432,7 +436,8 @@ fn start(plan: &Plan<'_>, geometry: Geometry) -> Start {
             config::Interface::Asgi => Interface::Asgi,
         },
         threads: plan.threads,
-        concurrency: plan.concurrency,
+        // Which of them are WebSockets is not its concern.
+        concurrency: plan.slots().concurrency + plan.slots().websockets,
         lifespan: match lifespan {
             config::Lifespan::Auto => Lifespan::Auto,
             config::Lifespan::On => Lifespan::On,

@@ -91,6 +91,7 @@ pub(super) fn dispatch_policy(config: &Config) -> dispatch::Policy {
         stall: config.timeouts.stall,
         rules: rules.collect(),
         retry_idempotent: config.workers.retry == Retry::Idempotent,
+        close_window: CLOSE_WINDOW.min(config.timeouts.drain),
     }
 }
 
@@ -126,6 +127,17 @@ pub(super) fn concurrency(config: &Config) -> u32 {
         config::Interface::Auto | config::Interface::Asgi => config.workers.concurrency.get(),
     }
 }
+
+/// WebSockets that an ASGI worker may have accepted beside its slots.
+pub(super) fn websockets(config: &Config) -> u32 {
+    match config.app.interface {
+        config::Interface::Wsgi => 0,
+        config::Interface::Auto | config::Interface::Asgi => WEBSOCKETS,
+    }
+}
+
+const WEBSOCKETS: u32 = 10_000;
+const CLOSE_WINDOW: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The functions that workers call.
 pub(super) fn hooks(config: &Config) -> control::Hooks {

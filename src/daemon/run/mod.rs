@@ -502,6 +502,7 @@ impl Daemon {
             }
             Action::ExtendTimeout(by) => notify::extend_timeout(by),
             Action::DrainEdge { deadline } => {
+                self.dispatcher.say_farewell();
                 let tell = self.tell.clone();
                 self.edge.drain(deadline, move |notice| {
                     let _after_the_end = tell.send(Told::Edge(notice));
@@ -548,6 +549,7 @@ impl Daemon {
             hooks: &hooks,
             threads: u32::from(config.workers.threads.get()),
             concurrency: generations::concurrency(&config),
+            websockets: generations::websockets(&config),
             multiprocess: config.workers.count.resolve(self.cores).get() > 1,
             listeners: &self.listeners,
             role,

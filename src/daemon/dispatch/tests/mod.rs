@@ -9,6 +9,7 @@ mod random;
 mod rules;
 mod supervision;
 mod waiting;
+mod websocket;
 
 use std::fs::File;
 use std::iter;
@@ -168,7 +169,7 @@ impl Rig {
             geometry,
             control: Arc::new(ours),
             wake: Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap()),
-            slots: Slots { threads: slots, concurrency: 1 },
+            slots: Slots { threads: slots, concurrency: 1, websockets: 0 },
             max_requests: max_requests.and_then(NonZeroU64::new),
         });
         self.workers.push(Fake {

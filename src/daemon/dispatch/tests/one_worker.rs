@@ -42,12 +42,16 @@ impl Rig {
 
     /// The worker has not said that it is ready. As an ASGI worker it will have so many slots.
     pub(super) fn booting(concurrency: u32) -> Self {
+        Self::with_slots(Slots { threads: 1, concurrency, websockets: 0 })
+    }
+
+    pub(super) fn with_slots(slots: Slots) -> Self {
         let policy =
             Policy { queue: 10, request_timeout: Some(Duration::from_secs(10)), ..Policy::default() };
         let (tell, notices) = mpsc::channel();
         let sink = Box::new(move |notice| tell.send(notice).unwrap());
         let dispatcher = Dispatcher::new(policy, Reactor::new().unwrap(), sink);
-        let geometry = Geometry::standard(concurrency);
+        let geometry = Geometry::standard(slots.most());
         let (map, fd) = Map::create("test", geometry.total()).unwrap();
         let theirs = Arc::new(Map::attach(fd.as_fd(), geometry.total(), true).unwrap());
         let (ours, control) = control::pair().unwrap();
@@ -61,7 +65,7 @@ impl Rig {
             geometry,
             control: control_end,
             wake: Arc::clone(&bell),
-            slots: Slots { threads: 1, concurrency },
+            slots,
             max_requests: None,
         });
         Self {

@@ -49,6 +49,7 @@ impl History {
             rules,
             retry_idempotent: dice.roll(2) == 0,
             stall: None,
+            close_window: Duration::ZERO,
         }
     }
 

@@ -90,6 +90,7 @@ impl Stage {
             hooks: Box::leak(Box::default()),
             threads: 1,
             concurrency: 1,
+            websockets: 0,
             multiprocess: true,
             listeners: &[],
             role: Role::Worker,
