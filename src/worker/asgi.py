@@ -8,8 +8,8 @@ import asyncio
 import sys
 import traceback
 
-# Given by the extension. `ended` tells an exchange (its `send`) what the application has returned or raised; `leave`
-# has the worker exit with a SystemExit, when what runs is finished.
+# Given by the extension. `ended` tells an exchange (its `send`) what the application has returned or raised;
+# `leave` has the worker exit with a SystemExit, when what runs is finished.
 ended = leave = None
 
 
@@ -26,7 +26,7 @@ async def call(application, scope, receive, send):
 
 
 def is_signal_handlers(error):
-    """Is it the SystemExit of a signal handler, which wants the process to end, whoever ran when the signal came?
+    """Is it the SystemExit of a signal handler, which wants the process to end, whoever it interrupted?
 
     Python calls a handler from the frame that it interrupts, and with that frame as an argument.
     """
@@ -104,7 +104,7 @@ class Server:
         return asyncio.Task, keywords, False
 
     def run(self):
-        """Runs the loop until the extension is done; or something is raised, then it is to be called again."""
+        """Runs the loop until the extension is done. It may raise, and is to be called again then."""
         self.loop.run_until_complete(self.over)
 
     def close(self):

@@ -524,13 +524,16 @@ def test_the_stack_of_a_running_request_is_its_threads(worker, tmp_path):
     def is_read():
         # ENXIO: nobody reads it yet.
         with contextlib.suppress(OSError):
-            writers.append(open(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb"))
+            writers.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
         return writers
 
     eventually(is_read, "the application blocks")
-    with writers[0]:
+    try:
         stack = worker.ask_stacks(exchange)
         everything = worker.ask_stacks()
+    finally:
+        # Else the worker would be no good to the tests that follow.
+        os.close(writers[0])
     for part in ("in busy", ".read_bytes()", "in read_bytes"):
         assert part in stack
     assert "in busy" in everything
