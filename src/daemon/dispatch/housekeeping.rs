@@ -81,7 +81,11 @@ impl Dispatcher {
     fn revoke_stalled(&self, state: &mut State, now: Instant) {
         for index in 0..state.workers.len() {
             let Some(worker) = &mut state.workers[index] else { continue };
-            if !worker.is_stalled(now) {
+            let is_stalled = worker.is_stalled(now);
+            if let Some(lag) = worker.lag(now) {
+                state.gauge.note_wait(lag);
+            }
+            if !is_stalled {
                 continue;
             }
             // Threads that sleep although there is work: wake them before taking anything away.

@@ -457,6 +457,12 @@ impl Worker {
         }
     }
 
+    /// How long the next record to start has waited for an event loop that has slots, but is busy.
+    pub(super) fn lag(&self, now: Instant) -> Option<Duration> {
+        let (_, since) = self.next.filter(|_| self.asgi)?;
+        Some(now.saturating_duration_since(since))
+    }
+
     /// Has it something to do, and no slot for more? Then what arrives cannot start here.
     pub(super) fn is_saturated(&self) -> bool {
         self.given() > self.slots

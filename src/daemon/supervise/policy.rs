@@ -15,8 +15,9 @@ pub struct Policy {
     pub count: NonZeroU16,
     /// The fewest that serve; the number between follows the queue's wait.
     pub min: NonZeroU16,
-    /// How many exchanges one worker can have at a time (`workers.threads`, or `workers.concurrency` of an ASGI
-    /// application): what `min` is measured with.
+    /// How many exchanges make one worker busy (`workers.threads`): what is fewer than a smaller number of workers can
+    /// take lets it shrink. Also of an ASGI application, though its workers take a thousand: how many of those an event
+    /// loop can serve nobody knows.
     pub slots: NonZeroU32,
     /// Whether workers are forked from a zygote.
     pub preload: bool,

@@ -481,3 +481,16 @@ fn an_event_loop_with_nothing_to_claim_is_asked_for_a_sign_of_life() {
     }
     assert!(matches!(rig.notices.try_recv(), Ok(Notice::Stalled(WORKER, _))));
 }
+
+#[test]
+fn requests_that_an_event_loop_lets_lie_wait_for_want_of_workers() {
+    let mut rig = Rig::asgi(10);
+    let now = Instant::now();
+    let _ticket = rig.submit(b"/");
+    rig.dispatcher.housekeeping(now);
+    rig.dispatcher.housekeeping(now + Duration::from_millis(300));
+    assert!(rig.dispatcher.measure_at(now).longest_wait >= Duration::from_millis(300));
+    assert!(rig.hear().is_some());
+    rig.dispatcher.housekeeping(now + Duration::from_millis(600));
+    assert!(rig.dispatcher.measure_at(now).longest_wait < Duration::from_millis(100));
+}
