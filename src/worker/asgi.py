@@ -25,6 +25,20 @@ async def call(application, scope, receive, send):
         ended(send, result, None)
 
 
+async def call_websocket(application, scope, receive, send):
+    """The same for a WebSocket. It may idle for days: what the application does not hold is not held here."""
+    try:
+        awaitable = application(scope, receive, send)
+        del application, scope, receive
+        result = await awaitable
+    except BaseException as error:  # noqa: BLE001 (as above)
+        ended(send, None, error)
+        if is_signal_handlers(error):
+            leave(error)
+    else:
+        ended(send, result, None)
+
+
 def is_signal_handlers(error):
     """Is it the SystemExit of a signal handler, which wants the process to end, whoever it interrupted?
 

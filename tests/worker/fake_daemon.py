@@ -1,9 +1,9 @@
 """The daemon's side of the channel in plain Python, for what the real one does not let a test see or order.
 
 It starts workers and zygotes by the bootstrap, sends commands, reads reports and stacks, and gives requests;
-to an ASGI worker with bodies in parts, disconnects and credit. The layout is that of `src/channel/layout.rs`,
-the frames those of `frame.rs` and `control.rs`, written down once more: the golden bytes (tests/golden) keep
-all equal.
+to an ASGI worker with bodies in parts, WebSocket messages, disconnects and credit. The layout is that of
+`src/channel/layout.rs`, the frames those of `frame.rs` and `control.rs`, written down once more: the golden
+bytes (tests/golden) keep all equal.
 """
 
 import contextlib
@@ -28,22 +28,16 @@ STACKS_SIGNAL = 50
 
 SUBMISSION = COMPLETION = 256 * 1024
 CHUNKS = 64
-SUBMISSION_AT = 8192
-COMPLETION_AT = SUBMISSION_AT + SUBMISSION
-FREE_AT = COMPLETION_AT + COMPLETION
-SLAB_AT = FREE_AT + 4096
-TOTAL = SLAB_AT + CHUNKS * 65536
-# With more, the rings would begin a page later.
-MOST_SLOTS = 11
 SUBMISSION_HEAD, SUBMISSION_TAIL, COMPLETION_HEAD, COMPLETION_TAIL, TOKENS, WANTS_SPACE, FREE_HEAD = (
     4096 + 128 * n for n in (0, 1, 2, 3, 5, 6, 7)
 )
 SLOTS_AT = 4096 + 128 * 9
 SLOT_EXCHANGE, SLOT_THREAD, SLOT_ACKED, SLOT_WANTS_CREDIT = 0, 16, 128, 136
 READY, PAD = 1, 4
-END, BODY_FD, BODY_CHUNKS, DONE = 1, 2, 4, 8
-RESPOND, BODY, RAISED, TAKE, HINTS, TRAILERS = 1, 2, 3, 4, 5, 6
-HTTPS, STREAMS = 2, 4
+END, BODY_FD, BODY_CHUNKS, DONE, TEXT, MORE = 1, 2, 4, 8, 16, 32
+RESPOND, BODY, RAISED, TAKE, HINTS, TRAILERS, CLOSE = 1, 2, 3, 4, 5, 6, 7
+HTTPS, STREAMS, WEBSOCKET = 2, 4, 8
+MESSAGE_COST = 64
 UNKNOWN_LENGTH = 2**64 - 1
 INTERFACES = {"auto": 0, "wsgi": 1, "asgi": 2}
 LIFESPANS = {"auto": 0, "on": 1, "off": 2}
@@ -165,13 +159,10 @@ class Daemon:
         env=None,
     ):
         """Starts a process from nothing."""
-        worker = Worker(self, number, life)
+        worker = Worker(self, number, life, slots=max(threads, concurrency))
         theirs = worker.open_channel()
         module, _, attribute = target.partition(":")
-        start = b"S" + struct.pack(
-            "<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, max(threads, concurrency), 1
-        )
-        assert max(threads, concurrency) <= MOST_SLOTS
+        start = b"S" + struct.pack("<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, worker.slots, 1)
         ways = INTERFACES[interface], 0, LIFESPANS[lifespan], LOOPS[loop]
         start += struct.pack("<HQBBBBBBII", number, life, zygote, 1, *ways, threads, concurrency)
         start += text(module) + text(attribute or "application") + text(chdir) + text(root_path)
@@ -209,7 +200,7 @@ class Daemon:
 
     def fork(self, zygote, *, number=0, life=2, entrance=None):
         """Has a zygote make a worker."""
-        worker = Worker(self, number, life)
+        worker = Worker(self, number, life, slots=zygote.slots)
         theirs = worker.open_channel()
         fds = [theirs.fileno(), worker.map_descriptor, worker.stacks, worker.bell]
         zygote.send(b"Z" + struct.pack("<HQ", number, life), *fds, *([] if entrance is None else [entrance]))
@@ -279,6 +270,10 @@ class Answer:
         self.body = b""
         self.hints = []
         self.trailers = None
+        # A WebSocket's: whole ones, the one that is coming, and code and reason of its end.
+        self.messages = []
+        self.message = b""
+        self.closed = None
         self.raised = []
         self.trace = ""
         self.file = None
@@ -304,9 +299,15 @@ NAMES = known_names()
 class Worker:
     """One process, seen by its daemon."""
 
-    def __init__(self, daemon, number, life):
+    def __init__(self, daemon, number, life, slots):
         self.daemon = daemon
         self.number = number
+        self.slots = slots
+        self.submission_at = SLOTS_AT + 256 * slots
+        self.submission_at += -self.submission_at % 4096
+        self.completion_at = self.submission_at + SUBMISSION
+        self.free_at = self.completion_at + COMPLETION
+        self.slab_at = self.free_at + 4096
         self.life = life
         self.pid = None
         self.status = None
@@ -324,7 +325,7 @@ class Worker:
         """Makes everything the two sides share; the worker's end of the control socket."""
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(DEADLINE)
-        self.map_descriptor, self.map = shared(TOTAL)
+        self.map_descriptor, self.map = shared(self.slab_at + CHUNKS * 65536)
         self.stacks = os.memfd_create("stacks", os.MFD_CLOEXEC)
         self.bell = eventfd()
         self.daemon.workers.append(self)
@@ -422,7 +423,7 @@ class Worker:
 
     def slot_of(self, exchange):
         """The slot in which an exchange runs, if it does."""
-        slots = range((SUBMISSION_AT - SLOTS_AT) // 256)
+        slots = range(self.slots)
         return next((number for number in slots if self.slot(number, SLOT_EXCHANGE) == exchange), None)
 
     def until_claimed(self):
@@ -444,6 +445,7 @@ class Worker:
         https=False,
         length=None,
         peer=("", 0),
+        websocket=False,
     ):
         """Publishes a request; the exchange's id. With `length` the body comes in parts."""
         self.exchange += 1
@@ -454,6 +456,7 @@ class Worker:
         literal = b"" if known else method
         body_length = len(body) if length is None else length
         flags = (HTTPS if https else 0) | (STREAMS if length is not None else 0)
+        flags |= WEBSOCKET if websocket else 0
         head = struct.pack("<QQQBBBBHH6HHH", self.exchange, body_length, 0, 1, known, version, flags,
                            len(headers), 0, len(literal), len(path), len(query), len(host), len(request_id),
                            0, peer[1], 0)  # fmt: skip
@@ -467,9 +470,15 @@ class Worker:
         """A part of a body."""
         self.publish(struct.pack("<Q16xBBH4x", exchange, 2, int(end), 0) + part)
 
-    def disconnect(self, exchange, cancel=False):
+    def message(self, exchange, content, more=False, text=None):
+        """A WebSocket message, or a part of one that goes on."""
+        text = isinstance(content, str) if text is None else text
+        content = content.encode() if isinstance(content, str) else content
+        self.publish(struct.pack("<Q16xBBH4x", exchange, 2, text << 1 | more << 2, 0) + content)
+
+    def disconnect(self, exchange, cancel=False, code=0, reason=b""):
         """The client has gone, or the deadline passed."""
-        self.publish(struct.pack("<Q16xBBH4x", exchange, 3, int(cancel), 0))
+        self.publish(struct.pack("<Q16xBBH4x", exchange, 3, int(cancel), code) + reason)
 
     def publish(self, frame):
         """A record, and wakes."""
@@ -479,9 +488,9 @@ class Worker:
         if head + len(record) + left - self.word(SUBMISSION_TAIL) > SUBMISSION:
             self.until_claimed()
         if len(record) > left:
-            struct.pack_into("<II", self.map, SUBMISSION_AT + head % SUBMISSION, left - 8, PAD)
+            struct.pack_into("<II", self.map, self.submission_at + head % SUBMISSION, left - 8, PAD)
             head += left
-        at = SUBMISSION_AT + head % SUBMISSION
+        at = self.submission_at + head % SUBMISSION
         self.map[at : at + len(record)] = record
         self.put(SUBMISSION_HEAD, head + len(record))
         self.wake()
@@ -515,7 +524,7 @@ class Worker:
         """Takes what has come."""
         while self.has_completion():
             tail = self.word(COMPLETION_TAIL)
-            at = COMPLETION_AT + tail % COMPLETION
+            at = self.completion_at + tail % COMPLETION
             length, state = struct.unpack_from("<II", self.map, at)
             frame = self.map[at + 8 : at + 8 + length]
             self.put(COMPLETION_TAIL, tail + 8 + length + -length % 8)
@@ -544,16 +553,28 @@ class Worker:
             answer.trace = rest.text()
         elif kind == TAKE:
             answer.taken = rest.take("<Q")
+        elif kind == CLOSE:
+            assert answer.closed is None, "closed twice"
+            answer.closed = status, rest.rest.decode()
         elif flags & BODY_FD:
             answer.file = rest.take("<QQ")
         else:
             chunks = [rest.take("<II") for _ in range(n_chunks)]
+            part = b""
             for number, length in chunks:
-                at = SLAB_AT + number * 65536
-                answer.body += self.map[at : at + length]
-            answer.body += rest.rest
-            used = (slot, sum(length for _, length in chunks) + len(rest.rest), [n for n, _ in chunks])
-            self.unacked.append(used)
+                at = self.slab_at + number * 65536
+                part += self.map[at : at + length]
+            part += rest.rest
+            used = len(part)
+            if answer.status == 101 and kind == BODY and not flags & END:
+                used += MESSAGE_COST
+                answer.message += part
+                if not flags & MORE:
+                    whole, answer.message = answer.message, b""
+                    answer.messages.append(whole.decode() if flags & TEXT else whole)
+            else:
+                answer.body += part
+            self.unacked.append((slot, used, [number for number, _ in chunks]))
             if not self.is_slow:
                 self.acknowledge()
 
@@ -569,7 +590,7 @@ class Worker:
             acked = SLOTS_AT + 256 * slot + SLOT_ACKED
             self.put(acked, self.word(acked) + n_bytes)
             for number in chunks:
-                self.put(FREE_AT + self.n_freed % CHUNKS * 4, number, "<I")
+                self.put(self.free_at + self.n_freed % CHUNKS * 4, number, "<I")
                 self.n_freed += 1
             self.put(FREE_HEAD, self.n_freed)
             self.give(SLOTS_AT + 256 * slot + SLOT_WANTS_CREDIT)

@@ -1,10 +1,12 @@
-//! One exchange: what its `receive` and `send` share, how it ends, and who waits for it.
+//! One exchange, a request or a WebSocket: what its `receive` and `send` share, how it ends, and who waits for it.
+//! What only WebSockets have is in [`super::websocket`].
 //!
 //! The object is the application's `send`, and `receive` refers to it. It is borrowed for a few instructions at a time
 //! and never while Python code of others runs, so that an application may call both from wherever it likes.
 //!
 //! ```text
 //!   Unstarted ──start──▶ Prepared ──first bytes──▶ Streaming ──▶ (Trailing) ──▶ Ended ──▶ Done
+//!       └───────────────── a WebSocket is accepted ──▶ Open ──────────────────────┘
 //! ```
 //! The head goes out with the first body bytes, so that an error before them still becomes a 500. *Ended*: the client
 //! has all of it, the application may still be at work. *Done*: it has returned, the slot is free.
@@ -18,11 +20,12 @@ use pyo3::types::PyBytes;
 use rgun_channel::Broken;
 use rgun_channel::frame::{ExchangeId, Request, UNKNOWN_LENGTH};
 
+use super::websocket::WebSocket;
 use super::{Application, awaitable};
 use crate::python::{Described, is_forked_child, leave_forked_child};
 use crate::wsgi::head::Head;
 
-/// How far a response is.
+/// How far a response is, or a WebSocket: one that is denied goes the way of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stage {
     /// No `http.response.start`.
@@ -33,6 +36,8 @@ pub(super) enum Stage {
     Streaming,
     /// The body is complete, trailers have been promised.
     Trailing,
+    /// A WebSocket that was accepted and is not closed.
+    Open,
     /// All is sent, or waits to be.
     Ended,
     /// The application has returned; the slot is given back.
@@ -56,7 +61,22 @@ pub(super) struct Body {
     pub(super) taken: u64,
 }
 
-/// Response body that waits for credit or chunks.
+/// What bytes are to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carried {
+    /// A part of a response's body.
+    Body {
+        /// It is the end of the response.
+        end: bool,
+    },
+    /// A WebSocket message.
+    Message {
+        /// UTF-8; else binary.
+        text: bool,
+    },
+}
+
+/// Response body, or a message, that waits for credit or chunks.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) bytes: Py<PyBytes>,
@@ -64,8 +84,7 @@ pub(super) struct Pending {
     pub(super) at: usize,
     /// Up to here it is to be sent.
     pub(super) until: usize,
-    /// It is the end of the response.
-    pub(super) end: bool,
+    pub(super) carried: Carried,
 }
 
 /// An exchange; the application's `send`.
@@ -94,6 +113,7 @@ pub(crate) struct Exchange {
     /// The application has returned before all could be sent.
     pub(super) ends_later: bool,
     pub(super) body: Body,
+    pub(super) websocket: Option<Box<WebSocket>>,
     /// The client has gone, or has its 504.
     pub(super) is_disconnected: bool,
     /// It is among those that the application looks at when the daemon rings.
@@ -136,6 +156,7 @@ impl Exchange {
             pending: None,
             ends_later: false,
             body: Body { parts, is_complete: !streams, is_received: false, streams, received: 0, taken: 0 },
+            websocket: request.websocket.then(Box::default),
             is_disconnected: false,
             is_held_up: false,
             receivers: Vec::new(),
@@ -213,13 +234,15 @@ impl Exchange {
         let py = slf.py();
         let error = error.map(|error| PyErr::from_value(error.clone().into_any()));
         in_the_worker(py, error.as_ref());
-        let fault = match error {
-            Some(error) => slf.borrow().fault_of(py, &error),
-            None if !result.is_none() => Some(Described::plain(format!(
-                "ASGI callable should return None, but returned '{}'.",
-                result.str().map_or_else(|_| super::head::type_name(result), |text| text.to_string())
-            ))),
-            None => slf.borrow().omission(),
+        let fault = if let Some(error) = error {
+            slf.borrow().fault_of(py, &error)
+        } else {
+            let (omission, is_websocket) = {
+                let exchange = slf.borrow();
+                (exchange.omission(), exchange.websocket.is_some())
+            };
+            // Which comes first is uvicorn's choice.
+            if is_websocket { omission.or_else(|| returned(result)) } else { returned(result).or(omission) }
         };
         let worker = slf.borrow().served.worker;
         let (receivers, senders, leftover) = {
@@ -304,11 +327,13 @@ impl Exchange {
             return None;
         }
         match self.stage {
+            stage if self.websocket.is_some() => (stage < Stage::Open)
+                .then(|| Described::plain("ASGI callable returned without completing handshake.")),
             Stage::Unstarted => Some(Described::plain("ASGI callable returned without starting response.")),
             Stage::Prepared | Stage::Streaming | Stage::Trailing => {
                 Some(Described::plain("ASGI callable returned without completing response."))
             }
-            Stage::Ended | Stage::Done => None,
+            Stage::Open | Stage::Ended | Stage::Done => None,
         }
     }
 }
@@ -322,9 +347,24 @@ impl Application {
     }
 }
 
+/// A value, where ASGI has none.
+fn returned(result: &Bound<'_, PyAny>) -> Option<Described> {
+    (!result.is_none()).then(|| {
+        let text = result.str().map_or_else(|_| super::head::type_name(result), |text| text.to_string());
+        Described::plain(format!("ASGI callable should return None, but returned '{text}'."))
+    })
+}
+
 /// Exceptions that end an exchange whose client has gone.
 fn is_farewell(name: &str) -> bool {
-    matches!(name, "CancelledError" | "ClientDisconnect" | "ClientDisconnected" | "RequestAborted")
+    matches!(
+        name,
+        "CancelledError"
+            | "ClientDisconnect"
+            | "ClientDisconnected"
+            | "RequestAborted"
+            | "WebSocketDisconnect"
+    )
 }
 
 /// The channel is the worker's own: a process that the application forked ends here.

@@ -7,23 +7,20 @@
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyTuple};
+use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyString, PyTuple};
 use rgun_channel::frame::{encode_field, encode_known_field};
 use rgun_channel::header::index_of;
 
 use crate::wsgi::head::{Head, is_control, is_token, length};
 
-/// Checks a status code.
-pub(super) fn status_code(status: &Bound<'_, PyAny>) -> PyResult<u16> {
+/// Checks the status code of a message.
+pub(super) fn status_code(status: &Bound<'_, PyAny>, message: &str) -> PyResult<u16> {
     match status.extract::<i64>() {
         Ok(code @ 200..=999) => Ok(u16::try_from(code).expect("three digits")),
         Ok(code) => Err(PyRuntimeError::new_err(format!(
-            "http.response.start: status {code} is none that a response can have (200 to 999)"
+            "{message}: status {code} is none that a response can have (200 to 999)"
         ))),
-        Err(_) => Err(PyTypeError::new_err(format!(
-            "http.response.start: status is {}, not int",
-            type_name(status)
-        ))),
+        Err(_) => Err(PyTypeError::new_err(format!("{message}: status is {}, not int", type_name(status)))),
     }
 }
 
@@ -34,10 +31,20 @@ pub(super) fn encode(
     fields: &mut Vec<u8>,
 ) -> PyResult<Head> {
     let mut head = Head { status, ..Head::default() };
-    let Some(headers) = headers else { return Ok(head) };
+    extend(&mut head, headers, fields)?;
+    Ok(head)
+}
+
+/// Checks headers and appends them to a head's `fields`.
+pub(super) fn extend(
+    head: &mut Head,
+    headers: Option<&Bound<'_, PyAny>>,
+    fields: &mut Vec<u8>,
+) -> PyResult<()> {
+    let Some(headers) = headers else { return Ok(()) };
     let mut add = |pair: &Bound<'_, PyAny>| {
         let (name, value) = pair_of(pair)?;
-        add(&name, &value, &mut head, fields)
+        add(&name, &value, head, fields)
     };
     if let Ok(list) = headers.cast_exact::<PyList>() {
         for pair in list.iter() {
@@ -48,7 +55,52 @@ pub(super) fn encode(
             add(&pair?)?;
         }
     }
+    Ok(())
+}
+
+/// The head that accepts a WebSocket, with the subprotocol that was chosen.
+pub(super) fn accepting(
+    subprotocol: Option<&Bound<'_, PyAny>>,
+    headers: Option<&Bound<'_, PyAny>>,
+    fields: &mut Vec<u8>,
+) -> PyResult<Head> {
+    let mut head = Head { status: 101, ..Head::default() };
+    if let Some(subprotocol) = subprotocol {
+        let text = subprotocol.cast::<PyString>().map_err(|_| {
+            PyTypeError::new_err(format!(
+                "websocket.accept: subprotocol is {}, not str",
+                type_name(subprotocol)
+            ))
+        })?;
+        let text = text.encode_utf8()?;
+        let bytes = text.as_bytes();
+        // RFC 6455 §4.1; nothing, to uvicorn, is none.
+        if !bytes.iter().all(|byte| is_token(*byte)) {
+            return Err(PyRuntimeError::new_err(format!(
+                "websocket.accept: subprotocol {} is not a token (RFC 6455 §4.1)",
+                subprotocol.repr()?
+            )));
+        }
+        if !bytes.is_empty() {
+            add(&PyBytes::new(subprotocol.py(), PROTOCOL), &text, &mut head, fields)?;
+        }
+    }
+    extend(&mut head, headers, fields)?;
     Ok(head)
+}
+
+const PROTOCOL: &[u8] = b"sec-websocket-protocol";
+
+/// What of a head that accepts a WebSocket is not the application's: the daemon's part of the handshake (RFC 6455
+/// §4.2.2), a second subprotocol, and a length (RFC 9110 §8.6).
+fn is_handshakes(name: &[u8], head: &Head, fields: &[u8]) -> bool {
+    match name {
+        b"sec-websocket-accept" | b"sec-websocket-extensions" | b"content-length" => true,
+        PROTOCOL => {
+            rgun_channel::frame::fields(fields, head.n_fields).any(|(name, _)| name.as_bytes() == PROTOCOL)
+        }
+        _ => false,
+    }
 }
 
 fn add(
@@ -73,6 +125,7 @@ fn add(
         name
     };
     match name {
+        _ if head.status == 101 && is_handshakes(name, head, fields) => return Ok(()),
         // RFC 9110 §7.6.1; the ASGI specification has Transfer-Encoding ignored.
         b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
             return Ok(());

@@ -1,8 +1,9 @@
-//! ASGI 3: an event loop on the main thread that serves up to `concurrency` exchanges at once.
+//! ASGI 3: an event loop on the main thread that serves as many exchanges at once as there are slots.
 //!
 //! [`mod@run`] makes the loop and runs lifespan, [`turn`] claims frames and begins exchanges, [`scope`] makes the dictionary
 //! that describes a request. An [`exchange`] is what its `receive` ([`receive`]) and `send` ([`send`]) share;
-//! [`response`] turns messages into frames, [`head`] checks status and headers. What is clearer in Python and not hot
+//! [`response`] turns messages into frames, [`head`] checks status and headers; [`websocket`] is what is different for
+//! WebSockets. What is clearer in Python and not hot
 //! is in `asgi.py`. uvicorn's behaviour is the reference: texts of errors, order of keys, what is ignored and what is
 //! refused.
 //!
@@ -25,6 +26,7 @@ mod run;
 mod scope;
 mod send;
 mod turn;
+mod websocket;
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -55,9 +57,12 @@ pub(crate) struct Application {
     callable: Py<PyAny>,
     /// `asgi.py`'s coroutine function that calls it and tells how that ended.
     call: Py<PyAny>,
+    /// The same for WebSockets.
+    call_websocket: Py<PyAny>,
     event_loop: Loop,
     scopes: Scopes,
     events: Events,
+    websockets: websocket::Constants,
     outbox: Outbox,
     names: send::Names,
     /// What `send()` returns when nothing is left to wait for.

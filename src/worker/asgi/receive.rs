@@ -129,6 +129,10 @@ impl Exchange {
         let py = slf.py();
         let (served, found, asked) = {
             let mut exchange = slf.try_borrow_mut()?;
+            if exchange.websocket.is_some() {
+                drop(exchange);
+                return Self::websocket_event(slf);
+            }
             let found = exchange.found(py);
             let asked = matches!(found, Found::Nothing | Found::Body(_, true)) && exchange.asks_for_more();
             (exchange.served, found, asked)
@@ -184,7 +188,8 @@ impl Exchange {
         true
     }
 
-    fn tell_taken(&self, taken: u64) -> Result<(), Broken> {
+    /// Tells the daemon how far it may send.
+    pub(super) fn tell_taken(&self, taken: u64) -> Result<(), Broken> {
         let bytes = taken.to_le_bytes();
         self.frame(CompletionKind::Take, 0, &[], &rgun_channel::frame::Body::Inline(&bytes), false, false)
     }

@@ -12,11 +12,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rgun_channel::Broken;
 use rgun_channel::control::{Report, send};
-use rgun_channel::frame::{Body, Completion, CompletionKind, encode_known_field};
+use rgun_channel::frame::{Body, Completion, CompletionKind, MESSAGE_COST, encode_known_field};
 use rgun_channel::header::index_of;
 use rgun_channel::layout::{CHUNK, INLINE_BODY, RESPONSE_WINDOW};
 
-use super::exchange::{Exchange, Pending, Stage};
+use super::exchange::{Carried, Exchange, Pending, Stage};
 use super::head;
 use crate::python::Described;
 use crate::worker::now;
@@ -33,8 +33,18 @@ impl Exchange {
         headers: Option<&Bound<'_, PyAny>>,
         trailers: bool,
     ) -> PyResult<()> {
+        let message =
+            if self.websocket.is_some() { "websocket.http.response.start" } else { "http.response.start" };
         self.fields.clear();
-        self.head = head::encode(head::status_code(status)?, headers, &mut self.fields)?;
+        self.head = head::encode(head::status_code(status, message)?, headers, &mut self.fields)?;
+        self.check_fields()?;
+        self.has_trailers = trailers;
+        self.stage = Stage::Prepared;
+        Ok(())
+    }
+
+    /// Do the head's fields fit into a frame?
+    pub(super) fn check_fields(&self) -> PyResult<()> {
         let most = self.served.worker.start.geometry.max_completion_frame();
         if self.fields.len() + HEAD_ROOM > most {
             return Err(PyValueError::new_err(format!(
@@ -43,8 +53,6 @@ impl Exchange {
                 most - HEAD_ROOM
             )));
         }
-        self.has_trailers = trailers;
-        self.stage = Stage::Prepared;
         Ok(())
     }
 
@@ -77,7 +85,7 @@ impl Exchange {
         }
         self.given += until as u64;
         let end = !more && !self.has_trailers;
-        self.pass_on(py, bytes, until, end)?;
+        self.pass_on(py, bytes, until, Carried::Body { end })?;
         self.stage = match more {
             true => Stage::Streaming,
             false if self.has_trailers => Stage::Trailing,
@@ -87,44 +95,44 @@ impl Exchange {
     }
 
     /// Sends, or begins to: small bodies straight from where they lie.
-    fn pass_on(
+    pub(super) fn pass_on(
         &mut self,
         py: Python<'_>,
         bytes: Option<&Bound<'_, PyBytes>>,
         until: usize,
-        end: bool,
+        carried: Carried,
     ) -> Result<(), Broken> {
-        if until == 0 && !end && self.is_head_sent {
+        if until == 0 && carried == (Carried::Body { end: false }) && self.is_head_sent {
             return Ok(());
         }
         // An empty part sends the head, as with uvicorn.
         match bytes {
             Some(bytes) if until > 0 => {
                 if self.fits_inline(until) && self.can_send() {
-                    return self.send_inline(&bytes.as_bytes()[..until], end);
+                    return self.send_inline(&bytes.as_bytes()[..until], carried);
                 }
-                self.pending = Some(Pending { bytes: bytes.clone().unbind(), at: 0, until, end });
+                self.pending = Some(Pending { bytes: bytes.clone().unbind(), at: 0, until, carried });
                 self.pump(py)
             }
-            _ => self.send_inline(&[], end),
+            _ => self.send_inline(&[], carried),
         }
     }
 
     /// Sends what waits, as far as there is credit and room.
     pub(super) fn pump(&mut self, py: Python<'_>) -> Result<(), Broken> {
         let worker = self.served.worker;
-        while let Some(Pending { bytes, at, until, end }) = self.pending.take() {
+        while let Some(Pending { bytes, at, until, carried }) = self.pending.take() {
             if self.is_disconnected {
                 break;
             }
             // (The pending is taken out here.)
             if !self.can_send() {
-                self.pending = Some(Pending { bytes, at, until, end });
+                self.pending = Some(Pending { bytes, at, until, carried });
                 break;
             }
             let rest = &bytes.bind(py).as_bytes()[at..until];
             if self.fits_inline(rest.len()) {
-                self.send_inline(rest, end)?;
+                self.send_inline(rest, carried)?;
                 continue;
             }
             let mut chunks = Vec::new();
@@ -138,14 +146,14 @@ impl Exchange {
                 taken = worker.output.try_fill(rest, &mut chunks)?;
             }
             if taken == 0 {
-                self.pending = Some(Pending { bytes, at, until, end });
+                self.pending = Some(Pending { bytes, at, until, carried });
                 break;
             }
             let is_last = at + taken == until;
             worker.count_sent(self.slot, taken as u64);
-            self.send_part(&Body::Chunks(&chunks), end && is_last)?;
+            self.send_part(&Body::Chunks(&chunks), carried, is_last)?;
             if !is_last {
-                self.pending = Some(Pending { bytes, at: at + taken, until, end });
+                self.pending = Some(Pending { bytes, at: at + taken, until, carried });
             }
         }
         if self.stage == Stage::Ended && self.has_trailers && self.pending.is_none() && !self.is_disconnected
@@ -180,13 +188,14 @@ impl Exchange {
         }
         self.given = len;
         let end = !self.has_trailers;
+        let carried = Carried::Body { end };
         if self.has_no_body() || len == 0 {
-            self.send_inline(&[], end)?;
+            self.send_inline(&[], carried)?;
         } else {
             let message = Report::File(self.id).encode();
             let worker = self.served.worker;
             py.detach(|| send(worker.control, &message, &[file.as_fd()])).map_err(PyErr::from)?;
-            self.send_part(&Body::File { offset: 0, len }, end)?;
+            self.send_part(&Body::File { offset: 0, len }, carried, true)?;
         }
         self.stage = if end { Stage::Ended } else { Stage::Trailing };
         Ok(())
@@ -254,7 +263,13 @@ impl Exchange {
                 return Ok(None);
             }
             self.served.worker.mark_idle(self.slot);
-            self.frame(CompletionKind::Body, 0, &[], &Body::Inline(&[]), true, true)?;
+            // What the application has left open is closed normally.
+            let (kind, status) = match self.stage {
+                Stage::Open if !self.is_disconnected => (CompletionKind::Close, 1000),
+                _ => (CompletionKind::Body, 0),
+            };
+            let last = Completion { status, ..self.completion(kind, true, true) };
+            self.push(&last, 0, &[], &Body::Inline(&[]))?;
             None
         };
         self.stage = Stage::Done;
@@ -300,15 +315,23 @@ impl Exchange {
             && HEAD_ROOM + self.fields.len() + len <= self.served.worker.start.geometry.max_completion_frame()
     }
 
-    fn send_inline(&mut self, bytes: &[u8], end: bool) -> Result<(), Broken> {
+    pub(super) fn send_inline(&mut self, bytes: &[u8], carried: Carried) -> Result<(), Broken> {
         if !bytes.is_empty() {
             self.served.worker.count_sent(self.slot, bytes.len() as u64);
         }
-        self.send_part(&Body::Inline(bytes), end)
+        self.send_part(&Body::Inline(bytes), carried, true)
     }
 
-    /// One frame of body, the head before it if it has not been sent.
-    fn send_part(&mut self, body: &Body<'_>, end: bool) -> Result<(), Broken> {
+    /// One frame of body, with the head if that has not been sent; or one of a message.
+    fn send_part(&mut self, body: &Body<'_>, carried: Carried, is_last: bool) -> Result<(), Broken> {
+        let end = match carried {
+            Carried::Body { end } => end && is_last,
+            Carried::Message { text } => {
+                self.served.worker.count_sent(self.slot, MESSAGE_COST);
+                let frame = self.completion(CompletionKind::Body, false, false);
+                return self.push(&Completion { text, more: !is_last, ..frame }, 0, &[], body);
+            }
+        };
         if self.is_head_sent {
             return self.frame(CompletionKind::Body, 0, &[], body, end, false);
         }
@@ -327,8 +350,18 @@ impl Exchange {
         end: bool,
         done: bool,
     ) -> Result<(), Broken> {
+        self.push(&self.completion(kind, end, done), n_fields, fields, body)
+    }
+
+    pub(super) fn push(
+        &self,
+        completion: &Completion,
+        n_fields: u16,
+        fields: &[u8],
+        body: &Body<'_>,
+    ) -> Result<(), Broken> {
         let mut frame = self.served.take_scratch();
-        self.completion(kind, end, done).encode(n_fields, body, &mut frame);
+        completion.encode(n_fields, body, &mut frame);
         frame.extend_from_slice(fields);
         body.encode(&mut frame);
         let pushed = self.served.outbox.push(&self.served.worker.output, &frame);
@@ -336,7 +369,7 @@ impl Exchange {
         pushed
     }
 
-    fn completion(&self, kind: CompletionKind, end: bool, done: bool) -> Completion {
+    pub(super) fn completion(&self, kind: CompletionKind, end: bool, done: bool) -> Completion {
         Completion {
             exchange: self.id,
             kind,

@@ -15,7 +15,7 @@ use super::receive::Events;
 use super::scope::Scopes;
 use super::send::Names;
 use super::turn::Loop;
-use super::{Application, Exchanges, exchange, python_half};
+use super::{Application, Exchanges, exchange, python_half, websocket};
 use crate::boot::Failure;
 use crate::python::support;
 use crate::worker::Worker;
@@ -93,14 +93,15 @@ pub(crate) fn run(
 impl Application {
     fn new(py: Python<'_>, worker: &'static Worker, server: &Bound<'_, PyAny>) -> PyResult<&'static Self> {
         let start = &worker.start;
+        let half = python_half(py)?;
         let attribute = |name: &str| server.getattr(name);
         let asgi = attribute("asgi")?.cast_into::<PyDict>()?;
         let state = attribute("state")?.cast_into::<PyDict>()?;
-        let slots = start.concurrency.min(start.geometry.slots);
         let served = Box::leak(Box::new(Self {
             worker,
             callable: attribute("application")?.unbind(),
-            call: python_half(py)?.getattr(intern!(py, "call"))?.unbind(),
+            call: half.getattr(intern!(py, "call"))?.unbind(),
+            call_websocket: half.getattr(intern!(py, "call_websocket"))?.unbind(),
             event_loop: Loop::new(
                 &attribute("loop")?,
                 attribute("over")?.unbind(),
@@ -108,13 +109,14 @@ impl Application {
             )?,
             scopes: Scopes::new(py, start, asgi, state)?,
             events: Events::new(py)?,
+            websockets: websocket::Constants::new(py)?,
             outbox: Outbox::default(),
             names: Names::new(py),
             sent: Py::new(py, Sent)?,
             exchanges: Mutex::new(Exchanges {
                 running: std::collections::HashMap::default(),
                 // The lowest last, so that it is used first.
-                free: (0..slots).rev().collect(),
+                free: (0..start.geometry.slots).rev().collect(),
                 held_up: Vec::new(),
             }),
             scratch: Mutex::default(),

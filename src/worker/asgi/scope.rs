@@ -1,4 +1,4 @@
-//! The connection scope of the ASGI HTTP specification, with uvicorn's values where that leaves a choice.
+//! The connection scopes of the ASGI HTTP and WebSocket specifications, with uvicorn's values where that leaves a choice.
 //!
 //! What is the same for all requests of a listener is in a prepared dictionary that is copied, then overwritten. Header
 //! names of the frame's table are made once.
@@ -17,18 +17,101 @@ use crate::wsgi::environ::percent_decode;
 /// Makes scopes.
 #[derive(Debug)]
 pub(super) struct Scopes {
-    /// By listener.
-    templates: Vec<Py<PyDict>>,
+    http: Kind,
+    websocket: Kind,
     /// By index of [`NAMES`].
     names: Vec<Py<PyBytes>>,
     /// By index of [`METHODS`].
     methods: Vec<Py<PyString>>,
     keys: Keys,
     root_path: Vec<u8>,
+    /// Lifespan's; copied as what is in [`Kind`].
+    state: Py<PyDict>,
+}
+
+const HTTP_KEYS: [&str; 14] = [
+    "type",
+    "asgi",
+    "http_version",
+    "server",
+    "client",
+    "scheme",
+    "root_path",
+    "headers",
+    "state",
+    "method",
+    "path",
+    "raw_path",
+    "query_string",
+    "extensions",
+];
+
+const WEBSOCKET_KEYS: [&str; 14] = [
+    "type",
+    "asgi",
+    "http_version",
+    "scheme",
+    "server",
+    "client",
+    "root_path",
+    "path",
+    "raw_path",
+    "query_string",
+    "headers",
+    "subprotocols",
+    "state",
+    "extensions",
+];
+
+/// What is different for requests and WebSockets.
+#[derive(Debug)]
+struct Kind {
+    /// By listener.
+    templates: Vec<Py<PyDict>>,
     /// Copied into each scope, so that what one request's middleware adds is not in the next one's.
     asgi: Py<PyDict>,
     extensions: Py<PyDict>,
-    state: Py<PyDict>,
+    /// The scheme over TLS.
+    secure: Py<PyString>,
+}
+
+impl Kind {
+    /// `keys` are in uvicorn's order.
+    fn new(
+        py: Python<'_>,
+        start: &Start,
+        [name, scheme, secure]: [&str; 3],
+        keys: &[&str],
+        asgi: Bound<'_, PyDict>,
+        extensions: &[&str],
+    ) -> PyResult<Self> {
+        let string = |text: &str| PyString::intern(py, text).unbind();
+        let templates = start
+            .listeners
+            .iter()
+            .map(|listener| {
+                let template = PyDict::new(py);
+                for key in keys {
+                    let value = match *key {
+                        "type" => string(name).into_any(),
+                        "http_version" => string("1.1").into_any(),
+                        "scheme" => string(scheme).into_any(),
+                        "server" => server(py, listener)?.into_any().unbind(),
+                        "root_path" => PyString::new(py, &start.root_path).into_any().unbind(),
+                        _ => py.None(),
+                    };
+                    template.set_item(string(key), value)?;
+                }
+                // Once more: what goes through here may be in the order of insertion only if it is copied.
+                Ok(template.copy()?.unbind())
+            })
+            .collect::<PyResult<_>>()?;
+        let offered = PyDict::new(py);
+        for name in extensions {
+            offered.set_item(string(name), PyDict::new(py))?;
+        }
+        Ok(Self { templates, asgi: asgi.unbind(), extensions: offered.unbind(), secure: string(secure) })
+    }
 }
 
 /// Interned keys and values.
@@ -47,7 +130,7 @@ struct Keys {
     extensions: Py<PyString>,
     http_1_0: Py<PyString>,
     http_2: Py<PyString>,
-    https: Py<PyString>,
+    subprotocols: Py<PyString>,
 }
 
 impl Scopes {
@@ -59,33 +142,28 @@ impl Scopes {
         state: Bound<'_, PyDict>,
     ) -> PyResult<Self> {
         let string = |text: &str| PyString::intern(py, text).unbind();
-        let extensions = PyDict::new(py);
-        for name in ["http.response.pathsend", "http.response.early_hint", "http.response.trailers"] {
-            extensions.set_item(string(name), PyDict::new(py))?;
-        }
-        let templates = start
-            .listeners
-            .iter()
-            .map(|listener| {
-                let template = PyDict::new(py);
-                let none = py.None();
-                let none = none.bind(py);
-                template.set_item(string("type"), string("http"))?;
-                template.set_item(string("asgi"), none)?;
-                template.set_item(string("http_version"), string("1.1"))?;
-                template.set_item(string("server"), server(py, listener)?)?;
-                template.set_item(string("client"), none)?;
-                template.set_item(string("scheme"), string("http"))?;
-                template.set_item(string("root_path"), &start.root_path)?;
-                for key in ["headers", "state", "method", "path", "raw_path", "query_string", "extensions"] {
-                    template.set_item(string(key), none)?;
-                }
-                // Once more: what goes through here may be in the order of insertion only if it is copied.
-                Ok(template.copy()?.unbind())
-            })
-            .collect::<PyResult<_>>()?;
+        let websocket_asgi = asgi.copy()?;
+        // Since which `send()` may raise that the client has gone.
+        websocket_asgi.set_item(string("spec_version"), string("2.4"))?;
+        let http = Kind::new(
+            py,
+            start,
+            ["http", "http", "https"],
+            &HTTP_KEYS,
+            asgi,
+            &["http.response.pathsend", "http.response.early_hint", "http.response.trailers"],
+        )?;
+        let websocket = Kind::new(
+            py,
+            start,
+            ["websocket", "ws", "wss"],
+            &WEBSOCKET_KEYS,
+            websocket_asgi,
+            &["websocket.http.response"],
+        )?;
         Ok(Self {
-            templates,
+            http,
+            websocket,
             names: NAMES.iter().map(|name| PyBytes::new(py, name.as_bytes()).unbind()).collect(),
             methods: METHODS.iter().map(|method| string(method)).collect(),
             keys: Keys {
@@ -102,25 +180,24 @@ impl Scopes {
                 extensions: string("extensions"),
                 http_1_0: string("1.0"),
                 http_2: string("2"),
-                https: string("https"),
+                subprotocols: string("subprotocols"),
             },
             root_path: start.root_path.clone().into_bytes(),
-            asgi: asgi.unbind(),
-            extensions: extensions.unbind(),
             state: state.unbind(),
         })
     }
 
-    /// The scope of one request.
+    /// The scope of one request, or WebSocket.
     pub(super) fn make<'py>(&self, py: Python<'py>, request: &Request<'_>) -> PyResult<Bound<'py, PyDict>> {
         let keys = &self.keys;
+        let kind = if request.websocket { &self.websocket } else { &self.http };
         let template =
-            self.templates
+            kind.templates
                 .get(usize::from(request.listener))
-                .or_else(|| self.templates.first())
+                .or_else(|| kind.templates.first())
                 .ok_or_else(|| PyRuntimeError::new_err(Broken::Frame("no such listener").to_string()))?;
         let scope = template.bind(py).copy()?;
-        scope.set_item(&keys.asgi, self.asgi.bind(py).copy()?)?;
+        scope.set_item(&keys.asgi, kind.asgi.bind(py).copy()?)?;
         match request.version {
             10 => scope.set_item(&keys.http_version, &keys.http_1_0)?,
             20 => scope.set_item(&keys.http_version, &keys.http_2)?,
@@ -130,18 +207,22 @@ impl Scopes {
             scope.set_item(&keys.client, (latin1(py, request.peer)?, request.peer_port))?;
         }
         if request.https {
-            scope.set_item(&keys.scheme, &keys.https)?;
+            scope.set_item(&keys.scheme, &kind.secure)?;
         }
         scope.set_item(&keys.headers, self.headers(py, request)?)?;
         scope.set_item(&keys.state, self.state.bind(py).copy()?)?;
-        let method = method_index(request.method);
-        match self.methods.get(usize::from(method)) {
-            Some(name) if method != METHOD_LITERAL => scope.set_item(&keys.method, name)?,
-            _ => scope.set_item(&keys.method, latin1(py, request.method)?)?,
+        if request.websocket {
+            scope.set_item(&keys.subprotocols, subprotocols(py, request)?)?;
+        } else {
+            let method = method_index(request.method);
+            match self.methods.get(usize::from(method)) {
+                Some(name) if method != METHOD_LITERAL => scope.set_item(&keys.method, name)?,
+                _ => scope.set_item(&keys.method, latin1(py, request.method)?)?,
+            }
         }
         self.set_path(py, &scope, request.path)?;
         scope.set_item(&keys.query_string, PyBytes::new(py, request.query))?;
-        scope.set_item(&keys.extensions, self.extensions.bind(py).copy()?)?;
+        scope.set_item(&keys.extensions, kind.extensions.bind(py).copy()?)?;
         Ok(scope)
     }
 
@@ -176,6 +257,17 @@ impl Scopes {
             scope.set_item(&keys.path, PyString::new(py, &String::from_utf8_lossy(&path)))
         }
     }
+}
+
+/// Those that a client offers, in its order of preference (RFC 6455 §11.3.4).
+fn subprotocols<'py>(py: Python<'py>, request: &Request<'_>) -> PyResult<Bound<'py, PyList>> {
+    let subprotocols = PyList::empty(py);
+    for (_, value) in request.fields().filter(|(name, _)| name.as_bytes() == b"sec-websocket-protocol") {
+        for subprotocol in value.split(|byte| *byte == b',') {
+            subprotocols.append(latin1(py, subprotocol.trim_ascii())?)?;
+        }
+    }
+    Ok(subprotocols)
 }
 
 /// Percent-encoded UTF-8; what is none is replaced, as `urllib.parse.unquote()` does.

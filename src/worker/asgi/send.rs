@@ -1,7 +1,7 @@
 //! The application's `send`: which message may come when, and what it says.
 //!
 //! ASGI HTTP specification, "Response Start" and "Response Body"; extensions "Path Send", "Early Hints", "Trailers".
-//! Whoever breaks it gets the exception that uvicorn raises.
+//! The messages of WebSockets are in [`super::websocket`]. Whoever breaks it gets the exception that uvicorn raises.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use super::Application;
 use super::awaitable::{Waiting, thrown};
 use super::exchange::{Exchange, Stage, in_the_worker};
 use super::head::{bytes, type_name};
+use super::{Application, websocket};
 use crate::wsgi::response::Fault;
 
 #[pymethods]
@@ -22,15 +22,16 @@ impl Exchange {
     fn __call__<'py>(slf: &Bound<'py, Self>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         in_the_worker(py, None);
-        let (served, is_disconnected, can_send) = {
+        let (served, is_disconnected, is_websocket, can_send) = {
             let exchange = slf.try_borrow()?;
-            (exchange.served, exchange.is_disconnected, exchange.can_send())
+            let is_websocket = exchange.websocket.is_some();
+            (exchange.served, exchange.is_disconnected, is_websocket, exchange.can_send())
         };
-        if is_disconnected {
+        if is_disconnected && !is_websocket {
             return Ok(served.sent.bind(py).clone().into_any());
         }
-        let message = if can_send {
-            process(slf, message)?;
+        let message = if can_send || is_disconnected {
+            process(slf, message, is_websocket)?;
             if slf.borrow().pending.is_none() {
                 return Ok(served.sent.bind(py).clone().into_any());
             }
@@ -75,13 +76,18 @@ impl Sending {
                 return Ok(Some(future));
             }
             let exchange = self.exchange.bind(py);
-            if exchange.borrow().is_disconnected {
+            let (is_disconnected, is_websocket, can_send) = {
+                let exchange = exchange.borrow();
+                (exchange.is_disconnected, exchange.websocket.is_some(), exchange.can_send())
+            };
+            if is_disconnected {
+                if is_websocket {
+                    websocket::process_late(exchange, self.message.take())?;
+                }
                 return Ok(None);
             }
-            if exchange.borrow().can_send()
-                && let Some(message) = self.message.take()
-            {
-                process(exchange, message.bind(py))?;
+            if can_send && let Some(message) = self.message.take() {
+                process(exchange, message.bind(py), is_websocket)?;
             }
             if self.message.is_none() && exchange.borrow().pending.is_none() {
                 return Ok(None);
@@ -139,28 +145,28 @@ impl Names {
 }
 
 /// Does what a message says.
-fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>) -> PyResult<()> {
+fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: bool) -> PyResult<()> {
+    if is_websocket {
+        return websocket::process(slf, message);
+    }
     let py = slf.py();
     let (served, stage) = {
         let exchange = slf.try_borrow()?;
         (exchange.served, exchange.stage)
     };
     let names = &served.names;
-    let kind = item(message, intern!(py, "type"))?
-        .ok_or_else(|| PyKeyError::new_err(intern!(py, "type").clone().unbind()))?;
+    let kind = required(message, intern!(py, "type"))?;
     let is = |name: &Py<PyString>| Ok::<_, PyErr>(kind.is(name) || kind.eq(name)?);
     let outcome = match stage {
         Stage::Unstarted if is(&names.start)? => {
-            let status = item(message, intern!(py, "status"))?
-                .ok_or_else(|| PyKeyError::new_err(intern!(py, "status").clone().unbind()))?;
+            let status = required(message, intern!(py, "status"))?;
             let headers = item(message, intern!(py, "headers"))?;
             let trailers = truth(message, intern!(py, "trailers"))?;
             // Nothing is to be sent yet, so nobody is owed a bell.
             return slf.try_borrow_mut()?.prepare(&status, headers.as_ref(), trailers);
         }
         Stage::Unstarted if is(&names.hint)? => {
-            let links = item(message, intern!(py, "links"))?
-                .ok_or_else(|| PyKeyError::new_err(intern!(py, "links").clone().unbind()))?;
+            let links = required(message, intern!(py, "links"))?;
             slf.try_borrow_mut()?.hint(&links)
         }
         Stage::Unstarted => return Err(expected("http.response.start", &kind)),
@@ -172,9 +178,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>) -> PyResult<()
             slf.try_borrow_mut()?.body(py, part.as_ref(), more)
         }
         Stage::Prepared if is(&names.file)? => {
-            let path = item(message, intern!(py, "path"))?
-                .ok_or_else(|| PyKeyError::new_err(intern!(py, "path").clone().unbind()))?
-                .extract::<PathBuf>()?;
+            let path = required(message, intern!(py, "path"))?.extract::<PathBuf>()?;
             slf.try_borrow_mut()?.file(py, &path)
         }
         Stage::Prepared | Stage::Streaming => return Err(expected("http.response.body", &kind)),
@@ -184,13 +188,20 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>) -> PyResult<()
             slf.try_borrow_mut()?.trailers(py, headers.as_ref(), more)
         }
         Stage::Trailing => return Err(expected("http.response.trailers", &kind)),
-        Stage::Ended | Stage::Done => {
+        Stage::Open | Stage::Ended | Stage::Done => {
             return Err(PyRuntimeError::new_err(format!(
                 "Unexpected ASGI message '{}' sent, after response already completed.",
                 kind.str()?
             )));
         }
     };
+    processed(slf, outcome)
+}
+
+/// What follows a message that was sent.
+pub(super) fn processed(slf: &Bound<'_, Exchange>, outcome: Result<(), Fault>) -> PyResult<()> {
+    let py = slf.py();
+    let served = slf.borrow().served;
     match outcome {
         Ok(()) => {}
         Err(Fault::Python(error)) => return Err(error),
@@ -207,12 +218,28 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>) -> PyResult<()
 }
 
 fn expected(expected: &str, kind: &Bound<'_, PyAny>) -> PyErr {
-    let kind = kind.str().map_or_else(|_| type_name(kind), |text| text.to_string());
+    let kind = shown(kind);
     PyRuntimeError::new_err(format!("Expected ASGI message '{expected}', but got '{kind}'."))
 }
 
+/// A message's type in a text.
+pub(super) fn shown(kind: &Bound<'_, PyAny>) -> String {
+    kind.str().map_or_else(|_| type_name(kind), |text| text.to_string())
+}
+
+/// `message[key]`
+pub(super) fn required<'py>(
+    message: &Bound<'py, PyAny>,
+    key: &Bound<'py, PyString>,
+) -> PyResult<Bound<'py, PyAny>> {
+    item(message, key)?.ok_or_else(|| PyKeyError::new_err(key.clone().unbind()))
+}
+
 /// `message.get(key)`
-fn item<'py>(message: &Bound<'py, PyAny>, key: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
+pub(super) fn item<'py>(
+    message: &Bound<'py, PyAny>,
+    key: &Bound<'py, PyString>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
     if let Ok(message) = message.cast::<PyDict>() {
         return message.get_item(key);
     }
@@ -224,6 +251,6 @@ fn item<'py>(message: &Bound<'py, PyAny>, key: &Bound<'py, PyString>) -> PyResul
 }
 
 /// `bool(message.get(key, False))`
-fn truth<'py>(message: &Bound<'py, PyAny>, key: &Bound<'py, PyString>) -> PyResult<bool> {
+pub(super) fn truth<'py>(message: &Bound<'py, PyAny>, key: &Bound<'py, PyString>) -> PyResult<bool> {
     item(message, key)?.map_or(Ok(false), |value| value.is_truthy())
 }

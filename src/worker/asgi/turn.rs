@@ -186,14 +186,16 @@ impl Application {
     fn take(&'static self, py: Python<'_>, frame: &[u8]) -> Result<(), Broken> {
         match Submission::decode(frame)? {
             Submission::Request(request) => self.begin(py, &request),
-            Submission::Later(Later::Part { exchange, bytes, end, .. }) => {
+            Submission::Later(Later::Part { exchange, bytes, end, text, more }) => {
                 // What is over has no use for it.
-                if let Some(exchange) = self.exchange(py, exchange) {
-                    Exchange::part(&exchange, bytes, end);
+                let Some(exchange) = self.exchange(py, exchange) else { return Ok(()) };
+                if exchange.borrow().websocket.is_some() {
+                    return Exchange::message(&exchange, bytes, text, more);
                 }
+                Exchange::part(&exchange, bytes, end);
                 Ok(())
             }
-            Submission::Later(Later::Disconnect { exchange, cancel, .. }) => {
+            Submission::Later(Later::Disconnect { exchange, code, reason, cancel }) => {
                 let Some(exchange) = self.exchange(py, exchange) else { return Ok(()) };
                 if cancel {
                     let cancelled = Exchange::cancel(&exchange);
@@ -205,6 +207,7 @@ impl Application {
                         self.worker.raised(py, error);
                     }
                 } else {
+                    exchange.borrow_mut().note_close(code, reason)?;
                     Exchange::disconnect(&exchange);
                 }
                 Ok(())
@@ -254,7 +257,8 @@ impl Application {
     ) -> PyResult<Bound<'py, PyAny>> {
         let scope = self.scopes.make(py, request)?;
         let receive = Bound::new(py, Receive { exchange: exchange.clone().unbind() })?;
-        let coroutine = self.call.bind(py).call1((&self.callable, scope, receive, exchange))?;
+        let call = if request.websocket { &self.call_websocket } else { &self.call };
+        let coroutine = call.bind(py).call1((&self.callable, scope, receive, exchange))?;
         self.event_loop.new_task.bind(py).call((coroutine,), Some(self.event_loop.task_keywords.bind(py)))
     }
 

@@ -1,0 +1,192 @@
+//! From the daemon's parts to what `receive()` gives: `websocket.connect`, `websocket.receive`, `websocket.disconnect`.
+//!
+//! # Credit
+//! A message is paid for when the application has received it. Of one that goes on nothing can be received, so its parts
+//! are paid for when they come; but only while no other message waits, or one after the other could pile up.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyString};
+use rgun_channel::Broken;
+
+use super::{ABNORMAL, Message, WebSocket, cost};
+use crate::asgi::awaitable;
+use crate::asgi::exchange::{Exchange, Stage};
+
+/// A queue that a burst has made larger than this is let go of when it is empty.
+const KEPT: usize = 8;
+
+/// Those that are copied, and keys.
+#[derive(Debug)]
+pub(super) struct Events {
+    connect: Py<PyDict>,
+    receive: Py<PyDict>,
+    disconnect: Py<PyDict>,
+    text: Py<PyString>,
+    bytes: Py<PyString>,
+    code: Py<PyString>,
+    reason: Py<PyString>,
+}
+
+impl Events {
+    pub(super) fn new(py: Python<'_>) -> PyResult<Self> {
+        let string = |text: &str| PyString::intern(py, text).unbind();
+        let event = |kind: &str| -> PyResult<Bound<'_, PyDict>> {
+            let event = PyDict::new(py);
+            event.set_item(string("type"), string(kind))?;
+            Ok(event)
+        };
+        let disconnect = event("websocket.disconnect")?;
+        disconnect.set_item(string("code"), ABNORMAL)?;
+        disconnect.set_item(string("reason"), string(""))?;
+        Ok(Self {
+            connect: event("websocket.connect")?.unbind(),
+            receive: event("websocket.receive")?.unbind(),
+            disconnect: disconnect.unbind(),
+            text: string("text"),
+            bytes: string("bytes"),
+            code: string("code"),
+            reason: string("reason"),
+        })
+    }
+}
+
+/// What a `receive()` finds.
+enum Found {
+    Connect,
+    Message(Message),
+    Disconnect(u16, Box<str>),
+    Nothing,
+}
+
+impl WebSocket {
+    /// Takes a part; true if that makes a message whole.
+    fn part(&mut self, py: Python<'_>, bytes: &[u8], is_text: bool, more: bool) -> Result<bool, Broken> {
+        if more {
+            self.assembling.extend_from_slice(bytes);
+            self.owed += cost(bytes);
+            self.pay();
+            return Ok(false);
+        }
+        let mut assembled = std::mem::take(&mut self.assembling);
+        let content = if assembled.is_empty() {
+            content(py, bytes, is_text)?
+        } else {
+            assembled.extend_from_slice(bytes);
+            content(py, &assembled, is_text)?
+        };
+        let cost = std::mem::take(&mut self.owed) + cost(bytes);
+        self.messages.push_back(Message { content, is_text, cost });
+        Ok(true)
+    }
+
+    /// What is being put together does not wait for the application, unless the application is behind.
+    fn pay(&mut self) {
+        if self.messages.is_empty() {
+            self.received += std::mem::take(&mut self.owed);
+        }
+    }
+
+    fn found(&mut self, is_over: bool) -> Found {
+        if !self.is_connected {
+            self.is_connected = true;
+            return Found::Connect;
+        }
+        if let Some(message) = self.messages.pop_front() {
+            self.received += message.cost;
+            if self.messages.is_empty() && self.messages.capacity() > KEPT {
+                self.messages = std::collections::VecDeque::new();
+            }
+            self.pay();
+            return Found::Message(message);
+        }
+        if !is_over {
+            return Found::Nothing;
+        }
+        let (code, reason) = self.closed.clone().unwrap_or((ABNORMAL, "".into()));
+        Found::Disconnect(code, reason)
+    }
+}
+
+fn content(py: Python<'_>, bytes: &[u8], is_text: bool) -> Result<Py<PyAny>, Broken> {
+    if !is_text {
+        return Ok(PyBytes::new(py, bytes).into_any().unbind());
+    }
+    let text = str::from_utf8(bytes).map_err(|_| Broken::Frame("a text message is not UTF-8"))?;
+    Ok(PyString::new(py, text).into_any().unbind())
+}
+
+impl Exchange {
+    /// A message, or a part of one.
+    pub(in crate::asgi) fn message(
+        slf: &Bound<'_, Self>,
+        bytes: &[u8],
+        text: bool,
+        more: bool,
+    ) -> Result<(), Broken> {
+        let py = slf.py();
+        let (worker, receivers, taken) = {
+            let exchange = &mut *slf.borrow_mut();
+            let Some(websocket) = exchange.websocket.as_deref_mut() else { return Ok(()) };
+            if exchange.stage >= Stage::Ended || exchange.is_disconnected {
+                // Closed by the application, which expects no more.
+                return Ok(());
+            }
+            let is_whole = websocket.part(py, bytes, text, more)?;
+            let receivers = if is_whole { std::mem::take(&mut exchange.receivers) } else { Vec::new() };
+            (exchange.served.worker, receivers, websocket.asks_for_more())
+        };
+        if let Some(taken) = taken {
+            slf.borrow().tell_taken(taken)?;
+        }
+        awaitable::wake(py, worker, receivers);
+        Ok(())
+    }
+
+    /// Why the client has gone, if it is a WebSocket's.
+    pub(in crate::asgi) fn note_close(&mut self, code: u16, reason: &[u8]) -> Result<(), Broken> {
+        let Some(websocket) = self.websocket.as_deref_mut() else { return Ok(()) };
+        let reason = str::from_utf8(reason).map_err(|_| Broken::Frame("a close reason is not UTF-8"))?;
+        websocket.close(code, reason);
+        // What was being put together is of no use to anybody.
+        websocket.assembling = Vec::new();
+        Ok(())
+    }
+
+    /// The next event, if there is one.
+    pub(in crate::asgi) fn websocket_event<'py>(
+        slf: &Bound<'py, Self>,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let py = slf.py();
+        let (served, found, taken) = {
+            let exchange = &mut *slf.try_borrow_mut()?;
+            let is_over = exchange.is_disconnected || exchange.stage >= Stage::Ended;
+            let Some(websocket) = exchange.websocket.as_deref_mut() else { return Ok(None) };
+            let found = websocket.found(is_over);
+            // Before it is accepted, nothing is taken.
+            let is_open = exchange.stage == Stage::Open && !is_over;
+            (exchange.served, found, if is_open { websocket.asks_for_more() } else { None })
+        };
+        if let Some(taken) = taken {
+            let told = slf.borrow().tell_taken(taken);
+            told.unwrap_or_else(|broken| served.worker.broken(&broken));
+            served.owe(py);
+        }
+        let events = &served.websockets.events;
+        match found {
+            Found::Nothing => Ok(None),
+            Found::Connect => events.connect.bind(py).copy().map(Some),
+            Found::Message(message) => {
+                let event = events.receive.bind(py).copy()?;
+                let key = if message.is_text { &events.text } else { &events.bytes };
+                event.set_item(key, message.content)?;
+                Ok(Some(event))
+            }
+            Found::Disconnect(code, reason) => {
+                let event = events.disconnect.bind(py).copy()?;
+                event.set_item(&events.code, code)?;
+                event.set_item(&events.reason, &*reason)?;
+                Ok(Some(event))
+            }
+        }
+    }
+}

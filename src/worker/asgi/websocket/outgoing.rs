@@ -1,0 +1,219 @@
+//! What the application says: `websocket.accept`, `websocket.send`, `websocket.close`, and the response that denies.
+//!
+//! What is refused is refused with the words of uvicorn's own WebSockets (`--ws auto`).
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+use rgun_channel::Broken;
+use rgun_channel::frame::{Body, Completion, CompletionKind};
+
+use super::{ABNORMAL, ClientDisconnected};
+use crate::asgi::exchange::{Carried, Exchange, Stage};
+use crate::asgi::head::{self, bytes, type_name};
+use crate::asgi::send::{item, processed, required, shown, truth};
+use crate::wsgi::head::Head;
+use crate::wsgi::response::Fault;
+
+/// Types of messages.
+#[derive(Debug)]
+pub(super) struct Names {
+    accept: Py<PyString>,
+    send: Py<PyString>,
+    close: Py<PyString>,
+    start: Py<PyString>,
+    body: Py<PyString>,
+}
+
+impl Names {
+    pub(super) fn new(py: Python<'_>) -> Self {
+        let string = |text: &str| PyString::intern(py, text).unbind();
+        Self {
+            accept: string("websocket.accept"),
+            send: string("websocket.send"),
+            close: string("websocket.close"),
+            start: string("websocket.http.response.start"),
+            body: string("websocket.http.response.body"),
+        }
+    }
+}
+
+/// Does what a message says.
+pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = slf.py();
+    let (served, stage, is_disconnected) = {
+        let exchange = slf.try_borrow()?;
+        (exchange.served, exchange.stage, exchange.is_disconnected)
+    };
+    let names = &served.websockets.names;
+    let kind = required(message, intern!(py, "type"))?;
+    let is = |name: &Py<PyString>| Ok::<_, PyErr>(kind.is(name) || kind.eq(name)?);
+    if is_disconnected {
+        return if stage == Stage::Open && is(&names.close)? { Ok(()) } else { Err(gone()) };
+    }
+    let outcome = match stage {
+        Stage::Unstarted if is(&names.accept)? => {
+            let subprotocol = item(message, intern!(py, "subprotocol"))?.filter(|given| !given.is_none());
+            let headers = item(message, intern!(py, "headers"))?;
+            slf.try_borrow_mut()?.accept(subprotocol.as_ref(), headers.as_ref())
+        }
+        Stage::Unstarted if is(&names.close)? => slf.try_borrow_mut()?.forbid(),
+        Stage::Unstarted if is(&names.start)? => {
+            let status = required(message, intern!(py, "status"))?;
+            let headers = item(message, intern!(py, "headers"))?;
+            // Nothing is to be sent yet, so nobody is owed a bell.
+            return slf.try_borrow_mut()?.prepare(&status, headers.as_ref(), false);
+        }
+        Stage::Unstarted => {
+            return Err(expected(
+                "'websocket.accept', 'websocket.close' or 'websocket.http.response.start' but",
+                &kind,
+            ));
+        }
+        Stage::Open if is(&names.send)? => {
+            let Some((content, text)) = content(message)? else { return Ok(()) };
+            let len = content.as_bytes().len();
+            let carried = Carried::Message { text };
+            slf.try_borrow_mut()?.pass_on(py, Some(&content), len, carried).map_err(Fault::from)
+        }
+        Stage::Open if is(&names.close)? => {
+            let (code, reason) = farewell(message)?;
+            slf.try_borrow_mut()?.close(code, &reason).map_err(Fault::from)
+        }
+        Stage::Open => return Err(expected("'websocket.send' or 'websocket.close',", &kind)),
+        Stage::Prepared | Stage::Streaming | Stage::Trailing if is(&names.body)? => {
+            let part = item(message, intern!(py, "body"))?
+                .map(|part| bytes(part, "the body of websocket.http.response.body"))
+                .transpose()?;
+            let more = truth(message, intern!(py, "more_body"))?;
+            slf.try_borrow_mut()?.body(py, part.as_ref(), more)
+        }
+        Stage::Prepared | Stage::Streaming | Stage::Trailing => {
+            return Err(expected("'websocket.http.response.body' but", &kind));
+        }
+        Stage::Ended | Stage::Done => {
+            return Err(PyRuntimeError::new_err(format!(
+                "Unexpected ASGI message '{}', after sending 'websocket.close' or response already completed.",
+                shown(&kind)
+            )));
+        }
+    };
+    processed(slf, outcome)
+}
+
+/// A `send()` that has waited until the client was gone; without a message, for all of it to be sent.
+pub(in crate::asgi) fn process_late(slf: &Bound<'_, Exchange>, message: Option<Py<PyAny>>) -> PyResult<()> {
+    match message {
+        Some(message) => process(slf, message.bind(slf.py())),
+        None => Err(gone()),
+    }
+}
+
+fn gone() -> PyErr {
+    ClientDisconnected::new_err("the client has gone")
+}
+
+fn expected(expected: &str, kind: &Bound<'_, PyAny>) -> PyErr {
+    PyRuntimeError::new_err(format!("Expected ASGI message {expected} got '{}'.", shown(kind)))
+}
+
+/// What is to be sent, and whether it is text. Bytes go first; without either, nothing is.
+fn content<'py>(message: &Bound<'py, PyAny>) -> PyResult<Option<(Bound<'py, PyBytes>, bool)>> {
+    let py = message.py();
+    let given = |key| item(message, key).map(|value| value.filter(|value| !value.is_none()));
+    if let Some(value) = given(intern!(py, "bytes"))? {
+        return Ok(Some((bytes(value, "the bytes of websocket.send")?, false)));
+    }
+    let Some(value) = given(intern!(py, "text"))? else { return Ok(None) };
+    let text = value.cast::<PyString>().map_err(|_| {
+        PyTypeError::new_err(format!("the text of websocket.send is {}, not str", type_name(&value)))
+    })?;
+    Ok(Some((text.encode_utf8()?, true)))
+}
+
+/// Code and reason of a `websocket.close`.
+fn farewell(message: &Bound<'_, PyAny>) -> PyResult<(u16, String)> {
+    let py = message.py();
+    let code = match item(message, intern!(py, "code"))?.filter(|code| !code.is_none()) {
+        None => NORMAL,
+        Some(code) => {
+            let code = code.extract::<i64>().map_err(|_| {
+                PyTypeError::new_err(format!("websocket.close: code is {}, not int", type_name(&code)))
+            })?;
+            u16::try_from(code).ok().filter(|code| may_be_sent(*code)).ok_or_else(|| {
+                PyRuntimeError::new_err(format!(
+                    "websocket.close: code {code} is none that may be sent (1000 to 1003, 1007 to 1014, \
+                     3000 to 4999; RFC 6455 §7.4)"
+                ))
+            })?
+        }
+    };
+    let Some(reason) = item(message, intern!(py, "reason"))?.filter(|reason| !reason.is_none()) else {
+        return Ok((code, String::new()));
+    };
+    let text = reason.cast::<PyString>().map_err(|_| {
+        PyTypeError::new_err(format!("websocket.close: reason is {}, not str", type_name(&reason)))
+    })?;
+    let text = text.to_cow()?.into_owned();
+    if text.len() > LONGEST_REASON {
+        return Err(PyRuntimeError::new_err(format!(
+            "websocket.close: the reason has {} bytes, more than the {LONGEST_REASON} that fit into a close frame \
+             (RFC 6455 §5.5)",
+            text.len()
+        )));
+    }
+    Ok((code, text))
+}
+
+/// A close frame has 125 bytes, two of them for the code.
+const LONGEST_REASON: usize = 123;
+
+/// The code of a close for which there is no reason.
+const NORMAL: u16 = 1000;
+
+/// RFC 6455 §7.4, and what IANA has registered since. Not those which say that there was no close frame.
+const fn may_be_sent(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+impl Exchange {
+    /// `websocket.accept`; from now on messages are welcome.
+    fn accept(
+        &mut self,
+        subprotocol: Option<&Bound<'_, PyAny>>,
+        headers: Option<&Bound<'_, PyAny>>,
+    ) -> Result<(), Fault> {
+        self.fields.clear();
+        self.head = head::accepting(subprotocol, headers, &mut self.fields)?;
+        self.check_fields()?;
+        self.stage = Stage::Open;
+        self.send_inline(&[], Carried::Body { end: false })?;
+        match self.websocket.as_deref_mut().and_then(super::WebSocket::asks_for_more) {
+            Some(taken) => Ok(self.tell_taken(taken)?),
+            None => Ok(()),
+        }
+    }
+
+    /// `websocket.close` before it is accepted.
+    fn forbid(&mut self) -> Result<(), Fault> {
+        self.head = Head { status: 403, ..Head::default() };
+        self.fields.clear();
+        self.stage = Stage::Ended;
+        if let Some(websocket) = self.websocket.as_deref_mut() {
+            websocket.close(ABNORMAL, "");
+        }
+        Ok(self.send_inline(&[], Carried::Body { end: true })?)
+    }
+
+    /// `websocket.close`.
+    fn close(&mut self, code: u16, reason: &str) -> Result<(), Broken> {
+        self.stage = Stage::Ended;
+        if let Some(websocket) = self.websocket.as_deref_mut() {
+            websocket.close(code, reason);
+            websocket.assembling = Vec::new();
+        }
+        let frame = Completion { status: code, ..self.completion(CompletionKind::Close, true, false) };
+        self.push(&frame, 0, &[], &Body::Inline(reason.as_bytes()))
+    }
+}
