@@ -1,0 +1,263 @@
+//! One WebSocket: opened, idle, echoing, closed. Used by `main`, one task each.
+//!
+//! Pings are answered whatever it does. It decides nothing about when: orders come from `main`. Every message is
+//! different, and an echo that is not the very message fails, so a server cannot mix up two clients unnoticed.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::frame;
+
+/// The key of RFC 6455 section 1.3, and what every server has to make of it.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+/// As browsers offer it.
+const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+const OPENING: Duration = Duration::from_secs(30);
+const CLOSING: Duration = Duration::from_secs(2);
+const READ: usize = 4096;
+/// Two numbers in hexadecimal, with which every message begins.
+pub(crate) const LEAST: usize = 24;
+
+/// What all clients of a run have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) address: SocketAddr,
+    pub(crate) path: String,
+    /// The length of a message, at least [`LEAST`].
+    pub(crate) bytes: usize,
+    /// Whether permessage-deflate is offered.
+    pub(crate) deflate: bool,
+}
+
+/// An open WebSocket.
+#[derive(Debug)]
+pub(crate) struct Client {
+    stream: TcpStream,
+    number: usize,
+    sequence: u64,
+    bytes: usize,
+    /// Whether permessage-deflate is in use: the server took the offer.
+    pub(crate) deflate: bool,
+    /// Received and not yet looked at.
+    input: Vec<u8>,
+    /// The message that is being put together, and whether one is.
+    message: Vec<u8>,
+    within: bool,
+    compressed: bool,
+    sent: Vec<u8>,
+    output: Vec<u8>,
+}
+
+/// What a received frame completed.
+enum Event {
+    /// `Client::message` is whole.
+    Message,
+    /// The server closes, with this code if it says one.
+    Close(Option<u16>),
+}
+
+impl Client {
+    /// Connects and shakes hands.
+    pub(crate) async fn open(plan: &Plan, number: usize) -> io::Result<Self> {
+        let opened = timeout(OPENING, Self::shake_hands(plan, number)).await;
+        opened.unwrap_or_else(|_| Err(failure(number, "no answer to the handshake within 30 s")))
+    }
+
+    async fn shake_hands(plan: &Plan, number: usize) -> io::Result<Self> {
+        let mut stream = TcpStream::connect(plan.address).await?;
+        stream.set_nodelay(true)?;
+        let request = format!(
+            "GET {} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{}\r\n",
+            plan.path,
+            if plan.deflate { OFFER } else { "" },
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut input = Vec::with_capacity(READ);
+        let end = loop {
+            if let Some(at) = input.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+            if stream.read_buf(&mut input).await? == 0 {
+                return Err(failure(number, "closed within the handshake"));
+            }
+        };
+        let head = String::from_utf8_lossy(&input[..end]).into_owned();
+        input.drain(..end);
+        let deflate = check_head(&head, plan.deflate).map_err(|why| failure(number, &why))?;
+        Ok(Self {
+            stream,
+            number,
+            sequence: 0,
+            bytes: plan.bytes,
+            deflate,
+            input,
+            message: Vec::new(),
+            within: false,
+            compressed: false,
+            sent: Vec::new(),
+            output: Vec::new(),
+        })
+    }
+
+    /// Only answers pings; returns what ended that: a close, or a message nobody asked for. Cancel safe.
+    pub(crate) async fn idle(&mut self) -> io::Error {
+        match self.event().await {
+            Ok(Event::Message) => failure(self.number, "a message came unasked"),
+            Ok(Event::Close(code)) => self.closed(code),
+            Err(error) => error,
+        }
+    }
+
+    /// Sends one message and waits for its echo.
+    pub(crate) async fn echo(&mut self) -> io::Result<()> {
+        self.sequence += 1;
+        self.sent.clear();
+        write!(self.sent, "{:08x}{:016x}", self.number, self.sequence)?;
+        self.sent.resize(self.bytes, b'x');
+        let build = if self.deflate { frame::build_stored } else { frame::build };
+        build(&mut self.output, frame::TEXT, &self.sent);
+        self.flush().await?;
+        match self.event().await? {
+            // What the server compressed is not inflated here: that it is a message will have to do.
+            Event::Message if self.compressed || self.message == self.sent => Ok(()),
+            Event::Message => Err(failure(self.number, "the echo is another message")),
+            Event::Close(code) => Err(self.closed(code)),
+        }
+    }
+
+    /// The closing handshake, as far as the server takes part within two seconds. It is not measured, and a server
+    /// that ends the connection instead has ended it.
+    pub(crate) async fn close(mut self) {
+        frame::build(&mut self.output, frame::CLOSE, &1000_u16.to_be_bytes());
+        let farewell = async {
+            self.flush().await?;
+            while !matches!(self.event().await?, Event::Close(_)) {}
+            Ok::<(), io::Error>(())
+        };
+        let _ = timeout(CLOSING, farewell).await;
+    }
+
+    /// The next event; what was read is kept if the future is dropped, and so is a pong that is not wholly written.
+    async fn event(&mut self) -> io::Result<Event> {
+        loop {
+            while let Some(head) = frame::parse(&self.input).map_err(|why| failure(self.number, why))? {
+                let event = self.take(&head)?;
+                self.input.drain(..head.end);
+                if let Some(event) = event {
+                    return Ok(event);
+                }
+            }
+            self.flush().await?;
+            self.input.reserve(READ);
+            if self.stream.read_buf(&mut self.input).await? == 0 {
+                return Err(failure(self.number, "the connection ended without a close frame"));
+            }
+        }
+    }
+
+    /// Takes one frame in.
+    fn take(&mut self, head: &frame::Head) -> io::Result<Option<Event>> {
+        let payload = &self.input[head.begin..head.end];
+        match head.opcode {
+            frame::PING => frame::build(&mut self.output, frame::PONG, payload),
+            frame::PONG => {}
+            frame::CLOSE => {
+                let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+                return Ok(Some(Event::Close(code)));
+            }
+            opcode => {
+                if (opcode == frame::CONTINUATION) != self.within {
+                    return Err(failure(
+                        self.number,
+                        "a message begins within another, or goes on without a beginning",
+                    ));
+                }
+                if !self.within {
+                    self.message.clear();
+                    self.compressed = head.compressed;
+                }
+                if self.compressed && !self.deflate {
+                    return Err(failure(self.number, "a message is compressed, though nobody offered that"));
+                }
+                self.message.extend_from_slice(payload);
+                self.within = !head.last;
+                if head.last {
+                    return Ok(Some(Event::Message));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes what is to be written.
+    async fn flush(&mut self) -> io::Result<()> {
+        while !self.output.is_empty() {
+            let count = self.stream.write(&self.output).await?;
+            self.output.drain(..count);
+        }
+        Ok(())
+    }
+
+    fn closed(&self, code: Option<u16>) -> io::Error {
+        let code = code.map_or("without a code".to_owned(), |code| format!("with {code}"));
+        failure(self.number, &format!("the server closed {code}"))
+    }
+}
+
+/// Checks an answer to the handshake (RFC 6455 section 4.1); returns whether permessage-deflate is in use.
+fn check_head(head: &str, offered: bool) -> Result<bool, String> {
+    let mut lines = head.split("\r\n");
+    let status = lines.next().unwrap_or_default();
+    if !status.starts_with("HTTP/1.1 101") {
+        return Err(format!("the handshake was answered with {status:?}"));
+    }
+    let field = |name: &str| {
+        let mut fields = lines.clone().filter_map(|line| line.split_once(':'));
+        fields.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned())
+    };
+    let accept = field("sec-websocket-accept").unwrap_or_default();
+    if accept != ACCEPT {
+        return Err(format!("Sec-WebSocket-Accept is {accept:?} instead of {ACCEPT:?}"));
+    }
+    match field("sec-websocket-extensions") {
+        None => Ok(false),
+        Some(taken) if offered && taken.starts_with("permessage-deflate") => Ok(true),
+        Some(taken) => Err(format!("the server took the extension {taken:?}, which nobody offered")),
+    }
+}
+
+/// An error that says which client it befell.
+fn failure(number: usize, why: &str) -> io::Error {
+    io::Error::other(format!("client {number}: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(fields: &str) -> String {
+        format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n\r\n")
+    }
+
+    #[test]
+    fn a_handshake_counts_only_with_the_right_accept() {
+        assert_eq!(check_head(&head(&format!("SEC-WebSocket-Accept: {ACCEPT}")), false), Ok(false));
+        assert!(check_head(&head("Sec-WebSocket-Accept: AAAA"), false).unwrap_err().contains("AAAA"));
+        assert!(check_head("HTTP/1.1 403 Forbidden\r\n\r\n", false).unwrap_err().contains("403"));
+    }
+
+    #[test]
+    fn an_extension_is_taken_only_if_offered() {
+        let deflate =
+            head(&format!("Sec-WebSocket-Accept: {ACCEPT}\r\nSec-WebSocket-Extensions: permessage-deflate"));
+        assert_eq!(check_head(&deflate, true), Ok(true));
+        assert!(check_head(&deflate, false).is_err());
+    }
+}

@@ -1,0 +1,144 @@
+//! Frames on the wire (RFC 6455 section 5.2) as a client builds and reads them; used by `client`.
+//!
+//! No library here: what is sent is the same few bytes over and over, and a client that spends as little as possible
+//! on a message leaves the core to nobody but the kernel. It opens no socket and knows no extension but the bit that
+//! permessage-deflate takes; a compressed message is *sent* as a stored block and never inflated when received.
+
+/// Opcodes of RFC 6455 section 11.8.
+pub(crate) const CONTINUATION: u8 = 0x0;
+pub(crate) const TEXT: u8 = 0x1;
+pub(crate) const CLOSE: u8 = 0x8;
+pub(crate) const PING: u8 = 0x9;
+pub(crate) const PONG: u8 = 0xa;
+
+const FIN: u8 = 0x80;
+const COMPRESSED: u8 = 0x40;
+const RESERVED: u8 = 0x30;
+const MASKED: u8 = 0x80;
+/// In the place of a length: two bytes, eight bytes of it follow.
+const SHORT: u8 = 0x7e;
+const LONG: u8 = 0x7f;
+/// Any key will do for a server; that of the RFC's examples (section 5.7) can be followed by hand.
+const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// The head of a frame that is wholly there.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) opcode: u8,
+    pub(crate) last: bool,
+    pub(crate) compressed: bool,
+    /// Where the payload begins and ends, counted from the frame's first byte.
+    pub(crate) begin: usize,
+    pub(crate) end: usize,
+}
+
+/// The frame that `bytes` begin with, if all of it is there.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, &'static str> {
+    let [first, second, rest @ ..] = bytes else { return Ok(None) };
+    if second & MASKED != 0 {
+        return Err("a server's frame is masked");
+    }
+    if first & RESERVED != 0 {
+        return Err("a frame has a reserved bit set");
+    }
+    let (begin, length) = match *second {
+        SHORT => (4, rest.first_chunk().map(|length| u64::from(u16::from_be_bytes(*length)))),
+        LONG => (10, rest.first_chunk().map(|length| u64::from_be_bytes(*length))),
+        length => (2, Some(u64::from(length))),
+    };
+    let Some(length) = length else { return Ok(None) };
+    let end = usize::try_from(length).ok().and_then(|length| length.checked_add(begin));
+    let end = end.ok_or("a frame is longer than memory")?;
+    Ok((bytes.len() >= end).then_some(Head {
+        opcode: first & 0x0f,
+        last: first & FIN != 0,
+        compressed: first & COMPRESSED != 0,
+        begin,
+        end,
+    }))
+}
+
+/// Appends one whole, masked frame.
+pub(crate) fn build(frame: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+    append(frame, FIN | opcode, payload);
+}
+
+/// Appends a message that counts as compressed: one stored block (RFC 7692 section 7.2.3.3).
+///
+/// # Panics
+/// With a payload of more than 65535 bytes, which one stored block cannot hold.
+pub(crate) fn build_stored(frame: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+    let length = u16::try_from(payload.len()).expect("main allows no longer message");
+    let mut block = vec![0];
+    block.extend_from_slice(&length.to_le_bytes());
+    block.extend_from_slice(&(!length).to_le_bytes());
+    block.extend_from_slice(payload);
+    // The empty block that the sender of a message leaves off after its flush begins with this byte.
+    block.push(0);
+    append(frame, FIN | COMPRESSED | opcode, &block);
+}
+
+/// Head, key, and the payload under the key.
+fn append(frame: &mut Vec<u8>, first: u8, payload: &[u8]) {
+    frame.push(first);
+    if let Ok(length @ 0..SHORT) = u8::try_from(payload.len()) {
+        frame.push(MASKED | length);
+    } else if let Ok(length) = u16::try_from(payload.len()) {
+        frame.push(MASKED | SHORT);
+        frame.extend_from_slice(&length.to_be_bytes());
+    } else {
+        frame.push(MASKED | LONG);
+        frame.extend_from_slice(&(payload.len() as u64).to_be_bytes());
+    }
+    frame.extend_from_slice(&KEY);
+    frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hello_is_masked_as_in_the_rfc() {
+        let mut frame = Vec::new();
+        build(&mut frame, TEXT, b"Hello");
+        assert_eq!(frame, [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58]);
+    }
+
+    #[test]
+    fn hello_is_stored_as_in_the_rfc_of_compression() {
+        let mut frame = Vec::new();
+        build_stored(&mut frame, TEXT, b"Hello");
+        let plain: Vec<u8> =
+            frame[6..].iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+        assert_eq!(frame[..2], [0xc1, 0x8b]);
+        assert_eq!(plain, [0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00]);
+    }
+
+    #[test]
+    fn a_frame_is_there_with_its_last_byte_and_not_before() {
+        for (head, length) in [
+            (vec![0x81, 0x05], 5),
+            (vec![0x82, SHORT, 0x01, 0x00], 256),
+            (vec![0x01, LONG, 0, 0, 0, 0, 0, 1, 0, 0], 65536),
+        ] {
+            let begin = head.len();
+            let mut frame = head;
+            frame.resize(begin + length, b'x');
+            for part in [0, 1, begin - 1, begin, frame.len() - 1] {
+                assert_eq!(parse(&frame[..part]), Ok(None));
+            }
+            frame.push(0x81);
+            let found = parse(&frame).unwrap().unwrap();
+            assert_eq!((found.begin, found.end), (begin, begin + length));
+            assert_eq!((found.opcode, found.last), (frame[0] & 0x0f, frame[0] & FIN != 0));
+        }
+    }
+
+    #[test]
+    fn what_no_server_may_send_is_an_error() {
+        assert!(parse(&[0x81, 0x85]).is_err());
+        assert!(parse(&[0xa1, 0x05]).is_err());
+        assert!(parse(&[0x81, LONG, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).is_err());
+    }
+}

@@ -1,0 +1,229 @@
+//! The WebSocket clients of the benches: many on one thread, so that one core of load takes no second one.
+//!
+//! `bench-websocket ADDRESS PATH CONNECTIONS BYTES [deflate]` opens them, 64 at a time, and says so on stdout with a
+//! line of JSON. Then it follows orders on stdin, a line each, and answers each with a line of JSON:
+//! `echo SECONDS`: every client sends a text message of BYTES, waits for its echo, sends the next; `once`: a single
+//! message and its echo on each. Meanwhile and afterwards they are idle and answer pings. End of file closes them.
+//! Anything unexpected ends the program with 1 and a sentence on stderr. Started by `tests/bench/load.py`, which
+//! pins it and sums up its CPU; latencies are from before the write to after the read of the whole echo.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod frame;
+
+use std::io::{self, BufRead as _};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use client::{Client, LEAST, Plan};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinSet, LocalSet};
+
+const USAGE: &str = "usage: bench-websocket ADDRESS PATH CONNECTIONS BYTES [deflate]";
+/// Less than any server's backlog.
+const OPENING: usize = 64;
+
+/// What all clients are to do.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    Idle,
+    Echo { until: Instant },
+    Once,
+    Close,
+}
+
+/// How a client did what it was told: microseconds of each message.
+type Report = io::Result<Vec<u32>>;
+
+/// Says in a sentence what went wrong.
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Parses the command line and runs.
+fn start() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (address, path, connections, bytes, deflate) = match arguments.as_slice() {
+        [address, path, connections, bytes] => (address, path, connections, bytes, false),
+        [address, path, connections, bytes, word] if word == "deflate" => {
+            (address, path, connections, bytes, true)
+        }
+        _ => return Err(USAGE.into()),
+    };
+    let plan = Plan { address: address.parse()?, path: path.clone(), bytes: bytes.parse()?, deflate };
+    if !(LEAST..=usize::from(u16::MAX)).contains(&plan.bytes) {
+        return Err(format!("BYTES is {bytes}: from {LEAST} to {}", u16::MAX).into());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, run(plan, connections.parse()?))?;
+    Ok(())
+}
+
+/// Everything, from the first handshake to the last close.
+async fn run(plan: Plan, connections: usize) -> io::Result<()> {
+    let clients = open(plan, connections).await?;
+    let deflated = clients.iter().filter(|client| client.deflate).count();
+    let (orders, listen) = watch::channel(Order::Idle);
+    let (report, mut reports) = mpsc::unbounded_channel();
+    let mut tasks = JoinSet::new();
+    for client in clients {
+        tasks.spawn_local(live(client, listen.clone(), report.clone()));
+    }
+    println!(r#"{{"open":{connections},"deflate":{deflated}}}"#);
+    let mut lines = read_lines();
+    loop {
+        let line = tokio::select! {
+            line = lines.recv() => line,
+            Some(early) = reports.recv() => return early.map(|_| ()),
+        };
+        let Some(line) = line else { break };
+        let begun = Instant::now();
+        let order = parse(&line, begun)?;
+        orders.send_replace(order);
+        let mut times = Vec::new();
+        for _ in 0..connections {
+            times.extend(reports.recv().await.ok_or_else(|| io::Error::other("all clients are gone"))??);
+        }
+        let seconds = match order {
+            Order::Echo { until } => until - begun,
+            _ => begun.elapsed(),
+        };
+        println!("{}", sum_up(times, seconds));
+    }
+    orders.send_replace(Order::Close);
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// All clients, opened a few at a time; the first failure is everyone's.
+async fn open(plan: Plan, connections: usize) -> io::Result<Vec<Client>> {
+    let mut clients = Vec::with_capacity(connections);
+    let mut opening = JoinSet::new();
+    for number in 0..connections {
+        if opening.len() == OPENING {
+            clients.extend(next(&mut opening).await?);
+        }
+        let plan = plan.clone();
+        opening.spawn_local(async move { Client::open(&plan, number).await });
+    }
+    while !opening.is_empty() {
+        clients.extend(next(&mut opening).await?);
+    }
+    Ok(clients)
+}
+
+/// The next one that is open.
+async fn next(opening: &mut JoinSet<io::Result<Client>>) -> io::Result<Option<Client>> {
+    opening.join_next().await.transpose().map_err(io::Error::other)?.transpose()
+}
+
+/// One client's life: idle, but for its orders. A failure is reported and ends it.
+async fn live(mut client: Client, mut orders: watch::Receiver<Order>, report: mpsc::UnboundedSender<Report>) {
+    loop {
+        let error = tokio::select! {
+            changed = orders.changed() => changed.err().map(io::Error::other),
+            error = client.idle() => Some(error),
+        };
+        let done = match (error, *orders.borrow_and_update()) {
+            (Some(error), _) => Err(error),
+            (None, Order::Idle) => continue,
+            (None, Order::Close) => return client.close().await,
+            (None, Order::Once) => echo(&mut client, None).await,
+            (None, Order::Echo { until }) => echo(&mut client, Some(until)).await,
+        };
+        let failed = done.is_err();
+        // Nobody listens any more only if another one has failed already.
+        if report.send(done).is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// The closed loop, `until` then or once; an echo that comes too late is waited for, and not counted.
+async fn echo(client: &mut Client, until: Option<Instant>) -> Report {
+    let mut times = Vec::new();
+    let mut begin = Instant::now();
+    loop {
+        client.echo().await?;
+        let end = Instant::now();
+        if until.is_some_and(|until| end > until) {
+            return Ok(times);
+        }
+        times.push(u32::try_from((end - begin).as_micros()).unwrap_or(u32::MAX));
+        if until.is_none() {
+            return Ok(times);
+        }
+        begin = end;
+    }
+}
+
+/// An order from its line.
+fn parse(line: &str, now: Instant) -> io::Result<Order> {
+    let seconds = line.strip_prefix("echo ").and_then(|seconds| seconds.parse().ok());
+    let length = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    match (line, length) {
+        ("once", _) => Ok(Order::Once),
+        (_, Some(length)) => Ok(Order::Echo { until: now + length }),
+        _ => Err(io::Error::other(format!("no such order: {line:?}; there are `echo SECONDS` and `once`"))),
+    }
+}
+
+/// Messages, rate and latencies (nearest rank) as a line of JSON.
+fn sum_up(mut times: Vec<u32>, seconds: Duration) -> String {
+    times.sort_unstable();
+    let rank =
+        |share: usize| times.get((times.len() * share).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
+    format!(
+        r#"{{"messages":{},"seconds":{},"p50_us":{},"p99_us":{},"max_us":{}}}"#,
+        times.len(),
+        seconds.as_secs_f64(),
+        rank(50),
+        rank(99),
+        rank(100),
+    )
+}
+
+/// Lines of stdin by a thread of their own, which ends with it.
+fn read_lines() -> mpsc::UnboundedReceiver<String> {
+    let (sender, lines) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        // An unreadable line is as good an end as the end of the file.
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_the_nearest_rank() {
+        let line = sum_up((1..=200).rev().collect(), Duration::from_millis(500));
+        assert_eq!(line, r#"{"messages":200,"seconds":0.5,"p50_us":100,"p99_us":198,"max_us":200}"#);
+        assert!(sum_up(Vec::new(), Duration::ZERO).starts_with(r#"{"messages":0,"#));
+    }
+
+    #[test]
+    fn an_order_that_is_none_is_refused() {
+        let now = Instant::now();
+        assert!(matches!(parse("once", now), Ok(Order::Once)));
+        assert!(
+            matches!(parse("echo 0.5", now), Ok(Order::Echo { until }) if until - now == Duration::from_millis(500))
+        );
+        for line in ["echo", "echo x", "echo -1", "quit"] {
+            assert!(parse(line, now).is_err(), "{line}");
+        }
+    }
+}
