@@ -100,12 +100,15 @@ def prepare_shop(base, venv, python):
     run(APPS / "shop" / "prepare", venv, base / "shop", env={**os.environ, "PYTHON": str(python)})
 
 
-def make_limit(base):
-    """The static hyper answer; None if there is no cargo."""
+def make_program(base, name):
+    """Builds the crate `name` beside this file: `limit`, the static answer, or `websocket`, the clients.
+
+    None if there is no cargo.
+    """
     if not shutil.which("cargo"):
         return None
-    run("cargo", "build", "--release", "--locked", "--target-dir", base / "limit", cwd=HERE / "limit")
-    return base / "limit" / "release" / "bench-limit"
+    run("cargo", "build", "--release", "--locked", "--target-dir", base / name, cwd=HERE / name)
+    return base / name / "release" / f"bench-{name}"
 
 
 def make_file(base, mib):
@@ -130,14 +133,15 @@ def prepare(base, python, rgun):
     base.mkdir(parents=True, exist_ok=True)
     venv, missing = make_venv(base, python)
     prepare_shop(base, venv, python)
-    limit = make_limit(base)
-    if limit is None:
-        missing["limit"] = "no cargo on PATH"
+    limit, websocket = make_program(base, "limit"), make_program(base, "websocket")
+    for name, program in (("limit", limit), ("websocket", websocket)):
+        if program is None:
+            missing[name] = "no cargo on PATH"
     if not Path(rgun).exists():
         missing["rgun"] = f"no such file {rgun}: run `make build` first, or give --rgun PATH"
     for name, why in missing.items():
         skipped(name, why)
-    return Tools(bin=str(venv / "bin"), rgun=str(rgun), limit=str(limit), missing=missing)
+    return Tools(str(venv / "bin"), str(rgun), str(limit), str(websocket), missing)
 
 
 def describe(tools, cores):
@@ -147,6 +151,7 @@ def describe(tools, cores):
         "uvicorn",
         "uvloop",
         "httptools",
+        "websockets",
         "granian",
         "bjoern",
         "fastwsgi",

@@ -46,6 +46,12 @@ def tree(leader):
     return {pid: stats[pid] for pid in found}
 
 
+def cpu_seconds(pid):
+    """User and system time of one process so far, that of its reaped children included; 0 if it is gone."""
+    fields = read_stat(pid)
+    return sum(map(int, fields[USER_TO_CHILDREN_SYSTEM])) / TICK if fields else 0.0
+
+
 def busy_seconds():
     """What all cores have worked so far, for anyone: user, nice, system, irq, softirq (proc(5))."""
     with open("/proc/stat") as file:
@@ -161,6 +167,19 @@ class Server:
                 continue
         return total / 1024
 
+    def settle(self, patience=20):
+        """Returns when the tree has done next to nothing for a quarter of a second."""
+        deadline = time.monotonic() + patience
+        before = self.cpu_seconds()
+        while time.monotonic() < deadline:
+            # What it does is inside of it: between two looks there is no event to wait for.
+            time.sleep(0.25)
+            now = self.cpu_seconds()
+            if now - before <= 1.5 / TICK:
+                return
+            before = now
+        raise BenchError(f"the idle server still works after {patience} s")
+
     def leader_rss_mib(self):
         """Resident set size of the process that was started: rgun's daemon, gunicorn's arbiter."""
         fields = read_stat(self.process.pid)
@@ -180,15 +199,19 @@ class Quiet:
     quiet machine it is a few per cent. With much more, rates are worth little, CPU per request still is.
     """
 
-    def __init__(self, server):
-        """Around a load on `server`."""
+    def __init__(self, server, child=None):
+        """Around a load on `server`; `child` is a client that runs on, so that nobody has reaped it yet."""
         self.server = server
+        self.child = child
         self.server_seconds = 0.0
+        self.child_busy = 0.0
         self.foreign = 0.0
 
     def now(self):
-        """The clock, and the CPU of everybody, of the server, and of the clients."""
-        return time.perf_counter(), busy_seconds(), self.server.cpu_seconds(), sum(os.times()[:4])
+        """The clock, and the CPU of everybody, of the server, of the clients, and of the child among them."""
+        child = self.child.cpu_seconds() if self.child else 0.0
+        reaped = sum(os.times()[:4])
+        return time.perf_counter(), busy_seconds(), self.server.cpu_seconds(), reaped + child, child
 
     def __enter__(self):
         """Starts counting."""
@@ -197,6 +220,7 @@ class Quiet:
 
     def __exit__(self, *_):
         """Stops counting."""
-        elapsed, everybody, server, client = (now - was for now, was in zip(self.now(), self.before))
+        elapsed, everybody, server, client, child = (now - was for now, was in zip(self.now(), self.before))
         self.server_seconds = server
+        self.child_busy = child / elapsed
         self.foreign = max(0.0, everybody - server - client) / elapsed

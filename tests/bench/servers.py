@@ -22,6 +22,7 @@ class Task:
     workers: int = 1
     threads: int = 1
     body: int = 0
+    websockets: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Tools:
     bin: str
     rgun: str
     limit: str
+    websocket: str
     missing: dict
 
 
@@ -89,8 +91,14 @@ def gunicorn_gthread(task, tools):
 
 
 def granian(task, tools):
-    """granian with one blocking thread a worker under WSGI, and nothing it does not need here."""
+    """granian with one blocking thread a worker under WSGI, and nothing it does not need here.
+
+    Its event loop is uvloop, which is there because uvicorn[standard] is. `--task-impl rust` is left out:
+    experimental by its own words, and gone with Python 3.12.
+    """
     threads = ["--blocking-threads", str(task.threads)] if task.interface == "wsgi" else []
+    # It serves no more at a time than its backpressure says, and a WebSocket is served as long as it is open.
+    sockets = ["--ws", "--backpressure", str(task.websockets + 1024)] if task.websockets else ["--no-ws"]
     return [
         *[
             f"{tools.bin}/granian",
@@ -101,13 +109,16 @@ def granian(task, tools):
             "--port",
             str(task.port),
         ],
-        *["--workers", str(task.workers), *threads, "--http", "1", "--no-ws", "--log-level", "warning"],
+        *["--workers", str(task.workers), *threads, "--http", "1", *sockets, "--log-level", "warning"],
         task.target,
     ]
 
 
 def uvicorn(task, tools):
-    """uvicorn[standard]: uvloop and httptools."""
+    """uvicorn[standard]: uvloop, httptools, and of the websockets package what it takes for the best itself.
+
+    Its `zttp` and `zuvloop` are left out: experimental, and not for production by its own release notes.
+    """
     if task.interface != "asgi":
         return None
     workers = ["--workers", str(task.workers)] if task.workers > 1 else []
@@ -115,6 +126,11 @@ def uvicorn(task, tools):
         *[f"{tools.bin}/uvicorn", task.target, "--host", "127.0.0.1", "--port", str(task.port), *workers],
         *["--log-level", "warning", "--no-access-log", "--app-dir", task.directory],
     ]
+
+
+def uvicorn_websockets(task, tools):
+    """The same with the implementation that was its choice for years; only WebSockets differ."""
+    return [*uvicorn(task, tools), "--ws", "websockets"] if task.websockets else None
 
 
 def bjoern(task, tools):
@@ -144,6 +160,7 @@ SERVERS = {
     "gunicorn-preload": gunicorn_preload,
     "granian": granian,
     "uvicorn": uvicorn,
+    "uvicorn-websockets": uvicorn_websockets,
     "fastwsgi": fastwsgi,
     "bjoern": bjoern,
 }

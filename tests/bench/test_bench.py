@@ -192,17 +192,36 @@ def test_a_goal_may_be_of_another_row_than_rgun():
     assert "reached  hello req/s <= 80 (granian): 75.00" in text
 
 
+def test_a_goal_against_several_is_against_the_best_and_needs_all_of_them():
+    wanted = (("hello", "requests_per_s", ">=", 1.5, ("granian", "uvicorn")),)
+    made = {"hello": rows(rgun=[150.0], granian=[75.0], uvicorn=[120.0])}
+    assert "MISSED   hello req/s >= 1.5 x the best of granian and uvicorn: 1.25" in report.goals(wanted, made)
+    less = (("hello", "requests_per_s", "<=", 1, ("granian", "uvicorn")),)
+    assert "1 x the best of granian and uvicorn: 2.00" in report.goals(less, made)
+    made["hello"]["uvicorn"]["invalid"] = "round 1: it fell over"
+    assert report.goals(wanted, made) == ""
+    del made["hello"]["uvicorn"]
+    assert report.goals(wanted, made) == ""
+
+
+def test_a_goal_about_what_a_server_does_not_do_is_left_out():
+    made = {"hello": rows(rgun=[150.0], granian=[75.0])}
+    del made["hello"]["rgun"]["summary"]["pss_mib"]
+    assert report.goals((("hello", "pss_mib", "<=", 1, "granian"),), made) == ""
+
+
 def test_every_server_of_every_workload_is_known_and_every_goal_is_measured():
     for workload in workloads.WORKLOADS.values():
         assert set(workload.servers) <= set(servers.SERVERS)
         assert {workload.main, *workload.columns} <= set(report.HEADS)
     for name, figure, _, _, peer, *mine in workloads.GOALS:
         assert figure in workloads.WORKLOADS[name].columns
-        assert {"rgun", peer or "rgun", *mine} <= set(workloads.WORKLOADS[name].servers)
+        peers = [peer] if isinstance(peer, str) else peer or ()
+        assert {"rgun", *peers, *mine} <= set(workloads.WORKLOADS[name].servers)
 
 
 def test_rgun_is_started_as_a_user_would():
-    tools = servers.Tools(bin="/v/bin", rgun="/r/rgun", limit="", missing={})
+    tools = servers.Tools(bin="/v/bin", rgun="/r/rgun", limit="", websocket="", missing={})
     task = servers.Task("shop.wsgi:application", "/d", 8000, workers=4)
     assert " ".join(servers.SERVERS["rgun"](task, tools)) == (
         "/r/rgun shop.wsgi:application --bind 127.0.0.1:8000 --workers 4 "

@@ -11,13 +11,16 @@ import http.client
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import load
+from app_asgi import CHUNKS
 from environment import APPS, HERE
 from process import BenchError, Quiet
+from websocket_load import WebSockets
 
 MIB = load.MIB
 TRANSFER_MIB = 100
@@ -32,6 +35,8 @@ class Round:
     number: int
     file_sha256: str
     start: Callable
+    websocket: str
+    websockets: int
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Workload:
     higher_is_better: bool = True
     default: bool = True
     most_rounds: int = 99
+    needs: tuple = ()
     note: str = ""
     ideal: Callable = field(default=lambda seconds, rounds: None)
 
@@ -54,6 +60,8 @@ HELLO = {"target": "wsgi:application", "directory": str(APPS / "hello"), "body":
 ASGI_HELLO = {**HELLO, "target": "asgi:application", "interface": "asgi"}
 SHOP = {"target": "shop.wsgi:application", "directory": str(APPS / "shop")}
 APP = {"target": "app:application", "directory": str(HERE)}
+APP_ASGI = {"target": "app_asgi:application", "directory": str(HERE), "interface": "asgi"}
+SSE = b"".join(chunk["body"] for chunk in CHUNKS)
 
 
 def expect(server, path, check):
@@ -63,13 +71,29 @@ def expect(server, path, check):
         raise BenchError(f"{path} answered {status} {body[:60]!r}")
 
 
-def closed_loop(task, path, check, connections=CONNECTIONS, threads_of=()):
-    """A workload's measurement by wrk on `path`."""
+def expect_first(server):
+    """A server that keeps events until there are more of them is fast, and of no use to anybody."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(b"GET /first HTTP/1.1\r\nHost: bench\r\n\r\n")
+        seen = b""
+        while CHUNKS[0]["body"] not in seen:
+            try:
+                piece = connection.recv(65536)
+            except OSError:
+                piece = b""
+            if not piece:
+                raise BenchError(f"the first event did not come by itself, only {seen[-60:]!r}")
+            seen += piece
+
+
+def closed_loop(task, path, check, connections=CONNECTIONS, threads_of=(), also=lambda server: None):
+    """A workload's measurement by wrk on `path`; `also` is one more look at the server before the load."""
 
     def measure(run, name):
         with run.start(name, **task, **dict(threads_of).get(name, {})) as server:
             boot = server.wait_ready(path)
             expect(server, path, check)
+            also(server)
             url = f"http://127.0.0.1:{server.port}{path}"
             load.wrk(url, connections, 1)
             with Quiet(server) as quiet:
@@ -156,6 +180,54 @@ def measure_death(run, name):
     raise BenchError(f"no other worker answered within 20 s of the death of {first}")
 
 
+def wait_for_websockets(run, server):
+    """Until WebSockets are served: one message there and back; returns the milliseconds since the start."""
+    boot = server.wait_ready("/sse")
+    with WebSockets(run.websocket, server.port, 8) as some:
+        some.order("once")
+    return boot
+
+
+def measure_echo(run, name):
+    """The closed loop of messages."""
+    with run.start(name, **APP_ASGI, websockets=CONNECTIONS) as server:
+        boot = wait_for_websockets(run, server)
+        with WebSockets(run.websocket, server.port, CONNECTIONS) as clients:
+            clients.echo(1)
+            with Quiet(server, clients) as quiet:
+                counts = clients.echo(run.seconds)
+            return {
+                "messages_per_s": counts["messages"] / counts["seconds"],
+                "cpu_us_per_message": quiet.server_seconds * 1e6 / counts["messages"],
+                "p50_ms": counts["p50_us"] / 1000,
+                "p99_ms": counts["p99_us"] / 1000,
+                "pss_mib": server.pss_mib(),
+                "boot_ms": boot,
+                "client_busy": quiet.child_busy,
+                "foreign_busy": quiet.foreign,
+            }
+
+
+def measure_websockets(run, name):
+    """What an open WebSocket adds to the memory of all processes, never used and then used once."""
+    figures = {}
+    for kind in ("plain", "deflate"):
+        deflate = kind == "deflate"
+        with run.start(name, **APP_ASGI, websockets=run.websockets) as server:
+            wait_for_websockets(run, server)
+            server.settle()
+            before = server.pss_mib()
+            with WebSockets(run.websocket, server.port, run.websockets, deflate=deflate) as clients:
+                if clients.deflated != (run.websockets if deflate else 0):
+                    continue  # It does without; there is nothing else to see.
+                for key, use in ((f"{kind}_kib", False), (f"{kind}_used_kib", True)):
+                    if use:
+                        clients.order("once")
+                    server.settle()
+                    figures[key] = (server.pss_mib() - before) * 1024 / run.websockets
+    return figures
+
+
 MIXED_RATES = {"/short": 200, "/long": 20}
 MIXED_SERVICE = {"/short": 0.0002, "/long": 0.1}
 MIXED_WORKERS = 4
@@ -195,10 +267,20 @@ def mixed_ideal(seconds, rounds):
     ]
 
 
-# What rgun has to reach now: figure, relation, number, and the row that it is a multiple of (none: absolute).
+UVICORNS = ("uvicorn", "uvicorn-websockets")
+
+# What rgun has to reach now: figure, relation, number, and the row that it is a multiple of (none: absolute;
+# several: the best of them).
 GOALS = (
     ("hello", "requests_per_s", ">=", 1.4, "granian"),
     ("hello", "cpu_us_per_request", "<=", 7, None),
+    ("asgi-hello", "requests_per_s", ">=", 1.8, "granian"),
+    ("asgi-hello", "requests_per_s", ">=", 2, "uvicorn"),
+    ("asgi-hello", "cpu_us_per_request", "<=", 8, None),
+    ("asgi-sse", "requests_per_s", ">=", 1.5, ("uvicorn", "granian")),
+    ("asgi-websocket-echo", "messages_per_s", ">=", 1, (*UVICORNS, "granian")),
+    ("rss-websocket", "plain_kib", "<=", 1, UVICORNS),
+    ("rss-websocket", "deflate_kib", "<=", 1, UVICORNS),
     ("django-json", "requests_per_s", ">=", 2, "gunicorn-gthread"),
     ("django-json", "requests_per_s", ">=", 1.15, "granian"),
     ("upload", "mib_per_s", ">=", 1, "gunicorn-sync"),
@@ -214,6 +296,7 @@ GOALS = (
 RATE = ("requests_per_s", "cpu_us_per_request", "p50_ms", "p99_ms", "pss_mib")
 TRANSFER = ("mib_per_s", "cpu_ms_per_transfer", "pss_mib")
 SMALL_PEERS = ("granian", "fastwsgi", "bjoern")
+ASGI = ("rgun", "granian", "uvicorn")
 DJANGO = ("rgun", "gunicorn-sync", "gunicorn-gthread", *SMALL_PEERS)
 # gthread's manual asks for threads; 4 was its best here with one worker on one core (1 to 8 tried).
 GTHREAD = {"gunicorn-gthread": {"threads": 4}}
@@ -229,10 +312,37 @@ WORKLOADS = {
     "asgi-hello": Workload(
         f"ASGI hello, one worker, {CONNECTIONS} keep-alive connections",
         closed_loop(ASGI_HELLO, "/", lambda body: body == b"Hello, world!"),
-        ("limit", "rgun", "granian", "uvicorn"),
+        ("limit", *ASGI),
         RATE,
         "requests_per_s",
-        default=False,
+    ),
+    "asgi-sse": Workload(
+        f"ASGI, {len(CHUNKS)} server-sent events each, one worker, {CONNECTIONS} keep-alive connections",
+        closed_loop(APP_ASGI, "/sse", lambda body: body == SSE, also=expect_first),
+        ASGI,
+        RATE,
+        "requests_per_s",
+        note="each event is one `await send()` with more_body; an event on its own has to arrive on its own",
+    ),
+    "asgi-websocket-echo": Workload(
+        f"WebSocket echo of 64 bytes of text, one worker, {CONNECTIONS} connections",
+        measure_echo,
+        (*ASGI, "uvicorn-websockets"),
+        ("messages_per_s", "cpu_us_per_message", "p50_ms", "p99_ms", "pss_mib"),
+        "messages_per_s",
+        needs=("websocket",),
+        note="one message at a time on each; no permessage-deflate; every echo is compared",
+    ),
+    "rss-websocket": Workload(
+        "memory of an open WebSocket, all processes, one worker",
+        measure_websockets,
+        (*ASGI, "uvicorn-websockets"),
+        ("plain_kib", "plain_used_kib", "deflate_kib", "deflate_used_kib"),
+        "plain_kib",
+        higher_is_better=False,
+        most_rounds=2,
+        needs=("websocket",),
+        note="each: accepted, then idle; used: the same after one echo; deflate: of those that compress",
     ),
     "django-json": Workload(
         "Django JSON view without database, default middleware, one worker",
