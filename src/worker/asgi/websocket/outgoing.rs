@@ -67,7 +67,7 @@ pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, Py
         }
         Stage::Unstarted => {
             return Err(expected(
-                "'websocket.accept', 'websocket.close' or 'websocket.http.response.start' but",
+                "'websocket.accept', 'websocket.close' or 'websocket.http.response.start'",
                 &kind,
             ));
         }
@@ -90,7 +90,7 @@ pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, Py
             slf.try_borrow_mut()?.body(py, part.as_ref(), more)
         }
         Stage::Prepared | Stage::Streaming | Stage::Trailing => {
-            return Err(expected("'websocket.http.response.body' but", &kind));
+            return Err(expected("'websocket.http.response.body'", &kind));
         }
         Stage::Ended | Stage::Done => {
             return Err(PyRuntimeError::new_err(format!(
@@ -115,7 +115,7 @@ fn gone() -> PyErr {
 }
 
 fn expected(expected: &str, kind: &Bound<'_, PyAny>) -> PyErr {
-    PyRuntimeError::new_err(format!("Expected ASGI message {expected} got '{}'.", shown(kind)))
+    PyRuntimeError::new_err(format!("Expected ASGI message {expected} but got '{}'.", shown(kind)))
 }
 
 /// What is to be sent, and whether it is text. Bytes go first; without either, nothing is.

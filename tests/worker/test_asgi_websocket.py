@@ -1,0 +1,621 @@
+"""ASGI WebSockets, the worker's side: scope, receive, send, credit, ends; and that idle ones cost little."""
+
+import json
+
+import pytest
+from conftest import eventually
+from fake_daemon import BODY, CHUNKS, CLOSE, DONE, END, MESSAGE_COST, MORE, RAISED, RESPOND, TAKE, TEXT
+from test_asgi_http import latin, loop, open_gate, spawn, told  # noqa: F401 (loop is a fixture)
+
+WINDOW = 64 * 1024
+STEP = WINDOW // 4
+RESPONSE_WINDOW = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def worker(fakes, python, loop):  # noqa: F811 (the fixture)
+    """One worker for the tests of this file: nothing in here ends it."""
+    worker = spawn(fakes(), python, loop, "websocket_cases")
+    yield worker
+    assert worker.stop() == 0, worker.daemon.output()
+    assert "Traceback" not in worker.daemon.output(), worker.daemon.output()
+    assert "never" not in worker.daemon.output(), worker.daemon.output()
+    assert "Task was destroyed" not in worker.daemon.output()
+
+
+def handshake(worker, path, **more):
+    """Begins one; the exchange's id."""
+    return worker.submit(path, websocket=True, **more)
+
+
+def accepted(worker, path, **more):
+    """One that was accepted."""
+    exchange = handshake(worker, path, **more)
+    answer = worker.until(exchange, lambda answer: answer.taken, "accepted")
+    assert answer.status == 101
+    return exchange
+
+
+def over(worker, path, **more):
+    """One that the application ends by itself; its answer."""
+    return worker.whole(handshake(worker, path, **more))
+
+
+def closed(worker, exchange, code=1005, reason=b""):
+    """The client has gone; all of the answer."""
+    worker.disconnect(exchange, code=code, reason=reason)
+    return worker.whole(exchange)
+
+
+def heard(worker, path, **more):
+    """The one JSON message of a WebSocket that ends well."""
+    answer = over(worker, path, **more)
+    assert (answer.status, answer.closed, answer.raised) == (101, (1000, ""), []), answer
+    (message,) = answer.messages
+    return json.loads(message)
+
+
+def seen(worker):
+    return told(worker.ask("/seen"))
+
+
+def failed(answer):
+    """The one report of a WebSocket that ended with it."""
+    assert answer.done, answer
+    assert answer.frames[-1][0] == RAISED, answer
+    (summary,) = answer.raised
+    assert "<rgun>" not in answer.trace
+    return summary
+
+
+def disconnect(code, reason=""):
+    return {"type": "websocket.disconnect", "code": code, "reason": reason}
+
+
+# ------------------------------------------------ scope
+
+
+def test_the_scope_has_all_of_uvicorns_keys_and_values(worker):
+    headers = [
+        (b"host", b"h"),
+        (b"sec-websocket-protocol", b"chat.v2,  chat.v1 "),
+        (b"sec-websocket-protocol", b"other"),
+    ]
+    scope = heard(worker, "/scope?a=%20b", headers=headers, peer=("192.0.2.7", 4711))
+    assert scope.pop("keys") == [
+        *("type", "asgi", "http_version", "scheme", "server", "client", "root_path", "path", "raw_path"),
+        *("query_string", "headers", "subprotocols", "state", "extensions"),
+    ]
+    assert [tuple(latin(part) for part in pair) for pair in scope.pop("headers")] == headers
+    assert latin(scope.pop("raw_path")) == b"/scope"
+    assert latin(scope.pop("query_string")) == b"a=%20b"
+    assert scope == {
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "scheme": "ws",
+        "server": ["127.0.0.1", 8000],
+        "client": ["192.0.2.7", 4711],
+        "root_path": "",
+        "path": "/scope",
+        "subprotocols": ["chat.v2", "chat.v1", "other"],
+        "state": {"from": "lifespan", "list": []},
+        "extensions": {"websocket.http.response": {}},
+    }
+
+
+def test_without_subprotocols_the_list_is_empty_and_over_tls_the_scheme_is_wss(worker):
+    scope = heard(worker, "/p/%C3%A6", https=True)
+    assert (scope["scheme"], scope["subprotocols"], scope["path"]) == ("wss", [], "/p/æ")
+    # A request beside it is none.
+    assert told(worker.ask("/scope", https=True))["scheme"] == "https"
+
+
+def test_what_a_websocket_adds_to_its_scope_is_its_own(worker):
+    assert heard(worker, "/spoil") == [None] * 3
+    assert heard(worker, "/spoil") == [None] * 3
+
+
+def test_the_root_path_begins_the_path(fake, python):
+    worker = spawn(fake, python, "asyncio", "websocket_cases", root_path="/root")
+    scope = heard(worker, "/p")
+    assert (scope["root_path"], scope["path"], latin(scope["raw_path"])) == ("/root", "/root/p", b"/root/p")
+
+
+# ------------------------------------------------ receive
+
+
+def test_messages_have_the_one_key_that_fits(worker):
+    exchange = accepted(worker, "/events?keys")
+    for content in ("text", b"bytes", "", b"", "æ€😀"):
+        worker.message(exchange, content)
+    worker.disconnect(exchange, code=4321, reason="gänzlich".encode())
+    open_gate(worker, "keys")
+    answer = worker.whole(exchange)
+    assert (answer.raised, answer.closed) == ([], None)
+    assert seen(worker) == [
+        {"type": "websocket.receive", "text": "text"},
+        {"type": "websocket.receive", "bytes": {"bytes": "bytes"}},
+        {"type": "websocket.receive", "text": ""},
+        {"type": "websocket.receive", "bytes": {"bytes": ""}},
+        {"type": "websocket.receive", "text": "æ€😀"},
+        # As often as it is asked for.
+        *[disconnect(4321, "gänzlich")] * 3,
+    ]
+
+
+def test_messages_come_back_in_their_order(worker):
+    exchange = accepted(worker, "/echo")
+    sent = []
+    for number in range(300):
+        sent.append(f"{number}" if number % 2 else b"%d" % number)
+        worker.message(exchange, sent[-1])
+    worker.until(exchange, lambda answer: answer.messages == sent, "echoed")
+    closed(worker, exchange)
+
+
+def test_parts_are_put_together(worker):
+    exchange = accepted(worker, "/echo")
+    for byte in "æ€😀".encode():
+        worker.message(exchange, bytes([byte]), more=True, text=True)
+    worker.message(exchange, b"", text=True)
+    worker.message(exchange, b"", more=True, text=False)
+    worker.message(exchange, b"b")
+    worker.until(exchange, lambda answer: answer.messages == ["æ€😀", b"b"], "echoed")
+    closed(worker, exchange)
+
+
+@pytest.mark.parametrize("kind", ["text", "bytes"])
+def test_a_message_of_16_mib_goes_through(worker, kind):
+    exchange = accepted(worker, "/echo")
+    part = ("é" * 30_000).encode()
+    for _ in range(279):
+        worker.message(exchange, part, more=True, text=kind == "text")
+        worker.until_claimed()
+    worker.message(exchange, part, text=kind == "text")
+    answer = worker.until(exchange, lambda answer: answer.messages, "echoed")
+    (message,) = answer.messages
+    assert (message.encode() if kind == "text" else message) == part * 280
+    # Taken in full although nothing could be received: the daemon bounds it.
+    assert answer.taken > 279 * len(part)
+    closed(worker, exchange)
+
+
+def test_until_it_is_accepted_nothing_is_taken(worker):
+    exchange = handshake(worker, "/undecided")
+    assert told(worker.ask("/forget")) == "forgotten"
+    assert exchange not in worker.answers
+    answer = closed(worker, exchange, 1006)
+    # Its client is gone: nothing has to be said to it.
+    assert (answer.frames, answer.raised) == ([(BODY, END | DONE, 0)], [])
+    assert seen(worker) == [disconnect(1006)]
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1005, 1006, 1012])
+def test_a_waiting_receive_is_told_why_the_client_has_gone(worker, code):
+    exchange = accepted(worker, "/echo")
+    answer = closed(worker, exchange, code, b"why")
+    assert (answer.raised, answer.closed) == ([], None)
+    assert [kind for kind, _, _ in answer.frames] == [RESPOND, TAKE, BODY]
+    assert seen(worker) == [disconnect(code, "why")]
+
+
+def test_a_message_that_is_broken_off_is_never_received(worker):
+    exchange = accepted(worker, "/echo")
+    worker.message(exchange, "begun", more=True)
+    assert closed(worker, exchange, 1006).messages == []
+    assert seen(worker) == [disconnect(1006)]
+
+
+def test_receive_and_send_work_in_tasks(worker):
+    exchange = accepted(worker, "/in_tasks")
+    worker.until(exchange, lambda answer: answer.messages == ['"timeout"'], "given up")
+    worker.message(exchange, "kept")
+    assert worker.whole(exchange).messages == ['"timeout"', "kept", "0", "1", "2"]
+
+
+def test_an_own_close_wakes_who_receives(worker):
+    answer = over(worker, "/closes_beside")
+    assert (answer.closed, answer.raised) == ((4001, "enough"), [])
+    assert seen(worker) == [disconnect(4001, "enough")] * 2
+
+
+def test_after_an_own_close_what_has_come_is_received_and_nothing_after_it(worker):
+    exchange = accepted(worker, "/closes_with_some_unread?unread")
+    worker.message(exchange, "before")
+    worker.message(exchange, "also before")
+    worker.until_claimed()
+    open_gate(worker, "unread")
+    worker.until(exchange, lambda answer: answer.closed, "closed")
+    worker.message(exchange, "after")
+    # The client's answer to the close does not change who closed.
+    worker.disconnect(exchange, code=1000, reason=b"answered")
+    open_gate(worker, "unread")
+    worker.whole(exchange)
+    assert [event.get("text") or event["code"] for event in seen(worker)] == ["before", "also before", 1000]
+    assert seen(worker)[-1] == disconnect(1000)
+
+
+@pytest.mark.parametrize("frame", ["text", "parts", "reason"])
+def test_text_that_is_not_utf8_is_a_broken_channel(fakes, python, frame):
+    fake = fakes()
+    worker = spawn(fake, python, "asyncio", "websocket_cases")
+    exchange = accepted(worker, "/echo")
+    if frame == "reason":
+        worker.disconnect(exchange, code=1000, reason=b"\xff")
+    else:
+        worker.message(exchange, b"\xc3", text=True, more=frame == "parts")
+        if frame == "parts":
+            worker.message(exchange, b"(", text=True)
+    assert worker.wait() == 70
+    assert "is not UTF-8" in fake.output()
+
+
+# ------------------------------------------------ credit for what comes
+
+
+def drained(worker, exchange, gate):
+    """Ends one whose application receives only while its gate is opened."""
+    worker.disconnect(exchange, code=1005)
+
+    def is_over():
+        open_gate(worker, gate)
+        worker.collect()
+        return worker.answers[exchange].done
+
+    eventually(is_over, "the application has received the end")
+
+
+def test_more_is_taken_as_the_application_receives(worker):
+    exchange = accepted(worker, "/sizes?credit-16")
+    # Right after the accept.
+    assert worker.answers[exchange].frames == [(RESPOND, 0, 101), (TAKE, 0, 0)]
+    assert worker.answers[exchange].taken == WINDOW
+    for _ in range(60):
+        worker.message(exchange, b"m" * (1024 - MESSAGE_COST))
+    for times in range(1, 4):
+        open_gate(worker, "credit-16")
+        worker.until(exchange, lambda answer, n=times: answer.taken >= WINDOW + n * STEP, "taken on")
+        assert worker.answers[exchange].taken == WINDOW + times * STEP
+    drained(worker, exchange, "credit-16")
+
+
+def test_empty_messages_are_not_free(worker):
+    gate = f"empty-{STEP // MESSAGE_COST}"
+    exchange = accepted(worker, f"/sizes?{gate}")
+    for _ in range(WINDOW // MESSAGE_COST):
+        worker.message(exchange, "")
+    told(worker.ask("/forget"))
+    assert worker.answers[exchange].taken == WINDOW, "nothing was received"
+    open_gate(worker, gate)
+    worker.until(exchange, lambda answer: answer.taken == WINDOW + STEP, "taken on")
+    drained(worker, exchange, gate)
+
+
+def test_one_large_message_after_the_other_does_not_pile_up(worker):
+    exchange = accepted(worker, "/sizes?pile-1")
+    part = b"p" * 60_000
+    for _ in range(3):
+        worker.message(exchange, part, more=True)
+    whole = 3 * (60_000 + MESSAGE_COST) + MESSAGE_COST
+    worker.until(exchange, lambda answer: answer.taken == whole - MESSAGE_COST + WINDOW, "paid at once")
+    worker.message(exchange, b"")
+    # That one waits for the application; so does the credit for the next.
+    worker.message(exchange, part, more=True)
+    worker.until_claimed()
+    told(worker.ask("/forget"))
+    assert worker.answers[exchange].taken == whole - MESSAGE_COST + WINDOW
+    open_gate(worker, "pile-1")
+    worker.until(exchange, lambda answer: answer.taken == whole + 60_000 + MESSAGE_COST + WINDOW, "paid")
+    drained(worker, exchange, "pile-1")
+
+
+# ------------------------------------------------ send
+
+
+@pytest.mark.parametrize("name", ["accept", "accept_none", "accept_empty"])
+def test_accepting_is_a_101_with_nothing_in_it(worker, name):
+    answer = over(worker, f"/script?{name}")
+    assert (answer.status, answer.fields, answer.body) == (101, [], b"")
+    assert answer.frames[:2] == [(RESPOND, 0, 101), (TAKE, 0, 0)]
+
+
+def test_accepting_tells_subprotocol_and_headers_but_not_the_handshakes(worker):
+    assert over(worker, "/script?accept_all").fields == [
+        (b"sec-websocket-protocol", b"chat.v2"),
+        (b"x-upper", b"trimmed"),
+        (b"set-cookie", b"a=1"),
+        (b"set-cookie", b"b=2"),
+    ]
+    assert over(worker, "/script?accept_by_header").fields == [(b"sec-websocket-protocol", b"chat")]
+
+
+def test_messages_are_text_or_bytes_and_bytes_go_first(worker):
+    answer = over(worker, "/script?messages")
+    assert answer.messages == ["t", b"b", "æ€😀", b"array", "", b"", b"both"]
+    assert answer.raised == []
+
+
+@pytest.mark.parametrize("size", [1024, 65_536, 65_792, 1_000_192, 16 * 1024 * 1024])
+def test_messages_of_any_size_are_one_message(worker, size):
+    answer = over(worker, f"/large?{size}")
+    assert answer.messages == [bytes(range(256)) * (size // 256), "é" * (size // 2)]
+    frames = [flags for kind, flags, _ in answer.frames if kind == BODY]
+    assert frames[-1] == TEXT
+    assert all(flags in (0, MORE, TEXT, TEXT | MORE) for flags in frames)
+    # A frame names sixteen chunks at most.
+    assert (len(frames) > 2) == (size > 16 * 65_536)
+
+
+@pytest.mark.parametrize("size", [0, 1000, 300_000])
+def test_a_slow_client_suspends_send_and_nobody_else(worker, size):
+    count = RESPONSE_WINDOW // (size + MESSAGE_COST) + 10
+    worker.is_slow = True
+    try:
+        exchange = handshake(worker, f"/flood?{size}-{count}")
+
+        def waiting():
+            worker.collect()
+            return sum(used for _, used, _ in worker.unacked) > RESPONSE_WINDOW
+
+        eventually(waiting, "filled the window")
+        assert seen(worker)[0] < count - 5
+        assert seen(worker)[0] <= RESPONSE_WINDOW // (size + MESSAGE_COST) + 1
+        n_frames = len(worker.answers[exchange].frames)
+        told(worker.ask("/scope"))
+        assert len(worker.answers[exchange].frames) == n_frames, "sends on without credit"
+    finally:
+        worker.is_slow = False
+        worker.acknowledge()
+    answer = worker.whole(exchange)
+    assert len(answer.messages) == count
+    assert all(len(message) == size for message in answer.messages)
+
+
+def test_a_slab_that_is_lent_out_suspends_send_and_loses_nothing(worker):
+    worker.is_slow = True
+    try:
+        exchanges = [handshake(worker, f"/large?{3 * 1024 * 1024}") for _ in range(5)]
+        eventually(
+            lambda: worker.collect() or sum(len(n) for _, _, n in worker.unacked) == CHUNKS, "all is lent"
+        )
+        assert told(worker.ask("/ignore")) == "ignored"
+    finally:
+        worker.is_slow = False
+        worker.acknowledge()
+    for exchange in exchanges:
+        assert [len(message) for message in worker.whole(exchange).messages] == [3 << 20, 3 << 19]
+
+
+# ------------------------------------------------ close, deny
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [("close", (1000, "")), ("close_none", (1000, "")), ("close_code", (4999, "g" * 121 + "é"))],
+)
+def test_closing_has_a_code_and_a_reason(worker, name, end):
+    answer = over(worker, f"/script_then_receive?{name}")
+    assert (answer.closed, answer.raised) == (end, [])
+    # The client has its close before the application has returned.
+    assert answer.frames[-2:] == [(CLOSE, END, end[0]), (BODY, END | DONE, 0)]
+    assert seen(worker) == [disconnect(*end)] * 2
+
+
+def test_closing_before_accepting_is_a_403(worker):
+    answer = over(worker, "/script_then_receive?forbid")
+    assert (answer.status, answer.fields, answer.body, answer.raised) == (403, [], b"", [])
+    assert answer.frames == [(RESPOND, END, 403), (BODY, END | DONE, 0)]
+    assert seen(worker) == [disconnect(1006)] * 2
+
+
+def test_denying_is_an_ordinary_response(worker):
+    answer = over(worker, "/script_then_receive?deny")
+    assert (answer.status, answer.fields) == (401, [(b"www-authenticate", b"Basic")])
+    assert (answer.body, answer.raised) == (b"body", [])
+    assert answer.frames == [(RESPOND, END, 401), (BODY, END | DONE, 0)]
+    assert seen(worker) == [disconnect(1006)] * 2
+    answer = over(worker, "/script?deny_parts")
+    assert (answer.status, answer.body, answer.raised) == (401, b"partpart", [])
+
+
+HANDSHAKE = "'websocket.accept', 'websocket.close' or 'websocket.http.response.start' but got '{}'."
+EXPECTED = "RuntimeError: Expected ASGI message "
+COMPLETED = "RuntimeError: Unexpected ASGI message '{}', after sending 'websocket.close' or response already "
+COMPLETED += "completed."
+DENIAL = "'websocket.http.response.body' but got '{}'."
+OPEN = "'websocket.send' or 'websocket.close', but got '{}'."
+START = "websocket.http.response.start"
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "summary"),
+    [
+        ("send_first", 0, EXPECTED + HANDSHAKE.format("websocket.send")),
+        ("body_first", 0, EXPECTED + HANDSHAKE.format("websocket.http.response.body")),
+        ("http", 0, EXPECTED + HANDSHAKE.format("http.response.start")),
+        ("accept_twice", 101, EXPECTED + OPEN.format("websocket.accept")),
+        ("deny_accepted", 101, EXPECTED + OPEN.format(START)),
+        ("send_closed", 101, COMPLETED.format("websocket.send")),
+        ("close_twice", 101, COMPLETED.format("websocket.close")),
+        ("forbid_accept", 403, COMPLETED.format("websocket.accept")),
+        ("accept_denied", 0, EXPECTED + DENIAL.format("websocket.accept")),
+        ("deny_twice", 401, COMPLETED.format("websocket.http.response.body")),
+        ("no_type", 0, "KeyError: 'type'"),
+        ("none", 0, "TypeError: "),
+        ("number", 0, EXPECTED + HANDSHAKE.format(3)),
+        ("header_newline", 0, "RuntimeError: Invalid HTTP header value."),
+        ("header_name", 0, "RuntimeError: Invalid HTTP header name."),
+        ("header_text", 0, "TypeError: a header's name is str, not bytes"),
+        ("headers_huge", 0, "ValueError: the response's headers have 24"),
+        ("subprotocol_newline", 0, "RuntimeError: websocket.accept: subprotocol 'a\\r\\nx-evil: 1' is not a"),
+        ("subprotocol_bytes", 0, "TypeError: websocket.accept: subprotocol is bytes, not str"),
+        ("text_bytes", 101, "TypeError: the text of websocket.send is bytes, not str"),
+        ("bytes_text", 101, "TypeError: the bytes of websocket.send is str, not bytes"),
+        ("text_surrogate", 101, "UnicodeEncodeError: "),
+        ("code_1005", 101, "RuntimeError: websocket.close: code 1005 is none that may be sent"),
+        ("code_999", 101, "RuntimeError: websocket.close: code 999 is none that may be sent"),
+        ("code_5000", 101, "RuntimeError: websocket.close: code 5000 is none that may be sent"),
+        ("code_huge", 101, "RuntimeError: websocket.close: code 131072 is none that may be sent"),
+        ("code_text", 101, "TypeError: websocket.close: code is str, not int"),
+        ("reason_long", 101, "RuntimeError: websocket.close: the reason has 124 bytes, more than the 123"),
+        ("reason_bytes", 101, "TypeError: websocket.close: reason is bytes, not str"),
+        ("deny_no_status", 0, "KeyError: 'status'"),
+        ("deny_101", 0, "RuntimeError: websocket.http.response.start: status 101 is none"),
+        ("deny_text", 0, "TypeError: the body of websocket.http.response.body is str, not bytes"),
+        ("deny_longer", 0, "RuntimeError: Response content longer than Content-Length"),
+        ("deny_incomplete", 401, "ASGI callable returned without completing handshake."),
+        ("deny_nothing", 0, "ASGI callable returned without completing handshake."),
+    ],
+)
+def test_wrong_messages_raise_in_the_application(worker, name, status, summary):
+    answer = over(worker, f"/script?{name}")
+    assert answer.status == status
+    assert failed(answer).startswith(summary)
+    assert not answer.messages
+    if not summary.startswith("ASGI"):
+        assert "in script\n" in answer.trace, "raised where it was sent"
+
+
+# ------------------------------------------------ the client has gone
+
+
+def test_to_a_client_that_has_gone_send_raises_and_close_does_not(worker):
+    exchange = accepted(worker, "/sends_to_nobody")
+    answer = closed(worker, exchange, 1001)
+    assert (answer.raised, answer.closed, answer.messages) == ([], None, [])
+    gone = "ClientDisconnected"
+    assert seen(worker) == [gone, gone, "sent", gone, gone]
+    exchange = handshake(worker, "/sends_to_nobody?early")
+    told(worker.ask("/forget"))
+    assert (closed(worker, exchange, 1006).status, seen(worker)) == (0, [gone] * 5)
+
+
+@pytest.mark.parametrize("size", [1000, 3_000_000])
+def test_a_client_that_leaves_while_send_waits_ends_the_wait(worker, size):
+    worker.is_slow = True
+    try:
+        exchange = handshake(worker, f"/flood?{size}-2000")
+        eventually(
+            lambda: worker.collect() or sum(used for _, used, _ in worker.unacked) > RESPONSE_WINDOW, "waits"
+        )
+        answer = closed(worker, exchange, 1006)
+    finally:
+        worker.is_slow = False
+        worker.acknowledge()
+    assert answer.raised == []
+    assert seen(worker) == ["ClientDisconnected", True]
+
+
+@pytest.mark.parametrize("path", ["/raises_when_gone", "/sends_uncaught"])
+def test_exceptions_that_only_say_that_the_client_has_gone_are_not_told(worker, path):
+    answer = closed(worker, accepted(worker, path))
+    assert (answer.raised, answer.closed, answer.frames[-1]) == ([], None, (BODY, END | DONE, 0))
+
+
+def test_other_exceptions_are_told_after_the_client_has_gone_too(worker):
+    exchange = accepted(worker, "/raises_when_gone?told")
+    assert failed(closed(worker, exchange)) == "ValueError: while cleaning up"
+    assert "WebSocketDisconnect" in failed(over(worker, "/raises_before_it_is_gone"))
+
+
+# ------------------------------------------------ how it ends
+
+
+def test_returning_closes_what_is_open(worker):
+    answer = over(worker, "/script?accept")
+    assert (answer.closed, answer.raised) == ((1000, ""), [])
+    assert answer.frames[-1] == (CLOSE, END | DONE, 1000)
+
+
+def test_returning_without_a_handshake_is_an_error(worker):
+    answer = over(worker, "/returns_at_once")
+    assert (answer.status, failed(answer)) == (0, "ASGI callable returned without completing handshake.")
+    # As with uvicorn, that comes first.
+    answer = over(worker, "/returns_a_value")
+    assert (answer.status, failed(answer)) == (0, "ASGI callable returned without completing handshake.")
+
+
+def test_returning_a_value_is_an_error(worker):
+    answer = over(worker, "/returns_a_value?accepted")
+    assert answer.closed is None
+    assert failed(answer) == "ASGI callable should return None, but returned 'a value'."
+
+
+@pytest.mark.parametrize(
+    ("after", "status", "end"), [("", 0, None), ("accept", 101, None), ("close", 101, (1000, ""))]
+)
+def test_an_exception_is_told_once(worker, after, status, end):
+    answer = over(worker, f"/raises?{after}")
+    assert (answer.status, answer.closed) == (status, end)
+    assert failed(answer) == "ValueError: in the WebSocket"
+    assert "in raises\n" in answer.trace
+
+
+def test_at_its_deadline_a_handshake_is_reported_and_cancelled(worker):
+    exchange = handshake(worker, "/stuck")
+    told(worker.ask("/forget"))
+    worker.disconnect(exchange, cancel=True)
+    report = worker.next("warning")[1]
+    assert f"exchange {exchange} has passed its deadline" in report
+    assert "in inner" in report
+    answer = worker.whole(exchange)
+    assert (answer.status, answer.raised) == (0, [])
+    assert seen(worker) == ["cancelled", disconnect(1006)]
+
+
+def test_the_stack_of_a_waiting_websocket_is_its_tasks(worker):
+    exchange = accepted(worker, "/reports")
+    stack = worker.ask_stacks(exchange)
+    assert "in reports" in stack
+    assert "in inner" in stack
+    assert "<rgun>" not in stack
+    closed(worker, exchange)
+    assert worker.ask_stacks(exchange) is None
+
+
+def test_messages_for_websockets_that_are_over_are_ignored(worker):
+    exchange = accepted(worker, "/script?close")
+    worker.whole(exchange)
+    worker.message(exchange, "late")
+    worker.message(exchange, "later", more=True)
+    worker.disconnect(exchange, code=1000)
+    assert told(worker.ask("/ignore")) == "ignored"
+
+
+# ------------------------------------------------ many that idle
+
+
+def test_what_the_application_lets_go_of_nobody_holds(worker):
+    exchange = accepted(worker, "/frugal")
+    worker.message(exchange, "now")
+    assert worker.whole(exchange).messages == ["true"]
+
+
+def resident(worker):
+    """Bytes of its own memory."""
+    line = next(line for line in worker.proc("status").splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_idle_websockets_use_every_slot_and_little_memory(fake, python, loop):  # noqa: F811 (not the fixture)
+    n_sockets = 2000
+    worker = spawn(fake, python, loop, "websocket_cases", concurrency=n_sockets)
+    headers = [(b"host", b"example.org"), (b"user-agent", b"u" * 100), (b"cookie", b"c" * 200)]
+    first = [accepted(worker, "/echo", headers=headers) for _ in range(100)]
+    before = resident(worker)
+    rest = [handshake(worker, "/echo", headers=headers) for _ in range(n_sockets - 100)]
+    for exchange in rest:
+        worker.until(exchange, lambda answer: answer.taken, "accepted")
+    each = (resident(worker) - before) / len(rest)
+    print(f"{loop}: {each:.0f} bytes for each idle WebSocket")
+    assert each < 8192, "an idle WebSocket is its task, its scope and a few small objects"
+    for exchange in (*first[:10], *rest[-10:]):
+        worker.message(exchange, "still here?")
+        worker.until(exchange, lambda answer: answer.messages == ["still here?"], "answered")
+    for exchange in (*first, *rest):
+        worker.disconnect(exchange, code=1012)
+    for exchange in (*first, *rest):
+        assert worker.whole(exchange).raised == []
+    assert worker.stop() == 0
