@@ -1,4 +1,4 @@
-"""Cases for WebSockets: the path says which. A request asks for what is seen after one is over (asgi_cases)."""
+"""Cases for WebSockets: the path says which. What is seen after one is over, a request asks for."""
 
 import asyncio
 import gc

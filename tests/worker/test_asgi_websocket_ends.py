@@ -1,0 +1,184 @@
+"""How ASGI WebSockets end: misuse, clients that have gone, applications that return or raise, deadlines."""
+
+import pytest
+from conftest import eventually
+from fake_daemon import BODY, CLOSE, DONE, END
+from test_asgi_http import loop, spawn, told  # noqa: F401 (loop is a fixture)
+from websocket_exchanges import accepted, closed, disconnect, failed, handshake, over, seen
+
+RESPONSE_WINDOW = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def worker(fakes, python, loop):  # noqa: F811 (the fixture)
+    """One worker for the tests of this file: nothing in here ends it."""
+    worker = spawn(fakes(), python, loop, "websocket_cases")
+    yield worker
+    assert worker.stop() == 0, worker.daemon.output()
+    assert "Traceback" not in worker.daemon.output(), worker.daemon.output()
+    assert "never" not in worker.daemon.output(), worker.daemon.output()
+    assert "Task was destroyed" not in worker.daemon.output()
+
+
+HANDSHAKE = "'websocket.accept', 'websocket.close' or 'websocket.http.response.start' but got '{}'."
+EXPECTED = "RuntimeError: Expected ASGI message "
+COMPLETED = "RuntimeError: Unexpected ASGI message '{}', after sending 'websocket.close' or response already "
+COMPLETED += "completed."
+DENIAL = "'websocket.http.response.body' but got '{}'."
+OPEN = "'websocket.send' or 'websocket.close', but got '{}'."
+START = "websocket.http.response.start"
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "summary"),
+    [
+        ("send_first", 0, EXPECTED + HANDSHAKE.format("websocket.send")),
+        ("body_first", 0, EXPECTED + HANDSHAKE.format("websocket.http.response.body")),
+        ("http", 0, EXPECTED + HANDSHAKE.format("http.response.start")),
+        ("accept_twice", 101, EXPECTED + OPEN.format("websocket.accept")),
+        ("deny_accepted", 101, EXPECTED + OPEN.format(START)),
+        ("send_closed", 101, COMPLETED.format("websocket.send")),
+        ("close_twice", 101, COMPLETED.format("websocket.close")),
+        ("forbid_accept", 403, COMPLETED.format("websocket.accept")),
+        ("accept_denied", 0, EXPECTED + DENIAL.format("websocket.accept")),
+        ("deny_twice", 401, COMPLETED.format("websocket.http.response.body")),
+        ("no_type", 0, "KeyError: 'type'"),
+        ("none", 0, "TypeError: "),
+        ("number", 0, EXPECTED + HANDSHAKE.format(3)),
+        ("header_newline", 0, "RuntimeError: Invalid HTTP header value."),
+        ("header_name", 0, "RuntimeError: Invalid HTTP header name."),
+        ("header_text", 0, "TypeError: a header's name is str, not bytes"),
+        ("headers_huge", 0, "ValueError: the response's headers have 24"),
+        ("subprotocol_newline", 0, "RuntimeError: websocket.accept: subprotocol 'a\\r\\nx-evil: 1' is not a"),
+        ("subprotocol_bytes", 0, "TypeError: websocket.accept: subprotocol is bytes, not str"),
+        ("text_bytes", 101, "TypeError: the text of websocket.send is bytes, not str"),
+        ("bytes_text", 101, "TypeError: the bytes of websocket.send is str, not bytes"),
+        ("text_surrogate", 101, "UnicodeEncodeError: "),
+        ("code_1005", 101, "RuntimeError: websocket.close: code 1005 is none that may be sent"),
+        ("code_999", 101, "RuntimeError: websocket.close: code 999 is none that may be sent"),
+        ("code_5000", 101, "RuntimeError: websocket.close: code 5000 is none that may be sent"),
+        ("code_huge", 101, "RuntimeError: websocket.close: code 131072 is none that may be sent"),
+        ("code_text", 101, "TypeError: websocket.close: code is str, not int"),
+        ("reason_long", 101, "RuntimeError: websocket.close: the reason has 124 bytes, more than the 123"),
+        ("reason_bytes", 101, "TypeError: websocket.close: reason is bytes, not str"),
+        ("deny_no_status", 0, "KeyError: 'status'"),
+        ("deny_101", 0, "RuntimeError: websocket.http.response.start: status 101 is none"),
+        ("deny_text", 0, "TypeError: the body of websocket.http.response.body is str, not bytes"),
+        ("deny_longer", 0, "RuntimeError: Response content longer than Content-Length"),
+        ("deny_incomplete", 401, "ASGI callable returned without completing handshake."),
+        ("deny_nothing", 0, "ASGI callable returned without completing handshake."),
+    ],
+)
+def test_wrong_messages_raise_in_the_application(worker, name, status, summary):
+    answer = over(worker, f"/script?{name}")
+    assert answer.status == status
+    assert failed(answer).startswith(summary)
+    assert not answer.messages
+    if not summary.startswith("ASGI"):
+        assert "in script\n" in answer.trace, "raised where it was sent"
+
+
+# ------------------------------------------------ the client has gone
+
+
+def test_to_a_client_that_has_gone_send_raises_and_close_does_not(worker):
+    exchange = accepted(worker, "/sends_to_nobody")
+    answer = closed(worker, exchange, 1001)
+    assert (answer.raised, answer.closed, answer.messages) == ([], None, [])
+    gone = "ClientDisconnected"
+    assert seen(worker) == [gone, gone, "sent", gone, gone]
+    exchange = handshake(worker, "/sends_to_nobody?early")
+    told(worker.ask("/forget"))
+    assert (closed(worker, exchange, 1006).status, seen(worker)) == (0, [gone] * 5)
+
+
+@pytest.mark.parametrize("size", [1000, 3_000_000])
+def test_a_client_that_leaves_while_send_waits_ends_the_wait(worker, size):
+    worker.is_slow = True
+    try:
+        exchange = handshake(worker, f"/flood?{size}-2000")
+        eventually(
+            lambda: worker.collect() or sum(used for _, used, _ in worker.unacked) > RESPONSE_WINDOW, "waits"
+        )
+        answer = closed(worker, exchange, 1006)
+    finally:
+        worker.is_slow = False
+        worker.acknowledge()
+    assert answer.raised == []
+    assert seen(worker) == ["ClientDisconnected", True]
+
+
+@pytest.mark.parametrize("path", ["/raises_when_gone", "/sends_uncaught"])
+def test_exceptions_that_only_say_that_the_client_has_gone_are_not_told(worker, path):
+    answer = closed(worker, accepted(worker, path))
+    assert (answer.raised, answer.closed, answer.frames[-1]) == ([], None, (BODY, END | DONE, 0))
+
+
+def test_other_exceptions_are_told_after_the_client_has_gone_too(worker):
+    exchange = accepted(worker, "/raises_when_gone?told")
+    assert failed(closed(worker, exchange)) == "ValueError: while cleaning up"
+    assert "WebSocketDisconnect" in failed(over(worker, "/raises_before_it_is_gone"))
+
+
+# ------------------------------------------------ how it ends
+
+
+def test_returning_closes_what_is_open(worker):
+    answer = over(worker, "/script?accept")
+    assert (answer.closed, answer.raised) == ((1000, ""), [])
+    assert answer.frames[-1] == (CLOSE, END | DONE, 1000)
+
+
+def test_returning_without_a_handshake_is_an_error(worker):
+    answer = over(worker, "/returns_at_once")
+    assert (answer.status, failed(answer)) == (0, "ASGI callable returned without completing handshake.")
+    # As with uvicorn, that comes first.
+    answer = over(worker, "/returns_a_value")
+    assert (answer.status, failed(answer)) == (0, "ASGI callable returned without completing handshake.")
+
+
+def test_returning_a_value_is_an_error(worker):
+    answer = over(worker, "/returns_a_value?accepted")
+    assert answer.closed is None
+    assert failed(answer) == "ASGI callable should return None, but returned 'a value'."
+
+
+@pytest.mark.parametrize(
+    ("after", "status", "end"), [("", 0, None), ("accept", 101, None), ("close", 101, (1000, ""))]
+)
+def test_an_exception_is_told_once(worker, after, status, end):
+    answer = over(worker, f"/raises?{after}")
+    assert (answer.status, answer.closed) == (status, end)
+    assert failed(answer) == "ValueError: in the WebSocket"
+    assert "in raises\n" in answer.trace
+
+
+def test_at_its_deadline_a_handshake_is_reported_and_cancelled(worker):
+    exchange = handshake(worker, "/stuck")
+    told(worker.ask("/forget"))
+    worker.disconnect(exchange, cancel=True)
+    report = worker.next("warning")[1]
+    assert f"exchange {exchange} has passed its deadline" in report
+    assert "in inner" in report
+    answer = worker.whole(exchange)
+    assert (answer.status, answer.raised) == (0, [])
+    assert seen(worker) == ["cancelled", disconnect(1006)]
+
+
+def test_the_stack_of_a_waiting_websocket_is_its_tasks(worker):
+    exchange = accepted(worker, "/reports")
+    stack = worker.ask_stacks(exchange)
+    assert "in reports" in stack
+    assert "in inner" in stack
+    assert "<rgun>" not in stack
+    closed(worker, exchange)
+    assert worker.ask_stacks(exchange) is None
+
+
+def test_messages_for_websockets_that_are_over_are_ignored(worker):
+    exchange = accepted(worker, "/script?close")
+    worker.whole(exchange)
+    worker.message(exchange, "late")
+    worker.message(exchange, "later", more=True)
+    worker.disconnect(exchange, code=1000)
+    assert told(worker.ask("/ignore")) == "ignored"
