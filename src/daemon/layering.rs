@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Module, what of the daemon it may use, and what of other crates (or std) it may not.
-const LAYERS: [(&str, &[&str], &[&str]); 11] = [
+const LAYERS: [(&str, &[&str], &[&str]); 12] = [
     ("report", &[], &["tokio", "hyper", "tracing"]),
     ("config", &[], &["tokio", "hyper", "tracing", "rgun_channel"]),
     ("cli", &["config", "report"], &["tokio", "hyper", "tracing", "rgun_channel"]),
@@ -13,7 +13,8 @@ const LAYERS: [(&str, &[&str], &[&str]); 11] = [
     ("journal", &["config", "supervise"], &["tokio", "hyper", "rgun_channel"]),
     ("net", &["config", "systemd", "report"], &["hyper", "rgun_channel::ring"]),
     ("dispatch", &["supervise"], &["hyper"]),
-    ("http", &["dispatch", "net", "journal", "report", "supervise"], &["nix::sys::signal"]),
+    ("websocket", &["dispatch", "net", "journal", "supervise"], &["hyper", "http", "nix"]),
+    ("http", &["websocket", "dispatch", "net", "journal", "report", "supervise"], &["nix::sys::signal"]),
     ("pool", &["config", "dispatch", "supervise", "systemd", "report"], &["hyper", "tokio"]),
     ("edge", &["dispatch", "http", "net", "report"], &["hyper"]),
 ];

@@ -2,7 +2,7 @@
 //!
 //! # The way of a request
 //! ```text
-//! bytes    systemd socket → net → http → dispatch → channel (shared memory) → worker → application
+//! bytes    systemd socket → net → http (→ websocket) → dispatch → channel (shared memory) → worker → application
 //! reply    application → worker → channel → dispatch → ticket → http → client
 //! control  signal | notice | child exit → Event → supervise (pure) → Action → run performs it
 //! ```
@@ -15,7 +15,8 @@
 //! | [`systemd`] | nix, sd-notify, listenfd | http, pool, supervise |
 //! | [`net`] | config, systemd, tokio | http, dispatch, pool |
 //! | [`dispatch`] | channel, the vocabulary of the `http` crate, supervise's ids | hyper, pool, net |
-//! | [`http`] | dispatch, net, journal, supervise's ids, hyper | pool, supervise's state |
+//! | [`websocket`] | dispatch, net, journal, supervise's ids | hyper, http, pool |
+//! | [`http`] | websocket, dispatch, net, journal, supervise's ids, hyper | pool, supervise's state |
 //! | [`pool`] | channel, dispatch's [`Link`](dispatch::Link), nix | hyper, http, net |
 //! | [`journal`] | tracing | everything that serves |
 //! | [`edge`] | net, http, dispatch | pool, supervise's state |
@@ -44,3 +45,4 @@ pub mod report;
 pub mod run;
 pub mod supervise;
 pub mod systemd;
+pub mod websocket;

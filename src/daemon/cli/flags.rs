@@ -181,6 +181,28 @@ pub(super) struct Flags {
     )]
     limit_request_field_size: Option<String>,
 
+    /// Size of a message that a client sends over a WebSocket [default: 16MiB].
+    #[arg(
+        long,
+        alias = "websocket-max-message-size",
+        value_name = "SIZE",
+        allow_negative_numbers = true,
+        help_heading = "WebSockets"
+    )]
+    ws_max_size: Option<String>,
+
+    /// Ask a client of which nothing was heard for so long whether it is there; 0 for never [default: 20].
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, help_heading = "WebSockets")]
+    ws_ping_interval: Option<String>,
+
+    /// How long it has to answer; 0 for ever [default: 20].
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, help_heading = "WebSockets")]
+    ws_ping_timeout: Option<String>,
+
+    /// true or false: compress messages for clients that can [default: true].
+    #[arg(long, value_name = "BOOLEAN", help_heading = "WebSockets")]
+    ws_per_message_deflate: Option<String>,
+
     /// error, warning, info, debug or trace [default: info].
     #[arg(long, value_name = "LEVEL", help_heading = "Log")]
     log_level: Option<String>,
@@ -242,6 +264,11 @@ impl Flags {
         set(name::REQUEST_LINE, "--limit-request-line", text(&self.limit_request_line));
         set(name::HEADERS, "--limit-request-fields", text(&self.limit_request_fields));
         set(name::HEADER, "--limit-request-field_size", text(&self.limit_request_field_size));
+        set(name::MAX_MESSAGE, "--ws-max-size", text(&self.ws_max_size));
+        let ping = |time: &Option<String>| time.as_deref().map(|time| seconds(whole(time), "off"));
+        set(name::PING_INTERVAL, "--ws-ping-interval", ping(&self.ws_ping_interval));
+        set(name::PING_TIMEOUT, "--ws-ping-timeout", ping(&self.ws_ping_timeout));
+        set(name::COMPRESSION, "--ws-per-message-deflate", text(&self.ws_per_message_deflate));
         set(name::LEVEL, "--log-level", self.log_level.as_deref().map(level));
         set(name::ACCESS, "--access-logfile", self.access(refusals).map(Value::Boolean));
         set(name::LIFESPAN, "--lifespan", text(&self.lifespan));
@@ -334,6 +361,11 @@ fn seconds(time: &str, zero: &str) -> Value {
         true => Value::text(format!("{time}s")),
         false => Value::text(time),
     }
+}
+
+/// Uvicorn's seconds are floating-point numbers, and shown as such.
+fn whole(time: &str) -> &str {
+    time.strip_suffix(".0").unwrap_or(time)
 }
 
 /// Gunicorn's levels by our names.

@@ -4,7 +4,8 @@
 //! does it now. Missed by whoever wrote it (`--user`, TLS, trust in a proxy): refused, with the line to write
 //! instead. A value that asks for what happens anyway (`--proxy-protocol off`) passes in silence.
 //!
-//! The list is that of gunicorn 27's `config.py`, less what `flags` has; settings without a flag are absent.
+//! The list is that of gunicorn 27's `config.py`, less what `flags` has; settings without a flag are absent. Two of
+//! uvicorn's are with them.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -156,6 +157,14 @@ const FOREIGN: &[Foreign] = &[
     flag("permit-unconventional-http-method", Nothing, LENIENT),
     flag("permit-unconventional-http-version", Nothing, LENIENT),
     flag("casefold-http-method", Nothing, LENIENT),
+    // Uvicorn's for WebSockets, less what `flags` has.
+    flag("ws", Value, Ignored("the daemon speaks the WebSocket protocol itself; the application needs no library for it"))
+        .fine(&["auto"]),
+    flag(
+        "ws-max-queue",
+        Value,
+        Ignored("no messages are queued by number: a client is read as far as the application receives"),
+    ),
     // What this version does not have.
     flag("reload", Nothing, RELOAD),
     flag("reload-engine", Value, RELOAD),
@@ -190,7 +199,6 @@ const FOREIGN: &[Foreign] = &[
     flag("http2-max-header-list-size", Value, HTTP2),
     flag("asgi-loop", Value, Later("leave it out")).fine(&["auto"]),
     flag("asgi-lifespan", Value, Later("leave it out: lifespan is used where the application has it")).fine(&["auto"]),
-    flag("websocket-max-message-size", Value, Later("leave it out")),
 ];
 
 /// The command, and its subcommands, with all of these flags, hidden from the help.

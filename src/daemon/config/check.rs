@@ -12,8 +12,8 @@ use super::keys::name;
 use super::value::Setting;
 use super::{
     App, Complaint, Config, ConfigError, ConfigErrors, Environment, Hooks, Interface, Layer, Lifespan,
-    Limits, Listen, Loaded, Log, Loop, PathRule, Python, Reload, Target, Timeouts, Value, Workers, python,
-    read, rules, units,
+    Limits, Listen, Loaded, Log, Loop, PathRule, Python, Reload, Target, Timeouts, Value, WebSocket, Workers,
+    python, read, rules, units,
 };
 
 /// A request's head must fit into one record of the channel, so these have an upper bound.
@@ -22,6 +22,10 @@ const HEAD_MAX: u64 = 64 << 10;
 const HEADERS_MAX: u32 = 1000;
 /// Waiting requests each hold a connection; more than a million is a slip.
 const QUEUE_MAX: u32 = 1_000_000;
+/// A message is put together in the worker's memory; whoever needs more sends it in several.
+const MESSAGE_MAX: u64 = 1 << 30;
+/// Each has a slot in the worker's map, which has 16,384.
+const WEBSOCKETS_MAX: u32 = 16_000;
 
 /// Where settings come from, and what they are seen from.
 pub(crate) struct Sources<'a> {
@@ -56,6 +60,7 @@ pub(crate) fn check(sources: &Sources<'_>, errors: Vec<ConfigError>) -> Result<L
     let workers = checker.workers();
     let timeouts = checker.timeouts();
     let limits = checker.limits();
+    let websocket = checker.websocket();
     let listen = checker.read(name::BIND, Listen::default(), |setting| read::listen(setting, base));
     let reload = checker.reload();
     let hooks = checker.hooks();
@@ -79,6 +84,7 @@ pub(crate) fn check(sources: &Sources<'_>, errors: Vec<ConfigError>) -> Result<L
                 workers,
                 timeouts,
                 limits,
+                websocket,
                 reload,
                 hooks,
                 listen,
@@ -298,6 +304,21 @@ impl<'a> Checker<'a> {
                 read::whole(setting, 1, u32::MAX).map(|n| Some(read::to_usize(n))).map_err(|complaint| {
                     complaint.hint("write a number, or \"auto\" for what LimitNOFILE= leaves")
                 })
+            }),
+        }
+    }
+
+    fn websocket(&mut self) -> WebSocket {
+        let defaults = WebSocket::default();
+        WebSocket {
+            max_message: self
+                .read(name::MAX_MESSAGE, defaults.max_message, |setting| read::bytes(setting, MESSAGE_MAX)),
+            ping_interval: self.read(name::PING_INTERVAL, defaults.ping_interval, read::timeout_or_off),
+            ping_timeout: self.read(name::PING_TIMEOUT, defaults.ping_timeout, read::timeout_or_off),
+            compression: self.read(name::COMPRESSION, defaults.compression, read::boolean),
+            most: self.read(name::MOST, defaults.most, |setting| read::whole(setting, 1, WEBSOCKETS_MAX)),
+            close_window: self.read(name::CLOSE_WINDOW, defaults.close_window, |setting| {
+                read::timeout_or_zero(setting, "write \"0s\" to close all at once")
             }),
         }
     }

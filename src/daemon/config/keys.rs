@@ -42,6 +42,12 @@ pub(crate) mod name {
     pub(crate) const HEADERS: &str = "limits.headers";
     pub(crate) const REQUEST_LINE: &str = "limits.request_line";
     pub(crate) const CONNECTIONS: &str = "limits.connections";
+    pub(crate) const MAX_MESSAGE: &str = "websocket.max_message";
+    pub(crate) const PING_INTERVAL: &str = "websocket.ping_interval";
+    pub(crate) const PING_TIMEOUT: &str = "websocket.ping_timeout";
+    pub(crate) const COMPRESSION: &str = "websocket.compression";
+    pub(crate) const MOST: &str = "websocket.most";
+    pub(crate) const CLOSE_WINDOW: &str = "websocket.close_window";
     pub(crate) const PROBE: &str = "reload.probe";
     pub(crate) const WATCH: &str = "reload.watch";
     pub(crate) const POST_FORK: &str = "hooks.post_fork";
@@ -91,6 +97,12 @@ pub(crate) const KEYS: &[&str] = &[
     name::HEADERS,
     name::REQUEST_LINE,
     name::CONNECTIONS,
+    name::MAX_MESSAGE,
+    name::PING_INTERVAL,
+    name::PING_TIMEOUT,
+    name::COMPRESSION,
+    name::MOST,
+    name::CLOSE_WINDOW,
     name::PROBE,
     name::WATCH,
     name::POST_FORK,
@@ -105,7 +117,7 @@ pub(crate) const KEYS: &[&str] = &[
 
 /// The sections of this version.
 pub(crate) const SECTIONS: &[&str] =
-    &["app", "workers", "timeouts", "limits", "reload", "hooks", "listen", "log"];
+    &["app", "workers", "timeouts", "limits", "websocket", "reload", "hooks", "listen", "log"];
 
 /// Sections of the design that this version does not have.
 pub(crate) const PLANNED_SECTIONS: &[&str] = &["tls", "proxy", "static", "admin"];
@@ -133,6 +145,7 @@ const GUNICORN: &[(&str, &str)] = &[
     ("loop_factory", name::LOOP),
     ("worker_class", name::INTERFACE),
     ("workers", name::COUNT),
+    ("websocket_max_message_size", name::MAX_MESSAGE),
     ("working_directory", name::DIRECTORY),
     ("wsgi_app", name::TARGET),
 ];
@@ -279,7 +292,7 @@ mod tests {
         assert_eq!(section_hint("timeout"), "did you mean [timeouts]?");
         assert_eq!(
             section_hint("database"),
-            "the sections are [app] [workers] [timeouts] [limits] [reload] [hooks] [listen] [log]"
+            "the sections are [app] [workers] [timeouts] [limits] [websocket] [reload] [hooks] [listen] [log]"
         );
     }
 

@@ -58,6 +58,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How much anything may hold.
     pub limits: Limits,
+    /// How WebSockets are served.
+    pub websocket: WebSocket,
     /// How new code takes over.
     pub reload: Reload,
     /// Functions of the application that are called at points of a worker's life.
@@ -348,6 +350,36 @@ impl Default for Limits {
             headers: 100,
             request_line: 8 << 10,
             connections: None,
+        }
+    }
+}
+
+/// `[websocket]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WebSocket {
+    /// Bytes of a message from a client; more closes it with 1009 (RFC 6455 §7.4.1).
+    pub max_message: usize,
+    /// A client of which nothing was heard for so long is asked whether it is there. `None` is `"off"`.
+    pub ping_interval: Option<Duration>,
+    /// How long it has to answer; then it is closed with 1011. `None` is `"off"`.
+    pub ping_timeout: Option<Duration>,
+    /// Whether messages may be compressed (RFC 7692).
+    pub compression: bool,
+    /// How many one worker may have open beside `workers.concurrency`; more count against that.
+    pub most: u32,
+    /// Over how long those of a worker that goes are closed, with 1012.
+    pub close_window: Duration,
+}
+
+impl Default for WebSocket {
+    fn default() -> Self {
+        Self {
+            max_message: 16 << 20,
+            ping_interval: Some(Duration::from_secs(20)),
+            ping_timeout: Some(Duration::from_secs(20)),
+            compression: true,
+            most: 10_000,
+            close_window: Duration::from_secs(10),
         }
     }
 }

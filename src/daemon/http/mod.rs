@@ -5,6 +5,7 @@
 
 mod body;
 pub mod fault;
+mod handshake;
 mod head;
 mod request_id;
 mod response;

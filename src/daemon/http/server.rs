@@ -3,17 +3,20 @@
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
+};
 use http::{Method, Request, Response, StatusCode, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::server::conn::http1::{self, Parts};
+use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use rgun_channel::frame;
 use rgun_channel::frame::ExchangeId;
@@ -21,9 +24,11 @@ use rgun_channel::frame::ExchangeId;
 use crate::dispatch::{Answer, Dispatcher, Fault, Ticket};
 use crate::journal::requests::{Access, Failure, Journal, Unanswered};
 use crate::net::{Connection, Ending, Phase, Stream};
+use crate::websocket;
 
 use super::body::{self, Body, BodyLimits};
 use super::fault::{Refusal, Told};
+use super::handshake::{self, Handshake, Place};
 use super::head;
 use super::request_id::{RequestId, RequestIds};
 use super::response::{Account, FileReader, ResponseBody, Source, cause};
@@ -51,6 +56,8 @@ pub struct Limits {
 pub struct Settings {
     /// What is too much.
     pub limits: Limits,
+    /// How WebSockets are served.
+    pub websocket: websocket::Settings,
     /// Whether every request is noted.
     pub log_access: bool,
 }
@@ -60,6 +67,8 @@ pub struct Settings {
 pub struct Server {
     dispatcher: Arc<Dispatcher>,
     limits: Limits,
+    websocket: websocket::Settings,
+    websockets: Arc<websocket::Shared>,
     /// Where bodies over 16 MiB wait: a file system on disk.
     spool: PathBuf,
     ids: Arc<RequestIds>,
@@ -81,10 +90,12 @@ impl Server {
         spool: PathBuf,
         journal: Journal,
     ) -> Arc<Self> {
-        let Settings { limits, log_access } = settings;
+        let Settings { limits, websocket, log_access } = settings;
         Arc::new(Self {
+            websockets: websocket::Shared::new(Arc::clone(&dispatcher), journal.clone()),
             dispatcher,
             limits,
+            websocket,
             spool,
             ids: Arc::new(RequestIds::new()),
             clock: Clock::new(),
@@ -95,10 +106,12 @@ impl Server {
 
     /// The same for connections that begin from now on; those that are open keep what they began with.
     pub fn with(&self, settings: Settings) -> Arc<Self> {
-        let Settings { limits, log_access } = settings;
+        let Settings { limits, websocket, log_access } = settings;
         Arc::new(Self {
             dispatcher: Arc::clone(&self.dispatcher),
             limits,
+            websocket,
+            websockets: Arc::clone(&self.websockets),
             spool: self.spool.clone(),
             ids: Arc::clone(&self.ids),
             clock: self.clock,
@@ -123,19 +136,52 @@ pub async fn serve(server: Arc<Server>, stream: Stream) {
         builder.max_headers(limits.headers);
     }
     let client = Arc::clone(&connection);
-    let service = service_fn(move |request| {
-        // Before the future exists, because hyper looks for more bytes before it polls it; see `Asked`.
-        let (asked, started) = start(&server, &connection, request);
-        Answering { server: Arc::clone(&server), about: Some((Arc::clone(&connection), asked)), started }
-    });
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let requests = Requests { server: Arc::clone(&server), connection, place: OnceLock::new() };
+    let mut serving = builder.serve_connection(TokioIo::new(stream), requests);
     // Dropped before `serving`, and so before what is under way in it, whatever ends this.
     let mut through = Through { connection: Arc::clone(&client), by_itself: false };
-    let outcome = serving.as_mut().await;
-    through.by_itself = true;
-    if let Err(error) = outcome {
-        tracing::debug!(client = %client.peer.address, error = %crate::report::Chain(&error),
+    let outcome = (&mut serving).await;
+    if let Err(error) = &outcome {
+        tracing::debug!(client = %client.peer.address, error = %crate::report::Chain(error),
             "a connection ended early");
+    }
+    if outcome.is_ok() {
+        // hyper leaves the socket open after a 101, and what it has read too much in its buffer.
+        let Parts { io, read_buf, service, .. } = serving.into_parts();
+        if let Some(accepted) = service.accepted() {
+            let socket = websocket::serve(io.into_inner(), &read_buf, *accepted);
+            drop((read_buf, service));
+            socket.await;
+        }
+    }
+    through.by_itself = true;
+}
+
+/// The requests of one connection.
+struct Requests {
+    server: Arc<Server>,
+    connection: Arc<Connection>,
+    /// Made for a handshake.
+    place: OnceLock<Place>,
+}
+
+impl Requests {
+    /// What its last request has made of the connection.
+    fn accepted(&self) -> Option<Box<websocket::Accepted>> {
+        self.place.get()?.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Service<Request<Incoming>> for Requests {
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        // Before the future exists, because hyper looks for more bytes before it polls it; see `Asked`.
+        let (asked, started, handshake) = start(self, request);
+        let about = Some((Arc::clone(&self.connection), asked));
+        Answering { server: Arc::clone(&self.server), about, started, handshake }
     }
 }
 
@@ -164,7 +210,8 @@ enum Started {
     Receiving(Pin<Box<dyn Future<Output = Result<Ticket, Refusal>> + Send>>),
 }
 
-fn start(server: &Arc<Server>, connection: &Arc<Connection>, request: Request<Incoming>) -> (Asked, Started) {
+fn start(requests: &Requests, request: Request<Incoming>) -> (Asked, Started, Option<Box<Handshake>>) {
+    let Requests { server, connection, place } = requests;
     connection.enter(Phase::Busy);
     let begun = Instant::now();
     let (mut parts, incoming) = request.into_parts();
@@ -176,8 +223,19 @@ fn start(server: &Arc<Server>, connection: &Arc<Connection>, request: Request<In
         begun,
     };
     let checked = head::check(&parts, &server.limits).and_then(|()| head::set_host(&mut parts));
+    let mut handshake = None;
     let started = match checked {
         Err(refusal) => Started::Submitted(Err(refusal)),
+        Ok(())
+            if server.dispatcher.is_asgi() && incoming.is_end_stream() && handshake::is_asked_for(&parts) =>
+        {
+            let place = Arc::clone(place.get_or_init(Place::default));
+            let checked = Handshake::new(&parts, server.websocket.compression, place);
+            Started::Submitted(checked.and_then(|checked| {
+                handshake = Some(Box::new(checked));
+                submit_handshake(server, connection, &parts, &asked.id, begun)
+            }))
+        }
         Ok(()) if incoming.is_end_stream() => {
             let nothing = Body::Inline(bytes::Bytes::new());
             Started::Submitted(submit(server, connection, &parts, nothing, &asked.id, (begun, begun)))
@@ -194,7 +252,7 @@ fn start(server: &Arc<Server>, connection: &Arc<Connection>, request: Request<In
             }))
         }
     };
-    (asked, started)
+    (asked, started, handshake)
 }
 
 /// Answers one request, always; if it is dropped before, nobody will, and the journal says so. By hand, because hyper moves it into its place: an `async` block would be larger by
@@ -204,6 +262,8 @@ struct Answering {
     /// Taken with the answer, of which the journal is told then.
     about: Option<(Arc<Connection>, Asked)>,
     started: Started,
+    /// It is that of a WebSocket.
+    handshake: Option<Box<Handshake>>,
 }
 
 impl Answering {
@@ -247,7 +307,12 @@ impl Future for Answering {
         drop(connection.take_hint());
         let outcome = outcome.and_then(|answer| check_length(&asked.method, &answer).map(|()| answer));
         let mut response = match outcome {
-            Ok(answer) => answered(&this.server, connection, &asked, answer),
+            Ok(answer) => match &this.handshake {
+                Some(handshake) if answer.head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                    accepted(&this.server, connection, &asked, answer, handshake)
+                }
+                _ => answered(&this.server, connection, &asked, answer),
+            },
             Err(refusal) => refused(&this.server, connection, &asked, &refusal),
         };
         response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| asked.id.into_value());
@@ -368,6 +433,19 @@ fn submit_in_parts(
         Err(_) => drop(tokio::spawn(bringer.clear_away())),
     }
     submitted.map_err(Refusal::Exchange)
+}
+
+/// Gives the dispatcher the handshake of a WebSocket.
+fn submit_handshake(
+    server: &Server,
+    connection: &Connection,
+    parts: &request::Parts,
+    id: &RequestId,
+    begun: Instant,
+) -> Result<Ticket, Refusal> {
+    let frame = frame::Request { websocket: true, ..frame_of(server, connection, parts, id, begun) };
+    let fields = head::fields(&parts.headers, true);
+    server.dispatcher.submit(&frame, fields, None, begun).map_err(Refusal::Exchange)
 }
 
 /// What is remembered of a request while it is served. Its head is not: the fields and the target share hyper's read
@@ -507,6 +585,44 @@ fn answered(
     response
 }
 
+/// The application has accepted a WebSocket: 101, and the connection is that from now on.
+fn accepted(
+    server: &Server,
+    connection: Arc<Connection>,
+    asked: &Asked,
+    answer: Answer,
+    handshake: &Handshake,
+) -> Response<ResponseBody> {
+    let Answer { mut head, stream, worker, queued, .. } = answer;
+    handshake.answer(&mut head.fields);
+    if let Some(stream) = stream {
+        handshake.put(websocket::Accepted {
+            websocket: stream.into_websocket(),
+            agreed: handshake.agreed,
+            settings: server.websocket,
+            shared: Arc::clone(&server.websockets),
+            request: described(&connection, asked),
+            worker,
+            begun: asked.begun,
+            log_access: server.log_access,
+        });
+    }
+    if server.log_access {
+        server.journal.access(Access {
+            request: described(&connection, asked),
+            status: head.status.as_u16(),
+            bytes: 0,
+            duration: asked.begun.elapsed(),
+            queued,
+            worker,
+        });
+    }
+    let mut response = Response::new(ResponseBody::new(Source::Empty, connection, None));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.fields;
+    response
+}
+
 fn refused(
     server: &Server,
     connection: Arc<Connection>,
@@ -566,6 +682,12 @@ fn refused(
     }
     if closing {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if status == StatusCode::UPGRADE_REQUIRED {
+        // RFC 9110 §15.5.22, RFC 6455 §4.2.2.
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.append(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
     response
 }

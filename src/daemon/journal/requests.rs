@@ -103,11 +103,48 @@ pub enum Cause {
     Stopped,
 }
 
+/// A WebSocket that is over. That it was opened is told by the [`Access`] of its handshake, with status 101.
+#[derive(Debug)]
+pub struct Closed {
+    /// The handshake.
+    pub request: Request,
+    /// Close code (RFC 6455 §7.4) of whoever closed it first; 1006 if nobody did.
+    pub code: u16,
+    /// From the complete handshake to the end.
+    pub duration: Duration,
+    /// From the client.
+    pub received: Traffic,
+    /// To the client.
+    pub sent: Traffic,
+    /// Who had it.
+    pub worker: Option<WorkerId>,
+    /// Every request is noted.
+    pub log_access: bool,
+}
+
+/// Messages of one direction.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// Whole ones.
+    pub messages: u64,
+    /// Bytes of them, before and after compression.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    /// A part of a message: the last, or `more` follows.
+    pub fn count(&mut self, len: usize, more: bool) {
+        self.bytes += len as u64;
+        self.messages += u64::from(!more);
+    }
+}
+
 #[derive(Debug)]
 enum Entry {
     Access(Access),
     Failure(Failure),
     Unanswered(Unanswered),
+    Closed(Closed),
 }
 
 /// The queue to the writer. Cheap to clone.
@@ -147,6 +184,11 @@ impl Journal {
         self.send(Entry::Unanswered(unanswered));
     }
 
+    /// Notes the end of a WebSocket.
+    pub fn closed(&self, closed: Closed) {
+        self.send(Entry::Closed(closed));
+    }
+
     fn send(&self, entry: Entry) {
         match self.entries.try_send(entry) {
             Ok(()) => {}
@@ -164,6 +206,7 @@ fn write(entries: &Receiver<Entry>, dropped: &AtomicU64) {
             Entry::Access(access) => write_access(&access),
             Entry::Failure(failure) => write_failure(&failure),
             Entry::Unanswered(unanswered) => write_unanswered(&unanswered),
+            Entry::Closed(closed) => write_closed(&closed),
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
@@ -259,6 +302,35 @@ fn write_unanswered(unanswered: &Unanswered) {
         Cause::Left | Cause::Unread if *log_access => entry!(info),
         Cause::Left | Cause::Unread => entry!(debug),
     }
+}
+
+fn write_closed(closed: &Closed) {
+    let Closed { request, code, duration, received, sent, worker, log_access } = closed;
+    let Request { id, method, path, client } = request;
+    macro_rules! entry {
+        ($level:ident) => {
+            tracing::$level!(
+                target: "rgun::access",
+                {
+                rgun.request_id = %id,
+                rgun.method = %method,
+                rgun.path = %path,
+                rgun.status = 101,
+                rgun.close_code = code,
+                rgun.duration_us = microseconds(*duration),
+                rgun.messages_in = received.messages,
+                rgun.bytes_in = received.bytes,
+                rgun.messages = sent.messages,
+                rgun.bytes = sent.bytes,
+                rgun.worker = worker.map(|worker| worker.number.0),
+                rgun.client = %client,
+                },
+                "{method} {path} 101 closed with {code} after {duration:.1?}: {} messages ({} bytes) in, {} ({} bytes) out",
+                received.messages, received.bytes, sent.messages, sent.bytes
+            )
+        };
+    }
+    if *log_access { entry!(info) } else { entry!(debug) }
 }
 
 impl Unanswered {

@@ -49,6 +49,8 @@ pub enum Phase {
     Idle = 3,
     /// The last answer is out; what the client still sends is read and dropped, for [`LINGER`].
     Closing = 4,
+    /// A WebSocket, which has its own times: see [`Connection::set_alarm`].
+    WebSocket = 5,
 }
 
 impl Phase {
@@ -58,7 +60,8 @@ impl Phase {
             1 => Self::Head,
             2 => Self::Busy,
             3 => Self::Idle,
-            _ => Self::Closing,
+            4 => Self::Closing,
+            _ => Self::WebSocket,
         }
     }
 }
@@ -115,6 +118,9 @@ pub struct Connection {
     over: AtomicBool,
     /// That was the daemon's end, and not the connection's.
     stopped: AtomicBool,
+    /// When a WebSocket is to be woken, if `has_alarm`.
+    alarm: AtomicU32,
+    has_alarm: AtomicBool,
     /// The connection task's waker: constant for a task, so it is stored once.
     waker: OnceLock<Waker>,
 }
@@ -137,6 +143,8 @@ impl Connection {
             hint: Mutex::default(),
             over: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            alarm: AtomicU32::new(0),
+            has_alarm: AtomicBool::new(false),
             waker: OnceLock::new(),
         }
     }
@@ -194,7 +202,7 @@ impl Connection {
 
     /// Is an answer under way, so that the end of the connection is not the end of the answer?
     pub(super) fn is_answering(&self) -> bool {
-        self.phase() == Phase::Busy || self.write_blocked.load(Ordering::Relaxed)
+        matches!(self.phase(), Phase::Busy | Phase::WebSocket) || self.write_blocked.load(Ordering::Relaxed)
     }
 
     /// The last answer on it goes out before the request was read to its end.
@@ -235,10 +243,36 @@ impl Connection {
             if self.write_blocked.load(Ordering::Relaxed) {
                 self.write_blocked.store(false, Ordering::Relaxed);
             }
-        } else {
-            self.write_blocked.store(true, Ordering::Relaxed);
+        } else if !self.write_blocked.swap(true, Ordering::Relaxed) {
+            // Asked again, it has still not taken anything.
             self.since.store(self.connections.now(), Ordering::Relaxed);
         }
+    }
+
+    /// The coarse clock, in milliseconds since whenever; it wraps.
+    pub fn clock(&self) -> u32 {
+        self.connections.now()
+    }
+
+    /// Has the connection's task woken at this time of its clock, or up to half a second later; only the last one
+    /// counts.
+    pub fn set_alarm(&self, time: Option<u32>) {
+        self.alarm.store(time.unwrap_or_default(), Ordering::Relaxed);
+        self.has_alarm.store(time.is_some(), Ordering::Relaxed);
+    }
+
+    fn ring_alarm(&self) {
+        let is_due =
+            || self.connections.now().wrapping_sub(self.alarm.load(Ordering::Relaxed)).cast_signed() >= 0;
+        if self.has_alarm.load(Ordering::Relaxed) && is_due() {
+            self.has_alarm.store(false, Ordering::Relaxed);
+            self.wake();
+        }
+    }
+
+    /// Is it to end now, whatever is under way? For who does not read from its stream, which would say so.
+    pub fn is_to_break(&self) -> bool {
+        self.order() == Order::Break
     }
 
     pub(super) fn order(&self) -> Order {
@@ -250,7 +284,8 @@ impl Connection {
         }
     }
 
-    pub(super) fn remember(&self, waker: &Waker) {
+    /// The task that is to be woken for it, for ever.
+    pub fn remember(&self, waker: &Waker) {
         if self.waker.get().is_none() {
             // Losing a race against ourselves is impossible, and would store the same waker.
             drop(self.waker.set(waker.clone()));
@@ -259,6 +294,10 @@ impl Connection {
 
     fn give(&self, order: Order) {
         self.order.store(order as u8, Ordering::Relaxed);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
@@ -439,6 +478,7 @@ impl Connections {
     fn look(&self) {
         let limits = self.limits();
         for connection in self.each() {
+            connection.ring_alarm();
             let age = connection.age();
             if connection.write_blocked.load(Ordering::Relaxed) {
                 if age > limits.write {
@@ -475,11 +515,12 @@ impl Connections {
             }
             self.tick();
             for connection in self.each() {
+                connection.ring_alarm();
                 if connection.age() > LINGER {
                     match connection.phase() {
                         Phase::Fresh | Phase::Idle => connection.give(Order::CloseIdle),
                         Phase::Closing => connection.give(Order::Break),
-                        Phase::Head | Phase::Busy => {}
+                        Phase::Head | Phase::Busy | Phase::WebSocket => {}
                     }
                 }
             }

@@ -9,7 +9,7 @@ use rgun_channel::control;
 
 use crate::config::{self, Config, Retry, Target, Workers};
 use crate::supervise::{Generation, Policy};
-use crate::{dispatch, http, net};
+use crate::{dispatch, http, net, websocket};
 
 /// Every generation that may still be spawned, with its configuration.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ pub(super) fn dispatch_policy(config: &Config) -> dispatch::Policy {
         stall: config.timeouts.stall,
         rules: rules.collect(),
         retry_idempotent: config.workers.retry == Retry::Idempotent,
-        close_window: CLOSE_WINDOW.min(config.timeouts.drain),
+        close_window: config.websocket.close_window.min(config.timeouts.drain),
     }
 }
 
@@ -105,6 +105,12 @@ pub(super) fn http_settings(config: &Config) -> http::Settings {
             request_line: config.limits.request_line,
             body_pause: config.timeouts.body,
             keepalive: !config.timeouts.keepalive.is_zero(),
+        },
+        websocket: websocket::Settings {
+            max_message: config.websocket.max_message as u64,
+            ping_interval: config.websocket.ping_interval,
+            ping_timeout: config.websocket.ping_timeout,
+            compression: config.websocket.compression,
         },
         log_access: config.log.access,
     }
@@ -132,12 +138,9 @@ pub(super) fn concurrency(config: &Config) -> u32 {
 pub(super) fn websockets(config: &Config) -> u32 {
     match config.app.interface {
         config::Interface::Wsgi => 0,
-        config::Interface::Auto | config::Interface::Asgi => WEBSOCKETS,
+        config::Interface::Auto | config::Interface::Asgi => config.websocket.most,
     }
 }
-
-const WEBSOCKETS: u32 = 10_000;
-const CLOSE_WINDOW: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The functions that workers call.
 pub(super) fn hooks(config: &Config) -> control::Hooks {

@@ -119,6 +119,20 @@ fn gunicorns_command_line_works_as_it_is() {
 }
 
 #[test]
+fn uvicorns_flags_for_websockets_work_as_they_are() {
+    let shell = Shell::new();
+    let typed =
+        "a --ws-max-size 1048576 --ws-ping-interval 5.0 --ws-ping-timeout 0 --ws-per-message-deflate false";
+    let websocket = shell.sound(typed).config.websocket;
+    assert_eq!((websocket.max_message, websocket.compression), (1 << 20, false));
+    assert_eq!((websocket.ping_interval, websocket.ping_timeout), (Some(Duration::from_secs(5)), None));
+    assert_eq!(shell.sound("a --websocket-max-message-size 512KiB").config.websocket.max_message, 512 << 10);
+    let text = shell.refused("a --ws-ping-interval soon --ws-per-message-deflate perhaps");
+    assert!(text.contains("--ws-ping-interval: websocket.ping_interval"), "{text}");
+    assert!(text.contains("--ws-per-message-deflate: websocket.compression"), "{text}");
+}
+
+#[test]
 fn the_size_of_header_fields_is_taken_with_a_warning_that_it_means_all_of_them() {
     let invocation = Shell::new().run("a --limit-request-field_size 8190").unwrap();
     assert_eq!(invocation.config.limits.header, 8190);
@@ -234,6 +248,8 @@ fn flags_that_something_else_does_now_are_accepted_with_one_warning_each() {
         ("--initgroups", "User="),
         ("--log-syslog", "ForwardToSyslog="),
         ("--http-parser python", "hyper"),
+        ("--ws websockets-sansio", "itself"),
+        ("--ws-max-queue 32", "receives"),
     ] {
         let warnings = shell.run(&format!("a {flag}")).unwrap().warnings;
         let [warning] = warnings.as_slice() else { panic!("{flag}: {warnings:?}") };
@@ -257,6 +273,7 @@ fn values_that_ask_for_what_happens_anyway_pass_in_silence() {
         "--proxy-protocol off",
         "--proxy-protocol=off",
         "--asgi-loop auto",
+        "--ws auto",
     ] {
         shell.sound(&format!("{flag} a"));
     }

@@ -66,6 +66,11 @@ fn what_is_not_written_has_the_default_of_the_design() {
     let Limits { queue, body, header, headers, request_line, connections } = config.limits;
     assert_eq!((queue, body, header), (1000, Some(1 << 30), 16 << 10));
     assert_eq!((headers, request_line, connections), (100, 8 << 10, None));
+    let WebSocket { max_message, ping_interval, ping_timeout, compression, most, close_window } =
+        config.websocket;
+    assert_eq!((max_message, compression, most), (16 << 20, true, 10_000));
+    assert_eq!((ping_interval, ping_timeout), (Some(seconds(20)), Some(seconds(20))));
+    assert_eq!(close_window, seconds(10));
     let Workers { count, threads, concurrency, .. } = config.workers;
     assert_eq!((count, threads.get(), concurrency.get()), (Count::Auto, 1, 1000));
     let Workers { preload, refork, max_requests, max_requests_jitter, retry, .. } = config.workers;
@@ -133,6 +138,13 @@ fn every_key_of_the_file_arrives() {
             headers = 50
             request_line = 4096
             connections = 500
+            [websocket]
+            max_message = "1MiB"
+            ping_interval = "1m"
+            ping_timeout = "off"
+            compression = false
+            most = 500
+            close_window = "0s"
             [reload]
             probe = "/healthz?deep=1"
             watch = "30s"
@@ -197,6 +209,15 @@ fn every_key_of_the_file_arrives() {
     let Limits { queue, body, header, headers, request_line, connections } = config.limits;
     assert_eq!((queue, body, header), (10, None, 32 << 10));
     assert_eq!((headers, request_line, connections), (50, 4096, Some(500)));
+    let websocket = WebSocket {
+        max_message: 1 << 20,
+        ping_interval: Some(Duration::from_mins(1)),
+        ping_timeout: None,
+        compression: false,
+        most: 500,
+        close_window: Duration::ZERO,
+    };
+    assert_eq!(config.websocket, websocket);
     let bind: Vec<_> = config.listen.bind.iter().map(ToString::to_string).collect();
     assert_eq!(bind, ["[::1]:8000", "unix:/run/x.sock"]);
     assert!(config.listen.explicit);

@@ -1,0 +1,170 @@
+//! A WebSocket's handshake (RFC 6455 §4.2), as far as it is HTTP: what is asked, and the 101 that answers it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
+
+use crate::websocket::{self, Accepted, Agreed};
+
+use super::fault::Refusal;
+
+/// Where an accepted WebSocket waits until hyper is through with the connection.
+pub(super) type Place = Arc<Mutex<Option<Box<Accepted>>>>;
+
+/// What is to be answered, if the application accepts.
+#[derive(Debug)]
+pub(super) struct Handshake {
+    accept: HeaderValue,
+    pub(super) agreed: Option<Agreed>,
+    place: Place,
+}
+
+/// Does it ask for a WebSocket? Anything else that it may ask for with `Upgrade` is not served here and passed over,
+/// as a server may (RFC 9110 §7.8); so is a request that cannot be a handshake (RFC 6455 §4.1: GET, HTTP/1.1).
+pub(super) fn is_asked_for(parts: &request::Parts) -> bool {
+    parts.headers.contains_key(UPGRADE)
+        && parts.method == Method::GET
+        && parts.version == Version::HTTP_11
+        && lists(&parts.headers, &UPGRADE, "websocket")
+        && lists(&parts.headers, &CONNECTION, "upgrade")
+}
+
+/// Is the token in the comma-separated list of these fields (RFC 9110 §5.6.1)?
+fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|listed| listed.trim().eq_ignore_ascii_case(token))
+}
+
+impl Handshake {
+    /// Checks the rest of what RFC 6455 §4.2.1 asks of it.
+    pub(super) fn new(parts: &request::Parts, compression: bool, place: Place) -> Result<Self, Refusal> {
+        let headers = &parts.headers;
+        if single(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
+            return Err(Refusal::Client(
+                StatusCode::UPGRADE_REQUIRED,
+                "only version 13 of the WebSocket protocol is served here",
+            ));
+        }
+        let key = single(headers, &SEC_WEBSOCKET_KEY).map(|key| key.as_bytes().trim_ascii());
+        let Some(key) = key.filter(|key| websocket::is_key(key)) else {
+            return Err(Refusal::Client(
+                StatusCode::BAD_REQUEST,
+                "the Sec-WebSocket-Key is missing, or not 16 bytes in base64",
+            ));
+        };
+        let accept = HeaderValue::from_str(&websocket::accept(key)).expect("base64 is a field value");
+        let offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes);
+        let agreed = if compression { websocket::negotiate(offers) } else { None };
+        Ok(Self { accept, agreed, place })
+    }
+
+    /// What the application gave with its accept becomes the fields of the 101. A subprotocol that the client did not
+    /// offer goes out as it is, as uvicorn has it: the client is to judge.
+    pub(super) fn answer(&self, fields: &mut HeaderMap) {
+        for own in [CONTENT_LENGTH, TRANSFER_ENCODING, SEC_WEBSOCKET_EXTENSIONS] {
+            fields.remove(own);
+        }
+        fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        fields.insert(SEC_WEBSOCKET_ACCEPT, self.accept.clone());
+        if let Some(agreed) = self.agreed
+            && let Ok(value) = HeaderValue::from_str(&agreed.to_string())
+        {
+            fields.insert(SEC_WEBSOCKET_EXTENSIONS, value);
+        }
+    }
+
+    /// Has the connection go on with it.
+    pub(super) fn put(&self, accepted: Accepted) {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(accepted));
+    }
+}
+
+/// The field's value, if there is one and no other.
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(change: impl FnOnce(&mut request::Parts)) -> request::Parts {
+        let request = http::Request::builder()
+            .uri("/chat")
+            .header(UPGRADE, "websocket")
+            .header(CONNECTION, "keep-alive, Upgrade")
+            .header(SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==")
+            .header(SEC_WEBSOCKET_VERSION, "13");
+        let mut parts = request.body(()).unwrap().into_parts().0;
+        change(&mut parts);
+        parts
+    }
+
+    fn set(name: HeaderName, value: &'static str) -> impl FnOnce(&mut request::Parts) {
+        move |parts| drop(parts.headers.insert(name, HeaderValue::from_static(value)))
+    }
+
+    #[test]
+    fn who_asks_for_a_websocket_says_so_in_two_fields() {
+        assert!(is_asked_for(&parts(|_| {})));
+        assert!(is_asked_for(&parts(set(UPGRADE, "h2c, WebSocket"))));
+        assert!(!is_asked_for(&parts(set(UPGRADE, "h2c"))));
+        assert!(!is_asked_for(&parts(set(CONNECTION, "keep-alive"))));
+        assert!(!is_asked_for(&parts(|parts| parts.method = Method::POST)));
+        assert!(!is_asked_for(&parts(|parts| parts.version = Version::HTTP_10)));
+        assert!(!is_asked_for(&parts(|parts| drop(parts.headers.remove(UPGRADE)))));
+    }
+
+    #[test]
+    fn a_handshake_without_its_version_or_key_is_refused() {
+        let status = |parts| match Handshake::new(&parts, true, Place::default()) {
+            Ok(_) => StatusCode::SWITCHING_PROTOCOLS,
+            Err(Refusal::Client(status, _)) => status,
+            Err(other) => panic!("{other:?}"),
+        };
+        assert_eq!(status(parts(|_| {})), StatusCode::SWITCHING_PROTOCOLS);
+        assert_eq!(status(parts(set(SEC_WEBSOCKET_VERSION, "8"))), StatusCode::UPGRADE_REQUIRED);
+        let without = |name| parts(|parts| drop(parts.headers.remove(name)));
+        assert_eq!(status(without(SEC_WEBSOCKET_VERSION)), StatusCode::UPGRADE_REQUIRED);
+        assert_eq!(status(without(SEC_WEBSOCKET_KEY)), StatusCode::BAD_REQUEST);
+        assert_eq!(status(parts(set(SEC_WEBSOCKET_KEY, "short"))), StatusCode::BAD_REQUEST);
+        let twice = parts(|parts| {
+            parts.headers.append(SEC_WEBSOCKET_KEY, HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
+        });
+        assert_eq!(status(twice), StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn what_is_the_servers_to_say_the_application_does_not_say() {
+        let parts = parts(set(SEC_WEBSOCKET_EXTENSIONS, "permessage-deflate"));
+        for (compression, extensions) in [
+            (true, Some("permessage-deflate; server_no_context_takeover; client_no_context_takeover")),
+            (false, None),
+        ] {
+            let handshake = Handshake::new(&parts, compression, Place::default()).unwrap();
+            let mut fields = HeaderMap::new();
+            for (name, value) in [
+                (UPGRADE, "h2c"),
+                (SEC_WEBSOCKET_EXTENSIONS, "x-own"),
+                (CONTENT_LENGTH, "5"),
+                (http::header::SEC_WEBSOCKET_PROTOCOL, "chat"),
+            ] {
+                fields.insert(name, HeaderValue::from_static(value));
+            }
+            handshake.answer(&mut fields);
+            let value = |name: HeaderName| fields.get(name).map(|value| value.to_str().unwrap().to_owned());
+            assert_eq!(value(UPGRADE).as_deref(), Some("websocket"));
+            assert_eq!(value(CONNECTION).as_deref(), Some("Upgrade"));
+            assert_eq!(value(SEC_WEBSOCKET_ACCEPT).as_deref(), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+            assert_eq!(value(SEC_WEBSOCKET_EXTENSIONS).as_deref(), extensions);
+            assert_eq!(value(http::header::SEC_WEBSOCKET_PROTOCOL).as_deref(), Some("chat"));
+            assert_eq!(value(CONTENT_LENGTH), None);
+        }
+    }
+}

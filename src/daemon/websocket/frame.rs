@@ -1,0 +1,281 @@
+//! Frames' heads (RFC 6455 §5.2), their masks (§5.3) and what closes a connection (§7.4).
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Opcode {
+    Continuation = 0,
+    Text = 1,
+    Binary = 2,
+    Close = 8,
+    Ping = 9,
+    Pong = 10,
+}
+
+impl Opcode {
+    fn is_control(self) -> bool {
+        self as u8 >= 8
+    }
+}
+
+/// Why a connection is failed (RFC 6455 §7.1.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Violation {
+    pub(super) code: u16,
+    pub(super) reason: &'static str,
+}
+
+/// The client's frames are not what they must be.
+pub(super) const fn protocol(reason: &'static str) -> Violation {
+    Violation { code: code::PROTOCOL, reason }
+}
+
+/// Close codes (RFC 6455 §7.4.1).
+pub(super) mod code {
+    pub(in super::super) const PROTOCOL: u16 = 1002;
+    /// None was given. Never on the wire.
+    pub(in super::super) const NONE: u16 = 1005;
+    /// There was no close frame. Never on the wire.
+    pub(in super::super) const ABNORMAL: u16 = 1006;
+    pub(in super::super) const NOT_UTF8: u16 = 1007;
+    pub(in super::super) const TOO_BIG: u16 = 1009;
+    pub(in super::super) const INTERNAL: u16 = 1011;
+    /// By the IANA registry: the client may come back.
+    pub(in super::super) const RESTART: u16 = 1012;
+}
+
+/// May it be in a close frame? Those of the IANA registry that are not for inside use, and those for libraries and
+/// applications (RFC 6455 §7.4.2).
+pub(super) fn is_code(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+/// The most that a control frame carries (RFC 6455 §5.5).
+pub(super) const CONTROL: usize = 125;
+
+/// The most that a close frame's reason may have.
+pub(super) const REASON: usize = CONTROL - 2;
+
+/// A client's frame, without what it carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) opcode: Opcode,
+    /// The message's last.
+    pub(super) fin: bool,
+    /// The first reserved bit: the message is compressed (RFC 7692 §6).
+    pub(super) rsv1: bool,
+    pub(super) mask: Mask,
+    pub(super) len: u64,
+    /// Bytes of the head itself.
+    pub(super) head_len: usize,
+}
+
+impl Head {
+    /// Reads one, if all of it is there. Wrong ones are told as soon as it can be seen.
+    pub(super) fn read(bytes: &[u8]) -> Result<Option<Self>, Violation> {
+        let [first, second, rest @ ..] = bytes else { return Ok(None) };
+        if first & 0x30 != 0 {
+            return Err(protocol("reserved bits are set"));
+        }
+        let opcode = match first & 15 {
+            0 => Opcode::Continuation,
+            1 => Opcode::Text,
+            2 => Opcode::Binary,
+            8 => Opcode::Close,
+            9 => Opcode::Ping,
+            10 => Opcode::Pong,
+            _ => return Err(protocol("unknown opcode")),
+        };
+        let (fin, rsv1) = (first & 0x80 != 0, first & 0x40 != 0);
+        if second & 0x80 == 0 {
+            // RFC 6455 §5.1.
+            return Err(protocol("a client's frames are masked"));
+        }
+        let short = second & 127;
+        if opcode.is_control() && (!fin || usize::from(short) > CONTROL) {
+            return Err(protocol("a control frame is whole and short"));
+        }
+        // RFC 6455 §5.2: in as few bytes as possible.
+        let wasteful = protocol("a frame's length has more bytes than it needs");
+        let (len, rest) = match (short, rest) {
+            (126, [a, b, rest @ ..]) => {
+                let len = u64::from(u16::from_be_bytes([*a, *b]));
+                if len < 126 {
+                    return Err(wasteful);
+                }
+                (len, rest)
+            }
+            (127, [a, b, c, d, e, f, g, h, rest @ ..]) => {
+                let len = u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
+                if len <= u64::from(u16::MAX) {
+                    return Err(wasteful);
+                }
+                if len > i64::MAX as u64 {
+                    return Err(protocol("a frame's length has its first bit set"));
+                }
+                (len, rest)
+            }
+            (126 | 127, _) => return Ok(None),
+            (len, rest) => (u64::from(len), rest),
+        };
+        let [a, b, c, d, rest @ ..] = rest else { return Ok(None) };
+        let mask = Mask([*a, *b, *c, *d]);
+        Ok(Some(Self { opcode, fin, rsv1, mask, len, head_len: bytes.len() - rest.len() }))
+    }
+}
+
+/// A frame's mask, for where one is in the frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mask([u8; 4]);
+
+impl Mask {
+    /// Takes it off, or puts it on.
+    pub(super) fn apply(self, bytes: &mut [u8]) {
+        let four = u32::from_ne_bytes(self.0);
+        let eight = u64::from(four) << 32 | u64::from(four);
+        let mut chunks = bytes.chunks_exact_mut(8);
+        for chunk in &mut chunks {
+            if let Ok(word) = <[u8; 8]>::try_from(&*chunk) {
+                chunk.copy_from_slice(&(u64::from_ne_bytes(word) ^ eight).to_ne_bytes());
+            }
+        }
+        for (byte, mask) in chunks.into_remainder().iter_mut().zip(self.0.iter().cycle()) {
+            *byte ^= mask;
+        }
+    }
+
+    /// As it is so many bytes further on.
+    pub(super) fn after(self, len: usize) -> Self {
+        let mut mask = self.0;
+        mask.rotate_left(len % 4);
+        Self(mask)
+    }
+}
+
+/// Writes the head of a frame of ours, which has no mask (RFC 6455 §5.1).
+pub(super) fn write_head(opcode: Opcode, fin: bool, rsv1: bool, len: usize, out: &mut Vec<u8>) {
+    out.push(opcode as u8 | u8::from(fin) << 7 | u8::from(rsv1) << 6);
+    match (u8::try_from(len), u16::try_from(len)) {
+        (Ok(short), _) if short < 126 => out.push(short),
+        (_, Ok(medium)) => {
+            out.push(126);
+            out.extend_from_slice(&medium.to_be_bytes());
+        }
+        _ => {
+            out.push(127);
+            out.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+}
+
+/// What a close frame says (RFC 6455 §5.5.1).
+pub(super) fn read_close(payload: &[u8]) -> Result<Option<(u16, &str)>, Violation> {
+    match payload {
+        [] => Ok(None),
+        [_] => Err(protocol("a close code has two bytes")),
+        [a, b, reason @ ..] => {
+            let code = u16::from_be_bytes([*a, *b]);
+            if !is_code(code) {
+                return Err(protocol("a close code that is none"));
+            }
+            match std::str::from_utf8(reason) {
+                Ok(reason) => Ok(Some((code, reason))),
+                Err(_) => Err(Violation { code: code::NOT_UTF8, reason: "a reason that is not UTF-8" }),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_read_as_soon_as_it_is_there() {
+        let mask = [1, 2, 3, 4];
+        let long = [&[0x82, 0xff][..], &70_000_u64.to_be_bytes(), &mask].concat();
+        let medium = [&[0x02, 0xfe, 0x01, 0x00][..], &mask].concat();
+        let short = [&[0xc1, 0x85][..], &mask].concat();
+        for (bytes, opcode, fin, rsv1, len) in [
+            (long, Opcode::Binary, true, false, 70_000),
+            (medium, Opcode::Binary, false, false, 256),
+            (short, Opcode::Text, true, true, 5),
+        ] {
+            for cut in 0..bytes.len() {
+                assert_eq!(Head::read(&bytes[..cut]), Ok(None), "{bytes:x?} cut at {cut}");
+            }
+            let head_len = bytes.len();
+            let expected = Head { opcode, fin, rsv1, mask: Mask(mask), len, head_len };
+            assert_eq!(Head::read(&[&bytes[..], b"more"].concat()), Ok(Some(expected)));
+        }
+    }
+
+    #[test]
+    fn a_wrong_head_is_told_by_its_first_bytes() {
+        for bytes in [
+            &[0xa1, 0x80][..],
+            &[0x91, 0x80],
+            &[0x83, 0x80],
+            &[0x87, 0x80],
+            &[0x8b, 0x80],
+            &[0x8f, 0x80],
+            &[0x81, 0x05],
+            &[0x09, 0x80],
+            &[0x89, 0xfe],
+            &[0x8a, 0xfe],
+            &[0x88, 0xff],
+            &[0x82, 0xfe, 0, 125],
+            &[0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff],
+            &[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0],
+        ] {
+            assert!(matches!(Head::read(bytes), Err(Violation { code: 1002, .. })), "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn a_head_of_ours_is_as_short_as_can_be() {
+        for (len, expected) in [
+            (0, &[0x82, 0][..]),
+            (125, &[0x82, 125]),
+            (126, &[0x82, 126, 0, 126]),
+            (65_535, &[0x82, 126, 0xff, 0xff]),
+            (65_536, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let mut out = Vec::new();
+            write_head(Opcode::Binary, true, false, len, &mut out);
+            assert_eq!(out, expected);
+        }
+    }
+
+    #[test]
+    fn a_mask_goes_on_where_it_was_left() {
+        let plain: Vec<u8> = (0..100).collect();
+        let mask = Mask([0x37, 0xfa, 0x21, 0x3d]);
+        let mut bytes = *b"Hello";
+        mask.apply(&mut bytes);
+        // RFC 6455 §5.7.
+        assert_eq!(bytes, [0x7f, 0x9f, 0x4d, 0x51, 0x58]);
+        for cut in 0..plain.len() {
+            let (mut whole, mut pieces) = (plain.clone(), plain.clone());
+            mask.apply(&mut whole);
+            let (one, other) = pieces.split_at_mut(cut);
+            mask.apply(one);
+            mask.after(cut).apply(other);
+            assert_eq!(whole, pieces, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_close_frame_has_a_code_that_may_be_sent_and_a_reason_in_utf_8() {
+        assert_eq!(read_close(b""), Ok(None));
+        assert_eq!(read_close(b"\x03\xe8bye"), Ok(Some((1000, "bye"))));
+        for good in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1014, 3000, 3999, 4999_u16] {
+            assert_eq!(read_close(&good.to_be_bytes()), Ok(Some((good, ""))));
+        }
+        for bad in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535_u16] {
+            assert_eq!(read_close(&bad.to_be_bytes()).map_err(|wrong| wrong.code), Err(1002), "{bad}");
+        }
+        assert_eq!(read_close(b"\x03").map_err(|wrong| wrong.code), Err(1002));
+        assert_eq!(read_close(b"\x03\xe8\xff").map_err(|wrong| wrong.code), Err(1007));
+    }
+}

@@ -1,0 +1,109 @@
+//! WebSockets (RFC 6455, RFC 7692) between a client and `dispatch`.
+//!
+//! ```text
+//! client ──bytes──▶ receive ──parts──▶ dispatch ──▶ worker: receive()
+//!        ◀──bytes── send ◀──messages── dispatch ◀── worker: send()
+//! ```
+//! `http` checks a handshake, submits it like any request and answers it; when the application has accepted it, it
+//! hands the connection over to [`serve`], which stays on it until its end. Frames, UTF-8, compression and their state
+//! ([`receive`], [`send`]) know neither sockets nor clocks; [`socket`] has both.
+//!
+//! A message is passed on as it comes, in parts of at most [`dispatch::PART`](crate::dispatch::PART): it is never held
+//! here, and its size is a sum that is compared with the limit. What lies idle has no buffers: those that bytes are
+//! read into and written from belong to all connections, and one has bytes of its own only while somebody does not
+//! take them.
+//!
+//! No library does this part: those that there are keep whole frames (yawc, tungstenite: 16 MiB for each client that
+//! cares to announce them), cannot be polled beside anything else (soketto), or know no compression (tungstenite,
+//! fastwebsockets), and what is left of one then is the parsing of 14 bytes.
+
+mod deflate;
+mod extension;
+mod frame;
+mod key;
+mod receive;
+mod send;
+mod socket;
+mod utf8;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::dispatch::{Dispatcher, PART};
+use crate::journal::requests::Journal;
+
+use self::deflate::Pool;
+pub use self::extension::{Agreed, negotiate};
+pub use self::key::{accept, is_key};
+pub use self::socket::{Accepted, serve};
+
+/// What a reload can change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// `websocket.max_message`: bytes of one message.
+    pub max_message: u64,
+    /// `websocket.ping_interval`: a client of which nothing is heard for so long is asked whether it is there.
+    pub ping_interval: Option<Duration>,
+    /// `websocket.ping_timeout`: how long it has to answer.
+    pub ping_timeout: Option<Duration>,
+    /// `websocket.compression`.
+    pub compression: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_message: 16 << 20,
+            ping_interval: Some(Duration::from_secs(20)),
+            ping_timeout: Some(Duration::from_secs(20)),
+            compression: true,
+        }
+    }
+}
+
+/// What all WebSockets have together, whatever their settings.
+#[derive(Debug)]
+pub struct Shared {
+    dispatcher: Arc<Dispatcher>,
+    journal: Journal,
+    pool: Pool,
+    /// There is one reactor, so one is enough.
+    scratch: Mutex<Option<Box<Scratch>>>,
+}
+
+/// Room to work in, for as long as a socket has its turn.
+#[derive(Debug)]
+struct Scratch {
+    /// What has been read.
+    input: Box<[u8]>,
+    /// What is to be written.
+    output: Vec<u8>,
+    /// What has been inflated.
+    inflated: Vec<u8>,
+}
+
+impl Scratch {
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            input: vec![0; PART].into_boxed_slice(),
+            output: Vec::with_capacity(PART),
+            inflated: Vec::with_capacity(PART),
+        })
+    }
+}
+
+impl Shared {
+    /// Of no socket yet.
+    pub fn new(dispatcher: Arc<Dispatcher>, journal: Journal) -> Arc<Self> {
+        Arc::new(Self { dispatcher, journal, pool: Pool::default(), scratch: Mutex::new(None) })
+    }
+
+    fn take_scratch(&self) -> Box<Scratch> {
+        let scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).take();
+        scratch.unwrap_or_else(Scratch::new)
+    }
+
+    fn give_scratch(&self, scratch: Box<Scratch>) {
+        *self.scratch.lock().unwrap_or_else(PoisonError::into_inner) = Some(scratch);
+    }
+}
