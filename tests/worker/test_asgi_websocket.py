@@ -400,8 +400,17 @@ def test_idle_websockets_use_every_slot_and_little_memory(fake, python, loop):  
     for exchange in (*first[:10], *rest[-10:]):
         worker.message(exchange, "still here?")
         worker.until(exchange, lambda answer: answer.messages == ["still here?"], "answered")
+    # The server restarts.
+    worker.send(b"X")
     for exchange in (*first, *rest):
         worker.disconnect(exchange, code=1012)
-    for exchange in (*first, *rest):
-        assert worker.whole(exchange).raised == []
-    assert worker.stop() == 0
+        worker.until(exchange, lambda answer: answer.done, "over")
+        assert worker.answers[exchange].raised == []
+    assert worker.wait() == 0
+
+
+def test_there_may_be_as_many_as_slots_whatever_the_concurrency(fake, python):
+    worker = spawn(fake, python, "asyncio", "websocket_cases", interface="asgi", threads=30, concurrency=5)
+    exchanges = [accepted(worker, "/echo") for _ in range(30)]
+    for exchange in exchanges:
+        closed(worker, exchange)

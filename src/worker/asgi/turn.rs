@@ -41,6 +41,11 @@ pub(super) struct Loop {
     is_over: AtomicBool,
 }
 
+/// Only when no more than so many are left, a worker that is to stop looks in each turn whether one of them has ended
+/// without saying so: thousands of WebSockets that are closed one after the other would have it look at all of them
+/// each time.
+const MOST_REAPED: usize = 64;
+
 /// Most frames of one turn: the loop has others to serve, too.
 const MOST_FRAMES: usize = 64;
 
@@ -163,7 +168,7 @@ impl Application {
             self.schedule(py);
             return Ok(());
         }
-        if worker.is_stopping() {
+        if worker.is_stopping() && self.n_running() <= MOST_REAPED {
             self.reap(py)?;
         }
         self.outbox.ring(&worker.output);
