@@ -1,0 +1,143 @@
+"""An ASGI application under systemd: lifespan, deadlines, a blocked event loop, streams and WebSockets on reload."""
+
+import shutil
+import threading
+import time
+
+import host
+import pytest
+from websocket import WebSocket
+
+
+@pytest.fixture(scope="module", autouse=True)
+def app(enabled):
+    """Two workers; a second for a request, two for an event loop that does not turn."""
+    directory = host.pathlib.Path("/srv/live")
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(host.HERE / "live.py", directory)
+    host.release(directory, 1)
+    deploy(directory)
+    host.restart()
+    return directory
+
+
+def deploy(directory, **options):
+    extra = '[timeouts]\nrequest = "1s"\nstall = "2s"\ndrain = "20s"\n'
+    host.configure("live", directory, extra=extra, **options)
+
+
+def test_lifespan_has_run_before_the_first_request_and_runs_again_at_the_end(app):
+    since = host.journal_cursor()
+    host.restart()
+    host.wait_for("both workers are ready", lambda: host.told(since).count("is ready after") == 2)
+    assert host.get("/").text == "1"
+    since = host.journal_cursor()
+    host.restart()
+    assert host.told(since).count("the application has shut down") == 2, "once for each worker"
+    assert host.get("/").text == "1"
+
+
+def test_a_task_that_waits_too_long_is_504_with_its_stack_and_its_worker_goes_on(app):
+    workers, since = host.children(host.main_pid()), host.journal_cursor()
+    began = time.monotonic()
+    answer = host.get("/never")
+    assert answer.status == 504
+    assert 0.9 < time.monotonic() - began < 2.5
+    request = answer.headers["x-request-id"]
+    entries = host.wait_for("an entry", lambda: host.journal(since, RGUN_REQUEST_ID=request))
+    host.wait_for("its stack", lambda: "in forgotten" in host.told(since))
+    assert any(entry.get("RGUN_STATUS") == "504" for entry in entries), host.messages(entries)
+    assert host.children(host.main_pid()) == workers
+    assert host.get("/").status == 200
+
+
+def test_an_event_loop_that_does_not_turn_is_told_of_with_its_stack_and_replaced(app):
+    since = host.journal_cursor()
+    running, worker = host.started("/block")
+    assert running.result().status == 504
+    host.wait_for("the view that blocks is named", lambda: "in block" in host.told(since))
+    host.wait_for("the worker is gone", lambda: not host.exists(worker), 30)
+    assert host.get("/").status == 200
+    host.wait_for("there are two workers", lambda: len(host.children(host.main_pid())) == 2)
+
+
+def test_a_release_whose_startup_fails_changes_nothing(app):
+    since = host.journal_cursor()
+    with WebSocket("/ws") as socket:
+        assert socket.text().startswith("1 ")
+        host.release(app, 2, 'STARTUP = "the database is not there"')
+        assert host.reload(check=False).returncode != 0
+        assert "the database is not there" in host.told(since)
+        assert host.get("/").text == "1"
+        socket.send("still there?")
+        assert socket.text() == "still there?"
+    host.release(app, 1)
+
+
+def test_on_reload_streams_are_finished_and_sockets_close_with_1012_and_come_back_to_the_new_release(app):
+    host.release(app, 1)
+    since = host.journal_cursor()
+    host.restart()
+    sockets = [WebSocket("/ws") for _ in range(20)]
+    assert all(socket.text().startswith("1 ") for socket in sockets)
+    stream = host.Background("GET", "/events")
+    codes, greetings = [], []
+
+    def client(socket):
+        codes.append(socket.closed())
+        with WebSocket("/ws") as again:
+            greetings.append(again.text())
+
+    clients = [threading.Thread(target=client, args=(socket,), daemon=True) for socket in sockets]
+    for thread in clients:
+        thread.start()
+    host.release(app, 2)
+    with host.Load(clients=4) as load:
+        host.reload()
+        for thread in clients:
+            thread.join(30)
+    assert not load.faults, load
+    assert codes == [1012] * 20, codes
+    assert len(greetings) == 20
+    assert all(greeting.startswith("2 ") for greeting in greetings), greetings
+    text = stream.result().text
+    assert text.endswith("data: 1 39\n\n"), text[-200:]
+    ended = host.told(since).count("a socket of release 1 ended with 1012")
+    assert ended == 20
+    host.release(app, 1)
+    host.reload()
+
+
+def test_a_stop_closes_sockets_with_1012(app):
+    since = host.journal_cursor()
+    sockets = [WebSocket("/ws") for _ in range(5)]
+    for socket in sockets:
+        socket.text()
+    codes = []
+    clients = [
+        threading.Thread(target=lambda socket=socket: codes.append(socket.closed()), daemon=True)
+        for socket in sockets
+    ]
+    for thread in clients:
+        thread.start()
+    began = time.monotonic()
+    host.systemctl("stop", host.SERVICE)
+    assert time.monotonic() - began < 10
+    for thread in clients:
+        thread.join(10)
+    assert codes == [1012] * 5
+    assert host.told(since).count("ended with 1012") == 5
+    host.restart()
+
+
+def test_a_thousand_idle_sockets_cost_no_request_its_place(app):
+    sockets = [WebSocket("/ws") for _ in range(1000)]
+    for socket in sockets:
+        socket.text()
+    with host.Load(clients=4) as load:
+        load.more(500)
+    assert not load.faults, load
+    sockets[500].send("you?")
+    assert sockets[500].text() == "you?"
+    for socket in sockets:
+        socket.socket.close()
