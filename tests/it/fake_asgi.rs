@@ -16,6 +16,10 @@
 //! | `/trailers` | `Hello, world!`, and the trailer `x-sum: 13` |
 //! | `/hints/MS` | early hints, MS later `Hello, world!` |
 //! | `/lie-take` | takes back what it has taken |
+//! | `/codes` | how WebSockets ended, see `fake_websocket.rs`, which has what it does with those |
+
+#[path = "fake_websocket.rs"]
+mod websocket;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -41,6 +45,8 @@ pub(crate) struct Loop {
     rings: Condvar,
     gone: AtomicU32,
     cancelled: AtomicU32,
+    /// How WebSockets ended.
+    ends: Mutex<VecDeque<String>>,
 }
 
 /// What came of one exchange after its request.
@@ -53,6 +59,11 @@ struct Inbox {
 #[derive(Default)]
 struct Mail {
     parts: VecDeque<Vec<u8>>,
+    /// A WebSocket has these instead.
+    messages: VecDeque<websocket::Part>,
+    /// Its close code and reason.
+    end: Option<(u16, String)>,
+    websocket: bool,
     whole: bool,
     gone: bool,
     cancelled: bool,
@@ -67,7 +78,7 @@ struct Free<'w> {
 impl Loop {
     pub(crate) fn new(bell: OwnedFd) -> Self {
         let (gone, cancelled) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { bell, rung: Mutex::new(0), rings: Condvar::new(), gone, cancelled }
+        Self { bell, rung: Mutex::new(0), rings: Condvar::new(), gone, cancelled, ends: Mutex::default() }
     }
 
     /// Has the event loop look.
@@ -125,6 +136,7 @@ pub(crate) fn run(worker: &Worker, events: &Loop) -> Outcome {
                             thread::sleep(milliseconds(std::str::from_utf8(time)?)?);
                         }
                         let inbox = Arc::new(Inbox::default());
+                        lock(&inbox.mail).websocket = request.websocket;
                         inboxes.insert(id, Arc::clone(&inbox));
                         lock(&worker.running).insert(id);
                         let (frame, free) = (frame.clone(), &free);
@@ -178,6 +190,10 @@ impl Inbox {
     fn take_in(&self, later: &Later<'_>, events: &Loop) {
         let mut mail = lock(&self.mail);
         match later {
+            Later::Part { bytes, text, more, .. } if mail.websocket => {
+                let (bytes, text, more) = (bytes.to_vec(), *text, *more);
+                mail.messages.push_back(websocket::Part { bytes, text, more });
+            }
             Later::Part { bytes, end, .. } => {
                 mail.parts.push_back(bytes.to_vec());
                 mail.whole |= end;
@@ -186,7 +202,8 @@ impl Inbox {
                 mail.cancelled = true;
                 events.cancelled.fetch_add(1, Ordering::SeqCst);
             }
-            Later::Disconnect { .. } => {
+            Later::Disconnect { code, reason, .. } => {
+                mail.end = Some((*code, String::from_utf8_lossy(reason).into_owned()));
                 mail.gone = true;
                 events.gone.fetch_add(1, Ordering::SeqCst);
             }
@@ -222,6 +239,9 @@ struct Incoming<'i> {
 
 impl Exchange<'_, '_> {
     fn answer_by(&mut self, events: &Loop, inbox: &Inbox, request: &Request<'_>) -> Outcome {
+        if request.websocket {
+            return self.be_a_websocket(events, inbox, request);
+        }
         let path = String::from_utf8_lossy(request.path).into_owned();
         let mut parts = path.trim_start_matches('/').split('/');
         let (name, first) = (parts.next().unwrap_or_default(), parts.next());
@@ -271,6 +291,7 @@ impl Exchange<'_, '_> {
                 let (gone, cancelled) = (count(&events.gone), count(&events.cancelled));
                 self.text(200, &format!("gone={gone} cancelled={cancelled}"))
             }
+            "codes" => self.text(200, &events.codes()),
             "block" => self.text(200, "Hello, world!"),
             "trailers" => {
                 self.head(200, &[(b"trailer", b"x-sum")], Body::Inline(b"Hello, world!"), false, false)?;

@@ -28,3 +28,5 @@ mod readiness;
 mod refusals;
 mod reload;
 mod supervision;
+mod websocket;
+mod websocket_protocol;

@@ -177,7 +177,8 @@ mod tests {
     #[test]
     fn a_message_comes_out_as_it_went_in_whatever_its_pieces_and_the_room() {
         let pool = Pool::default();
-        let random: Vec<u8> = (0..100_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let random: Vec<u8> =
+            (0..100_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
         let dull = vec![b'x'; 300_000];
         for message in [&b""[..], b"Hello", &random, &dull] {
             for bits in [9, 12, 15] {

@@ -80,7 +80,7 @@ fn unquoted(value: &str) -> Option<&str> {
 /// 8 to 15, without leading zeros (RFC 7692 §7.1.2).
 fn bits(value: &str) -> Option<u8> {
     let bits = value.parse().ok().filter(|bits| (8..=MOST_BITS).contains(bits))?;
-    value.starts_with(|first: char| matches!(first, '1' | '8' | '9')).then_some(bits)
+    value.starts_with(['1', '8', '9']).then_some(bits)
 }
 
 #[cfg(test)]

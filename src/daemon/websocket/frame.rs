@@ -67,7 +67,7 @@ pub(super) struct Head {
     pub(super) mask: Mask,
     pub(super) len: u64,
     /// Bytes of the head itself.
-    pub(super) head_len: usize,
+    pub(super) own_len: usize,
 }
 
 impl Head {
@@ -98,29 +98,30 @@ impl Head {
         // RFC 6455 §5.2: in as few bytes as possible.
         let wasteful = protocol("a frame's length has more bytes than it needs");
         let (len, rest) = match (short, rest) {
-            (126, [a, b, rest @ ..]) => {
-                let len = u64::from(u16::from_be_bytes([*a, *b]));
+            (126, rest) => {
+                let Some((bytes, rest)) = rest.split_first_chunk() else { return Ok(None) };
+                let len = u64::from(u16::from_be_bytes(*bytes));
                 if len < 126 {
                     return Err(wasteful);
                 }
                 (len, rest)
             }
-            (127, [a, b, c, d, e, f, g, h, rest @ ..]) => {
-                let len = u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
-                if len <= u64::from(u16::MAX) {
+            (127, rest) => {
+                let Some((bytes, rest)) = rest.split_first_chunk() else { return Ok(None) };
+                let len = u64::from_be_bytes(*bytes);
+                if u16::try_from(len).is_ok() {
                     return Err(wasteful);
                 }
-                if len > i64::MAX as u64 {
+                if len >> 63 != 0 {
                     return Err(protocol("a frame's length has its first bit set"));
                 }
                 (len, rest)
             }
-            (126 | 127, _) => return Ok(None),
             (len, rest) => (u64::from(len), rest),
         };
-        let [a, b, c, d, rest @ ..] = rest else { return Ok(None) };
-        let mask = Mask([*a, *b, *c, *d]);
-        Ok(Some(Self { opcode, fin, rsv1, mask, len, head_len: bytes.len() - rest.len() }))
+        let Some((mask, rest)) = rest.split_first_chunk() else { return Ok(None) };
+        let mask = Mask(*mask);
+        Ok(Some(Self { opcode, fin, rsv1, mask, len, own_len: bytes.len() - rest.len() }))
     }
 }
 
@@ -204,8 +205,8 @@ mod tests {
             for cut in 0..bytes.len() {
                 assert_eq!(Head::read(&bytes[..cut]), Ok(None), "{bytes:x?} cut at {cut}");
             }
-            let head_len = bytes.len();
-            let expected = Head { opcode, fin, rsv1, mask: Mask(mask), len, head_len };
+            let own_len = bytes.len();
+            let expected = Head { opcode, fin, rsv1, mask: Mask(mask), len, own_len };
             assert_eq!(Head::read(&[&bytes[..], b"more"].concat()), Ok(Some(expected)));
         }
     }

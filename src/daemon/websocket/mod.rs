@@ -68,7 +68,7 @@ pub struct Shared {
     journal: Journal,
     pool: Pool,
     /// There is one reactor, so one is enough.
-    scratch: Mutex<Option<Box<Scratch>>>,
+    scratch: Mutex<Option<Scratch>>,
 }
 
 /// Room to work in, for as long as a socket has its turn.
@@ -83,12 +83,12 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new() -> Box<Self> {
-        Box::new(Self {
+    fn new() -> Self {
+        Self {
             input: vec![0; PART].into_boxed_slice(),
             output: Vec::with_capacity(PART),
             inflated: Vec::with_capacity(PART),
-        })
+        }
     }
 }
 
@@ -98,12 +98,12 @@ impl Shared {
         Arc::new(Self { dispatcher, journal, pool: Pool::default(), scratch: Mutex::new(None) })
     }
 
-    fn take_scratch(&self) -> Box<Scratch> {
+    fn take_scratch(&self) -> Scratch {
         let scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).take();
         scratch.unwrap_or_else(Scratch::new)
     }
 
-    fn give_scratch(&self, scratch: Box<Scratch>) {
+    fn give_scratch(&self, scratch: Scratch) {
         *self.scratch.lock().unwrap_or_else(PoisonError::into_inner) = Some(scratch);
     }
 }

@@ -93,11 +93,11 @@ impl Receiver {
                 let Some(head) = Head::read(rest)? else { return Ok((used, None)) };
                 self.check(&head)?;
                 if matches!(head.opcode, Opcode::Close | Opcode::Ping | Opcode::Pong) {
-                    let len = usize::try_from(head.len).unwrap_or(usize::MAX).saturating_add(head.head_len);
+                    let len = usize::try_from(head.len).unwrap_or(usize::MAX).saturating_add(head.own_len);
                     if rest.len() < len {
                         return Ok((used, None));
                     }
-                    let payload = input.get_mut(used + head.head_len..used + len).unwrap_or_default();
+                    let payload = input.get_mut(used + head.own_len..used + len).unwrap_or_default();
                     head.mask.apply(payload);
                     let event = match head.opcode {
                         Opcode::Close => Event::Close(frame::read_close(payload)?),
@@ -106,7 +106,7 @@ impl Receiver {
                     };
                     return Ok((used + len, Some(event)));
                 }
-                used += head.head_len;
+                used += head.own_len;
                 self.begin(&head, shared);
                 continue;
             };
@@ -183,10 +183,10 @@ impl Receiver {
             (Opcode::Text | Opcode::Binary, Some(_)) => {
                 Err(protocol("a message begins before the last has ended"))
             }
-            (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => Ok(()),
             // What is compressed is measured when it is not any more.
-            (Opcode::Continuation, Some(Message { inflating: Some(_), .. })) => Ok(()),
-            (Opcode::Text | Opcode::Binary, None) if head.rsv1 => Ok(()),
+            (Opcode::Close | Opcode::Ping | Opcode::Pong, _)
+            | (Opcode::Continuation, Some(Message { inflating: Some(_), .. })) => Ok(()),
+            _ if head.rsv1 => Ok(()),
             (Opcode::Continuation | Opcode::Text | Opcode::Binary, message) => {
                 let so_far = message.as_ref().map_or(0, |message| message.len);
                 if so_far.saturating_add(head.len) > self.most { Err(TOO_BIG) } else { Ok(()) }

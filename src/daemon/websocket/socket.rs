@@ -396,6 +396,9 @@ impl Socket {
             self.heard = self.connection().clock();
             self.asked = None;
         }
+        if !listens {
+            self.asked = None;
+        }
         self.listens = listens;
         listens
     }
@@ -465,8 +468,7 @@ impl Socket {
             return Err(Gone);
         }
         self.say_farewell();
-        let (Stage::Open, true, Some(interval)) = (self.stage, self.listens, self.settings.ping_interval)
-        else {
+        let (Stage::Open, Some(interval)) = (self.stage, self.settings.ping_interval) else {
             return Ok(());
         };
         match (self.asked, self.settings.ping_timeout) {
@@ -474,11 +476,12 @@ impl Socket {
             (None, _) if is_due(later(self.heard, interval), now) && self.sender.is_empty() => {
                 self.sender.ping();
                 match self.settings.ping_timeout {
-                    Some(_) => self.asked = Some(now),
-                    None => self.heard = now,
+                    Some(_) if self.listens => self.asked = Some(now),
+                    // Its answer would not be read; but if it is gone, its machine says so to this.
+                    _ => self.heard = now,
                 }
             }
-            (Some(asked), Some(timeout)) if is_due(later(asked, timeout), now) => {
+            (Some(asked), Some(timeout)) if self.listens && is_due(later(asked, timeout), now) => {
                 // As uvicorn has it: the application is told that there was no close frame.
                 self.leave(code::ABNORMAL, b"");
                 self.account.code(code::INTERNAL);
@@ -499,8 +502,8 @@ impl Socket {
     /// Has itself woken when there is something to be done at a time.
     fn set_alarm(&self) {
         let is_open = self.stage == Stage::Open;
-        let ping = self.settings.ping_interval.filter(|_| is_open && self.listens && self.sender.is_empty());
-        let ping = ping.and_then(|interval| match self.asked {
+        let interval = self.settings.ping_interval.filter(|_| is_open && self.sender.is_empty());
+        let ping = interval.and_then(|interval| match self.asked.filter(|_| self.listens) {
             None => Some(later(self.heard, interval)),
             Some(asked) => self.settings.ping_timeout.map(|timeout| later(asked, timeout)),
         });

@@ -274,7 +274,7 @@ impl Client {
                     line.split_once(": ").unwrap_or_else(|| panic!("not a header field: {line:?}"));
                 fields.push((name.to_ascii_lowercase(), value.to_owned()));
             }
-            if (100..200).contains(&status) {
+            if (100..200).contains(&status) && status != 101 {
                 interim.push(status);
             } else {
                 return Ok(Answer { status, fields, body: Vec::new(), interim });

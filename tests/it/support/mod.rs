@@ -4,6 +4,7 @@
 pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod systemd;
+pub(crate) mod websocket;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

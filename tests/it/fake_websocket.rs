@@ -1,0 +1,258 @@
+//! What the fake worker does with WebSockets, in the place of an ASGI application. Only handshakes come here.
+//!
+//! | path | what it does |
+//! |---|---|
+//! | `/echo` | says back what comes, part by part as it comes |
+//! | `/echo?whole` | the same, each message in one frame (of as many parts as are needed) |
+//! | `/subprotocol/NAME` | accepts with that subprotocol and `x-own: yes`, then as `/echo` |
+//! | `/scope` | sends one message: version, path, query, flags and fields, as `/echo` of HTTP says them |
+//! | `/deny` | 401 and a body instead of an accept |
+//! | `/refuse` | 403 without a body, as a `websocket.close` before the accept |
+//! | `/close/CODE/REASON` | accepts and closes |
+//! | `/close-within/CODE` | closes in the middle of a message |
+//! | `/return` | accepts and returns |
+//! | `/send/N/S` | N binary messages of S bytes, then returns |
+//! | `/fragments` | one text message in three parts, cut within a character, then one without bytes; then as `/echo` |
+//! | `/deaf` | accepts, takes the first messages and receives none, until the client is gone |
+//! | `/stone` | does not even take them |
+//! | `/slow/MS` | receives a message every MS, and counts them: `messages=… bytes=…` when `end` comes |
+//! | `/once` | receives one message, then nothing until the client is gone |
+//! | `/raise`, `/raise-first` | raises after the first message / before the accept |
+//! | `/die` | exit 3 at the first message |
+//! | `/lie-code` | closes with a code that is none |
+//!
+//! `/codes` over HTTP says how they ended, one a line: the path, the code and the reason.
+
+use std::collections::VecDeque;
+use std::sync::PoisonError;
+use std::thread;
+use std::time::Duration;
+
+use rgun_channel::frame::{Body, CompletionKind, MESSAGE_COST, Request, encode_field};
+use rgun_channel::layout::CHUNK;
+
+use super::super::{Exchange, Outcome, lock, milliseconds, pattern, quit};
+use super::{Inbox, Loop};
+
+/// How far messages are taken ahead of what was received.
+const WINDOW: u64 = 64 * 1024;
+
+/// A part of a message.
+pub(super) struct Part {
+    pub(super) bytes: Vec<u8>,
+    pub(super) text: bool,
+    pub(super) more: bool,
+}
+
+/// The application's end of one.
+struct Socket<'i> {
+    inbox: &'i Inbox,
+    received: u64,
+    taken: u64,
+}
+
+impl Exchange<'_, '_> {
+    pub(super) fn be_a_websocket(&mut self, events: &Loop, inbox: &Inbox, request: &Request<'_>) -> Outcome {
+        let path = String::from_utf8_lossy(request.path).into_owned();
+        let mut parts = path.trim_start_matches('/').split('/');
+        let (name, first, second) =
+            (parts.next().unwrap_or_default(), parts.next().unwrap_or("0"), parts.next().unwrap_or_default());
+        let mut socket = Socket { inbox, received: 0, taken: 0 };
+        match name {
+            "deny" => return self.text(401, "not you"),
+            "refuse" => return self.respond(403, None, Body::Inline(b""), true, true),
+            "raise-first" => return self.raise(),
+            "subprotocol" => {
+                let fields = [(&b"sec-websocket-protocol"[..], first.as_bytes()), (b"x-own", b"yes")];
+                self.accept(&fields)?;
+            }
+            _ => self.accept(&[])?,
+        }
+        match name {
+            "echo" | "subprotocol" => self.echo_messages(&mut socket, request.query == b"whole")?,
+            "scope" => {
+                let scope = super::super::echo(request)?;
+                self.message(format!("websocket: {}\n{scope}", request.websocket).as_bytes(), true, false)?;
+            }
+            "close" => return self.close_and_wait(first.parse()?, second, events, &path, inbox),
+            "close-within" => {
+                self.message(b"half a mess", true, true)?;
+                return self.close_and_wait(first.parse()?, "", events, &path, inbox);
+            }
+            "lie-code" => return self.close_and_wait(1005, "", events, &path, inbox),
+            "return" => {}
+            "send" => {
+                let bytes = pattern(second.parse()?);
+                for _ in 0..first.parse::<u32>()? {
+                    if inbox.is_over() {
+                        break;
+                    }
+                    self.long_message(&bytes, false)?;
+                }
+            }
+            "fragments" => {
+                let text = "Hällo, wörld".as_bytes();
+                self.message(&text[..2], true, true)?;
+                self.message(&text[2..9], true, true)?;
+                self.message(&text[9..], true, false)?;
+                self.message(b"", true, false)?;
+                self.echo_messages(&mut socket, false)?;
+            }
+            "deaf" => {
+                self.say(CompletionKind::Take, &[], &WINDOW.to_le_bytes(), false)?;
+                inbox.wait_until_over();
+            }
+            "stone" => inbox.wait_until_over(),
+            "slow" => self.count_messages(&mut socket, milliseconds(first)?)?,
+            "once" => {
+                self.receive_part(&mut socket)?;
+                inbox.wait_until_over();
+            }
+            "raise" => {
+                self.receive_part(&mut socket)?;
+                return self.raise();
+            }
+            "die" => {
+                self.receive_part(&mut socket)?;
+                quit(3, "dies, as asked");
+            }
+            _ => return Err("the fake knows no such WebSocket".into()),
+        }
+        events.note_end(&path, inbox);
+        self.close(1000, "", true)
+    }
+
+    fn accept(&mut self, fields: &[(&[u8], &[u8])]) -> Outcome {
+        let mut frame = std::mem::take(&mut self.slot.frame);
+        let body = Body::Inline(b"");
+        let n_fields = u16::try_from(fields.len())?;
+        self.completion(CompletionKind::Respond, 101, false, false)?.encode(n_fields, &body, &mut frame);
+        for (name, value) in fields {
+            encode_field(name, value, &mut frame)?;
+        }
+        body.encode(&mut frame);
+        self.publish(frame)
+    }
+
+    /// A message, or a part of one, that fits into a frame.
+    fn message(&mut self, bytes: &[u8], text: bool, more: bool) -> Outcome {
+        self.wait_for_credit();
+        let chunk;
+        let body = if bytes.len() <= CHUNK / 4 {
+            Body::Inline(bytes)
+        } else {
+            chunk = [(self.slot.worker.fill_chunk(bytes)?, u32::try_from(bytes.len())?)];
+            Body::Chunks(&chunk)
+        };
+        let mut frame = std::mem::take(&mut self.slot.frame);
+        let head = self.completion(CompletionKind::Body, 0, false, false)?;
+        rgun_channel::frame::Completion { text, more, ..head }.encode(0, &body, &mut frame);
+        body.encode(&mut frame);
+        self.slot.count(&body);
+        self.slot.sent += MESSAGE_COST;
+        self.publish(frame)
+    }
+
+    fn long_message(&mut self, bytes: &[u8], text: bool) -> Outcome {
+        let mut parts = bytes.chunks(CHUNK).peekable();
+        if parts.peek().is_none() {
+            return self.message(b"", text, false);
+        }
+        while let Some(part) = parts.next() {
+            self.message(part, text, parts.peek().is_some())?;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, code: u16, reason: &str, done: bool) -> Outcome {
+        let mut frame = std::mem::take(&mut self.slot.frame);
+        let body = Body::Inline(reason.as_bytes());
+        let mut head = self.completion(CompletionKind::Close, code, true, done)?;
+        head.status = code;
+        head.encode(0, &body, &mut frame);
+        body.encode(&mut frame);
+        self.publish(frame)
+    }
+
+    fn close_and_wait(
+        &mut self,
+        code: u16,
+        reason: &str,
+        events: &Loop,
+        path: &str,
+        inbox: &Inbox,
+    ) -> Outcome {
+        self.close(code, reason, false)?;
+        events.note_end(path, inbox);
+        self.finish()
+    }
+
+    fn echo_messages(&mut self, socket: &mut Socket<'_>, whole: bool) -> Outcome {
+        let mut message = Vec::new();
+        while let Some(Part { bytes, text, more }) = self.receive_part(socket)? {
+            if !whole {
+                self.message(&bytes, text, more)?;
+                continue;
+            }
+            message.extend_from_slice(&bytes);
+            if !more {
+                self.long_message(&std::mem::take(&mut message), text)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count_messages(&mut self, socket: &mut Socket<'_>, pause: Duration) -> Outcome {
+        let (mut messages, mut count) = (0, 0);
+        while let Some(Part { bytes, more, .. }) = self.receive_part(socket)? {
+            if bytes == b"end" {
+                self.message(format!("messages={messages} bytes={count}").as_bytes(), true, false)?;
+            }
+            if !more {
+                thread::sleep(pause);
+                messages += 1;
+            }
+            count += bytes.len();
+        }
+        Ok(())
+    }
+
+    /// What comes next, with room for more behind it; `None` when it is over.
+    fn receive_part(&mut self, socket: &mut Socket<'_>) -> Outcome<Option<Part>> {
+        let room = socket.received + WINDOW;
+        // Not for every message.
+        if room - socket.taken >= WINDOW / 4 {
+            socket.taken = room;
+            self.say(CompletionKind::Take, &[], &room.to_le_bytes(), false)?;
+        }
+        let waits = |mail: &mut super::Mail| mail.messages.is_empty() && !mail.gone && !mail.cancelled;
+        let came = socket.inbox.came.wait_while(lock(&socket.inbox.mail), waits);
+        let part = came.unwrap_or_else(PoisonError::into_inner).messages.pop_front();
+        if let Some(part) = &part {
+            socket.received += part.bytes.len() as u64 + MESSAGE_COST;
+            // The daemon may overshoot by one part.
+            if socket.received > socket.taken + 64 * 1024 + MESSAGE_COST {
+                return Err("the daemon sent more than was taken".into());
+            }
+        }
+        Ok(part)
+    }
+}
+
+impl Loop {
+    /// Notes what an application was told at the end, if it was.
+    fn note_end(&self, path: &str, inbox: &Inbox) {
+        let mail = lock(&inbox.mail);
+        let end = match &mail.end {
+            Some((code, reason)) => format!("{path} {code} {reason}"),
+            None => format!("{path} not told"),
+        };
+        drop(mail);
+        lock(&self.ends).push_back(end);
+    }
+
+    pub(super) fn codes(&self) -> String {
+        let ends: &VecDeque<String> = &lock(&self.ends);
+        ends.iter().fold(String::new(), |lines, end| lines + end + "\n")
+    }
+}

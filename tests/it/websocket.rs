@@ -1,0 +1,424 @@
+//! The life of a WebSocket: its handshake, who holds whom back, its clocks, and every way in which it ends, told to the
+//! client, to the application and to the journal. What the protocol asks for is in `websocket_protocol.rs`.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::bodies::pattern;
+use crate::support::websocket::{BINARY, CLOSE, FIN, PING, PONG, TEXT, WebSocket, frame, handshake};
+use crate::support::{Daemon, Rgun, until};
+
+fn asgi() -> Rgun {
+    Rgun::fake().fake_does("asgi").set("workers.concurrency", "10")
+}
+
+/// Waits until the application at this path has been told so.
+fn told(daemon: &Daemon, end: &str) {
+    until(end, || daemon.get("/codes").text().lines().any(|line| line.trim_end() == end).then_some(()));
+}
+
+// The handshake.
+
+#[test]
+fn a_handshake_reaches_the_application_as_it_is() {
+    let daemon = asgi().serving();
+    let fields = "Sec-WebSocket-Protocol: chat, superchat\r\nX-Own: yes\r\nOrigin: http://test\r\n";
+    let mut socket = WebSocket::open_with(&daemon, "/scope/a%20b?room=1", fields);
+    let (opcode, scope) = socket.message();
+    let scope = String::from_utf8(scope).expect("text");
+    assert_eq!(opcode, TEXT);
+    for line in [
+        "websocket: true",
+        "GET /scope/a%20b 11",
+        "query: room=1",
+        "https: false",
+        "body: 0",
+        "upgrade: websocket",
+        "sec-websocket-version: 13",
+        "sec-websocket-protocol: chat, superchat",
+        "x-own: yes",
+        "origin: http://test",
+    ] {
+        assert!(scope.lines().any(|said| said == line), "{line}: {scope}");
+    }
+    assert!(scope.contains(socket.answer.field("x-request-id")), "{scope}");
+    assert!(socket.answer.has("date"));
+}
+
+#[test]
+fn the_application_chooses_subprotocol_and_fields() {
+    let daemon = asgi().serving();
+    let offer = "Sec-WebSocket-Protocol: chat\r\n";
+    // One that the client did not offer, too, as with uvicorn.
+    for chosen in ["chat", "other"] {
+        let mut socket = WebSocket::open_with(&daemon, &format!("/subprotocol/{chosen}"), offer);
+        assert_eq!(socket.answer.field("sec-websocket-protocol"), chosen);
+        assert_eq!(socket.answer.field("x-own"), "yes");
+        socket.text("on").says("on");
+    }
+}
+
+#[test]
+fn a_handshake_that_is_none_is_refused_and_not_the_application_s() {
+    let daemon = asgi().set("log.access", "true").serving();
+    let without = |name: &str| {
+        let lines = handshake("/echo", "");
+        let kept: Vec<_> = lines.split("\r\n").filter(|line| !line.starts_with(name)).collect();
+        daemon.connect().send(kept.join("\r\n")).answer()
+    };
+    without("Sec-WebSocket-Key").is_a_refusal(400);
+    let answer = without("Sec-WebSocket-Version");
+    assert_eq!(answer.is_a_refusal(426).field("sec-websocket-version"), "13");
+    assert_eq!(answer.field("upgrade"), "websocket");
+    let old = handshake("/echo", "").replace("Version: 13", "Version: 8");
+    assert_eq!(daemon.connect().send(old).answer().is_a_refusal(426).field("sec-websocket-version"), "13");
+    let bad = handshake("/echo", "").replace("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ=");
+    daemon.connect().send(bad).answer().is_a_refusal(400);
+    daemon.log.wait("GET /echo 426");
+    daemon.log.wait("GET /echo 400");
+}
+
+#[test]
+fn who_does_not_ask_for_a_websocket_properly_gets_an_ordinary_answer() {
+    let daemon = asgi().serving();
+    for change in
+        [("Upgrade: websocket\r\n", ""), ("Connection: Upgrade\r\n", ""), ("GET", "POST"), ("1.1", "1.0")]
+    {
+        let request = handshake("/hello", "").replace(change.0, change.1);
+        assert_eq!(daemon.connect().send(request).answer().text(), "Hello, world!", "{change:?}");
+    }
+    // So does everybody who asks a WSGI application.
+    let daemon = Rgun::fake().serving();
+    assert_eq!(daemon.connect().send(handshake("/hello", "")).answer().text(), "Hello, world!");
+}
+
+#[test]
+fn a_denial_is_an_ordinary_answer_and_the_connection_goes_on() {
+    let daemon = asgi().serving();
+    let mut client = daemon.connect();
+    let answer = client.send(handshake("/deny", "")).answer();
+    assert_eq!((answer.status, answer.text().as_str()), (401, "not you"));
+    let answer = client.send(handshake("/refuse", "")).answer();
+    assert_eq!((answer.status, answer.body.len()), (403, 0));
+    client.send(handshake("/raise-first", "")).answer().is_a_refusal(500);
+    daemon.log.wait("Fake: boom");
+    assert_eq!(client.get("/hello").text(), "Hello, world!");
+}
+
+#[test]
+fn what_is_sent_with_the_handshake_is_not_lost() {
+    let daemon = asgi().serving();
+    let mut client = daemon.connect();
+    let early =
+        [handshake("/echo", "").into_bytes(), frame(FIN | TEXT, b"early"), frame(TEXT, b"ha")].concat();
+    let answer = client.send(early).head();
+    assert_eq!(answer.status, 101);
+    let mut socket = WebSocket { client, answer };
+    socket.says("early");
+    socket.send(FIN, "lf");
+    assert_eq!(socket.message(), (TEXT, b"half".to_vec()));
+}
+
+#[test]
+fn open_websockets_do_not_take_the_place_of_requests() {
+    let daemon = asgi().set("workers.concurrency", "2").serving();
+    let mut sockets: Vec<_> = (0..20).map(|_| WebSocket::open(&daemon, "/echo")).collect();
+    for _ in 0..5 {
+        assert_eq!(daemon.get("/hello").status, 200);
+    }
+    for (nr, socket) in sockets.iter_mut().enumerate() {
+        socket.text(&format!("socket {nr}")).says(&format!("socket {nr}"));
+    }
+}
+
+#[test]
+fn websockets_have_no_deadline() {
+    let daemon = asgi().set("timeouts.request", "300ms").serving();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    let mut other = daemon.connect();
+    // Something that has to wait for the deadline, and longer.
+    other.send("GET /wait HTTP/1.1\r\nHost: test\r\n\r\n").answer().is_a_refusal(504);
+    assert_eq!(daemon.get("/slow/200").status, 200);
+    socket.text("on").says("on");
+}
+
+// Who holds whom back.
+
+#[test]
+fn a_client_is_read_only_as_far_as_the_application_receives() {
+    let daemon = asgi().serving();
+    let before = daemon.rss();
+    let mut socket = WebSocket::open(&daemon, "/slow/1");
+    let (count, len) = (1500, 20_000);
+    let sent = thread::spawn(move || {
+        for _ in 0..count {
+            socket.send(FIN | BINARY, pattern(len));
+        }
+        socket.text("end");
+        socket
+    });
+    let mut most = before;
+    while !sent.is_finished() {
+        most = most.max(daemon.rss());
+        thread::sleep(Duration::from_millis(5));
+    }
+    sent.join().expect("it was sent").says(&format!("messages={count} bytes={}", count * len));
+    let grown = most.saturating_sub(before);
+    assert!(grown < 4 << 20, "{} KiB more", grown >> 10);
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_its_application_back_and_nobody_else() {
+    let daemon = asgi().serving();
+    let before = daemon.rss();
+    let mut slow = WebSocket::open(&daemon, "/send/2000/50000");
+    let mut other = WebSocket::open(&daemon, "/echo");
+    for n in 0..500 {
+        other.text(&format!("{n}")).says(&format!("{n}"));
+    }
+    let grown = daemon.rss().saturating_sub(before);
+    assert!(grown < 4 << 20, "{} KiB more", grown >> 10);
+    let expected = pattern(50_000);
+    for _ in 0..2000 {
+        assert!(slow.message() == (BINARY, expected.clone()));
+    }
+    assert_eq!(slow.closed().0, 1000);
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_cut_off_even_if_it_sends() {
+    let daemon = asgi().set("timeouts.body", "1s").serving();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    let begun = Instant::now();
+    let bytes = frame(FIN | BINARY, &pattern(60_000));
+    // Until the echo does not go anywhere any more, and the connection is broken off.
+    until("the end", || socket.client.try_send(&bytes).is_err().then_some(()));
+    assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
+    told(&daemon, "/echo 1006");
+}
+
+#[test]
+fn small_and_empty_messages_both_ways_are_bounded_too() {
+    let daemon = asgi().serving();
+    let before = daemon.rss();
+    let mut socket = WebSocket::open(&daemon, "/send/100000/0");
+    assert_eq!(daemon.get("/hello").status, 200);
+    for _ in 0..100_000 {
+        assert_eq!(socket.message(), (BINARY, Vec::new()));
+    }
+    let mut socket = WebSocket::open(&daemon, "/slow/0");
+    let empty: Vec<u8> = frame(FIN | BINARY, b"").repeat(100_000);
+    socket.send_raw(empty).text("end").says("messages=100000 bytes=0");
+    let grown = daemon.rss().saturating_sub(before);
+    assert!(grown < 4 << 20, "{} KiB more", grown >> 10);
+}
+
+// Clocks.
+
+#[test]
+fn a_silent_client_is_asked_and_lives_on_if_it_answers() {
+    let daemon = asgi().set("websocket.ping_interval", "300ms").set("websocket.ping_timeout", "2s").serving();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    for _ in 0..3 {
+        let ping = socket.frame();
+        assert_eq!(ping.first, FIN | PING);
+        socket.send(FIN | PONG, ping.payload);
+    }
+    socket.text("on").says("on");
+}
+
+#[test]
+fn a_client_that_does_not_answer_is_closed_and_the_application_told() {
+    let daemon =
+        asgi().set("websocket.ping_interval", "300ms").set("websocket.ping_timeout", "500ms").serving();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    assert_eq!(socket.frame().first, FIN | PING);
+    assert_eq!(socket.closed(), (1011, "keepalive ping timeout".to_owned()));
+    told(&daemon, "/echo 1006");
+}
+
+#[test]
+fn who_is_not_listened_to_is_not_taken_for_silent() {
+    let daemon =
+        asgi().set("websocket.ping_interval", "200ms").set("websocket.ping_timeout", "200ms").serving();
+    let mut socket = WebSocket::open(&daemon, "/slow/1500");
+    // More than is taken ahead: the client's pongs lie behind it.
+    for _ in 0..20 {
+        socket.send(FIN | BINARY, pattern(20_000));
+    }
+    // Twice as long as each message takes.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        let frame = socket.frame();
+        assert_eq!(frame.first, FIN | PING, "{frame:?}");
+        socket.send(FIN | PONG, "");
+    }
+}
+
+#[test]
+fn a_client_that_is_gone_is_noticed_even_while_nobody_listens_to_it() {
+    let daemon = asgi().over_tcp().set("websocket.ping_interval", "200ms").serving();
+    WebSocket::open(&daemon, "/stone").send(FIN | BINARY, "unread");
+    told(&daemon, "/stone 1006");
+}
+
+#[test]
+fn nobody_is_asked_when_that_is_off() {
+    let daemon = asgi().flags(["--ws-ping-interval", "0"]).serving();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    assert_eq!(daemon.get("/slow/1200").status, 200);
+    assert!(socket.client.is_silent());
+}
+
+// Ends.
+
+#[test]
+fn an_application_closes_with_code_and_reason_and_the_client_answers() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/close/4321/enough");
+    assert_eq!(socket.closed(), (4321, "enough".to_owned()));
+    socket.close(4321, "").is_gone();
+    let mut socket = WebSocket::open(&daemon, "/return");
+    assert_eq!(socket.closed().0, 1000);
+    socket.close(1000, "").is_gone();
+    let mut socket = WebSocket::open(&daemon, "/close-within/1000");
+    assert_eq!(socket.frame().first, TEXT);
+    assert_eq!(socket.closed().0, 1000);
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+#[test]
+fn after_its_close_a_client_s_messages_are_dropped_until_it_answers() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/return");
+    assert_eq!(socket.closed().0, 1000);
+    for _ in 0..100 {
+        socket.send(FIN | BINARY, pattern(30_000));
+    }
+    socket.send(FIN | PING, "").close(1000, "").is_gone();
+}
+
+#[test]
+fn a_client_that_does_not_answer_a_close_is_left_after_ten_seconds() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/return");
+    assert_eq!(socket.closed().0, 1000);
+    let begun = Instant::now();
+    socket.is_gone();
+    let waited = begun.elapsed();
+    assert!(waited > Duration::from_millis(9500) && waited < Duration::from_secs(12), "{waited:?}");
+}
+
+#[test]
+fn a_code_that_is_none_becomes_1011() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/lie-code");
+    assert_eq!(socket.closed().0, 1011);
+}
+
+#[test]
+fn the_application_is_told_how_its_client_left() {
+    let daemon = asgi().serving();
+    let open = || WebSocket::open(&daemon, "/echo");
+    open().close(1001, "going away").closed();
+    told(&daemon, "/echo 1001 going away");
+    open().send(FIN | CLOSE, "").closed();
+    told(&daemon, "/echo 1005");
+    drop(open());
+    told(&daemon, "/echo 1006");
+    // Where it says nothing more either.
+    drop(WebSocket::open(&daemon, "/deaf"));
+    told(&daemon, "/deaf 1006");
+    open().send(FIN | TEXT, b"\xff").fails_with(1007);
+    told(&daemon, "/echo 1007 text that is not UTF-8");
+    open().send(FIN | 3, "").fails_with(1002);
+    told(&daemon, "/echo 1002 unknown opcode");
+}
+
+#[test]
+fn a_message_that_is_too_long_is_told_as_such() {
+    let daemon = asgi().flags(["--ws-max-size", "1000"]).serving();
+    WebSocket::open(&daemon, "/echo").send(FIN | TEXT, "x".repeat(1001)).fails_with(1009);
+    told(&daemon, "/echo 1009 message too big");
+}
+
+#[test]
+fn an_application_that_raises_closes_with_1011_and_is_told_once() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/raise");
+    socket.text("go").fails_with(1011);
+    let id = socket.answer.field("x-request-id").to_owned();
+    let entry = daemon.log.wait("Fake: boom");
+    assert!(entry.contains("/raise 101"), "{entry} {id}");
+    assert_eq!(daemon.get("/hello").status, 200);
+    assert_eq!(daemon.log.count("/raise 101"), 1, "{}", daemon.log.text());
+}
+
+#[test]
+fn a_worker_that_dies_takes_its_websockets_with_1011() {
+    let daemon = asgi().serving();
+    let mut other = WebSocket::open(&daemon, "/echo");
+    let mut socket = WebSocket::open(&daemon, "/die");
+    socket.text("go").fails_with(1011);
+    other.fails_with(1011);
+    daemon.log.wait("/die 101: broken off as a WebSocket: the worker died");
+    until("another worker", || (daemon.get("/hello").status == 200).then_some(()));
+}
+
+#[test]
+fn the_journal_has_the_handshake_and_the_end() {
+    let daemon = asgi().set("log.access", "true").serving();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    daemon.log.wait("GET /echo 101");
+    socket.text("four").says("four");
+    socket.send(TEXT, "two").send(FIN, " parts").message();
+    socket.close(1001, "").closed();
+    let entry = daemon.log.wait("closed with 1001");
+    assert!(entry.contains("2 messages (13 bytes) in, 2 (13 bytes) out"), "{entry}");
+    assert_eq!(daemon.log.count("GET /echo 101"), 2, "{}", daemon.log.text());
+}
+
+// Restarts.
+
+#[test]
+fn a_stop_closes_all_with_1012_and_waits_for_their_answers() {
+    let mut daemon = asgi().serving();
+    let mut sockets: Vec<_> = (0..5).map(|_| WebSocket::open(&daemon, "/echo")).collect();
+    sockets[0].text("on").says("on");
+    let begun = Instant::now();
+    daemon.signal(Signal::SIGTERM);
+    for socket in &mut sockets {
+        assert_eq!(socket.closed(), (1012, "Service Restart".to_owned()));
+        socket.close(1012, "").is_gone();
+    }
+    assert!(daemon.exit().success());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_stop_does_not_wait_for_clients_that_do_not_answer() {
+    let mut daemon = asgi().set("timeouts.drain", "2s").serving();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    let begun = Instant::now();
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(socket.closed().0, 1012);
+    assert!(daemon.exit().success());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    socket.is_gone();
+}
+
+#[test]
+fn a_reload_closes_the_old_code_s_websockets_and_new_ones_are_the_new_code_s() {
+    let daemon = asgi().serving();
+    let mut old = WebSocket::open(&daemon, "/echo");
+    old.text("on").says("on");
+    let worker = daemon.worker();
+    daemon.signal(Signal::SIGHUP);
+    assert_eq!(old.closed(), (1012, "Service Restart".to_owned()));
+    old.close(1012, "").is_gone();
+    assert_ne!(daemon.worker(), worker);
+    let mut new = WebSocket::open(&daemon, "/echo");
+    new.text("on").says("on");
+}

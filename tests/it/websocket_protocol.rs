@@ -1,0 +1,422 @@
+//! What RFC 6455 and RFC 7692 ask of a server, case by case in the order of the Autobahn test suite: framing, pings,
+//! reserved bits, opcodes, fragments, UTF-8, closing, sizes, compression.
+
+use std::thread;
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+
+use crate::bodies::pattern;
+use crate::support::websocket::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RSV1, TEXT, WebSocket, frame};
+use crate::support::{Daemon, Rgun};
+
+fn asgi() -> Rgun {
+    Rgun::fake().fake_does("asgi").set("workers.concurrency", "10")
+}
+
+/// Sends these frames on a connection of their own, on which nothing was said before.
+fn fails(daemon: &Daemon, code: u16, frames: &[Vec<u8>]) {
+    let mut socket = WebSocket::open(daemon, "/echo");
+    socket.send_raw(frames.concat()).fails_with(code);
+}
+
+// 1: framing.
+
+#[test]
+fn messages_of_every_length_come_back() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    for len in [0, 1, 125, 126, 127, 128, 65_535, 65_536, 65_537, 200_000] {
+        let text = "*".repeat(len);
+        socket.text(&text).says(&text);
+        let bytes = pattern(len);
+        assert_eq!(socket.send(FIN | BINARY, &bytes).message(), (BINARY, bytes), "{len}");
+    }
+}
+
+#[test]
+fn frames_that_come_byte_by_byte_are_put_together() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    let mut dribble = |first, payload: &[u8]| {
+        for byte in frame(first, payload).chunks(1) {
+            socket.send_raw(byte);
+        }
+    };
+    dribble(FIN | PING, b"there?");
+    dribble(FIN | TEXT, &[b'x'; 300]);
+    let pong = socket.frame();
+    assert_eq!((pong.first, pong.payload.as_slice()), (FIN | PONG, &b"there?"[..]));
+    socket.says(&"x".repeat(300));
+}
+
+#[test]
+fn many_messages_in_one_write_are_all_answered_in_order() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    let bytes: Vec<u8> =
+        (0..3000).flat_map(|n| frame(FIN | TEXT, format!("message {n}").as_bytes())).collect();
+    socket.send_raw(bytes);
+    for n in 0..3000 {
+        socket.says(&format!("message {n}"));
+    }
+}
+
+#[test]
+fn a_frame_without_a_mask_is_a_violation() {
+    let daemon = asgi().serving();
+    fails(&daemon, 1002, &[vec![0x81, 0x05, b'H', b'e', b'l', b'l', b'o']]);
+    fails(&daemon, 1002, &[vec![0x89, 0x00]]);
+}
+
+#[test]
+fn a_length_with_more_bytes_than_it_needs_is_a_violation() {
+    let daemon = asgi().serving();
+    fails(&daemon, 1002, &[vec![0x82, 0xfe, 0, 5, 0, 0, 0, 0, 1, 2, 3, 4, 5]]);
+    fails(&daemon, 1002, &[[&[0x82, 0xff][..], &5_u64.to_be_bytes(), &[0; 9]].concat()]);
+    fails(&daemon, 1002, &[[&[0x82, 0xff][..], &u64::MAX.to_be_bytes(), &[0; 4]].concat()]);
+}
+
+// 2: pings.
+
+#[test]
+fn a_ping_is_answered_with_what_it_carries() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    for payload in [&b""[..], b"Hello", &[0, 0xff, 0xfe, 0xcc], &[0xfe; 125]] {
+        let pong = socket.send(FIN | PING, payload).frame();
+        assert_eq!((pong.first, pong.payload.as_slice()), (FIN | PONG, payload));
+    }
+    fails(&daemon, 1002, &[frame(FIN | PING, &[0xfe; 126])]);
+}
+
+#[test]
+fn of_many_pings_at_least_the_last_is_answered() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    let pings: Vec<u8> = (0..10).flat_map(|n| frame(FIN | PING, format!("{n}").as_bytes())).collect();
+    socket.send_raw(pings);
+    while socket.frame().payload != b"9" {}
+    socket.text("on").says("on");
+}
+
+#[test]
+fn a_pong_that_nobody_asked_for_says_nothing() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    socket.send(FIN | PONG, "unasked").send(FIN | PONG, "").text("on").says("on");
+    fails(&daemon, 1002, &[frame(FIN | PONG, &[0; 126])]);
+}
+
+// 3: reserved bits.
+
+#[test]
+fn reserved_bits_are_a_violation() {
+    let daemon = asgi().serving();
+    for bits in [0x10, 0x20, 0x30, RSV1, 0x50, 0x60, 0x70] {
+        for opcode in [TEXT, BINARY, PING, PONG, CLOSE] {
+            fails(&daemon, 1002, &[frame(FIN | bits | opcode, b"")]);
+        }
+    }
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    socket.text("before").says("before");
+    socket.send(FIN | 0x40 | TEXT, "after").fails_with(1002);
+}
+
+// 4: opcodes.
+
+#[test]
+fn unknown_opcodes_are_a_violation() {
+    let daemon = asgi().serving();
+    for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
+        fails(&daemon, 1002, &[frame(FIN | opcode, b"")]);
+    }
+}
+
+// 5: fragments.
+
+#[test]
+fn fragments_become_one_message_and_control_frames_may_come_between_them() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/echo?whole");
+    socket.send(TEXT, "frag").send(CONTINUATION, "").send(CONTINUATION, "ment").send(FIN | CONTINUATION, "");
+    socket.says("fragment");
+    socket.send(BINARY, "").send(FIN | CONTINUATION, "");
+    assert_eq!(socket.message(), (BINARY, Vec::new()));
+    socket.send(TEXT, "frag").send(FIN | PING, "1");
+    assert_eq!(socket.frame().payload, b"1");
+    socket.send(CONTINUATION, "men").send(FIN | PING, "2");
+    assert_eq!(socket.frame().payload, b"2");
+    socket.send(FIN | CONTINUATION, "t").says("fragment");
+}
+
+#[test]
+fn fragments_out_of_place_are_a_violation() {
+    let daemon = asgi().serving();
+    fails(&daemon, 1002, &[frame(PING, b"half")]);
+    fails(&daemon, 1002, &[frame(PONG, b"half")]);
+    fails(&daemon, 1002, &[frame(CLOSE, b"")]);
+    fails(&daemon, 1002, &[frame(CONTINUATION, b"of nothing")]);
+    fails(&daemon, 1002, &[frame(FIN | CONTINUATION, b"of nothing")]);
+    fails(&daemon, 1002, &[frame(TEXT, b"one"), frame(FIN | TEXT, b"another")]);
+    fails(&daemon, 1002, &[frame(TEXT, b"one"), frame(BINARY, b"another")]);
+    let whole = [frame(TEXT, b"a"), frame(FIN | CONTINUATION, b"b"), frame(FIN | CONTINUATION, b"c")];
+    fails(&daemon, 1002, &whole);
+}
+
+#[test]
+fn what_the_application_says_in_parts_is_one_message_cut_anywhere() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/fragments");
+    socket.says("Hällo, wörld");
+    socket.says("");
+    socket.text("on").says("on");
+}
+
+// 6: UTF-8.
+
+#[test]
+fn text_is_utf_8_as_a_whole_wherever_it_is_cut() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/echo?whole");
+    let text = "Hello-µ@ßöäüàá-UTF-8!! κόσμε 𐍈";
+    socket.text(text).says(text);
+    socket.send(TEXT, "");
+    for byte in text.as_bytes().chunks(1) {
+        socket.send(CONTINUATION, byte);
+    }
+    socket.send(FIN | CONTINUATION, "").says(text);
+}
+
+#[test]
+fn text_that_is_not_utf_8_closes_with_1007() {
+    let daemon = asgi().serving();
+    fails(&daemon, 1007, &[frame(FIN | TEXT, b"\xce\xba\xe1\xbd\xb9\xcf\x83\xed\xa0\x80edited")]);
+    fails(&daemon, 1007, &[frame(FIN | TEXT, b"ends in the middle of \xe4\xb8")]);
+    fails(&daemon, 1007, &[frame(TEXT, b"overlong \xc0"), frame(FIN | CONTINUATION, b"\xaf")]);
+    fails(&daemon, 1007, &[frame(TEXT, b"beyond \xf4"), frame(CONTINUATION, b"\x90")]);
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    let bytes = b"\xff\xfe".to_vec();
+    assert_eq!(socket.send(FIN | BINARY, &bytes).message(), (BINARY, bytes), "bytes may be anything");
+}
+
+// 7: closing.
+
+#[test]
+fn a_close_is_answered_with_its_code_and_ends_the_connection() {
+    let daemon = asgi().serving();
+    for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999] {
+        let mut socket = WebSocket::open(&daemon, "/echo");
+        assert_eq!(socket.close(code, "bye").closed().0, code);
+        socket.is_gone();
+    }
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    assert_eq!(socket.send(FIN | CLOSE, "").closed().0, 1005, "no code for no code");
+    socket.is_gone();
+}
+
+#[test]
+fn a_close_that_is_none_is_a_violation() {
+    let daemon = asgi().serving();
+    for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535] {
+        fails(&daemon, 1002, &[frame(FIN | CLOSE, &code.to_be_bytes())]);
+    }
+    fails(&daemon, 1002, &[frame(FIN | CLOSE, b"\x03")]);
+    fails(&daemon, 1007, &[frame(FIN | CLOSE, b"\x03\xe8\xce\xba\xed\xa0\x80")]);
+    fails(&daemon, 1002, &[frame(FIN | CLOSE, &[3; 126])]);
+}
+
+#[test]
+fn what_comes_after_a_close_is_not_looked_at() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    socket.text("before").says("before");
+    socket.send_raw(
+        [frame(FIN | CLOSE, b"\x03\xe8"), frame(FIN | TEXT, b"after"), frame(FIN | PING, b"")].concat(),
+    );
+    assert_eq!(socket.closed().0, 1000);
+    socket.is_gone();
+}
+
+// 9: sizes.
+
+#[test]
+fn a_message_may_have_max_message_bytes_and_not_one_more() {
+    let daemon = asgi().set("websocket.max_message", "100000").serving();
+    let mut socket = WebSocket::open(&daemon, "/echo?whole");
+    let most = pattern(100_000);
+    assert_eq!(socket.send(FIN | BINARY, &most).message(), (BINARY, most.clone()));
+    for piece in most.chunks(30_000) {
+        socket.send(if piece.as_ptr() == most.as_ptr() { BINARY } else { CONTINUATION }, piece);
+    }
+    assert_eq!(socket.send(FIN | CONTINUATION, "").message(), (BINARY, most.clone()));
+    socket.send(BINARY, &most).send(CONTINUATION, "").send(FIN | CONTINUATION, "!").fails_with(1009);
+    // Told by the head alone: what is announced is not waited for.
+    let announced = [&[FIN | BINARY, 0xff][..], &(1_u64 << 40).to_be_bytes(), &[1, 2, 3, 4]].concat();
+    fails(&daemon, 1009, &[announced]);
+}
+
+#[test]
+fn a_message_of_megabytes_goes_both_ways_without_the_daemon_s_holding_it() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/slow/0");
+    let before = daemon.rss();
+    let bytes = pattern(16 << 20);
+    socket.send(FIN | BINARY, &bytes).text("end").says(&format!("messages=1 bytes={}", bytes.len()));
+    let mut socket = WebSocket::open(&daemon, "/send/1/16777216");
+    assert!(socket.message() == (BINARY, bytes));
+    // The worker's 4 MiB of shared memory for bodies have been in use meanwhile.
+    let grown = daemon.rss().saturating_sub(before);
+    assert!(grown < 7 << 20, "{} KiB more", grown >> 10);
+}
+
+// 12 and 13: compression.
+
+const DEFLATE: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+
+fn deflated(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() + 1024);
+    Compress::new(Compression::default(), false)
+        .compress_vec(bytes, &mut out, FlushCompress::Sync)
+        .expect("room");
+    assert!(out.ends_with(&[0, 0, 0xff, 0xff]));
+    out.truncate(out.len() - 4);
+    out
+}
+
+fn inflated(bytes: &[u8], len: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(len + 1024);
+    let bytes = [bytes, &[0, 0, 0xff, 0xff]].concat();
+    Decompress::new(false).decompress_vec(&bytes, &mut out, FlushDecompress::Sync).expect("deflate");
+    out
+}
+
+/// The next message, which may be compressed; was it?
+fn inflated_message(socket: &mut WebSocket, len: usize) -> (Vec<u8>, bool) {
+    let mut frame = socket.frame();
+    let is_compressed = frame.first & RSV1 != 0;
+    let mut payload = frame.payload;
+    while frame.first & FIN == 0 {
+        frame = socket.frame();
+        assert_eq!(frame.first & 0x7f, CONTINUATION, "only the first says that it is compressed");
+        payload.extend_from_slice(&frame.payload);
+    }
+    (if is_compressed { inflated(&payload, len) } else { payload }, is_compressed)
+}
+
+#[test]
+fn messages_are_compressed_both_ways_when_that_is_agreed() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open_with(&daemon, "/echo?whole", DEFLATE);
+    let agreed = socket.answer.field("sec-websocket-extensions");
+    assert_eq!(agreed, "permessage-deflate; server_no_context_takeover; client_no_context_takeover");
+    for len in [0, 1, 100, 1023, 1024, 5000, 70_000, 300_000] {
+        let text: String = "to be repeated ".chars().cycle().take(len).collect();
+        let (came, is_compressed) = {
+            socket.send(FIN | RSV1 | TEXT, deflated(text.as_bytes()));
+            inflated_message(&mut socket, len)
+        };
+        assert!(came == text.as_bytes(), "{len}");
+        assert_eq!(is_compressed, len >= 1024, "{len}");
+        // A sender may leave it.
+        socket.text(&text);
+        assert!(inflated_message(&mut socket, len).0 == text.as_bytes(), "{len}");
+    }
+}
+
+#[test]
+fn a_compressed_message_may_come_in_fragments_and_each_is_compressed_by_itself() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open_with(&daemon, "/echo?whole", DEFLATE);
+    let text = "κόσμε, again and again and again ".repeat(10);
+    for _ in 0..2 {
+        let bytes = deflated(text.as_bytes());
+        socket.send(RSV1 | TEXT, "");
+        for piece in bytes.chunks(3) {
+            socket.send(CONTINUATION, piece).send(FIN | PING, "");
+            assert_eq!(socket.frame().first, FIN | PONG);
+        }
+        socket.send(FIN | CONTINUATION, "").says(&text);
+    }
+}
+
+#[test]
+fn a_window_that_the_client_wants_smaller_is() {
+    let daemon = asgi().serving();
+    let offer = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=8, \
+                 permessage-deflate; server_max_window_bits=9\r\n";
+    let mut socket = WebSocket::open_with(&daemon, "/echo?whole", offer);
+    assert!(socket.answer.field("sec-websocket-extensions").ends_with("; server_max_window_bits=9"));
+    // A repetition farther back than the window does not become shorter.
+    let bytes = [pattern(251 * 4), pattern(251 * 4)].concat();
+    let random: Vec<u8> = (0..2000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for message in [bytes, [random.clone(), random].concat()] {
+        socket.send(FIN | BINARY, &message);
+        let frame = socket.frame();
+        let mut out = Vec::with_capacity(message.len() + 1024);
+        let payload = [&frame.payload[..], &[0, 0, 0xff, 0xff]].concat();
+        let mut inflate = Decompress::new_with_window_bits(false, 9);
+        inflate.decompress_vec(&payload, &mut out, FlushDecompress::Sync).expect("within the window");
+        assert_eq!((frame.first, out == message), (FIN | RSV1 | BINARY, true));
+    }
+}
+
+#[test]
+fn nothing_is_compressed_that_was_not_agreed_on() {
+    let daemon = asgi().serving();
+    for fields in ["", "Sec-WebSocket-Extensions: permessage-deflate; no_such_thing\r\n"] {
+        let mut socket = WebSocket::open_with(&daemon, "/echo", fields);
+        assert!(!socket.answer.has("sec-websocket-extensions"));
+        let text = "x".repeat(10_000);
+        socket.text(&text).says(&text);
+        socket.send(FIN | RSV1 | TEXT, deflated(b"x")).fails_with(1002);
+    }
+    let daemon = asgi().set("websocket.compression", "false").serving();
+    let socket = WebSocket::open_with(&daemon, "/echo", DEFLATE);
+    assert!(!socket.answer.has("sec-websocket-extensions"));
+}
+
+#[test]
+fn what_inflates_to_more_than_a_message_may_have_closes_with_1009() {
+    let daemon = asgi().set("websocket.max_message", "1MiB").serving();
+    let mut most = WebSocket::open_with(&daemon, "/slow/0", DEFLATE);
+    most.send(FIN | RSV1 | BINARY, deflated(&vec![0; 1 << 20])).text("end").says("messages=1 bytes=1048576");
+    let before = daemon.rss();
+    // 64 KiB of zeros, a thousand times over.
+    let bomb = deflated(&vec![0; 64 << 20]);
+    assert!(bomb.len() < 100_000, "{}", bomb.len());
+    let mut socket = WebSocket::open_with(&daemon, "/slow/0", DEFLATE);
+    socket.send(FIN | RSV1 | BINARY, &bomb).fails_with(1009);
+    let grown = daemon.rss().saturating_sub(before);
+    assert!(grown < 4 << 20, "{} KiB more", grown >> 10);
+}
+
+#[test]
+fn what_is_no_compressed_data_or_not_utf_8_inside_is_a_violation() {
+    let daemon = asgi().serving();
+    let refused = |frames: &[u8], code| {
+        WebSocket::open_with(&daemon, "/echo", DEFLATE).send_raw(frames).fails_with(code);
+    };
+    refused(&frame(FIN | RSV1 | TEXT, &[0xff; 20]), 1002);
+    refused(&frame(FIN | RSV1 | TEXT, &deflated(b"abc\xff")), 1007);
+    refused(&[frame(RSV1 | TEXT, &deflated(b"a")), frame(FIN | RSV1 | CONTINUATION, b"")].concat(), 1002);
+    refused(&frame(FIN | RSV1 | PING, b""), 1002);
+}
+
+#[test]
+fn large_compressed_messages_of_many_clients_do_not_get_mixed_up() {
+    let daemon = asgi().serving();
+    thread::scope(|scope| {
+        for client in 0..6_usize {
+            let daemon = &daemon;
+            scope.spawn(move || {
+                let mut socket = WebSocket::open_with(daemon, "/echo?whole", DEFLATE);
+                for round in 1..4 {
+                    let text = format!("client {client} in round {round}; ").repeat(10_000);
+                    socket.send(FIN | RSV1 | TEXT, deflated(text.as_bytes()));
+                    let (came, _) = inflated_message(&mut socket, text.len());
+                    assert!(came == text.as_bytes(), "client {client} in round {round}");
+                }
+            });
+        }
+    });
+}
