@@ -1,0 +1,97 @@
+"""A real browser: headless Chromium opens a page through rgun, and the page tells what it has found."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import httpx
+import pytest
+from served import DEADLINE
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def server(start):
+    return start("browser:app")
+
+
+@pytest.fixture(scope="module")
+def findings(server, tmp_path_factory):
+    """A function that waits for one finding of the page."""
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium: apt-get install chromium")
+    home = tmp_path_factory.mktemp("chromium")
+    # Not waited for by a log line, so not /dev/null: what it complains of is shown if the page says nothing.
+    with (home / "log").open("w+") as log:
+        browser = subprocess.Popen(
+            [
+                *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
+                *("--no-first-run", f"--user-data-dir={home}/profile", "--remote-debugging-port=0"),
+                f"{server.url}/page",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "HOME": str(home)},
+        )
+
+        def findings(name, enough=bool):
+            deadline = time.monotonic() + 2 * DEADLINE
+            while True:
+                found = httpx.get(f"{server.url}/findings", timeout=DEADLINE).json()
+                assert "error" not in found, found
+                if name in found and enough(found[name]):
+                    return found[name]
+                if browser.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    pytest.fail(f"no {name} in {found}\n{log.read()}\n{server.log()}")
+                time.sleep(0.05)
+
+        try:
+            yield findings
+        finally:
+            os.killpg(browser.pid, signal.SIGKILL)
+            browser.wait()
+
+
+def test_messages_of_all_kinds_go_to_and_fro(findings):
+    said = findings("messages")
+    assert said["protocol"] == "v2.chat"
+    assert said["extensions"].startswith("permessage-deflate")
+    assert said["text"] == "grüß"
+    assert said["bytes"] == [0, 1, 254, 255]
+    assert said["large"] is True
+    assert said["order"] is True
+
+
+def test_the_page_closes_with_a_code_and_both_sides_hear_it(findings):
+    said = findings("messages")
+    assert said["closed"] == {"code": 4002, "reason": "bye", "wasClean": True}
+    assert said["heard"] == [[4002, "bye"]]
+
+
+def test_a_rejected_handshake_is_an_error_and_1006(findings):
+    assert findings("rejection") == {"errors": 1, "code": 1006}
+
+
+def test_an_event_source_comes_back_where_it_was(findings):
+    assert findings("events") == list(range(7))
+
+
+def test_a_response_is_read_as_it_comes(findings):
+    assert findings("streamed") == ["first\n", "second\n"]
+
+
+def test_a_form_uploads_a_file(findings):
+    assert findings("upload") == {"note": "grüß", "size": 3 << 20}
+
+
+def test_a_reload_moves_the_page_to_the_new_worker(server, findings):
+    (old,) = findings("pids")
+    server.reload()
+    assert findings("pids", lambda pids: len(pids) == 2)[1] != old
+    assert findings("closes") == [1012]

@@ -1,0 +1,97 @@
+"""What httpx and the clients built on it do beside plain requests, to a Starlette application."""
+
+import asyncio
+import hashlib
+import time
+
+import httpx
+import pytest
+from conftest import seen
+from served import DEADLINE
+
+
+@pytest.fixture(scope="module")
+def server(serving):
+    return serving("starlette")
+
+
+def run(server, work):
+    """Runs `work(client)` with an asynchronous client."""
+
+    async def with_client():
+        async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE) as client:
+            return await work(client)
+
+    return asyncio.run(with_client())
+
+
+def test_a_hundred_requests_at_once_are_each_answered_their_own(server):
+    async def work(client):
+        return await asyncio.gather(*(client.get(f"/items/{number}?q={number}") for number in range(100)))
+
+    answers = [response.json() for response in run(server, work)]
+    assert answers == [{"n": number, "q": str(number)} for number in range(100)]
+
+
+def test_a_cancelled_download_ends_the_stream_and_leaves_the_client_usable(server, marker):
+    async def work(client):
+        arrived = asyncio.Event()
+
+        async def download():
+            async with client.stream("GET", f"/sse/{marker}") as response:
+                async for _ in response.aiter_bytes():
+                    arrived.set()
+
+        task = asyncio.create_task(download())
+        await asyncio.wait_for(arrived.wait(), DEADLINE)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return await client.get("/json")
+
+    assert run(server, work).json() == {"framework": "starlette"}
+    assert seen(server, marker) == ["stream closed"]
+
+
+def test_many_long_polls_wait_beside_requests_that_are_answered(server, marker):
+    async def work(client):
+        client.timeout = httpx.Timeout(DEADLINE)
+        waiting = [asyncio.create_task(client.get(f"/poll/{marker}")) for _ in range(60)]
+        began = time.monotonic()
+        for _ in range(20):
+            assert (await client.get("/json")).status_code == 200
+        assert time.monotonic() - began < DEADLINE / 2
+        assert not any(task.done() for task in waiting)
+        await client.post(f"/open/{marker}")
+        return await asyncio.gather(*waiting)
+
+    assert [response.json() for response in run(server, work)] == ["news"] * 60
+
+
+def test_a_stream_is_read_as_slowly_as_the_client_likes(server):
+    """More than all buffers on the way hold: the application has to wait, and nothing is lost."""
+
+    async def work(client):
+        digest = hashlib.sha256()
+        async with client.stream("GET", "/blocks/400") as response:
+            # The network's and the server's buffers are full, and a request beside is answered all the same.
+            assert (await client.get("/json")).status_code == 200
+            async for part in response.aiter_bytes():
+                digest.update(part)
+        return digest.hexdigest()
+
+    whole = b"".join(bytes([number % 256]) * 65_536 for number in range(400))
+    assert run(server, work) == hashlib.sha256(whole).hexdigest()
+
+
+def test_an_upload_that_is_given_up_disturbs_nobody(server):
+    async def work(client):
+        async def half():
+            yield b"x" * 100_000
+            raise ConnectionError("the client's own trouble")
+
+        with pytest.raises(ConnectionError):
+            await client.post("/raw", content=half())
+        return await client.post("/raw", content=b"whole")
+
+    assert run(server, work).json()["size"] == 5
