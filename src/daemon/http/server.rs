@@ -124,6 +124,28 @@ impl Server {
 /// Serves a connection until it ends.
 pub async fn serve(server: Arc<Server>, stream: Stream) {
     let connection = Arc::clone(stream.connection());
+    // Boxed, because a WebSocket has no use for it, and would have to keep it: this future does not become smaller.
+    let mut serving = Box::new(speak(server, stream));
+    // Dropped before `serving`, and so before what is under way in it, whatever ends this.
+    let mut through = Through { connection: Arc::clone(&connection), by_itself: false };
+    match (&mut *serving).await {
+        Ok(()) => {
+            if let Some(socket) = upgraded(*serving) {
+                socket.await;
+            }
+        }
+        Err(error) => {
+            tracing::debug!(client = %connection.peer.address, error = %crate::report::Chain(&error),
+                "a connection ended early");
+        }
+    }
+    through.by_itself = true;
+}
+
+type Speaking = http1::Connection<TokioIo<Stream>, Requests>;
+
+fn speak(server: Arc<Server>, stream: Stream) -> Speaking {
+    let connection = Arc::clone(stream.connection());
     let limits = &server.limits;
     let mut builder = http1::Builder::new();
     builder
@@ -135,26 +157,15 @@ pub async fn serve(server: Arc<Server>, stream: Stream) {
     if limits.headers != STACK_HEADERS {
         builder.max_headers(limits.headers);
     }
-    let client = Arc::clone(&connection);
-    let requests = Requests { server: Arc::clone(&server), connection, place: OnceLock::new() };
-    let mut serving = builder.serve_connection(TokioIo::new(stream), requests);
-    // Dropped before `serving`, and so before what is under way in it, whatever ends this.
-    let mut through = Through { connection: Arc::clone(&client), by_itself: false };
-    let outcome = (&mut serving).await;
-    if let Err(error) = &outcome {
-        tracing::debug!(client = %client.peer.address, error = %crate::report::Chain(error),
-            "a connection ended early");
-    }
-    if outcome.is_ok() {
-        // hyper leaves the socket open after a 101, and what it has read too much in its buffer.
-        let Parts { io, read_buf, service, .. } = serving.into_parts();
-        if let Some(accepted) = service.accepted() {
-            let socket = websocket::serve(io.into_inner(), &read_buf, *accepted);
-            drop((read_buf, service));
-            socket.await;
-        }
-    }
-    through.by_itself = true;
+    builder.serve_connection(TokioIo::new(stream), Requests { server, connection, place: OnceLock::new() })
+}
+
+/// What the connection is after its last answer, if that was a 101: hyper leaves the socket open then, and what it has
+/// read too much in its buffer.
+fn upgraded(spoken: Speaking) -> Option<Box<websocket::Socket>> {
+    let Parts { io, read_buf, service, .. } = spoken.into_parts();
+    let accepted = service.accepted()?;
+    Some(websocket::serve(io.into_inner(), &read_buf, *accepted))
 }
 
 /// The requests of one connection.

@@ -13,9 +13,9 @@
 //! read into and written from belong to all connections, and one has bytes of its own only while somebody does not
 //! take them.
 //!
-//! No library does this part: those that there are keep whole frames (yawc, tungstenite: 16 MiB for each client that
-//! cares to announce them), cannot be polled beside anything else (soketto), or know no compression (tungstenite,
-//! fastwebsockets), and what is left of one then is the parsing of 14 bytes.
+//! The frames are tungstenite's, inflating and deflating zlib-rs'. What is here is what no library does: those that
+//! there are keep whole messages (tungstenite, yawc: 16 MiB for each client that cares to announce them) or cannot be
+//! polled beside anything else (soketto), and of them only yawc and soketto know compression.
 
 mod deflate;
 mod extension;
@@ -35,7 +35,7 @@ use crate::journal::requests::Journal;
 use self::deflate::Pool;
 pub use self::extension::{Agreed, negotiate};
 pub use self::key::{accept, is_key};
-pub use self::socket::{Accepted, serve};
+pub use self::socket::{Accepted, Socket, serve};
 
 /// What a reload can change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
