@@ -1,22 +1,11 @@
-//! Frames' heads (RFC 6455 §5.2), their masks (§5.3) and what closes a connection (§7.4).
+//! Frames' heads (RFC 6455 §5.2), their masks (§5.3) and what closes a connection (§7.4): tungstenite's, and what a
+//! server asks of a client's frames besides.
 
-/// What a frame is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Opcode {
-    Continuation = 0,
-    Text = 1,
-    Binary = 2,
-    Close = 8,
-    Ping = 9,
-    Pong = 10,
-}
+use std::io::Cursor;
 
-impl Opcode {
-    fn is_control(self) -> bool {
-        self as u8 >= 8
-    }
-}
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::CloseCode;
+pub(super) use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 /// Why a connection is failed (RFC 6455 §7.1.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,12 +31,14 @@ pub(super) mod code {
     pub(in super::super) const INTERNAL: u16 = 1011;
     /// By the IANA registry: the client may come back.
     pub(in super::super) const RESTART: u16 = 1012;
+    /// The newest of the IANA registry, which tungstenite does not know.
+    pub(in super::super) const BAD_GATEWAY: u16 = 1014;
 }
 
 /// May it be in a close frame? Those of the IANA registry that are not for inside use, and those for libraries and
 /// applications (RFC 6455 §7.4.2).
 pub(super) fn is_code(code: u16) -> bool {
-    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+    code == code::BAD_GATEWAY || CloseCode::from(code).is_allowed()
 }
 
 /// The most that a control frame carries (RFC 6455 §5.5).
@@ -59,7 +50,7 @@ pub(super) const REASON: usize = CONTROL - 2;
 /// A client's frame, without what it carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
-    pub(super) opcode: Opcode,
+    pub(super) opcode: OpCode,
     /// The message's last.
     pub(super) fin: bool,
     /// The first reserved bit: the message is compressed (RFC 7692 §6).
@@ -71,63 +62,45 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Reads one, if all of it is there. Wrong ones are told as soon as it can be seen.
+    /// Reads one, if all of it is there.
     pub(super) fn read(bytes: &[u8]) -> Result<Option<Self>, Violation> {
-        let [first, second, rest @ ..] = bytes else { return Ok(None) };
-        if first & 0x30 != 0 {
+        let mut cursor = Cursor::new(bytes);
+        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| protocol("unknown opcode"))?;
+        let Some((header, len)) = parsed else { return Ok(None) };
+        let FrameHeader { is_final: fin, rsv1, rsv2, rsv3, opcode, mask } = header;
+        if rsv2 || rsv3 {
             return Err(protocol("reserved bits are set"));
         }
-        let opcode = match first & 15 {
-            0 => Opcode::Continuation,
-            1 => Opcode::Text,
-            2 => Opcode::Binary,
-            8 => Opcode::Close,
-            9 => Opcode::Ping,
-            10 => Opcode::Pong,
-            _ => return Err(protocol("unknown opcode")),
-        };
-        let (fin, rsv1) = (first & 0x80 != 0, first & 0x40 != 0);
-        if second & 0x80 == 0 {
+        let Some(mask) = mask else {
             // RFC 6455 §5.1.
             return Err(protocol("a client's frames are masked"));
-        }
-        let short = second & 127;
-        if opcode.is_control() && (!fin || usize::from(short) > CONTROL) {
+        };
+        if matches!(opcode, OpCode::Control(_)) && (!fin || len > CONTROL as u64) {
             return Err(protocol("a control frame is whole and short"));
         }
+        if len > i64::MAX as u64 {
+            return Err(protocol("a frame's length has its first bit set"));
+        }
+        let own_len = usize::try_from(cursor.position()).unwrap_or(usize::MAX);
         // RFC 6455 §5.2: in as few bytes as possible.
-        let wasteful = protocol("a frame's length has more bytes than it needs");
-        let (len, rest) = match (short, rest) {
-            (126, rest) => {
-                let Some((bytes, rest)) = rest.split_first_chunk() else { return Ok(None) };
-                let len = u64::from(u16::from_be_bytes(*bytes));
-                if len < 126 {
-                    return Err(wasteful);
-                }
-                (len, rest)
-            }
-            (127, rest) => {
-                let Some((bytes, rest)) = rest.split_first_chunk() else { return Ok(None) };
-                let len = u64::from_be_bytes(*bytes);
-                if u16::try_from(len).is_ok() {
-                    return Err(wasteful);
-                }
-                if len >> 63 != 0 {
-                    return Err(protocol("a frame's length has its first bit set"));
-                }
-                (len, rest)
-            }
-            (len, rest) => (u64::from(len), rest),
-        };
-        let Some((mask, rest)) = rest.split_first_chunk() else { return Ok(None) };
-        let mask = Mask(*mask);
-        Ok(Some(Self { opcode, fin, rsv1, mask, len, own_len: bytes.len() - rest.len() }))
+        if own_len != header.len(len) {
+            return Err(protocol("a frame's length has more bytes than it needs"));
+        }
+        Ok(Some(Self { opcode, fin, rsv1, mask: Mask(mask), len, own_len }))
     }
 }
 
-/// A frame's mask, for where one is in the frame.
+/// A frame's mask, for where one is in the frame. tungstenite takes a mask off whole frames only, and a frame is passed
+/// on here as it comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mask([u8; 4]);
+
+#[cfg(test)]
+impl From<[u8; 4]> for Mask {
+    fn from(bytes: [u8; 4]) -> Self {
+        Self(bytes)
+    }
+}
 
 impl Mask {
     /// Takes it off, or puts it on.
@@ -154,19 +127,9 @@ impl Mask {
 }
 
 /// Writes the head of a frame of ours, which has no mask (RFC 6455 §5.1).
-pub(super) fn write_head(opcode: Opcode, fin: bool, rsv1: bool, len: usize, out: &mut Vec<u8>) {
-    out.push(opcode as u8 | u8::from(fin) << 7 | u8::from(rsv1) << 6);
-    match (u8::try_from(len), u16::try_from(len)) {
-        (Ok(short), _) if short < 126 => out.push(short),
-        (_, Ok(medium)) => {
-            out.push(126);
-            out.extend_from_slice(&medium.to_be_bytes());
-        }
-        _ => {
-            out.push(127);
-            out.extend_from_slice(&(len as u64).to_be_bytes());
-        }
-    }
+pub(super) fn write_head(opcode: OpCode, fin: bool, rsv1: bool, len: usize, out: &mut Vec<u8>) {
+    let header = FrameHeader { is_final: fin, rsv1, opcode, ..FrameHeader::default() };
+    header.format(len as u64, out).expect("a vector takes everything");
 }
 
 /// What a close frame says (RFC 6455 §5.5.1).
@@ -193,14 +156,15 @@ mod tests {
 
     #[test]
     fn a_head_is_read_as_soon_as_it_is_there() {
+        let (text, binary) = (OpCode::Data(Data::Text), OpCode::Data(Data::Binary));
         let mask = [1, 2, 3, 4];
         let long = [&[0x82, 0xff][..], &70_000_u64.to_be_bytes(), &mask].concat();
         let medium = [&[0x02, 0xfe, 0x01, 0x00][..], &mask].concat();
         let short = [&[0xc1, 0x85][..], &mask].concat();
         for (bytes, opcode, fin, rsv1, len) in [
-            (long, Opcode::Binary, true, false, 70_000),
-            (medium, Opcode::Binary, false, false, 256),
-            (short, Opcode::Text, true, true, 5),
+            (long, binary, true, false, 70_000),
+            (medium, binary, false, false, 256),
+            (short, text, true, true, 5),
         ] {
             for cut in 0..bytes.len() {
                 assert_eq!(Head::read(&bytes[..cut]), Ok(None), "{bytes:x?} cut at {cut}");
@@ -212,7 +176,8 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_head_is_told_by_its_first_bytes() {
+    fn a_wrong_head_is_a_violation() {
+        let mask = [1, 2, 3, 4];
         for bytes in [
             &[0xa1, 0x80][..],
             &[0x91, 0x80],
@@ -222,14 +187,15 @@ mod tests {
             &[0x8f, 0x80],
             &[0x81, 0x05],
             &[0x09, 0x80],
-            &[0x89, 0xfe],
-            &[0x8a, 0xfe],
-            &[0x88, 0xff],
+            &[0x89, 0xfe, 0, 126],
+            &[0x8a, 0xfe, 0xff, 0xff],
+            &[0x88, 0xff, 0, 0, 0, 0, 0, 1, 0, 0],
             &[0x82, 0xfe, 0, 125],
             &[0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff],
             &[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0],
         ] {
-            assert!(matches!(Head::read(bytes), Err(Violation { code: 1002, .. })), "{bytes:x?}");
+            let read = Head::read(&[bytes, &mask].concat());
+            assert!(matches!(read, Err(Violation { code: 1002, .. })), "{bytes:x?}");
         }
     }
 
@@ -243,7 +209,7 @@ mod tests {
             (65_536, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
         ] {
             let mut out = Vec::new();
-            write_head(Opcode::Binary, true, false, len, &mut out);
+            write_head(OpCode::Data(Data::Binary), true, false, len, &mut out);
             assert_eq!(out, expected);
         }
     }

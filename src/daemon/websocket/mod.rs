@@ -107,3 +107,6 @@ impl Shared {
         *self.scratch.lock().unwrap_or_else(PoisonError::into_inner) = Some(scratch);
     }
 }
+
+#[cfg(test)]
+mod tests;

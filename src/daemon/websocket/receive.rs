@@ -3,9 +3,8 @@
 //! Knows neither socket nor clock: it is given what has been read, says how much of that it has used, and holds back
 //! nothing but a frame's head, a message's length, half a character and the state of a compressor.
 
-use super::Shared;
-use super::deflate::{Inflating, NotDeflated};
-use super::frame::{self, Head, Mask, Opcode, Violation, code, protocol};
+use super::deflate::{Inflating, NotDeflated, Pool};
+use super::frame::{self, Control, Data, Head, Mask, OpCode, Violation, code, protocol};
 use super::utf8::{NotUtf8, Utf8};
 
 /// The way of messages in.
@@ -84,7 +83,7 @@ impl Receiver {
         &mut self,
         input: &'b mut [u8],
         inflated: &'b mut Vec<u8>,
-        shared: &Shared,
+        pool: &Pool,
     ) -> Result<(usize, Option<Event<'b>>), Violation> {
         let mut used = 0;
         loop {
@@ -92,22 +91,22 @@ impl Receiver {
                 let rest = input.get(used..).unwrap_or_default();
                 let Some(head) = Head::read(rest)? else { return Ok((used, None)) };
                 self.check(&head)?;
-                if matches!(head.opcode, Opcode::Close | Opcode::Ping | Opcode::Pong) {
+                if let OpCode::Control(control) = head.opcode {
                     let len = usize::try_from(head.len).unwrap_or(usize::MAX).saturating_add(head.own_len);
                     if rest.len() < len {
                         return Ok((used, None));
                     }
                     let payload = input.get_mut(used + head.own_len..used + len).unwrap_or_default();
                     head.mask.apply(payload);
-                    let event = match head.opcode {
-                        Opcode::Close => Event::Close(frame::read_close(payload)?),
-                        Opcode::Ping => Event::Ping(payload),
+                    let event = match control {
+                        Control::Close => Event::Close(frame::read_close(payload)?),
+                        Control::Ping => Event::Ping(payload),
                         _ => Event::Pong,
                     };
                     return Ok((used + len, Some(event)));
                 }
                 used += head.own_len;
-                self.begin(&head, shared);
+                self.begin(&head, pool);
                 continue;
             };
             let Some(message) = &mut self.message else { unreachable!("a data frame belongs to a message") };
@@ -141,7 +140,7 @@ impl Receiver {
                     self.frame = None;
                 }
                 if is_last && let Some(Message { inflating: Some(inflating), .. }) = self.message.take() {
-                    inflating.give_back(&shared.pool);
+                    inflating.give_back(pool);
                 }
                 return Ok((used, Some(Event::Part { bytes: inflated, text, more: !is_last })));
             }
@@ -174,30 +173,29 @@ impl Receiver {
 
     /// May this come here (RFC 6455 §5.4, §5.5)?
     fn check(&self, head: &Head) -> Result<(), Violation> {
-        let begins = matches!(head.opcode, Opcode::Text | Opcode::Binary);
+        let begins = matches!(head.opcode, OpCode::Data(Data::Text | Data::Binary));
         if head.rsv1 && !(begins && self.may_inflate) {
             return Err(protocol("reserved bits are set"));
         }
-        match (head.opcode, &self.message) {
-            (Opcode::Continuation, None) => Err(protocol("nothing is to be continued")),
-            (Opcode::Text | Opcode::Binary, Some(_)) => {
-                Err(protocol("a message begins before the last has ended"))
+        let OpCode::Data(opcode) = head.opcode else { return Ok(()) };
+        match (opcode, &self.message) {
+            (Data::Continue, None) => return Err(protocol("nothing is to be continued")),
+            (Data::Text | Data::Binary, Some(_)) => {
+                return Err(protocol("a message begins before the last has ended"));
             }
             // What is compressed is measured when it is not any more.
-            (Opcode::Close | Opcode::Ping | Opcode::Pong, _)
-            | (Opcode::Continuation, Some(Message { inflating: Some(_), .. })) => Ok(()),
-            _ if head.rsv1 => Ok(()),
-            (Opcode::Continuation | Opcode::Text | Opcode::Binary, message) => {
-                let so_far = message.as_ref().map_or(0, |message| message.len);
-                if so_far.saturating_add(head.len) > self.most { Err(TOO_BIG) } else { Ok(()) }
-            }
+            (_, Some(Message { inflating: Some(_), .. })) => return Ok(()),
+            _ if head.rsv1 => return Ok(()),
+            _ => {}
         }
+        let so_far = self.message.as_ref().map_or(0, |message| message.len);
+        if so_far.saturating_add(head.len) > self.most { Err(TOO_BIG) } else { Ok(()) }
     }
 
-    fn begin(&mut self, head: &Head, shared: &Shared) {
-        if head.opcode != Opcode::Continuation {
-            let text = (head.opcode == Opcode::Text).then(Utf8::default);
-            let inflating = head.rsv1.then(|| Box::new(Inflating::new(&shared.pool)));
+    fn begin(&mut self, head: &Head, pool: &Pool) {
+        if head.opcode != OpCode::Data(Data::Continue) {
+            let text = (head.opcode == OpCode::Data(Data::Text)).then(Utf8::default);
+            let inflating = head.rsv1.then(|| Box::new(Inflating::new(pool)));
             self.message = Some(Message { len: 0, text, inflating });
         }
         self.frame = Some(Frame { mask: head.mask, left: head.len, fin: head.fin });

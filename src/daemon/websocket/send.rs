@@ -7,10 +7,9 @@ use std::io::IoSlice;
 
 use bytes::Bytes;
 
-use super::Shared;
-use super::deflate::Deflating;
+use super::deflate::{Deflating, Pool};
 use super::extension::Agreed;
-use super::frame::{CONTROL, Opcode, write_head};
+use super::frame::{CONTROL, Control, Data, OpCode, write_head};
 
 /// Up to here bytes are copied beside others; above, copying costs more than another piece in a write.
 const SMALL: usize = 4096;
@@ -62,23 +61,16 @@ impl Sender {
     }
 
     /// A message, or a part of one. `work` is room to work in.
-    pub(super) fn message(
-        &mut self,
-        bytes: Bytes,
-        text: bool,
-        more: bool,
-        work: &mut Vec<u8>,
-        shared: &Shared,
-    ) {
+    pub(super) fn message(&mut self, bytes: Bytes, text: bool, more: bool, work: &mut Vec<u8>, pool: &Pool) {
         let Begun { mut is_first, mut deflating } = self.message.take().unwrap_or_else(|| {
             let agreed = self.agreed.filter(|_| more || bytes.len() >= WORTH_IT);
-            let deflating = agreed.map(|agreed| Box::new(Deflating::new(agreed, &shared.pool)));
+            let deflating = agreed.map(|agreed| Box::new(Deflating::new(agreed, pool)));
             Begun { is_first: true, deflating }
         });
         let opcode = match (is_first, text) {
-            (false, _) => Opcode::Continuation,
-            (true, true) => Opcode::Text,
-            (true, false) => Opcode::Binary,
+            (false, _) => Data::Continue,
+            (true, true) => Data::Text,
+            (true, false) => Data::Binary,
         };
         let rsv1 = is_first && deflating.is_some();
         if let Some(deflating) = &mut deflating {
@@ -86,12 +78,12 @@ impl Sender {
             deflating.deflate(&bytes, !more, work);
             // What has gone in may all be still inside.
             if !(more && work.is_empty()) {
-                write_head(opcode, !more, rsv1, work.len(), &mut self.output);
+                write_head(OpCode::Data(opcode), !more, rsv1, work.len(), &mut self.output);
                 self.output.extend_from_slice(work);
                 is_first = false;
             }
         } else {
-            write_head(opcode, !more, rsv1, bytes.len(), &mut self.output);
+            write_head(OpCode::Data(opcode), !more, rsv1, bytes.len(), &mut self.output);
             is_first = false;
             if bytes.len() <= SMALL {
                 self.output.extend_from_slice(&bytes);
@@ -102,26 +94,26 @@ impl Sender {
         if more {
             self.message = Some(Begun { is_first, deflating });
         } else if let Some(deflating) = deflating {
-            deflating.give_back(&shared.pool);
+            deflating.give_back(pool);
         }
     }
 
     pub(super) fn ping(&mut self) {
-        write_head(Opcode::Ping, true, false, 0, &mut self.output);
+        write_head(OpCode::Control(Control::Ping), true, false, 0, &mut self.output);
     }
 
     pub(super) fn pong(&mut self, payload: &[u8]) {
         let payload = payload.get(..CONTROL).unwrap_or(payload);
-        write_head(Opcode::Pong, true, false, payload.len(), &mut self.output);
+        write_head(OpCode::Control(Control::Pong), true, false, payload.len(), &mut self.output);
         self.output.extend_from_slice(payload);
     }
 
     /// `None`: without a code. Nothing may follow.
     pub(super) fn close(&mut self, close: Option<(u16, &[u8])>) {
         let Some((code, reason)) = close else {
-            return write_head(Opcode::Close, true, false, 0, &mut self.output);
+            return write_head(OpCode::Control(Control::Close), true, false, 0, &mut self.output);
         };
-        write_head(Opcode::Close, true, false, 2 + reason.len(), &mut self.output);
+        write_head(OpCode::Control(Control::Close), true, false, 2 + reason.len(), &mut self.output);
         self.output.extend_from_slice(&code.to_be_bytes());
         self.output.extend_from_slice(reason);
     }
