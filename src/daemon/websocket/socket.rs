@@ -271,7 +271,7 @@ impl Socket {
                 Ok(Outgoing::Message { bytes, text, more }) => {
                     taken += bytes.len();
                     self.account.sent(bytes.len(), more);
-                    self.sender.message(bytes, text, more, &mut scratch.inflated, &self.shared);
+                    self.sender.message(bytes, text, more, &mut scratch.inflated, &self.shared.pool);
                 }
                 Ok(Outgoing::Close { code, reason }) => {
                     // The worker has checked both.
@@ -414,7 +414,7 @@ impl Socket {
         let mut moved = 0;
         while *start < end || self.receiver.is_behind() {
             let input = scratch.input.get_mut(*start..end).unwrap_or_default();
-            let (used, event) = match self.receiver.next(input, &mut scratch.inflated, &self.shared) {
+            let (used, event) = match self.receiver.next(input, &mut scratch.inflated, &self.shared.pool) {
                 Ok(next) => next,
                 Err(violation) => {
                     // Of what comes after our close frame only the client's counts.
