@@ -122,6 +122,21 @@ fn what_is_sent_with_the_handshake_is_not_lost() {
 }
 
 #[test]
+fn a_websocket_may_be_a_connection_s_first_request_or_a_later_one() {
+    for keepalive in ["0s", "75s"] {
+        let daemon = asgi().set("timeouts.keepalive", keepalive).serving();
+        let mut client = daemon.connect();
+        if keepalive != "0s" {
+            assert_eq!(client.get("/hello").status, 200);
+        }
+        let answer = client.send(handshake("/echo", "")).head();
+        assert_eq!((answer.status, answer.field("connection")), (101, "Upgrade"), "{keepalive}");
+        let mut socket = WebSocket { client, answer };
+        socket.text("on").says("on");
+    }
+}
+
+#[test]
 fn open_websockets_do_not_take_the_place_of_requests() {
     let daemon = asgi().set("workers.concurrency", "2").serving();
     let mut sockets: Vec<_> = (0..20).map(|_| WebSocket::open(&daemon, "/echo")).collect();

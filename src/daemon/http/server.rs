@@ -150,10 +150,9 @@ fn speak(server: Arc<Server>, stream: Stream) -> Speaking {
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None) // `Connections::sweep` does that, without a timer per request
-        .max_header_size(limits.header + limits.request_line)
         // Not `pipeline_flush`: it buffers without bound for a client that does not read, and keeps back what
-        // hyper answers to a head it refuses.
-        .keep_alive(limits.keepalive);
+        // hyper answers to a head it refuses. Nor `keep_alive`: it says `close` in a 101, too.
+        .max_header_size(limits.header + limits.request_line);
     if limits.headers != STACK_HEADERS {
         builder.max_headers(limits.headers);
     }
@@ -585,7 +584,7 @@ fn answered(
         let (journal, log_access) = (server.journal.clone(), server.log_access);
         Box::new(Account { entry, begun: asked.begun, journal, log_access })
     });
-    let closing = connection.is_closing();
+    let closing = connection.is_closing() || !server.limits.keepalive;
     // A HEAD's answer and a 304 have no body, whatever the length says; hyper knows the request.
     let mut response = Response::new(ResponseBody::new(source, connection, account));
     *response.status_mut() = head.status;
@@ -677,7 +676,7 @@ fn refused(
     if unread {
         connection.leaves_unread();
     }
-    let closing = connection.is_closing() || unread;
+    let closing = connection.is_closing() || unread || !server.limits.keepalive;
     let mut response = Response::new(ResponseBody::new(Source::Bytes(text.into()), connection, None));
     *response.status_mut() = status;
     let headers = response.headers_mut();
