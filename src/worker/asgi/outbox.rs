@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rgun_channel::Broken;
+use rgun_channel::ring::Position;
 
 use crate::output::{DEFER, Output};
 use crate::python::lock;
@@ -41,23 +42,27 @@ impl Outbox {
         }
     }
 
-    /// Sends a frame, now or later. The doorbell is the turn's ([`super::turn`]).
-    pub(super) fn push(&self, output: &Output, frame: &[u8]) -> Result<(), Broken> {
-        if !self.is_backed_up() && output.try_push(frame)? {
-            return Ok(());
+    /// Sends a frame, now or later: where it is in the ring if that was now. The doorbell is the turn's
+    /// ([`super::turn`]).
+    pub(super) fn push(&self, output: &Output, frame: &[u8]) -> Result<Option<Position>, Broken> {
+        if !self.is_backed_up()
+            && let Some(position) = output.try_push(frame)?
+        {
+            return Ok(Some(position));
         }
         lock(&self.frames).push_back(frame.to_vec());
         self.is_backed_up.store(true, Ordering::Relaxed);
-        self.flush(output).map(drop)
+        self.flush(output)?;
+        Ok(None)
     }
 
     /// Sends what waits; true if nothing does any more.
     pub(super) fn flush(&self, output: &Output) -> Result<bool, Broken> {
         while let Some(frame) = self.take() {
-            if !output.try_push(&frame)? {
+            if output.try_push(&frame)?.is_none() {
                 // Announced, then looked at once more: either we see the room or the daemon sees us.
                 output.wants_space().announce();
-                if !output.try_push(&frame)? {
+                if output.try_push(&frame)?.is_none() {
                     lock(&self.frames).push_front(frame);
                     self.ring(output);
                     return Ok(false);
