@@ -22,6 +22,8 @@ pub(super) struct Outbox {
     is_backed_up: AtomicBool,
     /// Since when nobody may have rung for what was pushed; 0: nothing was.
     owed_since: AtomicU64,
+    /// When the last answer ended, by a clock that ticks every few milliseconds.
+    last: AtomicU64,
 }
 
 impl Outbox {
@@ -39,6 +41,16 @@ impl Outbox {
                 self.owed_since.store(now, Ordering::Relaxed);
             }
             _ => {}
+        }
+    }
+
+    /// An answer has ended: rings if it is alone. There is little to be gained by waiting for company, and much to be lost
+    /// if the application now keeps the loop from coming to the end of its turn: one that does is alone with each answer.
+    /// (In a crowd the daemon is awake anyway, and sees what lies there.)
+    pub(super) fn tell(&self, output: &Output) {
+        let tick = coarse_now();
+        if self.last.swap(tick, Ordering::Relaxed) != tick {
+            self.ring(output);
         }
     }
 
@@ -82,4 +94,10 @@ impl Outbox {
         self.owed_since.store(0, Ordering::Relaxed);
         output.ring();
     }
+}
+
+/// `CLOCK_MONOTONIC_COARSE`: the time of the kernel's last tick, for the price of reading it from memory.
+fn coarse_now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }

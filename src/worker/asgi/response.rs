@@ -348,6 +348,7 @@ impl Exchange {
         };
         if end {
             self.ended_at = at;
+            self.served.outbox.tell(&self.served.worker.output);
         }
         Ok(())
     }
