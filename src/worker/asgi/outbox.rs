@@ -49,7 +49,8 @@ impl Outbox {
     /// (In a crowd the daemon is awake anyway, and sees what lies there.)
     pub(super) fn tell(&self, output: &Output) {
         let tick = coarse_now();
-        if self.last.swap(tick, Ordering::Relaxed) != tick {
+        if self.last.load(Ordering::Relaxed) != tick {
+            self.last.store(tick, Ordering::Relaxed);
             self.ring(output);
         }
     }
