@@ -57,7 +57,8 @@
 //!
 //! `raised` carries an [`AppError`]; before the head it becomes a 500, after it a reset, after END a log
 //! entry. It ends the response; another `raised` may follow (closing the iterable failed, too), and the last
-//! one has DONE. A response whose END came before DONE is followed by an empty body frame with END and DONE. So ends
+//! one has DONE. A response whose END came before DONE gets DONE as long as it lies in the ring
+//! ([`crate::ring::CompletionSender::amend`]; no service time then), or is followed by an empty body frame with END and DONE. So ends
 //! also, without a head, an exchange of which the worker was told that its client is gone or that it is cancelled.
 #![warn(clippy::indexing_slicing)]
 
@@ -418,8 +419,8 @@ fn short(what: &'static str, len: usize) -> Result<u16, TooLong> {
 /// # Errors
 /// When the value is too long.
 pub fn encode_known_field(name: u8, value: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
-    out.push(name);
-    out.extend_from_slice(&short("field value", value.len())?.to_le_bytes());
+    let [low, high] = short("field value", value.len())?.to_le_bytes();
+    out.extend_from_slice(&[name, low, high]);
     out.extend_from_slice(value);
     Ok(())
 }
@@ -538,6 +539,8 @@ const END: u8 = 1;
 const BODY_FD: u8 = 2;
 const BODY_CHUNKS: u8 = 4;
 const DONE: u8 = 8;
+/// Where a completion frame has its flags.
+const FLAGS_AT: usize = 9;
 const TEXT: u8 = 16;
 const MORE: u8 = 32;
 
@@ -555,6 +558,13 @@ pub enum Body<'a> {
         /// Number of bytes.
         len: u64,
     },
+}
+
+/// Adds DONE to a completion that was pushed without it.
+pub(crate) fn add_done(frame: &mut [u8]) {
+    if let Some(flags) = frame.get_mut(FLAGS_AT) {
+        *flags |= DONE;
+    }
 }
 
 impl Completion {

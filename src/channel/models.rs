@@ -604,6 +604,30 @@ fn exactly_one_of_claim_and_revoke_wins_and_the_winner_sees_the_frame() {
     });
 }
 
+#[test]
+fn a_completion_is_done_for_both_sides_or_for_neither() {
+    check(None, || {
+        let record = Arc::new((AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0)));
+        let daemon = thread::spawn({
+            let record = record.clone();
+            move || {
+                let (frame, state, head) = &*record;
+                (head.load(Ordering::Acquire) != 0)
+                    .then(|| (state::take(state), frame.load(Ordering::Relaxed)))
+            }
+        });
+        let (frame, state, head) = &*record;
+        frame.store(7, Ordering::Relaxed);
+        state.store(state::READY, Ordering::Relaxed);
+        head.store(1, Ordering::Release);
+        let amended = state::amend(state);
+        match daemon.join().unwrap() {
+            Some((taken, frame)) => assert_eq!((taken == state::DONE, frame), (amended, 7)),
+            None => assert!(amended),
+        }
+    });
+}
+
 /// Two threads of a worker never look at one record at a time (their mutex), but a claim must also
 /// hold against a second one, and a revoked record must stay revoked.
 #[test]

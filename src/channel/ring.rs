@@ -3,7 +3,8 @@
 //! A record is `len u32 | state u32 | frame`, aligned to 8. `head` counts the bytes ever published,
 //! `tail` the bytes ever consumed; both only grow, so `head - tail` is what is in the ring and a
 //! position names a record for ever. A record never wraps: where it would, the rest of the ring is
-//! filled with a `PAD` record. In the completion ring the second word is only used for `PAD`.
+//! filled with a `PAD` record. In the completion ring the second word says whether the frame got DONE after it was
+//! pushed.
 //!
 //! Each end is owned by one thread at a time (`&mut self`); a worker with several threads puts its ends
 //! behind a mutex of its own.
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::Broken;
+use crate::frame;
 use crate::layout::{Geometry, RECORD_ALIGN, Word};
 use crate::map::Map;
 use crate::state::{self, Claim};
@@ -267,7 +269,22 @@ impl CompletionSender {
     /// # Panics
     /// If the frame is longer than [`Geometry::max_completion_frame`].
     pub fn push(&mut self, frame: &[u8]) -> Result<bool, Broken> {
-        Ok(self.ring.push(&mut self.head, &mut self.tail, frame, state::READY)?.is_some())
+        Ok(self.place(frame)?.is_some())
+    }
+
+    /// The same, for who wants to [`CompletionSender::amend`] it: says where it is.
+    ///
+    /// # Errors
+    /// As [`CompletionSender::push`].
+    pub fn place(&mut self, frame: &[u8]) -> Result<Option<Position>, Broken> {
+        self.ring.push(&mut self.head, &mut self.tail, frame, state::READY)
+    }
+
+    /// Adds DONE to a frame that was pushed with END. False: the daemon has taken it, DONE needs a frame of its own.
+    pub fn amend(&mut self, position: Position) -> bool {
+        // A record that has been overwritten since was taken long ago.
+        self.head - position.0 <= self.ring.capacity
+            && state::amend(self.ring.map.u32(self.ring.at(position.0) + 4))
     }
 }
 
@@ -297,9 +314,14 @@ impl CompletionReceiver {
             }
             let len = self.ring.record_len(self.tail, head)?;
             let at = self.ring.at(self.tail);
-            let pad = self.ring.map.u32(at + 4).load(Ordering::Relaxed) == state::PAD;
+            let state = state::take(self.ring.map.u32(at + 4));
+            let pad = state == state::PAD;
             if !pad {
+                let before = out.len();
                 self.ring.map.copy_out(at + RECORD_ALIGN, len as usize, out);
+                if state == state::DONE {
+                    frame::add_done(&mut out[before..]);
+                }
             }
             self.tail += record_size(len);
             self.ring.map.u64(self.ring.tail).store(self.tail, Ordering::Release);
@@ -318,6 +340,7 @@ impl CompletionReceiver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::{Body, Completion, CompletionKind, ExchangeId};
 
     fn pair() -> (Arc<Map>, Geometry) {
         let geometry = Geometry { submission: 4096, completion: 4096, chunks: 1, slots: 1 };
@@ -365,6 +388,43 @@ mod tests {
         assert_eq!(out, b"third");
         assert!(!sender.revoke(third));
         assert!(!receiver.claim(&mut out).unwrap());
+    }
+
+    #[test]
+    fn a_completion_gets_done_while_it_lies_there_and_not_when_it_was_taken() {
+        let (map, geometry) = pair();
+        let mut sender = CompletionSender::new(map.clone(), &geometry);
+        let mut receiver = CompletionReceiver::new(map, &geometry);
+        let ended = Completion {
+            exchange: ExchangeId(7),
+            kind: CompletionKind::Respond,
+            end: true,
+            done: false,
+            text: false,
+            more: false,
+            status: 200,
+            service: 0,
+            slot: 0,
+        };
+        let mut frame = Vec::new();
+        ended.encode(0, &Body::Inline(b""), &mut frame);
+        let mut out = Vec::new();
+        let first = sender.place(&frame).unwrap().unwrap();
+        let second = sender.place(&frame).unwrap().unwrap();
+        assert!(sender.amend(second));
+        assert!(!sender.amend(second), "twice");
+        for done in [false, true] {
+            out.clear();
+            assert_eq!(receiver.pop(&mut out).unwrap(), Some(frame.len()));
+            assert_eq!(Completion::decode(&out).unwrap().head, Completion { done, ..ended });
+        }
+        assert!(!sender.amend(first) && !sender.amend(second));
+        for _ in 0..200 {
+            assert!(sender.push(&frame).unwrap());
+            out.clear();
+            assert_eq!(receiver.pop(&mut out).unwrap(), Some(frame.len()));
+        }
+        assert!(!sender.amend(first), "its record is another's");
     }
 
     #[test]

@@ -8,6 +8,15 @@
 //! ```
 //! The word is written by the daemon when it publishes the record (before the head moves, so the
 //! worker sees it), and after that only by the two transitions above.
+//!
+//! A completion record has one, too: the worker may still say that it is done with the exchange, in one step, while the
+//! daemon has not taken the record.
+//!
+//! ```text
+//!            daemon: take()           ┌─▶ CLAIMED   as it was pushed
+//!   READY ───────────────────────────┤
+//!            worker: amend()          └─▶ DONE ── daemon: take() ──▶ CLAIMED   its frame has DONE
+//! ```
 
 use crate::Broken;
 use crate::sync::{AtomicU32, Ordering};
@@ -20,6 +29,8 @@ pub const CLAIMED: u32 = 2;
 pub const REVOKED: u32 = 3;
 /// Filler up to the end of the ring.
 pub const PAD: u32 = 4;
+/// A completion, to which the worker has added that it is done with the exchange.
+pub const DONE: u32 = 5;
 
 /// What became of an attempt to claim a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +53,17 @@ pub fn claim(word: &AtomicU32) -> Result<Claim, Broken> {
         Err(REVOKED | PAD) => Ok(Claim::Skip),
         Err(other) => Err(Broken::RecordState(other)),
     }
+}
+
+/// Worker side: adds to a completion that was pushed that the worker is done with the exchange. False if the daemon has
+/// taken it.
+pub fn amend(word: &AtomicU32) -> bool {
+    word.compare_exchange(READY, DONE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+}
+
+/// Daemon side: takes a completion, and says what it was ([`DONE`], [`PAD`]; anything else is [`READY`]).
+pub fn take(word: &AtomicU32) -> u32 {
+    word.swap(CLAIMED, Ordering::AcqRel)
 }
 
 /// Daemon side: takes a record back. True if it had not been claimed: the request is the daemon's again.

@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use rgun_channel::Broken;
 use rgun_channel::layout::{CHUNK, Geometry, REACTOR_EPOCH, Word};
 use rgun_channel::map::Map;
-use rgun_channel::ring::CompletionSender;
+use rgun_channel::ring::{CompletionSender, Position};
 use rgun_channel::slab::SlabSender;
 use rgun_channel::wake::{Epoch, Want};
 
@@ -69,26 +69,31 @@ impl Output {
 
     /// Publishes a frame; waits for room without the GIL. The doorbell is the caller's decision.
     pub(crate) fn push(&self, py: Python<'_>, worker: &Worker, frame: &[u8]) -> Result<(), Broken> {
-        if self.try_push(frame)? {
+        if self.try_push(frame)?.is_some() {
             return Ok(());
         }
         py.detach(|| {
             self.ring();
-            let mut outcome = Ok(false);
+            let mut outcome = Ok(None);
             self.wants_space().wait_until(&InterruptibleFutex(worker), || {
                 outcome = self.try_push(frame);
-                !matches!(outcome, Ok(false))
+                !matches!(outcome, Ok(None))
             });
             outcome.map(|_| ())
         })
     }
 
     /// Publishes a frame if there is room for it.
-    pub(crate) fn try_push(&self, frame: &[u8]) -> Result<bool, Broken> {
+    pub(crate) fn try_push(&self, frame: &[u8]) -> Result<Option<Position>, Broken> {
         let mut ring = lock(&self.ring);
-        let pushed = ring.sender.push(frame)?;
-        ring.owed |= pushed;
+        let pushed = ring.sender.place(frame)?;
+        ring.owed |= pushed.is_some();
         Ok(pushed)
+    }
+
+    /// Adds DONE to a frame that was published with END, unless the daemon has taken it.
+    pub(crate) fn amend(&self, position: Position) -> bool {
+        lock(&self.ring).sender.amend(position)
     }
 
     /// Wakes the daemon if it sleeps and something was pushed since it was last asked after.

@@ -333,6 +333,14 @@ impl Exchange {
         self.ended
     }
 
+    /// Where its record is in its worker's ring.
+    pub(super) fn position(&self) -> Option<Position> {
+        match self.place {
+            Place::Given { position, .. } => Some(position),
+            Place::Queued | Place::Waiting(_) | Place::Over => None,
+        }
+    }
+
     pub(super) fn is_given_to(&self, index: usize) -> bool {
         matches!(self.place, Place::Given { worker, .. } if worker == index)
     }

@@ -125,7 +125,7 @@ impl Dispatcher {
                 if exchange.is_held_back() && !exchange.overdue {
                     // A slow client's time is not the application's; one that takes nothing at all is cut off after
                     // timeouts.body.
-                    worker.restart_clock(id, now);
+                    worker.restart_clock(exchange, now);
                     continue;
                 }
                 // What a task does after its answer (Starlette's background tasks) keeps nobody waiting, and no thread.
@@ -180,7 +180,7 @@ impl Dispatcher {
     fn tell_slow(&self, state: &mut State, now: Instant) {
         let Some(slow) = state.policy.slow else { return };
         let State { workers, exchanges, .. } = state;
-        for worker in workers.iter().flatten() {
+        for worker in workers.iter_mut().flatten() {
             for id in worker.slower_than(slow, now) {
                 let Some(exchange) = exchanges.get_mut(id) else { continue };
                 // Over its deadline it has been told of already; held back it is the client that is slow.

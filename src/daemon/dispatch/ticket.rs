@@ -158,6 +158,7 @@ impl BodyStream {
             return Poll::Ready(None);
         }
         let mut state = self.dispatcher.lock();
+        let state = &mut *state;
         let Some(exchange) = state.exchanges.get_mut(self.id) else {
             unreachable!("an exchange stays until its stream is settled")
         };
@@ -182,7 +183,7 @@ impl BodyStream {
                     worker.acknowledge(leaving.slot, leaving.bytes);
                     if had_to_wait {
                         // That was the client's time, not the application's.
-                        worker.restart_clock(self.id, Instant::now());
+                        worker.restart_clock(exchange, Instant::now());
                     }
                 }
                 Some(Ok(StreamPiece::Bytes(bytes)))

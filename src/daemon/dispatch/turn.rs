@@ -132,7 +132,7 @@ impl Dispatcher {
         let (done, kind) = (completion.head.done, completion.head.kind);
         let mut waker = exchange.receive(completion, worker, &self.notice)?;
         if kind == CompletionKind::Respond && exchange.is_open_socket() {
-            worker.park(id, now);
+            worker.park(exchange, now);
             *freed = true;
             if worker.retiring {
                 exchange.say_farewell(Duration::ZERO);
@@ -140,7 +140,7 @@ impl Dispatcher {
         }
         if kind == CompletionKind::Body && !done && worker.is_asgi() && !exchange.is_open_socket() {
             // A stream of events lives as long as it says something.
-            worker.restart_clock(id, now);
+            worker.restart_clock(exchange, now);
         }
         let is_unheard = kind == CompletionKind::Respond && exchange.client_is_through();
         if is_unheard && !worker.is_asgi() && exchange.can_be_cut_short() {
@@ -150,7 +150,7 @@ impl Dispatcher {
         let is_well = kind == CompletionKind::Respond && !exchange.has_failed();
         let mut permit = None;
         if done {
-            worker.finished(id, now);
+            worker.finished(exchange, now);
             *freed = true;
             exchange.worker_is_done();
             // The worker had its say; an answer that is still missing will not come any more.

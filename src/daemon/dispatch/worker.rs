@@ -120,7 +120,8 @@ pub(super) struct Worker {
     pub(super) told_drained: bool,
     /// It is about to be killed by the daemon, with what it has.
     pub(super) is_cut: bool,
-    /// Exchanges it has been given and is not done with, in the order given.
+    /// Exchanges it has been given and is not done with, in the order given, which is that of their positions: an event
+    /// loop may have thousands, so that what happens often looks for one by its position.
     running: VecDeque<Running>,
     /// WebSockets that it has accepted: they take no slot of those that it is given requests for.
     sockets: HashSet<ExchangeId>,
@@ -156,6 +157,8 @@ struct Running {
     started: Option<Instant>,
     /// How long it may run.
     limit: Option<Duration>,
+    /// [`Worker::slower_than`] has told it.
+    told_slow: bool,
 }
 
 impl Worker {
@@ -296,13 +299,17 @@ impl Worker {
     }
 
     /// It has accepted a WebSocket: its slot is for others, unless it has too many already. It may run for ever.
-    pub(super) fn park(&mut self, id: ExchangeId, now: Instant) {
+    pub(super) fn park(&mut self, exchange: &Exchange, now: Instant) {
         if self.sockets.len() < self.possible.websockets as usize {
-            self.remove(id, now);
-            self.sockets.insert(id);
-        } else if let Some(running) = self.running.iter_mut().find(|running| running.id == id) {
-            running.limit = None;
+            self.remove(exchange.position(), now);
+            self.sockets.insert(exchange.id);
+        } else if let Some(at) = self.find(exchange.position()) {
+            self.running[at].limit = None;
         }
+    }
+
+    fn find(&self, position: Option<Position>) -> Option<usize> {
+        self.running.binary_search_by_key(&position?, |running| running.position).ok()
     }
 
     /// The WebSockets that it has accepted, wherever they are.
@@ -347,17 +354,26 @@ impl Worker {
         }
         exchange.given = Some(now);
         exchange.worker = Some(self.id);
-        self.running.push_back(Running { id: exchange.id, position, started, limit: exchange.limit });
+        self.running.push_back(Running {
+            id: exchange.id,
+            position,
+            started,
+            limit: exchange.limit,
+            told_slow: false,
+        });
         self.published(position);
         Ok(Some(position))
     }
 
     /// The worker is done with an exchange: its slot is free, and the oldest prefetched one starts.
-    pub(super) fn finished(&mut self, id: ExchangeId, now: Instant) {
-        if !self.sockets.remove(&id) {
-            self.remove(id, now);
+    pub(super) fn finished(&mut self, exchange: &Exchange, now: Instant) {
+        // Mostly there are none of either, and an id need not be hashed to find out.
+        if self.sockets.is_empty() || !self.sockets.remove(&exchange.id) {
+            self.remove(exchange.position(), now);
         }
-        self.files.remove(&id);
+        if !self.files.is_empty() {
+            self.files.remove(&exchange.id);
+        }
         self.stalled = false;
         self.progress = now;
     }
@@ -377,9 +393,8 @@ impl Worker {
     }
 
     /// An exchange is not the worker's any more: the oldest prefetched one has its slot, and its time begins.
-    fn remove(&mut self, id: ExchangeId, now: Instant) {
-        // Almost always the first: a worker finishes about in the order in which it was given.
-        if let Some(at) = self.running.iter().position(|running| running.id == id) {
+    fn remove(&mut self, position: Option<Position>, now: Instant) {
+        if let Some(at) = self.find(position) {
             self.running.remove(at);
         }
         if self.asgi {
@@ -435,7 +450,8 @@ impl Worker {
 
     fn first_unclaimed(&self) -> Option<ExchangeId> {
         let unclaimed = |running: &&Running| !self.submissions.is_claimed(running.position);
-        self.running.iter().find(unclaimed).map(|running| running.id)
+        // It claims them in their order: who looks from the end sees no more than those that lie there.
+        self.running.iter().rev().take_while(unclaimed).last().map(|running| running.id)
     }
 
     /// Has the next record to start been that for too long?
@@ -499,7 +515,7 @@ impl Worker {
         if !self.submissions.revoke(position) {
             return false;
         }
-        self.remove(id, Instant::now());
+        self.remove(Some(position), Instant::now());
         if !self.asgi {
             self.forget(id);
         }
@@ -544,7 +560,7 @@ impl Worker {
             // Who is to answer it and nobody else keeps it.
             let is_movable = !exchange.client_is_through() && !exchange.pinned;
             if is_movable && self.submissions.revoke(position) {
-                self.remove(id, Instant::now());
+                self.remove(Some(position), Instant::now());
                 if exchange.has_body_fd() {
                     self.forget(id);
                 }
@@ -555,9 +571,9 @@ impl Worker {
     }
 
     /// The exchange gets its whole time again.
-    pub(super) fn restart_clock(&mut self, id: ExchangeId, now: Instant) {
-        for running in self.running.iter_mut().filter(|running| running.id == id) {
-            running.started = Some(now);
+    pub(super) fn restart_clock(&mut self, exchange: &Exchange, now: Instant) {
+        if let Some(at) = self.find(exchange.position()) {
+            self.running[at].started = Some(now);
         }
     }
 
@@ -569,12 +585,18 @@ impl Worker {
         })
     }
 
-    /// Exchanges that have had a slot for longer than `slow`, and really run.
-    pub(super) fn slower_than(&self, slow: Duration, now: Instant) -> impl Iterator<Item = ExchangeId> {
-        self.running.iter().filter_map(move |running| {
+    /// Exchanges that have had a slot for longer than `slow`, and really run. Each is told once.
+    pub(super) fn slower_than(&mut self, slow: Duration, now: Instant) -> Vec<ExchangeId> {
+        let submissions = &self.submissions;
+        let slower = self.running.iter_mut().filter_map(|running| {
             let ran = now.saturating_duration_since(running.started?);
-            (ran > slow && self.submissions.is_claimed(running.position)).then_some(running.id)
-        })
+            if running.told_slow || ran <= slow || !submissions.is_claimed(running.position) {
+                return None;
+            }
+            running.told_slow = true;
+            Some(running.id)
+        });
+        slower.collect()
     }
 
     #[cfg(test)]

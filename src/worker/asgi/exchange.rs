@@ -19,6 +19,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rgun_channel::Broken;
 use rgun_channel::frame::{ExchangeId, Request, UNKNOWN_LENGTH};
+use rgun_channel::ring::Position;
 
 use super::websocket::WebSocket;
 use super::{Application, awaitable};
@@ -110,6 +111,8 @@ pub(crate) struct Exchange {
     /// Response body bytes taken from the application.
     pub(super) given: u64,
     pub(super) pending: Option<Pending>,
+    /// Where the ring has the end of the response: what tells that the application has returned, too, while it lies there.
+    pub(super) ended_at: Option<Position>,
     /// The application has returned before all could be sent.
     pub(super) ends_later: bool,
     pub(super) body: Body,
@@ -154,6 +157,7 @@ impl Exchange {
             has_trailers: false,
             given: 0,
             pending: None,
+            ended_at: None,
             ends_later: false,
             body: Body { parts, is_complete: !streams, is_received: false, streams, received: 0, taken: 0 },
             websocket: request.websocket.then(Box::default),

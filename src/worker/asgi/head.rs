@@ -35,6 +35,9 @@ pub(super) fn encode(
     Ok(head)
 }
 
+/// Bytes that the headers of most responses take.
+const USUAL_FIELDS: usize = 256;
+
 /// Checks headers and appends them to a head's `fields`.
 pub(super) fn extend(
     head: &mut Head,
@@ -42,7 +45,17 @@ pub(super) fn extend(
     fields: &mut Vec<u8>,
 ) -> PyResult<()> {
     let Some(headers) = headers else { return Ok(()) };
+    // One allocation, for most.
+    fields.reserve(USUAL_FIELDS);
     let mut add = |pair: &Bound<'_, PyAny>| {
+        if let Ok(pair) = pair.cast_exact::<PyTuple>()
+            && pair.len() == 2
+        {
+            let (name, value) = (pair.get_borrowed_item(0)?, pair.get_borrowed_item(1)?);
+            if let (Ok(name), Ok(value)) = (name.cast_exact(), value.cast_exact()) {
+                return add(&name, &value, head, fields);
+            }
+        }
         let (name, value) = pair_of(pair)?;
         add(&name, &value, head, fields)
     };
@@ -110,19 +123,22 @@ fn add(
     fields: &mut Vec<u8>,
 ) -> PyResult<()> {
     let (name, value) = (name.as_bytes(), value.as_bytes());
-    if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+    // Most names are in the table as they are, which says that they are tokens in lower case.
+    let known = index_of(name);
+    if known.is_none() && (name.is_empty() || !name.iter().all(|byte| is_token(*byte))) {
         return Err(PyRuntimeError::new_err("Invalid HTTP header name."));
     }
-    if value.iter().any(|byte| is_control(*byte)) {
+    // All of them, not until the first: so that many are looked at in one instruction.
+    if value.iter().fold(false, |found, byte| found | is_control(*byte)) {
         return Err(PyRuntimeError::new_err("Invalid HTTP header value."));
     }
     let value = value.trim_ascii();
     let lower;
-    let name = if name.iter().any(u8::is_ascii_uppercase) {
+    let (name, known) = if known.is_none() && name.iter().any(u8::is_ascii_uppercase) {
         lower = name.to_ascii_lowercase();
-        &*lower
+        (&*lower, index_of(&lower))
     } else {
-        name
+        (name, known)
     };
     match name {
         _ if head.status == 101 && is_handshakes(name, head, fields) => return Ok(()),
@@ -143,7 +159,7 @@ fn add(
         }
         _ => {}
     }
-    match index_of(name) {
+    match known {
         Some(index) => encode_known_field(index, value, fields),
         None => encode_field(name, value, fields),
     }

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rgun_channel::Broken;
+use rgun_channel::ring::Position;
 
 use crate::output::{DEFER, Output};
 use crate::python::lock;
@@ -21,6 +22,8 @@ pub(super) struct Outbox {
     is_backed_up: AtomicBool,
     /// Since when nobody may have rung for what was pushed; 0: nothing was.
     owed_since: AtomicU64,
+    /// When the last answer ended, by a clock that ticks every few milliseconds.
+    last: AtomicU64,
 }
 
 impl Outbox {
@@ -41,23 +44,38 @@ impl Outbox {
         }
     }
 
-    /// Sends a frame, now or later. The doorbell is the turn's ([`super::turn`]).
-    pub(super) fn push(&self, output: &Output, frame: &[u8]) -> Result<(), Broken> {
-        if !self.is_backed_up() && output.try_push(frame)? {
-            return Ok(());
+    /// An answer has ended: rings if it is alone. There is little to be gained by waiting for company, and much to be lost
+    /// if the application now keeps the loop from coming to the end of its turn: one that does is alone with each answer.
+    /// (In a crowd the daemon is awake anyway, and sees what lies there.)
+    pub(super) fn tell(&self, output: &Output) {
+        let tick = coarse_now();
+        if self.last.load(Ordering::Relaxed) != tick {
+            self.last.store(tick, Ordering::Relaxed);
+            self.ring(output);
+        }
+    }
+
+    /// Sends a frame, now or later: where it is in the ring if that was now. The doorbell is the turn's
+    /// ([`super::turn`]).
+    pub(super) fn push(&self, output: &Output, frame: &[u8]) -> Result<Option<Position>, Broken> {
+        if !self.is_backed_up()
+            && let Some(position) = output.try_push(frame)?
+        {
+            return Ok(Some(position));
         }
         lock(&self.frames).push_back(frame.to_vec());
         self.is_backed_up.store(true, Ordering::Relaxed);
-        self.flush(output).map(drop)
+        self.flush(output)?;
+        Ok(None)
     }
 
     /// Sends what waits; true if nothing does any more.
     pub(super) fn flush(&self, output: &Output) -> Result<bool, Broken> {
         while let Some(frame) = self.take() {
-            if !output.try_push(&frame)? {
+            if output.try_push(&frame)?.is_none() {
                 // Announced, then looked at once more: either we see the room or the daemon sees us.
                 output.wants_space().announce();
-                if !output.try_push(&frame)? {
+                if output.try_push(&frame)?.is_none() {
                     lock(&self.frames).push_front(frame);
                     self.ring(output);
                     return Ok(false);
@@ -77,4 +95,10 @@ impl Outbox {
         self.owed_since.store(0, Ordering::Relaxed);
         output.ring();
     }
+}
+
+/// `CLOCK_MONOTONIC_COARSE`: the time of the kernel's last tick, for the price of reading it from memory.
+fn coarse_now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }

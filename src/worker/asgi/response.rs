@@ -15,6 +15,7 @@ use rgun_channel::control::{Report, send};
 use rgun_channel::frame::{Body, Completion, CompletionKind, MESSAGE_COST, encode_known_field};
 use rgun_channel::header::index_of;
 use rgun_channel::layout::{CHUNK, INLINE_BODY, RESPONSE_WINDOW};
+use rgun_channel::ring::Position;
 
 use super::exchange::{Carried, Exchange, Pending, Stage};
 use super::head;
@@ -263,6 +264,11 @@ impl Exchange {
                 return Ok(None);
             }
             self.served.worker.mark_idle(self.slot);
+            if self.ended_at.take().is_some_and(|at| self.served.worker.output.amend(at)) {
+                self.stage = Stage::Done;
+                let itself = self.served.remove(self.id, self.slot);
+                return Ok(Some(Leftover { task: self.task.take(), pending: None, itself }));
+            }
             // What the application has left open is closed normally.
             let (kind, status) = match self.stage {
                 Stage::Open if !self.is_disconnected => (CompletionKind::Close, 1000),
@@ -329,15 +335,22 @@ impl Exchange {
             Carried::Message { text } => {
                 self.served.worker.count_sent(self.slot, MESSAGE_COST);
                 let frame = self.completion(CompletionKind::Body, false, false);
-                return self.push(&Completion { text, more: !is_last, ..frame }, 0, &[], body);
+                return self.push(&Completion { text, more: !is_last, ..frame }, 0, &[], body).map(drop);
             }
         };
-        if self.is_head_sent {
-            return self.frame(CompletionKind::Body, 0, &[], body, end, false);
+        let at = if self.is_head_sent {
+            self.push(&self.completion(CompletionKind::Body, end, false), 0, &[], body)?
+        } else {
+            self.is_head_sent = true;
+            let fields = std::mem::take(&mut self.fields);
+            let head = self.completion(CompletionKind::Respond, end, false);
+            self.push(&head, self.head.n_fields, &fields, body)?
+        };
+        if end {
+            self.ended_at = at;
+            self.served.outbox.tell(&self.served.worker.output);
         }
-        self.is_head_sent = true;
-        let fields = std::mem::take(&mut self.fields);
-        self.frame(CompletionKind::Respond, self.head.n_fields, &fields, body, end, false)
+        Ok(())
     }
 
     /// One frame.
@@ -350,7 +363,7 @@ impl Exchange {
         end: bool,
         done: bool,
     ) -> Result<(), Broken> {
-        self.push(&self.completion(kind, end, done), n_fields, fields, body)
+        self.push(&self.completion(kind, end, done), n_fields, fields, body).map(drop)
     }
 
     pub(super) fn push(
@@ -359,7 +372,7 @@ impl Exchange {
         n_fields: u16,
         fields: &[u8],
         body: &Body<'_>,
-    ) -> Result<(), Broken> {
+    ) -> Result<Option<Position>, Broken> {
         let mut frame = self.served.take_scratch();
         completion.encode(n_fields, body, &mut frame);
         frame.extend_from_slice(fields);

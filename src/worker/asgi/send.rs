@@ -4,6 +4,7 @@
 //! The messages of WebSockets are in [`super::websocket`]. Whoever breaks it gets the exception that uvicorn raises.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use pyo3::exceptions::{PyKeyError, PyRuntimeError};
 use pyo3::intern;
@@ -124,8 +125,8 @@ impl Sending {
 /// Types of messages, and their keys.
 #[derive(Debug)]
 pub(super) struct Names {
-    start: Py<PyString>,
-    body: Py<PyString>,
+    start: Name,
+    body: Name,
     hint: Py<PyString>,
     file: Py<PyString>,
     trailers: Py<PyString>,
@@ -135,12 +136,34 @@ impl Names {
     pub(super) fn new(py: Python<'_>) -> Self {
         let string = |text: &str| PyString::intern(py, text).unbind();
         Self {
-            start: string("http.response.start"),
-            body: string("http.response.body"),
+            start: Name { ours: string("http.response.start"), theirs: OnceLock::new() },
+            body: Name { ours: string("http.response.body"), theirs: OnceLock::new() },
             hint: string("http.response.early_hint"),
             file: string("http.response.pathsend"),
             trailers: string("http.response.trailers"),
         }
+    }
+}
+
+/// A type that most messages have.
+#[derive(Debug)]
+struct Name {
+    ours: Py<PyString>,
+    /// The application's, which is mostly one constant of its framework's and, with its dots, not interned.
+    theirs: OnceLock<Py<PyAny>>,
+}
+
+impl Name {
+    fn is(&self, kind: &Bound<'_, PyAny>) -> PyResult<bool> {
+        if kind.is(&self.ours) || self.theirs.get().is_some_and(|theirs| kind.is(theirs)) {
+            return Ok(true);
+        }
+        let is = kind.eq(&self.ours)?;
+        if is && kind.is_exact_instance_of::<PyString>() {
+            // The first one stays.
+            let _ = self.theirs.set(kind.clone().unbind());
+        }
+        Ok(is)
     }
 }
 
@@ -158,7 +181,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
     let kind = required(message, intern!(py, "type"))?;
     let is = |name: &Py<PyString>| Ok::<_, PyErr>(kind.is(name) || kind.eq(name)?);
     let outcome = match stage {
-        Stage::Unstarted if is(&names.start)? => {
+        Stage::Unstarted if names.start.is(&kind)? => {
             let status = required(message, intern!(py, "status"))?;
             let headers = item(message, intern!(py, "headers"))?;
             let trailers = truth(message, intern!(py, "trailers"))?;
@@ -170,7 +193,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
             slf.try_borrow_mut()?.hint(&links)
         }
         Stage::Unstarted => return Err(expected("http.response.start", &kind)),
-        Stage::Prepared | Stage::Streaming if is(&names.body)? => {
+        Stage::Prepared | Stage::Streaming if names.body.is(&kind)? => {
             let part = item(message, intern!(py, "body"))?
                 .map(|part| bytes(part, "the body of http.response.body"))
                 .transpose()?;

@@ -130,7 +130,9 @@ impl Application {
 
     /// Something was sent: a turn has to follow that rings.
     pub(super) fn owe(&self, py: Python<'_>) {
-        if !self.event_loop.will_ring.swap(true, Ordering::Relaxed) {
+        // Only the loop's thread writes it: cheaper than a swap.
+        if !self.event_loop.will_ring.load(Ordering::Relaxed) {
+            self.event_loop.will_ring.store(true, Ordering::Relaxed);
             self.schedule(py);
         }
     }

@@ -214,6 +214,7 @@ impl Exchange {
             websocket.assembling = Vec::new();
         }
         let frame = Completion { status: code, ..self.completion(CompletionKind::Close, true, false) };
-        self.push(&frame, 0, &[], &Body::Inline(reason.as_bytes()))
+        self.ended_at = self.push(&frame, 0, &[], &Body::Inline(reason.as_bytes()))?;
+        Ok(())
     }
 }
