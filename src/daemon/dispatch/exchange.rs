@@ -619,7 +619,9 @@ impl Exchange {
     /// The head, once it is there. With it goes everything of the body that has arrived; when that is the
     /// whole answer the client is through.
     pub(super) fn poll_head(&mut self, waker: &Waker) -> Progress<Beginning> {
-        if self.fault.is_some() {
+        // An accept, and the messages after it, were meant for the client before the application raised.
+        let is_accepted = self.is_open_socket() && matches!(self.fault, Some(Fault::Raised { .. }));
+        if self.fault.is_some() && !(is_accepted && self.head.is_some()) {
             // Nothing has been sent yet, so the client gets the fault's status even if a head was there.
             return self.failed();
         }

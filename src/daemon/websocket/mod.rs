@@ -78,8 +78,10 @@ struct Scratch {
     input: Box<[u8]>,
     /// What is to be written.
     output: Vec<u8>,
-    /// What has been inflated.
+    /// What has been inflated: no more than fits into a part, so this never grows.
     inflated: Vec<u8>,
+    /// What has been deflated.
+    deflated: Vec<u8>,
 }
 
 impl Scratch {
@@ -88,6 +90,7 @@ impl Scratch {
             input: vec![0; PART].into_boxed_slice(),
             output: Vec::with_capacity(PART),
             inflated: Vec::with_capacity(PART),
+            deflated: Vec::new(),
         }
     }
 }

@@ -85,7 +85,7 @@ pub struct Socket {
     ahead: Vec<u8>,
     /// Has been read and looked at, and waits for room in the worker's ring.
     held: Option<Box<Held>>,
-    /// The last ping, unanswered (RFC 6455 §5.5.3: only the last needs to be).
+    /// The last ping, unanswered, while there is no room for answers (RFC 6455 §5.5.3: only the last needs one).
     pong: Option<Box<[u8]>>,
     /// The close frame to be sent.
     parting: Option<Box<Parting>>,
@@ -271,7 +271,7 @@ impl Socket {
                 Ok(Outgoing::Message { bytes, text, more }) => {
                     taken += bytes.len();
                     self.account.sent(bytes.len(), more);
-                    self.sender.message(bytes, text, more, &mut scratch.inflated, &self.shared.pool);
+                    self.sender.message(bytes, text, more, &mut scratch.deflated, &self.shared.pool);
                 }
                 Ok(Outgoing::Close { code, reason }) => {
                     // The worker has checked both.
@@ -443,7 +443,11 @@ impl Socket {
                 }
                 Event::Ping(payload) => {
                     if self.stage == Stage::Open {
-                        self.pong = Some(payload.into());
+                        if self.pong.is_none() && self.sender.has_room() {
+                            self.sender.pong(payload);
+                        } else {
+                            self.pong = Some(payload.into());
+                        }
                     }
                 }
                 Event::Pong => {}
@@ -451,7 +455,8 @@ impl Socket {
                     let (code, reason) = close.unwrap_or((code::NONE, ""));
                     if self.stage == Stage::Open {
                         self.leave(code, reason.as_bytes());
-                        let answer = close.map_or(Parting::Bare, |(code, _)| Parting::With(code, Vec::new()));
+                        let answer =
+                            close.map_or(Parting::Bare, |(code, reason)| Parting::With(code, reason.into()));
                         self.parting = Some(Box::new(answer));
                     }
                     self.wait_for(Stage::Last);
