@@ -1,4 +1,4 @@
-"""An ASGI application of releases: says which one it is, streams, holds WebSockets, and blocks its event loop.
+"""An ASGI application of releases: says which one it is, streams, holds WebSockets, blocks its event loop.
 
 `release.py` beside it is what a deploy changes. Nothing but Python 3.9.
 """

@@ -1,4 +1,4 @@
-"""An ASGI application under systemd: lifespan, deadlines, a blocked event loop, streams and WebSockets on reload."""
+"""An ASGI application under systemd: lifespan, deadlines, a blocked event loop, streams, WebSockets."""
 
 import shutil
 import threading
