@@ -29,4 +29,5 @@ mod refusals;
 mod reload;
 mod supervision;
 mod websocket;
+mod websocket_hostile;
 mod websocket_protocol;

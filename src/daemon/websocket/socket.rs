@@ -81,7 +81,7 @@ pub struct Socket {
     receiver: Receiver,
     sender: Sender,
     stage: Stage,
-    /// Has been read, and waits for the application.
+    /// Has been read, and waits for the application. With the handshake more may have come than one part.
     ahead: Vec<u8>,
     /// Has been read and looked at, and waits for room in the worker's ring.
     held: Option<Box<Held>>,
@@ -197,8 +197,7 @@ impl Socket {
     /// All that can be done now, within bounds.
     fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<Poll<()>, Gone> {
         if self.connection().is_to_break() {
-            self.connection().breaks_off();
-            return Err(Gone);
+            return Err(self.break_off(cx));
         }
         self.look_at_clock()?;
         let mut moved = 0;
@@ -229,6 +228,22 @@ impl Socket {
                 return Ok(Poll::Pending);
             }
         }
+    }
+
+    /// There is no more time for it.
+    fn break_off(&mut self, cx: &mut Context<'_>) -> Gone {
+        if self.stage == Stage::Open && self.connection().is_closing() {
+            // The client is to know why, if it takes that at once.
+            self.close(code::RESTART, RESTARTS);
+            if matches!(self.write(cx), Ok(true)) {
+                return Gone;
+            }
+        }
+        // One that is closing has everything already, and would perhaps lose it by a reset.
+        if self.connection().phase() == Phase::WebSocket {
+            self.connection().breaks_off();
+        }
+        Gone
     }
 
     fn has_more_to_write(&self) -> bool {
@@ -347,12 +362,9 @@ impl Socket {
                 return Ok(moved);
             }
         }
-        let mut start = 0;
-        let mut end = self.ahead.len();
-        if let Some(room) = scratch.input.get_mut(..end) {
-            room.copy_from_slice(&self.ahead);
-        }
-        self.ahead = Vec::new();
+        let ahead = std::mem::take(&mut self.ahead);
+        let mut ahead = ahead.as_slice();
+        let (mut start, mut end) = (0, move_into(&mut scratch.input, &mut ahead));
         let mut has_read = false;
         loop {
             moved += self.pass_on(cx, scratch, &mut start, end);
@@ -368,13 +380,18 @@ impl Socket {
             (start, end) = (0, end - start);
             let most = if self.receiver.announced() > READ as u64 { PART } else { READ };
             let Some(room) = scratch.input.get_mut(end..most.max(end + 1)) else { break };
+            if !ahead.is_empty() {
+                end += move_into(room, &mut ahead);
+                continue;
+            }
             let mut buffer = ReadBuf::new(room);
             match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     has_read = true;
                     end += buffer.filled().len();
-                    moved += 1;
+                    // Also of what is nobody's, so that who sends only that has no longer turns.
+                    moved += buffer.filled().len();
                     self.heard = self.connection().clock();
                     self.asked = None;
                 }
@@ -382,7 +399,7 @@ impl Socket {
             }
         }
         if self.stage != Stage::Last {
-            self.ahead = scratch.input.get(start..end).unwrap_or_default().to_vec();
+            self.ahead = [scratch.input.get(start..end).unwrap_or_default(), ahead].concat();
         }
         Ok(moved)
     }
@@ -430,7 +447,8 @@ impl Socket {
             moved += 1;
             match event {
                 Event::Part { bytes, text, more } => {
-                    moved += bytes.len();
+                    // What was read has been counted.
+                    moved += bytes.len().saturating_sub(used);
                     let (Stage::Open, Some(app)) = (self.stage, &self.app) else { continue };
                     self.account.received(bytes.len(), more);
                     if app.poll_send(cx, bytes, text, more).is_pending() {
@@ -520,6 +538,16 @@ impl Socket {
 }
 
 const RESTARTS: &[u8] = b"Service Restart";
+
+/// Moves as much as there is room for. Returns how much.
+fn move_into(room: &mut [u8], bytes: &mut &[u8]) -> usize {
+    let (now, later) = bytes.split_at(bytes.len().min(room.len()));
+    if let Some(room) = room.get_mut(..now.len()) {
+        room.copy_from_slice(now);
+    }
+    *bytes = later;
+    now.len()
+}
 
 /// A time of the connection's clock, which wraps.
 fn later(time: u32, by: Duration) -> u32 {
