@@ -91,7 +91,8 @@ pub(super) fn dispatch_policy(config: &Config) -> dispatch::Policy {
         stall: config.timeouts.stall,
         rules: rules.collect(),
         retry_idempotent: config.workers.retry == Retry::Idempotent,
-        close_window: config.websocket.close_window.min(config.timeouts.drain),
+        // The last ones, too, have time to answer.
+        close_window: config.websocket.close_window.min(config.timeouts.drain / 2),
     }
 }
 
