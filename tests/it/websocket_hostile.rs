@@ -49,3 +49,25 @@ fn a_stop_closes_all_before_its_time_is_up_however_long_the_window() {
     }
     assert!(daemon.exit().success());
 }
+
+#[test]
+fn a_handshake_that_comes_while_the_first_worker_boots_waits_for_it() {
+    for interface in ["asgi", ""] {
+        let (rgun, gate) = Rgun::fake().gated();
+        let daemon = rgun.start();
+        let mut client = daemon.connect();
+        client.send(handshake("/echo", ""));
+        // When who comes later has been read, so has this one.
+        assert_eq!(daemon.connect().send("nonsense\r\n\r\n").answer().status, 400);
+        gate.open(interface);
+        if interface == "asgi" {
+            let answer = client.head();
+            assert_eq!(answer.status, 101);
+            WebSocket { client, answer }.text("on").says("on");
+        } else {
+            // Of a WSGI application, which knows no WebSockets, it gets an ordinary answer.
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.said("upgrade").as_str()), (200, "websocket"));
+        }
+    }
+}

@@ -47,7 +47,7 @@ mod worker;
 mod workers;
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -83,8 +83,8 @@ pub struct Dispatcher {
     notice: NoticeSink,
     /// Wakes the housekeeper when there is something to watch again.
     work: Notify,
-    /// The worker that was admitted last is ASGI.
-    asgi: AtomicBool,
+    /// Of the worker that was admitted last: [`UNKNOWN`], [`WSGI`] or [`ASGI`].
+    interface: AtomicU8,
     state: Mutex<State>,
 }
 
@@ -116,6 +116,11 @@ struct State {
     keeper: Keeper,
 }
 
+/// No worker has been admitted yet.
+const UNKNOWN: u8 = 0;
+const WSGI: u8 = 1;
+const ASGI: u8 = 2;
+
 /// What is going on, for STATUS= and tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Load {
@@ -138,7 +143,7 @@ impl Dispatcher {
             reactor,
             notice,
             work: Notify::new(),
-            asgi: AtomicBool::new(false),
+            interface: AtomicU8::new(UNKNOWN),
             state: Mutex::new(State {
                 workers: Vec::new(),
                 exchanges: Exchanges::default(),
@@ -164,7 +169,13 @@ impl Dispatcher {
 
     /// Are requests to be submitted as ASGI workers take them: with a large body that comes in parts?
     pub fn is_asgi(&self) -> bool {
-        self.asgi.load(Ordering::Relaxed)
+        self.interface.load(Ordering::Relaxed) == ASGI
+    }
+
+    /// Is the handshake of a WebSocket to be submitted as one? Also while no worker has been admitted: if the
+    /// application turns out to be WSGI, it is made an ordinary request.
+    pub fn takes_handshakes(&self) -> bool {
+        self.interface.load(Ordering::Relaxed) != WSGI
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -94,6 +94,21 @@ impl Exchange {
         Ok(())
     }
 
+    /// It asks an application that knows no WebSockets, and so for nothing but an answer (RFC 9110 §7.8).
+    pub(super) fn forget_handshake(&mut self) {
+        if self.websocket.take().is_none() {
+            return;
+        }
+        self.uptake = None;
+        let mut frame = Vec::new();
+        let Some(request) = self.request() else { return };
+        let fields = request.fields().map(|(name, value)| (name.as_bytes(), value));
+        // What was encoded once can be encoded again.
+        if (Request { websocket: false, ..request }).encode(fields, &mut frame).is_ok() {
+            self.frame = frame;
+        }
+    }
+
     /// Of the request, only what it is called is of use from now on.
     fn keep_name(&mut self) {
         let mut frame = Vec::new();

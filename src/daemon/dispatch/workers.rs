@@ -15,7 +15,7 @@ use super::exchange::{Exchange, Fault, Place};
 use super::quarantine::{self, Entrance};
 use super::upload::Carriage;
 use super::worker::{Link, Worker};
-use super::{Asked, Dispatcher, Notice, State};
+use super::{ASGI, Asked, Dispatcher, Notice, State, WSGI};
 
 impl Dispatcher {
     /// Adds a worker that is booting: its channel is served, it gets no exchange yet. A zygote never will.
@@ -42,9 +42,9 @@ impl Dispatcher {
             worker.admitted = true;
             worker.retiring = false;
             worker.told_drained = false;
-            let asgi = worker.is_asgi();
-            if self.asgi.swap(asgi, Relaxed) != asgi {
-                state.refuse_unfit(asgi, now);
+            let interface = if worker.is_asgi() { ASGI } else { WSGI };
+            if self.interface.swap(interface, Relaxed) != interface {
+                state.refuse_unfit(interface == ASGI, now);
             }
         }
         self.refill(state, index, now);
@@ -270,16 +270,21 @@ impl State {
     }
 
     /// The application is called in another way from now on: requests that wait with a body that only the former kind
-    /// of workers takes would wait for ever.
+    /// of workers takes would wait for ever. To WSGI a handshake is a request like any other.
     fn refuse_unfit(&mut self, asgi: bool, now: Instant) {
         let is_unfit = |carriage| match carriage {
             Carriage::Frame => false,
             Carriage::Descriptor => asgi,
-            Carriage::Parts | Carriage::Messages => !asgi,
+            Carriage::Parts => !asgi,
+            Carriage::Messages => false,
         };
         let waiting: Vec<_> = self.queue.iter().chain(self.rules.waiting()).collect();
         for id in waiting {
-            if self.exchanges.get(id).is_some_and(|exchange| is_unfit(exchange.carriage())) {
+            let Some(exchange) = self.exchanges.get_mut(id) else { continue };
+            if !asgi {
+                exchange.forget_handshake();
+            }
+            if is_unfit(exchange.carriage()) {
                 let reason = "its interface has just changed";
                 self.fail(id, Fault::Unavailable(Arc::from(reason)), now);
             }

@@ -237,7 +237,9 @@ fn start(requests: &Requests, request: Request<Incoming>) -> (Asked, Started, Op
     let started = match checked {
         Err(refusal) => Started::Submitted(Err(refusal)),
         Ok(())
-            if server.dispatcher.is_asgi() && incoming.is_end_stream() && handshake::is_asked_for(&parts) =>
+            if server.dispatcher.takes_handshakes()
+                && incoming.is_end_stream()
+                && handshake::is_asked_for(&parts) =>
         {
             let place = Arc::clone(place.get_or_init(Place::default));
             let checked = Handshake::new(&parts, server.websocket.compression, place);
