@@ -25,6 +25,9 @@ use crate::worker::now;
 pub(super) struct Loop {
     object: Py<PyAny>,
     call_soon: Py<PyAny>,
+    /// What turns run in, and with it the tasks that they begin: not the context of the request that happened to ask
+    /// for a turn, whose variables are nobody else's.
+    context: Py<PyAny>,
     create_future: Py<PyAny>,
     /// The Future for which the loop runs.
     over: Py<PyAny>,
@@ -59,6 +62,10 @@ impl Loop {
         let py = object.py();
         Ok(Self {
             call_soon: object.getattr(intern!(py, "call_soon"))?.unbind(),
+            context: py
+                .import(intern!(py, "contextvars"))?
+                .call_method0(intern!(py, "copy_context"))?
+                .unbind(),
             create_future: object.getattr(intern!(py, "create_future"))?.unbind(),
             over,
             object: object.clone().unbind(),
@@ -77,6 +84,15 @@ impl Loop {
 
     pub(super) fn create_future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.create_future.bind(py).call0()
+    }
+
+    fn call_soon(&self, py: Python<'_>, turn: &Py<Turn>) -> PyResult<()> {
+        let keywords = PyDict::new(py);
+        // A copy for each: a loop that is run within a task (nest_asyncio) may take a turn within a turn, and no context
+        // is entered twice.
+        let context = self.context.call_method0(py, intern!(py, "copy"))?;
+        keywords.set_item(intern!(py, "context"), context)?;
+        self.call_soon.call(py, (turn,), Some(&keywords)).map(drop)
     }
 }
 
@@ -139,7 +155,7 @@ impl Application {
 
     fn schedule(&self, py: Python<'_>) {
         let Some(turn) = self.event_loop.turn.get() else { return };
-        if let Err(error) = self.event_loop.call_soon.call1(py, (turn,)) {
+        if let Err(error) = self.event_loop.call_soon(py, turn) {
             // A signal handler's exception. (Or the loop is closed, and nobody listens.) The bell brings another turn.
             self.event_loop.will_ring.store(false, Ordering::Relaxed);
             self.worker.ring_itself();

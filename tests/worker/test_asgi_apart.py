@@ -1,0 +1,51 @@
+"""What ASGI requests keep to themselves and what they leave behind: contexts, waits that are given up, forks."""
+
+import pytest
+from conftest import eventually
+from test_asgi_http import loop, open_gate, spawn, told  # noqa: F401 (loop is a fixture)
+
+
+@pytest.fixture(scope="module")
+def worker(fakes, python, loop):  # noqa: F811 (the fixture)
+    """One worker for the tests of this file: nothing in here ends it."""
+    worker = spawn(fakes(), python, loop, "asgi_apart")
+    yield worker
+    assert worker.stop() == 0, worker.daemon.output()
+    assert "Traceback" not in worker.daemon.output(), worker.daemon.output()
+
+
+def test_a_request_does_not_see_the_context_of_one_that_has_just_answered(worker):
+    other = worker.submit("/keeps_a_secret?secret")
+    told(worker.ask("/ignore"))
+    open_gate(worker, "secret")
+    # It keeps the loop until this one has come, which is begun in the turn that its answer has asked for.
+    exchange = worker.submit("/looks_for_secrets")
+    assert told(worker.whole(other)) == "a secret"
+    assert told(worker.whole(exchange)) == "unset"
+
+
+def test_receives_that_are_given_up_leave_nothing_behind(worker):
+    exchange = worker.submit("/gives_up")
+    assert told(worker.whole(exchange)) < 10
+
+
+def test_sends_that_are_given_up_leave_nothing_behind(worker):
+    worker.is_slow = True
+    try:
+        exchange = worker.submit("/gives_up_sending")
+        eventually(lambda: told(worker.ask("/seen")), "given up")
+        assert told(worker.ask("/seen"))[0] < 10
+    finally:
+        worker.is_slow = False
+        worker.acknowledge()
+    assert len(worker.whole(exchange).body) == 2_000_000
+
+
+def test_a_child_that_goes_on_waiting_on_its_parents_loop_takes_no_requests(worker):
+    exchange = worker.submit("/forks_and_awaits")
+    worker.until_claimed()
+    # The child hears the bell of these.
+    others = [worker.submit("/echo", "POST", body=b"%d" % number) for number in range(5)]
+    assert told(worker.whole(exchange)) == 70
+    assert [worker.whole(other).body for other in others] == [b"%d" % number for number in range(5)]
+    assert "a process that the application forked came back" in worker.daemon.output()
