@@ -7,6 +7,7 @@ use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;
 use pyo3::prelude::*;
 
+use super::exchange::Exchange;
 use crate::worker::Worker;
 
 /// A `send()` that is done.
@@ -68,30 +69,86 @@ pub(super) fn thrown(
     Ok(PyErr::from_value(error))
 }
 
-/// A Future, and its iterator, that a waiting awaitable passes on to its task.
+/// The methods of a coroutine for a `receive()` or `send()` that may have to wait, from its `next` and `give_up`.
+///
+/// A macro because a class of Python's has its methods in one block.
+macro_rules! awaited {
+    ($name:ident) => {
+        #[pymethods]
+        impl $name {
+            fn __await__(slf: Py<Self>) -> Py<Self> {
+                slf
+            }
+
+            fn __iter__(slf: Py<Self>) -> Py<Self> {
+                slf
+            }
+
+            fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+                self.next(py)
+            }
+
+            fn send<'py>(
+                &mut self,
+                py: Python<'py>,
+                _value: &Bound<'py, PyAny>,
+            ) -> PyResult<Bound<'py, PyAny>> {
+                self.next(py)?.ok_or_else(|| pyo3::exceptions::PyStopIteration::new_err(()))
+            }
+
+            #[pyo3(signature = (kind, value=None, traceback=None))]
+            fn throw(
+                &mut self,
+                kind: &Bound<'_, PyAny>,
+                value: Option<&Bound<'_, PyAny>>,
+                traceback: Option<&Bound<'_, PyAny>>,
+            ) -> PyResult<()> {
+                self.give_up(kind.py());
+                Err($crate::asgi::awaitable::thrown(kind, value, traceback)?)
+            }
+
+            fn close(&mut self, py: Python<'_>) {
+                self.give_up(py);
+            }
+        }
+    };
+}
+pub(super) use awaited;
+
+/// A Future that a waiting awaitable passes on to its task, and the Future's iterator.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(Option<Py<PyAny>>);
+pub(super) struct Waiting(Option<(Py<PyAny>, Py<PyAny>)>);
 
 impl Waiting {
     /// Goes on with the Future that was waited for, if there is one: what its iterator yields, while it is not done.
     pub(super) fn go_on<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let Some(iterator) = self.0.take() else { return Ok(None) };
+        let Some((future, iterator)) = self.0.take() else { return Ok(None) };
         let yielded = next(iterator.bind(py))?;
         if yielded.is_some() {
-            self.0 = Some(iterator);
+            self.0 = Some((future, iterator));
         }
         Ok(yielded)
     }
 
     /// Begins to wait for a Future.
     pub(super) fn begin<'py>(&mut self, future: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.0 = Some(future.call_method0(intern!(future.py(), "__await__"))?.unbind());
+        let iterator = future.call_method0(intern!(future.py(), "__await__"))?;
+        self.0 = Some((future.clone().unbind(), iterator.unbind()));
         self.go_on(future.py())
     }
 
-    /// Forgets it.
-    pub(super) fn end(&mut self) {
-        self.0 = None;
+    /// Waits no more. An exchange may last for days and be asked again and again whether something has come (Starlette's
+    /// `Request.is_disconnected`), so that Futures which nobody awaits must not stay with those `of` the exchange.
+    pub(super) fn give_up(
+        &mut self,
+        exchange: &Bound<'_, Exchange>,
+        of: impl FnOnce(&mut Exchange) -> &mut Vec<Py<PyAny>>,
+    ) {
+        if let Some((future, _)) = self.0.take()
+            && let Ok(mut exchange) = exchange.try_borrow_mut()
+        {
+            of(&mut exchange).retain(|waits| !waits.is(&future));
+        }
     }
 }
 

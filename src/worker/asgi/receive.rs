@@ -10,7 +10,7 @@ use pyo3::types::{PyBytes, PyDict, PyString};
 use rgun_channel::Broken;
 use rgun_channel::frame::CompletionKind;
 
-use super::awaitable::{Waiting, thrown};
+use super::awaitable::{Waiting, awaited};
 use super::exchange::{Exchange, Stage, in_the_worker};
 
 /// What the application is called with as its second argument.
@@ -41,20 +41,13 @@ pub(super) struct Receiving {
     waiting: Waiting,
 }
 
-#[pymethods]
+awaited!(Receiving);
+
 impl Receiving {
-    fn __await__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __iter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    fn next<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         loop {
             if let Some(future) = self.waiting.go_on(py)? {
-                return Ok(future);
+                return Ok(Some(future));
             }
             let exchange = self.exchange.bind(py);
             if let Some(event) = Exchange::event(exchange)? {
@@ -63,28 +56,13 @@ impl Receiving {
             let future = exchange.borrow().served.event_loop.create_future(py)?;
             exchange.borrow_mut().receivers.push(future.clone().unbind());
             if let Some(future) = self.waiting.begin(&future)? {
-                return Ok(future);
+                return Ok(Some(future));
             }
         }
     }
 
-    fn send<'py>(&mut self, py: Python<'py>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        self.__next__(py)
-    }
-
-    #[pyo3(signature = (kind, value=None, traceback=None))]
-    fn throw(
-        &mut self,
-        kind: &Bound<'_, PyAny>,
-        value: Option<&Bound<'_, PyAny>>,
-        traceback: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        self.waiting.end();
-        Err(thrown(kind, value, traceback)?)
-    }
-
-    fn close(&mut self) {
-        self.waiting.end();
+    fn give_up(&mut self, py: Python<'_>) {
+        self.waiting.give_up(self.exchange.bind(py), |exchange| &mut exchange.receivers);
     }
 }
 

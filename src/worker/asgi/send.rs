@@ -11,7 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use super::awaitable::{Waiting, thrown};
+use super::awaitable::{Waiting, awaited};
 use super::exchange::{Exchange, Stage, in_the_worker};
 use super::head::{bytes, type_name};
 use super::{Application, websocket};
@@ -61,17 +61,10 @@ struct Sending {
     waiting: Waiting,
 }
 
-#[pymethods]
+awaited!(Sending);
+
 impl Sending {
-    fn __await__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __iter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    fn next<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         loop {
             if let Some(future) = self.waiting.go_on(py)? {
                 return Ok(Some(future));
@@ -102,23 +95,8 @@ impl Sending {
         }
     }
 
-    fn send<'py>(&mut self, py: Python<'py>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        self.__next__(py)?.ok_or_else(|| pyo3::exceptions::PyStopIteration::new_err(()))
-    }
-
-    #[pyo3(signature = (kind, value=None, traceback=None))]
-    fn throw(
-        &mut self,
-        kind: &Bound<'_, PyAny>,
-        value: Option<&Bound<'_, PyAny>>,
-        traceback: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        self.waiting.end();
-        Err(thrown(kind, value, traceback)?)
-    }
-
-    fn close(&mut self) {
-        self.waiting.end();
+    fn give_up(&mut self, py: Python<'_>) {
+        self.waiting.give_up(self.exchange.bind(py), |exchange| &mut exchange.senders);
     }
 }
 
