@@ -15,7 +15,7 @@ use rgun_channel::Broken;
 use rgun_channel::control::Report;
 use rgun_channel::frame::{Later, Request, Submission};
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, in_the_worker};
 use super::receive::Receive;
 use super::{Application, Exchanges};
 use crate::worker::now;
@@ -108,6 +108,8 @@ pub(super) struct Turn {
 #[pymethods]
 impl Turn {
     fn __call__(&self, py: Python<'_>) {
+        // A child that goes on waiting on its parent's loop hears the bell, too.
+        in_the_worker(py, None);
         let worker = self.served.worker;
         if self.is_rung {
             worker.hear_bell();
@@ -254,7 +256,10 @@ impl Application {
             }
         };
         self.lock().running.insert(request.exchange.0, exchange.clone().unbind());
-        match self.task(py, request, &exchange) {
+        let made = self.task(py, request, &exchange);
+        // It may have forked, and its child has come back to here when it came to wait.
+        in_the_worker(py, None);
+        match made {
             Ok(task) => {
                 let mut exchange = exchange.borrow_mut();
                 if exchange.stage != super::exchange::Stage::Done {
