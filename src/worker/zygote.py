@@ -11,11 +11,15 @@ import select
 import signal
 import sys
 import threading
+import time
 import warnings
 
 # Seconds that the two forks may take together; less than the daemon waits for the answer (PATIENCE of
 # src/daemon/pool/fork.rs), who takes a zygote that does not answer for one that hangs.
 FORK_TIMEOUT = 5
+
+# Seconds that a thread of which Python does not know any more may take to be gone.
+LEAVING = 0.1
 
 
 def warm_up(load, application, environ, target):
@@ -123,12 +127,18 @@ def address(name):
 
 def running_threads():
     """The threads beside this one: Python's by name, others by the name that the kernel has."""
-    here = {int(name) for name in os.listdir("/proc/self/task")} - {threading.get_native_id()}
-    found = []
-    for thread in threading.enumerate():
-        if thread.native_id in here:
-            here.discard(thread.native_id)
-            found.append(f"{thread.name} ({type(thread).__module__}.{type(thread).__qualname__})")
+    until = time.monotonic() + LEAVING
+    while True:
+        here = {int(name) for name in os.listdir("/proc/self/task")} - {threading.get_native_id()}
+        found = []
+        for thread in threading.enumerate():
+            if thread.native_id in here:
+                here.discard(thread.native_id)
+                found.append(f"{thread.name} ({type(thread).__module__}.{type(thread).__qualname__})")
+        # One that was joined is in the kernel for a moment still.
+        if not here or time.monotonic() >= until:
+            break
+        time.sleep(0.001)
     for number in sorted(here):
         try:
             with open(f"/proc/self/task/{number}/comm", encoding="utf-8", errors="backslashreplace") as file:
