@@ -47,6 +47,29 @@ fn a_small_body_travels_in_the_frame_and_others_in_parts() {
 }
 
 #[test]
+fn an_upload_that_comes_while_the_first_worker_boots_waits_for_it() {
+    for (interface, len) in [("asgi", 200_000), ("", 200_000)] {
+        let (rgun, gate) = Rgun::fake().gated();
+        let daemon = rgun.start();
+        let mut client = daemon.connect();
+        let body = pattern(len);
+        let sent = thread::spawn(move || {
+            client.send(post("/body", len)).send(&body);
+            (client, body)
+        });
+        // When who comes later has been read, so has this one.
+        assert_eq!(daemon.connect().send("nonsense\r\n\r\n").answer().status, 400);
+        gate.open(interface);
+        let (mut client, body) = sent.join().expect("it was sent");
+        let answer = client.answer();
+        assert_eq!(answer.status, 200, "{interface}: {}", answer.text());
+        if interface == "asgi" {
+            assert_eq!((answer.field("x-body"), answer.body == body), ("parts", true));
+        }
+    }
+}
+
+#[test]
 fn the_fields_of_a_body_in_parts_come_as_they_are() {
     let daemon = asgi().serving();
     let mut client = daemon.connect();

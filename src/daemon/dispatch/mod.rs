@@ -85,6 +85,8 @@ pub struct Dispatcher {
     work: Notify,
     /// Of the worker that was admitted last: [`UNKNOWN`], [`WSGI`] or [`ASGI`].
     interface: AtomicU8,
+    /// It is known, or for now there is nothing to wait for.
+    known: Notify,
     state: Mutex<State>,
 }
 
@@ -144,6 +146,7 @@ impl Dispatcher {
             notice,
             work: Notify::new(),
             interface: AtomicU8::new(UNKNOWN),
+            known: Notify::new(),
             state: Mutex::new(State {
                 workers: Vec::new(),
                 exchanges: Exchanges::default(),
@@ -170,6 +173,27 @@ impl Dispatcher {
     /// Are requests to be submitted as ASGI workers take them: with a large body that comes in parts?
     pub fn is_asgi(&self) -> bool {
         self.interface.load(Ordering::Relaxed) == ASGI
+    }
+
+    /// Waits until a worker has been admitted for the first time, so that [`Dispatcher::is_asgi`] is true or false; but
+    /// not for longer than a request may wait, nor when it is known that nobody will serve soon.
+    pub async fn knows_interface(&self) {
+        let patience = self.lock().policy.queue_timeout;
+        let known = async {
+            loop {
+                let known = self.known.notified();
+                let is_hopeless = || self.lock().unavailable.is_some();
+                if self.interface.load(Ordering::Relaxed) != UNKNOWN || is_hopeless() {
+                    return;
+                }
+                known.await;
+            }
+        };
+        match patience {
+            // Who submits then is told.
+            Some(patience) => drop(tokio::time::timeout(patience, known).await),
+            None => known.await,
+        }
     }
 
     /// Is the handshake of a WebSocket to be submitted as one? Also while no worker has been admitted: if the
@@ -313,6 +337,7 @@ impl Dispatcher {
     pub fn set_unavailable(&self, reason: Option<&str>) {
         let mut state = self.lock();
         state.unavailable = reason.map(Arc::from);
+        self.known.notify_waiters();
         state.refuse_stranded(Instant::now());
     }
 

@@ -45,6 +45,7 @@ impl Dispatcher {
             let interface = if worker.is_asgi() { ASGI } else { WSGI };
             if self.interface.swap(interface, Relaxed) != interface {
                 state.refuse_unfit(interface == ASGI, now);
+                self.known.notify_waiters();
             }
         }
         self.refill(state, index, now);

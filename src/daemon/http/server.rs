@@ -259,6 +259,13 @@ fn start(requests: &Requests, request: Request<Incoming>) -> (Asked, Started, Op
             let (server, connection) = (Arc::clone(server), Arc::clone(connection));
             let id = asked.id.clone();
             Started::Receiving(Box::pin(async move {
+                if upload::comes_in_parts(&incoming, &parts.headers) {
+                    // How it is to be received depends on who it is for.
+                    server.dispatcher.knows_interface().await;
+                    if server.dispatcher.is_asgi() {
+                        return submit_in_parts(&server, &connection, &parts, incoming, &id, begun);
+                    }
+                }
                 let body = receive(&server, &mut parts, incoming).await?;
                 submit(&server, &connection, &parts, body, &id, (begun, Instant::now()))
             }))
