@@ -125,9 +125,17 @@ impl Dispatcher {
 
     /// Gives an application a part of what it takes, which counts as so many bytes. False when it wants no more.
     pub(super) fn poll_part(&self, cx: &mut Context<'_>, part: &Later<'_>, cost: u64) -> Poll<bool> {
-        let &Later::Part { exchange: id, end, .. } = part else { return Poll::Ready(false) };
+        let &Later::Part { exchange: id, bytes, end, .. } = part else { return Poll::Ready(false) };
         let mut state = self.lock();
         let state = &mut *state;
+        if bytes.len() > PART {
+            // Nobody gives such a one. It would never fit into the ring, and to say so is better than to lose it.
+            if let Some(waker) = state.exchanges.get_mut(id).and_then(|it| it.fail(Fault::TooLong("part"))) {
+                waker.wake();
+            }
+            state.tell_gone(id);
+            return Poll::Ready(false);
+        }
         let State { exchanges, workers, .. } = state;
         let Some(exchange) = exchanges.get_mut(id).filter(|exchange| exchange.takes_body()) else {
             return Poll::Ready(false);

@@ -34,6 +34,37 @@ fn give<T>(spare: &Mutex<Vec<T>>, state: T) {
     }
 }
 
+/// Room to inflate into. It does not grow: what comes of a few bytes may be a thousand times as many.
+#[derive(Debug)]
+pub(super) struct Room {
+    bytes: Box<[u8]>,
+    len: usize,
+}
+
+impl Room {
+    /// For so many bytes, at least one.
+    pub(super) fn new(size: usize) -> Self {
+        Self { bytes: vec![0; size.max(1)].into_boxed_slice(), len: 0 }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// What is there.
+    pub(super) fn filled(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    fn left(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.len..).unwrap_or_default()
+    }
+
+    fn is_full(&self) -> bool {
+        self.len >= self.bytes.len()
+    }
+}
+
 /// A compressed message on its way in.
 #[derive(Debug)]
 pub(super) struct Inflating {
@@ -53,25 +84,27 @@ impl Inflating {
         Self { state, tail: 0 }
     }
 
-    /// Inflates into what room `out` has. Returns how much of `bytes` is taken: less than all only if there is no more
-    /// room.
-    pub(super) fn inflate(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, NotDeflated> {
+    /// Inflates into what room `out` has left. Returns how much of `bytes` is taken: less than all only if there is no
+    /// more room.
+    pub(super) fn inflate(&mut self, bytes: &[u8], out: &mut Room) -> Result<usize, NotDeflated> {
         let mut taken = 0;
         loop {
-            let (before, had) = (self.state.total_in(), out.len());
+            let (before, had) = (self.state.total_in(), self.state.total_out());
             let input = bytes.get(taken..).unwrap_or_default();
-            let status = self.state.decompress_vec(input, out, FlushDecompress::Sync);
+            let status = self.state.decompress(input, out.left(), FlushDecompress::Sync);
             let status = status.map_err(|_| NotDeflated)?;
             let used = usize::try_from(self.state.total_in() - before).unwrap_or_default();
+            let made = usize::try_from(self.state.total_out() - had).unwrap_or_default();
             taken += used;
+            out.len += made;
             if status == Status::StreamEnd {
                 // The last block said that it was (RFC 7692 §7.2.3.4); what follows is another stream.
                 self.state.reset(false);
             }
-            if taken == bytes.len() || out.len() == out.capacity() {
+            if taken == bytes.len() || out.is_full() {
                 return Ok(taken);
             }
-            if used == 0 && out.len() == had && status != Status::StreamEnd {
+            if used == 0 && made == 0 && status != Status::StreamEnd {
                 // There is something to read and room to write, and nothing comes of it.
                 return Err(NotDeflated);
             }
@@ -79,14 +112,14 @@ impl Inflating {
     }
 
     /// As [`Inflating::inflate`], for what the sender has left out. True when all of it is out.
-    pub(super) fn finish(&mut self, out: &mut Vec<u8>) -> Result<bool, NotDeflated> {
-        if out.len() == out.capacity() {
+    pub(super) fn finish(&mut self, out: &mut Room) -> Result<bool, NotDeflated> {
+        if out.is_full() {
             return Ok(false);
         }
         let tail = TAIL.get(self.tail..).unwrap_or_default();
         self.tail += self.inflate(tail, out)?;
         // Whatever is still inside has not found room.
-        Ok(self.tail == TAIL.len() && out.len() < out.capacity())
+        Ok(self.tail == TAIL.len() && !out.is_full())
     }
 
     pub(super) fn give_back(mut self, pool: &Pool) {
@@ -161,12 +194,12 @@ mod tests {
     fn inflate(pool: &Pool, mut bytes: &[u8], room: usize) -> Result<Vec<u8>, NotDeflated> {
         let mut inflating = Inflating::new(pool);
         let mut whole = Vec::new();
-        let mut out = Vec::with_capacity(room);
+        let mut out = Room::new(room);
         loop {
             out.clear();
             bytes = &bytes[inflating.inflate(bytes, &mut out)?..];
             let is_whole = bytes.is_empty() && inflating.finish(&mut out)?;
-            whole.extend_from_slice(&out);
+            whole.extend_from_slice(out.filled());
             if is_whole {
                 inflating.give_back(pool);
                 return Ok(whole);

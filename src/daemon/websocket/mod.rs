@@ -32,7 +32,7 @@ use std::time::Duration;
 use crate::dispatch::{Dispatcher, PART};
 use crate::journal::requests::Journal;
 
-use self::deflate::Pool;
+use self::deflate::{Pool, Room};
 pub use self::extension::{Agreed, negotiate};
 pub use self::key::{accept, is_key};
 pub use self::socket::{Accepted, Socket, serve};
@@ -78,8 +78,8 @@ struct Scratch {
     input: Box<[u8]>,
     /// What is to be written.
     output: Vec<u8>,
-    /// What has been inflated: no more than fits into a part, so this never grows.
-    inflated: Vec<u8>,
+    /// What has been inflated: no more than fits into a part.
+    inflated: Room,
     /// What has been deflated.
     deflated: Vec<u8>,
 }
@@ -89,7 +89,7 @@ impl Scratch {
         Self {
             input: vec![0; PART].into_boxed_slice(),
             output: Vec::with_capacity(PART),
-            inflated: Vec::with_capacity(PART),
+            inflated: Room::new(PART),
             deflated: Vec::new(),
         }
     }

@@ -3,7 +3,7 @@
 //! Knows neither socket nor clock: it is given what has been read, says how much of that it has used, and holds back
 //! nothing but a frame's head, a message's length, half a character and the state of a compressor.
 
-use super::deflate::{Inflating, NotDeflated, Pool};
+use super::deflate::{Inflating, NotDeflated, Pool, Room};
 use super::frame::{self, Control, Data, Head, Mask, OpCode, Violation, code, protocol};
 use super::utf8::{NotUtf8, Utf8};
 
@@ -82,7 +82,7 @@ impl Receiver {
     pub(super) fn next<'b>(
         &mut self,
         input: &'b mut [u8],
-        inflated: &'b mut Vec<u8>,
+        inflated: &'b mut Room,
         pool: &Pool,
     ) -> Result<(usize, Option<Event<'b>>), Violation> {
         let mut used = 0;
@@ -122,12 +122,12 @@ impl Receiver {
                 frame.mask.apply(bytes.get_mut(taken..).unwrap_or_default());
                 used += taken;
                 let is_last = frame.left == 0 && frame.fin && inflating.finish(inflated)?;
-                message.len += inflated.len() as u64;
+                message.len += inflated.filled().len() as u64;
                 if message.len > self.most {
                     return Err(TOO_BIG);
                 }
                 let is_over = frame.left == 0 && (is_last || !frame.fin);
-                if inflated.is_empty() && !is_last {
+                if inflated.filled().is_empty() && !is_last {
                     if is_over {
                         self.frame = None;
                     } else if used == input.len() {
@@ -135,14 +135,15 @@ impl Receiver {
                     }
                     continue;
                 }
-                let text = message.take(inflated, is_last)?;
+                let text = message.take(inflated.filled(), is_last)?;
                 if is_over {
                     self.frame = None;
                 }
                 if is_last && let Some(Message { inflating: Some(inflating), .. }) = self.message.take() {
                     inflating.give_back(pool);
                 }
-                return Ok((used, Some(Event::Part { bytes: inflated, text, more: !is_last })));
+                let bytes = inflated.filled();
+                return Ok((used, Some(Event::Part { bytes, text, more: !is_last })));
             }
             let at = used;
             used += len;

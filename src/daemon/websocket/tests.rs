@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::deflate::{Deflating, Pool};
+use super::deflate::{Deflating, Pool, Room};
 use super::extension::Agreed;
 use super::frame::{Mask, Violation};
 use super::receive::{Event, Receiver};
@@ -55,13 +55,13 @@ enum Came {
 fn receive(bytes: &[u8], cut: &mut impl FnMut() -> usize, most: u64, room: usize) -> Vec<Came> {
     let pool = Pool::default();
     let mut receiver = Receiver::new(most, true);
-    let (mut input, mut inflated) = (Vec::new(), Vec::with_capacity(room));
+    let (mut input, mut inflated) = (Vec::new(), Room::new(room));
     let (mut came, mut message) = (Vec::new(), Vec::new());
     let mut rest = bytes;
     loop {
         let step = |receiver: &mut Receiver,
                     input: &mut Vec<u8>,
-                    inflated: &mut Vec<u8>,
+                    inflated: &mut Room,
                     message: &mut Vec<u8>| {
             let (used, event) = receiver.next(input, inflated, &pool)?;
             let event = event.map(|event| match event {

@@ -127,6 +127,53 @@ fn messages_go_to_the_application_as_far_as_it_takes_them() {
 }
 
 #[test]
+fn a_part_that_never_fits_ends_it_instead_of_the_daemon() {
+    let mut rig = Rig::sockets(1);
+    let (mut socket, id) = rig.accepted(0);
+    rig.takes(id, 1 << 30);
+    assert_eq!(send(&socket, &vec![0; PART], false, true), Poll::Ready(true));
+    assert_eq!(send(&socket, &vec![0; 2 * PART], false, false), Poll::Ready(false));
+    assert_eq!(room(&socket), Poll::Ready(false));
+    assert!(matches!(next(&mut socket), Poll::Ready(Err(Fault::TooLong(_)))));
+    assert!(matches!(rig.heard(), Some(Heard::Part(..))));
+    assert_eq!(rig.heard(), Some(Heard::Gone(1006, vec![])));
+    rig.says(id, 0, &DONE);
+    assert_eq!(rig.dispatcher.housekeeping(Instant::now()), Keeper::Idle);
+}
+
+#[test]
+fn one_that_is_accepted_after_its_deadline_keeps_no_worker() {
+    let mut rig = Rig::sockets(1);
+    let ticket = rig.handshake();
+    let Some(Heard::Asked(id)) = rig.heard() else { panic!("it was not given") };
+    let late = Instant::now() + Duration::from_secs(11);
+    rig.dispatcher.housekeeping(late);
+    assert!(matches!(poll(ticket), Poll::Ready(Err(Fault::Deadline(WORKER)))));
+    // It was cancelled, and goes on all the same.
+    rig.says(id, 0, &ACCEPT);
+    rig.dispatcher.housekeeping(late + Duration::from_secs(2));
+    let told: Vec<_> = rig.notices.try_iter().collect();
+    assert!(told.iter().any(|notice| matches!(notice, Notice::Stubborn(WORKER, _))), "{told:?}");
+    rig.dispatcher.retire(WORKER);
+    assert!(matches!(rig.notices.try_recv(), Ok(Notice::Drained(WORKER))));
+}
+
+#[test]
+fn what_messages_waited_in_is_given_back() {
+    let mut rig = Rig::sockets(1);
+    let (mut socket, id) = rig.accepted(0);
+    for _ in 0..1000 {
+        rig.says(id, 0, &MESSAGE);
+    }
+    for _ in 0..1000 {
+        assert!(next(&mut socket).is_ready());
+    }
+    assert!(next(&mut socket).is_pending());
+    let room = rig.dispatcher.lock().exchanges.get(id).unwrap().room_for_messages();
+    assert!(room < 100, "{room}");
+}
+
+#[test]
 fn messages_of_the_application_come_in_order_and_are_acknowledged_when_they_leave() {
     let mut rig = Rig::sockets(1);
     let (mut socket, id) = rig.accepted(0);
