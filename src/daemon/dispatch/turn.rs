@@ -132,8 +132,11 @@ impl Dispatcher {
         let (done, kind) = (completion.head.done, completion.head.kind);
         let mut waker = exchange.receive(completion, worker, &self.notice)?;
         if kind == CompletionKind::Respond && exchange.is_open_socket() {
-            worker.park(exchange, now);
-            *freed = true;
+            // One whose time was up is against orders, and keeps its slot until it ends, or its worker.
+            if !exchange.overdue {
+                worker.park(exchange, now);
+                *freed = true;
+            }
             if worker.retiring {
                 exchange.say_farewell(Duration::ZERO);
             }

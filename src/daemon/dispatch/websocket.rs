@@ -29,6 +29,9 @@ pub(super) const ABNORMAL: u16 = 1006;
 /// many take the whole window.
 const GAP: Duration = Duration::from_millis(20);
 
+/// For so many messages room is kept while there are none.
+const KEPT: usize = 16;
+
 /// What an application says on a WebSocket that it has accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outgoing {
@@ -197,6 +200,10 @@ impl Exchange {
             return Progress::Ready((Outgoing::Farewell { after }, None));
         }
         if let Some(outgoing) = socket.messages.pop_front() {
+            if socket.messages.is_empty() && socket.messages.capacity() > KEPT {
+                // There may be ten thousand that were busy once.
+                socket.drop_messages();
+            }
             let leaving = match &outgoing {
                 Outgoing::Message { bytes, .. } => {
                     // With the last of what has come, all that is still to be acknowledged.
@@ -215,6 +222,12 @@ impl Exchange {
         }
         self.store(waker);
         Progress::Pending
+    }
+
+    /// For how many messages there is room without asking for more.
+    #[cfg(test)]
+    pub(super) fn room_for_messages(&self) -> usize {
+        self.websocket.as_ref().map_or(0, |socket| socket.messages.capacity())
     }
 
     /// It is to close after this time. Whoever holds it is woken.
