@@ -1,4 +1,4 @@
-"""What ASGI requests keep to themselves and what they leave behind: contexts, waits that are given up, forks."""
+"""What ASGI requests keep to themselves and what they leave behind: contexts, waits given up, forks."""
 
 import pytest
 from conftest import eventually

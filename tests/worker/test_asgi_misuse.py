@@ -4,13 +4,13 @@ import json
 
 import pytest
 from conftest import APPS
-from fake_daemon import RAISED
+from fake_daemon import END, RAISED, RESPOND
 
 
 @pytest.fixture(scope="module")
 def worker(fakes, python):
     """One worker for all of them: none of them ends it."""
-    worker = fakes().spawn("asgi_cases", APPS).ready()
+    worker = fakes().spawn("asgi_misuses", APPS).ready()
     pid = worker.pid
     yield worker
     assert worker.pid == pid
@@ -117,6 +117,9 @@ INVALID_VALUE = "RuntimeError: Invalid HTTP header value."
         ("length_word", 0, "ValueError: Content-Length is no number: many"),
         ("lengths_differ", 0, "RuntimeError: two Content-Length headers that differ"),
         ("headers_huge", 0, "ValueError: the response's headers have 24"),
+        ("headers_many", 0, "ValueError: more headers than the 4095 that are sent"),
+        ("headers_countless", 0, "ValueError: more headers than the 4095 that are sent"),
+        ("links_many", 0, "ValueError: more headers than the 4095 that are sent"),
         ("body_text", 0, "TypeError: the body of http.response.body is str, not bytes"),
         ("body_none", 0, "TypeError: the body of http.response.body is NoneType, not bytes"),
         ("body_number", 0, "TypeError: the body of http.response.body is int, not bytes"),
@@ -131,6 +134,21 @@ def test_wrong_messages_raise_in_the_application(worker, case, status, summary):
     assert failed(answer).startswith(summary)
     assert "in sends\n" in answer.trace, "raised where it was sent"
     assert (answer.hints, answer.file) == ([], None)
+
+
+def test_trailers_are_as_few_as_headers_however_they_come(worker):
+    answer = worker.ask("/too_many_trailers")
+    assert (answer.body, answer.trailers) == (b"body", None)
+    assert failed(answer) == "ValueError: http.response.trailers: they are too long"
+
+
+def test_a_message_that_sends_another_one_when_it_is_read_is_not_sent(worker):
+    again = "RuntimeError: an ASGI message has sent another one while it was read"
+    answer = worker.ask("/sends_in_headers")
+    assert (answer.status, answer.body, failed(answer)) == (0, b"", again)
+    answer = worker.ask("/sends_in_truth")
+    assert (answer.status, answer.body, failed(answer)) == (200, b"inner", again)
+    assert answer.frames[:-1] == [(RESPOND, END, 200)]
 
 
 @pytest.mark.parametrize("case", ["length", "length_in_parts"])

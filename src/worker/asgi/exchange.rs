@@ -239,7 +239,8 @@ impl Exchange {
         let error = error.map(|error| PyErr::from_value(error.clone().into_any()));
         in_the_worker(py, error.as_ref());
         let fault = if let Some(error) = error {
-            slf.borrow().fault_of(py, &error)
+            let is_disconnected = slf.borrow().is_disconnected;
+            fault_of(py, is_disconnected, &error)
         } else {
             let (omission, is_websocket) = {
                 let exchange = slf.borrow();
@@ -314,17 +315,6 @@ impl Exchange {
         Ok(is_free)
     }
 
-    /// What is to be told of an exception, if anything.
-    fn fault_of(&self, py: Python<'_>, error: &PyErr) -> Option<Described> {
-        // Cancelled at its deadline, for which the client has its answer; or the framework's own way to say that the
-        // client has gone (Starlette's ClientDisconnect).
-        let name = || error.get_type(py).name().is_ok_and(|name| is_farewell(&name.to_string()));
-        if self.is_disconnected && name() {
-            return None;
-        }
-        Some(Described::of(py, error))
-    }
-
     /// What it has not done.
     fn omission(&self) -> Option<Described> {
         if self.is_disconnected {
@@ -357,6 +347,17 @@ fn returned(result: &Bound<'_, PyAny>) -> Option<Described> {
         let text = result.str().map_or_else(|_| super::head::type_name(result), |text| text.to_string());
         Described::plain(format!("ASGI callable should return None, but returned '{text}'."))
     })
+}
+
+/// What is to be told of an exception, if anything.
+fn fault_of(py: Python<'_>, is_disconnected: bool, error: &PyErr) -> Option<Described> {
+    // Cancelled at its deadline, for which the client has its answer; or the framework's own way to say that the
+    // client has gone (Starlette's ClientDisconnect).
+    let name = || error.get_type(py).name().is_ok_and(|name| is_farewell(&name.to_string()));
+    if is_disconnected && name() {
+        return None;
+    }
+    Some(Described::of(py, error))
 }
 
 /// Exceptions that end an exchange whose client has gone.

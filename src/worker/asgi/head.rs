@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyString, PyTuple};
-use rgun_channel::frame::{encode_field, encode_known_field};
+use rgun_channel::frame::{MOST_FIELDS, encode_field, encode_known_field};
 use rgun_channel::header::index_of;
 
 use crate::wsgi::head::{Head, is_control, is_token, length};
@@ -24,26 +24,18 @@ pub(super) fn status_code(status: &Bound<'_, PyAny>, message: &str) -> PyResult<
     }
 }
 
-/// Checks headers and appends them to `fields`.
-pub(super) fn encode(
-    status: u16,
-    headers: Option<&Bound<'_, PyAny>>,
-    fields: &mut Vec<u8>,
-) -> PyResult<Head> {
-    let mut head = Head { status, ..Head::default() };
-    extend(&mut head, headers, fields)?;
-    Ok(head)
+/// Checks headers and encodes them. That runs code of the application's: nothing of ours is borrowed meanwhile.
+pub(super) fn encode(status: u16, headers: Option<&Bound<'_, PyAny>>) -> PyResult<(Head, Vec<u8>)> {
+    let (mut head, mut fields) = (Head { status, ..Head::default() }, Vec::new());
+    extend(&mut head, headers, &mut fields)?;
+    Ok((head, fields))
 }
 
 /// Bytes that the headers of most responses take.
 const USUAL_FIELDS: usize = 256;
 
 /// Checks headers and appends them to a head's `fields`.
-pub(super) fn extend(
-    head: &mut Head,
-    headers: Option<&Bound<'_, PyAny>>,
-    fields: &mut Vec<u8>,
-) -> PyResult<()> {
+fn extend(head: &mut Head, headers: Option<&Bound<'_, PyAny>>, fields: &mut Vec<u8>) -> PyResult<()> {
     let Some(headers) = headers else { return Ok(()) };
     // One allocation, for most.
     fields.reserve(USUAL_FIELDS);
@@ -75,9 +67,8 @@ pub(super) fn extend(
 pub(super) fn accepting(
     subprotocol: Option<&Bound<'_, PyAny>>,
     headers: Option<&Bound<'_, PyAny>>,
-    fields: &mut Vec<u8>,
-) -> PyResult<Head> {
-    let mut head = Head { status: 101, ..Head::default() };
+) -> PyResult<(Head, Vec<u8>)> {
+    let (mut head, mut fields) = (Head { status: 101, ..Head::default() }, Vec::new());
     if let Some(subprotocol) = subprotocol {
         let text = subprotocol.cast::<PyString>().map_err(|_| {
             PyTypeError::new_err(format!(
@@ -95,11 +86,11 @@ pub(super) fn accepting(
             )));
         }
         if !bytes.is_empty() {
-            add(&PyBytes::new(subprotocol.py(), PROTOCOL), &text, &mut head, fields)?;
+            add(&PyBytes::new(subprotocol.py(), PROTOCOL), &text, &mut head, &mut fields)?;
         }
     }
-    extend(&mut head, headers, fields)?;
-    Ok(head)
+    extend(&mut head, headers, &mut fields)?;
+    Ok((head, fields))
 }
 
 const PROTOCOL: &[u8] = b"sec-websocket-protocol";
@@ -159,6 +150,9 @@ fn add(
         }
         _ => {}
     }
+    if head.n_fields >= MOST {
+        return Err(PyValueError::new_err(format!("more headers than the {MOST} that are sent")));
+    }
     match known {
         Some(index) => encode_known_field(index, value, fields),
         None => encode_field(name, value, fields),
@@ -168,14 +162,17 @@ fn add(
     Ok(())
 }
 
-/// The Link fields of early hints.
-pub(super) fn encode_links(links: &Bound<'_, PyAny>, fields: &mut Vec<u8>) -> PyResult<u16> {
-    let mut head = Head::default();
+/// The daemon believes no more (and condemns the worker), and one may be added: Content-Length.
+const MOST: u16 = MOST_FIELDS - 1;
+
+/// The Link fields of early hints, and how many they are.
+pub(super) fn encode_links(links: &Bound<'_, PyAny>) -> PyResult<(u16, Vec<u8>)> {
+    let (mut head, mut fields) = (Head::default(), Vec::new());
     let name = PyBytes::new(links.py(), b"link");
     for link in links.try_iter()? {
-        add(&name, &bytes(link?, "a link of http.response.early_hint")?, &mut head, fields)?;
+        add(&name, &bytes(link?, "a link of http.response.early_hint")?, &mut head, &mut fields)?;
     }
-    Ok(head.n_fields)
+    Ok((head.n_fields, fields))
 }
 
 fn pair_of<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {

@@ -12,15 +12,15 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rgun_channel::Broken;
 use rgun_channel::control::{Report, send};
-use rgun_channel::frame::{Body, Completion, CompletionKind, MESSAGE_COST, encode_known_field};
+use rgun_channel::frame::{Body, Completion, CompletionKind, MESSAGE_COST, MOST_FIELDS, encode_known_field};
 use rgun_channel::header::index_of;
 use rgun_channel::layout::{CHUNK, INLINE_BODY, RESPONSE_WINDOW};
 use rgun_channel::ring::Position;
 
 use super::exchange::{Carried, Exchange, Pending, Stage};
-use super::head;
 use crate::python::Described;
 use crate::worker::now;
+use crate::wsgi::head::Head;
 use crate::wsgi::response::Fault;
 
 /// From this many bytes on, copying into the slab is done without the GIL.
@@ -28,32 +28,24 @@ const COPY_DETACHED: usize = 4 * CHUNK;
 
 impl Exchange {
     /// `http.response.start`: kept until the first body bytes.
-    pub(super) fn prepare(
-        &mut self,
-        status: &Bound<'_, PyAny>,
-        headers: Option<&Bound<'_, PyAny>>,
-        trailers: bool,
-    ) -> PyResult<()> {
-        let message =
-            if self.websocket.is_some() { "websocket.http.response.start" } else { "http.response.start" };
-        self.fields.clear();
-        self.head = head::encode(head::status_code(status, message)?, headers, &mut self.fields)?;
-        self.check_fields()?;
+    pub(super) fn prepare(&mut self, (head, fields): (Head, Vec<u8>), trailers: bool) -> PyResult<()> {
+        self.set_head(head, fields)?;
         self.has_trailers = trailers;
         self.stage = Stage::Prepared;
         Ok(())
     }
 
-    /// Do the head's fields fit into a frame?
-    pub(super) fn check_fields(&self) -> PyResult<()> {
+    /// Keeps a head if its fields fit into a frame.
+    pub(super) fn set_head(&mut self, head: Head, fields: Vec<u8>) -> PyResult<()> {
         let most = self.served.worker.start.geometry.max_completion_frame();
-        if self.fields.len() + HEAD_ROOM > most {
+        if fields.len() + HEAD_ROOM > most {
             return Err(PyValueError::new_err(format!(
                 "the response's headers have {} bytes, more than the {} that fit",
-                self.fields.len(),
+                fields.len(),
                 most - HEAD_ROOM
             )));
         }
+        (self.head, self.fields) = (head, fields);
         Ok(())
     }
 
@@ -203,34 +195,28 @@ impl Exchange {
     }
 
     /// `http.response.early_hint`.
-    pub(super) fn hint(&mut self, links: &Bound<'_, PyAny>) -> Result<(), Fault> {
-        let mut fields = Vec::new();
-        let n_fields = head::encode_links(links, &mut fields)?;
+    pub(super) fn hint(&mut self, n_fields: u16, fields: &[u8]) -> Result<(), Fault> {
         if fields.len() + HEAD_ROOM > self.served.worker.start.geometry.max_completion_frame() {
             return Err(PyValueError::new_err("http.response.early_hint: the links are too long").into());
         }
-        Ok(self.frame(CompletionKind::Hints, n_fields, &fields, &Body::Inline(&[]), false, false)?)
+        Ok(self.frame(CompletionKind::Hints, n_fields, fields, &Body::Inline(&[]), false, false)?)
     }
 
     /// `http.response.trailers`: kept until the last of them.
     pub(super) fn trailers(
         &mut self,
         py: Python<'_>,
-        headers: Option<&Bound<'_, PyAny>>,
+        n_fields: u16,
+        fields: &[u8],
         more: bool,
     ) -> Result<(), Fault> {
-        let before = self.trailers.len();
-        let encoded = head::encode(self.head.status, headers, &mut self.trailers);
-        let fits =
-            self.trailers.len() + HEAD_ROOM <= self.served.worker.start.geometry.max_completion_frame();
-        if encoded.is_err() || !fits {
-            self.trailers.truncate(before);
-        }
-        let encoded = encoded?;
-        if !fits {
+        let most = self.served.worker.start.geometry.max_completion_frame();
+        let n_trailers = self.n_trailers + n_fields;
+        if self.trailers.len() + fields.len() + HEAD_ROOM > most || n_trailers > MOST_FIELDS {
             return Err(PyValueError::new_err("http.response.trailers: they are too long").into());
         }
-        self.n_trailers += encoded.n_fields;
+        self.trailers.extend_from_slice(fields);
+        self.n_trailers = n_trailers;
         if !more {
             self.stage = Stage::Ended;
             self.pump(py)?;

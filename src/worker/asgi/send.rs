@@ -14,7 +14,8 @@ use pyo3::types::{PyDict, PyString};
 use super::awaitable::{Waiting, awaited};
 use super::exchange::{Exchange, Stage, in_the_worker};
 use super::head::{bytes, type_name};
-use super::{Application, websocket};
+use super::{Application, head, websocket};
+use crate::wsgi::head::Head;
 use crate::wsgi::response::Fault;
 
 #[pymethods]
@@ -163,12 +164,11 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
             let status = required(message, intern!(py, "status"))?;
             let headers = item(message, intern!(py, "headers"))?;
             let trailers = truth(message, intern!(py, "trailers"))?;
-            // Nothing is to be sent yet, so nobody is owed a bell.
-            return slf.try_borrow_mut()?.prepare(&status, headers.as_ref(), trailers);
+            return prepare(slf, &status, headers.as_ref(), trailers);
         }
         Stage::Unstarted if is(&names.hint)? => {
-            let links = required(message, intern!(py, "links"))?;
-            slf.try_borrow_mut()?.hint(&links)
+            let (n_links, links) = head::encode_links(&required(message, intern!(py, "links"))?)?;
+            unchanged(slf, stage)?.hint(n_links, &links)
         }
         Stage::Unstarted => return Err(expected("http.response.start", &kind)),
         Stage::Prepared | Stage::Streaming if names.body.is(&kind)? => {
@@ -176,17 +176,19 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
                 .map(|part| bytes(part, "the body of http.response.body"))
                 .transpose()?;
             let more = truth(message, intern!(py, "more_body"))?;
-            slf.try_borrow_mut()?.body(py, part.as_ref(), more)
+            unchanged(slf, stage)?.body(py, part.as_ref(), more)
         }
         Stage::Prepared if is(&names.file)? => {
             let path = required(message, intern!(py, "path"))?.extract::<PathBuf>()?;
-            slf.try_borrow_mut()?.file(py, &path)
+            unchanged(slf, stage)?.file(py, &path)
         }
         Stage::Prepared | Stage::Streaming => return Err(expected("http.response.body", &kind)),
         Stage::Trailing if is(&names.trailers)? => {
             let headers = item(message, intern!(py, "headers"))?;
             let more = truth(message, intern!(py, "more_trailers"))?;
-            slf.try_borrow_mut()?.trailers(py, headers.as_ref(), more)
+            let status = slf.try_borrow()?.head.status;
+            let (Head { n_fields, .. }, fields) = head::encode(status, headers.as_ref())?;
+            unchanged(slf, stage)?.trailers(py, n_fields, &fields, more)
         }
         Stage::Trailing => return Err(expected("http.response.trailers", &kind)),
         Stage::Open | Stage::Ended | Stage::Done => {
@@ -197,6 +199,31 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         }
     };
     processed(slf, outcome)
+}
+
+/// A response's start, or that of one which denies a WebSocket. Nothing is to be sent yet, so nobody is owed a bell.
+pub(super) fn prepare(
+    slf: &Bound<'_, Exchange>,
+    status: &Bound<'_, PyAny>,
+    headers: Option<&Bound<'_, PyAny>>,
+    trailers: bool,
+) -> PyResult<()> {
+    let message = match slf.try_borrow()?.websocket {
+        Some(_) => "websocket.http.response.start",
+        None => "http.response.start",
+    };
+    let head = head::encode(head::status_code(status, message)?, headers)?;
+    unchanged(slf, Stage::Unstarted)?.prepare(head, trailers)
+}
+
+/// The exchange, when its message has been read: that runs code of the application's (iterators, mappings, `__bool__`),
+/// which may have sent something itself.
+pub(super) fn unchanged<'py>(slf: &Bound<'py, Exchange>, stage: Stage) -> PyResult<PyRefMut<'py, Exchange>> {
+    let exchange = slf.try_borrow_mut()?;
+    if exchange.stage != stage || exchange.pending.is_some() {
+        return Err(PyRuntimeError::new_err("an ASGI message has sent another one while it was read"));
+    }
+    Ok(exchange)
 }
 
 /// What follows a message that was sent.

@@ -68,7 +68,7 @@ async def gives_up_sending(scope, receive, send):
 
 @case
 async def forks_and_awaits(scope, receive, send):
-    """The child goes on waiting on its parent's loop, which its parent keeps from turning until the child is gone."""
+    """The child goes on waiting on its parent's loop, while its parent does not turn it."""
     waiting = asyncio.get_running_loop().create_future()
     pid = os.fork()
     if pid == 0:

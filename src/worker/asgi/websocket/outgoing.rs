@@ -12,7 +12,7 @@ use rgun_channel::frame::{Body, Completion, CompletionKind};
 use super::{ABNORMAL, ClientDisconnected};
 use crate::asgi::exchange::{Carried, Exchange, Stage};
 use crate::asgi::head::{self, bytes, type_name};
-use crate::asgi::send::{item, processed, required, shown, truth};
+use crate::asgi::send::{item, prepare, processed, required, shown, truth, unchanged};
 use crate::wsgi::head::Head;
 use crate::wsgi::response::Fault;
 
@@ -56,14 +56,14 @@ pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, Py
         Stage::Unstarted if is(&names.accept)? => {
             let subprotocol = item(message, intern!(py, "subprotocol"))?.filter(|given| !given.is_none());
             let headers = item(message, intern!(py, "headers"))?;
-            slf.try_borrow_mut()?.accept(subprotocol.as_ref(), headers.as_ref())
+            let (head, fields) = head::accepting(subprotocol.as_ref(), headers.as_ref())?;
+            unchanged(slf, stage)?.accept(head, fields)
         }
-        Stage::Unstarted if is(&names.close)? => slf.try_borrow_mut()?.forbid(),
+        Stage::Unstarted if is(&names.close)? => unchanged(slf, stage)?.forbid(),
         Stage::Unstarted if is(&names.start)? => {
             let status = required(message, intern!(py, "status"))?;
             let headers = item(message, intern!(py, "headers"))?;
-            // Nothing is to be sent yet, so nobody is owed a bell.
-            return slf.try_borrow_mut()?.prepare(&status, headers.as_ref(), false);
+            return prepare(slf, &status, headers.as_ref(), false);
         }
         Stage::Unstarted => {
             return Err(expected(
@@ -75,11 +75,11 @@ pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, Py
             let Some((content, text)) = content(message)? else { return Ok(()) };
             let len = content.as_bytes().len();
             let carried = Carried::Message { text };
-            slf.try_borrow_mut()?.pass_on(py, Some(&content), len, carried).map_err(Fault::from)
+            unchanged(slf, stage)?.pass_on(py, Some(&content), len, carried).map_err(Fault::from)
         }
         Stage::Open if is(&names.close)? => {
             let (code, reason) = farewell(message)?;
-            slf.try_borrow_mut()?.close(code, &reason).map_err(Fault::from)
+            unchanged(slf, stage)?.close(code, &reason).map_err(Fault::from)
         }
         Stage::Open => return Err(expected("'websocket.send' or 'websocket.close',", &kind)),
         Stage::Prepared | Stage::Streaming | Stage::Trailing if is(&names.body)? => {
@@ -87,7 +87,7 @@ pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, Py
                 .map(|part| bytes(part, "the body of websocket.http.response.body"))
                 .transpose()?;
             let more = truth(message, intern!(py, "more_body"))?;
-            slf.try_borrow_mut()?.body(py, part.as_ref(), more)
+            unchanged(slf, stage)?.body(py, part.as_ref(), more)
         }
         Stage::Prepared | Stage::Streaming | Stage::Trailing => {
             return Err(expected("'websocket.http.response.body'", &kind));
@@ -179,14 +179,8 @@ const fn may_be_sent(code: u16) -> bool {
 
 impl Exchange {
     /// `websocket.accept`; from now on messages are welcome.
-    fn accept(
-        &mut self,
-        subprotocol: Option<&Bound<'_, PyAny>>,
-        headers: Option<&Bound<'_, PyAny>>,
-    ) -> Result<(), Fault> {
-        self.fields.clear();
-        self.head = head::accepting(subprotocol, headers, &mut self.fields)?;
-        self.check_fields()?;
+    fn accept(&mut self, head: Head, fields: Vec<u8>) -> Result<(), Fault> {
+        self.set_head(head, fields)?;
         self.stage = Stage::Open;
         self.send_inline(&[], Carried::Body { end: false })?;
         match self.websocket.as_deref_mut().and_then(super::WebSocket::asks_for_more) {
