@@ -8,6 +8,8 @@
 //! | `/scope` | sends one message: version, path, query, flags and fields, as `/echo` of HTTP says them |
 //! | `/deny` | 401 and a body instead of an accept |
 //! | `/refuse` | 403 without a body, as a `websocket.close` before the accept |
+//! | `/undecided` | nothing, until the client is gone or it is cancelled |
+//! | `/late` | accepts when its client is gone or it is cancelled, then as `/echo` |
 //! | `/close/CODE/REASON` | accepts and closes |
 //! | `/close-within/CODE` | closes in the middle of a message |
 //! | `/return` | accepts and returns |
@@ -62,6 +64,15 @@ impl Exchange<'_, '_> {
             "deny" => return self.text(401, "not you"),
             "refuse" => return self.respond(403, None, Body::Inline(b""), true, true),
             "raise-first" => return self.raise(),
+            "undecided" => {
+                inbox.wait_until_over();
+                events.note_end(&path, inbox);
+                return self.finish();
+            }
+            "late" => {
+                inbox.wait_until_over();
+                self.accept(&[])?;
+            }
             "subprotocol" => {
                 let fields = [(&b"sec-websocket-protocol"[..], first.as_bytes()), (b"x-own", b"yes")];
                 self.accept(&fields)?;
@@ -69,7 +80,7 @@ impl Exchange<'_, '_> {
             _ => self.accept(&[])?,
         }
         match name {
-            "echo" | "subprotocol" => self.echo_messages(&mut socket, request.query == b"whole")?,
+            "echo" | "late" | "subprotocol" => self.echo_messages(&mut socket, request.query == b"whole")?,
             "scope" => {
                 let scope = super::super::echo(request)?;
                 self.message(format!("websocket: {}\n{scope}", request.websocket).as_bytes(), true, false)?;

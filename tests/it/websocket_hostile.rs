@@ -1,10 +1,12 @@
 //! Clients that do with a WebSocket what no client should, and how the daemon and everybody else get over it.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 
 use crate::bodies::pattern;
-use crate::support::Rgun;
-use crate::support::websocket::{BINARY, FIN, WebSocket, frame, handshake};
+use crate::support::websocket::{BINARY, CLOSE, FIN, PING, RSV1, TEXT, WebSocket, frame, handshake};
+use crate::support::{Daemon, Rgun, until};
 
 fn asgi() -> Rgun {
     Rgun::fake().fake_does("asgi").set("workers.concurrency", "10")
@@ -70,4 +72,187 @@ fn a_handshake_that_comes_while_the_first_worker_boots_waits_for_it() {
             assert_eq!((answer.status, answer.said("upgrade").as_str()), (200, "websocket"));
         }
     }
+}
+
+/// Waits until the application at this path has been told so.
+fn told(daemon: &Daemon, end: &str) {
+    until(end, || daemon.get("/codes").text().lines().any(|line| line.trim_end() == end).then_some(()));
+}
+
+#[test]
+fn pings_of_a_client_that_reads_nothing_are_bounded_and_it_is_cut_off() {
+    let daemon = asgi().set("timeouts.body", "1s").serving();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    let before = daemon.rss();
+    let pings = frame(FIN | PING, &[b'p'; 125]).repeat(100);
+    let (begun, mut most) = (Instant::now(), before);
+    until("the end", || {
+        let is_over = socket.client.try_send(&pings).is_err();
+        most = most.max(daemon.rss());
+        is_over.then_some(())
+    });
+    assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
+    let grown = most.saturating_sub(before);
+    assert!(grown < 2 << 20, "{} KiB more", grown >> 10);
+    told(&daemon, "/echo 1006");
+}
+
+#[test]
+fn fragments_of_nothing_without_end_hold_nobody_up() {
+    let daemon = asgi().serving();
+    let mut socket = WebSocket::open(&daemon, "/echo?whole");
+    let before = daemon.rss();
+    let nothing = frame(0, b"").repeat(1000);
+    socket.send(TEXT, "a");
+    for _ in 0..500 {
+        socket.send_raw(&nothing);
+    }
+    assert_eq!(daemon.get("/hello").status, 200);
+    socket.send(FIN, "b").says("ab");
+    let grown = daemon.rss().saturating_sub(before);
+    assert!(grown < 2 << 20, "{} KiB more", grown >> 10);
+}
+
+#[test]
+fn who_leaves_before_the_application_has_decided_is_gone() {
+    let daemon = asgi().set("workers.concurrency", "2").serving();
+    for path in ["/undecided", "/late"] {
+        // More than there are slots.
+        for _ in 0..5 {
+            let mut client = daemon.connect();
+            client.send(handshake(path, ""));
+            daemon.connect().send("nonsense\r\n\r\n").answer();
+            drop(client);
+        }
+        told(&daemon, &format!("{path} 1006"));
+        until("all of them", || {
+            let text = daemon.get("/codes").text();
+            (text.lines().filter(|line| line.starts_with(path)).count() >= 2).then_some(())
+        });
+        assert_eq!(daemon.get("/hello").status, 200);
+    }
+    WebSocket::open(&daemon, "/echo").text("on").says("on");
+}
+
+#[test]
+fn who_has_broken_the_rules_and_stays_is_left_without_a_reset() {
+    let daemon = asgi().over_tcp().serving();
+    let before = daemon.descriptors().len();
+    let mut socket = WebSocket::open(&daemon, "/echo");
+    socket.send(FIN | 3, "");
+    until("it is left", || (daemon.descriptors().len() <= before).then_some(()));
+    // After a reset nothing can be sent; and elsewhere than here it would have taken away what was not read.
+    assert!(socket.client.try_send("x").is_ok());
+    assert_eq!(socket.closed().0, 1002);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_ever_for_an_application_that_does_not_decide() {
+    let mut daemon = asgi().set("timeouts.drain", "1s").serving();
+    let mut client = daemon.connect();
+    client.send(handshake("/undecided", ""));
+    assert_eq!(daemon.get("/hello").status, 200);
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.exit().success());
+    assert!(client.try_answer("GET").is_err());
+}
+
+#[test]
+fn a_handshake_that_is_accepted_too_late_does_not_keep_the_daemon_from_stopping() {
+    let mut daemon = asgi().set("timeouts.drain", "5s").set("timeouts.request", "1s").serving();
+    let mut client = daemon.connect();
+    // Cancelled at its deadline, it accepts: too late for its client.
+    client.send(handshake("/late", ""));
+    assert_eq!(daemon.get("/hello").status, 200);
+    daemon.signal(Signal::SIGTERM);
+    client.answer().is_a_refusal(504);
+    assert!(daemon.exit().success());
+}
+
+#[test]
+fn a_hung_event_loop_costs_its_websockets_their_worker_and_they_are_told_to_come_back() {
+    let daemon = asgi().set("timeouts.drain", "2s").serving();
+    let mut sockets: Vec<_> = (0..20).map(|_| WebSocket::open(&daemon, "/echo")).collect();
+    let worker = daemon.worker();
+    let mut blocked = daemon.connect();
+    blocked.ask("/block/60000");
+    // Frames wait for a loop that does not turn.
+    until("it is blocked", || {
+        let mut client = daemon.connect();
+        client.ask("/hello");
+        client.is_silent_for(Duration::from_millis(100)).then_some(())
+    });
+    daemon.signal(Signal::SIGHUP);
+    for socket in &mut sockets {
+        assert_eq!(socket.closed(), (1012, "Service Restart".to_owned()));
+        socket.close(1012, "").is_gone();
+    }
+    let mut new = WebSocket::open(&daemon, "/echo");
+    new.text("on").says("on");
+    assert_ne!(daemon.worker(), worker);
+}
+
+/// Every way to end, many times, at random; and then nothing is left of it.
+#[test]
+fn whatever_way_websockets_end_nothing_is_left_of_them() {
+    let mut daemon = asgi().set("workers.concurrency", "2").set("websocket.most", "50").over_tcp().serving();
+    daemon.get("/hello");
+    WebSocket::open(&daemon, "/echo").text("on").says("on");
+    let before = daemon.descriptors().len();
+    let mut dice = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut open = Vec::new();
+    for _ in 0..600 {
+        dice ^= dice << 13;
+        dice ^= dice >> 7;
+        dice ^= dice << 17;
+        let paths = ["/echo", "/return", "/close/4000/x", "/raise", "/deny", "/send/20/20000", "/once"];
+        // What is sent before the answer would keep the end of the connection from being seen.
+        let path = if dice.is_multiple_of(11) { "/late" } else { paths[(dice >> 8) as usize % paths.len()] };
+        let mut client = daemon.connect();
+        client.send(handshake(path, "Sec-WebSocket-Extensions: permessage-deflate\r\n"));
+        let last: &[u8] = match dice % 11 {
+            0 => &[],
+            1 => &frame(FIN | CLOSE, b"\x03\xe8"),
+            2 => &frame(FIN | CLOSE, b"\x03"),
+            3 => &frame(FIN | TEXT, b"\xff"),
+            4 => &frame(TEXT, b"half"),
+            5 => &frame(FIN | RSV1 | TEXT, b"\xff\xff\xff\xff"),
+            6 => &frame(FIN | BINARY, &pattern(50_000)),
+            7 => &frame(FIN | TEXT, b"hi")[..3],
+            8 => &[frame(FIN | TEXT, b"hi"), frame(FIN | CLOSE, b"")].concat(),
+            9 => &frame(FIN | PING, b"hi"),
+            _ => b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n",
+        };
+        // Some are gone by now.
+        drop(client.try_send(last));
+        match dice >> 32 & 3 {
+            0 => drop(client),
+            1 => {
+                client.finish();
+                open.push(client);
+            }
+            _ if path == "/late" => drop(client),
+            _ => open.push(client),
+        }
+        if open.len() > 40 {
+            open.swap_remove((dice >> 40) as usize % 40);
+        }
+    }
+    drop(open);
+    until("no connection is left", || (daemon.descriptors().len() <= before).then_some(()));
+    // Two slots, and none of them is lost.
+    let mut waits: Vec<_> = (0..2).map(|_| daemon.connect()).collect();
+    for client in &mut waits {
+        client.ask("/slow/300");
+    }
+    assert!(waits.iter_mut().all(|client| client.answer().status == 200));
+    let mut sockets: Vec<_> = (0..50).map(|_| WebSocket::open(&daemon, "/echo")).collect();
+    assert_eq!(daemon.get("/hello").status, 200, "all of them are beside the slots");
+    sockets.iter_mut().for_each(|socket| socket.text("on").says("on"));
+    drop(sockets);
+    let begun = Instant::now();
+    daemon.stops();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let text = daemon.log.text();
+    assert!(!text.contains("panicked") && !text.contains("contract"), "{text}");
 }

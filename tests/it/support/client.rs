@@ -201,10 +201,15 @@ impl Client {
 
     /// Has nothing come that was not read yet?
     pub(crate) fn is_silent(&mut self) -> bool {
+        self.is_silent_for(Duration::from_millis(1))
+    }
+
+    /// And for so long nothing comes?
+    pub(crate) fn is_silent_for(&mut self, time: Duration) -> bool {
         if !self.received.is_empty() {
             return false;
         }
-        self.patience(Duration::from_millis(1));
+        self.patience(time);
         let silent = matches!(self.read(), Err(Broken::Silence));
         self.patience(DEADLINE);
         silent
