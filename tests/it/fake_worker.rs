@@ -46,6 +46,7 @@
 //! | `/file-short/N` | announces N bytes, the descriptor's file has half of them |
 //! | `/fd-missing` | a file body whose descriptor is never sent |
 //! | `/raise`, `/raise-mid-body/MS` | Raised before the head / MS after head and 10 of 1000 bytes |
+//! | `/raise-late` | Raised when `Hello, world!` is complete |
 //! | `/hang`, `/hang-mid-body` | nothing, for ever / head and 10 of 1000 bytes, then nothing |
 //! | `/die`, `/abort` | exit 3 / SIGABRT before the head |
 //! | `/die-mid-body` | head and 10 of 1000 bytes, exit 3 once the daemon has taken them |
@@ -598,6 +599,10 @@ impl Exchange<'_, '_> {
             }
             "fd-missing" => self.respond_file(1000),
             "raise" => self.raise(),
+            "raise-late" => {
+                self.respond(200, Some(13), Body::Inline(b"Hello, world!"), true, false)?;
+                self.raise()
+            }
             "raise-mid-body" => {
                 self.half_a_response()?;
                 worker.wait_until_taken()?;

@@ -58,6 +58,18 @@ fn an_application_that_raises_in_mid_body_is_in_the_log_too() {
 }
 
 #[test]
+fn an_application_that_raises_when_it_has_answered_is_an_entry_that_names_the_request() {
+    let daemon = Rgun::fake().serving();
+    let answer = daemon.get("/raise-late");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "Hello, world!"));
+    let entry = daemon.log.wait("raised after its answer was complete: Fake: boom");
+    assert!(entry.contains("GET /raise-late"), "{entry}");
+    let fields = daemon.log.wait("rgun.request_id");
+    assert!(fields.contains(answer.field("x-request-id")), "{fields}");
+    assert!(fields.contains("rgun.path=/raise-late") && fields.contains("rgun.method=GET"), "{fields}");
+}
+
+#[test]
 fn a_line_break_in_a_path_is_not_one_in_the_log() {
     let daemon = Rgun::fake().flags(["--access-logfile", "-"]).serving();
     let answer = daemon.get("/hello%0aERROR%20all%20lost");

@@ -19,7 +19,7 @@ use super::rules::RuleNr;
 use super::upload::{Carriage, Uptake};
 use super::websocket::Socket;
 use super::worker::Worker;
-use super::{Had, Notice, NoticeSink};
+use super::{Asked, Had, Notice, NoticeSink};
 
 /// Why an exchange is answered by the daemon and not by the application. `http::fault` maps it to a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -483,7 +483,8 @@ impl Exchange {
                 self.acknowledge_all(worker);
                 if self.ended {
                     // For the journal only: the client has its answer.
-                    notice(Notice::RaisedAfterEnd { worker: worker.id, summary, traceback });
+                    let asked = Asked::new(self, worker, Instant::now());
+                    notice(Notice::RaisedAfterEnd { worker: worker.id, asked, summary, traceback });
                 } else if self.fault.is_none() {
                     // Not the application's fault if it could not go on because nobody listened.
                     self.failed |= !self.client_is_through();

@@ -61,6 +61,8 @@ pub enum Notice {
     RaisedAfterEnd {
         /// In which worker.
         worker: WorkerId,
+        /// Whose answer.
+        asked: Asked,
         /// Type and message.
         summary: String,
         /// The formatted traceback, perhaps empty.

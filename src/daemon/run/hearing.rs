@@ -84,10 +84,14 @@ impl Daemon {
                 );
                 Vec::new()
             }
-            Notice::RaisedAfterEnd { worker, summary, traceback } => {
+            Notice::RaisedAfterEnd { worker, asked, summary, traceback } => {
+                let dispatch::Asked { request_id, method, path, .. } = asked;
                 tracing::error!(
+                    rgun.request_id = %request_id,
+                    rgun.method = %method,
+                    rgun.path = %path,
                     rgun.worker = worker.number.0,
-                    "the application raised after its answer was complete: {summary}\n{}",
+                    "{method} {path}: the application raised after its answer was complete: {summary}\n{}",
                     traceback.trim_end()
                 );
                 Vec::new()
