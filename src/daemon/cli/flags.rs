@@ -265,7 +265,7 @@ impl Flags {
         set(name::HEADERS, "--limit-request-fields", text(&self.limit_request_fields));
         set(name::HEADER, "--limit-request-field_size", text(&self.limit_request_field_size));
         set(name::MAX_MESSAGE, "--ws-max-size", text(&self.ws_max_size));
-        let ping = |time: &Option<String>| time.as_deref().map(|time| seconds(whole(time), "off"));
+        let ping = |time: &Option<String>| time.as_deref().map(fractional_seconds);
         set(name::PING_INTERVAL, "--ws-ping-interval", ping(&self.ws_ping_interval));
         set(name::PING_TIMEOUT, "--ws-ping-timeout", ping(&self.ws_ping_timeout));
         set(name::COMPRESSION, "--ws-per-message-deflate", text(&self.ws_per_message_deflate));
@@ -363,9 +363,38 @@ fn seconds(time: &str, zero: &str) -> Value {
     }
 }
 
-/// Uvicorn's seconds are floating-point numbers, and shown as such.
-fn whole(time: &str) -> &str {
-    time.strip_suffix(".0").unwrap_or(time)
+/// Uvicorn's seconds, which are floating-point numbers: `20.0`, `0.2`. Less than a millisecond is one.
+fn fractional_seconds(time: &str) -> Value {
+    let value = match milliseconds(time) {
+        None => return seconds(time, "off"),
+        Some(0) => return Value::text("off"),
+        Some(time) => time,
+    };
+    if value % 1000 == 0 {
+        Value::text(format!("{}s", value / 1000))
+    } else {
+        Value::text(format!("{value}ms"))
+    }
+}
+
+/// Of a number with a decimal point.
+fn milliseconds(time: &str) -> Option<u64> {
+    let (whole, fraction) = time.split_once('.')?;
+    let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(fraction) || time.len() < 2 {
+        return None;
+    }
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let (mut value, mut is_more) = (whole, false);
+    for at in 0..fraction.len().max(3) {
+        let digit = fraction.as_bytes().get(at).map_or(0, |digit| u64::from(digit - b'0'));
+        if at < 3 {
+            value = value.checked_mul(10)?.checked_add(digit)?;
+        } else {
+            is_more |= digit > 0;
+        }
+    }
+    value.checked_add(u64::from(is_more))
 }
 
 /// Gunicorn's levels by our names.

@@ -127,6 +127,25 @@ fn uvicorns_flags_for_websockets_work_as_they_are() {
     assert_eq!((websocket.max_message, websocket.compression), (1 << 20, false));
     assert_eq!((websocket.ping_interval, websocket.ping_timeout), (Some(Duration::from_secs(5)), None));
     assert_eq!(shell.sound("a --websocket-max-message-size 512KiB").config.websocket.max_message, 512 << 10);
+    for (typed, millis) in [
+        ("20.0", Some(20_000)),
+        ("0.2", Some(200)),
+        ("1.5", Some(1500)),
+        (".25", Some(250)),
+        ("3.", Some(3000)),
+        ("0.00001", Some(1)),
+        ("0.1999", Some(200)),
+        ("200ms", Some(200)),
+        ("0.0", None),
+        ("0", None),
+    ] {
+        let interval = shell.sound(&format!("a --ws-ping-interval {typed}")).config.websocket.ping_interval;
+        assert_eq!(interval, millis.map(Duration::from_millis), "{typed}");
+    }
+    for typed in [".", "1.2.3", "1.5s", "-0.5", "1e3", "99999999999999999999.5", "18446744073709551.6"] {
+        let text = shell.refused(&format!("a --ws-ping-timeout {typed}"));
+        assert!(text.contains("--ws-ping-timeout: websocket.ping_timeout"), "{typed}: {text}");
+    }
     let text = shell.refused("a --ws-ping-interval soon --ws-per-message-deflate perhaps");
     assert!(text.contains("--ws-ping-interval: websocket.ping_interval"), "{text}");
     assert!(text.contains("--ws-per-message-deflate: websocket.compression"), "{text}");
