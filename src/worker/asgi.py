@@ -257,31 +257,83 @@ class Lifespan:
         (self.started if is_startup else self.stopped).set()
 
 
-def stack_of(task, loop):
-    """Where a task is: the frames of its coroutines, the one that waits last. None: it is being made."""
-    if task is None or asyncio.current_task(loop) is task:
-        import threading
+# Tasks whose stacks are shown together.
+MOST_TASKS = 16
 
-        # It runs: its frames are those of the loop's thread, below ours.
-        frame = sys._current_frames().get(threading.main_thread().ident)
-        stack = traceback.extract_stack(frame)
-        inside = [at for at, entry in enumerate(stack) if is_ours(entry.filename)]
-        stack = traceback.StackSummary.from_list(stack[inside[-1] + 1 if inside else 0 :])
-        return "".join(stack.format())
-    frames, awaited = [], task.get_coro()
+
+def stack_of(task, loop):
+    """Where a task is, the frame that waits last; then where the tasks are for which it waits, and theirs.
+
+    None: it is being made.
+    """
+    if task is None:
+        return running_stack()
+    tasks, texts = [task], []
+    for each in tasks:  # it grows
+        if len(texts) == MOST_TASKS:
+            texts.append("and for more tasks\n")
+            break
+        text, awaited = waiting_stack(each, loop)
+        texts.append(f"for its task {each.get_name()}, which was at:\n{text}" if texts else text)
+        for task in awaited:
+            if not task.done() and not any(task is known for known in tasks):
+                tasks.append(task)
+    return "".join(texts)
+
+
+def running_stack():
+    """The frames of the loop's thread, below ours."""
+    import threading
+
+    frame = sys._current_frames().get(threading.main_thread().ident)
+    stack = traceback.extract_stack(frame)
+    inside = [at for at, entry in enumerate(stack) if is_ours(entry.filename)]
+    stack = traceback.StackSummary.from_list(stack[inside[-1] + 1 if inside else 0 :])
+    return "".join(stack.format())
+
+
+def waiting_stack(task, loop):
+    """The frames of its coroutines as text, and the tasks that it waits for."""
+    if asyncio.current_task(loop) is task:
+        return running_stack(), []
+    frames, lines, awaited = [], [], task.get_coro()
     while True:
         # Coroutines, generators, asynchronous generators.
         kind = next((kind for kind in ("cr", "gi", "ag") if hasattr(awaited, f"{kind}_frame")), None)
         if kind is None:
             break
         frame = getattr(awaited, f"{kind}_frame")
-        if frame is not None and not is_ours(frame.f_code.co_filename):
-            frames.append((frame, frame.f_lineno))
+        if frame is not None:
+            frames.append(frame)
+            if not is_ours(frame.f_code.co_filename):
+                lines.append((frame, frame.f_lineno))
         awaited = getattr(awaited, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
-    text = "".join(traceback.StackSummary.extract(iter(frames)).format())
+    text = "".join(traceback.StackSummary.extract(iter(lines)).format())
     if awaited is not None:
         text += f"  waiting for {type(awaited).__module__}.{type(awaited).__qualname__}\n"
-    return text or "  not begun\n"
+    return text or "  not begun\n", awaited_tasks(task, frames)
+
+
+def awaited_tasks(task, frames):
+    """The tasks for which one waits: in the Future that it waits for, and in the frames of who made that.
+
+    Nothing of asyncio's that is public tells before 3.14, so this knows asyncio (gather, wait, wait_for, shield,
+    TaskGroup) and anyio; with others, fewer tasks are found.
+    """
+    future = getattr(task, "_fut_waiter", None)
+    places = [future, getattr(future, "_children", None)]
+    for callback, *_ in getattr(future, "_callbacks", None) or ():
+        places += [cell.cell_contents for cell in getattr(callback, "__closure__", None) or ()]
+    for frame in frames:
+        if frame.f_globals.get("__name__", "").partition(".")[0] in ("asyncio", "anyio"):
+            for value in list(frame.f_locals.values()):
+                places += [value, getattr(value, "_tasks", None)]
+    found = []
+    for place in places:
+        # A copy: on another thread than the loop's, it may change.
+        members = list(place) if type(place) in (list, tuple, set) else [place]
+        found += [member for member in members if isinstance(member, asyncio.Task)]
+    return found
 
 
 def is_ours(filename):

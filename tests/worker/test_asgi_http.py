@@ -1,6 +1,5 @@
 """ASGI over HTTP, the worker's side: scope, receive, send, tasks, back-pressure, disconnects, deadlines."""
 
-import contextlib
 import json
 import os
 import signal
@@ -478,68 +477,6 @@ def test_work_after_the_response_keeps_the_slot_and_not_the_client(worker):
     assert told(worker.ask("/seen")) == ["worked on"]
 
 
-# ------------------------------------------------ deadlines, stacks
-
-
-def test_at_its_deadline_a_task_is_reported_and_cancelled(worker):
-    exchange = worker.submit("/stuck")
-    worker.ask("/ignore")
-    worker.disconnect(exchange, cancel=True)
-    report = worker.next("warning")[1]
-    assert f"exchange {exchange} has passed its deadline" in report
-    for line in ("in stuck", "in inner", "asyncio.sleep(1000)"):
-        assert line in report
-    assert "<rgun>" not in report
-    answer = worker.whole(exchange)
-    assert (answer.status, answer.raised) == (0, [])
-    assert told(worker.ask("/seen")) == ["cancelled"]
-
-
-def test_a_task_that_answers_its_cancellation_answers_nobody(worker):
-    exchange = worker.submit("/stubborn")
-    worker.ask("/ignore")
-    worker.disconnect(exchange, cancel=True)
-    worker.next("warning")
-    answer = worker.whole(exchange)
-    assert (answer.status, answer.body, answer.raised) == (0, b"", [])
-
-
-def test_the_stack_of_a_waiting_request_is_its_tasks(worker):
-    exchange = worker.submit("/stuck")
-    worker.ask("/ignore")
-    stack = worker.ask_stacks(exchange)
-    assert "in stuck" in stack
-    assert "in inner" in stack
-    worker.disconnect(exchange, cancel=True)
-    worker.whole(exchange)
-    assert worker.ask_stacks(exchange) is None
-
-
-def test_the_stack_of_a_running_request_is_its_threads(worker, tmp_path):
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
-    exchange = worker.submit(f"/busy?{path}")
-    writers = []
-
-    def is_read():
-        # ENXIO: nobody reads it yet.
-        with contextlib.suppress(OSError):
-            writers.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-        return writers
-
-    eventually(is_read, "the application blocks")
-    try:
-        stack = worker.ask_stacks(exchange)
-        everything = worker.ask_stacks()
-    finally:
-        # Else the worker would be no good to the tests that follow.
-        os.close(writers[0])
-    for part in ("in busy", ".read_bytes()", "in read_bytes"):
-        assert part in stack
-    assert "in busy" in everything
-    assert told(worker.whole(exchange)) == "done"
-
-
 # ------------------------------------------------ the end
 
 
@@ -567,12 +504,23 @@ def test_stop_in_a_streaming_response_lets_it_end(fake, python, loop):
 
 
 LEAVING = """
-    import os, signal, sys
+    import functools, os, signal, sys
 
     def leave(number, frame):
         sys.exit(5)
 
-    signal.signal(signal.SIGUSR1, leave)
+    class Leaving:
+        def leave(self, number, frame):
+            sys.exit(5)
+
+    HANDLERS = {
+        "function": leave,
+        "method": Leaving().leave,
+        "lambda": lambda *given: sys.exit(5),
+        "partial": functools.partial(lambda name, number, frame: sys.exit(5), "bound"),
+        "default": lambda number, frame, code=5: sys.exit(code),
+    }
+    signal.signal(signal.SIGUSR1, HANDLERS[os.environ.get("HANDLER", "function")])
 
     def profile(frame, event, function):
         if event == "c_call" and function.__name__ == "ended":
@@ -604,10 +552,11 @@ def test_a_signal_handler_that_exits_ends_the_worker_after_its_requests(fake, py
     assert worker.wait() == 5
 
 
+@pytest.mark.parametrize("handler", ["function", "method", "lambda", "partial", "default"])
 def test_a_signal_handler_that_exits_in_a_request_ends_it_and_the_worker_after_the_others(
-    fake, python, loop, project
+    fake, python, loop, project, handler
 ):
-    worker = spawn(fake, python, loop, "leaving", project(leaving=LEAVING))
+    worker = spawn(fake, python, loop, "leaving", project(leaving=LEAVING), env={"HANDLER": handler})
     other = worker.submit("/", "POST", length=8)
     worker.until(other, lambda answer: answer.taken, "taken")
     worker.part(other, b"part")

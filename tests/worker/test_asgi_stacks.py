@@ -1,0 +1,125 @@
+"""Deadlines and stacks of ASGI requests: where the task of one is, and the tasks that it waits for."""
+
+import contextlib
+import os
+import sys
+
+import pytest
+from conftest import eventually
+from test_asgi_http import loop, spawn, told  # noqa: F401 (loop is a fixture)
+
+
+@pytest.fixture(scope="module")
+def worker(fakes, python, loop):  # noqa: F811 (the fixture)
+    """One worker for the tests of this file: nothing in here ends it."""
+    worker = spawn(fakes(), python, loop, "asgi_stacks")
+    yield worker
+    assert worker.stop() == 0, worker.daemon.output()
+    assert "Traceback" not in worker.daemon.output(), worker.daemon.output()
+
+
+def test_at_its_deadline_a_task_is_reported_and_cancelled(worker):
+    exchange = worker.submit("/stuck")
+    worker.ask("/ignore")
+    worker.disconnect(exchange, cancel=True)
+    report = worker.next("warning")[1]
+    assert f"exchange {exchange} has passed its deadline" in report
+    for line in ("in stuck", "in inner", "asyncio.sleep(1000)"):
+        assert line in report
+    assert "<rgun>" not in report
+    answer = worker.whole(exchange)
+    assert (answer.status, answer.raised) == (0, [])
+    assert told(worker.ask("/seen")) == ["cancelled"]
+
+
+def test_a_task_that_answers_its_cancellation_answers_nobody(worker):
+    exchange = worker.submit("/stubborn")
+    worker.ask("/ignore")
+    worker.disconnect(exchange, cancel=True)
+    worker.next("warning")
+    answer = worker.whole(exchange)
+    assert (answer.status, answer.body, answer.raised) == (0, b"", [])
+
+
+def test_the_stack_of_a_waiting_request_is_its_tasks(worker):
+    exchange = worker.submit("/stuck")
+    worker.ask("/ignore")
+    stack = worker.ask_stacks(exchange)
+    assert "in stuck" in stack
+    assert "in inner" in stack
+    worker.disconnect(exchange, cancel=True)
+    worker.whole(exchange)
+    assert worker.ask_stacks(exchange) is None
+
+
+def test_the_stack_of_a_running_request_is_its_threads(worker, tmp_path):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    exchange = worker.submit(f"/busy?{path}")
+    writers = []
+
+    def is_read():
+        # ENXIO: nobody reads it yet.
+        with contextlib.suppress(OSError):
+            writers.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        return writers
+
+    eventually(is_read, "the application blocks")
+    try:
+        stack = worker.ask_stacks(exchange)
+        everything = worker.ask_stacks()
+    finally:
+        # Else the worker would be no good to the tests that follow.
+        os.close(writers[0])
+    for part in ("in busy", ".read_bytes()", "in read_bytes"):
+        assert part in stack
+    assert "in busy" in everything
+    assert told(worker.whole(exchange)) == "done"
+
+
+# ------------------------------------------------ tasks of a request's own
+
+
+def waiting(worker, path):
+    """A request whose tasks have all begun to wait: the loop has turned twice since it came."""
+    exchange = worker.submit(path)
+    worker.ask("/ignore")
+    worker.ask("/ignore")
+    return exchange
+
+
+def cancelled(worker, exchange):
+    """At its deadline; the report."""
+    worker.disconnect(exchange, cancel=True)
+    report = worker.next("warning")[1]
+    assert worker.whole(exchange).raised == []
+    return report
+
+
+@pytest.mark.parametrize(
+    "how", ["gathers", "waits", "waits_with_timeout", "awaits_task", "shields", "groups", "groups_of_anyio"]
+)
+def test_the_tasks_that_a_request_waits_for_are_shown_too(worker, how):
+    if how == "groups" and sys.version_info < (3, 11):
+        pytest.skip("TaskGroup came with 3.11")
+    exchange = waiting(worker, "/" + how)
+    asked = worker.ask_stacks(exchange)
+    for stack in (asked, cancelled(worker, exchange)):
+        for part in (f"in {how}", "in child", "in innermost"):
+            assert part in stack
+        assert "<rgun>" not in stack
+
+
+def test_of_tasks_that_wait_for_tasks_all_are_shown_once(worker):
+    report = cancelled(worker, waiting(worker, "/nests"))
+    assert [report.count(f"in {name}\n") for name in ("nests", "parent", "child", "innermost")] == [1] * 4
+    exchange = waiting(worker, "/circle")
+    stack = worker.ask_stacks(exchange)
+    assert (stack.count("for its task"), stack.count("in waits_for_each_other")) == (2, 2)
+    cancelled(worker, exchange)
+
+
+def test_of_many_tasks_some_are_shown(worker):
+    report = cancelled(worker, waiting(worker, "/gathers_many"))
+    assert report.count("in innermost\n") == 15
+    assert report.endswith("and for more tasks\n")
