@@ -42,18 +42,30 @@ async def call_websocket(application, scope, receive, send):
 def is_signal_handlers(error):
     """Is it the SystemExit of a signal handler, which wants the process to end, whoever it interrupted?
 
-    Python calls a handler from the frame that it interrupts, and with that frame as an argument.
+    Python calls a handler with the signal's number and the frame that it interrupts, through which it then raises.
+    (Not always directly: uvloop's frames, which are not Python's, may be between the two.)
     """
     if not isinstance(error, SystemExit):
         return False
-    entry = error.__traceback__
-    while entry is not None and entry.tb_next is not None:
-        interrupted, called = entry.tb_frame, entry.tb_next.tb_frame
-        for value in called.f_locals.values():
-            if value is interrupted or (isinstance(value, tuple) and any(of is interrupted for of in value)):
+    outer, entry = [], error.__traceback__
+    while entry is not None:
+        given = arguments(entry.tb_frame)
+        for number, interrupted in zip(given, given[1:]):
+            # By its type: a proxy's __class__ is its application's code.
+            if issubclass(type(number), int) and any(interrupted is frame for frame in outer):
                 return True
+        outer.append(entry.tb_frame)
         entry = entry.tb_next
     return False
+
+
+def arguments(frame):
+    """What a frame's function was given by position."""
+    code, values = frame.f_code, frame.f_locals
+    given = [values[name] for name in code.co_varnames[: code.co_argcount] if name in values]
+    if code.co_flags & 0x04:  # CO_VARARGS
+        given += values.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ())
+    return given
 
 
 def single(application, is_double):

@@ -57,7 +57,14 @@ def test_an_exception_after_the_end_is_told_and_the_client_has_its_answer(worker
 
 
 @pytest.mark.parametrize(
-    ("case", "summary"), [("exits", "SystemExit: 3"), ("cancels_itself", "CancelledError")]
+    ("case", "summary"),
+    [
+        ("exits", "SystemExit: 3"),
+        ("exits_looking_at_its_caller", "SystemExit: left in exits_looking_at_its_caller"),
+        ("exits_showing_its_frame", "SystemExit: left in exits_showing_its_frame"),
+        ("exits_with_a_proxy", "SystemExit: with a proxy"),
+        ("cancels_itself", "CancelledError"),
+    ],
 )
 def test_exits_and_cancellations_are_errors_of_their_request(worker, case, summary):
     assert summary in failed(worker.ask(f"/{case}"))

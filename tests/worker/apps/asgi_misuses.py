@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 
 import asgi_cases
 from asgi_cases import SEEN, case, finish, start, tell
@@ -168,6 +169,39 @@ async def forks(scope, receive, send):
         return
     await asyncio.get_running_loop().run_in_executor(None, os.waitpid, child, 0)
     await tell(send, "parent")
+
+
+def leave_looking_at(caller=None):
+    """As scripts do that tell where they were left."""
+    caller = caller or sys._getframe(1)
+    raise SystemExit(f"left in {caller.f_code.co_name}")
+
+
+@case
+async def exits_looking_at_its_caller(scope, receive, send):
+    leave_looking_at()
+
+
+@case
+async def exits_showing_its_frame(scope, receive, send):
+    leave_looking_at(sys._getframe())
+
+
+class Proxy:
+    """As werkzeug's, where there is nothing that it stands for."""
+
+    @property
+    def __class__(self):
+        raise RuntimeError("nothing here")
+
+
+def leave_with(proxy, other):
+    raise SystemExit("with a proxy")
+
+
+@case
+async def exits_with_a_proxy(scope, receive, send):
+    leave_with(Proxy(), Proxy())
 
 
 @case
