@@ -108,7 +108,7 @@ def test_a_client_that_leaves_while_send_waits_ends_the_wait(worker, size):
     assert seen(worker) == ["ClientDisconnected", True]
 
 
-@pytest.mark.parametrize("path", ["/raises_when_gone", "/sends_uncaught"])
+@pytest.mark.parametrize("path", ["/raises_when_gone", "/raises_when_gone?group", "/sends_uncaught"])
 def test_exceptions_that_only_say_that_the_client_has_gone_are_not_told(worker, path):
     answer = closed(worker, accepted(worker, path))
     assert (answer.raised, answer.closed, answer.frames[-1]) == ([], None, (BODY, END | DONE, 0))
@@ -117,6 +117,8 @@ def test_exceptions_that_only_say_that_the_client_has_gone_are_not_told(worker, 
 def test_other_exceptions_are_told_after_the_client_has_gone_too(worker):
     exchange = accepted(worker, "/raises_when_gone?told")
     assert failed(closed(worker, exchange)) == "ValueError: while cleaning up"
+    group = closed(worker, accepted(worker, "/raises_when_gone?mixed_group"))
+    assert "of tasks" in failed(group)
     assert "WebSocketDisconnect" in failed(over(worker, "/raises_before_it_is_gone"))
 
 

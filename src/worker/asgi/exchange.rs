@@ -353,22 +353,32 @@ fn returned(result: &Bound<'_, PyAny>) -> Option<Described> {
 fn fault_of(py: Python<'_>, is_disconnected: bool, error: &PyErr) -> Option<Described> {
     // Cancelled at its deadline, for which the client has its answer; or the framework's own way to say that the
     // client has gone (Starlette's ClientDisconnect).
-    let name = || error.get_type(py).name().is_ok_and(|name| is_farewell(&name.to_string()));
-    if is_disconnected && name() {
+    if is_disconnected && is_farewell(error.value(py).as_any(), MOST_NESTED) {
         return None;
     }
     Some(Described::of(py, error))
 }
 
-/// Exceptions that end an exchange whose client has gone.
-fn is_farewell(name: &str) -> bool {
+/// Groups of exceptions within groups.
+const MOST_NESTED: u8 = 16;
+
+/// Is it one of the exceptions that end an exchange whose client has gone, or a group (PEP 654, its backport, anyio's
+/// of old) of nothing else?
+fn is_farewell(error: &Bound<'_, PyAny>, nested: u8) -> bool {
+    let parts = error.getattr(intern!(error.py(), "exceptions")).ok().and_then(|parts| {
+        parts.try_iter().ok()?.collect::<PyResult<Vec<_>>>().ok().filter(|parts| !parts.is_empty())
+    });
+    if let Some(parts) = parts {
+        return nested > 0 && parts.iter().all(|part| is_farewell(part, nested - 1));
+    }
+    let name = error.get_type().name().map(|name| name.to_string());
     matches!(
-        name,
-        "CancelledError"
+        name.as_deref(),
+        Ok("CancelledError"
             | "ClientDisconnect"
             | "ClientDisconnected"
             | "RequestAborted"
-            | "WebSocketDisconnect"
+            | "WebSocketDisconnect")
     )
 }
 

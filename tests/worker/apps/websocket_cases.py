@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import sys
 import weakref
 
 import asgi_cases
@@ -346,12 +347,26 @@ class WebSocketDisconnect(Exception):
     """Starlette's way to say that the client has gone."""
 
 
+def group_of(*exceptions):
+    """As task groups raise it; before 3.11 the ones of libraries do."""
+    if sys.version_info >= (3, 11):
+        return ExceptionGroup("of tasks", exceptions)  # noqa: F821 (there since 3.11)
+    group = Exception("of tasks")
+    group.exceptions = exceptions
+    return group
+
+
 @case
 async def raises_when_gone(scope, receive, send):
     await accept(receive, send)
     await receive()
+    told = ValueError("while cleaning up")
     if scope["query_string"] == b"told":
-        raise ValueError("while cleaning up")
+        raise told
+    if scope["query_string"] == b"group":
+        raise group_of(WebSocketDisconnect(), group_of(WebSocketDisconnect(), WebSocketDisconnect()))
+    if scope["query_string"] == b"mixed_group":
+        raise group_of(WebSocketDisconnect(), group_of(WebSocketDisconnect(), told))
     raise WebSocketDisconnect
 
 
