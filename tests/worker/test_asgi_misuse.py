@@ -217,3 +217,16 @@ def test_a_broken_channel_ends_the_worker(fakes, python, frame):
     worker.publish(frame)
     assert worker.wait() == 70
     assert "the channel is broken" in fake.output()
+
+
+def test_a_head_that_just_fits_has_room_for_its_length(worker):
+    longest = 0
+    for size in range(130_860, 130_920):
+        answer = worker.ask(f"/full_head?{size}")
+        if answer.raised:
+            assert failed(answer).startswith("ValueError: the response's headers have ")
+        else:
+            longest = size
+            assert (b"content-length", b"2000000") in answer.fields
+            assert len(answer.body) == 2_000_000
+    assert 130_860 < longest < 130_919

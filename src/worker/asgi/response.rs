@@ -12,15 +12,14 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rgun_channel::Broken;
 use rgun_channel::control::{Report, send};
-use rgun_channel::frame::{Body, Completion, CompletionKind, MESSAGE_COST, MOST_FIELDS, encode_known_field};
-use rgun_channel::header::index_of;
+use rgun_channel::frame::{Body, Completion, CompletionKind, MESSAGE_COST, MOST_FIELDS};
 use rgun_channel::layout::{CHUNK, INLINE_BODY, RESPONSE_WINDOW};
 use rgun_channel::ring::Position;
 
 use super::exchange::{Carried, Exchange, Pending, Stage};
 use crate::python::Described;
 use crate::worker::now;
-use crate::wsgi::head::Head;
+use crate::wsgi::head::{HEAD_ROOM, Head};
 use crate::wsgi::response::Fault;
 
 /// From this many bytes on, copying into the slab is done without the GIL.
@@ -63,7 +62,7 @@ impl Exchange {
             if self.is_head && self.stage == Stage::Prepared && !more && self.head.length.is_none() && len > 0
             {
                 // What the answer to GET would say.
-                self.add_length(len as u64)?;
+                self.head.add_length(len as u64, &mut self.fields)?;
             }
         } else if let Some(length) = self.head.length {
             if len as u64 > length - self.given {
@@ -74,7 +73,7 @@ impl Exchange {
                 return Err(shorter().into());
             }
         } else if self.stage == Stage::Prepared && !more && len > INLINE_BODY && !self.has_trailers {
-            self.add_length(len as u64)?;
+            self.head.add_length(len as u64, &mut self.fields)?;
         }
         self.given += until as u64;
         let end = !more && !self.has_trailers;
@@ -177,7 +176,7 @@ impl Exchange {
             Some(length) if len < length => return Err(shorter().into()),
             Some(_) => {}
             None if self.has_trailers => {}
-            None => self.add_length(len)?,
+            None => self.head.add_length(len, &mut self.fields)?,
         }
         self.given = len;
         let end = !self.has_trailers;
@@ -289,19 +288,6 @@ impl Exchange {
         self.pending.is_none() && !self.served.outbox.is_backed_up() && self.has_credit()
     }
 
-    /// Adds a Content-Length that the application could have given itself.
-    fn add_length(&mut self, length: u64) -> PyResult<()> {
-        if matches!(self.head.status, 204 | 304) {
-            return Ok(());
-        }
-        let name = index_of(b"content-length").expect("in the table");
-        encode_known_field(name, length.to_string().as_bytes(), &mut self.fields)
-            .map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
-        self.head.n_fields += 1;
-        self.head.length = Some(length);
-        Ok(())
-    }
-
     fn fits_inline(&self, len: usize) -> bool {
         len <= INLINE_BODY
             && HEAD_ROOM + self.fields.len() + len <= self.served.worker.start.geometry.max_completion_frame()
@@ -382,9 +368,6 @@ impl Exchange {
         }
     }
 }
-
-/// Room that a completion's fixed part, and slab chunks or a file, take in a frame.
-const HEAD_ROOM: usize = 32 + 16 * 8;
 
 /// What an exchange held when it ended; dropped when nothing of it is borrowed, since that may run code of others.
 #[derive(Debug, Default)]

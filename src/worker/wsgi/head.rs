@@ -25,6 +25,26 @@ pub(crate) struct Head {
     pub(crate) length: Option<u64>,
 }
 
+/// Room in a frame beside the application's fields: for its fixed part, slab chunks or a file, and the Content-Length
+/// that may be added.
+pub(crate) const HEAD_ROOM: usize = 32 + 16 * 8 + (3 + 20);
+
+impl Head {
+    /// Adds a Content-Length that the application could have given itself to the head's encoded `fields`.
+    pub(crate) fn add_length(&mut self, length: u64, fields: &mut Vec<u8>) -> PyResult<()> {
+        // RFC 9110 §8.6: none in a 204; of a 304 it would say what is not known here.
+        if matches!(self.status, 204 | 304) {
+            return Ok(());
+        }
+        let name = index_of(b"content-length").expect("in the table");
+        encode_known_field(name, length.to_string().as_bytes(), fields)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        self.n_fields += 1;
+        self.length = Some(length);
+        Ok(())
+    }
+}
+
 /// What a header name is to us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Name {

@@ -17,12 +17,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use rgun_channel::Broken;
 use rgun_channel::control::{Report, send};
-use rgun_channel::frame::{Body, Completion, CompletionKind, ExchangeId, Request, encode_known_field};
-use rgun_channel::header::index_of;
+use rgun_channel::frame::{Body, Completion, CompletionKind, ExchangeId, Request};
 use rgun_channel::layout::{INLINE_BODY, RESPONSE_WINDOW};
 
 use super::file_wrapper::File;
-use super::head::Head;
+use super::head::{HEAD_ROOM, Head};
 use super::{Application, Finished, warn_once};
 use crate::python::{Described, is_forked_child, leave_forked_child};
 use crate::worker::{InterruptibleFutex, Worker, now};
@@ -228,11 +227,11 @@ impl Response {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         if self.stage == Stage::Prepared && !self.has_no_body() && self.head.length.is_none() {
             if total > INLINE_BODY {
-                self.add_length(total as u64)?;
+                self.head.add_length(total as u64, &mut self.fields)?;
             }
         } else if self.stage == Stage::Prepared && self.is_head && self.head.length.is_none() && total > 0 {
             // What the answer to GET would say.
-            self.add_length(total as u64)?;
+            self.head.add_length(total as u64, &mut self.fields)?;
         }
         if self.stage != Stage::Prepared {
             // write() was used before, or start_response was not.
@@ -269,7 +268,7 @@ impl Response {
     /// A file instead of a body ([`Response::can_send_file`]): its descriptor goes first, the frame that needs it after.
     pub(crate) fn file(&mut self, py: Python<'_>, file: &File<'_>) -> Result<(), Fault> {
         if self.head.length.is_none() {
-            self.add_length(file.len)?;
+            self.head.add_length(file.len, &mut self.fields)?;
         }
         let length = self.head.length.unwrap_or(file.len);
         let len = file.len.min(length);
@@ -367,19 +366,6 @@ impl Response {
         }
     }
 
-    /// Adds a Content-Length that the application could have given itself.
-    fn add_length(&mut self, length: u64) -> Result<(), Fault> {
-        if matches!(self.head.status, 204 | 304) {
-            return Ok(());
-        }
-        let name = index_of(b"content-length").expect("in the table");
-        encode_known_field(name, length.to_string().as_bytes(), &mut self.fields)
-            .map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
-        self.head.n_fields += 1;
-        self.head.length = Some(length);
-        Ok(())
-    }
-
     fn finish(&mut self) {
         self.finished = now();
         self.worker().mark_idle(self.slot);
@@ -475,9 +461,6 @@ impl Response {
         });
     }
 }
-
-/// Room that a completion's fixed part, and slab chunks or a file, take in a frame.
-const HEAD_ROOM: usize = 32 + 16 * 8;
 
 /// The channel is the worker's own: before anything is sent, or a lock is taken that another thread may
 /// have held when the application forked.

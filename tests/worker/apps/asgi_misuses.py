@@ -244,3 +244,17 @@ class TruthThatSends:
 async def sends_in_truth(scope, receive, send):
     await send(START)
     await send({**BODY, "more_body": TruthThatSends(send)})
+
+
+@case
+async def full_head(scope, receive, send):
+    """Headers of so many bytes as they travel, and a body that is given its length."""
+    size = int(scope["query_string"])
+    names = [b"x-%d" % number for number in range(size // 60_000 + 1)]
+    # A field costs the lengths of both, and of the name.
+    values = size - sum(5 + len(name) for name in names)
+    each = values // len(names)
+    headers = [(name, b"v" * each) for name in names[1:]]
+    headers.append((names[0], b"v" * (values - each * len(headers))))
+    await start(send, headers=headers)
+    await finish(send, b"b" * 2_000_000)
