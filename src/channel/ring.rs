@@ -428,6 +428,57 @@ mod tests {
     }
 
     #[test]
+    fn what_the_sender_has_amended_and_nothing_else_is_done_for_the_receiver_across_many_wraps() {
+        let (map, geometry) = pair();
+        let mut sender = CompletionSender::new(map.clone(), &geometry);
+        let mut receiver = CompletionReceiver::new(map, &geometry);
+        let (mut frame, mut out) = (Vec::new(), Vec::new());
+        // By exchange: where it was placed, and whether that was amended.
+        let mut placed: Vec<(Position, bool)> = Vec::new();
+        let (mut popped, mut n_done, mut n_late) = (0, 0, 0);
+        for step in 0..40_000_usize {
+            // A sequence without a short period.
+            let choice = step * step % 1009;
+            if choice % 3 == 0 && popped < placed.len() {
+                out.clear();
+                assert!(receiver.pop(&mut out).unwrap().is_some());
+                let head = Completion::decode(&out).unwrap().head;
+                assert_eq!((head.exchange.0, head.done), (popped as u64, placed[popped].1));
+                n_done += usize::from(head.done);
+                popped += 1;
+            } else if choice % 3 == 1 && !placed.is_empty() {
+                let back = choice % 60;
+                let Some(at) = placed.len().checked_sub(back + 1) else { continue };
+                let (position, amended) = placed[at];
+                let could = sender.amend(position);
+                assert_eq!(could, at >= popped && !amended, "exchange {at} of {}", placed.len());
+                placed[at].1 |= could;
+                n_late += usize::from(at < popped);
+            } else {
+                let ended = Completion {
+                    exchange: ExchangeId(placed.len() as u64),
+                    kind: CompletionKind::Body,
+                    end: true,
+                    done: false,
+                    text: false,
+                    more: false,
+                    status: 0,
+                    service: 0,
+                    slot: 0,
+                };
+                // Bodies that look like the state of a record that can be amended, wherever it is looked for.
+                let body = state::READY.to_le_bytes().repeat(choice % 97);
+                ended.encode(0, &Body::Inline(&body), &mut frame);
+                frame.extend_from_slice(&body);
+                if let Some(position) = sender.place(&frame).unwrap() {
+                    placed.push((position, false));
+                }
+            }
+        }
+        assert!(popped > 1000 && n_done > 100 && n_late > 100, "{popped} {n_done} {n_late}");
+    }
+
+    #[test]
     fn there_is_room_exactly_when_a_frame_can_be_pushed() {
         let (map, geometry) = pair();
         let mut sender = SubmissionSender::new(map.clone(), &geometry);
