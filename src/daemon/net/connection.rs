@@ -342,6 +342,8 @@ pub struct Connections {
     /// Milliseconds since `start`, moved by the reactor's turns: the coarse clock.
     now: AtomicU32,
     closing: AtomicBool,
+    /// That there are as many as may be has been told, and not ended since.
+    full: AtomicBool,
     all: Mutex<All>,
     /// One connection has ended: somebody may be waiting for its place, or for the last one to go.
     ended: Notify,
@@ -360,6 +362,9 @@ struct All {
 /// of a request that was refused.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// With one part in so many free there is room again: who waits next is worth another word.
+const ROOM: usize = 8;
+
 /// How often a stopping daemon looks.
 const DRAIN_TICK: Duration = Duration::from_millis(50);
 
@@ -374,6 +379,7 @@ impl Connections {
             start: Instant::now(),
             now: AtomicU32::new(0),
             closing: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             all: Mutex::new(All::default()),
             ended: Notify::new(),
             come: Notify::new(),
@@ -411,8 +417,19 @@ impl Connections {
     pub(super) async fn permit(&self) {
         loop {
             let ended = self.ended.notified();
-            if self.count() < self.limits().connections {
+            let (count, most) = (self.count(), self.limits().connections);
+            if count < most {
+                // One that ends makes place for one that waits: that is not the end of it.
+                if self.full.load(Ordering::Relaxed) && count + most.div_ceil(ROOM) <= most {
+                    self.full.store(false, Ordering::Relaxed);
+                }
                 return;
+            }
+            if !self.full.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "{most} connections are open, as many as may be: further clients wait until others end; \
+                     raise limits.connections, or LimitNOFILE= where that is \"auto\""
+                );
             }
             ended.await;
         }
