@@ -3,6 +3,7 @@
 //!
 //! `edge` calls [`serve`] with each accepted stream. Only [`fault`] chooses status codes of the daemon's own.
 
+mod answer;
 mod body;
 pub mod fault;
 mod handshake;
@@ -10,6 +11,7 @@ mod head;
 mod request_id;
 mod response;
 mod server;
+mod submit;
 mod upload;
 
 /// Bytes of one body, either way, before others have their turn: a fraction of a millisecond.

@@ -1,0 +1,301 @@
+//! A request's way out: what the application has answered, or the daemon in its place, and the journal's word on it.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{Method, Response, StatusCode};
+
+use crate::dispatch::{Answer, Fault};
+use crate::journal::requests::{Access, Failure, Unanswered};
+use crate::net::{Connection, Ending};
+use crate::websocket;
+
+use super::fault::{Refusal, Told};
+use super::handshake::Handshake;
+use super::head;
+use super::response::{Account, FileReader, ResponseBody, Source, cause};
+use super::server::{Server, X_REQUEST_ID};
+use super::submit::{Asked, Started};
+
+/// Answers one request, always; if it is dropped before, nobody will, and the journal says so. By hand, because hyper
+/// moves it into its place: an `async` block would be larger by what it was given, which it keeps beside where that went.
+pub(super) struct Answering {
+    pub(super) server: Arc<Server>,
+    /// Taken with the answer, of which the journal is told then.
+    pub(super) about: Option<(Arc<Connection>, Asked)>,
+    pub(super) started: Started,
+    /// It is that of a WebSocket.
+    pub(super) handshake: Option<Box<Handshake>>,
+}
+
+impl Answering {
+    fn is_cut_off(&self) -> bool {
+        self.about.as_ref().is_some_and(|(connection, _)| connection.ending() == Ending::Stopped)
+    }
+}
+
+impl Future for Answering {
+    type Output = Result<Response<ResponseBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let Started::Receiving(receiving) = &mut this.started {
+            let mut received = ready!(receiving.as_mut().poll(cx));
+            if matches!(received, Err(Refusal::Client(..))) && this.is_cut_off() {
+                // Of its body no more could be read because the daemon would not.
+                received = Err(Refusal::Exchange(Fault::Unavailable("the daemon stops".into())));
+            }
+            this.started = Started::Submitted(received);
+        }
+        let outcome = match &mut this.started {
+            Started::Submitted(Ok(ticket)) => match Pin::new(&mut *ticket).poll(cx) {
+                Poll::Ready(outcome) => outcome.map_err(Refusal::Exchange),
+                Poll::Pending => {
+                    if let (Some(hints), Some((connection, asked))) = (ticket.hints(), &this.about)
+                        && asked.knows_interim
+                    {
+                        connection.hint(&head::early_hints(&hints));
+                    }
+                    return Poll::Pending;
+                }
+            },
+            Started::Submitted(Err(refusal)) => Err(refusal.clone()),
+            Started::Receiving(_) => unreachable!("it has been received just now"),
+        };
+        let Some((connection, asked)) = this.about.take() else {
+            unreachable!("a future is not polled again when it was ready")
+        };
+        // What has not left by now would come after the answer.
+        drop(connection.take_hint());
+        let outcome = outcome.and_then(|answer| check_length(&asked.method, &answer).map(|()| answer));
+        let mut response = match outcome {
+            Ok(answer) => match &this.handshake {
+                Some(handshake) if answer.head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                    accepted(&this.server, connection, &asked, answer, handshake)
+                }
+                _ => answered(&this.server, connection, &asked, answer),
+            },
+            Err(refusal) => refused(&this.server, connection, &asked, &refusal),
+        };
+        response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| asked.id.into_value());
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let Some((connection, asked)) = self.about.take() else { return };
+        let worker = match &self.started {
+            Started::Submitted(Ok(ticket)) => ticket.worker(),
+            Started::Submitted(Err(_)) | Started::Receiving(_) => None,
+        };
+        self.server.journal.unanswered(Unanswered {
+            request: described(&connection, &asked),
+            sent: None,
+            duration: asked.begun.elapsed(),
+            worker,
+            cause: cause(&connection),
+            log_access: self.server.log_access,
+        });
+    }
+}
+
+/// hyper trusts that a length in the fields is the body's (`encode_headers` says so): if it were not, the rest of the
+/// body would be read as the next answer on the connection. A HEAD's answer and a 304 announce what they do not have
+/// (RFC 9110 §8.6); of a stream hyper counts the bytes.
+fn check_length(method: &Method, answer: &Answer) -> Result<(), Refusal> {
+    let Answer { head, first, rest, file, stream, worker, .. } = answer;
+    if stream.is_some() || *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED {
+        return Ok(());
+    }
+    let bytes: u64 = first.iter().chain(rest).map(|piece| piece.len() as u64).sum();
+    let len = bytes + file.as_ref().map_or(0, |file| file.len);
+    let agrees = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.parse() == Ok(len));
+    if head.fields.get_all(CONTENT_LENGTH).iter().all(agrees) {
+        return Ok(());
+    }
+    Err(Refusal::WrongLength(*worker))
+}
+
+fn answered(
+    server: &Server,
+    connection: Arc<Connection>,
+    asked: &Asked,
+    answer: Answer,
+) -> Response<ResponseBody> {
+    let Answer { head, first, mut rest, file, stream, worker, queued } = answer;
+    let source = match (stream, file) {
+        (Some(stream), _) => Source::Stream(stream),
+        (None, Some(file)) => Source::File(FileReader::new(file, Arc::clone(&server.dispatcher))),
+        (None, None) => match first {
+            None => Source::Empty,
+            Some(first) if rest.is_empty() => Source::Bytes(first),
+            Some(first) => {
+                rest.push_front(first);
+                Source::Parts(rest)
+            }
+        },
+    };
+    // What comes or goes piece by piece may break off; one piece is not worth an allocation.
+    let may_break = matches!(source, Source::Parts(_) | Source::Stream(_) | Source::File(_));
+    let account = (server.log_access || may_break).then(|| {
+        let entry = Access {
+            request: described(&connection, asked),
+            status: head.status.as_u16(),
+            bytes: 0,
+            duration: Duration::ZERO,
+            queued,
+            worker,
+        };
+        let (journal, log_access) = (server.journal.clone(), server.log_access);
+        Box::new(Account { entry, begun: asked.begun, journal, log_access })
+    });
+    let closing = connection.is_closing() || !server.limits.keepalive;
+    // A HEAD's answer and a 304 have no body, whatever the length says; hyper knows the request.
+    let mut response = Response::new(ResponseBody::new(source, connection, account));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.fields;
+    if closing {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The application has accepted a WebSocket: 101, and the connection is that from now on.
+fn accepted(
+    server: &Server,
+    connection: Arc<Connection>,
+    asked: &Asked,
+    answer: Answer,
+    handshake: &Handshake,
+) -> Response<ResponseBody> {
+    let Answer { mut head, stream, worker, queued, .. } = answer;
+    handshake.answer(&mut head.fields);
+    if let Some(stream) = stream {
+        handshake.put(websocket::Accepted {
+            websocket: stream.into_websocket(),
+            agreed: handshake.agreed,
+            settings: server.websocket,
+            shared: Arc::clone(&server.websockets),
+            request: described(&connection, asked),
+            worker,
+            begun: asked.begun,
+            log_access: server.log_access,
+        });
+    }
+    if server.log_access {
+        server.journal.access(Access {
+            request: described(&connection, asked),
+            status: head.status.as_u16(),
+            bytes: 0,
+            duration: asked.begun.elapsed(),
+            queued,
+            worker,
+        });
+    }
+    let mut response = Response::new(ResponseBody::new(Source::Empty, connection, None));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.fields;
+    response
+}
+
+fn refused(
+    server: &Server,
+    connection: Arc<Connection>,
+    asked: &Asked,
+    refusal: &Refusal,
+) -> Response<ResponseBody> {
+    let Told { status, reason, retry_after } = refusal.told();
+    let (worker, summary, traceback) = match refusal {
+        Refusal::Exchange(Fault::Raised { worker, summary, traceback }) => {
+            (Some(*worker), summary.clone(), traceback.clone())
+        }
+        Refusal::Exchange(Fault::Deadline(worker) | Fault::WorkerDied(worker) | Fault::CutOff(worker)) => {
+            (Some(*worker), reason.clone(), String::new())
+        }
+        Refusal::WrongLength(worker) => (*worker, reason.clone(), String::new()),
+        Refusal::Spool(error) => (None, format!("{reason}: {error}"), String::new()),
+        Refusal::Client(..) | Refusal::Exchange(_) => (None, reason.clone(), String::new()),
+    };
+    // Of a request over its deadline the supervising side writes the one entry, when it has the stacks.
+    if !matches!(refusal, Refusal::Exchange(Fault::Deadline(_))) {
+        server.journal.failure(Failure {
+            request: described(&connection, asked),
+            status: status.as_u16(),
+            duration: asked.begun.elapsed(),
+            worker,
+            summary,
+            traceback,
+            log_access: server.log_access,
+        });
+    }
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _infallible = write!(
+        text,
+        "{} {}\n{reason}\nrequest id: {}\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or_default(),
+        asked.id.as_str()
+    );
+    let unread = wants_close(status);
+    if unread {
+        connection.leaves_unread();
+    }
+    let closing = connection.is_closing() || unread || !server.limits.keepalive;
+    let mut response = Response::new(ResponseBody::new(Source::Bytes(text.into()), connection, None));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if let Some(pause) = retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(pause.as_secs()));
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(
+            http::header::ALLOW,
+            HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"),
+        );
+    }
+    if closing {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if status == StatusCode::UPGRADE_REQUIRED {
+        // RFC 9110 §15.5.22, RFC 6455 §4.2.2.
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.append(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
+    response
+}
+
+/// The rest of such a request may still be on its way: the connection cannot be used for another.
+fn wants_close(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::BAD_REQUEST
+            | StatusCode::INSUFFICIENT_STORAGE
+            | StatusCode::NOT_IMPLEMENTED
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::URI_TOO_LONG
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    )
+}
+
+fn described(connection: &Connection, asked: &Asked) -> crate::journal::requests::Request {
+    crate::journal::requests::Request {
+        id: asked.id.as_str().to_owned(),
+        method: asked.method.as_str().to_owned(),
+        path: String::from_utf8_lossy(asked.path.as_bytes()).into_owned(),
+        client: connection.peer.address.clone(),
+    }
+}

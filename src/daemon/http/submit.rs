@@ -1,0 +1,274 @@
+//! A request's way in: checked, and given to the dispatcher as the kind of request that it is.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, Request, request};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use rgun_channel::frame;
+use rgun_channel::frame::ExchangeId;
+
+use crate::dispatch::Ticket;
+use crate::net::{Connection, Phase};
+
+use super::body::{self, Body, BodyLimits};
+use super::fault::Refusal;
+use super::handshake::{self, Handshake, Place};
+use super::head;
+use super::request_id::RequestId;
+use super::server::{Requests, Server, X_REQUEST_ID};
+use super::upload::{self, Bounds, Bringer};
+
+/// How far a request has come before its future is polled.
+pub(super) enum Started {
+    /// To the dispatcher, or to a refusal.
+    Submitted(Result<Ticket, Refusal>),
+    /// Its body must be received first. Boxed: it is large, rare, and would be moved about with every future.
+    Receiving(Pin<Box<dyn Future<Output = Result<Ticket, Refusal>> + Send>>),
+}
+
+pub(super) fn start(
+    requests: &Requests,
+    request: Request<Incoming>,
+) -> (Asked, Started, Option<Box<Handshake>>) {
+    let Requests { server, connection, place } = requests;
+    connection.enter(Phase::Busy);
+    let begun = Instant::now();
+    let (mut parts, incoming) = request.into_parts();
+    let asked = Asked {
+        id: server.ids.for_request(parts.headers.get(X_REQUEST_ID)),
+        method: parts.method.clone(),
+        path: Path::new(path(&parts)),
+        knows_interim: parts.version == http::Version::HTTP_11,
+        begun,
+    };
+    let checked = head::check(&parts, &server.limits).and_then(|()| head::set_host(&mut parts));
+    let mut handshake = None;
+    let started = match checked {
+        Err(refusal) => Started::Submitted(Err(refusal)),
+        Ok(())
+            if server.dispatcher.takes_handshakes()
+                && incoming.is_end_stream()
+                && handshake::is_asked_for(&parts) =>
+        {
+            let place = Arc::clone(place.get_or_init(Place::default));
+            let checked = Handshake::new(&parts, server.websocket.compression, place);
+            Started::Submitted(checked.and_then(|checked| {
+                handshake = Some(Box::new(checked));
+                submit_handshake(server, connection, &parts, &asked.id, begun)
+            }))
+        }
+        Ok(()) if incoming.is_end_stream() => {
+            let nothing = Body::Inline(bytes::Bytes::new());
+            Started::Submitted(submit(server, connection, &parts, nothing, &asked.id, (begun, begun)))
+        }
+        Ok(()) if server.dispatcher.is_asgi() && upload::comes_in_parts(&incoming, &parts.headers) => {
+            Started::Submitted(submit_in_parts(server, connection, &parts, incoming, &asked.id, begun))
+        }
+        Ok(()) => {
+            let (server, connection) = (Arc::clone(server), Arc::clone(connection));
+            let id = asked.id.clone();
+            Started::Receiving(Box::pin(async move {
+                if upload::comes_in_parts(&incoming, &parts.headers) {
+                    // How it is to be received depends on who it is for.
+                    server.dispatcher.knows_interface().await;
+                    if server.dispatcher.is_asgi() {
+                        return submit_in_parts(&server, &connection, &parts, incoming, &id, begun);
+                    }
+                }
+                let body = receive(&server, &mut parts, incoming).await?;
+                submit(&server, &connection, &parts, body, &id, (begun, Instant::now()))
+            }))
+        }
+    };
+    (asked, started, handshake)
+}
+
+/// The request's body, and its length in the fields if only now it is known.
+async fn receive(server: &Server, parts: &mut request::Parts, incoming: Incoming) -> Result<Body, Refusal> {
+    let chunked = incoming.size_hint().exact().is_none();
+    if chunked {
+        head::check_coding(&parts.headers)?;
+    }
+    let limits = BodyLimits {
+        most: server.limits.body,
+        pause: server.limits.body_pause,
+        spool: &server.spool,
+        dispatcher: &server.dispatcher,
+    };
+    let body = body::receive(incoming, &limits).await?;
+    if chunked {
+        head::set_length(&mut parts.headers, body.len());
+    }
+    Ok(body)
+}
+
+/// Gives a whole request to the dispatcher. `begun` is when its head was complete, `complete` when all of it was.
+fn submit(
+    server: &Server,
+    connection: &Connection,
+    parts: &request::Parts,
+    body: Body,
+    id: &RequestId,
+    (begun, complete): (Instant, Instant),
+) -> Result<Ticket, Refusal> {
+    let body_len = body.len();
+    let (inline, spooled) = match body {
+        Body::Inline(bytes) => (bytes, None),
+        Body::Spooled(fd, _) => (bytes::Bytes::new(), Some(fd)),
+    };
+    let frame = frame::Request {
+        body_len,
+        body_is_fd: spooled.is_some(),
+        body: &inline,
+        ..frame_of(server, connection, parts, id, begun)
+    };
+    let fields = head::fields(&parts.headers, false);
+    server.dispatcher.submit(&frame, fields, spooled, complete).map_err(Refusal::Exchange)
+}
+
+/// All of a request's frame but its body.
+fn frame_of<'p>(
+    server: &Server,
+    connection: &'p Connection,
+    parts: &'p request::Parts,
+    id: &'p RequestId,
+    begun: Instant,
+) -> frame::Request<'p> {
+    frame::Request {
+        received: server.clock.nanoseconds(begun),
+        method: parts.method.as_str().as_bytes(),
+        version: head::version(parts.version),
+        listener: connection.listener,
+        path: path(parts),
+        query: parts.uri.query().unwrap_or_default().as_bytes(),
+        peer: connection.peer.address.as_bytes(),
+        peer_port: connection.peer.port,
+        request_id: id.as_bytes(),
+        ..frame::Request::new(ExchangeId(0))
+    }
+}
+
+/// Gives the dispatcher a request whose body follows as the application takes it.
+fn submit_in_parts(
+    server: &Server,
+    connection: &Arc<Connection>,
+    parts: &request::Parts,
+    incoming: Incoming,
+    id: &RequestId,
+    begun: Instant,
+) -> Result<Ticket, Refusal> {
+    let announced = upload::announced(&incoming, server.limits.body)?;
+    if announced.is_none() {
+        head::check_coding(&parts.headers)?;
+    }
+    let frame = frame::Request {
+        body_len: announced.unwrap_or(frame::UNKNOWN_LENGTH),
+        body_streams: true,
+        ..frame_of(server, connection, parts, id, begun)
+    };
+    let fields = head::fields(&parts.headers, true);
+    let submitted = server.dispatcher.submit(&frame, fields, None, begun);
+    let (connection, dispatcher) = (Arc::clone(connection), Arc::clone(&server.dispatcher));
+    let bringer = Bringer::new(incoming, &parts.headers, connection, dispatcher);
+    match &submitted {
+        Ok(ticket) => {
+            let bounds = Bounds { most: server.limits.body, pause: server.limits.body_pause };
+            tokio::spawn(bringer.bring(ticket.upload(), bounds));
+        }
+        Err(_) => drop(tokio::spawn(bringer.clear_away())),
+    }
+    submitted.map_err(Refusal::Exchange)
+}
+
+/// Gives the dispatcher the handshake of a WebSocket.
+fn submit_handshake(
+    server: &Server,
+    connection: &Connection,
+    parts: &request::Parts,
+    id: &RequestId,
+    begun: Instant,
+) -> Result<Ticket, Refusal> {
+    let frame = frame::Request { websocket: true, ..frame_of(server, connection, parts, id, begun) };
+    let fields = head::fields(&parts.headers, true);
+    server.dispatcher.submit(&frame, fields, None, begun).map_err(Refusal::Exchange)
+}
+
+/// What is remembered of a request while it is served. Its head is not: the fields and the target share hyper's read
+/// buffer, and while they live every look for the next request's bytes would allocate another.
+pub(super) struct Asked {
+    pub(super) id: RequestId,
+    pub(super) method: Method,
+    pub(super) path: Path,
+    /// The client understands interim answers: it speaks HTTP/1.1 (RFC 9110 §15.2).
+    pub(super) knows_interim: bool,
+    /// When its head was complete.
+    pub(super) begun: Instant,
+}
+
+/// A request's path, as sent. Usual ones are short enough to need no allocation.
+pub(super) enum Path {
+    Short([u8; SHORT_PATH], u8),
+    Long(Box<[u8]>),
+}
+
+const SHORT_PATH: usize = 62;
+
+impl Path {
+    fn new(path: &[u8]) -> Self {
+        let mut short = [0; SHORT_PATH];
+        match (short.get_mut(..path.len()), u8::try_from(path.len())) {
+            (Some(room), Ok(len)) => {
+                room.copy_from_slice(path);
+                Self::Short(short, len)
+            }
+            _ => Self::Long(path.into()),
+        }
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Short(bytes, len) => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+/// The path as sent; `OPTIONS *` has `*` (RFC 9112 §3.2.4).
+fn path(parts: &request::Parts) -> &[u8] {
+    parts.uri.path().as_bytes()
+}
+
+/// Turns an `Instant` into `CLOCK_MONOTONIC` nanoseconds, the time that daemon and workers share. (`Instant` is
+/// that clock on Linux, but does not say its number.)
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    start: Instant,
+    nanoseconds: u64,
+}
+
+impl Clock {
+    pub(super) fn new() -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+        let rest = u64::try_from(now.tv_nsec).unwrap_or_default();
+        Self { start: Instant::now(), nanoseconds: seconds * 1_000_000_000 + rest }
+    }
+
+    fn nanoseconds(&self, instant: Instant) -> u64 {
+        let since = instant.saturating_duration_since(self.start).as_nanos();
+        self.nanoseconds + u64::try_from(since).unwrap_or_default()
+    }
+}
+
+impl Body {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::Spooled(_, len) => *len,
+        }
+    }
+}
