@@ -248,7 +248,9 @@ fn whatever_way_websockets_end_nothing_is_left_of_them() {
     assert!(waits.iter_mut().all(|client| client.answer().status == 200));
     let mut sockets: Vec<_> = (0..50).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     assert_eq!(daemon.get("/hello").status, 200, "all of them are beside the slots");
-    sockets.iter_mut().for_each(|socket| socket.text("on").says("on"));
+    for socket in &mut sockets {
+        socket.text("on").says("on");
+    }
     drop(sockets);
     let begun = Instant::now();
     daemon.stops();

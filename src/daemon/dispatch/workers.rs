@@ -274,10 +274,9 @@ impl State {
     /// of workers takes would wait for ever. To WSGI a handshake is a request like any other.
     fn refuse_unfit(&mut self, asgi: bool, now: Instant) {
         let is_unfit = |carriage| match carriage {
-            Carriage::Frame => false,
+            Carriage::Frame | Carriage::Messages => false,
             Carriage::Descriptor => asgi,
             Carriage::Parts => !asgi,
-            Carriage::Messages => false,
         };
         let waiting: Vec<_> = self.queue.iter().chain(self.rules.waiting()).collect();
         for id in waiting {
