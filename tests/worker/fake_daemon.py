@@ -1,93 +1,34 @@
 """The daemon's side of the channel in plain Python, for what the real one does not let a test see or order.
 
-It starts workers and zygotes by the bootstrap, sends commands, reads reports and stacks, and gives requests;
-to an ASGI worker with bodies in parts, WebSocket messages, disconnects and credit. The layout is that of
-`src/channel/layout.rs`, the frames those of `frame.rs` and `control.rs`, written down once more: the golden
-bytes (tests/golden) keep all equal.
+It starts workers and zygotes by the bootstrap, sends commands, reads reports and stacks (the messages of
+`src/channel/control.rs`); what it gives them to do and what they answer is in `fake_channel`.
 """
 
 import contextlib
-import ctypes
-import fcntl
-import mmap
 import os
-import platform
 import select
 import signal
 import socket
 import struct
-import time
 from pathlib import Path
 
+from fake_channel import CHUNKS, COMPLETION, SUBMISSION, TOP, WORDS, Channel, Reader, eventfd, libc, shared
 from http_client import DEADLINE
 
-TOP = Path(__file__).resolve().parent.parent.parent
 BOOTSTRAP = (TOP / "src/worker/bootstrap.py").read_text(encoding="utf-8")
 PROTOCOL = 3
 STACKS_SIGNAL = 50
-
-SUBMISSION = COMPLETION = 256 * 1024
-CHUNKS = 64
-SUBMISSION_HEAD, SUBMISSION_TAIL, COMPLETION_HEAD, COMPLETION_TAIL, TOKENS, WANTS_SPACE, FREE_HEAD = (
-    4096 + 128 * n for n in (0, 1, 2, 3, 5, 6, 7)
-)
-SLOTS_AT = 4096 + 128 * 9
-SLOT_EXCHANGE, SLOT_THREAD, SLOT_ACKED, SLOT_WANTS_CREDIT = 0, 16, 128, 136
-READY, PAD, AMENDED = 1, 4, 5
-END, BODY_FD, BODY_CHUNKS, DONE, TEXT, MORE = 1, 2, 4, 8, 16, 32
-RESPOND, BODY, RAISED, TAKE, HINTS, TRAILERS, CLOSE = 1, 2, 3, 4, 5, 6, 7
-HTTPS, STREAMS, WEBSOCKET = 2, 4, 8
-MESSAGE_COST = 64
-UNKNOWN_LENGTH = 2**64 - 1
 INTERFACES = {"auto": 0, "wsgi": 1, "asgi": 2}
 LIFESPANS = {"auto": 0, "on": 1, "off": 2}
 LOOPS = {"auto": 0, "asyncio": 1, "uvloop": 2}
-LITERAL = 255
-
-F_ADD_SEALS = 1033
-SEALS = 0x1 | 0x2 | 0x4  # SEAL, SHRINK, GROW
-PR_SET_CHILD_SUBREAPER = 36
-FUTEX_WAKE = 1
-SYS_FUTEX = {"x86_64": 202, "aarch64": 98}[platform.machine()]
-libc = ctypes.CDLL(None, use_errno=True)
-WORDS = {"<Q": ctypes.c_uint64, "<I": ctypes.c_uint32}
-
 HOOKS = ("post_fork", "post_worker_init", "worker_exit", "child_exit")
-
-
-def shared(size):
-    """A sealed memfd and its mapping."""
-    descriptor = os.memfd_create("fake", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, size)
-    mapping = mmap.mmap(descriptor, size)
-    fcntl.fcntl(descriptor, F_ADD_SEALS, SEALS)
-    return descriptor, mapping
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def text(value):
     """A text of control messages."""
     value = str(value).encode()
     return struct.pack("<I", len(value)) + value
-
-
-class Reader:
-    """Takes a message apart."""
-
-    def __init__(self, message):
-        self.rest = message
-
-    def take(self, layout):
-        size = struct.calcsize(layout)
-        values = struct.unpack(layout, self.rest[:size])
-        self.rest = self.rest[size:]
-        return values[0] if len(values) == 1 else values
-
-    def bytes(self, length):
-        value, self.rest = self.rest[:length], self.rest[length:]
-        return value
-
-    def text(self):
-        return self.bytes(self.take("<I")).decode()
 
 
 def decode(message):
@@ -254,83 +195,23 @@ def is_readable(descriptor, seconds):
     return bool(poll.poll(seconds * 1000))
 
 
-def eventfd():
-    """os.eventfd came with 3.10."""
-    descriptor = libc.eventfd(0, os.O_CLOEXEC | os.O_NONBLOCK)
-    assert descriptor >= 0
-    return descriptor
-
-
-class Answer:
-    """What a worker has said to one exchange."""
-
-    def __init__(self):
-        self.status = 0
-        self.fields = []
-        self.body = b""
-        self.hints = []
-        self.trailers = None
-        # A WebSocket's: whole ones, the one that is coming, and code and reason of its end.
-        self.messages = []
-        self.message = b""
-        self.closed = None
-        self.raised = []
-        self.trace = ""
-        self.file = None
-        self.taken = 0
-        self.end = self.done = False
-        # Kind, flags and status of each completion.
-        self.frames = []
-
-    def __repr__(self):
-        return repr({**vars(self), "body": self.body[:200]})
-
-
-def known_names():
-    """The names that travel as a number, from the table itself."""
-    source = (TOP / "src/channel/header.rs").read_text(encoding="utf-8")
-    table = source.partition("pub const NAMES")[2].partition("= [")[2].partition("];")[0]
-    return [name.strip().strip('"').encode() for name in table.split(",") if name.strip()]
-
-
-NAMES = known_names()
-
-
-class Worker:
+class Worker(Channel):
     """One process, seen by its daemon."""
 
     def __init__(self, daemon, number, life, slots):
-        self.daemon = daemon
+        super().__init__(daemon, life, slots)
         self.number = number
-        self.slots = slots
-        self.submission_at = SLOTS_AT + 256 * slots
-        self.submission_at += -self.submission_at % 4096
-        self.completion_at = self.submission_at + SUBMISSION
-        self.free_at = self.completion_at + COMPLETION
-        self.slab_at = self.free_at + 4096
         self.life = life
         self.pid = None
         self.status = None
-        self.map = None
         self.seen = []
-        self.exchange = life * 1000
-        self.answers = {}
-        # How far the completion ring is read, and where records lie with which answers have ended, by exchange.
-        self.read_to = 0
-        self.ended = {}
-        self.files = {}
-        self.n_freed = 0
-        # Chunks and credit are given back when the frame is taken; else the test does it.
-        self.is_slow = False
-        self.unacked = []
 
     def open_channel(self):
         """Makes everything the two sides share; the worker's end of the control socket."""
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(DEADLINE)
-        self.map_descriptor, self.map = shared(self.slab_at + CHUNKS * 65536)
+        self.open()
         self.stacks = os.memfd_create("stacks", os.MFD_CLOEXEC)
-        self.bell = eventfd()
         self.daemon.workers.append(self)
         return theirs
 
@@ -411,242 +292,3 @@ class Worker:
     def proc(self, name):
         """A file of its /proc."""
         return Path(f"/proc/{self.pid}/{name}").read_text(encoding="utf-8")
-
-    # ------------------------------------------------ requests
-
-    def word(self, at, layout="<Q"):
-        return WORDS[layout].from_buffer(self.map, at).value
-
-    def put(self, at, value, layout="<Q"):
-        """At once: struct packs byte by byte, and the worker would see half a number."""
-        WORDS[layout].from_buffer(self.map, at).value = value
-
-    def slot(self, number, field):
-        return self.word(SLOTS_AT + 256 * number + field)
-
-    def slot_of(self, exchange):
-        """The slot in which an exchange runs, if it does."""
-        slots = range(self.slots)
-        return next((number for number in slots if self.slot(number, SLOT_EXCHANGE) == exchange), None)
-
-    def until_claimed(self):
-        """Waits until its ring is empty."""
-        deadline = time.monotonic() + DEADLINE
-        while self.word(SUBMISSION_TAIL) != self.word(SUBMISSION_HEAD):
-            assert time.monotonic() < deadline, f"claims nothing\n{self.daemon.output()}"
-            time.sleep(0.001)  # nobody rings for that
-            self.collect()
-
-    def submit(
-        self,
-        path,
-        method="GET",
-        headers=(),
-        body=b"",
-        *,
-        version=11,
-        https=False,
-        length=None,
-        peer=("", 0),
-        websocket=False,
-    ):
-        """Publishes a request; the exchange's id. With `length` the body comes in parts."""
-        self.exchange += 1
-        path, _, query = path.partition("?")
-        path, query, request_id = path.encode(), query.encode(), b"id-%d" % self.exchange
-        method, host = method.encode(), peer[0].encode()
-        known = {b"GET": 1, b"HEAD": 2, b"POST": 3}.get(method, 0)
-        literal = b"" if known else method
-        body_length = len(body) if length is None else length
-        flags = (HTTPS if https else 0) | (STREAMS if length is not None else 0)
-        flags |= WEBSOCKET if websocket else 0
-        head = struct.pack("<QQQBBBBHH6HHH", self.exchange, body_length, 0, 1, known, version, flags,
-                           len(headers), 0, len(literal), len(path), len(query), len(host), len(request_id),
-                           0, peer[1], 0)  # fmt: skip
-        frame = head + literal + path + query + host + request_id
-        for name, value in headers:
-            frame += struct.pack("<BH", LITERAL, len(name)) + name + struct.pack("<H", len(value)) + value
-        self.publish(frame + (body if length is None else b""))
-        return self.exchange
-
-    def part(self, exchange, part, end=False):
-        """A part of a body."""
-        self.publish(struct.pack("<Q16xBBH4x", exchange, 2, int(end), 0) + part)
-
-    def message(self, exchange, content, more=False, text=None):
-        """A WebSocket message, or a part of one that goes on."""
-        text = isinstance(content, str) if text is None else text
-        content = content.encode() if isinstance(content, str) else content
-        self.publish(struct.pack("<Q16xBBH4x", exchange, 2, text << 1 | more << 2, 0) + content)
-
-    def disconnect(self, exchange, cancel=False, code=0, reason=b""):
-        """The client has gone, or the deadline passed."""
-        self.publish(struct.pack("<Q16xBBH4x", exchange, 3, int(cancel), code) + reason)
-
-    def publish(self, frame):
-        """A record, and wakes."""
-        record = struct.pack("<II", len(frame), READY) + frame + bytes(-len(frame) % 8)
-        head = self.word(SUBMISSION_HEAD)
-        left = SUBMISSION - head % SUBMISSION
-        if head + len(record) + left - self.word(SUBMISSION_TAIL) > SUBMISSION:
-            self.until_claimed()
-        if len(record) > left:
-            struct.pack_into("<II", self.map, self.submission_at + head % SUBMISSION, left - 8, PAD)
-            head += left
-        at = self.submission_at + head % SUBMISSION
-        self.map[at : at + len(record)] = record
-        self.put(SUBMISSION_HEAD, head + len(record))
-        self.wake()
-
-    def wake(self):
-        """Grants a token, which wakes one sleeper; and rings, for an event loop.
-
-        Without compare-and-swap the count of sleepers is not ours to lower; so a token may be one too many,
-        and wakes a thread in vain.
-        """
-        self.put(TOKENS, self.word(TOKENS, "<I") + 1, "<I")
-        address = ctypes.addressof(ctypes.c_char.from_buffer(self.map, TOKENS))
-        libc.syscall(SYS_FUTEX, ctypes.c_void_p(address), FUTEX_WAKE, 1, None, None, 0)
-        self.ring()
-
-    def ring(self):
-        """Rings its bell."""
-        os.write(self.bell, struct.pack("<Q", 1))
-
-    def give(self, at):
-        """Something was given that a word says is wanted."""
-        wanted = self.word(at, "<I")
-        if wanted & 1:
-            self.put(at, wanted + 1, "<I")
-            self.ring()
-
-    def has_completion(self):
-        return self.word(COMPLETION_HEAD) != self.read_to
-
-    def collect(self):
-        """Takes what has come."""
-        self.look_at_ended()
-        kept = None
-        while self.has_completion():
-            tail = self.read_to
-            at = self.completion_at + tail % COMPLETION
-            length, state = struct.unpack_from("<II", self.map, at)
-            frame = self.map[at + 8 : at + 8 + length]
-            self.read_to = tail + 8 + length + -length % 8
-            if state != PAD:
-                self.take(frame)
-                exchange, flags = struct.unpack_from("<QxB", frame)
-                if flags & END and not flags & DONE:
-                    self.ended[exchange] = tail
-                    kept = tail if kept is None else kept
-        self.look_at_ended()
-        self.put(COMPLETION_TAIL, self.read_to if kept is None else kept)
-        self.give(WANTS_SPACE)
-
-    def look_at_ended(self):
-        """Finds the DONEs that were added to records. Nothing here can say in one step that a record was taken, as
-        the real daemon does, so the worker may add DONE until it writes over the record: not before the next look.
-        To the tests that is a frame of its own."""
-        for exchange, tail in list(self.ended.items()):
-            answer = self.answers[exchange]
-            is_there = self.word(COMPLETION_HEAD) - tail <= COMPLETION
-            state = struct.unpack_from("<I", self.map, self.completion_at + tail % COMPLETION + 4)[0]
-            if is_there and state == AMENDED:
-                answer.frames.append((BODY, END | DONE, 0))
-                answer.done = True
-            if answer.done or not is_there:
-                del self.ended[exchange]
-
-    def take(self, frame):
-        """One completion."""
-        exchange, kind, flags, status, n_fields, n_chunks, _, slot = struct.unpack_from("<QBBHHHQH", frame)
-        rest = Reader(frame[32:])
-        fields = [self.field(rest) for _ in range(n_fields)]
-        answer = self.answers.setdefault(exchange, Answer())
-        answer.frames.append((kind, flags & ~(BODY_CHUNKS | BODY_FD), status))
-        answer.end |= bool(flags & END)
-        answer.done |= bool(flags & DONE)
-        if kind == RESPOND:
-            assert answer.status == 0, "two heads"
-            answer.status, answer.fields = status, fields
-        elif kind == HINTS:
-            answer.hints.append(fields)
-        elif kind == TRAILERS:
-            answer.trailers = fields
-        if kind == RAISED:
-            answer.raised.append(rest.text())
-            answer.trace = rest.text()
-        elif kind == TAKE:
-            answer.taken = rest.take("<Q")
-        elif kind == CLOSE:
-            assert answer.closed is None, "closed twice"
-            answer.closed = status, rest.rest.decode()
-        elif flags & BODY_FD:
-            answer.file = rest.take("<QQ")
-        else:
-            chunks = [rest.take("<II") for _ in range(n_chunks)]
-            part = b""
-            for number, length in chunks:
-                at = self.slab_at + number * 65536
-                part += self.map[at : at + length]
-            part += rest.rest
-            used = len(part)
-            if answer.status == 101 and kind == BODY and not flags & END:
-                used += MESSAGE_COST
-                answer.message += part
-                if not flags & MORE:
-                    whole, answer.message = answer.message, b""
-                    answer.messages.append(whole.decode() if flags & TEXT else whole)
-            else:
-                answer.body += part
-            self.unacked.append((slot, used, [number for number, _ in chunks]))
-            if not self.is_slow:
-                self.acknowledge()
-
-    def field(self, rest):
-        """Name and value."""
-        name = rest.take("<B")
-        name = rest.bytes(rest.take("<H")) if name == LITERAL else NAMES[name]
-        return name, rest.bytes(rest.take("<H"))
-
-    def acknowledge(self):
-        """What was taken has left for the client: credit and chunks are the worker's again."""
-        for slot, n_bytes, chunks in self.unacked:
-            acked = SLOTS_AT + 256 * slot + SLOT_ACKED
-            self.put(acked, self.word(acked) + n_bytes)
-            for number in chunks:
-                self.put(self.free_at + self.n_freed % CHUNKS * 4, number, "<I")
-                self.n_freed += 1
-            self.put(FREE_HEAD, self.n_freed)
-            self.give(SLOTS_AT + 256 * slot + SLOT_WANTS_CREDIT)
-        self.give(WANTS_SPACE)
-        self.unacked = []
-
-    def until(self, exchange, condition, what):
-        """Waits until an exchange's answer is so; the answer."""
-        deadline = time.monotonic() + DEADLINE
-        while True:
-            self.collect()
-            answer = self.answers.get(exchange)
-            if answer is not None and condition(answer):
-                return answer
-            assert time.monotonic() < deadline, f"never {what}: {answer}\n{self.daemon.output()}"
-            self.daemon.wait_for_bell(0.1)
-
-    def whole(self, exchange):
-        """Waits for all of an answer."""
-        return self.until(exchange, lambda answer: answer.done, "done")
-
-    def answer(self, exchange):
-        """Waits for all of it: status and body."""
-        answer = self.whole(exchange)
-        assert not answer.raised, answer.raised
-        return answer.status, answer.body
-
-    def ask(self, *request, **more):
-        """One request, all of its answer."""
-        return self.whole(self.submit(*request, **more))
-
-    def get(self, path):
-        """One request."""
-        return self.answer(self.submit(path))

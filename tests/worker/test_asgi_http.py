@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 from conftest import APPS, eventually
-from fake_daemon import BODY, CHUNKS, END, RESPOND, UNKNOWN_LENGTH
+from fake_channel import BODY, CHUNKS, END, RESPOND, UNKNOWN_LENGTH
 
 
 def spawn(fake, python, loop, target="asgi_cases", chdir=APPS, **more):

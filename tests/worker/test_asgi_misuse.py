@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import APPS
-from fake_daemon import END, RAISED, RESPOND
+from fake_channel import END, RAISED, RESPOND
 
 
 @pytest.fixture(scope="module")

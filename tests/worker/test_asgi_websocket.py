@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import eventually
-from fake_daemon import BODY, CHUNKS, CLOSE, DONE, END, MESSAGE_COST, MORE, RESPOND, TAKE, TEXT
+from fake_channel import BODY, CHUNKS, CLOSE, DONE, END, MESSAGE_COST, MORE, RESPOND, TAKE, TEXT
 from test_asgi_http import latin, loop, open_gate, spawn, told  # noqa: F401 (loop is a fixture)
 from websocket_exchanges import accepted, closed, disconnect, handshake, heard, over, seen
 

@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import eventually
-from fake_daemon import BODY, CLOSE, DONE, END
+from fake_channel import BODY, CLOSE, DONE, END
 from test_asgi_http import loop, spawn, told  # noqa: F401 (loop is a fixture)
 from websocket_exchanges import accepted, closed, disconnect, failed, handshake, over, seen
 

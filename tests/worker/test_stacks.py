@@ -7,7 +7,8 @@ import time
 
 import pytest
 from conftest import APPS, eventually
-from fake_daemon import SLOT_EXCHANGE, SLOT_THREAD, STACKS_SIGNAL
+from fake_channel import SLOT_EXCHANGE, SLOT_THREAD
+from fake_daemon import STACKS_SIGNAL
 from test_life import wchan
 
 # Where a reader of an empty pipe is; nothing where the kernel does not tell.

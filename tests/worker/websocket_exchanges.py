@@ -2,7 +2,7 @@
 
 import json
 
-from fake_daemon import RAISED
+from fake_channel import RAISED
 from test_asgi_http import told
 
 
