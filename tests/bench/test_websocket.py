@@ -164,7 +164,7 @@ def test_an_idle_client_answers_pings_and_minds_other_messages(speaking, clients
             time.sleep(0.001)
     with clients(speaking(welcome=frame(TEXT, b"spam")), 1) as one:
         # Before the order is there, or when it has been sent already.
-        with pytest.raises(process.BenchError, match="a message came unasked|the echo is another message"):
+        with pytest.raises(process.BenchError, match=r"came unasked|another message"):
             one.order("once")
 
 
