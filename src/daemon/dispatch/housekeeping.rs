@@ -112,10 +112,9 @@ impl Dispatcher {
 
     fn enforce_deadlines(&self, state: &mut State, now: Instant) {
         for index in 0..state.workers.len() {
-            let Some(worker) = &state.workers[index] else { continue };
+            let Some(worker) = &mut state.workers[index] else { continue };
             let worker_id = worker.id;
-            let overdue: Vec<ExchangeId> = worker.overdue(now).collect();
-            for id in overdue {
+            for id in worker.overdue(now) {
                 let Some(worker) = &mut state.workers[index] else { break };
                 let Some(exchange) = state.exchanges.get_mut(id) else { continue };
                 if exchange.grace.is_some_and(|grace| now > grace) {

@@ -56,6 +56,9 @@ const MOST_MOVES: u8 = 16;
 /// Waiting this long in another worker's ring is worth a wake-up of an idle one.
 const WORTH_STEALING: Duration = Duration::from_micros(50);
 
+/// How often one is looked at again that is over its time.
+const RECHECK: Duration = Duration::from_millis(50);
+
 /// No request takes longer, whatever the worker says; so that sums and products of service times do not overflow.
 const LONGEST_SERVICE: u64 = 1 << 48;
 
@@ -123,6 +126,11 @@ pub(super) struct Worker {
     /// Exchanges it has been given and is not done with, in the order given, which is that of their positions: an event
     /// loop may have thousands, so that what happens often looks for one by its position.
     running: VecDeque<Running>,
+    /// Before this none of them is over its deadline; and before that none is slow. It may be said too early.
+    next_overdue: Option<Instant>,
+    next_slow: Option<Instant>,
+    /// How long is slow.
+    slow: Option<Duration>,
     /// WebSockets that it has accepted: they take no slot of those that it is given requests for.
     sockets: HashSet<ExchangeId>,
     /// Smoothed service time, nanoseconds; starts high, so that a new worker is not given work ahead of time.
@@ -182,6 +190,9 @@ impl Worker {
             told_drained: false,
             is_cut: false,
             running: VecDeque::with_capacity((slots.threads.max(slots.concurrency) + MAX_DEPTH) as usize),
+            next_overdue: None,
+            next_slow: None,
+            slow: None,
             sockets: HashSet::new(),
             service: nanoseconds(PREFETCH_TIME) + 1,
             progress: now,
@@ -354,13 +365,11 @@ impl Worker {
         }
         exchange.given = Some(now);
         exchange.worker = Some(self.id);
-        self.running.push_back(Running {
-            id: exchange.id,
-            position,
-            started,
-            limit: exchange.limit,
-            told_slow: false,
-        });
+        let limit = exchange.limit;
+        self.running.push_back(Running { id: exchange.id, position, started, limit, told_slow: false });
+        if let Some(started) = started {
+            self.starts(started, limit);
+        }
         self.published(position);
         Ok(Some(position))
     }
@@ -402,9 +411,20 @@ impl Worker {
             return;
         }
         let slots = self.slots as usize;
-        for running in self.running.iter_mut().take(slots) {
-            running.started.get_or_insert(now);
+        for at in 0..slots.min(self.running.len()) {
+            let running = &mut self.running[at];
+            if running.started.is_none() {
+                running.started = Some(now);
+                let limit = running.limit;
+                self.starts(now, limit);
+            }
         }
+    }
+
+    /// The time of one that runs begins.
+    fn starts(&mut self, now: Instant, limit: Option<Duration>) {
+        self.next_overdue = earlier(self.next_overdue, limit.map(|limit| now + limit));
+        self.next_slow = earlier(self.next_slow, self.slow.map(|slow| now + slow));
     }
 
     pub(super) fn measure(&mut self, service: u64) {
@@ -574,29 +594,50 @@ impl Worker {
     pub(super) fn restart_clock(&mut self, exchange: &Exchange, now: Instant) {
         if let Some(at) = self.find(exchange.position()) {
             self.running[at].started = Some(now);
+            let limit = self.running[at].limit;
+            // Mostly it is later than what is known.
+            self.starts(now, limit);
         }
     }
 
-    /// Exchanges that have had a slot for longer than they may.
-    pub(super) fn overdue(&self, now: Instant) -> impl Iterator<Item = ExchangeId> {
-        self.running.iter().filter_map(move |running| {
-            let ran = now.saturating_duration_since(running.started?);
-            running.limit.is_some_and(|limit| ran > limit).then_some(running.id)
-        })
+    /// Exchanges that have had a slot for longer than they may. They are looked through only when there may be one, and
+    /// at each [`RECHECK`] as long as there is.
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<ExchangeId> {
+        if self.next_overdue.is_none_or(|next| now <= next) {
+            return Vec::new();
+        }
+        let (mut next, mut found) = (None, Vec::new());
+        for running in &self.running {
+            let (Some(started), Some(limit)) = (running.started, running.limit) else { continue };
+            let is_over = now > started + limit;
+            if is_over {
+                found.push(running.id);
+            }
+            next = earlier(next, Some(if is_over { now + RECHECK } else { started + limit }));
+        }
+        self.next_overdue = next;
+        found
     }
 
     /// Exchanges that have had a slot for longer than `slow`, and really run. Each is told once.
     pub(super) fn slower_than(&mut self, slow: Duration, now: Instant) -> Vec<ExchangeId> {
-        let submissions = &self.submissions;
-        let slower = self.running.iter_mut().filter_map(|running| {
-            let ran = now.saturating_duration_since(running.started?);
-            if running.told_slow || ran <= slow || !submissions.is_claimed(running.position) {
-                return None;
+        let is_known = self.slow.replace(slow) == Some(slow);
+        if is_known && self.next_slow.is_none_or(|next| now <= next) {
+            return Vec::new();
+        }
+        let (mut next, mut found) = (None, Vec::new());
+        for running in self.running.iter_mut().filter(|running| !running.told_slow) {
+            let Some(started) = running.started else { continue };
+            let is_over = now > started + slow;
+            if is_over && self.submissions.is_claimed(running.position) {
+                running.told_slow = true;
+                found.push(running.id);
+            } else {
+                next = earlier(next, Some(if is_over { now + RECHECK } else { started + slow }));
             }
-            running.told_slow = true;
-            Some(running.id)
-        });
-        slower.collect()
+        }
+        self.next_slow = next;
+        found
     }
 
     #[cfg(test)]
@@ -710,6 +751,13 @@ impl Worker {
             });
         }
         Ok(chunks)
+    }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 

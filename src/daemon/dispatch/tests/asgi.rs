@@ -494,3 +494,58 @@ fn requests_that_an_event_loop_lets_lie_wait_for_want_of_workers() {
     rig.dispatcher.housekeeping(now + Duration::from_millis(600));
     assert!(rig.dispatcher.measure_at(now).longest_wait < Duration::from_millis(100));
 }
+
+#[test]
+fn each_has_its_own_deadline_whatever_was_found_before() {
+    let mut rig = Rig::asgi(3);
+    let begun = Instant::now();
+    let at = |seconds| begun + Duration::from_secs(seconds);
+    let policy = |slow| Policy {
+        queue: 10,
+        request_timeout: Some(Duration::from_secs(10)),
+        slow,
+        ..Policy::default()
+    };
+    rig.dispatcher.set_policy(policy(Some(Duration::from_secs(3))));
+    let mut tickets = Vec::new();
+    let mut ids = Vec::new();
+    for (path, now) in [(&b"/a"[..], at(0)), (b"/b", at(5)), (b"/c", at(6))] {
+        let request = Request { path, ..Request::new(ExchangeId(0)) };
+        tickets.push(rig.dispatcher.submit(&request, iter::empty(), None, now).unwrap());
+        ids.push(rig.claim().unwrap().0);
+    }
+    let told_at = |rig: &mut Rig, seconds| {
+        rig.dispatcher.housekeeping(at(seconds));
+        let mut told: Vec<_> = rig
+            .notices
+            .try_iter()
+            .filter_map(|notice| match notice {
+                Notice::Overdue(_, asked) => Some(format!("overdue {}", asked.path)),
+                Notice::Stubborn(_, asked) => Some(format!("stubborn {}", asked.path)),
+                Notice::Slow(_, asked) => Some(format!("slow {}", asked.path)),
+                _ => None,
+            })
+            .collect();
+        told.sort();
+        told.join(", ")
+    };
+    for (seconds, expected) in [
+        (2, ""),
+        (4, "slow /a"),
+        (5, ""),
+        (9, "slow /b"),
+        (10, "slow /c"),
+        (11, "overdue /a"),
+        (13, "stubborn /a"),
+        (14, ""),
+        (16, "overdue /b"),
+    ] {
+        assert_eq!(told_at(&mut rig, seconds), expected, "after {seconds} s");
+    }
+    // It says something: its time begins anew.
+    rig.say(ids[2], CompletionKind::Respond, b"part", false, false);
+    rig.say(ids[2], CompletionKind::Body, b"part", false, false);
+    rig.dispatcher.before_park();
+    assert_eq!(told_at(&mut rig, 9), "");
+    assert_eq!(told_at(&mut rig, 25), "overdue /c, stubborn /b");
+}
