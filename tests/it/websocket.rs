@@ -413,6 +413,34 @@ fn a_stop_closes_all_with_1012_and_waits_for_their_answers() {
 }
 
 #[test]
+fn many_are_closed_one_after_the_other() {
+    let mut daemon = asgi().serving();
+    let sockets: Vec<_> = (0..60).map(|_| WebSocket::open(&daemon, "/echo")).collect();
+    let begun = Instant::now();
+    let waits: Vec<_> = sockets
+        .into_iter()
+        .map(|mut socket| {
+            thread::spawn(move || {
+                assert_eq!(socket.closed().0, 1012);
+                let after = begun.elapsed();
+                socket.close(1012, "").is_gone();
+                after
+            })
+        })
+        .collect();
+    daemon.signal(Signal::SIGTERM);
+    let mut times: Vec<_> = waits.into_iter().map(|wait| wait.join().expect("it was closed")).collect();
+    times.sort();
+    // 20 ms apart, in steps of the drain's 50 ms.
+    let (first, last) = (times[0], times[59]);
+    assert!(first < Duration::from_millis(500) && last > Duration::from_secs(1), "{times:?}");
+    let mut steps: Vec<_> = times.iter().map(|time| time.as_millis() / 100).collect();
+    steps.dedup();
+    assert!(steps.len() > 8, "{times:?}");
+    assert!(daemon.exit().success());
+}
+
+#[test]
 fn a_stop_does_not_wait_for_clients_that_do_not_answer() {
     let mut daemon = asgi().set("timeouts.drain", "2s").serving();
     let mut socket = WebSocket::open(&daemon, "/echo");
