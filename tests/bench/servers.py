@@ -39,8 +39,11 @@ class Tools:
 def rgun(task, tools):
     """rgun from this work tree."""
     threads = ["--threads", str(task.threads)] if task.threads > 1 else []
+    # Without being told how many, it keeps a second file in reserve for each connection: a request's body.
+    most = ["env", f"RGUN_LIMITS_CONNECTIONS={task.websockets + 64}"] if task.websockets else []
     return [
         *[
+            *most,
             tools.rgun,
             task.target,
             "--bind",
