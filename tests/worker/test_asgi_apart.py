@@ -49,3 +49,27 @@ def test_a_child_that_goes_on_waiting_on_its_parents_loop_takes_no_requests(work
     assert told(worker.whole(exchange)) == 70
     assert [worker.whole(other).body for other in others] == [b"%d" % number for number in range(5)]
     assert "a process that the application forked came back" in worker.daemon.output()
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_a_client_that_leaves_ends_what_its_application_has_left(worker, cancel):
+    worker.ask("/forget")
+    worker.is_slow = True
+    try:
+        exchange = worker.submit("/returns_too_early")
+        eventually(lambda: told(worker.ask("/seen")) == ["returned"], "returned")
+        assert not worker.answers[exchange].done
+        worker.disconnect(exchange, cancel=cancel)
+        # Without credit: nothing else has the worker look at it.
+        worker.whole(exchange)
+    finally:
+        worker.is_slow = False
+        worker.acknowledge()
+
+
+def test_a_task_that_has_ended_unheard_ends_its_request_at_the_deadline(worker):
+    exchange = worker.submit("/is_interrupted")
+    worker.ask("/ignore")
+    worker.ask("/ignore")
+    worker.disconnect(exchange, cancel=True)
+    assert worker.whole(exchange).raised == ["ValueError: from a signal handler"]

@@ -266,7 +266,7 @@ impl Exchange {
     }
 
     /// Ends it if its task has ended without saying so.
-    fn reap(slf: &Bound<'_, Self>) -> Result<(), Broken> {
+    pub(super) fn reap(slf: &Bound<'_, Self>) -> Result<(), Broken> {
         let py = slf.py();
         let task = {
             let exchange = slf.borrow();

@@ -231,9 +231,15 @@ impl Application {
                     if let Err(error) = told {
                         self.worker.raised(py, error);
                     }
+                    // Its task may have ended without saying so, and nobody else would come to look.
+                    Exchange::reap(&exchange)?;
                 } else {
                     exchange.borrow_mut().note_close(code, reason)?;
                     Exchange::disconnect(&exchange);
+                }
+                // The application has returned, and what was still to be sent is not any more.
+                if exchange.borrow().ends_later {
+                    Exchange::go_on(&exchange)?;
                 }
                 Ok(())
             }

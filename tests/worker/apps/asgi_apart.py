@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import gc
 import os
+import sys
 import time
 
 import asgi_cases
@@ -76,3 +77,24 @@ async def forks_and_awaits(scope, receive, send):
         await waiting
     _, status = os.waitpid(pid, 0)
     await tell(send, os.WEXITSTATUS(status))
+
+
+@case
+async def returns_too_early(scope, receive, send):
+    """While most of its answer waits for the client."""
+    await asgi_cases.start(send)
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(asgi_cases.finish(send, b"b" * 6_000_000), 0.001)
+    asgi_cases.SEEN[:] = ["returned"]
+
+
+@case
+async def is_interrupted(scope, receive, send):
+    """By what a signal handler may raise in the server's own frames, in the way of a profiler's here."""
+
+    def profile(frame, event, function):
+        if event == "c_call" and function.__name__ == "ended":
+            sys.setprofile(None)
+            raise ValueError("from a signal handler")
+
+    sys.setprofile(profile)
