@@ -1,19 +1,18 @@
 //! An exchange: a request on its way through a worker, and the answer on its way back.
 
-use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use rgun_channel::frame::{CompletionKind, ExchangeId, Request};
 use rgun_channel::layout::RESPONSE_WINDOW;
 use rgun_channel::ring::Position;
 
 use crate::supervise::WorkerId;
 
+use super::parts::{Beginning, FilePart, Head, Leaving, Parts, Payload, Piece, Progress};
 use super::received::Received;
 use super::rules::RuleNr;
 use super::upload::{Carriage, Uptake};
@@ -62,59 +61,6 @@ pub enum UploadFault {
     TooSlow,
     /// It is malformed, or breaks off.
     Broken,
-}
-
-/// A response's head.
-#[derive(Debug)]
-pub struct Head {
-    /// Status code.
-    pub status: StatusCode,
-    /// The application's fields, in its order.
-    pub fields: HeaderMap,
-}
-
-/// A file to send, by its descriptor.
-#[derive(Debug)]
-pub struct FilePart {
-    /// The descriptor.
-    pub fd: OwnedFd,
-    /// First byte.
-    pub offset: u64,
-    /// Number of bytes.
-    pub len: u64,
-}
-
-/// The part of a body that a completion brought.
-#[derive(Debug)]
-pub enum Payload {
-    /// Bytes, perhaps none.
-    Bytes(Bytes),
-    /// Several slab chunks.
-    Chunks(Vec<Bytes>),
-    /// A file.
-    File(FilePart),
-}
-
-/// Pieces of a body, in order. An answer is mostly one, which then needs no allocation.
-#[derive(Debug, Default)]
-pub(super) struct Parts {
-    /// There is one if there is any.
-    pub(super) first: Option<Bytes>,
-    pub(super) rest: VecDeque<Bytes>,
-}
-
-impl Parts {
-    fn push(&mut self, piece: Bytes) {
-        if self.first.is_none() {
-            self.first = Some(piece);
-        } else {
-            self.rest.push_back(piece);
-        }
-    }
-
-    fn pop(&mut self) -> Option<Bytes> {
-        std::mem::replace(&mut self.first, self.rest.pop_front())
-    }
 }
 
 /// Where the request is.
@@ -204,49 +150,6 @@ pub(super) struct Exchange {
     /// The application's answer says that it failed (a status of 500 or above), or broke off.
     failed: bool,
     pub(super) fault: Option<Fault>,
-}
-
-/// What a poll of an exchange's answer found.
-#[derive(Debug)]
-pub(super) enum Progress<T> {
-    /// Nothing yet; the waker is stored.
-    Pending,
-    /// This.
-    Ready(T),
-    /// The exchange failed.
-    Failed(Fault),
-}
-
-/// Body bytes that leave for the client: the worker may send as many more.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Leaving {
-    /// Index in `State::workers`.
-    pub(super) worker: usize,
-    pub(super) slot: u16,
-    pub(super) bytes: u64,
-}
-
-/// What there is of an answer when its head is taken.
-#[derive(Debug)]
-pub(super) struct Beginning {
-    pub(super) head: Head,
-    pub(super) parts: Parts,
-    pub(super) file: Option<FilePart>,
-    /// Nothing follows.
-    pub(super) complete: bool,
-}
-
-/// The next piece of a streamed body.
-#[derive(Debug)]
-pub(super) enum Piece {
-    /// Bytes to send.
-    Bytes(Bytes),
-    /// A file to send.
-    File(FilePart),
-    /// The fields that follow.
-    Trailers(Box<HeaderMap>),
-    /// The body is complete.
-    End,
 }
 
 impl Exchange {

@@ -27,8 +27,10 @@ mod exchange;
 mod exchanges;
 mod housekeeping;
 mod later;
+mod link;
 mod measure;
 mod notice;
+mod parts;
 mod placing;
 mod policy;
 mod quarantine;
@@ -37,6 +39,8 @@ mod reactor;
 mod received;
 mod reports;
 mod rules;
+mod running;
+mod service_time;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -58,11 +62,13 @@ use tokio::sync::Notify;
 use crate::supervise::WorkerId;
 
 use self::exchange::{Exchange, Place};
-pub use self::exchange::{Fault, FilePart, Head, Payload, UploadFault};
+pub use self::exchange::{Fault, UploadFault};
 use self::exchanges::Exchanges;
 use self::housekeeping::Keeper;
+pub use self::link::{Link, Slots};
 use self::measure::Gauge;
 pub use self::notice::{Asked, Had, Notice, NoticeSink};
+pub use self::parts::{FilePart, Head, Payload};
 pub use self::policy::Policy;
 use self::quarantine::Quarantine;
 use self::queue::Queue;
@@ -75,7 +81,6 @@ pub use self::upload::{PART, Upload};
 use self::websocket::Socket;
 pub use self::websocket::{Outgoing, WebSocket};
 use self::worker::Worker;
-pub use self::worker::{Link, Slots};
 
 /// The queue, the exchanges and the workers' channels.
 pub struct Dispatcher {

@@ -11,7 +11,7 @@ use rgun_channel::frame::{
 };
 
 use super::NoticeSink;
-use super::exchange::{FilePart, Head, Payload};
+use super::parts::{FilePart, Head, Payload};
 use super::worker::Worker;
 
 /// Most fields of a response. A header map panics beyond 2^15, and no client takes as many.

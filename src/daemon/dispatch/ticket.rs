@@ -17,7 +17,8 @@ use rgun_channel::frame::ExchangeId;
 use crate::supervise::WorkerId;
 
 use super::Dispatcher;
-use super::exchange::{Beginning, Fault, FilePart, Head, Parts, Piece, Place, Progress};
+use super::exchange::{Fault, Place};
+use super::parts::{Beginning, FilePart, Head, Parts, Piece, Progress};
 use super::upload::Upload;
 
 /// The application's answer: its head, and its body or where it will come from.

@@ -17,7 +17,8 @@ use bytes::Bytes;
 use rgun_channel::frame::{Completion, CompletionKind, ExchangeId, Later, MESSAGE_COST, Request};
 use rgun_channel::layout::RESPONSE_WINDOW;
 
-use super::exchange::{Exchange, Fault, Leaving, Payload, Place, Progress};
+use super::exchange::{Exchange, Fault, Place};
+use super::parts::{Leaving, Payload, Progress};
 use super::ticket::BodyStream;
 use super::worker::Worker;
 use super::{Dispatcher, State};

@@ -1,6 +1,6 @@
 //! The daemon's end of one worker's channel, and what is known of how busy it is.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,23 +22,12 @@ use crate::supervise::{Generation, Tally, WorkerId};
 use super::exchange::{Exchange, Place};
 use super::exchanges::Exchanges;
 use super::later::Outbox;
+use super::link::{Link, Slots};
 use super::reports::Budget;
+use super::running::Running;
+use super::service_time::{MAX_DEPTH, PREFETCH_TIME, ServiceTime};
 use super::upload::Carriage;
 use super::{Notice, NoticeSink};
-
-/// Requests of up to this service time are given ahead of time: as many as fit into it and one more, but at most
-/// [`MAX_DEPTH`] with the running one. Only a worker without an idle slot is given work ahead of time, and only when
-/// no other has one; what turns out slow is revoked.
-///
-/// Measured on one core, daemon and worker sharing it: a hello application costs 4 % less CPU per request 64 deep
-/// than 16 deep, and a Django view of 200 µs a fifth less 5 deep than 1 deep, because daemon and worker change
-/// places less often. Above a millisecond that gain is too small to measure.
-const PREFETCH_TIME: Duration = Duration::from_millis(1);
-const MAX_DEPTH: u32 = 64;
-
-/// A worker whose requests take less wakes one thread, not one for each: that one gets through all of it before a
-/// second one is awake, and would only fight it for the GIL.
-const ONE_THREAD: Duration = Duration::from_micros(100);
 
 /// A worker that finished something within this time may have more to say before the slow tick comes.
 const QUICK: Duration = Duration::from_millis(50);
@@ -55,51 +44,6 @@ const MOST_MOVES: u8 = 16;
 
 /// Waiting this long in another worker's ring is worth a wake-up of an idle one.
 const WORTH_STEALING: Duration = Duration::from_micros(50);
-
-/// How often one is looked at again that is over its time.
-const RECHECK: Duration = Duration::from_millis(50);
-
-/// No request takes longer, whatever the worker says; so that sums and products of service times do not overflow.
-const LONGEST_SERVICE: u64 = 1 << 48;
-
-/// How many exchanges a worker can have at a time. Which number counts its `Ready` tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slots {
-    /// Of a WSGI worker.
-    pub threads: u32,
-    /// Of an ASGI worker.
-    pub concurrency: u32,
-    /// WebSockets that an ASGI worker may have accepted besides.
-    pub websockets: u32,
-}
-
-impl Slots {
-    /// For how many the shared map has room.
-    pub fn most(self) -> u32 {
-        self.threads.max(self.concurrency.saturating_add(self.websockets))
-    }
-}
-
-/// A worker's channel, as `pool` made it.
-#[derive(Debug)]
-pub struct Link {
-    /// Whose it is.
-    pub worker: WorkerId,
-    /// Which code and configuration it has.
-    pub generation: Generation,
-    /// The shared map.
-    pub map: Arc<Map>,
-    /// Its sizes.
-    pub geometry: Geometry,
-    /// The daemon's end of the control socket; does not block.
-    pub control: Arc<OwnedFd>,
-    /// The eventfd that an ASGI worker's event loop watches; does not block.
-    pub wake: Arc<OwnedFd>,
-    /// How many exchanges it can have at a time, by its interface.
-    pub slots: Slots,
-    /// After how many requests [`Notice::Served`] is told: `workers.max_requests` with its jitter.
-    pub max_requests: Option<NonZeroU64>,
-}
 
 /// A worker that is attached.
 #[derive(Debug)]
@@ -123,18 +67,11 @@ pub(super) struct Worker {
     pub(super) told_drained: bool,
     /// It is about to be killed by the daemon, with what it has.
     pub(super) is_cut: bool,
-    /// Exchanges it has been given and is not done with, in the order given, which is that of their positions: an event
-    /// loop may have thousands, so that what happens often looks for one by its position.
-    running: VecDeque<Running>,
-    /// Before this none of them is over its deadline; and before that none is slow. It may be said too early.
-    next_overdue: Option<Instant>,
-    next_slow: Option<Instant>,
-    /// How long is slow.
-    slow: Option<Duration>,
+    /// Exchanges it has been given and is not done with.
+    running: Running,
     /// WebSockets that it has accepted: they take no slot of those that it is given requests for.
     sockets: HashSet<ExchangeId>,
-    /// Smoothed service time, nanoseconds; starts high, so that a new worker is not given work ahead of time.
-    service: u64,
+    service: ServiceTime,
     /// When it last showed progress: was given work while idle, or finished something.
     progress: Instant,
     /// The record that was seen to be the next to start, and when first.
@@ -157,18 +94,6 @@ pub(super) struct Worker {
     pub(super) tally: Tally,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Running {
-    id: ExchangeId,
-    position: Position,
-    /// When a slot became free for it. `None`: it is prefetched.
-    started: Option<Instant>,
-    /// How long it may run.
-    limit: Option<Duration>,
-    /// [`Worker::slower_than`] has told it.
-    told_slow: bool,
-}
-
 impl Worker {
     pub(super) fn new(link: Link) -> Self {
         let Link { worker, generation, map, geometry, control, wake, slots, max_requests } = link;
@@ -189,12 +114,9 @@ impl Worker {
             retiring: false,
             told_drained: false,
             is_cut: false,
-            running: VecDeque::with_capacity((slots.threads.max(slots.concurrency) + MAX_DEPTH) as usize),
-            next_overdue: None,
-            next_slow: None,
-            slow: None,
+            running: Running::with_capacity((slots.threads.max(slots.concurrency) + MAX_DEPTH) as usize),
             sockets: HashSet::new(),
-            service: nanoseconds(PREFETCH_TIME) + 1,
+            service: ServiceTime::new(),
             progress: now,
             next: None,
             stalled: false,
@@ -225,13 +147,9 @@ impl Worker {
         self.admitted && !self.retiring
     }
 
-    /// How many requests it may have per slot, the running one included; see [`PREFETCH_TIME`].
+    /// How many requests it may have per slot, the running one included.
     fn depth(&self) -> u32 {
-        if self.stalled || self.service > nanoseconds(PREFETCH_TIME) {
-            return 1;
-        }
-        let fitting = nanoseconds(PREFETCH_TIME) / self.service.max(1);
-        u32::try_from(fitting).unwrap_or(MAX_DEPTH).saturating_add(1).min(MAX_DEPTH)
+        if self.stalled { 1 } else { self.service.depth() }
     }
 
     fn given(&self) -> u32 {
@@ -314,26 +232,21 @@ impl Worker {
         if self.sockets.len() < self.possible.websockets as usize {
             self.remove(exchange.position(), now);
             self.sockets.insert(exchange.id);
-        } else if let Some(at) = self.find(exchange.position()) {
-            self.running[at].limit = None;
+        } else {
+            self.running.lift_limit(exchange.position());
         }
-    }
-
-    fn find(&self, position: Option<Position>) -> Option<usize> {
-        self.running.binary_search_by_key(&position?, |running| running.position).ok()
     }
 
     /// The WebSockets that it has accepted, wherever they are.
     pub(super) fn sockets(&self, exchanges: &Exchanges) -> impl Iterator<Item = ExchangeId> {
-        let running = self.running.iter().map(|running| running.id);
-        let others = running.filter(|id| exchanges.get(*id).is_some_and(Exchange::is_open_socket));
+        let others = self.running.ids().filter(|id| exchanges.get(*id).is_some_and(Exchange::is_open_socket));
         self.sockets.iter().copied().chain(others)
     }
 
     /// How long what it has prefetched would have to wait, if that is worth taking away.
     pub(super) fn backlog(&self, now: Instant) -> Option<Duration> {
         let ahead = self.given().checked_sub(self.slots).filter(|ahead| *ahead > 0)?;
-        let expected = Duration::from_nanos(self.service * u64::from(ahead));
+        let expected = self.service.times(ahead);
         let wait = expected.max(now.saturating_duration_since(self.progress));
         (wait > WORTH_STEALING).then_some(wait)
     }
@@ -365,11 +278,7 @@ impl Worker {
         }
         exchange.given = Some(now);
         exchange.worker = Some(self.id);
-        let limit = exchange.limit;
-        self.running.push_back(Running { id: exchange.id, position, started, limit, told_slow: false });
-        if let Some(started) = started {
-            self.starts(started, limit);
-        }
+        self.running.push(exchange, position, started);
         self.published(position);
         Ok(Some(position))
     }
@@ -403,39 +312,18 @@ impl Worker {
 
     /// An exchange is not the worker's any more: the oldest prefetched one has its slot, and its time begins.
     fn remove(&mut self, position: Option<Position>, now: Instant) {
-        if let Some(at) = self.find(position) {
-            self.running.remove(at);
+        self.running.remove(position);
+        // Nothing is given to an event loop ahead of time.
+        if !self.asgi {
+            self.running.start(self.n_slots(), now);
         }
-        if self.asgi {
-            // Nothing is given to it ahead of time.
-            return;
-        }
-        let slots = self.slots as usize;
-        for at in 0..slots.min(self.running.len()) {
-            let running = &mut self.running[at];
-            if running.started.is_none() {
-                running.started = Some(now);
-                let limit = running.limit;
-                self.starts(now, limit);
-            }
-        }
-    }
-
-    /// The time of one that runs begins.
-    fn starts(&mut self, now: Instant, limit: Option<Duration>) {
-        self.next_overdue = earlier(self.next_overdue, limit.map(|limit| now + limit));
-        self.next_slow = earlier(self.next_slow, self.slow.map(|slow| now + slow));
     }
 
     pub(super) fn measure(&mut self, service: u64) {
-        if self.asgi {
-            // What a task takes says nothing about when the next can start; and nothing is given ahead of time.
-            return;
+        // What a task takes says nothing about when the next can start; and nothing is given ahead of time.
+        if !self.asgi {
+            self.service.measure(service);
         }
-        let service = service.min(LONGEST_SERVICE);
-        // One eighth of the new value, as TCP smooths its round-trip time (RFC 6298 §2), but up at once: a
-        // worker that turns slow must not be given work ahead of time.
-        self.service = if service > self.service * 8 { service } else { (self.service * 7 + service) / 8 };
     }
 
     /// Rings the doorbell if something was published since the last time.
@@ -444,7 +332,7 @@ impl Worker {
             return;
         }
         // `wake_more` corrects that within a tick if it was wrong.
-        let most = if self.service < nanoseconds(ONE_THREAD) { 1 } else { self.unrung };
+        let most = if self.service.needs_one_thread() { 1 } else { self.unrung };
         self.unrung = 0;
         self.sleepers().wake(&self.waker(), most);
     }
@@ -457,7 +345,7 @@ impl Worker {
     /// May records lie unclaimed in its ring, or completions unrung? Then the housekeeper looks often. A worker that
     /// has shown no progress for a while and has claimed everything is running something slow: nothing lies anywhere.
     pub(super) fn may_stall(&self, now: Instant) -> bool {
-        let is_quick = self.given() > self.slots || self.service <= nanoseconds(PREFETCH_TIME);
+        let is_quick = self.given() > self.slots || self.service.is_short();
         let has_moved = now.saturating_duration_since(self.progress) < QUICK;
         self.has_more_to_say()
             || !self.running.is_empty() && (is_quick && has_moved || self.first_unclaimed().is_some())
@@ -465,13 +353,11 @@ impl Worker {
 
     /// Might it hold back a completion because there is more to do? Only quick ones do.
     pub(super) fn may_defer(&self) -> bool {
-        self.running.len() > 1 && self.service <= nanoseconds(PREFETCH_TIME)
+        self.running.len() > 1 && self.service.is_short()
     }
 
     fn first_unclaimed(&self) -> Option<ExchangeId> {
-        let unclaimed = |running: &&Running| !self.submissions.is_claimed(running.position);
-        // It claims them in their order: who looks from the end sees no more than those that lie there.
-        self.running.iter().rev().take_while(unclaimed).last().map(|running| running.id)
+        self.running.first_unclaimed(&self.submissions)
     }
 
     /// Has the next record to start been that for too long?
@@ -482,7 +368,7 @@ impl Worker {
         };
         match self.next {
             Some((id, since)) if id == next => {
-                let usual = Duration::from_nanos(self.service.saturating_mul(2));
+                let usual = self.service.times(2);
                 let limit = if self.asgi { LOOP_STALL } else { usual.clamp(STALL, PREFETCH_TIME * 2) };
                 now.saturating_duration_since(since) > limit
             }
@@ -526,8 +412,7 @@ impl Worker {
     }
 
     pub(super) fn take_running(&mut self) -> Vec<ExchangeId> {
-        let running = std::mem::take(&mut self.running).into_iter().map(|running| running.id);
-        running.chain(self.sockets.drain()).collect()
+        self.running.take().chain(self.sockets.drain()).collect()
     }
 
     /// Takes one record back; true if it had not been claimed.
@@ -551,12 +436,12 @@ impl Worker {
     }
 
     pub(super) fn revoke_oldest(&mut self, exchanges: &Exchanges) -> Option<ExchangeId> {
-        let candidates: Vec<_> = self.running.iter().map(|running| running.id).collect();
+        let candidates: Vec<_> = self.running.ids().collect();
         self.revoke_first(candidates.into_iter(), exchanges)
     }
 
     pub(super) fn revoke_newest(&mut self, exchanges: &Exchanges) -> Option<ExchangeId> {
-        let candidates: Vec<_> = self.running.iter().rev().map(|running| running.id).collect();
+        let candidates: Vec<_> = self.running.ids().rev().collect();
         self.revoke_first(candidates.into_iter(), exchanges)
     }
 
@@ -564,8 +449,7 @@ impl Worker {
     pub(super) fn revoke_movable(&mut self, exchanges: &Exchanges) -> Option<ExchangeId> {
         let is_movable =
             |id: &ExchangeId| exchanges.get(*id).is_some_and(|exchange| exchange.moves < MOST_MOVES);
-        let newest_first = self.running.iter().rev().map(|running| running.id);
-        let candidates: Vec<_> = newest_first.filter(is_movable).collect();
+        let candidates: Vec<_> = self.running.ids().rev().filter(is_movable).collect();
         self.revoke_first(candidates.into_iter(), exchanges)
     }
 
@@ -592,63 +476,27 @@ impl Worker {
 
     /// The exchange gets its whole time again.
     pub(super) fn restart_clock(&mut self, exchange: &Exchange, now: Instant) {
-        if let Some(at) = self.find(exchange.position()) {
-            self.running[at].started = Some(now);
-            let limit = self.running[at].limit;
-            // Mostly it is later than what is known.
-            self.starts(now, limit);
-        }
+        self.running.restart_clock(exchange.position(), now);
     }
 
-    /// Exchanges that have had a slot for longer than they may. They are looked through only when there may be one, and
-    /// at each [`RECHECK`] as long as there is.
+    /// Exchanges that have had a slot for longer than they may.
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<ExchangeId> {
-        if self.next_overdue.is_none_or(|next| now <= next) {
-            return Vec::new();
-        }
-        let (mut next, mut found) = (None, Vec::new());
-        for running in &self.running {
-            let (Some(started), Some(limit)) = (running.started, running.limit) else { continue };
-            let is_over = now > started + limit;
-            if is_over {
-                found.push(running.id);
-            }
-            next = earlier(next, Some(if is_over { now + RECHECK } else { started + limit }));
-        }
-        self.next_overdue = next;
-        found
+        self.running.overdue(now)
     }
 
     /// Exchanges that have had a slot for longer than `slow`, and really run. Each is told once.
     pub(super) fn slower_than(&mut self, slow: Duration, now: Instant) -> Vec<ExchangeId> {
-        let is_known = self.slow.replace(slow) == Some(slow);
-        if is_known && self.next_slow.is_none_or(|next| now <= next) {
-            return Vec::new();
-        }
-        let (mut next, mut found) = (None, Vec::new());
-        for running in self.running.iter_mut().filter(|running| !running.told_slow) {
-            let Some(started) = running.started else { continue };
-            let is_over = now > started + slow;
-            if is_over && self.submissions.is_claimed(running.position) {
-                running.told_slow = true;
-                found.push(running.id);
-            } else {
-                next = earlier(next, Some(if is_over { now + RECHECK } else { started + slow }));
-            }
-        }
-        self.next_slow = next;
-        found
+        self.running.slower_than(slow, now, &self.submissions)
     }
 
     #[cfg(test)]
     pub(super) fn has(&self, id: ExchangeId) -> bool {
-        self.running.iter().any(|running| running.id == id)
+        self.running.has(id)
     }
 
     /// Exchanges that it has begun to answer.
     pub(super) fn claimed(&self) -> impl Iterator<Item = ExchangeId> {
-        let claimed = self.running.iter().filter(|running| self.submissions.is_claimed(running.position));
-        claimed.map(|running| running.id)
+        self.running.claimed(&self.submissions)
     }
 
     /// `pthread_self(3)` of the thread that says that it runs this exchange. Hostile: any number.
@@ -662,10 +510,7 @@ impl Worker {
     /// Has it nothing left that anybody waits for?
     pub(super) fn is_drained(&self, exchanges: &Exchanges) -> bool {
         self.sockets.is_empty()
-            && self
-                .running
-                .iter()
-                .all(|running| exchanges.get(running.id).is_none_or(|exchange| exchange.overdue))
+            && self.running.ids().all(|id| exchanges.get(id).is_none_or(|exchange| exchange.overdue))
     }
 
     pub(super) fn ask_for_stacks(&mut self) {
@@ -696,7 +541,7 @@ impl Worker {
                     let Some(fd) = received.fds.into_iter().next() else {
                         return Err(format!("sent no descriptor for the file of exchange {}", id.0));
                     };
-                    if !self.running.iter().any(|running| running.id == id) {
+                    if !self.running.has(id) {
                         return Err(format!("sent a file for exchange {}, which is not its own", id.0));
                     }
                     if self.files.insert(id, fd).is_some() {
@@ -752,15 +597,4 @@ impl Worker {
         }
         Ok(chunks)
     }
-}
-
-fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -12,9 +12,10 @@ use rgun_channel::frame::{ExchangeId, Request};
 use crate::supervise::WorkerId;
 
 use super::exchange::{Exchange, Fault, Place};
+use super::link::Link;
 use super::quarantine::{self, Entrance};
 use super::upload::Carriage;
-use super::worker::{Link, Worker};
+use super::worker::Worker;
 use super::{ASGI, Asked, Dispatcher, Notice, State, WSGI};
 
 impl Dispatcher {
