@@ -414,3 +414,16 @@ def test_there_may_be_as_many_as_slots_whatever_the_concurrency(fake, python):
     exchanges = [accepted(worker, "/echo") for _ in range(30)]
     for exchange in exchanges:
         closed(worker, exchange)
+
+
+def test_who_speaks_to_many_wakes_few_in_vain(fake, python):
+    n_sockets = 1000
+    worker = spawn(fake, python, "asyncio", "websocket_cases:counting", concurrency=n_sockets + 1)
+    listening = [handshake(worker, "/listens") for _ in range(n_sockets)]
+    for exchange in listening:
+        worker.until(exchange, lambda answer: answer.taken, "accepted")
+    # The ring has room for some sixty of them.
+    n_waits = heard(worker, "/speaks?4000")
+    for exchange in listening:
+        assert worker.answers[exchange].messages == [b"s" * 4000]
+    assert n_sockets // 2 < n_waits < 3 * n_sockets

@@ -81,8 +81,10 @@ pub(crate) struct Application {
 struct Exchanges {
     running: std::collections::HashMap<u64, Py<Exchange>, Ids>,
     free: Vec<u32>,
-    /// Of those that run: what waits for credit, room or chunks.
-    held_up: Vec<Py<Exchange>>,
+    /// Of those that run: what waits for credit, room or chunks, who has waited longest first.
+    held_up: std::collections::VecDeque<Py<Exchange>>,
+    /// So many of them have not been looked at since the daemon has rung.
+    unseen: usize,
 }
 
 impl Application {

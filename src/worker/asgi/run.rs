@@ -117,7 +117,8 @@ impl Application {
                 running: std::collections::HashMap::default(),
                 // The lowest last, so that it is used first.
                 free: (0..start.geometry.slots).rev().collect(),
-                held_up: Vec::new(),
+                held_up: std::collections::VecDeque::new(),
+                unseen: 0,
             }),
             scratch: Mutex::default(),
             claimed: Mutex::default(),

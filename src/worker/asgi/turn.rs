@@ -52,6 +52,9 @@ const MOST_REAPED: usize = 64;
 /// Most frames of one turn: the loop has others to serve, too.
 const MOST_FRAMES: usize = 64;
 
+/// Most exchanges that a turn looks at because they may go on.
+const MOST_WOKEN: usize = 64;
+
 impl Loop {
     /// `task` is how `asgi.py` has found that tasks are made: a callable, its keywords, and whether they run at once.
     pub(super) fn new(
@@ -113,6 +116,7 @@ impl Turn {
         let worker = self.served.worker;
         if self.is_rung {
             worker.hear_bell();
+            self.served.has_been_given();
         }
         // Those of signals that have come already: here they interrupt nobody. uvloop calls us before it looks itself.
         if let Err(error) = py.check_signals() {
@@ -173,9 +177,7 @@ impl Application {
         let sleepers = worker.sleepers();
         sleepers.rise();
         self.event_loop.will_ring.store(true, Ordering::Relaxed);
-        if self.outbox.flush(&worker.output)? {
-            self.go_on(py)?;
-        }
+        let has_unseen = self.outbox.flush(&worker.output)? && self.go_on(py)?;
         let mut frame = std::mem::take(&mut *crate::python::lock(&self.claimed));
         let mut n_frames = 0;
         while n_frames < MOST_FRAMES && worker.claim(&mut frame)? {
@@ -195,7 +197,7 @@ impl Application {
         if worker.is_stopping() && self.n_running() == 0 && !self.outbox.is_backed_up() {
             super::awaitable::wake(py, worker, vec![self.event_loop.over.clone_ref(py)]);
             return Ok(());
-        } else if n_frames < MOST_FRAMES {
+        } else if n_frames < MOST_FRAMES && !has_unseen {
             sleepers.doze();
             if !worker.has_more() {
                 self.event_loop.will_ring.store(false, Ordering::Relaxed);
@@ -296,12 +298,30 @@ impl Application {
         self.event_loop.new_task.bind(py).call((coroutine,), Some(self.event_loop.task_keywords.bind(py)))
     }
 
-    /// Those that waited for credit, room or chunks.
-    fn go_on(&self, py: Python<'_>) -> Result<(), Broken> {
-        if !self.is_held_up.swap(false, Ordering::Relaxed) {
-            return Ok(());
+    /// The daemon has rung, perhaps because of an exchange that has been looked at and still waited then.
+    fn has_been_given(&self) {
+        if self.is_held_up.load(Ordering::Relaxed) {
+            let exchanges = &mut *self.lock();
+            exchanges.unseen = exchanges.held_up.len();
         }
-        let waiting = std::mem::take(&mut self.lock().held_up);
+    }
+
+    /// Those that waited for credit, room or chunks, as many as one turn has time for: if thousands wait for the ring,
+    /// what they send fills it soon, and who was woken in vain would be woken again. True: a turn has to follow.
+    fn go_on(&self, py: Python<'_>) -> Result<bool, Broken> {
+        if !self.is_held_up.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let waiting: Vec<_> = {
+            let exchanges = &mut *self.lock();
+            let Exchanges { held_up, unseen, .. } = exchanges;
+            if *unseen == 0 {
+                *unseen = held_up.len();
+            }
+            let count = MOST_WOKEN.min(*unseen).min(held_up.len());
+            *unseen -= count;
+            held_up.drain(..count).collect()
+        };
         for exchange in waiting {
             let exchange = exchange.bind(py);
             exchange.borrow_mut().is_held_up = false;
@@ -309,7 +329,9 @@ impl Application {
                 Self::hold_up(exchange);
             }
         }
-        Ok(())
+        let exchanges = self.lock();
+        self.is_held_up.store(!exchanges.held_up.is_empty(), Ordering::Relaxed);
+        Ok(exchanges.unseen > 0 && !self.outbox.is_backed_up())
     }
 
     /// Looks at an exchange again when the daemon rings.
@@ -322,7 +344,7 @@ impl Application {
             exchange.is_held_up = true;
             exchange.served
         };
-        served.lock().held_up.push(exchange.clone().unbind());
+        served.lock().held_up.push_back(exchange.clone().unbind());
         served.is_held_up.store(true, Ordering::Relaxed);
     }
 

@@ -381,3 +381,44 @@ async def sends_uncaught(scope, receive, send):
     await accept(receive, send)
     await receive()
     await send(TEXT)
+
+
+# ---------------------------------------------------------------- many
+
+SENDS = []
+
+
+@case
+async def listens(scope, receive, send):
+    """Sends what others have to say."""
+    await accept(receive, send)
+    SENDS.append(send)
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
+
+
+@case
+async def speaks(scope, receive, send):
+    """To all that listen, so many bytes; how many Futures were made for that."""
+    await accept(receive, send)
+    loop, n_made = asyncio.get_running_loop(), COUNTED[0]
+    message = {"type": "websocket.send", "bytes": b"s" * int(scope["query_string"])}
+    await asyncio.gather(*[loop.create_task(other(message)) for other in SENDS])
+    await tell(send, COUNTED[0] - n_made)
+
+
+COUNTED = [0]
+
+
+async def counting(scope, receive, send):
+    """The application, with the Futures counted that its loop makes."""
+    if scope["type"] == "lifespan":
+        loop = asyncio.get_running_loop()
+        create_future = loop.create_future
+
+        def count():
+            COUNTED[0] += 1
+            return create_future()
+
+        loop.create_future = count
+    await application(scope, receive, send)
