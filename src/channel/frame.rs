@@ -480,7 +480,8 @@ pub fn taken(body: &[u8]) -> Result<u64, Broken> {
     <[u8; 8]>::try_from(body).map(u64::from_le_bytes).map_err(|_| Broken::Frame("take says no number"))
 }
 
-/// Most header fields of a response. The worker refuses an application's that has more; the daemon believes no other.
+/// Most header fields of a response: a header map of the `http` crate panics beyond 2^15, and no client takes as many.
+/// The worker refuses an application's that has more; the daemon believes no other.
 pub const MOST_FIELDS: u16 = 4096;
 
 /// The fixed part of a completion frame.

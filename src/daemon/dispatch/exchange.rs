@@ -6,7 +6,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
-use rgun_channel::frame::{CompletionKind, ExchangeId, Request};
+use rgun_channel::frame::{CompletionKind, ExchangeId, MOST_FIELDS, Request};
 use rgun_channel::layout::RESPONSE_WINDOW;
 use rgun_channel::ring::Position;
 
@@ -456,14 +456,15 @@ impl Exchange {
         Ok(self.waker.take())
     }
 
-    /// Hints are of use before the head only.
+    /// Hints are of use before the head only; and what waits of them is bounded: they are hints.
     fn take_hints(&mut self, fields: Option<Box<HeaderMap>>) -> Option<Waker> {
         if self.responded || self.client != Client::Waiting {
             return None;
         }
         match (&mut self.hints, fields) {
             (Some(hints), Some(fields)) => {
-                for (name, value) in &*fields {
+                let room = usize::from(MOST_FIELDS).saturating_sub(hints.len());
+                for (name, value) in fields.iter().take(room) {
                     hints.append(name, value.clone());
                 }
             }

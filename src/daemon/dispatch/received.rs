@@ -7,15 +7,12 @@ use std::ops::Range;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use rgun_channel::frame::{
-    self, AppError, BodyPart, Completion, CompletionKind, DecodedCompletion, FieldName,
+    self, AppError, BodyPart, Completion, CompletionKind, DecodedCompletion, FieldName, MOST_FIELDS,
 };
 
 use super::NoticeSink;
 use super::parts::{FilePart, Head, Payload};
 use super::worker::Worker;
-
-/// Most fields of a response. A header map panics beyond 2^15, and no client takes as many.
-const MOST_FIELDS: u16 = 4096;
 
 /// A completion, decoded and moved out of shared memory.
 #[derive(Debug)]

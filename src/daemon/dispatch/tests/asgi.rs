@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::Wake;
 
 use rgun_channel::control::Interface;
-use rgun_channel::frame::{Later, Submission, UNKNOWN_LENGTH};
+use rgun_channel::frame::{Later, MOST_FIELDS, Submission, UNKNOWN_LENGTH, encode_field};
 use rgun_channel::layout::Word;
 use rgun_channel::wake::{Sleepers, Want};
 
@@ -548,4 +548,29 @@ fn each_has_its_own_deadline_whatever_was_found_before() {
     rig.dispatcher.before_park();
     assert_eq!(told_at(&mut rig, 9), "");
     assert_eq!(told_at(&mut rig, 25), "overdue /c, stubborn /b");
+}
+
+#[test]
+fn early_hints_that_nobody_takes_are_not_kept_without_bound() {
+    let mut rig = Rig::asgi(1);
+    let ticket = rig.submit(b"/");
+    let Some(Heard::Asked(exchange, _)) = rig.hear() else { panic!("it was not given") };
+    for round in 0..9 {
+        let kind = CompletionKind::Hints;
+        let (end, done, text, more) = (false, false, false, false);
+        let head = Completion { exchange, kind, end, done, text, more, status: 0, service: 0, slot: 0 };
+        let (mut frame, body) = (Vec::new(), Body::Inline(b""));
+        head.encode(MOST_FIELDS, &body, &mut frame);
+        for nr in 0..MOST_FIELDS {
+            encode_field(format!("x-{round}-{nr}").as_bytes(), b"1", &mut frame).unwrap();
+        }
+        body.encode(&mut frame);
+        assert!(rig.completions.push(&frame).unwrap());
+        rig.dispatcher.before_park();
+    }
+    let mut ticket = ticket;
+    assert!(Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    assert_eq!(ticket.hints().unwrap().len(), usize::from(MOST_FIELDS));
+    rig.end(exchange);
+    assert!(poll(ticket).is_ready());
 }
