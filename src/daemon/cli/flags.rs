@@ -1,4 +1,4 @@
-//! The flags that set something, in gunicorn's spelling, and how they become settings.
+//! The flags that set something, in gunicorn's spelling, and how they become settings. Uvicorn's are in `uvicorn`.
 //!
 //! Only the spelling is dealt with here (`--timeout 120` is seconds, `0` is off, `warning` is `warn`). What a
 //! value may be is `config`'s to say, so a flag and its key are checked by the same code.
@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser};
 
+use super::uvicorn;
 use crate::config::{ConfigError, Layer, Setting, Value, name};
 
 /// What messages call the application on the command line.
@@ -16,22 +17,25 @@ pub(super) const APP: &str = "APP";
 const AFTER_HELP: &str = "\
 Examples:
   rgun mysite.wsgi                           \"application\" of mysite/wsgi.py
-  rgun mysite.asgi:app -b :8000 -w 4         \"app\", four workers, all addresses
+  rgun mysite.asgi:app -b :8000 -w 4         \"app\", 4 workers, all addresses
   rgun 'mysite:make()' --chdir /srv/mysite   what make() returns
   rgun check                                 is /etc/rgun/rgun.toml sound?
-  rgun reload                                new code, without losing a request
+  rgun reload                                new code, losing no request
 
 Settings:
   The command line wins over the environment (RGUN_<SECTION>_<KEY>, and
-  WEB_CONCURRENCY for the workers), that over the file, that over the defaults.
-  A key without a flag has its variable: RGUN_WORKERS_MAX_MEMORY=512MiB.
+  WEB_CONCURRENCY for the workers), that over the file, that over the
+  defaults. A key without a flag has its variable:
+  RGUN_WORKERS_MAX_MEMORY=512MiB.
   With APP and no --config, no file is read; without APP it is
   /etc/rgun/rgun.toml, which explains every key.
 
-Gunicorn:
-  Its other flags are known too: what systemd or rgun's design does is accepted
-  with a warning that says what does it now; what would be missed is refused
-  with the remedy.
+Gunicorn and uvicorn:
+  Flags are gunicorn's; uvicorn's --host and --port, --uds, --factory,
+  --app-dir, --access-log, --limit-max-requests, --timeout-keep-alive and
+  --timeout-graceful-shutdown are taken as well. The others of both are known:
+  what systemd or rgun's design does is accepted with a warning that says what
+  does it now; what would be missed is refused with the remedy.
 
 Exit status:
   1   it failed; of reload: the new code does not serve, the old goes on
@@ -214,6 +218,9 @@ pub(super) struct Flags {
     /// Gunicorn's way to say `rgun check`.
     #[arg(long, hide = true)]
     check_config: bool,
+
+    #[command(flatten)]
+    uvicorn: uvicorn::Spelling,
 }
 
 /// What the flags come to.
@@ -227,13 +234,14 @@ pub(super) struct Given {
 }
 
 impl Flags {
-    /// The flags as settings. What gunicorn knows and rgun does not do goes to `refusals`.
+    /// The flags as settings. What cannot be done, or contradicts itself, goes to `refusals`.
     pub(super) fn given(&self, warnings: &mut Vec<String>, refusals: &mut Vec<ConfigError>) -> Given {
         if let Some(size) = &self.limit_request_field_size {
             warnings.push(format!(
                 "--limit-request-field_size {size}: bounds all header fields of a request together, not each one"
             ));
         }
+        let uvicorn = &self.uvicorn;
         let mut layer = Layer::new();
         let mut set = |key, flag: &str, value: Option<Value>| {
             if let Some(value) = value {
@@ -242,25 +250,36 @@ impl Flags {
         };
         let text = |flag: &Option<String>| flag.as_ref().map(Value::text);
         let list = |flag: &[String]| (!flag.is_empty()).then(|| Value::list(flag));
-        set(name::TARGET, APP, text(&self.app));
+        set(name::TARGET, APP, uvicorn.target(self.app.as_deref(), refusals));
         set(name::DIRECTORY, "--chdir", text(&self.chdir));
         set(name::PYTHON, "--python", text(&self.python));
         set(name::ENV, "--env", list(&self.env));
-        set(name::PYTHONPATH, "--pythonpath", text(&self.pythonpath));
+        if let Some((flags, dirs)) = uvicorn.pythonpath(self.pythonpath.as_deref()) {
+            set(name::PYTHONPATH, flags, Some(dirs));
+        }
         set(name::ROOT_PATH, "--root-path", text(&self.root_path));
         set(name::BIND, "--bind", list(&self.bind));
+        if let Some((flags, address)) = uvicorn.address(&self.bind, refusals) {
+            set(name::BIND, flags, Some(address));
+        }
         set(name::COUNT, "--workers", text(&self.workers));
         set(name::THREADS, "--threads", text(&self.threads));
         set(name::PRELOAD, "--preload", self.preload.then_some(Value::Boolean(true)));
+        // Of two spellings one is there at most: the last one typed has replaced the other.
         set(name::MAX_REQUESTS, "--max-requests", text(&self.max_requests));
+        set(name::MAX_REQUESTS, "--limit-max-requests", text(&uvicorn.limit_max_requests));
         set(name::MAX_REQUESTS_JITTER, "--max-requests-jitter", text(&self.max_requests_jitter));
-        set(name::REQUEST, "--timeout", self.timeout.as_deref().map(|time| seconds(time, "off")));
         set(
-            name::DRAIN,
-            "--graceful-timeout",
-            self.graceful_timeout.as_deref().map(|time| seconds(time, "0s")),
+            name::MAX_REQUESTS_JITTER,
+            "--limit-max-requests-jitter",
+            text(&uvicorn.limit_max_requests_jitter),
         );
-        set(name::KEEPALIVE, "--keep-alive", self.keep_alive.as_deref().map(|time| seconds(time, "0s")));
+        set(name::REQUEST, "--timeout", self.timeout.as_deref().map(|time| seconds(time, "off")));
+        let wait = |time: &Option<String>| time.as_deref().map(|time| seconds(time, "0s"));
+        set(name::DRAIN, "--graceful-timeout", wait(&self.graceful_timeout));
+        set(name::DRAIN, "--timeout-graceful-shutdown", wait(&uvicorn.timeout_graceful_shutdown));
+        set(name::KEEPALIVE, "--keep-alive", wait(&self.keep_alive));
+        set(name::KEEPALIVE, "--timeout-keep-alive", wait(&uvicorn.timeout_keep_alive));
         set(name::REQUEST_LINE, "--limit-request-line", text(&self.limit_request_line));
         set(name::HEADERS, "--limit-request-fields", text(&self.limit_request_fields));
         set(name::HEADER, "--limit-request-field_size", text(&self.limit_request_field_size));
@@ -270,7 +289,8 @@ impl Flags {
         set(name::PING_TIMEOUT, "--ws-ping-timeout", ping(&self.ws_ping_timeout));
         set(name::COMPRESSION, "--ws-per-message-deflate", text(&self.ws_per_message_deflate));
         set(name::LEVEL, "--log-level", self.log_level.as_deref().map(level));
-        set(name::ACCESS, "--access-logfile", self.access(refusals).map(Value::Boolean));
+        let (flag, access) = uvicorn.access(self.access(refusals), refusals);
+        set(name::ACCESS, flag, access);
         set(name::LIFESPAN, "--lifespan", text(&self.lifespan));
         set(name::LOOP, "--loop", text(&self.event_loop));
         let (flag, interface) = self.interface(refusals);
@@ -311,12 +331,13 @@ impl Flags {
                 None
             }
         });
-        match (self.interface.as_deref(), class) {
+        let typed = self.interface.as_deref().unwrap_or_default();
+        match (self.interface.as_deref().map(uvicorn::interface), class) {
             (Some(interface), Some((class, its)))
                 if interface != its && matches!(interface, "wsgi" | "asgi") =>
             {
                 refusals.push(refusal(
-                    &format!("--interface {interface}"),
+                    &format!("--interface {typed}"),
                     &format!("contradicts --worker-class {class}, which is {its}"),
                     "leave one of them out",
                 ));

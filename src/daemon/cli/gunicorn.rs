@@ -1,81 +1,26 @@
-//! Gunicorn's flags that rgun does not act on: one table, one verdict each.
+//! Gunicorn's flags that rgun does not act on: one row, one verdict each. `foreign` does what it says.
 //!
-//! Harmless to lose (something else does it, or nobody needs it here): accepted, with a warning that says what
-//! does it now. Missed by whoever wrote it (`--user`, TLS, trust in a proxy): refused, with the line to write
-//! instead. A value that asks for what happens anyway (`--proxy-protocol off`) passes in silence.
-//!
-//! The list is that of gunicorn 27's `config.py`, less what `flags` has; settings without a flag are absent. Two of
-//! uvicorn's are with them.
+//! The list is that of gunicorn 27's `config.py`, less what `flags` has; settings without a flag are absent. What
+//! uvicorn has too (`--backlog`, `--log-config`, `--reload`, `--ssl-version`, `--forwarded-allow-ips`) is here, once.
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
-
-use super::flags::refusal;
-use crate::config::ConfigError;
-
-/// A flag of gunicorn's.
-struct Foreign {
-    /// Its long name.
-    long: &'static str,
-    /// Another long name of it.
-    alias: Option<&'static str>,
-    short: Option<char>,
-    takes: Takes,
-    /// Values that ask for what rgun does anyway.
-    fine: &'static [&'static str],
-    verdict: Verdict,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Takes {
-    Nothing,
-    Value,
-    /// A value that may be left out.
-    Optional,
-}
-
-/// In texts, `{}` is the flag's value.
-#[derive(Clone, Copy)]
-enum Verdict {
-    /// Accepted without effect; what does it now.
-    Ignored(&'static str),
-    /// Not done; why, and the remedy.
-    Refused(&'static str, &'static str),
-    /// Not done yet; the remedy until then.
-    Later(&'static str),
-}
-
-use Takes::{Nothing, Optional, Value};
-use Verdict::{Ignored, Later, Refused};
-
-const fn flag(long: &'static str, takes: Takes, verdict: Verdict) -> Foreign {
-    Foreign { long, alias: None, short: None, takes, fine: &[], verdict }
-}
-
-impl Foreign {
-    const fn short(mut self, short: char) -> Self {
-        self.short = Some(short);
-        self
-    }
-
-    const fn alias(mut self, alias: &'static str) -> Self {
-        self.alias = Some(alias);
-        self
-    }
-
-    const fn fine(mut self, values: &'static [&'static str]) -> Self {
-        self.fine = values;
-        self
-    }
-}
+use super::foreign::Takes::{Nothing, Optional, Value};
+use super::foreign::Verdict::{self, Ignored, Later, Refused};
+use super::foreign::{Foreign, flag};
 
 const JOURNAL: &str = "the log goes to the journal under systemd, to stderr in the foreground";
-const TLS: Verdict = Later("let a proxy before rgun (nginx, Caddy) speak TLS, and leave the flag out");
-const PROXY: Verdict = Later("let the application trust its proxy's headers itself, and leave the flag out");
+/// `--certfile`, `--ssl-certfile` and the like.
+pub(super) const TLS: Verdict =
+    Later("let a proxy before rgun (nginx, Caddy) speak TLS, and leave the flag out");
+/// `--forwarded-allow-ips` and the like.
+pub(super) const PROXY: Verdict =
+    Later("let the application trust its proxy's headers itself, and leave the flag out");
 const STATSD: Verdict = Later("leave it out");
-const HTTP2: Verdict = Later("leave it out; a proxy before rgun can speak HTTP/2 to clients");
+/// `--http-protocols`, `--http2`.
+pub(super) const HTTP2: Verdict = Later("leave it out; a proxy before rgun can speak HTTP/2 to clients");
 const LOG_CONFIG: Verdict =
     Later("leave it out; the application configures its own logging, which goes to the journal");
-const RELOAD: Verdict = Later(
+/// `--reload` and what belongs to it.
+pub(super) const RELOAD: Verdict = Later(
     "leave it out: rgun does not watch files. systemctl reload rgun, or SIGHUP in the foreground, takes new code \
      without losing a request",
 );
@@ -93,7 +38,8 @@ const LENIENT: Verdict = Refused(
     "leave it out, and mend the client",
 );
 
-const FOREIGN: &[Foreign] = &[
+/// Of gunicorn 27's `config.py`.
+pub(super) const FLAGS: &[Foreign] = &[
     // What systemd does.
     flag(
         "daemon",
@@ -157,14 +103,6 @@ const FOREIGN: &[Foreign] = &[
     flag("permit-unconventional-http-method", Nothing, LENIENT),
     flag("permit-unconventional-http-version", Nothing, LENIENT),
     flag("casefold-http-method", Nothing, LENIENT),
-    // Uvicorn's for WebSockets, less what `flags` has.
-    flag("ws", Value, Ignored("the daemon speaks the WebSocket protocol itself; the application needs no library for it"))
-        .fine(&["auto"]),
-    flag(
-        "ws-max-queue",
-        Value,
-        Ignored("no messages are queued by number: a client is read as far as the application receives"),
-    ),
     // What this version does not have.
     flag("reload", Nothing, RELOAD),
     flag("reload-engine", Value, RELOAD),
@@ -200,70 +138,3 @@ const FOREIGN: &[Foreign] = &[
     flag("asgi-loop", Value, Later("leave it out")).fine(&["auto"]),
     flag("asgi-lifespan", Value, Later("leave it out: lifespan is used where the application has it")).fine(&["auto"]),
 ];
-
-/// The command, and its subcommands, with all of these flags, hidden from the help.
-pub(super) fn add(command: Command) -> Command {
-    // `reload` takes none of gunicorn's: what a daemon does was said when it was started.
-    let serves = |sub: &&Command| sub.get_name() != "reload";
-    let names: Vec<String> =
-        command.get_subcommands().filter(serves).map(|sub| sub.get_name().to_owned()).collect();
-    let command = names
-        .into_iter()
-        .fold(command, |command, name| command.mut_subcommand(name, |sub| sub.args(FOREIGN.iter().map(arg))));
-    command.args(FOREIGN.iter().map(arg))
-}
-
-fn arg(flag: &Foreign) -> Arg {
-    let arg = Arg::new(flag.long).long(flag.long).hide(true);
-    let arg = flag.short.into_iter().fold(arg, Arg::short);
-    let arg = flag.alias.into_iter().fold(arg, Arg::alias);
-    match flag.takes {
-        Nothing => arg.action(ArgAction::SetTrue),
-        Value => arg.action(ArgAction::Append).allow_hyphen_values(flag.fine.contains(&"-")),
-        Optional => arg.action(ArgAction::Append).num_args(0..=1).default_missing_value("auto"),
-    }
-}
-
-/// Sorts what was typed into warnings and refusals.
-pub(super) fn judge(matches: &ArgMatches, warnings: &mut Vec<String>, refusals: &mut Vec<ConfigError>) {
-    for flag in FOREIGN {
-        let value = match flag.takes {
-            Nothing if !matches.get_flag(flag.long) => continue,
-            Nothing => None,
-            Value | Optional => {
-                // The last one counts, as in gunicorn.
-                match matches.get_many::<String>(flag.long).and_then(Iterator::last) {
-                    None => continue,
-                    Some(value) if flag.fine.contains(&value.as_str()) => continue,
-                    Some(value) => Some(value.as_str()),
-                }
-            }
-        };
-        let typed =
-            value.map_or_else(|| format!("--{}", flag.long), |value| format!("--{} {value}", flag.long));
-        let filled = |text: &str| text.replace("{}", value.unwrap_or_default());
-        match flag.verdict {
-            Ignored(now) => warnings.push(format!("{typed}: ignored; {now}")),
-            Refused(reason, hint) => refusals.push(refusal(&typed, reason, &filled(hint))),
-            Later(hint) => {
-                refusals.push(refusal(&typed, "is not in this version of rgun yet", hint));
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_flag_is_in_the_table_twice() {
-        for (idx, flag) in FOREIGN.iter().enumerate() {
-            for other in &FOREIGN[idx + 1..] {
-                assert_ne!(flag.long, other.long);
-                assert_ne!(Some(flag.long), other.alias);
-                assert!(flag.short.is_none() || flag.short != other.short, "{}", flag.long);
-            }
-        }
-    }
-}

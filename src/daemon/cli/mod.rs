@@ -1,15 +1,18 @@
-//! What the user typed: `rgun [APP] [gunicorn's flags]`, `rgun check [the same]`, `rgun reload`.
+//! What the user typed: `rgun [APP] [gunicorn's or uvicorn's flags]`, `rgun check [the same]`, `rgun reload`.
 //!
 //! Turns arguments, variables and the current directory into a [`Command`] or a [`Failure`]; `main` calls it once
 //! and does the printing and exiting. Nothing is printed, and no process state is read here, so every case is a
 //! table row in the tests. What a start was told is kept: a reload reads the same sources anew
 //! ([`Invocation::reread`]).
 //!
-//! `flags` has the flags rgun acts on, `gunicorn` those of gunicorn's that something else does now, or nothing
-//! does; a flag of gunicorn is never silently dropped.
+//! `flags` has the flags rgun acts on, and `uvicorn` how uvicorn spells some of them. Other flags of gunicorn and
+//! uvicorn, which something else does now, or nothing does, are the tables in `gunicorn` and `uvicorn`; `foreign` says
+//! what comes of them. No flag of either is silently dropped.
 
 mod flags;
+mod foreign;
 mod gunicorn;
+mod uvicorn;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -143,13 +146,14 @@ where
     };
     let mut warnings = Vec::new();
     let mut refusals = Vec::new();
-    gunicorn::judge(matches, &mut warnings, &mut refusals);
+    foreign::judge(matches, &mut warnings, &mut refusals);
     if environment.value("GUNICORN_CMD_ARGS").is_some() {
         warnings.push(
             "GUNICORN_CMD_ARGS: ignored; write the flags on the command line, or their keys in the file"
                 .into(),
         );
     }
+    uvicorn::variables(environment, &mut warnings);
     let Given { layer, config, check } = flags.given(&mut warnings, &mut refusals);
     if !refusals.is_empty() {
         return Err(failure(&ConfigErrors(refusals), USAGE));
@@ -175,7 +179,7 @@ where
 fn typed<A: Into<OsString> + Clone>(
     args: impl IntoIterator<Item = A>,
 ) -> Result<(Cli, ArgMatches), clap::Error> {
-    let matches = gunicorn::add(Cli::command()).try_get_matches_from(args)?;
+    let matches = foreign::add(Cli::command()).try_get_matches_from(args)?;
     Ok((Cli::from_arg_matches(&matches)?, matches))
 }
 
@@ -199,7 +203,7 @@ fn nothing_to_serve(default_file: &Path) -> Failure {
     let text = format!(
         "error: no application given, and there is no {file}
 
-Name one, as for gunicorn:
+Name one, as for gunicorn or uvicorn:
     rgun mysite.wsgi --chdir /srv/mysite
 
 or write {file}:

@@ -8,6 +8,7 @@ use crate::config::testing::Place;
 use crate::config::{Count, Interface, Level, PythonSource};
 
 mod reload;
+mod uvicorn;
 
 /// A current directory with an interpreter in it, and no /etc/rgun/rgun.toml but the one a test writes.
 struct Shell {
@@ -116,39 +117,6 @@ fn gunicorns_command_line_works_as_it_is() {
     let workers = config.workers;
     assert!(workers.preload);
     assert_eq!((workers.max_requests, workers.max_requests_jitter), (NonZeroU64::new(1000), 50));
-}
-
-#[test]
-fn uvicorns_flags_for_websockets_work_as_they_are() {
-    let shell = Shell::new();
-    let typed =
-        "a --ws-max-size 1048576 --ws-ping-interval 5.0 --ws-ping-timeout 0 --ws-per-message-deflate false";
-    let websocket = shell.sound(typed).config.websocket;
-    assert_eq!((websocket.max_message, websocket.compression), (1 << 20, false));
-    assert_eq!((websocket.ping_interval, websocket.ping_timeout), (Some(Duration::from_secs(5)), None));
-    assert_eq!(shell.sound("a --websocket-max-message-size 512KiB").config.websocket.max_message, 512 << 10);
-    for (typed, millis) in [
-        ("20.0", Some(20_000)),
-        ("0.2", Some(200)),
-        ("1.5", Some(1500)),
-        (".25", Some(250)),
-        ("3.", Some(3000)),
-        ("0.00001", Some(1)),
-        ("0.1999", Some(200)),
-        ("200ms", Some(200)),
-        ("0.0", None),
-        ("0", None),
-    ] {
-        let interval = shell.sound(&format!("a --ws-ping-interval {typed}")).config.websocket.ping_interval;
-        assert_eq!(interval, millis.map(Duration::from_millis), "{typed}");
-    }
-    for typed in [".", "1.2.3", "1.5s", "-0.5", "1e3", "99999999999999999999.5", "18446744073709551.6"] {
-        let text = shell.refused(&format!("a --ws-ping-timeout {typed}"));
-        assert!(text.contains("--ws-ping-timeout: websocket.ping_timeout"), "{typed}: {text}");
-    }
-    let text = shell.refused("a --ws-ping-interval soon --ws-per-message-deflate perhaps");
-    assert!(text.contains("--ws-ping-interval: websocket.ping_interval"), "{text}");
-    assert!(text.contains("--ws-per-message-deflate: websocket.compression"), "{text}");
 }
 
 #[test]
@@ -563,7 +531,7 @@ fn arguments_that_are_not_text_are_refused() {
 
 #[test]
 fn the_commands_definition_is_sound() {
-    gunicorn::add(Cli::command()).debug_assert();
+    foreign::add(Cli::command()).debug_assert();
 }
 
 /// The flags of gunicorn 27.0.1, from the add_setting table of its `config.py`.
@@ -584,15 +552,21 @@ const GUNICORN_FLAGS: &str = "access-logfile access-logformat asgi-disconnect-gr
 
 #[test]
 fn every_flag_of_gunicorn_is_known() {
-    let command = gunicorn::add(Cli::command());
-    let mut known: Vec<&str> = Vec::new();
+    let known = known_flags();
+    for flag in GUNICORN_FLAGS.split_whitespace() {
+        assert!(known.iter().any(|name| name == flag), "--{flag}");
+    }
+}
+
+/// The long names of all flags, hidden or not.
+fn known_flags() -> Vec<String> {
+    let command = foreign::add(Cli::command());
+    let mut known = Vec::new();
     for arg in command.get_arguments() {
         known.extend(arg.get_long_and_visible_aliases().unwrap_or_default());
         known.extend(arg.get_all_aliases().unwrap_or_default());
     }
-    for flag in GUNICORN_FLAGS.split_whitespace() {
-        assert!(known.contains(&flag), "--{flag}");
-    }
+    known.into_iter().map(str::to_owned).collect()
 }
 
 #[test]

@@ -1,0 +1,162 @@
+//! Flags of other servers that rgun does not act on: what a row of their tables says, and what comes of it.
+//!
+//! Harmless to lose (something else does it, or nobody needs it here): accepted, with a warning that says what
+//! does it now. Missed by whoever wrote it (`--user`, TLS, trust in a proxy): refused, with the line to write
+//! instead. What asks for what happens anyway (`--proxy-protocol off`, `--no-server-header`) passes in silence.
+//!
+//! The rows are in `gunicorn` and `uvicorn`, where a new flag of theirs is one more. A flag that both have is in one of
+//! the tables only: it means the same whoever types it. Abbreviations of flags are not taken.
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::flags::refusal;
+use super::{gunicorn, uvicorn};
+use crate::config::ConfigError;
+
+/// A flag that rgun does not act on.
+pub(super) struct Foreign {
+    /// Its long name.
+    long: &'static str,
+    /// Another long name of it.
+    alias: Option<&'static str>,
+    short: Option<char>,
+    takes: Takes,
+    /// Values that ask for what rgun does anyway.
+    fine: &'static [&'static str],
+    /// Whether its value is kept out of messages.
+    is_secret: bool,
+    verdict: Verdict,
+}
+
+/// What follows a flag.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// It stands alone.
+    Nothing,
+    /// A value.
+    Value,
+    /// A value that may be left out.
+    Optional,
+}
+
+/// What comes of a flag. In texts, `{}` is its value.
+#[derive(Clone, Copy)]
+pub(super) enum Verdict {
+    /// It asks for what rgun does anyway.
+    Anyway,
+    /// Accepted without effect; what does it now.
+    Ignored(&'static str),
+    /// Not done; why, and the remedy.
+    Refused(&'static str, &'static str),
+    /// Not done yet; the remedy until then.
+    Later(&'static str),
+}
+
+use Takes::{Nothing, Optional, Value};
+use Verdict::{Anyway, Ignored, Later, Refused};
+
+/// A row without peculiarities.
+pub(super) const fn flag(long: &'static str, takes: Takes, verdict: Verdict) -> Foreign {
+    Foreign { long, alias: None, short: None, takes, fine: &[], is_secret: false, verdict }
+}
+
+impl Foreign {
+    /// With a short name.
+    pub(super) const fn short(mut self, short: char) -> Self {
+        self.short = Some(short);
+        self
+    }
+
+    /// With another long name.
+    pub(super) const fn alias(mut self, alias: &'static str) -> Self {
+        self.alias = Some(alias);
+        self
+    }
+
+    /// With values that pass in silence.
+    pub(super) const fn fine(mut self, values: &'static [&'static str]) -> Self {
+        self.fine = values;
+        self
+    }
+
+    /// With a value that nobody else is to read.
+    pub(super) const fn secret(mut self) -> Self {
+        self.is_secret = true;
+        self
+    }
+}
+
+/// The rows of all tables.
+fn all() -> impl Iterator<Item = &'static Foreign> {
+    gunicorn::FLAGS.iter().chain(uvicorn::FLAGS)
+}
+
+/// The command, and its subcommands, with all of these flags, hidden from the help.
+pub(super) fn add(command: Command) -> Command {
+    // `reload` takes none of them: what a daemon does was said when it was started.
+    let serves = |sub: &&Command| sub.get_name() != "reload";
+    let names: Vec<String> =
+        command.get_subcommands().filter(serves).map(|sub| sub.get_name().to_owned()).collect();
+    let command = names
+        .into_iter()
+        .fold(command, |command, name| command.mut_subcommand(name, |sub| sub.args(all().map(arg))));
+    command.args(all().map(arg))
+}
+
+fn arg(flag: &Foreign) -> Arg {
+    let arg = Arg::new(flag.long).long(flag.long).hide(true);
+    let arg = flag.short.into_iter().fold(arg, Arg::short);
+    let arg = flag.alias.into_iter().fold(arg, Arg::alias);
+    match flag.takes {
+        Nothing => arg.action(ArgAction::SetTrue),
+        Value => arg.action(ArgAction::Append).allow_hyphen_values(flag.fine.contains(&"-")),
+        Optional => arg.action(ArgAction::Append).num_args(0..=1).default_missing_value("auto"),
+    }
+}
+
+/// Sorts what was typed into warnings and refusals.
+pub(super) fn judge(matches: &ArgMatches, warnings: &mut Vec<String>, refusals: &mut Vec<ConfigError>) {
+    for flag in all() {
+        let value = match flag.takes {
+            Nothing if !matches.get_flag(flag.long) => continue,
+            Nothing => None,
+            Value | Optional => {
+                // The last one counts, as there.
+                match matches.get_many::<String>(flag.long).and_then(Iterator::last) {
+                    None => continue,
+                    Some(value) if flag.fine.contains(&value.as_str()) => continue,
+                    Some(value) => Some(value.as_str()),
+                }
+            }
+        };
+        let typed = match value {
+            Some(value) if !flag.is_secret => format!("--{} {value}", flag.long),
+            _ => format!("--{}", flag.long),
+        };
+        let filled = |text: &str| text.replace("{}", value.unwrap_or_default());
+        match flag.verdict {
+            Anyway => {}
+            Ignored(now) => warnings.push(format!("{typed}: ignored; {now}")),
+            Refused(reason, hint) => refusals.push(refusal(&typed, reason, &filled(hint))),
+            Later(hint) => {
+                refusals.push(refusal(&typed, "is not in this version of rgun yet", hint));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_flag_is_in_the_tables_twice() {
+        for (idx, flag) in all().enumerate() {
+            for other in all().skip(idx + 1) {
+                assert_ne!(flag.long, other.long);
+                assert_ne!(Some(flag.long), other.alias);
+                assert!(flag.short.is_none() || flag.short != other.short, "{}", flag.long);
+            }
+        }
+    }
+}

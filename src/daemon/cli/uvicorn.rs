@@ -1,0 +1,379 @@
+//! Uvicorn's command line: its spelling of what rgun has, and its flags that rgun does not act on.
+//!
+//! [`Spelling`] has those that set something, for `flags` to join with rgun's own: two spellings of one setting replace
+//! each other, the last one counts, but where both would be meant at once (`--bind` and `--host`) it is an error.
+//! [`FLAGS`] are the others, one row, one verdict each; `foreign` does what it says. What gunicorn has too is in
+//! `gunicorn`.
+//!
+//! The list is that of uvicorn 0.54's `main.py`. All of it is hidden from the help, which explains rgun's own.
+
+use std::net::Ipv6Addr;
+
+use clap::Args;
+
+use super::flags::refusal;
+use super::foreign::Takes::{self, Nothing};
+use super::foreign::Verdict::{Anyway, Ignored, Refused};
+use super::foreign::{Foreign, flag};
+use super::gunicorn::{HTTP2, PROXY, RELOAD, TLS};
+use crate::config::{ConfigError, Environment, Target, Value};
+
+/// Uvicorn's defaults of `--host` and `--port`, each for when only the other is given.
+const HOST: &str = "127.0.0.1";
+const PORT: &str = "8000";
+
+/// Settings as uvicorn spells them, as typed.
+#[derive(Debug, Args)]
+pub(super) struct Spelling {
+    /// Together with `--port`: HOST:PORT of `--bind`.
+    #[arg(long, hide = true)]
+    host: Option<String>,
+
+    /// Together with `--host`.
+    #[arg(long, allow_negative_numbers = true, hide = true)]
+    port: Option<String>,
+
+    /// unix:PATH of `--bind`.
+    #[arg(long, hide = true)]
+    uds: Option<String>,
+
+    /// APP is called, as with "()" after it.
+    #[arg(long, hide = true)]
+    factory: bool,
+
+    /// The first of `--pythonpath`.
+    #[arg(long, hide = true)]
+    app_dir: Option<String>,
+
+    /// `--access-logfile -`.
+    #[arg(long, overrides_with = "no_access_log", hide = true)]
+    access_log: bool,
+
+    /// Nothing of `--access-logfile`.
+    #[arg(long, overrides_with = "access_log", hide = true)]
+    no_access_log: bool,
+
+    /// `--max-requests`.
+    #[arg(long, allow_negative_numbers = true, overrides_with = "max_requests", hide = true)]
+    pub(super) limit_max_requests: Option<String>,
+
+    /// `--max-requests-jitter`.
+    #[arg(long, allow_negative_numbers = true, overrides_with = "max_requests_jitter", hide = true)]
+    pub(super) limit_max_requests_jitter: Option<String>,
+
+    /// `--keep-alive`.
+    #[arg(long, allow_negative_numbers = true, overrides_with = "keep_alive", hide = true)]
+    pub(super) timeout_keep_alive: Option<String>,
+
+    /// `--graceful-timeout`.
+    #[arg(long, allow_negative_numbers = true, overrides_with = "graceful_timeout", hide = true)]
+    pub(super) timeout_graceful_shutdown: Option<String>,
+}
+
+impl Spelling {
+    /// The address, and the flags it comes from; `bind` is what `--bind` says.
+    pub(super) fn address(
+        &self,
+        bind: &[String],
+        refusals: &mut Vec<ConfigError>,
+    ) -> Option<(&'static str, Value)> {
+        let uds = self.uds.as_ref().map(|path| format!("--uds {path}"));
+        let (origin, tcp) = match (&self.host, &self.port) {
+            (Some(host), Some(port)) => ("--host --port", Some(format!("--host {host} --port {port}"))),
+            (Some(host), None) => ("--host", Some(format!("--host {host}"))),
+            (None, Some(port)) => ("--port", Some(format!("--port {port}"))),
+            (None, None) => ("--uds", None),
+        };
+        let typed = match (uds, tcp) {
+            (Some(uds), Some(tcp)) => {
+                refusals.push(refusal(
+                    &uds,
+                    &format!("contradicts {tcp}"),
+                    "leave one of them out; to listen at both, write --bind for each",
+                ));
+                return None;
+            }
+            (None, None) => return None,
+            (Some(typed), None) | (None, Some(typed)) => typed,
+        };
+        if !bind.is_empty() {
+            refusals.push(refusal(
+                &typed,
+                &format!("contradicts --bind {}", bind.join(" --bind ")),
+                "leave one of them out; to listen at both, write --bind for each",
+            ));
+            return None;
+        }
+        let address = match &self.uds {
+            Some(path) => unix(path),
+            None => {
+                self.tcp().map_err(|hint| refusals.push(refusal(&typed, "is not an address", &hint))).ok()?
+            }
+        };
+        Some((origin, Value::list([address])))
+    }
+
+    /// HOST:PORT, or what to write instead. Whether it is one is for the check to say.
+    fn tcp(&self) -> Result<String, String> {
+        let (host, port) = (self.host.as_deref().unwrap_or(HOST), self.port.as_deref().unwrap_or(PORT));
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if bare.parse::<Ipv6Addr>().is_ok() {
+            return Ok(format!("[{bare}]:{port}"));
+        }
+        if host.is_empty() {
+            return Err("write --host 0.0.0.0 for all IPv4 addresses, --host :: for all".to_owned());
+        }
+        if host.contains(':') {
+            return Err(match host.rsplit_once(':') {
+                Some((name, port)) if !name.contains(':') && !name.is_empty() && !port.is_empty() => {
+                    format!("write --host {name} --port {port}, or --bind {host}")
+                }
+                _ => "write an address or a name, e.g. --host 0.0.0.0, or --host :: for IPv6".to_owned(),
+            });
+        }
+        Ok(format!("{host}:{port}"))
+    }
+
+    /// The application's name, called if that was asked for.
+    pub(super) fn target(&self, app: Option<&str>, refusals: &mut Vec<ConfigError>) -> Option<Value> {
+        let app = match app {
+            Some(app) if !self.factory => return Some(Value::text(app)),
+            None if !self.factory => return None,
+            app => app.unwrap_or_default(),
+        };
+        let (module, function) = app.split_once(':').unwrap_or((app, ""));
+        let (reason, hint) = if app.is_empty() {
+            (
+                "has no APP beside it to call".to_owned(),
+                "write rgun module:function --factory, or app.target = \"module:function()\" in the file"
+                    .to_owned(),
+            )
+        } else if function.is_empty() {
+            (
+                format!("{app} names no function to call"),
+                format!("write {module}:create_app --factory, with the function's name"),
+            )
+        } else if function.contains('(') && app.parse::<Target>().is_ok() {
+            (format!("{app} is a call already"), "leave out --factory, or the brackets".to_owned())
+        } else if function.contains('(') {
+            // No call that could be made; the check has the words for it.
+            return Some(Value::text(app));
+        } else {
+            return Some(Value::text(format!("{app}()")));
+        };
+        refusals.push(refusal("--factory", &reason, &hint));
+        None
+    }
+
+    /// The directories to import from, with those of `--pythonpath`, and the flags they come from.
+    pub(super) fn pythonpath(&self, others: Option<&str>) -> Option<(&'static str, Value)> {
+        // An empty one is uvicorn's default, the current directory; rgun imports from there anyway.
+        match (self.app_dir.as_deref().filter(|dir| !dir.is_empty()), others) {
+            (None, others) => others.map(|dirs| ("--pythonpath", Value::text(dirs))),
+            (Some(dir), None) => Some(("--app-dir", Value::list([dir]))),
+            (Some(dir), Some(others)) => Some((
+                "--app-dir --pythonpath",
+                Value::list(std::iter::once(dir).chain(others.split(',').map(str::trim))),
+            )),
+        }
+    }
+
+    /// Whether requests are logged; `logfile` is what `--access-logfile` says, and the flag it comes from.
+    pub(super) fn access(
+        &self,
+        logfile: Option<bool>,
+        refusals: &mut Vec<ConfigError>,
+    ) -> (&'static str, Option<Value>) {
+        let (flag, access) = match (self.access_log, self.no_access_log) {
+            (true, _) => ("--access-log", Some(true)),
+            (_, true) if logfile == Some(true) => {
+                refusals.push(refusal(
+                    "--no-access-log",
+                    "contradicts --access-logfile -",
+                    "leave one of them out",
+                ));
+                return ("--no-access-log", None);
+            }
+            (_, true) => ("--no-access-log", Some(false)),
+            _ => ("--access-logfile", logfile),
+        };
+        (flag, access.map(Value::Boolean))
+    }
+}
+
+/// `--bind`'s way to say it. Two slashes at the beginning would be read as those of a URL.
+fn unix(path: &str) -> String {
+    match path.trim_start_matches('/') {
+        relative if relative.len() == path.len() => format!("unix:{relative}"),
+        rest => format!("unix:/{rest}"),
+    }
+}
+
+/// `asgi3` and `asgi2` are one here: which of them an application speaks is found out.
+pub(super) fn interface(typed: &str) -> &str {
+    match typed {
+        "asgi3" | "asgi2" => "asgi",
+        other => other,
+    }
+}
+
+/// Of uvicorn 0.54's `main.py`, less what `gunicorn` has.
+pub(super) const FLAGS: &[Foreign] = &[
+    // What systemd does.
+    flag(
+        "fd",
+        Takes::Value,
+        Refused(
+            "rgun takes sockets from systemd by LISTEN_FDS, not by number",
+            "leave it out: sockets of a socket unit are used without being named; elsewhere write --uds or --bind",
+        ),
+    ),
+    flag(
+        "env-file",
+        Takes::Value,
+        Refused(
+            "rgun reads no files of variables",
+            "in the unit, write EnvironmentFile= with the full path of {}; single variables are app.env, or --env \
+             NAME=VALUE",
+        ),
+    ),
+    // What the design does, or has no need of.
+    flag("http", Takes::Value, Ignored("rgun has one parser, hyper's")).fine(&["auto"]),
+    flag(
+        "h11-max-incomplete-event-size",
+        Takes::Value,
+        Ignored(
+            "limits.request_line and limits.header bound the head of a request (--limit-request-line, \
+                 --limit-request-field_size)",
+        ),
+    ),
+    flag(
+        "ws",
+        Takes::Value,
+        Ignored("the daemon speaks the WebSocket protocol itself; the application needs no library for it"),
+    )
+    .fine(&["auto"]),
+    flag(
+        "ws-max-queue",
+        Takes::Value,
+        Ignored("no messages are queued by number: a client is read as far as the application receives"),
+    ),
+    flag(
+        "limit-concurrency",
+        Takes::Value,
+        Ignored(
+            "limits.queue bounds the requests that wait, with 503 for one more, and workers.concurrency what an ASGI \
+             worker runs at a time",
+        ),
+    ),
+    flag(
+        "timeout-worker-healthcheck",
+        Takes::Value,
+        Ignored(
+            "a worker whose event loop does not turn for timeouts.stall has its stacks logged, and is replaced",
+        ),
+    ),
+    // Each request has a context of its own, without what lifespan has set.
+    flag("reset-contextvars", Nothing, Anyway),
+    flag("use-colors", Nothing, Ignored("the log has no colors; journalctl has")),
+    flag("no-use-colors", Nothing, Anyway),
+    flag("server-header", Nothing, Ignored("rgun sends no Server header; the application may")),
+    flag("no-server-header", Nothing, Anyway),
+    flag("date-header", Nothing, Anyway),
+    flag(
+        "no-date-header",
+        Nothing,
+        Ignored(
+            "an answer without a Date gets one (RFC 9110, 6.6.1); the application's own is left as it is",
+        ),
+    ),
+    flag(
+        "header",
+        Takes::Value,
+        Refused(
+            "rgun adds no headers to answers",
+            "set it in a middleware of the application, or in the proxy",
+        ),
+    ),
+    // What this version does not have.
+    flag("http2", Nothing, HTTP2),
+    flag("proxy-headers", Nothing, PROXY),
+    flag("no-proxy-headers", Nothing, Anyway),
+    flag("reload-dir", Takes::Value, RELOAD),
+    flag("reload-include", Takes::Value, RELOAD),
+    flag("reload-exclude", Takes::Value, RELOAD),
+    flag("reload-delay", Takes::Value, RELOAD),
+    flag("ssl-keyfile", Takes::Value, TLS),
+    flag("ssl-certfile", Takes::Value, TLS),
+    flag("ssl-keyfile-password", Takes::Value, TLS).secret(),
+    flag("ssl-cert-reqs", Takes::Value, TLS).fine(&["0"]),
+    flag("ssl-ca-certs", Takes::Value, TLS),
+    flag("ssl-ciphers", Takes::Value, TLS),
+];
+
+/// Uvicorn's options, which can be variables too: `--port` is `UVICORN_PORT`.
+pub(super) const OPTIONS: &[&str] = &[
+    "access-log",
+    "app",
+    "app-dir",
+    "backlog",
+    "date-header",
+    "env-file",
+    "factory",
+    "fd",
+    "forwarded-allow-ips",
+    "h11-max-incomplete-event-size",
+    "header",
+    "host",
+    "http",
+    "http2",
+    "interface",
+    "lifespan",
+    "limit-concurrency",
+    "limit-max-requests",
+    "limit-max-requests-jitter",
+    "log-config",
+    "log-level",
+    "loop",
+    "port",
+    "proxy-headers",
+    "reload",
+    "reload-delay",
+    "reload-dir",
+    "reload-exclude",
+    "reload-include",
+    "reset-contextvars",
+    "root-path",
+    "server-header",
+    "ssl-ca-certs",
+    "ssl-cert-reqs",
+    "ssl-certfile",
+    "ssl-ciphers",
+    "ssl-keyfile",
+    "ssl-keyfile-password",
+    "ssl-version",
+    "timeout-graceful-shutdown",
+    "timeout-keep-alive",
+    "timeout-worker-healthcheck",
+    "uds",
+    "use-colors",
+    "workers",
+    "ws",
+    "ws-max-queue",
+    "ws-max-size",
+    "ws-per-message-deflate",
+    "ws-ping-interval",
+    "ws-ping-timeout",
+];
+
+/// Warns of the variables that uvicorn would have read.
+pub(super) fn variables(environment: &Environment, warnings: &mut Vec<String>) {
+    for option in OPTIONS {
+        let variable = format!("UVICORN_{}", option.replace('-', "_").to_uppercase());
+        if environment.value(&variable).is_some() {
+            warnings.push(format!(
+                "{variable}: ignored; write the flag on the command line, or its key as RGUN_<SECTION>_<KEY>"
+            ));
+        }
+    }
+}
