@@ -308,6 +308,9 @@ def waiting_stack(task, loop):
     """The frames of its coroutines as text, and the tasks that it waits for."""
     if asyncio.current_task(loop) is task:
         return running_stack(), []
+    if task.done():
+        # CPython 3.12.1 crashes if such a one, that was eager, is asked for its coroutine.
+        return "  ended\n", []
     frames, lines, awaited = [], [], task.get_coro()
     while True:
         # Coroutines, generators, asynchronous generators.
