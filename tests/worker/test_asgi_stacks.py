@@ -80,11 +80,11 @@ def test_the_stack_of_a_running_request_is_its_threads(worker, tmp_path):
 # ------------------------------------------------ tasks of a request's own
 
 
-def waiting(worker, path):
-    """A request whose tasks have all begun to wait: the loop has turned twice since it came."""
+def waiting(worker, path, until="in innermost\n", times=1):
+    """A request whose tasks have all begun to wait."""
     exchange = worker.submit(path)
     worker.ask("/ignore")
-    worker.ask("/ignore")
+    eventually(lambda: worker.ask_stacks(exchange).count(until) >= times, f"{path} waits")
     return exchange
 
 
@@ -113,13 +113,17 @@ def test_the_tasks_that_a_request_waits_for_are_shown_too(worker, how):
 def test_of_tasks_that_wait_for_tasks_all_are_shown_once(worker):
     report = cancelled(worker, waiting(worker, "/nests"))
     assert [report.count(f"in {name}\n") for name in ("nests", "parent", "child", "innermost")] == [1] * 4
-    exchange = waiting(worker, "/circle")
-    stack = worker.ask_stacks(exchange)
-    assert (stack.count("for its task"), stack.count("in waits_for_each_other")) == (2, 2)
+    exchange = waiting(worker, "/circle", "in waits_for_each_other")
+
+    def are_shown():
+        stack = worker.ask_stacks(exchange)
+        return (stack.count("for its task"), stack.count("in waits_for_each_other")) == (2, 2)
+
+    eventually(are_shown, "both are shown, and once")
     cancelled(worker, exchange)
 
 
 def test_of_many_tasks_some_are_shown(worker):
-    report = cancelled(worker, waiting(worker, "/gathers_many"))
+    report = cancelled(worker, waiting(worker, "/gathers_many", times=15))
     assert report.count("in innermost\n") == 15
     assert report.endswith("and for more tasks\n")
