@@ -1,7 +1,6 @@
 """Starts the real daemon with the extension under test, on a unix socket, for the applications beside.
 
-RGUN_BUILD_DIR is where the binaries are (RGUN_BIN names the daemon alone), else target/{release,fast,debug};
-the extension is found beside the daemon. RGUN_PYTHONS lists the interpreters the workers run on, with colons
+Which daemon: see tests/foreground.py. RGUN_PYTHONS lists the interpreters the workers run on, with colons
 between; without it, the one that runs pytest.
 """
 
@@ -10,10 +9,8 @@ import json
 import os
 import pathlib
 import struct
-import subprocess
 import sys
 import textwrap
-import threading
 import time
 
 import fake_daemon
@@ -22,24 +19,11 @@ from http_client import DEADLINE, Connection
 
 HERE = pathlib.Path(__file__).resolve().parent
 TOP = HERE.parent.parent
+sys.path.append(str(HERE.parent))
+from foreground import Foreground, daemon  # noqa: E402 (found by the line above)
+
 HELLO = TOP / "tests/apps/hello"
 APPS = HERE / "apps"
-
-
-def daemon():
-    """The binary under test."""
-    if os.environ.get("RGUN_BIN"):
-        return pathlib.Path(os.environ["RGUN_BIN"])
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target"))
-    found = [target / profile for profile in ("release", "fast", "debug")]
-    if os.environ.get("RGUN_BUILD_DIR"):
-        found = [pathlib.Path(os.environ["RGUN_BUILD_DIR"])]
-    for directory in found:
-        if (directory / "rgun").exists() and (directory / "rgun_worker.abi3.so").exists():
-            return directory / "rgun"
-    pytest.exit(
-        f"no rgun with rgun_worker.abi3.so beside it in {', '.join(map(str, found))}: run `make build`"
-    )
 
 
 def pythons():
@@ -53,53 +37,20 @@ def python(request):
     return request.param
 
 
-class Server:
-    """A running daemon: its socket, and what it has logged."""
+class Server(Foreground):
+    """A running daemon, its socket, and what it has logged."""
 
     def __init__(self, directory, python, target, chdir, flags=(), env=None):
         self.path = str(directory / "rgun.sock")
-        self.lines = []
-        self.news = threading.Condition()
-        command = [daemon(), target, "--chdir", chdir, "--python", python, "--bind", f"unix:{self.path}"]
-        self.process = subprocess.Popen(
-            [*map(str, command), *flags],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="backslashreplace",
-            env={**os.environ, "NO_COLOR": "1", **(env or {})},
-        )
-        self.reader = threading.Thread(target=self.read, daemon=True)
-        self.reader.start()
-
-    def read(self):
-        """Collects the log."""
-        for line in self.process.stdout:
-            with self.news:
-                self.lines.append(line.rstrip("\n"))
-                self.news.notify_all()
-        with self.news:
-            self.lines.append(None)
-            self.news.notify_all()
-
-    def log(self):
-        """All of it so far."""
-        with self.news:
-            return "\n".join(line for line in self.lines if line is not None)
+        where = ("--chdir", chdir, "--python", python, "--bind", f"unix:{self.path}")
+        try:
+            super().__init__(target, *where, *flags, env=env or {})
+        except FileNotFoundError as error:
+            pytest.exit(str(error))
 
     def wait_for(self, text, count=1):
         """Waits until so many lines of the log contain `text`; the first of them."""
-        with self.news:
-            found = []
-
-            def there():
-                found[:] = [line for line in self.lines if line is not None and text in line]
-                return len(found) >= count or (self.lines and self.lines[-1] is None)
-
-            self.news.wait_for(there, timeout=DEADLINE)
-        assert len(found) >= count, f"no line with {text!r} in\n{self.log()}"
-        return found[0]
+        return self.lines_with(text, count)[0]
 
     def ready(self):
         """Waits until the worker can serve."""
@@ -122,17 +73,10 @@ class Server:
 
     def stop(self):
         """SIGTERM, then the exit status."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            return self.process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        status = self.end()
+        if status is None:
             pytest.fail(f"did not stop:\n{self.log()}")
-        finally:
-            self.reader.join(DEADLINE)
-            self.process.stdout.close()
+        return status
 
 
 @pytest.fixture(scope="session")
