@@ -50,17 +50,6 @@ pub struct Settings {
     pub compression: bool,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            max_message: 16 << 20,
-            ping_interval: Some(Duration::from_secs(20)),
-            ping_timeout: Some(Duration::from_secs(20)),
-            compression: true,
-        }
-    }
-}
-
 /// What all WebSockets have together, whatever their settings.
 #[derive(Debug)]
 pub struct Shared {
