@@ -4,17 +4,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Module, what of the daemon it may use, and what of other crates (or std) it may not.
-const LAYERS: [(&str, &[&str], &[&str]); 12] = [
+const LAYERS: [(&str, &[&str], &[&str]); 13] = [
     ("report", &[], &["tokio", "hyper", "tracing"]),
+    ("spare", &[], &["tokio", "hyper", "tracing"]),
     ("config", &[], &["tokio", "hyper", "tracing", "rgun_channel"]),
     ("cli", &["config", "report"], &["tokio", "hyper", "tracing", "rgun_channel"]),
     ("supervise", &[], &["tokio", "hyper", "nix", "tracing", "std::fs", "Instant::now(", "SystemTime"]),
     ("systemd", &["report"], &["tokio", "hyper", "rgun_channel"]),
     ("journal", &["config", "supervise"], &["tokio", "hyper", "rgun_channel"]),
     ("net", &["config", "systemd", "report"], &["hyper", "rgun_channel::ring"]),
-    ("dispatch", &["supervise"], &["hyper"]),
+    ("dispatch", &["spare", "supervise"], &["hyper"]),
     ("websocket", &["dispatch", "net", "journal", "supervise"], &["hyper", "http", "nix"]),
-    ("http", &["websocket", "dispatch", "net", "journal", "report", "supervise"], &["nix::sys::signal"]),
+    (
+        "http",
+        &["websocket", "dispatch", "net", "journal", "report", "spare", "supervise"],
+        &["nix::sys::signal"],
+    ),
     ("pool", &["config", "dispatch", "supervise", "systemd", "report"], &["hyper", "tokio"]),
     ("edge", &["dispatch", "http", "net", "report"], &["hyper"]),
 ];

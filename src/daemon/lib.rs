@@ -14,9 +14,9 @@
 //! | [`supervise`] | std's `Instant` as an argument | tokio, nix, files, clocks |
 //! | [`systemd`] | nix, sd-notify, listenfd | http, pool, supervise |
 //! | [`net`] | config, systemd, tokio | http, dispatch, pool |
-//! | [`dispatch`] | channel, the vocabulary of the `http` crate, supervise's ids | hyper, pool, net |
+//! | [`dispatch`] | channel, the vocabulary of the `http` crate, spare, supervise's ids | hyper, pool, net |
 //! | [`websocket`] | dispatch, net, journal, supervise's ids | hyper, http, pool |
-//! | [`http`] | websocket, dispatch, net, journal, supervise's ids, hyper | pool, supervise's state |
+//! | [`http`] | websocket, dispatch, net, journal, spare, supervise's ids, hyper | pool, supervise's state |
 //! | [`pool`] | channel, dispatch's [`Link`](dispatch::Link), nix | hyper, http, net |
 //! | [`journal`] | tracing | everything that serves |
 //! | [`edge`] | net, http, dispatch | pool, supervise's state |
@@ -43,6 +43,7 @@ pub mod pool;
 pub mod reload;
 pub mod report;
 pub mod run;
+pub mod spare;
 pub mod supervise;
 pub mod systemd;
 pub mod websocket;

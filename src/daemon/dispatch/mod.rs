@@ -68,7 +68,7 @@ use self::housekeeping::Keeper;
 pub use self::link::{Link, Slots};
 use self::measure::Gauge;
 pub use self::notice::{Asked, Had, Notice, NoticeSink};
-pub use self::parts::{FilePart, Head, Payload};
+pub use self::parts::{Declared, FilePart, Head, Payload};
 pub use self::policy::Policy;
 use self::quarantine::Quarantine;
 use self::queue::Queue;

@@ -18,6 +18,40 @@ pub struct Head {
     pub status: StatusCode,
     /// The application's fields, in its order.
     pub fields: HeaderMap,
+    /// What those say of the body's length.
+    pub length: Declared,
+}
+
+/// What an answer's fields say of its length (RFC 9110 §8.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Declared {
+    /// There is no Content-Length.
+    Nothing,
+    /// So many bytes.
+    Bytes(u64),
+    /// What is no number, or several that differ.
+    Nonsense,
+}
+
+impl Declared {
+    /// One more Content-Length.
+    pub(super) fn and(self, value: &[u8]) -> Self {
+        let len = str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        match (self, len) {
+            (Self::Nothing, Some(len)) => Self::Bytes(len),
+            (Self::Bytes(other), Some(len)) if other == len => self,
+            _ => Self::Nonsense,
+        }
+    }
+
+    /// Is this all of the body?
+    pub fn agrees_with(self, len: u64) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Bytes(declared) => declared == len,
+            Self::Nonsense => false,
+        }
+    }
 }
 
 /// A file to send, by its descriptor.
@@ -105,4 +139,23 @@ pub(super) enum Piece {
     Trailers(Box<HeaderMap>),
     /// The body is complete.
     End,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_is_a_number_and_all_that_are_given_agree() {
+        let declared = |values: &[&[u8]]| values.iter().fold(Declared::Nothing, |sum, value| sum.and(value));
+        assert_eq!(declared(&[]), Declared::Nothing);
+        assert_eq!(declared(&[b"13"]), Declared::Bytes(13));
+        assert_eq!(declared(&[b"13", b"13"]), Declared::Bytes(13));
+        for nonsense in [&[&b"13"[..], b"14"][..], &[b"13", b"14", b"13"], &[b""], &[b"1x"], &[b"-1"]] {
+            assert_eq!(declared(nonsense), Declared::Nonsense, "{nonsense:?}");
+            assert!(!declared(nonsense).agrees_with(13));
+        }
+        assert!(declared(&[]).agrees_with(13) && declared(&[b"13"]).agrees_with(13));
+        assert!(!declared(&[b"13"]).agrees_with(12));
+    }
 }

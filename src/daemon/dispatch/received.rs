@@ -4,14 +4,17 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use rgun_channel::frame::{
     self, AppError, BodyPart, Completion, CompletionKind, DecodedCompletion, FieldName, MOST_FIELDS,
 };
 
+use crate::spare;
+
 use super::NoticeSink;
-use super::parts::{FilePart, Head, Payload};
+use super::parts::{Declared, FilePart, Head, Payload};
 use super::worker::Worker;
 
 /// A completion, decoded and moved out of shared memory.
@@ -50,18 +53,23 @@ pub(super) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> 
     if !matches!(head.kind, CompletionKind::Respond | CompletionKind::Body) {
         return decode_asgi(worker, head, &slice, (n_fields, fields), body);
     }
-    // One allocation holds the field values and an inline body; everything below borrows from it.
-    let shared = Bytes::copy_from_slice(slice(fields.start..bytes.len()));
+    // One copy holds the field values and an inline body; everything below borrows from it.
+    let mut shared = spare::bytes(slice(fields.start..bytes.len()));
     let base = fields.start;
     let response = if head.kind == CompletionKind::Respond {
         let status =
             StatusCode::from_u16(head.status).map_err(|_| format!("impossible status {}", head.status))?;
-        Some(Head { status, fields: header_map(&shared.slice(..fields.len()), n_fields)? })
+        let (fields, length) = header_map(&shared, n_fields)?;
+        Some(Head { status, fields, length })
     } else {
         None
     };
     let payload = match body {
-        BodyPart::Inline(range) => Payload::Bytes(shared.slice(range.start - base..range.end - base)),
+        BodyPart::Inline(range) => {
+            shared.truncate(range.end - base);
+            shared.advance(range.start - base);
+            Payload::Bytes(shared)
+        }
         BodyPart::Chunks(range) => Payload::Chunks(worker.take_chunks(slice(range))?),
         BodyPart::File { offset, len } => {
             Payload::File(FilePart { fd: worker.take_file(head.exchange, notice)?, offset, len })
@@ -98,8 +106,8 @@ fn decode_asgi<'b>(
             received.taken = frame::taken(slice(body)).map_err(|broken| broken.to_string())?;
         }
         CompletionKind::Hints | CompletionKind::Trailers => {
-            let shared = Bytes::copy_from_slice(slice(fields));
-            received.fields = Some(Box::new(header_map(&shared, n_fields)?));
+            let shared = spare::bytes(slice(fields));
+            received.fields = Some(Box::new(header_map(&shared, n_fields)?.0));
         }
         CompletionKind::Close => received.payload = Payload::Bytes(Bytes::copy_from_slice(slice(body))),
         _ => {}
@@ -107,24 +115,28 @@ fn decode_asgi<'b>(
     Ok(received)
 }
 
-/// Makes a header map whose values share `encoded`.
-fn header_map(encoded: &Bytes, n_fields: u16) -> Result<HeaderMap, String> {
+/// Makes a header map of the fields at the beginning of `encoded`, whose values share it; and what they say of a length.
+fn header_map(encoded: &Bytes, n_fields: u16) -> Result<(HeaderMap, Declared), String> {
     if n_fields > MOST_FIELDS {
         return Err(format!("sent {n_fields} header fields, more than {MOST_FIELDS}"));
     }
     // Two more than given: the connection adds `date` and `x-request-id`.
-    let mut map = HeaderMap::with_capacity(usize::from(n_fields) + 2);
+    let mut map = spare::header_map(usize::from(n_fields) + 2);
+    let mut length = Declared::Nothing;
     for (name, value) in frame::fields(encoded, n_fields) {
         let name = match name {
             FieldName::Known(index) => known_name(index),
             FieldName::Literal(name) => HeaderName::from_bytes(name)
                 .map_err(|_| format!("sent the field name {:?}", String::from_utf8_lossy(name)))?,
         };
+        if name == CONTENT_LENGTH {
+            length = length.and(value);
+        }
         let value = HeaderValue::from_maybe_shared(encoded.slice_ref(value))
             .map_err(|_| format!("sent an impossible value for the field {name}"))?;
         map.append(name, value);
     }
-    Ok(map)
+    Ok((map, length))
 }
 
 fn known_name(index: u8) -> HeaderName {

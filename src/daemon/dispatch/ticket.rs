@@ -94,7 +94,7 @@ impl Future for Ticket {
             unreachable!("an exchange stays until its ticket is settled")
         };
         let worker = exchange.worker;
-        let waited = exchange.given.unwrap_or_else(Instant::now) - exchange.received;
+        let (received, given) = (exchange.received, exchange.given);
         let progress = exchange.poll_head(cx.waker());
         let hints = if matches!(progress, Progress::Pending) { exchange.hints() } else { None };
         if matches!(progress, Progress::Failed(_)) {
@@ -118,7 +118,8 @@ impl Future for Ticket {
                     id: self.id,
                     settled: false,
                 });
-                Poll::Ready(Ok(Answer { head, first, rest, file, stream, worker, queued: waited }))
+                let queued = given.map_or(Duration::ZERO, |given| given - received);
+                Poll::Ready(Ok(Answer { head, first, rest, file, stream, worker, queued }))
             }
         }
     }

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{Method, Response, StatusCode};
 
 use crate::dispatch::{Answer, Fault};
@@ -118,11 +116,7 @@ fn check_length(method: &Method, answer: &Answer) -> Result<(), Refusal> {
     }
     let bytes: u64 = first.iter().chain(rest).map(|piece| piece.len() as u64).sum();
     let len = bytes + file.as_ref().map_or(0, |file| file.len);
-    let agrees = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.parse() == Ok(len));
-    if head.fields.get_all(CONTENT_LENGTH).iter().all(agrees) {
-        return Ok(());
-    }
-    Err(Refusal::WrongLength(*worker))
+    if head.length.agrees_with(len) { Ok(()) } else { Err(Refusal::WrongLength(*worker)) }
 }
 
 fn answered(

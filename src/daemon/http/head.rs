@@ -4,10 +4,36 @@ use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
 
 use super::fault::Refusal;
-use super::server::Limits;
+use super::server::{Limits, X_REQUEST_ID};
+
+/// What one look at the fields finds.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Seen<'h> {
+    /// As they were sent, in bytes.
+    len: usize,
+    n_hosts: usize,
+    /// The first `X-Request-ID`.
+    pub(super) request_id: Option<&'h HeaderValue>,
+}
+
+impl<'h> Seen<'h> {
+    /// Once through all fields: there are few, and finding one by its name costs as much.
+    pub(super) fn of(headers: &'h HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for (name, value) in headers {
+            seen.len += name.as_str().len() + value.len() + 4;
+            if *name == HOST {
+                seen.n_hosts += 1;
+            } else if *name == X_REQUEST_ID {
+                seen.request_id = seen.request_id.or(Some(value));
+            }
+        }
+        seen
+    }
+}
 
 /// Refuses what RFC 9110 and 9112 say must be refused and hyper lets through, and what is over the limits.
-pub(super) fn check(parts: &request::Parts, limits: &Limits) -> Result<(), Refusal> {
+pub(super) fn check(parts: &request::Parts, seen: &Seen<'_>, limits: &Limits) -> Result<(), Refusal> {
     let refuse = |status, reason| Err(Refusal::Client(status, reason));
     if parts.method == Method::CONNECT {
         // RFC 9110 §9.3.6: an origin server that is no tunnel.
@@ -20,20 +46,18 @@ pub(super) fn check(parts: &request::Parts, limits: &Limits) -> Result<(), Refus
         return refuse(StatusCode::BAD_REQUEST, "the request's target is not a path");
     }
     // RFC 9112 §3.2: 400 for a request of HTTP/1.1 without Host, or with more than one.
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (None, _) if parts.version == Version::HTTP_11 => {
+    match seen.n_hosts {
+        0 if parts.version == Version::HTTP_11 => {
             return refuse(StatusCode::BAD_REQUEST, "the Host field is missing");
         }
-        (Some(_), Some(_)) => return refuse(StatusCode::BAD_REQUEST, "there is more than one Host field"),
-        _ => {}
+        0 | 1 => {}
+        _ => return refuse(StatusCode::BAD_REQUEST, "there is more than one Host field"),
     }
     let target = parts.uri.path().len() + parts.uri.query().map_or(0, |query| query.len() + 1);
     if target > limits.request_line {
         return refuse(StatusCode::URI_TOO_LONG, "the request's target is longer than limits.request_line");
     }
-    let fields: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if fields > limits.header {
+    if seen.len > limits.header {
         return refuse(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "the request's fields are longer than limits.header",
@@ -117,13 +141,17 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
+    fn checked(parts: &request::Parts) -> Result<(), Refusal> {
+        check(parts, &Seen::of(&parts.headers), &LIMITS)
+    }
+
     #[test]
     fn a_target_is_a_path_or_a_uri_and_a_star_is_for_options() {
         for (method, target) in [(Method::GET, "/"), (Method::GET, "http://a/b"), (Method::OPTIONS, "*")] {
-            assert_eq!(check(&parts(method, target), &LIMITS), Ok(()), "{target}");
+            assert_eq!(checked(&parts(method, target)), Ok(()), "{target}");
         }
         for (method, target) in [(Method::GET, "*"), (Method::GET, "a.example:80"), (Method::OPTIONS, "a")] {
-            let refused = check(&parts(method, target), &LIMITS);
+            let refused = checked(&parts(method, target));
             assert!(matches!(refused, Err(Refusal::Client(StatusCode::BAD_REQUEST, _))), "{target}");
         }
     }

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::HeaderValue;
 
+use crate::spare;
+
 /// Makes ids: 16 hexadecimal digits that are random for this life of the daemon, then a counter of at least
 /// 6. Unique across restarts and machines for every practical purpose, and cheap: no random number per request.
 #[derive(Debug)]
@@ -47,7 +49,9 @@ impl RequestIds {
         let leading = counter.iter().take(10).take_while(|digit| **digit == b'0').count();
         digits.copy_within(16 + leading.., 16);
         let id = digits.get(..digits.len() - leading).unwrap_or_default();
-        RequestId(HeaderValue::from_bytes(id).expect("hexadecimal digits are a field value"))
+        RequestId(
+            HeaderValue::from_maybe_shared(spare::bytes(id)).expect("hexadecimal digits are a field value"),
+        )
     }
 }
 

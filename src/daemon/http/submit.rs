@@ -13,13 +13,14 @@ use rgun_channel::frame::ExchangeId;
 
 use crate::dispatch::Ticket;
 use crate::net::{Connection, Phase};
+use crate::spare;
 
 use super::body::{self, Body, BodyLimits};
 use super::fault::Refusal;
 use super::handshake::{self, Handshake, Place};
 use super::head;
 use super::request_id::RequestId;
-use super::server::{Requests, Server, X_REQUEST_ID};
+use super::server::{Requests, Server};
 use super::upload::{self, Bounds, Bringer};
 
 /// How far a request has come before its future is polled.
@@ -38,14 +39,15 @@ pub(super) fn start(
     connection.enter(Phase::Busy);
     let begun = Instant::now();
     let (mut parts, incoming) = request.into_parts();
+    let seen = head::Seen::of(&parts.headers);
     let asked = Asked {
-        id: server.ids.for_request(parts.headers.get(X_REQUEST_ID)),
+        id: server.ids.for_request(seen.request_id),
         method: parts.method.clone(),
         path: Path::new(path(&parts)),
         knows_interim: parts.version == http::Version::HTTP_11,
         begun,
     };
-    let checked = head::check(&parts, &server.limits).and_then(|()| head::set_host(&mut parts));
+    let checked = head::check(&parts, &seen, &server.limits).and_then(|()| head::set_host(&mut parts));
     let mut handshake = None;
     let started = match checked {
         Err(refusal) => Started::Submitted(Err(refusal)),
@@ -63,7 +65,9 @@ pub(super) fn start(
         }
         Ok(()) if incoming.is_end_stream() => {
             let nothing = Body::Inline(bytes::Bytes::new());
-            Started::Submitted(submit(server, connection, &parts, nothing, &asked.id, (begun, begun)))
+            let submitted = submit(server, connection, &parts, nothing, &asked.id, (begun, begun));
+            spare::keep(parts.headers);
+            Started::Submitted(submitted)
         }
         Ok(()) if server.dispatcher.is_asgi() && upload::comes_in_parts(&incoming, &parts.headers) => {
             Started::Submitted(submit_in_parts(server, connection, &parts, incoming, &asked.id, begun))
