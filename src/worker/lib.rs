@@ -29,6 +29,7 @@ mod life;
 mod output;
 mod process;
 mod python;
+mod recent;
 mod serve;
 mod signals;
 mod stacks;

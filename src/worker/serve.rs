@@ -65,6 +65,8 @@ fn serve(py: Python<'_>, served: &'static Application, slot: u32) -> Result<(), 
     let mut frame = Vec::new();
     // When the oldest completion was pushed that the doorbell has not been asked for; 0: none.
     let mut deferred_since = 0;
+    // When the last exchange was over, if the next one follows at once: a look at the clock takes longer than that.
+    let mut free = None;
     while !worker.is_stopping() {
         // With the GIL: under load there is something, and giving the GIL away costs more than looking.
         if !worker.claim(&mut frame)? {
@@ -76,8 +78,10 @@ fn serve(py: Python<'_>, served: &'static Application, slot: u32) -> Result<(), 
                 break;
             }
             deferred_since = 0;
+            free = None;
         }
-        let finished = exchanges.serve(py, &frame)?;
+        let finished = exchanges.serve(py, &frame, free)?;
+        free = Some(finished.at);
         let oldest = if deferred_since == 0 { finished.at } else { deferred_since };
         if finished.at - oldest + finished.service <= DEFER && worker.has_more() {
             deferred_since = oldest;

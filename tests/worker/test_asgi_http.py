@@ -86,6 +86,17 @@ def test_the_scope_has_all_of_uvicorns_keys_and_values(worker):
     }
 
 
+def test_every_request_has_its_own_fields_and_client_whatever_the_last_ones_had(worker):
+    long = b"l" * 300
+    for host, accept in [(b"a", b"x"), (b"a", b"x"), (b"b", b"x"), (b"b", long), (b"b", long), (b"a", None)]:
+        fields = [(b"host", host), (b"accept", accept)] if accept else [(b"host", host)]
+        headers = told(worker.ask("/scope", headers=fields))["headers"]
+        assert [tuple(latin(part) for part in pair) for pair in headers] == fields
+    # Ports of which a part is the same.
+    for client in [("192.0.2.1", 64), ("192.0.2.1", 64), ("192.0.2.2", 64), ("192.0.2.2", 128), ("::1", 64)]:
+        assert told(worker.ask("/scope", peer=client))["client"] == list(client)
+
+
 def test_the_scopes_values_have_the_specifications_types(worker):
     types = told(worker.ask("/types", headers=[(b"host", b"h")], peer=("::1", 1)))
     assert types["header"] == ["list", "tuple"]

@@ -43,7 +43,7 @@ use awaitable::Sent;
 use exchange::Exchange;
 use outbox::Outbox;
 use receive::Events;
-use scope::Scopes;
+use scope::{Recent, Scopes};
 use turn::Loop;
 
 pub(crate) use run::run;
@@ -61,6 +61,8 @@ pub(crate) struct Application {
     call_websocket: Py<PyAny>,
     event_loop: Loop,
     scopes: Scopes,
+    /// For the scopes; away while one is made.
+    recent: Mutex<Option<Recent>>,
     events: Events,
     websockets: websocket::Constants,
     outbox: Outbox,

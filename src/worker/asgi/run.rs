@@ -108,6 +108,7 @@ impl Application {
                 server.call_method0(intern!(py, "new_task"))?.extract()?,
             )?,
             scopes: Scopes::new(py, start, asgi, state)?,
+            recent: Mutex::default(),
             events: Events::new(py)?,
             websockets: websocket::Constants::new(py)?,
             outbox: Outbox::default(),

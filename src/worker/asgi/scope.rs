@@ -12,7 +12,11 @@ use rgun_channel::frame::{FieldName, Request};
 use rgun_channel::header::{METHOD_LITERAL, METHODS, NAMES, method_index};
 
 use crate::python::latin1;
+use crate::recent;
 use crate::wsgi::environ::percent_decode;
+
+/// An event loop's memory: fields with their names, and clients.
+pub(super) type Recent = recent::Recent<PyTuple, Py<PyTuple>>;
 
 /// Makes scopes.
 #[derive(Debug)]
@@ -188,7 +192,12 @@ impl Scopes {
     }
 
     /// The scope of one request, or WebSocket.
-    pub(super) fn make<'py>(&self, py: Python<'py>, request: &Request<'_>) -> PyResult<Bound<'py, PyDict>> {
+    pub(super) fn make<'py>(
+        &self,
+        py: Python<'py>,
+        recent: &mut Recent,
+        request: &Request<'_>,
+    ) -> PyResult<Bound<'py, PyDict>> {
         let keys = &self.keys;
         let kind = if request.websocket { &self.websocket } else { &self.http };
         let template =
@@ -204,12 +213,15 @@ impl Scopes {
             _ => {}
         }
         if !request.peer.is_empty() {
-            scope.set_item(&keys.client, (latin1(py, request.peer)?, request.peer_port))?;
+            let client = recent.client(request.peer, request.peer_port, || {
+                Ok((latin1(py, request.peer)?, request.peer_port).into_pyobject(py)?.unbind())
+            })?;
+            scope.set_item(&keys.client, client)?;
         }
         if request.https {
             scope.set_item(&keys.scheme, &kind.secure)?;
         }
-        scope.set_item(&keys.headers, self.headers(py, request)?)?;
+        scope.set_item(&keys.headers, self.headers(py, recent, request)?)?;
         scope.set_item(&keys.state, self.state.bind(py).copy()?)?;
         if request.websocket {
             scope.set_item(&keys.subprotocols, subprotocols(py, request)?)?;
@@ -227,15 +239,21 @@ impl Scopes {
     }
 
     /// As received: repeated fields stay apart, names are lower-case (the daemon has seen to it).
-    fn headers<'py>(&self, py: Python<'py>, request: &Request<'_>) -> PyResult<Bound<'py, PyList>> {
+    fn headers<'py>(
+        &self,
+        py: Python<'py>,
+        recent: &mut Recent,
+        request: &Request<'_>,
+    ) -> PyResult<Bound<'py, PyList>> {
         let headers = PyList::empty(py);
         for (name, value) in request.fields() {
-            let value = PyBytes::new(py, value);
             let pair = match name {
-                FieldName::Known(index) => {
-                    PyTuple::new(py, [self.names[usize::from(index)].bind(py), &value])?
+                FieldName::Known(index) => recent.field(py, index, value, || {
+                    PyTuple::new(py, [self.names[usize::from(index)].bind(py), &PyBytes::new(py, value)])
+                })?,
+                FieldName::Literal(name) => {
+                    PyTuple::new(py, [&PyBytes::new(py, name), &PyBytes::new(py, value)])?
                 }
-                FieldName::Literal(name) => PyTuple::new(py, [&PyBytes::new(py, name), &value])?,
             };
             headers.append(pair)?;
         }

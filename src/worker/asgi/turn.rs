@@ -291,7 +291,11 @@ impl Application {
         request: &Request<'_>,
         exchange: &Bound<'py, Exchange>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let scope = self.scopes.make(py, request)?;
+        // Not under its lock: to make an object may collect garbage, and that may run anything.
+        let mut recent = std::mem::take(&mut *crate::python::lock(&self.recent));
+        let scope = self.scopes.make(py, recent.get_or_insert_default(), request);
+        *crate::python::lock(&self.recent) = recent;
+        let scope = scope?;
         let receive = Bound::new(py, Receive { exchange: exchange.clone().unbind() })?;
         let call = if request.websocket { &self.call_websocket } else { &self.call };
         let coroutine = call.bind(py).call1((&self.callable, scope, receive, exchange))?;

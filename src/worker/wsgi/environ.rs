@@ -14,6 +14,10 @@ use super::file_wrapper::FileWrapper;
 use super::input::Input;
 use crate::control::Bodies;
 use crate::python::{decimal, latin1};
+use crate::recent;
+
+/// A slot's memory: the values of fields, and the client's address and port.
+pub(crate) type Recent = recent::Recent<PyString, (Py<PyString>, Py<PyString>)>;
 
 /// Makes environs.
 #[derive(Debug)]
@@ -132,6 +136,7 @@ impl Environ {
         &self,
         py: Python<'py>,
         bodies: &Bodies,
+        recent: &mut Recent,
         request: &Request<'_>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let keys = &self.keys;
@@ -153,13 +158,17 @@ impl Environ {
             environ.set_item(&keys.server_protocol, &keys.http_1_0)?;
         }
         if !request.peer.is_empty() {
-            environ.set_item(&keys.remote_addr, latin1(py, request.peer)?)?;
-            environ.set_item(&keys.remote_port, decimal(py, request.peer_port.into())?)?;
+            let (address, port) = recent.client(request.peer, request.peer_port, || {
+                let port = decimal(py, request.peer_port.into())?;
+                Ok((latin1(py, request.peer)?.unbind(), port.unbind()))
+            })?;
+            environ.set_item(&keys.remote_addr, address)?;
+            environ.set_item(&keys.remote_port, port)?;
         }
         if request.https {
             environ.set_item(&keys.url_scheme, &keys.https)?;
         }
-        let has_length = self.set_fields(py, &environ, request)?;
+        let has_length = self.set_fields(py, &environ, recent, request)?;
         if has_length || request.body_len > 0 {
             environ.set_item(&keys.content_length, decimal(py, request.body_len)?)?;
         }
@@ -196,6 +205,7 @@ impl Environ {
         &self,
         py: Python<'_>,
         environ: &Bound<'_, PyDict>,
+        recent: &mut Recent,
         request: &Request<'_>,
     ) -> PyResult<bool> {
         // Which names of the table have been seen: a repeated field is joined (RFC 9110 §5.3).
@@ -210,7 +220,7 @@ impl Environ {
                     }
                     let (word, bit) = (&mut seen[usize::from(index / 64)], 1 << (index % 64));
                     let key = &self.names[usize::from(index)];
-                    let value = latin1(py, value)?;
+                    let value = recent.field(py, index, value, || latin1(py, value))?;
                     if *word & bit == 0 {
                         *word |= bit;
                         environ.set_item(key, value)?;

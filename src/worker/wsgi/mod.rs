@@ -22,7 +22,7 @@ use rgun_channel::frame::{ExchangeId, Request};
 use crate::control::Bodies;
 use crate::python::{Described, is_forked_child, leave_forked_child, reference_count, warn};
 use crate::worker::{Worker, now};
-use environ::Environ;
+use environ::{Environ, Recent};
 use file_wrapper::FileWrapper;
 use head::HeadCache;
 use response::{Fault, Response, Stage};
@@ -69,7 +69,7 @@ pub(crate) fn environ_of<'py>(py: Python<'py>, start: &Start, target: &str) -> P
         .encode([(&b"host"[..], host.as_bytes())].into_iter(), &mut frame)
         .map_err(|error| PyValueError::new_err(error.to_string()))?;
     let request = Request::decode(&frame).map_err(|error| PyValueError::new_err(error.to_string()))?;
-    Environ::new(py, start)?.make(py, &Bodies::default(), &request)
+    Environ::new(py, start)?.make(py, &Bodies::default(), &mut Recent::default(), &request)
 }
 
 /// What the loop learns about an exchange that is over.
@@ -88,22 +88,30 @@ pub(crate) struct Exchanges {
     slot: u32,
     /// The last exchange's `start_response`, if the application did not keep it: its buffers are warm.
     spare: Option<Py<StartResponse>>,
+    recent: Recent,
 }
 
 impl Exchanges {
     /// For one slot's thread.
     pub(crate) fn new(served: &'static Application, slot: u32) -> Self {
-        Self { served, slot, spare: None }
+        Self { served, slot, spare: None, recent: Recent::default() }
     }
 
-    /// Runs one exchange. Whatever the application does is answered; only a broken channel is an error.
-    pub(crate) fn serve(&mut self, py: Python<'_>, frame: &[u8]) -> Result<Finished, Broken> {
+    /// Runs one exchange. Whatever the application does is answered; only a broken channel is an error. The slot is
+    /// its since `free`, if not only since now.
+    pub(crate) fn serve(
+        &mut self,
+        py: Python<'_>,
+        frame: &[u8],
+        free: Option<u64>,
+    ) -> Result<Finished, Broken> {
         let worker = self.served.worker;
         let request = Request::decode(frame)?;
-        let started = now();
+        let started = free.unwrap_or_else(now);
         worker.mark_running(self.slot, request.exchange, started);
         let outcome = self.start_response(py, &request, started).and_then(|start_response| {
-            self.served.environ.make(py, &worker.bodies, &request).map(|environ| (start_response, environ))
+            let environ = self.served.environ.make(py, &worker.bodies, &mut self.recent, &request);
+            environ.map(|environ| (start_response, environ))
         });
         match outcome {
             Ok((start_response, environ)) => {

@@ -1,0 +1,98 @@
+//! What came with the last requests, and the objects that were made of it: a proxy, a browser and a load generator all
+//! say the same again with the next one. `str`, `bytes` and tuples of them never change, so that requests can share them.
+
+use pyo3::prelude::*;
+use rgun_channel::header::NAMES;
+
+/// Fields that differ from request to request, or that nobody wants to find in memory afterwards.
+const NEVER: [&str; 3] = ["authorization", "cookie", "x-request-id"];
+
+/// Bytes of the longest value that is remembered.
+const LONGEST: usize = 256;
+
+/// Clients that are remembered, by the low bits of their ports.
+const CLIENTS: usize = 64;
+
+/// For each well-known field its last value as an `F`; the last clients as a `C`. Whoever has it must be able to keep it
+/// while Python runs.
+pub(crate) struct Recent<F, C> {
+    /// By index of [`NAMES`]; `None` for those of [`NEVER`].
+    fields: Vec<Option<Field<F>>>,
+    clients: Vec<Client<C>>,
+}
+
+struct Field<F> {
+    value: Vec<u8>,
+    object: Option<Py<F>>,
+}
+
+struct Client<C> {
+    peer: Vec<u8>,
+    port: u16,
+    object: Option<C>,
+}
+
+impl<F, C> Default for Recent<F, C> {
+    fn default() -> Self {
+        let field = |name: &&str| (!NEVER.contains(name)).then(|| Field { value: Vec::new(), object: None });
+        let client = || Client { peer: Vec::new(), port: 0, object: None };
+        Self {
+            fields: NAMES.iter().map(field).collect(),
+            clients: std::iter::repeat_with(client).take(CLIENTS).collect(),
+        }
+    }
+}
+
+impl<F, C> std::fmt::Debug for Recent<F, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recent").finish_non_exhaustive()
+    }
+}
+
+impl<F, C> Recent<F, C> {
+    /// The value of a field of [`NAMES`], made only if it is another than the last time.
+    pub(crate) fn field<'py>(
+        &mut self,
+        py: Python<'py>,
+        index: u8,
+        value: &[u8],
+        make: impl FnOnce() -> PyResult<Bound<'py, F>>,
+    ) -> PyResult<Bound<'py, F>> {
+        let Some(Some(field)) = self.fields.get_mut(usize::from(index)) else { return make() };
+        if let Some(object) = &field.object
+            && field.value == value
+        {
+            return Ok(object.bind(py).clone());
+        }
+        let made = make()?;
+        if value.len() <= LONGEST {
+            field.value.clear();
+            field.value.extend_from_slice(value);
+            field.object = Some(made.clone().unbind());
+        }
+        Ok(made)
+    }
+
+    /// A client, made only if it is none of the last ones.
+    pub(crate) fn client(
+        &mut self,
+        peer: &[u8],
+        port: u16,
+        make: impl FnOnce() -> PyResult<C>,
+    ) -> PyResult<&C> {
+        let client = &mut self.clients[usize::from(port) % CLIENTS];
+        if client.port != port || client.peer != peer {
+            client.object = None;
+        }
+        match client.object {
+            Some(ref object) => Ok(object),
+            ref mut none => {
+                let made = make()?;
+                client.port = port;
+                client.peer.clear();
+                client.peer.extend_from_slice(peer);
+                Ok(none.insert(made))
+            }
+        }
+    }
+}
