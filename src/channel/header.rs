@@ -101,6 +101,9 @@ pub const METHODS: [&str; 10] =
 /// Method index that says "the method follows as bytes".
 pub const METHOD_LITERAL: u8 = 0;
 
+/// The method of most requests.
+pub const METHOD_GET: u8 = 1;
+
 /// Index of a lower-case field name, if it is one of [`NAMES`].
 pub fn index_of(name: &[u8]) -> Option<u8> {
     let mut at = hash(name);
@@ -124,7 +127,7 @@ pub fn name_of(index: u8) -> Option<&'static str> {
 /// Index of a method, if it is one of [`METHODS`].
 pub fn method_index(method: &[u8]) -> u8 {
     match method {
-        b"GET" => 1,
+        b"GET" => METHOD_GET,
         b"HEAD" => 2,
         b"POST" => 3,
         b"PUT" => 4,

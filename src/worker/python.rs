@@ -3,7 +3,7 @@
 //! # Why `unsafe`
 //! The limited API of 3.9 has no borrowed view of a `str` (`PyUnicode_AsUTF8AndSize` came to it in 3.10),
 //! so PyO3's safe ways make one or two temporary `bytes` objects per header. `PyUnicode_AsUCS4` copies
-//! into a buffer of ours without allocating.
+//! into a buffer of ours without allocating. PyO3's iterator over a dictionary takes references to every key.
 #![expect(unsafe_code, reason = "the limited API of 3.9 has no safe way to read a str without allocating")]
 
 use std::ffi::{CStr, CString};
@@ -95,6 +95,38 @@ pub(crate) fn decimal(py: Python<'_>, mut number: u64) -> PyResult<Bound<'_, PyS
             return latin1(py, &digits[at..]);
         }
     }
+}
+
+/// The values that a dictionary has for these keys. Whoever writes a small dictionary down has constants for its keys,
+/// which Python interns: they are found by their identity, all in one go, and only if there are others is one looked up.
+pub(crate) fn values_of<'py, const N: usize>(
+    dict: &Bound<'py, PyDict>,
+    keys: [&Bound<'py, PyString>; N],
+) -> PyResult<[Option<Bound<'py, PyAny>>; N]> {
+    const SMALL: usize = 8;
+    let mut values = [const { None }; N];
+    let mut has_others = dict.len() > SMALL;
+    if !has_others {
+        let (mut at, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: a dict, and we are attached; `at` is 0 at first. Nothing that runs in the loop can change the dict, so
+        // that the borrowed references are valid.
+        unsafe {
+            while ffi::PyDict_Next(dict.as_ptr(), &raw mut at, &raw mut key, &raw mut value) != 0 {
+                match keys.iter().position(|known| known.as_ptr() == key) {
+                    Some(found) => values[found] = Some(Bound::from_borrowed_ptr(dict.py(), value)),
+                    None => has_others = true,
+                }
+            }
+        }
+    }
+    if has_others {
+        for (value, key) in values.iter_mut().zip(keys) {
+            if value.is_none() {
+                *value = dict.get_item(key)?;
+            }
+        }
+    }
+    Ok(values)
 }
 
 /// How many references an object has. One means: only the caller's.

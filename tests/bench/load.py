@@ -29,10 +29,11 @@ def percentile(values, share):
     return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
 
 
-def wrk(url, connections, seconds):
-    """Closed loop: `connections` keep-alive connections, each with one request at a time."""
+def wrk(url, connections, seconds, core=None):
+    """Closed loop: `connections` keep-alive connections, each with one request at a time; from `core`, or ours."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
+    command = ["taskset", "-c", str(core)] if core is not None else []
+    command += ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
     command += ["-s", str(Path(__file__).with_name("wrk.lua")), url]
     run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

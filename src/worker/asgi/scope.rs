@@ -9,7 +9,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 use rgun_channel::Broken;
 use rgun_channel::control::{ListenerInfo, Start};
 use rgun_channel::frame::{FieldName, Request};
-use rgun_channel::header::{METHOD_LITERAL, METHODS, NAMES, method_index};
+use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, method_index};
 
 use crate::python::latin1;
 use crate::recent;
@@ -102,6 +102,9 @@ impl Kind {
                         "scheme" => string(scheme).into_any(),
                         "server" => server(py, listener)?.into_any().unbind(),
                         "root_path" => PyString::new(py, &start.root_path).into_any().unbind(),
+                        // Of most requests; others say their own.
+                        "method" => string("GET").into_any(),
+                        "query_string" => PyBytes::new(py, b"").into_any().unbind(),
                         _ => py.None(),
                     };
                     template.set_item(string(key), value)?;
@@ -226,14 +229,16 @@ impl Scopes {
         if request.websocket {
             scope.set_item(&keys.subprotocols, subprotocols(py, request)?)?;
         } else {
-            let method = method_index(request.method);
-            match self.methods.get(usize::from(method)) {
-                Some(name) if method != METHOD_LITERAL => scope.set_item(&keys.method, name)?,
-                _ => scope.set_item(&keys.method, latin1(py, request.method)?)?,
+            match method_index(request.method) {
+                METHOD_GET => {}
+                METHOD_LITERAL => scope.set_item(&keys.method, latin1(py, request.method)?)?,
+                method => scope.set_item(&keys.method, &self.methods[usize::from(method)])?,
             }
         }
         self.set_path(py, &scope, request.path)?;
-        scope.set_item(&keys.query_string, PyBytes::new(py, request.query))?;
+        if !request.query.is_empty() {
+            scope.set_item(&keys.query_string, PyBytes::new(py, request.query))?;
+        }
         scope.set_item(&keys.extensions, kind.extensions.bind(py).copy()?)?;
         Ok(scope)
     }

@@ -12,9 +12,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::awaitable::{Waiting, awaited};
-use super::exchange::{Exchange, Stage, in_the_worker};
+use super::exchange::{Exchange, Stage, ended, in_the_worker};
 use super::head::{bytes, type_name};
 use super::{Application, head, websocket};
+use crate::python::values_of;
 use crate::wsgi::head::Head;
 use crate::wsgi::response::Fault;
 
@@ -44,6 +45,13 @@ impl Exchange {
         Application::hold_up(slf);
         let sending = Sending { exchange: slf.clone().unbind(), message, waiting: Waiting::default() };
         Ok(Bound::new(py, sending)?.into_any())
+    }
+
+    /// What `asgi.py` calls when the application has returned None, as it should: without arguments, for which Python
+    /// would make a tuple.
+    fn _returned(slf: &Bound<'_, Self>) {
+        let py = slf.py();
+        ended(slf, py.None().bind(py), None);
     }
 
     #[new]
@@ -157,14 +165,19 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         (exchange.served, exchange.stage)
     };
     let names = &served.names;
-    let kind = required(message, intern!(py, "type"))?;
+    let (key, status, headers) = (intern!(py, "type"), intern!(py, "status"), intern!(py, "headers"));
+    let (trailers, body, more) = (intern!(py, "trailers"), intern!(py, "body"), intern!(py, "more_body"));
+    // What most messages have, together.
+    let [kind, first, second, third] = match stage {
+        Stage::Unstarted => items(message, [key, status, headers, trailers])?,
+        _ => items(message, [key, body, more, headers])?,
+    };
+    let kind = kind.ok_or_else(|| missing(key))?;
     let is = |name: &Py<PyString>| Ok::<_, PyErr>(kind.is(name) || kind.eq(name)?);
     let outcome = match stage {
         Stage::Unstarted if names.start.is(&kind)? => {
-            let status = required(message, intern!(py, "status"))?;
-            let headers = item(message, intern!(py, "headers"))?;
-            let trailers = truth(message, intern!(py, "trailers"))?;
-            return prepare(slf, &status, headers.as_ref(), trailers);
+            let status = first.ok_or_else(|| missing(status))?;
+            return prepare(slf, &status, second.as_ref(), is_truthy(third.as_ref())?);
         }
         Stage::Unstarted if is(&names.hint)? => {
             let (n_links, links) = head::encode_links(&required(message, intern!(py, "links"))?)?;
@@ -172,10 +185,8 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         }
         Stage::Unstarted => return Err(expected("http.response.start", &kind)),
         Stage::Prepared | Stage::Streaming if names.body.is(&kind)? => {
-            let part = item(message, intern!(py, "body"))?
-                .map(|part| bytes(part, "the body of http.response.body"))
-                .transpose()?;
-            let more = truth(message, intern!(py, "more_body"))?;
+            let part = first.map(|part| bytes(part, "the body of http.response.body")).transpose()?;
+            let more = is_truthy(second.as_ref())?;
             unchanged(slf, stage)?.body(py, part.as_ref(), more)
         }
         Stage::Prepared if is(&names.file)? => {
@@ -184,10 +195,9 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         }
         Stage::Prepared | Stage::Streaming => return Err(expected("http.response.body", &kind)),
         Stage::Trailing if is(&names.trailers)? => {
-            let headers = item(message, intern!(py, "headers"))?;
             let more = truth(message, intern!(py, "more_trailers"))?;
             let status = slf.try_borrow()?.head.status;
-            let (Head { n_fields, .. }, fields) = head::encode(status, headers.as_ref())?;
+            let (Head { n_fields, .. }, fields) = head::encode(status, third.as_ref())?;
             unchanged(slf, stage)?.trailers(py, n_fields, &fields, more)
         }
         Stage::Trailing => return Err(expected("http.response.trailers", &kind)),
@@ -260,7 +270,11 @@ pub(super) fn required<'py>(
     message: &Bound<'py, PyAny>,
     key: &Bound<'py, PyString>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    item(message, key)?.ok_or_else(|| PyKeyError::new_err(key.clone().unbind()))
+    item(message, key)?.ok_or_else(|| missing(key))
+}
+
+fn missing(key: &Bound<'_, PyString>) -> PyErr {
+    PyKeyError::new_err(key.clone().unbind())
 }
 
 /// `message.get(key)`
@@ -278,7 +292,26 @@ pub(super) fn item<'py>(
     }
 }
 
+/// `[message.get(key) for key in keys]`
+fn items<'py, const N: usize>(
+    message: &Bound<'py, PyAny>,
+    keys: [&Bound<'py, PyString>; N],
+) -> PyResult<[Option<Bound<'py, PyAny>>; N]> {
+    if let Ok(message) = message.cast_exact::<PyDict>() {
+        return values_of(message, keys);
+    }
+    let mut values = [const { None }; N];
+    for (value, key) in values.iter_mut().zip(keys) {
+        *value = item(message, key)?;
+    }
+    Ok(values)
+}
+
 /// `bool(message.get(key, False))`
 pub(super) fn truth<'py>(message: &Bound<'py, PyAny>, key: &Bound<'py, PyString>) -> PyResult<bool> {
-    item(message, key)?.map_or(Ok(false), |value| value.is_truthy())
+    is_truthy(item(message, key)?.as_ref())
+}
+
+fn is_truthy(value: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+    value.map_or(Ok(false), PyAnyMethods::is_truthy)
 }

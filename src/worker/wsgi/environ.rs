@@ -8,7 +8,7 @@ use pyo3::types::{PyDict, PyString};
 use rgun_channel::Broken;
 use rgun_channel::control::Start;
 use rgun_channel::frame::{FieldName, Request};
-use rgun_channel::header::{METHODS, NAMES, index_of};
+use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, index_of, method_index};
 
 use super::file_wrapper::FileWrapper;
 use super::input::Input;
@@ -146,12 +146,10 @@ impl Environ {
             )?;
         let environ = template.bind(py).copy()?;
 
-        let method = rgun_channel::header::method_index(request.method);
-        match self.methods.get(usize::from(method)) {
-            Some(method_name) if method != rgun_channel::header::METHOD_LITERAL => {
-                environ.set_item(&keys.request_method, method_name)?;
-            }
-            _ => environ.set_item(&keys.request_method, latin1(py, request.method)?)?,
+        match method_index(request.method) {
+            METHOD_GET => {}
+            METHOD_LITERAL => environ.set_item(&keys.request_method, latin1(py, request.method)?)?,
+            method => environ.set_item(&keys.request_method, &self.methods[usize::from(method)])?,
         }
         self.set_target(py, &environ, request)?;
         if request.version == 10 {

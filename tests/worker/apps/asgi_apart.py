@@ -93,7 +93,7 @@ async def is_interrupted(scope, receive, send):
     """By what a signal handler may raise in the server's own frames, in the way of a profiler's here."""
 
     def profile(frame, event, function):
-        if event == "c_call" and function.__name__ == "ended":
+        if event == "c_call" and function.__name__ == "_returned":
             sys.setprofile(None)
             raise ValueError("from a signal handler")
 
