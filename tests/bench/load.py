@@ -30,7 +30,10 @@ def percentile(values, share):
 
 
 def wrk(url, connections, seconds, core=None):
-    """Closed loop: `connections` keep-alive connections, each with one request at a time; from `core`, or ours."""
+    """Closed loop: `connections` keep-alive connections, each with one request at a time.
+
+    wrk runs on `core`, else on ours.
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = ["taskset", "-c", str(core)] if core is not None else []
     command += ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]

@@ -92,11 +92,12 @@ def closed_loop(
 ):
     """A workload's measurement by wrk on `path`; `also` is one more look at the server before the load.
 
-    With `beside` the CPU of a request is measured once more, with the client on the server's own core. From another
-    core, loopback moves every request's and answer's memory, the sockets and the locks of both ends from one core's
-    cache to the other's, and charges the server for that: half as much again as the kernel takes for TCP itself (of
-    the limit's 5.1 us there are 3.4 left; Xeon of two virtual cores, Linux 6.18). No server can help it, and a network
-    card does not do it. The rate then says nothing: the two share the core.
+    With `beside` the CPU of a request is measured once more, with the client on the server's own core. Over
+    loopback from another core, what a request and its answer are made of, both sockets and their locks move
+    from one core's cache to the other's, and the server is charged for waiting: a constant answer by hyper
+    takes 5.1 us then and 3.3 us beside its client (a Xeon's two virtual cores, Linux 6.18). No server can do
+    anything about it, and with a network card there is none of it. The rate says nothing then: the two share
+    the core.
     """
 
     def measure(run, name):
