@@ -202,3 +202,29 @@ def test_tcp_clients_are_told_each_by_its_own_address_and_port(start):
             assert (told["REMOTE_ADDR"], told["REMOTE_PORT"]) == (address, str(own_port))
         connection.close()
     assert (told["SERVER_NAME"], told["SERVER_PORT"]) == ("127.0.0.1", str(port))
+
+
+def test_the_request_id_is_told_and_sent(server):
+    response = server.get("/environ")
+    told = response.json()
+    assert told["rgun.request_id"] == told["HTTP_X_REQUEST_ID"] == response["x-request-id"]
+
+
+def test_what_one_request_does_to_its_environ_the_next_does_not_see(server):
+    assert server.get("/environ/writable").json() == {"seen": False}
+    assert server.get("/environ/writable").json() == {"seen": False}
+    told = environ(server)
+    assert told["REQUEST_METHOD"] == "GET"
+    assert "SERVER_NAME" in told
+
+
+def test_wsgi_errors_reaches_the_log_whole(server, marker):
+    assert server.get(f"/errors?id={marker}").status == 200
+    assert "wsgi.errors first" in server.wait_for(f"first {marker}")
+    assert "æøå 煎茶" in server.wait_for(f"second {marker}")
+
+
+def test_many_headers_arrive(server):
+    headers = [(f"X-Number-{index}", str(index)) for index in range(80)]
+    told = environ(server, headers=headers)
+    assert [told[f"HTTP_X_NUMBER_{index}"] for index in range(80)] == [str(index) for index in range(80)]
