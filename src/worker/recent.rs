@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use rgun_channel::header::NAMES;
 
 /// Fields that differ from request to request, or that nobody wants to find in memory afterwards.
-const NEVER: [&str; 3] = ["authorization", "cookie", "x-request-id"];
+const NEVER: [&str; 5] = ["authorization", "cookie", "sec-websocket-key", "x-csrf-token", "x-request-id"];
 
 /// Bytes of the longest value that is remembered.
 const LONGEST: usize = 256;

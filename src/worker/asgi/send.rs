@@ -165,19 +165,24 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         (exchange.served, exchange.stage)
     };
     let names = &served.names;
-    let (key, status, headers) = (intern!(py, "type"), intern!(py, "status"), intern!(py, "headers"));
-    let (trailers, body, more) = (intern!(py, "trailers"), intern!(py, "body"), intern!(py, "more_body"));
-    // What most messages have, together.
-    let [kind, first, second, third] = match stage {
-        Stage::Unstarted => items(message, [key, status, headers, trailers])?,
-        _ => items(message, [key, body, more, headers])?,
-    };
-    let kind = kind.ok_or_else(|| missing(key))?;
+    // All that is in the messages of which most responses are made.
+    let [kind, status, headers, trailers, body, more_body] = items(
+        message,
+        [
+            intern!(py, "type"),
+            intern!(py, "status"),
+            intern!(py, "headers"),
+            intern!(py, "trailers"),
+            intern!(py, "body"),
+            intern!(py, "more_body"),
+        ],
+    )?;
+    let kind = kind.ok_or_else(|| missing(intern!(py, "type")))?;
     let is = |name: &Py<PyString>| Ok::<_, PyErr>(kind.is(name) || kind.eq(name)?);
     let outcome = match stage {
         Stage::Unstarted if names.start.is(&kind)? => {
-            let status = first.ok_or_else(|| missing(status))?;
-            return prepare(slf, &status, second.as_ref(), is_truthy(third.as_ref())?);
+            let status = status.ok_or_else(|| missing(intern!(py, "status")))?;
+            return prepare(slf, &status, headers.as_ref(), is_truthy(trailers.as_ref())?);
         }
         Stage::Unstarted if is(&names.hint)? => {
             let (n_links, links) = head::encode_links(&required(message, intern!(py, "links"))?)?;
@@ -185,8 +190,8 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         }
         Stage::Unstarted => return Err(expected("http.response.start", &kind)),
         Stage::Prepared | Stage::Streaming if names.body.is(&kind)? => {
-            let part = first.map(|part| bytes(part, "the body of http.response.body")).transpose()?;
-            let more = is_truthy(second.as_ref())?;
+            let part = body.map(|part| bytes(part, "the body of http.response.body")).transpose()?;
+            let more = is_truthy(more_body.as_ref())?;
             unchanged(slf, stage)?.body(py, part.as_ref(), more)
         }
         Stage::Prepared if is(&names.file)? => {
@@ -197,7 +202,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         Stage::Trailing if is(&names.trailers)? => {
             let more = truth(message, intern!(py, "more_trailers"))?;
             let status = slf.try_borrow()?.head.status;
-            let (Head { n_fields, .. }, fields) = head::encode(status, third.as_ref())?;
+            let (Head { n_fields, .. }, fields) = head::encode(status, headers.as_ref())?;
             unchanged(slf, stage)?.trailers(py, n_fields, &fields, more)
         }
         Stage::Trailing => return Err(expected("http.response.trailers", &kind)),
