@@ -197,9 +197,9 @@ class Answer:
         return json.loads(self.body)
 
 
-def request(method, path, body=None, headers=None, timeout=30.0):
+def request(method, path, body=None, headers=None, timeout=30.0, address=ADDRESS):
     """One request on a connection of its own; header names in lower case."""
-    connection = http.client.HTTPConnection(*ADDRESS, timeout=timeout)
+    connection = http.client.HTTPConnection(*address, timeout=timeout)
     try:
         headers = {"Connection": "close", **(headers or {})}
         chunked = "Transfer-Encoding" in headers
@@ -262,8 +262,9 @@ class Load:
     come. These are counted in `retried`. Everything else that is not a complete 200 is in `faults`.
     """
 
-    def __init__(self, path="/", clients=6):
+    def __init__(self, path="/", clients=6, address=ADDRESS):
         self.path = path
+        self.address = address
         self.answered = 0
         self.retried = 0
         self.faults = []
@@ -298,7 +299,7 @@ class Load:
         connection, reused = None, False
         while not self._stop.is_set():
             if connection is None:
-                connection, reused = http.client.HTTPConnection(*ADDRESS, timeout=30), False
+                connection, reused = http.client.HTTPConnection(*self.address, timeout=30), False
             answering = False
             try:
                 connection.request("GET", self.path, headers={} if keeps else {"Connection": "close"})

@@ -13,8 +13,8 @@ TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 class WebSocket:
     """One connection; reads whole, unfragmented frames."""
 
-    def __init__(self, path="/", timeout=30.0):
-        self.socket = socket.create_connection(host.ADDRESS, timeout=timeout)
+    def __init__(self, path="/", timeout=30.0, address=host.ADDRESS):
+        self.socket = socket.create_connection(address, timeout=timeout)
         key = base64.b64encode(os.urandom(16)).decode()
         fields = f"Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}"
         self.socket.sendall(f"GET {path} HTTP/1.1\r\n{fields}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())

@@ -1,0 +1,127 @@
+"""Behind nginx, on a unix socket, where applications come from; configured as README.md says."""
+
+import hashlib
+import os
+import shutil
+import threading
+
+import host
+import pytest
+from websocket import WebSocket
+
+FRONT = ("127.0.0.1", 8080)
+UNIT = "front.service"
+# README.md's `map`, `upstream` and `location`, and around them what every nginx has.
+CONFIGURATION = """
+user www-data;
+pid /run/front.pid;
+error_log stderr;
+events {}
+http {
+    access_log off;
+    map $http_upgrade $connection_upgrade {
+        default upgrade;
+        ''      '';
+    }
+    upstream rgun {
+        server unix:/run/rgun.sock;
+        keepalive 16;
+    }
+    server {
+        listen 127.0.0.1:8080;
+        client_max_body_size 100m;
+        location / {
+            proxy_pass http://rgun;
+            proxy_http_version 1.1;
+            proxy_set_header Host $host;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header X-Forwarded-Proto $scheme;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $connection_upgrade;
+        }
+    }
+}
+"""
+SOCKET_DROP_IN = host.pathlib.Path("/run/systemd/system/rgun.socket.d/unix.conf")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def app(enabled):
+    """The application of releases on a unix socket that nginx may open, and nginx before it."""
+    directory = host.pathlib.Path("/srv/live")
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(host.HERE / "live.py", directory)
+    host.release(directory, 1)
+    host.configure("live", directory)
+    SOCKET_DROP_IN.parent.mkdir(parents=True, exist_ok=True)
+    SOCKET_DROP_IN.write_text("[Socket]\nListenStream=/run/rgun.sock\nSocketGroup=www-data\n")
+    host.systemctl("daemon-reload")
+    host.systemctl("stop", host.SERVICE, host.SOCKET)
+    host.systemctl("start", host.SOCKET)
+    host.restart()
+    host.pathlib.Path("/run/front.conf").write_text(CONFIGURATION)
+    host.run("systemd-run", f"--unit={UNIT}", "nginx", "-c", "/run/front.conf", "-g", "daemon off;")
+    host.wait_for("nginx is there", lambda: not refused())
+    yield directory
+    host.systemctl("stop", UNIT)
+    SOCKET_DROP_IN.unlink()
+    host.systemctl("daemon-reload")
+    host.systemctl("stop", host.SERVICE, host.SOCKET)
+    host.systemctl("start", host.SOCKET)
+
+
+def refused():
+    """Whether nobody listens yet."""
+    try:
+        get("/")
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def get(path):
+    return host.request("GET", path, address=FRONT)
+
+
+def test_reloads_and_a_restart_are_no_502(app):
+    with host.Load(address=FRONT) as load:
+        for version in (2, 3):
+            host.release(app, version)
+            host.reload()
+            assert get("/").text == str(version)
+            load.more(100)
+        host.systemctl("restart", host.SERVICE)
+        load.more(100)
+    assert not load.faults, load
+    assert load.bodies == {b"1", b"2", b"3"}
+
+
+def test_a_websocket_passes_and_is_closed_with_1012_when_new_code_serves(app):
+    sockets = [WebSocket("/ws", address=FRONT) for _ in range(10)]
+    old = {socket.text().split()[0] for socket in sockets}
+    assert old == {get("/").text}
+    sockets[0].send("hello")
+    assert sockets[0].text() == "hello"
+    codes = []
+    clients = [
+        threading.Thread(target=lambda socket=socket: codes.append(socket.closed()), daemon=True)
+        for socket in sockets
+    ]
+    for thread in clients:
+        thread.start()
+    host.release(app, 9)
+    host.reload()
+    for thread in clients:
+        thread.join(30)
+    assert codes == [1012] * 10, codes
+    with WebSocket("/ws", address=FRONT) as again:
+        assert again.text().startswith("9 ")
+
+
+def test_an_upload_arrives_byte_for_byte(app, shop_data):
+    host.configure("shop.wsgi", "/srv/shop", env={"SHOP_DATA": str(shop_data)})
+    host.reload()
+    content = os.urandom(20 << 20)
+    answer = host.request("PUT", "/upload/raw?name=front.bin", content, address=FRONT)
+    assert answer.status == 200, answer.text
+    assert hashlib.sha256(content).hexdigest() in answer.text
