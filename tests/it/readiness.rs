@@ -95,7 +95,7 @@ fn the_watchdog_is_fed_within_its_period() {
         assert!(now - last < Duration::from_secs(1), "{:?} without a ping", now - last);
         last = now;
     }
-    systemd.wait("STATUS=1/1 workers ready; 1 requests running, 0 queued");
+    systemd.wait("STATUS=1/1 workers ready; requests: 1 running, 0 queued");
 }
 
 #[test]

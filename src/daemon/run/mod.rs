@@ -588,7 +588,7 @@ impl Daemon {
             line = format!("{line}; {refused}");
         }
         if is_busy {
-            line = format!("{line}; {} requests running, {} queued", load.running, load.queued);
+            line = format!("{line}; requests: {} running, {} queued", load.running, load.queued);
         }
         if line != self.status.1 {
             notify::status(&line);
