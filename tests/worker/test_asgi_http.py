@@ -47,6 +47,15 @@ def open_gate(worker, name):
     assert told(worker.ask(f"/open_gate?{name}")) == "open"
 
 
+# ------------------------------------------------ messages
+
+
+def test_a_message_is_read_however_it_is_written(worker):
+    answer = worker.ask("/written_oddly")
+    assert (answer.status, answer.body) == (201, b"part part part end")
+    assert (b"x-way", b"odd") in answer.fields
+
+
 # ------------------------------------------------ scope
 
 

@@ -1,6 +1,7 @@
 """Cases for the ASGI side of the worker: the path says which; what is seen is told as JSON."""
 
 import asyncio
+import collections
 import contextvars
 import functools
 import json
@@ -115,6 +116,27 @@ async def events(scope, receive, send):
 @case
 async def seen(scope, receive, send):
     await tell(send, SEEN)
+
+
+@case
+async def written_oddly(scope, receive, send):
+    """Messages whose keys are no constants, among many others, in what is nearly a dict."""
+
+    class Message(dict):
+        """Any dict may be one of a class."""
+
+    def fresh(message):
+        # Joined when it runs, so not interned.
+        return {"".join(list(key)): value for key, value in message.items()}
+
+    start = {"type": "http.response.start", "status": 201, "headers": [(b"x-way", b"odd")]}
+    part = {"type": "http.response.body", "body": b"part ", "more_body": True}
+    others = {f"other-{number}": number for number in range(20)}
+    await send(fresh(start))
+    await send({**others, **part})
+    await send(Message(part))
+    await send(collections.UserDict(part))
+    await send(fresh({"type": "http.response.body", "body": b"end"}))
 
 
 @case
