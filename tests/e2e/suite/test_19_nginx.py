@@ -65,8 +65,10 @@ def app(enabled):
     yield directory
     host.systemctl("stop", UNIT)
     SOCKET_DROP_IN.unlink()
-    host.systemctl("daemon-reload")
     host.systemctl("stop", host.SERVICE, host.SOCKET)
+    host.systemctl("daemon-reload")
+    # systemd leaves it (RemoveOnStop=), and replaces it with the next one.
+    host.pathlib.Path("/run/rgun.sock").unlink()
     host.systemctl("start", host.SOCKET)
 
 
