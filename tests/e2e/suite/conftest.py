@@ -73,6 +73,16 @@ def trouble_app(enabled):
     return directory
 
 
+@pytest.fixture(scope="module")
+def live_app(enabled):
+    """The same of the ASGI application of releases."""
+    directory = host.pathlib.Path("/srv/live")
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(host.HERE / "live.py", directory)
+    host.release(directory, 1)
+    return directory
+
+
 @pytest.fixture(scope="session")
 def shop_data(enabled):
     """The Django project in /srv, its data where the shipped unit lets it write, on Debian's Django."""

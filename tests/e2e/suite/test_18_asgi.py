@@ -1,6 +1,5 @@
 """An ASGI application under systemd: lifespan, deadlines, a blocked event loop, streams, WebSockets."""
 
-import shutil
 import threading
 import time
 
@@ -10,15 +9,11 @@ from websocket import WebSocket
 
 
 @pytest.fixture(scope="module", autouse=True)
-def app(enabled):
+def app(live_app):
     """Two workers; a second for a request, two for an event loop that does not turn."""
-    directory = host.pathlib.Path("/srv/live")
-    directory.mkdir(parents=True, exist_ok=True)
-    shutil.copy(host.HERE / "live.py", directory)
-    host.release(directory, 1)
-    deploy(directory)
+    deploy(live_app)
     host.restart()
-    return directory
+    return live_app
 
 
 def deploy(directory, **options):

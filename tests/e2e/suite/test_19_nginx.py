@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import threading
 
 import host
@@ -46,13 +45,9 @@ SOCKET_DROP_IN = host.pathlib.Path("/run/systemd/system/rgun.socket.d/unix.conf"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def app(enabled):
+def app(live_app):
     """The application of releases on a unix socket that nginx may open, and nginx before it."""
-    directory = host.pathlib.Path("/srv/live")
-    directory.mkdir(parents=True, exist_ok=True)
-    shutil.copy(host.HERE / "live.py", directory)
-    host.release(directory, 1)
-    host.configure("live", directory)
+    host.configure("live", live_app)
     SOCKET_DROP_IN.parent.mkdir(parents=True, exist_ok=True)
     SOCKET_DROP_IN.write_text("[Socket]\nListenStream=/run/rgun.sock\nSocketGroup=www-data\n")
     host.systemctl("daemon-reload")
@@ -62,7 +57,7 @@ def app(enabled):
     host.pathlib.Path("/run/front.conf").write_text(CONFIGURATION)
     host.run("systemd-run", f"--unit={UNIT}", "nginx", "-c", "/run/front.conf", "-g", "daemon off;")
     host.wait_for("nginx is there", lambda: not refused())
-    yield directory
+    yield live_app
     host.systemctl("stop", UNIT)
     SOCKET_DROP_IN.unlink()
     host.systemctl("stop", host.SERVICE, host.SOCKET)
