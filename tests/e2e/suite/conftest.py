@@ -63,24 +63,25 @@ def probe_app(enabled):
     return probe_directory()
 
 
-@pytest.fixture(scope="module")
-def trouble_app(enabled):
-    """The directory of the application of releases, the first one deployed; serving it is up to the test."""
-    directory = host.pathlib.Path("/srv/trouble")
+def application_of_releases(name):
+    """The directory of this application, its first release deployed; serving it is up to the test."""
+    directory = host.pathlib.Path("/srv") / name
     directory.mkdir(parents=True, exist_ok=True)
-    shutil.copy(host.HERE / "trouble.py", directory)
+    shutil.copy(host.HERE / f"{name}.py", directory)
     host.release(directory, 1)
     return directory
+
+
+@pytest.fixture(scope="module")
+def trouble_app(enabled):
+    """WSGI, with all kinds of trouble."""
+    return application_of_releases("trouble")
 
 
 @pytest.fixture(scope="module")
 def live_app(enabled):
-    """The same of the ASGI application of releases."""
-    directory = host.pathlib.Path("/srv/live")
-    directory.mkdir(parents=True, exist_ok=True)
-    shutil.copy(host.HERE / "live.py", directory)
-    host.release(directory, 1)
-    return directory
+    """ASGI, with streams and WebSockets."""
+    return application_of_releases("live")
 
 
 @pytest.fixture(scope="session")
