@@ -145,7 +145,7 @@ def test_a_server_that_ends_while_starting_is_reported_with_its_words(tmp_path):
 def rows(**rates):
     """Rows of the hello table with these rates."""
     figures = {
-        "cpu_us_per_request": 6.0,
+        "cpu_us_per_request": 5.0,
         "cpu_us_beside": 5.0,
         "p50_ms": 1.0,
         "p99_ms": 2.0,
@@ -188,7 +188,7 @@ def test_goals_say_reached_or_missed_and_nothing_without_figures():
     made = {"hello": rows(rgun=[150.0], granian=[75.0])}
     text = report.goals(workloads.GOALS, made)
     assert "reached  hello req/s >= 1.4 x granian: 2.00" in text
-    assert "reached  hello beside <= 7: 5.00" in text
+    assert "reached  hello CPU us/req <= 7: 5.00" in text
     assert "MISSED" in report.goals((("hello", "requests_per_s", ">=", 3, "granian"),), made)
     assert report.goals(workloads.GOALS, {}) == ""
 

@@ -5,7 +5,7 @@ import time
 
 import host
 import pytest
-from websocket import WebSocket
+from websocket import WebSocket, closings
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,19 +108,11 @@ def test_a_stop_closes_sockets_with_1012(app):
     sockets = [WebSocket("/ws") for _ in range(5)]
     for socket in sockets:
         socket.text()
-    codes = []
-    clients = [
-        threading.Thread(target=lambda socket=socket: codes.append(socket.closed()), daemon=True)
-        for socket in sockets
-    ]
-    for thread in clients:
-        thread.start()
+    codes = closings(sockets)
     began = time.monotonic()
     host.systemctl("stop", host.SERVICE)
     assert time.monotonic() - began < 10
-    for thread in clients:
-        thread.join(10)
-    assert codes == [1012] * 5
+    assert codes(10) == [1012] * 5
     assert host.told(since).count("ended with 1012") == 5
     host.restart()
 

@@ -2,11 +2,10 @@
 
 import hashlib
 import os
-import threading
 
 import host
 import pytest
-from websocket import WebSocket
+from websocket import WebSocket, closings
 
 FRONT = ("127.0.0.1", 8080)
 UNIT = "front.service"
@@ -99,18 +98,10 @@ def test_a_websocket_passes_and_is_closed_with_1012_when_new_code_serves(app):
     assert old == {get("/").text}
     sockets[0].send("hello")
     assert sockets[0].text() == "hello"
-    codes = []
-    clients = [
-        threading.Thread(target=lambda socket=socket: codes.append(socket.closed()), daemon=True)
-        for socket in sockets
-    ]
-    for thread in clients:
-        thread.start()
+    codes = closings(sockets)
     host.release(app, 9)
     host.reload()
-    for thread in clients:
-        thread.join(30)
-    assert codes == [1012] * 10, codes
+    assert codes(30) == [1012] * 10
     with WebSocket("/ws", address=FRONT) as again:
         assert again.text().startswith("9 ")
 

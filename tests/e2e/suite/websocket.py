@@ -4,6 +4,7 @@ import base64
 import os
 import socket
 import struct
+import threading
 
 import host
 
@@ -73,3 +74,21 @@ class WebSocket:
         assert opcode == CLOSE, (opcode, payload)
         self.send(payload[:2], CLOSE)
         return struct.unpack(">H", payload[:2])[0]
+
+
+def closings(sockets):
+    """Waits for the close frame of each in a thread of its own; returns a function that gives their codes."""
+    codes = []
+    threads = [
+        threading.Thread(target=lambda socket=socket: codes.append(socket.closed()), daemon=True)
+        for socket in sockets
+    ]
+    for thread in threads:
+        thread.start()
+
+    def ended(seconds):
+        for thread in threads:
+            thread.join(seconds)
+        return codes
+
+    return ended
