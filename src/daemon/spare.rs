@@ -1,8 +1,8 @@
 //! What every request needs for a while and would have to allocate: a thread keeps it for its next one.
 //!
 //! Small values share a block, and header maps go round: from an answer to hyper, which fills it with its connection's
-//! next request, and from there back to here. Of five allocations for a short request none is left (1.5 k instructions
-//! of 14.8 k in the daemon).
+//! next request, and from there back to here. Of five allocations for a short request none is left (1 k instructions of
+//! 14.8 k in the daemon).
 
 use std::cell::RefCell;
 
