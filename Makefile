@@ -1,10 +1,15 @@
 # What a person does with this repository. `make` alone lists it.
 #   PROFILE=fast       cargo's profile: release (the default), fast, dev
 #   CARGO_TARGET_DIR   honoured, as by cargo itself
+# What ships and what is measured is not `make build`'s, which is quicker to have, but `make optimized`'s.
 SHELL := /bin/bash
 PROFILE ?= release
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BUILD_DIR ?= $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+OPTIMIZED_DIR := $(TARGET)/optimized
+# With another profile than release, that is what is packaged.
+SHIPPED := $(if $(filter release,$(PROFILE)),optimized,build)
+SHIPPED_DIR := $(if $(filter release,$(PROFILE)),$(OPTIMIZED_DIR),$(BUILD_DIR))
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
 DESTDIR ?=
@@ -21,7 +26,7 @@ BIND ?= 127.0.0.1:8000
 CHAOS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench chaos deb print-deb install fmt lint
+.PHONY: help build optimized demo test bench chaos deb print-deb install fmt lint
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,20 +41,23 @@ build: ## the daemon and the Python extension, in target/release
 	@cp $(BUILD_DIR)/librgun_worker.so $(BUILD_DIR)/.rgun_worker.new
 	@mv -f $(BUILD_DIR)/.rgun_worker.new $(BUILD_DIR)/rgun_worker.abi3.so
 
+optimized: ## the same as they ship, compiled by a profile of themselves at work, in target/optimized
+	@packaging/pgo/build $(TARGET) $(OPTIMIZED_DIR)
+
 demo: build ## serve a Django project, or your own application, on 127.0.0.1:8000
 	@packaging/demo $(BUILD_DIR)/rgun $(TARGET)/demo '$(BIND)' '$(APP)' '$(DIR)' '$(PYTHON)'
 
 test: ## install what the tests need, then run every tier (tests/run --help)
 	@tests/run all
 
-bench: build ## compare with gunicorn, granian and uvicorn
-	@tests/bench/run
+bench: $(SHIPPED) ## compare with gunicorn, granian and uvicorn
+	@tests/bench/run --rgun $(SHIPPED_DIR)/rgun
 
 chaos: deb ## kill, hang, leak and reload under load for minutes (CHAOS='--seconds 600 --seed 7')
 	@tests/chaos/run --deb $$($(MAKE) --no-print-directory -s print-deb) $(CHAOS)
 
-deb: build ## a Debian package in target/
-	@packaging/deb/build $(VERSION) $(TARGET) $(BUILD_DIR)
+deb: $(SHIPPED) ## a Debian package in target/
+	@packaging/deb/build $(VERSION) $(TARGET) $(SHIPPED_DIR)
 
 print-deb:
 	@echo $(TARGET)/rgun_$(VERSION)_$$(dpkg-architecture -qDEB_HOST_ARCH).deb
