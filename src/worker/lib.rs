@@ -18,9 +18,11 @@
 //! The GIL is outermost: a Rust mutex is taken with or without it, held for a few instructions or one
 //! copy of at most 64 KiB, and **nothing waits for the GIL while it holds a Rust mutex**. Nobody holds
 //! two mutexes at once. Waits (for requests, room, credit, a body) are done without the GIL and without
-//! a mutex, except on the condition variable that belongs to it.
+//! a mutex, except on the condition variable that belongs to it. What is only touched with the GIL needs no mutex
+//! ([`attached`]).
 
 mod asgi;
+mod attached;
 mod boot;
 mod control;
 mod helper;

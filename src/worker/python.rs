@@ -2,11 +2,11 @@
 //!
 //! # Why `unsafe`
 //! The limited API of 3.9 has no borrowed view of a `str` (`PyUnicode_AsUTF8AndSize` came to it in 3.10),
-//! so PyO3's safe ways make one or two temporary `bytes` objects per header. `PyUnicode_AsUCS4` copies
-//! into a buffer of ours without allocating. PyO3's iterator over a dictionary takes references to every key.
+//! so PyO3's safe ways make one or two temporary `bytes` objects per header. CPython 3.9 has that function all the same,
+//! and `PyUnicode_AsUCS4`, which copies what is not ASCII into a buffer of ours without allocating. PyO3's iterator over a dictionary takes references to every key.
 #![expect(unsafe_code, reason = "the limited API of 3.9 has no safe way to read a str without allocating")]
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -34,8 +34,33 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub(crate) struct NotLatin1;
 
+unsafe extern "C" {
+    /// Of the limited API since 3.10, and exported by CPython 3.9 as well.
+    fn PyUnicode_AsUTF8AndSize(text: *mut ffi::PyObject, size: *mut ffi::Py_ssize_t) -> *const c_char;
+}
+
 /// Appends the characters of `text` as ISO-8859-1 bytes.
 pub(crate) fn append_latin1(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(), NotLatin1> {
+    let mut size = 0;
+    // SAFETY: `text` is a str and we are attached (it is a Bound).
+    let utf8 = unsafe { PyUnicode_AsUTF8AndSize(text.as_ptr(), &raw mut size) };
+    if utf8.is_null() {
+        // Surrogates, which are no ISO-8859-1 either.
+        drop(PyErr::take(text.py()));
+        return Err(NotLatin1);
+    }
+    // SAFETY: these are `size` bytes that the str keeps for as long as it lives.
+    let utf8 = unsafe { std::slice::from_raw_parts(utf8.cast::<u8>(), size.unsigned_abs()) };
+    if utf8.is_ascii() {
+        out.extend_from_slice(utf8);
+        return Ok(());
+    }
+    append_points(text, out)
+}
+
+/// The same of characters of which some are not ASCII.
+#[cold]
+fn append_points(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(), NotLatin1> {
     const SHORT: usize = 256;
     // SAFETY: `text` is a str and we are attached (it is a Bound).
     let len = usize::try_from(unsafe { ffi::PyUnicode_GetLength(text.as_ptr()) }).map_err(|_| NotLatin1)?;

@@ -70,7 +70,7 @@ fn serve(py: Python<'_>, served: &'static Application, slot: u32) -> Result<(), 
     while !worker.is_stopping() {
         // With the GIL: under load there is something, and giving the GIL away costs more than looking.
         if !worker.claim(&mut frame)? {
-            // Rings before it sleeps.
+            worker.output.ring();
             if slot == MAIN_THREAD {
                 worker.run_signal_handlers();
             }
@@ -83,7 +83,8 @@ fn serve(py: Python<'_>, served: &'static Application, slot: u32) -> Result<(), 
         let finished = exchanges.serve(py, &frame, free)?;
         free = Some(finished.at);
         let oldest = if deferred_since == 0 { finished.at } else { deferred_since };
-        if finished.at - oldest + finished.service <= DEFER && worker.has_more() {
+        if finished.at - oldest + finished.service <= DEFER {
+            // Unless there is another request: that is seen in a moment.
             deferred_since = oldest;
         } else {
             worker.output.ring();

@@ -7,7 +7,7 @@ use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, State};
 use crate::worker::Worker;
 
 /// A `send()` that is done.
@@ -142,10 +142,10 @@ impl Waiting {
     pub(super) fn give_up(
         &mut self,
         exchange: &Bound<'_, Exchange>,
-        of: impl FnOnce(&mut Exchange) -> &mut Vec<Py<PyAny>>,
+        of: impl FnOnce(&mut State) -> &mut Vec<Py<PyAny>>,
     ) {
         if let Some((future, _)) = self.0.take()
-            && let Ok(mut exchange) = exchange.try_borrow_mut()
+            && let Ok(mut exchange) = exchange.get().try_borrow_mut(exchange.py())
         {
             of(&mut exchange).retain(|waits| !waits.is(&future));
         }

@@ -11,6 +11,7 @@
 //! The head goes out with the first body bytes, so that an error before them still becomes a 500. *Ended*: the client
 //! has all of it, the application may still be at work. *Done*: it has returned, the slot is free.
 
+use std::cell::{Ref, RefMut};
 use std::collections::VecDeque;
 
 use pyo3::exceptions::PyBaseException;
@@ -23,6 +24,7 @@ use rgun_channel::ring::Position;
 
 use super::websocket::WebSocket;
 use super::{Application, awaitable};
+use crate::attached::Attached;
 use crate::python::{Described, is_forked_child, leave_forked_child};
 use crate::wsgi::head::Head;
 
@@ -89,9 +91,13 @@ pub(super) struct Pending {
 }
 
 /// An exchange; the application's `send`.
-#[pyclass(module = "rgun", name = "Send")]
+#[pyclass(frozen, module = "rgun", name = "Send")]
 #[derive(Debug)]
-pub(crate) struct Exchange {
+pub(crate) struct Exchange(Attached<State>);
+
+/// What is known of it.
+#[derive(Debug)]
+pub(crate) struct State {
     pub(super) served: &'static Application,
     pub(super) id: ExchangeId,
     pub(super) slot: u32,
@@ -142,7 +148,7 @@ impl Exchange {
         if !request.body.is_empty() {
             parts.push_back(PyBytes::new(py, request.body).unbind());
         }
-        Self {
+        Self(Attached::new(State {
             served,
             id: request.exchange,
             slot,
@@ -166,16 +172,40 @@ impl Exchange {
             receivers: Vec::new(),
             senders: Vec::new(),
             task: None,
-        }
+        }))
+    }
+
+    /// # Panics
+    /// If it is borrowed mutably.
+    pub(super) fn borrow<'a>(&'a self, py: Python<'a>) -> Ref<'a, State> {
+        self.0.borrow(py)
+    }
+
+    /// # Panics
+    /// If it is borrowed.
+    pub(super) fn borrow_mut<'a>(&'a self, py: Python<'a>) -> RefMut<'a, State> {
+        self.0.borrow_mut(py)
+    }
+
+    /// # Errors
+    /// It is borrowed mutably.
+    pub(super) fn try_borrow<'a>(&'a self, py: Python<'a>) -> PyResult<Ref<'a, State>> {
+        self.0.try_borrow(py)
+    }
+
+    /// # Errors
+    /// It is borrowed.
+    pub(super) fn try_borrow_mut<'a>(&'a self, py: Python<'a>) -> PyResult<RefMut<'a, State>> {
+        self.0.try_borrow_mut(py)
     }
 
     /// A part of the request's body.
     pub(super) fn part(slf: &Bound<'_, Self>, bytes: &[u8], end: bool) {
         let py = slf.py();
         let part = (!bytes.is_empty()).then(|| PyBytes::new(py, bytes).unbind());
-        let worker = slf.borrow().served.worker;
+        let worker = slf.get().borrow(py).served.worker;
         let receivers = {
-            let mut exchange = slf.borrow_mut();
+            let mut exchange = slf.get().borrow_mut(py);
             exchange.body.parts.extend(part);
             exchange.body.is_complete |= end;
             std::mem::take(&mut exchange.receivers)
@@ -186,9 +216,9 @@ impl Exchange {
     /// The client has gone: `receive()` says so, `send()` does nothing.
     pub(super) fn disconnect(slf: &Bound<'_, Self>) {
         let py = slf.py();
-        let worker = slf.borrow().served.worker;
+        let worker = slf.get().borrow(py).served.worker;
         let (receivers, senders, pending) = {
-            let exchange = &mut *slf.borrow_mut();
+            let exchange = &mut *slf.get().borrow_mut(py);
             exchange.is_disconnected = true;
             (
                 std::mem::take(&mut exchange.receivers),
@@ -205,12 +235,12 @@ impl Exchange {
     pub(super) fn cancel(slf: &Bound<'_, Self>) -> PyResult<Option<String>> {
         let py = slf.py();
         let (served, id) = {
-            let exchange = slf.borrow();
+            let exchange = slf.get().borrow(py);
             (exchange.served, exchange.id)
         };
         let stack = served.stack_of(py, id);
         let task = {
-            let mut exchange = slf.borrow_mut();
+            let mut exchange = slf.get().borrow_mut(py);
             exchange.is_disconnected = true;
             exchange.task.as_ref().map(|task| task.clone_ref(py))
         };
@@ -239,19 +269,19 @@ impl Exchange {
         let error = error.map(|error| PyErr::from_value(error.clone().into_any()));
         in_the_worker(py, error.as_ref());
         let fault = if let Some(error) = error {
-            let is_disconnected = slf.borrow().is_disconnected;
+            let is_disconnected = slf.get().borrow(py).is_disconnected;
             fault_of(py, is_disconnected, &error)
         } else {
             let (omission, is_websocket) = {
-                let exchange = slf.borrow();
+                let exchange = slf.get().borrow(py);
                 (exchange.omission(), exchange.websocket.is_some())
             };
             // Which comes first is uvicorn's choice.
             if is_websocket { omission.or_else(|| returned(result)) } else { returned(result).or(omission) }
         };
-        let worker = slf.borrow().served.worker;
+        let worker = slf.get().borrow(py).served.worker;
         let (receivers, senders, leftover) = {
-            let exchange = &mut *slf.borrow_mut();
+            let exchange = &mut *slf.get().borrow_mut(py);
             let leftover = exchange.finish(py, fault.as_ref())?;
             (std::mem::take(&mut exchange.receivers), std::mem::take(&mut exchange.senders), leftover)
         };
@@ -269,7 +299,7 @@ impl Exchange {
     pub(super) fn reap(slf: &Bound<'_, Self>) -> Result<(), Broken> {
         let py = slf.py();
         let task = {
-            let exchange = slf.borrow();
+            let exchange = slf.get().borrow(py);
             exchange.task.as_ref().filter(|_| !exchange.ends_later).map(|task| task.clone_ref(py))
         };
         let Some(task) = task else { return Ok(()) };
@@ -277,7 +307,7 @@ impl Exchange {
             Ok(true) => {}
             Ok(false) => return Ok(()),
             Err(error) => {
-                slf.borrow().served.worker.raised(py, error);
+                slf.get().borrow(py).served.worker.raised(py, error);
                 return Ok(());
             }
         }
@@ -291,9 +321,9 @@ impl Exchange {
     /// The daemon has rung: sends what waited, and wakes whoever waited for that. True if nothing waits any more.
     pub(super) fn go_on(slf: &Bound<'_, Self>) -> Result<bool, Broken> {
         let py = slf.py();
-        let worker = slf.borrow().served.worker;
+        let worker = slf.get().borrow(py).served.worker;
         let (receivers, senders, leftover, is_free) = {
-            let exchange = &mut *slf.borrow_mut();
+            let exchange = &mut *slf.get().borrow_mut(py);
             exchange.pump(py)?;
             let leftover = if exchange.ends_later && exchange.pending.is_none() {
                 exchange.finish(py, None)?
@@ -314,7 +344,9 @@ impl Exchange {
         awaitable::wake(py, worker, senders);
         Ok(is_free)
     }
+}
 
+impl State {
     /// What it has not done.
     fn omission(&self) -> Option<Described> {
         if self.is_disconnected {
@@ -336,7 +368,8 @@ impl Application {
     /// Ends the exchanges whose tasks have ended without saying so: a signal handler has raised where `asgi.py`'s
     /// coroutine had not begun to call the application, or was about to tell how that ended.
     pub(super) fn reap(&self, py: Python<'_>) -> Result<(), Broken> {
-        let running: Vec<_> = self.lock().running.values().map(|exchange| exchange.clone_ref(py)).collect();
+        let running: Vec<_> =
+            self.exchanges(py).running.values().map(|exchange| exchange.clone_ref(py)).collect();
         running.iter().try_for_each(|exchange| Exchange::reap(exchange.bind(py)))
     }
 }
@@ -397,7 +430,7 @@ pub(super) fn ended(
     result: &Bound<'_, PyAny>,
     error: Option<&Bound<'_, PyBaseException>>,
 ) {
-    let served = send.borrow().served;
+    let served = send.get().borrow(send.py()).served;
     Exchange::ended(send, result, error).unwrap_or_else(|broken| served.worker.broken(&broken));
     served.owe(send.py());
 }

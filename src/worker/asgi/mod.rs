@@ -28,7 +28,7 @@ mod send;
 mod turn;
 mod websocket;
 
-use std::sync::Mutex;
+use std::cell::RefMut;
 use std::sync::atomic::AtomicBool;
 
 use pyo3::intern;
@@ -37,7 +37,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyModule;
 use rgun_channel::frame::ExchangeId;
 
-use crate::python::{load_module, lock};
+use crate::attached::Attached;
+use crate::python::load_module;
 use crate::worker::Worker;
 use awaitable::Sent;
 use exchange::Exchange;
@@ -62,18 +63,18 @@ pub(crate) struct Application {
     event_loop: Loop,
     scopes: Scopes,
     /// For the scopes; away while one is made.
-    recent: Mutex<Option<Recent>>,
+    recent: Attached<Option<Recent>>,
     events: Events,
     websockets: websocket::Constants,
     outbox: Outbox,
     names: send::Names,
     /// What `send()` returns when nothing is left to wait for.
     sent: Py<Sent>,
-    exchanges: Mutex<Exchanges>,
+    exchanges: Attached<Exchanges>,
     /// The frame that is being made.
-    scratch: Mutex<Vec<u8>>,
+    scratch: Attached<Vec<u8>>,
     /// The frame that was claimed.
-    claimed: Mutex<Vec<u8>>,
+    claimed: Attached<Vec<u8>>,
     /// An exchange waits for credit or space.
     is_held_up: AtomicBool,
 }
@@ -90,17 +91,17 @@ struct Exchanges {
 }
 
 impl Application {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Exchanges> {
-        lock(&self.exchanges)
+    fn exchanges<'a>(&'a self, py: Python<'a>) -> RefMut<'a, Exchanges> {
+        self.exchanges.borrow_mut(py)
     }
 
     fn exchange<'py>(&self, py: Python<'py>, id: ExchangeId) -> Option<Bound<'py, Exchange>> {
-        self.lock().running.get(&id.0).map(|exchange| exchange.bind(py).clone())
+        self.exchanges(py).running.get(&id.0).map(|exchange| exchange.bind(py).clone())
     }
 
     /// Exchanges that run.
-    fn n_running(&self) -> usize {
-        self.lock().running.len()
+    fn n_running(&self, py: Python<'_>) -> usize {
+        self.exchanges(py).running.len()
     }
 
     /// Where an exchange is, as text; nothing if it does not run. Called on another thread than the loop's.
@@ -111,7 +112,7 @@ impl Application {
         let Some(exchange) = self.exchange(py, id) else { return Ok(None) };
         let task = {
             // Borrowed, it is about to wait for something of ours: there is no stack of the application's to be seen.
-            let Ok(exchange) = exchange.try_borrow() else { return Ok(None) };
+            let Ok(exchange) = exchange.get().try_borrow(py) else { return Ok(None) };
             // Not borrowed any longer than this: while Python code runs here, so may the loop.
             exchange.task.as_ref().map(|task| task.clone_ref(py))
         };

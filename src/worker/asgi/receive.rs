@@ -11,7 +11,8 @@ use rgun_channel::Broken;
 use rgun_channel::frame::CompletionKind;
 
 use super::awaitable::{Waiting, awaited};
-use super::exchange::{Exchange, Stage, in_the_worker};
+use super::exchange::{Exchange, Stage, State, in_the_worker};
+use super::response::NO_FIELDS;
 
 /// What the application is called with as its second argument.
 #[pyclass(frozen, module = "rgun")]
@@ -53,8 +54,8 @@ impl Receiving {
             if let Some(event) = Exchange::event(exchange)? {
                 return Err(PyStopIteration::new_err(event.unbind()));
             }
-            let future = exchange.borrow().served.event_loop.create_future(py)?;
-            exchange.borrow_mut().receivers.push(future.clone().unbind());
+            let future = exchange.get().borrow(py).served.event_loop.create_future(py)?;
+            exchange.get().borrow_mut(py).receivers.push(future.clone().unbind());
             if let Some(future) = self.waiting.begin(&future)? {
                 return Ok(Some(future));
             }
@@ -106,7 +107,7 @@ impl Exchange {
     fn event<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let py = slf.py();
         let (served, found, asked) = {
-            let mut exchange = slf.try_borrow_mut()?;
+            let mut exchange = slf.get().try_borrow_mut(py)?;
             if exchange.websocket.is_some() {
                 drop(exchange);
                 return Self::websocket_event(slf);
@@ -116,8 +117,8 @@ impl Exchange {
             (exchange.served, found, asked)
         };
         if asked {
-            let taken = slf.borrow().body.taken;
-            let told = slf.borrow().tell_taken(taken);
+            let taken = slf.get().borrow(py).body.taken;
+            let told = slf.get().borrow(py).tell_taken(py, taken);
             told.unwrap_or_else(|broken| served.worker.broken(&broken));
             served.owe(py);
         }
@@ -138,7 +139,9 @@ impl Exchange {
             }
         }
     }
+}
 
+impl State {
     fn found(&mut self, py: Python<'_>) -> Found {
         if self.is_disconnected || self.stage >= Stage::Ended {
             return Found::Disconnect;
@@ -167,9 +170,16 @@ impl Exchange {
     }
 
     /// Tells the daemon how far it may send.
-    pub(super) fn tell_taken(&self, taken: u64) -> Result<(), Broken> {
+    pub(super) fn tell_taken(&self, py: Python<'_>, taken: u64) -> Result<(), Broken> {
         let bytes = taken.to_le_bytes();
-        self.frame(CompletionKind::Take, 0, &[], &rgun_channel::frame::Body::Inline(&bytes), false, false)
+        self.frame(
+            py,
+            CompletionKind::Take,
+            NO_FIELDS,
+            &rgun_channel::frame::Body::Inline(&bytes),
+            false,
+            false,
+        )
     }
 }
 

@@ -1,6 +1,6 @@
 //! One response: from the application's messages to the frames that carry it.
 //!
-//! What finds no credit (the client is slow) or no chunk (the slab is lent out) stays in [`Exchange::pending`] and goes
+//! What finds no credit (the client is slow) or no chunk (the slab is lent out) stays in [`State::pending`] and goes
 //! when the daemon rings; until then the application's next `send()` waits.
 
 use std::fs::File;
@@ -16,7 +16,7 @@ use rgun_channel::frame::{Body, Completion, CompletionKind, MESSAGE_COST, MOST_F
 use rgun_channel::layout::{CHUNK, INLINE_BODY, RESPONSE_WINDOW};
 use rgun_channel::ring::Position;
 
-use super::exchange::{Carried, Exchange, Pending, Stage};
+use super::exchange::{Carried, Exchange, Pending, Stage, State};
 use crate::python::Described;
 use crate::worker::now;
 use crate::wsgi::head::{HEAD_ROOM, Head};
@@ -25,7 +25,10 @@ use crate::wsgi::response::Fault;
 /// From this many bytes on, copying into the slab is done without the GIL.
 const COPY_DETACHED: usize = 4 * CHUNK;
 
-impl Exchange {
+/// A frame's, if it has none.
+pub(super) const NO_FIELDS: (u16, &[u8]) = (0, &[]);
+
+impl State {
     /// `http.response.start`: kept until the first body bytes.
     pub(super) fn prepare(&mut self, (head, fields): (Head, Vec<u8>), trailers: bool) -> PyResult<()> {
         self.set_head(head, fields)?;
@@ -101,12 +104,12 @@ impl Exchange {
         match bytes {
             Some(bytes) if until > 0 => {
                 if self.fits_inline(until) && self.can_send() {
-                    return self.send_inline(&bytes.as_bytes()[..until], carried);
+                    return self.send_inline(py, &bytes.as_bytes()[..until], carried);
                 }
                 self.pending = Some(Pending { bytes: bytes.clone().unbind(), at: 0, until, carried });
                 self.pump(py)
             }
-            _ => self.send_inline(&[], carried),
+            _ => self.send_inline(py, &[], carried),
         }
     }
 
@@ -124,7 +127,7 @@ impl Exchange {
             }
             let rest = &bytes.bind(py).as_bytes()[at..until];
             if self.fits_inline(rest.len()) {
-                self.send_inline(rest, carried)?;
+                self.send_inline(py, rest, carried)?;
                 continue;
             }
             let mut chunks = Vec::new();
@@ -143,7 +146,7 @@ impl Exchange {
             }
             let is_last = at + taken == until;
             worker.count_sent(self.slot, taken as u64);
-            self.send_part(&Body::Chunks(&chunks), carried, is_last)?;
+            self.send_part(py, &Body::Chunks(&chunks), carried, is_last)?;
             if !is_last {
                 self.pending = Some(Pending { bytes, at: at + taken, until, carried });
             }
@@ -153,7 +156,7 @@ impl Exchange {
             self.has_trailers = false;
             let fields = std::mem::take(&mut self.trailers);
             let body = Body::Inline(&[]);
-            self.frame(CompletionKind::Trailers, self.n_trailers, &fields, &body, true, false)?;
+            self.frame(py, CompletionKind::Trailers, (self.n_trailers, &fields), &body, true, false)?;
         }
         Ok(())
     }
@@ -182,23 +185,23 @@ impl Exchange {
         let end = !self.has_trailers;
         let carried = Carried::Body { end };
         if self.has_no_body() || len == 0 {
-            self.send_inline(&[], carried)?;
+            self.send_inline(py, &[], carried)?;
         } else {
             let message = Report::File(self.id).encode();
             let worker = self.served.worker;
             py.detach(|| send(worker.control, &message, &[file.as_fd()])).map_err(PyErr::from)?;
-            self.send_part(&Body::File { offset: 0, len }, carried, true)?;
+            self.send_part(py, &Body::File { offset: 0, len }, carried, true)?;
         }
         self.stage = if end { Stage::Ended } else { Stage::Trailing };
         Ok(())
     }
 
     /// `http.response.early_hint`.
-    pub(super) fn hint(&mut self, n_fields: u16, fields: &[u8]) -> Result<(), Fault> {
+    pub(super) fn hint(&mut self, py: Python<'_>, n_fields: u16, fields: &[u8]) -> Result<(), Fault> {
         if fields.len() + HEAD_ROOM > self.served.worker.start.geometry.max_completion_frame() {
             return Err(PyValueError::new_err("http.response.early_hint: the links are too long").into());
         }
-        Ok(self.frame(CompletionKind::Hints, n_fields, fields, &Body::Inline(&[]), false, false)?)
+        Ok(self.frame(py, CompletionKind::Hints, (n_fields, fields), &Body::Inline(&[]), false, false)?)
     }
 
     /// `http.response.trailers`: kept until the last of them.
@@ -235,11 +238,11 @@ impl Exchange {
         let pending = if let Some(described) = fault {
             let pending = self.pending.take();
             self.served.worker.mark_idle(self.slot);
-            let mut scratch = self.served.take_scratch();
+            let mut scratch = self.served.scratch.take(py);
             self.completion(CompletionKind::Raised, true, true).encode(0, &Body::Inline(&[]), &mut scratch);
             described.as_error().encode(&mut scratch);
             let pushed = self.served.outbox.push(&self.served.worker.output, &scratch);
-            self.served.put_scratch(scratch);
+            self.served.scratch.put(py, scratch);
             pushed?;
             pending
         } else {
@@ -251,7 +254,7 @@ impl Exchange {
             self.served.worker.mark_idle(self.slot);
             if self.ended_at.take().is_some_and(|at| self.served.worker.output.amend(at)) {
                 self.stage = Stage::Done;
-                let itself = self.served.remove(self.id, self.slot);
+                let itself = self.served.remove(py, self.id, self.slot);
                 return Ok(Some(Leftover { task: self.task.take(), pending: None, itself }));
             }
             // What the application has left open is closed normally.
@@ -260,11 +263,11 @@ impl Exchange {
                 _ => (CompletionKind::Body, 0),
             };
             let last = Completion { status, ..self.completion(kind, true, true) };
-            self.push(&last, 0, &[], &Body::Inline(&[]))?;
+            self.push(py, &last, NO_FIELDS, &Body::Inline(&[]))?;
             None
         };
         self.stage = Stage::Done;
-        let itself = self.served.remove(self.id, self.slot);
+        let itself = self.served.remove(py, self.id, self.slot);
         Ok(Some(Leftover { task: self.task.take(), pending, itself }))
     }
 
@@ -293,30 +296,43 @@ impl Exchange {
             && HEAD_ROOM + self.fields.len() + len <= self.served.worker.start.geometry.max_completion_frame()
     }
 
-    pub(super) fn send_inline(&mut self, bytes: &[u8], carried: Carried) -> Result<(), Broken> {
+    pub(super) fn send_inline(
+        &mut self,
+        py: Python<'_>,
+        bytes: &[u8],
+        carried: Carried,
+    ) -> Result<(), Broken> {
         if !bytes.is_empty() {
             self.served.worker.count_sent(self.slot, bytes.len() as u64);
         }
-        self.send_part(&Body::Inline(bytes), carried, true)
+        self.send_part(py, &Body::Inline(bytes), carried, true)
     }
 
     /// One frame of body, with the head if that has not been sent; or one of a message.
-    fn send_part(&mut self, body: &Body<'_>, carried: Carried, is_last: bool) -> Result<(), Broken> {
+    fn send_part(
+        &mut self,
+        py: Python<'_>,
+        body: &Body<'_>,
+        carried: Carried,
+        is_last: bool,
+    ) -> Result<(), Broken> {
         let end = match carried {
             Carried::Body { end } => end && is_last,
             Carried::Message { text } => {
                 self.served.worker.count_sent(self.slot, MESSAGE_COST);
                 let frame = self.completion(CompletionKind::Body, false, false);
-                return self.push(&Completion { text, more: !is_last, ..frame }, 0, &[], body).map(drop);
+                return self
+                    .push(py, &Completion { text, more: !is_last, ..frame }, NO_FIELDS, body)
+                    .map(drop);
             }
         };
         let at = if self.is_head_sent {
-            self.push(&self.completion(CompletionKind::Body, end, false), 0, &[], body)?
+            self.push(py, &self.completion(CompletionKind::Body, end, false), NO_FIELDS, body)?
         } else {
             self.is_head_sent = true;
             let fields = std::mem::take(&mut self.fields);
             let head = self.completion(CompletionKind::Respond, end, false);
-            self.push(&head, self.head.n_fields, &fields, body)?
+            self.push(py, &head, (self.head.n_fields, &fields), body)?
         };
         if end {
             self.ended_at = at;
@@ -328,29 +344,29 @@ impl Exchange {
     /// One frame.
     pub(super) fn frame(
         &self,
+        py: Python<'_>,
         kind: CompletionKind,
-        n_fields: u16,
-        fields: &[u8],
+        fields: (u16, &[u8]),
         body: &Body<'_>,
         end: bool,
         done: bool,
     ) -> Result<(), Broken> {
-        self.push(&self.completion(kind, end, done), n_fields, fields, body).map(drop)
+        self.push(py, &self.completion(kind, end, done), fields, body).map(drop)
     }
 
     pub(super) fn push(
         &self,
+        py: Python<'_>,
         completion: &Completion,
-        n_fields: u16,
-        fields: &[u8],
+        (n_fields, fields): (u16, &[u8]),
         body: &Body<'_>,
     ) -> Result<Option<Position>, Broken> {
-        let mut frame = self.served.take_scratch();
+        let mut frame = self.served.scratch.take(py);
         completion.encode(n_fields, body, &mut frame);
         frame.extend_from_slice(fields);
         body.encode(&mut frame);
         let pushed = self.served.outbox.push(&self.served.worker.output, &frame);
-        self.served.put_scratch(frame);
+        self.served.scratch.put(py, frame);
         pushed
     }
 

@@ -1,6 +1,5 @@
 //! An ASGI worker from the loaded application to the end of its event loop.
 
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use pyo3::exceptions::PySystemExit;
@@ -16,6 +15,7 @@ use super::scope::Scopes;
 use super::send::Names;
 use super::turn::Loop;
 use super::{Application, Exchanges, exchange, python_half, websocket};
+use crate::attached::Attached;
 use crate::boot::Failure;
 use crate::python::support;
 use crate::worker::Worker;
@@ -108,21 +108,21 @@ impl Application {
                 server.call_method0(intern!(py, "new_task"))?.extract()?,
             )?,
             scopes: Scopes::new(py, start, asgi, state)?,
-            recent: Mutex::default(),
+            recent: Attached::default(),
             events: Events::new(py)?,
             websockets: websocket::Constants::new(py)?,
             outbox: Outbox::default(),
             names: Names::new(py),
             sent: Py::new(py, Sent)?,
-            exchanges: Mutex::new(Exchanges {
+            exchanges: Attached::new(Exchanges {
                 running: std::collections::HashMap::default(),
                 // The lowest last, so that it is used first.
                 free: (0..start.geometry.slots).rev().collect(),
                 held_up: std::collections::VecDeque::new(),
                 unseen: 0,
             }),
-            scratch: Mutex::default(),
-            claimed: Mutex::default(),
+            scratch: Attached::default(),
+            claimed: Attached::default(),
             is_held_up: AtomicBool::new(false),
         }));
         worker.serves(served);

@@ -3,6 +3,7 @@
 //! ASGI HTTP specification, "Response Start" and "Response Body"; extensions "Path Send", "Early Hints", "Trailers".
 //! The messages of WebSockets are in [`super::websocket`]. Whoever breaks it gets the exception that uvicorn raises.
 
+use std::cell::RefMut;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -12,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::awaitable::{Waiting, awaited};
-use super::exchange::{Exchange, Stage, ended, in_the_worker};
+use super::exchange::{Exchange, Stage, State, ended, in_the_worker};
 use super::head::{bytes, type_name};
 use super::{Application, head, websocket};
 use crate::python::values_of;
@@ -26,7 +27,7 @@ impl Exchange {
         let py = slf.py();
         in_the_worker(py, None);
         let (served, is_disconnected, is_websocket, can_send) = {
-            let exchange = slf.try_borrow()?;
+            let exchange = slf.get().try_borrow(py)?;
             let is_websocket = exchange.websocket.is_some();
             (exchange.served, exchange.is_disconnected, is_websocket, exchange.can_send())
         };
@@ -35,7 +36,7 @@ impl Exchange {
         }
         let message = if can_send || is_disconnected {
             process(slf, message, is_websocket)?;
-            if slf.borrow().pending.is_none() {
+            if slf.get().borrow(py).pending.is_none() {
                 return Ok(served.sent.bind(py).clone().into_any());
             }
             None
@@ -80,7 +81,7 @@ impl Sending {
             }
             let exchange = self.exchange.bind(py);
             let (is_disconnected, is_websocket, can_send) = {
-                let exchange = exchange.borrow();
+                let exchange = exchange.get().borrow(py);
                 (exchange.is_disconnected, exchange.websocket.is_some(), exchange.can_send())
             };
             if is_disconnected {
@@ -92,11 +93,11 @@ impl Sending {
             if can_send && let Some(message) = self.message.take() {
                 process(exchange, message.bind(py), is_websocket)?;
             }
-            if self.message.is_none() && exchange.borrow().pending.is_none() {
+            if self.message.is_none() && exchange.get().borrow(py).pending.is_none() {
                 return Ok(None);
             }
-            let future = exchange.borrow().served.event_loop.create_future(py)?;
-            exchange.borrow_mut().senders.push(future.clone().unbind());
+            let future = exchange.get().borrow(py).served.event_loop.create_future(py)?;
+            exchange.get().borrow_mut(py).senders.push(future.clone().unbind());
             Application::hold_up(exchange);
             if let Some(future) = self.waiting.begin(&future)? {
                 return Ok(Some(future));
@@ -161,7 +162,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
     }
     let py = slf.py();
     let (served, stage) = {
-        let exchange = slf.try_borrow()?;
+        let exchange = slf.get().try_borrow(py)?;
         (exchange.served, exchange.stage)
     };
     let names = &served.names;
@@ -186,7 +187,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         }
         Stage::Unstarted if is(&names.hint)? => {
             let (n_links, links) = head::encode_links(&required(message, intern!(py, "links"))?)?;
-            unchanged(slf, stage)?.hint(n_links, &links)
+            unchanged(slf, stage)?.hint(py, n_links, &links)
         }
         Stage::Unstarted => return Err(expected("http.response.start", &kind)),
         Stage::Prepared | Stage::Streaming if names.body.is(&kind)? => {
@@ -201,7 +202,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         Stage::Prepared | Stage::Streaming => return Err(expected("http.response.body", &kind)),
         Stage::Trailing if is(&names.trailers)? => {
             let more = truth(message, intern!(py, "more_trailers"))?;
-            let status = slf.try_borrow()?.head.status;
+            let status = slf.get().try_borrow(py)?.head.status;
             let (Head { n_fields, .. }, fields) = head::encode(status, headers.as_ref())?;
             unchanged(slf, stage)?.trailers(py, n_fields, &fields, more)
         }
@@ -223,7 +224,7 @@ pub(super) fn prepare(
     headers: Option<&Bound<'_, PyAny>>,
     trailers: bool,
 ) -> PyResult<()> {
-    let message = match slf.try_borrow()?.websocket {
+    let message = match slf.get().try_borrow(slf.py())?.websocket {
         Some(_) => "websocket.http.response.start",
         None => "http.response.start",
     };
@@ -233,8 +234,8 @@ pub(super) fn prepare(
 
 /// The exchange, when its message has been read: that runs code of the application's (iterators, mappings, `__bool__`),
 /// which may have sent something itself.
-pub(super) fn unchanged<'py>(slf: &Bound<'py, Exchange>, stage: Stage) -> PyResult<PyRefMut<'py, Exchange>> {
-    let exchange = slf.try_borrow_mut()?;
+pub(super) fn unchanged<'a>(slf: &'a Bound<'_, Exchange>, stage: Stage) -> PyResult<RefMut<'a, State>> {
+    let exchange = slf.get().try_borrow_mut(slf.py())?;
     if exchange.stage != stage || exchange.pending.is_some() {
         return Err(PyRuntimeError::new_err("an ASGI message has sent another one while it was read"));
     }
@@ -244,7 +245,7 @@ pub(super) fn unchanged<'py>(slf: &Bound<'py, Exchange>, stage: Stage) -> PyResu
 /// What follows a message that was sent.
 pub(super) fn processed(slf: &Bound<'_, Exchange>, outcome: Result<(), Fault>) -> PyResult<()> {
     let py = slf.py();
-    let served = slf.borrow().served;
+    let served = slf.get().borrow(py).served;
     match outcome {
         Ok(()) => {}
         Err(Fault::Python(error)) => return Err(error),
@@ -252,7 +253,7 @@ pub(super) fn processed(slf: &Bound<'_, Exchange>, outcome: Result<(), Fault>) -
         Err(Fault::Channel(broken)) => served.worker.broken(&broken),
     }
     let receivers = {
-        let mut exchange = slf.borrow_mut();
+        let mut exchange = slf.get().borrow_mut(py);
         if exchange.stage >= Stage::Ended { std::mem::take(&mut exchange.receivers) } else { Vec::new() }
     };
     super::awaitable::wake(py, served.worker, receivers);

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rgun_channel::Broken;
 use rgun_channel::control::Report;
-use rgun_channel::frame::{Later, Request, Submission};
+use rgun_channel::frame::{ExchangeId, Later, Request, Submission};
 
 use super::exchange::{Exchange, in_the_worker};
 use super::receive::Receive;
@@ -116,7 +116,7 @@ impl Turn {
         let worker = self.served.worker;
         if self.is_rung {
             worker.hear_bell();
-            self.served.has_been_given();
+            self.served.has_been_given(py);
         }
         // Those of signals that have come already: here they interrupt nobody. uvloop calls us before it looks itself.
         if let Err(error) = py.check_signals() {
@@ -178,23 +178,23 @@ impl Application {
         sleepers.rise();
         self.event_loop.will_ring.store(true, Ordering::Relaxed);
         let has_unseen = self.outbox.flush(&worker.output)? && self.go_on(py)?;
-        let mut frame = std::mem::take(&mut *crate::python::lock(&self.claimed));
+        let mut frame = self.claimed.take(py);
         let mut n_frames = 0;
         while n_frames < MOST_FRAMES && worker.claim(&mut frame)? {
             self.take(py, &frame)?;
             n_frames += 1;
         }
-        *crate::python::lock(&self.claimed) = frame;
+        self.claimed.put(py, frame);
         if n_frames > 0 && !self.event_loop.is_eager {
             // Its tasks come first, then it rings for all of them.
             self.schedule(py);
             return Ok(());
         }
-        if worker.is_stopping() && self.n_running() <= MOST_REAPED {
+        if worker.is_stopping() && self.n_running(py) <= MOST_REAPED {
             self.reap(py)?;
         }
         self.outbox.ring(&worker.output);
-        if worker.is_stopping() && self.n_running() == 0 && !self.outbox.is_backed_up() {
+        if worker.is_stopping() && self.n_running(py) == 0 && !self.outbox.is_backed_up() {
             super::awaitable::wake(py, worker, vec![self.event_loop.over.clone_ref(py)]);
             return Ok(());
         } else if n_frames < MOST_FRAMES && !has_unseen {
@@ -216,7 +216,7 @@ impl Application {
             Submission::Later(Later::Part { exchange, bytes, end, text, more }) => {
                 // What is over has no use for it.
                 let Some(exchange) = self.exchange(py, exchange) else { return Ok(()) };
-                if exchange.borrow().websocket.is_some() {
+                if exchange.get().borrow(py).websocket.is_some() {
                     return Exchange::message(&exchange, bytes, text, more);
                 }
                 Exchange::part(&exchange, bytes, end);
@@ -236,11 +236,11 @@ impl Application {
                     // Its task may have ended without saying so, and nobody else would come to look.
                     Exchange::reap(&exchange)?;
                 } else {
-                    exchange.borrow_mut().note_close(code, reason)?;
+                    exchange.get().borrow_mut(py).note_close(code, reason)?;
                     Exchange::disconnect(&exchange);
                 }
                 // The application has returned, and what was still to be sent is not any more.
-                if exchange.borrow().ends_later {
+                if exchange.get().borrow(py).ends_later {
                     Exchange::go_on(&exchange)?;
                 }
                 Ok(())
@@ -252,7 +252,7 @@ impl Application {
     fn begin(&'static self, py: Python<'_>, request: &Request<'_>) -> Result<(), Broken> {
         let started = now();
         self.outbox.tick(&self.worker.output, started);
-        let slot = self.lock().free.pop().ok_or(Broken::Frame("more exchanges than slots"))?;
+        let slot = self.exchanges(py).free.pop().ok_or(Broken::Frame("more exchanges than slots"))?;
         self.worker.mark_running(slot, request.exchange, started);
         let exchange = Exchange::new(py, self, request, slot, started);
         let exchange = match Bound::new(py, exchange) {
@@ -263,13 +263,13 @@ impl Application {
                 return Err(Broken::Frame("no memory for an exchange"));
             }
         };
-        self.lock().running.insert(request.exchange.0, exchange.clone().unbind());
+        self.exchanges(py).running.insert(request.exchange.0, exchange.clone().unbind());
         let made = self.task(py, request, &exchange);
         // It may have forked, and its child has come back to here when it came to wait.
         in_the_worker(py, None);
         match made {
             Ok(task) => {
-                let mut exchange = exchange.borrow_mut();
+                let mut exchange = exchange.get().borrow_mut(py);
                 if exchange.stage != super::exchange::Stage::Done {
                     exchange.task = Some(task.unbind());
                 }
@@ -291,10 +291,10 @@ impl Application {
         request: &Request<'_>,
         exchange: &Bound<'py, Exchange>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        // Not under its lock: to make an object may collect garbage, and that may run anything.
-        let mut recent = std::mem::take(&mut *crate::python::lock(&self.recent));
+        // Not borrowed: to make an object may collect garbage, and that may run anything.
+        let mut recent = self.recent.take(py);
         let scope = self.scopes.make(py, recent.get_or_insert_default(), request);
-        *crate::python::lock(&self.recent) = recent;
+        self.recent.put(py, recent);
         let scope = scope?;
         let receive = Bound::new(py, Receive { exchange: exchange.clone().unbind() })?;
         let call = if request.websocket { &self.call_websocket } else { &self.call };
@@ -303,9 +303,9 @@ impl Application {
     }
 
     /// The daemon has rung, perhaps because of an exchange that has been looked at and still waited then.
-    fn has_been_given(&self) {
+    fn has_been_given(&self, py: Python<'_>) {
         if self.is_held_up.load(Ordering::Relaxed) {
-            let exchanges = &mut *self.lock();
+            let exchanges = &mut *self.exchanges(py);
             exchanges.unseen = exchanges.held_up.len();
         }
     }
@@ -317,7 +317,7 @@ impl Application {
             return Ok(false);
         }
         let waiting: Vec<_> = {
-            let exchanges = &mut *self.lock();
+            let exchanges = &mut *self.exchanges(py);
             let Exchanges { held_up, unseen, .. } = exchanges;
             if *unseen == 0 {
                 *unseen = held_up.len();
@@ -328,12 +328,12 @@ impl Application {
         };
         for exchange in waiting {
             let exchange = exchange.bind(py);
-            exchange.borrow_mut().is_held_up = false;
+            exchange.get().borrow_mut(py).is_held_up = false;
             if !Exchange::go_on(exchange)? {
                 Self::hold_up(exchange);
             }
         }
-        let exchanges = self.lock();
+        let exchanges = self.exchanges(py);
         self.is_held_up.store(!exchanges.held_up.is_empty(), Ordering::Relaxed);
         Ok(exchanges.unseen > 0 && !self.outbox.is_backed_up())
     }
@@ -341,29 +341,21 @@ impl Application {
     /// Looks at an exchange again when the daemon rings.
     pub(super) fn hold_up(exchange: &Bound<'_, Exchange>) {
         let served = {
-            let mut exchange = exchange.borrow_mut();
+            let mut exchange = exchange.get().borrow_mut(exchange.py());
             if exchange.is_held_up {
                 return;
             }
             exchange.is_held_up = true;
             exchange.served
         };
-        served.lock().held_up.push_back(exchange.clone().unbind());
+        served.exchanges(exchange.py()).held_up.push_back(exchange.clone().unbind());
         served.is_held_up.store(true, Ordering::Relaxed);
     }
 
     /// An exchange is over.
-    pub(super) fn remove(&self, id: rgun_channel::frame::ExchangeId, slot: u32) -> Option<Py<Exchange>> {
-        let exchanges: &mut Exchanges = &mut self.lock();
+    pub(super) fn remove(&self, py: Python<'_>, id: ExchangeId, slot: u32) -> Option<Py<Exchange>> {
+        let exchanges: &mut Exchanges = &mut self.exchanges(py);
         exchanges.free.push(slot);
         exchanges.running.remove(&id.0)
-    }
-
-    pub(super) fn take_scratch(&self) -> Vec<u8> {
-        std::mem::take(&mut *crate::python::lock(&self.scratch))
-    }
-
-    pub(super) fn put_scratch(&self, scratch: Vec<u8>) {
-        *crate::python::lock(&self.scratch) = scratch;
     }
 }

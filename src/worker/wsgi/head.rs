@@ -4,7 +4,6 @@
 //! characters, no hop-by-hop headers. What an HTTP library would refuse later is refused here, where the
 //! application can still be told which header it was.
 
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -14,7 +13,8 @@ use rgun_channel::frame::{MOST_FIELDS, encode_field, encode_known_field};
 use rgun_channel::header::index_of;
 
 use super::warn_once;
-use crate::python::{append_latin1, lock};
+use crate::attached::Attached;
+use crate::python::append_latin1;
 
 /// What the head says that sending depends on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,7 +62,7 @@ enum Name {
 /// same literals again and again. Holding a reference keeps the address from being used anew.
 #[derive(Debug, Default)]
 pub(crate) struct HeadCache {
-    names: Mutex<Vec<Option<Cached>>>,
+    names: Attached<Vec<Option<Cached>>>,
 }
 
 type Cached = (Py<PyString>, Name);
@@ -75,17 +75,17 @@ impl HeadCache {
     fn name<R>(&self, name: &Bound<'_, PyString>, with: impl FnOnce(&Name) -> R) -> PyResult<R> {
         let address = name.as_ptr().addr();
         let at = (address >> 4 ^ address >> 11) & (CACHED - 1);
-        if let Some(Some((cached, known))) = lock(&self.names).get(at)
+        if let Some(Some((cached, known))) = self.names.borrow(name.py()).get(at)
             && cached.as_ptr() == name.as_ptr()
         {
             return Ok(with(known));
         }
-        // Making and dropping Python objects can run anybody's code (a finalizer): never under our lock.
+        // Making and dropping Python objects can run anybody's code (a finalizer): nothing of ours is borrowed.
         let known = check_name(name)?;
         let result = with(&known);
         let new = Some((name.clone().unbind(), known));
         let old = {
-            let mut names = lock(&self.names);
+            let mut names = self.names.borrow_mut(name.py());
             if names.is_empty() {
                 names.resize_with(CACHED, || None);
             }

@@ -19,6 +19,7 @@ use rgun_channel::Broken;
 use rgun_channel::control::Start;
 use rgun_channel::frame::{ExchangeId, Request};
 
+use crate::attached::Attached;
 use crate::control::Bodies;
 use crate::python::{Described, is_forked_child, leave_forked_child, reference_count, warn};
 use crate::worker::{Worker, now};
@@ -116,7 +117,7 @@ impl Exchanges {
         match outcome {
             Ok((start_response, environ)) => {
                 run(py, self.served, environ.into_any(), &start_response)?;
-                let finished = start_response.borrow().response.finished();
+                let finished = start_response.get().response.borrow(py).finished();
                 // An application that kept it may still call it; the next exchange then gets a new one.
                 let start_response = start_response.unbind();
                 if reference_count(&start_response, py) == 1 {
@@ -142,9 +143,12 @@ impl Exchanges {
     ) -> PyResult<Bound<'py, StartResponse>> {
         let start_response = match self.spare.take() {
             Some(spare) => spare.into_bound(py),
-            None => Bound::new(py, StartResponse { response: Response::new(self.served, self.slot) })?,
+            None => Bound::new(
+                py,
+                StartResponse { response: Attached::new(Response::new(self.served, self.slot)) },
+            )?,
         };
-        start_response.borrow_mut().response.open(request, started);
+        start_response.get().response.borrow_mut(py).open(request, started);
         Ok(start_response)
     }
 }
@@ -187,7 +191,7 @@ fn run(
     };
     // PEP 3333, "Specification Details": close() is called whether the request completed or not.
     match (sent, close.call0()) {
-        (Ok(()), Ok(_)) => start_response.borrow_mut().response.done(py),
+        (Ok(()), Ok(_)) => start_response.get().response.borrow_mut(py).done(py),
         (Ok(()), Err(error)) => fail(py, start_response, &error.into(), true),
         (Err(fault), Ok(_)) => fail(py, start_response, &fault, true),
         (Err(fault), Err(error)) => {
@@ -217,8 +221,7 @@ fn send_whole<'py>(
             rest.push(item);
         }
     }
-    let mut start_response = start_response.borrow_mut();
-    let response = &mut start_response.response;
+    let mut response = start_response.get().response.borrow_mut(py);
     match (first, rest.is_empty()) {
         (None, _) => response.whole(py, &[]),
         (Some(item), true) => response.whole(py, &[item.as_bytes()]),
@@ -238,21 +241,20 @@ fn send_iterable<'py>(
     start_response: &Bound<'py, StartResponse>,
     done: bool,
 ) -> Result<(), Fault> {
-    if start_response.borrow().response.can_send_file()
+    if start_response.get().response.borrow(py).can_send_file()
         && let Ok(wrapper) = result.cast_exact::<FileWrapper>()
         && let Some(file) = file_wrapper::file_of(py, wrapper)?
     {
-        return start_response.borrow_mut().response.file(py, &file);
+        return start_response.get().response.borrow_mut(py).file(py, &file);
     }
     for item in result.try_iter().map_err(|error| explain_result(py, result, error))? {
         let item = bytes(item?)?;
         // Nothing of ours is borrowed while the application runs: it may call start_response in next().
-        let mut start_response = start_response.borrow_mut();
-        if start_response.response.chunk(py, item.as_bytes())? == Stage::Abandoned {
+        if start_response.get().response.borrow_mut(py).chunk(py, item.as_bytes())? == Stage::Abandoned {
             break;
         }
     }
-    start_response.borrow_mut().response.end(py, done)
+    start_response.get().response.borrow_mut(py).end(py, done)
 }
 
 fn bytes(item: Bound<'_, PyAny>) -> Result<Bound<'_, PyBytes>, Fault> {
@@ -289,10 +291,10 @@ fn fail(
         Fault::Python(error) if is_forked_child() => leave_forked_child(py, Some(error)),
         Fault::Python(error) => Described::of(py, error),
         Fault::App(described) => {
-            return start_response.borrow_mut().response.raise(py, described, done);
+            return start_response.get().response.borrow_mut(py).raise(py, described, done);
         }
     };
-    start_response.borrow_mut().response.raise(py, &described, done)
+    start_response.get().response.borrow_mut(py).raise(py, &described, done)
 }
 
 /// Says something on stderr, the first time only.

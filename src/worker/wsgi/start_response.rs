@@ -9,13 +9,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTraceback, PyTuple};
 
 use super::response::{Fault, Response, Stage, gone};
+use crate::attached::Attached;
 use crate::python::Described;
 
 /// What the application is called with as its second argument.
-#[pyclass(module = "rgun")]
+#[pyclass(frozen, module = "rgun")]
 #[derive(Debug)]
 pub(crate) struct StartResponse {
-    pub(crate) response: Response,
+    pub(crate) response: Attached<Response>,
 }
 
 #[pymethods]
@@ -30,29 +31,30 @@ impl StartResponse {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         if let Some(exc_info) = exc_info
-            && slf.borrow().response.is_sent()
+            && slf.get().response.borrow(py).is_sent()
         {
             return Err(raise_again(exc_info)?);
         }
         let status = status.cast::<PyString>().map_err(|_| {
             PyTypeError::new_err(format!("status is {}, not str (PEP 3333)", type_name(status)))
         })?;
-        slf.try_borrow_mut()?.response.prepare(py, status, headers, exc_info.is_some())?;
+        slf.get().response.try_borrow_mut(py)?.prepare(py, status, headers, exc_info.is_some())?;
         slf.getattr(intern!(py, "write"))
     }
 
     /// Sends body bytes at once, the head before them. For applications that have no iterable to give.
-    fn write(&mut self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn write(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let data = data.cast::<PyBytes>().map_err(|_| {
             PyTypeError::new_err(format!("write() takes bytes, not {} (PEP 3333)", type_name(data)))
         })?;
-        match self.response.chunk(py, data.as_bytes()) {
+        let mut response = self.response.try_borrow_mut(py)?;
+        match response.chunk(py, data.as_bytes()) {
             // An iterable is simply not read any further; a loop around write() has to be told.
             Ok(Stage::Abandoned) => Err(gone()),
             Ok(_) => Ok(()),
             Err(Fault::Python(error)) => Err(error),
             Err(Fault::App(Described { summary, .. })) => Err(PyTypeError::new_err(summary)),
-            Err(Fault::Channel(broken)) => self.response.worker().broken(&broken),
+            Err(Fault::Channel(broken)) => response.worker().broken(&broken),
         }
     }
 }

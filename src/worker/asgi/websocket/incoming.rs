@@ -10,7 +10,7 @@ use rgun_channel::Broken;
 
 use super::{ABNORMAL, Message, WebSocket, cost};
 use crate::asgi::awaitable;
-use crate::asgi::exchange::{Exchange, Stage};
+use crate::asgi::exchange::{Exchange, Stage, State};
 
 /// A queue that a burst has made larger than this is let go of when it is empty.
 const KEPT: usize = 8;
@@ -125,7 +125,7 @@ impl Exchange {
     ) -> Result<(), Broken> {
         let py = slf.py();
         let (worker, receivers, taken) = {
-            let exchange = &mut *slf.borrow_mut();
+            let exchange = &mut *slf.get().borrow_mut(py);
             let Some(websocket) = exchange.websocket.as_deref_mut() else { return Ok(()) };
             if exchange.stage >= Stage::Ended || exchange.is_disconnected {
                 // Closed by the application, which expects no more.
@@ -136,19 +136,9 @@ impl Exchange {
             (exchange.served.worker, receivers, websocket.asks_for_more())
         };
         if let Some(taken) = taken {
-            slf.borrow().tell_taken(taken)?;
+            slf.get().borrow(py).tell_taken(py, taken)?;
         }
         awaitable::wake(py, worker, receivers);
-        Ok(())
-    }
-
-    /// Why the client has gone, if it is a WebSocket's.
-    pub(in crate::asgi) fn note_close(&mut self, code: u16, reason: &[u8]) -> Result<(), Broken> {
-        let Some(websocket) = self.websocket.as_deref_mut() else { return Ok(()) };
-        let reason = str::from_utf8(reason).map_err(|_| Broken::Frame("a close reason is not UTF-8"))?;
-        websocket.close(code, reason);
-        // What was being put together is of no use to anybody.
-        websocket.assembling = Vec::new();
         Ok(())
     }
 
@@ -158,7 +148,7 @@ impl Exchange {
     ) -> PyResult<Option<Bound<'py, PyDict>>> {
         let py = slf.py();
         let (served, found, taken) = {
-            let exchange = &mut *slf.try_borrow_mut()?;
+            let exchange = &mut *slf.get().try_borrow_mut(py)?;
             let is_over = exchange.is_disconnected || exchange.stage >= Stage::Ended;
             let Some(websocket) = exchange.websocket.as_deref_mut() else { return Ok(None) };
             let found = websocket.found(is_over);
@@ -167,7 +157,7 @@ impl Exchange {
             (exchange.served, found, if is_open { websocket.asks_for_more() } else { None })
         };
         if let Some(taken) = taken {
-            let told = slf.borrow().tell_taken(taken);
+            let told = slf.get().borrow(py).tell_taken(py, taken);
             told.unwrap_or_else(|broken| served.worker.broken(&broken));
             served.owe(py);
         }
@@ -188,5 +178,17 @@ impl Exchange {
                 Ok(Some(event))
             }
         }
+    }
+}
+
+impl State {
+    /// Why the client has gone, if it is a WebSocket's.
+    pub(in crate::asgi) fn note_close(&mut self, code: u16, reason: &[u8]) -> Result<(), Broken> {
+        let Some(websocket) = self.websocket.as_deref_mut() else { return Ok(()) };
+        let reason = str::from_utf8(reason).map_err(|_| Broken::Frame("a close reason is not UTF-8"))?;
+        websocket.close(code, reason);
+        // What was being put together is of no use to anybody.
+        websocket.assembling = Vec::new();
+        Ok(())
     }
 }

@@ -10,8 +10,9 @@ use rgun_channel::Broken;
 use rgun_channel::frame::{Body, Completion, CompletionKind};
 
 use super::{ABNORMAL, ClientDisconnected};
-use crate::asgi::exchange::{Carried, Exchange, Stage};
+use crate::asgi::exchange::{Carried, Exchange, Stage, State};
 use crate::asgi::head::{self, bytes, type_name};
+use crate::asgi::response::NO_FIELDS;
 use crate::asgi::send::{item, prepare, processed, required, shown, truth, unchanged};
 use crate::wsgi::head::Head;
 use crate::wsgi::response::Fault;
@@ -43,7 +44,7 @@ impl Names {
 pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = slf.py();
     let (served, stage, is_disconnected) = {
-        let exchange = slf.try_borrow()?;
+        let exchange = slf.get().try_borrow(py)?;
         (exchange.served, exchange.stage, exchange.is_disconnected)
     };
     let names = &served.websockets.names;
@@ -57,9 +58,9 @@ pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, Py
             let subprotocol = item(message, intern!(py, "subprotocol"))?.filter(|given| !given.is_none());
             let headers = item(message, intern!(py, "headers"))?;
             let (head, fields) = head::accepting(subprotocol.as_ref(), headers.as_ref())?;
-            unchanged(slf, stage)?.accept(head, fields)
+            unchanged(slf, stage)?.accept(py, head, fields)
         }
-        Stage::Unstarted if is(&names.close)? => unchanged(slf, stage)?.forbid(),
+        Stage::Unstarted if is(&names.close)? => unchanged(slf, stage)?.forbid(py),
         Stage::Unstarted if is(&names.start)? => {
             let status = required(message, intern!(py, "status"))?;
             let headers = item(message, intern!(py, "headers"))?;
@@ -79,7 +80,7 @@ pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, Py
         }
         Stage::Open if is(&names.close)? => {
             let (code, reason) = farewell(message)?;
-            unchanged(slf, stage)?.close(code, &reason).map_err(Fault::from)
+            unchanged(slf, stage)?.close(py, code, &reason).map_err(Fault::from)
         }
         Stage::Open => return Err(expected("'websocket.send' or 'websocket.close',", &kind)),
         Stage::Prepared | Stage::Streaming | Stage::Trailing if is(&names.body)? => {
@@ -177,38 +178,38 @@ const fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-impl Exchange {
+impl State {
     /// `websocket.accept`; from now on messages are welcome.
-    fn accept(&mut self, head: Head, fields: Vec<u8>) -> Result<(), Fault> {
+    fn accept(&mut self, py: Python<'_>, head: Head, fields: Vec<u8>) -> Result<(), Fault> {
         self.set_head(head, fields)?;
         self.stage = Stage::Open;
-        self.send_inline(&[], Carried::Body { end: false })?;
+        self.send_inline(py, &[], Carried::Body { end: false })?;
         match self.websocket.as_deref_mut().and_then(super::WebSocket::asks_for_more) {
-            Some(taken) => Ok(self.tell_taken(taken)?),
+            Some(taken) => Ok(self.tell_taken(py, taken)?),
             None => Ok(()),
         }
     }
 
     /// `websocket.close` before it is accepted.
-    fn forbid(&mut self) -> Result<(), Fault> {
+    fn forbid(&mut self, py: Python<'_>) -> Result<(), Fault> {
         self.head = Head { status: 403, ..Head::default() };
         self.fields.clear();
         self.stage = Stage::Ended;
         if let Some(websocket) = self.websocket.as_deref_mut() {
             websocket.close(ABNORMAL, "");
         }
-        Ok(self.send_inline(&[], Carried::Body { end: true })?)
+        Ok(self.send_inline(py, &[], Carried::Body { end: true })?)
     }
 
     /// `websocket.close`.
-    fn close(&mut self, code: u16, reason: &str) -> Result<(), Broken> {
+    fn close(&mut self, py: Python<'_>, code: u16, reason: &str) -> Result<(), Broken> {
         self.stage = Stage::Ended;
         if let Some(websocket) = self.websocket.as_deref_mut() {
             websocket.close(code, reason);
             websocket.assembling = Vec::new();
         }
         let frame = Completion { status: code, ..self.completion(CompletionKind::Close, true, false) };
-        self.ended_at = self.push(&frame, 0, &[], &Body::Inline(reason.as_bytes()))?;
+        self.ended_at = self.push(py, &frame, NO_FIELDS, &Body::Inline(reason.as_bytes()))?;
         Ok(())
     }
 }
