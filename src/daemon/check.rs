@@ -124,7 +124,7 @@ fn boot(config: &Config) -> Result<String, Refused> {
             None => talk.await,
         }
     });
-    leave(&runtime, &dispatcher, &mut pool, worker);
+    leave(&runtime, dispatcher, &mut pool, worker);
     verdict
 }
 

@@ -26,7 +26,7 @@ const EVENT_INTERVAL: u32 = 31;
 #[derive(Debug)]
 pub struct Edge {
     runtime: Handle,
-    dispatcher: Arc<Dispatcher>,
+    dispatcher: &'static Dispatcher,
     connections: Arc<Connections>,
     /// Serves the connections that begin now.
     server: Arc<RwLock<Arc<Server>>>,
@@ -57,18 +57,18 @@ impl Edge {
     /// When the runtime or the thread cannot be made.
     pub fn start(
         listeners: Vec<Listener>,
-        dispatcher: Arc<Dispatcher>,
+        dispatcher: &'static Dispatcher,
         connections: Arc<Connections>,
         server: Arc<Server>,
         notice: impl Fn(EdgeNotice) + Clone + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let (parking, waking, clock) = (dispatcher.clone(), dispatcher.clone(), connections.clone());
+        let clock = connections.clone();
         let runtime = Builder::new_current_thread()
             .enable_all()
             .event_interval(EVENT_INTERVAL)
-            .on_thread_park(move || parking.before_park())
+            .on_thread_park(move || dispatcher.before_park())
             .on_thread_unpark(move || {
-                waking.after_park();
+                dispatcher.after_park();
                 clock.tick();
             })
             .build()?;
@@ -78,7 +78,7 @@ impl Edge {
         let doorbell = dispatcher.reactor().doorbell_fd().try_clone_to_owned()?;
         let server = Arc::new(RwLock::new(server));
         let current = Arc::clone(&server);
-        let (for_thread, registry) = (dispatcher.clone(), connections.clone());
+        let registry = connections.clone();
         let thread = std::thread::Builder::new().name("edge".to_owned()).spawn(move || {
             let _guard = AbortOnPanic;
             runtime.block_on(async move {
@@ -90,7 +90,7 @@ impl Edge {
                         return;
                     }
                 };
-                let mut keeper = tokio::spawn(for_thread.keep_house());
+                let mut keeper = tokio::spawn(dispatcher.keep_house());
                 let mut sweeper = tokio::spawn(registry.clone().sweep());
                 for (index, listener) in listeners.into_iter().enumerate() {
                     let index = u16::try_from(index).unwrap_or(u16::MAX);
@@ -143,7 +143,7 @@ impl Edge {
     pub fn attach(&self, link: Link) {
         let (worker, control) = (link.worker, Arc::clone(&link.control));
         self.dispatcher.attach(link);
-        let dispatcher = Arc::clone(&self.dispatcher);
+        let dispatcher = self.dispatcher;
         self.runtime.spawn(async move {
             let socket = match watch(control) {
                 Ok(socket) => socket,
@@ -183,7 +183,7 @@ impl Edge {
     /// watchdog is told depends on it.
     pub fn pulse(&self) -> oneshot::Receiver<()> {
         let (answer, pulse) = oneshot::channel();
-        let dispatcher = Arc::clone(&self.dispatcher);
+        let dispatcher = self.dispatcher;
         self.runtime.spawn(async move {
             dispatcher.load();
             // Nobody waits any more: then it came too late, which is what the asker is told by that.

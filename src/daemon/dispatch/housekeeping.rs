@@ -1,6 +1,5 @@
 //! What time brings about: deadlines, the queue's patience, records that lie unclaimed, slow requests.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rgun_channel::frame::ExchangeId;
@@ -34,7 +33,7 @@ const GRACE: Duration = Duration::from_secs(1);
 impl Dispatcher {
     /// Watches time: deadlines, the queue's patience, stalled records. Never returns. Sleeps while there is
     /// nothing to watch, so that an idle daemon costs nothing.
-    pub async fn keep_house(self: Arc<Self>) {
+    pub async fn keep_house(&self) {
         loop {
             match self.housekeeping(Instant::now()) {
                 Keeper::Fast => tokio::time::sleep(FAST_TICK).await,

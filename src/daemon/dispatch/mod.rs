@@ -144,9 +144,9 @@ pub struct Load {
 const MAX_DEFERRED: u32 = 64;
 
 impl Dispatcher {
-    /// A dispatcher without workers.
-    pub fn new(policy: Policy, reactor: Reactor, notice: NoticeSink) -> Arc<Self> {
-        Arc::new(Self {
+    /// A dispatcher without workers. Leaked: a daemon has one for as long as it lives, and each request refers to it.
+    pub fn new(policy: Policy, reactor: Reactor, notice: NoticeSink) -> &'static Self {
+        Box::leak(Box::new(Self {
             reactor,
             notice,
             work: Notify::new(),
@@ -167,7 +167,7 @@ impl Dispatcher {
                 deferred: 0,
                 keeper: Keeper::Idle,
             }),
-        })
+        }))
     }
 
     /// The reactor's page and doorbell, for a new worker.
@@ -222,7 +222,7 @@ impl Dispatcher {
     /// The queue is full, nobody will serve soon, a part of the head is too long for a frame, or requests like this
     /// one have ended workers.
     pub fn submit<'f>(
-        self: &Arc<Self>,
+        &'static self,
         request: &Request<'_>,
         fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
         body: Option<OwnedFd>,
@@ -293,7 +293,7 @@ impl Dispatcher {
         if state.deferred >= MAX_DEFERRED {
             state.ring_doorbells();
         }
-        Ok(Ticket::new(Arc::clone(self), id))
+        Ok(Ticket::new(self, id))
     }
 
     /// Gives a request to this worker and to no other, admitted or not: to try whether it answers. It passes by the
@@ -302,7 +302,7 @@ impl Dispatcher {
     /// # Errors
     /// The worker is gone or has no room, or a part of the head is too long for a frame.
     pub fn submit_to<'f>(
-        self: &Arc<Self>,
+        &'static self,
         worker: WorkerId,
         request: &Request<'_>,
         fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
@@ -326,7 +326,7 @@ impl Dispatcher {
         self.work.notify_one();
         // Whoever asks is not the reactor, whose turn may be over.
         state.ring_doorbells();
-        Ok(Ticket::new(Arc::clone(self), id))
+        Ok(Ticket::new(self, id))
     }
 
     /// A request waits: is there anybody it could wait for?

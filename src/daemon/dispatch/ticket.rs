@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -43,7 +42,7 @@ pub struct Answer {
 /// The right to an exchange's answer.
 #[derive(Debug)]
 pub struct Ticket {
-    dispatcher: Arc<Dispatcher>,
+    dispatcher: &'static Dispatcher,
     id: ExchangeId,
     settled: bool,
     /// Early hints that have come since they were last asked for.
@@ -53,13 +52,13 @@ pub struct Ticket {
 /// The rest of a response body.
 #[derive(Debug)]
 pub struct BodyStream {
-    pub(super) dispatcher: Arc<Dispatcher>,
+    pub(super) dispatcher: &'static Dispatcher,
     pub(super) id: ExchangeId,
     pub(super) settled: bool,
 }
 
 impl Ticket {
-    pub(super) fn new(dispatcher: Arc<Dispatcher>, id: ExchangeId) -> Self {
+    pub(super) fn new(dispatcher: &'static Dispatcher, id: ExchangeId) -> Self {
         Self { dispatcher, id, settled: false, hints: None }
     }
 
@@ -70,7 +69,7 @@ impl Ticket {
 
     /// For whoever brings the body, if the request said that it comes in parts.
     pub fn upload(&self) -> Upload {
-        Upload::new(Arc::clone(&self.dispatcher), self.id)
+        Upload::new(self.dispatcher, self.id)
     }
 
     /// Who has the request, or had it to its end.
@@ -114,7 +113,7 @@ impl Future for Ticket {
             Progress::Ready(Beginning { head, parts: Parts { first, rest }, file, complete }) => {
                 self.settled = true;
                 let stream = (!complete).then(|| BodyStream {
-                    dispatcher: Arc::clone(&self.dispatcher),
+                    dispatcher: self.dispatcher,
                     id: self.id,
                     settled: false,
                 });
@@ -146,8 +145,8 @@ pub enum StreamPiece {
 
 impl BodyStream {
     /// Where it comes from.
-    pub fn dispatcher(&self) -> &Arc<Dispatcher> {
-        &self.dispatcher
+    pub fn dispatcher(&self) -> &'static Dispatcher {
+        self.dispatcher
     }
 
     /// The next piece; `None` when the body is complete, an error when it never will be.

@@ -7,7 +7,6 @@
 //! `http` brings the body: it holds an [`Upload`] beside the exchange's ticket, and stops when that says that the
 //! application is through with the request.
 
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -60,7 +59,7 @@ impl Uptake {
 /// The way of a request's body to the application.
 #[derive(Debug)]
 pub struct Upload {
-    dispatcher: Arc<Dispatcher>,
+    dispatcher: &'static Dispatcher,
     id: ExchangeId,
 }
 
@@ -68,13 +67,13 @@ pub struct Upload {
 pub const PART: usize = 64 * 1024;
 
 impl Upload {
-    pub(super) fn new(dispatcher: Arc<Dispatcher>, id: ExchangeId) -> Self {
+    pub(super) fn new(dispatcher: &'static Dispatcher, id: ExchangeId) -> Self {
         Self { dispatcher, id }
     }
 
     /// Where it goes.
-    pub fn dispatcher(&self) -> &Arc<Dispatcher> {
-        &self.dispatcher
+    pub fn dispatcher(&self) -> &'static Dispatcher {
+        self.dispatcher
     }
 
     /// For how many bytes more the application has room, when it has; `None` when it wants no more of the body. In any

@@ -9,7 +9,6 @@
 //! client.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -245,7 +244,7 @@ impl Exchange {
 /// The connection's end of an accepted WebSocket. One task uses it.
 #[derive(Debug)]
 pub struct WebSocket {
-    dispatcher: Arc<Dispatcher>,
+    dispatcher: &'static Dispatcher,
     id: ExchangeId,
     is_settled: bool,
 }
@@ -254,7 +253,7 @@ impl BodyStream {
     /// What there is after an answer with status 101.
     pub fn into_websocket(mut self) -> WebSocket {
         self.settled = true;
-        WebSocket { dispatcher: Arc::clone(&self.dispatcher), id: self.id, is_settled: false }
+        WebSocket { dispatcher: self.dispatcher, id: self.id, is_settled: false }
     }
 }
 

@@ -20,15 +20,14 @@ use super::fault::{Refusal, Told};
 use super::handshake::Handshake;
 use super::head;
 use super::response::{Account, FileReader, ResponseBody, Source, cause};
-use super::server::{Server, X_REQUEST_ID};
+use super::server::{Served, X_REQUEST_ID};
 use super::submit::{Asked, Started};
 
 /// Answers one request, always; if it is dropped before, nobody will, and the journal says so. By hand, because hyper
 /// moves it into its place: an `async` block would be larger by what it was given, which it keeps beside where that went.
 pub(super) struct Answering {
-    pub(super) server: Arc<Server>,
     /// Taken with the answer, of which the journal is told then.
-    pub(super) about: Option<(Arc<Connection>, Asked)>,
+    pub(super) about: Option<(Arc<Served>, Asked)>,
     pub(super) started: Started,
     /// It is that of a WebSocket.
     pub(super) handshake: Option<Box<Handshake>>,
@@ -36,7 +35,7 @@ pub(super) struct Answering {
 
 impl Answering {
     fn is_cut_off(&self) -> bool {
-        self.about.as_ref().is_some_and(|(connection, _)| connection.ending() == Ending::Stopped)
+        self.about.as_ref().is_some_and(|(served, _)| served.connection.ending() == Ending::Stopped)
     }
 }
 
@@ -57,10 +56,10 @@ impl Future for Answering {
             Started::Submitted(Ok(ticket)) => match Pin::new(&mut *ticket).poll(cx) {
                 Poll::Ready(outcome) => outcome.map_err(Refusal::Exchange),
                 Poll::Pending => {
-                    if let (Some(hints), Some((connection, asked))) = (ticket.hints(), &this.about)
+                    if let (Some(hints), Some((served, asked))) = (ticket.hints(), &this.about)
                         && asked.knows_interim
                     {
-                        connection.hint(&head::early_hints(&hints));
+                        served.connection.hint(&head::early_hints(&hints));
                     }
                     return Poll::Pending;
                 }
@@ -68,20 +67,20 @@ impl Future for Answering {
             Started::Submitted(Err(refusal)) => Err(refusal.clone()),
             Started::Receiving(_) => unreachable!("it has been received just now"),
         };
-        let Some((connection, asked)) = this.about.take() else {
+        let Some((served, asked)) = this.about.take() else {
             unreachable!("a future is not polled again when it was ready")
         };
         // What has not left by now would come after the answer.
-        drop(connection.take_hint());
+        drop(served.connection.take_hint());
         let outcome = outcome.and_then(|answer| check_length(&asked.method, &answer).map(|()| answer));
         let mut response = match outcome {
             Ok(answer) => match &this.handshake {
                 Some(handshake) if answer.head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                    accepted(&this.server, connection, &asked, answer, handshake)
+                    accepted(served, &asked, answer, handshake)
                 }
-                _ => answered(&this.server, connection, &asked, answer),
+                _ => answered(served, &asked, answer),
             },
-            Err(refusal) => refused(&this.server, connection, &asked, &refusal),
+            Err(refusal) => refused(served, &asked, &refusal),
         };
         response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| asked.id.into_value());
         Poll::Ready(Ok(response))
@@ -90,18 +89,19 @@ impl Future for Answering {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        let Some((connection, asked)) = self.about.take() else { return };
+        let Some((served, asked)) = self.about.take() else { return };
+        let Served { server, connection } = &*served;
         let worker = match &self.started {
             Started::Submitted(Ok(ticket)) => ticket.worker(),
             Started::Submitted(Err(_)) | Started::Receiving(_) => None,
         };
-        self.server.journal.unanswered(Unanswered {
-            request: described(&connection, &asked),
+        server.journal.unanswered(Unanswered {
+            request: described(connection, &asked),
             sent: None,
             duration: asked.begun.elapsed(),
             worker,
-            cause: cause(&connection),
-            log_access: self.server.log_access,
+            cause: cause(connection),
+            log_access: server.log_access,
         });
     }
 }
@@ -119,16 +119,12 @@ fn check_length(method: &Method, answer: &Answer) -> Result<(), Refusal> {
     if head.length.agrees_with(len) { Ok(()) } else { Err(Refusal::WrongLength(*worker)) }
 }
 
-fn answered(
-    server: &Server,
-    connection: Arc<Connection>,
-    asked: &Asked,
-    answer: Answer,
-) -> Response<ResponseBody> {
+fn answered(served: Arc<Served>, asked: &Asked, answer: Answer) -> Response<ResponseBody> {
+    let Served { server, connection } = &*served;
     let Answer { head, first, mut rest, file, stream, worker, queued } = answer;
     let source = match (stream, file) {
         (Some(stream), _) => Source::Stream(stream),
-        (None, Some(file)) => Source::File(FileReader::new(file, Arc::clone(&server.dispatcher))),
+        (None, Some(file)) => Source::File(FileReader::new(file, server.dispatcher)),
         (None, None) => match first {
             None => Source::Empty,
             Some(first) if rest.is_empty() => Source::Bytes(first),
@@ -142,7 +138,7 @@ fn answered(
     let may_break = matches!(source, Source::Parts(_) | Source::Stream(_) | Source::File(_));
     let account = (server.log_access || may_break).then(|| {
         let entry = Access {
-            request: described(&connection, asked),
+            request: described(connection, asked),
             status: head.status.as_u16(),
             bytes: 0,
             duration: Duration::ZERO,
@@ -154,7 +150,7 @@ fn answered(
     });
     let closing = connection.is_closing() || !server.limits.keepalive;
     // A HEAD's answer and a 304 have no body, whatever the length says; hyper knows the request.
-    let mut response = Response::new(ResponseBody::new(source, connection, account));
+    let mut response = Response::new(ResponseBody::new(source, served, account));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.fields;
     if closing {
@@ -165,12 +161,12 @@ fn answered(
 
 /// The application has accepted a WebSocket: 101, and the connection is that from now on.
 fn accepted(
-    server: &Server,
-    connection: Arc<Connection>,
+    served: Arc<Served>,
     asked: &Asked,
     answer: Answer,
     handshake: &Handshake,
 ) -> Response<ResponseBody> {
+    let Served { server, connection } = &*served;
     let Answer { mut head, stream, worker, queued, .. } = answer;
     handshake.answer(&mut head.fields);
     if let Some(stream) = stream {
@@ -179,7 +175,7 @@ fn accepted(
             agreed: handshake.agreed,
             settings: server.websocket,
             shared: Arc::clone(&server.websockets),
-            request: described(&connection, asked),
+            request: described(connection, asked),
             worker,
             begun: asked.begun,
             log_access: server.log_access,
@@ -187,7 +183,7 @@ fn accepted(
     }
     if server.log_access {
         server.journal.access(Access {
-            request: described(&connection, asked),
+            request: described(connection, asked),
             status: head.status.as_u16(),
             bytes: 0,
             duration: asked.begun.elapsed(),
@@ -195,18 +191,14 @@ fn accepted(
             worker,
         });
     }
-    let mut response = Response::new(ResponseBody::new(Source::Empty, connection, None));
+    let mut response = Response::new(ResponseBody::new(Source::Empty, served, None));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.fields;
     response
 }
 
-fn refused(
-    server: &Server,
-    connection: Arc<Connection>,
-    asked: &Asked,
-    refusal: &Refusal,
-) -> Response<ResponseBody> {
+fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<ResponseBody> {
+    let Served { server, connection } = &*served;
     let Told { status, reason, retry_after } = refusal.told();
     let (worker, summary, traceback) = match refusal {
         Refusal::Exchange(Fault::Raised { worker, summary, traceback }) => {
@@ -222,7 +214,7 @@ fn refused(
     // Of a request over its deadline the supervising side writes the one entry, when it has the stacks.
     if !matches!(refusal, Refusal::Exchange(Fault::Deadline(_))) {
         server.journal.failure(Failure {
-            request: described(&connection, asked),
+            request: described(connection, asked),
             status: status.as_u16(),
             duration: asked.begun.elapsed(),
             worker,
@@ -245,7 +237,7 @@ fn refused(
         connection.leaves_unread();
     }
     let closing = connection.is_closing() || unread || !server.limits.keepalive;
-    let mut response = Response::new(ResponseBody::new(Source::Bytes(text.into()), connection, None));
+    let mut response = Response::new(ResponseBody::new(Source::Bytes(text.into()), served, None));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

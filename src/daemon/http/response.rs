@@ -21,6 +21,7 @@ use crate::report::Chain;
 
 use super::TURN;
 use super::fault::Refusal;
+use super::server::Served;
 
 /// Bytes read from a file at a time.
 const FILE_BLOCK: usize = 256 * 1024;
@@ -44,8 +45,8 @@ pub(super) enum Source {
 #[derive(Debug)]
 pub(super) struct ResponseBody {
     source: Source,
-    /// Goes idle when the body is through.
-    connection: Arc<Connection>,
+    /// Its connection goes idle when the body is through.
+    served: Arc<Served>,
     /// For the journal: when the body is through, or when it breaks off.
     account: Option<Box<Account>>,
 }
@@ -117,8 +118,8 @@ pub(super) enum BodyError {
 }
 
 impl ResponseBody {
-    pub(super) fn new(source: Source, connection: Arc<Connection>, account: Option<Box<Account>>) -> Self {
-        Self { source, connection, account }
+    pub(super) fn new(source: Source, served: Arc<Served>, account: Option<Box<Account>>) -> Self {
+        Self { source, served, account }
     }
 }
 
@@ -149,8 +150,7 @@ impl Body for ResponseBody {
                     None => break None,
                     Some(Ok(StreamPiece::Bytes(bytes))) => break Some(Ok(bytes)),
                     Some(Ok(StreamPiece::File(file))) => {
-                        let dispatcher = Arc::clone(stream.dispatcher());
-                        this.source = Source::File(FileReader::new(file, dispatcher));
+                        this.source = Source::File(FileReader::new(file, stream.dispatcher()));
                     }
                     // hyper sends those that the head's `Trailer` names, to clients that say `TE: trailers`.
                     Some(Ok(StreamPiece::Trailers(trailers))) => {
@@ -167,7 +167,7 @@ impl Body for ResponseBody {
                 }
             }
             Some(Err(error)) => {
-                this.connection.breaks_off();
+                this.served.connection.breaks_off();
                 if let Some(account) = this.account.take() {
                     account.broke_off(error);
                 }
@@ -202,13 +202,13 @@ impl Drop for ResponseBody {
         // hyper drops it when it has all of it (it may know the length before it has seen the end), or because it
         // needs none (a HEAD's answer): while the connection goes on. Otherwise only with the connection.
         if let Some(account) = self.account.take() {
-            if self.connection.is_over() {
-                account.unfinished(cause(&self.connection));
+            if self.served.connection.is_over() {
+                account.unfinished(cause(&self.served.connection));
             } else {
                 account.close();
             }
         }
-        self.connection.enter(Phase::Idle);
+        self.served.connection.enter(Phase::Idle);
     }
 }
 
@@ -232,11 +232,11 @@ pub(super) struct FileReader {
     /// Bytes since others had their turn.
     taken: usize,
     /// Who else has something to do.
-    dispatcher: Arc<Dispatcher>,
+    dispatcher: &'static Dispatcher,
 }
 
 impl FileReader {
-    pub(super) fn new(part: FilePart, dispatcher: Arc<Dispatcher>) -> Self {
+    pub(super) fn new(part: FilePart, dispatcher: &'static Dispatcher) -> Self {
         let FilePart { fd, offset, len } = part;
         Self { fd: Arc::new(fd), offset, left: len, blocked: None, taken: 0, dispatcher }
     }

@@ -54,7 +54,7 @@ pub struct Settings {
 /// What all connections share that began under the same settings.
 #[derive(Debug)]
 pub struct Server {
-    pub(super) dispatcher: Arc<Dispatcher>,
+    pub(super) dispatcher: &'static Dispatcher,
     pub(super) limits: Limits,
     pub(super) websocket: websocket::Settings,
     pub(super) websockets: Arc<websocket::Shared>,
@@ -74,14 +74,14 @@ const STACK_HEADERS: usize = 100;
 impl Server {
     /// Shared by all connections.
     pub fn new(
-        dispatcher: Arc<Dispatcher>,
+        dispatcher: &'static Dispatcher,
         settings: Settings,
         spool: PathBuf,
         journal: Journal,
     ) -> Arc<Self> {
         let Settings { limits, websocket, log_access } = settings;
         Arc::new(Self {
-            websockets: websocket::Shared::new(Arc::clone(&dispatcher), journal.clone()),
+            websockets: websocket::Shared::new(dispatcher, journal.clone()),
             dispatcher,
             limits,
             websocket,
@@ -97,7 +97,7 @@ impl Server {
     pub fn with(&self, settings: Settings) -> Arc<Self> {
         let Settings { limits, websocket, log_access } = settings;
         Arc::new(Self {
-            dispatcher: Arc::clone(&self.dispatcher),
+            dispatcher: self.dispatcher,
             limits,
             websocket,
             websockets: Arc::clone(&self.websockets),
@@ -145,7 +145,8 @@ fn speak(server: Arc<Server>, stream: Stream) -> Speaking {
     if limits.headers != STACK_HEADERS {
         builder.max_headers(limits.headers);
     }
-    builder.serve_connection(TokioIo::new(stream), Requests { server, connection, place: OnceLock::new() })
+    let served = Arc::new(Served { server, connection });
+    builder.serve_connection(TokioIo::new(stream), Requests { served, place: OnceLock::new() })
 }
 
 /// What the connection is after its last answer, if that was a 101: hyper leaves the socket open then, and what it has
@@ -156,10 +157,16 @@ fn upgraded(spoken: Speaking) -> Option<Box<websocket::Socket>> {
     Some(websocket::serve(io.into_inner(), &read_buf, *accepted))
 }
 
-/// The requests of one connection.
-pub(super) struct Requests {
+/// A connection, and the server that it began with. One, so that a request counts one reference to both.
+#[derive(Debug)]
+pub(super) struct Served {
     pub(super) server: Arc<Server>,
     pub(super) connection: Arc<Connection>,
+}
+
+/// The requests of one connection.
+pub(super) struct Requests {
+    pub(super) served: Arc<Served>,
     /// Made for a handshake.
     pub(super) place: OnceLock<Place>,
 }
@@ -179,8 +186,7 @@ impl Service<Request<Incoming>> for Requests {
     fn call(&self, request: Request<Incoming>) -> Answering {
         // Before the future exists, because hyper looks for more bytes before it polls it; see `Asked`.
         let (asked, started, handshake) = start(self, request);
-        let about = Some((Arc::clone(&self.connection), asked));
-        Answering { server: Arc::clone(&self.server), about, started, handshake }
+        Answering { about: Some((Arc::clone(&self.served), asked)), started, handshake }
     }
 }
 

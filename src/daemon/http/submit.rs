@@ -20,7 +20,7 @@ use super::fault::Refusal;
 use super::handshake::{self, Handshake, Place};
 use super::head;
 use super::request_id::RequestId;
-use super::server::{Requests, Server};
+use super::server::{Requests, Served, Server};
 use super::upload::{self, Bounds, Bringer};
 
 /// How far a request has come before its future is polled.
@@ -35,7 +35,8 @@ pub(super) fn start(
     requests: &Requests,
     request: Request<Incoming>,
 ) -> (Asked, Started, Option<Box<Handshake>>) {
-    let Requests { server, connection, place } = requests;
+    let Requests { served, place } = requests;
+    let Served { server, connection } = &**served;
     connection.enter(Phase::Busy);
     let begun = Instant::now();
     let (mut parts, incoming) = request.into_parts();
@@ -73,18 +74,19 @@ pub(super) fn start(
             Started::Submitted(submit_in_parts(server, connection, &parts, incoming, &asked.id, begun))
         }
         Ok(()) => {
-            let (server, connection) = (Arc::clone(server), Arc::clone(connection));
+            let served = Arc::clone(served);
             let id = asked.id.clone();
             Started::Receiving(Box::pin(async move {
+                let Served { server, connection } = &*served;
                 if upload::comes_in_parts(&incoming, &parts.headers) {
                     // How it is to be received depends on who it is for.
                     server.dispatcher.knows_interface().await;
                     if server.dispatcher.is_asgi() {
-                        return submit_in_parts(&server, &connection, &parts, incoming, &id, begun);
+                        return submit_in_parts(server, connection, &parts, incoming, &id, begun);
                     }
                 }
-                let body = receive(&server, &mut parts, incoming).await?;
-                submit(&server, &connection, &parts, body, &id, (begun, Instant::now()))
+                let body = receive(server, &mut parts, incoming).await?;
+                submit(server, connection, &parts, body, &id, (begun, Instant::now()))
             }))
         }
     };
@@ -101,7 +103,7 @@ async fn receive(server: &Server, parts: &mut request::Parts, incoming: Incoming
         most: server.limits.body,
         pause: server.limits.body_pause,
         spool: &server.spool,
-        dispatcher: &server.dispatcher,
+        dispatcher: server.dispatcher,
     };
     let body = body::receive(incoming, &limits).await?;
     if chunked {
@@ -176,7 +178,7 @@ fn submit_in_parts(
     };
     let fields = head::fields(&parts.headers, true);
     let submitted = server.dispatcher.submit(&frame, fields, None, begun);
-    let (connection, dispatcher) = (Arc::clone(connection), Arc::clone(&server.dispatcher));
+    let (connection, dispatcher) = (Arc::clone(connection), server.dispatcher);
     let bringer = Bringer::new(incoming, &parts.headers, connection, dispatcher);
     match &submitted {
         Ok(ticket) => {

@@ -39,7 +39,7 @@ pub(super) struct Bringer {
     /// The client waits to be asked for it, and has not been.
     is_awaited: bool,
     connection: Arc<Connection>,
-    dispatcher: Arc<Dispatcher>,
+    dispatcher: &'static Dispatcher,
     /// What is given next.
     hand: Bytes,
     /// What comes after that. It is read ahead of time to see whether the client is still there.
@@ -103,7 +103,7 @@ impl Bringer {
         incoming: Incoming,
         headers: &HeaderMap,
         connection: Arc<Connection>,
-        dispatcher: Arc<Dispatcher>,
+        dispatcher: &'static Dispatcher,
     ) -> Self {
         Self {
             incoming,

@@ -131,7 +131,7 @@ struct Daemon {
     most_connections: usize,
     supervisor: Supervisor,
     pool: Pool,
-    dispatcher: Arc<Dispatcher>,
+    dispatcher: &'static Dispatcher,
     server: Arc<Server>,
     connections: Arc<Connections>,
     edge: Edge,
@@ -241,17 +241,12 @@ impl Daemon {
             sink(&tell),
         );
         let connections = Connections::new(generations::net_limits(config, most_connections));
-        let server = Server::new(
-            Arc::clone(&dispatcher),
-            generations::http_settings(config),
-            spool_directory(),
-            journal,
-        );
+        let server = Server::new(dispatcher, generations::http_settings(config), spool_directory(), journal);
         let infos: Vec<ListenerInfo> = listeners.iter().map(Listener::info).collect();
         let edge_tell = tell.clone();
         let edge = Edge::start(
             listeners,
-            Arc::clone(&dispatcher),
+            dispatcher,
             Arc::clone(&connections),
             Arc::clone(&server),
             move |notice| {

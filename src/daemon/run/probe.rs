@@ -1,6 +1,5 @@
 //! `reload.probe`: one request to a worker that is not admitted yet, before it is given anybody else's.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use rgun_channel::frame::{self, ExchangeId};
@@ -12,7 +11,11 @@ use crate::supervise::WorkerId;
 ///
 /// # Errors
 /// One line: the status, or why there is none.
-pub(super) async fn probe(dispatcher: Arc<Dispatcher>, worker: WorkerId, path: String) -> Result<(), String> {
+pub(super) async fn probe(
+    dispatcher: &'static Dispatcher,
+    worker: WorkerId,
+    path: String,
+) -> Result<(), String> {
     let (path_only, query) = path.split_once('?').unwrap_or((&path, ""));
     let request = frame::Request {
         path: path_only.as_bytes(),

@@ -65,7 +65,7 @@ impl Daemon {
     pub(super) fn probe(&self, worker: WorkerId) {
         let config = self.generation(worker).and_then(|generation| self.generations.get(generation));
         let path = config.and_then(|config| config.reload.probe.clone());
-        let (dispatcher, tell) = (Arc::clone(&self.dispatcher), self.tell.clone());
+        let (dispatcher, tell) = (self.dispatcher, self.tell.clone());
         tokio::spawn(async move {
             let outcome = match path {
                 Some(path) => probe::probe(dispatcher, worker, path).await,

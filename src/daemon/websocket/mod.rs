@@ -53,7 +53,7 @@ pub struct Settings {
 /// What all WebSockets have together, whatever their settings.
 #[derive(Debug)]
 pub struct Shared {
-    dispatcher: Arc<Dispatcher>,
+    dispatcher: &'static Dispatcher,
     journal: Journal,
     pool: Pool,
     /// There is one reactor, so one is enough.
@@ -86,7 +86,7 @@ impl Scratch {
 
 impl Shared {
     /// Of no socket yet.
-    pub fn new(dispatcher: Arc<Dispatcher>, journal: Journal) -> Arc<Self> {
+    pub fn new(dispatcher: &'static Dispatcher, journal: Journal) -> Arc<Self> {
         Arc::new(Self { dispatcher, journal, pool: Pool::default(), scratch: Mutex::new(None) })
     }
 

@@ -56,7 +56,7 @@ struct Fake {
 
 /// A dispatcher and its workers.
 struct Rig {
-    dispatcher: Arc<Dispatcher>,
+    dispatcher: &'static Dispatcher,
     notices: Receiver<Notice>,
     workers: Vec<Fake>,
 }

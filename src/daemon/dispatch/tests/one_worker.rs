@@ -24,7 +24,7 @@ pub(super) const WORKER: WorkerId = WorkerId { number: WorkerNr(0), life: Life(1
 
 /// A dispatcher with one worker of one slot, and that worker's end.
 pub(super) struct Rig {
-    pub(super) dispatcher: Arc<Dispatcher>,
+    pub(super) dispatcher: &'static Dispatcher,
     pub(super) notices: Receiver<Notice>,
     pub(super) bell: Arc<OwnedFd>,
     pub(super) map: Arc<Map>,
