@@ -65,7 +65,7 @@ print-deb:
 # Builds nothing, so that `sudo make install` compiles nothing as root.
 install: ## copy what is built below DESTDIR and PREFIX
 	@for file in rgun rgun_worker.abi3.so; do test -f $(BUILD_DIR)/$$file || \
-	  { echo "install: no $(BUILD_DIR)/$$file; run \`make build\` first" >&2; exit 1; }; done
+	  { echo "install: no $(BUILD_DIR)/$$file; run \`make build\` or \`make optimized\` first" >&2; exit 1; }; done
 	install -D -m755 $(BUILD_DIR)/rgun $(DESTDIR)$(PREFIX)/bin/rgun
 	install -D -m644 $(BUILD_DIR)/rgun_worker.abi3.so $(DESTDIR)$(PREFIX)/lib/rgun/rgun_worker.abi3.so
 	install -D -m644 packaging/welcome/welcome.py $(DESTDIR)$(PREFIX)/share/rgun/welcome/welcome.py

@@ -1,7 +1,7 @@
 //! What is only touched by whoever is attached to the interpreter, and so by one thread at a time.
 //!
 //! `Mutex` and PyO3's classes that are not `frozen` count their borrows with atomic instructions, of which a request of
-//! ASGI took some forty: a twentieth of all CPU that it needs. The interpreter's own lock makes them unnecessary.
+//! ASGI took some forty: 4 % of all the CPU that it needed. The interpreter's own lock makes them unnecessary.
 //!
 //! # Why `unsafe`
 //! No safe type of PyO3 0.30 says "with the interpreter's lock" (`GILProtected` has gone, as there are interpreters

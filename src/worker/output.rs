@@ -2,9 +2,9 @@
 //!
 //! # When the doorbell rings
 //! The daemon's reactor announces its sleep ([`Epoch`]); only then is its eventfd written, once per
-//! sleep. A response may wait for the next one if there is a next one in the ring and the application is quick:
-//! the daemon is then woken once for both. Whoever defers
-//! must ring before it sleeps ([`crate::worker::Worker::wait_and_claim`]), before it waits for room,
+//! sleep. A response may wait for the next one if the application is quick: the daemon is then woken once for both.
+//! Whoever defers must ring when there is no next one
+//! ([`crate::serve`]), before it sleeps ([`crate::worker::Worker::wait_and_claim`]), before it waits for room,
 //! and after the oldest unrung completion is [`DEFER`] old. If the next exchange turns out to be long,
 //! the daemon notices by itself: it ticks every millisecond while it has records in this worker's ring.
 

@@ -138,7 +138,7 @@ def prepare(base, python, rgun):
         if program is None:
             missing[name] = "no cargo on PATH"
     if not Path(rgun).exists():
-        missing["rgun"] = f"no such file {rgun}: run `make build` first, or give --rgun PATH"
+        missing["rgun"] = f"no such file {rgun}: run `make optimized` first, or give --rgun PATH"
     for name, why in missing.items():
         skipped(name, why)
     return Tools(str(venv / "bin"), str(rgun), str(limit), str(websocket), missing)
