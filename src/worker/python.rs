@@ -42,6 +42,7 @@ unsafe extern "C" {
 /// Appends the characters of `text` as ISO-8859-1 bytes.
 pub(crate) fn append_latin1(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(), NotLatin1> {
     let mut size = 0;
+    // What is not ASCII keeps its UTF-8 for as long as it lives, which for the few such values is no matter.
     // SAFETY: `text` is a str and we are attached (it is a Bound).
     let utf8 = unsafe { PyUnicode_AsUTF8AndSize(text.as_ptr(), &raw mut size) };
     if utf8.is_null() {

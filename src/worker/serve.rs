@@ -84,7 +84,7 @@ fn serve(py: Python<'_>, served: &'static Application, slot: u32) -> Result<(), 
         free = Some(finished.at);
         let oldest = if deferred_since == 0 { finished.at } else { deferred_since };
         if finished.at - oldest + finished.service <= DEFER {
-            // Unless there is another request: that is seen in a moment.
+            // If no other request has come, the claim that follows finds that out, and the bell is rung there.
             deferred_since = oldest;
         } else {
             worker.output.ring();
