@@ -8,42 +8,42 @@ import asyncio
 import sys
 import traceback
 
-# Given by the extension. `ended` tells an exchange (its `send`) what the application has returned or raised (with
-# `send._returned` for None, which is quicker);
+# Given by the extension. `ended` tells an exchange what the application has returned or raised (with
+# `exchange._returned` for None, which is quicker);
 # `leave` has the worker exit with a SystemExit, when what runs is finished.
 ended = leave = None
 
 
-async def call(application, scope, receive, send):
+async def call(application, scope, receive, send, exchange):
     """The task of an exchange. Whatever the application raises ends the exchange, and nothing else."""
     try:
         result = await application(scope, receive, send)
     except BaseException as error:  # noqa: BLE001 (also CancelledError and SystemExit: they are the request's)
-        ended(send, None, error)
+        ended(exchange, None, error)
         if is_signal_handlers(error):
             leave(error)
     else:
         if result is None:
-            send._returned()
+            exchange._returned()
         else:
-            ended(send, result, None)
+            ended(exchange, result, None)
 
 
-async def call_websocket(application, scope, receive, send):
+async def call_websocket(application, scope, receive, send, exchange):
     """The same for a WebSocket. It may idle for days: what the application does not hold is not held here."""
     try:
         awaitable = application(scope, receive, send)
-        del application, scope, receive
+        del application, scope, receive, send
         result = await awaitable
     except BaseException as error:  # noqa: BLE001 (as above)
-        ended(send, None, error)
+        ended(exchange, None, error)
         if is_signal_handlers(error):
             leave(error)
     else:
         if result is None:
-            send._returned()
+            exchange._returned()
         else:
-            ended(send, result, None)
+            ended(exchange, result, None)
 
 
 def is_signal_handlers(error):

@@ -24,6 +24,7 @@
 mod asgi;
 mod attached;
 mod boot;
+mod builtin;
 mod control;
 mod helper;
 mod hooks;

@@ -11,14 +11,21 @@ const NEVER: [&str; 5] = ["authorization", "cookie", "sec-websocket-key", "x-csr
 const LONGEST: usize = 256;
 
 /// Clients that are remembered, by the low bits of their ports.
-const CLIENTS: usize = 64;
+const CLIENTS: usize = 256;
 
-/// For each well-known field its last value as an `F`; the last clients as a `C`. Whoever has it must be able to keep it
-/// while Python runs.
-pub(crate) struct Recent<F, C> {
+/// Paths that are remembered, by a hash of their ends.
+const PATHS: usize = 64;
+
+/// Bytes of the longest path that is found again: a longer one is hardly asked for twice, and may be a secret.
+const LONGEST_PATH: usize = 48;
+
+/// For each well-known field its last value as an `F`; the last clients as `C`s, the last paths as `P`s. Whoever has it
+/// must be able to keep it while Python runs.
+pub(crate) struct Recent<F, C, P> {
     /// By index of [`NAMES`]; `None` for those of [`NEVER`].
     fields: Vec<Option<Field<F>>>,
     clients: Vec<Client<C>>,
+    paths: Vec<Path<P>>,
 }
 
 struct Field<F> {
@@ -32,24 +39,32 @@ struct Client<C> {
     object: Option<C>,
 }
 
-impl<F, C> Default for Recent<F, C> {
+struct Path<P> {
+    /// Never empty in a request: nothing is found by it.
+    path: Vec<u8>,
+    object: Option<P>,
+}
+
+impl<F, C, P> Default for Recent<F, C, P> {
     fn default() -> Self {
         let field = |name: &&str| (!NEVER.contains(name)).then(|| Field { value: Vec::new(), object: None });
         let client = || Client { peer: Vec::new(), port: 0, object: None };
+        let path = || Path { path: Vec::new(), object: None };
         Self {
             fields: NAMES.iter().map(field).collect(),
             clients: std::iter::repeat_with(client).take(CLIENTS).collect(),
+            paths: std::iter::repeat_with(path).take(PATHS).collect(),
         }
     }
 }
 
-impl<F, C> std::fmt::Debug for Recent<F, C> {
+impl<F, C, P> std::fmt::Debug for Recent<F, C, P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Recent").finish_non_exhaustive()
     }
 }
 
-impl<F, C> Recent<F, C> {
+impl<F, C, P> Recent<F, C, P> {
     /// The value of a field of [`NAMES`], made only if it is another than the last time.
     pub(crate) fn field<'py>(
         &mut self,
@@ -80,7 +95,8 @@ impl<F, C> Recent<F, C> {
         port: u16,
         make: impl FnOnce() -> PyResult<C>,
     ) -> PyResult<&C> {
-        let client = &mut self.clients[usize::from(port) % CLIENTS];
+        // Linux gives those of one host every other port (ip(7), ip_local_port_range), one after the other.
+        let client = &mut self.clients[usize::from(port.rotate_right(1)) % CLIENTS];
         if client.port != port || client.peer != peer {
             client.object = None;
         }
@@ -91,6 +107,26 @@ impl<F, C> Recent<F, C> {
                 client.port = port;
                 client.peer.clear();
                 client.peer.extend_from_slice(peer);
+                Ok(none.insert(made))
+            }
+        }
+    }
+    /// What a path (as it came, not empty) is made into, unless it is one of the last ones.
+    pub(crate) fn path(&mut self, path: &[u8], make: impl FnOnce() -> PyResult<P>) -> PyResult<&P> {
+        let end = &path[path.len().saturating_sub(8)..];
+        let hash = end.iter().fold(path.len(), |hash, byte| hash.wrapping_mul(31) + usize::from(*byte));
+        let entry = &mut self.paths[hash % PATHS];
+        if entry.path != path {
+            entry.object = None;
+        }
+        match entry.object {
+            Some(ref object) => Ok(object),
+            ref mut none => {
+                let made = make()?;
+                entry.path.clear();
+                if path.len() <= LONGEST_PATH {
+                    entry.path.extend_from_slice(path);
+                }
                 Ok(none.insert(made))
             }
         }

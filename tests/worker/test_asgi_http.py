@@ -104,6 +104,13 @@ def test_every_request_has_its_own_fields_and_client_whatever_the_last_ones_had(
     # Ports of which a part is the same.
     for client in [("192.0.2.1", 64), ("192.0.2.1", 64), ("192.0.2.2", 64), ("192.0.2.2", 128), ("::1", 64)]:
         assert told(worker.ask("/scope", peer=client))["client"] == list(client)
+    # Of the same length, with the same end; longer than any that is remembered.
+    for path in ["/a/the-same", "/b/the-same", "/b/the-same", *["/" + "a" * 99] * 2, "/a%41/the-same"]:
+        scope = told(worker.ask("/scope" + path))
+        assert (scope["path"], latin(scope["raw_path"]).decode()) == (
+            "/scope" + path.replace("%41", "A"),
+            "/scope" + path,
+        )
 
 
 def test_the_scopes_values_have_the_specifications_types(worker):

@@ -186,6 +186,14 @@ def test_an_application_that_catches_the_error_may_go_on(worker):
     assert json.loads(answer.body) == EXPECTED.format(START, BODY).partition(": ")[2]
 
 
+def test_whoever_calls_send_or_receive_wrongly_is_told_what_is_wrong(worker):
+    none, two, unknown, one = json.loads(worker.ask("/arguments").body)
+    assert "missing 1 required positional argument: 'message'" in none
+    assert "takes 1 positional arguments but 2 were given" in two
+    assert "unexpected keyword argument 'massage'" in unknown
+    assert "takes no arguments (1 given)" in one
+
+
 def test_send_and_receive_that_were_kept_are_of_no_use_and_no_harm(worker):
     assert worker.ask("/later").status == 200
     outcome, event = json.loads(worker.ask("/use_kept").body)

@@ -134,6 +134,11 @@ def test_every_request_has_its_own_values_whatever_the_last_ones_had(server):
         fields = [("User-Agent", agent), *([("Accept", accept)] if accept else [])]
         told = environ(server, headers=fields)
         assert (told["HTTP_USER_AGENT"], told.get("HTTP_ACCEPT")) == (agent, accept)
+    # Of the same length, with the same end; longer than any that is remembered.
+    for path in ["/a/the-same", "/b/the-same", "/b/the-same", *["/" + "a" * 99] * 2, "/a%41/the-same"]:
+        told = environ(server, "/environ" + path)
+        decoded = path.replace("%41", "A")
+        assert (told["PATH_INFO"], told["RAW_URI"]) == ("/environ" + decoded, "/environ" + path)
 
 
 def test_content_type_and_length_have_no_prefix(server):

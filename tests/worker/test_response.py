@@ -87,6 +87,17 @@ def test_write_takes_bytes_only(probe):
     assert b"write() takes bytes, not str" in response.body
 
 
+def test_whoever_calls_start_response_or_write_wrongly_is_told_what_is_wrong(probe):
+    none, one, four, twice, unknown, no_data, two = probe.get("/arguments").json()
+    assert "missing 2 required positional arguments: 'status' and 'headers'" in none
+    assert "missing 1 required positional argument: 'headers'" in one
+    assert "takes from 2 to 3 positional arguments but 4 were given" in four
+    assert "multiple values for argument 'status'" in twice
+    assert "unexpected keyword argument 'because'" in unknown
+    assert "missing 1 required positional argument: 'data'" in no_data
+    assert "takes 1 positional arguments but 2 were given" in two
+
+
 def test_write_and_start_response_of_another_request_are_dead(probe):
     assert probe.get("/write_after_end").body == b"ok\n"
     told = probe.get("/use_kept")

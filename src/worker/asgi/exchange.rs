@@ -1,8 +1,9 @@
 //! One exchange, a request or a WebSocket: what its `receive` and `send` share, how it ends, and who waits for it.
 //! What only WebSockets have is in [`super::websocket`].
 //!
-//! The object is the application's `send`, and `receive` refers to it. It is borrowed for a few instructions at a time
-//! and never while Python code of others runs, so that an application may call both from wherever it likes.
+//! The application's `receive` and `send` are functions bound to it. It is borrowed for a few instructions at a time
+//! and never while Python code of others runs, so that an application may call both from wherever it likes. If nothing
+//! of it was kept when it is over, another exchange takes its place.
 //!
 //! ```text
 //!   Unstarted ──start──▶ Prepared ──first bytes──▶ Streaming ──▶ (Trailing) ──▶ Ended ──▶ Done
@@ -22,10 +23,13 @@ use rgun_channel::Broken;
 use rgun_channel::frame::{ExchangeId, Request, UNKNOWN_LENGTH};
 use rgun_channel::ring::Position;
 
+use super::receive::Receive;
+use super::send::Send;
 use super::websocket::WebSocket;
 use super::{Application, awaitable};
 use crate::attached::Attached;
-use crate::python::{Described, is_forked_child, leave_forked_child};
+use crate::builtin::bind;
+use crate::python::{Described, is_forked_child, leave_forked_child, reference_count};
 use crate::wsgi::head::Head;
 
 /// How far a response is, or a WebSocket: one that is denied goes the way of a response.
@@ -90,8 +94,32 @@ pub(super) struct Pending {
     pub(super) carried: Carried,
 }
 
-/// An exchange; the application's `send`.
-#[pyclass(frozen, module = "rgun", name = "Send")]
+/// What the application has of an exchange. They refer to it, and it to them until it is over: a circle.
+#[derive(Debug)]
+pub(super) struct Functions {
+    pub(super) receive: Py<PyAny>,
+    pub(super) send: Py<PyAny>,
+}
+
+/// An exchange that is over, with its functions.
+#[derive(Debug)]
+pub(super) struct Spare {
+    pub(super) exchange: Py<Exchange>,
+    pub(super) functions: Functions,
+}
+
+impl Spare {
+    /// Has nobody kept any of it?
+    fn is_free(&self, py: Python<'_>) -> bool {
+        // Ours, and the two functions'.
+        reference_count(&self.exchange, py) == 3
+            && reference_count(&self.functions.receive, py) == 1
+            && reference_count(&self.functions.send, py) == 1
+    }
+}
+
+/// An exchange.
+#[pyclass(frozen, module = "rgun")]
 #[derive(Debug)]
 pub(crate) struct Exchange(Attached<State>);
 
@@ -132,47 +160,41 @@ pub(crate) struct State {
     /// Futures of `send()`s that wait.
     pub(super) senders: Vec<Py<PyAny>>,
     pub(super) task: Option<Py<PyAny>>,
+    /// Until it is over.
+    pub(super) functions: Option<Functions>,
 }
 
+/// Most bytes of a buffer that an exchange leaves to the next one.
+const MOST_KEPT: usize = 4096;
+
 impl Exchange {
-    pub(super) fn new(
-        py: Python<'_>,
+    /// Begins one.
+    pub(super) fn begin<'py>(
+        py: Python<'py>,
         served: &'static Application,
         request: &Request<'_>,
         slot: u32,
         started: u64,
-    ) -> Self {
-        let streams = request.body_streams && request.body_len != 0;
-        debug_assert!(!streams || request.body_len == UNKNOWN_LENGTH || request.body.is_empty());
-        let mut parts = VecDeque::new();
-        if !request.body.is_empty() {
-            parts.push_back(PyBytes::new(py, request.body).unbind());
+    ) -> PyResult<Bound<'py, Self>> {
+        let mut state = State::new(py, served, request, slot, started);
+        let spare = served.exchanges(py).spares.pop();
+        if let Some(Spare { exchange, functions }) = spare.filter(|spare| spare.is_free(py)) {
+            let exchange = exchange.into_bound(py);
+            {
+                let last = &mut *exchange.get().borrow_mut(py);
+                if last.fields.capacity() <= MOST_KEPT {
+                    state.fields = std::mem::take(&mut last.fields);
+                    state.fields.clear();
+                }
+                state.functions = Some(functions);
+                *last = state;
+            }
+            return Ok(exchange);
         }
-        Self(Attached::new(State {
-            served,
-            id: request.exchange,
-            slot,
-            started,
-            is_head: request.method == b"HEAD",
-            stage: Stage::Unstarted,
-            head: Head::default(),
-            fields: Vec::new(),
-            is_head_sent: false,
-            trailers: Vec::new(),
-            n_trailers: 0,
-            has_trailers: false,
-            given: 0,
-            pending: None,
-            ended_at: None,
-            ends_later: false,
-            body: Body { parts, is_complete: !streams, is_received: false, streams, received: 0, taken: 0 },
-            websocket: request.websocket.then(Box::default),
-            is_disconnected: false,
-            is_held_up: false,
-            receivers: Vec::new(),
-            senders: Vec::new(),
-            task: None,
-        }))
+        let exchange = Bound::new(py, Self(Attached::new(state)))?;
+        let functions = Functions { receive: bind::<Receive>(&exchange)?, send: bind::<Send>(&exchange)? };
+        exchange.get().borrow_mut(py).functions = Some(functions);
+        Ok(exchange)
     }
 
     /// # Panics
@@ -347,6 +369,47 @@ impl Exchange {
 }
 
 impl State {
+    fn new(
+        py: Python<'_>,
+        served: &'static Application,
+        request: &Request<'_>,
+        slot: u32,
+        started: u64,
+    ) -> Self {
+        let streams = request.body_streams && request.body_len != 0;
+        debug_assert!(!streams || request.body_len == UNKNOWN_LENGTH || request.body.is_empty());
+        let mut parts = VecDeque::new();
+        if !request.body.is_empty() {
+            parts.push_back(PyBytes::new(py, request.body).unbind());
+        }
+        Self {
+            served,
+            id: request.exchange,
+            slot,
+            started,
+            is_head: request.method == b"HEAD",
+            stage: Stage::Unstarted,
+            head: Head::default(),
+            fields: Vec::new(),
+            is_head_sent: false,
+            trailers: Vec::new(),
+            n_trailers: 0,
+            has_trailers: false,
+            given: 0,
+            pending: None,
+            ended_at: None,
+            ends_later: false,
+            body: Body { parts, is_complete: !streams, is_received: false, streams, received: 0, taken: 0 },
+            websocket: request.websocket.then(Box::default),
+            is_disconnected: false,
+            is_held_up: false,
+            receivers: Vec::new(),
+            senders: Vec::new(),
+            task: None,
+            functions: None,
+        }
+    }
+
     /// What it has not done.
     fn omission(&self) -> Option<Described> {
         if self.is_disconnected {
@@ -424,13 +487,13 @@ pub(super) fn in_the_worker(py: Python<'_>, error: Option<&PyErr>) {
 
 /// What `asgi.py` calls when the application has returned (`error` is None) or raised.
 #[pyfunction]
-#[pyo3(signature = (send, result, error))]
+#[pyo3(signature = (exchange, result, error))]
 pub(super) fn ended(
-    send: &Bound<'_, Exchange>,
+    exchange: &Bound<'_, Exchange>,
     result: &Bound<'_, PyAny>,
     error: Option<&Bound<'_, PyBaseException>>,
 ) {
-    let served = send.get().borrow(send.py()).served;
-    Exchange::ended(send, result, error).unwrap_or_else(|broken| served.worker.broken(&broken));
-    served.owe(send.py());
+    let served = exchange.get().borrow(exchange.py()).served;
+    Exchange::ended(exchange, result, error).unwrap_or_else(|broken| served.worker.broken(&broken));
+    served.owe(exchange.py());
 }

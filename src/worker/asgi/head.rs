@@ -24,9 +24,14 @@ pub(super) fn status_code(status: &Bound<'_, PyAny>, message: &str) -> PyResult<
     }
 }
 
-/// Checks headers and encodes them. That runs code of the application's: nothing of ours is borrowed meanwhile.
-pub(super) fn encode(status: u16, headers: Option<&Bound<'_, PyAny>>) -> PyResult<(Head, Vec<u8>)> {
-    let (mut head, mut fields) = (Head { status, ..Head::default() }, Vec::new());
+/// Checks headers and encodes them into `fields`, which is empty. That runs code of the application's: nothing of ours
+/// is borrowed meanwhile.
+pub(super) fn encode(
+    status: u16,
+    headers: Option<&Bound<'_, PyAny>>,
+    mut fields: Vec<u8>,
+) -> PyResult<(Head, Vec<u8>)> {
+    let mut head = Head { status, ..Head::default() };
     extend(&mut head, headers, &mut fields)?;
     Ok((head, fields))
 }

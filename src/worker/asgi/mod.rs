@@ -41,7 +41,7 @@ use crate::attached::Attached;
 use crate::python::load_module;
 use crate::worker::Worker;
 use awaitable::Sent;
-use exchange::Exchange;
+use exchange::{Exchange, Spare};
 use outbox::Outbox;
 use receive::Events;
 use scope::{Recent, Scopes};
@@ -88,6 +88,8 @@ struct Exchanges {
     held_up: std::collections::VecDeque<Py<Exchange>>,
     /// So many of them have not been looked at since the daemon has rung.
     unseen: usize,
+    /// The last ones that are over.
+    spares: Vec<Spare>,
 }
 
 impl Application {

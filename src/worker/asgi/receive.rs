@@ -4,7 +4,9 @@
 //! application first asks, and again whenever a good part of the window was received. An event is made when it is
 //! awaited, not when `receive()` is called, so that a cancelled wait loses nothing.
 
-use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use std::ffi::CStr;
+
+use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 use rgun_channel::Broken;
@@ -13,24 +15,22 @@ use rgun_channel::frame::CompletionKind;
 use super::awaitable::{Waiting, awaited};
 use super::exchange::{Exchange, Stage, State, in_the_worker};
 use super::response::NO_FIELDS;
+use crate::builtin::{Arguments, Function};
 
 /// What the application is called with as its second argument.
-#[pyclass(frozen, module = "rgun")]
-#[derive(Debug)]
-pub(super) struct Receive {
-    pub(super) exchange: Py<Exchange>,
-}
+pub(super) struct Receive;
 
-#[pymethods]
-impl Receive {
-    fn __call__(&self, py: Python<'_>) -> Receiving {
-        in_the_worker(py, None);
-        Receiving { exchange: self.exchange.clone_ref(py), waiting: Waiting::default() }
-    }
+impl Function for Receive {
+    type Object = Exchange;
+    const NAME: &'static CStr = c"receive";
+    const METHOD: &'static str = "receive";
 
-    #[new]
-    fn new() -> PyResult<Self> {
-        Err(PyRuntimeError::new_err("rgun makes these itself"))
+    fn call<'py>(
+        exchange: &Bound<'py, Exchange>,
+        arguments: Arguments<'_, 'py>,
+    ) -> Option<PyResult<Bound<'py, PyAny>>> {
+        let [None, None, None] = arguments else { return None };
+        Some(Bound::new(exchange.py(), Receiving::new(exchange)).map(Bound::into_any))
     }
 }
 
@@ -45,6 +45,11 @@ pub(super) struct Receiving {
 awaited!(Receiving);
 
 impl Receiving {
+    pub(super) fn new(exchange: &Bound<'_, Exchange>) -> Self {
+        in_the_worker(exchange.py(), None);
+        Self { exchange: exchange.clone().unbind(), waiting: Waiting::default() }
+    }
+
     fn next<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         loop {
             if let Some(future) = self.waiting.go_on(py)? {

@@ -3,6 +3,7 @@
 //! What finds no credit (the client is slow) or no chunk (the slab is lent out) stays in [`State::pending`] and goes
 //! when the daemon rings; until then the application's next `send()` waits.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -16,7 +17,7 @@ use rgun_channel::frame::{Body, Completion, CompletionKind, MESSAGE_COST, MOST_F
 use rgun_channel::layout::{CHUNK, INLINE_BODY, RESPONSE_WINDOW};
 use rgun_channel::ring::Position;
 
-use super::exchange::{Carried, Exchange, Pending, Stage, State};
+use super::exchange::{Carried, Pending, Spare, Stage, State};
 use crate::python::Described;
 use crate::worker::now;
 use crate::wsgi::head::{HEAD_ROOM, Head};
@@ -254,8 +255,7 @@ impl State {
             self.served.worker.mark_idle(self.slot);
             if self.ended_at.take().is_some_and(|at| self.served.worker.output.amend(at)) {
                 self.stage = Stage::Done;
-                let itself = self.served.remove(py, self.id, self.slot);
-                return Ok(Some(Leftover { task: self.task.take(), pending: None, itself }));
+                return Ok(Some(self.over(py, None)));
             }
             // What the application has left open is closed normally.
             let (kind, status) = match self.stage {
@@ -267,8 +267,17 @@ impl State {
             None
         };
         self.stage = Stage::Done;
-        let itself = self.served.remove(py, self.id, self.slot);
-        Ok(Some(Leftover { task: self.task.take(), pending, itself }))
+        Ok(Some(self.over(py, pending)))
+    }
+
+    /// It is done, and gives up what it has.
+    fn over(&mut self, py: Python<'_>, pending: Option<Pending>) -> Leftover {
+        // Nobody can receive it any more; and a spare would keep it.
+        let parts = std::mem::take(&mut self.body.parts);
+        // A WebSocket's state is still asked for by whoever has kept it.
+        let is_spare = self.websocket.is_none();
+        let itself = self.served.remove(py, (self.id, self.slot), self.functions.take(), is_spare);
+        Leftover { task: self.task.take(), pending, parts, itself }
     }
 
     /// HEAD, 204 and 304 have no body (RFC 9110 §9.3.2, §15.3.5, §15.4.5).
@@ -330,9 +339,13 @@ impl State {
             self.push(py, &self.completion(CompletionKind::Body, end, false), NO_FIELDS, body)?
         } else {
             self.is_head_sent = true;
-            let fields = std::mem::take(&mut self.fields);
+            let mut fields = std::mem::take(&mut self.fields);
             let head = self.completion(CompletionKind::Respond, end, false);
-            self.push(py, &head, (self.head.n_fields, &fields), body)?
+            let at = self.push(py, &head, (self.head.n_fields, &fields), body)?;
+            // Room for the next exchange's.
+            fields.clear();
+            self.fields = fields;
+            at
         };
         if end {
             self.ended_at = at;
@@ -391,7 +404,8 @@ impl State {
 pub(super) struct Leftover {
     task: Option<Py<PyAny>>,
     pending: Option<Pending>,
-    itself: Option<Py<Exchange>>,
+    parts: VecDeque<Py<PyBytes>>,
+    itself: Option<Spare>,
 }
 
 fn longer() -> PyErr {

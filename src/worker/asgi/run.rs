@@ -120,6 +120,7 @@ impl Application {
                 free: (0..start.geometry.slots).rev().collect(),
                 held_up: std::collections::VecDeque::new(),
                 unseen: 0,
+                spares: Vec::new(),
             }),
             scratch: Attached::default(),
             claimed: Attached::default(),

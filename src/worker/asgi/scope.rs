@@ -15,8 +15,8 @@ use crate::python::latin1;
 use crate::recent;
 use crate::wsgi::environ::percent_decode;
 
-/// An event loop's memory: fields with their names, and clients.
-pub(super) type Recent = recent::Recent<PyTuple, Py<PyTuple>>;
+/// An event loop's memory: fields with their names, clients, `path`s with their `raw_path`s.
+pub(super) type Recent = recent::Recent<PyTuple, Py<PyTuple>, (Py<PyString>, Py<PyBytes>)>;
 
 /// Makes scopes.
 #[derive(Debug)]
@@ -235,7 +235,9 @@ impl Scopes {
                 method => scope.set_item(&keys.method, &self.methods[usize::from(method)])?,
             }
         }
-        self.set_path(py, &scope, request.path)?;
+        let (path, raw_path) = recent.path(request.path, || self.path(py, request.path))?;
+        scope.set_item(&keys.raw_path, raw_path)?;
+        scope.set_item(&keys.path, path)?;
         if !request.query.is_empty() {
             scope.set_item(&keys.query_string, PyBytes::new(py, request.query))?;
         }
@@ -266,19 +268,16 @@ impl Scopes {
     }
 
     /// `path` begins with `root_path`, whether a proxy has stripped that or the application is mounted below it: as
-    /// uvicorn has it, and Starlette expects it.
-    fn set_path(&self, py: Python<'_>, scope: &Bound<'_, PyDict>, path: &[u8]) -> PyResult<()> {
-        let keys = &self.keys;
+    /// uvicorn has it, and Starlette expects it. With it, the `raw_path`.
+    fn path(&self, py: Python<'_>, path: &[u8]) -> PyResult<(Py<PyString>, Py<PyBytes>)> {
         if self.root_path.is_empty() {
-            scope.set_item(&keys.raw_path, PyBytes::new(py, path))?;
-            scope.set_item(&keys.path, decode(py, path)?)
-        } else {
-            scope.set_item(&keys.raw_path, PyBytes::new(py, &[&self.root_path, path].concat()))?;
-            // The configured one is not encoded.
-            let path = if path.contains(&b'%') { percent_decode(path) } else { path.to_vec() };
-            let path = [&*self.root_path, &path].concat();
-            scope.set_item(&keys.path, PyString::new(py, &String::from_utf8_lossy(&path)))
+            return Ok((decode(py, path)?.unbind(), PyBytes::new(py, path).unbind()));
         }
+        let raw = PyBytes::new(py, &[&self.root_path, path].concat()).unbind();
+        // The configured one is not encoded.
+        let path = if path.contains(&b'%') { percent_decode(path) } else { path.to_vec() };
+        let path = [&*self.root_path, &path].concat();
+        Ok((PyString::new(py, &String::from_utf8_lossy(&path)).unbind(), raw))
     }
 }
 

@@ -4,6 +4,7 @@
 //! The messages of WebSockets are in [`super::websocket`]. Whoever breaks it gets the exception that uvicorn raises.
 
 use std::cell::RefMut;
+use std::ffi::CStr;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -15,15 +16,38 @@ use pyo3::types::{PyDict, PyString};
 use super::awaitable::{Waiting, awaited};
 use super::exchange::{Exchange, Stage, State, ended, in_the_worker};
 use super::head::{bytes, type_name};
+use super::receive::Receiving;
 use super::{Application, head, websocket};
+use crate::builtin::{Arguments, Function};
 use crate::python::values_of;
 use crate::wsgi::head::Head;
 use crate::wsgi::response::Fault;
 
+/// What the application is called with as its third argument.
+pub(super) struct Send;
+
+impl Function for Send {
+    type Object = Exchange;
+    const NAME: &'static CStr = c"send";
+    const METHOD: &'static str = "send";
+
+    fn call<'py>(
+        exchange: &Bound<'py, Exchange>,
+        arguments: Arguments<'_, 'py>,
+    ) -> Option<PyResult<Bound<'py, PyAny>>> {
+        let [Some(message), None, None] = arguments else { return None };
+        Some(Exchange::send(exchange, &message))
+    }
+}
+
 #[pymethods]
 impl Exchange {
+    fn receive(slf: &Bound<'_, Self>) -> Receiving {
+        Receiving::new(slf)
+    }
+
     /// Sends a message, now if there is room.
-    fn __call__<'py>(slf: &Bound<'py, Self>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    fn send<'py>(slf: &Bound<'py, Self>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         in_the_worker(py, None);
         let (served, is_disconnected, is_websocket, can_send) = {
@@ -203,7 +227,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         Stage::Trailing if is(&names.trailers)? => {
             let more = truth(message, intern!(py, "more_trailers"))?;
             let status = slf.get().try_borrow(py)?.head.status;
-            let (Head { n_fields, .. }, fields) = head::encode(status, headers.as_ref())?;
+            let (Head { n_fields, .. }, fields) = head::encode(status, headers.as_ref(), Vec::new())?;
             unchanged(slf, stage)?.trailers(py, n_fields, &fields, more)
         }
         Stage::Trailing => return Err(expected("http.response.trailers", &kind)),
@@ -224,11 +248,15 @@ pub(super) fn prepare(
     headers: Option<&Bound<'_, PyAny>>,
     trailers: bool,
 ) -> PyResult<()> {
-    let message = match slf.get().try_borrow(slf.py())?.websocket {
-        Some(_) => "websocket.http.response.start",
-        None => "http.response.start",
+    let (message, fields) = {
+        let mut exchange = slf.get().try_borrow_mut(slf.py())?;
+        let message = match exchange.websocket {
+            Some(_) => "websocket.http.response.start",
+            None => "http.response.start",
+        };
+        (message, std::mem::take(&mut exchange.fields))
     };
-    let head = head::encode(head::status_code(status, message)?, headers)?;
+    let head = head::encode(head::status_code(status, message)?, headers, fields)?;
     unchanged(slf, Stage::Unstarted)?.prepare(head, trailers)
 }
 

@@ -15,8 +15,7 @@ use rgun_channel::Broken;
 use rgun_channel::control::Report;
 use rgun_channel::frame::{ExchangeId, Later, Request, Submission};
 
-use super::exchange::{Exchange, in_the_worker};
-use super::receive::Receive;
+use super::exchange::{Exchange, Functions, Spare, in_the_worker};
 use super::{Application, Exchanges};
 use crate::worker::now;
 
@@ -51,6 +50,9 @@ const MOST_REAPED: usize = 64;
 
 /// Most frames of one turn: the loop has others to serve, too.
 const MOST_FRAMES: usize = 64;
+
+/// Most exchanges that are over and wait for others to take their places.
+const MOST_SPARES: usize = 64;
 
 /// Most exchanges that a turn looks at because they may go on.
 const MOST_WOKEN: usize = 64;
@@ -254,8 +256,7 @@ impl Application {
         self.outbox.tick(&self.worker.output, started);
         let slot = self.exchanges(py).free.pop().ok_or(Broken::Frame("more exchanges than slots"))?;
         self.worker.mark_running(slot, request.exchange, started);
-        let exchange = Exchange::new(py, self, request, slot, started);
-        let exchange = match Bound::new(py, exchange) {
+        let exchange = match Exchange::begin(py, self, request, slot, started) {
             Ok(exchange) => exchange,
             // No memory for an object: nothing can be answered.
             Err(error) => {
@@ -296,9 +297,13 @@ impl Application {
         let scope = self.scopes.make(py, recent.get_or_insert_default(), request);
         self.recent.put(py, recent);
         let scope = scope?;
-        let receive = Bound::new(py, Receive { exchange: exchange.clone().unbind() })?;
+        let (receive, send) = {
+            let exchange = exchange.get().borrow(py);
+            let functions = exchange.functions.as_ref().expect("it is not over");
+            (functions.receive.clone_ref(py), functions.send.clone_ref(py))
+        };
         let call = if request.websocket { &self.call_websocket } else { &self.call };
-        let coroutine = call.bind(py).call1((&self.callable, scope, receive, exchange))?;
+        let coroutine = call.bind(py).call1((&self.callable, scope, receive, send, exchange))?;
         self.event_loop.new_task.bind(py).call((coroutine,), Some(self.event_loop.task_keywords.bind(py)))
     }
 
@@ -352,10 +357,21 @@ impl Application {
         served.is_held_up.store(true, Ordering::Relaxed);
     }
 
-    /// An exchange is over.
-    pub(super) fn remove(&self, py: Python<'_>, id: ExchangeId, slot: u32) -> Option<Py<Exchange>> {
+    /// An exchange is over: a spare one, or to be dropped.
+    pub(super) fn remove(
+        &self,
+        py: Python<'_>,
+        (id, slot): (ExchangeId, u32),
+        functions: Option<Functions>,
+        is_spare: bool,
+    ) -> Option<Spare> {
         let exchanges: &mut Exchanges = &mut self.exchanges(py);
         exchanges.free.push(slot);
-        exchanges.running.remove(&id.0)
+        let spare = Spare { exchange: exchanges.running.remove(&id.0)?, functions: functions? };
+        if !is_spare || exchanges.spares.len() >= MOST_SPARES {
+            return Some(spare);
+        }
+        exchanges.spares.push(spare);
+        None
     }
 }

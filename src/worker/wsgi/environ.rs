@@ -16,8 +16,8 @@ use crate::control::Bodies;
 use crate::python::{decimal, latin1};
 use crate::recent;
 
-/// A slot's memory: the values of fields, and the client's address and port.
-pub(crate) type Recent = recent::Recent<PyString, (Py<PyString>, Py<PyString>)>;
+/// A slot's memory: the values of fields, clients' addresses and ports, paths as they came and as `PATH_INFO`.
+pub(crate) type Recent = recent::Recent<PyString, (Py<PyString>, Py<PyString>), (Py<PyString>, Py<PyString>)>;
 
 /// Makes environs.
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl Environ {
             METHOD_LITERAL => environ.set_item(&keys.request_method, latin1(py, request.method)?)?,
             method => environ.set_item(&keys.request_method, &self.methods[usize::from(method)])?,
         }
-        self.set_target(py, &environ, request)?;
+        self.set_target(py, &environ, recent, request)?;
         if request.version == 10 {
             environ.set_item(&keys.server_protocol, &keys.http_1_0)?;
         }
@@ -177,25 +177,43 @@ impl Environ {
         Ok(environ)
     }
 
-    fn set_target(&self, py: Python<'_>, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> PyResult<()> {
+    fn set_target(
+        &self,
+        py: Python<'_>,
+        environ: &Bound<'_, PyDict>,
+        recent: &mut Recent,
+        request: &Request<'_>,
+    ) -> PyResult<()> {
         let keys = &self.keys;
-        let mut raw = latin1(py, request.path)?;
-        if request.path == b"*" {
-            // OPTIONS * (RFC 9110 §9.3.7) is about no path; REQUEST_URI has the asterisk.
-        } else if self.root_path.is_empty() && !request.path.contains(&b'%') {
-            environ.set_item(&keys.path_info, &raw)?;
+        let (raw, path) = recent.path(request.path, || {
+            let raw = latin1(py, request.path)?;
+            let path = self.path_info(py, request.path)?.unwrap_or_else(|| raw.clone());
+            Ok((raw.unbind(), path.unbind()))
+        })?;
+        environ.set_item(&keys.path_info, path)?;
+        if request.query.is_empty() {
+            environ.set_item(&keys.raw_uri, raw)?;
+            environ.set_item(&keys.request_uri, raw)
         } else {
-            let decoded = percent_decode(request.path);
-            // Without the prefix: a proxy has stripped it already.
-            let path = strip_root(&decoded, &self.root_path).unwrap_or(&decoded);
-            environ.set_item(&keys.path_info, latin1(py, path)?)?;
-        }
-        if !request.query.is_empty() {
             environ.set_item(&keys.query_string, latin1(py, request.query)?)?;
-            raw = latin1(py, &[request.path, b"?", request.query].concat())?;
+            let raw = latin1(py, &[request.path, b"?", request.query].concat())?;
+            environ.set_item(&keys.raw_uri, &raw)?;
+            environ.set_item(&keys.request_uri, raw)
         }
-        environ.set_item(&keys.raw_uri, &raw)?;
-        environ.set_item(&keys.request_uri, raw)
+    }
+
+    /// `PATH_INFO`, if it is another than the path that came.
+    fn path_info<'py>(&self, py: Python<'py>, path: &[u8]) -> PyResult<Option<Bound<'py, PyString>>> {
+        if path == b"*" {
+            // OPTIONS * (RFC 9110 §9.3.7) is about no path; REQUEST_URI has the asterisk.
+            return latin1(py, b"").map(Some);
+        }
+        if self.root_path.is_empty() && !path.contains(&b'%') {
+            return Ok(None);
+        }
+        let decoded = percent_decode(path);
+        // Without the prefix: a proxy has stripped it already.
+        latin1(py, strip_root(&decoded, &self.root_path).unwrap_or(&decoded)).map(Some)
     }
 
     /// Returns whether there was a Content-Length.

@@ -95,13 +95,15 @@ impl HeadCache {
         Ok(result)
     }
 
-    /// Checks status and headers and encodes the fields into `fields` (cleared first).
+    /// Checks status and headers and encodes the fields into `fields` (cleared first). What is in `value` is of no use
+    /// to anybody, before and after.
     pub(crate) fn encode(
         &self,
         py: Python<'_>,
         status: &Bound<'_, PyString>,
         headers: &Bound<'_, PyAny>,
         fields: &mut Vec<u8>,
+        value: &mut Vec<u8>,
     ) -> PyResult<Head> {
         fields.clear();
         let headers = headers.cast::<PyList>().map_err(|_| {
@@ -118,8 +120,8 @@ impl HeadCache {
                 headers.len()
             )));
         }
-        let mut value = Vec::with_capacity(128);
-        let mut head = Head { status: status_code(status, &mut value)?, ..Head::default() };
+        value.clear();
+        let mut head = Head { status: status_code(status, value)?, ..Head::default() };
         for pair in headers.iter() {
             let pair = pair.cast::<PyTuple>().ok().filter(|pair| pair.len() == 2).ok_or_else(|| {
                 PyTypeError::new_err("headers contain something that is not a (name, value) tuple (PEP 3333)")
@@ -137,13 +139,13 @@ impl HeadCache {
             })?;
             let (name, text): (&Bound<'_, PyString>, &Bound<'_, PyString>) = (&name, &text);
             value.clear();
-            append_latin1(text, &mut value).map_err(|_| {
+            append_latin1(text, value).map_err(|_| {
                 PyValueError::new_err(format!("the value of header {name} has characters outside ISO-8859-1"))
             })?;
             if value.iter().any(|byte| is_control(*byte)) {
                 return Err(PyValueError::new_err(format!(
                     "the value of header {name} has control characters: {}",
-                    String::from_utf8_lossy(&value).escape_debug()
+                    String::from_utf8_lossy(value).escape_debug()
                 )));
             }
             let trimmed = value.trim_ascii();

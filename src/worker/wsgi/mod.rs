@@ -19,15 +19,14 @@ use rgun_channel::Broken;
 use rgun_channel::control::Start;
 use rgun_channel::frame::{ExchangeId, Request};
 
-use crate::attached::Attached;
 use crate::control::Bodies;
-use crate::python::{Described, is_forked_child, leave_forked_child, reference_count, warn};
+use crate::python::{Described, is_forked_child, leave_forked_child, warn};
 use crate::worker::{Worker, now};
 use environ::{Environ, Recent};
 use file_wrapper::FileWrapper;
 use head::HeadCache;
 use response::{Fault, Response, Stage};
-use start_response::StartResponse;
+use start_response::{Callable, StartResponse};
 
 /// The application and everything that is the same for all its requests. Leaked: lives as long as the process.
 #[derive(Debug)]
@@ -88,7 +87,7 @@ pub(crate) struct Exchanges {
     served: &'static Application,
     slot: u32,
     /// The last exchange's `start_response`, if the application did not keep it: its buffers are warm.
-    spare: Option<Py<StartResponse>>,
+    spare: Option<Callable>,
     recent: Recent,
 }
 
@@ -110,19 +109,14 @@ impl Exchanges {
         let request = Request::decode(frame)?;
         let started = free.unwrap_or_else(now);
         worker.mark_running(self.slot, request.exchange, started);
-        let outcome = self.start_response(py, &request, started).and_then(|start_response| {
-            let environ = self.served.environ.make(py, &worker.bodies, &mut self.recent, &request);
-            environ.map(|environ| (start_response, environ))
-        });
+        let environ = self.served.environ.make(py, &worker.bodies, &mut self.recent, &request);
+        let outcome = environ.and_then(|environ| Ok((environ, self.callable(py, &request, started)?)));
         match outcome {
-            Ok((start_response, environ)) => {
-                run(py, self.served, environ.into_any(), &start_response)?;
-                let finished = start_response.get().response.borrow(py).finished();
+            Ok((environ, callable)) => {
+                run(py, self.served, environ.into_any(), &callable)?;
+                let finished = callable.object.get().response.borrow(py).finished();
                 // An application that kept it may still call it; the next exchange then gets a new one.
-                let start_response = start_response.unbind();
-                if reference_count(&start_response, py) == 1 {
-                    self.spare = Some(start_response);
-                }
+                self.spare = callable.again(py);
                 Ok(finished)
             }
             Err(error) => {
@@ -135,21 +129,13 @@ impl Exchanges {
         }
     }
 
-    fn start_response<'py>(
-        &mut self,
-        py: Python<'py>,
-        request: &Request<'_>,
-        started: u64,
-    ) -> PyResult<Bound<'py, StartResponse>> {
-        let start_response = match self.spare.take() {
-            Some(spare) => spare.into_bound(py),
-            None => Bound::new(
-                py,
-                StartResponse { response: Attached::new(Response::new(self.served, self.slot)) },
-            )?,
+    fn callable(&mut self, py: Python<'_>, request: &Request<'_>, started: u64) -> PyResult<Callable> {
+        let callable = match self.spare.take() {
+            Some(spare) => spare,
+            None => Callable::new(py, Response::new(self.served, self.slot))?,
         };
-        start_response.get().response.borrow_mut(py).open(request, started);
-        Ok(start_response)
+        callable.object.get().response.borrow_mut(py).open(request, started);
+        Ok(callable)
     }
 }
 
@@ -158,9 +144,10 @@ fn run(
     py: Python<'_>,
     served: &Application,
     environ: Bound<'_, PyAny>,
-    start_response: &Bound<'_, StartResponse>,
+    callable: &Callable,
 ) -> Result<(), Broken> {
-    let called = PyTuple::new(py, [&environ, start_response.as_any()])
+    let start_response = callable.object.bind(py);
+    let called = PyTuple::new(py, [&environ, callable.function.bind(py)])
         .and_then(|arguments| served.callable.bind(py).call1(arguments));
     drop(environ);
     let result = match called {

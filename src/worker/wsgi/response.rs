@@ -156,7 +156,7 @@ impl Response {
             Stage::Abandoned => return Err(gone()),
             Stage::Ended | Stage::Done => return Err(too_late()),
         }
-        self.head = self.served.heads.encode(py, status, headers, &mut self.fields)?;
+        self.head = self.served.heads.encode(py, status, headers, &mut self.fields, &mut self.frame)?;
         let most = self.worker().start.geometry.max_completion_frame();
         if self.fields.len() + HEAD_ROOM > most {
             return Err(pyo3::exceptions::PyValueError::new_err(format!(

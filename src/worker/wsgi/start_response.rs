@@ -1,22 +1,89 @@
 //! The `start_response` callable, and the `write` callable it returns.
 //!
-//! PEP 3333, "The start_response() Callable". One object per exchange; the `write` callable is a bound
-//! method of it. All state is in [`Response`].
+//! PEP 3333, "The start_response() Callable". Both are functions bound to one object, in which the [`Response`] is. If
+//! the application has kept nothing of it, a slot's next exchange has the same.
 
 use pyo3::exceptions::PyTypeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTraceback, PyTuple};
 
 use super::response::{Fault, Response, Stage, gone};
 use crate::attached::Attached;
-use crate::python::Described;
+use crate::builtin::{Arguments, Function, bind};
+use crate::python::{Described, reference_count};
 
-/// What the application is called with as its second argument.
+/// What `start_response` and `write` are functions of.
 #[pyclass(frozen, module = "rgun")]
 #[derive(Debug)]
 pub(crate) struct StartResponse {
     pub(crate) response: Attached<Response>,
+    /// For [`Callable`] to be used again, `write` is made once. It refers to this, in a circle.
+    write: Attached<Option<Py<PyAny>>>,
+}
+
+/// A `start_response` and its object.
+#[derive(Debug)]
+pub(crate) struct Callable {
+    pub(crate) object: Py<StartResponse>,
+    pub(crate) function: Py<PyAny>,
+}
+
+impl Callable {
+    pub(crate) fn new(py: Python<'_>, response: Response) -> PyResult<Self> {
+        let response = Attached::new(response);
+        let object = Bound::new(py, StartResponse { response, write: Attached::default() })?;
+        object.get().write.put(py, Some(bind::<Write>(&object)?));
+        Ok(Self { function: bind::<Start>(&object)?, object: object.unbind() })
+    }
+
+    /// After an exchange, itself for the next one; `None` if the application has kept something of it.
+    pub(crate) fn again(self, py: Python<'_>) -> Option<Self> {
+        let count = |function: &Py<PyAny>| reference_count(function, py);
+        let has_write = self.object.get().write.borrow(py).as_ref().is_some_and(|write| count(write) == 1);
+        // Ours, and the two functions'.
+        if has_write && count(&self.function) == 1 && reference_count(&self.object, py) == 3 {
+            return Some(self);
+        }
+        // It would never be freed.
+        self.object.get().write.take(py);
+        None
+    }
+}
+
+/// `start_response`
+struct Start;
+
+impl Function for Start {
+    type Object = StartResponse;
+    const NAME: &'static std::ffi::CStr = c"start_response";
+    const METHOD: &'static str = "__call__";
+
+    fn call<'py>(
+        object: &Bound<'py, StartResponse>,
+        arguments: Arguments<'_, 'py>,
+    ) -> Option<PyResult<Bound<'py, PyAny>>> {
+        let [Some(status), Some(headers), exc_info] = arguments else { return None };
+        let exc_info = exc_info.filter(|exc_info| !exc_info.is_none());
+        Some(StartResponse::__call__(object, &status, &headers, exc_info.as_deref()))
+    }
+}
+
+/// `write`
+struct Write;
+
+impl Function for Write {
+    type Object = StartResponse;
+    const NAME: &'static std::ffi::CStr = c"write";
+    const METHOD: &'static str = "write";
+
+    fn call<'py>(
+        object: &Bound<'py, StartResponse>,
+        arguments: Arguments<'_, 'py>,
+    ) -> Option<PyResult<Bound<'py, PyAny>>> {
+        let [Some(data), None, None] = arguments else { return None };
+        let py = object.py();
+        Some(object.get().write(py, &data).map(|()| py.None().into_bound(py)))
+    }
 }
 
 #[pymethods]
@@ -39,7 +106,10 @@ impl StartResponse {
             PyTypeError::new_err(format!("status is {}, not str (PEP 3333)", type_name(status)))
         })?;
         slf.get().response.try_borrow_mut(py)?.prepare(py, status, headers, exc_info.is_some())?;
-        slf.getattr(intern!(py, "write"))
+        if let Some(write) = &*slf.get().write.borrow(py) {
+            return Ok(write.bind(py).clone());
+        }
+        bind::<Write>(slf).map(|write| write.into_bound(py))
     }
 
     /// Sends body bytes at once, the head before them. For applications that have no iterable to give.

@@ -1,6 +1,7 @@
 """Cases that break ASGI: the path says which."""
 
 import asyncio
+import json
 import os
 import sys
 
@@ -139,6 +140,20 @@ async def forgiven(scope, receive, send):
         await send(BODY)
     except RuntimeError as error:
         await tell(send, str(error))
+
+
+@case
+async def arguments(scope, receive, send):
+    """All ways to call send() and receive() wrongly, then one with a name that is right."""
+    outcomes = []
+    for call in (send, lambda: send(START, BODY), lambda: send(massage=START), lambda: receive(1)):
+        try:
+            await call()
+            outcomes.append("accepted")
+        except TypeError as error:
+            outcomes.append(str(error))
+    await send(message=START)
+    await send({"type": "http.response.body", "body": json.dumps(outcomes).encode()})
 
 
 @case

@@ -176,6 +176,33 @@ def plain_after(start_response, text):
 
 
 @case
+def arguments(environ, start_response):
+    """All ways to call start_response() and write() wrongly, then one with names that is right."""
+    write = start_response("200 OK", [TEXT])
+    calls = [
+        start_response,
+        lambda: start_response("200 OK"),
+        lambda: start_response("200 OK", [TEXT], None, 4),
+        lambda: start_response("200 OK", [TEXT], status="200 OK"),
+        lambda: start_response("200 OK", [TEXT], because=None),
+        write,
+        lambda: write(b"one", b"two"),
+    ]
+    outcomes = []
+    for call in calls:
+        try:
+            call()
+            outcomes.append("accepted")
+        except TypeError as error:
+            outcomes.append(str(error))
+    try:
+        raise ValueError
+    except ValueError:
+        start_response("200 OK", headers=[TEXT], exc_info=sys.exc_info())
+    return [json.dumps(outcomes).encode()]
+
+
+@case
 def write_after_end(environ, start_response):
     """Keeps write() and start_response for the next request."""
     kept[:] = [start_response("200 OK", [TEXT, ("Content-Length", "3")]), start_response]

@@ -1,0 +1,133 @@
+//! Functions of Python's that are bound to an object of ours and called without a tuple: what an application gets as
+//! `start_response`, `write`, `receive` and `send`.
+//!
+//! An object of a class is called by `tp_call`, for which the interpreter makes a tuple, and so are PyO3's functions: of
+//! the limited API `METH_FASTCALL` is since 3.10. CPython has had it since 3.7, with 3.9's limited API or without. The
+//! two `send()`s of a short response need a tenth less of the worker's instructions that way.
+//!
+//! # Why `unsafe`
+//! PyO3 makes no such functions for the limited API of 3.9.
+#![expect(unsafe_code, reason = "a function of the C API's, and how CPython calls it")]
+
+use std::any::Any;
+use std::ffi::{CStr, c_int};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::null_mut;
+
+use pyo3::ffi;
+use pyo3::panic::PanicException;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::{Borrowed, PyClass};
+
+/// Arguments of the function that has most.
+const MOST: usize = 3;
+
+/// By position.
+pub(crate) type Arguments<'a, 'py> = [Option<Borrowed<'a, 'py, PyAny>>; MOST];
+
+/// A function, and what it does.
+pub(crate) trait Function {
+    /// What it is bound to.
+    type Object: PyClass;
+
+    /// Its `__name__`.
+    const NAME: &'static CStr;
+
+    /// The method of [`Function::Object`] that does the same and knows its arguments by name. It is called where
+    /// [`Function::call`] does not take them, and says what is wrong with them.
+    const METHOD: &'static str;
+
+    /// Does it; `None` if these are not the arguments of most calls.
+    fn call<'py>(
+        object: &Bound<'py, Self::Object>,
+        arguments: Arguments<'_, 'py>,
+    ) -> Option<PyResult<Bound<'py, PyAny>>>;
+}
+
+/// Of CPython's `methodobject.h`: arguments come in an array, names of keywords in a tuple.
+const METH_FASTCALL: c_int = 0x0080;
+
+/// `PyCFunctionFastWithKeywords`
+type Fast = unsafe extern "C" fn(
+    *mut ffi::PyObject,
+    *const *mut ffi::PyObject,
+    ffi::Py_ssize_t,
+    *mut ffi::PyObject,
+) -> *mut ffi::PyObject;
+
+/// The function `F` of this object.
+pub(crate) fn bind<F: Function>(object: &Bound<'_, F::Object>) -> PyResult<Py<PyAny>> {
+    let definition = const {
+        &ffi::PyMethodDef {
+            ml_name: F::NAME.as_ptr(),
+            ml_meth: ffi::PyMethodDefPointer {
+                // SAFETY: the union has this type for those that are not called by it; the flags say by which.
+                PyCFunction: unsafe { std::mem::transmute::<Fast, ffi::PyCFunction>(called::<F>) },
+            },
+            ml_flags: METH_FASTCALL | ffi::METH_KEYWORDS,
+            ml_doc: c"".as_ptr(),
+        }
+    };
+    // SAFETY: the definition lives for ever and nobody writes to it; an object, to which the function takes a reference
+    // of its own; we are attached. The result is a new reference, or null with an exception set.
+    unsafe {
+        let function =
+            ffi::PyCFunction_NewEx(std::ptr::from_ref(definition).cast_mut(), object.as_ptr(), null_mut());
+        Bound::from_owned_ptr_or_err(object.py(), function).map(Bound::unbind)
+    }
+}
+
+/// What CPython calls.
+///
+/// # Safety
+/// By a function that [`bind`] has made, attached: `object` is an `F::Object`, `arguments` has `n_arguments` by position
+/// and then as many as the tuple `names` has names, if that is not null.
+unsafe extern "C" fn called<F: Function>(
+    object: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    n_arguments: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    let call = |py: Python<'_>| {
+        // SAFETY: as promised; all of them live until we return.
+        unsafe {
+            let object = Borrowed::from_ptr(py, object);
+            let object = object.cast_unchecked::<F::Object>();
+            let names = (!names.is_null()).then(|| Borrowed::from_ptr(py, names));
+            let n_arguments = n_arguments.unsigned_abs();
+            let at = |at: usize| Borrowed::from_ptr(py, *arguments.add(at));
+            if names.is_none() && n_arguments <= MOST {
+                let given = std::array::from_fn(|position| (position < n_arguments).then(|| at(position)));
+                if let Some(result) = F::call(&object, given) {
+                    return result.map(Bound::unbind);
+                }
+            }
+            let given = PyTuple::new(py, (0..n_arguments).map(at))?;
+            let keywords = PyDict::new(py);
+            if let Some(names) = names {
+                for (index, name) in names.cast_unchecked::<PyTuple>().iter().enumerate() {
+                    keywords.set_item(name, at(n_arguments + index))?;
+                }
+            }
+            let method = object.as_any().getattr(PyString::intern(py, F::METHOD))?;
+            method.call(given, Some(&keywords)).map(Bound::unbind)
+        }
+    };
+    // Attached we are; PyO3 wants to know.
+    let result = catch_unwind(AssertUnwindSafe(|| Python::attach(call)))
+        .unwrap_or_else(|panic| Err(PanicException::new_err(text_of(&*panic))));
+    match result {
+        Ok(object) => object.into_ptr(),
+        Err(error) => {
+            // SAFETY: as promised.
+            error.restore(unsafe { Python::assume_attached() });
+            null_mut()
+        }
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    literal.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
+}
