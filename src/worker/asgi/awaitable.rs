@@ -162,7 +162,14 @@ fn next<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>
 }
 
 /// Wakes whoever waits for these Futures, unless they have been cancelled.
+#[inline]
 pub(super) fn wake(py: Python<'_>, worker: &Worker, futures: Vec<Py<PyAny>>) {
+    if !futures.is_empty() {
+        wake_all(py, worker, futures);
+    }
+}
+
+fn wake_all(py: Python<'_>, worker: &Worker, futures: Vec<Py<PyAny>>) {
     for future in futures {
         let future = future.bind(py);
         let woken =
