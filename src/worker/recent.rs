@@ -95,7 +95,7 @@ impl<F, C, P> Recent<F, C, P> {
         port: u16,
         make: impl FnOnce() -> PyResult<C>,
     ) -> PyResult<&C> {
-        // Linux gives those of one host every other port (ip(7), ip_local_port_range), one after the other.
+        // Linux gives clients every other port, often one after the other (`__inet_hash_connect`).
         let client = &mut self.clients[usize::from(port.rotate_right(1)) % CLIENTS];
         if client.port != port || client.peer != peer {
             client.object = None;

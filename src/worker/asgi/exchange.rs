@@ -94,7 +94,8 @@ pub(super) struct Pending {
     pub(super) carried: Carried,
 }
 
-/// What the application has of an exchange. They refer to it, and it to them until it is over: a circle.
+/// What the application has of an exchange. They refer to it, and it to them until it is over: a circle. (A WebSocket,
+/// which may last for days, leaves them to the application, and is never a spare.)
 #[derive(Debug)]
 pub(super) struct Functions {
     pub(super) receive: Py<PyAny>,
@@ -160,7 +161,7 @@ pub(crate) struct State {
     /// Futures of `send()`s that wait.
     pub(super) senders: Vec<Py<PyAny>>,
     pub(super) task: Option<Py<PyAny>>,
-    /// Until it is over.
+    /// Until it is over, or the application has those of a WebSocket.
     pub(super) functions: Option<Functions>,
 }
 
@@ -408,6 +409,16 @@ impl State {
             task: None,
             functions: None,
         }
+    }
+
+    /// For the call of the application.
+    pub(super) fn functions(&mut self, py: Python<'_>) -> Functions {
+        let functions = self.functions.take().expect("the application is called once");
+        if self.websocket.is_none() {
+            let Functions { receive, send } = &functions;
+            self.functions = Some(Functions { receive: receive.clone_ref(py), send: send.clone_ref(py) });
+        }
+        functions
     }
 
     /// What it has not done.

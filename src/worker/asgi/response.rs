@@ -17,7 +17,7 @@ use rgun_channel::frame::{Body, Completion, CompletionKind, MESSAGE_COST, MOST_F
 use rgun_channel::layout::{CHUNK, INLINE_BODY, RESPONSE_WINDOW};
 use rgun_channel::ring::Position;
 
-use super::exchange::{Carried, Pending, Spare, Stage, State};
+use super::exchange::{Carried, Exchange, Functions, Pending, Stage, State};
 use crate::python::Described;
 use crate::worker::now;
 use crate::wsgi::head::{HEAD_ROOM, Head};
@@ -274,10 +274,8 @@ impl State {
     fn over(&mut self, py: Python<'_>, pending: Option<Pending>) -> Leftover {
         // Nobody can receive it any more; and a spare would keep it.
         let parts = std::mem::take(&mut self.body.parts);
-        // A WebSocket's state is still asked for by whoever has kept it.
-        let is_spare = self.websocket.is_none();
-        let itself = self.served.remove(py, (self.id, self.slot), self.functions.take(), is_spare);
-        Leftover { task: self.task.take(), pending, parts, itself }
+        let (itself, functions) = self.served.remove(py, (self.id, self.slot), self.functions.take());
+        Leftover { task: self.task.take(), pending, parts, itself, functions }
     }
 
     /// HEAD, 204 and 304 have no body (RFC 9110 §9.3.2, §15.3.5, §15.4.5).
@@ -405,7 +403,8 @@ pub(super) struct Leftover {
     task: Option<Py<PyAny>>,
     pending: Option<Pending>,
     parts: VecDeque<Py<PyBytes>>,
-    itself: Option<Spare>,
+    itself: Option<Py<Exchange>>,
+    functions: Option<Functions>,
 }
 
 fn longer() -> PyErr {

@@ -297,11 +297,7 @@ impl Application {
         let scope = self.scopes.make(py, recent.get_or_insert_default(), request);
         self.recent.put(py, recent);
         let scope = scope?;
-        let (receive, send) = {
-            let exchange = exchange.get().borrow(py);
-            let functions = exchange.functions.as_ref().expect("it is not over");
-            (functions.receive.clone_ref(py), functions.send.clone_ref(py))
-        };
+        let Functions { receive, send } = exchange.get().borrow_mut(py).functions(py);
         let call = if request.websocket { &self.call_websocket } else { &self.call };
         let coroutine = call.bind(py).call1((&self.callable, scope, receive, send, exchange))?;
         self.event_loop.new_task.bind(py).call((coroutine,), Some(self.event_loop.task_keywords.bind(py)))
@@ -357,21 +353,21 @@ impl Application {
         served.is_held_up.store(true, Ordering::Relaxed);
     }
 
-    /// An exchange is over: a spare one, or to be dropped.
+    /// An exchange is over: a spare one, or to be dropped by the caller, with its functions.
     pub(super) fn remove(
         &self,
         py: Python<'_>,
         (id, slot): (ExchangeId, u32),
         functions: Option<Functions>,
-        is_spare: bool,
-    ) -> Option<Spare> {
+    ) -> (Option<Py<Exchange>>, Option<Functions>) {
         let exchanges: &mut Exchanges = &mut self.exchanges(py);
         exchanges.free.push(slot);
-        let spare = Spare { exchange: exchanges.running.remove(&id.0)?, functions: functions? };
-        if !is_spare || exchanges.spares.len() >= MOST_SPARES {
-            return Some(spare);
+        match (exchanges.running.remove(&id.0), functions) {
+            (Some(exchange), Some(functions)) if exchanges.spares.len() < MOST_SPARES => {
+                exchanges.spares.push(Spare { exchange, functions });
+                (None, None)
+            }
+            over => over,
         }
-        exchanges.spares.push(spare);
-        None
     }
 }
