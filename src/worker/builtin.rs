@@ -17,7 +17,7 @@ use std::ptr::null_mut;
 use pyo3::ffi;
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyTuple};
 use pyo3::{Borrowed, PyClass};
 
 /// Arguments of the function that has most.
@@ -31,12 +31,9 @@ pub(crate) trait Function {
     /// What it is bound to.
     type Object: PyClass;
 
-    /// Its `__name__`.
+    /// Its `__name__`, and that of the object's method that does the same and knows its arguments by name: it is called
+    /// where [`Function::call`] does not take them, and says what is wrong with them.
     const NAME: &'static CStr;
-
-    /// The method of [`Function::Object`] that does the same and knows its arguments by name. It is called where
-    /// [`Function::call`] does not take them, and says what is wrong with them.
-    const METHOD: &'static str;
 
     /// Does it; `None` if these are not the arguments of most calls.
     fn call<'py>(
@@ -110,7 +107,7 @@ unsafe extern "C" fn called<F: Function>(
                     keywords.set_item(name, at(n_arguments + index))?;
                 }
             }
-            let method = object.as_any().getattr(PyString::intern(py, F::METHOD))?;
+            let method = object.as_any().getattr(F::NAME)?;
             method.call(given, Some(&keywords)).map(Bound::unbind)
         }
     };

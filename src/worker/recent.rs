@@ -16,7 +16,7 @@ const CLIENTS: usize = 256;
 /// Paths that are remembered, by a hash of their ends.
 const PATHS: usize = 64;
 
-/// Bytes of the longest path that is found again: a longer one is hardly asked for twice, and may be a secret.
+/// Bytes of the longest path that is remembered: a longer one is hardly asked for twice, and may be a secret.
 const LONGEST_PATH: usize = 48;
 
 /// For each well-known field its last value as an `F`; the last clients as `C`s, the last paths as `P`s. Whoever has it
@@ -40,7 +40,6 @@ struct Client<C> {
 }
 
 struct Path<P> {
-    /// Never empty in a request: nothing is found by it.
     path: Vec<u8>,
     object: Option<P>,
 }
@@ -111,24 +110,27 @@ impl<F, C, P> Recent<F, C, P> {
             }
         }
     }
-    /// What a path (as it came, not empty) is made into, unless it is one of the last ones.
-    pub(crate) fn path(&mut self, path: &[u8], make: impl FnOnce() -> PyResult<P>) -> PyResult<&P> {
+    /// Calls `with` with what a path (as it came) is made into, unless it is one of the last ones.
+    pub(crate) fn path<R>(
+        &mut self,
+        path: &[u8],
+        make: impl FnOnce() -> PyResult<P>,
+        with: impl FnOnce(&P) -> PyResult<R>,
+    ) -> PyResult<R> {
+        if path.len() > LONGEST_PATH {
+            return with(&make()?);
+        }
         let end = &path[path.len().saturating_sub(8)..];
         let hash = end.iter().fold(path.len(), |hash, byte| hash.wrapping_mul(31) + usize::from(*byte));
         let entry = &mut self.paths[hash % PATHS];
-        if entry.path != path {
-            entry.object = None;
+        if let Some(object) = &entry.object
+            && entry.path == path
+        {
+            return with(object);
         }
-        match entry.object {
-            Some(ref object) => Ok(object),
-            ref mut none => {
-                let made = make()?;
-                entry.path.clear();
-                if path.len() <= LONGEST_PATH {
-                    entry.path.extend_from_slice(path);
-                }
-                Ok(none.insert(made))
-            }
-        }
+        let made = make()?;
+        entry.path.clear();
+        entry.path.extend_from_slice(path);
+        with(entry.object.insert(made))
     }
 }

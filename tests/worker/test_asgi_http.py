@@ -111,6 +111,10 @@ def test_every_request_has_its_own_fields_and_client_whatever_the_last_ones_had(
             "/scope" + path.replace("%41", "A"),
             "/scope" + path,
         )
+    # Whatever was asked for before, an empty one (of CONNECT, RFC 9112 section 3.2.3) is none of them.
+    for number in range(100):
+        worker.ask("/scope/" + "l" * 99 + str(number))
+    assert told(worker.ask(""))["path"] == ""
 
 
 def test_the_scopes_values_have_the_specifications_types(worker):

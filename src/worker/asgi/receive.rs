@@ -23,7 +23,6 @@ pub(super) struct Receive;
 impl Function for Receive {
     type Object = Exchange;
     const NAME: &'static CStr = c"receive";
-    const METHOD: &'static str = "receive";
 
     fn call<'py>(
         exchange: &Bound<'py, Exchange>,

@@ -235,9 +235,11 @@ impl Scopes {
                 method => scope.set_item(&keys.method, &self.methods[usize::from(method)])?,
             }
         }
-        let (path, raw_path) = recent.path(request.path, || self.path(py, request.path))?;
-        scope.set_item(&keys.raw_path, raw_path)?;
-        scope.set_item(&keys.path, path)?;
+        let make = || self.path(py, request.path);
+        recent.path(request.path, make, |(path, raw_path)| {
+            scope.set_item(&keys.raw_path, raw_path)?;
+            scope.set_item(&keys.path, path)
+        })?;
         if !request.query.is_empty() {
             scope.set_item(&keys.query_string, PyBytes::new(py, request.query))?;
         }

@@ -29,7 +29,6 @@ pub(super) struct Send;
 impl Function for Send {
     type Object = Exchange;
     const NAME: &'static CStr = c"send";
-    const METHOD: &'static str = "send";
 
     fn call<'py>(
         exchange: &Bound<'py, Exchange>,
@@ -42,6 +41,7 @@ impl Function for Send {
 
 #[pymethods]
 impl Exchange {
+    /// Receives an event when it is awaited.
     fn receive(slf: &Bound<'_, Self>) -> Receiving {
         Receiving::new(slf)
     }

@@ -185,21 +185,22 @@ impl Environ {
         request: &Request<'_>,
     ) -> PyResult<()> {
         let keys = &self.keys;
-        let (raw, path) = recent.path(request.path, || {
+        let make = || {
             let raw = latin1(py, request.path)?;
             let path = self.path_info(py, request.path)?.unwrap_or_else(|| raw.clone());
             Ok((raw.unbind(), path.unbind()))
-        })?;
-        environ.set_item(&keys.path_info, path)?;
-        if request.query.is_empty() {
-            environ.set_item(&keys.raw_uri, raw)?;
-            environ.set_item(&keys.request_uri, raw)
-        } else {
+        };
+        recent.path(request.path, make, |(raw, path)| {
+            environ.set_item(&keys.path_info, path)?;
+            if request.query.is_empty() {
+                environ.set_item(&keys.raw_uri, raw)?;
+                return environ.set_item(&keys.request_uri, raw);
+            }
             environ.set_item(&keys.query_string, latin1(py, request.query)?)?;
             let raw = latin1(py, &[request.path, b"?", request.query].concat())?;
             environ.set_item(&keys.raw_uri, &raw)?;
             environ.set_item(&keys.request_uri, raw)
-        }
+        })
     }
 
     /// `PATH_INFO`, if it is another than the path that came.

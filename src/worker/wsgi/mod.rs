@@ -26,7 +26,7 @@ use environ::{Environ, Recent};
 use file_wrapper::FileWrapper;
 use head::HeadCache;
 use response::{Fault, Response, Stage};
-use start_response::{Callable, StartResponse};
+use start_response::{Functions, StartResponse};
 
 /// The application and everything that is the same for all its requests. Leaked: lives as long as the process.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ pub(crate) struct Exchanges {
     served: &'static Application,
     slot: u32,
     /// The last exchange's `start_response`, if the application did not keep it: its buffers are warm.
-    spare: Option<Callable>,
+    spare: Option<Functions>,
     recent: Recent,
 }
 
@@ -110,13 +110,13 @@ impl Exchanges {
         let started = free.unwrap_or_else(now);
         worker.mark_running(self.slot, request.exchange, started);
         let environ = self.served.environ.make(py, &worker.bodies, &mut self.recent, &request);
-        let outcome = environ.and_then(|environ| Ok((environ, self.callable(py, &request, started)?)));
+        let outcome = environ.and_then(|environ| Ok((environ, self.functions(py, &request, started)?)));
         match outcome {
-            Ok((environ, callable)) => {
-                run(py, self.served, environ.into_any(), &callable)?;
-                let finished = callable.object.get().response.borrow(py).finished();
+            Ok((environ, functions)) => {
+                run(py, self.served, environ.into_any(), &functions)?;
+                let finished = functions.object.get().response.borrow(py).finished();
                 // An application that kept it may still call it; the next exchange then gets a new one.
-                self.spare = callable.again(py);
+                self.spare = functions.again(py);
                 Ok(finished)
             }
             Err(error) => {
@@ -129,13 +129,13 @@ impl Exchanges {
         }
     }
 
-    fn callable(&mut self, py: Python<'_>, request: &Request<'_>, started: u64) -> PyResult<Callable> {
-        let callable = match self.spare.take() {
+    fn functions(&mut self, py: Python<'_>, request: &Request<'_>, started: u64) -> PyResult<Functions> {
+        let functions = match self.spare.take() {
             Some(spare) => spare,
-            None => Callable::new(py, Response::new(self.served, self.slot))?,
+            None => Functions::new(py, Response::new(self.served, self.slot))?,
         };
-        callable.object.get().response.borrow_mut(py).open(request, started);
-        Ok(callable)
+        functions.object.get().response.borrow_mut(py).open(request, started);
+        Ok(functions)
     }
 }
 
@@ -144,10 +144,10 @@ fn run(
     py: Python<'_>,
     served: &Application,
     environ: Bound<'_, PyAny>,
-    callable: &Callable,
+    functions: &Functions,
 ) -> Result<(), Broken> {
-    let start_response = callable.object.bind(py);
-    let called = PyTuple::new(py, [&environ, callable.function.bind(py)])
+    let start_response = functions.object.bind(py);
+    let called = PyTuple::new(py, [&environ, functions.start_response.bind(py)])
         .and_then(|arguments| served.callable.bind(py).call1(arguments));
     drop(environ);
     let result = match called {

@@ -3,6 +3,8 @@
 //! PEP 3333, "The start_response() Callable". Both are functions bound to one object, in which the [`Response`] is. If
 //! the application has kept nothing of it, a slot's next exchange has the same.
 
+use std::ffi::CStr;
+
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTraceback, PyTuple};
@@ -17,23 +19,23 @@ use crate::python::{Described, reference_count};
 #[derive(Debug)]
 pub(crate) struct StartResponse {
     pub(crate) response: Attached<Response>,
-    /// For [`Callable`] to be used again, `write` is made once. It refers to this, in a circle.
+    /// For [`Functions`] to be used again, `write` is made once. It refers to this, in a circle.
     write: Attached<Option<Py<PyAny>>>,
 }
 
-/// A `start_response` and its object.
+/// The `start_response` of an exchange, and what it and `write` are functions of.
 #[derive(Debug)]
-pub(crate) struct Callable {
+pub(crate) struct Functions {
     pub(crate) object: Py<StartResponse>,
-    pub(crate) function: Py<PyAny>,
+    pub(crate) start_response: Py<PyAny>,
 }
 
-impl Callable {
+impl Functions {
     pub(crate) fn new(py: Python<'_>, response: Response) -> PyResult<Self> {
         let response = Attached::new(response);
         let object = Bound::new(py, StartResponse { response, write: Attached::default() })?;
         object.get().write.put(py, Some(bind::<Write>(&object)?));
-        Ok(Self { function: bind::<Start>(&object)?, object: object.unbind() })
+        Ok(Self { start_response: bind::<Start>(&object)?, object: object.unbind() })
     }
 
     /// After an exchange, itself for the next one; `None` if the application has kept something of it.
@@ -41,7 +43,7 @@ impl Callable {
         let count = |function: &Py<PyAny>| reference_count(function, py);
         let has_write = self.object.get().write.borrow(py).as_ref().is_some_and(|write| count(write) == 1);
         // Ours, and the two functions'.
-        if has_write && count(&self.function) == 1 && reference_count(&self.object, py) == 3 {
+        if has_write && count(&self.start_response) == 1 && reference_count(&self.object, py) == 3 {
             return Some(self);
         }
         // It would never be freed.
@@ -55,8 +57,7 @@ struct Start;
 
 impl Function for Start {
     type Object = StartResponse;
-    const NAME: &'static std::ffi::CStr = c"start_response";
-    const METHOD: &'static str = "__call__";
+    const NAME: &'static CStr = c"start_response";
 
     fn call<'py>(
         object: &Bound<'py, StartResponse>,
@@ -64,7 +65,7 @@ impl Function for Start {
     ) -> Option<PyResult<Bound<'py, PyAny>>> {
         let [Some(status), Some(headers), exc_info] = arguments else { return None };
         let exc_info = exc_info.filter(|exc_info| !exc_info.is_none());
-        Some(StartResponse::__call__(object, &status, &headers, exc_info.as_deref()))
+        Some(StartResponse::start_response(object, &status, &headers, exc_info.as_deref()))
     }
 }
 
@@ -73,8 +74,7 @@ struct Write;
 
 impl Function for Write {
     type Object = StartResponse;
-    const NAME: &'static std::ffi::CStr = c"write";
-    const METHOD: &'static str = "write";
+    const NAME: &'static CStr = c"write";
 
     fn call<'py>(
         object: &Bound<'py, StartResponse>,
@@ -90,7 +90,7 @@ impl Function for Write {
 impl StartResponse {
     /// Takes status and headers; nothing is sent before the first body bytes, or the end.
     #[pyo3(signature = (status, headers, exc_info=None))]
-    fn __call__<'py>(
+    fn start_response<'py>(
         slf: &Bound<'py, Self>,
         status: &Bound<'py, PyAny>,
         headers: &Bound<'py, PyAny>,
