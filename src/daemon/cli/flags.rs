@@ -32,10 +32,11 @@ Settings:
 
 Gunicorn and uvicorn:
   Flags are gunicorn's; uvicorn's --host and --port, --uds, --factory,
-  --app-dir, --access-log, --limit-max-requests, --timeout-keep-alive and
-  --timeout-graceful-shutdown are taken as well. The others of both are known:
-  what systemd or rgun's design does is accepted with a warning that says what
-  does it now; what would be missed is refused with the remedy.
+  --app-dir, --access-log, --limit-max-requests, --limit-concurrency,
+  --timeout-keep-alive and --timeout-graceful-shutdown are taken as well.
+  The others of both are known: what systemd or rgun's design does is accepted
+  with a warning that says what does it now; what would be missed is refused
+  with the remedy.
 
 Exit status:
   1   it failed; of reload: the new code does not serve, the old goes on
@@ -283,6 +284,7 @@ impl Flags {
         set(name::REQUEST_LINE, "--limit-request-line", text(&self.limit_request_line));
         set(name::HEADERS, "--limit-request-fields", text(&self.limit_request_fields));
         set(name::HEADER, "--limit-request-field_size", text(&self.limit_request_field_size));
+        set(name::QUEUE, "--limit-concurrency", text(&uvicorn.limit_concurrency));
         set(name::MAX_MESSAGE, "--ws-max-size", text(&self.ws_max_size));
         let ping = |time: &Option<String>| time.as_deref().map(fractional_seconds);
         set(name::PING_INTERVAL, "--ws-ping-interval", ping(&self.ws_ping_interval));

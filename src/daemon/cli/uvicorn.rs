@@ -61,6 +61,10 @@ pub(super) struct Spelling {
     #[arg(long, allow_negative_numbers = true, overrides_with = "max_requests_jitter", hide = true)]
     pub(super) limit_max_requests_jitter: Option<String>,
 
+    /// `limits.queue`: beyond it a request is answered 503, as there.
+    #[arg(long, allow_negative_numbers = true, hide = true)]
+    pub(super) limit_concurrency: Option<String>,
+
     /// `--keep-alive`.
     #[arg(long, allow_negative_numbers = true, overrides_with = "keep_alive", hide = true)]
     pub(super) timeout_keep_alive: Option<String>,
@@ -257,14 +261,6 @@ pub(super) const FLAGS: &[Foreign] = &[
         "ws-max-queue",
         Takes::Value,
         Ignored("no messages are queued by number: a client is read as far as the application receives"),
-    ),
-    flag(
-        "limit-concurrency",
-        Takes::Value,
-        Ignored(
-            "limits.queue bounds the requests that wait, with 503 for one more, and workers.concurrency what an ASGI \
-             worker runs at a time",
-        ),
     ),
     flag(
         "timeout-worker-healthcheck",

@@ -289,7 +289,12 @@ impl<'a> Checker<'a> {
         let head = |setting: &Setting| read::bytes(setting, HEAD_MAX);
         Limits {
             queue: self.read(name::QUEUE, defaults.queue, |setting| {
-                read::whole(setting, 1, QUEUE_MAX).map(read::to_usize)
+                if read::is_auto(setting) {
+                    return Ok(None);
+                }
+                read::whole(setting, 1, QUEUE_MAX).map(|n| Some(read::to_usize(n))).map_err(|complaint| {
+                    complaint.hint("write a number, or \"auto\" for what the memory leaves")
+                })
             }),
             body: self.read(name::BODY, defaults.body, read::bytes_or_off),
             header: self.read(name::HEADER, defaults.header, head),
@@ -305,6 +310,11 @@ impl<'a> Checker<'a> {
                     complaint.hint("write a number, or \"auto\" for what LimitNOFILE= leaves")
                 })
             }),
+            connections_per_client: self.read(
+                name::CONNECTIONS_PER_CLIENT,
+                defaults.connections_per_client,
+                read::count_or_off,
+            ),
         }
     }
 

@@ -42,6 +42,7 @@ pub(crate) mod name {
     pub(crate) const HEADERS: &str = "limits.headers";
     pub(crate) const REQUEST_LINE: &str = "limits.request_line";
     pub(crate) const CONNECTIONS: &str = "limits.connections";
+    pub(crate) const CONNECTIONS_PER_CLIENT: &str = "limits.connections_per_client";
     pub(crate) const MAX_MESSAGE: &str = "websocket.max_message";
     pub(crate) const PING_INTERVAL: &str = "websocket.ping_interval";
     pub(crate) const PING_TIMEOUT: &str = "websocket.ping_timeout";
@@ -97,6 +98,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::HEADERS,
     name::REQUEST_LINE,
     name::CONNECTIONS,
+    name::CONNECTIONS_PER_CLIENT,
     name::MAX_MESSAGE,
     name::PING_INTERVAL,
     name::PING_TIMEOUT,

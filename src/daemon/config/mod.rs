@@ -327,8 +327,8 @@ pub struct Hooks {
 /// `[limits]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests that wait for a worker; one more is answered 503.
-    pub queue: usize,
+    /// Requests that wait for a worker; one more is answered 503. `None` is `"auto"`: what the memory leaves.
+    pub queue: Option<usize>,
     /// Bytes of a request's body; more is answered 413 (RFC 9110 §15.5.14). `None` is `"off"`.
     pub body: Option<u64>,
     /// Bytes of a request's header section, all fields together; more is answered 431 (RFC 6585 §5).
@@ -339,17 +339,20 @@ pub struct Limits {
     pub request_line: usize,
     /// Connections open at a time; `None` is `"auto"`: what RLIMIT_NOFILE leaves.
     pub connections: Option<usize>,
+    /// Connections of one address open at a time; one more is closed. `None` is `"off"`.
+    pub connections_per_client: Option<NonZeroU32>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            queue: 1000,
+            queue: None,
             body: Some(1 << 30),
             header: 16 << 10,
             headers: 100,
             request_line: 8 << 10,
             connections: None,
+            connections_per_client: None,
         }
     }
 }

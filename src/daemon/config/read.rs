@@ -2,7 +2,7 @@
 //!
 //! `check` calls them and adds key and place. What a value may be is said here and nowhere else.
 
-use std::num::{NonZeroU16, NonZeroU64};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -126,6 +126,15 @@ fn bounds(min: &Setting, max: &Setting) -> Result<Count, Complaint> {
             .hint(format!("write {{ min = {max}, max = {min} }} (outside the file: {max}-{min})")));
     }
     Ok(Count::Range { min, max })
+}
+
+/// A number of which there is at least one; "off" is no limit.
+pub(super) fn count_or_off(setting: &Setting) -> Result<Option<NonZeroU32>, Complaint> {
+    if setting.value == Value::text("off") {
+        return Ok(None);
+    }
+    let count = whole(setting, 1, u32::MAX);
+    count.map(NonZeroU32::new).map_err(|complaint| complaint.hint("write a number, or \"off\" for no limit"))
 }
 
 /// A number of requests; 0, as in gunicorn, and "off" are none.

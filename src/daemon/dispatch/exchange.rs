@@ -27,6 +27,8 @@ pub enum Fault {
     TooLong(&'static str),
     /// `limits.queue` requests wait already.
     QueueFull,
+    /// It would wait for this long, which is longer than `timeouts.queue`.
+    QueueTooSlow(Duration),
     /// It waited longer than `timeouts.queue`.
     QueueTimeout,
     /// Nobody serves and nobody will soon; the short reason.

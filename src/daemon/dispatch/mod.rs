@@ -20,8 +20,8 @@
 //! whose wake-ups do not keep the reactor from parking).
 //!
 //! What belongs to what: this file is a request's way in and its answer's way out; `placing` chooses its worker,
-//! `workers` has them come and go, `housekeeping` looks at the clock; `queue`, `rules`, `quarantine` and `measure`
-//! keep what their names say.
+//! `workers` has them come and go, `housekeeping` looks at the clock; `queue`, `wait_estimate`,
+//! `rules`, `quarantine` and `measure` keep what their names say.
 
 mod exchange;
 mod exchanges;
@@ -46,6 +46,7 @@ mod tests;
 mod ticket;
 mod turn;
 mod upload;
+mod wait_estimate;
 mod websocket;
 mod worker;
 mod workers;
@@ -219,7 +220,7 @@ impl Dispatcher {
     /// travel in the frame. `now` is when the request was complete: its waiting time counts from there.
     ///
     /// # Errors
-    /// The queue is full, nobody will serve soon, a part of the head is too long for a frame, or requests like this
+    /// The queue is full or moves too slowly, nobody will serve soon, a part of the head is too long for a frame, or requests like this
     /// one have ended workers.
     pub fn submit<'f>(
         &'static self,
@@ -246,7 +247,7 @@ impl Dispatcher {
         };
         let chosen = if can_start { state.choose(carriage) } else { None };
         if chosen.is_none()
-            && let Some(fault) = state.refusal()
+            && let Some(fault) = state.refusal(held.is_some(), now)
         {
             state.exchanges.recycle(frame);
             return Err(fault);
@@ -382,12 +383,20 @@ impl State {
         self.queue.len() + self.rules.n_waiting()
     }
 
-    /// Why a request that cannot start now may not wait either.
-    fn refusal(&self) -> Option<Fault> {
+    /// Why a request that cannot start now may not wait either. `held`: it would wait for others of its path, not for a
+    /// worker, and nobody knows how long.
+    fn refusal(&mut self, held: bool, now: Instant) -> Option<Fault> {
         if let Some(reason) = &self.unavailable {
             return Some(Fault::Unavailable(Arc::clone(reason)));
         }
-        (self.n_waiting() >= self.policy.queue).then_some(Fault::QueueFull)
+        if self.n_waiting() >= self.policy.queue {
+            return Some(Fault::QueueFull);
+        }
+        let Self { queue, workers, .. } = self;
+        let open = || workers.iter().flatten().filter(|worker| worker.is_open());
+        let slots = || open().map(Worker::n_slots).sum::<usize>();
+        let excess = if held { None } else { queue.excess_wait(slots, now) };
+        excess.map(Fault::QueueTooSlow)
     }
 
     /// Refuses what waits when there is nobody to wait for.

@@ -42,7 +42,7 @@ impl Dispatcher {
             if !has_room || !self.give(state, index, id, now) {
                 return;
             }
-            state.queue.remove(id);
+            state.queue.depart(id, now);
         }
         self.steal(state, index, now);
     }
@@ -75,7 +75,7 @@ impl Dispatcher {
             if !self.give(state, index, id, now) {
                 return;
             }
-            state.queue.remove(id);
+            state.queue.depart(id, now);
         }
     }
 }
@@ -149,7 +149,7 @@ impl State {
     /// It has waited for as long as if it had never been given to anybody.
     pub(super) fn queue_again(&mut self, id: ExchangeId) {
         if let Some(exchange) = self.exchanges.get(id) {
-            self.queue.insert(id, exchange.ready);
+            self.queue.put_back(id, exchange.ready);
         }
     }
 

@@ -9,7 +9,7 @@ use super::{Dispatcher, State};
 /// What the dispatcher must know of the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
-    /// `limits.queue`: requests that may wait.
+    /// `limits.queue`: requests that may wait, however fast they are served.
     pub queue: usize,
     /// `timeouts.queue`: how long one may wait; `None` is for ever.
     pub queue_timeout: Option<Duration>,

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::frame::ExchangeId;
 
+use super::wait_estimate::WaitEstimate;
+
 /// Queued exchanges. Abandoned ones are removed at once.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -25,6 +27,7 @@ pub(super) struct Queue {
     newest_first: bool,
     /// Up to when nobody could serve those that wait.
     restarted: Option<Instant>,
+    estimate: WaitEstimate,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -37,11 +40,18 @@ struct Entry {
 impl Queue {
     /// An empty one. `timeout` is `timeouts.queue`.
     pub(super) fn new(timeout: Option<Duration>) -> Self {
-        Self { entries: VecDeque::new(), timeout, newest_first: false, restarted: None }
+        Self {
+            entries: VecDeque::new(),
+            timeout,
+            newest_first: false,
+            restarted: None,
+            estimate: WaitEstimate::new(timeout),
+        }
     }
 
     pub(super) fn set_timeout(&mut self, timeout: Option<Duration>) {
         self.timeout = timeout;
+        self.estimate.set_timeout(timeout);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -68,6 +78,17 @@ impl Queue {
         }
     }
 
+    /// As [`Queue::insert`], for one that a worker was given and has not begun.
+    pub(super) fn put_back(&mut self, id: ExchangeId, ready: Instant) {
+        self.insert(id, ready);
+        self.estimate.come_back();
+    }
+
+    /// How long one more would have to wait, if that is too long; see [`WaitEstimate::excess`].
+    pub(super) fn excess_wait(&mut self, slots: impl FnOnce() -> usize, now: Instant) -> Option<Duration> {
+        self.estimate.excess(self.entries.len(), slots, now)
+    }
+
     /// Whose turn it is. It stays until it is removed.
     pub(super) fn next(&mut self, now: Instant) -> Option<ExchangeId> {
         // One that came to the front late (it was tried again, or waited for others of its path) has waited for less
@@ -81,6 +102,13 @@ impl Queue {
         next.map(|entry| entry.id)
     }
 
+    /// A worker has got it.
+    pub(super) fn depart(&mut self, id: ExchangeId, now: Instant) {
+        self.estimate.depart(now);
+        self.remove(id);
+    }
+
+    /// It is answered without a worker, or nobody waits for it any more.
     pub(super) fn remove(&mut self, id: ExchangeId) {
         let is_it = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.id == id);
         if is_it(self.entries.front()) {
@@ -92,6 +120,7 @@ impl Queue {
         }
         if self.entries.is_empty() {
             (self.newest_first, self.restarted) = (false, None);
+            self.estimate.end();
         }
     }
 
@@ -99,6 +128,7 @@ impl Queue {
     pub(super) fn restart(&mut self, now: Instant) {
         if !self.entries.is_empty() {
             (self.newest_first, self.restarted) = (false, Some(now));
+            self.estimate.restart(now);
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A request of a rule with `concurrency` needs a *permit* before it may queue for a worker, and keeps it until the
 //! worker is done with it. Whoever gets none waits in the rule's own list, where it holds up nobody else; it counts to
-//! `limits.queue` and its time there counts to `timeouts.queue`.
+//! `limits.queue`, and its time there counts to `timeouts.queue`.
 //!
 //! Without rules none of this costs anything: the dispatcher asks [`Rules::is_empty`] first.
 

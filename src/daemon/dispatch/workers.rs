@@ -174,7 +174,7 @@ impl Dispatcher {
                 state.fail(id, Fault::WorkerDied(worker.id), now);
             } else {
                 exchange.place = Place::Queued;
-                state.queue.insert(id, exchange.ready);
+                state.queue.put_back(id, exchange.ready);
             }
         }
         state.gauge.bury(&worker);

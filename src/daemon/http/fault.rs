@@ -35,6 +35,8 @@ pub struct Told {
 const SOON: Duration = Duration::from_secs(1);
 /// While nobody can serve.
 const LATER: Duration = Duration::from_secs(5);
+/// The longest that a client is asked to stay away because others wait: by then it may be different.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 impl Refusal {
     /// Total: every refusal has its status.
@@ -60,6 +62,12 @@ impl Refusal {
                 Fault::QueueFull => {
                     (StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting".to_owned(), Some(SOON))
                 }
+                Fault::QueueTooSlow(wait) => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "too many requests are waiting".to_owned(),
+                    // By then half of those that wait are served.
+                    Some(whole_seconds(*wait / 2).clamp(SOON, MAX_PAUSE)),
+                ),
                 Fault::QueueTimeout => {
                     (StatusCode::SERVICE_UNAVAILABLE, "no worker became free in time".to_owned(), Some(SOON))
                 }
@@ -71,8 +79,7 @@ impl Refusal {
                 Fault::Quarantined(pause) => (
                     StatusCode::SERVICE_UNAVAILABLE,
                     "requests like this one have ended workers; they are refused for a while".to_owned(),
-                    // Whole seconds are all that the field can say.
-                    Some(Duration::from_secs(pause.as_secs() + u64::from(pause.subsec_nanos() > 0))),
+                    Some(whole_seconds(*pause)),
                 ),
                 Fault::Upload(UploadFault::TooLarge) => (
                     StatusCode::PAYLOAD_TOO_LARGE,
@@ -107,6 +114,11 @@ impl Refusal {
     }
 }
 
+/// Rounded up: whole seconds are all that `Retry-After` can say.
+fn whole_seconds(pause: Duration) -> Duration {
+    Duration::from_secs(pause.as_secs() + u64::from(pause.subsec_nanos() > 0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +127,16 @@ mod tests {
     fn who_is_shut_out_is_told_whole_seconds_and_never_too_few() {
         for (milliseconds, seconds) in [(1, 1), (1000, 1), (59_001, 60), (60_000, 60)] {
             let fault = Fault::Quarantined(Duration::from_millis(milliseconds));
+            let told = Refusal::Exchange(fault).told();
+            assert_eq!(told.status, StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(told.retry_after, Some(Duration::from_secs(seconds)));
+        }
+    }
+
+    #[test]
+    fn a_client_that_is_shed_is_asked_back_when_half_of_the_queue_is_served() {
+        for (wait, seconds) in [(100, 1), (31_000, 16), (600_000, 30)] {
+            let fault = Fault::QueueTooSlow(Duration::from_millis(wait));
             let told = Refusal::Exchange(fault).told();
             assert_eq!(told.status, StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(told.retry_after, Some(Duration::from_secs(seconds)));

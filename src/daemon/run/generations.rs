@@ -11,6 +11,8 @@ use crate::config::{self, Config, Retry, Target, Workers};
 use crate::supervise::{Generation, Policy};
 use crate::{dispatch, http, net, websocket};
 
+use super::system::Room;
+
 /// Every generation that may still be spawned, with its configuration.
 #[derive(Debug)]
 pub(super) struct Generations {
@@ -77,14 +79,14 @@ pub(super) fn policy(config: &Config, cores: usize, supervised: bool) -> Policy 
 }
 
 /// What the dispatcher goes by.
-pub(super) fn dispatch_policy(config: &Config) -> dispatch::Policy {
+pub(super) fn dispatch_policy(config: &Config, room: Room) -> dispatch::Policy {
     let rules = config.timeouts.paths.iter().map(|rule| dispatch::Rule {
         pattern: rule.pattern.clone(),
         request: rule.request,
         concurrency: rule.concurrency,
     });
     dispatch::Policy {
-        queue: config.limits.queue,
+        queue: config.limits.queue.unwrap_or(room.queue),
         queue_timeout: config.timeouts.queue,
         request_timeout: config.timeouts.request,
         slow: config.log.slow,
@@ -117,13 +119,13 @@ pub(super) fn http_settings(config: &Config) -> http::Settings {
     }
 }
 
-/// What connections go by; `most` is what the limit of open files leaves.
-pub(super) fn net_limits(config: &Config, most: usize) -> net::Limits {
+/// What connections go by.
+pub(super) fn net_limits(config: &Config, room: Room) -> net::Limits {
     net::Limits {
         header: config.timeouts.header,
         keepalive: config.timeouts.keepalive,
         write: config.timeouts.body,
-        connections: config.limits.connections.unwrap_or(most),
+        connections: config.limits.connections.unwrap_or(room.connections),
     }
 }
 

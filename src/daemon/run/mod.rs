@@ -52,9 +52,7 @@ pub(crate) use self::hearing::sink;
 use self::orders::{Asker, Orders};
 use self::report::Reporter;
 use self::stacks::{Inquiries, Purpose};
-use self::system::{
-    available_cores, connection_limit, delegation, listeners, raise_file_limit, spool_directory,
-};
+use self::system::{Room, available_cores, delegation, listeners, raise_file_limit, spool_directory};
 
 /// EX_OSERR of sysexits(3head): the system lacks something; trying again may help.
 const OS_ERROR: u8 = 71;
@@ -127,8 +125,8 @@ struct Daemon {
     /// systemd watches: a boot that fails is tried again for ever.
     supervised: bool,
     listeners: Vec<ListenerInfo>,
-    /// Connections that the limit of open files leaves room for.
-    most_connections: usize,
+    /// The limits that are "auto".
+    room: Room,
     supervisor: Supervisor,
     pool: Pool,
     dispatcher: &'static Dispatcher,
@@ -227,7 +225,7 @@ impl Daemon {
         let delegation = delegation(destination);
         let cores = available_cores();
         let files = raise_file_limit();
-        let most_connections = connection_limit(files, config.workers.count.resolve(cores));
+        let room = Room::new(files, config.workers.count.resolve(cores));
         let (tell, told) = unbounded_channel();
         let orders = Orders::listen(tell.clone()).map_err(Refused::system("listen for orders"))?;
         if let Some(orders) = &orders {
@@ -236,11 +234,11 @@ impl Daemon {
         let (journal, journal_thread) =
             Journal::start().map_err(Refused::system("start the journal thread"))?;
         let dispatcher = Dispatcher::new(
-            generations::dispatch_policy(config),
+            generations::dispatch_policy(config, room),
             Reactor::new().map_err(Refused::system("make the reactor's shared page"))?,
             sink(&tell),
         );
-        let connections = Connections::new(generations::net_limits(config, most_connections));
+        let connections = Connections::new(generations::net_limits(config, room));
         let server = Server::new(dispatcher, generations::http_settings(config), spool_directory(), journal);
         let infos: Vec<ListenerInfo> = listeners.iter().map(Listener::info).collect();
         let edge_tell = tell.clone();
@@ -270,7 +268,7 @@ impl Daemon {
             cores,
             supervised,
             listeners: infos,
-            most_connections,
+            room,
             supervisor: Supervisor::new(policy),
             pool,
             dispatcher,

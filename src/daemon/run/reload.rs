@@ -55,10 +55,10 @@ impl Daemon {
 
     pub(super) fn go_live(&mut self, generation: Generation) {
         let Some(config) = self.generations.go_live(generation) else { return };
-        self.dispatcher.set_policy(generations::dispatch_policy(&config));
+        self.dispatcher.set_policy(generations::dispatch_policy(&config, self.room));
         self.server = self.server.with(generations::http_settings(&config));
         self.edge.serve_with(Arc::clone(&self.server));
-        self.connections.set(generations::net_limits(&config, self.most_connections));
+        self.connections.set(generations::net_limits(&config, self.room));
         lifecycle::set_level(config.log.level);
     }
 

@@ -10,7 +10,7 @@ use crate::config::{Bind, Config};
 use crate::journal::lifecycle::Destination;
 use crate::net::Listener;
 use crate::report::Chain;
-use crate::systemd::{cgroup::Delegation, listen};
+use crate::systemd::{cgroup::Delegation, listen, memory};
 
 /// The cgroup that systemd delegates, if it does.
 pub(super) fn delegation(destination: Destination) -> Option<Delegation> {
@@ -69,9 +69,39 @@ pub(super) fn raise_file_limit() -> u64 {
     }
 }
 
+/// What the system has room for: the limits that are `"auto"`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// `limits.connections`.
+    pub(super) connections: usize,
+    /// `limits.queue`.
+    pub(super) queue: usize,
+}
+
+impl Room {
+    /// Of a daemon that may open so many `files`.
+    pub(super) fn new(files: u64, workers: NonZeroU16) -> Self {
+        Self { connections: connection_limit(files, workers), queue: queue_limit(memory::usable()) }
+    }
+}
+
+/// What a request that waits is reckoned to take: as much as `limits.header` allows by default. Most take a tenth.
+const BYTES_PER_WAITING: u64 = 16 << 10;
+
+/// `limits.queue = "auto"`: an eighth of the memory for requests that wait.
+fn queue_limit(memory: Option<u64>) -> usize {
+    let most = memory.unwrap_or(0) / 8 / BYTES_PER_WAITING;
+    usize::try_from(most).unwrap_or(usize::MAX).clamp(MIN_QUEUE, MAX_QUEUE)
+}
+
+/// A small machine has room for the clients of a busy minute, and a large one does not answer more in any time that
+/// somebody waits.
+const MIN_QUEUE: usize = 1000;
+const MAX_QUEUE: usize = 100_000;
+
 /// `limits.connections = "auto"`: what the limit of open files leaves after the workers' channels and
 /// one spooled body or file for every second connection.
-pub(super) fn connection_limit(files: u64, workers: NonZeroU16) -> usize {
+fn connection_limit(files: u64, workers: NonZeroU16) -> usize {
     let own = 64 + 8 * u64::from(workers.get());
     usize::try_from(files.saturating_sub(own) / 2).unwrap_or(usize::MAX).max(16)
 }
@@ -83,4 +113,17 @@ pub(super) fn spool_directory() -> PathBuf {
         || PathBuf::from("/var/tmp"),
         |directories| std::env::split_paths(&directories).next().unwrap_or_else(|| PathBuf::from("/var/tmp")),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_takes_an_eighth_of_the_memory_within_its_bounds() {
+        assert_eq!(queue_limit(None), 1000);
+        assert_eq!(queue_limit(Some(1 << 20)), 1000);
+        assert_eq!(queue_limit(Some(1 << 30)), 8192);
+        assert_eq!(queue_limit(Some(1 << 40)), 100_000);
+    }
 }

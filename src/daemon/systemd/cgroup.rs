@@ -242,7 +242,7 @@ fn enabled_controllers(cgroup: &Path) -> Vec<Controller> {
 }
 
 /// The cgroup this process is in, as a path below the mounted cgroup2 file system.
-fn own_cgroup() -> Result<PathBuf, NoDelegation> {
+pub(super) fn own_cgroup() -> Result<PathBuf, NoDelegation> {
     let mounts = read(Path::new("/proc/self/mountinfo"))?;
     let (root, mount_point) = cgroup2_mount(&mounts).ok_or(NoDelegation::NoCgroup2)?;
     let membership = read(Path::new("/proc/self/cgroup"))?;

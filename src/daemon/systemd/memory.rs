@@ -18,10 +18,11 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::inotify;
 
-use super::cgroup::{Leaf, NoDelegation, read, write};
+use super::cgroup::{Leaf, NoDelegation, own_cgroup, read, write};
 
 /// Counts of `memory.events` since the leaf was made, of those that the daemon acts upon.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -117,6 +118,27 @@ impl Leaf {
     }
 }
 
+/// Bytes of memory that this process and what it starts may use: the machine's, or what the cgroups above this process
+/// leave of it. `None` when the kernel does not say.
+pub fn usable() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(total);
+    // Outside of a cgroup nothing bounds it.
+    let cgroup = own_cgroup().ok().and_then(|own| bound(&own));
+    [machine, cgroup].into_iter().flatten().min()
+}
+
+/// `MemTotal` of `/proc/meminfo`, which is in KiB (proc_meminfo(5)).
+fn total(meminfo: &str) -> Option<u64> {
+    let kib = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
+    kib?.trim().parse::<u64>().ok().map(|kib| kib.saturating_mul(1024))
+}
+
+/// The lowest of the hard limits of a cgroup and those above it.
+fn bound(cgroup: &Path) -> Option<u64> {
+    // The root has no such file, and "max" is no number.
+    cgroup.ancestors().filter_map(|above| read(&above.join("memory.max")).ok()?.trim().parse().ok()).min()
+}
+
 /// Lines of a key, a space and a number; others are left out.
 fn flat_keyed(text: &str) -> impl Iterator<Item = (&str, u64)> {
     text.lines().filter_map(|line| {
@@ -210,6 +232,26 @@ mod tests {
         assert_eq!(Events::parse(text), Events { high: 12, max: 3, oom: 2, oom_kill: 1 });
         assert_eq!(Events::parse("high 5\n"), Events { high: 5, ..Events::default() });
         assert_eq!(Events::parse("high\nmax many\n\n"), Events::default());
+    }
+
+    #[test]
+    fn the_lowest_limit_of_the_cgroups_above_counts() {
+        let directory = scratch("memory-bound");
+        let (service, leaf) = (directory.join("rgun.service"), directory.join("rgun.service/daemon"));
+        fs::create_dir_all(&leaf).unwrap();
+        assert_eq!(bound(&leaf), None);
+        fs::write(leaf.join("memory.max"), "max\n").unwrap();
+        fs::write(service.join("memory.max"), "1000000\n").unwrap();
+        fs::write(directory.join("memory.max"), "2000000\n").unwrap();
+        assert_eq!(bound(&leaf), Some(1_000_000));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn the_memory_of_the_machine_is_known() {
+        assert_eq!(total("MemTotal:        2048 kB\nMemFree:  1 kB\n"), Some(2 << 20));
+        assert_eq!(total("MemFree: 1 kB\n"), None);
+        assert!(usable().is_some_and(|bytes| bytes > 1 << 20));
     }
 
     #[test]

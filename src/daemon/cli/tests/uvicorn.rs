@@ -24,7 +24,7 @@ fn uvicorns_command_line_works_as_it_is() {
     let shell = Shell::new();
     let line = "shop.main:create --factory --app-dir src --host 0.0.0.0 --port 8080 --workers 4 --loop asyncio \
                 --http auto --ws auto --lifespan on --interface asgi3 --log-level trace --access-log --root-path /api \
-                --limit-max-requests 1000 --limit-max-requests-jitter 50 --timeout-keep-alive 5 \
+                --limit-concurrency 8192 --limit-max-requests 1000 --limit-max-requests-jitter 50 --timeout-keep-alive 5 \
                 --timeout-graceful-shutdown 20 --no-server-header --no-use-colors";
     let config = shell.sound(line).config;
     assert_eq!(config.app.target.to_string(), "shop.main:create()");
@@ -36,6 +36,7 @@ fn uvicorns_command_line_works_as_it_is() {
     let workers = config.workers;
     assert_eq!(workers.count.resolve(1).get(), 4);
     assert_eq!((workers.max_requests, workers.max_requests_jitter), (NonZeroU64::new(1000), 50));
+    assert_eq!(config.limits.queue, Some(8192));
     let timeouts = config.timeouts;
     assert_eq!((timeouts.keepalive, timeouts.drain), (Duration::from_secs(5), Duration::from_secs(20)));
     assert_eq!(shell.kind(&format!("check {line}")), "check");
@@ -251,7 +252,6 @@ fn flags_that_something_else_does_now_are_accepted_with_one_warning() {
         ("--http h11", "hyper"),
         ("--h11-max-incomplete-event-size 65536", "limits.header"),
         ("--ws wsproto", "itself"),
-        ("--limit-concurrency 100", "limits.queue"),
         ("--timeout-worker-healthcheck 60", "timeouts.stall"),
         ("--use-colors", "no colors"),
         ("--server-header", "no Server header"),

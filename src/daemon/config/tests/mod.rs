@@ -63,8 +63,9 @@ fn what_is_not_written_has_the_default_of_the_design() {
     assert_eq!((paths, stall), (vec![], Some(seconds(10))));
     assert_eq!((request, queue, boot), (Some(seconds(30)), Some(seconds(30)), Some(seconds(60))));
     assert_eq!((header, body, keepalive, drain), (seconds(10), seconds(60), seconds(75), seconds(30)));
-    let Limits { queue, body, header, headers, request_line, connections } = config.limits;
-    assert_eq!((queue, body, header), (1000, Some(1 << 30), 16 << 10));
+    let Limits { queue, body, header, headers, request_line, connections, connections_per_client } =
+        config.limits;
+    assert_eq!((queue, body, header), (None, Some(1 << 30), 16 << 10));
     assert_eq!((headers, request_line, connections), (100, 8 << 10, None));
     let WebSocket { max_message, ping_interval, ping_timeout, compression, most, close_window } =
         config.websocket;
@@ -138,6 +139,7 @@ fn every_key_of_the_file_arrives() {
             headers = 50
             request_line = 4096
             connections = 500
+            connections_per_client = 8
             [websocket]
             max_message = "1MiB"
             ping_interval = "1m"
@@ -206,9 +208,11 @@ fn every_key_of_the_file_arrives() {
     assert_eq!((request, queue, boot), (None, None, None));
     assert_eq!((header, body), (Duration::from_secs(5), Duration::from_millis(500)));
     assert_eq!((keepalive, drain), (Duration::ZERO, Duration::from_mins(2)));
-    let Limits { queue, body, header, headers, request_line, connections } = config.limits;
-    assert_eq!((queue, body, header), (10, None, 32 << 10));
+    let Limits { queue, body, header, headers, request_line, connections, connections_per_client } =
+        config.limits;
+    assert_eq!((queue, body, header), (Some(10), None, 32 << 10));
     assert_eq!((headers, request_line, connections), (50, 4096, Some(500)));
+    assert_eq!(connections_per_client, NonZeroU32::new(8));
     let websocket = WebSocket {
         max_message: 1 << 20,
         ping_interval: Some(Duration::from_mins(1)),
@@ -293,6 +297,8 @@ fn the_environment_sets_every_kind_of_value() {
                 ("RGUN_WORKERS_MAX_MEMORY", "1GiB"),
                 ("RGUN_WORKERS_RETRY", "idempotent"),
                 ("RGUN_RELOAD_PROBE", "/healthz"),
+                ("RGUN_LIMITS_QUEUE", "auto"),
+                ("RGUN_LIMITS_CONNECTIONS_PER_CLIENT", "20"),
                 ("RGUN_HOOKS_POST_FORK", "mysite.hooks:post_fork"),
             ],
             Layer::new(),
@@ -302,6 +308,7 @@ fn the_environment_sets_every_kind_of_value() {
     assert_eq!(config.app.target.to_string(), "other:app");
     assert_eq!(config.timeouts.request, Some(Duration::from_mins(2)));
     assert_eq!((config.limits.body, config.limits.connections), (None, None));
+    assert_eq!((config.limits.queue, config.limits.connections_per_client), (None, NonZeroU32::new(20)));
     assert_eq!(config.listen.bind, [":80".parse().unwrap(), "[::]:80".parse().unwrap()]);
     assert!(config.log.access);
     assert_eq!(config.log.slow, Some(Duration::from_millis(500)));

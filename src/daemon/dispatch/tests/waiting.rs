@@ -155,3 +155,62 @@ fn a_refused_request_wants_nobody() {
     assert!(matches!(rig.ask("GET", b"/", Instant::now()), Err(Fault::Unavailable(_))));
     assert_eq!(rig.told().len(), 0);
 }
+
+/// One worker with one slot, whose queue has moved once a second since `timeouts.queue` began: the one that runs, and
+/// those that wait.
+fn overloaded(n_waiting: usize) -> (Rig, Vec<Ticket>, Instant) {
+    let mut rig = Rig::with(Policy { queue: 1000, ..patient() }, 1);
+    let mut tickets = vec![rig.submit(b"/running")];
+    let mut now = Instant::now();
+    tickets.extend([0, 1].map(|_| rig.ask("GET", b"/waiting", now).unwrap()));
+    for _ in 0..4 {
+        now += SECOND;
+        tickets.push(rig.ask("GET", b"/waiting", now).unwrap());
+        let (exchange, _) = rig.claim().expect("it has a request");
+        rig.workers[0].say_status(exchange, CompletionKind::Respond, 200, b"", true, true);
+        rig.dispatcher.housekeeping(now);
+    }
+    while rig.dispatcher.load().queued < n_waiting {
+        tickets.push(rig.ask("GET", b"/waiting", now).unwrap());
+    }
+    (rig, tickets, now)
+}
+
+#[test]
+fn a_request_that_would_wait_for_too_long_is_shed_with_the_wait() {
+    let (rig, _tickets, now) = overloaded(9);
+    assert_eq!(rig.ask("GET", b"/", now).unwrap_err(), Fault::QueueTooSlow(9 * SECOND));
+}
+
+#[test]
+fn a_request_is_queued_again_when_the_queue_moves_faster() {
+    let (mut rig, _tickets, mut now) = overloaded(9);
+    assert!(rig.ask("GET", b"/", now).is_err());
+    let mut later = Vec::new();
+    for _ in 0..9 {
+        now += SECOND / 10;
+        let (exchange, _) = rig.claim().expect("it has a request");
+        rig.workers[0].say_status(exchange, CompletionKind::Respond, 200, b"", true, true);
+        rig.dispatcher.housekeeping(now);
+        later.push(rig.ask("GET", b"/", now).expect("there is room again"));
+    }
+}
+
+#[test]
+fn a_request_that_waits_for_others_of_its_path_is_not_shed_because_the_queue_is_slow() {
+    let (rig, _tickets, now) = overloaded(9);
+    let concurrency = std::num::NonZeroU32::new(1);
+    let rule = Rule { pattern: "/waiting".to_owned(), request: None, concurrency };
+    rig.dispatcher.set_policy(Policy { queue: 1000, rules: vec![rule], ..patient() });
+    let _held = rig.ask("GET", b"/waiting", now).expect("it is in no queue");
+    assert_eq!(rig.ask("GET", b"/another", now).unwrap_err(), Fault::QueueTooSlow(9 * SECOND));
+}
+
+#[test]
+fn requests_that_wait_for_the_first_worker_are_not_shed() {
+    let rig = Rig::with(Policy { queue: 1000, ..patient() }, 0);
+    let start = Instant::now();
+    let tickets = (0..500_u32).map(|number| rig.ask("GET", b"/", start + SECOND * number / 100));
+    let tickets: Result<Vec<_>, _> = tickets.collect();
+    assert_eq!(tickets.expect("nobody is shed").len(), 500);
+}

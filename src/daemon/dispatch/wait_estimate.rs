@@ -1,0 +1,206 @@
+//! How long a request would wait that is queued now, by how fast the queue has moved lately.
+//!
+//! It is service time over slots, times those that wait, measured where it counts: how many requests have left the
+//! queue for a worker in the last `timeouts.queue` during which it was never empty. Unlike the [service time] that a
+//! worker reports, which follows a slow request at once, this holds for event loops too, weighs a slow request by its
+//! share of the requests, and cannot be forged.
+//!
+//! While nobody knows (the queue has not been full for long enough, no worker is open), nobody is shed. A slot that has
+//! not become free within the time observed may do so any moment, so that as many requests as there are slots are
+//! always expected to be served in time.
+//!
+//! [service time]: super::service_time::ServiceTime
+
+use std::time::{Duration, Instant};
+
+/// The estimate is made when the queue has been in use for this part of `timeouts.queue`: the first requests of a
+/// worker load what the following ones find loaded.
+const MIN_PART_OBSERVED: u32 = 4;
+
+/// What has left the queue since it was last empty.
+#[derive(Debug)]
+pub(super) struct WaitEstimate {
+    /// `timeouts.queue`; without one nobody is late.
+    timeout: Option<Duration>,
+    /// Counts for up to half of the timeout, then becomes `previous`. `None` while the queue is empty.
+    current: Option<Departures>,
+    /// How long the one before counted, and how many left.
+    previous: (Duration, u32),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Departures {
+    since: Instant,
+    count: u32,
+}
+
+impl WaitEstimate {
+    pub(super) fn new(timeout: Option<Duration>) -> Self {
+        Self { timeout, current: None, previous: (Duration::ZERO, 0) }
+    }
+
+    pub(super) fn set_timeout(&mut self, timeout: Option<Duration>) {
+        self.timeout = timeout;
+    }
+
+    /// The queue is in use from now on, or is served again: what is known of an earlier time says nothing about this one.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.current = Some(Departures { since: now, count: 0 });
+        self.previous = (Duration::ZERO, 0);
+    }
+
+    /// The queue is empty.
+    pub(super) fn end(&mut self) {
+        self.current = None;
+    }
+
+    /// A worker has got one.
+    pub(super) fn depart(&mut self, now: Instant) {
+        if let Some(current) = &mut self.current {
+            current.count = current.count.saturating_add(1);
+        }
+        self.turn_over(now);
+    }
+
+    /// One is back that no worker has begun.
+    pub(super) fn come_back(&mut self) {
+        match &mut self.current {
+            Some(current) if current.count > 0 => current.count -= 1,
+            _ => self.previous.1 = self.previous.1.saturating_sub(1),
+        }
+    }
+
+    /// How long one more would wait, if that is longer than it may. `slots` are those of all open workers, `waiting` is
+    /// the length of the queue.
+    pub(super) fn excess(
+        &mut self,
+        waiting: usize,
+        slots: impl FnOnce() -> usize,
+        now: Instant,
+    ) -> Option<Duration> {
+        let timeout = self.timeout?;
+        self.turn_over(now);
+        let Some(current) = self.current else {
+            if waiting > 0 {
+                self.restart(now);
+            }
+            return None;
+        };
+        let departed = current.count.saturating_add(self.previous.1);
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
+        // As many have left within the timeout: most of the time this is all there is to calculate.
+        if waiting <= departed {
+            return None;
+        }
+        let observed = (self.previous.0 + now.saturating_duration_since(current.since)).min(timeout);
+        let slots = u32::try_from(slots()).unwrap_or(u32::MAX);
+        if observed < timeout / MIN_PART_OBSERVED || slots == 0 {
+            return None;
+        }
+        let expected = observed.saturating_mul(waiting) / departed.max(slots);
+        (expected > timeout).then_some(expected)
+    }
+
+    fn turn_over(&mut self, now: Instant) {
+        let (Some(current), Some(timeout)) = (&mut self.current, self.timeout) else { return };
+        let age = now.saturating_duration_since(current.since);
+        if age >= timeout / 2 {
+            self.previous = (age, current.count);
+            *current = Departures { since: now, count: 0 };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// One that has seen `departures` leave, one every `interval`, and the time of the last.
+    fn observed(timeout: Duration, departures: u32, interval: Duration) -> (WaitEstimate, Instant) {
+        let mut estimate = WaitEstimate::new(Some(timeout));
+        let mut now = Instant::now();
+        estimate.restart(now);
+        for _ in 0..departures {
+            now += interval;
+            estimate.depart(now);
+        }
+        (estimate, now)
+    }
+
+    #[test]
+    fn nobody_is_shed_before_the_queue_has_been_observed() {
+        let start = Instant::now();
+        let mut estimate = WaitEstimate::new(Some(8 * SECOND));
+        assert_eq!(estimate.excess(0, || 1, start - SECOND), None);
+        assert_eq!(estimate.excess(100_000, || 1, start), None, "from here on it is observed");
+        assert_eq!(estimate.excess(100_000, || 1, start + Duration::from_millis(1999)), None);
+        assert!(estimate.excess(100_000, || 1, start + 2 * SECOND).is_some());
+    }
+
+    #[test]
+    fn the_expected_wait_is_the_length_times_the_measured_interval() {
+        let (mut estimate, now) = observed(8 * SECOND, 20, SECOND / 4);
+        assert_eq!(estimate.excess(32, || 1, now), None, "8 s");
+        assert_eq!(estimate.excess(40, || 1, now), Some(10 * SECOND));
+    }
+
+    #[test]
+    fn a_long_queue_that_moves_fast_sheds_nobody() {
+        let (mut estimate, now) = observed(30 * SECOND, 20_000, SECOND / 1000);
+        assert_eq!(estimate.excess(29_000, || 1, now), None);
+    }
+
+    #[test]
+    fn as_many_as_there_are_slots_always_wait() {
+        let (mut estimate, now) = observed(30 * SECOND, 0, SECOND);
+        for waited in [8, 20, 30, 300] {
+            let now = now + waited * SECOND;
+            assert_eq!(estimate.excess(16, || 16, now), None, "after {waited} s without a departure");
+            assert!(estimate.excess(70, || 16, now).is_some());
+        }
+    }
+
+    #[test]
+    fn a_slow_request_among_many_fast_ones_counts_by_its_share() {
+        let mut estimate = WaitEstimate::new(Some(30 * SECOND));
+        let mut now = Instant::now();
+        estimate.restart(now);
+        for round in 0..4000 {
+            now += if round % 1000 == 999 { 5 * SECOND } else { SECOND / 1000 };
+            estimate.depart(now);
+            assert_eq!(estimate.excess(300, || 1, now), None, "round {round}");
+        }
+    }
+
+    #[test]
+    fn what_was_observed_long_ago_is_forgotten() {
+        let (mut estimate, mut now) = observed(8 * SECOND, 20, SECOND);
+        assert!(estimate.excess(20, || 1, now).is_some());
+        for _ in 0..8000 {
+            now += SECOND / 1000;
+            estimate.depart(now);
+        }
+        assert_eq!(estimate.excess(20, || 1, now), None);
+        estimate.end();
+        assert_eq!(estimate.excess(100_000, || 1, now), None, "a queue that was empty is observed anew");
+    }
+
+    #[test]
+    fn one_that_comes_back_has_not_left() {
+        let (mut estimate, now) = observed(8 * SECOND, 16, SECOND / 4);
+        for _ in 0..15 {
+            estimate.come_back();
+        }
+        assert_eq!(estimate.excess(8, || 1, now), Some(32 * SECOND));
+    }
+
+    #[test]
+    fn without_workers_or_without_a_timeout_nobody_is_shed() {
+        let (mut estimate, now) = observed(8 * SECOND, 10, SECOND);
+        assert_eq!(estimate.excess(1000, || 0, now), None);
+        estimate.set_timeout(None);
+        assert_eq!(estimate.excess(1000, || 1, now), None);
+    }
+}
