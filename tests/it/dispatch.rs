@@ -121,6 +121,61 @@ fn a_full_queue_is_503_at_once_with_retry_after() {
     slow.rest_in_chunks();
 }
 
+/// A client of uvicorn's benchmark, or of a busy minute: each asks, waits for its answer, and asks again.
+#[test]
+fn four_thousand_clients_that_wait_for_fast_answers_are_all_served() {
+    let daemon = Rgun::fake().serving();
+    let mut clients: Vec<_> = (0..4096).map(|_| daemon.connect()).collect();
+    for _ in 0..2 {
+        let mut slow = running(&daemon, 500);
+        for client in &mut clients {
+            client.ask("/hello");
+        }
+        for (number, client) in clients.iter_mut().enumerate() {
+            assert_eq!(client.answer().status, 200, "client {number}");
+        }
+        slow.rest_in_chunks();
+    }
+}
+
+#[test]
+fn a_request_that_would_wait_longer_than_it_may_is_503_at_once() {
+    let daemon = Rgun::fake().set("timeouts.queue", "2s").serving();
+    let mut clients: Vec<_> = (0..20).map(|_| daemon.connect()).collect();
+    let begun = Instant::now();
+    for client in &mut clients {
+        client.ask("/slow/1000");
+    }
+    assert_eq!(clients[0].answer().text(), "slow");
+    // Nineteen wait, of which one is taken each second.
+    let asked = Instant::now();
+    let answer = daemon.get("/hello");
+    answer.is_a_refusal(503);
+    assert!(asked.elapsed().as_millis() < 500, "{:?}", asked.elapsed());
+    let pause: u32 = answer.field("retry-after").parse().unwrap();
+    assert!((2..=30).contains(&pause), "{pause}");
+    let answers: Vec<_> = clients.iter_mut().skip(1).map(Client::answer).collect();
+    assert!((1..=3).contains(&answers.iter().filter(|answer| answer.status == 200).count()), "{answers:?}");
+    assert!(begun.elapsed().as_millis() < 5000, "{:?}", begun.elapsed());
+    assert_eq!(daemon.get("/hello").status, 200, "and it is over with the overload");
+}
+
+#[test]
+fn a_burst_on_a_worker_whose_first_requests_are_slow_is_served() {
+    let daemon = Rgun::fake().set("timeouts.queue", "4s").serving();
+    let mut slow: Vec<_> = (0..2).map(|_| daemon.connect()).collect();
+    for client in &mut slow {
+        client.ask("/slow/400");
+    }
+    let mut clients: Vec<_> = (0..200).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
+        client.ask("/hello");
+    }
+    for client in slow.iter_mut().chain(&mut clients) {
+        assert_eq!(client.answer().status, 200);
+    }
+}
+
 #[test]
 fn a_wait_that_is_too_long_is_503() {
     let daemon = Rgun::fake().set("timeouts.queue", "150ms").serving();
