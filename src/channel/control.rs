@@ -266,10 +266,13 @@ pub enum Report {
     Failed {
         /// Whose fault.
         kind: FailureKind,
-        /// One line that names what is missing, and the remedy.
+        /// One line that names what is missing, and the remedy; with what the application's exception says, which may
+        /// hold its secrets.
         summary: String,
         /// The traceback, or empty.
         traceback: String,
+        /// One line without any text of the application's: at most the type of its exception, a file and a line.
+        headline: String,
     },
     /// The descriptor of this exchange's response file; the frame follows on the ring.
     File(ExchangeId),
@@ -556,10 +559,11 @@ impl Report {
                 put_text(cut(python, 1024), &mut out);
             }
             Self::Ready { interface } => out.extend_from_slice(&[b'r', *interface as u8]),
-            Self::Failed { kind, summary, traceback } => {
+            Self::Failed { kind, summary, traceback, headline } => {
                 out.extend_from_slice(&[b'f', *kind as u8]);
                 put_text(cut(summary, 4096), &mut out);
                 put_text(cut(traceback, MAX_MESSAGE / 2), &mut out);
+                put_text(cut(headline, 4096), &mut out);
             }
             Self::File(exchange) => put_id(b'i', *exchange, &mut out),
             Self::Stacks(written) => out.extend_from_slice(&[b'k', u8::from(*written)]),
@@ -602,7 +606,8 @@ impl Report {
                     _ => return Err(Broken::Control("unknown kind of failure")),
                 };
                 let (summary, traceback) = (reader.text()?.to_owned(), reader.text()?.to_owned());
-                Ok(Self::Failed { kind, summary, traceback })
+                let headline = reader.text()?.to_owned();
+                Ok(Self::Failed { kind, summary, traceback, headline })
             }
             b'i' => Ok(Self::File(ExchangeId(reader.u64()?))),
             b'k' => Ok(Self::Stacks(reader.u8()? != 0)),
@@ -682,7 +687,12 @@ mod tests {
             Report::Refused("too old".into()),
             Report::Booting { python: "CPython 3.9.2".into() },
             Report::Ready { interface: Interface::Wsgi },
-            Report::Failed { kind: FailureKind::App, summary: "s".into(), traceback: "t\nt".into() },
+            Report::Failed {
+                kind: FailureKind::App,
+                summary: "s".into(),
+                traceback: "t\nt".into(),
+                headline: "h".into(),
+            },
             Report::File(ExchangeId(7)),
             Report::Stacks(true),
             Report::Warning("a socket is open".into()),

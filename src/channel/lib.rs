@@ -47,4 +47,4 @@ pub use error::Broken;
 /// Version of everything in this crate that two processes must agree on. Daemon and worker come from
 /// one package, but a daemon that has been upgraded on disk may still be running: the worker refuses
 /// a [`control::Start`] of another version and says which it speaks.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;

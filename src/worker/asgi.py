@@ -112,12 +112,11 @@ class Server:
                 new_event_loop = uvloop.new_event_loop
             except ImportError as error:
                 if self.event_loop == "uvloop":
-                    return (
-                        self.load.CONFIG,
-                        f"app.loop: uvloop cannot be imported by {sys.executable} ({error}); "
-                        "install it there, or set app.loop to auto or asyncio",
-                        "",
-                    )
+                    remedy = "install it there, or set app.loop to auto or asyncio"
+                    missing = f"app.loop: uvloop cannot be imported by {sys.executable}"
+                    return self.load.Failure(
+                        self.load.CONFIG, f"{missing} ({error}); {remedy}", "", f"{missing}; {remedy}"
+                    ).outcome
         self.loop = new_event_loop()
         asyncio.set_event_loop(self.loop)
         self.over = self.loop.create_future()
@@ -209,7 +208,8 @@ class Lifespan:
         load = self.server.load
         if self.is_required:
             summary, trace = load.describe(self.error)
-            return load.APP, f"the application's lifespan raised {summary}", trace
+            raised = "the application's lifespan raised"
+            return load.APP, f"{raised} {summary}", trace, f"{raised} {load.headline(self.error)}"
         if self.was_received:
             # Not merely unknown to it.
             self.server.warn(
@@ -224,8 +224,10 @@ class Lifespan:
         trace = message if len(lines) > 1 else ""
         if not trace and self.error is not None:
             trace = self.server.load.describe(self.error)[1]
-        text = "the application's startup failed" + (f": {summary}" if summary else "")
-        return self.server.load.APP, self.server.load.unicode(text), self.server.load.unicode(trace)
+        failed = "the application's startup failed"
+        text = failed + (f": {summary}" if summary else "")
+        unicode = self.server.load.unicode
+        return self.server.load.APP, unicode(text), unicode(trace), failed
 
     async def shutdown(self):
         """Awaits it."""

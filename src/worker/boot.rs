@@ -111,23 +111,25 @@ pub(crate) struct Failure {
     pub(crate) summary: String,
     /// Or empty.
     pub(crate) traceback: String,
+    /// One line without any text of the application's.
+    pub(crate) headline: String,
 }
 
 impl Failure {
     /// Something of ours did not work.
     pub(crate) fn of_system(summary: String) -> Self {
-        Self { kind: FailureKind::App, summary, traceback: String::new() }
+        Self { kind: FailureKind::App, headline: summary.clone(), summary, traceback: String::new() }
     }
 
-    /// From what the Python halves return: None, or kind, summary and traceback.
+    /// From what the Python halves return: None, or kind, summary, traceback and headline.
     ///
     /// # Errors
     /// When it is neither.
     pub(crate) fn of(outcome: &Bound<'_, PyAny>) -> PyResult<Result<(), Self>> {
-        let outcome: Option<(u8, String, String)> = outcome.extract()?;
-        Ok(outcome.map_or(Ok(()), |(kind, summary, traceback)| {
+        let outcome: Option<(u8, String, String, String)> = outcome.extract()?;
+        Ok(outcome.map_or(Ok(()), |(kind, summary, traceback, headline)| {
             let kind = if kind == 0 { FailureKind::Config } else { FailureKind::App };
-            Err(Self { kind, summary, traceback })
+            Err(Self { kind, summary, traceback, headline })
         }))
     }
 }

@@ -1,7 +1,7 @@
 """The Python half of hooks: gunicorn's server hooks, on the worker's side.
 
 Embedded into the extension and loaded only if a hook is configured (src/worker/hooks.rs). `call` never raises
-for a fault of a hook: it returns (kind, summary, traceback), which the extension reports.
+for a fault of a hook: it returns (kind, summary, traceback, headline), which the extension reports.
 """
 
 import logging
@@ -100,7 +100,8 @@ class Hooks:
             function(*arguments)
         except BaseException as error:  # noqa: BLE001 (sys.exit() in a hook is a failure, too)
             summary, trace = self.load.describe(error)
-            return self.load.APP, f"hooks.{name}: {self.names[name]} raised {summary}", trace
+            raised = f"hooks.{name}: {self.names[name]} raised"
+            return self.load.APP, f"{raised} {summary}", trace, f"{raised} {self.load.headline(error)}"
         return None
 
 

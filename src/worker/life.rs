@@ -102,8 +102,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// # Errors
 /// Always: `SystemExit`.
 pub(crate) fn fail(process: &Process, failure: Failure) -> PyResult<Next> {
-    let Failure { kind, summary, traceback } = failure;
+    let Failure { kind, summary, traceback, headline } = failure;
     let code = if kind == FailureKind::Config { EX_CONFIG } else { 1 };
-    process.tell(&Report::Failed { kind, summary, traceback })?;
+    process.tell(&Report::Failed { kind, summary, traceback, headline })?;
     Err(system_exit(code))
 }

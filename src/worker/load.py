@@ -20,11 +20,15 @@ CONFIG, APP = 0, 1
 
 
 class Failure(Exception):
-    """Loading failed: whose fault (CONFIG or APP), one line, and the traceback or nothing."""
+    """Loading failed: whose fault (CONFIG or APP), one line, the traceback or nothing, and the headline.
 
-    def __init__(self, kind, summary, trace=""):
+    The headline is the line that everybody may read: nothing in it is text of the application's, which may hold
+    a password. Without one the first line is such a line.
+    """
+
+    def __init__(self, kind, summary, trace="", headline=None):
         super().__init__(summary)
-        self.outcome = (kind, summary, trace)
+        self.outcome = (kind, summary, trace, summary if headline is None else headline)
 
 
 def prepare(directory, pythonpath):
@@ -63,7 +67,8 @@ def find(module, attribute, directory, key="app.target"):
         # Only if it is the target itself, or a package on the way to it: a module that the application
         # imports and does not find is the application's fault, with a traceback.
         if error.name and (module == error.name or module.startswith(error.name + ".")):
-            raise Failure(CONFIG, missing_module(module, error, directory, key)) from None
+            missing = f"{key}: there is no module {error.name}; correct {key}"
+            raise Failure(CONFIG, missing_module(module, error, directory, key), "", missing) from None
         raise failed("importing", module, error, key) from None
     except BaseException as error:  # noqa: BLE001 (SystemExit and KeyboardInterrupt at import are failures too)
         raise failed("importing", module, error, key) from None
@@ -71,7 +76,10 @@ def find(module, attribute, directory, key="app.target"):
         try:
             found = getattr(found, name)
         except AttributeError as error:
-            raise Failure(CONFIG, missing_attribute(module, attribute, name, found, error, key)) from None
+            missing = f"{key}: module {module} has no attribute {attribute}; correct {key}"
+            raise Failure(
+                CONFIG, missing_attribute(module, attribute, name, found, error, key), "", missing
+            ) from None
         except BaseException as error:  # noqa: BLE001 (a module's __getattr__ or a property may raise anything)
             raise failed("looking up", f"{module}:{attribute}", error, key) from None
     return found
@@ -95,7 +103,8 @@ def failed(doing, what, error, key="app.target"):
     """The application raised; a hook is named by its setting."""
     summary, trace = describe(error)
     named = "" if key == "app.target" else f"{key}: "
-    return Failure(APP, f"{named}{doing} {what} raised {summary}", trace)
+    doing = f"{named}{doing} {what} raised"
+    return Failure(APP, f"{doing} {summary}", trace, f"{doing} {headline(error)}")
 
 
 def missing_module(module, error, directory, key):
@@ -212,6 +221,21 @@ def describe(error):
     lines = line.strip().splitlines() or [type(error).__name__]
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return unicode(lines[0]), unicode(trace)
+
+
+def headline(error):
+    """What everybody may read of an exception that was described: its type, and where it was raised."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    file = line = None
+    if isinstance(error, SyntaxError):
+        file, line = error.filename, error.lineno
+    frames = error.__traceback__
+    while file is None and frames is not None:
+        if frames.tb_next is None:
+            file, line = frames.tb_frame.f_code.co_filename, frames.tb_lineno
+        frames = frames.tb_next
+    return unicode(name if file is None else f"{name} ({file}, line {line})")
 
 
 def unicode(text):

@@ -47,7 +47,7 @@ impl Random {
 }
 
 fn golden() -> Vec<Vec<u8>> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/v3");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/v4");
     let mut files: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let frames: Vec<Vec<u8>> = files

@@ -313,6 +313,7 @@ fn reports_have_their_golden_bytes() {
                 kind: FailureKind::App,
                 summary: "ModuleNotFoundError: No module named 'mysite'".into(),
                 traceback: "Traceback\n".into(),
+                headline: "ModuleNotFoundError".into(),
             },
         ),
         ("report-file", Report::File(ExchangeId(6))),

@@ -8,7 +8,7 @@ the same values and compares. Run by hand (`python3 tests/golden/make.py`), neve
 import struct
 from pathlib import Path
 
-HERE = Path(__file__).parent / "v3"
+HERE = Path(__file__).parent / "v4"
 
 # Indices of src/channel/header.rs, by number on purpose: a moved entry must be seen.
 HOST, COOKIE, CONTENT_TYPE, CONTENT_LENGTH, SET_COOKIE, LINK, ACCEPT_RANGES = 0, 6, 9, 10, 72, 76, 83
@@ -187,7 +187,10 @@ GOLDEN = {
     "report-booting": b"b" + text("CPython 3.11.2"),
     "report-ready": b"r\x01",
     "report-ready-asgi": b"r\x02",
-    "report-failed": b"f\x01" + text("ModuleNotFoundError: No module named 'mysite'") + text("Traceback\n"),
+    "report-failed": b"f\x01"
+    + text("ModuleNotFoundError: No module named 'mysite'")
+    + text("Traceback\n")
+    + text("ModuleNotFoundError"),
     "report-file": b"i" + struct.pack("<Q", 6),
     "report-stacks": b"k\x01",
     "report-stacks-not": b"k\x00",

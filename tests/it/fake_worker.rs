@@ -177,7 +177,9 @@ fn boot() -> Outcome {
                 FailureKind::Config => "",
             };
             let summary = "the fake application does not load".to_owned();
-            worker.report(&Report::Failed { kind, summary, traceback: traceback.to_owned() }, &[])?;
+            let headline = "loading it raised Fake (fake.py, line 1)".to_owned();
+            worker
+                .report(&Report::Failed { kind, summary, traceback: traceback.to_owned(), headline }, &[])?;
             quit(1, "failed, as RGUN_FAKE says")
         }
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::support::Rgun;
 use crate::support::systemd::Notified;
 
@@ -31,10 +33,14 @@ fn ready_is_said_when_a_worker_is_ready_and_not_before() {
 fn an_application_that_does_not_boot_is_never_ready_and_the_status_says_why() {
     let (rgun, mut systemd) = notified(Rgun::fake().fake_does("failed"));
     let mut daemon = rgun.start();
-    let at = systemd.wait("STATUS=0/1 workers ready: the fake application does not load");
+    let at = systemd.wait("STATUS=0/1 workers ready: loading it raised Fake (fake.py, line 1)");
     let (_, line) = &systemd.said[at];
     assert!(line.contains("retry in"), "{line}");
-    daemon.get("/hello").is_a_refusal(503);
+    let answer = daemon.get("/hello");
+    let body = answer.is_a_refusal(503).text();
+    assert!(!body.contains("fake application"), "{body}");
+    let line = daemon.log.wait(answer.field("x-request-id"));
+    assert!(line.contains("the fake application does not load"), "the log has the reason: {line}");
     daemon.log.wait_for(2, "did not boot");
     daemon.stops();
     assert!(!systemd.so_far().iter().any(|line| line == "READY=1"));
@@ -107,4 +113,40 @@ fn a_watchdog_for_another_process_is_not_fed() {
     daemon.stops();
     let said = systemd.so_far();
     assert!(!said.iter().any(|line| line.starts_with("WATCHDOG")), "{said:?}");
+}
+
+#[test]
+fn a_secret_in_an_exception_is_in_the_log_and_nowhere_else() {
+    let source = "import os\n\ndef connect(url):\n    raise RuntimeError('cannot connect to ' + url)\n\n\
+                  connect('postgres://shop:hunter2@db/shop')\n";
+    let (rgun, mut systemd) = notified(Rgun::python(source));
+    let daemon = rgun.start();
+    let at = systemd.wait("STATUS=0/1 workers ready: importing app raised RuntimeError (");
+    let (_, line) = &systemd.said[at];
+    assert!(line.contains("app.py, line 4)"), "{line}");
+    let answer = daemon.get("/");
+    let body = answer.is_a_refusal(503).text();
+    assert!(body.contains("the application is not available at the moment"), "{body}");
+    for text in [&body, &format!("{:?}", answer.fields)] {
+        assert!(!text.contains("hunter2") && !text.contains("RuntimeError"), "{text}");
+    }
+    let line = daemon.log.wait(answer.field("x-request-id"));
+    assert!(line.contains("postgres://shop:hunter2@db/shop"), "{line}");
+    let told = systemd.so_far();
+    assert!(!told.iter().any(|line| line.contains("hunter2")), "{told:?}");
+}
+
+#[test]
+fn a_secret_in_the_exception_of_a_failed_reload_is_not_in_the_status() {
+    let sound =
+        "def application(environ, start_response):\n    start_response('200 OK', [])\n    return [b'']\n";
+    let (rgun, mut systemd) = notified(Rgun::python(sound));
+    let daemon = rgun.serving();
+    daemon.scratch().write("app.py", "x = {}['hunter2']\n");
+    daemon.signal(Signal::SIGHUP);
+    daemon.log.wait("reload failed: importing app raised KeyError: 'hunter2'");
+    systemd.wait("STATUS=1/1 workers ready; reload failed: importing app raised KeyError (");
+    let told = systemd.so_far();
+    assert!(!told.iter().any(|line| line.contains("hunter2")), "{told:?}");
+    assert_eq!(daemon.get("/").status, 200);
 }

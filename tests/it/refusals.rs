@@ -223,7 +223,7 @@ fn a_directory_that_is_missing_or_unreadable() {
 }
 
 #[test]
-fn a_client_that_came_before_a_failed_start_is_told_so() {
+fn a_client_that_came_before_a_failed_start_is_told_that_there_is_no_application() {
     let (rgun, gate) = Rgun::fake().gated();
     let mut daemon = rgun.start();
     let mut client = daemon.connect();
@@ -231,6 +231,8 @@ fn a_client_that_came_before_a_failed_start_is_told_so() {
     gate.open("failed");
     let answer = client.answer();
     answer.is_a_refusal(503);
-    assert!(answer.text().contains("the fake application does not load"), "{}", answer.text());
+    assert!(answer.text().contains("the application is not available"), "{}", answer.text());
+    let line = daemon.log.wait(answer.field("x-request-id"));
+    assert!(line.contains("the fake application does not load"), "{line}");
     assert_eq!(daemon.exit().code(), Some(CONFIG));
 }

@@ -16,7 +16,7 @@ from fake_channel import CHUNKS, COMPLETION, SUBMISSION, TOP, WORDS, Channel, Re
 from http_client import DEADLINE
 
 BOOTSTRAP = (TOP / "src/worker/bootstrap.py").read_text(encoding="utf-8")
-PROTOCOL = 3
+PROTOCOL = 4
 STACKS_SIGNAL = 50
 INTERFACES = {"auto": 0, "wsgi": 1, "asgi": 2}
 LIFESPANS = {"auto": 0, "on": 1, "off": 2}
@@ -42,7 +42,7 @@ def decode(message):
     if kind == b"r":
         return "ready", reader.take("<B")
     if kind == b"f":
-        return "failed", reader.take("<B"), reader.text(), reader.text()
+        return "failed", reader.take("<B"), reader.text(), reader.text(), reader.text()
     if kind == b"i":
         return "file", reader.take("<Q")
     if kind == b"k":

@@ -161,7 +161,8 @@ def test_lifespan_off_is_not_run(boot, fake):
 def test_a_startup_that_fails_fails_the_boot_with_its_message(boot, mode):
     fail = 'return await send({"type": "lifespan.startup.failed", "message": "no database"})'
     worker = boot(lifespan(fail), lifespan=mode)
-    assert outcome(worker) == ("failed", APP, "the application's startup failed: no database", "")
+    failed = "the application's startup failed"
+    assert outcome(worker) == ("failed", APP, f"{failed}: no database", "", failed)
     assert worker.wait() == 1
 
 
@@ -171,7 +172,8 @@ def test_a_startup_failure_that_is_a_traceback_is_summed_up_by_its_last_line(boo
         '"message": "Traceback (most recent call last):\\n  File x\\nOSError: no database\\n"}); '
         "raise OSError('no database')"
     )
-    _, kind, summary, trace = outcome(boot(lifespan(fail)))
+    _, kind, summary, trace, headline = outcome(boot(lifespan(fail)))
+    assert headline == "the application's startup failed"
     assert (kind, summary) == (APP, "the application's startup failed: OSError: no database")
     assert trace.startswith("Traceback")
 
@@ -188,8 +190,9 @@ def test_an_application_without_lifespan_is_served_unless_it_is_required(boot):
     assert told(worker.ask("/")) == {}
     assert worker.stop() == 0
     assert worker.warnings() == []
-    _, kind, summary, trace = outcome(boot(source, lifespan="on"))
+    _, kind, summary, trace, headline = outcome(boot(source, lifespan="on"))
     assert kind == APP
+    assert headline.startswith("the application's lifespan raised AssertionError (")
     assert summary.startswith("the application's lifespan raised AssertionError: hello speaks http")
     assert "in application" in trace
 
@@ -231,7 +234,7 @@ def test_a_shutdown_that_fails_is_a_warning(boot, shutdown, why):
     ],
 )
 def test_lifespan_messages_that_make_no_sense_raise(boot, message, why):
-    _, _, summary, _ = outcome(boot(lifespan(f"await send({message})"), lifespan="on"))
+    _, _, summary, *_ = outcome(boot(lifespan(f"await send({message})"), lifespan="on"))
     assert why in summary
 
 

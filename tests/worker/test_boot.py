@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -317,3 +318,35 @@ def test_the_interpreter_under_test_is_the_one_that_serves(server, python):
     told = server.get("/who").json()
     assert pathlib.Path(told["executable"]) == pathlib.Path(python)
     assert told["prefix"] == (sys.prefix if python == sys.executable else told["prefix"])
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "headline"),
+    [
+        ("raise ValueError('hunter2')", "app", r"importing app raised ValueError \(/.*/app\.py, line 1\)"),
+        (
+            "import json\n\ndef connect():\n    json.loads('hunter2')\n\nconnect()\n",
+            "app",
+            r"importing app raised json\.decoder\.JSONDecodeError \(.*json/decoder\.py, line [0-9]+\)",
+        ),
+        ("x = 1\nclass hunter2\n", "app", r"importing app raised SyntaxError \(.*/app\.py, line 2\)"),
+        (
+            "def __getattr__(name):\n    raise AttributeError('hunter2')",
+            "app:missing",
+            r"app\.target: module app has no attribute missing; correct app\.target",
+        ),
+        (
+            "raise ModuleNotFoundError('hunter2', name='app')",
+            "app",
+            r"app\.target: there is no module app; correct app\.target",
+        ),
+        ("number = 5", "app:number", r"app\.target: app:number is an object of type int, .*"),
+    ],
+)
+def test_the_headline_of_a_failure_has_type_and_place_and_nothing_of_the_message(
+    fake, project, source, target, headline
+):
+    worker = fake.spawn(target, project(app=source))
+    *_, line = worker.next("failed")
+    assert re.fullmatch(headline, line), line
+    assert "hunter2" not in line

@@ -64,12 +64,15 @@ def test_a_logger_that_the_application_has_disabled_is_heard_still(fake, hooked,
 def test_a_hook_that_fails_before_the_first_request_fails_the_boot(fake, project, name, target, code, words):
     directory = project(broken="1 / 0")
     worker = fake.spawn("watched", APPS, hooks={name: target}, path=[str(directory)])
-    _, kind, summary, trace = worker.next("failed")
+    _, kind, summary, trace, headline = worker.next("failed")
     assert summary.startswith(f"hooks.{name}: "), summary
     for word in words:
         assert word in summary + trace
     assert (trace == "") == (code == 78)
     assert "<rgun>" not in trace
+    assert headline.startswith(f"hooks.{name}: ")
+    assert "no such hook point" not in headline
+    assert "no licence" not in headline
     assert (kind, worker.wait()) == ({78: 0, 1: 1}[code], code)
 
 

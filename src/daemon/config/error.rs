@@ -21,6 +21,13 @@ pub struct ConfigError {
     pub hint: Option<String>,
 }
 
+impl ConfigError {
+    /// Where it stands, without what stands there.
+    pub fn place(&self) -> String {
+        if self.key.is_empty() { self.origin.clone() } else { format!("{}: {}", self.origin, self.key) }
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}: ", self.origin)?;

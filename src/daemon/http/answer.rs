@@ -207,6 +207,7 @@ fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<Re
         Refusal::Exchange(Fault::Deadline(worker) | Fault::WorkerDied(worker) | Fault::CutOff(worker)) => {
             (Some(*worker), reason.clone(), String::new())
         }
+        Refusal::Exchange(Fault::Unavailable(why)) => (None, format!("{reason}: {why}"), String::new()),
         Refusal::WrongLength(worker) => (*worker, reason.clone(), String::new()),
         Refusal::Spool(error) => (None, format!("{reason}: {error}"), String::new()),
         Refusal::Client(..) | Refusal::Exchange(_) => (None, reason.clone(), String::new()),

@@ -25,7 +25,7 @@ pub enum Refusal {
 pub struct Told {
     /// The status.
     pub status: StatusCode,
-    /// One sentence for a person; never a traceback.
+    /// One sentence for a person who may be anybody: nothing of what the application's exceptions say.
     pub reason: String,
     /// `Retry-After` (RFC 9110 §10.2.3).
     pub retry_after: Option<Duration>,
@@ -71,9 +71,10 @@ impl Refusal {
                 Fault::QueueTimeout => {
                     (StatusCode::SERVICE_UNAVAILABLE, "no worker became free in time".to_owned(), Some(SOON))
                 }
-                Fault::Unavailable(reason) => (
+                // The reason may be what the application's exception says: a connection string, a key.
+                Fault::Unavailable(_) => (
                     StatusCode::SERVICE_UNAVAILABLE,
-                    format!("the application is not available: {reason}"),
+                    "the application is not available at the moment".to_owned(),
                     Some(LATER),
                 ),
                 Fault::Quarantined(pause) => (

@@ -137,6 +137,11 @@ impl Daemon {
             control::Report::Forked { life, pid } => self.forked(worker, life, pid),
             control::Report::ForkFailed { life, reason } => match self.pool.fork_failed(worker, life) {
                 Ok(Some(forked)) => {
+                    tracing::warn!(
+                        rgun.worker = forked.number.0,
+                        "the zygote could not fork a worker: {reason}"
+                    );
+                    let reason = "the zygote could not fork a worker".to_owned();
                     vec![Event::SpawnFailed { worker: forked, fault: SpawnFault::System, reason }]
                 }
                 // It was given up before.
@@ -269,11 +274,10 @@ pub(crate) fn sink(tell: &UnboundedSender<Told>) -> dispatch::NoticeSink {
 
 pub(crate) fn understand_report(worker: WorkerId, report: control::Report) -> Option<Event> {
     match report {
-        control::Report::Refused(summary) => Some(Event::BootFailed {
-            worker,
-            failure: BootFailure { kind: BootFailureKind::Config, summary, traceback: None },
-        }),
-        control::Report::Failed { kind, summary, traceback } => Some(Event::BootFailed {
+        control::Report::Refused(summary) => {
+            Some(Event::BootFailed { worker, failure: BootFailure::new(BootFailureKind::Config, summary) })
+        }
+        control::Report::Failed { kind, summary, traceback, headline } => Some(Event::BootFailed {
             worker,
             failure: BootFailure {
                 kind: match kind {
@@ -281,6 +285,7 @@ pub(crate) fn understand_report(worker: WorkerId, report: control::Report) -> Op
                     FailureKind::App => BootFailureKind::App,
                 },
                 summary,
+                headline,
                 traceback: Some(traceback).filter(|text| !text.is_empty()),
             },
         }),

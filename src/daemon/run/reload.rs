@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::orders::{Asker, Word};
 use super::{Daemon, Told, generations, probe};
+use crate::config::ConfigError;
 use crate::journal::lifecycle;
 use crate::supervise::{BootFailure, Event, Generation, WorkerId};
 
@@ -29,8 +30,9 @@ impl Daemon {
             Err(failure) => {
                 let reason = failure.to_string();
                 tracing::error!("reload refused, the configuration is wrong; nothing has changed: {reason}");
-                let line = reason.lines().next().unwrap_or_default();
-                self.refused_reload = Some(format!("reload refused: {line}"));
+                // Not the value, which may be a secret at the wrong place: everybody may read the line.
+                let place = failure.0.first().map(ConfigError::place).unwrap_or_default();
+                self.refused_reload = Some(format!("reload refused: {place} is wrong; the log says what"));
                 self.send_status();
                 if let Some(asker) = asker {
                     let _listening = asker.send(Word::Failed(reason));

@@ -173,7 +173,7 @@ impl Reporter {
         told_before: bool,
         python: &dyn Fn(WorkerId) -> String,
     ) {
-        let BootFailure { kind, mut summary, traceback } = failure;
+        let BootFailure { kind, mut summary, traceback, headline: _ } = failure;
         let heard = self.heard.contains(&worker);
         if kind == BootFailureKind::Died && !heard {
             summary = format!(

@@ -44,17 +44,16 @@ impl Supervisor {
 
     /// Everything but the live generation is dismissed, and who asked for it is told.
     fn give_up_reloads(&mut self, now: Instant) {
-        let summary = "the daemon stops".to_owned();
-        let failure = BootFailure { kind: BootFailureKind::Stopped, summary, traceback: None };
+        let failure = BootFailure::new(BootFailureKind::Stopped, "the daemon stops");
         self.reload_failed(failure.clone(), now);
         self.did_not_arrive(failure);
         self.end_watch(now);
     }
 
     /// Nobody has ever been ready and nobody will be: answer who waits, and exit with the reason.
-    pub(super) fn fail_start(&mut self, reason: String, now: Instant) {
-        self.outage = Some(reason.clone());
-        self.ending = Some(Ending { status: EX_CONFIG, reason });
+    pub(super) fn fail_start(&mut self, failure: BootFailure, now: Instant) {
+        self.outage = Some(failure.summary);
+        self.ending = Some(Ending { status: EX_CONFIG, reason: failure.headline });
         self.notify_stopping();
         self.publish_unavailable();
         self.drain_edge(self.live.policy.drain.min(FAILED_START_DRAIN), now);

@@ -204,8 +204,11 @@ pub enum SpawnFault {
 pub struct BootFailure {
     /// What sort of failure.
     pub kind: BootFailureKind,
-    /// One line for people, such as `ImportError: No module named 'mysite'`.
+    /// One line for people, such as `ImportError: No module named 'mysite'`. It may hold what the application's
+    /// exception says, and so its secrets: it is for the journal and for who may command the daemon.
     pub summary: String,
+    /// One line for everybody on the machine: nothing in it is text of the application's. For STATUS=.
+    pub headline: String,
     /// The application's traceback, when there is one.
     pub traceback: Option<String>,
 }
@@ -233,6 +236,14 @@ pub enum BootFailureKind {
     Superseded,
     /// It did not fail: the daemon stops.
     Stopped,
+}
+
+impl BootFailure {
+    /// One that the daemon has found out by itself: everybody may read of it.
+    pub fn new(kind: BootFailureKind, summary: impl Into<String>) -> Self {
+        let summary = summary.into();
+        Self { kind, headline: summary.clone(), summary, traceback: None }
+    }
 }
 
 impl BootFailureKind {

@@ -31,7 +31,7 @@ impl Supervisor {
                 SpawnFault::Config => BootFailureKind::Spawn,
                 SpawnFault::System => BootFailureKind::System,
             };
-            self.boot_failed(&worker, BootFailure { kind, summary: reason, traceback: None }, now);
+            self.boot_failed(&worker, BootFailure::new(kind, reason), now);
         }
     }
 
@@ -100,7 +100,8 @@ impl Supervisor {
             self.vacate(id);
             self.boot_failed(&failed, failure, now);
         } else {
-            self.misbehaved(id, format!("said that it cannot boot after it was ready: {failure}"), now);
+            let BootFailure { headline, .. } = failure;
+            self.misbehaved(id, format!("said that it cannot boot after it was ready: {headline}"), now);
         }
     }
 
@@ -109,11 +110,11 @@ impl Supervisor {
         self.remove(id);
         if worker.is_booting() {
             let summary = format!("the {} {how} while booting", who(&worker));
-            let failure = BootFailure { kind: BootFailureKind::Died, summary, traceback: None };
+            let failure = BootFailure::new(BootFailureKind::Died, summary);
             self.boot_failed(&worker, failure, now);
         } else {
-            let why = format!("the {} {how}", who(&worker));
-            let retry_in = self.lost(&worker, BootFailureKind::Died, why, now);
+            let failure = BootFailure::new(BootFailureKind::Died, format!("the {} {how}", who(&worker)));
+            let retry_in = self.lost(&worker, failure, now);
             self.crashes += u64::from(worker.is_ready());
             self.report(Report::WorkerExited { worker: id, how, state: worker.life_state(), retry_in });
         }
@@ -134,15 +135,18 @@ impl Supervisor {
 
     pub(super) fn misbehaved(&mut self, id: WorkerId, why: String, now: Instant) {
         let Some(worker) = self.worker(id).cloned() else { return };
+        // Why may quote what the worker has sent.
+        let headline = format!("the {} broke the channel's contract", who(&worker));
+        let kind = BootFailureKind::Misbehaved;
+        let failure = BootFailure { headline, ..BootFailure::new(kind, why.as_str()) };
         match worker.state {
             State::Spawning { .. } | State::Booting { .. } | State::Overtime { .. } => {
                 self.kill(id, now);
-                let kind = BootFailureKind::Misbehaved;
-                self.boot_failed(&worker, BootFailure { kind, summary: why, traceback: None }, now);
+                self.boot_failed(&worker, failure, now);
             }
             State::Ready | State::Standby => {
                 self.kill(id, now);
-                let retry_in = self.lost(&worker, BootFailureKind::Misbehaved, why.clone(), now);
+                let retry_in = self.lost(&worker, failure, now);
                 self.report(Report::WorkerMisbehaved { worker: id, why, retry_in });
             }
             State::Retiring { .. } | State::Promoting { .. } => {
@@ -203,7 +207,8 @@ impl Supervisor {
             "not ready after timeouts.boot = {}; the import hangs or needs a longer limit",
             super::status::span(limit)
         );
-        let failure = BootFailure { kind: BootFailureKind::Timeout, summary, traceback: stacks };
+        let failure =
+            BootFailure { traceback: stacks, ..BootFailure::new(BootFailureKind::Timeout, summary) };
         self.boot_failed(&worker, failure, now);
     }
 
@@ -232,21 +237,20 @@ impl Supervisor {
             retry_in,
             told_before,
         };
-        let summary = failure.summary.clone();
         let is_final = self.phase == Phase::Running
             && self.live.policy.exit_on_first_boot_failure
             && !self.ever_ready
             && failure.kind.is_lasting();
         if is_final {
             self.report(report(None));
-            self.did_not_arrive(failure);
-            self.fail_start(summary, now);
+            self.did_not_arrive(failure.clone());
+            self.fail_start(failure, now);
             return;
         }
         let nobody_ready = !self.anybody_ready();
         if nobody_ready && self.can_go_back() {
             self.report(report(None));
-            self.go_back(summary, now);
+            self.go_back(failure.summary, &failure.headline, now);
             return;
         }
 
@@ -255,12 +259,12 @@ impl Supervisor {
         if let Some(seat) = self.live.place_mut(id, worker.role) {
             wait = seat.backoff.fail(limits);
             seat.wait_for(wait, now);
-            seat.failure = Some(summary.clone());
+            seat.failure = Some(failure.headline.clone());
             retry_at = seat.retry_at;
         }
         if nobody_ready {
             self.probing = true;
-            self.outage = Some(summary);
+            self.outage = Some(failure.summary.clone());
             for seat in self.live.places_mut().filter(|seat| seat.current.is_none()) {
                 (seat.retry_at, seat.wait) = (retry_at, wait);
             }
@@ -271,20 +275,15 @@ impl Supervisor {
 
     /// A life that was ready or stood by has ended and does not hold its place any more: how long the place stays
     /// empty, if it is to be filled again.
-    fn lost(
-        &mut self,
-        worker: &Worker,
-        kind: BootFailureKind,
-        why: String,
-        now: Instant,
-    ) -> Option<Duration> {
+    fn lost(&mut self, worker: &Worker, failure: BootFailure, now: Instant) -> Option<Duration> {
         if !worker.is_ready() && !worker.is_standby() {
             return None;
         }
         if worker.generation != self.live.generation {
             if self.coming.as_ref().is_some_and(|coming| coming.crew.generation == worker.generation) {
-                let summary = format!("{why} while it stood by to take over");
-                self.reload_failed(BootFailure { kind, summary, traceback: None }, now);
+                let on_the_way = |why| format!("{why} while it stood by to take over");
+                let (summary, headline) = (on_the_way(failure.summary), on_the_way(failure.headline));
+                self.reload_failed(BootFailure { summary, headline, ..failure }, now);
             }
             return None;
         }
@@ -302,16 +301,16 @@ impl Supervisor {
             seat.wait_no_longer();
         } else {
             seat.wait_for(wait, now);
-            seat.failure = Some(why.clone());
+            seat.failure = Some(failure.headline.clone());
         }
         // The application boots, and then its workers die: below PATIENCE a request is better off in the queue.
         let is_out = |seat: &Seat| seat.current.is_none() && seat.wait >= PATIENCE;
         if !self.live.asleep && self.live.open().all(|(_, seat)| is_out(seat)) {
             if self.can_go_back() {
-                self.go_back(why, now);
+                self.go_back(failure.summary, &failure.headline, now);
                 return None;
             }
-            self.outage = Some(why);
+            self.outage = Some(failure.summary);
         }
         Some(wait)
     }

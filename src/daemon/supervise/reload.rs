@@ -64,14 +64,12 @@ impl Supervisor {
         let generation = self.next_generation;
         self.next_generation = Generation(generation.0 + 1);
         if !matches!(self.phase, Phase::Idle | Phase::Running) {
-            let summary = "the daemon stops".to_owned();
-            let failure = BootFailure { kind: BootFailureKind::Stopped, summary, traceback: None };
+            let failure = BootFailure::new(BootFailureKind::Stopped, "the daemon stops");
             self.actions.push(Action::Verdict { generation, outcome: Err(failure) });
             self.actions.push(Action::Forget { generation });
             return;
         }
-        let summary = "superseded by a later reload".to_owned();
-        let superseded = BootFailure { kind: BootFailureKind::Superseded, summary, traceback: None };
+        let superseded = BootFailure::new(BootFailureKind::Superseded, "superseded by a later reload");
         self.reload_failed(superseded.clone(), now);
         self.did_not_arrive(superseded);
         self.end_watch(now);
@@ -103,7 +101,7 @@ impl Supervisor {
         match outcome {
             Ok(()) => coming.stage = Stage::Rest,
             Err(summary) => {
-                let failure = BootFailure { kind: BootFailureKind::Probe, summary, traceback: None };
+                let failure = BootFailure::new(BootFailureKind::Probe, summary);
                 self.reload_failed(failure, now);
             }
         }
@@ -209,10 +207,10 @@ impl Supervisor {
         self.dismiss(&crew, now);
         self.actions.push(Action::Verdict { generation, outcome: Err(failure.clone()) });
         if failure.kind != BootFailureKind::Superseded {
-            let summary: String = failure.summary.chars().take(LONGEST_SUMMARY).collect();
+            let headline: String = failure.headline.chars().take(LONGEST_SUMMARY).collect();
             let serving = self.live.generation;
             let does = if self.anybody_ready() { "serves on" } else { "stays" };
-            self.remark = Some(format!("reload failed: {summary} (generation {serving} {does})"));
+            self.remark = Some(format!("reload failed: {headline} (generation {serving} {does})"));
             self.end_reloading();
         }
         self.report(Report::ReloadFailed { generation, failure });
@@ -250,8 +248,8 @@ impl Supervisor {
         warm.is_some_and(|warm| self.workers.values().any(|worker| is_able(worker, warm.crew.generation)))
     }
 
-    /// The generation before takes over again.
-    pub(super) fn go_back(&mut self, why: String, now: Instant) {
+    /// The generation before takes over again. `why` is for the journal, `headline` for everybody.
+    pub(super) fn go_back(&mut self, why: String, headline: &str, now: Instant) {
         if !self.can_go_back() {
             return;
         }
@@ -260,7 +258,7 @@ impl Supervisor {
         let new = self.change_over(crew, now);
         let from = new.generation;
         self.dismiss(&new, now);
-        let figures: String = why.chars().take(LONGEST_SUMMARY).collect();
+        let figures: String = headline.chars().take(LONGEST_SUMMARY).collect();
         self.remark = Some(format!("went back from generation {from} to {to}: {figures}"));
         self.report(Report::WentBack { from, to, why });
     }
@@ -288,7 +286,7 @@ impl Supervisor {
         if let Some(coming) = &self.coming {
             let limit = super::status::span(coming.crew.policy.boot.unwrap_or_default());
             let summary = format!("reload.probe was not answered within timeouts.boot = {limit}");
-            let failure = BootFailure { kind: BootFailureKind::Probe, summary, traceback: None };
+            let failure = BootFailure::new(BootFailureKind::Probe, summary);
             self.reload_failed(failure, now);
         }
         self.end_watch(now);

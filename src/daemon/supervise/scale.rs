@@ -87,7 +87,7 @@ impl Supervisor {
             };
             let worse = clearly_worse(tally(warm.crew.generation), tally(self.live.generation));
             if let Some(why) = worse {
-                self.go_back(why, now);
+                self.go_back(why.clone(), &why, now);
                 return;
             }
         }

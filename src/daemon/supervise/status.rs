@@ -99,8 +99,9 @@ impl Supervisor {
         }
     }
 
-    /// The STATUS= line. Summaries come from the application: what is not printable in one line is replaced, since a
-    /// newline in a notification would begin another assignment (sd_notify(3)).
+    /// The STATUS= line, which everybody on the machine may read: of a failure it has the headline. That names files and
+    /// types of the application: what is not printable in one line is replaced, since a newline in a notification would
+    /// begin another assignment (sd_notify(3)).
     pub(super) fn status_line(&self) -> String {
         let line = match self.phase {
             Phase::Idle => "starting".to_owned(),

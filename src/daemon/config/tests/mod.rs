@@ -65,6 +65,7 @@ fn what_is_not_written_has_the_default_of_the_design() {
     assert_eq!((header, body, keepalive, drain), (seconds(10), seconds(60), seconds(75), seconds(30)));
     let Limits { queue, body, header, headers, request_line, connections, connections_per_client } =
         config.limits;
+    assert_eq!(connections_per_client, None);
     assert_eq!((queue, body, header), (None, Some(1 << 30), 16 << 10));
     assert_eq!((headers, request_line, connections), (100, 8 << 10, None));
     let WebSocket { max_message, ping_interval, ping_timeout, compression, most, close_window } =

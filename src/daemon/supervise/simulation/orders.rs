@@ -286,7 +286,7 @@ impl World {
                 _ => {
                     let kind = BootFailureKind::App;
                     let summary = format!("ImportError: No module named 'x{}'", self.dice.below(2));
-                    let failure = BootFailure { kind, summary, traceback: None };
+                    let failure = BootFailure::new(kind, summary);
                     self.plan(Event::BootFailed { worker, failure }, boot);
                     if !self.dice.percent(self.faults.rude) {
                         let exit = boot + Duration::from_millis(20);

@@ -7,7 +7,7 @@ fn a_first_boot_that_fails_exits_78_after_answering_who_waits() {
     let mut table = Table::new(4);
     table.tell(Event::Started);
     let failed = table.fails(worker(0, 1));
-    let reason = "ImportError: No module named 'x'".to_owned();
+    let headline = import_error().headline;
     let deadline = table.now + 3 * SECOND;
     assert_eq!(
         failed,
@@ -19,14 +19,14 @@ fn a_first_boot_that_fails_exits_78_after_answering_who_waits() {
                 told_before: false,
             }),
             Action::NotifyStopping,
-            Action::Unavailable(Some(reason.clone())),
+            Action::Unavailable(Some(import_error().summary)),
             Action::DrainEdge { deadline },
-            Action::Status(format!("failed to start: {reason}")),
+            Action::Status(format!("failed to start: {headline}")),
         ]
     );
     assert_eq!(table.tell(Event::EdgeDrained), []);
     let gone = table.exits(worker(0, 1));
-    assert_eq!(gone.last(), Some(&Action::Exit { status: 78, reason: Some(reason) }));
+    assert_eq!(gone.last(), Some(&Action::Exit { status: 78, reason: Some(headline) }));
     assert_eq!(table.tell(Event::Stop), [], "nothing happens after Exit");
     assert_eq!(table.wakeup(), None);
 }

@@ -227,10 +227,7 @@ fn a_seat_that_cannot_boot_leaves_the_healthy_ones_alone() {
     table.after(20 * SECOND).exits(worker(1, 2));
     let failed = table.fails(worker(1, 3));
     assert!(!failed.iter().any(|action| matches!(action, Action::Unavailable(_))), "{failed:?}");
-    assert_eq!(
-        status(&failed),
-        Some("1/2 workers ready: ImportError: No module named 'x' (retry in 100 ms)")
-    );
+    assert_eq!(status(&failed), Some("1/2 workers ready: ImportError (x.py, line 1) (retry in 100 ms)"));
     assert_eq!(spawns(&table.after(100 * MS).tick()), [worker(1, 4)], "while life 3 is still exiting");
     let late = table.after(900 * MS).tick();
     assert!(late.contains(&kill(worker(1, 3))), "it did not exit by itself: {late:?}");
@@ -399,13 +396,53 @@ fn limits_of_any_length_do_not_overflow() {
     assert!(table.supervisor.next_wakeup().is_some());
 }
 
+/// An exception with the database's URL in it, as an application says it, and what may be said of that.
+fn secret() -> BootFailure {
+    let summary = "importing x raised ValueError: postgres://shop:hunter2@db".to_owned();
+    let traceback = Some("Traceback (most recent call last):\nValueError: hunter2".to_owned());
+    let headline = "importing x raised ValueError (x.py, line 3)".to_owned();
+    BootFailure { kind: BootFailureKind::App, summary, headline, traceback }
+}
+
+/// All STATUS= lines, which must have something to say.
+fn statuses(actions: &[Action]) -> String {
+    let lines = actions.iter().filter_map(|action| match action {
+        Action::Status(line) | Action::Exit { reason: Some(line), .. } => Some(line.as_str()),
+        _ => None,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_failure_in_the_status_has_nothing_of_what_the_exception_says() {
+    let mut table = Table::ready(1);
+    table.after(20 * SECOND).exits(worker(0, 1));
+    table.spawned(worker(0, 2));
+    let boot = table.tell(Event::BootFailed { worker: worker(0, 2), failure: secret() });
+    assert!(statuses(&boot).contains("ValueError (x.py, line 3)"), "{boot:?}");
+    assert!(!statuses(&boot).contains("hunter2"), "{boot:?}");
+    assert!(
+        boot.iter().any(|action| matches!(action, Action::Report(_)))
+            && format!("{boot:?}").contains("hunter2")
+    );
+
+    let mut table = Table::ready(1);
+    let after_ready = table.tell(Event::BootFailed { worker: worker(0, 1), failure: secret() });
+    assert!(!statuses(&after_ready).is_empty() && !statuses(&after_ready).contains("hunter2"));
+
+    let mut table = Table::ready(1);
+    let why = "sent the field name \"hunter2\"".to_owned();
+    let misbehaved = table.tell(Event::Misbehaved { worker: worker(0, 1), why });
+    assert!(!statuses(&misbehaved).is_empty() && !statuses(&misbehaved).contains("hunter2"));
+}
+
 #[test]
 fn a_summary_cannot_write_a_second_line_into_the_status() {
     let mut table = Table::ready(1);
     table.after(20 * SECOND).exits(worker(0, 1));
     table.spawned(worker(0, 2));
-    let summary = format!("ValueError: a\nREADY=1\nMAINPID=1 {}", "x".repeat(5000));
-    let failure = BootFailure { summary, ..import_error() };
+    let headline = format!("ValueError (a\nREADY=1\nMAINPID=1 {}", "x".repeat(5000));
+    let failure = BootFailure { headline, ..import_error() };
     let actions = table.tell(Event::BootFailed { worker: worker(0, 2), failure });
     let line = status(&actions).expect("the status has changed");
     assert!(!line.contains('\n') && line.chars().count() <= 300, "{line}");
@@ -421,7 +458,7 @@ fn the_snapshot_counts_what_happened() {
     assert_eq!((snapshot.spawned, snapshot.boot_failures, snapshot.crashes), (3, 1, 1));
     assert_eq!(snapshot.seats[1].worker, None);
     assert_eq!(snapshot.seats[1].retry_at, Some(table.now + 100 * MS));
-    assert_eq!(snapshot.seats[1].failure.as_deref(), Some("ImportError: No module named 'x'"));
+    assert_eq!(snapshot.seats[1].failure.as_deref(), Some("ImportError (x.py, line 1)"));
     let states: Vec<_> = snapshot.workers.iter().map(|worker| worker.state.as_str()).collect();
     assert_eq!(states, ["ready", "failed"]);
 }

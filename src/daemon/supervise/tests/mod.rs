@@ -116,6 +116,7 @@ fn import_error() -> BootFailure {
     BootFailure {
         kind: BootFailureKind::App,
         summary: "ImportError: No module named 'x'".to_owned(),
+        headline: "ImportError (x.py, line 1)".to_owned(),
         traceback: Some("Traceback (most recent call last):\n…".to_owned()),
     }
 }

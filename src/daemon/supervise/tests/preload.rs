@@ -67,7 +67,7 @@ fn a_zygote_that_cannot_boot_is_a_boot_failure_of_the_application() {
     assert!(failed.iter().any(|action| matches!(action, Action::Unavailable(Some(_)))));
     assert_eq!(
         status(&failed),
-        Some("0/2 workers ready, no zygote: ImportError: No module named 'x' (retry in 100 ms)")
+        Some("0/2 workers ready, no zygote: ImportError (x.py, line 1) (retry in 100 ms)")
     );
     assert_eq!(spawns(&table.after(100 * MS).tick()), [zygote(2)]);
     assert_eq!(spawns(&table.boots(zygote(2))), [worker(0, 3)], "at once");

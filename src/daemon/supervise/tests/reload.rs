@@ -83,7 +83,7 @@ fn a_canary_that_cannot_boot_leaves_the_old_generation_untouched() {
             Action::NotifyReady,
             Action::Report(Report::ReloadFailed { generation: Generation(2), failure: import_error() }),
             Action::Status(
-                "2/2 workers ready; reload failed: ImportError: No module named 'x' (generation 1 serves on)"
+                "2/2 workers ready; reload failed: ImportError (x.py, line 1) (generation 1 serves on)"
                     .to_owned()
             ),
         ]

@@ -57,7 +57,7 @@ fn a_successor_that_cannot_boot_costs_nothing_but_time() {
     let failed = table.fails(worker(0, 2));
     assert_eq!((kills(&failed), retires(&failed)), (vec![], vec![]));
     assert!(!failed.iter().any(|action| matches!(action, Action::Unavailable(_))), "{failed:?}");
-    let line = "1/1 workers ready: ImportError: No module named 'x' (retry in 100 ms)";
+    let line = "1/1 workers ready: ImportError (x.py, line 1) (retry in 100 ms)";
     assert_eq!(status(&failed), Some(line));
     table.exits(worker(0, 2));
     assert_eq!(table.wakeup(), Some(100 * MS));
