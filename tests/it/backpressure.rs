@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::bodies::pattern;
-use crate::support::{DEADLINE, Daemon, Rgun, until};
+use crate::support::{DEADLINE, Daemon, Rgun};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -113,33 +113,4 @@ fn time_spent_waiting_for_a_slow_client_is_not_the_applications() {
     }
     assert!(client.take(rest.len()).unwrap() == rest, "it came changed");
     assert_eq!(client.get("/pid").body, pid, "the worker was replaced");
-}
-
-#[test]
-fn clients_beyond_the_limit_wait_for_others_to_end_and_that_is_told_once_each_time() {
-    let daemon = Rgun::fake().set("limits.connections", "16").serving();
-    let warning = "16 connections are open, as many as may be";
-    for nr in 1..=2 {
-        let mut open: Vec<_> = (0..16).map(|_| daemon.connect()).collect();
-        for client in &mut open {
-            assert_eq!(client.get("/hello").status, 200);
-        }
-        daemon.log.wait_for(nr, warning);
-        // One after the other, in the place of one that ends.
-        for _ in 0..10 {
-            let mut waits = daemon.connect();
-            waits.ask("/hello");
-            assert!(waits.is_silent());
-            drop(open.remove(0));
-            assert_eq!(waits.answer().status, 200);
-            open.push(waits);
-        }
-        assert_eq!(daemon.log.count(warning), nr, "{}", daemon.log.text());
-        drop(open);
-        // All of them have ended before the next come.
-        until("there is room", || {
-            (daemon.descriptors().iter().filter(|to| to.starts_with("socket")).count() < 12).then_some(())
-        });
-    }
-    assert!(daemon.log.text().contains("raise limits.connections, or LimitNOFILE="));
 }

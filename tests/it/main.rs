@@ -15,6 +15,7 @@ mod asgi;
 mod backpressure;
 mod bodies;
 mod check;
+mod connections;
 mod contract;
 mod crash;
 mod deadline;

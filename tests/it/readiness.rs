@@ -66,7 +66,7 @@ fn stopping_is_said_first_and_the_status_tells_of_the_drain() {
     systemd.wait("READY=1");
     let mut client = daemon.connect();
     client.ask("/stream/2/300").head();
-    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    daemon.signal(Signal::SIGTERM);
     let stopping = systemd.wait("STOPPING=1");
     systemd.wait_from(stopping, "EXTEND_TIMEOUT_USEC=");
     systemd.wait("STATUS=stopping: ");

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use tokio::sync::watch;
@@ -11,11 +11,14 @@ use super::connection::{Connection, Connections, Peer};
 use super::listener::{Acceptor, Listener};
 use super::stream::{Socket, Stream};
 
-/// Pause after running out of descriptors or memory: the backlog holds the clients meanwhile.
-const EXHAUSTED: Duration = Duration::from_millis(50);
+/// How often the log is told of running out of descriptors or memory.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Accepts until `stop` says so; then, of a socket that systemd does not keep, what waits already. `index` is the listener's number, told to the application; `serve` gets
-/// each connection.
+/// Accepts until `stop` says so; then, of a socket that systemd does not keep, what waits already. `index` is the
+/// listener's number, told to the application; `serve` gets each connection.
+///
+/// A connection is accepted before there is a place for it, because only then another one is to be closed for it: beside
+/// `limits.connections` there may be one for each listener.
 ///
 /// # Errors
 /// When the listener cannot be registered, or `accept(2)` fails in a way that will not pass.
@@ -31,19 +34,24 @@ pub async fn accept(
         let connection = connections.register(Connection::new(peer, index, connections));
         serve(Stream::new(socket, connection));
     };
+    let mut reported = None;
     loop {
-        tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => break,
-            () = connections.permit() => {}
-        }
         let accepted = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
             accepted = acceptor.accept() => accepted,
         };
         match accepted {
-            Ok((socket, peer)) => take(socket, peer),
+            Ok((_, peer)) if !connections.admit(&peer) => {}
+            Ok((socket, peer)) => {
+                tokio::select! {
+                    biased;
+                    // It is served all the same: its client takes itself for connected.
+                    _ = stop.wait_for(|stop| *stop) => {}
+                    () = connections.permit() => {}
+                }
+                take(socket, peer);
+            }
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                 // accept(2): the connection died in the backlog; the next one is fine.
                 Some(
@@ -60,9 +68,15 @@ pub async fn accept(
                     | Errno::EPERM,
                 ) => tracing::debug!(%error, "a connection ended before it was accepted, ignoring"),
                 Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
-                    tracing::warn!(%error, rgun.listener = %listener.name,
-                        "cannot accept for now, pausing; raise LimitNOFILE= if this goes on");
-                    tokio::time::sleep(EXHAUSTED).await;
+                    let now = Instant::now();
+                    if reported.is_none_or(|reported| now.duration_since(reported) >= REPORT_INTERVAL) {
+                        reported = Some(now);
+                        tracing::warn!(%error, rgun.listener = %listener.name,
+                            "cannot accept for now: the connection that has been idle for longest is closed for each \
+                             further client, and while none is, it waits; raise LimitNOFILE= if this goes on");
+                    }
+                    // The backlog holds the clients meanwhile.
+                    connections.make_place().await;
                 }
                 _ => return Err(error),
             },

@@ -5,12 +5,15 @@
 //! therefore up to half a second late, never early.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+
+use super::crowd::{ClientCounts, IdleConnections};
 
 /// The client's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -303,6 +306,20 @@ impl Connection {
         }
     }
 
+    /// Since when it could be closed without harm to anybody, if that is for [`LINGER`] already: between requests, or
+    /// before the first byte. Later its client is not likely to be sending a request this very moment.
+    pub(super) fn idle_since(&self, now: u32) -> Option<u32> {
+        let since = self.since.load(Ordering::Relaxed);
+        let is_idle = matches!(self.phase(), Phase::Fresh | Phase::Idle);
+        let age = Duration::from_millis(u64::from(now.wrapping_sub(since)));
+        (is_idle && age >= LINGER).then_some(since)
+    }
+
+    /// Whether it is in the same pause as when [`Connection::idle_since`] said this.
+    pub(super) fn is_idle_since(&self, since: u32) -> bool {
+        matches!(self.phase(), Phase::Fresh | Phase::Idle) && self.since.load(Ordering::Relaxed) == since
+    }
+
     /// How long it has been in its phase.
     fn age(&self) -> Duration {
         let since = self.since.load(Ordering::Relaxed);
@@ -317,7 +334,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.connections.forget(self.key.load(Ordering::Relaxed));
+        self.connections.forget(self.key.load(Ordering::Relaxed), &self.peer);
     }
 }
 
@@ -332,6 +349,8 @@ pub struct Limits {
     pub write: Duration,
     /// `limits.connections`.
     pub connections: usize,
+    /// `limits.connections_per_client`.
+    pub per_client: Option<NonZeroU32>,
 }
 
 /// All connections.
@@ -345,6 +364,7 @@ pub struct Connections {
     /// That there are as many as may be has been told, and not ended since.
     full: AtomicBool,
     all: Mutex<All>,
+    idle: Mutex<IdleConnections>,
     /// One connection has ended: somebody may be waiting for its place, or for the last one to go.
     ended: Notify,
     /// One has come: the sweep has something to do.
@@ -356,14 +376,18 @@ struct All {
     connections: Vec<Option<std::sync::Weak<Connection>>>,
     free: Vec<usize>,
     count: usize,
+    clients: ClientCounts,
 }
 
-/// How long a connection is kept for what may be under way on it: the next request when the daemon stops, the rest
-/// of a request that was refused.
+/// How long a connection is kept for what may be under way on it: the next request when the daemon stops or needs the
+/// connection's place, the rest of a request that was refused.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// With one part in so many free there is room again: who waits next is worth another word.
 const ROOM: usize = 8;
+
+/// How often another connection is closed for one that has no place yet.
+const FULL_TICK: Duration = Duration::from_millis(100);
 
 /// How often a stopping daemon looks.
 const DRAIN_TICK: Duration = Duration::from_millis(50);
@@ -374,13 +398,16 @@ const SWEEP: Duration = Duration::from_millis(500);
 impl Connections {
     /// None yet.
     pub fn new(limits: Limits) -> Arc<Self> {
+        let mut all = All::default();
+        all.clients.set(limits.per_client, Vec::new);
         Arc::new(Self {
             limits: Mutex::new(limits),
             start: Instant::now(),
             now: AtomicU32::new(0),
             closing: AtomicBool::new(false),
             full: AtomicBool::new(false),
-            all: Mutex::new(All::default()),
+            all: Mutex::new(all),
+            idle: Mutex::default(),
             ended: Notify::new(),
             come: Notify::new(),
         })
@@ -389,6 +416,9 @@ impl Connections {
     /// From now on these count, for open connections too.
     pub fn set(&self, limits: Limits) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        // Outside of the lock, which the end of a connection takes.
+        let open = self.each();
+        self.lock().clients.set(limits.per_client, || open.clone());
         // Perhaps there is room for one more now.
         self.ended.notify_waiters();
     }
@@ -413,10 +443,31 @@ impl Connections {
         self.now.store(elapsed as u32, Ordering::Relaxed);
     }
 
-    /// Returns when one more connection is allowed.
+    /// False when this client has as many connections as one may have.
+    pub(super) fn admit(&self, peer: &Peer) -> bool {
+        self.lock().clients.admit(peer)
+    }
+
+    /// Asks the connection that has been idle for longest to end, if one has been so for [`LINGER`]. Returns when one has
+    /// ended, or may be asked again: one that was asked may have got a request instead.
+    pub(super) async fn make_place(&self) {
+        let ended = self.ended.notified();
+        self.close_longest_idle();
+        drop(tokio::time::timeout(FULL_TICK, ended).await);
+    }
+
+    fn close_longest_idle(&self) {
+        self.tick();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(connection) = idle.take_longest(self.now(), || self.each()) {
+            connection.give(Order::CloseIdle);
+        }
+    }
+
+    /// Returns when there is a place for one more connection, which has been accepted already. The connection that has
+    /// been idle for longest makes place; if none is idle, the next that ends.
     pub(super) async fn permit(&self) {
         loop {
-            let ended = self.ended.notified();
             let (count, most) = (self.count(), self.limits().connections);
             if count < most {
                 // One that ends makes place for one that waits: that is not the end of it.
@@ -427,11 +478,12 @@ impl Connections {
             }
             if !self.full.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
-                    "{most} connections are open, as many as may be: further clients wait until others end; \
-                     raise limits.connections, or LimitNOFILE= where that is \"auto\""
+                    "{most} connections are open, as many as may be: for each further client the one that has been \
+                     idle for longest is closed, and while none is, it waits; raise limits.connections, or \
+                     LimitNOFILE= where that is \"auto\""
                 );
             }
-            ended.await;
+            self.make_place().await;
         }
     }
 
@@ -454,6 +506,7 @@ impl Connections {
             all.connections.len() - 1
         };
         connection.key.store(key, Ordering::Relaxed);
+        all.clients.add(&connection.peer);
         all.count += 1;
         let first = all.count == 1;
         drop(all);
@@ -463,13 +516,14 @@ impl Connections {
         connection
     }
 
-    fn forget(&self, key: usize) {
+    fn forget(&self, key: usize, peer: &Peer) {
         let mut all = self.lock();
         if let Some(entry) = all.connections.get_mut(key)
             && entry.take().is_some()
         {
             all.free.push(key);
             all.count -= 1;
+            all.clients.remove(peer);
         }
         drop(all);
         self.ended.notify_waiters();
@@ -494,6 +548,10 @@ impl Connections {
 
     fn look(&self) {
         let limits = self.limits();
+        let refused = self.lock().clients.report(Instant::now());
+        if let Some(refused) = refused {
+            tracing::warn!("{refused}");
+        }
         for connection in self.each() {
             connection.ring_alarm();
             let age = connection.age();

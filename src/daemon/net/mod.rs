@@ -4,6 +4,7 @@
 
 mod accept;
 mod connection;
+mod crowd;
 mod listener;
 mod stream;
 

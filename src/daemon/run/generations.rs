@@ -126,6 +126,7 @@ pub(super) fn net_limits(config: &Config, room: Room) -> net::Limits {
         keepalive: config.timeouts.keepalive,
         write: config.timeouts.body,
         connections: config.limits.connections.unwrap_or(room.connections),
+        per_client: config.limits.connections_per_client,
     }
 }
 

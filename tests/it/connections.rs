@@ -1,0 +1,150 @@
+//! How many connections there may be, and which one is closed for a new one.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::support::{Client, Daemon, Rgun, until};
+
+/// A head that has begun keeps its connection, as long as `timeouts.header` lets it.
+fn begin(client: &mut Client) {
+    client.send("GET /hello HTTP/1.1\r\nHost: te");
+}
+
+#[test]
+fn clients_beyond_the_limit_wait_while_nobody_is_idle_and_that_is_told_once_each_time() {
+    let daemon = Rgun::fake().set("limits.connections", "16").serving();
+    let warning = "16 connections are open, as many as may be";
+    for nr in 1..=2 {
+        let mut open: Vec<_> = (0..16).map(|_| daemon.connect()).collect();
+        for client in &mut open {
+            assert_eq!(client.get("/hello").status, 200);
+            begin(client);
+        }
+        // One after the other, in the place of one that ends.
+        for round in 0..10 {
+            let mut waits = daemon.connect();
+            waits.ask("/hello");
+            if round == 0 {
+                daemon.log.wait_for(nr, warning);
+            }
+            assert!(waits.is_silent());
+            drop(open.remove(0));
+            assert_eq!(waits.answer().status, 200);
+            begin(&mut waits);
+            open.push(waits);
+        }
+        assert_eq!(daemon.log.count(warning), nr, "{}", daemon.log.text());
+        drop(open);
+        // All of them have ended before the next come.
+        until("there is room", || {
+            (daemon.descriptors().iter().filter(|to| to.starts_with("socket")).count() < 12).then_some(())
+        });
+    }
+    assert!(daemon.log.text().contains("raise limits.connections, or LimitNOFILE="));
+}
+
+/// Clients that have got an answer and keep their connections, each idle for longer than the next.
+fn idle_clients(daemon: &Daemon, count: usize) -> Vec<Client> {
+    let mut clients: Vec<_> = (0..count).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/slow/20").status, 200);
+    }
+    clients
+}
+
+#[test]
+fn the_connection_that_is_idle_for_longest_is_closed_for_a_new_one() {
+    let daemon = Rgun::fake().set("limits.connections", "4").serving();
+    let mut clients = idle_clients(&daemon, 4);
+    // Again: it is the youngest now.
+    assert_eq!(clients[0].get("/slow/20").status, 200);
+    let begun = Instant::now();
+    let mut new = daemon.connect();
+    assert_eq!(new.get("/hello").status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}, and not timeouts.keepalive", begun.elapsed());
+    clients[1].is_closed();
+    for kept in [0, 2, 3] {
+        assert_eq!(clients[kept].get("/hello").status, 200, "client {kept}");
+    }
+}
+
+#[test]
+fn a_client_that_connects_and_says_nothing_makes_place_as_well() {
+    let daemon = Rgun::fake().set("limits.connections", "4").set("timeouts.header", "60s").serving();
+    let mut silent: Vec<_> = (0..4).map(|_| daemon.connect()).collect();
+    let begun = Instant::now();
+    assert_eq!(daemon.get("/hello").status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // They have come within a millisecond, which is as exactly as is known for how long each is silent.
+    let closed = silent.iter_mut().filter_map(|client| (!client.is_silent()).then_some(client));
+    let closed: Vec<_> = closed.map(Client::is_closed).collect();
+    assert_eq!(closed.len(), 1);
+}
+
+#[test]
+fn neither_a_busy_connection_nor_a_head_under_way_is_closed_for_a_new_one() {
+    let daemon = Rgun::fake().flags(["--threads", "2"]).set("limits.connections", "3").serving();
+    let mut clients = idle_clients(&daemon, 3);
+    clients[0].ask("/stream/4/800").head();
+    begin(&mut clients[1]);
+    let mut new = daemon.connect();
+    assert_eq!(new.get("/hello").status, 200, "in the place of the third");
+    clients[2].is_closed();
+    begin(&mut new);
+    let mut waits = daemon.connect();
+    waits.ask("/hello");
+    assert_eq!(clients[0].rest_in_chunks(), "part 0\npart 1\npart 2\npart 3\n");
+    assert!(waits.is_silent(), "it has just become idle");
+    for client in [&mut clients[1], &mut new] {
+        assert_eq!(client.send("st\r\n\r\n").answer().status, 200);
+    }
+    assert_eq!(waits.answer().status, 200);
+    clients[0].is_closed();
+}
+
+#[test]
+fn without_descriptors_the_connection_that_is_idle_for_longest_is_closed_for_a_new_one() {
+    let daemon = Rgun::fake().set("limits.connections", "1000").serving();
+    let mut clients = idle_clients(&daemon, 4);
+    let limit = daemon.descriptors().len();
+    let set = Command::new("prlimit")
+        .args([format!("--pid={}", daemon.pid()), format!("--nofile={limit}:{limit}")])
+        .status();
+    assert!(set.is_ok_and(|status| status.success()), "util-linux has prlimit");
+    for _ in 0..2 {
+        let mut new = daemon.connect();
+        assert_eq!(new.get("/hello").status, 200);
+        clients.push(new);
+    }
+    for closed in 0..2 {
+        clients[closed].is_closed();
+    }
+    assert_eq!(daemon.log.count("cannot accept for now"), 1, "{}", daemon.log.text());
+}
+
+#[test]
+fn a_client_beyond_its_own_limit_is_closed_at_once_and_named() {
+    let daemon = Rgun::fake().over_tcp().set("limits.connections_per_client", "2").serving();
+    let mut clients = idle_clients(&daemon, 2);
+    for _ in 0..3 {
+        daemon.connect().is_closed();
+    }
+    let line = daemon.log.wait("limits.connections_per_client");
+    assert!(line.contains("WARN") && line.contains("the last of 127.0.0.1"), "{line}");
+    drop(clients.remove(0));
+    until("one more may come", || {
+        let mut client = daemon.connect();
+        client.try_send("GET /hello HTTP/1.1\r\nHost: test\r\n\r\n").ok()?;
+        client.try_answer("GET").ok().map(|answer| assert_eq!(answer.status, 200))
+    });
+    assert_eq!(clients[0].get("/hello").status, 200, "and the others stay");
+}
+
+#[test]
+fn clients_of_a_unix_socket_are_not_limited_by_their_address() {
+    let daemon = Rgun::fake().set("limits.connections_per_client", "1").serving();
+    let mut clients = idle_clients(&daemon, 5);
+    for client in &mut clients {
+        assert_eq!(client.get("/hello").status, 200);
+    }
+}
