@@ -12,8 +12,8 @@ use super::keys::name;
 use super::value::Setting;
 use super::{
     App, Complaint, Config, ConfigError, ConfigErrors, Environment, Hooks, Interface, Layer, Lifespan,
-    Limits, Listen, Loaded, Log, Loop, PathRule, Python, Reload, Target, Timeouts, Value, WebSocket, Workers,
-    python, read, rules, units,
+    Http, Limits, Listen, Loaded, Log, Loop, PathRule, Proxy, Python, Reload, Target, Timeouts, Underscores,
+    Value, WebSocket, Workers, python, read, rules, trusted, units,
 };
 
 /// A request's head must fit into one record of the channel, so these have an upper bound.
@@ -61,6 +61,8 @@ pub(crate) fn check(sources: &Sources<'_>, errors: Vec<ConfigError>) -> Result<L
     let timeouts = checker.timeouts();
     let limits = checker.limits();
     let websocket = checker.websocket();
+    let underscores = checker.read(name::UNDERSCORES, Underscores::Drop, read::underscores);
+    let proxy = checker.read(name::TRUSTED, Proxy::default(), trusted::read);
     let listen = checker.read(name::BIND, Listen::default(), |setting| read::listen(setting, base));
     let reload = checker.reload();
     let hooks = checker.hooks();
@@ -85,6 +87,8 @@ pub(crate) fn check(sources: &Sources<'_>, errors: Vec<ConfigError>) -> Result<L
                 timeouts,
                 limits,
                 websocket,
+                http: Http { underscores },
+                proxy,
                 reload,
                 hooks,
                 listen,

@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn every_planned_name_is_refused_as_planned() {
-        for section in ["tls", "proxy", "static", "admin"] {
+        for section in ["tls", "static", "admin"] {
             let (_, errors) = parsed(&format!("[{section}]\nx = 1\n"));
             assert!(errors.contains("not in this version"), "{section}: {errors}");
         }

@@ -49,6 +49,8 @@ pub(crate) mod name {
     pub(crate) const COMPRESSION: &str = "websocket.compression";
     pub(crate) const MOST: &str = "websocket.most";
     pub(crate) const CLOSE_WINDOW: &str = "websocket.close_window";
+    pub(crate) const UNDERSCORES: &str = "http.underscores";
+    pub(crate) const TRUSTED: &str = "proxy.trusted";
     pub(crate) const PROBE: &str = "reload.probe";
     pub(crate) const WATCH: &str = "reload.watch";
     pub(crate) const POST_FORK: &str = "hooks.post_fork";
@@ -105,6 +107,8 @@ pub(crate) const KEYS: &[&str] = &[
     name::COMPRESSION,
     name::MOST,
     name::CLOSE_WINDOW,
+    name::UNDERSCORES,
+    name::TRUSTED,
     name::PROBE,
     name::WATCH,
     name::POST_FORK,
@@ -119,10 +123,10 @@ pub(crate) const KEYS: &[&str] = &[
 
 /// The sections of this version.
 pub(crate) const SECTIONS: &[&str] =
-    &["app", "workers", "timeouts", "limits", "websocket", "reload", "hooks", "listen", "log"];
+    &["app", "workers", "timeouts", "limits", "websocket", "http", "proxy", "reload", "hooks", "listen", "log"];
 
 /// Sections of the design that this version does not have.
-pub(crate) const PLANNED_SECTIONS: &[&str] = &["tls", "proxy", "static", "admin"];
+pub(crate) const PLANNED_SECTIONS: &[&str] = &["tls", "static", "admin"];
 
 /// Gunicorn's names, for people who write them into the file.
 const GUNICORN: &[(&str, &str)] = &[
@@ -132,7 +136,9 @@ const GUNICORN: &[(&str, &str)] = &[
     ("application", name::TARGET),
     ("chdir", name::DIRECTORY),
     ("environment", name::ENV),
+    ("forwarded_allow_ips", name::TRUSTED),
     ("graceful_timeout", name::DRAIN),
+    ("header_map", name::UNDERSCORES),
     ("keep_alive", name::KEEPALIVE),
     ("limit_request_field_size", name::HEADER),
     ("limit_request_fields", name::HEADERS),
@@ -294,7 +300,7 @@ mod tests {
         assert_eq!(section_hint("timeout"), "did you mean [timeouts]?");
         assert_eq!(
             section_hint("database"),
-            "the sections are [app] [workers] [timeouts] [limits] [websocket] [reload] [hooks] [listen] [log]"
+            "the sections are [app] [workers] [timeouts] [limits] [websocket] [http] [proxy] [reload] [hooks] [listen] [log]"
         );
     }
 

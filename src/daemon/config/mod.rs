@@ -26,6 +26,7 @@ mod target;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod trusted;
 pub mod units;
 mod value;
 
@@ -33,6 +34,8 @@ use std::fmt;
 use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 pub use bind::Bind;
 pub(crate) use environment::CONFIG_VARIABLE;
@@ -60,6 +63,10 @@ pub struct Config {
     pub limits: Limits,
     /// How WebSockets are served.
     pub websocket: WebSocket,
+    /// What of a request's head the application gets.
+    pub http: Http,
+    /// Who is believed when it passes on a request of somebody else.
+    pub proxy: Proxy,
     /// How new code takes over.
     pub reload: Reload,
     /// Functions of the application that are called at points of a worker's life.
@@ -384,6 +391,48 @@ impl Default for WebSocket {
             most: 10_000,
             close_window: Duration::from_secs(10),
         }
+    }
+}
+
+/// `[http]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Http {
+    /// What becomes of fields with an underscore in their name, of which CGI makes the same variable as of a hyphen.
+    pub underscores: Underscores,
+}
+
+/// What becomes of fields with an underscore in their name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Underscores {
+    /// The application does not get them.
+    #[default]
+    Drop,
+    /// A request that has one is answered 400.
+    Refuse,
+    /// The application gets them.
+    Allow,
+}
+
+/// `[proxy]`: the peers whose `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Request-ID` are believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// Everybody.
+    pub all: bool,
+    /// Peers on unix sockets.
+    pub unix: bool,
+    /// Peers with an address in one of these; none twice.
+    pub networks: Vec<IpNet>,
+}
+
+impl Proxy {
+    /// Nobody.
+    pub const NOBODY: Self = Self { all: false, unix: false, networks: Vec::new() };
+}
+
+impl Default for Proxy {
+    /// What is on this machine: `["loopback", "unix"]`.
+    fn default() -> Self {
+        Self { all: false, unix: true, networks: trusted::loopback().to_vec() }
     }
 }
 

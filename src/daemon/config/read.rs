@@ -10,7 +10,8 @@ use nix::unistd::AccessFlags;
 
 use super::value::{Setting, Source};
 use super::{
-    Bind, Complaint, Count, Interface, Level, Lifespan, Listen, Loop, Retry, Target, Value, python, units,
+    Bind, Complaint, Count, Interface, Level, Lifespan, Listen, Loop, Retry, Target, Underscores, Value, python,
+    units,
 };
 
 /// Less than a bare interpreter with its extension takes; a worker so limited would be replaced for ever.
@@ -235,6 +236,17 @@ pub(super) fn hook(setting: &Setting) -> Result<Option<Target>, Complaint> {
     Ok(Some(target))
 }
 
+pub(super) fn underscores(setting: &Setting) -> Result<Underscores, Complaint> {
+    match text(setting)? {
+        "drop" => Ok(Underscores::Drop),
+        "refuse" => Ok(Underscores::Refuse),
+        "allow" => Ok(Underscores::Allow),
+        // Gunicorn's --header-map.
+        "dangerous" => Err(Complaint::new("is not one of the choices").hint("write \"allow\"")),
+        other => Err(choice(other, &["drop", "refuse", "allow"])),
+    }
+}
+
 pub(super) fn interface(setting: &Setting) -> Result<Interface, Complaint> {
     match text(setting)? {
         "auto" => Ok(Interface::Auto),
@@ -341,7 +353,7 @@ pub(super) fn readable_directory(path: PathBuf) -> Result<PathBuf, Complaint> {
 }
 
 /// A list of strings, one string, or (outside the file) strings with commas between.
-fn strings(setting: &Setting) -> Result<Vec<&str>, Complaint> {
+pub(super) fn strings(setting: &Setting) -> Result<Vec<&str>, Complaint> {
     let of =
         |item: &'_ Value| Complaint::new(format!("must be a list of strings, but has {} in it", item.kind()));
     match &setting.value {

@@ -82,7 +82,8 @@ impl Future for Answering {
             },
             Err(refusal) => refused(served, &asked, &refusal),
         };
-        response.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| asked.id.into_value());
+        // In place of the application's own: what the client has must be what the journal keeps.
+        response.headers_mut().insert(X_REQUEST_ID, asked.id.into_value());
         Poll::Ready(Ok(response))
     }
 }
@@ -90,7 +91,7 @@ impl Future for Answering {
 impl Drop for Answering {
     fn drop(&mut self) {
         let Some((served, asked)) = self.about.take() else { return };
-        let Served { server, connection } = &*served;
+        let Served { server, connection, .. } = &*served;
         let worker = match &self.started {
             Started::Submitted(Ok(ticket)) => ticket.worker(),
             Started::Submitted(Err(_)) | Started::Receiving(_) => None,
@@ -120,7 +121,7 @@ fn check_length(method: &Method, answer: &Answer) -> Result<(), Refusal> {
 }
 
 fn answered(served: Arc<Served>, asked: &Asked, answer: Answer) -> Response<ResponseBody> {
-    let Served { server, connection } = &*served;
+    let Served { server, connection, .. } = &*served;
     let Answer { head, first, mut rest, file, stream, worker, queued } = answer;
     let source = match (stream, file) {
         (Some(stream), _) => Source::Stream(stream),
@@ -166,7 +167,7 @@ fn accepted(
     answer: Answer,
     handshake: &Handshake,
 ) -> Response<ResponseBody> {
-    let Served { server, connection } = &*served;
+    let Served { server, connection, .. } = &*served;
     let Answer { mut head, stream, worker, queued, .. } = answer;
     handshake.answer(&mut head.fields);
     if let Some(stream) = stream {
@@ -198,7 +199,7 @@ fn accepted(
 }
 
 fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<ResponseBody> {
-    let Served { server, connection } = &*served;
+    let Served { server, connection, .. } = &*served;
     let Told { status, reason, retry_after } = refusal.told();
     let (worker, summary, traceback) = match refusal {
         Refusal::Exchange(Fault::Raised { worker, summary, traceback }) => {
@@ -279,10 +280,13 @@ fn wants_close(status: StatusCode) -> bool {
 }
 
 fn described(connection: &Connection, asked: &Asked) -> crate::journal::requests::Request {
+    let origin = asked.origin.as_deref();
+    let client = origin.and_then(|origin| origin.client.as_ref()).unwrap_or(&connection.peer);
     crate::journal::requests::Request {
         id: asked.id.as_str().to_owned(),
         method: asked.method.as_str().to_owned(),
         path: String::from_utf8_lossy(asked.path.as_bytes()).into_owned(),
-        client: connection.peer.address.clone(),
+        client: client.address.clone(),
+        client_request_id: origin.and_then(|origin| origin.client_id.clone()),
     }
 }

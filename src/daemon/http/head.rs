@@ -1,10 +1,10 @@
 //! A request's head: hyper's types to the channel's.
 
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
 
 use super::fault::Refusal;
-use super::server::{Limits, X_REQUEST_ID};
+use super::server::{Limits, Underscores, X_REQUEST_ID};
 
 /// What one look at the fields finds.
 #[derive(Debug, Default, Clone, Copy)]
@@ -14,6 +14,12 @@ pub(super) struct Seen<'h> {
     n_hosts: usize,
     /// The first `X-Request-ID`.
     pub(super) request_id: Option<&'h HeaderValue>,
+    /// There is an `X-Forwarded-For` or an `X-Forwarded-Proto`.
+    pub(super) is_forwarded: bool,
+    /// There is a `Proxy` field.
+    proxy: bool,
+    /// There is a name with an underscore.
+    underscore: bool,
 }
 
 impl<'h> Seen<'h> {
@@ -21,19 +27,48 @@ impl<'h> Seen<'h> {
     pub(super) fn of(headers: &'h HeaderMap) -> Self {
         let mut seen = Self::default();
         for (name, value) in headers {
-            seen.len += name.as_str().len() + value.len() + 4;
-            if *name == HOST {
-                seen.n_hosts += 1;
-            } else if *name == X_REQUEST_ID {
-                seen.request_id = seen.request_id.or(Some(value));
+            let name = name.as_str().as_bytes();
+            seen.len += name.len() + value.len() + 4;
+            // All bytes, not until the first: so that many are looked at in one instruction.
+            seen.underscore |= name.iter().fold(false, |found, byte| found | (*byte == b'_'));
+            match name {
+                b"host" => seen.n_hosts += 1,
+                b"proxy" => seen.proxy = true,
+                b"x-request-id" => seen.request_id = seen.request_id.or(Some(value)),
+                b"x-forwarded-for" | b"x-forwarded-proto" => seen.is_forwarded = true,
+                _ => {}
             }
         }
         seen
     }
+
+    /// Whether there are fields that are not for the application; [`remove_unsafe`] removes them.
+    pub(super) fn has_unsafe(&self, underscores: Underscores) -> bool {
+        self.proxy || self.underscore && underscores == Underscores::Drop
+    }
+}
+
+/// Removes what an application could take for something else: `Proxy`, of which CGI makes `HTTP_PROXY`, where many
+/// libraries look for the proxy to use (CVE-2016-5385); and names with an underscore, unless they are allowed, because
+/// CGI has the same key for `X_Real_IP` and for the `X-Real-IP` that a proxy has set.
+pub(super) fn remove_unsafe(headers: &mut HeaderMap, underscores: Underscores) {
+    headers.remove("proxy");
+    if underscores == Underscores::Allow {
+        return;
+    }
+    let names: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
 }
 
 /// Refuses what RFC 9110 and 9112 say must be refused and hyper lets through, and what is over the limits.
-pub(super) fn check(parts: &request::Parts, seen: &Seen<'_>, limits: &Limits) -> Result<(), Refusal> {
+pub(super) fn check(
+    parts: &request::Parts,
+    seen: &Seen<'_>,
+    limits: &Limits,
+    underscores: Underscores,
+) -> Result<(), Refusal> {
     let refuse = |status, reason| Err(Refusal::Client(status, reason));
     if parts.method == Method::CONNECT {
         // RFC 9110 §9.3.6: an origin server that is no tunnel.
@@ -63,7 +98,15 @@ pub(super) fn check(parts: &request::Parts, seen: &Seen<'_>, limits: &Limits) ->
             "the request's fields are longer than limits.header",
         );
     }
+    if seen.underscore && underscores == Underscores::Refuse {
+        return refuse(StatusCode::BAD_REQUEST, "the name of a field has an underscore, which is refused here");
+    }
     Ok(())
+}
+
+/// Has the application find the request's id in the field, in place of one that was not taken over.
+pub(super) fn set_request_id(headers: &mut HeaderMap, id: HeaderValue) {
+    headers.insert(X_REQUEST_ID, id);
 }
 
 /// Refuses a body in a coding other than `chunked`, which hyper takes off and then hands on what is below it: nobody
@@ -142,7 +185,7 @@ mod tests {
     }
 
     fn checked(parts: &request::Parts) -> Result<(), Refusal> {
-        check(parts, &Seen::of(&parts.headers), &LIMITS)
+        check(parts, &Seen::of(&parts.headers), &LIMITS, Underscores::Drop)
     }
 
     #[test]
@@ -154,6 +197,34 @@ mod tests {
             let refused = checked(&parts(method, target));
             assert!(matches!(refused, Err(Refusal::Client(StatusCode::BAD_REQUEST, _))), "{target}");
         }
+    }
+
+    #[test]
+    fn fields_that_cgi_would_confuse_are_dropped_refused_or_allowed() {
+        let mut sent = parts(Method::GET, "/");
+        for name in ["x-real-ip", "x_real_ip", "_", "proxy", "proxy-connection", "proxy_"] {
+            let name = HeaderName::from_static(name);
+            sent.headers.append(name.clone(), HeaderValue::from_static("1"));
+            sent.headers.append(name, HeaderValue::from_static("2"));
+        }
+        for (underscores, left) in [
+            (Underscores::Drop, &["host", "proxy-connection", "x-real-ip"][..]),
+            (Underscores::Allow, &["_", "host", "proxy-connection", "proxy_", "x-real-ip", "x_real_ip"]),
+        ] {
+            let mut parts = sent.clone();
+            let seen = Seen::of(&parts.headers);
+            assert_eq!(check(&parts, &seen, &LIMITS, underscores), Ok(()));
+            assert!(seen.has_unsafe(underscores));
+            remove_unsafe(&mut parts.headers, underscores);
+            let mut names: Vec<_> = parts.headers.keys().map(HeaderName::as_str).collect();
+            names.sort_unstable();
+            assert_eq!(names, left, "{underscores:?}");
+            assert!(!Seen::of(&parts.headers).has_unsafe(underscores));
+        }
+        let refused = check(&sent, &Seen::of(&sent.headers), &LIMITS, Underscores::Refuse);
+        assert!(matches!(refused, Err(Refusal::Client(StatusCode::BAD_REQUEST, _))));
+        let plain = parts(Method::GET, "/");
+        assert_eq!(check(&plain, &Seen::of(&plain.headers), &LIMITS, Underscores::Refuse), Ok(()));
     }
 
     #[test]

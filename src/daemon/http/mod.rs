@@ -6,6 +6,7 @@
 mod answer;
 mod body;
 pub mod fault;
+mod forwarded;
 mod handshake;
 mod head;
 mod request_id;
@@ -17,4 +18,5 @@ mod upload;
 /// Bytes of one body, either way, before others have their turn: a fraction of a millisecond.
 const TURN: usize = 256 * 1024;
 
-pub use server::{Limits, Server, Settings, serve};
+pub use forwarded::TrustedPeers;
+pub use server::{Limits, Server, Settings, Underscores, serve};

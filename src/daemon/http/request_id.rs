@@ -14,7 +14,7 @@ pub(super) struct RequestIds {
     count: AtomicU64,
 }
 
-/// Longest id that is taken over from a client.
+/// Longest id that is taken over, in bytes.
 const LONGEST: usize = 128;
 
 /// An id on its way through a request. It is a field value from the start: that is where it ends.
@@ -31,14 +31,10 @@ impl RequestIds {
         Self { prefix, count: AtomicU64::new(0) }
     }
 
-    /// The id of a request: the one its `X-Request-ID` brought, if that is safe to write into a header and a
-    /// log (letters, digits, `._-`, at most 128), so that a proxy's id stays the same all the way; else a new one.
+    /// A request's id: the one that a trusted peer gives it, if [`is_safe`], so that it stays the same all the way; else
+    /// a new one.
     pub(super) fn for_request(&self, given: Option<&HeaderValue>) -> RequestId {
-        if let Some(given) = given
-            && !given.is_empty()
-            && given.len() <= LONGEST
-            && given.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
-        {
+        if let Some(given) = given {
             return RequestId(given.clone());
         }
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
@@ -72,6 +68,19 @@ impl RequestId {
     }
 }
 
+/// Whether it can be written into a header and a log: letters, digits, `._-`, at most 128.
+pub(super) fn is_safe(id: &HeaderValue) -> bool {
+    !id.is_empty()
+        && id.len() <= LONGEST
+        && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+}
+
+/// An id that is not taken over, for the log: what is not printable is escaped, and what is too long cut.
+pub(super) fn shown(id: &HeaderValue) -> String {
+    let bytes = id.as_bytes();
+    bytes.get(..LONGEST).unwrap_or(bytes).escape_ascii().to_string()
+}
+
 /// Writes a number as 16 digits.
 fn write_hex(mut value: u64, digits: &mut [u8]) {
     for digit in digits.iter_mut().rev() {
@@ -94,13 +103,20 @@ mod tests {
     }
 
     #[test]
-    fn a_proxys_id_is_kept_and_a_dangerous_one_replaced() {
+    fn an_id_is_taken_over_if_it_is_short_and_plain() {
         let ids = RequestIds::new();
         let kept = HeaderValue::from_static("7f3-A_b.c");
+        assert!(is_safe(&kept));
         assert_eq!(ids.for_request(Some(&kept)).as_str(), "7f3-A_b.c");
         for bad in [&b""[..], b"a b", b"a\tb", b"a\"b", b"a\xff", &[b'x'; 129]] {
-            let bad = HeaderValue::from_bytes(bad).unwrap();
-            assert_eq!(ids.for_request(Some(&bad)).as_str().len(), 22);
+            assert!(!is_safe(&HeaderValue::from_bytes(bad).unwrap()), "{}", bad.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn an_id_that_is_not_taken_over_is_shown_in_printable_characters() {
+        for (id, text) in [(&b"a b"[..], "a b".to_owned()), (b"a\t\xff", "a\\t\\xff".to_owned()), (&[b'x'; 200], "x".repeat(128))] {
+            assert_eq!(shown(&HeaderValue::from_bytes(id).unwrap()), text);
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::net::{Connection, Stream};
 use crate::websocket;
 
 use super::answer::Answering;
+use super::forwarded::TrustedPeers;
 use super::handshake::Place;
 use super::request_id::RequestIds;
 use super::response::ResponseBody;
@@ -40,11 +41,27 @@ pub struct Limits {
     pub keepalive: bool,
 }
 
+/// `http.underscores`: what becomes of fields with an underscore in their name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Underscores {
+    /// The application does not get them.
+    #[default]
+    Drop,
+    /// A request that has one is answered 400.
+    Refuse,
+    /// The application gets them.
+    Allow,
+}
+
 /// What a reload can change.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// What is too much.
     pub limits: Limits,
+    /// `http.underscores`.
+    pub underscores: Underscores,
+    /// `proxy.trusted`.
+    pub trusted: TrustedPeers,
     /// How WebSockets are served.
     pub websocket: websocket::Settings,
     /// Whether every request is noted.
@@ -56,6 +73,8 @@ pub struct Settings {
 pub struct Server {
     pub(super) dispatcher: &'static Dispatcher,
     pub(super) limits: Limits,
+    pub(super) underscores: Underscores,
+    pub(super) trusted: TrustedPeers,
     pub(super) websocket: websocket::Settings,
     pub(super) websockets: Arc<websocket::Shared>,
     /// Where bodies over 16 MiB wait: a file system on disk.
@@ -79,11 +98,13 @@ impl Server {
         spool: PathBuf,
         journal: Journal,
     ) -> Arc<Self> {
-        let Settings { limits, websocket, log_access } = settings;
+        let Settings { limits, underscores, trusted, websocket, log_access } = settings;
         Arc::new(Self {
             websockets: websocket::Shared::new(dispatcher, journal.clone()),
             dispatcher,
             limits,
+            underscores,
+            trusted,
             websocket,
             spool,
             ids: Arc::new(RequestIds::new()),
@@ -95,10 +116,12 @@ impl Server {
 
     /// The same for connections that begin from now on; those that are open keep what they began with.
     pub fn with(&self, settings: Settings) -> Arc<Self> {
-        let Settings { limits, websocket, log_access } = settings;
+        let Settings { limits, underscores, trusted, websocket, log_access } = settings;
         Arc::new(Self {
             dispatcher: self.dispatcher,
             limits,
+            underscores,
+            trusted,
             websocket,
             websockets: Arc::clone(&self.websockets),
             spool: self.spool.clone(),
@@ -145,7 +168,8 @@ fn speak(server: Arc<Server>, stream: Stream) -> Speaking {
     if limits.headers != STACK_HEADERS {
         builder.max_headers(limits.headers);
     }
-    let served = Arc::new(Served { server, connection });
+    let trusts_peer = server.trusted.trusts(connection.peer.ip);
+    let served = Arc::new(Served { server, connection, trusts_peer });
     builder.serve_connection(TokioIo::new(stream), Requests { served, place: OnceLock::new() })
 }
 
@@ -162,6 +186,8 @@ fn upgraded(spoken: Speaking) -> Option<Box<websocket::Socket>> {
 pub(super) struct Served {
     pub(super) server: Arc<Server>,
     pub(super) connection: Arc<Connection>,
+    /// Whether what the peer says of a request's origin is believed.
+    pub(super) trusts_peer: bool,
 }
 
 /// The requests of one connection.

@@ -12,14 +12,15 @@ use rgun_channel::frame;
 use rgun_channel::frame::ExchangeId;
 
 use crate::dispatch::Ticket;
-use crate::net::{Connection, Phase};
+use crate::net::{Connection, Peer, Phase};
 use crate::spare;
 
 use super::body::{self, Body, BodyLimits};
 use super::fault::Refusal;
+use super::forwarded::Forwarded;
 use super::handshake::{self, Handshake, Place};
 use super::head;
-use super::request_id::RequestId;
+use super::request_id::{self, RequestId};
 use super::server::{Requests, Served, Server};
 use super::upload::{self, Bounds, Bringer};
 
@@ -36,19 +37,21 @@ pub(super) fn start(
     request: Request<Incoming>,
 ) -> (Asked, Started, Option<Box<Handshake>>) {
     let Requests { served, place } = requests;
-    let Served { server, connection } = &**served;
+    let Served { server, connection, .. } = &**served;
     connection.enter(Phase::Busy);
     let begun = Instant::now();
     let (mut parts, incoming) = request.into_parts();
     let seen = head::Seen::of(&parts.headers);
-    let asked = Asked {
-        id: server.ids.for_request(seen.request_id),
-        method: parts.method.clone(),
-        path: Path::new(path(&parts)),
-        knows_interim: parts.version == http::Version::HTTP_11,
-        begun,
-    };
-    let checked = head::check(&parts, &seen, &server.limits).and_then(|()| head::set_host(&mut parts));
+    let asked = Asked::new(served, &parts, &seen, begun);
+    let checked = head::check(&parts, &seen, &server.limits, server.underscores);
+    let (has_id, has_unsafe) = (seen.request_id.is_some(), seen.has_unsafe(server.underscores));
+    if has_id {
+        head::set_request_id(&mut parts.headers, asked.id.clone().into_value());
+    }
+    if has_unsafe {
+        head::remove_unsafe(&mut parts.headers, server.underscores);
+    }
+    let checked = checked.and_then(|()| head::set_host(&mut parts));
     let mut handshake = None;
     let started = match checked {
         Err(refusal) => Started::Submitted(Err(refusal)),
@@ -61,32 +64,33 @@ pub(super) fn start(
             let checked = Handshake::new(&parts, server.websocket.compression, place);
             Started::Submitted(checked.and_then(|checked| {
                 handshake = Some(Box::new(checked));
-                submit_handshake(server, connection, &parts, &asked.id, begun)
+                submit_handshake(server, connection, &parts, asked.identity())
             }))
         }
         Ok(()) if incoming.is_end_stream() => {
             let nothing = Body::Inline(bytes::Bytes::new());
-            let submitted = submit(server, connection, &parts, nothing, &asked.id, (begun, begun));
+            let submitted = submit(server, connection, &parts, nothing, asked.identity(), begun);
             spare::keep(parts.headers);
             Started::Submitted(submitted)
         }
         Ok(()) if server.dispatcher.is_asgi() && upload::comes_in_parts(&incoming, &parts.headers) => {
-            Started::Submitted(submit_in_parts(server, connection, &parts, incoming, &asked.id, begun))
+            Started::Submitted(submit_in_parts(server, connection, &parts, incoming, asked.identity()))
         }
         Ok(()) => {
             let served = Arc::clone(served);
-            let id = asked.id.clone();
+            let (id, origin) = (asked.id.clone(), asked.origin.clone());
             Started::Receiving(Box::pin(async move {
-                let Served { server, connection } = &*served;
+                let Served { server, connection, .. } = &*served;
+                let identity = Identity { id: &id, origin: origin.as_deref(), begun };
                 if upload::comes_in_parts(&incoming, &parts.headers) {
                     // How it is to be received depends on who it is for.
                     server.dispatcher.knows_interface().await;
                     if server.dispatcher.is_asgi() {
-                        return submit_in_parts(server, connection, &parts, incoming, &id, begun);
+                        return submit_in_parts(server, connection, &parts, incoming, identity);
                     }
                 }
                 let body = receive(server, &mut parts, incoming).await?;
-                submit(server, connection, &parts, body, &id, (begun, Instant::now()))
+                submit(server, connection, &parts, body, identity, Instant::now())
             }))
         }
     };
@@ -112,14 +116,14 @@ async fn receive(server: &Server, parts: &mut request::Parts, incoming: Incoming
     Ok(body)
 }
 
-/// Gives a whole request to the dispatcher. `begun` is when its head was complete, `complete` when all of it was.
+/// Gives a whole request to the dispatcher. `complete` is when all of it was there.
 fn submit(
     server: &Server,
     connection: &Connection,
     parts: &request::Parts,
     body: Body,
-    id: &RequestId,
-    (begun, complete): (Instant, Instant),
+    identity: Identity<'_>,
+    complete: Instant,
 ) -> Result<Ticket, Refusal> {
     let body_len = body.len();
     let (inline, spooled) = match body {
@@ -130,7 +134,7 @@ fn submit(
         body_len,
         body_is_fd: spooled.is_some(),
         body: &inline,
-        ..frame_of(server, connection, parts, id, begun)
+        ..frame_of(server, connection, parts, identity)
     };
     let fields = head::fields(&parts.headers, false);
     server.dispatcher.submit(&frame, fields, spooled, complete).map_err(Refusal::Exchange)
@@ -141,9 +145,9 @@ fn frame_of<'p>(
     server: &Server,
     connection: &'p Connection,
     parts: &'p request::Parts,
-    id: &'p RequestId,
-    begun: Instant,
+    Identity { id, origin, begun }: Identity<'p>,
 ) -> frame::Request<'p> {
+    let client = origin.and_then(|origin| origin.client.as_ref()).unwrap_or(&connection.peer);
     frame::Request {
         received: server.clock.nanoseconds(begun),
         method: parts.method.as_str().as_bytes(),
@@ -151,8 +155,9 @@ fn frame_of<'p>(
         listener: connection.listener,
         path: path(parts),
         query: parts.uri.query().unwrap_or_default().as_bytes(),
-        peer: connection.peer.address.as_bytes(),
-        peer_port: connection.peer.port,
+        peer: client.address.as_bytes(),
+        peer_port: client.port,
+        https: origin.is_some_and(|origin| origin.https),
         request_id: id.as_bytes(),
         ..frame::Request::new(ExchangeId(0))
     }
@@ -164,8 +169,7 @@ fn submit_in_parts(
     connection: &Arc<Connection>,
     parts: &request::Parts,
     incoming: Incoming,
-    id: &RequestId,
-    begun: Instant,
+    identity: Identity<'_>,
 ) -> Result<Ticket, Refusal> {
     let announced = upload::announced(&incoming, server.limits.body)?;
     if announced.is_none() {
@@ -174,10 +178,10 @@ fn submit_in_parts(
     let frame = frame::Request {
         body_len: announced.unwrap_or(frame::UNKNOWN_LENGTH),
         body_streams: true,
-        ..frame_of(server, connection, parts, id, begun)
+        ..frame_of(server, connection, parts, identity)
     };
     let fields = head::fields(&parts.headers, true);
-    let submitted = server.dispatcher.submit(&frame, fields, None, begun);
+    let submitted = server.dispatcher.submit(&frame, fields, None, identity.begun);
     let (connection, dispatcher) = (Arc::clone(connection), server.dispatcher);
     let bringer = Bringer::new(incoming, &parts.headers, connection, dispatcher);
     match &submitted {
@@ -195,24 +199,79 @@ fn submit_handshake(
     server: &Server,
     connection: &Connection,
     parts: &request::Parts,
-    id: &RequestId,
-    begun: Instant,
+    identity: Identity<'_>,
 ) -> Result<Ticket, Refusal> {
-    let frame = frame::Request { websocket: true, ..frame_of(server, connection, parts, id, begun) };
+    let frame = frame::Request { websocket: true, ..frame_of(server, connection, parts, identity) };
     let fields = head::fields(&parts.headers, true);
-    server.dispatcher.submit(&frame, fields, None, begun).map_err(Refusal::Exchange)
+    server.dispatcher.submit(&frame, fields, None, identity.begun).map_err(Refusal::Exchange)
 }
 
 /// What is remembered of a request while it is served. Its head is not: the fields and the target share hyper's read
 /// buffer, and while they live every look for the next request's bytes would allocate another.
 pub(super) struct Asked {
     pub(super) id: RequestId,
+    /// `None` for most: the peer is the client, and sent no id of its own.
+    pub(super) origin: Option<Box<Origin>>,
     pub(super) method: Method,
     pub(super) path: Path,
     /// The client understands interim answers: it speaks HTTP/1.1 (RFC 9110 §15.2).
     pub(super) knows_interim: bool,
     /// When its head was complete.
     pub(super) begun: Instant,
+}
+
+impl Asked {
+    fn new(served: &Served, parts: &request::Parts, seen: &head::Seen<'_>, begun: Instant) -> Self {
+        let Served { server, trusts_peer, .. } = served;
+        let taken_over = seen.request_id.filter(|id| *trusts_peer && request_id::is_safe(id));
+        let foreign_id = seen.request_id.filter(|_| taken_over.is_none());
+        let id = server.ids.for_request(taken_over);
+        let is_forwarded = seen.is_forwarded && *trusts_peer;
+        let origin = (is_forwarded || foreign_id.is_some()).then(|| {
+            let Forwarded { client, https } = if is_forwarded {
+                Forwarded::read(&parts.headers, &server.trusted)
+            } else {
+                Forwarded::default()
+            };
+            Box::new(Origin {
+                client: client.map(Peer::from),
+                https: https.unwrap_or(false),
+                client_id: foreign_id.map(request_id::shown),
+            })
+        });
+        Self {
+            id,
+            origin,
+            method: parts.method.clone(),
+            path: Path::new(path(parts)),
+            knows_interim: parts.version == http::Version::HTTP_11,
+            begun,
+        }
+    }
+
+    fn identity(&self) -> Identity<'_> {
+        Identity { id: &self.id, origin: self.origin.as_deref(), begun: self.begun }
+    }
+}
+
+/// What the fields of a request say about where it comes from.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    /// The client that a trusted peer names; `None`: the peer itself.
+    pub(super) client: Option<Peer>,
+    /// A trusted peer says that its client used TLS.
+    https: bool,
+    /// The id that the client sent, as it is logged; `None` if it has become the request's id, or there was none.
+    pub(super) client_id: Option<String>,
+}
+
+/// What a request's frame says beside its head.
+#[derive(Clone, Copy)]
+struct Identity<'a> {
+    id: &'a RequestId,
+    origin: Option<&'a Origin>,
+    /// When the head was complete.
+    begun: Instant,
 }
 
 /// A request's path, as sent. Usual ones are short enough to need no allocation.

@@ -28,6 +28,8 @@ pub struct Request {
     pub path: String,
     /// The client's address; empty on a unix socket.
     pub client: String,
+    /// The `X-Request-ID` that the client sent, if the request did not get it as its id. Printable.
+    pub client_request_id: Option<String>,
 }
 
 /// A request that was answered by the application.
@@ -224,7 +226,7 @@ fn microseconds(duration: Duration) -> u64 {
 
 fn write_access(access: &Access) {
     let Access { request, status, bytes, duration, queued, worker } = access;
-    let Request { id, method, path, client } = request;
+    let Request { id, method, path, client, client_request_id } = request;
     tracing::info!(
         target: "rgun::access",
         {
@@ -237,6 +239,7 @@ fn write_access(access: &Access) {
         rgun.queue_us = microseconds(*queued),
         rgun.worker = worker.map(|worker| worker.number.0),
         rgun.client = %client,
+        rgun.client_request_id = client_request_id.as_deref(),
         },
         "{method} {path} {status}"
     );
@@ -244,7 +247,7 @@ fn write_access(access: &Access) {
 
 fn write_failure(failure: &Failure) {
     let Failure { request, status, duration, worker, summary, traceback, log_access } = failure;
-    let Request { id, method, path, client } = request;
+    let Request { id, method, path, client, client_request_id } = request;
     let separator = if traceback.is_empty() { "" } else { "\n" };
     let traceback = traceback.trim_end();
     macro_rules! entry {
@@ -259,6 +262,7 @@ fn write_failure(failure: &Failure) {
                 rgun.duration_us = microseconds(*duration),
                 rgun.worker = worker.map(|worker| worker.number.0),
                 rgun.client = %client,
+                rgun.client_request_id = client_request_id.as_deref(),
                 },
                 "{method} {path} {status}: {summary}{separator}{traceback}"
             )
@@ -276,7 +280,7 @@ fn write_failure(failure: &Failure) {
 
 fn write_unanswered(unanswered: &Unanswered) {
     let Unanswered { request, sent, duration, worker, cause, log_access } = unanswered;
-    let Request { id, method, path, client } = request;
+    let Request { id, method, path, client, client_request_id } = request;
     let end = unanswered.end();
     macro_rules! entry {
         ($level:ident) => {
@@ -291,6 +295,7 @@ fn write_unanswered(unanswered: &Unanswered) {
                 rgun.duration_us = microseconds(*duration),
                 rgun.worker = worker.map(|worker| worker.number.0),
                 rgun.client = %client,
+                rgun.client_request_id = client_request_id.as_deref(),
                 },
                 "{method} {path}{end}"
             )
@@ -306,7 +311,7 @@ fn write_unanswered(unanswered: &Unanswered) {
 
 fn write_closed(closed: &Closed) {
     let Closed { request, code, duration, received, sent, worker, log_access } = closed;
-    let Request { id, method, path, client } = request;
+    let Request { id, method, path, client, client_request_id } = request;
     macro_rules! entry {
         ($level:ident) => {
             tracing::$level!(
@@ -324,6 +329,7 @@ fn write_closed(closed: &Closed) {
                 rgun.bytes = sent.bytes,
                 rgun.worker = worker.map(|worker| worker.number.0),
                 rgun.client = %client,
+                rgun.client_request_id = client_request_id.as_deref(),
                 },
                 "{method} {path} 101 closed with {code} after {duration:.1?}: {} messages ({} bytes) in, {} ({} bytes) out",
                 received.messages, received.bytes, sent.messages, sent.bytes
@@ -362,6 +368,7 @@ mod tests {
             method: "GET".to_owned(),
             path: "/x".to_owned(),
             client: String::new(),
+            client_request_id: None,
         };
         let sent = Some(Sent { status: 200, bytes: 10 });
         for (cause, sent, expected) in [

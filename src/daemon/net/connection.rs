@@ -4,7 +4,7 @@
 //! costs two relaxed stores, and [`Connections::sweep`] looks at all of them twice a second. A timeout is
 //! therefore up to half a second late, never early.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -18,7 +18,9 @@ use super::crowd::{ClientCounts, IdleConnections};
 /// The client's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Address as text; empty on a unix socket.
+    /// Address, IPv4 never written as IPv6; `None` on a unix socket.
+    pub ip: Option<IpAddr>,
+    /// The same as text; empty on a unix socket.
     pub address: String,
     /// Port; 0 on a unix socket.
     pub port: u16,
@@ -27,14 +29,15 @@ pub struct Peer {
 impl Peer {
     /// A client on a unix socket has no address.
     pub fn unix() -> Self {
-        Self { address: String::new(), port: 0 }
+        Self { ip: None, address: String::new(), port: 0 }
     }
 }
 
 impl From<SocketAddr> for Peer {
     fn from(address: SocketAddr) -> Self {
         // An IPv4 client on a dual-stack listener is written as IPv4, as everybody expects in a log.
-        Self { address: address.ip().to_canonical().to_string(), port: address.port() }
+        let ip = address.ip().to_canonical();
+        Self { ip: Some(ip), address: ip.to_string(), port: address.port() }
     }
 }
 

@@ -109,6 +109,16 @@ pub(super) fn http_settings(config: &Config) -> http::Settings {
             body_pause: config.timeouts.body,
             keepalive: !config.timeouts.keepalive.is_zero(),
         },
+        underscores: match config.http.underscores {
+            config::Underscores::Drop => http::Underscores::Drop,
+            config::Underscores::Refuse => http::Underscores::Refuse,
+            config::Underscores::Allow => http::Underscores::Allow,
+        },
+        trusted: http::TrustedPeers {
+            all: config.proxy.all,
+            unix: config.proxy.unix,
+            networks: config.proxy.networks.clone(),
+        },
         websocket: websocket::Settings {
             max_message: config.websocket.max_message as u64,
             ping_interval: config.websocket.ping_interval,

@@ -1,0 +1,155 @@
+//! `proxy.trusted`: the peers that are believed when they pass on somebody else's request; and gunicorn's and uvicorn's
+//! way to say it, `--forwarded-allow-ips`.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::value::Setting;
+use super::{Complaint, Proxy, Value, read};
+
+/// This machine itself.
+const LOOPBACK: &str = "loopback";
+/// Whoever may connect to a unix socket.
+const UNIX: &str = "unix";
+/// Everybody.
+const ALL: &str = "all";
+
+const EXAMPLES: &str = "write \"loopback\", \"unix\", an address, a network as \"10.0.0.0/8\", or \"all\"";
+
+/// The networks of the word `loopback`.
+pub(super) fn loopback() -> [IpNet; 2] {
+    let v4 = Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8);
+    let v6 = Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128);
+    [v4.into(), v6.into()]
+}
+
+pub(super) fn read(setting: &Setting) -> Result<Proxy, Complaint> {
+    let mut proxy = Proxy::NOBODY;
+    // Outside the file nothing at all is an empty list.
+    if setting.value == Value::text("") {
+        return Ok(proxy);
+    }
+    for word in read::strings(setting)? {
+        match word {
+            ALL => proxy.all = true,
+            UNIX => proxy.unix = true,
+            LOOPBACK => loopback().into_iter().for_each(|network| add(&mut proxy.networks, network)),
+            other => add(&mut proxy.networks, network(other)?),
+        }
+    }
+    Ok(proxy)
+}
+
+fn add(networks: &mut Vec<IpNet>, network: IpNet) {
+    if !networks.contains(&network) {
+        networks.push(network);
+    }
+}
+
+fn network(word: &str) -> Result<IpNet, Complaint> {
+    let complaint = |reason: &str| Complaint::new(format!("{word:?} {reason}"));
+    if let Ok(address) = word.parse::<IpAddr>() {
+        return Ok(address.to_canonical().into());
+    }
+    if let Ok(network) = word.parse::<IpNet>() {
+        if network.trunc() == network {
+            return Ok(network);
+        }
+        return Err(complaint("has bits outside of its prefix").hint(format!("write \"{}\"", network.trunc())));
+    }
+    Err(match word {
+        "*" => complaint("is not a word of this key").hint("write \"all\""),
+        "localhost" => complaint("is a name").hint("write \"loopback\""),
+        "" => complaint("is no address").hint("write [] to trust nobody"),
+        word if word.starts_with('/') || word.starts_with("unix:") => {
+            complaint("is a path; a peer on a unix socket has none").hint("write \"unix\" for all of them")
+        }
+        word => match super::keys::nearest(word, [LOOPBACK, UNIX, ALL]) {
+            Some(near) => complaint("is neither an address nor a network").hint(format!("did you mean \"{near}\"?")),
+            None => complaint("is neither an address nor a network").hint(EXAMPLES),
+        },
+    })
+}
+
+/// The list of `--forwarded-allow-ips` and `FORWARDED_ALLOW_IPS` in the words of the key. As under gunicorn, peers on
+/// unix sockets are trusted with every list but an empty one, which is nobody; a path, which uvicorn has for them, means
+/// them too.
+pub(crate) fn forwarded_allow_ips(list: &str) -> Value {
+    let words: Vec<&str> = list.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
+    if words.is_empty() {
+        return Value::list::<String>([]);
+    }
+    let ours = words.into_iter().filter(|word| !word.starts_with('/') && !word.starts_with("unix:"));
+    let ours = ours.map(|word| if word == "*" { ALL } else { word });
+    Value::list(ours.chain([UNIX]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::value::Source;
+
+    fn read_from(value: Value, source: Source) -> Result<Proxy, Complaint> {
+        read(&Setting { value, origin: "x".to_owned(), source })
+    }
+
+    fn networks(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn peers_are_words_addresses_and_networks() {
+        let proxy = read_from(
+            Value::list(["loopback", "unix", "10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "::1", "::ffff:192.0.2.1"]),
+            Source::File,
+        );
+        let expected = networks(&["127.0.0.0/8", "::1/128", "10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32"]);
+        assert_eq!(proxy.unwrap(), Proxy { all: false, unix: true, networks: expected });
+        let default = read_from(Value::list(["loopback", "unix"]), Source::File).unwrap();
+        assert_eq!(default, Proxy::default());
+        assert_eq!(read_from(Value::list::<String>([]), Source::File).unwrap(), Proxy::NOBODY);
+        assert!(read_from(Value::text("all"), Source::File).unwrap().all);
+        let variable = read_from(Value::text("10.0.0.0/8, unix"), Source::Environment).unwrap();
+        assert_eq!(variable, Proxy { all: false, unix: true, networks: networks(&["10.0.0.0/8"]) });
+        assert_eq!(read_from(Value::text(""), Source::Environment).unwrap(), Proxy::NOBODY);
+    }
+
+    #[test]
+    fn what_is_no_peer_is_refused_with_a_remedy() {
+        for (word, hint) in [
+            ("*", "\"all\""),
+            ("localhost", "\"loopback\""),
+            ("lopback", "did you mean \"loopback\"?"),
+            ("10.0.0.5/8", "\"10.0.0.0/8\""),
+            ("10.0.0.0/33", "a network"),
+            ("10.0.0", "a network"),
+            ("proxy.internal", "a network"),
+            ("/run/x.sock", "\"unix\""),
+            ("", "[]"),
+        ] {
+            let complaint = read_from(Value::list([word]), Source::File).unwrap_err();
+            assert!(complaint.reason.contains(&format!("{word:?}")), "{complaint}");
+            assert!(complaint.hint.as_deref().unwrap().contains(hint), "{word}: {complaint}");
+        }
+        assert!(read_from(Value::Boolean(true), Source::File).is_err());
+    }
+
+    #[test]
+    fn the_list_of_gunicorn_and_uvicorn_means_the_same_here() {
+        for (list, words) in [
+            ("127.0.0.1,::1", &["127.0.0.1", "::1", "unix"][..]),
+            (" 10.0.0.0/8 , 192.0.2.1 ", &["10.0.0.0/8", "192.0.2.1", "unix"]),
+            ("*", &["all", "unix"]),
+            ("127.0.0.1,*", &["127.0.0.1", "all", "unix"]),
+            ("/run/nginx.sock", &["unix"]),
+            ("unix:", &["unix"]),
+            ("", &[]),
+            (" , ", &[]),
+        ] {
+            let value = forwarded_allow_ips(list);
+            assert_eq!(value, Value::list(words.iter().copied()), "{list}");
+            read_from(value, Source::CommandLine).unwrap();
+        }
+    }
+}

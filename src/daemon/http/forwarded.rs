@@ -1,0 +1,319 @@
+//! What a proxy says of the request that it passes on: `X-Forwarded-For` and `X-Forwarded-Proto`.
+//!
+//! Both are fields that anybody can send. They are read only of a peer that `proxy.trusted` names, and then only as far
+//! as trusted hops have written them: `X-Forwarded-For` from its right end to the first address that is not trusted,
+//! which is the client; of `X-Forwarded-Proto` the last value, because that is the peer's own. Pure: no connection,
+//! no clock, no allocation. `submit` calls it for requests that have such fields.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{GetAll, HeaderMap, HeaderName};
+use http::HeaderValue;
+use ipnet::IpNet;
+
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// `proxy.trusted`: the peers that are believed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustedPeers {
+    /// Everybody.
+    pub all: bool,
+    /// Peers on a unix socket.
+    pub unix: bool,
+    /// Peers with an address in one of these.
+    pub networks: Vec<IpNet>,
+}
+
+impl TrustedPeers {
+    /// Whether the peer is believed; `None` is one on a unix socket. The address is canonical: IPv4 is not written as
+    /// IPv6.
+    pub(super) fn trusts(&self, peer: Option<IpAddr>) -> bool {
+        match peer {
+            _ if self.all => true,
+            None => self.unix,
+            Some(address) => self.networks.iter().any(|network| network.contains(&address)),
+        }
+    }
+}
+
+/// What a trusted peer says of a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Forwarded {
+    /// Where it comes from; the port is 0 if it is not known. `None`: from the peer itself, as far as anybody knows.
+    pub(super) client: Option<SocketAddr>,
+    /// Whether it came over TLS. `None` if that was not said.
+    pub(super) https: Option<bool>,
+}
+
+impl Forwarded {
+    /// Reads the fields of a request that came from a trusted peer.
+    pub(super) fn read(headers: &HeaderMap, trusted: &TrustedPeers) -> Self {
+        Self {
+            client: client(&headers.get_all(X_FORWARDED_FOR), trusted),
+            https: https(&headers.get_all(X_FORWARDED_PROTO)),
+        }
+    }
+}
+
+/// The right-most address that is not trusted. If all are, the left-most one: then the client is within the trusted
+/// network. What is no address ends the search, since nothing left of it can be attributed to anybody; the client is
+/// then the last hop that is known (as nginx has it).
+fn client(fields: &GetAll<'_, HeaderValue>, trusted: &TrustedPeers) -> Option<SocketAddr> {
+    let mut known = None;
+    for element in elements_from_the_right(fields) {
+        // What nginx writes for a client of its own on a unix socket.
+        if element == b"unix:" && trusted.trusts(None) {
+            continue;
+        }
+        let Some(address) = address(element) else { break };
+        known = Some(address);
+        if !trusted.trusts(Some(address.ip())) {
+            break;
+        }
+    }
+    known
+}
+
+/// The last value; what is none of the schemes says nothing.
+fn https(fields: &GetAll<'_, HeaderValue>) -> Option<bool> {
+    let last = elements_from_the_right(fields).next()?;
+    let is = |schemes: [&str; 2]| schemes.iter().any(|scheme| last.eq_ignore_ascii_case(scheme.as_bytes()));
+    // Some proxies name the WebSocket's scheme for its handshake.
+    match (is(["https", "wss"]), is(["http", "ws"])) {
+        (true, _) => Some(true),
+        (_, true) => Some(false),
+        _ => None,
+    }
+}
+
+/// The elements of a list over all of its fields (RFC 9110 §5.6.1), the last one first; empty ones do not count.
+fn elements_from_the_right<'h>(
+    fields: &GetAll<'h, HeaderValue>,
+) -> impl Iterator<Item = &'h [u8]> + use<'h> {
+    fields
+        .iter()
+        .rev()
+        .flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|element| !element.is_empty())
+}
+
+/// An address as proxies write it: `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:4711`.
+fn address(element: &[u8]) -> Option<SocketAddr> {
+    let text = str::from_utf8(element).ok()?;
+    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
+    let bare = || text.parse::<IpAddr>().ok().or_else(bracketed);
+    let (ip, port) = match text.parse::<SocketAddr>() {
+        Ok(both) => (both.ip(), both.port()),
+        Err(_) => (bare()?, 0),
+    };
+    Some(SocketAddr::new(ip.to_canonical(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trusted(networks: &[&str]) -> TrustedPeers {
+        let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
+        TrustedPeers { all: false, unix: true, networks }
+    }
+
+    fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(name.clone(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        headers
+    }
+
+    fn found(values: &[&str], trusted: &TrustedPeers) -> Option<String> {
+        let headers = headers(X_FORWARDED_FOR, values);
+        let client = Forwarded::read(&headers, trusted).client?;
+        Some(if client.port() == 0 { client.ip().to_string() } else { client.to_string() })
+    }
+
+    const NEAR: [&str; 3] = ["127.0.0.0/8", "::1/128", "10.0.0.0/8"];
+
+    #[test]
+    fn the_right_most_address_that_is_not_trusted_is_the_client() {
+        let near = trusted(&NEAR);
+        for (values, client) in [
+            (&["192.0.2.1"][..], Some("192.0.2.1")),
+            (&["198.51.100.9, 192.0.2.1"], Some("192.0.2.1")),
+            (&["198.51.100.9, 192.0.2.1, 10.1.2.3, 127.0.0.1"], Some("192.0.2.1")),
+            (&["198.51.100.9", "192.0.2.1", "10.1.2.3"], Some("192.0.2.1")),
+            (&["192.0.2.1,10.1.2.3,,\t, "], Some("192.0.2.1")),
+            (&["192.0.2.1, unix:"], Some("192.0.2.1")),
+            (&["10.9.9.9, 10.1.2.3"], Some("10.9.9.9")),
+            (&[""], None),
+            (&[], None),
+        ] {
+            assert_eq!(found(values, &near).as_deref(), client, "{values:?}");
+        }
+        let all = TrustedPeers { all: true, ..TrustedPeers::default() };
+        assert_eq!(found(&["198.51.100.9, 192.0.2.1"], &all).as_deref(), Some("198.51.100.9"));
+    }
+
+    #[test]
+    fn addresses_are_read_in_every_form_that_proxies_write() {
+        let near = trusted(&NEAR);
+        for (value, client) in [
+            ("192.0.2.1:4711", "192.0.2.1:4711"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[2001:DB8::1]:4711", "[2001:db8::1]:4711"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("[::ffff:192.0.2.1]:80", "192.0.2.1:80"),
+            ("192.0.2.1, ::ffff:10.0.0.1", "192.0.2.1"),
+            ("192.0.2.1, [::1]:80", "192.0.2.1"),
+        ] {
+            assert_eq!(found(&[value], &near).as_deref(), Some(client), "{value}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_ends_the_search_at_the_last_hop_that_is_known() {
+        let near = trusted(&NEAR);
+        for garbage in [
+            "unknown",
+            "_hidden",
+            "192.0.2",
+            "192.0.2.1:",
+            "192.0.2.1:x",
+            "192.0.2.1:70000",
+            "192.000.002.001",
+            "0300.0.2.1",
+            "[192.0.2.1]",
+            "[2001:db8::1",
+            "2001:db8::1]:80",
+            "[2001:db8::1]x",
+            "fe80::1%eth0%1",
+            "for=192.0.2.1",
+            "\"192.0.2.1\"",
+            "192.0.2.1;10.0.0.1",
+            "<script>",
+            "\u{661}92.0.2.1",
+        ] {
+            assert_eq!(found(&[garbage], &near), None, "{garbage}");
+            let spoofed = format!("192.0.2.66, {garbage}, 10.0.0.1");
+            assert_eq!(found(&[&spoofed], &near).as_deref(), Some("10.0.0.1"), "{garbage}");
+        }
+        let no_unix = TrustedPeers { unix: false, ..near };
+        assert_eq!(found(&["192.0.2.1, unix:"], &no_unix), None);
+    }
+
+    #[test]
+    fn the_last_scheme_counts() {
+        for (values, https) in [
+            (&["https"][..], Some(true)),
+            (&["HTTPS"], Some(true)),
+            (&["http"], Some(false)),
+            (&["wss"], Some(true)),
+            (&["ws"], Some(false)),
+            (&["https, http"], Some(false)),
+            (&["http", "https"], Some(true)),
+            (&["https, "], Some(true)),
+            (&["https, ftp"], None),
+            (&["on"], None),
+            (&["httpss"], None),
+            (&[""], None),
+            (&[], None),
+        ] {
+            let headers = headers(X_FORWARDED_PROTO, values);
+            assert_eq!(Forwarded::read(&headers, &trusted(&NEAR)).https, https, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn peers_are_trusted_by_network_by_socket_or_all() {
+        let near = trusted(&NEAR);
+        for (address, trusts) in [
+            ("127.0.0.1", true),
+            ("127.9.9.9", true),
+            ("::1", true),
+            ("10.255.0.1", true),
+            ("11.0.0.1", false),
+            ("::2", false),
+            ("0.0.0.0", false),
+        ] {
+            assert_eq!(near.trusts(address.parse().ok()), trusts, "{address}");
+        }
+        assert!(near.trusts(None) && !TrustedPeers::default().trusts(None));
+        let all = TrustedPeers { all: true, ..TrustedPeers::default() };
+        assert!(all.trusts(None) && all.trusts("192.0.2.1".parse().ok()));
+    }
+
+    /// xorshift64: the same lists at every run, printed when one of them fails.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            usize::try_from(self.0 % bound as u64).unwrap()
+        }
+
+        fn pick<'p>(&mut self, of: &[&'p str]) -> &'p str {
+            of[self.below(of.len())]
+        }
+    }
+
+    #[test]
+    fn whatever_a_client_sends_it_cannot_choose_its_address() {
+        let near = trusted(&NEAR);
+        let hops = ["10.0.0.1", "127.0.0.1:80", "[::1]", "::1", "::ffff:10.2.2.2", "unix:", ""];
+        let lies = [
+            "198.51.100.66", "10.6.6.6", "127.0.0.1", "unix:", "unknown", "", "[", "\"", ";", ":", "%", "\u{ff}", "::1",
+            "192.0.2.1",
+        ];
+        let mut random = Random(0x9E37_79B9_7F4A_7C15);
+        for round in 0..20_000 {
+            // A client, which may send fields of its own, behind hops each of which appends to them or adds one.
+            let sent: Vec<String> = (0..random.below(3))
+                .map(|_| (0..random.below(4)).map(|_| random.pick(&lies)).collect::<Vec<_>>().join(","))
+                .collect();
+            let mut values = sent;
+            let client = random.pick(&["192.0.2.1", "2001:db8::1", "[2001:db8::1]:4711"]);
+            for hop in std::iter::once(client).chain((0..random.below(4)).map(|_| random.pick(&hops)).collect::<Vec<_>>())
+            {
+                match values.last_mut() {
+                    Some(last) if random.below(2) == 0 => last.push_str(&format!(", {hop}")),
+                    _ => values.push(hop.to_owned()),
+                }
+            }
+            let values: Vec<&str> = values.iter().map(String::as_str).collect();
+            let expected = client.strip_prefix('[').map_or(client, |_| "[2001:db8::1]:4711");
+            assert_eq!(found(&values, &near).as_deref(), Some(expected), "round {round}: {values:?}");
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_the_reader_panic_or_give_an_address_that_was_not_sent() {
+        let near = trusted(&NEAR);
+        let mut random = Random(7);
+        let alphabet: Vec<u8> = (b' '..=b'~').chain([b'\t', 0x80, 0xff]).chain(*b"0123456789.:[],,::..").collect();
+        for round in 0..20_000 {
+            let bytes: Vec<u8> = (0..random.below(40)).map(|_| alphabet[random.below(alphabet.len())]).collect();
+            let mut headers = HeaderMap::new();
+            headers.append(X_FORWARDED_FOR, HeaderValue::from_bytes(&bytes).unwrap());
+            headers.append(X_FORWARDED_PROTO, HeaderValue::from_bytes(&bytes).unwrap());
+            let Forwarded { client, https } = Forwarded::read(&headers, &near);
+            assert!(https.is_none() || bytes.to_ascii_lowercase().windows(2).any(|pair| pair == b"ws" || pair == b"tp"));
+            if let Some(client) = client {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                let sent = |element: &str| {
+                    let element = element.trim_ascii();
+                    let bare = element.trim_start_matches('[').split(']').next().unwrap_or_default();
+                    element.parse::<SocketAddr>().map(|both| both.ip()).or_else(|_| bare.parse()).ok()
+                };
+                assert!(
+                    text.split(',').any(|element| sent(element).map(|ip| ip.to_canonical()) == Some(client.ip())),
+                    "round {round}: {client} of {text:?}"
+                );
+            }
+        }
+    }
+}
