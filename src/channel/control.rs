@@ -34,9 +34,11 @@
 //! [`Report::Refused`] is the one message that the bootstrap writes in plain Python, before it knows
 //! whether the extension can be loaded: the byte `R`, then UTF-8 text to the end.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -44,7 +46,7 @@ use rustix::net::{
 };
 
 use crate::Broken;
-use crate::frame::{ExchangeId, Reader, put_text};
+use crate::frame::{ExchangeId, Reader, put_bytes, put_text};
 use crate::layout::Geometry;
 
 /// Longest message, bytes; well below the kernel's default `wmem_default` of 212,992.
@@ -187,10 +189,10 @@ pub struct Start {
     pub attribute: String,
     /// Call the attribute without arguments to get the application.
     pub factory: bool,
-    /// Directory to put first on `sys.path`.
-    pub directory: String,
-    /// Directories to put on `sys.path` after it.
-    pub pythonpath: Vec<String>,
+    /// Directory to put on `sys.path`. As the file system has it: UTF-8 or not.
+    pub directory: OsString,
+    /// Directories to put on `sys.path` before it.
+    pub pythonpath: Vec<OsString>,
     /// `SCRIPT_NAME` / `root_path`.
     pub root_path: String,
     /// The listeners, by index.
@@ -399,22 +401,18 @@ impl Command {
                 out.extend_from_slice(&start.threads.to_le_bytes());
                 out.extend_from_slice(&start.concurrency.to_le_bytes());
                 let Hooks { post_fork, post_worker_init, worker_exit, child_exit } = &start.hooks;
-                for text in [
-                    &start.module,
-                    &start.attribute,
-                    &start.directory,
-                    &start.root_path,
-                    post_fork,
-                    post_worker_init,
-                    worker_exit,
-                    child_exit,
-                    &start.warm_up,
-                ] {
+                for text in [&start.module, &start.attribute] {
+                    put_text(text, &mut out);
+                }
+                put_bytes(start.directory.as_bytes(), &mut out);
+                for text in
+                    [&start.root_path, post_fork, post_worker_init, worker_exit, child_exit, &start.warm_up]
+                {
                     put_text(text, &mut out);
                 }
                 put_count(start.pythonpath.len(), &mut out);
                 for path in &start.pythonpath {
-                    put_text(path, &mut out);
+                    put_bytes(path.as_bytes(), &mut out);
                 }
                 put_count(start.listeners.len(), &mut out);
                 for listener in &start.listeners {
@@ -486,8 +484,10 @@ impl Command {
                     _ => return Err(Broken::Control("unknown event loop")),
                 };
                 let (threads, concurrency) = (reader.u32()?, reader.u32()?);
+                let [module, attribute] = [reader.text()?, reader.text()?].map(str::to_owned);
+                let directory = path(&mut reader)?;
                 let mut text = || reader.text().map(str::to_owned);
-                let (module, attribute, directory, root_path) = (text()?, text()?, text()?, text()?);
+                let root_path = text()?;
                 let hooks = Hooks {
                     post_fork: text()?,
                     post_worker_init: text()?,
@@ -496,8 +496,7 @@ impl Command {
                 };
                 let warm_up = text()?;
                 let n_paths = reader.u32()?;
-                let pythonpath =
-                    (0..n_paths).map(|_| reader.text().map(str::to_owned)).collect::<Result<_, _>>()?;
+                let pythonpath = (0..n_paths).map(|_| path(&mut reader)).collect::<Result<_, _>>()?;
                 let n_listeners = reader.u32()?;
                 let listeners = (0..n_listeners)
                     .map(|_| {
@@ -623,6 +622,10 @@ impl Report {
 fn put_id(kind: u8, exchange: ExchangeId, out: &mut Vec<u8>) {
     out.push(kind);
     out.extend_from_slice(&exchange.0.to_le_bytes());
+}
+
+fn path(reader: &mut Reader<'_>) -> Result<OsString, Broken> {
+    reader.sized_bytes().map(|bytes| OsStr::from_bytes(bytes).to_owned())
 }
 
 fn put_count(count: usize, out: &mut Vec<u8>) {

@@ -723,9 +723,14 @@ impl<'a> AppError<'a> {
 
 /// Appends `len u32` and the text. Shared with [`crate::control`].
 pub(crate) fn put_text(text: &str, out: &mut Vec<u8>) {
-    let len = u32::try_from(text.len()).expect("texts are bounded by their writers");
+    put_bytes(text.as_bytes(), out);
+}
+
+/// The same for bytes that need not be text.
+pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    let len = u32::try_from(bytes.len()).expect("texts are bounded by their writers");
     out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(bytes);
 }
 
 /// Reads fields off the front of a slice; every read is checked.
@@ -762,8 +767,13 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn text(&mut self) -> Result<&'a str, Broken> {
+        std::str::from_utf8(self.sized_bytes()?).map_err(|_| Broken::Frame("text is not UTF-8"))
+    }
+
+    /// What [`put_bytes`] has written.
+    pub(crate) fn sized_bytes(&mut self) -> Result<&'a [u8], Broken> {
         let len = self.u32()? as usize;
-        std::str::from_utf8(self.bytes(len)?).map_err(|_| Broken::Frame("text is not UTF-8"))
+        self.bytes(len)
     }
 
     fn field(&mut self) -> Result<(FieldName<'a>, &'a [u8]), Broken> {

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use rgun_channel::control::{CONTROL_FD, Command, FailureKind, Interface, MAX_MESSAGE, Role, Start, receive};
+use rgun_channel::control::{CONTROL_FD, Command, FailureKind, Interface, MAX_MESSAGE, Report, Role, Start, receive};
 use rgun_channel::layout::REACTOR_PAGE;
 use rgun_channel::map::Map;
 use rustix::io::FdFlags;
@@ -134,22 +134,29 @@ impl Failure {
     }
 }
 
-/// Imports the application by `load.py`, and finds out how it wants to be called.
+/// Imports the application by `load.py`, and finds out how it wants to be called; tells the daemon what is to be warned of.
 ///
 /// # Errors
 /// What Python says; not what the application raises.
-pub(crate) fn load(py: Python<'_>, start: &Start) -> PyResult<Result<(Py<PyAny>, Interface), Failure>> {
+pub(crate) fn load(
+    py: Python<'_>,
+    process: &Process,
+    start: &Start,
+) -> PyResult<Result<(Py<PyAny>, Interface), Failure>> {
     let interface = match start.interface {
         Interface::Auto => "auto",
         Interface::Wsgi => "wsgi",
         Interface::Asgi => "asgi",
     };
     let arguments = (&start.module, &start.attribute, start.factory, interface, &start.directory);
-    let (application, found, failure): (Py<PyAny>, Option<String>, Py<PyAny>) =
+    let (application, found, warning, failure): (Py<PyAny>, Option<String>, Option<String>, Py<PyAny>) =
         support(py)?.call_method1(intern!(py, "load"), arguments)?.extract()?;
     if is_forked_child() {
         // The application forked while it was imported, and the child came back: the parent boots.
         leave_forked_child(py, None);
+    }
+    if let Some(warning) = warning {
+        process.tell(&Report::Warning(warning))?;
     }
     let interface = if found.as_deref() == Some("asgi") { Interface::Asgi } else { Interface::Wsgi };
     Ok(Failure::of(failure.bind(py))?.map(|()| (application, interface)))

@@ -3,6 +3,7 @@
 //! `hooks.py` finds and calls them. Without any configured, nothing of it is loaded. A hook that fails before the first
 //! request fails the boot, as it does in gunicorn; one that fails later is told as a warning.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 
 use pyo3::intern;
@@ -46,7 +47,7 @@ impl Hooks {
         settings.set_item("wsgi_app", format!("{}:{}", start.module, start.attribute))?;
         settings.set_item("threads", start.threads)?;
         settings.set_item("chdir", &start.directory)?;
-        settings.set_item("pythonpath", start.pythonpath.join(","))?;
+        settings.set_item("pythonpath", start.pythonpath.join(OsStr::new(",")))?;
         settings.set_item("proc_name", "rgun")?;
         let arguments = (support(py)?, names, &start.directory, start.worker, start.life, daemon, settings);
         Ok(Self(Some(python_half(py)?.call_method1(intern!(py, "Hooks"), arguments)?.unbind())))

@@ -56,7 +56,7 @@ pub(crate) fn worker(py: Python<'_>, process: &'static Process, birth: Birth) ->
         return fail(process, failure);
     }
     let loaded =
-        application.map_or_else(|| load(py, start), |application| Ok(Ok((application, start.interface))))?;
+        application.map_or_else(|| load(py, process, start), |application| Ok(Ok((application, start.interface))))?;
     let (application, interface) = match loaded {
         Ok(loaded) => loaded,
         Err(failure) => return fail(process, failure),

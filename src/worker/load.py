@@ -17,6 +17,7 @@ import types
 
 WSGI, ASGI = "wsgi", "asgi"
 CONFIG, APP = 0, 1
+CACHED = type(functools.lru_cache(maxsize=None)(len))
 
 
 class Failure(Exception):
@@ -28,24 +29,34 @@ class Failure(Exception):
 
     def __init__(self, kind, summary, trace="", headline=None):
         super().__init__(summary)
-        self.outcome = (kind, summary, trace, summary if headline is None else headline)
+        # Paths in it may have undecodable bytes.
+        summary = unicode(summary)
+        self.outcome = (kind, summary, trace, summary if headline is None else unicode(headline))
 
 
 def prepare(directory, pythonpath):
     """Puts the application's directories first on sys.path, and takes away what `python -c` put there."""
     if sys.path and sys.path[0] == "":
         del sys.path[0]
-    sys.path[:0] = [directory, *pythonpath]
+    sys.path[:0] = [*pythonpath, directory]
     # Not the bootstrap's: applications look at argv (Django's runserver check, argparse's prog).
     sys.argv[:] = ["rgun"]
 
 
 def load(module, attribute, factory, interface, directory):
-    """The application, its interface and None; or None, None and a Failure's outcome."""
+    """The application, its interface, a warning or None, and None; or three times None and a Failure's outcome."""
+    warning = None
     try:
         application = find(module, attribute, directory)
         target = f"{module}:{attribute}"
         if factory:
+            application = make(application, target)
+            target += "()"
+        elif is_factory(application):
+            warning = (
+                f"{target} takes no arguments, so it is called to make the application; "
+                f"write {target}() (or --factory) to say so"
+            )
             application = make(application, target)
             target += "()"
         if not callable(application):
@@ -54,9 +65,9 @@ def load(module, attribute, factory, interface, directory):
                 f"app.target: {target} is {describe_type(application)}, which cannot be called; "
                 "name a WSGI application or, for a function that makes one, add ()",
             )
-        return application, interface if interface != "auto" else detect(application), None
+        return application, interface if interface != "auto" else detect(application), warning, None
     except Failure as failure:
-        return None, None, failure.outcome
+        return None, None, None, failure.outcome
 
 
 def find(module, attribute, directory, key="app.target"):
@@ -170,6 +181,51 @@ def detect(application):
     # ASGI 3 is called with scope, receive and send, ASGI 2 with scope; WSGI with environ and start_response.
     is_coroutine, wants = how_called(application)
     return ASGI if is_coroutine or wants in (1, 3) else WSGI
+
+
+def is_factory(candidate):
+    """Is this no application, because it takes no arguments, but what makes one? Nothing is called to find out."""
+    if not callable(candidate):
+        return False
+    if isinstance(candidate, type):
+        # A class is an application itself if it is made of a request; else its instances are, if they can be called.
+        is_plain = type(candidate).__call__ is type.__call__
+        makes_callables = any("__call__" in base.__dict__ for base in candidate.__mro__)
+        if not (is_plain and makes_callables):
+            return False
+        if candidate.__init__ is object.__init__:
+            return candidate.__new__ is object.__new__
+        return takes_nothing(candidate.__init__, 1)
+    if isinstance(candidate, functools.partial):
+        import inspect
+
+        try:
+            parameters = inspect.signature(candidate).parameters.values()
+        except (TypeError, ValueError):
+            return False
+        is_optional = [each.default is not each.empty or each.kind is each.VAR_KEYWORD for each in parameters]
+        return all(is_optional) and not is_coroutine_function(candidate.func)
+    # functools.wraps and lru_cache: what counts is what they wrap.
+    while isinstance(candidate, (types.FunctionType, CACHED)) and hasattr(candidate, "__wrapped__"):
+        candidate = candidate.__wrapped__
+    if isinstance(candidate, (types.FunctionType, types.MethodType, types.BuiltinFunctionType)):
+        return takes_nothing(candidate, 0)
+    return takes_nothing(type(candidate).__call__, 1)
+
+
+def takes_nothing(call, given):
+    """Can it be called with no more arguments than `given` has, and is that meant?"""
+    if isinstance(call, types.MethodType):
+        call, given = call.__func__, 1
+    code = getattr(call, "__code__", None)
+    if code is None or code.co_flags & 0x04 or is_coroutine_function(call):  # CO_VARARGS
+        return False
+    n_needed = code.co_argcount - given - len(call.__defaults__ or ())
+    has_needed_names = code.co_kwonlyargcount > len(call.__kwdefaults__ or ())
+    first = code.co_varnames[given : given + 1] if code.co_argcount > given else ()
+    # An application whose arguments have defaults.
+    is_application = first in (("environ",), ("env",), ("scope",))
+    return n_needed <= 0 and not has_needed_names and not is_application
 
 
 def is_double_callable(application):

@@ -35,7 +35,7 @@ use crate::{stacks, title, wsgi};
 pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>) -> PyResult<Next> {
     set_title(&start);
     process.tell(&Report::Booting { python: interpreter(py)? })?;
-    let (application, interface) = match load(py, &start)? {
+    let (application, interface) = match load(py, process, &start)? {
         Ok(loaded) => loaded,
         Err(failure) => return fail(process, failure),
     };

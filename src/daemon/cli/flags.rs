@@ -3,6 +3,7 @@
 //! Only the spelling is dealt with here (`--timeout 120` is seconds, `0` is off, `warning` is `warn`). What a
 //! value may be is `config`'s to say, so a flag and its key are checked by the same code.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser};
@@ -93,15 +94,15 @@ pub(super) struct Flags {
 
     /// The TOML file to read [env: RGUN_CONFIG] [without APP: /etc/rgun/rgun.toml].
     #[arg(short = 'c', long, value_name = "PATH")]
-    config: Option<String>,
+    config: Option<OsString>,
 
     /// Where the application's module is, and where it runs [default: the current directory].
     #[arg(long, value_name = "DIR", help_heading = "Application")]
-    chdir: Option<String>,
+    chdir: Option<OsString>,
 
     /// The interpreter [default: $VIRTUAL_ENV, .venv or venv in the directory, python3 on PATH].
     #[arg(long, value_name = "PATH", help_heading = "Application")]
-    python: Option<String>,
+    python: Option<OsString>,
 
     /// auto, wsgi or asgi [default: auto].
     #[arg(long, value_name = "KIND", help_heading = "Application")]
@@ -125,15 +126,21 @@ pub(super) struct Flags {
 
     /// Directories to import from before all others, with commas between.
     #[arg(long, value_name = "DIRS", help_heading = "Application")]
-    pythonpath: Option<String>,
+    pythonpath: Option<OsString>,
 
     /// The path under which a proxy publishes the application, e.g. /shop.
     #[arg(long, value_name = "PATH", help_heading = "Application")]
     root_path: Option<String>,
 
-    /// HOST:PORT, :PORT (all addresses) or unix:PATH; may be repeated [default: 127.0.0.1:8000].
+    /// HOST:PORT, HOST (port 8000), :PORT (all addresses) or unix:PATH; may be repeated [default: 127.0.0.1:8000; with
+    /// PORT in the environment 0.0.0.0:$PORT].
     #[arg(short, long, value_name = "ADDRESS", help_heading = "Listening")]
     bind: Vec<String>,
+
+    /// Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks with commas between, * for
+    /// all, "" for none [env: FORWARDED_ALLOW_IPS] [default: those on this machine].
+    #[arg(long, value_name = "LIST", help_heading = "Listening")]
+    forwarded_allow_ips: Option<String>,
 
     /// Worker processes: a number, 1-9 for as many as the load takes, or auto for two per core and one more
     /// [default: auto].
@@ -216,6 +223,10 @@ pub(super) struct Flags {
     #[arg(long, value_name = "-", allow_hyphen_values = true, help_heading = "Log")]
     access_logfile: Option<String>,
 
+    /// Gunicorn's way to say http.underscores.
+    #[arg(long, hide = true)]
+    header_map: Option<String>,
+
     /// Gunicorn's way to say `rgun check`.
     #[arg(long, hide = true)]
     check_config: bool,
@@ -252,8 +263,9 @@ impl Flags {
         let text = |flag: &Option<String>| flag.as_ref().map(Value::text);
         let list = |flag: &[String]| (!flag.is_empty()).then(|| Value::list(flag));
         set(name::TARGET, APP, uvicorn.target(self.app.as_deref(), refusals));
-        set(name::DIRECTORY, "--chdir", text(&self.chdir));
-        set(name::PYTHON, "--python", text(&self.python));
+        let path = |flag: &Option<OsString>| flag.as_deref().map(Value::os);
+        set(name::DIRECTORY, "--chdir", path(&self.chdir));
+        set(name::PYTHON, "--python", path(&self.python));
         set(name::ENV, "--env", list(&self.env));
         if let Some((flags, dirs)) = uvicorn.pythonpath(self.pythonpath.as_deref()) {
             set(name::PYTHONPATH, flags, Some(dirs));
@@ -263,6 +275,10 @@ impl Flags {
         if let Some((flags, address)) = uvicorn.address(&self.bind, refusals) {
             set(name::BIND, flags, Some(address));
         }
+        if let Some((flag, peers)) = uvicorn.trusted(self.forwarded_allow_ips.as_deref()) {
+            set(name::TRUSTED, flag, Some(peers));
+        }
+        set(name::UNDERSCORES, "--header-map", self.header_map.as_deref().map(underscores));
         set(name::COUNT, "--workers", text(&self.workers));
         set(name::THREADS, "--threads", text(&self.threads));
         set(name::PRELOAD, "--preload", self.preload.then_some(Value::Boolean(true)));
@@ -351,17 +367,18 @@ impl Flags {
     }
 
     fn config(&self, refusals: &mut Vec<ConfigError>) -> Option<PathBuf> {
-        let path = self.config.as_deref()?;
-        let is_py = PathBuf::from(path).extension().is_some_and(|extension| extension == "py");
-        if is_py || path.starts_with("python:") || path.starts_with("file:") {
+        let path = PathBuf::from(self.config.as_ref()?);
+        let is_py = path.extension().is_some_and(|extension| extension == "py");
+        let is_called = |kind: &str| path.as_os_str().as_encoded_bytes().starts_with(kind.as_bytes());
+        if is_py || is_called("python:") || is_called("file:") {
             refusals.push(refusal(
-                &format!("--config {path}"),
+                &format!("--config {}", path.display()),
                 "is gunicorn's configuration in Python; no Python runs in rgun's daemon",
                 "write its settings as flags, or as keys of a TOML file as /etc/rgun/rgun.toml explains them",
             ));
             return None;
         }
-        Some(PathBuf::from(path))
+        Some(path)
     }
 }
 
@@ -418,6 +435,11 @@ fn milliseconds(time: &str) -> Option<u64> {
         }
     }
     value.checked_add(u64::from(is_more))
+}
+
+/// Gunicorn's `--header-map` by our words.
+fn underscores(map: &str) -> Value {
+    Value::text(if map == "dangerous" { "allow" } else { map })
 }
 
 /// Gunicorn's levels by our names.

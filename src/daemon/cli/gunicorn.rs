@@ -1,7 +1,7 @@
 //! Gunicorn's flags that rgun does not act on: one row, one verdict each. `foreign` does what it says.
 //!
 //! The list is that of gunicorn 27's `config.py`, less what `flags` has; settings without a flag are absent. What
-//! uvicorn has too (`--backlog`, `--log-config`, `--reload`, `--ssl-version`, `--forwarded-allow-ips`) is here, once.
+//! uvicorn has too (`--backlog`, `--log-config`, `--reload`, `--ssl-version`) is here, once.
 
 use super::foreign::Takes::{Nothing, Optional, Value};
 use super::foreign::Verdict::{self, Ignored, Later, Refused};
@@ -11,9 +11,8 @@ const JOURNAL: &str = "the log goes to the journal under systemd, to stderr in t
 /// `--certfile`, `--ssl-certfile` and the like.
 pub(super) const TLS: Verdict =
     Later("let a proxy before rgun (nginx, Caddy) speak TLS, and leave the flag out");
-/// `--forwarded-allow-ips` and the like.
-pub(super) const PROXY: Verdict =
-    Later("let the application trust its proxy's headers itself, and leave the flag out");
+/// The PROXY protocol.
+const PROXY: Verdict = Later("have the proxy send X-Forwarded-For and X-Forwarded-Proto, and leave the flag out");
 const STATSD: Verdict = Later("leave it out");
 /// `--http-protocols`, `--http2`.
 pub(super) const HTTP2: Verdict = Later("leave it out; a proxy before rgun can speak HTTP/2 to clients");
@@ -121,11 +120,10 @@ pub(super) const FLAGS: &[Foreign] = &[
     flag("cert-reqs", Value, TLS).fine(&["0"]),
     flag("ciphers", Value, TLS),
     flag("ssl-version", Value, TLS),
-    flag("forwarded-allow-ips", Value, PROXY),
     flag("proxy-allow-from", Value, PROXY),
     flag("proxy-protocol", Optional, PROXY).fine(&["off"]),
-    flag("forwarder-headers", Value, PROXY),
-    flag("header-map", Value, Later("leave it out")),
+    flag("forwarder-headers", Value, Later("leave it out; the path under which the application is published is --root-path"))
+        .fine(&["SCRIPT_NAME,PATH_INFO", ""]),
     flag("protocol", Value, Later("let the proxy speak HTTP to rgun: proxy_pass in place of uwsgi_pass"))
         .fine(&["http"]),
     flag("uwsgi-allow-from", Value, Later("let the proxy speak HTTP to rgun: proxy_pass in place of uwsgi_pass")),

@@ -122,7 +122,7 @@ pub fn parse<A>(
     cwd: &Path,
 ) -> Result<Command, Failure>
 where
-    A: Into<OsString> + Clone,
+    A: Into<OsString>,
 {
     parse_with(args, environment, cwd, Path::new(DEFAULT_FILE))
 }
@@ -134,9 +134,10 @@ fn parse_with<A>(
     default_file: &Path,
 ) -> Result<Command, Failure>
 where
-    A: Into<OsString> + Clone,
+    A: Into<OsString>,
 {
-    let (cli, matches) = typed(args).map_err(|error| explained(&error))?;
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let (cli, matches) = typed(&args).map_err(|error| explained(&error, &args))?;
     let (is_check, flags, matches) = match (&cli.command, matches.subcommand()) {
         (Some(Subcommand::Reload { socket }), _) => {
             return Ok(Command::Reload { socket: socket.as_ref().map(|path| cwd.join(path)) });
@@ -176,17 +177,40 @@ where
     Ok(if is_check || check { Command::Check(invocation) } else { Command::Serve(invocation) })
 }
 
-fn typed<A: Into<OsString> + Clone>(
-    args: impl IntoIterator<Item = A>,
-) -> Result<(Cli, ArgMatches), clap::Error> {
+fn typed(args: &[OsString]) -> Result<(Cli, ArgMatches), clap::Error> {
     let matches = foreign::add(Cli::command()).try_get_matches_from(args)?;
     Ok((Cli::from_arg_matches(&matches)?, matches))
 }
 
 /// Clap's text with our exit status: its own for a usage error is 2.
-fn explained(error: &clap::Error) -> Failure {
+fn explained(error: &clap::Error, args: &[OsString]) -> Failure {
     let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if !asked && let Some((typed, meant)) = misspelt_flag(args) {
+        let text = format!(
+            "error: '{typed}' is no flag: did you mean {meant}?\n\nFor more information, try '--help'.\n"
+        );
+        return Failure { text, status: USAGE, stdout: false };
+    }
     Failure { text: error.render().to_string(), status: if asked { 0 } else { USAGE }, stdout: asked }
+}
+
+/// A flag with a space after its hyphens (`-- bind 0:8000`), which gunicorn passes over, or with one hyphen (`-bind`):
+/// what was typed, and the flag.
+fn misspelt_flag(args: &[OsString]) -> Option<(String, String)> {
+    let command = foreign::add(Cli::command());
+    let is_flag = |word: &str| command.get_arguments().any(|arg| arg.get_long() == Some(word));
+    let words = || args.iter().skip(1).map_while(|arg| arg.to_str());
+    let apart = words().zip(words().skip(1)).find_map(|(hyphens, word)| {
+        let name = word.split('=').next().unwrap_or_default();
+        (hyphens == "--" && is_flag(name)).then(|| (format!("-- {word}"), format!("--{word}")))
+    });
+    let one_hyphen = || {
+        words().take_while(|word| *word != "--").find_map(|word| {
+            let name = word.strip_prefix('-')?.split('=').next().unwrap_or_default();
+            (name.len() > 1 && is_flag(name)).then(|| (word.to_owned(), format!("-{word}")))
+        })
+    };
+    apart.or_else(one_hyphen)
 }
 
 fn failure(errors: &ConfigErrors, status: u8) -> Failure {

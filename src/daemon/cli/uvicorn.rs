@@ -7,7 +7,9 @@
 //!
 //! The list is that of uvicorn 0.54's `main.py`. All of it is hidden from the help, which explains rgun's own.
 
+use std::ffi::{OsStr, OsString};
 use std::net::Ipv6Addr;
+use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
 
@@ -15,8 +17,8 @@ use super::flags::refusal;
 use super::foreign::Takes::{self, Nothing};
 use super::foreign::Verdict::{Anyway, Ignored, Refused};
 use super::foreign::{Foreign, flag};
-use super::gunicorn::{HTTP2, PROXY, RELOAD, TLS};
-use crate::config::{ConfigError, Environment, Target, Value};
+use super::gunicorn::{HTTP2, RELOAD, TLS};
+use crate::config::{ConfigError, Environment, Target, Value, forwarded_allow_ips};
 
 /// Uvicorn's defaults of `--host` and `--port`, each for when only the other is given.
 const HOST: &str = "127.0.0.1";
@@ -43,7 +45,15 @@ pub(super) struct Spelling {
 
     /// The first of `--pythonpath`.
     #[arg(long, hide = true)]
-    app_dir: Option<String>,
+    app_dir: Option<OsString>,
+
+    /// What is so unless `--forwarded-allow-ips` or the file says otherwise.
+    #[arg(long, overrides_with = "no_proxy_headers", hide = true)]
+    proxy_headers: bool,
+
+    /// Nobody is believed.
+    #[arg(long, overrides_with = "proxy_headers", hide = true)]
+    no_proxy_headers: bool,
 
     /// `--access-logfile -`.
     #[arg(long, overrides_with = "no_access_log", hide = true)]
@@ -170,16 +180,25 @@ impl Spelling {
     }
 
     /// The directories to import from, with those of `--pythonpath`, and the flags they come from.
-    pub(super) fn pythonpath(&self, others: Option<&str>) -> Option<(&'static str, Value)> {
+    pub(super) fn pythonpath(&self, others: Option<&OsStr>) -> Option<(&'static str, Value)> {
         // An empty one is uvicorn's default, the current directory; rgun imports from there anyway.
         match (self.app_dir.as_deref().filter(|dir| !dir.is_empty()), others) {
-            (None, others) => others.map(|dirs| ("--pythonpath", Value::text(dirs))),
-            (Some(dir), None) => Some(("--app-dir", Value::list([dir]))),
-            (Some(dir), Some(others)) => Some((
-                "--app-dir --pythonpath",
-                Value::list(std::iter::once(dir).chain(others.split(',').map(str::trim))),
-            )),
+            (None, others) => others.map(|dirs| ("--pythonpath", Value::os(dirs))),
+            (Some(dir), None) => Some(("--app-dir", Value::List(vec![Value::os(dir)]))),
+            (Some(dir), Some(others)) => {
+                let others = others.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+                let dirs = std::iter::once(dir).chain(others.map(OsStr::from_bytes));
+                Some(("--app-dir --pythonpath", Value::List(dirs.map(Value::os).collect())))
+            }
         }
+    }
+
+    /// The peers that are believed, and the flag that says so; `list` is what `--forwarded-allow-ips` says.
+    pub(super) fn trusted(&self, list: Option<&str>) -> Option<(&'static str, Value)> {
+        if self.no_proxy_headers {
+            return Some(("--no-proxy-headers", Value::list::<String>([])));
+        }
+        list.map(|list| ("--forwarded-allow-ips", forwarded_allow_ips(list)))
     }
 
     /// Whether requests are logged; `logfile` is what `--access-logfile` says, and the flag it comes from.
@@ -293,8 +312,6 @@ pub(super) const FLAGS: &[Foreign] = &[
     ),
     // What this version does not have.
     flag("http2", Nothing, HTTP2),
-    flag("proxy-headers", Nothing, PROXY),
-    flag("no-proxy-headers", Nothing, Anyway),
     flag("reload-dir", Takes::Value, RELOAD),
     flag("reload-include", Takes::Value, RELOAD),
     flag("reload-exclude", Takes::Value, RELOAD),
@@ -366,7 +383,9 @@ pub(super) const OPTIONS: &[&str] = &[
 pub(super) fn variables(environment: &Environment, warnings: &mut Vec<String>) {
     for option in OPTIONS {
         let variable = format!("UVICORN_{}", option.replace('-', "_").to_uppercase());
-        if environment.value(&variable).is_some() {
+        // One with a URL is of a Service that is called uvicorn (Kubernetes), not of uvicorn.
+        let is_meant = |value: &OsStr| !value.as_bytes().windows(3).any(|bytes| bytes == b"://");
+        if environment.value(&variable).is_some_and(is_meant) {
             warnings.push(format!(
                 "{variable}: ignored; write the flag on the command line, or its key as RGUN_<SECTION>_<KEY>"
             ));

@@ -1,7 +1,7 @@
 //! Addresses to listen on, as gunicorn writes them.
 //!
-//! `HOST:PORT`, `:PORT` (all IPv4 addresses, as gunicorn), `PORT` (the default address), `[IPv6]:PORT`,
-//! `unix:PATH`. Sockets by descriptor (`fd://3`) are refused: they come from systemd by LISTEN_FDS, with names.
+//! `HOST:PORT`, `HOST` (the default port), `:PORT` and `0:PORT` (all IPv4 addresses, as gunicorn), `PORT` (the default
+//! address), `[IPv6]:PORT`, `[IPv6]`, `unix:PATH`. Sockets by descriptor (`fd://3`) are refused: they come from systemd by LISTEN_FDS, with names.
 //! Names are not resolved here; `net` does that when it binds.
 
 use std::fmt;
@@ -15,6 +15,8 @@ use super::Complaint;
 pub(crate) const DEFAULT_HOST: &str = "127.0.0.1";
 /// The port of the default address.
 pub(crate) const DEFAULT_PORT: u16 = 8000;
+
+const ALL_IPV4: &str = "0.0.0.0";
 
 /// `sockaddr_un.sun_path` has 108 bytes with its final zero, see unix(7).
 const LONGEST_PATH: usize = 107;
@@ -34,6 +36,13 @@ pub enum Bind {
         /// Absolute once checked.
         path: PathBuf,
     },
+}
+
+impl Bind {
+    /// All IPv4 addresses.
+    pub(super) fn any(port: u16) -> Self {
+        Self::Tcp { host: ALL_IPV4.to_owned(), port }
+    }
 }
 
 impl fmt::Display for Bind {
@@ -101,30 +110,33 @@ fn tcp(text: &str) -> Result<Bind, Complaint> {
         let address: Ipv6Addr = host
             .parse()
             .map_err(|_| Complaint::new(format!("\"{host}\" is not an IPv6 address")).hint(EXAMPLES))?;
-        let port = rest.strip_prefix(':').ok_or_else(|| no_port(text))?;
-        return Ok(Bind::Tcp { host: address.to_string(), port: self::port(port)? });
+        let port = match rest.strip_prefix(':') {
+            Some(port) => self::port(port)?,
+            None if rest.is_empty() => DEFAULT_PORT,
+            None => return Err(Complaint::new(format!("has {rest:?} after the address")).hint(EXAMPLES)),
+        };
+        return Ok(Bind::Tcp { host: address.to_string(), port });
     }
     if text.parse::<Ipv6Addr>().is_ok() || text.matches(':').count() > 1 {
         return Err(Complaint::new("is ambiguous: an IPv6 address stands in brackets")
             .hint("write \"[::1]:8000\", or \"[::]:8000\" for all addresses"));
     }
     let (host, port) = match text.split_once(':') {
-        Some(("", port)) => ("0.0.0.0", port),
-        Some(pair) => pair,
-        None if text.bytes().all(|byte| byte.is_ascii_digit()) => (DEFAULT_HOST, text),
+        // inet(3): 0 is 0.0.0.0.
+        Some(("" | "0", port)) => (ALL_IPV4, self::port(port)?),
+        Some((host, port)) => (host, self::port(port)?),
+        None if text.bytes().all(|byte| byte.is_ascii_digit()) => (DEFAULT_HOST, port(text)?),
         None if text.starts_with('-') => return Err(Complaint::new("is not an address").hint(EXAMPLES)),
-        None => return Err(no_port(text)),
+        None if text.ends_with(".sock") => {
+            return Err(Complaint::new("is a path").hint(format!("write \"unix:{text}\"")));
+        }
+        None => (text, DEFAULT_PORT),
     };
-    let port = self::port(port)?;
     check_host(host)?;
     Ok(Bind::Tcp { host: host.to_owned(), port })
 }
 
-fn no_port(text: &str) -> Complaint {
-    Complaint::new("has no port").hint(format!("write \"{text}:{DEFAULT_PORT}\""))
-}
-
-fn port(text: &str) -> Result<u16, Complaint> {
+pub(super) fn port(text: &str) -> Result<u16, Complaint> {
     // Digits only: `u16::from_str` also takes "+80".
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
@@ -163,6 +175,12 @@ mod tests {
             (":8000", "0.0.0.0:8000"),
             ("8000", "127.0.0.1:8000"),
             ("localhost:8000", "localhost:8000"),
+            ("localhost", "localhost:8000"),
+            ("127.0.0.1", "127.0.0.1:8000"),
+            ("0.0.0.0", "0.0.0.0:8000"),
+            ("tcp://127.0.0.1", "127.0.0.1:8000"),
+            ("0:8000", "0.0.0.0:8000"),
+            ("[::1]", "[::1]:8000"),
             ("app_1.internal:80", "app_1.internal:80"),
             ("[::1]:8000", "[::1]:8000"),
             ("[0:0:0:0:0:0:0:1]:0", "[::1]:0"),
@@ -184,9 +202,11 @@ mod tests {
         let long = format!("unix:/{}", "x".repeat(107));
         for (text, reason) in [
             ("", "is empty"),
-            ("localhost", "has no port"),
-            ("127.0.0.1", "has no port"),
-            ("[::1]", "has no port"),
+            ("[::1]x", "has \"x\" after the address"),
+            ("[::1]8000", "has \"8000\" after the address"),
+            ("300.1.1.1", "not an IPv4 address"),
+            ("my host", "not a host"),
+            ("app.sock", "is a path"),
             ("[::1", "without \"]\""),
             ("[localhost]:80", "not an IPv6 address"),
             ("::1:8000", "in brackets"),

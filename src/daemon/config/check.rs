@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use super::keys::name;
 use super::value::Setting;
 use super::{
-    App, Complaint, Config, ConfigError, ConfigErrors, Environment, Hooks, Interface, Layer, Lifespan,
+    App, Bind, Complaint, Config, ConfigError, ConfigErrors, Environment, Hooks, Interface, Layer, Lifespan,
     Http, Limits, Listen, Loaded, Log, Loop, PathRule, Proxy, Python, Reload, Target, Timeouts, Underscores,
-    Value, WebSocket, Workers, python, read, rules, trusted, units,
+    WebSocket, Workers, bind, environment, keys, python, read, rules, trusted, units,
 };
 
 /// A request's head must fit into one record of the channel, so these have an upper bound.
@@ -63,11 +63,12 @@ pub(crate) fn check(sources: &Sources<'_>, errors: Vec<ConfigError>) -> Result<L
     let websocket = checker.websocket();
     let underscores = checker.read(name::UNDERSCORES, Underscores::Drop, read::underscores);
     let proxy = checker.read(name::TRUSTED, Proxy::default(), trusted::read);
-    let listen = checker.read(name::BIND, Listen::default(), |setting| read::listen(setting, base));
+    let listen = checker.listen(base);
     let reload = checker.reload();
     let hooks = checker.hooks();
     let log = checker.log();
     checker.contradictions(&workers, &timeouts, log);
+    checker.script_name();
     let Checker { errors, warnings, .. } = checker;
     match (directory, target, python) {
         (Some(directory), Some(target), Some(python)) if errors.is_empty() => Ok(Loaded {
@@ -180,7 +181,7 @@ impl<'a> Checker<'a> {
     fn python(&mut self, directory: Option<&Path>) -> Option<Python> {
         let Sources { environment, cwd, .. } = self.sources;
         if let Some(setting) = self.setting(name::PYTHON) {
-            let absolute = matches!(&setting.value, Value::Text(text) if text.starts_with('/'));
+            let absolute = read::path(setting).is_ok_and(|path| Path::new(path).is_absolute());
             // A relative one cannot be looked for in a directory that is wrong; that error stands already.
             let base = match directory {
                 Some(directory) => directory,
@@ -188,7 +189,7 @@ impl<'a> Checker<'a> {
                 None => return None,
             };
             return self.read(name::PYTHON, None, |setting| {
-                python::configured(read::text(setting)?, base, environment, cwd).map(Some)
+                python::configured(read::path(setting)?, base, environment, cwd).map(Some)
             });
         }
         match python::search(directory?, environment, cwd, &mut self.warnings) {
@@ -343,6 +344,43 @@ impl<'a> Checker<'a> {
             level: self.read(name::LEVEL, defaults.level, read::level),
             access: self.read(name::ACCESS, defaults.access, read::boolean),
             slow: self.read(name::SLOW, defaults.slow, read::timeout_or_off),
+        }
+    }
+
+    /// The addresses. With nobody to say where, neither systemd nor a setting, a platform may say the port.
+    fn listen(&mut self, base: &Path) -> Listen {
+        let environment = self.sources.environment;
+        if self.setting(name::BIND).is_some() || environment.value("LISTEN_FDS").is_some() {
+            return self.read(name::BIND, Listen::default(), |setting| read::listen(setting, base));
+        }
+        let Some(port) = environment.value(environment::PORT) else { return Listen::default() };
+        let port = port.to_string_lossy();
+        bind::port(&port)
+            .map(|port| Listen { bind: vec![Bind::any(port)], explicit: false })
+            .unwrap_or_else(|complaint| {
+                self.errors.push(ConfigError {
+                    origin: environment::PORT.to_owned(),
+                    key: name::BIND.to_owned(),
+                    value: Some(format!("{port:?}")),
+                    reason: complaint.reason,
+                    hint: Some("set PORT to a number from 0 to 65535, or say where to listen with --bind".to_owned()),
+                });
+                Listen::default()
+            })
+    }
+
+    /// Gunicorn reads it; a CGI variable in the environment of a daemon is more often an accident.
+    fn script_name(&mut self) {
+        if self.setting(name::ROOT_PATH).is_none()
+            && let Some(path) = self.sources.environment.value("SCRIPT_NAME")
+        {
+            self.warnings.push(format!(
+                "SCRIPT_NAME={}: ignored; the path under which a proxy publishes the application is {} \
+                 (--root-path, {})",
+                path.to_string_lossy(),
+                name::ROOT_PATH,
+                keys::variable(name::ROOT_PATH)
+            ));
         }
     }
 

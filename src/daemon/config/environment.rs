@@ -10,13 +10,19 @@ use std::ffi::{OsStr, OsString};
 
 use super::keys::{self, name};
 use super::value::Setting;
-use super::{ConfigError, Layer};
+use super::{ConfigError, Layer, Value, trusted};
 
 /// The variable of `--config`; no key of the file, so not a setting.
 pub(crate) const CONFIG_VARIABLE: &str = "RGUN_CONFIG";
 
 /// What Heroku and gunicorn call the number of workers.
 const WEB_CONCURRENCY: &str = "WEB_CONCURRENCY";
+
+/// What gunicorn and uvicorn call the trusted peers.
+const FORWARDED_ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
+
+/// Where platforms that run a Procfile say what to listen on.
+pub(super) const PORT: &str = "PORT";
 
 /// The variables rgun was started with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +46,12 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
     let mut layer = Layer::new();
     if let Some(count) = environment.value(WEB_CONCURRENCY) {
         insert(&mut layer, name::COUNT, WEB_CONCURRENCY, count, errors);
+    }
+    // Empty is not unset here: to both of them it means nobody.
+    if let Some(list) = environment.0.get(OsStr::new(FORWARDED_ALLOW_IPS)).and_then(|list| list.to_str()) {
+        let value = trusted::forwarded_allow_ips(list);
+        let setting = Setting { value, ..Setting::variable(FORWARDED_ALLOW_IPS, String::new()) };
+        layer.insert(name::TRUSTED, setting);
     }
     for (variable, value) in &environment.0 {
         let Some(variable) = variable.to_str().filter(|variable| variable.starts_with("RGUN_")) else {
@@ -68,6 +80,7 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
                 hint: Some("write [[timeouts.path]] in the file, once for each pattern".to_owned()),
             }),
             Some(key) => insert(&mut layer, key, variable, value, errors),
+            None if is_service_link(variable, value) => {}
             None => errors.extend(unknown(variable)),
         }
     }
@@ -86,6 +99,10 @@ fn insert(
         Some(text) => {
             layer.insert(key, Setting::variable(variable, text.to_owned()));
         }
+        None if matches!(key, name::DIRECTORY | name::PYTHON | name::PYTHONPATH) => {
+            let setting = Setting { value: Value::os(value), ..Setting::variable(variable, String::new()) };
+            layer.insert(key, setting);
+        }
         None => errors.push(ConfigError {
             origin: variable.to_owned(),
             key: key.to_owned(),
@@ -94,6 +111,24 @@ fn insert(
             hint: None,
         }),
     }
+}
+
+/// Whether Kubernetes has set the variable, for a Service whose name begins with `rgun-` (or a container runtime for a
+/// linked container): `<NAME>_SERVICE_HOST`, `<NAME>_SERVICE_PORT`, `<NAME>_SERVICE_PORT_<PORT'S NAME>`,
+/// `<NAME>_PORT` with a URL, `<NAME>_PORT_<N>_<PROTOCOL>` and that with `_PROTO`, `_PORT` or `_ADDR`.
+fn is_service_link(variable: &str, value: &OsStr) -> bool {
+    let is_url = || value.as_encoded_bytes().windows(3).any(|bytes| bytes == b"://");
+    if variable.ends_with("_SERVICE_HOST") || variable.contains("_SERVICE_PORT") {
+        return true;
+    }
+    if variable.ends_with("_PORT") && is_url() {
+        return true;
+    }
+    let without = ["_PROTO", "_PORT", "_ADDR"].into_iter().find_map(|part| variable.strip_suffix(part));
+    let port = without.unwrap_or(variable);
+    let port = ["_TCP", "_UDP", "_SCTP"].into_iter().find_map(|protocol| port.strip_suffix(protocol));
+    let number = port.and_then(|port| port.rsplit_once("_PORT_")).map(|(_, number)| number);
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The error for a variable that is no key, unless it is none of our business.
@@ -127,7 +162,6 @@ fn unknown(variable: &str) -> Option<ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Value;
 
     fn layer(variables: &[(&str, &str)]) -> (Layer, Vec<ConfigError>) {
         let mut errors = Vec::new();
@@ -184,6 +218,62 @@ mod tests {
         let (layer, errors) =
             layer(&[("RGUN_CONFIG", "/x"), ("RGUN_E2E", "required"), ("RGUN_APP", "x"), ("HOME", "/home/a")]);
         assert_eq!((layer, errors), (Layer::new(), Vec::new()));
+    }
+
+    #[test]
+    fn service_links_of_kubernetes_are_no_settings() {
+        for (variable, value) in [
+            ("RGUN_APP_SERVICE_HOST", "10.0.0.7"),
+            ("RGUN_APP_SERVICE_PORT", "80"),
+            ("RGUN_APP_SERVICE_PORT_HTTP", "80"),
+            ("RGUN_APP_SERVICE_PORT_HTTP_ALT", "8080"),
+            ("RGUN_APP_PORT", "tcp://10.0.0.7:80"),
+            ("RGUN_APP_PORT_80_TCP", "tcp://10.0.0.7:80"),
+            ("RGUN_APP_PORT_80_TCP_PROTO", "tcp"),
+            ("RGUN_APP_PORT_80_TCP_PORT", "80"),
+            ("RGUN_APP_PORT_80_TCP_ADDR", "10.0.0.7"),
+            ("RGUN_WORKERS_PORT", "udp://10.0.0.7:53"),
+            ("RGUN_WORKERS_PORT_53_UDP", "udp://10.0.0.7:53"),
+            ("RGUN_LOG_PORT_9_SCTP_ADDR", "10.0.0.7"),
+            ("RGUN_LISTEN_SERVICE_HOST", "10.0.0.7"),
+            ("RGUN_WORKERS_COUNT_PORT", "tcp://10.0.0.7:80"),
+            ("RGUN_TLS_SERVICE_PORT", "443"),
+            ("RGUN_SERVICE_HOST", "10.0.0.7"),
+        ] {
+            assert_eq!(layer(&[(variable, value)]), (Layer::new(), Vec::new()), "{variable}={value}");
+        }
+        for (variable, value) in [
+            ("RGUN_APP_PORT", "8000"),
+            ("RGUN_LISTEN_PORT", "8000"),
+            ("RGUN_APP_PORT_X_TCP", "tcp://10.0.0.7:80"),
+            ("RGUN_APP_PORT__TCP", "tcp://10.0.0.7:80"),
+            ("RGUN_APP_80_TCP", "tcp://10.0.0.7:80"),
+            ("RGUN_APP_TCP", "tcp://10.0.0.7:80"),
+        ] {
+            assert_eq!(layer(&[(variable, value)]).1.len(), 1, "{variable}={value}");
+        }
+    }
+
+    #[test]
+    fn forwarded_allow_ips_gives_way_to_our_own_variable() {
+        let value = |variables: &[(&str, &str)]| layer(variables).0[name::TRUSTED].value.clone();
+        assert_eq!(value(&[("FORWARDED_ALLOW_IPS", "*")]), Value::list(["all", "unix"]));
+        assert_eq!(value(&[("FORWARDED_ALLOW_IPS", "")]), Value::list::<String>([]));
+        let both = [("FORWARDED_ALLOW_IPS", "*"), ("RGUN_PROXY_TRUSTED", "10.0.0.0/8")];
+        assert_eq!(value(&both), Value::text("10.0.0.0/8"));
+    }
+
+    #[test]
+    fn a_path_need_not_be_text() {
+        use std::os::unix::ffi::OsStringExt;
+        let bytes = OsString::from_vec(b"/srv/caf\xe9".to_vec());
+        for key in [name::DIRECTORY, name::PYTHON, name::PYTHONPATH] {
+            let mut errors = Vec::new();
+            let variables = [(OsString::from(keys::variable(key)), bytes.clone())].into_iter().collect();
+            let layer = read(&variables, &mut errors);
+            assert_eq!(errors, []);
+            assert_eq!(layer[key].value, Value::Bytes(bytes.clone()), "{key}");
+        }
     }
 
     #[test]

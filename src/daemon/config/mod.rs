@@ -43,6 +43,7 @@ pub use environment::Environment;
 pub use error::{Complaint, ConfigError, ConfigErrors};
 pub use python::{Python, PythonSource};
 pub use target::Target;
+pub(crate) use trusted::forwarded_allow_ips;
 pub(crate) use value::{Layer, Setting, Value};
 
 pub(crate) use keys::name;

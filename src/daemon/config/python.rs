@@ -60,29 +60,30 @@ impl fmt::Display for PythonSource {
     }
 }
 
-/// The interpreter that `text` names: a path, relative to the application's `directory`, or a bare name to be
+/// The interpreter that `name` names: a path, relative to the application's `directory`, or a bare name to be
 /// found on PATH, as execvp(3) has it.
 pub(crate) fn configured(
-    text: &str,
+    name: &OsStr,
     directory: &Path,
     environment: &Environment,
     cwd: &Path,
 ) -> Result<Python, Complaint> {
-    if text.is_empty() {
+    let bytes = name.as_encoded_bytes();
+    if bytes.is_empty() {
         return Err(
             Complaint::new("is empty").hint("name an interpreter, e.g. \"/srv/mysite/.venv/bin/python\"")
         );
     }
-    if text.contains('\0') {
+    if bytes.contains(&0) {
         return Err(Complaint::new("has a zero byte"));
     }
-    let path = if text.contains('/') {
-        absolute(directory, Path::new(text))
+    let path = if bytes.contains(&b'/') {
+        absolute(directory, Path::new(name))
     } else {
-        on_path(OsStr::new(text), environment, cwd).ok_or_else(|| {
+        on_path(name, environment, cwd).ok_or_else(|| {
             let complaint = Complaint::new("is not on PATH");
-            if directory.join(text).exists() {
-                complaint.hint(format!("write \"./{text}\" for the one in {}", directory.display()))
+            if directory.join(name).exists() {
+                complaint.hint(format!("write \"./{}\" for the one in {}", name.display(), directory.display()))
             } else {
                 complaint.hint(format!("name its full path; PATH is {}", shown_path(environment)))
             }
@@ -234,7 +235,7 @@ mod tests {
         std::os::unix::fs::symlink(real, &link).unwrap();
         assert_eq!(find(&place, &[]).0.unwrap().path, link);
         let named =
-            configured(".venv/bin/python", &place.join("app"), &Environment::default(), Path::new("/"));
+            configured(OsStr::new(".venv/bin/python"), &place.join("app"), &Environment::default(), Path::new("/"));
         assert_eq!(named.unwrap(), Python { path: link, source: PythonSource::Configured });
     }
 
@@ -286,7 +287,7 @@ mod tests {
             ("bare", "is not on PATH", "write \"./bare\""),
         ] {
             let complaint =
-                configured(text, Path::new(&app), &Environment::default(), place.path()).unwrap_err();
+                configured(OsStr::new(text), Path::new(&app), &Environment::default(), place.path()).unwrap_err();
             assert!(complaint.reason.contains(reason), "{text}: {complaint}");
             assert!(complaint.hint.as_ref().unwrap().contains(hint), "{text}: {complaint}");
         }
@@ -297,7 +298,7 @@ mod tests {
         let place = Place::new();
         let python = place.python("opt/python3.13");
         let environment = [("PATH", place.join("opt"))].into_iter().collect();
-        let found = configured("python3.13", Path::new("/"), &environment, Path::new("/")).unwrap();
+        let found = configured(OsStr::new("python3.13"), Path::new("/"), &environment, Path::new("/")).unwrap();
         assert_eq!(found, Python { path: python, source: PythonSource::Configured });
     }
 
@@ -306,7 +307,7 @@ mod tests {
         let place = Place::new();
         let python = place.file("python", b"", 0o700);
         let text = python.display().to_string();
-        let check = move || configured(&text, Path::new("/"), &Environment::default(), Path::new("/"));
+        let check = move || configured(OsStr::new(&text), Path::new("/"), &Environment::default(), Path::new("/"));
         if nix::unistd::geteuid().is_root() {
             let complaint = as_nobody(check).unwrap_err();
             assert!(complaint.reason.contains("cannot be executed"), "{complaint}");

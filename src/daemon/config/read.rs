@@ -2,7 +2,9 @@
 //!
 //! `check` calls them and adds key and place. What a value may be is said here and nowhere else.
 
+use std::ffi::OsStr;
 use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +22,35 @@ const MEMORY_MIN: u64 = 16 << 20;
 pub(super) fn text(setting: &Setting) -> Result<&str, Complaint> {
     match &setting.value {
         Value::Text(text) => Ok(text),
+        Value::Bytes(_) => Err(Complaint::new("is not UTF-8")),
         other => Err(Complaint::new(format!("must be a string, not {}", other.kind()))),
+    }
+}
+
+/// A path, which need not be UTF-8.
+pub(super) fn path(setting: &Setting) -> Result<&OsStr, Complaint> {
+    match &setting.value {
+        Value::Bytes(bytes) => Ok(bytes),
+        _ => text(setting).map(OsStr::new),
+    }
+}
+
+/// A list of paths, with commas between them on the command line and in a variable.
+fn paths(setting: &Setting) -> Result<Vec<&OsStr>, Complaint> {
+    match &setting.value {
+        Value::Bytes(bytes) => {
+            let parts = bytes.as_bytes().split(|byte| *byte == b',');
+            Ok(parts.map(|part| OsStr::from_bytes(part.trim_ascii())).collect())
+        }
+        Value::List(items) if items.iter().any(|item| matches!(item, Value::Bytes(_))) => items
+            .iter()
+            .map(|item| match item {
+                Value::Text(text) => Ok(OsStr::new(text)),
+                Value::Bytes(bytes) => Ok(bytes.as_os_str()),
+                other => Err(Complaint::new(format!("must be a list of paths, but has {} in it", other.kind()))),
+            })
+            .collect(),
+        _ => Ok(strings(setting)?.into_iter().map(OsStr::new).collect()),
     }
 }
 
@@ -316,11 +346,10 @@ pub(super) fn root_path(setting: &Setting) -> Result<String, Complaint> {
 }
 
 pub(super) fn directory(setting: &Setting, cwd: &Path) -> Result<PathBuf, Complaint> {
-    let text = text(setting)?;
-    if text.is_empty() {
+    let path = Path::new(path(setting)?);
+    if path.as_os_str().is_empty() {
         return Err(Complaint::new("is empty").hint("write the full path, e.g. \"/srv/mysite\""));
     }
-    let path = Path::new(text);
     if path.is_relative() && setting.source != Source::CommandLine {
         return Err(Complaint::new("is relative, and nothing says to what")
             .hint("write the full path, e.g. \"/srv/mysite\""));
@@ -372,17 +401,17 @@ pub(super) fn strings(setting: &Setting) -> Result<Vec<&str>, Complaint> {
 
 /// Relative entries are seen from the application's directory, as gunicorn does after its chdir.
 pub(super) fn pythonpath(setting: &Setting, base: &Path) -> Result<Vec<PathBuf>, Complaint> {
-    strings(setting)?
+    paths(setting)?
         .into_iter()
-        .map(|entry| match entry {
-            "" => {
+        .map(|entry| match entry.as_bytes() {
+            b"" => {
                 Err(Complaint::new("has an empty entry").hint("the application's directory is there already"))
             }
-            entry if entry.contains([':', '\0']) => {
+            bytes if bytes.contains(&b':') || bytes.contains(&0) => {
                 Err(Complaint::new(format!("has {entry:?} in it, which is not one path"))
                     .hint("write a list in the file, commas on the command line"))
             }
-            entry => Ok(python::absolute(base, Path::new(entry))),
+            _ => Ok(python::absolute(base, Path::new(entry))),
         })
         .collect()
 }

@@ -4,6 +4,7 @@
 //! one way to complain.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 
 /// The settings of one source, by full key name (`timeouts.request`).
@@ -48,6 +49,8 @@ impl Setting {
 pub(crate) enum Value {
     /// A string.
     Text(String),
+    /// A string of the command line or of a variable that is not UTF-8, which a path may be.
+    Bytes(OsString),
     /// A whole number.
     Integer(i128),
     /// `true` or `false`.
@@ -82,6 +85,11 @@ impl Value {
         Self::Text(text.into())
     }
 
+    /// Text, or what the system has in its place.
+    pub(crate) fn os(text: &OsStr) -> Self {
+        text.to_str().map_or_else(|| Self::Bytes(text.to_owned()), Self::text)
+    }
+
     /// A list of text.
     pub(crate) fn list<T: Into<String>>(items: impl IntoIterator<Item = T>) -> Self {
         Self::List(items.into_iter().map(Self::text).collect())
@@ -91,6 +99,7 @@ impl Value {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Text(_) => "a string",
+            Self::Bytes(_) => "a string that is not UTF-8",
             Self::Integer(_) => "a number",
             Self::Boolean(_) => "a boolean",
             Self::List(_) => "a list",
@@ -105,6 +114,7 @@ impl fmt::Display for Value {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => write!(formatter, "{text:?}"),
+            Self::Bytes(bytes) => write!(formatter, "\"{}\"", bytes.as_encoded_bytes().escape_ascii()),
             Self::Integer(n) => n.fmt(formatter),
             Self::Boolean(yes) => yes.fmt(formatter),
             Self::List(items) => {

@@ -138,6 +138,17 @@ pub struct Ended {
 /// Why a process was not started.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
+    /// The directory that it is to run in is gone, or closed.
+    #[error(
+        "cannot start a worker in {path} (app.directory): is it still there, and may the user rgun runs as enter it?"
+    )]
+    Directory {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The interpreter cannot be executed.
     #[error("cannot run the interpreter {path} (app.python, {source_of_path})")]
     Interpreter {
@@ -190,7 +201,7 @@ impl SpawnError {
     /// Whose fault it is.
     pub fn fault(&self) -> SpawnFault {
         match self {
-            Self::Interpreter { .. } => SpawnFault::Config,
+            Self::Interpreter { .. } | Self::Directory { .. } => SpawnFault::Config,
             Self::System { .. }
             | Self::Zygote(_)
             | Self::Claim { .. }
@@ -451,8 +462,8 @@ fn start(plan: &Plan<'_>, geometry: Geometry) -> Start {
         module: target.module.clone(),
         attribute: target.attribute.clone(),
         factory: target.factory,
-        directory: directory.to_string_lossy().into_owned(),
-        pythonpath: pythonpath.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+        directory: directory.clone().into(),
+        pythonpath: pythonpath.iter().map(|path| path.clone().into()).collect(),
         root_path: root_path.clone(),
         listeners: plan.listeners.to_vec(),
     }

@@ -59,7 +59,20 @@ pub(super) fn spawn(
     unsafe {
         command.pre_exec(move || in_child(entrance_fd, control_fd, daemon));
     }
-    let made = command.spawn().map_err(|source| match source.kind() {
+    let made = command.spawn().map_err(|source| spawn_error(plan, source));
+    // Dropping a `Child` neither kills nor reaps it; from here on it is known by its number.
+    made.map(|child| Pid::from_raw(child.id().cast_signed()))
+}
+
+/// What made `execve(2)` or `chdir(2)` fail: the error is the same for both.
+fn spawn_error(plan: &Plan<'_>, source: io::Error) -> SpawnError {
+    let directory = &plan.app.directory;
+    // With a slash, which only a directory that may be entered has.
+    if let Err(source) = directory.join(".").metadata() {
+        return SpawnError::Directory { path: directory.clone(), source };
+    }
+    let python = &plan.app.python;
+    match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => SpawnError::Interpreter {
             path: python.path.clone(),
             source_of_path: python.source.to_string(),
@@ -71,9 +84,7 @@ pub(super) fn spawn(
             source,
         },
         _ => SpawnError::System { what: "the process", source },
-    });
-    // Dropping a `Child` neither kills nor reaps it; from here on it is known by its number.
-    made.map(|child| Pid::from_raw(child.id().cast_signed()))
+    }
 }
 
 /// Between fork and exec. Only async-signal-safe calls.

@@ -22,8 +22,8 @@ pub(crate) type Recent = recent::Recent<PyString, (Py<PyString>, Py<PyString>), 
 /// Makes environs.
 #[derive(Debug)]
 pub(crate) struct Environ {
-    /// By listener.
-    templates: Vec<Py<PyDict>>,
+    /// By listener: over plain HTTP, and over TLS.
+    templates: Vec<[Py<PyDict>; 2]>,
     /// `HTTP_*` (or `CONTENT_*`) by index of [`NAMES`].
     names: Vec<Py<PyString>>,
     /// By index of [`METHODS`].
@@ -46,11 +46,9 @@ struct Keys {
     server_protocol: Py<PyString>,
     remote_addr: Py<PyString>,
     remote_port: Py<PyString>,
-    url_scheme: Py<PyString>,
     input: Py<PyString>,
     request_id: Py<PyString>,
     http_1_0: Py<PyString>,
-    https: Py<PyString>,
 }
 
 impl Environ {
@@ -94,7 +92,15 @@ impl Environ {
                 let template = template.copy()?;
                 template.set_item(string("SERVER_NAME"), latin1(py, listener.name.as_bytes())?)?;
                 template.set_item(string("SERVER_PORT"), latin1(py, listener.port.as_bytes())?)?;
-                Ok(template.unbind())
+                let secure = template.copy()?;
+                secure.set_item(string("wsgi.url_scheme"), string("https"))?;
+                // Of CGI; what wsgiref and others look at.
+                secure.set_item(string("HTTPS"), string("on"))?;
+                if !listener.path.is_empty() {
+                    // A unix socket has no port: the scheme's own, so that a URL has none.
+                    secure.set_item(string("SERVER_PORT"), string("443"))?;
+                }
+                Ok([template.unbind(), secure.unbind()])
             })
             .collect::<PyResult<_>>()?;
         let names = NAMES
@@ -119,11 +125,9 @@ impl Environ {
                 server_protocol: string("SERVER_PROTOCOL"),
                 remote_addr: string("REMOTE_ADDR"),
                 remote_port: string("REMOTE_PORT"),
-                url_scheme: string("wsgi.url_scheme"),
                 input: string("wsgi.input"),
                 request_id: string("rgun.request_id"),
                 http_1_0: string("HTTP/1.0"),
-                https: string("https"),
             },
             root_path: start.root_path.clone().into_bytes(),
             content_length: index_of(b"content-length").expect("in the table"),
@@ -140,10 +144,11 @@ impl Environ {
         request: &Request<'_>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let keys = &self.keys;
-        let template =
+        let [plain, secure] =
             self.templates.get(usize::from(request.listener)).or_else(|| self.templates.first()).ok_or_else(
                 || pyo3::exceptions::PyRuntimeError::new_err(Broken::Frame("no such listener").to_string()),
             )?;
+        let template = if request.https { secure } else { plain };
         let environ = template.bind(py).copy()?;
 
         match method_index(request.method) {
@@ -162,9 +167,6 @@ impl Environ {
             })?;
             environ.set_item(&keys.remote_addr, address)?;
             environ.set_item(&keys.remote_port, port)?;
-        }
-        if request.https {
-            environ.set_item(&keys.url_scheme, &keys.https)?;
         }
         let has_length = self.set_fields(py, &environ, recent, request)?;
         if has_length || request.body_len > 0 {
@@ -247,9 +249,7 @@ impl Environ {
                         join(environ, key.bind(py), separator, &value)?;
                     }
                 }
-                // `X_Real_IP` would become the same key as `X-Real-IP`, which a proxy may have set:
-                // dropped, as nginx and gunicorn do.
-                FieldName::Literal(name) if name.contains(&b'_') => {}
+                // Of `X_Real_IP`, too, which is here only if the daemon was told to let it pass.
                 FieldName::Literal(name) => {
                     let key = latin1(py, cgi_name(name).as_bytes())?;
                     let value = latin1(py, value)?;

@@ -287,8 +287,6 @@ fn flags_whose_loss_would_hurt_are_refused_with_the_remedy() {
         ("--env-file /etc/shop.env", "EnvironmentFile= with the full path of /etc/shop.env"),
         ("--header X-Served-By:me", "middleware"),
         ("--http2", "HTTP/2"),
-        ("--proxy-headers", "proxy's headers"),
-        ("--forwarded-allow-ips *", "proxy's headers"),
         ("--reload", "systemctl reload rgun"),
         ("--reload-dir src", "systemctl reload rgun"),
         ("--reload-include *.html", "systemctl reload rgun"),
@@ -316,7 +314,13 @@ fn a_password_is_not_repeated() {
 
 #[test]
 fn uvicorns_variables_are_warned_about() {
-    let variables = [("UVICORN_PORT", "80"), ("UVICORN_ACCESS_LOG", "1"), ("UVICORN_HOME", "/x")];
+    let variables = [
+        ("UVICORN_PORT", "80"),
+        ("UVICORN_ACCESS_LOG", "1"),
+        ("UVICORN_HOME", "/x"),
+        // Of a Service that is called uvicorn-host.
+        ("UVICORN_HOST", "tcp://10.0.0.7:80"),
+    ];
     let invocation = Shell::new().run_with(&variables, &["a"]).unwrap();
     let [access, port] = invocation.warnings.as_slice() else { panic!("{:?}", invocation.warnings) };
     assert!(access.starts_with("UVICORN_ACCESS_LOG: ignored; "), "{access}");
