@@ -10,9 +10,7 @@ fn main() -> ExitCode {
     let environment: Environment = std::env::vars_os().collect();
     let directory = match std::env::current_dir() {
         Ok(directory) => directory,
-        Err(error) => {
-            return refuse(&format!("rgun: cannot find out the current directory: {error}\n"), cli::USAGE);
-        }
+        Err(error) => return refuse(&no_directory(&environment, &error), cli::CONFIG),
     };
     match cli::parse(std::env::args_os(), &environment, &directory) {
         Ok(Command::Serve(invocation)) => rgun::run::serve(&invocation),
@@ -25,6 +23,17 @@ fn main() -> ExitCode {
         }
         Err(failure) => refuse(&failure.text, failure.status),
     }
+}
+
+/// Whoever deploys into a new directory and deletes the old one stands in one that is gone.
+fn no_directory(environment: &Environment, error: &std::io::Error) -> String {
+    let named = environment.value("PWD").map(|path| format!(", {},", path.display())).unwrap_or_default();
+    let what = if error.kind() == std::io::ErrorKind::NotFound {
+        "is gone".to_owned()
+    } else {
+        format!("cannot be found out: {error}")
+    };
+    format!("rgun: the current directory{named} {what}\n    hint: change to the application's directory anew\n")
 }
 
 fn refuse(text: &str, status: u8) -> ExitCode {

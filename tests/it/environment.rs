@@ -1,8 +1,12 @@
 //! What a worker inherits: the daemon's environment without systemd's messages, and no socket.
 
 use std::fs;
+use std::process::Command;
 
-use crate::support::Rgun;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{Rgun, Scratch, until};
 use crate::support::systemd::{self, Notified};
 
 #[test]
@@ -59,4 +63,40 @@ fn a_worker_runs_in_the_applications_directory_and_its_group_is_its_own() {
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     assert_eq!(fields[1], daemon.pid().to_string(), "ppid");
     assert_eq!(fields[2], worker.to_string(), "pgrp");
+}
+
+#[test]
+fn a_directory_that_is_gone_is_named_and_not_the_interpreter() {
+    let rgun = Rgun::fake();
+    let app = rgun.scratch().join("app");
+    fs::create_dir(&app).unwrap();
+    let daemon = rgun.flags(["--chdir", app.to_str().expect("ASCII")]).serving();
+    let worker = daemon.worker();
+    fs::remove_dir(&app).unwrap();
+    kill(Pid::from_raw(worker.cast_signed()), Signal::SIGKILL).unwrap();
+    let line = daemon.log.wait("cannot start a worker in");
+    assert!(line.contains(app.to_str().unwrap()) && line.contains("app.directory"), "{line}");
+    assert!(line.contains("No such file or directory"), "{line}");
+    assert_eq!(daemon.log.count("cannot run the interpreter"), 0);
+    daemon.signal(Signal::SIGHUP);
+    let line = daemon.log.wait("app.directory = ");
+    assert!(line.contains("does not exist"), "{line}");
+    fs::create_dir(&app).unwrap();
+    until("it heals", || (daemon.get("/pid").status == 200).then_some(()));
+}
+
+#[test]
+fn a_start_in_a_directory_that_is_gone_names_it() {
+    let scratch = Scratch::new();
+    let shell = "mkdir gone && cd gone && rmdir ../gone && exec \"$0\" fake:app";
+    let rgun = Command::new("/bin/sh")
+        .args(["-c", shell, env!("CARGO_BIN_EXE_rgun")])
+        .current_dir(scratch.path())
+        .env_remove("PWD")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&rgun.stderr);
+    assert_eq!(rgun.status.code(), Some(78), "{said}");
+    let gone = scratch.join("gone").display().to_string();
+    assert!(said.contains(&format!("current directory, {gone}, is gone")), "{said}");
 }

@@ -23,6 +23,7 @@ mod dispatch;
 mod drain;
 mod endings;
 mod environment;
+mod forwarded;
 mod http1;
 mod journal;
 mod readiness;

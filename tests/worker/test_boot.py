@@ -214,21 +214,183 @@ def test_the_application_finds_itself_where_it_expects_to_be(probe):
     assert told["control_is_inherited"] is False
 
 
-def test_pythonpath_comes_after_the_directory(start, project, tmp_path_factory):
-    other = tmp_path_factory.mktemp("other")
-    (other / "elsewhere.py").write_text("text = b'elsewhere'\n")
-    (other / "good.py").write_text("raise ValueError('the wrong one')\n")
+def test_pythonpath_comes_before_the_directory_in_its_own_order(start, project, tmp_path_factory):
+    first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
+    (first / "text.py").write_text("text = b'of the first'\n")
+    (second / "text.py").write_text("raise ValueError('the wrong one')\n")
     directory = project(
         good="""
-            import elsewhere
+            from text import text
 
             def application(environ, start_response):
                 start_response("200 OK", [])
-                return [elsewhere.text]
-        """
+                return [text]
+        """,
+        text="raise ValueError('the wrong one')",
     )
-    server = start("good", directory, ("--workers", "1", "--pythonpath", str(other))).ready()
-    assert server.get("/").body == b"elsewhere"
+    flags = ("--workers", "1", "--pythonpath", f"{first},{second}")
+    server = start("good", directory, flags).ready()
+    assert server.get("/").body == b"of the first"
+
+
+# The target, and the interface that it turns out to have.
+FACTORIES = {
+    "plain": "Wsgi",
+    "with_defaults": "Asgi",
+    "with_keywords": "Wsgi",
+    "cached": "Wsgi",
+    "wrapped": "Asgi",
+    "bound": "Wsgi",
+    "partly": "Asgi",
+    "Bare": "Asgi",
+    "Configured": "Wsgi",
+    "provider": "Wsgi",
+}
+FACTORIES_SOURCE = """
+    import functools
+
+    def wsgi(environ, start_response):
+        start_response("200 OK", [])
+        return [b"made"]
+
+    async def asgi(scope, receive, send):
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"made"})
+
+    def plain():
+        return wsgi
+
+    def with_defaults(config=None, *, debug=False):
+        return asgi
+
+    def with_keywords(**settings):
+        return wsgi
+
+    @functools.lru_cache(maxsize=None)
+    def cached():
+        return wsgi
+
+    def traced(function):
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            return function(*args, **kwargs)
+        return call
+
+    wrapped = traced(with_defaults)
+
+    def needs(config):
+        return asgi
+
+    partly = functools.partial(needs, "production")
+
+    class Bare:
+        async def __call__(self, scope, receive, send):
+            await asgi(scope, receive, send)
+
+    class Configured:
+        def __init__(self, settings=None):
+            self.settings = settings
+
+        def __call__(self, environ, start_response):
+            return wsgi(environ, start_response)
+
+        def make(self):
+            return wsgi
+
+    bound = Configured().make
+
+    class Provider:
+        def __call__(self):
+            return wsgi
+
+    provider = Provider()
+
+    # None of these is a factory.
+    def with_default_arguments(environ=None, start_response=None):
+        return wsgi(environ, start_response)
+
+    traced_wsgi = traced(wsgi)
+
+    class Iterable:
+        def __init__(self, environ, start_response):
+            self.parts = wsgi(environ, start_response)
+
+        def __iter__(self):
+            return iter(self.parts)
+
+    class Asgi2:
+        def __init__(self, scope):
+            self.scope = scope
+
+        async def __call__(self, receive, send):
+            await asgi(self.scope, receive, send)
+
+    def useless():
+        return 5
+
+    def broken():
+        raise RuntimeError("no database")
+"""
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_a_target_without_arguments_is_called_as_a_factory_with_a_warning(start, project, name):
+    server = start(f"made:{name}", project(made=FACTORIES_SOURCE)).ready()
+    assert f"made:{name}()" in server.wait_for("is called to make the application")
+    assert server.get("/").body == b"made"
+
+
+@pytest.mark.parametrize("name", ["with_default_arguments", "traced_wsgi", "Iterable", "Asgi2", "wsgi", "asgi"])
+def test_an_application_is_not_taken_for_a_factory(start, project, name):
+    server = start(f"made:{name}", project(made=FACTORIES_SOURCE)).ready()
+    assert server.get("/").body == b"made"
+    assert "to make the application" not in server.log()
+
+
+def test_a_factory_that_was_found_out_fails_like_one_that_was_named(python, project):
+    directory = project(made=FACTORIES_SOURCE)
+    code, text = check(python, directory, "made:useless")
+    assert code == 78, text
+    assert "made:useless() is an object of type int, which cannot be called" in text
+    code, text = check(python, directory, "made:broken")
+    assert code != 0, text
+    assert "calling made:broken() raised RuntimeError: no database" in text
+
+
+def test_a_preloaded_factory_is_found_out_too(start, project):
+    flags = ("--workers", "1", "--preload")
+    server = start("made:with_defaults", project(made=FACTORIES_SOURCE), flags).ready()
+    assert server.get("/").body == b"made"
+
+
+def test_a_directory_that_is_not_utf_8_is_served(start, tmp_path_factory):
+    directory = os.fsencode(tmp_path_factory.mktemp("latin")) + b"/caf\xe9"
+    library = os.fsencode(tmp_path_factory.mktemp("lib")) + b"/l\xefb"
+    for path in (directory, library):
+        os.mkdir(path)
+    with open(library + b"/text.py", "w") as file:
+        file.write("text = b'found'\n")
+    with open(directory + b"/good.py", "w") as file:
+        file.write(
+            "import os, sys\nfrom text import text\n\n\n"
+            "def application(environ, start_response):\n"
+            "    start_response('200 OK', [])\n"
+            "    return [text, b' ', os.getcwdb(), b' ', os.fsencode(__file__)]\n"
+        )
+    for more in ((), ("--preload",)):
+        flags = ("--workers", "1", "--pythonpath", os.fsdecode(library), *more)
+        server = start("good", os.fsdecode(directory), flags).ready()
+        assert server.get("/").body == b"found " + directory + b" " + directory + b"/good.py"
+
+
+def test_a_module_that_is_missing_in_a_directory_that_is_not_utf_8_is_told(python, tmp_path):
+    directory = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(directory)
+    code, text = check(python, os.fsdecode(directory), "nothing_here")
+    assert code == 78, text
+    assert "there is no module nothing_here in" in text
+    assert "caf\\udce9" in text
 
 
 def bootstrap(python, *arguments):

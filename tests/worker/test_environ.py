@@ -119,6 +119,41 @@ def test_repeated_cookies_are_joined_as_cookies(server):
     assert told["HTTP_COOKIE"] == "a=1; b=2; c=3"
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_proxys_scheme_is_https_in_every_way_that_is_asked_for(start, trusted):
+    flags = () if trusted else ("--no-proxy-headers",)
+    server = start("cases", HELLO, ("--workers", "1", *flags)).ready()
+    fields = [("X-Forwarded-Proto", "https"), ("X-Forwarded-For", "192.0.2.7")]
+    told = environ(server, headers=fields)
+    expected = ("https", "on", "443", "192.0.2.7") if trusted else ("http", None, "80", "")
+    names = ("wsgi.url_scheme", "HTTPS", "SERVER_PORT", "REMOTE_ADDR")
+    assert tuple(told.get(name) for name in names) == expected
+    assert told["HTTP_X_FORWARDED_PROTO"] == "https"
+    plain = environ(server)
+    assert (plain["wsgi.url_scheme"], plain.get("HTTPS")) == ("http", None)
+
+
+def test_a_proxys_scheme_leaves_the_port_of_a_tcp_listener_alone(start):
+    server = start("cases", HELLO, ("--workers", "1", "--bind", "127.0.0.1:0")).ready()
+    port = int(re.search(r"127\.0\.0\.1:(\d+)", server.wait_for("listening on 127.0.0.1"))[1])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("GET", "/environ", headers={"X-Forwarded-Proto": "https"})
+    told = json.loads(connection.getresponse().read())
+    connection.close()
+    assert (told["wsgi.url_scheme"], told["HTTPS"], told["SERVER_PORT"]) == ("https", "on", str(port))
+
+
+def test_names_with_an_underscore_come_if_they_are_allowed(start):
+    server = start("cases", HELLO, ("--workers", "1", "--header-map", "dangerous")).ready()
+    told = environ(server, headers=[("X_Real_IP", "6.6.6.6"), ("X-Real-IP", "10.0.0.1"), ("Proxy", "evil")])
+    assert sorted(told["HTTP_X_REAL_IP"].split(",")) == ["10.0.0.1", "6.6.6.6"]
+    assert "HTTP_PROXY" not in told
+
+
+def test_a_proxy_field_never_becomes_http_proxy(server):
+    assert "HTTP_PROXY" not in environ(server, headers=[("Proxy", "http://evil"), ("PROXY", "x")])
+
+
 def test_names_with_an_underscore_are_dropped(server):
     told = environ(
         server, headers=[("X_Real_IP", "6.6.6.6"), ("X-Real-IP", "10.0.0.1"), ("Content_Type", "evil")]

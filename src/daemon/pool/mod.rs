@@ -139,9 +139,7 @@ pub struct Ended {
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
     /// The directory that it is to run in is gone, or closed.
-    #[error(
-        "cannot start a worker in {path} (app.directory): is it still there, and may the user rgun runs as enter it?"
-    )]
+    #[error("cannot start a worker in {path} (app.directory)")]
     Directory {
         /// Its path.
         path: PathBuf,

@@ -230,6 +230,8 @@ impl Environ {
         // Which names of the table have been seen: a repeated field is joined (RFC 9110 §5.3).
         let mut seen = [0_u64; 4];
         let mut has_length = false;
+        // `X_Real_IP` has the key of `X-Real-IP`; it is here only if the daemon was told to let it pass.
+        let mut has_alias = false;
         for (name, value) in request.fields() {
             match name {
                 FieldName::Known(index) => {
@@ -240,7 +242,8 @@ impl Environ {
                     let (word, bit) = (&mut seen[usize::from(index / 64)], 1 << (index % 64));
                     let key = &self.names[usize::from(index)];
                     let value = recent.field(py, index, value, || latin1(py, value))?;
-                    if *word & bit == 0 {
+                    let is_first = *word & bit == 0;
+                    if is_first && !(has_alias && environ.contains(key)?) {
                         *word |= bit;
                         environ.set_item(key, value)?;
                     } else {
@@ -249,8 +252,8 @@ impl Environ {
                         join(environ, key.bind(py), separator, &value)?;
                     }
                 }
-                // Of `X_Real_IP`, too, which is here only if the daemon was told to let it pass.
                 FieldName::Literal(name) => {
+                    has_alias |= name.contains(&b'_');
                     let key = latin1(py, cgi_name(name).as_bytes())?;
                     let value = latin1(py, value)?;
                     if environ.contains(&key)? {

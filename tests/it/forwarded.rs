@@ -1,0 +1,211 @@
+//! What a proxy says of a request is believed of trusted peers, and of nobody else: scheme, client, id. And fields that
+//! could be taken for a proxy's reach no application.
+
+use nix::sys::signal::Signal;
+
+use crate::support::websocket::WebSocket;
+use crate::support::{Answer, Client, Daemon, Rgun, until};
+
+const FORWARDED: &str = "X-Forwarded-Proto: https\r\nX-Forwarded-For: 198.51.100.9, 192.0.2.7\r\n";
+
+/// The fake's echo of a request with these fields.
+fn echo(client: &mut Client, fields: &str) -> Answer {
+    client.send(format!("GET /echo HTTP/1.1\r\nHost: test\r\n{fields}\r\n")).answer()
+}
+
+/// Scheme and client, as the application was told them.
+fn told(answer: &Answer) -> (String, String) {
+    (answer.said("https"), answer.said("peer"))
+}
+
+fn pair(https: &str, peer: &str) -> (String, String) {
+    (https.to_owned(), peer.to_owned())
+}
+
+/// Over TCP, trusting these.
+fn trusting(trusted: &str) -> Daemon {
+    Rgun::fake().over_tcp().set("proxy.trusted", trusted).flags(["--access-logfile", "-"]).serving()
+}
+
+#[test]
+fn a_proxy_on_loopback_or_a_unix_socket_sets_scheme_and_client() {
+    for rgun in [Rgun::fake(), Rgun::fake().over_tcp()] {
+        let daemon = rgun.flags(["--access-logfile", "-"]).serving();
+        let mut client = daemon.connect();
+        let answer = echo(&mut client, FORWARDED);
+        assert_eq!(told(&answer), pair("true", "192.0.2.7 0"));
+        // The application may look at the fields itself.
+        assert_eq!(answer.said("x-forwarded-for"), "198.51.100.9, 192.0.2.7");
+        let line = daemon.log.wait(answer.field("x-request-id"));
+        assert!(line.contains("rgun.client=192.0.2.7"), "{line}");
+        let answer = echo(&mut client, "X-Forwarded-For: [2001:db8::1]:4711\r\n");
+        assert_eq!(told(&answer), pair("false", "2001:db8::1 4711"), "the scheme was not said");
+        let answer = echo(&mut client, "X-Forwarded-Proto: http, https\r\n");
+        assert_eq!(answer.said("https"), "true", "the last value is the peer's own");
+        // Of each request anew.
+        assert_eq!(echo(&mut client, "").said("https"), "false");
+    }
+}
+
+#[test]
+fn a_proxy_speaks_for_requests_with_a_body_too() {
+    for (rgun, route) in [(Rgun::fake(), "/echo"), (Rgun::fake().fake_does("asgi"), "/echo")] {
+        let daemon = rgun.serving();
+        for body in ["Content-Length: 3\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"] {
+            let head = format!("POST {route} HTTP/1.1\r\nHost: test\r\n{FORWARDED}");
+            let answer = daemon.connect().send(head + body).answer();
+            assert_eq!(told(&answer), pair("true", "192.0.2.7 0"), "{body}");
+        }
+    }
+}
+
+#[test]
+fn a_websockets_client_and_scheme_are_the_proxys_word_too() {
+    let daemon = Rgun::fake().fake_does("asgi").flags(["--access-logfile", "-"]).serving();
+    let mut socket = WebSocket::open_with(&daemon, "/scope", FORWARDED);
+    let scope = String::from_utf8(socket.message().1).expect("text");
+    assert!(scope.contains("https: true\n") && scope.contains("peer: 192.0.2.7 0\n"), "{scope}");
+    let line = daemon.log.wait(socket.answer.field("x-request-id"));
+    assert!(line.contains("rgun.client=192.0.2.7"), "{line}");
+}
+
+#[test]
+fn of_a_peer_that_is_not_trusted_the_fields_say_nothing() {
+    for trusted in ["", "unix", "10.0.0.0/8,::1"] {
+        let daemon = trusting(trusted);
+        let answer = echo(&mut daemon.connect(), FORWARDED);
+        let (https, peer) = told(&answer);
+        assert_eq!(https, "false", "{trusted:?}");
+        assert!(peer.starts_with("127.0.0.1 ") && peer != "127.0.0.1 0", "{trusted:?}: {peer}");
+        // They reach the application as they came.
+        assert_eq!(answer.said("x-forwarded-proto"), "https");
+        let line = daemon.log.wait(answer.field("x-request-id"));
+        assert!(line.contains("rgun.client=127.0.0.1"), "{line}");
+    }
+    let nobody = Rgun::fake().flags(["--no-proxy-headers"]).serving();
+    assert_eq!(told(&echo(&mut nobody.connect(), FORWARDED)), pair("false", " 0"), "nor of a unix socket");
+}
+
+#[test]
+fn a_chain_of_proxies_is_followed_as_far_as_it_is_trusted() {
+    let daemon = trusting("loopback,10.0.0.0/8");
+    let mut client = daemon.connect();
+    for (list, peer) in [
+        ("192.0.2.7, 10.0.0.1", "192.0.2.7 0"),
+        ("192.0.2.66, 192.0.2.7, 10.0.0.1, 127.0.0.1", "192.0.2.7 0"),
+        ("10.0.0.2, 10.0.0.1", "10.0.0.2 0"),
+        ("192.0.2.66, unknown, 10.0.0.1", "10.0.0.1 0"),
+    ] {
+        assert_eq!(echo(&mut client, &format!("X-Forwarded-For: {list}\r\n")).said("peer"), peer, "{list}");
+    }
+    let garbage = echo(&mut client, "X-Forwarded-For: <script>\r\nX-Forwarded-Proto: gopher\r\n");
+    assert_eq!(garbage.said("https"), "false");
+    assert!(garbage.said("peer").starts_with("127.0.0.1 "), "{}", garbage.text());
+}
+
+#[test]
+fn a_reload_changes_who_is_trusted() {
+    let rgun = Rgun::fake();
+    let file = rgun.scratch().write("rgun.toml", "[proxy]\ntrusted = []\n");
+    let daemon = rgun.flags(["--config", file.to_str().expect("ASCII")]).serving();
+    let mut open = daemon.connect();
+    assert_eq!(told(&echo(&mut open, FORWARDED)), pair("false", " 0"));
+    daemon.scratch().write("rgun.toml", "[proxy]\ntrusted = \"unix\"\n");
+    daemon.signal(Signal::SIGHUP);
+    until("new connections are trusted", || {
+        let answer = echo(&mut daemon.connect(), FORWARDED);
+        (told(&answer) == pair("true", "192.0.2.7 0")).then_some(())
+    });
+    assert_eq!(told(&echo(&mut open, FORWARDED)), pair("false", " 0"), "an open one keeps what it began with");
+}
+
+#[test]
+fn forwarded_allow_ips_is_understood_in_the_environment_and_on_the_command_line() {
+    let peer = |rgun: Rgun| echo(&mut rgun.over_tcp().serving().connect(), FORWARDED).said("https");
+    assert_eq!(peer(Rgun::fake().variable("FORWARDED_ALLOW_IPS", "10.0.0.1")), "false");
+    assert_eq!(peer(Rgun::fake().variable("FORWARDED_ALLOW_IPS", "*")), "true");
+    let both = Rgun::fake().variable("FORWARDED_ALLOW_IPS", "10.0.0.1");
+    assert_eq!(peer(both.flags(["--proxy-headers", "--forwarded-allow-ips", "127.0.0.1"])), "true");
+}
+
+#[test]
+fn a_request_id_is_taken_over_from_trusted_peers_only() {
+    let daemon = trusting("10.0.0.0/8");
+    let mut client = daemon.connect();
+    let fields = "X-Request-ID: from-a-client\r\nX-Request-ID: second\r\n";
+    let answer = echo(&mut client, fields);
+    let id = answer.field("x-request-id");
+    assert_eq!(id.len(), 22, "{id}");
+    // The application is told one id, however it asks.
+    assert_eq!((answer.said("request id").as_str(), answer.said("x-request-id").as_str()), (id, id));
+    assert!(!answer.text().contains("second"), "{}", answer.text());
+    let line = daemon.log.wait(id);
+    assert!(line.contains("rgun.client_request_id=\"from-a-client\""), "{line}");
+    let again = echo(&mut client, fields);
+    assert_ne!(again.field("x-request-id"), id, "ids do not collide");
+
+    let answer = echo(&mut client, "X-Request-ID: a\"b\u{1b}[31m\r\n");
+    assert_eq!(answer.status, 400, "hyper refuses a control byte itself");
+    let daemon = trusting("loopback");
+    let mut client = daemon.connect();
+    let answer = echo(&mut client, fields);
+    assert_eq!(answer.field("x-request-id"), "from-a-client");
+    assert_eq!(answer.said("x-request-id"), "from-a-client");
+    let line = daemon.log.wait("from-a-client");
+    assert!(!line.contains("client_request_id"), "{line}");
+    let answer = echo(&mut client, "X-Request-ID: not safe \u{e9}\r\n");
+    let line = daemon.log.wait(answer.field("x-request-id"));
+    assert!(line.contains(r#"rgun.client_request_id="not safe \\xc3\\xa9""#), "{line}");
+}
+
+#[test]
+fn a_refusal_is_logged_with_the_clients_id_beside_ours() {
+    let daemon = Rgun::fake().flags(["--no-proxy-headers"]).serving();
+    let raising = "GET /raise HTTP/1.1\r\nHost: test\r\nX-Request-ID: theirs\r\n\r\n";
+    let answer = daemon.connect().send(raising).answer();
+    let line = daemon.log.wait(answer.is_a_refusal(500).field("x-request-id"));
+    assert!(line.contains("rgun.client_request_id=\"theirs\""), "{line}");
+}
+
+#[test]
+fn an_answer_has_the_id_of_the_journal_whatever_the_application_sets() {
+    let wsgi = "def application(environ, start_response):\n    \
+                start_response('200 OK', [('X-Request-ID', 'the-applications')])\n    \
+                return [environ['rgun.request_id'].encode()]\n";
+    let asgi = "async def application(scope, receive, send):\n    \
+                assert scope['type'] == 'http'\n    \
+                await send({'type': 'http.response.start', 'status': 200,\n        \
+                'headers': [(b'x-request-id', b'one'), (b'X-Request-Id', b'two')]})\n    \
+                await send({'type': 'http.response.body', 'body': dict(scope['headers'])[b'x-request-id']})\n";
+    for source in [wsgi, asgi] {
+        let daemon = Rgun::python(source).flags(["--access-logfile", "-"]).serving();
+        for fields in ["X-Request-ID: of-a-proxy\r\n", "X-Request-ID: not plain\r\n"] {
+            let mut client = daemon.connect();
+            let answer = client.send(format!("GET / HTTP/1.1\r\nHost: test\r\n{fields}\r\n")).answer();
+            let id = answer.field("x-request-id");
+            assert_eq!(answer.text(), id);
+            assert!(daemon.log.wait(id).contains("GET / 200"));
+        }
+    }
+}
+
+#[test]
+fn names_with_an_underscore_are_dropped_refused_or_allowed_for_wsgi_and_asgi_alike() {
+    let fields = "X_Real_IP: 192.0.2.66\r\nX-Real-IP: 192.0.2.7\r\nProxy: http://evil\r\n";
+    for fake in ["wsgi", "asgi"] {
+        let rgun = || if fake == "asgi" { Rgun::fake().fake_does("asgi") } else { Rgun::fake() };
+        let answer = echo(&mut rgun().serving().connect(), fields);
+        assert_eq!(answer.said("x-real-ip"), "192.0.2.7");
+        assert!(!answer.text().contains("x_real_ip") && !answer.text().contains("evil"), "{}", answer.text());
+
+        let refusing = rgun().set("http.underscores", "refuse").serving();
+        echo(&mut refusing.connect(), fields).is_a_refusal(400);
+        let plain = echo(&mut refusing.connect(), "Proxy: http://evil\r\n");
+        assert!(plain.status == 200 && !plain.text().contains("evil"), "{}", plain.text());
+
+        let allowing = rgun().flags(["--header-map", "dangerous"]).serving();
+        let answer = echo(&mut allowing.connect(), fields);
+        assert_eq!(answer.said("x_real_ip"), "192.0.2.66");
+        assert!(!answer.text().contains("evil"), "{}", answer.text());
+    }
+}
