@@ -33,7 +33,9 @@ fn no_directory(environment: &Environment, error: &std::io::Error) -> String {
     } else {
         format!("cannot be found out: {error}")
     };
-    format!("rgun: the current directory{named} {what}\n    hint: change to the application's directory anew\n")
+    format!(
+        "rgun: the current directory{named} {what}\n    hint: change to the application's directory anew\n"
+    )
 }
 
 fn refuse(text: &str, status: u8) -> ExitCode {

@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use rgun_channel::control::{CONTROL_FD, Command, FailureKind, Interface, MAX_MESSAGE, Report, Role, Start, receive};
+use rgun_channel::control::{
+    CONTROL_FD, Command, FailureKind, Interface, MAX_MESSAGE, Report, Role, Start, receive,
+};
 use rgun_channel::layout::REACTOR_PAGE;
 use rgun_channel::map::Map;
 use rustix::io::FdFlags;

@@ -55,8 +55,8 @@ pub(crate) fn worker(py: Python<'_>, process: &'static Process, birth: Birth) ->
     if let Err(failure) = worker.hooks.call(py, "post_fork")? {
         return fail(process, failure);
     }
-    let loaded =
-        application.map_or_else(|| load(py, process, start), |application| Ok(Ok((application, start.interface))))?;
+    let loaded = application
+        .map_or_else(|| load(py, process, start), |application| Ok(Ok((application, start.interface))))?;
     let (application, interface) = match loaded {
         Ok(loaded) => loaded,
         Err(failure) => return fail(process, failure),

@@ -6,8 +6,8 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Rgun, Scratch, until};
 use crate::support::systemd::{self, Notified};
+use crate::support::{Rgun, Scratch, until};
 
 #[test]
 fn workers_get_nothing_of_what_systemd_told_the_daemon() {

@@ -51,7 +51,9 @@ fn a_proxy_on_loopback_or_a_unix_socket_sets_scheme_and_client() {
 fn a_proxy_speaks_for_requests_with_a_body_too() {
     for (rgun, route) in [(Rgun::fake(), "/echo"), (Rgun::fake().fake_does("asgi"), "/echo")] {
         let daemon = rgun.serving();
-        for body in ["Content-Length: 3\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"] {
+        for body in
+            ["Content-Length: 3\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"]
+        {
             let head = format!("POST {route} HTTP/1.1\r\nHost: test\r\n{FORWARDED}");
             let answer = daemon.connect().send(head + body).answer();
             assert_eq!(told(&answer), pair("true", "192.0.2.7 0"), "{body}");
@@ -116,7 +118,11 @@ fn a_reload_changes_who_is_trusted() {
         let answer = echo(&mut daemon.connect(), FORWARDED);
         (told(&answer) == pair("true", "192.0.2.7 0")).then_some(())
     });
-    assert_eq!(told(&echo(&mut open, FORWARDED)), pair("false", " 0"), "an open one keeps what it began with");
+    assert_eq!(
+        told(&echo(&mut open, FORWARDED)),
+        pair("false", " 0"),
+        "an open one keeps what it began with"
+    );
 }
 
 #[test]

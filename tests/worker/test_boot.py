@@ -341,7 +341,9 @@ def test_a_target_without_arguments_is_called_as_a_factory_with_a_warning(start,
     assert server.get("/").body == b"made"
 
 
-@pytest.mark.parametrize("name", ["with_default_arguments", "traced_wsgi", "Iterable", "Asgi2", "wsgi", "asgi"])
+@pytest.mark.parametrize(
+    "name", ["with_default_arguments", "traced_wsgi", "Iterable", "Asgi2", "wsgi", "asgi"]
+)
 def test_an_application_is_not_taken_for_a_factory(start, project, name):
     server = start(f"made:{name}", project(made=FACTORIES_SOURCE)).ready()
     assert server.get("/").body == b"made"

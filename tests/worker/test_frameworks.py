@@ -104,6 +104,20 @@ def test_django_turns_exceptions_into_its_own_page(django):
     assert django.get("/").status == 200
 
 
+@pytest.mark.parametrize("target", ["with_django:application", "with_django:asgi"])
+def test_django_that_redirects_to_https_is_served_behind_a_proxy(start, python, target):
+    needs(python, "django")
+    server = start(target, APPS, env={"SSL_REDIRECT": "1"}).ready()
+    # What nginx on this machine sends of a client that came over TLS.
+    of_nginx = [("X-Forwarded-Proto", "https"), ("X-Forwarded-For", "198.51.100.9, 192.0.2.7")]
+    answer = server.get("/where", headers=of_nginx)
+    assert answer.status == 200
+    assert answer.json() == {"url": "https://example.org/where", "client": "192.0.2.7"}
+    plain = server.get("/where", headers=[("X-Forwarded-Proto", "http")])
+    assert (plain.status, plain["location"]) == (301, "https://example.org/where")
+    assert server.get("/where").status == 301
+
+
 def test_this_interpreter_has_the_frameworks_or_says_so():
     missing = [name for name in ("flask", "django") if importlib.util.find_spec(name) is None]
     if missing:

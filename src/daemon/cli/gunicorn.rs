@@ -12,7 +12,8 @@ const JOURNAL: &str = "the log goes to the journal under systemd, to stderr in t
 pub(super) const TLS: Verdict =
     Later("let a proxy before rgun (nginx, Caddy) speak TLS, and leave the flag out");
 /// The PROXY protocol.
-const PROXY: Verdict = Later("have the proxy send X-Forwarded-For and X-Forwarded-Proto, and leave the flag out");
+const PROXY: Verdict =
+    Later("have the proxy send X-Forwarded-For and X-Forwarded-Proto, and leave the flag out");
 const STATSD: Verdict = Later("leave it out");
 /// `--http-protocols`, `--http2`.
 pub(super) const HTTP2: Verdict = Later("leave it out; a proxy before rgun can speak HTTP/2 to clients");

@@ -127,7 +127,7 @@ fn tcp(text: &str) -> Result<Bind, Complaint> {
         Some((host, port)) => (host, self::port(port)?),
         None if text.bytes().all(|byte| byte.is_ascii_digit()) => (DEFAULT_HOST, port(text)?),
         None if text.starts_with('-') => return Err(Complaint::new("is not an address").hint(EXAMPLES)),
-        None if text.ends_with(".sock") => {
+        None if std::path::Path::new(text).extension().is_some_and(|extension| extension == "sock") => {
             return Err(Complaint::new("is a path").hint(format!("write \"unix:{text}\"")));
         }
         None => (text, DEFAULT_PORT),

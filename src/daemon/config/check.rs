@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use super::keys::name;
 use super::value::Setting;
 use super::{
-    App, Bind, Complaint, Config, ConfigError, ConfigErrors, Environment, Hooks, Interface, Layer, Lifespan,
-    Http, Limits, Listen, Loaded, Log, Loop, PathRule, Proxy, Python, Reload, Target, Timeouts, Underscores,
-    WebSocket, Workers, bind, environment, keys, python, read, rules, trusted, units,
+    App, Bind, Complaint, Config, ConfigError, ConfigErrors, Environment, Hooks, Http, Interface, Layer,
+    Lifespan, Limits, Listen, Loaded, Log, Loop, PathRule, Proxy, Python, Reload, Target, Timeouts,
+    Underscores, WebSocket, Workers, bind, environment, keys, paths, python, read, rules, trusted, units,
 };
 
 /// A request's head must fit into one record of the channel, so these have an upper bound.
@@ -56,7 +56,7 @@ pub(crate) fn check(sources: &Sources<'_>, errors: Vec<ConfigError>) -> Result<L
     let event_loop = checker.read(name::LOOP, Loop::Auto, read::event_loop);
     let root_path = checker.read(name::ROOT_PATH, String::new(), read::root_path);
     let env = checker.env();
-    let pythonpath = checker.read(name::PYTHONPATH, Vec::new(), |setting| read::pythonpath(setting, base));
+    let pythonpath = checker.read(name::PYTHONPATH, Vec::new(), |setting| paths::pythonpath(setting, base));
     let workers = checker.workers();
     let timeouts = checker.timeouts();
     let limits = checker.limits();
@@ -162,7 +162,7 @@ impl<'a> Checker<'a> {
     fn directory(&mut self) -> Option<PathBuf> {
         let cwd = self.sources.cwd;
         if self.setting(name::DIRECTORY).is_none() {
-            return match read::readable_directory(cwd.to_owned()) {
+            return match paths::readable_directory(cwd.to_owned()) {
                 Ok(directory) => Some(directory),
                 Err(complaint) => {
                     let reason = format!(
@@ -175,13 +175,13 @@ impl<'a> Checker<'a> {
                 }
             };
         }
-        self.read(name::DIRECTORY, None, |setting| read::directory(setting, cwd).map(Some))
+        self.read(name::DIRECTORY, None, |setting| paths::directory(setting, cwd).map(Some))
     }
 
     fn python(&mut self, directory: Option<&Path>) -> Option<Python> {
         let Sources { environment, cwd, .. } = self.sources;
         if let Some(setting) = self.setting(name::PYTHON) {
-            let absolute = read::path(setting).is_ok_and(|path| Path::new(path).is_absolute());
+            let absolute = paths::path(setting).is_ok_and(|path| Path::new(path).is_absolute());
             // A relative one cannot be looked for in a directory that is wrong; that error stands already.
             let base = match directory {
                 Some(directory) => directory,
@@ -189,7 +189,7 @@ impl<'a> Checker<'a> {
                 None => return None,
             };
             return self.read(name::PYTHON, None, |setting| {
-                python::configured(read::path(setting)?, base, environment, cwd).map(Some)
+                python::configured(paths::path(setting)?, base, environment, cwd).map(Some)
             });
         }
         match python::search(directory?, environment, cwd, &mut self.warnings) {
@@ -355,18 +355,20 @@ impl<'a> Checker<'a> {
         }
         let Some(port) = environment.value(environment::PORT) else { return Listen::default() };
         let port = port.to_string_lossy();
-        bind::port(&port)
-            .map(|port| Listen { bind: vec![Bind::any(port)], explicit: false })
-            .unwrap_or_else(|complaint| {
+        match bind::port(&port) {
+            Ok(port) => Listen { bind: vec![Bind::any(port)], explicit: false },
+            Err(complaint) => {
+                let hint = "set PORT to a number from 0 to 65535, or say where to listen with --bind";
                 self.errors.push(ConfigError {
                     origin: environment::PORT.to_owned(),
                     key: name::BIND.to_owned(),
                     value: Some(format!("{port:?}")),
                     reason: complaint.reason,
-                    hint: Some("set PORT to a number from 0 to 65535, or say where to listen with --bind".to_owned()),
+                    hint: Some(hint.to_owned()),
                 });
                 Listen::default()
-            })
+            }
+        }
     }
 
     /// Gunicorn reads it; a CGI variable in the environment of a daemon is more often an accident.

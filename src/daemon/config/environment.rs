@@ -48,10 +48,13 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
         insert(&mut layer, name::COUNT, WEB_CONCURRENCY, count, errors);
     }
     // Empty is not unset here: to both of them it means nobody.
-    if let Some(list) = environment.0.get(OsStr::new(FORWARDED_ALLOW_IPS)).and_then(|list| list.to_str()) {
-        let value = trusted::forwarded_allow_ips(list);
-        let setting = Setting { value, ..Setting::variable(FORWARDED_ALLOW_IPS, String::new()) };
-        layer.insert(name::TRUSTED, setting);
+    if let Some(list) = environment.0.get(OsStr::new(FORWARDED_ALLOW_IPS)) {
+        insert(&mut layer, name::TRUSTED, FORWARDED_ALLOW_IPS, list, errors);
+    }
+    if let Some(Setting { value, .. }) = layer.get_mut(name::TRUSTED)
+        && let Value::Text(list) = value
+    {
+        *value = trusted::forwarded_allow_ips(list);
     }
     for (variable, value) in &environment.0 {
         let Some(variable) = variable.to_str().filter(|variable| variable.starts_with("RGUN_")) else {

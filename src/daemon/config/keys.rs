@@ -122,8 +122,19 @@ pub(crate) const KEYS: &[&str] = &[
 ];
 
 /// The sections of this version.
-pub(crate) const SECTIONS: &[&str] =
-    &["app", "workers", "timeouts", "limits", "websocket", "http", "proxy", "reload", "hooks", "listen", "log"];
+pub(crate) const SECTIONS: &[&str] = &[
+    "app",
+    "workers",
+    "timeouts",
+    "limits",
+    "websocket",
+    "http",
+    "proxy",
+    "reload",
+    "hooks",
+    "listen",
+    "log",
+];
 
 /// Sections of the design that this version does not have.
 pub(crate) const PLANNED_SECTIONS: &[&str] = &["tls", "static", "admin"];

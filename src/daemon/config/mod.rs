@@ -9,8 +9,7 @@
 //! world is at the application's directory and interpreter, which must exist, because an absent directory is a
 //! configuration error, not a boot failure.
 //!
-//! A value that a source of higher precedence overrides is not checked; an unknown name is an error wherever
-//! it stands.
+//! A value that a source of higher precedence overrides is not checked; an unknown name is an error anywhere.
 
 mod bind;
 mod check;
@@ -18,6 +17,7 @@ mod environment;
 mod error;
 mod file;
 mod keys;
+mod paths;
 mod python;
 mod read;
 mod rules;
@@ -35,14 +35,13 @@ use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 pub use bind::Bind;
 pub(crate) use environment::CONFIG_VARIABLE;
 pub use environment::Environment;
 pub use error::{Complaint, ConfigError, ConfigErrors};
 pub use python::{Python, PythonSource};
 pub use target::Target;
+pub use trusted::Proxy;
 pub(crate) use trusted::forwarded_allow_ips;
 pub(crate) use value::{Layer, Setting, Value};
 
@@ -398,7 +397,7 @@ impl Default for WebSocket {
 /// `[http]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Http {
-    /// What becomes of fields with an underscore in their name, of which CGI makes the same variable as of a hyphen.
+    /// CGI makes the same variable of an underscore as of a hyphen.
     pub underscores: Underscores,
 }
 
@@ -412,29 +411,6 @@ pub enum Underscores {
     Refuse,
     /// The application gets them.
     Allow,
-}
-
-/// `[proxy]`: the peers whose `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Request-ID` are believed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proxy {
-    /// Everybody.
-    pub all: bool,
-    /// Peers on unix sockets.
-    pub unix: bool,
-    /// Peers with an address in one of these; none twice.
-    pub networks: Vec<IpNet>,
-}
-
-impl Proxy {
-    /// Nobody.
-    pub const NOBODY: Self = Self { all: false, unix: false, networks: Vec::new() };
-}
-
-impl Default for Proxy {
-    /// What is on this machine: `["loopback", "unix"]`.
-    fn default() -> Self {
-        Self { all: false, unix: true, networks: trusted::loopback().to_vec() }
-    }
 }
 
 /// `[listen]`: only without socket activation.

@@ -83,7 +83,11 @@ pub(crate) fn configured(
         on_path(name, environment, cwd).ok_or_else(|| {
             let complaint = Complaint::new("is not on PATH");
             if directory.join(name).exists() {
-                complaint.hint(format!("write \"./{}\" for the one in {}", name.display(), directory.display()))
+                complaint.hint(format!(
+                    "write \"./{}\" for the one in {}",
+                    name.display(),
+                    directory.display()
+                ))
             } else {
                 complaint.hint(format!("name its full path; PATH is {}", shown_path(environment)))
             }
@@ -234,8 +238,12 @@ mod tests {
         let link = place.join("app/.venv/bin/python");
         std::os::unix::fs::symlink(real, &link).unwrap();
         assert_eq!(find(&place, &[]).0.unwrap().path, link);
-        let named =
-            configured(OsStr::new(".venv/bin/python"), &place.join("app"), &Environment::default(), Path::new("/"));
+        let named = configured(
+            OsStr::new(".venv/bin/python"),
+            &place.join("app"),
+            &Environment::default(),
+            Path::new("/"),
+        );
         assert_eq!(named.unwrap(), Python { path: link, source: PythonSource::Configured });
     }
 
@@ -287,7 +295,8 @@ mod tests {
             ("bare", "is not on PATH", "write \"./bare\""),
         ] {
             let complaint =
-                configured(OsStr::new(text), Path::new(&app), &Environment::default(), place.path()).unwrap_err();
+                configured(OsStr::new(text), Path::new(&app), &Environment::default(), place.path())
+                    .unwrap_err();
             assert!(complaint.reason.contains(reason), "{text}: {complaint}");
             assert!(complaint.hint.as_ref().unwrap().contains(hint), "{text}: {complaint}");
         }
@@ -298,7 +307,8 @@ mod tests {
         let place = Place::new();
         let python = place.python("opt/python3.13");
         let environment = [("PATH", place.join("opt"))].into_iter().collect();
-        let found = configured(OsStr::new("python3.13"), Path::new("/"), &environment, Path::new("/")).unwrap();
+        let found =
+            configured(OsStr::new("python3.13"), Path::new("/"), &environment, Path::new("/")).unwrap();
         assert_eq!(found, Python { path: python, source: PythonSource::Configured });
     }
 
@@ -307,7 +317,8 @@ mod tests {
         let place = Place::new();
         let python = place.file("python", b"", 0o700);
         let text = python.display().to_string();
-        let check = move || configured(OsStr::new(&text), Path::new("/"), &Environment::default(), Path::new("/"));
+        let check =
+            move || configured(OsStr::new(&text), Path::new("/"), &Environment::default(), Path::new("/"));
         if nix::unistd::geteuid().is_root() {
             let complaint = as_nobody(check).unwrap_err();
             assert!(complaint.reason.contains("cannot be executed"), "{complaint}");

@@ -6,7 +6,30 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::value::Setting;
-use super::{Complaint, Proxy, Value, read};
+use super::{Complaint, Value, read};
+
+/// `[proxy]`: the peers whose `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Request-ID` are believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// Everybody.
+    pub all: bool,
+    /// Peers on unix sockets.
+    pub unix: bool,
+    /// Peers with an address in one of these; none twice.
+    pub networks: Vec<IpNet>,
+}
+
+impl Proxy {
+    /// Nobody.
+    pub const NOBODY: Self = Self { all: false, unix: false, networks: Vec::new() };
+}
+
+impl Default for Proxy {
+    /// What is on this machine: `["loopback", "unix"]`.
+    fn default() -> Self {
+        Self { all: false, unix: true, networks: loopback().to_vec() }
+    }
+}
 
 /// This machine itself.
 const LOOPBACK: &str = "loopback";
@@ -18,7 +41,7 @@ const ALL: &str = "all";
 const EXAMPLES: &str = "write \"loopback\", \"unix\", an address, a network as \"10.0.0.0/8\", or \"all\"";
 
 /// The networks of the word `loopback`.
-pub(super) fn loopback() -> [IpNet; 2] {
+fn loopback() -> [IpNet; 2] {
     let v4 = Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8);
     let v6 = Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128);
     [v4.into(), v6.into()]
@@ -56,7 +79,9 @@ fn network(word: &str) -> Result<IpNet, Complaint> {
         if network.trunc() == network {
             return Ok(network);
         }
-        return Err(complaint("has bits outside of its prefix").hint(format!("write \"{}\"", network.trunc())));
+        return Err(
+            complaint("has bits outside of its prefix").hint(format!("write \"{}\"", network.trunc()))
+        );
     }
     Err(match word {
         "*" => complaint("is not a word of this key").hint("write \"all\""),
@@ -66,7 +91,9 @@ fn network(word: &str) -> Result<IpNet, Complaint> {
             complaint("is a path; a peer on a unix socket has none").hint("write \"unix\" for all of them")
         }
         word => match super::keys::nearest(word, [LOOPBACK, UNIX, ALL]) {
-            Some(near) => complaint("is neither an address nor a network").hint(format!("did you mean \"{near}\"?")),
+            Some(near) => {
+                complaint("is neither an address nor a network").hint(format!("did you mean \"{near}\"?"))
+            }
             None => complaint("is neither an address nor a network").hint(EXAMPLES),
         },
     })
@@ -101,7 +128,15 @@ mod tests {
     #[test]
     fn peers_are_words_addresses_and_networks() {
         let proxy = read_from(
-            Value::list(["loopback", "unix", "10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "::1", "::ffff:192.0.2.1"]),
+            Value::list([
+                "loopback",
+                "unix",
+                "10.0.0.0/8",
+                "192.0.2.1",
+                "2001:db8::/32",
+                "::1",
+                "::ffff:192.0.2.1",
+            ]),
             Source::File,
         );
         let expected = networks(&["127.0.0.0/8", "::1/128", "10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32"]);

@@ -7,8 +7,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{GetAll, HeaderMap, HeaderName};
 use http::HeaderValue;
+use http::header::{GetAll, HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -88,9 +88,7 @@ fn https(fields: &GetAll<'_, HeaderValue>) -> Option<bool> {
 }
 
 /// The elements of a list over all of its fields (RFC 9110 §5.6.1), the last one first; empty ones do not count.
-fn elements_from_the_right<'h>(
-    fields: &GetAll<'h, HeaderValue>,
-) -> impl Iterator<Item = &'h [u8]> + use<'h> {
+fn elements_from_the_right<'h>(fields: &GetAll<'h, HeaderValue>) -> impl Iterator<Item = &'h [u8]> + use<'h> {
     fields
         .iter()
         .rev()
@@ -120,7 +118,7 @@ mod tests {
         TrustedPeers { all: false, unix: true, networks }
     }
 
-    fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
+    fn headers(name: &HeaderName, values: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(name.clone(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
@@ -129,7 +127,7 @@ mod tests {
     }
 
     fn found(values: &[&str], trusted: &TrustedPeers) -> Option<String> {
-        let headers = headers(X_FORWARDED_FOR, values);
+        let headers = headers(&X_FORWARDED_FOR, values);
         let client = Forwarded::read(&headers, trusted).client?;
         Some(if client.port() == 0 { client.ip().to_string() } else { client.to_string() })
     }
@@ -221,7 +219,7 @@ mod tests {
             (&[""], None),
             (&[], None),
         ] {
-            let headers = headers(X_FORWARDED_PROTO, values);
+            let headers = headers(&X_FORWARDED_PROTO, values);
             assert_eq!(Forwarded::read(&headers, &trusted(&NEAR)).https, https, "{values:?}");
         }
     }
@@ -266,7 +264,19 @@ mod tests {
         let near = trusted(&NEAR);
         let hops = ["10.0.0.1", "127.0.0.1:80", "[::1]", "::1", "::ffff:10.2.2.2", "unix:", ""];
         let lies = [
-            "198.51.100.66", "10.6.6.6", "127.0.0.1", "unix:", "unknown", "", "[", "\"", ";", ":", "%", "\u{ff}", "::1",
+            "198.51.100.66",
+            "10.6.6.6",
+            "127.0.0.1",
+            "unix:",
+            "unknown",
+            "",
+            "[",
+            "\"",
+            ";",
+            ":",
+            "%",
+            "\u{ff}",
+            "::1",
             "192.0.2.1",
         ];
         let mut random = Random(0x9E37_79B9_7F4A_7C15);
@@ -277,10 +287,11 @@ mod tests {
                 .collect();
             let mut values = sent;
             let client = random.pick(&["192.0.2.1", "2001:db8::1", "[2001:db8::1]:4711"]);
-            for hop in std::iter::once(client).chain((0..random.below(4)).map(|_| random.pick(&hops)).collect::<Vec<_>>())
+            for hop in std::iter::once(client)
+                .chain((0..random.below(4)).map(|_| random.pick(&hops)).collect::<Vec<_>>())
             {
                 match values.last_mut() {
-                    Some(last) if random.below(2) == 0 => last.push_str(&format!(", {hop}")),
+                    Some(last) if random.below(2) == 0 => last.extend([", ", hop]),
                     _ => values.push(hop.to_owned()),
                 }
             }
@@ -294,14 +305,19 @@ mod tests {
     fn no_bytes_make_the_reader_panic_or_give_an_address_that_was_not_sent() {
         let near = trusted(&NEAR);
         let mut random = Random(7);
-        let alphabet: Vec<u8> = (b' '..=b'~').chain([b'\t', 0x80, 0xff]).chain(*b"0123456789.:[],,::..").collect();
+        let alphabet: Vec<u8> =
+            (b' '..=b'~').chain([b'\t', 0x80, 0xff]).chain(*b"0123456789.:[],,::..").collect();
         for round in 0..20_000 {
-            let bytes: Vec<u8> = (0..random.below(40)).map(|_| alphabet[random.below(alphabet.len())]).collect();
+            let bytes: Vec<u8> =
+                (0..random.below(40)).map(|_| alphabet[random.below(alphabet.len())]).collect();
             let mut headers = HeaderMap::new();
             headers.append(X_FORWARDED_FOR, HeaderValue::from_bytes(&bytes).unwrap());
             headers.append(X_FORWARDED_PROTO, HeaderValue::from_bytes(&bytes).unwrap());
             let Forwarded { client, https } = Forwarded::read(&headers, &near);
-            assert!(https.is_none() || bytes.to_ascii_lowercase().windows(2).any(|pair| pair == b"ws" || pair == b"tp"));
+            assert!(
+                https.is_none()
+                    || bytes.to_ascii_lowercase().windows(2).any(|pair| pair == b"ws" || pair == b"tp")
+            );
             if let Some(client) = client {
                 let text = String::from_utf8_lossy(&bytes).into_owned();
                 let sent = |element: &str| {
@@ -310,7 +326,8 @@ mod tests {
                     element.parse::<SocketAddr>().map(|both| both.ip()).or_else(|_| bare.parse()).ok()
                 };
                 assert!(
-                    text.split(',').any(|element| sent(element).map(|ip| ip.to_canonical()) == Some(client.ip())),
+                    text.split(',')
+                        .any(|element| sent(element).map(|ip| ip.to_canonical()) == Some(client.ip())),
                     "round {round}: {client} of {text:?}"
                 );
             }

@@ -30,7 +30,7 @@ impl<'h> Seen<'h> {
             let name = name.as_str().as_bytes();
             seen.len += name.len() + value.len() + 4;
             // All bytes, not until the first: so that many are looked at in one instruction.
-            seen.underscore |= name.iter().fold(false, |found, byte| found | (*byte == b'_'));
+            seen.underscore |= name.iter().fold(0, |found, byte| found | u8::from(*byte == b'_')) > 0;
             match name {
                 b"host" => seen.n_hosts += 1,
                 b"proxy" => seen.proxy = true,
@@ -99,7 +99,10 @@ pub(super) fn check(
         );
     }
     if seen.underscore && underscores == Underscores::Refuse {
-        return refuse(StatusCode::BAD_REQUEST, "the name of a field has an underscore, which is refused here");
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            "the name of a field has an underscore, which is refused here",
+        );
     }
     Ok(())
 }

@@ -115,7 +115,11 @@ mod tests {
 
     #[test]
     fn an_id_that_is_not_taken_over_is_shown_in_printable_characters() {
-        for (id, text) in [(&b"a b"[..], "a b".to_owned()), (b"a\t\xff", "a\\t\\xff".to_owned()), (&[b'x'; 200], "x".repeat(128))] {
+        for (id, text) in [
+            (&b"a b"[..], "a b".to_owned()),
+            (b"a\t\xff", "a\\t\\xff".to_owned()),
+            (&[b'x'; 200], "x".repeat(128)),
+        ] {
             assert_eq!(shown(&HeaderValue::from_bytes(id).unwrap()), text);
         }
     }

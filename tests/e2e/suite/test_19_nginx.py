@@ -8,6 +8,8 @@ import pytest
 from websocket import WebSocket, closings
 
 FRONT = ("127.0.0.1", 8080)
+# As if it spoke TLS.
+SECURE = ("127.0.0.1", 8081)
 UNIT = "front.service"
 # README.md's `map`, `upstream` and `location`, and around them what every nginx has.
 CONFIGURATION = """
@@ -34,8 +36,20 @@ http {
             proxy_set_header Host $host;
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
             proxy_set_header X-Forwarded-Proto $scheme;
+            proxy_set_header X-Request-ID $request_id;
             proxy_set_header Upgrade $http_upgrade;
             proxy_set_header Connection $connection_upgrade;
+        }
+    }
+    server {
+        listen 127.0.0.1:8081;
+        location / {
+            proxy_pass http://rgun;
+            proxy_http_version 1.1;
+            proxy_set_header Host $host;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header X-Forwarded-Proto https;
+            proxy_set_header Connection "";
         }
     }
 }
@@ -113,3 +127,25 @@ def test_an_upload_arrives_byte_for_byte(app, shop_data):
     answer = host.request("PUT", "/upload/raw?name=front.bin", content, address=FRONT)
     assert answer.status == 200, answer.text
     assert hashlib.sha256(content).hexdigest() in answer.text
+
+
+@pytest.mark.parametrize("target", ["shop.wsgi", "shop.asgi"])
+def test_a_site_that_redirects_to_https_is_served_over_it(target, shop_data):
+    host.configure(target, "/srv/shop", env={"SHOP_DATA": str(shop_data), "SHOP_SSL_REDIRECT": "1"})
+    host.reload()
+    answer = host.request("GET", "/", address=SECURE)
+    assert answer.status == 200, answer.headers
+    answer = get("/")
+    assert (answer.status, answer.headers["location"]) == (301, "https://127.0.0.1/")
+
+
+def test_an_entry_of_the_journal_names_the_client_before_the_proxy(app):
+    host.configure("live", app, extra="[log]\naccess = true\n")
+    host.reload()
+    since = host.journal_cursor()
+    answer = host.request("GET", "/", headers={"X-Forwarded-For": "192.0.2.66"}, address=FRONT)
+    identity = answer.headers["x-request-id"]
+    (entry,) = host.wait_for("an entry", lambda: host.journal(since, RGUN_REQUEST_ID=identity))
+    assert entry["RGUN_CLIENT"] == "192.0.2.66", (
+        "loopback is trusted, and so the client is what nginx was told"
+    )

@@ -1,8 +1,10 @@
 """A small Django project in one file."""
 
+import os
 from pathlib import Path
 
 from django.conf import settings
+from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.http import FileResponse, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
@@ -12,7 +14,9 @@ settings.configure(
     SECRET_KEY="for tests",
     ALLOWED_HOSTS=["*"],
     ROOT_URLCONF=__name__,
+    SECURE_SSL_REDIRECT=os.environ.get("SSL_REDIRECT") == "1",
     MIDDLEWARE=[
+        "django.middleware.security.SecurityMiddleware",
         "django.middleware.common.CommonMiddleware",
         "django.middleware.http.ConditionalGetMiddleware",
     ],
@@ -58,6 +62,13 @@ urlpatterns = [
     path("stream", stream),
     path("file", file),
     path("fail", fail),
+    path(
+        "where",
+        lambda request: JsonResponse(
+            {"url": request.build_absolute_uri(), "client": request.META["REMOTE_ADDR"]}
+        ),
+    ),
 ]
 
 application = get_wsgi_application()
+asgi = get_asgi_application()

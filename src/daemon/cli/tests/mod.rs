@@ -7,6 +7,7 @@ use super::*;
 use crate::config::testing::Place;
 use crate::config::{Count, Interface, Level, PythonSource};
 
+mod guides;
 mod reload;
 mod uvicorn;
 
@@ -483,119 +484,6 @@ fn gunicorns_own_variable_is_warned_about() {
 }
 
 #[test]
-fn addresses_of_the_guides_are_those_of_gunicorn() {
-    let shell = Shell::new();
-    for (typed, address) in [
-        ("--bind=127.0.0.1", "127.0.0.1:8000"),
-        ("--bind 0.0.0.0", "0.0.0.0:8000"),
-        ("-b 0:8000", "0.0.0.0:8000"),
-        ("-b :8000", "0.0.0.0:8000"),
-        ("-b localhost", "localhost:8000"),
-        ("-b [::]", "[::]:8000"),
-        ("-b unix:/run/x.sock", "unix:/run/x.sock"),
-    ] {
-        let listen = shell.sound(&format!("a {typed}")).config.listen;
-        assert_eq!((listen.bind[0].to_string().as_str(), listen.explicit), (address, true), "{typed}");
-    }
-}
-
-#[test]
-fn a_flag_apart_from_its_hyphens_or_with_one_is_named() {
-    let shell = Shell::new();
-    for (line, meant) in [
-        ("a -- bind 0:8000", "'-- bind' is no flag: did you mean --bind?"),
-        ("a --workers 2 -- bind=0:8000", "'-- bind=0:8000' is no flag: did you mean --bind=0:8000?"),
-        ("-- workers 3", "'-- workers' is no flag: did you mean --workers?"),
-        ("a -- forwarded-allow-ips *", "did you mean --forwarded-allow-ips?"),
-        ("a -bind 0:8000", "'-bind' is no flag: did you mean --bind?"),
-        ("check a -- bind 0:8000", "did you mean --bind?"),
-    ] {
-        let text = shell.refused(line);
-        assert!(text.contains(meant), "{line}: {text}");
-    }
-    assert_eq!(shell.sound("-- bind").config.app.target.to_string(), "bind:application", "may be a module");
-    assert!(shell.refused("a -- b c").contains("'b'"));
-}
-
-#[test]
-fn port_is_listened_on_when_nothing_else_says_where() {
-    let shell = Shell::new();
-    let listen = |variables: &[(&str, &str)], args: &[&str]| {
-        let listen = shell.run_with(variables, args).unwrap().config.listen;
-        (listen.bind[0].to_string(), listen.explicit)
-    };
-    let port = ("PORT", "5000");
-    assert_eq!(listen(&[port], &["a"]), ("0.0.0.0:5000".to_owned(), false));
-    assert_eq!(listen(&[("PORT", "")], &["a"]), ("127.0.0.1:8000".to_owned(), false));
-    assert_eq!(listen(&[port], &["a", "--bind", ":80"]), ("0.0.0.0:80".to_owned(), true));
-    assert_eq!(listen(&[port], &["a", "--port", "81"]), ("127.0.0.1:81".to_owned(), true));
-    assert_eq!(listen(&[port, ("RGUN_LISTEN_BIND", ":82")], &["a"]), ("0.0.0.0:82".to_owned(), true));
-    shell.default_file(&format!("{SITE}[listen]\nbind = \":83\"\n"));
-    assert_eq!(listen(&[port], &[]), ("0.0.0.0:83".to_owned(), true));
-    // systemd says where, whatever else stands in the environment.
-    assert_eq!(listen(&[("PORT", "x"), ("LISTEN_FDS", "1")], &["a"]), ("127.0.0.1:8000".to_owned(), false));
-    for bad in ["http", "-1", "65536", "+80", "80 ", "tcp://10.0.0.1:80", "0:80"] {
-        let failure = shell.run_with(&[("PORT", bad)], &["a"]).unwrap_err();
-        assert_eq!(failure.status, CONFIG, "{bad}");
-        let start = format!("PORT: listen.bind = {bad:?}: \"{bad}\" is not a port\n    hint: set PORT to a number");
-        assert!(failure.text.starts_with(&start), "{failure}");
-    }
-}
-
-#[test]
-fn script_name_in_the_environment_is_warned_about_unless_the_root_path_is_set() {
-    let shell = Shell::new();
-    let warnings = |args: &[&str]| shell.run_with(&[("SCRIPT_NAME", "/shop")], args).unwrap().warnings;
-    let [warning] = &*warnings(&["a"]) else { panic!() };
-    assert!(warning.starts_with("SCRIPT_NAME=/shop: ignored; ") && warning.contains("app.root_path"), "{warning}");
-    assert_eq!(warnings(&["a", "--root-path", "/shop"]), [""; 0]);
-    assert_eq!(warnings(&["a", "--root-path", ""]), [""; 0]);
-}
-
-#[test]
-fn trusted_proxies_are_said_as_for_gunicorn_and_uvicorn() {
-    let shell = Shell::new();
-    let proxy = |variables: &[(&str, &str)], line: &str| {
-        shell.run_with(variables, &line.split(' ').collect::<Vec<_>>()).unwrap().config.proxy
-    };
-    let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-    let near = config::Proxy::default();
-    let one = config::Proxy { all: false, unix: true, networks: networks(&["10.0.0.1/32"]) };
-    for (line, expected) in [
-        ("a", &near),
-        ("a --proxy-headers", &near),
-        ("a --no-proxy-headers", &config::Proxy::NOBODY),
-        ("a --proxy-headers --no-proxy-headers", &config::Proxy::NOBODY),
-        ("a --no-proxy-headers --proxy-headers", &near),
-        ("a --forwarded-allow-ips 10.0.0.1", &one),
-        ("a --proxy-headers --forwarded-allow-ips=10.0.0.1", &one),
-        ("a --no-proxy-headers --forwarded-allow-ips=10.0.0.1", &config::Proxy::NOBODY),
-        ("a --forwarded-allow-ips=", &config::Proxy::NOBODY),
-    ] {
-        assert_eq!(&proxy(&[], line), expected, "{line}");
-    }
-    assert!(proxy(&[], "a --forwarded-allow-ips *").all);
-    let variable = [("FORWARDED_ALLOW_IPS", "10.0.0.1")];
-    assert_eq!(proxy(&variable, "a"), one);
-    assert_eq!(proxy(&variable, "a --no-proxy-headers"), config::Proxy::NOBODY);
-    assert_eq!(proxy(&[("FORWARDED_ALLOW_IPS", "")], "a"), config::Proxy::NOBODY);
-}
-
-#[test]
-fn gunicorns_header_map_is_what_becomes_of_underscores() {
-    let shell = Shell::new();
-    for (typed, underscores) in [
-        ("drop", config::Underscores::Drop),
-        ("refuse", config::Underscores::Refuse),
-        ("dangerous", config::Underscores::Allow),
-        ("allow", config::Underscores::Allow),
-    ] {
-        let http = shell.sound(&format!("a --header-map {typed}")).config.http;
-        assert_eq!(http.underscores, underscores, "{typed}");
-    }
-}
-
-#[test]
 fn a_virtual_environment_that_is_gone_is_warned_about() {
     let invocation = Shell::new().run_with(&[("VIRTUAL_ENV", "/no/such/venv")], &["a"]).unwrap();
     assert!(invocation.warnings[0].contains("no /no/such/venv/bin/python"), "{:?}", invocation.warnings);
@@ -644,47 +532,6 @@ fn arguments_that_are_not_text_are_refused() {
     .unwrap_err();
     assert_eq!(failure.status, USAGE);
     assert!(failure.text.contains("UTF-8"), "{failure}");
-}
-
-#[test]
-fn paths_need_not_be_text() {
-    use std::os::unix::ffi::OsStringExt;
-    let shell = Shell::new();
-    let path = |name: &[u8]| shell.place.path().join(OsString::from_vec(name.to_vec()));
-    let app = path(b"caf\xe9");
-    std::fs::create_dir_all(app.join("bin")).unwrap();
-    std::fs::copy(shell.place.join(".venv/bin/python"), app.join("bin/python")).unwrap();
-    let file = path(b"\xfc.toml");
-    std::fs::write(&file, "[app]\ntarget = \"fromfile\"\n").unwrap();
-    let bytes = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
-    let parse = |args: Vec<OsString>, variables: Vec<(&str, OsString)>| {
-        let args = std::iter::once(OsString::from("rgun")).chain(args);
-        match parse_with(args, &variables.into_iter().collect(), shell.place.path(), Path::new("/no/such/file")) {
-            Ok(Command::Serve(invocation)) => invocation.config,
-            other => panic!("{other:?}"),
-        }
-    };
-    let config = parse(
-        vec![
-            bytes(b"--config=\xfc.toml"),
-            bytes(b"--chdir=caf\xe9"),
-            bytes(b"--python=bin/python"),
-            bytes(b"--pythonpath=l\xefb, /opt/lib"),
-            bytes(b"--app-dir=\xff"),
-        ],
-        vec![],
-    );
-    assert_eq!((&config.app.directory, &config.origin), (&app, &Some(file)));
-    assert_eq!(config.app.python.path, app.join("bin/python"));
-    let lib = app.join(bytes(b"l\xefb"));
-    assert_eq!(config.app.pythonpath, [app.join(bytes(b"\xff")), lib.clone(), PathBuf::from("/opt/lib")]);
-    let variables = vec![
-        ("RGUN_APP_DIRECTORY", app.clone().into_os_string()),
-        ("RGUN_APP_PYTHON", app.join("bin/python").into_os_string()),
-        ("RGUN_APP_PYTHONPATH", bytes(b"l\xefb")),
-    ];
-    let config = parse(vec!["a".into()], variables);
-    assert_eq!((config.app.directory, config.app.pythonpath), (app, vec![lib]));
 }
 
 #[test]

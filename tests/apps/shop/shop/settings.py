@@ -6,6 +6,7 @@ SHOP_DATA     directory of the database, uploads and generated files (default: `
 SHOP_SECRET   Django's SECRET_KEY (default: the file `secret` in SHOP_DATA, which `prepare` writes)
 SHOP_HOSTS    names the shop answers to, separated by spaces or commas (default: loopback names)
 SHOP_ORIGINS  CSRF_TRUSTED_ORIGINS, for a TLS proxy in front, the same way (default: none)
+SHOP_SSL_REDIRECT  1 sends every request that did not come over TLS there (default: off)
 SHOP_DEBUG    1 turns on Django's debug pages (default: off, as in production)
 
 Used by wsgi.py, asgi.py and manage.py. It configures no server: rgun's settings are rgun's.
@@ -104,6 +105,7 @@ STATIC_URL = "/static/"
 MEDIA_ROOT = DATA_DIR / "uploads"
 # Beside their destination, so that storing a large upload is a rename and not a second copy.
 FILE_UPLOAD_TEMP_DIR = DATA_DIR / "uploads"
+SECURE_SSL_REDIRECT = os.environ.get("SHOP_SSL_REDIRECT") == "1"
 X_FRAME_OPTIONS = "DENY"
 
 # Django's default sends the traceback of a failed view by mail and prints nothing when DEBUG is off:

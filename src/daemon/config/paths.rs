@@ -1,0 +1,96 @@
+//! Readers of paths: the application's directory, its interpreter's name, the directories to import from.
+//!
+//! The file system has bytes, and so have the command line and a variable: a path from there need not be UTF-8
+//! ([`Value::Bytes`]). In the file it is text.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::AccessFlags;
+
+use super::read::{strings, text};
+use super::value::{Setting, Source};
+use super::{Complaint, Value, python};
+
+/// A path, which need not be UTF-8.
+pub(super) fn path(setting: &Setting) -> Result<&OsStr, Complaint> {
+    match &setting.value {
+        Value::Bytes(bytes) => Ok(bytes),
+        _ => text(setting).map(OsStr::new),
+    }
+}
+
+/// A list of paths, with commas between them on the command line and in a variable.
+fn paths(setting: &Setting) -> Result<Vec<&OsStr>, Complaint> {
+    match &setting.value {
+        Value::Bytes(bytes) => {
+            let parts = bytes.as_bytes().split(|byte| *byte == b',');
+            Ok(parts.map(|part| OsStr::from_bytes(part.trim_ascii())).collect())
+        }
+        Value::List(items) if items.iter().any(|item| matches!(item, Value::Bytes(_))) => items
+            .iter()
+            .map(|item| match item {
+                Value::Text(text) => Ok(OsStr::new(text)),
+                Value::Bytes(bytes) => Ok(bytes.as_os_str()),
+                other => {
+                    Err(Complaint::new(format!("must be a list of paths, but has {} in it", other.kind())))
+                }
+            })
+            .collect(),
+        _ => Ok(strings(setting)?.into_iter().map(OsStr::new).collect()),
+    }
+}
+
+pub(super) fn directory(setting: &Setting, cwd: &Path) -> Result<PathBuf, Complaint> {
+    let path = Path::new(path(setting)?);
+    if path.as_os_str().is_empty() {
+        return Err(Complaint::new("is empty").hint("write the full path, e.g. \"/srv/mysite\""));
+    }
+    if path.is_relative() && setting.source != Source::CommandLine {
+        return Err(Complaint::new("is relative, and nothing says to what")
+            .hint("write the full path, e.g. \"/srv/mysite\""));
+    }
+    readable_directory(python::absolute(cwd, path))
+}
+
+pub(super) fn readable_directory(path: PathBuf) -> Result<PathBuf, Complaint> {
+    if path.as_os_str().as_encoded_bytes().contains(&0) {
+        return Err(Complaint::new("has a zero byte"));
+    }
+    match path.metadata() {
+        Ok(metadata) if !metadata.is_dir() => {
+            Err(Complaint::new("is not a directory").hint("name the directory that the application's module is in"))
+        }
+        Ok(_) => match python::may(&path, AccessFlags::R_OK | AccessFlags::X_OK) {
+            Ok(()) => Ok(path),
+            Err(errno) => Err(Complaint::new(format!("cannot be read: {}", errno.desc())).hint(format!(
+                "the user rgun runs as needs r and x on it, and ProtectHome= of the unit must not hide it: ls -ld {}",
+                path.display()
+            ))),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let shown = if path.is_symlink() { "is a link that leads nowhere" } else { "does not exist" };
+            Err(Complaint::new(shown).hint(format!("looked at {}", path.display())))
+        }
+        Err(error) => Err(Complaint::new(format!("cannot be reached: {error}"))
+            .hint(format!("the user rgun runs as needs x on every directory above: namei -l {}", path.display()))),
+    }
+}
+
+/// Relative entries are seen from the application's directory, as gunicorn does after its chdir.
+pub(super) fn pythonpath(setting: &Setting, base: &Path) -> Result<Vec<PathBuf>, Complaint> {
+    paths(setting)?
+        .into_iter()
+        .map(|entry| match entry.as_bytes() {
+            b"" => {
+                Err(Complaint::new("has an empty entry").hint("the application's directory is there already"))
+            }
+            bytes if bytes.contains(&b':') || bytes.contains(&0) => {
+                Err(Complaint::new(format!("has {} in it, which is not one path", Value::os(entry)))
+                    .hint("write a list in the file, commas on the command line"))
+            }
+            _ => Ok(python::absolute(base, Path::new(entry))),
+        })
+        .collect()
+}
