@@ -157,7 +157,7 @@ impl ClientCounts {
 /// Whom an address stands for. An IPv6 host may use any address of its network of 64 bits (RFC 8981), so that counts as
 /// one; somebody on a unix socket is none.
 fn client(peer: &Peer) -> Option<IpAddr> {
-    match peer.address.parse().ok()? {
+    match peer.ip? {
         IpAddr::V6(address) => Some(IpAddr::V6((address.to_bits() >> 64 << 64).into())),
         address @ IpAddr::V4(_) => Some(address),
     }
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     fn peer(address: &str) -> Peer {
-        Peer { address: address.to_owned(), port: 1 }
+        std::net::SocketAddr::new(address.parse().unwrap(), 1).into()
     }
 
     fn limited(most: u32) -> ClientCounts {
