@@ -15,6 +15,10 @@
 //! | `/block/MS` | holds the event loop for MS, then `Hello, world!` |
 //! | `/trailers` | `Hello, world!`, and the trailer `x-sum: 13` |
 //! | `/hints/MS` | early hints, MS later `Hello, world!` |
+//! | `/hint-flood/N` | N early hints of 4 KB one after the other, then nothing until the client is gone or it is cancelled |
+//! | `/floods` | how many of those have said all of their hints |
+//! | `/events`, `/events/MS` | a head alone, then `event`, and the end, when somebody asks for `/release`; MS before each |
+//! | `/silent-events` | a head alone, then nothing until the client is gone or it is cancelled |
 //! | `/lie-take` | takes back what it has taken |
 //! | `/codes` | how WebSockets ended, see `fake_websocket.rs`, which has what it does with those |
 
@@ -45,6 +49,10 @@ pub(crate) struct Loop {
     rings: Condvar,
     gone: AtomicU32,
     cancelled: AtomicU32,
+    floods: AtomicU32,
+    /// Events that may be said.
+    released: Mutex<u32>,
+    releases: Condvar,
     /// How WebSockets ended.
     ends: Mutex<VecDeque<String>>,
 }
@@ -77,8 +85,17 @@ struct Free<'w> {
 
 impl Loop {
     pub(crate) fn new(bell: OwnedFd) -> Self {
-        let (gone, cancelled) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { bell, rung: Mutex::new(0), rings: Condvar::new(), gone, cancelled, ends: Mutex::default() }
+        Self {
+            bell,
+            rung: Mutex::new(0),
+            rings: Condvar::new(),
+            gone: AtomicU32::new(0),
+            cancelled: AtomicU32::new(0),
+            floods: AtomicU32::new(0),
+            released: Mutex::new(0),
+            releases: Condvar::new(),
+            ends: Mutex::default(),
+        }
     }
 
     /// Has the event loop look.
@@ -302,6 +319,37 @@ impl Exchange<'_, '_> {
                 self.say(CompletionKind::Hints, &[link], b"", false)?;
                 thread::sleep(milliseconds(first.unwrap_or("0"))?);
                 self.text(200, "Hello, world!")
+            }
+            "hint-flood" => {
+                let value = format!("</{}.css>; rel=preload", "x".repeat(4000));
+                for _ in 0..first.unwrap_or("0").parse()? {
+                    self.say(CompletionKind::Hints, &[(b"link", value.as_bytes())], b"", false)?;
+                }
+                events.floods.fetch_add(1, Ordering::SeqCst);
+                inbox.wait_until_over();
+                self.finish()
+            }
+            "floods" => self.text(200, &format!("floods={}", events.floods.load(Ordering::SeqCst))),
+            "events" => {
+                let pause = first.map_or(Ok(Duration::ZERO), milliseconds)?;
+                thread::sleep(pause);
+                self.head(200, &[], Body::Inline(b""), false, false)?;
+                let waits = |released: &mut u32| *released == 0;
+                let released = events.releases.wait_while(lock(&events.released), waits);
+                *released.unwrap_or_else(PoisonError::into_inner) -= 1;
+                thread::sleep(pause);
+                self.send_inline(b"event")?;
+                self.finish()
+            }
+            "release" => {
+                *lock(&events.released) += 1;
+                events.releases.notify_all();
+                self.text(200, "released")
+            }
+            "silent-events" => {
+                self.head(200, &[], Body::Inline(b""), false, false)?;
+                inbox.wait_until_over();
+                self.finish()
             }
             "lie-take" => {
                 self.take(&mut body, 100)?;

@@ -458,16 +458,20 @@ impl Exchange {
         Ok(self.waker.take())
     }
 
-    /// Hints are of use before the head only; and what waits of them is bounded: they are hints.
+    /// Hints are of use before the head only. What waits of them is bounded, by number and by size; beyond that they are
+    /// dropped.
     fn take_hints(&mut self, fields: Option<Box<HeaderMap>>) -> Option<Waker> {
         if self.responded || self.client != Client::Waiting {
             return None;
         }
         match (&mut self.hints, fields) {
             (Some(hints), Some(fields)) => {
-                let room = usize::from(MOST_FIELDS).saturating_sub(hints.len());
-                for (name, value) in fields.iter().take(room) {
-                    hints.append(name, value.clone());
+                let len = hints.len() + fields.len();
+                let bytes = size(hints) + size(&fields);
+                if len <= usize::from(MOST_FIELDS) && bytes <= MAX_HINT_BYTES {
+                    for (name, value) in fields.iter() {
+                        hints.append(name, value.clone());
+                    }
                 }
             }
             (hints, fields) => *hints = fields,
@@ -599,6 +603,14 @@ impl Exchange {
         }
     }
 }
+
+/// Bytes of fields as they are written.
+fn size(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+/// Bytes of early hints that are put together into one interim answer.
+const MAX_HINT_BYTES: usize = 64 * 1024;
 
 /// With this status (101, Switching Protocols) a WebSocket is accepted.
 const ACCEPT: u16 = 101;

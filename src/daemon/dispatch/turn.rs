@@ -141,8 +141,9 @@ impl Dispatcher {
                 exchange.say_farewell(Duration::ZERO);
             }
         }
-        if kind == CompletionKind::Body && !done && worker.is_asgi() && !exchange.is_open_socket() {
-            // A stream of events lives as long as it says something.
+        let is_part = matches!(kind, CompletionKind::Respond | CompletionKind::Body);
+        if is_part && !exchange.has_ended() && !exchange.is_open_socket() {
+            // A stream of events lives as long as it says something; its head is the first that it says.
             worker.restart_clock(exchange, now);
         }
         let is_unheard = kind == CompletionKind::Respond && exchange.client_is_through();

@@ -59,7 +59,7 @@ impl Future for Answering {
                     if let (Some(hints), Some((served, asked))) = (ticket.hints(), &this.about)
                         && asked.knows_interim
                     {
-                        served.connection.hint(&head::early_hints(&hints));
+                        served.connection.hint(head::early_hints(&hints));
                     }
                     return Poll::Pending;
                 }

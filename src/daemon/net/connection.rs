@@ -120,6 +120,8 @@ pub struct Connection {
     has_hint: AtomicBool,
     /// An interim answer (RFC 9110 §15.2), to be written as soon as nothing else is under way.
     hint: Mutex<Vec<u8>>,
+    /// One has begun to be written, and the client has not taken all of it.
+    is_hinting: AtomicBool,
     /// Nothing will be read from it or written to it any more.
     over: AtomicBool,
     /// That was the daemon's end, and not the connection's.
@@ -147,6 +149,7 @@ impl Connection {
             broken: AtomicBool::new(false),
             has_hint: AtomicBool::new(false),
             hint: Mutex::default(),
+            is_hinting: AtomicBool::new(false),
             over: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             alarm: AtomicU32::new(0),
@@ -221,19 +224,28 @@ impl Connection {
         self.unread.load(Ordering::Relaxed) || self.phase() == Phase::Head
     }
 
-    /// Has an interim answer written, if it can be before [`Connection::take_hint`] takes it back.
-    pub fn hint(&self, bytes: &[u8]) {
-        self.hint.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+    /// Has an interim answer written, if it can be before [`Connection::take_hint`] takes it back. It is dropped while
+    /// another one is unwritten: they are hints, and whoever does not read them must not have them pile up.
+    pub fn hint(&self, bytes: Vec<u8>) {
+        if self.is_hinting.load(Ordering::Relaxed) || self.has_hint.load(Ordering::Relaxed) {
+            return;
+        }
+        *self.hint.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
         self.has_hint.store(true, Ordering::Relaxed);
     }
 
-    /// The interim answers that have not begun to be written.
+    /// The interim answer that has not begun to be written.
     pub fn take_hint(&self) -> Vec<u8> {
         if !self.has_hint.load(Ordering::Relaxed) {
             return Vec::new();
         }
         self.has_hint.store(false, Ordering::Relaxed);
         std::mem::take(&mut *self.hint.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// An interim answer has begun to be written, or all of it is out.
+    pub(super) fn set_hinting(&self, is_hinting: bool) {
+        self.is_hinting.store(is_hinting, Ordering::Relaxed);
     }
 
     /// Bytes have come.

@@ -141,6 +141,10 @@ impl Stream {
             let written = with_socket!(self, socket => Pin::new(socket).poll_write(cx, &self.hint));
             let written = ready!(self.note(written))?;
             self.hint.drain(..written);
+            if self.hint.is_empty() {
+                self.hint = Vec::new();
+                self.connection.set_hinting(false);
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -207,9 +211,11 @@ impl AsyncWrite for Stream {
         // hyper flushes when it has nothing more to write, and whenever it waits for an answer: now an interim one can
         // go between. But for that nothing is buffered here: sockets write through.
         let this = &mut *self;
-        let hint = this.connection.take_hint();
-        if !hint.is_empty() {
-            this.hint.extend_from_slice(&hint);
+        if this.hint.is_empty() {
+            this.hint = this.connection.take_hint();
+            if !this.hint.is_empty() {
+                this.connection.set_hinting(true);
+            }
         }
         this.poll_hint(cx)
     }

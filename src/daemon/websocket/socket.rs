@@ -253,14 +253,20 @@ impl Socket {
     /// Writes what there is. False: the client does not take it.
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, Gone> {
         loop {
-            if self.sender.can_add() {
-                if let Some(payload) = self.pong.take() {
-                    self.sender.pong(&payload);
-                }
-                match self.parting.take().as_deref() {
-                    None => {}
-                    Some(Parting::Bare) => self.sender.close(None),
-                    Some(Parting::With(code, reason)) => self.sender.close(Some((*code, reason))),
+            // A client that does not read, and goes on asking, has no more answers gathered for it than there is room for.
+            if self.sender.has_room()
+                && let Some(payload) = self.pong.take()
+            {
+                self.sender.pong(&payload);
+            }
+            if self.sender.can_add()
+                && let Some(parting) = self.parting.take()
+            {
+                // Nothing may follow.
+                self.pong = None;
+                match *parting {
+                    Parting::Bare => self.sender.close(None),
+                    Parting::With(code, reason) => self.sender.close(Some((code, &reason))),
                 }
             }
             if self.sender.is_empty() {

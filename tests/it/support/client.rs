@@ -129,6 +129,11 @@ impl Client {
         each!(&mut self.socket, socket => socket.write_all(bytes.as_ref()))
     }
 
+    /// From now on `try_send` fails when the daemon takes nothing for so long.
+    pub(crate) fn write_timeout(&self, timeout: Duration) {
+        each!(&self.socket, socket => socket.set_write_timeout(Some(timeout)).expect("a timeout that is not 0"));
+    }
+
     /// A request without a body, on a connection that stays.
     pub(crate) fn ask(&mut self, path: &str) -> &mut Self {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))

@@ -550,27 +550,43 @@ fn each_has_its_own_deadline_whatever_was_found_before() {
     assert_eq!(told_at(&mut rig, 25), "overdue /c, stubborn /b");
 }
 
-#[test]
-fn early_hints_that_nobody_takes_are_not_kept_without_bound() {
-    let mut rig = Rig::asgi(1);
-    let ticket = rig.submit(b"/");
-    let Some(Heard::Asked(exchange, _)) = rig.hear() else { panic!("it was not given") };
-    for round in 0..9 {
+impl Rig {
+    fn hint(&mut self, exchange: ExchangeId, fields: &[(String, Vec<u8>)]) {
         let kind = CompletionKind::Hints;
         let (end, done, text, more) = (false, false, false, false);
         let head = Completion { exchange, kind, end, done, text, more, status: 0, service: 0, slot: 0 };
         let (mut frame, body) = (Vec::new(), Body::Inline(b""));
-        head.encode(MOST_FIELDS, &body, &mut frame);
-        for nr in 0..MOST_FIELDS {
-            encode_field(format!("x-{round}-{nr}").as_bytes(), b"1", &mut frame).unwrap();
+        head.encode(u16::try_from(fields.len()).unwrap(), &body, &mut frame);
+        for (name, value) in fields {
+            encode_field(name.as_bytes(), value, &mut frame).unwrap();
         }
         body.encode(&mut frame);
-        assert!(rig.completions.push(&frame).unwrap());
-        rig.dispatcher.before_park();
+        assert!(self.completions.push(&frame).unwrap());
+        self.dispatcher.before_park();
     }
-    let mut ticket = ticket;
-    assert!(Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    assert_eq!(ticket.hints().unwrap().len(), usize::from(MOST_FIELDS));
-    rig.end(exchange);
-    assert!(poll(ticket).is_ready());
+}
+
+#[test]
+fn early_hints_that_nobody_takes_are_bounded_by_number_and_size() {
+    for (n_fields, len) in [(1024, 1), (1, 10_000)] {
+        let mut rig = Rig::asgi(1);
+        let mut ticket = rig.submit(b"/");
+        let Some(Heard::Asked(exchange, _)) = rig.hear() else { panic!("it was not given") };
+        for round in 0..90 {
+            let fields: Vec<_> =
+                (0..n_fields).map(|nr| (format!("x-{round}-{nr}"), vec![b'v'; len])).collect();
+            rig.hint(exchange, &fields);
+        }
+        assert!(Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let hints = ticket.hints().unwrap();
+        let bytes: usize = hints.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        assert!(hints.len() <= usize::from(MOST_FIELDS) && bytes <= 64 * 1024, "{} {bytes}", hints.len());
+        assert!(hints.len() >= 4 * n_fields, "several are put together: {}", hints.len());
+        // When they are taken there is room for more.
+        rig.hint(exchange, &[("x-next".to_owned(), b"1".to_vec())]);
+        assert!(Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!(ticket.hints().unwrap().contains_key("x-next"));
+        rig.end(exchange);
+        assert!(poll(ticket).is_ready());
+    }
 }
