@@ -9,8 +9,9 @@
 //!   Unstarted ──start──▶ Prepared ──first bytes──▶ Streaming ──▶ (Trailing) ──▶ Ended ──▶ Done
 //!       └───────────────── a WebSocket is accepted ──▶ Open ──────────────────────┘
 //! ```
-//! The head goes out with the first body bytes, so that an error before them still becomes a 500. *Ended*: the client
-//! has all of it, the application may still be at work. *Done*: it has returned, the slot is free.
+//! The head goes out with the first body bytes if they come at once ([`super::heads`]), so that an error before them
+//! still becomes a 500; else alone. *Ended*: the client has all of it, the application may still be at work. *Done*: it
+//! has returned, the slot is free.
 
 use std::cell::{Ref, RefMut};
 use std::collections::VecDeque;
@@ -37,7 +38,7 @@ use crate::wsgi::head::Head;
 pub(super) enum Stage {
     /// No `http.response.start`.
     Unstarted,
-    /// It has come; nothing is sent.
+    /// It has come, and no body; the head may have been sent.
     Prepared,
     /// The head is sent, the body is not complete.
     Streaming,
@@ -138,6 +139,8 @@ pub(crate) struct State {
     /// The head's, encoded, until they are sent.
     pub(super) fields: Vec<u8>,
     pub(super) is_head_sent: bool,
+    /// The head was sent alone, and is all that the client gets: a 204, a 304, or a `Content-Length` of 0.
+    pub(super) is_head_all: bool,
     /// Encoded.
     pub(super) trailers: Vec<u8>,
     pub(super) n_trailers: u16,
@@ -393,6 +396,7 @@ impl State {
             head: Head::default(),
             fields: Vec::new(),
             is_head_sent: false,
+            is_head_all: false,
             trailers: Vec::new(),
             n_trailers: 0,
             has_trailers: false,

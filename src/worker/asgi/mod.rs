@@ -2,7 +2,8 @@
 //!
 //! [`mod@run`] makes the loop and runs lifespan, [`turn`] claims frames and begins exchanges, [`scope`] makes the dictionary
 //! that describes a request. An [`exchange`] is what its `receive` ([`receive`]) and `send` ([`send`]) share;
-//! [`response`] turns messages into frames, [`head`] checks status and headers; [`websocket`] is what is different for
+//! [`response`] turns messages into frames, [`head`] checks status and headers, [`heads`] sends those that wait for no
+//! body; [`websocket`] is what is different for
 //! WebSockets. What is clearer in Python and not hot
 //! is in `asgi.py`. uvicorn's behaviour is the reference: texts of errors, order of keys, what is ignored and what is
 //! refused.
@@ -19,6 +20,7 @@
 mod awaitable;
 mod exchange;
 mod head;
+mod heads;
 mod outbox;
 mod receive;
 mod response;
@@ -42,6 +44,7 @@ use crate::python::load_module;
 use crate::worker::Worker;
 use awaitable::Sent;
 use exchange::{Exchange, Spare};
+use heads::Heads;
 use outbox::Outbox;
 use receive::Events;
 use scope::{Recent, Scopes};
@@ -88,6 +91,8 @@ struct Exchanges {
     held_up: std::collections::VecDeque<Py<Exchange>>,
     /// So many of them have not been looked at since the daemon has rung.
     unseen: usize,
+    /// Of those that run: whose heads are here and have not gone out.
+    heads: Heads,
     /// The last ones that are over.
     spares: Vec<Spare>,
 }

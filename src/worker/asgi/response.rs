@@ -30,11 +30,17 @@ const COPY_DETACHED: usize = 4 * CHUNK;
 pub(super) const NO_FIELDS: (u16, &[u8]) = (0, &[]);
 
 impl State {
-    /// `http.response.start`: kept until the first body bytes.
-    pub(super) fn prepare(&mut self, (head, fields): (Head, Vec<u8>), trailers: bool) -> PyResult<()> {
+    /// `http.response.start`: kept for the first part of the body, if that comes at once.
+    pub(super) fn prepare(
+        &mut self,
+        py: Python<'_>,
+        (head, fields): (Head, Vec<u8>),
+        trailers: bool,
+    ) -> PyResult<()> {
         self.set_head(head, fields)?;
         self.has_trailers = trailers;
         self.stage = Stage::Prepared;
+        self.served.exchanges(py).heads.push(self.id);
         Ok(())
     }
 
@@ -63,8 +69,7 @@ impl State {
         let mut until = len;
         if self.has_no_body() {
             until = 0;
-            if self.is_head && self.stage == Stage::Prepared && !more && self.head.length.is_none() && len > 0
-            {
+            if self.is_head && !self.is_head_sent && !more && self.head.length.is_none() && len > 0 {
                 // What the answer to GET would say.
                 self.head.add_length(len as u64, &mut self.fields)?;
             }
@@ -76,7 +81,7 @@ impl State {
                 // What has come is not sent either: it would only be reset.
                 return Err(shorter().into());
             }
-        } else if self.stage == Stage::Prepared && !more && len > INLINE_BODY && !self.has_trailers {
+        } else if !self.is_head_sent && !more && len > INLINE_BODY && !self.has_trailers {
             self.head.add_length(len as u64, &mut self.fields)?;
         }
         self.given += until as u64;
@@ -98,7 +103,8 @@ impl State {
         until: usize,
         carried: Carried,
     ) -> Result<(), Broken> {
-        if until == 0 && carried == (Carried::Body { end: false }) && self.is_head_sent {
+        let says_nothing = until == 0 && carried == (Carried::Body { end: false }) && self.is_head_sent;
+        if says_nothing || self.is_head_all {
             return Ok(());
         }
         // An empty part sends the head, as with uvicorn.
@@ -179,14 +185,14 @@ impl State {
             Some(length) if len > length => return Err(longer().into()),
             Some(length) if len < length => return Err(shorter().into()),
             Some(_) => {}
-            None if self.has_trailers => {}
+            None if self.has_trailers || self.is_head_sent => {}
             None => self.head.add_length(len, &mut self.fields)?,
         }
         self.given = len;
         let end = !self.has_trailers;
         let carried = Carried::Body { end };
         if self.has_no_body() || len == 0 {
-            self.send_inline(py, &[], carried)?;
+            self.pass_on(py, None, 0, carried)?;
         } else {
             let message = Report::File(self.id).encode();
             let worker = self.served.worker;
@@ -337,6 +343,7 @@ impl State {
             self.push(py, &self.completion(CompletionKind::Body, end, false), NO_FIELDS, body)?
         } else {
             self.is_head_sent = true;
+            self.served.exchanges(py).heads.remove(self.id);
             let mut fields = std::mem::take(&mut self.fields);
             let head = self.completion(CompletionKind::Respond, end, false);
             let at = self.push(py, &head, (self.head.n_fields, &fields), body)?;

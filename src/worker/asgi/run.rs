@@ -9,6 +9,7 @@ use pyo3::types::{PyCFunction, PyDict};
 use rgun_channel::control::{Interface, Lifespan, Loop as LoopChoice, Report};
 
 use super::awaitable::Sent;
+use super::heads::Heads;
 use super::outbox::Outbox;
 use super::receive::Events;
 use super::scope::Scopes;
@@ -120,6 +121,7 @@ impl Application {
                 free: (0..start.geometry.slots).rev().collect(),
                 held_up: std::collections::VecDeque::new(),
                 unseen: 0,
+                heads: Heads::default(),
                 spares: Vec::new(),
             }),
             scratch: Attached::default(),

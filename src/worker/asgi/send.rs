@@ -241,7 +241,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
     processed(slf, outcome)
 }
 
-/// A response's start, or that of one which denies a WebSocket. Nothing is to be sent yet, so nobody is owed a bell.
+/// A response's start, or that of one which denies a WebSocket. It is sent with what follows at once, or by a turn.
 pub(super) fn prepare(
     slf: &Bound<'_, Exchange>,
     status: &Bound<'_, PyAny>,
@@ -257,7 +257,13 @@ pub(super) fn prepare(
         (message, std::mem::take(&mut exchange.fields))
     };
     let head = head::encode(head::status_code(status, message)?, headers, fields)?;
-    unchanged(slf, Stage::Unstarted)?.prepare(head, trailers)
+    let served = {
+        let mut exchange = unchanged(slf, Stage::Unstarted)?;
+        exchange.prepare(slf.py(), head, trailers)?;
+        exchange.served
+    };
+    served.owe(slf.py());
+    Ok(())
 }
 
 /// The exchange, when its message has been read: that runs code of the application's (iterators, mappings, `__bool__`),

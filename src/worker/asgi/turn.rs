@@ -37,6 +37,8 @@ pub(super) struct Loop {
     is_eager: bool,
     /// The turn that is scheduled.
     turn: std::sync::OnceLock<Py<Turn>>,
+    /// The one that sends heads.
+    heads_turn: std::sync::OnceLock<Py<Turn>>,
     /// A turn is running, or scheduled: it will ring.
     will_ring: AtomicBool,
     /// What is still scheduled has nothing to do: the loop runs for the end of lifespan.
@@ -78,6 +80,7 @@ impl Loop {
             task_keywords,
             is_eager,
             turn: std::sync::OnceLock::new(),
+            heads_turn: std::sync::OnceLock::new(),
             will_ring: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
         })
@@ -106,8 +109,18 @@ impl Loop {
 #[derive(Debug)]
 pub(super) struct Turn {
     served: &'static Application,
-    /// Because the daemon has rung.
-    is_rung: bool,
+    cause: Cause,
+}
+
+/// Why there is a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// The last one, or whoever has sent something, has scheduled it.
+    Scheduled,
+    /// The daemon has rung.
+    Rung,
+    /// The loop has gone round since a head came ([`super::heads`]).
+    Heads,
 }
 
 #[pymethods]
@@ -116,7 +129,7 @@ impl Turn {
         // A child that goes on waiting on its parent's loop hears the bell, too.
         in_the_worker(py, None);
         let worker = self.served.worker;
-        if self.is_rung {
+        if self.cause == Cause::Rung {
             worker.hear_bell();
             self.served.has_been_given(py);
         }
@@ -124,7 +137,7 @@ impl Turn {
         if let Err(error) = py.check_signals() {
             worker.raised(py, error);
         }
-        self.served.turn(py).unwrap_or_else(|broken| worker.broken(&broken));
+        self.served.turn(py, self.cause).unwrap_or_else(|broken| worker.broken(&broken));
     }
 
     #[new]
@@ -136,10 +149,11 @@ impl Turn {
 impl Application {
     /// Has the loop watch the daemon's bell, and take a first turn when it runs.
     pub(super) fn watch(&'static self, py: Python<'_>) -> PyResult<()> {
-        let turn = Py::new(py, Turn { served: self, is_rung: false })?;
+        let turn = |cause| Turn { served: self, cause };
         // Set once: an application is watched once.
-        let _ = self.event_loop.turn.set(turn);
-        let rung = Turn { served: self, is_rung: true };
+        let _ = self.event_loop.turn.set(Py::new(py, turn(Cause::Scheduled))?);
+        let _ = self.event_loop.heads_turn.set(Py::new(py, turn(Cause::Heads))?);
+        let rung = turn(Cause::Rung);
         let arguments = (self.worker.bell(), rung);
         self.event_loop.object.call_method1(py, intern!(py, "add_reader"), arguments)?;
         self.owe(py);
@@ -171,7 +185,21 @@ impl Application {
         }
     }
 
-    fn turn(&'static self, py: Python<'_>) -> Result<(), Broken> {
+    /// Has heads for which no body has come sent when the loop has gone round.
+    fn schedule_heads(&self, py: Python<'_>) {
+        let Some(turn) = self.event_loop.heads_turn.get() else { return };
+        if !self.exchanges(py).heads.begin_round() {
+            return;
+        }
+        if let Err(error) = self.event_loop.call_soon(py, turn) {
+            // As in `schedule`.
+            self.exchanges(py).heads.break_off_round();
+            self.worker.ring_itself();
+            self.worker.raised(py, error);
+        }
+    }
+
+    fn turn(&'static self, py: Python<'_>, cause: Cause) -> Result<(), Broken> {
         if self.event_loop.is_over.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -180,6 +208,9 @@ impl Application {
         sleepers.rise();
         self.event_loop.will_ring.store(true, Ordering::Relaxed);
         let has_unseen = self.outbox.flush(&worker.output)? && self.go_on(py)?;
+        if cause == Cause::Heads {
+            self.send_heads(py)?;
+        }
         let mut frame = self.claimed.take(py);
         let mut n_frames = 0;
         while n_frames < MOST_FRAMES && worker.claim(&mut frame)? {
@@ -196,6 +227,7 @@ impl Application {
             self.reap(py)?;
         }
         self.outbox.ring(&worker.output);
+        self.schedule_heads(py);
         if worker.is_stopping() && self.n_running(py) == 0 && !self.outbox.is_backed_up() {
             super::awaitable::wake(py, worker, vec![self.event_loop.over.clone_ref(py)]);
             return Ok(());

@@ -1,0 +1,105 @@
+"""When an ASGI answer's head goes out: with the body if that comes at once, else before it."""
+
+import subprocess
+
+import pytest
+from conftest import APPS
+from fake_channel import BODY, END, RAISED, RESPOND
+
+
+@pytest.fixture(scope="module", params=["asyncio", "uvloop"])
+def worker(fakes, python, request):
+    """One worker for all of them, on each loop."""
+    if request.param == "uvloop" and subprocess.run([python, "-c", "import uvloop"], check=False).returncode:
+        pytest.skip(f"SKIPPED: {python} has no uvloop")
+    worker = fakes().spawn("asgi_heads", APPS, loop=request.param).ready()
+    yield worker
+    assert worker.stop() == 0, worker.daemon.output()
+    assert "Traceback" not in worker.daemon.output(), worker.daemon.output()
+
+
+def begin(worker, path, *request, **more):
+    """Submits a request and waits for the head of its answer."""
+    exchange = worker.submit(path, *request, **more)
+    answer = worker.until(exchange, lambda answer: answer.status, "a head")
+    assert not answer.done
+    return exchange, answer
+
+
+def open_gate(worker, name):
+    assert worker.ask(f"/open/{name}").body == b"open"
+
+
+@pytest.mark.parametrize("case", ["at_once", "after_a_round"])
+def test_a_body_that_comes_at_once_is_in_the_frame_of_its_head(worker, case):
+    for _ in range(20):
+        answer = worker.ask(f"/{case}")
+        assert [frame[0] for frame in answer.frames][:1] == [RESPOND]
+        assert (answer.frames[0][1] & END, answer.body) == (END, b"all"), answer
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_head_goes_out_before_a_body_that_comes_later(worker, method):
+    exchange, answer = begin(worker, f"/late/{method}", method)
+    assert (answer.status, answer.frames, answer.body) == (200, [(RESPOND, 0, 200)], b"")
+    open_gate(worker, f"late/{method}")
+    answer = worker.whole(exchange)
+    assert answer.body == (b"xxxx" if method == "GET" else b"")
+    assert answer.raised == []
+
+
+def test_a_head_that_went_out_alone_promises_no_length(worker):
+    exchange, _ = begin(worker, "/late/large?200000")
+    open_gate(worker, "late/large")
+    answer = worker.whole(exchange)
+    assert (len(answer.body), answer.fields) == (200_000, [])
+
+
+@pytest.mark.parametrize("case", ["late_with_status/204?204", "late_with_status/304?304", "late_and_empty/0"])
+def test_an_answer_without_a_body_is_complete_with_its_head(worker, case):
+    exchange, answer = begin(worker, f"/{case}")
+    assert (answer.end, answer.body) == (True, b"")
+    open_gate(worker, case.partition("?")[0])
+    answer = worker.whole(exchange)
+    assert ([frame[0] for frame in answer.frames], answer.raised) == ([RESPOND, BODY], [])
+
+
+def test_a_file_may_follow_a_head_that_went_out_alone(worker):
+    exchange, _ = begin(worker, "/late_file/1")
+    open_gate(worker, "late_file/1")
+    answer = worker.whole(exchange)
+    assert answer.file == (0, (APPS / "asgi_heads.py").stat().st_size)
+    assert ([frame[0] for frame in answer.frames][:2], answer.fields) == ([RESPOND, BODY], [])
+
+
+def test_trailers_may_follow_a_head_that_went_out_alone(worker):
+    exchange, _ = begin(worker, "/late_trailers/1")
+    open_gate(worker, "late_trailers/1")
+    answer = worker.whole(exchange)
+    assert (answer.body, answer.trailers) == (b"body", [(b"x-sum", b"4")])
+
+
+def test_the_head_of_a_denial_goes_out_before_a_body_that_comes_later(worker):
+    exchange, answer = begin(worker, "/denies_late/1", websocket=True)
+    assert answer.status == 401
+    open_gate(worker, "denies_late/1")
+    assert worker.whole(exchange).body == b"denied"
+
+
+def test_an_exception_at_once_after_the_start_sends_no_head(worker):
+    answer = worker.ask("/raises_at_once")
+    assert (answer.status, answer.raised) == (0, ["ValueError: at once"])
+
+
+def test_an_exception_after_the_head_is_reported(worker):
+    exchange, _ = begin(worker, "/raises_late/1")
+    open_gate(worker, "raises_late/1")
+    answer = worker.whole(exchange)
+    assert ([frame[0] for frame in answer.frames], answer.raised) == ([RESPOND, RAISED], ["ValueError: late"])
+
+
+def test_a_body_that_is_forgotten_is_reported_although_the_client_has_all(worker):
+    exchange, answer = begin(worker, "/returns_late/1")
+    assert answer.end
+    open_gate(worker, "returns_late/1")
+    assert worker.whole(exchange).raised == ["ASGI callable returned without completing response."]
