@@ -5,6 +5,7 @@ import subprocess
 import pytest
 from conftest import APPS
 from fake_channel import BODY, END, RAISED, RESPOND
+from test_frameworks import needs
 
 
 @pytest.fixture(scope="module", params=["asyncio", "uvloop"])
@@ -36,6 +37,16 @@ def test_a_body_that_comes_at_once_is_in_the_frame_of_its_head(worker, case):
         answer = worker.ask(f"/{case}")
         assert [frame[0] for frame in answer.frames][:1] == [RESPOND]
         assert (answer.frames[0][1] & END, answer.body) == (END, b"all"), answer
+
+
+def test_a_small_answer_through_middlewares_of_tasks_is_not_torn_from_its_head(worker, python):
+    needs(python, "starlette")
+    for count in range(4):
+        for _ in range(20):
+            answer = worker.ask(f"/middlewares?{count}")
+            # Their own responses are streams, the end of which is a message of its own.
+            assert [kind for kind, *_ in answer.frames] == [RESPOND, BODY, BODY][: 3 if count else 2], answer
+            assert answer.body == b"all"
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

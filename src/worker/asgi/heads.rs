@@ -2,9 +2,8 @@
 //!
 //! An answer whose body follows its head at once is one frame, and one write of the daemon's. Of one whose body takes
 //! its time (a stream of events) the client is to have the head meanwhile. *At once* is before the loop has gone round
-//! once: frameworks that pass messages between tasks (Starlette's `BaseHTTPMiddleware`) need a round from the head to the
-//! body. So the turn that finds a head puts one of its own at the end of the loop's queue, behind whatever the application
-//! has put there, and that one sends it.
+//! [`ROUNDS`] times. So the turn that finds a head puts one of its own at the end of the loop's queue, behind whatever
+//! the application has put there, and that one sends it, or goes to the end once more.
 //!
 //! An answer that is sent without a pause costs a push and a pop here: when its body comes, its head is the last one.
 
@@ -22,7 +21,13 @@ pub(super) struct Heads {
     new: Vec<ExchangeId>,
     /// They are sent when the loop has gone round: a turn is scheduled for that if there are any.
     due: Vec<ExchangeId>,
+    /// How often it still has to.
+    rounds: u8,
 }
+
+/// From the head of a small answer to its body, which it passes between tasks, Starlette's `BaseHTTPMiddleware` needs one
+/// round of the loop; several, one around the other, need two.
+const ROUNDS: u8 = 2;
 
 impl Heads {
     pub(super) fn push(&mut self, id: ExchangeId) {
@@ -37,24 +42,39 @@ impl Heads {
     }
 
     /// True if a turn is to be scheduled. While there is one, those that come later wait for the next.
-    pub(super) fn begin_round(&mut self) -> bool {
+    pub(super) fn begin_rounds(&mut self) -> bool {
         if self.new.is_empty() || !self.due.is_empty() {
             return false;
         }
         std::mem::swap(&mut self.due, &mut self.new);
+        self.rounds = ROUNDS;
         true
     }
 
     /// That turn could not be scheduled.
-    pub(super) fn break_off_round(&mut self) {
+    pub(super) fn break_off_rounds(&mut self) {
         self.new.append(&mut self.due);
+    }
+
+    /// The loop has gone round: those for which that was the last time.
+    fn take_due(&mut self) -> Vec<ExchangeId> {
+        self.rounds = self.rounds.saturating_sub(1);
+        if self.rounds == 0 { std::mem::take(&mut self.due) } else { Vec::new() }
+    }
+
+    /// Has it to go round once more?
+    fn is_waiting(&self) -> bool {
+        !self.due.is_empty()
     }
 }
 
 impl Application {
     /// The loop has gone round: sends the heads for which no body has come.
     pub(super) fn send_heads(&self, py: Python<'_>) -> Result<(), Broken> {
-        let due = std::mem::take(&mut self.exchanges(py).heads.due);
+        let due = self.exchanges(py).heads.take_due();
+        if self.exchanges(py).heads.is_waiting() {
+            self.schedule_heads_turn(py);
+        }
         for id in due {
             let Some(exchange) = self.exchange(py, id) else { continue };
             exchange.get().borrow_mut(py).send_head(py)?;

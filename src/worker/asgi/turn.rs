@@ -187,13 +187,16 @@ impl Application {
 
     /// Has heads for which no body has come sent when the loop has gone round.
     fn schedule_heads(&self, py: Python<'_>) {
-        let Some(turn) = self.event_loop.heads_turn.get() else { return };
-        if !self.exchanges(py).heads.begin_round() {
-            return;
+        if self.exchanges(py).heads.begin_rounds() {
+            self.schedule_heads_turn(py);
         }
+    }
+
+    pub(super) fn schedule_heads_turn(&self, py: Python<'_>) {
+        let Some(turn) = self.event_loop.heads_turn.get() else { return };
         if let Err(error) = self.event_loop.call_soon(py, turn) {
             // As in `schedule`.
-            self.exchanges(py).heads.break_off_round();
+            self.exchanges(py).heads.break_off_rounds();
             self.worker.ring_itself();
             self.worker.raised(py, error);
         }

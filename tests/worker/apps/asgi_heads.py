@@ -40,6 +40,23 @@ async def after_a_round(scope, name, send):
     await finish(send, b"all")
 
 
+async def middlewares(scope, name, send):
+    """The same, through so many of Starlette's middlewares."""
+    from starlette.middleware.base import BaseHTTPMiddleware
+    from starlette.responses import Response
+
+    async def same(request, call_next):
+        return await call_next(request)
+
+    async def receive():
+        return {"type": "http.request"}
+
+    application = Response(b"all")
+    for _ in range(int(scope["query_string"])):
+        application = BaseHTTPMiddleware(application, same)
+    await application(scope, receive, send)
+
+
 async def late(scope, name, send):
     await start(send)
     await GATES[name].wait()
@@ -98,7 +115,16 @@ CASES = {
     **{
         function.__name__: function
         for function in (
-            *(at_once, after_a_round, late, late_with_status, late_and_empty, late_file, late_trailers),
+            *(
+                at_once,
+                after_a_round,
+                middlewares,
+                late,
+                late_with_status,
+                late_and_empty,
+                late_file,
+                late_trailers,
+            ),
             *(denies_late, raises_at_once, raises_late, returns_late),
         )
     },

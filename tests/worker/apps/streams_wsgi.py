@@ -1,0 +1,37 @@
+"""Streams of WSGI, by Flask and by hand, that go on when another request lets them."""
+
+import collections
+import threading
+
+from flask import Flask, Response, request
+
+GATES = collections.defaultdict(threading.Event)
+flask = Flask(__name__)
+
+
+@flask.route("/events")
+def events():
+    """What `first` says at once (nothing: there is no head), then an event."""
+    marker, first = request.args["id"], request.args["first"]
+
+    def parts():
+        yield first
+        GATES[marker].wait()
+        yield "data: late\n\n"
+
+    return Response(parts(), mimetype="text/event-stream")
+
+
+@flask.route("/open")
+def allow():
+    GATES[request.args["id"]].set()
+    return "open"
+
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] != "/write":
+        return flask(environ, start_response)
+    write = start_response("200 OK", [("Content-Type", "text/event-stream")])
+    write(b": open\n\n")
+    GATES[environ["QUERY_STRING"]].wait()
+    return [b"data: late\n\n"]

@@ -1,0 +1,91 @@
+"""Answers that take their time, through the real daemon: when their heads come, and what the deadline means."""
+
+import pytest
+from conftest import APPS
+from test_frameworks import needs
+
+ONE = ("--workers", "1")
+SHORT = (*ONE, "--timeout", "1")
+
+
+@pytest.fixture(scope="module")
+def starlette(start, python):
+    needs(python, "starlette")
+    return start("streams_asgi:application", APPS, ONE).ready()
+
+
+@pytest.fixture(scope="module")
+def flask(start, python):
+    needs(python, "flask")
+    return start("streams_wsgi:application", APPS, (*ONE, "--threads", "3")).ready()
+
+
+def begin(connection, target, method="GET"):
+    """Sends a request, and reads the head of its answer."""
+    connection.send(f"{method} {target} HTTP/1.1\r\nHost: example.org\r\n\r\n".encode())
+    status, headers = connection.head()
+    return status, dict(headers)
+
+
+@pytest.mark.parametrize("path", ["/events", "/wrapped/events", "/package", "/wrapped/package"])
+def test_an_event_source_opens_before_there_is_an_event(starlette, python, path):
+    if "package" in path:
+        needs(python, "sse_starlette")
+    with starlette.connect() as connection:
+        status, headers = begin(connection, f"{path}?id={path}")
+        assert (status, headers["content-type"].split(";")[0]) == (200, "text/event-stream")
+        assert starlette.get(f"/open?id={path}").body == b"open"
+        assert connection.chunked() == (b"data: late\n\n", True)
+
+
+def test_a_head_request_for_a_stream_is_answered_before_there_is_an_event(starlette):
+    with starlette.connect() as connection:
+        assert begin(connection, "/events?id=head", "HEAD")[0] == 200
+        assert connection.request("GET", "/open?id=head").body == b"open"
+
+
+def test_a_stream_of_asgi_that_never_speaks_is_cut(start, python):
+    needs(python, "starlette")
+    server = start("streams_asgi:application", APPS, SHORT).ready()
+    with server.connect() as connection:
+        assert begin(connection, "/events?id=silent")[0] == 200
+        assert connection.chunked() == (b"", False)
+    assert "ERROR" in server.wait_for("GET /events broke off in mid-body")
+    assert "events 504" not in server.log()
+
+
+def test_the_head_of_a_wsgi_stream_comes_with_its_first_part(flask):
+    with flask.connect() as connection:
+        status, headers = begin(connection, "/events?id=first&first=:%0A%0A")
+        assert (status, headers["transfer-encoding"]) == (200, "chunked")
+        assert connection.chunk() == b":\n\n"
+        assert flask.get("/open?id=first").body == b"open"
+        assert connection.chunked() == (b"data: late\n\n", True)
+
+
+def test_write_sends_the_head_at_once(flask):
+    with flask.connect() as connection:
+        assert begin(connection, "/write?write")[0] == 200
+        assert connection.chunk() == b": open\n\n"
+        assert flask.get("/open?id=write").body == b"open"
+        assert connection.chunked() == (b"data: late\n\n", True)
+
+
+def test_a_wsgi_stream_that_has_not_spoken_by_its_deadline_is_504_and_one_that_has_is_cut(start, python):
+    needs(python, "flask")
+    for target, cut in [
+        ("/events?id=silent&first=", False),
+        ("/events?id=silent&first=:%0A%0A", True),
+        ("/write?silent", True),
+    ]:
+        server = start("streams_wsgi:application", APPS, SHORT).ready()
+        with server.connect() as connection:
+            status, _ = begin(connection, target)
+            if not cut:
+                assert status == 504
+                continue
+            assert status == 200
+            assert connection.chunk().startswith(b":")
+            assert connection.chunked() == (b"", False)
+        assert "ERROR" in server.wait_for("broke off in mid-body")
+        assert f"{target.partition('?')[0]} 504" not in server.log()
