@@ -1,4 +1,4 @@
-"""Answers that take their time, through the real daemon: when their heads come, and what the deadline means."""
+"""Answers that take their time, through the real daemon: their heads, and what the deadline means."""
 
 import pytest
 from conftest import APPS

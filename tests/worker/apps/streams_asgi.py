@@ -1,4 +1,4 @@
-"""Streams of events by Starlette that say nothing before another request lets them, also through middlewares."""
+"""Streams of events by Starlette that wait for another request, plain and through middlewares."""
 
 import asyncio
 import collections
