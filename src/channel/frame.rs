@@ -45,8 +45,9 @@
 //! | 14 | 2 | number of slab chunks |
 //! | 16 | 8 | service time so far, ns (valid with DONE) |
 //! | 24 | 2 | slot in which the exchange runs: whose [`SLOT_ACKED`](crate::layout::SLOT_ACKED) the daemon moves |
-//! | 26 | 6 | reserved, 0 |
-//! | 32 | | fields; then slab chunks (`chunk u32, len u32`)·n, or `offset u64, len u64` of the descriptor, or body bytes |
+//! | 26 | 2 | length of the reason phrase, bytes; 0: the canonical one ([`crate::status`]), or none |
+//! | 28 | 4 | reserved, 0 |
+//! | 32 | | reason phrase; fields; then slab chunks (`chunk u32, len u32`)·n, or `offset u64, len u64` of the descriptor ([`TO_THE_END`]), or body bytes |
 //!
 //! What only ASGI workers send: `take` says how many bytes of the request's body the application has room for,
 //! counted from its beginning (u64, as the inline body); the daemon sends parts as far as that. `early hints` are the
@@ -66,6 +67,7 @@ use std::ops::Range;
 
 use crate::Broken;
 use crate::header::{LITERAL, METHOD_LITERAL, METHODS, name_of};
+use crate::status::is_reason;
 
 const REQUEST: u8 = 1;
 const PART: u8 = 2;
@@ -518,16 +520,21 @@ pub enum BodyPart {
     File {
         /// First byte.
         offset: u64,
-        /// Number of bytes.
+        /// Number of bytes, or [`TO_THE_END`].
         len: u64,
     },
 }
+
+/// The length of a file whose end is found by reading: what `stat` says of it is not so (procfs, sysfs).
+pub const TO_THE_END: u64 = u64::MAX;
 
 /// A decoded completion frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodedCompletion {
     /// The fixed part.
     pub head: Completion,
+    /// Byte range of the reason phrase of a [`CompletionKind::Respond`]; mostly empty.
+    pub reason: Range<usize>,
     /// Number of fields.
     pub n_fields: u16,
     /// Byte range of the encoded fields, see [`fields`].
@@ -556,7 +563,7 @@ pub enum Body<'a> {
     File {
         /// First byte.
         offset: u64,
-        /// Number of bytes.
+        /// Number of bytes, or [`TO_THE_END`].
         len: u64,
     },
 }
@@ -572,6 +579,12 @@ impl Completion {
     /// Starts a frame in `out` (cleared first): the fixed part. Fields follow with
     /// [`encode_field`] (their number given here), then [`Body::encode`].
     pub fn encode(&self, n_fields: u16, body: &Body<'_>, out: &mut Vec<u8>) {
+        self.encode_with_reason(0, n_fields, body, out);
+    }
+
+    /// As [`Completion::encode`], for a [`CompletionKind::Respond`] whose reason phrase has `reason_len` bytes. These
+    /// come first, before the fields.
+    pub fn encode_with_reason(&self, reason_len: u16, n_fields: u16, body: &Body<'_>, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.exchange.0.to_le_bytes());
         let kind = match self.kind {
@@ -600,7 +613,8 @@ impl Completion {
         out.extend_from_slice(&n_chunks.to_le_bytes());
         out.extend_from_slice(&self.service.to_le_bytes());
         out.extend_from_slice(&self.slot.to_le_bytes());
-        out.extend_from_slice(&[0; 6]);
+        out.extend_from_slice(&reason_len.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
     }
 
     /// Reads a frame.
@@ -613,8 +627,8 @@ impl Completion {
         let (kind, flags) = (reader.u8()?, reader.u8()?);
         let (status, n_fields, n_chunks) = (reader.u16()?, reader.u16()?, reader.u16()?);
         let service = reader.u64()?;
-        let slot = reader.u16()?;
-        reader.bytes(6)?;
+        let (slot, reason_len) = (reader.u16()?, reader.u16()?);
+        reader.bytes(4)?;
         let kind = match kind {
             1 if status == 101 || (200..=999).contains(&status) => CompletionKind::Respond,
             2 => CompletionKind::Body,
@@ -625,6 +639,11 @@ impl Completion {
             7 => CompletionKind::Close,
             _ => return Err(Broken::Frame("unknown kind of completion, or impossible status")),
         };
+        if reason_len > 0 && (kind != CompletionKind::Respond || !is_reason(reader.bytes(reason_len.into())?))
+        {
+            return Err(Broken::Frame("a reason phrase with control bytes, or without a status"));
+        }
+        let after_reason = COMPLETION_HEAD + usize::from(reason_len);
         for _ in 0..n_fields {
             reader.field()?;
         }
@@ -650,8 +669,9 @@ impl Completion {
                 service,
                 slot,
             },
+            reason: COMPLETION_HEAD..after_reason,
             n_fields,
-            fields: COMPLETION_HEAD..after_fields,
+            fields: after_reason..after_fields,
             body,
         })
     }
@@ -791,7 +811,7 @@ impl<'a> Reader<'a> {
 }
 
 const _: () = assert!(REQUEST_HEAD == 8 * 3 + 4 + 2 + 2 + 2 * 6 + 2 + 2);
-const _: () = assert!(COMPLETION_HEAD == 8 + 1 + 1 + 2 + 2 + 2 + 8 + 2 + 6);
+const _: () = assert!(COMPLETION_HEAD == 8 + 1 + 1 + 2 + 2 + 2 + 8 + 2 + 2 + 4);
 
 #[cfg(test)]
 #[expect(clippy::indexing_slicing, reason = "a test may panic")]
@@ -878,6 +898,37 @@ mod tests {
                 (body, back) => panic!("{body:?} came back as {back:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_reason_comes_before_the_fields_and_only_in_a_clean_head() {
+        let frame_of = |kind, reason: &[u8]| {
+            let head = Completion {
+                exchange: ExchangeId(1),
+                kind,
+                end: true,
+                done: true,
+                text: false,
+                more: false,
+                status: 299,
+                service: 0,
+                slot: 0,
+            };
+            let mut frame = Vec::new();
+            head.encode_with_reason(u16::try_from(reason.len()).unwrap(), 1, &Body::Inline(b"x"), &mut frame);
+            frame.extend_from_slice(reason);
+            encode_field(b"content-type", b"text/plain", &mut frame).unwrap();
+            frame.push(b'x');
+            frame
+        };
+        let frame = frame_of(CompletionKind::Respond, b"Odd Reason");
+        let decoded = Completion::decode(&frame).unwrap();
+        assert_eq!(&frame[decoded.reason], b"Odd Reason");
+        let field = fields(&frame[decoded.fields], decoded.n_fields).next().unwrap();
+        assert_eq!(field.1, b"text/plain");
+        assert_eq!(decoded.body, BodyPart::Inline(frame.len() - 1..frame.len()));
+        assert!(Completion::decode(&frame_of(CompletionKind::Respond, b"two\r\nlines")).is_err());
+        assert!(Completion::decode(&frame_of(CompletionKind::Body, b"no status")).is_err());
     }
 
     #[test]

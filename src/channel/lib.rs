@@ -39,6 +39,7 @@ pub mod ring;
 #[cfg(not(loom))]
 pub mod slab;
 pub mod state;
+pub mod status;
 mod sync;
 pub mod wake;
 

@@ -95,13 +95,17 @@ fn completion(bytes: &[u8]) -> bool {
         assert_eq!(taken(number).is_ok(), number.len() == 8);
     }
     let mut again = Vec::new();
-    first.head.encode(first.n_fields, &body, &mut again);
+    let reason = &bytes[first.reason.clone()];
+    let reason_len = u16::try_from(reason.len()).expect("it was a u16 before");
+    first.head.encode_with_reason(reason_len, first.n_fields, &body, &mut again);
+    again.extend_from_slice(reason);
     for (name, value) in &first_fields {
         encode_field(name, value, &mut again).expect("lengths were u16 before");
     }
     body.encode(&mut again);
     let second = Completion::decode(&again).expect("what was encoded decodes");
     assert_eq!(second.head, first.head);
+    assert_eq!(&again[second.reason.clone()], reason);
     assert_eq!(pairs(fields(&again[second.fields], second.n_fields)), first_fields);
     match (body, second.body) {
         (Body::Inline(bytes), BodyPart::Inline(range)) => assert_eq!(&again[range], bytes),

@@ -8,6 +8,8 @@ mod checks;
 use std::fs;
 use std::path::Path;
 
+use rgun_channel::PROTOCOL_VERSION;
+
 /// Prints the case when a check panics: its bytes are all that is needed to repeat it.
 struct Case<'a>(&'static str, &'a [u8]);
 
@@ -47,7 +49,8 @@ impl Random {
 }
 
 fn golden() -> Vec<Vec<u8>> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/v4");
+    let directory =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(format!("v{PROTOCOL_VERSION}"));
     let mut files: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let frames: Vec<Vec<u8>> = files

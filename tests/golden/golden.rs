@@ -12,7 +12,7 @@ use rgun_channel::control::{
 };
 use rgun_channel::frame::{
     AppError, Body, BodyPart, Completion, CompletionKind, DecodedCompletion, ExchangeId, FieldName, Later,
-    Request, Submission, UNKNOWN_LENGTH, chunks, encode_field, fields, taken,
+    Request, Submission, TO_THE_END, UNKNOWN_LENGTH, chunks, encode_field, fields, taken,
 };
 use rgun_channel::header::NAMES;
 use rgun_channel::layout::{
@@ -68,9 +68,21 @@ fn assert_request(name: &str, request: Request<'_>, expected: &[Field]) {
 }
 
 fn assert_completion(name: &str, head: Completion, expected: &[Field], body: &Body<'_>) -> DecodedCompletion {
+    assert_respond(name, head, b"", expected, body)
+}
+
+fn assert_respond(
+    name: &str,
+    head: Completion,
+    reason: &[u8],
+    expected: &[Field],
+    body: &Body<'_>,
+) -> DecodedCompletion {
     let golden = golden(name);
     let mut frame = Vec::new();
-    head.encode(u16::try_from(expected.len()).unwrap(), body, &mut frame);
+    let reason_len = u16::try_from(reason.len()).unwrap();
+    head.encode_with_reason(reason_len, u16::try_from(expected.len()).unwrap(), body, &mut frame);
+    frame.extend_from_slice(reason);
     for (name, value) in expected {
         encode_field(name, value, &mut frame).unwrap();
     }
@@ -78,6 +90,7 @@ fn assert_completion(name: &str, head: Completion, expected: &[Field], body: &Bo
     assert_eq!(hex(&frame), hex(&golden), "{name}: encoded | golden");
     let decoded = Completion::decode(&golden).unwrap();
     assert_eq!(decoded.head, head, "{name}");
+    assert_eq!(&golden[decoded.reason.clone()], reason, "{name}");
     let back: Vec<_> = fields(&golden[decoded.fields.clone()], decoded.n_fields)
         .map(|(name, value)| (name.as_bytes(), value))
         .collect();
@@ -212,6 +225,19 @@ fn completions_have_their_golden_bytes() {
         &[],
         &Body::File { offset: 4096, len: 1 << 33 },
     );
+    assert_completion(
+        "respond-file-to-the-end",
+        Completion { end: true, status: 200, slot: 1, ..completion(6, Respond) },
+        &[],
+        &Body::File { offset: 0, len: TO_THE_END },
+    );
+    assert_respond(
+        "respond-reason",
+        last(Completion { status: 299, slot: 2, ..completion(7, Respond) }),
+        b"Odd R\xe9ason",
+        &[(b"content-length", b"1")],
+        &Body::Inline(b"x"),
+    );
     let part = Completion { slot: 1, ..completion(4, Part) };
     assert_completion("body-part", part, &[], &Body::Inline(b"part"));
     assert_completion("body-last", last(Completion { service: u64::MAX, ..part }), &[], &Body::Inline(b""));
@@ -250,7 +276,7 @@ fn what_only_asgi_workers_say_has_its_golden_bytes() {
 #[test]
 fn commands_have_their_golden_bytes() {
     let start = Start {
-        protocol: 3,
+        protocol: 4,
         geometry: Geometry { submission: 262_144, completion: 131_072, chunks: 64, slots: 3 },
         generation: 17,
         worker: 2,

@@ -1,4 +1,4 @@
-"""Writes the golden bytes of the channel's protocol, version 3, from its tables.
+"""Writes the golden bytes of the channel's protocol, version 4, from its tables.
 
 The bytes are built here with `struct`, from the tables in `src/channel/frame.rs` and `control.rs`, not
 by the Rust encoder: daemon and worker share that code and could be wrong together. `golden.rs` keeps
@@ -55,11 +55,15 @@ def later(exchange, kind, flags=0, code=0, rest=b""):
     return head + rest
 
 
-def completion(exchange, kind, flags, status=0, fields=(), chunks=0, service=0, slot=0, rest=b""):
+def completion(
+    exchange, kind, flags, status=0, fields=(), chunks=0, service=0, slot=0, reason=b"", rest=b""
+):
     """A completion frame."""
-    head = struct.pack("<QBBHHHQH6x", exchange, kind, flags, status, len(fields), chunks, service, slot)
+    head = struct.pack(
+        "<QBBHHHQHH4x", exchange, kind, flags, status, len(fields), chunks, service, slot, len(reason)
+    )
     assert len(head) == 32
-    return head + b"".join(field(*f) for f in fields) + rest
+    return head + reason + b"".join(field(*f) for f in fields) + rest
 
 
 def text(value):
@@ -144,6 +148,12 @@ GOLDEN = {
     "respond-file": completion(
         3, RESPOND, END | DONE | BODY_FD, 200, service=1, slot=513, rest=struct.pack("<QQ", 4096, 1 << 33)
     ),
+    "respond-file-to-the-end": completion(
+        6, RESPOND, END | BODY_FD, 200, slot=1, rest=struct.pack("<QQ", 0, (1 << 64) - 1)
+    ),
+    "respond-reason": completion(
+        7, RESPOND, END | DONE, 299, [(CONTENT_LENGTH, b"1")], slot=2, reason=b"Odd R\xe9ason", rest=b"x"
+    ),
     "body-part": completion(4, BODY, 0, slot=1, rest=b"part"),
     "body-last": completion(4, BODY, END | DONE, service=0xFFFF_FFFF_FFFF_FFFF, slot=1),
     "raised": completion(
@@ -154,7 +164,7 @@ GOLDEN = {
         rest=text("ValueError: nö") + text('Traceback (most recent call last):\n  File "a.py", line 1\n'),
     ),
     "command-start": b"S"
-    + struct.pack("<6I", 3, 262144, 131072, 64, 3, 17)
+    + struct.pack("<6I", 4, 262144, 131072, 64, 3, 17)
     + struct.pack("<HQBBBBBBII", 2, 0x0102030405060708, ZYGOTE, 1, 1, 0, ON, UVLOOP, 3, 1000)
     + text("mysite.wsgi")
     + text("application")

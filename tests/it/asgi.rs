@@ -448,6 +448,17 @@ fn trailers_follow_a_body_for_whom_they_are_meant() {
 }
 
 #[test]
+fn trailers_follow_a_file() {
+    let daemon = asgi().serving();
+    let mut client = daemon.connect();
+    client.send("GET /file-trailers/10 HTTP/1.1\r\nHost: test\r\nTE: trailers\r\nConnection: close\r\n\r\n");
+    assert!(client.head().has("transfer-encoding"));
+    while client.read().is_ok() {}
+    let expected = b"A\r\n\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\r\n0\r\nx-sum: 13\r\n\r\n";
+    assert_eq!(client.received(), expected);
+}
+
+#[test]
 fn early_hints_come_before_the_answer_to_clients_that_know_them() {
     let daemon = asgi().serving();
     let mut client = daemon.connect();

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Instant;
 
-use crate::support::{Client, DEADLINE, Daemon, Rgun, until};
+use crate::support::{Broken, Client, DEADLINE, Daemon, Rgun, until};
 
 const INLINE: usize = 64 * 1024;
 const IN_MEMORY: usize = 16 * 1024 * 1024;
@@ -242,6 +242,20 @@ fn a_file_that_is_shorter_than_promised_does_not_look_complete() {
     let broken = client.ask("/file-short/1000000").try_answer("GET");
     assert!(broken.is_err(), "{broken:?}");
     assert_eq!(daemon.get("/hello").status, 200);
+}
+
+/// What follows a file, a fault too, is not lost with it.
+#[test]
+fn a_file_whose_rest_never_comes_is_named_and_does_not_look_complete() {
+    let daemon = Rgun::fake().serving();
+    for count in 1..=10 {
+        // It may be known before the head has left, and is a 500 then.
+        match daemon.connect().ask("/file-raise/100000").try_answer("GET") {
+            Ok(answer) => drop(answer.is_a_refusal(500)),
+            Err(broken) => assert!(matches!(broken, Broken::Truncated(_)), "{broken:?}"),
+        }
+        daemon.log.wait_for(count, "Fake: boom rgun.request_id");
+    }
 }
 
 #[test]

@@ -19,6 +19,8 @@
 //! | `/floods` | how many of those have said all of their hints |
 //! | `/events`, `/events/MS` | a head alone, then `event`, and the end, when somebody asks for `/release`; MS before each |
 //! | `/silent-events` | a head alone, then nothing until the client is gone or it is cancelled |
+//! | `/file-trailers/N` | a file of N bytes, and the trailer `x-sum: 13` |
+//! | `/lie-hints/NAME` | early hints with `NAME: 13` |
 //! | `/lie-take` | takes back what it has taken |
 //! | `/codes` | how WebSockets ended, see `fake_websocket.rs`, which has what it does with those |
 
@@ -350,6 +352,19 @@ impl Exchange<'_, '_> {
                 self.head(200, &[], Body::Inline(b""), false, false)?;
                 inbox.wait_until_over();
                 self.finish()
+            }
+            "file-trailers" => {
+                let len: usize = first.unwrap_or("0").parse()?;
+                self.send_file(&pattern(len))?;
+                let body = Body::File { offset: 0, len: len as u64 };
+                self.head(200, &[(b"trailer", b"x-sum")], body, false, false)?;
+                self.slot.worker.wait_until_taken()?;
+                self.say(CompletionKind::Trailers, &[(b"x-sum", b"13")], b"", true)
+            }
+            "lie-hints" => {
+                let field = (first.unwrap_or_default().as_bytes(), &b"13"[..]);
+                self.say(CompletionKind::Hints, &[field], b"", false)?;
+                self.text(200, "Hello, world!")
             }
             "lie-take" => {
                 self.take(&mut body, 100)?;

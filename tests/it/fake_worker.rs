@@ -44,6 +44,8 @@
 //! | `/stream/N`, `/stream/N/MS` | `part 0` … without a length, one frame a part, MS between them |
 //! | `/file/N` | N bytes of pattern as a descriptor |
 //! | `/file-short/N` | announces N bytes, the descriptor's file has half of them |
+//! | `/file-raise/N` | announces twice N bytes, sends a file of N, then Raised |
+//! | `/reason` | 299 `Odd Reason` |
 //! | `/fd-missing` | a file body whose descriptor is never sent |
 //! | `/raise`, `/raise-mid-body/MS` | Raised before the head / MS after head and 10 of 1000 bytes |
 //! | `/raise-late` | Raised when `Hello, world!` is complete |
@@ -60,7 +62,13 @@
 //! | `/lie-exchange/other` | waits until another slot runs an exchange, and answers that one as its own |
 //! | `/lie-slot` | a slot that does not exist |
 //! | `/lie-frame` | a record whose frame is 0xff throughout |
-//! | `/lie-length-header` | `content-length: 5` before 10 bytes |
+//! | `/lie-length-header`, `/more`, `/stream` | `content-length: 5` before 10 bytes / before 3 / before 10 in two parts |
+//! | `/lie-length-header/sign`, `/two` | `content-length: +10` / 10 and 11 |
+//! | `/lie-file`, `/huge`, `/beyond` | a file after bytes / the same, with almost 2^64 bytes / a file whose end is beyond 2^63 |
+//! | `/lie-status/N` | status N, whatever it is |
+//! | `/lie-field/NAME` | `NAME: chunked` beside a length |
+//! | `/lie-reason` | a reason phrase of two lines |
+//! | `/lie-empty-chunks` | a part of chunks without a byte |
 //! | `/flood/N` | N MiB without waiting for credit |
 //! | `/garbage-control` | a control message that is none, then `Hello, world!` |
 //!
@@ -599,6 +607,15 @@ impl Exchange<'_, '_> {
                 self.send_file(&pattern(len / 2))?;
                 self.respond_file(len as u64)
             }
+            "file-raise" => {
+                let len: usize = first.parse()?;
+                self.send_file(&pattern(len))?;
+                let body = Body::File { offset: 0, len: len as u64 };
+                self.respond(200, Some(2 * len as u64), body, false, false)?;
+                worker.wait_until_taken()?;
+                self.raise()
+            }
+            "reason" => self.reason(b"Odd Reason"),
             "fd-missing" => self.respond_file(1000),
             "raise" => self.raise(),
             "raise-late" => {
@@ -700,7 +717,46 @@ impl Exchange<'_, '_> {
                 answered
             }
             ("lie-frame", _) => worker.publish(&[0xff; 64]),
-            ("lie-length-header", _) => self.respond(200, Some(5), Body::Inline(b"0123456789"), true, true),
+            _ => self.lie_in_http(name, how),
+        }
+    }
+
+    /// Answers that are none, in frames that are right.
+    fn lie_in_http(&mut self, name: &str, how: &str) -> Outcome {
+        let ten = Body::Inline(b"0123456789");
+        match (name, how) {
+            ("lie-length-header", "sign") => self.head(200, &[(b"content-length", b"+10")], ten, true, true),
+            ("lie-length-header", "two") => {
+                let lengths = [(&b"content-length"[..], &b"10"[..]), (b"content-length", b"11")];
+                self.head(200, &lengths, ten, true, true)
+            }
+            ("lie-length-header", "more") => self.respond(200, Some(5), Body::Inline(b"012"), true, true),
+            ("lie-length-header", "stream") => {
+                self.respond(200, Some(5), Body::Inline(b"012"), false, false)?;
+                self.part(CompletionKind::Body, Body::Inline(b"3456789"), true, true)
+            }
+            ("lie-length-header", _) => self.respond(200, Some(5), ten, true, true),
+            ("lie-file", "beyond") => {
+                self.send_file(b"file")?;
+                self.respond(200, None, Body::File { offset: i64::MAX as u64, len: 1 }, true, true)
+            }
+            ("lie-file", _) => {
+                let (len, announced) = if how == "huge" { (u64::MAX - 4, 5) } else { (4, 14) };
+                self.send_file(b"file")?;
+                self.respond(200, Some(announced), ten, false, false)?;
+                self.part(CompletionKind::Body, Body::File { offset: 0, len }, true, true)
+            }
+            ("lie-status", _) => self.text(how.parse()?, "no answer"),
+            ("lie-field", _) => {
+                let fields = [(&b"content-length"[..], &b"10"[..]), (how.as_bytes(), b"chunked")];
+                self.head(200, &fields, ten, true, true)
+            }
+            ("lie-reason", _) => self.reason(b"OK\r\nx-evil: 1"),
+            ("lie-empty-chunks", _) => {
+                self.respond(200, None, Body::Inline(b""), false, false)?;
+                let chunk = self.slot.worker.fill_chunk(b"")?;
+                self.part(CompletionKind::Body, Body::Chunks(&[(chunk, 0)]), false, false)
+            }
             _ => self.text(404, "the fake knows no such lie"),
         }
     }
@@ -732,6 +788,17 @@ impl Exchange<'_, '_> {
 
     fn text(&mut self, status: u16, text: &str) -> Outcome {
         self.respond(status, Some(text.len() as u64), Body::Inline(text.as_bytes()), true, true)
+    }
+
+    fn reason(&mut self, reason: &[u8]) -> Outcome {
+        let mut frame = std::mem::take(&mut self.slot.frame);
+        let body = Body::Inline(b"odd");
+        let head = self.completion(CompletionKind::Respond, 299, true, true)?;
+        head.encode_with_reason(u16::try_from(reason.len())?, 0, &body, &mut frame);
+        frame.extend_from_slice(reason);
+        body.encode(&mut frame);
+        self.slot.count(&body);
+        self.publish(frame)
     }
 
     fn half_a_response(&mut self) -> Outcome {

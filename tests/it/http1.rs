@@ -81,6 +81,27 @@ fn http_1_1_gets_a_stream_in_chunks() {
 }
 
 #[test]
+fn the_status_line_has_the_applications_reason_or_the_codes_own_and_never_a_stand_in() {
+    let daemon = daemon();
+    for (path, line) in [
+        ("/reason", "299 Odd Reason"),
+        ("/status/200", "200 OK"),
+        ("/status/299", "299 "),
+        ("/status/499", "499 "),
+        ("/status/599", "599 "),
+        ("/status/404", "404 Not Found"),
+    ] {
+        for version in ["1.1", "1.0"] {
+            let mut client = daemon.connect();
+            client.send(format!("GET {path} HTTP/{version}\r\nHost: test\r\nConnection: close\r\n\r\n"));
+            while client.read().is_ok() {}
+            let answer = String::from_utf8_lossy(client.received()).into_owned();
+            assert_eq!(answer.lines().next(), Some(format!("HTTP/{version} {line}").as_str()), "{path}");
+        }
+    }
+}
+
+#[test]
 fn a_request_without_host_is_refused() {
     let daemon = daemon();
     let mut client = daemon.connect();

@@ -12,6 +12,7 @@ use rgun_channel::ring::Position;
 
 use crate::supervise::WorkerId;
 
+use super::delivery::Delivery;
 use super::parts::{Beginning, FilePart, Head, Leaving, Parts, Payload, Piece, Progress};
 use super::received::Received;
 use super::rules::RuleNr;
@@ -144,11 +145,10 @@ pub(super) struct Exchange {
     /// Body bytes that wait in `parts` and have not been acknowledged.
     pub(super) unacked: u64,
     responded: bool,
+    delivery: Delivery,
     pub(super) ended: bool,
     /// Times the worker said that the application raised: once for the answer, once for closing it.
     raised: u8,
-    /// A file has come; it is the rest of the body.
-    has_file: bool,
     /// The application's answer says that it failed (a status of 500 or above), or broke off.
     failed: bool,
     pub(super) fault: Option<Fault>,
@@ -192,9 +192,9 @@ impl Exchange {
             trailers: None,
             unacked: 0,
             responded: false,
+            delivery: Delivery::new(),
             ended: false,
             raised: 0,
-            has_file: false,
             failed: false,
             fault: None,
         }
@@ -318,7 +318,8 @@ impl Exchange {
         self.file = None;
         (self.hints, self.trailers) = (None, None);
         self.unacked = 0;
-        (self.responded, self.has_file, self.failed) = (false, false, false);
+        (self.responded, self.failed) = (false, false);
+        self.delivery = Delivery::new();
         self.raised = 0;
         true
     }
@@ -365,10 +366,13 @@ impl Exchange {
                     self.accept(&fixed)?;
                 }
                 self.failed = response.as_ref().is_some_and(|head| head.status.is_server_error());
+                if let Some(head) = &response {
+                    self.delivery.announce(head);
+                }
                 self.head = response;
             }
             CompletionKind::Body => {
-                let empty = matches!(&payload, Payload::Bytes(bytes) if bytes.is_empty());
+                let empty = payload.len() == Some(0);
                 // After END only DONE is left to say, and a part that says nothing could be said for ever.
                 let is_due = if self.ended { empty && fixed.done } else { !empty || fixed.end };
                 // Who was told that nobody waits need not begin.
@@ -414,33 +418,8 @@ impl Exchange {
                 return Err(format!("closed exchange {}, which is no WebSocket", self.id.0));
             }
         }
-        let len = match payload {
-            Payload::Bytes(bytes) => {
-                let len = bytes.len() as u64;
-                if len > 0 && !self.client_is_through() {
-                    self.parts.push(bytes);
-                }
-                len
-            }
-            Payload::Chunks(chunks) => {
-                let len = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-                if !self.client_is_through() {
-                    for chunk in chunks {
-                        self.parts.push(chunk);
-                    }
-                }
-                len
-            }
-            Payload::File(file) => {
-                if std::mem::replace(&mut self.has_file, true) {
-                    return Err(format!("sent a second file for exchange {}", self.id.0));
-                }
-                if !self.client_is_through() {
-                    self.file = Some(file);
-                }
-                0
-            }
-        };
+        self.count(&payload, fixed.end)?;
+        let len = self.keep(payload);
         if self.unacked > RESPONSE_WINDOW && len > 0 {
             return Err(format!("sent body of exchange {} beyond its window", self.id.0));
         }
@@ -456,6 +435,37 @@ impl Exchange {
             return Err(format!("was done with exchange {} without ending its answer", self.id.0));
         }
         Ok(self.waker.take())
+    }
+
+    fn count(&mut self, part: &Payload, is_end: bool) -> Result<(), String> {
+        // A worker that knows that nobody waits leaves out the rest.
+        let is_cut_short = self.told_gone || self.client_is_through() || self.fault.is_some();
+        let frame = &self.frame;
+        let is_head = || Request::decode(frame).is_ok_and(|request| request.method == b"HEAD");
+        self.delivery
+            .count(part, is_end && !is_cut_short, is_head)
+            .map_err(|what| format!("sent {what} in exchange {}", self.id.0))
+    }
+
+    /// Keeps a part of the body for the client, if that waits for it. The bytes that are to be acknowledged.
+    fn keep(&mut self, payload: Payload) -> u64 {
+        let len = match payload {
+            Payload::File(_) => 0,
+            Payload::Bytes(_) | Payload::Chunks(_) => payload.len().unwrap_or(0),
+        };
+        match payload {
+            _ if self.client_is_through() => {}
+            Payload::File(file) => self.file = Some(file),
+            Payload::Bytes(bytes) if bytes.is_empty() => {}
+            Payload::Bytes(bytes) => self.parts.push(bytes),
+            Payload::Chunks(chunks) => {
+                // Those without a byte cost nothing of the window, and could be piled up.
+                for chunk in chunks.into_iter().filter(|chunk| !chunk.is_empty()) {
+                    self.parts.push(chunk);
+                }
+            }
+        }
+        len
     }
 
     /// Hints are of use before the head only. What waits of them is bounded, by number and by size; beyond that they are

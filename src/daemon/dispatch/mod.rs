@@ -23,6 +23,7 @@
 //! `workers` has them come and go, `housekeeping` looks at the clock; `queue`, `wait_estimate`,
 //! `rules`, `quarantine` and `measure` keep what their names say.
 
+mod delivery;
 mod exchange;
 mod exchanges;
 mod housekeeping;

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use rgun_channel::frame::TO_THE_END;
 
 use super::exchange::Fault;
 
@@ -16,6 +17,8 @@ use super::exchange::Fault;
 pub struct Head {
     /// Status code.
     pub status: StatusCode,
+    /// The application's reason phrase (RFC 9112 §4), without control bytes; `None` for the status code's own.
+    pub reason: Option<Box<[u8]>>,
     /// The application's fields, in its order.
     pub fields: HeaderMap,
     /// What those say of the body's length.
@@ -36,7 +39,9 @@ pub enum Declared {
 impl Declared {
     /// One more Content-Length.
     pub(super) fn and(self, value: &[u8]) -> Self {
-        let len = str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        // Digits only: `parse` would take a sign.
+        let digits = Some(value).filter(|value| value.iter().all(u8::is_ascii_digit));
+        let len = digits.and_then(|value| str::from_utf8(value).ok()?.parse().ok());
         match (self, len) {
             (Self::Nothing, Some(len)) => Self::Bytes(len),
             (Self::Bytes(other), Some(len)) if other == len => self,
@@ -44,13 +49,18 @@ impl Declared {
         }
     }
 
-    /// Is this all of the body?
-    pub fn agrees_with(self, len: u64) -> bool {
+    /// Is this all of the body? `None`: as many bytes as there will be.
+    pub fn agrees_with(self, len: Option<u64>) -> bool {
         match self {
             Self::Nothing => true,
-            Self::Bytes(declared) => declared == len,
+            Self::Bytes(declared) => Some(declared) == len,
             Self::Nonsense => false,
         }
+    }
+
+    /// Is there room in the body for so many bytes?
+    pub(super) fn has_room_for(self, len: u64) -> bool {
+        !matches!(self, Self::Bytes(declared) if declared < len)
     }
 }
 
@@ -61,8 +71,20 @@ pub struct FilePart {
     pub fd: OwnedFd,
     /// First byte.
     pub offset: u64,
-    /// Number of bytes.
-    pub len: u64,
+    /// Number of bytes; `None`: as many as there are.
+    pub len: Option<u64>,
+}
+
+impl FilePart {
+    /// A part of a file as a worker names it: one that can be read.
+    pub(super) fn new(fd: OwnedFd, offset: u64, len: u64) -> Result<Self, String> {
+        let len = Some(len).filter(|len| *len != TO_THE_END);
+        // No offset of a file is larger (off_t).
+        match offset.checked_add(len.unwrap_or(0)) {
+            Some(end) if i64::try_from(end).is_ok() => Ok(Self { fd, offset, len }),
+            _ => Err(format!("named {len:?} bytes from byte {offset} of a file")),
+        }
+    }
 }
 
 /// The part of a body that a completion brought.
@@ -74,6 +96,17 @@ pub enum Payload {
     Chunks(Vec<Bytes>),
     /// A file.
     File(FilePart),
+}
+
+impl Payload {
+    /// Number of bytes; `None`: as many as there are.
+    pub(super) fn len(&self) -> Option<u64> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes.len() as u64),
+            Self::Chunks(chunks) => Some(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
+            Self::File(file) => file.len,
+        }
+    }
 }
 
 /// Pieces of a body, in order. An answer is mostly one, which then needs no allocation.
@@ -151,11 +184,35 @@ mod tests {
         assert_eq!(declared(&[]), Declared::Nothing);
         assert_eq!(declared(&[b"13"]), Declared::Bytes(13));
         assert_eq!(declared(&[b"13", b"13"]), Declared::Bytes(13));
-        for nonsense in [&[&b"13"[..], b"14"][..], &[b"13", b"14", b"13"], &[b""], &[b"1x"], &[b"-1"]] {
+        for nonsense in [
+            &[&b"13"[..], b"14"][..],
+            &[b"13", b"14", b"13"],
+            &[b""],
+            &[b"1x"],
+            &[b"-1"],
+            &[b"+13"],
+            &[b"18446744073709551616"],
+        ] {
             assert_eq!(declared(nonsense), Declared::Nonsense, "{nonsense:?}");
-            assert!(!declared(nonsense).agrees_with(13));
+            assert!(!declared(nonsense).agrees_with(Some(13)));
         }
-        assert!(declared(&[]).agrees_with(13) && declared(&[b"13"]).agrees_with(13));
-        assert!(!declared(&[b"13"]).agrees_with(12));
+        assert!(declared(&[]).agrees_with(Some(13)) && declared(&[b"13"]).agrees_with(Some(13)));
+        assert!(!declared(&[b"13"]).agrees_with(Some(12)) && !declared(&[b"13"]).agrees_with(None));
+        assert!(declared(&[]).has_room_for(u64::MAX) && declared(&[b"13"]).has_room_for(13));
+        assert!(!declared(&[b"13"]).has_room_for(14));
+    }
+
+    #[test]
+    fn a_part_of_a_file_ends_where_a_file_can() {
+        let part = |offset, len| {
+            let fd = std::fs::File::open("/dev/null").unwrap().into();
+            FilePart::new(fd, offset, len).map(|part| part.len)
+        };
+        let most = i64::MAX as u64;
+        assert_eq!(part(0, most), Ok(Some(most)));
+        assert_eq!(part(7, TO_THE_END), Ok(None));
+        for (offset, len) in [(1, most), (u64::MAX, 1), (0, u64::MAX - 1), (u64::MAX, TO_THE_END)] {
+            assert!(part(offset, len).is_err(), "{offset} {len}");
+        }
     }
 }

@@ -5,7 +5,6 @@
 use std::ops::Range;
 
 use bytes::{Buf, Bytes};
-use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use rgun_channel::frame::{
     self, AppError, BodyPart, Completion, CompletionKind, DecodedCompletion, FieldName, MOST_FIELDS,
@@ -33,7 +32,7 @@ pub(super) struct Received {
 
 /// Decodes a completion frame that has been copied out of the ring.
 pub(super) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> Result<Received, String> {
-    let DecodedCompletion { head, n_fields, fields, body } =
+    let DecodedCompletion { head, reason, n_fields, fields, body } =
         Completion::decode(bytes).map_err(|broken| broken.to_string())?;
     if usize::from(head.slot) >= worker.n_places() {
         return Err(format!("used slot {} of {}", head.slot, worker.n_places()));
@@ -60,7 +59,18 @@ pub(super) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> 
         let status =
             StatusCode::from_u16(head.status).map_err(|_| format!("impossible status {}", head.status))?;
         let (fields, length) = header_map(&shared, n_fields)?;
-        Some(Head { status, fields, length })
+        let is_impossible = match length {
+            // RFC 9110 §8.6: a 204 has none; one that says 0 does no harm.
+            Declared::Bytes(len) => len > 0 && status == StatusCode::NO_CONTENT,
+            Declared::Nothing => false,
+            Declared::Nonsense => true,
+        };
+        if is_impossible {
+            return Err(format!("sent an impossible length with status {}", status.as_u16()));
+        }
+        let reason = slice(reason);
+        let reason = (!reason.is_empty()).then(|| reason.into());
+        Some(Head { status, reason, fields, length })
     } else {
         None
     };
@@ -72,7 +82,7 @@ pub(super) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> 
         }
         BodyPart::Chunks(range) => Payload::Chunks(worker.take_chunks(slice(range))?),
         BodyPart::File { offset, len } => {
-            Payload::File(FilePart { fd: worker.take_file(head.exchange, notice)?, offset, len })
+            Payload::File(FilePart::new(worker.take_file(head.exchange, notice)?, offset, len)?)
         }
     };
     Ok(Received { response, payload, ..Received::bare(head) })
@@ -107,7 +117,11 @@ fn decode_asgi<'b>(
         }
         CompletionKind::Hints | CompletionKind::Trailers => {
             let shared = spare::bytes(slice(fields));
-            received.fields = Some(Box::new(header_map(&shared, n_fields)?.0));
+            let (fields, length) = header_map(&shared, n_fields)?;
+            if head.kind == CompletionKind::Hints && length != Declared::Nothing {
+                return Err("sent a length with early hints".to_owned());
+            }
+            received.fields = Some(Box::new(fields));
         }
         CompletionKind::Close => received.payload = Payload::Bytes(Bytes::copy_from_slice(slice(body))),
         _ => {}
@@ -124,13 +138,19 @@ fn header_map(encoded: &Bytes, n_fields: u16) -> Result<(HeaderMap, Declared), S
     let mut map = spare::header_map(usize::from(n_fields) + 2);
     let mut length = Declared::Nothing;
     for (name, value) in frame::fields(encoded, n_fields) {
-        let name = match name {
+        let (name, role) = match name {
             FieldName::Known(index) => known_name(index),
-            FieldName::Literal(name) => HeaderName::from_bytes(name)
-                .map_err(|_| format!("sent the field name {:?}", String::from_utf8_lossy(name)))?,
+            FieldName::Literal(name) => {
+                let name = HeaderName::from_bytes(name)
+                    .map_err(|_| format!("sent the field name {:?}", String::from_utf8_lossy(name)))?;
+                let role = Role::of(&name);
+                (name, role)
+            }
         };
-        if name == CONTENT_LENGTH {
-            length = length.and(value);
+        match role {
+            Role::Applications => {}
+            Role::Length => length = length.and(value),
+            Role::Connections => return Err(format!("sent the field {name}, which is the connection's")),
         }
         let value = HeaderValue::from_maybe_shared(encoded.slice_ref(value))
             .map_err(|_| format!("sent an impossible value for the field {name}"))?;
@@ -139,9 +159,38 @@ fn header_map(encoded: &Bytes, n_fields: u16) -> Result<(HeaderMap, Declared), S
     Ok((map, length))
 }
 
-fn known_name(index: u8) -> HeaderName {
-    static NAMES: std::sync::LazyLock<Vec<HeaderName>> = std::sync::LazyLock::new(|| {
-        rgun_channel::header::NAMES.iter().map(|name| HeaderName::from_static(name)).collect()
+/// What a response's field is about.
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    /// Anything else.
+    Applications,
+    /// The length of the body.
+    Length,
+    /// How the message is framed, or what becomes of the connection (RFC 9110 §7.6.1). A worker drops the application's,
+    /// because they are the daemon's.
+    Connections,
+}
+
+impl Role {
+    fn of(name: &HeaderName) -> Self {
+        match name.as_str() {
+            "content-length" => Self::Length,
+            "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" => {
+                Self::Connections
+            }
+            _ => Self::Applications,
+        }
+    }
+}
+
+fn known_name(index: u8) -> (HeaderName, Role) {
+    static NAMES: std::sync::LazyLock<Vec<(HeaderName, Role)>> = std::sync::LazyLock::new(|| {
+        let named = |name: &&'static str| {
+            let name = HeaderName::from_static(name);
+            let role = Role::of(&name);
+            (name, role)
+        };
+        rgun_channel::header::NAMES.iter().map(named).collect()
     });
-    NAMES.get(usize::from(index)).cloned().unwrap_or(http::header::WARNING)
+    NAMES.get(usize::from(index)).cloned().unwrap_or((http::header::WARNING, Role::Applications))
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{Method, Response, StatusCode};
+use hyper::ext::ReasonPhrase;
 
 use crate::dispatch::{Answer, Fault};
 use crate::journal::requests::{Access, Failure, Unanswered};
@@ -116,7 +117,7 @@ fn check_length(method: &Method, answer: &Answer) -> Result<(), Refusal> {
         return Ok(());
     }
     let bytes: u64 = first.iter().chain(rest).map(|piece| piece.len() as u64).sum();
-    let len = bytes + file.as_ref().map_or(0, |file| file.len);
+    let len = file.as_ref().map_or(Some(bytes), |file| file.len.and_then(|len| len.checked_add(bytes)));
     if head.length.agrees_with(len) { Ok(()) } else { Err(Refusal::WrongLength(*worker)) }
 }
 
@@ -125,7 +126,7 @@ fn answered(served: Arc<Served>, asked: &Asked, answer: Answer) -> Response<Resp
     let Answer { head, first, mut rest, file, stream, worker, queued } = answer;
     let source = match (stream, file) {
         (Some(stream), _) => Source::Stream(stream),
-        (None, Some(file)) => Source::File(FileReader::new(file, server.dispatcher)),
+        (None, Some(file)) => Source::File(Box::new((FileReader::new(file, server.dispatcher), None))),
         (None, None) => match first {
             None => Source::Empty,
             Some(first) if rest.is_empty() => Source::Bytes(first),
@@ -154,10 +155,22 @@ fn answered(served: Arc<Served>, asked: &Asked, answer: Answer) -> Response<Resp
     let mut response = Response::new(ResponseBody::new(source, served, account));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.fields;
+    set_reason(&mut response, head.reason);
     if closing {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// The reason phrase, if it is not what hyper writes for the status code. For a code that has none hyper would write
+/// `<none>`; RFC 9112 §4 allows an empty one.
+fn set_reason(response: &mut Response<ResponseBody>, reason: Option<Box<[u8]>>) {
+    if reason.is_none() && response.status().canonical_reason().is_some() {
+        return;
+    }
+    // The dispatcher takes none with control bytes, which is all that hyper refuses.
+    let reason = reason.and_then(|reason| ReasonPhrase::try_from(reason.into_vec()).ok());
+    response.extensions_mut().insert(reason.unwrap_or(ReasonPhrase::from_static(b"")));
 }
 
 /// The application has accepted a WebSocket: 101, and the connection is that from now on.
@@ -288,5 +301,19 @@ fn described(connection: &Connection, asked: &Asked) -> crate::journal::requests
         path: String::from_utf8_lossy(asked.path.as_bytes()).into_owned(),
         client: client.address.clone(),
         client_request_id: origin.and_then(|origin| origin.client_id.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a worker leaves out, hyper writes.
+    #[test]
+    fn the_channels_reason_phrases_are_those_that_hyper_writes() {
+        for code in 100..=999 {
+            let ours = StatusCode::from_u16(code).unwrap().canonical_reason().unwrap_or_default();
+            assert_eq!(rgun_channel::status::canonical_reason(code), ours, "{code}");
+        }
     }
 }

@@ -37,8 +37,8 @@ pub(super) enum Source {
     Parts(VecDeque<Bytes>),
     /// A worker, piece by piece.
     Stream(BodyStream),
-    /// A file.
-    File(FileReader),
+    /// A file, and what follows it: trailers, or why the rest never comes.
+    File(Box<(FileReader, Option<BodyStream>)>),
 }
 
 /// The body of a response.
@@ -141,16 +141,23 @@ impl Body for ResponseBody {
                     break Some(Ok(bytes));
                 }
                 Source::Parts(parts) => break parts.pop_front().map(Ok),
-                Source::File(file) => match ready!(file.poll_read(cx)) {
-                    Ok(None) => break None,
-                    Ok(Some(bytes)) => break Some(Ok(bytes)),
-                    Err(error) => break Some(Err(BodyError::File(error))),
+                Source::File(file) => match (ready!(file.0.poll_read(cx)), file.1.take()) {
+                    (Ok(None), None) => break None,
+                    (Ok(None), Some(stream)) => this.source = Source::Stream(stream),
+                    (Ok(Some(bytes)), stream) => {
+                        file.1 = stream;
+                        break Some(Ok(bytes));
+                    }
+                    (Err(error), _) => break Some(Err(BodyError::File(error))),
                 },
                 Source::Stream(stream) => match ready!(stream.poll_piece(cx)) {
                     None => break None,
                     Some(Ok(StreamPiece::Bytes(bytes))) => break Some(Ok(bytes)),
                     Some(Ok(StreamPiece::File(file))) => {
-                        this.source = Source::File(FileReader::new(file, stream.dispatcher()));
+                        let reader = FileReader::new(file, stream.dispatcher());
+                        if let Source::Stream(stream) = std::mem::replace(&mut this.source, Source::Empty) {
+                            this.source = Source::File(Box::new((reader, Some(stream))));
+                        }
                     }
                     // hyper sends those that the head's `Trailer` names, to clients that say `TE: trailers`.
                     Some(Ok(StreamPiece::Trailers(trailers))) => {
@@ -191,7 +198,10 @@ impl Body for ResponseBody {
             Source::Empty => SizeHint::with_exact(0),
             Source::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Parts(parts) => SizeHint::with_exact(parts.iter().map(|part| part.len() as u64).sum()),
-            Source::File(file) => SizeHint::with_exact(file.left),
+            Source::File(file) => match **file {
+                (FileReader { left: Some(left), .. }, None) => SizeHint::with_exact(left),
+                _ => SizeHint::default(),
+            },
             Source::Stream(_) => SizeHint::default(),
         }
     }
@@ -227,7 +237,8 @@ pub(super) fn cause(connection: &Connection) -> Cause {
 pub(super) struct FileReader {
     fd: Arc<OwnedFd>,
     offset: u64,
-    left: u64,
+    /// `None`: as much as there is.
+    left: Option<u64>,
     blocked: Option<JoinHandle<io::Result<Bytes>>>,
     /// Bytes since others had their turn.
     taken: usize,
@@ -242,7 +253,7 @@ impl FileReader {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        if self.left == 0 {
+        if self.left == Some(0) {
             return Poll::Ready(Ok(None));
         }
         if self.taken >= TURN {
@@ -252,7 +263,8 @@ impl FileReader {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let want = usize::try_from(self.left).unwrap_or(FILE_BLOCK).min(FILE_BLOCK);
+        let want =
+            self.left.and_then(|left| usize::try_from(left).ok()).unwrap_or(FILE_BLOCK).min(FILE_BLOCK);
         let bytes = match &mut self.blocked {
             Some(blocked) => {
                 let read = ready!(Pin::new(blocked).poll(cx));
@@ -274,11 +286,14 @@ impl FileReader {
             },
         };
         if bytes.is_empty() {
-            // The file has become shorter since its length was promised to the client.
-            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            return Poll::Ready(match self.left.replace(0) {
+                None => Ok(None),
+                // The file has become shorter since its length was promised to the client.
+                Some(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+            });
         }
-        self.offset += bytes.len() as u64;
-        self.left -= bytes.len() as u64;
+        self.offset = self.offset.saturating_add(bytes.len() as u64);
+        self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
         self.taken += bytes.len();
         Poll::Ready(Ok(Some(bytes)))
     }

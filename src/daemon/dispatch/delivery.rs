@@ -1,0 +1,130 @@
+//! How much of an answer's body its worker has delivered, against what the answer's head announces.
+//!
+//! `exchange` counts every part here before it keeps it. What does not add up is a breach of the contract: the client
+//! goes by the announced length to find the next answer on its connection (RFC 9112 §6.3).
+
+use http::StatusCode;
+
+use super::parts::{Declared, Head, Payload};
+
+/// The parts of one body, counted.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    /// What the head announces; nothing before it, and of a 304.
+    announced: Declared,
+    /// Bytes so far; `None` with a file of which as many are sent as there are.
+    sum: Option<u64>,
+    /// A file has come: nothing may follow it.
+    has_file: bool,
+}
+
+impl Delivery {
+    pub(super) const fn new() -> Self {
+        Self { announced: Declared::Nothing, sum: Some(0), has_file: false }
+    }
+
+    /// Takes note of a head.
+    pub(super) fn announce(&mut self, head: &Head) {
+        // RFC 9110 §15.4.5: a 304 announces what a 200 would bring.
+        if head.status != StatusCode::NOT_MODIFIED {
+            self.announced = head.length;
+        }
+    }
+
+    /// Counts a part. `is_complete`: nothing follows it, and nothing was left out because nobody waits for it. `is_head`
+    /// says whether the request's method is HEAD, whose answer announces what GET would bring.
+    ///
+    /// # Errors
+    /// When it is not what was announced.
+    pub(super) fn count(
+        &mut self,
+        part: &Payload,
+        is_complete: bool,
+        is_head: impl FnOnce() -> bool,
+    ) -> Result<(), String> {
+        let len = part.len();
+        let is_file = matches!(part, Payload::File(_));
+        if self.has_file && len != Some(0) || is_file && self.sum != Some(0) {
+            return Err("body beside a file".to_owned());
+        }
+        self.has_file |= is_file;
+        self.sum = match (self.sum, len) {
+            (Some(sum), Some(len)) => {
+                Some(sum.checked_add(len).ok_or_else(|| "more body than can be counted".to_owned())?)
+            }
+            _ => None,
+        };
+        let fits = self.sum.is_none_or(|sum| self.announced.has_room_for(sum));
+        if fits && (!is_complete || self.announced.agrees_with(self.sum)) {
+            return Ok(());
+        }
+        if is_head() {
+            self.announced = Declared::Nothing;
+            return Ok(());
+        }
+        Err(format!("body of {:?} bytes and announced {:?}", self.sum, self.announced))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use bytes::Bytes;
+    use http::HeaderMap;
+    use rgun_channel::frame::TO_THE_END;
+
+    use super::super::parts::FilePart;
+    use super::*;
+
+    fn bytes(len: usize) -> Payload {
+        Payload::Bytes(Bytes::from(vec![b'x'; len]))
+    }
+
+    fn file(len: u64) -> Payload {
+        Payload::File(FilePart::new(File::open("/dev/null").unwrap().into(), 0, len).unwrap())
+    }
+
+    fn announced(status: StatusCode, length: Declared) -> Delivery {
+        let mut delivery = Delivery::new();
+        delivery.announce(&Head { status, reason: None, fields: HeaderMap::new(), length });
+        delivery
+    }
+
+    /// Counts parts, the last of which is complete.
+    fn all(mut delivery: Delivery, parts: &[Payload], is_head: bool) -> bool {
+        let last = parts.len() - 1;
+        parts.iter().enumerate().all(|(at, part)| delivery.count(part, at == last, || is_head).is_ok())
+    }
+
+    #[test]
+    fn a_body_has_the_announced_length() {
+        let five = || announced(StatusCode::OK, Declared::Bytes(5));
+        assert!(all(five(), &[bytes(2), bytes(3)], false));
+        assert!(all(five(), &[file(5)], false));
+        for wrong in [&[bytes(2), bytes(2)][..], &[bytes(5), bytes(1)], &[file(4)], &[file(TO_THE_END)]] {
+            assert!(!all(five(), wrong, false), "{wrong:?}");
+            assert!(all(five(), wrong, true), "of HEAD: {wrong:?}");
+        }
+        assert!(five().count(&bytes(6), false, || false).is_err(), "before the end, too");
+    }
+
+    #[test]
+    fn a_body_without_an_announced_length_has_any() {
+        let any = || announced(StatusCode::OK, Declared::Nothing);
+        assert!(all(any(), &[bytes(2), bytes(3)], false) && all(any(), &[file(TO_THE_END)], false));
+        assert!(all(announced(StatusCode::NOT_MODIFIED, Declared::Bytes(5)), &[bytes(0)], false));
+    }
+
+    #[test]
+    fn a_file_is_all_of_a_body() {
+        let any = || announced(StatusCode::OK, Declared::Nothing);
+        assert!(all(any(), &[bytes(0), file(1), bytes(0)], false));
+        let most = i64::MAX as u64;
+        for beside in
+            [[bytes(1), file(1)], [file(1), bytes(1)], [file(TO_THE_END), bytes(1)], [file(most), file(most)]]
+        {
+            assert!(!all(any(), &beside, false), "{beside:?}");
+        }
+    }
+}
