@@ -318,25 +318,69 @@ def is_ours(filename):
     return filename.startswith(("<rgun>", "<frozen importlib", "<string>")) or filename == importlib.__file__
 
 
+# What decides which bytes read() gives: a type may have another one of its own, and so may an object.
+READING = (
+    *("read", "readinto", "readall", "tell", "seek", "flush", "fileno", "readable", "closed", "raw"),
+    "__getattribute__",
+)
+
+# Wrappers whose read() is that of their `file`, by module. Their subclasses may read otherwise.
+WRAPPERS = {
+    "tempfile": ("_TemporaryFileWrapper",),
+    "django.core.files.base": ("File",),
+    "django.core.files.images": ("ImageFile",),
+    "django.db.models.fields.files": ("FieldFile", "ImageFieldFile"),
+}
+
+
 def regular_file(filelike):
     """Descriptor and position of a file whose bytes are what its read() gives; None for anything else.
 
-    A fileno() alone does not say so: GzipFile has one, of the compressed file.
+    A fileno() alone does not say so: GzipFile has one, of the compressed file. Nor does a `file` or a base: a range
+    of a file and one that is decrypted may have both.
     """
-    inner = filelike
-    for _ in range(3):
-        if isinstance(inner, (io.FileIO, io.BufferedReader, io.BufferedRandom)):
-            break
-        # tempfile's wrappers and Django's File keep what they wrap there.
-        inner = getattr(inner, "file", None)
-    raw = getattr(inner, "raw", inner)
-    if not isinstance(raw, io.FileIO):
-        return None
     try:
+        inner = filelike
+        for _ in range(4):
+            if not is_wrapper(inner):
+                break
+            inner = inner.file
+        if reads_as(inner, io.FileIO):
+            raw = inner
+        elif reads_as(inner, io.BufferedReader) or reads_as(inner, io.BufferedRandom):
+            raw = inner.raw
+        else:
+            return None
+        if not reads_as(raw, io.FileIO) or not raw.readable():
+            return None
+        if isinstance(inner, io.BufferedRandom):
+            # As read() would: what was written may still be in its buffer.
+            inner.flush()
         # The object's position: a buffered file's descriptor is further on.
-        return raw.fileno(), filelike.tell()
-    except (OSError, ValueError, AttributeError):
+        return raw.fileno(), inner.tell()
+    except Exception:  # noqa: BLE001 (a file that is closed, or a storage's own: read() says what is wrong)
         return None
+
+
+def reads_as(filelike, kind):
+    """Does it read as io's type, of which it is, for certain?"""
+    own = type(filelike)
+    return (
+        issubclass(own, kind)
+        and all(getattr(own, name, None) is getattr(kind, name, None) for name in READING)
+        and vars(filelike).keys().isdisjoint(READING)
+    )
+
+
+def is_wrapper(filelike):
+    """Does it read as its `file` does, for certain?"""
+    kind = type(filelike)
+    names = WRAPPERS.get(kind.__module__, ())
+    if kind.__name__ not in names or getattr(sys.modules.get(kind.__module__), kind.__name__, None) is not kind:
+        return False
+    own = vars(filelike).get("read")
+    # tempfile's keeps there what it has looked up once.
+    return own is None or getattr(own, "__wrapped__", None) == filelike.file.read
 
 
 def leave_child(error):

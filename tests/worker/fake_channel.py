@@ -29,7 +29,7 @@ END, BODY_FD, BODY_CHUNKS, DONE, TEXT, MORE = 1, 2, 4, 8, 16, 32
 RESPOND, BODY, RAISED, TAKE, HINTS, TRAILERS, CLOSE = 1, 2, 3, 4, 5, 6, 7
 HTTPS, STREAMS, WEBSOCKET = 2, 4, 8
 MESSAGE_COST = 64
-UNKNOWN_LENGTH = 2**64 - 1
+UNKNOWN_LENGTH = TO_THE_END = 2**64 - 1
 LITERAL = 255
 
 F_ADD_SEALS = 1033
@@ -81,6 +81,8 @@ class Answer:
 
     def __init__(self):
         self.status = 0
+        # Only one that is not the status code's own.
+        self.reason = b""
         self.fields = []
         self.body = b""
         self.hints = []
@@ -287,8 +289,11 @@ class Channel:
 
     def take(self, frame):
         """One completion."""
-        exchange, kind, flags, status, n_fields, n_chunks, _, slot = struct.unpack_from("<QBBHHHQH", frame)
+        exchange, kind, flags, status, n_fields, n_chunks, _, slot, reason = struct.unpack_from(
+            "<QBBHHHQHH", frame
+        )
         rest = Reader(frame[32:])
+        reason = rest.bytes(reason)
         fields = [self.field(rest) for _ in range(n_fields)]
         answer = self.answers.setdefault(exchange, Answer())
         answer.frames.append((kind, flags & ~(BODY_CHUNKS | BODY_FD), status))
@@ -296,7 +301,7 @@ class Channel:
         answer.done |= bool(flags & DONE)
         if kind == RESPOND:
             assert answer.status == 0, "two heads"
-            answer.status, answer.fields = status, fields
+            answer.status, answer.reason, answer.fields = status, reason, fields
         elif kind == HINTS:
             answer.hints.append(fields)
         elif kind == TRAILERS:

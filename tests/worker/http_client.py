@@ -46,6 +46,8 @@ class Connection:
         self.socket.settimeout(DEADLINE)
         self.socket.connect(path)
         self.buffer = b""
+        # The reason phrase of the last head.
+        self.reason = None
 
     def __enter__(self):
         return self
@@ -107,7 +109,8 @@ class Connection:
         headers = [
             (name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)
         ]
-        return int(first.split()[1]), headers
+        _, status, self.reason = first.split(" ", 2)
+        return int(status), headers
 
     def response(self, head_only=False):
         """The next response."""

@@ -56,6 +56,12 @@ def test_starlette_sends_files(starlette):
     assert response["content-length"] == str(len(response.body))
 
 
+def test_a_log_that_another_process_writes_to_is_sent_as_long_as_it_was(starlette):
+    for _ in range(20):
+        response = starlette.get("/growing")
+        assert (response.status, response.complete, response.body) == (200, True, b"line\n" * 10_000)
+
+
 def test_starlette_errors_are_its_own_500_and_logged(starlette):
     assert starlette.get("/fail").status == 500
     starlette.wait_for("ValueError: starlette view")

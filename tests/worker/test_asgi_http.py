@@ -7,7 +7,9 @@ import subprocess
 
 import pytest
 from conftest import APPS, eventually
-from fake_channel import BODY, CHUNKS, END, RESPOND, UNKNOWN_LENGTH
+from fake_channel import BODY, CHUNKS, END, RESPOND, TO_THE_END, UNKNOWN_LENGTH
+
+SYSFS = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
 def spawn(fake, python, loop, target="asgi_cases", chdir=APPS, **more):
@@ -416,6 +418,55 @@ def test_pathsend_hands_the_file_over(worker):
     worker.next("file")
     with open(worker.files.pop(exchange), "rb") as file:
         assert file.read() == b"from a file"
+
+
+def test_pathsend_sends_the_announced_bytes_of_a_file_that_has_grown(worker, tmp_path):
+    file = tmp_path / "log"
+    file.write_bytes(b"line\n" * 1000)
+    answer = worker.ask(f"/path?4000,{file}")
+    assert (answer.raised, answer.file, answer.end) == ([], (0, 4000), True)
+    assert answer.fields == [(b"content-length", b"4000")]
+
+
+def test_pathsend_of_nothing_of_a_file_that_has_grown_sends_nothing(worker, tmp_path):
+    file = tmp_path / "log"
+    file.write_bytes(b"first line\n")
+    answer = worker.ask(f"/path?0,{file}")
+    assert (answer.raised, answer.file, answer.body, answer.end) == ([], None, b"", True)
+
+
+def test_pathsend_of_a_file_that_has_shrunk_raises_before_anything_is_sent(worker, tmp_path):
+    file = tmp_path / "log"
+    file.write_bytes(b"x" * 99)
+    answer = worker.ask(f"/path?100,{file}")
+    assert (answer.status, answer.file) == (0, None)
+    assert "Response content shorter than Content-Length" in answer.raised[0]
+
+
+def test_pathsend_of_an_empty_file_is_an_empty_body(worker, tmp_path):
+    file = tmp_path / "empty"
+    file.write_bytes(b"")
+    answer = worker.ask(f"/path?,{file}")
+    assert (answer.fields, answer.file, answer.body) == ([(b"content-length", b"0")], None, b"")
+
+
+@pytest.mark.parametrize("path", ["/proc/version", SYSFS])
+def test_pathsend_of_a_file_whose_size_is_not_its_length_sends_what_it_reads(worker, path):
+    if not os.path.exists(path):
+        pytest.skip(f"SKIPPED: no {path} here")
+    answer = worker.ask(f"/path?,{path}")
+    assert (answer.raised, answer.file, answer.fields) == ([], (0, TO_THE_END), [])
+    size = os.stat(path).st_size
+    answer = worker.ask(f"/path?{size},{path}")
+    # The application has announced what is not so.
+    assert answer.status == 0
+    assert "than Content-Length" in answer.raised[0]
+
+
+def test_pathsend_of_a_fifo_does_not_hold_up_the_loop(worker, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    answer = worker.ask(f"/path?,{tmp_path}/fifo")
+    assert "not a regular file" in answer.raised[0]
 
 
 @pytest.mark.parametrize(

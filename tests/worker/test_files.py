@@ -1,7 +1,37 @@
 """wsgi.file_wrapper: PEP 3333, "Optional Platform-Specific File Handling"."""
 
+import importlib.util
+import os
+import pathlib
+
 import pytest
 from conftest import eventually
+
+# Whose bytes are those of their descriptor: the daemon reads them, and knows how many they are.
+BY_DESCRIPTOR = [
+    *("plain", "unbuffered", "read_only", "from_its_position", "written_and_not_flushed", "own_close"),
+    *("named_temporary", "django_file", "django_file_over_named_temporary"),
+]
+# What gives other bytes than its descriptor has, or has none, or one without a known end.
+BY_READING = [
+    *("first_hundred", "a_range", "deciphering", "buffered_with_its_own_read", "device", "of_sysfs"),
+    *("over_a_raw_with_its_own_read", "object_with_its_own_read", "named_temporary_with_its_own_read"),
+    *("spooled_in_memory", "spooled_on_disk", "of_procfs", "of_procfs_read_a_little"),
+    *("django_file_that_deciphers", "django_content"),
+]
+SYSFS = "/sys/kernel/mm/transparent_hugepage/enabled"
+
+
+@pytest.fixture(scope="module")
+def likes(start):
+    """Files, and what is like them."""
+    return start("file_likes").ready()
+
+
+@pytest.fixture(scope="module")
+def asgi(start):
+    """The cases of the ASGI side."""
+    return start("asgi_cases").ready()
 
 
 def numbered(size, start=0):
@@ -43,9 +73,9 @@ def test_no_more_than_content_length_is_sent(server):
         assert connection.is_open()
 
 
-def test_a_file_shorter_than_content_length_does_not_look_complete(server):
+def test_a_file_shorter_than_content_length_is_a_500_before_anything_is_sent(server):
     response = server.get("/file/truncated")
-    assert (response.status, response.complete) in ((200, False), (500, True))
+    assert (response.status, response.complete) == (500, True)
     server.wait_for("the application promised 5000 bytes of body and sent 1000")
 
 
@@ -95,3 +125,34 @@ def test_a_hundred_files_leave_no_descriptor_behind(probe):
     for _ in range(100):
         assert probe.get("/named_temporary").complete
     assert probe.get("/descriptors").json() == before
+
+
+@pytest.mark.parametrize("name", BY_DESCRIPTOR + BY_READING)
+def test_what_is_wrapped_is_sent_as_it_reads(likes, name):
+    if name.startswith("django") and importlib.util.find_spec("django") is None:
+        pytest.skip("SKIPPED: no django here")
+    if name == "of_sysfs" and not os.path.exists(SYSFS):
+        pytest.skip(f"SKIPPED: no {SYSFS} here")
+    read, sent = likes.get(f"/{name}?read"), likes.get(f"/{name}")
+    assert (sent.status, sent.complete, sent.body) == (200, True, read.body)
+    assert bool(read.body) == (name != "device")
+    if name in BY_DESCRIPTOR:
+        # Known before it was sent.
+        assert sent["content-length"] == str(len(read.body))
+
+
+def test_a_file_that_has_nothing_yet_does_not_look_empty(likes):
+    assert likes.get("/that_has_nothing_yet").status == 500
+    likes.wait_for("yielded NoneType, not bytes")
+
+
+
+@pytest.mark.parametrize("path", ["/proc/version", SYSFS])
+def test_pathsend_sends_a_file_whose_size_is_not_its_length(asgi, path):
+    if not os.path.exists(path):
+        pytest.skip(f"SKIPPED: no {path} here")
+    read = pathlib.Path(path).read_bytes()
+    for version in ("1.1", "1.0"):
+        with asgi.connect() as connection:
+            response = connection.request("GET", f"/path?,{path}", version=version)
+        assert (response.status, response.complete, response.body) == (200, True, read)

@@ -1,6 +1,7 @@
 """How responses are given: start_response, write, iterables, lengths. PEP 3333 and RFC 9110."""
 
 import time
+import urllib.parse
 
 import pytest
 from conftest import eventually
@@ -367,3 +368,36 @@ def test_clients_that_do_not_read_do_not_take_the_window_from_those_who_do(serve
     for connection in lazy:
         assert len(connection.exactly(1 << 20)) == 1 << 20
         connection.socket.close()
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize(
+    ("status", "sent"),
+    [
+        *(("200 OK", "OK"), ("404 Not Found", "Not Found"), ("404 NOT FOUND", "NOT FOUND")),
+        *(("299 Odd Reason", "Odd Reason"), ("499 Client Closed", "Client Closed"), ("599 A b\tc", "A b\tc")),
+        *(("200", "OK"), ("200 ", "OK"), ("299", ""), ("299 ", ""), ("200 caf\xe9", "caf\xe9")),
+        ("999 " + "x" * 5000, "x" * 5000),
+    ],
+)
+def test_the_reason_phrase_is_the_applications(probe, status, sent, version):
+    target = "/reason?status=" + urllib.parse.quote(status, encoding="latin-1")
+    with probe.connect() as connection:
+        response = connection.request("GET", target, version=version)
+        assert (response.status, response.body) == (int(status[:3]), b"ok\n")
+        assert connection.reason == sent
+
+
+def test_a_reason_phrase_is_not_the_next_ones(probe):
+    with probe.connect() as connection:
+        for status, sent in [("299 Odd", "Odd"), ("200 OK", "OK"), ("299", ""), ("404 Gone", "Gone")]:
+            connection.request("GET", "/reason?status=" + urllib.parse.quote(status))
+            assert connection.reason == sent
+
+
+@pytest.mark.parametrize("bad", ["200 OK\r\nX-Evil: 1", "200 OK\n", "200 \x00", "200 \x1b[31m", "200 OK\x7f"])
+def test_a_reason_phrase_with_control_characters_is_the_applications_error(probe, bad):
+    response = probe.get("/reason?status=" + urllib.parse.quote(bad, encoding="latin-1"))
+    assert response.status == 500
+    assert not response.all("x-evil")
+    probe.wait_for("has control characters in its reason phrase (PEP 3333)")

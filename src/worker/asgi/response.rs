@@ -4,8 +4,10 @@
 //! when the daemon rings; until then the application's next `send()` waits.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -13,13 +15,14 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rgun_channel::Broken;
 use rgun_channel::control::{Report, send};
-use rgun_channel::frame::{Body, Completion, CompletionKind, MESSAGE_COST, MOST_FIELDS};
+use rgun_channel::frame::{Body, Completion, CompletionKind, MESSAGE_COST, MOST_FIELDS, TO_THE_END};
 use rgun_channel::layout::{CHUNK, INLINE_BODY, RESPONSE_WINDOW};
 use rgun_channel::ring::Position;
 
 use super::exchange::{Carried, Exchange, Functions, Pending, Stage, State};
 use crate::python::Described;
 use crate::worker::now;
+use crate::wsgi::file_wrapper::{has_bytes, length_from};
 use crate::wsgi::head::{HEAD_ROOM, Head};
 use crate::wsgi::response::Fault;
 
@@ -170,25 +173,9 @@ impl State {
 
     /// `http.response.pathsend`: the descriptor goes first, the frame that needs it after.
     pub(super) fn file(&mut self, py: Python<'_>, path: &Path) -> Result<(), Fault> {
-        let file = File::open(path).map_err(PyErr::from)?;
-        let stat = file.metadata().map_err(PyErr::from)?;
-        if !stat.is_file() {
-            return Err(PyValueError::new_err(format!(
-                "http.response.pathsend: {} is not a regular file",
-                path.display()
-            ))
-            .into());
-        }
-        let len = stat.len();
-        match self.head.length {
-            Some(_) if self.has_no_body() => {}
-            Some(length) if len > length => return Err(longer().into()),
-            Some(length) if len < length => return Err(shorter().into()),
-            Some(_) => {}
-            None if self.has_trailers || self.is_head_sent => {}
-            None => self.head.add_length(len, &mut self.fields)?,
-        }
-        self.given = len;
+        let file = open(path)?;
+        let len = self.announce(py, &file)?;
+        self.given = if len == TO_THE_END { 0 } else { len };
         let end = !self.has_trailers;
         let carried = Carried::Body { end };
         if self.has_no_body() || len == 0 {
@@ -201,6 +188,39 @@ impl State {
         }
         self.stage = if end { Stage::Ended } else { Stage::Trailing };
         Ok(())
+    }
+
+    /// How many bytes of a file are sent: what the head announces, even if the file has grown meanwhile; else all that
+    /// there are, and the head announces that, if it can be known before.
+    fn announce(&mut self, py: Python<'_>, file: &File) -> Result<u64, Fault> {
+        let fd = file.as_fd();
+        match self.head.length {
+            Some(_) if self.has_no_body() => Ok(0),
+            // A length that was taken from what `stat` says of a file that is made up as it is read.
+            Some(0) if is_made_up(py, file)? => Err(longer().into()),
+            Some(length) => {
+                let has_all =
+                    has_bytes(py, fd, length).map_err(|errno| PyErr::from(io::Error::from(errno)))?;
+                if has_all { Ok(length) } else { Err(shorter().into()) }
+            }
+            None => match length_from(py, fd, 0) {
+                Some(len) => {
+                    if !self.has_trailers && !self.is_head_sent {
+                        self.head.add_length(len, &mut self.fields)?;
+                    }
+                    Ok(len)
+                }
+                None if is_made_up(py, file)? || file.metadata().map_err(PyErr::from)?.len() > 0 => {
+                    Ok(TO_THE_END)
+                }
+                None => {
+                    if !self.has_trailers && !self.is_head_sent {
+                        self.head.add_length(0, &mut self.fields)?;
+                    }
+                    Ok(0)
+                }
+            },
+        }
     }
 
     /// `http.response.early_hint`.
@@ -412,6 +432,25 @@ pub(super) struct Leftover {
     parts: VecDeque<Py<PyBytes>>,
     itself: Option<Py<Exchange>>,
     functions: Option<Functions>,
+}
+
+/// Opens a file that is to be sent. What is none could hold up the event loop: opening a FIFO waits for its writer.
+fn open(path: &Path) -> PyResult<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(PyValueError::new_err(format!("http.response.pathsend: {} is not a regular file", path.display())))
+}
+
+/// Is a file empty only if one believes `stat`, as those of procfs are?
+fn is_made_up(py: Python<'_>, file: &File) -> PyResult<bool> {
+    if file.metadata()?.len() > 0 {
+        return Ok(false);
+    }
+    let has_some = has_bytes(py, file.as_fd(), 1).map_err(io::Error::from)?;
+    // It may just have got its first bytes.
+    Ok(has_some && file.metadata()?.len() == 0)
 }
 
 fn longer() -> PyErr {

@@ -1,15 +1,17 @@
 //! `wsgi.file_wrapper`: files that go to the daemon as a descriptor.
 //!
-//! PEP 3333, "Optional Platform-Specific File Handling". Returned as the application's result, a wrapper
-//! over a regular file is sent by descriptor and offset; over anything else, or when middleware iterates
-//! it, it reads blocks.
+//! PEP 3333, "Optional Platform-Specific File Handling". Returned as the application's result, a wrapper over a regular
+//! file is sent by descriptor and offset, if that gives the bytes that `iter(lambda: x.read(blksize), b"")` would; over
+//! anything else, or when middleware iterates it, it reads blocks.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::IoSliceMut;
+use std::os::fd::BorrowedFd;
 
 use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;
 use pyo3::prelude::*;
 use rustix::fs::{FileType, fstat};
+use rustix::io::{Errno, ReadWriteFlags, pread, preadv2, retry_on_intr};
 
 use crate::python::support;
 
@@ -39,7 +41,9 @@ impl FileWrapper {
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let block = self.filelike.call_method1(py, intern!(py, "read"), (self.blksize,))?;
-        if block.bind(py).is_truthy()? { Ok(block) } else { Err(PyStopIteration::new_err(())) }
+        // None is a file that does not block and has nothing yet: not its end, and no bytes either.
+        let is_end = !block.is_none(py) && !block.bind(py).is_truthy()?;
+        if is_end { Err(PyStopIteration::new_err(())) } else { Ok(block) }
     }
 
     /// Closes what was wrapped, if it can be closed.
@@ -62,7 +66,7 @@ pub(crate) struct File<'a> {
     pub(crate) len: u64,
 }
 
-/// The file behind a wrapper, if it is one whose bytes are what `read()` would give.
+/// The file behind a wrapper, if it is one whose bytes are what `read()` would give, and are counted.
 pub(crate) fn file_of<'a>(py: Python<'_>, wrapper: &'a Bound<'_, FileWrapper>) -> PyResult<Option<File<'a>>> {
     let found = support(py)?.call_method1(intern!(py, "regular_file"), (&wrapper.get().filelike,))?;
     let Some((descriptor, offset)) = found.extract::<Option<(i32, u64)>>()? else { return Ok(None) };
@@ -74,10 +78,40 @@ pub(crate) fn file_of<'a>(py: Python<'_>, wrapper: &'a Bound<'_, FileWrapper>) -
     // it, after the descriptor has been sent. (A thread of the application that closes it meanwhile makes
     // fstat or sendmsg fail, or sends another of its files: the application's own doing, as with any fd.)
     let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    let Ok(stat) = fstat(descriptor.as_fd()) else { return Ok(None) };
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Ok(None);
+    Ok(length_from(py, descriptor, offset).map(|len| File { descriptor, offset, len }))
+}
+
+/// Bytes from `offset` to the end of a regular file, if what `stat` says of its length is so. It is not for the files of
+/// procfs (0), sysfs (a page) and other file systems that make them up as they are read: their last byte is not there,
+/// or others come after it.
+pub(crate) fn length_from(py: Python<'_>, file: BorrowedFd<'_>, offset: u64) -> Option<u64> {
+    let size = size_of(file).filter(|size| *size > 0)?;
+    // The disk may be slow.
+    let n_read = py.detach(|| read_at(file, size - 1)).ok()?;
+    // One that grows just now has a larger size now, too.
+    let is_so = n_read == 1 || n_read == 2 && size_of(file).is_some_and(|later| later > size);
+    is_so.then(|| size.saturating_sub(offset))
+}
+
+/// The size of a regular file, as `stat` says.
+fn size_of(file: BorrowedFd<'_>) -> Option<u64> {
+    let stat =
+        fstat(file).ok().filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)?;
+    u64::try_from(stat.st_size).ok()
+}
+
+/// Has a file so many bytes? Whatever `stat` says of it.
+pub(crate) fn has_bytes(py: Python<'_>, file: BorrowedFd<'_>, len: u64) -> rustix::io::Result<bool> {
+    py.detach(|| len.checked_sub(1).map_or(Ok(true), |last| Ok(read_at(file, last)? > 0)))
+}
+
+/// How many of the two bytes at `at` a file has.
+fn read_at(file: BorrowedFd<'_>, at: u64) -> rustix::io::Result<usize> {
+    let mut bytes = [0; 2];
+    // What is not in memory comes from a disk, by pages, and such a file is as long as its size says.
+    match preadv2(file, &mut [IoSliceMut::new(&mut bytes)], at, ReadWriteFlags::NOWAIT) {
+        Err(Errno::AGAIN) => Ok(1),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => retry_on_intr(|| pread(file, &mut bytes, at)),
+        read => read,
     }
-    let size = u64::try_from(stat.st_size).unwrap_or(0);
-    Ok(Some(File { descriptor, offset, len: size.saturating_sub(offset) }))
 }

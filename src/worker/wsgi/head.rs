@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString, PyTuple};
 use rgun_channel::frame::{MOST_FIELDS, encode_field, encode_known_field};
 use rgun_channel::header::index_of;
+use rgun_channel::status::{canonical_reason, is_reason};
 
 use super::warn_once;
 use crate::attached::Attached;
@@ -20,6 +21,8 @@ use crate::python::append_latin1;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) status: u16,
+    /// Bytes of the reason phrase at the beginning of the encoded fields: 0 for the canonical one.
+    pub(crate) reason_len: u16,
     pub(crate) n_fields: u16,
     /// Content-Length, if the application gave one.
     pub(crate) length: Option<u64>,
@@ -95,8 +98,8 @@ impl HeadCache {
         Ok(result)
     }
 
-    /// Checks status and headers and encodes the fields into `fields` (cleared first). What is in `value` is of no use
-    /// to anybody, before and after.
+    /// Checks status and headers and encodes reason phrase and fields into `fields` (cleared first). What is in `value`
+    /// is of no use to anybody, before and after.
     pub(crate) fn encode(
         &self,
         py: Python<'_>,
@@ -121,7 +124,17 @@ impl HeadCache {
             )));
         }
         value.clear();
-        let mut head = Head { status: status_code(status, value)?, ..Head::default() };
+        let (code, reason) = status_line(status, value)?;
+        let mut head = Head { status: code, ..Head::default() };
+        if reason != canonical_reason(code).as_bytes() {
+            head.reason_len = u16::try_from(reason.len()).map_err(|_| {
+                PyValueError::new_err(format!(
+                    "the reason phrase of status {code} has {} bytes",
+                    reason.len()
+                ))
+            })?;
+            fields.extend_from_slice(reason);
+        }
         for pair in headers.iter() {
             let pair = pair.cast::<PyTuple>().ok().filter(|pair| pair.len() == 2).ok_or_else(|| {
                 PyTypeError::new_err("headers contain something that is not a (name, value) tuple (PEP 3333)")
@@ -186,22 +199,31 @@ enum Field {
     Dropped,
 }
 
-/// The three digits; the reason phrase means nothing to HTTP (RFC 9112 §4) and is not sent.
-fn status_code(status: &Bound<'_, PyString>, bytes: &mut Vec<u8>) -> PyResult<u16> {
-    let code = append_latin1(status, bytes).ok().and_then(|()| match **bytes {
-        [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', ref rest @ ..]
+/// The three digits, and the reason phrase (RFC 9112 §4) if there is one. `bytes` is empty and holds it afterwards.
+fn status_line<'b>(status: &Bound<'_, PyString>, bytes: &'b mut Vec<u8>) -> PyResult<(u16, &'b [u8])> {
+    let line = append_latin1(status, bytes).ok().and_then(|()| match &**bytes {
+        [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..]
             if rest.first().is_none_or(|b| *b == b' ') =>
         {
-            Some([a, b, c].into_iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0')))
+            let code = [a, b, c].into_iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
+            Some((code, rest))
         }
         _ => None,
     });
-    match code {
-        Some(code) if code < 200 => Err(PyValueError::new_err(format!(
+    match line {
+        Some((code, _)) if code < 200 => Err(PyValueError::new_err(format!(
             "status {} is an interim response, which is the server's to send",
             status.repr()?
         ))),
-        Some(code) => Ok(code),
+        Some((_, rest)) if !is_reason(rest) => Err(PyValueError::new_err(format!(
+            "status {} has control characters in its reason phrase (PEP 3333)",
+            status.repr()?
+        ))),
+        Some((code, rest)) => {
+            // None was given: then that of the code.
+            let reason = rest.trim_ascii();
+            Ok((code, if reason.is_empty() { canonical_reason(code).as_bytes() } else { reason }))
+        }
         None => Err(PyValueError::new_err(format!(
             "status {} does not begin with three digits, as in '200 OK'",
             status.repr()?

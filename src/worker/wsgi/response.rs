@@ -77,7 +77,7 @@ pub(crate) struct Response {
     is_head: bool,
     stage: Stage,
     head: Head,
-    /// Encoded fields.
+    /// The reason phrase, if it is to be sent, and the encoded fields.
     fields: Vec<u8>,
     /// Body bytes taken from the application.
     given: u64,
@@ -270,23 +270,20 @@ impl Response {
         if self.head.length.is_none() {
             self.head.add_length(file.len, &mut self.fields)?;
         }
-        let length = self.head.length.unwrap_or(file.len);
-        let len = file.len.min(length);
+        // A file may have grown since its length was announced; if it has shrunk, that is said before anything is sent.
+        let len = file.len.min(self.head.length.unwrap_or(file.len));
+        self.given = len;
+        self.check_length()?;
         if self.has_no_body() || len == 0 {
-            self.given = len;
-            if !self.has_no_body() {
-                self.check_length()?;
-            }
             self.send(py, &[], true, false)?;
         } else {
-            self.given = len;
             in_the_worker(py);
-            let end = len == length;
             let message = Report::File(self.exchange).encode();
             let worker = self.worker();
             py.detach(|| send(worker.control, &message, &[file.descriptor.as_fd()])).map_err(PyErr::from)?;
             let body = Body::File { offset: file.offset, len };
-            self.completion(CompletionKind::Respond, end, false).encode(
+            self.completion(CompletionKind::Respond, true, false).encode_with_reason(
+                self.head.reason_len,
                 self.head.n_fields,
                 &body,
                 &mut self.frame,
@@ -294,8 +291,7 @@ impl Response {
             self.frame.extend_from_slice(&self.fields);
             body.encode(&mut self.frame);
             worker.output.push(py, worker, &self.frame)?;
-            self.stage = if end { Stage::Ended } else { Stage::Streaming };
-            self.check_length()?;
+            self.stage = Stage::Ended;
         }
         self.worker().output.ring();
         Ok(())
@@ -431,8 +427,11 @@ impl Response {
         if done {
             self.finish();
         }
-        let n_fields = if kind == CompletionKind::Respond { self.head.n_fields } else { 0 };
-        self.completion(kind, end, done).encode(n_fields, body, &mut self.frame);
+        let (reason_len, n_fields) = match kind {
+            CompletionKind::Respond => (self.head.reason_len, self.head.n_fields),
+            _ => (0, 0),
+        };
+        self.completion(kind, end, done).encode_with_reason(reason_len, n_fields, body, &mut self.frame);
         self.frame.extend_from_slice(&self.fields[..fields]);
         body.encode(&mut self.frame);
         self.worker().output.push(py, self.worker(), &self.frame)?;

@@ -314,6 +314,14 @@ async def file(scope, receive, send):
 
 
 @case
+async def path(scope, receive, send):
+    """The file that `?LENGTH,PATH` names, whose length is announced as that, or not."""
+    length, _, path = scope["query_string"].decode().partition(",")
+    await start(send, headers=[(b"content-length", length.encode())] if length else [])
+    await send({"type": "http.response.pathsend", "path": path})
+
+
+@case
 async def no_file(scope, receive, send):
     await start(send)
     await send({"type": "http.response.pathsend", "path": "/nowhere/at/all"})

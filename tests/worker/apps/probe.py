@@ -407,6 +407,13 @@ def surrogate(environ, start_response):
 
 
 @case
+def reason(environ, start_response):
+    """A status line of the client's choice."""
+    start_response(parse_qs(environ["QUERY_STRING"], encoding="latin-1")["status"][0], [TEXT])
+    return [b"ok\n"]
+
+
+@case
 def gzip_file(environ, start_response):
     """file_wrapper over a GzipFile, whose fileno() is that of the compressed file."""
     return compressed(environ, start_response, gzip.open)

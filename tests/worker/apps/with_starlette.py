@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import pathlib
+import shutil
+import tempfile
 
 from fastapi import BackgroundTasks, Depends, FastAPI, UploadFile
 from pydantic import BaseModel
@@ -78,6 +80,16 @@ async def file(request):
     return FileResponse(pathlib.Path(__file__))
 
 
+async def growing(request):
+    """A log to which a line is written between its length and its bytes."""
+    log = pathlib.Path(tempfile.mkdtemp()) / "log"
+    log.write_bytes(b"line\n" * 10_000)
+    announced = log.stat()
+    with log.open("ab") as file:
+        file.write(b"one more line\n")
+    return FileResponse(log, stat_result=announced, background=BackgroundTask(shutil.rmtree, log.parent))
+
+
 async def fail(request):
     raise ValueError("starlette view")
 
@@ -118,7 +130,7 @@ async def post_file(file: UploadFile):
 application = Starlette(
     routes=[
         *(Route(f"/{view.__name__}", view, methods=["GET", "POST"]) for view in (upload, stream, background)),
-        *(Route(f"/{view.__name__}", view) for view in (blocking, seen, file, fail)),
+        *(Route(f"/{view.__name__}", view) for view in (blocking, seen, file, growing, fail)),
         Mount("/api", api),
         Route("/", page),
     ],
