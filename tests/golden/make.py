@@ -55,9 +55,7 @@ def later(exchange, kind, flags=0, code=0, rest=b""):
     return head + rest
 
 
-def completion(
-    exchange, kind, flags, status=0, fields=(), chunks=0, service=0, slot=0, reason=b"", rest=b""
-):
+def completion(exchange, kind, flags, status=0, fields=(), chunks=0, service=0, slot=0, reason=b"", rest=b""):
     """A completion frame."""
     head = struct.pack(
         "<QBBHHHQHH4x", exchange, kind, flags, status, len(fields), chunks, service, slot, len(reason)

@@ -146,7 +146,6 @@ def test_a_file_that_has_nothing_yet_does_not_look_empty(likes):
     likes.wait_for("yielded NoneType, not bytes")
 
 
-
 @pytest.mark.parametrize("path", ["/proc/version", SYSFS])
 def test_pathsend_sends_a_file_whose_size_is_not_its_length(asgi, path):
     if not os.path.exists(path):

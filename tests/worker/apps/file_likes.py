@@ -1,4 +1,6 @@
-"""Files and what is like them, for wsgi.file_wrapper: `/NAME` wraps one, `/NAME?read` gives what its read() gives."""
+"""Files and what is like them: `/NAME` is wsgi.file_wrapper over one, `/NAME?read` what its read() gives."""
+
+# ruff: noqa: SIM115 (the server closes them)
 
 import io
 import os
@@ -18,7 +20,7 @@ def kind(function):
 
 def real(data=DATA, buffering=-1):
     """A real file, at its beginning."""
-    file = tempfile.TemporaryFile(buffering=buffering)  # noqa: SIM115 (the server closes it)
+    file = tempfile.TemporaryFile(buffering=buffering)
     file.write(data)
     file.seek(0)
     return file

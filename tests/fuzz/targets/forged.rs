@@ -1,0 +1,9 @@
+//! Fuzz target: any bytes as what a worker completes. The check is shared with the normal test run.
+#![no_main]
+
+#[path = "../forged.rs"]
+mod forged;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    forged::forged(bytes);
+});
