@@ -46,6 +46,8 @@ use self::stacks::Stacks;
 pub struct Pool {
     extension: PathBuf,
     delegation: Option<Delegation>,
+    /// The soft limit of open files that workers get; `None`: the daemon's own.
+    open_files: Option<u64>,
     processes: HashMap<WorkerId, Process>,
     forks: Forks,
     memory: memory::Watcher,
@@ -243,6 +245,7 @@ impl Pool {
         let mut pool = Self {
             extension,
             delegation,
+            open_files: None,
             processes: HashMap::new(),
             forks: Forks::default(),
             memory: memory::Watcher::default(),
@@ -250,6 +253,11 @@ impl Pool {
         };
         pool.memory = memory::Watcher::new(pool.has_memory_controller());
         pool
+    }
+
+    /// Workers get this soft limit of open files, which the daemon had before it raised its own.
+    pub fn limit_open_files(&mut self, soft: u64) {
+        self.open_files = Some(soft);
     }
 
     /// Starts a worker or a zygote: makes its channel, its leaf cgroup and its process, and tells it to boot.
@@ -260,7 +268,7 @@ impl Pool {
         let (channel, map, theirs) = Channel::new(Geometry::standard(plan.slots().most()))?;
         let leaf = self.leaf(plan);
         let limits = self.memory.limit(plan, leaf.as_ref());
-        let made = spawn::spawn(plan, &self.extension, &theirs, leaf.as_ref());
+        let made = spawn::spawn(plan, &self.extension, &theirs, leaf.as_ref(), self.open_files);
         drop(theirs);
         let pid = match made {
             Ok(pid) => pid,

@@ -1,11 +1,15 @@
 //! Makes a worker's process.
 //!
 //! # Why `unsafe`
-//! Five things must happen in the child between fork and exec, and only `pre_exec` can do them: entering
+//! Six things must happen in the child between fork and exec, and only `pre_exec` can do them: entering
 //! the cgroup (so that no instruction of the worker runs outside it), placing the control socket at its
-//! number, asking for SIGKILL when the daemon dies, ignoring the terminal's SIGINT, and ignoring the signal
-//! for stacks, which would kill a worker that has not come so far as to handle it. The closure makes
+//! number, asking for SIGKILL when the daemon dies, restoring the limit of open files that the daemon has raised
+//! for itself, restoring the signal dispositions and the mask that a program started by systemd has, and ignoring
+//! the signal for stacks, which would kill a worker that has not come so far as to handle it. The closure makes
 //! plain system calls only: no allocation, no lock, no logging (signal-safety(7)).
+//!
+//! A disposition or mask that the daemon was started with (nohup(1), a shell's background job) is not for workers:
+//! an ignored signal stays ignored over execve(2), in every program that the application starts as well.
 #![expect(unsafe_code, reason = "pre_exec")]
 
 use std::io;
@@ -15,7 +19,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::libc;
-use nix::sys::signal::{SigHandler, Signal};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::Pid;
 use rgun_channel::control::{CONTROL_FD, STACKS_SIGNAL};
 
@@ -35,10 +40,12 @@ pub(super) fn spawn(
     extension: &Path,
     control: &OwnedFd,
     leaf: Option<&Leaf>,
+    open_files: Option<u64>,
 ) -> Result<Pid, SpawnError> {
     let entrance = leaf.map(Leaf::entrance).transpose().map_err(SpawnError::entrance)?;
     let entrance_fd = entrance.as_ref().map(AsRawFd::as_raw_fd);
     let control_fd = control.as_raw_fd();
+    let signals = Signals { last: libc::SIGRTMAX(), reserved: 32..libc::SIGRTMIN() };
     let python = &plan.app.python;
     let mut command = Command::new(&python.path);
     command
@@ -57,7 +64,11 @@ pub(super) fn spawn(
     // SAFETY: the closure only makes async-signal-safe system calls and does not allocate: `io::Error`s are
     // made from an errno.
     unsafe {
-        command.pre_exec(move || in_child(entrance_fd, control_fd, daemon));
+        command.pre_exec(move || {
+            in_child(entrance_fd, control_fd, daemon)?;
+            restore_file_limit(open_files)?;
+            reset_signals(&signals)
+        });
     }
     let made = command.spawn().map_err(|source| spawn_error(plan, source));
     // Dropping a `Child` neither kills nor reaps it; from here on it is known by its number.
@@ -100,13 +111,6 @@ fn in_child(entrance: Option<RawFd>, control: RawFd, daemon: Pid) -> io::Result<
         // The daemon died before the call above: nobody would ever send the signal.
         return Err(io::Error::from_raw_os_error(nix::errno::Errno::ESRCH as i32));
     }
-    // The terminal's ^C is the daemon's to handle.
-    // SAFETY: SIG_IGN is not a function of ours that could run at a bad time.
-    unsafe { nix::sys::signal::signal(Signal::SIGINT, SigHandler::SigIgn) }?;
-    // SAFETY: as above; nix knows no real-time signals.
-    if unsafe { libc::signal(STACKS_SIGNAL, libc::SIG_IGN) } == libc::SIG_ERR {
-        return Err(io::Error::last_os_error());
-    }
     // SAFETY: the descriptor is open in the child as it was in the parent.
     let from = unsafe { std::os::fd::BorrowedFd::borrow_raw(control) };
     if control == CONTROL_FD {
@@ -117,4 +121,37 @@ fn in_child(entrance: Option<RawFd>, control: RawFd, daemon: Pid) -> io::Result<
         unsafe { nix::unistd::dup2_raw(from, CONTROL_FD) }.map(std::os::fd::IntoRawFd::into_raw_fd)?;
     }
     Ok(())
+}
+
+/// The soft limit of open files that the daemon was started with. Only async-signal-safe calls.
+fn restore_file_limit(soft: Option<u64>) -> io::Result<()> {
+    let Some(soft) = soft else { return Ok(()) };
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?)
+}
+
+/// The numbers of all signals that a program may handle.
+#[derive(Debug, Clone)]
+struct Signals {
+    /// The highest number.
+    last: libc::c_int,
+    /// Real-time signals that the C library keeps for itself (nptl(7)).
+    reserved: std::ops::Range<libc::c_int>,
+}
+
+/// Default dispositions and an empty mask, but for [`STACKS_SIGNAL`], which is ignored until the worker handles it.
+/// Only async-signal-safe calls.
+fn reset_signals(signals: &Signals) -> io::Result<()> {
+    for signal in 1..=signals.last {
+        let is_fixed = signal == libc::SIGKILL || signal == libc::SIGSTOP;
+        if is_fixed || signals.reserved.contains(&signal) {
+            continue;
+        }
+        let disposition = if signal == STACKS_SIGNAL { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: neither disposition is a function of ours that could run at a bad time.
+        if unsafe { libc::signal(signal, disposition) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
 }

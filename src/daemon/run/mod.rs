@@ -225,7 +225,7 @@ impl Daemon {
         let delegation = delegation(destination);
         let cores = available_cores();
         let files = raise_file_limit();
-        let room = Room::new(files, config.workers.count.resolve(cores));
+        let room = Room::new(files.own, config.workers.count.resolve(cores));
         let (tell, told) = unbounded_channel();
         let orders = Orders::listen(tell.clone()).map_err(Refused::system("listen for orders"))?;
         if let Some(orders) = &orders {
@@ -253,7 +253,10 @@ impl Daemon {
             },
         )
         .map_err(Refused::system("start the edge thread"))?;
-        let pool = Pool::new(extension, delegation);
+        let mut pool = Pool::new(extension, delegation);
+        if let Some(soft) = files.inherited {
+            pool.limit_open_files(soft);
+        }
         let memory_watch = pool
             .memory_watch_fd()
             .map(|fd| fd.try_clone_to_owned().and_then(|fd| crate::edge::watch(Arc::new(fd))))

@@ -51,20 +51,26 @@ pub(super) fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Raises the soft limit of open files to the hard one and returns it: the default soft limit of 1024 is for
-/// programs that use select(2).
-pub(super) fn raise_file_limit() -> u64 {
+/// The soft limit of open files: what the daemon was started with, and what it has now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FileLimit {
+    /// Workers get this one. `None` when it could not be read: it is then what it was.
+    pub(super) inherited: Option<u64>,
+    /// The daemon's own.
+    pub(super) own: u64,
+}
+
+/// Raises the daemon's soft limit of open files to the hard one. The default soft limit of 1024 is for programs that
+/// use select(2), which may be true of the application: it does not hold for workers.
+pub(super) fn raise_file_limit() -> FileLimit {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) => {
-            if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
-                hard
-            } else {
-                soft
-            }
+            let is_raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+            FileLimit { inherited: Some(soft), own: if is_raised { hard } else { soft } }
         }
         Err(error) => {
             tracing::debug!(%error, "cannot read RLIMIT_NOFILE, ignoring");
-            1024
+            FileLimit { inherited: None, own: 1024 }
         }
     }
 }
