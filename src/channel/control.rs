@@ -17,7 +17,7 @@
 //! | worker | [`Report::Refused`] | |
 //! | worker | [`Report::Booting`], [`Report::Ready`], [`Report::Failed`] | |
 //! | worker | [`Report::File`] | the response's file |
-//! | worker | [`Report::Stacks`], [`Report::Warning`] | |
+//! | worker | [`Report::Stacks`], [`Report::Warning`], [`Report::StopRequested`] | |
 //! | zygote | [`Report::Forked`], [`Report::ForkFailed`], [`Report::Promoted`] | |
 //!
 //! A *zygote* (`workers.preload`) is a worker that never serves: it imports the application and makes workers of
@@ -298,6 +298,9 @@ pub enum Report {
     },
     /// The worker has become a zygote.
     Promoted,
+    /// A signal of this number, which is not for the daemon, asks the process to finish what it runs and leave.
+    /// It goes on until [`Command::Stop`]. Written by a signal handler: `t`, and the number.
+    StopRequested(u8),
 }
 
 /// A pair of connected control sockets, close-on-exec. The daemon's end does not block.
@@ -581,6 +584,7 @@ impl Report {
                 put_text(cut(reason, 4096), &mut out);
             }
             Self::Promoted => out.push(b'p'),
+            Self::StopRequested(signal) => out.extend_from_slice(&[b't', *signal]),
         }
         out
     }
@@ -614,6 +618,7 @@ impl Report {
             b'z' => Ok(Self::Forked { life: reader.u64()?, pid: reader.u32()? }),
             b'e' => Ok(Self::ForkFailed { life: reader.u64()?, reason: reader.text()?.to_owned() }),
             b'p' => Ok(Self::Promoted),
+            b't' => Ok(Self::StopRequested(reader.u8()?)),
             _ => Err(Broken::Control("unknown report")),
         }
     }
@@ -702,6 +707,7 @@ mod tests {
             Report::Forked { life: 9, pid: 4711 },
             Report::ForkFailed { life: 9, reason: "no memory".into() },
             Report::Promoted,
+            Report::StopRequested(15),
         ] {
             assert_eq!(Report::decode(&report.encode()).unwrap(), report);
         }

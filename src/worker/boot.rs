@@ -19,7 +19,7 @@ use rustix::io::FdFlags;
 use crate::life::{self, Birth, Next};
 use crate::process::Process;
 use crate::python::{is_forked_child, leave_forked_child, support, system_exit, watch_forks};
-use crate::{stacks, zygote};
+use crate::{dispositions, stacks, zygote};
 
 /// Boots and serves until the daemon stops the process.
 ///
@@ -33,6 +33,7 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
         .map_err(|_| PyRuntimeError::new_err("the daemon sent Start without its five descriptors"))?;
     let daemon = rustix::process::getppid().ok_or_else(|| PyRuntimeError::new_err("there is no daemon"))?;
     stacks::install(py, &stacks)?;
+    dispositions::install(py)?;
     watch_forks(py)?;
     support(py)?.call_method1(intern!(py, "prepare"), (&start.directory, &start.pythonpath))?;
     let mut next = match start.role {

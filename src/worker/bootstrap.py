@@ -62,6 +62,8 @@ def start():
         refuse("it is a free-threaded build")
     try:
         main = load(sys.argv[1]).main
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
         report(
             "%s cannot load the extension %s: %s: %s; "
@@ -75,6 +77,12 @@ try:
     start()
 except SystemExit:
     raise
+except KeyboardInterrupt:
+    # SIGINT before the extension handles it: nothing is wrong with the interpreter.
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
 except BaseException as error:
     report(
         "%s, named by app.python, failed in the worker itself: %s: %s" % (this(), type(error).__name__, error)

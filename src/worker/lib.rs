@@ -5,7 +5,8 @@
 //! the control socket ([`control`]), loads the application ([`boot`], `load.py`), claims requests from
 //! the submission ring ([`serve`]), calls the application ([`wsgi`], [`asgi`]) and hands answers back through the
 //! completion ring and the slab ([`output`]). Or it is a [`zygote`], of which workers are forked; one may become the
-//! other. On the side it tells what it is doing ([`stacks`]) and calls gunicorn's [`hooks`].
+//! other. On the side it tells what it is doing ([`stacks`]), calls gunicorn's [`hooks`], and passes on what signals
+//! ask of it ([`dispositions`]).
 //! Not for import by anybody else.
 //!
 //! # Threads
@@ -26,6 +27,7 @@ mod attached;
 mod boot;
 mod builtin;
 mod control;
+mod dispositions;
 mod helper;
 mod hooks;
 mod life;

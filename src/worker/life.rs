@@ -12,7 +12,7 @@ use crate::hooks::Hooks;
 use crate::process::Process;
 use crate::python::{EX_CONFIG, system_exit};
 use crate::worker::Worker;
-use crate::{asgi, control, serve, title, wsgi};
+use crate::{asgi, control, dispositions, serve, title, wsgi};
 
 /// What a process does next.
 #[derive(Debug)]
@@ -79,6 +79,7 @@ pub(crate) fn worker(py: Python<'_>, process: &'static Process, birth: Birth) ->
         if worker.is_stopping() {
             Ok(())
         } else {
+            dispositions::set_ready();
             process.tell(&Report::Ready { interface })?;
             serve::run(py, served)
         }

@@ -19,6 +19,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCFunction, PyDict, PyModule, PyString};
 use rgun_channel::frame::AppError;
 
+use crate::dispositions;
+
 /// Exit code for a wrong configuration, `sysexits(3)`.
 pub(crate) const EX_CONFIG: i32 = 78;
 
@@ -174,9 +176,12 @@ pub(crate) fn not_a_forked_child() {
     FORKED.store(false, Ordering::Relaxed);
 }
 
-/// Arranges for [`is_forked_child`] to know. Once per interpreter: forks inherit it.
+/// Arranges for [`is_forked_child`] to know, and for signals to have their usual effect there. Once per interpreter: forks inherit it.
 pub(crate) fn watch_forks(py: Python<'_>) -> PyResult<()> {
-    let mark = PyCFunction::new_closure(py, None, None, |_, _| FORKED.store(true, Ordering::Relaxed))?;
+    let mark = PyCFunction::new_closure(py, None, None, |arguments, _| {
+        FORKED.store(true, Ordering::Relaxed);
+        dispositions::restore(arguments.py())
+    })?;
     let arguments = PyDict::new(py);
     arguments.set_item("after_in_child", mark)?;
     py.import("os")?.call_method("register_at_fork", (), Some(&arguments)).map(drop)

@@ -26,7 +26,7 @@ use crate::hooks::Hooks;
 use crate::life::{Birth, Next, fail};
 use crate::process::Process;
 use crate::python::{EX_SOFTWARE, exit_now, load_module, not_a_forked_child, support};
-use crate::{stacks, title, wsgi};
+use crate::{dispositions, stacks, title, wsgi};
 
 /// Imports the application, warms it up, and forks workers until told to stop. Returns in every worker, too.
 ///
@@ -92,6 +92,7 @@ fn run(
     for warning in warnings {
         process.tell(&Report::Warning(warning))?;
     }
+    dispositions::set_ready();
     process.tell(&Report::Ready { interface: start.interface })?;
     loop {
         let received = match py.detach(|| receive(&process.control, &mut buffer)) {
@@ -154,6 +155,7 @@ fn fork(
         return process.tell(&Report::ForkFailed { life: order.life, reason }).map(|()| None);
     };
     let entrance = fds.next();
+    let held = dispositions::held(py)?;
     let forked = python_half(py)?
         .call_method1(intern!(py, "fork"), (entrance.as_ref().map(AsRawFd::as_raw_fd),))
         .and_then(|forked| forked.extract::<(u32, Option<i32>)>());
@@ -164,6 +166,7 @@ fn fork(
                 // Nothing may be said: it would be heard as the zygote's words.
                 exit_now(EX_SOFTWARE);
             }
+            dispositions::inherit(py, &held)?;
             if let Err(error) = settle_in(process.daemon, between.and_then(Pid::from_raw)) {
                 let failure = Failure::of_system(format!("a forked worker cannot settle in: {error}"));
                 return fail(process, failure).map(|_| None);

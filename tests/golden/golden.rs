@@ -349,6 +349,7 @@ fn reports_have_their_golden_bytes() {
         ("report-forked", Report::Forked { life: 0x0102_0304_0506_0708, pid: 4711 }),
         ("report-fork-failed", Report::ForkFailed { life: 9, reason: "OSError: no memory".into() }),
         ("report-promoted", Report::Promoted),
+        ("report-stop-requested", Report::StopRequested(15)),
     ] {
         let golden = golden(name);
         assert_eq!(hex(&report.encode()), hex(&golden), "{name}: encoded | golden");

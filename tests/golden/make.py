@@ -206,6 +206,7 @@ GOLDEN = {
     "report-forked": b"z" + struct.pack("<QI", 0x0102030405060708, 4711),
     "report-fork-failed": b"e" + struct.pack("<Q", 9) + text("OSError: no memory"),
     "report-promoted": b"p",
+    "report-stop-requested": b"t\x0f",
     # The first bytes of the submission ring after three pushes, the second revoked.
     "ring-submission": record(READY, b"first") + record(REVOKED, b"second, longer") + record(READY, b""),
 }

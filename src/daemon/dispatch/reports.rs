@@ -62,7 +62,10 @@ impl Budget {
                 return Ok(());
             }
             Report::Warning(_) => PRICE_OF_WARNING,
-            Report::Stacks(_) | Report::Forked { .. } | Report::ForkFailed { .. } => 1,
+            Report::Stacks(_)
+            | Report::Forked { .. }
+            | Report::ForkFailed { .. }
+            | Report::StopRequested(_) => 1,
         };
         let seconds = now.saturating_duration_since(self.since).as_secs();
         if seconds > 0 {

@@ -158,6 +158,9 @@ impl Daemon {
                 self.reforked.extend(self.generation(worker));
                 Vec::new()
             }
+            control::Report::StopRequested(signal) => {
+                vec![Event::StopRequested { worker, signal: signal.into() }]
+            }
             other => understand_report(worker, other).into_iter().collect(),
         }
     }
@@ -300,6 +303,7 @@ pub(crate) fn understand_report(worker: WorkerId, report: control::Report) -> Op
         | control::Report::Forked { .. }
         | control::Report::ForkFailed { .. }
         | control::Report::Promoted
+        | control::Report::StopRequested(_)
         | control::Report::File(_) => None,
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::dispatch::{Asked, Had};
 use crate::supervise::{
-    BootFailure, BootFailureKind, Exit, LifeState, Report, Resize, Wear, WorkerId, WorkerNr,
+    BootFailure, BootFailureKind, Exit, LifeState, Report, Resize, Wear, WorkerId, WorkerNr, name_of_signal,
 };
 
 /// What the log remembers of workers between what happens to them and when it is told.
@@ -118,9 +118,14 @@ impl Reporter {
             Report::WornOut { worker, wear } => tracing::info!(
                 rgun.worker = seat(worker),
                 rgun.pid = self.pid(worker),
-                "{} {}; it serves until its successor is ready",
+                "{} {}; it {}",
                 self.name(worker),
-                worn(wear)
+                worn(wear),
+                if self.is_zygote(worker) {
+                    "leaves, and another one is started"
+                } else {
+                    "serves until its successor is ready"
+                }
             ),
             Report::Overdue { worker, state, waited } => tracing::warn!(
                 rgun.worker = seat(worker),
@@ -309,6 +314,7 @@ fn worn(wear: Wear) -> String {
         }
         Wear::Age => "has reached workers.max_lifetime".to_owned(),
         Wear::Refork => "has served workers.refork requests and becomes the zygote".to_owned(),
+        Wear::Signal { signal } => format!("was asked by {} to leave", name_of_signal(signal)),
     }
 }
 

@@ -79,6 +79,14 @@ pub enum Event {
         /// Why.
         wear: Wear,
     },
+    /// A signal that was sent to this process, and not to the daemon, asks it to finish what it runs and leave. It is
+    /// ready, or about to say so.
+    StopRequested {
+        /// Who.
+        worker: WorkerId,
+        /// The signal's number.
+        signal: i32,
+    },
     /// The answer to [`Action::Probe`](super::Action::Probe).
     Probed {
         /// Who was asked.
@@ -131,6 +139,11 @@ pub enum Wear {
     /// It has served `workers.refork` requests and may become the zygote; or another one has, and this one is replaced
     /// by a fork of it. Of no effect without `preload`.
     Refork,
+    /// A signal asks it to leave ([`Event::StopRequested`]).
+    Signal {
+        /// The signal's number.
+        signal: i32,
+    },
 }
 
 /// What the edge measured since the last time it was asked.
@@ -174,16 +187,25 @@ pub enum Exit {
     },
 }
 
+impl Exit {
+    /// Whether a signal ended it that asks a process to leave.
+    pub fn is_by_request(self) -> bool {
+        matches!(self, Exit::Signal { signal: SIGINT | SIGTERM, .. })
+    }
+}
+
+/// Numbers of all Linux architectures (signal(7)).
+const SIGINT: i32 = 2;
+/// As above.
+const SIGTERM: i32 = 15;
+
 impl fmt::Display for Exit {
     /// Reads after the worker's name: "worker 2 was killed by SIGSEGV (core dumped)".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Exit::Code(status) => write!(f, "exited with status {status}"),
             Exit::Signal { signal, core_dumped } => {
-                match signal_name(signal) {
-                    Some(name) => write!(f, "was killed by {name}")?,
-                    None => write!(f, "was killed by signal {signal}")?,
-                }
+                write!(f, "was killed by {}", name_of_signal(signal))?;
                 if core_dumped { f.write_str(" (core dumped)") } else { Ok(()) }
             }
         }
@@ -224,6 +246,8 @@ pub enum BootFailureKind {
     Timeout,
     /// The process ended while booting and said nothing (a crash in an extension module, `sys.exit` at import).
     Died,
+    /// SIGTERM or SIGINT ended the process while it booted: somebody wanted that.
+    Signalled,
     /// It broke the channel's contract while booting (a worker extension of another version, for one).
     Misbehaved,
     /// The process could not be made: what the configuration names cannot be executed.
@@ -249,7 +273,7 @@ impl BootFailure {
 impl BootFailureKind {
     /// Whether the next attempt would fail the same way unless somebody changes something.
     pub fn is_lasting(self) -> bool {
-        self != BootFailureKind::System
+        !matches!(self, BootFailureKind::System | BootFailureKind::Signalled)
     }
 }
 
@@ -257,6 +281,11 @@ impl fmt::Display for BootFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.summary)
     }
+}
+
+/// A signal's name for people, or its number.
+pub fn name_of_signal(signal: i32) -> String {
+    signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 
 /// The signals a crashed worker is found with; numbers of Linux on x86, Arm and RISC-V (signal(7)).

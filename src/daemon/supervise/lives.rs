@@ -110,7 +110,8 @@ impl Supervisor {
         self.remove(id);
         if worker.is_booting() {
             let summary = format!("the {} {how} while booting", who(&worker));
-            let failure = BootFailure::new(BootFailureKind::Died, summary);
+            let kind = if how.is_by_request() { BootFailureKind::Signalled } else { BootFailureKind::Died };
+            let failure = BootFailure::new(kind, summary);
             self.boot_failed(&worker, failure, now);
         } else {
             let failure = BootFailure::new(BootFailureKind::Died, format!("the {} {how}", who(&worker)));

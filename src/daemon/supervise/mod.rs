@@ -47,7 +47,9 @@ use std::fmt;
 
 pub use self::action::{Action, Cut, Origin, Report, Resize};
 pub use self::backoff::BackoffLimits;
-pub use self::event::{BootFailure, BootFailureKind, Event, Exit, Load, SpawnFault, Tally, Wear};
+pub use self::event::{
+    BootFailure, BootFailureKind, Event, Exit, Load, SpawnFault, Tally, Wear, name_of_signal,
+};
 pub use self::policy::Policy;
 pub use self::state::LifeState;
 pub use self::status::{SeatSnapshot, Snapshot, WorkerSnapshot};

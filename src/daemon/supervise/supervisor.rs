@@ -210,6 +210,7 @@ impl Supervisor {
             Event::Drained { worker } => self.drained(worker, now),
             Event::StacksTaken { worker, stacks } => self.stacks_taken(worker, stacks, now),
             Event::WornOut { worker, wear } => self.worn_out(worker, wear, now),
+            Event::StopRequested { worker, signal } => self.stop_requested(worker, signal, now),
             Event::Probed { worker, outcome } => self.probed(worker, outcome, now),
             Event::Reload { policy } => self.reload(policy, now),
             Event::Adjust { by } => self.adjust(by, now),

@@ -29,6 +29,40 @@ impl Supervisor {
         self.report(Report::WornOut { worker: id, wear });
     }
 
+    /// A signal asks it to leave: it is replaced as a worn-out one is, before it goes, so that neither what it runs nor
+    /// what comes meanwhile is lost. A zygote runs nothing: it leaves at once.
+    pub(super) fn stop_requested(&mut self, id: WorkerId, signal: i32, now: Instant) {
+        // The daemon leaves as well, and sends everybody away when what is queued has been answered.
+        if self.phase != Phase::Running {
+            return;
+        }
+        let Some(worker) = self.worker(id) else { return };
+        let is_leaving = match worker.state {
+            State::Spawning { .. }
+            | State::Booting { .. }
+            | State::Overtime { .. }
+            | State::Ready
+            | State::Standby
+            | State::Promoting { .. } => matches!(worker.worn, Some((_, Wear::Signal { .. }))),
+            State::Retiring { .. }
+            | State::Failed { .. }
+            | State::Terminating { .. }
+            | State::Killed { .. } => true,
+        };
+        if is_leaving {
+            return;
+        }
+        let leaves_at_once = worker.is_zygote();
+        self.not_promoted(id);
+        let wear = Wear::Signal { signal };
+        self.report(Report::WornOut { worker: id, wear });
+        if leaves_at_once {
+            self.terminate(id, now);
+        } else if let Some(worker) = self.worker_mut(id) {
+            worker.worn = Some((worker.worn.map_or(now, |(since, _)| since), wear));
+        }
+    }
+
     /// Those that have reached their age.
     pub(super) fn age(&mut self, now: Instant) {
         if self.phase != Phase::Running {

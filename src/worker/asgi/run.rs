@@ -18,6 +18,7 @@ use super::turn::Loop;
 use super::{Application, Exchanges, exchange, python_half, websocket};
 use crate::attached::Attached;
 use crate::boot::Failure;
+use crate::dispositions;
 use crate::python::support;
 use crate::worker::Worker;
 
@@ -78,6 +79,7 @@ pub(crate) fn run(
     if !worker.is_stopping() {
         worker.mark_thread(0);
         served.watch(py)?;
+        dispositions::set_ready();
         worker.process.tell(&Report::Ready { interface: Interface::Asgi })?;
         served.run(py, &server);
         if let Err(error) = served.unwatch(py) {

@@ -332,6 +332,10 @@ impl World {
             };
             let wait = self.dice.up_to(longest);
             self.plan(Event::WornOut { worker, wear }, wait);
+            if self.dice.percent(20) {
+                let wait = self.dice.up_to(longest);
+                self.plan(Event::StopRequested { worker, signal: 15 }, wait);
+            }
         }
     }
 }

@@ -176,3 +176,18 @@ fn stop_before_the_start_just_exits() {
     let actions = table.tell(Event::Stop);
     assert_eq!(actions, [Action::NotifyStopping, Action::Exit { status: 0, reason: None }]);
 }
+
+#[test]
+fn a_first_worker_that_somebody_ends_while_it_boots_is_no_fault_of_the_application() {
+    for signal in [2, 15] {
+        let mut table = Table::with(policy(1));
+        table.tell(Event::Started);
+        table.spawned(worker(0, 1));
+        let how = Exit::Signal { signal, core_dumped: false };
+        let ended = table.tell(Event::Exited { worker: worker(0, 1), how });
+        assert!(!ended.contains(&Action::NotifyStopping), "{ended:?}");
+        table.tell(Event::Stop);
+        let over = table.tell(Event::EdgeDrained);
+        assert!(over.contains(&Action::Exit { status: 0, reason: None }), "{over:?}");
+    }
+}

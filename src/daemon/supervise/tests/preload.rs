@@ -322,3 +322,29 @@ fn only_who_was_asked_to_become_the_zygote_may_say_that_it_has() {
     table.tell(Event::Ready { worker: candidate });
     assert_eq!(asked(&table), [], "it has become one");
 }
+
+#[test]
+fn a_zygote_that_a_signal_asks_to_leave_goes_at_once_and_another_one_boots() {
+    let mut table = preloaded(2);
+    let told = table.tell(Event::StopRequested { worker: zygote(1), signal: 15 });
+    assert!(told.contains(&Action::Terminate { worker: zygote(1) }), "{told:?}");
+    assert_eq!(spawns(&told), [zygote(4)]);
+    table.tell(Event::Exited { worker: zygote(1), how: Exit::Code(0) });
+    table.boots(zygote(4));
+    assert_eq!(table.status(), "2/2 workers ready");
+}
+
+#[test]
+fn a_candidate_that_a_signal_asks_to_leave_does_not_become_the_zygote() {
+    let mut table = preloaded(2);
+    let candidate = worker(0, 2);
+    table.tell(Event::WornOut { worker: candidate, wear: Wear::Refork });
+    table.tell(Event::StopRequested { worker: candidate, signal: 15 });
+    table.boots(worker(0, 4));
+    table.leaves(candidate);
+    let next = table.tell(Event::WornOut { worker: worker(1, 3), wear: Wear::Refork });
+    assert!(
+        next.contains(&Action::Report(Report::WornOut { worker: worker(1, 3), wear: Wear::Refork })),
+        "{next:?}"
+    );
+}

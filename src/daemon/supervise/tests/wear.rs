@@ -230,3 +230,42 @@ fn a_worn_out_worker_without_room_for_its_successor_serves_on() {
     table.tell(Event::Drained { worker: worker(0, 1) });
     assert_eq!(spawns(&table.exits(worker(0, 1))), [worker(0, 3)]);
 }
+
+#[test]
+fn a_worker_that_a_signal_asks_to_leave_serves_until_its_successor_is_ready() {
+    let mut table = Table::ready(2);
+    let asked = worker(1, 2);
+    let wear = Wear::Signal { signal: 15 };
+    let told = table.tell(Event::StopRequested { worker: asked, signal: 15 });
+    assert_eq!(told[0], Action::Report(Report::WornOut { worker: asked, wear }));
+    assert_eq!(spawns(&told), [worker(1, 3)]);
+    assert_eq!(table.tell(Event::StopRequested { worker: asked, signal: 2 }), [], "once is enough");
+    let ready = table.boots(worker(1, 3));
+    assert_eq!(retires(&ready), [asked]);
+    table.leaves(asked);
+    assert_eq!(table.status(), "2/2 workers ready");
+}
+
+#[test]
+fn a_worker_that_is_asked_to_leave_as_it_becomes_ready_is_not_forgotten() {
+    let mut table = Table::ready(2);
+    table.exits(worker(0, 1));
+    table.spawned(worker(0, 3));
+    table.tell(Event::StopRequested { worker: worker(0, 3), signal: 15 });
+    let ready = table.tell(Event::Ready { worker: worker(0, 3) });
+    assert_eq!(spawns(&ready), [worker(0, 4)]);
+}
+
+#[test]
+fn workers_that_are_asked_to_leave_while_the_daemon_drains_answer_what_waits() {
+    let mut table = Table::ready(2);
+    table.tell(Event::Stop);
+    for number in 0..2 {
+        let worker = worker(number, u64::from(number) + 1);
+        assert_eq!(table.tell(Event::StopRequested { worker, signal: 15 }), []);
+    }
+    let drained = table.tell(Event::EdgeDrained);
+    for number in 0..2 {
+        assert!(drained.contains(&Action::Terminate { worker: worker(number, u64::from(number) + 1) }));
+    }
+}

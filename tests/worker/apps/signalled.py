@@ -1,0 +1,170 @@
+"""An application that is sent signals, sends them, and starts programs: as `wsgi` and as `asgi`."""
+
+import asyncio
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from urllib.parse import parse_qs
+
+IMPORTED_BY = os.getpid()
+HANDLED = []
+SAVED = signal.getsignal(signal.SIGTERM)
+
+if "BOOT_GATE" in os.environ:
+    with open(os.environ["BOOT_GATE"] + ".begun", "w", encoding="ascii") as file:
+        file.write(str(os.getpid()))
+    while not os.path.exists(os.environ["BOOT_GATE"]):
+        time.sleep(0.01)
+
+
+def handle(number, frame):
+    """A handler of the application's that does its own work and calls the one before it."""
+    HANDLED.append(number)
+    SAVED(number, frame)
+
+
+if os.environ.get("HANDLER") == "chained":
+    signal.signal(signal.SIGTERM, handle)
+elif os.environ.get("HANDLER") == "own":
+    signal.signal(signal.SIGTERM, lambda number, _: HANDLED.append(number))
+
+
+def wsgi(environ, start_response):
+    """Answers what the function of that path returns as JSON."""
+    told = call(environ["PATH_INFO"], environ["QUERY_STRING"])
+    if hasattr(told, "__await__"):
+        told = asyncio.run(told)
+    body = json.dumps(told).encode()
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+async def asgi(scope, receive, send):
+    """The same."""
+    if scope["type"] != "http":
+        raise ValueError(scope["type"])
+    told = call(scope["path"], scope["query_string"].decode())
+    body = json.dumps(await told if hasattr(told, "__await__") else told).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+def call(path, query):
+    """The function of that name."""
+    arguments = {name: values[-1] for name, values in parse_qs(query).items()}
+    return globals()["do_" + path.strip("/")](**arguments)
+
+
+def do_who():
+    """Process and relatives."""
+    return {"pid": os.getpid(), "parent": os.getppid(), "imported_by": IMPORTED_BY, "handled": HANDLED}
+
+
+async def do_wait(gate):
+    """Says that it has begun, and waits for the file."""
+    with open(f"{gate}.begun", "w", encoding="ascii") as file:
+        file.write(str(os.getpid()))
+    while not os.path.exists(gate):
+        await asyncio.sleep(0.01)
+    return "waited"
+
+
+def do_sleep(gate):
+    """The same without a loop, in a call that a signal could interrupt."""
+    with open(f"{gate}.begun", "w", encoding="ascii") as file:
+        file.write(str(os.getpid()))
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    return "slept"
+
+
+def do_kill(number):
+    """Sends its own process a signal."""
+    os.kill(os.getpid(), int(number))
+    time.sleep(0.05)
+    return os.getpid()
+
+
+async def do_asyncio():
+    """Whose SIGINT is it, in a loop and after one."""
+    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def do_handlers():
+    """What signals would do, by Python's own table."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    return [callable(signal.getsignal(number)) for number in numbers]
+
+
+def signals(status):
+    """The dispositions and the mask of a /proc/PID/status."""
+    lines = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    # Not those that the C library keeps for itself (nptl(7)): no program can change them.
+    own = 1 << 31 | 1 << 32
+    return {name: int(lines[name].strip(), 16) & ~own for name in ("SigBlk", "SigIgn", "SigCgt")}
+
+
+def do_programs():
+    """What programs that it starts have: by subprocess, by fork and exec."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(writing, 1)
+        os.execv("/bin/cat", ["cat", "/proc/self/status"])
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        forked = pipe.read()
+    os.waitpid(pid, 0)
+    started = subprocess.check_output(["cat", "/proc/self/status"], text=True)
+    return {"subprocess": signals(started), "fork and exec": signals(forked)}
+
+
+def do_interrupt():
+    """The exit statuses of programs that are sent SIGINT."""
+    sleep = subprocess.Popen(["sleep", "60"])
+    code = "import sys, time\nprint('there', flush=True)\ntime.sleep(60)"
+    python = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    python.stdout.readline()
+    statuses = []
+    for child in (sleep, python):
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=20)
+        statuses.append(child.returncode)
+    return {"statuses": statuses, "KeyboardInterrupt": b"KeyboardInterrupt" in said}
+
+
+def child(connection, number):
+    """A forked process: is it interrupted?"""
+    try:
+        connection.send(os.getpid())
+        time.sleep(60)
+    except KeyboardInterrupt:
+        os._exit(100 + number)
+
+
+def do_forked():
+    """The exit statuses of multiprocessing's children that are sent signals."""
+    context = multiprocessing.get_context("fork")
+    statuses = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=child, args=(theirs, int(number)))
+        process.start()
+        ours.recv()
+        until = time.monotonic() + 15
+        while process.is_alive() and time.monotonic() < until:
+            # Again and again: forked by a thread, CPython 3.13 notices SIGINT only while it waits.
+            os.kill(process.pid, number)
+            process.join(0.1)
+        statuses[number.name] = process.exitcode
+    return statuses
+
+
+def do_files():
+    """The limit of open files."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
