@@ -40,6 +40,7 @@ build: ## the daemon and the Python extension, in target/release
 	@# Renamed into place: a running worker keeps the file it has mapped.
 	@cp $(BUILD_DIR)/librgun_worker.so $(BUILD_DIR)/.rgun_worker.new
 	@mv -f $(BUILD_DIR)/.rgun_worker.new $(BUILD_DIR)/rgun_worker.abi3.so
+	@cp src/worker/main_module.py $(BUILD_DIR)/rgun_main.py
 
 optimized: ## the same as they ship, compiled by a profile of themselves at work, in target/optimized
 	@packaging/pgo/build $(TARGET) $(OPTIMIZED_DIR)
@@ -64,10 +65,11 @@ print-deb:
 
 # Builds nothing, so that `sudo make install` compiles nothing as root.
 install: ## copy what is built below DESTDIR and PREFIX
-	@for file in rgun rgun_worker.abi3.so; do test -f $(BUILD_DIR)/$$file || \
+	@for file in rgun rgun_worker.abi3.so rgun_main.py; do test -f $(BUILD_DIR)/$$file || \
 	  { echo "install: no $(BUILD_DIR)/$$file; run \`make build\` or \`make optimized\` first" >&2; exit 1; }; done
 	install -D -m755 $(BUILD_DIR)/rgun $(DESTDIR)$(PREFIX)/bin/rgun
 	install -D -m644 $(BUILD_DIR)/rgun_worker.abi3.so $(DESTDIR)$(PREFIX)/lib/rgun/rgun_worker.abi3.so
+	install -D -m644 $(BUILD_DIR)/rgun_main.py $(DESTDIR)$(PREFIX)/lib/rgun/rgun_main.py
 	install -D -m644 packaging/welcome/welcome.py $(DESTDIR)$(PREFIX)/share/rgun/welcome/welcome.py
 	install -D -m644 packaging/sysusers.d/rgun.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/rgun.conf
 	install -D -m644 packaging/man/rgun.8 $(DESTDIR)$(PREFIX)/share/man/man8/rgun.8

@@ -12,6 +12,8 @@ import sys
 
 CONTROL = 3
 EX_CONFIG = 78
+# Beside the extension: the file of this process's main module, which does nothing when it is run.
+MAIN_MODULE = "rgun_main.py"
 
 
 def this():
@@ -70,6 +72,8 @@ def start():
             "reinstall rgun, or set app.python to another interpreter"
             % (this(), " ".join(sys.argv[1:]), type(error).__name__, error)
         )
+    directory = os.path.dirname(os.path.abspath(sys.argv[1]))
+    sys.modules["__main__"].__file__ = os.path.join(directory, MAIN_MODULE)
     main()
 
 

@@ -514,3 +514,44 @@ def test_the_headline_of_a_failure_has_type_and_place_and_nothing_of_the_message
     *_, line = worker.next("failed")
     assert re.fullmatch(headline, line), line
     assert "hunter2" not in line
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)])
+def test_the_main_module_has_a_file_that_multiprocessing_may_run_again(start, preload):
+    server = start("main_module", APPS, ("--workers", "1", *preload))
+    server.wait_for("worker 0 is ready")
+    told = server.get("/").json()
+    file = pathlib.Path(told["file"])
+    assert file.is_file()
+    assert file.parent == daemon().parent.resolve()
+    assert {method: number for method, (number, _) in told["started"].items()} == {
+        "spawn": 42,
+        "forkserver": 42,
+        "fork": 42,
+    }
+
+
+def test_the_main_module_does_nothing_when_it_is_run(python):
+    file = daemon().parent / "rgun_main.py"
+    done = subprocess.run([str(python), str(file)], capture_output=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
+def test_dotenv_looks_beside_the_file_that_calls_it(python, start, project):
+    found = subprocess.run([str(python), "-c", "import dotenv"], capture_output=True, check=False)
+    if found.returncode != 0:
+        pytest.skip("SKIPPED: this interpreter has no python-dotenv")
+    directory = project(
+        shop__wsgi="""
+        from dotenv import find_dotenv
+
+        found = find_dotenv()
+
+        def application(environ, start_response):
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [found.encode()]
+        """
+    )
+    (directory / "shop" / ".env").write_text("NAME=value\n")
+    server = start("shop.wsgi", directory).ready()
+    assert server.get("/").body.decode() == str(directory / "shop" / ".env")

@@ -20,6 +20,7 @@ def test_the_package_brings_what_its_unit_and_its_manual_name():
     for path in (
         "/usr/bin/rgun",
         EXTENSION,
+        EXTENSION.with_name("rgun_main.py"),
         "/usr/share/rgun/welcome/welcome.py",
         "/etc/rgun/rgun.toml",
         "/usr/lib/systemd/system/rgun.socket",

@@ -486,6 +486,7 @@ pub(crate) fn binary_beside_nothing() -> PathBuf {
             fs::rename(&new, &binary)?;
         }
         fs::write(directory.join("rgun_worker.abi3.so"), "")?;
+        fs::write(directory.join("rgun_main.py"), "")?;
         Ok(binary)
     };
     let made =

@@ -110,7 +110,7 @@ fn fact(report: &Report) -> &'static str {
     }
 }
 
-const ALL_FACTS: [&str; 37] = [
+const ALL_FACTS: [&str; 38] = [
     "ready",
     "zygote ready",
     "zygote promoted",
