@@ -105,7 +105,16 @@ class Server:
     def open(self):
         """Makes the loop; None, or why there is none."""
         new_event_loop = asyncio.new_event_loop
-        if self.event_loop != "asyncio":
+        # uvloop waits outside of what such a library has patched: nothing else of its would run.
+        library = self.load.patched()
+        if library is not None and self.event_loop == "uvloop":
+            return (
+                self.load.CONFIG,
+                f"app.loop: uvloop does not run an application whose standard library is patched by {library} "
+                "(monkey patching); set app.loop to auto or asyncio, or take the patching out of the application",
+                "",
+            )
+        if library is None and self.event_loop != "asyncio":
             try:
                 import uvloop
 

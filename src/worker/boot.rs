@@ -137,6 +137,20 @@ impl Failure {
     }
 }
 
+/// Why an application that is loaded cannot be served as configured: gevent or eventlet have patched what its threads,
+/// or a fork, would rely on.
+///
+/// # Errors
+/// What Python says.
+pub(crate) fn check_patches(
+    py: Python<'_>,
+    start: &Start,
+    interface: Interface,
+) -> PyResult<Result<(), Failure>> {
+    let arguments = (interface == Interface::Wsgi, start.threads, start.role == Role::Zygote);
+    Failure::of(&support(py)?.call_method1(intern!(py, "check_patches"), arguments)?)
+}
+
 /// Imports the application by `load.py`, and finds out how it wants to be called; tells the daemon what is to be warned of.
 ///
 /// # Errors

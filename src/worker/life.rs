@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use rgun_channel::control::{FailureKind, Interface, Report, Start};
 use rgun_channel::map::Map;
 
-use crate::boot::{Failure, interpreter, load};
+use crate::boot::{Failure, check_patches, interpreter, load};
 use crate::hooks::Hooks;
 use crate::process::Process;
 use crate::python::{EX_CONFIG, system_exit};
@@ -62,6 +62,9 @@ pub(crate) fn worker(py: Python<'_>, process: &'static Process, birth: Birth) ->
         Err(failure) => return fail(process, failure),
     };
     if let Err(failure) = worker.hooks.call(py, "post_worker_init")? {
+        return fail(process, failure);
+    }
+    if let Err(failure) = check_patches(py, start, interface)? {
         return fail(process, failure);
     }
     for warning in worker.hooks.check(py)? {

@@ -228,6 +228,50 @@ def takes_nothing(call, given):
     return n_needed <= 0 and not has_needed_names and not is_application
 
 
+def patched():
+    """The library that has put its own threads or sockets in the place of the standard library's, or None."""
+    monkey = sys.modules.get("gevent.monkey")
+    modules = ("threading", "_thread", "socket", "select", "queue")
+    if monkey is not None and any(map(monkey.is_module_patched, modules)):
+        return "gevent"
+    patcher = sys.modules.get("eventlet.patcher")
+    if patcher is not None and any(map(patcher.is_monkey_patched, ("thread", "socket", "select"))):
+        return "eventlet"
+    return None
+
+
+def check_patches(is_wsgi, threads, is_zygote):
+    """None, or why an application whose standard library was patched cannot be served as configured.
+
+    Patched threads are tasks of one thread that change places only where the library waits, and the extension does
+    not wait there: they would wait for each other for ever. One request at a time works, on the main thread.
+    """
+    library = patched()
+    if library is None:
+        return None
+    if is_wsgi and threads > 1:
+        return Failure(
+            CONFIG,
+            f"workers.threads = {threads}: the application has the standard library patched by {library} "
+            f"(monkey patching), and patched threads cannot serve requests; set workers.threads (--threads) to 1 "
+            f"and workers.count (--workers) to more, or take the patching out of the application",
+        ).outcome
+    if not is_wsgi and library == "eventlet":
+        return Failure(
+            CONFIG,
+            "app.target: the ASGI application has the standard library patched by eventlet (monkey patching), "
+            "with which the event loop of asyncio comes to a halt; take the patching out of the application",
+        ).outcome
+    if is_zygote and library == "eventlet":
+        return Failure(
+            CONFIG,
+            "workers.preload: the application has the standard library patched by eventlet (monkey patching), "
+            "which cannot be forked; set workers.preload to false (leave --preload out), or take the patching "
+            "out of the application",
+        ).outcome
+    return None
+
+
 def is_double_callable(application):
     """ASGI 2: called with the scope, it gives what is called with receive and send (as asgiref)."""
     if getattr(application, "_asgi_single_callable", False):

@@ -21,7 +21,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, getppid, pidfd_open, set_parent_process_death_signal, setpgid,
 };
 
-use crate::boot::{Failure, interpreter, load};
+use crate::boot::{Failure, check_patches, interpreter, load};
 use crate::hooks::Hooks;
 use crate::life::{Birth, Next, fail};
 use crate::process::Process;
@@ -39,6 +39,9 @@ pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>)
         Ok(loaded) => loaded,
         Err(failure) => return fail(process, failure),
     };
+    if let Err(failure) = check_patches(py, &start, interface)? {
+        return fail(process, failure);
+    }
     let start = Box::new(Start { interface, ..*start });
     if !start.warm_up.is_empty() && interface == Interface::Asgi {
         // It would need a loop and lifespan, whose threads and sockets must not be there when workers are forked.
