@@ -76,7 +76,7 @@ fn boot(config: &Config) -> Result<String, Refused> {
     let verdict = runtime.block_on(async {
         let talk = async {
             let socket = crate::edge::watch(control).map_err(Refused::system("watch the control socket"))?;
-            let mut python = String::new();
+            let (mut python, mut warnings) = (String::new(), String::new());
             loop {
                 let mut ready =
                     socket.readable().await.map_err(Refused::system("watch the control socket"))?;
@@ -86,9 +86,12 @@ fn boot(config: &Config) -> Result<String, Refused> {
                     let failed = |reason| Err(Refused { status: cli::CONFIG, reason });
                     match notice {
                         Notice::Report(_, Report::Booting { python: version }) => python = version,
+                        Notice::Report(_, Report::Warning(text)) => {
+                            warnings.extend(["warning: ", &text, "\n"]);
+                        }
                         Notice::Report(_, Report::Ready { interface }) => {
                             return Ok(format!(
-                                "{} is sound: {interface:?} application, {python} ({}, {})",
+                                "{warnings}{} is sound: {interface:?} application, {python} ({}, {})",
                                 config.app.target,
                                 config.app.python.path.display(),
                                 config.app.python.source,

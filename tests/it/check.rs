@@ -22,6 +22,17 @@ fn a_sound_application_is_0_and_says_with_which_interpreter() {
 }
 
 #[test]
+fn a_factory_that_was_not_named_as_one_is_sound_with_a_warning() {
+    let source = format!("{GOOD}def make():\n    return application\n");
+    let (code, log, printed) = check(Rgun::python(&source).target("app:make").checking());
+    assert_eq!(code, 0, "{log}");
+    let (warning, verdict) = printed.split_once('\n').expect("two lines");
+    assert!(warning.starts_with("warning: app:make takes no arguments"), "{printed}");
+    assert!(warning.contains("write app:make() (or --factory)"), "{printed}");
+    assert!(verdict.starts_with("app:make is sound"), "{printed}");
+}
+
+#[test]
 fn an_import_that_raises_is_78_with_its_traceback_once() {
     let (code, log, printed) =
         check(Rgun::python("import json\nraise RuntimeError('no database')\n").checking());

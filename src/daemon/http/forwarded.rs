@@ -39,14 +39,14 @@ impl TrustedPeers {
 
 /// What a trusted peer says of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Forwarded {
+pub(super) struct ProxyClaim {
     /// Where it comes from; the port is 0 if it is not known. `None`: from the peer itself, as far as anybody knows.
     pub(super) client: Option<SocketAddr>,
     /// Whether it came over TLS. `None` if that was not said.
     pub(super) https: Option<bool>,
 }
 
-impl Forwarded {
+impl ProxyClaim {
     /// Reads the fields of a request that came from a trusted peer.
     pub(super) fn read(headers: &HeaderMap, trusted: &TrustedPeers) -> Self {
         Self {
@@ -128,7 +128,7 @@ mod tests {
 
     fn found(values: &[&str], trusted: &TrustedPeers) -> Option<String> {
         let headers = headers(&X_FORWARDED_FOR, values);
-        let client = Forwarded::read(&headers, trusted).client?;
+        let client = ProxyClaim::read(&headers, trusted).client?;
         Some(if client.port() == 0 { client.ip().to_string() } else { client.to_string() })
     }
 
@@ -220,7 +220,7 @@ mod tests {
             (&[], None),
         ] {
             let headers = headers(&X_FORWARDED_PROTO, values);
-            assert_eq!(Forwarded::read(&headers, &trusted(&NEAR)).https, https, "{values:?}");
+            assert_eq!(ProxyClaim::read(&headers, &trusted(&NEAR)).https, https, "{values:?}");
         }
     }
 
@@ -313,7 +313,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.append(X_FORWARDED_FOR, HeaderValue::from_bytes(&bytes).unwrap());
             headers.append(X_FORWARDED_PROTO, HeaderValue::from_bytes(&bytes).unwrap());
-            let Forwarded { client, https } = Forwarded::read(&headers, &near);
+            let ProxyClaim { client, https } = ProxyClaim::read(&headers, &near);
             assert!(
                 https.is_none()
                     || bytes.to_ascii_lowercase().windows(2).any(|pair| pair == b"ws" || pair == b"tp")

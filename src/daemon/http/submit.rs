@@ -17,7 +17,7 @@ use crate::spare;
 
 use super::body::{self, Body, BodyLimits};
 use super::fault::Refusal;
-use super::forwarded::Forwarded;
+use super::forwarded::ProxyClaim;
 use super::handshake::{self, Handshake, Place};
 use super::head;
 use super::request_id::{self, RequestId};
@@ -228,10 +228,10 @@ impl Asked {
         let id = server.ids.for_request(taken_over);
         let is_forwarded = seen.is_forwarded && *trusts_peer;
         let origin = (is_forwarded || foreign_id.is_some()).then(|| {
-            let Forwarded { client, https } = if is_forwarded {
-                Forwarded::read(&parts.headers, &server.trusted)
+            let ProxyClaim { client, https } = if is_forwarded {
+                ProxyClaim::read(&parts.headers, &server.trusted)
             } else {
-                Forwarded::default()
+                ProxyClaim::default()
             };
             Box::new(Origin {
                 client: client.map(Peer::from),
