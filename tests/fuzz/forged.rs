@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use rgun::config::Bind;
 use rgun::dispatch::{Dispatcher, Link, Notice, Policy, Reactor, Slots};
 use rgun::edge::Edge;
-use rgun::http::{Limits, Server, Settings};
+use rgun::http::{Limits, Server, Settings, TrustedPeers, Underscores};
 use rgun::journal::requests::Journal;
 use rgun::net::{self, Connections, Listener};
 use rgun::supervise::{Generation, Life, WorkerId, WorkerNr};
@@ -80,7 +80,13 @@ impl Site {
         let socket = std::env::temp_dir().join(format!("rgun-forged-{}.sock", std::process::id()));
         let listener = Listener::bind(&Bind::Unix { path: socket.clone() }).expect("a socket");
         let (journal, _writer) = Journal::start().expect("a journal");
-        let limits = net::Limits { header: DEADLINE, keepalive: DEADLINE, write: DEADLINE, connections: 100 };
+        let limits = net::Limits {
+            header: DEADLINE,
+            keepalive: DEADLINE,
+            write: DEADLINE,
+            connections: 100,
+            per_client: None,
+        };
         let server = Server::new(dispatcher, settings(), std::env::temp_dir(), journal);
         let edge = Edge::start(vec![listener], dispatcher, Connections::new(limits), server, |_| {});
         Self { dispatcher, edge: edge.expect("an edge thread"), socket, condemned, lives: 0 }
@@ -97,6 +103,8 @@ fn settings() -> Settings {
             body_pause: DEADLINE,
             keepalive: true,
         },
+        underscores: Underscores::Drop,
+        trusted: TrustedPeers::default(),
         websocket: websocket::Settings {
             max_message: 1 << 20,
             ping_interval: None,
