@@ -89,3 +89,34 @@ def test_a_wsgi_stream_that_has_not_spoken_by_its_deadline_is_504_and_one_that_h
             assert connection.chunked() == (b"", False)
         assert "ERROR" in server.wait_for("broke off in mid-body")
         assert f"{target.partition('?')[0]} 504" not in server.log()
+
+
+def test_a_file_may_follow_a_head_that_went_out_alone(start, project):
+    server = start(
+        "late_file:application",
+        project(
+            late_file="""
+            import asyncio
+
+            GATE = asyncio.Event()
+
+            async def application(scope, receive, send):
+                if scope["type"] == "lifespan":
+                    raise RuntimeError("no lifespan")
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                if scope["path"] == "/open":
+                    GATE.set()
+                    return await send({"type": "http.response.body"})
+                await GATE.wait()
+                await send({"type": "http.response.pathsend", "path": __file__})
+            """
+        ),
+        ONE,
+    ).ready()
+    with server.connect() as connection:
+        assert begin(connection, "/")[0] == 200
+        assert server.get("/open").status == 200
+        body, is_complete = connection.chunked()
+        assert (b"http.response.pathsend" in body, is_complete) == (True, True)
+        assert connection.request("GET", "/open").status == 200
+    assert "ERROR" not in server.log()
