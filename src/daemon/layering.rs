@@ -4,24 +4,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Module, what of the daemon it may use, and what of other crates (or std) it may not.
-const LAYERS: [(&str, &[&str], &[&str]); 13] = [
+const LAYERS: [(&str, &[&str], &[&str]); 14] = [
+    ("escape", &[], &["tokio", "hyper", "tracing"]),
     ("report", &[], &["tokio", "hyper", "tracing"]),
     ("spare", &[], &["tokio", "hyper", "tracing"]),
     ("config", &[], &["tokio", "hyper", "tracing", "rgun_channel"]),
     ("cli", &["config", "report"], &["tokio", "hyper", "tracing", "rgun_channel"]),
     ("supervise", &[], &["tokio", "hyper", "nix", "tracing", "std::fs", "Instant::now(", "SystemTime"]),
-    ("systemd", &["report"], &["tokio", "hyper", "rgun_channel"]),
-    ("journal", &["config", "supervise"], &["tokio", "hyper", "rgun_channel"]),
+    ("systemd", &["escape", "report"], &["tokio", "hyper", "rgun_channel"]),
+    ("journal", &["config", "escape", "supervise"], &["tokio", "hyper", "rgun_channel"]),
     ("net", &["config", "systemd", "report"], &["hyper", "rgun_channel::ring"]),
-    ("dispatch", &["spare", "supervise"], &["hyper"]),
+    ("dispatch", &["escape", "spare", "supervise"], &["hyper"]),
     ("websocket", &["dispatch", "net", "journal", "supervise"], &["hyper", "http", "nix"]),
     (
         "http",
-        &["websocket", "dispatch", "net", "journal", "report", "spare", "supervise"],
+        &["websocket", "dispatch", "net", "journal", "escape", "report", "spare", "supervise"],
         &["nix::sys::signal"],
     ),
-    ("pool", &["config", "dispatch", "supervise", "systemd", "report"], &["hyper", "tokio"]),
-    ("edge", &["dispatch", "http", "net", "report"], &["hyper"]),
+    ("pool", &["config", "dispatch", "journal", "supervise", "systemd", "report"], &["hyper", "tokio"]),
+    ("edge", &["dispatch", "http", "journal", "net", "report"], &["hyper"]),
 ];
 
 fn sources(module: &str) -> Vec<PathBuf> {

@@ -12,14 +12,14 @@
 //! |---|---|---|
 //! | [`config`], [`cli`] | files of the configuration | anything that runs |
 //! | [`supervise`] | std's `Instant` as an argument | tokio, nix, files, clocks |
-//! | [`systemd`] | nix, sd-notify, listenfd | http, pool, supervise |
+//! | [`systemd`] | nix, sd-notify, listenfd, escape | http, pool, supervise |
 //! | [`net`] | config, systemd, tokio | http, dispatch, pool |
-//! | [`dispatch`] | channel, the vocabulary of the `http` crate, spare, supervise's ids | hyper, pool, net |
+//! | [`dispatch`] | channel, the vocabulary of the `http` crate, escape, spare, supervise's ids | hyper, pool, net |
 //! | [`websocket`] | dispatch, net, journal, supervise's ids | hyper, http, pool |
-//! | [`http`] | websocket, dispatch, net, journal, spare, supervise's ids, hyper | pool, supervise's state |
-//! | [`pool`] | channel, dispatch's [`Link`](dispatch::Link), nix | hyper, http, net |
-//! | [`journal`] | tracing | everything that serves |
-//! | [`edge`] | net, http, dispatch | pool, supervise's state |
+//! | [`http`] | websocket, dispatch, net, journal, escape, spare, supervise's ids, hyper | pool, supervise's state |
+//! | [`pool`] | channel, dispatch's [`Link`](dispatch::Link), journal's [`WorkerOutput`](journal::output::WorkerOutput), nix | hyper, http, net |
+//! | [`journal`] | tracing, escape, supervise's ids, nix | everything that serves |
+//! | [`edge`] | net, http, dispatch, journal | pool, supervise's state |
 //! | [`run`], [`check`] | everything | being used by anything but `main` |
 //!
 //! A test (`layering.rs`) keeps the table. Only [`systemd`] reads `LISTEN_*`, `NOTIFY_SOCKET` and `WATCHDOG_*`; only [`pool`] makes processes; only
@@ -27,13 +27,15 @@
 //!
 //! # Threads
 //! *main* (signals, supervise, spawn and reap, notify), *edge* (one reactor: accept, HTTP, dispatch, rings),
-//! *journal* (per-request entries). Main pings systemd's watchdog only after edge has answered it.
+//! *journal* (per-request entries), *output* (what workers print), *log* and *stdout* (write the log, and are the only ones
+//! that wait for whoever reads it). Main pings systemd's watchdog only after edge has answered it.
 
 pub mod check;
 pub mod cli;
 pub mod config;
 pub mod dispatch;
 pub mod edge;
+pub mod escape;
 pub mod http;
 pub mod journal;
 #[cfg(test)]

@@ -136,7 +136,7 @@ class Account:
         self.asked = asked
         self.restarts = [(began, ended) for began, ended, name in notes if name == "restart"]
         self.by_id = collections.defaultdict(list)
-        self.lost_entries = [text for text in host.messages(entries) if "entries are missing" in text]
+        self.lost_entries = [text for text in host.messages(entries) if "lines are missing" in text]
         for entry in entries:
             if "RGUN_STATUS" in entry and entry.get("RGUN_REQUEST_ID", "") in asked:
                 self.by_id[entry["RGUN_REQUEST_ID"]].append(entry)

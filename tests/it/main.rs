@@ -29,6 +29,7 @@ mod journal;
 mod readiness;
 mod refusals;
 mod reload;
+mod stalled_log;
 mod streams;
 mod supervision;
 mod unread;

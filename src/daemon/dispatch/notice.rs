@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rgun_channel::control::Report;
 use rgun_channel::frame::{ExchangeId, Request};
 
+use crate::escape::RequestPath;
 use crate::supervise::WorkerId;
 
 use super::exchange::Exchange;
@@ -51,7 +52,7 @@ pub enum Notice {
         /// The method.
         method: String,
         /// The path, without the query.
-        path: String,
+        path: RequestPath,
         /// For how long.
         for_: Duration,
     },
@@ -83,7 +84,7 @@ pub struct Asked {
     /// Its method.
     pub method: String,
     /// Its path as sent, without the query.
-    pub path: String,
+    pub path: RequestPath,
     /// `pthread_self(3)` of its thread, as the worker has it in the shared map: any number, if the worker likes.
     /// `None` when the worker names no thread for it.
     pub thread: Option<u64>,
@@ -114,7 +115,7 @@ impl Asked {
             exchange: exchange.id,
             request_id: text(request.request_id),
             method: text(request.method),
-            path: text(request.path),
+            path: RequestPath::new(request.path),
             thread: worker.thread_of(exchange.id),
             elapsed: exchange.given.map_or(Duration::ZERO, |given| now.saturating_duration_since(given)),
             client: exchange.client_has(),

@@ -9,6 +9,7 @@ use std::time::Instant;
 use rgun_channel::control::Command;
 use rgun_channel::frame::{ExchangeId, Request};
 
+use crate::escape::RequestPath;
 use crate::supervise::WorkerId;
 
 use super::exchange::{Exchange, Fault, Place};
@@ -224,8 +225,8 @@ impl Dispatcher {
         for Request { method, path, .. } in suspects.take(quarantine::MOST) {
             if let Some(for_) = quarantine.accuse(method, path, now) {
                 shut_out = true;
-                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-                (self.notice)(Notice::Quarantined { method: text(method), path: text(path), for_ });
+                let method = String::from_utf8_lossy(method).into_owned();
+                (self.notice)(Notice::Quarantined { method, path: RequestPath::new(path), for_ });
             }
         }
         shut_out

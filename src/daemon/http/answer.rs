@@ -13,6 +13,7 @@ use http::{Method, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
 use crate::dispatch::{Answer, Fault};
+use crate::escape::RequestPath;
 use crate::journal::requests::{Access, Failure, Unanswered};
 use crate::net::{Connection, Ending};
 use crate::websocket;
@@ -226,10 +227,11 @@ fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<Re
         Refusal::Spool(error) => (None, format!("{reason}: {error}"), String::new()),
         Refusal::Client(..) | Refusal::Exchange(_) => (None, reason.clone(), String::new()),
     };
-    // Of a request over its deadline the supervising side writes the one entry, when it has the stacks.
+    let request = described(connection, asked);
     if !matches!(refusal, Refusal::Exchange(Fault::Deadline(_))) {
+        // Of a request over its deadline the supervising side writes the one entry, when it has the stacks.
         server.journal.failure(Failure {
-            request: described(connection, asked),
+            request,
             status: status.as_u16(),
             duration: asked.begun.elapsed(),
             worker,
@@ -298,7 +300,7 @@ fn described(connection: &Connection, asked: &Asked) -> crate::journal::requests
     crate::journal::requests::Request {
         id: asked.id.as_str().to_owned(),
         method: asked.method.as_str().to_owned(),
-        path: String::from_utf8_lossy(asked.path.as_bytes()).into_owned(),
+        path: RequestPath::new(asked.path.as_bytes()),
         client: client.address.clone(),
         client_request_id: origin.and_then(|origin| origin.client_id.clone()),
     }

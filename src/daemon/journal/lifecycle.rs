@@ -1,21 +1,33 @@
 //! The log of the daemon itself: `tracing`, to journald or stderr.
 //!
-//! Field names are written `rgun.worker` in the code; journald gets `RGUN_WORKER` (tracing-journald upper-cases
-//! and replaces the dot). Its default prefix `F_` is switched off, and INFO is mapped to priority 6 and DEBUG to
-//! 7: it would map them to 5 and 6.
+//! Whoever logs only formats the entry and puts it into a bounded [`LogQueue`]; a thread of its own writes. So a pipe that
+//! nobody reads, or a journald that hangs, holds up neither supervision nor service. (`tracing-journald` and
+//! `tracing-subscriber`'s lines are written by the caller, who then waits.) A panic's message goes the same way.
 
-use std::io::IsTerminal;
-use std::sync::OnceLock;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::cell::Cell;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::panic::PanicHookInfo;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use nix::sys::stat::fstat;
-use tracing_journald::{Priority, PriorityMappings};
+use nix::sys::stat::{FileStat, SFlag, fstat};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::Level;
+
+use super::format::Format;
+use super::queue::LogQueue;
+use super::sink::{JOURNALD, Journald, Sink};
+
+/// For the last lines before an exit. Longer, and systemd's patience would be spent on a log that nobody reads.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where the log goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +38,35 @@ pub enum Destination {
     Stderr,
 }
 
+/// What becomes of what a worker writes to one of its streams.
+#[derive(Debug, Clone)]
+pub(super) enum Route {
+    /// The worker has the daemon's own descriptor: a terminal, or `/dev/null`.
+    Inherited,
+    /// Whole lines, to the descriptor behind this queue.
+    Lines(Arc<LogQueue>),
+    /// An entry a line, to journald.
+    Entries(Arc<LogQueue>),
+}
+
+#[derive(Debug)]
+struct Log {
+    /// To [`Destination`].
+    queue: Arc<LogQueue>,
+    stdout: Route,
+    stderr: Route,
+}
+
+/// There is one log a process.
+static LOG: OnceLock<Log> = OnceLock::new();
+
 /// Changes the filter that [`start`] has set.
 static SET_FILTER: OnceLock<Box<dyn Fn(Targets) + Send + Sync>> = OnceLock::new();
+
+thread_local! {
+    /// This thread waits for room in the queue.
+    static WAITS: Cell<bool> = const { Cell::new(false) };
+}
 
 /// From now on this is the least severe message that is written.
 pub fn set_level(level: Level) {
@@ -60,37 +99,132 @@ fn adjustable<S: 'static>(level: Level) -> reload::Layer<Targets, S> {
     filter
 }
 
-/// Starts the log. To be called once, before any other thread exists.
-pub fn start(level: Level) -> Destination {
-    let registry = tracing_subscriber::registry();
-    if stderr_is_the_journal()
-        && let Ok(journald) = tracing_journald::layer()
-    {
-        let journald = journald
-            .with_field_prefix(None)
-            .with_syslog_identifier("rgun".to_owned())
-            .with_priority_mappings(PriorityMappings {
-                error: Priority::Error,
-                warn: Priority::Warning,
-                info: Priority::Informational,
-                debug: Priority::Debug,
-                trace: Priority::Debug,
-            });
-        registry.with(journald.with_filter(adjustable(level))).init();
-        return Destination::Journal;
+/// Starts the log. To be called once, before any other thread exists; the threads made here leave the environment alone.
+///
+/// # Errors
+/// When a thread cannot be made, or stderr cannot be used.
+pub fn start(level: Level) -> io::Result<Destination> {
+    let journald = if stderr_is_the_journal() { Journald::new(JOURNALD).ok() } else { None };
+    let journald = journald.filter(Journald::is_there);
+    let (destination, format) = match journald {
+        Some(_) => (Destination::Journal, Format::Native),
+        None => (Destination::Stderr, Format::Text { colours: io::stderr().is_terminal() }),
+    };
+    let sink = match journald {
+        Some(journald) => Sink::Journald(journald),
+        None => Sink::Descriptor(io::stderr().as_fd().try_clone_to_owned()?),
+    };
+    let queue = LogQueue::start(sink, "log", report_dropped)?;
+    let stdout = stdout_route(destination, &queue)?;
+    let stderr = route_of_log(destination, &queue);
+    let layer = QueueLayer { format, queue: Arc::clone(&queue) };
+    let _first = LOG.set(Log { queue, stdout, stderr });
+    tracing_subscriber::registry().with(layer.with_filter(adjustable(level))).init();
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(destination)
+}
+
+/// Waits until what has been logged is written, for a second at most.
+pub fn flush() {
+    let Some(Log { queue, stdout, .. }) = LOG.get() else { return };
+    let begun = Instant::now();
+    let mut is_written = queue.flush(FLUSH_TIMEOUT);
+    if let Route::Lines(stdout) = stdout {
+        is_written &= stdout.flush(FLUSH_TIMEOUT.saturating_sub(begun.elapsed()));
     }
-    let stderr = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    registry.with(stderr.with_filter(adjustable(level))).init();
-    Destination::Stderr
+    // Otherwise nobody reads: there is nobody to tell.
+    let _ = is_written;
+}
+
+/// This thread neither supervises nor serves: when it logs, it waits for room in the queue.
+pub(super) fn let_this_thread_wait() {
+    WAITS.set(true);
+}
+
+/// So many entries were lost on their way here.
+pub(super) fn count_dropped(entries: u64) {
+    if let Some(log) = LOG.get() {
+        log.queue.count_dropped(entries);
+    }
+}
+
+/// What becomes of what workers write to stdout and stderr; nothing before [`start`].
+pub(super) fn routes() -> Option<[Route; 2]> {
+    LOG.get().map(|log| [log.stdout.clone(), log.stderr.clone()])
+}
+
+struct QueueLayer {
+    format: Format,
+    queue: Arc<LogQueue>,
+}
+
+impl<S: Subscriber> Layer<S> for QueueLayer {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let entry = self.format.entry(event);
+        if WAITS.get() {
+            self.queue.push_waiting(entry, 1);
+        } else {
+            self.queue.push(entry);
+        }
+    }
+}
+
+fn report_dropped(lines: u64) {
+    tracing::warn!(
+        rgun.dropped = lines,
+        "the log was not read fast enough: {lines} lines are missing; look at journald, or at whoever reads rgun's \
+         stderr and stdout"
+    );
+}
+
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("<unnamed>");
+    let place = info.location().map(|place| format!(" at {place}")).unwrap_or_default();
+    let what = info.payload_as_str().unwrap_or("something that is no text");
+    let backtrace = Backtrace::capture();
+    let backtrace = match backtrace.status() {
+        BacktraceStatus::Captured => format!("\n{backtrace}"),
+        _ => String::new(),
+    };
+    tracing::error!("thread {name} panicked{place}, which is a bug of rgun's: {what}{backtrace}");
+    if name == "main" {
+        // The process ends with it.
+        flush();
+    }
+}
+
+fn route_of_log(destination: Destination, queue: &Arc<LogQueue>) -> Route {
+    match destination {
+        Destination::Journal => Route::Entries(Arc::clone(queue)),
+        Destination::Stderr if is_device(fstat(io::stderr())) => Route::Inherited,
+        Destination::Stderr => Route::Lines(Arc::clone(queue)),
+    }
+}
+
+fn stdout_route(destination: Destination, queue: &Arc<LogQueue>) -> io::Result<Route> {
+    let (stdout, stderr) = (fstat(io::stdout()), fstat(io::stderr()));
+    let is_same = matches!((&stdout, &stderr), (Ok(one), Ok(other))
+        if (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino));
+    if is_same {
+        return Ok(route_of_log(destination, queue));
+    }
+    if is_device(stdout) {
+        return Ok(Route::Inherited);
+    }
+    let sink = Sink::Descriptor(io::stdout().as_fd().try_clone_to_owned()?);
+    LogQueue::start(sink, "stdout", report_dropped).map(Route::Lines)
+}
+
+/// A terminal or `/dev/null`: programs ask for a terminal, and lines of several workers are the reader's to tell apart.
+fn is_device(stat: nix::Result<FileStat>) -> bool {
+    stat.is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR)
 }
 
 /// `JOURNAL_STREAM` holds device and inode of the journal's stream; it is stderr's only if they agree (a shell
 /// started by a service may have redirected it; systemd.exec(5)).
 fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    let Ok(stderr) = fstat(std::io::stderr()) else { return false };
+    let Ok(stderr) = fstat(io::stderr()) else { return false };
     stream == format!("{}:{}", stderr.st_dev, stderr.st_ino)
 }

@@ -1,5 +1,19 @@
-//! What the daemon says, and how: to journald with typed fields when systemd runs it, as readable lines on
+//! The log of the daemon and of its workers: to journald with typed fields when systemd runs it, as readable lines on
 //! stderr elsewhere.
+//!
+//! ```text
+//! tracing ─▶ lifecycle ─▶ format ─▶ queue ─▶ (its thread) sink ─▶ journald or stderr
+//! edge ─▶ requests, refusals ─▶ (thread "journal") tracing
+//! workers' pipes ─▶ (thread "output") output ─▶ queue
+//! ```
+//! No thread that supervises or serves waits for a log that is not read: queues are bounded, and what they lose is
+//! counted.
 
+mod format;
 pub mod lifecycle;
+pub mod output;
+mod queue;
+pub mod refusals;
 pub mod requests;
+mod sink;
+pub mod thread;

@@ -1,18 +1,25 @@
 //! One entry per request: the access log, every answer that the daemon gave in the application's place, and every
-//! request that ended without one.
+//! request that ended without one. What was refused before the application had it is counted together
+//! ([`refusals`](super::refusals)).
 //!
-//! Entries are written by a thread of their own behind a bounded queue, because a send to journald can block
-//! (its socket is a blocking one), and the reactor must not. When the queue is full entries are dropped, and
-//! their number is told as soon as there is room.
+//! Entries are formatted by a thread of their own behind a bounded queue, so that the reactor need not; it waits
+//! for room in the log while the log moves. When the queue is full entries are dropped, and counted with what the log
+//! has lost otherwise.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
 
+use crate::escape::RequestPath;
 use crate::supervise::WorkerId;
+
+use super::lifecycle;
+use super::refusals::{RefusalEntry, Refusals};
+use super::thread::LogThread;
+
+pub use super::refusals::Refused;
 
 /// Entries that may wait for the writer.
 const WAITING: usize = 4096;
@@ -25,7 +32,7 @@ pub struct Request {
     /// Its method.
     pub method: String,
     /// Its path, as sent, without the query (which may hold secrets).
-    pub path: String,
+    pub path: RequestPath,
     /// The client's address; empty on a unix socket.
     pub client: String,
     /// The `X-Request-ID` that the client sent, if the request did not get it as its id. Printable.
@@ -147,6 +154,7 @@ enum Entry {
     Failure(Failure),
     Unanswered(Unanswered),
     Closed(Closed),
+    Refusal(RefusalEntry),
 }
 
 /// The queue to the writer. Cheap to clone.
@@ -154,6 +162,7 @@ enum Entry {
 pub struct Journal {
     entries: SyncSender<Entry>,
     dropped: Arc<AtomicU64>,
+    refusals: Arc<Refusals>,
 }
 
 impl Journal {
@@ -162,13 +171,31 @@ impl Journal {
     ///
     /// # Errors
     /// When no thread can be made.
-    pub fn start() -> io::Result<(Self, thread::JoinHandle<()>)> {
+    pub fn start() -> io::Result<(Self, LogThread)> {
         let (entries, waiting) = sync_channel(WAITING);
         let dropped = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&dropped);
-        let writer =
-            thread::Builder::new().name("journal".to_owned()).spawn(move || write(&waiting, &counter))?;
-        Ok((Self { entries, dropped }, writer))
+        let refusals = Arc::new(Refusals::default());
+        let (counter, pending) = (Arc::clone(&dropped), Arc::clone(&refusals));
+        let writer = LogThread::spawn("journal", move || write(&waiting, &counter, &pending))?;
+        Ok((Self { entries, dropped, refusals }, writer))
+    }
+
+    /// Notes a request that the daemon refused before it was one, or at least before anything else knows of it: at most
+    /// one entry a second for a kind and a client.
+    pub fn refused(&self, refused: Refused) {
+        self.refuse(refused, None);
+    }
+
+    /// Notes a request that the daemon refused. As [`Journal::refused`], with method and path.
+    pub fn refused_request(&self, kind: &'static str, status: u16, detail: String, request: Request) {
+        let Request { id, method, path, client } = request;
+        self.refuse(Refused { id, client, kind, status, detail }, Some((method, path)));
+    }
+
+    fn refuse(&self, refused: Refused, request: Option<(String, RequestPath)>) {
+        if let Some(entry) = self.refusals.admit(RefusalEntry::new(refused, request), Instant::now()) {
+            self.send(Entry::Refusal(entry));
+        }
     }
 
     /// Notes a request that the application answered.
@@ -202,22 +229,32 @@ impl Journal {
     }
 }
 
-fn write(entries: &Receiver<Entry>, dropped: &AtomicU64) {
-    for entry in entries {
+fn write(entries: &Receiver<Entry>, dropped: &AtomicU64, refusals: &Refusals) {
+    lifecycle::let_this_thread_wait();
+    loop {
+        let entry = match refusals.next_due() {
+            None => entries.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(due) => entries.recv_timeout(due.saturating_duration_since(Instant::now())),
+        };
         match entry {
-            Entry::Access(access) => write_access(&access),
-            Entry::Failure(failure) => write_failure(&failure),
-            Entry::Unanswered(unanswered) => write_unanswered(&unanswered),
-            Entry::Closed(closed) => write_closed(&closed),
+            Ok(Entry::Access(access)) => write_access(&access),
+            Ok(Entry::Failure(failure)) => write_failure(&failure),
+            Ok(Entry::Unanswered(unanswered)) => write_unanswered(&unanswered),
+            Ok(Entry::Closed(closed)) => write_closed(&closed),
+            Ok(Entry::Refusal(refusal)) => write_refusal(&refusal),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        let now = Instant::now();
+        if refusals.next_due().is_some_and(|due| due <= now) {
+            refusals.due(now).iter().for_each(write_refusal);
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            tracing::warn!(
-                rgun.dropped = lost,
-                "the journal was too slow for the access log; entries are missing"
-            );
+            lifecycle::count_dropped(lost);
         }
     }
+    refusals.rest(Instant::now()).iter().for_each(write_refusal);
 }
 
 fn microseconds(duration: Duration) -> u64 {
@@ -233,6 +270,7 @@ fn write_access(access: &Access) {
         rgun.request_id = %id,
         rgun.method = %method,
         rgun.path = %path,
+        rgun.path_raw = path.raw(),
         rgun.status = status,
         rgun.bytes = bytes,
         rgun.duration_us = microseconds(*duration),
@@ -258,6 +296,7 @@ fn write_failure(failure: &Failure) {
                 rgun.request_id = %id,
                 rgun.method = %method,
                 rgun.path = %path,
+                rgun.path_raw = path.raw(),
                 rgun.status = status,
                 rgun.duration_us = microseconds(*duration),
                 rgun.worker = worker.map(|worker| worker.number.0),
@@ -278,6 +317,44 @@ fn write_failure(failure: &Failure) {
     }
 }
 
+fn write_refusal(entry: &RefusalEntry) {
+    let Refused { id, client, kind, status, detail } = &entry.refused;
+    let (method, path) = match &entry.request {
+        Some((method, path)) => (Some(method.as_str()), Some(path)),
+        None => (None, None),
+    };
+    let what = match (method, path) {
+        (Some(method), Some(path)) => format!("{method} {path} {status}"),
+        _ => format!("refused with {status}"),
+    };
+    let others = entry.others();
+    let ids = (!entry.ids.is_empty()).then(|| entry.ids.join(" "));
+    macro_rules! entry {
+        ($level:ident) => {
+            tracing::$level!(
+                target: "rgun::request",
+                {
+                rgun.request_id = %id,
+                rgun.method = method.map(tracing::field::display),
+                rgun.path = path.map(tracing::field::display),
+                rgun.path_raw = path.and_then(RequestPath::raw),
+                rgun.status = status,
+                rgun.kind = %kind,
+                rgun.more = entry.more,
+                rgun.request_ids = ids.as_ref().map(tracing::field::display),
+                rgun.client = %client,
+                },
+                "{what}: {detail}{others}"
+            )
+        };
+    }
+    match status {
+        400..=499 | 501 => entry!(info),
+        503 => entry!(warn),
+        _ => entry!(error),
+    }
+}
+
 fn write_unanswered(unanswered: &Unanswered) {
     let Unanswered { request, sent, duration, worker, cause, log_access } = unanswered;
     let Request { id, method, path, client, client_request_id } = request;
@@ -290,6 +367,7 @@ fn write_unanswered(unanswered: &Unanswered) {
                 rgun.request_id = %id,
                 rgun.method = %method,
                 rgun.path = %path,
+                rgun.path_raw = path.raw(),
                 rgun.status = sent.map(|sent| sent.status),
                 rgun.bytes = sent.map(|sent| sent.bytes),
                 rgun.duration_us = microseconds(*duration),
@@ -320,6 +398,7 @@ fn write_closed(closed: &Closed) {
                 rgun.request_id = %id,
                 rgun.method = %method,
                 rgun.path = %path,
+                rgun.path_raw = path.raw(),
                 rgun.status = 101,
                 rgun.close_code = code,
                 rgun.duration_us = microseconds(*duration),
@@ -366,7 +445,7 @@ mod tests {
         let request = || Request {
             id: "id".to_owned(),
             method: "GET".to_owned(),
-            path: "/x".to_owned(),
+            path: RequestPath::new(b"/x"),
             client: String::new(),
             client_request_id: None,
         };

@@ -68,6 +68,7 @@ impl Daemon {
                 tracing::error!(
                     rgun.method = %method,
                     rgun.path = %path,
+                    rgun.path_raw = path.raw(),
                     "{method} {path} has killed two workers within a minute: such requests are answered 503 for {for_:.0?}"
                 );
                 Vec::new()
@@ -78,6 +79,7 @@ impl Daemon {
                     rgun.request_id = %request_id,
                     rgun.method = %method,
                     rgun.path = %path,
+                    rgun.path_raw = path.raw(),
                     rgun.worker = worker.number.0,
                     "{method} {path} is tried once more: worker {} died with it",
                     worker.number.0
@@ -90,6 +92,7 @@ impl Daemon {
                     rgun.request_id = %request_id,
                     rgun.method = %method,
                     rgun.path = %path,
+                    rgun.path_raw = path.raw(),
                     rgun.worker = worker.number.0,
                     "{method} {path}: the application raised after its answer was complete: {summary}\n{}",
                     traceback.trim_end()

@@ -25,6 +25,7 @@ mod stacks;
 mod system;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -41,6 +42,7 @@ use crate::edge::{Edge, EdgeNotice};
 use crate::http::Server;
 use crate::journal::lifecycle::{self, Destination};
 use crate::journal::requests::Journal;
+use crate::journal::thread::LogThread;
 use crate::net::{Connections, Listener};
 use crate::pool::{self, Plan, Pool};
 use crate::report::Chain;
@@ -59,6 +61,9 @@ const OS_ERROR: u8 = 71;
 
 /// From the end of a worker's control socket to its exit: a core dump takes its time.
 const EXIT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// For the entries of the last requests, at the end: a log that nobody reads is given up after a second.
+const JOURNAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often the STATUS= line is brought up to date while it tells of the load.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -86,18 +91,27 @@ pub(crate) enum Told {
 /// Serves until told to stop.
 pub fn serve(invocation: &Invocation) -> ExitCode {
     let config = &invocation.config;
-    let destination = lifecycle::start(config.log.level);
+    let destination = match lifecycle::start(config.log.level) {
+        Ok(destination) => destination,
+        Err(error) => {
+            // The status says it as well.
+            let _ = writeln!(std::io::stderr(), "rgun: cannot start the log: {error}");
+            return ExitCode::from(OS_ERROR);
+        }
+    };
     for warning in &invocation.warnings {
         tracing::warn!("{warning}");
     }
-    match Daemon::build(invocation, destination) {
+    let status = match Daemon::build(invocation, destination) {
         Ok((daemon, runtime)) => ExitCode::from(runtime.block_on(daemon.run())),
         Err(Refused { status, reason }) => {
             tracing::error!("{reason}");
             notify::status(&reason);
             ExitCode::from(status)
         }
-    }
+    };
+    lifecycle::flush();
+    status
 }
 
 /// Why the daemon does not start.
@@ -133,7 +147,7 @@ struct Daemon {
     server: Arc<Server>,
     connections: Arc<Connections>,
     edge: Edge,
-    journal: std::thread::JoinHandle<()>,
+    journal: LogThread,
     orders: Option<Orders>,
     tell: UnboundedSender<Told>,
     told: UnboundedReceiver<Told>,
@@ -349,8 +363,8 @@ impl Daemon {
         drop(orders);
         edge.end();
         drop((dispatcher, server));
-        if journal.join().is_err() {
-            tracing::error!("the journal thread panicked");
+        if let Err(failure) = journal.join_timeout(JOURNAL_TIMEOUT) {
+            tracing::error!(?failure, "the journal thread has not written the last entries of requests");
         }
         drop(pool);
         tracing::info!("stopped");

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use crate::escape::{Lines, escape};
+
 fn send(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!(%error, "cannot notify systemd, ignoring");
@@ -48,7 +50,11 @@ pub fn status(line: &str) {
 
 /// A line end would begin another assignment, and part of a status is the application's text.
 fn one_line(text: &str) -> Cow<'_, str> {
-    if text.contains(char::is_control) { text.replace(char::is_control, " ").into() } else { text.into() }
+    if text.contains(char::is_control) {
+        escape(&text.replace(char::is_control, " "), Lines::Join).into_owned().into()
+    } else {
+        escape(text, Lines::Join)
+    }
 }
 
 /// `EXTEND_TIMEOUT_USEC=`: start or stop takes this much longer.
@@ -76,6 +82,7 @@ mod tests {
     fn a_status_is_one_line_whatever_the_application_says() {
         assert_eq!(one_line("serving"), "serving");
         assert_eq!(one_line("cannot import: no\nREADY=1\r"), "cannot import: no READY=1 ");
+        assert_eq!(one_line("no\u{202e}\n"), "no\\u{202e} ");
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub(crate) struct Rgun {
     names: Vec<String>,
     listen_pid: String,
     address: Option<Address>,
+    /// The directory of a journald's socket.
+    journald: Option<PathBuf>,
 }
 
 impl Rgun {
@@ -48,6 +50,7 @@ impl Rgun {
             names: Vec::new(),
             listen_pid: "$$".to_owned(),
             address: None,
+            journald: None,
         }
     }
 
@@ -142,6 +145,12 @@ impl Rgun {
         self
     }
 
+    /// Its stderr is the journal's stream, and the journald one of the test's, whose socket is in this directory.
+    pub(crate) fn journald(mut self, directory: &Path) -> Self {
+        self.journald = Some(directory.to_owned());
+        self
+    }
+
     /// Listens on this instead of on a unix socket of its own.
     pub(crate) fn at(mut self, address: Address) -> Self {
         self.address = Some(address);
@@ -212,7 +221,11 @@ impl Rgun {
     }
 
     fn spawn(&self, mark: &str) -> Child {
-        let mut command = if self.sockets.is_empty() && self.names.is_empty() {
+        let mut command = if let Some(directory) = &self.journald {
+            let mut command = systemd::with_journald(directory);
+            command.arg(&self.binary);
+            command
+        } else if self.sockets.is_empty() && self.names.is_empty() {
             Command::new(&self.binary)
         } else {
             // Only the process itself knows LISTEN_PID, so a shell sets it and becomes the daemon.
@@ -267,8 +280,10 @@ impl Daemon {
         let log = Arc::new(Log::default());
         let reader = Arc::clone(&log);
         thread::spawn(move || {
-            for line in BufReader::new(stderr).split(b'\n') {
-                let Ok(line) = line else { break };
+            let mut lines = BufReader::new(stderr).split(b'\n');
+            loop {
+                reader.wait_while_held();
+                let Some(Ok(line)) = lines.next() else { break };
                 reader.push(Some(String::from_utf8_lossy(&line).into_owned()));
             }
             reader.push(None);
@@ -376,9 +391,28 @@ pub(crate) struct Log {
     /// Lines, and whether the end has come.
     lines: Mutex<(Vec<String>, bool)>,
     more: Condvar,
+    /// Nobody reads.
+    held: Mutex<bool>,
+    released: Condvar,
 }
 
 impl Log {
+    /// From now on nobody reads stderr, but for what has been read already.
+    pub(crate) fn hold(&self) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// It is read again.
+    pub(crate) fn release(&self) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.released.notify_all();
+    }
+
+    fn wait_while_held(&self) {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.released.wait_while(held, |held| *held).unwrap_or_else(PoisonError::into_inner));
+    }
+
     fn push(&self, line: Option<String>) {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         match line {

@@ -5,7 +5,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -99,6 +99,59 @@ pub(crate) fn unix(path: &Path) -> (OwnedFd, Address) {
 /// A datagram socket, which is no use to a web server.
 pub(crate) fn datagram() -> OwnedFd {
     UdpSocket::bind("127.0.0.1:0").expect("a free port").into()
+}
+
+/// journald, at its native socket.
+#[derive(Debug)]
+pub(crate) struct Journald {
+    socket: UnixDatagram,
+    /// Where the socket is.
+    pub(crate) directory: PathBuf,
+}
+
+impl Journald {
+    pub(crate) fn at(scratch: &Scratch) -> Self {
+        let directory = scratch.join("journal");
+        std::fs::create_dir(&directory).expect("a new directory");
+        let socket = UnixDatagram::bind(directory.join("socket")).expect("a new path");
+        Self { socket, directory }
+    }
+
+    /// Takes entries until there is one that has all of these in it.
+    pub(crate) fn wait(&self, what: &[&[u8]]) -> Vec<u8> {
+        let begun = Instant::now();
+        let mut seen = Vec::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let left = DEADLINE.saturating_sub(begun.elapsed());
+            let shown =
+                || seen.iter().map(|entry: &Vec<u8>| entry.escape_ascii().to_string()).collect::<Vec<_>>();
+            assert!(!left.is_zero(), "{what:?} is in no entry: {:#?}", shown());
+            self.socket.set_read_timeout(Some(left)).expect("a timeout that is not 0");
+            let Ok(len) = self.socket.recv(&mut buffer) else { continue };
+            let entry = buffer[..len].to_vec();
+            if what.iter().all(|what| entry.windows(what.len()).any(|part| part == *what)) {
+                return entry;
+            }
+            seen.push(entry);
+        }
+    }
+}
+
+/// Whether this user may put a socket in the place of journald's, seen by a process of its own only.
+pub(crate) fn may_replace_journald() -> bool {
+    let probe = Command::new("unshare").args(["--mount", "mount", "-t", "tmpfs", "none", "/run"]).output();
+    probe.is_ok_and(|probe| probe.status.success())
+}
+
+/// Becomes the program that is given as argument, with that directory in the place of journald's.
+pub(crate) fn with_journald(directory: &Path) -> Command {
+    const BECOME: &str = "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && \
+        mount --bind \"$0\" /run/systemd/journal && \
+        export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "/bin/sh", "-c", BECOME]).arg(directory);
+    command
 }
 
 /// Has the command started with these descriptors at 3, 4, ..., and with an end no later than the calling thread's.

@@ -2,13 +2,14 @@
 
 use rgun_channel::layout::{SLOT_EXCHANGE, SLOT_THREAD};
 
+use crate::escape::RequestPath;
 use crate::supervise::Tally;
 
 use super::*;
 
-fn slow(notices: &[Notice]) -> Vec<&str> {
+fn slow(notices: &[Notice]) -> Vec<String> {
     let paths = notices.iter().filter_map(|notice| match notice {
-        Notice::Slow(_, asked) => Some(asked.path.as_str()),
+        Notice::Slow(_, asked) => Some(asked.path.to_string()),
         _ => None,
     });
     paths.collect()
@@ -40,7 +41,7 @@ fn a_request_over_its_deadline_is_named_with_its_thread() {
             exchange,
             request_id: "the-id".into(),
             method: "PUT".into(),
-            path: "/stuck".into(),
+            path: RequestPath::new(b"/stuck"),
             thread: Some(u64::MAX),
             elapsed,
             client: Had::Nothing,
@@ -59,7 +60,7 @@ fn what_runs_is_told_and_what_waits_in_the_ring_is_not() {
     let _tickets = [rig.submit(b"/running"), rig.submit(b"/lying")];
     rig.claim().unwrap();
     let running = rig.dispatcher.running(WORKER);
-    assert_eq!(running.iter().map(|asked| asked.path.as_str()).collect::<Vec<_>>(), ["/running"]);
+    assert_eq!(running.iter().map(|asked| asked.path.to_string()).collect::<Vec<_>>(), ["/running"]);
     assert_eq!(running[0].thread, None);
     let gone = WorkerId { number: WorkerNr(0), life: Life(7) };
     assert_eq!(rig.dispatcher.running(gone), []);

@@ -1,0 +1,152 @@
+//! How text that the daemon did not write itself is shown: what is not printable becomes `\xNN` (a byte below U+0080,
+//! or one that is not UTF-8) or `\u{NNNN}`.
+//!
+//! A client chooses its paths, and an application puts what clients sent into its exceptions. Printed as they are, such
+//! bytes would drive the terminal of whoever reads the log (control characters, C1 among them), show its text in another
+//! order than it has (U+202E), or hide in it (zero width, tags); and journalctl(1) shows `[blob data]` in place of
+//! a message with control characters. The backslash itself is not escaped: tracebacks are full of it.
+//! [`RequestPath::raw`] keeps what was really sent.
+
+use std::borrow::Cow;
+use std::fmt::{self, Display, Write};
+
+/// What becomes of line feeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lines {
+    /// They stay: a traceback has many lines.
+    Keep,
+    /// They are escaped, so that the text is one line.
+    Join,
+}
+
+/// The text without anything that is not printable. Tabs stay.
+pub fn escape(text: &str, lines: Lines) -> Cow<'_, str> {
+    escape_bytes(text.as_bytes(), lines)
+}
+
+/// As [`escape`], of bytes that may not be UTF-8.
+pub fn escape_bytes(bytes: &[u8], lines: Lines) -> Cow<'_, str> {
+    let is_plain =
+        |byte: &u8| matches!(byte, b' '..=b'~' | b'\t') || (lines == Lines::Keep && *byte == b'\n');
+    if bytes.iter().all(is_plain)
+        && let Ok(text) = str::from_utf8(bytes)
+    {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(bytes.len() + 16);
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            push(&mut shown, character, lines);
+        }
+        for byte in chunk.invalid() {
+            push_byte(&mut shown, *byte);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+fn push(shown: &mut String, character: char, lines: Lines) {
+    match character {
+        '\n' if lines == Lines::Keep => shown.push(character),
+        '\t' | ' '..='~' => shown.push(character),
+        '\0'..='\x7f' => push_byte(shown, character as u8),
+        _ if is_printable(character) => shown.push(character),
+        _ => {
+            // Writing to a String cannot fail.
+            let _ = write!(shown, "\\u{{{:x}}}", u32::from(character));
+        }
+    }
+}
+
+fn push_byte(shown: &mut String, byte: u8) {
+    // Writing to a String cannot fail.
+    let _ = write!(shown, "\\x{byte:02x}");
+}
+
+/// Whether a character beyond ASCII shows itself and nothing else. The standard library's tables know what is assigned
+/// and of which category, but tell only by escaping; a letter goes first, because marks are escaped where they have none
+/// to stand on.
+fn is_printable(character: char) -> bool {
+    let is_line_end = matches!(character, '\u{2028}' | '\u{2029}');
+    if character.is_whitespace() {
+        return !character.is_control() && !is_line_end;
+    }
+    // Variation selectors of ideographs: they show nothing, and there are enough of them to hide any text.
+    let is_hiding = matches!(character, '\u{e0100}'..='\u{e01ef}');
+    let mut pair = [b'a', 0, 0, 0, 0];
+    let len = 1 + character.encode_utf8(&mut pair[1..]).len();
+    let pair = str::from_utf8(&pair[..len]).unwrap_or_default();
+    !is_hiding && pair.escape_debug().eq(pair.chars())
+}
+
+/// The path of a request, without its query (which may hold secrets), as it was sent: mostly ASCII, but a client may
+/// send any bytes above 0x7f. [`Display`] escapes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestPath(Box<[u8]>);
+
+impl RequestPath {
+    /// Of the bytes as they were sent.
+    pub fn new(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The bytes as they were sent, if they differ from what is shown.
+    pub fn raw(&self) -> Option<&[u8]> {
+        matches!(escape_bytes(&self.0, Lines::Join), Cow::Owned(shown) if shown.as_bytes() != &*self.0)
+            .then_some(&*self.0)
+    }
+}
+
+impl Display for RequestPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&escape_bytes(&self.0, Lines::Join))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn printable_text_is_shown_as_it_is() {
+        for text in [
+            "",
+            "GET /hello?",
+            "/a\tb",
+            "C:\\temp \"quoted\" 'it'",
+            "/straße/日本語/путь/नमस्ते/مرحبا",
+            "cafe\u{301}",
+            "a\u{a0}b\u{3000}c",
+            "❤\u{fe0f} 👍",
+        ] {
+            assert_eq!(escape(text, Lines::Join), text);
+            assert_eq!(RequestPath::new(text.as_bytes()).raw(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_printable_is_escaped() {
+        for (bytes, shown) in [
+            (&b"\0\x1b[31m\x7f\r"[..], r"\x00\x1b[31m\x7f\x0d"),
+            ("\u{80}\u{9b}2J\u{9f}".as_bytes(), r"\u{80}\u{9b}2J\u{9f}"),
+            (b"/\x9b\xff\xc2", r"/\x9b\xff\xc2"),
+            ("\u{202a}\u{202e}\u{2066}\u{2069}".as_bytes(), r"\u{202a}\u{202e}\u{2066}\u{2069}"),
+            ("\u{200b}\u{200d}\u{200f}\u{feff}\u{ad}".as_bytes(), r"\u{200b}\u{200d}\u{200f}\u{feff}\u{ad}"),
+            ("\u{2028}\u{2029}\u{85}".as_bytes(), r"\u{2028}\u{2029}\u{85}"),
+            ("\u{e0001}\u{e0041}\u{e007f}\u{e0100}".as_bytes(), r"\u{e0001}\u{e0041}\u{e007f}\u{e0100}"),
+            ("\u{e000}\u{ffff}\u{378}\u{10ffff}".as_bytes(), r"\u{e000}\u{ffff}\u{378}\u{10ffff}"),
+        ] {
+            assert_eq!(escape_bytes(bytes, Lines::Keep), shown);
+            let path = RequestPath::new(bytes);
+            assert_eq!(path.to_string(), shown);
+            assert_eq!(path.raw(), Some(bytes), "{shown}");
+        }
+    }
+
+    #[test]
+    fn line_feeds_stay_only_where_there_may_be_many_lines() {
+        assert_eq!(escape("a\nb", Lines::Keep), "a\nb");
+        assert_eq!(escape("a\nb", Lines::Join), r"a\x0ab");
+        assert_eq!(escape("a\n\u{9b}", Lines::Keep), "a\n\\u{9b}");
+    }
+}

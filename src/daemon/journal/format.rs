@@ -1,0 +1,247 @@
+//! An event of `tracing` as the bytes of one entry: a line for people, or journald's native protocol
+//! (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>). Message and fields are escaped alike ([`crate::escape`]); bytes
+//! ([`Visit::record_bytes`]) go into journald's binary form as they are, and are not for lines.
+//!
+//! Field names are written `rgun.worker` in the code; journald gets `RGUN_WORKER`.
+
+use std::fmt::{self, Write as _};
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+
+use crate::escape::{Lines, escape};
+
+/// `SYSLOG_IDENTIFIER=` of everything that rgun logs.
+const IDENTIFIER: &str = "rgun";
+
+/// The field with the ids of further requests that an entry is about, with blanks between them.
+const REQUEST_IDS: &str = "rgun.request_ids";
+
+/// How an entry is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    /// Lines for people, in colours or not.
+    Text { colours: bool },
+    /// A datagram of journald's native protocol.
+    Native,
+}
+
+impl Format {
+    pub(super) fn entry(self, event: &Event<'_>) -> Vec<u8> {
+        match self {
+            Self::Text { colours } => text(event, colours).into_bytes(),
+            Self::Native => native(event),
+        }
+    }
+}
+
+/// `2026-08-01T10:00:00.000000Z  INFO worker 0 is ready rgun.worker=0`.
+fn text(event: &Event<'_>, colours: bool) -> String {
+    let mut visitor = TextVisitor { message: String::new(), fields: String::new(), colours };
+    event.record(&mut visitor);
+    let mut time = String::new();
+    if SystemTime.format_time(&mut Writer::new(&mut time)).is_err() {
+        time.push_str("<no time>");
+    }
+    let level = *event.metadata().level();
+    let TextVisitor { message, fields, .. } = visitor;
+    if !colours {
+        return format!("{time} {level:>5} {message}{fields}\n");
+    }
+    let colour = match level {
+        Level::ERROR => 31,
+        Level::WARN => 33,
+        Level::INFO => 32,
+        Level::DEBUG => 34,
+        Level::TRACE => 35,
+    };
+    format!("\x1b[2m{time}\x1b[0m \x1b[{colour}m{level:>5}\x1b[0m {message}{fields}\n")
+}
+
+struct TextVisitor {
+    message: String,
+    fields: String,
+    colours: bool,
+}
+
+impl TextVisitor {
+    fn push(&mut self, field: &Field, value: &str, quote: &str) {
+        if field.name() == "message" {
+            self.message.push_str(&escape(value, Lines::Keep));
+            return;
+        }
+        let (name, value) = (field.name(), escape(value, Lines::Join));
+        // Writing to a String cannot fail.
+        let _ = if self.colours {
+            write!(self.fields, " \x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{quote}{value}{quote}")
+        } else {
+            write!(self.fields, " {name}={quote}{value}{quote}")
+        };
+    }
+}
+
+impl Visit for TextVisitor {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.push(field, &format!("{value:?}"), "");
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.push(field, value, "\"");
+    }
+
+    fn record_bytes(&mut self, _: &Field, _: &[u8]) {}
+}
+
+fn native(event: &Event<'_>) -> Vec<u8> {
+    let metadata = event.metadata();
+    let mut entry = NativeEntry::new(match *metadata.level() {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    });
+    entry.field("TARGET", metadata.target().as_bytes());
+    if let Some(file) = metadata.file() {
+        entry.field("CODE_FILE", file.as_bytes());
+    }
+    if let Some(line) = metadata.line() {
+        entry.field("CODE_LINE", line.to_string().as_bytes());
+    }
+    event.record(&mut entry);
+    entry.bytes
+}
+
+/// A datagram for journald.
+#[derive(Debug)]
+pub(super) struct NativeEntry {
+    bytes: Vec<u8>,
+}
+
+impl NativeEntry {
+    /// With what every entry has. `priority` is that of syslog(3).
+    pub(super) fn new(priority: u8) -> Self {
+        let mut entry = Self { bytes: Vec::with_capacity(512) };
+        entry.field("PRIORITY", priority.to_string().as_bytes());
+        entry.field("SYSLOG_IDENTIFIER", IDENTIFIER.as_bytes());
+        entry
+    }
+
+    /// `name` is one that journald takes: capitals, digits, underscores.
+    pub(super) fn field(&mut self, name: &str, value: &[u8]) {
+        self.bytes.extend_from_slice(name.as_bytes());
+        // A length and the bytes, where `=` and the end of the line would not do.
+        if value.contains(&b'\n') {
+            self.bytes.push(b'\n');
+            self.bytes.extend_from_slice(&(value.len() as u64).to_le_bytes());
+        } else {
+            self.bytes.push(b'=');
+        }
+        self.bytes.extend_from_slice(value);
+        self.bytes.push(b'\n');
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    fn record(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            self.field("MESSAGE", escape(value, Lines::Keep).as_bytes());
+        } else if field.name() == REQUEST_IDS {
+            // A field may be there several times: each id finds the entry.
+            value.split(' ').for_each(|id| self.field("RGUN_REQUEST_ID", escape(id, Lines::Join).as_bytes()));
+        } else {
+            self.field(&native_name(field.name()), escape(value, Lines::Join).as_bytes());
+        }
+    }
+}
+
+/// `RGUN_WORKER` of `rgun.worker`.
+fn native_name(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+}
+
+impl Visit for NativeEntry {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record(field, &format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record(field, value);
+    }
+
+    fn record_bytes(&mut self, field: &Field, value: &[u8]) {
+        self.field(&native_name(field.name()), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+    use super::*;
+
+    /// Keeps the entries.
+    struct Keep(Format, Arc<Mutex<Vec<Vec<u8>>>>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Keep {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            self.1.lock().unwrap().push(self.0.entry(event));
+        }
+    }
+
+    fn entry(format: Format, log: impl FnOnce()) -> Vec<u8> {
+        let kept = Arc::default();
+        let subscriber = tracing_subscriber::registry().with(Keep(format, Arc::clone(&kept)));
+        tracing::subscriber::with_default(subscriber, log);
+        let mut entries = kept.lock().unwrap();
+        assert_eq!(entries.len(), 1);
+        entries.remove(0)
+    }
+
+    #[test]
+    fn a_line_has_the_message_and_then_the_fields_both_escaped() {
+        let raw: Option<&[u8]> = Some(b"/\x9b");
+        let line = entry(Format::Text { colours: false }, || {
+            tracing::warn!(
+                rgun.path = %"/\u{202e}\n", rgun.worker = Some(3), rgun.pid = None::<u32>, rgun.name = "a\u{9b}b",
+                rgun.path_raw = raw, "two\nlines \x1b[31m"
+            );
+        });
+        let line = String::from_utf8(line).unwrap();
+        let (time, rest) = line.split_once(' ').unwrap();
+        assert!(time.ends_with('Z') && time.contains('T'), "{line}");
+        assert_eq!(
+            rest,
+            " WARN two\nlines \\x1b[31m rgun.path=/\\u{202e}\\x0a rgun.worker=3 rgun.name=\"a\\u{9b}b\"\n"
+        );
+    }
+
+    #[test]
+    fn an_entry_for_journald_has_fields_with_bytes_in_binary_form() {
+        let raw: Option<&[u8]> = Some(b"/\x9b");
+        let bytes = entry(Format::Native, || {
+            tracing::error!(
+                rgun.path = %"/\u{9b}", rgun.worker = 3, rgun.request_ids = %"id1 id2", rgun.path_raw = raw, rgun.bytes_raw = &b"a\nb"[..],
+                "two\nlines"
+            );
+        });
+        let has = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
+        for what in [
+            &b"PRIORITY=3\n"[..],
+            b"SYSLOG_IDENTIFIER=rgun\n",
+            b"RGUN_PATH=/\\u{9b}\n",
+            b"RGUN_WORKER=3\n",
+            b"RGUN_REQUEST_ID=id1\nRGUN_REQUEST_ID=id2\n",
+            b"RGUN_PATH_RAW=/\x9b\n",
+            b"RGUN_BYTES_RAW\n\x03\0\0\0\0\0\0\0a\nb\n",
+            b"MESSAGE\n\x09\0\0\0\0\0\0\0two\nlines\n",
+        ] {
+            assert!(has(what), "{:?} is not in {:?}", what.escape_ascii(), bytes.escape_ascii());
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! What workers write to stdout and stderr: each of them has two pipes of its own, and a thread here puts whole lines
+//! into the log.
+//!
+//! # Why not the daemon's own descriptors
+//! Several processes that write into one stream tear each other's lines: a pipe beyond 4 KiB (pipe(7)), journald at each
+//! change of the writer. And a stream that nobody reads would block them. Here a worker waits only while the log moves
+//! ([`LogQueue::push_waiting`](super::queue::LogQueue::push_waiting)); when it stands still, lines are dropped and counted.
+//! A journald stream for each worker would keep `_PID=`, but not let a worker go on.
+//!
+//! # What it costs
+//! One copy of what is written, and the worker is named by `RGUN_WORKER` and `RGUN_PID`, since `_PID` is the
+//! daemon's. A process that outlives the daemon writes into a pipe that nobody reads any more (EPIPE).
+//!
+//! A terminal stays the worker's own: programs ask whether there is one.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rustix::event::epoll;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::supervise::{WorkerId, WorkerNr};
+
+use super::format::NativeEntry;
+use super::lifecycle::{self, Route};
+use super::thread::LogThread;
+
+/// A line is one entry up to here, as journald's `LineMax=` has it; a longer one is cut.
+const MAX_LINE: usize = 48 << 10;
+
+/// Read at once; as much as a pipe holds.
+const READ_BYTES: usize = 64 << 10;
+
+/// Read from a stream at the end, when its worker is gone: what the pipe holds, and no more of a process that goes on.
+const MAX_FINAL_READS: usize = 4;
+
+/// Priority of a line without a prefix like `<3>` (sd-daemon(3)): information.
+const PRIORITY: u8 = 6;
+
+/// The event of [`Shared::wake`].
+const WAKE: u64 = 0;
+
+/// The pipes, and the thread that reads them.
+#[derive(Debug)]
+pub struct WorkerOutput {
+    shared: Arc<Shared>,
+    thread: LogThread,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Rung when there is something in `inbox`.
+    wake: OwnedFd,
+    inbox: Mutex<Inbox>,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    streams: Vec<Stream>,
+    /// The thread is to read what there is, and end.
+    end: bool,
+}
+
+/// What a worker's process gets as stdout and stderr.
+#[derive(Debug)]
+pub struct WorkerEnds {
+    /// Standard output.
+    pub stdout: OwnedFd,
+    /// Standard error.
+    pub stderr: OwnedFd,
+}
+
+/// The daemon's ends of a worker's pipes, until its process is known ([`WorkerOutput::follow`]).
+#[derive(Debug)]
+pub struct DaemonEnds(Vec<(OwnedFd, StreamName, Route)>);
+
+#[derive(Debug, Clone, Copy)]
+enum StreamName {
+    Stdout,
+    Stderr,
+}
+
+/// A pipe that is read.
+#[derive(Debug)]
+struct Stream {
+    fd: OwnedFd,
+    lines: LineSplitter,
+}
+
+/// Cuts what comes into lines.
+#[derive(Debug)]
+struct LineSplitter {
+    name: StreamName,
+    route: Route,
+    /// `None` for a zygote.
+    worker: Option<u16>,
+    pid: u32,
+    /// The beginning of a line.
+    partial: Vec<u8>,
+    /// What comes next is the rest of a line that was too long.
+    is_continued: bool,
+}
+
+impl WorkerOutput {
+    /// Starts the thread. Nothing when workers have the daemon's own stdout and stderr.
+    ///
+    /// # Errors
+    /// When the thread, or what it waits with, cannot be made.
+    pub fn start() -> io::Result<Option<Self>> {
+        match lifecycle::routes() {
+            None | Some([Route::Inherited, Route::Inherited]) => return Ok(None),
+            Some(_) => {}
+        }
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        let shared = Arc::new(Shared { wake, inbox: Mutex::default() });
+        let reader = Reader { epoll, shared: Arc::clone(&shared), streams: HashMap::new(), last: WAKE };
+        let thread = LogThread::spawn("output", move || reader.run())?;
+        Ok(Some(Self { shared, thread }))
+    }
+
+    /// Pipes for a process that is about to be made.
+    ///
+    /// # Errors
+    /// What `pipe2(2)` says: too many open files.
+    pub fn pipes(&self) -> io::Result<(WorkerEnds, DaemonEnds)> {
+        let [to_stdout, to_stderr] = lifecycle::routes().unwrap_or([Route::Inherited, Route::Inherited]);
+        let mut ours = Vec::new();
+        let stdout = end(&io::stdout(), StreamName::Stdout, to_stdout, &mut ours)?;
+        let stderr = end(&io::stderr(), StreamName::Stderr, to_stderr, &mut ours)?;
+        Ok((WorkerEnds { stdout, stderr }, DaemonEnds(ours)))
+    }
+
+    /// From now on the pipes are read, for this process.
+    pub fn follow(&self, ends: DaemonEnds, worker: WorkerId, pid: u32) {
+        let worker = (worker.number != WorkerNr::ZYGOTE).then_some(worker.number.0);
+        let streams = ends.0.into_iter().map(|(fd, name, route)| Stream {
+            fd,
+            lines: LineSplitter { name, route, worker, pid, partial: Vec::new(), is_continued: false },
+        });
+        self.shared.inbox().streams.extend(streams);
+        self.shared.wake();
+    }
+
+    /// Reads what the workers wrote last, and ends the thread. Waits no longer than that.
+    pub fn end(self, timeout: Duration) {
+        self.shared.inbox().end = true;
+        self.shared.wake();
+        if let Err(failure) = self.thread.join_timeout(timeout) {
+            tracing::warn!(?failure, "the workers' last output may be missing");
+        }
+    }
+}
+
+/// The worker's end of a stream: a pipe, or the daemon's own descriptor.
+fn end(
+    own: &impl AsFd,
+    name: StreamName,
+    route: Route,
+    ours: &mut Vec<(OwnedFd, StreamName, Route)>,
+) -> io::Result<OwnedFd> {
+    if matches!(route, Route::Inherited) {
+        return own.as_fd().try_clone_to_owned();
+    }
+    let (reading, writing) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&reading, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    ours.push((reading, name, route));
+    Ok(writing)
+}
+
+impl Shared {
+    fn inbox(&self) -> std::sync::MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // EAGAIN would mean that the counter is full, so that it has been rung (eventfd(2)).
+        let _ = nix::unistd::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+/// The thread's own.
+struct Reader {
+    epoll: OwnedFd,
+    shared: Arc<Shared>,
+    streams: HashMap<u64, Stream>,
+    /// The last number that a stream got.
+    last: u64,
+}
+
+impl Reader {
+    fn run(mut self) {
+        let mut buffer = vec![0; READ_BYTES];
+        let mut events = Vec::with_capacity(64);
+        loop {
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "cannot wait for the workers' output any more");
+                    return;
+                }
+            }
+            for event in events.drain(..) {
+                let number = event.data.u64();
+                if number == WAKE {
+                    if self.take_inbox() {
+                        self.read_last(&mut buffer);
+                        return;
+                    }
+                } else if let Some(stream) = self.streams.get_mut(&number)
+                    && !stream.read(&mut buffer)
+                {
+                    // Closing it takes it out of the epoll set.
+                    self.streams.remove(&number);
+                }
+            }
+        }
+    }
+
+    /// True when it is to end.
+    fn take_inbox(&mut self) -> bool {
+        // EAGAIN: it was not rung again since.
+        let _ = nix::unistd::read(&self.shared.wake, &mut [0; 8]);
+        let Inbox { streams, end } = std::mem::take(&mut *self.shared.inbox());
+        for stream in streams {
+            self.last += 1;
+            let data = epoll::EventData::new_u64(self.last);
+            match epoll::add(&self.epoll, &stream.fd, data, epoll::EventFlags::IN) {
+                Ok(()) => {
+                    self.streams.insert(self.last, stream);
+                }
+                Err(error) => tracing::error!(%error, "cannot read a worker's output"),
+            }
+        }
+        end
+    }
+
+    fn read_last(mut self, buffer: &mut [u8]) {
+        for (_, mut stream) in self.streams.drain() {
+            let mut reads = 0;
+            while reads < MAX_FINAL_READS && stream.has_input() && stream.read(buffer) {
+                reads += 1;
+            }
+            stream.lines.end();
+        }
+    }
+}
+
+impl Stream {
+    /// Reads once. False at the end.
+    fn read(&mut self, buffer: &mut [u8]) -> bool {
+        match nix::unistd::read(&self.fd, buffer) {
+            Ok(0) => {
+                self.lines.end();
+                false
+            }
+            Ok(len) => {
+                self.lines.push(buffer.get(..len).unwrap_or_default());
+                true
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => true,
+            Err(errno) => {
+                tracing::error!(error = %errno, "cannot read a worker's output any more");
+                self.lines.end();
+                false
+            }
+        }
+    }
+
+    fn has_input(&self) -> bool {
+        let mut poll = [nix::poll::PollFd::new(self.fd.as_fd(), nix::poll::PollFlags::POLLIN)];
+        nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl LineSplitter {
+    fn push(&mut self, bytes: &[u8]) {
+        let (whole, rest) = match bytes.iter().rposition(|byte| *byte == b'\n') {
+            Some(at) => bytes.split_at(at + 1),
+            None => (&[][..], bytes),
+        };
+        if !whole.is_empty() {
+            let whole = if self.partial.is_empty() {
+                whole.to_vec()
+            } else {
+                let mut lines = std::mem::take(&mut self.partial);
+                lines.extend_from_slice(whole);
+                lines
+            };
+            self.log(whole);
+            self.is_continued = false;
+        }
+        self.partial.extend_from_slice(rest);
+        if self.partial.len() > MAX_LINE {
+            let piece = std::mem::take(&mut self.partial);
+            self.log(piece);
+            self.is_continued = true;
+        }
+    }
+
+    /// Nothing more will come.
+    fn end(&mut self) {
+        if !self.partial.is_empty() {
+            let mut line = std::mem::take(&mut self.partial);
+            line.push(b'\n');
+            self.log(line);
+        }
+    }
+
+    /// LineSplitter with their ends, or a piece of one that is too long.
+    fn log(&self, text: Vec<u8>) {
+        match &self.route {
+            Route::Inherited => {}
+            Route::Lines(queue) => {
+                let lines = text.split_inclusive(|byte| *byte == b'\n').count();
+                queue.push_waiting(text, lines as u64);
+            }
+            Route::Entries(queue) => {
+                let mut is_continued = self.is_continued;
+                for line in text.split(|byte| *byte == b'\n') {
+                    for piece in line.chunks(MAX_LINE) {
+                        if let Some(entry) = self.entry(piece, is_continued) {
+                            queue.push_waiting(entry, 1);
+                        }
+                        is_continued = true;
+                    }
+                    is_continued = false;
+                }
+            }
+        }
+    }
+
+    /// For journald, which has no entries of nothing but blanks.
+    fn entry(&self, line: &[u8], is_continued: bool) -> Option<Vec<u8>> {
+        let (priority, line) = if is_continued { (PRIORITY, line) } else { priority(line) };
+        let line = line.trim_ascii_end();
+        if line.is_empty() {
+            return None;
+        }
+        let mut entry = NativeEntry::new(priority);
+        if let Some(worker) = self.worker {
+            entry.field("RGUN_WORKER", worker.to_string().as_bytes());
+        }
+        entry.field("RGUN_PID", self.pid.to_string().as_bytes());
+        let name = match self.name {
+            StreamName::Stdout => "stdout",
+            StreamName::Stderr => "stderr",
+        };
+        entry.field("RGUN_STREAM", name.as_bytes());
+        entry.field("MESSAGE", line);
+        Some(entry.into_bytes())
+    }
+}
+
+/// `<3>text` has priority 3 (sd-daemon(3)).
+fn priority(line: &[u8]) -> (u8, &[u8]) {
+    match line {
+        [b'<', digit @ b'0'..=b'7', b'>', rest @ ..] => (digit - b'0', rest),
+        _ => (PRIORITY, line),
+    }
+}

@@ -1,0 +1,329 @@
+//! Entries on their way to one descriptor, or to journald: a bounded queue, and a thread that writes.
+//!
+//! Only that thread waits for the reader of the log. [`LogQueue::push`] never waits: what finds no room is dropped and
+//! counted. [`LogQueue::push_waiting`] waits for room while the log moves, for callers that neither supervise nor serve;
+//! they get half of the queue, so that a flood of theirs does not push out what [`LogQueue::push`] brings. How many were
+//! dropped is logged when there is room again.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::sink::Sink;
+
+/// Entries that may wait.
+const MAX_ENTRIES: usize = 4096;
+
+/// Bytes of all entries that may wait; a traceback or stacks may be long.
+const MAX_BYTES: usize = 8 << 20;
+
+/// A log from which nothing was taken for so long does not move.
+const STALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The queue. Leaked or shared; its thread ends with the process.
+#[derive(Debug, Default)]
+pub(super) struct LogQueue {
+    state: Mutex<QueueState>,
+    /// Notified when an entry was put in, if [`QueueState::writer_waits`].
+    arrived: Condvar,
+    /// Notified when an entry was written, if anybody waits.
+    moved: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct QueueState {
+    entries: VecDeque<QueuedEntry>,
+    /// Bytes of [`QueueState::entries`].
+    bytes: usize,
+    /// Lines that found no room, and were not logged as such.
+    dropped: u64,
+    writer_waits: bool,
+    /// How many wait for [`LogQueue::moved`].
+    waiting: usize,
+    /// The writer has an entry that is not in the queue any more, since then.
+    writing: Option<Instant>,
+    /// The last entry could not be written: nor could a report of what was dropped.
+    is_broken: bool,
+}
+
+/// What the writer is to do.
+#[derive(Debug)]
+enum Task {
+    Write(QueuedEntry),
+    ReportDropped(u64),
+}
+
+#[derive(Debug)]
+struct QueuedEntry {
+    bytes: Vec<u8>,
+    /// How many lines are lost if it is dropped.
+    lines: u64,
+}
+
+impl LogQueue {
+    /// Starts the thread that writes. `report_dropped` is called on it with the number of lines that are missing.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub(super) fn start(
+        sink: Sink,
+        name: &str,
+        report_dropped: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<Arc<Self>> {
+        let queue = Arc::new(Self::default());
+        let writer = Arc::clone(&queue);
+        thread::Builder::new().name(name.to_owned()).spawn(move || writer.write(&sink, &report_dropped))?;
+        Ok(queue)
+    }
+
+    /// Puts an entry in, or counts it as dropped. Does not wait.
+    pub(super) fn push(&self, bytes: Vec<u8>) {
+        let mut state = self.lock();
+        if state.has_room(bytes.len(), 1) {
+            self.put(&mut state, QueuedEntry { bytes, lines: 1 });
+        } else {
+            state.dropped += 1;
+        }
+    }
+
+    /// Puts an entry of so many lines in. Waits for room as long as the log moves; then counts them as dropped.
+    pub(super) fn push_waiting(&self, bytes: Vec<u8>, lines: u64) {
+        let mut state = self.lock();
+        while !state.has_room(bytes.len(), 2) {
+            let stalled = state.writing.map_or(Duration::ZERO, |since| since.elapsed());
+            let Some(left) = STALL_TIMEOUT.checked_sub(stalled).filter(|left| !left.is_zero()) else {
+                state.dropped += lines;
+                return;
+            };
+            state = self.wait_moved(state, left);
+        }
+        self.put(&mut state, QueuedEntry { bytes, lines });
+    }
+
+    /// Lines that did not come so far as to be put in.
+    pub(super) fn count_dropped(&self, lines: u64) {
+        let mut state = self.lock();
+        state.dropped += lines;
+        self.wake_writer(&state);
+    }
+
+    /// Waits until everything is written, but no longer than that. False if something is left.
+    pub(super) fn flush(&self, timeout: Duration) -> bool {
+        let begun = Instant::now();
+        let mut state = self.lock();
+        loop {
+            if state.entries.is_empty() && state.writing.is_none() && state.to_report() == 0 {
+                return true;
+            }
+            let left = timeout.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.wait_moved(state, left);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, state: &mut QueueState, entry: QueuedEntry) {
+        state.bytes += entry.bytes.len();
+        state.entries.push_back(entry);
+        self.wake_writer(state);
+    }
+
+    fn wake_writer(&self, state: &QueueState) {
+        if state.writer_waits {
+            self.arrived.notify_one();
+        }
+    }
+
+    fn wait_moved<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, QueueState>,
+        most: Duration,
+    ) -> MutexGuard<'a, QueueState> {
+        state.waiting += 1;
+        let (mut state, _) = self.moved.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state
+    }
+
+    fn write(&self, sink: &Sink, report_dropped: &dyn Fn(u64)) {
+        loop {
+            match self.next() {
+                Task::Write(entry) => {
+                    let lost = if sink.write(&entry.bytes).is_ok() { 0 } else { entry.lines };
+                    let mut state = self.lock();
+                    state.is_broken = lost > 0;
+                    state.dropped += lost;
+                    self.end_task(&mut state);
+                }
+                Task::ReportDropped(lines) => {
+                    report_dropped(lines);
+                    self.end_task(&mut self.lock());
+                }
+            }
+        }
+    }
+
+    fn end_task(&self, state: &mut QueueState) {
+        state.writing = None;
+        if state.waiting > 0 {
+            self.moved.notify_all();
+        }
+    }
+
+    fn next(&self) -> Task {
+        let mut state = self.lock();
+        loop {
+            let dropped = state.to_report();
+            if dropped > 0 && state.has_room(0, 2) {
+                state.dropped = 0;
+                state.writing = Some(Instant::now());
+                return Task::ReportDropped(dropped);
+            }
+            if let Some(entry) = state.entries.pop_front() {
+                state.bytes -= entry.bytes.len();
+                state.writing = Some(Instant::now());
+                return Task::Write(entry);
+            }
+            state.writer_waits = true;
+            state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.writer_waits = false;
+        }
+    }
+}
+
+impl QueueState {
+    /// How many lines were dropped, if that can be logged.
+    fn to_report(&self) -> u64 {
+        if self.is_broken { 0 } else { self.dropped }
+    }
+
+    /// Whether there is room in one of so many parts of the queue. An entry larger than all of it may be alone in it.
+    fn has_room(&self, bytes: usize, part: usize) -> bool {
+        self.entries.is_empty()
+            || self.entries.len() < MAX_ENTRIES / part && self.bytes + bytes <= MAX_BYTES / part
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{BufRead, BufReader};
+    use std::sync::Weak;
+
+    use super::*;
+
+    /// A queue before a pipe, and the pipe's other end.
+    fn piped() -> (Arc<LogQueue>, BufReader<File>) {
+        let (reading, writing) = nix::unistd::pipe().unwrap();
+        let to_report: Arc<Mutex<Weak<LogQueue>>> = Arc::default();
+        let known = Arc::clone(&to_report);
+        let queue = LogQueue::start(Sink::Descriptor(writing), "log-test", move |dropped| {
+            if let Some(queue) = known.lock().unwrap().upgrade() {
+                queue.push(format!("{dropped} dropped\n").into_bytes());
+            }
+        })
+        .unwrap();
+        *to_report.lock().unwrap() = Arc::downgrade(&queue);
+        (queue, BufReader::new(File::from(reading)))
+    }
+
+    fn line(reader: &mut BufReader<File>) -> String {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        line
+    }
+
+    #[test]
+    fn entries_are_written_in_order_and_a_flush_waits_for_them() {
+        let (queue, mut reader) = piped();
+        for number in 0..100 {
+            queue.push(format!("{number}\n").into_bytes());
+        }
+        assert!(queue.flush(Duration::from_secs(20)));
+        for number in 0..100 {
+            assert_eq!(line(&mut reader), format!("{number}\n"));
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_log_that_does_not_move_and_the_loss_is_counted() {
+        let (queue, mut reader) = piped();
+        let begun = Instant::now();
+        // Twice what queue and pipe have room for.
+        let long = "x".repeat(1023) + "\n";
+        for _ in 0..20_000 {
+            queue.push(long.clone().into_bytes());
+        }
+        for _ in 0..100 {
+            queue.push_waiting(long.clone().into_bytes(), 3);
+        }
+        assert!(!queue.flush(Duration::from_millis(50)));
+        // One stall, and not one for each.
+        assert!(begun.elapsed() < 10 * STALL_TIMEOUT, "{:?}", begun.elapsed());
+        let (mut read, mut dropped) = (0, 0);
+        while read + dropped < 20_300 {
+            let line = line(&mut reader);
+            if let Some(count) = line.strip_suffix(" dropped\n") {
+                dropped += count.parse::<u64>().unwrap();
+            } else {
+                assert_eq!(line, long);
+                read += 1;
+            }
+        }
+        assert!(read > 4000 && dropped > 300, "{read} read, {dropped} dropped");
+        assert_eq!(read + dropped, 20_300);
+    }
+
+    #[test]
+    fn a_flush_does_not_wait_for_a_log_that_cannot_be_written() {
+        let (queue, reader) = piped();
+        drop(reader);
+        queue.push(b"to nobody\n".to_vec());
+        assert!(queue.flush(Duration::from_secs(20)));
+        assert_eq!(queue.lock().dropped, 1);
+    }
+
+    #[test]
+    fn what_was_lost_elsewhere_is_reported_without_another_entry() {
+        let (queue, mut reader) = piped();
+        queue.count_dropped(7);
+        assert_eq!(line(&mut reader), "7 dropped\n");
+    }
+
+    #[test]
+    fn a_flood_of_those_who_can_wait_leaves_room_for_the_others() {
+        let (queue, mut reader) = piped();
+        let flood = Arc::clone(&queue);
+        let long = "x".repeat(1023) + "\n";
+        let flooded = thread::spawn(move || {
+            for _ in 0..10_000 {
+                flood.push_waiting(long.clone().into_bytes(), 1);
+            }
+        });
+        flooded.join().unwrap();
+        queue.push(b"worker 0 was killed\n".to_vec());
+        while line(&mut reader) != "worker 0 was killed\n" {}
+    }
+
+    #[test]
+    fn those_who_can_wait_lose_nothing_while_the_log_moves() {
+        let (queue, mut reader) = piped();
+        let flood = Arc::clone(&queue);
+        let flooded = thread::spawn(move || {
+            for number in 0..50_000_u32 {
+                flood.push_waiting(format!("{number}\n").into_bytes(), 1);
+            }
+        });
+        for number in 0..50_000_u32 {
+            assert_eq!(line(&mut reader), format!("{number}\n"));
+        }
+        flooded.join().unwrap();
+    }
+}

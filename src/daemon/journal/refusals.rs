@@ -1,0 +1,319 @@
+//! Answers that the daemon gives by itself to requests that it refuses: what a scanner sends, what an overload sheds. One
+//! entry for each could push everything else out of the journal's rate limit (journald's default: 10,000 entries of
+//! a unit in 30 s).
+//!
+//! Of a kind and a client's address there is at most one entry a second; the others are counted, and told with the next
+//! entry, which comes when the second is over at the latest. Of all together there are at most [`MAX_ENTRIES`] a second;
+//! beyond that they are counted by kind alone. An entry has the ids of the requests that it counts, of [`MAX_IDS`] of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::escape::RequestPath;
+
+/// A request that the daemon refused.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// The id that the client was given.
+    pub id: String,
+    /// The client's address; empty on a unix socket.
+    pub client: String,
+    /// What is the same about requests that are counted together.
+    pub kind: &'static str,
+    /// Status code.
+    pub status: u16,
+    /// What was wrong, for people.
+    pub detail: String,
+}
+
+/// For so long there is one entry for requests of a kind and a client.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Entries in a [`WINDOW`], of all kinds and clients: 3,000 in journald's 30 s.
+const MAX_ENTRIES: u32 = 100;
+
+/// Kinds and clients that are remembered.
+const MAX_WINDOWS: usize = 1024;
+
+/// Ids of counted requests in an entry.
+const MAX_IDS: usize = 32;
+
+/// One entry.
+#[derive(Debug, Clone)]
+pub(super) struct RefusalEntry {
+    pub(super) refused: Refused,
+    /// Method and path, if it was a request.
+    pub(super) request: Option<(String, RequestPath)>,
+    /// How many others of its kind are counted by this entry.
+    pub(super) more: u64,
+    /// Ids of those, of [`MAX_IDS`] at most.
+    pub(super) ids: Vec<String>,
+    /// Those are not of its client alone.
+    pub(super) of_many: bool,
+}
+
+/// What was refused lately.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Mutex<RefusalState>);
+
+#[derive(Debug, Default)]
+struct RefusalState {
+    windows: HashMap<(&'static str, String), Window>,
+    /// By kind: what came beyond the bounds, the last of them standing for all.
+    overflow: BTreeMap<&'static str, RefusalCount>,
+    /// When the first of `overflow` came.
+    overflow_since: Option<Instant>,
+    /// When a window may be over; not later than the first that is.
+    windows_due: Option<Instant>,
+    /// When the current count of entries began.
+    since: Option<Instant>,
+    /// Entries since then.
+    entries: u32,
+}
+
+/// What had an entry since then, and what has come after it.
+#[derive(Debug)]
+struct Window {
+    since: Instant,
+    counted: Option<RefusalCount>,
+}
+
+#[derive(Debug)]
+struct RefusalCount {
+    last: RefusalEntry,
+    count: u64,
+}
+
+impl Refusals {
+    /// The entry to be written now; `None` if it was counted instead.
+    pub(super) fn admit(&self, mut entry: RefusalEntry, now: Instant) -> Option<RefusalEntry> {
+        let mut state = self.lock();
+        let key = (entry.refused.kind, entry.refused.client.clone());
+        let RefusalState { windows, .. } = &mut *state;
+        if let Some(window) = windows.get_mut(&key) {
+            if now.saturating_duration_since(window.since) < WINDOW {
+                count(&mut window.counted, entry);
+                return None;
+            }
+            if let Some(pending) = window.counted.take() {
+                entry.more = pending.count;
+                entry.take_ids(pending.last);
+            }
+        } else if windows.len() >= MAX_WINDOWS {
+            state.overflow(entry, now);
+            return None;
+        }
+        if !state.may_write(now) {
+            state.overflow(entry, now);
+            return None;
+        }
+        state.begin_window(key, now);
+        Some(entry)
+    }
+
+    /// The entries of what was counted until now.
+    pub(super) fn due(&self, now: Instant) -> Vec<RefusalEntry> {
+        self.collect(now, |since| now.saturating_duration_since(since) >= WINDOW)
+    }
+
+    /// The entries of everything that was counted: the end.
+    pub(super) fn rest(&self, now: Instant) -> Vec<RefusalEntry> {
+        self.collect(now, |_| true)
+    }
+
+    /// When [`Refusals::due`] has something to do.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let state = self.lock();
+        state.windows_due.into_iter().chain(state.overflow_since.map(|since| since + WINDOW)).min()
+    }
+
+    fn collect(&self, now: Instant, is_over: impl Fn(Instant) -> bool) -> Vec<RefusalEntry> {
+        let mut state = self.lock();
+        let over: Vec<_> = state
+            .windows
+            .iter()
+            .filter(|(_, window)| is_over(window.since))
+            .map(|(key, _)| key.clone())
+            .collect();
+        let mut entries = Vec::new();
+        for key in over {
+            let Some(Window { counted: Some(counted), .. }) = state.windows.remove(&key) else { continue };
+            if state.may_write(now) {
+                entries.push(counted.into_entry());
+                state.begin_window(key, now);
+            } else {
+                state.overflow_counted(counted, now);
+            }
+        }
+        state.windows_due = state.windows.values().map(|window| window.since + WINDOW).min();
+        if state.overflow_since.is_some_and(is_over) {
+            state.overflow_since = None;
+            let overflow = std::mem::take(&mut state.overflow).into_values();
+            entries.extend(overflow.map(|counted| RefusalEntry { of_many: true, ..counted.into_entry() }));
+        }
+        entries
+    }
+
+    fn lock(&self) -> MutexGuard<'_, RefusalState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RefusalState {
+    fn begin_window(&mut self, key: (&'static str, String), now: Instant) {
+        self.windows.insert(key, Window { since: now, counted: None });
+        self.windows_due.get_or_insert(now + WINDOW);
+    }
+
+    /// Counts an entry, if there may be one more.
+    fn may_write(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= WINDOW) {
+            self.since = Some(now);
+            self.entries = 0;
+        }
+        let may_write = self.entries < MAX_ENTRIES;
+        self.entries += u32::from(may_write);
+        may_write
+    }
+
+    fn overflow(&mut self, entry: RefusalEntry, now: Instant) {
+        let count = 1 + entry.more;
+        self.overflow_counted(RefusalCount { last: entry, count }, now);
+    }
+
+    fn overflow_counted(&mut self, counted: RefusalCount, now: Instant) {
+        self.overflow_since.get_or_insert(now);
+        let kind = counted.last.refused.kind;
+        let RefusalCount { mut last, mut count } = counted;
+        if let Some(earlier) = self.overflow.remove(kind) {
+            count += earlier.count;
+            last.take_ids(earlier.last);
+        }
+        self.overflow.insert(kind, RefusalCount { last, count });
+    }
+}
+
+impl RefusalCount {
+    fn into_entry(self) -> RefusalEntry {
+        RefusalEntry { more: self.count - 1, ..self.last }
+    }
+}
+
+fn count(counted: &mut Option<RefusalCount>, mut entry: RefusalEntry) {
+    let mut count = 1;
+    if let Some(earlier) = counted.take() {
+        count += earlier.count;
+        entry.take_ids(earlier.last);
+    }
+    *counted = Some(RefusalCount { last: entry, count });
+}
+
+impl RefusalEntry {
+    pub(super) fn new(refused: Refused, request: Option<(String, RequestPath)>) -> Self {
+        Self { refused, request, more: 0, ids: Vec::new(), of_many: false }
+    }
+
+    /// The ids of an earlier one, which this one counts.
+    fn take_ids(&mut self, earlier: Self) {
+        let own = std::mem::replace(&mut self.ids, earlier.ids);
+        self.ids.extend(own);
+        self.ids.push(earlier.refused.id);
+        self.ids.truncate(MAX_IDS);
+    }
+
+    /// ` (and 132 more within 1 s)`.
+    pub(super) fn others(&self) -> String {
+        match (self.more, self.of_many) {
+            (0, _) => String::new(),
+            (more, false) => format!(" (and {more} more within 1 s)"),
+            (more, true) => format!(" (and {more} more within 1 s, from several clients)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(kind: &'static str, client: &str) -> RefusalEntry {
+        let refused = Refused {
+            id: "id".to_owned(),
+            client: client.to_owned(),
+            kind,
+            status: 400,
+            detail: "no".to_owned(),
+        };
+        RefusalEntry::new(refused, None)
+    }
+
+    #[test]
+    fn a_client_and_a_kind_have_one_entry_a_second_and_the_rest_is_counted() {
+        let (refusals, start) = (Refusals::default(), Instant::now());
+        assert_eq!(refusals.next_due(), None);
+        for _ in 0..133 {
+            let admitted = refusals.admit(entry("bad line", "1.2.3.4"), start);
+            assert!(admitted.is_none_or(|entry| entry.more == 0));
+        }
+        assert!(refusals.admit(entry("bad head", "1.2.3.4"), start).is_some());
+        assert!(refusals.admit(entry("bad line", "1.2.3.5"), start).is_some());
+        let next = refusals.admit(entry("bad line", "1.2.3.4"), start + WINDOW).expect("a second is over");
+        assert_eq!((next.more, next.others().as_str()), (132, " (and 132 more within 1 s)"));
+        assert_eq!(next.ids.len(), MAX_IDS);
+    }
+
+    #[test]
+    fn the_count_of_a_client_that_falls_silent_is_told_when_the_second_is_over() {
+        let (refusals, start) = (Refusals::default(), Instant::now());
+        for _ in 0..4 {
+            refusals.admit(entry("bad line", "1.2.3.4"), start);
+        }
+        assert!(refusals.due(start).is_empty());
+        assert_eq!(refusals.next_due(), Some(start + WINDOW));
+        let told = refusals.due(start + WINDOW);
+        assert_eq!(told.iter().map(|entry| (entry.more, entry.ids.len())).collect::<Vec<_>>(), [(2, 2)]);
+        // That was an entry: the next second begins.
+        assert!(refusals.admit(entry("bad line", "1.2.3.4"), start + WINDOW).is_none());
+        assert_eq!(refusals.due(start + 2 * WINDOW).len(), 1);
+        assert!(refusals.due(start + 3 * WINDOW).is_empty());
+        assert_eq!(refusals.next_due(), None, "nothing is remembered of a client that is gone");
+    }
+
+    #[test]
+    fn a_scanner_with_many_addresses_has_a_bounded_number_of_entries_and_nothing_is_lost() {
+        let (refusals, start) = (Refusals::default(), Instant::now());
+        let (mut entries, mut told) = (0, 0);
+        let seconds = 30;
+        for second in 0..seconds {
+            let now = start + second * WINDOW;
+            for entry in refusals.due(now) {
+                (entries, told) = (entries + 1, told + 1 + entry.more);
+            }
+            for number in 0..2000 {
+                let client = format!("10.{second}.{}.{}", number / 256, number % 256);
+                if let Some(entry) = refusals.admit(entry("bad line", &client), now) {
+                    (entries, told) = (entries + 1, told + 1 + entry.more);
+                }
+            }
+        }
+        for entry in refusals.rest(start + seconds * WINDOW) {
+            (entries, told) = (entries + 1, told + 1 + entry.more);
+        }
+        assert_eq!(told, 2000 * u64::from(seconds));
+        assert!(entries <= seconds * (MAX_ENTRIES + 1) + 1, "{entries}");
+    }
+
+    #[test]
+    fn clients_beyond_what_is_remembered_are_counted_by_kind() {
+        let (refusals, start) = (Refusals::default(), Instant::now());
+        for number in 0..2000_u32 {
+            let now = start + WINDOW * (number / MAX_ENTRIES);
+            let admitted = refusals.admit(entry("bad line", &number.to_string()), now);
+            assert_eq!(admitted.is_some(), (number as usize) < MAX_WINDOWS, "{number}");
+        }
+        assert_eq!(refusals.lock().windows.len(), MAX_WINDOWS);
+        let told = refusals.rest(start + 20 * WINDOW);
+        let [one] = told.as_slice() else { panic!("{told:?}") };
+        assert_eq!(one.others(), " (and 975 more within 1 s, from several clients)");
+    }
+}

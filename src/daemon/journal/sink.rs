@@ -1,0 +1,256 @@
+//! Where entries are written to. Everything here may block, and is called by the thread of a [`LogQueue`](super::queue::LogQueue)
+//! alone.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, IoSlice, Write as _};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, setsockopt, socket,
+    sockopt,
+};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+
+/// journald's native socket.
+pub(super) const JOURNALD: &str = "/run/systemd/journal/socket";
+
+/// What libsystemd asks for too: larger entries go by a memfd, which is slower.
+const SEND_BUFFER_BYTES: usize = 8 << 20;
+
+/// A journald that is being restarted is waited for, so often and so long; then it is taken for gone, and what comes
+/// before it is there again is lost at once.
+const MAX_ATTEMPTS: u32 = 10;
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A place for entries.
+#[derive(Debug)]
+pub(super) enum Sink {
+    /// A pipe, a file, a terminal.
+    Descriptor(OwnedFd),
+    /// journald; an entry is a datagram.
+    Journald(Journald),
+}
+
+/// A socket for journald, and where it listens. Not connected: a new journald may listen at a new socket.
+#[derive(Debug)]
+pub(super) struct Journald {
+    socket: OwnedFd,
+    address: UnixAddr,
+    is_gone: Cell<bool>,
+}
+
+impl Sink {
+    /// Writes all of an entry, however long that takes.
+    ///
+    /// # Errors
+    /// When it cannot be written, now or later: nobody can read what it would be written to.
+    pub(super) fn write(&self, entry: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Descriptor(fd) => write_all(fd, entry),
+            Self::Journald(journald) => journald.send(entry),
+        }
+    }
+}
+
+fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match nix::unistd::write(fd, bytes) {
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(Errno::EINTR) => {}
+            // Whoever else has the same open file has made it so.
+            Err(Errno::EAGAIN) => {
+                match poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE) {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+impl Journald {
+    /// # Errors
+    /// When no socket can be made.
+    pub(super) fn new(path: &str) -> io::Result<Self> {
+        let address = UnixAddr::new(path)?;
+        let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        // As much as the system's limit allows; with less, large entries take the other way.
+        let _ = setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER_BYTES);
+        Ok(Self { socket, address, is_gone: Cell::new(false) })
+    }
+
+    /// Whether anybody listens.
+    pub(super) fn is_there(&self) -> bool {
+        // journald discards what is empty. Its queue may be full: then it is there.
+        let sent = self.try_send(&[IoSlice::new(b"")], &[], MsgFlags::MSG_DONTWAIT);
+        matches!(sent, Ok(()) | Err(Errno::EAGAIN))
+    }
+
+    fn send(&self, entry: &[u8]) -> io::Result<()> {
+        let mut attempts = if self.is_gone.get() { MAX_ATTEMPTS } else { 1 };
+        loop {
+            let sent = match self.try_send(&[IoSlice::new(entry)], &[], MsgFlags::empty()) {
+                Err(Errno::EMSGSIZE | Errno::ENOBUFS) => self.send_file(entry),
+                sent => sent.map_err(io::Error::from),
+            };
+            match sent.as_ref().map_err(io::Error::raw_os_error) {
+                Err(Some(errno))
+                    if attempts < MAX_ATTEMPTS
+                        && [Errno::ECONNREFUSED as i32, Errno::ENOENT as i32].contains(&errno) =>
+                {
+                    attempts += 1;
+                    thread::sleep(RETRY_INTERVAL);
+                }
+                Err(Some(errno)) if errno == Errno::EINTR as i32 => {}
+                _ => {
+                    self.is_gone.set(sent.is_err());
+                    return sent;
+                }
+            }
+        }
+    }
+
+    /// An entry that is too large for a datagram, as a sealed memfd (the protocol's page says which seals).
+    fn send_file(&self, entry: &[u8]) -> io::Result<()> {
+        let fd = memfd_create("rgun-journal-entry", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC)?;
+        let mut file = File::from(fd);
+        file.write_all(entry)?;
+        fcntl_add_seals(&file, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+        let fds = [file.as_raw_fd()];
+        Ok(self.try_send(&[], &[ControlMessage::ScmRights(&fds)], MsgFlags::empty())?)
+    }
+
+    fn try_send(
+        &self,
+        parts: &[IoSlice<'_>],
+        control: &[ControlMessage<'_>],
+        flags: MsgFlags,
+    ) -> nix::Result<()> {
+        sendmsg(self.socket.as_raw_fd(), parts, control, flags, Some(&self.address)).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{IoSliceMut, Read as _, Seek as _, SeekFrom};
+    use std::os::fd::FromRawFd as _;
+    use std::os::unix::net::UnixDatagram;
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Instant;
+
+    use nix::sys::socket::{ControlMessageOwned, recvmsg};
+
+    use super::*;
+    use crate::journal::queue::LogQueue;
+
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new() -> Self {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("rgun-sink-{}-{number}", std::process::id()));
+            std::fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+
+        fn journald(&self) -> (UnixDatagram, Journald) {
+            let path = self.0.join("socket");
+            let socket = UnixDatagram::bind(&path).unwrap();
+            (socket, Journald::new(path.to_str().unwrap()).unwrap())
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            drop(std::fs::remove_dir_all(&self.0));
+        }
+    }
+
+    #[test]
+    fn a_journald_that_never_reads_holds_up_nobody_but_the_writer() {
+        let directory = Directory::new();
+        let (socket, journald) = directory.journald();
+        let queue = LogQueue::start(Sink::Journald(journald), "log-test", drop).unwrap();
+        let begun = Instant::now();
+        for _ in 0..10_000 {
+            queue.push(b"MESSAGE=hello\n".to_vec());
+        }
+        assert!(!queue.flush(Duration::from_millis(100)));
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        // It reads again.
+        let mut buffer = [0; 100];
+        for _ in 0..1000 {
+            let len = socket.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..len], b"MESSAGE=hello\n");
+        }
+    }
+
+    #[test]
+    fn a_journald_that_is_restarted_is_waited_for() {
+        let directory = Directory::new();
+        let (socket, journald) = directory.journald();
+        assert!(journald.is_there());
+        drop(socket);
+        let path = directory.0.join("socket");
+        let sender = thread::spawn(move || Sink::Journald(journald).write(b"MESSAGE=late\n"));
+        std::fs::remove_file(&path).unwrap();
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let mut buffer = [0; 100];
+        let len = socket.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..len], b"MESSAGE=late\n");
+        sender.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_journald_that_is_gone_is_waited_for_once_and_found_again() {
+        let directory = Directory::new();
+        let (socket, journald) = directory.journald();
+        drop(socket);
+        let path = directory.0.join("socket");
+        std::fs::remove_file(&path).unwrap();
+        let sink = Sink::Journald(journald);
+        sink.write(b"MESSAGE=lost\n").unwrap_err();
+        let begun = Instant::now();
+        for _ in 0..100 {
+            sink.write(b"MESSAGE=lost\n").unwrap_err();
+        }
+        assert!(begun.elapsed() < 10 * RETRY_INTERVAL, "{:?}", begun.elapsed());
+        let socket = UnixDatagram::bind(&path).unwrap();
+        sink.write(b"MESSAGE=found\n").unwrap();
+        let mut buffer = [0; 100];
+        let len = socket.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..len], b"MESSAGE=found\n");
+    }
+
+    #[test]
+    fn an_entry_that_is_too_large_for_a_datagram_arrives_as_a_file() {
+        let directory = Directory::new();
+        let (socket, journald) = directory.journald();
+        let entry = [b"MESSAGE=", "x".repeat(32 << 20).as_bytes(), b"\n"].concat();
+        Sink::Journald(journald).write(&entry).unwrap();
+        let mut space = nix::cmsg_space!([i32; 1]);
+        let mut nothing = [0; 1];
+        let mut parts = [IoSliceMut::new(&mut nothing)];
+        let message =
+            recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty()).unwrap();
+        let Some(ControlMessageOwned::ScmRights(fds)) = message.cmsgs().unwrap().next() else {
+            panic!("no descriptor came")
+        };
+        #[expect(unsafe_code, reason = "a descriptor that came in a message")]
+        // SAFETY: recvmsg has made it just now, for us.
+        let mut file = unsafe { File::from_raw_fd(fds[0]) };
+        file.seek(SeekFrom::Start(0)).unwrap();
+        let mut read = Vec::new();
+        file.read_to_end(&mut read).unwrap();
+        assert!(read == entry, "{} bytes", read.len());
+    }
+}

@@ -1,0 +1,47 @@
+//! A thread that can be waited for, but not for ever.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+/// A thread of the log.
+#[derive(Debug)]
+pub struct LogThread {
+    handle: JoinHandle<()>,
+    /// Disconnected when the thread has ended.
+    alive: Receiver<Infallible>,
+}
+
+/// Why [`LogThread::join_timeout`] has not seen a good end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinFailure {
+    /// It still runs.
+    TimedOut,
+    /// It panicked.
+    Panicked,
+}
+
+impl LogThread {
+    pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let (running, alive) = sync_channel(0);
+        let handle = Builder::new().name(name.to_owned()).spawn(move || {
+            let _running = running;
+            run();
+        })?;
+        Ok(Self { handle, alive })
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it does not end in time, or has panicked.
+    pub fn join_timeout(self, timeout: Duration) -> Result<(), JoinFailure> {
+        match self.alive.recv_timeout(timeout) {
+            Err(RecvTimeoutError::Timeout) => Err(JoinFailure::TimedOut),
+            Err(RecvTimeoutError::Disconnected) => self.handle.join().map_err(|_| JoinFailure::Panicked),
+            Ok(never) => match never {},
+        }
+    }
+}
