@@ -11,7 +11,7 @@
 //! | daemon | [`Command::Forget`] | |
 //! | daemon | [`Command::Stop`] | |
 //! | daemon | [`Command::Stacks`] | |
-//! | daemon | [`Command::Fork`] | the new worker's control socket, its shared map, its stacks, its wake; entrance of its cgroup |
+//! | daemon | [`Command::Fork`] | the new worker's control socket, its shared map, its stacks, its wake; its stdout and stderr, or neither; entrance of its cgroup, or not |
 //! | daemon | [`Command::Promote`] | |
 //! | daemon | [`Command::ChildExited`] | |
 //! | worker | [`Report::Refused`] | |
@@ -53,7 +53,7 @@ use crate::layout::Geometry;
 pub const MAX_MESSAGE: usize = 96 * 1024;
 
 /// Most descriptors in one message.
-pub const MAX_FDS: usize = 5;
+pub const MAX_FDS: usize = 7;
 
 /// The descriptor number under which a worker finds its end of the control socket.
 pub const CONTROL_FD: i32 = 3;

@@ -17,7 +17,7 @@ use rgun_channel::map::Map;
 use rustix::io::FdFlags;
 
 use crate::life::{self, Birth, Next};
-use crate::process::Process;
+use crate::process::{Printing, Process};
 use crate::python::{is_forked_child, leave_forked_child, support, system_exit, watch_forks};
 use crate::{dispositions, stacks, zygote};
 
@@ -46,7 +46,8 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     let reactor_page = Map::attach(reactor.as_fd(), REACTOR_PAGE, false)?;
     // Mapped, they need no descriptors any more.
     drop((map, reactor));
-    let process = Process { control, stacks, reactor: reactor_page, eventfd, daemon };
+    let process =
+        Process { control, stacks, reactor: reactor_page, eventfd, daemon, printing: Printing::now() };
     let process: &'static Process = Box::leak(Box::new(process));
     loop {
         next = match next {

@@ -8,7 +8,7 @@
 //! Replacing a descriptor under its number needs `dup3(2)` on a number that others refer to.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use pyo3::prelude::*;
 use rgun_channel::control::{Report, send};
@@ -30,6 +30,26 @@ pub(crate) struct Process {
     pub(crate) eventfd: OwnedFd,
     /// The daemon, the parent of us all.
     pub(crate) daemon: rustix::process::Pid,
+    /// Where the daemon has the first of these processes print to.
+    pub(crate) printing: Printing,
+}
+
+/// What stdout and stderr were before the application could put something else in their place: device and inode.
+#[derive(Debug)]
+pub(crate) struct Printing {
+    stdout: Option<(u64, u64)>,
+    stderr: Option<(u64, u64)>,
+}
+
+impl Printing {
+    pub(crate) fn now() -> Self {
+        Self { stdout: file(rustix::stdio::stdout()), stderr: file(rustix::stdio::stderr()) }
+    }
+}
+
+/// Device and inode; nothing if it is closed.
+fn file(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
+    rustix::fs::fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 impl Process {
@@ -52,6 +72,21 @@ impl Process {
     pub(crate) fn take_over(&self, control: &OwnedFd, stacks: &OwnedFd) -> io::Result<()> {
         replace(&self.control, control)?;
         replace(&self.stacks, stacks)
+    }
+
+    /// In such a process: stdout and stderr of its own, unless the application has redirected the zygote's.
+    ///
+    /// # Errors
+    /// What `dup2(2)` says.
+    pub(crate) fn print_to(&self, stdout: &OwnedFd, stderr: &OwnedFd) -> io::Result<()> {
+        let inherited = Printing::now();
+        if inherited.stdout == self.printing.stdout {
+            rustix::stdio::dup2_stdout(stdout)?;
+        }
+        if inherited.stderr == self.printing.stderr {
+            rustix::stdio::dup2_stderr(stderr)?;
+        }
+        Ok(())
     }
 }
 

@@ -157,6 +157,8 @@ fn fork(
         let reason = "the daemon sent Fork without its descriptors".to_owned();
         return process.tell(&Report::ForkFailed { life: order.life, reason }).map(|()| None);
     };
+    // Stdout and stderr come in two, the entrance alone: a daemon whose output is a terminal sends neither of the two.
+    let output = if fds.len() >= 2 { fds.next().zip(fds.next()) } else { None };
     let entrance = fds.next();
     let held = dispositions::held(py)?;
     let forked = python_half(py)?
@@ -165,7 +167,9 @@ fn fork(
     match forked {
         Ok((0, between)) => {
             not_a_forked_child();
-            if process.take_over(&control, &stacks).is_err() {
+            let printing =
+                output.as_ref().map_or(Ok(()), |(stdout, stderr)| process.print_to(stdout, stderr));
+            if printing.and_then(|()| process.take_over(&control, &stacks)).is_err() {
                 // Nothing may be said: it would be heard as the zygote's words.
                 exit_now(EX_SOFTWARE);
             }
@@ -182,7 +186,7 @@ fn fork(
         }
         Ok((pid, _)) => {
             // The new worker's alone from now on: the daemon learns of its death by their end.
-            drop((control, map, stacks, wake, entrance));
+            drop((control, map, stacks, wake, output, entrance));
             process.tell(&Report::Forked { life: order.life, pid })?;
             Ok(None)
         }

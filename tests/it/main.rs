@@ -36,3 +36,4 @@ mod unread;
 mod websocket;
 mod websocket_hostile;
 mod websocket_protocol;
+mod worker_output;

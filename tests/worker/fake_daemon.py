@@ -139,11 +139,11 @@ class Daemon:
         worker.send(start, worker.map_descriptor, *shared_with_all, worker.stacks, worker.bell)
         return worker
 
-    def fork(self, zygote, *, number=0, life=2, entrance=None):
-        """Has a zygote make a worker."""
+    def fork(self, zygote, *, number=0, life=2, output=(), entrance=None):
+        """Has a zygote make a worker; `output` is what it gets as stdout and stderr, if not the zygote's."""
         worker = Worker(self, number, life, slots=zygote.slots)
         theirs = worker.open_channel()
-        fds = [theirs.fileno(), worker.map_descriptor, worker.stacks, worker.bell]
+        fds = [theirs.fileno(), worker.map_descriptor, worker.stacks, worker.bell, *output]
         zygote.send(b"Z" + struct.pack("<HQ", number, life), *fds, *([] if entrance is None else [entrance]))
         theirs.close()
         name, told, *rest = zygote.next("forked", "fork failed")

@@ -134,6 +134,57 @@ def test_a_worker_enters_its_cgroup_before_it_exists(fake, zygote):
         os.close(descriptor)
 
 
+PRINTING = """
+    import os
+    import sys
+
+    {redirect}
+
+    def application(environ, start_response):
+        os.write(1, b"to stdout\\n")
+        print("to stderr", file=sys.stderr, flush=True)
+        start_response("200 OK", [])
+        return [b"ok"]
+    """
+
+
+@pytest.mark.parametrize("entrance", [False, True])
+def test_a_forked_worker_prints_to_its_own_stdout_and_stderr(fake, project, entrance):
+    zygote = fake.spawn("printing", project(printing=PRINTING.format(redirect="")), zygote=True).ready()
+    stdout, stderr, cgroup = os.pipe(), os.pipe(), os.pipe()
+    own = {"entrance": cgroup[1]} if entrance else {}
+    worker = fake.fork(zygote, output=(stdout[1], stderr[1]), **own).ready()
+    for end in (stdout[1], stderr[1], cgroup[1]):
+        os.close(end)
+    assert worker.get("/") == (200, b"ok")
+    assert os.read(stdout[0], 100) == b"to stdout\n"
+    assert os.read(stderr[0], 100) == b"to stderr\n"
+    assert os.read(cgroup[0], 100) == (b"0" if entrance else b"")
+    assert worker.stop() == 0
+    # Nobody else has them: the zygote has let go.
+    assert os.read(stdout[0], 100) == os.read(stderr[0], 100) == b""
+    assert "to std" not in fake.output()
+    assert zygote.stop() == 0
+    for end in (stdout[0], stderr[0], cgroup[0]):
+        os.close(end)
+
+
+def test_a_stdout_that_the_application_has_redirected_stays_so_in_forked_workers(fake, project, tmp_path):
+    redirect = f"os.dup2(os.open({str(tmp_path / 'own')!r}, os.O_CREAT | os.O_WRONLY, 0o600), 1)"
+    zygote = fake.spawn("printing", project(printing=PRINTING.format(redirect=redirect)), zygote=True).ready()
+    stdout, stderr = os.pipe(), os.pipe()
+    worker = fake.fork(zygote, output=(stdout[1], stderr[1])).ready()
+    os.close(stdout[1])
+    os.close(stderr[1])
+    assert worker.get("/") == (200, b"ok")
+    assert (tmp_path / "own").read_text() == "to stdout\n"
+    assert os.read(stderr[0], 100) == b"to stderr\n"
+    assert os.read(stdout[0], 100) == b""
+    assert [worker.stop(), zygote.stop()] == [0, 0]
+    os.close(stdout[0])
+    os.close(stderr[0])
+
+
 def test_a_fork_that_fails_is_told_and_the_next_succeeds(fake, zygote):
     reading, writing = os.pipe()
     with pytest.raises(AssertionError, match=r"OSError: \[Errno 9\]"):

@@ -20,6 +20,7 @@ use nix::unistd::Pid;
 use rgun_channel::control::{self, Command, Fork, Role};
 
 use crate::dispatch::Slots;
+use crate::journal::output::DaemonEnds;
 use crate::supervise::{Generation, WorkerId};
 use crate::systemd::cgroup::Leaf;
 
@@ -78,6 +79,8 @@ struct Unborn {
     generation: Generation,
     slots: Slots,
     max_requests: Option<NonZeroU64>,
+    /// What it prints comes here.
+    printed: Option<DaemonEnds>,
 }
 
 impl Forks {
@@ -123,11 +126,13 @@ impl Pool {
             None => return Err(no_zygote("it is gone")),
         };
         let (channel, map, theirs) = Channel::new(geometry)?;
+        let (printing, printed) = self.pipes()?;
         let leaf = self.leaf(plan);
         let limits = self.memory.limit(plan, leaf.as_ref());
         let asked = leaf.as_ref().map(Leaf::entrance).transpose().map_err(SpawnError::entrance);
         let asked = asked.and_then(|entrance| {
             let mut fds = vec![theirs.as_fd(), map.as_fd(), channel.stacks.as_fd(), channel.wake.as_fd()];
+            fds.extend(printing.iter().flat_map(|ends| [ends.stdout.as_fd(), ends.stderr.as_fd()]));
             fds.extend(entrance.as_ref().map(AsFd::as_fd));
             let fork = Fork { worker: plan.worker.number.0, life: plan.worker.life.0 };
             let process = self.processes.get(&zygote).ok_or_else(|| no_zygote("it is gone"))?;
@@ -140,7 +145,8 @@ impl Pool {
             return Err(error);
         }
         let Plan { worker, generation, max_requests, .. } = *plan;
-        let process = Unborn { channel, leaf, limits, generation, slots: plan.slots(), max_requests };
+        let slots = plan.slots();
+        let process = Unborn { channel, leaf, limits, generation, slots, max_requests, printed };
         let until = Instant::now() + PATIENCE;
         self.forks.pending.insert(worker.life.0, Pending { worker, zygote, until, killed: false, process });
         Ok(())
@@ -173,7 +179,8 @@ impl Pool {
         };
         let pending = self.forks.pending.remove(&life).expect("it was there just now");
         self.zygote_answered(zygote);
-        let Unborn { channel, leaf, limits, generation, slots, max_requests } = pending.process;
+        let Unborn { channel, leaf, limits, generation, slots, max_requests, printed } = pending.process;
+        self.follow(printed, worker, own);
         let link = channel.link(worker, generation, slots, max_requests);
         let process = Process { pid: own, role: Role::Worker, channel, leaf, limits };
         if pending.killed {

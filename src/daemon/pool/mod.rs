@@ -32,6 +32,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::config;
 use crate::dispatch::{Link, Reactor, Slots};
+use crate::journal::output::{DaemonEnds, WorkerEnds, WorkerOutput};
 use crate::supervise::{Exit, Generation, SpawnFault, WorkerId};
 use crate::systemd::cgroup::{Delegation, Leaf};
 
@@ -48,6 +49,8 @@ pub struct Pool {
     delegation: Option<Delegation>,
     /// The soft limit of open files that workers get; `None`: the daemon's own.
     open_files: Option<u64>,
+    /// Reads what workers print. `None`: they have the daemon's stdout and stderr.
+    output: Option<WorkerOutput>,
     processes: HashMap<WorkerId, Process>,
     forks: Forks,
     memory: memory::Watcher,
@@ -255,6 +258,7 @@ impl Pool {
             extension,
             delegation,
             open_files: None,
+            output: None,
             processes: HashMap::new(),
             forks: Forks::default(),
             memory: memory::Watcher::default(),
@@ -269,15 +273,40 @@ impl Pool {
         self.open_files = Some(soft);
     }
 
+    /// Has what workers print read by this.
+    #[must_use]
+    pub fn with_output(self, output: Option<WorkerOutput>) -> Self {
+        Self { output, ..self }
+    }
+
+    /// What reads the workers' output, which outlives them.
+    pub fn into_output(self) -> Option<WorkerOutput> {
+        self.output
+    }
+
+    /// Pipes for a process that is about to be made.
+    fn pipes(&self) -> Result<(Option<WorkerEnds>, Option<DaemonEnds>), SpawnError> {
+        let pipes = self.output.as_ref().map(WorkerOutput::pipes).transpose();
+        Ok(pipes.map_err(|source| SpawnError::System { what: "the pipes for its output", source })?.unzip())
+    }
+
+    /// From now on what a process prints is read.
+    fn follow(&self, ends: Option<DaemonEnds>, worker: WorkerId, pid: Pid) {
+        if let (Some(output), Some(ends)) = (&self.output, ends) {
+            output.follow(ends, worker, pid.as_raw().unsigned_abs());
+        }
+    }
+
     /// Starts a worker or a zygote: makes its channel, its leaf cgroup and its process, and tells it to boot.
     ///
     /// # Errors
     /// What could not be made; nothing is left behind.
     pub fn spawn(&mut self, plan: &Plan<'_>, reactor: &Reactor) -> Result<Spawned, SpawnError> {
         let (channel, map, theirs) = Channel::new(Geometry::standard(plan.slots().most()))?;
+        let (printing, printed) = self.pipes()?;
         let leaf = self.leaf(plan);
         let limits = self.memory.limit(plan, leaf.as_ref());
-        let made = spawn::spawn(plan, &self.extension, &theirs, leaf.as_ref(), self.open_files);
+        let made = spawn::spawn(plan, &self.extension, &theirs, printing, leaf.as_ref(), self.open_files);
         drop(theirs);
         let pid = match made {
             Ok(pid) => pid,
@@ -287,6 +316,7 @@ impl Pool {
                 return Err(error);
             }
         };
+        self.follow(printed, plan.worker, pid);
         let start = Command::Start(Box::new(start(plan, channel.geometry)));
         let fds = [
             map.as_fd(),

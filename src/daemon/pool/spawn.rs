@@ -24,6 +24,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::Pid;
 use rgun_channel::control::{CONTROL_FD, STACKS_SIGNAL};
 
+use crate::journal::output::WorkerEnds;
 use crate::systemd::OWN_VARIABLES;
 use crate::systemd::cgroup::Leaf;
 
@@ -39,6 +40,7 @@ pub(super) fn spawn(
     plan: &Plan<'_>,
     extension: &Path,
     control: &OwnedFd,
+    output: Option<WorkerEnds>,
     leaf: Option<&Leaf>,
     open_files: Option<u64>,
 ) -> Result<Pid, SpawnError> {
@@ -55,6 +57,9 @@ pub(super) fn spawn(
         .current_dir(&plan.app.directory)
         .stdin(Stdio::null())
         .process_group(0);
+    if let Some(WorkerEnds { stdout, stderr }) = output {
+        command.stdout(stdout).stderr(stderr);
+    }
     for variable in OWN_VARIABLES {
         command.env_remove(variable);
     }

@@ -41,6 +41,7 @@ use crate::dispatch::{Dispatcher, Notice, Reactor};
 use crate::edge::{Edge, EdgeNotice};
 use crate::http::Server;
 use crate::journal::lifecycle::{self, Destination};
+use crate::journal::output::WorkerOutput;
 use crate::journal::requests::Journal;
 use crate::journal::thread::LogThread;
 use crate::net::{Connections, Listener};
@@ -62,8 +63,10 @@ const OS_ERROR: u8 = 71;
 /// From the end of a worker's control socket to its exit: a core dump takes its time.
 const EXIT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// For the entries of the last requests, at the end: a log that nobody reads is given up after a second.
+/// For the entries of the last requests, and for the workers' last output, at the end: a log that nobody reads is given
+/// up after a second.
 const JOURNAL_TIMEOUT: Duration = Duration::from_secs(2);
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often the STATUS= line is brought up to date while it tells of the load.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -267,7 +270,8 @@ impl Daemon {
             },
         )
         .map_err(Refused::system("start the edge thread"))?;
-        let mut pool = Pool::new(extension, delegation);
+        let output = WorkerOutput::start().map_err(Refused::system("read the workers' output"))?;
+        let mut pool = Pool::new(extension, delegation).with_output(output);
         if let Some(soft) = files.inherited {
             pool.limit_open_files(soft);
         }
@@ -366,7 +370,9 @@ impl Daemon {
         if let Err(failure) = journal.join_timeout(JOURNAL_TIMEOUT) {
             tracing::error!(?failure, "the journal thread has not written the last entries of requests");
         }
-        drop(pool);
+        if let Some(output) = pool.into_output() {
+            output.end(OUTPUT_TIMEOUT);
+        }
         tracing::info!("stopped");
     }
 

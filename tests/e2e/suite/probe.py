@@ -22,6 +22,8 @@ def application(environ, start_response):
     if path == "/print":
         print("probe says hello on stdout", flush=True)
         print("probe says hello on stderr", file=sys.stderr, flush=True)
+    if path.startswith("/line/"):
+        print(path[len("/line/")] * (48 << 10), file=sys.stderr)
     if path == "/log":
         environ["wsgi.errors"].write("probe writes to wsgi.errors\n")
         environ["wsgi.errors"].flush()

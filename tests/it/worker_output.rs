@@ -1,0 +1,118 @@
+//! What workers print is in the log, whole lines of it, whoever else prints at the same time.
+
+use std::collections::BTreeMap;
+use std::thread;
+
+use crate::support::systemd::{Journald, may_replace_journald};
+use crate::support::{Daemon, Rgun, skipped};
+
+/// Prints what the path says: `line/<character>/<length>`, `die`, `child`, `error`.
+const PRINTER: &str = "\
+import os, subprocess, sys
+def application(environ, start_response):
+    what, *rest = environ['PATH_INFO'].strip('/').split('/')
+    if what == 'line':
+        character, length = rest
+        print(character * int(length), file=sys.stderr)
+    elif what == 'die':
+        os.write(2, b'its last words')
+        os._exit(3)
+    elif what == 'child':
+        subprocess.run(['/bin/sh', '-c', 'echo a child speaks >&2'], check=True)
+    elif what == 'error':
+        print('<3>it went wrong', file=sys.stderr, flush=True)
+    start_response('200 OK', [])
+    return [b'printed']
+";
+
+/// As journald's `LineMax=`.
+const LINE: usize = 48 << 10;
+
+const LINES: usize = 20;
+
+/// Four clients have four workers print long lines at the same time; each line is to be whole.
+fn prints_long_lines(daemon: &Daemon) {
+    let characters = ["a", "b", "c", "d"];
+    thread::scope(|scope| {
+        for character in characters {
+            scope.spawn(move || {
+                for _ in 0..LINES {
+                    assert_eq!(daemon.get(&format!("/line/{character}/{LINE}")).status, 200);
+                }
+            });
+        }
+    });
+    let whole: Vec<String> = characters.map(|character| character.repeat(LINE)).into();
+    for line in &whole {
+        daemon.log.wait_for(LINES, line);
+    }
+    let text = daemon.log.text();
+    let mut counts = BTreeMap::new();
+    for line in text.lines().filter(|line| line.len() > 1000) {
+        assert!(
+            whole.iter().any(|whole| whole == line),
+            "torn: {}...{}",
+            &line[..20],
+            &line[line.len() - 20..]
+        );
+        *counts.entry(&line[..1]).or_insert(0) += 1;
+    }
+    assert_eq!(counts.into_values().collect::<Vec<_>>(), [LINES; 4]);
+}
+
+#[test]
+fn long_lines_of_several_workers_at_once_stay_whole() {
+    let daemon = Rgun::python(PRINTER).flags(["--workers", "4"]).start();
+    daemon.log.wait_for(4, "is ready after");
+    prints_long_lines(&daemon);
+}
+
+#[test]
+fn long_lines_of_several_forked_workers_at_once_stay_whole() {
+    let daemon = Rgun::python(PRINTER).flags(["--workers", "4", "--preload"]).start();
+    daemon.log.wait_for(5, "is ready after");
+    prints_long_lines(&daemon);
+}
+
+#[test]
+fn the_last_words_of_a_worker_that_dies_arrive_as_a_line() {
+    let daemon = Rgun::python(PRINTER).serving();
+    daemon.get("/die").is_a_refusal(502);
+    assert_eq!(daemon.log.wait("its last words"), "its last words");
+}
+
+#[test]
+fn what_a_worker_prints_last_before_the_daemon_stops_arrives() {
+    let source = format!(
+        "import atexit\natexit.register(lambda: print('goodbye', end='', file=sys.stderr, flush=True))\n{PRINTER}"
+    );
+    let mut daemon = Rgun::python(&source).serving();
+    daemon.stops();
+    daemon.log.wait_for_end();
+    assert_eq!(daemon.log.count("goodbye"), 1);
+}
+
+#[test]
+fn a_child_of_the_application_prints_into_the_log() {
+    let daemon = Rgun::python(PRINTER).serving();
+    assert_eq!(daemon.get("/child").status, 200);
+    daemon.log.wait("a child speaks");
+}
+
+#[test]
+fn in_the_journal_a_line_of_a_worker_is_an_entry_that_names_it() {
+    if !may_replace_journald() {
+        return skipped("workers' lines in the journal: takes root, to put a journald in its place");
+    }
+    let rgun = Rgun::python(PRINTER);
+    let journald = Journald::at(rgun.scratch());
+    let daemon = rgun.journald(&journald.directory).start();
+    assert_eq!(daemon.get(&format!("/line/x/{LINE}")).status, 200);
+    let message = format!("MESSAGE={}\n", "x".repeat(LINE));
+    let names =
+        [&b"RGUN_WORKER=0\n"[..], b"RGUN_STREAM=stderr\n", b"PRIORITY=6\n", b"SYSLOG_IDENTIFIER=rgun\n"];
+    journald.wait(&[&names[..], &[message.as_bytes(), b"RGUN_PID="]].concat());
+    assert_eq!(daemon.get("/error").status, 200);
+    journald.wait(&[b"PRIORITY=3\n", b"MESSAGE=it went wrong\n"]);
+    drop(daemon);
+}
