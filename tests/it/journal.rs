@@ -1,6 +1,7 @@
 //! Every answer can be found again: one entry, under the id that the client was given.
 
-use crate::support::Rgun;
+use crate::support::systemd::{Journald, may_replace_journald};
+use crate::support::{Answer, Daemon, Rgun, skipped, until};
 
 #[test]
 fn the_access_log_has_each_request_once_under_its_id() {
@@ -75,4 +76,97 @@ fn a_line_break_in_a_path_is_not_one_in_the_log() {
     let answer = daemon.get("/hello%0aERROR%20all%20lost");
     let line = daemon.log.wait(answer.field("x-request-id"));
     assert!(line.contains("/hello%0aERROR"), "{line}");
+}
+
+/// The answer to a body over limits.body.
+fn too_large(daemon: &Daemon) -> Answer {
+    let head = "POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: 11\r\n\r\n";
+    daemon.connect().send(head).answer()
+}
+
+/// How many requests the entries with these words stand for.
+fn counted(log: &str, what: &str) -> u64 {
+    let more = |line: &str| {
+        let (_, more) = line.split_once("(and ")?;
+        more.split(' ').next()?.parse::<u64>().ok()
+    };
+    log.lines().filter(|line| line.contains(what)).map(|line| 1 + more(line).unwrap_or(0)).sum()
+}
+
+#[test]
+fn a_refused_request_has_an_entry_under_its_id_at_the_default_level() {
+    let daemon = Rgun::fake().set("limits.body", "10").serving();
+    let answer = too_large(&daemon);
+    answer.is_a_refusal(413);
+    let line = daemon.log.wait(answer.field("x-request-id"));
+    for fact in ["INFO", "POST /hello 413: the request's body is larger than limits.body", "rgun.status=413"]
+    {
+        assert!(line.contains(fact), "{fact}: {line}");
+    }
+}
+
+#[test]
+fn requests_that_are_refused_alike_are_counted_instead_of_written_one_by_one() {
+    let daemon = Rgun::fake().set("limits.body", "10").serving();
+    for _ in 0..100 {
+        too_large(&daemon).is_a_refusal(413);
+    }
+    until("all are told of", || (counted(&daemon.log.text(), "POST /hello 413") == 100).then_some(()));
+    let entries = daemon.log.count("POST /hello 413");
+    assert!(entries < 50, "{entries} entries of 100 requests");
+}
+
+#[test]
+fn with_an_access_log_each_refused_request_has_its_entry() {
+    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).set("limits.body", "10").serving();
+    for _ in 0..10 {
+        let answer = too_large(&daemon);
+        daemon.log.wait(answer.is_a_refusal(413).field("x-request-id"));
+    }
+}
+
+#[test]
+fn requests_that_are_shed_are_warnings_that_are_counted() {
+    let daemon = Rgun::fake().set("limits.queue", "1").serving();
+    let mut running = daemon.connect();
+    running.ask("/hang");
+    let mut queued = daemon.connect();
+    until("one runs and one waits", || {
+        queued.ask("/hello");
+        (daemon.get("/shed").status == 503).then_some(())
+    });
+    for _ in 0..50 {
+        daemon.get("/shed").is_a_refusal(503);
+    }
+    until("all are told of", || (counted(&daemon.log.text(), "GET /shed 503") >= 51).then_some(()));
+    assert!(daemon.log.wait("GET /shed 503").contains("WARN"));
+    assert!(daemon.log.count("GET /shed 503") < 40);
+    daemon.signal(nix::sys::signal::Signal::SIGQUIT);
+}
+
+#[test]
+fn controls_in_a_path_reach_neither_the_message_nor_the_fields_of_stderr() {
+    let daemon = Rgun::fake().flags(["--access-logfile", "-"]).serving();
+    let answer = daemon.connect().ask("/a\u{9b}2J\u{202e}b").answer();
+    let line = daemon.log.wait(answer.field("x-request-id"));
+    assert!(line.contains("GET /a\\u{9b}2J\\u{202e}b 404 "), "{line}");
+    assert!(line.contains("rgun.path=/a\\u{9b}2J\\u{202e}b "), "{line}");
+    assert!(!line.contains(['\u{9b}', '\u{202e}']), "{line:?}");
+}
+
+#[test]
+fn controls_in_a_path_are_escaped_in_the_journal_and_kept_in_a_field_of_their_own() {
+    if !may_replace_journald() {
+        return skipped("a path with controls in the journal: takes root, to put a journald in its place");
+    }
+    let rgun = Rgun::fake().flags(["--access-logfile", "-"]);
+    let journald = Journald::at(rgun.scratch());
+    let daemon = rgun.journald(&journald.directory).start();
+    daemon.get("/plain");
+    let plain = journald.wait(&[b"RGUN_PATH=/plain\n"]);
+    assert!(!plain.windows(13).any(|part| part == b"RGUN_PATH_RAW"), "only where it differs");
+    daemon.get("/a\u{9b}2Jb");
+    let entry = journald.wait(&[b"RGUN_PATH=/a\\u{9b}2Jb\n", b"MESSAGE=GET /a\\u{9b}2Jb 404\n"]);
+    let raw = b"RGUN_PATH_RAW=/a\xc2\x9b2Jb\n";
+    assert!(entry.windows(raw.len()).any(|part| part == raw), "{}", entry.escape_ascii());
 }

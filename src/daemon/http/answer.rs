@@ -228,7 +228,10 @@ fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<Re
         Refusal::Client(..) | Refusal::Exchange(_) => (None, reason.clone(), String::new()),
     };
     let request = described(connection, asked);
-    if !matches!(refusal, Refusal::Exchange(Fault::Deadline(_))) {
+    // When every request is noted, so is this one.
+    if let Some(kind) = refusal.kind().filter(|_| !server.log_access) {
+        server.journal.refused_request(kind, status.as_u16(), summary, request);
+    } else if !matches!(refusal, Refusal::Exchange(Fault::Deadline(_))) {
         // Of a request over its deadline the supervising side writes the one entry, when it has the stacks.
         server.journal.failure(Failure {
             request,

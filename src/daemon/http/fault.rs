@@ -39,6 +39,29 @@ const LATER: Duration = Duration::from_secs(5);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 impl Refusal {
+    /// For requests that never ran: what the journal counts together, because a scanner or an overload makes
+    /// thousands of them. `None` for faults of the application, each of which has its entry.
+    pub fn kind(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Client(_, reason) => reason,
+            Self::Spool(_) => "no room for a body",
+            Self::WrongLength(_) => return None,
+            Self::Exchange(fault) => match fault {
+                Fault::TooLong(_) => "too long a head",
+                Fault::QueueFull => "queue full",
+                Fault::QueueTimeout => "waited too long",
+                Fault::Unavailable(_) => "application unavailable",
+                Fault::Quarantined(_) => "quarantined",
+                Fault::Upload(UploadFault::TooLarge) => "too large a body",
+                Fault::Upload(UploadFault::TooSlow) => "too slow a body",
+                Fault::Upload(UploadFault::Broken) => "malformed body",
+                Fault::Deadline(_) | Fault::WorkerDied(_) | Fault::CutOff(_) | Fault::Raised { .. } => {
+                    return None;
+                }
+            },
+        })
+    }
+
     /// Total: every refusal has its status.
     pub fn told(&self) -> Told {
         let (status, reason, retry_after) = match self {
