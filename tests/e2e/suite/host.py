@@ -150,7 +150,13 @@ def journal(since=None, **fields):
     after = [f"--after-cursor={since}"] if since else []
     lines = run("journalctl", "-q", "--no-pager", "-o", "json", "--all", *after).stdout.splitlines()
     entries = [json.loads(line) for line in lines]
-    return [entry for entry in entries if all(entry.get(name) == str(fields[name]) for name in fields)]
+    return [entry for entry in entries if all(str(fields[name]) in values(entry, name) for name in fields)]
+
+
+def values(entry, name):
+    """All values of a field, which an entry may have several times."""
+    found = entry.get(name, [])
+    return found if isinstance(found, list) else [found]
 
 
 def named(since, path):

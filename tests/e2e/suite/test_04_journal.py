@@ -1,5 +1,8 @@
 """The story `journalctl -u rgun` tells, and the fields a query can use."""
 
+import concurrent.futures
+import socket
+
 import host
 import pytest
 
@@ -62,6 +65,39 @@ def test_what_the_application_prints_is_in_the_journal_of_the_unit():
             f"{line!r} is in the journal",
             lambda line=line: line in host.told(since),
         )
+
+
+def test_long_lines_of_workers_that_print_at_once_are_entries_that_name_their_worker():
+    since = host.journal_cursor()
+    letters, times = "abcd", 10
+    with concurrent.futures.ThreadPoolExecutor(len(letters)) as clients:
+        answers = list(clients.map(lambda letter: host.get(f"/line/{letter}"), letters * times))
+    assert {answer.status for answer in answers} == {200}
+    entries = host.wait_for(
+        "all lines are in the journal",
+        lambda: len(found := host.journal(since, RGUN_STREAM="stderr")) >= len(answers) and found,
+    )
+    whole = sorted(letter * (48 << 10) for letter in letters * times)
+    assert sorted(host.messages(entries)) == whole
+    assert len({entry["RGUN_WORKER"] for entry in entries}) == 2
+    for entry in entries:
+        assert entry["_SYSTEMD_UNIT"] == host.SERVICE, entry
+        assert entry["SYSLOG_IDENTIFIER"] == "rgun", entry
+        assert entry["PRIORITY"] == "6", entry
+
+
+def test_controls_in_a_path_do_not_hide_the_entry_and_are_kept_raw():
+    since = host.journal_cursor()
+    path = "/\x9b2J\u202e".encode()
+    with socket.create_connection(host.ADDRESS, timeout=30) as client:
+        # Too large a body, which has an entry at the default level.
+        client.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: probe\r\nContent-Length: 99999999999\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 413 ")
+    (entry,) = host.wait_for("an entry", lambda: host.journal(since, RGUN_STATUS="413"))
+    shown = "/\\u{9b}2J\\u{202e}"
+    assert entry["RGUN_PATH"] == shown
+    assert entry["MESSAGE"].startswith(f"POST {shown} 413: "), "text, and no [blob data]"
+    assert bytes(entry["RGUN_PATH_RAW"]) == path
 
 
 def test_an_exception_of_the_application_is_one_entry_that_names_the_request():
