@@ -49,6 +49,7 @@ impl Refusal {
             Self::Exchange(fault) => match fault {
                 Fault::TooLong(_) => "too long a head",
                 Fault::QueueFull => "queue full",
+                Fault::QueueTooSlow(_) => "queue too slow",
                 Fault::QueueTimeout => "waited too long",
                 Fault::Unavailable(_) => "application unavailable",
                 Fault::Quarantined(_) => "quarantined",

@@ -27,6 +27,17 @@ pub struct Refused {
     pub detail: String,
 }
 
+/// What a refused request asked for.
+#[derive(Debug, Clone)]
+pub(super) struct RefusedRequest {
+    /// Its method.
+    pub(super) method: String,
+    /// Its path.
+    pub(super) path: RequestPath,
+    /// The `X-Request-ID` that the client sent, if the request did not get it as its id.
+    pub(super) client_request_id: Option<String>,
+}
+
 /// For so long there is one entry for requests of a kind and a client.
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -43,8 +54,8 @@ const MAX_IDS: usize = 32;
 #[derive(Debug, Clone)]
 pub(super) struct RefusalEntry {
     pub(super) refused: Refused,
-    /// Method and path, if it was a request.
-    pub(super) request: Option<(String, RequestPath)>,
+    /// What is known of it, if it was a request.
+    pub(super) request: Option<RefusedRequest>,
     /// How many others of its kind are counted by this entry.
     pub(super) more: u64,
     /// Ids of those, of [`MAX_IDS`] at most.
@@ -210,7 +221,7 @@ fn count(counted: &mut Option<RefusalCount>, mut entry: RefusalEntry) {
 }
 
 impl RefusalEntry {
-    pub(super) fn new(refused: Refused, request: Option<(String, RequestPath)>) -> Self {
+    pub(super) fn new(refused: Refused, request: Option<RefusedRequest>) -> Self {
         Self { refused, request, more: 0, ids: Vec::new(), of_many: false }
     }
 

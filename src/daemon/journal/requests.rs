@@ -16,7 +16,7 @@ use crate::escape::RequestPath;
 use crate::supervise::WorkerId;
 
 use super::lifecycle;
-use super::refusals::{RefusalEntry, Refusals};
+use super::refusals::{RefusalEntry, Refusals, RefusedRequest};
 use super::thread::LogThread;
 
 pub use super::refusals::Refused;
@@ -188,11 +188,12 @@ impl Journal {
 
     /// Notes a request that the daemon refused. As [`Journal::refused`], with method and path.
     pub fn refused_request(&self, kind: &'static str, status: u16, detail: String, request: Request) {
-        let Request { id, method, path, client } = request;
-        self.refuse(Refused { id, client, kind, status, detail }, Some((method, path)));
+        let Request { id, method, path, client, client_request_id } = request;
+        let request = RefusedRequest { method, path, client_request_id };
+        self.refuse(Refused { id, client, kind, status, detail }, Some(request));
     }
 
-    fn refuse(&self, refused: Refused, request: Option<(String, RequestPath)>) {
+    fn refuse(&self, refused: Refused, request: Option<RefusedRequest>) {
         if let Some(entry) = self.refusals.admit(RefusalEntry::new(refused, request), Instant::now()) {
             self.send(Entry::Refusal(entry));
         }
@@ -319,13 +320,11 @@ fn write_failure(failure: &Failure) {
 
 fn write_refusal(entry: &RefusalEntry) {
     let Refused { id, client, kind, status, detail } = &entry.refused;
-    let (method, path) = match &entry.request {
-        Some((method, path)) => (Some(method.as_str()), Some(path)),
-        None => (None, None),
-    };
-    let what = match (method, path) {
-        (Some(method), Some(path)) => format!("{method} {path} {status}"),
-        _ => format!("refused with {status}"),
+    let request = entry.request.as_ref();
+    let path = request.map(|request| &request.path);
+    let what = match request {
+        Some(RefusedRequest { method, path, .. }) => format!("{method} {path} {status}"),
+        None => format!("refused with {status}"),
     };
     let others = entry.others();
     let ids = (!entry.ids.is_empty()).then(|| entry.ids.join(" "));
@@ -335,7 +334,7 @@ fn write_refusal(entry: &RefusalEntry) {
                 target: "rgun::request",
                 {
                 rgun.request_id = %id,
-                rgun.method = method.map(tracing::field::display),
+                rgun.method = request.map(|request| tracing::field::display(&request.method)),
                 rgun.path = path.map(tracing::field::display),
                 rgun.path_raw = path.and_then(RequestPath::raw),
                 rgun.status = status,
@@ -343,6 +342,7 @@ fn write_refusal(entry: &RefusalEntry) {
                 rgun.more = entry.more,
                 rgun.request_ids = ids.as_ref().map(tracing::field::display),
                 rgun.client = %client,
+                rgun.client_request_id = request.and_then(|request| request.client_request_id.as_deref()),
                 },
                 "{what}: {detail}{others}"
             )
