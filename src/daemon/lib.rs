@@ -22,7 +22,7 @@
 //! | [`edge`] | net, http, dispatch, journal | pool, supervise's state |
 //! | [`run`], [`check`] | everything | being used by anything but `main` |
 //!
-//! A test (`layering.rs`) keeps the table. Only [`systemd`] reads `LISTEN_*`, `NOTIFY_SOCKET` and `WATCHDOG_*`; only [`pool`] makes processes; only
+//! A test (`layering.rs`) keeps the table. Only [`systemd`] reads `LISTEN_*`, `NOTIFY_SOCKET` and `WATCHDOG_*`; only [`pool`] makes processes (and [`check`], which serves nobody); only
 //! [`http::fault`] chooses status codes.
 //!
 //! # Threads

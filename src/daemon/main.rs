@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     };
     match cli::parse(std::env::args_os(), &environment, &directory) {
         Ok(Command::Serve(invocation)) => rgun::run::serve(&invocation),
-        Ok(Command::Check(invocation)) => rgun::check::check(&invocation),
+        Ok(Command::Check(invocation, wanted)) => rgun::check::check(&invocation, &wanted),
         Ok(Command::Reload { socket }) => rgun::reload::ask(socket),
         Err(failure) if failure.stdout => {
             // A closed pipe (`rgun --help | head -1`) is the reader's choice.

@@ -1,6 +1,11 @@
 //! `rgun check`: the verdict before the deployment.
 
-use crate::support::Rgun;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::support::daemon::python;
+use crate::support::{Rgun, skipped};
 
 const GOOD: &str =
     "def application(environ, start_response):\n    start_response('200 OK', [])\n    return [b'']\n";
@@ -79,4 +84,120 @@ fn a_wrong_configuration_is_told_before_anything_is_started() {
     let (code, log, _) = check(rgun);
     assert_eq!(code, 64, "{log}");
     assert!(log.contains("workers") && log.contains("-3"), "{log}");
+}
+
+/// Whether what only root can do can be tested.
+fn is_root(what: &str) -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        skipped(&format!("{what}: needs root"));
+    }
+    is_root
+}
+
+/// A systemctl that knows one unit, and says this of it.
+fn systemctl(rgun: Rgun, unit: &str, properties: &str) -> Rgun {
+    let directory = rgun.scratch().join("bin");
+    fs::create_dir(&directory).unwrap();
+    let text = format!(
+        "#!/bin/sh\nfor unit; do :; done\nif [ \"$unit\" = {unit} ]; then cat <<'END'\nLoadState=loaded\n{properties}\nEND\n\
+         else echo LoadState=not-found; fi\n"
+    );
+    let path = rgun.scratch().write("bin/systemctl", &text);
+    permit(&path, 0o755);
+    rgun.variable("PATH", &format!("{}:/usr/bin:/bin", directory.display()))
+}
+
+fn permit(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn root_without_a_unit_has_to_name_a_user() {
+    if !is_root("a check by root") {
+        return;
+    }
+    let rgun = systemctl(Rgun::fake().checking_as_the_unit(), "other.service", "User=nobody");
+    let (code, log, printed) = check(rgun);
+    assert_eq!((code, printed.as_str()), (64, ""), "{log}");
+    assert!(log.contains("as root") && log.contains("--user") && log.contains("--unit"), "{log}");
+    for flags in [["--user", "no-such-user"], ["--unit", "no-such-unit"]] {
+        let rgun = systemctl(Rgun::fake().checking_as_the_unit(), "other.service", "User=nobody");
+        let (code, log, _) = check(rgun.flags(flags));
+        assert_eq!(code, 64, "{log}");
+        assert!(log.contains(flags[0]) && log.contains(flags[1]), "{log}");
+    }
+}
+
+#[test]
+fn a_directory_that_the_units_user_may_not_enter_is_named() {
+    if !is_root("a check as another user") {
+        return;
+    }
+    let rgun = systemctl(Rgun::fake().checking_as_the_unit(), "shop.service", "User=nobody");
+    permit(rgun.scratch().path(), 0o700);
+    let home = rgun.scratch().path().display().to_string();
+    let (code, log, printed) = check(rgun.flags(["--unit", "shop"]));
+    assert_eq!((code, printed.as_str()), (78, ""), "{log}");
+    assert!(log.contains("error: nobody cannot read") && log.contains(&home), "{log}");
+    assert!(log.contains("mode 700, root:root") && log.contains("app.directory"), "{log}");
+}
+
+#[test]
+fn a_configuration_and_a_directory_on_the_way_are_named_as_well() {
+    if !is_root("a check as another user") {
+        return;
+    }
+    let rgun = systemctl(Rgun::fake().checking_as_the_unit(), "shop.service", "User=nobody");
+    let site = rgun.scratch().join("home/site");
+    fs::create_dir_all(&site).unwrap();
+    permit(&rgun.scratch().join("home"), 0o700);
+    let config =
+        rgun.scratch().write("rgun.toml", &format!("[app]\ntarget = \"fake\"\ndirectory = {site:?}\n"));
+    permit(&config, 0o600);
+    let home = rgun.scratch().join("home").display().to_string();
+    let flags = ["check", "--unit", "shop", "--config", "rgun.toml"];
+    let (code, log, _) = check(rgun.without_flags().flags(flags));
+    assert_eq!(code, 78, "{log}");
+    assert!(log.contains("nobody cannot read") && log.contains("the configuration"), "{log}");
+    assert!(log.contains(&format!("nobody cannot enter {home} (mode 700")), "{log}");
+    assert!(log.contains(&format!("app.directory = {} is below it", site.display())), "{log}");
+}
+
+#[test]
+fn the_environment_and_the_directory_are_the_units() {
+    if !is_root("a check as another user") {
+        return;
+    }
+    let rgun = Rgun::python(GOOD).checking_as_the_unit();
+    let directory = rgun.scratch().path().display().to_string();
+    rgun.scratch().write(
+        "unit.py",
+        "import os\nraise RuntimeError(sorted(os.environ.items()), os.getcwd(), os.getgid())\n",
+    );
+    let properties = format!(
+        "User=root\nGroup=65534\nWorkingDirectory={directory}\nEnvironment=RGUN_APP_TARGET=unit \"A=two words\""
+    );
+    let python = format!("RGUN_APP_PYTHON={}", python_path());
+    let rgun = systemctl(rgun, "shop.service", &format!("{properties} {python}"));
+    let config = rgun.scratch().write("rgun.toml", "[app]\ninterface = \"wsgi\"\n");
+    let flags = ["check", "--unit", "shop", "--config"];
+    let rgun = rgun.without_flags().flags(flags).flags([config.to_str().unwrap()]).variable("MINE", "1");
+    let rgun = rgun.variable("RGUN_APP_TARGET", "app").variable("RGUN_APP_PYTHON", &python_path());
+    let (code, log, _) = check(rgun);
+    assert_eq!(code, 78, "{log}");
+    assert!(log.contains("RuntimeError") && log.contains("('A', 'two words')"), "{log}");
+    assert!(log.contains(&directory) && log.contains("65534") && !log.contains("MINE"), "{log}");
+}
+
+/// The interpreter of the tests, absolute.
+fn python_path() -> String {
+    let name = python();
+    if name.contains('/') {
+        return name.to_owned();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found =
+        std::env::split_paths(&path).map(|directory| directory.join(name)).find(|path| path.is_file());
+    found.expect("python3 is on PATH").display().to_string()
 }

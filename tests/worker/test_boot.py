@@ -16,8 +16,19 @@ BOOTSTRAP = TOP / "src/worker/bootstrap.py"
 
 def check(python, directory, target, *flags, env=None):
     """What `rgun check` says of an application: exit status and text."""
+    as_root = ["--user", "root"] if os.geteuid() == 0 else []
     done = subprocess.run(
-        [str(daemon()), "check", target, "--chdir", str(directory), "--python", str(python), *flags],
+        [
+            str(daemon()),
+            "check",
+            *as_root,
+            target,
+            "--chdir",
+            str(directory),
+            "--python",
+            str(python),
+            *flags,
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

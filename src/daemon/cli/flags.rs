@@ -20,7 +20,8 @@ Examples:
   rgun mysite.wsgi                           \"application\" of mysite/wsgi.py
   rgun mysite.asgi:app -b :8000 -w 4         \"app\", 4 workers, all addresses
   rgun 'mysite:make()' --chdir /srv/mysite   what make() returns
-  rgun check                                 is /etc/rgun/rgun.toml sound?
+  sudo rgun check                            is /etc/rgun/rgun.toml sound, for
+                                             the user of rgun.service?
   rgun reload                                new code, losing no request
 
 Settings:
@@ -76,13 +77,28 @@ pub(super) struct Cli {
 pub(super) enum Subcommand {
     /// Say whether configuration and application are sound, and why not; serve nothing.
     #[command(override_usage = "rgun check [OPTIONS] [APP]")]
-    Check(Box<Flags>),
+    Check(Box<Check>),
     /// Have the daemon that runs take new code and configuration; say how it went.
     Reload {
         /// The daemon's control socket [default: control in $RUNTIME_DIRECTORY, or in /run/rgun].
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+}
+
+/// The flags of a check: those of a start, and as whom.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    pub(super) flags: Flags,
+
+    /// As root: check as this user, with its groups [default: User= of the unit].
+    #[arg(short, long, value_name = "USER", help_heading = "As root")]
+    pub(super) user: Option<String>,
+
+    /// As root: check as this unit runs it [default: rgun.service; of /etc/rgun/x.toml: rgun@x.service].
+    #[arg(long, value_name = "UNIT", help_heading = "As root")]
+    pub(super) unit: Option<String>,
 }
 
 /// The flags, as typed.

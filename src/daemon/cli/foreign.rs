@@ -97,10 +97,14 @@ pub(super) fn add(command: Command) -> Command {
     let serves = |sub: &&Command| sub.get_name() != "reload";
     let names: Vec<String> =
         command.get_subcommands().filter(serves).map(|sub| sub.get_name().to_owned()).collect();
-    let command = names
-        .into_iter()
-        .fold(command, |command, name| command.mut_subcommand(name, |sub| sub.args(all().map(arg))));
+    let command = names.into_iter().fold(command, |command, name| command.mut_subcommand(name, add_to));
     command.args(all().map(arg))
+}
+
+/// Those that it does not act on itself: a check can be made as a `--user`.
+fn add_to(command: Command) -> Command {
+    let own: Vec<String> = command.get_arguments().map(|arg| arg.get_id().to_string()).collect();
+    command.args(all().filter(|flag| !own.iter().any(|own| own == flag.long)).map(arg))
 }
 
 fn arg(flag: &Foreign) -> Arg {
@@ -114,9 +118,14 @@ fn arg(flag: &Foreign) -> Arg {
     }
 }
 
-/// Sorts what was typed into warnings and refusals.
-pub(super) fn judge(matches: &ArgMatches, warnings: &mut Vec<String>, refusals: &mut Vec<ConfigError>) {
-    for flag in all() {
+/// Sorts what was typed into warnings and refusals. `acted_on` are flags of the command that others do not act on.
+pub(super) fn judge(
+    matches: &ArgMatches,
+    acted_on: &[&str],
+    warnings: &mut Vec<String>,
+    refusals: &mut Vec<ConfigError>,
+) {
+    for flag in all().filter(|flag| !acted_on.contains(&flag.long)) {
         let value = match flag.takes {
             Nothing if !matches.get_flag(flag.long) => continue,
             Nothing => None,

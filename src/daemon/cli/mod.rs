@@ -31,12 +31,21 @@ pub enum Command {
     /// Serve the application until told to stop.
     Serve(Box<Invocation>),
     /// Say whether configuration and application are sound.
-    Check(Box<Invocation>),
+    Check(Box<Invocation>, CheckAs),
     /// Ask a daemon that runs to reload. It reads the configuration; who asks may not even be allowed to.
     Reload {
         /// Its control socket, absolute; `None` for where the packaged unit has it.
         socket: Option<PathBuf>,
     },
+}
+
+/// As whom a check is made, as far as it was said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckAs {
+    /// `--user`.
+    pub user: Option<String>,
+    /// `--unit`.
+    pub unit: Option<String>,
 }
 
 /// The configuration of a start or a check, and where it came from.
@@ -75,6 +84,22 @@ impl Invocation {
             ));
         }
         Ok(again)
+    }
+}
+
+impl Invocation {
+    /// The file that was read, if one was.
+    pub fn file(&self) -> Option<&Path> {
+        self.sources.file.as_deref()
+    }
+
+    /// Reads the configuration as a process with these variables and this current directory does. The file stays the
+    /// same.
+    ///
+    /// # Errors
+    /// Everything that is wrong then, at once.
+    pub fn read_in(&self, environment: Environment, cwd: PathBuf) -> Result<Self, ConfigErrors> {
+        Sources { environment, cwd, ..self.sources.clone() }.read()
     }
 }
 
@@ -138,16 +163,20 @@ where
 {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
     let (cli, matches) = typed(&args).map_err(|error| explained(&error, &args))?;
-    let (is_check, flags, matches) = match (&cli.command, matches.subcommand()) {
+    let (check_as, flags, matches) = match (&cli.command, matches.subcommand()) {
         (Some(Subcommand::Reload { socket }), _) => {
             return Ok(Command::Reload { socket: socket.as_ref().map(|path| cwd.join(path)) });
         }
-        (Some(Subcommand::Check(flags)), Some((_, matches))) => (true, flags.as_ref(), matches),
-        _ => (false, &cli.flags, &matches),
+        (Some(Subcommand::Check(check)), Some((_, matches))) => {
+            let wanted = CheckAs { user: check.user.clone(), unit: check.unit.clone() };
+            (Some(wanted), &check.flags, matches)
+        }
+        _ => (None, &cli.flags, &matches),
     };
     let mut warnings = Vec::new();
     let mut refusals = Vec::new();
-    foreign::judge(matches, &mut warnings, &mut refusals);
+    let acted_on: &[&str] = if check_as.is_some() { &["user"] } else { &[] };
+    foreign::judge(matches, acted_on, &mut warnings, &mut refusals);
     if environment.value("GUNICORN_CMD_ARGS").is_some() {
         warnings.push(
             "GUNICORN_CMD_ARGS: ignored; write the flags on the command line, or their keys in the file"
@@ -174,7 +203,11 @@ where
     })?);
     warnings.append(&mut invocation.warnings);
     invocation.warnings = warnings;
-    Ok(if is_check || check { Command::Check(invocation) } else { Command::Serve(invocation) })
+    Ok(match check_as {
+        Some(wanted) => Command::Check(invocation, wanted),
+        None if check => Command::Check(invocation, CheckAs::default()),
+        None => Command::Serve(invocation),
+    })
 }
 
 fn typed(args: &[OsString]) -> Result<(Cli, ArgMatches), clap::Error> {

@@ -146,7 +146,8 @@ impl ClientCounts {
         }
         let most = self.most?;
         *next = Some(now + REPORT_INTERVAL);
-        let (count, plural) = (std::mem::take(count), if *count == 1 { " was" } else { "s were" });
+        let count = std::mem::take(count);
+        let plural = if count == 1 { " was" } else { "s were" };
         Some(format!(
             "{count} connection{plural} closed at once, the last of {client}: its client has {most} open, as many as \
              limits.connections_per_client allows"

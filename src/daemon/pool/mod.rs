@@ -10,6 +10,7 @@
 //! - No number of a process is used after it was reaped.
 
 mod fork;
+mod identity;
 mod memory;
 mod process;
 mod spawn;
@@ -38,8 +39,10 @@ use crate::systemd::cgroup::{Delegation, Leaf};
 
 use self::fork::Forks;
 pub use self::fork::LostFork;
+pub use self::identity::{Identity, become_user};
 pub use self::memory::MemoryEvent;
 use self::process::Which;
+use self::spawn::ProcessSettings;
 use self::stacks::Stacks;
 
 /// All worker processes that have not been reaped.
@@ -47,8 +50,7 @@ use self::stacks::Stacks;
 pub struct Pool {
     extension: PathBuf,
     delegation: Option<Delegation>,
-    /// The soft limit of open files that workers get; `None`: the daemon's own.
-    open_files: Option<u64>,
+    process: ProcessSettings,
     /// Reads what workers print. `None`: they have the daemon's stdout and stderr.
     output: Option<WorkerOutput>,
     processes: HashMap<WorkerId, Process>,
@@ -257,7 +259,7 @@ impl Pool {
         let mut pool = Self {
             extension,
             delegation,
-            open_files: None,
+            process: ProcessSettings::default(),
             output: None,
             processes: HashMap::new(),
             forks: Forks::default(),
@@ -270,7 +272,7 @@ impl Pool {
 
     /// Workers get this soft limit of open files, which the daemon had before it raised its own.
     pub fn limit_open_files(&mut self, soft: u64) {
-        self.open_files = Some(soft);
+        self.process.open_files = Some(soft);
     }
 
     /// Has what workers print read by this.
@@ -297,6 +299,11 @@ impl Pool {
         }
     }
 
+    /// Processes that are started from now on are this user's.
+    pub fn run_as(&mut self, identity: Identity) {
+        self.process.identity = Some(identity);
+    }
+
     /// Starts a worker or a zygote: makes its channel, its leaf cgroup and its process, and tells it to boot.
     ///
     /// # Errors
@@ -306,7 +313,7 @@ impl Pool {
         let (printing, printed) = self.pipes()?;
         let leaf = self.leaf(plan);
         let limits = self.memory.limit(plan, leaf.as_ref());
-        let made = spawn::spawn(plan, &self.extension, &theirs, printing, leaf.as_ref(), self.open_files);
+        let made = spawn::spawn(plan, &self.extension, &theirs, printing, leaf.as_ref(), &self.process);
         drop(theirs);
         let pid = match made {
             Ok(pid) => pid,

@@ -28,7 +28,7 @@ use crate::journal::output::WorkerEnds;
 use crate::systemd::OWN_VARIABLES;
 use crate::systemd::cgroup::Leaf;
 
-use super::{Plan, SpawnError};
+use super::{Identity, Plan, SpawnError};
 
 /// Runs in the worker's interpreter before anything else: checks the interpreter, loads the extension. It travels in
 /// a variable, which is gone before the application is imported, because arguments are what the process list shows.
@@ -36,13 +36,22 @@ const BOOTSTRAP: &str = include_str!("../../worker/bootstrap.py");
 const BOOTSTRAP_VARIABLE: &str = "RGUN_BOOTSTRAP";
 const RUN_BOOTSTRAP: &str = "import os; exec(os.environ.pop('RGUN_BOOTSTRAP'))";
 
+/// What every process of a pool is started with.
+#[derive(Debug, Default)]
+pub(super) struct ProcessSettings {
+    /// The soft limit of open files, which the daemon had before it raised its own. `None`: the daemon's own.
+    pub(super) open_files: Option<u64>,
+    /// The user that the processes run as; `None` for the daemon's.
+    pub(super) identity: Option<Identity>,
+}
+
 pub(super) fn spawn(
     plan: &Plan<'_>,
     extension: &Path,
     control: &OwnedFd,
     output: Option<WorkerEnds>,
     leaf: Option<&Leaf>,
-    open_files: Option<u64>,
+    settings: &ProcessSettings,
 ) -> Result<Pid, SpawnError> {
     let entrance = leaf.map(Leaf::entrance).transpose().map_err(SpawnError::entrance)?;
     let entrance_fd = entrance.as_ref().map(AsRawFd::as_raw_fd);
@@ -60,12 +69,17 @@ pub(super) fn spawn(
     if let Some(WorkerEnds { stdout, stderr }) = output {
         command.stdout(stdout).stderr(stderr);
     }
+    if let Some(identity) = &settings.identity {
+        // Before `in_child`: the kernel forgets the signal of the parent's death when the user changes (prctl(2)).
+        identity.apply(&mut command);
+    }
     for variable in OWN_VARIABLES {
         command.env_remove(variable);
     }
     command.envs(plan.app.env.iter().map(|(name, value)| (name, value)));
     command.env(BOOTSTRAP_VARIABLE, BOOTSTRAP);
     let daemon = nix::unistd::getpid();
+    let open_files = settings.open_files;
     // SAFETY: the closure only makes async-signal-safe system calls and does not allocate: `io::Error`s are
     // made from an errno.
     unsafe {

@@ -102,8 +102,14 @@ impl Rgun {
         self
     }
 
+    /// `rgun check` instead of serving, as whoever runs the tests: root has to say so.
+    pub(crate) fn checking(self) -> Self {
+        let rgun = self.checking_as_the_unit();
+        if nix::unistd::geteuid().is_root() { rgun.flags(["--user", "root"]) } else { rgun }
+    }
+
     /// `rgun check` instead of serving.
-    pub(crate) fn checking(mut self) -> Self {
+    pub(crate) fn checking_as_the_unit(mut self) -> Self {
         self.arguments.insert(0, "check".into());
         self
     }

@@ -31,7 +31,7 @@ impl Shell {
 
     fn run_with(&self, variables: &[(&str, &str)], args: &[&str]) -> Result<Invocation, Failure> {
         match self.command(variables, args)? {
-            Command::Serve(invocation) | Command::Check(invocation) => Ok(*invocation),
+            Command::Serve(invocation) | Command::Check(invocation, _) => Ok(*invocation),
             Command::Reload { .. } => panic!("{args:?} is a reload"),
         }
     }
@@ -40,7 +40,7 @@ impl Shell {
     fn kind(&self, line: &str) -> &'static str {
         match self.command(&[], &line.split_whitespace().collect::<Vec<_>>()) {
             Ok(Command::Serve(_)) => "serve",
-            Ok(Command::Check(_)) => "check",
+            Ok(Command::Check(..)) => "check",
             Ok(Command::Reload { .. }) => "reload",
             Err(failure) => panic!("{line}: {failure}"),
         }
@@ -474,6 +474,25 @@ fn check_takes_the_same_flags() {
     assert!(shell.refused("--workers 2 check").contains("\"check\" stands first"));
     assert!(shell.refused("check check").contains("\"check\" stands first"));
     assert_eq!(shell.kind("check:application"), "serve", "a module may be called check");
+}
+
+#[test]
+fn check_is_told_as_whom() {
+    let shell = Shell::new();
+    for (line, user, unit) in [
+        ("check a", None, None),
+        ("check --user shop a", Some("shop"), None),
+        ("check -u shop --unit rgun@shop", Some("shop"), Some("rgun@shop")),
+        ("a --check-config", None, None),
+    ] {
+        shell.default_file(SITE);
+        let Ok(Command::Check(_, wanted)) = shell.command(&[], &line.split(' ').collect::<Vec<_>>()) else {
+            panic!("{line}")
+        };
+        assert_eq!((wanted.user.as_deref(), wanted.unit.as_deref()), (user, unit), "{line}");
+    }
+    assert!(shell.refused("a --user shop").contains("User=shop"), "of a start it is the unit's");
+    assert!(shell.refused("check a --group shop").contains("Group=shop"));
 }
 
 #[test]

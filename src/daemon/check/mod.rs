@@ -1,5 +1,13 @@
 //! `rgun check`: boots one worker exactly as the daemon would, and says whether that works. Nothing listens,
 //! nothing is served.
+//!
+//! Root checks as the user of the unit ([`identity`]), and is told what that user may not read ([`access`]) or write
+//! ([`databases`]).
+
+mod access;
+mod databases;
+mod identity;
+mod unit;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -8,28 +16,33 @@ use std::time::Duration;
 use rgun_channel::control::{Command, Hooks, Report, Role};
 use tokio::sync::mpsc::unbounded_channel;
 
-use crate::cli::{self, Invocation};
+use crate::cli::{self, CheckAs, Invocation};
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, Notice, Policy, Reactor};
-use crate::pool::{self, Plan, Pool};
+use crate::pool::{self, Identity, Plan, Pool};
 use crate::report::Chain;
 use crate::run::{Refused, Told, sink};
 use crate::supervise::{Exit, Generation, Life, WorkerId, WorkerNr};
 
+use access::Need;
+use identity::Subject;
+
 /// Time for the worker to leave after it has been asked to.
 const LEAVE: Duration = Duration::from_secs(5);
 
-/// Checks, prints the verdict, and returns the exit status: 0, or 78 with the reason.
-pub fn check(invocation: &Invocation) -> ExitCode {
-    let mut text = String::new();
-    for warning in &invocation.warnings {
-        text.extend(["warning: ", warning, "\n"]);
-    }
-    let config = &invocation.config;
-    let (status, verdict) = match boot(config) {
+/// Checks, prints the verdict, and returns the exit status: 0, 78 with the reason, or 64 when root names nobody to check
+/// as.
+pub fn check(invocation: &Invocation, wanted: &CheckAs) -> ExitCode {
+    let mut warnings = invocation.warnings.clone();
+    let outcome = identity::subject(invocation, wanted).and_then(|subject| {
+        warnings.clone_from(&subject.invocation.warnings);
+        verdict(&subject)
+    });
+    let (status, verdict) = match outcome {
         Ok(verdict) => (0, verdict),
         Err(Refused { status, reason }) => (status, format!("error: {reason}")),
     };
+    let mut text: String = warnings.iter().flat_map(|warning| ["warning: ", warning, "\n"]).collect();
     text.push_str(&verdict);
     text.push('\n');
     let printed = if status == 0 {
@@ -40,7 +53,29 @@ pub fn check(invocation: &Invocation) -> ExitCode {
     ExitCode::from(if printed.is_ok() { status } else { 1 })
 }
 
-fn boot(config: &Config) -> Result<String, Refused> {
+/// Boots, and looks at what the user may do before and after.
+fn verdict(subject: &Subject) -> Result<String, Refused> {
+    let Subject { invocation, identity, unit } = subject;
+    let config = &invocation.config;
+    let Some(identity) = identity else { return boot(config, None) };
+    let may = |needs: &[Need]| {
+        let problems = access::problems(identity, unit.as_ref(), needs)
+            .map_err(Refused::system("check as another user"))?;
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Refused { status: cli::CONFIG, reason: problems.join("\nerror: ") })
+        }
+    };
+    may(&access::needs(config, invocation.file()))?;
+    let sound = boot(config, Some(identity))?;
+    let databases = databases::find(&config.app, identity).map_err(Refused::system("ask the application"))?;
+    may(&databases.iter().flat_map(|path| Need::database(path)).collect::<Vec<_>>())?;
+    let whose = unit.as_ref().map(|unit| format!(", as {} runs it", unit.name)).unwrap_or_default();
+    Ok(format!("{sound}; checked as {}{whose}", identity.user))
+}
+
+fn boot(config: &Config, identity: Option<&Identity>) -> Result<String, Refused> {
     let extension =
         pool::find_extension().map_err(|error| Refused { status: cli::CONFIG, reason: error.to_string() })?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -52,6 +87,9 @@ fn boot(config: &Config) -> Result<String, Refused> {
     let policy = Policy::default();
     let dispatcher = Dispatcher::new(policy, reactor, sink(&tell));
     let mut pool = Pool::new(extension, None);
+    if let Some(identity) = identity {
+        pool.run_as(identity.clone());
+    }
     let worker = WorkerId { number: WorkerNr(0), life: Life(1) };
     let plan = Plan {
         worker,

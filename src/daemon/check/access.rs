@@ -1,0 +1,213 @@
+//! What a user may read and write, asked of the kernel by a process of that user's: mode bits alone do not say it
+//! (access control lists, read-only file systems, security modules).
+//!
+//! # Why `unsafe`
+//! The process is a fork of this one that never executes anything: between fork and exec it becomes the user, asks, and
+//! writes the answers to a pipe. Only async-signal-safe calls are made there (signal-safety(7)); what they need is made
+//! before.
+#![expect(unsafe_code, reason = "pre_exec")]
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, Gid, Uid, User, access, pipe2, write};
+
+use crate::config::Config;
+use crate::pool::{Identity, become_user};
+
+use super::unit::Unit;
+
+/// A path that the user needs.
+#[derive(Debug, Clone)]
+pub(super) struct Need {
+    /// What it is, for a person: `app.directory`.
+    what: String,
+    path: PathBuf,
+    flags: AccessFlags,
+}
+
+impl Need {
+    pub(super) fn read(what: impl Into<String>, path: &Path) -> Self {
+        Self { what: what.into(), path: path.to_owned(), flags: AccessFlags::R_OK }
+    }
+
+    fn enter(what: &str, path: &Path) -> Self {
+        Self { flags: AccessFlags::R_OK | AccessFlags::X_OK, ..Self::read(what, path) }
+    }
+
+    fn run(what: &str, path: &Path) -> Self {
+        Self { flags: AccessFlags::X_OK, ..Self::read(what, path) }
+    }
+
+    /// A file that is written, and its directory, where a database makes files beside it.
+    pub(super) fn database(path: &Path) -> Vec<Self> {
+        let write = AccessFlags::R_OK | AccessFlags::W_OK;
+        let what = "the database";
+        let directory = path.parent().map(|directory| Self {
+            flags: AccessFlags::W_OK | AccessFlags::X_OK,
+            ..Self::read("the directory of the database", directory)
+        });
+        // One that does not exist yet is made.
+        let file = path.exists().then(|| Self { flags: write, ..Self::read(what, path) });
+        file.into_iter().chain(directory).collect()
+    }
+
+    /// What must be allowed for it: to enter each directory on the way, then what is wanted of it.
+    fn steps(&self) -> Vec<(PathBuf, AccessFlags)> {
+        // A link leads elsewhere, and that must be entered as well.
+        let real = fs::canonicalize(&self.path).ok().filter(|real| *real != self.path);
+        let mut steps = Vec::new();
+        for path in [Some(self.path.clone()), real].into_iter().flatten() {
+            let mut above: Vec<_> = path.ancestors().skip(1).map(Path::to_owned).collect();
+            above.reverse();
+            steps.extend(above.into_iter().map(|path| (path, AccessFlags::X_OK)));
+            steps.push((path, self.flags));
+        }
+        steps
+    }
+}
+
+/// What the configuration names and the daemon, or its workers, must read.
+pub(super) fn needs(config: &Config, file: Option<&Path>) -> Vec<Need> {
+    let app = &config.app;
+    let mut needs: Vec<Need> = file.map(|file| Need::read("the configuration", file)).into_iter().collect();
+    needs.push(Need::enter("app.directory", &app.directory));
+    needs.push(Need::run("app.python", &app.python.path));
+    let pythonpath = app.pythonpath.iter().filter(|path| path.exists());
+    needs.extend(pythonpath.map(|path| Need::enter("app.pythonpath", path)));
+    needs
+}
+
+/// What the user is not allowed, one sentence each with a remedy. `unit` is whose sandbox counts.
+///
+/// # Errors
+/// When the user's process cannot be made.
+pub(super) fn problems(identity: &Identity, unit: Option<&Unit>, needs: &[Need]) -> io::Result<Vec<String>> {
+    let steps: Vec<Vec<_>> = needs.iter().map(Need::steps).collect();
+    let flat: Vec<_> = steps.iter().flatten().cloned().collect();
+    let mut answers = ask(identity, &flat)?.into_iter();
+    let mut problems = Vec::new();
+    for (need, steps) in needs.iter().zip(&steps) {
+        let answers: Vec<_> = answers.by_ref().take(steps.len()).collect();
+        let refused = steps.iter().zip(answers).find(|(_, answer)| *answer != 0);
+        let problem = match refused {
+            Some(((path, flags), errno)) => {
+                Some(refusal(identity, need, path, *flags, Errno::from_raw(errno)))
+            }
+            None => unit.and_then(|unit| sandboxed(unit, need)),
+        };
+        // The same directory is in the way of many.
+        problems.extend(problem.filter(|problem| !problems.contains(problem)));
+    }
+    Ok(problems)
+}
+
+fn refusal(identity: &Identity, need: &Need, path: &Path, flags: AccessFlags, errno: Errno) -> String {
+    let user = &identity.user;
+    let wanted = if flags.contains(AccessFlags::W_OK) {
+        "write"
+    } else if path != need.path && !path.is_file() {
+        "enter"
+    } else if flags == AccessFlags::X_OK {
+        "run"
+    } else {
+        "read"
+    };
+    let shown = path.display();
+    let for_what = if path == need.path {
+        format!("{} is that", need.what)
+    } else {
+        format!("{} = {} is below it", need.what, need.path.display())
+    };
+    let letter = match wanted {
+        "write" => "rwX",
+        "enter" | "run" => "x",
+        _ => "rX",
+    };
+    format!(
+        "{user} cannot {wanted} {shown} ({}{}): {for_what}; allow it (setfacl -m u:{user}:{letter} {shown}, or chown), or \
+         move it",
+        if errno == Errno::EACCES { String::new() } else { format!("{}, ", errno.desc()) },
+        owner(path),
+    )
+}
+
+/// Mode and owner, for a person.
+fn owner(path: &Path) -> String {
+    let Ok(metadata) = fs::metadata(path) else { return "not there".to_owned() };
+    let user = User::from_uid(Uid::from_raw(metadata.uid())).ok().flatten();
+    let user = user.map_or_else(|| metadata.uid().to_string(), |user| user.name);
+    let group = nix::unistd::Group::from_gid(Gid::from_raw(metadata.gid())).ok().flatten();
+    let group = group.map_or_else(|| metadata.gid().to_string(), |group| group.name);
+    format!("mode {:o}, {user}:{group}", metadata.mode() & 0o7777)
+}
+
+/// What the unit's sandbox hides although the user would be allowed it.
+fn sandboxed(unit: &Unit, need: &Need) -> Option<String> {
+    let Need { what, path, flags } = need;
+    let (name, shown) = (&unit.name, path.display());
+    let is_home = ["/home", "/root", "/run/user"].iter().any(|home| path.starts_with(home));
+    if unit.hides_homes && is_home {
+        return Some(format!(
+            "ProtectHome= of {name} hides {shown}, {what}; move it, or write ProtectHome=read-only"
+        ));
+    }
+    (flags.contains(AccessFlags::W_OK) && !unit.lets_write(path)).then(|| {
+        format!(
+            "ProtectSystem=strict of {name} makes {shown}, {what}, read-only; move it below its StateDirectory=, or write \
+             ReadWritePaths="
+        )
+    })
+}
+
+/// For each step 0, or the number of the error.
+fn ask(identity: &Identity, steps: &[(PathBuf, AccessFlags)]) -> io::Result<Vec<i32>> {
+    let asked: Vec<(CString, AccessFlags)> = steps
+        .iter()
+        .map(|(path, flags)| Ok((CString::new(path.as_os_str().as_bytes())?, *flags)))
+        .collect::<Result<_, std::ffi::NulError>>()?;
+    let (read, written) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let Identity { uid, gid, groups, .. } = identity.clone();
+    // Not executed: the closure fails.
+    let mut command = Command::new("/proc/self/exe");
+    let written = std::sync::Arc::new(written);
+    let answers = std::sync::Arc::clone(&written);
+    // SAFETY: the closure makes system calls only and allocates nothing: paths and groups were made before, and an
+    // `io::Error` of a number needs no memory.
+    unsafe {
+        command.pre_exec(move || {
+            become_user(uid, gid, &groups)?;
+            for (path, flags) in &asked {
+                let answer = access(path.as_c_str(), *flags).err().map_or(0, |errno| errno as i32);
+                // A pipe takes four bytes whole or not at all (pipe(7)).
+                write(answers.as_fd(), &answer.to_ne_bytes())?;
+            }
+            Err(io::Error::from_raw_os_error(Errno::ECANCELED as i32))
+        });
+    }
+    // Read while it writes: there may be more than a pipe holds.
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        File::from(read).read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let outcome = command.spawn();
+    drop((command, written));
+    let bytes = reader.join().map_err(|_| io::Error::other("the reader panicked"))??;
+    match outcome {
+        Err(error) if error.raw_os_error() == Some(Errno::ECANCELED as i32) => {}
+        Err(error) => return Err(error),
+        Ok(_) => return Err(io::Error::other("it was executed")),
+    }
+    Ok(bytes
+        .chunks_exact(4)
+        .map(|answer| i32::from_ne_bytes([answer[0], answer[1], answer[2], answer[3]]))
+        .collect())
+}

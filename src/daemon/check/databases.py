@@ -1,0 +1,53 @@
+"""Which database files an application writes, as far as its settings tell: SQLite of Django and Flask.
+
+Run by `rgun check` (src/daemon/check/databases.rs) after the application was found sound, with the interpreter and
+as the user of its workers. The paths go to standard output, each with a NUL after it; what the application prints
+does not.
+"""
+
+import importlib
+import os
+import sys
+
+out = os.dup(1)
+os.dup2(2, 1)
+module, attribute, factory = sys.argv[1:4]
+sys.path[:1] = sys.argv[4:]
+del sys.argv[1:]
+
+found = []
+
+
+def django():
+    """Of Django's settings."""
+    conf = sys.modules.get("django.conf")
+    if conf is None or not conf.settings.configured:
+        return
+    for database in conf.settings.DATABASES.values():
+        engine, name = database.get("ENGINE", ""), str(database.get("NAME") or "")
+        # A URI says for itself whether it is written.
+        if engine.endswith(("sqlite3", "spatialite")) and name and not name.startswith((":memory:", "file:")):
+            found.append(name)
+
+
+def flask(application):
+    """Of Flask-SQLAlchemy's setting."""
+    config = getattr(application, "config", None)
+    url = config.get("SQLALCHEMY_DATABASE_URI") if hasattr(config, "get") else None
+    prefix = "sqlite:///"
+    if isinstance(url, str) and url.startswith(prefix + "/"):
+        found.append(url[len(prefix) :].partition("?")[0])
+
+
+try:
+    application = importlib.import_module(module)
+    for name in attribute.split("."):
+        application = getattr(application, name)
+    if factory == "1":
+        application = application()
+    django()
+    flask(application)
+finally:
+    # Threads of the application do not hold this up.
+    os.write(out, b"".join(os.fsencode(os.path.abspath(path)) + b"\0" for path in found))
+    os._exit(0)

@@ -1,0 +1,239 @@
+//! As whom `rgun check` runs the application.
+//!
+//! Root may read everything, and the application's module would do what it likes: started as root, a check is made as
+//! the user of the unit that has the same configuration, with its groups, in its environment and directory.
+
+use std::ffi::{CString, OsString};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+
+use crate::cli::{self, CheckAs, Invocation};
+use crate::config::{DEFAULT_FILE, Environment};
+use crate::pool::Identity;
+use crate::run::Refused;
+
+use super::unit::Unit;
+
+/// What is checked, and as whom.
+#[derive(Debug)]
+pub(super) struct Subject {
+    /// As the unit has it.
+    pub(super) invocation: Invocation,
+    /// `None`: as whoever asks.
+    pub(super) identity: Option<Identity>,
+    pub(super) unit: Option<Unit>,
+}
+
+/// The variables of every service (systemd.exec(5)).
+const SERVICE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What is to be checked, and as whom.
+///
+/// # Errors
+/// Nobody is named, and root asks; or who is named does not exist; or the unit's environment makes a configuration that
+/// is wrong.
+pub(super) fn subject(invocation: &Invocation, wanted: &CheckAs) -> Result<Subject, Refused> {
+    let usage = |reason: String| Refused { status: cli::USAGE, reason };
+    if !Uid::effective().is_root() {
+        let flag = wanted.user.as_ref().map(|_| "--user").or(wanted.unit.as_ref().map(|_| "--unit"));
+        return match flag {
+            Some(flag) => {
+                Err(usage(format!("{flag}: only root can check as somebody else; run it with sudo")))
+            }
+            None => Ok(Subject { invocation: invocation.clone(), identity: None, unit: None }),
+        };
+    }
+    let unit = find_unit(invocation, wanted)?;
+    let user = match (&wanted.user, &unit) {
+        (Some(user), _) => user.clone(),
+        (None, Some(unit)) if unit.user.is_empty() => "root".to_owned(),
+        (None, Some(unit)) => unit.user.clone(),
+        (None, None) => return Err(usage(nobody_named(invocation))),
+    };
+    let account = Account::find(&user).map_err(|reason| usage(with_remedy(&reason, unit.as_ref())))?;
+    let (gid, groups) = match &unit {
+        Some(unit) if wanted.user.is_none() => groups(&account, unit).map_err(usage)?,
+        _ => (account.gid, account.groups()),
+    };
+    let environment = environment(&account, unit.as_ref()).map_err(usage)?;
+    let mut invocation = invocation.clone();
+    if let Some(unit) = &unit {
+        let directory = match &unit.directory {
+            Some(home) if home == Path::new("~") => account.home.clone(),
+            Some(directory) => directory.clone(),
+            None => PathBuf::from("/"),
+        };
+        let variables: Environment = environment.iter().cloned().collect();
+        let warnings = std::mem::take(&mut invocation.warnings);
+        let config = |errors: crate::config::ConfigErrors| Refused {
+            status: cli::CONFIG,
+            reason: format!("with the environment of {}: {errors}", unit.name),
+        };
+        invocation = invocation.read_in(variables, directory).map_err(config)?;
+        invocation.warnings.splice(0..0, warnings);
+    }
+    let identity = Identity { user, uid: account.uid, gid, groups, environment };
+    Ok(Subject { invocation, identity: Some(identity), unit })
+}
+
+/// The unit that is named, or that has the same configuration.
+fn find_unit(invocation: &Invocation, wanted: &CheckAs) -> Result<Option<Unit>, Refused> {
+    if let Some(name) = &wanted.unit {
+        return match Unit::find(name) {
+            Some(unit) => Ok(Some(unit)),
+            None => Err(Refused {
+                status: cli::USAGE,
+                reason: format!(
+                    "--unit {name}: there is no such unit; systemctl list-unit-files has their names"
+                ),
+            }),
+        };
+    }
+    Ok(invocation.file().and_then(unit_of).and_then(|name| Unit::find(&name)))
+}
+
+/// The unit as packaged that reads this file: `rgun@shop.service` reads `/etc/rgun/shop.toml`.
+fn unit_of(file: &Path) -> Option<String> {
+    let default = Path::new(DEFAULT_FILE);
+    if file == default {
+        return Some("rgun.service".to_owned());
+    }
+    let is_instance =
+        file.parent() == default.parent() && file.extension().is_some_and(|kind| kind == "toml");
+    let instance = file.file_stem().filter(|_| is_instance)?.to_str()?;
+    Some(format!("rgun@{instance}.service"))
+}
+
+fn nobody_named(invocation: &Invocation) -> String {
+    let why = match invocation.file() {
+        Some(file) => match unit_of(file) {
+            Some(unit) => format!("there is no unit {unit} that would say as whom"),
+            None => format!("no unit is known to read {}", file.display()),
+        },
+        None => "no unit belongs to an application that is named on the command line".to_owned(),
+    };
+    format!(
+        "it would run the application as root, and {why}; name the user with --user, the unit with --unit, or run it as \
+         the application's user"
+    )
+}
+
+fn with_remedy(reason: &str, unit: Option<&Unit>) -> String {
+    match unit {
+        Some(unit) if unit.dynamic_user => format!(
+            "{reason} while {} does not run, because of DynamicUser=; start it, or name another with --user",
+            unit.name
+        ),
+        Some(unit) => {
+            format!("User= of {}: {reason}; create it (systemd-sysusers), or name one with --user", unit.name)
+        }
+        None => format!("--user: {reason}"),
+    }
+}
+
+struct Account {
+    name: String,
+    uid: Uid,
+    gid: Gid,
+    home: PathBuf,
+    shell: PathBuf,
+}
+
+impl Account {
+    fn find(name: &str) -> Result<Self, String> {
+        let known = match name.parse() {
+            Ok(number) => User::from_uid(Uid::from_raw(number)),
+            Err(_) => User::from_name(name),
+        };
+        match known {
+            Ok(Some(User { name, uid, gid, dir: home, shell, .. })) => {
+                Ok(Self { name, uid, gid, home, shell })
+            }
+            Ok(None) => Err(format!("there is no user {name}")),
+            Err(errno) => Err(format!("cannot look the user {name} up: {errno}")),
+        }
+    }
+
+    fn groups(&self) -> Vec<Gid> {
+        let name = CString::new(self.name.as_str()).ok();
+        name.and_then(|name| getgrouplist(&name, self.gid).ok()).unwrap_or_else(|| vec![self.gid])
+    }
+}
+
+/// `Group=` and `SupplementaryGroups=`.
+fn groups(account: &Account, unit: &Unit) -> Result<(Gid, Vec<Gid>), String> {
+    let find = |setting: &str, name: &str| {
+        let known = match name.parse() {
+            Ok(number) => Ok(Some(Gid::from_raw(number))),
+            Err(_) => Group::from_name(name).map(|group| group.map(|group| group.gid)),
+        };
+        let known = known.map_err(|errno| format!("cannot look the group {name} up: {errno}"))?;
+        known.ok_or_else(|| format!("{setting}= of {}: there is no group {name}; create it", unit.name))
+    };
+    let gid = if unit.group.is_empty() { account.gid } else { find("Group", &unit.group)? };
+    let mut groups = account.groups();
+    groups.push(gid);
+    for name in &unit.supplementary {
+        groups.push(find("SupplementaryGroups", name)?);
+    }
+    groups.sort_unstable_by_key(|gid| gid.as_raw());
+    groups.dedup();
+    Ok((gid, groups))
+}
+
+/// The unit's, or that of whoever asks, with what depends on the user.
+fn environment(account: &Account, unit: Option<&Unit>) -> Result<Vec<(OsString, OsString)>, String> {
+    let mut variables: Vec<(OsString, OsString)> = match unit {
+        Some(_) => vec![("PATH".into(), SERVICE_PATH.into())],
+        None => std::env::vars_os().collect(),
+    };
+    let mut set = |name: OsString, value: OsString| {
+        variables.retain(|(other, _)| *other != name);
+        variables.push((name, value));
+    };
+    set("HOME".into(), account.home.clone().into());
+    set("SHELL".into(), account.shell.clone().into());
+    for name in ["USER", "LOGNAME"] {
+        set(name.into(), account.name.clone().into());
+    }
+    for (name, value) in unit.map(Unit::variables).transpose()?.into_iter().flatten() {
+        set(name, value);
+    }
+    Ok(variables)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_is_that_which_reads_the_file() {
+        for (file, unit) in [
+            ("/etc/rgun/rgun.toml", Some("rgun.service")),
+            ("/etc/rgun/shop.toml", Some("rgun@shop.service")),
+            ("/etc/rgun/shop.conf", None),
+            ("/srv/shop/rgun.toml", None),
+        ] {
+            assert_eq!(unit_of(Path::new(file)).as_deref(), unit, "{file}");
+        }
+    }
+
+    #[test]
+    fn a_unit_decides_the_groups_beside_those_that_the_user_has() {
+        let account = Account::find("0").unwrap();
+        let unit = Unit { group: "1".into(), supplementary: vec!["2".into()], ..Unit::default() };
+        let (gid, groups) = groups(&account, &unit).unwrap();
+        assert_eq!(gid, Gid::from_raw(1));
+        assert!([0, 1, 2].iter().all(|group| groups.contains(&Gid::from_raw(*group))), "{groups:?}");
+    }
+
+    #[test]
+    fn a_service_has_nothing_of_the_environment_of_whoever_asks() {
+        let account = Account::find("0").unwrap();
+        let unit = Unit { environment: vec!["HOME=/srv".into(), "A=1".into()], ..Unit::default() };
+        let variables = environment(&account, Some(&unit)).unwrap();
+        let names: Vec<_> = variables.iter().map(|(name, _)| name.to_str().unwrap()).collect();
+        assert_eq!(names, ["PATH", "SHELL", "USER", "LOGNAME", "HOME", "A"]);
+    }
+}

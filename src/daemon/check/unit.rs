@@ -1,0 +1,355 @@
+//! What a systemd unit says about the process it starts, as far as that decides what the application may do.
+//!
+//! systemctl is asked; where no manager answers (a chroot, an image that is being built), the unit's files are read as
+//! systemd.unit(5) has them, without what only a manager knows.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A unit that is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Unit {
+    /// `rgun.service`.
+    pub(super) name: String,
+    /// `User=`; empty for root.
+    pub(super) user: String,
+    /// `Group=`; empty for the user's own.
+    pub(super) group: String,
+    /// `SupplementaryGroups=`.
+    pub(super) supplementary: Vec<String>,
+    /// `DynamicUser=`: the user exists while the service runs.
+    pub(super) dynamic_user: bool,
+    /// `WorkingDirectory=`.
+    pub(super) directory: Option<PathBuf>,
+    /// `Environment=`, `NAME=VALUE` each.
+    pub(super) environment: Vec<String>,
+    /// `EnvironmentFile=`, and whether one may be missing.
+    pub(super) environment_files: Vec<(PathBuf, bool)>,
+    /// `StateDirectory=` and the like: the variable that names them, and the paths.
+    pub(super) directories: Vec<(&'static str, Vec<PathBuf>)>,
+    /// `ReadWritePaths=`.
+    pub(super) writable: Vec<PathBuf>,
+    /// `ProtectHome=`: homes are hidden.
+    pub(super) hides_homes: bool,
+    /// `ProtectSystem=strict`: what is not given to the service is read-only.
+    pub(super) is_strict: bool,
+}
+
+/// What is asked for.
+const PROPERTIES: &str = "LoadState,User,Group,SupplementaryGroups,DynamicUser,WorkingDirectory,Environment,\
+                          EnvironmentFiles,StateDirectory,CacheDirectory,LogsDirectory,RuntimeDirectory,\
+                          ConfigurationDirectory,ReadWritePaths,ProtectHome,ProtectSystem";
+
+/// Where units are, the first before the others (systemd.unit(5)).
+const SEARCH_PATH: [&str; 5] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// The directories that systemd makes for a service: setting, variable, and where they are.
+const DIRECTORIES: [(&str, &str, &str); 5] = [
+    ("StateDirectory", "STATE_DIRECTORY", "/var/lib"),
+    ("CacheDirectory", "CACHE_DIRECTORY", "/var/cache"),
+    ("LogsDirectory", "LOGS_DIRECTORY", "/var/log"),
+    ("RuntimeDirectory", "RUNTIME_DIRECTORY", "/run"),
+    ("ConfigurationDirectory", "CONFIGURATION_DIRECTORY", "/etc"),
+];
+
+impl Unit {
+    /// The unit of this name, if there is one.
+    pub(super) fn find(name: &str) -> Option<Self> {
+        let name = if name.contains('.') { name.to_owned() } else { format!("{name}.service") };
+        match ask(&name) {
+            Some(text) => Self::of_properties(name, &text),
+            None => Self::of_files(name, &SEARCH_PATH.map(Path::new)),
+        }
+    }
+
+    /// From what `systemctl show` prints.
+    fn of_properties(name: String, text: &str) -> Option<Self> {
+        let mut unit = Self { name, ..Self::default() };
+        let lines = text.lines().filter_map(|line| line.split_once('='));
+        let mut is_loaded = false;
+        for (key, value) in lines {
+            if key == "LoadState" {
+                is_loaded = value == "loaded";
+            } else if key == "EnvironmentFiles" {
+                let (path, how) = value.rsplit_once(" (").unwrap_or((value, ""));
+                unit.environment_files.push((path.into(), how.contains("=yes")));
+            } else if key == "WorkingDirectory" && value.starts_with('!') {
+                unit.assign(key, &value[1..]);
+            } else {
+                unit.assign(key, value);
+            }
+        }
+        is_loaded.then_some(unit)
+    }
+
+    /// From its file and those that add to it.
+    fn of_files(name: String, search: &[&Path]) -> Option<Self> {
+        let (template, instance) = match name.split_once('@') {
+            Some((prefix, rest)) => {
+                let (instance, kind) = rest.rsplit_once('.')?;
+                (Some(format!("{prefix}@.{kind}")), instance.to_owned())
+            }
+            None => (None, String::new()),
+        };
+        let names: Vec<&String> = [Some(&name), template.as_ref()].into_iter().flatten().collect();
+        let file = names.iter().find_map(|name| {
+            search.iter().map(|directory| directory.join(name)).find_map(|path| fs::read_to_string(path).ok())
+        })?;
+        let mut unit = Self { name: name.clone(), ..Self::default() };
+        unit.read(&file, &instance);
+        for text in drop_ins(&names, search) {
+            unit.read(&text, &instance);
+        }
+        Some(unit)
+    }
+
+    /// The `[Service]` section of a file.
+    fn read(&mut self, text: &str, instance: &str) {
+        let text = text.replace("\\\n", " ");
+        let mut is_service = false;
+        for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
+            if line.starts_with('[') {
+                is_service = line == "[Service]";
+            } else if is_service && let Some((key, value)) = line.split_once('=') {
+                let value = value.trim().replace("%i", instance).replace("%I", instance).replace("%%", "%");
+                match key.trim() {
+                    "EnvironmentFile" if value.is_empty() => self.environment_files.clear(),
+                    "EnvironmentFile" => {
+                        let path = value.strip_prefix('-');
+                        let is_optional = path.is_some();
+                        self.environment_files.push((path.unwrap_or(&value).into(), is_optional));
+                    }
+                    "WorkingDirectory" => {
+                        self.assign("WorkingDirectory", value.strip_prefix('-').unwrap_or(&value));
+                    }
+                    key => self.assign(key, &value),
+                }
+            }
+        }
+    }
+
+    /// One setting. A list grows, and an empty value empties it.
+    fn assign(&mut self, key: &str, value: &str) {
+        let extend = |list: &mut Vec<String>| {
+            if value.is_empty() {
+                list.clear();
+            }
+            list.extend(words(value));
+        };
+        match key {
+            "User" => value.clone_into(&mut self.user),
+            "Group" => value.clone_into(&mut self.group),
+            "SupplementaryGroups" => extend(&mut self.supplementary),
+            "DynamicUser" => self.dynamic_user = is_yes(value),
+            // "~" is the user's home, which is looked up with the user.
+            "WorkingDirectory" => self.directory = (!value.is_empty()).then(|| value.into()),
+            "Environment" => extend(&mut self.environment),
+            "ReadWritePaths" => {
+                let path = |word: String| PathBuf::from(word.trim_start_matches(['-', '+']));
+                self.writable.extend(words(value).into_iter().map(path));
+            }
+            "ProtectHome" => self.hides_homes = is_yes(value) || value == "tmpfs",
+            "ProtectSystem" => self.is_strict = value == "strict",
+            _ => {
+                let known = DIRECTORIES.iter().find(|(setting, ..)| *setting == key);
+                let Some((_, variable, root)) = known else { return };
+                // "name:link" makes a link to it as well.
+                let path = |word: String| Path::new(root).join(word.split(':').next().unwrap_or_default());
+                let paths: Vec<_> = words(value).into_iter().map(path).collect();
+                self.directories.retain(|(other, _)| other != variable);
+                if !paths.is_empty() {
+                    self.directories.push((variable, paths));
+                }
+            }
+        }
+    }
+
+    /// Whether the service may write there, as far as that is systemd's to say.
+    pub(super) fn lets_write(&self, path: &Path) -> bool {
+        let given = self.directories.iter().flat_map(|(_, paths)| paths).chain(&self.writable);
+        let mut given = given.map(PathBuf::as_path).chain([Path::new("/tmp"), Path::new("/var/tmp")]);
+        !self.is_strict || given.any(|given| path.starts_with(given))
+    }
+
+    /// Its variables, of files as well.
+    ///
+    /// # Errors
+    /// A file that cannot be read, in words.
+    pub(super) fn variables(&self) -> Result<Vec<(OsString, OsString)>, String> {
+        let mut variables: Vec<(OsString, OsString)> = self.environment.iter().filter_map(pair).collect();
+        for (path, is_optional) in &self.environment_files {
+            match fs::read(path) {
+                Ok(bytes) => {
+                    variables.extend(file_lines(&bytes).iter().filter_map(pair));
+                }
+                Err(_) if *is_optional => {}
+                Err(error) => {
+                    let path = path.display();
+                    return Err(format!("EnvironmentFile={path} of {}: {error}", self.name));
+                }
+            }
+        }
+        for (variable, paths) in &self.directories {
+            let paths: Vec<&OsStr> = paths.iter().map(|path| path.as_os_str()).collect();
+            variables.push(((*variable).into(), paths.join(OsStr::new(":"))));
+        }
+        Ok(variables)
+    }
+}
+
+/// What systemctl says of a unit; `None` where it cannot be asked.
+fn ask(name: &str) -> Option<String> {
+    let mut command = Command::new("systemctl");
+    command.args(["show", "--no-pager", "--property", PROPERTIES, "--", name]);
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The files in `NAME.d` directories, each name once, in the order of their names.
+fn drop_ins(names: &[&String], search: &[&Path]) -> Vec<String> {
+    let mut found: Vec<(OsString, String)> = Vec::new();
+    for directory in search.iter().flat_map(|root| names.iter().map(|name| root.join(format!("{name}.d")))) {
+        let Ok(entries) = fs::read_dir(directory) else { continue };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let is_conf = entry.path().extension().is_some_and(|extension| extension == "conf");
+            if is_conf
+                && found.iter().all(|(other, _)| *other != name)
+                && let Ok(text) = fs::read_to_string(entry.path())
+            {
+                found.push((name, text));
+            }
+        }
+    }
+    found.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    found.into_iter().map(|(_, text)| text).collect()
+}
+
+fn is_yes(value: &str) -> bool {
+    matches!(value, "yes" | "true" | "on" | "1")
+}
+
+fn pair(assignment: &String) -> Option<(OsString, OsString)> {
+    let (name, value) = assignment.split_once('=')?;
+    Some((name.into(), value.into()))
+}
+
+/// The assignments of an environment file: a line each, `#` and `;` begin comments, values may be quoted.
+fn file_lines(bytes: &[u8]) -> Vec<String> {
+    let text = OsString::from_vec(bytes.to_vec()).to_string_lossy().replace("\\\n", "");
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', ';']));
+    let assignment = |line: &str| {
+        let (name, value) = line.split_once('=')?;
+        let value = value.trim();
+        let quoted = ['"', '\''].into_iter().find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote));
+        Some(format!("{}={}", name.trim(), quoted.unwrap_or(value)))
+    };
+    lines.filter_map(assignment).collect()
+}
+
+/// Words as systemd.syntax(7) has them: quotes hold words together, a backslash takes what follows as it is.
+fn words(text: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    let mut rest = text.chars();
+    while let Some(char) = rest.next() {
+        match (char, quote) {
+            ('\\', _) => word.get_or_insert_default().extend(rest.next()),
+            (char, Some(open)) if char == open => quote = None,
+            ('"' | '\'', None) => {
+                quote = Some(char);
+                word.get_or_insert_default();
+            }
+            (char, None) if char.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(char),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(pairs: &[(OsString, OsString)]) -> Vec<String> {
+        pairs.iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect()
+    }
+
+    #[test]
+    fn what_systemctl_shows_is_understood() {
+        let shown = "User=shop\nGroup=\nSupplementaryGroups=video render\nDynamicUser=no\nWorkingDirectory=!/srv/shop\n\
+                     Environment=A=1 \"B=two words\"\nEnvironmentFiles=/etc/default/shop (ignore_errors=yes)\n\
+                     StateDirectory=rgun shop:link\nReadWritePaths=-/srv/media\nProtectHome=read-only\n\
+                     ProtectSystem=strict\nLoadState=loaded\n";
+        let unit = Unit::of_properties("shop.service".into(), shown).unwrap();
+        assert_eq!((unit.user.as_str(), unit.group.as_str()), ("shop", ""));
+        assert_eq!(unit.supplementary, ["video", "render"]);
+        assert_eq!(unit.directory, Some("/srv/shop".into()));
+        assert_eq!(unit.environment_files, [("/etc/default/shop".into(), true)]);
+        assert_eq!(
+            text(&unit.variables().unwrap()),
+            ["A=1", "B=two words", "STATE_DIRECTORY=/var/lib/rgun:/var/lib/shop"]
+        );
+        assert!(!unit.hides_homes && !unit.dynamic_user);
+        for (path, is_writable) in [
+            ("/var/lib/shop/db", true),
+            ("/srv/media/a", true),
+            ("/tmp/x", true),
+            ("/srv/shop/db.sqlite3", false),
+        ] {
+            assert_eq!(unit.lets_write(Path::new(path)), is_writable, "{path}");
+        }
+        assert_eq!(Unit::of_properties("x.service".into(), "LoadState=not-found\nUser=\n"), None);
+    }
+
+    #[test]
+    fn without_a_manager_the_files_are_read_with_those_that_add_to_them() {
+        let root = crate::systemd::scratch("unit-files");
+        let (etc, lib) = (root.join("etc"), root.join("lib"));
+        fs::create_dir_all(etc.join("rgun@.service.d")).unwrap();
+        fs::create_dir_all(lib.join("rgun@shop.service.d")).unwrap();
+        fs::write(
+            lib.join("rgun@.service"),
+            "[Unit]\nUser=nobody\n[Service]\n# User=root\nUser=rgun\nStateDirectory=%i\nEnvironment=A=1 \\\n  B=2\n\
+             EnvironmentFile=-/etc/default/%i\n",
+        )
+        .unwrap();
+        fs::write(
+            etc.join("rgun@.service.d/10-user.conf"),
+            "[Service]\nUser=shop\nEnvironment=\nEnvironment=C=3\n",
+        )
+        .unwrap();
+        fs::write(lib.join("rgun@shop.service.d/20.conf"), "[Service]\nSupplementaryGroups=video\n").unwrap();
+        let unit = Unit::of_files("rgun@shop.service".into(), &[&etc, &lib]).unwrap();
+        assert_eq!(unit.user, "shop");
+        assert_eq!(unit.supplementary, ["video"]);
+        assert_eq!(text(&unit.variables().unwrap()), ["C=3", "STATE_DIRECTORY=/var/lib/shop"]);
+        assert_eq!(unit.environment_files, [("/etc/default/shop".into(), true)]);
+        assert_eq!(Unit::of_files("rgun.service".into(), &[&etc, &lib]), None);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn an_environment_file_may_have_comments_and_quotes_and_must_be_there() {
+        let root = crate::systemd::scratch("environment-file");
+        fs::create_dir_all(&root).unwrap();
+        let path = root.join("env");
+        fs::write(&path, "# a comment\n\nA=1\nB=\"two words\"\n C = 'three' \n; D=4\nlong=a\\\nb\n").unwrap();
+        let mut unit = Unit { environment_files: vec![(path, false)], ..Unit::default() };
+        assert_eq!(text(&unit.variables().unwrap()), ["A=1", "B=two words", "C=three", "long=ab"]);
+        unit.environment_files.push((root.join("missing"), false));
+        assert!(unit.variables().unwrap_err().contains("missing"));
+        unit.environment_files[1].1 = true;
+        assert_eq!(unit.variables().unwrap().len(), 4);
+        fs::remove_dir_all(root).unwrap();
+    }
+}

@@ -1,0 +1,204 @@
+"""`rgun check` as root: the application runs as the unit would run it; what its user may not do is named."""
+
+import grp
+import json
+import pathlib
+import shutil
+
+import host
+import pytest
+
+EX_USAGE, EX_CONFIG = 64, 78
+DROP_IN = pathlib.Path("/run/systemd/system/rgun.service.d/check.conf")
+
+# What it is run as is told by an exception, which a check prints.
+TELL = """
+import json, os
+raise RuntimeError("TOLD" + json.dumps({
+    "uid": os.getresuid(), "gid": os.getresgid(), "groups": sorted(os.getgroups()),
+    "environment": dict(os.environ), "directory": os.getcwd(),
+}))
+"""
+
+SOUND = """
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [b""]
+"""
+
+
+def check(*arguments, check=False):
+    """`rgun check`: exit status and what it said."""
+    done = host.run("rgun", "check", *arguments, check=check)
+    return done.returncode, done.stdout + done.stderr
+
+
+def user_id(name, *options):
+    """Numbers of a user, as id prints them."""
+    return [int(number) for number in host.run("id", *options, name).stdout.split()]
+
+
+@pytest.fixture
+def app(enabled, tmp_path_factory):
+    """An application directory that the service's user may read."""
+    directory = pathlib.Path("/srv/checked")
+    directory.mkdir(exist_ok=True)
+    directory.chmod(0o755)
+    host.configure("checked", directory)
+    yield directory
+    shutil.rmtree(directory)
+    host.CONFIG.chmod(0o644)
+
+
+@pytest.fixture
+def drop_in(enabled):
+    """Adds lines to the unit's [Service]."""
+
+    def add(lines):
+        DROP_IN.parent.mkdir(parents=True, exist_ok=True)
+        DROP_IN.write_text(f"[Service]\n{lines}\n")
+        host.systemctl("daemon-reload")
+
+    yield add
+    DROP_IN.unlink(missing_ok=True)
+    host.systemctl("daemon-reload")
+
+
+def told(text):
+    """What the application says of its process."""
+    return json.loads(text.rpartition("TOLD")[2].splitlines()[0])
+
+
+def test_a_sound_application_is_checked_as_the_units_user(app):
+    (app / "checked.py").write_text(SOUND)
+    code, text = check()
+    assert code == 0, text
+    assert "checked:application is sound" in text
+    assert "checked as rgun, as rgun.service runs it" in text
+
+
+def test_user_groups_environment_and_directory_are_the_units(app, drop_in):
+    drop_in('SupplementaryGroups=video\nEnvironment=A=1 "B=two words"\nEnvironmentFile=-/etc/no-such-file')
+    (app / "checked.py").write_text(TELL)
+    code, text = check()
+    assert code == EX_CONFIG
+    process = told(text)
+    (uid,), (gid,) = user_id("rgun", "-u"), user_id("rgun", "-g")
+    video = grp.getgrnam("video").gr_gid
+    assert process["uid"] == [uid] * 3
+    assert process["gid"] == [gid] * 3
+    assert process["groups"] == sorted({gid, video})
+    assert process["directory"] == str(app)
+    environment = process["environment"]
+    assert (environment["A"], environment["B"], environment["USER"]) == ("1", "two words", "rgun")
+    assert environment["STATE_DIRECTORY"] == "/var/lib/rgun"
+    assert "SUDO_USER" not in environment
+    assert "PYTEST_CURRENT_TEST" not in environment
+
+
+def test_without_a_manager_the_units_files_say_it(app, drop_in, tmp_path):
+    drop_in("SupplementaryGroups=video")
+    (app / "checked.py").write_text(TELL)
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text("#!/bin/sh\nexit 1\n")
+    systemctl.chmod(0o755)
+    done = host.run("env", f"PATH={tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin", "rgun", "check", check=False)
+    assert told(done.stderr)["uid"] == user_id("rgun", "-u") * 3
+    assert len(told(done.stderr)["groups"]) == 2
+
+
+def test_a_user_that_is_named_wins_over_the_units(app):
+    (app / "checked.py").write_text(TELL)
+    _, text = check("--user", "daemon")
+    assert told(text)["uid"] == user_id("daemon", "-u") * 3
+    assert told(text)["groups"] == sorted(user_id("daemon", "-G"))
+
+
+def test_root_has_to_name_a_user_for_an_application_without_a_unit(app):
+    (app / "checked.py").write_text(TELL)
+    code, text = check("checked", "--chdir", str(app))
+    assert code == EX_USAGE
+    assert "--user" in text
+    assert "TOLD" not in text, "it was not imported"
+    code, text = check("checked", "--chdir", str(app), "--user", "rgun")
+    assert told(text)["uid"] == user_id("rgun", "-u") * 3
+
+
+def test_who_is_not_root_checks_as_nobody_else(app):
+    (app / "checked.py").write_text(TELL)
+    done = host.run("runuser", "-u", "daemon", "--", "rgun", "check", check=False)
+    assert told(done.stderr)["uid"] == user_id("daemon", "-u") * 3
+    done = host.run("runuser", "-u", "daemon", "--", "rgun", "check", "--user", "root", check=False)
+    assert done.returncode == EX_USAGE
+    assert "only root" in done.stderr
+
+
+def test_a_home_directory_of_mode_700_is_named(app):
+    home = app / "home"
+    (home / "site").mkdir(parents=True)
+    (home / "site" / "checked.py").write_text(SOUND)
+    home.chmod(0o700)
+    host.configure("checked", home / "site")
+    code, text = check()
+    assert code == EX_CONFIG
+    assert f"rgun cannot enter {home} (mode 700, root:root)" in text
+    assert f"app.directory = {home}/site is below it" in text
+    home.chmod(0o711)
+    code, text = check()
+    assert code == 0, text
+
+
+def test_a_configuration_that_the_unit_cannot_read_is_named(app):
+    (app / "checked.py").write_text(SOUND)
+    host.CONFIG.chmod(0o600)
+    code, text = check()
+    assert code == EX_CONFIG
+    assert f"rgun cannot read {host.CONFIG} (mode 600, root:root): the configuration is that" in text
+
+
+def test_a_file_that_the_import_cannot_read_is_a_permission_error(app):
+    secret = app / "secret"
+    secret.write_text("x")
+    secret.chmod(0o600)
+    (app / "checked.py").write_text(f"open({str(secret)!r})\n{SOUND}")
+    code, text = check()
+    assert code == EX_CONFIG
+    assert f"PermissionError: [Errno 13] Permission denied: '{secret}'" in text
+
+
+def django(app, database):
+    """The application, with this database in its settings."""
+    settings = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(database)}}
+    configure = f"from django.conf import settings\nsettings.configure(DATABASES={settings!r})\n"
+    (app / "checked.py").write_text(configure + SOUND)
+
+
+def test_a_database_file_that_must_be_written_is_named(app):
+    data = host.STATE / "checked"
+    data.mkdir(parents=True, exist_ok=True)
+    database = data / "db.sqlite3"
+    database.touch()
+    for path in (data, database):
+        shutil.chown(path, "root", "root")
+    django(app, database)
+    code, text = check()
+    assert code == EX_CONFIG
+    assert f"rgun cannot write {database}" in text
+    assert f"rgun cannot write {data}" in text
+    for path in (data, database):
+        shutil.chown(path, "rgun", "rgun")
+    code, text = check()
+    assert code == 0, text
+    shutil.rmtree(data)
+
+
+def test_a_database_that_the_sandbox_makes_read_only_is_named(app):
+    database = app / "db.sqlite3"
+    database.touch()
+    for path in (app, database):
+        shutil.chown(path, "rgun", "rgun")
+    django(app, database)
+    code, text = check()
+    assert code == EX_CONFIG
+    assert "ProtectSystem=strict of rgun.service" in text
+    assert str(database) in text
