@@ -98,7 +98,7 @@ fn is_root(what: &str) -> bool {
 /// A systemctl that knows one unit, and says this of it.
 fn systemctl(rgun: Rgun, unit: &str, properties: &str) -> Rgun {
     let directory = rgun.scratch().join("bin");
-    fs::create_dir(&directory).unwrap();
+    fs::create_dir(&directory).expect("a new directory");
     let text = format!(
         "#!/bin/sh\nfor unit; do :; done\nif [ \"$unit\" = {unit} ]; then cat <<'END'\nLoadState=loaded\n{properties}\nEND\n\
          else echo LoadState=not-found; fi\n"
@@ -109,7 +109,7 @@ fn systemctl(rgun: Rgun, unit: &str, properties: &str) -> Rgun {
 }
 
 fn permit(path: &Path, mode: u32) {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a file of ours");
 }
 
 #[test]
@@ -160,8 +160,8 @@ fn a_configuration_and_a_directory_on_the_way_are_named_as_well() {
     let (code, log, _) = check(rgun.without_flags().flags(flags));
     assert_eq!(code, 78, "{log}");
     assert!(log.contains("nobody cannot read") && log.contains("the configuration"), "{log}");
-    assert!(log.contains(&format!("nobody cannot enter {home} (mode 700")), "{log}");
-    assert!(log.contains(&format!("app.directory = {} is below it", site.display())), "{log}");
+    let on_the_way = format!("on the way to app.directory = {}", site.display());
+    assert!(log.contains(&format!("nobody cannot enter {home}, {on_the_way} (mode 700")), "{log}");
 }
 
 #[test]

@@ -116,8 +116,8 @@ fn without_descriptors_the_connection_that_is_idle_for_longest_is_closed_for_a_n
         assert_eq!(new.get("/hello").status, 200);
         clients.push(new);
     }
-    for closed in 0..2 {
-        clients[closed].is_closed();
+    for closed in clients.iter_mut().take(2) {
+        closed.is_closed();
     }
     assert_eq!(daemon.log.count("cannot accept for now"), 1, "{}", daemon.log.text());
 }

@@ -123,19 +123,19 @@ fn refusal(identity: &Identity, need: &Need, path: &Path, flags: AccessFlags, er
     };
     let shown = path.display();
     let for_what = if path == need.path {
-        format!("{} is that", need.what)
+        need.what.clone()
     } else {
-        format!("{} = {} is below it", need.what, need.path.display())
+        format!("on the way to {} = {}", need.what, need.path.display())
     };
     let letter = match wanted {
         "write" => "rwX",
         "enter" | "run" => "x",
         _ => "rX",
     };
+    let errno = if errno == Errno::EACCES { String::new() } else { format!("{}, ", errno.desc()) };
     format!(
-        "{user} cannot {wanted} {shown} ({}{}): {for_what}; allow it (setfacl -m u:{user}:{letter} {shown}, or chown), or \
-         move it",
-        if errno == Errno::EACCES { String::new() } else { format!("{}, ", errno.desc()) },
+        "{user} cannot {wanted} {shown}, {for_what} ({errno}{}); allow it (setfacl -m u:{user}:{letter} {shown}, or \
+         chown), or move it",
         owner(path),
     )
 }

@@ -13,7 +13,7 @@ use crate::pool::Identity;
 const SCRIPT: &str = include_str!("databases.py");
 
 /// The application was imported in time before; it is given up then.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Imports the application once more, and asks it.
 ///

@@ -67,7 +67,7 @@ impl Unit {
         let name = if name.contains('.') { name.to_owned() } else { format!("{name}.service") };
         match ask(&name) {
             Some(text) => Self::of_properties(name, &text),
-            None => Self::of_files(name, &SEARCH_PATH.map(Path::new)),
+            None => Self::of_files(&name, &SEARCH_PATH.map(Path::new)),
         }
     }
 
@@ -92,7 +92,7 @@ impl Unit {
     }
 
     /// From its file and those that add to it.
-    fn of_files(name: String, search: &[&Path]) -> Option<Self> {
+    fn of_files(name: &str, search: &[&Path]) -> Option<Self> {
         let (template, instance) = match name.split_once('@') {
             Some((prefix, rest)) => {
                 let (instance, kind) = rest.rsplit_once('.')?;
@@ -100,11 +100,11 @@ impl Unit {
             }
             None => (None, String::new()),
         };
-        let names: Vec<&String> = [Some(&name), template.as_ref()].into_iter().flatten().collect();
+        let names: Vec<&str> = [Some(name), template.as_deref()].into_iter().flatten().collect();
         let file = names.iter().find_map(|name| {
             search.iter().map(|directory| directory.join(name)).find_map(|path| fs::read_to_string(path).ok())
         })?;
-        let mut unit = Self { name: name.clone(), ..Self::default() };
+        let mut unit = Self { name: name.to_owned(), ..Self::default() };
         unit.read(&file, &instance);
         for text in drop_ins(&names, search) {
             unit.read(&text, &instance);
@@ -185,11 +185,12 @@ impl Unit {
     /// # Errors
     /// A file that cannot be read, in words.
     pub(super) fn variables(&self) -> Result<Vec<(OsString, OsString)>, String> {
-        let mut variables: Vec<(OsString, OsString)> = self.environment.iter().filter_map(pair).collect();
+        let mut variables: Vec<(OsString, OsString)> =
+            self.environment.iter().filter_map(|line| pair(line)).collect();
         for (path, is_optional) in &self.environment_files {
             match fs::read(path) {
                 Ok(bytes) => {
-                    variables.extend(file_lines(&bytes).iter().filter_map(pair));
+                    variables.extend(file_lines(&bytes).iter().filter_map(|line| pair(line)));
                 }
                 Err(_) if *is_optional => {}
                 Err(error) => {
@@ -215,7 +216,7 @@ fn ask(name: &str) -> Option<String> {
 }
 
 /// The files in `NAME.d` directories, each name once, in the order of their names.
-fn drop_ins(names: &[&String], search: &[&Path]) -> Vec<String> {
+fn drop_ins(names: &[&str], search: &[&Path]) -> Vec<String> {
     let mut found: Vec<(OsString, String)> = Vec::new();
     for directory in search.iter().flat_map(|root| names.iter().map(|name| root.join(format!("{name}.d")))) {
         let Ok(entries) = fs::read_dir(directory) else { continue };
@@ -238,7 +239,7 @@ fn is_yes(value: &str) -> bool {
     matches!(value, "yes" | "true" | "on" | "1")
 }
 
-fn pair(assignment: &String) -> Option<(OsString, OsString)> {
+fn pair(assignment: &str) -> Option<(OsString, OsString)> {
     let (name, value) = assignment.split_once('=')?;
     Some((name.into(), value.into()))
 }
@@ -329,12 +330,12 @@ mod tests {
         )
         .unwrap();
         fs::write(lib.join("rgun@shop.service.d/20.conf"), "[Service]\nSupplementaryGroups=video\n").unwrap();
-        let unit = Unit::of_files("rgun@shop.service".into(), &[&etc, &lib]).unwrap();
+        let unit = Unit::of_files("rgun@shop.service", &[&etc, &lib]).unwrap();
         assert_eq!(unit.user, "shop");
         assert_eq!(unit.supplementary, ["video"]);
         assert_eq!(text(&unit.variables().unwrap()), ["C=3", "STATE_DIRECTORY=/var/lib/shop"]);
         assert_eq!(unit.environment_files, [("/etc/default/shop".into(), true)]);
-        assert_eq!(Unit::of_files("rgun.service".into(), &[&etc, &lib]), None);
+        assert_eq!(Unit::of_files("rgun.service", &[&etc, &lib]), None);
         fs::remove_dir_all(root).unwrap();
     }
 

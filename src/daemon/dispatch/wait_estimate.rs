@@ -131,9 +131,9 @@ mod tests {
 
     #[test]
     fn nobody_is_shed_before_the_queue_has_been_observed() {
-        let start = Instant::now();
-        let mut estimate = WaitEstimate::new(Some(8 * SECOND));
-        assert_eq!(estimate.excess(0, || 1, start - SECOND), None);
+        let (begun, mut estimate) = (Instant::now(), WaitEstimate::new(Some(8 * SECOND)));
+        assert_eq!(estimate.excess(0, || 1, begun), None);
+        let start = begun + SECOND;
         assert_eq!(estimate.excess(100_000, || 1, start), None, "from here on it is observed");
         assert_eq!(estimate.excess(100_000, || 1, start + Duration::from_millis(1999)), None);
         assert!(estimate.excess(100_000, || 1, start + 2 * SECOND).is_some());

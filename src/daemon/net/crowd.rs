@@ -166,6 +166,7 @@ fn client(peer: &Peer) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::connection::{Connections, Limits};
     use super::*;
 
     fn peer(address: &str) -> Peer {
@@ -202,6 +203,25 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_a_reload_brings_counts_those_that_are_open() {
+        let limits = Limits {
+            header: Duration::from_secs(10),
+            keepalive: Duration::from_secs(75),
+            write: Duration::from_mins(1),
+            connections: 10,
+            per_client: None,
+        };
+        let connections = Connections::new(limits);
+        let client = peer("192.0.2.1");
+        let open = connections.register(Connection::new(client.clone(), 0, &connections));
+        assert!(connections.admit(&client));
+        connections.set(Limits { per_client: NonZeroU32::new(1), ..limits });
+        assert!(!connections.admit(&client));
+        drop(open);
+        assert!(connections.admit(&client));
+    }
+
+    #[test]
     fn without_a_limit_nothing_is_kept() {
         let mut counts = limited(1);
         counts.add(&peer("192.0.2.1"));
@@ -227,6 +247,6 @@ mod tests {
         }
         let told = counts.report(now + Duration::from_secs(10)).expect("the rest");
         assert!(told.starts_with("50 connections were closed"), "{told}");
-        assert_eq!(counts.report(now + Duration::from_secs(60)), None);
+        assert_eq!(counts.report(now + Duration::from_mins(1)), None);
     }
 }

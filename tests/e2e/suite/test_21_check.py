@@ -45,9 +45,10 @@ def app(enabled, tmp_path_factory):
     directory.mkdir(exist_ok=True)
     directory.chmod(0o755)
     host.configure("checked", directory)
+    mode = host.CONFIG.stat().st_mode & 0o7777
     yield directory
     shutil.rmtree(directory)
-    host.CONFIG.chmod(0o644)
+    host.CONFIG.chmod(mode)
 
 
 @pytest.fixture
@@ -141,8 +142,8 @@ def test_a_home_directory_of_mode_700_is_named(app):
     host.configure("checked", home / "site")
     code, text = check()
     assert code == EX_CONFIG
-    assert f"rgun cannot enter {home} (mode 700, root:root)" in text
-    assert f"app.directory = {home}/site is below it" in text
+    on_the_way = f"on the way to app.directory = {home}/site"
+    assert f"rgun cannot enter {home}, {on_the_way} (mode 700, root:root)" in text
     home.chmod(0o711)
     code, text = check()
     assert code == 0, text
@@ -153,7 +154,7 @@ def test_a_configuration_that_the_unit_cannot_read_is_named(app):
     host.CONFIG.chmod(0o600)
     code, text = check()
     assert code == EX_CONFIG
-    assert f"rgun cannot read {host.CONFIG} (mode 600, root:root): the configuration is that" in text
+    assert f"rgun cannot read {host.CONFIG}, the configuration (mode 600, " in text
 
 
 def test_a_file_that_the_import_cannot_read_is_a_permission_error(app):

@@ -6,6 +6,7 @@ mod life;
 mod preload;
 mod reload;
 mod scale;
+mod secrets;
 mod watch;
 mod wear;
 
