@@ -105,6 +105,7 @@ fn boot(config: &Config, identity: Option<&Identity>) -> Result<String, Refused>
         warm_up: "",
         max_memory: None,
         max_requests: None,
+        children: Duration::ZERO,
     };
     let spawned = pool
         .spawn(&plan, dispatcher.reactor())

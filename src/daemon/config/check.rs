@@ -243,6 +243,12 @@ impl<'a> Checker<'a> {
             max_lifetime: self.read(name::MAX_LIFETIME, defaults.max_lifetime, read::timeout_or_off),
             idle_exit: self.read(name::IDLE_EXIT, defaults.idle_exit, read::timeout_or_off),
             retry: self.read(name::RETRY, defaults.retry, read::retry),
+            children: self.read(name::CHILDREN, defaults.children, |setting| {
+                read::timeout_or_zero(
+                    setting,
+                    "write \"0s\" to kill them with their worker, or the longest time they may take",
+                )
+            }),
         }
     }
 

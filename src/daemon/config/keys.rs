@@ -26,6 +26,7 @@ pub(crate) mod name {
     pub(crate) const MAX_LIFETIME: &str = "workers.max_lifetime";
     pub(crate) const IDLE_EXIT: &str = "workers.idle_exit";
     pub(crate) const RETRY: &str = "workers.retry";
+    pub(crate) const CHILDREN: &str = "workers.children";
     pub(crate) const REQUEST: &str = "timeouts.request";
     pub(crate) const QUEUE_WAIT: &str = "timeouts.queue";
     pub(crate) const HEADER_WAIT: &str = "timeouts.header";
@@ -85,6 +86,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::MAX_LIFETIME,
     name::IDLE_EXIT,
     name::RETRY,
+    name::CHILDREN,
     name::REQUEST,
     name::QUEUE_WAIT,
     name::HEADER_WAIT,

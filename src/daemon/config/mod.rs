@@ -176,6 +176,8 @@ pub struct Workers {
     pub idle_exit: Option<Duration>,
     /// What becomes of a request whose worker died.
     pub retry: Retry,
+    /// How long processes that a worker has started may outlive it when it leaves in good order.
+    pub children: Duration,
 }
 
 /// What becomes of a request that had started in a worker that died before it answered.
@@ -202,6 +204,7 @@ impl Default for Workers {
             max_lifetime: None,
             idle_exit: None,
             retry: Retry::Off,
+            children: Duration::from_secs(30),
         }
     }
 }

@@ -79,6 +79,7 @@ struct Unborn {
     generation: Generation,
     slots: Slots,
     max_requests: Option<NonZeroU64>,
+    children: Duration,
     /// What it prints comes here.
     printed: Option<DaemonEnds>,
 }
@@ -144,9 +145,9 @@ impl Pool {
             self.remove_leaves();
             return Err(error);
         }
-        let Plan { worker, generation, max_requests, .. } = *plan;
+        let Plan { worker, generation, max_requests, children, .. } = *plan;
         let slots = plan.slots();
-        let process = Unborn { channel, leaf, limits, generation, slots, max_requests, printed };
+        let process = Unborn { channel, leaf, limits, generation, slots, max_requests, children, printed };
         let until = Instant::now() + PATIENCE;
         self.forks.pending.insert(worker.life.0, Pending { worker, zygote, until, killed: false, process });
         Ok(())
@@ -179,11 +180,13 @@ impl Pool {
         };
         let pending = self.forks.pending.remove(&life).expect("it was there just now");
         self.zygote_answered(zygote);
-        let Unborn { channel, leaf, limits, generation, slots, max_requests, printed } = pending.process;
+        let Unborn { channel, leaf, limits, generation, slots, max_requests, children, printed } =
+            pending.process;
         self.follow(printed, worker, own);
         let link = channel.link(worker, generation, slots, max_requests);
-        let process = Process { pid: own, role: Role::Worker, channel, leaf, limits };
+        let mut process = Process { pid: own, role: Role::Worker, channel, leaf, limits, children };
         if pending.killed {
+            process.children = Duration::ZERO;
             process.kill_all();
         }
         self.processes.insert(worker, process);

@@ -6,11 +6,13 @@
 //! # Invariants
 //! - The daemon is a *subreaper*: what its workers leave behind becomes its child (that is how a zygote's workers come
 //!   to it), and is reaped without a word unless it is a worker.
-//! - A process is killed before it is reaped, with all that it started, so that nothing outlives its seat.
+//! - A process is killed before it is reaped, with all that it started, so that nothing outlives its seat; but one that
+//!   has left in good order leaves its children to finish ([`leftovers`]).
 //! - No number of a process is used after it was reaped.
 
 mod fork;
 mod identity;
+mod leftovers;
 mod memory;
 mod process;
 mod spawn;
@@ -24,6 +26,7 @@ use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::unistd::Pid;
 use rgun_channel::control::{self, Command, Hooks, Interface, Lifespan, ListenerInfo, Loop, Role, Start};
@@ -40,6 +43,8 @@ use crate::systemd::cgroup::{Delegation, Leaf};
 use self::fork::Forks;
 pub use self::fork::LostFork;
 pub use self::identity::{Identity, become_user};
+pub use self::leftovers::KilledLeftover;
+use self::leftovers::Leftovers;
 pub use self::memory::MemoryEvent;
 use self::process::Which;
 use self::spawn::ProcessSettings;
@@ -58,6 +63,7 @@ pub struct Pool {
     memory: memory::Watcher,
     /// Leaves whose removal had to wait for their last process.
     leaves: Vec<Leaf>,
+    leftovers: Leftovers,
 }
 
 #[derive(Debug)]
@@ -67,6 +73,9 @@ struct Process {
     channel: Channel,
     leaf: Option<Leaf>,
     limits: memory::Limits,
+    /// How long its children may outlive it when it leaves in good order; zero: not at all, and then not if it was to
+    /// be killed.
+    children: Duration,
 }
 
 /// The daemon's ends of what it shares with a worker.
@@ -109,6 +118,8 @@ pub struct Plan<'a> {
     pub max_memory: Option<u64>,
     /// After how many requests the dispatcher says that it has served enough; jitter included.
     pub max_requests: Option<NonZeroU64>,
+    /// How long its children may outlive it when it leaves in good order.
+    pub children: Duration,
 }
 
 impl Plan<'_> {
@@ -265,6 +276,7 @@ impl Pool {
             forks: Forks::default(),
             memory: memory::Watcher::default(),
             leaves: Vec::new(),
+            leftovers: Leftovers::default(),
         };
         pool.memory = memory::Watcher::new(pool.has_memory_controller());
         pool
@@ -337,7 +349,8 @@ impl Pool {
             tracing::debug!(%error, rgun.pid = pid.as_raw(), "cannot send a worker its start, ignoring");
         }
         let link = channel.link(plan.worker, plan.generation, plan.slots(), plan.max_requests);
-        self.processes.insert(plan.worker, Process { pid, role: plan.role, channel, leaf, limits });
+        let children = plan.children;
+        self.processes.insert(plan.worker, Process { pid, role: plan.role, channel, leaf, limits, children });
         Ok(Spawned { pid: pid.as_raw().unsigned_abs(), link })
     }
 
@@ -361,8 +374,11 @@ impl Pool {
     /// SIGKILL to the worker and everything it started: its leaf cgroup where there is one, else its
     /// process group. A worker that a zygote has not made yet is killed when it has.
     pub fn kill(&mut self, worker: WorkerId) {
-        match self.processes.get(&worker) {
-            Some(process) => process.kill_all(),
+        match self.processes.get_mut(&worker) {
+            Some(process) => {
+                process.children = Duration::ZERO;
+                process.kill_all();
+            }
             None => self.kill_pending(worker),
         }
     }
@@ -373,15 +389,18 @@ impl Pool {
     }
 
     /// Collects the workers that have ended; to be called at SIGCHLD. What outlived its worker is killed: it must not
-    /// outlive its seat. Others that ended as children of ours are reaped without a word.
+    /// outlive its seat; unless the worker has left in good order, and then it has `Plan::children`. Others that ended as children of ours are reaped without a word.
     pub fn reap(&mut self) -> Vec<Ended> {
         let mut ended = Vec::new();
+        self.leftovers.forget_ended();
         for (worker, process) in &self.processes {
             if let Some((how, can_be_reaped)) = process.ended() {
                 let oom_killed = process.was_oom_killed(how);
                 if can_be_reaped {
-                    // Before it is reaped, so that its number still is its group's.
-                    process.kill_all();
+                    if !process.leaves_children(how) {
+                        // Before it is reaped, so that its number still is its group's.
+                        process.kill_all();
+                    }
                     process::reap(process.pid);
                 } else if let Some(leaf) = &process.leaf {
                     leaf.kill();
@@ -390,9 +409,14 @@ impl Pool {
                 ended.push(Ended { worker: *worker, pid, how, oom_killed });
             }
         }
-        for Ended { worker, .. } in &ended {
+        for Ended { worker, how, .. } in &ended {
             if let Some(process) = self.processes.remove(worker) {
-                self.leaves.extend(process.leaf);
+                if process.leaves_children(*how) {
+                    let Process { pid, leaf, children, .. } = process;
+                    self.leaves.extend(self.leftovers.keep(*worker, pid, leaf, children));
+                } else {
+                    self.leaves.extend(process.leaf);
+                }
             }
             self.forks.zygote_died(*worker);
         }
@@ -401,9 +425,10 @@ impl Pool {
         ended
     }
 
-    /// Removes the leaves whose processes are gone. How many are left, whose last process the kernel has not done
+    /// Removes the leaves whose processes are gone. Without those of [`leftovers`], how many are left, whose last process the kernel has not done
     /// with: to be tried again after a while ([`Pool::reap`] does too).
     pub fn remove_leaves(&mut self) -> usize {
+        self.leftovers.forget_ended();
         self.leaves.retain(|leaf| leaf.remove().is_err());
         self.leaves.len()
     }
@@ -466,6 +491,11 @@ impl Process {
         }
         // In any case: a forked worker enters its leaf itself, and may have failed to.
         process::kill_group(self.pid);
+    }
+
+    /// Whether it has left in good order, and what it has started may finish.
+    fn leaves_children(&self, how: Exit) -> bool {
+        how == Exit::Code(0) && !self.children.is_zero()
     }
 
     /// How it ended, if it has, and whether it is there to be reaped.

@@ -12,10 +12,12 @@
 //! | `probe.rs` | `reload.probe` |
 //! | `stacks.rs` | taking the Python stacks of workers |
 //! | `memory.rs` | `workers.max_memory` |
+//! | `leftovers.rs` | `workers.children` |
 //! | `report.rs` | what the operator reads |
 
 mod generations;
 mod hearing;
+mod leftovers;
 mod memory;
 mod orders;
 mod probe;
@@ -176,6 +178,8 @@ struct Daemon {
     memory_watch: Option<AsyncFd<Arc<OwnedFd>>>,
     /// Workers that have closed their control socket: until when they may take to exit.
     hung_up: Vec<(WorkerId, Instant)>,
+    /// When the daemon stops: what workers have left behind has until then.
+    stop_by: Option<Instant>,
 }
 
 struct Signals {
@@ -314,6 +318,7 @@ impl Daemon {
             leaves_due: None,
             memory_watch,
             hung_up: Vec::new(),
+            stop_by: None,
         };
         Ok((daemon, runtime))
     }
@@ -325,7 +330,7 @@ impl Daemon {
         let watchdog = notify::watchdog_timeout().map(|timeout| timeout / 2);
         let mut stops = 0_u32;
         let mut pulse = Instant::now();
-        while exit.is_none() {
+        while exit.is_none() || self.pool.has_leftovers() {
             let wake = self.next_wakeup();
             let events = tokio::select! {
                 biased;
@@ -353,8 +358,13 @@ impl Daemon {
                     Vec::new()
                 }
             };
-            for event in events {
-                exit = exit.or_else(|| self.handle(event));
+            if exit.is_some() {
+                self.wait_for_leftovers(&events);
+                continue;
+            }
+            exit = events.into_iter().find_map(|event| self.handle(event));
+            if let Some(status) = exit {
+                self.end_leftovers(status);
             }
         }
         let status = exit.unwrap_or_default();
@@ -388,6 +398,7 @@ impl Daemon {
             self.memory_due,
             self.leaves_due,
             self.pool.forks_due(),
+            self.pool.leftovers_due(),
         ]
         .into_iter()
         .flatten()
@@ -415,6 +426,9 @@ impl Daemon {
         }
         if is_due(self.leaves_due) {
             self.remove_leaves();
+        }
+        if is_due(self.pool.leftovers_due()) {
+            self.kill_leftovers();
         }
         if is_due(self.pool.forks_due()) {
             events.extend(self.lost_forks());
@@ -518,6 +532,7 @@ impl Daemon {
             }
             Action::ExtendTimeout(by) => notify::extend_timeout(by),
             Action::DrainEdge { deadline } => {
+                self.stop_by = Some(deadline);
                 self.dispatcher.say_farewell();
                 let tell = self.tell.clone();
                 self.edge.drain(deadline, move |notice| {
@@ -572,6 +587,7 @@ impl Daemon {
             warm_up: config.reload.probe.as_deref().unwrap_or_default(),
             max_memory: config.workers.max_memory,
             max_requests: generations::max_requests(&config.workers, self.reforked.contains(&generation)),
+            children: config.workers.children,
         };
         if let Origin::Fork(zygote) = origin {
             return match self.pool.fork(&plan, zygote) {

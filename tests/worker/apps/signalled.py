@@ -168,3 +168,10 @@ def do_forked():
 def do_files():
     """The limit of open files."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def do_start(stubborn=""):
+    """Starts a program that nobody waits for, in the process group of its worker."""
+    ignore = "trap '' TERM; " if stubborn else ""
+    child = subprocess.Popen(["sh", "-c", f"{ignore}while :; do sleep 0.1; done"], stdout=subprocess.DEVNULL)
+    return {"worker": os.getpid(), "child": child.pid}

@@ -4,6 +4,7 @@
 //! The pool reaps whatever child of this process has ended, so each test runs in a process of its own.
 
 mod fork;
+mod leftovers;
 mod memory;
 
 use std::fs;
@@ -97,6 +98,7 @@ impl Stage {
             warm_up: "",
             max_memory: None,
             max_requests: None,
+            children: Duration::ZERO,
         }
     }
 
@@ -110,7 +112,8 @@ impl Stage {
         let pid = child("exec sleep 1000");
         let (channel, _, theirs) = Channel::new(Geometry::standard(3)).unwrap();
         let limits = crate::pool::memory::Limits::default();
-        let process = Process { pid, role: Role::Zygote, channel, leaf: None, limits };
+        let process =
+            Process { pid, role: Role::Zygote, channel, leaf: None, limits, children: Duration::ZERO };
         self.pool.processes.insert(worker, process);
         theirs
     }
