@@ -24,6 +24,7 @@ mod drain;
 mod endings;
 mod environment;
 mod forwarded;
+mod framing;
 mod http1;
 mod journal;
 mod readiness;

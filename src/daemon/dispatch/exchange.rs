@@ -62,8 +62,10 @@ pub enum UploadFault {
     TooLarge,
     /// The client paused for longer than `timeouts.body`.
     TooSlow,
-    /// It is malformed, or breaks off.
+    /// It breaks off.
     Broken,
+    /// Its chunks are malformed; what was wrong, as a sentence.
+    Malformed(&'static str),
 }
 
 /// Where the request is.

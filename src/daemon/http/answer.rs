@@ -14,7 +14,7 @@ use hyper::ext::ReasonPhrase;
 
 use crate::dispatch::{Answer, Fault};
 use crate::escape::RequestPath;
-use crate::journal::requests::{Access, Failure, Unanswered};
+use crate::journal::requests::{Access, Failure, Refused, Request, Unanswered};
 use crate::net::{Connection, Ending};
 use crate::websocket;
 
@@ -225,11 +225,18 @@ fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<Re
         Refusal::Exchange(Fault::Unavailable(why)) => (None, format!("{reason}: {why}"), String::new()),
         Refusal::WrongLength(worker) => (*worker, reason.clone(), String::new()),
         Refusal::Spool(error) => (None, format!("{reason}: {error}"), String::new()),
-        Refusal::Client(..) | Refusal::Exchange(_) => (None, reason.clone(), String::new()),
+        Refusal::Client(..) | Refusal::Framing(_) | Refusal::Exchange(_) => {
+            (None, reason.clone(), String::new())
+        }
     };
     let request = described(connection, asked);
-    // When every request is noted, so is this one.
-    if let Some(kind) = refusal.kind().filter(|_| !server.log_access) {
+    if let (Some(head), Some(kind)) = (served.refused_head.get(), refusal.kind()) {
+        // Nothing in it is known to be what it should be: no method, no path.
+        let detail = format!("{summary}: \"{}\"", head.excerpt);
+        let Request { id, client, .. } = request;
+        server.journal.refused(Refused { id, client, kind, status: status.as_u16(), detail });
+    } else if let Some(kind) = refusal.kind().filter(|_| !server.log_access) {
+        // When every request is noted, so is this one.
         server.journal.refused_request(kind, status.as_u16(), summary, request);
     } else if !matches!(refusal, Refusal::Exchange(Fault::Deadline(_))) {
         // Of a request over its deadline the supervising side writes the one entry, when it has the stacks.
@@ -291,16 +298,17 @@ fn wants_close(status: StatusCode) -> bool {
             | StatusCode::BAD_REQUEST
             | StatusCode::INSUFFICIENT_STORAGE
             | StatusCode::NOT_IMPLEMENTED
+            | StatusCode::HTTP_VERSION_NOT_SUPPORTED
             | StatusCode::METHOD_NOT_ALLOWED
             | StatusCode::URI_TOO_LONG
             | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
     )
 }
 
-fn described(connection: &Connection, asked: &Asked) -> crate::journal::requests::Request {
+fn described(connection: &Connection, asked: &Asked) -> Request {
     let origin = asked.origin.as_deref();
     let client = origin.and_then(|origin| origin.client.as_ref()).unwrap_or(&connection.peer);
-    crate::journal::requests::Request {
+    Request {
         id: asked.id.as_str().to_owned(),
         method: asked.method.as_str().to_owned(),
         path: RequestPath::new(asked.path.as_bytes()),

@@ -29,6 +29,7 @@ use crate::dispatch::Dispatcher;
 
 use super::TURN;
 use super::fault::Refusal;
+use super::wire;
 
 /// Up to here a body stays in memory.
 const IN_MEMORY: u64 = 16 * 1024 * 1024;
@@ -62,7 +63,7 @@ const TOO_LARGE: Refusal =
     Refusal::Client(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is larger than limits.body");
 const TOO_SLOW: Refusal =
     Refusal::Client(StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive in time");
-const BROKEN: Refusal = Refusal::Client(StatusCode::BAD_REQUEST, "the request's body is malformed");
+const BROKEN: Refusal = Refusal::Client(StatusCode::BAD_REQUEST, "the request's body breaks off");
 
 /// Receives a body. The `100 Continue` that a client may wait for (RFC 9110 §10.1.1) is sent by hyper when the
 /// first piece is asked for, so not before the length has been checked.
@@ -138,7 +139,7 @@ async fn piece(incoming: &mut Incoming, pause: Duration) -> Result<Option<Bytes>
             None => return Ok(None),
             Some(Err(error)) => {
                 tracing::debug!(error = %crate::report::Chain(&error), "a request's body broke off");
-                return Err(BROKEN);
+                return Err(wire::violation_of(&error).map_or(BROKEN, Refusal::Framing));
             }
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data()

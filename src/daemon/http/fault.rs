@@ -7,11 +7,15 @@ use http::StatusCode;
 use crate::dispatch::{Fault, UploadFault};
 use crate::supervise::WorkerId;
 
+use super::framing::Violation;
+
 /// Why a request gets an answer that is not the application's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// The request itself cannot be served; the client's fault. Status, and a sentence.
     Client(StatusCode, &'static str),
+    /// The request's message is malformed, or its head over a limit or too slow.
+    Framing(Violation),
     /// The exchange failed.
     Exchange(Fault),
     /// The answer's `Content-Length` is not the length of its body.
@@ -44,6 +48,7 @@ impl Refusal {
     pub fn kind(&self) -> Option<&'static str> {
         Some(match self {
             Self::Client(_, reason) => reason,
+            Self::Framing(violation) => violation.kind(),
             Self::Spool(_) => "no room for a body",
             Self::WrongLength(_) => return None,
             Self::Exchange(fault) => match fault {
@@ -56,6 +61,7 @@ impl Refusal {
                 Fault::Upload(UploadFault::TooLarge) => "too large a body",
                 Fault::Upload(UploadFault::TooSlow) => "too slow a body",
                 Fault::Upload(UploadFault::Broken) => "malformed body",
+                Fault::Upload(UploadFault::Malformed(_)) => BAD_CHUNK,
                 Fault::Deadline(_) | Fault::WorkerDied(_) | Fault::CutOff(_) | Fault::Raised { .. } => {
                     return None;
                 }
@@ -67,6 +73,10 @@ impl Refusal {
     pub fn told(&self) -> Told {
         let (status, reason, retry_after) = match self {
             Self::Client(status, reason) => (*status, (*reason).to_owned(), None),
+            Self::Framing(violation) => {
+                let (status, reason) = violation.told();
+                (status, reason.to_owned(), None)
+            }
             Self::WrongLength(_) => (
                 StatusCode::BAD_GATEWAY,
                 "the application's answer is not as long as its Content-Length says".to_owned(),
@@ -117,7 +127,10 @@ impl Refusal {
                     None,
                 ),
                 Fault::Upload(UploadFault::Broken) => {
-                    (StatusCode::BAD_REQUEST, "the request's body is malformed".to_owned(), None)
+                    (StatusCode::BAD_REQUEST, "the request's body breaks off".to_owned(), None)
+                }
+                Fault::Upload(UploadFault::Malformed(reason)) => {
+                    (StatusCode::BAD_REQUEST, (*reason).to_owned(), None)
                 }
                 Fault::Deadline(_) => {
                     (StatusCode::GATEWAY_TIMEOUT, "the application took too long".to_owned(), None)
@@ -143,6 +156,62 @@ impl Refusal {
 fn whole_seconds(pause: Duration) -> Duration {
     Duration::from_secs(pause.as_secs() + u64::from(pause.subsec_nanos() > 0))
 }
+
+impl Violation {
+    fn told(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::RequestLine(reason) | Self::Field(reason) | Self::Length(reason) | Self::Chunk(reason) => {
+                (StatusCode::BAD_REQUEST, reason)
+            }
+            Self::Version => {
+                (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.0 and HTTP/1.1 are served here")
+            }
+            Self::RequestLineTooLong => {
+                (StatusCode::URI_TOO_LONG, "the request line is longer than limits.request_line")
+            }
+            Self::FieldsTooLong => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "the request's fields are longer than limits.header",
+            ),
+            Self::TooManyFields => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "the request has more fields than limits.headers",
+            ),
+            Self::Host => (StatusCode::BAD_REQUEST, "the Host field names no host"),
+            Self::BodyTooLong => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "the request's body is longer than any that could be served")
+            }
+            Self::Coding => (
+                StatusCode::NOT_IMPLEMENTED,
+                "the request's body is in a transfer coding that is not served here",
+            ),
+            Self::SlowHead => {
+                (StatusCode::REQUEST_TIMEOUT, "the request's head took longer than timeouts.header")
+            }
+        }
+    }
+
+    /// What was wrong, as one word for the journal.
+    pub(super) fn kind(self) -> &'static str {
+        match self {
+            Self::RequestLine(_) => "bad_request_line",
+            Self::Version => "bad_version",
+            Self::RequestLineTooLong => "request_line_too_long",
+            Self::Field(_) => "bad_field",
+            Self::FieldsTooLong => "head_too_long",
+            Self::TooManyFields => "too_many_fields",
+            Self::Host => "bad_host",
+            Self::Length(_) => "bad_length",
+            Self::BodyTooLong => "body_too_long",
+            Self::Coding => "bad_coding",
+            Self::Chunk(_) => BAD_CHUNK,
+            Self::SlowHead => "slow_head",
+        }
+    }
+}
+
+/// The kind of a body whose chunks are malformed.
+pub(super) const BAD_CHUNK: &str = "bad_chunk";
 
 #[cfg(test)]
 mod tests {

@@ -4,13 +4,11 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
 
 use super::fault::Refusal;
-use super::server::{Limits, Underscores, X_REQUEST_ID};
+use super::server::{Underscores, X_REQUEST_ID};
 
 /// What one look at the fields finds.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Seen<'h> {
-    /// As they were sent, in bytes.
-    len: usize,
     n_hosts: usize,
     /// The first `X-Request-ID`.
     pub(super) request_id: Option<&'h HeaderValue>,
@@ -28,7 +26,6 @@ impl<'h> Seen<'h> {
         let mut seen = Self::default();
         for (name, value) in headers {
             let name = name.as_str().as_bytes();
-            seen.len += name.len() + value.len() + 4;
             // All bytes, not until the first: so that many are looked at in one instruction.
             seen.underscore |= name.iter().fold(0, |found, byte| found | u8::from(*byte == b'_')) > 0;
             match name {
@@ -62,11 +59,10 @@ pub(super) fn remove_unsafe(headers: &mut HeaderMap, underscores: Underscores) {
     }
 }
 
-/// Refuses what RFC 9110 and 9112 say must be refused and hyper lets through, and what is over the limits.
+/// Refuses what RFC 9110 and 9112 say must be refused, and the framing and hyper let through.
 pub(super) fn check(
     parts: &request::Parts,
     seen: &Seen<'_>,
-    limits: &Limits,
     underscores: Underscores,
 ) -> Result<(), Refusal> {
     let refuse = |status, reason| Err(Refusal::Client(status, reason));
@@ -88,16 +84,6 @@ pub(super) fn check(
         0 | 1 => {}
         _ => return refuse(StatusCode::BAD_REQUEST, "there is more than one Host field"),
     }
-    let target = parts.uri.path().len() + parts.uri.query().map_or(0, |query| query.len() + 1);
-    if target > limits.request_line {
-        return refuse(StatusCode::URI_TOO_LONG, "the request's target is longer than limits.request_line");
-    }
-    if seen.len > limits.header {
-        return refuse(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "the request's fields are longer than limits.header",
-        );
-    }
     if seen.underscore && underscores == Underscores::Refuse {
         return refuse(
             StatusCode::BAD_REQUEST,
@@ -110,19 +96,6 @@ pub(super) fn check(
 /// Has the application find the request's id in the field, in place of one that was not taken over.
 pub(super) fn set_request_id(headers: &mut HeaderMap, id: HeaderValue) {
     headers.insert(X_REQUEST_ID, id);
-}
-
-/// Refuses a body in a coding other than `chunked`, which hyper takes off and then hands on what is below it: nobody
-/// would tell the application (RFC 9112 §6.1). `chunked` twice is malformed (§7).
-pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(Refusal::Client(
-            StatusCode::NOT_IMPLEMENTED,
-            "the request's body is in a transfer coding that is not served here",
-        )),
-    }
 }
 
 /// A target that is a whole URI names the host, whatever the Host field says (RFC 9112 §3.2.2).
@@ -173,22 +146,13 @@ pub(super) fn version(version: Version) -> u8 {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
-        body: None,
-        header: 1000,
-        headers: 100,
-        request_line: 100,
-        body_pause: std::time::Duration::ZERO,
-        keepalive: true,
-    };
-
     fn parts(method: Method, target: &str) -> request::Parts {
         let request = http::Request::builder().method(method).uri(target).header(HOST, "field.example");
         request.body(()).unwrap().into_parts().0
     }
 
     fn checked(parts: &request::Parts) -> Result<(), Refusal> {
-        check(parts, &Seen::of(&parts.headers), &LIMITS, Underscores::Drop)
+        check(parts, &Seen::of(&parts.headers), Underscores::Drop)
     }
 
     #[test]
@@ -216,7 +180,7 @@ mod tests {
         ] {
             let mut parts = sent.clone();
             let seen = Seen::of(&parts.headers);
-            assert_eq!(check(&parts, &seen, &LIMITS, underscores), Ok(()));
+            assert_eq!(check(&parts, &seen, underscores), Ok(()));
             assert!(seen.has_unsafe(underscores));
             remove_unsafe(&mut parts.headers, underscores);
             let mut names: Vec<_> = parts.headers.keys().map(HeaderName::as_str).collect();
@@ -224,10 +188,10 @@ mod tests {
             assert_eq!(names, left, "{underscores:?}");
             assert!(!Seen::of(&parts.headers).has_unsafe(underscores));
         }
-        let refused = check(&sent, &Seen::of(&sent.headers), &LIMITS, Underscores::Refuse);
+        let refused = check(&sent, &Seen::of(&sent.headers), Underscores::Refuse);
         assert!(matches!(refused, Err(Refusal::Client(StatusCode::BAD_REQUEST, _))));
         let plain = parts(Method::GET, "/");
-        assert_eq!(check(&plain, &Seen::of(&plain.headers), &LIMITS, Underscores::Refuse), Ok(()));
+        assert_eq!(check(&plain, &Seen::of(&plain.headers), Underscores::Refuse), Ok(()));
     }
 
     #[test]
@@ -238,23 +202,6 @@ mod tests {
             let mut parts = parts(Method::GET, target);
             set_host(&mut parts).unwrap();
             assert_eq!(parts.headers.get_all(HOST).iter().collect::<Vec<_>>(), [host]);
-        }
-    }
-
-    #[test]
-    fn a_body_comes_chunked_once_and_in_no_other_coding() {
-        for (codings, ok) in [
-            (&["chunked"][..], true),
-            (&["Chunked"], true),
-            (&["gzip, chunked"], false),
-            (&["chunked, chunked"], false),
-            (&["gzip", "chunked"], false),
-        ] {
-            let mut headers = HeaderMap::new();
-            for coding in codings {
-                headers.append(TRANSFER_ENCODING, HeaderValue::from_static(coding));
-            }
-            assert_eq!(check_coding(&headers).is_ok(), ok, "{codings:?}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod answer;
 mod body;
 pub mod fault;
 mod forwarded;
+mod framing;
 mod handshake;
 mod head;
 mod request_id;
@@ -14,6 +15,7 @@ mod response;
 mod server;
 mod submit;
 mod upload;
+mod wire;
 
 /// Bytes of one body, either way, before others have their turn: a fraction of a millisecond.
 const TURN: usize = 256 * 1024;

@@ -23,6 +23,7 @@ use super::handshake::Place;
 use super::request_id::RequestIds;
 use super::response::ResponseBody;
 use super::submit::{Clock, start};
+use super::wire::{RefusedHead, Wire};
 
 /// What bounds a request. Units: bytes, except where a type says otherwise.
 #[derive(Debug, Clone)]
@@ -86,6 +87,9 @@ pub struct Server {
 }
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Bytes of a head that belong to neither the request line nor a field.
+const LINE_ENDS: usize = 4;
 
 /// hyper's own default, for which it keeps the fields on the stack.
 const STACK_HEADERS: usize = 100;
@@ -154,7 +158,7 @@ pub async fn serve(server: Arc<Server>, stream: Stream) {
     through.by_itself = true;
 }
 
-type Speaking = http1::Connection<TokioIo<Stream>, Requests>;
+type Speaking = http1::Connection<TokioIo<Wire>, Requests>;
 
 fn speak(server: Arc<Server>, stream: Stream) -> Speaking {
     let connection = Arc::clone(stream.connection());
@@ -162,15 +166,18 @@ fn speak(server: Arc<Server>, stream: Stream) -> Speaking {
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None) // `Connections::sweep` does that, without a timer per request
-        // Not `pipeline_flush`: it buffers without bound for a client that does not read, and keeps back what
-        // hyper answers to a head it refuses. Nor `keep_alive`: it says `close` in a 101, too.
-        .max_header_size(limits.header + limits.request_line);
+        // The wire looks at the client while a request is served.
+        .half_close(true)
+        // Not `pipeline_flush`: it buffers without bound for a client that does not read. Nor `keep_alive`: it says
+        // `close` in a 101, too. The framing has bounded a head already, but for its line ends.
+        .max_header_size(limits.header + limits.request_line + LINE_ENDS);
     if limits.headers != STACK_HEADERS {
         builder.max_headers(limits.headers);
     }
     let trusts_peer = server.trusted.trusts(connection.peer.ip);
-    let served = Arc::new(Served { server, connection, trusts_peer });
-    builder.serve_connection(TokioIo::new(stream), Requests { served, place: OnceLock::new() })
+    let served = Arc::new(Served { server, connection, trusts_peer, refused_head: OnceLock::new() });
+    let wire = Wire::new(stream, Arc::clone(&served));
+    builder.serve_connection(TokioIo::new(wire), Requests { served, place: OnceLock::new() })
 }
 
 /// What the connection is after its last answer, if that was a 101: hyper leaves the socket open then, and what it has
@@ -178,7 +185,8 @@ fn speak(server: Arc<Server>, stream: Stream) -> Speaking {
 fn upgraded(spoken: Speaking) -> Option<Box<websocket::Socket>> {
     let Parts { io, read_buf, service, .. } = spoken.into_parts();
     let accepted = service.accepted()?;
-    Some(websocket::serve(io.into_inner(), &read_buf, *accepted))
+    let (stream, held) = io.into_inner().into_parts();
+    Some(websocket::serve(stream, &[&*read_buf, &*held].concat(), *accepted))
 }
 
 /// A connection, and the server that it began with. One, so that a request counts one reference to both.
@@ -188,6 +196,8 @@ pub(super) struct Served {
     pub(super) connection: Arc<Connection>,
     /// Whether what the peer says of a request's origin is believed.
     pub(super) trusts_peer: bool,
+    /// Why the connection's last request, whose place a stand-in has taken, is refused.
+    pub(super) refused_head: OnceLock<RefusedHead>,
 }
 
 /// The requests of one connection.

@@ -40,10 +40,21 @@ pub(super) fn start(
     let Served { server, connection, .. } = &**served;
     connection.enter(Phase::Busy);
     let begun = Instant::now();
+    if let Some(refused) = served.refused_head.get() {
+        let asked = Asked {
+            id: server.ids.for_request(None),
+            origin: None,
+            method: Method::GET,
+            path: Path::new(b""),
+            knows_interim: false,
+            begun,
+        };
+        return (asked, Started::Submitted(Err(Refusal::Framing(refused.violation))), None);
+    }
     let (mut parts, incoming) = request.into_parts();
     let seen = head::Seen::of(&parts.headers);
     let asked = Asked::new(served, &parts, &seen, begun);
-    let checked = head::check(&parts, &seen, &server.limits, server.underscores);
+    let checked = head::check(&parts, &seen, server.underscores);
     let (has_id, has_unsafe) = (seen.request_id.is_some(), seen.has_unsafe(server.underscores));
     if has_id {
         head::set_request_id(&mut parts.headers, asked.id.clone().into_value());
@@ -100,9 +111,6 @@ pub(super) fn start(
 /// The request's body, and its length in the fields if only now it is known.
 async fn receive(server: &Server, parts: &mut request::Parts, incoming: Incoming) -> Result<Body, Refusal> {
     let chunked = incoming.size_hint().exact().is_none();
-    if chunked {
-        head::check_coding(&parts.headers)?;
-    }
     let limits = BodyLimits {
         most: server.limits.body,
         pause: server.limits.body_pause,
@@ -172,9 +180,6 @@ fn submit_in_parts(
     identity: Identity<'_>,
 ) -> Result<Ticket, Refusal> {
     let announced = upload::announced(&incoming, server.limits.body)?;
-    if announced.is_none() {
-        head::check_coding(&parts.headers)?;
-    }
     let frame = frame::Request {
         body_len: announced.unwrap_or(frame::UNKNOWN_LENGTH),
         body_streams: true,

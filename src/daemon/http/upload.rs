@@ -27,6 +27,8 @@ use crate::net::Connection;
 
 use super::TURN;
 use super::fault::Refusal;
+use super::framing::Violation;
+use super::wire;
 
 /// What is left of a body that nobody wants is read and dropped up to here, so that the connection can go on. Of more,
 /// or what does not come at once, the end of the connection is the end (RFC 9112 §9.3).
@@ -204,7 +206,10 @@ impl Bringer {
                 Poll::Ready(None) => self.ahead = Some(Ahead::End),
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(error = %crate::report::Chain(&error), "a request's body broke off");
-                    return Err(UploadFault::Broken);
+                    return Err(match wire::violation_of(&error) {
+                        Some(Violation::Chunk(reason)) => UploadFault::Malformed(reason),
+                        _ => UploadFault::Broken,
+                    });
                 }
                 Poll::Ready(Some(Ok(frame))) => {
                     self.clock = None;

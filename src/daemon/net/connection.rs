@@ -80,7 +80,7 @@ pub(super) enum Order {
     Stay = 0,
     /// End of input, if it is between requests.
     CloseIdle = 1,
-    /// The head took too long: 408, then end of input.
+    /// The head took too long: it is answered 408.
     HeadTooSlow = 2,
     /// The client does not read its answer: break the connection.
     Break = 3,
@@ -122,6 +122,10 @@ pub struct Connection {
     hint: Mutex<Vec<u8>>,
     /// One has begun to be written, and the client has not taken all of it.
     is_hinting: AtomicBool,
+    /// The client has closed its sending half, in an orderly way, while a request was under way.
+    half_closed: AtomicBool,
+    /// The client counts as gone, although it may still read.
+    abandoned: AtomicBool,
     /// Nothing will be read from it or written to it any more.
     over: AtomicBool,
     /// That was the daemon's end, and not the connection's.
@@ -150,6 +154,8 @@ impl Connection {
             has_hint: AtomicBool::new(false),
             hint: Mutex::default(),
             is_hinting: AtomicBool::new(false),
+            half_closed: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             over: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             alarm: AtomicU32::new(0),
@@ -248,11 +254,37 @@ impl Connection {
         self.is_hinting.store(is_hinting, Ordering::Relaxed);
     }
 
-    /// Bytes have come.
-    pub(super) fn has_read(&self) {
+    /// Notes that part of a head has come, from which on `timeouts.header` counts.
+    pub fn begin_head(&self) {
         if matches!(self.phase(), Phase::Fresh | Phase::Idle) {
             self.enter(Phase::Head);
         }
+    }
+
+    /// True once `timeouts.header` has passed over the head that is being read.
+    pub fn is_head_overdue(&self) -> bool {
+        self.order() == Order::HeadTooSlow && self.phase() == Phase::Head
+    }
+
+    /// Notes that the client sends nothing more, and may still read.
+    pub fn half_close(&self) {
+        self.half_closed.store(true, Ordering::Relaxed);
+    }
+
+    /// True once [`Connection::half_close`] was called.
+    pub fn is_half_closed(&self) -> bool {
+        self.half_closed.load(Ordering::Relaxed)
+    }
+
+    /// Has the connection closed as if its client had gone.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// True once [`Connection::abandon`] was called.
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
     }
 
     /// The client has taken bytes, or would not.
@@ -577,6 +609,8 @@ impl Connections {
                 continue;
             }
             match connection.phase() {
+                // Behind an orderly end a reset makes no new event that the stream could wait for: it looks itself.
+                Phase::Busy if connection.is_half_closed() => connection.wake(),
                 Phase::Fresh if age > limits.header => connection.give(Order::CloseIdle),
                 Phase::Head if age > limits.header => connection.give(Order::HeadTooSlow),
                 Phase::Idle if age > limits.keepalive => connection.give(Order::CloseIdle),

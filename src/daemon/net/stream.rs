@@ -2,10 +2,12 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -26,10 +28,6 @@ pub struct Stream {
     /// The rest of an interim answer of which a part is out.
     hint: Vec<u8>,
 }
-
-/// What a client gets whose head did not arrive in time (RFC 9110 §15.5.9).
-const REQUEST_TIMEOUT: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 macro_rules! with_socket {
     ($self:ident, $socket:ident => $call:expr) => {
@@ -55,26 +53,35 @@ impl Stream {
         match (self.connection.order(), self.connection.phase()) {
             (Order::Break, _) => Poll::Ready(Err(self.break_off())),
             (Order::CloseIdle, Phase::Fresh | Phase::Idle) => Poll::Ready(Ok(())),
-            (Order::HeadTooSlow, Phase::Head) => {
-                // Nothing of an answer is under way in this phase, so the socket is ours to write on. A client
-                // that does not even take this gets the end of the connection alone.
-                let written = match &self.socket {
-                    Socket::Tcp(socket) => socket.try_write(REQUEST_TIMEOUT),
-                    Socket::Unix(socket) => socket.try_write(REQUEST_TIMEOUT),
-                };
-                tracing::debug!(client = %self.connection.peer.address, told = written.is_ok(),
-                    "a request's head took longer than timeouts.header");
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            }
+            // Whoever reads the head sees to it: see `Connection::is_head_overdue`.
             (Order::Stay | Order::CloseIdle | Order::HeadTooSlow, _) => Poll::Pending,
         }
     }
 
-    fn break_off(&self) -> io::Error {
+    /// Breaks an answer off that is under way; the error to end the connection with.
+    pub fn break_off(&self) -> io::Error {
         if self.connection.is_answering() {
             self.connection.breaks_off();
         }
         io::ErrorKind::TimedOut.into()
+    }
+
+    /// True when the client has closed both halves, or reset the connection: nobody will read an answer. A TCP client
+    /// that closes in an orderly way only looks like one that has nothing more to send.
+    pub fn is_hung_up(&self) -> bool {
+        let fd = match &self.socket {
+            Socket::Tcp(socket) => socket.as_fd(),
+            Socket::Unix(socket) => socket.as_fd(),
+        };
+        // POLLHUP and POLLERR need not be asked for (poll(2)).
+        let mut fds = [PollFd::new(&fd, PollFlags::empty())];
+        match poll(&mut fds, Some(&Timespec::default())) {
+            Ok(_) => fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR),
+            Err(error) => {
+                tracing::debug!(%error, "cannot look at a connection that is half closed, ignoring");
+                false
+            }
+        }
     }
 
     /// Reads what still comes and drops it, until the client has closed its end or its time is up. Closed with
@@ -116,21 +123,13 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
         let this = &mut *self;
-        match with_socket!(this, socket => Pin::new(socket).poll_read(cx, buf)) {
-            Poll::Ready(Ok(())) => {
-                if buf.filled().len() > before {
-                    this.connection.has_read();
-                }
-                Poll::Ready(Ok(()))
-            }
-            Poll::Pending => {
-                this.connection.remember(cx.waker());
-                this.obey()
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        let read = with_socket!(this, socket => Pin::new(socket).poll_read(cx, buf));
+        if read.is_pending() {
+            this.connection.remember(cx.waker());
+            return this.obey();
         }
+        read
     }
 }
 

@@ -1,0 +1,124 @@
+//! The value of Host: `uri-host [ ":" port ]` (RFC 9110 §7.2, RFC 3986 §3.2.2).
+
+use std::net::Ipv6Addr;
+use std::str;
+
+use super::table;
+
+/// Unreserved characters and sub-delims; a percent sign is looked at closer.
+static NAME: [bool; 256] = table(b"-._~!$&'()*+,;=");
+
+/// True for a host with or without a port, and for the empty value of a target without an authority (RFC 9112 §3.2).
+pub(super) fn is_valid(value: &[u8]) -> bool {
+    if value.is_empty() {
+        return true;
+    }
+    if let Some(rest) = value.strip_prefix(b"[") {
+        let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+        let (address, port) = rest.split_at(end);
+        return is_literal(address) && is_port(&port[1..]);
+    }
+    let colon = value.iter().position(|byte| *byte == b':').unwrap_or(value.len());
+    let (name, port) = value.split_at(colon);
+    !name.is_empty() && is_name(name) && is_port(port)
+}
+
+fn is_name(mut name: &[u8]) -> bool {
+    loop {
+        match name {
+            [] => return true,
+            [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                name = rest
+            }
+            [byte, rest @ ..] if NAME[usize::from(*byte)] => name = rest,
+            _ => return false,
+        }
+    }
+}
+
+/// `IPv6address` or `IPvFuture`, without the brackets.
+fn is_literal(address: &[u8]) -> bool {
+    if let [b'v' | b'V', rest @ ..] = address {
+        let Some(dot) = rest.iter().position(|byte| *byte == b'.') else { return false };
+        let (version, name) = rest.split_at(dot);
+        let is_future = |byte: &u8| NAME[usize::from(*byte)] || *byte == b':';
+        return !version.is_empty()
+            && version.iter().all(u8::is_ascii_hexdigit)
+            && name.len() > 1
+            && name[1..].iter().all(is_future);
+    }
+    str::from_utf8(address).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok())
+}
+
+/// Nothing, or a colon and a number, which may be missing.
+fn is_port(port: &[u8]) -> bool {
+    match port {
+        [] | [b':'] => true,
+        [b':', digits @ ..] => {
+            digits.iter().all(u8::is_ascii_digit)
+                && str::from_utf8(digits).is_ok_and(|digits| digits.parse::<u16>().is_ok())
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_with_or_without_a_port() {
+        for host in [
+            "",
+            "a",
+            "a.example",
+            "a_b.example:80",
+            "a:",
+            "127.0.0.1:65535",
+            "[::1]",
+            "[::1]:8",
+            "[v1.a:b]",
+            "xn--bcher-kva.example",
+            "a%20b",
+            "a,b",
+            "a.",
+        ] {
+            assert!(is_valid(host.as_bytes()), "{host:?}");
+        }
+    }
+
+    #[test]
+    fn what_names_no_host_is_none() {
+        for host in [
+            "a b",
+            "a/b",
+            "a@b",
+            "http://a",
+            "a:b",
+            "a:80:80",
+            ":80",
+            "a:65536",
+            "a:-1",
+            "[::1",
+            "::1",
+            "[::1]x",
+            "[]",
+            "[1.2.3.4]",
+            "[v1.]",
+            "[v.a]",
+            "a\tb",
+            "a\"",
+            "a<b",
+            "a?b",
+            "a#b",
+            "b\u{fc}cher",
+            "a%2",
+            "a%zz",
+            "a\\b",
+            "[fe80::1%25eth0]",
+            "a:+80",
+        ] {
+            assert!(!is_valid(host.as_bytes()), "{host:?}");
+        }
+    }
+}

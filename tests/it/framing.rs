@@ -1,0 +1,200 @@
+//! What comes before a request is one: heads and bodies that are refused, each with an id and an entry in the journal,
+//! and limits that hold however the bytes come.
+
+use crate::support::{Answer, Broken, Client, Daemon, Rgun};
+
+/// Whoever takes what follows a refused message for a request of its own kills the worker.
+const SMUGGLED: &str = "GET /die HTTP/1.1\r\nHost: test\r\n\r\n";
+
+const CHUNKED: &str = "POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+/// The answer to a request that is refused: it is the last on its connection, and nothing after it was served.
+fn refused(daemon: &Daemon, request: impl AsRef<[u8]>, status: u16) -> Answer {
+    let worker = daemon.worker();
+    let mut client = daemon.connect();
+    client.send(request).send(SMUGGLED);
+    let answer = client.answer();
+    answer.is_a_refusal(status);
+    assert_eq!(answer.field("connection"), "close");
+    client.is_closed();
+    assert_eq!(daemon.worker(), worker, "nobody died");
+    answer
+}
+
+/// The journal's one entry for an answer.
+fn entry(daemon: &Daemon, answer: &Answer) -> String {
+    let id = answer.field("x-request-id");
+    let entry = daemon.log.wait(id);
+    assert_eq!(daemon.log.count(id), 1, "{}", daemon.log.text());
+    entry
+}
+
+#[test]
+fn a_request_that_is_refused_before_it_is_one_has_an_id_and_an_entry() {
+    let daemon = Rgun::fake()
+        .set("limits.header", "1KiB")
+        .set("limits.headers", "5")
+        .set("limits.request_line", "200")
+        .set("timeouts.header", "200ms")
+        .serving();
+    let long = "x".repeat(1100);
+    let cases = [
+        ("bad_request_line", 400, "GET /s3cret path HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
+        ("bad_request_line", 400, "\x16\x03\x01\x02".to_owned()),
+        ("bad_version", 505, "GET / HTTP/2.0\r\n\r\n".to_owned()),
+        ("request_line_too_long", 414, format!("GET /{long}")),
+        ("bad_field", 400, "GET / HTTP/1.1\r\nHost : a\r\n\r\n".to_owned()),
+        ("bad_field", 400, "GET / HTTP/1.1\r\nHost: a\r\nX: \u{1b}[31m\r\n\r\n".to_owned()),
+        ("bad_host", 400, "GET / HTTP/1.1\r\nHost: a b\r\n\r\n".to_owned()),
+        ("bad_length", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n".to_owned()),
+        ("body_too_long", 413, format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", u64::MAX)),
+        (
+            "bad_coding",
+            501,
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".to_owned(),
+        ),
+        ("head_too_long", 431, format!("GET / HTTP/1.1\r\nHost: a\r\nX: {long}")),
+        ("too_many_fields", 431, format!("GET / HTTP/1.1\r\n{}", "X: y\r\n".repeat(6))),
+    ];
+    for (kind, status, request) in cases {
+        let answer = refused(&daemon, &request, status);
+        assert!(answer.has("date"), "RFC 9110 §6.6.1");
+        let entry = entry(&daemon, &answer);
+        for fact in ["WARN", kind, &format!("refused with {status}: ")] {
+            assert!(entry.contains(fact), "{fact}: {entry}");
+        }
+        assert!(!entry.contains(char::is_control), "{entry:?}");
+    }
+    let mut client = daemon.connect();
+    let answer = client.send("GET /hello?s3cret HTTP/1.1\r\nHo").answer();
+    answer.is_a_refusal(408);
+    let entry = entry(&daemon, &answer);
+    assert!(entry.contains("slow_head") && entry.contains("GET /hello\""), "{entry}");
+    assert!(!entry.contains("s3cret"), "a query may hold secrets: {entry}");
+    client.is_closed();
+}
+
+#[test]
+fn a_refused_request_is_answered_after_those_before_it() {
+    let daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    client.ask("/slow/100").ask("/hello").send("GET / HTTP/1.1\r\nHost: a b\r\n\r\n").ask("/die");
+    assert_eq!(client.answer().text(), "slow");
+    assert_eq!(client.answer().text(), "Hello, world!");
+    client.answer().is_a_refusal(400);
+    client.is_closed();
+}
+
+#[test]
+fn part_of_a_second_head_behind_a_request_is_408_in_time() {
+    let daemon = Rgun::fake().set("timeouts.header", "200ms").set("timeouts.keepalive", "1h").serving();
+    let mut client = daemon.connect();
+    client.send("GET /hello HTTP/1.1\r\nHost: test\r\n\r\nGET /hello HTTP/1.1\r\nHo");
+    assert_eq!(client.answer().status, 200);
+    client.answer().is_a_refusal(408);
+    client.is_closed();
+    // One that comes in time is served, however it was cut.
+    let mut client = daemon.connect();
+    client.send("GET /hello HTTP/1.1\r\nHost: test\r\n\r\nGET /hello HTTP/1.1\r\nHo");
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.send("st: test\r\n\r\n").answer().status, 200);
+}
+
+#[test]
+fn the_time_of_a_head_does_not_run_while_the_request_before_it_is_served() {
+    let daemon = Rgun::fake().set("timeouts.header", "200ms").serving();
+    let mut client = daemon.connect();
+    client.send("GET /slow/1500 HTTP/1.1\r\nHost: test\r\n\r\nGET /hello HTTP/1.1\r\nHo");
+    assert_eq!(client.answer().text(), "slow");
+    assert_eq!(client.send("st: test\r\n\r\n").answer().status, 200);
+}
+
+#[test]
+fn a_method_counts_towards_the_limit_of_the_request_line() {
+    let daemon = Rgun::fake().serving();
+    refused(&daemon, format!("{} / HTTP/1.1\r\nHost: test\r\n\r\n", "M".repeat(20_000)), 414);
+    let mut client = daemon.connect();
+    client.send(format!("{} /echo HTTP/1.1\r\nHost: test\r\n\r\n", "M".repeat(200)));
+    assert!(client.answer().text().starts_with("MMM"));
+}
+
+#[test]
+fn a_length_over_every_limit_is_413() {
+    for limit in ["1KiB", "off"] {
+        let daemon = Rgun::fake().set("limits.body", limit).serving();
+        for length in [u128::from(u64::MAX), u128::from(u64::MAX) - 1, u128::MAX] {
+            let head = format!("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n");
+            refused(&daemon, head, 413);
+        }
+    }
+}
+
+#[test]
+fn a_later_minor_version_is_served_as_1_1() {
+    let daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    for _ in 0..2 {
+        let answer = client.send("GET /echo HTTP/1.2\r\nHost: test\r\n\r\n").answer();
+        assert!(answer.text().starts_with("GET /echo 11\n"), "{}", answer.text());
+    }
+}
+
+#[test]
+fn a_host_that_is_none_is_400() {
+    let daemon = Rgun::fake().serving();
+    for host in ["a b", "a/b", "user@a", "a:b", "[::1", "a,b c", "b\u{fc}cher", "a\"b"] {
+        refused(&daemon, format!("GET /hello HTTP/1.1\r\nHost: {host}\r\n\r\n"), 400);
+    }
+    let mut client = daemon.connect();
+    for host in ["a", "a.example:8000", "[::1]:80", "10.0.0.1", ""] {
+        let answer = client.send(format!("GET /hello HTTP/1.1\r\nHost: {host}\r\n\r\n")).answer();
+        assert_eq!(answer.status, 200, "{host:?}");
+    }
+}
+
+#[test]
+fn a_malformed_chunk_is_400_and_smuggles_nothing() {
+    let asgi = || Rgun::fake().fake_does("asgi").set("workers.concurrency", "10");
+    for daemon in [Rgun::fake().serving(), asgi().serving()] {
+        let zeros = "0".repeat(300);
+        for body in [
+            "5\x00\r\nhello\r\n0\r\n\r\n",
+            "5;a\x00b\r\nhello\r\n0\r\n\r\n",
+            "5 \r\nhello\r\n0\r\n\r\n",
+            "5 ;a\r\nhello\r\n0\r\n\r\n",
+            &format!("{zeros}5\r\nhello\r\n0\r\n\r\n"),
+            "5\nhello\r\n0\r\n\r\n",
+            "5\r\nhello\n0\r\n\r\n",
+            "5\r\nhello\r\n0\r\n\n",
+            "5\r\nhello\r\n0\r\nX: y\n\r\n",
+            "5\r\nhello\r\n0\r\nX: y\r\n\n",
+            "5\r\nhello\r\n0\r\nX : y\r\n\r\n",
+        ] {
+            let answer = refused(&daemon, format!("{CHUNKED}{body}"), 400);
+            let entry = entry(&daemon, &answer);
+            assert!(entry.contains("bad_chunk") && entry.contains("POST /body"), "{body:?}: {entry}");
+        }
+    }
+}
+
+#[test]
+fn a_head_that_ends_with_the_connection_is_no_request() {
+    let daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    client.send("GET /die HTTP/1.1\r\nHost: te").finish();
+    assert!(matches!(client.try_answer("GET"), Err(Broken::Nothing)));
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+#[test]
+fn many_requests_in_one_piece_are_all_served() {
+    let daemon = Rgun::fake().serving();
+    let mut client: Client = daemon.connect();
+    let one =
+        "POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n\r\n";
+    client.send(one.repeat(400));
+    for _ in 0..400 {
+        assert_eq!(client.answer().text(), "abc");
+    }
+    assert_eq!(client.get("/hello").status, 200);
+}
