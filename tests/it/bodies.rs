@@ -98,6 +98,28 @@ fn a_large_upload_waits_on_disk_in_a_file_without_a_name() {
 }
 
 #[test]
+fn a_body_in_chunks_of_one_byte_is_spooled_without_a_write_for_each() {
+    let daemon = Rgun::fake().serving();
+    let writes = || -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/io", daemon.pid())).unwrap();
+        let count = text.lines().find_map(|line| line.strip_prefix("syscw: "));
+        count.expect("it is counted").parse().unwrap()
+    };
+    let body = pattern(INLINE * 3 + 1);
+    let before = writes();
+    let mut client = daemon.connect();
+    let mut chunks = b"POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    for byte in &body {
+        chunks.extend_from_slice(&[b'1', b'\r', b'\n', *byte, b'\r', b'\n']);
+    }
+    client.send(chunks).send("0\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.field("x-body"), answer.body == body), ("file", true));
+    let writes = writes() - before;
+    assert!(writes < 1000, "{writes} writes for {} chunks", body.len());
+}
+
+#[test]
 fn a_spool_directory_without_room_is_told_to_the_client_and_the_operator() {
     let rgun = Rgun::fake();
     let missing = rgun.scratch().join("missing").display().to_string();

@@ -37,6 +37,9 @@ const IN_MEMORY: u64 = 16 * 1024 * 1024;
 /// Bytes collected before they are written to a file on another thread.
 const FILE_BLOCK: usize = 1024 * 1024;
 
+/// Bytes collected before they are written to memory, so that small pieces cost no system call each.
+const MEMORY_BLOCK: usize = 64 * 1024;
+
 /// A body that has arrived.
 #[derive(Debug)]
 pub(super) enum Body {
@@ -157,7 +160,7 @@ struct Spool {
     file: File,
     in_memory: bool,
     directory: PathBuf,
-    /// For a file: what waits to be written.
+    /// What waits to be written.
     block: Vec<u8>,
     len: u64,
 }
@@ -180,8 +183,14 @@ impl Spool {
             self.move_to_file().await?;
         }
         if self.in_memory {
-            // A copy between two pieces of memory: nothing that could block the reactor for long.
-            self.file.write_all(&bytes)?;
+            if self.block.len() + bytes.len() >= MEMORY_BLOCK {
+                // A copy between two pieces of memory: nothing that could block the reactor for long.
+                self.file.write_all(&self.block)?;
+                self.block.clear();
+                self.file.write_all(&bytes)?;
+            } else {
+                self.block.extend_from_slice(&bytes);
+            }
         } else {
             self.block.extend_from_slice(&bytes);
             bytes.advance(bytes.len());
@@ -210,6 +219,8 @@ impl Spool {
     }
 
     async fn move_to_file(&mut self) -> io::Result<()> {
+        self.file.write_all(&self.block)?;
+        self.block.clear();
         let mut memory = self.file.try_clone()?;
         let directory = self.directory.clone();
         self.file = tokio::task::spawn_blocking(move || {
@@ -232,7 +243,9 @@ impl Spool {
     }
 
     async fn finish(mut self) -> io::Result<OwnedFd> {
-        if !self.block.is_empty() {
+        if self.in_memory {
+            self.file.write_all(&self.block)?;
+        } else if !self.block.is_empty() {
             self.write_block().await?;
         }
         self.file.seek(SeekFrom::Start(0))?;
