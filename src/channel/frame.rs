@@ -77,6 +77,7 @@ const KIND_AT: usize = 24;
 const PART_TEXT: u8 = 2;
 const PART_MORE: u8 = 4;
 const DISCONNECT_CANCEL: u8 = 1;
+const DISCONNECT_HALF: u8 = 2;
 const REQUEST_HEAD: usize = 48;
 const COMPLETION_HEAD: usize = 32;
 
@@ -305,6 +306,12 @@ pub enum Later<'a> {
         /// Its deadline has passed: the task is to be cancelled, not told.
         cancel: bool,
     },
+    /// The client has closed its sending half: `http.disconnect` behind the request's body, and what the application
+    /// sends all the same is sent. Of no WebSocket.
+    HalfClose {
+        /// The exchange.
+        exchange: ExchangeId,
+    },
 }
 
 impl<'a> Later<'a> {
@@ -319,6 +326,7 @@ impl<'a> Later<'a> {
             Self::Disconnect { exchange, code, reason, cancel } => {
                 (exchange, DISCONNECT, if cancel { DISCONNECT_CANCEL } else { 0 }, code, reason)
             }
+            Self::HalfClose { exchange } => (exchange, DISCONNECT, DISCONNECT_HALF, 0, &[][..]),
         };
         out.clear();
         out.extend_from_slice(&exchange.0.to_le_bytes());
@@ -343,6 +351,7 @@ impl<'a> Later<'a> {
                 text: flags & PART_TEXT != 0,
                 more: flags & PART_MORE != 0,
             }),
+            DISCONNECT if flags & DISCONNECT_HALF != 0 => Ok(Self::HalfClose { exchange }),
             DISCONNECT => Ok(Self::Disconnect {
                 exchange,
                 code,

@@ -176,6 +176,7 @@ fn what_follows_a_request_has_its_golden_bytes() {
                 cancel: true,
             },
         ),
+        ("disconnect-half", Later::HalfClose { exchange }),
         (
             "disconnect-websocket",
             Later::Disconnect { exchange: websocket, code: 1001, reason: b"going away", cancel: false },

@@ -118,6 +118,7 @@ GOLDEN = {
     "part-message": later(11, PART, 6, rest="né".encode()),
     "disconnect": later(10, DISCONNECT),
     "disconnect-cancel": later(0x0102030405060708, DISCONNECT, 1),
+    "disconnect-half": later(10, DISCONNECT, 2),
     "disconnect-websocket": later(11, DISCONNECT, 0, 1001, b"going away"),
     "take": completion(10, TAKE, 0, slot=999, rest=struct.pack("<Q", 262144)),
     "hints": completion(10, HINTS, 0, fields=[(LINK, b"</a.css>; rel=preload")], slot=1),

@@ -11,6 +11,7 @@
 //! | `/answer-first` | head and `first `, then takes all of the body, then as `/take` |
 //! | `/wait`, `/wait-taking` | nothing until the client is gone or it is cancelled; the latter takes 100 bytes first |
 //! | `/stubborn/MS` | nothing, whatever it is told; after MS it ends |
+//! | `/half-close` | once the client has closed its sending half |
 //! | `/gone` | `gone=… cancelled=…`: how many exchanges were told so |
 //! | `/block/MS` | holds the event loop for MS, then `Hello, world!` |
 //! | `/trailers` | `Hello, world!`, and the trailer `x-sum: 13` |
@@ -76,6 +77,7 @@ struct Mail {
     websocket: bool,
     whole: bool,
     gone: bool,
+    half_closed: bool,
     cancelled: bool,
 }
 
@@ -167,7 +169,9 @@ pub(crate) fn run(worker: &Worker, events: &Loop) -> Outcome {
                     }
                     Submission::Later(later) => {
                         // Of an exchange that has ended meanwhile, or of none.
-                        let (Later::Part { exchange, .. } | Later::Disconnect { exchange, .. }) = later;
+                        let (Later::Part { exchange, .. }
+                        | Later::Disconnect { exchange, .. }
+                        | Later::HalfClose { exchange }) = later;
                         if let Some(inbox) = inboxes.get(&exchange) {
                             inbox.take_in(&later, events);
                         }
@@ -217,6 +221,7 @@ impl Inbox {
                 mail.parts.push_back(bytes.to_vec());
                 mail.whole |= end;
             }
+            Later::HalfClose { .. } => mail.half_closed = true,
             Later::Disconnect { cancel: true, .. } => {
                 mail.cancelled = true;
                 events.cancelled.fetch_add(1, Ordering::SeqCst);
@@ -300,6 +305,14 @@ impl Exchange<'_, '_> {
                 }
                 inbox.wait_until_over();
                 self.finish()
+            }
+            "half-close" => {
+                let waits = |mail: &mut Mail| !mail.half_closed && !mail.gone;
+                let closed =
+                    inbox.came.wait_while(lock(&inbox.mail), waits).unwrap_or_else(PoisonError::into_inner);
+                let is_gone = closed.gone;
+                drop(closed);
+                self.text(200, if is_gone { "gone" } else { "answered all the same" })
             }
             "stubborn" => {
                 thread::sleep(milliseconds(first.unwrap_or("0"))?);

@@ -25,6 +25,7 @@ mod endings;
 mod environment;
 mod forwarded;
 mod framing;
+mod half_close;
 mod http1;
 mod journal;
 mod readiness;

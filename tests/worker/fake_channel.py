@@ -211,6 +211,10 @@ class Channel:
         """The client has gone, or the deadline passed."""
         self.publish(struct.pack("<Q16xBBH4x", exchange, 3, int(cancel), code) + reason)
 
+    def half_close(self, exchange):
+        """The client sends nothing more."""
+        self.publish(struct.pack("<Q16xBBH4x", exchange, 3, 2, 0))
+
     def publish(self, frame):
         """A record, and wakes."""
         record = struct.pack("<II", len(frame), READY) + frame + bytes(-len(frame) % 8)

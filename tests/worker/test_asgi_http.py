@@ -262,6 +262,35 @@ def test_who_waits_after_the_body_hears_of_the_disconnect(worker):
     ]
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_a_half_closed_client_is_a_disconnect_behind_the_body_and_gets_its_answer(worker, early):
+    exchange = worker.submit("/events_then_answer", "POST", length=4)
+    worker.until(exchange, lambda answer: answer.taken, "taken")
+    if early:
+        worker.half_close(exchange)
+    worker.part(exchange, b"body", end=True)
+    if not early:
+        worker.half_close(exchange)
+    assert told(worker.whole(exchange)) == [
+        {"type": "http.request", "body": {"bytes": "body"}, "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+
+
+@pytest.mark.parametrize("query", ["", "?begin", "?begin-and-raise"])
+def test_an_application_that_leaves_a_half_closed_client_says_so_without_an_error(worker, query):
+    exchange = worker.submit(f"/begins_and_leaves{query}")
+    worker.half_close(exchange)
+    answer = worker.whole(exchange)
+    assert (answer.body, answer.raised) == (b"half" if query else b"", [""])
+
+
+def test_an_error_after_a_half_close_is_an_error(worker):
+    exchange = worker.submit("/begins_and_leaves?begin-and-fail")
+    worker.half_close(exchange)
+    assert worker.whole(exchange).raised == ["ValueError: not for that"]
+
+
 def test_a_disconnect_in_the_body_comes_at_once(worker):
     exchange = worker.submit("/events", "POST", length=1000)
     worker.until(exchange, lambda answer: answer.taken, "taken")

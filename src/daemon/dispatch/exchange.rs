@@ -53,6 +53,9 @@ pub enum Fault {
         /// The formatted traceback, perhaps empty.
         traceback: String,
     },
+    /// The client has closed its sending half, and the application took that for its end: it makes no answer, or no
+    /// more of it.
+    Left,
 }
 
 /// Why a body that is given to the application as it comes does not come to its end.
@@ -132,6 +135,8 @@ pub(super) struct Exchange {
     pub(super) websocket: Option<Box<Socket>>,
     /// The worker knows that nobody waits for it any more. ASGI only.
     pub(super) told_gone: bool,
+    /// Its client has closed its sending half.
+    pub(super) half_closed: bool,
     /// It was cancelled, and until when its worker may take to let go of it. ASGI only.
     pub(super) grace: Option<Instant>,
     slot: u16,
@@ -183,6 +188,7 @@ impl Exchange {
             uptake: None,
             websocket: None,
             told_gone: false,
+            half_closed: false,
             grace: None,
             slot: 0,
             client: Client::Waiting,
@@ -396,6 +402,11 @@ impl Exchange {
                     // For the journal only: the client has its answer.
                     let asked = Asked::new(self, worker, Instant::now());
                     notice(Notice::RaisedAfterEnd { worker: worker.id, asked, summary, traceback });
+                } else if self.half_closed && summary.is_empty() {
+                    let waker = self.fail(Fault::Left);
+                    self.ended = true;
+                    self.end_uptake();
+                    return Ok(waker);
                 } else if self.fault.is_none() {
                     // Not the application's fault if it could not go on because nobody listened.
                     self.failed |= !self.client_is_through();

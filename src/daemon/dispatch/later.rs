@@ -50,7 +50,7 @@ pub(super) enum Pulse {
 
 impl Worker {
     /// Says it now, or as soon as there is room.
-    fn say(&mut self, later: &Later<'_>) {
+    pub(super) fn say(&mut self, later: &Later<'_>) {
         let mut frame = std::mem::take(&mut self.outbox.frame);
         later.encode(&mut frame);
         // A broken ring is found out by whoever pushes next.

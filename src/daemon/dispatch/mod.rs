@@ -26,6 +26,7 @@
 mod delivery;
 mod exchange;
 mod exchanges;
+mod half_close;
 mod housekeeping;
 mod later;
 mod link;

@@ -21,6 +21,9 @@ impl Dispatcher {
         match pushed {
             Ok(Some(position)) => {
                 exchange.place = Place::Given { worker, position };
+                if exchange.half_closed {
+                    worker_state.say_half_closed(exchange);
+                }
                 let wait = now.saturating_duration_since(exchange.ready);
                 state.gauge.note_wait(wait);
                 state.deferred += 1;

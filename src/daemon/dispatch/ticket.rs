@@ -72,6 +72,18 @@ impl Ticket {
         Upload::new(self.dispatcher, self.id)
     }
 
+    /// The client has closed its sending half. Until when the request may start, if it has not: then it is to be
+    /// [taken back](Ticket::revoke).
+    pub fn half_close(&self) -> Option<Instant> {
+        self.dispatcher.half_close(self.id)
+    }
+
+    /// Takes the request back if it has not started, so that it never will; false if it has. If it is true, the ticket
+    /// is to be dropped.
+    pub fn revoke(&self) -> bool {
+        self.dispatcher.revoke(self.id)
+    }
+
     /// Who has the request, or had it to its end.
     pub fn worker(&self) -> Option<WorkerId> {
         let state = self.dispatcher.lock();
@@ -147,6 +159,13 @@ impl BodyStream {
     /// Where it comes from.
     pub fn dispatcher(&self) -> &'static Dispatcher {
         self.dispatcher
+    }
+
+    /// The client has closed its sending half: an ASGI application is told so.
+    pub fn half_close(&self) {
+        if !self.settled {
+            self.dispatcher.half_close(self.id);
+        }
     }
 
     /// The next piece; `None` when the body is complete, an error when it never will be.

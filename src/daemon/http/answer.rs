@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{Method, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
+use tokio::time::{Sleep, sleep_until};
 
 use crate::dispatch::{Answer, Fault};
 use crate::escape::RequestPath;
@@ -33,11 +34,43 @@ pub(super) struct Answering {
     pub(super) started: Started,
     /// It is that of a WebSocket.
     pub(super) handshake: Option<Box<Handshake>>,
+    /// How long the request may still wait, if its client has closed its sending half.
+    pub(super) patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Answering {
     fn is_cut_off(&self) -> bool {
         self.about.as_ref().is_some_and(|(served, _)| served.connection.ending() == Ending::Stopped)
+    }
+
+    /// A client that has closed its sending half may still wait for its answer; not one that does so for long before
+    /// its request starts, nor one that has asked for a WebSocket.
+    fn look_at_half_close(&mut self, cx: &mut Context<'_>) {
+        let (Started::Submitted(Ok(ticket)), Some((served, _))) = (&self.started, &self.about) else {
+            return;
+        };
+        if !served.connection.is_half_closed() {
+            return;
+        }
+        if self.handshake.is_some() {
+            return self.forsake();
+        }
+        let Some(until) = ticket.half_close() else {
+            self.patience = None;
+            return;
+        };
+        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep_until(until.into())));
+        if patience.as_mut().poll(cx).is_ready() && ticket.revoke() {
+            self.forsake();
+        }
+    }
+
+    /// Ends the connection without an answer, as if the client had closed both halves.
+    fn forsake(&mut self) {
+        self.started = Started::Forsaken;
+        if let Some((served, _)) = &self.about {
+            served.connection.abandon();
+        }
     }
 }
 
@@ -56,6 +89,10 @@ impl Future for Answering {
         }
         let outcome = match &mut this.started {
             Started::Submitted(Ok(ticket)) => match Pin::new(&mut *ticket).poll(cx) {
+                Poll::Ready(Err(Fault::Left)) => {
+                    this.forsake();
+                    return Poll::Pending;
+                }
                 Poll::Ready(outcome) => outcome.map_err(Refusal::Exchange),
                 Poll::Pending => {
                     if let (Some(hints), Some((served, asked))) = (ticket.hints(), &this.about)
@@ -63,10 +100,12 @@ impl Future for Answering {
                     {
                         served.connection.hint(head::early_hints(&hints));
                     }
+                    this.look_at_half_close(cx);
                     return Poll::Pending;
                 }
             },
             Started::Submitted(Err(refusal)) => Err(refusal.clone()),
+            Started::Forsaken => return Poll::Pending,
             Started::Receiving(_) => unreachable!("it has been received just now"),
         };
         let Some((served, asked)) = this.about.take() else {
@@ -96,7 +135,7 @@ impl Drop for Answering {
         let Served { server, connection, .. } = &*served;
         let worker = match &self.started {
             Started::Submitted(Ok(ticket)) => ticket.worker(),
-            Started::Submitted(Err(_)) | Started::Receiving(_) => None,
+            Started::Submitted(Err(_)) | Started::Receiving(_) | Started::Forsaken => None,
         };
         server.journal.unanswered(Unanswered {
             request: described(connection, &asked),
@@ -212,9 +251,10 @@ fn accepted(
     response
 }
 
-fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<ResponseBody> {
-    let Served { server, connection, .. } = &*served;
-    let Told { status, reason, retry_after } = refusal.told();
+/// The journal's entry for a refusal.
+fn note(served: &Served, asked: &Asked, refusal: &Refusal, told: &Told) {
+    let Served { server, connection, .. } = served;
+    let Told { status, reason, .. } = told;
     let (worker, summary, traceback) = match refusal {
         Refusal::Exchange(Fault::Raised { worker, summary, traceback }) => {
             (Some(*worker), summary.clone(), traceback.clone())
@@ -250,6 +290,13 @@ fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<Re
             log_access: server.log_access,
         });
     }
+}
+
+fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<ResponseBody> {
+    let Served { server, connection, .. } = &*served;
+    let told = refusal.told();
+    note(&served, asked, refusal, &told);
+    let Told { status, reason, retry_after } = told;
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _infallible = write!(

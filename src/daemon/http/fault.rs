@@ -62,9 +62,11 @@ impl Refusal {
                 Fault::Upload(UploadFault::TooSlow) => "too slow a body",
                 Fault::Upload(UploadFault::Broken) => "malformed body",
                 Fault::Upload(UploadFault::Malformed(_)) => BAD_CHUNK,
-                Fault::Deadline(_) | Fault::WorkerDied(_) | Fault::CutOff(_) | Fault::Raised { .. } => {
-                    return None;
-                }
+                Fault::Deadline(_)
+                | Fault::WorkerDied(_)
+                | Fault::CutOff(_)
+                | Fault::Raised { .. }
+                | Fault::Left => return None,
             },
         })
     }
@@ -143,6 +145,8 @@ impl Refusal {
                     "the worker had to go before it had finished this request".to_owned(),
                     Some(SOON),
                 ),
+                // Nobody waits for it, as far as the application knows.
+                Fault::Left => (StatusCode::BAD_REQUEST, "the client has left".to_owned(), None),
                 Fault::Raised { .. } => {
                     (StatusCode::INTERNAL_SERVER_ERROR, "the application raised an error".to_owned(), None)
                 }

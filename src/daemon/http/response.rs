@@ -47,6 +47,8 @@ pub(super) struct ResponseBody {
     source: Source,
     /// Its connection goes idle when the body is through.
     served: Arc<Served>,
+    /// The application was told that its client has closed its sending half.
+    knows_half_close: bool,
     /// For the journal: when the body is through, or when it breaks off.
     account: Option<Box<Account>>,
 }
@@ -84,6 +86,9 @@ impl Account {
 
     /// The client has the head, so the journal is all that is left to tell.
     fn broke_off(self, error: &BodyError) {
+        if matches!(error, BodyError::Fault(Fault::Left)) {
+            return self.unfinished(Cause::Left);
+        }
         // Of a request over its deadline the supervising side writes the one entry, when it has the stacks.
         if matches!(error, BodyError::Fault(Fault::Deadline(_))) {
             return;
@@ -119,7 +124,7 @@ pub(super) enum BodyError {
 
 impl ResponseBody {
     pub(super) fn new(source: Source, served: Arc<Served>, account: Option<Box<Account>>) -> Self {
-        Self { source, served, account }
+        Self { source, served, knows_half_close: false, account }
     }
 }
 
@@ -150,6 +155,12 @@ impl Body for ResponseBody {
                     }
                     (Err(error), _) => break Some(Err(BodyError::File(error))),
                 },
+                Source::Stream(stream)
+                    if this.served.connection.is_half_closed() && !this.knows_half_close =>
+                {
+                    this.knows_half_close = true;
+                    stream.half_close();
+                }
                 Source::Stream(stream) => match ready!(stream.poll_piece(cx)) {
                     None => break None,
                     Some(Ok(StreamPiece::Bytes(bytes))) => break Some(Ok(bytes)),

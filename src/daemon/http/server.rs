@@ -222,7 +222,7 @@ impl Service<Request<Incoming>> for Requests {
     fn call(&self, request: Request<Incoming>) -> Answering {
         // Before the future exists, because hyper looks for more bytes before it polls it; see `Asked`.
         let (asked, started, handshake) = start(self, request);
-        Answering { about: Some((Arc::clone(&self.served), asked)), started, handshake }
+        Answering { about: Some((Arc::clone(&self.served), asked)), started, handshake, patience: None }
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) enum Started {
     Submitted(Result<Ticket, Refusal>),
     /// Its body must be received first. Boxed: it is large, rare, and would be moved about with every future.
     Receiving(Pin<Box<dyn Future<Output = Result<Ticket, Refusal>> + Send>>),
+    /// Its client counts as gone, and the connection is about to end.
+    Forsaken,
 }
 
 pub(super) fn start(
@@ -41,15 +43,7 @@ pub(super) fn start(
     connection.enter(Phase::Busy);
     let begun = Instant::now();
     if let Some(refused) = served.refused_head.get() {
-        let asked = Asked {
-            id: server.ids.for_request(None),
-            origin: None,
-            method: Method::GET,
-            path: Path::new(b""),
-            knows_interim: false,
-            begun,
-        };
-        return (asked, Started::Submitted(Err(Refusal::Framing(refused.violation))), None);
+        return (stand_in(server, begun), Started::Submitted(Err(Refusal::Framing(refused.violation))), None);
     }
     let (mut parts, incoming) = request.into_parts();
     let seen = head::Seen::of(&parts.headers);
@@ -106,6 +100,12 @@ pub(super) fn start(
         }
     };
     (asked, started, handshake)
+}
+
+/// What is remembered of a request whose head was refused: nothing but its id.
+fn stand_in(server: &Server, begun: Instant) -> Asked {
+    let id = server.ids.for_request(None);
+    Asked { id, origin: None, method: Method::GET, path: Path::new(b""), knows_interim: false, begun }
 }
 
 /// The request's body, and its length in the fields if only now it is known.

@@ -42,7 +42,7 @@ pub(super) struct Wire {
     has_ended: bool,
 }
 
-/// Why a connection ends after what was wrong on it: at most one head is refused.
+/// Why the last head on a connection was refused.
 #[derive(Debug)]
 pub(super) struct RefusedHead {
     pub(super) violation: Violation,
@@ -154,33 +154,33 @@ impl Wire {
                         self.hand_on(buf);
                         return Poll::Ready(Ok(()));
                     }
-                    Err(violation) => return Poll::Ready(Ok(self.refuse(violation, buf))),
+                    Err(violation) => return self.refuse(violation, buf),
                 }
                 self.served.connection.begin_head();
                 match self.poll_hold(cx) {
                     Poll::Ready(got) => got?,
                     Poll::Pending if self.served.connection.is_head_overdue() => {
-                        return Poll::Ready(Ok(self.refuse(Violation::SlowHead, buf)));
+                        return self.refuse(Violation::SlowHead, buf);
                     }
                     Poll::Pending => return Poll::Pending,
                 }
             };
             match got {
-                Got::Accepted => return Poll::Ready(Ok(())),
                 // A client that leaves in mid-head has asked for nothing.
-                Got::End => return Poll::Ready(Ok(())),
+                Got::Accepted | Got::End => return Poll::Ready(Ok(())),
                 Got::More => {}
             }
         }
     }
 
-    fn refuse(&mut self, violation: Violation, buf: &mut ReadBuf<'_>) {
+    fn refuse(&mut self, violation: Violation, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let excerpt = excerpt(&self.held);
         // There is one at most: after it nothing is read.
         let _ = self.served.refused_head.set(RefusedHead { violation, excerpt });
         self.has_refused = true;
         self.held = BytesMut::new();
         buf.put_slice(STAND_IN);
+        Poll::Ready(Ok(()))
     }
 
     /// Looks at the client while its request is served: whether it is still there, and what it asks next, as far as

@@ -157,6 +157,8 @@ pub(crate) struct State {
     pub(super) websocket: Option<Box<WebSocket>>,
     /// The client has gone, or has its 504.
     pub(super) is_disconnected: bool,
+    /// The client has closed its sending half: it may still wait for the answer.
+    pub(super) is_half_closed: bool,
     /// It is among those that the application looks at when the daemon rings.
     pub(super) is_held_up: bool,
     /// Futures of `receive()`s that wait.
@@ -257,6 +259,17 @@ impl Exchange {
         awaitable::wake(py, worker, senders);
     }
 
+    /// The client has closed its sending half: behind the body `receive()` says that it has gone. `send()` goes on.
+    pub(super) fn half_close(slf: &Bound<'_, Self>) {
+        let py = slf.py();
+        let (worker, receivers) = {
+            let exchange = &mut *slf.get().borrow_mut(py);
+            exchange.is_half_closed = true;
+            (exchange.served.worker, std::mem::take(&mut exchange.receivers))
+        };
+        awaitable::wake(py, worker, receivers);
+    }
+
     /// Its deadline has passed: the task is cancelled. Gives the report of where it was.
     pub(super) fn cancel(slf: &Bound<'_, Self>) -> PyResult<Option<String>> {
         let py = slf.py();
@@ -295,8 +308,12 @@ impl Exchange {
         let error = error.map(|error| PyErr::from_value(error.clone().into_any()));
         in_the_worker(py, error.as_ref());
         let fault = if let Some(error) = error {
-            let is_disconnected = slf.get().borrow(py).is_disconnected;
-            fault_of(py, is_disconnected, &error)
+            let (is_disconnected, forsaken) = {
+                let exchange = slf.get().borrow(py);
+                let is_told = exchange.is_disconnected || exchange.is_half_closed;
+                (is_told, exchange.forsaken())
+            };
+            fault_of(py, is_disconnected, &error).or(forsaken)
         } else {
             let (omission, is_websocket) = {
                 let exchange = slf.get().borrow(py);
@@ -407,6 +424,7 @@ impl State {
             body: Body { parts, is_complete: !streams, is_received: false, streams, received: 0, taken: 0 },
             websocket: request.websocket.then(Box::default),
             is_disconnected: false,
+            is_half_closed: false,
             is_held_up: false,
             receivers: Vec::new(),
             senders: Vec::new(),
@@ -425,10 +443,19 @@ impl State {
         functions
     }
 
+    /// What is told of an answer that is not whole because the application took its client's half close for its end.
+    fn forsaken(&self) -> Option<Described> {
+        let is_forsaken = self.is_half_closed && !self.is_disconnected && self.stage < Stage::Ended;
+        is_forsaken.then(|| Described::plain(""))
+    }
+
     /// What it has not done.
     fn omission(&self) -> Option<Described> {
         if self.is_disconnected {
             return None;
+        }
+        if self.is_half_closed {
+            return self.forsaken();
         }
         match self.stage {
             stage if self.websocket.is_some() => (stage < Stage::Open)

@@ -152,7 +152,7 @@ impl State {
         }
         let body = &mut self.body;
         if body.is_received {
-            return Found::Nothing;
+            return if self.is_half_closed { Found::Disconnect } else { Found::Nothing };
         }
         let Some(part) = body.parts.pop_front() else {
             body.is_received = body.is_complete;

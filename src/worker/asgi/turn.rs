@@ -259,6 +259,12 @@ impl Application {
                 Exchange::part(&exchange, bytes, end);
                 Ok(())
             }
+            Submission::Later(Later::HalfClose { exchange }) => {
+                if let Some(exchange) = self.exchange(py, exchange) {
+                    Exchange::half_close(&exchange);
+                }
+                Ok(())
+            }
             Submission::Later(Later::Disconnect { exchange, code, reason, cancel }) => {
                 let Some(exchange) = self.exchange(py, exchange) else { return Ok(()) };
                 if cancel {

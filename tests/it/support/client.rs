@@ -226,6 +226,14 @@ impl Client {
         self
     }
 
+    /// Ends the connection with a reset. TCP only.
+    pub(crate) fn reset(self) {
+        let Socket::Tcp(socket) = self.socket else { panic!("a unix socket knows no reset") };
+        let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+        nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Linger, &linger)
+            .expect("it is open");
+    }
+
     /// The rest of a chunked answer whose head was read, as text.
     pub(crate) fn rest_in_chunks(&mut self) -> String {
         let body = self.read_chunks().unwrap_or_else(|broken| panic!("no complete answer: {broken:?}"));

@@ -114,6 +114,33 @@ async def events(scope, receive, send):
 
 
 @case
+async def events_then_answer(scope, receive, send):
+    """All events to the disconnect, in an answer."""
+    events = []
+    while not events or events[-1]["type"] != "http.disconnect":
+        events.append(await receive())
+    await tell(send, events)
+
+
+@case
+async def begins_and_leaves(scope, receive, send):
+    """Half of an answer, or nothing of it, because its client has gone."""
+    if scope["query_string"]:
+        await start(send)
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    if b"raise" in scope["query_string"]:
+        raise ClientDisconnect
+    if b"fail" in scope["query_string"]:
+        raise ValueError("not for that")
+
+
+class ClientDisconnect(Exception):
+    """As Starlette calls it."""
+
+
+@case
 async def seen(scope, receive, send):
     await tell(send, SEEN)
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::Wake;
 
 use rgun_channel::control::Interface;
-use rgun_channel::frame::{Later, MOST_FIELDS, Submission, UNKNOWN_LENGTH, encode_field};
+use rgun_channel::frame::{AppError, Later, MOST_FIELDS, Submission, UNKNOWN_LENGTH, encode_field};
 use rgun_channel::layout::Word;
 use rgun_channel::wake::{Sleepers, Want};
 
@@ -33,6 +33,7 @@ enum Heard {
     Part(ExchangeId, Vec<u8>, bool),
     Gone(ExchangeId),
     Cancelled(ExchangeId),
+    HalfClosed(ExchangeId),
 }
 
 impl Rig {
@@ -77,6 +78,7 @@ impl Rig {
             }
             Submission::Later(Later::Disconnect { exchange, cancel: false, .. }) => Heard::Gone(exchange),
             Submission::Later(Later::Disconnect { exchange, .. }) => Heard::Cancelled(exchange),
+            Submission::Later(Later::HalfClose { exchange }) => Heard::HalfClosed(exchange),
         })
     }
 
@@ -282,6 +284,54 @@ fn who_has_gone_is_told_once_and_not_after_the_end() {
     rig.dispatcher.before_park();
     drop(ended);
     assert_eq!((rig.hear(), rig.commands()), (None, vec![]));
+    assert!(rig.notices.try_recv().is_err());
+}
+
+#[test]
+fn a_half_closed_client_is_told_of_once_and_still_has_its_answer() {
+    let mut rig = Rig::asgi(1);
+    let (ticket, id) = rig.streaming();
+    assert_eq!((ticket.half_close(), ticket.half_close()), (None, None), "it has started");
+    assert_eq!((rig.hear(), rig.hear()), (Some(Heard::HalfClosed(id)), None));
+    assert!(!ticket.revoke());
+    // The next one has to wait, but not for ever; it is told of behind its request.
+    let waiting = rig.submit(b"/waits");
+    let until = waiting.half_close().expect("it has not started");
+    assert!(until <= Instant::now() + Duration::from_secs(1));
+    assert_eq!(rig.hear(), None);
+    rig.end(id);
+    assert!(matches!(poll(ticket), Poll::Ready(Ok(_))));
+    let Some(Heard::Asked(id, _)) = rig.hear() else { panic!("it was not given") };
+    assert_eq!(rig.hear(), Some(Heard::HalfClosed(id)));
+    assert_eq!((waiting.half_close(), waiting.revoke()), (None, false));
+}
+
+#[test]
+fn a_request_that_has_not_started_is_taken_back_and_makes_room() {
+    let mut rig = Rig::asgi(1);
+    let given = rig.submit(b"/given");
+    let next = rig.submit(b"/next");
+    assert!(given.half_close().is_some() && given.revoke());
+    drop(given);
+    // What was said of it is of nobody's, as the worker sees it.
+    assert!(matches!(rig.hear(), Some(Heard::HalfClosed(_))));
+    let Some(Heard::Asked(id, path)) = rig.hear() else { panic!("it was not given") };
+    assert_eq!(path, b"/next");
+    drop(next);
+    assert_eq!((rig.hear(), rig.hear()), (Some(Heard::Gone(id)), None));
+}
+
+#[test]
+fn an_application_that_leaves_a_half_closed_client_has_not_failed() {
+    let mut rig = Rig::asgi(2);
+    let (ticket, id) = rig.streaming();
+    ticket.half_close();
+    assert_eq!(rig.hear(), Some(Heard::HalfClosed(id)));
+    let mut nothing = Vec::new();
+    AppError { summary: "", traceback: "" }.encode(&mut nothing);
+    rig.say(id, CompletionKind::Raised, &nothing, true, true);
+    rig.dispatcher.before_park();
+    assert!(matches!(poll(ticket), Poll::Ready(Err(Fault::Left))));
     assert!(rig.notices.try_recv().is_err());
 }
 

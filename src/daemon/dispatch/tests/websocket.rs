@@ -63,6 +63,7 @@ impl Rig {
                 Heard::Part(bytes.to_vec(), text, more)
             }
             Submission::Later(Later::Disconnect { code, reason, .. }) => Heard::Gone(code, reason.to_vec()),
+            Submission::Later(Later::HalfClose { .. }) => panic!("no WebSocket is half closed"),
         })
     }
 

@@ -155,8 +155,9 @@ fn extension(at: Extension, byte: u8) -> Option<At> {
         (Extension::BeforeName, b' ' | b'\t') => Extension::BeforeName,
         (Extension::BeforeName | Extension::Name, _) if is_token(byte) => Extension::Name,
         (Extension::Name | Extension::AfterName, b' ' | b'\t') => Extension::AfterName,
-        (Extension::Name | Extension::AfterName, b'=') => Extension::BeforeValue,
-        (Extension::BeforeValue, b' ' | b'\t') => Extension::BeforeValue,
+        (Extension::Name | Extension::AfterName, b'=') | (Extension::BeforeValue, b' ' | b'\t') => {
+            Extension::BeforeValue
+        }
         (Extension::BeforeValue, b'"') => Extension::Quoted,
         (Extension::BeforeValue | Extension::Value, _) if is_token(byte) => Extension::Value,
         (Extension::Quoted, b'"') => Extension::AfterQuoted,

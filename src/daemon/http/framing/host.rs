@@ -28,7 +28,7 @@ fn is_name(mut name: &[u8]) -> bool {
         match name {
             [] => return true,
             [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                name = rest
+                name = rest;
             }
             [byte, rest @ ..] if NAME[usize::from(*byte)] => name = rest,
             _ => return false,
