@@ -318,7 +318,8 @@ impl<'a> Checker<'a> {
                     return Ok(None);
                 }
                 read::whole(setting, 1, u32::MAX).map(|n| Some(read::to_usize(n))).map_err(|complaint| {
-                    complaint.hint("write a number, or \"auto\" for what LimitNOFILE= leaves")
+                    complaint
+                        .hint("write a number, or \"auto\" for what the hard limit of LimitNOFILE= leaves")
                 })
             }),
             connections_per_client: self.read(

@@ -198,7 +198,9 @@ impl Processes {
             Self::Leaf(leaf) => {
                 if !leaf.kill() {
                     // A kernel before 5.14. What they start meanwhile is killed the next time.
-                    listed.iter().for_each(|pid| signal_one(*pid, Signal::SIGKILL));
+                    for pid in listed {
+                        signal_one(*pid, Signal::SIGKILL);
+                    }
                 }
             }
             Self::Group(group, members) => {
@@ -211,7 +213,9 @@ impl Processes {
                 {
                     tracing::warn!(%error, "cannot kill what a worker has left behind, ignoring");
                 }
-                listed.iter().for_each(|pid| signal_one(*pid, Signal::SIGKILL));
+                for pid in listed {
+                    signal_one(*pid, Signal::SIGKILL);
+                }
             }
         }
     }

@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import subprocess
 import sys
 import time
 
@@ -33,6 +35,10 @@ def application(environ, start_response):
             with open(environ["QUERY_STRING"], "w") as mark:
                 mark.write(str(os.getpid()))
         time.sleep(float(path.rpartition("/")[2]))
+    if path.startswith("/start/"):
+        # A program in a session of its own, that nobody waits for.
+        child = subprocess.Popen(["sleep", path.rpartition("/")[2]], start_new_session=True)
+        return reply(start_response, {"pid": os.getpid(), "child": child.pid})
     if path.startswith("/write/"):
         return reply(start_response, write(path[len("/write") :]))
     return reply(
@@ -43,6 +49,7 @@ def application(environ, start_response):
             "uid": os.getuid(),
             "python": sys.version.split()[0],
             "cwd": os.getcwd(),
+            "files": resource.getrlimit(resource.RLIMIT_NOFILE),
             "environ": dict(os.environ),
         },
     )

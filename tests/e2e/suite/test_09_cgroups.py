@@ -1,7 +1,9 @@
 """One cgroup a worker below the service's own, and nothing left of either afterwards."""
 
 import os
+import resource
 import signal
+import time
 
 import host
 import pytest
@@ -36,6 +38,60 @@ def test_a_worker_that_died_leaves_no_cgroup():
     host.wait_for("no cgroup is empty", lambda: not empty_leaves(tree))
     if place.exists():
         assert place.joinpath("cgroup.procs").read_text(), f"{place} is left over"
+
+
+def test_the_children_of_a_reloaded_worker_finish_in_its_cgroup_which_is_removed_then():
+    started = host.get("/start/1000").json
+    place = host.cgroup_directory(host.cgroup_of(started["child"]))
+    assert place == host.cgroup_directory(host.cgroup_of(started["pid"]))
+    host.reload()
+    host.wait_for("the worker leaves", lambda: not host.exists(started["pid"]))
+    assert host.exists(started["child"])
+    assert place.joinpath("cgroup.procs").read_text().split() == [str(started["child"])]
+    os.kill(started["child"], signal.SIGTERM)
+    host.wait_for("its cgroup is removed", lambda: not place.exists())
+
+
+def test_children_that_do_not_finish_in_time_are_killed_and_named_in_the_journal():
+    with host.drop_in("Environment=RGUN_WORKERS_CHILDREN=1s"):
+        since = host.journal_cursor()
+        started = host.get("/start/1000").json
+        place = host.cgroup_directory(host.cgroup_of(started["child"]))
+        host.reload()
+        host.wait_for("it is killed", lambda: not host.exists(started["child"]))
+        host.wait_for("its cgroup is removed", lambda: not place.exists())
+    (line,) = [line for line in host.told(since).splitlines() if "left processes behind" in line]
+    assert f"(pid {started['pid']})" in line
+    assert f"{started['child']} (sleep)" in line
+
+
+def test_a_worker_that_is_killed_takes_its_children_along():
+    started = host.get("/start/1000").json
+    os.kill(started["pid"], signal.SIGKILL)
+    host.wait_for("it is killed", lambda: not host.exists(started["child"]))
+
+
+def test_signals_to_all_processes_of_the_unit_cost_no_worker():
+    workers = host.wait_for("two workers", pair)
+    for name in ("SIGUSR1", "SIGUSR2"):
+        host.systemctl("kill", f"--signal={name}", host.SERVICE)
+        assert host.get().json["pid"] in workers
+    assert sorted(pair()) == sorted(workers)
+
+
+def test_workers_have_the_soft_limit_of_open_files_and_the_daemon_the_hard_one():
+    assert host.get().json["files"] == [1024, 65536]
+    assert resource.prlimit(host.main_pid(), resource.RLIMIT_NOFILE) == (65536, 65536)
+
+
+def test_stopping_ends_what_workers_have_started():
+    started = host.get("/start/1000").json
+    begun = time.monotonic()
+    host.systemctl("stop", host.SERVICE)
+    assert time.monotonic() - begun < 20
+    assert host.show("Result") == "success"
+    assert not host.exists(started["child"])
+    host.systemctl("start", host.SERVICE)
 
 
 def test_stopping_leaves_no_process_and_no_cgroup():

@@ -79,6 +79,7 @@ fn what_is_not_written_has_the_default_of_the_design() {
     assert_eq!((preload, refork, max_requests, max_requests_jitter), (false, None, None, 0));
     let Workers { max_memory, max_lifetime, idle_exit, .. } = config.workers;
     assert_eq!((max_memory, max_lifetime, idle_exit, retry), (None, None, None, Retry::Off));
+    assert_eq!(config.workers.children, Duration::from_secs(30));
     assert_eq!(config.reload, Reload { probe: None, watch: None });
     let Hooks { post_fork, post_worker_init, worker_exit, child_exit } = config.hooks;
     assert_eq!([post_fork, post_worker_init, worker_exit, child_exit], [const { None }; 4]);
@@ -115,6 +116,7 @@ fn every_key_of_the_file_arrives() {
             max_lifetime = "24h"
             idle_exit = "10m"
             retry = "idempotent"
+            children = "0s"
             [timeouts]
             request = "off"
             queue = "off"
@@ -181,6 +183,7 @@ fn every_key_of_the_file_arrives() {
     let Workers { preload, refork, max_requests, max_requests_jitter, retry, .. } = config.workers;
     assert_eq!((preload, refork, max_requests), (true, NonZeroU64::new(500), NonZeroU64::new(1000)));
     assert_eq!((max_requests_jitter, retry), (100, Retry::Idempotent));
+    assert_eq!(config.workers.children, Duration::ZERO);
     let Workers { max_memory, max_lifetime, idle_exit, .. } = config.workers;
     assert_eq!((max_memory, max_lifetime), (Some(512 << 20), Some(Duration::from_hours(24))));
     assert_eq!(idle_exit, Some(Duration::from_mins(10)));

@@ -46,6 +46,7 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("workers", "max_lifetime = 3600", "has no unit", "\"3600s\""),
     ("workers", "max_lifetime = \"0s\"", "is no time at all", "\"off\""),
     ("workers", "idle_exit = true", "must be a duration, not a boolean", "\"30s\""),
+    ("workers", "children = \"off\"", "cannot be off", "write \"0s\" to kill them with their worker"),
     ("workers", "retry = true", "must be a string, not a boolean", ""),
     ("workers", "retry = \"on\"", "is not one of the choices", "\"idempotent\""),
     ("workers", "retry = \"idempotant\"", "is not one of the choices", "did you mean \"idempotent\"?"),

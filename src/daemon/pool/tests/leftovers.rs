@@ -2,7 +2,7 @@
 
 use super::*;
 
-const A_MINUTE: Duration = Duration::from_secs(60);
+const A_MINUTE: Duration = Duration::from_mins(1);
 
 /// A worker that starts a program, writes its number to `child`, and ends; in a group of its own, or in a leaf that the
 /// test plays.
