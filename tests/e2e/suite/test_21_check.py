@@ -46,6 +46,7 @@ def app(enabled, tmp_path_factory):
     directory.chmod(0o755)
     host.configure("checked", directory)
     mode = host.CONFIG.stat().st_mode & 0o7777
+    host.CONFIG.chmod(0o644)
     yield directory
     shutil.rmtree(directory)
     host.CONFIG.chmod(mode)
