@@ -35,10 +35,10 @@ fn fate(outcome: &Result<Answer, Broken>) -> Fate {
 
 /// Asks for the lie, then for the truth.
 fn lie(path: &str, expected: Fate) {
-    lie_of(Rgun::fake().serving(), path, expected);
+    lie_of(&Rgun::fake().serving(), path, expected);
 }
 
-fn lie_of(daemon: Daemon, path: &str, expected: Fate) {
+fn lie_of(daemon: &Daemon, path: &str, expected: Fate) {
     let worker = daemon.worker();
     let outcome = daemon.connect().ask(path).try_answer("GET");
     let found = fate(&outcome);
@@ -106,7 +106,7 @@ fn lies_after_the_head_never_look_complete() {
 #[test]
 fn early_hints_that_say_how_the_answer_is_framed_are_refused() {
     for name in ["transfer-encoding", "content-length", "connection"] {
-        lie_of(Rgun::fake().fake_does("asgi").serving(), &format!("/lie-hints/{name}"), Fate::BadGateway);
+        lie_of(&Rgun::fake().fake_does("asgi").serving(), &format!("/lie-hints/{name}"), Fate::BadGateway);
     }
 }
 
