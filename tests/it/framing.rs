@@ -60,7 +60,7 @@ fn a_request_that_is_refused_before_it_is_one_has_an_id_and_an_entry() {
         let answer = refused(&daemon, &request, status);
         assert!(answer.has("date"), "RFC 9110 §6.6.1");
         let entry = entry(&daemon, &answer);
-        for fact in ["WARN", kind, &format!("refused with {status}: ")] {
+        for fact in ["INFO", kind, &format!("refused with {status}: ")] {
             assert!(entry.contains(fact), "{fact}: {entry}");
         }
         assert!(!entry.contains(char::is_control), "{entry:?}");
