@@ -122,6 +122,16 @@ def test_signals_that_are_orders_to_the_daemon_do_nothing_in_its_workers(server,
     assert server.get("/who").json()["pid"] == running.pid
 
 
+def test_orders_to_the_daemon_do_nothing_in_a_worker_whose_interpreter_is_starting(start, python, tmp_path):
+    interpreter = tmp_path / "python"
+    orders = "".join(f"kill -{number:d} $$\n" for number in ORDERS)
+    interpreter.write_text(f'#!/bin/sh\n{orders}exec {python} "$@"\n')
+    interpreter.chmod(0o755)
+    server = start("signalled:wsgi", APPS, ("--workers", "1", "--python", str(interpreter))).ready()
+    assert server.get("/programs").json()["subprocess"] == {"SigBlk": 0, "SigIgn": 0, "SigCgt": 0}
+    assert "did not boot" not in server.log()
+
+
 @pytest.mark.parametrize("target", ["signalled:wsgi", "signalled:asgi"])
 def test_a_zygote_that_is_asked_to_leave_is_replaced_and_its_workers_serve(start, target):
     server = start(target, APPS, ("--workers", "1", "--preload"))

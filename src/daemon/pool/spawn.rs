@@ -5,7 +5,7 @@
 //! the cgroup (so that no instruction of the worker runs outside it), placing the control socket at its
 //! number, asking for SIGKILL when the daemon dies, restoring the limit of open files that the daemon has raised
 //! for itself, restoring the signal dispositions and the mask that a program started by systemd has, and ignoring
-//! the signal for stacks, which would kill a worker that has not come so far as to handle it. The closure makes
+//! those signals that would kill a worker which has not come so far as to handle them ([`HANDLED_LATER`]). The closure makes
 //! plain system calls only: no allocation, no lock, no logging (signal-safety(7)).
 //!
 //! A disposition or mask that the daemon was started with (nohup(1), a shell's background job) is not for workers:
@@ -29,6 +29,11 @@ use crate::systemd::OWN_VARIABLES;
 use crate::systemd::cgroup::Leaf;
 
 use super::{Identity, Plan, SpawnError};
+
+/// What a worker has handlers for that let it live, as soon as its extension is loaded (src/worker/dispositions.rs,
+/// stacks.rs): orders to the daemon, which a process manager sends to all, and the signal for stacks.
+const HANDLED_LATER: [libc::c_int; 6] =
+    [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGTTIN, libc::SIGTTOU, STACKS_SIGNAL];
 
 /// Runs in the worker's interpreter before anything else: checks the interpreter, loads the extension. It travels in
 /// a variable, which is gone before the application is imported, because arguments are what the process list shows.
@@ -158,7 +163,7 @@ struct Signals {
     reserved: std::ops::Range<libc::c_int>,
 }
 
-/// Default dispositions and an empty mask, but for [`STACKS_SIGNAL`], which is ignored until the worker handles it.
+/// Default dispositions and an empty mask, but for [`HANDLED_LATER`], which are ignored until then.
 /// Only async-signal-safe calls.
 fn reset_signals(signals: &Signals) -> io::Result<()> {
     for signal in 1..=signals.last {
@@ -166,7 +171,7 @@ fn reset_signals(signals: &Signals) -> io::Result<()> {
         if is_fixed || signals.reserved.contains(&signal) {
             continue;
         }
-        let disposition = if signal == STACKS_SIGNAL { libc::SIG_IGN } else { libc::SIG_DFL };
+        let disposition = if HANDLED_LATER.contains(&signal) { libc::SIG_IGN } else { libc::SIG_DFL };
         // SAFETY: neither disposition is a function of ours that could run at a bad time.
         if unsafe { libc::signal(signal, disposition) } == libc::SIG_ERR {
             return Err(io::Error::last_os_error());
