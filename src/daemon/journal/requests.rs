@@ -349,7 +349,7 @@ fn write_refusal(entry: &RefusalEntry) {
         };
     }
     match status {
-        400..=499 | 501 => entry!(info),
+        400..=499 | 501 | 505 => entry!(info),
         503 => entry!(warn),
         _ => entry!(error),
     }
