@@ -10,6 +10,7 @@
 //!   has left in good order leaves its children to finish ([`leftovers`]).
 //! - No number of a process is used after it was reaped.
 
+mod extension;
 mod fork;
 mod identity;
 mod leftovers;
@@ -24,7 +25,7 @@ use std::collections::HashMap;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ use crate::journal::output::{DaemonEnds, WorkerEnds, WorkerOutput};
 use crate::supervise::{Exit, Generation, SpawnFault, WorkerId};
 use crate::systemd::cgroup::{Delegation, Leaf};
 
+pub use self::extension::{EXTENSION, find_extension};
 use self::fork::Forks;
 pub use self::fork::LostFork;
 pub use self::identity::{Identity, become_user};
@@ -225,39 +227,6 @@ impl SpawnError {
             | Self::TooLate => SpawnFault::System,
         }
     }
-}
-
-/// File name of the worker extension.
-pub const EXTENSION: &str = "rgun_worker.abi3.so";
-
-/// File name of the workers' main module, beside the extension (`src/worker/main_module.py`).
-const MAIN_MODULE: &str = "rgun_main.py";
-
-/// Finds the worker extension: next to the binary (a build tree), or in `../lib/rgun` (installed).
-///
-/// # Errors
-/// When it is in neither place, and the message names both; or the main module is not beside it.
-pub fn find_extension() -> io::Result<PathBuf> {
-    let binary = std::env::current_exe()?;
-    let directory = binary.parent().unwrap_or(Path::new("/"));
-    let candidates = [directory.join(EXTENSION), directory.join("../lib/rgun").join(EXTENSION)];
-    let extension = candidates.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
-        let [beside, installed] = &candidates;
-        io::Error::new(
-            io::ErrorKind::NotFound,
-            format!(
-                "the worker extension is neither at {} nor at {}; `make build` makes it",
-                beside.display(),
-                installed.display()
-            ),
-        )
-    })?;
-    let main_module = extension.with_file_name(MAIN_MODULE);
-    if main_module.is_file() {
-        return Ok(extension);
-    }
-    let why = format!("{}, which workers need, is missing; reinstall rgun", main_module.display());
-    Err(io::Error::new(io::ErrorKind::NotFound, why))
 }
 
 impl Pool {

@@ -1,0 +1,37 @@
+//! Where the worker extension is installed, and what belongs to it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// File name of the worker extension.
+pub const EXTENSION: &str = "rgun_worker.abi3.so";
+
+/// File name of the workers' main module, beside the extension (`src/worker/main_module.py`).
+const MAIN_MODULE: &str = "rgun_main.py";
+
+/// Finds the worker extension: next to the binary (a build tree), or in `../lib/rgun` (installed).
+///
+/// # Errors
+/// When it is in neither place, and the message names both; or the main module is not beside it.
+pub fn find_extension() -> io::Result<PathBuf> {
+    let binary = std::env::current_exe()?;
+    let directory = binary.parent().unwrap_or(Path::new("/"));
+    let candidates = [directory.join(EXTENSION), directory.join("../lib/rgun").join(EXTENSION)];
+    let extension = candidates.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
+        let [beside, installed] = &candidates;
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!(
+                "the worker extension is neither at {} nor at {}; `make build` makes it",
+                beside.display(),
+                installed.display()
+            ),
+        )
+    })?;
+    let main_module = extension.with_file_name(MAIN_MODULE);
+    if main_module.is_file() {
+        return Ok(extension);
+    }
+    let why = format!("{}, which workers need, is missing; reinstall rgun", main_module.display());
+    Err(io::Error::new(io::ErrorKind::NotFound, why))
+}
