@@ -10,13 +10,21 @@ static NAME: [bool; 256] = table(b"-._~!$&'()*+,;=");
 
 /// True for a host with or without a port, and for the empty value of a target without an authority (RFC 9112 §3.2).
 pub(super) fn is_valid(value: &[u8]) -> bool {
-    if value.is_empty() {
-        return true;
+    let plain = value.iter().position(|byte| !NAME[usize::from(*byte)]).unwrap_or(value.len());
+    match value.get(plain..).unwrap_or_default() {
+        [] => true,
+        port @ [b':', ..] if plain > 0 => is_port(port),
+        _ => is_valid_unusual(value),
     }
+}
+
+/// The same of a host that is an address in brackets, or percent-encoded, or none.
+#[cold]
+fn is_valid_unusual(value: &[u8]) -> bool {
     if let Some(rest) = value.strip_prefix(b"[") {
         let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
         let (address, port) = rest.split_at(end);
-        return is_literal(address) && is_port(&port[1..]);
+        return is_literal(address) && is_port(port.get(1..).unwrap_or_default());
     }
     let colon = value.iter().position(|byte| *byte == b':').unwrap_or(value.len());
     let (name, port) = value.split_at(colon);

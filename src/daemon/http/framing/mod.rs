@@ -147,8 +147,9 @@ pub(super) fn empty_lines(bytes: &[u8]) -> usize {
 }
 
 /// A character of a token (RFC 9110 §5.6.2): methods, names of fields and of chunks' extensions.
+#[inline]
 fn is_token(byte: u8) -> bool {
-    TOKEN.get(usize::from(byte)).copied().unwrap_or(false)
+    TOKEN[usize::from(byte)]
 }
 
 static TOKEN: [bool; 256] = table(b"!#$%&'*+-.^_`|~");
@@ -173,16 +174,17 @@ const fn table(others: &[u8]) -> [bool; 256] {
 
 /// Where the first control byte is (RFC 9110 §5.5: CTL), or the length. Eight at a time: this is all that is looked at
 /// of most of a head.
+#[inline]
 fn find_control(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 255;
-    const HIGH: u64 = ONES * 0x80;
     let (words, rest) = bytes.as_chunks::<8>();
     for (nr, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
         let delete = word ^ (ONES * 0x7f);
         // The high bit of each byte below 0x20, or equal to 0x7f. A borrow can flag a byte wrongly only above one that
         // is flagged rightly, and the lowest is the one that counts.
-        let found = (word.wrapping_sub(ONES * 0x20) & !word | delete.wrapping_sub(ONES) & !delete) & HIGH;
+        let found =
+            (word.wrapping_sub(ONES * 0x20) & !word | delete.wrapping_sub(ONES) & !delete) & (ONES * 0x80);
         if found != 0 {
             return nr * 8 + found.trailing_zeros() as usize / 8;
         }

@@ -9,8 +9,10 @@ use super::{HeadLimits, Violation, find_control, host, is_token, table};
 pub(super) struct Head {
     /// The next byte to be looked at.
     at: usize,
-    /// Where the line begins that it belongs to.
+    /// Where the field's line begins that it belongs to.
     line: usize,
+    /// Where that has its colon; 0 before it.
+    colon: usize,
     /// Where the fields begin; 0 within the request line.
     fields: usize,
     n_fields: usize,
@@ -44,80 +46,90 @@ impl Head {
     /// Looks at what was not looked at before; where the head ends, if it is complete. A version above 1.1 becomes 1.1
     /// in place: hyper does not know a later one, and it means the same (RFC 9110 §2.5).
     pub(super) fn scan(&mut self, bytes: &mut [u8], limits: HeadLimits) -> Result<Option<usize>, Violation> {
-        if self.at == 0
-            && let Some(first) = bytes.first()
-            && !is_token(*first)
-        {
-            if bytes == b"\r" {
-                return Ok(None);
-            }
-            // At once: what speaks another protocol may wait for an answer and send no line.
-            return Err(Violation::RequestLine("the request does not begin with a method"));
+        if self.fields == 0 && !self.scan_request_line(bytes, limits)? {
+            return Ok(None);
         }
         loop {
+            if self.colon == 0 {
+                let rest = bytes.get(self.at..).unwrap_or_default();
+                self.at += rest.iter().position(|byte| !is_token(*byte)).unwrap_or(rest.len());
+                match bytes.get(self.at..).unwrap_or_default() {
+                    [b':', ..] if self.at > self.line => self.colon = self.at,
+                    [b'\r', b'\n', ..] if self.at == self.line => return Ok(Some(self.at + 2)),
+                    [] => return self.check_fields(limits).map(|()| None),
+                    [b'\r'] if self.at == self.line => return Ok(None),
+                    rest => return Err(self.bad_name(rest)),
+                }
+                self.at += 1;
+            }
             self.at += find_control(bytes.get(self.at..).unwrap_or_default());
             match bytes.get(self.at..).unwrap_or_default() {
-                [] | [b'\r'] => {
-                    self.check_size(self.at, limits)?;
-                    return Ok(None);
-                }
                 [b'\r', b'\n', ..] => {
-                    let end = self.at;
+                    let (name, value) = (self.line..self.colon, self.colon + 1..self.at);
                     self.at += 2;
-                    let line = self.line;
-                    self.line = self.at;
-                    if self.fields == 0 {
-                        self.check_size(end, limits)?;
-                        self.fields = self.at;
-                        self.is_1_0 = request_line(bytes.get_mut(line..end).unwrap_or_default())?;
-                    } else if line == end {
-                        return Ok(Some(self.at));
-                    } else {
-                        self.check_size(self.at, limits)?;
-                        self.n_fields += 1;
-                        if self.n_fields > limits.n_fields {
-                            return Err(Violation::TooManyFields);
-                        }
-                        self.field(bytes.get(line..end).unwrap_or_default())?;
+                    self.check_fields(limits)?;
+                    self.n_fields += 1;
+                    if self.n_fields > limits.n_fields {
+                        return Err(Violation::TooManyFields);
                     }
+                    (self.line, self.colon) = (self.at, 0);
+                    self.field(bytes.get(name).unwrap_or_default(), bytes.get(value).unwrap_or_default())?;
                 }
-                [b'\t', ..] if self.fields > 0 => self.at += 1,
-                _ if self.fields == 0 => {
-                    return Err(Violation::RequestLine(
-                        "the request line has a control byte, or a bare CR or LF",
-                    ));
-                }
+                [] | [b'\r'] => return self.check_fields(limits).map(|()| None),
+                [b'\t', ..] => self.at += 1,
                 _ => return Err(Violation::Field("a header field has a control byte, or a bare CR or LF")),
             }
         }
     }
 
-    /// `end` is how far the line goes that is not complete, or the fields that are.
-    fn check_size(&self, end: usize, limits: HeadLimits) -> Result<(), Violation> {
-        if self.fields == 0 {
-            return if end > limits.request_line { Err(Violation::RequestLineTooLong) } else { Ok(()) };
+    /// False if the request line is not complete.
+    fn scan_request_line(&mut self, bytes: &mut [u8], limits: HeadLimits) -> Result<bool, Violation> {
+        match &*bytes {
+            [] | [b'\r'] => return Ok(false),
+            [first, ..] if is_token(*first) => {}
+            // At once: what speaks another protocol may wait for an answer and send no line.
+            _ => return Err(Violation::RequestLine("the request does not begin with a method")),
         }
-        if end - self.fields > limits.fields { Err(Violation::FieldsTooLong) } else { Ok(()) }
+        self.at += find_control(bytes.get(self.at..).unwrap_or_default());
+        if self.at > limits.request_line {
+            return Err(Violation::RequestLineTooLong);
+        }
+        match bytes.get(self.at..).unwrap_or_default() {
+            [b'\r', b'\n', ..] => {
+                self.is_1_0 = request_line(bytes.get_mut(..self.at).unwrap_or_default())?;
+                self.at += 2;
+                (self.line, self.fields) = (self.at, self.at);
+                Ok(true)
+            }
+            [] | [b'\r'] => Ok(false),
+            _ => Err(Violation::RequestLine("the request line has a control byte, or a bare CR or LF")),
+        }
     }
 
-    fn field(&mut self, line: &[u8]) -> Result<(), Violation> {
-        let colon = line.iter().position(|byte| !is_token(*byte)).unwrap_or(line.len());
-        let (name, value) = line.split_at(colon);
-        match (name, value) {
-            ([], [b' ' | b'\t', ..]) => return Err(Violation::Field("a header field is folded")),
-            ([], _) => return Err(Violation::Field("a header field has no name")),
-            (_, [b' ' | b'\t', ..]) => {
-                return Err(Violation::Field("a header field has a space before its colon"));
-            }
-            (_, [b':', ..]) => {}
-            _ => return Err(Violation::Field("a header field's name is malformed")),
-        }
-        let value = || value.get(1..).unwrap_or_default().trim_ascii();
+    /// The fields have come as far as this.
+    fn check_fields(&self, limits: HeadLimits) -> Result<(), Violation> {
+        if self.at - self.fields > limits.fields { Err(Violation::FieldsTooLong) } else { Ok(()) }
+    }
+
+    /// What is wrong with a name that goes on like this.
+    fn bad_name(&self, rest: &[u8]) -> Violation {
+        Violation::Field(match rest {
+            [b' ' | b'\t', ..] if self.at == self.line => "a header field is folded",
+            [b' ' | b'\t', ..] => "a header field has a space before its colon",
+            [b':', ..] => "a header field has no name",
+            [b'\r' | b'\n', ..] => "a header field has no colon, or its line ends with a bare CR or LF",
+            _ => "a header field's name is malformed",
+        })
+    }
+
+    fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), Violation> {
         match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") && !host::is_valid(value()) => Err(Violation::Host),
-            14 if name.eq_ignore_ascii_case(b"content-length") => self.set_length(value()),
+            4 if name.eq_ignore_ascii_case(b"host") && !host::is_valid(value.trim_ascii()) => {
+                Err(Violation::Host)
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => self.set_length(value.trim_ascii()),
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                self.set_coding(value());
+                self.set_coding(value.trim_ascii());
                 Ok(())
             }
             _ => Ok(()),
@@ -175,11 +187,13 @@ fn request_line(line: &mut [u8]) -> Result<bool, Violation> {
     let Some((b' ', rest)) = line.get_mut(method..).and_then(<[u8]>::split_first_mut) else {
         return malformed("the request's method is malformed");
     };
-    let Some(space) = rest.iter().position(|byte| *byte == b' ') else {
+    let plain = rest.iter().position(|byte| !PLAIN[usize::from(*byte)]).unwrap_or(rest.len());
+    let Some(space) = rest.iter().skip(plain).position(|byte| *byte == b' ') else {
         return malformed("the request line has no version");
     };
-    let (target, version) = rest.split_at_mut(space);
-    if !is_target(target) {
+    let (target, version) = rest.split_at_mut(plain + space);
+    let is_plain = space == 0 && target.first() == Some(&b'/');
+    if !is_plain && Uri::try_from(&*target).is_err() {
         return malformed("the request's target is malformed");
     }
     match version {
@@ -197,8 +211,3 @@ fn request_line(line: &mut [u8]) -> Result<bool, Violation> {
 
 /// Characters of a path and its query that mean nothing to the framing, and that every parser takes.
 static PLAIN: [bool; 256] = table(b"/?-._~!$&'()*+,;=:@%");
-
-fn is_target(target: &[u8]) -> bool {
-    let is_plain = target.first() == Some(&b'/') && target.iter().all(|byte| PLAIN[usize::from(*byte)]);
-    is_plain || Uri::try_from(target).is_ok()
-}
