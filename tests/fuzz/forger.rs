@@ -223,11 +223,13 @@ impl Forger {
         (frame, is_lie)
     }
 
-    /// Is this first part of an answer longer than its head announces, or its end something else?
+    /// Is this first part of an answer longer than it may be, or its end something else than its head announces?
     fn is_other_length(&self, status: u16, is_end: bool, fields: &[(&[u8], &[u8])], len: u64) -> bool {
         let announced = lengths(fields).find_map(|value| str::from_utf8(value).ok()?.parse::<u64>().ok());
-        let is_counted = !self.is_head && status != 304;
-        is_counted && announced.is_some_and(|announced| announced < len || is_end && announced != len)
+        let is_bodiless = self.is_head || matches!(status, 204 | 304);
+        !self.is_head && is_bodiless && len > 0
+            || !is_bodiless
+                && announced.is_some_and(|announced| announced < len || is_end && announced != len)
     }
 
     fn body(&mut self, flags: u8, n_chunks: u16, frame: &mut Vec<u8>, input: &mut Input<'_>) {

@@ -12,6 +12,8 @@ use super::parts::{Declared, Head, Payload};
 pub(super) struct Delivery {
     /// What the head announces; nothing before it, and of a 304.
     announced: Declared,
+    /// Its status has no body.
+    is_bodiless: bool,
     /// Bytes so far; `None` with a file of which as many are sent as there are.
     sum: Option<u64>,
     /// A file has come: nothing may follow it.
@@ -20,11 +22,12 @@ pub(super) struct Delivery {
 
 impl Delivery {
     pub(super) const fn new() -> Self {
-        Self { announced: Declared::Nothing, sum: Some(0), has_file: false }
+        Self { announced: Declared::Nothing, is_bodiless: false, sum: Some(0), has_file: false }
     }
 
     /// Takes note of a head.
     pub(super) fn announce(&mut self, head: &Head) {
+        self.is_bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         // RFC 9110 §15.4.5: a 304 announces what a 200 would bring.
         if head.status != StatusCode::NOT_MODIFIED {
             self.announced = head.length;
@@ -44,6 +47,9 @@ impl Delivery {
     ) -> Result<(), String> {
         let len = part.len();
         let is_file = matches!(part, Payload::File(_));
+        if self.is_bodiless && len != Some(0) {
+            return Err("body with a status that has none".to_owned());
+        }
         if self.has_file && len != Some(0) || is_file && self.sum != Some(0) {
             return Err("body beside a file".to_owned());
         }
@@ -58,7 +64,7 @@ impl Delivery {
         if fits && (!is_complete || self.announced.agrees_with(self.sum)) {
             return Ok(());
         }
-        if is_head() {
+        if self.sum == Some(0) && is_head() {
             self.announced = Declared::Nothing;
             return Ok(());
         }
@@ -104,8 +110,9 @@ mod tests {
         assert!(all(five(), &[file(5)], false));
         for wrong in [&[bytes(2), bytes(2)][..], &[bytes(5), bytes(1)], &[file(4)], &[file(TO_THE_END)]] {
             assert!(!all(five(), wrong, false), "{wrong:?}");
-            assert!(all(five(), wrong, true), "of HEAD: {wrong:?}");
+            assert!(!all(five(), wrong, true), "of HEAD, too: {wrong:?}");
         }
+        assert!(all(five(), &[bytes(0), bytes(0)], true) && !all(five(), &[bytes(0)], false));
         assert!(five().count(&bytes(6), false, || false).is_err(), "before the end, too");
     }
 
@@ -114,6 +121,15 @@ mod tests {
         let any = || announced(StatusCode::OK, Declared::Nothing);
         assert!(all(any(), &[bytes(2), bytes(3)], false) && all(any(), &[file(TO_THE_END)], false));
         assert!(all(announced(StatusCode::NOT_MODIFIED, Declared::Bytes(5)), &[bytes(0)], false));
+    }
+
+    #[test]
+    fn a_status_without_a_body_has_none() {
+        for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
+            for part in [bytes(1), file(1), file(TO_THE_END)] {
+                assert!(!all(announced(status, Declared::Nothing), &[part], false), "{status}");
+            }
+        }
     }
 
     #[test]
