@@ -1,0 +1,85 @@
+"""Structure: no import circles, the layers of lib.rs, no unused dependency."""
+
+import re
+
+from breach import Breach
+from rust_source import PACKAGES, TOP, Imports, circles, files
+from toml import tomllib
+
+
+def import_circles():
+    """Files that import each other, directly or through others: each file of a circle is a breach."""
+    found = []
+    for package in PACKAGES:
+        imports = Imports(package)
+        for circle in circles(imports.graph()):
+            names = [str(imports.files[parts]) for parts in circle]
+            found += [Breach(name, name, f"in a circle of {len(circle)} files") for name in names]
+    return found
+
+
+def layer_table():
+    """The table of src/daemon/lib.rs: module to the modules and the names that it may and may not use.
+
+    A row reads `| [`net`] | config, systemd | hyper, SystemTime |`; "-" is nothing, "everything" is all.
+    """
+    text = (TOP / "src/daemon/lib.rs").read_text()
+    rows = {}
+    for row in re.finditer(r"^//! \| \[`(\w+)`\] \| ([^|]*) \| ([^|]*) \|$", text, re.M):
+        allowed, forbidden = (
+            [] if cell.strip() == "-" else re.split(r",\s*", cell.strip().replace("`", ""))
+            for cell in row.groups()[1:]
+        )
+        rows[row.group(1)] = (allowed, forbidden)
+    return rows
+
+
+def layers():
+    """Each module of the daemon, at any depth, uses only what the table in src/daemon/lib.rs allows."""
+    rows = layer_table()
+    imports = Imports("src/daemon")
+    modules = {parts[0] for parts in imports.files if parts and not {"tests", "testing"} & set(parts)}
+    found = [
+        Breach("src/daemon/lib.rs", module, "is not in the table") for module in sorted(modules - set(rows))
+    ]
+    for parts, file in imports.files.items():
+        if not parts or file.is_test or parts[0] not in rows:
+            continue
+        allowed, forbidden = rows[parts[0]]
+        used = {other[0] for other in imports.of(file) if other} - {parts[0]}
+        if allowed != ["everything"]:
+            found += [Breach(str(file), f"{parts[0]} uses {name}") for name in sorted(used - set(allowed))]
+        for name in forbidden:
+            pattern = rf"(?<![\w:]){re.escape(name)}" + ("" if name.endswith("(") else r"(?=::|\b(?!\w*::<))")
+            if "::" not in name and not name.endswith("(") and name[0].islower():
+                pattern = rf"(?<![\w:]){re.escape(name)}::"
+            if re.search(pattern, file.code):
+                found.append(Breach(str(file), f"{parts[0]} uses {name}"))
+    return found
+
+
+def unused_dependencies():
+    """Each dependency of a package is named in it; each of the workspace is some package's."""
+    workspace = tomllib.loads((TOP / "Cargo.toml").read_text())["workspace"]
+    unused, declared = [], set()
+    for package in PACKAGES:
+        manifest = tomllib.loads((TOP / package / "Cargo.toml").read_text())
+        targets = [manifest, *manifest.get("target", {}).values()]
+        names = {
+            name
+            for target in targets
+            for kind in ("dependencies", "dev-dependencies")
+            for name in target.get(kind, {})
+        }
+        declared |= names
+        code = "\n".join(file.masked for file in files(package))
+        code += "\n".join(path.read_text() for path in (TOP / "tests").rglob("*.rs"))
+        for name in sorted(names):
+            if not re.search(rf"\b{name.replace('-', '_')}(::|;|\s*\{{|!)|#\[{name}\b", code):
+                unused.append(Breach(f"{package}/Cargo.toml", name, "is used nowhere"))
+    for name in sorted(set(workspace["dependencies"]) - declared):
+        unused.append(Breach("Cargo.toml", name, "is no package's dependency"))
+    return unused
+
+
+CHECKS = [import_circles, layers, unused_dependencies]
