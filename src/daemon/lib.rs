@@ -7,29 +7,41 @@
 //! control  signal | notice | child exit → Event → supervise (pure) → Action → run performs it
 //! ```
 //!
-//! # Who may use what
+//! # What a module may use
+//! Of the daemon's other modules, and what of other crates and of std it may not: `tests/guards` reads this table and
+//! keeps it, at any depth of a folder.
+//!
 //! | module | may use | may not use |
 //! |---|---|---|
-//! | [`config`], [`cli`] | files of the configuration | anything that runs |
-//! | [`supervise`] | std's `Instant` as an argument | tokio, nix, files, clocks |
-//! | [`systemd`] | nix, sd-notify, listenfd, escape | http, pool, supervise |
-//! | [`net`] | config, systemd, tokio | http, dispatch, pool |
-//! | [`dispatch`] | channel, the vocabulary of the `http` crate, escape, spare, supervise's ids | hyper, pool, net |
-//! | [`websocket`] | dispatch, net, journal, supervise's ids | hyper, http, pool |
-//! | [`http`] | websocket, dispatch, net, journal, escape, spare, supervise's ids, hyper | pool, supervise's state |
-//! | [`pool`] | channel, dispatch's [`Link`](dispatch::Link), journal's [`WorkerOutput`](journal::output::WorkerOutput), nix | hyper, http, net |
-//! | [`journal`] | tracing, escape, supervise's ids, nix | everything that serves |
-//! | [`edge`] | net, http, dispatch, journal | pool, supervise's state |
-//! | [`run`], [`check`] | everything | being used by anything but `main` |
+//! | [`escape`] | - | tokio, hyper, tracing |
+//! | [`report`] | - | tokio, hyper, tracing |
+//! | [`spare`] | - | tokio, hyper, tracing |
+//! | [`budget`] | - | tokio, hyper, tracing |
+//! | [`spool`] | - | tokio, hyper, tracing |
+//! | [`config`] | - | tokio, hyper, tracing, rgun_channel |
+//! | [`cli`] | config, report | tokio, hyper, tracing, rgun_channel |
+//! | [`reload`] | report | tokio, hyper, tracing, rgun_channel |
+//! | [`supervise`] | - | tokio, hyper, nix, tracing, std::fs, Instant::now(, SystemTime |
+//! | [`systemd`] | escape, report | tokio, hyper, rgun_channel |
+//! | [`journal`] | config, escape, supervise | tokio, hyper, rgun_channel |
+//! | [`net`] | config, systemd, report | hyper, rgun_channel::ring |
+//! | [`dispatch`] | escape, spare, budget, spool, report, supervise | hyper |
+//! | [`websocket`] | dispatch, net, journal, supervise | hyper, http, nix |
+//! | [`http`] | websocket, dispatch, net, journal, escape, report, spare, budget, spool, supervise | nix::sys::signal |
+//! | [`pool`] | config, dispatch, journal, supervise, systemd, report | hyper, tokio |
+//! | [`edge`] | dispatch, http, journal, net, report | hyper |
+//! | [`check`] | everything | - |
+//! | [`run`] | everything | - |
 //!
-//! A test (`layering.rs`) keeps the table. Only [`systemd`] reads `LISTEN_*`, `NOTIFY_SOCKET` and `WATCHDOG_*`; only [`pool`] makes processes (and [`check`], which serves nobody); only
-//! [`http::fault`] chooses status codes.
+//! Only [`systemd`] reads `LISTEN_*`, `NOTIFY_SOCKET` and `WATCHDOG_*`; only [`pool`] makes processes (and [`check`],
+//! which serves nobody).
 //!
 //! # Threads
 //! *main* (signals, supervise, spawn and reap, notify), *edge* (one reactor: accept, HTTP, dispatch, rings),
 //! *journal* (per-request entries), *output* (what workers print), *log* and *stdout* (write the log, and are the only ones
 //! that wait for whoever reads it). Main pings systemd's watchdog only after edge has answered it.
 
+pub mod budget;
 pub mod check;
 pub mod cli;
 pub mod config;
@@ -38,14 +50,13 @@ pub mod edge;
 pub mod escape;
 pub mod http;
 pub mod journal;
-#[cfg(test)]
-mod layering;
 pub mod net;
 pub mod pool;
 pub mod reload;
 pub mod report;
 pub mod run;
 pub mod spare;
+pub mod spool;
 pub mod supervise;
 pub mod systemd;
 pub mod websocket;

@@ -1,0 +1,127 @@
+//! What many requests may hold together: bytes of memory or of a disk, counted.
+//!
+//! `dispatch` counts the answers by it, `http` the bodies of requests. A [`Budget`] is a limit and a sum; who must not
+//! exceed it asks [`Budget::reserve`] first, who cannot help it (what has come has come) charges, and somebody else
+//! then makes room.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A limit, and how much of it is used. Unit: bytes.
+#[derive(Debug, Default)]
+pub struct Budget {
+    limit: AtomicU64,
+    used: AtomicU64,
+}
+
+impl Budget {
+    /// Nothing is used yet.
+    pub const fn new(limit: u64) -> Self {
+        Self { limit: AtomicU64::new(limit), used: AtomicU64::new(0) }
+    }
+
+    /// Changes the limit. What is held already stays, even if that is more.
+    pub fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Bytes that are held.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are left.
+    pub fn free(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed).saturating_sub(self.used())
+    }
+
+    /// Is less than a quarter left? Then whoever can do with less takes less.
+    pub fn is_tight(&self) -> bool {
+        self.free() <= self.limit.load(Ordering::Relaxed) / 4
+    }
+
+    /// Counts bytes, within the limit or not.
+    pub fn charge(&'static self, bytes: u64) -> Reservation {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        Reservation { budget: self, bytes }
+    }
+
+    /// Counts bytes if they are within the limit.
+    pub fn reserve(&'static self, bytes: u64) -> Option<Reservation> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let within = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).ok()?;
+        Some(Reservation { budget: self, bytes })
+    }
+}
+
+/// Bytes of a [`Budget`]; given back when it is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    budget: &'static Budget,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Holds more if that is within the limit. Returns whether it is.
+    pub fn grow(&mut self, bytes: u64) -> bool {
+        let Some(more) = self.budget.reserve(bytes) else { return false };
+        self.merge(more);
+        true
+    }
+
+    /// Takes over what another one of the same budget holds.
+    pub fn merge(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(limit: u64) -> &'static Budget {
+        Box::leak(Box::new(Budget::new(limit)))
+    }
+
+    #[test]
+    fn a_reservation_never_exceeds_the_limit_and_is_given_back() {
+        let budget = budget(100);
+        let mut first = budget.reserve(60).unwrap();
+        assert!(budget.reserve(41).is_none() && budget.reserve(u64::MAX).is_none());
+        assert!(first.grow(40) && !first.grow(1));
+        assert_eq!((budget.used(), budget.free(), first.bytes()), (100, 0, 100));
+        drop(first);
+        assert_eq!((budget.used(), budget.free()), (0, 100));
+    }
+
+    #[test]
+    fn a_charge_beyond_the_limit_leaves_nothing_for_reservations() {
+        let budget = budget(100);
+        let held = budget.charge(150);
+        assert_eq!((budget.free(), budget.is_tight()), (0, true));
+        assert!(budget.reserve(1).is_none());
+        drop(held);
+        assert!(budget.reserve(100).is_some() && !budget.is_tight());
+    }
+
+    #[test]
+    fn a_lower_limit_takes_nothing_away() {
+        let budget = budget(100);
+        let held = budget.reserve(80).unwrap();
+        budget.set_limit(50);
+        assert_eq!((budget.free(), held.bytes()), (0, 80));
+        drop(held);
+        assert_eq!(budget.free(), 50);
+    }
+}
