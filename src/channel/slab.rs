@@ -4,14 +4,15 @@
 //! and from then on the chunk is the daemon's, until the daemon returns its number through the free
 //! ring. A worker that names a chunk which is not its own breaks the contract.
 //!
-//! A received chunk is lent to the HTTP stack as it lies ([`Chunk`] derefs to `[u8]`): no second copy
-//! between the worker's memory and `writev(2)`. Strictly speaking a worker that writes into a chunk it
+//! A received chunk is lent to the HTTP stack as it lies ([`Chunk::bytes`]): no second copy between the worker's memory
+//! and `writev(2)`. One whose client is slow is copied then ([`SlabReceiver::reclaim`]), and its place in the slab
+//! returned, so that slow clients hold none of it. Strictly speaking a worker that writes into a chunk it
 //! has given away races with that read; no code of ours looks at the bytes, so the worst outcome is
 //! that its own client receives garbage.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::Broken;
 use crate::layout::{CHUNK, Geometry, Word};
@@ -104,15 +105,26 @@ struct Shared {
 /// Which chunks the daemon holds. A mutex, because [`Chunk`]s may be dropped by whoever held them.
 #[derive(Debug)]
 struct Lent {
-    chunks: Vec<bool>,
+    chunks: Vec<Option<Loan>>,
     count: usize,
     free_head: u64,
+    /// Calls of [`SlabReceiver::reclaim`] so far.
+    age: u64,
+}
+
+/// A chunk in the daemon's hands.
+#[derive(Debug)]
+struct Loan {
+    chunk: Weak<Chunk>,
+    /// [`Lent::age`] when it was lent.
+    age: u64,
 }
 
 impl SlabReceiver {
     /// The daemon's end of a fresh map.
     pub fn new(map: Arc<Map>, geometry: &Geometry) -> Self {
-        let lent = Lent { chunks: vec![false; geometry.chunks as usize], count: 0, free_head: 0 };
+        let chunks = (0..geometry.chunks).map(|_| None).collect();
+        let lent = Lent { chunks, count: 0, free_head: 0, age: 0 };
         Self {
             shared: Arc::new(Shared {
                 map,
@@ -133,19 +145,41 @@ impl SlabReceiver {
     ///
     /// # Errors
     /// When the number or length is out of range, or the daemon holds that chunk already.
-    pub fn receive(&self, chunk: u32, len: u32) -> Result<Chunk, Broken> {
+    pub fn receive(&self, chunk: u32, len: u32) -> Result<Arc<Chunk>, Broken> {
         if len as usize > CHUNK {
             return Err(Broken::Chunk { chunk, why: "length is beyond the chunk" });
         }
         let mut lent = self.shared.lock();
-        match lent.chunks.get_mut(chunk as usize) {
+        let age = lent.age;
+        let loan = match lent.chunks.get_mut(chunk as usize) {
             None => return Err(Broken::Chunk { chunk, why: "no such chunk" }),
-            Some(true) => return Err(Broken::Chunk { chunk, why: "given twice" }),
-            Some(held) => *held = true,
-        }
+            Some(Some(_)) => return Err(Broken::Chunk { chunk, why: "given twice" }),
+            Some(loan) => loan,
+        };
+        let (shared, len) = (Arc::clone(&self.shared), len as usize);
+        let received = Arc::new(Chunk { shared, number: chunk, len, copy: OnceLock::new() });
+        *loan = Some(Loan { chunk: Arc::downgrade(&received), age });
         lent.count += 1;
+        Ok(received)
+    }
+
+    /// Copies what was lent before the last call, and is lent still, and returns its place to the worker. To be called
+    /// at intervals that a client which reads needs for a chunk.
+    pub fn reclaim(&self) {
+        let mut lent = self.shared.lock();
+        let age = lent.age;
+        lent.age += 1;
+        let overdue = lent.chunks.iter().flatten().filter(|loan| loan.age < age);
+        let overdue: Vec<_> = overdue.filter_map(|loan| loan.chunk.upgrade()).collect();
         drop(lent);
-        Ok(Chunk { shared: Arc::clone(&self.shared), number: chunk, len: len as usize })
+        for chunk in overdue {
+            chunk.give_back();
+        }
+    }
+
+    /// Is a quarter of the slab, or more, in the daemon's hands?
+    pub fn is_in_use(&self) -> bool {
+        self.shared.lock().count * 4 >= self.shared.geometry.chunks as usize
     }
 
     /// True when more than half of the slab waits for slow clients: the next chunks are better copied
@@ -161,19 +195,50 @@ impl Shared {
     }
 }
 
-/// A chunk in the daemon's hands; returns to the worker when dropped.
+/// The bytes of a chunk; its place returns to the worker when it is dropped, or copied.
 #[derive(Debug)]
 pub struct Chunk {
     shared: Arc<Shared>,
     number: u32,
     len: usize,
+    /// The bytes, when the chunk itself is the worker's again.
+    copy: OnceLock<Box<[u8]>>,
 }
 
-impl AsRef<[u8]> for Chunk {
-    fn as_ref(&self) -> &[u8] {
+impl Chunk {
+    /// The bytes, wherever they are.
+    pub fn bytes(&self) -> &[u8] {
+        match self.copy.get() {
+            Some(copy) => copy,
+            None => self.lent(),
+        }
+    }
+
+    /// Has its place not been returned yet?
+    pub fn is_lent(&self) -> bool {
+        self.copy.get().is_none()
+    }
+
+    /// Copies the bytes and returns the chunk to the worker. Once is enough.
+    ///
+    /// Whoever reads a slice of the chunk at this very moment, on another thread, may see what the worker writes next;
+    /// the daemon's readers and the caller are one thread.
+    pub fn give_back(&self) {
+        let mut is_first = false;
+        self.copy.get_or_init(|| {
+            is_first = true;
+            self.lent().into()
+        });
+        if is_first {
+            self.shared.take_back(self.number);
+        }
+    }
+
+    /// The bytes where the worker has put them.
+    fn lent(&self) -> &[u8] {
         let offset = self.shared.geometry.slab_offset() + self.number as usize * CHUNK;
         #[expect(unsafe_code, reason = "lending shared memory to writev without a copy")]
-        // SAFETY: between `receive` and Drop the chunk is the daemon's by protocol; the module's text
+        // SAFETY: between `receive` and `take_back` the chunk is the daemon's by protocol; the module's text
         // says why a worker that breaks the protocol harms nobody but its own client.
         unsafe {
             self.shared.map.bytes(offset, self.len)
@@ -183,11 +248,20 @@ impl AsRef<[u8]> for Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        let Shared { map, geometry, bell, .. } = &*self.shared;
-        let mut lent = self.shared.lock();
-        lent.chunks[self.number as usize] = false;
+        if self.is_lent() {
+            self.shared.take_back(self.number);
+        }
+    }
+}
+
+impl Shared {
+    /// The chunk is the worker's again.
+    fn take_back(&self, number: u32) {
+        let Self { map, geometry, bell, .. } = self;
+        let mut lent = self.lock();
+        lent.chunks[number as usize] = None;
         lent.count -= 1;
-        map.u32(entry(geometry, lent.free_head)).store(self.number, Ordering::Relaxed);
+        map.u32(entry(geometry, lent.free_head)).store(number, Ordering::Relaxed);
         lent.free_head += 1;
         map.u64(Geometry::word(Word::FreeHead)).store(lent.free_head, Ordering::Release);
         drop(lent);
@@ -215,8 +289,8 @@ mod tests {
             let a = receiver.receive(a, 100).unwrap();
             let b = receiver.receive(b, u32::try_from(CHUNK).unwrap()).unwrap();
             assert!(receiver.is_scarce());
-            assert_eq!(a.as_ref(), &[round; 100]);
-            assert_eq!(b.as_ref(), &vec![round + 1; CHUNK][..]);
+            assert_eq!(a.bytes(), &[round; 100]);
+            assert_eq!(b.bytes(), &vec![round + 1; CHUNK][..]);
             drop(b);
             drop(a);
         }
@@ -239,5 +313,21 @@ mod tests {
         assert!(receiver.receive(0, 65_537).is_err());
         let _held = receiver.receive(0, 1).unwrap();
         assert!(receiver.receive(0, 1).is_err());
+    }
+    #[test]
+    fn what_is_lent_for_long_is_copied_and_its_place_returned() {
+        let (mut sender, receiver) = pair(2);
+        let slow = receiver.receive(sender.fill(b"slow").unwrap().unwrap(), 4).unwrap();
+        receiver.reclaim();
+        let quick = receiver.receive(sender.fill(b"quick").unwrap().unwrap(), 5).unwrap();
+        assert_eq!(sender.available().unwrap(), 0);
+        receiver.reclaim();
+        assert_eq!(sender.available().unwrap(), 1, "only the older one");
+        // The place has other bytes now, the copy has not.
+        let again = receiver.receive(sender.fill(b"else").unwrap().unwrap(), 4).unwrap();
+        assert_eq!((slow.bytes(), quick.bytes(), again.bytes()), (&b"slow"[..], &b"quick"[..], &b"else"[..]));
+        slow.give_back();
+        drop((slow, quick, again));
+        assert_eq!(sender.available().unwrap(), 2, "each is returned once");
     }
 }

@@ -235,12 +235,15 @@ fn attack(map: &Arc<Map>, bytes: &[u8], outside: u8) -> Vec<Vec<u8>> {
         }
         let _chunk = slab.fill(b"x");
         held.extend(lent.receive(u32::from(input.byte() & 3), u32::from(input.byte()) << 9).ok());
-        assert!(held.len() <= GEOMETRY.chunks as usize, "more chunks lent than there are");
+        let n_lent = held.iter().filter(|chunk| chunk.is_lent()).count();
+        assert!(n_lent <= GEOMETRY.chunks as usize, "more chunks lent than there are");
         for chunk in &held {
-            assert!(chunk.as_ref().len() <= CHUNK);
+            assert!(chunk.bytes().len() <= CHUNK);
         }
-        if input.byte() & 1 == 1 {
-            held.clear();
+        match input.byte() & 3 {
+            0 => lent.reclaim(),
+            1 => held.clear(),
+            _ => {}
         }
     }
     frames

@@ -89,6 +89,7 @@ impl Site {
             write: DEADLINE,
             connections: 100,
             per_client: None,
+            response_rate: None,
         };
         let server = Server::new(dispatcher, settings(), std::env::temp_dir(), journal);
         let edge = Edge::start(vec![listener], dispatcher, Connections::new(limits), server, |_| {});
@@ -105,6 +106,9 @@ fn settings() -> Settings {
             request_line: 8 * 1024,
             body_pause: DEADLINE,
             keepalive: true,
+            body_rate: None,
+            spool_memory: 16 << 20,
+            spool_disk: 0,
         },
         underscores: Underscores::Drop,
         trusted: TrustedPeers::default(),

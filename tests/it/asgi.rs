@@ -407,7 +407,8 @@ fn no_more_are_given_than_the_worker_has_slots() {
 
 #[test]
 fn a_client_that_does_not_read_holds_its_answer_back_and_nothing_else() {
-    let daemon = asgi().serving();
+    let none = |key, rgun: Rgun| rgun.set(key, "0");
+    let daemon = none("limits.response_memory", none("limits.response_disk", asgi())).serving();
     assert_eq!(daemon.get("/large/3000000").body.len(), 3_000_000);
     let before = daemon.rss();
     let mut client = daemon.connect();

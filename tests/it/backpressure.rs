@@ -1,4 +1,5 @@
-//! A client that does not read makes its application wait, not the daemon grow, and disturbs nobody else.
+//! A client that does not read makes the daemon grow as far as it may, then its application wait, and disturbs nobody
+//! else. What the daemon keeps for it is in `slow_readers`.
 
 use std::collections::VecDeque;
 use std::thread;
@@ -26,8 +27,13 @@ fn settled(daemon: &Daemon) -> u64 {
     }
 }
 
+/// Nothing is kept for a client that is slow.
+fn without_room() -> Rgun {
+    Rgun::fake().set("limits.response_memory", "0").set("limits.response_disk", "0")
+}
+
 fn held_back(path: &str, bound: u64) -> (Daemon, crate::support::Client) {
-    let daemon = Rgun::fake().flags(["--threads", "2"]).serving();
+    let daemon = without_room().flags(["--threads", "2"]).serving();
     assert_eq!(daemon.get("/large/3000000").body.len(), 3_000_000);
     let before = daemon.rss();
     let mut client = daemon.connect();
@@ -90,7 +96,7 @@ fn many_slow_readers_at_once_leave_room_for_the_others() {
 
 #[test]
 fn a_client_that_takes_nothing_of_its_answer_is_cut_off_in_the_end() {
-    let daemon = Rgun::fake().set("timeouts.body", "300ms").serving();
+    let daemon = without_room().set("timeouts.body", "300ms").serving();
     let mut client = daemon.connect();
     client.ask("/large/64000000").head();
     // Its only slot becomes free again: that is how it shows.
@@ -100,7 +106,7 @@ fn a_client_that_takes_nothing_of_its_answer_is_cut_off_in_the_end() {
 
 #[test]
 fn time_spent_waiting_for_a_slow_client_is_not_the_applications() {
-    let daemon = Rgun::fake().set("timeouts.request", "500ms").serving();
+    let daemon = without_room().set("timeouts.request", "3s").serving();
     let pid = daemon.get("/pid").body;
     let mut client = daemon.connect();
     client.ask("/large/12000000").head();

@@ -327,6 +327,12 @@ impl<'a> Checker<'a> {
                 defaults.connections_per_client,
                 read::count_or_off,
             ),
+            response_memory: self.read(name::RESPONSE_MEMORY, defaults.response_memory, read::room_or_auto),
+            response_disk: self.read(name::RESPONSE_DISK, defaults.response_disk, read::room_or_auto),
+            response_rate: self.read(name::RESPONSE_RATE, defaults.response_rate, read::bytes_or_off),
+            spool_memory: self.read(name::SPOOL_MEMORY, defaults.spool_memory, read::room_or_auto),
+            spool_disk: self.read(name::SPOOL_DISK, defaults.spool_disk, read::room_or_auto),
+            body_rate: self.read(name::BODY_RATE, defaults.body_rate, read::bytes_or_off),
         }
     }
 

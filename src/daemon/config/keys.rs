@@ -44,6 +44,12 @@ pub(crate) mod name {
     pub(crate) const REQUEST_LINE: &str = "limits.request_line";
     pub(crate) const CONNECTIONS: &str = "limits.connections";
     pub(crate) const CONNECTIONS_PER_CLIENT: &str = "limits.connections_per_client";
+    pub(crate) const RESPONSE_MEMORY: &str = "limits.response_memory";
+    pub(crate) const RESPONSE_DISK: &str = "limits.response_disk";
+    pub(crate) const RESPONSE_RATE: &str = "limits.response_rate";
+    pub(crate) const SPOOL_MEMORY: &str = "limits.spool_memory";
+    pub(crate) const SPOOL_DISK: &str = "limits.spool_disk";
+    pub(crate) const BODY_RATE: &str = "limits.body_rate";
     pub(crate) const MAX_MESSAGE: &str = "websocket.max_message";
     pub(crate) const PING_INTERVAL: &str = "websocket.ping_interval";
     pub(crate) const PING_TIMEOUT: &str = "websocket.ping_timeout";
@@ -103,6 +109,12 @@ pub(crate) const KEYS: &[&str] = &[
     name::REQUEST_LINE,
     name::CONNECTIONS,
     name::CONNECTIONS_PER_CLIENT,
+    name::RESPONSE_MEMORY,
+    name::RESPONSE_DISK,
+    name::RESPONSE_RATE,
+    name::SPOOL_MEMORY,
+    name::SPOOL_DISK,
+    name::BODY_RATE,
     name::MAX_MESSAGE,
     name::PING_INTERVAL,
     name::PING_TIMEOUT,

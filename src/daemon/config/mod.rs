@@ -351,6 +351,20 @@ pub struct Limits {
     pub connections: Option<usize>,
     /// Connections of one address open at a time; one more is closed. `None` is `"off"`.
     pub connections_per_client: Option<NonZeroU32>,
+    /// Bytes of answers that wait in memory for their clients, all together; `None` is `"auto"`.
+    pub response_memory: Option<u64>,
+    /// Bytes of answers that wait in files, all together; `None` is `"auto"`.
+    pub response_disk: Option<u64>,
+    /// Bytes per second that a client takes at least of its answer, over `timeouts.body`; else it is cut off. `None` is
+    /// `"off"`.
+    pub response_rate: Option<u64>,
+    /// Bytes of requests' bodies that wait in memory, all together; `None` is `"auto"`.
+    pub spool_memory: Option<u64>,
+    /// Bytes of requests' bodies that wait in files, all together; `None` is `"auto"`.
+    pub spool_disk: Option<u64>,
+    /// Bytes per second that a client sends at least of its body, over all of it but at least over `timeouts.body`; else
+    /// it is answered 408. `None` is `"off"`.
+    pub body_rate: Option<u64>,
 }
 
 impl Default for Limits {
@@ -363,6 +377,12 @@ impl Default for Limits {
             request_line: 8 << 10,
             connections: None,
             connections_per_client: None,
+            response_memory: None,
+            response_disk: None,
+            response_rate: Some(256),
+            spool_memory: None,
+            spool_disk: None,
+            body_rate: Some(256),
         }
     }
 }

@@ -456,6 +456,18 @@ pub(super) fn bytes_or_off(setting: &Setting) -> Result<Option<u64>, Complaint> 
     }
 }
 
+/// Room that may be used; `None` is `"auto"`. None at all is 0, and not "off", which could be read as no limit.
+pub(super) fn room_or_auto(setting: &Setting) -> Result<Option<u64>, Complaint> {
+    if is_auto(setting) {
+        return Ok(None);
+    }
+    match size(setting)? {
+        None => Err(Complaint::new("cannot be off")
+            .hint("write 0 for no room at all, a size, or \"auto\" for what the machine has")),
+        room => Ok(room),
+    }
+}
+
 pub(super) fn bytes(setting: &Setting, max: u64) -> Result<usize, Complaint> {
     let most = || format!("write a size from 1 byte to {}", units::show_size(max));
     match size(setting)? {

@@ -1,6 +1,5 @@
 //! An exchange: a request on its way through a worker, and the answer on its way back.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -12,8 +11,10 @@ use rgun_channel::ring::Position;
 
 use crate::supervise::WorkerId;
 
+use super::buffer::{Next, ResponseBuffer};
+use super::data::Data;
 use super::delivery::Delivery;
-use super::parts::{Beginning, FilePart, Head, Leaving, Parts, Payload, Piece, Progress};
+use super::parts::{Beginning, FilePart, Head, Leaving, Payload, Piece, Progress, RequestBody};
 use super::received::Received;
 use super::rules::RuleNr;
 use super::upload::{Carriage, Uptake};
@@ -36,6 +37,8 @@ pub enum Fault {
     Unavailable(Arc<str>),
     /// It ran longer than `timeouts.request`.
     Deadline(WorkerId),
+    /// Its client takes its answer too slowly, and there is no room for what waits.
+    Unread,
     /// Requests with its method and path have ended workers repeatedly; for how long they are refused.
     Quarantined(Duration),
     /// Its body could not be received to its end.
@@ -106,7 +109,7 @@ pub(super) struct Exchange {
     pub(super) id: ExchangeId,
     /// The encoded request, kept until the worker is done with it so that it can be given to another.
     pub(super) frame: Vec<u8>,
-    pub(super) body: Option<OwnedFd>,
+    pub(super) body: Option<RequestBody>,
     pub(super) place: Place,
     /// When it was submitted, or began again: its patience counts from here.
     pub(super) received: Instant,
@@ -143,13 +146,20 @@ pub(super) struct Exchange {
     client: Client,
     pub(super) waker: Option<Waker>,
     head: Option<Head>,
-    parts: Parts,
+    /// What its client is to take.
+    pub(super) buffer: ResponseBuffer,
+    /// `State::relief` has it.
+    pub(super) is_watched: bool,
+    /// Since when its worker waits for its client, because there is no room for more of the answer.
+    pub(super) held_since: Option<Instant>,
+    /// How long it has waited so before.
+    pub(super) held_for: Duration,
     file: Option<FilePart>,
     /// The fields of the early hints that have not been sent.
     hints: Option<Box<HeaderMap>>,
     /// The fields after the body.
     trailers: Option<Box<HeaderMap>>,
-    /// Body bytes that wait in `parts` and have not been acknowledged.
+    /// Body bytes that have not been acknowledged.
     pub(super) unacked: u64,
     responded: bool,
     delivery: Delivery,
@@ -165,7 +175,7 @@ impl Exchange {
     pub(super) fn new(
         id: ExchangeId,
         frame: Vec<u8>,
-        body: Option<OwnedFd>,
+        body: Option<RequestBody>,
         limit: Option<Duration>,
         received: Instant,
     ) -> Self {
@@ -194,7 +204,10 @@ impl Exchange {
             client: Client::Waiting,
             waker: None,
             head: None,
-            parts: Parts::default(),
+            buffer: ResponseBuffer::default(),
+            is_watched: false,
+            held_since: None,
+            held_for: Duration::ZERO,
             file: None,
             hints: None,
             trailers: None,
@@ -273,7 +286,7 @@ impl Exchange {
     }
 
     pub(super) fn waits_for_answer_to_leave(&self) -> bool {
-        self.unacked > RESPONSE_WINDOW / 2 && !self.ended && matches!(self.client, Client::Streaming(_))
+        self.unacked > RESPONSE_WINDOW / 2 && !self.ended && !self.client_is_through()
     }
 
     pub(super) fn client_is_through(&self) -> bool {
@@ -313,7 +326,7 @@ impl Exchange {
         }
         // The first worker may have moved the offset, which is the file's, not the descriptor's.
         if let Some(body) = &self.body
-            && rustix::fs::seek(body, rustix::fs::SeekFrom::Start(0)).is_err()
+            && rustix::fs::seek(&body.fd, rustix::fs::SeekFrom::Start(0)).is_err()
         {
             return false;
         }
@@ -322,7 +335,8 @@ impl Exchange {
         self.place = Place::Queued;
         (self.received, self.ready, self.given) = (now, now, None);
         self.head = None;
-        self.parts = Parts::default();
+        self.buffer = ResponseBuffer::default();
+        (self.held_since, self.held_for) = (None, Duration::ZERO);
         self.file = None;
         (self.hints, self.trailers) = (None, None);
         self.unacked = 0;
@@ -432,7 +446,8 @@ impl Exchange {
             }
         }
         self.count(&payload, fixed.end)?;
-        let len = self.keep(payload);
+        let is_all = fixed.kind == CompletionKind::Respond && fixed.end;
+        let len = self.keep(payload, is_all, worker);
         if self.unacked > RESPONSE_WINDOW && len > 0 {
             return Err(format!("sent body of exchange {} beyond its window", self.id.0));
         }
@@ -443,6 +458,8 @@ impl Exchange {
         if self.ended || self.client_is_through() {
             // Nothing follows that could be held back, so there is nobody to slow down.
             self.acknowledge_all(worker);
+        } else {
+            self.absorb(worker, len);
         }
         if fixed.done && !self.ended {
             return Err(format!("was done with exchange {} without ending its answer", self.id.0));
@@ -460,21 +477,27 @@ impl Exchange {
             .map_err(|what| format!("sent {what} in exchange {}", self.id.0))
     }
 
-    /// Keeps a part of the body for the client, if that waits for it. The bytes that are to be acknowledged.
-    fn keep(&mut self, payload: Payload) -> u64 {
+    /// Keeps a part of the body for the client, if that waits for it. The bytes that are to be acknowledged. `is_all`:
+    /// the answer has no other part.
+    fn keep(&mut self, payload: Payload, is_all: bool, worker: &Worker) -> u64 {
         let len = match payload {
             Payload::File(_) => 0,
             Payload::Bytes(_) | Payload::Chunks(_) => payload.len().unwrap_or(0),
         };
+        let memory = &worker.buffers.memory;
         match payload {
             _ if self.client_is_through() => {}
             Payload::File(file) => self.file = Some(file),
             Payload::Bytes(bytes) if bytes.is_empty() => {}
-            Payload::Bytes(bytes) => self.parts.push(bytes),
+            Payload::Bytes(bytes) => {
+                let is_small = is_all && bytes.len() <= SMALL_BODY;
+                let data = if is_small { Data::small(bytes) } else { Data::new(bytes, memory) };
+                self.buffer.push(data, memory);
+            }
             Payload::Chunks(chunks) => {
                 // Those without a byte cost nothing of the window, and could be piled up.
-                for chunk in chunks.into_iter().filter(|chunk| !chunk.is_empty()) {
-                    self.parts.push(chunk);
+                for chunk in chunks.into_iter().filter(|chunk| !chunk.bytes().is_empty()) {
+                    self.buffer.push(Data::lent(chunk, memory), memory);
                 }
             }
         }
@@ -541,13 +564,18 @@ impl Exchange {
 
     /// Drops what waits for a client that is gone, and lets the worker go on.
     pub(super) fn release_parts(&mut self, worker: &mut Worker) {
-        self.parts = Parts::default();
+        self.drop_parts();
+        self.acknowledge_all(worker);
+    }
+
+    /// Drops what waits for a client that is to have no more.
+    pub(super) fn drop_parts(&mut self) {
+        self.buffer = ResponseBuffer::default();
         self.file = None;
         self.trailers = None;
         if let Some(socket) = &mut self.websocket {
             socket.drop_messages();
         }
-        self.acknowledge_all(worker);
     }
 
     /// The head, once it is there. With it goes everything of the body that has arrived; when that is the
@@ -561,17 +589,20 @@ impl Exchange {
         }
         if let Some(head) = self.head.take() {
             // Trailers follow a body piece by piece only, and messages are no body.
-            if self.ended && self.trailers.is_none() && !self.is_open_socket() {
+            let is_whole = self.ended && self.trailers.is_none() && !self.is_open_socket();
+            // More than one piece is better off here, where it can go to a file if its client is slow.
+            if is_whole && self.buffer.is_single() {
                 self.client = Client::Through;
-                return Progress::Ready(Beginning {
-                    head,
-                    parts: std::mem::take(&mut self.parts),
-                    file: self.file.take(),
-                    complete: true,
-                });
+                let first = match self.buffer.pop() {
+                    Next::Data(data) => Some(data),
+                    Next::Nothing | Next::Spilled(_) | Next::Writing => None,
+                };
+                let file = self.file.take();
+                return Progress::Ready(Beginning { head, first, file, complete: true, total: None });
             }
             self.client = Client::Streaming(head.status.as_u16());
-            return Progress::Ready(Beginning { head, parts: Parts::default(), file: None, complete: false });
+            let total = (is_whole && self.file.is_none()).then(|| self.buffer.len());
+            return Progress::Ready(Beginning { head, first: None, file: None, complete: false, total });
         }
         self.store(waker);
         Progress::Pending
@@ -579,10 +610,18 @@ impl Exchange {
 
     /// The next piece of a streamed body. `acknowledge` is called with the bytes that leave.
     pub(super) fn poll_piece(&mut self, waker: &Waker) -> Progress<(Piece, Option<Leaving>)> {
-        if let Some(bytes) = self.parts.pop() {
-            let leaving = (bytes.len() as u64).min(self.unacked);
-            self.unacked -= leaving;
-            return Progress::Ready((Piece::Bytes(bytes), self.leaving(leaving)));
+        match self.buffer.pop() {
+            Next::Data(data) => {
+                let leaving = (data.len() as u64).min(self.unacked);
+                self.unacked -= leaving;
+                return Progress::Ready((Piece::Bytes(data), self.leaving(leaving)));
+            }
+            Next::Spilled(file) => return Progress::Ready((Piece::Spilled(file), None)),
+            Next::Writing => {
+                self.store(waker);
+                return Progress::Pending;
+            }
+            Next::Nothing => self.buffer.is_slow = false,
         }
         if let Some(file) = self.file.take() {
             return Progress::Ready((Piece::File(file), None));
@@ -601,6 +640,16 @@ impl Exchange {
         }
         self.store(waker);
         Progress::Pending
+    }
+
+    /// Has its client taken the last of it, although it has not asked for more?
+    pub(super) fn finish_if_taken(&mut self) -> bool {
+        let is_all = self.ended && self.buffer.is_empty() && self.file.is_none() && self.trailers.is_none();
+        let is_taken = is_all && self.fault.is_none();
+        if is_taken {
+            self.client = Client::Through;
+        }
+        is_taken
     }
 
     /// So many bytes of it leave.
@@ -637,6 +686,9 @@ const MAX_HINT_BYTES: usize = 64 * 1024;
 
 /// With this status (101, Switching Protocols) a WebSocket is accepted.
 const ACCEPT: u16 = 101;
+
+/// Bytes of a body that is not counted.
+const SMALL_BODY: usize = 16 * 1024;
 
 /// The application's answer may fail, and then closing it.
 const MOST_RAISED: u8 = 2;

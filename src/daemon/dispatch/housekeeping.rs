@@ -33,9 +33,11 @@ const GRACE: Duration = Duration::from_secs(1);
 impl Dispatcher {
     /// Watches time: deadlines, the queue's patience, stalled records. Never returns. Sleeps while there is
     /// nothing to watch, so that an idle daemon costs nothing.
-    pub async fn keep_house(&self) {
+    pub async fn keep_house(&'static self) {
         loop {
-            match self.housekeeping(Instant::now()) {
+            let keeper = self.housekeeping(Instant::now());
+            self.begin_to_write();
+            match keeper {
                 Keeper::Fast => tokio::time::sleep(FAST_TICK).await,
                 // Earlier if it is notified.
                 Keeper::Slow => drop(tokio::time::timeout(SLOW_TICK, self.work.notified()).await),
@@ -56,6 +58,7 @@ impl Dispatcher {
         self.collect(state, now);
         state.refuse_overdue(now);
         self.revoke_stalled(state, now);
+        state.relieve_workers(self.buffers, now);
         self.enforce_deadlines(state, now);
         self.tell_slow(state, now);
         self.feel_pulses(state, now);
@@ -65,9 +68,10 @@ impl Dispatcher {
         state.ring_doorbells();
         let fast = state.workers.iter().flatten().any(|worker| worker.may_stall(now));
         let runs = || state.workers.iter().flatten().any(|worker| worker.n_running() > 0);
-        state.keeper = if fast {
+        let relieves = state.relief.interval(now);
+        state.keeper = if fast || relieves == Keeper::Fast {
             Keeper::Fast
-        } else if state.n_waiting() > 0 || runs() {
+        } else if state.n_waiting() > 0 || runs() || relieves == Keeper::Slow {
             Keeper::Slow
         } else {
             Keeper::Parked
@@ -120,9 +124,13 @@ impl Dispatcher {
                     exchange.grace = None;
                     (self.notice)(Notice::Stubborn(worker_id, Asked::new(exchange, worker, now)));
                 }
+                if exchange.waits_for_answer_to_leave() && !exchange.overdue {
+                    // A slow client's time is not the application's; how much it has of that, `slow` counts.
+                    exchange.extend_hold(worker, now);
+                    continue;
+                }
                 if exchange.is_held_back() && !exchange.overdue {
-                    // A slow client's time is not the application's; one that takes nothing at all is cut off after
-                    // timeouts.body.
+                    // It waits for its request's body, of which a minimum rate is asked.
                     worker.restart_clock(exchange, now);
                     continue;
                 }

@@ -20,9 +20,11 @@
 //! whose wake-ups do not keep the reactor from parking).
 //!
 //! What belongs to what: this file is a request's way in and its answer's way out; `placing` chooses its worker,
-//! `workers` has them come and go, `housekeeping` looks at the clock; `queue`, `wait_estimate`,
-//! `rules`, `quarantine` and `measure` keep what their names say.
+//! `workers` has them come and go, `housekeeping` looks at the clock, `slow` takes answers off their workers whose clients
+//! are slow; `queue`, `wait_estimate`, `rules`, `quarantine` and `measure` keep what their names say.
 
+mod buffer;
+mod data;
 mod delivery;
 mod exchange;
 mod exchanges;
@@ -43,6 +45,7 @@ mod reports;
 mod rules;
 mod running;
 mod service_time;
+mod slow;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -53,7 +56,6 @@ mod websocket;
 mod worker;
 mod workers;
 
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -64,6 +66,8 @@ use tokio::sync::Notify;
 
 use crate::supervise::WorkerId;
 
+use self::data::Buffers;
+pub use self::data::Data;
 use self::exchange::{Exchange, Place};
 pub use self::exchange::{Fault, UploadFault};
 use self::exchanges::Exchanges;
@@ -71,13 +75,14 @@ use self::housekeeping::Keeper;
 pub use self::link::{Link, Slots};
 use self::measure::Gauge;
 pub use self::notice::{Asked, Had, Notice, NoticeSink};
-pub use self::parts::{Declared, FilePart, Head, Payload};
+pub use self::parts::{Declared, FilePart, Head, Payload, RequestBody};
 pub use self::policy::Policy;
 use self::quarantine::Quarantine;
 use self::queue::Queue;
 pub use self::reactor::Reactor;
 pub use self::rules::Rule;
 use self::rules::Rules;
+use self::slow::Relief;
 pub use self::ticket::{Answer, BodyStream, StreamPiece, Ticket};
 use self::upload::Carriage;
 pub use self::upload::{PART, Upload};
@@ -95,6 +100,7 @@ pub struct Dispatcher {
     interface: AtomicU8,
     /// It is known, or for now there is nothing to wait for.
     known: Notify,
+    buffers: &'static Buffers,
     state: Mutex<State>,
 }
 
@@ -124,6 +130,7 @@ struct State {
     /// Submissions since the last end of a turn, to bound how long a doorbell can be deferred.
     deferred: u32,
     keeper: Keeper,
+    relief: Relief,
 }
 
 /// No worker has been admitted yet.
@@ -149,7 +156,11 @@ const MAX_DEFERRED: u32 = 64;
 impl Dispatcher {
     /// A dispatcher without workers. Leaked: a daemon has one for as long as it lives, and each request refers to it.
     pub fn new(policy: Policy, reactor: Reactor, notice: NoticeSink) -> &'static Self {
+        let now = Instant::now();
+        let buffers: &'static Buffers = Box::leak(Box::default());
+        buffers.set_limits(&policy);
         Box::leak(Box::new(Self {
+            buffers,
             reactor,
             notice,
             work: Notify::new(),
@@ -162,13 +173,14 @@ impl Dispatcher {
                 rules: Rules::new(&policy.rules),
                 policy,
                 quarantine: Quarantine::default(),
-                gauge: Gauge::new(Instant::now()),
+                gauge: Gauge::new(now),
                 unavailable: None,
                 wanted: false,
                 scratch: Vec::with_capacity(64 * 1024),
                 max_frame: Geometry::standard(1).max_submission_frame(),
                 deferred: 0,
                 keeper: Keeper::Idle,
+                relief: Relief::new(now),
             }),
         }))
     }
@@ -228,7 +240,7 @@ impl Dispatcher {
         &'static self,
         request: &Request<'_>,
         fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
-        body: Option<OwnedFd>,
+        body: Option<RequestBody>,
         now: Instant,
     ) -> Result<Ticket, Fault> {
         let mut state = self.lock();

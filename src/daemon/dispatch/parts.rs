@@ -3,13 +3,17 @@
 //! Values only. `received` makes them out of what a worker says, `exchange` puts them together and takes them apart,
 //! `ticket` and `http` send them; which may come when, `exchange` decides.
 
-use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use rgun_channel::frame::TO_THE_END;
+use rgun_channel::slab::Chunk;
 
+use crate::budget::Reservation;
+
+use super::data::Data;
 use super::exchange::Fault;
 
 /// A response's head.
@@ -68,11 +72,13 @@ impl Declared {
 #[derive(Debug)]
 pub struct FilePart {
     /// The descriptor.
-    pub fd: OwnedFd,
+    pub fd: Arc<OwnedFd>,
     /// First byte.
     pub offset: u64,
     /// Number of bytes; `None`: as many as there are.
     pub len: Option<u64>,
+    /// Of the disk, if the file is the daemon's own.
+    pub held: Option<Reservation>,
 }
 
 impl FilePart {
@@ -81,9 +87,25 @@ impl FilePart {
         let len = Some(len).filter(|len| *len != TO_THE_END);
         // No offset of a file is larger (off_t).
         match offset.checked_add(len.unwrap_or(0)) {
-            Some(end) if i64::try_from(end).is_ok() => Ok(Self { fd, offset, len }),
+            Some(end) if i64::try_from(end).is_ok() => Ok(Self { fd: Arc::new(fd), offset, len, held: None }),
             _ => Err(format!("named {len:?} bytes from byte {offset} of a file")),
         }
+    }
+}
+
+/// A request's body that does not travel in its frame.
+#[derive(Debug)]
+pub struct RequestBody {
+    /// The descriptor.
+    pub fd: OwnedFd,
+    /// What it holds of what all bodies may hold, if that is counted.
+    pub held: Option<Reservation>,
+}
+
+#[cfg(test)]
+impl From<std::fs::File> for RequestBody {
+    fn from(file: std::fs::File) -> Self {
+        Self { fd: file.into(), held: None }
     }
 }
 
@@ -93,7 +115,7 @@ pub enum Payload {
     /// Bytes, perhaps none.
     Bytes(Bytes),
     /// Several slab chunks.
-    Chunks(Vec<Bytes>),
+    Chunks(Vec<Arc<Chunk>>),
     /// A file.
     File(FilePart),
 }
@@ -103,31 +125,9 @@ impl Payload {
     pub(super) fn len(&self) -> Option<u64> {
         match self {
             Self::Bytes(bytes) => Some(bytes.len() as u64),
-            Self::Chunks(chunks) => Some(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
+            Self::Chunks(chunks) => Some(chunks.iter().map(|chunk| chunk.bytes().len() as u64).sum()),
             Self::File(file) => file.len,
         }
-    }
-}
-
-/// Pieces of a body, in order. An answer is mostly one, which then needs no allocation.
-#[derive(Debug, Default)]
-pub(super) struct Parts {
-    /// There is one if there is any.
-    pub(super) first: Option<Bytes>,
-    pub(super) rest: VecDeque<Bytes>,
-}
-
-impl Parts {
-    pub(super) fn push(&mut self, piece: Bytes) {
-        if self.first.is_none() {
-            self.first = Some(piece);
-        } else {
-            self.rest.push_back(piece);
-        }
-    }
-
-    pub(super) fn pop(&mut self) -> Option<Bytes> {
-        std::mem::replace(&mut self.first, self.rest.pop_front())
     }
 }
 
@@ -155,17 +155,22 @@ pub(super) struct Leaving {
 #[derive(Debug)]
 pub(super) struct Beginning {
     pub(super) head: Head,
-    pub(super) parts: Parts,
+    /// The body, if that is one piece or none.
+    pub(super) first: Option<Data>,
     pub(super) file: Option<FilePart>,
     /// Nothing follows.
     pub(super) complete: bool,
+    /// Bytes of the body, if all of it is there.
+    pub(super) total: Option<u64>,
 }
 
 /// The next piece of a streamed body.
 #[derive(Debug)]
 pub(super) enum Piece {
     /// Bytes to send.
-    Bytes(Bytes),
+    Bytes(Data),
+    /// Bytes to send that were kept in a file meanwhile.
+    Spilled(FilePart),
     /// A file to send.
     File(FilePart),
     /// The fields that follow.

@@ -1,7 +1,11 @@
 //! What the dispatcher goes by, and how that changes while requests wait and run.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::budget::Budget;
+
+use super::data::Buffers;
 use super::exchange::Place;
 use super::rules::{Rule, RuleNr, Rules};
 use super::{Dispatcher, State};
@@ -26,16 +30,35 @@ pub struct Policy {
     /// `workers.retry = "idempotent"`: what had started in a worker that died is given to another, once, if its
     /// method is idempotent and its client has nothing of an answer yet.
     pub retry_idempotent: bool,
+    /// `limits.response_memory`: bytes of answers that wait in memory for their clients, all together.
+    pub response_memory: u64,
+    /// `limits.response_disk`: the same in files.
+    pub response_disk: u64,
+    /// The directory of those files.
+    pub spool: PathBuf,
 }
 
 impl Dispatcher {
+    /// What answers hold of `limits.response_memory`.
+    pub fn response_memory(&self) -> &'static Budget {
+        &self.buffers.memory
+    }
+
     /// From now on requests go by this policy. Those that run keep the deadline under which they started.
     pub fn set_policy(&self, policy: Policy) {
         let mut state = self.lock();
         let now = Instant::now();
+        self.buffers.set_limits(&policy);
         state.set_policy(policy, now);
         self.refill_all(&mut state, now);
         state.ring_doorbells();
+    }
+}
+
+impl Buffers {
+    pub(super) fn set_limits(&self, policy: &Policy) {
+        self.memory.set_limit(policy.response_memory);
+        self.disk.set_limit(policy.response_disk);
     }
 }
 

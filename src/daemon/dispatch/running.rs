@@ -109,6 +109,17 @@ impl Running {
         }
     }
 
+    /// It gets so much more time.
+    pub(super) fn extend_clock(&mut self, position: Option<Position>, by: Duration) {
+        if let Some(at) = self.find(position)
+            && let Some(started) = &mut self.entries[at].started
+        {
+            *started += by;
+            let (started, limit) = (*started, self.entries[at].limit);
+            self.starts(started, limit);
+        }
+    }
+
     /// Those that have had a slot for longer than they may. They are looked through only when there may be one, and
     /// at each [`RECHECK`] as long as there is.
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<ExchangeId> {

@@ -3,21 +3,20 @@
 //! Dropping either abandons the exchange: a request that has not started never will, and what the worker
 //! still says about it is discarded.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::HeaderMap;
 use rgun_channel::frame::ExchangeId;
 
 use crate::supervise::WorkerId;
 
 use super::Dispatcher;
+use super::data::Data;
 use super::exchange::{Fault, Place};
-use super::parts::{Beginning, FilePart, Head, Parts, Piece, Progress};
+use super::parts::{Beginning, FilePart, Head, Piece, Progress};
 use super::upload::Upload;
 
 /// The application's answer: its head, and its body or where it will come from.
@@ -25,10 +24,8 @@ use super::upload::Upload;
 pub struct Answer {
     /// Status and fields.
     pub head: Head,
-    /// What of the body is there already, in order: the first piece, which mostly is all,
-    pub first: Option<Bytes>,
-    /// and the others.
-    pub rest: VecDeque<Bytes>,
+    /// The body, if it is there already and one piece.
+    pub first: Option<Data>,
     /// A file that is the body.
     pub file: Option<FilePart>,
     /// The rest of the body, when there is more to come.
@@ -55,6 +52,8 @@ pub struct BodyStream {
     pub(super) dispatcher: &'static Dispatcher,
     pub(super) id: ExchangeId,
     pub(super) settled: bool,
+    /// Bytes of it, if all of it was there when its head was taken.
+    total: Option<u64>,
 }
 
 impl Ticket {
@@ -122,15 +121,16 @@ impl Future for Ticket {
                 self.settled = true;
                 Poll::Ready(Err(fault))
             }
-            Progress::Ready(Beginning { head, parts: Parts { first, rest }, file, complete }) => {
+            Progress::Ready(Beginning { head, first, file, complete, total }) => {
                 self.settled = true;
                 let stream = (!complete).then(|| BodyStream {
                     dispatcher: self.dispatcher,
                     id: self.id,
                     settled: false,
+                    total,
                 });
                 let queued = given.map_or(Duration::ZERO, |given| given - received);
-                Poll::Ready(Ok(Answer { head, first, rest, file, stream, worker, queued }))
+                Poll::Ready(Ok(Answer { head, first, file, stream, worker, queued }))
             }
         }
     }
@@ -148,7 +148,9 @@ impl Drop for Ticket {
 #[derive(Debug)]
 pub enum StreamPiece {
     /// Bytes to send.
-    Bytes(Bytes),
+    Bytes(Data),
+    /// Bytes to send that were kept in a file meanwhile; others may follow.
+    Spilled(FilePart),
     /// A file to send.
     File(FilePart),
     /// The fields that follow; nothing comes after them.
@@ -168,6 +170,16 @@ impl BodyStream {
         }
     }
 
+    /// Bytes of the whole body, if that is known.
+    pub fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    /// Is there nothing left of it?
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     /// The next piece; `None` when the body is complete, an error when it never will be.
     ///
     /// # Errors
@@ -182,7 +194,6 @@ impl BodyStream {
         let Some(exchange) = state.exchanges.get_mut(self.id) else {
             unreachable!("an exchange stays until its stream is settled")
         };
-        let had_to_wait = exchange.waits_for_answer_to_leave() && !exchange.overdue;
         let progress = exchange.poll_piece(cx.waker());
         let outcome = match progress {
             Progress::Pending => return Poll::Pending,
@@ -196,17 +207,18 @@ impl BodyStream {
             }
             Progress::Ready((Piece::Trailers(trailers), _)) => Some(Ok(StreamPiece::Trailers(trailers))),
             Progress::Ready((Piece::File(file), _)) => Some(Ok(StreamPiece::File(file))),
-            Progress::Ready((Piece::Bytes(bytes), ack)) => {
+            Progress::Ready((Piece::Spilled(file), _)) => Some(Ok(StreamPiece::Spilled(file))),
+            Progress::Ready((Piece::Bytes(data), ack)) => {
                 if let Some(leaving) = ack
                     && let Some(worker) = state.workers.get_mut(leaving.worker).and_then(Option::as_mut)
                 {
                     worker.acknowledge(leaving.slot, leaving.bytes);
-                    if had_to_wait {
-                        // That was the client's time, not the application's.
-                        worker.restart_clock(exchange, Instant::now());
+                    if exchange.held_since.is_some() && !exchange.waits_for_answer_to_leave() {
+                        exchange.end_hold(worker, Instant::now());
                     }
                 }
-                Some(Ok(StreamPiece::Bytes(bytes)))
+                self.settled = exchange.finish_if_taken();
+                Some(Ok(StreamPiece::Bytes(data)))
             }
         };
         state.exchanges.remove_if_over(self.id);

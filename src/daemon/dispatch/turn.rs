@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::frame::CompletionKind;
 
+use super::housekeeping::Keeper;
 use super::worker::Worker;
 use super::{Dispatcher, Notice, State, received};
 
@@ -67,6 +68,9 @@ impl Dispatcher {
         state.gauge.note_running(running);
         for index in 0..state.workers.len() {
             let (mut popped_any, mut freed) = (false, false);
+            if let Some(worker) = &mut state.workers[index] {
+                worker.absorbed = 0;
+            }
             for _ in 0..MOST_FRAMES {
                 let mut scratch = std::mem::take(&mut state.scratch);
                 scratch.clear();
@@ -145,6 +149,14 @@ impl Dispatcher {
         if is_part && !exchange.has_ended() && !exchange.is_open_socket() {
             // A stream of events lives as long as it says something; its head is the first that it says.
             worker.restart_clock(exchange, now);
+            exchange.forget_hold();
+        }
+        if !exchange.is_watched && exchange.is_to_be_watched(self.buffers) {
+            state.relief.watch(exchange, now);
+            if state.keeper != Keeper::Fast {
+                state.keeper = Keeper::Fast;
+                self.work.notify_one();
+            }
         }
         let is_unheard = kind == CompletionKind::Respond && exchange.client_is_through();
         if is_unheard && !worker.is_asgi() && exchange.can_be_cut_short() {

@@ -9,12 +9,14 @@
 //! client.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rgun_channel::frame::{Completion, CompletionKind, ExchangeId, Later, MESSAGE_COST, Request};
 use rgun_channel::layout::RESPONSE_WINDOW;
+use rgun_channel::slab::Chunk;
 
 use super::exchange::{Exchange, Fault, Place};
 use super::parts::{Leaving, Payload, Progress};
@@ -151,7 +153,9 @@ impl Exchange {
                 self.take_message(vec![bytes], fixed)?;
             }
             (CompletionKind::Body, Payload::Chunks(chunks)) => {
-                self.take_message(chunks, fixed)?;
+                // Copied, so that the slab is the worker's again: sockets may be many, and slow.
+                let copy = |chunk: &Arc<Chunk>| Bytes::copy_from_slice(chunk.bytes());
+                self.take_message(chunks.iter().map(copy).collect(), fixed)?;
             }
             (CompletionKind::Close, Payload::Bytes(reason)) if fixed.end => {
                 self.ended = true;

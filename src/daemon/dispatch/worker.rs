@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rgun_channel::control::{self, Command, Interface, Report};
 use rgun_channel::frame::{self, ExchangeId};
 use rgun_channel::layout::{Geometry, SLOT_ACKED, SLOT_EXCHANGE, SLOT_THREAD, SLOT_WANTS_CREDIT, Word};
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionReceiver, Position, SubmissionSender};
-use rgun_channel::slab::SlabReceiver;
+use rgun_channel::slab::{Chunk, SlabReceiver};
 use rgun_channel::wake::{Ring, Sleepers, Want};
 
 use crate::supervise::{Generation, Tally, WorkerId};
 
+use super::data::Buffers;
 use super::exchange::{Exchange, Place};
 use super::exchanges::Exchanges;
 use super::later::Outbox;
@@ -92,10 +92,14 @@ pub(super) struct Worker {
     max_requests: Option<NonZeroU64>,
     /// How those were answered that it was given since it was admitted.
     pub(super) tally: Tally,
+    /// What answers may hold, all workers' together.
+    pub(super) buffers: &'static Buffers,
+    /// Bytes that were acknowledged before their clients took them since the reactor last looked at its sockets.
+    pub(super) absorbed: u64,
 }
 
 impl Worker {
-    pub(super) fn new(link: Link) -> Self {
+    pub(super) fn new(link: Link, buffers: &'static Buffers) -> Self {
         let Link { worker, generation, map, geometry, control, wake, slots, max_requests } = link;
         let now = Instant::now();
         Self {
@@ -128,6 +132,8 @@ impl Worker {
             served: 0,
             max_requests,
             tally: Tally::default(),
+            buffers,
+            absorbed: 0,
         }
     }
 
@@ -254,7 +260,7 @@ impl Worker {
     /// Puts a request into the ring; `None` when it is full.
     pub(super) fn push(&mut self, exchange: &mut Exchange, now: Instant) -> Result<Option<Position>, String> {
         if let Some(body) = &exchange.body
-            && let Err(error) = self.send(&Command::Body(exchange.id), &[body.as_fd()])
+            && let Err(error) = self.send(&Command::Body(exchange.id), &[body.fd.as_fd()])
         {
             // A full socket empties by itself, and of one that is closed the reactor is about to hear.
             return match error.kind() {
@@ -479,6 +485,11 @@ impl Worker {
         self.running.restart_clock(exchange.position(), now);
     }
 
+    /// So much of the time that the exchange has had was not the application's.
+    pub(super) fn extend_clock(&mut self, exchange: &Exchange, by: Duration) {
+        self.running.extend_clock(exchange.position(), by);
+    }
+
     /// Exchanges that have had a slot for longer than they may.
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<ExchangeId> {
         self.running.overdue(now)
@@ -584,17 +595,26 @@ impl Worker {
             .ok_or_else(|| format!("named a file for exchange {} and sent no descriptor", id.0))
     }
 
-    pub(super) fn take_chunks(&self, pairs: &[u8]) -> Result<Vec<Bytes>, String> {
+    pub(super) fn take_chunks(&self, pairs: &[u8]) -> Result<Vec<Arc<Chunk>>, String> {
         let mut chunks = Vec::with_capacity(pairs.len() / 8);
         for (number, len) in frame::chunks(pairs) {
             let chunk = self.slab.receive(number, len).map_err(|broken| broken.to_string())?;
-            // Lent as it lies, unless slow clients hold so much of the slab that others would wait for it.
-            chunks.push(if self.slab.is_scarce() {
-                Bytes::copy_from_slice(chunk.as_ref())
-            } else {
-                Bytes::from_owner(chunk)
-            });
+            // Lent as it lies, unless so much of the slab is lent that others would wait for it.
+            if self.slab.is_scarce() {
+                chunk.give_back();
+            }
+            chunks.push(chunk);
         }
         Ok(chunks)
+    }
+
+    /// Is much of its slab lent to the daemon?
+    pub(super) fn has_lent(&self) -> bool {
+        self.slab.is_in_use()
+    }
+
+    /// Copies what it has lent for long, for slow clients.
+    pub(super) fn reclaim(&self) {
+        self.slab.reclaim();
     }
 }

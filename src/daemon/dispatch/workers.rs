@@ -23,7 +23,7 @@ impl Dispatcher {
     /// Adds a worker that is booting: its channel is served, it gets no exchange yet. A zygote never will.
     pub fn attach(&self, link: Link) {
         let mut state = self.lock();
-        let worker = Worker::new(link);
+        let worker = Worker::new(link, self.buffers);
         match state.workers.iter().position(Option::is_none) {
             Some(free) => state.workers[free] = Some(worker),
             None => state.workers.push(Some(worker)),

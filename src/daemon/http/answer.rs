@@ -13,7 +13,7 @@ use http::{Method, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 use tokio::time::{Sleep, sleep_until};
 
-use crate::dispatch::{Answer, Fault};
+use crate::dispatch::{Answer, Data, Declared, Fault};
 use crate::escape::RequestPath;
 use crate::journal::requests::{Access, Failure, Refused, Request, Unanswered};
 use crate::net::{Connection, Ending};
@@ -148,36 +148,46 @@ impl Drop for Answering {
     }
 }
 
+/// A body of one piece up to this many bytes is taken by a client's socket at once, or is no loss.
+const AT_ONCE: usize = 16 * 1024;
+
 /// hyper trusts that a length in the fields is the body's (`encode_headers` says so): if it were not, the rest of the
 /// body would be read as the next answer on the connection. A HEAD's answer and a 304 announce what they do not have
 /// (RFC 9110 §8.6); of a stream hyper counts the bytes.
 fn check_length(method: &Method, answer: &Answer) -> Result<(), Refusal> {
-    let Answer { head, first, rest, file, stream, worker, .. } = answer;
-    if stream.is_some() || *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED {
+    let Answer { head, first, file, stream, worker, .. } = answer;
+    if *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED {
         return Ok(());
     }
-    let bytes: u64 = first.iter().chain(rest).map(|piece| piece.len() as u64).sum();
-    let len = file.as_ref().map_or(Some(bytes), |file| file.len.and_then(|len| len.checked_add(bytes)));
+    // Of a stream and of a file it may not be known.
+    let len = match (stream, file) {
+        (Some(stream), _) => match stream.total() {
+            None => return Ok(()),
+            total => total,
+        },
+        (None, Some(file)) => {
+            let before = first.as_ref().map_or(0, |first| first.len() as u64);
+            file.len.and_then(|len| len.checked_add(before))
+        }
+        (None, None) => Some(first.as_ref().map_or(0, |first| first.len() as u64)),
+    };
     if head.length.agrees_with(len) { Ok(()) } else { Err(Refusal::WrongLength(*worker)) }
 }
 
 fn answered(served: Arc<Served>, asked: &Asked, answer: Answer) -> Response<ResponseBody> {
     let Served { server, connection, .. } = &*served;
-    let Answer { head, first, mut rest, file, stream, worker, queued } = answer;
+    let Answer { head, first, file, stream, worker, queued } = answer;
     let source = match (stream, file) {
         (Some(stream), _) => Source::Stream(stream),
-        (None, Some(file)) => Source::File(Box::new((FileReader::new(file, server.dispatcher), None))),
-        (None, None) => match first {
-            None => Source::Empty,
-            Some(first) if rest.is_empty() => Source::Bytes(first),
-            Some(first) => {
-                rest.push_front(first);
-                Source::Parts(rest)
-            }
-        },
+        (None, Some(file)) => Source::File(FileReader::new(file, server.dispatcher)),
+        (None, None) => first.map_or(Source::Empty, Source::Bytes),
     };
-    // What comes or goes piece by piece may break off; one piece is not worth an allocation.
-    let may_break = matches!(source, Source::Parts(_) | Source::Stream(_) | Source::File(_));
+    // What comes or goes piece by piece may break off; one small piece is not worth an allocation.
+    let may_break = match &source {
+        Source::Stream(_) | Source::FileOfStream(..) | Source::File(_) => true,
+        Source::Bytes(data) => data.len() > AT_ONCE,
+        Source::Empty => false,
+    };
     let account = (server.log_access || may_break).then(|| {
         let entry = Access {
             request: described(connection, asked),
@@ -187,12 +197,16 @@ fn answered(served: Arc<Served>, asked: &Asked, answer: Answer) -> Response<Resp
             queued,
             worker,
         };
-        let (journal, log_access) = (server.journal.clone(), server.log_access);
-        Box::new(Account { entry, begun: asked.begun, journal, log_access })
+        let (begun, log_access) = (asked.begun, server.log_access);
+        Box::new(Account { entry, begun, served: Arc::clone(&served), log_access })
     });
     let closing = connection.is_closing() || !server.limits.keepalive;
     // A HEAD's answer and a 304 have no body, whatever the length says; hyper knows the request.
-    let mut response = Response::new(ResponseBody::new(source, served, account));
+    let declared = match head.length {
+        Declared::Bytes(len) => Some(len),
+        Declared::Nothing | Declared::Nonsense => None,
+    };
+    let mut response = Response::new(ResponseBody::new(source, served, account, declared));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.fields;
     set_reason(&mut response, head.reason);
@@ -245,7 +259,7 @@ fn accepted(
             worker,
         });
     }
-    let mut response = Response::new(ResponseBody::new(Source::Empty, served, None));
+    let mut response = Response::new(ResponseBody::new(Source::Empty, served, None, None));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.fields;
     response
@@ -311,7 +325,8 @@ fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<Re
         connection.leaves_unread();
     }
     let closing = connection.is_closing() || unread || !server.limits.keepalive;
-    let mut response = Response::new(ResponseBody::new(Source::Bytes(text.into()), served, None));
+    let text = Source::Bytes(Data::of(text.into(), None));
+    let mut response = Response::new(ResponseBody::new(text, served, None, None));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

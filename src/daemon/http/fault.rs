@@ -66,6 +66,7 @@ impl Refusal {
                 | Fault::WorkerDied(_)
                 | Fault::CutOff(_)
                 | Fault::Raised { .. }
+                | Fault::Unread
                 | Fault::Left => return None,
             },
         })
@@ -137,6 +138,11 @@ impl Refusal {
                 Fault::Deadline(_) => {
                     (StatusCode::GATEWAY_TIMEOUT, "the application took too long".to_owned(), None)
                 }
+                Fault::Unread => (
+                    StatusCode::REQUEST_TIMEOUT,
+                    "the client took its answer too slowly, and there was no room to keep it".to_owned(),
+                    None,
+                ),
                 Fault::WorkerDied(_) => {
                     (StatusCode::BAD_GATEWAY, "the worker died while it had this request".to_owned(), None)
                 }

@@ -1,6 +1,5 @@
 //! A response's body as hyper takes it: what is there already, a stream from a worker, or a file.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,12 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use rustix::io::ReadWriteFlags;
 use tokio::task::JoinHandle;
 
-use crate::dispatch::{BodyStream, Dispatcher, Fault, FilePart, StreamPiece};
+use crate::budget::Reservation;
+use crate::dispatch::{BodyStream, Data, Dispatcher, Fault, FilePart, StreamPiece};
 use crate::journal::requests::{Access, Cause, Failure, Journal, Sent, Unanswered};
 use crate::net::{Connection, Ending, Phase};
 use crate::report::Chain;
@@ -23,8 +23,13 @@ use super::TURN;
 use super::fault::Refusal;
 use super::server::Served;
 
-/// Bytes read from a file at a time.
+/// Bytes read from a file at a time; and when memory is short.
 const FILE_BLOCK: usize = 256 * 1024;
+const SMALL_FILE_BLOCK: usize = 64 * 1024;
+
+/// An answer whose length is not known beforehand has ended when no more than this waits to be written. What is cut
+/// off then has no name in the journal, and must be less than a client's socket takes at once.
+const END_BYTES: u64 = 64 * 1024;
 
 /// Where the bytes come from.
 #[derive(Debug)]
@@ -32,13 +37,13 @@ pub(super) enum Source {
     /// Nothing (left).
     Empty,
     /// One piece.
-    Bytes(Bytes),
-    /// Several pieces.
-    Parts(VecDeque<Bytes>),
+    Bytes(Data),
     /// A worker, piece by piece.
     Stream(BodyStream),
-    /// A file, and what follows it: trailers, or why the rest never comes.
-    File(Box<(FileReader, Option<BodyStream>)>),
+    /// The same, while a file that is a part of it is read.
+    FileOfStream(FileReader, BodyStream),
+    /// A file.
+    File(FileReader),
 }
 
 /// The body of a response.
@@ -49,8 +54,40 @@ pub(super) struct ResponseBody {
     served: Arc<Served>,
     /// The application was told that its client has closed its sending half.
     knows_half_close: bool,
-    /// For the journal: when the body is through, or when it breaks off.
+    /// For the journal: when the body has been written, or when it breaks off.
     account: Option<Box<Account>>,
+    /// Bytes that are to come, if that is known.
+    left: Option<u64>,
+}
+
+/// A piece of a body, as hyper writes it.
+#[derive(Debug)]
+pub(super) struct OutgoingData {
+    data: Data,
+    /// With the last piece: it is closed when that has been written, or the connection has ended.
+    account: Option<Box<Account>>,
+}
+
+impl Buf for OutgoingData {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.data.advance(count);
+    }
+}
+
+impl Drop for OutgoingData {
+    fn drop(&mut self) {
+        if let Some(account) = self.account.take() {
+            account.settle();
+        }
+    }
 }
 
 /// What is known of a request whose answer has begun.
@@ -58,23 +95,41 @@ pub(super) struct ResponseBody {
 pub(super) struct Account {
     pub(super) entry: Access,
     pub(super) begun: Instant,
-    pub(super) journal: Journal,
+    pub(super) served: Arc<Served>,
     /// Whether a good end is told as well.
     pub(super) log_access: bool,
 }
 
 impl Account {
+    /// The client has all of it, or has gone without.
+    fn settle(self) {
+        if self.served.connection.is_over() {
+            let cause = cause(&self.served.connection);
+            self.unfinished(cause);
+        } else {
+            self.close();
+        }
+    }
+
+    fn journal(&self) -> &Journal {
+        &self.served.server.journal
+    }
+
     fn close(mut self) {
         if self.log_access {
             self.entry.duration = self.begun.elapsed();
-            self.journal.access(self.entry);
+            let Self { entry, served, .. } = self;
+            served.server.journal.access(entry);
         }
     }
 
     /// The connection ended first.
     fn unfinished(self, cause: Cause) {
+        let journal = self.journal().clone();
+        let unsent = self.served.connection.output.unsent();
         let Access { request, status, bytes, worker, .. } = self.entry;
-        self.journal.unanswered(Unanswered {
+        let bytes = bytes.saturating_sub(unsent);
+        journal.unanswered(Unanswered {
             request,
             sent: Some(Sent { status, bytes }),
             duration: self.begun.elapsed(),
@@ -100,8 +155,9 @@ impl Account {
             BodyError::Fault(fault) => (Refusal::Exchange(fault.clone()).told().reason, String::new()),
             BodyError::File(_) => (Chain(error).to_string(), String::new()),
         };
+        let journal = self.journal().clone();
         let Access { request, status, worker, .. } = self.entry;
-        self.journal.failure(Failure {
+        journal.failure(Failure {
             request,
             status,
             duration: self.begun.elapsed(),
@@ -123,97 +179,156 @@ pub(super) enum BodyError {
 }
 
 impl ResponseBody {
-    pub(super) fn new(source: Source, served: Arc<Served>, account: Option<Box<Account>>) -> Self {
-        Self { source, served, knows_half_close: false, account }
+    /// `declared` is what the head says of its length.
+    pub(super) fn new(
+        source: Source,
+        served: Arc<Served>,
+        account: Option<Box<Account>>,
+        declared: Option<u64>,
+    ) -> Self {
+        let mut body = Self { source, served, knows_half_close: false, account, left: None };
+        if body.account.is_some() {
+            body.served.connection.output.begin_body();
+            body.left = declared.or_else(|| body.size_hint().exact());
+        }
+        body
+    }
+
+    /// Is enough of it with hyper for now, because memory is short? Its task comes again when that has been written.
+    fn is_enough(&self) -> bool {
+        let Served { server, connection, .. } = &*self.served;
+        match &self.source {
+            Source::Stream(_) | Source::FileOfStream(..) | Source::File(_) => {
+                server.dispatcher.response_memory().is_tight() && connection.output.unsent() > 0
+            }
+            Source::Empty | Source::Bytes(_) => false,
+        }
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Data>, BodyError>>> {
+        loop {
+            match &mut self.source {
+                Source::Empty => return Poll::Ready(None),
+                Source::Bytes(_) => {
+                    let Source::Bytes(data) = std::mem::replace(&mut self.source, Source::Empty) else {
+                        continue;
+                    };
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Source::File(file) => {
+                    let read = ready!(file.poll_read(cx));
+                    return Poll::Ready(
+                        read.map_err(BodyError::File).transpose().map(|it| it.map(Frame::data)),
+                    );
+                }
+                Source::FileOfStream(file, _) => match ready!(file.poll_read(cx)) {
+                    Ok(Some(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                    Ok(None) => {
+                        if let Source::FileOfStream(_, stream) = std::mem::replace(&mut self.source, Source::Empty)
+                        {
+                            self.source = Source::Stream(stream);
+                        }
+                    }
+                    Err(error) => return Poll::Ready(Some(Err(BodyError::File(error)))),
+                },
+                Source::Stream(stream)
+                    if self.served.connection.is_half_closed() && !self.knows_half_close =>
+                {
+                    self.knows_half_close = true;
+                    stream.half_close();
+                }
+                Source::Stream(stream) => {
+                    let piece = match ready!(stream.poll_piece(cx)) {
+                        None => return Poll::Ready(None),
+                        Some(Err(fault)) => return Poll::Ready(Some(Err(BodyError::Fault(fault)))),
+                        Some(Ok(piece)) => piece,
+                    };
+                    let (dispatcher, is_last) = (stream.dispatcher(), stream.is_settled());
+                    match piece {
+                        StreamPiece::Bytes(data) => {
+                            if is_last {
+                                self.source = Source::Empty;
+                            }
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                        }
+                        // Trailers may follow a file, or why the rest never comes.
+                        StreamPiece::File(file) | StreamPiece::Spilled(file) => {
+                            let file = FileReader::new(file, dispatcher);
+                            if let Source::Stream(stream) = std::mem::replace(&mut self.source, Source::Empty)
+                            {
+                                self.source = Source::FileOfStream(file, stream);
+                            }
+                        }
+                        // hyper sends those that the head's `Trailer` names, to clients that say `TE: trailers`.
+                        StreamPiece::Trailers(trailers) => {
+                            return Poll::Ready(Some(Ok(Frame::trailers(*trailers))));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// What goes to hyper; with the last piece the account goes along.
+    fn outgoing(&mut self, data: Data) -> OutgoingData {
+        let Some(account) = &mut self.account else { return OutgoingData { data, account: None } };
+        let len = data.len() as u64;
+        account.entry.bytes += len;
+        self.served.connection.output.hand(data.len());
+        self.left = self.left.map(|left| left.saturating_sub(len));
+        let is_last = self.left == Some(0) || matches!(self.source, Source::Empty);
+        OutgoingData { data, account: if is_last { self.account.take() } else { None } }
     }
 }
 
 impl Body for ResponseBody {
-    type Data = Bytes;
+    type Data = OutgoingData;
     type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<OutgoingData>, BodyError>>> {
         let this = &mut *self;
-        let piece = loop {
-            match &mut this.source {
-                Source::Empty => break None,
-                Source::Bytes(bytes) => {
-                    let bytes = std::mem::take(bytes);
-                    this.source = Source::Empty;
-                    break Some(Ok(bytes));
-                }
-                Source::Parts(parts) => break parts.pop_front().map(Ok),
-                Source::File(file) => match (ready!(file.0.poll_read(cx)), file.1.take()) {
-                    (Ok(None), None) => break None,
-                    (Ok(None), Some(stream)) => this.source = Source::Stream(stream),
-                    (Ok(Some(bytes)), stream) => {
-                        file.1 = stream;
-                        break Some(Ok(bytes));
-                    }
-                    (Err(error), _) => break Some(Err(BodyError::File(error))),
-                },
-                Source::Stream(stream)
-                    if this.served.connection.is_half_closed() && !this.knows_half_close =>
-                {
-                    this.knows_half_close = true;
-                    stream.half_close();
-                }
-                Source::Stream(stream) => match ready!(stream.poll_piece(cx)) {
-                    None => break None,
-                    Some(Ok(StreamPiece::Bytes(bytes))) => break Some(Ok(bytes)),
-                    Some(Ok(StreamPiece::File(file))) => {
-                        let reader = FileReader::new(file, stream.dispatcher());
-                        if let Source::Stream(stream) = std::mem::replace(&mut this.source, Source::Empty) {
-                            this.source = Source::File(Box::new((reader, Some(stream))));
-                        }
-                    }
-                    // hyper sends those that the head's `Trailer` names, to clients that say `TE: trailers`.
-                    Some(Ok(StreamPiece::Trailers(trailers))) => {
-                        return Poll::Ready(Some(Ok(Frame::trailers(*trailers))));
-                    }
-                    Some(Err(fault)) => break Some(Err(BodyError::Fault(fault))),
-                },
-            }
-        };
+        if this.is_enough() {
+            this.served.connection.output.await_write();
+            return Poll::Pending;
+        }
+        let piece = ready!(this.poll_piece(cx));
         match &piece {
-            Some(Ok(bytes)) => {
-                if let Some(account) = &mut this.account {
-                    account.entry.bytes += bytes.len() as u64;
-                }
-            }
+            Some(Ok(_)) => {}
             Some(Err(error)) => {
                 this.served.connection.breaks_off();
                 if let Some(account) = this.account.take() {
                     account.broke_off(error);
                 }
             }
-            None => {}
+            None => {
+                let connection = &this.served.connection;
+                if this.account.is_some() && connection.output.unsent() > END_BYTES {
+                    connection.output.await_write();
+                    return Poll::Pending;
+                }
+            }
         }
-        Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
+        Poll::Ready(piece.map(|piece| piece.map(|frame| frame.map_data(|data| this.outgoing(data)))))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Empty => true,
-            Source::Bytes(bytes) => bytes.is_empty(),
-            Source::Parts(parts) => parts.is_empty(),
-            Source::Stream(_) | Source::File(_) => false,
+            Source::Bytes(data) => data.is_empty(),
+            Source::Stream(_) | Source::FileOfStream(..) | Source::File(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
-            Source::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Parts(parts) => SizeHint::with_exact(parts.iter().map(|part| part.len() as u64).sum()),
-            Source::File(file) => match **file {
-                (FileReader { left: Some(left), .. }, None) => SizeHint::with_exact(left),
-                _ => SizeHint::default(),
-            },
-            Source::Stream(_) => SizeHint::default(),
+            Source::Bytes(data) => SizeHint::with_exact(data.len() as u64),
+            Source::File(FileReader { left: Some(left), .. }) => SizeHint::with_exact(*left),
+            Source::Stream(stream) => stream.total().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Source::File(_) | Source::FileOfStream(..) => SizeHint::default(),
         }
     }
 }
@@ -223,11 +338,7 @@ impl Drop for ResponseBody {
         // hyper drops it when it has all of it (it may know the length before it has seen the end), or because it
         // needs none (a HEAD's answer): while the connection goes on. Otherwise only with the connection.
         if let Some(account) = self.account.take() {
-            if self.served.connection.is_over() {
-                account.unfinished(cause(&self.served.connection));
-            } else {
-                account.close();
-            }
+            account.settle();
         }
         self.served.connection.enter(Phase::Idle);
     }
@@ -255,15 +366,17 @@ pub(super) struct FileReader {
     taken: usize,
     /// Who else has something to do.
     dispatcher: &'static Dispatcher,
+    /// The file's room on the disk, if it is the daemon's own: free when the file is closed.
+    _held: Option<Reservation>,
 }
 
 impl FileReader {
     pub(super) fn new(part: FilePart, dispatcher: &'static Dispatcher) -> Self {
-        let FilePart { fd, offset, len } = part;
-        Self { fd: Arc::new(fd), offset, left: len, blocked: None, taken: 0, dispatcher }
+        let FilePart { fd, offset, len, held } = part;
+        Self { fd, offset, left: len, blocked: None, taken: 0, dispatcher, _held: held }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Data>>> {
         if self.left == Some(0) {
             return Poll::Ready(Ok(None));
         }
@@ -274,8 +387,9 @@ impl FileReader {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let want =
-            self.left.and_then(|left| usize::try_from(left).ok()).unwrap_or(FILE_BLOCK).min(FILE_BLOCK);
+        let memory = self.dispatcher.response_memory();
+        let most = if memory.is_tight() { SMALL_FILE_BLOCK } else { FILE_BLOCK };
+        let want = self.left.and_then(|left| usize::try_from(left).ok()).unwrap_or(most).min(most);
         let bytes = match &mut self.blocked {
             Some(blocked) => {
                 let read = ready!(Pin::new(blocked).poll(cx));
@@ -306,11 +420,12 @@ impl FileReader {
         self.offset = self.offset.saturating_add(bytes.len() as u64);
         self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
         self.taken += bytes.len();
-        Poll::Ready(Ok(Some(bytes)))
+        let held = memory.charge(bytes.len() as u64);
+        Poll::Ready(Ok(Some(Data::of(bytes, Some(held)))))
     }
 
     fn read_now(&self, want: usize) -> io::Result<Bytes> {
-        let mut block = Block::take();
+        let mut block = Block::take(want);
         let mut slices = [io::IoSliceMut::new(block.space(want))];
         let len = rustix::io::preadv2(&*self.fd, &mut slices, self.offset, ReadWriteFlags::NOWAIT)?;
         Ok(block.into_bytes(len))
@@ -331,7 +446,10 @@ static SPARE: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
 const SPARE_BLOCKS: usize = 8;
 
 impl Block {
-    fn take() -> Self {
+    fn take(want: usize) -> Self {
+        if want <= SMALL_FILE_BLOCK {
+            return Self { bytes: vec![0; want].into_boxed_slice(), len: 0 };
+        }
         let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
         Self { bytes: spare.unwrap_or_else(|| vec![0; FILE_BLOCK].into_boxed_slice()), len: 0 }
     }
@@ -355,6 +473,9 @@ impl AsRef<[u8]> for Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
+        if self.bytes.len() < FILE_BLOCK {
+            return;
+        }
         let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < SPARE_BLOCKS {
             spare.push(std::mem::take(&mut self.bytes));
@@ -368,7 +489,7 @@ fn is_unsupported(error: &io::Error) -> bool {
 }
 
 fn read_block(fd: &OwnedFd, offset: u64, want: usize) -> io::Result<Bytes> {
-    let mut block = Block::take();
+    let mut block = Block::take(want);
     let len = loop {
         match rustix::io::pread(fd, block.space(want), offset) {
             Err(rustix::io::Errno::INTR) => {}

@@ -20,8 +20,10 @@ use crate::websocket;
 use super::answer::Answering;
 use super::forwarded::TrustedPeers;
 use super::handshake::Place;
+use super::pace::MinPace;
 use super::request_id::RequestIds;
 use super::response::ResponseBody;
+use super::spool::Spools;
 use super::submit::{Clock, start};
 use super::wire::{RefusedHead, Wire};
 
@@ -38,6 +40,12 @@ pub struct Limits {
     pub request_line: usize,
     /// `timeouts.body`: the longest pause between two pieces of a body.
     pub body_pause: Duration,
+    /// `limits.body_rate`: bytes per second that a body comes at least.
+    pub body_rate: Option<u64>,
+    /// `limits.spool_memory`: bytes of bodies that wait in memory, all together.
+    pub spool_memory: u64,
+    /// `limits.spool_disk`: the same in files.
+    pub spool_disk: u64,
     /// Whether a connection serves more than one request (`timeouts.keepalive` is not 0).
     pub keepalive: bool,
 }
@@ -80,10 +88,25 @@ pub struct Server {
     pub(super) websockets: Arc<websocket::Shared>,
     /// Where bodies over 16 MiB wait: a file system on disk.
     pub(super) spool: PathBuf,
+    pub(super) spools: &'static Spools,
     pub(super) ids: Arc<RequestIds>,
     pub(super) clock: Clock,
     pub(super) journal: Journal,
     pub(super) log_access: bool,
+}
+
+impl Limits {
+    /// How fast a body has to come.
+    pub(super) fn pace(&self) -> MinPace {
+        MinPace { pause: self.body_pause, rate: self.body_rate }
+    }
+}
+
+impl Spools {
+    fn set_limits(&self, limits: &Limits) {
+        self.memory.set_limit(limits.spool_memory);
+        self.disk.set_limit(limits.spool_disk);
+    }
 }
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -103,7 +126,11 @@ impl Server {
         journal: Journal,
     ) -> Arc<Self> {
         let Settings { limits, underscores, trusted, websocket, log_access } = settings;
+        // A daemon has one for as long as it lives.
+        let spools: &'static Spools = Box::leak(Box::default());
+        spools.set_limits(&limits);
         Arc::new(Self {
+            spools,
             websockets: websocket::Shared::new(dispatcher, journal.clone()),
             dispatcher,
             limits,
@@ -121,7 +148,9 @@ impl Server {
     /// The same for connections that begin from now on; those that are open keep what they began with.
     pub fn with(&self, settings: Settings) -> Arc<Self> {
         let Settings { limits, underscores, trusted, websocket, log_access } = settings;
+        self.spools.set_limits(&limits);
         Arc::new(Self {
+            spools: self.spools,
             dispatcher: self.dispatcher,
             limits,
             underscores,

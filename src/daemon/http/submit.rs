@@ -113,7 +113,8 @@ async fn receive(server: &Server, parts: &mut request::Parts, incoming: Incoming
     let chunked = incoming.size_hint().exact().is_none();
     let limits = BodyLimits {
         most: server.limits.body,
-        pause: server.limits.body_pause,
+        pace: server.limits.pace(),
+        spools: server.spools,
         spool: &server.spool,
         dispatcher: server.dispatcher,
     };
@@ -136,7 +137,7 @@ fn submit(
     let body_len = body.len();
     let (inline, spooled) = match body {
         Body::Inline(bytes) => (bytes, None),
-        Body::Spooled(fd, _) => (bytes::Bytes::new(), Some(fd)),
+        Body::Spooled(body, _) => (bytes::Bytes::new(), Some(body)),
     };
     let frame = frame::Request {
         body_len,
@@ -191,7 +192,7 @@ fn submit_in_parts(
     let bringer = Bringer::new(incoming, &parts.headers, connection, dispatcher);
     match &submitted {
         Ok(ticket) => {
-            let bounds = Bounds { most: server.limits.body, pause: server.limits.body_pause };
+            let bounds = Bounds { most: server.limits.body, pace: server.limits.pace() };
             tokio::spawn(bringer.bring(ticket.upload(), bounds));
         }
         Err(_) => drop(tokio::spawn(bringer.clear_away())),

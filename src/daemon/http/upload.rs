@@ -12,7 +12,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::EXPECT;
@@ -28,6 +28,7 @@ use crate::net::Connection;
 use super::TURN;
 use super::fault::Refusal;
 use super::framing::Violation;
+use super::pace::{MinPace, Pace};
 use super::wire;
 
 /// What is left of a body that nobody wants is read and dropped up to here, so that the connection can go on. Of more,
@@ -49,6 +50,7 @@ pub(super) struct Bringer {
     received: u64,
     /// Since the application waits for the client.
     clock: Option<Pin<Box<Sleep>>>,
+    pace: Pace,
 }
 
 enum Ahead {
@@ -72,8 +74,8 @@ enum Step {
 pub(super) struct Bounds {
     /// `limits.body`.
     pub(super) most: Option<u64>,
-    /// `timeouts.body`: the longest pause between two pieces.
-    pub(super) pause: Duration,
+    /// How fast it has to come, while the application waits for it.
+    pub(super) pace: MinPace,
 }
 
 /// Is this body better given in parts? A small one of known length travels in the frame, unless the client waits to be
@@ -116,6 +118,7 @@ impl Bringer {
             ahead: None,
             received: 0,
             clock: None,
+            pace: Pace::default(),
         }
     }
 
@@ -176,7 +179,7 @@ impl Bringer {
             return Poll::Ready(Step::Fail(fault));
         }
         if room == 0 {
-            self.clock = None;
+            self.stop_clock();
             return Poll::Pending;
         }
         if !self.hand.is_empty() {
@@ -185,8 +188,21 @@ impl Bringer {
         if self.ahead.is_some() {
             return Poll::Ready(Step::End);
         }
-        let clock = self.clock.get_or_insert_with(|| Box::pin(sleep(bounds.pause)));
+        let clock = match &mut self.clock {
+            Some(clock) => clock,
+            none => {
+                let patience = self.pace.begin_wait(bounds.pace, Instant::now());
+                none.insert(Box::pin(sleep(patience)))
+            }
+        };
         clock.as_mut().poll(cx).map(|()| Step::Fail(UploadFault::TooSlow))
+    }
+
+    /// Nobody waits for the client any more.
+    fn stop_clock(&mut self) {
+        if self.clock.take().is_some() {
+            self.pace.end_wait(Instant::now());
+        }
     }
 
     /// Fills what is empty of hand and ahead. Trailers are read and dropped: ASGI has no place for them.
@@ -212,8 +228,9 @@ impl Bringer {
                     });
                 }
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.clock = None;
+                    self.stop_clock();
                     let Ok(data) = frame.into_data() else { continue };
+                    self.pace.count(data.len());
                     self.received += data.len() as u64;
                     if most.is_some_and(|most| self.received > most) {
                         return Err(UploadFault::TooLarge);

@@ -106,7 +106,7 @@ pub struct Sent {
 pub enum Cause {
     /// The client has left.
     Left,
-    /// The client took nothing of what it was sent for `timeouts.body`.
+    /// The client took nothing of what it was sent for `timeouts.body`, or less than `limits.response_rate`.
     Unread,
     /// The daemon stops.
     Stopped,
@@ -311,6 +311,8 @@ fn write_failure(failure: &Failure) {
     // The client's faults are not the operator's business, unless every request is; a full queue is a warning; the
     // rest is an error.
     match status {
+        // Who was given up for being slow is named.
+        408 => entry!(info),
         400..=499 | 501 if *log_access => entry!(info),
         400..=499 | 501 => entry!(debug),
         503 => entry!(warn),
@@ -379,11 +381,12 @@ fn write_unanswered(unanswered: &Unanswered) {
             )
         };
     }
-    // Who does not wait for an answer needs none; who does is owed one.
+    // Who does not wait for an answer needs none; who does is owed one; and who was given up is named.
     match cause {
         Cause::Stopped => entry!(warn),
-        Cause::Left | Cause::Unread if *log_access => entry!(info),
-        Cause::Left | Cause::Unread => entry!(debug),
+        Cause::Unread => entry!(info),
+        Cause::Left if *log_access => entry!(info),
+        Cause::Left => entry!(debug),
     }
 }
 

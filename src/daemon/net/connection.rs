@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::crowd::{ClientCounts, IdleConnections};
+use super::output::OutputProgress;
 
 /// The client's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +112,8 @@ pub struct Connection {
     since: AtomicU32,
     /// The client has not taken what was written.
     write_blocked: AtomicBool,
+    /// What was written to it, and what waits to be.
+    pub output: OutputProgress,
     order: AtomicU8,
     /// A request was answered before all of it was read.
     unread: AtomicBool,
@@ -148,6 +151,7 @@ impl Connection {
             phase: AtomicU8::new(Phase::Fresh as u8),
             since: AtomicU32::new(connections.now()),
             write_blocked: AtomicBool::new(false),
+            output: OutputProgress::new(connections.now()),
             order: AtomicU8::new(Order::Stay as u8),
             unread: AtomicBool::new(false),
             broken: AtomicBool::new(false),
@@ -287,13 +291,19 @@ impl Connection {
         self.abandoned.load(Ordering::Relaxed)
     }
 
-    /// The client has taken bytes, or would not.
-    pub(super) fn has_written(&self, taken: bool) {
-        if taken {
-            if self.write_blocked.load(Ordering::Relaxed) {
-                self.write_blocked.store(false, Ordering::Relaxed);
-            }
-        } else if !self.write_blocked.swap(true, Ordering::Relaxed) {
+    /// The client has taken so many bytes.
+    pub(super) fn on_written(&self, bytes: usize) {
+        if self.write_blocked.load(Ordering::Relaxed) {
+            self.write_blocked.store(false, Ordering::Relaxed);
+        }
+        if self.output.count_written(bytes) {
+            self.wake();
+        }
+    }
+
+    /// The client takes no more now.
+    pub(super) fn on_write_blocked(&self) {
+        if !self.write_blocked.swap(true, Ordering::Relaxed) {
             // Asked again, it has still not taken anything.
             self.since.store(self.connections.now(), Ordering::Relaxed);
         }
@@ -394,6 +404,8 @@ pub struct Limits {
     pub keepalive: Duration,
     /// `timeouts.body`: how long a client may not take a byte of its answer.
     pub write: Duration,
+    /// `limits.response_rate`: bytes per second that a client takes at least of what is sent to it, over `write`.
+    pub response_rate: Option<u64>,
     /// `limits.connections`.
     pub connections: usize,
     /// `limits.connections_per_client`.
@@ -602,8 +614,10 @@ impl Connections {
         for connection in self.each() {
             connection.ring_alarm();
             let age = connection.age();
-            if connection.write_blocked.load(Ordering::Relaxed) {
-                if age > limits.write {
+            let is_blocked = connection.write_blocked.load(Ordering::Relaxed);
+            let is_too_slow = connection.output.note_rate(is_blocked, &limits, self.now());
+            if is_blocked {
+                if age > limits.write || is_too_slow {
                     connection.give(Order::Break);
                 }
                 continue;

@@ -205,6 +205,7 @@ mod tests {
     #[test]
     fn a_limit_that_a_reload_brings_counts_those_that_are_open() {
         let limits = Limits {
+            response_rate: None,
             header: Duration::from_secs(10),
             keepalive: Duration::from_secs(75),
             write: Duration::from_mins(1),

@@ -6,9 +6,11 @@ mod accept;
 mod connection;
 mod crowd;
 mod listener;
+mod output;
 mod stream;
 
 pub use accept::accept;
 pub use connection::{Connection, Connections, Ending, Limits, Peer, Phase};
 pub use listener::{BindError, Listener};
+pub use output::OutputProgress;
 pub use stream::Stream;

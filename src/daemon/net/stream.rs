@@ -150,9 +150,10 @@ impl Stream {
 
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
-            Poll::Ready(_) => self.connection.has_written(true),
+            Poll::Ready(Ok(bytes)) => self.connection.on_written(*bytes),
+            Poll::Ready(Err(_)) => {}
             Poll::Pending => {
-                self.connection.has_written(false);
+                self.connection.on_write_blocked();
                 if self.connection.order() == Order::Break {
                     return Poll::Ready(Err(self.break_off()));
                 }

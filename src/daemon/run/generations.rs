@@ -11,7 +11,8 @@ use crate::config::{self, Config, Retry, Target, Workers};
 use crate::supervise::{Generation, Policy};
 use crate::{dispatch, http, net, websocket};
 
-use super::system::Room;
+use super::room::Room;
+use super::system::AutoLimits;
 
 /// Every generation that may still be spawned, with its configuration.
 #[derive(Debug)]
@@ -79,14 +80,14 @@ pub(super) fn policy(config: &Config, cores: usize, supervised: bool) -> Policy 
 }
 
 /// What the dispatcher goes by.
-pub(super) fn dispatch_policy(config: &Config, room: Room) -> dispatch::Policy {
+pub(super) fn dispatch_policy(config: &Config, auto: AutoLimits, room: &Room) -> dispatch::Policy {
     let rules = config.timeouts.paths.iter().map(|rule| dispatch::Rule {
         pattern: rule.pattern.clone(),
         request: rule.request,
         concurrency: rule.concurrency,
     });
     dispatch::Policy {
-        queue: config.limits.queue.unwrap_or(room.queue),
+        queue: config.limits.queue.unwrap_or(auto.queue),
         queue_timeout: config.timeouts.queue,
         request_timeout: config.timeouts.request,
         slow: config.log.slow,
@@ -95,11 +96,14 @@ pub(super) fn dispatch_policy(config: &Config, room: Room) -> dispatch::Policy {
         retry_idempotent: config.workers.retry == Retry::Idempotent,
         // The last ones, too, have time to answer.
         close_window: config.websocket.close_window.min(config.timeouts.drain / 2),
+        response_memory: room.response_memory,
+        response_disk: room.response_disk,
+        spool: room.directory.clone(),
     }
 }
 
 /// What HTTP goes by.
-pub(super) fn http_settings(config: &Config) -> http::Settings {
+pub(super) fn http_settings(config: &Config, room: &Room) -> http::Settings {
     http::Settings {
         limits: http::Limits {
             body: config.limits.body,
@@ -107,6 +111,9 @@ pub(super) fn http_settings(config: &Config) -> http::Settings {
             headers: config.limits.headers,
             request_line: config.limits.request_line,
             body_pause: config.timeouts.body,
+            body_rate: config.limits.body_rate,
+            spool_memory: room.spool_memory,
+            spool_disk: room.spool_disk,
             keepalive: !config.timeouts.keepalive.is_zero(),
         },
         underscores: match config.http.underscores {
@@ -130,12 +137,13 @@ pub(super) fn http_settings(config: &Config) -> http::Settings {
 }
 
 /// What connections go by.
-pub(super) fn net_limits(config: &Config, room: Room) -> net::Limits {
+pub(super) fn net_limits(config: &Config, auto: AutoLimits) -> net::Limits {
     net::Limits {
         header: config.timeouts.header,
         keepalive: config.timeouts.keepalive,
         write: config.timeouts.body,
-        connections: config.limits.connections.unwrap_or(room.connections),
+        response_rate: config.limits.response_rate,
+        connections: config.limits.connections.unwrap_or(auto.connections),
         per_client: config.limits.connections_per_client,
     }
 }

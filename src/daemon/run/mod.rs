@@ -13,6 +13,7 @@
 //! | `stacks.rs` | taking the Python stacks of workers |
 //! | `memory.rs` | `workers.max_memory` |
 //! | `leftovers.rs` | `workers.children` |
+//! | `room.rs` | how much may wait in memory and on disk |
 //! | `report.rs` | what the operator reads |
 
 mod generations;
@@ -23,6 +24,7 @@ mod orders;
 mod probe;
 mod reload;
 mod report;
+mod room;
 mod stacks;
 mod system;
 
@@ -56,8 +58,9 @@ use self::generations::Generations;
 pub(crate) use self::hearing::sink;
 use self::orders::{Asker, Orders};
 use self::report::Reporter;
+use self::room::Room;
 use self::stacks::{Inquiries, Purpose};
-use self::system::{Room, available_cores, delegation, listeners, raise_file_limit, spool_directory};
+use self::system::{AutoLimits, available_cores, delegation, listeners, raise_file_limit, spool_directory};
 
 /// EX_OSERR of sysexits(3head): the system lacks something; trying again may help.
 const OS_ERROR: u8 = 71;
@@ -145,7 +148,7 @@ struct Daemon {
     supervised: bool,
     listeners: Vec<ListenerInfo>,
     /// The limits that are "auto".
-    room: Room,
+    auto_limits: AutoLimits,
     supervisor: Supervisor,
     pool: Pool,
     dispatcher: &'static Dispatcher,
@@ -246,7 +249,7 @@ impl Daemon {
         let delegation = delegation(destination);
         let cores = available_cores();
         let files = raise_file_limit();
-        let room = Room::new(files.own, config.workers.count.resolve(cores));
+        let auto_limits = AutoLimits::new(files.own, config.workers.count.resolve(cores));
         let (tell, told) = unbounded_channel();
         let orders = Orders::listen(tell.clone()).map_err(Refused::system("listen for orders"))?;
         if let Some(orders) = &orders {
@@ -254,13 +257,15 @@ impl Daemon {
         }
         let (journal, journal_thread) =
             Journal::start().map_err(Refused::system("start the journal thread"))?;
+        let room = Room::measure(&config.limits, spool_directory());
         let dispatcher = Dispatcher::new(
-            generations::dispatch_policy(config, room),
+            generations::dispatch_policy(config, auto_limits, &room),
             Reactor::new().map_err(Refused::system("make the reactor's shared page"))?,
             sink(&tell),
         );
-        let connections = Connections::new(generations::net_limits(config, room));
-        let server = Server::new(dispatcher, generations::http_settings(config), spool_directory(), journal);
+        let connections = Connections::new(generations::net_limits(config, auto_limits));
+        let settings = generations::http_settings(config, &room);
+        let server = Server::new(dispatcher, settings, spool_directory(), journal);
         let infos: Vec<ListenerInfo> = listeners.iter().map(Listener::info).collect();
         let edge_tell = tell.clone();
         let edge = Edge::start(
@@ -293,7 +298,7 @@ impl Daemon {
             cores,
             supervised,
             listeners: infos,
-            room,
+            auto_limits,
             supervisor: Supervisor::new(policy),
             pool,
             dispatcher,

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::orders::{Asker, Word};
+use super::room::Room;
+use super::system::spool_directory;
 use super::{Daemon, Told, generations, probe};
 use crate::config::ConfigError;
 use crate::journal::lifecycle;
@@ -57,10 +59,11 @@ impl Daemon {
 
     pub(super) fn go_live(&mut self, generation: Generation) {
         let Some(config) = self.generations.go_live(generation) else { return };
-        self.dispatcher.set_policy(generations::dispatch_policy(&config, self.room));
-        self.server = self.server.with(generations::http_settings(&config));
+        let room = Room::measure(&config.limits, spool_directory());
+        self.dispatcher.set_policy(generations::dispatch_policy(&config, self.auto_limits, &room));
+        self.server = self.server.with(generations::http_settings(&config, &room));
         self.edge.serve_with(Arc::clone(&self.server));
-        self.connections.set(generations::net_limits(&config, self.room));
+        self.connections.set(generations::net_limits(&config, self.auto_limits));
         lifecycle::set_level(config.log.level);
     }
 

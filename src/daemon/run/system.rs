@@ -77,14 +77,14 @@ pub(super) fn raise_file_limit() -> FileLimit {
 
 /// What the system has room for: the limits that are `"auto"`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
+pub(super) struct AutoLimits {
     /// `limits.connections`.
     pub(super) connections: usize,
     /// `limits.queue`.
     pub(super) queue: usize,
 }
 
-impl Room {
+impl AutoLimits {
     /// Of a daemon that may open so many `files`.
     pub(super) fn new(files: u64, workers: NonZeroU16) -> Self {
         Self { connections: connection_limit(files, workers), queue: queue_limit(memory::usable()) }

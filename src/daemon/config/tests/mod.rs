@@ -63,10 +63,13 @@ fn what_is_not_written_has_the_default_of_the_design() {
     assert_eq!((paths, stall), (vec![], Some(seconds(10))));
     assert_eq!((request, queue, boot), (Some(seconds(30)), Some(seconds(30)), Some(seconds(60))));
     assert_eq!((header, body, keepalive, drain), (seconds(10), seconds(60), seconds(75), seconds(30)));
-    let Limits { queue, body, header, headers, request_line, connections, connections_per_client } =
-        config.limits;
-    assert_eq!(connections_per_client, None);
+    let Limits { queue, body, header, headers, request_line, connections, .. } = config.limits;
     assert_eq!((queue, body, header), (None, Some(1 << 30), 16 << 10));
+    assert_eq!(config.limits.connections_per_client, None);
+    let Limits { response_memory, response_disk, response_rate, .. } = config.limits;
+    assert_eq!((response_memory, response_disk, response_rate), (None, None, Some(256)));
+    let Limits { spool_memory, spool_disk, body_rate, .. } = config.limits;
+    assert_eq!((spool_memory, spool_disk, body_rate), (None, None, Some(256)));
     assert_eq!((headers, request_line, connections), (100, 8 << 10, None));
     let WebSocket { max_message, ping_interval, ping_timeout, compression, most, close_window } =
         config.websocket;
@@ -143,6 +146,12 @@ fn every_key_of_the_file_arrives() {
             request_line = 4096
             connections = 500
             connections_per_client = 8
+            response_memory = "32MiB"
+            response_disk = 0
+            response_rate = "off"
+            spool_memory = "8MiB"
+            spool_disk = "4GiB"
+            body_rate = "1KiB"
             [websocket]
             max_message = "1MiB"
             ping_interval = "1m"
@@ -212,8 +221,12 @@ fn every_key_of_the_file_arrives() {
     assert_eq!((request, queue, boot), (None, None, None));
     assert_eq!((header, body), (Duration::from_secs(5), Duration::from_millis(500)));
     assert_eq!((keepalive, drain), (Duration::ZERO, Duration::from_mins(2)));
-    let Limits { queue, body, header, headers, request_line, connections, connections_per_client } =
-        config.limits;
+    let Limits { queue, body, header, headers, request_line, connections, .. } = config.limits;
+    let connections_per_client = config.limits.connections_per_client;
+    let Limits { response_memory, response_disk, response_rate, .. } = config.limits;
+    assert_eq!((response_memory, response_disk, response_rate), (Some(32 << 20), Some(0), None));
+    let Limits { spool_memory, spool_disk, body_rate, .. } = config.limits;
+    assert_eq!((spool_memory, spool_disk, body_rate), (Some(8 << 20), Some(4 << 30), Some(1 << 10)));
     assert_eq!((queue, body, header), (Some(10), None, 32 << 10));
     assert_eq!((headers, request_line, connections), (50, 4096, Some(500)));
     assert_eq!(connections_per_client, NonZeroU32::new(8));

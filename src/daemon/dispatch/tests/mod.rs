@@ -7,6 +7,7 @@ mod death;
 mod one_worker;
 mod random;
 mod rules;
+mod slow;
 mod supervision;
 mod waiting;
 mod websocket;

@@ -50,6 +50,7 @@ impl History {
             retry_idempotent: dice.roll(2) == 0,
             stall: None,
             close_window: Duration::ZERO,
+            ..Policy::default()
         }
     }
 

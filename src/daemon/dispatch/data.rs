@@ -1,0 +1,179 @@
+//! A piece of an answer's body on its way from a worker to a client, counted as long as the daemon has it.
+//!
+//! Pieces lie in the worker's slab, where they were put, or in the daemon's own memory, to which a slow client's are
+//! moved without anybody's doing who holds them. hyper writes them as they lie.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use rgun_channel::slab::Chunk;
+
+use crate::budget::{Budget, Reservation};
+
+/// What a piece costs beside its bytes: its place in a queue, its reference counts.
+const OVERHEAD: u64 = 64;
+
+/// Bytes of a block in which small pieces are collected, and of the longest piece that is.
+const BLOCK: usize = 64 * 1024;
+const MAX_COLLECTED: usize = 4 * 1024;
+
+/// What all answers may hold that their clients have not taken.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    /// `limits.response_memory`.
+    pub(super) memory: Budget,
+    /// `limits.response_disk`.
+    pub(super) disk: Budget,
+}
+
+/// A piece of a body. Counts towards `limits.response_memory` until it is dropped.
+#[derive(Debug)]
+pub struct Data {
+    bytes: Location,
+    /// Given back when it is dropped.
+    _held: Option<Reservation>,
+}
+
+#[derive(Debug)]
+enum Location {
+    Own(Bytes),
+    /// A chunk of a worker's slab, from this byte on.
+    Lent(Arc<Chunk>, usize),
+    /// Small pieces, copied one after the other into a block, from this byte on.
+    Collected(Vec<u8>, usize),
+}
+
+impl Data {
+    /// Counted by `budget`.
+    pub(super) fn new(bytes: Bytes, budget: &'static Budget) -> Self {
+        let held = budget.charge(bytes.len() as u64 + OVERHEAD);
+        Self { bytes: Location::Own(bytes), _held: Some(held) }
+    }
+
+    /// In a worker's slab.
+    pub(super) fn lent(chunk: Arc<Chunk>, budget: &'static Budget) -> Self {
+        let held = budget.charge(chunk.bytes().len() as u64 + OVERHEAD);
+        Self { bytes: Location::Lent(chunk, 0), _held: Some(held) }
+    }
+
+    /// Not worth counting.
+    pub(super) fn small(bytes: Bytes) -> Self {
+        Self { bytes: Location::Own(bytes), _held: None }
+    }
+
+    /// Makes it a block to which others can be added, if it is small: a great number of those costs far more than
+    /// their bytes.
+    pub(super) fn collect(self, budget: &'static Budget) -> Self {
+        if self.len() > MAX_COLLECTED {
+            return self;
+        }
+        let mut block = Vec::with_capacity(BLOCK);
+        block.extend_from_slice(&self);
+        let held = budget.charge(BLOCK as u64 + OVERHEAD);
+        Self { bytes: Location::Collected(block, 0), _held: Some(held) }
+    }
+
+    /// Adds a piece to a block that has room for it. Returns whether it has.
+    pub(super) fn append(&mut self, piece: &[u8]) -> bool {
+        match &mut self.bytes {
+            Location::Collected(block, _)
+                if piece.len() <= MAX_COLLECTED && block.len() + piece.len() <= BLOCK =>
+            {
+                block.extend_from_slice(piece);
+                true
+            }
+            Location::Collected(..) | Location::Own(_) | Location::Lent(..) => false,
+        }
+    }
+
+    /// Counted by whoever has made it, or of the daemon's own making.
+    pub fn of(bytes: Bytes, held: Option<Reservation>) -> Self {
+        Self { bytes: Location::Own(bytes), _held: held }
+    }
+}
+
+impl Deref for Data {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.bytes {
+            Location::Own(bytes) => bytes,
+            Location::Collected(block, start) => block.get(*start..).unwrap_or_default(),
+            Location::Lent(chunk, start) => chunk.bytes().get(*start..).unwrap_or_default(),
+        }
+    }
+}
+
+impl Buf for Data {
+    fn remaining(&self) -> usize {
+        self.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self
+    }
+
+    fn advance(&mut self, count: usize) {
+        match &mut self.bytes {
+            Location::Own(bytes) => bytes.advance(count),
+            Location::Lent(_, start) | Location::Collected(_, start) => *start += count,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rgun_channel::layout::Geometry;
+    use rgun_channel::map::Map;
+    use rgun_channel::slab::{SlabReceiver, SlabSender};
+
+    use super::*;
+
+    fn budget() -> &'static Budget {
+        Box::leak(Box::new(Budget::new(1 << 20)))
+    }
+
+    #[test]
+    fn a_piece_counts_until_it_is_dropped() {
+        let budget = budget();
+        let mut data = Data::new(Bytes::from_static(b"some bytes"), budget);
+        assert_eq!(budget.used(), 10 + OVERHEAD);
+        data.advance(5);
+        assert_eq!((&*data, data.remaining()), (&b"bytes"[..], 5));
+        drop(data);
+        assert_eq!(budget.used(), 0);
+        assert_eq!((&*Data::small(Bytes::from_static(b"few")), budget.used()), (&b"few"[..], 0));
+    }
+
+    #[test]
+    fn small_pieces_are_collected_in_a_block() {
+        let budget = budget();
+        let mut block = Data::new(Bytes::from_static(b"one "), budget).collect(budget);
+        assert_eq!(budget.used(), BLOCK as u64 + OVERHEAD);
+        assert!(block.append(b"two") && !block.append(&[0; MAX_COLLECTED + 1]));
+        block.advance(2);
+        assert_eq!(&*block, b"e two");
+        while block.append(&[7; 1000]) {}
+        assert!(block.len() < BLOCK && block.len() > BLOCK - 1100);
+        let mut large = Data::new(vec![0; MAX_COLLECTED + 1].into(), budget).collect(budget);
+        assert!(!large.append(b"more"));
+    }
+
+    #[test]
+    fn a_piece_that_is_half_written_goes_on_when_its_chunk_is_taken_from_it() {
+        let geometry = Geometry { submission: 4096, completion: 4096, chunks: 1, slots: 1 };
+        let map = Arc::new(Map::create("data", geometry.total()).unwrap().0);
+        let (mut sender, receiver) =
+            (SlabSender::new(map.clone(), &geometry), SlabReceiver::new(map, &geometry));
+        let number = sender.fill(b"some bytes").unwrap().unwrap();
+        let mut data = Data::lent(receiver.receive(number, 10).unwrap(), budget());
+        data.advance(5);
+        receiver.reclaim();
+        receiver.reclaim();
+        assert_eq!(sender.fill(b"other stuff").unwrap(), Some(number));
+        assert_eq!(data.chunk(), b"bytes");
+        data.advance(5);
+        assert_eq!(data.remaining(), 0);
+    }
+}

@@ -1,0 +1,448 @@
+//! Slow clients: their answers are taken off the workers, into memory as long as there is room, then into files.
+//!
+//! An answer comes through the worker's slab under a window, as fast as its client takes it, without a copy. If the
+//! client takes nothing for [`SLOW_AFTER`] while the worker waits, it is *slow*: from then on until it has caught up,
+//! bytes are acknowledged as soon as they are in the daemon's hands. So a worker is rid of an answer milliseconds after
+//! the application's last part, whatever the client does.
+//!
+//! # How much
+//! An answer may hold as much memory as is left for all others, so the first gets half of `limits.response_memory`, the
+//! second half of the rest, and there is always some left for the next. What exceeds that goes to files, of which an
+//! answer gets its part of `limits.response_disk` likewise. What exceeds that as well is not acknowledged: the worker
+//! waits for the client, which is meant for streams without end. How long, [`Exchange::held_for`] counts.
+//!
+//! Files are written by a blocking thread, one block of each answer at a time; [`Dispatcher::begin_to_write`] starts it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rgun_channel::frame::ExchangeId;
+
+use crate::budget::Reservation;
+use crate::report::Chain;
+use crate::spool;
+
+use super::buffer::Segment;
+use super::data::{Buffers, Data};
+use super::exchange::{Exchange, Fault, Place};
+use super::housekeeping::Keeper;
+use super::worker::Worker;
+use super::{Dispatcher, State};
+
+/// A client is slow that takes nothing for so long while its worker waits. One on the same machine, or the same fast
+/// network, is not, even if another process has its core for a while; what it takes need not be copied.
+const SLOW_AFTER: Duration = Duration::from_millis(8);
+
+/// Memory of an answer that is not worth a file.
+const MIN_SPILL: u64 = 64 * 1024;
+
+/// Bytes that are taken off one worker before the reactor looks at its sockets: a fraction of a millisecond.
+const ABSORB_BYTES: u64 = 512 * 1024;
+
+/// How often the slabs are cleared of what slow clients hold.
+const RECLAIM_INTERVAL: Duration = Duration::from_millis(10);
+
+/// What has not gone on for so long is looked at less often.
+const ACTIVE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// An answer that nothing is taken of is given up after so long, if there is no room for it anywhere.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(1);
+
+/// After a file could not be written no other is tried for so long, and no other failure logged.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const REPORT_INTERVAL: Duration = Duration::from_mins(1);
+
+/// What is known of slow clients.
+#[derive(Debug)]
+pub(super) struct Relief {
+    watched: Vec<Watch>,
+    /// To be written.
+    jobs: Vec<Job>,
+    /// When the slabs were last cleared.
+    reclaimed: Instant,
+    /// Chunks are lent that may be to slow clients.
+    has_lent: bool,
+    /// Files could not be written; until when none is tried.
+    failed_until: Option<Instant>,
+    reported: Option<Instant>,
+}
+
+/// An exchange whose worker waits for its client, or whose memory others need.
+#[derive(Debug)]
+struct Watch {
+    id: ExchangeId,
+    /// [`ResponseBuffer::taken`](super::buffer::ResponseBuffer::taken) at that time.
+    taken: u64,
+    since: Instant,
+    /// When something of it was last taken off its worker, or could be at once.
+    active: Instant,
+}
+
+impl Relief {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            watched: Vec::new(),
+            jobs: Vec::new(),
+            reclaimed: now,
+            has_lent: false,
+            failed_until: None,
+            reported: None,
+        }
+    }
+
+    pub(super) fn watch(&mut self, exchange: &mut Exchange, now: Instant) {
+        exchange.is_watched = true;
+        self.watched.push(Watch { id: exchange.id, taken: exchange.buffer.taken, since: now, active: now });
+    }
+
+    /// How often it is to be looked at: [`Keeper::Idle`] is never.
+    pub(super) fn interval(&self, now: Instant) -> Keeper {
+        let is_active = |watch: &Watch| now.saturating_duration_since(watch.active) < ACTIVE_INTERVAL;
+        if self.watched.iter().any(is_active) {
+            Keeper::Fast
+        } else if self.watched.is_empty() && !self.has_lent {
+            Keeper::Idle
+        } else {
+            Keeper::Slow
+        }
+    }
+
+    /// May files be written?
+    fn can_write(&self, now: Instant) -> bool {
+        self.failed_until.is_none_or(|until| now >= until)
+    }
+}
+
+/// Pieces of an answer that are to be written to a file.
+#[derive(Debug)]
+pub(super) struct Job {
+    id: ExchangeId,
+    data: Vec<Data>,
+    /// The file that they are added to, and where; else a new one is made.
+    file: Option<(Arc<OwnedFd>, u64)>,
+    held: Reservation,
+    directory: PathBuf,
+}
+
+/// A job that is over.
+#[derive(Debug)]
+pub(super) struct JobResult {
+    id: ExchangeId,
+    written: Result<Segment, (io::Error, Vec<Data>)>,
+}
+
+impl Job {
+    /// Blocks.
+    pub(super) fn run(self) -> JobResult {
+        let Self { id, data, file, held, directory } = self;
+        let written = match write(&data, file, &directory) {
+            Ok((file, start)) => Ok(Segment { file, start, len: held.bytes(), held }),
+            Err(error) => Err((error, data)),
+        };
+        JobResult { id, written }
+    }
+}
+
+fn write(
+    data: &[Data],
+    file: Option<(Arc<OwnedFd>, u64)>,
+    directory: &std::path::Path,
+) -> io::Result<(Arc<OwnedFd>, u64)> {
+    let (fd, start) = match file {
+        Some(open) => open,
+        None => (Arc::new(OwnedFd::from(spool::unnamed_file(directory)?)), 0),
+    };
+    let file = File::from(fd.try_clone()?);
+    let (mut block, mut at) = (Vec::new(), start);
+    for piece in data {
+        // Small ones together.
+        block.extend_from_slice(piece);
+        if block.len() as u64 >= MIN_SPILL {
+            file.write_all_at(&block, at)?;
+            at += block.len() as u64;
+            block.clear();
+        }
+    }
+    file.write_all_at(&block, at)?;
+    Ok((fd, start))
+}
+
+impl Exchange {
+    /// Is it to be seen whether its client is slow?
+    pub(super) fn is_to_be_watched(&self, buffers: &Buffers) -> bool {
+        let is_large = || self.buffer.in_memory() > MIN_SPILL && buffers.memory.is_tight();
+        !self.client_is_through()
+            && !self.is_open_socket()
+            && (self.waits_for_answer_to_leave() || is_large())
+    }
+
+    /// A slow client's worker need not wait if there is room. So many bytes have just come.
+    pub(super) fn absorb(&mut self, worker: &mut Worker, len: u64) {
+        if self.buffer.is_slow
+            && worker.absorbed + len <= ABSORB_BYTES
+            && !self.buffer.is_writing()
+            && self.buffer.in_memory() <= worker.buffers.memory.free()
+        {
+            worker.absorbed += len;
+            self.acknowledge_all(worker);
+        }
+    }
+
+    fn hold(&mut self, worker: Option<&mut Worker>, now: Instant) {
+        if let Some(worker) = worker
+            && self.waits_for_answer_to_leave()
+        {
+            self.extend_hold(worker, now);
+        }
+    }
+
+    /// Its worker goes on: the time that it had to wait was not the application's.
+    pub(super) fn end_hold(&mut self, worker: &mut Worker, now: Instant) {
+        self.extend_hold(worker, now);
+        self.held_since = None;
+    }
+
+    /// Its worker waits for its client: takes the time for which it has done so off the application's.
+    pub(super) fn extend_hold(&mut self, worker: &mut Worker, now: Instant) {
+        if let Some(since) = self.held_since.replace(now) {
+            let waited = now.saturating_duration_since(since);
+            self.held_for += waited;
+            worker.extend_clock(self, waited);
+        }
+    }
+
+    /// Its time begins anew.
+    pub(super) fn forget_hold(&mut self) {
+        (self.held_since, self.held_for) = (None, Duration::ZERO);
+    }
+
+    /// Takes what it can of the answer off the worker, if one still has it. A job if that is to be written.
+    fn take_over(
+        &mut self,
+        worker: Option<&mut Worker>,
+        buffers: &'static Buffers,
+        directory: Option<&PathBuf>,
+        now: Instant,
+    ) -> Option<Job> {
+        if self.buffer.is_writing() {
+            self.hold(worker, now);
+            return None;
+        }
+        let allowed = buffers.memory.free();
+        if self.buffer.in_memory() <= allowed {
+            if let Some(worker) = worker {
+                self.acknowledge_all(worker);
+                if self.held_since.is_some() {
+                    self.end_hold(worker, now);
+                }
+            }
+            return None;
+        }
+        self.hold(worker, now);
+        let directory = directory?;
+        if self.buffer.on_disk() > buffers.disk.free() {
+            return None;
+        }
+        let data = self.buffer.take_excess(allowed);
+        let len: u64 = data.iter().map(|data| data.len() as u64).sum();
+        match buffers.disk.reserve(len) {
+            _ if data.is_empty() => None,
+            Some(held) => {
+                let file = self.buffer.open_file();
+                Some(Job { id: self.id, data, file, held, directory: directory.clone() })
+            }
+            None => {
+                self.buffer.put_back(data);
+                None
+            }
+        }
+    }
+}
+
+impl State {
+    /// Looks after slow clients: takes their answers off the workers, and their chunks out of the slabs.
+    pub(super) fn relieve_workers(&mut self, buffers: &'static Buffers, now: Instant) {
+        let mut watched = std::mem::take(&mut self.relief.watched);
+        watched.retain_mut(|watch| self.relieve(watch, buffers, now));
+        self.relief.watched = watched;
+        if now.saturating_duration_since(self.relief.reclaimed) >= RECLAIM_INTERVAL {
+            self.relief.reclaimed = now;
+            self.relief.has_lent = false;
+            for worker in self.workers.iter().flatten().filter(|worker| worker.has_lent()) {
+                worker.reclaim();
+                self.relief.has_lent = true;
+            }
+        }
+    }
+
+    /// Returns whether it is to be looked at again.
+    fn relieve(&mut self, watch: &mut Watch, buffers: &'static Buffers, now: Instant) -> bool {
+        let Some(exchange) = self.exchanges.get_mut(watch.id) else { return false };
+        if !exchange.is_to_be_watched(buffers) {
+            exchange.is_watched = false;
+            return false;
+        }
+        if exchange.buffer.taken != watch.taken {
+            (watch.taken, watch.since, watch.active) = (exchange.buffer.taken, now, now);
+        } else if now.saturating_duration_since(watch.since) >= SLOW_AFTER {
+            exchange.buffer.is_slow = true;
+        }
+        if !exchange.buffer.is_slow {
+            return true;
+        }
+        let unacked = exchange.unacked;
+        self.take_over(watch.id, buffers, now);
+        let is_active = |exchange: &Exchange| exchange.unacked < unacked || exchange.buffer.is_writing();
+        if self.exchanges.get(watch.id).is_some_and(is_active) {
+            watch.active = now;
+        }
+        self.give_up(watch, buffers, now);
+        true
+    }
+
+    fn take_over(&mut self, id: ExchangeId, buffers: &'static Buffers, now: Instant) {
+        let Self { exchanges, workers, relief, policy, .. } = self;
+        let Some(exchange) = exchanges.get_mut(id) else { return };
+        let worker = match exchange.place {
+            Place::Given { worker, .. } => workers.get_mut(worker).and_then(Option::as_mut),
+            Place::Queued | Place::Waiting(_) | Place::Over => None,
+        };
+        let directory = relief.can_write(now).then_some(&policy.spool);
+        relief.jobs.extend(exchange.take_over(worker, buffers, directory, now));
+    }
+
+    /// For longer than the application may take, its client may not hold it back either. An answer that has come to its
+    /// end holds nobody back; if there is no room for it and nothing is taken of it, it is given up: memory has an end.
+    fn give_up(&mut self, watch: &Watch, buffers: &Buffers, now: Instant) {
+        let Some(exchange) = self.exchanges.get(watch.id) else { return };
+        let is_stuck = now.saturating_duration_since(watch.since) >= GIVE_UP_AFTER;
+        let is_homeless = exchange.has_ended() && !exchange.buffer.is_writing() && buffers.memory.free() == 0;
+        let is_held = exchange.limit.is_some_and(|limit| exchange.held_for > limit);
+        if is_stuck && (is_homeless || is_held && exchange.waits_for_answer_to_leave()) {
+            self.cut(watch.id, now);
+        }
+    }
+
+    /// The client has been too slow for too long: it gets no more of its answer.
+    pub(super) fn cut(&mut self, id: ExchangeId, now: Instant) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        exchange.fault = Some(Fault::Unread);
+        exchange.end_uptake();
+        let waker = exchange.waker.take();
+        if let Place::Given { worker, .. } = exchange.place
+            && let Some(worker) = self.workers.get_mut(worker).and_then(Option::as_mut)
+        {
+            exchange.release_parts(worker);
+            // The application has not had all of its time, and has to notice.
+            exchange.forget_hold();
+            worker.restart_clock(exchange, now);
+            if worker.is_asgi() {
+                worker.tell_gone(exchange);
+            } else if exchange.can_be_cut_short() {
+                worker.forget(id);
+            }
+        } else {
+            exchange.drop_parts();
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Dispatcher {
+    /// Has blocking threads write what waits for it.
+    pub(super) fn begin_to_write(&'static self) {
+        let jobs = std::mem::take(&mut self.lock().relief.jobs);
+        for job in jobs {
+            let id = job.id;
+            tokio::spawn(async move {
+                match tokio::task::spawn_blocking(move || job.run()).await {
+                    Ok(result) => {
+                        self.note_written(result, Instant::now());
+                        self.begin_to_write();
+                    }
+                    Err(error) => {
+                        // Its bytes are gone, so what follows must not look like the rest.
+                        tracing::error!(%error, "a thread that wrote an answer to a file panicked");
+                        self.lock().cut(id, Instant::now());
+                    }
+                }
+            });
+        }
+    }
+
+    /// Jobs as a test does them.
+    #[cfg(test)]
+    pub(super) fn write_now(&self) -> usize {
+        let jobs = std::mem::take(&mut self.lock().relief.jobs);
+        let count = jobs.len();
+        for job in jobs {
+            let result = job.run();
+            self.note_written(result, Instant::now());
+        }
+        count
+    }
+
+    fn note_written(&self, result: JobResult, now: Instant) {
+        let JobResult { id, written } = result;
+        let mut state = self.lock();
+        let state = &mut *state;
+        if let Err((error, _)) = &written {
+            state.note_failure(error, now);
+        }
+        // Nobody waits for the bytes any more if what they were taken out of has been dropped.
+        let Some(exchange) = state.exchanges.get_mut(id).filter(|exchange| exchange.buffer.is_writing())
+        else {
+            return;
+        };
+        match written {
+            Ok(segment) => {
+                let acknowledged = segment.len.min(exchange.unacked);
+                exchange.buffer.written(segment);
+                exchange.unacked -= acknowledged;
+                if let Some(leaving) = exchange.leaving(acknowledged)
+                    && let Some(worker) = state.workers.get_mut(leaving.worker).and_then(Option::as_mut)
+                {
+                    worker.acknowledge(leaving.slot, leaving.bytes);
+                    if !exchange.waits_for_answer_to_leave() {
+                        exchange.end_hold(worker, now);
+                    }
+                }
+            }
+            Err((_, data)) => exchange.buffer.put_back(data),
+        }
+        if let Some(waker) = exchange.waker.take() {
+            waker.wake();
+        }
+        if exchange.is_to_be_watched(self.buffers) {
+            state.take_over(id, self.buffers, now);
+        }
+        if state.keeper != Keeper::Fast {
+            state.keeper = Keeper::Fast;
+            self.work.notify_one();
+        }
+    }
+}
+
+impl State {
+    fn note_failure(&mut self, error: &io::Error, now: Instant) {
+        let relief = &mut self.relief;
+        relief.failed_until = Some(now + RETRY_INTERVAL);
+        if relief.reported.is_none_or(|last| now.saturating_duration_since(last) >= REPORT_INTERVAL) {
+            relief.reported = Some(now);
+            tracing::warn!(
+                error = %Chain(error),
+                rgun.directory = %self.policy.spool.display(),
+                "cannot keep answers for slow clients in {}; workers may have to wait for their clients: make room \
+                 there, or raise limits.response_memory",
+                self.policy.spool.display()
+            );
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Answers of slow clients: taken off their worker, kept in memory and files, and whole when they are read.
+
+use std::os::unix::fs::FileExt as _;
+
+use super::*;
+use bytes::Buf as _;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+/// One part, which fits into the ring.
+const PART: usize = 64 * KIB;
+/// As much as a worker sends without being given more credit.
+const WINDOW: usize = MIB;
+
+/// A worker that answers `/` with part after part, and a client that has the head and does not read on.
+struct Streaming {
+    rig: Rig,
+    exchange: ExchangeId,
+    stream: Option<BodyStream>,
+    n_sent: u8,
+    now: Instant,
+}
+
+impl Streaming {
+    fn new(memory: usize, disk: usize) -> Self {
+        let policy = Policy {
+            response_memory: memory as u64,
+            response_disk: disk as u64,
+            spool: std::env::temp_dir(),
+            ..usual()
+        };
+        Self::of(Rig::with(policy, 1))
+    }
+
+    fn of(mut rig: Rig) -> Self {
+        let mut ticket = rig.submit(b"/");
+        let (exchange, _) = rig.claim().unwrap();
+        rig.say(exchange, CompletionKind::Respond, b"", false, false);
+        rig.dispatcher.before_park();
+        let Poll::Ready(Ok(answer)) = peek(&mut ticket) else { panic!("no head") };
+        Self { rig, exchange, stream: answer.stream, n_sent: 0, now: Instant::now() }
+    }
+
+    /// The byte of which the next part is made.
+    fn send(&mut self, end: bool, done: bool) {
+        let part = vec![self.n_sent; PART];
+        self.n_sent += 1;
+        self.rig.say(self.exchange, CompletionKind::Body, &part, end, done);
+        self.rig.dispatcher.before_park();
+    }
+
+    /// As much as an honest worker sends without more credit; how many parts.
+    fn fill_window(&mut self) -> usize {
+        let before = self.n_sent;
+        for _ in 0..WINDOW / PART {
+            if self.sent() - self.acked() <= WINDOW - PART {
+                self.send(false, false);
+            }
+        }
+        usize::from(self.n_sent - before)
+    }
+
+    fn acked(&self) -> usize {
+        usize::try_from(self.rig.acked()).unwrap()
+    }
+
+    fn sent(&self) -> usize {
+        usize::from(self.n_sent) * PART
+    }
+
+    /// So much later the housekeeper looks. How many blocks it has had written.
+    fn look_after(&mut self, pause: Duration) -> usize {
+        self.now += pause;
+        self.rig.dispatcher.housekeeping(self.now);
+        self.rig.dispatcher.write_now()
+    }
+
+    /// Its client is seen to be slow.
+    fn is_seen(&mut self) -> usize {
+        self.look_after(Duration::ZERO) + self.look_after(Duration::from_millis(10))
+    }
+
+    fn next(&mut self) -> Poll<Option<Result<StreamPiece, Fault>>> {
+        self.stream.as_mut().unwrap().poll_piece(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// Everything that there is now, with what of it came from files.
+    fn read(&mut self) -> (Vec<u8>, usize) {
+        let (mut bytes, mut n_spilled) = (Vec::new(), 0);
+        loop {
+            match self.next() {
+                Poll::Ready(Some(Ok(StreamPiece::Bytes(data)))) => bytes.extend_from_slice(data.chunk()),
+                Poll::Ready(Some(Ok(StreamPiece::Spilled(part)))) => {
+                    let mut block = vec![0; usize::try_from(part.len.unwrap()).unwrap()];
+                    let file = File::from(part.fd.try_clone().unwrap());
+                    file.read_exact_at(&mut block, part.offset).unwrap();
+                    bytes.extend(block);
+                    n_spilled += usize::try_from(part.len.unwrap()).unwrap();
+                }
+                Poll::Ready(None) | Poll::Pending => return (bytes, n_spilled),
+                other @ Poll::Ready(_) => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn is_whole(&mut self) -> usize {
+        let (bytes, n_spilled) = self.read();
+        assert_eq!(bytes.len(), self.sent());
+        assert!(bytes.chunks(PART).zip(0..).all(|(part, nr)| part.iter().all(|byte| *byte == nr)));
+        n_spilled
+    }
+
+    fn memory(&self) -> usize {
+        usize::try_from(self.rig.dispatcher.response_memory().used()).unwrap()
+    }
+
+    fn disk(&self) -> usize {
+        usize::try_from(self.rig.dispatcher.buffers.disk.used()).unwrap()
+    }
+}
+
+#[test]
+fn a_client_that_reads_is_given_what_comes_and_nothing_is_acknowledged_ahead_of_it() {
+    let mut streaming = Streaming::new(64 * MIB, 0);
+    for _ in 0..10 {
+        streaming.fill_window();
+        assert!(streaming.acked() <= streaming.sent() - WINDOW + 2 * PART);
+        // It reads between two looks.
+        streaming.look_after(Duration::from_millis(1));
+        assert!(matches!(streaming.next(), Poll::Ready(Some(Ok(StreamPiece::Bytes(_))))));
+    }
+    assert!(streaming.acked() < streaming.sent());
+}
+
+#[test]
+fn an_answer_leaves_its_worker_although_its_client_does_not_read() {
+    let mut streaming = Streaming::new(64 * MIB, 0);
+    streaming.fill_window();
+    assert_eq!(streaming.acked(), 0);
+    streaming.is_seen();
+    assert_eq!(streaming.acked(), streaming.sent());
+    // From now on it need not be seen again.
+    streaming.send(false, false);
+    assert_eq!(streaming.acked(), streaming.sent());
+    for _ in 0..5 {
+        streaming.fill_window();
+        streaming.look_after(Duration::from_millis(1));
+    }
+    streaming.send(true, true);
+    assert_eq!(streaming.acked(), streaming.sent());
+    assert!(streaming.rig.dispatcher.load().running == 0, "the slot is free");
+    assert!(streaming.memory() >= streaming.sent());
+    assert_eq!(streaming.is_whole(), 0);
+    assert_eq!(streaming.memory(), 0);
+}
+
+#[test]
+fn an_answer_leaves_its_worker_although_all_of_its_window_came_before_its_head_was_taken() {
+    let rig = Rig::with(Policy { response_memory: 64 * MIB as u64, ..usual() }, 1);
+    let mut ticket = rig.submit(b"/");
+    let mut streaming =
+        Streaming { rig, exchange: ExchangeId(0), stream: None, n_sent: 0, now: Instant::now() };
+    (streaming.exchange, _) = streaming.rig.claim().unwrap();
+    streaming.rig.say(streaming.exchange, CompletionKind::Respond, b"", false, false);
+    streaming.fill_window();
+    let Poll::Ready(Ok(answer)) = peek(&mut ticket) else { panic!("no head") };
+    streaming.stream = answer.stream;
+    streaming.is_seen();
+    assert_eq!(streaming.acked(), streaming.sent());
+    streaming.is_whole();
+}
+
+#[test]
+fn a_client_that_has_caught_up_is_as_good_as_any_other() {
+    let mut streaming = Streaming::new(64 * MIB, 0);
+    streaming.fill_window();
+    streaming.is_seen();
+    streaming.is_whole();
+    let acked = streaming.acked();
+    streaming.send(false, false);
+    assert_eq!(streaming.acked(), acked);
+}
+
+#[test]
+fn what_memory_has_no_room_for_goes_to_files_and_comes_back_in_order() {
+    let mut streaming = Streaming::new(2 * MIB, 64 * MIB);
+    let mut n_blocks = streaming.fill_window();
+    streaming.is_seen();
+    for _ in 0..6 {
+        streaming.fill_window();
+        for _ in 0..3 {
+            n_blocks += streaming.look_after(Duration::from_millis(1));
+        }
+        assert_eq!(streaming.acked(), streaming.sent());
+    }
+    streaming.send(true, true);
+    streaming.look_after(Duration::from_millis(1));
+    assert!(n_blocks > 3);
+    // Its share is half: as much as is left for others.
+    assert!(streaming.memory() <= MIB + 2 * PART, "{}", streaming.memory());
+    let disk = streaming.disk();
+    assert!(disk > 3 * MIB);
+    assert_eq!(streaming.is_whole(), disk);
+    assert_eq!((streaming.memory(), streaming.disk()), (0, 0));
+}
+
+#[test]
+fn one_huge_answer_leaves_room_for_another() {
+    let mut rig = Rig::with(Policy { response_memory: 4 * MIB as u64, ..usual() }, 1);
+    rig.workers[0].service = SLOW;
+    let mut huge = Streaming::of(rig);
+    huge.fill_window();
+    huge.is_seen();
+    for _ in 0..10 {
+        huge.fill_window();
+        huge.look_after(Duration::from_millis(1));
+    }
+    assert!(huge.acked() < huge.sent(), "it is held back");
+    let free = huge.rig.dispatcher.response_memory().free();
+    assert!(free >= MIB as u64 / 2, "{free}");
+}
+
+#[test]
+fn a_worker_waits_when_there_is_no_room_at_all_and_goes_on_when_there_is() {
+    let mut streaming = Streaming::new(0, 0);
+    streaming.fill_window();
+    streaming.is_seen();
+    streaming.look_after(SECOND);
+    assert_eq!(streaming.acked(), 0);
+    streaming.rig.dispatcher.set_policy(Policy { response_memory: 64 * MIB as u64, ..usual() });
+    streaming.look_after(Duration::from_millis(1));
+    assert_eq!(streaming.acked(), streaming.sent());
+}
+
+#[test]
+fn a_file_that_cannot_be_made_loses_nothing() {
+    let mut streaming = Streaming::new(0, 64 * MIB);
+    let missing = std::env::temp_dir().join("rgun-no-such-directory");
+    let policy = |spool| Policy { response_disk: 64 * MIB as u64, spool, ..usual() };
+    streaming.rig.dispatcher.set_policy(policy(missing));
+    streaming.fill_window();
+    assert_eq!(streaming.is_seen(), 1);
+    assert_eq!((streaming.acked(), streaming.disk()), (0, 0));
+    // Not again at once.
+    assert_eq!(streaming.look_after(Duration::from_millis(5)), 0);
+    streaming.rig.dispatcher.set_policy(policy(std::env::temp_dir()));
+    assert!(streaming.look_after(2 * SECOND) > 0);
+    assert!(streaming.acked() > 0);
+    let spilled = streaming.disk();
+    assert_eq!(streaming.is_whole(), spilled);
+}
+
+#[test]
+fn a_client_that_leaves_frees_memory_and_disk() {
+    let mut streaming = Streaming::new(MIB, 64 * MIB);
+    streaming.fill_window();
+    streaming.is_seen();
+    assert!(streaming.memory() > 0 && streaming.disk() > 0);
+    streaming.stream = None;
+    assert_eq!((streaming.memory(), streaming.disk(), streaming.acked()), (0, 0, streaming.sent()));
+}
+
+#[test]
+fn an_answer_of_several_pieces_that_is_there_at_once_has_a_known_length() {
+    let mut rig = Rig::new();
+    let mut ticket = rig.submit(b"/");
+    let (exchange, _) = rig.claim().unwrap();
+    rig.say(exchange, CompletionKind::Respond, b"one ", false, false);
+    rig.say(exchange, CompletionKind::Body, b"two", true, true);
+    rig.dispatcher.before_park();
+    let Poll::Ready(Ok(answer)) = peek(&mut ticket) else { panic!("no answer") };
+    let mut stream = answer.stream.unwrap();
+    assert_eq!((stream.total(), answer.first.is_none()), (Some(7), true));
+    let mut context = Context::from_waker(Waker::noop());
+    for (text, is_last) in [(&b"one "[..], false), (b"two", true)] {
+        let Poll::Ready(Some(Ok(StreamPiece::Bytes(data)))) = stream.poll_piece(&mut context) else {
+            panic!("no piece")
+        };
+        assert_eq!((&*data, stream.is_settled()), (text, is_last));
+    }
+    assert!(rig.dispatcher.lock().exchanges.is_empty());
+}
+
+#[test]
+fn the_time_that_a_client_holds_its_answer_back_is_not_the_applications_but_has_an_end() {
+    let mut streaming = Streaming::new(0, 0);
+    streaming.fill_window();
+    streaming.is_seen();
+    // 10 s are what the application has.
+    for _ in 0..9 {
+        streaming.look_after(SECOND);
+        assert!(streaming.rig.told().is_empty());
+    }
+    assert_eq!(streaming.acked(), 0);
+    // The client takes something: the application has the rest of its own time, and no more.
+    for _ in 0..10 {
+        assert!(matches!(streaming.next(), Poll::Ready(Some(Ok(_)))));
+    }
+    streaming.look_after(5 * SECOND);
+    assert!(streaming.rig.told().is_empty());
+    streaming.look_after(6 * SECOND);
+    let told = streaming.rig.told();
+    assert!(matches!(told.as_slice(), [Notice::DeadlineExceeded(WORKER, _)]), "{told:?}");
+}
+
+#[test]
+fn a_client_that_holds_its_answer_back_for_longer_than_the_application_may_take_is_cut_off() {
+    let mut streaming = Streaming::new(0, 0);
+    streaming.fill_window();
+    streaming.is_seen();
+    for _ in 0..15 {
+        streaming.look_after(SECOND);
+    }
+    assert_eq!(streaming.acked(), streaming.sent(), "the worker need not wait any more");
+    let end = streaming.next();
+    assert!(matches!(end, Poll::Ready(Some(Err(Fault::Unread)))), "{end:?}");
+    assert!(streaming.rig.told().is_empty(), "it is not the application's fault");
+}
+
+#[test]
+fn an_answer_that_nobody_reads_is_given_up_when_there_is_no_room_for_it() {
+    let mut streaming = Streaming::new(0, 0);
+    for _ in 0..10 {
+        streaming.send(false, false);
+    }
+    streaming.send(true, true);
+    assert!(streaming.memory() >= streaming.sent());
+    streaming.look_after(Duration::ZERO);
+    streaming.look_after(SECOND / 2);
+    assert!(streaming.memory() >= streaming.sent());
+    streaming.look_after(SECOND);
+    assert_eq!(streaming.memory(), 0);
+    assert!(matches!(streaming.next(), Poll::Ready(Some(Err(Fault::Unread)))));
+}

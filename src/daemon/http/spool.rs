@@ -1,0 +1,256 @@
+//! Where a request's body waits that is too large for a frame: in a memfd first, in a file when it grows or when memory
+//! is short.
+//!
+//! What all bodies hold together is counted ([`Spools`]), from the first byte until the worker is done with the request.
+//! Who finds no room is answered 507, and what its body has held is free again at once.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::budget::{Budget, Reservation};
+use crate::dispatch::RequestBody;
+use crate::spool::unnamed_file;
+
+/// Up to here a body stays in memory.
+const IN_MEMORY: u64 = 16 * 1024 * 1024;
+
+/// Bytes collected before they are written to a file on another thread; and when memory is short.
+const FILE_BLOCK: usize = 1024 * 1024;
+const SMALL_FILE_BLOCK: usize = 64 * 1024;
+
+/// Bytes collected before they are written to memory, so that small pieces cost no system call each.
+const MEMORY_BLOCK: usize = 64 * 1024;
+
+/// What all bodies may hold.
+#[derive(Debug, Default)]
+pub(super) struct Spools {
+    /// `limits.spool_memory`.
+    pub(super) memory: Budget,
+    /// `limits.spool_disk`.
+    pub(super) disk: Budget,
+}
+
+/// Why a body cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SpoolError {
+    #[error("all bodies together would be more than limits.spool_disk")]
+    Full,
+    #[error("cannot make a memfd")]
+    Memory(#[source] io::Error),
+    #[error("cannot make a file in {directory}")]
+    Create {
+        directory: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot write to a file in {directory}")]
+    Write {
+        directory: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Keeps a body.
+#[derive(Debug)]
+pub(super) struct Spool {
+    spools: &'static Spools,
+    directory: PathBuf,
+    file: File,
+    /// Of memory or of the disk.
+    held: Reservation,
+    in_memory: bool,
+    /// What waits to be written.
+    block: Vec<u8>,
+    /// For a file: how much at a time, and what that holds of memory.
+    block_size: usize,
+    block_held: Option<Reservation>,
+    len: u64,
+}
+
+impl Spool {
+    pub(super) fn new(spools: &'static Spools, directory: &Path) -> Result<Self, SpoolError> {
+        let memfd = memfd_create(c"rgun-body", MFdFlags::MFD_CLOEXEC);
+        let memfd = memfd.map_err(|errno| SpoolError::Memory(errno.into()))?;
+        Ok(Self {
+            spools,
+            directory: directory.to_owned(),
+            file: File::from(memfd),
+            held: spools.memory.charge(0),
+            in_memory: true,
+            block: Vec::new(),
+            block_size: SMALL_FILE_BLOCK,
+            block_held: None,
+            len: 0,
+        })
+    }
+
+    /// Bytes that have come.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), SpoolError> {
+        let len = bytes.len() as u64;
+        if self.in_memory && (self.len + len > IN_MEMORY || !self.held.grow(len)) {
+            self.move_to_file(len).await?;
+        } else if !self.in_memory && !self.held.grow(len) {
+            return Err(SpoolError::Full);
+        }
+        if self.in_memory {
+            self.write_to_memory(&bytes).map_err(SpoolError::Memory)?;
+        } else {
+            self.block.extend_from_slice(&bytes);
+            if self.block.len() >= self.block_size {
+                self.write_block().await?;
+            }
+        }
+        self.len += len;
+        Ok(())
+    }
+
+    /// A copy between two pieces of memory: nothing that could block the reactor for long.
+    fn write_to_memory(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.block.len() + bytes.len() < MEMORY_BLOCK {
+            self.block.extend_from_slice(bytes);
+            return Ok(());
+        }
+        self.file.write_all(&self.block)?;
+        self.block.clear();
+        self.file.write_all(bytes)
+    }
+
+    /// The disk may be slow, so files are written on a blocking thread, a block at a time: the client is not
+    /// read from meanwhile, which is the backpressure.
+    async fn write_block(&mut self) -> Result<(), SpoolError> {
+        let block = std::mem::take(&mut self.block);
+        let directory = self.directory.clone();
+        let failed = |source| SpoolError::Write { directory, source };
+        let written = self.file.try_clone().map(|mut file| {
+            tokio::task::spawn_blocking(move || {
+                file.write_all(&block)?;
+                let mut block = block;
+                block.clear();
+                Ok::<_, io::Error>(block)
+            })
+        });
+        self.block = match written {
+            Ok(written) => written.await.map_err(io::Error::other).flatten().map_err(failed)?,
+            Err(error) => return Err(failed(error)),
+        };
+        Ok(())
+    }
+
+    /// So many bytes more have come than may stay in memory.
+    async fn move_to_file(&mut self, more: u64) -> Result<(), SpoolError> {
+        let held = self.spools.disk.reserve(self.len + more).ok_or(SpoolError::Full)?;
+        let directory = self.directory.clone();
+        let made = tokio::task::spawn_blocking(move || unnamed_file(&directory)).await;
+        let made = made.map_err(io::Error::other).flatten();
+        let directory = || self.directory.clone();
+        let file = made.map_err(|source| SpoolError::Create { directory: directory(), source })?;
+        let failed = |source| SpoolError::Write { directory: directory(), source };
+        self.file.write_all(&self.block).map_err(SpoolError::Memory)?;
+        self.block.clear();
+        let mut memory = self.file.try_clone().map_err(failed)?;
+        let copied = tokio::task::spawn_blocking(move || {
+            let mut file = file;
+            memory.seek(SeekFrom::Start(0))?;
+            io::copy(&mut memory, &mut file)?;
+            Ok::<_, io::Error>(file)
+        });
+        self.file = copied.await.map_err(io::Error::other).flatten().map_err(failed)?;
+        self.held = held;
+        self.in_memory = false;
+        self.block_held = self.spools.memory.reserve(FILE_BLOCK as u64);
+        if self.block_held.is_some() {
+            self.block_size = FILE_BLOCK;
+        }
+        self.block.reserve(self.block_size);
+        Ok(())
+    }
+
+    /// The whole body, from its beginning.
+    pub(super) async fn finish(mut self) -> Result<RequestBody, SpoolError> {
+        if self.in_memory {
+            self.file.write_all(&self.block).map_err(SpoolError::Memory)?;
+        } else if !self.block.is_empty() {
+            self.write_block().await?;
+        }
+        let Self { mut file, held, directory, .. } = self;
+        file.seek(SeekFrom::Start(0)).map_err(|source| SpoolError::Write { directory, source })?;
+        Ok(RequestBody { fd: file.into(), held: Some(held) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    fn spools(memory: usize, disk: usize) -> &'static Spools {
+        Box::leak(Box::new(Spools { memory: Budget::new(memory as u64), disk: Budget::new(disk as u64) }))
+    }
+
+    /// Writes pieces of 100 KiB.
+    async fn filled(spools: &'static Spools, len: usize) -> Result<Spool, SpoolError> {
+        let mut spool = Spool::new(spools, &std::env::temp_dir())?;
+        for piece in vec![7; len].chunks(100 * 1024) {
+            spool.write(Bytes::copy_from_slice(piece)).await?;
+        }
+        Ok(spool)
+    }
+
+    fn length(body: RequestBody) -> usize {
+        let mut bytes = Vec::new();
+        File::from(body.fd).read_to_end(&mut bytes).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 7));
+        bytes.len()
+    }
+
+    #[tokio::test]
+    async fn a_body_counts_until_it_is_dropped() {
+        let spools = spools(10 * MIB, 0);
+        let body = filled(spools, 3 * MIB).await.unwrap().finish().await.unwrap();
+        assert_eq!(spools.memory.used(), 3 * MIB as u64);
+        assert_eq!(length(body), 3 * MIB);
+        assert_eq!(spools.memory.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_for_which_memory_has_no_room_goes_to_a_file() {
+        let spools = spools(MIB, 10 * MIB);
+        let body = filled(spools, 3 * MIB).await.unwrap().finish().await.unwrap();
+        assert_eq!((spools.memory.used(), spools.disk.used()), (0, 3 * MIB as u64));
+        assert_eq!(length(body), 3 * MIB);
+        assert_eq!(spools.disk.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_for_which_there_is_no_room_is_refused_and_frees_what_it_held() {
+        for memory in [0, MIB, 20 * MIB] {
+            let spools = spools(memory, 18 * MIB);
+            assert!(matches!(filled(spools, 19 * MIB).await, Err(SpoolError::Full)), "{memory}");
+            assert_eq!((spools.memory.used(), spools.disk.used()), (0, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_really_full_is_an_error_of_writing() {
+        let mut spool = filled(spools(0, 10 * MIB), MIB).await.unwrap();
+        spool.file = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let error = loop {
+            if let Err(error) = spool.write(Bytes::from(vec![7; 100 * 1024])).await {
+                break error;
+            }
+        };
+        assert!(matches!(error, SpoolError::Write { .. }), "{error:?}");
+    }
+}

@@ -1,0 +1,217 @@
+//! Clients that read slowly, or not at all, hold no worker: their answers wait in the daemon's memory and files, which
+//! are bounded, and who is too slow is cut off and named.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::bodies::pattern;
+use crate::support::{Client, Daemon, Rgun, until};
+
+const MIB: u64 = 1024 * 1024;
+const LARGE: usize = 50 * 1024 * 1024;
+
+/// Of bounded memory, and a spool directory of its own.
+fn bounded(rgun: Rgun, memory: &str, disk: &str) -> Rgun {
+    let spool = rgun.scratch().join("spool");
+    fs::create_dir(&spool).expect("a new directory");
+    rgun.flags(["--workers", "2", "--threads", "1"])
+        .set("workers.concurrency", "1")
+        .set("limits.response_memory", memory)
+        .set("limits.response_disk", disk)
+        .variable("CACHE_DIRECTORY", &spool.display().to_string())
+}
+
+fn fake_asgi() -> Rgun {
+    Rgun::fake().fake_does("asgi")
+}
+
+/// Two clients that have asked for `path` and read no further than its head. A third is answered at once; memory stays
+/// bounded; and when the two read at last, nothing is missing.
+fn two_workers_are_free_for_a_third(rgun: Rgun, path: &str) {
+    let daemon = bounded(rgun, "16MiB", "1GiB").start();
+    daemon.log.wait_for(2, "is ready after");
+    assert_eq!(daemon.get("/large/3000000").body.len(), 3_000_000);
+    let before = daemon.rss();
+    let mut slow: Vec<Client> = (0..2).map(|_| daemon.connect()).collect();
+    for client in &mut slow {
+        assert_eq!(client.ask(path).head().status, 200);
+    }
+    let begun = Instant::now();
+    assert_eq!(daemon.get("/hello").status, 200);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    for _ in 0..100 {
+        assert_eq!(daemon.get("/hello").status, 200);
+    }
+    let grown = daemon.rss().saturating_sub(before);
+    assert!(grown < 40 * MIB, "{} KiB more", grown / 1024);
+    let expected = pattern(LARGE);
+    for client in &mut slow {
+        assert!(client.take(LARGE).is_ok_and(|body| body == expected), "it came changed");
+        assert_eq!(client.get("/hello").status, 200, "the connection goes on");
+    }
+    until("the files are closed", || (n_spooled(&daemon) == 0).then_some(()));
+}
+
+/// Files without a name that the daemon has open.
+fn n_spooled(daemon: &Daemon) -> usize {
+    let is_spooled = |to: &&String| to.contains("/spool/") && to.ends_with("(deleted)");
+    daemon.descriptors().iter().filter(is_spooled).count()
+}
+
+#[test]
+fn two_clients_that_do_not_read_hold_no_worker() {
+    two_workers_are_free_for_a_third(Rgun::fake(), &format!("/large/{LARGE}"));
+}
+
+#[test]
+fn two_clients_that_do_not_read_hold_no_event_loop() {
+    two_workers_are_free_for_a_third(fake_asgi(), &format!("/large/{LARGE}"));
+}
+
+const APPLICATIONS: &str = r#"
+BLOCK = bytes(range(251))
+WHOLE = (BLOCK * (52428800 // 251 + 1))[:52428800]
+
+def wsgi(environ, start_response):
+    path = environ["PATH_INFO"]
+    body = [b"hello"]
+    if path.startswith("/large/"):
+        body = [WHOLE[:int(path[7:])]]
+    elif path == "/list":
+        body = [WHOLE[at:at + 1000000] for at in range(0, len(WHOLE), 1000000)]
+    elif path == "/iterator":
+        body = (WHOLE[at:at + 30000] for at in range(0, len(WHOLE), 30000))
+    elif path == "/bytes":
+        body = [WHOLE]
+    length = 5 if body == [b"hello"] else int(path[7:]) if path.startswith("/large/") else len(WHOLE)
+    start_response("200 OK", [("Content-Length", str(length))])
+    return body
+
+async def asgi(scope, receive, send):
+    if scope["type"] != "http":
+        raise RuntimeError("only HTTP")
+    path, step = scope["path"], 100000
+    whole = b"hello"
+    if path.startswith("/large/"):
+        whole = WHOLE[:int(path[7:])]
+    elif path in ("/parts", "/bytes"):
+        whole = WHOLE
+    if path == "/bytes":
+        step = len(WHOLE)
+    length = [(b"content-length", str(len(whole)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": length})
+    for at in range(0, len(whole), step):
+        await send({"type": "http.response.body", "body": whole[at:at + step], "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+"#;
+
+#[test]
+fn two_clients_that_do_not_read_hold_no_interpreter_whatever_the_body_is_made_of() {
+    for path in ["/list", "/iterator", "/bytes"] {
+        two_workers_are_free_for_a_third(Rgun::python(APPLICATIONS).target("app:wsgi"), path);
+    }
+    for path in ["/parts", "/bytes"] {
+        two_workers_are_free_for_a_third(Rgun::python(APPLICATIONS).target("app:asgi"), path);
+    }
+}
+
+#[test]
+fn complete_answers_of_many_clients_that_do_not_read_are_bounded_too() {
+    let daemon = bounded(Rgun::fake(), "8MiB", "1GiB").start();
+    daemon.log.wait_for(2, "is ready after");
+    assert_eq!(daemon.get("/large/1000000").body.len(), 1_000_000);
+    let before = daemon.rss();
+    let mut slow: Vec<Client> = (0..60).map(|_| daemon.connect()).collect();
+    for client in &mut slow {
+        assert_eq!(client.ask("/large/1000000").head().status, 200);
+    }
+    assert_eq!(daemon.get("/hello").status, 200);
+    // 60 MB in all: what memory has no room for is in files, but for what hyper has of each.
+    until("memory is given back", || (n_spooled(&daemon) > 20).then_some(()));
+    let grown = daemon.rss().saturating_sub(before);
+    assert!(grown < 50 * MIB, "{} KiB more", grown / 1024);
+    let expected = pattern(1_000_000);
+    for client in &mut slow {
+        assert!(client.take(expected.len()).unwrap() == expected, "it came changed");
+    }
+}
+
+#[test]
+fn an_answer_of_a_worker_that_has_gone_comes_whole() {
+    let daemon = bounded(Rgun::fake(), "64MiB", "0").flags(["--workers", "1"]).serving();
+    let worker = daemon.worker();
+    let mut client = daemon.connect();
+    assert_eq!(client.ask("/large/20000000").head().status, 200);
+    // Its end is not the answer's.
+    daemon.get("/hello");
+    let pid = i32::try_from(worker).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    until("it is gone", || (!daemon.descendants().contains(&worker)).then_some(()));
+    assert!(client.take(20_000_000).unwrap() == pattern(20_000_000), "it came changed");
+}
+
+#[test]
+fn a_client_that_never_reads_is_cut_off_and_named() {
+    let daemon = bounded(Rgun::fake(), "64MiB", "0").set("timeouts.body", "700ms").serving();
+    let mut client = daemon.connect();
+    let id = client.ask("/large/20000000").head().field("x-request-id").to_owned();
+    let entry = daemon.log.wait("the client did not take its answer");
+    assert!(entry.contains("INFO") && entry.contains("GET /large/20000000 200: broken off"), "{entry}");
+    assert!(entry.contains(&id) && entry.contains("rgun.bytes="), "{entry}");
+    assert!(client.take(20_000_000).is_err(), "it was not cut off");
+}
+
+#[test]
+fn a_client_that_reads_below_the_rate_is_cut_off_and_one_above_it_is_not() {
+    let rgun = bounded(Rgun::fake(), "64MiB", "0").set("limits.response_rate", "400KiB");
+    let daemon = rgun.set("timeouts.body", "2s").serving();
+    let mut slow = daemon.connect();
+    let mut quick = daemon.connect();
+    let id = slow.ask("/large/20000000").head().field("x-request-id").to_owned();
+    quick.ask("/large/20000000").head();
+    // Both take something all the time.
+    let mut taken = 0;
+    until("the slow one is cut off", || {
+        let block = 200_000.min(20_000_000 - taken);
+        taken += block;
+        assert!(quick.take(block).is_ok(), "it was cut off at {taken}");
+        // Their time is that between two looks of the daemon.
+        std::thread::sleep(Duration::from_millis(50));
+        slow.take(1000).ok();
+        (daemon.log.count("the client did not take its answer") > 0).then_some(())
+    });
+    assert!(taken < 20_000_000, "it was only cut off by the end");
+    assert!(quick.take(20_000_000 - taken).is_ok());
+    assert!(daemon.log.wait("the client did not take its answer").contains(&id));
+}
+
+#[test]
+fn a_stream_that_is_silent_has_no_slow_client() {
+    let daemon = Rgun::fake().set("limits.response_rate", "1MiB").set("timeouts.body", "300ms").serving();
+    let answer = daemon.get("/stream/4/700");
+    assert_eq!(answer.text(), "part 0\npart 1\npart 2\npart 3\n");
+}
+
+#[test]
+fn a_reload_changes_what_answers_may_hold() {
+    let rgun = Rgun::fake().without_count();
+    let path = rgun.scratch().join("rgun.toml");
+    let limits = |memory: &str| {
+        let text =
+            format!("[workers]\ncount = 1\n[limits]\nresponse_memory = \"{memory}\"\nresponse_disk = 0\n");
+        fs::write(&path, text).unwrap();
+    };
+    limits("1MiB");
+    let daemon = rgun.flags(["--config", path.to_str().unwrap()]).serving();
+    let mut client = daemon.connect();
+    client.ask("/large/20000000").head();
+    let mut other = daemon.connect();
+    other.ask("/hello");
+    assert!(other.is_silent_for(Duration::from_millis(300)), "the only worker should wait");
+    limits("64MiB");
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    daemon.log.wait("generation 2 serves");
+    assert_eq!(other.answer().status, 200);
+    assert!(client.take(20_000_000).unwrap() == pattern(20_000_000), "it came changed");
+}

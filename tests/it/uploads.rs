@@ -1,0 +1,134 @@
+//! Uploads that stall or dribble: what all bodies hold together is bounded, and a client that is too slow is told so.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::bodies::pattern;
+use crate::support::{Client, Daemon, Rgun, until};
+
+const MIB: usize = 1024 * 1024;
+
+fn bounded(memory: &str, disk: &str) -> Rgun {
+    let rgun = Rgun::fake();
+    let spool = rgun.scratch().join("spool");
+    fs::create_dir(&spool).expect("a new directory");
+    rgun.set("limits.spool_memory", memory)
+        .set("limits.spool_disk", disk)
+        .variable("CACHE_DIRECTORY", &spool.display().to_string())
+}
+
+/// A client that announces this much and sends that much.
+fn stalled(daemon: &Daemon, announced: usize, sent: usize) -> Client {
+    let mut client = daemon.connect();
+    client.send(format!("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: {announced}\r\n\r\n"));
+    client.try_send(pattern(sent)).ok();
+    client
+}
+
+fn n_open(daemon: &Daemon, what: &str) -> usize {
+    daemon.descriptors().iter().filter(|to| to.contains(what)).count()
+}
+
+#[test]
+fn when_memory_is_full_bodies_go_to_the_disk_and_when_that_is_full_they_are_507() {
+    let daemon = bounded("4MiB", "8MiB").serving();
+    // Memory has room for one of them, the disk for two.
+    let mut uploads = Vec::new();
+    for (nr, (in_memory, on_disk)) in [(1, 0), (1, 1), (1, 2)].into_iter().enumerate() {
+        uploads.push(stalled(&daemon, 900 * MIB, 3 * MIB));
+        until(&format!("upload {nr} waits"), || {
+            let open = (n_open(&daemon, "memfd:rgun-body"), n_open(&daemon, "/spool/"));
+            (open == (in_memory, on_disk)).then_some(())
+        });
+    }
+    let mut refused = stalled(&daemon, 3 * MIB, 3 * MIB);
+    let answer = refused.answer();
+    answer.is_a_refusal(507);
+    assert!(daemon.log.wait(answer.field("x-request-id")).contains("limits.spool_disk"));
+    refused.is_closed();
+    // What was refused is free at once; what has left as well.
+    uploads.pop();
+    until("it is free", || (n_open(&daemon, "/spool/") == 1).then_some(()));
+    let body = pattern(3 * MIB);
+    let mut client = stalled(&daemon, body.len(), body.len());
+    assert!(client.answer().body == body);
+    assert_eq!(daemon.get("/hello").status, 200);
+}
+
+#[test]
+fn a_body_counts_until_the_application_is_done_with_it() {
+    let daemon = bounded("2MiB", "0").flags(["--threads", "2"]).serving();
+    let mut slow = daemon.connect();
+    slow.send(format!("POST /slow/1500 HTTP/1.1\r\nHost: test\r\nContent-Length: {MIB}\r\n\r\n"));
+    slow.send(pattern(MIB));
+    until("the worker has it", || (n_open(&daemon, "memfd:rgun-body") == 1).then_some(()));
+    let mut refused = stalled(&daemon, 2 * MIB, 2 * MIB);
+    refused.answer().is_a_refusal(507);
+    assert_eq!(slow.answer().status, 200);
+    let body = pattern(2 * MIB);
+    assert!(stalled(&daemon, body.len(), body.len()).answer().body == body);
+}
+
+#[test]
+fn many_small_bodies_that_stall_do_not_grow_the_daemon() {
+    let daemon = bounded("256KiB", "64MiB").serving();
+    let mut uploads: Vec<_> = (0..50).map(|_| stalled(&daemon, 60_000, 50_000)).collect();
+    // Four of them are in memory, the others are not.
+    until("they are on disk", || (n_open(&daemon, "/spool/") >= 40).then_some(()));
+    for client in &mut uploads {
+        client.send(&pattern(60_000)[50_000..]);
+        assert!(client.answer().body == pattern(60_000));
+    }
+}
+
+/// Sends a byte now and then until there is an answer.
+fn dribbles(daemon: &Daemon, path: &str) {
+    let mut client = daemon.connect();
+    client.send(format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 200000\r\n\r\n"));
+    client.send(pattern(1000));
+    let mut n_sent = 0;
+    until("it is refused", || {
+        n_sent += 1;
+        client.try_send(b"x").ok();
+        (!client.is_silent_for(Duration::from_millis(50))).then_some(())
+    });
+    assert!(n_sent > 5, "{n_sent} bytes: it was refused before the grace was over");
+    let answer = client.answer();
+    answer.is_a_refusal(408);
+    client.is_closed();
+    let entry = daemon.log.wait(answer.field("x-request-id"));
+    assert!(entry.contains("INFO") && entry.contains("408"), "{entry}");
+}
+
+#[test]
+fn a_body_that_dribbles_is_408_and_named() {
+    let slow = |rgun: Rgun| rgun.set("limits.body_rate", "10KiB").set("timeouts.body", "600ms").serving();
+    dribbles(&slow(Rgun::fake()), "/body");
+    dribbles(&slow(Rgun::fake().fake_does("asgi")), "/take");
+}
+
+#[test]
+fn a_body_that_comes_slowly_but_at_the_rate_is_taken() {
+    for (rgun, path) in [(Rgun::fake(), "/body"), (Rgun::fake().fake_does("asgi"), "/take")] {
+        let daemon = rgun.set("limits.body_rate", "1KiB").set("timeouts.body", "400ms").serving();
+        let mut client = daemon.connect();
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n"));
+        for block in pattern(100_000).chunks(10_000) {
+            assert!(client.is_silent_for(Duration::from_millis(100)));
+            client.send(block);
+        }
+        assert_eq!(client.answer().status, 200);
+    }
+}
+
+#[test]
+fn without_a_rate_a_body_may_dribble() {
+    let daemon = Rgun::fake().set("limits.body_rate", "off").set("timeouts.body", "300ms").serving();
+    let mut client = daemon.connect();
+    client.send("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 20\r\n\r\n");
+    for _ in 0..20 {
+        assert!(client.is_silent_for(Duration::from_millis(50)));
+        client.send(b"x");
+    }
+    assert_eq!(client.answer().body.len(), 20);
+}
