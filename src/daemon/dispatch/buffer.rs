@@ -250,7 +250,7 @@ mod tests {
                 Next::Data(data) => out.push(String::from_utf8(data.to_vec()).unwrap()),
                 Next::Spilled(FilePart { offset, len, .. }) => {
                     out.push(format!("{offset}+{}", len.unwrap_or_default()));
-                },
+                }
                 Next::Writing => {
                     out.push("...".to_owned());
                     return out;

@@ -224,7 +224,8 @@ impl ResponseBody {
                 Source::FileOfStream(file, _) => match ready!(file.poll_read(cx)) {
                     Ok(Some(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                     Ok(None) => {
-                        if let Source::FileOfStream(_, stream) = std::mem::replace(&mut self.source, Source::Empty)
+                        if let Source::FileOfStream(_, stream) =
+                            std::mem::replace(&mut self.source, Source::Empty)
                         {
                             self.source = Source::Stream(stream);
                         }
