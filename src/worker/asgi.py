@@ -108,12 +108,11 @@ class Server:
         # uvloop waits outside of what such a library has patched: nothing else of its would run.
         library = self.load.patched()
         if library is not None and self.event_loop == "uvloop":
-            return (
+            return self.load.Failure(
                 self.load.CONFIG,
                 f"app.loop: uvloop does not run an application whose standard library is patched by {library} "
                 "(monkey patching); set app.loop to auto or asyncio, or take the patching out of the application",
-                "",
-            )
+            ).outcome
         if library is None and self.event_loop != "asyncio":
             try:
                 import uvloop

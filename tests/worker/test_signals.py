@@ -269,7 +269,8 @@ def test_sigint_before_the_extension_is_loaded_is_not_the_interpreters_fault(pyt
         "class Slow(importlib.machinery.ExtensionFileLoader):\n"
         "    def create_module(self, spec):\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "        signal.pause()\n"
+        "        while True:\n"
+        "            pass\n"
         "importlib.machinery.ExtensionFileLoader = Slow\n"
         f"exec(open({str(BOOTSTRAP)!r}).read())\n"
     )

@@ -98,16 +98,19 @@ def test_a_file_may_follow_a_head_that_went_out_alone(start, project):
             late_file="""
             import asyncio
 
-            GATE = asyncio.Event()
+            gate = None
 
             async def application(scope, receive, send):
+                global gate
                 if scope["type"] == "lifespan":
                     raise RuntimeError("no lifespan")
+                # Before Python 3.10 it belongs to the loop that runs when it is made.
+                gate = gate or asyncio.Event()
                 await send({"type": "http.response.start", "status": 200, "headers": []})
                 if scope["path"] == "/open":
-                    GATE.set()
+                    gate.set()
                     return await send({"type": "http.response.body"})
-                await GATE.wait()
+                await gate.wait()
                 await send({"type": "http.response.pathsend", "path": __file__})
             """
         ),

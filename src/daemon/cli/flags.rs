@@ -96,7 +96,7 @@ pub(super) struct Check {
     #[arg(short, long, value_name = "USER", help_heading = "As root")]
     pub(super) user: Option<String>,
 
-    /// As root: check as this unit runs it [default: rgun.service; of /etc/rgun/x.toml: rgun@x.service].
+    /// As root: check as this unit runs it; without it rgun.service, and for /etc/rgun/x.toml rgun@x.service.
     #[arg(long, value_name = "UNIT", help_heading = "As root")]
     pub(super) unit: Option<String>,
 }
