@@ -74,7 +74,9 @@ install: ## copy what is built below DESTDIR and PREFIX
 	install -D -m644 packaging/sysusers.d/rgun.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/rgun.conf
 	install -D -m644 packaging/man/rgun.8 $(DESTDIR)$(PREFIX)/share/man/man8/rgun.8
 	install -D -m644 packaging/man/rgun.toml.5 $(DESTDIR)$(PREFIX)/share/man/man5/rgun.toml.5
-	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun README.md CHANGELOG.md LICENSE
+	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun README.md CHANGELOG.md LICENSE packaging/doc/*.md
+	@# The installed README lies beside the guides that it links to.
+	sed -i 's|](packaging/doc/|](|g' $(DESTDIR)$(PREFIX)/share/doc/rgun/README.md
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/rgun.socket systemd/rgun.service
 	@# The unit and the configuration name places below /usr; elsewhere they must name that.
 	sed -i 's|=/usr/bin/rgun|=$(PREFIX)/bin/rgun|' $(DESTDIR)$(PREFIX)/lib/systemd/system/rgun.service
