@@ -97,9 +97,16 @@ def test_sigterm_to_the_daemon_and_all_its_processes_costs_no_request(server, tm
 
 def test_sigterm_to_all_before_it_reaches_the_daemon_answers_what_waits(start, tmp_path):
     server = start("signalled:wsgi", APPS, ("--workers", "1")).ready()
+    # Connections that are accepted already: in the foreground the listener ends with the daemon.
+    connections = [server.connect() for _ in range(3)]
+    assert [connection.request("GET", "/who").status for connection in connections] == [200] * 3
     running = Waiting(server, tmp_path / "gate")
     waiting = []
-    threads = [threading.Thread(target=lambda: waiting.append(server.get("/who").status)) for _ in range(3)]
+
+    def ask(connection):
+        waiting.append(connection.request("GET", "/who").status)
+
+    threads = [threading.Thread(target=ask, args=[connection]) for connection in connections]
     for thread in threads:
         thread.start()
     os.kill(running.pid, signal.SIGTERM)
