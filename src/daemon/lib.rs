@@ -18,17 +18,18 @@
 //! | [`spare`] | - | tokio, hyper, tracing |
 //! | [`budget`] | - | tokio, hyper, tracing |
 //! | [`spool`] | - | tokio, hyper, tracing |
+//! | [`id`] | - | tokio, hyper, tracing, rgun_channel |
 //! | [`config`] | - | tokio, hyper, tracing, rgun_channel |
 //! | [`cli`] | config, report | tokio, hyper, tracing, rgun_channel |
 //! | [`reload`] | report | tokio, hyper, tracing, rgun_channel |
-//! | [`supervise`] | - | tokio, hyper, nix, tracing, std::fs, Instant::now(, SystemTime |
+//! | [`supervise`] | id | tokio, hyper, nix, tracing, std::fs, Instant::now(, SystemTime |
 //! | [`systemd`] | escape, report | tokio, hyper, rgun_channel |
-//! | [`journal`] | config, escape, supervise | tokio, hyper, rgun_channel |
+//! | [`journal`] | config, escape, id | tokio, hyper, rgun_channel |
 //! | [`net`] | config, systemd, report | hyper, rgun_channel::ring |
-//! | [`dispatch`] | escape, spare, budget, spool, report, supervise | hyper |
-//! | [`websocket`] | dispatch, net, journal, supervise | hyper, http, nix |
-//! | [`http`] | websocket, dispatch, net, journal, escape, report, spare, budget, spool, supervise | nix::sys::signal |
-//! | [`pool`] | config, dispatch, journal, supervise, systemd, report | hyper, tokio |
+//! | [`dispatch`] | escape, spare, budget, spool, report, id, supervise | hyper |
+//! | [`websocket`] | dispatch, net, journal, id | hyper, http, nix |
+//! | [`http`] | websocket, dispatch, net, journal, escape, report, spare, budget, spool, id | nix::sys::signal |
+//! | [`pool`] | config, dispatch, journal, id, supervise, systemd, report | hyper, tokio |
 //! | [`edge`] | dispatch, http, journal, net, report | hyper |
 //! | [`check`] | everything | - |
 //! | [`run`] | everything | - |
@@ -49,6 +50,7 @@ pub mod dispatch;
 pub mod edge;
 pub mod escape;
 pub mod http;
+pub mod id;
 pub mod journal;
 pub mod net;
 pub mod pool;

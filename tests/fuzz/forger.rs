@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rgun::supervise::WorkerId;
+use rgun::id::WorkerId;
 use rgun_channel::control::{self, Interface, Report};
 use rgun_channel::frame::{ExchangeId, Submission, encode_field};
 use rgun_channel::layout::{CHUNK, Geometry, Word};

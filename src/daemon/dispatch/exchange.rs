@@ -9,7 +9,7 @@ use rgun_channel::frame::{CompletionKind, ExchangeId, MOST_FIELDS, Request};
 use rgun_channel::layout::RESPONSE_WINDOW;
 use rgun_channel::ring::Position;
 
-use crate::supervise::WorkerId;
+use crate::id::WorkerId;
 
 use super::buffer::{Next, ResponseBuffer};
 use super::data::Data;

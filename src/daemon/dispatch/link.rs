@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rgun_channel::layout::Geometry;
 use rgun_channel::map::Map;
 
-use crate::supervise::{Generation, WorkerId};
+use crate::id::{Generation, WorkerId};
 
 /// How many exchanges a worker can have at a time. Which number counts its `Ready` tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

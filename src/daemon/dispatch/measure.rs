@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::supervise::{self, Generation, Tally};
+use crate::id::Generation;
+use crate::supervise::{self, Tally};
 
 use super::worker::Worker;
 use super::{Dispatcher, State};

@@ -64,7 +64,7 @@ use rgun_channel::frame::{ExchangeId, Request, TooLong};
 use rgun_channel::layout::Geometry;
 use tokio::sync::Notify;
 
-use crate::supervise::WorkerId;
+use crate::id::WorkerId;
 
 use self::data::Buffers;
 pub use self::data::Data;

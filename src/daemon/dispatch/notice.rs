@@ -6,7 +6,7 @@ use rgun_channel::control::Report;
 use rgun_channel::frame::{ExchangeId, Request};
 
 use crate::escape::RequestPath;
-use crate::supervise::WorkerId;
+use crate::id::WorkerId;
 
 use super::exchange::Exchange;
 use super::worker::Worker;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 use rgun_channel::frame::ExchangeId;
 
-use crate::supervise::WorkerId;
+use crate::id::WorkerId;
 
 use super::Dispatcher;
 use super::data::Data;

@@ -16,7 +16,8 @@ use rgun_channel::ring::{CompletionReceiver, Position, SubmissionSender};
 use rgun_channel::slab::{Chunk, SlabReceiver};
 use rgun_channel::wake::{Ring, Sleepers, Want};
 
-use crate::supervise::{Generation, Tally, WorkerId};
+use crate::id::{Generation, WorkerId};
+use crate::supervise::Tally;
 
 use super::data::Buffers;
 use super::exchange::{Exchange, Place};

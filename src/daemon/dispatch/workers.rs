@@ -10,7 +10,7 @@ use rgun_channel::control::Command;
 use rgun_channel::frame::{ExchangeId, Request};
 
 use crate::escape::RequestPath;
-use crate::supervise::WorkerId;
+use crate::id::WorkerId;
 
 use super::exchange::{Exchange, Fault, Place};
 use super::link::Link;

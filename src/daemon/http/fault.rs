@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::dispatch::{Fault, UploadFault};
-use crate::supervise::WorkerId;
+use crate::id::WorkerId;
 
 use super::framing::Violation;
 

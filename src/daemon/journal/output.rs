@@ -24,7 +24,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rustix::event::epoll;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::supervise::{WorkerId, WorkerNr};
+use crate::id::{WorkerId, WorkerNr};
 
 use super::format::NativeEntry;
 use super::lifecycle::{self, Route};

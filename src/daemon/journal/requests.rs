@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::{Duration, Instant};
 
 use crate::escape::RequestPath;
-use crate::supervise::WorkerId;
+use crate::id::WorkerId;
 
 use super::lifecycle;
 use super::refusals::{RefusalEntry, Refusals, RefusedRequest};

@@ -20,8 +20,8 @@ use nix::unistd::Pid;
 use rgun_channel::control::{self, Command, Fork, Role};
 
 use crate::dispatch::Slots;
+use crate::id::{Generation, WorkerId};
 use crate::journal::output::DaemonEnds;
-use crate::supervise::{Generation, WorkerId};
 use crate::systemd::cgroup::Leaf;
 
 use super::memory::Limits;

@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use crate::supervise::WorkerId;
+use crate::id::WorkerId;
 use crate::systemd::cgroup::Leaf;
 
 use super::Pool;

@@ -14,8 +14,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rgun_channel::control::Role;
 
+use crate::id::WorkerId;
 use crate::report::Chain;
-use crate::supervise::{Exit, WorkerId};
+use crate::supervise::Exit;
 use crate::systemd::cgroup::{Controller, Leaf};
 use crate::systemd::memory::{Events, Watch, WatchId};
 

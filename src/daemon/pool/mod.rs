@@ -37,8 +37,9 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::config;
 use crate::dispatch::{Link, Reactor, Slots};
+use crate::id::{Generation, WorkerId};
 use crate::journal::output::{DaemonEnds, WorkerEnds, WorkerOutput};
-use crate::supervise::{Exit, Generation, SpawnFault, WorkerId};
+use crate::supervise::{Exit, SpawnFault};
 use crate::systemd::cgroup::{Delegation, Leaf};
 
 pub use self::extension::{EXTENSION, find_extension};

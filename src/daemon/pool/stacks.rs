@@ -10,7 +10,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use rgun_channel::control::{self, Command};
 use rgun_channel::frame::ExchangeId;
 
-use crate::supervise::WorkerId;
+use crate::id::WorkerId;
 
 use super::{Pool, process};
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rgun_channel::control;
 
 use crate::config::{self, Config, Retry, Target, Workers};
-use crate::supervise::{Generation, Policy};
+use crate::id::Generation;
+use crate::supervise::Policy;
 use crate::{dispatch, http, net, websocket};
 
 use super::room::Room;

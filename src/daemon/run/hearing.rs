@@ -10,11 +10,10 @@ use super::stacks::Purpose;
 use super::{Daemon, EXIT_PATIENCE, Told};
 use crate::dispatch::{self, Notice};
 use crate::edge::EdgeNotice;
+use crate::id::{Generation, WorkerId};
 use crate::pool::{Ended, LostFork, SpawnError};
 use crate::report::Chain;
-use crate::supervise::{
-    BootFailure, BootFailureKind, Event, Generation, LifeState, SpawnFault, Wear, WorkerId, WorkerSnapshot,
-};
+use crate::supervise::{BootFailure, BootFailureKind, Event, LifeState, SpawnFault, Wear, WorkerSnapshot};
 
 impl Daemon {
     pub(super) fn understand(&mut self, told: Told) -> Vec<Event> {

@@ -4,8 +4,9 @@
 use std::time::{Duration, Instant};
 
 use super::{Daemon, LEAVES_INTERVAL};
+use crate::id::WorkerNr;
 use crate::pool::KilledLeftover;
-use crate::supervise::{Event, WorkerNr};
+use crate::supervise::Event;
 use crate::systemd::notify;
 
 /// What systemd gives the daemon beyond the wait for leftovers.

@@ -2,8 +2,9 @@
 
 use super::Daemon;
 use crate::dispatch;
+use crate::id::WorkerId;
 use crate::pool::MemoryEvent;
-use crate::supervise::{Event, LifeState, Wear, WorkerId, WorkerSnapshot};
+use crate::supervise::{Event, LifeState, Wear, WorkerSnapshot};
 
 impl Daemon {
     pub(super) fn weigh(&mut self) -> Vec<Event> {

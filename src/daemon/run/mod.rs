@@ -44,6 +44,7 @@ use crate::cli::{self, Invocation};
 use crate::dispatch::{Dispatcher, Notice, Reactor};
 use crate::edge::{Edge, EdgeNotice};
 use crate::http::Server;
+use crate::id::{Generation, WorkerId};
 use crate::journal::lifecycle::{self, Destination};
 use crate::journal::output::WorkerOutput;
 use crate::journal::requests::Journal;
@@ -51,7 +52,7 @@ use crate::journal::thread::LogThread;
 use crate::net::{Connections, Listener};
 use crate::pool::{self, Plan, Pool};
 use crate::report::Chain;
-use crate::supervise::{Action, Event, Generation, Origin, SpawnFault, Supervisor, WorkerId};
+use crate::supervise::{Action, Event, Origin, SpawnFault, Supervisor};
 use crate::systemd::notify;
 
 use self::generations::Generations;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use rgun_channel::frame::{self, ExchangeId};
 
 use crate::dispatch::Dispatcher;
-use crate::supervise::WorkerId;
+use crate::id::WorkerId;
 
 /// Asks `worker` for `path`. Any status below 500 is good enough: a health view may well want a login.
 ///

@@ -7,8 +7,9 @@ use super::room::Room;
 use super::system::spool_directory;
 use super::{Daemon, Told, generations, probe};
 use crate::config::ConfigError;
+use crate::id::{Generation, WorkerId};
 use crate::journal::lifecycle;
-use crate::supervise::{BootFailure, Event, Generation, WorkerId};
+use crate::supervise::{BootFailure, Event};
 
 impl Daemon {
     pub(super) fn reload(&mut self, asker: Option<Asker>) -> Vec<Event> {

@@ -6,9 +6,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::dispatch::{Asked, Had};
-use crate::supervise::{
-    BootFailure, BootFailureKind, Exit, LifeState, Report, Resize, Wear, WorkerId, WorkerNr, name_of_signal,
-};
+use crate::id::{WorkerId, WorkerNr};
+use crate::supervise::{BootFailure, BootFailureKind, Exit, LifeState, Report, Resize, Wear, name_of_signal};
 
 /// What the log remembers of workers between what happens to them and when it is told.
 #[derive(Debug, Default)]

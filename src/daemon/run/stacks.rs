@@ -15,8 +15,9 @@ use rgun_channel::frame::ExchangeId;
 
 use super::{Daemon, report};
 use crate::dispatch::Asked;
+use crate::id::WorkerId;
 use crate::pool::Pool;
-use crate::supervise::{Event, WorkerId};
+use crate::supervise::Event;
 
 /// What the stacks are wanted for.
 #[derive(Debug)]

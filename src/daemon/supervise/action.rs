@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{BootFailure, Exit, Generation, LifeState, Wear, WorkerId};
+use crate::id::{Generation, WorkerId};
+
+use super::{BootFailure, Exit, LifeState, Wear};
 
 /// One thing to do, in the imperative.
 #[derive(Clone, Debug, PartialEq, Eq)]

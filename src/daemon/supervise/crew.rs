@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use super::scale::Scaler;
 use super::state::{Role, Seat, Worker};
-use super::{Generation, Life, Policy, WorkerId};
+use crate::id::{Generation, Life, WorkerId};
+
+use super::Policy;
 
 /// One generation: what it goes by and the places of those who serve for it.
 #[derive(Clone, Debug)]

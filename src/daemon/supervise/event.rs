@@ -4,7 +4,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Generation, Policy, WorkerId};
+use crate::id::{Generation, WorkerId};
+
+use super::Policy;
 
 /// Something that happened, told in the past tense except for the operator's orders.
 #[derive(Clone, Debug, PartialEq, Eq)]

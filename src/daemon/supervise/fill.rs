@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::crew::Crew;
 use super::state::{Phase, Role, Seat, State, Worker, after};
-use super::{Action, Cut, Generation, Life, Origin, Report, Supervisor, WorkerId, WorkerNr};
+use crate::id::{Generation, Life, WorkerId, WorkerNr};
+
+use super::{Action, Cut, Origin, Report, Supervisor};
 
 impl Supervisor {
     pub(super) fn fill(&mut self, now: Instant) {

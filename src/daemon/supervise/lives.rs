@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use super::event::{BootFailure, BootFailureKind, Exit, SpawnFault};
 use super::state::{Phase, Role, Seat, State, Worker, after};
 use super::wear::lifetime;
-use super::{Action, Cut, Origin, Report, Supervisor, WorkerId};
+use crate::id::WorkerId;
+
+use super::{Action, Cut, Origin, Report, Supervisor};
 
 impl Supervisor {
     // === what is said ===

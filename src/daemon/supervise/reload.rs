@@ -10,7 +10,9 @@ use std::time::Instant;
 use super::crew::Crew;
 use super::event::{BootFailure, BootFailureKind};
 use super::state::{Phase, Seat, State, Worker, after};
-use super::{Action, Generation, Policy, Report, Supervisor, WorkerId};
+use crate::id::{Generation, WorkerId};
+
+use super::{Action, Policy, Report, Supervisor};
 
 /// A reload under way.
 #[derive(Clone, Debug)]

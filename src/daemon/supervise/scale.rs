@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::state::{Phase, Worker};
 use super::watch::clearly_worse;
-use super::{Load, Report, Resize, Supervisor, WorkerId};
+use crate::id::WorkerId;
+
+use super::{Load, Report, Resize, Supervisor};
 
 /// What the number of workers follows, from one [`Load`] to the next.
 #[derive(Clone, Debug, Default)]

@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::{Generation, Life, Origin, Wear, WorkerId};
+use crate::id::{Generation, Life, WorkerId};
+
+use super::{Origin, Wear};
 
 /// Where a worker is in its life, as told to people and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

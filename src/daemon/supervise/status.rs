@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::crew::Crew;
 use super::state::{Phase, Seat, Worker};
-use super::{Generation, LifeState, Supervisor, WorkerId, WorkerNr};
+use crate::id::{Generation, WorkerId, WorkerNr};
+
+use super::{LifeState, Supervisor};
 
 /// The supervisor's view at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,7 +25,9 @@ use super::crew::Crew;
 use super::event::{BootFailure, Event};
 use super::reload::{Awaited, Coming, Warm};
 use super::state::{Phase, Worker, after};
-use super::{Action, Generation, Life, Policy, Report, WorkerId};
+use crate::id::{Generation, Life, WorkerId};
+
+use super::{Action, Policy, Report};
 
 /// Decides about workers and about the daemon's own start and end. See the module's text for what `run` owes it.
 #[derive(Clone, Debug)]

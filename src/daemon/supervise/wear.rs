@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use super::state::{Phase, Role, State, Worker, after};
-use super::{Action, Life, Origin, Report, Supervisor, Wear, WorkerId};
+use crate::id::{Life, WorkerId};
+
+use super::{Action, Origin, Report, Supervisor, Wear};
 
 impl Supervisor {
     /// It has done its share, and serves on until a successor is ready.

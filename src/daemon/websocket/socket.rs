@@ -19,9 +19,9 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::dispatch::{Fault, Outgoing, PART, WebSocket};
+use crate::id::WorkerId;
 use crate::journal::requests::{Closed, Failure, Request, Traffic};
 use crate::net::{Connection, Phase, Stream};
-use crate::supervise::WorkerId;
 
 use super::extension::Agreed;
 use super::frame::{REASON, Violation, code, is_code};

@@ -30,7 +30,7 @@ use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionSender, SubmissionReceiver};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::supervise::{Generation, Life, WorkerNr};
+use crate::id::{Generation, Life, WorkerNr};
 
 use super::exchange::Place;
 use super::housekeeping::Keeper;

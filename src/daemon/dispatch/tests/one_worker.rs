@@ -16,7 +16,7 @@ use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionSender, SubmissionReceiver};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::supervise::{Generation, Life, WorkerNr};
+use crate::id::{Generation, Life, WorkerNr};
 
 pub(super) use super::super::*;
 

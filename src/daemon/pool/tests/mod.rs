@@ -21,7 +21,7 @@ use rgun_channel::frame::ExchangeId;
 
 use super::*;
 use crate::config::{App, Python, PythonSource, Target};
-use crate::supervise::{Life, WorkerNr};
+use crate::id::{Life, WorkerNr};
 use crate::systemd::cgroup::Controller;
 use crate::systemd::scratch;
 

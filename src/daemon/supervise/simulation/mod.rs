@@ -15,6 +15,8 @@ mod world;
 use std::collections::BTreeMap;
 
 use self::world::World;
+use crate::id::WorkerNr;
+
 use super::*;
 
 #[test]

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::id::{Generation, WorkerId, WorkerNr};
+
 use super::super::*;
 use super::fact;
 use super::world::{Process, Verdict, World, ensure};

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::id::{Generation, Life, WorkerId};
+
 use super::super::*;
 use super::dice::Dice;
 

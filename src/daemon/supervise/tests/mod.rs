@@ -13,6 +13,8 @@ mod wear;
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
+use crate::id::{Generation, Life, WorkerId, WorkerNr};
+
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
