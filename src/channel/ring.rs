@@ -171,11 +171,11 @@ impl SubmissionSender {
         self.ring.push(&mut self.head, &mut self.tail, frame, state::READY)
     }
 
-    /// Has it room for a frame of this length now?
+    /// Reads the worker's tail and returns whether a frame of this length fits now.
     ///
     /// # Errors
     /// When the worker's tail is impossible.
-    pub fn has_room(&mut self, len: usize) -> Result<bool, Broken> {
+    pub fn check_room(&mut self, len: usize) -> Result<bool, Broken> {
         let (pad, need) = self.ring.room_for(self.head, len);
         self.tail = self.ring.read_tail(self.head, self.tail)?;
         Ok(self.head + pad + need - self.tail <= self.ring.capacity)
@@ -486,7 +486,7 @@ mod tests {
         let (mut out, mut full) = (Vec::new(), 0);
         for n in 0..2_000_usize {
             let frame = vec![0; (n * 97) % 1900];
-            let has_room = sender.has_room(frame.len()).unwrap();
+            let has_room = sender.check_room(frame.len()).unwrap();
             assert_eq!(sender.push(&frame).unwrap().is_some(), has_room);
             if !has_room {
                 full += 1;

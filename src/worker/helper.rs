@@ -49,7 +49,7 @@ impl Helper {
     pub(crate) fn give(&self, worker: &'static Worker, job: Job) {
         let taken = {
             let state = &mut *lock(&self.state);
-            let taken = !state.closed && state.jobs.len() < MOST_JOBS && state.has_thread(worker);
+            let taken = !state.closed && state.jobs.len() < MOST_JOBS && state.ensure_thread(worker);
             if taken {
                 state.jobs.push_back(job);
             }
@@ -102,7 +102,8 @@ impl Helper {
 }
 
 impl State {
-    fn has_thread(&mut self, worker: &'static Worker) -> bool {
+    /// Starts the helper's thread unless it runs; false if it cannot be started.
+    fn ensure_thread(&mut self, worker: &'static Worker) -> bool {
         if self.thread.is_none() {
             let builder = Builder::new().name("rgun-helper".to_owned()).stack_size(STACK);
             self.thread = builder.spawn(move || worker.helper.work(worker)).ok();

@@ -84,7 +84,7 @@ impl Dispatcher {
     fn revoke_stalled(&self, state: &mut State, now: Instant) {
         for index in 0..state.workers.len() {
             let Some(worker) = &mut state.workers[index] else { continue };
-            let is_stalled = worker.is_stalled(now);
+            let is_stalled = worker.check_stall(now);
             if let Some(lag) = worker.lag(now) {
                 state.gauge.note_wait(lag);
             }

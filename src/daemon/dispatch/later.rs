@@ -95,7 +95,7 @@ impl Worker {
             self.outbox.waiting.pop_front();
             self.published(position);
         }
-        let has_room = self.submissions.has_room(PART_HEAD + PART).map_err(|broken| broken.to_string())?;
+        let has_room = self.submissions.check_room(PART_HEAD + PART).map_err(|broken| broken.to_string())?;
         if !has_room || self.outbox.wakers.is_empty() {
             return Ok(false);
         }

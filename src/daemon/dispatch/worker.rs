@@ -367,8 +367,8 @@ impl Worker {
         self.running.first_unclaimed(&self.submissions)
     }
 
-    /// Has the next record to start been that for too long?
-    pub(super) fn is_stalled(&mut self, now: Instant) -> bool {
+    /// Notes which record starts next, and returns whether it has been the next one for too long.
+    pub(super) fn check_stall(&mut self, now: Instant) -> bool {
         let Some(next) = self.first_unclaimed() else {
             self.next = None;
             return false;
@@ -562,7 +562,7 @@ impl Worker {
                 }
                 report => {
                     if let Report::Ready { interface } = report {
-                        self.is_ready(interface)?;
+                        self.on_ready(interface)?;
                     }
                     self.reports.spend(&report, Instant::now())?;
                     notice(Notice::Report(self.id, report));
@@ -571,8 +571,8 @@ impl Worker {
         }
     }
 
-    /// It has said how its application is called, and with that how many exchanges it takes and how it is woken.
-    fn is_ready(&mut self, interface: Interface) -> Result<(), String> {
+    /// Takes over the interface of the worker's application: how many exchanges it takes and how it is woken.
+    fn on_ready(&mut self, interface: Interface) -> Result<(), String> {
         let asgi = interface == Interface::Asgi;
         if asgi != self.asgi && !self.running.is_empty() {
             return Err("changed its interface".to_owned());

@@ -322,7 +322,7 @@ fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<Re
     );
     let unread = wants_close(status);
     if unread {
-        connection.leaves_unread();
+        connection.mark_unread_input();
     }
     let closing = connection.is_closing() || unread || !server.limits.keepalive;
     let text = Source::Bytes(Data::of(text.into(), None));

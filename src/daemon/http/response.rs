@@ -299,7 +299,7 @@ impl Body for ResponseBody {
         match &piece {
             Some(Ok(_)) => {}
             Some(Err(error)) => {
-                this.served.connection.breaks_off();
+                this.served.connection.mark_reset();
                 if let Some(account) = this.account.take() {
                     account.broke_off(error);
                 }

@@ -265,9 +265,9 @@ struct Through {
 impl Drop for Through {
     fn drop(&mut self) {
         if self.by_itself {
-            self.connection.is_through();
+            self.connection.mark_closed();
         } else {
-            self.connection.is_left_by_the_daemon();
+            self.connection.mark_shutdown();
         }
     }
 }

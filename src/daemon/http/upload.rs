@@ -134,7 +134,7 @@ impl Bringer {
                 Step::End => (Bytes::new(), true),
                 Step::Unwanted => return self.clear_away().await,
                 Step::Fail(fault) => {
-                    self.connection.leaves_unread();
+                    self.connection.mark_unread_input();
                     return upload.fail(Fault::Upload(fault));
                 }
             };
@@ -249,7 +249,7 @@ impl Bringer {
         let is_gone = matches!(self.ahead, Some(Ahead::End))
             || !self.is_awaited && timeout(PATIENCE, drop_rest(&mut self.incoming)).await.unwrap_or(false);
         if !is_gone {
-            self.connection.leaves_unread();
+            self.connection.mark_unread_input();
         }
     }
 }

@@ -182,9 +182,9 @@ impl Connection {
         }
     }
 
-    /// Its answer ends before its end: the client must see a reset, because to HTTP/1.0 a plain close is the end of a
-    /// body without a length (RFC 9112 §6.3).
-    pub fn breaks_off(&self) {
+    /// Makes the connection end with a reset, because the response was cut off: to HTTP/1.0 a plain close ends a body
+    /// without a length (RFC 9112 §6.3).
+    pub fn mark_reset(&self) {
         self.broken.store(true, Ordering::Relaxed);
     }
 
@@ -192,19 +192,19 @@ impl Connection {
         self.broken.load(Ordering::Relaxed)
     }
 
-    /// Nothing will be read from it or written to it any more. Whoever still has to do with a request on it asks
-    /// [`Connection::ending`] why.
-    pub fn is_through(&self) {
+    /// Marks the connection as closed: nothing is read from it or written to it any more. [`Connection::ending`] says
+    /// why.
+    pub fn mark_closed(&self) {
         self.over.store(true, Ordering::Relaxed);
     }
 
-    /// As [`Connection::is_through`], because the daemon ends in the middle of what it does.
-    pub fn is_left_by_the_daemon(&self) {
+    /// Marks the connection as closed by a shutdown that did not wait for its request.
+    pub fn mark_shutdown(&self) {
         self.stopped.store(true, Ordering::Relaxed);
-        self.is_through();
+        self.mark_closed();
     }
 
-    /// Is [`Connection::is_through`] so?
+    /// True once [`Connection::mark_closed`] was called.
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
     }
@@ -224,8 +224,8 @@ impl Connection {
         matches!(self.phase(), Phase::Busy | Phase::WebSocket) || self.write_blocked.load(Ordering::Relaxed)
     }
 
-    /// The last answer on it goes out before the request was read to its end.
-    pub fn leaves_unread(&self) {
+    /// Notes that the last response is sent before its request was read to the end.
+    pub fn mark_unread_input(&self) {
         self.unread.store(true, Ordering::Relaxed);
     }
 

@@ -61,7 +61,7 @@ impl Stream {
     /// Breaks an answer off that is under way; the error to end the connection with.
     pub fn break_off(&self) -> io::Error {
         if self.connection.is_answering() {
-            self.connection.breaks_off();
+            self.connection.mark_reset();
         }
         io::ErrorKind::TimedOut.into()
     }

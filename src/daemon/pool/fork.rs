@@ -96,8 +96,8 @@ impl Forks {
         }
     }
 
-    /// Whether this zygote was asked for this life, which was given up; it has answered now.
-    fn has_given_up(&mut self, life: u64, zygote: WorkerId) -> bool {
+    /// Forgets a fork that was given up and that its zygote has answered now; false if there was none.
+    fn take_given_up(&mut self, life: u64, zygote: WorkerId) -> bool {
         let is_given_up = self.given_up.get(&life) == Some(&zygote);
         if is_given_up {
             self.given_up.remove(&life);
@@ -160,7 +160,7 @@ impl Pool {
     /// anybody's, [`Pool::lost_forks`] tells.
     pub fn forked(&mut self, zygote: WorkerId, life: u64, pid: u32) -> Result<Spawned, SpawnError> {
         let claim = self.claimed(pid);
-        if self.forks.has_given_up(life, zygote) {
+        if self.forks.take_given_up(life, zygote) {
             if let Some(pid) = claim {
                 process::kill_group(pid);
             }
@@ -200,7 +200,7 @@ impl Pool {
     /// # Errors
     /// When the sender was not asked for it.
     pub fn fork_failed(&mut self, zygote: WorkerId, life: u64) -> Result<Option<WorkerId>, SpawnError> {
-        if self.forks.has_given_up(life, zygote) {
+        if self.forks.take_given_up(life, zygote) {
             return Ok(None);
         }
         if self.forks.pending.get(&life).is_none_or(|pending| pending.zygote != zygote) {

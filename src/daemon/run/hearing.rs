@@ -155,7 +155,7 @@ impl Daemon {
             }
             control::Report::Promoted => {
                 self.pool.promoted(worker);
-                self.reporter.is_now_zygote(worker);
+                self.reporter.mark_zygote(worker);
                 // Its workers, and those that are forked from now on, need not be the next.
                 self.reforked.extend(self.generation(worker));
                 Vec::new()

@@ -607,7 +607,7 @@ impl Daemon {
                 self.edge.attach(spawned.link);
                 self.reporter.spawned(worker, spawned.pid);
                 if origin == Origin::ExecZygote {
-                    self.reporter.is_now_zygote(worker);
+                    self.reporter.mark_zygote(worker);
                 }
                 Some(Event::Spawned { worker, pid: spawned.pid })
             }

@@ -46,8 +46,8 @@ impl Reporter {
         self.oom_killed.insert(worker);
     }
 
-    /// Others are forked from it.
-    pub(super) fn is_now_zygote(&mut self, worker: WorkerId) {
+    /// Notes that the worker is a zygote now.
+    pub(super) fn mark_zygote(&mut self, worker: WorkerId) {
         self.zygotes.insert(worker);
     }
 

@@ -123,8 +123,8 @@ impl Sender {
         [IoSlice::new(self.output.get(self.at..).unwrap_or_default()), IoSlice::new(&self.large)]
     }
 
-    /// So much of that is out.
-    pub(super) fn is_out(&mut self, len: usize) {
+    /// Removes the first `len` bytes of [`Sender::slices`], which were written.
+    pub(super) fn advance(&mut self, len: usize) {
         let of_output = len.min(self.output.len() - self.at);
         self.at += of_output;
         let _out = self.large.split_to((len - of_output).min(self.large.len()));

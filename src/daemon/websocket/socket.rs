@@ -241,7 +241,7 @@ impl Socket {
         }
         // One that is closing has everything already, and would perhaps lose it by a reset.
         if self.connection().phase() == Phase::WebSocket {
-            self.connection().breaks_off();
+            self.connection().mark_reset();
         }
         Gone
     }
@@ -274,7 +274,7 @@ impl Socket {
             }
             match Pin::new(&mut self.stream).poll_write_vectored(cx, &self.sender.slices()) {
                 Poll::Pending => return Ok(false),
-                Poll::Ready(Ok(len)) if len > 0 => self.sender.is_out(len),
+                Poll::Ready(Ok(len)) if len > 0 => self.sender.advance(len),
                 Poll::Ready(_) => return Err(Gone),
             }
         }
@@ -333,7 +333,7 @@ impl Socket {
         self.leave(code, reason.as_bytes());
         self.parting = Some(Box::new(Parting::With(code, reason.as_bytes().to_vec())));
         // What the client has sent after that is read before the connection ends: it would be reset.
-        self.connection().leaves_unread();
+        self.connection().mark_unread_input();
         self.wait_for(Stage::Last);
     }
 

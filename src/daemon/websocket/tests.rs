@@ -188,7 +188,7 @@ fn written(sender: &mut Sender) -> Vec<u8> {
         // As a socket that takes little.
         let len = bytes.len().min(1000);
         out.extend_from_slice(&bytes[..len]);
-        sender.is_out(len);
+        sender.advance(len);
     }
     out
 }
@@ -225,7 +225,7 @@ fn what_has_begun_to_be_written_in_one_turn_goes_on_in_the_next() {
     sender.message(Bytes::from_static(b"small"), true, false, &mut work, &pool);
     sender.message(vec![b'x'; 10_000].into(), false, false, &mut work, &pool);
     assert!(!sender.has_room() && !sender.can_add(), "the large one is written from where it lies");
-    sender.is_out(3);
+    sender.advance(3);
     sender.give_back(&mut room);
     assert_eq!((room.len(), room.capacity()), (0, 1000), "the room is another's");
     sender.borrow(&mut room);

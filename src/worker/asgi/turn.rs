@@ -131,7 +131,7 @@ impl Turn {
         let worker = self.served.worker;
         if self.cause == Cause::Rung {
             worker.hear_bell();
-            self.served.has_been_given(py);
+            self.served.on_wakeup(py);
         }
         // Those of signals that have come already: here they interrupt nobody. uvloop calls us before it looks itself.
         if let Err(error) = py.check_signals() {
@@ -344,8 +344,8 @@ impl Application {
         self.event_loop.new_task.bind(py).call((coroutine,), Some(self.event_loop.task_keywords.bind(py)))
     }
 
-    /// The daemon has rung, perhaps because of an exchange that has been looked at and still waited then.
-    fn has_been_given(&self, py: Python<'_>) {
+    /// Marks all waiting exchanges as unseen: the daemon woke the worker, perhaps because of one of them.
+    fn on_wakeup(&self, py: Python<'_>) {
         if self.is_held_up.load(Ordering::Relaxed) {
             let exchanges = &mut *self.exchanges(py);
             exchanges.unseen = exchanges.held_up.len();
