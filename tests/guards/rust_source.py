@@ -263,7 +263,8 @@ class Imports:
                     continue  # only handed on to the module's users
                 used.add(self.resolve(absolute))
         rest = re.sub(r"\buse\s+[^;]+;", lambda use: re.sub(r"[^\n]", " ", use.group()), code)
-        for found in re.finditer(r"\b((?:crate|self|super)(?:::\w+)+)", rest):
+        # `pub(in crate::x)` says who may see an item and uses nothing.
+        for found in re.finditer(r"(?<!\bin )\b((?:crate|self|super)(?:::\w+)+)", rest):
             absolute = self.absolute(file, tuple(found.group(1).split("::")))
             if absolute is not None:
                 used.add(self.resolve(absolute))

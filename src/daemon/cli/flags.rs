@@ -1,4 +1,4 @@
-//! The flags that set something, in gunicorn's spelling, and how they become settings. Uvicorn's are in `uvicorn`.
+//! The flags that set something, in gunicorn's spelling, and how they become settings. Uvicorn's are in `compat`.
 //!
 //! Only the spelling is dealt with here (`--timeout 120` is seconds, `0` is off, `warning` is `warn`). What a
 //! value may be is `config`'s to say, so a flag and its key are checked by the same code.
@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser};
 
-use super::uvicorn;
+use super::compat::uvicorn;
+use super::error::refusal;
 use crate::config::{ConfigError, Layer, Setting, Value, name};
 
 /// What messages call the application on the command line.
@@ -395,17 +396,6 @@ impl Flags {
             return None;
         }
         Some(path)
-    }
-}
-
-/// A flag that is not done, as an error.
-pub(super) fn refusal(flag: &str, reason: &str, hint: &str) -> ConfigError {
-    ConfigError {
-        origin: flag.to_owned(),
-        key: String::new(),
-        value: None,
-        reason: reason.to_owned(),
-        hint: Some(hint.to_owned()),
     }
 }
 

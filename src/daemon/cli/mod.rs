@@ -5,14 +5,12 @@
 //! table row in the tests. What a start was told is kept: a reload reads the same sources anew
 //! ([`Invocation::reread`]).
 //!
-//! `flags` has the flags rgun acts on, and `uvicorn` how uvicorn spells some of them. Other flags of gunicorn and
-//! uvicorn, which something else does now, or nothing does, are the tables in `gunicorn` and `uvicorn`; `foreign` says
-//! what comes of them. No flag of either is silently dropped.
+//! `flags` has the flags rgun acts on, `compat` how uvicorn spells some of them, and the tables of gunicorn's and
+//! uvicorn's other flags with what becomes of each. No flag of either is silently dropped.
 
+mod compat;
+mod error;
 mod flags;
-mod foreign;
-mod gunicorn;
-mod uvicorn;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -176,14 +174,14 @@ where
     let mut warnings = Vec::new();
     let mut refusals = Vec::new();
     let acted_on: &[&str] = if check_as.is_some() { &["user"] } else { &[] };
-    foreign::judge(matches, acted_on, &mut warnings, &mut refusals);
+    compat::judge(matches, acted_on, &mut warnings, &mut refusals);
     if environment.value("GUNICORN_CMD_ARGS").is_some() {
         warnings.push(
             "GUNICORN_CMD_ARGS: ignored; write the flags on the command line, or their keys in the file"
                 .into(),
         );
     }
-    uvicorn::variables(environment, &mut warnings);
+    compat::uvicorn::variables(environment, &mut warnings);
     let Given { layer, config, check } = flags.given(&mut warnings, &mut refusals);
     if !refusals.is_empty() {
         return Err(failure(&ConfigErrors(refusals), USAGE));
@@ -211,7 +209,7 @@ where
 }
 
 fn typed(args: &[OsString]) -> Result<(Cli, ArgMatches), clap::Error> {
-    let matches = foreign::add(Cli::command()).try_get_matches_from(args)?;
+    let matches = compat::add(Cli::command()).try_get_matches_from(args)?;
     Ok((Cli::from_arg_matches(&matches)?, matches))
 }
 
@@ -230,7 +228,7 @@ fn explained(error: &clap::Error, args: &[OsString]) -> Failure {
 /// A flag with a space after its hyphens (`-- bind 0:8000`), which gunicorn passes over, or with one hyphen (`-bind`):
 /// what was typed, and the flag.
 fn misspelt_flag(args: &[OsString]) -> Option<(String, String)> {
-    let command = foreign::add(Cli::command());
+    let command = compat::add(Cli::command());
     let is_flag = |word: &str| command.get_arguments().any(|arg| arg.get_long() == Some(word));
     let words = || args.iter().skip(1).map_while(|arg| arg.to_str());
     let apart = words().zip(words().skip(1)).find_map(|(hyphens, word)| {

@@ -555,7 +555,7 @@ fn arguments_that_are_not_text_are_refused() {
 
 #[test]
 fn the_commands_definition_is_sound() {
-    foreign::add(Cli::command()).debug_assert();
+    compat::add(Cli::command()).debug_assert();
 }
 
 /// The flags of gunicorn 27.0.1, from the add_setting table of its `config.py`.
@@ -584,7 +584,7 @@ fn every_flag_of_gunicorn_is_known() {
 
 /// The long names of all flags, hidden or not.
 fn known_flags() -> Vec<String> {
-    let command = foreign::add(Cli::command());
+    let command = compat::add(Cli::command());
     let mut known = Vec::new();
     for arg in command.get_arguments() {
         known.extend(arg.get_long_and_visible_aliases().unwrap_or_default());

@@ -1,6 +1,6 @@
 //! Command lines written for uvicorn.
 
-use super::super::uvicorn::OPTIONS;
+use super::super::compat::uvicorn::OPTIONS;
 use super::*;
 
 impl Shell {

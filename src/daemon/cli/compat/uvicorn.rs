@@ -2,7 +2,7 @@
 //!
 //! [`Spelling`] has those that set something, for `flags` to join with rgun's own: two spellings of one setting replace
 //! each other, the last one counts, but where both would be meant at once (`--bind` and `--host`) it is an error.
-//! [`FLAGS`] are the others, one row, one verdict each; `foreign` does what it says. What gunicorn has too is in
+//! [`FLAGS`] are the others, one row, one verdict each; the parent module does what it says. What gunicorn has too is in
 //! `gunicorn`.
 //!
 //! The list is that of uvicorn 0.54's `main.py`. All of it is hidden from the help, which explains rgun's own.
@@ -13,11 +13,11 @@ use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
 
-use super::flags::refusal;
-use super::foreign::Takes::{self, Nothing};
-use super::foreign::Verdict::{Anyway, Ignored, Refused};
-use super::foreign::{Foreign, flag};
+use super::flag::Takes::{self, Nothing};
+use super::flag::Verdict::{Anyway, Ignored, Refused};
+use super::flag::{Foreign, flag};
 use super::gunicorn::{HTTP2, RELOAD, TLS};
+use crate::cli::error::refusal;
 use crate::config::{ConfigError, Environment, Target, Value, forwarded_allow_ips};
 
 /// Uvicorn's defaults of `--host` and `--port`, each for when only the other is given.
@@ -26,7 +26,7 @@ const PORT: &str = "8000";
 
 /// Settings as uvicorn spells them, as typed.
 #[derive(Debug, Args)]
-pub(super) struct Spelling {
+pub(in crate::cli) struct Spelling {
     /// Together with `--port`: HOST:PORT of `--bind`.
     #[arg(long, hide = true)]
     host: Option<String>,
@@ -65,28 +65,28 @@ pub(super) struct Spelling {
 
     /// `--max-requests`.
     #[arg(long, allow_negative_numbers = true, overrides_with = "max_requests", hide = true)]
-    pub(super) limit_max_requests: Option<String>,
+    pub(in crate::cli) limit_max_requests: Option<String>,
 
     /// `--max-requests-jitter`.
     #[arg(long, allow_negative_numbers = true, overrides_with = "max_requests_jitter", hide = true)]
-    pub(super) limit_max_requests_jitter: Option<String>,
+    pub(in crate::cli) limit_max_requests_jitter: Option<String>,
 
     /// `limits.queue`: beyond it a request is answered 503, as there.
     #[arg(long, allow_negative_numbers = true, hide = true)]
-    pub(super) limit_concurrency: Option<String>,
+    pub(in crate::cli) limit_concurrency: Option<String>,
 
     /// `--keep-alive`.
     #[arg(long, allow_negative_numbers = true, overrides_with = "keep_alive", hide = true)]
-    pub(super) timeout_keep_alive: Option<String>,
+    pub(in crate::cli) timeout_keep_alive: Option<String>,
 
     /// `--graceful-timeout`.
     #[arg(long, allow_negative_numbers = true, overrides_with = "graceful_timeout", hide = true)]
-    pub(super) timeout_graceful_shutdown: Option<String>,
+    pub(in crate::cli) timeout_graceful_shutdown: Option<String>,
 }
 
 impl Spelling {
     /// The address, and the flags it comes from; `bind` is what `--bind` says.
-    pub(super) fn address(
+    pub(in crate::cli) fn address(
         &self,
         bind: &[String],
         refusals: &mut Vec<ConfigError>,
@@ -149,7 +149,7 @@ impl Spelling {
     }
 
     /// The application's name, called if that was asked for.
-    pub(super) fn target(&self, app: Option<&str>, refusals: &mut Vec<ConfigError>) -> Option<Value> {
+    pub(in crate::cli) fn target(&self, app: Option<&str>, refusals: &mut Vec<ConfigError>) -> Option<Value> {
         let app = match app {
             Some(app) if !self.factory => return Some(Value::text(app)),
             None if !self.factory => return None,
@@ -180,7 +180,7 @@ impl Spelling {
     }
 
     /// The directories to import from, with those of `--pythonpath`, and the flags they come from.
-    pub(super) fn pythonpath(&self, others: Option<&OsStr>) -> Option<(&'static str, Value)> {
+    pub(in crate::cli) fn pythonpath(&self, others: Option<&OsStr>) -> Option<(&'static str, Value)> {
         // An empty one is uvicorn's default, the current directory; rgun imports from there anyway.
         match (self.app_dir.as_deref().filter(|dir| !dir.is_empty()), others) {
             (None, others) => others.map(|dirs| ("--pythonpath", Value::os(dirs))),
@@ -194,7 +194,7 @@ impl Spelling {
     }
 
     /// The peers that are believed, and the flag that says so; `list` is what `--forwarded-allow-ips` says.
-    pub(super) fn trusted(&self, list: Option<&str>) -> Option<(&'static str, Value)> {
+    pub(in crate::cli) fn trusted(&self, list: Option<&str>) -> Option<(&'static str, Value)> {
         if self.no_proxy_headers {
             return Some(("--no-proxy-headers", Value::list::<String>([])));
         }
@@ -202,7 +202,7 @@ impl Spelling {
     }
 
     /// Whether requests are logged; `logfile` is what `--access-logfile` says, and the flag it comes from.
-    pub(super) fn access(
+    pub(in crate::cli) fn access(
         &self,
         logfile: Option<bool>,
         refusals: &mut Vec<ConfigError>,
@@ -233,7 +233,7 @@ fn unix(path: &str) -> String {
 }
 
 /// `asgi3` and `asgi2` are one here: which of them an application speaks is found out.
-pub(super) fn interface(typed: &str) -> &str {
+pub(in crate::cli) fn interface(typed: &str) -> &str {
     match typed {
         "asgi3" | "asgi2" => "asgi",
         other => other,
@@ -325,7 +325,7 @@ pub(super) const FLAGS: &[Foreign] = &[
 ];
 
 /// Uvicorn's options, which can be variables too: `--port` is `UVICORN_PORT`.
-pub(super) const OPTIONS: &[&str] = &[
+pub(in crate::cli) const OPTIONS: &[&str] = &[
     "access-log",
     "app",
     "app-dir",
@@ -380,7 +380,7 @@ pub(super) const OPTIONS: &[&str] = &[
 ];
 
 /// Warns of the variables that uvicorn would have read.
-pub(super) fn variables(environment: &Environment, warnings: &mut Vec<String>) {
+pub(in crate::cli) fn variables(environment: &Environment, warnings: &mut Vec<String>) {
     for option in OPTIONS {
         let variable = format!("UVICORN_{}", option.replace('-', "_").to_uppercase());
         // One with a URL is of a Service that is called uvicorn (Kubernetes), not of uvicorn.

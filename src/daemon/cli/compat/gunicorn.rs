@@ -1,11 +1,11 @@
-//! Gunicorn's flags that rgun does not act on: one row, one verdict each. `foreign` does what it says.
+//! Gunicorn's flags that rgun does not act on: one row, one verdict each. the parent module does what it says.
 //!
 //! The list is that of gunicorn 27's `config.py`, less what `flags` has; settings without a flag are absent. What
 //! uvicorn has too (`--backlog`, `--log-config`, `--reload`, `--ssl-version`) is here, once.
 
-use super::foreign::Takes::{Nothing, Optional, Value};
-use super::foreign::Verdict::{self, Ignored, Later, Refused};
-use super::foreign::{Foreign, flag};
+use super::flag::Takes::{Nothing, Optional, Value};
+use super::flag::Verdict::{self, Ignored, Later, Refused};
+use super::flag::{Foreign, flag};
 
 const JOURNAL: &str = "the log goes to the journal under systemd, to stderr in the foreground";
 /// `--certfile`, `--ssl-certfile` and the like.

@@ -7,84 +7,17 @@
 //! The rows are in `gunicorn` and `uvicorn`, where a new flag of theirs is one more. A flag that both have is in one of
 //! the tables only: it means the same whoever types it. Abbreviations of flags are not taken.
 
+mod flag;
+mod gunicorn;
+pub(super) mod uvicorn;
+
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::flags::refusal;
-use super::{gunicorn, uvicorn};
+use self::flag::Foreign;
+use self::flag::Takes::{Nothing, Optional, Value};
+use self::flag::Verdict::{Anyway, Ignored, Later, Refused};
+use super::error::refusal;
 use crate::config::ConfigError;
-
-/// A flag that rgun does not act on.
-pub(super) struct Foreign {
-    /// Its long name.
-    long: &'static str,
-    /// Another long name of it.
-    alias: Option<&'static str>,
-    short: Option<char>,
-    takes: Takes,
-    /// Values that ask for what rgun does anyway.
-    fine: &'static [&'static str],
-    /// Whether its value is kept out of messages.
-    is_secret: bool,
-    verdict: Verdict,
-}
-
-/// What follows a flag.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Takes {
-    /// It stands alone.
-    Nothing,
-    /// A value.
-    Value,
-    /// A value that may be left out.
-    Optional,
-}
-
-/// What comes of a flag. In texts, `{}` is its value.
-#[derive(Clone, Copy)]
-pub(super) enum Verdict {
-    /// It asks for what rgun does anyway.
-    Anyway,
-    /// Accepted without effect; what does it now.
-    Ignored(&'static str),
-    /// Not done; why, and the remedy.
-    Refused(&'static str, &'static str),
-    /// Not done yet; the remedy until then.
-    Later(&'static str),
-}
-
-use Takes::{Nothing, Optional, Value};
-use Verdict::{Anyway, Ignored, Later, Refused};
-
-/// A row without peculiarities.
-pub(super) const fn flag(long: &'static str, takes: Takes, verdict: Verdict) -> Foreign {
-    Foreign { long, alias: None, short: None, takes, fine: &[], is_secret: false, verdict }
-}
-
-impl Foreign {
-    /// With a short name.
-    pub(super) const fn short(mut self, short: char) -> Self {
-        self.short = Some(short);
-        self
-    }
-
-    /// With another long name.
-    pub(super) const fn alias(mut self, alias: &'static str) -> Self {
-        self.alias = Some(alias);
-        self
-    }
-
-    /// With values that pass in silence.
-    pub(super) const fn fine(mut self, values: &'static [&'static str]) -> Self {
-        self.fine = values;
-        self
-    }
-
-    /// With a value that nobody else is to read.
-    pub(super) const fn secret(mut self) -> Self {
-        self.is_secret = true;
-        self
-    }
-}
 
 /// The rows of all tables.
 fn all() -> impl Iterator<Item = &'static Foreign> {
