@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::id::{Generation, WorkerId};
 
-use super::{BootFailure, Exit, LifeState, Wear};
+use super::{BootFailure, Exit, LifeState, Origin, Wear};
 
 /// One thing to do, in the imperative.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,17 +113,6 @@ pub enum Cut {
     Room,
     /// The daemon leaves.
     Stop,
-}
-
-/// How a process comes to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// The interpreter is executed, and imports the application.
-    Exec,
-    /// The interpreter is executed, imports the application, and never serves: others are forked from it.
-    ExecZygote,
-    /// Forked from this zygote, which is ready.
-    Fork(WorkerId),
 }
 
 /// What an operator may want to know. `run` chooses level, wording and MESSAGE_ID.

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use super::scale::Scaler;
-use super::state::{Role, Seat, Worker};
 use crate::id::{Generation, Life, WorkerId};
 
 use super::Policy;
+use super::scaler::Scaler;
+use super::state::{Role, Seat, Worker};
 
 /// One generation: what it goes by and the places of those who serve for it.
 #[derive(Clone, Debug)]
@@ -85,5 +85,11 @@ impl Crew {
     /// Whether a process could be made for a seat.
     pub(super) fn can_spawn(&self, workers: &BTreeMap<Life, Worker>) -> bool {
         self.zygote.is_none() || self.ready_zygote(workers).is_some()
+    }
+
+    /// As many seats as the operator's range has by now; those above it stay, empty.
+    pub(super) fn grow_seats(&mut self) {
+        let n_seats = self.seats.len().max(usize::from(self.max));
+        self.seats.resize_with(n_seats, Default::default);
     }
 }

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::crew::Crew;
-use super::state::{Phase, Role, Seat, State, Worker, after};
 use crate::id::{Generation, Life, WorkerId, WorkerNr};
 
+use super::crew::Crew;
+use super::state::{Phase, Role, Seat, State, Worker, after};
 use super::{Action, Cut, Origin, Report, Supervisor};
 
 impl Supervisor {

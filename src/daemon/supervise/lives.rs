@@ -4,11 +4,11 @@
 use std::mem;
 use std::time::{Duration, Instant};
 
+use crate::id::WorkerId;
+
 use super::event::{BootFailure, BootFailureKind, Exit, SpawnFault};
 use super::state::{Phase, Role, Seat, State, Worker, after};
 use super::wear::lifetime;
-use crate::id::WorkerId;
-
 use super::{Action, Cut, Origin, Report, Supervisor};
 
 impl Supervisor {

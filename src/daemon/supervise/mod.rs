@@ -31,7 +31,9 @@ mod invariants;
 mod lives;
 mod policy;
 mod reload;
+mod reload_state;
 mod scale;
+mod scaler;
 mod state;
 mod status;
 mod supervisor;
@@ -43,12 +45,12 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-pub use self::action::{Action, Cut, Origin, Report, Resize};
+pub use self::action::{Action, Cut, Report, Resize};
 pub use self::backoff::BackoffLimits;
 pub use self::event::{
     BootFailure, BootFailureKind, Event, Exit, Load, SpawnFault, Tally, Wear, name_of_signal,
 };
 pub use self::policy::Policy;
-pub use self::state::LifeState;
+pub use self::state::{LifeState, Origin};
 pub use self::status::{SeatSnapshot, Snapshot, WorkerSnapshot};
 pub use self::supervisor::Supervisor;

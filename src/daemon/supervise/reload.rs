@@ -7,54 +7,13 @@
 use std::mem;
 use std::time::Instant;
 
-use super::crew::Crew;
-use super::event::{BootFailure, BootFailureKind};
-use super::state::{Phase, Seat, State, Worker, after};
 use crate::id::{Generation, WorkerId};
 
+use super::crew::Crew;
+use super::event::{BootFailure, BootFailureKind};
+use super::reload_state::{Awaited, Coming, Stage, Warm};
+use super::state::{Phase, Seat, State, Worker, after};
 use super::{Action, Policy, Report, Supervisor};
-
-/// A reload under way.
-#[derive(Clone, Debug)]
-pub(super) struct Coming {
-    pub(super) crew: Crew,
-    pub(super) asked_at: Instant,
-    pub(super) stage: Stage,
-}
-
-/// How far it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// One worker boots, to see whether the code can; its zygote before it.
-    Canary,
-    /// That worker is being asked `reload.probe`.
-    Probing { worker: WorkerId, deadline: Option<Instant> },
-    /// The others boot.
-    Rest,
-}
-
-impl Coming {
-    pub(super) fn boots_at_once(&self) -> usize {
-        match self.stage {
-            Stage::Canary => 1,
-            Stage::Probing { .. } => 0,
-            Stage::Rest => usize::from(self.crew.policy.boots_at_once.get()),
-        }
-    }
-}
-
-/// The generation before, until it is clear that the one that took over is no worse.
-#[derive(Clone, Debug)]
-pub(super) struct Warm {
-    pub(super) crew: Crew,
-    pub(super) until: Instant,
-}
-
-/// A reload before anybody was ever ready: its generation is live, and nobody knows yet whether it can serve.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Awaited {
-    pub(super) asked_at: Instant,
-}
 
 impl Supervisor {
     /// The generation that the next [`Event::Reload`](super::Event::Reload) begins.

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::backoff::Backoff;
 use crate::id::{Generation, Life, WorkerId};
 
-use super::{Origin, Wear};
+use super::Wear;
+use super::backoff::Backoff;
 
 /// Where a worker is in its life, as told to people and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,6 +86,17 @@ pub(super) enum State {
         give_up_at: Option<Instant>,
         given_up: bool,
     },
+}
+
+/// How a process comes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The interpreter is executed, and imports the application.
+    Exec,
+    /// The interpreter is executed, imports the application, and never serves: others are forked from it.
+    ExecZygote,
+    /// Forked from this zygote, which is ready.
+    Fork(WorkerId),
 }
 
 /// What a process is there for.

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::crew::Crew;
-use super::state::{Phase, Seat, Worker};
 use crate::id::{Generation, WorkerId, WorkerNr};
 
+use super::crew::Crew;
+use super::state::{Phase, Seat, Worker};
 use super::{LifeState, Supervisor};
 
 /// The supervisor's view at one moment.

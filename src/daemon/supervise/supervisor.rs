@@ -21,12 +21,12 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use super::crew::Crew;
-use super::event::{BootFailure, Event};
-use super::reload::{Awaited, Coming, Warm};
-use super::state::{Phase, Worker, after};
 use crate::id::{Generation, Life, WorkerId};
 
+use super::crew::Crew;
+use super::event::{BootFailure, Event};
+use super::reload_state::{Awaited, Coming, Warm};
+use super::state::{Phase, Worker, after};
 use super::{Action, Policy, Report};
 
 /// Decides about workers and about the daemon's own start and end. See the module's text for what `run` owes it.

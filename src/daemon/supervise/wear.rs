@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::state::{Phase, Role, State, Worker, after};
 use crate::id::{Life, WorkerId};
 
+use super::state::{Phase, Role, State, Worker, after};
 use super::{Action, Origin, Report, Supervisor, Wear};
 
 impl Supervisor {
