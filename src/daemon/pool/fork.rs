@@ -10,109 +10,26 @@
 //! When a zygote dies, its pending workers have a moment left: what it said last may still wait on its control socket,
 //! and the worker that it spoke of lives.
 
-use std::collections::HashMap;
 use std::io;
-use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use rgun_channel::control::{self, Command, Fork, Role};
 
-use crate::dispatch::Slots;
-use crate::id::{Generation, WorkerId};
-use crate::journal::output::DaemonEnds;
+use crate::id::WorkerId;
 use crate::systemd::cgroup::Leaf;
 
-use super::memory::Limits;
-use super::{Channel, Plan, Pool, Process, SpawnError, Spawned, process};
+use super::channel::Channel;
+use super::error::SpawnError;
+use super::pending_forks::{LostFork, Pending, Unborn};
+use super::plan::Plan;
+use super::worker::Process;
+use super::{Pool, Spawned, process};
 
 /// For one answer of a zygote, which forks one after the other. A fork takes some milliseconds; a machine that is out of
 /// memory may take seconds. (The zygote gives up on a fork after `FORK_TIMEOUT` of worker/zygote.py, which is less.)
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// From a zygote's death to the last that it may have said.
-const LAST_WORDS: Duration = Duration::from_millis(200);
-
-/// The workers that were asked for and are not there yet.
-#[derive(Debug, Default)]
-pub(super) struct Forks {
-    /// By life.
-    pending: HashMap<u64, Pending>,
-    /// Lives that were given up, and their zygotes; should their process come after all, it is killed.
-    given_up: HashMap<u64, WorkerId>,
-    lost: Vec<LostFork>,
-}
-
-/// A worker that was asked for and will not come.
-#[derive(Debug)]
-pub struct LostFork {
-    /// Whose it was to be.
-    pub worker: WorkerId,
-    /// Who was asked for it.
-    pub zygote: WorkerId,
-    /// The zygote lives and has not answered anything for as long as one fork may take: it hangs, and another one is
-    /// to take its place.
-    pub timed_out: bool,
-    /// Why it will not come.
-    pub error: SpawnError,
-}
-
-/// A worker that was asked for.
-#[derive(Debug)]
-struct Pending {
-    worker: WorkerId,
-    zygote: WorkerId,
-    /// When it is given up.
-    until: Instant,
-    /// It was to be killed before it existed.
-    killed: bool,
-    process: Unborn,
-}
-
-/// A process but for its pid.
-#[derive(Debug)]
-struct Unborn {
-    channel: Channel,
-    leaf: Option<Leaf>,
-    limits: Limits,
-    generation: Generation,
-    slots: Slots,
-    max_requests: Option<NonZeroU64>,
-    children: Duration,
-    /// What it prints comes here.
-    printed: Option<DaemonEnds>,
-}
-
-impl Forks {
-    pub(super) fn is_empty(&self) -> bool {
-        self.pending.is_empty()
-    }
-
-    #[cfg(test)]
-    pub(super) fn expire(&mut self) {
-        for pending in self.pending.values_mut() {
-            pending.until = Instant::now();
-        }
-    }
-
-    /// Forgets a fork that was given up and that its zygote has answered now; false if there was none.
-    fn take_given_up(&mut self, life: u64, zygote: WorkerId) -> bool {
-        let is_given_up = self.given_up.get(&life) == Some(&zygote);
-        if is_given_up {
-            self.given_up.remove(&life);
-        }
-        is_given_up
-    }
-
-    /// A process has died: if it is a zygote, what it was to do may not come any more.
-    pub(super) fn zygote_died(&mut self, zygote: WorkerId) {
-        let until = Instant::now() + LAST_WORDS;
-        for pending in self.pending.values_mut().filter(|pending| pending.zygote == zygote) {
-            pending.until = pending.until.min(until);
-        }
-    }
-}
 
 impl Pool {
     /// Asks a zygote for a worker. Its geometry, application and listeners are the zygote's.

@@ -22,8 +22,6 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use crate::id::WorkerId;
 use crate::systemd::cgroup::Leaf;
 
-use super::Pool;
-
 /// Processes of one worker that are named; the others are counted.
 const MAX_NAMED: usize = 16;
 
@@ -130,25 +128,23 @@ impl Leftovers {
             }
         });
     }
-}
 
-impl Pool {
-    /// When [`Pool::kill_leftovers`] has something to do.
-    pub fn leftovers_due(&self) -> Option<Instant> {
-        self.leftovers.all.iter().map(|leftover| leftover.until).min()
+    /// When [`Leftovers::kill_due`] has something to do.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.all.iter().map(|leftover| leftover.until).min()
     }
 
     /// Whether processes that workers have left behind run and have not been killed.
-    pub fn has_leftovers(&self) -> bool {
-        self.leftovers.all.iter().any(|leftover| !leftover.is_killed)
+    pub(super) fn has_running(&self) -> bool {
+        self.all.iter().any(|leftover| !leftover.is_killed)
     }
 
-    /// Kills those whose time is over, and tells once of each worker whose they are.
-    pub fn kill_leftovers(&mut self) -> Vec<KilledLeftover> {
+    /// Kills the leftovers whose time has run out. Returns each worker's the first time.
+    pub(super) fn kill_due(&mut self) -> Vec<KilledLeftover> {
         let now = Instant::now();
-        self.leftovers.forget_ended();
+        self.forget_ended();
         let mut killed = Vec::new();
-        for leftover in self.leftovers.all.iter_mut().filter(|leftover| leftover.until <= now) {
+        for leftover in self.all.iter_mut().filter(|leftover| leftover.until <= now) {
             let processes = leftover.processes.list();
             leftover.processes.kill(&processes);
             leftover.until = now + KILL_INTERVAL;
@@ -162,15 +158,15 @@ impl Pool {
                 });
             }
         }
-        self.leftovers.forget_ended();
+        self.forget_ended();
         killed
     }
 
-    /// SIGTERM to all of them, who have until `deadline` at most. How many processes that are.
-    pub fn end_leftovers(&mut self, deadline: Instant) -> usize {
-        self.leftovers.forget_ended();
+    /// Sends SIGTERM to all leftovers, which have until `deadline` at most. Returns how many processes that are.
+    pub(super) fn end(&mut self, deadline: Instant) -> usize {
+        self.forget_ended();
         let mut count = 0;
-        for leftover in &mut self.leftovers.all {
+        for leftover in &mut self.all {
             leftover.until = leftover.until.min(deadline);
             for pid in leftover.processes.list() {
                 count += 1;

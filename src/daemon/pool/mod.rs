@@ -10,48 +10,53 @@
 //!   has left in good order leaves its children to finish ([`leftovers`]).
 //! - No number of a process is used after it was reaped.
 
+mod channel;
+mod error;
 mod extension;
 mod fork;
 mod identity;
 mod leftovers;
 mod memory;
+mod memory_limits;
+mod pending_forks;
+mod plan;
 mod process;
 mod spawn;
 mod stacks;
+mod stacks_file;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::collections::HashMap;
-use std::io;
-use std::num::NonZeroU64;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
-use rgun_channel::control::{self, Command, Hooks, Interface, Lifespan, ListenerInfo, Loop, Role, Start};
+use rgun_channel::control::{self, Command, Role};
 use rgun_channel::layout::Geometry;
-use rgun_channel::map::Map;
-use rustix::event::{EventfdFlags, eventfd};
 
-use crate::config;
-use crate::dispatch::{Link, Reactor, Slots};
-use crate::id::{Generation, WorkerId};
+use crate::dispatch::{Link, Reactor};
+use crate::id::WorkerId;
 use crate::journal::output::{DaemonEnds, WorkerEnds, WorkerOutput};
-use crate::supervise::{Exit, SpawnFault};
+use crate::supervise::Exit;
 use crate::systemd::cgroup::{Delegation, Leaf};
 
+use self::channel::Channel;
+pub use self::error::SpawnError;
 pub use self::extension::{EXTENSION, find_extension};
-use self::fork::Forks;
-pub use self::fork::LostFork;
 pub use self::identity::{Identity, become_user};
 pub use self::leftovers::KilledLeftover;
 use self::leftovers::Leftovers;
-pub use self::memory::MemoryEvent;
+pub use self::memory_limits::MemoryEvent;
+use self::memory_limits::Watcher;
+use self::pending_forks::Forks;
+pub use self::pending_forks::LostFork;
+pub use self::plan::Plan;
 use self::process::Which;
 use self::spawn::ProcessSettings;
-use self::stacks::Stacks;
+use self::worker::Process;
 
 /// All worker processes that have not been reaped.
 #[derive(Debug)]
@@ -63,75 +68,10 @@ pub struct Pool {
     output: Option<WorkerOutput>,
     processes: HashMap<WorkerId, Process>,
     forks: Forks,
-    memory: memory::Watcher,
+    memory: Watcher,
     /// Leaves whose removal had to wait for their last process.
     leaves: Vec<Leaf>,
     leftovers: Leftovers,
-}
-
-#[derive(Debug)]
-struct Process {
-    pid: Pid,
-    role: Role,
-    channel: Channel,
-    leaf: Option<Leaf>,
-    limits: memory::Limits,
-    /// How long its children may outlive it when it leaves in good order; zero: not at all, and then not if it was to
-    /// be killed.
-    children: Duration,
-}
-
-/// The daemon's ends of what it shares with a worker.
-#[derive(Debug)]
-struct Channel {
-    map: Arc<Map>,
-    geometry: Geometry,
-    control: Arc<OwnedFd>,
-    /// Rung for an ASGI worker's event loop.
-    wake: Arc<OwnedFd>,
-    stacks: Stacks,
-}
-
-/// What to start.
-#[derive(Debug, Clone, Copy)]
-pub struct Plan<'a> {
-    /// Which life of which seat.
-    pub worker: WorkerId,
-    /// Which load of code and configuration.
-    pub generation: Generation,
-    /// The application.
-    pub app: &'a config::App,
-    /// Functions of it to call at points of its life.
-    pub hooks: &'a Hooks,
-    /// Slots of a WSGI worker.
-    pub threads: u32,
-    /// Slots of an ASGI worker.
-    pub concurrency: u32,
-    /// WebSockets that an ASGI worker may have accepted besides.
-    pub websockets: u32,
-    /// More than one worker may run.
-    pub multiprocess: bool,
-    /// What requests learn of the listeners.
-    pub listeners: &'a [ListenerInfo],
-    /// What it is for.
-    pub role: Role,
-    /// A zygote's: the path of the request that it answers itself before the first fork; empty for none.
-    pub warm_up: &'a str,
-    /// Bytes of memory at which a [`MemoryEvent::High`] is told, if the kernel can.
-    pub max_memory: Option<u64>,
-    /// After how many requests the dispatcher says that it has served enough; jitter included.
-    pub max_requests: Option<NonZeroU64>,
-    /// How long its children may outlive it when it leaves in good order.
-    pub children: Duration,
-}
-
-impl Plan<'_> {
-    /// How many exchanges the worker can have at a time; which of the two numbers counts is known when it is ready.
-    fn slots(&self) -> Slots {
-        let concurrency = self.concurrency.min(Geometry::MOST_SLOTS);
-        let websockets = self.websockets.min(Geometry::MOST_SLOTS - concurrency);
-        Slots { threads: self.threads, concurrency, websockets }
-    }
 }
 
 /// A process that was started.
@@ -156,80 +96,6 @@ pub struct Ended {
     pub oom_killed: bool,
 }
 
-/// Why a process was not started.
-#[derive(Debug, thiserror::Error)]
-pub enum SpawnError {
-    /// The directory that it is to run in is gone, or closed.
-    #[error("cannot start a worker in {path} (app.directory)")]
-    Directory {
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The interpreter cannot be executed.
-    #[error("cannot run the interpreter {path} (app.python, {source_of_path})")]
-    Interpreter {
-        /// Its path.
-        path: PathBuf,
-        /// Where the path came from.
-        source_of_path: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The channel, the cgroup or the process could not be made.
-    #[error("cannot make {what} for a worker")]
-    System {
-        /// What was to be made.
-        what: &'static str,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// The zygote cannot fork it.
-    #[error("cannot have a worker forked by the zygote")]
-    Zygote(#[source] io::Error),
-    /// What a zygote said is not so.
-    #[error("the zygote claims to have forked life {life} as process {pid}, but {why}")]
-    Claim {
-        /// The life it named.
-        life: u64,
-        /// The process it named.
-        pid: u32,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// Somebody says that a worker could not be forked, and was not asked for it.
-    #[error("it claims to have failed to fork life {life}, but nobody has asked it to")]
-    NotAsked {
-        /// The life it named.
-        life: u64,
-    },
-    /// The zygote has forked it when nobody waited for it any more; it was killed.
-    #[error("the zygote forked a worker too late")]
-    TooLate,
-}
-
-impl SpawnError {
-    fn entrance(source: io::Error) -> Self {
-        Self::System { what: "the cgroup's entrance", source }
-    }
-
-    /// Whose fault it is.
-    pub fn fault(&self) -> SpawnFault {
-        match self {
-            Self::Interpreter { .. } | Self::Directory { .. } => SpawnFault::Config,
-            Self::System { .. }
-            | Self::Zygote(_)
-            | Self::Claim { .. }
-            | Self::NotAsked { .. }
-            | Self::TooLate => SpawnFault::System,
-        }
-    }
-}
-
 impl Pool {
     /// A pool without processes. Makes this process a subreaper.
     pub fn new(extension: PathBuf, delegation: Option<Delegation>) -> Self {
@@ -244,11 +110,11 @@ impl Pool {
             output: None,
             processes: HashMap::new(),
             forks: Forks::default(),
-            memory: memory::Watcher::default(),
+            memory: Watcher::default(),
             leaves: Vec::new(),
             leftovers: Leftovers::default(),
         };
-        pool.memory = memory::Watcher::new(pool.has_memory_controller());
+        pool.memory = Watcher::new(pool.has_memory_controller());
         pool
     }
 
@@ -306,7 +172,7 @@ impl Pool {
             }
         };
         self.follow(printed, plan.worker, pid);
-        let start = Command::Start(Box::new(start(plan, channel.geometry)));
+        let start = Command::Start(Box::new(plan.start(channel.geometry)));
         let fds = [
             map.as_fd(),
             reactor.page_fd(),
@@ -415,108 +281,24 @@ impl Pool {
             process::reap(pid);
         }
     }
-}
 
-impl Channel {
-    /// A new one, and what the worker is to be given of it: the map and its end of the control socket.
-    fn new(geometry: Geometry) -> Result<(Self, OwnedFd, OwnedFd), SpawnError> {
-        let system = |what| move |source| SpawnError::System { what, source };
-        let (map, map_fd) =
-            Map::create("rgun-channel", geometry.total()).map_err(system("the shared memory"))?;
-        let stacks = Stacks::new().map_err(system("the file for stacks"))?;
-        let (ours, theirs) = control::pair().map_err(system("the control socket"))?;
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| SpawnError::System { what: "the eventfd", source: errno.into() })?;
-        let channel =
-            Self { map: Arc::new(map), geometry, control: Arc::new(ours), wake: Arc::new(wake), stacks };
-        Ok((channel, map_fd, theirs))
+    /// When [`Pool::kill_leftovers`] has something to do.
+    pub fn leftovers_due(&self) -> Option<Instant> {
+        self.leftovers.due()
     }
 
-    fn link(
-        &self,
-        worker: WorkerId,
-        generation: Generation,
-        slots: Slots,
-        max_requests: Option<NonZeroU64>,
-    ) -> Link {
-        Link {
-            worker,
-            generation,
-            map: Arc::clone(&self.map),
-            geometry: self.geometry,
-            control: Arc::clone(&self.control),
-            wake: Arc::clone(&self.wake),
-            slots,
-            max_requests,
-        }
-    }
-}
-
-impl Process {
-    /// SIGKILL to the worker and what it started. Never called after the process was reaped.
-    fn kill_all(&self) {
-        if let Some(leaf) = &self.leaf {
-            // False on a kernel without `cgroup.kill`; the group is then all there is.
-            leaf.kill();
-        }
-        // In any case: a forked worker enters its leaf itself, and may have failed to.
-        process::kill_group(self.pid);
+    /// Whether processes that workers have left behind run and have not been killed.
+    pub fn has_leftovers(&self) -> bool {
+        self.leftovers.has_running()
     }
 
-    /// Whether it has left in good order, and what it has started may finish.
-    fn leaves_children(&self, how: Exit) -> bool {
-        how == Exit::Code(0) && !self.children.is_zero()
+    /// Kills the leftovers whose time has run out. Returns each worker's the first time.
+    pub fn kill_leftovers(&mut self) -> Vec<KilledLeftover> {
+        self.leftovers.kill_due()
     }
 
-    /// How it ended, if it has, and whether it is there to be reaped.
-    fn ended(&self) -> Option<(Exit, bool)> {
-        match process::ended(Which::One(self.pid)) {
-            Ok(ended) => ended.map(|(_, how)| (how, true)),
-            Err(error) => {
-                tracing::error!(%error, rgun.pid = self.pid.as_raw(), "cannot wait for a worker");
-                Some((Exit::Code(-1), false))
-            }
-        }
-    }
-}
-
-fn start(plan: &Plan<'_>, geometry: Geometry) -> Start {
-    let config::App { target, directory, interface, lifespan, event_loop, root_path, pythonpath, .. } =
-        plan.app;
-    Start {
-        protocol: rgun_channel::PROTOCOL_VERSION,
-        geometry,
-        generation: u32::try_from(plan.generation.0).unwrap_or(u32::MAX),
-        worker: plan.worker.number.0,
-        life: plan.worker.life.0,
-        role: plan.role,
-        hooks: plan.hooks.clone(),
-        warm_up: plan.warm_up.to_owned(),
-        multiprocess: plan.multiprocess,
-        interface: match interface {
-            config::Interface::Auto => Interface::Auto,
-            config::Interface::Wsgi => Interface::Wsgi,
-            config::Interface::Asgi => Interface::Asgi,
-        },
-        threads: plan.threads,
-        // Which of them are WebSockets is not its concern.
-        concurrency: plan.slots().concurrency + plan.slots().websockets,
-        lifespan: match lifespan {
-            config::Lifespan::Auto => Lifespan::Auto,
-            config::Lifespan::On => Lifespan::On,
-            config::Lifespan::Off => Lifespan::Off,
-        },
-        event_loop: match event_loop {
-            config::Loop::Auto => Loop::Auto,
-            config::Loop::Asyncio => Loop::Asyncio,
-            config::Loop::Uvloop => Loop::Uvloop,
-        },
-        module: target.module.clone(),
-        attribute: target.attribute.clone(),
-        factory: target.factory,
-        directory: directory.clone().into(),
-        pythonpath: pythonpath.iter().map(|path| path.clone().into()).collect(),
-        root_path: root_path.clone(),
-        listeners: plan.listeners.to_vec(),
+    /// Sends SIGTERM to all leftovers, which have until `deadline` at most. Returns how many processes that are.
+    pub fn end_leftovers(&mut self, deadline: Instant) -> usize {
+        self.leftovers.end(deadline)
     }
 }

@@ -28,7 +28,9 @@ use crate::journal::output::WorkerEnds;
 use crate::systemd::OWN_VARIABLES;
 use crate::systemd::cgroup::Leaf;
 
-use super::{Identity, Plan, SpawnError};
+use super::error::SpawnError;
+use super::identity::Identity;
+use super::plan::Plan;
 
 /// What a worker has handlers for that let it live, as soon as its extension is loaded (src/worker/dispositions.rs,
 /// stacks.rs): orders to the daemon, which a process manager sends to all, and the signal for stacks.

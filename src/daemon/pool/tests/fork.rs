@@ -1,6 +1,7 @@
 //! Workers that a zygote forks: what is asked, what is believed, and what becomes of those that never come.
 
 use rgun_channel::control::{Fork, Report};
+use rgun_channel::map::Map;
 
 use super::*;
 

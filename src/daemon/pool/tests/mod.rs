@@ -8,6 +8,7 @@ mod leftovers;
 mod memory;
 
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -20,8 +21,9 @@ use rgun_channel::control::{MAX_MESSAGE, receive};
 use rgun_channel::frame::ExchangeId;
 
 use super::*;
-use crate::config::{App, Python, PythonSource, Target};
-use crate::id::{Life, WorkerNr};
+use crate::config::{self, App, Python, PythonSource, Target};
+use crate::id::{Generation, Life, WorkerNr};
+use crate::supervise::SpawnFault;
 use crate::systemd::cgroup::Controller;
 use crate::systemd::scratch;
 
@@ -111,7 +113,7 @@ impl Stage {
         // First: a child has our descriptors until the kernel closes them at exec, which we do not see.
         let pid = child("exec sleep 1000");
         let (channel, _, theirs) = Channel::new(Geometry::standard(3)).unwrap();
-        let limits = crate::pool::memory::Limits::default();
+        let limits = memory_limits::Limits::default();
         let process =
             Process { pid, role: Role::Zygote, channel, leaf: None, limits, children: Duration::ZERO };
         self.pool.processes.insert(worker, process);
