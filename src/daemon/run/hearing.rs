@@ -4,10 +4,10 @@ use std::num::NonZeroU64;
 use std::time::Instant;
 
 use rgun_channel::control::{self, Command, FailureKind};
-use tokio::sync::mpsc::UnboundedSender;
 
-use super::stacks::Purpose;
-use super::{Daemon, EXIT_PATIENCE, Told};
+use super::inquiries::Purpose;
+use super::messages::Told;
+use super::{Daemon, EXIT_PATIENCE};
 use crate::dispatch::{self, Notice};
 use crate::edge::EdgeNotice;
 use crate::id::{Generation, WorkerId};
@@ -266,15 +266,6 @@ impl Daemon {
 
 fn misbehaved(worker: WorkerId, why: &str) -> Event {
     Event::Misbehaved { worker, why: why.to_owned() }
-}
-
-/// How the dispatcher's notices reach the main loop.
-pub(crate) fn sink(tell: &UnboundedSender<Told>) -> dispatch::NoticeSink {
-    let tell = tell.clone();
-    Box::new(move |notice| {
-        // The receiver lives as long as the main loop.
-        let _after_the_end = tell.send(Told::Dispatch(notice));
-    })
 }
 
 pub(crate) fn understand_report(worker: WorkerId, report: control::Report) -> Option<Event> {

@@ -4,22 +4,28 @@
 //! | file | what |
 //! |---|---|
 //! | `mod.rs` | building, the main loop, the supervisor's actions |
+//! | `error.rs` | why the daemon does not start |
 //! | `system.rs` | what the daemon takes from the system at its start |
 //! | `hearing.rs` | what other threads, workers and the kernel tell, as events |
 //! | `generations.rs` | the configurations that are alive, and what each part must know of them |
 //! | `reload.rs` | reading the configuration again, going live, the verdict |
+//! | `messages.rs` | what reaches the main loop from other threads and tasks |
 //! | `orders.rs` | the control socket of `rgun reload` |
 //! | `probe.rs` | `reload.probe` |
+//! | `inquiries.rs` | which workers are asked for their Python stacks, what for, until when |
 //! | `stacks.rs` | taking the Python stacks of workers |
 //! | `memory.rs` | `workers.max_memory` |
 //! | `leftovers.rs` | `workers.children` |
 //! | `room.rs` | how much may wait in memory and on disk |
 //! | `report.rs` | what the operator reads |
 
+mod error;
 mod generations;
 mod hearing;
+mod inquiries;
 mod leftovers;
 mod memory;
+mod messages;
 mod orders;
 mod probe;
 mod reload;
@@ -41,8 +47,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::cli::{self, Invocation};
-use crate::dispatch::{Dispatcher, Notice, Reactor};
-use crate::edge::{Edge, EdgeNotice};
+use crate::dispatch::{Dispatcher, Reactor};
+use crate::edge::Edge;
 use crate::http::Server;
 use crate::id::{Generation, WorkerId};
 use crate::journal::lifecycle::{self, Destination};
@@ -55,16 +61,16 @@ use crate::report::Chain;
 use crate::supervise::{Action, Event, Origin, SpawnFault, Supervisor};
 use crate::systemd::notify;
 
+use self::error::OS_ERROR;
+pub(crate) use self::error::Refused;
 use self::generations::Generations;
-pub(crate) use self::hearing::sink;
-use self::orders::{Asker, Orders};
+use self::inquiries::{Inquiries, Purpose};
+use self::messages::Asker;
+pub(crate) use self::messages::{Told, sink};
+use self::orders::Orders;
 use self::report::Reporter;
 use self::room::Room;
-use self::stacks::{Inquiries, Purpose};
 use self::system::{AutoLimits, available_cores, delegation, listeners, raise_file_limit, spool_directory};
-
-/// EX_OSERR of sysexits(3head): the system lacks something; trying again may help.
-const OS_ERROR: u8 = 71;
 
 /// From the end of a worker's control socket to its exit: a core dump takes its time.
 const EXIT_PATIENCE: Duration = Duration::from_secs(2);
@@ -85,17 +91,6 @@ const MEMORY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often a cgroup that could not be removed is tried again: its processes are about to be gone.
 const LEAVES_INTERVAL: Duration = Duration::from_millis(100);
-
-/// What other threads and tasks tell the main loop.
-#[derive(Debug)]
-pub(crate) enum Told {
-    Dispatch(Notice),
-    Edge(EdgeNotice),
-    /// `rgun reload`.
-    Reload(Asker),
-    /// What came of `reload.probe`.
-    Probed(WorkerId, Result<(), String>),
-}
 
 /// Serves until told to stop.
 pub fn serve(invocation: &Invocation) -> ExitCode {
@@ -121,23 +116,6 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     };
     lifecycle::flush();
     status
-}
-
-/// Why the daemon does not start.
-#[derive(Debug)]
-pub(crate) struct Refused {
-    pub(crate) status: u8,
-    pub(crate) reason: String,
-}
-
-impl Refused {
-    fn config(error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { status: cli::CONFIG, reason: Chain(error).to_string() }
-    }
-
-    pub(crate) fn system(what: &str) -> impl FnOnce(std::io::Error) -> Self {
-        move |error| Self { status: OS_ERROR, reason: format!("cannot {what}: {error}") }
-    }
 }
 
 struct Daemon {

@@ -15,21 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::Told;
-
-/// What who gave an order is told.
-#[derive(Debug)]
-pub(crate) enum Word {
-    /// Something happened on the way.
-    Progress(String),
-    /// It is done. The last word.
-    Done(String),
-    /// It is not done, and why. The last word.
-    Failed(String),
-}
-
-/// Where the words of one order go. Nobody may listen any more: that changes nothing.
-pub(crate) type Asker = UnboundedSender<Word>;
+use super::messages::{Told, Word};
 
 /// The socket; its file goes with it.
 #[derive(Debug)]

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::orders::{Asker, Word};
+use super::messages::{Asker, Told, Word};
 use super::room::Room;
 use super::system::spool_directory;
-use super::{Daemon, Told, generations, probe};
+use super::{Daemon, generations, probe};
 use crate::config::ConfigError;
 use crate::id::{Generation, WorkerId};
 use crate::journal::lifecycle;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::Refused;
+use super::error::Refused;
 use crate::config::{Bind, Config};
 use crate::journal::lifecycle::Destination;
 use crate::net::Listener;

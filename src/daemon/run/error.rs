@@ -1,0 +1,24 @@
+//! Why the daemon does not start: the exit status and a sentence.
+
+use crate::cli;
+use crate::report::Chain;
+
+/// EX_OSERR of sysexits(3head): the system lacks something; trying again may help.
+pub(super) const OS_ERROR: u8 = 71;
+
+/// Why the daemon does not start.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) status: u8,
+    pub(crate) reason: String,
+}
+
+impl Refused {
+    pub(super) fn config(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { status: cli::CONFIG, reason: Chain(error).to_string() }
+    }
+
+    pub(crate) fn system(what: &str) -> impl FnOnce(std::io::Error) -> Self {
+        move |error| Self { status: OS_ERROR, reason: format!("cannot {what}: {error}") }
+    }
+}
