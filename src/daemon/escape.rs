@@ -9,6 +9,8 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// What becomes of line feeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +19,11 @@ pub enum Lines {
     Keep,
     /// They are escaped, so that the text is one line.
     Join,
+}
+
+/// A path of the file system, which need not be UTF-8, on one line.
+pub fn escape_path(path: &Path) -> Cow<'_, str> {
+    escape_bytes(path.as_os_str().as_bytes(), Lines::Join)
 }
 
 /// The text without anything that is not printable. Tabs stay.
@@ -71,12 +78,29 @@ fn is_printable(character: char) -> bool {
     if character.is_whitespace() {
         return !character.is_control() && !is_line_end;
     }
-    // Variation selectors of ideographs: they show nothing, and there are enough of them to hide any text.
-    let is_hiding = matches!(character, '\u{e0100}'..='\u{e01ef}');
+    let is_hiding = is_blank(character);
     let mut pair = [b'a', 0, 0, 0, 0];
     let len = 1 + character.encode_utf8(&mut pair[1..]).len();
     let pair = str::from_utf8(&pair[..len]).unwrap_or_default();
     !is_hiding && pair.escape_debug().eq(pair.chars())
+}
+
+/// Characters that the standard library takes for printable and that show nothing, so that one path looks like another:
+/// Unicode's Default_Ignorable_Code_Point less what is escaped anyway, and the blank pattern of Braille. The selector of
+/// emoji (U+FE0F) is one of them and is escaped as well.
+fn is_blank(character: char) -> bool {
+    matches!(
+        character,
+        '\u{34f}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{2800}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{ffa0}'
+            | '\u{e0000}'..='\u{e0fff}'
+    )
 }
 
 /// The path of a request, without its query (which may hold secrets), as it was sent: mostly ASCII, but a client may
@@ -117,7 +141,7 @@ mod tests {
             "/straße/日本語/путь/नमस्ते/مرحبا",
             "cafe\u{301}",
             "a\u{a0}b\u{3000}c",
-            "❤\u{fe0f} 👍",
+            "❤ 👍",
         ] {
             assert_eq!(escape(text, Lines::Join), text);
             assert_eq!(RequestPath::new(text.as_bytes()).raw(), None, "{text}");
@@ -133,6 +157,10 @@ mod tests {
             ("\u{202a}\u{202e}\u{2066}\u{2069}".as_bytes(), r"\u{202a}\u{202e}\u{2066}\u{2069}"),
             ("\u{200b}\u{200d}\u{200f}\u{feff}\u{ad}".as_bytes(), r"\u{200b}\u{200d}\u{200f}\u{feff}\u{ad}"),
             ("\u{2028}\u{2029}\u{85}".as_bytes(), r"\u{2028}\u{2029}\u{85}"),
+            (
+                "\u{3164}\u{115f}\u{2800}\u{fe0f}\u{ffa0}".as_bytes(),
+                r"\u{3164}\u{115f}\u{2800}\u{fe0f}\u{ffa0}",
+            ),
             ("\u{e0001}\u{e0041}\u{e007f}\u{e0100}".as_bytes(), r"\u{e0001}\u{e0041}\u{e007f}\u{e0100}"),
             ("\u{e000}\u{ffff}\u{378}\u{10ffff}".as_bytes(), r"\u{e000}\u{ffff}\u{378}\u{10ffff}"),
         ] {

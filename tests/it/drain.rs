@@ -108,10 +108,22 @@ fn a_second_signal_stops_at_once() {
     daemon.signal(Signal::SIGTERM);
     daemon.log.wait("stopping: ");
     let begun = Instant::now();
-    daemon.signal(Signal::SIGTERM);
-    daemon.exit();
+    daemon.signal_until_exit(Signal::SIGTERM);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert!(matches!(client.take(1000), Err(Broken::Nothing)));
+}
+
+#[test]
+fn a_stop_that_arrives_as_two_signals_finishes_what_runs() {
+    let mut daemon = Rgun::fake().serving();
+    let mut client = daemon.connect();
+    client.ask("/stream/3/150").head();
+    daemon.signal(Signal::SIGTERM);
+    daemon.log.wait("stopping: ");
+    daemon.signal(Signal::SIGTERM);
+    daemon.signal(Signal::SIGINT);
+    assert_eq!(client.rest_in_chunks(), "part 0\npart 1\npart 2\n");
+    assert_eq!(daemon.exit().code(), Some(0));
 }
 
 #[test]

@@ -62,15 +62,17 @@ impl Need {
 
     /// What must be allowed for it: to enter each directory on the way, then what is wanted of it.
     fn steps(&self) -> Vec<(PathBuf, AccessFlags)> {
-        // A link leads elsewhere, and that must be entered as well.
+        // A link leads elsewhere, and that must be entered as well: before the link itself is asked about, which cannot
+        // be used then whatever its mode.
         let real = fs::canonicalize(&self.path).ok().filter(|real| *real != self.path);
+        let ends: Vec<_> = [Some(self.path.clone()), real].into_iter().flatten().collect();
         let mut steps = Vec::new();
-        for path in [Some(self.path.clone()), real].into_iter().flatten() {
-            let mut above: Vec<_> = path.ancestors().skip(1).map(Path::to_owned).collect();
+        for end in &ends {
+            let mut above: Vec<_> = end.ancestors().skip(1).map(Path::to_owned).collect();
             above.reverse();
             steps.extend(above.into_iter().map(|path| (path, AccessFlags::X_OK)));
-            steps.push((path, self.flags));
         }
+        steps.extend(ends.into_iter().map(|end| (end, self.flags)));
         steps
     }
 }

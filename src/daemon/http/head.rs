@@ -4,6 +4,7 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
 
 use super::fault::Refusal;
+use super::framing;
 use super::server::{Underscores, X_REQUEST_ID};
 
 /// What one look at the fields finds.
@@ -101,11 +102,12 @@ pub(super) fn set_request_id(headers: &mut HeaderMap, id: HeaderValue) {
 /// A target that is a whole URI names the host, whatever the Host field says (RFC 9112 §3.2.2).
 pub(super) fn set_host(parts: &mut request::Parts) -> Result<(), Refusal> {
     let Some(authority) = parts.uri.authority() else { return Ok(()) };
-    let host = authority.as_str().rsplit('@').next().unwrap_or_default();
-    let host = HeaderValue::from_str(host).map_err(|_| {
-        Refusal::Client(StatusCode::BAD_REQUEST, "the request's target names an impossible host")
-    })?;
-    parts.headers.insert(HOST, host);
+    // User information is an error there (RFC 9110 §4.2.4), and an empty host, too (§4.2.1).
+    let host = authority.as_str();
+    let host = Some(host).filter(|host| !host.is_empty() && framing::is_host(host.as_bytes()));
+    let host = host.and_then(|host| HeaderValue::from_str(host).ok());
+    let refusal = Refusal::Client(StatusCode::BAD_REQUEST, "the request's target names an impossible host");
+    parts.headers.insert(HOST, host.ok_or(refusal)?);
     Ok(())
 }
 
@@ -197,11 +199,22 @@ mod tests {
     #[test]
     fn a_host_in_the_target_goes_before_the_field() {
         for (target, host) in
-            [("/", "field.example"), ("http://a.example/", "a.example"), ("http://me@[::1]:8/", "[::1]:8")]
+            [("/", "field.example"), ("http://a.example/", "a.example"), ("http://[::1]:8/", "[::1]:8")]
         {
             let mut parts = parts(Method::GET, target);
             set_host(&mut parts).unwrap();
             assert_eq!(parts.headers.get_all(HOST).iter().collect::<Vec<_>>(), [host]);
+        }
+    }
+
+    #[test]
+    fn a_host_in_the_target_is_held_to_what_the_field_is_held_to() {
+        for target in ["http://me@a.example/", "http://a:b/", "http://a:99999/", "http://:80/"] {
+            let Ok(uri) = target.parse::<http::Uri>() else { continue };
+            let mut parts = parts(Method::GET, "/");
+            parts.uri = uri;
+            let refused = set_host(&mut parts);
+            assert!(matches!(refused, Err(Refusal::Client(StatusCode::BAD_REQUEST, _))), "{target}");
         }
     }
 }

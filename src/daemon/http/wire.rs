@@ -52,6 +52,8 @@ pub(super) struct RefusedHead {
 
 /// What hyper is given in the place of a head that is refused.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n";
+/// The same in the place of a HEAD request, whose answer has no content (RFC 9110 §9.3.2).
+const STAND_IN_HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nconnection: close\r\n\r\n";
 
 /// Bytes read at a time when they do not go into hyper's buffer; and of the next requests while one is served.
 const BLOCK: usize = 8 * 1024;
@@ -175,11 +177,12 @@ impl Wire {
 
     fn refuse(&mut self, violation: Violation, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let excerpt = excerpt(&self.held);
+        let stand_in = if self.held.starts_with(b"HEAD ") { STAND_IN_HEAD } else { STAND_IN };
         // There is one at most: after it nothing is read.
         let _ = self.served.refused_head.set(RefusedHead { violation, excerpt });
         self.has_refused = true;
         self.held = BytesMut::new();
-        buf.put_slice(STAND_IN);
+        buf.put_slice(stand_in);
         Poll::Ready(Ok(()))
     }
 

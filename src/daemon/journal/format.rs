@@ -69,7 +69,8 @@ struct TextVisitor {
 impl TextVisitor {
     fn push(&mut self, field: &Field, value: &str, quote: &str) {
         if field.name() == "message" {
-            self.message.push_str(&escape(value, Lines::Keep));
+            // Only an entry begins at the margin: text with a line feed in it cannot pass for one.
+            self.message.push_str(&escape(value, Lines::Keep).replace('\n', "\n    "));
             return;
         }
         let (name, value) = (field.name(), escape(value, Lines::Join));

@@ -49,6 +49,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::cli::{self, Invocation};
 use crate::dispatch::{Dispatcher, Reactor};
 use crate::edge::Edge;
+use crate::escape::escape_path;
 use crate::http::Server;
 use crate::id::{Generation, WorkerId};
 use crate::journal::lifecycle::{self, Destination};
@@ -213,13 +214,13 @@ impl Daemon {
         let python = &config.app.python;
         tracing::info!(
             rgun.app = %config.app.target,
-            rgun.directory = %config.app.directory.display(),
-            rgun.python = %python.path.display(),
+            rgun.directory = %escape_path(&config.app.directory),
+            rgun.python = %escape_path(&python.path),
             "rgun {} starts: {} from {} with {} ({})",
             env!("CARGO_PKG_VERSION"),
             config.app.target,
-            config.app.directory.display(),
-            python.path.display(),
+            escape_path(&config.app.directory),
+            escape_path(&python.path),
             python.source,
         );
         for listener in &listeners {
@@ -312,7 +313,7 @@ impl Daemon {
         self.set_timers();
         let mut exit = self.handle(Event::Started);
         let watchdog = notify::watchdog_timeout().map(|timeout| timeout / 2);
-        let mut stops = 0_u32;
+        let mut stopping_since = None;
         let mut pulse = Instant::now();
         while exit.is_none() || self.pool.has_leftovers() {
             let wake = self.next_wakeup();
@@ -320,8 +321,8 @@ impl Daemon {
                 biased;
                 Some(told) = self.told.recv() => self.understand(told),
                 Some(()) = self.signals.child.recv() => self.reap(),
-                Some(()) = self.signals.terminate.recv() => { stops += 1; stop(stops) }
-                Some(()) = self.signals.interrupt.recv() => { stops += 1; stop(stops) }
+                Some(()) = self.signals.terminate.recv() => stop(&mut stopping_since),
+                Some(()) = self.signals.interrupt.recv() => stop(&mut stopping_since),
                 Some(()) = self.signals.quit.recv() => vec![Event::StopNow],
                 Some(()) = self.signals.hangup.recv() => self.reload(None),
                 Some(()) = self.signals.more.recv() => vec![Event::Adjust { by: 1 }],
@@ -531,7 +532,7 @@ impl Daemon {
                     let life = snapshot.workers.iter().find(|life| life.worker == worker);
                     let config = life.and_then(|life| generations.get(life.generation));
                     let python = &config.as_deref().unwrap_or(generations.live()).app.python;
-                    format!("{} ({})", python.path.display(), python.source)
+                    format!("{} ({})", escape_path(&python.path), python.source)
                 };
                 self.reporter.write(report, &python);
             }
@@ -637,13 +638,23 @@ async fn memory_changed(watch: Option<&AsyncFd<Arc<OwnedFd>>>) {
     }
 }
 
-fn stop(count: u32) -> Vec<Event> {
-    if count > 1 {
-        tracing::warn!("asked to stop again: stopping now");
-        return vec![Event::StopNow];
+/// A stop signal within this time after the first one is the same order: timeout(1) and process managers signal the
+/// process, and then its group.
+const STOP_REPEAT_WINDOW: Duration = Duration::from_millis(300);
+
+fn stop(since: &mut Option<Instant>) -> Vec<Event> {
+    match since {
+        None => {
+            *since = Some(Instant::now());
+            tracing::info!("stopping: finishing the requests under way");
+            vec![Event::Stop]
+        }
+        Some(since) if since.elapsed() < STOP_REPEAT_WINDOW => Vec::new(),
+        Some(_) => {
+            tracing::warn!("asked to stop again: stopping now");
+            vec![Event::StopNow]
+        }
     }
-    tracing::info!("stopping: finishing the requests under way");
-    vec![Event::Stop]
 }
 
 async fn sleep_until(when: Option<Instant>) {

@@ -325,6 +325,18 @@ impl Daemon {
         kill(Pid::from_raw(pid), signal).expect("the daemon is there: it was not waited for yet");
     }
 
+    /// Sends the signal again and again until its end: one soon after the first counts for nothing.
+    pub(crate) fn signal_until_exit(&mut self, signal: Signal) -> ExitStatus {
+        until("the daemon exits", || {
+            let ended = self.child.try_wait().expect("a child of ours");
+            if ended.is_none() {
+                self.signal(signal);
+            }
+            ended
+        });
+        self.exit()
+    }
+
     /// Waits for its end, and for that of everything it started.
     pub(crate) fn exit(&mut self) -> ExitStatus {
         let begun = Instant::now();

@@ -9,7 +9,7 @@ use super::table;
 static NAME: [bool; 256] = table(b"-._~!$&'()*+,;=");
 
 /// True for a host with or without a port, and for the empty value of a target without an authority (RFC 9112 §3.2).
-pub(super) fn is_valid(value: &[u8]) -> bool {
+pub(in crate::http) fn is_valid(value: &[u8]) -> bool {
     let plain = value.iter().position(|byte| !NAME[usize::from(*byte)]).unwrap_or(value.len());
     match value.get(plain..).unwrap_or_default() {
         [] => true,

@@ -17,6 +17,8 @@ mod tests;
 use self::chunks::Chunks;
 use self::request::{Body, Head};
 
+pub(super) use self::host::is_valid as is_host;
+
 /// What bounds a head. Units: bytes, except for the number of fields.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HeadLimits {
