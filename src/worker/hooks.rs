@@ -4,7 +4,6 @@
 //! request fails the boot, as it does in gunicorn; one that fails later is told as a warning.
 
 use std::ffi::OsStr;
-use std::fmt::Write as _;
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -12,7 +11,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyModule};
 use rgun_channel::control::Start;
 
-use crate::boot::Failure;
+use crate::application::Failure;
 use crate::python::{load_module, support};
 
 /// The hooks of one process.
@@ -105,18 +104,6 @@ impl Hooks {
     ) -> PyResult<Result<(), Failure>> {
         let Some(hooks) = &self.0 else { return Ok(Ok(())) };
         Failure::of(&call(hooks.bind(py))?)
-    }
-}
-
-impl Failure {
-    /// For [`Report::Warning`](rgun_channel::control::Report::Warning).
-    pub(crate) fn as_warning(&self) -> String {
-        let mut text = self.summary.clone();
-        if !self.traceback.is_empty() {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "\n{}", self.traceback);
-        }
-        text
     }
 }
 

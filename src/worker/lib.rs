@@ -2,7 +2,7 @@
 //!
 //! The daemon runs the application's own interpreter on `bootstrap.py`, which loads this extension and
 //! calls [`main`](rgun_worker::main). From then on the process is a worker ([`life`]): it receives its orders on
-//! the control socket ([`control`]), loads the application ([`boot`], `load.py`), claims requests from
+//! the control socket ([`control`]), loads the application ([`application`], `load.py`), claims requests from
 //! the submission ring ([`serve`]), calls the application ([`wsgi`], [`asgi`]) and hands answers back through the
 //! completion ring and the slab ([`output`]). Or it is a [`zygote`], of which workers are forked; one may become the
 //! other. On the side it tells what it is doing ([`stacks`]), calls gunicorn's [`hooks`], and passes on what signals
@@ -22,8 +22,10 @@
 //! a mutex, except on the condition variable that belongs to it. What is only touched with the GIL needs no mutex
 //! ([`attached`]).
 
+mod application;
 mod asgi;
 mod attached;
+mod birth;
 mod boot;
 mod builtin;
 mod control;

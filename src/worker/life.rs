@@ -1,44 +1,16 @@
 //! A worker's life: hooks, the application, Ready, requests, the end, or the beginning of a zygote.
 
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use rgun_channel::control::{FailureKind, Interface, Report, Start};
-use rgun_channel::map::Map;
+use rgun_channel::control::{Interface, Report, Start};
 
-use crate::boot::{Failure, check_patches, interpreter, load};
+use crate::application::{check_patches, fail, interpreter, load};
+use crate::birth::{Birth, Next};
 use crate::hooks::Hooks;
 use crate::process::Process;
-use crate::python::{EX_CONFIG, system_exit};
 use crate::worker::Worker;
 use crate::{asgi, control, dispositions, serve, title, wsgi};
-
-/// What a process does next.
-#[derive(Debug)]
-pub(crate) enum Next {
-    /// Be a worker.
-    Worker(Birth),
-    /// Import the application and be a zygote.
-    Zygote(Box<Start>),
-    /// Be a zygote of an application that has served.
-    Promoted(Box<Start>, Py<PyAny>),
-    /// Exit.
-    End,
-}
-
-/// How a worker begins.
-#[derive(Debug)]
-pub(crate) struct Birth {
-    /// Its orders.
-    pub(crate) start: Box<Start>,
-    /// Its shared memory.
-    pub(crate) map: Map,
-    /// Where the daemon rings for an event loop.
-    pub(crate) wake: OwnedFd,
-    /// Imported already, in the process that this one was forked from; `start` says which interface it has.
-    pub(crate) application: Option<Py<PyAny>>,
-}
 
 /// Boots and serves until the daemon stops the worker, or wants a zygote of it.
 ///
@@ -100,14 +72,3 @@ pub(crate) fn worker(py: Python<'_>, process: &'static Process, birth: Birth) ->
 
 /// How long a worker that exits waits for a `child_exit` hook that runs.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Reports why the application cannot be served, and exits.
-///
-/// # Errors
-/// Always: `SystemExit`.
-pub(crate) fn fail(process: &Process, failure: Failure) -> PyResult<Next> {
-    let Failure { kind, summary, traceback, headline } = failure;
-    let code = if kind == FailureKind::Config { EX_CONFIG } else { 1 };
-    process.tell(&Report::Failed { kind, summary, traceback, headline })?;
-    Err(system_exit(code))
-}

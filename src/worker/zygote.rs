@@ -21,9 +21,9 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, getppid, pidfd_open, set_parent_process_death_signal, setpgid,
 };
 
-use crate::boot::{Failure, check_patches, interpreter, load};
+use crate::application::{Failure, check_patches, fail, interpreter, load};
+use crate::birth::{Birth, Next};
 use crate::hooks::Hooks;
-use crate::life::{Birth, Next, fail};
 use crate::process::Process;
 use crate::python::{EX_SOFTWARE, exit_now, load_module, not_a_forked_child, support};
 use crate::{dispositions, stacks, title, wsgi};
@@ -176,7 +176,7 @@ fn fork(
             dispositions::inherit(py, &held)?;
             if let Err(error) = settle_in(process.daemon, between.and_then(Pid::from_raw)) {
                 let failure = Failure::of_system(format!("a forked worker cannot settle in: {error}"));
-                return fail(process, failure).map(|_| None);
+                return fail(process, failure);
             }
             let warning: Option<String> = python_half(py)?.call_method0(intern!(py, "reseed"))?.extract()?;
             if let Some(warning) = warning {

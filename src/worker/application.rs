@@ -1,0 +1,115 @@
+//! Loads the application, and says why it cannot be served.
+//!
+//! Workers ([`crate::life`]) and zygotes ([`crate::zygote`]) load it the same way, by `load.py`; gunicorn's hooks
+//! ([`crate::hooks`]) fail with the same [`Failure`]. How it is called afterwards is no concern of this module.
+
+use std::fmt::Write as _;
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use rgun_channel::control::{FailureKind, Interface, Report, Role, Start};
+
+use crate::process::Process;
+use crate::python::{EX_CONFIG, is_forked_child, leave_forked_child, support, system_exit};
+
+/// For instance `CPython 3.11.2`.
+pub(crate) fn interpreter(py: Python<'_>) -> PyResult<String> {
+    // "3.11.2 (main, ...) [GCC ...]"
+    let version: String = py.import("sys")?.getattr("version")?.extract()?;
+    Ok(format!("CPython {}", version.split_whitespace().next().unwrap_or("?")))
+}
+
+/// Why the application cannot be served.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// Whose fault.
+    pub(crate) kind: FailureKind,
+    /// One line.
+    pub(crate) summary: String,
+    /// Or empty.
+    pub(crate) traceback: String,
+    /// One line without any text of the application's.
+    pub(crate) headline: String,
+}
+
+impl Failure {
+    /// Something of ours did not work.
+    pub(crate) fn of_system(summary: String) -> Self {
+        Self { kind: FailureKind::App, headline: summary.clone(), summary, traceback: String::new() }
+    }
+
+    /// From what the Python halves return: None, or kind, summary, traceback and headline.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub(crate) fn of(outcome: &Bound<'_, PyAny>) -> PyResult<Result<(), Self>> {
+        let outcome: Option<(u8, String, String, String)> = outcome.extract()?;
+        Ok(outcome.map_or(Ok(()), |(kind, summary, traceback, headline)| {
+            let kind = if kind == 0 { FailureKind::Config } else { FailureKind::App };
+            Err(Self { kind, summary, traceback, headline })
+        }))
+    }
+
+    /// For [`Report::Warning`](rgun_channel::control::Report::Warning).
+    pub(crate) fn as_warning(&self) -> String {
+        let mut text = self.summary.clone();
+        if !self.traceback.is_empty() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\n{}", self.traceback);
+        }
+        text
+    }
+}
+
+/// Why an application that is loaded cannot be served as configured: gevent or eventlet have patched what its threads,
+/// or a fork, would rely on.
+///
+/// # Errors
+/// What Python says.
+pub(crate) fn check_patches(
+    py: Python<'_>,
+    start: &Start,
+    interface: Interface,
+) -> PyResult<Result<(), Failure>> {
+    let arguments = (interface == Interface::Wsgi, start.threads, start.role == Role::Zygote);
+    Failure::of(&support(py)?.call_method1(intern!(py, "check_patches"), arguments)?)
+}
+
+/// Imports the application by `load.py`, and finds out how it wants to be called; tells the daemon what is to be warned of.
+///
+/// # Errors
+/// What Python says; not what the application raises.
+pub(crate) fn load(
+    py: Python<'_>,
+    process: &Process,
+    start: &Start,
+) -> PyResult<Result<(Py<PyAny>, Interface), Failure>> {
+    let interface = match start.interface {
+        Interface::Auto => "auto",
+        Interface::Wsgi => "wsgi",
+        Interface::Asgi => "asgi",
+    };
+    let arguments = (&start.module, &start.attribute, start.factory, interface, &start.directory);
+    let (application, found, warning, failure): (Py<PyAny>, Option<String>, Option<String>, Py<PyAny>) =
+        support(py)?.call_method1(intern!(py, "load"), arguments)?.extract()?;
+    if is_forked_child() {
+        // The application forked while it was imported, and the child came back: the parent boots.
+        leave_forked_child(py, None);
+    }
+    if let Some(warning) = warning {
+        process.tell(&Report::Warning(warning))?;
+    }
+    let interface = if found.as_deref() == Some("asgi") { Interface::Asgi } else { Interface::Wsgi };
+    Ok(Failure::of(failure.bind(py))?.map(|()| (application, interface)))
+}
+
+/// Reports why the application cannot be served, and exits.
+///
+/// # Errors
+/// Always: `SystemExit`.
+pub(crate) fn fail<T>(process: &Process, failure: Failure) -> PyResult<T> {
+    let Failure { kind, summary, traceback, headline } = failure;
+    let code = if kind == FailureKind::Config { EX_CONFIG } else { 1 };
+    process.tell(&Report::Failed { kind, summary, traceback, headline })?;
+    Err(system_exit(code))
+}
