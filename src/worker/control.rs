@@ -1,57 +1,17 @@
-//! The native thread that reads the control socket, and the descriptors it keeps for the slots.
+//! The native thread that reads the control socket.
 //!
 //! It runs from before the application is imported. It never touches Python, so it hears the daemon whatever holds the
 //! GIL; what needs Python is the helper's ([`crate::helper`]). When the daemon is gone the process ends at once: nobody
 //! waits for its answers any more. A zygote reads its socket itself ([`crate::zygote`]).
 
-use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::{Condvar, Mutex, PoisonError};
 
 use rgun_channel::control::{Command, Fork, MAX_MESSAGE, Report, receive, send};
-use rgun_channel::frame::ExchangeId;
 
 use crate::helper::Job;
-use crate::python::{exit_now, lock};
+use crate::python::exit_now;
 use crate::signals::Mask;
 use crate::worker::Worker;
-
-/// Request bodies that came as a descriptor, by exchange, until their slot takes them.
-#[derive(Debug, Default)]
-pub(crate) struct Bodies {
-    waiting: Mutex<HashMap<ExchangeId, OwnedFd>>,
-    arrived: Condvar,
-}
-
-impl Bodies {
-    /// The body of an exchange. It was sent before the exchange's frame, so it is there or about to be;
-    /// to be called without the GIL.
-    pub(crate) fn take(&self, exchange: ExchangeId) -> OwnedFd {
-        let mut waiting = lock(&self.waiting);
-        loop {
-            if let Some(body) = waiting.remove(&exchange) {
-                return body;
-            }
-            waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Closes all that nobody has taken.
-    pub(crate) fn clear(&self) {
-        lock(&self.waiting).clear();
-    }
-
-    fn put(&self, exchange: ExchangeId, body: OwnedFd) {
-        lock(&self.waiting).insert(exchange, body);
-        self.arrived.notify_all();
-    }
-
-    /// True if it had been kept.
-    fn forget(&self, exchange: ExchangeId) -> bool {
-        lock(&self.waiting).remove(&exchange).is_some()
-    }
-}
 
 /// Starts the thread.
 ///

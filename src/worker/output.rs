@@ -20,7 +20,7 @@ use rgun_channel::wake::{Epoch, Want};
 
 use crate::process::Process;
 use crate::python::lock;
-use crate::worker::{InterruptibleFutex, Worker};
+use crate::wait::{InterruptibleFutex, SignalHandlers};
 
 /// A completion waits at most this long for company, nanoseconds, and only while there is a next record: while all
 /// workers are busy, that is, when half a millisecond is little beside the wait for a slot. Measured with a Django
@@ -68,7 +68,12 @@ impl Output {
     }
 
     /// Publishes a frame; waits for room without the GIL. The doorbell is the caller's decision.
-    pub(crate) fn push(&self, py: Python<'_>, worker: &Worker, frame: &[u8]) -> Result<(), Broken> {
+    pub(crate) fn push(
+        &self,
+        py: Python<'_>,
+        worker: &impl SignalHandlers,
+        frame: &[u8],
+    ) -> Result<(), Broken> {
         if self.try_push(frame)?.is_some() {
             return Ok(());
         }
@@ -118,7 +123,7 @@ impl Output {
     pub(crate) fn fill(
         &self,
         py: Python<'_>,
-        worker: &Worker,
+        worker: &impl SignalHandlers,
         bytes: &[u8],
         chunks: &mut Vec<(u32, u32)>,
     ) -> Result<usize, Broken> {
@@ -134,7 +139,7 @@ impl Output {
 
     fn fill_detached(
         &self,
-        worker: &Worker,
+        worker: &impl SignalHandlers,
         bytes: &[u8],
         chunks: &mut Vec<(u32, u32)>,
     ) -> Result<usize, Broken> {

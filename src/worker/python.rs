@@ -290,3 +290,10 @@ pub(crate) fn warn(py: Python<'_>, text: &str) {
         error.write_unraisable(py, None);
     }
 }
+
+/// Says something on stderr, the first time only.
+pub(crate) fn warn_once(py: Python<'_>, said: &AtomicBool, text: &str) {
+    if !said.swap(true, Ordering::Relaxed) {
+        warn(py, text);
+    }
+}

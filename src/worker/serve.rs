@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 use rgun_channel::Broken;
 
 use crate::output::DEFER;
+use crate::wait::SignalHandlers;
 use crate::worker::MAIN_THREAD;
 use crate::wsgi::{Application, Exchanges};
 

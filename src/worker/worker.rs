@@ -19,12 +19,10 @@ use rgun_channel::layout::{
 };
 use rgun_channel::map::Map;
 use rgun_channel::ring::SubmissionReceiver;
-use rgun_channel::wake::{Futex, Sleepers, SystemFutex, Want};
-use rustix::io::Errno;
-use rustix::thread::{Timespec, futex};
+use rgun_channel::wake::{Sleepers, SystemFutex, Want};
 
 use crate::asgi;
-use crate::control::Bodies;
+use crate::bodies::Bodies;
 use crate::helper::Helper;
 use crate::hooks::Hooks;
 use crate::output::Output;
@@ -32,6 +30,7 @@ use crate::process::Process;
 use crate::python::{exit_now, lock};
 use crate::signals::Mask;
 use crate::stacks::this_thread;
+use crate::wait::{InterruptibleFutex, SignalHandlers};
 
 /// The worker.
 #[derive(Debug)]
@@ -301,16 +300,6 @@ impl Worker {
         &self.slots[slot as usize]
     }
 
-    /// A signal interrupted a wait: lets the application's handlers run (CPython runs them on the main
-    /// thread only; elsewhere this does nothing).
-    pub(crate) fn run_signal_handlers(&self) {
-        Python::attach(|py| {
-            if let Err(error) = py.check_signals() {
-                self.raised(py, error);
-            }
-        });
-    }
-
     /// A signal handler has raised something (on the main thread, in code of ours): a `SystemExit` ends the worker.
     pub(crate) fn raised(&self, py: Python<'_>, error: PyErr) {
         if error.is_instance_of::<PySystemExit>(py) {
@@ -335,34 +324,17 @@ impl Worker {
     }
 }
 
+impl SignalHandlers for Worker {
+    /// A signal interrupted a wait: lets the application's handlers run (CPython runs them on the main
+    /// thread only; elsewhere this does nothing).
+    fn run_signal_handlers(&self) {
+        Python::attach(|py| {
+            if let Err(error) = py.check_signals() {
+                self.raised(py, error);
+            }
+        });
+    }
+}
+
 /// The slot whose thread is Python's main thread.
 pub(crate) const MAIN_THREAD: u32 = 0;
-
-/// A signal that comes between the last look for signals and the system call does not interrupt it, and
-/// no futex call closes that gap as `ppoll(2)` does: its handler runs at most this much later.
-const LATEST_SIGNAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-
-/// A futex for waits on Python's main thread: signal handlers run while it waits.
-#[derive(Debug)]
-pub(crate) struct InterruptibleFutex<'a>(pub(crate) &'a Worker);
-
-impl Futex for InterruptibleFutex<'_> {
-    fn wait(&self, word: &std::sync::atomic::AtomicU32, expected: u32) -> bool {
-        let ended = futex::wait(word, futex::Flags::empty(), expected, Some(&LATEST_SIGNAL));
-        let look = matches!(ended, Err(Errno::INTR | Errno::TIMEDOUT));
-        if look {
-            self.0.run_signal_handlers();
-        }
-        look
-    }
-
-    fn wake(&self, word: &std::sync::atomic::AtomicU32, count: u32) {
-        SystemFutex.wake(word, count);
-    }
-}
-
-/// `CLOCK_MONOTONIC` in nanoseconds, the clock of the slots' words.
-pub(crate) fn now() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
-}

@@ -30,8 +30,8 @@ use super::websocket::WebSocket;
 use super::{Application, awaitable};
 use crate::attached::Attached;
 use crate::builtin::bind;
+use crate::head::Head;
 use crate::python::{Described, is_forked_child, leave_forked_child, reference_count};
-use crate::wsgi::head::Head;
 
 /// How far a response is, or a WebSocket: one that is denied goes the way of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

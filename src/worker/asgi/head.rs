@@ -11,7 +11,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyString, PyTuple}
 use rgun_channel::frame::{MOST_FIELDS, encode_field, encode_known_field};
 use rgun_channel::header::index_of;
 
-use crate::wsgi::head::{Head, is_control, is_token, length};
+use crate::head::{Head, is_control, is_token, length};
 
 /// Checks the status code of a message.
 pub(super) fn status_code(status: &Bound<'_, PyAny>, message: &str) -> PyResult<u16> {

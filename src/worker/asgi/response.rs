@@ -20,11 +20,11 @@ use rgun_channel::layout::{CHUNK, INLINE_BODY, RESPONSE_WINDOW};
 use rgun_channel::ring::Position;
 
 use super::exchange::{Carried, Exchange, Functions, Pending, Stage, State};
+use crate::fault::Fault;
+use crate::head::{HEAD_ROOM, Head};
 use crate::python::Described;
-use crate::worker::now;
+use crate::wait::now;
 use crate::wsgi::file_wrapper::{has_bytes, length_from};
-use crate::wsgi::head::{HEAD_ROOM, Head};
-use crate::wsgi::response::Fault;
 
 /// From this many bytes on, copying into the slab is done without the GIL.
 const COPY_DETACHED: usize = 4 * CHUNK;

@@ -11,9 +11,9 @@ use rgun_channel::control::{ListenerInfo, Start};
 use rgun_channel::frame::{FieldName, Request};
 use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, method_index};
 
+use crate::percent::percent_decode;
 use crate::python::latin1;
 use crate::recent;
-use crate::wsgi::environ::percent_decode;
 
 /// An event loop's memory: fields with their names, clients, `path`s with their `raw_path`s.
 pub(super) type Recent = recent::Recent<PyTuple, Py<PyTuple>, (Py<PyString>, Py<PyBytes>)>;

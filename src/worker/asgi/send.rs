@@ -19,9 +19,9 @@ use super::head::{bytes, type_name};
 use super::receive::Receiving;
 use super::{Application, head, websocket};
 use crate::builtin::{Arguments, Function};
+use crate::fault::Fault;
+use crate::head::Head;
 use crate::python::values_of;
-use crate::wsgi::head::Head;
-use crate::wsgi::response::Fault;
 
 /// What the application is called with as its third argument.
 pub(super) struct Send;

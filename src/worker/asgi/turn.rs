@@ -17,7 +17,7 @@ use rgun_channel::frame::{ExchangeId, Later, Request, Submission};
 
 use super::exchange::{Exchange, Functions, Spare, in_the_worker};
 use super::{Application, Exchanges};
-use crate::worker::now;
+use crate::wait::now;
 
 /// The event loop, and what we need of it.
 #[derive(Debug)]

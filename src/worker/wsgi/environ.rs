@@ -12,7 +12,8 @@ use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, index_of,
 
 use super::file_wrapper::FileWrapper;
 use super::input::Input;
-use crate::control::Bodies;
+use crate::bodies::Bodies;
+use crate::percent::percent_decode;
 use crate::python::{decimal, latin1};
 use crate::recent;
 
@@ -323,26 +324,4 @@ fn join(
 /// The path below the root path, if it is there (at a segment's end: `/app` is no prefix of `/apple`).
 fn strip_root<'p>(path: &'p [u8], root: &[u8]) -> Option<&'p [u8]> {
     path.strip_prefix(root).filter(|rest| rest.first().is_none_or(|byte| *byte == b'/'))
-}
-
-/// RFC 3986 §2.1. What is not two hexadecimal digits stays as it is.
-pub(crate) fn percent_decode(path: &[u8]) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut rest = path;
-    while let [first, after @ ..] = rest {
-        if let (b'%', [high, low, after @ ..]) = (first, after)
-            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
-        {
-            decoded.push(high << 4 | low);
-            rest = after;
-        } else {
-            decoded.push(*first);
-            rest = after;
-        }
-    }
-    decoded
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }

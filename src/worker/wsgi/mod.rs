@@ -4,6 +4,7 @@
 //! data, [`head`] checks and encodes the head, [`response`] sends, [`file_wrapper`] hands files over.
 //! This module calls the application and goes through what it returns.
 
+mod application;
 pub(crate) mod environ;
 pub(crate) mod file_wrapper;
 pub(crate) mod head;
@@ -19,39 +20,16 @@ use rgun_channel::Broken;
 use rgun_channel::control::Start;
 use rgun_channel::frame::{ExchangeId, Request};
 
-use crate::control::Bodies;
-use crate::python::{Described, is_forked_child, leave_forked_child, warn};
-use crate::worker::{Worker, now};
+use crate::bodies::Bodies;
+use crate::fault::Fault;
+use crate::python::{Described, is_forked_child, leave_forked_child};
+use crate::wait::now;
 use environ::{Environ, Recent};
 use file_wrapper::FileWrapper;
-use head::HeadCache;
-use response::{Fault, Response, Stage};
+use response::{Finished, Response, Stage};
 use start_response::{Functions, StartResponse};
 
-/// The application and everything that is the same for all its requests. Leaked: lives as long as the process.
-#[derive(Debug)]
-pub(crate) struct Application {
-    pub(crate) worker: &'static Worker,
-    callable: Py<PyAny>,
-    environ: Environ,
-    /// Head encodings seen lately.
-    pub(crate) heads: HeadCache,
-}
-
-impl Application {
-    /// Prepares to serve `callable`.
-    ///
-    /// # Errors
-    /// When Python cannot make the objects that every request shares.
-    pub(crate) fn new(
-        py: Python<'_>,
-        worker: &'static Worker,
-        callable: Py<PyAny>,
-    ) -> PyResult<&'static Self> {
-        let environ = Environ::new(py, &worker.start)?;
-        Ok(Box::leak(Box::new(Self { worker, callable, environ, heads: HeadCache::default() })))
-    }
-}
+pub(crate) use application::Application;
 
 /// The environ of a request of our own: GET `target`, a path and perhaps a query, as if from this host. For the warm-up
 /// of a zygote, which has no channel.
@@ -70,15 +48,6 @@ pub(crate) fn environ_of<'py>(py: Python<'py>, start: &Start, target: &str) -> P
         .map_err(|error| PyValueError::new_err(error.to_string()))?;
     let request = Request::decode(&frame).map_err(|error| PyValueError::new_err(error.to_string()))?;
     Environ::new(py, start)?.make(py, &Bodies::default(), &mut Recent::default(), &request)
-}
-
-/// What the loop learns about an exchange that is over.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Finished {
-    /// When (`CLOCK_MONOTONIC`, nanoseconds).
-    pub(crate) at: u64,
-    /// How long the slot was taken, nanoseconds.
-    pub(crate) service: u64,
 }
 
 /// A slot's exchanges, one after the other, and what they pass on to each other.
@@ -282,11 +251,4 @@ fn fail(
         }
     };
     start_response.get().response.borrow_mut(py).raise(py, &described, done)
-}
-
-/// Says something on stderr, the first time only.
-pub(crate) fn warn_once(py: Python<'_>, said: &std::sync::atomic::AtomicBool, text: &str) {
-    if !said.swap(true, std::sync::atomic::Ordering::Relaxed) {
-        warn(py, text);
-    }
 }

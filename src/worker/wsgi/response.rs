@@ -20,34 +20,13 @@ use rgun_channel::control::{Report, send};
 use rgun_channel::frame::{Body, Completion, CompletionKind, ExchangeId, Request};
 use rgun_channel::layout::{INLINE_BODY, RESPONSE_WINDOW};
 
+use super::application::Application;
 use super::file_wrapper::File;
-use super::head::{HEAD_ROOM, Head};
-use super::{Application, Finished, warn_once};
-use crate::python::{Described, is_forked_child, leave_forked_child};
-use crate::worker::{InterruptibleFutex, Worker, now};
-
-/// Why an exchange did not go as it should.
-#[derive(Debug)]
-pub(crate) enum Fault {
-    /// The application raised.
-    Python(PyErr),
-    /// The application broke PEP 3333 in a way that raised nothing.
-    App(Described),
-    /// The daemon broke the contract: the worker cannot go on.
-    Channel(Broken),
-}
-
-impl From<PyErr> for Fault {
-    fn from(error: PyErr) -> Self {
-        Self::Python(error)
-    }
-}
-
-impl From<Broken> for Fault {
-    fn from(broken: Broken) -> Self {
-        Self::Channel(broken)
-    }
-}
+use crate::fault::Fault;
+use crate::head::{HEAD_ROOM, Head};
+use crate::python::{Described, is_forked_child, leave_forked_child, warn_once};
+use crate::wait::{InterruptibleFutex, now};
+use crate::worker::Worker;
 
 /// How far a response is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,6 +43,15 @@ pub(crate) enum Stage {
     Abandoned,
     /// The slot is given back.
     Done,
+}
+
+/// What the loop learns about an exchange that is over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Finished {
+    /// When (`CLOCK_MONOTONIC`, nanoseconds).
+    pub(crate) at: u64,
+    /// How long the slot was taken, nanoseconds.
+    pub(crate) service: u64,
 }
 
 /// The response of one exchange. Reused by the slot's next exchange ([`Response::open`]).

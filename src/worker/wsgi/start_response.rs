@@ -9,9 +9,10 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTraceback, PyTuple};
 
-use super::response::{Fault, Response, Stage, gone};
+use super::response::{Response, Stage, gone};
 use crate::attached::Attached;
 use crate::builtin::{Arguments, Function, bind};
+use crate::fault::Fault;
 use crate::python::{Described, reference_count};
 
 /// What `start_response` and `write` are functions of.

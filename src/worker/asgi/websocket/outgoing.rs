@@ -14,8 +14,8 @@ use crate::asgi::exchange::{Carried, Exchange, Stage, State};
 use crate::asgi::head::{self, bytes, type_name};
 use crate::asgi::response::NO_FIELDS;
 use crate::asgi::send::{item, prepare, processed, required, shown, truth, unchanged};
-use crate::wsgi::head::Head;
-use crate::wsgi::response::Fault;
+use crate::fault::Fault;
+use crate::head::Head;
 
 /// Types of messages.
 #[derive(Debug)]

@@ -1,0 +1,29 @@
+//! Why an exchange did not go as it should, for both interfaces.
+
+use pyo3::PyErr;
+use rgun_channel::Broken;
+
+use crate::python::Described;
+
+/// Why an exchange did not go as it should.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// The application raised.
+    Python(PyErr),
+    /// The application broke its interface (PEP 3333, ASGI) in a way that raised nothing.
+    App(Described),
+    /// The daemon broke the contract: the worker cannot go on.
+    Channel(Broken),
+}
+
+impl From<PyErr> for Fault {
+    fn from(error: PyErr) -> Self {
+        Self::Python(error)
+    }
+}
+
+impl From<Broken> for Fault {
+    fn from(broken: Broken) -> Self {
+        Self::Channel(broken)
+    }
+}

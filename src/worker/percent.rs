@@ -1,0 +1,23 @@
+//! Percent-encoding of paths (RFC 3986 §2.1), which both interfaces give to the application decoded.
+
+/// RFC 3986 §2.1. What is not two hexadecimal digits stays as it is.
+pub(crate) fn percent_decode(path: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let [first, after @ ..] = rest {
+        if let (b'%', [high, low, after @ ..]) = (first, after)
+            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
+        {
+            decoded.push(high << 4 | low);
+            rest = after;
+        } else {
+            decoded.push(*first);
+            rest = after;
+        }
+    }
+    decoded
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}

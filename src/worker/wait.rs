@@ -1,0 +1,44 @@
+//! How threads wait: a futex under which signal handlers run, and the clock of the slots' words.
+//!
+//! What runs the handlers is the type that the futex is made for, so that this module knows nothing of the worker.
+
+use std::sync::atomic::AtomicU32;
+
+use rgun_channel::wake::{Futex, SystemFutex};
+use rustix::io::Errno;
+use rustix::thread::{Timespec, futex};
+
+/// A signal that comes between the last look for signals and the system call does not interrupt it, and
+/// no futex call closes that gap as `ppoll(2)` does: its handler runs at most this much later.
+const LATEST_SIGNAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// A futex for waits on Python's main thread: signal handlers run while it waits.
+#[derive(Debug)]
+pub(crate) struct InterruptibleFutex<'a, S>(pub(crate) &'a S);
+
+/// Lets the signal handlers of the application run, where a wait was interrupted.
+pub(crate) trait SignalHandlers: Sync {
+    /// Runs those of signals that have come.
+    fn run_signal_handlers(&self);
+}
+
+impl<S: SignalHandlers> Futex for InterruptibleFutex<'_, S> {
+    fn wait(&self, word: &AtomicU32, expected: u32) -> bool {
+        let ended = futex::wait(word, futex::Flags::empty(), expected, Some(&LATEST_SIGNAL));
+        let look = matches!(ended, Err(Errno::INTR | Errno::TIMEDOUT));
+        if look {
+            self.0.run_signal_handlers();
+        }
+        look
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) {
+        SystemFutex.wake(word, count);
+    }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, the clock of the slots' words.
+pub(crate) fn now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
