@@ -8,7 +8,7 @@ use std::io;
 
 use rgun_channel::control::{Command, Fork, MAX_MESSAGE, Report, receive, send};
 
-use crate::helper::Job;
+use crate::helper::{Helper, Job};
 use crate::python::exit_now;
 use crate::signals::Mask;
 use crate::worker::Worker;
@@ -17,14 +17,14 @@ use crate::worker::Worker;
 ///
 /// # Errors
 /// When the system gives no thread.
-pub(crate) fn spawn(worker: &'static Worker) -> io::Result<()> {
+pub(crate) fn spawn(worker: &'static Worker, helper: &'static Helper) -> io::Result<()> {
     let builder = std::thread::Builder::new().name("rgun-control".to_owned()).stack_size(128 * 1024);
-    let thread = builder.spawn(move || listen(worker))?;
+    let thread = builder.spawn(move || listen(worker, helper))?;
     worker.keep_control_thread(thread);
     Ok(())
 }
 
-fn listen(worker: &'static Worker) {
+fn listen(worker: &'static Worker, helper: &'static Helper) {
     Mask::all().set();
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
@@ -49,9 +49,9 @@ fn listen(worker: &'static Worker) {
                 }
             }
             Ok(Command::Stop) => worker.stop(),
-            Ok(Command::Stacks(exchange)) => worker.helper.give(worker, Job::Stacks(exchange)),
+            Ok(Command::Stacks(exchange)) => helper.give(Job::Stacks(exchange)),
             Ok(Command::ChildExited { pid, worker: number, life }) => {
-                worker.helper.give(worker, Job::ChildExited { pid, worker: number, life });
+                helper.give(Job::ChildExited { pid, worker: number, life });
             }
             Ok(Command::Promote) => {
                 if worker.promote() {

@@ -4,7 +4,7 @@
 //! and a hook takes as long as it likes.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -12,9 +12,10 @@ use pyo3::prelude::*;
 use rgun_channel::control::{Report, send};
 use rgun_channel::frame::ExchangeId;
 
+use crate::hooks::Hooks;
 use crate::python::lock;
-use crate::stacks;
 use crate::worker::Worker;
+use crate::{asgi, stacks};
 
 /// What to do.
 #[derive(Debug, Clone, Copy)]
@@ -29,8 +30,12 @@ pub(crate) enum Job {
 const MOST_JOBS: usize = 64;
 
 /// The thread and its queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Helper {
+    worker: &'static Worker,
+    hooks: &'static Hooks,
+    /// The event loop's side of an ASGI worker, once it can be asked for stacks.
+    asgi: OnceLock<&'static asgi::Application>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -45,11 +50,22 @@ struct State {
 }
 
 impl Helper {
+    /// Without a thread yet.
+    pub(crate) fn new(worker: &'static Worker, hooks: &'static Hooks) -> Self {
+        Self { worker, hooks, asgi: OnceLock::new(), state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Remembers the event loop's side, which knows where its tasks are.
+    pub(crate) fn serves(&self, application: &'static asgi::Application) {
+        // A worker serves one.
+        let _ = self.asgi.set(application);
+    }
+
     /// Has a job done. What cannot be done any more is answered so.
-    pub(crate) fn give(&self, worker: &'static Worker, job: Job) {
+    pub(crate) fn give(&'static self, job: Job) {
         let taken = {
             let state = &mut *lock(&self.state);
-            let taken = !state.closed && state.jobs.len() < MOST_JOBS && state.ensure_thread(worker);
+            let taken = !state.closed && state.jobs.len() < MOST_JOBS && state.ensure_thread(self);
             if taken {
                 state.jobs.push_back(job);
             }
@@ -58,7 +74,7 @@ impl Helper {
         if taken {
             self.changed.notify_all();
         } else if let Job::Stacks(_) = job {
-            tell(worker, &Report::Stacks(false));
+            self.tell(&Report::Stacks(false));
         }
     }
 
@@ -79,9 +95,9 @@ impl Helper {
         }
     }
 
-    fn work(&self, worker: &'static Worker) {
+    fn work(&self) {
         // Not that of the control thread, by which this one was made.
-        worker.signals.set();
+        self.worker.signals.set();
         loop {
             let job = {
                 let idle = |state: &mut State| state.jobs.is_empty() && !state.closed;
@@ -92,21 +108,59 @@ impl Helper {
                 job
             };
             // None: the interpreter is ending.
-            if let Some(Some(report)) = Python::try_attach(|py| perform(py, worker, job)) {
-                tell(worker, &report);
+            if let Some(Some(report)) = Python::try_attach(|py| self.perform(py, job)) {
+                self.tell(&report);
             }
             lock(&self.state).running = false;
             self.changed.notify_all();
         }
     }
+
+    fn perform(&self, py: Python<'_>, job: Job) -> Option<Report> {
+        let report = match job {
+            Job::Stacks(None) => {
+                stacks::write_all(py, &self.worker.process.stacks).map(|()| Some(Report::Stacks(true)))
+            }
+            Job::Stacks(Some(exchange)) => {
+                self.write_exchange(py, exchange).map(|it| Some(Report::Stacks(it)))
+            }
+            Job::ChildExited { pid, worker: number, life } => {
+                self.hooks.child_exit(py, pid, number, life).map(|warning| warning.map(Report::Warning))
+            }
+        };
+        report.unwrap_or_else(|error| {
+            error.write_unraisable(py, None);
+            matches!(job, Job::Stacks(_)).then_some(Report::Stacks(false))
+        })
+    }
+
+    /// The stack of an exchange's thread, if it still is that exchange's when it has been taken.
+    fn write_exchange(&self, py: Python<'_>, exchange: ExchangeId) -> PyResult<bool> {
+        if let Some(application) = self.asgi.get() {
+            let Some(stack) = application.stack_of(py, exchange)? else { return Ok(false) };
+            return stacks::write(
+                py,
+                &self.worker.process.stacks,
+                &format!("Task (most recent call last):\n{stack}"),
+            );
+        }
+        let Some(thread) = self.worker.thread_of(exchange) else { return Ok(false) };
+        let written = stacks::write_one(py, &self.worker.process.stacks, thread)?;
+        Ok(written && self.worker.thread_of(exchange) == Some(thread))
+    }
+
+    fn tell(&self, report: &Report) {
+        // An error means that the daemon is gone, and the control thread ends the process for that.
+        let _ = send(&self.worker.process.control, &report.encode(), &[]);
+    }
 }
 
 impl State {
     /// Starts the helper's thread unless it runs; false if it cannot be started.
-    fn ensure_thread(&mut self, worker: &'static Worker) -> bool {
+    fn ensure_thread(&mut self, helper: &'static Helper) -> bool {
         if self.thread.is_none() {
             let builder = Builder::new().name("rgun-helper".to_owned()).stack_size(STACK);
-            self.thread = builder.spawn(move || worker.helper.work(worker)).ok();
+            self.thread = builder.spawn(move || helper.work()).ok();
         }
         self.thread.is_some()
     }
@@ -114,37 +168,3 @@ impl State {
 
 /// Python code runs on it: as much as a thread of Python's has by default.
 const STACK: usize = 8 * 1024 * 1024;
-
-fn perform(py: Python<'_>, worker: &Worker, job: Job) -> Option<Report> {
-    let report = match job {
-        Job::Stacks(None) => {
-            stacks::write_all(py, &worker.process.stacks).map(|()| Some(Report::Stacks(true)))
-        }
-        Job::Stacks(Some(exchange)) => {
-            write_exchange(py, worker, exchange).map(|it| Some(Report::Stacks(it)))
-        }
-        Job::ChildExited { pid, worker: number, life } => {
-            worker.hooks.child_exit(py, pid, number, life).map(|warning| warning.map(Report::Warning))
-        }
-    };
-    report.unwrap_or_else(|error| {
-        error.write_unraisable(py, None);
-        matches!(job, Job::Stacks(_)).then_some(Report::Stacks(false))
-    })
-}
-
-/// The stack of an exchange's thread, if it still is that exchange's when it has been taken.
-fn write_exchange(py: Python<'_>, worker: &Worker, exchange: ExchangeId) -> PyResult<bool> {
-    if let Some(application) = worker.asgi() {
-        let Some(stack) = application.stack_of(py, exchange)? else { return Ok(false) };
-        return stacks::write(py, &worker.process.stacks, &format!("Task (most recent call last):\n{stack}"));
-    }
-    let Some(thread) = worker.thread_of(exchange) else { return Ok(false) };
-    let written = stacks::write_one(py, &worker.process.stacks, thread)?;
-    Ok(written && worker.thread_of(exchange) == Some(thread))
-}
-
-fn tell(worker: &Worker, report: &Report) {
-    // An error means that the daemon is gone, and the control thread ends the process for that.
-    let _ = send(&worker.process.control, &report.encode(), &[]);
-}

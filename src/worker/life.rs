@@ -7,6 +7,7 @@ use rgun_channel::control::{Interface, Report, Start};
 
 use crate::application::{check_patches, fail, interpreter, load};
 use crate::birth::{Birth, Next};
+use crate::helper::Helper;
 use crate::hooks::Hooks;
 use crate::process::Process;
 use crate::worker::Worker;
@@ -20,11 +21,13 @@ pub(crate) fn worker(py: Python<'_>, process: &'static Process, birth: Birth) ->
     let Birth { start, map, wake, application } = birth;
     title::set(&format!("rgun: worker {} [{}:{}]", start.worker, start.module, start.attribute));
     let hooks = Hooks::new(py, &start, process.daemon.as_raw_nonzero().get())?;
-    let worker: &'static Worker = Box::leak(Box::new(Worker::new(*start, process, map, wake, hooks)));
+    let hooks: &'static Hooks = Box::leak(Box::new(hooks));
+    let worker: &'static Worker = Box::leak(Box::new(Worker::new(*start, process, map, wake)));
+    let helper: &'static Helper = Box::leak(Box::new(Helper::new(worker, hooks)));
     let start = &worker.start;
-    control::spawn(worker)?;
+    control::spawn(worker, helper)?;
     process.tell(&Report::Booting { python: interpreter(py)? })?;
-    if let Err(failure) = worker.hooks.call(py, "post_fork")? {
+    if let Err(failure) = hooks.call(py, "post_fork")? {
         return fail(process, failure);
     }
     let loaded = application
@@ -33,17 +36,17 @@ pub(crate) fn worker(py: Python<'_>, process: &'static Process, birth: Birth) ->
         Ok(loaded) => loaded,
         Err(failure) => return fail(process, failure),
     };
-    if let Err(failure) = worker.hooks.call(py, "post_worker_init")? {
+    if let Err(failure) = hooks.call(py, "post_worker_init")? {
         return fail(process, failure);
     }
     if let Err(failure) = check_patches(py, start, interface)? {
         return fail(process, failure);
     }
-    for warning in worker.hooks.check(py)? {
+    for warning in hooks.check(py)? {
         process.tell(&Report::Warning(warning))?;
     }
     let outcome = if interface == Interface::Asgi {
-        match asgi::run(py, worker, &application) {
+        match asgi::run(py, worker, &application, |served| helper.serves(served)) {
             Ok(Err(failure)) => return fail(process, failure),
             Ok(Ok(())) => Ok(()),
             Err(error) => Err(error),
@@ -60,11 +63,14 @@ pub(crate) fn worker(py: Python<'_>, process: &'static Process, birth: Birth) ->
         }
     };
     if outcome.is_ok() && worker.is_promoted() {
-        py.detach(|| worker.retire());
+        py.detach(|| {
+            helper.close(Duration::MAX);
+            worker.retire();
+        });
         return Ok(Next::Promoted(Box::new(Start { interface, ..start.clone() }), application));
     }
-    py.detach(|| worker.helper.close(PATIENCE));
-    if let Err(failure) = worker.hooks.call(py, "worker_exit")? {
+    py.detach(|| helper.close(PATIENCE));
+    if let Err(failure) = hooks.call(py, "worker_exit")? {
         process.tell(&Report::Warning(failure.as_warning()))?;
     }
     outcome.map(|()| Next::End)

@@ -5,9 +5,8 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
@@ -21,10 +20,7 @@ use rgun_channel::map::Map;
 use rgun_channel::ring::SubmissionReceiver;
 use rgun_channel::wake::{Sleepers, SystemFutex, Want};
 
-use crate::asgi;
 use crate::bodies::Bodies;
-use crate::helper::Helper;
-use crate::hooks::Hooks;
 use crate::output::Output;
 use crate::process::Process;
 use crate::python::{exit_now, lock};
@@ -41,10 +37,6 @@ pub(crate) struct Worker {
     pub(crate) process: &'static Process,
     /// The control socket, of those.
     pub(crate) control: &'static OwnedFd,
-    /// What to call when.
-    pub(crate) hooks: Hooks,
-    /// Does what the daemon asks for beside requests.
-    pub(crate) helper: Helper,
     /// The main thread's.
     pub(crate) signals: Mask,
     /// Everything that goes back.
@@ -53,8 +45,6 @@ pub(crate) struct Worker {
     pub(crate) bodies: Bodies,
     /// Where the daemon rings for an event loop; until it is known that there is none, or none any more.
     bell: Mutex<Option<OwnedFd>>,
-    /// The event loop's side, if there is one.
-    asgi: OnceLock<&'static asgi::Application>,
     map: Arc<Map>,
     submission: Mutex<SubmissionReceiver>,
     slots: Vec<Slot>,
@@ -79,13 +69,7 @@ struct Slot {
 
 impl Worker {
     /// Over a fresh map.
-    pub(crate) fn new(
-        start: Start,
-        process: &'static Process,
-        map: Map,
-        bell: OwnedFd,
-        hooks: Hooks,
-    ) -> Self {
+    pub(crate) fn new(start: Start, process: &'static Process, map: Map, bell: OwnedFd) -> Self {
         let geometry = start.geometry;
         let map = Arc::new(map);
         Self {
@@ -95,12 +79,9 @@ impl Worker {
             start,
             process,
             control: &process.control,
-            hooks,
-            helper: Helper::default(),
             signals: Mask::current(),
             bodies: Bodies::default(),
             bell: Mutex::new(Some(bell)),
-            asgi: OnceLock::new(),
             map,
             stopping: AtomicBool::new(false),
             promoted: AtomicBool::new(false),
@@ -112,17 +93,6 @@ impl Worker {
     /// Number of slots of a WSGI worker.
     pub(crate) fn n_slots(&self) -> u32 {
         self.start.threads.min(self.start.geometry.slots)
-    }
-
-    /// Remembers the event loop's side.
-    pub(crate) fn serves(&self, application: &'static asgi::Application) {
-        // A worker serves one.
-        let _ = self.asgi.set(application);
-    }
-
-    /// The event loop's side, if there is one.
-    pub(crate) fn asgi(&self) -> Option<&'static asgi::Application> {
-        self.asgi.get().copied()
     }
 
     /// Claims a request if there is one. Cheap, and fit to be called with the GIL held.
@@ -225,9 +195,9 @@ impl Worker {
         *lock(&self.control_thread) = Some(thread);
     }
 
-    /// Ends a promoted worker's native threads and lets go of its shared memory. All slots have ended; without the GIL.
+    /// Ends a promoted worker's control thread and lets go of its shared memory. All slots and the helper have ended;
+    /// without the GIL.
     pub(crate) fn retire(&self) {
-        self.helper.close(Duration::MAX);
         self.drop_bell();
         let thread = lock(&self.control_thread).take();
         if let Some(thread) = thread {

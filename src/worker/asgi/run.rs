@@ -22,8 +22,8 @@ use crate::dispositions;
 use crate::python::support;
 use crate::worker::Worker;
 
-/// Runs lifespan's startup, tells Ready, serves until the daemon says stop, and runs lifespan's shutdown. The inner
-/// error is why the application cannot be served.
+/// Runs lifespan's startup, tells Ready, serves until the daemon says stop, and runs lifespan's shutdown. Calls
+/// `on_start` before it serves. The inner error is why the application cannot be served.
 ///
 /// # Errors
 /// What Python says; the `SystemExit` of a signal handler.
@@ -31,6 +31,7 @@ pub(crate) fn run(
     py: Python<'_>,
     worker: &'static Worker,
     application: &Py<PyAny>,
+    on_start: impl FnOnce(&'static Application),
 ) -> PyResult<Result<(), Failure>> {
     let half = python_half(py)?;
     half.setattr(intern!(py, "ended"), wrap_pyfunction!(exchange::ended, half)?)?;
@@ -76,6 +77,7 @@ pub(crate) fn run(
     }
     warnings(server.call_method0(intern!(py, "take_warnings"))?)?;
     let served = Application::new(py, worker, &server)?;
+    on_start(served);
     if !worker.is_stopping() {
         worker.mark_thread(0);
         served.watch(py)?;
@@ -100,7 +102,7 @@ impl Application {
         let attribute = |name: &str| server.getattr(name);
         let asgi = attribute("asgi")?.cast_into::<PyDict>()?;
         let state = attribute("state")?.cast_into::<PyDict>()?;
-        let served = Box::leak(Box::new(Self {
+        Ok(Box::leak(Box::new(Self {
             worker,
             callable: attribute("application")?.unbind(),
             call: half.getattr(intern!(py, "call"))?.unbind(),
@@ -129,9 +131,7 @@ impl Application {
             scratch: Attached::default(),
             claimed: Attached::default(),
             is_held_up: AtomicBool::new(false),
-        }));
-        worker.serves(served);
-        Ok(served)
+        })))
     }
 
     /// Runs the loop until nothing is left to do. What a signal handler raises stops the loop wherever it is, so it
