@@ -7,7 +7,6 @@ use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::exchange::{Exchange, State};
 use crate::worker::Worker;
 
 /// A `send()` that is done.
@@ -137,18 +136,9 @@ impl Waiting {
         self.go_on(future.py())
     }
 
-    /// Waits no more. An exchange may last for days and be asked again and again whether something has come (Starlette's
-    /// `Request.is_disconnected`), so that Futures which nobody awaits must not stay with those `of` the exchange.
-    pub(super) fn give_up(
-        &mut self,
-        exchange: &Bound<'_, Exchange>,
-        of: impl FnOnce(&mut State) -> &mut Vec<Py<PyAny>>,
-    ) {
-        if let Some((future, _)) = self.0.take()
-            && let Ok(mut exchange) = exchange.get().try_borrow_mut(exchange.py())
-        {
-            of(&mut exchange).retain(|waits| !waits.is(&future));
-        }
+    /// Ends the wait and returns its Future, if there is one.
+    pub(super) fn give_up(&mut self) -> Option<Py<PyAny>> {
+        self.0.take().map(|(future, _)| future)
     }
 }
 

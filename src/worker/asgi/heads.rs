@@ -7,12 +7,7 @@
 //!
 //! An answer that is sent without a pause costs a push and a pop here: when its body comes, its head is the last one.
 
-use pyo3::prelude::*;
-use rgun_channel::Broken;
 use rgun_channel::frame::ExchangeId;
-
-use super::Application;
-use super::exchange::{Carried, Stage, State};
 
 /// Exchanges whose heads are here. Some of them may have had their bodies since, or be over.
 #[derive(Debug, Default)]
@@ -57,42 +52,13 @@ impl Heads {
     }
 
     /// The loop has gone round: those for which that was the last time.
-    fn take_due(&mut self) -> Vec<ExchangeId> {
+    pub(super) fn take_due(&mut self) -> Vec<ExchangeId> {
         self.rounds = self.rounds.saturating_sub(1);
         if self.rounds == 0 { std::mem::take(&mut self.due) } else { Vec::new() }
     }
 
     /// Has it to go round once more?
-    fn is_waiting(&self) -> bool {
+    pub(super) fn is_waiting(&self) -> bool {
         !self.due.is_empty()
-    }
-}
-
-impl Application {
-    /// The loop has gone round: sends the heads for which no body has come.
-    pub(super) fn send_heads(&self, py: Python<'_>) -> Result<(), Broken> {
-        let due = self.exchanges(py).heads.take_due();
-        if self.exchanges(py).heads.is_waiting() {
-            self.schedule_heads_turn(py);
-        }
-        for id in due {
-            let Some(exchange) = self.exchange(py, id) else { continue };
-            exchange.get().borrow_mut(py).send_head(py)?;
-        }
-        Ok(())
-    }
-}
-
-impl State {
-    /// Sends the head alone.
-    fn send_head(&mut self, py: Python<'_>) -> Result<(), Broken> {
-        if self.stage != Stage::Prepared || self.is_head_sent || self.is_disconnected {
-            return Ok(());
-        }
-        let has_all = matches!(self.head.status, 204 | 304) || self.head.length == Some(0);
-        // The client of a HEAD has all of it, too. But what its application would send may have no end, so the daemon is
-        // left to tell it that nobody listens.
-        self.is_head_all = has_all && !self.is_head && !self.has_trailers;
-        self.send_inline(py, &[], Carried::Body { end: self.is_head_all })
     }
 }

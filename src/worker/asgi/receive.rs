@@ -8,13 +8,14 @@ use std::ffi::CStr;
 
 use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString};
+use pyo3::types::{PyBytes, PyDict};
 use rgun_channel::Broken;
 use rgun_channel::frame::CompletionKind;
 
 use super::awaitable::{Waiting, awaited};
-use super::exchange::{Exchange, Stage, State, in_the_worker};
+use super::exchange::in_the_worker;
 use super::response::NO_FIELDS;
+use super::state::{Exchange, Stage, State};
 use crate::builtin::{Arguments, Function};
 
 /// What the application is called with as its second argument.
@@ -67,35 +68,9 @@ impl Receiving {
     }
 
     fn give_up(&mut self, py: Python<'_>) {
-        self.waiting.give_up(self.exchange.bind(py), |exchange| &mut exchange.receivers);
-    }
-}
-
-/// Events' keys, and those that are copied.
-#[derive(Debug)]
-pub(super) struct Events {
-    body: Py<PyString>,
-    more_body: Py<PyString>,
-    /// Without a body.
-    empty: Py<PyDict>,
-    disconnect: Py<PyDict>,
-}
-
-impl Events {
-    pub(super) fn new(py: Python<'_>) -> PyResult<Self> {
-        let string = |text: &str| PyString::intern(py, text).unbind();
-        let empty = PyDict::new(py);
-        empty.set_item(string("type"), string("http.request"))?;
-        empty.set_item(string("body"), PyBytes::new(py, b""))?;
-        empty.set_item(string("more_body"), false)?;
-        let disconnect = PyDict::new(py);
-        disconnect.set_item(string("type"), string("http.disconnect"))?;
-        Ok(Self {
-            body: string("body"),
-            more_body: string("more_body"),
-            empty: empty.unbind(),
-            disconnect: disconnect.unbind(),
-        })
+        if let Some(future) = self.waiting.give_up() {
+            Exchange::forget_future(self.exchange.bind(py), &future, |exchange| &mut exchange.receivers);
+        }
     }
 }
 

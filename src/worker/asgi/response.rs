@@ -19,7 +19,7 @@ use rgun_channel::frame::{Body, Completion, CompletionKind, MESSAGE_COST, MOST_F
 use rgun_channel::layout::{CHUNK, INLINE_BODY, RESPONSE_WINDOW};
 use rgun_channel::ring::Position;
 
-use super::exchange::{Carried, Exchange, Functions, Pending, Stage, State};
+use super::state::{Carried, Exchange, Functions, Pending, Stage, State};
 use crate::fault::Fault;
 use crate::head::{HEAD_ROOM, Head};
 use crate::python::Described;
@@ -59,6 +59,18 @@ impl State {
         }
         (self.head, self.fields) = (head, fields);
         Ok(())
+    }
+
+    /// Sends the head alone.
+    pub(super) fn send_head(&mut self, py: Python<'_>) -> Result<(), Broken> {
+        if self.stage != Stage::Prepared || self.is_head_sent || self.is_disconnected {
+            return Ok(());
+        }
+        let has_all = matches!(self.head.status, 204 | 304) || self.head.length == Some(0);
+        // The client of a HEAD has all of it, too. But what its application would send may have no end, so the daemon is
+        // left to tell it that nobody listens.
+        self.is_head_all = has_all && !self.is_head && !self.has_trailers;
+        self.send_inline(py, &[], Carried::Body { end: self.is_head_all })
     }
 
     /// `http.response.body`.

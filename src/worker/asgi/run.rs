@@ -9,13 +9,14 @@ use pyo3::types::{PyCFunction, PyDict};
 use rgun_channel::control::{Interface, Lifespan, Loop as LoopChoice, Report};
 
 use super::awaitable::Sent;
+use super::event_loop::Loop;
+use super::events::Events;
 use super::heads::Heads;
+use super::names::Names;
 use super::outbox::Outbox;
-use super::receive::Events;
 use super::scope::Scopes;
-use super::send::Names;
-use super::turn::Loop;
-use super::{Application, Exchanges, exchange, python_half, websocket};
+use super::state::{Application, Exchanges, python_half};
+use super::{exchange, websocket};
 use crate::application::Failure;
 use crate::attached::Attached;
 use crate::dispositions;

@@ -6,7 +6,6 @@
 use std::cell::RefMut;
 use std::ffi::CStr;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
 use pyo3::exceptions::{PyKeyError, PyRuntimeError};
 use pyo3::intern;
@@ -14,10 +13,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::awaitable::{Waiting, awaited};
-use super::exchange::{Exchange, Stage, State, ended, in_the_worker};
+use super::exchange::{ended, in_the_worker};
 use super::head::{bytes, type_name};
 use super::receive::Receiving;
-use super::{Application, head, websocket};
+use super::state::{Application, Exchange, Stage, State};
+use super::{head, websocket};
 use crate::builtin::{Arguments, Function};
 use crate::fault::Fault;
 use crate::head::Head;
@@ -130,52 +130,9 @@ impl Sending {
     }
 
     fn give_up(&mut self, py: Python<'_>) {
-        self.waiting.give_up(self.exchange.bind(py), |exchange| &mut exchange.senders);
-    }
-}
-
-/// Types of messages, and their keys.
-#[derive(Debug)]
-pub(super) struct Names {
-    start: Name,
-    body: Name,
-    hint: Py<PyString>,
-    file: Py<PyString>,
-    trailers: Py<PyString>,
-}
-
-impl Names {
-    pub(super) fn new(py: Python<'_>) -> Self {
-        let string = |text: &str| PyString::intern(py, text).unbind();
-        Self {
-            start: Name { ours: string("http.response.start"), theirs: OnceLock::new() },
-            body: Name { ours: string("http.response.body"), theirs: OnceLock::new() },
-            hint: string("http.response.early_hint"),
-            file: string("http.response.pathsend"),
-            trailers: string("http.response.trailers"),
+        if let Some(future) = self.waiting.give_up() {
+            Exchange::forget_future(self.exchange.bind(py), &future, |exchange| &mut exchange.senders);
         }
-    }
-}
-
-/// A type that most messages have.
-#[derive(Debug)]
-struct Name {
-    ours: Py<PyString>,
-    /// The application's, which is mostly one constant of its framework's and, with its dots, not interned.
-    theirs: OnceLock<Py<PyAny>>,
-}
-
-impl Name {
-    fn is(&self, kind: &Bound<'_, PyAny>) -> PyResult<bool> {
-        if kind.is(&self.ours) || self.theirs.get().is_some_and(|theirs| kind.is(theirs)) {
-            return Ok(true);
-        }
-        let is = kind.eq(&self.ours)?;
-        if is && kind.is_exact_instance_of::<PyString>() {
-            // The first one stays.
-            let _ = self.theirs.set(kind.clone().unbind());
-        }
-        Ok(is)
     }
 }
 

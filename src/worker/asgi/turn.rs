@@ -5,45 +5,18 @@
 //! daemon is rung once, at the end of a turn. Whoever sends outside of one has a turn scheduled. When a turn finds
 //! nothing, it announces that the loop will sleep and looks once more.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use pyo3::exceptions::{PyRuntimeError, PySystemExit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 use rgun_channel::Broken;
 use rgun_channel::control::Report;
-use rgun_channel::frame::{ExchangeId, Later, Request, Submission};
+use rgun_channel::frame::{Later, Request, Submission};
 
-use super::exchange::{Exchange, Functions, Spare, in_the_worker};
-use super::{Application, Exchanges};
+use super::exchange::in_the_worker;
+use super::state::{Application, Exchange, Exchanges, Functions, Stage};
 use crate::wait::now;
-
-/// The event loop, and what we need of it.
-#[derive(Debug)]
-pub(super) struct Loop {
-    object: Py<PyAny>,
-    call_soon: Py<PyAny>,
-    /// What turns run in, and with it the tasks that they begin: not the context of the request that happened to ask
-    /// for a turn, whose variables are nobody else's.
-    context: Py<PyAny>,
-    create_future: Py<PyAny>,
-    /// The Future for which the loop runs.
-    over: Py<PyAny>,
-    /// `asyncio.Task`, or the loop's `create_task` if the application has set a task factory.
-    new_task: Py<PyAny>,
-    task_keywords: Py<PyDict>,
-    /// Tasks run when they are made, until they first wait.
-    is_eager: bool,
-    /// The turn that is scheduled.
-    turn: std::sync::OnceLock<Py<Turn>>,
-    /// The one that sends heads.
-    heads_turn: std::sync::OnceLock<Py<Turn>>,
-    /// A turn is running, or scheduled: it will ring.
-    will_ring: AtomicBool,
-    /// What is still scheduled has nothing to do: the loop runs for the end of lifespan.
-    is_over: AtomicBool,
-}
 
 /// Only when no more than so many are left, a worker that is to stop looks in each turn whether one of them has ended
 /// without saying so: thousands of WebSockets that are closed one after the other would have it look at all of them
@@ -53,56 +26,8 @@ const MOST_REAPED: usize = 64;
 /// Most frames of one turn: the loop has others to serve, too.
 const MOST_FRAMES: usize = 64;
 
-/// Most exchanges that are over and wait for others to take their places.
-const MOST_SPARES: usize = 64;
-
 /// Most exchanges that a turn looks at because they may go on.
 const MOST_WOKEN: usize = 64;
-
-impl Loop {
-    /// `task` is how `asgi.py` has found that tasks are made: a callable, its keywords, and whether they run at once.
-    pub(super) fn new(
-        object: &Bound<'_, PyAny>,
-        over: Py<PyAny>,
-        (new_task, task_keywords, is_eager): (Py<PyAny>, Py<PyDict>, bool),
-    ) -> PyResult<Self> {
-        let py = object.py();
-        Ok(Self {
-            call_soon: object.getattr(intern!(py, "call_soon"))?.unbind(),
-            context: py
-                .import(intern!(py, "contextvars"))?
-                .call_method0(intern!(py, "copy_context"))?
-                .unbind(),
-            create_future: object.getattr(intern!(py, "create_future"))?.unbind(),
-            over,
-            object: object.clone().unbind(),
-            new_task,
-            task_keywords,
-            is_eager,
-            turn: std::sync::OnceLock::new(),
-            heads_turn: std::sync::OnceLock::new(),
-            will_ring: AtomicBool::new(false),
-            is_over: AtomicBool::new(false),
-        })
-    }
-
-    pub(super) fn object(&self) -> &Py<PyAny> {
-        &self.object
-    }
-
-    pub(super) fn create_future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.create_future.bind(py).call0()
-    }
-
-    fn call_soon(&self, py: Python<'_>, turn: &Py<Turn>) -> PyResult<()> {
-        let keywords = PyDict::new(py);
-        // A copy for each: a loop that is run within a task (nest_asyncio) may take a turn within a turn, and no context
-        // is entered twice.
-        let context = self.context.call_method0(py, intern!(py, "copy"))?;
-        keywords.set_item(intern!(py, "context"), context)?;
-        self.call_soon.call(py, (turn,), Some(&keywords)).map(drop)
-    }
-}
 
 /// What the loop calls.
 #[pyclass(frozen, module = "rgun")]
@@ -151,8 +76,8 @@ impl Application {
     pub(super) fn watch(&'static self, py: Python<'_>) -> PyResult<()> {
         let turn = |cause| Turn { served: self, cause };
         // Set once: an application is watched once.
-        let _ = self.event_loop.turn.set(Py::new(py, turn(Cause::Scheduled))?);
-        let _ = self.event_loop.heads_turn.set(Py::new(py, turn(Cause::Heads))?);
+        let _ = self.event_loop.turn.set(Py::new(py, turn(Cause::Scheduled))?.into_any());
+        let _ = self.event_loop.heads_turn.set(Py::new(py, turn(Cause::Heads))?.into_any());
         let rung = turn(Cause::Rung);
         let arguments = (self.worker.bell(), rung);
         self.event_loop.object.call_method1(py, intern!(py, "add_reader"), arguments)?;
@@ -166,25 +91,6 @@ impl Application {
         self.event_loop.object.call_method1(py, intern!(py, "remove_reader"), (self.worker.bell(),)).map(drop)
     }
 
-    /// Something was sent: a turn has to follow that rings.
-    pub(super) fn owe(&self, py: Python<'_>) {
-        // Only the loop's thread writes it: cheaper than a swap.
-        if !self.event_loop.will_ring.load(Ordering::Relaxed) {
-            self.event_loop.will_ring.store(true, Ordering::Relaxed);
-            self.schedule(py);
-        }
-    }
-
-    fn schedule(&self, py: Python<'_>) {
-        let Some(turn) = self.event_loop.turn.get() else { return };
-        if let Err(error) = self.event_loop.call_soon(py, turn) {
-            // A signal handler's exception. (Or the loop is closed, and nobody listens.) The bell brings another turn.
-            self.event_loop.will_ring.store(false, Ordering::Relaxed);
-            self.worker.ring_itself();
-            self.worker.raised(py, error);
-        }
-    }
-
     /// Has heads for which no body has come sent when the loop has gone round.
     fn schedule_heads(&self, py: Python<'_>) {
         if self.exchanges(py).heads.begin_rounds() {
@@ -192,7 +98,7 @@ impl Application {
         }
     }
 
-    pub(super) fn schedule_heads_turn(&self, py: Python<'_>) {
+    fn schedule_heads_turn(&self, py: Python<'_>) {
         let Some(turn) = self.event_loop.heads_turn.get() else { return };
         if let Err(error) = self.event_loop.call_soon(py, turn) {
             // As in `schedule`.
@@ -200,6 +106,19 @@ impl Application {
             self.worker.ring_itself();
             self.worker.raised(py, error);
         }
+    }
+
+    /// The loop has gone round: sends the heads for which no body has come.
+    fn send_heads(&self, py: Python<'_>) -> Result<(), Broken> {
+        let due = self.exchanges(py).heads.take_due();
+        if self.exchanges(py).heads.is_waiting() {
+            self.schedule_heads_turn(py);
+        }
+        for id in due {
+            let Some(exchange) = self.exchange(py, id) else { continue };
+            exchange.get().borrow_mut(py).send_head(py)?;
+        }
+        Ok(())
     }
 
     fn turn(&'static self, py: Python<'_>, cause: Cause) -> Result<(), Broken> {
@@ -312,7 +231,7 @@ impl Application {
         match made {
             Ok(task) => {
                 let mut exchange = exchange.get().borrow_mut(py);
-                if exchange.stage != super::exchange::Stage::Done {
+                if exchange.stage != Stage::Done {
                     exchange.task = Some(task.unbind());
                 }
                 Ok(())
@@ -378,37 +297,5 @@ impl Application {
         let exchanges = self.exchanges(py);
         self.is_held_up.store(!exchanges.held_up.is_empty(), Ordering::Relaxed);
         Ok(exchanges.unseen > 0 && !self.outbox.is_backed_up())
-    }
-
-    /// Looks at an exchange again when the daemon rings.
-    pub(super) fn hold_up(exchange: &Bound<'_, Exchange>) {
-        let served = {
-            let mut exchange = exchange.get().borrow_mut(exchange.py());
-            if exchange.is_held_up {
-                return;
-            }
-            exchange.is_held_up = true;
-            exchange.served
-        };
-        served.exchanges(exchange.py()).held_up.push_back(exchange.clone().unbind());
-        served.is_held_up.store(true, Ordering::Relaxed);
-    }
-
-    /// An exchange is over: a spare one, or to be dropped by the caller, with its functions.
-    pub(super) fn remove(
-        &self,
-        py: Python<'_>,
-        (id, slot): (ExchangeId, u32),
-        functions: Option<Functions>,
-    ) -> (Option<Py<Exchange>>, Option<Functions>) {
-        let exchanges: &mut Exchanges = &mut self.exchanges(py);
-        exchanges.free.push(slot);
-        match (exchanges.running.remove(&id.0), functions) {
-            (Some(exchange), Some(functions)) if exchanges.spares.len() < MOST_SPARES => {
-                exchanges.spares.push(Spare { exchange, functions });
-                (None, None)
-            }
-            over => over,
-        }
     }
 }

@@ -10,7 +10,7 @@ use rgun_channel::Broken;
 
 use super::{ABNORMAL, Message, WebSocket, cost};
 use crate::asgi::awaitable;
-use crate::asgi::exchange::{Exchange, Stage, State};
+use crate::asgi::state::{Exchange, Stage, State};
 
 /// A queue that a burst has made larger than this is let go of when it is empty.
 const KEPT: usize = 8;

@@ -10,10 +10,10 @@ use rgun_channel::Broken;
 use rgun_channel::frame::{Body, Completion, CompletionKind};
 
 use super::{ABNORMAL, ClientDisconnected};
-use crate::asgi::exchange::{Carried, Exchange, Stage, State};
 use crate::asgi::head::{self, bytes, type_name};
 use crate::asgi::response::NO_FIELDS;
 use crate::asgi::send::{item, prepare, processed, required, shown, truth, unchanged};
+use crate::asgi::state::{Carried, Exchange, Stage, State};
 use crate::fault::Fault;
 use crate::head::Head;
 

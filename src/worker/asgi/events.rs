@@ -1,0 +1,32 @@
+//! The events that `receive()` gives, as far as they are the same for all requests.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyString};
+
+/// Events' keys, and those that are copied.
+#[derive(Debug)]
+pub(super) struct Events {
+    pub(super) body: Py<PyString>,
+    pub(super) more_body: Py<PyString>,
+    /// Without a body.
+    pub(super) empty: Py<PyDict>,
+    pub(super) disconnect: Py<PyDict>,
+}
+
+impl Events {
+    pub(super) fn new(py: Python<'_>) -> PyResult<Self> {
+        let string = |text: &str| PyString::intern(py, text).unbind();
+        let empty = PyDict::new(py);
+        empty.set_item(string("type"), string("http.request"))?;
+        empty.set_item(string("body"), PyBytes::new(py, b""))?;
+        empty.set_item(string("more_body"), false)?;
+        let disconnect = PyDict::new(py);
+        disconnect.set_item(string("type"), string("http.disconnect"))?;
+        Ok(Self {
+            body: string("body"),
+            more_body: string("more_body"),
+            empty: empty.unbind(),
+            disconnect: disconnect.unbind(),
+        })
+    }
+}
