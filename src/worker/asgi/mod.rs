@@ -23,6 +23,7 @@ mod events;
 mod exchange;
 mod head;
 mod heads;
+mod message;
 mod names;
 mod outbox;
 mod receive;

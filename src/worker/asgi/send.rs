@@ -3,25 +3,23 @@
 //! ASGI HTTP specification, "Response Start" and "Response Body"; extensions "Path Send", "Early Hints", "Trailers".
 //! The messages of WebSockets are in [`super::websocket`]. Whoever breaks it gets the exception that uvicorn raises.
 
-use std::cell::RefMut;
 use std::ffi::CStr;
 use std::path::PathBuf;
 
-use pyo3::exceptions::{PyKeyError, PyRuntimeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::PyString;
 
 use super::awaitable::{Waiting, awaited};
 use super::exchange::{ended, in_the_worker};
-use super::head::{bytes, type_name};
+use super::head::bytes;
+use super::message::{is_truthy, items, missing, prepare, processed, required, shown, truth, unchanged};
 use super::receive::Receiving;
-use super::state::{Application, Exchange, Stage, State};
+use super::state::{Application, Exchange, Stage};
 use super::{head, websocket};
 use crate::builtin::{Arguments, Function};
-use crate::fault::Fault;
 use crate::head::Head;
-use crate::python::values_of;
 
 /// What the application is called with as its third argument.
 pub(super) struct Send;
@@ -198,117 +196,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
     processed(slf, outcome)
 }
 
-/// A response's start, or that of one which denies a WebSocket. It is sent with what follows at once, or by a turn.
-pub(super) fn prepare(
-    slf: &Bound<'_, Exchange>,
-    status: &Bound<'_, PyAny>,
-    headers: Option<&Bound<'_, PyAny>>,
-    trailers: bool,
-) -> PyResult<()> {
-    let (message, fields) = {
-        let mut exchange = slf.get().try_borrow_mut(slf.py())?;
-        let message = match exchange.websocket {
-            Some(_) => "websocket.http.response.start",
-            None => "http.response.start",
-        };
-        (message, std::mem::take(&mut exchange.fields))
-    };
-    let head = head::encode(head::status_code(status, message)?, headers, fields)?;
-    let served = {
-        let mut exchange = unchanged(slf, Stage::Unstarted)?;
-        exchange.prepare(slf.py(), head, trailers)?;
-        exchange.served
-    };
-    served.owe(slf.py());
-    Ok(())
-}
-
-/// The exchange, when its message has been read: that runs code of the application's (iterators, mappings, `__bool__`),
-/// which may have sent something itself.
-pub(super) fn unchanged<'a>(slf: &'a Bound<'_, Exchange>, stage: Stage) -> PyResult<RefMut<'a, State>> {
-    let exchange = slf.get().try_borrow_mut(slf.py())?;
-    if exchange.stage != stage || exchange.pending.is_some() {
-        return Err(PyRuntimeError::new_err("an ASGI message has sent another one while it was read"));
-    }
-    Ok(exchange)
-}
-
-/// What follows a message that was sent.
-pub(super) fn processed(slf: &Bound<'_, Exchange>, outcome: Result<(), Fault>) -> PyResult<()> {
-    let py = slf.py();
-    let served = slf.get().borrow(py).served;
-    match outcome {
-        Ok(()) => {}
-        Err(Fault::Python(error)) => return Err(error),
-        Err(Fault::App(described)) => return Err(PyRuntimeError::new_err(described.summary)),
-        Err(Fault::Channel(broken)) => served.worker.broken(&broken),
-    }
-    let receivers = {
-        let mut exchange = slf.get().borrow_mut(py);
-        if exchange.stage >= Stage::Ended { std::mem::take(&mut exchange.receivers) } else { Vec::new() }
-    };
-    super::awaitable::wake(py, served.worker, receivers);
-    served.owe(py);
-    Ok(())
-}
-
 fn expected(expected: &str, kind: &Bound<'_, PyAny>) -> PyErr {
     let kind = shown(kind);
     PyRuntimeError::new_err(format!("Expected ASGI message '{expected}', but got '{kind}'."))
-}
-
-/// A message's type in a text.
-pub(super) fn shown(kind: &Bound<'_, PyAny>) -> String {
-    kind.str().map_or_else(|_| type_name(kind), |text| text.to_string())
-}
-
-/// `message[key]`
-pub(super) fn required<'py>(
-    message: &Bound<'py, PyAny>,
-    key: &Bound<'py, PyString>,
-) -> PyResult<Bound<'py, PyAny>> {
-    item(message, key)?.ok_or_else(|| missing(key))
-}
-
-fn missing(key: &Bound<'_, PyString>) -> PyErr {
-    PyKeyError::new_err(key.clone().unbind())
-}
-
-/// `message.get(key)`
-pub(super) fn item<'py>(
-    message: &Bound<'py, PyAny>,
-    key: &Bound<'py, PyString>,
-) -> PyResult<Option<Bound<'py, PyAny>>> {
-    if let Ok(message) = message.cast::<PyDict>() {
-        return message.get_item(key);
-    }
-    match message.get_item(key) {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.is_instance_of::<PyKeyError>(message.py()) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// `[message.get(key) for key in keys]`
-fn items<'py, const N: usize>(
-    message: &Bound<'py, PyAny>,
-    keys: [&Bound<'py, PyString>; N],
-) -> PyResult<[Option<Bound<'py, PyAny>>; N]> {
-    if let Ok(message) = message.cast_exact::<PyDict>() {
-        return values_of(message, keys);
-    }
-    let mut values = [const { None }; N];
-    for (value, key) in values.iter_mut().zip(keys) {
-        *value = item(message, key)?;
-    }
-    Ok(values)
-}
-
-/// `bool(message.get(key, False))`
-pub(super) fn truth<'py>(message: &Bound<'py, PyAny>, key: &Bound<'py, PyString>) -> PyResult<bool> {
-    is_truthy(item(message, key)?.as_ref())
-}
-
-fn is_truthy(value: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
-    value.map_or(Ok(false), PyAnyMethods::is_truthy)
 }

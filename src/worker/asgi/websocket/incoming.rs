@@ -15,41 +15,6 @@ use crate::asgi::state::{Exchange, Stage, State};
 /// A queue that a burst has made larger than this is let go of when it is empty.
 const KEPT: usize = 8;
 
-/// Those that are copied, and keys.
-#[derive(Debug)]
-pub(super) struct Events {
-    connect: Py<PyDict>,
-    receive: Py<PyDict>,
-    disconnect: Py<PyDict>,
-    text: Py<PyString>,
-    bytes: Py<PyString>,
-    code: Py<PyString>,
-    reason: Py<PyString>,
-}
-
-impl Events {
-    pub(super) fn new(py: Python<'_>) -> PyResult<Self> {
-        let string = |text: &str| PyString::intern(py, text).unbind();
-        let event = |kind: &str| -> PyResult<Bound<'_, PyDict>> {
-            let event = PyDict::new(py);
-            event.set_item(string("type"), string(kind))?;
-            Ok(event)
-        };
-        let disconnect = event("websocket.disconnect")?;
-        disconnect.set_item(string("code"), ABNORMAL)?;
-        disconnect.set_item(string("reason"), string(""))?;
-        Ok(Self {
-            connect: event("websocket.connect")?.unbind(),
-            receive: event("websocket.receive")?.unbind(),
-            disconnect: disconnect.unbind(),
-            text: string("text"),
-            bytes: string("bytes"),
-            code: string("code"),
-            reason: string("reason"),
-        })
-    }
-}
-
 /// What a `receive()` finds.
 enum Found {
     Connect,

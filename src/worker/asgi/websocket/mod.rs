@@ -14,6 +14,7 @@
 //! Ten thousand of them idle: each has its task, what the application keeps, and a few hundred bytes here. Nothing is
 //! allocated for messages that do not exist. What waits for the application is bounded by [`WINDOW`] and by one message.
 
+mod constants;
 mod incoming;
 mod outgoing;
 
@@ -23,6 +24,7 @@ use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use rgun_channel::frame::MESSAGE_COST;
 
+pub(super) use constants::Constants;
 pub(super) use outgoing::{process, process_late};
 
 pyo3::create_exception!(
@@ -69,19 +71,6 @@ const STEP: u64 = WINDOW / 4;
 
 /// What `receive()` says if nobody has closed it (RFC 6455 §7.1.5).
 const ABNORMAL: u16 = 1006;
-
-/// What is the same for all WebSockets.
-#[derive(Debug)]
-pub(super) struct Constants {
-    events: incoming::Events,
-    names: outgoing::Names,
-}
-
-impl Constants {
-    pub(super) fn new(py: Python<'_>) -> PyResult<Self> {
-        Ok(Self { events: incoming::Events::new(py)?, names: outgoing::Names::new(py) })
-    }
-}
 
 impl WebSocket {
     /// How far the daemon is to be told that it may send, if it is.

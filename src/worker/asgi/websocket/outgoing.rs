@@ -11,34 +11,11 @@ use rgun_channel::frame::{Body, Completion, CompletionKind};
 
 use super::{ABNORMAL, ClientDisconnected};
 use crate::asgi::head::{self, bytes, type_name};
+use crate::asgi::message::{item, prepare, processed, required, shown, truth, unchanged};
 use crate::asgi::response::NO_FIELDS;
-use crate::asgi::send::{item, prepare, processed, required, shown, truth, unchanged};
 use crate::asgi::state::{Carried, Exchange, Stage, State};
 use crate::fault::Fault;
 use crate::head::Head;
-
-/// Types of messages.
-#[derive(Debug)]
-pub(super) struct Names {
-    accept: Py<PyString>,
-    send: Py<PyString>,
-    close: Py<PyString>,
-    start: Py<PyString>,
-    body: Py<PyString>,
-}
-
-impl Names {
-    pub(super) fn new(py: Python<'_>) -> Self {
-        let string = |text: &str| PyString::intern(py, text).unbind();
-        Self {
-            accept: string("websocket.accept"),
-            send: string("websocket.send"),
-            close: string("websocket.close"),
-            start: string("websocket.http.response.start"),
-            body: string("websocket.http.response.body"),
-        }
-    }
-}
 
 /// Does what a message says.
 pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -1,0 +1,77 @@
+//! Python objects that all WebSockets of an application share: events, and types of messages.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use super::ABNORMAL;
+
+/// What is the same for all WebSockets.
+#[derive(Debug)]
+pub(in crate::asgi) struct Constants {
+    pub(super) events: Events,
+    pub(super) names: Names,
+}
+
+impl Constants {
+    pub(in crate::asgi) fn new(py: Python<'_>) -> PyResult<Self> {
+        Ok(Self { events: Events::new(py)?, names: Names::new(py) })
+    }
+}
+
+/// Those that are copied, and keys.
+#[derive(Debug)]
+pub(super) struct Events {
+    pub(super) connect: Py<PyDict>,
+    pub(super) receive: Py<PyDict>,
+    pub(super) disconnect: Py<PyDict>,
+    pub(super) text: Py<PyString>,
+    pub(super) bytes: Py<PyString>,
+    pub(super) code: Py<PyString>,
+    pub(super) reason: Py<PyString>,
+}
+
+impl Events {
+    pub(super) fn new(py: Python<'_>) -> PyResult<Self> {
+        let string = |text: &str| PyString::intern(py, text).unbind();
+        let event = |kind: &str| -> PyResult<Bound<'_, PyDict>> {
+            let event = PyDict::new(py);
+            event.set_item(string("type"), string(kind))?;
+            Ok(event)
+        };
+        let disconnect = event("websocket.disconnect")?;
+        disconnect.set_item(string("code"), ABNORMAL)?;
+        disconnect.set_item(string("reason"), string(""))?;
+        Ok(Self {
+            connect: event("websocket.connect")?.unbind(),
+            receive: event("websocket.receive")?.unbind(),
+            disconnect: disconnect.unbind(),
+            text: string("text"),
+            bytes: string("bytes"),
+            code: string("code"),
+            reason: string("reason"),
+        })
+    }
+}
+
+/// Types of messages.
+#[derive(Debug)]
+pub(super) struct Names {
+    pub(super) accept: Py<PyString>,
+    pub(super) send: Py<PyString>,
+    pub(super) close: Py<PyString>,
+    pub(super) start: Py<PyString>,
+    pub(super) body: Py<PyString>,
+}
+
+impl Names {
+    pub(super) fn new(py: Python<'_>) -> Self {
+        let string = |text: &str| PyString::intern(py, text).unbind();
+        Self {
+            accept: string("websocket.accept"),
+            send: string("websocket.send"),
+            close: string("websocket.close"),
+            start: string("websocket.http.response.start"),
+            body: string("websocket.http.response.body"),
+        }
+    }
+}
