@@ -50,7 +50,7 @@ impl Failure {
         }))
     }
 
-    /// For [`Report::Warning`](rgun_channel::control::Report::Warning).
+    /// The text for [`Report::Warning`].
     pub(crate) fn as_warning(&self) -> String {
         let mut text = self.summary.clone();
         if !self.traceback.is_empty() {
