@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tokio::sync::watch;
 
-use super::connection::{Connection, Connections, Peer};
+use super::connection::{Connection, Connections};
 use super::listener::{Acceptor, Listener};
+use super::peer::Peer;
 use super::stream::{Socket, Stream};
 
 /// How often the log is told of running out of descriptors or memory.

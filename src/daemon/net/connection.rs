@@ -4,8 +4,6 @@
 //! costs two relaxed stores, and [`Connections::sweep`] looks at all of them twice a second. A timeout is
 //! therefore up to half a second late, never early.
 
-use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
@@ -13,34 +11,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::crowd::{ClientCounts, IdleConnections};
+use super::crowd::{ClientCounts, Idle, IdleConnections};
+use super::limits::Limits;
 use super::output::OutputProgress;
-
-/// The client's end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peer {
-    /// Address, IPv4 never written as IPv6; `None` on a unix socket.
-    pub ip: Option<IpAddr>,
-    /// The same as text; empty on a unix socket.
-    pub address: String,
-    /// Port; 0 on a unix socket.
-    pub port: u16,
-}
-
-impl Peer {
-    /// A client on a unix socket has no address.
-    pub fn unix() -> Self {
-        Self { ip: None, address: String::new(), port: 0 }
-    }
-}
-
-impl From<SocketAddr> for Peer {
-    fn from(address: SocketAddr) -> Self {
-        // An IPv4 client on a dual-stack listener is written as IPv4, as everybody expects in a log.
-        let ip = address.ip().to_canonical();
-        Self { ip: Some(ip), address: ip.to_string(), port: address.port() }
-    }
-}
+use super::peer::Peer;
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -363,20 +337,6 @@ impl Connection {
         }
     }
 
-    /// Since when it could be closed without harm to anybody, if that is for [`LINGER`] already: between requests, or
-    /// before the first byte. Later its client is not likely to be sending a request this very moment.
-    pub(super) fn idle_since(&self, now: u32) -> Option<u32> {
-        let since = self.since.load(Ordering::Relaxed);
-        let is_idle = matches!(self.phase(), Phase::Fresh | Phase::Idle);
-        let age = Duration::from_millis(u64::from(now.wrapping_sub(since)));
-        (is_idle && age >= LINGER).then_some(since)
-    }
-
-    /// Whether it is in the same pause as when [`Connection::idle_since`] said this.
-    pub(super) fn is_idle_since(&self, since: u32) -> bool {
-        matches!(self.phase(), Phase::Fresh | Phase::Idle) && self.since.load(Ordering::Relaxed) == since
-    }
-
     /// How long it has been in its phase.
     fn age(&self) -> Duration {
         let since = self.since.load(Ordering::Relaxed);
@@ -389,27 +349,26 @@ impl Connection {
     }
 }
 
+impl Idle for Connection {
+    /// Since when it could be closed without harm to anybody, if that is for [`LINGER`] already: between requests, or
+    /// before the first byte. Later its client is not likely to be sending a request this very moment.
+    fn idle_since(&self, now: u32) -> Option<u32> {
+        let since = self.since.load(Ordering::Relaxed);
+        let is_idle = matches!(self.phase(), Phase::Fresh | Phase::Idle);
+        let age = Duration::from_millis(u64::from(now.wrapping_sub(since)));
+        (is_idle && age >= LINGER).then_some(since)
+    }
+
+    /// Whether it is in the same pause as when [`Idle::idle_since`] said this.
+    fn is_idle_since(&self, since: u32) -> bool {
+        matches!(self.phase(), Phase::Fresh | Phase::Idle) && self.since.load(Ordering::Relaxed) == since
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         self.connections.forget(self.key.load(Ordering::Relaxed), &self.peer);
     }
-}
-
-/// How long a connection may take, and how many there may be.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// `timeouts.header`.
-    pub header: Duration,
-    /// `timeouts.keepalive`.
-    pub keepalive: Duration,
-    /// `timeouts.body`: how long a client may not take a byte of its answer.
-    pub write: Duration,
-    /// `limits.response_rate`: bytes per second that a client takes at least of what is sent to it, over `write`.
-    pub response_rate: Option<u64>,
-    /// `limits.connections`.
-    pub connections: usize,
-    /// `limits.connections_per_client`.
-    pub per_client: Option<NonZeroU32>,
 }
 
 /// All connections.
@@ -423,7 +382,7 @@ pub struct Connections {
     /// That there are as many as may be has been told, and not ended since.
     full: AtomicBool,
     all: Mutex<All>,
-    idle: Mutex<IdleConnections>,
+    idle: Mutex<IdleConnections<Connection>>,
     /// One connection has ended: somebody may be waiting for its place, or for the last one to go.
     ended: Notify,
     /// One has come: the sweep has something to do.
@@ -458,7 +417,7 @@ impl Connections {
     /// None yet.
     pub fn new(limits: Limits) -> Arc<Self> {
         let mut all = All::default();
-        all.clients.set(limits.per_client, Vec::new);
+        all.clients.set(limits.per_client, std::iter::empty());
         Arc::new(Self {
             limits: Mutex::new(limits),
             start: Instant::now(),
@@ -477,7 +436,7 @@ impl Connections {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
         // Outside of the lock, which the end of a connection takes.
         let open = self.each();
-        self.lock().clients.set(limits.per_client, || open.clone());
+        self.lock().clients.set(limits.per_client, open.iter().map(|connection| &connection.peer));
         // Perhaps there is room for one more now.
         self.ended.notify_waiters();
     }

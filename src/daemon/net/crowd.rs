@@ -10,13 +10,22 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, Peer};
+use super::peer::Peer;
+
+/// A connection that may be closed for a new one while it is idle.
+pub(super) trait Idle {
+    /// The coarse time since which it has been idle; `None` if it must not be closed now.
+    fn idle_since(&self, now: u32) -> Option<u32>;
+
+    /// Returns whether it is in the same pause as when [`Idle::idle_since`] returned `since`.
+    fn is_idle_since(&self, since: u32) -> bool;
+}
 
 /// Connections that may be closed for new ones, as of the last look at all of them.
-#[derive(Debug, Default)]
-pub(super) struct IdleConnections {
+#[derive(Debug)]
+pub(super) struct IdleConnections<C> {
     /// The one that has been idle for longest last, with when that began.
-    found: Vec<(u32, Weak<Connection>)>,
+    found: Vec<(u32, Weak<C>)>,
     /// Coarse time of the last look.
     searched: Option<u32>,
 }
@@ -27,13 +36,15 @@ const MAX_FOUND: usize = 1024;
 /// A look that finds few is not repeated earlier, in milliseconds.
 const SEARCH_INTERVAL: u32 = 100;
 
-impl IdleConnections {
+impl<C> Default for IdleConnections<C> {
+    fn default() -> Self {
+        Self { found: Vec::new(), searched: None }
+    }
+}
+
+impl<C: Idle> IdleConnections<C> {
     /// The one that has been idle for longest. `all` gives every connection; `now` is the coarse time.
-    pub(super) fn take_longest(
-        &mut self,
-        now: u32,
-        all: impl FnOnce() -> Vec<Arc<Connection>>,
-    ) -> Option<Arc<Connection>> {
+    pub(super) fn take_longest(&mut self, now: u32, all: impl FnOnce() -> Vec<Arc<C>>) -> Option<Arc<C>> {
         if let Some(connection) = self.take_found() {
             return Some(connection);
         }
@@ -46,7 +57,7 @@ impl IdleConnections {
             .filter_map(|connection| Some((connection.idle_since(now)?, connection)))
             .map(|(since, connection)| (since, Arc::downgrade(&connection)))
             .collect();
-        let age = |(since, _): &(u32, Weak<Connection>)| now.wrapping_sub(*since);
+        let age = |(since, _): &(u32, Weak<C>)| now.wrapping_sub(*since);
         if idle.len() > MAX_FOUND {
             idle.select_nth_unstable_by_key(MAX_FOUND, |entry| std::cmp::Reverse(age(entry)));
             idle.truncate(MAX_FOUND);
@@ -56,7 +67,7 @@ impl IdleConnections {
         self.take_found()
     }
 
-    fn take_found(&mut self) -> Option<Arc<Connection>> {
+    fn take_found(&mut self) -> Option<Arc<C>> {
         while let Some((since, connection)) = self.found.pop() {
             // It may have served requests meanwhile, and be idle again.
             if let Some(connection) = connection.upgrade()
@@ -91,16 +102,16 @@ struct Excess {
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 impl ClientCounts {
-    /// A limit from now on; `all` gives the connections that are open.
-    pub(super) fn set(&mut self, most: Option<NonZeroU32>, all: impl FnOnce() -> Vec<Arc<Connection>>) {
+    /// A limit from now on; `open` are the clients of the connections that are open.
+    pub(super) fn set<'p>(&mut self, most: Option<NonZeroU32>, open: impl Iterator<Item = &'p Peer>) {
         if self.most.is_some() != most.is_some() {
             self.counts.clear();
         }
         let begins = self.most.is_none() && most.is_some();
         self.most = most;
         if begins {
-            for connection in all() {
-                self.add(&connection.peer);
+            for peer in open {
+                self.add(peer);
             }
         }
     }
@@ -166,7 +177,8 @@ fn client(peer: &Peer) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::connection::{Connections, Limits};
+    use super::super::connection::{Connection, Connections};
+    use super::super::limits::Limits;
     use super::*;
 
     fn peer(address: &str) -> Peer {
@@ -175,7 +187,7 @@ mod tests {
 
     fn limited(most: u32) -> ClientCounts {
         let mut counts = ClientCounts::default();
-        counts.set(NonZeroU32::new(most), Vec::new);
+        counts.set(NonZeroU32::new(most), std::iter::empty());
         counts
     }
 
@@ -226,7 +238,7 @@ mod tests {
     fn without_a_limit_nothing_is_kept() {
         let mut counts = limited(1);
         counts.add(&peer("192.0.2.1"));
-        counts.set(None, Vec::new);
+        counts.set(None, std::iter::empty());
         counts.add(&peer("192.0.2.1"));
         assert!(counts.admit(&peer("192.0.2.1")) && counts.counts.is_empty());
         // One that is not counted ends.

@@ -5,12 +5,16 @@
 mod accept;
 mod connection;
 mod crowd;
+mod limits;
 mod listener;
 mod output;
+mod peer;
 mod stream;
 
 pub use accept::accept;
-pub use connection::{Connection, Connections, Ending, Limits, Peer, Phase};
+pub use connection::{Connection, Connections, Ending, Phase};
+pub use limits::Limits;
 pub use listener::{BindError, Listener};
 pub use output::OutputProgress;
+pub use peer::Peer;
 pub use stream::Stream;

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use super::connection::Limits;
+use super::limits::Limits;
 
 /// What was written to a connection, and what waits to be.
 #[derive(Debug)]
