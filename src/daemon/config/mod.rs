@@ -16,6 +16,7 @@ mod check;
 mod environment;
 mod error;
 mod file;
+mod fs;
 mod keys;
 mod paths;
 mod python;

@@ -11,7 +11,7 @@ use nix::unistd::AccessFlags;
 
 use super::read::{strings, text};
 use super::value::{Setting, Source};
-use super::{Complaint, Value, python};
+use super::{Complaint, Value, fs};
 
 /// A path, which need not be UTF-8.
 pub(super) fn path(setting: &Setting) -> Result<&OsStr, Complaint> {
@@ -51,7 +51,7 @@ pub(super) fn directory(setting: &Setting, cwd: &Path) -> Result<PathBuf, Compla
         return Err(Complaint::new("is relative, and nothing says to what")
             .hint("write the full path, e.g. \"/srv/mysite\""));
     }
-    readable_directory(python::absolute(cwd, path))
+    readable_directory(fs::absolute(cwd, path))
 }
 
 pub(super) fn readable_directory(path: PathBuf) -> Result<PathBuf, Complaint> {
@@ -62,7 +62,7 @@ pub(super) fn readable_directory(path: PathBuf) -> Result<PathBuf, Complaint> {
         Ok(metadata) if !metadata.is_dir() => {
             Err(Complaint::new("is not a directory").hint("name the directory that the application's module is in"))
         }
-        Ok(_) => match python::may(&path, AccessFlags::R_OK | AccessFlags::X_OK) {
+        Ok(_) => match fs::may(&path, AccessFlags::R_OK | AccessFlags::X_OK) {
             Ok(()) => Ok(path),
             Err(errno) => Err(Complaint::new(format!("cannot be read: {}", errno.desc())).hint(format!(
                 "the user rgun runs as needs r and x on it, and ProtectHome= of the unit must not hide it: ls -ld {}",
@@ -90,7 +90,7 @@ pub(super) fn pythonpath(setting: &Setting, base: &Path) -> Result<Vec<PathBuf>,
                 Err(Complaint::new(format!("has {} in it, which is not one path", Value::os(entry)))
                     .hint("write a list in the file, commas on the command line"))
             }
-            _ => Ok(python::absolute(base, Path::new(entry))),
+            _ => Ok(fs::absolute(base, Path::new(entry))),
         })
         .collect()
 }

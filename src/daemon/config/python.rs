@@ -13,9 +13,9 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::unistd::{AccessFlags, faccessat};
+use nix::unistd::AccessFlags;
 
+use super::fs::{absolute, may};
 use super::{Complaint, Environment};
 
 /// The interpreter, and why this one.
@@ -132,16 +132,6 @@ pub(crate) fn search(
         ))
         .hint("name one with app.python (--python), or make one: python3 -m venv .venv")),
     }
-}
-
-/// `path` as seen from `base`, without `.`; `..` and symlinks stay.
-pub(crate) fn absolute(base: &Path, path: &Path) -> PathBuf {
-    base.join(path).components().collect()
-}
-
-/// Whether this process's effective user may do `what` with `path`, following symlinks.
-pub(crate) fn may(path: &Path, what: AccessFlags) -> nix::Result<()> {
-    faccessat(AT_FDCWD, path, what, AtFlags::AT_EACCESS)
 }
 
 fn usable(path: &Path) -> Result<(), Complaint> {

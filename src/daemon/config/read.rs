@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::value::{Setting, Source};
 use super::{
-    Bind, Complaint, Count, Interface, Level, Lifespan, Listen, Loop, Retry, Target, Underscores, Value,
-    python, units,
+    Bind, Complaint, Count, Interface, Level, Lifespan, Listen, Loop, Retry, Target, Underscores, Value, fs,
+    units,
 };
 
 /// Less than a bare interpreter with its extension takes; a worker so limited would be replaced for ever.
@@ -346,7 +346,7 @@ pub(super) fn listen(setting: &Setting, base: &Path) -> Result<Listen, Complaint
                 return Err(Complaint::new(format!("{text:?} is relative, and nothing says to what"))
                     .hint(format!("write the full path, e.g. \"unix:/run/{}\"", path.display())));
             }
-            *path = python::absolute(base, path);
+            *path = fs::absolute(base, path);
         }
         if bind.contains(&address) {
             return Err(Complaint::new(format!("has {address} twice")));
