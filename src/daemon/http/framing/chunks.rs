@@ -1,6 +1,7 @@
 //! A chunked body (RFC 9112 §7.1): sizes, extensions and trailers, more strictly than hyper, which comes after.
 
-use super::{HeadLimits, Violation, is_token};
+use super::bytes::is_token;
+use super::violation::{HeadLimits, Violation};
 
 /// A chunked body as far as it has come.
 #[derive(Debug)]

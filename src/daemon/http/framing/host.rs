@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 use std::str;
 
-use super::table;
+use super::bytes::table;
 
 /// Unreserved characters and sub-delims; a percent sign is looked at closer.
 static NAME: [bool; 256] = table(b"-._~!$&'()*+,;=");

@@ -8,56 +8,18 @@
 //! although two parsers could disagree about it: a body of two lengths, spaces and control bytes around a chunk's size,
 //! bare line feeds, a Host that is none.
 
+mod bytes;
 mod chunks;
 mod host;
 mod request;
 #[cfg(test)]
 mod tests;
+mod violation;
 
 use self::chunks::Chunks;
 use self::request::{Body, Head};
-
 pub(super) use self::host::is_valid as is_host;
-
-/// What bounds a head. Units: bytes, except for the number of fields.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct HeadLimits {
-    /// `limits.request_line`.
-    pub(super) request_line: usize,
-    /// `limits.header`: all fields together, with their line ends; of a chunked body's trailers too.
-    pub(super) fields: usize,
-    /// `limits.headers`.
-    pub(super) n_fields: usize,
-}
-
-/// Why a message is refused. `fault` has the status code of each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Violation {
-    /// The request line is malformed.
-    RequestLine(&'static str),
-    /// A version of HTTP other than 1.x.
-    Version,
-    /// `limits.request_line`.
-    RequestLineTooLong,
-    /// A field's line is malformed.
-    Field(&'static str),
-    /// `limits.header`.
-    FieldsTooLong,
-    /// `limits.headers`.
-    TooManyFields,
-    /// The value of Host names no host.
-    Host,
-    /// The length of the body is malformed, or stated twice.
-    Length(&'static str),
-    /// The body is longer than any that could be served.
-    BodyTooLong,
-    /// The transfer coding ends with `chunked` and has another below it.
-    Coding,
-    /// A chunked body, or its trailers, are malformed.
-    Chunk(&'static str),
-    /// The head took longer than `timeouts.header`.
-    SlowHead,
-}
+pub(super) use self::violation::{HeadLimits, Violation};
 
 /// The framing of one connection's messages.
 #[derive(Debug)]
@@ -146,51 +108,4 @@ pub(super) fn empty_lines(bytes: &[u8]) -> usize {
         }
     }
     len
-}
-
-/// A character of a token (RFC 9110 §5.6.2): methods, names of fields and of chunks' extensions.
-#[inline]
-fn is_token(byte: u8) -> bool {
-    TOKEN[usize::from(byte)]
-}
-
-static TOKEN: [bool; 256] = table(b"!#$%&'*+-.^_`|~");
-
-/// Letters, digits, and these.
-const fn table(others: &[u8]) -> [bool; 256] {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 128 {
-        #[expect(clippy::cast_possible_truncation, reason = "it is below 128")]
-        let letter = (byte as u8).is_ascii_alphanumeric();
-        table[byte] = letter;
-        byte += 1;
-    }
-    let mut at = 0;
-    while at < others.len() {
-        table[others[at] as usize] = true;
-        at += 1;
-    }
-    table
-}
-
-/// Where the first control byte is (RFC 9110 §5.5: CTL), or the length. Eight at a time: this is all that is looked at
-/// of most of a head.
-#[inline]
-fn find_control(bytes: &[u8]) -> usize {
-    const ONES: u64 = u64::MAX / 255;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (nr, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let delete = word ^ (ONES * 0x7f);
-        // The high bit of each byte below 0x20, or equal to 0x7f. A borrow can flag a byte wrongly only above one that
-        // is flagged rightly, and the lowest is the one that counts.
-        let found =
-            (word.wrapping_sub(ONES * 0x20) & !word | delete.wrapping_sub(ONES) & !delete) & (ONES * 0x80);
-        if found != 0 {
-            return nr * 8 + found.trailing_zeros() as usize / 8;
-        }
-    }
-    let tail = rest.iter().position(u8::is_ascii_control).unwrap_or(rest.len());
-    words.len() * 8 + tail
 }

@@ -2,7 +2,9 @@
 
 use http::Uri;
 
-use super::{HeadLimits, Violation, find_control, host, is_token, table};
+use super::bytes::{find_control, is_token, table};
+use super::host;
+use super::violation::{HeadLimits, Violation};
 
 /// A head as far as it has been scanned. Positions count from its first byte.
 #[derive(Debug, Default)]

@@ -1,3 +1,4 @@
+use super::bytes::find_control;
 use super::*;
 
 const LIMITS: HeadLimits = HeadLimits { request_line: 100, fields: 1000, n_fields: 10 };

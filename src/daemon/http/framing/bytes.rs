@@ -1,0 +1,48 @@
+//! Classes of bytes that heads and chunks are made of.
+
+/// A character of a token (RFC 9110 §5.6.2): methods, names of fields and of chunks' extensions.
+#[inline]
+pub(super) fn is_token(byte: u8) -> bool {
+    TOKEN[usize::from(byte)]
+}
+
+static TOKEN: [bool; 256] = table(b"!#$%&'*+-.^_`|~");
+
+/// Letters, digits, and these.
+pub(super) const fn table(others: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        #[expect(clippy::cast_possible_truncation, reason = "it is below 128")]
+        let letter = (byte as u8).is_ascii_alphanumeric();
+        table[byte] = letter;
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
+}
+
+/// Where the first control byte is (RFC 9110 §5.5: CTL), or the length. Eight at a time: this is all that is looked at
+/// of most of a head.
+#[inline]
+pub(super) fn find_control(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (nr, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let delete = word ^ (ONES * 0x7f);
+        // The high bit of each byte below 0x20, or equal to 0x7f. A borrow can flag a byte wrongly only above one that
+        // is flagged rightly, and the lowest is the one that counts.
+        let found =
+            (word.wrapping_sub(ONES * 0x20) & !word | delete.wrapping_sub(ONES) & !delete) & (ONES * 0x80);
+        if found != 0 {
+            return nr * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let tail = rest.iter().position(u8::is_ascii_control).unwrap_or(rest.len());
+    words.len() * 8 + tail
+}
