@@ -19,12 +19,13 @@ use crate::journal::requests::{Access, Failure, Refused, Request, Unanswered};
 use crate::net::{Connection, Ending};
 use crate::websocket;
 
+use super::context::{Served, X_REQUEST_ID};
 use super::fault::{Refusal, Told};
 use super::handshake::Handshake;
 use super::head;
+use super::request::Asked;
 use super::response::{Account, FileReader, ResponseBody, Source, cause};
-use super::server::{Served, X_REQUEST_ID};
-use super::submit::{Asked, Started};
+use super::submit::Started;
 
 /// Answers one request, always; if it is dropped before, nobody will, and the journal says so. By hand, because hyper
 /// moves it into its place: an `async` block would be larger by what it was given, which it keeps beside where that went.

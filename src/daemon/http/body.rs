@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use crate::dispatch::{Dispatcher, RequestBody};
 
-use super::TURN;
+use super::context::TURN;
 use super::fault::Refusal;
 use super::pace::{MinPace, Pace};
 use super::spool::{Spool, SpoolError, Spools};
@@ -44,6 +44,15 @@ pub(super) enum Body {
     Inline(Bytes),
     /// Spooled: descriptor, and number of bytes.
     Spooled(RequestBody, u64),
+}
+
+impl Body {
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::Spooled(_, len) => *len,
+        }
+    }
 }
 
 /// What bounds a body.

@@ -1,31 +1,26 @@
-//! Serves the requests of one connection, and the WebSocket that one of them may become.
+//! What requests share: the server with its limits and settings, and the connection that they come on.
+//!
+//! Types alone, below everything that serves a request; `edge` makes the [`Server`] and replaces it at a reload.
 
-use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use http::header::HeaderName;
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::http1::{self, Parts};
-use hyper::service::Service;
-use hyper_util::rt::TokioIo;
 
 use crate::dispatch::Dispatcher;
 use crate::journal::requests::Journal;
-use crate::net::{Connection, Stream};
+use crate::net::Connection;
 use crate::websocket;
 
-use super::answer::Answering;
 use super::forwarded::TrustedPeers;
-use super::handshake::Place;
+use super::framing::Violation;
 use super::pace::MinPace;
 use super::request_id::RequestIds;
-use super::response::ResponseBody;
 use super::spool::Spools;
-use super::submit::{Clock, start};
-use super::wire::{RefusedHead, Wire};
+
+/// Bytes of one body, either way, before others have their turn: a fraction of a millisecond.
+pub(super) const TURN: usize = 256 * 1024;
 
 /// What bounds a request. Units: bytes, except where a type says otherwise.
 #[derive(Debug, Clone)]
@@ -111,12 +106,6 @@ impl Spools {
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Bytes of a head that belong to neither the request line nor a field.
-const LINE_ENDS: usize = 4;
-
-/// hyper's own default, for which it keeps the fields on the stack.
-const STACK_HEADERS: usize = 100;
-
 impl Server {
     /// Shared by all connections.
     pub fn new(
@@ -166,58 +155,6 @@ impl Server {
     }
 }
 
-/// Serves a connection until it ends.
-pub async fn serve(server: Arc<Server>, stream: Stream) {
-    let connection = Arc::clone(stream.connection());
-    // Boxed, because a WebSocket has no use for it, and would have to keep it: this future does not become smaller.
-    let mut serving = Box::new(speak(server, stream));
-    // Dropped before `serving`, and so before what is under way in it, whatever ends this.
-    let mut through = Through { connection: Arc::clone(&connection), by_itself: false };
-    match (&mut *serving).await {
-        Ok(()) => {
-            if let Some(socket) = upgraded(*serving) {
-                socket.await;
-            }
-        }
-        Err(error) => {
-            tracing::debug!(client = %connection.peer.address, error = %crate::report::Chain(&error),
-                "a connection ended early");
-        }
-    }
-    through.by_itself = true;
-}
-
-type Speaking = http1::Connection<TokioIo<Wire>, Requests>;
-
-fn speak(server: Arc<Server>, stream: Stream) -> Speaking {
-    let connection = Arc::clone(stream.connection());
-    let limits = &server.limits;
-    let mut builder = http1::Builder::new();
-    builder
-        .header_read_timeout(None) // `Connections::sweep` does that, without a timer per request
-        // The wire looks at the client while a request is served.
-        .half_close(true)
-        // Not `pipeline_flush`: it buffers without bound for a client that does not read. Nor `keep_alive`: it says
-        // `close` in a 101, too. The framing has bounded a head already, but for its line ends.
-        .max_header_size(limits.header + limits.request_line + LINE_ENDS);
-    if limits.headers != STACK_HEADERS {
-        builder.max_headers(limits.headers);
-    }
-    let trusts_peer = server.trusted.trusts(connection.peer.ip);
-    let served = Arc::new(Served { server, connection, trusts_peer, refused_head: OnceLock::new() });
-    let wire = Wire::new(stream, Arc::clone(&served));
-    builder.serve_connection(TokioIo::new(wire), Requests { served, place: OnceLock::new() })
-}
-
-/// What the connection is after its last answer, if that was a 101: hyper leaves the socket open then, and what it has
-/// read too much in its buffer.
-fn upgraded(spoken: Speaking) -> Option<Box<websocket::Socket>> {
-    let Parts { io, read_buf, service, .. } = spoken.into_parts();
-    let accepted = service.accepted()?;
-    let (stream, held) = io.into_inner().into_parts();
-    Some(websocket::serve(stream, &[&*read_buf, &*held].concat(), *accepted))
-}
-
 /// A connection, and the server that it began with. One, so that a request counts one reference to both.
 #[derive(Debug)]
 pub(super) struct Served {
@@ -229,45 +166,32 @@ pub(super) struct Served {
     pub(super) refused_head: OnceLock<RefusedHead>,
 }
 
-/// The requests of one connection.
-pub(super) struct Requests {
-    pub(super) served: Arc<Served>,
-    /// Made for a handshake.
-    pub(super) place: OnceLock<Place>,
+/// Why the last head on a connection was refused.
+#[derive(Debug)]
+pub(super) struct RefusedHead {
+    pub(super) violation: Violation,
+    /// How the head begins, printable and bounded.
+    pub(super) excerpt: String,
 }
 
-impl Requests {
-    /// What its last request has made of the connection.
-    fn accepted(&self) -> Option<Box<websocket::Accepted>> {
-        self.place.get()?.lock().unwrap_or_else(PoisonError::into_inner).take()
+/// Turns an `Instant` into `CLOCK_MONOTONIC` nanoseconds, the time that daemon and workers share. (`Instant` is
+/// that clock on Linux, but does not say its number.)
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    start: Instant,
+    nanoseconds: u64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+        let rest = u64::try_from(now.tv_nsec).unwrap_or_default();
+        Self { start: Instant::now(), nanoseconds: seconds * 1_000_000_000 + rest }
     }
-}
 
-impl Service<Request<Incoming>> for Requests {
-    type Response = Response<ResponseBody>;
-    type Error = Infallible;
-    type Future = Answering;
-
-    fn call(&self, request: Request<Incoming>) -> Answering {
-        // Before the future exists, because hyper looks for more bytes before it polls it; see `Asked`.
-        let (asked, started, handshake) = start(self, request);
-        Answering { about: Some((Arc::clone(&self.served), asked)), started, handshake, patience: None }
-    }
-}
-
-/// Notes that a connection is over before what is under way on it is dropped.
-struct Through {
-    connection: Arc<Connection>,
-    /// Its task came to its end. If not, the reactor has dropped it, as it does when the daemon stops.
-    by_itself: bool,
-}
-
-impl Drop for Through {
-    fn drop(&mut self) {
-        if self.by_itself {
-            self.connection.mark_closed();
-        } else {
-            self.connection.mark_shutdown();
-        }
+    pub(super) fn nanoseconds(&self, instant: Instant) -> u64 {
+        let since = instant.saturating_duration_since(self.start).as_nanos();
+        self.nanoseconds + u64::try_from(since).unwrap_or_default()
     }
 }

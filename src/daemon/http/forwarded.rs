@@ -3,7 +3,7 @@
 //! Both are fields that anybody can send. They are read only of a peer that `proxy.trusted` names, and then only as far
 //! as trusted hops have written them: `X-Forwarded-For` from its right end to the first address that is not trusted,
 //! which is the client; of `X-Forwarded-Proto` the last value, because that is the peer's own. Pure: no connection,
-//! no clock, no allocation. `submit` calls it for requests that have such fields.
+//! no clock, no allocation. `request` calls it for requests that have such fields.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -3,9 +3,9 @@
 use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
 
+use super::context::{Underscores, X_REQUEST_ID};
 use super::fault::Refusal;
 use super::framing;
-use super::server::{Underscores, X_REQUEST_ID};
 
 /// What one look at the fields finds.
 #[derive(Debug, Default, Clone, Copy)]

@@ -5,22 +5,23 @@
 
 mod answer;
 mod body;
+mod conn;
+mod context;
 pub mod fault;
 mod forwarded;
 mod framing;
 mod handshake;
 mod head;
 mod pace;
+mod request;
 mod request_id;
 mod response;
-mod server;
+mod service;
 mod spool;
 mod submit;
 mod upload;
 mod wire;
 
-/// Bytes of one body, either way, before others have their turn: a fraction of a millisecond.
-const TURN: usize = 256 * 1024;
-
+pub use conn::serve;
+pub use context::{Limits, Server, Settings, Underscores};
 pub use forwarded::TrustedPeers;
-pub use server::{Limits, Server, Settings, Underscores, serve};

@@ -19,9 +19,8 @@ use crate::journal::requests::{Access, Cause, Failure, Journal, Sent, Unanswered
 use crate::net::{Connection, Ending, Phase};
 use crate::report::Chain;
 
-use super::TURN;
+use super::context::{Served, TURN};
 use super::fault::Refusal;
-use super::server::Served;
 
 /// Bytes read from a file at a time; and when memory is short.
 const FILE_BLOCK: usize = 256 * 1024;

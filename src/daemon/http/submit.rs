@@ -2,26 +2,25 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use http::{Method, Request, request};
+use http::{Request, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use rgun_channel::frame;
 use rgun_channel::frame::ExchangeId;
 
 use crate::dispatch::Ticket;
-use crate::net::{Connection, Peer, Phase};
+use crate::net::{Connection, Phase};
 use crate::spare;
 
 use super::body::{self, Body, BodyLimits};
+use super::context::{Served, Server};
 use super::fault::Refusal;
-use super::forwarded::ProxyClaim;
 use super::handshake::{self, Handshake, Place};
 use super::head;
-use super::request_id::{self, RequestId};
-use super::server::{Requests, Served, Server};
+use super::request::{Asked, Identity, path};
 use super::upload::{self, Bounds, Bringer};
 
 /// How far a request has come before its future is polled.
@@ -35,15 +34,19 @@ pub(super) enum Started {
 }
 
 pub(super) fn start(
-    requests: &Requests,
+    served: &Arc<Served>,
+    place: &OnceLock<Place>,
     request: Request<Incoming>,
 ) -> (Asked, Started, Option<Box<Handshake>>) {
-    let Requests { served, place } = requests;
     let Served { server, connection, .. } = &**served;
     connection.enter(Phase::Busy);
     let begun = Instant::now();
     if let Some(refused) = served.refused_head.get() {
-        return (stand_in(server, begun), Started::Submitted(Err(Refusal::Framing(refused.violation))), None);
+        return (
+            Asked::stand_in(server, begun),
+            Started::Submitted(Err(Refusal::Framing(refused.violation))),
+            None,
+        );
     }
     let (mut parts, incoming) = request.into_parts();
     let seen = head::Seen::of(&parts.headers);
@@ -100,12 +103,6 @@ pub(super) fn start(
         }
     };
     (asked, started, handshake)
-}
-
-/// What is remembered of a request whose head was refused: nothing but its id.
-fn stand_in(server: &Server, begun: Instant) -> Asked {
-    let id = server.ids.for_request(None);
-    Asked { id, origin: None, method: Method::GET, path: Path::new(b""), knows_interim: false, begun }
 }
 
 /// The request's body, and its length in the fields if only now it is known.
@@ -210,136 +207,4 @@ fn submit_handshake(
     let frame = frame::Request { websocket: true, ..frame_of(server, connection, parts, identity) };
     let fields = head::fields(&parts.headers, true);
     server.dispatcher.submit(&frame, fields, None, identity.begun).map_err(Refusal::Exchange)
-}
-
-/// What is remembered of a request while it is served. Its head is not: the fields and the target share hyper's read
-/// buffer, and while they live every look for the next request's bytes would allocate another.
-pub(super) struct Asked {
-    pub(super) id: RequestId,
-    /// `None` for most: the peer is the client, and sent no id of its own.
-    pub(super) origin: Option<Box<Origin>>,
-    pub(super) method: Method,
-    pub(super) path: Path,
-    /// The client understands interim answers: it speaks HTTP/1.1 (RFC 9110 §15.2).
-    pub(super) knows_interim: bool,
-    /// When its head was complete.
-    pub(super) begun: Instant,
-}
-
-impl Asked {
-    fn new(served: &Served, parts: &request::Parts, seen: &head::Seen<'_>, begun: Instant) -> Self {
-        let Served { server, trusts_peer, .. } = served;
-        let taken_over = seen.request_id.filter(|id| *trusts_peer && request_id::is_safe(id));
-        let foreign_id = seen.request_id.filter(|_| taken_over.is_none());
-        let id = server.ids.for_request(taken_over);
-        let is_forwarded = seen.is_forwarded && *trusts_peer;
-        let origin = (is_forwarded || foreign_id.is_some()).then(|| {
-            let ProxyClaim { client, https } = if is_forwarded {
-                ProxyClaim::read(&parts.headers, &server.trusted)
-            } else {
-                ProxyClaim::default()
-            };
-            Box::new(Origin {
-                client: client.map(Peer::from),
-                https: https.unwrap_or(false),
-                client_id: foreign_id.map(request_id::shown),
-            })
-        });
-        Self {
-            id,
-            origin,
-            method: parts.method.clone(),
-            path: Path::new(path(parts)),
-            knows_interim: parts.version == http::Version::HTTP_11,
-            begun,
-        }
-    }
-
-    fn identity(&self) -> Identity<'_> {
-        Identity { id: &self.id, origin: self.origin.as_deref(), begun: self.begun }
-    }
-}
-
-/// What the fields of a request say about where it comes from.
-#[derive(Debug, Clone)]
-pub(super) struct Origin {
-    /// The client that a trusted peer names; `None`: the peer itself.
-    pub(super) client: Option<Peer>,
-    /// A trusted peer says that its client used TLS.
-    https: bool,
-    /// The id that the client sent, as it is logged; `None` if it has become the request's id, or there was none.
-    pub(super) client_id: Option<String>,
-}
-
-/// What a request's frame says beside its head.
-#[derive(Clone, Copy)]
-struct Identity<'a> {
-    id: &'a RequestId,
-    origin: Option<&'a Origin>,
-    /// When the head was complete.
-    begun: Instant,
-}
-
-/// A request's path, as sent. Usual ones are short enough to need no allocation.
-pub(super) enum Path {
-    Short([u8; SHORT_PATH], u8),
-    Long(Box<[u8]>),
-}
-
-const SHORT_PATH: usize = 62;
-
-impl Path {
-    fn new(path: &[u8]) -> Self {
-        let mut short = [0; SHORT_PATH];
-        match (short.get_mut(..path.len()), u8::try_from(path.len())) {
-            (Some(room), Ok(len)) => {
-                room.copy_from_slice(path);
-                Self::Short(short, len)
-            }
-            _ => Self::Long(path.into()),
-        }
-    }
-
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        match self {
-            Self::Short(bytes, len) => bytes.get(..usize::from(*len)).unwrap_or_default(),
-            Self::Long(bytes) => bytes,
-        }
-    }
-}
-
-/// The path as sent; `OPTIONS *` has `*` (RFC 9112 §3.2.4).
-fn path(parts: &request::Parts) -> &[u8] {
-    parts.uri.path().as_bytes()
-}
-
-/// Turns an `Instant` into `CLOCK_MONOTONIC` nanoseconds, the time that daemon and workers share. (`Instant` is
-/// that clock on Linux, but does not say its number.)
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Clock {
-    start: Instant,
-    nanoseconds: u64,
-}
-
-impl Clock {
-    pub(super) fn new() -> Self {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-        let rest = u64::try_from(now.tv_nsec).unwrap_or_default();
-        Self { start: Instant::now(), nanoseconds: seconds * 1_000_000_000 + rest }
-    }
-
-    fn nanoseconds(&self, instant: Instant) -> u64 {
-        let since = instant.saturating_duration_since(self.start).as_nanos();
-        self.nanoseconds + u64::try_from(since).unwrap_or_default()
-    }
-}
-
-impl Body {
-    fn len(&self) -> u64 {
-        match self {
-            Self::Inline(bytes) => bytes.len() as u64,
-            Self::Spooled(_, len) => *len,
-        }
-    }
 }

@@ -25,7 +25,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use crate::dispatch::{Dispatcher, Fault, PART, Upload, UploadFault};
 use crate::net::Connection;
 
-use super::TURN;
+use super::context::TURN;
 use super::fault::Refusal;
 use super::framing::Violation;
 use super::pace::{MinPace, Pace};

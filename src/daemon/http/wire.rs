@@ -23,8 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::net::{Phase, Stream};
 
+use super::context::{RefusedHead, Served};
 use super::framing::{Framing, HeadLimits, Violation, empty_lines};
-use super::server::Served;
 
 /// A connection between the socket and hyper.
 #[derive(Debug)]
@@ -40,14 +40,6 @@ pub(super) struct Wire {
     has_refused: bool,
     /// The client sends nothing more.
     has_ended: bool,
-}
-
-/// Why the last head on a connection was refused.
-#[derive(Debug)]
-pub(super) struct RefusedHead {
-    pub(super) violation: Violation,
-    /// How the head begins, printable and bounded.
-    pub(super) excerpt: String,
 }
 
 /// What hyper is given in the place of a head that is refused.
