@@ -1,4 +1,4 @@
-"""Structure: no import circles, the layers of lib.rs, no unused dependency."""
+"""Structure: no import circles, the layers of lib.rs, one place for status codes, no unused dependency."""
 
 import re
 
@@ -58,6 +58,18 @@ def layers():
     return found
 
 
+def status_codes():
+    """Of the modules that serve connections only http/fault.rs names status codes."""
+    return [
+        Breach(f"{file}:{file.line(found.start())}", f"{found.group(1)} in {file.path.name}")
+        for file in files("src/daemon")
+        if file.parts[:1] in {("http",), ("net",), ("websocket",), ("edge",)}
+        and file.parts != ("http", "fault")
+        and not file.is_test
+        for found in re.finditer(r"\bStatusCode::([A-Z]\w*|from_u16)\b", file.code)
+    ]
+
+
 def unused_dependencies():
     """Each dependency of a package is named in it; each of the workspace is some package's."""
     workspace = tomllib.loads((TOP / "Cargo.toml").read_text())["workspace"]
@@ -82,4 +94,4 @@ def unused_dependencies():
     return unused
 
 
-CHECKS = [import_circles, layers, unused_dependencies]
+CHECKS = [import_circles, layers, status_codes, unused_dependencies]

@@ -20,7 +20,7 @@ use crate::net::{Connection, Ending};
 use crate::websocket;
 
 use super::context::{Served, X_REQUEST_ID};
-use super::fault::{Refusal, Told};
+use super::fault::{Refusal, RequestFault, Told};
 use super::handshake::Handshake;
 use super::head;
 use super::request::Asked;
@@ -311,6 +311,7 @@ fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<Re
     let Served { server, connection, .. } = &*served;
     let told = refusal.told();
     note(&served, asked, refusal, &told);
+    let unread = told.leaves_input_unread();
     let Told { status, reason, retry_after } = told;
     let mut text = String::new();
     // Writing to a String cannot fail.
@@ -321,7 +322,6 @@ fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<Re
         status.canonical_reason().unwrap_or_default(),
         asked.id.as_str()
     );
-    let unread = wants_close(status);
     if unread {
         connection.mark_unread_input();
     }
@@ -334,7 +334,7 @@ fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<Re
     if let Some(pause) = retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(pause.as_secs()));
     }
-    if status == StatusCode::METHOD_NOT_ALLOWED {
+    if *refusal == Refusal::Client(RequestFault::Connect) {
         headers.insert(
             http::header::ALLOW,
             HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"),
@@ -343,29 +343,13 @@ fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<Re
     if closing {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if status == StatusCode::UPGRADE_REQUIRED {
+    if *refusal == Refusal::Client(RequestFault::WebSocketVersion) {
         // RFC 9110 §15.5.22, RFC 6455 §4.2.2.
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         headers.append(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
     response
-}
-
-/// The rest of such a request may still be on its way: the connection cannot be used for another.
-fn wants_close(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::PAYLOAD_TOO_LARGE
-            | StatusCode::REQUEST_TIMEOUT
-            | StatusCode::BAD_REQUEST
-            | StatusCode::INSUFFICIENT_STORAGE
-            | StatusCode::NOT_IMPLEMENTED
-            | StatusCode::HTTP_VERSION_NOT_SUPPORTED
-            | StatusCode::METHOD_NOT_ALLOWED
-            | StatusCode::URI_TOO_LONG
-            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-    )
 }
 
 fn described(connection: &Connection, asked: &Asked) -> Request {

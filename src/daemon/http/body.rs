@@ -14,7 +14,6 @@ use std::pin::Pin;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::StatusCode;
 use http_body::Body as _;
 use hyper::body::Incoming;
 use rgun_channel::layout::INLINE_BODY;
@@ -23,7 +22,7 @@ use tokio::time::timeout;
 use crate::dispatch::{Dispatcher, RequestBody};
 
 use super::context::TURN;
-use super::fault::Refusal;
+use super::fault::{Refusal, RequestFault};
 use super::pace::{MinPace, Pace};
 use super::spool::{Spool, SpoolError, Spools};
 use super::wire;
@@ -70,19 +69,13 @@ pub(super) struct BodyLimits<'a> {
     pub(super) dispatcher: &'a Dispatcher,
 }
 
-const TOO_LARGE: Refusal =
-    Refusal::Client(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is larger than limits.body");
-const TOO_SLOW: Refusal =
-    Refusal::Client(StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive in time");
-const BROKEN: Refusal = Refusal::Client(StatusCode::BAD_REQUEST, "the request's body breaks off");
-
 /// Receives a body. The `100 Continue` that a client may wait for (RFC 9110 §10.1.1) is sent by hyper when the
 /// first piece is asked for, so not before the length has been checked.
 pub(super) async fn receive(mut incoming: Incoming, limits: &BodyLimits<'_>) -> Result<Body, Refusal> {
     let announced = incoming.size_hint().exact();
     let within = |len: u64| limits.most.is_none_or(|most| len <= most);
     if announced.is_some_and(|len| !within(len)) {
-        return Err(TOO_LARGE);
+        return Err(Refusal::Client(RequestFault::BodyTooLarge));
     }
     let mut pace = Pace::default();
     let Some(first) = piece(&mut incoming, limits.pace, &mut pace).await? else {
@@ -92,7 +85,7 @@ pub(super) async fn receive(mut incoming: Incoming, limits: &BodyLimits<'_>) -> 
         return Ok(Body::Inline(first));
     }
     if !within(first.len() as u64) {
-        return Err(TOO_LARGE);
+        return Err(Refusal::Client(RequestFault::BodyTooLarge));
     }
     let mut collected = Vec::with_capacity(first.len().max(announced.map_or(0, small)).min(UNCOUNTED));
     collected.extend_from_slice(&first);
@@ -111,7 +104,7 @@ pub(super) async fn receive(mut incoming: Incoming, limits: &BodyLimits<'_>) -> 
             Some(next) => collected.extend_from_slice(&next),
         }
         if !within(collected.len() as u64) {
-            return Err(TOO_LARGE);
+            return Err(Refusal::Client(RequestFault::BodyTooLarge));
         }
     }
     drop(counted);
@@ -120,7 +113,7 @@ pub(super) async fn receive(mut incoming: Incoming, limits: &BodyLimits<'_>) -> 
     let mut taken = 0;
     while let Some(next) = piece(&mut incoming, limits.pace, &mut pace).await? {
         if !within(spool.len() + next.len() as u64) {
-            return Err(TOO_LARGE);
+            return Err(Refusal::Client(RequestFault::BodyTooLarge));
         }
         taken += next.len();
         spool.write(next).await?;
@@ -155,13 +148,14 @@ async fn piece(incoming: &mut Incoming, least: MinPace, pace: &mut Pace) -> Resu
             let patience = pace.begin_wait(least, Instant::now());
             let next = timeout(patience, poll_fn(|cx| Pin::new(&mut *incoming).poll_frame(cx))).await;
             pace.end_wait(Instant::now());
-            next.map_err(|_| TOO_SLOW)?
+            next.map_err(|_| Refusal::Client(RequestFault::BodyTooSlow))?
         };
         match next {
             None => return Ok(None),
             Some(Err(error)) => {
                 tracing::debug!(error = %crate::report::Chain(&error), "a request's body broke off");
-                return Err(wire::violation_of(&error).map_or(BROKEN, Refusal::Framing));
+                return Err(wire::violation_of(&error)
+                    .map_or(Refusal::Client(RequestFault::BodyBroken), Refusal::Framing));
             }
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data()

@@ -1,4 +1,5 @@
-//! The one place where the daemon chooses a status code of its own.
+//! The one place where the daemon chooses a status code of its own. `tests/guards` keeps that: elsewhere in `http`,
+//! `net`, `websocket` and `edge` a status is at most compared with the application's.
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use super::framing::Violation;
 /// Why a request gets an answer that is not the application's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// The request itself cannot be served; the client's fault. Status, and a sentence.
-    Client(StatusCode, &'static str),
+    /// The request itself cannot be served; the client's fault.
+    Client(RequestFault),
     /// The request's message is malformed, or its head over a limit or too slow.
     Framing(Violation),
     /// The exchange failed.
@@ -22,6 +23,62 @@ pub enum Refusal {
     WrongLength(Option<WorkerId>),
     /// The body could not be kept: no memory, no disk.
     Spool(String),
+}
+
+/// The defect of a request for which it cannot be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestFault {
+    /// The method is CONNECT.
+    Connect,
+    /// The target is not a path.
+    Target,
+    /// The target is a URI whose host cannot be a field's value.
+    TargetHost,
+    /// An HTTP/1.1 request has no Host field.
+    NoHost,
+    /// There is more than one Host field.
+    ManyHosts,
+    /// A field's name has an underscore, and `http.underscores` is "refuse".
+    Underscore,
+    /// A handshake is for another version of the WebSocket protocol than 13.
+    WebSocketVersion,
+    /// A handshake has no valid `Sec-WebSocket-Key`.
+    WebSocketKey,
+    /// The body is larger than `limits.body`.
+    BodyTooLarge,
+    /// The body did not arrive within `timeouts.body`, or slower than `limits.body_rate`.
+    BodyTooSlow,
+    /// The body breaks off.
+    BodyBroken,
+}
+
+impl RequestFault {
+    fn told(self) -> (StatusCode, &'static str) {
+        match self {
+            // RFC 9110 §9.3.6: an origin server that is no tunnel.
+            Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here"),
+            Self::Target => (StatusCode::BAD_REQUEST, "the request's target is not a path"),
+            Self::TargetHost => (StatusCode::BAD_REQUEST, "the request's target names an impossible host"),
+            // RFC 9112 §3.2.
+            Self::NoHost => (StatusCode::BAD_REQUEST, "the Host field is missing"),
+            Self::ManyHosts => (StatusCode::BAD_REQUEST, "there is more than one Host field"),
+            Self::Underscore => {
+                (StatusCode::BAD_REQUEST, "the name of a field has an underscore, which is refused here")
+            }
+            // RFC 6455 §4.2.2.
+            Self::WebSocketVersion => {
+                (StatusCode::UPGRADE_REQUIRED, "only version 13 of the WebSocket protocol is served here")
+            }
+            Self::WebSocketKey => {
+                (StatusCode::BAD_REQUEST, "the Sec-WebSocket-Key is missing, or not 16 bytes in base64")
+            }
+            Self::BodyTooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "the request's body is larger than limits.body")
+            }
+            Self::BodyTooSlow => (StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive in time"),
+            Self::BodyBroken => (StatusCode::BAD_REQUEST, "the request's body breaks off"),
+        }
+    }
 }
 
 /// What the client is told.
@@ -33,6 +90,24 @@ pub struct Told {
     pub reason: String,
     /// `Retry-After` (RFC 9110 §10.2.3).
     pub retry_after: Option<Duration>,
+}
+
+impl Told {
+    /// Returns whether the rest of such a request may still be on its way: the connection cannot be used for another.
+    pub(super) fn leaves_input_unread(&self) -> bool {
+        matches!(
+            self.status,
+            StatusCode::PAYLOAD_TOO_LARGE
+                | StatusCode::REQUEST_TIMEOUT
+                | StatusCode::BAD_REQUEST
+                | StatusCode::INSUFFICIENT_STORAGE
+                | StatusCode::NOT_IMPLEMENTED
+                | StatusCode::HTTP_VERSION_NOT_SUPPORTED
+                | StatusCode::METHOD_NOT_ALLOWED
+                | StatusCode::URI_TOO_LONG
+                | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        )
+    }
 }
 
 /// A short while: long enough for a queue to move, short enough for a person to wait.
@@ -47,7 +122,7 @@ impl Refusal {
     /// thousands of them. `None` for faults of the application, each of which has its entry.
     pub fn kind(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Client(_, reason) => reason,
+            Self::Client(fault) => fault.told().1,
             Self::Framing(violation) => violation.kind(),
             Self::Spool(_) => "no room for a body",
             Self::WrongLength(_) => return None,
@@ -75,7 +150,10 @@ impl Refusal {
     /// Total: every refusal has its status.
     pub fn told(&self) -> Told {
         let (status, reason, retry_after) = match self {
-            Self::Client(status, reason) => (*status, (*reason).to_owned(), None),
+            Self::Client(fault) => {
+                let (status, reason) = fault.told();
+                (status, reason.to_owned(), None)
+            }
             Self::Framing(violation) => {
                 let (status, reason) = violation.told();
                 (status, reason.to_owned(), None)

@@ -6,11 +6,11 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Version, request};
 
 use crate::websocket::{self, Accepted, Agreed};
 
-use super::fault::Refusal;
+use super::fault::{Refusal, RequestFault};
 
 /// Where an accepted WebSocket waits until hyper is through with the connection.
 pub(super) type Place = Arc<Mutex<Option<Box<Accepted>>>>;
@@ -44,17 +44,11 @@ impl Handshake {
     pub(super) fn new(parts: &request::Parts, compression: bool, place: Place) -> Result<Self, Refusal> {
         let headers = &parts.headers;
         if single(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
-            return Err(Refusal::Client(
-                StatusCode::UPGRADE_REQUIRED,
-                "only version 13 of the WebSocket protocol is served here",
-            ));
+            return Err(Refusal::Client(RequestFault::WebSocketVersion));
         }
         let key = single(headers, &SEC_WEBSOCKET_KEY).map(|key| key.as_bytes().trim_ascii());
         let Some(key) = key.filter(|key| websocket::is_key(key)) else {
-            return Err(Refusal::Client(
-                StatusCode::BAD_REQUEST,
-                "the Sec-WebSocket-Key is missing, or not 16 bytes in base64",
-            ));
+            return Err(Refusal::Client(RequestFault::WebSocketKey));
         };
         let accept = HeaderValue::from_str(&websocket::accept(key)).expect("base64 is a field value");
         let offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes);
@@ -123,21 +117,19 @@ mod tests {
 
     #[test]
     fn a_handshake_without_its_version_or_key_is_refused() {
-        let status = |parts| match Handshake::new(&parts, true, Place::default()) {
-            Ok(_) => StatusCode::SWITCHING_PROTOCOLS,
-            Err(Refusal::Client(status, _)) => status,
-            Err(other) => panic!("{other:?}"),
-        };
-        assert_eq!(status(parts(|_| {})), StatusCode::SWITCHING_PROTOCOLS);
-        assert_eq!(status(parts(set(SEC_WEBSOCKET_VERSION, "8"))), StatusCode::UPGRADE_REQUIRED);
+        let refusal = |parts| Handshake::new(&parts, true, Place::default()).err();
+        let version = Some(Refusal::Client(RequestFault::WebSocketVersion));
+        let key = Some(Refusal::Client(RequestFault::WebSocketKey));
+        assert_eq!(refusal(parts(|_| {})), None);
+        assert_eq!(refusal(parts(set(SEC_WEBSOCKET_VERSION, "8"))), version);
         let without = |name| parts(|parts| drop(parts.headers.remove(name)));
-        assert_eq!(status(without(SEC_WEBSOCKET_VERSION)), StatusCode::UPGRADE_REQUIRED);
-        assert_eq!(status(without(SEC_WEBSOCKET_KEY)), StatusCode::BAD_REQUEST);
-        assert_eq!(status(parts(set(SEC_WEBSOCKET_KEY, "short"))), StatusCode::BAD_REQUEST);
+        assert_eq!(refusal(without(SEC_WEBSOCKET_VERSION)), version);
+        assert_eq!(refusal(without(SEC_WEBSOCKET_KEY)), key);
+        assert_eq!(refusal(parts(set(SEC_WEBSOCKET_KEY, "short"))), key);
         let twice = parts(|parts| {
             parts.headers.append(SEC_WEBSOCKET_KEY, HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
         });
-        assert_eq!(status(twice), StatusCode::BAD_REQUEST);
+        assert_eq!(refusal(twice), key);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! A request's head: hyper's types to the channel's.
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Version, request};
 
 use super::context::{Underscores, X_REQUEST_ID};
-use super::fault::Refusal;
+use super::fault::{Refusal, RequestFault};
 use super::framing;
 
 /// What one look at the fields finds.
@@ -66,30 +66,26 @@ pub(super) fn check(
     seen: &Seen<'_>,
     underscores: Underscores,
 ) -> Result<(), Refusal> {
-    let refuse = |status, reason| Err(Refusal::Client(status, reason));
+    let refuse = |fault| Err(Refusal::Client(fault));
     if parts.method == Method::CONNECT {
-        // RFC 9110 §9.3.6: an origin server that is no tunnel.
-        return refuse(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here");
+        return refuse(RequestFault::Connect);
     }
     // RFC 9112 §3.2: a path, alone or in a URI; `*` for OPTIONS only; a mere authority for CONNECT only.
     let path = parts.uri.path();
     let is_target = path.starts_with('/') || path == "*" && parts.method == Method::OPTIONS;
     if !is_target {
-        return refuse(StatusCode::BAD_REQUEST, "the request's target is not a path");
+        return refuse(RequestFault::Target);
     }
     // RFC 9112 §3.2: 400 for a request of HTTP/1.1 without Host, or with more than one.
     match seen.n_hosts {
         0 if parts.version == Version::HTTP_11 => {
-            return refuse(StatusCode::BAD_REQUEST, "the Host field is missing");
+            return refuse(RequestFault::NoHost);
         }
         0 | 1 => {}
-        _ => return refuse(StatusCode::BAD_REQUEST, "there is more than one Host field"),
+        _ => return refuse(RequestFault::ManyHosts),
     }
     if seen.underscore && underscores == Underscores::Refuse {
-        return refuse(
-            StatusCode::BAD_REQUEST,
-            "the name of a field has an underscore, which is refused here",
-        );
+        return refuse(RequestFault::Underscore);
     }
     Ok(())
 }
@@ -106,8 +102,7 @@ pub(super) fn set_host(parts: &mut request::Parts) -> Result<(), Refusal> {
     let host = authority.as_str();
     let host = Some(host).filter(|host| !host.is_empty() && framing::is_host(host.as_bytes()));
     let host = host.and_then(|host| HeaderValue::from_str(host).ok());
-    let refusal = Refusal::Client(StatusCode::BAD_REQUEST, "the request's target names an impossible host");
-    parts.headers.insert(HOST, host.ok_or(refusal)?);
+    parts.headers.insert(HOST, host.ok_or(Refusal::Client(RequestFault::TargetHost))?);
     Ok(())
 }
 
@@ -164,7 +159,7 @@ mod tests {
         }
         for (method, target) in [(Method::GET, "*"), (Method::GET, "a.example:80"), (Method::OPTIONS, "a")] {
             let refused = checked(&parts(method, target));
-            assert!(matches!(refused, Err(Refusal::Client(StatusCode::BAD_REQUEST, _))), "{target}");
+            assert_eq!(refused, Err(Refusal::Client(RequestFault::Target)), "{target}");
         }
     }
 
@@ -191,7 +186,7 @@ mod tests {
             assert!(!Seen::of(&parts.headers).has_unsafe(underscores));
         }
         let refused = check(&sent, &Seen::of(&sent.headers), Underscores::Refuse);
-        assert!(matches!(refused, Err(Refusal::Client(StatusCode::BAD_REQUEST, _))));
+        assert_eq!(refused, Err(Refusal::Client(RequestFault::Underscore)));
         let plain = parts(Method::GET, "/");
         assert_eq!(check(&plain, &Seen::of(&plain.headers), Underscores::Refuse), Ok(()));
     }
@@ -214,7 +209,7 @@ mod tests {
             let mut parts = parts(Method::GET, "/");
             parts.uri = uri;
             let refused = set_host(&mut parts);
-            assert!(matches!(refused, Err(Refusal::Client(StatusCode::BAD_REQUEST, _))), "{target}");
+            assert!(refused == Err(Refusal::Client(RequestFault::TargetHost)), "{target}");
         }
     }
 }

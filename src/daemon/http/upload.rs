@@ -15,8 +15,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http::header::EXPECT;
-use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use rgun_channel::layout::INLINE_BODY;
@@ -26,7 +26,7 @@ use crate::dispatch::{Dispatcher, Fault, PART, Upload, UploadFault};
 use crate::net::Connection;
 
 use super::context::TURN;
-use super::fault::Refusal;
+use super::fault::{Refusal, RequestFault};
 use super::framing::Violation;
 use super::pace::{MinPace, Pace};
 use super::wire;
@@ -94,10 +94,7 @@ fn expects(headers: &HeaderMap) -> bool {
 pub(super) fn announced(incoming: &Incoming, most: Option<u64>) -> Result<Option<u64>, Refusal> {
     let announced = incoming.size_hint().exact();
     if announced.is_some_and(|len| most.is_some_and(|most| len > most)) {
-        return Err(Refusal::Client(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "the request's body is larger than limits.body",
-        ));
+        return Err(Refusal::Client(RequestFault::BodyTooLarge));
     }
     Ok(announced)
 }
