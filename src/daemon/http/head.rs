@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_in_the_target_is_held_to_what_the_field_is_held_to() {
+    fn a_target_with_an_impossible_host_is_refused() {
         for target in ["http://me@a.example/", "http://a:b/", "http://a:99999/", "http://:80/"] {
             let Ok(uri) = target.parse::<http::Uri>() else { continue };
             let mut parts = parts(Method::GET, "/");
