@@ -1,6 +1,5 @@
 //! An exchange: a request on its way through a worker, and the answer on its way back.
 
-use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -9,70 +8,20 @@ use rgun_channel::frame::{CompletionKind, ExchangeId, MOST_FIELDS, Request};
 use rgun_channel::layout::RESPONSE_WINDOW;
 use rgun_channel::ring::Position;
 
+use crate::escape::RequestPath;
 use crate::id::WorkerId;
 
+use super::body::{Carriage, Uptake};
 use super::buffer::{Next, ResponseBuffer};
 use super::data::Data;
 use super::delivery::Delivery;
+use super::fault::Fault;
 use super::parts::{Beginning, FilePart, Head, Leaving, Payload, Piece, Progress, RequestBody};
 use super::received::Received;
 use super::rules::RuleNr;
-use super::upload::{Carriage, Uptake};
-use super::websocket::Socket;
+use super::socket::Socket;
 use super::worker::Worker;
 use super::{Asked, Had, Notice, NoticeSink};
-
-/// Why an exchange is answered by the daemon and not by the application. `http::fault` maps it to a status.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    /// A part of the head is longer than a frame can say.
-    TooLong(&'static str),
-    /// `limits.queue` requests wait already.
-    QueueFull,
-    /// It would wait for this long, which is longer than `timeouts.queue`.
-    QueueTooSlow(Duration),
-    /// It waited longer than `timeouts.queue`.
-    QueueTimeout,
-    /// Nobody serves and nobody will soon; the short reason.
-    Unavailable(Arc<str>),
-    /// It ran longer than `timeouts.request`.
-    Deadline(WorkerId),
-    /// Its client takes its answer too slowly, and there is no room for what waits.
-    Unread,
-    /// Requests with its method and path have ended workers repeatedly; for how long they are refused.
-    Quarantined(Duration),
-    /// Its body could not be received to its end.
-    Upload(UploadFault),
-    /// The worker died, or broke the contract, while it had the request.
-    WorkerDied(WorkerId),
-    /// The daemon ended the worker while it had the request: the time for finishing it was over.
-    CutOff(WorkerId),
-    /// The application raised.
-    Raised {
-        /// In which worker.
-        worker: WorkerId,
-        /// Type and message.
-        summary: String,
-        /// The formatted traceback, perhaps empty.
-        traceback: String,
-    },
-    /// The client has closed its sending half, and the application took that for its end: it makes no answer, or no
-    /// more of it.
-    Left,
-}
-
-/// Why a body that is given to the application as it comes does not come to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UploadFault {
-    /// It is longer than `limits.body`.
-    TooLarge,
-    /// The client paused for longer than `timeouts.body`.
-    TooSlow,
-    /// It breaks off.
-    Broken,
-    /// Its chunks are malformed; what was wrong, as a sentence.
-    Malformed(&'static str),
-}
 
 /// Where the request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,6 +173,22 @@ impl Exchange {
     /// The request, as it was encoded here.
     pub(super) fn request(&self) -> Option<Request<'_>> {
         Request::decode(&self.frame).ok()
+    }
+
+    /// Names the request to people. `thread` is [`Asked::thread`].
+    pub(super) fn asked(&self, thread: Option<u64>, now: Instant) -> Asked {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        // The frame is the daemon's own copy: what was encoded once can be decoded.
+        let request = self.request().unwrap_or(Request::new(self.id));
+        Asked {
+            exchange: self.id,
+            request_id: text(request.request_id),
+            method: text(request.method),
+            path: RequestPath::new(request.path),
+            thread,
+            elapsed: self.given.map_or(Duration::ZERO, |given| now.saturating_duration_since(given)),
+            client: self.client_has(),
+        }
     }
 
     pub(super) fn has_body_fd(&self) -> bool {
@@ -414,7 +379,7 @@ impl Exchange {
                 self.acknowledge_all(worker);
                 if self.ended {
                     // For the journal only: the client has its answer.
-                    let asked = Asked::new(self, worker, Instant::now());
+                    let asked = self.asked(worker.thread_of(self.id), Instant::now());
                     notice(Notice::RaisedAfterEnd { worker: worker.id, asked, summary, traceback });
                 } else if self.half_closed && summary.is_empty() {
                     let waker = self.fail(Fault::Left);

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::frame::ExchangeId;
 
+use super::fault::Fault;
 use super::later::Pulse;
-use super::{Asked, Dispatcher, Fault, Notice, State};
+use super::{Dispatcher, Notice, State};
 
 /// What the housekeeper is doing between its looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +123,10 @@ impl Dispatcher {
                 let Some(exchange) = state.exchanges.get_mut(id) else { continue };
                 if exchange.grace.is_some_and(|grace| now > grace) {
                     exchange.grace = None;
-                    (self.notice)(Notice::Stubborn(worker_id, Asked::new(exchange, worker, now)));
+                    (self.notice)(Notice::Stubborn(
+                        worker_id,
+                        exchange.asked(worker.thread_of(exchange.id), now),
+                    ));
                 }
                 if exchange.waits_for_answer_to_leave() && !exchange.overdue {
                     // A slow client's time is not the application's; how much it has of that, `slow` counts.
@@ -143,7 +147,7 @@ impl Dispatcher {
                 }
                 worker.count_answer(true);
                 let waker = exchange.fail(Fault::Deadline(worker_id));
-                let asked = Asked::new(exchange, worker, now);
+                let asked = exchange.asked(worker.thread_of(exchange.id), now);
                 if worker.is_asgi() {
                     worker.cancel(exchange);
                     exchange.grace = Some(now + GRACE);
@@ -194,7 +198,10 @@ impl Dispatcher {
                     && !exchange.overdue
                     && !exchange.is_held_back()
                 {
-                    (self.notice)(Notice::Slow(worker.id, Asked::new(exchange, worker, now)));
+                    (self.notice)(Notice::Slow(
+                        worker.id,
+                        exchange.asked(worker.thread_of(exchange.id), now),
+                    ));
                 }
             }
         }

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use rgun_channel::frame::{ExchangeId, Later};
 use rgun_channel::ring::{Position, SubmissionSender};
 
+use super::body::PART;
 use super::exchange::Exchange;
-use super::upload::PART;
-use super::websocket::ABNORMAL;
+use super::socket::ABNORMAL;
 use super::worker::Worker;
 
 /// Bytes of a frame around a part.

@@ -23,11 +23,13 @@
 //! `workers` has them come and go, `housekeeping` looks at the clock, `slow` takes answers off their workers whose clients
 //! are slow; `queue`, `wait_estimate`, `rules`, `quarantine` and `measure` keep what their names say.
 
+mod body;
 mod buffer;
 mod data;
 mod delivery;
 mod exchange;
 mod exchanges;
+mod fault;
 mod half_close;
 mod housekeeping;
 mod later;
@@ -46,6 +48,7 @@ mod rules;
 mod running;
 mod service_time;
 mod slow;
+mod socket;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -66,11 +69,13 @@ use tokio::sync::Notify;
 
 use crate::id::WorkerId;
 
+use self::body::Carriage;
+pub use self::body::PART;
 use self::data::Buffers;
 pub use self::data::Data;
 use self::exchange::{Exchange, Place};
-pub use self::exchange::{Fault, UploadFault};
 use self::exchanges::Exchanges;
+pub use self::fault::{Fault, UploadFault};
 use self::housekeeping::Keeper;
 pub use self::link::{Link, Slots};
 use self::measure::Gauge;
@@ -83,11 +88,11 @@ pub use self::reactor::Reactor;
 pub use self::rules::Rule;
 use self::rules::Rules;
 use self::slow::Relief;
+pub use self::socket::Outgoing;
+use self::socket::Socket;
 pub use self::ticket::{Answer, BodyStream, StreamPiece, Ticket};
-use self::upload::Carriage;
-pub use self::upload::{PART, Upload};
-use self::websocket::Socket;
-pub use self::websocket::{Outgoing, WebSocket};
+pub use self::upload::Upload;
+pub use self::websocket::WebSocket;
 use self::worker::Worker;
 
 /// The queue, the exchanges and the workers' channels.
@@ -379,7 +384,7 @@ impl Dispatcher {
         };
         let now = Instant::now();
         let exchanges = worker.claimed().filter_map(|id| state.exchanges.get(id));
-        exchanges.map(|exchange| Asked::new(exchange, worker, now)).collect()
+        exchanges.map(|exchange| exchange.asked(worker.thread_of(exchange.id), now)).collect()
     }
 }
 

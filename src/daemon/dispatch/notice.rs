@@ -1,15 +1,12 @@
 //! What the dispatcher tells the supervisor, through `run`; and how it names a request to people.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rgun_channel::control::Report;
-use rgun_channel::frame::{ExchangeId, Request};
+use rgun_channel::frame::ExchangeId;
 
 use crate::escape::RequestPath;
 use crate::id::WorkerId;
-
-use super::exchange::Exchange;
-use super::worker::Worker;
 
 /// What the dispatcher tells the supervisor, through `run`.
 #[derive(Debug)]
@@ -103,22 +100,4 @@ pub enum Had {
     Head(u16),
     /// Everything; or it has gone. It learns nothing of what happens now.
     Everything,
-}
-
-impl Asked {
-    /// What `worker` has with `exchange`.
-    pub(super) fn new(exchange: &Exchange, worker: &Worker, now: Instant) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        // The frame is the daemon's own copy: what was encoded once can be decoded.
-        let request = exchange.request().unwrap_or(Request::new(exchange.id));
-        Self {
-            exchange: exchange.id,
-            request_id: text(request.request_id),
-            method: text(request.method),
-            path: RequestPath::new(request.path),
-            thread: worker.thread_of(exchange.id),
-            elapsed: exchange.given.map_or(Duration::ZERO, |given| now.saturating_duration_since(given)),
-            client: exchange.client_has(),
-        }
-    }
 }

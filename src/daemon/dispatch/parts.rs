@@ -14,7 +14,7 @@ use rgun_channel::slab::Chunk;
 use crate::budget::Reservation;
 
 use super::data::Data;
-use super::exchange::Fault;
+use super::fault::Fault;
 
 /// A response's head.
 #[derive(Debug)]

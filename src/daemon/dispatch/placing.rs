@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use rgun_channel::frame::ExchangeId;
 
+use super::body::Carriage;
 use super::exchange::{Exchange, Place};
-use super::upload::Carriage;
 use super::worker::Worker;
 use super::{Dispatcher, State};
 

@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 use rgun_channel::frame::ExchangeId;
 use rgun_channel::ring::{Position, SubmissionSender};
 
-use super::exchange::Exchange;
-
 /// How often one is looked at again that is over its time.
 const RECHECK: Duration = Duration::from_millis(50);
 
@@ -61,8 +59,13 @@ impl Running {
     }
 
     /// One more, whose record is at this position, after that of every other. Without a `started` it is prefetched.
-    pub(super) fn push(&mut self, exchange: &Exchange, position: Position, started: Option<Instant>) {
-        let (id, limit) = (exchange.id, exchange.limit);
+    pub(super) fn push(
+        &mut self,
+        id: ExchangeId,
+        limit: Option<Duration>,
+        position: Position,
+        started: Option<Instant>,
+    ) {
         self.entries.push_back(Entry { id, position, started, limit, told_slow: false });
         if let Some(started) = started {
             self.starts(started, limit);

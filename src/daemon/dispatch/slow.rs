@@ -29,7 +29,8 @@ use crate::spool;
 
 use super::buffer::Segment;
 use super::data::{Buffers, Data};
-use super::exchange::{Exchange, Fault, Place};
+use super::exchange::{Exchange, Place};
+use super::fault::Fault;
 use super::housekeeping::Keeper;
 use super::worker::Worker;
 use super::{Dispatcher, State};

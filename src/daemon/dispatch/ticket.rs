@@ -15,7 +15,8 @@ use crate::id::WorkerId;
 
 use super::Dispatcher;
 use super::data::Data;
-use super::exchange::{Fault, Place};
+use super::exchange::Place;
+use super::fault::Fault;
 use super::parts::{Beginning, FilePart, Head, Piece, Progress};
 use super::upload::Upload;
 

@@ -7,54 +7,16 @@
 //! `http` brings the body: it holds an [`Upload`] beside the exchange's ticket, and stops when that says that the
 //! application is through with the request.
 
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use rgun_channel::frame::{ExchangeId, Later};
 
-use super::exchange::{Fault, Place};
+use super::body::PART;
+use super::exchange::Place;
+use super::fault::Fault;
 use super::housekeeping::Keeper;
 use super::{Dispatcher, State};
-
-/// How a request's body travels; not every worker takes every way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Carriage {
-    /// In the frame.
-    Frame,
-    /// As a descriptor, which only WSGI workers take.
-    Descriptor,
-    /// In parts, which only ASGI workers take.
-    Parts,
-    /// It has none: it is the handshake of a WebSocket, which only ASGI workers take, too.
-    Messages,
-}
-
-/// How far a body has come.
-#[derive(Debug, Default)]
-pub(super) struct Uptake {
-    /// The application has room for it as far as here, bytes from its beginning. 0: it has not asked for it.
-    pub(super) taken: u64,
-    /// So much has been given to the worker.
-    sent: u64,
-    /// All of it has.
-    is_whole: bool,
-    /// Of whoever brings it: more is taken, or none any more.
-    pub(super) waker: Option<Waker>,
-}
-
-impl Uptake {
-    /// Does the application wait for the client?
-    pub(super) fn is_hungry(&self) -> bool {
-        self.taken > self.sent && !self.is_whole
-    }
-
-    fn wait(&mut self, cx: &Context<'_>) {
-        match &mut self.waker {
-            Some(stored) => stored.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
-    }
-}
 
 /// The way of a request's body to the application.
 #[derive(Debug)]
@@ -62,9 +24,6 @@ pub struct Upload {
     dispatcher: &'static Dispatcher,
     id: ExchangeId,
 }
-
-/// Longest part. Three fit into a ring.
-pub const PART: usize = 64 * 1024;
 
 impl Upload {
     pub(super) fn new(dispatcher: &'static Dispatcher, id: ExchangeId) -> Self {

@@ -8,7 +8,6 @@
 //! `http` holds a [`WebSocket`] from the accept to the end, and does all that RFC 6455 asks for between it and the
 //! client.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -18,14 +17,13 @@ use rgun_channel::frame::{Completion, CompletionKind, ExchangeId, Later, MESSAGE
 use rgun_channel::layout::RESPONSE_WINDOW;
 use rgun_channel::slab::Chunk;
 
-use super::exchange::{Exchange, Fault, Place};
+use super::exchange::{Exchange, Place};
+use super::fault::Fault;
 use super::parts::{Leaving, Payload, Progress};
+use super::socket::{ABNORMAL, Outgoing};
 use super::ticket::BodyStream;
 use super::worker::Worker;
 use super::{Dispatcher, State};
-
-/// Gone without a close frame (RFC 6455 §7.1.5).
-pub(super) const ABNORMAL: u16 = 1006;
 
 /// Sockets of a worker that goes are not closed faster one after the other than this needs: a few are through at once,
 /// many take the whole window.
@@ -33,50 +31,6 @@ const GAP: Duration = Duration::from_millis(20);
 
 /// For so many messages room is kept while there are none.
 const KEPT: usize = 16;
-
-/// What an application says on a WebSocket that it has accepted.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Outgoing {
-    /// A message, or a part of one.
-    Message {
-        /// Its bytes, perhaps none.
-        bytes: Bytes,
-        /// It is text (UTF-8 as a whole; a part may end within a character); else binary.
-        text: bool,
-        /// It goes on in the next part.
-        more: bool,
-    },
-    /// It is closed, by the application or because that has returned. Nothing follows.
-    Close {
-        /// RFC 6455 §7.4. Hostile: any number.
-        code: u16,
-        /// At most a control frame's worth, and UTF-8, if the worker is honest.
-        reason: Bytes,
-    },
-    /// The worker is to go, or the daemon: the connection is to close with 1012 after this time. Told once.
-    Farewell {
-        /// From now.
-        after: Duration,
-    },
-}
-
-/// What an exchange that began as a handshake has beside what others have.
-#[derive(Debug, Default)]
-pub(super) struct Socket {
-    pub(super) is_accepted: bool,
-    /// What the application has said and the connection has not taken.
-    messages: VecDeque<Outgoing>,
-    /// To be told.
-    farewell: Option<Duration>,
-    had_farewell: bool,
-}
-
-impl Socket {
-    /// Nobody takes them any more.
-    pub(super) fn drop_messages(&mut self) {
-        self.messages = VecDeque::new();
-    }
-}
 
 impl Exchange {
     /// Has the application accepted it as a WebSocket?

@@ -19,6 +19,7 @@ use rgun_channel::wake::{Ring, Sleepers, Want};
 use crate::id::{Generation, WorkerId};
 use crate::supervise::Tally;
 
+use super::body::Carriage;
 use super::data::Buffers;
 use super::exchange::{Exchange, Place};
 use super::exchanges::Exchanges;
@@ -27,7 +28,6 @@ use super::link::{Link, Slots};
 use super::reports::Budget;
 use super::running::Running;
 use super::service_time::{MAX_DEPTH, PREFETCH_TIME, ServiceTime};
-use super::upload::Carriage;
 use super::{Notice, NoticeSink};
 
 /// A worker that finished something within this time may have more to say before the slow tick comes.
@@ -285,7 +285,7 @@ impl Worker {
         }
         exchange.given = Some(now);
         exchange.worker = Some(self.id);
-        self.running.push(exchange, position, started);
+        self.running.push(exchange.id, exchange.limit, position, started);
         self.published(position);
         Ok(Some(position))
     }

@@ -12,12 +12,13 @@ use rgun_channel::frame::{ExchangeId, Request};
 use crate::escape::RequestPath;
 use crate::id::WorkerId;
 
-use super::exchange::{Exchange, Fault, Place};
+use super::body::Carriage;
+use super::exchange::{Exchange, Place};
+use super::fault::Fault;
 use super::link::Link;
 use super::quarantine::{self, Entrance};
-use super::upload::Carriage;
 use super::worker::Worker;
-use super::{ASGI, Asked, Dispatcher, Notice, State, WSGI};
+use super::{ASGI, Dispatcher, Notice, State, WSGI};
 
 impl Dispatcher {
     /// Adds a worker that is booting: its channel is served, it gets no exchange yet. A zygote never will.
@@ -189,7 +190,7 @@ impl Dispatcher {
                 let fault = if worker.is_cut { Fault::CutOff } else { Fault::WorkerDied };
                 state.fail(id, fault(worker.id), now);
             } else if let Some(exchange) = state.exchanges.get(id) {
-                (self.notice)(Notice::Retried(worker.id, Asked::new(exchange, &worker, now)));
+                (self.notice)(Notice::Retried(worker.id, exchange.asked(worker.thread_of(exchange.id), now)));
             }
         }
         if shut_out {
@@ -205,7 +206,7 @@ impl Dispatcher {
         let exchanges = started.iter().filter_map(|id| state.exchanges.get(*id));
         let asked: Vec<_> = exchanges
             .filter(|exchange| !exchange.overdue)
-            .map(|exchange| Asked::new(exchange, worker, now))
+            .map(|exchange| exchange.asked(worker.thread_of(exchange.id), now))
             .collect();
         if !asked.is_empty() {
             (self.notice)(Notice::Died { worker: worker.id, asked });

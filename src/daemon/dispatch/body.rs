@@ -1,0 +1,48 @@
+//! How a request's body travels to its worker, and how far one that goes in parts has come.
+//!
+//! Values only: `upload` and `websocket` send the parts, `worker` decides which way it takes.
+
+use std::task::{Context, Waker};
+
+/// Longest part. Three fit into a ring.
+pub const PART: usize = 64 * 1024;
+
+/// How a request's body travels; not every worker takes every way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carriage {
+    /// In the frame.
+    Frame,
+    /// As a descriptor, which only WSGI workers take.
+    Descriptor,
+    /// In parts, which only ASGI workers take.
+    Parts,
+    /// It has none: it is the handshake of a WebSocket, which only ASGI workers take, too.
+    Messages,
+}
+
+/// How far a body has come.
+#[derive(Debug, Default)]
+pub(super) struct Uptake {
+    /// The application has room for it as far as here, bytes from its beginning. 0: it has not asked for it.
+    pub(super) taken: u64,
+    /// So much has been given to the worker.
+    pub(super) sent: u64,
+    /// All of it has.
+    pub(super) is_whole: bool,
+    /// Of whoever brings it: more is taken, or none any more.
+    pub(super) waker: Option<Waker>,
+}
+
+impl Uptake {
+    /// Does the application wait for the client?
+    pub(super) fn is_hungry(&self) -> bool {
+        self.taken > self.sent && !self.is_whole
+    }
+
+    pub(super) fn wait(&mut self, cx: &Context<'_>) {
+        match &mut self.waker {
+            Some(stored) => stored.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+}
