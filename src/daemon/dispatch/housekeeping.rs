@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rgun_channel::frame::ExchangeId;
 
 use super::fault::Fault;
-use super::later::Pulse;
+use super::outbox::Pulse;
 use super::{Dispatcher, Notice, State};
 
 /// What the housekeeper is doing between its looks.
@@ -135,7 +135,7 @@ impl Dispatcher {
                 }
                 if exchange.is_held_back() && !exchange.overdue {
                     // It waits for its request's body, of which a minimum rate is asked.
-                    worker.restart_clock(exchange, now);
+                    worker.restart_clock(exchange.position(), now);
                     continue;
                 }
                 // What a task does after its answer (Starlette's background tasks) keeps nobody waiting, and no thread.

@@ -36,6 +36,7 @@ mod later;
 mod link;
 mod measure;
 mod notice;
+mod outbox;
 mod parts;
 mod placing;
 mod policy;

@@ -1,13 +1,19 @@
 //! Which worker gets which request, and when one is taken back again.
 
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use rgun_channel::frame::ExchangeId;
 
 use super::body::Carriage;
 use super::exchange::{Exchange, Place};
+use super::exchanges::Exchanges;
 use super::worker::Worker;
 use super::{Dispatcher, State};
+
+/// How often a request may be passed on by workers that do not claim it. Between a healthy worker that is slow to
+/// wake and one that never does, it meets the healthy one often enough.
+const MOST_MOVES: u8 = 16;
 
 impl Dispatcher {
     /// Pushes an exchange into a worker's ring. False when the ring has no room, or the worker is broken; it is then
@@ -17,10 +23,13 @@ impl Dispatcher {
         if !worker_state.takes(exchange.carriage()) {
             return false;
         }
-        let pushed = worker_state.push(exchange, now);
+        let body = exchange.body.as_ref().map(|body| body.fd.as_fd());
+        let pushed = worker_state.push(id, &exchange.frame, body, exchange.limit, now);
         match pushed {
             Ok(Some(position)) => {
                 exchange.place = Place::Given { worker, position };
+                exchange.given = Some(now);
+                exchange.worker = Some(worker_state.id);
                 if exchange.half_closed {
                     worker_state.say_half_closed(exchange);
                 }
@@ -160,5 +169,45 @@ impl State {
         let exchange = self.exchanges.get_mut(id)?;
         exchange.place = Place::Queued;
         Some(id)
+    }
+}
+
+impl Worker {
+    fn revoke_oldest(&mut self, exchanges: &Exchanges) -> Option<ExchangeId> {
+        let candidates: Vec<_> = self.given_ids().collect();
+        self.revoke_first(candidates.into_iter(), exchanges)
+    }
+
+    fn revoke_newest(&mut self, exchanges: &Exchanges) -> Option<ExchangeId> {
+        let candidates: Vec<_> = self.given_ids().rev().collect();
+        self.revoke_first(candidates.into_iter(), exchanges)
+    }
+
+    /// The newest that has not been passed on too often.
+    fn revoke_movable(&mut self, exchanges: &Exchanges) -> Option<ExchangeId> {
+        let is_movable =
+            |id: &ExchangeId| exchanges.get(*id).is_some_and(|exchange| exchange.moves < MOST_MOVES);
+        let candidates: Vec<_> = self.given_ids().rev().filter(is_movable).collect();
+        self.revoke_first(candidates.into_iter(), exchanges)
+    }
+
+    fn revoke_first(
+        &mut self,
+        candidates: impl Iterator<Item = ExchangeId>,
+        exchanges: &Exchanges,
+    ) -> Option<ExchangeId> {
+        for id in candidates {
+            let exchange = exchanges.get(id)?;
+            let Place::Given { position, .. } = exchange.place else { continue };
+            // Who is to answer it and nobody else keeps it.
+            let is_movable = !exchange.client_is_through() && !exchange.pinned;
+            if is_movable && self.take_back(position) {
+                if exchange.has_body_fd() {
+                    self.forget(id);
+                }
+                return Some(id);
+            }
+        }
+        None
     }
 }

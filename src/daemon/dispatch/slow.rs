@@ -213,7 +213,7 @@ impl Exchange {
         if let Some(since) = self.held_since.replace(now) {
             let waited = now.saturating_duration_since(since);
             self.held_for += waited;
-            worker.extend_clock(self, waited);
+            worker.extend_clock(self.position(), waited);
         }
     }
 
@@ -341,7 +341,7 @@ impl State {
             exchange.release_parts(worker);
             // The application has not had all of its time, and has to notice.
             exchange.forget_hold();
-            worker.restart_clock(exchange, now);
+            worker.restart_clock(exchange.position(), now);
             if worker.is_asgi() {
                 worker.tell_gone(exchange);
             } else if exchange.can_be_cut_short() {

@@ -103,7 +103,7 @@ impl Dispatcher {
                 worker.made_room();
             }
             if let Some(worker) = &mut state.workers[index]
-                && worker.has_more_to_say()
+                && worker.outbox.has_more_to_say()
             {
                 match worker.say_more() {
                     Ok(woke) => woken |= woke,
@@ -138,7 +138,7 @@ impl Dispatcher {
         if kind == CompletionKind::Respond && exchange.is_open_socket() {
             // One whose time was up is against orders, and keeps its slot until it ends, or its worker.
             if !exchange.overdue {
-                worker.park(exchange, now);
+                worker.park(id, exchange.position(), now);
                 *freed = true;
             }
             if worker.retiring {
@@ -148,7 +148,7 @@ impl Dispatcher {
         let is_part = matches!(kind, CompletionKind::Respond | CompletionKind::Body);
         if is_part && !exchange.has_ended() && !exchange.is_open_socket() {
             // A stream of events lives as long as it says something; its head is the first that it says.
-            worker.restart_clock(exchange, now);
+            worker.restart_clock(exchange.position(), now);
             exchange.forget_hold();
         }
         if !exchange.is_watched && exchange.is_to_be_watched(self.buffers) {
@@ -166,7 +166,7 @@ impl Dispatcher {
         let is_well = kind == CompletionKind::Respond && !exchange.has_failed();
         let mut permit = None;
         if done {
-            worker.finished(exchange, now);
+            worker.finished(id, exchange.position(), now);
             *freed = true;
             exchange.worker_is_done();
             // The worker had its say; an answer that is still missing will not come any more.

@@ -18,6 +18,7 @@ use rgun_channel::layout::RESPONSE_WINDOW;
 use rgun_channel::slab::Chunk;
 
 use super::exchange::{Exchange, Place};
+use super::exchanges::Exchanges;
 use super::fault::Fault;
 use super::parts::{Leaving, Payload, Progress};
 use super::socket::{ABNORMAL, Outgoing};
@@ -311,5 +312,13 @@ impl State {
                 exchange.say_farewell(gap * nr);
             }
         }
+    }
+}
+
+impl Worker {
+    /// The WebSockets that it has accepted, wherever they are.
+    fn sockets(&self, exchanges: &Exchanges) -> impl Iterator<Item = ExchangeId> {
+        let others = self.given_ids().filter(|id| exchanges.get(*id).is_some_and(Exchange::is_open_socket));
+        self.parked().chain(others)
     }
 }

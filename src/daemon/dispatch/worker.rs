@@ -21,10 +21,8 @@ use crate::supervise::Tally;
 
 use super::body::Carriage;
 use super::data::Buffers;
-use super::exchange::{Exchange, Place};
-use super::exchanges::Exchanges;
-use super::later::Outbox;
 use super::link::{Link, Slots};
+use super::outbox::Outbox;
 use super::reports::Budget;
 use super::running::Running;
 use super::service_time::{MAX_DEPTH, PREFETCH_TIME, ServiceTime};
@@ -38,10 +36,6 @@ const STALL: Duration = Duration::from_millis(1);
 
 /// The same of an event loop: a turn of it with many tasks takes its time, and one that is as busy helps nobody.
 const LOOP_STALL: Duration = Duration::from_millis(10);
-
-/// How often a request may be passed on by workers that do not claim it. Between a healthy worker that is slow to
-/// wake and one that never does, it meets the healthy one often enough.
-const MOST_MOVES: u8 = 16;
 
 /// Waiting this long in another worker's ring is worth a wake-up of an idle one.
 const WORTH_STEALING: Duration = Duration::from_micros(50);
@@ -79,8 +73,6 @@ pub(super) struct Worker {
     next: Option<(ExchangeId, Instant)>,
     /// It let prefetched records lie: nothing is given ahead of time until it finishes something.
     pub(super) stalled: bool,
-    /// Records published since the doorbell was last rung.
-    unrung: u32,
     pub(super) outbox: Outbox,
     /// Per slot: bytes acknowledged so far.
     acked: Vec<u64>,
@@ -125,7 +117,6 @@ impl Worker {
             progress: now,
             next: None,
             stalled: false,
-            unrung: 0,
             outbox: Outbox::default(),
             acked: vec![0; geometry.slots as usize],
             files: HashMap::new(),
@@ -188,12 +179,6 @@ impl Worker {
         self.progress
     }
 
-    /// A record is in its ring.
-    pub(super) fn published(&mut self, position: Position) {
-        self.outbox.last = Some(position);
-        self.unrung += 1;
-    }
-
     /// Would it start at once what another has not claimed? An event loop has slots in plenty, and may still be busy.
     pub(super) fn can_help(&self) -> bool {
         self.idle_slots() > 0 && !(self.asgi && self.stalled)
@@ -235,19 +220,23 @@ impl Worker {
     }
 
     /// It has accepted a WebSocket: its slot is for others, unless it has too many already. It may run for ever.
-    pub(super) fn park(&mut self, exchange: &Exchange, now: Instant) {
+    pub(super) fn park(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) {
         if self.sockets.len() < self.possible.websockets as usize {
-            self.remove(exchange.position(), now);
-            self.sockets.insert(exchange.id);
+            self.remove(position, now);
+            self.sockets.insert(id);
         } else {
-            self.running.lift_limit(exchange.position());
+            self.running.lift_limit(position);
         }
     }
 
-    /// The WebSockets that it has accepted, wherever they are.
-    pub(super) fn sockets(&self, exchanges: &Exchanges) -> impl Iterator<Item = ExchangeId> {
-        let others = self.running.ids().filter(|id| exchanges.get(*id).is_some_and(Exchange::is_open_socket));
-        self.sockets.iter().copied().chain(others)
+    /// Returns the accepted WebSockets that take no slot.
+    pub(super) fn parked(&self) -> impl Iterator<Item = ExchangeId> {
+        self.sockets.iter().copied()
+    }
+
+    /// Returns the exchanges that it was given and has not finished, the oldest first, without [`Worker::parked`].
+    pub(super) fn given_ids(&self) -> impl DoubleEndedIterator<Item = ExchangeId> {
+        self.running.ids()
     }
 
     /// How long what it has prefetched would have to wait, if that is worth taking away.
@@ -258,10 +247,17 @@ impl Worker {
         (wait > WORTH_STEALING).then_some(wait)
     }
 
-    /// Puts a request into the ring; `None` when it is full.
-    pub(super) fn push(&mut self, exchange: &mut Exchange, now: Instant) -> Result<Option<Position>, String> {
-        if let Some(body) = &exchange.body
-            && let Err(error) = self.send(&Command::Body(exchange.id), &[body.fd.as_fd()])
+    /// Puts a request into the ring; `None` when it is full. `limit` is how long it may run.
+    pub(super) fn push(
+        &mut self,
+        id: ExchangeId,
+        frame: &[u8],
+        body: Option<BorrowedFd<'_>>,
+        limit: Option<Duration>,
+        now: Instant,
+    ) -> Result<Option<Position>, String> {
+        if let Some(body) = body
+            && let Err(error) = self.send(&Command::Body(id), &[body])
         {
             // A full socket empties by itself, and of one that is closed the reactor is about to hear.
             return match error.kind() {
@@ -272,10 +268,9 @@ impl Worker {
                 _ => Err(format!("does not take descriptors: {error}")),
             };
         }
-        let Some(position) = self.submissions.push(&exchange.frame).map_err(|broken| broken.to_string())?
-        else {
-            if exchange.has_body_fd() {
-                self.forget(exchange.id);
+        let Some(position) = self.submissions.push(frame).map_err(|broken| broken.to_string())? else {
+            if body.is_some() {
+                self.forget(id);
             }
             return Ok(None);
         };
@@ -283,21 +278,19 @@ impl Worker {
         if self.running.is_empty() {
             self.progress = now;
         }
-        exchange.given = Some(now);
-        exchange.worker = Some(self.id);
-        self.running.push(exchange.id, exchange.limit, position, started);
-        self.published(position);
+        self.running.push(id, limit, position, started);
+        self.outbox.published(position);
         Ok(Some(position))
     }
 
     /// The worker is done with an exchange: its slot is free, and the oldest prefetched one starts.
-    pub(super) fn finished(&mut self, exchange: &Exchange, now: Instant) {
+    pub(super) fn finished(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) {
         // Mostly there are none of either, and an id need not be hashed to find out.
-        if self.sockets.is_empty() || !self.sockets.remove(&exchange.id) {
-            self.remove(exchange.position(), now);
+        if self.sockets.is_empty() || !self.sockets.remove(&id) {
+            self.remove(position, now);
         }
         if !self.files.is_empty() {
-            self.files.remove(&exchange.id);
+            self.files.remove(&id);
         }
         self.stalled = false;
         self.progress = now;
@@ -335,12 +328,12 @@ impl Worker {
 
     /// Rings the doorbell if something was published since the last time.
     pub(super) fn ring(&mut self) {
-        if self.unrung == 0 {
+        if self.outbox.unrung == 0 {
             return;
         }
         // `wake_more` corrects that within a tick if it was wrong.
-        let most = if self.service.needs_one_thread() { 1 } else { self.unrung };
-        self.unrung = 0;
+        let most = if self.service.needs_one_thread() { 1 } else { self.outbox.unrung };
+        self.outbox.unrung = 0;
         self.sleepers().wake(&self.waker(), most);
     }
 
@@ -354,7 +347,7 @@ impl Worker {
     pub(super) fn may_stall(&self, now: Instant) -> bool {
         let is_quick = self.given() > self.slots || self.service.is_short();
         let has_moved = now.saturating_duration_since(self.progress) < QUICK;
-        self.has_more_to_say()
+        self.outbox.has_more_to_say()
             || !self.running.is_empty() && (is_quick && has_moved || self.first_unclaimed().is_some())
     }
 
@@ -424,14 +417,20 @@ impl Worker {
 
     /// Takes one record back; true if it had not been claimed.
     pub(super) fn revoke(&mut self, id: ExchangeId, position: Position) -> bool {
-        if !self.submissions.revoke(position) {
-            return false;
-        }
-        self.remove(Some(position), Instant::now());
-        if !self.asgi {
+        let is_revoked = self.take_back(position);
+        if is_revoked && !self.asgi {
             self.forget(id);
         }
-        true
+        is_revoked
+    }
+
+    /// Takes one record back without a message to the worker; true if it had not been claimed.
+    pub(super) fn take_back(&mut self, position: Position) -> bool {
+        let is_revoked = self.submissions.revoke(position);
+        if is_revoked {
+            self.remove(Some(position), Instant::now());
+        }
+        is_revoked
     }
 
     /// Nobody waits for this exchange any more: a body that went ahead of its record is closed, a response that is
@@ -442,53 +441,14 @@ impl Worker {
         }
     }
 
-    pub(super) fn revoke_oldest(&mut self, exchanges: &Exchanges) -> Option<ExchangeId> {
-        let candidates: Vec<_> = self.running.ids().collect();
-        self.revoke_first(candidates.into_iter(), exchanges)
-    }
-
-    pub(super) fn revoke_newest(&mut self, exchanges: &Exchanges) -> Option<ExchangeId> {
-        let candidates: Vec<_> = self.running.ids().rev().collect();
-        self.revoke_first(candidates.into_iter(), exchanges)
-    }
-
-    /// The newest that has not been passed on too often.
-    pub(super) fn revoke_movable(&mut self, exchanges: &Exchanges) -> Option<ExchangeId> {
-        let is_movable =
-            |id: &ExchangeId| exchanges.get(*id).is_some_and(|exchange| exchange.moves < MOST_MOVES);
-        let candidates: Vec<_> = self.running.ids().rev().filter(is_movable).collect();
-        self.revoke_first(candidates.into_iter(), exchanges)
-    }
-
-    fn revoke_first(
-        &mut self,
-        candidates: impl Iterator<Item = ExchangeId>,
-        exchanges: &Exchanges,
-    ) -> Option<ExchangeId> {
-        for id in candidates {
-            let exchange = exchanges.get(id)?;
-            let Place::Given { position, .. } = exchange.place else { continue };
-            // Who is to answer it and nobody else keeps it.
-            let is_movable = !exchange.client_is_through() && !exchange.pinned;
-            if is_movable && self.submissions.revoke(position) {
-                self.remove(Some(position), Instant::now());
-                if exchange.has_body_fd() {
-                    self.forget(id);
-                }
-                return Some(id);
-            }
-        }
-        None
-    }
-
     /// The exchange gets its whole time again.
-    pub(super) fn restart_clock(&mut self, exchange: &Exchange, now: Instant) {
-        self.running.restart_clock(exchange.position(), now);
+    pub(super) fn restart_clock(&mut self, position: Option<Position>, now: Instant) {
+        self.running.restart_clock(position, now);
     }
 
     /// So much of the time that the exchange has had was not the application's.
-    pub(super) fn extend_clock(&mut self, exchange: &Exchange, by: Duration) {
-        self.running.extend_clock(exchange.position(), by);
+    pub(super) fn extend_clock(&mut self, position: Option<Position>, by: Duration) {
+        self.running.extend_clock(position, by);
     }
 
     /// Exchanges that have had a slot for longer than they may.
@@ -517,12 +477,6 @@ impl Worker {
         let slot =
             (0..u32::try_from(self.n_places()).ok()?).find(|slot| read(*slot, SLOT_EXCHANGE) == id.0)?;
         Some(read(slot, SLOT_THREAD)).filter(|thread| *thread != 0)
-    }
-
-    /// Has it nothing left that anybody waits for?
-    pub(super) fn is_drained(&self, exchanges: &Exchanges) -> bool {
-        self.sockets.is_empty()
-            && self.running.ids().all(|id| exchanges.get(id).is_none_or(|exchange| exchange.overdue))
     }
 
     pub(super) fn ask_for_stacks(&mut self) {

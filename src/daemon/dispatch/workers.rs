@@ -14,6 +14,7 @@ use crate::id::WorkerId;
 
 use super::body::Carriage;
 use super::exchange::{Exchange, Place};
+use super::exchanges::Exchanges;
 use super::fault::Fault;
 use super::link::Link;
 use super::quarantine::{self, Entrance};
@@ -309,5 +310,13 @@ impl State {
         if let Some(request) = self.exchanges.get(id).and_then(Exchange::request) {
             self.quarantine.clear(request.method, request.path);
         }
+    }
+}
+
+impl Worker {
+    /// Has it nothing left that anybody waits for?
+    pub(super) fn is_drained(&self, exchanges: &Exchanges) -> bool {
+        self.n_sockets() == 0
+            && self.given_ids().all(|id| exchanges.get(id).is_none_or(|exchange| exchange.overdue))
     }
 }
