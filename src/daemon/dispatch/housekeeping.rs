@@ -4,22 +4,11 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::frame::ExchangeId;
 
+use super::exchange::Place;
 use super::fault::Fault;
+use super::keeper::Keeper;
 use super::outbox::Pulse;
 use super::{Dispatcher, Notice, State};
-
-/// What the housekeeper is doing between its looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keeper {
-    /// It sleeps until `work` is notified.
-    Idle,
-    /// It looks again after [`PARKED_TICK`], or when `work` is notified.
-    Parked,
-    /// It looks again after [`SLOW_TICK`], or when `work` is notified.
-    Slow,
-    /// It looks again after [`FAST_TICK`].
-    Fast,
-}
 
 /// How often the housekeeper looks while records may be stalled, and while there is only something to time out.
 const FAST_TICK: Duration = Duration::from_millis(1);
@@ -214,7 +203,7 @@ impl State {
         let Some(patience) = self.policy.queue_timeout else { return };
         while let Some(id) = self.first_overdue(patience, now) {
             if let Some(exchange) = self.exchanges.get(id)
-                && exchange.place == super::Place::Queued
+                && exchange.place == Place::Queued
             {
                 self.gauge.note_wait(now.saturating_duration_since(exchange.ready));
             }

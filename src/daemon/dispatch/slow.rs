@@ -13,25 +13,19 @@
 //!
 //! Files are written by a blocking thread, one block of each answer at a time; [`Dispatcher::begin_to_write`] starts it.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rgun_channel::frame::ExchangeId;
 
-use crate::budget::Reservation;
 use crate::report::Chain;
-use crate::spool;
 
-use super::buffer::Segment;
-use super::data::{Buffers, Data};
+use super::data::Buffers;
 use super::exchange::{Exchange, Place};
 use super::fault::Fault;
-use super::housekeeping::Keeper;
+use super::keeper::Keeper;
+use super::relief::{Job, JobResult, MIN_SPILL, Watch};
 use super::worker::Worker;
 use super::{Dispatcher, State};
 
@@ -39,17 +33,11 @@ use super::{Dispatcher, State};
 /// network, is not, even if another process has its core for a while; what it takes need not be copied.
 const SLOW_AFTER: Duration = Duration::from_millis(8);
 
-/// Memory of an answer that is not worth a file.
-const MIN_SPILL: u64 = 64 * 1024;
-
 /// Bytes that are taken off one worker before the reactor looks at its sockets: a fraction of a millisecond.
 const ABSORB_BYTES: u64 = 512 * 1024;
 
 /// How often the slabs are cleared of what slow clients hold.
 const RECLAIM_INTERVAL: Duration = Duration::from_millis(10);
-
-/// What has not gone on for so long is looked at less often.
-const ACTIVE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// An answer that nothing is taken of is given up after so long, if there is no room for it anywhere.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(1);
@@ -57,121 +45,6 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(1);
 /// After a file could not be written no other is tried for so long, and no other failure logged.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const REPORT_INTERVAL: Duration = Duration::from_mins(1);
-
-/// What is known of slow clients.
-#[derive(Debug)]
-pub(super) struct Relief {
-    watched: Vec<Watch>,
-    /// To be written.
-    jobs: Vec<Job>,
-    /// When the slabs were last cleared.
-    reclaimed: Instant,
-    /// Chunks are lent that may be to slow clients.
-    has_lent: bool,
-    /// Files could not be written; until when none is tried.
-    failed_until: Option<Instant>,
-    reported: Option<Instant>,
-}
-
-/// An exchange whose worker waits for its client, or whose memory others need.
-#[derive(Debug)]
-struct Watch {
-    id: ExchangeId,
-    /// [`ResponseBuffer::taken`](super::buffer::ResponseBuffer::taken) at that time.
-    taken: u64,
-    since: Instant,
-    /// When something of it was last taken off its worker, or could be at once.
-    active: Instant,
-}
-
-impl Relief {
-    pub(super) fn new(now: Instant) -> Self {
-        Self {
-            watched: Vec::new(),
-            jobs: Vec::new(),
-            reclaimed: now,
-            has_lent: false,
-            failed_until: None,
-            reported: None,
-        }
-    }
-
-    pub(super) fn watch(&mut self, exchange: &mut Exchange, now: Instant) {
-        exchange.is_watched = true;
-        self.watched.push(Watch { id: exchange.id, taken: exchange.buffer.taken, since: now, active: now });
-    }
-
-    /// How often it is to be looked at: [`Keeper::Idle`] is never.
-    pub(super) fn interval(&self, now: Instant) -> Keeper {
-        let is_active = |watch: &Watch| now.saturating_duration_since(watch.active) < ACTIVE_INTERVAL;
-        if self.watched.iter().any(is_active) {
-            Keeper::Fast
-        } else if self.watched.is_empty() && !self.has_lent {
-            Keeper::Idle
-        } else {
-            Keeper::Slow
-        }
-    }
-
-    /// May files be written?
-    fn can_write(&self, now: Instant) -> bool {
-        self.failed_until.is_none_or(|until| now >= until)
-    }
-}
-
-/// Pieces of an answer that are to be written to a file.
-#[derive(Debug)]
-pub(super) struct Job {
-    id: ExchangeId,
-    data: Vec<Data>,
-    /// The file that they are added to, and where; else a new one is made.
-    file: Option<(Arc<OwnedFd>, u64)>,
-    held: Reservation,
-    directory: PathBuf,
-}
-
-/// A job that is over.
-#[derive(Debug)]
-pub(super) struct JobResult {
-    id: ExchangeId,
-    written: Result<Segment, (io::Error, Vec<Data>)>,
-}
-
-impl Job {
-    /// Blocks.
-    pub(super) fn run(self) -> JobResult {
-        let Self { id, data, file, held, directory } = self;
-        let written = match write(&data, file, &directory) {
-            Ok((file, start)) => Ok(Segment { file, start, len: held.bytes(), held }),
-            Err(error) => Err((error, data)),
-        };
-        JobResult { id, written }
-    }
-}
-
-fn write(
-    data: &[Data],
-    file: Option<(Arc<OwnedFd>, u64)>,
-    directory: &std::path::Path,
-) -> io::Result<(Arc<OwnedFd>, u64)> {
-    let (fd, start) = match file {
-        Some(open) => open,
-        None => (Arc::new(OwnedFd::from(spool::unnamed_file(directory)?)), 0),
-    };
-    let file = File::from(fd.try_clone()?);
-    let (mut block, mut at) = (Vec::new(), start);
-    for piece in data {
-        // Small ones together.
-        block.extend_from_slice(piece);
-        if block.len() as u64 >= MIN_SPILL {
-            file.write_all_at(&block, at)?;
-            at += block.len() as u64;
-            block.clear();
-        }
-    }
-    file.write_all_at(&block, at)?;
-    Ok((fd, start))
-}
 
 impl Exchange {
     /// Is it to be seen whether its client is slow?

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::frame::CompletionKind;
 
-use super::housekeeping::Keeper;
+use super::keeper::Keeper;
 use super::worker::Worker;
 use super::{Dispatcher, Notice, State, received};
 

@@ -15,7 +15,7 @@ use rgun_channel::frame::{ExchangeId, Later};
 use super::body::PART;
 use super::exchange::Place;
 use super::fault::Fault;
-use super::housekeeping::Keeper;
+use super::keeper::Keeper;
 use super::{Dispatcher, State};
 
 /// The way of a request's body to the application.

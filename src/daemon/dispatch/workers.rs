@@ -18,8 +18,9 @@ use super::exchanges::Exchanges;
 use super::fault::Fault;
 use super::link::Link;
 use super::quarantine::{self, Entrance};
+use super::state::{ASGI, WSGI};
 use super::worker::Worker;
-use super::{ASGI, Dispatcher, Notice, State, WSGI};
+use super::{Dispatcher, Notice, State};
 
 impl Dispatcher {
     /// Adds a worker that is booting: its channel is served, it gets no exchange yet. A zygote never will.
@@ -180,7 +181,7 @@ impl Dispatcher {
                 state.queue.put_back(id, exchange.ready);
             }
         }
-        state.gauge.bury(&worker);
+        state.gauge.bury(worker.generation, worker.tally);
         // One that retires leaves because it was told to, in the end by force; one that was never admitted had probes.
         let by_itself = worker.admitted && !worker.retiring;
         self.tell_died(state, &worker, &started, now);

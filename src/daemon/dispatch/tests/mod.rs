@@ -17,23 +17,25 @@ use std::iter;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 use rgun_channel::control::{self, Command, Report};
-use rgun_channel::frame::{Body, Completion, CompletionKind};
-use rgun_channel::layout::{SLOT_ACKED, Word};
+use rgun_channel::frame::{Body, Completion, CompletionKind, ExchangeId, Request};
+use rgun_channel::layout::{Geometry, SLOT_ACKED, Word};
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionSender, SubmissionReceiver};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::id::{Generation, Life, WorkerNr};
+use crate::id::{Generation, Life, WorkerId, WorkerNr};
 
 use super::exchange::Place;
-use super::housekeeping::Keeper;
+use super::keeper::Keeper;
+use super::worker::Worker;
 use super::*;
 
 const WORKER: WorkerId = WorkerId { number: WorkerNr(0), life: Life(1) };

@@ -4,20 +4,23 @@ pub(super) use std::fs::File;
 pub(super) use std::iter;
 pub(super) use std::os::fd::{AsFd, OwnedFd};
 pub(super) use std::pin::Pin;
+pub(super) use std::sync::Arc;
 pub(super) use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 pub(super) use std::task::{Context, Poll, Waker};
-pub(super) use std::time::Duration;
+pub(super) use std::time::{Duration, Instant};
 
 pub(super) use rgun_channel::control::{self, Command, Report};
-pub(super) use rgun_channel::frame::{Body, Completion, CompletionKind};
-pub(super) use rgun_channel::layout::SLOT_ACKED;
+pub(super) use rgun_channel::frame::{Body, Completion, CompletionKind, ExchangeId, Request};
+pub(super) use rgun_channel::layout::{Geometry, SLOT_ACKED};
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionSender, SubmissionReceiver};
 use rustix::event::{EventfdFlags, eventfd};
 
+pub(super) use crate::id::WorkerId;
 use crate::id::{Generation, Life, WorkerNr};
 
+pub(super) use super::super::keeper::Keeper;
 pub(super) use super::super::*;
 
 pub(super) const WORKER: WorkerId = WorkerId { number: WorkerNr(0), life: Life(1) };

@@ -1,0 +1,142 @@
+//! The list of exchanges with slow clients, and the writes of their answers to files.
+//!
+//! [`slow`](super::slow) decides what is watched and what is written.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rgun_channel::frame::ExchangeId;
+
+use crate::budget::Reservation;
+use crate::spool;
+
+use super::buffer::Segment;
+use super::data::Data;
+use super::exchange::Exchange;
+use super::keeper::Keeper;
+
+/// Memory of an answer that is not worth a file.
+pub(super) const MIN_SPILL: u64 = 64 * 1024;
+
+/// What has not gone on for so long is looked at less often.
+const ACTIVE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What is known of slow clients.
+#[derive(Debug)]
+pub(super) struct Relief {
+    pub(super) watched: Vec<Watch>,
+    /// To be written.
+    pub(super) jobs: Vec<Job>,
+    /// When the slabs were last cleared.
+    pub(super) reclaimed: Instant,
+    /// Chunks are lent that may be to slow clients.
+    pub(super) has_lent: bool,
+    /// Files could not be written; until when none is tried.
+    pub(super) failed_until: Option<Instant>,
+    pub(super) reported: Option<Instant>,
+}
+
+/// An exchange whose worker waits for its client, or whose memory others need.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) id: ExchangeId,
+    /// [`ResponseBuffer::taken`](super::buffer::ResponseBuffer::taken) at that time.
+    pub(super) taken: u64,
+    pub(super) since: Instant,
+    /// When something of it was last taken off its worker, or could be at once.
+    pub(super) active: Instant,
+}
+
+impl Relief {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            watched: Vec::new(),
+            jobs: Vec::new(),
+            reclaimed: now,
+            has_lent: false,
+            failed_until: None,
+            reported: None,
+        }
+    }
+
+    pub(super) fn watch(&mut self, exchange: &mut Exchange, now: Instant) {
+        exchange.is_watched = true;
+        self.watched.push(Watch { id: exchange.id, taken: exchange.buffer.taken, since: now, active: now });
+    }
+
+    /// How often it is to be looked at: [`Keeper::Idle`] is never.
+    pub(super) fn interval(&self, now: Instant) -> Keeper {
+        let is_active = |watch: &Watch| now.saturating_duration_since(watch.active) < ACTIVE_INTERVAL;
+        if self.watched.iter().any(is_active) {
+            Keeper::Fast
+        } else if self.watched.is_empty() && !self.has_lent {
+            Keeper::Idle
+        } else {
+            Keeper::Slow
+        }
+    }
+
+    /// May files be written?
+    pub(super) fn can_write(&self, now: Instant) -> bool {
+        self.failed_until.is_none_or(|until| now >= until)
+    }
+}
+
+/// Pieces of an answer that are to be written to a file.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) id: ExchangeId,
+    pub(super) data: Vec<Data>,
+    /// The file that they are added to, and where; else a new one is made.
+    pub(super) file: Option<(Arc<OwnedFd>, u64)>,
+    pub(super) held: Reservation,
+    pub(super) directory: PathBuf,
+}
+
+/// A job that is over.
+#[derive(Debug)]
+pub(super) struct JobResult {
+    pub(super) id: ExchangeId,
+    pub(super) written: Result<Segment, (io::Error, Vec<Data>)>,
+}
+
+impl Job {
+    /// Blocks.
+    pub(super) fn run(self) -> JobResult {
+        let Self { id, data, file, held, directory } = self;
+        let written = match write(&data, file, &directory) {
+            Ok((file, start)) => Ok(Segment { file, start, len: held.bytes(), held }),
+            Err(error) => Err((error, data)),
+        };
+        JobResult { id, written }
+    }
+}
+
+fn write(
+    data: &[Data],
+    file: Option<(Arc<OwnedFd>, u64)>,
+    directory: &Path,
+) -> io::Result<(Arc<OwnedFd>, u64)> {
+    let (fd, start) = match file {
+        Some(open) => open,
+        None => (Arc::new(OwnedFd::from(spool::unnamed_file(directory)?)), 0),
+    };
+    let file = File::from(fd.try_clone()?);
+    let (mut block, mut at) = (Vec::new(), start);
+    for piece in data {
+        // Small ones together.
+        block.extend_from_slice(piece);
+        if block.len() as u64 >= MIN_SPILL {
+            file.write_all_at(&block, at)?;
+            at += block.len() as u64;
+            block.clear();
+        }
+    }
+    file.write_all_at(&block, at)?;
+    Ok((fd, start))
+}
