@@ -17,7 +17,7 @@
 //!
 //! # Files
 //! From the bottom up: values (`parts`, `fault`, `body`, `socket`, `notice`, `policy`); one worker's channel (`worker`,
-//! `outbox`, `running`, `service_time`); an [exchange](exchange::Exchange); the [state](state) of all of them; and what
+//! `outbox`, `running`, `service_time`); an [exchange](exchange::Exchange); the [`state`] of all of them; and what
 //! happens to it: `submit` and `ending` begin and end an exchange, `placing` chooses its worker, `turn` collects answers,
 //! `workers` attaches and detaches workers, `housekeeping` checks deadlines, `slow` takes answers of slow clients off
 //! their workers. A file imports only files below it.

@@ -57,7 +57,7 @@ pub(super) struct State {
     pub(super) gauge: Gauge,
     /// Why nobody will serve soon; requests are then refused instead of queued.
     pub(super) unavailable: Option<Arc<str>>,
-    /// [`Notice::Wanted`] has been told, and nobody admitted since.
+    /// [`Notice::Wanted`](super::Notice::Wanted) has been told, and nobody admitted since.
     pub(super) wanted: bool,
     /// Frames popped from a completion ring land here.
     pub(super) scratch: Vec<u8>,
