@@ -17,8 +17,8 @@ mod tests;
 mod violation;
 
 use self::chunks::Chunks;
-use self::request::{Body, Head};
 pub(super) use self::host::is_valid as is_host;
+use self::request::{Body, Head};
 pub(super) use self::violation::{HeadLimits, Violation};
 
 /// The framing of one connection's messages.
