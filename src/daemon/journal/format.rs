@@ -218,7 +218,7 @@ mod tests {
         assert!(time.ends_with('Z') && time.contains('T'), "{line}");
         assert_eq!(
             rest,
-            " WARN two\nlines \\x1b[31m rgun.path=/\\u{202e}\\x0a rgun.worker=3 rgun.name=\"a\\u{9b}b\"\n"
+            " WARN two\n    lines \\x1b[31m rgun.path=/\\u{202e}\\x0a rgun.worker=3 rgun.name=\"a\\u{9b}b\"\n"
         );
     }
 
