@@ -57,6 +57,7 @@ fn sockets_for_another_process_are_left_alone() {
     let rgun = rgun.socket("theirs", theirs).listen_pid("1").flags(["--bind", bind.as_str()]);
     let daemon = rgun.at(Address::Unix(path)).serving();
     assert_eq!(daemon.get("/hello").status, 200);
+    daemon.log.wait_for(1, "listening on ");
     assert_eq!(daemon.log.count("listening on "), 1);
 }
 

@@ -311,6 +311,7 @@ fn at_the_deadline_a_task_is_cancelled_and_its_worker_stays() {
     // Longer than a stubborn task would be waited for.
     thread::sleep(Duration::from_millis(1500));
     assert_eq!(daemon.worker(), worker);
+    daemon.log.wait_for(2, " 504");
     assert_eq!(daemon.log.count(" 504"), 2, "{}", daemon.log.text());
 }
 
@@ -324,6 +325,7 @@ fn a_task_that_is_cancelled_and_goes_on_costs_its_worker() {
     daemon.log.wait("worker 0 has a request over its deadline; it is being replaced");
     assert!(told.elapsed() > Duration::from_millis(900), "{:?}", told.elapsed());
     until("another worker", || (daemon.worker() != worker).then_some(()));
+    daemon.log.wait_for(1, " 504");
     assert_eq!(daemon.log.count(" 504"), 1, "{}", daemon.log.text());
 }
 

@@ -33,6 +33,7 @@ fn clients_beyond_the_limit_wait_while_nobody_is_idle_and_that_is_told_once_each
             begin(&mut waits);
             open.push(waits);
         }
+        daemon.log.wait_for(nr, warning);
         assert_eq!(daemon.log.count(warning), nr, "{}", daemon.log.text());
         drop(open);
         // All of them have ended before the next come.
@@ -119,6 +120,7 @@ fn without_descriptors_the_connection_that_is_idle_for_longest_is_closed_for_a_n
     for closed in clients.iter_mut().take(2) {
         closed.is_closed();
     }
+    daemon.log.wait_for(1, "cannot accept for now");
     assert_eq!(daemon.log.count("cannot accept for now"), 1, "{}", daemon.log.text());
 }
 

@@ -151,6 +151,7 @@ fn a_worker_that_cannot_boot_again_is_retried_until_it_can() {
     daemon.log.wait_for(2, "did not boot");
     daemon.scratch().write("how", "");
     until("it heals", || (daemon.get("/hello").status == 200).then_some(()));
+    daemon.log.wait_for(1, "Traceback");
     assert_eq!(daemon.log.count("Traceback"), 1, "the same traceback is not told again");
 }
 

@@ -25,6 +25,7 @@ fn refused(daemon: &Daemon, request: impl AsRef<[u8]>, status: u16) -> Answer {
 fn entry(daemon: &Daemon, answer: &Answer) -> String {
     let id = answer.field("x-request-id");
     let entry = daemon.log.wait(id);
+    daemon.log.wait_for(1, id);
     assert_eq!(daemon.log.count(id), 1, "{}", daemon.log.text());
     entry
 }

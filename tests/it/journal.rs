@@ -20,6 +20,7 @@ fn the_access_log_has_each_request_once_under_its_id() {
         assert!(line.contains(fact), "{fact}: {line}");
     }
     assert!(!line.contains("secret"), "a query may hold secrets: {line}");
+    daemon.log.wait_for(1, id);
     assert_eq!(daemon.log.count(id), 1);
 }
 
@@ -42,6 +43,7 @@ fn an_application_that_raises_is_one_entry_with_its_traceback() {
     daemon.log.wait("File \"fake.py\", line 2, in app");
     // On stderr an entry's fields follow its text, which is the traceback.
     daemon.log.wait(answer.field("x-request-id"));
+    daemon.log.wait_for(1, "Traceback");
     assert_eq!(daemon.log.count("Traceback"), 1);
     assert_eq!(daemon.get("/hello").status, 200);
 }
@@ -55,6 +57,7 @@ fn an_application_that_raises_in_mid_body_is_in_the_log_too() {
     let line = daemon.log.wait("GET /raise-mid-body/100 200: broken off in mid-body: Fake: boom");
     assert!(line.contains("ERROR"), "{line}");
     daemon.log.wait("File \"fake.py\", line 2, in app");
+    daemon.log.wait_for(1, "Traceback");
     assert_eq!(daemon.log.count("Traceback"), 1);
 }
 

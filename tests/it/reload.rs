@@ -141,6 +141,7 @@ fn a_configuration_that_is_wrong_is_refused_with_all_its_errors() {
     assert!(complaint.contains("timeouts.request") || complaint.contains("request"), "{complaint}");
     assert!(complaint.contains("queue"), "both errors: {complaint}");
     assert_eq!(generation(&daemon), "1");
+    daemon.log.wait_for(1, "is ready after");
     assert_eq!(daemon.log.count("is ready after"), 1, "nobody was booted for it");
 }
 

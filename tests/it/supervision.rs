@@ -41,6 +41,7 @@ fn names_its_stack(daemon: &Daemon, path: &str, line: &str) {
     let stack = daemon.log.wait("in export");
     assert!(stack.contains("app.py") && stack.contains(line), "{stack}");
     assert!(daemon.log.text().contains("<- this request"), "{}", daemon.log.text());
+    daemon.log.wait_for(1, &id);
     assert_eq!(daemon.log.count(&id), 1, "one entry about it");
     assert_eq!(daemon.get("/").text(), "ok", "by the successor");
 }
@@ -67,6 +68,7 @@ fn a_slow_request_is_told_once_with_its_stack_and_is_not_harmed() {
     assert!(daemon.log.wait("in export").contains("app.py"));
     assert_eq!(daemon.get("/export").text(), "ok");
     daemon.log.wait_for(2, "GET /export is slow");
+    daemon.log.wait_for(2, "is slow");
     assert_eq!(daemon.log.count("is slow"), 2, "once each");
 }
 
@@ -132,6 +134,7 @@ fn a_request_that_kills_workers_twice_is_kept_away_from_the_third() {
     refused.is_a_refusal(503);
     assert!(refused.has("retry-after"));
     assert_eq!(daemon.get("/hello").status, 200, "others are served");
+    daemon.log.wait_for(2, "exited with status 3");
     assert_eq!(daemon.log.count("exited with status 3"), 2);
 }
 

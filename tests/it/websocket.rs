@@ -368,6 +368,7 @@ fn an_application_that_raises_closes_with_1011_and_is_told_once() {
     let entry = daemon.log.wait("Fake: boom");
     assert!(entry.contains("/raise 101"), "{entry} {id}");
     assert_eq!(daemon.get("/hello").status, 200);
+    daemon.log.wait_for(1, "/raise 101");
     assert_eq!(daemon.log.count("/raise 101"), 1, "{}", daemon.log.text());
 }
 
@@ -392,6 +393,7 @@ fn the_journal_has_the_handshake_and_the_end() {
     socket.close(1001, "").closed();
     let entry = daemon.log.wait("closed with 1001");
     assert!(entry.contains("2 messages (13 bytes) in, 2 (13 bytes) out"), "{entry}");
+    daemon.log.wait_for(2, "GET /echo 101");
     assert_eq!(daemon.log.count("GET /echo 101"), 2, "{}", daemon.log.text());
 }
 

@@ -89,6 +89,7 @@ fn what_a_worker_prints_last_before_the_daemon_stops_arrives() {
     let mut daemon = Rgun::python(&source).serving();
     daemon.stops();
     daemon.log.wait_for_end();
+    daemon.log.wait_for(1, "goodbye");
     assert_eq!(daemon.log.count("goodbye"), 1);
 }
 
