@@ -50,7 +50,7 @@ def test_an_exception_is_a_500_with_its_traceback_in_the_log_and_nothing_more(fr
 @pytest.mark.parametrize("name", [name for name in FRAMEWORKS if name != "django"])
 def test_lifespan_begins_before_the_first_request_and_ends_with_the_server(start, name):
     server = start(FRAMEWORKS[name])
-    assert f"{name}: startup" in server.log().split("is ready")[0]
+    server.wait_for(f"{name}: startup")
     assert httpx.get(f"{server.url}/state").json() == {"pool": "a pool"}
     assert f"{name}: shutdown" not in server.log()
     assert server.stop() == 0
