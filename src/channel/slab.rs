@@ -221,8 +221,8 @@ impl Chunk {
 
     /// Copies the bytes and returns the chunk to the worker. Once is enough.
     ///
-    /// Whoever reads a slice of the chunk at this very moment, on another thread, may see what the worker writes next;
-    /// the daemon's readers and the caller are one thread.
+    /// A reader of the chunk on another thread could see what the worker writes next; all readers in the daemon run on
+    /// the caller's thread.
     pub fn give_back(&self) {
         let mut is_first = false;
         self.copy.get_or_init(|| {

@@ -66,7 +66,7 @@ pub struct Config {
     pub websocket: WebSocket,
     /// What of a request's head the application gets.
     pub http: Http,
-    /// Who is believed when it passes on a request of somebody else.
+    /// The peers whose X-Forwarded-* fields are believed.
     pub proxy: Proxy,
     /// How new code takes over.
     pub reload: Reload,

@@ -33,7 +33,7 @@ impl Default for Proxy {
 
 /// This machine itself.
 const LOOPBACK: &str = "loopback";
-/// Whoever may connect to a unix socket.
+/// Peers on a unix socket.
 const UNIX: &str = "unix";
 /// Everybody.
 const ALL: &str = "all";

@@ -35,7 +35,7 @@ impl State {
         self.rules.classify(path, self.policy.request_timeout)
     }
 
-    /// Who had a permit of this rule is through with it: the next one may queue.
+    /// Returns a permit of this rule: the next request of the rule may queue.
     pub(super) fn free_permit(&mut self, rule: RuleNr, now: Instant) {
         let Some(id) = self.rules.free_permit(rule) else { return };
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
@@ -49,7 +49,7 @@ impl State {
         self.queue.set_timeout(policy.queue_timeout);
         self.rules = Rules::new(&policy.rules);
         self.policy = policy;
-        // Whoever may queue or runs has its permit, even if there are then more than the new rule allows. (The worker
+        // Each request that is queued or runs has its permit, even if there are then more than the new rule allows. (The worker
         // has noted how long those may run that it was given.)
         let mut waiting = Vec::new();
         for exchange in self.exchanges.iter_mut() {

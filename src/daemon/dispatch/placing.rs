@@ -199,7 +199,7 @@ impl Worker {
         for id in candidates {
             let exchange = exchanges.get(id)?;
             let Place::Given { position, .. } = exchange.place else { continue };
-            // Who is to answer it and nobody else keeps it.
+            // A request that only this worker may answer stays here.
             let is_movable = !exchange.client_is_through() && !exchange.pinned;
             if is_movable && self.take_back(position) {
                 if exchange.has_body_fd() {
