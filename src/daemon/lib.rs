@@ -14,23 +14,22 @@
 //! | module | may use | may not use |
 //! |---|---|---|
 //! | [`escape`] | - | tokio, hyper, tracing |
-//! | [`report`] | - | tokio, hyper, tracing |
-//! | [`spare`] | - | tokio, hyper, tracing |
+//! | [`error_chain`] | - | tokio, hyper, tracing |
+//! | [`buffer_pool`] | - | tokio, hyper, tracing |
 //! | [`budget`] | - | tokio, hyper, tracing |
 //! | [`spool`] | - | tokio, hyper, tracing |
 //! | [`id`] | - | tokio, hyper, tracing, rgun_channel |
 //! | [`config`] | - | tokio, hyper, tracing, rgun_channel |
-//! | [`cli`] | config, report | tokio, hyper, tracing, rgun_channel |
-//! | [`reload`] | report | tokio, hyper, tracing, rgun_channel |
+//! | [`cli`] | config, error_chain | tokio, hyper, tracing, rgun_channel |
 //! | [`supervise`] | id | tokio, hyper, nix, tracing, std::fs, Instant::now(, SystemTime |
-//! | [`systemd`] | escape, report | tokio, hyper, rgun_channel |
+//! | [`systemd`] | escape, error_chain | tokio, hyper, rgun_channel |
 //! | [`journal`] | config, escape, id | tokio, hyper, rgun_channel |
-//! | [`net`] | config, systemd, report | hyper, rgun_channel::ring |
-//! | [`dispatch`] | escape, spare, budget, spool, report, id, supervise | hyper |
+//! | [`net`] | config, systemd, error_chain | hyper, rgun_channel::ring |
+//! | [`dispatch`] | escape, buffer_pool, budget, spool, error_chain, id, supervise | hyper |
 //! | [`websocket`] | dispatch, net, journal, id | hyper, http, nix |
-//! | [`http`] | websocket, dispatch, net, journal, escape, report, spare, budget, spool, id | nix::sys::signal |
-//! | [`pool`] | config, dispatch, journal, id, supervise, systemd, report | hyper, tokio |
-//! | [`edge`] | dispatch, http, journal, net, report | hyper |
+//! | [`http`] | websocket, dispatch, net, journal, escape, error_chain, buffer_pool, budget, spool, id | nix::sys::signal |
+//! | [`pool`] | config, dispatch, journal, id, supervise, systemd, error_chain | hyper, tokio |
+//! | [`edge`] | dispatch, http, journal, net, error_chain | hyper |
 //! | [`check`] | everything | - |
 //! | [`run`] | everything | - |
 //!
@@ -43,21 +42,20 @@
 //! that wait for whoever reads it). Main pings systemd's watchdog only after edge has answered it.
 
 pub mod budget;
+pub mod buffer_pool;
 pub mod check;
 pub mod cli;
 pub mod config;
 pub mod dispatch;
 pub mod edge;
+pub mod error_chain;
 pub mod escape;
 pub mod http;
 pub mod id;
 pub mod journal;
 pub mod net;
 pub mod pool;
-pub mod reload;
-pub mod report;
 pub mod run;
-pub mod spare;
 pub mod spool;
 pub mod supervise;
 pub mod systemd;

@@ -1,4 +1,4 @@
-//! `rgun`: reads the command line and hands over to [`rgun::run`], [`rgun::check`] or [`rgun::reload`].
+//! `rgun`: reads the command line and hands over to [`rgun::run`], [`rgun::check`] or [`rgun::cli::reload`].
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match cli::parse(std::env::args_os(), &environment, &directory) {
         Ok(Command::Serve(invocation)) => rgun::run::serve(&invocation),
         Ok(Command::Check(invocation, wanted)) => rgun::check::check(&invocation, &wanted),
-        Ok(Command::Reload { socket }) => rgun::reload::ask(socket),
+        Ok(Command::Reload { socket }) => rgun::cli::reload::ask(socket),
         Err(failure) if failure.stdout => {
             // A closed pipe (`rgun --help | head -1`) is the reader's choice.
             let printed = std::io::stdout().write_all(failure.text.as_bytes());

@@ -19,9 +19,9 @@ use tokio::sync::mpsc::unbounded_channel;
 use crate::cli::{self, CheckAs, Invocation};
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, Notice, Policy, Reactor};
+use crate::error_chain::Chain;
 use crate::id::{Generation, Life, WorkerId, WorkerNr};
 use crate::pool::{self, Identity, Plan, Pool};
-use crate::report::Chain;
 use crate::run::{Refused, Told, sink};
 use crate::supervise::Exit;
 

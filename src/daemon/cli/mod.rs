@@ -11,6 +11,7 @@
 mod compat;
 mod error;
 mod flags;
+pub mod reload;
 
 use std::error::Error;
 use std::ffi::OsString;

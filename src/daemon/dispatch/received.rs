@@ -10,7 +10,7 @@ use rgun_channel::frame::{
     self, AppError, BodyPart, Completion, CompletionKind, DecodedCompletion, FieldName, MOST_FIELDS,
 };
 
-use crate::spare;
+use crate::buffer_pool;
 
 use super::NoticeSink;
 use super::parts::{Declared, FilePart, Head, Payload};
@@ -53,7 +53,7 @@ pub(super) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> 
         return decode_asgi(worker, head, &slice, (n_fields, fields), body);
     }
     // One copy holds the field values and an inline body; everything below borrows from it.
-    let mut shared = spare::bytes(slice(fields.start..bytes.len()));
+    let mut shared = buffer_pool::bytes(slice(fields.start..bytes.len()));
     let base = fields.start;
     let response = if head.kind == CompletionKind::Respond {
         let status =
@@ -116,7 +116,7 @@ fn decode_asgi<'b>(
             received.taken = frame::taken(slice(body)).map_err(|broken| broken.to_string())?;
         }
         CompletionKind::Hints | CompletionKind::Trailers => {
-            let shared = spare::bytes(slice(fields));
+            let shared = buffer_pool::bytes(slice(fields));
             let (fields, length) = header_map(&shared, n_fields)?;
             if head.kind == CompletionKind::Hints && length != Declared::Nothing {
                 return Err("sent a length with early hints".to_owned());
@@ -135,7 +135,7 @@ fn header_map(encoded: &Bytes, n_fields: u16) -> Result<(HeaderMap, Declared), S
         return Err(format!("sent {n_fields} header fields, more than {MOST_FIELDS}"));
     }
     // Two more than given: the connection adds `date` and `x-request-id`.
-    let mut map = spare::header_map(usize::from(n_fields) + 2);
+    let mut map = buffer_pool::header_map(usize::from(n_fields) + 2);
     let mut length = Declared::Nothing;
     for (name, value) in frame::fields(encoded, n_fields) {
         let (name, role) = match name {

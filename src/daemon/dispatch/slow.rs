@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::frame::ExchangeId;
 
-use crate::report::Chain;
+use crate::error_chain::Chain;
 
 use super::data::Buffers;
 use super::exchange::{Exchange, Place};

@@ -32,7 +32,7 @@ const UNCOUNTED: usize = 16 * 1024;
 
 impl From<SpoolError> for Refusal {
     fn from(error: SpoolError) -> Self {
-        Self::Spool(crate::report::Chain(&error).to_string())
+        Self::Spool(crate::error_chain::Chain(&error).to_string())
     }
 }
 
@@ -153,7 +153,7 @@ async fn piece(incoming: &mut Incoming, least: MinPace, pace: &mut Pace) -> Resu
         match next {
             None => return Ok(None),
             Some(Err(error)) => {
-                tracing::debug!(error = %crate::report::Chain(&error), "a request's body broke off");
+                tracing::debug!(error = %crate::error_chain::Chain(&error), "a request's body broke off");
                 return Err(wire::violation_of(&error)
                     .map_or(Refusal::Client(RequestFault::BodyBroken), Refusal::Framing));
             }

@@ -32,7 +32,7 @@ pub async fn serve(server: Arc<Server>, stream: Stream) {
             }
         }
         Err(error) => {
-            tracing::debug!(client = %connection.peer.address, error = %crate::report::Chain(&error),
+            tracing::debug!(client = %connection.peer.address, error = %crate::error_chain::Chain(&error),
                 "a connection ended early");
         }
     }

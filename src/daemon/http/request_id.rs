@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::HeaderValue;
 
-use crate::spare;
+use crate::buffer_pool;
 
 /// Makes ids: 16 hexadecimal digits that are random for this life of the daemon, then a counter of at least
 /// 6. Unique across restarts and machines for every practical purpose, and cheap: no random number per request.
@@ -46,7 +46,8 @@ impl RequestIds {
         digits.copy_within(16 + leading.., 16);
         let id = digits.get(..digits.len() - leading).unwrap_or_default();
         RequestId(
-            HeaderValue::from_maybe_shared(spare::bytes(id)).expect("hexadecimal digits are a field value"),
+            HeaderValue::from_maybe_shared(buffer_pool::bytes(id))
+                .expect("hexadecimal digits are a field value"),
         )
     }
 }

@@ -15,9 +15,9 @@ use tokio::task::JoinHandle;
 
 use crate::budget::Reservation;
 use crate::dispatch::{BodyStream, Data, Dispatcher, Fault, FilePart, StreamPiece};
+use crate::error_chain::Chain;
 use crate::journal::requests::{Access, Cause, Failure, Journal, Sent, Unanswered};
 use crate::net::{Connection, Ending, Phase};
-use crate::report::Chain;
 
 use super::context::{Served, TURN};
 use super::fault::Refusal;

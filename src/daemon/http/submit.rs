@@ -11,9 +11,9 @@ use hyper::body::Incoming;
 use rgun_channel::frame;
 use rgun_channel::frame::ExchangeId;
 
+use crate::buffer_pool;
 use crate::dispatch::Ticket;
 use crate::net::{Connection, Phase};
-use crate::spare;
 
 use super::body::{self, Body, BodyLimits};
 use super::context::{Served, Server};
@@ -78,7 +78,7 @@ pub(super) fn start(
         Ok(()) if incoming.is_end_stream() => {
             let nothing = Body::Inline(bytes::Bytes::new());
             let submitted = submit(server, connection, &parts, nothing, asked.identity(), begun);
-            spare::keep(parts.headers);
+            buffer_pool::keep(parts.headers);
             Started::Submitted(submitted)
         }
         Ok(()) if server.dispatcher.is_asgi() && upload::comes_in_parts(&incoming, &parts.headers) => {

@@ -218,7 +218,7 @@ impl Bringer {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(None) => self.ahead = Some(Ahead::End),
                 Poll::Ready(Some(Err(error))) => {
-                    tracing::debug!(error = %crate::report::Chain(&error), "a request's body broke off");
+                    tracing::debug!(error = %crate::error_chain::Chain(&error), "a request's body broke off");
                     return Err(match wire::violation_of(&error) {
                         Some(Violation::Chunk(reason)) => UploadFault::Malformed(reason),
                         _ => UploadFault::Broken,

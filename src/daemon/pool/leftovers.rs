@@ -181,7 +181,7 @@ impl Processes {
     fn list(&self) -> Vec<u32> {
         match self {
             Self::Leaf(leaf) => leaf.processes().unwrap_or_else(|error| {
-                tracing::debug!(error = %crate::report::Chain(&error), "cannot list a worker's processes");
+                tracing::debug!(error = %crate::error_chain::Chain(&error), "cannot list a worker's processes");
                 Vec::new()
             }),
             Self::Group(_, members) => members.iter().map(|(pid, _)| pid.as_raw().unsigned_abs()).collect(),

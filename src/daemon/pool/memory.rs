@@ -12,8 +12,8 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use crate::error_chain::Chain;
 use crate::id::WorkerId;
-use crate::report::Chain;
 use crate::supervise::Exit;
 use crate::systemd::cgroup::{Controller, Leaf};
 use crate::systemd::memory::Watch;

@@ -2,8 +2,8 @@
 
 use rgun_channel::control::Role;
 
+use crate::error_chain::Chain;
 use crate::id::WorkerId;
-use crate::report::Chain;
 use crate::systemd::cgroup::Leaf;
 use crate::systemd::memory::{Events, Watch, WatchId};
 

@@ -200,7 +200,7 @@ impl Pool {
         match delegation.leaf(&name) {
             Ok(leaf) => Some(leaf),
             Err(error) => {
-                tracing::warn!(error = %crate::report::Chain(&error),
+                tracing::warn!(error = %crate::error_chain::Chain(&error),
                     "cannot make a worker's cgroup, proceeding without");
                 None
             }

@@ -1,7 +1,7 @@
 //! Why the daemon does not start: the exit status and a sentence.
 
 use crate::cli;
-use crate::report::Chain;
+use crate::error_chain::Chain;
 
 /// EX_OSERR of sysexits(3head): the system lacks something; trying again may help.
 pub(super) const OS_ERROR: u8 = 71;

@@ -12,7 +12,7 @@ use crate::id::Generation;
 use crate::supervise::Policy;
 use crate::{dispatch, http, net, websocket};
 
-use super::room::Room;
+use super::buffer_limits::Room;
 use super::system::AutoLimits;
 
 /// Every generation that may still be spawned, with its configuration.

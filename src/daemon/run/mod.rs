@@ -19,19 +19,19 @@
 //! | `room.rs` | how much may wait in memory and on disk |
 //! | `report.rs` | what the operator reads |
 
+mod buffer_limits;
+mod control_socket;
 mod error;
 mod generations;
-mod hearing;
-mod inquiries;
+mod inputs;
 mod leftovers;
 mod memory;
 mod messages;
-mod orders;
+mod operator_log;
 mod probe;
 mod reload;
-mod report;
-mod room;
-mod stacks;
+mod stack_dumps;
+mod stack_log;
 mod system;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -49,6 +49,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::cli::{self, Invocation};
 use crate::dispatch::{Dispatcher, Reactor};
 use crate::edge::Edge;
+use crate::error_chain::Chain;
 use crate::escape::escape_path;
 use crate::http::Server;
 use crate::id::{Generation, WorkerId};
@@ -58,19 +59,18 @@ use crate::journal::requests::Journal;
 use crate::journal::thread::LogThread;
 use crate::net::{Connections, Listener};
 use crate::pool::{self, Plan, Pool};
-use crate::report::Chain;
 use crate::supervise::{Action, Event, Origin, SpawnFault, Supervisor};
 use crate::systemd::notify;
 
+use self::buffer_limits::Room;
+use self::control_socket::Orders;
 use self::error::OS_ERROR;
 pub(crate) use self::error::Refused;
 use self::generations::Generations;
-use self::inquiries::{Inquiries, Purpose};
 use self::messages::Asker;
 pub(crate) use self::messages::{Told, sink};
-use self::orders::Orders;
-use self::report::Reporter;
-use self::room::Room;
+use self::operator_log::Reporter;
+use self::stack_dumps::{Inquiries, Purpose};
 use self::system::{AutoLimits, available_cores, delegation, listeners, raise_file_limit, spool_directory};
 
 /// From the end of a worker's control socket to its exit: a core dump takes its time.

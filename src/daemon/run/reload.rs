@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::buffer_limits::Room;
 use super::messages::{Asker, Told, Word};
-use super::room::Room;
 use super::system::spool_directory;
 use super::{Daemon, generations, probe};
 use crate::config::ConfigError;

@@ -7,9 +7,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::error::Refused;
 use crate::config::{Bind, Config};
+use crate::error_chain::Chain;
 use crate::journal::lifecycle::Destination;
 use crate::net::Listener;
-use crate::report::Chain;
 use crate::systemd::{cgroup::Delegation, listen, memory};
 
 /// The cgroup that systemd delegates, if it does.

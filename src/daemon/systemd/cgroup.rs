@@ -238,7 +238,7 @@ fn enable_controllers(cgroup: &Path) {
             continue;
         }
         if let Err(error) = write(&cgroup.join("cgroup.subtree_control"), &format!("+{controller}")) {
-            tracing::debug!(rgun.controller = controller, error = %crate::report::Chain(&error),
+            tracing::debug!(rgun.controller = controller, error = %crate::error_chain::Chain(&error),
                 "cannot enable a cgroup controller, ignoring");
         }
     }

@@ -35,8 +35,8 @@ impl Orders {
     /// # Errors
     /// What `bind(2)` says, with the path.
     pub(super) fn listen(tell: UnboundedSender<Told>) -> io::Result<Option<Self>> {
-        let Some(path) =
-            crate::reload::runtime_directory().map(|directory| directory.join(crate::reload::SOCKET))
+        let Some(path) = crate::cli::reload::runtime_directory()
+            .map(|directory| directory.join(crate::cli::reload::SOCKET))
         else {
             return Ok(None);
         };

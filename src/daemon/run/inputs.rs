@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use rgun_channel::control::{self, Command, FailureKind};
 
-use super::inquiries::Purpose;
 use super::messages::Told;
+use super::stack_dumps::Purpose;
 use super::{Daemon, EXIT_PATIENCE};
 use crate::dispatch::{self, Notice};
 use crate::edge::EdgeNotice;
+use crate::error_chain::Chain;
 use crate::id::{Generation, WorkerId};
 use crate::pool::{Ended, LostFork, SpawnError};
-use crate::report::Chain;
 use crate::supervise::{BootFailure, BootFailureKind, Event, LifeState, SpawnFault, Wear, WorkerSnapshot};
 
 impl Daemon {

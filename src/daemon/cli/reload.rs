@@ -1,6 +1,6 @@
 //! `rgun reload`: tells the daemon to load the application's code and configuration anew, and waits for the verdict.
 //!
-//! What `ExecReload=` of the unit runs. It speaks to the daemon's control socket (`run::orders` says how) and knows
+//! What `ExecReload=` of the unit runs. It speaks to the daemon's control socket (`run::control_socket` says how) and knows
 //! nothing else: neither the configuration nor the application.
 
 use std::io::{self, BufRead, BufReader, Read, Write};

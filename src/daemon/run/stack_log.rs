@@ -1,7 +1,7 @@
 //! Takes the Python stacks of workers when `inquiries` says so, and has them written with what they were taken for.
 
-use super::inquiries::{Purpose, Taken};
-use super::{Daemon, report};
+use super::stack_dumps::{Purpose, Taken};
+use super::{Daemon, operator_log};
 use crate::id::WorkerId;
 use crate::supervise::Event;
 
@@ -19,7 +19,7 @@ impl Daemon {
         let mut told: Option<String> = None;
         for purpose in purposes {
             match purpose {
-                Purpose::Stall(silence) => report::stalled(worker, pid, silence, stacks.as_deref()),
+                Purpose::Stall(silence) => operator_log::stalled(worker, pid, silence, stacks.as_deref()),
                 Purpose::Deadline(asked) | Purpose::Overdue(asked) => {
                     // All stacks once; of the others that were stuck with it, each its own.
                     let stacks = stacks.as_deref().map(|stacks| match &told {
@@ -31,10 +31,10 @@ impl Daemon {
                             )
                         }
                     });
-                    report::overdue(worker, pid, &asked, stacks.as_deref());
+                    operator_log::overdue(worker, pid, &asked, stacks.as_deref());
                     told.get_or_insert(asked.request_id);
                 }
-                Purpose::Slow(asked) => report::slow(worker, pid, &asked, stacks.as_deref()),
+                Purpose::Slow(asked) => operator_log::slow(worker, pid, &asked, stacks.as_deref()),
                 Purpose::Boot => events.push(Event::StacksTaken { worker, stacks: stacks.clone() }),
             }
         }
