@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::supervise;
 
-use super::gauge;
+use super::load_stats;
 use super::worker::Worker;
 use super::{Dispatcher, State};
 
@@ -28,7 +28,7 @@ impl Dispatcher {
         }
         let mut tallies = gauge.tallies.clone();
         for worker in workers.iter().flatten() {
-            gauge::add(&mut tallies, worker.generation, worker.tally);
+            load_stats::add(&mut tallies, worker.generation, worker.tally);
         }
         tallies.sort_unstable_by_key(|(generation, _)| *generation);
         supervise::Load {

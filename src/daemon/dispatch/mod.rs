@@ -16,68 +16,57 @@
 //! - Doorbells ring at the end of the reactor's turn, never per push.
 //!
 //! # Files
-//! From the bottom up: values (`parts`, `fault`, `body`, `socket`, `notice`, `policy`); one worker's channel (`worker`,
-//! `outbox`, `running`, `service_time`); an [exchange](exchange::Exchange); the [`state`] of all of them; and what
-//! happens to it: `submit` and `ending` begin and end an exchange, `placing` chooses its worker, `turn` collects answers,
-//! `workers` attaches and detaches workers, `housekeeping` checks deadlines, `slow` takes answers of slow clients off
-//! their workers. A file imports only files below it.
+//! From the bottom up:
+//! - values: [`fault`], [`notice`], [`policy`], [`link`], [`data`], [`tick_rate`];
+//! - [`admission`]: the queue, path rules, the quarantine;
+//! - [`worker`]: one worker's channel and load;
+//! - [`exchange`]: one request, its response, and the table of all of them;
+//! - [`state`]: everything behind the dispatcher's lock;
+//! - what happens to it: [`submit`] and [`finish`] begin and end an exchange, [`scheduler`] chooses its worker,
+//!   [`completions`] collects what workers have done, [`lifecycle`] attaches and removes workers, [`timers`] checks
+//!   deadlines, [`slow_clients`] takes responses of slow clients off their workers, [`handles`] is what `http` holds.
+//!
+//! A file imports only files below it.
 
-mod body;
-mod buffer;
+mod admission;
+mod completions;
 mod data;
-mod delivery;
-mod ending;
 mod exchange;
-mod exchanges;
 mod fault;
-mod gauge;
+mod finish;
 mod half_close;
-mod housekeeping;
-mod keeper;
-mod later;
+mod handles;
+mod lifecycle;
 mod link;
+mod load_stats;
 mod measure;
+mod messages;
 mod notice;
-mod outbox;
-mod parts;
 mod permits;
-mod placing;
 mod policy;
-mod quarantine;
-mod queue;
 mod reactor;
-mod received;
-mod relief;
-mod reports;
-mod rules;
-mod running;
-mod service_time;
-mod slow;
-mod socket;
+mod scheduler;
+mod slow_clients;
 mod state;
 mod submit;
 #[cfg(test)]
 mod tests;
-mod ticket;
-mod turn;
-mod upload;
-mod wait_estimate;
-mod websocket;
+mod tick_rate;
+mod timers;
 mod worker;
-mod workers;
 
-pub use self::body::PART;
+pub use self::admission::rules::Rule;
 pub use self::data::Data;
+pub use self::exchange::body::PART;
+pub use self::exchange::response_parts::{Declared, FilePart, Head, Payload, RequestBody};
+pub use self::exchange::socket::Outgoing;
 pub use self::fault::{Fault, UploadFault};
+pub use self::handles::ticket::{Answer, BodyStream, StreamPiece, Ticket};
+pub use self::handles::upload::Upload;
+pub use self::handles::websocket::WebSocket;
 pub use self::link::{Link, Slots};
 pub use self::notice::{Asked, Had, Notice, NoticeSink};
-pub use self::parts::{Declared, FilePart, Head, Payload, RequestBody};
 pub use self::policy::Policy;
 pub use self::reactor::Reactor;
-pub use self::rules::Rule;
-pub use self::socket::Outgoing;
 use self::state::State;
 pub use self::state::{Dispatcher, Load};
-pub use self::ticket::{Answer, BodyStream, StreamPiece, Ticket};
-pub use self::upload::Upload;
-pub use self::websocket::WebSocket;

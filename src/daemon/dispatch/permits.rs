@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::budget::Budget;
 
+use super::admission::rules::{RuleNr, Rules};
 use super::exchange::Place;
 use super::policy::Policy;
-use super::rules::{RuleNr, Rules};
 use super::{Dispatcher, State};
 
 impl Dispatcher {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::admission::rules::Rule;
 use super::data::Buffers;
-use super::rules::Rule;
 
 /// What the dispatcher must know of the configuration.
 #[derive(Debug, Clone, Default)]

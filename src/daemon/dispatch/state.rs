@@ -13,17 +13,17 @@ use tokio::sync::Notify;
 
 use crate::id::WorkerId;
 
+use super::admission::quarantine::Quarantine;
+use super::admission::queue::Queue;
+use super::admission::rules::Rules;
 use super::data::Buffers;
-use super::exchanges::Exchanges;
-use super::gauge::Gauge;
-use super::keeper::Keeper;
+use super::exchange::table::Exchanges;
+use super::load_stats::Gauge;
 use super::notice::{Asked, NoticeSink};
 use super::policy::Policy;
-use super::quarantine::Quarantine;
-use super::queue::Queue;
 use super::reactor::Reactor;
-use super::relief::Relief;
-use super::rules::Rules;
+use super::slow_clients::spill::Relief;
+use super::tick_rate::Keeper;
 use super::worker::Worker;
 
 /// The queue, the exchanges and the workers' channels.

@@ -7,13 +7,13 @@ use rgun_channel::frame::{ExchangeId, Request, TooLong};
 
 use crate::id::WorkerId;
 
-use super::body::Carriage;
+use super::exchange::body::Carriage;
+use super::exchange::response_parts::RequestBody;
+use super::exchange::socket::Socket;
 use super::exchange::{Exchange, Place};
 use super::fault::Fault;
-use super::keeper::Keeper;
-use super::parts::RequestBody;
-use super::socket::Socket;
-use super::ticket::Ticket;
+use super::handles::ticket::Ticket;
+use super::tick_rate::Keeper;
 use super::worker::Worker;
 use super::{Dispatcher, Notice, State};
 

@@ -34,7 +34,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::id::{Generation, Life, WorkerId, WorkerNr};
 
 use super::exchange::Place;
-use super::keeper::Keeper;
+use super::tick_rate::Keeper;
 use super::worker::Worker;
 use super::*;
 

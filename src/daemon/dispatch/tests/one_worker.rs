@@ -20,7 +20,7 @@ use rustix::event::{EventfdFlags, eventfd};
 pub(super) use crate::id::WorkerId;
 use crate::id::{Generation, Life, WorkerNr};
 
-pub(super) use super::super::keeper::Keeper;
+pub(super) use super::super::tick_rate::Keeper;
 pub(super) use super::super::*;
 
 pub(super) const WORKER: WorkerId = WorkerId { number: WorkerNr(0), life: Life(1) };

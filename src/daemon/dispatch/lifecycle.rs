@@ -12,12 +12,12 @@ use rgun_channel::frame::{ExchangeId, Request};
 use crate::escape::RequestPath;
 use crate::id::WorkerId;
 
-use super::body::Carriage;
+use super::admission::quarantine::{self, Entrance};
+use super::exchange::body::Carriage;
+use super::exchange::table::Exchanges;
 use super::exchange::{Exchange, Place};
-use super::exchanges::Exchanges;
 use super::fault::Fault;
 use super::link::Link;
-use super::quarantine::{self, Entrance};
 use super::state::{ASGI, WSGI};
 use super::worker::Worker;
 use super::{Dispatcher, Notice, State};

@@ -9,7 +9,7 @@
 //! not become free within the time observed may do so any moment, so that as many requests as there are slots are
 //! always expected to be served in time.
 //!
-//! [service time]: super::service_time::ServiceTime
+//! [service time]: crate::dispatch::worker::service_time::ServiceTime
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ const MIN_PART_OBSERVED: u32 = 4;
 
 /// What has left the queue since it was last empty.
 #[derive(Debug)]
-pub(super) struct WaitEstimate {
+pub(crate) struct WaitEstimate {
     /// `timeouts.queue`; without one nobody is late.
     timeout: Option<Duration>,
     /// Counts for up to half of the timeout, then becomes `previous`. `None` while the queue is empty.
@@ -35,27 +35,27 @@ struct Departures {
 }
 
 impl WaitEstimate {
-    pub(super) fn new(timeout: Option<Duration>) -> Self {
+    pub(crate) fn new(timeout: Option<Duration>) -> Self {
         Self { timeout, current: None, previous: (Duration::ZERO, 0) }
     }
 
-    pub(super) fn set_timeout(&mut self, timeout: Option<Duration>) {
+    pub(crate) fn set_timeout(&mut self, timeout: Option<Duration>) {
         self.timeout = timeout;
     }
 
     /// The queue is in use from now on, or is served again: what is known of an earlier time says nothing about this one.
-    pub(super) fn restart(&mut self, now: Instant) {
+    pub(crate) fn restart(&mut self, now: Instant) {
         self.current = Some(Departures { since: now, count: 0 });
         self.previous = (Duration::ZERO, 0);
     }
 
     /// The queue is empty.
-    pub(super) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.current = None;
     }
 
     /// A worker has got one.
-    pub(super) fn depart(&mut self, now: Instant) {
+    pub(crate) fn depart(&mut self, now: Instant) {
         if let Some(current) = &mut self.current {
             current.count = current.count.saturating_add(1);
         }
@@ -63,7 +63,7 @@ impl WaitEstimate {
     }
 
     /// One is back that no worker has begun.
-    pub(super) fn come_back(&mut self) {
+    pub(crate) fn come_back(&mut self) {
         match &mut self.current {
             Some(current) if current.count > 0 => current.count -= 1,
             _ => self.previous.1 = self.previous.1.saturating_sub(1),
@@ -72,7 +72,7 @@ impl WaitEstimate {
 
     /// How long one more would wait, if that is longer than it may. `slots` are those of all open workers, `waiting` is
     /// the length of the queue.
-    pub(super) fn excess(
+    pub(crate) fn excess(
         &mut self,
         waiting: usize,
         slots: impl FnOnce() -> usize,

@@ -1,5 +1,12 @@
 //! An exchange: a request on its way through a worker, and the answer on its way back.
 
+pub(super) mod body;
+pub(super) mod delivery;
+pub(super) mod response_buffer;
+pub(super) mod response_parts;
+pub(super) mod socket;
+pub(super) mod table;
+
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -11,21 +18,23 @@ use rgun_channel::ring::Position;
 use crate::escape::RequestPath;
 use crate::id::WorkerId;
 
-use super::body::{Carriage, Uptake};
-use super::buffer::{Next, ResponseBuffer};
-use super::data::Data;
-use super::delivery::Delivery;
-use super::fault::Fault;
-use super::parts::{Beginning, FilePart, Head, Leaving, Payload, Piece, Progress, RequestBody};
-use super::received::Received;
-use super::rules::RuleNr;
-use super::socket::Socket;
-use super::worker::Worker;
-use super::{Asked, Had, Notice, NoticeSink};
+use crate::dispatch::admission::rules::RuleNr;
+use crate::dispatch::data::Data;
+use crate::dispatch::exchange::body::{Carriage, Uptake};
+use crate::dispatch::exchange::delivery::Delivery;
+use crate::dispatch::exchange::response_buffer::{Next, ResponseBuffer};
+use crate::dispatch::exchange::response_parts::{
+    Beginning, FilePart, Head, Leaving, Payload, Piece, Progress, RequestBody,
+};
+use crate::dispatch::exchange::socket::Socket;
+use crate::dispatch::fault::Fault;
+use crate::dispatch::worker::Worker;
+use crate::dispatch::worker::decode::Received;
+use crate::dispatch::{Asked, Had, Notice, NoticeSink};
 
 /// Where the request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// In the queue: it lacks nothing but a worker.
     Queued,
     /// It lacks a permit of this rule.
@@ -54,74 +63,74 @@ enum Client {
 
 /// One exchange.
 #[derive(Debug)]
-pub(super) struct Exchange {
-    pub(super) id: ExchangeId,
+pub(crate) struct Exchange {
+    pub(crate) id: ExchangeId,
     /// The encoded request, kept until the worker is done with it so that it can be given to another.
-    pub(super) frame: Vec<u8>,
-    pub(super) body: Option<RequestBody>,
-    pub(super) place: Place,
+    pub(crate) frame: Vec<u8>,
+    pub(crate) body: Option<RequestBody>,
+    pub(crate) place: Place,
     /// When it was submitted, or began again: its patience counts from here.
-    pub(super) received: Instant,
+    pub(crate) received: Instant,
     /// Since when it lacks nothing but a worker.
-    pub(super) ready: Instant,
+    pub(crate) ready: Instant,
     /// When it was given to the worker that has it.
-    pub(super) given: Option<Instant>,
+    pub(crate) given: Option<Instant>,
     /// How long it may run; `None` is for ever.
-    pub(super) limit: Option<Duration>,
+    pub(crate) limit: Option<Duration>,
     /// Of which rule it has a permit.
-    pub(super) permit: Option<RuleNr>,
+    pub(crate) permit: Option<RuleNr>,
     /// Only the worker that it was submitted to may have it.
-    pub(super) pinned: bool,
+    pub(crate) pinned: bool,
     /// It had started in another worker, which died.
-    pub(super) retried: bool,
+    pub(crate) retried: bool,
     /// [`Notice::Slow`] has been told of the attempt that runs.
-    pub(super) told_slow: bool,
+    pub(crate) told_slow: bool,
     /// Its deadline has passed and its client been told.
-    pub(super) overdue: bool,
-    pub(super) worker: Option<WorkerId>,
+    pub(crate) overdue: bool,
+    pub(crate) worker: Option<WorkerId>,
     /// How often it was taken from a worker that did not claim it and given to another.
-    pub(super) moves: u8,
+    pub(crate) moves: u8,
     /// Its body, if that is given to the application as it takes it.
-    pub(super) uptake: Option<Box<Uptake>>,
+    pub(crate) uptake: Option<Box<Uptake>>,
     /// It began as the handshake of a WebSocket.
-    pub(super) websocket: Option<Box<Socket>>,
+    pub(crate) websocket: Option<Box<Socket>>,
     /// The worker knows that nobody waits for it any more. ASGI only.
-    pub(super) told_gone: bool,
+    pub(crate) told_gone: bool,
     /// Its client has closed its sending half.
-    pub(super) half_closed: bool,
+    pub(crate) half_closed: bool,
     /// It was cancelled, and until when its worker may take to let go of it. ASGI only.
-    pub(super) grace: Option<Instant>,
+    pub(crate) grace: Option<Instant>,
     slot: u16,
     client: Client,
-    pub(super) waker: Option<Waker>,
+    pub(crate) waker: Option<Waker>,
     head: Option<Head>,
     /// What its client is to take.
-    pub(super) buffer: ResponseBuffer,
+    pub(crate) buffer: ResponseBuffer,
     /// `State::relief` has it.
-    pub(super) is_watched: bool,
+    pub(crate) is_watched: bool,
     /// Since when its worker waits for its client, because there is no room for more of the answer.
-    pub(super) held_since: Option<Instant>,
+    pub(crate) held_since: Option<Instant>,
     /// How long it has waited so before.
-    pub(super) held_for: Duration,
+    pub(crate) held_for: Duration,
     file: Option<FilePart>,
     /// The fields of the early hints that have not been sent.
     hints: Option<Box<HeaderMap>>,
     /// The fields after the body.
     trailers: Option<Box<HeaderMap>>,
     /// Body bytes that have not been acknowledged.
-    pub(super) unacked: u64,
+    pub(crate) unacked: u64,
     responded: bool,
     delivery: Delivery,
-    pub(super) ended: bool,
+    pub(crate) ended: bool,
     /// Times the worker said that the application raised: once for the answer, once for closing it.
     raised: u8,
     /// The application's answer says that it failed (a status of 500 or above), or broke off.
     failed: bool,
-    pub(super) fault: Option<Fault>,
+    pub(crate) fault: Option<Fault>,
 }
 
 impl Exchange {
-    pub(super) fn new(
+    pub(crate) fn new(
         id: ExchangeId,
         frame: Vec<u8>,
         body: Option<RequestBody>,
@@ -171,12 +180,12 @@ impl Exchange {
     }
 
     /// The request, as it was encoded here.
-    pub(super) fn request(&self) -> Option<Request<'_>> {
+    pub(crate) fn request(&self) -> Option<Request<'_>> {
         Request::decode(&self.frame).ok()
     }
 
     /// Names the request to people. `thread` is [`Asked::thread`].
-    pub(super) fn asked(&self, thread: Option<u64>, now: Instant) -> Asked {
+    pub(crate) fn asked(&self, thread: Option<u64>, now: Instant) -> Asked {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         // The frame is the daemon's own copy: what was encoded once can be decoded.
         let request = self.request().unwrap_or(Request::new(self.id));
@@ -191,12 +200,12 @@ impl Exchange {
         }
     }
 
-    pub(super) fn has_body_fd(&self) -> bool {
+    pub(crate) fn has_body_fd(&self) -> bool {
         self.body.is_some()
     }
 
     /// How its body travels.
-    pub(super) fn carriage(&self) -> Carriage {
+    pub(crate) fn carriage(&self) -> Carriage {
         if self.websocket.is_some() {
             return Carriage::Messages;
         }
@@ -208,37 +217,37 @@ impl Exchange {
     }
 
     /// May the application still want something of its body?
-    pub(super) fn takes_body(&self) -> bool {
+    pub(crate) fn takes_body(&self) -> bool {
         self.place != Place::Over && self.fault.is_none() && !self.ended && !self.client_is_through()
     }
 
     /// Whoever brings its body finds out that nobody takes it any more.
-    pub(super) fn end_uptake(&mut self) {
+    pub(crate) fn end_uptake(&mut self) {
         if let Some(waker) = self.uptake.as_mut().and_then(|uptake| uptake.waker.take()) {
             waker.wake();
         }
     }
 
     /// Has all of its answer been made?
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }
 
     /// Where its record is in its worker's ring.
-    pub(super) fn position(&self) -> Option<Position> {
+    pub(crate) fn position(&self) -> Option<Position> {
         match self.place {
             Place::Given { position, .. } => Some(position),
             Place::Queued | Place::Waiting(_) | Place::Over => None,
         }
     }
 
-    pub(super) fn is_given_to(&self, index: usize) -> bool {
+    pub(crate) fn is_given_to(&self, index: usize) -> bool {
         matches!(self.place, Place::Given { worker, .. } if worker == index)
     }
 
     /// Is it of use to tell the worker that nobody waits any more? Not before the head: a worker heeds it only after
     /// that, and a request's body that its slot is about to take would be dropped under its hands.
-    pub(super) fn can_be_cut_short(&self) -> bool {
+    pub(crate) fn can_be_cut_short(&self) -> bool {
         self.responded && !self.ended
     }
 
@@ -246,19 +255,19 @@ impl Exchange {
     /// the window; parts are smaller than half of it.
     ///
     /// Or for more of the request than the client has sent?
-    pub(super) fn is_held_back(&self) -> bool {
+    pub(crate) fn is_held_back(&self) -> bool {
         self.waits_for_answer_to_leave() || self.uptake.as_ref().is_some_and(|uptake| uptake.is_hungry())
     }
 
-    pub(super) fn waits_for_answer_to_leave(&self) -> bool {
+    pub(crate) fn waits_for_answer_to_leave(&self) -> bool {
         self.unacked > RESPONSE_WINDOW / 2 && !self.ended && !self.client_is_through()
     }
 
-    pub(super) fn client_is_through(&self) -> bool {
+    pub(crate) fn client_is_through(&self) -> bool {
         self.client == Client::Through
     }
 
-    pub(super) fn client_has(&self) -> Had {
+    pub(crate) fn client_has(&self) -> Had {
         match self.client {
             Client::Waiting if !(self.responded && self.ended) => Had::Nothing,
             Client::Streaming(status) if !self.ended => Had::Head(status),
@@ -267,23 +276,23 @@ impl Exchange {
         }
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.place == Place::Over && self.client_is_through()
     }
 
     /// Has the application failed, by its own account?
-    pub(super) fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.failed
     }
 
     /// Has the application come to the head of its answer?
-    pub(super) fn has_responded(&self) -> bool {
+    pub(crate) fn has_responded(&self) -> bool {
         self.responded
     }
 
     /// Its worker died: makes it what it was when it was submitted. False if it has been tried twice, or its client
     /// has something of an answer or needs none.
-    pub(super) fn begin_again(&mut self, now: Instant) -> bool {
+    pub(crate) fn begin_again(&mut self, now: Instant) -> bool {
         let has_nothing = self.client == Client::Waiting && !self.ended && self.fault.is_none();
         let has_taken = self.uptake.as_ref().is_some_and(|uptake| uptake.taken > 0);
         if has_taken || self.retried || self.pinned || !has_nothing || self.is_open_socket() {
@@ -311,7 +320,7 @@ impl Exchange {
         true
     }
 
-    pub(super) fn worker_is_done(&mut self) {
+    pub(crate) fn worker_is_done(&mut self) {
         self.place = Place::Over;
         self.body = None;
         self.end_uptake();
@@ -324,12 +333,12 @@ impl Exchange {
         }
     }
 
-    pub(super) fn take_waker_if_settled(&mut self) -> Option<Waker> {
+    pub(crate) fn take_waker_if_settled(&mut self) -> Option<Waker> {
         if self.fault.is_some() || self.ended { self.waker.take() } else { None }
     }
 
     /// Takes in what a completion says. Returns the waker of whoever waits for it.
-    pub(super) fn receive(
+    pub(crate) fn receive(
         &mut self,
         completion: Received,
         worker: &mut Worker,
@@ -491,7 +500,7 @@ impl Exchange {
     }
 
     /// The fields of early hints that have come since the last time.
-    pub(super) fn hints(&mut self) -> Option<Box<HeaderMap>> {
+    pub(crate) fn hints(&mut self) -> Option<Box<HeaderMap>> {
         self.hints.take()
     }
 
@@ -507,12 +516,12 @@ impl Exchange {
         }
     }
 
-    pub(super) fn acknowledge_all(&mut self, worker: &mut Worker) {
+    pub(crate) fn acknowledge_all(&mut self, worker: &mut Worker) {
         worker.acknowledge(self.slot, std::mem::take(&mut self.unacked));
     }
 
     /// Ends the exchange with a fault, unless its answer is complete. Returns the waker of whoever waits.
-    pub(super) fn fail(&mut self, fault: Fault) -> Option<Waker> {
+    pub(crate) fn fail(&mut self, fault: Fault) -> Option<Waker> {
         if self.fault.is_some() || (self.ended && self.responded) {
             return None;
         }
@@ -521,20 +530,20 @@ impl Exchange {
         self.waker.take()
     }
 
-    pub(super) fn client_is_gone(&mut self) {
+    pub(crate) fn client_is_gone(&mut self) {
         self.client = Client::Through;
         self.waker = None;
         self.end_uptake();
     }
 
     /// Drops what waits for a client that is gone, and lets the worker go on.
-    pub(super) fn release_parts(&mut self, worker: &mut Worker) {
+    pub(crate) fn release_parts(&mut self, worker: &mut Worker) {
         self.drop_parts();
         self.acknowledge_all(worker);
     }
 
     /// Drops what waits for a client that is to have no more.
-    pub(super) fn drop_parts(&mut self) {
+    pub(crate) fn drop_parts(&mut self) {
         self.buffer = ResponseBuffer::default();
         self.file = None;
         self.trailers = None;
@@ -545,7 +554,7 @@ impl Exchange {
 
     /// The head, once it is there. With it goes everything of the body that has arrived; when that is the
     /// whole answer the client is through.
-    pub(super) fn poll_head(&mut self, waker: &Waker) -> Progress<Beginning> {
+    pub(crate) fn poll_head(&mut self, waker: &Waker) -> Progress<Beginning> {
         // An accept, and the messages after it, were meant for the client before the application raised.
         let is_accepted = self.is_open_socket() && matches!(self.fault, Some(Fault::Raised { .. }));
         if self.fault.is_some() && !(is_accepted && self.head.is_some()) {
@@ -574,7 +583,7 @@ impl Exchange {
     }
 
     /// The next piece of a streamed body. `acknowledge` is called with the bytes that leave.
-    pub(super) fn poll_piece(&mut self, waker: &Waker) -> Progress<(Piece, Option<Leaving>)> {
+    pub(crate) fn poll_piece(&mut self, waker: &Waker) -> Progress<(Piece, Option<Leaving>)> {
         match self.buffer.pop() {
             Next::Data(data) => {
                 let leaving = (data.len() as u64).min(self.unacked);
@@ -608,7 +617,7 @@ impl Exchange {
     }
 
     /// Has its client taken the last of it, although it has not asked for more?
-    pub(super) fn finish_if_taken(&mut self) -> bool {
+    pub(crate) fn finish_if_taken(&mut self) -> bool {
         let is_all = self.ended && self.buffer.is_empty() && self.file.is_none() && self.trailers.is_none();
         let is_taken = is_all && self.fault.is_none();
         if is_taken {
@@ -618,14 +627,14 @@ impl Exchange {
     }
 
     /// So many bytes of it leave.
-    pub(super) fn leaving(&self, bytes: u64) -> Option<Leaving> {
+    pub(crate) fn leaving(&self, bytes: u64) -> Option<Leaving> {
         match self.place {
             Place::Given { worker, .. } if bytes > 0 => Some(Leaving { worker, slot: self.slot, bytes }),
             _ => None,
         }
     }
 
-    pub(super) fn failed<T>(&mut self) -> Progress<T> {
+    pub(crate) fn failed<T>(&mut self) -> Progress<T> {
         self.client = Client::Through;
         match self.fault.clone() {
             Some(fault) => Progress::Failed(fault),
@@ -633,7 +642,7 @@ impl Exchange {
         }
     }
 
-    pub(super) fn store(&mut self, waker: &Waker) {
+    pub(crate) fn store(&mut self, waker: &Waker) {
         match &mut self.waker {
             Some(stored) => stored.clone_from(waker),
             none => *none = Some(waker.clone()),

@@ -22,7 +22,7 @@ const PRICE_OF_WARNING: u32 = 16;
 
 /// One worker's.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     of_life: u32,
     credit: u32,
     /// Stacks that it was asked for and has not told.
@@ -32,18 +32,18 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { of_life: MOST_OF_LIFE, credit: CREDIT, asked: 0, since: now }
     }
 
     /// It is asked for its stacks: one answer more is free.
-    pub(super) fn ask_for_stacks(&mut self) {
+    pub(crate) fn ask_for_stacks(&mut self) {
         self.asked = self.asked.saturating_add(1);
     }
 
     /// # Errors
     /// It has said too much.
-    pub(super) fn spend(&mut self, report: &Report, now: Instant) -> Result<(), String> {
+    pub(crate) fn spend(&mut self, report: &Report, now: Instant) -> Result<(), String> {
         let price = match report {
             Report::Refused(_)
             | Report::Booting { .. }

@@ -1,6 +1,6 @@
 //! The exchanges that one worker has been given and is not done with, and their clocks.
 //!
-//! [`Worker`](super::worker::Worker) has one and alone calls it. How many may run at a time, it decides; what follows
+//! [`Worker`](crate::dispatch::worker::Worker) has one and alone calls it. How many may run at a time, it decides; what follows
 //! from a deadline, `housekeeping` does. WebSockets that have a place of their own are not here: they have no clock.
 
 use std::collections::VecDeque;
@@ -15,7 +15,7 @@ const RECHECK: Duration = Duration::from_millis(50);
 /// In the order given, which is that of their positions: an event loop may have thousands, so that what happens often
 /// looks for one by its position.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(crate) struct Running {
     entries: VecDeque<Entry>,
     /// Before this none of them is over its deadline; and before that none is slow. It may be said too early.
     next_overdue: Option<Instant>,
@@ -37,29 +37,29 @@ struct Entry {
 }
 
 impl Running {
-    pub(super) fn with_capacity(capacity: usize) -> Self {
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self { entries: VecDeque::with_capacity(capacity), next_overdue: None, next_slow: None, slow: None }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     /// The oldest first.
-    pub(super) fn ids(&self) -> impl DoubleEndedIterator<Item = ExchangeId> {
+    pub(crate) fn ids(&self) -> impl DoubleEndedIterator<Item = ExchangeId> {
         self.entries.iter().map(|entry| entry.id)
     }
 
-    pub(super) fn has(&self, id: ExchangeId) -> bool {
+    pub(crate) fn has(&self, id: ExchangeId) -> bool {
         self.ids().any(|other| other == id)
     }
 
     /// One more, whose record is at this position, after that of every other. Without a `started` it is prefetched.
-    pub(super) fn push(
+    pub(crate) fn push(
         &mut self,
         id: ExchangeId,
         limit: Option<Duration>,
@@ -72,19 +72,19 @@ impl Running {
         }
     }
 
-    pub(super) fn remove(&mut self, position: Option<Position>) {
+    pub(crate) fn remove(&mut self, position: Option<Position>) {
         if let Some(at) = self.find(position) {
             self.entries.remove(at);
         }
     }
 
     /// All of them; none is left.
-    pub(super) fn take(&mut self) -> impl Iterator<Item = ExchangeId> + use<> {
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = ExchangeId> + use<> {
         std::mem::take(&mut self.entries).into_iter().map(|entry| entry.id)
     }
 
     /// The oldest ones have these slots: the time of those begins that were prefetched.
-    pub(super) fn start(&mut self, slots: usize, now: Instant) {
+    pub(crate) fn start(&mut self, slots: usize, now: Instant) {
         for at in 0..slots.min(self.entries.len()) {
             let entry = &mut self.entries[at];
             if entry.started.is_none() {
@@ -96,14 +96,14 @@ impl Running {
     }
 
     /// It may run for ever.
-    pub(super) fn lift_limit(&mut self, position: Option<Position>) {
+    pub(crate) fn lift_limit(&mut self, position: Option<Position>) {
         if let Some(at) = self.find(position) {
             self.entries[at].limit = None;
         }
     }
 
     /// It gets its whole time again.
-    pub(super) fn restart_clock(&mut self, position: Option<Position>, now: Instant) {
+    pub(crate) fn restart_clock(&mut self, position: Option<Position>, now: Instant) {
         if let Some(at) = self.find(position) {
             self.entries[at].started = Some(now);
             let limit = self.entries[at].limit;
@@ -113,7 +113,7 @@ impl Running {
     }
 
     /// It gets so much more time.
-    pub(super) fn extend_clock(&mut self, position: Option<Position>, by: Duration) {
+    pub(crate) fn extend_clock(&mut self, position: Option<Position>, by: Duration) {
         if let Some(at) = self.find(position)
             && let Some(started) = &mut self.entries[at].started
         {
@@ -125,7 +125,7 @@ impl Running {
 
     /// Those that have had a slot for longer than they may. They are looked through only when there may be one, and
     /// at each [`RECHECK`] as long as there is.
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<ExchangeId> {
+    pub(crate) fn overdue(&mut self, now: Instant) -> Vec<ExchangeId> {
         if self.next_overdue.is_none_or(|next| now <= next) {
             return Vec::new();
         }
@@ -143,7 +143,7 @@ impl Running {
     }
 
     /// Those that have had a slot for longer than `slow`, and really run. Each is told once.
-    pub(super) fn slower_than(
+    pub(crate) fn slower_than(
         &mut self,
         slow: Duration,
         now: Instant,
@@ -169,14 +169,14 @@ impl Running {
     }
 
     /// The next to start.
-    pub(super) fn first_unclaimed(&self, submissions: &SubmissionSender) -> Option<ExchangeId> {
+    pub(crate) fn first_unclaimed(&self, submissions: &SubmissionSender) -> Option<ExchangeId> {
         let unclaimed = |entry: &&Entry| !submissions.is_claimed(entry.position);
         // The worker claims them in their order: who looks from the end sees no more than those that lie there.
         self.entries.iter().rev().take_while(unclaimed).last().map(|entry| entry.id)
     }
 
     /// Those that the worker has begun to answer.
-    pub(super) fn claimed(&self, submissions: &SubmissionSender) -> impl Iterator<Item = ExchangeId> {
+    pub(crate) fn claimed(&self, submissions: &SubmissionSender) -> impl Iterator<Item = ExchangeId> {
         let claimed = self.entries.iter().filter(|entry| submissions.is_claimed(entry.position));
         claimed.map(|entry| entry.id)
     }

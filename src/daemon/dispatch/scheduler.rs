@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use rgun_channel::frame::ExchangeId;
 
-use super::body::Carriage;
+use super::exchange::body::Carriage;
+use super::exchange::table::Exchanges;
 use super::exchange::{Exchange, Place};
-use super::exchanges::Exchanges;
 use super::worker::Worker;
 use super::{Dispatcher, State};
 

@@ -5,11 +5,11 @@
 
 use http::StatusCode;
 
-use super::parts::{Declared, Head, Payload};
+use crate::dispatch::exchange::response_parts::{Declared, Head, Payload};
 
 /// The parts of one body, counted.
 #[derive(Debug)]
-pub(super) struct Delivery {
+pub(crate) struct Delivery {
     /// What the head announces; nothing before it, and of a 304.
     announced: Declared,
     /// Its status has no body.
@@ -21,12 +21,12 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { announced: Declared::Nothing, is_bodiless: false, sum: Some(0), has_file: false }
     }
 
     /// Takes note of a head.
-    pub(super) fn announce(&mut self, head: &Head) {
+    pub(crate) fn announce(&mut self, head: &Head) {
         self.is_bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         // RFC 9110 §15.4.5: a 304 announces what a 200 would bring.
         if head.status != StatusCode::NOT_MODIFIED {
@@ -39,7 +39,7 @@ impl Delivery {
     ///
     /// # Errors
     /// When it is not what was announced.
-    pub(super) fn count(
+    pub(crate) fn count(
         &mut self,
         part: &Payload,
         is_complete: bool,
@@ -80,8 +80,8 @@ mod tests {
     use http::HeaderMap;
     use rgun_channel::frame::TO_THE_END;
 
-    use super::super::parts::FilePart;
     use super::*;
+    use crate::dispatch::exchange::response_parts::FilePart;
 
     fn bytes(len: usize) -> Payload {
         Payload::Bytes(Bytes::from(vec![b'x'; len]))

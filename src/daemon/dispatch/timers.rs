@@ -6,8 +6,8 @@ use rgun_channel::frame::ExchangeId;
 
 use super::exchange::Place;
 use super::fault::Fault;
-use super::keeper::Keeper;
-use super::outbox::Pulse;
+use super::tick_rate::Keeper;
+use super::worker::outbox::Pulse;
 use super::{Dispatcher, Notice, State};
 
 /// How often the housekeeper looks while records may be stalled, and while there is only something to time out.

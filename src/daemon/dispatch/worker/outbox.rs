@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use rgun_channel::frame::{ExchangeId, Later};
 use rgun_channel::ring::{Position, SubmissionSender};
 
-use super::body::PART;
+use crate::dispatch::exchange::body::PART;
 
 /// Bytes of a frame around a part.
 const PART_HEAD: usize = 32;
 
 /// What waits to be said, and since when nothing is heard.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     frame: Vec<u8>,
     /// Frames for which there was no room.
     waiting: VecDeque<Vec<u8>>,
@@ -26,7 +26,7 @@ pub(super) struct Outbox {
     /// The record that was published last, of whatever kind.
     last: Option<Position>,
     /// Records published since the doorbell was last rung.
-    pub(super) unrung: u32,
+    pub(crate) unrung: u32,
     /// A record that the event loop has to come to, and when it was first seen to be there.
     watched: Option<(Position, Instant)>,
     /// How often its silence has been told.
@@ -37,7 +37,7 @@ pub(super) struct Outbox {
 
 /// How an event loop does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pulse {
+pub(crate) enum Pulse {
     /// It turns, or was told of already.
     Fine,
     /// It has not turned for `timeouts.stall`.
@@ -51,13 +51,13 @@ const NOBODY: ExchangeId = ExchangeId(0);
 
 impl Outbox {
     /// Notes a record that has been pushed into the ring.
-    pub(super) fn published(&mut self, position: Position) {
+    pub(crate) fn published(&mut self, position: Position) {
         self.last = Some(position);
         self.unrung += 1;
     }
 
     /// Pushes the record, or keeps it until there is room.
-    pub(super) fn say(&mut self, submissions: &mut SubmissionSender, later: &Later<'_>) {
+    pub(crate) fn say(&mut self, submissions: &mut SubmissionSender, later: &Later<'_>) {
         let mut frame = std::mem::take(&mut self.frame);
         later.encode(&mut frame);
         // A broken ring is found out by whoever pushes next.
@@ -72,7 +72,7 @@ impl Outbox {
     }
 
     /// Pushes a part and returns true, or returns false and wakes `waker` when there is room.
-    pub(super) fn say_part(
+    pub(crate) fn say_part(
         &mut self,
         submissions: &mut SubmissionSender,
         part: &Later<'_>,
@@ -95,12 +95,12 @@ impl Outbox {
     }
 
     /// Is something to be said for which there was no room?
-    pub(super) fn has_more_to_say(&self) -> bool {
+    pub(crate) fn has_more_to_say(&self) -> bool {
         !self.waiting.is_empty() || !self.wakers.is_empty()
     }
 
     /// Pushes the records for which there is room now. Returns whether a sender of parts was woken.
-    pub(super) fn say_more(&mut self, submissions: &mut SubmissionSender) -> Result<bool, String> {
+    pub(crate) fn say_more(&mut self, submissions: &mut SubmissionSender) -> Result<bool, String> {
         while let Some(frame) = self.waiting.front() {
             let pushed = submissions.push(frame).map_err(|broken| broken.to_string())?;
             let Some(position) = pushed else { return Ok(false) };
@@ -118,13 +118,13 @@ impl Outbox {
     }
 
     /// Returns whether the event loop has yet to take a certain record.
-    pub(super) fn is_watching(&self) -> bool {
+    pub(crate) fn is_watching(&self) -> bool {
         self.watched.is_some()
     }
 
     /// Returns the state of the event loop. Call it repeatedly while the worker has exchanges. `progress` is when it last
     /// finished one.
-    pub(super) fn pulse(
+    pub(crate) fn pulse(
         &mut self,
         submissions: &mut SubmissionSender,
         stall: Duration,

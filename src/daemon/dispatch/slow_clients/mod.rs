@@ -13,6 +13,8 @@
 //!
 //! Files are written by a blocking thread, one block of each answer at a time; [`Dispatcher::begin_to_write`] starts it.
 
+pub(super) mod spill;
+
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -21,13 +23,13 @@ use rgun_channel::frame::ExchangeId;
 
 use crate::error_chain::Chain;
 
-use super::data::Buffers;
-use super::exchange::{Exchange, Place};
-use super::fault::Fault;
-use super::keeper::Keeper;
-use super::relief::{Job, JobResult, MIN_SPILL, Watch};
-use super::worker::Worker;
-use super::{Dispatcher, State};
+use crate::dispatch::data::Buffers;
+use crate::dispatch::exchange::{Exchange, Place};
+use crate::dispatch::fault::Fault;
+use crate::dispatch::slow_clients::spill::{Job, JobResult, MIN_SPILL, Watch};
+use crate::dispatch::tick_rate::Keeper;
+use crate::dispatch::worker::Worker;
+use crate::dispatch::{Dispatcher, State};
 
 /// A client is slow that takes nothing for so long while its worker waits. One on the same machine, or the same fast
 /// network, is not, even if another process has its core for a while; what it takes need not be copied.
@@ -48,7 +50,7 @@ const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
 impl Exchange {
     /// Is it to be seen whether its client is slow?
-    pub(super) fn is_to_be_watched(&self, buffers: &Buffers) -> bool {
+    pub(crate) fn is_to_be_watched(&self, buffers: &Buffers) -> bool {
         let is_large = || self.buffer.in_memory() > MIN_SPILL && buffers.memory.is_tight();
         !self.client_is_through()
             && !self.is_open_socket()
@@ -56,7 +58,7 @@ impl Exchange {
     }
 
     /// A slow client's worker need not wait if there is room. So many bytes have just come.
-    pub(super) fn absorb(&mut self, worker: &mut Worker, len: u64) {
+    pub(crate) fn absorb(&mut self, worker: &mut Worker, len: u64) {
         if self.buffer.is_slow
             && worker.absorbed + len <= ABSORB_BYTES
             && !self.buffer.is_writing()
@@ -76,13 +78,13 @@ impl Exchange {
     }
 
     /// Its worker goes on: the time that it had to wait was not the application's.
-    pub(super) fn end_hold(&mut self, worker: &mut Worker, now: Instant) {
+    pub(crate) fn end_hold(&mut self, worker: &mut Worker, now: Instant) {
         self.extend_hold(worker, now);
         self.held_since = None;
     }
 
     /// Its worker waits for its client: takes the time for which it has done so off the application's.
-    pub(super) fn extend_hold(&mut self, worker: &mut Worker, now: Instant) {
+    pub(crate) fn extend_hold(&mut self, worker: &mut Worker, now: Instant) {
         if let Some(since) = self.held_since.replace(now) {
             let waited = now.saturating_duration_since(since);
             self.held_for += waited;
@@ -91,7 +93,7 @@ impl Exchange {
     }
 
     /// Its time begins anew.
-    pub(super) fn forget_hold(&mut self) {
+    pub(crate) fn forget_hold(&mut self) {
         (self.held_since, self.held_for) = (None, Duration::ZERO);
     }
 
@@ -140,7 +142,7 @@ impl Exchange {
 
 impl State {
     /// Looks after slow clients: takes their answers off the workers, and their chunks out of the slabs.
-    pub(super) fn relieve_workers(&mut self, buffers: &'static Buffers, now: Instant) {
+    pub(crate) fn relieve_workers(&mut self, buffers: &'static Buffers, now: Instant) {
         let mut watched = std::mem::take(&mut self.relief.watched);
         watched.retain_mut(|watch| self.relieve(watch, buffers, now));
         self.relief.watched = watched;
@@ -203,7 +205,7 @@ impl State {
     }
 
     /// The client has been too slow for too long: it gets no more of its answer.
-    pub(super) fn cut(&mut self, id: ExchangeId, now: Instant) {
+    pub(crate) fn cut(&mut self, id: ExchangeId, now: Instant) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.fault = Some(Fault::Unread);
         exchange.end_uptake();
@@ -231,7 +233,7 @@ impl State {
 
 impl Dispatcher {
     /// Has blocking threads write what waits for it.
-    pub(super) fn begin_to_write(&'static self) {
+    pub(crate) fn begin_to_write(&'static self) {
         let jobs = std::mem::take(&mut self.lock().relief.jobs);
         for job in jobs {
             let id = job.id;
@@ -253,7 +255,7 @@ impl Dispatcher {
 
     /// Jobs as a test does them.
     #[cfg(test)]
-    pub(super) fn write_now(&self) -> usize {
+    pub(crate) fn write_now(&self) -> usize {
         let jobs = std::mem::take(&mut self.lock().relief.jobs);
         let count = jobs.len();
         for job in jobs {

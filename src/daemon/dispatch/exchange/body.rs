@@ -9,7 +9,7 @@ pub const PART: usize = 64 * 1024;
 
 /// How a request's body travels; not every worker takes every way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Carriage {
+pub(crate) enum Carriage {
     /// In the frame.
     Frame,
     /// As a descriptor, which only WSGI workers take.
@@ -22,24 +22,24 @@ pub(super) enum Carriage {
 
 /// How far a body has come.
 #[derive(Debug, Default)]
-pub(super) struct Uptake {
+pub(crate) struct Uptake {
     /// The application has room for it as far as here, bytes from its beginning. 0: it has not asked for it.
-    pub(super) taken: u64,
+    pub(crate) taken: u64,
     /// So much has been given to the worker.
-    pub(super) sent: u64,
+    pub(crate) sent: u64,
     /// All of it has.
-    pub(super) is_whole: bool,
+    pub(crate) is_whole: bool,
     /// Of whoever brings it: more is taken, or none any more.
-    pub(super) waker: Option<Waker>,
+    pub(crate) waker: Option<Waker>,
 }
 
 impl Uptake {
     /// Does the application wait for the client?
-    pub(super) fn is_hungry(&self) -> bool {
+    pub(crate) fn is_hungry(&self) -> bool {
         self.taken > self.sent && !self.is_whole
     }
 
-    pub(super) fn wait(&mut self, cx: &Context<'_>) {
+    pub(crate) fn wait(&mut self, cx: &Context<'_>) {
         match &mut self.waker {
             Some(stored) => stored.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),

@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::frame::ExchangeId;
 
-use super::wait_estimate::WaitEstimate;
+use crate::dispatch::admission::wait_estimate::WaitEstimate;
 
 /// Queued exchanges. Abandoned ones are removed at once.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     /// Ids count up, so that their order is that of age.
     entries: VecDeque<Entry>,
     timeout: Option<Duration>,
@@ -39,7 +39,7 @@ struct Entry {
 
 impl Queue {
     /// An empty one. `timeout` is `timeouts.queue`.
-    pub(super) fn new(timeout: Option<Duration>) -> Self {
+    pub(crate) fn new(timeout: Option<Duration>) -> Self {
         Self {
             entries: VecDeque::new(),
             timeout,
@@ -49,26 +49,26 @@ impl Queue {
         }
     }
 
-    pub(super) fn set_timeout(&mut self, timeout: Option<Duration>) {
+    pub(crate) fn set_timeout(&mut self, timeout: Option<Duration>) {
         self.timeout = timeout;
         self.estimate.set_timeout(timeout);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// From the oldest to the newest.
-    pub(super) fn iter(&self) -> impl Iterator<Item = ExchangeId> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = ExchangeId> {
         self.entries.iter().map(|entry| entry.id)
     }
 
     /// `ready` is since when it lacks nothing but a worker.
-    pub(super) fn insert(&mut self, id: ExchangeId, ready: Instant) {
+    pub(crate) fn insert(&mut self, id: ExchangeId, ready: Instant) {
         let entry = Entry { id, ready };
         if self.entries.back().is_none_or(|newest| newest.id < id) {
             self.entries.push_back(entry);
@@ -79,18 +79,18 @@ impl Queue {
     }
 
     /// As [`Queue::insert`], for one that a worker was given and has not begun.
-    pub(super) fn put_back(&mut self, id: ExchangeId, ready: Instant) {
+    pub(crate) fn put_back(&mut self, id: ExchangeId, ready: Instant) {
         self.insert(id, ready);
         self.estimate.come_back();
     }
 
     /// How long one more would have to wait, if that is too long; see [`WaitEstimate::excess`].
-    pub(super) fn excess_wait(&mut self, slots: impl FnOnce() -> usize, now: Instant) -> Option<Duration> {
+    pub(crate) fn excess_wait(&mut self, slots: impl FnOnce() -> usize, now: Instant) -> Option<Duration> {
         self.estimate.excess(self.entries.len(), slots, now)
     }
 
     /// Whose turn it is. It stays until it is removed.
-    pub(super) fn next(&mut self, now: Instant) -> Option<ExchangeId> {
+    pub(crate) fn next(&mut self, now: Instant) -> Option<ExchangeId> {
         // One that came to the front late (it was tried again, or waited for others of its path) has waited for less
         // than those behind it: then it has its turn, and after it they are looked at.
         let oldest = self.entries.front()?;
@@ -103,13 +103,13 @@ impl Queue {
     }
 
     /// A worker has got it.
-    pub(super) fn depart(&mut self, id: ExchangeId, now: Instant) {
+    pub(crate) fn depart(&mut self, id: ExchangeId, now: Instant) {
         self.estimate.depart(now);
         self.remove(id);
     }
 
     /// It is answered without a worker, or nobody waits for it any more.
-    pub(super) fn remove(&mut self, id: ExchangeId) {
+    pub(crate) fn remove(&mut self, id: ExchangeId) {
         let is_it = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.id == id);
         if is_it(self.entries.front()) {
             self.entries.pop_front();
@@ -125,7 +125,7 @@ impl Queue {
     }
 
     /// Up to now nobody could serve at all: for how long those that wait have done so says nothing about an overload.
-    pub(super) fn restart(&mut self, now: Instant) {
+    pub(crate) fn restart(&mut self, now: Instant) {
         if !self.entries.is_empty() {
             (self.newest_first, self.restarted) = (false, Some(now));
             self.estimate.restart(now);

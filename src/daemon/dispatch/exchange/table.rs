@@ -4,11 +4,11 @@
 
 use rgun_channel::frame::ExchangeId;
 
-use super::exchange::Exchange;
+use crate::dispatch::exchange::Exchange;
 
 /// All exchanges, found by id in constant time: the low bits of an id are the index, the rest counts.
 #[derive(Debug, Default)]
-pub(super) struct Exchanges {
+pub(crate) struct Exchanges {
     slots: Vec<Option<Exchange>>,
     free: Vec<u32>,
     count: u64,
@@ -22,12 +22,12 @@ const SPARE_FRAMES: usize = 256;
 const SPARE_FRAME_SIZE: usize = 16 * 1024;
 
 impl Exchanges {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.live == 0
     }
 
     /// An id for [`Exchanges::insert`], which must follow at once if it is to be used.
-    pub(super) fn next_id(&mut self) -> ExchangeId {
+    pub(crate) fn next_id(&mut self) -> ExchangeId {
         self.count += 1;
         let index = self.free.last().copied().unwrap_or_else(|| {
             u32::try_from(self.slots.len()).expect("connections are limited far below 2^24")
@@ -35,7 +35,7 @@ impl Exchanges {
         ExchangeId(self.count << INDEX_BITS | u64::from(index))
     }
 
-    pub(super) fn insert(&mut self, exchange: Exchange) {
+    pub(crate) fn insert(&mut self, exchange: Exchange) {
         let index = index(exchange.id);
         if index == self.slots.len() {
             self.slots.push(Some(exchange));
@@ -46,20 +46,20 @@ impl Exchanges {
         self.live += 1;
     }
 
-    pub(super) fn get(&self, id: ExchangeId) -> Option<&Exchange> {
+    pub(crate) fn get(&self, id: ExchangeId) -> Option<&Exchange> {
         self.slots.get(index(id))?.as_ref().filter(|exchange| exchange.id == id)
     }
 
-    pub(super) fn get_mut(&mut self, id: ExchangeId) -> Option<&mut Exchange> {
+    pub(crate) fn get_mut(&mut self, id: ExchangeId) -> Option<&mut Exchange> {
         self.slots.get_mut(index(id))?.as_mut().filter(|exchange| exchange.id == id)
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Exchange> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Exchange> {
         self.slots.iter_mut().flatten()
     }
 
     /// Forgets the exchange if both sides are through with it.
-    pub(super) fn remove_if_over(&mut self, id: ExchangeId) {
+    pub(crate) fn remove_if_over(&mut self, id: ExchangeId) {
         if let Some(exchange) = self.get_mut(id)
             && exchange.is_over()
         {
@@ -72,11 +72,11 @@ impl Exchanges {
         }
     }
 
-    pub(super) fn spare_frame(&mut self) -> Vec<u8> {
+    pub(crate) fn spare_frame(&mut self) -> Vec<u8> {
         self.frames.pop().unwrap_or_default()
     }
 
-    pub(super) fn recycle(&mut self, frame: Vec<u8>) {
+    pub(crate) fn recycle(&mut self, frame: Vec<u8>) {
         if self.frames.len() < SPARE_FRAMES && frame.capacity() <= SPARE_FRAME_SIZE {
             self.frames.push(frame);
         }

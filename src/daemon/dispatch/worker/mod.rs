@@ -1,5 +1,11 @@
 //! The daemon's end of one worker's channel, and what is known of how busy it is.
 
+pub(super) mod decode;
+pub(super) mod outbox;
+pub(super) mod report_limit;
+pub(super) mod running;
+pub(super) mod service_time;
+
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::num::NonZeroU64;
@@ -19,14 +25,14 @@ use rgun_channel::wake::{Ring, Sleepers, Want};
 use crate::id::{Generation, WorkerId};
 use crate::supervise::Tally;
 
-use super::body::Carriage;
-use super::data::Buffers;
-use super::link::{Link, Slots};
-use super::outbox::Outbox;
-use super::reports::Budget;
-use super::running::Running;
-use super::service_time::{MAX_DEPTH, PREFETCH_TIME, ServiceTime};
-use super::{Notice, NoticeSink};
+use crate::dispatch::data::Buffers;
+use crate::dispatch::exchange::body::Carriage;
+use crate::dispatch::link::{Link, Slots};
+use crate::dispatch::worker::outbox::Outbox;
+use crate::dispatch::worker::report_limit::Budget;
+use crate::dispatch::worker::running::Running;
+use crate::dispatch::worker::service_time::{MAX_DEPTH, PREFETCH_TIME, ServiceTime};
+use crate::dispatch::{Notice, NoticeSink};
 
 /// A worker that finished something within this time may have more to say before the slow tick comes.
 const QUICK: Duration = Duration::from_millis(50);
@@ -42,11 +48,11 @@ const WORTH_STEALING: Duration = Duration::from_micros(50);
 
 /// A worker that is attached.
 #[derive(Debug)]
-pub(super) struct Worker {
-    pub(super) id: WorkerId,
-    pub(super) generation: Generation,
-    pub(super) submissions: SubmissionSender,
-    pub(super) completions: CompletionReceiver,
+pub(crate) struct Worker {
+    pub(crate) id: WorkerId,
+    pub(crate) generation: Generation,
+    pub(crate) submissions: SubmissionSender,
+    pub(crate) completions: CompletionReceiver,
     slab: SlabReceiver,
     map: Arc<Map>,
     control: Arc<OwnedFd>,
@@ -57,11 +63,11 @@ pub(super) struct Worker {
     /// It is ASGI; known when it is ready, and nothing is given to it before.
     asgi: bool,
     slots: u32,
-    pub(super) admitted: bool,
-    pub(super) retiring: bool,
-    pub(super) told_drained: bool,
+    pub(crate) admitted: bool,
+    pub(crate) retiring: bool,
+    pub(crate) told_drained: bool,
     /// It is about to be killed by the daemon, with what it has.
-    pub(super) is_cut: bool,
+    pub(crate) is_cut: bool,
     /// Exchanges it has been given and is not done with.
     running: Running,
     /// WebSockets that it has accepted: they take no slot of those that it is given requests for.
@@ -72,8 +78,8 @@ pub(super) struct Worker {
     /// The record that was seen to be the next to start, and when first.
     next: Option<(ExchangeId, Instant)>,
     /// It let prefetched records lie: nothing is given ahead of time until it finishes something.
-    pub(super) stalled: bool,
-    pub(super) outbox: Outbox,
+    pub(crate) stalled: bool,
+    pub(crate) outbox: Outbox,
     /// Per slot: bytes acknowledged so far.
     acked: Vec<u64>,
     /// Descriptors that arrived before the frame that names them.
@@ -84,15 +90,15 @@ pub(super) struct Worker {
     served: u64,
     max_requests: Option<NonZeroU64>,
     /// How those were answered that it was given since it was admitted.
-    pub(super) tally: Tally,
+    pub(crate) tally: Tally,
     /// What answers may hold, all workers' together.
-    pub(super) buffers: &'static Buffers,
+    pub(crate) buffers: &'static Buffers,
     /// Bytes that were acknowledged before their clients took them since the reactor last looked at its sockets.
-    pub(super) absorbed: u64,
+    pub(crate) absorbed: u64,
 }
 
 impl Worker {
-    pub(super) fn new(link: Link, buffers: &'static Buffers) -> Self {
+    pub(crate) fn new(link: Link, buffers: &'static Buffers) -> Self {
         let Link { worker, generation, map, geometry, control, wake, slots, max_requests } = link;
         let now = Instant::now();
         Self {
@@ -141,7 +147,7 @@ impl Worker {
         if self.asgi { Ring::Bell(self.wake.as_fd()) } else { Ring::Futex }
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.admitted && !self.retiring
     }
 
@@ -156,13 +162,13 @@ impl Worker {
 
     /// Can it take a request now? One whose body is a descriptor is never prefetched, because a revoked
     /// record would leave its descriptor behind.
-    pub(super) fn has_room(&self, carriage: Carriage) -> bool {
+    pub(crate) fn has_room(&self, carriage: Carriage) -> bool {
         let ahead = if carriage == Carriage::Frame { self.depth() - 1 } else { 0 };
         self.is_open() && self.takes(carriage) && self.given() < self.slots + ahead
     }
 
     /// Can it ever take a request whose body travels like this?
-    pub(super) fn takes(&self, carriage: Carriage) -> bool {
+    pub(crate) fn takes(&self, carriage: Carriage) -> bool {
         match carriage {
             Carriage::Frame => true,
             Carriage::Descriptor => !self.asgi,
@@ -170,57 +176,57 @@ impl Worker {
         }
     }
 
-    pub(super) fn is_asgi(&self) -> bool {
+    pub(crate) fn is_asgi(&self) -> bool {
         self.asgi
     }
 
     /// When it last finished something, or began to have something to do.
-    pub(super) fn progress(&self) -> Instant {
+    pub(crate) fn progress(&self) -> Instant {
         self.progress
     }
 
     /// Would it start at once what another has not claimed? An event loop has slots in plenty, and may still be busy.
-    pub(super) fn can_help(&self) -> bool {
+    pub(crate) fn can_help(&self) -> bool {
         self.idle_slots() > 0 && !(self.asgi && self.stalled)
     }
 
-    pub(super) fn idle_slots(&self) -> u32 {
+    pub(crate) fn idle_slots(&self) -> u32 {
         if self.is_open() { self.slots.saturating_sub(self.given()) } else { 0 }
     }
 
     /// How busy it is, for choosing among equals: requests per slot, in 256ths; for one that may become a WebSocket, how
     /// many of those it has.
-    pub(super) fn load(&self, carriage: Carriage) -> (u32, u32) {
+    pub(crate) fn load(&self, carriage: Carriage) -> (u32, u32) {
         let (load, n_sockets) = (self.given().saturating_mul(256) / self.slots, self.sockets.len());
         let n_sockets = u32::try_from(n_sockets).unwrap_or(u32::MAX);
         if carriage == Carriage::Messages { (n_sockets + self.given(), load) } else { (load, n_sockets) }
     }
 
-    pub(super) fn n_slots(&self) -> usize {
+    pub(crate) fn n_slots(&self) -> usize {
         self.slots as usize
     }
 
     /// How many of its slots have something to do.
-    pub(super) fn n_busy(&self) -> usize {
+    pub(crate) fn n_busy(&self) -> usize {
         self.running.len().min(self.n_slots())
     }
 
-    pub(super) fn n_running(&self) -> usize {
+    pub(crate) fn n_running(&self) -> usize {
         self.running.len()
     }
 
     /// Slots that the map has room for, which its completions may name.
-    pub(super) fn n_places(&self) -> usize {
+    pub(crate) fn n_places(&self) -> usize {
         self.acked.len()
     }
 
     /// WebSockets that it has accepted.
-    pub(super) fn n_sockets(&self) -> usize {
+    pub(crate) fn n_sockets(&self) -> usize {
         self.sockets.len()
     }
 
     /// It has accepted a WebSocket: its slot is for others, unless it has too many already. It may run for ever.
-    pub(super) fn park(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) {
+    pub(crate) fn park(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) {
         if self.sockets.len() < self.possible.websockets as usize {
             self.remove(position, now);
             self.sockets.insert(id);
@@ -230,17 +236,17 @@ impl Worker {
     }
 
     /// Returns the accepted WebSockets that take no slot.
-    pub(super) fn parked(&self) -> impl Iterator<Item = ExchangeId> {
+    pub(crate) fn parked(&self) -> impl Iterator<Item = ExchangeId> {
         self.sockets.iter().copied()
     }
 
     /// Returns the exchanges that it was given and has not finished, the oldest first, without [`Worker::parked`].
-    pub(super) fn given_ids(&self) -> impl DoubleEndedIterator<Item = ExchangeId> {
+    pub(crate) fn given_ids(&self) -> impl DoubleEndedIterator<Item = ExchangeId> {
         self.running.ids()
     }
 
     /// How long what it has prefetched would have to wait, if that is worth taking away.
-    pub(super) fn backlog(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn backlog(&self, now: Instant) -> Option<Duration> {
         let ahead = self.given().checked_sub(self.slots).filter(|ahead| *ahead > 0)?;
         let expected = self.service.times(ahead);
         let wait = expected.max(now.saturating_duration_since(self.progress));
@@ -248,7 +254,7 @@ impl Worker {
     }
 
     /// Puts a request into the ring; `None` when it is full. `limit` is how long it may run.
-    pub(super) fn push(
+    pub(crate) fn push(
         &mut self,
         id: ExchangeId,
         frame: &[u8],
@@ -284,7 +290,7 @@ impl Worker {
     }
 
     /// The worker is done with an exchange: its slot is free, and the oldest prefetched one starts.
-    pub(super) fn finished(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) {
+    pub(crate) fn finished(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) {
         // Mostly there are none of either, and an id need not be hashed to find out.
         if self.sockets.is_empty() || !self.sockets.remove(&id) {
             self.remove(position, now);
@@ -297,13 +303,13 @@ impl Worker {
     }
 
     /// One more request is done with. The number of all, when that is to be told: once.
-    pub(super) fn count_served(&mut self) -> Option<u64> {
+    pub(crate) fn count_served(&mut self) -> Option<u64> {
         self.served += 1;
         self.max_requests.filter(|most| most.get() == self.served).map(NonZeroU64::get)
     }
 
     /// A request has been answered, well or not. Before a worker is admitted it is only tried.
-    pub(super) fn count_answer(&mut self, failed: bool) {
+    pub(crate) fn count_answer(&mut self, failed: bool) {
         if self.admitted {
             self.tally.answered += 1;
             self.tally.failed += u64::from(failed);
@@ -319,7 +325,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn measure(&mut self, service: u64) {
+    pub(crate) fn measure(&mut self, service: u64) {
         // What a task takes says nothing about when the next can start; and nothing is given ahead of time.
         if !self.asgi {
             self.service.measure(service);
@@ -327,7 +333,7 @@ impl Worker {
     }
 
     /// Rings the doorbell if something was published since the last time.
-    pub(super) fn ring(&mut self) {
+    pub(crate) fn ring(&mut self) {
         if self.outbox.unrung == 0 {
             return;
         }
@@ -338,13 +344,13 @@ impl Worker {
     }
 
     /// Wakes another thread if there are unclaimed records and somebody sleeps.
-    pub(super) fn wake_more(&self) -> bool {
+    pub(crate) fn wake_more(&self) -> bool {
         self.sleepers().wake(&self.waker(), 1) > 0
     }
 
     /// May records lie unclaimed in its ring, or completions unrung? Then the housekeeper looks often. A worker that
     /// has shown no progress for a while and has claimed everything is running something slow: nothing lies anywhere.
-    pub(super) fn may_stall(&self, now: Instant) -> bool {
+    pub(crate) fn may_stall(&self, now: Instant) -> bool {
         let is_quick = self.given() > self.slots || self.service.is_short();
         let has_moved = now.saturating_duration_since(self.progress) < QUICK;
         self.outbox.has_more_to_say()
@@ -352,7 +358,7 @@ impl Worker {
     }
 
     /// Might it hold back a completion because there is more to do? Only quick ones do.
-    pub(super) fn may_defer(&self) -> bool {
+    pub(crate) fn may_defer(&self) -> bool {
         self.running.len() > 1 && self.service.is_short()
     }
 
@@ -361,7 +367,7 @@ impl Worker {
     }
 
     /// Notes which record starts next, and returns whether it has been the next one for too long.
-    pub(super) fn check_stall(&mut self, now: Instant) -> bool {
+    pub(crate) fn check_stall(&mut self, now: Instant) -> bool {
         let Some(next) = self.first_unclaimed() else {
             self.next = None;
             return false;
@@ -380,27 +386,27 @@ impl Worker {
     }
 
     /// How long the next record to start has waited for an event loop that has slots, but is busy.
-    pub(super) fn lag(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn lag(&self, now: Instant) -> Option<Duration> {
         let (_, since) = self.next.filter(|_| self.asgi)?;
         Some(now.saturating_duration_since(since))
     }
 
     /// Has it something to do, and no slot for more? Then what arrives cannot start here.
-    pub(super) fn is_saturated(&self) -> bool {
+    pub(crate) fn is_saturated(&self) -> bool {
         self.given() > self.slots
     }
 
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.completions.is_empty()
     }
 
     /// Records were popped: the worker may be waiting for the room.
-    pub(super) fn made_room(&self) {
+    pub(crate) fn made_room(&self) {
         Want(self.map.u32(Geometry::word(Word::WantsSpace))).satisfy(&self.waker());
     }
 
     /// Body bytes have left for the client (or were discarded).
-    pub(super) fn acknowledge(&mut self, slot: u16, bytes: u64) {
+    pub(crate) fn acknowledge(&mut self, slot: u16, bytes: u64) {
         if bytes == 0 {
             return;
         }
@@ -411,12 +417,12 @@ impl Worker {
         Want(self.map.u32(Geometry::slot(slot, SLOT_WANTS_CREDIT))).satisfy(&self.waker());
     }
 
-    pub(super) fn take_running(&mut self) -> Vec<ExchangeId> {
+    pub(crate) fn take_running(&mut self) -> Vec<ExchangeId> {
         self.running.take().chain(self.sockets.drain()).collect()
     }
 
     /// Takes one record back; true if it had not been claimed.
-    pub(super) fn revoke(&mut self, id: ExchangeId, position: Position) -> bool {
+    pub(crate) fn revoke(&mut self, id: ExchangeId, position: Position) -> bool {
         let is_revoked = self.take_back(position);
         if is_revoked && !self.asgi {
             self.forget(id);
@@ -425,7 +431,7 @@ impl Worker {
     }
 
     /// Takes one record back without a message to the worker; true if it had not been claimed.
-    pub(super) fn take_back(&mut self, position: Position) -> bool {
+    pub(crate) fn take_back(&mut self, position: Position) -> bool {
         let is_revoked = self.submissions.revoke(position);
         if is_revoked {
             self.remove(Some(position), Instant::now());
@@ -435,60 +441,60 @@ impl Worker {
 
     /// Nobody waits for this exchange any more: a body that went ahead of its record is closed, a response that is
     /// being made ends at its next part. Only a hint: what the worker still says of it is discarded anyway.
-    pub(super) fn forget(&self, id: ExchangeId) {
+    pub(crate) fn forget(&self, id: ExchangeId) {
         if let Err(error) = self.send(&Command::Forget(id), &[]) {
             tracing::debug!(%error, "cannot tell a worker to forget an exchange, ignoring");
         }
     }
 
     /// The exchange gets its whole time again.
-    pub(super) fn restart_clock(&mut self, position: Option<Position>, now: Instant) {
+    pub(crate) fn restart_clock(&mut self, position: Option<Position>, now: Instant) {
         self.running.restart_clock(position, now);
     }
 
     /// So much of the time that the exchange has had was not the application's.
-    pub(super) fn extend_clock(&mut self, position: Option<Position>, by: Duration) {
+    pub(crate) fn extend_clock(&mut self, position: Option<Position>, by: Duration) {
         self.running.extend_clock(position, by);
     }
 
     /// Exchanges that have had a slot for longer than they may.
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<ExchangeId> {
+    pub(crate) fn overdue(&mut self, now: Instant) -> Vec<ExchangeId> {
         self.running.overdue(now)
     }
 
     /// Exchanges that have had a slot for longer than `slow`, and really run. Each is told once.
-    pub(super) fn slower_than(&mut self, slow: Duration, now: Instant) -> Vec<ExchangeId> {
+    pub(crate) fn slower_than(&mut self, slow: Duration, now: Instant) -> Vec<ExchangeId> {
         self.running.slower_than(slow, now, &self.submissions)
     }
 
     #[cfg(test)]
-    pub(super) fn has(&self, id: ExchangeId) -> bool {
+    pub(crate) fn has(&self, id: ExchangeId) -> bool {
         self.running.has(id)
     }
 
     /// Exchanges that it has begun to answer.
-    pub(super) fn claimed(&self) -> impl Iterator<Item = ExchangeId> {
+    pub(crate) fn claimed(&self) -> impl Iterator<Item = ExchangeId> {
         self.running.claimed(&self.submissions)
     }
 
     /// `pthread_self(3)` of the thread that says that it runs this exchange. Hostile: any number.
-    pub(super) fn thread_of(&self, id: ExchangeId) -> Option<u64> {
+    pub(crate) fn thread_of(&self, id: ExchangeId) -> Option<u64> {
         let read = |slot, field| self.map.u64(Geometry::slot(slot, field)).load(Ordering::Relaxed);
         let slot =
             (0..u32::try_from(self.n_places()).ok()?).find(|slot| read(*slot, SLOT_EXCHANGE) == id.0)?;
         Some(read(slot, SLOT_THREAD)).filter(|thread| *thread != 0)
     }
 
-    pub(super) fn ask_for_stacks(&mut self) {
+    pub(crate) fn ask_for_stacks(&mut self) {
         self.reports.ask_for_stacks();
     }
 
-    pub(super) fn send(&self, command: &Command, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(crate) fn send(&self, command: &Command, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         control::send(&*self.control, &command.encode(), fds)
     }
 
     /// Reads the control socket until it is empty. False when the worker has closed it.
-    pub(super) fn pump_control(&mut self, notice: &NoticeSink) -> Result<bool, String> {
+    pub(crate) fn pump_control(&mut self, notice: &NoticeSink) -> Result<bool, String> {
         let mut buffer = vec![0; control::MAX_MESSAGE];
         loop {
             let received = match control::receive(&*self.control, &mut buffer) {
@@ -539,7 +545,7 @@ impl Worker {
         Ok(())
     }
 
-    pub(super) fn take_file(&mut self, id: ExchangeId, notice: &NoticeSink) -> Result<OwnedFd, String> {
+    pub(crate) fn take_file(&mut self, id: ExchangeId, notice: &NoticeSink) -> Result<OwnedFd, String> {
         if let Some(fd) = self.files.remove(&id) {
             return Ok(fd);
         }
@@ -550,7 +556,7 @@ impl Worker {
             .ok_or_else(|| format!("named a file for exchange {} and sent no descriptor", id.0))
     }
 
-    pub(super) fn take_chunks(&self, pairs: &[u8]) -> Result<Vec<Arc<Chunk>>, String> {
+    pub(crate) fn take_chunks(&self, pairs: &[u8]) -> Result<Vec<Arc<Chunk>>, String> {
         let mut chunks = Vec::with_capacity(pairs.len() / 8);
         for (number, len) in frame::chunks(pairs) {
             let chunk = self.slab.receive(number, len).map_err(|broken| broken.to_string())?;
@@ -564,12 +570,12 @@ impl Worker {
     }
 
     /// Is much of its slab lent to the daemon?
-    pub(super) fn has_lent(&self) -> bool {
+    pub(crate) fn has_lent(&self) -> bool {
         self.slab.is_in_use()
     }
 
     /// Copies what it has lent for long, for slow clients.
-    pub(super) fn reclaim(&self) {
+    pub(crate) fn reclaim(&self) {
         self.slab.reclaim();
     }
 }

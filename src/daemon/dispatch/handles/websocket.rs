@@ -17,14 +17,14 @@ use rgun_channel::frame::{Completion, CompletionKind, ExchangeId, Later, MESSAGE
 use rgun_channel::layout::RESPONSE_WINDOW;
 use rgun_channel::slab::Chunk;
 
-use super::exchange::{Exchange, Place};
-use super::exchanges::Exchanges;
-use super::fault::Fault;
-use super::parts::{Leaving, Payload, Progress};
-use super::socket::{ABNORMAL, Outgoing};
-use super::ticket::BodyStream;
-use super::worker::Worker;
-use super::{Dispatcher, State};
+use crate::dispatch::exchange::response_parts::{Leaving, Payload, Progress};
+use crate::dispatch::exchange::socket::{ABNORMAL, Outgoing};
+use crate::dispatch::exchange::table::Exchanges;
+use crate::dispatch::exchange::{Exchange, Place};
+use crate::dispatch::fault::Fault;
+use crate::dispatch::handles::ticket::BodyStream;
+use crate::dispatch::worker::Worker;
+use crate::dispatch::{Dispatcher, State};
 
 /// Sockets of a worker that goes are not closed faster one after the other than this needs: a few are through at once,
 /// many take the whole window.
@@ -35,12 +35,12 @@ const KEPT: usize = 16;
 
 impl Exchange {
     /// Has the application accepted it as a WebSocket?
-    pub(super) fn is_open_socket(&self) -> bool {
+    pub(crate) fn is_open_socket(&self) -> bool {
         self.websocket.as_ref().is_some_and(|socket| socket.is_accepted)
     }
 
     /// The application accepts the handshake.
-    pub(super) fn accept(&mut self, fixed: &Completion) -> Result<(), String> {
+    pub(crate) fn accept(&mut self, fixed: &Completion) -> Result<(), String> {
         let Some(socket) = &mut self.websocket else {
             return Err(format!("accepted exchange {}, which is no WebSocket's", self.id.0));
         };
@@ -55,7 +55,7 @@ impl Exchange {
     }
 
     /// It asks an application that knows no WebSockets, and so for nothing but an answer (RFC 9110 §7.8).
-    pub(super) fn forget_handshake(&mut self) {
+    pub(crate) fn forget_handshake(&mut self) {
         if self.websocket.take().is_none() {
             return;
         }
@@ -81,7 +81,7 @@ impl Exchange {
     }
 
     /// What is said on an accepted one. Returns the waker of whoever waits for it.
-    pub(super) fn receive_message(
+    pub(crate) fn receive_message(
         &mut self,
         fixed: &Completion,
         payload: Payload,
@@ -185,12 +185,12 @@ impl Exchange {
 
     /// For how many messages there is room without asking for more.
     #[cfg(test)]
-    pub(super) fn room_for_messages(&self) -> usize {
+    pub(crate) fn room_for_messages(&self) -> usize {
         self.websocket.as_ref().map_or(0, |socket| socket.messages.capacity())
     }
 
     /// It is to close after this time. Whoever holds it is woken.
-    pub(super) fn say_farewell(&mut self, after: Duration) {
+    pub(crate) fn say_farewell(&mut self, after: Duration) {
         let Some(socket) = self.websocket.as_mut().filter(|socket| !socket.had_farewell) else { return };
         socket.had_farewell = true;
         socket.farewell = Some(after);
@@ -251,7 +251,7 @@ impl WebSocket {
         self.dispatcher.poll_room(self.id, cx).map(|room| room.is_some())
     }
 
-    /// Gives it (a part of) a message of at most [`PART`](super::PART) bytes, after [`WebSocket::poll_room`] said that
+    /// Gives it (a part of) a message of at most [`PART`](crate::dispatch::PART) bytes, after [`WebSocket::poll_room`] said that
     /// there is room. Text is UTF-8 as a whole. False: it wants none any more.
     pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8], text: bool, more: bool) -> Poll<bool> {
         let part = Later::Part { exchange: self.id, bytes, end: false, text, more };
@@ -302,7 +302,7 @@ impl Dispatcher {
 
 impl State {
     /// Has the sockets of one worker close.
-    pub(super) fn say_farewell(&mut self, index: usize) {
+    pub(crate) fn say_farewell(&mut self, index: usize) {
         let Some(worker) = self.workers.get(index).and_then(Option::as_ref) else { return };
         let sockets: Vec<_> = worker.sockets(&self.exchanges).collect();
         let count = u32::try_from(sockets.len()).unwrap_or(u32::MAX).max(1);

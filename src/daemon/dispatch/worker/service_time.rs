@@ -1,6 +1,6 @@
 //! How long a worker's requests take, and what follows from that for how many it is given ahead of time.
 //!
-//! [`Worker`](super::worker::Worker) has one, which learns from what each completion says: hostile, any number.
+//! [`Worker`](crate::dispatch::worker::Worker) has one, which learns from what each completion says: hostile, any number.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use std::time::Duration;
 /// Measured on one core, daemon and worker sharing it: a hello application costs 4 % less CPU per request 64 deep
 /// than 16 deep, and a Django view of 200 µs a fifth less 5 deep than 1 deep, because daemon and worker change
 /// places less often. Above a millisecond that gain is too small to measure.
-pub(super) const PREFETCH_TIME: Duration = Duration::from_millis(1);
-pub(super) const MAX_DEPTH: u32 = 64;
+pub(crate) const PREFETCH_TIME: Duration = Duration::from_millis(1);
+pub(crate) const MAX_DEPTH: u32 = 64;
 
 /// A worker whose requests take less wakes one thread, not one for each: that one gets through all of it before a
 /// second one is awake, and would only fight it for the GIL.
@@ -23,16 +23,16 @@ const LONGEST: u64 = 1 << 48;
 
 /// Smoothed, in nanoseconds.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ServiceTime(u64);
+pub(crate) struct ServiceTime(u64);
 
 impl ServiceTime {
     /// It starts high, so that a new worker is not given work ahead of time.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(nanoseconds(PREFETCH_TIME) + 1)
     }
 
     /// So many nanoseconds has one request taken.
-    pub(super) fn measure(&mut self, service: u64) {
+    pub(crate) fn measure(&mut self, service: u64) {
         let service = service.min(LONGEST);
         // One eighth of the new value, as TCP smooths its round-trip time (RFC 6298 §2), but up at once: a
         // worker that turns slow must not be given work ahead of time.
@@ -40,17 +40,17 @@ impl ServiceTime {
     }
 
     /// Is it short enough for work ahead of time?
-    pub(super) fn is_short(self) -> bool {
+    pub(crate) fn is_short(self) -> bool {
         self.0 <= nanoseconds(PREFETCH_TIME)
     }
 
     /// Is one thread enough for whatever lies there?
-    pub(super) fn needs_one_thread(self) -> bool {
+    pub(crate) fn needs_one_thread(self) -> bool {
         self.0 < nanoseconds(ONE_THREAD)
     }
 
     /// How many requests a slot may have, the running one included; see [`PREFETCH_TIME`].
-    pub(super) fn depth(self) -> u32 {
+    pub(crate) fn depth(self) -> u32 {
         if !self.is_short() {
             return 1;
         }
@@ -59,7 +59,7 @@ impl ServiceTime {
     }
 
     /// What so many requests take, one after the other.
-    pub(super) fn times(self, requests: u32) -> Duration {
+    pub(crate) fn times(self, requests: u32) -> Duration {
         Duration::from_nanos(self.0.saturating_mul(u64::from(requests)))
     }
 }

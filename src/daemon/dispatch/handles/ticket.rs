@@ -13,12 +13,12 @@ use rgun_channel::frame::ExchangeId;
 
 use crate::id::WorkerId;
 
-use super::Dispatcher;
-use super::data::Data;
-use super::exchange::Place;
-use super::fault::Fault;
-use super::parts::{Beginning, FilePart, Head, Piece, Progress};
-use super::upload::Upload;
+use crate::dispatch::Dispatcher;
+use crate::dispatch::data::Data;
+use crate::dispatch::exchange::Place;
+use crate::dispatch::exchange::response_parts::{Beginning, FilePart, Head, Piece, Progress};
+use crate::dispatch::fault::Fault;
+use crate::dispatch::handles::upload::Upload;
 
 /// The application's answer: its head, and its body or where it will come from.
 #[derive(Debug)]
@@ -50,15 +50,15 @@ pub struct Ticket {
 /// The rest of a response body.
 #[derive(Debug)]
 pub struct BodyStream {
-    pub(super) dispatcher: &'static Dispatcher,
-    pub(super) id: ExchangeId,
-    pub(super) settled: bool,
+    pub(crate) dispatcher: &'static Dispatcher,
+    pub(crate) id: ExchangeId,
+    pub(crate) settled: bool,
     /// Bytes of it, if all of it was there when its head was taken.
     total: Option<u64>,
 }
 
 impl Ticket {
-    pub(super) fn new(dispatcher: &'static Dispatcher, id: ExchangeId) -> Self {
+    pub(crate) fn new(dispatcher: &'static Dispatcher, id: ExchangeId) -> Self {
         Self { dispatcher, id, settled: false, hints: None }
     }
 

@@ -1,7 +1,7 @@
 //! Messages to an ASGI worker about exchanges that it has: parts of their bodies, that their clients are gone, that they
 //! are cancelled.
 //!
-//! All of them go through the [`outbox`](super::outbox).
+//! All of them go through the [`outbox`](super::worker::outbox).
 
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -9,22 +9,22 @@ use std::time::{Duration, Instant};
 use rgun_channel::frame::Later;
 
 use super::exchange::Exchange;
-use super::outbox::Pulse;
-use super::socket::ABNORMAL;
+use super::exchange::socket::ABNORMAL;
 use super::worker::Worker;
+use super::worker::outbox::Pulse;
 
 impl Worker {
-    /// Calls [`Outbox::say`](super::outbox::Outbox::say).
+    /// Calls [`Outbox::say`](super::worker::outbox::Outbox::say).
     pub(super) fn say(&mut self, later: &Later<'_>) {
         self.outbox.say(&mut self.submissions, later);
     }
 
-    /// Calls [`Outbox::say_part`](super::outbox::Outbox::say_part).
+    /// Calls [`Outbox::say_part`](super::worker::outbox::Outbox::say_part).
     pub(super) fn say_part(&mut self, part: &Later<'_>, waker: &Waker) -> Result<bool, String> {
         self.outbox.say_part(&mut self.submissions, part, waker)
     }
 
-    /// Calls [`Outbox::say_more`](super::outbox::Outbox::say_more).
+    /// Calls [`Outbox::say_more`](super::worker::outbox::Outbox::say_more).
     pub(super) fn say_more(&mut self) -> Result<bool, String> {
         self.outbox.say_more(&mut self.submissions)
     }
@@ -53,7 +53,7 @@ impl Worker {
         self.is_asgi() && (self.n_running() > 0 || self.n_sockets() > 0 || self.outbox.is_watching())
     }
 
-    /// Calls [`Outbox::pulse`](super::outbox::Outbox::pulse).
+    /// Calls [`Outbox::pulse`](super::worker::outbox::Outbox::pulse).
     pub(super) fn pulse(&mut self, stall: Duration, now: Instant) -> Pulse {
         let progress = self.progress();
         self.outbox.pulse(&mut self.submissions, stall, progress, now)

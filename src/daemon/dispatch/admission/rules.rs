@@ -25,11 +25,11 @@ pub struct Rule {
 
 /// Which of the rules: its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RuleNr(u16);
+pub(crate) struct RuleNr(u16);
 
 /// All of them, in the order in which they are tried.
 #[derive(Debug, Default)]
-pub(super) struct Rules {
+pub(crate) struct Rules {
     rules: Vec<Compiled>,
     /// In all lists together.
     waiting: usize,
@@ -91,7 +91,7 @@ impl Pattern {
 }
 
 impl Rules {
-    pub(super) fn new(rules: &[Rule]) -> Self {
+    pub(crate) fn new(rules: &[Rule]) -> Self {
         let compile = |rule: &Rule| Compiled {
             pattern: Pattern::new(&rule.pattern),
             limit: rule.request.map_or(Limit::Usual, Limit::Own),
@@ -103,13 +103,13 @@ impl Rules {
         Self { rules: rules.iter().take(usize::from(u16::MAX)).map(compile).collect(), waiting: 0 }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
     /// How long a request with this path may run, and the rule, if that bounds how many may. `usual` is
     /// `timeouts.request`.
-    pub(super) fn classify(
+    pub(crate) fn classify(
         &self,
         path: &[u8],
         usual: Option<Duration>,
@@ -124,19 +124,19 @@ impl Rules {
     }
 
     /// Must one more wait? Nobody waits while a permit is left.
-    pub(super) fn is_full(&self, number: RuleNr) -> bool {
+    pub(crate) fn is_full(&self, number: RuleNr) -> bool {
         self.rule(number).is_some_and(|rule| rule.most.is_some_and(|most| rule.permits >= most))
     }
 
     /// One more has a permit, whether or not there is one left.
-    pub(super) fn take_permit(&mut self, number: RuleNr) {
+    pub(crate) fn take_permit(&mut self, number: RuleNr) {
         if let Some(rule) = self.rule_mut(number) {
             rule.permits += 1;
         }
     }
 
     /// One is through with its permit. Who has it next, if somebody waits for it.
-    pub(super) fn free_permit(&mut self, number: RuleNr) -> Option<ExchangeId> {
+    pub(crate) fn free_permit(&mut self, number: RuleNr) -> Option<ExchangeId> {
         let rule = self.rule_mut(number)?;
         rule.permits = rule.permits.saturating_sub(1);
         if rule.most.is_some_and(|most| rule.permits >= most) {
@@ -149,7 +149,7 @@ impl Rules {
     }
 
     /// The newest of all waits for a permit.
-    pub(super) fn wait(&mut self, number: RuleNr, id: ExchangeId) {
+    pub(crate) fn wait(&mut self, number: RuleNr, id: ExchangeId) {
         if let Some(rule) = self.rule_mut(number) {
             rule.waiting.push_back(id);
             self.waiting += 1;
@@ -157,7 +157,7 @@ impl Rules {
     }
 
     /// It does not wait any more.
-    pub(super) fn leave(&mut self, number: RuleNr, id: ExchangeId) {
+    pub(crate) fn leave(&mut self, number: RuleNr, id: ExchangeId) {
         if let Some(rule) = self.rule_mut(number)
             && let Ok(at) = rule.waiting.binary_search(&id)
         {
@@ -167,22 +167,22 @@ impl Rules {
     }
 
     /// How many wait.
-    pub(super) fn n_waiting(&self) -> usize {
+    pub(crate) fn n_waiting(&self) -> usize {
         self.waiting
     }
 
     /// Who waits; of each rule the oldest first.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = ExchangeId> {
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = ExchangeId> {
         self.rules.iter().flat_map(|rule| rule.waiting.iter().copied())
     }
 
     /// The oldest of each rule.
-    pub(super) fn oldest(&self) -> impl Iterator<Item = ExchangeId> {
+    pub(crate) fn oldest(&self) -> impl Iterator<Item = ExchangeId> {
         self.rules.iter().filter_map(|rule| rule.waiting.front().copied())
     }
 
     #[cfg(test)]
-    pub(super) fn n_permits(&self) -> usize {
+    pub(crate) fn n_permits(&self) -> usize {
         self.rules.iter().map(|rule| rule.permits as usize).sum()
     }
 

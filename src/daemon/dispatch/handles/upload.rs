@@ -12,11 +12,11 @@ use std::time::Instant;
 
 use rgun_channel::frame::{ExchangeId, Later};
 
-use super::body::PART;
-use super::exchange::Place;
-use super::fault::Fault;
-use super::keeper::Keeper;
-use super::{Dispatcher, State};
+use crate::dispatch::exchange::Place;
+use crate::dispatch::exchange::body::PART;
+use crate::dispatch::fault::Fault;
+use crate::dispatch::tick_rate::Keeper;
+use crate::dispatch::{Dispatcher, State};
 
 /// The way of a request's body to the application.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Upload {
 }
 
 impl Upload {
-    pub(super) fn new(dispatcher: &'static Dispatcher, id: ExchangeId) -> Self {
+    pub(crate) fn new(dispatcher: &'static Dispatcher, id: ExchangeId) -> Self {
         Self { dispatcher, id }
     }
 
@@ -68,7 +68,7 @@ impl Upload {
 impl Dispatcher {
     /// For how many bytes more an application has room, when it has; `None` when it wants no more. The task is woken
     /// when that changes.
-    pub(super) fn poll_room(&self, id: ExchangeId, cx: &mut Context<'_>) -> Poll<Option<u64>> {
+    pub(crate) fn poll_room(&self, id: ExchangeId, cx: &mut Context<'_>) -> Poll<Option<u64>> {
         let mut state = self.lock();
         let exchange = state.exchanges.get_mut(id).filter(|exchange| exchange.takes_body());
         let Some(uptake) = exchange.and_then(|exchange| exchange.uptake.as_mut()) else {
@@ -82,7 +82,7 @@ impl Dispatcher {
     }
 
     /// Gives an application a part of what it takes, which counts as so many bytes. False when it wants no more.
-    pub(super) fn poll_part(&self, cx: &mut Context<'_>, part: &Later<'_>, cost: u64) -> Poll<bool> {
+    pub(crate) fn poll_part(&self, cx: &mut Context<'_>, part: &Later<'_>, cost: u64) -> Poll<bool> {
         let &Later::Part { exchange: id, bytes, end, .. } = part else { return Poll::Ready(false) };
         let mut state = self.lock();
         let state = &mut *state;
@@ -127,7 +127,7 @@ impl Dispatcher {
 
 impl State {
     /// Tells an ASGI worker that nobody waits for this exchange any more, once.
-    pub(super) fn tell_gone(&mut self, id: ExchangeId) {
+    pub(crate) fn tell_gone(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let Place::Given { worker, .. } = exchange.place else { return };
         if let Some(worker) = self.workers.get_mut(worker).and_then(Option::as_mut) {

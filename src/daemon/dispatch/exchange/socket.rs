@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 /// Gone without a close frame (RFC 6455 §7.1.5).
-pub(super) const ABNORMAL: u16 = 1006;
+pub(crate) const ABNORMAL: u16 = 1006;
 
 /// What an application says on a WebSocket that it has accepted.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,18 +38,18 @@ pub enum Outgoing {
 
 /// What an exchange that began as a handshake has beside what others have.
 #[derive(Debug, Default)]
-pub(super) struct Socket {
-    pub(super) is_accepted: bool,
+pub(crate) struct Socket {
+    pub(crate) is_accepted: bool,
     /// What the application has said and the connection has not taken.
-    pub(super) messages: VecDeque<Outgoing>,
+    pub(crate) messages: VecDeque<Outgoing>,
     /// To be told.
-    pub(super) farewell: Option<Duration>,
-    pub(super) had_farewell: bool,
+    pub(crate) farewell: Option<Duration>,
+    pub(crate) had_farewell: bool,
 }
 
 impl Socket {
     /// Nobody takes them any more.
-    pub(super) fn drop_messages(&mut self) {
+    pub(crate) fn drop_messages(&mut self) {
         self.messages = VecDeque::new();
     }
 }

@@ -1,6 +1,6 @@
 //! The list of exchanges with slow clients, and the writes of their answers to files.
 //!
-//! [`slow`](super::slow) decides what is watched and what is written.
+//! [`slow_clients`](crate::dispatch::slow_clients) decides what is watched and what is written.
 
 use std::fs::File;
 use std::io;
@@ -15,45 +15,45 @@ use rgun_channel::frame::ExchangeId;
 use crate::budget::Reservation;
 use crate::spool;
 
-use super::buffer::Segment;
-use super::data::Data;
-use super::exchange::Exchange;
-use super::keeper::Keeper;
+use crate::dispatch::data::Data;
+use crate::dispatch::exchange::Exchange;
+use crate::dispatch::exchange::response_buffer::Segment;
+use crate::dispatch::tick_rate::Keeper;
 
 /// Memory of an answer that is not worth a file.
-pub(super) const MIN_SPILL: u64 = 64 * 1024;
+pub(crate) const MIN_SPILL: u64 = 64 * 1024;
 
 /// What has not gone on for so long is looked at less often.
 const ACTIVE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What is known of slow clients.
 #[derive(Debug)]
-pub(super) struct Relief {
-    pub(super) watched: Vec<Watch>,
+pub(crate) struct Relief {
+    pub(crate) watched: Vec<Watch>,
     /// To be written.
-    pub(super) jobs: Vec<Job>,
+    pub(crate) jobs: Vec<Job>,
     /// When the slabs were last cleared.
-    pub(super) reclaimed: Instant,
+    pub(crate) reclaimed: Instant,
     /// Chunks are lent that may be to slow clients.
-    pub(super) has_lent: bool,
+    pub(crate) has_lent: bool,
     /// Files could not be written; until when none is tried.
-    pub(super) failed_until: Option<Instant>,
-    pub(super) reported: Option<Instant>,
+    pub(crate) failed_until: Option<Instant>,
+    pub(crate) reported: Option<Instant>,
 }
 
 /// An exchange whose worker waits for its client, or whose memory others need.
 #[derive(Debug)]
-pub(super) struct Watch {
-    pub(super) id: ExchangeId,
-    /// [`ResponseBuffer::taken`](super::buffer::ResponseBuffer::taken) at that time.
-    pub(super) taken: u64,
-    pub(super) since: Instant,
+pub(crate) struct Watch {
+    pub(crate) id: ExchangeId,
+    /// [`ResponseBuffer::taken`](crate::dispatch::exchange::response_buffer::ResponseBuffer::taken) at that time.
+    pub(crate) taken: u64,
+    pub(crate) since: Instant,
     /// When something of it was last taken off its worker, or could be at once.
-    pub(super) active: Instant,
+    pub(crate) active: Instant,
 }
 
 impl Relief {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
             watched: Vec::new(),
             jobs: Vec::new(),
@@ -64,13 +64,13 @@ impl Relief {
         }
     }
 
-    pub(super) fn watch(&mut self, exchange: &mut Exchange, now: Instant) {
+    pub(crate) fn watch(&mut self, exchange: &mut Exchange, now: Instant) {
         exchange.is_watched = true;
         self.watched.push(Watch { id: exchange.id, taken: exchange.buffer.taken, since: now, active: now });
     }
 
     /// How often it is to be looked at: [`Keeper::Idle`] is never.
-    pub(super) fn interval(&self, now: Instant) -> Keeper {
+    pub(crate) fn interval(&self, now: Instant) -> Keeper {
         let is_active = |watch: &Watch| now.saturating_duration_since(watch.active) < ACTIVE_INTERVAL;
         if self.watched.iter().any(is_active) {
             Keeper::Fast
@@ -82,32 +82,32 @@ impl Relief {
     }
 
     /// May files be written?
-    pub(super) fn can_write(&self, now: Instant) -> bool {
+    pub(crate) fn can_write(&self, now: Instant) -> bool {
         self.failed_until.is_none_or(|until| now >= until)
     }
 }
 
 /// Pieces of an answer that are to be written to a file.
 #[derive(Debug)]
-pub(super) struct Job {
-    pub(super) id: ExchangeId,
-    pub(super) data: Vec<Data>,
+pub(crate) struct Job {
+    pub(crate) id: ExchangeId,
+    pub(crate) data: Vec<Data>,
     /// The file that they are added to, and where; else a new one is made.
-    pub(super) file: Option<(Arc<OwnedFd>, u64)>,
-    pub(super) held: Reservation,
-    pub(super) directory: PathBuf,
+    pub(crate) file: Option<(Arc<OwnedFd>, u64)>,
+    pub(crate) held: Reservation,
+    pub(crate) directory: PathBuf,
 }
 
 /// A job that is over.
 #[derive(Debug)]
-pub(super) struct JobResult {
-    pub(super) id: ExchangeId,
-    pub(super) written: Result<Segment, (io::Error, Vec<Data>)>,
+pub(crate) struct JobResult {
+    pub(crate) id: ExchangeId,
+    pub(crate) written: Result<Segment, (io::Error, Vec<Data>)>,
 }
 
 impl Job {
     /// Blocks.
-    pub(super) fn run(self) -> JobResult {
+    pub(crate) fn run(self) -> JobResult {
         let Self { id, data, file, held, directory } = self;
         let written = match write(&data, file, &directory) {
             Ok((file, start)) => Ok(Segment { file, start, len: held.bytes(), held }),

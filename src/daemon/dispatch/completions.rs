@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::frame::CompletionKind;
 
-use super::keeper::Keeper;
+use super::tick_rate::Keeper;
 use super::worker::Worker;
-use super::{Dispatcher, Notice, State, received};
+use super::worker::decode;
+use super::{Dispatcher, Notice, State};
 
 /// While every worker has more than it can start, the reactor waits this long for completions alone before it
 /// looks at its sockets: what arrives could not start anyway, and each look interrupts a worker that shares
@@ -127,7 +128,7 @@ impl Dispatcher {
         freed: &mut bool,
     ) -> Result<Option<Waker>, String> {
         let Some(worker) = &mut state.workers[index] else { return Ok(None) };
-        let completion = received::decode(worker, frame, &self.notice)?;
+        let completion = decode::decode(worker, frame, &self.notice)?;
         let id = completion.head.exchange;
         let exchange = match state.exchanges.get_mut(id) {
             Some(exchange) if exchange.is_given_to(index) => exchange,

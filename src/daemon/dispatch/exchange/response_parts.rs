@@ -13,8 +13,8 @@ use rgun_channel::slab::Chunk;
 
 use crate::budget::Reservation;
 
-use super::data::Data;
-use super::fault::Fault;
+use crate::dispatch::data::Data;
+use crate::dispatch::fault::Fault;
 
 /// A response's head.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub enum Declared {
 
 impl Declared {
     /// One more Content-Length.
-    pub(super) fn and(self, value: &[u8]) -> Self {
+    pub(crate) fn and(self, value: &[u8]) -> Self {
         // Digits only: `parse` would take a sign.
         let digits = Some(value).filter(|value| value.iter().all(u8::is_ascii_digit));
         let len = digits.and_then(|value| str::from_utf8(value).ok()?.parse().ok());
@@ -63,7 +63,7 @@ impl Declared {
     }
 
     /// Is there room in the body for so many bytes?
-    pub(super) fn has_room_for(self, len: u64) -> bool {
+    pub(crate) fn has_room_for(self, len: u64) -> bool {
         !matches!(self, Self::Bytes(declared) if declared < len)
     }
 }
@@ -83,7 +83,7 @@ pub struct FilePart {
 
 impl FilePart {
     /// A part of a file as a worker names it: one that can be read.
-    pub(super) fn new(fd: OwnedFd, offset: u64, len: u64) -> Result<Self, String> {
+    pub(crate) fn new(fd: OwnedFd, offset: u64, len: u64) -> Result<Self, String> {
         let len = Some(len).filter(|len| *len != TO_THE_END);
         // No offset of a file is larger (off_t).
         match offset.checked_add(len.unwrap_or(0)) {
@@ -122,7 +122,7 @@ pub enum Payload {
 
 impl Payload {
     /// Number of bytes; `None`: as many as there are.
-    pub(super) fn len(&self) -> Option<u64> {
+    pub(crate) fn len(&self) -> Option<u64> {
         match self {
             Self::Bytes(bytes) => Some(bytes.len() as u64),
             Self::Chunks(chunks) => Some(chunks.iter().map(|chunk| chunk.bytes().len() as u64).sum()),
@@ -133,7 +133,7 @@ impl Payload {
 
 /// What a poll of an exchange's answer found.
 #[derive(Debug)]
-pub(super) enum Progress<T> {
+pub(crate) enum Progress<T> {
     /// Nothing yet; the waker is stored.
     Pending,
     /// This.
@@ -144,29 +144,29 @@ pub(super) enum Progress<T> {
 
 /// Body bytes that leave for the client: the worker may send as many more.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Leaving {
+pub(crate) struct Leaving {
     /// Index in `State::workers`.
-    pub(super) worker: usize,
-    pub(super) slot: u16,
-    pub(super) bytes: u64,
+    pub(crate) worker: usize,
+    pub(crate) slot: u16,
+    pub(crate) bytes: u64,
 }
 
 /// What there is of an answer when its head is taken.
 #[derive(Debug)]
-pub(super) struct Beginning {
-    pub(super) head: Head,
+pub(crate) struct Beginning {
+    pub(crate) head: Head,
     /// The body, if that is one piece or none.
-    pub(super) first: Option<Data>,
-    pub(super) file: Option<FilePart>,
+    pub(crate) first: Option<Data>,
+    pub(crate) file: Option<FilePart>,
     /// Nothing follows.
-    pub(super) complete: bool,
+    pub(crate) complete: bool,
     /// Bytes of the body, if all of it is there.
-    pub(super) total: Option<u64>,
+    pub(crate) total: Option<u64>,
 }
 
 /// The next piece of a streamed body.
 #[derive(Debug)]
-pub(super) enum Piece {
+pub(crate) enum Piece {
     /// Bytes to send.
     Bytes(Data),
     /// Bytes to send that were kept in a file meanwhile.

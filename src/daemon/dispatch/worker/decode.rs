@@ -12,26 +12,26 @@ use rgun_channel::frame::{
 
 use crate::buffer_pool;
 
-use super::NoticeSink;
-use super::parts::{Declared, FilePart, Head, Payload};
-use super::worker::Worker;
+use crate::dispatch::NoticeSink;
+use crate::dispatch::exchange::response_parts::{Declared, FilePart, Head, Payload};
+use crate::dispatch::worker::Worker;
 
 /// A completion, decoded and moved out of shared memory.
 #[derive(Debug)]
-pub(super) struct Received {
-    pub(super) head: Completion,
-    pub(super) response: Option<Head>,
-    pub(super) payload: Payload,
+pub(crate) struct Received {
+    pub(crate) head: Completion,
+    pub(crate) response: Option<Head>,
+    pub(crate) payload: Payload,
     /// Summary and traceback of [`CompletionKind::Raised`].
-    pub(super) error: Option<(String, String)>,
+    pub(crate) error: Option<(String, String)>,
     /// The number of [`CompletionKind::Take`].
-    pub(super) taken: u64,
+    pub(crate) taken: u64,
     /// The fields of [`CompletionKind::Hints`] and [`CompletionKind::Trailers`].
-    pub(super) fields: Option<Box<HeaderMap>>,
+    pub(crate) fields: Option<Box<HeaderMap>>,
 }
 
 /// Decodes a completion frame that has been copied out of the ring.
-pub(super) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> Result<Received, String> {
+pub(crate) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> Result<Received, String> {
     let DecodedCompletion { head, reason, n_fields, fields, body } =
         Completion::decode(bytes).map_err(|broken| broken.to_string())?;
     if usize::from(head.slot) >= worker.n_places() {

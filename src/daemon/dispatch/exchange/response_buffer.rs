@@ -3,8 +3,8 @@
 //! ```text
 //! worker ──▶ [data] [data] ... [segment] [segment] [being written] [data] ──▶ (read from the left) ──▶ client
 //! ```
-//! [`Exchange`](super::exchange::Exchange) has one; what goes to a file and when is decided in
-//! [`slow`](super::slow).
+//! [`Exchange`](crate::dispatch::exchange::Exchange) has one; what goes to a file and when is decided in
+//! [`slow_clients`](crate::dispatch::slow_clients).
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use crate::budget::{Budget, Reservation};
 
-use super::data::Data;
-use super::parts::FilePart;
+use crate::dispatch::data::Data;
+use crate::dispatch::exchange::response_parts::FilePart;
 
 /// Bytes of a file at most: it is closed, and its room on the disk free again, when all of them have been read.
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
@@ -26,7 +26,7 @@ const BLOCK_BYTES: u64 = 1024 * 1024;
 
 /// An answer's bytes, in order.
 #[derive(Debug, Default)]
-pub(super) struct ResponseBuffer {
+pub(crate) struct ResponseBuffer {
     /// What comes next. Mostly it is all there is, which then needs no allocation.
     first: Option<Entry>,
     rest: VecDeque<Entry>,
@@ -37,9 +37,9 @@ pub(super) struct ResponseBuffer {
     /// A part of it is being written.
     is_writing: bool,
     /// Entries that have been taken so far: by this it shows whether its client reads.
-    pub(super) taken: u64,
+    pub(crate) taken: u64,
     /// Its client does not keep up.
-    pub(super) is_slow: bool,
+    pub(crate) is_slow: bool,
 }
 
 #[derive(Debug)]
@@ -52,16 +52,16 @@ enum Entry {
 
 /// A part of a file.
 #[derive(Debug)]
-pub(super) struct Segment {
-    pub(super) file: Arc<OwnedFd>,
-    pub(super) start: u64,
-    pub(super) len: u64,
-    pub(super) held: Reservation,
+pub(crate) struct Segment {
+    pub(crate) file: Arc<OwnedFd>,
+    pub(crate) start: u64,
+    pub(crate) len: u64,
+    pub(crate) held: Reservation,
 }
 
 /// What [`ResponseBuffer::pop`] finds.
 #[derive(Debug)]
-pub(super) enum Next {
+pub(crate) enum Next {
     Nothing,
     Data(Data),
     Spilled(FilePart),
@@ -70,7 +70,7 @@ pub(super) enum Next {
 }
 
 impl ResponseBuffer {
-    pub(super) fn push(&mut self, data: Data, budget: &'static Budget) {
+    pub(crate) fn push(&mut self, data: Data, budget: &'static Budget) {
         self.len += data.len() as u64;
         self.in_memory += data.len() as u64;
         if self.rest.len() < MANY {
@@ -93,7 +93,7 @@ impl ResponseBuffer {
         }
     }
 
-    pub(super) fn pop(&mut self) -> Next {
+    pub(crate) fn pop(&mut self) -> Next {
         match &self.first {
             None => return Next::Nothing,
             Some(Entry::Writing) => return Next::Writing,
@@ -114,36 +114,36 @@ impl ResponseBuffer {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.first.is_none()
     }
 
     /// Is there one piece of data at most?
-    pub(super) fn is_single(&self) -> bool {
+    pub(crate) fn is_single(&self) -> bool {
         self.rest.is_empty() && !matches!(self.first, Some(Entry::Segment(_) | Entry::Writing))
     }
 
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.len
     }
 
-    pub(super) fn in_memory(&self) -> u64 {
+    pub(crate) fn in_memory(&self) -> u64 {
         self.in_memory
     }
 
     /// Bytes in files, or on their way to one.
-    pub(super) fn on_disk(&self) -> u64 {
+    pub(crate) fn on_disk(&self) -> u64 {
         self.len - self.in_memory
     }
 
     /// Is a part of it being written?
-    pub(super) fn is_writing(&self) -> bool {
+    pub(crate) fn is_writing(&self) -> bool {
         self.is_writing
     }
 
     /// Takes the last pieces out, to be written to a file, until no more than `allowed` bytes are in memory, but not
     /// the first piece, and no more than a block. They are in order.
-    pub(super) fn take_excess(&mut self, allowed: u64) -> Vec<Data> {
+    pub(crate) fn take_excess(&mut self, allowed: u64) -> Vec<Data> {
         let (mut excess, mut len) = (Vec::new(), 0);
         while self.in_memory > allowed && len < BLOCK_BYTES {
             if !matches!(self.rest.back(), Some(Entry::Data(_))) {
@@ -163,7 +163,7 @@ impl ResponseBuffer {
     }
 
     /// The file that what was taken out is to be added to, and where; none if a new one is to be made.
-    pub(super) fn open_file(&self) -> Option<(Arc<OwnedFd>, u64)> {
+    pub(crate) fn open_file(&self) -> Option<(Arc<OwnedFd>, u64)> {
         // Before what is being written, which is the last.
         let before = match self.rest.len().checked_sub(2) {
             Some(at) => self.rest.get(at),
@@ -178,7 +178,7 @@ impl ResponseBuffer {
     }
 
     /// What was taken out has been written.
-    pub(super) fn written(&mut self, segment: Segment) {
+    pub(crate) fn written(&mut self, segment: Segment) {
         self.is_writing = false;
         let Some(at) = self.rest.iter().rposition(|entry| matches!(entry, Entry::Writing)) else {
             if matches!(self.first, Some(Entry::Writing)) {
@@ -200,7 +200,7 @@ impl ResponseBuffer {
     }
 
     /// What was taken out could not be written and is here again.
-    pub(super) fn put_back(&mut self, data: Vec<Data>) {
+    pub(crate) fn put_back(&mut self, data: Vec<Data>) {
         self.is_writing = false;
         let mut later = VecDeque::new();
         loop {

@@ -27,11 +27,11 @@ const TRIAL: Duration = Duration::from_secs(1);
 
 /// How many suspects are remembered. Of a worker that died with a thousand coroutines the newest should be accused:
 /// what kills mostly does so at once.
-pub(super) const MOST: usize = 64;
+pub(crate) const MOST: usize = 64;
 
 /// All suspects.
 #[derive(Debug, Default)]
-pub(super) struct Quarantine {
+pub(crate) struct Quarantine {
     suspects: Vec<Suspect>,
 }
 
@@ -49,7 +49,7 @@ struct Suspect {
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Entrance {
+pub(crate) enum Entrance {
     /// Nothing is held against it.
     Open,
     /// It is let in as a trial: [`Quarantine::begin_trial`] is to follow.
@@ -78,7 +78,7 @@ impl Suspect {
 }
 
 impl Quarantine {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.suspects.is_empty()
     }
 
@@ -87,7 +87,7 @@ impl Quarantine {
     }
 
     /// May such a request be served? `is_under_way` says whether a trial still is.
-    pub(super) fn entrance(
+    pub(crate) fn entrance(
         &self,
         method: &[u8],
         path: &[u8],
@@ -106,14 +106,14 @@ impl Quarantine {
     }
 
     /// This request is the trial of its fingerprint.
-    pub(super) fn begin_trial(&mut self, method: &[u8], path: &[u8], id: ExchangeId) {
+    pub(crate) fn begin_trial(&mut self, method: &[u8], path: &[u8], id: ExchangeId) {
         if let Some(suspect) = self.find(method, path) {
             suspect.trial = Some(id);
         }
     }
 
     /// A worker died that had started such a request. For how long it is shut out, if that begins now.
-    pub(super) fn accuse(&mut self, method: &[u8], path: &[u8], now: Instant) -> Option<Duration> {
+    pub(crate) fn accuse(&mut self, method: &[u8], path: &[u8], now: Instant) -> Option<Duration> {
         self.expire(now);
         let Some(suspect) = self.find(method, path) else {
             self.make_room();
@@ -130,12 +130,12 @@ impl Quarantine {
     }
 
     /// Such a request was answered well.
-    pub(super) fn clear(&mut self, method: &[u8], path: &[u8]) {
+    pub(crate) fn clear(&mut self, method: &[u8], path: &[u8]) {
         self.suspects.retain(|suspect| !suspect.is(method, path));
     }
 
     /// Forgets what was long ago.
-    pub(super) fn expire(&mut self, now: Instant) {
+    pub(crate) fn expire(&mut self, now: Instant) {
         self.suspects.retain(|suspect| !suspect.is_forgotten(now));
     }
 
