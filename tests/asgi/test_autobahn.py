@@ -7,7 +7,7 @@ import pytest
 from served import HERE
 
 
-def test_no_case_fails():
+def test_no_autobahn_case_fails():
     done = subprocess.run(
         [sys.executable, HERE / "autobahn"], capture_output=True, text=True, check=False, timeout=900
     )

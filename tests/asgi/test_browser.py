@@ -58,7 +58,7 @@ def findings(server, tmp_path_factory):
             browser.wait()
 
 
-def test_messages_of_all_kinds_go_to_and_fro(findings):
+def test_text_and_binary_messages_are_echoed(findings):
     said = findings("messages")
     assert said["protocol"] == "v2.chat"
     assert said["extensions"].startswith("permessage-deflate")
@@ -68,29 +68,29 @@ def test_messages_of_all_kinds_go_to_and_fro(findings):
     assert said["order"] is True
 
 
-def test_the_page_closes_with_a_code_and_both_sides_hear_it(findings):
+def test_close_code_of_the_page_reaches_both_sides(findings):
     said = findings("messages")
     assert said["closed"] == {"code": 4002, "reason": "bye", "wasClean": True}
     assert said["heard"] == [[4002, "bye"]]
 
 
-def test_a_rejected_handshake_is_an_error_and_1006(findings):
+def test_rejected_handshake_closes_with_1006(findings):
     assert findings("rejection") == {"errors": 1, "code": 1006}
 
 
-def test_an_event_source_comes_back_where_it_was(findings):
+def test_event_source_reconnects_with_its_last_event_id(findings):
     assert findings("events") == list(range(7))
 
 
-def test_a_response_is_read_as_it_comes(findings):
+def test_streamed_response_is_read_in_parts(findings):
     assert findings("streamed") == ["first\n", "second\n"]
 
 
-def test_a_form_uploads_a_file(findings):
+def test_form_uploads_a_file(findings):
     assert findings("upload") == {"note": "grüß", "size": 3 << 20}
 
 
-def test_a_reload_moves_the_page_to_the_new_worker(server, findings):
+def test_reload_reconnects_the_page_to_the_new_worker(server, findings):
     (old,) = findings("pids")
     server.reload()
     assert findings("pids", lambda pids: len(pids) == 2)[1] != old

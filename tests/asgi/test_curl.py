@@ -32,7 +32,7 @@ def digest(data):
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def test_a_body_that_is_announced_is_asked_for(server):
+def test_expected_body_gets_100_continue(server):
     data = secrets.token_bytes(2 * MIB)
     words = ["-v", "-H", "Expect: 100-continue", "--data-binary", "@-", f"{server.url}/raw"]
     body, told = curl(*words, data=data)
@@ -40,14 +40,14 @@ def test_a_body_that_is_announced_is_asked_for(server):
     assert told.index("HTTP/1.1 100 Continue") < told.index("HTTP/1.1 200 OK")
 
 
-def test_a_body_that_nobody_reads_is_not_asked_for(server):
+def test_refused_body_gets_no_100_continue(server):
     words = ["-v", "-H", "Expect: 100-continue", "--data-binary", "@-", f"{server.url}/json"]
     _, told = curl(*words, data=bytes(2 * MIB))
     assert "HTTP/1.1 405" in told
     assert "100 Continue" not in told
 
 
-def test_head_tells_the_length_and_sends_nothing(server):
+def test_head_sends_the_length_and_no_body(server):
     whole, _ = curl(f"{server.url}/json")
     head, _ = curl("--head", f"{server.url}/json")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -77,7 +77,7 @@ def test_forms_with_files_arrive_whole(server, tmp_path):
     assert json.loads(curl(*words)[0]) == {"note": "a note", "name": "picture.png", **digest(data)}
 
 
-def test_events_are_shown_as_they_come(server, marker):
+def test_server_sent_events_arrive_one_by_one(server, marker):
     with subprocess.Popen(
         ["curl", "--silent", "--no-buffer", f"{server.url}/sse/{marker}"], stdout=subprocess.PIPE, text=True
     ) as watching:
@@ -87,7 +87,7 @@ def test_events_are_shown_as_they_come(server, marker):
     assert seen(server, marker) == ["stream closed"]
 
 
-def test_streams_reach_a_client_of_http_1_0_too(server):
+def test_streams_reach_an_http_1_0_client(server):
     body, _ = curl("--http1.0", f"{server.url}/lines/1000")
     assert body.decode() == "".join(f"{number}\n" for number in range(1000))
 
@@ -98,7 +98,7 @@ def test_several_urls_share_a_connection(server):
     assert told.decode().split("\n")[1::2] == ["1", "0", "0", "0", "0"]
 
 
-def test_an_upgrade_by_hand_is_answered_as_the_rfc_shows(server):
+def test_upgrade_by_hand_gets_the_accept_key_of_the_rfc(server):
     """The key and the answer of RFC 6455, section 1.3; then two frames and the end of the connection."""
     fields = {
         "Connection": "Upgrade",
@@ -116,7 +116,7 @@ def test_an_upgrade_by_hand_is_answered_as_the_rfc_shows(server):
     assert frames == b"\x81\x010\x81\x011\x88\x02\x03\xe8"
 
 
-def test_curls_own_websocket_prints_what_is_pushed(server):
+def test_curl_prints_pushed_websocket_messages(server):
     if not HAS_WS:
         pytest.skip("this curl does not know ws://")
     told, _ = curl("--no-buffer", f"{server.ws}/ws/push/3", check=False)

@@ -39,7 +39,7 @@ def chat(django, room, name, client=None):
         yield socket
 
 
-def test_static_files_are_served_by_the_handler(client):
+def test_static_files_are_served(client):
     response = client.get("/static/hello.txt")
     assert response.content == (APPS / "with_django/static/hello.txt").read_bytes()
     assert response.headers["content-type"] == "text/plain"
@@ -49,24 +49,24 @@ def test_static_files_are_served_by_the_handler(client):
     assert client.get("/static/nothing.txt").status_code == 404
 
 
-def test_forms_without_their_token_are_refused(client):
+def test_form_without_its_csrf_token_is_403(client):
     assert client.post("/sign-in", data={"name": "ada", "password": "a secret"}).status_code == 403
 
 
-def test_a_session_holds_from_request_to_request(client):
+def test_session_is_kept_between_requests(client):
     assert client.get("/whoami").text == ""
     assert sign_in(client).text == "ada"
     assert client.get("/whoami").text == "ada"
 
 
-def test_a_client_that_leaves_cancels_its_async_view(django, client, marker):
+def test_disconnect_cancels_an_async_view(django, client, marker):
     client.timeout = 0.3
     with pytest.raises(httpx.ReadTimeout):
         client.get(f"/poll/{marker}")
     assert seen(django, marker) == ["cancelled"]
 
 
-def test_a_websocket_has_the_user_of_the_session(django, client, marker):
+def test_websocket_has_the_user_of_the_session(django, client, marker):
     sign_in(client)
     with chat(django, marker, "ada", client) as ada, chat(django, marker + "-else", "") as other:
         ada.send("hello")
@@ -75,7 +75,7 @@ def test_a_websocket_has_the_user_of_the_session(django, client, marker):
         assert other.recv(DEADLINE) == "somebody: hello"
 
 
-def test_a_group_hears_its_members_and_http_and_nobody_else(django, client, marker):
+def test_channel_group_receives_from_members_and_http(django, client, marker):
     sign_in(client)
     with chat(django, marker, "ada", client) as ada, chat(django, marker + "-else", "") as stranger:
         with chat(django, marker, "") as other:
@@ -88,7 +88,7 @@ def test_a_group_hears_its_members_and_http_and_nobody_else(django, client, mark
         assert stranger.recv(DEADLINE) == "somebody: alone"
 
 
-def test_a_handshake_from_another_origin_is_denied(django):
+def test_handshake_from_another_origin_is_403(django):
     url = f"{django.ws}/ws/echo"
     with pytest.raises(InvalidStatus) as caught, connect(url, origin="http://evil.example"):
         pass

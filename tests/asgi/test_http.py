@@ -34,13 +34,13 @@ def test_redirects_lead_to_the_same_host(framework, client):
     assert [answer.status_code for answer in response.history] == [307]
 
 
-def test_what_is_not_there_is_404_and_a_wrong_method_is_refused(client):
+def test_unknown_path_is_404(client):
     assert client.get("/nothing").status_code == 404
     assert client.delete("/nothing").status_code == 404
     assert client.get("/json").status_code == 200
 
 
-def test_an_exception_is_a_500_with_its_traceback_in_the_log_and_nothing_more(framework, client):
+def test_exception_in_a_view_is_500_and_logged(framework, client):
     assert client.get("/fail").status_code == 500
     if framework.name != "litestar":  # which logs nothing unless it is told to
         framework.wait_for("ValueError: the view fails")
@@ -48,7 +48,7 @@ def test_an_exception_is_a_500_with_its_traceback_in_the_log_and_nothing_more(fr
 
 
 @pytest.mark.parametrize("name", [name for name in FRAMEWORKS if name != "django"])
-def test_lifespan_begins_before_the_first_request_and_ends_with_the_server(start, name):
+def test_lifespan_runs_before_first_request_and_at_stop(start, name):
     server = start(FRAMEWORKS[name])
     server.wait_for(f"{name}: startup")
     assert httpx.get(f"{server.url}/state").json() == {"pool": "a pool"}
@@ -57,17 +57,17 @@ def test_lifespan_begins_before_the_first_request_and_ends_with_the_server(start
     assert server.log().count(f"{name}: shutdown") == 1
 
 
-def test_an_application_without_lifespan_is_served_and_not_accused(serving):
+def test_application_without_lifespan_logs_no_traceback(serving):
     log = serving("django").log()
     assert "Traceback" not in log.split("is ready")[0], log
 
 
-def test_streams_arrive_whole_however_many_their_parts(client):
+def test_streams_arrive_whole(client):
     assert client.get("/lines/5000").text == "".join(f"{number}\n" for number in range(5000))
     assert client.get("/lines/0").text == ""
 
 
-def test_streams_are_not_held_back(framework, client, marker):
+def test_stream_parts_arrive_before_the_stream_ends(framework, client, marker):
     with client.stream("GET", f"/stream/{marker}") as response:
         parts = response.iter_text()
         assert next(parts) == "first\n"
@@ -75,7 +75,7 @@ def test_streams_are_not_held_back(framework, client, marker):
         assert "".join(parts) == "second\n"
 
 
-def test_server_sent_events_come_one_by_one_until_the_client_leaves(framework, client, marker):
+def test_server_sent_events_stream_until_client_disconnects(framework, client, marker):
     with client.stream("GET", f"/sse/{marker}") as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         lines = response.iter_lines()
@@ -84,7 +84,7 @@ def test_server_sent_events_come_one_by_one_until_the_client_leaves(framework, c
     assert seen(framework, marker) == ["stream closed"]
 
 
-def test_a_long_poll_is_answered_when_there_is_news(framework, client, marker):
+def test_abandoned_and_waiting_long_polls_are_answered(framework, client, marker):
     with contextlib.ExitStack() as stack:
         waiting = []
         for _ in range(5):
@@ -125,14 +125,14 @@ def test_uploads_at_once_do_not_mix(framework):
         assert response.json() == {"size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
 
 
-def test_background_work_goes_on_after_the_answer(framework, client, marker):
+def test_background_task_runs_after_the_response(framework, client, marker):
     assert client.post(f"/background/{marker}").json() == "accepted"
     assert httpx.get(f"{framework.url}/seen/{marker}").json() == []
     httpx.post(f"{framework.url}/open/{marker}")
     assert seen(framework, marker) == ["worked"]
 
 
-def test_connections_are_kept(framework, client):
+def test_connections_are_kept_alive(framework, client):
     ports = set()
     for _ in range(20):
         with client.stream("GET", "/json") as response:

@@ -25,7 +25,7 @@ def run(server, work):
     return asyncio.run(with_client())
 
 
-def test_a_hundred_requests_at_once_are_each_answered_their_own(server):
+def test_hundred_concurrent_requests_get_their_own_answers(server):
     async def work(client):
         return await asyncio.gather(*(client.get(f"/items/{number}?q={number}") for number in range(100)))
 
@@ -33,7 +33,7 @@ def test_a_hundred_requests_at_once_are_each_answered_their_own(server):
     assert answers == [{"n": number, "q": str(number)} for number in range(100)]
 
 
-def test_a_cancelled_download_ends_the_stream_and_leaves_the_client_usable(server, marker):
+def test_cancelled_download_closes_the_stream(server, marker):
     async def work(client):
         arrived = asyncio.Event()
 
@@ -53,7 +53,7 @@ def test_a_cancelled_download_ends_the_stream_and_leaves_the_client_usable(serve
     assert seen(server, marker) == ["stream closed"]
 
 
-def test_many_long_polls_wait_beside_requests_that_are_answered(server, marker):
+def test_long_polls_do_not_block_other_requests(server, marker):
     async def work(client):
         client.timeout = httpx.Timeout(DEADLINE)
         waiting = [asyncio.create_task(client.get(f"/poll/{marker}")) for _ in range(60)]
@@ -68,7 +68,7 @@ def test_many_long_polls_wait_beside_requests_that_are_answered(server, marker):
     assert [response.json() for response in run(server, work)] == ["news"] * 60
 
 
-def test_a_stream_is_read_as_slowly_as_the_client_likes(server):
+def test_slow_reader_receives_the_whole_stream(server):
     """More than all buffers on the way hold: the application has to wait, and nothing is lost."""
 
     async def work(client):
@@ -84,7 +84,7 @@ def test_a_stream_is_read_as_slowly_as_the_client_likes(server):
     assert run(server, work) == hashlib.sha256(whole).hexdigest()
 
 
-def test_an_upload_that_is_given_up_disturbs_nobody(server):
+def test_aborted_upload_does_not_affect_the_next_request(server):
     async def work(client):
         async def half():
             yield b"x" * 100_000

@@ -41,7 +41,7 @@ def test_json_comes_back(framework):
             assert json.loads(socket.recv(DEADLINE)) == {"got": {"n": number, "s": "ä"}}
 
 
-def test_path_query_and_headers_of_the_handshake_are_told(framework):
+def test_scope_has_path_query_and_headers_of_the_handshake(framework):
     with connect(f"{framework.ws}/ws/about/lobby?q=a%20b", additional_headers={"X-Token": "t"}) as socket:
         assert json.loads(socket.recv(DEADLINE)) == {"room": "lobby", "query": {"q": "a b"}, "token": "t"}
         assert closed(socket)[0] == 1000
@@ -61,32 +61,32 @@ def test_the_application_closes_with_a_code_and_a_reason(framework, code):
         assert closed(socket) == (code, "as told")
 
 
-def test_a_handshake_may_be_rejected(framework):
+def test_rejected_handshake_is_403(framework):
     with pytest.raises(InvalidStatus) as caught, connect(f"{framework.ws}/ws/reject"):
         pass
     assert caught.value.response.status_code == 403
 
 
-def test_where_there_is_no_websocket_there_is_none(framework):
+def test_handshake_for_an_unknown_path_is_refused(framework):
     with pytest.raises(InvalidStatus) as caught, connect(f"{framework.ws}/ws/nothing"):
         pass
     assert caught.value.response.status_code in (403, 404, 500)
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 4321])
-def test_the_application_hears_with_which_code_the_client_closed(framework, marker, code):
+def test_close_code_of_the_client_reaches_the_application(framework, marker, code):
     with connect(f"{framework.ws}/ws/watch/{marker}") as socket:
         socket.close(code)
     assert seen(framework, marker) == ["cancelled" if framework.name == "quart" else code]
 
 
-def test_the_application_hears_of_a_client_that_is_gone_without_a_word(framework, marker):
+def test_lost_client_is_a_disconnect_with_1006(framework, marker):
     with connect(f"{framework.ws}/ws/watch/{marker}") as socket:
         socket.socket.shutdown(2)
     assert seen(framework, marker) == ["cancelled" if framework.name == "quart" else 1006]
 
 
-def test_an_exception_closes_and_is_logged(framework):
+def test_exception_in_a_websocket_closes_it_and_is_logged(framework):
     with connect(f"{framework.ws}/ws/fail") as socket:
         # Some close by themselves, with codes of their own.
         assert closed(socket)[0] == {"litestar": 4500, "quart": 1000}.get(framework.name, 1011)
@@ -102,7 +102,7 @@ def test_messages_of_a_mebibyte_and_more_come_back(framework, compression):
             assert socket.recv(DEADLINE) == message
 
 
-def test_what_the_application_pushes_arrives_in_order_and_then_the_end(framework):
+def test_pushed_messages_arrive_in_order_before_the_close(framework):
     with connect(f"{framework.ws}/ws/push/2000") as socket:
         assert [socket.recv(DEADLINE) for _ in range(2000)] == [str(number) for number in range(2000)]
         assert closed(socket)[0] == 1000
@@ -115,7 +115,7 @@ def test_pings_are_answered_while_the_application_waits(framework, marker):
         assert socket.latency < DEADLINE
 
 
-def test_many_sockets_at_once_are_told_apart(framework):
+def test_concurrent_websockets_do_not_mix(framework):
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(connect(f"{framework.ws}/ws/echo")) for _ in range(50)]
         for number, socket in enumerate(sockets):
@@ -124,7 +124,7 @@ def test_many_sockets_at_once_are_told_apart(framework):
 
 
 @pytest.mark.parametrize("name", ["starlette", "quart"])
-def test_a_denial_is_an_answer_of_the_applications_own(serving, name):
+def test_denial_response_reaches_the_client(serving, name):
     with pytest.raises(InvalidStatus) as caught, connect(f"{serving(name).ws}/ws/deny"):
         pass
     response = caught.value.response

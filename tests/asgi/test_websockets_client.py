@@ -31,7 +31,7 @@ def in_fragments(socket, parts):
     return socket.recv(DEADLINE)
 
 
-def test_compression_is_agreed_on_if_the_client_offers_it(server):
+def test_compression_is_used_if_the_client_offers_it(server):
     with connect(f"{server.ws}/ws/echo") as socket:
         assert "permessage-deflate" in extensions(socket)
         for size in (0, 1, 125, 126, 65_535, 65_536, 300_000):
@@ -60,7 +60,7 @@ def test_compression_is_agreed_on_if_the_client_offers_it(server):
     ],
     ids=lambda offer: "+".join(offer),
 )
-def test_compression_keeps_to_what_was_offered(server, offer):
+def test_compression_parameters_follow_the_offer(server, offer):
     factory = ClientPerMessageDeflateFactory(**offer)
     with connect(f"{server.ws}/ws/echo", extensions=[factory], compression=None) as socket:
         for _ in range(5):
@@ -70,7 +70,7 @@ def test_compression_keeps_to_what_was_offered(server, offer):
 
 
 @pytest.mark.parametrize("compression", ["deflate", None])
-def test_fragments_are_put_together(server, compression):
+def test_fragmented_messages_are_joined(server, compression):
     with connect(f"{server.ws}/ws/echo", compression=compression) as socket:
         for parts in (["a", "b", "c"], ["", "x", ""], [b"\x00", b"", b"\xff" * 70_000]):
             socket.send(parts)
@@ -81,7 +81,7 @@ def test_fragments_are_put_together(server, compression):
         assert socket.recv(DEADLINE) == "grüße"
 
 
-def test_pings_come_through_between_the_fragments_of_a_message(server):
+def test_pings_between_fragments_are_answered(server):
     async def work():
         async with connect_async(f"{server.ws}/ws/echo") as socket:
             answered = asyncio.Event()
@@ -99,7 +99,7 @@ def test_pings_come_through_between_the_fragments_of_a_message(server):
     assert asyncio.run(work()) == "first second"
 
 
-def test_a_message_that_is_longer_than_allowed_closes_with_1009(start):
+def test_message_over_the_limit_closes_with_1009(start):
     server = start("with_starlette:app", "--ws-max-size", "65536")
     with connect(f"{server.ws}/ws/echo", compression=None) as socket:
         socket.send(b"x" * 65_536)
@@ -121,7 +121,7 @@ def test_a_message_that_is_longer_than_allowed_closes_with_1009(start):
         assert caught.value.rcvd.code == 1009
 
 
-def test_the_clients_own_limit_is_told_to_the_application(server):
+def test_clients_message_limit_closes_with_1009(server):
     with connect(f"{server.ws}/ws/echo", max_size=1000, compression=None) as socket:
         socket.send("x" * 1001)
         with pytest.raises(ConnectionClosed) as caught:
@@ -129,7 +129,7 @@ def test_the_clients_own_limit_is_told_to_the_application(server):
         assert caught.value.sent.code == 1009
 
 
-def test_the_server_pings_a_silent_client_and_keeps_it_while_it_answers(start):
+def test_silent_client_that_answers_pings_stays_connected(start):
     server = start("with_starlette:app", "--ws-ping-interval", "200ms", "--ws-ping-timeout", "5")
 
     async def work():
@@ -153,7 +153,7 @@ def test_the_server_pings_a_silent_client_and_keeps_it_while_it_answers(start):
     assert asyncio.run(work()) == "still here"
 
 
-def test_a_client_that_does_not_answer_pings_is_gone(start, marker):
+def test_client_that_answers_no_pings_is_disconnected(start, marker):
     server = start("with_starlette:app", "--ws-ping-interval", "200ms", "--ws-ping-timeout", "500ms")
     with connect(f"{server.ws}/ws/watch/{marker}", ping_interval=None) as socket:
         # Nothing is sent any more, not even pongs.
@@ -162,7 +162,7 @@ def test_a_client_that_does_not_answer_pings_is_gone(start, marker):
         assert seen(server, marker) in ([1006], [1011])
 
 
-def test_a_reload_closes_with_1012_and_the_application_hears_it(start, marker):
+def test_reload_closes_websockets_with_1012(start, marker):
     server = start("with_starlette:app")
     with connect(f"{server.ws}/ws/watch/{marker}") as socket:
         server.reload()
@@ -174,7 +174,7 @@ def test_a_reload_closes_with_1012_and_the_application_hears_it(start, marker):
         assert socket.recv(DEADLINE) == "the new code"
 
 
-def test_a_stop_closes_with_1012_within_its_time(start):
+def test_stop_closes_websockets_with_1012(start):
     server = start("with_starlette:app", "--graceful-timeout", "3")
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(connect(f"{server.ws}/ws/echo")) for _ in range(10)]
@@ -187,7 +187,7 @@ def test_a_stop_closes_with_1012_within_its_time(start):
     assert "Task was destroyed" not in server.log()
 
 
-def test_thousands_of_short_sockets_leave_nothing_behind(server):
+def test_thousand_short_websockets_are_served(server):
     async def one(number):
         async with connect_async(f"{server.ws}/ws/echo") as socket:
             await socket.send(str(number))

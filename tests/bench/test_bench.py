@@ -57,21 +57,21 @@ def test_percentile_is_the_nearest_rank():
     assert load.percentile([7], 0.99) == 7
 
 
-def test_one_queue_makes_the_third_of_two_servers_wait():
+def test_ideal_queue_delays_the_third_of_two_servers():
     arrivals = [(0.0, "/long"), (0.0, "/long"), (0.01, "/short")]
     times = load.ideal(arrivals, {"/long": 0.1, "/short": 0.001}, 2)
     assert times["/long"] == [0.1, 0.1]
     assert times["/short"] == [pytest.approx(0.091)]
 
 
-def test_arrivals_repeat_and_have_their_rates():
+def test_arrivals_are_reproducible_and_have_their_rates():
     arrivals = load.schedule(3, 100, {"/short": 200, "/long": 20})
     assert arrivals == load.schedule(3, 100, {"/short": 200, "/long": 20})
     assert arrivals == sorted(arrivals)
     assert sum(path == "/short" for _, path in arrivals) == pytest.approx(20_000, rel=0.05)
 
 
-def test_latency_of_the_open_loop_counts_from_the_intended_instant(answering):
+def test_open_loop_latency_counts_from_intended_start(answering):
     # One at a time, 50 ms each: five at once wait for each other, and the last one took at least five turns.
     turn = threading.Lock()
 
@@ -85,12 +85,12 @@ def test_latency_of_the_open_loop_counts_from_the_intended_instant(answering):
     assert min(done.times["/short"]) < 0.2
 
 
-def test_a_status_other_than_200_makes_the_open_loop_fail(answering):
+def test_status_other_than_200_fails_the_open_loop(answering):
     with pytest.raises(process.BenchError, match="status 503"):
         load.open_loop(answering(lambda _: (503, b"")), [(0.0, "/short")], 1, 0, latest=1)
 
 
-def test_an_upload_that_lost_bytes_is_noticed(answering):
+def test_upload_that_lost_bytes_fails(answering):
     def lossy(handler):
         size = int(handler.headers["Content-Length"])
         while size:
@@ -101,7 +101,7 @@ def test_an_upload_that_lost_bytes_is_noticed(answering):
         load.upload(answering(lossy), 1)
 
 
-def test_a_download_with_wrong_bytes_or_length_is_noticed(answering):
+def test_download_with_wrong_bytes_or_length_fails(answering):
     port = answering(lambda _: (200, b"x" * 1000))
     buffer = memoryview(bytearray(4096))
     load.download(port, buffer, 1000)
@@ -122,7 +122,7 @@ time.sleep(60)
 """
 
 
-def test_cpu_counts_children_living_reaped_and_in_other_sessions_and_none_is_left(tmp_path):
+def test_cpu_time_includes_children_and_none_survives(tmp_path):
     with open(tmp_path / "log", "w+") as log:
         with process.Server([sys.executable, "-c", BUSY], tmp_path, None, 0, 0, log) as server:
             deadline = time.monotonic() + 20
@@ -134,7 +134,7 @@ def test_cpu_counts_children_living_reaped_and_in_other_sessions_and_none_is_lef
         assert not any(server.is_ours(pid) for pid in pids)
 
 
-def test_a_server_that_ends_while_starting_is_reported_with_its_words(tmp_path):
+def test_server_that_exits_at_startup_is_reported_with_output(tmp_path):
     with open(tmp_path / "log", "w+") as log:
         argv = [sys.executable, "-c", "raise SystemExit('no such module')"]
         with process.Server(argv, tmp_path, None, 1, 0, log) as server:
@@ -159,7 +159,7 @@ def rows(**rates):
     return made
 
 
-def test_ratios_are_of_medians_and_an_invalid_row_has_none():
+def test_ratios_use_medians_and_skip_invalid_rows():
     workload = workloads.WORKLOADS["hello"]
     made = rows(limit=[200.0, 220.0, 180.0], rgun=[150.0, 160.0, 10.0], granian=[75.0, 75.0, 75.0])
     made["bjoern"] = {"rounds": [], "invalid": "round 1: wrk counted errors: 3 status"}
@@ -171,7 +171,7 @@ def test_ratios_are_of_medians_and_an_invalid_row_has_none():
     assert "2.00 x" in text
 
 
-def test_less_is_better_turns_the_ratio_round():
+def test_lower_is_better_inverts_the_ratio():
     workload = workloads.WORKLOADS["rss-idle"]
     made = {}
     for name, value in (("rgun", 70.0), ("granian", 140.0)):
@@ -184,7 +184,7 @@ def test_less_is_better_turns_the_ratio_round():
     assert made["granian"]["rgun_is"] == 2
 
 
-def test_goals_say_reached_or_missed_and_nothing_without_figures():
+def test_goals_print_reached_or_missed():
     made = {"hello": rows(rgun=[150.0], granian=[75.0])}
     text = report.goals(workloads.GOALS, made)
     assert "reached  hello req/s >= 1.4 x granian: 2.00" in text
@@ -193,13 +193,13 @@ def test_goals_say_reached_or_missed_and_nothing_without_figures():
     assert report.goals(workloads.GOALS, {}) == ""
 
 
-def test_a_goal_may_be_of_another_row_than_rgun():
+def test_goal_may_name_another_row_than_rgun():
     made = {"hello": rows(rgun=[150.0], granian=[75.0])}
     text = report.goals((("hello", "requests_per_s", "<=", 80, None, "granian"),), made)
     assert "reached  hello req/s <= 80 (granian): 75.00" in text
 
 
-def test_a_goal_against_several_is_against_the_best_and_needs_all_of_them():
+def test_goal_with_several_peers_compares_with_the_best():
     wanted = (("hello", "requests_per_s", ">=", 1.5, ("granian", "uvicorn")),)
     made = {"hello": rows(rgun=[150.0], granian=[75.0], uvicorn=[120.0])}
     assert "MISSED   hello req/s >= 1.5 x the best of granian and uvicorn: 1.25" in report.goals(wanted, made)
@@ -211,13 +211,13 @@ def test_a_goal_against_several_is_against_the_best_and_needs_all_of_them():
     assert report.goals(wanted, made) == ""
 
 
-def test_a_goal_about_what_a_server_does_not_do_is_left_out():
+def test_goal_without_a_figure_is_left_out():
     made = {"hello": rows(rgun=[150.0], granian=[75.0])}
     del made["hello"]["rgun"]["summary"]["pss_mib"]
     assert report.goals((("hello", "pss_mib", "<=", 1, "granian"),), made) == ""
 
 
-def test_every_server_of_every_workload_is_known_and_every_goal_is_measured():
+def test_workloads_and_goals_name_known_servers_and_figures():
     for workload in workloads.WORKLOADS.values():
         assert set(workload.servers) <= set(servers.SERVERS)
         assert {workload.main, *workload.columns} <= set(report.HEADS)
@@ -227,7 +227,7 @@ def test_every_server_of_every_workload_is_known_and_every_goal_is_measured():
         assert {"rgun", *peers, *mine} <= set(workloads.WORKLOADS[name].servers)
 
 
-def test_rgun_is_started_as_a_user_would():
+def test_rgun_command_line_is_the_documented_one():
     tools = servers.Tools(bin="/v/bin", rgun="/r/rgun", limit="", websocket="", missing={})
     task = servers.Task("shop.wsgi:application", "/d", 8000, workers=4)
     assert " ".join(servers.SERVERS["rgun"](task, tools)) == (

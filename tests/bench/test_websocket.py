@@ -118,7 +118,7 @@ def clients(program):
     return make
 
 
-def test_every_message_is_another_and_each_is_counted(speaking, clients):
+def test_echo_messages_differ_and_are_counted(speaking, clients):
     server = speaking()
     with clients(server) as some:
         assert some.order("once")["messages"] == 4
@@ -139,13 +139,13 @@ def test_clients_close_properly_at_the_end(speaking, clients):
     assert server.frames == [(0x80 | CLOSE, struct.pack("!H", 1000))] * 4
 
 
-def test_an_echo_that_is_another_message_fails(speaking, clients):
+def test_wrong_echo_fails(speaking, clients):
     with clients(speaking(lambda payload: frame(TEXT, payload[:-1] + b"y"))) as some:
         with pytest.raises(process.BenchError, match=r"client \d: the echo is another message"):
             some.echo(1)
 
 
-def test_an_echo_in_fragments_with_a_ping_between_them_is_one(speaking, clients):
+def test_fragmented_echo_with_a_ping_counts_once(speaking, clients):
     def in_pieces(payload):
         return frame(TEXT, payload[:10], first=0) + frame(PING, b"there?") + frame(0, payload[10:])
 
@@ -155,7 +155,7 @@ def test_an_echo_in_fragments_with_a_ping_between_them_is_one(speaking, clients)
     assert (0x80 | PONG, b"there?") in server.frames
 
 
-def test_an_idle_client_answers_pings_and_minds_other_messages(speaking, clients):
+def test_idle_client_answers_pings_and_rejects_messages(speaking, clients):
     server = speaking(welcome=frame(PING, b"idle?"))
     with clients(server, 1):
         deadline = time.monotonic() + 10
@@ -168,19 +168,19 @@ def test_an_idle_client_answers_pings_and_minds_other_messages(speaking, clients
             one.order("once")
 
 
-def test_a_close_by_the_server_fails_and_its_code_is_told(speaking, clients):
+def test_close_by_the_server_fails_with_its_code(speaking, clients):
     with clients(speaking(lambda _: frame(CLOSE, struct.pack("!H", 1012)))) as some:
         with pytest.raises(process.BenchError, match="the server closed with 1012"):
             some.echo(1)
 
 
-def test_a_refused_handshake_fails_with_its_status(speaking, clients):
+def test_refused_handshake_fails_with_its_status(speaking, clients):
     server = speaking(head=b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
     with pytest.raises(process.BenchError, match="403 Forbidden"), clients(server):
         pass
 
 
-def test_deflate_is_offered_only_when_asked_for_and_then_used(speaking, clients):
+def test_deflate_is_offered_and_used_only_on_request(speaking, clients):
     with clients(speaking()) as some:
         assert some.deflated == 0
     server = speaking(lambda payload: frame(TEXT, payload, first=0xC0))
@@ -192,7 +192,7 @@ def test_deflate_is_offered_only_when_asked_for_and_then_used(speaking, clients)
     assert all(payload[:5] == b"\x00\x40\x00\xbf\xff" for _, payload in server.frames[:4])
 
 
-def test_the_clients_own_cpu_is_told_while_they_run(speaking, clients):
+def test_cpu_time_of_running_clients_is_reported(speaking, clients):
     with clients(speaking()) as some:
         some.echo(0.3)
         assert some.cpu_seconds() > 0
@@ -210,7 +210,7 @@ class Spinning:
         return self.used
 
 
-def test_a_client_that_runs_on_is_not_taken_for_a_stranger():
+def test_running_clients_are_not_counted_as_foreign_load():
     server, child = Spinning(), Spinning()
     with process.Quiet(server, child) as quiet:
         # Far more than everybody can have used: nothing is left over for strangers.
@@ -219,7 +219,7 @@ def test_a_client_that_runs_on_is_not_taken_for_a_stranger():
     assert quiet.child_busy > 1
 
 
-def test_a_server_settles_only_when_it_does_nothing(tmp_path):
+def test_server_settles_only_when_idle(tmp_path):
     with open(tmp_path / "log", "w+") as log:
         for code, settles in (("import time; time.sleep(60)", True), ("while True: pass", False)):
             with process.Server([sys.executable, "-c", code], tmp_path, None, 0, 0, log) as server:
@@ -242,7 +242,7 @@ class Ended:
         self.port = port
 
 
-def test_a_server_that_keeps_the_first_event_is_noticed():
+def test_buffered_first_event_fails():
     class Keeping(socketserver.StreamRequestHandler):
         def handle(self):
             self.rfile.readline()
@@ -276,7 +276,7 @@ def drive(scope, *events):
     return sent
 
 
-def test_the_application_sends_a_hundred_events_one_by_one():
+def test_application_sends_a_hundred_events_one_by_one():
     start, *chunks, end = drive({"type": "http", "path": "/sse"})
     assert dict(start["headers"])[b"content-type"] == b"text/event-stream"
     assert len(chunks) == 100
@@ -286,18 +286,18 @@ def test_the_application_sends_a_hundred_events_one_by_one():
     assert workloads.SSE.count(b"\n\n") == 100
 
 
-def test_the_application_sends_the_first_event_and_waits():
+def test_application_sends_the_first_event_and_waits():
     sent = drive({"type": "http", "path": "/first"}, {"type": "http.request"}, {"type": "http.disconnect"})
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
 
 
-def test_the_application_echoes_text():
+def test_application_echoes_text():
     text = {"type": "websocket.receive", "text": "hello"}
     sent = drive({"type": "websocket"}, {"type": "websocket.connect"}, text, {"type": "websocket.disconnect"})
     assert sent == [{"type": "websocket.accept"}, {"type": "websocket.send", "text": "hello"}]
 
 
-def test_peers_serve_websockets_where_there_are_any_and_as_many_as_there_are():
+def test_peers_get_websocket_flags_only_for_websocket_tasks():
     tools = servers.Tools(bin="/v/bin", rgun="/r/rgun", limit="", websocket="", missing={})
     plain = servers.Task("a:b", "/d", 8000, interface="asgi")
     many = servers.Task("a:b", "/d", 8000, interface="asgi", websockets=10_000)

@@ -49,7 +49,7 @@ def site(shop_data):
 
 
 @pytest.mark.parametrize("preload", [False, True], ids=["imported", "forked"])
-def test_no_promise_is_broken(site, option, preload):
+def test_every_request_is_answered_and_logged_once(site, option, preload):
     seed = f"{option('seed')} {preload}"
     host.configure(
         "chaotic",

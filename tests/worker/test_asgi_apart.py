@@ -14,7 +14,7 @@ def worker(fakes, python, loop):  # noqa: F811 (the fixture)
     assert "Traceback" not in worker.daemon.output(), worker.daemon.output()
 
 
-def test_a_request_does_not_see_the_context_of_one_that_has_just_answered(worker):
+def test_requests_have_separate_contexts(worker):
     other = worker.submit("/keeps_a_secret?secret")
     told(worker.ask("/ignore"))
     open_gate(worker, "secret")
@@ -24,12 +24,12 @@ def test_a_request_does_not_see_the_context_of_one_that_has_just_answered(worker
     assert told(worker.whole(exchange)) == "unset"
 
 
-def test_receives_that_are_given_up_leave_nothing_behind(worker):
+def test_cancelled_receives_leave_no_future(worker):
     exchange = worker.submit("/gives_up")
     assert told(worker.whole(exchange)) < 10
 
 
-def test_sends_that_are_given_up_leave_nothing_behind(worker):
+def test_cancelled_sends_leave_no_future(worker):
     worker.is_slow = True
     try:
         exchange = worker.submit("/gives_up_sending")
@@ -41,7 +41,7 @@ def test_sends_that_are_given_up_leave_nothing_behind(worker):
     assert len(worker.whole(exchange).body) == 2_000_000
 
 
-def test_a_child_that_goes_on_waiting_on_its_parents_loop_takes_no_requests(worker):
+def test_forked_child_on_the_parents_loop_takes_no_requests(worker):
     exchange = worker.submit("/forks_and_awaits")
     worker.until_claimed()
     # The child hears the bell of these.
@@ -52,7 +52,7 @@ def test_a_child_that_goes_on_waiting_on_its_parents_loop_takes_no_requests(work
 
 
 @pytest.mark.parametrize("cancel", [False, True])
-def test_a_client_that_leaves_ends_what_its_application_has_left(worker, cancel):
+def test_disconnect_ends_an_abandoned_response(worker, cancel):
     worker.ask("/forget")
     worker.is_slow = True
     try:
@@ -67,7 +67,7 @@ def test_a_client_that_leaves_ends_what_its_application_has_left(worker, cancel)
         worker.acknowledge()
 
 
-def test_a_task_that_has_ended_unheard_ends_its_request_at_the_deadline(worker):
+def test_task_interrupted_in_server_code_ends_at_its_deadline(worker):
     exchange = worker.submit("/is_interrupted")
     worker.ask("/ignore")
     worker.ask("/ignore")

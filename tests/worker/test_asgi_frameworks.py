@@ -27,7 +27,7 @@ def starlette(request, start, python, loop):
     assert "Task was destroyed" not in server.log()
 
 
-def test_starlette_has_its_lifespans_state(starlette):
+def test_starlette_requests_have_the_lifespan_state(starlette):
     assert starlette.get("/").body == b"GET / a pool"
     assert starlette.get("/nothing").status == 404
     assert starlette.get("/", method="HEAD").body == b""
@@ -44,7 +44,7 @@ def test_starlette_reads_uploads_of_any_size(starlette):
         assert response.json() == {"size": size}, size
 
 
-def test_starlette_works_in_the_background_and_in_threads(starlette):
+def test_starlette_runs_background_tasks_and_threads(starlette):
     assert starlette.get("/background").json() == "accepted"
     eventually(lambda: "worked" in starlette.get("/seen").json(), "background task")
     assert starlette.get("/blocking").json() == "from a thread"
@@ -56,26 +56,26 @@ def test_starlette_sends_files(starlette):
     assert response["content-length"] == str(len(response.body))
 
 
-def test_a_log_that_another_process_writes_to_is_sent_as_long_as_it_was(starlette):
+def test_growing_file_is_sent_with_its_announced_length(starlette):
     for _ in range(20):
         response = starlette.get("/growing")
         assert (response.status, response.complete, response.body) == (200, True, b"line\n" * 10_000)
 
 
-def test_starlette_errors_are_its_own_500_and_logged(starlette):
+def test_starlette_answers_500_and_logs_an_exception(starlette):
     assert starlette.get("/fail").status == 500
     starlette.wait_for("ValueError: starlette view")
     assert starlette.get("/blocking").status == 200
 
 
-def test_a_client_that_leaves_ends_the_stream(starlette):
+def test_disconnect_closes_the_stream(starlette):
     with starlette.connect() as connection:
         connection.send(b"GET /stream?n=1000000 HTTP/1.1\r\nHost: h\r\n\r\n")
         assert connection.head()[0] == 200
     eventually(lambda: "stream closed" in starlette.get("/seen").json(), "the generator is closed")
 
 
-def test_fastapi_validates_injects_and_answers(starlette):
+def test_fastapi_validates_and_injects(starlette):
     assert starlette.get("/api/double?n=21").json() == {"doubled": 42}
     assert starlette.get("/api/double?n=x").status == 422
     assert starlette.get("/api/sync").json() == {"sync": True}
@@ -88,12 +88,12 @@ def test_fastapi_validates_injects_and_answers(starlette):
     assert starlette.get("/api/items", method="POST", body=b"{", headers=JSON).status == 422
 
 
-def test_fastapi_takes_files(starlette):
+def test_fastapi_receives_files(starlette):
     told = starlette.get("/api/files", method="POST", body=FORM, headers=MULTIPART).json()
     assert told == {"name": "f.bin", "size": 300_000}
 
 
-def test_a_hundred_requests_of_ten_clients_are_answered(starlette):
+def test_hundred_requests_of_ten_clients_are_answered(starlette):
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(starlette.connect()) for _ in range(10)]
         for _ in range(10):

@@ -32,14 +32,14 @@ def open_gate(worker, name):
 
 
 @pytest.mark.parametrize("case", ["at_once", "after_a_round"])
-def test_a_body_that_comes_at_once_is_in_the_frame_of_its_head(worker, case):
+def test_immediate_body_is_in_the_frame_of_its_head(worker, case):
     for _ in range(20):
         answer = worker.ask(f"/{case}")
         assert [frame[0] for frame in answer.frames][:1] == [RESPOND]
         assert (answer.frames[0][1] & END, answer.body) == (END, b"all"), answer
 
 
-def test_a_small_answer_through_middlewares_of_tasks_is_not_torn_from_its_head(worker, python):
+def test_small_body_stays_with_its_head_through_middleware(worker, python):
     needs(python, "starlette")
     for count in range(4):
         for _ in range(20):
@@ -50,7 +50,7 @@ def test_a_small_answer_through_middlewares_of_tasks_is_not_torn_from_its_head(w
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_head_goes_out_before_a_body_that_comes_later(worker, method):
+def test_head_is_sent_before_a_late_body(worker, method):
     exchange, answer = begin(worker, f"/late/{method}", method)
     assert (answer.status, answer.frames, answer.body) == (200, [(RESPOND, 0, 200)], b"")
     open_gate(worker, f"late/{method}")
@@ -59,7 +59,7 @@ def test_a_head_goes_out_before_a_body_that_comes_later(worker, method):
     assert answer.raised == []
 
 
-def test_a_head_that_went_out_alone_promises_no_length(worker):
+def test_head_sent_alone_has_no_content_length(worker):
     exchange, _ = begin(worker, "/late/large?200000")
     open_gate(worker, "late/large")
     answer = worker.whole(exchange)
@@ -67,7 +67,7 @@ def test_a_head_that_went_out_alone_promises_no_length(worker):
 
 
 @pytest.mark.parametrize("case", ["late_with_status/204?204", "late_with_status/304?304", "late_and_empty/0"])
-def test_an_answer_without_a_body_is_complete_with_its_head(worker, case):
+def test_response_without_a_body_ends_with_its_head(worker, case):
     exchange, answer = begin(worker, f"/{case}")
     assert (answer.end, answer.body) == (True, b"")
     open_gate(worker, case.partition("?")[0])
@@ -75,7 +75,7 @@ def test_an_answer_without_a_body_is_complete_with_its_head(worker, case):
     assert ([frame[0] for frame in answer.frames], answer.raised) == ([RESPOND, BODY], [])
 
 
-def test_a_file_may_follow_a_head_that_went_out_alone(worker):
+def test_file_can_follow_a_head_sent_alone(worker):
     exchange, _ = begin(worker, "/late_file/1")
     open_gate(worker, "late_file/1")
     answer = worker.whole(exchange)
@@ -83,33 +83,33 @@ def test_a_file_may_follow_a_head_that_went_out_alone(worker):
     assert ([frame[0] for frame in answer.frames][:2], answer.fields) == ([RESPOND, BODY], [])
 
 
-def test_trailers_may_follow_a_head_that_went_out_alone(worker):
+def test_trailers_can_follow_a_head_sent_alone(worker):
     exchange, _ = begin(worker, "/late_trailers/1")
     open_gate(worker, "late_trailers/1")
     answer = worker.whole(exchange)
     assert (answer.body, answer.trailers) == (b"body", [(b"x-sum", b"4")])
 
 
-def test_the_head_of_a_denial_goes_out_before_a_body_that_comes_later(worker):
+def test_denial_head_is_sent_before_its_late_body(worker):
     exchange, answer = begin(worker, "/denies_late/1", websocket=True)
     assert answer.status == 401
     open_gate(worker, "denies_late/1")
     assert worker.whole(exchange).body == b"denied"
 
 
-def test_an_exception_at_once_after_the_start_sends_no_head(worker):
+def test_exception_right_after_the_start_sends_no_head(worker):
     answer = worker.ask("/raises_at_once")
     assert (answer.status, answer.raised) == (0, ["ValueError: at once"])
 
 
-def test_an_exception_after_the_head_is_reported(worker):
+def test_exception_after_the_head_is_reported(worker):
     exchange, _ = begin(worker, "/raises_late/1")
     open_gate(worker, "raises_late/1")
     answer = worker.whole(exchange)
     assert ([frame[0] for frame in answer.frames], answer.raised) == ([RESPOND, RAISED], ["ValueError: late"])
 
 
-def test_a_body_that_is_forgotten_is_reported_although_the_client_has_all(worker):
+def test_missing_body_is_reported_after_a_complete_head(worker):
     exchange, answer = begin(worker, "/returns_late/1")
     assert answer.end
     open_gate(worker, "returns_late/1")

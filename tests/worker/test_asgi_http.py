@@ -52,7 +52,7 @@ def open_gate(worker, name):
 # ------------------------------------------------ messages
 
 
-def test_a_message_is_read_however_it_is_written(worker):
+def test_message_may_be_any_mapping_with_any_strings(worker):
     answer = worker.ask("/written_oddly")
     assert (answer.status, answer.body) == (201, b"part part part end")
     assert (b"x-way", b"odd") in answer.fields
@@ -61,7 +61,7 @@ def test_a_message_is_read_however_it_is_written(worker):
 # ------------------------------------------------ scope
 
 
-def test_the_scope_has_all_of_uvicorns_keys_and_values(worker):
+def test_scope_has_the_keys_and_values_of_uvicorn(worker):
     scope = told(
         worker.ask(
             "/scope?a=%20b",
@@ -97,7 +97,7 @@ def test_the_scope_has_all_of_uvicorns_keys_and_values(worker):
     }
 
 
-def test_every_request_has_its_own_fields_and_client_whatever_the_last_ones_had(worker):
+def test_scope_values_are_not_taken_from_earlier_requests(worker):
     long = b"l" * 300
     for host, accept in [(b"a", b"x"), (b"a", b"x"), (b"b", b"x"), (b"b", long), (b"b", long), (b"a", None)]:
         fields = [(b"host", host), (b"accept", accept)] if accept else [(b"host", host)]
@@ -119,7 +119,7 @@ def test_every_request_has_its_own_fields_and_client_whatever_the_last_ones_had(
     assert told(worker.ask(""))["path"] == ""
 
 
-def test_the_scopes_values_have_the_specifications_types(worker):
+def test_scope_values_have_the_specified_types(worker):
     types = told(worker.ask("/types", headers=[(b"host", b"h")], peer=("::1", 1)))
     assert types["header"] == ["list", "tuple"]
     assert (types["server"], types["client"]) == ("tuple", "tuple")
@@ -127,7 +127,7 @@ def test_the_scopes_values_have_the_specifications_types(worker):
     assert (types["path"], types["method"], types["root_path"]) == ("str", "str", "str")
 
 
-def test_versions_schemes_and_methods_are_told(worker):
+def test_scope_has_version_scheme_and_method(worker):
     scope = told(worker.ask("/scope", "BREW", version=10, https=True))
     assert (scope["http_version"], scope["scheme"], scope["method"]) == ("1.0", "https", "BREW")
     assert scope["client"] is None
@@ -151,7 +151,7 @@ def test_paths_are_decoded_and_raw_paths_are_not(worker, raw, path):
     assert latin(scope["raw_path"]) == raw.encode()
 
 
-def test_what_a_request_adds_to_its_scope_is_its_own(worker):
+def test_changes_to_the_scope_do_not_reach_later_requests(worker):
     assert told(worker.ask("/spoil"))[:3] == [None, None, None]
     # Shallow copies, as uvicorn's.
     again = told(worker.ask("/spoil"))
@@ -163,12 +163,12 @@ def test_what_a_request_adds_to_its_scope_is_its_own(worker):
     ("listener", "server"),
     [(("::", "80", ""), ["::", 80]), (("localhost", "80", "/run/x.sock"), ["/run/x.sock", None])],
 )
-def test_the_server_is_the_listener(fake, python, listener, server):
+def test_scope_server_is_the_listener(fake, python, listener, server):
     worker = spawn(fake, python, "asyncio", listener=listener)
     assert told(worker.ask("/scope"))["server"] == server
 
 
-def test_the_root_path_begins_the_path(fake, python):
+def test_path_begins_with_the_root_path(fake, python):
     worker = spawn(fake, python, "asyncio", root_path="/root")
     scope = told(worker.ask("/p/%C3%A6"))
     assert (scope["root_path"], scope["path"]) == ("/root", "/root/p/æ")
@@ -178,16 +178,16 @@ def test_the_root_path_begins_the_path(fake, python):
 # ------------------------------------------------ receive
 
 
-def test_no_body_is_one_empty_event(worker):
+def test_missing_body_is_one_empty_event(worker):
     assert told(worker.ask("/one_part")) == [0, False]
 
 
-def test_a_body_in_its_frame_is_one_event(worker):
+def test_inline_body_is_one_event(worker):
     answer = worker.ask("/echo", "POST", body=b"b" * 60_000)
     assert (answer.body, dict(answer.fields)[b"x-parts"]) == (b"b" * 60_000, b"[60000]")
 
 
-def test_a_body_in_parts_is_as_many_events_and_is_taken_only_when_asked_for(worker):
+def test_streamed_body_is_requested_on_first_receive(worker):
     exchange = worker.submit("/slow_reader?parts", "POST", length=30)
     assert told(worker.ask("/forget")) == "forgotten"
     assert exchange not in worker.answers, "taken before receive()"
@@ -200,7 +200,7 @@ def test_a_body_in_parts_is_as_many_events_and_is_taken_only_when_asked_for(work
     assert told(worker.whole(exchange)) == 30
 
 
-def test_more_is_taken_as_the_application_receives(worker):
+def test_credit_grows_as_the_application_receives(worker):
     exchange = worker.submit("/slow_reader?window", "POST", length=UNKNOWN_LENGTH)
     open_gate(worker, "window")
     worker.until(exchange, lambda answer: answer.taken == 256 * 1024, "taken")
@@ -218,7 +218,7 @@ def test_more_is_taken_as_the_application_receives(worker):
     assert told(worker.whole(exchange)) == 4 * 65_536 + 3
 
 
-def test_a_body_of_unknown_length_may_end_with_nothing(worker):
+def test_body_of_unknown_length_may_end_with_an_empty_part(worker):
     exchange = worker.submit("/echo", "POST", length=UNKNOWN_LENGTH)
     worker.until(exchange, lambda answer: answer.taken, "taken")
     worker.part(exchange, b"all")
@@ -226,7 +226,7 @@ def test_a_body_of_unknown_length_may_end_with_nothing(worker):
     assert worker.whole(exchange).body == b"all"
 
 
-def test_a_long_upload_arrives_whole(worker):
+def test_long_upload_arrives_whole(worker):
     exchange = worker.submit("/echo", "POST", length=3_000_000)
     sent = 0
     while sent < 3_000_000:
@@ -241,7 +241,7 @@ def test_a_long_upload_arrives_whole(worker):
     assert len(answer.body) == 3_000_000
 
 
-def test_an_application_may_ignore_its_body(worker):
+def test_ignored_body_does_not_disturb_the_next_request(worker):
     exchange = worker.submit("/ignore", "POST", length=100_000)
     assert told(worker.whole(exchange)) == "ignored"
     # What comes too late is nobody's.
@@ -250,7 +250,7 @@ def test_an_application_may_ignore_its_body(worker):
     assert told(worker.ask("/ignore")) == "ignored"
 
 
-def test_who_waits_after_the_body_hears_of_the_disconnect(worker):
+def test_receive_after_the_body_waits_for_the_disconnect(worker):
     exchange = worker.submit("/events", "POST", body=b"x")
     worker.ask("/ignore")
     worker.disconnect(exchange)
@@ -263,7 +263,7 @@ def test_who_waits_after_the_body_hears_of_the_disconnect(worker):
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_a_half_closed_client_is_a_disconnect_behind_the_body_and_gets_its_answer(worker, early):
+def test_half_close_is_a_disconnect_after_the_body(worker, early):
     exchange = worker.submit("/events_then_answer", "POST", length=4)
     worker.until(exchange, lambda answer: answer.taken, "taken")
     if early:
@@ -278,20 +278,20 @@ def test_a_half_closed_client_is_a_disconnect_behind_the_body_and_gets_its_answe
 
 
 @pytest.mark.parametrize("query", ["", "?begin", "?begin-and-raise"])
-def test_an_application_that_leaves_a_half_closed_client_says_so_without_an_error(worker, query):
+def test_returning_after_a_half_close_is_no_error(worker, query):
     exchange = worker.submit(f"/begins_and_leaves{query}")
     worker.half_close(exchange)
     answer = worker.whole(exchange)
     assert (answer.body, answer.raised) == (b"half" if query else b"", [""])
 
 
-def test_an_error_after_a_half_close_is_an_error(worker):
+def test_exception_after_a_half_close_is_reported(worker):
     exchange = worker.submit("/begins_and_leaves?begin-and-fail")
     worker.half_close(exchange)
     assert worker.whole(exchange).raised == ["ValueError: not for that"]
 
 
-def test_a_disconnect_in_the_body_comes_at_once(worker):
+def test_disconnect_during_the_body_is_received_at_once(worker):
     exchange = worker.submit("/events", "POST", length=1000)
     worker.until(exchange, lambda answer: answer.taken, "taken")
     worker.part(exchange, b"half")
@@ -300,14 +300,14 @@ def test_a_disconnect_in_the_body_comes_at_once(worker):
     assert told(worker.ask("/seen"))[-1] == {"type": "http.disconnect"}
 
 
-def test_after_the_response_receive_says_disconnect(worker):
+def test_receive_after_the_response_is_a_disconnect(worker):
     assert worker.ask("/after_complete").body == b"complete"
     assert [event["type"] for event in told(worker.ask("/seen"))] == [
         *("http.request", "http.disconnect", "http.disconnect")
     ]
 
 
-def test_receive_may_be_given_up_and_asked_again(worker):
+def test_cancelled_receive_loses_no_event(worker):
     exchange = worker.submit("/receive_in_tasks", "POST", length=4)
     worker.until(exchange, lambda answer: answer.body == b"timeout", "given up")
     worker.part(exchange, b"body", end=True)
@@ -317,12 +317,12 @@ def test_receive_may_be_given_up_and_asked_again(worker):
 # ------------------------------------------------ send
 
 
-def test_a_small_answer_is_one_frame_and_its_end(worker):
+def test_small_response_is_one_frame_and_its_end(worker):
     answer = worker.ask("/scope")
     assert [(kind, bool(flags & END)) for kind, flags, _ in answer.frames] == [(RESPOND, True), (BODY, True)]
 
 
-def test_parts_are_sent_as_they_come(worker):
+def test_body_parts_are_sent_immediately(worker):
     assert worker.ask("/parts").body == b"012"
     exchange = worker.submit("/paced?send")
     answer = worker.until(exchange, lambda answer: answer.body, "sent")
@@ -331,7 +331,7 @@ def test_parts_are_sent_as_they_come(worker):
     assert worker.whole(exchange).body == b"firstlast"
 
 
-def test_an_empty_part_sends_the_head(worker):
+def test_empty_part_sends_the_head(worker):
     exchange = worker.submit("/head_only?head")
     answer = worker.until(exchange, lambda answer: answer.status, "sent")
     assert (answer.status, answer.body) == (201, b"")
@@ -347,7 +347,7 @@ def test_large_bodies_arrive_whole_with_their_length(worker, size):
         assert dict(answer.fields)[b"content-length"] == str(size).encode()
 
 
-def test_a_slow_client_suspends_send_and_nobody_else(worker):
+def test_slow_client_suspends_only_its_own_send(worker):
     worker.is_slow = True
     try:
         exchange = worker.submit("/flood")
@@ -364,7 +364,7 @@ def test_a_slow_client_suspends_send_and_nobody_else(worker):
     assert len(worker.whole(exchange).body) == 200 * 50_000
 
 
-def test_a_slab_that_is_lent_out_suspends_send_and_nobody_else(worker):
+def test_exhausted_slab_suspends_only_large_sends(worker):
     worker.is_slow = True
     try:
         # More than the slab has, in exchanges that each may have a MiB on the way.
@@ -380,7 +380,7 @@ def test_a_slab_that_is_lent_out_suspends_send_and_nobody_else(worker):
         assert len(worker.whole(exchange).body) == 3 * 1024 * 1024
 
 
-def test_a_full_ring_loses_nothing(worker):
+def test_full_ring_loses_no_frame(worker):
     exchanges = [worker.submit("/large?65536") for _ in range(8)]
     # Nobody takes anything: eight times 64 KiB do not fit into the ring.
     eventually(lambda: worker.slot_of(exchanges[-1]) is None or worker.has_completion(), "begun")
@@ -388,7 +388,7 @@ def test_a_full_ring_loses_nothing(worker):
         assert len(worker.whole(exchange).body) == 65_536
 
 
-def test_a_client_that_leaves_while_send_waits_ends_the_wait(worker):
+def test_disconnect_ends_a_suspended_send(worker):
     worker.is_slow = True
     try:
         exchange = worker.submit("/flood")
@@ -403,7 +403,7 @@ def test_a_client_that_leaves_while_send_waits_ends_the_wait(worker):
 
 
 @pytest.mark.parametrize("status", [204, 304])
-def test_responses_without_bodies_have_none(worker, status):
+def test_bodiless_statuses_have_no_body(worker, status):
     answer = worker.ask(f"/status?{status}")
     assert (answer.status, answer.body, answer.raised) == (status, b"", [])
 
@@ -415,7 +415,7 @@ def test_head_has_no_body_and_the_length_of_get(worker):
     assert (answer.body, dict(answer.fields)[b"content-length"]) == (b"", b"7")
 
 
-def test_headers_are_lower_case_trimmed_and_not_the_connections(worker):
+def test_headers_are_lowercased_trimmed_without_hop_by_hop(worker):
     assert worker.ask("/headers").fields == [
         (b"x-upper", b"trimmed"),
         (b"set-cookie", b"a=1"),
@@ -428,18 +428,18 @@ def test_headers_are_lower_case_trimmed_and_not_the_connections(worker):
     assert (answer.fields, answer.body) == ([], b"")
 
 
-def test_bodies_may_be_bytearrays_and_views(worker):
+def test_body_may_be_a_bytearray_or_memoryview(worker):
     assert worker.ask("/views").body == b"array view"
 
 
-def test_send_can_be_a_task(worker):
+def test_send_can_run_in_a_task(worker):
     assert worker.ask("/sends_from_tasks").body == b"012"
 
 
 # ------------------------------------------------ extensions
 
 
-def test_pathsend_hands_the_file_over(worker):
+def test_pathsend_passes_the_descriptor(worker):
     exchange = worker.submit("/file")
     answer = worker.whole(exchange)
     assert answer.file == (0, 11)
@@ -449,7 +449,7 @@ def test_pathsend_hands_the_file_over(worker):
         assert file.read() == b"from a file"
 
 
-def test_pathsend_sends_the_announced_bytes_of_a_file_that_has_grown(worker, tmp_path):
+def test_pathsend_of_a_grown_file_sends_its_content_length(worker, tmp_path):
     file = tmp_path / "log"
     file.write_bytes(b"line\n" * 1000)
     answer = worker.ask(f"/path?4000,{file}")
@@ -457,14 +457,14 @@ def test_pathsend_sends_the_announced_bytes_of_a_file_that_has_grown(worker, tmp
     assert answer.fields == [(b"content-length", b"4000")]
 
 
-def test_pathsend_of_nothing_of_a_file_that_has_grown_sends_nothing(worker, tmp_path):
+def test_pathsend_with_content_length_zero_sends_nothing(worker, tmp_path):
     file = tmp_path / "log"
     file.write_bytes(b"first line\n")
     answer = worker.ask(f"/path?0,{file}")
     assert (answer.raised, answer.file, answer.body, answer.end) == ([], None, b"", True)
 
 
-def test_pathsend_of_a_file_that_has_shrunk_raises_before_anything_is_sent(worker, tmp_path):
+def test_pathsend_of_a_shrunk_file_raises_before_the_head(worker, tmp_path):
     file = tmp_path / "log"
     file.write_bytes(b"x" * 99)
     answer = worker.ask(f"/path?100,{file}")
@@ -480,7 +480,7 @@ def test_pathsend_of_an_empty_file_is_an_empty_body(worker, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["/proc/version", SYSFS])
-def test_pathsend_of_a_file_whose_size_is_not_its_length_sends_what_it_reads(worker, path):
+def test_pathsend_of_a_pseudo_file_sends_until_its_end(worker, path):
     if not os.path.exists(path):
         pytest.skip(f"SKIPPED: no {path} here")
     answer = worker.ask(f"/path?,{path}")
@@ -492,7 +492,7 @@ def test_pathsend_of_a_file_whose_size_is_not_its_length_sends_what_it_reads(wor
     assert "than Content-Length" in answer.raised[0]
 
 
-def test_pathsend_of_a_fifo_does_not_hold_up_the_loop(worker, tmp_path):
+def test_pathsend_of_a_fifo_does_not_block_the_loop(worker, tmp_path):
     os.mkfifo(tmp_path / "fifo")
     answer = worker.ask(f"/path?,{tmp_path}/fifo")
     assert "not a regular file" in answer.raised[0]
@@ -501,18 +501,18 @@ def test_pathsend_of_a_fifo_does_not_hold_up_the_loop(worker, tmp_path):
 @pytest.mark.parametrize(
     ("path", "why"), [("/no_file", "FileNotFoundError"), ("/directory", "not a regular file")]
 )
-def test_pathsend_of_what_is_no_file_raises(worker, path, why):
+def test_pathsend_of_a_missing_file_or_directory_raises(worker, path, why):
     answer = worker.ask(path)
     assert answer.status == 0
     assert why in answer.raised[0]
 
 
-def test_pathsend_to_head_sends_no_file(worker):
+def test_pathsend_for_head_sends_no_file(worker):
     answer = worker.ask("/file", "HEAD")
     assert (answer.file, answer.body, dict(answer.fields)[b"content-length"]) == (None, b"", b"11")
 
 
-def test_early_hints_come_before_the_head(worker):
+def test_early_hints_are_sent_before_the_head(worker):
     answer = worker.ask("/hints")
     assert answer.hints == [[(b"link", b"</a.css>; rel=preload"), (b"link", b"</b.js>")]]
     assert [kind for kind, _, _ in answer.frames] == [5, 1, 2]
@@ -526,7 +526,7 @@ def test_trailers_end_the_response(worker):
     ]
 
 
-def test_trailers_wait_for_a_slow_client(worker):
+def test_trailers_wait_for_credit(worker):
     worker.is_slow = True
     try:
         exchange = worker.submit("/large_trailers")
@@ -542,7 +542,7 @@ def test_trailers_wait_for_a_slow_client(worker):
 # ------------------------------------------------ tasks
 
 
-def test_each_request_is_a_task_with_a_context_of_its_own(worker, loop):
+def test_request_runs_in_its_own_task_and_context(worker, loop):
     for _ in range(2):
         _, name, module, before, is_task = told(worker.ask("/task"))
         assert (name, before, is_task) == ("rgun", "unset", True)
@@ -553,13 +553,13 @@ def test_timeouts_and_task_groups_work(worker):
     assert told(worker.ask("/timeout")) == "in time"
 
 
-def test_requests_run_at_once(worker):
+def test_requests_run_concurrently(worker):
     worker.ask("/forget")
     exchanges = [worker.submit("/at_once?meet") for _ in range(3)]
     assert [told(worker.whole(exchange)) for exchange in exchanges] == [3, 3, 3]
 
 
-def test_more_requests_than_slots_can_never_come_but_all_slots_can_be_used(worker):
+def test_concurrent_requests_use_separate_slots(worker):
     for round in range(2):
         exchanges = [worker.submit(f"/paced?all{round}") for _ in range(7)]
         for exchange in exchanges:
@@ -572,13 +572,13 @@ def test_more_requests_than_slots_can_never_come_but_all_slots_can_be_used(worke
     assert {worker.slot(number, 0) for number in range(8)} == {0}
 
 
-def test_a_thousand_requests_are_each_answered_once(worker):
+def test_thousand_requests_are_each_answered_once(worker):
     for _ in range(125):
         exchanges = [worker.submit("/echo", "POST", body=b"%d" % number) for number in range(8)]
         assert [worker.whole(exchange).body for exchange in exchanges] == [b"%d" % n for n in range(8)]
 
 
-def test_work_after_the_response_keeps_the_slot_and_not_the_client(worker):
+def test_work_after_the_response_keeps_only_the_slot(worker):
     exchange = worker.submit("/background?later")
     answer = worker.until(exchange, lambda answer: answer.end, "answered")
     assert (answer.body, answer.done) == (b"answered", False)
@@ -591,7 +591,7 @@ def test_work_after_the_response_keeps_the_slot_and_not_the_client(worker):
 # ------------------------------------------------ the end
 
 
-def test_stop_waits_for_what_runs(fake, python, loop):
+def test_stop_waits_for_running_requests(fake, python, loop):
     worker = spawn(fake, python, loop)
     exchange = worker.submit("/echo", "POST", length=4)
     worker.until(exchange, lambda answer: answer.taken, "taken")
@@ -602,7 +602,7 @@ def test_stop_waits_for_what_runs(fake, python, loop):
     assert "lifespan: shutdown" in fake.output()
 
 
-def test_stop_in_a_streaming_response_lets_it_end(fake, python, loop):
+def test_stop_lets_a_streaming_response_finish(fake, python, loop):
     worker = spawn(fake, python, loop)
     worker.is_slow = True
     exchange = worker.submit("/flood")
@@ -652,7 +652,7 @@ LEAVING = """
 """
 
 
-def test_a_signal_handler_that_exits_ends_the_worker_after_its_requests(fake, python, loop, project):
+def test_exit_in_a_signal_handler_ends_the_worker(fake, python, loop, project):
     worker = spawn(fake, python, loop, "leaving", project(leaving=LEAVING))
     exchange = worker.submit("/")
     worker.until(exchange, lambda answer: answer.body, "begun")
@@ -664,9 +664,7 @@ def test_a_signal_handler_that_exits_ends_the_worker_after_its_requests(fake, py
 
 
 @pytest.mark.parametrize("handler", ["function", "method", "lambda", "partial", "default"])
-def test_a_signal_handler_that_exits_in_a_request_ends_it_and_the_worker_after_the_others(
-    fake, python, loop, project, handler
-):
+def test_exit_in_a_handler_during_a_request_fails_that_request(fake, python, loop, project, handler):
     worker = spawn(fake, python, loop, "leaving", project(leaving=LEAVING), env={"HANDLER": handler})
     other = worker.submit("/", "POST", length=8)
     worker.until(other, lambda answer: answer.taken, "taken")
@@ -679,7 +677,7 @@ def test_a_signal_handler_that_exits_in_a_request_ends_it_and_the_worker_after_t
     assert worker.wait() == 5
 
 
-def test_an_exit_between_a_request_and_its_account_loses_neither(fake, python, loop, project):
+def test_exit_between_return_and_report_loses_neither(fake, python, loop, project):
     worker = spawn(fake, python, loop, "leaving", project(leaving=LEAVING))
     # In the server's own frames, as a signal handler's may be; there is no sending a signal at that instant.
     answer = worker.ask("/profile")

@@ -73,7 +73,7 @@ def lifespan(startup="pass", shutdown="pass"):
         ("asgi_cases:Double", "2.0"),
     ],
 )
-def test_asgi_in_all_its_shapes_is_recognized_and_served(fake, target, version):
+def test_asgi_callables_of_every_shape_are_served(fake, target, version):
     worker = fake.spawn(target, APPS)
     assert outcome(worker) == ("ready", ASGI)
     assert told(worker.ask("/scope"))["asgi"]["version"] == version
@@ -81,14 +81,14 @@ def test_asgi_in_all_its_shapes_is_recognized_and_served(fake, target, version):
     assert worker.warnings() == []
 
 
-def test_wsgi_is_still_wsgi(fake):
+def test_wsgi_application_is_detected(fake):
     worker = fake.spawn("wsgi", HELLO)
     assert outcome(worker) == ("ready", WSGI)
     assert worker.ask("/").status == 200
     assert worker.stop() == 0
 
 
-def test_the_interface_can_be_forced(fake, project):
+def test_interface_setting_overrides_detection(fake, project):
     chdir = project(
         app="async def inner(*a): await a[2]({'type': 'x'})\ndef application(*a): return inner(*a)"
     )
@@ -101,7 +101,7 @@ def test_the_interface_can_be_forced(fake, project):
 # ------------------------------------------------ loops
 
 
-def test_the_loop_is_the_one_that_is_asked_for(fake, python):
+def test_loop_setting_selects_the_loop(fake, python):
     has_uvloop = subprocess.run([python, "-c", "import uvloop"], check=False).returncode == 0
     wanted = {"asyncio": "asyncio", "auto": "uvloop" if has_uvloop else "asyncio"}
     for loop, module in wanted.items():
@@ -111,7 +111,7 @@ def test_the_loop_is_the_one_that_is_asked_for(fake, python):
         pytest.skip(f"SKIPPED: {python} has no uvloop")
 
 
-def test_uvloop_that_is_not_there_is_a_fault_of_the_configuration(fake, project):
+def test_missing_uvloop_is_a_configuration_error(fake, project):
     chdir = project(app=lifespan(), uvloop="raise ImportError('not here')")
     kind, summary = outcome(fake.spawn("app", chdir, loop="uvloop"))[1:3]
     assert kind == CONFIG
@@ -120,7 +120,7 @@ def test_uvloop_that_is_not_there_is_a_fault_of_the_configuration(fake, project)
     assert outcome(fake.spawn("app", chdir, loop="auto")) == ("ready", ASGI)
 
 
-def test_a_task_factory_of_the_applications_makes_the_tasks(boot):
+def test_tasks_are_made_by_the_applications_task_factory(boot):
     source = lifespan("startup()").replace("import json, os", "import json, os, asyncio") + (
         "    class Task(asyncio.Task): pass\n"
         "    def startup():\n"
@@ -136,7 +136,7 @@ def test_a_task_factory_of_the_applications_makes_the_tasks(boot):
 
 
 @pytest.mark.parametrize("mode", ["auto", "on"])
-def test_lifespan_starts_before_ready_and_ends_before_the_exit(boot, fake, mode):
+def test_lifespan_starts_before_ready_and_ends_before_exit(boot, fake, mode):
     worker = boot(lifespan("print('one: startup', flush=True)", "print('two: shutdown')"), lifespan=mode)
     assert outcome(worker) == ("ready", ASGI)
     assert "one: startup" in fake.output()
@@ -145,7 +145,7 @@ def test_lifespan_starts_before_ready_and_ends_before_the_exit(boot, fake, mode)
     assert "two: shutdown" in fake.output()
 
 
-def test_state_reaches_each_request_as_a_copy(boot):
+def test_lifespan_state_is_copied_to_each_request(boot):
     worker = boot(lifespan('scope["state"]["x"] = [1]')).ready()
     assert told(worker.ask("/")) == {"x": [1]}
 
@@ -158,7 +158,7 @@ def test_lifespan_off_is_not_run(boot, fake):
 
 
 @pytest.mark.parametrize("mode", ["auto", "on"])
-def test_a_startup_that_fails_fails_the_boot_with_its_message(boot, mode):
+def test_startup_failure_fails_the_boot_with_its_message(boot, mode):
     fail = 'return await send({"type": "lifespan.startup.failed", "message": "no database"})'
     worker = boot(lifespan(fail), lifespan=mode)
     failed = "the application's startup failed"
@@ -166,7 +166,7 @@ def test_a_startup_that_fails_fails_the_boot_with_its_message(boot, mode):
     assert worker.wait() == 1
 
 
-def test_a_startup_failure_that_is_a_traceback_is_summed_up_by_its_last_line(boot):
+def test_traceback_as_startup_failure_is_summarized(boot):
     fail = (
         'await send({"type": "lifespan.startup.failed", '
         '"message": "Traceback (most recent call last):\\n  File x\\nOSError: no database\\n"}); '
@@ -178,7 +178,7 @@ def test_a_startup_failure_that_is_a_traceback_is_summed_up_by_its_last_line(boo
     assert trace.startswith("Traceback")
 
 
-def test_an_application_without_lifespan_is_served_unless_it_is_required(boot):
+def test_missing_lifespan_fails_the_boot_only_if_required(boot):
     source = """
         async def application(scope, receive, send):
             assert scope["type"] == "http", "hello speaks http"
@@ -197,7 +197,7 @@ def test_an_application_without_lifespan_is_served_unless_it_is_required(boot):
     assert "in application" in trace
 
 
-def test_a_startup_that_raises_is_a_warning_with_auto_and_a_failure_with_on(boot):
+def test_exception_in_startup_fails_the_boot_only_with_on(boot):
     source = lifespan("raise OSError('no database')")
     worker = boot(source)
     assert outcome(worker) == ("ready", ASGI)
@@ -219,7 +219,7 @@ def test_a_startup_that_raises_is_a_warning_with_auto_and_a_failure_with_on(boot
         ),
     ],
 )
-def test_a_shutdown_that_fails_is_a_warning(boot, shutdown, why):
+def test_shutdown_failure_is_a_warning(boot, shutdown, why):
     worker = boot(lifespan(shutdown=shutdown)).ready()
     worker.send(b"X")
     assert why in worker.next("warning")[1]
@@ -233,18 +233,18 @@ def test_a_shutdown_that_fails_is_a_warning(boot, shutdown, why):
         ('{"type": "http.response.start"}', "Unexpected ASGI message 'http.response.start'"),
     ],
 )
-def test_lifespan_messages_that_make_no_sense_raise(boot, message, why):
+def test_invalid_lifespan_messages_raise(boot, message, why):
     _, _, summary, *_ = outcome(boot(lifespan(f"await send({message})"), lifespan="on"))
     assert why in summary
 
 
-def test_a_lifespan_that_returns_early_is_no_obstacle(boot):
+def test_lifespan_that_returns_early_is_accepted(boot):
     worker = boot(lifespan("return"), lifespan="on").ready()
     assert told(worker.ask("/")) == {}
     assert worker.stop() == 0
 
 
-def test_what_is_left_on_the_loop_is_cancelled_at_the_end(boot, fake):
+def test_tasks_left_on_the_loop_are_cancelled_at_exit(boot, fake):
     startup = "application.task = __import__('asyncio').create_task(endless())"
     source = lifespan(startup) + (
         "    async def endless():\n"
@@ -259,7 +259,7 @@ def test_what_is_left_on_the_loop_is_cancelled_at_the_end(boot, fake):
     assert fake.output() == "endless: cancelled\n"
 
 
-def test_stop_during_startup_ends_the_worker_without_ready(boot, fake, tmp_path):
+def test_stop_during_startup_exits_without_ready(boot, fake, tmp_path):
     source = lifespan("await startup()") + (
         "    async def startup():\n"
         "        import asyncio\n"
@@ -279,7 +279,7 @@ def test_stop_during_startup_ends_the_worker_without_ready(boot, fake, tmp_path)
 @pytest.mark.parametrize("loop", ["asyncio", "auto"])
 @pytest.mark.parametrize("wait", ["sleep(1000)", "os.kill(os.getpid(), signal.SIGUSR1)"])
 @pytest.mark.parametrize("phase", ["startup", "shutdown"])
-def test_a_signal_handler_that_exits_ends_startup_and_shutdown(boot, fake, mode, loop, wait, phase):
+def test_exit_in_a_signal_handler_ends_startup_and_shutdown(boot, fake, mode, loop, wait, phase):
     source = lifespan(**{phase: "await phase()"}).replace("import json, os", "import json, os, signal, sys")
     source += (
         "    def leave(number, frame):\n"
@@ -312,7 +312,7 @@ def test_hooks_run_around_lifespan(fake, hooked):
     assert "lifespan: shutdown" in fake.output()
 
 
-def test_workers_that_are_forked_have_loops_and_lifespans_of_their_own(fake):
+def test_forked_workers_have_their_own_loop_and_lifespan(fake):
     zygote = fake.spawn("asgi_cases", APPS, zygote=True, warm_up="/scope")
     assert outcome(zygote) == ("ready", ASGI)
     assert any("warm-up request is for WSGI" in warning for warning in zygote.warnings())
@@ -327,7 +327,7 @@ def test_workers_that_are_forked_have_loops_and_lifespans_of_their_own(fake):
     assert zygote.stop() == 0
 
 
-def test_a_worker_that_is_promoted_shuts_down_first(fake):
+def test_promoted_worker_runs_lifespan_shutdown_first(fake):
     worker = fake.spawn("asgi_cases", APPS).ready()
     assert worker.ask("/scope").status == 200
     worker.send(b"P")

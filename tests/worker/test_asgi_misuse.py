@@ -33,7 +33,7 @@ def latin(value):
 
 
 @pytest.mark.parametrize("case", ["raises", "raises_prepared"])
-def test_an_exception_before_the_first_byte_sends_no_head(worker, case):
+def test_exception_before_the_first_byte_sends_no_head(worker, case):
     answer = worker.ask(f"/{case}")
     assert (answer.status, answer.body) == (0, b"")
     assert failed(answer).startswith("ValueError: ")
@@ -44,13 +44,13 @@ def test_an_exception_before_the_first_byte_sends_no_head(worker, case):
     assert answer.trace.count("Traceback") == 1
 
 
-def test_an_exception_in_the_body_cuts_it(worker):
+def test_exception_during_the_body_cuts_it(worker):
     answer = worker.ask("/raises_late")
     assert (answer.status, answer.body) == (200, b"part")
     assert failed(answer) == "ValueError: in the body"
 
 
-def test_an_exception_after_the_end_is_told_and_the_client_has_its_answer(worker):
+def test_exception_after_the_response_is_reported(worker):
     answer = worker.ask("/raises_after")
     assert (answer.status, answer.body, answer.end) == (200, b"whole", True)
     assert failed(answer) == "ValueError: after the end"
@@ -66,7 +66,7 @@ def test_an_exception_after_the_end_is_told_and_the_client_has_its_answer(worker
         ("cancels_itself", "CancelledError"),
     ],
 )
-def test_exits_and_cancellations_are_errors_of_their_request(worker, case, summary):
+def test_exits_and_cancellations_fail_only_their_request(worker, case, summary):
     assert summary in failed(worker.ask(f"/{case}"))
 
 
@@ -81,7 +81,7 @@ def test_exits_and_cancellations_are_errors_of_their_request(worker, case, summa
         ("returns_only", 0, "ASGI callable should return None, but returned 'a value'."),
     ],
 )
-def test_returning_too_early_or_a_value_is_an_error(worker, case, status, summary):
+def test_returning_early_or_a_value_is_an_error(worker, case, status, summary):
     answer = worker.ask(f"/{case}")
     assert (answer.status, failed(answer)) == (status, summary)
 
@@ -135,7 +135,7 @@ INVALID_VALUE = "RuntimeError: Invalid HTTP header value."
         ("hint_newline", 0, INVALID_VALUE),
     ],
 )
-def test_wrong_messages_raise_in_the_application(worker, case, status, summary):
+def test_invalid_messages_raise_in_the_application(worker, case, status, summary):
     answer = worker.ask(f"/misuse?{case}")
     assert answer.status == status
     assert failed(answer).startswith(summary)
@@ -143,13 +143,13 @@ def test_wrong_messages_raise_in_the_application(worker, case, status, summary):
     assert (answer.hints, answer.file) == ([], None)
 
 
-def test_trailers_are_as_few_as_headers_however_they_come(worker):
+def test_trailers_are_limited_across_messages(worker):
     answer = worker.ask("/too_many_trailers")
     assert (answer.body, answer.trailers) == (b"body", None)
     assert failed(answer) == "ValueError: http.response.trailers: they are too long"
 
 
-def test_a_message_that_sends_another_one_when_it_is_read_is_not_sent(worker):
+def test_message_that_sends_while_it_is_read_is_rejected(worker):
     again = "RuntimeError: an ASGI message has sent another one while it was read"
     answer = worker.ask("/sends_in_headers")
     assert (answer.status, answer.body, failed(answer)) == (0, b"", again)
@@ -163,7 +163,7 @@ def test_a_message_that_sends_another_one_when_it_is_read_is_not_sent(worker):
     ("given", "why"),
     [("10-12", "longer than Content-Length"), ("10-8", "shorter than Content-Length")],
 )
-def test_a_body_of_another_length_than_promised_never_looks_complete(worker, case, given, why):
+def test_body_of_wrong_length_never_looks_complete(worker, case, given, why):
     exchange = worker.submit(f"/{case}?{given}")
     if case == "length_in_parts":
         worker.until(exchange, lambda answer: answer.body, "begun")
@@ -176,17 +176,17 @@ def test_a_body_of_another_length_than_promised_never_looks_complete(worker, cas
     assert not any(flags & 1 for kind, flags, _ in answer.frames if kind != RAISED)
 
 
-def test_a_body_of_the_promised_length_is_complete(worker):
+def test_body_of_the_declared_length_is_complete(worker):
     answer = worker.ask("/length?10-10")
     assert (answer.status, answer.body, answer.raised) == (200, b"x" * 10, [])
 
 
-def test_an_application_that_catches_the_error_may_go_on(worker):
+def test_application_may_catch_the_error_and_respond(worker):
     answer = worker.ask("/forgiven")
     assert json.loads(answer.body) == EXPECTED.format(START, BODY).partition(": ")[2]
 
 
-def test_whoever_calls_send_or_receive_wrongly_is_told_what_is_wrong(worker):
+def test_wrong_arguments_of_send_and_receive_raise_type_error(worker):
     none, two, unknown, one = json.loads(worker.ask("/arguments").body)
     assert "missing 1 required positional argument: 'message'" in none
     assert "takes 1 positional arguments but 2 were given" in two
@@ -194,20 +194,20 @@ def test_whoever_calls_send_or_receive_wrongly_is_told_what_is_wrong(worker):
     assert "takes no arguments (1 given)" in one
 
 
-def test_send_and_receive_that_were_kept_are_of_no_use_and_no_harm(worker):
+def test_send_and_receive_fail_after_the_exchange(worker):
     assert worker.ask("/later").status == 200
     outcome, event = json.loads(worker.ask("/use_kept").body)
     assert outcome == COMPLETED.format(BODY).partition(": ")[2]
     assert event == {"type": "http.disconnect"}
 
 
-def test_a_child_that_comes_back_from_a_fork_answers_nobody(worker):
+def test_forked_child_that_returns_answers_nothing(worker):
     answer = worker.ask("/forks")
     assert (answer.status, answer.body, answer.raised) == (200, b'"parent"', [])
     assert "a process that the application forked came back" in worker.daemon.output()
 
 
-def test_frames_for_exchanges_that_do_not_run_are_ignored(worker):
+def test_frames_for_unknown_exchanges_are_ignored(worker):
     worker.part(1, b"x")
     worker.disconnect(1)
     worker.disconnect(1, cancel=True)
@@ -219,7 +219,7 @@ def test_frames_for_exchanges_that_do_not_run_are_ignored(worker):
     [b"short", bytes(24) + b"\x09" + bytes(23), bytes(24) + b"\x01" + bytes(10)],
     ids=["short", "unknown kind", "half a request"],
 )
-def test_a_broken_channel_ends_the_worker(fakes, python, frame):
+def test_protocol_error_ends_the_worker(fakes, python, frame):
     fake = fakes()
     worker = fake.spawn("asgi_cases", APPS).ready()
     worker.publish(frame)
@@ -227,7 +227,7 @@ def test_a_broken_channel_ends_the_worker(fakes, python, frame):
     assert "the channel is broken" in fake.output()
 
 
-def test_a_head_that_just_fits_has_room_for_its_length(worker):
+def test_largest_head_has_room_for_content_length(worker):
     longest = 0
     for size in range(130_860, 130_920):
         answer = worker.ask(f"/full_head?{size}")

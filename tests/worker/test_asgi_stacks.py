@@ -18,7 +18,7 @@ def worker(fakes, python, loop):  # noqa: F811 (the fixture)
     assert "Traceback" not in worker.daemon.output(), worker.daemon.output()
 
 
-def test_at_its_deadline_a_task_is_reported_and_cancelled(worker):
+def test_task_at_its_deadline_is_reported_and_cancelled(worker):
     exchange = worker.submit("/stuck")
     worker.ask("/ignore")
     worker.disconnect(exchange, cancel=True)
@@ -32,7 +32,7 @@ def test_at_its_deadline_a_task_is_reported_and_cancelled(worker):
     assert told(worker.ask("/seen")) == ["cancelled"]
 
 
-def test_a_task_that_answers_its_cancellation_answers_nobody(worker):
+def test_response_after_cancellation_is_dropped(worker):
     exchange = worker.submit("/stubborn")
     worker.ask("/ignore")
     worker.disconnect(exchange, cancel=True)
@@ -41,7 +41,7 @@ def test_a_task_that_answers_its_cancellation_answers_nobody(worker):
     assert (answer.status, answer.body, answer.raised) == (0, b"", [])
 
 
-def test_the_stack_of_a_waiting_request_is_its_tasks(worker):
+def test_stack_of_a_waiting_request_is_its_task(worker):
     exchange = worker.submit("/stuck")
     worker.ask("/ignore")
     stack = worker.ask_stacks(exchange)
@@ -52,7 +52,7 @@ def test_the_stack_of_a_waiting_request_is_its_tasks(worker):
     assert worker.ask_stacks(exchange) is None
 
 
-def test_the_stack_of_a_running_request_is_its_threads(worker, tmp_path):
+def test_stack_of_a_running_request_is_its_thread(worker, tmp_path):
     path = tmp_path / "fifo"
     os.mkfifo(path)
     exchange = worker.submit(f"/busy?{path}")
@@ -99,7 +99,7 @@ def cancelled(worker, exchange):
 @pytest.mark.parametrize(
     "how", ["gathers", "waits", "waits_with_timeout", "awaits_task", "shields", "groups", "groups_of_anyio"]
 )
-def test_the_tasks_that_a_request_waits_for_are_shown_too(worker, how):
+def test_stack_includes_the_awaited_tasks(worker, how):
     if how == "groups" and sys.version_info < (3, 11):
         pytest.skip("TaskGroup came with 3.11")
     exchange = waiting(worker, "/" + how)
@@ -110,7 +110,7 @@ def test_the_tasks_that_a_request_waits_for_are_shown_too(worker, how):
         assert "<rgun>" not in stack
 
 
-def test_of_tasks_that_wait_for_tasks_all_are_shown_once(worker):
+def test_nested_and_circular_tasks_are_shown_once(worker):
     report = cancelled(worker, waiting(worker, "/nests"))
     assert [report.count(f"in {name}\n") for name in ("nests", "parent", "child", "innermost")] == [1] * 4
     exchange = waiting(worker, "/circle", "in waits_for_each_other")
@@ -123,7 +123,7 @@ def test_of_tasks_that_wait_for_tasks_all_are_shown_once(worker):
     cancelled(worker, exchange)
 
 
-def test_of_many_tasks_some_are_shown(worker):
+def test_long_lists_of_tasks_are_truncated(worker):
     report = cancelled(worker, waiting(worker, "/gathers_many", times=15))
     assert report.count("in innermost\n") == 15
     assert report.endswith("and for more tasks\n")

@@ -25,7 +25,7 @@ def worker(fakes, python, loop):  # noqa: F811 (the fixture)
 # ------------------------------------------------ scope
 
 
-def test_the_scope_has_all_of_uvicorns_keys_and_values(worker):
+def test_scope_has_the_keys_and_values_of_uvicorn(worker):
     headers = [
         (b"host", b"h"),
         (b"sec-websocket-protocol", b"chat.v2,  chat.v1 "),
@@ -54,19 +54,19 @@ def test_the_scope_has_all_of_uvicorns_keys_and_values(worker):
     }
 
 
-def test_without_subprotocols_the_list_is_empty_and_over_tls_the_scheme_is_wss(worker):
+def test_scope_over_tls_is_wss_without_subprotocols(worker):
     scope = heard(worker, "/p/%C3%A6", https=True)
     assert (scope["scheme"], scope["subprotocols"], scope["path"]) == ("wss", [], "/p/æ")
     # A request beside it is none.
     assert told(worker.ask("/scope", https=True))["scheme"] == "https"
 
 
-def test_what_a_websocket_adds_to_its_scope_is_its_own(worker):
+def test_changes_to_the_scope_do_not_reach_later_websockets(worker):
     assert heard(worker, "/spoil") == [None] * 3
     assert heard(worker, "/spoil") == [None] * 3
 
 
-def test_the_root_path_begins_the_path(fake, python):
+def test_path_begins_with_the_root_path(fake, python):
     worker = spawn(fake, python, "asyncio", "websocket_cases", root_path="/root")
     scope = heard(worker, "/p")
     assert (scope["root_path"], scope["path"], latin(scope["raw_path"])) == ("/root", "/root/p", b"/root/p")
@@ -75,7 +75,7 @@ def test_the_root_path_begins_the_path(fake, python):
 # ------------------------------------------------ receive
 
 
-def test_messages_have_the_one_key_that_fits(worker):
+def test_message_has_either_text_or_bytes(worker):
     exchange = accepted(worker, "/events?keys")
     for content in ("text", b"bytes", "", b"", "æ€😀"):
         worker.message(exchange, content)
@@ -94,7 +94,7 @@ def test_messages_have_the_one_key_that_fits(worker):
     ]
 
 
-def test_messages_come_back_in_their_order(worker):
+def test_messages_keep_their_order(worker):
     exchange = accepted(worker, "/echo")
     sent = []
     for number in range(300):
@@ -104,7 +104,7 @@ def test_messages_come_back_in_their_order(worker):
     closed(worker, exchange)
 
 
-def test_parts_are_put_together(worker):
+def test_message_parts_are_joined(worker):
     exchange = accepted(worker, "/echo")
     for byte in "æ€😀".encode():
         worker.message(exchange, bytes([byte]), more=True, text=True)
@@ -116,7 +116,7 @@ def test_parts_are_put_together(worker):
 
 
 @pytest.mark.parametrize("kind", ["text", "bytes"])
-def test_a_message_of_16_mib_goes_through(worker, kind):
+def test_message_of_16_mib_is_echoed(worker, kind):
     exchange = accepted(worker, "/echo")
     part = ("é" * 30_000).encode()
     for _ in range(279):
@@ -131,7 +131,7 @@ def test_a_message_of_16_mib_goes_through(worker, kind):
     closed(worker, exchange)
 
 
-def test_until_it_is_accepted_nothing_is_taken(worker):
+def test_no_credit_is_granted_before_accept(worker):
     exchange = handshake(worker, "/undecided")
     assert told(worker.ask("/forget")) == "forgotten"
     assert exchange not in worker.answers
@@ -142,7 +142,7 @@ def test_until_it_is_accepted_nothing_is_taken(worker):
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1005, 1006, 1012])
-def test_a_waiting_receive_is_told_why_the_client_has_gone(worker, code):
+def test_waiting_receive_gets_the_disconnect_code(worker, code):
     exchange = accepted(worker, "/echo")
     answer = closed(worker, exchange, code, b"why")
     assert (answer.raised, answer.closed) == ([], None)
@@ -150,7 +150,7 @@ def test_a_waiting_receive_is_told_why_the_client_has_gone(worker, code):
     assert seen(worker) == [disconnect(code, "why")]
 
 
-def test_a_message_that_is_broken_off_is_never_received(worker):
+def test_incomplete_message_is_never_received(worker):
     exchange = accepted(worker, "/echo")
     worker.message(exchange, "begun", more=True)
     assert closed(worker, exchange, 1006).messages == []
@@ -164,13 +164,13 @@ def test_receive_and_send_work_in_tasks(worker):
     assert worker.whole(exchange).messages == ['"timeout"', "kept", "0", "1", "2"]
 
 
-def test_an_own_close_wakes_who_receives(worker):
+def test_local_close_wakes_a_waiting_receive(worker):
     answer = over(worker, "/closes_beside")
     assert (answer.closed, answer.raised) == ((4001, "enough"), [])
     assert seen(worker) == [disconnect(4001, "enough")] * 2
 
 
-def test_after_an_own_close_what_has_come_is_received_and_nothing_after_it(worker):
+def test_messages_before_a_local_close_are_still_received(worker):
     exchange = accepted(worker, "/closes_with_some_unread?unread")
     worker.message(exchange, "before")
     worker.message(exchange, "also before")
@@ -187,7 +187,7 @@ def test_after_an_own_close_what_has_come_is_received_and_nothing_after_it(worke
 
 
 @pytest.mark.parametrize("frame", ["text", "parts", "reason"])
-def test_text_that_is_not_utf8_is_a_broken_channel(fakes, python, frame):
+def test_text_that_is_not_utf8_is_a_protocol_error(fakes, python, frame):
     fake = fakes()
     worker = spawn(fake, python, "asyncio", "websocket_cases")
     exchange = accepted(worker, "/echo")
@@ -216,7 +216,7 @@ def drained(worker, exchange, gate):
     eventually(is_over, "the application has received the end")
 
 
-def test_more_is_taken_as_the_application_receives(worker):
+def test_credit_grows_as_the_application_receives(worker):
     exchange = accepted(worker, "/sizes?credit-16")
     # Right after the accept.
     assert worker.answers[exchange].frames == [(RESPOND, 0, 101), (TAKE, 0, 0)]
@@ -230,7 +230,7 @@ def test_more_is_taken_as_the_application_receives(worker):
     drained(worker, exchange, "credit-16")
 
 
-def test_empty_messages_are_not_free(worker):
+def test_empty_messages_use_credit(worker):
     gate = f"empty-{STEP // MESSAGE_COST}"
     exchange = accepted(worker, f"/sizes?{gate}")
     for _ in range(WINDOW // MESSAGE_COST):
@@ -242,7 +242,7 @@ def test_empty_messages_are_not_free(worker):
     drained(worker, exchange, gate)
 
 
-def test_one_large_message_after_the_other_does_not_pile_up(worker):
+def test_credit_bounds_consecutive_large_messages(worker):
     exchange = accepted(worker, "/sizes?pile-1")
     part = b"p" * 60_000
     for _ in range(3):
@@ -264,13 +264,13 @@ def test_one_large_message_after_the_other_does_not_pile_up(worker):
 
 
 @pytest.mark.parametrize("name", ["accept", "accept_none", "accept_empty"])
-def test_accepting_is_a_101_with_nothing_in_it(worker, name):
+def test_accept_is_a_101_without_headers(worker, name):
     answer = over(worker, f"/script?{name}")
     assert (answer.status, answer.fields, answer.body) == (101, [], b"")
     assert answer.frames[:2] == [(RESPOND, 0, 101), (TAKE, 0, 0)]
 
 
-def test_accepting_tells_subprotocol_and_headers_but_not_the_handshakes(worker):
+def test_accept_sends_subprotocol_and_application_headers(worker):
     assert over(worker, "/script?accept_all").fields == [
         (b"sec-websocket-protocol", b"chat.v2"),
         (b"x-upper", b"trimmed"),
@@ -280,14 +280,14 @@ def test_accepting_tells_subprotocol_and_headers_but_not_the_handshakes(worker):
     assert over(worker, "/script?accept_by_header").fields == [(b"sec-websocket-protocol", b"chat")]
 
 
-def test_messages_are_text_or_bytes_and_bytes_go_first(worker):
+def test_bytes_take_precedence_over_text(worker):
     answer = over(worker, "/script?messages")
     assert answer.messages == ["t", b"b", "æ€😀", b"array", "", b"", b"both"]
     assert answer.raised == []
 
 
 @pytest.mark.parametrize("size", [1024, 65_536, 65_792, 1_000_192, 16 * 1024 * 1024])
-def test_messages_of_any_size_are_one_message(worker, size):
+def test_message_of_any_size_stays_one_message(worker, size):
     answer = over(worker, f"/large?{size}")
     assert answer.messages == [bytes(range(256)) * (size // 256), "é" * (size // 2)]
     frames = [flags for kind, flags, _ in answer.frames if kind == BODY]
@@ -298,7 +298,7 @@ def test_messages_of_any_size_are_one_message(worker, size):
 
 
 @pytest.mark.parametrize("size", [0, 1000, 300_000])
-def test_a_slow_client_suspends_send_and_nobody_else(worker, size):
+def test_slow_client_suspends_only_its_own_send(worker, size):
     count = RESPONSE_WINDOW // (size + MESSAGE_COST) + 10
     worker.is_slow = True
     try:
@@ -322,7 +322,7 @@ def test_a_slow_client_suspends_send_and_nobody_else(worker, size):
     assert all(len(message) == size for message in answer.messages)
 
 
-def test_a_slab_that_is_lent_out_suspends_send_and_loses_nothing(worker):
+def test_exhausted_slab_suspends_send_without_loss(worker):
     worker.is_slow = True
     try:
         exchanges = [handshake(worker, f"/large?{3 * 1024 * 1024}") for _ in range(5)]
@@ -344,7 +344,7 @@ def test_a_slab_that_is_lent_out_suspends_send_and_loses_nothing(worker):
     ("name", "end"),
     [("close", (1000, "")), ("close_none", (1000, "")), ("close_code", (4999, "g" * 121 + "é"))],
 )
-def test_closing_has_a_code_and_a_reason(worker, name, end):
+def test_close_carries_code_and_reason(worker, name, end):
     answer = over(worker, f"/script_then_receive?{name}")
     assert (answer.closed, answer.raised) == (end, [])
     # The client has its close before the application has returned.
@@ -352,14 +352,14 @@ def test_closing_has_a_code_and_a_reason(worker, name, end):
     assert seen(worker) == [disconnect(*end)] * 2
 
 
-def test_closing_before_accepting_is_a_403(worker):
+def test_close_before_accept_is_403(worker):
     answer = over(worker, "/script_then_receive?forbid")
     assert (answer.status, answer.fields, answer.body, answer.raised) == (403, [], b"", [])
     assert answer.frames == [(RESPOND, END, 403), (BODY, END | DONE, 0)]
     assert seen(worker) == [disconnect(1006)] * 2
 
 
-def test_denying_is_an_ordinary_response(worker):
+def test_denial_is_an_ordinary_response(worker):
     answer = over(worker, "/script_then_receive?deny")
     assert (answer.status, answer.fields) == (401, [(b"www-authenticate", b"Basic")])
     assert (answer.body, answer.raised) == (b"body", [])
@@ -372,7 +372,7 @@ def test_denying_is_an_ordinary_response(worker):
 # ------------------------------------------------ many that idle
 
 
-def test_what_the_application_lets_go_of_nobody_holds(worker):
+def test_scope_is_freed_when_the_application_drops_it(worker):
     exchange = accepted(worker, "/frugal")
     worker.message(exchange, "now")
     assert worker.whole(exchange).messages == ["true"]
@@ -409,14 +409,14 @@ def test_idle_websockets_use_every_slot_and_little_memory(fake, python, loop):  
     assert worker.wait() == 0
 
 
-def test_there_may_be_as_many_as_slots_whatever_the_concurrency(fake, python):
+def test_websockets_may_use_every_slot(fake, python):
     worker = spawn(fake, python, "asyncio", "websocket_cases", interface="asgi", threads=30, concurrency=5)
     exchanges = [accepted(worker, "/echo") for _ in range(30)]
     for exchange in exchanges:
         closed(worker, exchange)
 
 
-def test_who_speaks_to_many_wakes_few_in_vain(fake, python):
+def test_broadcast_creates_few_waiters(fake, python):
     n_sockets = 1000
     worker = spawn(fake, python, "asyncio", "websocket_cases:counting", concurrency=n_sockets + 1)
     listening = [handshake(worker, "/listens") for _ in range(n_sockets)]

@@ -69,7 +69,7 @@ START = "websocket.http.response.start"
         ("deny_nothing", 0, "ASGI callable returned without completing handshake."),
     ],
 )
-def test_wrong_messages_raise_in_the_application(worker, name, status, summary):
+def test_invalid_messages_raise_in_the_application(worker, name, status, summary):
     answer = over(worker, f"/script?{name}")
     assert answer.status == status
     assert failed(answer).startswith(summary)
@@ -81,7 +81,7 @@ def test_wrong_messages_raise_in_the_application(worker, name, status, summary):
 # ------------------------------------------------ the client has gone
 
 
-def test_to_a_client_that_has_gone_send_raises_and_close_does_not(worker):
+def test_after_a_disconnect_send_raises_and_close_does_not(worker):
     exchange = accepted(worker, "/sends_to_nobody")
     answer = closed(worker, exchange, 1001)
     assert (answer.raised, answer.closed, answer.messages) == ([], None, [])
@@ -93,7 +93,7 @@ def test_to_a_client_that_has_gone_send_raises_and_close_does_not(worker):
 
 
 @pytest.mark.parametrize("size", [1000, 3_000_000])
-def test_a_client_that_leaves_while_send_waits_ends_the_wait(worker, size):
+def test_disconnect_ends_a_suspended_send(worker, size):
     worker.is_slow = True
     try:
         exchange = handshake(worker, f"/flood?{size}-2000")
@@ -109,12 +109,12 @@ def test_a_client_that_leaves_while_send_waits_ends_the_wait(worker, size):
 
 
 @pytest.mark.parametrize("path", ["/raises_when_gone", "/raises_when_gone?group", "/sends_uncaught"])
-def test_exceptions_that_only_say_that_the_client_has_gone_are_not_told(worker, path):
+def test_disconnect_exceptions_are_not_reported(worker, path):
     answer = closed(worker, accepted(worker, path))
     assert (answer.raised, answer.closed, answer.frames[-1]) == ([], None, (BODY, END | DONE, 0))
 
 
-def test_other_exceptions_are_told_after_the_client_has_gone_too(worker):
+def test_other_exceptions_are_reported_after_a_disconnect(worker):
     exchange = accepted(worker, "/raises_when_gone?told")
     assert failed(closed(worker, exchange)) == "ValueError: while cleaning up"
     group = closed(worker, accepted(worker, "/raises_when_gone?mixed_group"))
@@ -125,13 +125,13 @@ def test_other_exceptions_are_told_after_the_client_has_gone_too(worker):
 # ------------------------------------------------ how it ends
 
 
-def test_returning_closes_what_is_open(worker):
+def test_return_closes_an_open_websocket(worker):
     answer = over(worker, "/script?accept")
     assert (answer.closed, answer.raised) == ((1000, ""), [])
     assert answer.frames[-1] == (CLOSE, END | DONE, 1000)
 
 
-def test_returning_without_a_handshake_is_an_error(worker):
+def test_return_without_a_handshake_is_an_error(worker):
     answer = over(worker, "/returns_at_once")
     assert (answer.status, failed(answer)) == (0, "ASGI callable returned without completing handshake.")
     # As with uvicorn, that comes first.
@@ -139,7 +139,7 @@ def test_returning_without_a_handshake_is_an_error(worker):
     assert (answer.status, failed(answer)) == (0, "ASGI callable returned without completing handshake.")
 
 
-def test_returning_a_value_is_an_error(worker):
+def test_return_value_is_an_error(worker):
     answer = over(worker, "/returns_a_value?accepted")
     assert answer.closed is None
     assert failed(answer) == "ASGI callable should return None, but returned 'a value'."
@@ -148,14 +148,14 @@ def test_returning_a_value_is_an_error(worker):
 @pytest.mark.parametrize(
     ("after", "status", "end"), [("", 0, None), ("accept", 101, None), ("close", 101, (1000, ""))]
 )
-def test_an_exception_is_told_once(worker, after, status, end):
+def test_exception_is_reported_once(worker, after, status, end):
     answer = over(worker, f"/raises?{after}")
     assert (answer.status, answer.closed) == (status, end)
     assert failed(answer) == "ValueError: in the WebSocket"
     assert "in raises\n" in answer.trace
 
 
-def test_at_its_deadline_a_handshake_is_reported_and_cancelled(worker):
+def test_handshake_at_its_deadline_is_cancelled(worker):
     exchange = handshake(worker, "/stuck")
     told(worker.ask("/forget"))
     worker.disconnect(exchange, cancel=True)
@@ -167,7 +167,7 @@ def test_at_its_deadline_a_handshake_is_reported_and_cancelled(worker):
     assert seen(worker) == ["cancelled", disconnect(1006)]
 
 
-def test_the_stack_of_a_waiting_websocket_is_its_tasks(worker):
+def test_stack_of_a_waiting_websocket_is_its_task(worker):
     exchange = accepted(worker, "/reports")
     stack = worker.ask_stacks(exchange)
     assert "in reports" in stack
@@ -177,7 +177,7 @@ def test_the_stack_of_a_waiting_websocket_is_its_tasks(worker):
     assert worker.ask_stacks(exchange) is None
 
 
-def test_messages_for_websockets_that_are_over_are_ignored(worker):
+def test_messages_for_closed_websockets_are_ignored(worker):
     exchange = accepted(worker, "/script?close")
     worker.whole(exchange)
     worker.message(exchange, "late")

@@ -33,7 +33,7 @@ def test_messages_subprotocols_and_headers(worker):
 
 
 @pytest.mark.parametrize("code", [1000, 1005, 1006, 1012, 4321])
-def test_a_disconnect_that_nobody_catches_is_no_error(worker, code):
+def test_uncaught_disconnect_is_no_error(worker, code):
     exchange = accepted(worker, "/uncaught")
     worker.message(exchange, "hello")
     worker.until(exchange, lambda answer: answer.messages == ["hello"], "echoed")
@@ -45,7 +45,7 @@ def test_a_disconnect_that_nobody_catches_is_no_error(worker, code):
     assert closed(worker, exchange, code).raised == []
 
 
-def test_closing_in_a_finally_is_no_error(worker):
+def test_close_in_finally_is_no_error(worker):
     exchange = accepted(worker, "/closes_finally")
     worker.message(exchange, "hello")
     worker.until(exchange, lambda answer: answer.messages == ['{"heard":"hello"}'], "heard")
@@ -54,14 +54,14 @@ def test_closing_in_a_finally_is_no_error(worker):
     assert seen(worker) == ["closed"]
 
 
-def test_sending_to_a_client_that_has_gone_is_a_disconnect_with_1006(worker):
+def test_send_after_a_disconnect_raises_with_1006(worker):
     exchange = accepted(worker, "/feed")
     worker.until(exchange, lambda answer: len(answer.messages) > 3, "fed")
     assert closed(worker, exchange, 1001).raised == []
     assert seen(worker) == [1006]
 
 
-def test_closing_denying_and_failing(worker):
+def test_close_denial_and_failure_reach_the_client(worker):
     answer = over(worker, "/closes")
     assert (answer.status, answer.closed, answer.raised) == (101, (4000, "as documented"), [])
     assert seen(worker) == ["websocket.disconnect", 4000]
@@ -76,7 +76,7 @@ def test_closing_denying_and_failing(worker):
     assert failed(over(worker, "/fails")) == "ValueError: in a WebSocket of Starlette's"
 
 
-def test_the_endpoint_class_speaks_json_and_is_told_the_code(worker):
+def test_endpoint_class_gets_json_and_the_close_code(worker):
     exchange = accepted(worker, "/counter")
     worker.message(exchange, '{"n": 41}')
     worker.until(exchange, lambda answer: answer.messages == ['{"next":42}'], "counted")
@@ -84,7 +84,7 @@ def test_the_endpoint_class_speaks_json_and_is_told_the_code(worker):
     assert seen(worker) == [4005]
 
 
-def test_fastapi_injects_refuses_and_expels(worker):
+def test_fastapi_dependencies_refuse_and_close(worker):
     answer = over(worker, "/api/rooms/7?token=wrong")
     assert (answer.status, answer.raised) == (403, [])
     assert over(worker, "/api/rooms/seven?token=right").status == 403
@@ -95,7 +95,7 @@ def test_fastapi_injects_refuses_and_expels(worker):
     assert (answer.closed, answer.raised) == ((4002, "expelled"), [])
 
 
-def test_many_at_once_do_not_mix(worker):
+def test_concurrent_websockets_do_not_mix(worker):
     exchanges = [handshake(worker, "/uncaught") for _ in range(8)]
     for number in range(50):
         for exchange in exchanges:

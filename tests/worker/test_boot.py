@@ -119,13 +119,13 @@ GOOD = """
         "good:make.inner()",
     ],
 )
-def test_wsgi_applications_of_all_kinds_are_loaded(python, project, target):
+def test_wsgi_callables_of_every_shape_are_loaded(python, project, target):
     code, text = check(python, project(good=GOOD), target)
     assert code == 0, text
 
 
 @pytest.mark.parametrize("target", ["good:application", "good:wsgi_object", "good:WsgiClass", "good:make()"])
-def test_they_also_answer(start, project, target):
+def test_wsgi_callables_of_every_shape_answer(start, project, target):
     assert start(target, project(good=GOOD)).ready().get("/").body == b"good"
 
 
@@ -140,19 +140,19 @@ def test_they_also_answer(start, project, target):
         "good:asgi_partial",
     ],
 )
-def test_asgi_applications_of_all_kinds_are_recognized(python, project, target):
+def test_asgi_callables_of_every_shape_are_detected(python, project, target):
     code, text = check(python, project(good=GOOD), target)
     assert code == 0, text
     assert "asgi" in text.lower()
 
 
-def test_interface_asgi_is_believed(python, project):
+def test_interface_asgi_overrides_detection(python, project):
     code, text = check(python, project(good=GOOD), "good:app", "--interface", "asgi")
     assert code == 0, text
     assert "asgi" in text.lower()
 
 
-def test_interface_wsgi_is_believed(python, project):
+def test_interface_wsgi_overrides_detection(python, project):
     code, text = check(python, project(good=GOOD), "good:asgi_by_parameters", "--interface", "wsgi")
     assert code == 0, text
 
@@ -172,7 +172,7 @@ def test_interface_wsgi_is_believed(python, project):
         ("good:app.nothing", ["has no attribute app.nothing"]),
     ],
 )
-def test_a_target_that_is_not_there_is_a_wrong_configuration_with_a_hint(python, project, target, words):
+def test_missing_target_is_a_configuration_error_with_a_hint(python, project, target, words):
     directory = project(good=GOOD, package__wsgi="application = 1", package____init__="", other="app = print")
     code, text = check(python, directory, target)
     assert code == 78, text
@@ -195,9 +195,7 @@ def test_a_target_that_is_not_there_is_a_wrong_configuration_with_a_hint(python,
         ("def f(): f()\nf()", ["RecursionError"]),
     ],
 )
-def test_an_application_that_raises_while_it_is_imported_is_told_once_with_its_traceback(
-    python, project, source, words
-):
+def test_import_error_is_reported_once_with_its_traceback(python, project, source, words):
     code, text = check(python, project(broken=source), "broken")
     assert code != 0, text
     for word in words:
@@ -208,14 +206,14 @@ def test_an_application_that_raises_while_it_is_imported_is_told_once_with_its_t
     assert "importlib" not in text
 
 
-def test_a_factory_that_raises_is_told_with_its_traceback(python, project):
+def test_exception_in_a_factory_is_reported(python, project):
     code, text = check(python, project(good=GOOD), "good:make_trouble()")
     assert code != 0, text
     assert "calling good:make_trouble() raised RuntimeError: no database" in text
     assert 'raise RuntimeError("no database")' in text
 
 
-def test_the_application_finds_itself_where_it_expects_to_be(probe):
+def test_application_starts_in_its_directory(probe):
     told = probe.get("/identity").json()
     assert told["path"][0] == told["cwd"] == str(APPS)
     assert "" not in told["path"]
@@ -225,7 +223,7 @@ def test_the_application_finds_itself_where_it_expects_to_be(probe):
     assert told["control_is_inherited"] is False
 
 
-def test_pythonpath_comes_before_the_directory_in_its_own_order(start, project, tmp_path_factory):
+def test_pythonpath_precedes_the_directory(start, project, tmp_path_factory):
     first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
     (first / "text.py").write_text("text = b'of the first'\n")
     (second / "text.py").write_text("raise ValueError('the wrong one')\n")
@@ -346,7 +344,7 @@ FACTORIES_SOURCE = """
 
 
 @pytest.mark.parametrize("name", FACTORIES)
-def test_a_target_without_arguments_is_called_as_a_factory_with_a_warning(start, project, name):
+def test_callable_without_arguments_is_called_as_a_factory(start, project, name):
     server = start(f"made:{name}", project(made=FACTORIES_SOURCE)).ready()
     assert f"made:{name}()" in server.wait_for("is called to make the application")
     assert server.get("/").body == b"made"
@@ -355,13 +353,13 @@ def test_a_target_without_arguments_is_called_as_a_factory_with_a_warning(start,
 @pytest.mark.parametrize(
     "name", ["with_default_arguments", "traced_wsgi", "Iterable", "Asgi2", "wsgi", "asgi"]
 )
-def test_an_application_is_not_taken_for_a_factory(start, project, name):
+def test_application_is_not_taken_for_a_factory(start, project, name):
     server = start(f"made:{name}", project(made=FACTORIES_SOURCE)).ready()
     assert server.get("/").body == b"made"
     assert "to make the application" not in server.log()
 
 
-def test_a_factory_that_was_found_out_fails_like_one_that_was_named(python, project):
+def test_detected_factory_fails_like_a_named_one(python, project):
     directory = project(made=FACTORIES_SOURCE)
     code, text = check(python, directory, "made:useless")
     assert code == 78, text
@@ -371,13 +369,13 @@ def test_a_factory_that_was_found_out_fails_like_one_that_was_named(python, proj
     assert "calling made:broken() raised RuntimeError: no database" in text
 
 
-def test_a_preloaded_factory_is_found_out_too(start, project):
+def test_preloaded_factory_is_detected(start, project):
     flags = ("--workers", "1", "--preload")
     server = start("made:with_defaults", project(made=FACTORIES_SOURCE), flags).ready()
     assert server.get("/").body == b"made"
 
 
-def test_a_directory_that_is_not_utf_8_is_served(start, tmp_path_factory):
+def test_non_utf8_directory_is_served(start, tmp_path_factory):
     directory = os.fsencode(tmp_path_factory.mktemp("latin")) + b"/caf\xe9"
     library = os.fsencode(tmp_path_factory.mktemp("lib")) + b"/l\xefb"
     for path in (directory, library):
@@ -397,7 +395,7 @@ def test_a_directory_that_is_not_utf_8_is_served(start, tmp_path_factory):
         assert server.get("/").body == b"found " + directory + b" " + directory + b"/good.py"
 
 
-def test_a_module_that_is_missing_in_a_directory_that_is_not_utf_8_is_told(python, tmp_path):
+def test_missing_module_in_a_non_utf8_directory_is_reported(python, tmp_path):
     directory = os.fsencode(tmp_path) + b"/caf\xe9"
     os.mkdir(directory)
     code, text = check(python, os.fsdecode(directory), "nothing_here")
@@ -439,7 +437,7 @@ def old_interpreters():
 
 
 @pytest.mark.parametrize("old", old_interpreters(), ids=str)
-def test_interpreters_that_cannot_run_a_worker_say_so_in_one_sentence(old):
+def test_unsupported_interpreter_is_refused_in_one_sentence(old):
     if old is None:
         pytest.skip("SKIPPED: no interpreter older than 3.9, free-threaded or PyPy on this machine")
     code, errors, message = bootstrap(old, "/nonexistent.so")
@@ -451,7 +449,7 @@ def test_interpreters_that_cannot_run_a_worker_say_so_in_one_sentence(old):
 
 
 @pytest.mark.parametrize("old", old_interpreters()[:1], ids=str)
-def test_the_daemon_passes_the_sentence_on(project, old):
+def test_daemon_reports_an_unsupported_interpreter(project, old):
     if old is None:
         pytest.skip("SKIPPED: no interpreter older than 3.9, free-threaded or PyPy on this machine")
     code, text = check(old, project(good=GOOD), "good")
@@ -459,7 +457,7 @@ def test_the_daemon_passes_the_sentence_on(project, old):
     assert f"{old} (CPython 2.7" in text or "rgun needs CPython 3.9 or later" in text
 
 
-def test_an_extension_that_cannot_be_loaded_is_refused(python, tmp_path):
+def test_unloadable_extension_is_reported(python, tmp_path):
     broken = tmp_path / "rgun_worker.abi3.so"
     broken.write_bytes(b"not an extension")
     for path in (broken, tmp_path / "missing.so"):
@@ -470,14 +468,14 @@ def test_an_extension_that_cannot_be_loaded_is_refused(python, tmp_path):
         assert str(path) in message
 
 
-def test_the_bootstrap_parses_on_every_python():
+def test_bootstrap_uses_no_python_3_syntax():
     # A cheap guard where no old interpreter is: nothing of Python 3 only.
     source = BOOTSTRAP.read_text()
     for modern in ('f"', "f'", ":=", "nonlocal ", "async ", "print(", " -> "):
         assert modern not in source
 
 
-def test_the_extension_needs_no_libpython():
+def test_extension_does_not_link_libpython():
     readelf = subprocess.run(
         ["readelf", "--dynamic", str(daemon().parent / "rgun_worker.abi3.so")],
         capture_output=True,
@@ -489,7 +487,7 @@ def test_the_extension_needs_no_libpython():
     assert not [line for line in needed if "python" in line]
 
 
-def test_the_interpreter_under_test_is_the_one_that_serves(server, python):
+def test_worker_runs_on_the_interpreter_under_test(server, python):
     told = server.get("/who").json()
     assert pathlib.Path(told["executable"]) == pathlib.Path(python)
     assert told["prefix"] == (sys.prefix if python == sys.executable else told["prefix"])
@@ -518,9 +516,7 @@ def test_the_interpreter_under_test_is_the_one_that_serves(server, python):
         ("number = 5", "app:number", r"app\.target: app:number is an object of type int, .*"),
     ],
 )
-def test_the_headline_of_a_failure_has_type_and_place_and_nothing_of_the_message(
-    fake, project, source, target, headline
-):
+def test_failure_headline_has_type_and_place_but_no_message(fake, project, source, target, headline):
     worker = fake.spawn(target, project(app=source))
     *_, line = worker.next("failed")
     assert re.fullmatch(headline, line), line
@@ -528,7 +524,7 @@ def test_the_headline_of_a_failure_has_type_and_place_and_nothing_of_the_message
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)])
-def test_the_main_module_has_a_file_that_multiprocessing_may_run_again(start, preload):
+def test_main_module_can_be_run_again_by_multiprocessing(start, preload):
     server = start("main_module", APPS, ("--workers", "1", *preload))
     server.wait_for("worker 0 is ready")
     told = server.get("/").json()
@@ -542,13 +538,13 @@ def test_the_main_module_has_a_file_that_multiprocessing_may_run_again(start, pr
     }
 
 
-def test_the_main_module_does_nothing_when_it_is_run(python):
+def test_main_module_does_nothing_when_run(python):
     file = daemon().parent / "rgun_main.py"
     done = subprocess.run([str(python), str(file)], capture_output=True, check=True, timeout=60)
     assert (done.stdout, done.stderr) == (b"", b"")
 
 
-def test_dotenv_looks_beside_the_file_that_calls_it(python, start, project):
+def test_dotenv_searches_beside_the_calling_file(python, start, project):
     found = subprocess.run([str(python), "-c", "import dotenv"], capture_output=True, check=False)
     if found.returncode != 0:
         pytest.skip("SKIPPED: this interpreter has no python-dotenv")

@@ -13,7 +13,7 @@ def environ(server, target="/environ", **more):
     return server.get(target, **more).json()
 
 
-def test_the_environ_is_a_dict_with_all_that_pep_3333_asks_for(server):
+def test_environ_is_a_dict_with_all_keys_of_pep_3333(server):
     told = environ(server)
     assert told["_exact_dict"] is True
     assert told["REQUEST_METHOD"] == "GET"
@@ -36,13 +36,13 @@ def test_the_environ_is_a_dict_with_all_that_pep_3333_asks_for(server):
     )
 
 
-def test_threads_and_processes_are_told(threaded):
+def test_several_threads_set_multithread(threaded):
     told = environ(threaded)
     assert told["wsgi.multithread"] is True
     assert told["wsgi.multiprocess"] is False
 
 
-def test_several_workers_are_told(start):
+def test_several_workers_set_multiprocess(start):
     server = start("cases", HELLO, ("--workers", "2")).ready()
     assert environ(server)["wsgi.multiprocess"] is True
 
@@ -60,13 +60,13 @@ def test_several_workers_are_told(start):
         ("/environ/a+b;c=1,2", "/environ/a+b;c=1,2"),
     ],
 )
-def test_path_info_is_the_percent_decoded_bytes_as_latin_1(server, target, path):
+def test_path_info_is_the_decoded_path_as_latin_1(server, target, path):
     told = environ(server, target)
     assert told["PATH_INFO"] == path
     assert told["RAW_URI"] == told["REQUEST_URI"] == target
 
 
-def test_the_query_comes_as_it_was_sent(server):
+def test_query_string_is_not_decoded(server):
     told = environ(server, "/environ?a=%20&b=%C3%A6&c")
     assert told["QUERY_STRING"] == "a=%20&b=%C3%A6&c"
     assert told["RAW_URI"] == told["REQUEST_URI"] == "/environ?a=%20&b=%C3%A6&c"
@@ -83,12 +83,12 @@ def test_the_query_comes_as_it_was_sent(server):
         ("/environ/shopping", "/shop", "/environ/shopping"),
     ],
 )
-def test_the_root_path_is_script_name_and_no_part_of_path_info(rooted, target, script, path):
+def test_root_path_is_script_name_and_not_in_path_info(rooted, target, script, path):
     told = environ(rooted, target)
     assert (told["SCRIPT_NAME"], told["PATH_INFO"]) == (script, path)
 
 
-def test_the_root_path_alone_leaves_an_empty_path_info(rooted):
+def test_root_path_alone_leaves_path_info_empty(rooted):
     assert b"/environ\t" in rooted.get("/shop").body
 
 
@@ -120,7 +120,7 @@ def test_repeated_cookies_are_joined_as_cookies(server):
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-def test_a_proxys_scheme_is_https_in_every_way_that_is_asked_for(start, trusted):
+def test_trusted_proxy_sets_scheme_https_and_port(start, trusted):
     flags = () if trusted else ("--no-proxy-headers",)
     server = start("cases", HELLO, ("--workers", "1", *flags)).ready()
     fields = [("X-Forwarded-Proto", "https"), ("X-Forwarded-For", "192.0.2.7")]
@@ -133,7 +133,7 @@ def test_a_proxys_scheme_is_https_in_every_way_that_is_asked_for(start, trusted)
     assert (plain["wsgi.url_scheme"], plain.get("HTTPS")) == ("http", None)
 
 
-def test_a_proxys_scheme_leaves_the_port_of_a_tcp_listener_alone(start):
+def test_proxy_scheme_keeps_the_port_of_a_tcp_listener(start):
     server = start("cases", HELLO, ("--workers", "1", "--bind", "127.0.0.1:0")).ready()
     port = int(re.search(r"127\.0\.0\.1:(\d+)", server.wait_for("listening on 127.0.0.1"))[1])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
@@ -143,18 +143,18 @@ def test_a_proxys_scheme_leaves_the_port_of_a_tcp_listener_alone(start):
     assert (told["wsgi.url_scheme"], told["HTTPS"], told["SERVER_PORT"]) == ("https", "on", str(port))
 
 
-def test_names_with_an_underscore_come_if_they_are_allowed(start):
+def test_header_names_with_underscores_can_be_allowed(start):
     server = start("cases", HELLO, ("--workers", "1", "--header-map", "dangerous")).ready()
     told = environ(server, headers=[("X_Real_IP", "6.6.6.6"), ("X-Real-IP", "10.0.0.1"), ("Proxy", "evil")])
     assert sorted(told["HTTP_X_REAL_IP"].split(",")) == ["10.0.0.1", "6.6.6.6"]
     assert "HTTP_PROXY" not in told
 
 
-def test_a_proxy_field_never_becomes_http_proxy(server):
+def test_proxy_header_never_becomes_http_proxy(server):
     assert "HTTP_PROXY" not in environ(server, headers=[("Proxy", "http://evil"), ("PROXY", "x")])
 
 
-def test_names_with_an_underscore_are_dropped(server):
+def test_header_names_with_underscores_are_dropped(server):
     told = environ(
         server, headers=[("X_Real_IP", "6.6.6.6"), ("X-Real-IP", "10.0.0.1"), ("Content_Type", "evil")]
     )
@@ -163,7 +163,7 @@ def test_names_with_an_underscore_are_dropped(server):
     assert "HTTP_CONTENT_TYPE" not in told
 
 
-def test_every_request_has_its_own_values_whatever_the_last_ones_had(server):
+def test_environ_values_are_not_taken_from_earlier_requests(server):
     long = "l" * 300
     for agent, accept in [("a", "x"), ("a", "x"), ("b", "x"), ("b", long), ("b", long), ("a", None)]:
         fields = [("User-Agent", agent), *([("Accept", accept)] if accept else [])]
@@ -176,7 +176,7 @@ def test_every_request_has_its_own_values_whatever_the_last_ones_had(server):
         assert (told["PATH_INFO"], told["RAW_URI"]) == ("/environ" + decoded, "/environ" + path)
 
 
-def test_content_type_and_length_have_no_prefix(server):
+def test_content_type_and_length_have_no_http_prefix(server):
     told = environ(server, method="POST", body=b"12345", headers=[("Content-Type", "text/x-test")])
     assert told["CONTENT_TYPE"] == "text/x-test"
     assert told["CONTENT_LENGTH"] == "5"
@@ -184,17 +184,17 @@ def test_content_type_and_length_have_no_prefix(server):
     assert "HTTP_CONTENT_LENGTH" not in told
 
 
-def test_without_a_body_there_is_no_length(server):
+def test_request_without_a_body_has_no_content_length(server):
     told = environ(server)
     assert "CONTENT_LENGTH" not in told
     assert "CONTENT_TYPE" not in told
 
 
-def test_an_empty_body_that_was_announced_has_length_zero(server):
+def test_declared_empty_body_has_content_length_zero(server):
     assert environ(server, method="POST", headers=[("Content-Length", "0")])["CONTENT_LENGTH"] == "0"
 
 
-def test_a_chunked_body_has_its_real_length_and_no_transfer_encoding(server):
+def test_chunked_body_has_a_length_and_no_transfer_encoding(server):
     with server.connect() as connection:
         connection.send(
             b"POST /environ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -205,30 +205,30 @@ def test_a_chunked_body_has_its_real_length_and_no_transfer_encoding(server):
     assert "HTTP_TRANSFER_ENCODING" not in told
 
 
-def test_http_1_0_is_told(server):
+def test_server_protocol_is_the_requests_version(server):
     assert environ(server, version="1.0")["SERVER_PROTOCOL"] == "HTTP/1.0"
 
 
 @pytest.mark.parametrize(
     "method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "x-odd"]
 )
-def test_any_method_comes_as_it_was_sent(server, method):
+def test_request_method_is_passed_unchanged(server, method):
     assert environ(server, method=method)["REQUEST_METHOD"] == method
 
 
-def test_options_asterisk_is_about_no_path(probe):
+def test_options_asterisk_has_an_empty_path(probe):
     # The application is asked for the empty path, which has no case; what matters is that it is asked.
     assert probe.get("*", method="OPTIONS").status == 500
     probe.wait_for("KeyError: ''")
 
 
-def test_a_unix_socket_has_no_remote_address(server):
+def test_unix_socket_client_has_no_remote_address(server):
     told = environ(server)
     assert told["REMOTE_ADDR"] == ""
     assert told["REMOTE_PORT"] == ""
 
 
-def test_tcp_clients_are_told_each_by_its_own_address_and_port(start):
+def test_tcp_client_has_its_own_address_and_port(start):
     server = start("cases", HELLO, ("--workers", "1", "--bind", "127.0.0.1:0"))
     server.ready()
     line = server.wait_for("listening on 127.0.0.1")
@@ -244,13 +244,13 @@ def test_tcp_clients_are_told_each_by_its_own_address_and_port(start):
     assert (told["SERVER_NAME"], told["SERVER_PORT"]) == ("127.0.0.1", str(port))
 
 
-def test_the_request_id_is_told_and_sent(server):
+def test_request_id_is_in_environ_and_response(server):
     response = server.get("/environ")
     told = response.json()
     assert told["rgun.request_id"] == told["HTTP_X_REQUEST_ID"] == response["x-request-id"]
 
 
-def test_what_one_request_does_to_its_environ_the_next_does_not_see(server):
+def test_changes_to_the_environ_do_not_reach_later_requests(server):
     assert server.get("/environ/writable").json() == {"seen": False}
     assert server.get("/environ/writable").json() == {"seen": False}
     told = environ(server)
@@ -258,7 +258,7 @@ def test_what_one_request_does_to_its_environ_the_next_does_not_see(server):
     assert "SERVER_NAME" in told
 
 
-def test_wsgi_errors_reaches_the_log_whole(server, marker):
+def test_wsgi_errors_reaches_the_log(server, marker):
     assert server.get(f"/errors?id={marker}").status == 200
     assert "wsgi.errors first" in server.wait_for(f"first {marker}")
     assert "æøå 煎茶" in server.wait_for(f"second {marker}")

@@ -4,7 +4,7 @@ import pytest
 
 
 @pytest.mark.parametrize("case", ["raise", "raise/after-start", "raise/first"])
-def test_an_exception_before_the_first_byte_is_a_500_with_one_traceback(server, case):
+def test_exception_before_the_first_byte_is_500_logged_once(server, case):
     before = server.log().count(f"cases.CaseError: {case}")
     with server.connect() as connection:
         response = connection.request("GET", f"/{case}")
@@ -19,7 +19,7 @@ def test_an_exception_before_the_first_byte_is_a_500_with_one_traceback(server, 
 
 
 @pytest.mark.parametrize("case", ["raise/middle", "write/raise", "exc-info/after"])
-def test_an_exception_after_the_first_byte_never_looks_like_success(server, case):
+def test_exception_after_the_first_byte_cuts_the_response(server, case):
     # If the first byte and the fault reach the daemon together, it has not sent the head yet: still a 500.
     response = server.get(f"/{case}")
     assert (response.status, response.complete) in ((200, False), (500, True))
@@ -27,19 +27,19 @@ def test_an_exception_after_the_first_byte_never_looks_like_success(server, case
     assert server.get("/status/404").status == 404
 
 
-def test_close_that_raises_is_logged_and_the_client_has_its_answer(server):
+def test_exception_in_close_is_logged_after_the_response(server):
     response = server.get("/raise/close")
     assert (response.status, response.body, response.complete) == (200, b"complete\n", True)
     server.wait_for("cases.CaseError: raise/close")
 
 
-def test_both_faults_are_logged_if_close_raises_too(probe):
+def test_exceptions_in_body_and_close_are_both_logged(probe):
     assert probe.get("/raise_and_close").status == 500
     probe.wait_for("ValueError: first fault")
     probe.wait_for("ValueError: second fault")
 
 
-def test_a_close_that_cannot_be_looked_up_is_a_500(probe):
+def test_close_attribute_that_raises_is_500(probe):
     assert probe.get("/odd_close").status == 500
     probe.wait_for("no close for you")
 
@@ -47,43 +47,43 @@ def test_a_close_that_cannot_be_looked_up_is_a_500(probe):
 @pytest.mark.parametrize(
     ("case", "name"), [("system-exit", "SystemExit: 3"), ("keyboard-interrupt", "KeyboardInterrupt")]
 )
-def test_exits_and_interrupts_are_errors_of_their_request(server, case, name):
+def test_exits_and_interrupts_fail_only_their_request(server, case, name):
     before = server.get("/who").json()["pid"]
     assert server.get(f"/raise/{case}").status == 500
     server.wait_for(name)
     assert server.get("/who").json()["pid"] == before
 
 
-def test_an_exception_without_a_text_is_logged_by_its_type(server):
+def test_unprintable_exception_is_logged_by_its_type(server):
     assert server.get("/raise/unprintable").status == 500
     server.wait_for("Unprintable")
 
 
-def test_a_text_that_is_not_unicode_can_be_logged(probe):
+def test_exception_text_with_surrogates_is_logged(probe):
     assert probe.get("/surrogate").status == 500
     probe.wait_for("ValueError: odd")
 
 
-def test_a_cause_is_part_of_the_traceback(probe):
+def test_exception_cause_is_in_the_traceback(probe):
     assert probe.get("/chained").status == 500
     probe.wait_for("KeyError: 'the cause'")
     probe.wait_for("The above exception was the direct cause")
 
 
-def test_an_endless_text_loses_its_middle(probe):
+def test_long_exception_text_is_shortened(probe):
     assert probe.get("/long_traceback").status == 500
     probe.wait_for("[...]")
     assert "x end" in probe.log()
     assert "x" * 40_000 not in probe.log()
 
 
-def test_recursion_without_end_is_a_500(probe):
+def test_endless_recursion_is_500(probe):
     assert probe.get("/deep").status == 500
     probe.wait_for("RecursionError")
     assert probe.get("/pid").status == 200
 
 
-def test_an_exception_after_the_head_is_out_cuts_the_response(crowd):
+def test_exception_after_the_head_cuts_the_response(crowd):
     with crowd.connect() as connection:
         connection.send(b"GET /raise_when_told HTTP/1.1\r\nHost: h\r\n\r\n")
         assert connection.head()[0] == 200
@@ -117,7 +117,7 @@ def test_exc_info_after_the_head_raises_that_exception(server, marker):
         ("result/none", "returned NoneType, not an iterable"),
     ],
 )
-def test_what_pep_3333_forbids_is_a_500_that_says_so(server, case, why):
+def test_violation_of_pep_3333_is_500_with_its_reason_logged(server, case, why):
     assert server.get(f"/{case}").status == 500
     server.wait_for(why)
 

@@ -69,7 +69,7 @@ def test_flask_sessions_work(flask):
     assert flask.get("/count", headers=[("Cookie", cookie)]).body == b"2"
 
 
-def test_flask_turns_exceptions_into_its_own_page(flask):
+def test_flask_answers_500_and_logs_an_exception(flask):
     response = flask.get("/error")
     assert response.status == 500
     assert b"Internal Server Error" in response.body
@@ -99,13 +99,13 @@ def test_django_streams_and_sends_files(django):
     assert django.get("/", headers=[("If-None-Match", etag)]).status == 304
 
 
-def test_django_turns_exceptions_into_its_own_page(django):
+def test_django_answers_500_for_an_exception(django):
     assert django.get("/fail").status == 500
     assert django.get("/").status == 200
 
 
 @pytest.mark.parametrize("target", ["with_django:application", "with_django:asgi"])
-def test_django_that_redirects_to_https_is_served_behind_a_proxy(start, python, target):
+def test_django_https_redirect_stops_behind_a_tls_proxy(start, python, target):
     needs(python, "django")
     server = start(target, APPS, env={"SSL_REDIRECT": "1"}).ready()
     # What nginx on this machine sends of a client that came over TLS.
@@ -118,7 +118,7 @@ def test_django_that_redirects_to_https_is_served_behind_a_proxy(start, python, 
     assert server.get("/where").status == 301
 
 
-def test_this_interpreter_has_the_frameworks_or_says_so():
+def test_missing_frameworks_are_reported_as_skipped():
     missing = [name for name in ("flask", "django") if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"SKIPPED: no {' and no '.join(missing)} here")

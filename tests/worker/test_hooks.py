@@ -6,7 +6,7 @@ import pytest
 from conftest import ALL_HOOKS, APPS, child_exited, eventually
 
 
-def test_hooks_are_called_in_order_with_what_gunicorn_gives_them(fake, hooked):
+def test_hooks_are_called_in_order_with_gunicorns_arguments(fake, hooked):
     worker = fake.spawn("watched", APPS, hooks=ALL_HOOKS, threads=2, number=3, life=9).ready()
     assert worker.get("/who")[0] == 200
     assert worker.stop() == 0
@@ -27,14 +27,14 @@ def test_hooks_are_called_in_order_with_what_gunicorn_gives_them(fake, hooked):
     assert third == {"hook": "worker_exit", "app": True, **same, **of_server}
 
 
-def test_their_loggers_are_heard(fake, hooked):
+def test_hook_loggers_write_to_the_log(fake, hooked):
     worker = fake.spawn("watched", APPS, hooks=ALL_HOOKS).ready()
     worker.stop()
     assert f"[{worker.pid}] [INFO] hello from post_fork of {worker.pid}" in fake.output()
     assert f"[WARNING] <rgun worker 0 (pid {worker.pid})> can serve" in fake.output()
 
 
-def test_a_logger_that_the_application_has_disabled_is_heard_still(fake, hooked, project):
+def test_hook_logger_works_after_disable_existing_loggers(fake, hooked, project):
     directory = project(
         configured="""
             import logging.config
@@ -61,7 +61,7 @@ def test_a_logger_that_the_application_has_disabled_is_heard_still(fake, hooked,
         ("hooked:exits", 1, ["hooked:exits raised SystemExit: no licence"]),
     ],
 )
-def test_a_hook_that_fails_before_the_first_request_fails_the_boot(fake, project, name, target, code, words):
+def test_failing_boot_hook_fails_the_boot(fake, project, name, target, code, words):
     directory = project(broken="1 / 0")
     worker = fake.spawn("watched", APPS, hooks={name: target}, path=[str(directory)])
     _, kind, summary, trace, headline = worker.next("failed")
@@ -78,7 +78,7 @@ def test_a_hook_that_fails_before_the_first_request_fails_the_boot(fake, project
 
 @pytest.mark.parametrize("name", ["worker_exit", "child_exit"])
 @pytest.mark.parametrize("target", ["nothere:hook", "hooked:nothere", "hooked:number"])
-def test_a_late_hook_that_is_not_there_is_told_at_the_boot(fake, name, target):
+def test_missing_exit_hook_is_a_warning_at_boot(fake, name, target):
     worker = fake.spawn("watched", APPS, hooks={name: target}).ready()
     (warning,) = worker.warnings()
     assert warning.startswith(f"hooks.{name}: ")
@@ -89,7 +89,7 @@ def test_a_late_hook_that_is_not_there_is_told_at_the_boot(fake, name, target):
     assert len(worker.warnings()) == 1
 
 
-def test_worker_exit_that_raises_is_a_warning_with_its_traceback(fake):
+def test_exception_in_worker_exit_is_a_warning(fake):
     worker = fake.spawn("watched", APPS, hooks={"worker_exit": "hooked:raises"}).ready()
     assert worker.stop() == 0
     warning = worker.next("warning")[1]
@@ -98,7 +98,7 @@ def test_worker_exit_that_raises_is_a_warning_with_its_traceback(fake):
     )
 
 
-def test_worker_exit_is_called_when_a_signal_handler_exits(fake, hooked, project):
+def test_worker_exit_runs_when_a_signal_handler_exits(fake, hooked, project):
     directory = project(
         exits="""
             import os
@@ -117,7 +117,7 @@ def test_worker_exit_is_called_when_a_signal_handler_exits(fake, hooked, project
     assert [event["hook"] for event in hooked()] == ["post_fork", "post_worker_init", "worker_exit"]
 
 
-def test_child_exit_is_called_in_another_worker_on_another_thread(fake, hooked):
+def test_child_exit_runs_in_another_worker_off_its_main_thread(fake, hooked):
     worker = fake.spawn("watched", APPS, hooks=ALL_HOOKS, number=1, life=2).ready()
     worker.send(child_exited(4711, 7, 8))
     eventually(lambda: len(hooked()) == 3, "child_exit is called")
@@ -133,7 +133,7 @@ def test_child_exit_is_called_in_another_worker_on_another_thread(fake, hooked):
     assert worker.stop() == 0
 
 
-def test_child_exit_that_raises_is_a_warning_and_the_next_is_called(fake):
+def test_exception_in_child_exit_does_not_stop_later_calls(fake):
     worker = fake.spawn("watched", APPS, hooks={"child_exit": "hooked:raises"}).ready()
     for pid in (4711, 4712):
         worker.send(child_exited(pid, 0, 1))
@@ -141,7 +141,7 @@ def test_child_exit_that_raises_is_a_warning_and_the_next_is_called(fake):
     assert worker.get("/who")[0] == 200
 
 
-def test_without_hooks_nothing_of_them_is_loaded(fake, project):
+def test_hook_support_is_loaded_only_with_hooks(fake, project):
     directory = project(
         plain="""
             import sys
@@ -157,7 +157,7 @@ def test_without_hooks_nothing_of_them_is_loaded(fake, project):
     assert worker.get("/") == (200, b"['rgun_worker', 'rgun_worker.load']")
 
 
-def test_prometheus_forgets_a_worker_that_has_died(fake, project, tmp_path, monkeypatch):
+def test_prometheus_gauge_of_a_dead_worker_is_removed(fake, project, tmp_path, monkeypatch):
     pytest.importorskip("prometheus_client")
     metrics = tmp_path / "metrics"
     metrics.mkdir()

@@ -52,19 +52,19 @@ def post(server, target, body, chunked=False):
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["sized", "chunked"])
-def test_read_gives_all_of_the_body_once(server, body, chunked):
+def test_read_returns_the_whole_body_once(server, body, chunked):
     told = post(server, "/input/read", body, chunked)
     assert told["sha256"] == digest(body)
     assert told["calls"] == 1
     assert told["after_end"] == 0
 
 
-def test_read_without_an_argument_gives_all(server, body):
+def test_read_without_an_argument_returns_all(server, body):
     assert post(server, "/input/read-all", body)["sha256"] == digest(body)
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096, 65536, 1_000_000])
-def test_read_of_a_size_gives_that_much_until_the_end(server, size):
+def test_read_with_a_size_returns_that_much_until_the_end(server, size):
     body = BODIES["64 KiB and one"] if size > 1 else LINES
     told = post(server, f"/input/read?n={size}", body)
     assert told["sha256"] == digest(body)
@@ -73,7 +73,7 @@ def test_read_of_a_size_gives_that_much_until_the_end(server, size):
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["sized", "chunked"])
-def test_readline_gives_each_line_with_its_end(server, body, chunked):
+def test_readline_returns_lines_with_their_ends(server, body, chunked):
     told = post(server, "/input/readline", body, chunked)
     assert told["sha256"] == digest(body)
     assert told["lengths"] == lengths(body)
@@ -86,14 +86,14 @@ def lengths(body, size=None):
 
 
 @pytest.mark.parametrize("size", [1, 5, 100, 70_000])
-def test_readline_of_a_size_gives_no_more_than_that(server, size):
+def test_readline_with_a_size_returns_no_more(server, size):
     for name in ("lines",) if size < 100 else ("lines", "300 KB", "one long line"):
         told = post(server, f"/input/readline?n={size}", BODIES[name])
         assert told["sha256"] == digest(BODIES[name])
         assert told["lengths"] == lengths(BODIES[name], size)
 
 
-def test_readlines_gives_all_lines(server, body):
+def test_readlines_returns_all_lines(server, body):
     assert post(server, "/input/readlines", body)["lengths"] == lengths(body)
 
 
@@ -103,14 +103,14 @@ def test_readlines_stops_after_its_hint(server):
     assert post(server, "/input/readlines?hint=0", LINES)["lengths"] == lengths(LINES)
 
 
-def test_iteration_gives_lines(server, body):
+def test_iteration_yields_lines(server, body):
     told = post(server, "/input/iter", body)
     assert told["sha256"] == digest(body)
     assert told["lengths"] == lengths(body)
 
 
 @pytest.mark.parametrize("size", [30, 70_000])
-def test_all_methods_have_one_position(server, size):
+def test_all_read_methods_share_one_position(server, size):
     body = b"abcdef\nghi" + b"j" * size
     told = post(server, "/input/mixed", body)
     assert told["lengths"] == [3, 4, 2, size + 1]
@@ -118,32 +118,32 @@ def test_all_methods_have_one_position(server, size):
 
 
 @pytest.mark.parametrize("size", [3, 70_000])
-def test_reading_nothing_takes_nothing(server, size):
+def test_reading_zero_bytes_consumes_nothing(server, size):
     told = post(server, "/input/zero", b"z" * size)
     assert told["nothing"] == 0
     assert told["length"] == size
 
 
-def test_none_means_no_limit(probe):
+def test_size_none_means_no_limit(probe):
     assert post(probe, "/read_none", b"one\ntwo\nthree") == ["one\n", ["two\n", "three"], 0]
 
 
-def test_sizes_are_numbers_and_results_are_bytes(probe):
+def test_sizes_must_be_integers_and_results_are_bytes(probe):
     assert post(probe, "/read_types", b"ab\n") == [["'3'", "1.5", "b'1'"], "bytes", "bytes"]
 
 
 @pytest.mark.parametrize("size", [0, 10, 70_000])
-def test_the_end_is_the_end(probe, size):
+def test_read_at_the_end_returns_empty_bytes(probe, size):
     assert post(probe, "/read_twice", b"e" * size) == [size, 0, 0]
 
 
-def test_a_request_without_a_body_has_an_empty_stream(server):
+def test_request_without_a_body_has_an_empty_stream(server):
     assert server.get("/input/read").json()["length"] == 0
     assert server.get("/input/readline").json()["lengths"] == []
     assert server.get("/input/iter").json()["lengths"] == []
 
 
-def test_the_body_comes_back_as_it_was_sent(server):
+def test_body_is_echoed_unchanged(server):
     body = BODIES["300 KB"]
     response = server.get("/echo", method="PUT", body=body, headers=[("Content-Type", "x/y")])
     assert response.body == body
@@ -151,27 +151,27 @@ def test_the_body_comes_back_as_it_was_sent(server):
 
 
 @pytest.mark.parametrize("size", [10, 500_000])
-def test_a_body_that_is_not_read_does_not_disturb_the_next_request(server, size):
+def test_unread_body_does_not_disturb_the_next_request(server, size):
     with server.connect() as connection:
         assert connection.request("POST", "/input/ignored", b"i" * size).body == b"not read\n"
         assert connection.request("POST", "/input/partial?n=5", b"p" * size).json()["length"] == 5
         assert connection.is_open()
 
 
-def test_a_stream_can_be_read_in_another_thread_and_after_the_first_chunk(server):
+def test_input_is_readable_in_a_thread_and_after_a_chunk(server):
     body = BODIES["64 KiB and one"]
     assert post(server, "/input/thread", body)["sha256"] == digest(body)
     told = server.get("/input/late", method="POST", body=body).body.split()
     assert told == [b"first", str(len(body)).encode(), digest(body).encode()]
 
 
-def test_a_stream_that_was_kept_still_reads_its_own_body(probe):
+def test_input_kept_after_its_request_reads_its_own_body(probe):
     for size in (5, 70_000):
         assert probe.get("/keep_input", method="POST", body=b"k" * size).status == 200
         assert post(probe, "/read_kept", b"own") == [size, 3]
 
 
-def test_two_hundred_large_uploads_leave_no_descriptor_behind(probe):
+def test_two_hundred_uploads_leave_no_descriptor_open(probe):
     before = probe.get("/descriptors").json()
     for _ in range(100):
         assert post(probe, "/read_twice", b"d" * 70_000)[0] == 70_000

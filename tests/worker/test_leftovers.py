@@ -37,7 +37,7 @@ def serving(start):
 
 @pytest.mark.parametrize("flags", [(), ("--preload",)])
 @pytest.mark.parametrize("leaves", ["by max_requests", "by reload", "by signal"])
-def test_a_worker_that_is_replaced_leaves_its_children_to_finish(serving, flags, leaves):
+def test_children_of_a_replaced_worker_may_finish(serving, flags, leaves):
     more = ("--max-requests", "2") if leaves == "by max_requests" else ()
     server, worker, child = serving(*flags, *more)
     if leaves == "by max_requests":
@@ -55,7 +55,7 @@ def test_a_worker_that_is_replaced_leaves_its_children_to_finish(serving, flags,
     assert "left processes behind" not in server.log()
 
 
-def test_children_that_do_not_finish_in_time_are_killed_and_named(serving):
+def test_children_past_their_timeout_are_killed_and_logged(serving):
     server, worker, child = serving(RGUN_WORKERS_CHILDREN="500ms", stubborn="yes")
     os.kill(worker, signal.SIGTERM)
     line = server.wait_for("left processes behind")
@@ -65,21 +65,21 @@ def test_children_that_do_not_finish_in_time_are_killed_and_named(serving):
     eventually(lambda: not os.path.exists(f"/proc/{child}"), "it is killed")
 
 
-def test_a_worker_that_is_killed_takes_its_children_along(serving):
+def test_children_of_a_killed_worker_are_killed(serving):
     server, worker, child = serving()
     os.kill(worker, signal.SIGKILL)
     eventually(lambda: not os.path.exists(f"/proc/{child}"), "it is killed")
     assert "left processes behind" not in server.log()
 
 
-def test_children_are_killed_with_their_worker_when_they_have_no_time(serving):
+def test_children_with_zero_timeout_are_killed_with_their_worker(serving):
     server, worker, child = serving(RGUN_WORKERS_CHILDREN="0s")
     os.kill(worker, signal.SIGTERM)
     eventually(lambda: not os.path.exists(f"/proc/{child}"), "it is killed")
     assert "left processes behind" not in server.log()
 
 
-def test_children_are_asked_to_end_when_the_daemon_stops(serving):
+def test_stop_terminates_children(serving):
     server, _, child = serving()
     begun = time.monotonic()
     assert server.stop() == 0
@@ -87,7 +87,7 @@ def test_children_are_asked_to_end_when_the_daemon_stops(serving):
     assert not lives(child)
 
 
-def test_a_stop_waits_for_stubborn_children_within_the_drain(serving):
+def test_stop_waits_for_stubborn_children_until_the_drain_ends(serving):
     server, _, child = serving(RGUN_TIMEOUTS_DRAIN="2s", stubborn="yes")
     server.process.terminate()
     server.wait_for("waiting for what workers have left behind (")
@@ -99,7 +99,7 @@ def test_a_stop_waits_for_stubborn_children_within_the_drain(serving):
 
 
 @pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGQUIT])
-def test_a_second_stop_does_not_wait_for_children(serving, again):
+def test_second_stop_signal_does_not_wait_for_children(serving, again):
     server, _, child = serving(RGUN_TIMEOUTS_DRAIN="60s", RGUN_WORKERS_CHILDREN="60s", stubborn="yes")
     server.process.terminate()
     server.wait_for("waiting for what workers have left behind")

@@ -8,14 +8,14 @@ import pytest
 from conftest import APPS, HELLO, eventually
 
 
-def test_one_slot_is_the_main_thread(server):
+def test_single_slot_is_the_main_thread(server):
     told = server.get("/who").json()
     assert told["main_thread"] is True
     assert told["thread"] == "MainThread"
     assert told["threads"] == 1
 
 
-def test_three_slots_run_three_requests_at_once(crowd):
+def test_three_threads_run_three_requests_concurrently(crowd):
     answers = []
     threads = [threading.Thread(target=lambda: answers.append(crowd.get("/meet").json())) for _ in range(3)]
     for thread in threads:
@@ -25,7 +25,7 @@ def test_three_slots_run_three_requests_at_once(crowd):
     assert sorted(answers) == ["MainThread", "rgun-1", "rgun-2"]
 
 
-def test_a_thousand_requests_over_three_threads_are_each_answered_once(threaded, marker):
+def test_thousand_requests_on_three_threads_are_answered_once(threaded, marker):
     failures = []
 
     def ask(number):
@@ -65,7 +65,7 @@ def test_signal_handlers_run_while_the_worker_waits(start):
     assert server.get("/events").json() == ["signal handled"]
 
 
-def test_a_handler_that_raises_is_told_and_survived(start):
+def test_exception_in_a_signal_handler_is_logged_and_survived(start):
     server = start("probe", APPS).ready()
     pid = server.get("/handle_signal_badly").json()
     os.kill(pid, signal.SIGUSR1)
@@ -74,7 +74,7 @@ def test_a_handler_that_raises_is_told_and_survived(start):
 
 
 @pytest.mark.parametrize("threads", ["1", "3"])
-def test_a_handler_that_exits_ends_the_worker_and_another_takes_over(start, threads):
+def test_exit_in_a_signal_handler_replaces_the_worker(start, threads):
     server = start("probe", APPS, ("--workers", "1", "--threads", threads)).ready()
     pid = server.get("/pid").json()
     os.kill(pid, signal.SIGUSR2)
@@ -91,7 +91,7 @@ def test_atexit_handlers_run_when_the_daemon_stops(start, tmp_path, threads):
     assert path.read_text() == "atexit ran"
 
 
-def test_requests_that_run_are_finished_when_the_daemon_stops(start):
+def test_running_requests_are_finished_at_stop(start):
     server = start("cases", HELLO, ("--workers", "1", "--threads", "2")).ready()
     with server.connect() as connection:
         connection.send(b"GET /iterate?n=3&delay=0.3 HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -104,7 +104,7 @@ def test_requests_that_run_are_finished_when_the_daemon_stops(start):
     assert server.stop() == 0
 
 
-def test_a_worker_ends_with_its_daemon(start):
+def test_worker_exits_when_its_daemon_dies(start):
     server = start("probe", APPS).ready()
     pid = server.get("/pid").json()
     server.process.kill()
@@ -112,7 +112,7 @@ def test_a_worker_ends_with_its_daemon(start):
 
 
 @pytest.mark.parametrize(("how", "code"), [("exit", 7), ("answer", 70)])
-def test_a_forked_child_does_not_come_back_into_the_server(probe, how, code):
+def test_forked_child_does_not_return_into_the_server(probe, how, code):
     pid = probe.get("/pid").json()
     with probe.connect() as connection:
         assert connection.request("GET", f"/fork_and_return?how={how}").json() == code
@@ -121,12 +121,12 @@ def test_a_forked_child_does_not_come_back_into_the_server(probe, how, code):
         probe.wait_for("forked came back into the server")
 
 
-def test_child_processes_inherit_none_of_the_workers_descriptors(probe):
+def test_subprocesses_inherit_no_descriptor_of_the_worker(probe):
     # Its own: 0, 1, 2, and 3 for the listing. (What posix_spawn leaves open is the application's.)
     assert probe.get("/subprocess_descriptors").body.strip() == b"[0, 1, 2, 3]"
 
 
-def test_a_worker_that_holds_the_gil_in_c_still_hears_that_its_daemon_is_gone(start):
+def test_worker_holding_the_gil_exits_when_its_daemon_dies(start):
     server = start("probe", APPS).ready()
     pid = server.get("/pid").json()
     with server.connect() as connection:

@@ -35,20 +35,20 @@ def ask_at_once(server, count):
     return answers
 
 
-def test_a_patched_application_is_served_by_one_thread(start, library):
+def test_patched_application_is_served_by_one_thread(start, library):
     server = start("patched:wsgi", APPS, ("--workers", "1"), {"LIBRARY": library}).ready()
     assert ask_at_once(server, 8) == [WORK] * 8
     assert server.stop() == 0
 
 
-def test_an_asgi_application_patched_by_gevent_is_served_by_the_loop_of_asyncio(start, python):
+def test_gevent_patched_asgi_application_runs_on_asyncio(start, python):
     needs("gevent", python)
     server = start("patched:asgi", APPS, ("--workers", "1"), {"LIBRARY": "gevent"}).ready()
     assert ask_at_once(server, 8) == [WORK] * 8
     assert server.stop() == 0
 
 
-def test_an_asgi_application_patched_by_eventlet_is_refused_with_the_remedy(python):
+def test_eventlet_patched_asgi_application_is_refused(python):
     needs("eventlet", python)
     code, text = check(python, APPS, "patched:asgi", env={"LIBRARY": "eventlet"})
     assert code == 78
@@ -57,7 +57,7 @@ def test_an_asgi_application_patched_by_eventlet_is_refused_with_the_remedy(pyth
 
 
 @pytest.mark.parametrize("thread", ["0", "1"])
-def test_a_patched_application_with_threads_is_refused_with_the_remedy(python, library, thread):
+def test_patched_application_with_threads_is_refused(python, library, thread):
     env = {"LIBRARY": library, "THREAD": thread}
     code, text = check(python, APPS, "patched:wsgi", "--threads", "3", env=env)
     assert code == 78
@@ -66,13 +66,13 @@ def test_a_patched_application_with_threads_is_refused_with_the_remedy(python, l
     assert "set workers.threads (--threads) to 1" in text
 
 
-def test_threads_do_not_concern_a_patched_asgi_application(python):
+def test_patched_asgi_application_ignores_threads(python):
     needs("gevent", python)
     code, text = check(python, APPS, "patched:asgi", "--threads", "3", env={"LIBRARY": "gevent"})
     assert code == 0, text
 
 
-def test_a_patched_application_on_uvloop_is_refused_with_the_remedy(python):
+def test_patched_application_on_uvloop_is_refused(python):
     needs("gevent", python)
     code, text = check(python, APPS, "patched:asgi", "--loop", "uvloop", env={"LIBRARY": "gevent"})
     assert code == 78
@@ -80,7 +80,7 @@ def test_a_patched_application_on_uvloop_is_refused_with_the_remedy(python):
     assert "set app.loop to auto or asyncio" in text
 
 
-def test_a_patched_application_is_preloaded_or_refused_with_the_remedy(start, library):
+def test_preload_works_with_gevent_and_refuses_eventlet(start, library):
     server = start("patched:wsgi", APPS, ("--workers", "2", "--preload"), {"LIBRARY": library})
     if library == "gevent":
         server.wait_for("worker 1 is ready")

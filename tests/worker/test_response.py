@@ -7,19 +7,19 @@ import pytest
 from conftest import eventually
 
 
-def test_a_list_of_one_is_a_whole_response(server):
+def test_list_of_one_chunk_is_a_complete_response(server):
     response = server.get("/iterate/tuple")
     assert (response.status, response.body, response.complete) == (200, b"one\n", True)
     assert response["content-length"] == "4"
 
 
-def test_a_list_of_several_is_joined(server):
+def test_list_of_several_chunks_is_joined(server):
     response = server.get("/iterate/list")
     assert response.body == b"one\ntwo\n"
     assert response["content-length"] == "8"
 
 
-def test_an_empty_list_is_an_empty_body(probe):
+def test_empty_list_is_an_empty_body(probe):
     response = probe.get("/empty_list")
     assert (response.status, response.body, response.complete) == (200, b"", True)
     assert response["content-length"] == "0"
@@ -33,21 +33,21 @@ def test_large_lists_arrive_whole(probe, count, size):
     assert response["content-length"] == str(len(expected))
 
 
-def test_a_large_list_that_is_too_short_is_an_error_before_the_head(probe):
+def test_large_list_below_content_length_is_500(probe):
     assert probe.get("/big_list_short").status == 500
     probe.wait_for("the application promised 300000 bytes of body and sent 200000")
 
 
-def test_a_subclass_of_list_is_iterated_and_closed(probe):
+def test_subclass_of_list_is_iterated_and_closed(probe):
     assert probe.get("/list_subclass").body == b"from the iterator\n"
     assert "subclass closed" in probe.get("/events").json()
 
 
-def test_an_object_with_getitem_only_is_an_iterable(probe):
+def test_object_with_only_getitem_is_iterable(probe):
     assert probe.get("/old_iteration").body == b"one\ntwo\n"
 
 
-def test_an_iterable_is_sent_as_it_comes(server):
+def test_iterable_is_sent_chunk_by_chunk(server):
     with server.connect() as connection:
         connection.send(b"GET /iterate?n=3&size=8&delay=0.3 HTTP/1.1\r\nHost: h\r\n\r\n")
         status, headers = connection.head()
@@ -61,7 +61,7 @@ def test_an_iterable_is_sent_as_it_comes(server):
         assert times[2] - times[1] > 0.2
 
 
-def test_write_sends_at_once(server):
+def test_write_sends_immediately(server):
     with server.connect() as connection:
         connection.send(b"GET /write?n=2&delay=0.4 HTTP/1.1\r\nHost: h\r\n\r\n")
         connection.head()
@@ -72,23 +72,23 @@ def test_write_sends_at_once(server):
         assert connection.chunk() == b""
 
 
-def test_what_is_written_comes_before_what_is_iterated(server):
+def test_written_bytes_precede_iterated_ones(server):
     assert server.get("/write/then-iterate").body == b"written\niterated\n"
 
 
-def test_written_and_iterated_bytes_are_cut_at_content_length_together(probe):
+def test_content_length_limits_written_plus_iterated_bytes(probe):
     with probe.connect() as connection:
         assert connection.request("GET", "/write_beyond_length").body == b"123456"
         assert connection.request("GET", "/pid").status == 200
 
 
-def test_write_takes_bytes_only(probe):
+def test_write_accepts_only_bytes(probe):
     response = probe.get("/write_not_bytes")
     assert response.status == 400
     assert b"write() takes bytes, not str" in response.body
 
 
-def test_whoever_calls_start_response_or_write_wrongly_is_told_what_is_wrong(probe):
+def test_wrong_arguments_of_start_response_raise_type_error(probe):
     none, one, four, twice, unknown, no_data, two = probe.get("/arguments").json()
     assert "missing 2 required positional arguments: 'status' and 'headers'" in none
     assert "missing 1 required positional argument: 'headers'" in one
@@ -99,27 +99,27 @@ def test_whoever_calls_start_response_or_write_wrongly_is_told_what_is_wrong(pro
     assert "takes 1 positional arguments but 2 were given" in two
 
 
-def test_write_and_start_response_of_another_request_are_dead(probe):
+def test_write_and_start_response_fail_after_their_request(probe):
     assert probe.get("/write_after_end").body == b"ok\n"
     told = probe.get("/use_kept")
     assert [text[:24] for text in told.json()] == ["the response is complete"] * 2
     assert told.status == 200
 
 
-def test_more_than_the_slab_is_written_in_pieces(probe):
+def test_write_of_more_than_the_slab_arrives_whole(probe):
     assert len(probe.get("/write_long?mib=12").body) == 12 * 1048576
 
 
-def test_a_generator_may_be_the_application(server, marker):
+def test_application_may_be_a_generator(server, marker):
     assert server.get(f"/iterate/generator?id={marker}").body == b"one\ntwo\n"
     assert [event["what"] for event in server.events(marker)] == ["entered", "finally"]
 
 
-def test_start_response_may_come_late_but_before_the_first_chunk(server):
+def test_start_response_may_be_called_before_the_first_chunk(server):
     assert server.get("/start-response/late").body == b"late\n"
 
 
-def test_an_iterable_without_a_chunk_has_an_empty_body_and_is_closed_once(server, marker):
+def test_empty_iterable_is_an_empty_body_closed_once(server, marker):
     response = server.get(f"/iterate/empty?id={marker}")
     assert (response.status, response.body, response.complete) == (200, b"", True)
     eventually(lambda: server.events(marker, "close"), "close()")
@@ -140,7 +140,7 @@ def test_close_is_called_exactly_once(server, marker, case, method):
     assert len(server.events(marker, "close")) == 1
 
 
-def test_the_client_does_not_wait_for_close(probe, tmp_path):
+def test_client_does_not_wait_for_close(probe, tmp_path):
     path = tmp_path / "go"
     with probe.connect() as connection:
         # Complete by Content-Length while close() still waits for a file that this test makes afterwards.
@@ -150,7 +150,7 @@ def test_the_client_does_not_wait_for_close(probe, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_generator_runs_to_its_end_though_content_length_was_reached(probe, method):
+def test_generator_runs_to_its_end_past_content_length(probe, method):
     probe.get("/after_last_chunk", method=method)
     eventually(
         lambda: f"after the last chunk of {method}" in probe.get("/events").json(), "the code after yield"
@@ -179,14 +179,14 @@ def test_any_final_status_is_sent(probe, case, status):
         ("int", "status is int, not str"),
     ],
 )
-def test_an_impossible_status_is_the_applications_error(probe, case, why):
+def test_invalid_status_is_500(probe, case, why):
     before = probe.log().count(why)
     assert probe.get(f"/status/{case}").status == 500
     probe.wait_for(why, before + 1)
 
 
 @pytest.mark.parametrize("code", [200, 201, 301, 400, 404, 500, 503])
-def test_statuses_go_through(server, code):
+def test_statuses_are_passed_through(server, code):
     response = server.get(f"/status/{code}")
     assert (response.status, response.body) == (code, f"{code}\n".encode())
 
@@ -194,7 +194,7 @@ def test_statuses_go_through(server, code):
 # --- headers ---
 
 
-def test_headers_arrive_in_order_repeated_ones_too(server):
+def test_headers_keep_order_and_repetition(server):
     response = server.get("/headers/duplicate")
     assert response.all("set-cookie") == ["a=1; Path=/", "b=2; Path=/"]
     assert response.all("link") == ["</a>", "</b>"]
@@ -212,13 +212,13 @@ def test_many_headers_arrive(server):
     assert [response[f"x-many-{index}"] for index in range(90)] == ["v" * 300] * 90
 
 
-def test_as_many_headers_as_can_be_sent_arrive(probe):
+def test_largest_number_of_headers_arrives(probe):
     response = probe.get("/header/as-many-as-possible")
     assert response.status == 200
     assert len(response.all("x-many")) == 4095
 
 
-def test_date_and_server_of_the_application_win(server):
+def test_application_overrides_date_and_server(server):
     response = server.get("/headers/own-date")
     assert response.all("date") == ["Thu, 01 Jan 1970 00:00:00 GMT"]
     assert response.all("server") == ["cases"]
@@ -249,7 +249,7 @@ def test_date_and_server_of_the_application_win(server):
         ("plus-length", "Content-Length is no number: +3"),
     ],
 )
-def test_an_impossible_header_is_the_applications_error(probe, case, why):
+def test_invalid_header_is_500(probe, case, why):
     before = probe.log().count(why)
     response = probe.get(f"/header/{case}")
     assert response.status == 500
@@ -257,7 +257,7 @@ def test_an_impossible_header_is_the_applications_error(probe, case, why):
     probe.wait_for(why, before + 1)
 
 
-def test_hop_by_hop_headers_are_dropped_and_warned_of_once(probe):
+def test_hop_by_hop_headers_are_dropped_with_one_warning(probe):
     for _ in range(3):
         response = probe.get("/hop_by_hop")
         assert response.body == b"ok\n"
@@ -271,19 +271,19 @@ def test_hop_by_hop_headers_are_dropped_and_warned_of_once(probe):
 # --- lengths ---
 
 
-def test_content_length_is_kept_for_chunks_that_add_up_to_it(server):
+def test_content_length_matching_the_chunks_is_kept(server):
     response = server.get("/length/exact")
     assert (response["content-length"], response.body) == ("8", b"one\ntwo\n")
 
 
-def test_a_body_that_is_too_short_does_not_look_complete(server):
+def test_body_below_content_length_does_not_look_complete(server):
     response = server.get("/length/too-short-body")
     # If both frames reach the daemon together, the head is not out yet: a 500 is still possible.
     assert (response.status, response.complete) in ((200, False), (500, True))
     server.wait_for("the application promised 100 bytes of body and sent 6")
 
 
-def test_a_body_that_is_too_long_is_cut_and_the_connection_goes_on(server):
+def test_body_over_content_length_is_cut_and_connection_kept(server):
     with server.connect() as connection:
         assert connection.request("GET", "/length/too-long-body").body == b"12345"
         assert connection.is_open()
@@ -291,11 +291,11 @@ def test_a_body_that_is_too_long_is_cut_and_the_connection_goes_on(server):
 
 
 @pytest.mark.parametrize("case", ["bad", "twice"])
-def test_a_content_length_that_means_nothing_is_the_applications_error(server, case):
+def test_invalid_content_length_is_500(server, case):
     assert server.get(f"/length/{case}").status == 500
 
 
-def test_the_same_content_length_twice_is_sent_once(probe):
+def test_repeated_equal_content_length_is_sent_once(probe):
     assert probe.get("/header/same-length-twice").all("content-length") == ["3"]
 
 
@@ -342,7 +342,7 @@ def test_large_bodies_arrive_whole(server, mib):
     assert hashlib.sha256(response.body).hexdigest() == response["x-sha256"]
 
 
-def test_a_slow_client_does_not_stop_the_others_nor_lose_a_byte(threaded):
+def test_slow_client_delays_no_other_and_loses_no_byte(threaded):
     with threaded.connect() as slow:
         slow.send(b"GET /big/chunks?mib=8&size=65536 HTTP/1.1\r\nHost: h\r\n\r\n")
         _, headers = slow.head()
@@ -356,7 +356,7 @@ def test_a_slow_client_does_not_stop_the_others_nor_lose_a_byte(threaded):
         assert hashlib.sha256(body).hexdigest() == dict(headers)["x-sha256"]
 
 
-def test_clients_that_do_not_read_do_not_take_the_window_from_those_who_do(server):
+def test_slow_readers_do_not_block_other_clients(server):
     """One thread: whole responses wait in the daemon, and the thread goes on."""
     lazy = []
     for _ in range(4):
@@ -380,7 +380,7 @@ def test_clients_that_do_not_read_do_not_take_the_window_from_those_who_do(serve
         ("999 " + "x" * 5000, "x" * 5000),
     ],
 )
-def test_the_reason_phrase_is_the_applications(probe, status, sent, version):
+def test_reason_phrase_is_the_applications(probe, status, sent, version):
     target = "/reason?status=" + urllib.parse.quote(status, encoding="latin-1")
     with probe.connect() as connection:
         response = connection.request("GET", target, version=version)
@@ -388,7 +388,7 @@ def test_the_reason_phrase_is_the_applications(probe, status, sent, version):
         assert connection.reason == sent
 
 
-def test_a_reason_phrase_is_not_the_next_ones(probe):
+def test_reason_phrase_is_not_reused_on_the_connection(probe):
     with probe.connect() as connection:
         for status, sent in [("299 Odd", "Odd"), ("200 OK", "OK"), ("299", ""), ("404 Gone", "Gone")]:
             connection.request("GET", "/reason?status=" + urllib.parse.quote(status))
@@ -396,7 +396,7 @@ def test_a_reason_phrase_is_not_the_next_ones(probe):
 
 
 @pytest.mark.parametrize("bad", ["200 OK\r\nX-Evil: 1", "200 OK\n", "200 \x00", "200 \x1b[31m", "200 OK\x7f"])
-def test_a_reason_phrase_with_control_characters_is_the_applications_error(probe, bad):
+def test_control_characters_in_a_reason_phrase_are_500(probe, bad):
     response = probe.get("/reason?status=" + urllib.parse.quote(bad, encoding="latin-1"))
     assert response.status == 500
     assert not response.all("x-evil")

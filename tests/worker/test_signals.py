@@ -67,7 +67,7 @@ def is_gone(pid):
 
 @pytest.mark.parametrize("number", LEAVE)
 @pytest.mark.parametrize("path", ["wait", "sleep"])
-def test_a_worker_that_is_asked_to_leave_finishes_its_request_and_is_replaced(server, tmp_path, number, path):
+def test_sigterm_to_a_worker_finishes_requests_then_replaces(server, tmp_path, number, path):
     running = Waiting(server, tmp_path / "gate", path)
     os.kill(running.pid, number)
     server.wait_for(f"was asked by {number.name} to leave")
@@ -80,13 +80,13 @@ def test_a_worker_that_is_asked_to_leave_finishes_its_request_and_is_replaced(se
 
 
 @pytest.mark.parametrize("number", LEAVE)
-def test_a_view_that_asks_its_own_process_to_leave_is_answered(server, number):
+def test_view_that_signals_its_own_process_is_answered(server, number):
     pid = server.get(f"/kill?number={number:d}").json()
     eventually(lambda: is_gone(pid), "the worker leaves")
     assert server.get("/who").json()["pid"] != pid
 
 
-def test_sigterm_to_the_daemon_and_all_its_processes_costs_no_request(server, tmp_path):
+def test_sigterm_to_all_processes_loses_no_request(server, tmp_path):
     running = Waiting(server, tmp_path / "gate")
     for pid in (*relatives(server), server.process.pid):
         os.kill(pid, signal.SIGTERM)
@@ -95,7 +95,7 @@ def test_sigterm_to_the_daemon_and_all_its_processes_costs_no_request(server, tm
     assert server.stop() == 0
 
 
-def test_sigterm_to_all_before_it_reaches_the_daemon_answers_what_waits(start, tmp_path):
+def test_sigterm_to_workers_first_answers_queued_requests(start, tmp_path):
     server = start("signalled:wsgi", APPS, ("--workers", "1")).ready()
     # Connections that are accepted already: in the foreground the listener ends with the daemon.
     connections = [server.connect() for _ in range(3)]
@@ -121,7 +121,7 @@ def test_sigterm_to_all_before_it_reaches_the_daemon_answers_what_waits(start, t
 
 
 @pytest.mark.parametrize("number", ORDERS)
-def test_signals_that_are_orders_to_the_daemon_do_nothing_in_its_workers(server, tmp_path, number):
+def test_daemon_signals_are_ignored_by_workers(server, tmp_path, number):
     running = Waiting(server, tmp_path / "gate")
     for pid in relatives(server):
         os.kill(pid, number)
@@ -129,7 +129,7 @@ def test_signals_that_are_orders_to_the_daemon_do_nothing_in_its_workers(server,
     assert server.get("/who").json()["pid"] == running.pid
 
 
-def test_orders_to_the_daemon_do_nothing_in_a_worker_whose_interpreter_is_starting(start, python, tmp_path):
+def test_daemon_signals_are_ignored_while_python_starts(start, python, tmp_path):
     interpreter = tmp_path / "python"
     orders = "".join(f"kill -{number:d} $$\n" for number in ORDERS)
     interpreter.write_text(f'#!/bin/sh\n{orders}exec {python} "$@"\n')
@@ -140,7 +140,7 @@ def test_orders_to_the_daemon_do_nothing_in_a_worker_whose_interpreter_is_starti
 
 
 @pytest.mark.parametrize("target", ["signalled:wsgi", "signalled:asgi"])
-def test_a_zygote_that_is_asked_to_leave_is_replaced_and_its_workers_serve(start, target):
+def test_sigterm_to_the_zygote_replaces_it_alone(start, target):
     server = start(target, APPS, ("--workers", "1", "--preload"))
     server.wait_for("worker 0 is ready")
     before = server.get("/who").json()
@@ -156,7 +156,7 @@ def test_a_zygote_that_is_asked_to_leave_is_replaced_and_its_workers_serve(start
 
 @pytest.mark.parametrize("number", LEAVE)
 @pytest.mark.parametrize("preload", [(), ("--preload",)])
-def test_a_worker_that_boots_is_ended_and_the_start_is_tried_again(start, tmp_path, number, preload):
+def test_signal_to_a_booting_worker_ends_it_and_retries(start, tmp_path, number, preload):
     gate = tmp_path / "boot"
     begun = tmp_path / "boot.begun"
     server = start("signalled:wsgi", APPS, ("--workers", "1", *preload), {"BOOT_GATE": str(gate)})
@@ -169,7 +169,7 @@ def test_a_worker_that_boots_is_ended_and_the_start_is_tried_again(start, tmp_pa
     assert server.get("/who").json()["pid"] != pid
 
 
-def test_sigterm_to_all_while_the_first_worker_boots_is_a_stop_and_no_fault(start, tmp_path):
+def test_sigterm_to_all_during_the_first_boot_exits_zero(start, tmp_path):
     begun = tmp_path / "boot.begun"
     server = start("signalled:wsgi", APPS, ("--workers", "1"), {"BOOT_GATE": str(tmp_path / "boot")})
     eventually(lambda: begun.exists() and begun.read_text(), "it boots")
@@ -178,7 +178,7 @@ def test_sigterm_to_all_while_the_first_worker_boots_is_a_stop_and_no_fault(star
     assert server.process.wait(20) == 0
 
 
-def test_a_handler_of_the_application_is_the_only_one(start):
+def test_application_handler_replaces_the_servers(start):
     server = start("signalled:wsgi", APPS, ("--workers", "1"), {"HANDLER": "own"}).ready()
     pid = server.get("/who").json()["pid"]
     os.kill(pid, signal.SIGTERM)
@@ -187,7 +187,7 @@ def test_a_handler_of_the_application_is_the_only_one(start):
     assert "asked by SIGTERM" not in server.log()
 
 
-def test_a_handler_of_the_application_may_call_the_one_before_it(start):
+def test_application_handler_may_call_the_servers(start):
     server = start("signalled:wsgi", APPS, ("--workers", "1"), {"HANDLER": "chained"}).ready()
     pid = server.get("/who").json()["pid"]
     os.kill(pid, signal.SIGTERM)
@@ -196,7 +196,7 @@ def test_a_handler_of_the_application_may_call_the_one_before_it(start):
     assert server.get("/who").json()["pid"] != pid
 
 
-def test_a_library_that_puts_sigint_back_does_not_make_it_fatal(start):
+def test_restoring_sigint_does_not_make_it_fatal(start):
     server = start("signalled:wsgi", APPS, ("--workers", "1")).ready()
     # asyncio.run() takes SIGINT over if it is Python's own, and gives it back.
     assert server.get("/asyncio").json() is False
@@ -205,7 +205,7 @@ def test_a_library_that_puts_sigint_back_does_not_make_it_fatal(start):
     eventually(lambda: is_gone(pid), "the worker leaves")
 
 
-def test_programs_of_the_application_have_no_signal_ignored_or_blocked(server):
+def test_subprocesses_have_no_signal_ignored_or_blocked(server):
     programs = server.get("/programs").json()
     assert programs["subprocess"] == {"SigBlk": 0, "SigIgn": 0, "SigCgt": 0}
     # Python itself ignores these two, and only subprocess takes that back.
@@ -213,12 +213,12 @@ def test_programs_of_the_application_have_no_signal_ignored_or_blocked(server):
     assert programs["fork and exec"] == {"SigBlk": 0, "SigIgn": pythons, "SigCgt": 0}
 
 
-def test_programs_of_the_application_are_interrupted_by_sigint(server):
+def test_subprocesses_are_interrupted_by_sigint(server):
     told = server.get("/interrupt").json()
     assert told == {"statuses": [-signal.SIGINT, -signal.SIGINT], "KeyboardInterrupt": True}
 
 
-def test_processes_that_the_application_forks_have_the_usual_signals(server):
+def test_forked_children_have_default_signal_handling(server):
     assert server.get("/forked").json() == {
         "SIGINT": 100 + signal.SIGINT,
         "SIGTERM": -signal.SIGTERM,
@@ -247,7 +247,7 @@ def odd_start(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["wsgi", "preloaded asgi"])
-def test_what_the_daemon_was_started_with_is_not_for_the_programs_of_the_application(start, odd_start, kind):
+def test_subprocesses_do_not_inherit_the_daemons_signal_mask(start, odd_start, kind):
     target, flags = KINDS[kind]
     server = start(target, APPS, flags)
     server.wait_for("worker 0 is ready")
@@ -256,7 +256,7 @@ def test_what_the_daemon_was_started_with_is_not_for_the_programs_of_the_applica
 
 
 @pytest.mark.parametrize("kind", ["wsgi", "preloaded asgi"])
-def test_workers_have_the_limit_of_open_files_that_the_daemon_was_started_with(start, odd_start, kind):
+def test_workers_keep_the_soft_limit_of_open_files(start, odd_start, kind):
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     target, flags = KINDS[kind]
     server = start(target, APPS, flags)
@@ -265,7 +265,7 @@ def test_workers_have_the_limit_of_open_files_that_the_daemon_was_started_with(s
     assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
 
 
-def test_sigint_before_the_extension_is_loaded_is_not_the_interpreters_fault(python, tmp_path):
+def test_sigint_before_the_extension_loads_kills_silently(python, tmp_path):
     """The bootstrap's own end: the interpreter has Python's SIGINT until then."""
     from test_boot import BOOTSTRAP
 

@@ -42,7 +42,7 @@ def watched(fake):
     return worker
 
 
-def test_all_threads_are_told_by_command(watched, tmp_path):
+def test_stacks_by_command_show_all_threads(watched, tmp_path):
     exchange = watched.submit(f"/wait?path={fifo(tmp_path, 'go')}")
     thread = watched.slot(running(watched, exchange), SLOT_THREAD)
     text = watched.ask_stacks()
@@ -55,7 +55,7 @@ def test_all_threads_are_told_by_command(watched, tmp_path):
     assert watched.answer(exchange)[0] == 200
 
 
-def test_the_same_is_told_by_signal(watched, tmp_path):
+def test_stacks_by_signal_show_all_threads(watched, tmp_path):
     exchange = watched.submit(f"/wait?path={fifo(tmp_path, 'go')}")
     running(watched, exchange)
     text = watched.signal_stacks()
@@ -65,7 +65,7 @@ def test_the_same_is_told_by_signal(watched, tmp_path):
     assert watched.answer(exchange)[0] == 200
 
 
-def test_one_exchange_is_told_with_its_source_and_without_the_others(watched, tmp_path):
+def test_stack_of_one_exchange_has_its_source_lines_only(watched, tmp_path):
     first = watched.submit(f"/wait?path={fifo(tmp_path, 'first')}")
     running(watched, first)
     second = watched.submit(f"/wait?path={fifo(tmp_path, 'second')}")
@@ -85,12 +85,12 @@ def test_one_exchange_is_told_with_its_source_and_without_the_others(watched, tm
     assert watched.ask_stacks(first) is None
 
 
-def test_an_exchange_that_never_was_has_no_stack(watched):
+def test_unknown_exchange_has_no_stack(watched):
     assert watched.ask_stacks(4711) is None
     assert watched.stacks_text() == ""
 
 
-def test_slots_tell_their_threads(watched):
+def test_slots_name_their_threads(watched):
     threads = {watched.slot(slot, SLOT_THREAD) for slot in range(3)}
     assert len(threads) == 3
     told = [watched.get("/who") for _ in range(3)]
@@ -99,7 +99,7 @@ def test_slots_tell_their_threads(watched):
         assert any(f'"thread": {thread},'.encode() in body for thread in threads)
 
 
-def test_a_thread_that_holds_the_gil_in_c_is_told_by_signal(fake):
+def test_stack_by_signal_shows_a_thread_holding_the_gil(fake):
     worker = fake.spawn("watched", APPS).ready()
     exchange = worker.submit("/hold_gil?seconds=5")
     eventually(lambda: worker.slot(0, SLOT_EXCHANGE) == exchange, "the exchange runs")
@@ -110,7 +110,7 @@ def test_a_thread_that_holds_the_gil_in_c_is_told_by_signal(fake):
     assert worker.answer(exchange)[0] == 200
 
 
-def test_a_command_waits_for_the_gil_and_a_signal_does_not(fake):
+def test_stacks_by_command_wait_for_the_gil(fake):
     worker = fake.spawn("watched", APPS).ready()
     exchange = worker.submit("/hold_gil_elsewhere?seconds=2")
     eventually(lambda: "in hold_gil" in worker.signal_stacks(), "somebody holds the GIL")
@@ -142,7 +142,7 @@ SLOW = """
 @pytest.mark.parametrize(
     ("how", "zygote"), [("ask_stacks", False), ("signal_stacks", False), ("signal_stacks", True)]
 )
-def test_an_import_that_hangs_is_told(fake, project, how, zygote):
+def test_stacks_show_a_hanging_import(fake, project, how, zygote):
     directory = project(slow=SLOW)
     worker = fake.spawn("slow", directory, zygote=zygote)
     worker.next("booting")
@@ -151,7 +151,7 @@ def test_an_import_that_hangs_is_told(fake, project, how, zygote):
     worker.ready()
 
 
-def test_an_import_that_holds_the_gil_is_told(fake, project):
+def test_stacks_show_an_import_holding_the_gil(fake, project):
     directory = project(
         held="""
             import ctypes
@@ -167,7 +167,7 @@ def test_an_import_that_holds_the_gil_is_told(fake, project):
     assert worker.wait() == 1
 
 
-def test_stop_during_the_import_ends_the_worker_without_ready(fake, project):
+def test_stop_during_the_import_exits_without_ready(fake, project):
     directory = project(slow=SLOW)
     worker = fake.spawn("slow", directory)
     worker.next("booting")
@@ -180,20 +180,20 @@ def test_stop_during_the_import_ends_the_worker_without_ready(fake, project):
         worker.next("ready")
 
 
-def test_a_daemon_that_goes_during_the_import_takes_the_worker_along(fake, project):
+def test_worker_exits_when_its_daemon_dies_during_the_import(fake, project):
     worker = fake.spawn("slow", project(slow=SLOW))
     worker.next("booting")
     worker.socket.close()
     assert worker.wait() == 0
 
 
-def test_stacks_are_not_inherited_by_programs_that_the_application_starts(fake):
+def test_subprocesses_do_not_inherit_the_stacks_file(fake):
     worker = fake.spawn("watched", APPS).ready()
     # Its own: 0, 1, 2, and 3 for the listing.
     assert worker.get("/child") == (200, b"[0, 1, 2, 3]")
 
 
-def test_a_worker_of_one_thread_survives_a_hundred_signals_under_load(fake):
+def test_worker_survives_a_hundred_stack_signals_under_load(fake):
     # With more threads that is too much to ask: faulthandler walks the frames of threads that run. So the
     # daemon signals only when the command was not heard, and only workers that it will not keep.
     worker = fake.spawn("watched", APPS).ready()
@@ -204,7 +204,7 @@ def test_a_worker_of_one_thread_survives_a_hundred_signals_under_load(fake):
     assert worker.stop() == 0
 
 
-def test_a_system_call_of_a_library_does_not_fail_because_somebody_looks(fake, project, tmp_path):
+def test_stack_signal_does_not_interrupt_system_calls(fake, project, tmp_path):
     directory = project(
         reads="""
             import ctypes
@@ -235,7 +235,7 @@ def test_a_system_call_of_a_library_does_not_fail_because_somebody_looks(fake, p
     assert worker.answer(exchange) == (200, b"(1, 0)")
 
 
-def test_a_signal_handler_of_the_application_for_it_wins(fake, project):
+def test_application_handler_replaces_the_stack_signal(fake, project):
     directory = project(
         own="""
             import signal
@@ -253,7 +253,7 @@ def test_a_signal_handler_of_the_application_for_it_wins(fake, project):
     assert worker.ask_stacks().startswith("Thread 0x")
 
 
-def test_texts_of_frames_may_be_any_unicode(fake, project):
+def test_stacks_may_contain_any_unicode(fake, project):
     source = textwrap.dedent("""
         import os, time
 

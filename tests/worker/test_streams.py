@@ -28,7 +28,7 @@ def begin(connection, target, method="GET"):
 
 
 @pytest.mark.parametrize("path", ["/events", "/wrapped/events", "/package", "/wrapped/package"])
-def test_an_event_source_opens_before_there_is_an_event(starlette, python, path):
+def test_event_source_opens_before_the_first_event(starlette, python, path):
     if "package" in path:
         needs(python, "sse_starlette")
     with starlette.connect() as connection:
@@ -38,13 +38,13 @@ def test_an_event_source_opens_before_there_is_an_event(starlette, python, path)
         assert connection.chunked() == (b"data: late\n\n", True)
 
 
-def test_a_head_request_for_a_stream_is_answered_before_there_is_an_event(starlette):
+def test_head_request_for_a_stream_is_answered_at_once(starlette):
     with starlette.connect() as connection:
         assert begin(connection, "/events?id=head", "HEAD")[0] == 200
         assert connection.request("GET", "/open?id=head").body == b"open"
 
 
-def test_a_stream_of_asgi_that_never_speaks_is_cut(start, python):
+def test_silent_asgi_stream_is_cut_at_its_deadline(start, python):
     needs(python, "starlette")
     server = start("streams_asgi:application", APPS, SHORT).ready()
     with server.connect() as connection:
@@ -54,7 +54,7 @@ def test_a_stream_of_asgi_that_never_speaks_is_cut(start, python):
     assert "events 504" not in server.log()
 
 
-def test_the_head_of_a_wsgi_stream_comes_with_its_first_part(flask):
+def test_wsgi_stream_sends_its_head_with_the_first_part(flask):
     with flask.connect() as connection:
         status, headers = begin(connection, "/events?id=first&first=:%0A%0A")
         assert (status, headers["transfer-encoding"]) == (200, "chunked")
@@ -63,7 +63,7 @@ def test_the_head_of_a_wsgi_stream_comes_with_its_first_part(flask):
         assert connection.chunked() == (b"data: late\n\n", True)
 
 
-def test_write_sends_the_head_at_once(flask):
+def test_write_sends_the_head_immediately(flask):
     with flask.connect() as connection:
         assert begin(connection, "/write?write")[0] == 200
         assert connection.chunk() == b": open\n\n"
@@ -71,7 +71,7 @@ def test_write_sends_the_head_at_once(flask):
         assert connection.chunked() == (b"data: late\n\n", True)
 
 
-def test_a_wsgi_stream_that_has_not_spoken_by_its_deadline_is_504_and_one_that_has_is_cut(start, python):
+def test_wsgi_stream_at_its_deadline_is_504_or_cut(start, python):
     needs(python, "flask")
     for target, cut in [
         ("/events?id=silent&first=", False),
@@ -91,7 +91,7 @@ def test_a_wsgi_stream_that_has_not_spoken_by_its_deadline_is_504_and_one_that_h
         assert f"{target.partition('?')[0]} 504" not in server.log()
 
 
-def test_a_file_may_follow_a_head_that_went_out_alone(start, project):
+def test_file_can_follow_a_head_sent_alone(start, project):
     server = start(
         "late_file:application",
         project(

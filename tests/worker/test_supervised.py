@@ -8,7 +8,7 @@ import pytest
 from conftest import APPS, eventually
 
 
-def test_a_deadline_names_the_line_that_holds_the_gil(start):
+def test_deadline_report_names_the_line_holding_the_gil(start):
     server = start("watched", APPS, ("--workers", "1", "--timeout", "500ms")).ready()
     pid = server.get("/who").json()["pid"]
     assert server.get("/hold_gil?seconds=30").status == 504
@@ -19,7 +19,7 @@ def test_a_deadline_names_the_line_that_holds_the_gil(start):
     assert server.get("/who").json()["pid"] != pid
 
 
-def test_a_deadline_tells_the_other_threads_too_and_they_finish(start):
+def test_deadline_report_shows_all_threads(start):
     server = start("watched", APPS, ("--workers", "1", "--threads", "2", "--timeout", "1")).ready()
     answers = []
     first = threading.Thread(target=lambda: answers.append(server.get("/sleep?seconds=3").status))
@@ -30,7 +30,7 @@ def test_a_deadline_tells_the_other_threads_too_and_they_finish(start):
     server.wait_for("in do_sleep")
 
 
-def test_a_slow_request_is_told_once_and_answered(start):
+def test_slow_request_is_logged_once_and_answered(start):
     server = start("watched", APPS, ("--workers", "1"), {"RGUN_LOG_SLOW": "200ms"}).ready()
     assert server.get("/sleep?seconds=1").json() == "slept"
     server.wait_for("in do_sleep")
@@ -39,7 +39,7 @@ def test_a_slow_request_is_told_once_and_answered(start):
     assert server.get("/who").json()["pid"] == pid
 
 
-def test_hooks_of_the_configuration_are_called(start, hooked):
+def test_configured_hooks_are_called(start, hooked):
     settings = {
         "RGUN_HOOKS_POST_FORK": "hooked:post_fork",
         "RGUN_HOOKS_POST_WORKER_INIT": "hooked:Configuration.post_worker_init",
@@ -86,7 +86,7 @@ def test_forked_workers_serve_and_are_replaced(preloaded):
     assert again["pid"] != told["pid"]
 
 
-def test_workers_outlive_their_zygote_and_the_next_one_forks(preloaded):
+def test_workers_survive_their_zygotes_death(preloaded):
     told = preloaded.get("/who").json()
     os.kill(told["imported_by"], signal.SIGKILL)
     preloaded.wait_for("the zygote is ready", 2)
@@ -102,14 +102,14 @@ def test_workers_outlive_their_zygote_and_the_next_one_forks(preloaded):
     )
 
 
-def test_a_reload_imports_the_new_code(preloaded):
+def test_reload_imports_the_new_code(preloaded):
     assert preloaded.get("/version").json() == 1
     (preloaded.directory / "site_version.py").write_text("version = 2\n")
     preloaded.process.send_signal(signal.SIGHUP)
     eventually(lambda: preloaded.get("/version").json() == 2, "the new code serves")
 
 
-def test_a_worker_that_has_served_enough_becomes_the_zygote(start):
+def test_worker_at_the_refork_limit_becomes_the_zygote(start):
     server = start("watched", APPS, ("--workers", "2", "--preload"), {"RGUN_WORKERS_REFORK": "20"})
     server.wait_for("worker 1 is ready")
     first = server.get("/who").json()

@@ -27,7 +27,7 @@ def validated(start):
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize("case", CONFORMING)
-def test_the_validator_has_nothing_to_say(validated, case, method):
+def test_conforming_case_passes_the_validator(validated, case, method):
     body = b"" if method in ("GET", "DELETE", "OPTIONS") else b"some\nlines\nof body"
     response = validated.get(f"/{case}", method=method, body=body)
     assert response.complete, response
@@ -38,11 +38,11 @@ def test_the_validator_has_nothing_to_say(validated, case, method):
 @pytest.mark.parametrize(
     "case", [name for name in CONFORMING if name in ("head", "iterate", "iterate/list", "echo")]
 )
-def test_nor_for_head(validated, case):
+def test_conforming_case_passes_the_validator_for_head(validated, case):
     assert validated.get(f"/{case}", method="HEAD").status == 200, validated.log()[-2000:]
 
 
-def test_the_validator_is_awake(validated):
+def test_nonconforming_case_is_caught_by_the_validator(validated):
     """Guards the tests above: a case that does not conform is caught."""
     assert validated.get("/result/not-bytes").status == 500
     validated.wait_for("AssertionError")

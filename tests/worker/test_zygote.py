@@ -32,7 +32,7 @@ def threads_of(worker):
     return len(os.listdir(f"/proc/{worker.pid}/task"))
 
 
-def test_four_workers_are_forked_and_serve(fake, zygote):
+def test_four_forked_workers_serve(fake, zygote):
     workers = [fake.fork(zygote, number=number, life=2 + number).ready() for number in range(4)]
     told = [who(worker) for worker in workers]
     assert [each["pid"] for each in told] == [worker.pid for worker in workers]
@@ -55,7 +55,7 @@ def test_four_workers_are_forked_and_serve(fake, zygote):
     assert zygote.stop() == 0
 
 
-def test_a_zygote_has_one_thread_and_a_title_and_does_not_serve(zygote):
+def test_zygote_has_one_thread_and_serves_nothing(zygote):
     assert threads_of(zygote) == 1
     assert "rgun: zygote [watched:application]" in zygote.proc("cmdline")
     exchange = zygote.submit("/who")
@@ -64,7 +64,7 @@ def test_a_zygote_has_one_thread_and_a_title_and_does_not_serve(zygote):
     assert exchange not in zygote.answers
 
 
-def test_the_handlers_of_forks_run(fake, zygote):
+def test_fork_handlers_run_in_workers(fake, zygote):
     worker = fake.fork(zygote).ready()
     # Twice: for the process between, and for the worker.
     assert who(worker)["forks"] == ["python", "python"]
@@ -76,7 +76,7 @@ def test_the_handlers_of_forks_run(fake, zygote):
     assert json.loads(worker.get("/draw")[1]) == drawn[2]
 
 
-def test_a_worker_dies_alone(fake, zygote):
+def test_killed_worker_does_not_affect_the_others(fake, zygote):
     first, second = (fake.fork(zygote, number=number, life=2 + number).ready() for number in range(2))
     assert first.kill() == -9
     assert who(second)["pid"] == second.pid
@@ -84,7 +84,7 @@ def test_a_worker_dies_alone(fake, zygote):
     assert who(third)["pid"] == third.pid
 
 
-def test_the_death_of_a_zygote_is_not_its_workers(fake, zygote):
+def test_workers_survive_a_killed_zygote(fake, zygote):
     worker = fake.fork(zygote).ready()
     zygote.kill()
     assert who(worker)["pid"] == worker.pid
@@ -92,12 +92,12 @@ def test_the_death_of_a_zygote_is_not_its_workers(fake, zygote):
     assert worker.stop() == 0
 
 
-def test_a_zygote_ends_when_its_daemon_lets_go(fake, zygote):
+def test_zygote_exits_when_its_control_socket_closes(fake, zygote):
     zygote.socket.close()
     assert zygote.wait() == 0
 
 
-def test_a_daemon_that_dies_takes_zygote_and_workers_along(python, fake, tmp_path):
+def test_zygote_and_workers_exit_when_their_daemon_dies(python, fake, tmp_path):
     reading, writing = os.pipe()
     daemon = os.fork()
     if daemon == 0:
@@ -125,7 +125,7 @@ def test_a_daemon_that_dies_takes_zygote_and_workers_along(python, fake, tmp_pat
         os.waitpid(pid, 0)
 
 
-def test_a_worker_enters_its_cgroup_before_it_exists(fake, zygote):
+def test_forked_worker_enters_its_cgroup_before_ready(fake, zygote):
     reading, writing = os.pipe()
     worker = fake.fork(zygote, entrance=writing).ready()
     assert os.read(reading, 10) == b"0"
@@ -149,7 +149,7 @@ PRINTING = """
 
 
 @pytest.mark.parametrize("entrance", [False, True])
-def test_a_forked_worker_prints_to_its_own_stdout_and_stderr(fake, project, entrance):
+def test_forked_worker_has_its_own_stdout_and_stderr(fake, project, entrance):
     zygote = fake.spawn("printing", project(printing=PRINTING.format(redirect="")), zygote=True).ready()
     stdout, stderr, cgroup = os.pipe(), os.pipe(), os.pipe()
     own = {"entrance": cgroup[1]} if entrance else {}
@@ -169,7 +169,7 @@ def test_a_forked_worker_prints_to_its_own_stdout_and_stderr(fake, project, entr
         os.close(end)
 
 
-def test_a_stdout_that_the_application_has_redirected_stays_so_in_forked_workers(fake, project, tmp_path):
+def test_redirected_stdout_stays_redirected_in_forked_workers(fake, project, tmp_path):
     redirect = f"os.dup2(os.open({str(tmp_path / 'own')!r}, os.O_CREAT | os.O_WRONLY, 0o600), 1)"
     zygote = fake.spawn("printing", project(printing=PRINTING.format(redirect=redirect)), zygote=True).ready()
     stdout, stderr = os.pipe(), os.pipe()
@@ -185,7 +185,7 @@ def test_a_stdout_that_the_application_has_redirected_stays_so_in_forked_workers
     os.close(stderr[0])
 
 
-def test_a_fork_that_fails_is_told_and_the_next_succeeds(fake, zygote):
+def test_failed_fork_is_reported_and_the_next_succeeds(fake, zygote):
     reading, writing = os.pipe()
     with pytest.raises(AssertionError, match=r"OSError: \[Errno 9\]"):
         fake.fork(zygote, life=5, entrance=reading)
@@ -196,7 +196,7 @@ def test_a_fork_that_fails_is_told_and_the_next_succeeds(fake, zygote):
         os.close(descriptor)
 
 
-def test_a_fork_that_hangs_is_given_up_and_the_next_succeeds(fake, project):
+def test_hanging_fork_is_given_up_and_the_next_succeeds(fake, project):
     directory = project(
         hangs="""
             import os
@@ -222,7 +222,7 @@ def test_a_fork_that_hangs_is_given_up_and_the_next_succeeds(fake, project):
     assert fake.fork(zygote, life=6).ready().get("/") == (200, b"ok")
 
 
-def test_forks_leave_nothing_behind(fake, zygote):
+def test_forks_leave_no_descriptor_and_no_child(fake, zygote):
     def descriptors(worker):
         return sorted(os.readlink(f"/proc/{worker.pid}/fd/{n}") for n in os.listdir(f"/proc/{worker.pid}/fd"))
 
@@ -240,17 +240,17 @@ def test_forks_leave_nothing_behind(fake, zygote):
     assert zygote.proc(f"task/{zygote.pid}/children").split() == []
 
 
-def test_a_worker_does_not_inherit_to_programs_either(fake, zygote):
+def test_subprocesses_of_a_forked_worker_inherit_no_descriptor(fake, zygote):
     assert fake.fork(zygote).ready().get("/child") == (200, b"[0, 1, 2, 3]")
 
 
-def test_a_process_that_the_application_forks_does_not_come_back_here_either(fake, zygote):
+def test_child_forked_in_a_forked_worker_does_not_return(fake, zygote):
     worker = fake.fork(zygote).ready()
     assert worker.get("/fork_and_answer") == (200, b"70")
     assert who(worker)["pid"] == worker.pid
 
 
-def test_an_application_that_cannot_be_imported_is_told_by_the_zygote(fake, project):
+def test_zygote_reports_an_import_error(fake, project):
     zygote = fake.spawn("broken", project(broken="raise ValueError('no database')"), zygote=True)
     assert "importing broken raised ValueError: no database" in zygote.next("failed")[2]
     assert zygote.wait() == 1
@@ -259,7 +259,7 @@ def test_an_application_that_cannot_be_imported_is_told_by_the_zygote(fake, proj
 # ---------------------------------------------------------------- the warm-up
 
 
-def test_the_warm_up_request_is_seen_by_the_application_once(fake):
+def test_warm_up_request_reaches_the_application_once(fake):
     zygote = fake.spawn("watched", APPS, zygote=True, warm_up="/warm?").ready()
     assert zygote.warnings() == []
     path, environ = who(fake.fork(zygote).ready())["seen"]
@@ -288,7 +288,7 @@ def test_the_warm_up_request_is_seen_by_the_application_once(fake):
         ("import sys; sys.exit('no')", ["raised SystemExit: no"]),
     ],
 )
-def test_a_warm_up_that_fails_is_a_warning(fake, project, source, words):
+def test_failed_warm_up_is_a_warning(fake, project, source, words):
     directory = project(cold=f"def application(environ, start_response):\n    {source}\n")
     zygote = fake.spawn("cold", directory, zygote=True, warm_up="/first").ready()
     (warning,) = zygote.warnings()
@@ -298,7 +298,7 @@ def test_a_warm_up_that_fails_is_a_warning(fake, project, source, words):
     fake.fork(zygote).ready()
 
 
-def test_what_the_warm_up_returns_is_read_and_closed(fake, project):
+def test_warm_up_response_is_read_and_closed(fake, project):
     directory = project(
         closes="""
             events = []
@@ -326,7 +326,7 @@ def test_what_the_warm_up_returns_is_read_and_closed(fake, project):
 # ---------------------------------------------------------------- what a fork does not carry over
 
 
-def test_sockets_and_threads_are_told_by_name(fake, project):
+def test_open_sockets_and_threads_are_warnings_by_name(fake, project):
     directory = project(
         busy="""
             import _thread
@@ -370,11 +370,11 @@ def test_sockets_and_threads_are_told_by_name(fake, project):
     assert "DeprecationWarning" not in fake.output()
 
 
-def test_a_quiet_application_is_told_nothing_about(zygote):
+def test_application_without_sockets_causes_no_warning(zygote):
     assert zygote.warnings() == []
 
 
-def test_connections_that_django_keeps_are_closed_before_a_fork(fake, project):
+def test_django_connections_are_closed_before_a_fork(fake, project):
     pytest.importorskip("django")
     directory = project(
         kept="""
@@ -421,7 +421,7 @@ DRAWS = """
 """
 
 
-def test_workers_draw_numbers_of_their_own_from_numpy(fake, project):
+def test_numpy_is_seeded_in_each_worker(fake, project):
     # NumPy's own names, and its way: one generator for the module, that nothing renews at a fork.
     directory = project(draws=DRAWS)
     (directory / "numpy").mkdir()
@@ -436,7 +436,7 @@ def test_workers_draw_numbers_of_their_own_from_numpy(fake, project):
     assert [worker.warnings() for worker in workers] == [[], [], []]
 
 
-def test_workers_draw_numbers_of_their_own_from_the_real_numpy(fake, project, python):
+def test_real_numpy_is_seeded_in_each_worker(fake, project, python):
     if subprocess.run([python, "-c", "import numpy"], check=False, capture_output=True).returncode:
         pytest.skip("SKIPPED: no NumPy beside the interpreter under test")
     zygote = fake.spawn("draws", project(draws=DRAWS), zygote=True).ready()
@@ -444,7 +444,7 @@ def test_workers_draw_numbers_of_their_own_from_the_real_numpy(fake, project, py
     assert len({worker.get("/") for worker in workers}) == 3
 
 
-def test_a_generator_that_cannot_be_seeded_anew_is_a_warning(fake, project):
+def test_generator_that_cannot_be_seeded_is_a_warning(fake, project):
     directory = project(draws=DRAWS)
     (directory / "numpy").mkdir()
     (directory / "numpy/__init__.py").touch()
@@ -463,7 +463,7 @@ def test_a_generator_that_cannot_be_seeded_anew_is_a_warning(fake, project):
 # ---------------------------------------------------------------- stacks and hooks
 
 
-def test_stacks_go_to_each_process_its_own(fake, zygote, tmp_path):
+def test_stacks_belong_to_their_own_process(fake, zygote, tmp_path):
     worker = fake.fork(zygote).ready()
     exchange = worker.submit(f"/wait?path={fifo(tmp_path, 'go')}")
     eventually(lambda: "in wait_for_fifo" in worker.signal_stacks(), "it runs")
@@ -476,7 +476,7 @@ def test_stacks_go_to_each_process_its_own(fake, zygote, tmp_path):
     assert worker.answer(exchange)[0] == 200
 
 
-def test_hooks_are_called_in_the_workers_and_child_exit_in_the_zygote(fake, hooked):
+def test_boot_hooks_run_in_workers_and_child_exit_in_zygote(fake, hooked):
     zygote = fake.spawn("watched", APPS, zygote=True, hooks=ALL_HOOKS).ready()
     assert hooked() == []
     workers = [fake.fork(zygote, number=number, life=5 + number).ready() for number in range(2)]
@@ -497,7 +497,7 @@ def test_hooks_are_called_in_the_workers_and_child_exit_in_the_zygote(fake, hook
     assert last[1]["server"] == os.getpid()
 
 
-def test_a_hook_that_fails_in_a_forked_worker_fails_that_one(fake):
+def test_failing_hook_in_a_forked_worker_fails_that_worker(fake):
     zygote = fake.spawn("watched", APPS, zygote=True, hooks={"post_fork": "hooked:raises"}).ready()
     for life in (2, 3):
         worker = fake.fork(zygote, life=life)
@@ -505,7 +505,7 @@ def test_a_hook_that_fails_in_a_forked_worker_fails_that_one(fake):
         assert worker.wait() == 1
 
 
-def test_atexit_handlers_run_in_the_workers(fake, project):
+def test_atexit_handlers_run_in_forked_workers(fake, project):
     directory = project(
         leaving="""
             import atexit
@@ -527,7 +527,7 @@ def test_atexit_handlers_run_in_the_workers(fake, project):
     assert [path.name for path in directory.glob("left-*")] == [f"left-{worker.pid}"]
 
 
-def test_what_the_application_has_printed_is_printed_once(fake, project):
+def test_buffered_output_is_written_once_across_forks(fake, project):
     directory = project(
         prints="""
             print("printed at the import")
@@ -548,7 +548,7 @@ def test_what_the_application_has_printed_is_printed_once(fake, project):
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("forked", [False, True])
-def test_a_worker_that_has_served_becomes_a_zygote(fake, threads, forked):
+def test_promoted_worker_becomes_a_zygote(fake, threads, forked):
     if forked:
         worker = fake.fork(fake.spawn("watched", APPS, zygote=True, threads=threads).ready()).ready()
     else:
@@ -579,7 +579,7 @@ def test_a_worker_that_has_served_becomes_a_zygote(fake, threads, forked):
     assert worker.stop() == 0
 
 
-def test_the_shared_memory_of_a_promoted_worker_is_let_go(fake):
+def test_promoted_worker_unmaps_its_shared_memory(fake):
     worker = fake.spawn("watched", APPS).ready()
     who(worker)
     assert "memfd:fake" in worker.proc("maps")
@@ -590,7 +590,7 @@ def test_the_shared_memory_of_a_promoted_worker_is_let_go(fake):
     assert len(maps) == 1
 
 
-def test_a_worker_refuses_to_fork(fake):
+def test_worker_that_is_no_zygote_refuses_to_fork(fake):
     worker = fake.spawn("watched", APPS).ready()
     with pytest.raises(AssertionError, match="it is no zygote"):
         fake.fork(worker, life=2)

@@ -86,25 +86,25 @@ def test_raising_case_raises(name):
     assert not isinstance(caught.value, (KeyError, AttributeError, TypeError, StopIteration))
 
 
-def test_every_case_is_listed_with_what_it_says():
+def test_every_case_is_listed_with_its_docstring():
     listed = call(cases.application, "/")[2].decode().splitlines()
     assert len(listed) == len(cases.CASES)
     assert all(line.split("\t")[1] for line in listed)
 
 
-def test_unknown_path_is_404_and_a_longer_path_is_its_case():
+def test_unknown_path_is_404_and_longer_path_finds_its_case():
     assert call(cases.application, "/nonsense")[0].startswith("404")
     assert call(cases.application, "/environ/a b")[0].startswith("200")
     assert call(cases.application, "/status/418")[0].startswith("418")
 
 
 @pytest.mark.parametrize("name", ["iterate", "iterate/empty", "file", "file/no-descriptor", "length/exact"])
-def test_close_is_written_down_once(name):
+def test_close_is_recorded_once(name):
     call(cases.application, f"/{name}", query=f"id={name}")
     assert [entry["what"] for entry in events(name)] == ["close"]
 
 
-def test_a_file_nobody_closes_is_not_taken_for_closed():
+def test_unclosed_file_is_not_recorded_as_closed():
     environ = {"PATH_INFO": "/file", "QUERY_STRING": "id=lost", "wsgi.file_wrapper": lambda file, size: None}
     cases.application(environ, lambda status, headers: None)
     assert [entry["what"] for entry in events("lost")] == ["collected"]
@@ -113,12 +113,12 @@ def test_a_file_nobody_closes_is_not_taken_for_closed():
 @pytest.mark.parametrize(
     "name", ["read", "read-all", "readline", "readlines", "iter", "mixed", "zero", "thread"]
 )
-def test_every_way_of_reading_sees_the_whole_body(name):
+def test_every_read_method_returns_the_whole_body(name):
     body = b"one\n\ntwo\nend without newline"
     assert json.loads(call(cases.application, f"/input/{name}", "POST", body)[2])["length"] == len(body)
 
 
-def test_files_tell_their_position():
+def test_file_cases_send_from_their_position():
     whole = call(cases.application, "/file", query="size=5000")[2]
     assert call(cases.application, "/file/offset", query="size=5000&offset=1000")[2] == whole[1000:]
     assert call(cases.application, "/file/buffered")[2][:5000] == whole

@@ -16,7 +16,7 @@ def package_files():
     return [pathlib.Path(line) for line in host.run("dpkg", "-L", "rgun").stdout.splitlines() if line != "/."]
 
 
-def test_the_package_brings_what_its_unit_and_its_manual_name():
+def test_package_installs_every_named_file():
     for path in (
         "/usr/bin/rgun",
         EXTENSION,
@@ -32,38 +32,38 @@ def test_the_package_brings_what_its_unit_and_its_manual_name():
         assert pathlib.Path(path).is_file(), path
 
 
-def test_nothing_in_the_package_can_be_changed_by_others_than_root():
+def test_packaged_files_are_writable_by_root_only():
     for path in package_files():
         status = path.lstat()
         assert status.st_uid == 0, path
         assert stat.S_ISLNK(status.st_mode) or not status.st_mode & stat.S_IWOTH, path
 
 
-def test_the_user_exists_without_a_shell_and_owns_no_program():
+def test_system_user_exists_without_a_shell():
     user = pwd.getpwnam("rgun")
     assert 0 < user.pw_uid < 1000
     assert user.pw_dir == "/var/lib/rgun"
     assert user.pw_shell.endswith("nologin")
 
 
-def test_the_configuration_is_a_conffile_that_only_root_and_the_daemon_read():
+def test_configuration_is_a_conffile_of_mode_640():
     assert "/etc/rgun/rgun.toml" in host.run("dpkg-query", "-W", "-f", "${Conffiles}", "rgun").stdout
     status = host.CONFIG.stat()
     assert stat.S_IMODE(status.st_mode) == 0o640
     assert status.st_gid == pwd.getpwnam("rgun").pw_gid
 
 
-def test_installing_enables_and_starts_nothing():
+def test_installation_enables_and_starts_nothing():
     for unit in (host.SOCKET, host.SERVICE):
         assert host.systemctl("is-enabled", unit, check=False).stdout.strip() == "disabled", unit
         assert host.systemctl("is-active", unit, check=False).stdout.strip() == "inactive", unit
     assert host.refused()
 
 
-def test_the_program_says_the_version_of_the_package():
+def test_version_flag_prints_the_package_version():
     version = host.run("dpkg-query", "-W", "-f", "${Version}", "rgun").stdout
     assert host.run("rgun", "--version").stdout.strip() == f"rgun {version}"
 
 
-def test_the_shipped_configuration_is_sound():
+def test_shipped_configuration_passes_check():
     host.run("rgun", "check")

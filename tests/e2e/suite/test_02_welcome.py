@@ -14,13 +14,13 @@ def fresh(enabled):
     host.systemctl("stop", host.SERVICE)
 
 
-def test_the_enabled_socket_listens_and_the_service_sleeps():
+def test_enabled_socket_listens_and_service_is_inactive():
     assert show_state(host.SOCKET) == ("active", "listening")
     assert show_state(host.SERVICE) == ("inactive", "dead")
     assert host.systemctl("is-enabled", host.SOCKET).stdout.strip() == "enabled"
 
 
-def test_the_first_connection_starts_the_service_and_shows_the_welcome_page():
+def test_first_connection_starts_service_and_shows_welcome():
     answer = host.get("/")
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("text/html")
@@ -28,7 +28,7 @@ def test_the_first_connection_starts_the_service_and_shows_the_welcome_page():
     assert show_state(host.SERVICE) == ("active", "running")
 
 
-def test_the_page_is_run_by_the_systems_python_as_the_user_rgun():
+def test_welcome_page_runs_on_system_python_as_user_rgun():
     assert platform.python_version() in host.get("/").text
     workers = host.children(host.main_pid())
     assert workers, "the daemon has no worker"
@@ -43,17 +43,17 @@ def test_head_has_the_length_and_no_body():
     assert head.headers["content-length"] == str(len(whole.body))
 
 
-def test_any_other_address_is_not_found():
+def test_other_paths_are_404():
     assert host.get("/favicon.ico").status == 404
 
 
-def test_status_shows_a_line_of_the_daemons_own():
+def test_systemctl_status_shows_the_daemons_status_line():
     complete = re.compile(r"(\d+)/\1 workers ready")
     host.wait_for("all workers are ready", lambda: complete.fullmatch(host.show("StatusText")))
     assert f'Status: "{host.show("StatusText")}' in host.systemctl("status", host.SERVICE).stdout
 
 
-def test_a_stopped_service_comes_back_with_the_next_connection():
+def test_next_connection_starts_a_stopped_service():
     host.systemctl("stop", host.SERVICE)
     assert show_state(host.SOCKET) == ("active", "listening")
     assert host.get("/").status == 200

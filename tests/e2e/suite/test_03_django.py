@@ -14,25 +14,25 @@ pytestmark = pytest.mark.usefixtures("shop")
 MIB = 1 << 20
 
 
-def test_the_front_page_comes_from_a_template_and_the_database():
+def test_front_page_renders_template_and_database():
     answer = host.get("/")
     assert answer.status == 200
     assert "Darjeeling first flush" in answer.text
 
 
-def test_json_comes_with_every_character_it_left_with():
+def test_json_keeps_non_ascii_characters():
     answer = host.get("/api/products?q=Sencha")
     assert answer.headers["content-type"] == "application/json"
     assert [row["name"] for row in answer.json["products"]] == ["Sencha 煎茶"]
 
 
-def test_the_admin_redirects_to_its_login():
+def test_admin_redirects_to_its_login():
     answer = host.get("/admin/")
     assert answer.status == 302
     assert answer.headers["location"].startswith("/admin/login/")
 
 
-def test_a_form_upload_arrives_byte_for_byte(shop_data):
+def test_form_upload_arrives_byte_for_byte(shop_data):
     content = os.urandom(3 * MIB)
     boundary = "b0undary"
     body = (
@@ -53,7 +53,7 @@ def test_a_form_upload_arrives_byte_for_byte(shop_data):
     assert [path.read_bytes() for path in stored] == [content]
 
 
-def test_a_chunked_upload_of_unknown_length_arrives_byte_for_byte():
+def test_chunked_upload_arrives_byte_for_byte():
     content = os.urandom(8 * MIB)
     pieces = (content[start : start + 100_000] for start in range(0, len(content), 100_000))
     answer = host.request("POST", "/upload/raw?name=raw.bin", pieces, {"Transfer-Encoding": "chunked"})
@@ -62,14 +62,14 @@ def test_a_chunked_upload_of_unknown_length_arrives_byte_for_byte():
     assert answer.json["sha256"] == hashlib.sha256(content).hexdigest()
 
 
-def test_a_download_is_the_file(shop_data):
+def test_download_is_the_file(shop_data):
     answer = host.get("/download/20", timeout=60)
     assert answer.headers["content-length"] == str(20 * MIB)
     on_disk = (shop_data / "files" / "20.bin").read_bytes()
     assert hashlib.sha256(answer.body).digest() == hashlib.sha256(on_disk).digest()
 
 
-def test_a_streaming_view_is_sent_as_it_comes():
+def test_streaming_view_is_sent_in_parts():
     began = time.monotonic()
     with socket.create_connection(host.ADDRESS, timeout=20) as connection:
         connection.sendall(
@@ -88,7 +88,7 @@ def test_a_streaming_view_is_sent_as_it_comes():
     assert time.monotonic() - began >= 2 > first
 
 
-def test_a_view_that_raises_is_a_500_with_its_traceback_in_the_journal():
+def test_view_that_raises_is_500_with_traceback_in_journal():
     since = host.journal_cursor()
     answer = host.get("/error")
     assert answer.status == 500
@@ -98,6 +98,6 @@ def test_a_view_that_raises_is_a_500_with_its_traceback_in_the_journal():
     )
 
 
-def test_what_the_application_creates_is_not_for_the_world(shop_data):
+def test_files_of_the_application_are_not_world_readable(shop_data):
     database = shop_data / "files"
     assert not stat.S_IMODE(database.stat().st_mode) & stat.S_IRWXO

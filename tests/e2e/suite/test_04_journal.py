@@ -22,7 +22,7 @@ def life(probe):
     return pid, host.journal(since, _PID=pid)
 
 
-def test_every_entry_of_the_daemon_has_its_identifier_unit_and_priority(life):
+def test_daemon_entries_have_identifier_unit_and_priority(life):
     _, entries = life
     assert entries
     for entry in entries:
@@ -31,12 +31,12 @@ def test_every_entry_of_the_daemon_has_its_identifier_unit_and_priority(life):
         assert entry["PRIORITY"] in "01234567", entry
 
 
-def test_an_ordinary_life_is_told_with_information_and_nothing_worse(life):
+def test_ordinary_start_and_stop_log_only_info(life):
     _, entries = life
     assert {entry["PRIORITY"] for entry in entries} == {"6"}, host.messages(entries)
 
 
-def test_entries_about_a_worker_name_it_in_fields_of_their_own(life):
+def test_worker_entries_have_worker_and_pid_fields(life):
     _, entries = life
     seats = {entry["RGUN_WORKER"] for entry in entries if "RGUN_WORKER" in entry}
     assert len(seats) == 2, entries
@@ -46,7 +46,7 @@ def test_entries_about_a_worker_name_it_in_fields_of_their_own(life):
     assert not prefixed, "the prefix of tracing-journald's default"
 
 
-def test_a_query_by_field_finds_one_worker(life):
+def test_journal_query_by_field_finds_one_worker(life):
     pid, entries = life
     seat = next(entry["RGUN_WORKER"] for entry in entries if "RGUN_WORKER" in entry)
     lines = host.run(
@@ -56,7 +56,7 @@ def test_a_query_by_field_finds_one_worker(life):
     assert len(lines) == sum(entry.get("RGUN_WORKER") == seat for entry in entries)
 
 
-def test_what_the_application_prints_is_in_the_journal_of_the_unit():
+def test_application_output_is_in_the_units_journal():
     since = host.journal_cursor()
     assert host.get("/print").status == 200
     assert host.get("/log").status == 200
@@ -67,7 +67,7 @@ def test_what_the_application_prints_is_in_the_journal_of_the_unit():
         )
 
 
-def test_long_lines_of_workers_that_print_at_once_are_entries_that_name_their_worker():
+def test_concurrent_long_lines_stay_whole_and_name_their_worker():
     since = host.journal_cursor()
     letters, times = "abcd", 10
     with concurrent.futures.ThreadPoolExecutor(len(letters)) as clients:
@@ -86,7 +86,7 @@ def test_long_lines_of_workers_that_print_at_once_are_entries_that_name_their_wo
         assert entry["PRIORITY"] == "6", entry
 
 
-def test_controls_in_a_path_do_not_hide_the_entry_and_are_kept_raw():
+def test_control_characters_in_a_path_are_escaped_and_kept_raw():
     since = host.journal_cursor()
     path = "/\x9b2J\u202e".encode()
     with socket.create_connection(host.ADDRESS, timeout=30) as client:
@@ -100,7 +100,7 @@ def test_controls_in_a_path_do_not_hide_the_entry_and_are_kept_raw():
     assert bytes(entry["RGUN_PATH_RAW"]) == path
 
 
-def test_an_exception_of_the_application_is_one_entry_that_names_the_request():
+def test_application_exception_is_one_entry_with_request_id():
     since = host.journal_cursor()
     answer = host.get("/raise")
     assert answer.status == 500

@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.usefixtures("probe")
 
 
-def test_start_returns_when_the_application_can_answer(probe_app):
+def test_start_returns_when_the_application_answers(probe_app):
     host.configure("probe", probe_app, env={"PROBE_BOOT_SECONDS": "1.5"})
     host.systemctl("stop", host.SERVICE)
     try:
@@ -28,7 +28,7 @@ def test_start_returns_when_the_application_can_answer(probe_app):
         host.restart()
 
 
-def test_a_client_that_comes_while_the_service_boots_is_answered(probe_app):
+def test_client_during_the_boot_is_answered(probe_app):
     host.configure("probe", probe_app, env={"PROBE_BOOT_SECONDS": "1.5"})
     host.systemctl("stop", host.SERVICE)
     try:
@@ -53,7 +53,7 @@ def test_restarts_under_load_lose_no_request():
     assert load.retried <= 3 * 3, load
 
 
-def test_a_request_that_runs_when_the_restart_comes_is_finished():
+def test_running_request_is_finished_across_a_restart():
     before = host.main_pid()
     running, _ = host.slow(2)
     host.systemctl("restart", host.SERVICE)
@@ -63,7 +63,7 @@ def test_a_request_that_runs_when_the_restart_comes_is_finished():
     assert host.main_pid() != before
 
 
-def test_an_idle_kept_connection_does_not_hold_up_a_restart():
+def test_idle_keep_alive_connection_does_not_delay_restart():
     connection = http.client.HTTPConnection(*host.ADDRESS, timeout=10)
     connection.request("GET", "/")
     connection.getresponse().read()

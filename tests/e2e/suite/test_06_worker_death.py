@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.usefixtures("probe")
 
 
-def test_a_killed_worker_is_a_502_for_its_request_and_is_replaced():
+def test_killed_worker_answers_502_and_is_replaced():
     daemon, since = host.main_pid(), host.journal_cursor()
     workers = host.wait_for("two workers", lambda: two(host.children(daemon)))
     doomed, victim = host.slow(20)
@@ -30,7 +30,7 @@ def test_a_killed_worker_is_a_502_for_its_request_and_is_replaced():
     assert any(re.search(r"SIGKILL|signal:? 9", text) for text in host.messages(told)), told
 
 
-def test_killing_workers_under_load_costs_at_most_the_requests_in_flight():
+def test_killing_workers_fails_only_requests_in_flight():
     daemon = host.main_pid()
     kills = 4
     with host.Load() as load:

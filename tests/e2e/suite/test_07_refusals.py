@@ -51,7 +51,7 @@ def unserved(words, headline):
     return since
 
 
-def test_an_unknown_key_is_named_with_the_nearest_that_exists(probe_app):
+def test_unknown_key_is_named_with_the_closest_known_key(probe_app):
     host.configure("probe", probe_app, extra='[timeouts]\nreqest = "30s"\n')
     told = refused_start()
     assert "reqest" in told
@@ -59,7 +59,7 @@ def test_an_unknown_key_is_named_with_the_nearest_that_exists(probe_app):
     assert str(host.CONFIG) in told
 
 
-def test_a_failed_configuration_is_not_tried_again(probe_app):
+def test_wrong_configuration_is_not_retried(probe_app):
     host.configure("probe", probe_app, workers=0)
     refused_start()
     # RestartSec= is one second.
@@ -67,34 +67,34 @@ def test_a_failed_configuration_is_not_tried_again(probe_app):
     assert host.show("NRestarts") == "0"
 
 
-def test_a_wrong_value_is_named_with_key_and_remedy(probe_app):
+def test_wrong_value_is_named_with_its_key(probe_app):
     host.configure("probe", probe_app, extra='[timeouts]\nrequest = "30 parsecs"\n')
     told = refused_start()
     assert "timeouts.request" in told
     assert "parsecs" in told
 
 
-def test_all_errors_are_told_at_once(probe_app):
+def test_all_configuration_errors_are_reported_at_once(probe_app):
     host.configure("probe", probe_app, workers=-1, python="/usr/bin/no-such-python")
     told = refused_start()
     assert "workers.count" in told
     assert "/usr/bin/no-such-python" in told
 
 
-def test_a_directory_that_does_not_exist_is_named():
+def test_missing_directory_is_named():
     host.configure("probe", "/srv/no-such-directory")
     told = refused_start()
     assert "app.directory" in told
     assert "/srv/no-such-directory" in told
 
 
-def test_a_module_that_does_not_exist_is_named_to_the_operator(probe_app):
+def test_missing_module_is_named_in_the_journal_only(probe_app):
     host.configure("no_such_module", probe_app)
     since = unserved("no_such_module", "no_such_module")
     assert str(probe_app) in host.told(since)
 
 
-def test_an_application_that_raises_on_import_shows_its_traceback_once(probe_app):
+def test_import_error_logs_its_traceback_once(probe_app):
     (probe_app / "broken.py").write_text('raise LookupError("no database today")\n')
     host.configure("broken", probe_app)
     since = unserved("LookupError: no database today", "LookupError (")
@@ -105,13 +105,13 @@ def test_an_application_that_raises_on_import_shows_its_traceback_once(probe_app
     assert "broken.py" in told
 
 
-def test_an_attribute_that_is_not_callable_is_named(probe_app):
+def test_attribute_that_is_not_callable_is_named(probe_app):
     (probe_app / "scalar.py").write_text("application = 42\n")
     host.configure("scalar", probe_app)
     assert "cannot be called" in host.told(unserved("scalar", "scalar"))
 
 
-def test_an_application_that_is_repaired_serves_without_anybody_doing_anything_else(probe_app):
+def test_repaired_application_serves_without_a_restart(probe_app):
     broken = probe_app / "broken.py"
     broken.write_text('raise LookupError("no database today")\n')
     host.configure("broken", probe_app)
@@ -127,18 +127,18 @@ def test_an_application_that_is_repaired_serves_without_anybody_doing_anything_e
     assert "LookupError" not in host.status()
 
 
-def test_check_says_the_same_without_starting_anything(probe_app):
+def test_check_reports_the_error_without_starting(probe_app):
     host.configure("no_such_module", probe_app)
     done = host.run("rgun", "check", check=False)
     assert done.returncode == EX_CONFIG
     assert "no_such_module" in done.stdout + done.stderr
 
 
-def test_an_unknown_flag_is_a_usage_error():
+def test_unknown_flag_is_a_usage_error():
     assert host.run("rgun", "--no-such-flag", check=False).returncode == EX_USAGE
 
 
-def test_waiting_clients_do_not_make_a_wrong_configuration_start_for_ever(probe_app):
+def test_wrong_configuration_reaches_the_sockets_start_limit(probe_app):
     """Each client that comes causes a start, until the socket gives up; then it is refused."""
     host.configure("probe", probe_app, workers=0)
     host.systemctl("stop", host.SERVICE)

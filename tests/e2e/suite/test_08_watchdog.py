@@ -9,11 +9,11 @@ import pytest
 pytestmark = pytest.mark.usefixtures("probe")
 
 
-def test_the_shipped_unit_has_a_watchdog():
+def test_shipped_unit_has_a_watchdog():
     assert host.show("WatchdogUSec") not in ("0", "infinity", "")
 
 
-def test_a_healthy_daemon_outlives_a_short_watchdog_idle_and_busy():
+def test_healthy_daemon_survives_a_one_second_watchdog():
     with host.drop_in("WatchdogSec=1s"):
         daemon = host.main_pid()
         host.holds("the same daemon", lambda: host.main_pid() == daemon, 2.5)
@@ -24,7 +24,7 @@ def test_a_healthy_daemon_outlives_a_short_watchdog_idle_and_busy():
         assert host.show("NRestarts") == "0"
 
 
-def test_a_daemon_that_hangs_is_killed_and_started_again():
+def test_hanging_daemon_is_killed_and_restarted():
     since = host.journal_cursor()
     with host.drop_in("WatchdogSec=1s\nTimeoutAbortSec=3s\nLimitCORE=0"):
         daemon = host.main_pid()

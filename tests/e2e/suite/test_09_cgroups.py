@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.usefixtures("probe")
 
 
-def test_daemon_and_workers_sit_in_leaf_cgroups_of_their_own():
+def test_daemon_and_workers_have_their_own_leaf_cgroups():
     top = host.show("ControlGroup")
     workers = host.wait_for("two workers", pair)
     places = {pid: host.cgroup_of(pid) for pid in [host.main_pid(), *workers]}
@@ -22,13 +22,13 @@ def test_daemon_and_workers_sit_in_leaf_cgroups_of_their_own():
     assert host.cgroup_directory(top).joinpath("cgroup.procs").read_text() == ""
 
 
-def test_the_tree_is_there_for_systemd_cgls():
+def test_systemd_cgls_shows_the_workers():
     text = host.run("systemd-cgls", "--no-pager", "-u", host.SERVICE).stdout
     for pid in pair():
         assert str(pid) in text
 
 
-def test_a_worker_that_died_leaves_no_cgroup():
+def test_dead_worker_leaves_no_cgroup():
     victim = pair()[0]
     place = host.cgroup_directory(host.cgroup_of(victim))
     os.kill(victim, signal.SIGKILL)
@@ -39,7 +39,7 @@ def test_a_worker_that_died_leaves_no_cgroup():
         assert place.joinpath("cgroup.procs").read_text(), f"{place} is left over"
 
 
-def test_the_children_of_a_reloaded_worker_finish_in_its_cgroup_which_is_removed_then():
+def test_cgroup_of_a_reloaded_worker_stays_until_children_exit():
     started = host.get("/start/1000").json
     place = host.cgroup_directory(host.cgroup_of(started["child"]))
     assert place == host.cgroup_directory(host.cgroup_of(started["pid"]))
@@ -51,7 +51,7 @@ def test_the_children_of_a_reloaded_worker_finish_in_its_cgroup_which_is_removed
     host.wait_for("its cgroup is removed", lambda: not place.exists())
 
 
-def test_children_that_do_not_finish_in_time_are_killed_and_named_in_the_journal():
+def test_children_past_their_timeout_are_killed_and_logged():
     with host.drop_in("Environment=RGUN_WORKERS_CHILDREN=1s"):
         since = host.journal_cursor()
         started = host.get("/start/1000").json
@@ -64,13 +64,13 @@ def test_children_that_do_not_finish_in_time_are_killed_and_named_in_the_journal
     assert f"{started['child']} (sleep)" in line
 
 
-def test_a_worker_that_is_killed_takes_its_children_along():
+def test_children_of_a_killed_worker_are_killed():
     started = host.get("/start/1000").json
     os.kill(started["pid"], signal.SIGKILL)
     host.wait_for("it is killed", lambda: not host.exists(started["child"]))
 
 
-def test_signals_to_all_processes_of_the_unit_cost_no_worker():
+def test_signals_to_the_whole_unit_end_no_worker():
     workers = host.wait_for("two workers", pair)
     for name in ("SIGUSR1", "SIGUSR2"):
         host.systemctl("kill", f"--signal={name}", host.SERVICE)
@@ -78,7 +78,7 @@ def test_signals_to_all_processes_of_the_unit_cost_no_worker():
     assert sorted(pair()) == sorted(workers)
 
 
-def test_workers_have_the_soft_limit_of_open_files_and_the_daemon_the_hard_one():
+def test_workers_keep_soft_file_limit_daemon_raises_its_own():
     # A machine that is a container may have less than the unit asks for.
     limits = host.pathlib.Path(f"/proc/{host.main_pid()}/limits").read_text()
     (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
@@ -87,7 +87,7 @@ def test_workers_have_the_soft_limit_of_open_files_and_the_daemon_the_hard_one()
     assert host.get().json["files"] == [1024, hard]
 
 
-def test_stopping_ends_what_workers_have_started():
+def test_stop_ends_programs_that_workers_started():
     started = host.get("/start/1000").json
     begun = time.monotonic()
     host.systemctl("stop", host.SERVICE)
@@ -97,7 +97,7 @@ def test_stopping_ends_what_workers_have_started():
     host.systemctl("start", host.SERVICE)
 
 
-def test_stopping_leaves_no_process_and_no_cgroup():
+def test_stop_leaves_no_process_and_no_cgroup():
     tree = host.cgroup_directory(host.show("ControlGroup"))
     host.systemctl("stop", host.SERVICE)
     assert host.processes_of("rgun") == []
@@ -105,7 +105,7 @@ def test_stopping_leaves_no_process_and_no_cgroup():
     host.systemctl("start", host.SERVICE)
 
 
-def test_sigterm_alone_ends_the_service_in_order():
+def test_stop_needs_no_sigkill():
     since = host.journal_cursor()
     host.systemctl("stop", host.SERVICE)
     assert host.show("Result") == "success"

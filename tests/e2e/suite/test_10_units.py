@@ -10,37 +10,37 @@ import pytest
 pytestmark = pytest.mark.usefixtures("probe")
 
 
-def test_analyze_verify_has_nothing_to_say():
+def test_systemd_analyze_verify_reports_nothing():
     done = host.run("systemd-analyze", "verify", "--man=no", host.SERVICE, host.SOCKET)
     assert "rgun" not in done.stdout + done.stderr, done.stderr
 
 
-def test_the_manual_the_units_name_is_installed():
+def test_manual_pages_named_by_the_unit_are_installed():
     pages = re.findall(r"man:([\w.]+)\((\d)\)", host.show("Documentation"))
     assert pages == [("rgun", "8"), ("rgun.toml", "5")]
     for name, section in pages:
         assert host.pathlib.Path(f"/usr/share/man/man{section}/{name}.{section}.gz").is_file()
 
 
-def test_analyze_security_is_two_or_less():
+def test_systemd_analyze_security_is_two_or_less():
     last = host.run("systemd-analyze", "security", "--no-pager", host.SERVICE).stdout.splitlines()[-1]
     print(last)
     level = float(re.search(r"(\d+\.\d)", last)[1])
     assert level <= 2.0, last
 
 
-def test_the_stop_timeout_is_longer_than_the_drain():
+def test_stop_timeout_is_longer_than_the_drain():
     assert host.show("TimeoutStopUSec") == "45s"
 
 
-def test_the_listener_has_its_name_and_its_backlog():
+def test_listener_has_its_name_and_backlog():
     assert host.show("FileDescriptorName", host.SOCKET) == "http"
     lines = host.run("ss", "-Htln", "sport", "=", ":8000").stdout.split()
     limit = int(host.pathlib.Path("/proc/sys/net/core/somaxconn").read_text())
     assert int(lines[2]) == min(4096, limit)
 
 
-def test_the_control_socket_is_for_root_and_the_daemon_and_goes_with_it():
+def test_control_socket_is_private_and_removed_at_stop():
     control = host.pathlib.Path("/run/rgun/control")
     directory, socket = control.parent.stat(), control.stat()
     assert stat.S_ISSOCK(socket.st_mode)
@@ -53,7 +53,7 @@ def test_the_control_socket_is_for_root_and_the_daemon_and_goes_with_it():
     assert control.exists()
 
 
-def test_workers_do_not_see_what_is_between_systemd_and_the_daemon():
+def test_workers_do_not_inherit_systemd_variables():
     environ = host.get("/").json["environ"]
     assert not {"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC"} & set(environ)
     assert environ["STATE_DIRECTORY"] == "/var/lib/rgun"
@@ -69,12 +69,12 @@ def test_workers_do_not_see_what_is_between_systemd_and_the_daemon():
         ("/dev/shm/written", None),
     ],
 )
-def test_an_application_may_write_where_the_unit_says(path, error):
+def test_application_writes_only_where_the_unit_allows(path, error):
     assert host.get(f"/write{path}").json["error"] == error
     assert path != "/tmp/written" or not host.pathlib.Path(path).exists(), "/tmp is not private"
 
 
-def test_a_drop_in_opens_a_directory_outside():
+def test_read_write_paths_drop_in_allows_a_directory():
     media = host.pathlib.Path("/srv/media")
     media.mkdir(exist_ok=True)
     host.run("chown", "rgun:rgun", str(media))

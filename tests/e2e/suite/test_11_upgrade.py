@@ -24,7 +24,7 @@ def newer(tmp_path_factory):
     return package
 
 
-def test_an_upgrade_under_load_refuses_nobody_and_keeps_the_configuration(newer):
+def test_upgrade_under_load_loses_no_request_and_keeps_config(newer):
     mine = host.CONFIG.read_text()
     before = host.main_pid()
     with host.Load() as load:
@@ -47,7 +47,7 @@ def test_an_upgrade_under_load_refuses_nobody_and_keeps_the_configuration(newer)
     assert host.systemctl("is-enabled", host.SOCKET).stdout.strip() == "enabled"
 
 
-def test_an_upgrade_does_not_start_what_was_stopped(newer):
+def test_upgrade_does_not_start_a_stopped_service(newer):
     host.systemctl("stop", host.SERVICE, host.SOCKET)
     host.run("dpkg", "--force-confold", "-i", str(newer))
     assert host.show("ActiveState") == "inactive"

@@ -48,7 +48,7 @@ def workers():
     return set(host.children(host.main_pid()))
 
 
-def test_good_reloads_under_load_lose_nothing_and_serve_the_new_code(app):
+def test_reloads_under_load_lose_no_request(app):
     daemon, first = host.main_pid(), workers()
     with host.Load() as load:
         for version in (2, 3, 4):
@@ -66,7 +66,7 @@ def test_good_reloads_under_load_lose_nothing_and_serve_the_new_code(app):
     assert host.show("ActiveState") == "active"
 
 
-def test_a_request_that_runs_when_the_reload_comes_is_finished_by_the_old_code(app):
+def test_running_request_is_finished_by_the_old_code(app):
     running, pid = host.slow(2)
     host.release(app, 2)
     host.reload()
@@ -76,7 +76,7 @@ def test_a_request_that_runs_when_the_reload_comes_is_finished_by_the_old_code(a
     host.wait_for("the old worker is gone", lambda: not host.exists(pid))
 
 
-def test_a_changed_configuration_takes_effect(app):
+def test_reload_applies_a_changed_configuration(app):
     serve(app, workers=3, extra='[timeouts]\nrequest = "1s"\n', env={"GREETING": "hello"})
     host.reload()
     host.wait_for("three workers", lambda: len(workers()) == 3)
@@ -84,7 +84,7 @@ def test_a_changed_configuration_takes_effect(app):
     assert host.get("/facts").json["greeting"] == "hello"
 
 
-def test_a_changed_virtual_environment_takes_effect_with_its_dependencies(app):
+def test_reload_switches_to_another_virtual_environment(app):
     interpreters = []
     for name in ("one", "two"):
         venv = pathlib.Path(f"/srv/venv-{name}")
@@ -109,7 +109,7 @@ def test_a_changed_virtual_environment_takes_effect_with_its_dependencies(app):
     assert host.get("/facts").json["prefix"] == "/srv/venv-two"
 
 
-def test_a_broken_release_fails_the_reload_and_the_old_one_serves_on(app):
+def test_broken_release_fails_the_reload_and_old_code_serves(app):
     before, since = workers(), host.journal_cursor()
     host.release(app, 2, BROKEN)
     with host.Load() as load:
@@ -137,7 +137,7 @@ def test_a_broken_release_fails_the_reload_and_the_old_one_serves_on(app):
     assert "LookupError" not in host.status()
 
 
-def test_a_wrong_configuration_fails_the_reload_and_names_the_key(app):
+def test_wrong_configuration_fails_the_reload_naming_the_key(app):
     serve(app, extra='[timeouts]\nreqest = "30s"\n')
     before = workers()
     assert host.reload(check=False).returncode != 0
@@ -148,7 +148,7 @@ def test_a_wrong_configuration_fails_the_reload_and_names_the_key(app):
     assert served() == "1"
 
 
-def test_a_release_that_fails_its_probe_gets_no_traffic(app):
+def test_release_that_fails_its_probe_gets_no_traffic(app):
     serve(app, extra='[reload]\nprobe = "/healthz"\n')
     host.reload()
     host.release(app, 2, "SICK = True")
@@ -165,7 +165,7 @@ def test_a_release_that_fails_its_probe_gets_no_traffic(app):
     assert served() == "3"
 
 
-def test_sighup_reloads_without_anybody_waiting(app):
+def test_sighup_reloads_in_the_background(app):
     daemon, since = host.main_pid(), host.journal_cursor()
     host.release(app, 2)
     os.kill(daemon, signal.SIGHUP)
@@ -179,7 +179,7 @@ def test_sighup_reloads_without_anybody_waiting(app):
     assert host.show("NRestarts") == "0"
 
 
-def test_a_later_reload_supersedes_the_one_that_runs(app):
+def test_later_reload_supersedes_a_running_one(app):
     host.release(app, 2, SLOW_IMPORT)
     before = workers()
     first = ask_reload()
@@ -192,7 +192,7 @@ def test_a_later_reload_supersedes_the_one_that_runs(app):
     assert "superseded" in told, told
 
 
-def test_a_reload_while_nothing_is_ready_yet_replaces_what_boots(app):
+def test_reload_during_the_first_boot_replaces_it(app):
     host.release(app, 2, "import time; time.sleep(60)")
     host.systemctl("--no-block", "restart", host.SERVICE)
     host.wait_for("release 2 boots", lambda: host.show("ActiveState") == "activating" and workers())
@@ -202,7 +202,7 @@ def test_a_reload_while_nothing_is_ready_yet_replaces_what_boots(app):
     host.wait_for("the service is active", lambda: host.show("ActiveState") == "active")
 
 
-def test_a_stop_ends_a_reload_that_runs(app):
+def test_stop_ends_a_running_reload(app):
     host.release(app, 2, SLOW_IMPORT)
     before = workers()
     asked = ask_reload()
@@ -215,7 +215,7 @@ def test_a_stop_ends_a_reload_that_runs(app):
     assert host.processes_of("rgun") == []
 
 
-def test_no_daemon_is_a_status_of_its_own(app):
+def test_reload_without_a_daemon_exits_69(app):
     host.systemctl("stop", host.SERVICE)
     code, told = verdict(ask_reload())
     assert code == 69
@@ -229,7 +229,7 @@ def quiet(load):
     return len(load.faults) == before
 
 
-def test_a_watched_release_that_answers_worse_is_taken_back(app):
+def test_watched_release_with_more_errors_is_rolled_back(app):
     serve(app, extra='[reload]\nwatch = "20s"\n')
     host.reload()
     since = host.journal_cursor()

@@ -23,7 +23,7 @@ def line_of(view):
 
 
 @pytest.mark.parametrize("view", ["stuck", "gil"])
-def test_a_stuck_request_is_504_and_one_entry_has_the_stacks_and_the_request(view):
+def test_stuck_request_is_504_with_one_entry_and_its_stack(view):
     daemon, since = host.main_pid(), host.journal_cursor()
     began = time.monotonic()
     running, worker = host.started(f"/{view}")
@@ -49,7 +49,7 @@ def test_a_stuck_request_is_504_and_one_entry_has_the_stacks_and_the_request(vie
     assert host.show("NRestarts") == "0"
 
 
-def test_the_others_are_served_while_one_is_stuck():
+def test_other_requests_are_served_while_one_is_stuck():
     running, _ = host.started("/stuck")
     with host.Load(clients=4) as load:
         assert running.result().status == 504
@@ -57,11 +57,11 @@ def test_the_others_are_served_while_one_is_stuck():
     assert not load.faults, load
 
 
-def test_a_path_of_its_own_limit_may_take_longer():
+def test_path_rule_extends_the_request_timeout():
     assert host.get("/slow/2").status == 200
 
 
-def test_a_slow_request_is_told_once_with_its_stack_and_not_harmed():
+def test_slow_request_is_logged_once_with_its_stack():
     since, before = host.journal_cursor(), set(host.children(host.main_pid()))
     answer = host.get("/slow/2")
     assert answer.status == 200

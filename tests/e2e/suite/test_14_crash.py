@@ -13,7 +13,7 @@ def app(trouble_app):
 
 
 @pytest.mark.parametrize(("path", "sign"), [("/segfault", "SIGSEGV"), ("/leave", "status 3")])
-def test_a_crash_is_a_502_with_the_request_and_the_cause_in_the_journal(path, sign):
+def test_crash_is_502_with_request_and_cause_in_the_journal(path, sign):
     daemon, since = host.main_pid(), host.journal_cursor()
     answer = host.get(path)
     assert answer.status == 502
@@ -28,7 +28,7 @@ def test_a_crash_is_a_502_with_the_request_and_the_cause_in_the_journal(path, si
     assert host.main_pid() == daemon
 
 
-def test_a_request_that_kills_workers_twice_is_quarantined_and_no_other():
+def test_request_that_kills_two_workers_is_quarantined():
     since = host.journal_cursor()
     assert [host.get(f"/segfault?{number}").status for number in range(2)] == [502, 502]
     before = set(host.wait_for("two workers", pair))
@@ -41,7 +41,7 @@ def test_a_request_that_kills_workers_twice_is_quarantined_and_no_other():
     assert "GET /segfault has killed two workers" in host.told(since)
 
 
-def test_an_idempotent_request_is_tried_again_where_that_is_wanted(trouble_app):
+def test_idempotent_request_is_retried_if_configured(trouble_app):
     host.configure("trouble", trouble_app, more='retry = "idempotent"')
     host.restart()
     since = host.journal_cursor()

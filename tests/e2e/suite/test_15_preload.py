@@ -49,7 +49,7 @@ def facts():
     return found
 
 
-def test_workers_are_forked_from_one_that_imported_and_belong_to_the_daemon():
+def test_forked_workers_share_an_import_and_the_daemons_tree():
     answers = facts()
     importers = {answer["imported_by"] for answer in answers.values()}
     assert len(importers) == 1, answers
@@ -61,13 +61,13 @@ def test_workers_are_forked_from_one_that_imported_and_belong_to_the_daemon():
     assert all(place.startswith(top + "/workers/") for place in places), places
 
 
-def test_django_with_its_database_works_in_forked_workers():
+def test_django_database_works_in_forked_workers():
     for _ in range(10):
         assert len(host.get("/api/products").json["products"]) == 20
         assert host.get("/").status == 200
 
 
-def test_a_worker_that_dies_is_forked_anew_without_an_import():
+def test_dead_worker_is_forked_again_without_an_import():
     before = facts()
     victim, other = sorted(before)
     os.kill(victim, signal.SIGKILL)
@@ -76,7 +76,7 @@ def test_a_worker_that_dies_is_forked_anew_without_an_import():
     assert {answer["imported_by"] for answer in after.values()} == {before[other]["imported_by"]}
 
 
-def test_a_zygote_that_dies_is_replaced_and_its_workers_serve_on():
+def test_dead_zygote_is_replaced_and_its_workers_serve():
     before = facts()
     (zygote,) = {answer["imported_by"] for answer in before.values()}
     with host.Load("/api/status", clients=2) as load:
@@ -90,7 +90,7 @@ def test_a_zygote_that_dies_is_replaced_and_its_workers_serve_on():
     assert set(facts()) == set(before)
 
 
-def test_a_reload_makes_a_new_zygote_and_serves_the_new_code():
+def test_reload_starts_a_new_zygote_with_the_new_code():
     host.wait_for("three processes", lambda: len(host.children(host.main_pid())) == 3)
     before = set(host.children(host.main_pid()))
     with host.Load("/api/status", clients=2) as load:
@@ -110,7 +110,7 @@ def processes():
     return set(host.children(host.main_pid()))
 
 
-def test_a_stop_leaves_no_process():
+def test_stop_leaves_no_process():
     host.systemctl("stop", host.SERVICE)
     assert host.show("Result") == "success"
     assert host.processes_of("rgun") == []

@@ -24,7 +24,7 @@ def workers():
     return host.children(host.main_pid())
 
 
-def test_sigttin_is_one_more_and_sigttou_one_fewer(trouble_app):
+def test_sigttin_adds_and_sigttou_removes_a_worker(trouble_app):
     serve(trouble_app)
     with host.Load(clients=4) as load:
         os.kill(host.main_pid(), signal.SIGTTIN)
@@ -36,7 +36,7 @@ def test_sigttin_is_one_more_and_sigttou_one_fewer(trouble_app):
     assert not load.faults, load
 
 
-def test_nobody_asks_and_all_workers_leave_until_somebody_does(trouble_app):
+def test_idle_workers_exit_and_return_with_requests(trouble_app):
     serve(trouble_app, more='idle_exit = "1s"')
     assert host.get("/").status == 200
     host.wait_for("no worker is left", lambda: not workers(), 20)
@@ -46,7 +46,7 @@ def test_nobody_asks_and_all_workers_leave_until_somebody_does(trouble_app):
     host.wait_for("asleep again", lambda: not workers(), 20)
 
 
-def test_requests_that_wait_bring_more_workers(trouble_app):
+def test_queued_requests_add_workers(trouble_app):
     serve(trouble_app, workers="{ min = 1, max = 4 }")
     host.wait_for("one worker", lambda: len(workers()) == 1)
     with host.Load("/slow/0.2", clients=8) as load:

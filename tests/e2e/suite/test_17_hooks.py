@@ -44,7 +44,7 @@ def noted():
     return [tuple(line.split()) for line in LOG.read_text().splitlines()]
 
 
-def test_each_hook_is_called_once_for_each_worker():
+def test_hooks_are_called_once_per_worker():
     workers = host.wait_for("two workers", pair)
     for pid in workers:
         host.wait_for("the worker's first two hooks", lambda pid=pid: len(named(pid)) == 2)

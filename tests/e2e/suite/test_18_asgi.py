@@ -21,7 +21,7 @@ def deploy(directory, **options):
     host.configure("live", directory, extra=extra, **options)
 
 
-def test_lifespan_has_run_before_the_first_request_and_runs_again_at_the_end(app):
+def test_lifespan_starts_before_requests_and_ends_at_restart(app):
     since = host.journal_cursor()
     host.restart()
     host.wait_for("both workers are ready", lambda: host.told(since).count("is ready after") == 2)
@@ -32,7 +32,7 @@ def test_lifespan_has_run_before_the_first_request_and_runs_again_at_the_end(app
     assert host.get("/").text == "1"
 
 
-def test_a_task_that_waits_too_long_is_504_with_its_stack_and_its_worker_goes_on(app):
+def test_task_past_its_deadline_is_504_and_worker_is_kept(app):
     workers, since = host.children(host.main_pid()), host.journal_cursor()
     began = time.monotonic()
     answer = host.get("/never")
@@ -46,7 +46,7 @@ def test_a_task_that_waits_too_long_is_504_with_its_stack_and_its_worker_goes_on
     assert host.get("/").status == 200
 
 
-def test_an_event_loop_that_does_not_turn_is_told_of_with_its_stack_and_replaced(app):
+def test_blocked_event_loop_is_logged_and_worker_replaced(app):
     since = host.journal_cursor()
     running, worker = host.started("/block")
     assert running.result().status == 504
@@ -56,7 +56,7 @@ def test_an_event_loop_that_does_not_turn_is_told_of_with_its_stack_and_replaced
     host.wait_for("there are two workers", lambda: len(host.children(host.main_pid())) == 2)
 
 
-def test_a_release_whose_startup_fails_changes_nothing(app):
+def test_failed_startup_keeps_the_old_release(app):
     since = host.journal_cursor()
     with WebSocket("/ws") as socket:
         assert socket.text().startswith("1 ")
@@ -69,7 +69,7 @@ def test_a_release_whose_startup_fails_changes_nothing(app):
     host.release(app, 1)
 
 
-def test_on_reload_streams_are_finished_and_sockets_close_with_1012_and_come_back_to_the_new_release(app):
+def test_reload_finishes_streams_and_closes_websockets_1012(app):
     host.release(app, 1)
     since = host.journal_cursor()
     host.restart()
@@ -103,7 +103,7 @@ def test_on_reload_streams_are_finished_and_sockets_close_with_1012_and_come_bac
     host.reload()
 
 
-def test_a_stop_closes_sockets_with_1012(app):
+def test_stop_closes_websockets_with_1012(app):
     since = host.journal_cursor()
     sockets = [WebSocket("/ws") for _ in range(5)]
     for socket in sockets:
@@ -117,7 +117,7 @@ def test_a_stop_closes_sockets_with_1012(app):
     host.restart()
 
 
-def test_a_thousand_idle_sockets_cost_no_request_its_place(app):
+def test_thousand_idle_websockets_do_not_block_requests(app):
     sockets = [WebSocket("/ws") for _ in range(1000)]
     for socket in sockets:
         socket.text()

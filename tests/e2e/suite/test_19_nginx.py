@@ -93,7 +93,7 @@ def get(path):
     return host.request("GET", path, address=FRONT)
 
 
-def test_reloads_and_a_restart_are_no_502(app):
+def test_reloads_and_a_restart_cause_no_502_at_nginx(app):
     with host.Load(address=FRONT) as load:
         for version in (2, 3):
             host.release(app, version)
@@ -106,7 +106,7 @@ def test_reloads_and_a_restart_are_no_502(app):
     assert load.bodies == {b"1", b"2", b"3"}
 
 
-def test_a_websocket_passes_and_is_closed_with_1012_when_new_code_serves(app):
+def test_websocket_through_nginx_closes_with_1012_on_reload(app):
     sockets = [WebSocket("/ws", address=FRONT) for _ in range(10)]
     old = {socket.text().split()[0] for socket in sockets}
     assert old == {get("/").text}
@@ -120,7 +120,7 @@ def test_a_websocket_passes_and_is_closed_with_1012_when_new_code_serves(app):
         assert again.text().startswith("9 ")
 
 
-def test_an_upload_arrives_byte_for_byte(app, shop_data):
+def test_upload_through_nginx_arrives_byte_for_byte(app, shop_data):
     host.configure("shop.wsgi", "/srv/shop", env={"SHOP_DATA": str(shop_data)})
     host.reload()
     content = os.urandom(20 << 20)
@@ -130,7 +130,7 @@ def test_an_upload_arrives_byte_for_byte(app, shop_data):
 
 
 @pytest.mark.parametrize("target", ["shop.wsgi", "shop.asgi"])
-def test_a_site_that_redirects_to_https_is_served_over_it(target, shop_data):
+def test_https_redirect_is_not_repeated_behind_a_tls_proxy(target, shop_data):
     host.configure(target, "/srv/shop", env={"SHOP_DATA": str(shop_data), "SHOP_SSL_REDIRECT": "1"})
     host.reload()
     answer = host.request("GET", "/", address=SECURE)
@@ -139,7 +139,7 @@ def test_a_site_that_redirects_to_https_is_served_over_it(target, shop_data):
     assert (answer.status, answer.headers["location"]) == (301, "https://127.0.0.1/")
 
 
-def test_an_entry_of_the_journal_names_the_client_before_the_proxy(app):
+def test_access_entry_names_the_client_behind_the_proxy(app):
     host.configure("live", app, extra="[log]\naccess = true\n")
     # Not reload: nginx keeps its connections, and one that is open keeps the log that it began with.
     host.restart()

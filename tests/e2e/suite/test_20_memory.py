@@ -31,7 +31,7 @@ def controller():
     return tree
 
 
-def test_the_kernel_knows_the_limits_of_each_worker(controller):
+def test_worker_cgroups_have_their_memory_limits(controller):
     for pid in pair():
         leaf = host.cgroup_directory(host.cgroup_of(pid))
         assert int((leaf / "memory.high").read_text()) == LIMIT * MIB
@@ -40,7 +40,7 @@ def test_the_kernel_knows_the_limits_of_each_worker(controller):
     assert (controller / "memory.max").read_text().strip() == "max", "the service itself has no limit"
 
 
-def test_a_worker_that_has_grown_is_replaced_and_no_request_is_lost():
+def test_worker_over_max_memory_is_replaced_without_loss():
     first, since = set(pair()), host.journal_cursor()
     daemon = host.main_pid()
 
@@ -58,7 +58,7 @@ def test_a_worker_that_has_grown_is_replaced_and_no_request_is_lost():
     assert host.show("NRestarts") == "0"
 
 
-def test_a_request_that_explodes_is_a_502_and_the_other_worker_goes_on(controller):
+def test_out_of_memory_request_is_502_and_other_worker_serves(controller):
     daemon, since = host.main_pid(), host.journal_cursor()
     beside, other = host.slow(3)
     (victim,) = set(pair()) - {other}
@@ -79,7 +79,7 @@ def test_a_request_that_explodes_is_a_502_and_the_other_worker_goes_on(controlle
     assert host.show("NRestarts") == "0"
 
 
-def test_a_worker_that_died_of_it_leaves_no_cgroup(controller):
+def test_worker_killed_for_memory_leaves_no_cgroup(controller):
     assert host.get("/grow/400").status == 502
     host.wait_for("two workers", pair)
     leaves = [path for path in (controller / "workers").iterdir() if path.is_dir()]

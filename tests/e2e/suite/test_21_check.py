@@ -71,7 +71,7 @@ def told(text):
     return json.loads(text.rpartition("TOLD")[2].splitlines()[0])
 
 
-def test_a_sound_application_is_checked_as_the_units_user(app):
+def test_sound_application_is_checked_as_the_units_user(app):
     (app / "checked.py").write_text(SOUND)
     code, text = check()
     assert code == 0, text
@@ -79,7 +79,7 @@ def test_a_sound_application_is_checked_as_the_units_user(app):
     assert "checked as rgun, as rgun.service runs it" in text
 
 
-def test_user_groups_environment_and_directory_are_the_units(app, drop_in):
+def test_check_uses_the_units_user_groups_and_environment(app, drop_in):
     drop_in('SupplementaryGroups=video\nEnvironment=A=1 "B=two words"\nEnvironmentFile=-/etc/no-such-file')
     (app / "checked.py").write_text(TELL)
     code, text = check()
@@ -98,7 +98,7 @@ def test_user_groups_environment_and_directory_are_the_units(app, drop_in):
     assert "PYTEST_CURRENT_TEST" not in environment
 
 
-def test_without_a_manager_the_units_files_say_it(app, drop_in, tmp_path):
+def test_check_without_systemctl_reads_the_unit_files(app, drop_in, tmp_path):
     drop_in("SupplementaryGroups=video")
     (app / "checked.py").write_text(TELL)
     systemctl = tmp_path / "systemctl"
@@ -109,14 +109,14 @@ def test_without_a_manager_the_units_files_say_it(app, drop_in, tmp_path):
     assert len(told(done.stderr)["groups"]) == 2
 
 
-def test_a_user_that_is_named_wins_over_the_units(app):
+def test_user_flag_overrides_the_units_user(app):
     (app / "checked.py").write_text(TELL)
     _, text = check("--user", "daemon")
     assert told(text)["uid"] == user_id("daemon", "-u") * 3
     assert told(text)["groups"] == sorted(user_id("daemon", "-G"))
 
 
-def test_root_has_to_name_a_user_for_an_application_without_a_unit(app):
+def test_check_as_root_without_a_unit_requires_user(app):
     (app / "checked.py").write_text(TELL)
     code, text = check("checked", "--chdir", str(app))
     assert code == EX_USAGE
@@ -126,7 +126,7 @@ def test_root_has_to_name_a_user_for_an_application_without_a_unit(app):
     assert told(text)["uid"] == user_id("rgun", "-u") * 3
 
 
-def test_who_is_not_root_checks_as_nobody_else(app):
+def test_unprivileged_check_runs_as_the_caller(app):
     (app / "checked.py").write_text(TELL)
     done = host.run("runuser", "-u", "daemon", "--", "rgun", "check", check=False)
     assert told(done.stderr)["uid"] == user_id("daemon", "-u") * 3
@@ -135,7 +135,7 @@ def test_who_is_not_root_checks_as_nobody_else(app):
     assert "only root" in done.stderr
 
 
-def test_a_home_directory_of_mode_700_is_named(app):
+def test_directory_of_mode_700_is_named(app):
     home = app / "home"
     (home / "site").mkdir(parents=True)
     (home / "site" / "checked.py").write_text(SOUND)
@@ -150,7 +150,7 @@ def test_a_home_directory_of_mode_700_is_named(app):
     assert code == 0, text
 
 
-def test_a_configuration_that_the_unit_cannot_read_is_named(app):
+def test_unreadable_configuration_is_named(app):
     (app / "checked.py").write_text(SOUND)
     host.CONFIG.chmod(0o600)
     code, text = check()
@@ -158,7 +158,7 @@ def test_a_configuration_that_the_unit_cannot_read_is_named(app):
     assert f"rgun cannot read {host.CONFIG}, the configuration (mode 600, " in text
 
 
-def test_a_file_that_the_import_cannot_read_is_a_permission_error(app):
+def test_file_unreadable_at_import_is_a_permission_error(app):
     secret = app / "secret"
     secret.write_text("x")
     secret.chmod(0o600)
@@ -175,7 +175,7 @@ def django(app, database):
     (app / "checked.py").write_text(configure + SOUND)
 
 
-def test_a_database_file_that_must_be_written_is_named(app):
+def test_unwritable_database_is_named(app):
     data = host.STATE / "checked"
     data.mkdir(parents=True, exist_ok=True)
     database = data / "db.sqlite3"
@@ -194,7 +194,7 @@ def test_a_database_file_that_must_be_written_is_named(app):
     shutil.rmtree(data)
 
 
-def test_a_database_that_the_sandbox_makes_read_only_is_named(app):
+def test_database_read_only_in_the_sandbox_is_named(app):
     database = app / "db.sqlite3"
     database.touch()
     for path in (app, database):

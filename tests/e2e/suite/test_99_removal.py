@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.usefixtures("probe")
 
 
-def test_remove_stops_the_service_and_keeps_the_configuration():
+def test_removal_stops_the_service_and_keeps_config():
     mine = host.CONFIG.read_text()
     assert host.get("/").status == 200
     host.run("apt-get", "remove", "-y", "rgun")
@@ -20,7 +20,7 @@ def test_remove_stops_the_service_and_keeps_the_configuration():
     assert "could not be found" in host.systemctl("status", host.SERVICE, check=False).stderr
 
 
-def test_a_package_installed_again_finds_its_configuration():
+def test_reinstallation_keeps_the_configuration():
     mine = host.CONFIG.read_text()
     keep = "Dpkg::Options::=--force-confold"
     host.run("apt-get", "install", "-y", "-o", keep, str(host.PACKAGE), timeout=120)
@@ -29,7 +29,7 @@ def test_a_package_installed_again_finds_its_configuration():
     assert host.get("/").status == 200
 
 
-def test_purge_leaves_nothing_but_the_name_of_the_user():
+def test_purge_leaves_only_the_user():
     host.run("apt-get", "purge", "-y", "rgun")
     assert host.refused()
     left = [
