@@ -112,7 +112,7 @@ fn settings() -> Settings {
         },
         underscores: Underscores::Drop,
         trusted: TrustedPeers::default(),
-        websocket: websocket::Settings {
+        websocket: websocket::WebSocketSettings {
             max_message: 1 << 20,
             ping_interval: None,
             ping_timeout: None,

@@ -239,14 +239,14 @@ fn accepted(
     let Answer { mut head, stream, worker, queued, .. } = answer;
     handshake.answer(&mut head.fields);
     if let Some(stream) = stream {
-        handshake.put(websocket::Accepted {
+        handshake.put(websocket::AcceptedHandshake {
             websocket: stream.into_websocket(),
-            agreed: handshake.agreed,
+            deflate: handshake.agreed,
             settings: server.websocket,
             shared: Arc::clone(&server.websockets),
             request: described(connection, asked),
             worker,
-            begun: asked.begun,
+            accepted_at: asked.begun,
             log_access: server.log_access,
         });
     }

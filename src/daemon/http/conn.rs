@@ -63,7 +63,7 @@ fn speak(server: Arc<Server>, stream: Stream) -> Speaking {
 
 /// What the connection is after its last answer, if that was a 101: hyper leaves the socket open then, and what it has
 /// read too much in its buffer.
-fn upgraded(spoken: Speaking) -> Option<Box<websocket::Socket>> {
+fn upgraded(spoken: Speaking) -> Option<Box<websocket::WebSocketConn>> {
     let Parts { io, read_buf, service, .. } = spoken.into_parts();
     let accepted = service.accepted()?;
     let (stream, held) = io.into_inner().into_parts();

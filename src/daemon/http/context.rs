@@ -67,7 +67,7 @@ pub struct Settings {
     /// `proxy.trusted`.
     pub trusted: TrustedPeers,
     /// How WebSockets are served.
-    pub websocket: websocket::Settings,
+    pub websocket: websocket::WebSocketSettings,
     /// Whether every request is noted.
     pub log_access: bool,
 }
@@ -79,8 +79,8 @@ pub struct Server {
     pub(super) limits: Limits,
     pub(super) underscores: Underscores,
     pub(super) trusted: TrustedPeers,
-    pub(super) websocket: websocket::Settings,
-    pub(super) websockets: Arc<websocket::Shared>,
+    pub(super) websocket: websocket::WebSocketSettings,
+    pub(super) websockets: Arc<websocket::WebSocketResources>,
     /// Where bodies over 16 MiB wait: a file system on disk.
     pub(super) spool: PathBuf,
     pub(super) spools: &'static Spools,
@@ -120,7 +120,7 @@ impl Server {
         spools.set_limits(&limits);
         Arc::new(Self {
             spools,
-            websockets: websocket::Shared::new(dispatcher, journal.clone()),
+            websockets: websocket::WebSocketResources::new(dispatcher, journal.clone()),
             dispatcher,
             limits,
             underscores,

@@ -8,18 +8,18 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Version, request};
 
-use crate::websocket::{self, Accepted, Agreed};
+use crate::websocket::{self, AcceptedHandshake, DeflateParams};
 
 use super::fault::{Refusal, RequestFault};
 
 /// Where an accepted WebSocket waits until hyper is through with the connection.
-pub(super) type Place = Arc<Mutex<Option<Box<Accepted>>>>;
+pub(super) type Place = Arc<Mutex<Option<Box<AcceptedHandshake>>>>;
 
 /// What is to be answered, if the application accepts.
 #[derive(Debug)]
 pub(super) struct Handshake {
     accept: HeaderValue,
-    pub(super) agreed: Option<Agreed>,
+    pub(super) agreed: Option<DeflateParams>,
     place: Place,
 }
 
@@ -73,7 +73,7 @@ impl Handshake {
     }
 
     /// Has the connection go on with it.
-    pub(super) fn put(&self, accepted: Accepted) {
+    pub(super) fn put(&self, accepted: AcceptedHandshake) {
         *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(accepted));
     }
 }

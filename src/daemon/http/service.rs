@@ -24,7 +24,7 @@ pub(super) struct Requests {
 
 impl Requests {
     /// What its last request has made of the connection.
-    pub(super) fn accepted(&self) -> Option<Box<websocket::Accepted>> {
+    pub(super) fn accepted(&self) -> Option<Box<websocket::AcceptedHandshake>> {
         self.place.get()?.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -127,7 +127,7 @@ pub(super) fn http_settings(config: &Config, room: &Room) -> http::Settings {
             unix: config.proxy.unix,
             networks: config.proxy.networks.clone(),
         },
-        websocket: websocket::Settings {
+        websocket: websocket::WebSocketSettings {
             max_message: config.websocket.max_message as u64,
             ping_interval: config.websocket.ping_interval,
             ping_timeout: config.websocket.ping_timeout,

@@ -4,44 +4,44 @@ use std::sync::{Mutex, PoisonError};
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::extension::Agreed;
+use super::extension::DeflateParams;
 
 /// What a sender leaves out at the end of a message (RFC 7692 §7.2.1).
-const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
+const SYNC_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
 /// deflate's largest window: reads what was made with any.
 const LARGEST_WINDOW: u8 = 15;
 
 /// States that wait for their next use. One is enough while messages are short; those that go on for longer have one
 /// each meanwhile.
-const SPARE: usize = 4;
+const MAX_SPARE_STATES: usize = 4;
 
 /// Spare state, which is 50 KiB for inflating and 300 KiB for deflating.
 #[derive(Debug, Default)]
-pub(super) struct Pool {
+pub(super) struct DeflatePool {
     inflate: Mutex<Vec<Decompress>>,
     deflate: Mutex<Vec<Compress>>,
 }
 
-fn take<T>(spare: &Mutex<Vec<T>>) -> Option<T> {
+fn pop_spare<T>(spare: &Mutex<Vec<T>>) -> Option<T> {
     spare.lock().unwrap_or_else(PoisonError::into_inner).pop()
 }
 
-fn give<T>(spare: &Mutex<Vec<T>>, state: T) {
+fn push_spare<T>(spare: &Mutex<Vec<T>>, state: T) {
     let mut spare = spare.lock().unwrap_or_else(PoisonError::into_inner);
-    if spare.len() < SPARE {
+    if spare.len() < MAX_SPARE_STATES {
         spare.push(state);
     }
 }
 
 /// Room to inflate into. It does not grow: what comes of a few bytes may be a thousand times as many.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct InflateBuffer {
     bytes: Box<[u8]>,
     len: usize,
 }
 
-impl Room {
+impl InflateBuffer {
     /// For so many bytes, at least one.
     pub(super) fn new(size: usize) -> Self {
         Self { bytes: vec![0; size.max(1)].into_boxed_slice(), len: 0 }
@@ -56,7 +56,7 @@ impl Room {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 
-    fn left(&mut self) -> &mut [u8] {
+    fn spare_mut(&mut self) -> &mut [u8] {
         self.bytes.get_mut(self.len..).unwrap_or_default()
     }
 
@@ -67,32 +67,32 @@ impl Room {
 
 /// A compressed message on its way in.
 #[derive(Debug)]
-pub(super) struct Inflating {
+pub(super) struct Inflater {
     state: Decompress,
     /// So much of [`TAIL`] has gone in.
-    tail: usize,
+    tail_used: usize,
 }
 
 /// The bytes are no compressed ones.
 #[derive(Debug)]
-pub(super) struct NotDeflated;
+pub(super) struct InvalidDeflate;
 
-impl Inflating {
-    pub(super) fn new(pool: &Pool) -> Self {
-        let state =
-            take(&pool.inflate).unwrap_or_else(|| Decompress::new_with_window_bits(false, LARGEST_WINDOW));
-        Self { state, tail: 0 }
+impl Inflater {
+    pub(super) fn new(pool: &DeflatePool) -> Self {
+        let state = pop_spare(&pool.inflate)
+            .unwrap_or_else(|| Decompress::new_with_window_bits(false, LARGEST_WINDOW));
+        Self { state, tail_used: 0 }
     }
 
     /// Inflates into what room `out` has left. Returns how much of `bytes` is taken: less than all only if there is no
     /// more room.
-    pub(super) fn inflate(&mut self, bytes: &[u8], out: &mut Room) -> Result<usize, NotDeflated> {
+    pub(super) fn inflate(&mut self, bytes: &[u8], out: &mut InflateBuffer) -> Result<usize, InvalidDeflate> {
         let mut taken = 0;
         loop {
             let (before, had) = (self.state.total_in(), self.state.total_out());
             let input = bytes.get(taken..).unwrap_or_default();
-            let status = self.state.decompress(input, out.left(), FlushDecompress::Sync);
-            let status = status.map_err(|_| NotDeflated)?;
+            let status = self.state.decompress(input, out.spare_mut(), FlushDecompress::Sync);
+            let status = status.map_err(|_| InvalidDeflate)?;
             let used = usize::try_from(self.state.total_in() - before).unwrap_or_default();
             let made = usize::try_from(self.state.total_out() - had).unwrap_or_default();
             taken += used;
@@ -106,45 +106,45 @@ impl Inflating {
             }
             if used == 0 && made == 0 && status != Status::StreamEnd {
                 // There is something to read and room to write, and nothing comes of it.
-                return Err(NotDeflated);
+                return Err(InvalidDeflate);
             }
         }
     }
 
     /// As [`Inflating::inflate`], for what the sender has left out. True when all of it is out.
-    pub(super) fn finish(&mut self, out: &mut Room) -> Result<bool, NotDeflated> {
+    pub(super) fn finish(&mut self, out: &mut InflateBuffer) -> Result<bool, InvalidDeflate> {
         if out.is_full() {
             return Ok(false);
         }
-        let tail = TAIL.get(self.tail..).unwrap_or_default();
-        self.tail += self.inflate(tail, out)?;
+        let tail = SYNC_TAIL.get(self.tail_used..).unwrap_or_default();
+        self.tail_used += self.inflate(tail, out)?;
         // Whatever is still inside has not found room.
-        Ok(self.tail == TAIL.len() && !out.is_full())
+        Ok(self.tail_used == SYNC_TAIL.len() && !out.is_full())
     }
 
-    pub(super) fn give_back(mut self, pool: &Pool) {
+    pub(super) fn recycle(mut self, pool: &DeflatePool) {
         self.state.reset(false);
-        give(&pool.inflate, self.state);
+        push_spare(&pool.inflate, self.state);
     }
 }
 
 /// A message on its way out.
 #[derive(Debug)]
-pub(super) struct Deflating {
+pub(super) struct Deflater {
     state: Compress,
-    is_common: bool,
+    is_poolable: bool,
 }
 
-impl Deflating {
-    pub(super) fn new(agreed: Agreed, pool: &Pool) -> Self {
+impl Deflater {
+    pub(super) fn new(agreed: DeflateParams, pool: &DeflatePool) -> Self {
         let is_common = agreed.window_bits == LARGEST_WINDOW;
-        let spare = if is_common { take(&pool.deflate) } else { None };
+        let spare = if is_common { pop_spare(&pool.deflate) } else { None };
         let state = spare.unwrap_or_else(|| {
             // JSON becomes a third of its size at this level, and a fourth at the next, in twice the time: time of the
             // thread that has all connections.
             Compress::new_with_window_bits(Compression::fast(), false, agreed.window_bits)
         });
-        Self { state, is_common }
+        Self { state, is_poolable: is_common }
     }
 
     /// Appends what comes of `bytes` to `out`; with `end`, all of what is still inside.
@@ -164,15 +164,15 @@ impl Deflating {
                 break;
             }
         }
-        if end && out.ends_with(&TAIL) {
-            out.truncate(out.len() - TAIL.len());
+        if end && out.ends_with(&SYNC_TAIL) {
+            out.truncate(out.len() - SYNC_TAIL.len());
         }
     }
 
-    pub(super) fn give_back(mut self, pool: &Pool) {
-        if self.is_common {
+    pub(super) fn give_back(mut self, pool: &DeflatePool) {
+        if self.is_poolable {
             self.state.reset();
-            give(&pool.deflate, self.state);
+            push_spare(&pool.deflate, self.state);
         }
     }
 }
@@ -181,8 +181,8 @@ impl Deflating {
 mod tests {
     use super::*;
 
-    fn deflate(pool: &Pool, window_bits: u8, parts: &[&[u8]]) -> Vec<u8> {
-        let mut deflating = Deflating::new(Agreed { window_bits }, pool);
+    fn deflate(pool: &DeflatePool, window_bits: u8, parts: &[&[u8]]) -> Vec<u8> {
+        let mut deflating = Deflater::new(DeflateParams { window_bits }, pool);
         let mut out = Vec::new();
         for (at, part) in parts.iter().enumerate() {
             deflating.deflate(part, at + 1 == parts.len(), &mut out);
@@ -191,17 +191,17 @@ mod tests {
         out
     }
 
-    fn inflate(pool: &Pool, mut bytes: &[u8], room: usize) -> Result<Vec<u8>, NotDeflated> {
-        let mut inflating = Inflating::new(pool);
+    fn inflate(pool: &DeflatePool, mut bytes: &[u8], room: usize) -> Result<Vec<u8>, InvalidDeflate> {
+        let mut inflating = Inflater::new(pool);
         let mut whole = Vec::new();
-        let mut out = Room::new(room);
+        let mut out = InflateBuffer::new(room);
         loop {
             out.clear();
             bytes = &bytes[inflating.inflate(bytes, &mut out)?..];
             let is_whole = bytes.is_empty() && inflating.finish(&mut out)?;
             whole.extend_from_slice(out.filled());
             if is_whole {
-                inflating.give_back(pool);
+                inflating.recycle(pool);
                 return Ok(whole);
             }
         }
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_message_comes_out_as_it_went_in_whatever_its_pieces_and_the_room() {
-        let pool = Pool::default();
+        let pool = DeflatePool::default();
         let random: Vec<u8> =
             (0..100_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
         let dull = vec![b'x'; 300_000];
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn the_examples_of_the_rfc_are_understood() {
-        let pool = Pool::default();
+        let pool = DeflatePool::default();
         // RFC 7692 §7.2.3.1, §7.2.3.3 (no compression), §7.2.3.4 (a last block), §7.2.3.5 (two blocks).
         for bytes in [
             &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00][..],
@@ -246,12 +246,12 @@ mod tests {
 
     #[test]
     fn what_is_no_deflate_is_told() {
-        assert!(inflate(&Pool::default(), b"\xff\xff\xff\xff", 1024).is_err());
+        assert!(inflate(&DeflatePool::default(), b"\xff\xff\xff\xff", 1024).is_err());
     }
 
     #[test]
     fn what_one_message_had_is_forgotten_before_the_next() {
-        let pool = Pool::default();
+        let pool = DeflatePool::default();
         let message = b"something to remember, and something else to remember";
         let first = deflate(&pool, 15, &[message]);
         assert_eq!(deflate(&pool, 15, &[message]), first);

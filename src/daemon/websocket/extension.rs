@@ -8,24 +8,24 @@ use std::fmt;
 
 /// Compression as agreed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Agreed {
+pub struct DeflateParams {
     /// The largest window that the client wants us to use, as the exponent of 2; 15 is deflate's largest.
     pub(super) window_bits: u8,
 }
 
 /// What is not given is the largest.
-const MOST_BITS: u8 = 15;
+const MAX_WINDOW_BITS: u8 = 15;
 
 /// zlib makes no smaller ones of raw deflate.
-const FEWEST_BITS: u8 = 9;
+const MIN_WINDOW_BITS: u8 = 9;
 
-const NAME: &str = "permessage-deflate";
+const EXTENSION_NAME: &str = "permessage-deflate";
 
-impl fmt::Display for Agreed {
+impl fmt::Display for DeflateParams {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{NAME}; server_no_context_takeover; client_no_context_takeover")?;
+        write!(formatter, "{EXTENSION_NAME}; server_no_context_takeover; client_no_context_takeover")?;
         match self.window_bits {
-            MOST_BITS => Ok(()),
+            MAX_WINDOW_BITS => Ok(()),
             bits => write!(formatter, "; server_max_window_bits={bits}"),
         }
     }
@@ -33,32 +33,33 @@ impl fmt::Display for Agreed {
 
 /// The first offer that can be accepted (RFC 7692 §5.1), of all the fields `Sec-WebSocket-Extensions`. Those that
 /// cannot, for something unknown in them, are passed over: that is how they are declined.
-pub fn negotiate<'f>(fields: impl IntoIterator<Item = &'f [u8]>) -> Option<Agreed> {
+pub fn negotiate<'f>(fields: impl IntoIterator<Item = &'f [u8]>) -> Option<DeflateParams> {
     let fields = fields.into_iter().filter_map(|field| std::str::from_utf8(field).ok());
-    fields.flat_map(|field| field.split(',')).find_map(agree)
+    fields.flat_map(|field| field.split(',')).find_map(parse_offer)
 }
 
-fn agree(offer: &str) -> Option<Agreed> {
+fn parse_offer(offer: &str) -> Option<DeflateParams> {
     let mut parts = offer.split(';').map(str::trim);
-    if !parts.next()?.eq_ignore_ascii_case(NAME) {
+    if !parts.next()?.eq_ignore_ascii_case(EXTENSION_NAME) {
         return None;
     }
     let mut window_bits = None;
     let (mut ours_forgets, mut theirs_forgets, mut theirs_bits) = (false, false, false);
     for part in parts {
         let (name, value) = match part.split_once('=') {
-            Some((name, value)) => (name.trim_end(), Some(unquoted(value.trim_start())?)),
+            Some((name, value)) => (name.trim_end(), Some(unquote(value.trim_start())?)),
             None => (part, None),
         };
         // Each at most once, and with values as §7.1 says; else the offer is to be declined.
         let is_first = match (name, value) {
             ("server_no_context_takeover", None) => !std::mem::replace(&mut ours_forgets, true),
             ("client_no_context_takeover", None) => !std::mem::replace(&mut theirs_forgets, true),
-            ("server_max_window_bits", Some(value)) => {
-                window_bits.replace(bits(value).filter(|bits| *bits >= FEWEST_BITS)?).is_none()
-            }
+            ("server_max_window_bits", Some(value)) => window_bits
+                .replace(parse_window_bits(value).filter(|bits| *bits >= MIN_WINDOW_BITS)?)
+                .is_none(),
             ("client_max_window_bits", value) => {
-                value.is_none_or(|value| bits(value).is_some()) && !std::mem::replace(&mut theirs_bits, true)
+                value.is_none_or(|value| parse_window_bits(value).is_some())
+                    && !std::mem::replace(&mut theirs_bits, true)
             }
             _ => false,
         };
@@ -66,11 +67,11 @@ fn agree(offer: &str) -> Option<Agreed> {
             return None;
         }
     }
-    Some(Agreed { window_bits: window_bits.unwrap_or(MOST_BITS) })
+    Some(DeflateParams { window_bits: window_bits.unwrap_or(MAX_WINDOW_BITS) })
 }
 
 /// A token may be quoted (RFC 6455 §9.1).
-fn unquoted(value: &str) -> Option<&str> {
+fn unquote(value: &str) -> Option<&str> {
     match value.strip_prefix('"') {
         Some(rest) => rest.strip_suffix('"'),
         None => Some(value),
@@ -78,8 +79,8 @@ fn unquoted(value: &str) -> Option<&str> {
 }
 
 /// 8 to 15, without leading zeros (RFC 7692 §7.1.2).
-fn bits(value: &str) -> Option<u8> {
-    let bits = value.parse().ok().filter(|bits| (8..=MOST_BITS).contains(bits))?;
+fn parse_window_bits(value: &str) -> Option<u8> {
+    let bits = value.parse().ok().filter(|bits| (8..=MAX_WINDOW_BITS).contains(bits))?;
     value.starts_with(['1', '8', '9']).then_some(bits)
 }
 

@@ -9,14 +9,14 @@ pub(super) use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 /// Why a connection is failed (RFC 6455 §7.1.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Violation {
+pub(super) struct WebSocketError {
     pub(super) code: u16,
     pub(super) reason: &'static str,
 }
 
 /// The client's frames are not what they must be.
-pub(super) const fn protocol(reason: &'static str) -> Violation {
-    Violation { code: code::PROTOCOL, reason }
+pub(super) const fn protocol_error(reason: &'static str) -> WebSocketError {
+    WebSocketError { code: code::PROTOCOL, reason }
 }
 
 /// Close codes (RFC 6455 §7.4.1).
@@ -37,56 +37,56 @@ pub(super) mod code {
 
 /// May it be in a close frame? Those of the IANA registry that are not for inside use, and those for libraries and
 /// applications (RFC 6455 §7.4.2).
-pub(super) fn is_code(code: u16) -> bool {
+pub(super) fn is_sendable_code(code: u16) -> bool {
     code == code::BAD_GATEWAY || CloseCode::from(code).is_allowed()
 }
 
 /// The most that a control frame carries (RFC 6455 §5.5).
-pub(super) const CONTROL: usize = 125;
+pub(super) const MAX_CONTROL_PAYLOAD: usize = 125;
 
 /// The most that a close frame's reason may have.
-pub(super) const REASON: usize = CONTROL - 2;
+pub(super) const MAX_CLOSE_REASON: usize = MAX_CONTROL_PAYLOAD - 2;
 
 /// A client's frame, without what it carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct FrameHead {
     pub(super) opcode: OpCode,
     /// The message's last.
     pub(super) fin: bool,
     /// The first reserved bit: the message is compressed (RFC 7692 §6).
     pub(super) rsv1: bool,
     pub(super) mask: Mask,
-    pub(super) len: u64,
+    pub(super) payload_len: u64,
     /// Bytes of the head itself.
-    pub(super) own_len: usize,
+    pub(super) head_len: usize,
 }
 
-impl Head {
+impl FrameHead {
     /// Reads one, if all of it is there.
-    pub(super) fn read(bytes: &[u8]) -> Result<Option<Self>, Violation> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Option<Self>, WebSocketError> {
         let mut cursor = Cursor::new(bytes);
-        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| protocol("unknown opcode"))?;
+        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| protocol_error("unknown opcode"))?;
         let Some((header, len)) = parsed else { return Ok(None) };
         let FrameHeader { is_final: fin, rsv1, rsv2, rsv3, opcode, mask } = header;
         if rsv2 || rsv3 {
-            return Err(protocol("reserved bits are set"));
+            return Err(protocol_error("reserved bits are set"));
         }
         let Some(mask) = mask else {
             // RFC 6455 §5.1.
-            return Err(protocol("a client's frames are masked"));
+            return Err(protocol_error("a client's frames are masked"));
         };
-        if matches!(opcode, OpCode::Control(_)) && (!fin || len > CONTROL as u64) {
-            return Err(protocol("a control frame is whole and short"));
+        if matches!(opcode, OpCode::Control(_)) && (!fin || len > MAX_CONTROL_PAYLOAD as u64) {
+            return Err(protocol_error("a control frame is whole and short"));
         }
         if len > i64::MAX as u64 {
-            return Err(protocol("a frame's length has its first bit set"));
+            return Err(protocol_error("a frame's length has its first bit set"));
         }
         let own_len = usize::try_from(cursor.position()).unwrap_or(usize::MAX);
         // RFC 6455 §5.2: in as few bytes as possible.
         if own_len != header.len(len) {
-            return Err(protocol("a frame's length has more bytes than it needs"));
+            return Err(protocol_error("a frame's length has more bytes than it needs"));
         }
-        Ok(Some(Self { opcode, fin, rsv1, mask: Mask(mask), len, own_len }))
+        Ok(Some(Self { opcode, fin, rsv1, mask: Mask(mask), payload_len: len, head_len: own_len }))
     }
 }
 
@@ -119,7 +119,7 @@ impl Mask {
     }
 
     /// As it is so many bytes further on.
-    pub(super) fn after(self, len: usize) -> Self {
+    pub(super) fn advanced(self, len: usize) -> Self {
         let mut mask = self.0;
         mask.rotate_left(len % 4);
         Self(mask)
@@ -133,18 +133,18 @@ pub(super) fn write_head(opcode: OpCode, fin: bool, rsv1: bool, len: usize, out:
 }
 
 /// What a close frame says (RFC 6455 §5.5.1).
-pub(super) fn read_close(payload: &[u8]) -> Result<Option<(u16, &str)>, Violation> {
+pub(super) fn parse_close(payload: &[u8]) -> Result<Option<(u16, &str)>, WebSocketError> {
     match payload {
         [] => Ok(None),
-        [_] => Err(protocol("a close code has two bytes")),
+        [_] => Err(protocol_error("a close code has two bytes")),
         [a, b, reason @ ..] => {
             let code = u16::from_be_bytes([*a, *b]);
-            if !is_code(code) {
-                return Err(protocol("a close code that is none"));
+            if !is_sendable_code(code) {
+                return Err(protocol_error("a close code that is none"));
             }
             match std::str::from_utf8(reason) {
                 Ok(reason) => Ok(Some((code, reason))),
-                Err(_) => Err(Violation { code: code::NOT_UTF8, reason: "a reason that is not UTF-8" }),
+                Err(_) => Err(WebSocketError { code: code::NOT_UTF8, reason: "a reason that is not UTF-8" }),
             }
         }
     }
@@ -167,11 +167,12 @@ mod tests {
             (short, text, true, true, 5),
         ] {
             for cut in 0..bytes.len() {
-                assert_eq!(Head::read(&bytes[..cut]), Ok(None), "{bytes:x?} cut at {cut}");
+                assert_eq!(FrameHead::parse(&bytes[..cut]), Ok(None), "{bytes:x?} cut at {cut}");
             }
             let own_len = bytes.len();
-            let expected = Head { opcode, fin, rsv1, mask: Mask(mask), len, own_len };
-            assert_eq!(Head::read(&[&bytes[..], b"more"].concat()), Ok(Some(expected)));
+            let expected =
+                FrameHead { opcode, fin, rsv1, mask: Mask(mask), payload_len: len, head_len: own_len };
+            assert_eq!(FrameHead::parse(&[&bytes[..], b"more"].concat()), Ok(Some(expected)));
         }
     }
 
@@ -194,8 +195,8 @@ mod tests {
             &[0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff],
             &[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0],
         ] {
-            let read = Head::read(&[bytes, &mask].concat());
-            assert!(matches!(read, Err(Violation { code: 1002, .. })), "{bytes:x?}");
+            let read = FrameHead::parse(&[bytes, &mask].concat());
+            assert!(matches!(read, Err(WebSocketError { code: 1002, .. })), "{bytes:x?}");
         }
     }
 
@@ -227,22 +228,22 @@ mod tests {
             mask.apply(&mut whole);
             let (one, other) = pieces.split_at_mut(cut);
             mask.apply(one);
-            mask.after(cut).apply(other);
+            mask.advanced(cut).apply(other);
             assert_eq!(whole, pieces, "cut at {cut}");
         }
     }
 
     #[test]
     fn a_close_frame_has_a_code_that_may_be_sent_and_a_reason_in_utf_8() {
-        assert_eq!(read_close(b""), Ok(None));
-        assert_eq!(read_close(b"\x03\xe8bye"), Ok(Some((1000, "bye"))));
+        assert_eq!(parse_close(b""), Ok(None));
+        assert_eq!(parse_close(b"\x03\xe8bye"), Ok(Some((1000, "bye"))));
         for good in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1014, 3000, 3999, 4999_u16] {
-            assert_eq!(read_close(&good.to_be_bytes()), Ok(Some((good, ""))));
+            assert_eq!(parse_close(&good.to_be_bytes()), Ok(Some((good, ""))));
         }
         for bad in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535_u16] {
-            assert_eq!(read_close(&bad.to_be_bytes()).map_err(|wrong| wrong.code), Err(1002), "{bad}");
+            assert_eq!(parse_close(&bad.to_be_bytes()).map_err(|wrong| wrong.code), Err(1002), "{bad}");
         }
-        assert_eq!(read_close(b"\x03").map_err(|wrong| wrong.code), Err(1002));
-        assert_eq!(read_close(b"\x03\xe8\xff").map_err(|wrong| wrong.code), Err(1007));
+        assert_eq!(parse_close(b"\x03").map_err(|wrong| wrong.code), Err(1002));
+        assert_eq!(parse_close(b"\x03\xe8\xff").map_err(|wrong| wrong.code), Err(1007));
     }
 }

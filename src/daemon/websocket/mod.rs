@@ -6,7 +6,7 @@
 //! ```
 //! `http` checks a handshake, submits it like any request and answers it; when the application has accepted it, it
 //! hands the connection over to [`serve`], which stays on it until its end. Frames, UTF-8, compression and their state
-//! ([`receive`], [`send`]) know neither sockets nor clocks; [`socket`] has both.
+//! ([`receive`], [`send`]) know neither sockets nor clocks; [`conn`] has both.
 //!
 //! A message is passed on as it comes, in parts of at most [`dispatch::PART`](crate::dispatch::PART): it is never held
 //! here, and its size is a sum that is compared with the limit. What lies idle has no buffers: those that bytes are
@@ -17,13 +17,13 @@
 //! there are keep whole messages (tungstenite, yawc: 16 MiB for each client that cares to announce them) or cannot be
 //! polled beside anything else (soketto), and of them only yawc and soketto know compression.
 
+mod conn;
 mod deflate;
 mod extension;
 mod frame;
 mod key;
 mod receive;
 mod send;
-mod socket;
 mod utf8;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,14 +32,14 @@ use std::time::Duration;
 use crate::dispatch::{Dispatcher, PART};
 use crate::journal::requests::Journal;
 
-use self::deflate::{Pool, Room};
-pub use self::extension::{Agreed, negotiate};
+pub use self::conn::{AcceptedHandshake, WebSocketConn, serve};
+use self::deflate::{DeflatePool, InflateBuffer};
+pub use self::extension::{DeflateParams, negotiate};
 pub use self::key::{accept, is_key};
-pub use self::socket::{Accepted, Socket, serve};
 
 /// What a reload can change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
+pub struct WebSocketSettings {
     /// `websocket.max_message`: bytes of one message.
     pub max_message: u64,
     /// `websocket.ping_interval`: a client of which nothing is heard for so long is asked whether it is there.
@@ -52,10 +52,10 @@ pub struct Settings {
 
 /// What all WebSockets have together, whatever their settings.
 #[derive(Debug)]
-pub struct Shared {
+pub struct WebSocketResources {
     dispatcher: &'static Dispatcher,
     journal: Journal,
-    pool: Pool,
+    pool: DeflatePool,
     /// There is one reactor, so one is enough.
     scratch: Mutex<Option<Scratch>>,
 }
@@ -68,7 +68,7 @@ struct Scratch {
     /// What is to be written.
     output: Vec<u8>,
     /// What has been inflated: no more than fits into a part.
-    inflated: Room,
+    inflated: InflateBuffer,
     /// What has been deflated.
     deflated: Vec<u8>,
 }
@@ -78,16 +78,16 @@ impl Scratch {
         Self {
             input: vec![0; PART].into_boxed_slice(),
             output: Vec::with_capacity(PART),
-            inflated: Room::new(PART),
+            inflated: InflateBuffer::new(PART),
             deflated: Vec::new(),
         }
     }
 }
 
-impl Shared {
+impl WebSocketResources {
     /// Of no socket yet.
     pub fn new(dispatcher: &'static Dispatcher, journal: Journal) -> Arc<Self> {
-        Arc::new(Self { dispatcher, journal, pool: Pool::default(), scratch: Mutex::new(None) })
+        Arc::new(Self { dispatcher, journal, pool: DeflatePool::default(), scratch: Mutex::new(None) })
     }
 
     fn take_scratch(&self) -> Scratch {
@@ -95,7 +95,7 @@ impl Shared {
         scratch.unwrap_or_else(Scratch::new)
     }
 
-    fn give_scratch(&self, scratch: Scratch) {
+    fn return_scratch(&self, scratch: Scratch) {
         *self.scratch.lock().unwrap_or_else(PoisonError::into_inner) = Some(scratch);
     }
 }

@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 
-use super::deflate::{Deflating, Pool, Room};
-use super::extension::Agreed;
-use super::frame::{Mask, Violation};
-use super::receive::{Event, Receiver};
+use super::deflate::{DeflatePool, Deflater, InflateBuffer};
+use super::extension::DeflateParams;
+use super::frame::{Mask, WebSocketError};
+use super::receive::{ClientEvent, Receiver};
 use super::send::Sender;
 
-const AGREED: Agreed = Agreed { window_bits: 15 };
+const AGREED: DeflateParams = DeflateParams { window_bits: 15 };
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// xorshift: enough to cut bytes by, and the same each time.
@@ -53,28 +53,30 @@ enum Came {
 
 /// Receives these bytes, of which so many come at a time, with so much room to inflate into.
 fn receive(bytes: &[u8], cut: &mut impl FnMut() -> usize, most: u64, room: usize) -> Vec<Came> {
-    let pool = Pool::default();
+    let pool = DeflatePool::default();
     let mut receiver = Receiver::new(most, true);
-    let (mut input, mut inflated) = (Vec::new(), Room::new(room));
+    let (mut input, mut inflated) = (Vec::new(), InflateBuffer::new(room));
     let (mut came, mut message) = (Vec::new(), Vec::new());
     let mut rest = bytes;
     loop {
         let step = |receiver: &mut Receiver,
                     input: &mut Vec<u8>,
-                    inflated: &mut Room,
+                    inflated: &mut InflateBuffer,
                     message: &mut Vec<u8>| {
             let (used, event) = receiver.next(input, inflated, &pool)?;
             let event = event.map(|event| match event {
-                Event::Part { bytes, text, more } => {
+                ClientEvent::Part { bytes, text, more } => {
                     message.extend_from_slice(bytes);
                     (!more).then(|| Came::Message(std::mem::take(message), text))
                 }
-                Event::Ping(payload) => Some(Came::Ping(payload.to_vec())),
-                Event::Pong => Some(Came::Pong),
-                Event::Close(close) => Some(Came::Close(close.map(|(code, text)| (code, text.to_owned())))),
+                ClientEvent::Ping(payload) => Some(Came::Ping(payload.to_vec())),
+                ClientEvent::Pong => Some(Came::Pong),
+                ClientEvent::Close(close) => {
+                    Some(Came::Close(close.map(|(code, text)| (code, text.to_owned()))))
+                }
             });
             input.drain(..used);
-            Ok::<_, Violation>(event)
+            Ok::<_, WebSocketError>(event)
         };
         match step(&mut receiver, &mut input, &mut inflated, &mut message) {
             Err(violation) => {
@@ -94,7 +96,7 @@ fn receive(bytes: &[u8], cut: &mut impl FnMut() -> usize, most: u64, room: usize
 
 fn deflated(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    Deflating::new(AGREED, &Pool::default()).deflate(bytes, true, &mut out);
+    Deflater::new(AGREED, &DeflatePool::default()).deflate(bytes, true, &mut out);
     out
 }
 
@@ -184,7 +186,7 @@ fn no_bytes_at_all_do_harm() {
 fn written(sender: &mut Sender) -> Vec<u8> {
     let mut out = Vec::new();
     while !sender.is_empty() {
-        let bytes: Vec<u8> = sender.slices().iter().flat_map(|slice| slice.to_vec()).collect();
+        let bytes: Vec<u8> = sender.unwritten().iter().flat_map(|slice| slice.to_vec()).collect();
         // As a socket that takes little.
         let len = bytes.len().min(1000);
         out.extend_from_slice(&bytes[..len]);
@@ -197,14 +199,14 @@ fn written(sender: &mut Sender) -> Vec<u8> {
 fn what_is_sent_in_parts_is_one_message_compressed_or_not() {
     let text: Bytes = "something to be sent, and again something ".repeat(500).into();
     for agreed in [None, Some(AGREED)] {
-        let (pool, mut work) = (Pool::default(), Vec::new());
+        let (pool, mut work) = (DeflatePool::default(), Vec::new());
         for cuts in [vec![], vec![1], vec![0, 10_000], vec![1000, 1001, 20_000]] {
             let mut sender = Sender::new(agreed);
             let (mut at, mut out) = (0, Vec::new());
             for end in cuts.iter().copied().chain([text.len()]) {
-                assert!(sender.has_room());
+                assert!(sender.can_send_message());
                 let part = text.slice(at..end);
-                sender.message(part, true, end < text.len(), &mut work, &pool);
+                sender.push_message(part, true, end < text.len(), &mut work, &pool);
                 out.extend(written(&mut sender));
                 at = end;
             }
@@ -219,21 +221,24 @@ fn what_is_sent_in_parts_is_one_message_compressed_or_not() {
 
 #[test]
 fn what_has_begun_to_be_written_in_one_turn_goes_on_in_the_next() {
-    let (pool, mut work, mut room) = (Pool::default(), Vec::new(), Vec::with_capacity(1000));
+    let (pool, mut work, mut room) = (DeflatePool::default(), Vec::new(), Vec::with_capacity(1000));
     let mut sender = Sender::new(None);
-    sender.borrow(&mut room);
-    sender.message(Bytes::from_static(b"small"), true, false, &mut work, &pool);
-    sender.message(vec![b'x'; 10_000].into(), false, false, &mut work, &pool);
-    assert!(!sender.has_room() && !sender.can_add(), "the large one is written from where it lies");
+    sender.borrow_buffer(&mut room);
+    sender.push_message(Bytes::from_static(b"small"), true, false, &mut work, &pool);
+    sender.push_message(vec![b'x'; 10_000].into(), false, false, &mut work, &pool);
+    assert!(
+        !sender.can_send_message() && !sender.can_send_control(),
+        "the large one is written from where it lies"
+    );
     sender.advance(3);
-    sender.give_back(&mut room);
+    sender.return_buffer(&mut room);
     assert_eq!((room.len(), room.capacity()), (0, 1000), "the room is another's");
-    sender.borrow(&mut room);
+    sender.borrow_buffer(&mut room);
     let rest = written(&mut sender);
     assert_eq!(rest.len(), 7 + 4 + 10_000 - 3);
     assert!(rest.starts_with(b"mall\x82\x7e"), "{:?}", &rest[..10]);
-    sender.give_back(&mut room);
-    sender.ping();
+    sender.return_buffer(&mut room);
+    sender.push_ping();
     assert_eq!(written(&mut sender), [0x89, 0]);
 }
 

@@ -2,46 +2,46 @@
 
 /// What it ends with so far.
 #[derive(Debug, Default)]
-pub(super) struct Utf8 {
+pub(super) struct Utf8Validator {
     /// The beginning of a character of which the rest is to come.
-    begun: [u8; 4],
+    partial: [u8; 4],
     len: usize,
 }
 
 /// It is not, whatever follows.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotUtf8;
+pub(super) struct InvalidUtf8;
 
-impl Utf8 {
+impl Utf8Validator {
     /// The next piece.
-    pub(super) fn take(&mut self, mut bytes: &[u8]) -> Result<(), NotUtf8> {
+    pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), InvalidUtf8> {
         while self.len > 0 {
             let Some((first, rest)) = bytes.split_first() else { return Ok(()) };
             bytes = rest;
             // Four bytes are a character or none.
-            *self.begun.get_mut(self.len).ok_or(NotUtf8)? = *first;
+            *self.partial.get_mut(self.len).ok_or(InvalidUtf8)? = *first;
             self.len += 1;
-            match std::str::from_utf8(self.begun.get(..self.len).unwrap_or_default()) {
+            match std::str::from_utf8(self.partial.get(..self.len).unwrap_or_default()) {
                 Ok(_) => self.len = 0,
                 Err(error) if error.error_len().is_none() => {}
-                Err(_) => return Err(NotUtf8),
+                Err(_) => return Err(InvalidUtf8),
             }
         }
         match std::str::from_utf8(bytes) {
             Ok(_) => Ok(()),
             Err(error) if error.error_len().is_none() => {
                 let begun = bytes.get(error.valid_up_to()..).unwrap_or_default();
-                self.begun.get_mut(..begun.len()).ok_or(NotUtf8)?.copy_from_slice(begun);
+                self.partial.get_mut(..begun.len()).ok_or(InvalidUtf8)?.copy_from_slice(begun);
                 self.len = begun.len();
                 Ok(())
             }
-            Err(_) => Err(NotUtf8),
+            Err(_) => Err(InvalidUtf8),
         }
     }
 
     /// Nothing follows.
-    pub(super) fn end(&self) -> Result<(), NotUtf8> {
-        if self.len == 0 { Ok(()) } else { Err(NotUtf8) }
+    pub(super) fn finish(&self) -> Result<(), InvalidUtf8> {
+        if self.len == 0 { Ok(()) } else { Err(InvalidUtf8) }
     }
 }
 
@@ -49,12 +49,12 @@ impl Utf8 {
 mod tests {
     use super::*;
 
-    fn check(pieces: &[&[u8]]) -> Result<(), NotUtf8> {
-        let mut utf8 = Utf8::default();
+    fn check(pieces: &[&[u8]]) -> Result<(), InvalidUtf8> {
+        let mut utf8 = Utf8Validator::default();
         for piece in pieces {
-            utf8.take(piece)?;
+            utf8.push(piece)?;
         }
-        utf8.end()
+        utf8.finish()
     }
 
     #[test]
@@ -86,17 +86,17 @@ mod tests {
             b"abc\xe4\xb8",
         ] {
             for cut in 0..=bad.len() {
-                assert_eq!(check(&[&bad[..cut], &bad[cut..]]), Err(NotUtf8), "{bad:x?} cut at {cut}");
+                assert_eq!(check(&[&bad[..cut], &bad[cut..]]), Err(InvalidUtf8), "{bad:x?} cut at {cut}");
             }
             let bytes: Vec<_> = bad.chunks(1).collect();
-            assert_eq!(check(&bytes), Err(NotUtf8), "{bad:x?}");
+            assert_eq!(check(&bytes), Err(InvalidUtf8), "{bad:x?}");
         }
     }
 
     #[test]
     fn it_is_told_as_soon_as_no_byte_can_help() {
-        let mut utf8 = Utf8::default();
-        assert_eq!(utf8.take(b"abc\xf4"), Ok(()));
-        assert_eq!(utf8.take(b"\x90"), Err(NotUtf8));
+        let mut utf8 = Utf8Validator::default();
+        assert_eq!(utf8.push(b"abc\xf4"), Ok(()));
+        assert_eq!(utf8.push(b"\x90"), Err(InvalidUtf8));
     }
 }
