@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     let environment: Environment = std::env::vars_os().collect();
     let directory = match std::env::current_dir() {
         Ok(directory) => directory,
-        Err(error) => return refuse(&no_directory(&environment, &error), cli::CONFIG),
+        Err(error) => return refuse(&no_directory(&environment, &error), cli::EX_CONFIG),
     };
     match cli::parse(std::env::args_os(), &environment, &directory) {
         Ok(Command::Serve(invocation)) => rgun::run::serve(&invocation),

@@ -194,7 +194,8 @@ fn a_hung_event_loop_costs_its_websockets_their_worker_and_they_are_told_to_come
 /// Every way to end, many times, at random; and then nothing is left of it.
 #[test]
 fn whatever_way_websockets_end_nothing_is_left_of_them() {
-    let mut daemon = asgi().set("workers.concurrency", "2").set("websocket.most", "50").over_tcp().serving();
+    let mut daemon =
+        asgi().set("workers.concurrency", "2").set("websocket.max_connections", "50").over_tcp().serving();
     daemon.get("/hello");
     WebSocket::open(&daemon, "/echo").text("on").says("on");
     let before = daemon.descriptors().len();

@@ -1,4 +1,4 @@
-"""Programs that the application has started when its worker leaves, dies, or stops (workers.children)."""
+"""Programs that the application has started when its worker leaves, dies, or stops (workers.children_timeout)."""
 
 import os
 import signal
@@ -56,12 +56,12 @@ def test_children_of_a_replaced_worker_may_finish(serving, flags, leaves):
 
 
 def test_children_past_their_timeout_are_killed_and_logged(serving):
-    server, worker, child = serving(RGUN_WORKERS_CHILDREN="500ms", stubborn="yes")
+    server, worker, child = serving(RGUN_WORKERS_CHILDREN_TIMEOUT="500ms", stubborn="yes")
     os.kill(worker, signal.SIGTERM)
     line = server.wait_for("left processes behind")
     assert f"worker 0 (pid {worker})" in line
     assert f"{child} (sh)" in line
-    assert "workers.children" in line
+    assert "workers.children_timeout" in line
     eventually(lambda: not os.path.exists(f"/proc/{child}"), "it is killed")
 
 
@@ -73,7 +73,7 @@ def test_children_of_a_killed_worker_are_killed(serving):
 
 
 def test_children_with_zero_timeout_are_killed_with_their_worker(serving):
-    server, worker, child = serving(RGUN_WORKERS_CHILDREN="0s")
+    server, worker, child = serving(RGUN_WORKERS_CHILDREN_TIMEOUT="0s")
     os.kill(worker, signal.SIGTERM)
     eventually(lambda: not os.path.exists(f"/proc/{child}"), "it is killed")
     assert "left processes behind" not in server.log()
@@ -100,7 +100,7 @@ def test_stop_waits_for_stubborn_children_until_the_drain_ends(serving):
 
 @pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGQUIT])
 def test_second_stop_signal_does_not_wait_for_children(serving, again):
-    server, _, child = serving(RGUN_TIMEOUTS_DRAIN="60s", RGUN_WORKERS_CHILDREN="60s", stubborn="yes")
+    server, _, child = serving(RGUN_TIMEOUTS_DRAIN="60s", RGUN_WORKERS_CHILDREN_TIMEOUT="60s", stubborn="yes")
     server.process.terminate()
     server.wait_for("waiting for what workers have left behind")
 

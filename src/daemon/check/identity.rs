@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
-use crate::cli::{self, CheckAs, Invocation};
+use crate::cli::{self, CheckIdentity, Invocation};
 use crate::config::{DEFAULT_FILE, Environment};
 use crate::pool::Identity;
 use crate::run::Refused;
@@ -33,8 +33,8 @@ const SERVICE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// # Errors
 /// Nobody is named, and root asks; or who is named does not exist; or the unit's environment makes a configuration that
 /// is wrong.
-pub(super) fn subject(invocation: &Invocation, wanted: &CheckAs) -> Result<Subject, Refused> {
-    let usage = |reason: String| Refused { status: cli::USAGE, reason };
+pub(super) fn subject(invocation: &Invocation, wanted: &CheckIdentity) -> Result<Subject, Refused> {
+    let usage = |reason: String| Refused { status: cli::EX_USAGE, reason };
     if !Uid::effective().is_root() {
         let flag = wanted.user.as_ref().map(|_| "--user").or(wanted.unit.as_ref().map(|_| "--unit"));
         return match flag {
@@ -67,10 +67,10 @@ pub(super) fn subject(invocation: &Invocation, wanted: &CheckAs) -> Result<Subje
         let variables: Environment = environment.iter().cloned().collect();
         let warnings = std::mem::take(&mut invocation.warnings);
         let config = |errors: crate::config::ConfigErrors| Refused {
-            status: cli::CONFIG,
+            status: cli::EX_CONFIG,
             reason: format!("with the environment of {}: {errors}", unit.name),
         };
-        invocation = invocation.read_in(variables, directory).map_err(config)?;
+        invocation = invocation.reread_with(variables, directory).map_err(config)?;
         invocation.warnings.splice(0..0, warnings);
     }
     let identity = Identity { user, uid: account.uid, gid, groups, environment };
@@ -78,12 +78,12 @@ pub(super) fn subject(invocation: &Invocation, wanted: &CheckAs) -> Result<Subje
 }
 
 /// The unit that is named, or that has the same configuration.
-fn find_unit(invocation: &Invocation, wanted: &CheckAs) -> Result<Option<Unit>, Refused> {
+fn find_unit(invocation: &Invocation, wanted: &CheckIdentity) -> Result<Option<Unit>, Refused> {
     if let Some(name) = &wanted.unit {
         return match Unit::find(name) {
             Some(unit) => Ok(Some(unit)),
             None => Err(Refused {
-                status: cli::USAGE,
+                status: cli::EX_USAGE,
                 reason: format!(
                     "--unit {name}: there is no such unit; systemctl list-unit-files has their names"
                 ),

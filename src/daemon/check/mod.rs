@@ -16,7 +16,7 @@ use std::time::Duration;
 use rgun_channel::control::{Command, Hooks, Report, Role};
 use tokio::sync::mpsc::unbounded_channel;
 
-use crate::cli::{self, CheckAs, Invocation};
+use crate::cli::{self, CheckIdentity, Invocation};
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, Notice, Policy, Reactor};
 use crate::error_chain::Chain;
@@ -33,7 +33,7 @@ const LEAVE: Duration = Duration::from_secs(5);
 
 /// Checks, prints the verdict, and returns the exit status: 0, 78 with the reason, or 64 when root names nobody to check
 /// as.
-pub fn check(invocation: &Invocation, wanted: &CheckAs) -> ExitCode {
+pub fn check(invocation: &Invocation, wanted: &CheckIdentity) -> ExitCode {
     let mut warnings = invocation.warnings.clone();
     let outcome = identity::subject(invocation, wanted).and_then(|subject| {
         warnings.clone_from(&subject.invocation.warnings);
@@ -65,7 +65,7 @@ fn verdict(subject: &Subject) -> Result<String, Refused> {
         if problems.is_empty() {
             Ok(())
         } else {
-            Err(Refused { status: cli::CONFIG, reason: problems.join("\nerror: ") })
+            Err(Refused { status: cli::EX_CONFIG, reason: problems.join("\nerror: ") })
         }
     };
     may(&access::needs(config, invocation.file()))?;
@@ -77,8 +77,8 @@ fn verdict(subject: &Subject) -> Result<String, Refused> {
 }
 
 fn boot(config: &Config, identity: Option<&Identity>) -> Result<String, Refused> {
-    let extension =
-        pool::find_extension().map_err(|error| Refused { status: cli::CONFIG, reason: error.to_string() })?;
+    let extension = pool::find_extension()
+        .map_err(|error| Refused { status: cli::EX_CONFIG, reason: error.to_string() })?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -110,7 +110,7 @@ fn boot(config: &Config, identity: Option<&Identity>) -> Result<String, Refused>
     };
     let spawned = pool
         .spawn(&plan, dispatcher.reactor())
-        .map_err(|error| Refused { status: cli::CONFIG, reason: Chain(&error).to_string() })?;
+        .map_err(|error| Refused { status: cli::EX_CONFIG, reason: Chain(&error).to_string() })?;
     let control = spawned.link.control.clone();
     dispatcher.attach(spawned.link);
     let verdict = runtime.block_on(async {
@@ -123,7 +123,7 @@ fn boot(config: &Config, identity: Option<&Identity>) -> Result<String, Refused>
                 let open = dispatcher.pump_control(worker);
                 ready.clear_ready();
                 while let Ok(Told::Dispatch(notice)) = told.try_recv() {
-                    let failed = |reason| Err(Refused { status: cli::CONFIG, reason });
+                    let failed = |reason| Err(Refused { status: cli::EX_CONFIG, reason });
                     match notice {
                         Notice::Report(_, Report::Booting { python: version }) => python = version,
                         Notice::Report(_, Report::Warning(text)) => {
@@ -148,7 +148,7 @@ fn boot(config: &Config, identity: Option<&Identity>) -> Result<String, Refused>
                 }
                 if !open {
                     return Err(Refused {
-                        status: cli::CONFIG,
+                        status: cli::EX_CONFIG,
                         reason: died(&mut pool, config, !python.is_empty()).await,
                     });
                 }
@@ -157,7 +157,7 @@ fn boot(config: &Config, identity: Option<&Identity>) -> Result<String, Refused>
         match config.timeouts.boot {
             Some(limit) => tokio::time::timeout(limit, talk).await.unwrap_or_else(|_| {
                 Err(Refused {
-                    status: cli::CONFIG,
+                    status: cli::EX_CONFIG,
                     reason: format!(
                         "{} did not finish importing within timeouts.boot ({limit:?})",
                         config.app.target

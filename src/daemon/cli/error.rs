@@ -3,7 +3,7 @@
 use crate::config::ConfigError;
 
 /// A flag that is not done, as an error.
-pub(super) fn refusal(flag: &str, reason: &str, hint: &str) -> ConfigError {
+pub(super) fn flag_error(flag: &str, reason: &str, hint: &str) -> ConfigError {
     ConfigError {
         origin: flag.to_owned(),
         key: String::new(),

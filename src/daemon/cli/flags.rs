@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser};
 
 use super::compat::uvicorn;
-use super::error::refusal;
+use super::error::flag_error;
 use crate::config::{ConfigError, Layer, Setting, Value, name};
 
 /// What messages call the application on the command line.
@@ -249,11 +249,11 @@ pub(super) struct Flags {
     check_config: bool,
 
     #[command(flatten)]
-    uvicorn: uvicorn::Spelling,
+    uvicorn: uvicorn::UvicornFlags,
 }
 
 /// What the flags come to.
-pub(super) struct Given {
+pub(super) struct ParsedFlags {
     /// The settings.
     pub(super) layer: Layer,
     /// The file to read.
@@ -263,8 +263,8 @@ pub(super) struct Given {
 }
 
 impl Flags {
-    /// The flags as settings. What cannot be done, or contradicts itself, goes to `refusals`.
-    pub(super) fn given(&self, warnings: &mut Vec<String>, refusals: &mut Vec<ConfigError>) -> Given {
+    /// The flags as settings. What cannot be done, or contradicts itself, goes to `errors`.
+    pub(super) fn parse(&self, warnings: &mut Vec<String>, errors: &mut Vec<ConfigError>) -> ParsedFlags {
         if let Some(size) = &self.limit_request_field_size {
             warnings.push(format!(
                 "--limit-request-field_size {size}: bounds all header fields of a request together, not each one"
@@ -279,7 +279,7 @@ impl Flags {
         };
         let text = |flag: &Option<String>| flag.as_ref().map(Value::text);
         let list = |flag: &[String]| (!flag.is_empty()).then(|| Value::list(flag));
-        set(name::TARGET, APP, uvicorn.target(self.app.as_deref(), refusals));
+        set(name::TARGET, APP, uvicorn.target(self.app.as_deref(), errors));
         let path = |flag: &Option<OsString>| flag.as_deref().map(Value::os);
         set(name::DIRECTORY, "--chdir", path(&self.chdir));
         set(name::PYTHON, "--python", path(&self.python));
@@ -289,7 +289,7 @@ impl Flags {
         }
         set(name::ROOT_PATH, "--root-path", text(&self.root_path));
         set(name::BIND, "--bind", list(&self.bind));
-        if let Some((flags, address)) = uvicorn.address(&self.bind, refusals) {
+        if let Some((flags, address)) = uvicorn.address(&self.bind, errors) {
             set(name::BIND, flags, Some(address));
         }
         if let Some((flag, peers)) = uvicorn.trusted(self.forwarded_allow_ips.as_deref()) {
@@ -324,15 +324,15 @@ impl Flags {
         set(name::PING_TIMEOUT, "--ws-ping-timeout", ping(&self.ws_ping_timeout));
         set(name::COMPRESSION, "--ws-per-message-deflate", text(&self.ws_per_message_deflate));
         set(name::LEVEL, "--log-level", self.log_level.as_deref().map(level));
-        let (flag, access) = uvicorn.access(self.access(refusals), refusals);
+        let (flag, access) = uvicorn.access(self.access(errors), errors);
         set(name::ACCESS, flag, access);
         set(name::LIFESPAN, "--lifespan", text(&self.lifespan));
         set(name::LOOP, "--loop", text(&self.event_loop));
-        let (flag, interface) = self.interface(refusals);
+        let (flag, interface) = self.interface(errors);
         set(name::INTERFACE, flag, interface);
         if let Some(command @ ("check" | "reload")) = self.app.as_deref() {
             // Clap takes a command after flags for the application, and would serve a module of that name.
-            refusals.push(refusal(
+            errors.push(flag_error(
                 "APP",
                 &format!("the command \"{command}\" stands first"),
                 &format!(
@@ -340,14 +340,14 @@ impl Flags {
                 ),
             ));
         }
-        Given { layer, config: self.config(refusals), check: self.check_config }
+        ParsedFlags { layer, config: self.config(errors), check: self.check_config }
     }
 
-    fn access(&self, refusals: &mut Vec<ConfigError>) -> Option<bool> {
+    fn access(&self, errors: &mut Vec<ConfigError>) -> Option<bool> {
         match self.access_logfile.as_deref()? {
             "-" => Some(true),
             path => {
-                refusals.push(refusal(
+                errors.push(flag_error(
                     &format!("--access-logfile {path}"),
                     "rgun writes its log to the journal, or to stderr in the foreground, not to files",
                     "write --access-logfile - and read it with journalctl -u rgun",
@@ -358,11 +358,11 @@ impl Flags {
     }
 
     /// Of `--interface` and `--worker-class`, which say the same thing.
-    fn interface(&self, refusals: &mut Vec<ConfigError>) -> (&'static str, Option<Value>) {
-        let class = self.worker_class.as_deref().and_then(|class| match interface_of(class) {
+    fn interface(&self, errors: &mut Vec<ConfigError>) -> (&'static str, Option<Value>) {
+        let class = self.worker_class.as_deref().and_then(|class| match worker_class_interface(class) {
             Ok(interface) => Some((class, interface)),
             Err(hint) => {
-                refusals.push(refusal(&format!("--worker-class {class}"), "rgun has no such worker", &hint));
+                errors.push(flag_error(&format!("--worker-class {class}"), "rgun has no such worker", &hint));
                 None
             }
         });
@@ -371,7 +371,7 @@ impl Flags {
             (Some(interface), Some((class, its)))
                 if interface != its && matches!(interface, "wsgi" | "asgi") =>
             {
-                refusals.push(refusal(
+                errors.push(flag_error(
                     &format!("--interface {typed}"),
                     &format!("contradicts --worker-class {class}, which is {its}"),
                     "leave one of them out",
@@ -383,12 +383,12 @@ impl Flags {
         }
     }
 
-    fn config(&self, refusals: &mut Vec<ConfigError>) -> Option<PathBuf> {
+    fn config(&self, errors: &mut Vec<ConfigError>) -> Option<PathBuf> {
         let path = PathBuf::from(self.config.as_ref()?);
         let is_py = path.extension().is_some_and(|extension| extension == "py");
         let is_called = |kind: &str| path.as_os_str().as_encoded_bytes().starts_with(kind.as_bytes());
         if is_py || is_called("python:") || is_called("file:") {
-            refusals.push(refusal(
+            errors.push(flag_error(
                 &format!("--config {}", path.display()),
                 "is gunicorn's configuration in Python; no Python runs in rgun's daemon",
                 "write its settings as flags, or as keys of a TOML file as /etc/rgun/rgun.toml explains them",
@@ -458,7 +458,7 @@ fn level(level: &str) -> Value {
 }
 
 /// The interface of one of gunicorn's worker classes, or what to do instead of it.
-fn interface_of(class: &str) -> Result<&'static str, String> {
+fn worker_class_interface(class: &str) -> Result<&'static str, String> {
     match class {
         "sync" | "gthread" | "gunicorn.workers.sync.SyncWorker" | "gunicorn.workers.gthread.ThreadWorker" => {
             Ok("wsgi")

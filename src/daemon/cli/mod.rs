@@ -22,7 +22,7 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use crate::config::{self, Config, ConfigError, ConfigErrors, DEFAULT_FILE, Environment, Layer, Loaded};
-use flags::{Cli, Given, Subcommand};
+use flags::{Cli, ParsedFlags, Subcommand};
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Command {
     /// Serve the application until told to stop.
     Serve(Box<Invocation>),
     /// Say whether configuration and application are sound.
-    Check(Box<Invocation>, CheckAs),
+    Check(Box<Invocation>, CheckIdentity),
     /// Ask a daemon that runs to reload. It reads the configuration; who asks may not even be allowed to.
     Reload {
         /// Its control socket, absolute; `None` for where the packaged unit has it.
@@ -40,7 +40,7 @@ pub enum Command {
 
 /// As whom a check is made, as far as it was said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CheckAs {
+pub struct CheckIdentity {
     /// `--user`.
     pub user: Option<String>,
     /// `--unit`.
@@ -97,7 +97,7 @@ impl Invocation {
     ///
     /// # Errors
     /// Everything that is wrong then, at once.
-    pub fn read_in(&self, environment: Environment, cwd: PathBuf) -> Result<Self, ConfigErrors> {
+    pub fn reread_with(&self, environment: Environment, cwd: PathBuf) -> Result<Self, ConfigErrors> {
         Sources { environment, cwd, ..self.sources.clone() }.read()
     }
 }
@@ -115,7 +115,7 @@ impl Sources {
 pub struct Failure {
     /// What to print; ends with a newline.
     pub text: String,
-    /// The exit status: [`USAGE`], [`CONFIG`], or 0 for `--help` and `--version`.
+    /// The exit status: [`EX_USAGE`], [`EX_CONFIG`], or 0 for `--help` and `--version`.
     pub status: u8,
     /// Whether the text is what was asked for and goes to stdout, or an error and goes to stderr.
     pub stdout: bool,
@@ -130,10 +130,10 @@ impl fmt::Display for Failure {
 impl Error for Failure {}
 
 /// EX_USAGE of sysexits(3head): the command line is wrong. The unit does not restart on it.
-pub const USAGE: u8 = 64;
+pub const EX_USAGE: u8 = 64;
 
 /// EX_CONFIG of sysexits(3head): the configuration is wrong. The unit does not restart on it.
-pub const CONFIG: u8 = 78;
+pub const EX_CONFIG: u8 = 78;
 
 /// Reads the command line; `args` begins with the program's name, `cwd` is absolute.
 ///
@@ -161,31 +161,31 @@ where
     A: Into<OsString>,
 {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
-    let (cli, matches) = typed(&args).map_err(|error| explained(&error, &args))?;
+    let (cli, matches) = parse_matches(&args).map_err(|error| from_clap_error(&error, &args))?;
     let (check_as, flags, matches) = match (&cli.command, matches.subcommand()) {
         (Some(Subcommand::Reload { socket }), _) => {
             return Ok(Command::Reload { socket: socket.as_ref().map(|path| cwd.join(path)) });
         }
         (Some(Subcommand::Check(check)), Some((_, matches))) => {
-            let wanted = CheckAs { user: check.user.clone(), unit: check.unit.clone() };
+            let wanted = CheckIdentity { user: check.user.clone(), unit: check.unit.clone() };
             (Some(wanted), &check.flags, matches)
         }
         _ => (None, &cli.flags, &matches),
     };
     let mut warnings = Vec::new();
-    let mut refusals = Vec::new();
-    let acted_on: &[&str] = if check_as.is_some() { &["user"] } else { &[] };
-    compat::judge(matches, acted_on, &mut warnings, &mut refusals);
+    let mut errors = Vec::new();
+    let supported: &[&str] = if check_as.is_some() { &["user"] } else { &[] };
+    compat::evaluate(matches, supported, &mut warnings, &mut errors);
     if environment.value("GUNICORN_CMD_ARGS").is_some() {
         warnings.push(
             "GUNICORN_CMD_ARGS: ignored; write the flags on the command line, or their keys in the file"
                 .into(),
         );
     }
-    compat::uvicorn::variables(environment, &mut warnings);
-    let Given { layer, config, check } = flags.given(&mut warnings, &mut refusals);
-    if !refusals.is_empty() {
-        return Err(failure(&ConfigErrors(refusals), USAGE));
+    compat::uvicorn::warn_about_variables(environment, &mut warnings);
+    let ParsedFlags { layer, config, check } = flags.parse(&mut warnings, &mut errors);
+    if !errors.is_empty() {
+        return Err(failure(&ConfigErrors(errors), EX_USAGE));
     }
     let file = match config.or_else(|| environment.value(config::CONFIG_VARIABLE).map(PathBuf::from)) {
         Some(path) => Some(cwd.join(path)),
@@ -193,43 +193,43 @@ where
         // An error other than "there is none" is the reader's to tell.
         None if default_file.try_exists().unwrap_or(true) => Some(default_file.to_owned()),
         None if environment.value("RGUN_APP_TARGET").is_some() => None,
-        None => return Err(nothing_to_serve(default_file)),
+        None => return Err(no_application(default_file)),
     };
     let sources = Sources { flags: layer, environment: environment.clone(), file, cwd: cwd.to_owned() };
     let mut invocation = Box::new(sources.read().map_err(|errors| {
-        let status = if errors.0.iter().all(typed_by_user) { USAGE } else { CONFIG };
+        let status = if errors.0.iter().all(is_on_command_line) { EX_USAGE } else { EX_CONFIG };
         failure(&errors, status)
     })?);
     warnings.append(&mut invocation.warnings);
     invocation.warnings = warnings;
     Ok(match check_as {
         Some(wanted) => Command::Check(invocation, wanted),
-        None if check => Command::Check(invocation, CheckAs::default()),
+        None if check => Command::Check(invocation, CheckIdentity::default()),
         None => Command::Serve(invocation),
     })
 }
 
-fn typed(args: &[OsString]) -> Result<(Cli, ArgMatches), clap::Error> {
-    let matches = compat::add(Cli::command()).try_get_matches_from(args)?;
+fn parse_matches(args: &[OsString]) -> Result<(Cli, ArgMatches), clap::Error> {
+    let matches = compat::add_flags(Cli::command()).try_get_matches_from(args)?;
     Ok((Cli::from_arg_matches(&matches)?, matches))
 }
 
 /// Clap's text with our exit status: its own for a usage error is 2.
-fn explained(error: &clap::Error, args: &[OsString]) -> Failure {
+fn from_clap_error(error: &clap::Error, args: &[OsString]) -> Failure {
     let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    if !asked && let Some((typed, meant)) = misspelt_flag(args) {
+    if !asked && let Some((typed, meant)) = find_misspelled_flag(args) {
         let text = format!(
             "error: '{typed}' is no flag: did you mean {meant}?\n\nFor more information, try '--help'.\n"
         );
-        return Failure { text, status: USAGE, stdout: false };
+        return Failure { text, status: EX_USAGE, stdout: false };
     }
-    Failure { text: error.render().to_string(), status: if asked { 0 } else { USAGE }, stdout: asked }
+    Failure { text: error.render().to_string(), status: if asked { 0 } else { EX_USAGE }, stdout: asked }
 }
 
 /// A flag with a space after its hyphens (`-- bind 0:8000`), which gunicorn passes over, or with one hyphen (`-bind`):
 /// what was typed, and the flag.
-fn misspelt_flag(args: &[OsString]) -> Option<(String, String)> {
-    let command = compat::add(Cli::command());
+fn find_misspelled_flag(args: &[OsString]) -> Option<(String, String)> {
+    let command = compat::add_flags(Cli::command());
     let is_flag = |word: &str| command.get_arguments().any(|arg| arg.get_long() == Some(word));
     let words = || args.iter().skip(1).map_while(|arg| arg.to_str());
     let apart = words().zip(words().skip(1)).find_map(|(hyphens, word)| {
@@ -250,11 +250,11 @@ fn failure(errors: &ConfigErrors, status: u8) -> Failure {
 }
 
 /// Whether the command line is at fault, and no file or variable.
-fn typed_by_user(error: &ConfigError) -> bool {
+fn is_on_command_line(error: &ConfigError) -> bool {
     error.origin.starts_with("--") || error.origin == flags::APP
 }
 
-fn nothing_to_serve(default_file: &Path) -> Failure {
+fn no_application(default_file: &Path) -> Failure {
     let file = default_file.display();
     let text = format!(
         "error: no application given, and there is no {file}
@@ -270,7 +270,7 @@ or write {file}:
 For more information, try '--help'.
 "
     );
-    Failure { text, status: USAGE, stdout: false }
+    Failure { text, status: EX_USAGE, stdout: false }
 }
 
 #[cfg(test)]

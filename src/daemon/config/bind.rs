@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::Complaint;
+use super::ValueError;
 
 /// The host when only a port is given.
 pub(crate) const DEFAULT_HOST: &str = "127.0.0.1";
@@ -19,7 +19,7 @@ pub(crate) const DEFAULT_PORT: u16 = 8000;
 const ALL_IPV4: &str = "0.0.0.0";
 
 /// `sockaddr_un.sun_path` has 108 bytes with its final zero, see unix(7).
-const LONGEST_PATH: usize = 107;
+const MAX_PATH_BYTES: usize = 107;
 
 /// One address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -56,15 +56,15 @@ impl fmt::Display for Bind {
 }
 
 impl FromStr for Bind {
-    type Err = Complaint;
+    type Err = ValueError;
 
-    fn from_str(text: &str) -> Result<Self, Complaint> {
+    fn from_str(text: &str) -> Result<Self, ValueError> {
         if let Some(path) = text.strip_prefix("unix:") {
             return unix(path.strip_prefix("//").unwrap_or(path));
         }
         if text.starts_with("fd:") {
-            return Err(Complaint::new("names a descriptor; rgun takes sockets from systemd by LISTEN_FDS")
-                .hint("leave it out: sockets of a socket unit are used without being named"));
+            return Err(ValueError::new("names a descriptor; rgun takes sockets from systemd by LISTEN_FDS")
+                .with_hint("leave it out: sockets of a socket unit are used without being named"));
         }
         tcp(text.strip_prefix("tcp://").unwrap_or(text))
     }
@@ -73,62 +73,65 @@ impl FromStr for Bind {
 const EXAMPLES: &str =
     "write \"127.0.0.1:8000\", \":8000\" (all addresses), \"[::1]:8000\" or \"unix:/run/x.sock\"";
 
-fn unix(path: &str) -> Result<Bind, Complaint> {
+fn unix(path: &str) -> Result<Bind, ValueError> {
     if path.is_empty() {
-        return Err(Complaint::new("names no path after \"unix:\"").hint(EXAMPLES));
+        return Err(ValueError::new("names no path after \"unix:\"").with_hint(EXAMPLES));
     }
     if path.starts_with('@') {
-        return Err(Complaint::new(
+        return Err(ValueError::new(
             "is an abstract socket, which anybody on the machine may take and connect to",
         )
-        .hint("use a path, e.g. \"unix:/run/mysite/rgun.sock\""));
+        .with_hint("use a path, e.g. \"unix:/run/mysite/rgun.sock\""));
     }
     if path.contains('\0') {
-        return Err(Complaint::new("has a zero byte in its path"));
+        return Err(ValueError::new("has a zero byte in its path"));
     }
-    if path.len() > LONGEST_PATH {
-        return Err(Complaint::new(format!(
-            "has a path of {} bytes; the kernel takes {LONGEST_PATH} (unix(7))",
+    if path.len() > MAX_PATH_BYTES {
+        return Err(ValueError::new(format!(
+            "has a path of {} bytes; the kernel takes {MAX_PATH_BYTES} (unix(7))",
             path.len()
         )));
     }
     Ok(Bind::Unix { path: PathBuf::from(path) })
 }
 
-fn tcp(text: &str) -> Result<Bind, Complaint> {
+fn tcp(text: &str) -> Result<Bind, ValueError> {
     if text.is_empty() {
-        return Err(Complaint::new("is empty").hint(EXAMPLES));
+        return Err(ValueError::new("is empty").with_hint(EXAMPLES));
     }
     if text.starts_with('/') || text.starts_with("./") {
-        return Err(Complaint::new("is a path").hint(format!("write \"unix:{text}\"")));
+        return Err(ValueError::new("is a path").with_hint(format!("write \"unix:{text}\"")));
     }
     if text.contains("://") {
-        return Err(Complaint::new("is a URL; an address is expected").hint(EXAMPLES));
+        return Err(ValueError::new("is a URL; an address is expected").with_hint(EXAMPLES));
     }
     if let Some(rest) = text.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or_else(|| Complaint::new("has a \"[\" without \"]\""))?;
+        let (host, rest) =
+            rest.split_once(']').ok_or_else(|| ValueError::new("has a \"[\" without \"]\""))?;
         let address: Ipv6Addr = host
             .parse()
-            .map_err(|_| Complaint::new(format!("\"{host}\" is not an IPv6 address")).hint(EXAMPLES))?;
+            .map_err(|_| ValueError::new(format!("\"{host}\" is not an IPv6 address")).with_hint(EXAMPLES))?;
         let port = match rest.strip_prefix(':') {
             Some(port) => self::port(port)?,
             None if rest.is_empty() => DEFAULT_PORT,
-            None => return Err(Complaint::new(format!("has {rest:?} after the address")).hint(EXAMPLES)),
+            None => {
+                return Err(ValueError::new(format!("has {rest:?} after the address")).with_hint(EXAMPLES));
+            }
         };
         return Ok(Bind::Tcp { host: address.to_string(), port });
     }
     if text.parse::<Ipv6Addr>().is_ok() || text.matches(':').count() > 1 {
-        return Err(Complaint::new("is ambiguous: an IPv6 address stands in brackets")
-            .hint("write \"[::1]:8000\", or \"[::]:8000\" for all addresses"));
+        return Err(ValueError::new("is ambiguous: an IPv6 address stands in brackets")
+            .with_hint("write \"[::1]:8000\", or \"[::]:8000\" for all addresses"));
     }
     let (host, port) = match text.split_once(':') {
         // inet(3): 0 is 0.0.0.0.
         Some(("" | "0", port)) => (ALL_IPV4, self::port(port)?),
         Some((host, port)) => (host, self::port(port)?),
         None if text.bytes().all(|byte| byte.is_ascii_digit()) => (DEFAULT_HOST, port(text)?),
-        None if text.starts_with('-') => return Err(Complaint::new("is not an address").hint(EXAMPLES)),
+        None if text.starts_with('-') => return Err(ValueError::new("is not an address").with_hint(EXAMPLES)),
         None if std::path::Path::new(text).extension().is_some_and(|extension| extension == "sock") => {
-            return Err(Complaint::new("is a path").hint(format!("write \"unix:{text}\"")));
+            return Err(ValueError::new("is a path").with_hint(format!("write \"unix:{text}\"")));
         }
         None => (text, DEFAULT_PORT),
     };
@@ -136,32 +139,30 @@ fn tcp(text: &str) -> Result<Bind, Complaint> {
     Ok(Bind::Tcp { host: host.to_owned(), port })
 }
 
-pub(super) fn port(text: &str) -> Result<u16, Complaint> {
+pub(super) fn port(text: &str) -> Result<u16, ValueError> {
     // Digits only: `u16::from_str` also takes "+80".
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
         Ok(port) if digits => Ok(port),
-        _ => {
-            Err(Complaint::new(format!("\"{text}\" is not a port"))
-                .hint("a port is a number from 0 to 65535"))
-        }
+        _ => Err(ValueError::new(format!("\"{text}\" is not a port"))
+            .with_hint("a port is a number from 0 to 65535")),
     }
 }
 
-fn check_host(host: &str) -> Result<(), Complaint> {
+fn check_host(host: &str) -> Result<(), ValueError> {
     if host == "*" {
-        return Err(Complaint::new("\"*\" is not an address")
-            .hint("write \":8000\" for all IPv4 addresses, \"[::]:8000\" for all"));
+        return Err(ValueError::new("\"*\" is not an address")
+            .with_hint("write \":8000\" for all IPv4 addresses, \"[::]:8000\" for all"));
     }
     let numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     if numeric && host.parse::<Ipv4Addr>().is_err() {
-        return Err(Complaint::new(format!("\"{host}\" is not an IPv4 address")).hint(EXAMPLES));
+        return Err(ValueError::new(format!("\"{host}\" is not an IPv4 address")).with_hint(EXAMPLES));
     }
     // RFC 1123 §2.1, and "_" which resolvers let pass.
     let name = host.len() <= 253
         && host.split('.').all(|label| !label.is_empty() && !label.starts_with('-'))
         && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
-    if name { Ok(()) } else { Err(Complaint::new(format!("\"{host}\" is not a host")).hint(EXAMPLES)) }
+    if name { Ok(()) } else { Err(ValueError::new(format!("\"{host}\" is not a host")).with_hint(EXAMPLES)) }
 }
 
 #[cfg(test)]
@@ -231,8 +232,8 @@ mod tests {
             ("unix:/a\0b", "zero byte"),
             (&long, "108 bytes"),
         ] {
-            let complaint = text.parse::<Bind>().unwrap_err();
-            assert!(complaint.reason.contains(reason), "{text}: {complaint}");
+            let error = text.parse::<Bind>().unwrap_err();
+            assert!(error.reason.contains(reason), "{text}: {error}");
         }
         assert_eq!("/run/x".parse::<Bind>().unwrap_err().hint.unwrap(), "write \"unix:/run/x\"");
     }

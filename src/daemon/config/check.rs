@@ -1,4 +1,4 @@
-//! From what was written to what is meant: merges the sources, checks each value, collects all complaints.
+//! From what was written to what is meant: merges the layers, checks each value, collects all value_errors.
 //!
 //! Each key has a reader of [`read`], which says what it takes; [`Checker::read`] does the rest: find the
 //! value of highest precedence, complain with its place, go on with the default so that the next key is
@@ -11,24 +11,24 @@ use std::path::{Path, PathBuf};
 use super::keys::name;
 use super::value::Setting;
 use super::{
-    App, Bind, Complaint, Config, ConfigError, ConfigErrors, Environment, Hooks, Http, Interface, Layer,
-    Lifespan, Limits, Listen, Loaded, Log, Loop, PathRule, Proxy, Python, Reload, Target, Timeouts,
-    Underscores, WebSocket, Workers, bind, environment, keys, paths, python, read, rules, trusted, units,
+    App, Bind, Config, ConfigError, ConfigErrors, Environment, Hooks, Http, Interface, Layer, Lifespan,
+    Limits, Listen, Loaded, Log, Loop, PathRule, Proxy, Python, Reload, Target, Timeouts, Underscores,
+    ValueError, WebSocket, Workers, bind, environment, keys, paths, python, read, rules, trusted, units,
 };
 
 /// A request's head must fit into one record of the channel, so these have an upper bound.
-const HEAD_MAX: u64 = 64 << 10;
+const MAX_HEAD_BYTES: u64 = 64 << 10;
 /// More header fields than this are no request of a browser or a proxy.
-const HEADERS_MAX: u32 = 1000;
+const MAX_HEADERS: u32 = 1000;
 /// Waiting requests each hold a connection; more than a million is a slip.
-const QUEUE_MAX: u32 = 1_000_000;
+const MAX_QUEUED: u32 = 1_000_000;
 /// A message is put together in the worker's memory; whoever needs more sends it in several.
-const MESSAGE_MAX: u64 = 1 << 30;
+const MAX_MESSAGE_BYTES: u64 = 1 << 30;
 /// Each has a slot in the worker's map, which has 16,384.
-const WEBSOCKETS_MAX: u32 = 16_000;
+const MAX_WEBSOCKETS: u32 = 16_000;
 
 /// Where settings come from, and what they are seen from.
-pub(crate) struct Sources<'a> {
+pub(crate) struct Layers<'a> {
     /// The flags.
     pub(crate) command_line: Layer,
     /// The variables that are settings.
@@ -43,14 +43,14 @@ pub(crate) struct Sources<'a> {
     pub(crate) cwd: &'a Path,
 }
 
-/// Checks everything; `errors` is what reading the sources already found.
-pub(crate) fn check(sources: &Sources<'_>, errors: Vec<ConfigError>) -> Result<Loaded, ConfigErrors> {
-    let mut checker = Checker { sources, errors, warnings: Vec::new() };
+/// Checks everything; `errors` is what reading the layers already found.
+pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loaded, ConfigErrors> {
+    let mut checker = Checker { layers, errors, warnings: Vec::new() };
     let directory = checker.directory();
     let target = checker.target();
     let python = checker.python(directory.as_deref());
     // Only ever a stand-in when the directory is wrong, and then nothing of this is returned.
-    let base = directory.as_deref().unwrap_or(sources.cwd);
+    let base = directory.as_deref().unwrap_or(layers.cwd);
     let interface = checker.read(name::INTERFACE, Interface::Auto, read::interface);
     let lifespan = checker.read(name::LIFESPAN, Lifespan::Auto, read::lifespan);
     let event_loop = checker.read(name::LOOP, Loop::Auto, read::event_loop);
@@ -67,8 +67,8 @@ pub(crate) fn check(sources: &Sources<'_>, errors: Vec<ConfigError>) -> Result<L
     let reload = checker.reload();
     let hooks = checker.hooks();
     let log = checker.log();
-    checker.contradictions(&workers, &timeouts, log);
-    checker.script_name();
+    checker.check_combinations(&workers, &timeouts, log);
+    checker.warn_about_script_name();
     let Checker { errors, warnings, .. } = checker;
     match (directory, target, python) {
         (Some(directory), Some(target), Some(python)) if errors.is_empty() => Ok(Loaded {
@@ -94,7 +94,7 @@ pub(crate) fn check(sources: &Sources<'_>, errors: Vec<ConfigError>) -> Result<L
                 hooks,
                 listen,
                 log,
-                origin: sources.path.map(Path::to_owned),
+                origin: layers.path.map(Path::to_owned),
             },
             warnings,
         }),
@@ -103,7 +103,7 @@ pub(crate) fn check(sources: &Sources<'_>, errors: Vec<ConfigError>) -> Result<L
 }
 
 struct Checker<'a> {
-    sources: &'a Sources<'a>,
+    layers: &'a Layers<'a>,
     errors: Vec<ConfigError>,
     warnings: Vec<String>,
 }
@@ -111,7 +111,7 @@ struct Checker<'a> {
 impl<'a> Checker<'a> {
     /// The setting that counts.
     fn setting(&self, key: &str) -> Option<&'a Setting> {
-        let Sources { command_line, variables, file, .. } = self.sources;
+        let Layers { command_line, variables, file, .. } = self.layers;
         [command_line, variables, file].into_iter().find_map(|layer| layer.get(key))
     }
 
@@ -119,58 +119,55 @@ impl<'a> Checker<'a> {
         &mut self,
         key: &'static str,
         default: T,
-        reader: impl FnOnce(&Setting) -> Result<T, Complaint>,
+        reader: impl FnOnce(&Setting) -> Result<T, ValueError>,
     ) -> T {
         let Some(setting) = self.setting(key) else { return default };
-        reader(setting).unwrap_or_else(|complaint| {
-            self.complain(key, setting, complaint);
+        reader(setting).unwrap_or_else(|error| {
+            self.push_error(key, setting, error);
             default
         })
     }
 
-    fn complain(&mut self, key: &'static str, setting: &Setting, complaint: Complaint) {
+    fn push_error(&mut self, key: &'static str, setting: &Setting, error: ValueError) {
         self.errors.push(ConfigError {
             origin: setting.origin.clone(),
             key: key.to_owned(),
             value: Some(setting.value.to_string()),
-            reason: complaint.reason,
-            hint: complaint.hint,
+            reason: error.reason,
+            hint: error.hint,
         });
     }
 
-    /// A complaint about something nobody wrote.
-    fn lacking(&mut self, key: &'static str, complaint: Complaint) {
+    /// A error about something nobody wrote.
+    fn push_missing(&mut self, key: &'static str, error: ValueError) {
         self.errors.push(ConfigError {
-            origin: self.sources.path.map_or_else(|| "rgun".to_owned(), |path| path.display().to_string()),
+            origin: self.layers.path.map_or_else(|| "rgun".to_owned(), |path| path.display().to_string()),
             key: key.to_owned(),
             value: None,
-            reason: complaint.reason,
-            hint: complaint.hint,
+            reason: error.reason,
+            hint: error.hint,
         });
     }
 
     fn target(&mut self) -> Option<Target> {
         if self.setting(name::TARGET).is_none() {
-            let complaint = Complaint::new("is not set")
-                .hint("name the application: target = \"mysite.wsgi:application\" in [app]");
-            self.lacking(name::TARGET, complaint);
+            let error = ValueError::new("is not set")
+                .with_hint("name the application: target = \"mysite.wsgi:application\" in [app]");
+            self.push_missing(name::TARGET, error);
         }
         self.read(name::TARGET, None, |setting| read::text(setting)?.parse().map(Some))
     }
 
     /// The application's directory; without the key, the current one, which the unit's WorkingDirectory= sets.
     fn directory(&mut self) -> Option<PathBuf> {
-        let cwd = self.sources.cwd;
+        let cwd = self.layers.cwd;
         if self.setting(name::DIRECTORY).is_none() {
             return match paths::readable_directory(cwd.to_owned()) {
                 Ok(directory) => Some(directory),
-                Err(complaint) => {
-                    let reason = format!(
-                        "is not set, and the current directory {} {}",
-                        cwd.display(),
-                        complaint.reason
-                    );
-                    self.lacking(name::DIRECTORY, Complaint { reason, ..complaint });
+                Err(error) => {
+                    let reason =
+                        format!("is not set, and the current directory {} {}", cwd.display(), error.reason);
+                    self.push_missing(name::DIRECTORY, ValueError { reason, ..error });
                     None
                 }
             };
@@ -179,7 +176,7 @@ impl<'a> Checker<'a> {
     }
 
     fn python(&mut self, directory: Option<&Path>) -> Option<Python> {
-        let Sources { environment, cwd, .. } = self.sources;
+        let Layers { environment, cwd, .. } = self.layers;
         if let Some(setting) = self.setting(name::PYTHON) {
             let absolute = paths::path(setting).is_ok_and(|path| Path::new(path).is_absolute());
             // A relative one cannot be looked for in a directory that is wrong; that error stands already.
@@ -194,8 +191,8 @@ impl<'a> Checker<'a> {
         }
         match python::search(directory?, environment, cwd, &mut self.warnings) {
             Ok(python) => Some(python),
-            Err(complaint) => {
-                self.lacking(name::PYTHON, complaint);
+            Err(error) => {
+                self.push_missing(name::PYTHON, error);
                 None
             }
         }
@@ -204,18 +201,18 @@ impl<'a> Checker<'a> {
     /// The file's variables with the command line's over them, name by name: `--env DEBUG=1` changes one
     /// variable, it does not take the others away.
     fn env(&mut self) -> Vec<(String, String)> {
-        let Sources { command_line, file, .. } = self.sources;
+        let Layers { command_line, file, .. } = self.layers;
         let mut merged = BTreeMap::new();
         for setting in [file, command_line].into_iter().filter_map(|layer| layer.get(name::ENV)) {
-            let mut complaints = Vec::new();
-            merged.extend(read::env(&setting.value, &mut complaints));
-            self.errors.extend(complaints.into_iter().map(|complaint| ConfigError {
+            let mut value_errors = Vec::new();
+            merged.extend(read::env(&setting.value, &mut value_errors));
+            self.errors.extend(value_errors.into_iter().map(|error| ConfigError {
                 origin: setting.origin.clone(),
                 key: name::ENV.to_owned(),
                 // A variable's value may be a password.
                 value: None,
-                reason: complaint.reason,
-                hint: complaint.hint,
+                reason: error.reason,
+                hint: error.hint,
             }));
         }
         merged.into_iter().collect()
@@ -243,7 +240,7 @@ impl<'a> Checker<'a> {
             max_lifetime: self.read(name::MAX_LIFETIME, defaults.max_lifetime, read::timeout_or_off),
             idle_exit: self.read(name::IDLE_EXIT, defaults.idle_exit, read::timeout_or_off),
             retry: self.read(name::RETRY, defaults.retry, read::retry),
-            children: self.read(name::CHILDREN, defaults.children, |setting| {
+            children_timeout: self.read(name::CHILDREN_TIMEOUT, defaults.children_timeout, |setting| {
                 read::timeout_or_zero(
                     setting,
                     "write \"0s\" to kill them with their worker, or the longest time they may take",
@@ -276,50 +273,51 @@ impl<'a> Checker<'a> {
 
     fn paths(&mut self) -> Vec<PathRule> {
         let Some(setting) = self.setting(name::PATH_RULES) else { return Vec::new() };
-        let mut faults = Vec::new();
-        let rules = rules::read(setting, &mut faults);
-        self.errors.extend(faults.into_iter().map(|fault| {
-            let rules::Fault { idx, key, origin, value, complaint } = fault;
+        let mut errors = Vec::new();
+        let rules = rules::read(setting, &mut errors);
+        self.errors.extend(errors.into_iter().map(|fault| {
+            let rules::RuleError { idx, key, origin, value, error } = fault;
             let dot = if key.is_empty() { "" } else { "." };
             ConfigError {
                 origin: origin.to_owned(),
                 key: format!("{}[{idx}]{dot}{key}", name::PATH_RULES),
                 value: value.map(ToString::to_string),
-                reason: complaint.reason,
-                hint: complaint.hint,
+                reason: error.reason,
+                hint: error.hint,
             }
         }));
-        rules.unwrap_or_else(|complaint| {
-            self.complain(name::PATH_RULES, setting, complaint);
+        rules.unwrap_or_else(|error| {
+            self.push_error(name::PATH_RULES, setting, error);
             Vec::new()
         })
     }
 
     fn limits(&mut self) -> Limits {
         let defaults = Limits::default();
-        let head = |setting: &Setting| read::bytes(setting, HEAD_MAX);
+        let head = |setting: &Setting| read::bytes(setting, MAX_HEAD_BYTES);
         Limits {
             queue: self.read(name::QUEUE, defaults.queue, |setting| {
                 if read::is_auto(setting) {
                     return Ok(None);
                 }
-                read::whole(setting, 1, QUEUE_MAX).map(|n| Some(read::to_usize(n))).map_err(|complaint| {
-                    complaint.hint("write a number, or \"auto\" for what the memory leaves")
+                read::whole(setting, 1, MAX_QUEUED).map(|n| Some(read::to_usize(n))).map_err(|error| {
+                    error.with_hint("write a number, or \"auto\" for what the memory leaves")
                 })
             }),
             body: self.read(name::BODY, defaults.body, read::bytes_or_off),
             header: self.read(name::HEADER, defaults.header, head),
             headers: self.read(name::HEADERS, defaults.headers, |setting| {
-                read::whole(setting, 1, HEADERS_MAX).map(read::to_usize)
+                read::whole(setting, 1, MAX_HEADERS).map(read::to_usize)
             }),
             request_line: self.read(name::REQUEST_LINE, defaults.request_line, head),
             connections: self.read(name::CONNECTIONS, defaults.connections, |setting| {
                 if read::is_auto(setting) {
                     return Ok(None);
                 }
-                read::whole(setting, 1, u32::MAX).map(|n| Some(read::to_usize(n))).map_err(|complaint| {
-                    complaint
-                        .hint("write a number, or \"auto\" for what the hard limit of LimitNOFILE= leaves")
+                read::whole(setting, 1, u32::MAX).map(|n| Some(read::to_usize(n))).map_err(|error| {
+                    error.with_hint(
+                        "write a number, or \"auto\" for what the hard limit of LimitNOFILE= leaves",
+                    )
                 })
             }),
             connections_per_client: self.read(
@@ -327,11 +325,15 @@ impl<'a> Checker<'a> {
                 defaults.connections_per_client,
                 read::count_or_off,
             ),
-            response_memory: self.read(name::RESPONSE_MEMORY, defaults.response_memory, read::room_or_auto),
-            response_disk: self.read(name::RESPONSE_DISK, defaults.response_disk, read::room_or_auto),
+            response_memory: self.read(
+                name::RESPONSE_MEMORY,
+                defaults.response_memory,
+                read::capacity_or_auto,
+            ),
+            response_disk: self.read(name::RESPONSE_DISK, defaults.response_disk, read::capacity_or_auto),
             response_rate: self.read(name::RESPONSE_RATE, defaults.response_rate, read::bytes_or_off),
-            spool_memory: self.read(name::SPOOL_MEMORY, defaults.spool_memory, read::room_or_auto),
-            spool_disk: self.read(name::SPOOL_DISK, defaults.spool_disk, read::room_or_auto),
+            spool_memory: self.read(name::SPOOL_MEMORY, defaults.spool_memory, read::capacity_or_auto),
+            spool_disk: self.read(name::SPOOL_DISK, defaults.spool_disk, read::capacity_or_auto),
             body_rate: self.read(name::BODY_RATE, defaults.body_rate, read::bytes_or_off),
         }
     }
@@ -339,12 +341,15 @@ impl<'a> Checker<'a> {
     fn websocket(&mut self) -> WebSocket {
         let defaults = WebSocket::default();
         WebSocket {
-            max_message: self
-                .read(name::MAX_MESSAGE, defaults.max_message, |setting| read::bytes(setting, MESSAGE_MAX)),
+            max_message: self.read(name::MAX_MESSAGE, defaults.max_message, |setting| {
+                read::bytes(setting, MAX_MESSAGE_BYTES)
+            }),
             ping_interval: self.read(name::PING_INTERVAL, defaults.ping_interval, read::timeout_or_off),
             ping_timeout: self.read(name::PING_TIMEOUT, defaults.ping_timeout, read::timeout_or_off),
             compression: self.read(name::COMPRESSION, defaults.compression, read::boolean),
-            most: self.read(name::MOST, defaults.most, |setting| read::whole(setting, 1, WEBSOCKETS_MAX)),
+            max_connections: self.read(name::MAX_CONNECTIONS, defaults.max_connections, |setting| {
+                read::whole(setting, 1, MAX_WEBSOCKETS)
+            }),
             close_window: self.read(name::CLOSE_WINDOW, defaults.close_window, |setting| {
                 read::timeout_or_zero(setting, "write \"0s\" to close all at once")
             }),
@@ -362,7 +367,7 @@ impl<'a> Checker<'a> {
 
     /// The addresses. With nobody to say where, neither systemd nor a setting, a platform may say the port.
     fn listen(&mut self, base: &Path) -> Listen {
-        let environment = self.sources.environment;
+        let environment = self.layers.environment;
         if self.setting(name::BIND).is_some() || environment.value("LISTEN_FDS").is_some() {
             return self.read(name::BIND, Listen::default(), |setting| read::listen(setting, base));
         }
@@ -370,13 +375,13 @@ impl<'a> Checker<'a> {
         let port = port.to_string_lossy();
         match bind::port(&port) {
             Ok(port) => Listen { bind: vec![Bind::any(port)], explicit: false },
-            Err(complaint) => {
+            Err(error) => {
                 let hint = "set PORT to a number from 0 to 65535, or say where to listen with --bind";
                 self.errors.push(ConfigError {
                     origin: environment::PORT.to_owned(),
                     key: name::BIND.to_owned(),
                     value: Some(format!("{port:?}")),
-                    reason: complaint.reason,
+                    reason: error.reason,
                     hint: Some(hint.to_owned()),
                 });
                 Listen::default()
@@ -385,16 +390,16 @@ impl<'a> Checker<'a> {
     }
 
     /// Gunicorn reads it; a CGI variable in the environment of a daemon is more often an accident.
-    fn script_name(&mut self) {
+    fn warn_about_script_name(&mut self) {
         if self.setting(name::ROOT_PATH).is_none()
-            && let Some(path) = self.sources.environment.value("SCRIPT_NAME")
+            && let Some(path) = self.layers.environment.value("SCRIPT_NAME")
         {
             self.warnings.push(format!(
                 "SCRIPT_NAME={}: ignored; the path under which a proxy publishes the application is {} \
                  (--root-path, {})",
                 path.to_string_lossy(),
                 name::ROOT_PATH,
-                keys::variable(name::ROOT_PATH)
+                keys::variable_name(name::ROOT_PATH)
             ));
         }
     }
@@ -418,9 +423,9 @@ impl<'a> Checker<'a> {
     }
 
     /// Settings that are sound each for itself and mean nothing together.
-    fn contradictions(&mut self, workers: &Workers, timeouts: &Timeouts, log: Log) {
+    fn check_combinations(&mut self, workers: &Workers, timeouts: &Timeouts, log: Log) {
         if workers.refork.is_some() && !workers.preload {
-            self.contradiction(
+            self.require(
                 name::REFORK,
                 name::PRELOAD,
                 "workers are not forked without workers.preload",
@@ -428,7 +433,7 @@ impl<'a> Checker<'a> {
             );
         }
         if workers.max_requests_jitter > 0 && workers.max_requests.is_none() {
-            self.contradiction(
+            self.require(
                 name::MAX_REQUESTS_JITTER,
                 name::MAX_REQUESTS,
                 "is added to workers.max_requests, which is not set",
@@ -445,19 +450,19 @@ impl<'a> Checker<'a> {
         {
             self.warnings.push(format!(
                 "log.slow = \"{}\" has no effect: no request runs for longer than {}, its deadline",
-                units::show_duration(slow),
-                units::show_duration(longest)
+                units::format_duration(slow),
+                units::format_duration(longest)
             ));
         }
     }
 
     /// `key` means nothing without `other`; unless what is said of that one is wrong already.
-    fn contradiction(&mut self, key: &'static str, other: &str, reason: &str, hint: &str) {
+    fn require(&mut self, key: &'static str, other: &str, reason: &str, hint: &str) {
         if self.errors.iter().any(|error| error.key == other) {
             return;
         }
         if let Some(setting) = self.setting(key) {
-            self.complain(key, setting, Complaint::new(reason).hint(hint));
+            self.push_error(key, setting, ValueError::new(reason).with_hint(hint));
         }
     }
 }

@@ -63,7 +63,7 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
         if variable == CONFIG_VARIABLE {
             continue;
         }
-        match keys::KEYS.iter().find(|key| keys::variable(key) == variable) {
+        match keys::KEYS.iter().find(|key| keys::variable_name(key) == variable) {
             Some(&name::ENV) => errors.push(ConfigError {
                 origin: variable.to_owned(),
                 key: name::ENV.to_owned(),
@@ -84,7 +84,7 @@ pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> 
             }),
             Some(key) => insert(&mut layer, key, variable, value, errors),
             None if is_service_link(variable, value) => {}
-            None => errors.extend(unknown(variable)),
+            None => errors.extend(unknown_variable(variable)),
         }
     }
     layer
@@ -135,12 +135,12 @@ fn is_service_link(variable: &str, value: &OsStr) -> bool {
 }
 
 /// The error for a variable that is no key, unless it is none of our business.
-fn unknown(variable: &str) -> Option<ConfigError> {
-    let names: Vec<String> = keys::KEYS.iter().map(|key| keys::variable(key)).collect();
+fn unknown_variable(variable: &str) -> Option<ConfigError> {
+    let names: Vec<String> = keys::KEYS.iter().map(|key| keys::variable_name(key)).collect();
     let near = keys::nearest(variable, names.iter().map(String::as_str));
     let (section, key) = keys::SECTIONS
         .iter()
-        .find_map(|section| Some((*section, variable.strip_prefix(&(keys::variable(section) + "_"))?)))
+        .find_map(|section| Some((*section, variable.strip_prefix(&(keys::variable_name(section) + "_"))?)))
         .unzip();
     let (reason, hint) = if keys::is_planned_variable(variable) {
         ("names a setting that this version of rgun does not have yet", Some("unset it".to_owned()))
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn every_key_has_its_variable() {
         for key in keys::KEYS.iter().filter(|key| !matches!(**key, name::ENV | name::PATH_RULES)) {
-            let variable = keys::variable(key);
+            let variable = keys::variable_name(key);
             let (layer, errors) = layer(&[(&variable, "x")]);
             assert_eq!(errors, [], "{variable}");
             assert_eq!(layer.keys().collect::<Vec<_>>(), [key], "{variable}");
@@ -272,7 +272,7 @@ mod tests {
         let bytes = OsString::from_vec(b"/srv/caf\xe9".to_vec());
         for key in [name::DIRECTORY, name::PYTHON, name::PYTHONPATH] {
             let mut errors = Vec::new();
-            let variables = [(OsString::from(keys::variable(key)), bytes.clone())].into_iter().collect();
+            let variables = [(OsString::from(keys::variable_name(key)), bytes.clone())].into_iter().collect();
             let layer = read(&variables, &mut errors);
             assert_eq!(errors, []);
             assert_eq!(layer[key].value, Value::Bytes(bytes.clone()), "{key}");

@@ -68,27 +68,27 @@ impl Error for ConfigErrors {}
 
 /// What is wrong with one value, before it is known where the value stood.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Complaint {
+pub struct ValueError {
     /// What is wrong.
     pub reason: String,
     /// What to write instead.
     pub hint: Option<String>,
 }
 
-impl Complaint {
-    /// A complaint without a remedy.
+impl ValueError {
+    /// A error without a remedy.
     pub(crate) fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), hint: None }
     }
 
     /// The same with a remedy.
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 }
 
-impl fmt::Display for Complaint {
+impl fmt::Display for ValueError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.reason)?;
         match &self.hint {
@@ -98,4 +98,4 @@ impl fmt::Display for Complaint {
     }
 }
 
-impl Error for Complaint {}
+impl Error for ValueError {}

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::keys::{self, Lookup, name};
-use super::value::{Entry, Setting, Source};
+use super::value::{Setting, Source, TableEntry};
 use super::{ConfigError, Layer, Value};
 
 /// Reads the file at `path`; `None` when it cannot be read or is not TOML. What is wrong goes to `errors`.
@@ -52,7 +52,7 @@ pub(crate) fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> O
         }));
         return None;
     }
-    let mut reader = Reader { path, text, layer: Layer::new(), errors: Vec::new() };
+    let mut reader = TomlReader { path, text, layer: Layer::new(), errors: Vec::new() };
     for (section, content) in document.get_ref() {
         reader.section(section, content);
     }
@@ -61,7 +61,7 @@ pub(crate) fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> O
     Some(reader.layer)
 }
 
-struct Reader<'a> {
+struct TomlReader<'a> {
     path: &'a Path,
     text: &'a str,
     layer: Layer,
@@ -69,14 +69,14 @@ struct Reader<'a> {
     errors: Vec<(usize, ConfigError)>,
 }
 
-impl Reader<'_> {
+impl TomlReader<'_> {
     fn section(&mut self, section: &Spanned<std::borrow::Cow<'_, str>>, content: &Spanned<DeValue<'_>>) {
         let at = section.span().start;
         let name = section.get_ref().as_ref();
         let shown = format!("[{name}]");
         let DeValue::Table(table) = content.get_ref() else {
             let value = Some(value(content.get_ref()).to_string());
-            let hint = keys::section_of(name).unwrap_or_else(|| keys::section_hint(name));
+            let hint = keys::stray_key_hint(name).unwrap_or_else(|| keys::section_hint(name));
             return self.error(at, name.to_owned(), value, "stands outside of any section", Some(hint));
         };
         if keys::PLANNED_SECTIONS.contains(&name) {
@@ -117,7 +117,7 @@ impl Reader<'_> {
 
     /// An array of tables with the place of each key; any other array as the value it is.
     fn tables(&self, items: &DeArray<'_>) -> Value {
-        let entries: Option<Vec<Entry>> = items
+        let entries: Option<Vec<TableEntry>> = items
             .iter()
             .map(|item| {
                 let DeValue::Table(table) = item.get_ref() else { return None };
@@ -125,7 +125,7 @@ impl Reader<'_> {
                     let setting = self.setting(key.span().start, value(content.get_ref()));
                     (key.get_ref().to_string(), setting)
                 });
-                Some(Entry { origin: self.origin(item.span().start), keys: keys.collect() })
+                Some(TableEntry { origin: self.origin(item.span().start), keys: keys.collect() })
             })
             .collect();
         match entries {
@@ -248,7 +248,7 @@ mod tests {
         let rules = &layer[name::PATH_RULES];
         assert_eq!(rules.value.to_string(), "[{ concurrency = 2, match = \"/a\" }, { match = \"/b\" }]");
         let Value::Tables(entries) = &rules.value else { panic!("{rules:?}") };
-        let lines = |entry: &Entry| -> Vec<String> {
+        let lines = |entry: &TableEntry| -> Vec<String> {
             let keys = entry.keys.iter().map(|(key, setting)| format!("{key} {}", setting.origin));
             std::iter::once(entry.origin.clone()).chain(keys).collect()
         };
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_read_is_named_with_the_reason() {
-        let place = crate::config::testing::Place::new();
+        let place = crate::config::testing::TestDir::new();
         for (path, reason) in [
             (place.join("missing.toml"), "cannot be read: No such file"),
             (place.path().to_owned(), "cannot be read: Is a directory"),

@@ -11,6 +11,6 @@ pub(crate) fn absolute(base: &Path, path: &Path) -> PathBuf {
 }
 
 /// Whether this process's effective user may do `what` with `path`, following symlinks.
-pub(crate) fn may(path: &Path, what: AccessFlags) -> nix::Result<()> {
+pub(crate) fn check_access(path: &Path, what: AccessFlags) -> nix::Result<()> {
     faccessat(AT_FDCWD, path, what, AtFlags::AT_EACCESS)
 }

@@ -26,7 +26,7 @@ pub(crate) mod name {
     pub(crate) const MAX_LIFETIME: &str = "workers.max_lifetime";
     pub(crate) const IDLE_EXIT: &str = "workers.idle_exit";
     pub(crate) const RETRY: &str = "workers.retry";
-    pub(crate) const CHILDREN: &str = "workers.children";
+    pub(crate) const CHILDREN_TIMEOUT: &str = "workers.children_timeout";
     pub(crate) const REQUEST: &str = "timeouts.request";
     pub(crate) const QUEUE_WAIT: &str = "timeouts.queue";
     pub(crate) const HEADER_WAIT: &str = "timeouts.header";
@@ -54,7 +54,7 @@ pub(crate) mod name {
     pub(crate) const PING_INTERVAL: &str = "websocket.ping_interval";
     pub(crate) const PING_TIMEOUT: &str = "websocket.ping_timeout";
     pub(crate) const COMPRESSION: &str = "websocket.compression";
-    pub(crate) const MOST: &str = "websocket.most";
+    pub(crate) const MAX_CONNECTIONS: &str = "websocket.max_connections";
     pub(crate) const CLOSE_WINDOW: &str = "websocket.close_window";
     pub(crate) const UNDERSCORES: &str = "http.underscores";
     pub(crate) const TRUSTED: &str = "proxy.trusted";
@@ -92,7 +92,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::MAX_LIFETIME,
     name::IDLE_EXIT,
     name::RETRY,
-    name::CHILDREN,
+    name::CHILDREN_TIMEOUT,
     name::REQUEST,
     name::QUEUE_WAIT,
     name::HEADER_WAIT,
@@ -119,7 +119,7 @@ pub(crate) const KEYS: &[&str] = &[
     name::PING_INTERVAL,
     name::PING_TIMEOUT,
     name::COMPRESSION,
-    name::MOST,
+    name::MAX_CONNECTIONS,
     name::CLOSE_WINDOW,
     name::UNDERSCORES,
     name::TRUSTED,
@@ -153,8 +153,12 @@ pub(crate) const SECTIONS: &[&str] = &[
 /// Sections of the design that this version does not have.
 pub(crate) const PLANNED_SECTIONS: &[&str] = &["tls", "static", "admin"];
 
+/// Former names of keys: section, old name, key.
+const RENAMED: &[(&str, &str, &str)] =
+    &[("websocket", "most", name::MAX_CONNECTIONS), ("workers", "children", name::CHILDREN_TIMEOUT)];
+
 /// Gunicorn's names, for people who write them into the file.
-const GUNICORN: &[(&str, &str)] = &[
+const GUNICORN_NAMES: &[(&str, &str)] = &[
     ("access_log", name::ACCESS),
     ("accesslog", name::ACCESS),
     ("address", name::BIND),
@@ -184,7 +188,7 @@ const GUNICORN: &[(&str, &str)] = &[
 ];
 
 /// Gunicorn's server hooks that `[hooks]` does not have, and where their work is done.
-const FOREIGN_HOOKS: &[(&[&str], &str)] = &[
+const UNSUPPORTED_HOOKS: &[(&[&str], &str)] = &[
     (
         &["on_starting", "when_ready", "on_exit", "on_reload", "nworkers_changed", "pre_fork", "pre_exec"],
         "gunicorn calls it in its arbiter, and rgun's daemon has no Python: write ExecStartPre=, ExecStartPost=, \
@@ -216,30 +220,30 @@ pub(crate) fn lookup(section: &str, key: &str) -> Lookup {
     if let Some(known) = KEYS.iter().find(|known| **known == full) {
         return Lookup::Known(known);
     }
-    Lookup::Unknown(meant(section, key))
+    Lookup::Unknown(unknown_key_hint(section, key))
 }
 
 /// The remedy for a section that does not exist.
 pub(crate) fn section_hint(section: &str) -> String {
     match nearest(section, SECTIONS.iter().copied()) {
         Some(near) => format!("did you mean [{near}]?"),
-        None => format!("the sections are {}", bracketed(SECTIONS)),
+        None => format!("the sections are {}", list_sections(SECTIONS)),
     }
 }
 
 /// The remedy for a key outside any section.
-pub(crate) fn section_of(key: &str) -> Option<String> {
-    in_another_section(key).or_else(|| gunicorn(key))
+pub(crate) fn stray_key_hint(key: &str) -> Option<String> {
+    other_section_hint(key).or_else(|| gunicorn_hint(key))
 }
 
 /// The variable that sets `key`: RGUN_, section, key.
-pub(crate) fn variable(key: &str) -> String {
+pub(crate) fn variable_name(key: &str) -> String {
     format!("RGUN_{}", key.replace('.', "_").to_uppercase())
 }
 
 /// Whether a variable's name lies in a planned section.
-pub(crate) fn is_planned_variable(variable_name: &str) -> bool {
-    PLANNED_SECTIONS.iter().any(|section| variable_name.starts_with(&(variable(section) + "_")))
+pub(crate) fn is_planned_variable(variable: &str) -> bool {
+    PLANNED_SECTIONS.iter().any(|section| variable.starts_with(&(variable_name(section) + "_")))
 }
 
 /// The candidate most like `word`, if it is close enough to be a slip: two edits, one for short words.
@@ -252,34 +256,39 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-fn meant(section: &str, key: &str) -> Option<String> {
+fn unknown_key_hint(section: &str, key: &str) -> Option<String> {
     if section == "hooks"
-        && let Some((_, hint)) = FOREIGN_HOOKS.iter().find(|(names, _)| names.contains(&key))
+        && let Some((_, hint)) = UNSUPPORTED_HOOKS.iter().find(|(names, _)| names.contains(&key))
     {
         return Some((*hint).to_owned());
     }
+    if let Some((_, _, full)) = RENAMED.iter().find(|(its, old, _)| *its == section && *old == key)
+        && let Some((_, new)) = full.split_once('.')
+    {
+        return Some(format!("it is called \"{new}\" now"));
+    }
     let keys = || KEYS.iter().filter_map(|full| full.split_once('.')).filter(|(its, _)| *its == section);
     let slip = nearest(key, keys().map(|(_, name)| name)).map(|near| format!("did you mean \"{near}\"?"));
-    slip.or_else(|| in_another_section(key)).or_else(|| gunicorn(key)).or_else(|| {
+    slip.or_else(|| other_section_hint(key)).or_else(|| gunicorn_hint(key)).or_else(|| {
         let names: Vec<_> = keys().map(|(_, name)| name).collect();
         Some(format!("the keys of [{section}] are {}", names.join(", ")))
     })
 }
 
-fn in_another_section(key: &str) -> Option<String> {
+fn other_section_hint(key: &str) -> Option<String> {
     KEYS.iter()
         .filter_map(|full| full.split_once('.'))
         .find(|(_, name)| *name == key)
         .map(|(section, _)| format!("\"{key}\" is a key of [{section}]"))
 }
 
-fn gunicorn(key: &str) -> Option<String> {
-    let (_, full) = GUNICORN.iter().find(|(theirs, _)| *theirs == key)?;
+fn gunicorn_hint(key: &str) -> Option<String> {
+    let (_, full) = GUNICORN_NAMES.iter().find(|(theirs, _)| *theirs == key)?;
     let (section, name) = full.split_once('.')?;
     Some(format!("that is \"{name}\" in [{section}]"))
 }
 
-fn bracketed(sections: &[&str]) -> String {
+fn list_sections(sections: &[&str]) -> String {
     sections.iter().map(|section| format!("[{section}]")).collect::<Vec<_>>().join(" ")
 }
 
@@ -294,8 +303,12 @@ mod tests {
             assert!(SECTIONS.contains(&section), "{key}");
             assert!(!KEYS[idx + 1..].contains(key), "{key} twice");
         }
-        for (_, full) in GUNICORN {
+        for full in GUNICORN_NAMES.iter().map(|(_, full)| full).chain(RENAMED.iter().map(|(_, _, full)| full))
+        {
             assert!(KEYS.contains(full), "{full}");
+        }
+        for (section, old, _) in RENAMED {
+            assert!(!KEYS.contains(&format!("{section}.{old}").as_str()), "{section}.{old} is a key again");
         }
     }
 
@@ -314,6 +327,8 @@ mod tests {
             ("timeouts", "paths", "did you mean \"path\"?"),
             ("hooks", "worker_exti", "did you mean \"worker_exit\"?"),
             ("app", "post_fork", "\"post_fork\" is a key of [hooks]"),
+            ("websocket", "most", "it is called \"max_connections\" now"),
+            ("workers", "children", "it is called \"children_timeout\" now"),
         ] {
             assert_eq!(lookup(section, key), Lookup::Unknown(Some(hint.to_owned())), "{section}.{key}");
         }

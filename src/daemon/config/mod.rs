@@ -39,7 +39,7 @@ use std::time::Duration;
 pub use bind::Bind;
 pub(crate) use environment::CONFIG_VARIABLE;
 pub use environment::Environment;
-pub use error::{Complaint, ConfigError, ConfigErrors};
+pub use error::{ConfigError, ConfigErrors, ValueError};
 pub use python::{Python, PythonSource};
 pub use target::Target;
 pub use trusted::Proxy;
@@ -178,7 +178,7 @@ pub struct Workers {
     /// What becomes of a request whose worker died.
     pub retry: Retry,
     /// How long processes that a worker has started may outlive it when it leaves in good order.
-    pub children: Duration,
+    pub children_timeout: Duration,
 }
 
 /// What becomes of a request that had started in a worker that died before it answered.
@@ -205,7 +205,7 @@ impl Default for Workers {
             max_lifetime: None,
             idle_exit: None,
             retry: Retry::Off,
-            children: Duration::from_secs(30),
+            children_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -400,7 +400,7 @@ pub struct WebSocket {
     /// Whether messages may be compressed (RFC 7692).
     pub compression: bool,
     /// How many one worker may have open beside `workers.concurrency`; more count against that.
-    pub most: u32,
+    pub max_connections: u32,
     /// Over how long those of a worker that goes are closed, with 1012.
     pub close_window: Duration,
 }
@@ -412,7 +412,7 @@ impl Default for WebSocket {
             ping_interval: Some(Duration::from_secs(20)),
             ping_timeout: Some(Duration::from_secs(20)),
             compression: true,
-            most: 10_000,
+            max_connections: 10_000,
             close_window: Duration::from_secs(10),
         }
     }
@@ -523,5 +523,5 @@ pub(crate) fn load(
         // What the file would have set is unknown, so anything said about it would be a guess.
         Some(None) => return Err(ConfigErrors(errors)),
     };
-    check::check(&check::Sources { command_line, variables, file, environment, path, cwd }, errors)
+    check::check(&check::Layers { command_line, variables, file, environment, path, cwd }, errors)
 }

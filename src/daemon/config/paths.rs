@@ -11,10 +11,10 @@ use nix::unistd::AccessFlags;
 
 use super::read::{strings, text};
 use super::value::{Setting, Source};
-use super::{Complaint, Value, fs};
+use super::{Value, ValueError, fs};
 
 /// A path, which need not be UTF-8.
-pub(super) fn path(setting: &Setting) -> Result<&OsStr, Complaint> {
+pub(super) fn path(setting: &Setting) -> Result<&OsStr, ValueError> {
     match &setting.value {
         Value::Bytes(bytes) => Ok(bytes),
         _ => text(setting).map(OsStr::new),
@@ -22,7 +22,7 @@ pub(super) fn path(setting: &Setting) -> Result<&OsStr, Complaint> {
 }
 
 /// A list of paths, with commas between them on the command line and in a variable.
-fn paths(setting: &Setting) -> Result<Vec<&OsStr>, Complaint> {
+fn paths(setting: &Setting) -> Result<Vec<&OsStr>, ValueError> {
     match &setting.value {
         Value::Bytes(bytes) => {
             let parts = bytes.as_bytes().split(|byte| *byte == b',');
@@ -34,7 +34,7 @@ fn paths(setting: &Setting) -> Result<Vec<&OsStr>, Complaint> {
                 Value::Text(text) => Ok(OsStr::new(text)),
                 Value::Bytes(bytes) => Ok(bytes.as_os_str()),
                 other => {
-                    Err(Complaint::new(format!("must be a list of paths, but has {} in it", other.kind())))
+                    Err(ValueError::new(format!("must be a list of paths, but has {} in it", other.kind())))
                 }
             })
             .collect(),
@@ -42,53 +42,52 @@ fn paths(setting: &Setting) -> Result<Vec<&OsStr>, Complaint> {
     }
 }
 
-pub(super) fn directory(setting: &Setting, cwd: &Path) -> Result<PathBuf, Complaint> {
+pub(super) fn directory(setting: &Setting, cwd: &Path) -> Result<PathBuf, ValueError> {
     let path = Path::new(path(setting)?);
     if path.as_os_str().is_empty() {
-        return Err(Complaint::new("is empty").hint("write the full path, e.g. \"/srv/mysite\""));
+        return Err(ValueError::new("is empty").with_hint("write the full path, e.g. \"/srv/mysite\""));
     }
     if path.is_relative() && setting.source != Source::CommandLine {
-        return Err(Complaint::new("is relative, and nothing says to what")
-            .hint("write the full path, e.g. \"/srv/mysite\""));
+        return Err(ValueError::new("is relative, and nothing says to what")
+            .with_hint("write the full path, e.g. \"/srv/mysite\""));
     }
     readable_directory(fs::absolute(cwd, path))
 }
 
-pub(super) fn readable_directory(path: PathBuf) -> Result<PathBuf, Complaint> {
+pub(super) fn readable_directory(path: PathBuf) -> Result<PathBuf, ValueError> {
     if path.as_os_str().as_encoded_bytes().contains(&0) {
-        return Err(Complaint::new("has a zero byte"));
+        return Err(ValueError::new("has a zero byte"));
     }
     match path.metadata() {
         Ok(metadata) if !metadata.is_dir() => {
-            Err(Complaint::new("is not a directory").hint("name the directory that the application's module is in"))
+            Err(ValueError::new("is not a directory").with_hint("name the directory that the application's module is in"))
         }
-        Ok(_) => match fs::may(&path, AccessFlags::R_OK | AccessFlags::X_OK) {
+        Ok(_) => match fs::check_access(&path, AccessFlags::R_OK | AccessFlags::X_OK) {
             Ok(()) => Ok(path),
-            Err(errno) => Err(Complaint::new(format!("cannot be read: {}", errno.desc())).hint(format!(
+            Err(errno) => Err(ValueError::new(format!("cannot be read: {}", errno.desc())).with_hint(format!(
                 "the user rgun runs as needs r and x on it, and ProtectHome= of the unit must not hide it: ls -ld {}",
                 path.display()
             ))),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let shown = if path.is_symlink() { "is a link that leads nowhere" } else { "does not exist" };
-            Err(Complaint::new(shown).hint(format!("looked at {}", path.display())))
+            Err(ValueError::new(shown).with_hint(format!("looked at {}", path.display())))
         }
-        Err(error) => Err(Complaint::new(format!("cannot be reached: {error}"))
-            .hint(format!("the user rgun runs as needs x on every directory above: namei -l {}", path.display()))),
+        Err(error) => Err(ValueError::new(format!("cannot be reached: {error}"))
+            .with_hint(format!("the user rgun runs as needs x on every directory above: namei -l {}", path.display()))),
     }
 }
 
 /// Relative entries are seen from the application's directory, as gunicorn does after its chdir.
-pub(super) fn pythonpath(setting: &Setting, base: &Path) -> Result<Vec<PathBuf>, Complaint> {
+pub(super) fn pythonpath(setting: &Setting, base: &Path) -> Result<Vec<PathBuf>, ValueError> {
     paths(setting)?
         .into_iter()
         .map(|entry| match entry.as_bytes() {
-            b"" => {
-                Err(Complaint::new("has an empty entry").hint("the application's directory is there already"))
-            }
+            b"" => Err(ValueError::new("has an empty entry")
+                .with_hint("the application's directory is there already")),
             bytes if bytes.contains(&b':') || bytes.contains(&0) => {
-                Err(Complaint::new(format!("has {} in it, which is not one path", Value::os(entry)))
-                    .hint("write a list in the file, commas on the command line"))
+                Err(ValueError::new(format!("has {} in it, which is not one path", Value::os(entry)))
+                    .with_hint("write a list in the file, commas on the command line"))
             }
             _ => Ok(fs::absolute(base, Path::new(entry))),
         })

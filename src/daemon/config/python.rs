@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::AccessFlags;
 
-use super::fs::{absolute, may};
-use super::{Complaint, Environment};
+use super::fs::{absolute, check_access};
+use super::{Environment, ValueError};
 
 /// The interpreter, and why this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,33 +67,32 @@ pub(crate) fn configured(
     directory: &Path,
     environment: &Environment,
     cwd: &Path,
-) -> Result<Python, Complaint> {
+) -> Result<Python, ValueError> {
     let bytes = name.as_encoded_bytes();
     if bytes.is_empty() {
-        return Err(
-            Complaint::new("is empty").hint("name an interpreter, e.g. \"/srv/mysite/.venv/bin/python\"")
-        );
+        return Err(ValueError::new("is empty")
+            .with_hint("name an interpreter, e.g. \"/srv/mysite/.venv/bin/python\""));
     }
     if bytes.contains(&0) {
-        return Err(Complaint::new("has a zero byte"));
+        return Err(ValueError::new("has a zero byte"));
     }
     let path = if bytes.contains(&b'/') {
         absolute(directory, Path::new(name))
     } else {
-        on_path(name, environment, cwd).ok_or_else(|| {
-            let complaint = Complaint::new("is not on PATH");
+        find_on_path(name, environment, cwd).ok_or_else(|| {
+            let error = ValueError::new("is not on PATH");
             if directory.join(name).exists() {
-                complaint.hint(format!(
+                error.with_hint(format!(
                     "write \"./{}\" for the one in {}",
                     name.display(),
                     directory.display()
                 ))
             } else {
-                complaint.hint(format!("name its full path; PATH is {}", shown_path(environment)))
+                error.with_hint(format!("name its full path; PATH is {}", display_path_variable(environment)))
             }
         })?
     };
-    usable(&path)?;
+    check_executable(&path)?;
     Ok(Python { path, source: PythonSource::Configured })
 }
 
@@ -103,7 +102,7 @@ pub(crate) fn search(
     environment: &Environment,
     cwd: &Path,
     warnings: &mut Vec<String>,
-) -> Result<Python, Complaint> {
+) -> Result<Python, ValueError> {
     let virtual_env = environment.value("VIRTUAL_ENV").map(|prefix| absolute(cwd, Path::new(prefix)));
     let prefixes = [
         (virtual_env, PythonSource::VirtualEnv),
@@ -114,7 +113,7 @@ pub(crate) fn search(
     for (prefix, source) in prefixes {
         let Some(path) = prefix.map(|prefix| prefix.join("bin/python")) else { continue };
         if path.symlink_metadata().is_ok() {
-            usable(&path).map_err(|complaint| found_unusable(&path, source, &complaint))?;
+            check_executable(&path).map_err(|error| unusable_candidate(&path, source, &error))?;
             return Ok(Python { path, source });
         }
         if source == PythonSource::VirtualEnv {
@@ -123,54 +122,54 @@ pub(crate) fn search(
         }
         passed_over.push(path.display().to_string());
     }
-    match on_path(OsStr::new("python3"), environment, cwd) {
+    match find_on_path(OsStr::new("python3"), environment, cwd) {
         Some(path) => Ok(Python { path, source: PythonSource::Path }),
-        None => Err(Complaint::new(format!(
+        None => Err(ValueError::new(format!(
             "no interpreter found: there is no {}, and no python3 on PATH ({})",
             passed_over.join(", no "),
-            shown_path(environment)
+            display_path_variable(environment)
         ))
-        .hint("name one with app.python (--python), or make one: python3 -m venv .venv")),
+        .with_hint("name one with app.python (--python), or make one: python3 -m venv .venv")),
     }
 }
 
-fn usable(path: &Path) -> Result<(), Complaint> {
+fn check_executable(path: &Path) -> Result<(), ValueError> {
     let metadata = match path.metadata() {
         Ok(metadata) => metadata,
         Err(error) if path.is_symlink() => {
             let target = path.read_link().unwrap_or_default();
-            return Err(Complaint::new(format!(
+            return Err(ValueError::new(format!(
                 "is a link to {}, which cannot be used: {error}",
                 target.display()
             ))
-            .hint("make the virtual environment anew"));
+            .with_hint("make the virtual environment anew"));
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Complaint::new(format!("there is no file {}", path.display()))
-                .hint("name an interpreter, e.g. \"/srv/mysite/.venv/bin/python\""));
+            return Err(ValueError::new(format!("there is no file {}", path.display()))
+                .with_hint("name an interpreter, e.g. \"/srv/mysite/.venv/bin/python\""));
         }
-        Err(error) => return Err(Complaint::new(format!("{}: {error}", path.display()))),
+        Err(error) => return Err(ValueError::new(format!("{}: {error}", path.display()))),
     };
     if metadata.is_dir() {
         let inside = ["bin/python", "python3", "python"].into_iter().map(|name| path.join(name));
-        let complaint = Complaint::new("is a directory; an interpreter is expected");
+        let error = ValueError::new("is a directory; an interpreter is expected");
         return Err(match inside.into_iter().find(|inside| inside.is_file()) {
-            Some(inside) => complaint.hint(format!("write \"{}\"", inside.display())),
-            None => complaint,
+            Some(inside) => error.with_hint(format!("write \"{}\"", inside.display())),
+            None => error,
         });
     }
     if !metadata.is_file() {
-        return Err(Complaint::new(format!("{} is not a file", path.display())));
+        return Err(ValueError::new(format!("{} is not a file", path.display())));
     }
-    may(path, AccessFlags::X_OK).map_err(|errno| {
-        Complaint::new(format!("{} cannot be executed: {}", path.display(), errno.desc()))
-            .hint(format!("as the user rgun runs as: test -x {}", path.display()))
+    check_access(path, AccessFlags::X_OK).map_err(|errno| {
+        ValueError::new(format!("{} cannot be executed: {}", path.display(), errno.desc()))
+            .with_hint(format!("as the user rgun runs as: test -x {}", path.display()))
     })
 }
 
-fn found_unusable(path: &Path, source: PythonSource, complaint: &Complaint) -> Complaint {
-    Complaint {
-        reason: format!("{} ({source}): {}", path.display(), complaint.reason),
+fn unusable_candidate(path: &Path, source: PythonSource, error: &ValueError) -> ValueError {
+    ValueError {
+        reason: format!("{} ({source}): {}", path.display(), error.reason),
         hint: Some(
             "make the virtual environment anew, or name another interpreter with app.python (--python)"
                 .to_owned(),
@@ -178,23 +177,23 @@ fn found_unusable(path: &Path, source: PythonSource, complaint: &Complaint) -> C
     }
 }
 
-fn on_path(name: &OsStr, environment: &Environment, cwd: &Path) -> Option<PathBuf> {
+fn find_on_path(name: &OsStr, environment: &Environment, cwd: &Path) -> Option<PathBuf> {
     std::env::split_paths(environment.value("PATH")?)
         .filter(|directory| !directory.as_os_str().is_empty())
         .map(|directory| absolute(cwd, &directory.join(name)))
-        .find(|path| path.is_file() && may(path, AccessFlags::X_OK).is_ok())
+        .find(|path| path.is_file() && check_access(path, AccessFlags::X_OK).is_ok())
 }
 
-fn shown_path(environment: &Environment) -> String {
+fn display_path_variable(environment: &Environment) -> String {
     environment.value("PATH").map_or_else(|| "not set".to_owned(), |path| path.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::testing::{Place, as_nobody};
+    use crate::config::testing::{TestDir, as_nobody};
 
-    fn find(place: &Place, variables: &[(&str, String)]) -> (Result<Python, Complaint>, Vec<String>) {
+    fn find(place: &TestDir, variables: &[(&str, String)]) -> (Result<Python, ValueError>, Vec<String>) {
         let mut warnings = Vec::new();
         let environment = variables.iter().map(|(name, value)| (*name, value.clone())).collect();
         (search(&place.join("app"), &environment, place.path(), &mut warnings), warnings)
@@ -202,7 +201,7 @@ mod tests {
 
     #[test]
     fn the_search_takes_the_first_that_is_there() {
-        let place = Place::new();
+        let place = TestDir::new();
         let text = |path: &str| place.join(path).display().to_string();
         let variables =
             [("VIRTUAL_ENV", text("active")), ("PATH", format!("{}:{}", text("nothing"), text("usr/bin")))];
@@ -222,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_link_to_the_interpreter_is_not_resolved() {
-        let place = Place::new();
+        let place = TestDir::new();
         let real = place.python("usr/bin/python3.11");
         std::fs::create_dir_all(place.join("app/.venv/bin")).unwrap();
         let link = place.join("app/.venv/bin/python");
@@ -239,36 +238,36 @@ mod tests {
 
     #[test]
     fn a_broken_virtual_environment_ends_the_search() {
-        let place = Place::new();
+        let place = TestDir::new();
         place.python("usr/bin/python3");
         std::fs::create_dir_all(place.join("app/.venv/bin")).unwrap();
         std::os::unix::fs::symlink("/nonexistent/python3.9", place.join("app/.venv/bin/python")).unwrap();
         let (found, _) = find(&place, &[("PATH", place.join("usr/bin").display().to_string())]);
-        let complaint = found.unwrap_err();
-        assert!(complaint.reason.contains("link to /nonexistent/python3.9"), "{complaint}");
-        assert!(complaint.hint.unwrap().contains("anew"));
+        let error = found.unwrap_err();
+        assert!(error.reason.contains("link to /nonexistent/python3.9"), "{error}");
+        assert!(error.hint.unwrap().contains("anew"));
     }
 
     #[test]
     fn no_interpreter_at_all_says_where_it_was_looked_for() {
-        let place = Place::new();
+        let place = TestDir::new();
         place.file("usr/bin/python3", b"", 0o644);
         for path in [None, Some(place.join("usr/bin").display().to_string())] {
             let variables: Vec<_> = path.iter().map(|path| ("PATH", path.clone())).collect();
-            let complaint = as_is(&place, &variables);
-            assert!(complaint.reason.contains("app/.venv/bin/python, no "), "{complaint}");
-            assert!(complaint.reason.contains(path.as_deref().unwrap_or("PATH (not set)")), "{complaint}");
-            assert!(complaint.hint.unwrap().contains("--python"));
+            let error = as_is(&place, &variables);
+            assert!(error.reason.contains("app/.venv/bin/python, no "), "{error}");
+            assert!(error.reason.contains(path.as_deref().unwrap_or("PATH (not set)")), "{error}");
+            assert!(error.hint.unwrap().contains("--python"));
         }
     }
 
-    fn as_is(place: &Place, variables: &[(&str, String)]) -> Complaint {
+    fn as_is(place: &TestDir, variables: &[(&str, String)]) -> ValueError {
         find(place, variables).0.unwrap_err()
     }
 
     #[test]
     fn a_configured_interpreter_must_be_a_file_that_can_be_run() {
-        let place = Place::new();
+        let place = TestDir::new();
         place.python("app/env/bin/python");
         place.file("app/plain", b"", 0o644);
         place.file("app/bare", b"", 0o644);
@@ -284,17 +283,16 @@ mod tests {
             ("python9.9", "is not on PATH", "PATH is not set"),
             ("bare", "is not on PATH", "write \"./bare\""),
         ] {
-            let complaint =
-                configured(OsStr::new(text), Path::new(&app), &Environment::default(), place.path())
-                    .unwrap_err();
-            assert!(complaint.reason.contains(reason), "{text}: {complaint}");
-            assert!(complaint.hint.as_ref().unwrap().contains(hint), "{text}: {complaint}");
+            let error = configured(OsStr::new(text), Path::new(&app), &Environment::default(), place.path())
+                .unwrap_err();
+            assert!(error.reason.contains(reason), "{text}: {error}");
+            assert!(error.hint.as_ref().unwrap().contains(hint), "{text}: {error}");
         }
     }
 
     #[test]
     fn a_bare_name_is_found_on_path() {
-        let place = Place::new();
+        let place = TestDir::new();
         let python = place.python("opt/python3.13");
         let environment = [("PATH", place.join("opt"))].into_iter().collect();
         let found =
@@ -304,14 +302,14 @@ mod tests {
 
     #[test]
     fn an_interpreter_only_others_may_run_is_refused() {
-        let place = Place::new();
+        let place = TestDir::new();
         let python = place.file("python", b"", 0o700);
         let text = python.display().to_string();
         let check =
             move || configured(OsStr::new(&text), Path::new("/"), &Environment::default(), Path::new("/"));
         if nix::unistd::geteuid().is_root() {
-            let complaint = as_nobody(check).unwrap_err();
-            assert!(complaint.reason.contains("cannot be executed"), "{complaint}");
+            let error = as_nobody(check).unwrap_err();
+            assert!(error.reason.contains("cannot be executed"), "{error}");
         } else {
             eprintln!("SKIPPED: takes root to become somebody else");
         }

@@ -7,8 +7,8 @@
 use std::num::NonZeroU32;
 
 use super::keys::nearest;
-use super::value::{Entry, Setting};
-use super::{Complaint, PathRule, Value, read};
+use super::value::{Setting, TableEntry};
+use super::{PathRule, Value, ValueError, read};
 
 const MATCH: &str = "match";
 const REQUEST: &str = "request";
@@ -16,7 +16,7 @@ const CONCURRENCY: &str = "concurrency";
 const KEYS: [&str; 3] = [MATCH, REQUEST, CONCURRENCY];
 
 /// Something wrong with an entry.
-pub(super) struct Fault<'a> {
+pub(super) struct RuleError<'a> {
     /// Which entry, from 0.
     pub(super) idx: usize,
     /// Its key; empty when it is about the entry as a whole.
@@ -26,53 +26,56 @@ pub(super) struct Fault<'a> {
     /// What was written, when it is about that.
     pub(super) value: Option<&'a Value>,
     /// What is wrong.
-    pub(super) complaint: Complaint,
+    pub(super) error: ValueError,
 }
 
-/// The rules, in the order of the file; what is wrong goes to `faults`.
+/// The rules, in the order of the file; what is wrong goes to `errors`.
 pub(super) fn read<'a>(
     setting: &'a Setting,
-    faults: &mut Vec<Fault<'a>>,
-) -> Result<Vec<PathRule>, Complaint> {
+    errors: &mut Vec<RuleError<'a>>,
+) -> Result<Vec<PathRule>, ValueError> {
     const HINT: &str = "write [[timeouts.path]], in two pairs of brackets, once for each pattern";
-    let entries = match &setting.value {
-        Value::Tables(entries) => entries,
-        Value::List(items) if items.is_empty() => return Ok(Vec::new()),
-        Value::List(items) => {
-            let other =
-                items.iter().find(|item| !matches!(item, Value::Table(_))).map_or("a table", Value::kind);
-            return Err(Complaint::new(format!("must be a list of tables, but has {other} in it")).hint(HINT));
-        }
-        other => {
-            return Err(Complaint::new(format!("must be a list of tables, not {}", other.kind())).hint(HINT));
-        }
-    };
+    let entries =
+        match &setting.value {
+            Value::Tables(entries) => entries,
+            Value::List(items) if items.is_empty() => return Ok(Vec::new()),
+            Value::List(items) => {
+                let other =
+                    items.iter().find(|item| !matches!(item, Value::Table(_))).map_or("a table", Value::kind);
+                return Err(ValueError::new(format!("must be a list of tables, but has {other} in it"))
+                    .with_hint(HINT));
+            }
+            other => {
+                return Err(ValueError::new(format!("must be a list of tables, not {}", other.kind()))
+                    .with_hint(HINT));
+            }
+        };
     let mut rules: Vec<PathRule> = Vec::new();
     for (idx, entry) in entries.iter().enumerate() {
-        let found = faults.len();
-        let rule = Reader { idx, entry, faults }.rule();
-        if faults.len() > found {
+        let found = errors.len();
+        let rule = RuleReader { idx, entry, errors }.rule();
+        if errors.len() > found {
             continue;
         }
         let Some(rule) = rule else { continue };
         if let Some(earlier) = rules.iter().find(|earlier| covers(&earlier.pattern, &rule.pattern)) {
-            let complaint = if earlier.pattern == rule.pattern {
-                Complaint::new("is there twice, and the first that matches counts")
-                    .hint("write what applies to it into one entry")
+            let error = if earlier.pattern == rule.pattern {
+                ValueError::new("is there twice, and the first that matches counts")
+                    .with_hint("write what applies to it into one entry")
             } else {
-                Complaint::new(format!(
+                ValueError::new(format!(
                     "never counts: \"{}\" above it matches all of its paths, and the first that matches counts",
                     earlier.pattern
                 ))
-                .hint("put the narrower pattern first")
+                .with_hint("put the narrower pattern first")
             };
             let of = entry.keys.iter().find(|(key, _)| key == MATCH).map(|(_, setting)| setting);
-            faults.push(Fault {
+            errors.push(RuleError {
                 idx,
                 key: MATCH,
                 origin: of.map_or(&entry.origin, |setting| &setting.origin),
                 value: of.map(|setting| &setting.value),
-                complaint,
+                error,
             });
             continue;
         }
@@ -81,13 +84,13 @@ pub(super) fn read<'a>(
     Ok(rules)
 }
 
-struct Reader<'a, 'f> {
+struct RuleReader<'a, 'f> {
     idx: usize,
-    entry: &'a Entry,
-    faults: &'f mut Vec<Fault<'a>>,
+    entry: &'a TableEntry,
+    errors: &'f mut Vec<RuleError<'a>>,
 }
 
-impl<'a> Reader<'a, '_> {
+impl<'a> RuleReader<'a, '_> {
     fn rule(mut self) -> Option<PathRule> {
         let entry = self.entry;
         for (key, setting) in entry.keys.iter().filter(|(key, _)| !KEYS.contains(&key.as_str())) {
@@ -95,84 +98,82 @@ impl<'a> Reader<'a, '_> {
                 Some(near) => format!("did you mean \"{near}\"?"),
                 None => format!("the keys of [[timeouts.path]] are {}", KEYS.join(", ")),
             };
-            self.fault(key, Some(setting), Complaint::new("is not a key").hint(hint));
+            self.fault(key, Some(setting), ValueError::new("is not a key").with_hint(hint));
         }
         let pattern = self.key(MATCH, pattern);
         let request = self.key(REQUEST, read::timeout_or_off);
         let concurrency = self.key(CONCURRENCY, |setting| {
             read::whole(setting, 1, u32::MAX).map(|n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN))
         });
-        if !self.is_written(MATCH) {
+        if !self.is_set(MATCH) {
             let hint = "say which paths it is for: match = \"/admin/*\"";
-            self.fault(MATCH, None, Complaint::new("is not set").hint(hint));
+            self.fault(MATCH, None, ValueError::new("is not set").with_hint(hint));
         }
-        if !self.is_written(REQUEST) && !self.is_written(CONCURRENCY) {
+        if !self.is_set(REQUEST) && !self.is_set(CONCURRENCY) {
             let hint = "add request = \"600s\", concurrency = 2, or both";
-            self.fault("", None, Complaint::new("limits nothing").hint(hint));
+            self.fault("", None, ValueError::new("limits nothing").with_hint(hint));
         }
         Some(PathRule { pattern: pattern?, request, concurrency })
     }
 
-    fn is_written(&self, key: &str) -> bool {
+    fn is_set(&self, key: &str) -> bool {
         self.entry.keys.iter().any(|(name, _)| name == key)
     }
 
     fn key<T>(
         &mut self,
         key: &'static str,
-        reader: impl FnOnce(&Setting) -> Result<T, Complaint>,
+        reader: impl FnOnce(&Setting) -> Result<T, ValueError>,
     ) -> Option<T> {
         let (_, setting) = self.entry.keys.iter().find(|(name, _)| name == key)?;
         match reader(setting) {
             Ok(value) => Some(value),
-            Err(complaint) => {
-                self.fault(key, Some(setting), complaint);
+            Err(error) => {
+                self.fault(key, Some(setting), error);
                 None
             }
         }
     }
 
-    fn fault(&mut self, key: &'a str, setting: Option<&'a Setting>, complaint: Complaint) {
-        self.faults.push(Fault {
+    fn fault(&mut self, key: &'a str, setting: Option<&'a Setting>, error: ValueError) {
+        self.errors.push(RuleError {
             idx: self.idx,
             key,
             origin: setting.map_or(&self.entry.origin, |setting| &setting.origin),
             value: setting.map(|setting| &setting.value),
-            complaint,
+            error,
         });
     }
 }
 
-fn pattern(setting: &Setting) -> Result<String, Complaint> {
+fn pattern(setting: &Setting) -> Result<String, ValueError> {
     let text = read::text(setting)?;
     if text.is_empty() {
         return Err(
-            Complaint::new("is empty").hint("write e.g. \"/admin/*\"; \"*\" alone matches every path")
+            ValueError::new("is empty").with_hint("write e.g. \"/admin/*\"; \"*\" alone matches every path")
         );
     }
     if let Some((path, _)) = text.split_once('?') {
-        return Err(
-            Complaint::new("has a query; paths are matched without theirs").hint(format!("write \"{path}\""))
-        );
+        return Err(ValueError::new("has a query; paths are matched without theirs")
+            .with_hint(format!("write \"{path}\"")));
     }
     if text.contains("://") {
-        return Err(Complaint::new("is a URL; a path is expected").hint("write e.g. \"/admin/*\""));
+        return Err(ValueError::new("is a URL; a path is expected").with_hint("write e.g. \"/admin/*\""));
     }
     if !text.starts_with(['/', '*']) {
-        return Err(Complaint::new("matches no path: they all begin with \"/\"")
-            .hint(format!("write \"/{text}\", or \"*/{text}\" for wherever that is")));
+        return Err(ValueError::new("matches no path: they all begin with \"/\"")
+            .with_hint(format!("write \"/{text}\", or \"*/{text}\" for wherever that is")));
     }
     match text.chars().find(|c| !c.is_ascii_graphic() || *c == '#') {
-        Some(c) => {
-            Err(Complaint::new(format!("has {c:?} in it, which no request has in its path")).hint(match c {
+        Some(c) => Err(ValueError::new(format!("has {c:?} in it, which no request has in its path"))
+            .with_hint(match c {
                 '#' => "leave out what follows it: browsers keep that to themselves".to_owned(),
                 c => {
                     let encoded =
                         c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
                     format!("write it percent-encoded, as requests have it: {encoded}")
                 }
-            }))
-        }
+            })),
         None => Ok(text.to_owned()),
     }
 }

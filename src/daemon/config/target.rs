@@ -7,7 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Complaint;
+use super::ValueError;
 
 /// Where in Python the application is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -27,9 +27,9 @@ impl fmt::Display for Target {
 }
 
 impl FromStr for Target {
-    type Err = Complaint;
+    type Err = ValueError;
 
-    fn from_str(text: &str) -> Result<Self, Complaint> {
+    fn from_str(text: &str) -> Result<Self, ValueError> {
         let (module, object) = match text.split_once(':') {
             None => (text, None),
             Some((module, object)) => (module, Some(object)),
@@ -51,73 +51,75 @@ impl FromStr for Target {
 const DEFAULT_ATTRIBUTE: &str = "application";
 const EXAMPLE: &str = "write module:attribute, e.g. \"mysite.wsgi:application\"";
 
-fn check_module(module: &str, object: Option<&str>) -> Result<(), Complaint> {
+fn check_module(module: &str, object: Option<&str>) -> Result<(), ValueError> {
     let suffix = object.map(|object| format!(":{object}")).unwrap_or_default();
     if module.is_empty() {
-        return Err(Complaint::new("names no module").hint(EXAMPLE));
+        return Err(ValueError::new("names no module").with_hint(EXAMPLE));
     }
     let has_py = std::path::Path::new(module).extension().is_some_and(|ext| ext.eq_ignore_ascii_case("py"));
     if module.contains('/') || has_py {
         let stem = if has_py { &module[..module.len() - ".py".len()] } else { module };
         let dotted = stem.trim_start_matches(['.', '/']).trim_end_matches('/').replace('/', ".");
-        let complaint = Complaint::new("is a file's path; a module's name is expected");
+        let error = ValueError::new("is a file's path; a module's name is expected");
         return Err(if is_dotted_name(&dotted) && !module.starts_with('/') {
-            complaint.hint(format!("write \"{dotted}{suffix}\""))
+            error.with_hint(format!("write \"{dotted}{suffix}\""))
         } else {
-            complaint.hint("write the module's name, and its directory as app.directory (--chdir)")
+            error.with_hint("write the module's name, and its directory as app.directory (--chdir)")
         });
     }
     if is_dotted_name(module) {
         return Ok(());
     }
     if module.starts_with('.') {
-        return Err(Complaint::new("is a relative import; the module's full name is expected").hint(EXAMPLE));
+        return Err(
+            ValueError::new("is a relative import; the module's full name is expected").with_hint(EXAMPLE)
+        );
     }
-    let complaint = Complaint::new(format!("\"{module}\" cannot be a module's name"));
+    let error = ValueError::new(format!("\"{module}\" cannot be a module's name"));
     let guess = module.replace('-', "_");
     Err(if guess != module && is_dotted_name(&guess) {
-        complaint.hint(format!("a name in Python has no \"-\"; is it \"{guess}{suffix}\"?"))
+        error.with_hint(format!("a name in Python has no \"-\"; is it \"{guess}{suffix}\"?"))
     } else {
-        complaint.hint(EXAMPLE)
+        error.with_hint(EXAMPLE)
     })
 }
 
 /// `make()` into `make` and "is called".
-fn split_call<'a>(module: &str, object: &'a str) -> Result<(&'a str, bool), Complaint> {
+fn split_call<'a>(module: &str, object: &'a str) -> Result<(&'a str, bool), ValueError> {
     let Some((name, call)) = object.split_once('(') else {
         return Ok((object, false));
     };
     match call.trim_end().strip_suffix(')') {
         Some(arguments) if arguments.trim().is_empty() => Ok((name, true)),
         Some(arguments) if arguments.contains(')') || !is_dotted_name(name) => {
-            Err(Complaint::new(format!("\"{object}\" is not an attribute or a call of one")).hint(EXAMPLE))
+            Err(ValueError::new(format!("\"{object}\" is not an attribute or a call of one")).with_hint(EXAMPLE))
         }
-        Some(_) => Err(Complaint::new("calls the factory with arguments, which rgun does not do").hint(format!(
+        Some(_) => Err(ValueError::new("calls the factory with arguments, which rgun does not do").with_hint(format!(
             "write \"{module}:{name}()\" and give the factory its settings by app.env (--env), or add a function \
              without arguments to {module}"
         ))),
-        None => Err(Complaint::new("has a \"(\" without \")\"").hint(format!("write \"{module}:{name}()\""))),
+        None => Err(ValueError::new("has a \"(\" without \")\"").with_hint(format!("write \"{module}:{name}()\""))),
     }
 }
 
-fn check_attribute(module: &str, attribute: &str, factory: bool) -> Result<(), Complaint> {
+fn check_attribute(module: &str, attribute: &str, factory: bool) -> Result<(), ValueError> {
     if attribute.is_empty() {
-        return Err(Complaint::new("names no attribute after \":\"")
-            .hint(format!("write \"{module}:{DEFAULT_ATTRIBUTE}\", or \"{module}\" for the same")));
+        return Err(ValueError::new("names no attribute after \":\"")
+            .with_hint(format!("write \"{module}:{DEFAULT_ATTRIBUTE}\", or \"{module}\" for the same")));
     }
     if attribute.contains(':') {
-        return Err(Complaint::new("has more than one \":\"").hint(EXAMPLE));
+        return Err(ValueError::new("has more than one \":\"").with_hint(EXAMPLE));
     }
     if is_dotted_name(attribute) {
         return Ok(());
     }
-    let complaint = Complaint::new(format!("\"{attribute}\" cannot be an attribute's name"));
+    let error = ValueError::new(format!("\"{attribute}\" cannot be an attribute's name"));
     let guess = attribute.replace('-', "_");
     Err(if is_dotted_name(&guess) {
         let call = if factory { "()" } else { "" };
-        complaint.hint(format!("a name in Python has no \"-\"; is it \"{module}:{guess}{call}\"?"))
+        error.with_hint(format!("a name in Python has no \"-\"; is it \"{module}:{guess}{call}\"?"))
     } else {
-        complaint.hint(EXAMPLE)
+        error.with_hint(EXAMPLE)
     })
 }
 
@@ -186,9 +188,9 @@ mod tests {
             ("мой-сайт", "cannot be", "\"мой_сайт\""),
             ("ü.PY", "file's path", "\"ü\""),
         ] {
-            let complaint = text.parse::<Target>().unwrap_err();
-            assert!(complaint.reason.contains(reason), "{text}: {complaint}");
-            assert!(complaint.hint.as_ref().unwrap().contains(hint), "{text}: {complaint}");
+            let error = text.parse::<Target>().unwrap_err();
+            assert!(error.reason.contains(reason), "{text}: {error}");
+            assert!(error.hint.as_ref().unwrap().contains(hint), "{text}: {error}");
         }
     }
 }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A fresh directory under the system's temporary one.
-pub(crate) struct Place(PathBuf);
+pub(crate) struct TestDir(PathBuf);
 
-impl Place {
+impl TestDir {
     pub(crate) fn new() -> Self {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let name = format!("rgun-config-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
@@ -41,7 +41,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for TestDir {
     fn drop(&mut self) {
         let removed = std::fs::remove_dir_all(&self.0);
         // A panic within a panic aborts and hides the test's own.

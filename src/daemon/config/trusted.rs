@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::value::Setting;
-use super::{Complaint, Value, read};
+use super::{Value, ValueError, read};
 
 /// `[proxy]`: the peers whose `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Request-ID` are believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// Nobody.
-    pub const NOBODY: Self = Self { all: false, unix: false, networks: Vec::new() };
+    pub const NONE: Self = Self { all: false, unix: false, networks: Vec::new() };
 }
 
 impl Default for Proxy {
@@ -32,11 +32,11 @@ impl Default for Proxy {
 }
 
 /// This machine itself.
-const LOOPBACK: &str = "loopback";
+const LOOPBACK_PEERS: &str = "loopback";
 /// Peers on a unix socket.
-const UNIX: &str = "unix";
+const UNIX_PEERS: &str = "unix";
 /// Everybody.
-const ALL: &str = "all";
+const ALL_PEERS: &str = "all";
 
 const EXAMPLES: &str = "write \"loopback\", \"unix\", an address, a network as \"10.0.0.0/8\", or \"all\"";
 
@@ -47,17 +47,17 @@ fn loopback() -> [IpNet; 2] {
     [v4.into(), v6.into()]
 }
 
-pub(super) fn read(setting: &Setting) -> Result<Proxy, Complaint> {
-    let mut proxy = Proxy::NOBODY;
+pub(super) fn read(setting: &Setting) -> Result<Proxy, ValueError> {
+    let mut proxy = Proxy::NONE;
     // Outside the file nothing at all is an empty list.
     if setting.value == Value::text("") {
         return Ok(proxy);
     }
     for word in read::strings(setting)? {
         match word {
-            ALL => proxy.all = true,
-            UNIX => proxy.unix = true,
-            LOOPBACK => loopback().into_iter().for_each(|network| add(&mut proxy.networks, network)),
+            ALL_PEERS => proxy.all = true,
+            UNIX_PEERS => proxy.unix = true,
+            LOOPBACK_PEERS => loopback().into_iter().for_each(|network| add(&mut proxy.networks, network)),
             other => add(&mut proxy.networks, network(other)?),
         }
     }
@@ -70,8 +70,8 @@ fn add(networks: &mut Vec<IpNet>, network: IpNet) {
     }
 }
 
-fn network(word: &str) -> Result<IpNet, Complaint> {
-    let complaint = |reason: &str| Complaint::new(format!("{word:?} {reason}"));
+fn network(word: &str) -> Result<IpNet, ValueError> {
+    let error = |reason: &str| ValueError::new(format!("{word:?} {reason}"));
     if let Ok(address) = word.parse::<IpAddr>() {
         return Ok(address.to_canonical().into());
     }
@@ -80,21 +80,21 @@ fn network(word: &str) -> Result<IpNet, Complaint> {
             return Ok(network);
         }
         return Err(
-            complaint("has bits outside of its prefix").hint(format!("write \"{}\"", network.trunc()))
+            error("has bits outside of its prefix").with_hint(format!("write \"{}\"", network.trunc()))
         );
     }
     Err(match word {
-        "*" => complaint("is not a word of this key").hint("write \"all\""),
-        "localhost" => complaint("is a name").hint("write \"loopback\""),
-        "" => complaint("is no address").hint("write [] to trust nobody"),
+        "*" => error("is not a word of this key").with_hint("write \"all\""),
+        "localhost" => error("is a name").with_hint("write \"loopback\""),
+        "" => error("is no address").with_hint("write [] to trust nobody"),
         word if word.starts_with('/') || word.starts_with("unix:") => {
-            complaint("is a path; a peer on a unix socket has none").hint("write \"unix\" for all of them")
+            error("is a path; a peer on a unix socket has none").with_hint("write \"unix\" for all of them")
         }
-        word => match super::keys::nearest(word, [LOOPBACK, UNIX, ALL]) {
+        word => match super::keys::nearest(word, [LOOPBACK_PEERS, UNIX_PEERS, ALL_PEERS]) {
             Some(near) => {
-                complaint("is neither an address nor a network").hint(format!("did you mean \"{near}\"?"))
+                error("is neither an address nor a network").with_hint(format!("did you mean \"{near}\"?"))
             }
-            None => complaint("is neither an address nor a network").hint(EXAMPLES),
+            None => error("is neither an address nor a network").with_hint(EXAMPLES),
         },
     })
 }
@@ -108,8 +108,8 @@ pub(crate) fn forwarded_allow_ips(list: &str) -> Value {
         return Value::list::<String>([]);
     }
     let ours = words.into_iter().filter(|word| !word.starts_with('/') && !word.starts_with("unix:"));
-    let ours = ours.map(|word| if word == "*" { ALL } else { word });
-    Value::list(ours.chain([UNIX]))
+    let ours = ours.map(|word| if word == "*" { ALL_PEERS } else { word });
+    Value::list(ours.chain([UNIX_PEERS]))
 }
 
 #[cfg(test)]
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
     use crate::config::value::Source;
 
-    fn read_from(value: Value, source: Source) -> Result<Proxy, Complaint> {
+    fn read_from(value: Value, source: Source) -> Result<Proxy, ValueError> {
         read(&Setting { value, origin: "x".to_owned(), source })
     }
 
@@ -143,11 +143,11 @@ mod tests {
         assert_eq!(proxy.unwrap(), Proxy { all: false, unix: true, networks: expected });
         let default = read_from(Value::list(["loopback", "unix"]), Source::File).unwrap();
         assert_eq!(default, Proxy::default());
-        assert_eq!(read_from(Value::list::<String>([]), Source::File).unwrap(), Proxy::NOBODY);
+        assert_eq!(read_from(Value::list::<String>([]), Source::File).unwrap(), Proxy::NONE);
         assert!(read_from(Value::text("all"), Source::File).unwrap().all);
         let variable = read_from(Value::text("10.0.0.0/8, unix"), Source::Environment).unwrap();
         assert_eq!(variable, Proxy { all: false, unix: true, networks: networks(&["10.0.0.0/8"]) });
-        assert_eq!(read_from(Value::text(""), Source::Environment).unwrap(), Proxy::NOBODY);
+        assert_eq!(read_from(Value::text(""), Source::Environment).unwrap(), Proxy::NONE);
     }
 
     #[test]
@@ -163,9 +163,9 @@ mod tests {
             ("/run/x.sock", "\"unix\""),
             ("", "[]"),
         ] {
-            let complaint = read_from(Value::list([word]), Source::File).unwrap_err();
-            assert!(complaint.reason.contains(&format!("{word:?}")), "{complaint}");
-            assert!(complaint.hint.as_deref().unwrap().contains(hint), "{word}: {complaint}");
+            let error = read_from(Value::list([word]), Source::File).unwrap_err();
+            assert!(error.reason.contains(&format!("{word:?}")), "{error}");
+            assert!(error.hint.as_deref().unwrap().contains(hint), "{word}: {error}");
         }
         assert!(read_from(Value::Boolean(true), Source::File).is_err());
     }

@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use super::Complaint;
+use super::ValueError;
 
 /// No configured duration is longer than a year: what `Instant` can add is limited, and more is a slip.
-const LONGEST: Duration = Duration::from_hours(365 * 24);
+const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 
 const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
 const SIZE_UNITS: [(&str, u64); 4] = [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
@@ -18,32 +18,33 @@ const SIZE_UNITS: [(&str, u64); 4] = [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20
 ///
 /// # Errors
 /// No number, a unit other than ms, s, m, h, none at all, or more than a year.
-pub fn duration(text: &str) -> Result<Option<Duration>, Complaint> {
+pub fn parse_duration(text: &str) -> Result<Option<Duration>, ValueError> {
     const EXAMPLES: &str = "write a number with ms, s, m or h: \"500ms\", \"30s\", \"2m\", \"1h\"";
     if text == "off" {
         return Ok(None);
     }
-    let (number, unit) = split(text, "a duration").map_err(|complaint| match complaint.hint {
-        Some(_) => complaint,
-        None => complaint.hint(EXAMPLES),
+    let (number, unit) = split_number(text, "a duration").map_err(|error| match error.hint {
+        Some(_) => error,
+        None => error.with_hint(EXAMPLES),
     })?;
     let Some((_, scale)) = DURATION_UNITS.iter().find(|(name, _)| *name == unit) else {
         return Err(if unit.is_empty() {
-            Complaint::new("has no unit").hint(format!("write \"{number}s\" for seconds, or use ms, m, h"))
-        } else if let Some(right) = duration_slip(unit) {
-            Complaint::new(format!("\"{unit}\" is not a unit of time"))
-                .hint(format!("write \"{number}{right}\""))
+            ValueError::new("has no unit")
+                .with_hint(format!("write \"{number}s\" for seconds, or use ms, m, h"))
+        } else if let Some(right) = suggest_duration_unit(unit) {
+            ValueError::new(format!("\"{unit}\" is not a unit of time"))
+                .with_hint(format!("write \"{number}{right}\""))
         } else {
-            Complaint::new(format!("\"{unit}\" is not a unit of time")).hint(EXAMPLES)
+            ValueError::new(format!("\"{unit}\" is not a unit of time")).with_hint(EXAMPLES)
         });
     };
     number
         .checked_mul(*scale)
         .map(Duration::from_millis)
-        .filter(|duration| *duration <= LONGEST)
+        .filter(|duration| *duration <= MAX_DURATION)
         .map(Some)
         .ok_or_else(|| {
-            Complaint::new("is longer than a year").hint("write \"off\" where there shall be no limit")
+            ValueError::new("is longer than a year").with_hint("write \"off\" where there shall be no limit")
         })
 }
 
@@ -51,78 +52,79 @@ pub fn duration(text: &str) -> Result<Option<Duration>, Complaint> {
 ///
 /// # Errors
 /// No number, a unit other than KiB, MiB, GiB, or more than 2⁶⁴ bytes.
-pub fn size(text: &str) -> Result<Option<u64>, Complaint> {
+pub fn parse_size(text: &str) -> Result<Option<u64>, ValueError> {
     const EXAMPLES: &str =
         "write bytes, or a number with KiB, MiB or GiB: \"4096\", \"64KiB\", \"16MiB\", \"1GiB\"";
     if text == "off" {
         return Ok(None);
     }
-    let (number, unit) = split(text, "a size").map_err(|complaint| match complaint.hint {
-        Some(_) => complaint,
-        None => complaint.hint(EXAMPLES),
+    let (number, unit) = split_number(text, "a size").map_err(|error| match error.hint {
+        Some(_) => error,
+        None => error.with_hint(EXAMPLES),
     })?;
     let Some((_, scale)) = SIZE_UNITS.iter().find(|(name, _)| *name == unit) else {
-        let complaint = Complaint::new(format!("\"{unit}\" is not a unit of size"));
-        return Err(match size_slip(unit) {
-            Some(right) => complaint.hint(format!("write \"{number}{right}\" (powers of 1024)")),
-            None => complaint.hint(EXAMPLES),
+        let error = ValueError::new(format!("\"{unit}\" is not a unit of size"));
+        return Err(match suggest_size_unit(unit) {
+            Some(right) => error.with_hint(format!("write \"{number}{right}\" (powers of 1024)")),
+            None => error.with_hint(EXAMPLES),
         });
     };
     number.checked_mul(*scale).map(Some).ok_or_else(|| {
-        Complaint::new("is more than 64 bits of bytes").hint("write \"off\" where there shall be no limit")
+        ValueError::new("is more than 64 bits of bytes")
+            .with_hint("write \"off\" where there shall be no limit")
     })
 }
 
-/// The shortest text that [`duration`] reads back.
-pub fn show_duration(duration: Duration) -> String {
+/// The shortest text that [`parse_duration`] reads back.
+pub fn format_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     if millis == 0 {
         return "0s".to_owned();
     }
-    let (unit, scale) = largest(&DURATION_UNITS, |scale| millis.is_multiple_of(u128::from(scale)));
+    let (unit, scale) = largest_unit(&DURATION_UNITS, |scale| millis.is_multiple_of(u128::from(scale)));
     format!("{}{unit}", millis / u128::from(scale))
 }
 
-/// The shortest text that [`size`] reads back.
-pub fn show_size(bytes: u64) -> String {
-    let (unit, scale) = largest(&SIZE_UNITS, |scale| bytes > 0 && bytes.is_multiple_of(scale));
+/// The shortest text that [`parse_size`] reads back.
+pub fn format_size(bytes: u64) -> String {
+    let (unit, scale) = largest_unit(&SIZE_UNITS, |scale| bytes > 0 && bytes.is_multiple_of(scale));
     format!("{}{unit}", bytes / scale)
 }
 
-fn largest(units: &[(&'static str, u64); 4], fits: impl Fn(u64) -> bool) -> (&'static str, u64) {
+fn largest_unit(units: &[(&'static str, u64); 4], fits: impl Fn(u64) -> bool) -> (&'static str, u64) {
     units.iter().rev().copied().find(|(_, scale)| fits(*scale)).unwrap_or(units[0])
 }
 
 /// Digits and what follows them.
-fn split<'a>(text: &'a str, what: &str) -> Result<(u64, &'a str), Complaint> {
+fn split_number<'a>(text: &'a str, what: &str) -> Result<(u64, &'a str), ValueError> {
     if text.is_empty() {
-        return Err(Complaint::new(format!("is empty; {what} is expected")));
+        return Err(ValueError::new(format!("is empty; {what} is expected")));
     }
     if text.starts_with('-') {
-        return Err(Complaint::new("is negative"));
+        return Err(ValueError::new("is negative"));
     }
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {
-        return Err(Complaint::new(format!("is not {what}")));
+        return Err(ValueError::new(format!("is not {what}")));
     }
     if unit.starts_with(['.', ',']) {
-        return Err(Complaint::new("is not a whole number")
-            .hint("use a smaller unit: \"1500ms\" is one and a half seconds, \"512KiB\" half a MiB"));
+        return Err(ValueError::new("is not a whole number")
+            .with_hint("use a smaller unit: \"1500ms\" is one and a half seconds, \"512KiB\" half a MiB"));
     }
     if unit.starts_with(|c: char| c.is_whitespace()) {
-        return Err(Complaint::new("has a space between number and unit")
-            .hint(format!("write \"{number}{}\"", unit.trim())));
+        return Err(ValueError::new("has a space between number and unit")
+            .with_hint(format!("write \"{number}{}\"", unit.trim())));
     }
     if unit.contains(|c: char| c.is_ascii_digit()) {
-        return Err(Complaint::new(format!("is more than one number; {what} is expected"))
-            .hint("use one unit: \"90s\", not \"1m30s\""));
+        return Err(ValueError::new(format!("is more than one number; {what} is expected"))
+            .with_hint("use one unit: \"90s\", not \"1m30s\""));
     }
-    let number = number.parse().map_err(|_| Complaint::new("is too large"))?;
+    let number = number.parse().map_err(|_| ValueError::new("is too large"))?;
     Ok((number, unit))
 }
 
-fn duration_slip(unit: &str) -> Option<&'static str> {
+fn suggest_duration_unit(unit: &str) -> Option<&'static str> {
     match unit.to_ascii_lowercase().as_str() {
         "ms" | "msec" | "msecs" | "millis" | "milliseconds" => Some("ms"),
         "s" | "sec" | "secs" | "second" | "seconds" => Some("s"),
@@ -132,7 +134,7 @@ fn duration_slip(unit: &str) -> Option<&'static str> {
     }
 }
 
-fn size_slip(unit: &str) -> Option<&'static str> {
+fn suggest_size_unit(unit: &str) -> Option<&'static str> {
     match unit.to_ascii_lowercase().as_str() {
         "b" | "byte" | "bytes" => Some(""),
         "k" | "kb" | "ki" | "kib" => Some("KiB"),
@@ -156,14 +158,14 @@ mod tests {
             ("0s", 0),
             ("8760h", 31_536_000_000),
         ] {
-            let duration = duration(text).unwrap().unwrap();
+            let duration = parse_duration(text).unwrap().unwrap();
             assert_eq!(duration, Duration::from_millis(millis), "{text}");
-            assert_eq!(super::duration(&show_duration(duration)).unwrap(), Some(duration), "{text}");
+            assert_eq!(parse_duration(&format_duration(duration)).unwrap(), Some(duration), "{text}");
         }
-        assert_eq!(duration("off"), Ok(None));
-        assert_eq!(show_duration(Duration::from_secs(90)), "90s");
-        assert_eq!(show_duration(Duration::from_mins(2)), "2m");
-        assert_eq!(show_duration(Duration::from_millis(1500)), "1500ms");
+        assert_eq!(parse_duration("off"), Ok(None));
+        assert_eq!(format_duration(Duration::from_secs(90)), "90s");
+        assert_eq!(format_duration(Duration::from_mins(2)), "2m");
+        assert_eq!(format_duration(Duration::from_millis(1500)), "1500ms");
     }
 
     #[test]
@@ -187,9 +189,9 @@ mod tests {
             ("18446744073709551615h", "is longer than a year", "off"),
             ("３０s", "is not a duration", "500ms"),
         ] {
-            let complaint = duration(text).unwrap_err();
-            assert!(complaint.reason.contains(reason), "{text}: {complaint}");
-            assert!(complaint.hint.as_ref().unwrap().contains(hint), "{text}: {complaint}");
+            let error = parse_duration(text).unwrap_err();
+            assert!(error.reason.contains(reason), "{text}: {error}");
+            assert!(error.hint.as_ref().unwrap().contains(hint), "{text}: {error}");
         }
     }
 
@@ -198,12 +200,12 @@ mod tests {
         for (text, bytes) in
             [("4096", 4096), ("64KiB", 65_536), ("16MiB", 16 << 20), ("1GiB", 1 << 30), ("0", 0)]
         {
-            assert_eq!(size(text), Ok(Some(bytes)), "{text}");
-            assert_eq!(size(&show_size(bytes)), Ok(Some(bytes)), "{text}");
+            assert_eq!(parse_size(text), Ok(Some(bytes)), "{text}");
+            assert_eq!(parse_size(&format_size(bytes)), Ok(Some(bytes)), "{text}");
         }
-        assert_eq!(size("off"), Ok(None));
-        assert_eq!(show_size(16 << 20), "16MiB");
-        assert_eq!(show_size(1500), "1500");
+        assert_eq!(parse_size("off"), Ok(None));
+        assert_eq!(format_size(16 << 20), "16MiB");
+        assert_eq!(format_size(1500), "1500");
     }
 
     #[test]
@@ -218,9 +220,9 @@ mod tests {
             ("big", "is not a size", "64KiB"),
             ("18446744073709551615GiB", "more than 64 bits", "off"),
         ] {
-            let complaint = size(text).unwrap_err();
-            assert!(complaint.reason.contains(reason), "{text}: {complaint}");
-            assert!(complaint.hint.as_ref().unwrap().contains(hint), "{text}: {complaint}");
+            let error = parse_size(text).unwrap_err();
+            assert!(error.reason.contains(reason), "{text}: {error}");
+            assert!(error.hint.as_ref().unwrap().contains(hint), "{text}: {error}");
         }
     }
 }

@@ -60,7 +60,7 @@ pub(crate) enum Value {
     /// A table, in order of name.
     Table(Vec<(String, Value)>),
     /// An array of tables, as `[[timeouts.path]]` writes one: whose keys have a place each.
-    Tables(Vec<Entry>),
+    Tables(Vec<TableEntry>),
     /// Something no key takes: a float, a date, a number beyond reason.
     Other {
         /// Its type's name.
@@ -72,7 +72,7 @@ pub(crate) enum Value {
 
 /// One table of an array of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct TableEntry {
     /// Where it begins.
     pub(crate) origin: String,
     /// Its keys, in order of name.

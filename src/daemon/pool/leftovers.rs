@@ -1,4 +1,4 @@
-//! Processes that workers leave behind when they leave in good order (`workers.children`).
+//! Processes that workers leave behind when they leave in good order (`workers.children_timeout`).
 //!
 //! A worker that was asked to leave and exits with status 0 does not take along what it has started: that may finish,
 //! for a while. What is then still there is killed, and named. A worker that is killed, or dies, takes its children

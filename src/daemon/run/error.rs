@@ -15,7 +15,7 @@ pub(crate) struct Refused {
 
 impl Refused {
     pub(super) fn config(error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { status: cli::CONFIG, reason: Chain(error).to_string() }
+        Self { status: cli::EX_CONFIG, reason: Chain(error).to_string() }
     }
 
     pub(crate) fn system(what: &str) -> impl FnOnce(std::io::Error) -> Self {

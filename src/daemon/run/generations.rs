@@ -161,7 +161,7 @@ pub(super) fn concurrency(config: &Config) -> u32 {
 pub(super) fn websockets(config: &Config) -> u32 {
     match config.app.interface {
         config::Interface::Wsgi => 0,
-        config::Interface::Auto | config::Interface::Asgi => config.websocket.most,
+        config::Interface::Auto | config::Interface::Asgi => config.websocket.max_connections,
     }
 }
 

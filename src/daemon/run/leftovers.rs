@@ -27,7 +27,7 @@ impl Daemon {
                 rgun.worker = (!is_zygote).then_some(worker.number.0),
                 rgun.pid = pid,
                 "{name} (pid {pid}) left processes behind, which were killed {waited:.1?} later \
-                 (workers.children): {}{more}",
+                 (workers.children_timeout): {}{more}",
                 listed.join(", ")
             );
         }

@@ -15,7 +15,7 @@
 //! | `inquiries.rs` | which workers are asked for their Python stacks, what for, until when |
 //! | `stacks.rs` | taking the Python stacks of workers |
 //! | `memory.rs` | `workers.max_memory` |
-//! | `leftovers.rs` | `workers.children` |
+//! | `leftovers.rs` | `workers.children_timeout` |
 //! | `room.rs` | how much may wait in memory and on disk |
 //! | `report.rs` | what the operator reads |
 
@@ -210,7 +210,7 @@ impl Daemon {
         // Before any thread exists: the environment is systemd's message to us.
         let listeners = listeners(config)?;
         let extension = pool::find_extension()
-            .map_err(|error| Refused { status: cli::CONFIG, reason: error.to_string() })?;
+            .map_err(|error| Refused { status: cli::EX_CONFIG, reason: error.to_string() })?;
         let python = &config.app.python;
         tracing::info!(
             rgun.app = %config.app.target,
@@ -572,7 +572,7 @@ impl Daemon {
             warm_up: config.reload.probe.as_deref().unwrap_or_default(),
             max_memory: config.workers.max_memory,
             max_requests: generations::max_requests(&config.workers, self.reforked.contains(&generation)),
-            children: config.workers.children,
+            children: config.workers.children_timeout,
         };
         if let Origin::Fork(zygote) = origin {
             return match self.pool.fork(&plan, zygote) {

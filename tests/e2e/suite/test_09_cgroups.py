@@ -52,7 +52,7 @@ def test_cgroup_of_a_reloaded_worker_stays_until_children_exit():
 
 
 def test_children_past_their_timeout_are_killed_and_logged():
-    with host.drop_in("Environment=RGUN_WORKERS_CHILDREN=1s"):
+    with host.drop_in("Environment=RGUN_WORKERS_CHILDREN_TIMEOUT=1s"):
         since = host.journal_cursor()
         started = host.get("/start/1000").json
         place = host.cgroup_directory(host.cgroup_of(started["child"]))

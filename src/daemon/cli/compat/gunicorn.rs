@@ -3,47 +3,47 @@
 //! The list is that of gunicorn 27's `config.py`, less what `flags` has; settings without a flag are absent. What
 //! uvicorn has too (`--backlog`, `--log-config`, `--reload`, `--ssl-version`) is here, once.
 
-use super::flag::Takes::{Nothing, Optional, Value};
-use super::flag::Verdict::{self, Ignored, Later, Refused};
-use super::flag::{Foreign, flag};
+use super::flag::ArgKind::{Optional, Switch, Value};
+use super::flag::Handling::{self, Ignored, NotYet, Refused};
+use super::flag::{CompatFlag, flag};
 
 const JOURNAL: &str = "the log goes to the journal under systemd, to stderr in the foreground";
 /// `--certfile`, `--ssl-certfile` and the like.
-pub(super) const TLS: Verdict =
-    Later("let a proxy before rgun (nginx, Caddy) speak TLS, and leave the flag out");
+pub(super) const TLS: Handling =
+    NotYet("let a proxy before rgun (nginx, Caddy) speak TLS, and leave the flag out");
 /// The PROXY protocol.
-const PROXY: Verdict =
-    Later("have the proxy send X-Forwarded-For and X-Forwarded-Proto, and leave the flag out");
-const STATSD: Verdict = Later("leave it out");
+const PROXY: Handling =
+    NotYet("have the proxy send X-Forwarded-For and X-Forwarded-Proto, and leave the flag out");
+const STATSD: Handling = NotYet("leave it out");
 /// `--http-protocols`, `--http2`.
-pub(super) const HTTP2: Verdict = Later("leave it out; a proxy before rgun can speak HTTP/2 to clients");
-const LOG_CONFIG: Verdict =
-    Later("leave it out; the application configures its own logging, which goes to the journal");
+pub(super) const HTTP2: Handling = NotYet("leave it out; a proxy before rgun can speak HTTP/2 to clients");
+const LOG_CONFIG: Handling =
+    NotYet("leave it out; the application configures its own logging, which goes to the journal");
 /// `--reload` and what belongs to it.
-pub(super) const RELOAD: Verdict = Later(
+pub(super) const RELOAD: Handling = NotYet(
     "leave it out: rgun does not watch files. systemctl reload rgun, or SIGHUP in the foreground, takes new code \
      without losing a request",
 );
-const SYSLOG: Verdict = Ignored("journald forwards to syslog (ForwardToSyslog= in journald.conf)");
-const CONTROL: Verdict =
+const SYSLOG: Handling = Ignored("journald forwards to syslog (ForwardToSyslog= in journald.conf)");
+const CONTROL: Handling =
     Ignored("rgun's control socket is in RuntimeDirectory= of the unit, for its own user and root alone");
-const DIRTY: Verdict =
+const DIRTY: Handling =
     Refused("rgun has no pool for long tasks", "run them in a task queue, e.g. Celery, as a unit of its own");
-const PASTE: Verdict = Refused(
+const PASTE: Handling = Refused(
     "rgun does not read PasteDeploy files",
     "write a module with application = paste.deploy.loadapp(\"config:/srv/mysite/production.ini\") and name it",
 );
-const LENIENT: Verdict = Refused(
+const LENIENT: Handling = Refused(
     "rgun's parser has no lenient mode: what two parsers read differently is how requests are smuggled",
     "leave it out, and mend the client",
 );
 
 /// Of gunicorn 27's `config.py`.
-pub(super) const FLAGS: &[Foreign] = &[
+pub(super) const FLAGS: &[CompatFlag] = &[
     // What systemd does.
     flag(
         "daemon",
-        Nothing,
+        Switch,
         Refused(
             "rgun does not put itself into the background",
             "systemctl enable --now rgun.socket, or in a unit of your own: Type=notify, ExecStart=rgun … without this flag",
@@ -53,26 +53,26 @@ pub(super) const FLAGS: &[Foreign] = &[
     flag("user", Value, Refused("rgun does not change its user", "in the unit, write User={}")).short('u'),
     flag("group", Value, Refused("rgun does not change its group", "in the unit, write Group={}")).short('g'),
     flag("umask", Value, Refused("rgun does not change its umask", "in the unit, write UMask={}")).short('m'),
-    flag("initgroups", Nothing, Ignored("User= of the unit sets the supplementary groups")),
+    flag("initgroups", Switch, Ignored("User= of the unit sets the supplementary groups")),
     flag("pid", Value, Ignored("systemd knows the process: systemctl show -p MainPID rgun")).short('p'),
     flag("backlog", Value, Ignored("Backlog= of the socket unit is the kernel's queue, limits.queue is rgun's")),
     flag("name", Value, Ignored("the service is known by its unit's name")).short('n'),
     flag("worker-tmp-dir", Value, Ignored("workers' heartbeats are in shared memory, in no file")),
-    flag("error-logfile", Value, Ignored(JOURNAL)).alias("log-file").fine(&["-"]),
-    flag("capture-output", Nothing, Ignored("what the application prints goes to the log anyway")),
-    flag("enable-stdio-inheritance", Nothing, Ignored("what the application prints goes to the log anyway"))
+    flag("error-logfile", Value, Ignored(JOURNAL)).alias("log-file").accepted(&["-"]),
+    flag("capture-output", Switch, Ignored("what the application prints goes to the log anyway")),
+    flag("enable-stdio-inheritance", Switch, Ignored("what the application prints goes to the log anyway"))
         .short('R'),
-    flag("disable-redirect-access-to-syslog", Nothing, Ignored(JOURNAL)),
-    flag("log-syslog", Nothing, SYSLOG),
+    flag("disable-redirect-access-to-syslog", Switch, Ignored(JOURNAL)),
+    flag("log-syslog", Switch, SYSLOG),
     flag("log-syslog-to", Value, SYSLOG),
     flag("log-syslog-prefix", Value, SYSLOG),
     flag("log-syslog-facility", Value, SYSLOG),
     flag("control-socket", Value, CONTROL),
     flag("control-socket-mode", Value, CONTROL),
-    flag("no-control-socket", Nothing, CONTROL),
+    flag("no-control-socket", Switch, CONTROL),
     // What the design does, or has no need of.
-    flag("reuse-port", Nothing, Ignored("one listener and one queue feed all workers, so none waits behind a busy one")),
-    flag("no-sendfile", Nothing, Ignored("files are sent by the daemon, without sendfile(2)")),
+    flag("reuse-port", Switch, Ignored("one listener and one queue feed all workers, so none waits behind a busy one")),
+    flag("no-sendfile", Switch, Ignored("files are sent by the daemon, without sendfile(2)")),
     flag(
         "worker-connections",
         Value,
@@ -81,59 +81,59 @@ pub(super) const FLAGS: &[Foreign] = &[
              worker runs at a time",
         ),
     ),
-    flag("http-parser", Value, Ignored("rgun has one parser, hyper's")).fine(&["auto", "fast"]),
+    flag("http-parser", Value, Ignored("rgun has one parser, hyper's")).accepted(&["auto", "fast"]),
     flag("asgi-disconnect-grace-period", Value, Ignored("the application hears http.disconnect and decides itself how long it goes on")),
-    flag("suppress-ragged-eofs", Nothing, Ignored("it is for TLS, which this version does not have")),
-    flag("do-handshake-on-connect", Nothing, Ignored("it is for TLS, which this version does not have")),
-    flag("spew", Nothing, Refused("rgun does not trace lines", "run the application under python -m trace")),
+    flag("suppress-ragged-eofs", Switch, Ignored("it is for TLS, which this version does not have")),
+    flag("do-handshake-on-connect", Switch, Ignored("it is for TLS, which this version does not have")),
+    flag("spew", Switch, Refused("rgun does not trace lines", "run the application under python -m trace")),
     flag(
         "logger-class",
         Value,
         Refused("rgun's log is not written in Python", "leave it out; the application's own logging is not touched"),
     ),
     flag("dirty-app", Value, DIRTY),
-    flag("dirty-workers", Value, DIRTY).fine(&["0"]),
+    flag("dirty-workers", Value, DIRTY).accepted(&["0"]),
     flag("dirty-timeout", Value, DIRTY),
     flag("dirty-threads", Value, DIRTY),
     flag("dirty-graceful-timeout", Value, DIRTY),
     flag("paste", Value, PASTE).alias("paster"),
     flag("paste-global", Value, PASTE),
-    flag("permit-obsolete-folding", Nothing, LENIENT),
-    flag("strip-header-spaces", Nothing, LENIENT),
-    flag("permit-unconventional-http-method", Nothing, LENIENT),
-    flag("permit-unconventional-http-version", Nothing, LENIENT),
-    flag("casefold-http-method", Nothing, LENIENT),
+    flag("permit-obsolete-folding", Switch, LENIENT),
+    flag("strip-header-spaces", Switch, LENIENT),
+    flag("permit-unconventional-http-method", Switch, LENIENT),
+    flag("permit-unconventional-http-version", Switch, LENIENT),
+    flag("casefold-http-method", Switch, LENIENT),
     // What this version does not have.
-    flag("reload", Nothing, RELOAD),
+    flag("reload", Switch, RELOAD),
     flag("reload-engine", Value, RELOAD),
     flag("reload-extra-file", Value, RELOAD),
-    flag("print-config", Nothing, Later("rgun check says whether the configuration is sound")),
-    flag("access-logformat", Value, Later("leave it out; entries of the access log have named fields")),
+    flag("print-config", Switch, NotYet("rgun check says whether the configuration is sound")),
+    flag("access-logformat", Value, NotYet("leave it out; entries of the access log have named fields")),
     flag("log-config", Value, LOG_CONFIG),
     flag("log-config-json", Value, LOG_CONFIG),
     flag("statsd-host", Value, STATSD),
     flag("statsd-prefix", Value, STATSD),
     flag("dogstatsd-tags", Value, STATSD),
-    flag("enable-backlog-metric", Nothing, STATSD),
+    flag("enable-backlog-metric", Switch, STATSD),
     flag("keyfile", Value, TLS),
     flag("certfile", Value, TLS),
     flag("ca-certs", Value, TLS),
-    flag("cert-reqs", Value, TLS).fine(&["0"]),
+    flag("cert-reqs", Value, TLS).accepted(&["0"]),
     flag("ciphers", Value, TLS),
     flag("ssl-version", Value, TLS),
     flag("proxy-allow-from", Value, PROXY),
-    flag("proxy-protocol", Optional, PROXY).fine(&["off"]),
-    flag("forwarder-headers", Value, Later("leave it out; the path under which the application is published is --root-path"))
-        .fine(&["SCRIPT_NAME,PATH_INFO", ""]),
-    flag("protocol", Value, Later("let the proxy speak HTTP to rgun: proxy_pass in place of uwsgi_pass"))
-        .fine(&["http"]),
-    flag("uwsgi-allow-from", Value, Later("let the proxy speak HTTP to rgun: proxy_pass in place of uwsgi_pass")),
-    flag("http-protocols", Value, HTTP2).fine(&["h1"]),
-    flag("http2-cleartext", Value, HTTP2).fine(&["off"]),
+    flag("proxy-protocol", Optional, PROXY).accepted(&["off"]),
+    flag("forwarder-headers", Value, NotYet("leave it out; the path under which the application is published is --root-path"))
+        .accepted(&["SCRIPT_NAME,PATH_INFO", ""]),
+    flag("protocol", Value, NotYet("let the proxy speak HTTP to rgun: proxy_pass in place of uwsgi_pass"))
+        .accepted(&["http"]),
+    flag("uwsgi-allow-from", Value, NotYet("let the proxy speak HTTP to rgun: proxy_pass in place of uwsgi_pass")),
+    flag("http-protocols", Value, HTTP2).accepted(&["h1"]),
+    flag("http2-cleartext", Value, HTTP2).accepted(&["off"]),
     flag("http2-max-concurrent-streams", Value, HTTP2),
     flag("http2-initial-window-size", Value, HTTP2),
     flag("http2-max-frame-size", Value, HTTP2),
     flag("http2-max-header-list-size", Value, HTTP2),
-    flag("asgi-loop", Value, Later("leave it out")).fine(&["auto"]),
-    flag("asgi-lifespan", Value, Later("leave it out: lifespan is used where the application has it")).fine(&["auto"]),
+    flag("asgi-loop", Value, NotYet("leave it out")).accepted(&["auto"]),
+    flag("asgi-lifespan", Value, NotYet("leave it out: lifespan is used where the application has it")).accepted(&["auto"]),
 ];

@@ -13,60 +13,61 @@ pub(super) mod uvicorn;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use self::flag::Foreign;
-use self::flag::Takes::{Nothing, Optional, Value};
-use self::flag::Verdict::{Anyway, Ignored, Later, Refused};
-use super::error::refusal;
+use self::flag::ArgKind::{Optional, Switch, Value};
+use self::flag::CompatFlag;
+use self::flag::Handling::{Ignored, NoOp, NotYet, Refused};
+use super::error::flag_error;
 use crate::config::ConfigError;
 
 /// The rows of all tables.
-fn all() -> impl Iterator<Item = &'static Foreign> {
+fn all_flags() -> impl Iterator<Item = &'static CompatFlag> {
     gunicorn::FLAGS.iter().chain(uvicorn::FLAGS)
 }
 
 /// The command, and its subcommands, with all of these flags, hidden from the help.
-pub(super) fn add(command: Command) -> Command {
+pub(super) fn add_flags(command: Command) -> Command {
     // `reload` takes none of them: what a daemon does was said when it was started.
     let serves = |sub: &&Command| sub.get_name() != "reload";
     let names: Vec<String> =
         command.get_subcommands().filter(serves).map(|sub| sub.get_name().to_owned()).collect();
-    let command = names.into_iter().fold(command, |command, name| command.mut_subcommand(name, add_to));
-    command.args(all().map(arg))
+    let command =
+        names.into_iter().fold(command, |command, name| command.mut_subcommand(name, add_unsupported_flags));
+    command.args(all_flags().map(to_arg))
 }
 
 /// Those that it does not act on itself: a check can be made as a `--user`.
-fn add_to(command: Command) -> Command {
+fn add_unsupported_flags(command: Command) -> Command {
     let own: Vec<String> = command.get_arguments().map(|arg| arg.get_id().to_string()).collect();
-    command.args(all().filter(|flag| !own.iter().any(|own| own == flag.long)).map(arg))
+    command.args(all_flags().filter(|flag| !own.iter().any(|own| own == flag.long)).map(to_arg))
 }
 
-fn arg(flag: &Foreign) -> Arg {
+fn to_arg(flag: &CompatFlag) -> Arg {
     let arg = Arg::new(flag.long).long(flag.long).hide(true);
     let arg = flag.short.into_iter().fold(arg, Arg::short);
     let arg = flag.alias.into_iter().fold(arg, Arg::alias);
-    match flag.takes {
-        Nothing => arg.action(ArgAction::SetTrue),
-        Value => arg.action(ArgAction::Append).allow_hyphen_values(flag.fine.contains(&"-")),
+    match flag.arg_kind {
+        Switch => arg.action(ArgAction::SetTrue),
+        Value => arg.action(ArgAction::Append).allow_hyphen_values(flag.accepted.contains(&"-")),
         Optional => arg.action(ArgAction::Append).num_args(0..=1).default_missing_value("auto"),
     }
 }
 
-/// Sorts what was typed into warnings and refusals. `acted_on` are flags of the command that others do not act on.
-pub(super) fn judge(
+/// Sorts what was typed into warnings and errors. `supported` are flags of the command that others do not act on.
+pub(super) fn evaluate(
     matches: &ArgMatches,
-    acted_on: &[&str],
+    supported: &[&str],
     warnings: &mut Vec<String>,
-    refusals: &mut Vec<ConfigError>,
+    errors: &mut Vec<ConfigError>,
 ) {
-    for flag in all().filter(|flag| !acted_on.contains(&flag.long)) {
-        let value = match flag.takes {
-            Nothing if !matches.get_flag(flag.long) => continue,
-            Nothing => None,
+    for flag in all_flags().filter(|flag| !supported.contains(&flag.long)) {
+        let value = match flag.arg_kind {
+            Switch if !matches.get_flag(flag.long) => continue,
+            Switch => None,
             Value | Optional => {
                 // The last one counts, as there.
                 match matches.get_many::<String>(flag.long).and_then(Iterator::last) {
                     None => continue,
-                    Some(value) if flag.fine.contains(&value.as_str()) => continue,
+                    Some(value) if flag.accepted.contains(&value.as_str()) => continue,
                     Some(value) => Some(value.as_str()),
                 }
             }
@@ -76,12 +77,12 @@ pub(super) fn judge(
             _ => format!("--{}", flag.long),
         };
         let filled = |text: &str| text.replace("{}", value.unwrap_or_default());
-        match flag.verdict {
-            Anyway => {}
+        match flag.handling {
+            NoOp => {}
             Ignored(now) => warnings.push(format!("{typed}: ignored; {now}")),
-            Refused(reason, hint) => refusals.push(refusal(&typed, reason, &filled(hint))),
-            Later(hint) => {
-                refusals.push(refusal(&typed, "is not in this version of rgun yet", hint));
+            Refused(reason, hint) => errors.push(flag_error(&typed, reason, &filled(hint))),
+            NotYet(hint) => {
+                errors.push(flag_error(&typed, "is not in this version of rgun yet", hint));
             }
         }
     }
@@ -93,8 +94,8 @@ mod tests {
 
     #[test]
     fn no_flag_is_in_the_tables_twice() {
-        for (idx, flag) in all().enumerate() {
-            for other in all().skip(idx + 1) {
+        for (idx, flag) in all_flags().enumerate() {
+            for other in all_flags().skip(idx + 1) {
                 assert_ne!(flag.long, other.long);
                 assert_ne!(Some(flag.long), other.alias);
                 assert!(flag.short.is_none() || flag.short != other.short, "{}", flag.long);

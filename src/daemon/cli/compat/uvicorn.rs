@@ -1,6 +1,6 @@
 //! Uvicorn's command line: its spelling of what rgun has, and its flags that rgun does not act on.
 //!
-//! [`Spelling`] has those that set something, for `flags` to join with rgun's own: two spellings of one setting replace
+//! [`UvicornFlags`] has those that set something, for `flags` to join with rgun's own: two spellings of one setting replace
 //! each other, the last one counts, but where both would be meant at once (`--bind` and `--host`) it is an error.
 //! [`FLAGS`] are the others, one row, one verdict each; the parent module does what it says. What gunicorn has too is in
 //! `gunicorn`.
@@ -13,11 +13,11 @@ use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
 
-use super::flag::Takes::{self, Nothing};
-use super::flag::Verdict::{Anyway, Ignored, Refused};
-use super::flag::{Foreign, flag};
+use super::flag::ArgKind::{self, Switch};
+use super::flag::Handling::{Ignored, NoOp, Refused};
+use super::flag::{CompatFlag, flag};
 use super::gunicorn::{HTTP2, RELOAD, TLS};
-use crate::cli::error::refusal;
+use crate::cli::error::flag_error;
 use crate::config::{ConfigError, Environment, Target, Value, forwarded_allow_ips};
 
 /// Uvicorn's defaults of `--host` and `--port`, each for when only the other is given.
@@ -26,7 +26,7 @@ const PORT: &str = "8000";
 
 /// Settings as uvicorn spells them, as typed.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct Spelling {
+pub(in crate::cli) struct UvicornFlags {
     /// Together with `--port`: HOST:PORT of `--bind`.
     #[arg(long, hide = true)]
     host: Option<String>,
@@ -84,12 +84,12 @@ pub(in crate::cli) struct Spelling {
     pub(in crate::cli) timeout_graceful_shutdown: Option<String>,
 }
 
-impl Spelling {
+impl UvicornFlags {
     /// The address, and the flags it comes from; `bind` is what `--bind` says.
     pub(in crate::cli) fn address(
         &self,
         bind: &[String],
-        refusals: &mut Vec<ConfigError>,
+        errors: &mut Vec<ConfigError>,
     ) -> Option<(&'static str, Value)> {
         let uds = self.uds.as_ref().map(|path| format!("--uds {path}"));
         let (origin, tcp) = match (&self.host, &self.port) {
@@ -100,7 +100,7 @@ impl Spelling {
         };
         let typed = match (uds, tcp) {
             (Some(uds), Some(tcp)) => {
-                refusals.push(refusal(
+                errors.push(flag_error(
                     &uds,
                     &format!("contradicts {tcp}"),
                     "leave one of them out; to listen at both, write --bind for each",
@@ -111,7 +111,7 @@ impl Spelling {
             (Some(typed), None) | (None, Some(typed)) => typed,
         };
         if !bind.is_empty() {
-            refusals.push(refusal(
+            errors.push(flag_error(
                 &typed,
                 &format!("contradicts --bind {}", bind.join(" --bind ")),
                 "leave one of them out; to listen at both, write --bind for each",
@@ -121,7 +121,7 @@ impl Spelling {
         let address = match &self.uds {
             Some(path) => unix(path),
             None => {
-                self.tcp().map_err(|hint| refusals.push(refusal(&typed, "is not an address", &hint))).ok()?
+                self.tcp().map_err(|hint| errors.push(flag_error(&typed, "is not an address", &hint))).ok()?
             }
         };
         Some((origin, Value::list([address])))
@@ -149,7 +149,7 @@ impl Spelling {
     }
 
     /// The application's name, called if that was asked for.
-    pub(in crate::cli) fn target(&self, app: Option<&str>, refusals: &mut Vec<ConfigError>) -> Option<Value> {
+    pub(in crate::cli) fn target(&self, app: Option<&str>, errors: &mut Vec<ConfigError>) -> Option<Value> {
         let app = match app {
             Some(app) if !self.factory => return Some(Value::text(app)),
             None if !self.factory => return None,
@@ -175,7 +175,7 @@ impl Spelling {
         } else {
             return Some(Value::text(format!("{app}()")));
         };
-        refusals.push(refusal("--factory", &reason, &hint));
+        errors.push(flag_error("--factory", &reason, &hint));
         None
     }
 
@@ -205,12 +205,12 @@ impl Spelling {
     pub(in crate::cli) fn access(
         &self,
         logfile: Option<bool>,
-        refusals: &mut Vec<ConfigError>,
+        errors: &mut Vec<ConfigError>,
     ) -> (&'static str, Option<Value>) {
         let (flag, access) = match (self.access_log, self.no_access_log) {
             (true, _) => ("--access-log", Some(true)),
             (_, true) if logfile == Some(true) => {
-                refusals.push(refusal(
+                errors.push(flag_error(
                     "--no-access-log",
                     "contradicts --access-logfile -",
                     "leave one of them out",
@@ -241,11 +241,11 @@ pub(in crate::cli) fn interface(typed: &str) -> &str {
 }
 
 /// Of uvicorn 0.54's `main.py`, less what `gunicorn` has.
-pub(super) const FLAGS: &[Foreign] = &[
+pub(super) const FLAGS: &[CompatFlag] = &[
     // What systemd does.
     flag(
         "fd",
-        Takes::Value,
+        ArgKind::Value,
         Refused(
             "rgun takes sockets from systemd by LISTEN_FDS, not by number",
             "leave it out: sockets of a socket unit are used without being named; elsewhere write --uds or --bind",
@@ -253,7 +253,7 @@ pub(super) const FLAGS: &[Foreign] = &[
     ),
     flag(
         "env-file",
-        Takes::Value,
+        ArgKind::Value,
         Refused(
             "rgun reads no files of variables",
             "in the unit, write EnvironmentFile= with the full path of {}; single variables are app.env, or --env \
@@ -261,10 +261,10 @@ pub(super) const FLAGS: &[Foreign] = &[
         ),
     ),
     // What the design does, or has no need of.
-    flag("http", Takes::Value, Ignored("rgun has one parser, hyper's")).fine(&["auto"]),
+    flag("http", ArgKind::Value, Ignored("rgun has one parser, hyper's")).accepted(&["auto"]),
     flag(
         "h11-max-incomplete-event-size",
-        Takes::Value,
+        ArgKind::Value,
         Ignored(
             "limits.request_line and limits.header bound the head of a request (--limit-request-line, \
                  --limit-request-field_size)",
@@ -272,56 +272,56 @@ pub(super) const FLAGS: &[Foreign] = &[
     ),
     flag(
         "ws",
-        Takes::Value,
+        ArgKind::Value,
         Ignored("the daemon speaks the WebSocket protocol itself; the application needs no library for it"),
     )
-    .fine(&["auto"]),
+    .accepted(&["auto"]),
     flag(
         "ws-max-queue",
-        Takes::Value,
+        ArgKind::Value,
         Ignored("no messages are queued by number: a client is read as far as the application receives"),
     ),
     flag(
         "timeout-worker-healthcheck",
-        Takes::Value,
+        ArgKind::Value,
         Ignored(
             "a worker whose event loop does not turn for timeouts.stall has its stacks logged, and is replaced",
         ),
     ),
     // Each request has a context of its own, without what lifespan has set.
-    flag("reset-contextvars", Nothing, Anyway),
-    flag("use-colors", Nothing, Ignored("the log has no colors; journalctl has")),
-    flag("no-use-colors", Nothing, Anyway),
-    flag("server-header", Nothing, Ignored("rgun sends no Server header; the application may")),
-    flag("no-server-header", Nothing, Anyway),
-    flag("date-header", Nothing, Anyway),
+    flag("reset-contextvars", Switch, NoOp),
+    flag("use-colors", Switch, Ignored("the log has no colors; journalctl has")),
+    flag("no-use-colors", Switch, NoOp),
+    flag("server-header", Switch, Ignored("rgun sends no Server header; the application may")),
+    flag("no-server-header", Switch, NoOp),
+    flag("date-header", Switch, NoOp),
     flag(
         "no-date-header",
-        Nothing,
+        Switch,
         Ignored(
             "an answer without a Date gets one (RFC 9110, 6.6.1); the application's own is left as it is",
         ),
     ),
     flag(
         "header",
-        Takes::Value,
+        ArgKind::Value,
         Refused(
             "rgun adds no headers to answers",
             "set it in a middleware of the application, or in the proxy",
         ),
     ),
     // What this version does not have.
-    flag("http2", Nothing, HTTP2),
-    flag("reload-dir", Takes::Value, RELOAD),
-    flag("reload-include", Takes::Value, RELOAD),
-    flag("reload-exclude", Takes::Value, RELOAD),
-    flag("reload-delay", Takes::Value, RELOAD),
-    flag("ssl-keyfile", Takes::Value, TLS),
-    flag("ssl-certfile", Takes::Value, TLS),
-    flag("ssl-keyfile-password", Takes::Value, TLS).secret(),
-    flag("ssl-cert-reqs", Takes::Value, TLS).fine(&["0"]),
-    flag("ssl-ca-certs", Takes::Value, TLS),
-    flag("ssl-ciphers", Takes::Value, TLS),
+    flag("http2", Switch, HTTP2),
+    flag("reload-dir", ArgKind::Value, RELOAD),
+    flag("reload-include", ArgKind::Value, RELOAD),
+    flag("reload-exclude", ArgKind::Value, RELOAD),
+    flag("reload-delay", ArgKind::Value, RELOAD),
+    flag("ssl-keyfile", ArgKind::Value, TLS),
+    flag("ssl-certfile", ArgKind::Value, TLS),
+    flag("ssl-keyfile-password", ArgKind::Value, TLS).secret(),
+    flag("ssl-cert-reqs", ArgKind::Value, TLS).accepted(&["0"]),
+    flag("ssl-ca-certs", ArgKind::Value, TLS),
+    flag("ssl-ciphers", ArgKind::Value, TLS),
 ];
 
 /// Uvicorn's options, which can be variables too: `--port` is `UVICORN_PORT`.
@@ -380,7 +380,7 @@ pub(in crate::cli) const OPTIONS: &[&str] = &[
 ];
 
 /// Warns of the variables that uvicorn would have read.
-pub(in crate::cli) fn variables(environment: &Environment, warnings: &mut Vec<String>) {
+pub(in crate::cli) fn warn_about_variables(environment: &Environment, warnings: &mut Vec<String>) {
     for option in OPTIONS {
         let variable = format!("UVICORN_{}", option.replace('-', "_").to_uppercase());
         // One with a URL is of a Service that is called uvicorn (Kubernetes), not of uvicorn.

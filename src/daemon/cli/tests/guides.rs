@@ -56,7 +56,7 @@ fn port_is_listened_on_when_nothing_else_says_where() {
     assert_eq!(listen(&[("PORT", "x"), ("LISTEN_FDS", "1")], &["a"]), ("127.0.0.1:8000".to_owned(), false));
     for bad in ["http", "-1", "65536", "+80", "80 ", "tcp://10.0.0.1:80", "0:80"] {
         let failure = shell.run_with(&[("PORT", bad)], &["a"]).unwrap_err();
-        assert_eq!(failure.status, CONFIG, "{bad}");
+        assert_eq!(failure.status, EX_CONFIG, "{bad}");
         let start =
             format!("PORT: listen.bind = {bad:?}: \"{bad}\" is not a port\n    hint: set PORT to a number");
         assert!(failure.text.starts_with(&start), "{failure}");
@@ -88,21 +88,21 @@ fn trusted_proxies_are_said_as_for_gunicorn_and_uvicorn() {
     for (line, expected) in [
         ("a", &near),
         ("a --proxy-headers", &near),
-        ("a --no-proxy-headers", &config::Proxy::NOBODY),
-        ("a --proxy-headers --no-proxy-headers", &config::Proxy::NOBODY),
+        ("a --no-proxy-headers", &config::Proxy::NONE),
+        ("a --proxy-headers --no-proxy-headers", &config::Proxy::NONE),
         ("a --no-proxy-headers --proxy-headers", &near),
         ("a --forwarded-allow-ips 10.0.0.1", &one),
         ("a --proxy-headers --forwarded-allow-ips=10.0.0.1", &one),
-        ("a --no-proxy-headers --forwarded-allow-ips=10.0.0.1", &config::Proxy::NOBODY),
-        ("a --forwarded-allow-ips=", &config::Proxy::NOBODY),
+        ("a --no-proxy-headers --forwarded-allow-ips=10.0.0.1", &config::Proxy::NONE),
+        ("a --forwarded-allow-ips=", &config::Proxy::NONE),
     ] {
         assert_eq!(&proxy(&[], line), expected, "{line}");
     }
     assert!(proxy(&[], "a --forwarded-allow-ips *").all);
     let variable = [("FORWARDED_ALLOW_IPS", "10.0.0.1")];
     assert_eq!(proxy(&variable, "a"), one);
-    assert_eq!(proxy(&variable, "a --no-proxy-headers"), config::Proxy::NOBODY);
-    assert_eq!(proxy(&[("FORWARDED_ALLOW_IPS", "")], "a"), config::Proxy::NOBODY);
+    assert_eq!(proxy(&variable, "a --no-proxy-headers"), config::Proxy::NONE);
+    assert_eq!(proxy(&[("FORWARDED_ALLOW_IPS", "")], "a"), config::Proxy::NONE);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::*;
-use crate::config::testing::Place;
+use crate::config::testing::TestDir;
 use crate::config::{Count, Interface, Level, PythonSource};
 
 mod guides;
@@ -13,12 +13,12 @@ mod uvicorn;
 
 /// A current directory with an interpreter in it, and no /etc/rgun/rgun.toml but the one a test writes.
 struct Shell {
-    place: Place,
+    place: TestDir,
 }
 
 impl Shell {
     fn new() -> Self {
-        let place = Place::new();
+        let place = TestDir::new();
         place.python(".venv/bin/python");
         Self { place }
     }
@@ -60,7 +60,7 @@ impl Shell {
     /// The text of a usage error.
     fn refused(&self, line: &str) -> String {
         let failure = self.run(line).expect_err(line);
-        assert_eq!((failure.status, failure.stdout), (USAGE, false), "{line}: {failure}");
+        assert_eq!((failure.status, failure.stdout), (EX_USAGE, false), "{line}: {failure}");
         assert!(failure.text.ends_with('\n') && !failure.text.ends_with("\n\n"), "{:?}", failure.text);
         failure.text
     }
@@ -441,23 +441,23 @@ fn a_file_that_was_named_is_read_and_the_command_line_wins_over_it() {
 fn a_wrong_file_is_a_configuration_error() {
     let shell = Shell::new();
     let failure = shell.run("-c missing.toml").unwrap_err();
-    assert_eq!((failure.status, failure.stdout), (CONFIG, false));
+    assert_eq!((failure.status, failure.stdout), (EX_CONFIG, false));
     assert!(failure.text.contains("missing.toml: cannot be read: No such file"), "{failure}");
     shell.default_file(&format!("{SITE}[workers]\ncuont = 1\n"));
     let failure = shell.run("-w 0").unwrap_err();
-    assert_eq!(failure.status, CONFIG);
+    assert_eq!(failure.status, EX_CONFIG);
     assert!(failure.text.contains("rgun.toml:5: workers.cuont = 1: is not a key"), "{failure}");
     assert!(failure.text.contains("--workers: workers.count = \"0\""), "all at once: {failure}");
     let failure = Shell::new().run_with(&[("WEB_CONCURRENCY", "x")], &["a"]).unwrap_err();
-    assert_eq!(failure.status, CONFIG);
+    assert_eq!(failure.status, EX_CONFIG);
     assert!(failure.text.starts_with("WEB_CONCURRENCY: workers.count = \"x\": "), "{failure}");
 }
 
 #[test]
 fn no_interpreter_is_a_configuration_error() {
-    let shell = Shell { place: Place::new() };
+    let shell = Shell { place: TestDir::new() };
     let failure = shell.run("a").unwrap_err();
-    assert_eq!(failure.status, CONFIG);
+    assert_eq!(failure.status, EX_CONFIG);
     assert!(failure.text.starts_with("rgun: app.python: no interpreter found: "), "{failure}");
 }
 
@@ -549,13 +549,13 @@ fn arguments_that_are_not_text_are_refused() {
         Path::new("/no/such/file"),
     )
     .unwrap_err();
-    assert_eq!(failure.status, USAGE);
+    assert_eq!(failure.status, EX_USAGE);
     assert!(failure.text.contains("UTF-8"), "{failure}");
 }
 
 #[test]
 fn the_commands_definition_is_sound() {
-    compat::add(Cli::command()).debug_assert();
+    compat::add_flags(Cli::command()).debug_assert();
 }
 
 /// The flags of gunicorn 27.0.1, from the add_setting table of its `config.py`.
@@ -584,7 +584,7 @@ fn every_flag_of_gunicorn_is_known() {
 
 /// The long names of all flags, hidden or not.
 fn known_flags() -> Vec<String> {
-    let command = compat::add(Cli::command());
+    let command = compat::add_flags(Cli::command());
     let mut known = Vec::new();
     for arg in command.get_arguments() {
         known.extend(arg.get_long_and_visible_aliases().unwrap_or_default());

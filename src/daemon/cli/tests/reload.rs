@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_reload_asks_the_daemon_and_reads_nothing_itself() {
-    let shell = Shell { place: Place::new() };
+    let shell = Shell { place: TestDir::new() };
     shell.default_file("this is not TOML");
     let reload = |args: &[&str]| shell.command(&[("RGUN_WORKERS_COUNT", "nonsense")], args);
     assert_eq!(reload(&["reload"]), Ok(Command::Reload { socket: None }));

@@ -1,6 +1,6 @@
 //! Configurations, as written, and what becomes of them.
 
-use super::testing::Place;
+use super::testing::TestDir;
 use super::*;
 
 mod packaged;
@@ -8,12 +8,12 @@ mod wrong;
 
 /// A place with an application directory and an interpreter, and what the file says about the rest.
 struct Case {
-    place: Place,
+    place: TestDir,
 }
 
 impl Case {
     fn new() -> Self {
-        let place = Place::new();
+        let place = TestDir::new();
         place.python("app/.venv/bin/python");
         Self { place }
     }
@@ -71,9 +71,9 @@ fn what_is_not_written_has_the_default_of_the_design() {
     let Limits { spool_memory, spool_disk, body_rate, .. } = config.limits;
     assert_eq!((spool_memory, spool_disk, body_rate), (None, None, Some(256)));
     assert_eq!((headers, request_line, connections), (100, 8 << 10, None));
-    let WebSocket { max_message, ping_interval, ping_timeout, compression, most, close_window } =
+    let WebSocket { max_message, ping_interval, ping_timeout, compression, max_connections, close_window } =
         config.websocket;
-    assert_eq!((max_message, compression, most), (16 << 20, true, 10_000));
+    assert_eq!((max_message, compression, max_connections), (16 << 20, true, 10_000));
     assert_eq!((ping_interval, ping_timeout), (Some(seconds(20)), Some(seconds(20))));
     assert_eq!(close_window, seconds(10));
     let Workers { count, threads, concurrency, .. } = config.workers;
@@ -82,7 +82,7 @@ fn what_is_not_written_has_the_default_of_the_design() {
     assert_eq!((preload, refork, max_requests, max_requests_jitter), (false, None, None, 0));
     let Workers { max_memory, max_lifetime, idle_exit, .. } = config.workers;
     assert_eq!((max_memory, max_lifetime, idle_exit, retry), (None, None, None, Retry::Off));
-    assert_eq!(config.workers.children, Duration::from_secs(30));
+    assert_eq!(config.workers.children_timeout, Duration::from_secs(30));
     assert_eq!(config.reload, Reload { probe: None, watch: None });
     let Hooks { post_fork, post_worker_init, worker_exit, child_exit } = config.hooks;
     assert_eq!([post_fork, post_worker_init, worker_exit, child_exit], [const { None }; 4]);
@@ -119,7 +119,7 @@ fn every_key_of_the_file_arrives() {
             max_lifetime = "24h"
             idle_exit = "10m"
             retry = "idempotent"
-            children = "0s"
+            children_timeout = "0s"
             [timeouts]
             request = "off"
             queue = "off"
@@ -157,7 +157,7 @@ fn every_key_of_the_file_arrives() {
             ping_interval = "1m"
             ping_timeout = "off"
             compression = false
-            most = 500
+            max_connections = 500
             close_window = "0s"
             [reload]
             probe = "/healthz?deep=1"
@@ -192,7 +192,7 @@ fn every_key_of_the_file_arrives() {
     let Workers { preload, refork, max_requests, max_requests_jitter, retry, .. } = config.workers;
     assert_eq!((preload, refork, max_requests), (true, NonZeroU64::new(500), NonZeroU64::new(1000)));
     assert_eq!((max_requests_jitter, retry), (100, Retry::Idempotent));
-    assert_eq!(config.workers.children, Duration::ZERO);
+    assert_eq!(config.workers.children_timeout, Duration::ZERO);
     let Workers { max_memory, max_lifetime, idle_exit, .. } = config.workers;
     assert_eq!((max_memory, max_lifetime), (Some(512 << 20), Some(Duration::from_hours(24))));
     assert_eq!(idle_exit, Some(Duration::from_mins(10)));
@@ -235,7 +235,7 @@ fn every_key_of_the_file_arrives() {
         ping_interval: Some(Duration::from_mins(1)),
         ping_timeout: None,
         compression: false,
-        most: 500,
+        max_connections: 500,
         close_window: Duration::ZERO,
     };
     assert_eq!(config.websocket, websocket);

@@ -1,6 +1,6 @@
 //! What is wrong is told with its place, its key, its value and the remedy, all at once.
 
-use super::super::check::{Sources, check};
+use super::super::check::{Layers, check};
 use super::super::testing::as_nobody;
 use super::*;
 
@@ -46,7 +46,7 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("workers", "max_lifetime = 3600", "has no unit", "\"3600s\""),
     ("workers", "max_lifetime = \"0s\"", "is no time at all", "\"off\""),
     ("workers", "idle_exit = true", "must be a duration, not a boolean", "\"30s\""),
-    ("workers", "children = \"off\"", "cannot be off", "write \"0s\" to kill them with their worker"),
+    ("workers", "children_timeout = \"off\"", "cannot be off", "write \"0s\" to kill them with their worker"),
     ("workers", "retry = true", "must be a string, not a boolean", ""),
     ("workers", "retry = \"on\"", "is not one of the choices", "\"idempotent\""),
     ("workers", "retry = \"idempotant\"", "is not one of the choices", "did you mean \"idempotent\"?"),
@@ -81,7 +81,7 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
     ("websocket", "ping_interval = 20", "has no unit", "\"20s\""),
     ("websocket", "ping_timeout = \"0s\"", "is no time at all", "\"off\""),
     ("websocket", "compression = \"yes\"", "must be true or false", "without quotes"),
-    ("websocket", "most = 20000", "is out of bounds", ""),
+    ("websocket", "max_connections = 20000", "is out of bounds", ""),
     ("websocket", "close_window = \"off\"", "cannot be off", "\"0s\""),
     ("websocket", "ping_intervall = \"20s\"", "is not a key", "did you mean \"ping_interval\"?"),
     ("limits", "response_memory = \"off\"", "cannot be off", "write 0 for no room at all"),
@@ -403,7 +403,7 @@ fn a_directory_that_only_others_may_read_is_refused() {
         let mut errors = Vec::new();
         let file = file::parse(Path::new("/f"), &text, &mut errors).unwrap();
         let environment = Environment::default();
-        let sources = Sources {
+        let layers = Layers {
             command_line: Layer::new(),
             variables: Layer::new(),
             file,
@@ -411,7 +411,7 @@ fn a_directory_that_only_others_may_read_is_refused() {
             path: None,
             cwd: Path::new("/"),
         };
-        (check(&sources, errors).unwrap_err().to_string(), case)
+        (check(&layers, errors).unwrap_err().to_string(), case)
     });
     assert!(told.starts_with("/f:3: app.directory = "), "{told}");
     assert!(told.contains("cannot be read: Permission denied") && told.contains("ls -ld"), "{told}");
