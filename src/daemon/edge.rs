@@ -17,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::dispatch::{Dispatcher, Link};
 use crate::http::{Server, serve};
-use crate::journal::lifecycle;
+use crate::journal::daemon_log;
 use crate::net::{Connections, Listener, accept};
 
 /// How often tokio looks for IO while tasks are runnable; its default of 61 polls would let completions wait.
@@ -212,7 +212,7 @@ impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             tracing::error!("the edge thread panicked, which is a bug of rgun's; aborting");
-            lifecycle::flush();
+            daemon_log::flush();
             std::process::abort();
         }
     }

@@ -2,7 +2,7 @@
 //! stderr elsewhere.
 //!
 //! ```text
-//! tracing ─▶ lifecycle ─▶ format ─▶ queue ─▶ (its thread) sink ─▶ journald or stderr
+//! tracing ─▶ daemon_log ─▶ format ─▶ queue ─▶ (its thread) sink ─▶ journald or stderr
 //! edge ─▶ requests, refusals ─▶ (thread "journal") tracing
 //! workers' pipes ─▶ (thread "output") output ─▶ queue
 //! ```
@@ -10,7 +10,7 @@
 //! counted.
 
 mod format;
-pub mod lifecycle;
+pub mod daemon_log;
 pub mod output;
 mod queue;
 pub mod refusals;

@@ -27,7 +27,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::id::{WorkerId, WorkerNr};
 
 use super::format::NativeEntry;
-use super::lifecycle::{self, Route};
+use super::daemon_log::{self, Route};
 use super::thread::LogThread;
 
 /// A line is one entry up to here, as journald's `LineMax=` has it; a longer one is cut.
@@ -112,7 +112,7 @@ impl WorkerOutput {
     /// # Errors
     /// When the thread, or what it waits with, cannot be made.
     pub fn start() -> io::Result<Option<Self>> {
-        match lifecycle::routes() {
+        match daemon_log::routes() {
             None | Some([Route::Inherited, Route::Inherited]) => return Ok(None),
             Some(_) => {}
         }
@@ -130,7 +130,7 @@ impl WorkerOutput {
     /// # Errors
     /// What `pipe2(2)` says: too many open files.
     pub fn pipes(&self) -> io::Result<(WorkerEnds, DaemonEnds)> {
-        let [to_stdout, to_stderr] = lifecycle::routes().unwrap_or([Route::Inherited, Route::Inherited]);
+        let [to_stdout, to_stderr] = daemon_log::routes().unwrap_or([Route::Inherited, Route::Inherited]);
         let mut ours = Vec::new();
         let stdout = end(&io::stdout(), StreamName::Stdout, to_stdout, &mut ours)?;
         let stderr = end(&io::stderr(), StreamName::Stderr, to_stderr, &mut ours)?;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::escape::RequestPath;
 use crate::id::WorkerId;
 
-use super::lifecycle;
+use super::daemon_log;
 use super::refusals::{RefusalEntry, Refusals, RefusedRequest};
 use super::thread::LogThread;
 
@@ -231,7 +231,7 @@ impl Journal {
 }
 
 fn write(entries: &Receiver<Entry>, dropped: &AtomicU64, refusals: &Refusals) {
-    lifecycle::let_this_thread_wait();
+    daemon_log::let_this_thread_wait();
     loop {
         let entry = match refusals.next_due() {
             None => entries.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -252,7 +252,7 @@ fn write(entries: &Receiver<Entry>, dropped: &AtomicU64, refusals: &Refusals) {
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            lifecycle::count_dropped(lost);
+            daemon_log::count_dropped(lost);
         }
     }
     refusals.rest(Instant::now()).iter().for_each(write_refusal);

@@ -53,7 +53,7 @@ use crate::error_chain::Chain;
 use crate::escape::escape_path;
 use crate::http::Server;
 use crate::id::{Generation, WorkerId};
-use crate::journal::lifecycle::{self, Destination};
+use crate::journal::daemon_log::{self, Destination};
 use crate::journal::output::WorkerOutput;
 use crate::journal::requests::Journal;
 use crate::journal::thread::LogThread;
@@ -96,7 +96,7 @@ const LEAVES_INTERVAL: Duration = Duration::from_millis(100);
 /// Serves until told to stop.
 pub fn serve(invocation: &Invocation) -> ExitCode {
     let config = &invocation.config;
-    let destination = match lifecycle::start(config.log.level) {
+    let destination = match daemon_log::start(config.log.level) {
         Ok(destination) => destination,
         Err(error) => {
             // The status says it as well.
@@ -115,7 +115,7 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
             ExitCode::from(status)
         }
     };
-    lifecycle::flush();
+    daemon_log::flush();
     status
 }
 

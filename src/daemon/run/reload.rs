@@ -8,7 +8,7 @@ use super::system::spool_directory;
 use super::{Daemon, generations, probe};
 use crate::config::ConfigError;
 use crate::id::{Generation, WorkerId};
-use crate::journal::lifecycle;
+use crate::journal::daemon_log;
 use crate::supervise::{BootFailure, Event};
 
 impl Daemon {
@@ -65,7 +65,7 @@ impl Daemon {
         self.server = self.server.with(generations::http_settings(&config, &room));
         self.edge.serve_with(Arc::clone(&self.server));
         self.connections.set(generations::net_limits(&config, self.auto_limits));
-        lifecycle::set_level(config.log.level);
+        daemon_log::set_level(config.log.level);
     }
 
     pub(super) fn probe(&self, worker: WorkerId) {

@@ -8,7 +8,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::error::Refused;
 use crate::config::{Bind, Config};
 use crate::error_chain::Chain;
-use crate::journal::lifecycle::Destination;
+use crate::journal::daemon_log::Destination;
 use crate::net::Listener;
 use crate::systemd::{cgroup::Delegation, listen, memory};
 
