@@ -32,7 +32,7 @@ pub struct Edge {
     /// Serves the connections that begin now.
     server: Arc<RwLock<Arc<Server>>>,
     stop_accepting: watch::Sender<bool>,
-    end: Option<oneshot::Sender<()>>,
+    stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     drain: Option<tokio::task::AbortHandle>,
 }
@@ -84,7 +84,7 @@ impl Edge {
             let _guard = AbortOnPanic;
             runtime.block_on(async move {
                 // Registered, never read: a ring is an edge, and an edge wakes the reactor.
-                let _doorbell = match watch(Arc::new(doorbell)) {
+                let _doorbell = match register(Arc::new(doorbell)) {
                     Ok(registered) => registered,
                     Err(error) => {
                         tracing::error!(%error, "cannot watch the doorbell");
@@ -129,7 +129,7 @@ impl Edge {
             connections,
             server,
             stop_accepting,
-            end: Some(end),
+            stop: Some(end),
             thread: Some(thread),
             drain: None,
         })
@@ -146,7 +146,7 @@ impl Edge {
         self.dispatcher.attach(link);
         let dispatcher = self.dispatcher;
         self.runtime.spawn(async move {
-            let socket = match watch(control) {
+            let socket = match register(control) {
                 Ok(socket) => socket,
                 Err(error) => {
                     tracing::error!(%error, "cannot watch a worker's control socket");
@@ -182,7 +182,7 @@ impl Edge {
 
     /// Resolves when the reactor has had a turn and the dispatcher's state is not held up: what systemd's
     /// watchdog is told depends on it.
-    pub fn pulse(&self) -> oneshot::Receiver<()> {
+    pub fn ping(&self) -> oneshot::Receiver<()> {
         let (answer, pulse) = oneshot::channel();
         let dispatcher = self.dispatcher;
         self.runtime.spawn(async move {
@@ -194,8 +194,8 @@ impl Edge {
     }
 
     /// Ends the thread.
-    pub fn end(mut self) {
-        drop(self.end.take());
+    pub fn stop(mut self) {
+        drop(self.stop.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -222,7 +222,7 @@ impl Drop for AbortOnPanic {
 ///
 /// # Errors
 /// What `epoll_ctl(2)` says.
-pub(crate) fn watch(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+pub(crate) fn register(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
     // SAFETY: an `OwnedFd` is open for as long as it exists, the `Arc` in the `AsyncFd` keeps it in existence,
     // and `as_raw_fd` of it never changes.

@@ -14,27 +14,27 @@ use std::path::Path;
 
 /// What becomes of line feeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lines {
+pub enum LineFeeds {
     /// They stay: a traceback has many lines.
     Keep,
     /// They are escaped, so that the text is one line.
-    Join,
+    Escape,
 }
 
 /// A path of the file system, which need not be UTF-8, on one line.
 pub fn escape_path(path: &Path) -> Cow<'_, str> {
-    escape_bytes(path.as_os_str().as_bytes(), Lines::Join)
+    escape_bytes(path.as_os_str().as_bytes(), LineFeeds::Escape)
 }
 
 /// The text without anything that is not printable. Tabs stay.
-pub fn escape(text: &str, lines: Lines) -> Cow<'_, str> {
+pub fn escape(text: &str, lines: LineFeeds) -> Cow<'_, str> {
     escape_bytes(text.as_bytes(), lines)
 }
 
 /// As [`escape`], of bytes that may not be UTF-8.
-pub fn escape_bytes(bytes: &[u8], lines: Lines) -> Cow<'_, str> {
+pub fn escape_bytes(bytes: &[u8], lines: LineFeeds) -> Cow<'_, str> {
     let is_plain =
-        |byte: &u8| matches!(byte, b' '..=b'~' | b'\t') || (lines == Lines::Keep && *byte == b'\n');
+        |byte: &u8| matches!(byte, b' '..=b'~' | b'\t') || (lines == LineFeeds::Keep && *byte == b'\n');
     if bytes.iter().all(is_plain)
         && let Ok(text) = str::from_utf8(bytes)
     {
@@ -52,9 +52,9 @@ pub fn escape_bytes(bytes: &[u8], lines: Lines) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-fn push(shown: &mut String, character: char, lines: Lines) {
+fn push(shown: &mut String, character: char, lines: LineFeeds) {
     match character {
-        '\n' if lines == Lines::Keep => shown.push(character),
+        '\n' if lines == LineFeeds::Keep => shown.push(character),
         '\t' | ' '..='~' => shown.push(character),
         '\0'..='\x7f' => push_byte(shown, character as u8),
         _ if is_printable(character) => shown.push(character),
@@ -78,7 +78,7 @@ fn is_printable(character: char) -> bool {
     if character.is_whitespace() {
         return !character.is_control() && !is_line_end;
     }
-    let is_hiding = is_blank(character);
+    let is_hiding = is_invisible(character);
     let mut pair = [b'a', 0, 0, 0, 0];
     let len = 1 + character.encode_utf8(&mut pair[1..]).len();
     let pair = str::from_utf8(&pair[..len]).unwrap_or_default();
@@ -88,7 +88,7 @@ fn is_printable(character: char) -> bool {
 /// Characters that the standard library takes for printable and that show nothing, so that one path looks like another:
 /// Unicode's Default_Ignorable_Code_Point less what is escaped anyway, and the blank pattern of Braille. The selector of
 /// emoji (U+FE0F) is one of them and is escaped as well.
-fn is_blank(character: char) -> bool {
+fn is_invisible(character: char) -> bool {
     matches!(
         character,
         '\u{34f}'
@@ -116,14 +116,14 @@ impl RequestPath {
 
     /// The bytes as they were sent, if they differ from what is shown.
     pub fn raw(&self) -> Option<&[u8]> {
-        matches!(escape_bytes(&self.0, Lines::Join), Cow::Owned(shown) if shown.as_bytes() != &*self.0)
+        matches!(escape_bytes(&self.0, LineFeeds::Escape), Cow::Owned(shown) if shown.as_bytes() != &*self.0)
             .then_some(&*self.0)
     }
 }
 
 impl Display for RequestPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&escape_bytes(&self.0, Lines::Join))
+        f.write_str(&escape_bytes(&self.0, LineFeeds::Escape))
     }
 }
 
@@ -143,7 +143,7 @@ mod tests {
             "a\u{a0}b\u{3000}c",
             "❤ 👍",
         ] {
-            assert_eq!(escape(text, Lines::Join), text);
+            assert_eq!(escape(text, LineFeeds::Escape), text);
             assert_eq!(RequestPath::new(text.as_bytes()).raw(), None, "{text}");
         }
     }
@@ -164,7 +164,7 @@ mod tests {
             ("\u{e0001}\u{e0041}\u{e007f}\u{e0100}".as_bytes(), r"\u{e0001}\u{e0041}\u{e007f}\u{e0100}"),
             ("\u{e000}\u{ffff}\u{378}\u{10ffff}".as_bytes(), r"\u{e000}\u{ffff}\u{378}\u{10ffff}"),
         ] {
-            assert_eq!(escape_bytes(bytes, Lines::Keep), shown);
+            assert_eq!(escape_bytes(bytes, LineFeeds::Keep), shown);
             let path = RequestPath::new(bytes);
             assert_eq!(path.to_string(), shown);
             assert_eq!(path.raw(), Some(bytes), "{shown}");
@@ -173,8 +173,8 @@ mod tests {
 
     #[test]
     fn line_feeds_stay_only_where_there_may_be_many_lines() {
-        assert_eq!(escape("a\nb", Lines::Keep), "a\nb");
-        assert_eq!(escape("a\nb", Lines::Join), r"a\x0ab");
-        assert_eq!(escape("a\n\u{9b}", Lines::Keep), "a\n\\u{9b}");
+        assert_eq!(escape("a\nb", LineFeeds::Keep), "a\nb");
+        assert_eq!(escape("a\nb", LineFeeds::Escape), r"a\x0ab");
+        assert_eq!(escape("a\n\u{9b}", LineFeeds::Keep), "a\n\\u{9b}");
     }
 }

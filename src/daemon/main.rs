@@ -10,23 +10,23 @@ fn main() -> ExitCode {
     let environment: Environment = std::env::vars_os().collect();
     let directory = match std::env::current_dir() {
         Ok(directory) => directory,
-        Err(error) => return refuse(&no_directory(&environment, &error), cli::EX_CONFIG),
+        Err(error) => return fail(&explain_missing_directory(&environment, &error), cli::EX_CONFIG),
     };
     match cli::parse(std::env::args_os(), &environment, &directory) {
         Ok(Command::Serve(invocation)) => rgun::run::serve(&invocation),
         Ok(Command::Check(invocation, wanted)) => rgun::check::check(&invocation, &wanted),
-        Ok(Command::Reload { socket }) => rgun::cli::reload::ask(socket),
+        Ok(Command::Reload { socket }) => cli::reload::run(socket),
         Err(failure) if failure.stdout => {
             // A closed pipe (`rgun --help | head -1`) is the reader's choice.
             let printed = std::io::stdout().write_all(failure.text.as_bytes());
             ExitCode::from(if printed.is_ok() { failure.status } else { 1 })
         }
-        Err(failure) => refuse(&failure.text, failure.status),
+        Err(failure) => fail(&failure.text, failure.status),
     }
 }
 
 /// Whoever deploys into a new directory and deletes the old one stands in one that is gone.
-fn no_directory(environment: &Environment, error: &std::io::Error) -> String {
+fn explain_missing_directory(environment: &Environment, error: &std::io::Error) -> String {
     let named = environment.value("PWD").map(|path| format!(", {},", path.display())).unwrap_or_default();
     let what = if error.kind() == std::io::ErrorKind::NotFound {
         "is gone".to_owned()
@@ -38,7 +38,7 @@ fn no_directory(environment: &Environment, error: &std::io::Error) -> String {
     )
 }
 
-fn refuse(text: &str, status: u8) -> ExitCode {
+fn fail(text: &str, status: u8) -> ExitCode {
     // Nobody is left to tell if stderr is closed; the status says it as well.
     let _unheard = std::io::stderr().write_all(text.as_bytes());
     ExitCode::from(status)

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 /// The directory is missing, may not be written, or is full.
 pub fn unnamed_file(directory: &Path) -> io::Result<File> {
     match options().custom_flags(OFlag::O_TMPFILE.bits()).open(directory) {
-        Err(error) if lacks_unnamed_files(&error) => unlinked_file(directory),
+        Err(error) if is_tmpfile_unsupported(&error) => unlinked_file(directory),
         made => made,
     }
 }
@@ -33,14 +33,14 @@ fn options() -> OpenOptions {
 
 /// open(2): file systems without `O_TMPFILE` say EOPNOTSUPP; kernels (and FUSE servers, and gVisor) that do not know
 /// the flag see `O_DIRECTORY` opened for writing and say EISDIR, or ENOENT, or EINVAL.
-fn lacks_unnamed_files(error: &io::Error) -> bool {
+fn is_tmpfile_unsupported(error: &io::Error) -> bool {
     let errors = [Errno::OPNOTSUPP, Errno::ISDIR, Errno::NOENT, Errno::INVAL, Errno::NOSYS];
     errors.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn unlinked_file(directory: &Path) -> io::Result<File> {
     loop {
-        let path = directory.join(name());
+        let path = directory.join(unique_name());
         // Nobody else's file is opened, nor one that a symbolic link leads to.
         match options().create_new(true).open(&path) {
             Ok(file) => {
@@ -54,7 +54,7 @@ fn unlinked_file(directory: &Path) -> io::Result<File> {
 }
 
 /// A name that no other file of a living daemon has.
-fn name() -> PathBuf {
+fn unique_name() -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     PathBuf::from(format!(".rgun-spool-{}-{count}", std::process::id()))
@@ -105,9 +105,11 @@ mod tests {
 
     #[test]
     fn only_an_error_that_means_the_flag_leads_to_a_name() {
-        assert!(lacks_unnamed_files(&Errno::OPNOTSUPP.into()) && lacks_unnamed_files(&Errno::ISDIR.into()));
+        assert!(
+            is_tmpfile_unsupported(&Errno::OPNOTSUPP.into()) && is_tmpfile_unsupported(&Errno::ISDIR.into())
+        );
         for other in [Errno::NOSPC, Errno::ACCESS, Errno::ROFS, Errno::MFILE] {
-            assert!(!lacks_unnamed_files(&other.into()));
+            assert!(!is_tmpfile_unsupported(&other.into()));
         }
     }
 }

@@ -27,14 +27,14 @@ use super::unit::Unit;
 
 /// A path that the user needs.
 #[derive(Debug, Clone)]
-pub(super) struct Need {
+pub(super) struct RequiredAccess {
     /// What it is, for a person: `app.directory`.
     what: String,
     path: PathBuf,
     flags: AccessFlags,
 }
 
-impl Need {
+impl RequiredAccess {
     pub(super) fn read(what: impl Into<String>, path: &Path) -> Self {
         Self { what: what.into(), path: path.to_owned(), flags: AccessFlags::R_OK }
     }
@@ -78,13 +78,14 @@ impl Need {
 }
 
 /// What the configuration names and the daemon, or its workers, must read.
-pub(super) fn needs(config: &Config, file: Option<&Path>) -> Vec<Need> {
+pub(super) fn required_by(config: &Config, file: Option<&Path>) -> Vec<RequiredAccess> {
     let app = &config.app;
-    let mut needs: Vec<Need> = file.map(|file| Need::read("the configuration", file)).into_iter().collect();
-    needs.push(Need::enter("app.directory", &app.directory));
-    needs.push(Need::run("app.python", &app.python.path));
+    let mut needs: Vec<RequiredAccess> =
+        file.map(|file| RequiredAccess::read("the configuration", file)).into_iter().collect();
+    needs.push(RequiredAccess::enter("app.directory", &app.directory));
+    needs.push(RequiredAccess::run("app.python", &app.python.path));
     let pythonpath = app.pythonpath.iter().filter(|path| path.exists());
-    needs.extend(pythonpath.map(|path| Need::enter("app.pythonpath", path)));
+    needs.extend(pythonpath.map(|path| RequiredAccess::enter("app.pythonpath", path)));
     needs
 }
 
@@ -92,19 +93,23 @@ pub(super) fn needs(config: &Config, file: Option<&Path>) -> Vec<Need> {
 ///
 /// # Errors
 /// When the user's process cannot be made.
-pub(super) fn problems(identity: &Identity, unit: Option<&Unit>, needs: &[Need]) -> io::Result<Vec<String>> {
-    let steps: Vec<Vec<_>> = needs.iter().map(Need::steps).collect();
+pub(super) fn find_problems(
+    identity: &Identity,
+    unit: Option<&Unit>,
+    needs: &[RequiredAccess],
+) -> io::Result<Vec<String>> {
+    let steps: Vec<Vec<_>> = needs.iter().map(RequiredAccess::steps).collect();
     let flat: Vec<_> = steps.iter().flatten().cloned().collect();
-    let mut answers = ask(identity, &flat)?.into_iter();
+    let mut answers = test_access(identity, &flat)?.into_iter();
     let mut problems = Vec::new();
     for (need, steps) in needs.iter().zip(&steps) {
         let answers: Vec<_> = answers.by_ref().take(steps.len()).collect();
         let refused = steps.iter().zip(answers).find(|(_, answer)| *answer != 0);
         let problem = match refused {
             Some(((path, flags), errno)) => {
-                Some(refusal(identity, need, path, *flags, Errno::from_raw(errno)))
+                Some(explain_denial(identity, need, path, *flags, Errno::from_raw(errno)))
             }
-            None => unit.and_then(|unit| sandboxed(unit, need)),
+            None => unit.and_then(|unit| find_sandbox_problem(unit, need)),
         };
         // The same directory is in the way of many.
         problems.extend(problem.filter(|problem| !problems.contains(problem)));
@@ -112,7 +117,13 @@ pub(super) fn problems(identity: &Identity, unit: Option<&Unit>, needs: &[Need])
     Ok(problems)
 }
 
-fn refusal(identity: &Identity, need: &Need, path: &Path, flags: AccessFlags, errno: Errno) -> String {
+fn explain_denial(
+    identity: &Identity,
+    need: &RequiredAccess,
+    path: &Path,
+    flags: AccessFlags,
+    errno: Errno,
+) -> String {
     let user = &identity.user;
     let wanted = if flags.contains(AccessFlags::W_OK) {
         "write"
@@ -138,12 +149,12 @@ fn refusal(identity: &Identity, need: &Need, path: &Path, flags: AccessFlags, er
     format!(
         "{user} cannot {wanted} {shown}, {for_what} ({errno}{}); allow it (setfacl -m u:{user}:{letter} {shown}, or \
          chown), or move it",
-        owner(path),
+        describe_owner(path),
     )
 }
 
 /// Mode and owner, for a person.
-fn owner(path: &Path) -> String {
+fn describe_owner(path: &Path) -> String {
     let Ok(metadata) = fs::metadata(path) else { return "not there".to_owned() };
     let user = User::from_uid(Uid::from_raw(metadata.uid())).ok().flatten();
     let user = user.map_or_else(|| metadata.uid().to_string(), |user| user.name);
@@ -153,8 +164,8 @@ fn owner(path: &Path) -> String {
 }
 
 /// What the unit's sandbox hides although the user would be allowed it.
-fn sandboxed(unit: &Unit, need: &Need) -> Option<String> {
-    let Need { what, path, flags } = need;
+fn find_sandbox_problem(unit: &Unit, need: &RequiredAccess) -> Option<String> {
+    let RequiredAccess { what, path, flags } = need;
     let (name, shown) = (&unit.name, path.display());
     let is_home = ["/home", "/root", "/run/user"].iter().any(|home| path.starts_with(home));
     if unit.hides_homes && is_home {
@@ -162,7 +173,7 @@ fn sandboxed(unit: &Unit, need: &Need) -> Option<String> {
             "ProtectHome= of {name} hides {shown}, {what}; move it, or write ProtectHome=read-only"
         ));
     }
-    (flags.contains(AccessFlags::W_OK) && !unit.lets_write(path)).then(|| {
+    (flags.contains(AccessFlags::W_OK) && !unit.allows_writing(path)).then(|| {
         format!(
             "ProtectSystem=strict of {name} makes {shown}, {what}, read-only; move it below its StateDirectory=, or write \
              ReadWritePaths="
@@ -171,7 +182,7 @@ fn sandboxed(unit: &Unit, need: &Need) -> Option<String> {
 }
 
 /// For each step 0, or the number of the error.
-fn ask(identity: &Identity, steps: &[(PathBuf, AccessFlags)]) -> io::Result<Vec<i32>> {
+fn test_access(identity: &Identity, steps: &[(PathBuf, AccessFlags)]) -> io::Result<Vec<i32>> {
     let asked: Vec<(CString, AccessFlags)> = steps
         .iter()
         .map(|(path, flags)| Ok((CString::new(path.as_os_str().as_bytes())?, *flags)))

@@ -11,13 +11,13 @@ use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use crate::cli::{self, CheckIdentity, Invocation};
 use crate::config::{DEFAULT_FILE, Environment};
 use crate::pool::Identity;
-use crate::run::Refused;
+use crate::run::StartupError;
 
 use super::unit::Unit;
 
 /// What is checked, and as whom.
 #[derive(Debug)]
-pub(super) struct Subject {
+pub(super) struct CheckContext {
     /// As the unit has it.
     pub(super) invocation: Invocation,
     /// `None`: as whoever asks.
@@ -33,15 +33,18 @@ const SERVICE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// # Errors
 /// Nobody is named, and root asks; or who is named does not exist; or the unit's environment makes a configuration that
 /// is wrong.
-pub(super) fn subject(invocation: &Invocation, wanted: &CheckIdentity) -> Result<Subject, Refused> {
-    let usage = |reason: String| Refused { status: cli::EX_USAGE, reason };
+pub(super) fn resolve_context(
+    invocation: &Invocation,
+    wanted: &CheckIdentity,
+) -> Result<CheckContext, StartupError> {
+    let usage = |reason: String| StartupError { status: cli::EX_USAGE, reason };
     if !Uid::effective().is_root() {
         let flag = wanted.user.as_ref().map(|_| "--user").or(wanted.unit.as_ref().map(|_| "--unit"));
         return match flag {
             Some(flag) => {
                 Err(usage(format!("{flag}: only root can check as somebody else; run it with sudo")))
             }
-            None => Ok(Subject { invocation: invocation.clone(), identity: None, unit: None }),
+            None => Ok(CheckContext { invocation: invocation.clone(), identity: None, unit: None }),
         };
     }
     let unit = find_unit(invocation, wanted)?;
@@ -49,11 +52,11 @@ pub(super) fn subject(invocation: &Invocation, wanted: &CheckIdentity) -> Result
         (Some(user), _) => user.clone(),
         (None, Some(unit)) if unit.user.is_empty() => "root".to_owned(),
         (None, Some(unit)) => unit.user.clone(),
-        (None, None) => return Err(usage(nobody_named(invocation))),
+        (None, None) => return Err(usage(explain_missing_user(invocation))),
     };
-    let account = Account::find(&user).map_err(|reason| usage(with_remedy(&reason, unit.as_ref())))?;
+    let account = UserAccount::find(&user).map_err(|reason| usage(add_hint(&reason, unit.as_ref())))?;
     let (gid, groups) = match &unit {
-        Some(unit) if wanted.user.is_none() => groups(&account, unit).map_err(usage)?,
+        Some(unit) if wanted.user.is_none() => unit_groups(&account, unit).map_err(usage)?,
         _ => (account.gid, account.groups()),
     };
     let environment = environment(&account, unit.as_ref()).map_err(usage)?;
@@ -66,7 +69,7 @@ pub(super) fn subject(invocation: &Invocation, wanted: &CheckIdentity) -> Result
         };
         let variables: Environment = environment.iter().cloned().collect();
         let warnings = std::mem::take(&mut invocation.warnings);
-        let config = |errors: crate::config::ConfigErrors| Refused {
+        let config = |errors: crate::config::ConfigErrors| StartupError {
             status: cli::EX_CONFIG,
             reason: format!("with the environment of {}: {errors}", unit.name),
         };
@@ -74,15 +77,15 @@ pub(super) fn subject(invocation: &Invocation, wanted: &CheckIdentity) -> Result
         invocation.warnings.splice(0..0, warnings);
     }
     let identity = Identity { user, uid: account.uid, gid, groups, environment };
-    Ok(Subject { invocation, identity: Some(identity), unit })
+    Ok(CheckContext { invocation, identity: Some(identity), unit })
 }
 
 /// The unit that is named, or that has the same configuration.
-fn find_unit(invocation: &Invocation, wanted: &CheckIdentity) -> Result<Option<Unit>, Refused> {
+fn find_unit(invocation: &Invocation, wanted: &CheckIdentity) -> Result<Option<Unit>, StartupError> {
     if let Some(name) = &wanted.unit {
         return match Unit::find(name) {
             Some(unit) => Ok(Some(unit)),
-            None => Err(Refused {
+            None => Err(StartupError {
                 status: cli::EX_USAGE,
                 reason: format!(
                     "--unit {name}: there is no such unit; systemctl list-unit-files has their names"
@@ -90,11 +93,11 @@ fn find_unit(invocation: &Invocation, wanted: &CheckIdentity) -> Result<Option<U
             }),
         };
     }
-    Ok(invocation.file().and_then(unit_of).and_then(|name| Unit::find(&name)))
+    Ok(invocation.file().and_then(unit_for_file).and_then(|name| Unit::find(&name)))
 }
 
 /// The unit as packaged that reads this file: `rgun@shop.service` reads `/etc/rgun/shop.toml`.
-fn unit_of(file: &Path) -> Option<String> {
+fn unit_for_file(file: &Path) -> Option<String> {
     let default = Path::new(DEFAULT_FILE);
     if file == default {
         return Some("rgun.service".to_owned());
@@ -105,9 +108,9 @@ fn unit_of(file: &Path) -> Option<String> {
     Some(format!("rgun@{instance}.service"))
 }
 
-fn nobody_named(invocation: &Invocation) -> String {
+fn explain_missing_user(invocation: &Invocation) -> String {
     let why = match invocation.file() {
-        Some(file) => match unit_of(file) {
+        Some(file) => match unit_for_file(file) {
             Some(unit) => format!("there is no unit {unit} that would say as whom"),
             None => format!("no unit is known to read {}", file.display()),
         },
@@ -119,7 +122,7 @@ fn nobody_named(invocation: &Invocation) -> String {
     )
 }
 
-fn with_remedy(reason: &str, unit: Option<&Unit>) -> String {
+fn add_hint(reason: &str, unit: Option<&Unit>) -> String {
     match unit {
         Some(unit) if unit.dynamic_user => format!(
             "{reason} while {} does not run, because of DynamicUser=; start it, or name another with --user",
@@ -132,7 +135,7 @@ fn with_remedy(reason: &str, unit: Option<&Unit>) -> String {
     }
 }
 
-struct Account {
+struct UserAccount {
     name: String,
     uid: Uid,
     gid: Gid,
@@ -140,7 +143,7 @@ struct Account {
     shell: PathBuf,
 }
 
-impl Account {
+impl UserAccount {
     fn find(name: &str) -> Result<Self, String> {
         let known = match name.parse() {
             Ok(number) => User::from_uid(Uid::from_raw(number)),
@@ -162,7 +165,7 @@ impl Account {
 }
 
 /// `Group=` and `SupplementaryGroups=`.
-fn groups(account: &Account, unit: &Unit) -> Result<(Gid, Vec<Gid>), String> {
+fn unit_groups(account: &UserAccount, unit: &Unit) -> Result<(Gid, Vec<Gid>), String> {
     let find = |setting: &str, name: &str| {
         let known = match name.parse() {
             Ok(number) => Ok(Some(Gid::from_raw(number))),
@@ -183,7 +186,7 @@ fn groups(account: &Account, unit: &Unit) -> Result<(Gid, Vec<Gid>), String> {
 }
 
 /// The unit's, or that of whoever asks, with what depends on the user.
-fn environment(account: &Account, unit: Option<&Unit>) -> Result<Vec<(OsString, OsString)>, String> {
+fn environment(account: &UserAccount, unit: Option<&Unit>) -> Result<Vec<(OsString, OsString)>, String> {
     let mut variables: Vec<(OsString, OsString)> = match unit {
         Some(_) => vec![("PATH".into(), SERVICE_PATH.into())],
         None => std::env::vars_os().collect(),
@@ -215,22 +218,22 @@ mod tests {
             ("/etc/rgun/shop.conf", None),
             ("/srv/shop/rgun.toml", None),
         ] {
-            assert_eq!(unit_of(Path::new(file)).as_deref(), unit, "{file}");
+            assert_eq!(unit_for_file(Path::new(file)).as_deref(), unit, "{file}");
         }
     }
 
     #[test]
     fn a_unit_decides_the_groups_beside_those_that_the_user_has() {
-        let account = Account::find("0").unwrap();
+        let account = UserAccount::find("0").unwrap();
         let unit = Unit { group: "1".into(), supplementary: vec!["2".into()], ..Unit::default() };
-        let (gid, groups) = groups(&account, &unit).unwrap();
+        let (gid, groups) = unit_groups(&account, &unit).unwrap();
         assert_eq!(gid, Gid::from_raw(1));
         assert!([0, 1, 2].iter().all(|group| groups.contains(&Gid::from_raw(*group))), "{groups:?}");
     }
 
     #[test]
     fn a_service_has_nothing_of_the_environment_of_whoever_asks() {
-        let account = Account::find("0").unwrap();
+        let account = UserAccount::find("0").unwrap();
         let unit = Unit { environment: vec!["HOME=/srv".into(), "A=1".into()], ..Unit::default() };
         let variables = environment(&account, Some(&unit)).unwrap();
         let names: Vec<_> = variables.iter().map(|(name, _)| name.to_str().unwrap()).collect();

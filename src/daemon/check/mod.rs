@@ -22,26 +22,26 @@ use crate::dispatch::{Dispatcher, Notice, Policy, Reactor};
 use crate::error_chain::Chain;
 use crate::id::{Generation, Life, WorkerId, WorkerNr};
 use crate::pool::{self, Identity, Plan, Pool};
-use crate::run::{Refused, Told, sink};
+use crate::run::{MainMessage, StartupError, notice_sink};
 use crate::supervise::Exit;
 
-use access::Need;
-use identity::Subject;
+use access::RequiredAccess;
+use identity::CheckContext;
 
 /// Time for the worker to leave after it has been asked to.
-const LEAVE: Duration = Duration::from_secs(5);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Checks, prints the verdict, and returns the exit status: 0, 78 with the reason, or 64 when root names nobody to check
 /// as.
 pub fn check(invocation: &Invocation, wanted: &CheckIdentity) -> ExitCode {
     let mut warnings = invocation.warnings.clone();
-    let outcome = identity::subject(invocation, wanted).and_then(|subject| {
+    let outcome = identity::resolve_context(invocation, wanted).and_then(|subject| {
         warnings.clone_from(&subject.invocation.warnings);
-        verdict(&subject)
+        check_context(&subject)
     });
     let (status, verdict) = match outcome {
         Ok(verdict) => (0, verdict),
-        Err(Refused { status, reason }) => (status, format!("error: {reason}")),
+        Err(StartupError { status, reason }) => (status, format!("error: {reason}")),
     };
     let mut text: String = warnings.iter().flat_map(|warning| ["warning: ", warning, "\n"]).collect();
     text.push_str(&verdict);
@@ -55,38 +55,39 @@ pub fn check(invocation: &Invocation, wanted: &CheckIdentity) -> ExitCode {
 }
 
 /// Boots, and looks at what the user may do before and after.
-fn verdict(subject: &Subject) -> Result<String, Refused> {
-    let Subject { invocation, identity, unit } = subject;
+fn check_context(subject: &CheckContext) -> Result<String, StartupError> {
+    let CheckContext { invocation, identity, unit } = subject;
     let config = &invocation.config;
-    let Some(identity) = identity else { return boot(config, None) };
-    let may = |needs: &[Need]| {
-        let problems = access::problems(identity, unit.as_ref(), needs)
-            .map_err(Refused::system("check as another user"))?;
+    let Some(identity) = identity else { return check_boot(config, None) };
+    let may = |needs: &[RequiredAccess]| {
+        let problems = access::find_problems(identity, unit.as_ref(), needs)
+            .map_err(StartupError::system("check as another user"))?;
         if problems.is_empty() {
             Ok(())
         } else {
-            Err(Refused { status: cli::EX_CONFIG, reason: problems.join("\nerror: ") })
+            Err(StartupError { status: cli::EX_CONFIG, reason: problems.join("\nerror: ") })
         }
     };
-    may(&access::needs(config, invocation.file()))?;
-    let sound = boot(config, Some(identity))?;
-    let databases = databases::find(&config.app, identity).map_err(Refused::system("ask the application"))?;
-    may(&databases.iter().flat_map(|path| Need::database(path)).collect::<Vec<_>>())?;
+    may(&access::required_by(config, invocation.file()))?;
+    let sound = check_boot(config, Some(identity))?;
+    let databases =
+        databases::find(&config.app, identity).map_err(StartupError::system("ask the application"))?;
+    may(&databases.iter().flat_map(|path| RequiredAccess::database(path)).collect::<Vec<_>>())?;
     let whose = unit.as_ref().map(|unit| format!(", as {} runs it", unit.name)).unwrap_or_default();
     Ok(format!("{sound}; checked as {}{whose}", identity.user))
 }
 
-fn boot(config: &Config, identity: Option<&Identity>) -> Result<String, Refused> {
+fn check_boot(config: &Config, identity: Option<&Identity>) -> Result<String, StartupError> {
     let extension = pool::find_extension()
-        .map_err(|error| Refused { status: cli::EX_CONFIG, reason: error.to_string() })?;
+        .map_err(|error| StartupError { status: cli::EX_CONFIG, reason: error.to_string() })?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(Refused::system("make a reactor"))?;
+        .map_err(StartupError::system("make a reactor"))?;
     let (tell, mut told) = unbounded_channel();
-    let reactor = Reactor::new().map_err(Refused::system("make the shared page"))?;
+    let reactor = Reactor::new().map_err(StartupError::system("make the shared page"))?;
     let policy = Policy::default();
-    let dispatcher = Dispatcher::new(policy, reactor, sink(&tell));
+    let dispatcher = Dispatcher::new(policy, reactor, notice_sink(&tell));
     let mut pool = Pool::new(extension, None);
     if let Some(identity) = identity {
         pool.run_as(identity.clone());
@@ -110,20 +111,21 @@ fn boot(config: &Config, identity: Option<&Identity>) -> Result<String, Refused>
     };
     let spawned = pool
         .spawn(&plan, dispatcher.reactor())
-        .map_err(|error| Refused { status: cli::EX_CONFIG, reason: Chain(&error).to_string() })?;
+        .map_err(|error| StartupError { status: cli::EX_CONFIG, reason: Chain(&error).to_string() })?;
     let control = spawned.link.control.clone();
     dispatcher.attach(spawned.link);
     let verdict = runtime.block_on(async {
         let talk = async {
-            let socket = crate::edge::watch(control).map_err(Refused::system("watch the control socket"))?;
+            let socket =
+                crate::edge::register(control).map_err(StartupError::system("watch the control socket"))?;
             let (mut python, mut warnings) = (String::new(), String::new());
             loop {
                 let mut ready =
-                    socket.readable().await.map_err(Refused::system("watch the control socket"))?;
+                    socket.readable().await.map_err(StartupError::system("watch the control socket"))?;
                 let open = dispatcher.pump_control(worker);
                 ready.clear_ready();
-                while let Ok(Told::Dispatch(notice)) = told.try_recv() {
-                    let failed = |reason| Err(Refused { status: cli::EX_CONFIG, reason });
+                while let Ok(MainMessage::Dispatch(notice)) = told.try_recv() {
+                    let failed = |reason| Err(StartupError { status: cli::EX_CONFIG, reason });
                     match notice {
                         Notice::Report(_, Report::Booting { python: version }) => python = version,
                         Notice::Report(_, Report::Warning(text)) => {
@@ -147,16 +149,16 @@ fn boot(config: &Config, identity: Option<&Identity>) -> Result<String, Refused>
                     }
                 }
                 if !open {
-                    return Err(Refused {
+                    return Err(StartupError {
                         status: cli::EX_CONFIG,
-                        reason: died(&mut pool, config, !python.is_empty()).await,
+                        reason: explain_death(&mut pool, config, !python.is_empty()).await,
                     });
                 }
             }
         };
         match config.timeouts.boot {
             Some(limit) => tokio::time::timeout(limit, talk).await.unwrap_or_else(|_| {
-                Err(Refused {
+                Err(StartupError {
                     status: cli::EX_CONFIG,
                     reason: format!(
                         "{} did not finish importing within timeouts.boot ({limit:?})",
@@ -167,13 +169,13 @@ fn boot(config: &Config, identity: Option<&Identity>) -> Result<String, Refused>
             None => talk.await,
         }
     });
-    leave(&runtime, dispatcher, &mut pool, worker);
+    stop_worker(&runtime, dispatcher, &mut pool, worker);
     verdict
 }
 
 /// The worker closed its socket without a word: its exit says how. `booted`: its interpreter had loaded the extension.
-async fn died(pool: &mut Pool, config: &Config, booted: bool) -> String {
-    let how = match tokio::time::timeout(LEAVE, reaped(pool)).await {
+async fn explain_death(pool: &mut Pool, config: &Config, booted: bool) -> String {
+    let how = match tokio::time::timeout(EXIT_TIMEOUT, wait_for_exit(pool)).await {
         Ok(how) => how.to_string(),
         Err(_) => "closed its control socket".to_owned(),
     };
@@ -189,7 +191,7 @@ async fn died(pool: &mut Pool, config: &Config, booted: bool) -> String {
     }
 }
 
-async fn reaped(pool: &mut Pool) -> Exit {
+async fn wait_for_exit(pool: &mut Pool) -> Exit {
     loop {
         if let Some(ended) = pool.reap().pop() {
             return ended.how;
@@ -198,7 +200,12 @@ async fn reaped(pool: &mut Pool) -> Exit {
     }
 }
 
-fn leave(runtime: &tokio::runtime::Runtime, dispatcher: &Dispatcher, pool: &mut Pool, worker: WorkerId) {
+fn stop_worker(
+    runtime: &tokio::runtime::Runtime,
+    dispatcher: &Dispatcher,
+    pool: &mut Pool,
+    worker: WorkerId,
+) {
     if pool.is_empty() {
         return;
     }
@@ -207,7 +214,7 @@ fn leave(runtime: &tokio::runtime::Runtime, dispatcher: &Dispatcher, pool: &mut 
         tracing::debug!(%error, "cannot ask the worker to stop, ignoring");
     }
     runtime.block_on(async {
-        if tokio::time::timeout(LEAVE, reaped(pool)).await.is_err() {
+        if tokio::time::timeout(EXIT_TIMEOUT, wait_for_exit(pool)).await.is_err() {
             pool.kill(worker);
         }
     });

@@ -65,14 +65,14 @@ impl Unit {
     /// The unit of this name, if there is one.
     pub(super) fn find(name: &str) -> Option<Self> {
         let name = if name.contains('.') { name.to_owned() } else { format!("{name}.service") };
-        match ask(&name) {
-            Some(text) => Self::of_properties(name, &text),
-            None => Self::of_files(&name, &SEARCH_PATH.map(Path::new)),
+        match systemctl_show(&name) {
+            Some(text) => Self::from_properties(name, &text),
+            None => Self::from_files(&name, &SEARCH_PATH.map(Path::new)),
         }
     }
 
     /// From what `systemctl show` prints.
-    fn of_properties(name: String, text: &str) -> Option<Self> {
+    fn from_properties(name: String, text: &str) -> Option<Self> {
         let mut unit = Self { name, ..Self::default() };
         let lines = text.lines().filter_map(|line| line.split_once('='));
         let mut is_loaded = false;
@@ -92,7 +92,7 @@ impl Unit {
     }
 
     /// From its file and those that add to it.
-    fn of_files(name: &str, search: &[&Path]) -> Option<Self> {
+    fn from_files(name: &str, search: &[&Path]) -> Option<Self> {
         let (template, instance) = match name.split_once('@') {
             Some((prefix, rest)) => {
                 let (instance, kind) = rest.rsplit_once('.')?;
@@ -106,7 +106,7 @@ impl Unit {
         })?;
         let mut unit = Self { name: name.to_owned(), ..Self::default() };
         unit.read(&file, &instance);
-        for text in drop_ins(&names, search) {
+        for text in read_drop_ins(&names, search) {
             unit.read(&text, &instance);
         }
         Some(unit)
@@ -143,7 +143,7 @@ impl Unit {
             if value.is_empty() {
                 list.clear();
             }
-            list.extend(words(value));
+            list.extend(split_words(value));
         };
         match key {
             "User" => value.clone_into(&mut self.user),
@@ -155,7 +155,7 @@ impl Unit {
             "Environment" => extend(&mut self.environment),
             "ReadWritePaths" => {
                 let path = |word: String| PathBuf::from(word.trim_start_matches(['-', '+']));
-                self.writable.extend(words(value).into_iter().map(path));
+                self.writable.extend(split_words(value).into_iter().map(path));
             }
             "ProtectHome" => self.hides_homes = is_yes(value) || value == "tmpfs",
             "ProtectSystem" => self.is_strict = value == "strict",
@@ -164,7 +164,7 @@ impl Unit {
                 let Some((_, variable, root)) = known else { return };
                 // "name:link" makes a link to it as well.
                 let path = |word: String| Path::new(root).join(word.split(':').next().unwrap_or_default());
-                let paths: Vec<_> = words(value).into_iter().map(path).collect();
+                let paths: Vec<_> = split_words(value).into_iter().map(path).collect();
                 self.directories.retain(|(other, _)| other != variable);
                 if !paths.is_empty() {
                     self.directories.push((variable, paths));
@@ -174,7 +174,7 @@ impl Unit {
     }
 
     /// Whether the service may write there, as far as that is systemd's to say.
-    pub(super) fn lets_write(&self, path: &Path) -> bool {
+    pub(super) fn allows_writing(&self, path: &Path) -> bool {
         let given = self.directories.iter().flat_map(|(_, paths)| paths).chain(&self.writable);
         let mut given = given.map(PathBuf::as_path).chain([Path::new("/tmp"), Path::new("/var/tmp")]);
         !self.is_strict || given.any(|given| path.starts_with(given))
@@ -186,11 +186,13 @@ impl Unit {
     /// A file that cannot be read, in words.
     pub(super) fn variables(&self) -> Result<Vec<(OsString, OsString)>, String> {
         let mut variables: Vec<(OsString, OsString)> =
-            self.environment.iter().filter_map(|line| pair(line)).collect();
+            self.environment.iter().filter_map(|line| split_assignment(line)).collect();
         for (path, is_optional) in &self.environment_files {
             match fs::read(path) {
                 Ok(bytes) => {
-                    variables.extend(file_lines(&bytes).iter().filter_map(|line| pair(line)));
+                    variables.extend(
+                        parse_environment_file(&bytes).iter().filter_map(|line| split_assignment(line)),
+                    );
                 }
                 Err(_) if *is_optional => {}
                 Err(error) => {
@@ -208,7 +210,7 @@ impl Unit {
 }
 
 /// What systemctl says of a unit; `None` where it cannot be asked.
-fn ask(name: &str) -> Option<String> {
+fn systemctl_show(name: &str) -> Option<String> {
     let mut command = Command::new("systemctl");
     command.args(["show", "--no-pager", "--property", PROPERTIES, "--", name]);
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
@@ -216,7 +218,7 @@ fn ask(name: &str) -> Option<String> {
 }
 
 /// The files in `NAME.d` directories, each name once, in the order of their names.
-fn drop_ins(names: &[&str], search: &[&Path]) -> Vec<String> {
+fn read_drop_ins(names: &[&str], search: &[&Path]) -> Vec<String> {
     let mut found: Vec<(OsString, String)> = Vec::new();
     for directory in search.iter().flat_map(|root| names.iter().map(|name| root.join(format!("{name}.d")))) {
         let Ok(entries) = fs::read_dir(directory) else { continue };
@@ -239,13 +241,13 @@ fn is_yes(value: &str) -> bool {
     matches!(value, "yes" | "true" | "on" | "1")
 }
 
-fn pair(assignment: &str) -> Option<(OsString, OsString)> {
+fn split_assignment(assignment: &str) -> Option<(OsString, OsString)> {
     let (name, value) = assignment.split_once('=')?;
     Some((name.into(), value.into()))
 }
 
 /// The assignments of an environment file: a line each, `#` and `;` begin comments, values may be quoted.
-fn file_lines(bytes: &[u8]) -> Vec<String> {
+fn parse_environment_file(bytes: &[u8]) -> Vec<String> {
     let text = OsString::from_vec(bytes.to_vec()).to_string_lossy().replace("\\\n", "");
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', ';']));
     let assignment = |line: &str| {
@@ -258,7 +260,7 @@ fn file_lines(bytes: &[u8]) -> Vec<String> {
 }
 
 /// Words as systemd.syntax(7) has them: quotes hold words together, a backslash takes what follows as it is.
-fn words(text: &str) -> Vec<String> {
+fn split_words(text: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     let mut rest = text.chars();
     while let Some(char) = rest.next() {
@@ -291,7 +293,7 @@ mod tests {
                      Environment=A=1 \"B=two words\"\nEnvironmentFiles=/etc/default/shop (ignore_errors=yes)\n\
                      StateDirectory=rgun shop:link\nReadWritePaths=-/srv/media\nProtectHome=read-only\n\
                      ProtectSystem=strict\nLoadState=loaded\n";
-        let unit = Unit::of_properties("shop.service".into(), shown).unwrap();
+        let unit = Unit::from_properties("shop.service".into(), shown).unwrap();
         assert_eq!((unit.user.as_str(), unit.group.as_str()), ("shop", ""));
         assert_eq!(unit.supplementary, ["video", "render"]);
         assert_eq!(unit.directory, Some("/srv/shop".into()));
@@ -307,9 +309,9 @@ mod tests {
             ("/tmp/x", true),
             ("/srv/shop/db.sqlite3", false),
         ] {
-            assert_eq!(unit.lets_write(Path::new(path)), is_writable, "{path}");
+            assert_eq!(unit.allows_writing(Path::new(path)), is_writable, "{path}");
         }
-        assert_eq!(Unit::of_properties("x.service".into(), "LoadState=not-found\nUser=\n"), None);
+        assert_eq!(Unit::from_properties("x.service".into(), "LoadState=not-found\nUser=\n"), None);
     }
 
     #[test]
@@ -330,12 +332,12 @@ mod tests {
         )
         .unwrap();
         fs::write(lib.join("rgun@shop.service.d/20.conf"), "[Service]\nSupplementaryGroups=video\n").unwrap();
-        let unit = Unit::of_files("rgun@shop.service", &[&etc, &lib]).unwrap();
+        let unit = Unit::from_files("rgun@shop.service", &[&etc, &lib]).unwrap();
         assert_eq!(unit.user, "shop");
         assert_eq!(unit.supplementary, ["video"]);
         assert_eq!(text(&unit.variables().unwrap()), ["C=3", "STATE_DIRECTORY=/var/lib/shop"]);
         assert_eq!(unit.environment_files, [("/etc/default/shop".into(), true)]);
-        assert_eq!(Unit::of_files("rgun.service", &[&etc, &lib]), None);
+        assert_eq!(Unit::from_files("rgun.service", &[&etc, &lib]), None);
         fs::remove_dir_all(root).unwrap();
     }
 

@@ -15,7 +15,7 @@ pub const SOCKET: &str = "control";
 const DEFAULT_DIRECTORY: &str = "/run/rgun";
 
 /// EX_UNAVAILABLE of sysexits(3head): there is no daemon to ask.
-const UNAVAILABLE: u8 = 69;
+const EXIT_UNAVAILABLE: u8 = 69;
 
 /// `$RUNTIME_DIRECTORY` (systemd.exec(5)); of several, the first.
 pub fn runtime_directory() -> Option<PathBuf> {
@@ -25,24 +25,24 @@ pub fn runtime_directory() -> Option<PathBuf> {
 
 /// Asks, prints what the daemon says, and returns the exit status: 0 when the new code serves, 1 when it does not and
 /// the old goes on, 69 when no daemon answers.
-pub fn ask(socket: Option<PathBuf>) -> ExitCode {
+pub fn run(socket: Option<PathBuf>) -> ExitCode {
     let path = socket.unwrap_or_else(|| {
         runtime_directory().unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY)).join(SOCKET)
     });
     let mut stdout = io::stdout();
-    match talk(&path, &mut stdout) {
+    match request_reload(&path, &mut stdout) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed(text)) => {
-            complain(&format!("rgun reload: {}\n", text.trim_end()));
+            print_error(&format!("rgun reload: {}\n", text.trim_end()));
             ExitCode::FAILURE
         }
         Err(error) => {
-            complain(&format!(
+            print_error(&format!(
                 "rgun reload: {}: {error}; is the daemon running? For another instance name its socket with --socket, \
                  and for a daemon outside systemd send it SIGHUP\n",
                 path.display()
             ));
-            ExitCode::from(UNAVAILABLE)
+            ExitCode::from(EXIT_UNAVAILABLE)
         }
     }
 }
@@ -52,7 +52,7 @@ enum Outcome {
     Failed(String),
 }
 
-fn talk(path: &std::path::Path, out: &mut impl Write) -> io::Result<Outcome> {
+fn request_reload(path: &std::path::Path, out: &mut impl Write) -> io::Result<Outcome> {
     let mut daemon = UnixStream::connect(path)?;
     daemon.write_all(b"reload\n")?;
     let mut words = BufReader::new(daemon);
@@ -81,7 +81,7 @@ fn talk(path: &std::path::Path, out: &mut impl Write) -> io::Result<Outcome> {
     }
 }
 
-fn complain(text: &str) {
+fn print_error(text: &str) {
     // Nobody is left to tell if stderr is closed; the status says it as well.
     let _unheard = io::stderr().write_all(text.as_bytes());
 }

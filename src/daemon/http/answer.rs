@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep_until};
 
 use crate::dispatch::{Answer, Data, Declared, Fault};
 use crate::escape::RequestPath;
-use crate::journal::requests::{Access, Failure, Refused, Request, Unanswered};
+use crate::journal::requests::{AccessEntry, FailureEntry, LoggedRequest, RefusalRecord, UnansweredEntry};
 use crate::net::{Connection, Ending};
 use crate::websocket;
 
@@ -138,7 +138,7 @@ impl Drop for Answering {
             Started::Submitted(Ok(ticket)) => ticket.worker(),
             Started::Submitted(Err(_)) | Started::Receiving(_) | Started::Forsaken => None,
         };
-        server.journal.unanswered(Unanswered {
+        server.journal.unanswered(UnansweredEntry {
             request: described(connection, &asked),
             sent: None,
             duration: asked.begun.elapsed(),
@@ -190,7 +190,7 @@ fn answered(served: Arc<Served>, asked: &Asked, answer: Answer) -> Response<Resp
         Source::Empty => false,
     };
     let account = (server.log_access || may_break).then(|| {
-        let entry = Access {
+        let entry = AccessEntry {
             request: described(connection, asked),
             status: head.status.as_u16(),
             bytes: 0,
@@ -251,7 +251,7 @@ fn accepted(
         });
     }
     if server.log_access {
-        server.journal.access(Access {
+        server.journal.access(AccessEntry {
             request: described(connection, asked),
             status: head.status.as_u16(),
             bytes: 0,
@@ -288,14 +288,14 @@ fn note(served: &Served, asked: &Asked, refusal: &Refusal, told: &Told) {
     if let (Some(head), Some(kind)) = (served.refused_head.get(), refusal.kind()) {
         // Nothing in it is known to be what it should be: no method, no path.
         let detail = format!("{summary}: \"{}\"", head.excerpt);
-        let Request { id, client, .. } = request;
-        server.journal.refused(Refused { id, client, kind, status: status.as_u16(), detail });
+        let LoggedRequest { id, client, .. } = request;
+        server.journal.refused(RefusalRecord { id, client, kind, status: status.as_u16(), detail });
     } else if let Some(kind) = refusal.kind().filter(|_| !server.log_access) {
         // When every request is noted, so is this one.
         server.journal.refused_request(kind, status.as_u16(), summary, request);
     } else if !matches!(refusal, Refusal::Exchange(Fault::Deadline(_))) {
         // Of a request over its deadline the supervising side writes the one entry, when it has the stacks.
-        server.journal.failure(Failure {
+        server.journal.failure(FailureEntry {
             request,
             status: status.as_u16(),
             duration: asked.begun.elapsed(),
@@ -352,10 +352,10 @@ fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<Re
     response
 }
 
-fn described(connection: &Connection, asked: &Asked) -> Request {
+fn described(connection: &Connection, asked: &Asked) -> LoggedRequest {
     let origin = asked.origin.as_deref();
     let client = origin.and_then(|origin| origin.client.as_ref()).unwrap_or(&connection.peer);
-    Request {
+    LoggedRequest {
         id: asked.id.as_str().to_owned(),
         method: asked.method.as_str().to_owned(),
         path: RequestPath::new(asked.path.as_bytes()),

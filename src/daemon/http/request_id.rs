@@ -46,7 +46,7 @@ impl RequestIds {
         digits.copy_within(16 + leading.., 16);
         let id = digits.get(..digits.len() - leading).unwrap_or_default();
         RequestId(
-            HeaderValue::from_maybe_shared(buffer_pool::bytes(id))
+            HeaderValue::from_maybe_shared(buffer_pool::copy(id))
                 .expect("hexadecimal digits are a field value"),
         )
     }

@@ -16,7 +16,9 @@ use tokio::task::JoinHandle;
 use crate::budget::Reservation;
 use crate::dispatch::{BodyStream, Data, Dispatcher, Fault, FilePart, StreamPiece};
 use crate::error_chain::Chain;
-use crate::journal::requests::{Access, Cause, Failure, Journal, Sent, Unanswered};
+use crate::journal::requests::{
+    AccessEntry, FailureEntry, Journal, PartialResponse, UnansweredCause, UnansweredEntry,
+};
 use crate::net::{Connection, Ending, Phase};
 
 use super::context::{Served, TURN};
@@ -92,7 +94,7 @@ impl Drop for OutgoingData {
 /// What is known of a request whose answer has begun.
 #[derive(Debug)]
 pub(super) struct Account {
-    pub(super) entry: Access,
+    pub(super) entry: AccessEntry,
     pub(super) begun: Instant,
     pub(super) served: Arc<Served>,
     /// Whether a good end is told as well.
@@ -123,14 +125,14 @@ impl Account {
     }
 
     /// The connection ended first.
-    fn unfinished(self, cause: Cause) {
+    fn unfinished(self, cause: UnansweredCause) {
         let journal = self.journal().clone();
         let unsent = self.served.connection.output.unsent();
-        let Access { request, status, bytes, worker, .. } = self.entry;
+        let AccessEntry { request, status, bytes, worker, .. } = self.entry;
         let bytes = bytes.saturating_sub(unsent);
-        journal.unanswered(Unanswered {
+        journal.unanswered(UnansweredEntry {
             request,
-            sent: Some(Sent { status, bytes }),
+            sent: Some(PartialResponse { status, bytes }),
             duration: self.begun.elapsed(),
             worker,
             cause,
@@ -141,7 +143,7 @@ impl Account {
     /// The client has the head, so the journal is all that is left to tell.
     fn broke_off(self, error: &BodyError) {
         if matches!(error, BodyError::Fault(Fault::Left)) {
-            return self.unfinished(Cause::Left);
+            return self.unfinished(UnansweredCause::ClientClosed);
         }
         // Of a request over its deadline the supervising side writes the one entry, when it has the stacks.
         if matches!(error, BodyError::Fault(Fault::Deadline(_))) {
@@ -155,8 +157,8 @@ impl Account {
             BodyError::File(_) => (Chain(error).to_string(), String::new()),
         };
         let journal = self.journal().clone();
-        let Access { request, status, worker, .. } = self.entry;
-        journal.failure(Failure {
+        let AccessEntry { request, status, worker, .. } = self.entry;
+        journal.failure(FailureEntry {
             request,
             status,
             duration: self.begun.elapsed(),
@@ -345,11 +347,11 @@ impl Drop for ResponseBody {
 }
 
 /// Why a request on this connection, which is over, has no answer, or not all of it.
-pub(super) fn cause(connection: &Connection) -> Cause {
+pub(super) fn cause(connection: &Connection) -> UnansweredCause {
     match connection.ending() {
-        Ending::Left => Cause::Left,
-        Ending::Unread => Cause::Unread,
-        Ending::Stopped => Cause::Stopped,
+        Ending::Left => UnansweredCause::ClientClosed,
+        Ending::Unread => UnansweredCause::WriteTimeout,
+        Ending::Stopped => UnansweredCause::Shutdown,
     }
 }
 

@@ -78,7 +78,7 @@ pub(super) fn start(
         Ok(()) if incoming.is_end_stream() => {
             let nothing = Body::Inline(bytes::Bytes::new());
             let submitted = submit(server, connection, &parts, nothing, asked.identity(), begun);
-            buffer_pool::keep(parts.headers);
+            buffer_pool::recycle(parts.headers);
             Started::Submitted(submitted)
         }
         Ok(()) if server.dispatcher.is_asgi() && upload::comes_in_parts(&incoming, &parts.headers) => {

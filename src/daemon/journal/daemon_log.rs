@@ -50,7 +50,7 @@ pub(super) enum Route {
 }
 
 #[derive(Debug)]
-struct Log {
+struct LogOutputs {
     /// To [`Destination`].
     queue: Arc<LogQueue>,
     stdout: Route,
@@ -58,14 +58,14 @@ struct Log {
 }
 
 /// There is one log a process.
-static LOG: OnceLock<Log> = OnceLock::new();
+static LOG: OnceLock<LogOutputs> = OnceLock::new();
 
 /// Changes the filter that [`start`] has set.
 static SET_FILTER: OnceLock<Box<dyn Fn(Targets) + Send + Sync>> = OnceLock::new();
 
 thread_local! {
     /// This thread waits for room in the queue.
-    static WAITS: Cell<bool> = const { Cell::new(false) };
+    static WAITS_WHEN_FULL: Cell<bool> = const { Cell::new(false) };
 }
 
 /// From now on this is the least severe message that is written.
@@ -118,7 +118,7 @@ pub fn start(level: Level) -> io::Result<Destination> {
     let stdout = stdout_route(destination, &queue)?;
     let stderr = route_of_log(destination, &queue);
     let layer = QueueLayer { format, queue: Arc::clone(&queue) };
-    let _first = LOG.set(Log { queue, stdout, stderr });
+    let _first = LOG.set(LogOutputs { queue, stdout, stderr });
     tracing_subscriber::registry().with(layer.with_filter(adjustable(level))).init();
     std::panic::set_hook(Box::new(log_panic));
     Ok(destination)
@@ -126,7 +126,7 @@ pub fn start(level: Level) -> io::Result<Destination> {
 
 /// Waits until what has been logged is written, for a second at most.
 pub fn flush() {
-    let Some(Log { queue, stdout, .. }) = LOG.get() else { return };
+    let Some(LogOutputs { queue, stdout, .. }) = LOG.get() else { return };
     let begun = Instant::now();
     let mut is_written = queue.flush(FLUSH_TIMEOUT);
     if let Route::Lines(stdout) = stdout {
@@ -137,8 +137,8 @@ pub fn flush() {
 }
 
 /// This thread neither supervises nor serves: when it logs, it waits for room in the queue.
-pub(super) fn let_this_thread_wait() {
-    WAITS.set(true);
+pub(super) fn wait_when_full() {
+    WAITS_WHEN_FULL.set(true);
 }
 
 /// So many entries were lost on their way here.
@@ -161,7 +161,7 @@ struct QueueLayer {
 impl<S: Subscriber> Layer<S> for QueueLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let entry = self.format.entry(event);
-        if WAITS.get() {
+        if WAITS_WHEN_FULL.get() {
             self.queue.push_waiting(entry, 1);
         } else {
             self.queue.push(entry);

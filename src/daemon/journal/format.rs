@@ -11,7 +11,7 @@ use tracing::{Event, Level};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-use crate::escape::{Lines, escape};
+use crate::escape::{LineFeeds, escape};
 
 /// `SYSLOG_IDENTIFIER=` of everything that rgun logs.
 const IDENTIFIER: &str = "rgun";
@@ -70,10 +70,10 @@ impl TextVisitor {
     fn push(&mut self, field: &Field, value: &str, quote: &str) {
         if field.name() == "message" {
             // Only an entry begins at the margin: text with a line feed in it cannot pass for one.
-            self.message.push_str(&escape(value, Lines::Keep).replace('\n', "\n    "));
+            self.message.push_str(&escape(value, LineFeeds::Keep).replace('\n', "\n    "));
             return;
         }
-        let (name, value) = (field.name(), escape(value, Lines::Join));
+        let (name, value) = (field.name(), escape(value, LineFeeds::Escape));
         // Writing to a String cannot fail.
         let _ = if self.colours {
             write!(self.fields, " \x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{quote}{value}{quote}")
@@ -149,12 +149,14 @@ impl NativeEntry {
 
     fn record(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
-            self.field("MESSAGE", escape(value, Lines::Keep).as_bytes());
+            self.field("MESSAGE", escape(value, LineFeeds::Keep).as_bytes());
         } else if field.name() == REQUEST_IDS {
             // A field may be there several times: each id finds the entry.
-            value.split(' ').for_each(|id| self.field("RGUN_REQUEST_ID", escape(id, Lines::Join).as_bytes()));
+            value
+                .split(' ')
+                .for_each(|id| self.field("RGUN_REQUEST_ID", escape(id, LineFeeds::Escape).as_bytes()));
         } else {
-            self.field(&native_name(field.name()), escape(value, Lines::Join).as_bytes());
+            self.field(&native_name(field.name()), escape(value, LineFeeds::Escape).as_bytes());
         }
     }
 }

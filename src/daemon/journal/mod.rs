@@ -9,8 +9,8 @@
 //! No thread that supervises or serves waits for a log that is not read: queues are bounded, and what they lose is
 //! counted.
 
-mod format;
 pub mod daemon_log;
+mod format;
 pub mod output;
 mod queue;
 pub mod refusals;

@@ -26,8 +26,8 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::id::{WorkerId, WorkerNr};
 
-use super::format::NativeEntry;
 use super::daemon_log::{self, Route};
+use super::format::NativeEntry;
 use super::thread::LogThread;
 
 /// A line is one entry up to here, as journald's `LineMax=` has it; a longer one is cut.
@@ -63,7 +63,7 @@ struct Shared {
 struct Inbox {
     streams: Vec<Stream>,
     /// The thread is to read what there is, and end.
-    end: bool,
+    stop: bool,
 }
 
 /// What a worker's process gets as stdout and stderr.
@@ -120,7 +120,7 @@ impl WorkerOutput {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
         let shared = Arc::new(Shared { wake, inbox: Mutex::default() });
-        let reader = Reader { epoll, shared: Arc::clone(&shared), streams: HashMap::new(), last: WAKE };
+        let reader = OutputReader { epoll, shared: Arc::clone(&shared), streams: HashMap::new(), last: WAKE };
         let thread = LogThread::spawn("output", move || reader.run())?;
         Ok(Some(Self { shared, thread }))
     }
@@ -132,8 +132,8 @@ impl WorkerOutput {
     pub fn pipes(&self) -> io::Result<(WorkerEnds, DaemonEnds)> {
         let [to_stdout, to_stderr] = daemon_log::routes().unwrap_or([Route::Inherited, Route::Inherited]);
         let mut ours = Vec::new();
-        let stdout = end(&io::stdout(), StreamName::Stdout, to_stdout, &mut ours)?;
-        let stderr = end(&io::stderr(), StreamName::Stderr, to_stderr, &mut ours)?;
+        let stdout = open_stream(&io::stdout(), StreamName::Stdout, to_stdout, &mut ours)?;
+        let stderr = open_stream(&io::stderr(), StreamName::Stderr, to_stderr, &mut ours)?;
         Ok((WorkerEnds { stdout, stderr }, DaemonEnds(ours)))
     }
 
@@ -149,8 +149,8 @@ impl WorkerOutput {
     }
 
     /// Reads what the workers wrote last, and ends the thread. Waits no longer than that.
-    pub fn end(self, timeout: Duration) {
-        self.shared.inbox().end = true;
+    pub fn stop(self, timeout: Duration) {
+        self.shared.inbox().stop = true;
         self.shared.wake();
         if let Err(failure) = self.thread.join_timeout(timeout) {
             tracing::warn!(?failure, "the workers' last output may be missing");
@@ -159,7 +159,7 @@ impl WorkerOutput {
 }
 
 /// The worker's end of a stream: a pipe, or the daemon's own descriptor.
-fn end(
+fn open_stream(
     own: &impl AsFd,
     name: StreamName,
     route: Route,
@@ -186,7 +186,7 @@ impl Shared {
 }
 
 /// The thread's own.
-struct Reader {
+struct OutputReader {
     epoll: OwnedFd,
     shared: Arc<Shared>,
     streams: HashMap<u64, Stream>,
@@ -194,7 +194,7 @@ struct Reader {
     last: u64,
 }
 
-impl Reader {
+impl OutputReader {
     fn run(mut self) {
         let mut buffer = vec![0; READ_BYTES];
         let mut events = Vec::with_capacity(64);
@@ -210,7 +210,7 @@ impl Reader {
                 let number = event.data.u64();
                 if number == WAKE {
                     if self.take_inbox() {
-                        self.read_last(&mut buffer);
+                        self.drain_streams(&mut buffer);
                         return;
                     }
                 } else if let Some(stream) = self.streams.get_mut(&number)
@@ -227,7 +227,7 @@ impl Reader {
     fn take_inbox(&mut self) -> bool {
         // EAGAIN: it was not rung again since.
         let _ = nix::unistd::read(&self.shared.wake, &mut [0; 8]);
-        let Inbox { streams, end } = std::mem::take(&mut *self.shared.inbox());
+        let Inbox { streams, stop: end } = std::mem::take(&mut *self.shared.inbox());
         for stream in streams {
             self.last += 1;
             let data = epoll::EventData::new_u64(self.last);
@@ -241,7 +241,7 @@ impl Reader {
         end
     }
 
-    fn read_last(mut self, buffer: &mut [u8]) {
+    fn drain_streams(mut self, buffer: &mut [u8]) {
         for (_, mut stream) in self.streams.drain() {
             let mut reads = 0;
             while reads < MAX_FINAL_READS && stream.has_input() && stream.read(buffer) {

@@ -50,7 +50,7 @@ struct QueueState {
 
 /// What the writer is to do.
 #[derive(Debug)]
-enum Task {
+enum WriterTask {
     Write(QueuedEntry),
     ReportDropped(u64),
 }
@@ -74,7 +74,9 @@ impl LogQueue {
     ) -> io::Result<Arc<Self>> {
         let queue = Arc::new(Self::default());
         let writer = Arc::clone(&queue);
-        thread::Builder::new().name(name.to_owned()).spawn(move || writer.write(&sink, &report_dropped))?;
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || writer.run_writer(&sink, &report_dropped))?;
         Ok(queue)
     }
 
@@ -152,17 +154,17 @@ impl LogQueue {
         state
     }
 
-    fn write(&self, sink: &Sink, report_dropped: &dyn Fn(u64)) {
+    fn run_writer(&self, sink: &Sink, report_dropped: &dyn Fn(u64)) {
         loop {
             match self.next() {
-                Task::Write(entry) => {
+                WriterTask::Write(entry) => {
                     let lost = if sink.write(&entry.bytes).is_ok() { 0 } else { entry.lines };
                     let mut state = self.lock();
                     state.is_broken = lost > 0;
                     state.dropped += lost;
                     self.end_task(&mut state);
                 }
-                Task::ReportDropped(lines) => {
+                WriterTask::ReportDropped(lines) => {
                     report_dropped(lines);
                     self.end_task(&mut self.lock());
                 }
@@ -177,19 +179,19 @@ impl LogQueue {
         }
     }
 
-    fn next(&self) -> Task {
+    fn next(&self) -> WriterTask {
         let mut state = self.lock();
         loop {
             let dropped = state.to_report();
             if dropped > 0 && state.has_room(0, 2) {
                 state.dropped = 0;
                 state.writing = Some(Instant::now());
-                return Task::ReportDropped(dropped);
+                return WriterTask::ReportDropped(dropped);
             }
             if let Some(entry) = state.entries.pop_front() {
                 state.bytes -= entry.bytes.len();
                 state.writing = Some(Instant::now());
-                return Task::Write(entry);
+                return WriterTask::Write(entry);
             }
             state.writer_waits = true;
             state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);

@@ -14,7 +14,7 @@ use crate::escape::RequestPath;
 
 /// A request that the daemon refused.
 #[derive(Debug, Clone)]
-pub struct Refused {
+pub struct RefusalRecord {
     /// The id that the client was given.
     pub id: String,
     /// The client's address; empty on a unix socket.
@@ -53,15 +53,15 @@ const MAX_IDS: usize = 32;
 /// One entry.
 #[derive(Debug, Clone)]
 pub(super) struct RefusalEntry {
-    pub(super) refused: Refused,
+    pub(super) refused: RefusalRecord,
     /// What is known of it, if it was a request.
     pub(super) request: Option<RefusedRequest>,
     /// How many others of its kind are counted by this entry.
-    pub(super) more: u64,
+    pub(super) n_more: u64,
     /// Ids of those, of [`MAX_IDS`] at most.
     pub(super) ids: Vec<String>,
     /// Those are not of its client alone.
-    pub(super) of_many: bool,
+    pub(super) from_many_clients: bool,
 }
 
 /// What was refused lately.
@@ -72,7 +72,7 @@ pub(super) struct Refusals(Mutex<RefusalState>);
 struct RefusalState {
     windows: HashMap<(&'static str, String), Window>,
     /// By kind: what came beyond the bounds, the last of them standing for all.
-    overflow: BTreeMap<&'static str, RefusalCount>,
+    overflow: BTreeMap<&'static str, CountedRefusals>,
     /// When the first of `overflow` came.
     overflow_since: Option<Instant>,
     /// When a window may be over; not later than the first that is.
@@ -87,11 +87,11 @@ struct RefusalState {
 #[derive(Debug)]
 struct Window {
     since: Instant,
-    counted: Option<RefusalCount>,
+    counted: Option<CountedRefusals>,
 }
 
 #[derive(Debug)]
-struct RefusalCount {
+struct CountedRefusals {
     last: RefusalEntry,
     count: u64,
 }
@@ -108,14 +108,14 @@ impl Refusals {
                 return None;
             }
             if let Some(pending) = window.counted.take() {
-                entry.more = pending.count;
+                entry.n_more = pending.count;
                 entry.take_ids(pending.last);
             }
         } else if windows.len() >= MAX_WINDOWS {
             state.overflow(entry, now);
             return None;
         }
-        if !state.may_write(now) {
+        if !state.take_quota(now) {
             state.overflow(entry, now);
             return None;
         }
@@ -124,12 +124,12 @@ impl Refusals {
     }
 
     /// The entries of what was counted until now.
-    pub(super) fn due(&self, now: Instant) -> Vec<RefusalEntry> {
+    pub(super) fn take_due(&self, now: Instant) -> Vec<RefusalEntry> {
         self.collect(now, |since| now.saturating_duration_since(since) >= WINDOW)
     }
 
     /// The entries of everything that was counted: the end.
-    pub(super) fn rest(&self, now: Instant) -> Vec<RefusalEntry> {
+    pub(super) fn take_all(&self, now: Instant) -> Vec<RefusalEntry> {
         self.collect(now, |_| true)
     }
 
@@ -150,7 +150,7 @@ impl Refusals {
         let mut entries = Vec::new();
         for key in over {
             let Some(Window { counted: Some(counted), .. }) = state.windows.remove(&key) else { continue };
-            if state.may_write(now) {
+            if state.take_quota(now) {
                 entries.push(counted.into_entry());
                 state.begin_window(key, now);
             } else {
@@ -161,7 +161,9 @@ impl Refusals {
         if state.overflow_since.is_some_and(is_over) {
             state.overflow_since = None;
             let overflow = std::mem::take(&mut state.overflow).into_values();
-            entries.extend(overflow.map(|counted| RefusalEntry { of_many: true, ..counted.into_entry() }));
+            entries.extend(
+                overflow.map(|counted| RefusalEntry { from_many_clients: true, ..counted.into_entry() }),
+            );
         }
         entries
     }
@@ -178,7 +180,7 @@ impl RefusalState {
     }
 
     /// Counts an entry, if there may be one more.
-    fn may_write(&mut self, now: Instant) -> bool {
+    fn take_quota(&mut self, now: Instant) -> bool {
         if self.since.is_none_or(|since| now.saturating_duration_since(since) >= WINDOW) {
             self.since = Some(now);
             self.entries = 0;
@@ -189,40 +191,40 @@ impl RefusalState {
     }
 
     fn overflow(&mut self, entry: RefusalEntry, now: Instant) {
-        let count = 1 + entry.more;
-        self.overflow_counted(RefusalCount { last: entry, count }, now);
+        let count = 1 + entry.n_more;
+        self.overflow_counted(CountedRefusals { last: entry, count }, now);
     }
 
-    fn overflow_counted(&mut self, counted: RefusalCount, now: Instant) {
+    fn overflow_counted(&mut self, counted: CountedRefusals, now: Instant) {
         self.overflow_since.get_or_insert(now);
         let kind = counted.last.refused.kind;
-        let RefusalCount { mut last, mut count } = counted;
+        let CountedRefusals { mut last, mut count } = counted;
         if let Some(earlier) = self.overflow.remove(kind) {
             count += earlier.count;
             last.take_ids(earlier.last);
         }
-        self.overflow.insert(kind, RefusalCount { last, count });
+        self.overflow.insert(kind, CountedRefusals { last, count });
     }
 }
 
-impl RefusalCount {
+impl CountedRefusals {
     fn into_entry(self) -> RefusalEntry {
-        RefusalEntry { more: self.count - 1, ..self.last }
+        RefusalEntry { n_more: self.count - 1, ..self.last }
     }
 }
 
-fn count(counted: &mut Option<RefusalCount>, mut entry: RefusalEntry) {
+fn count(counted: &mut Option<CountedRefusals>, mut entry: RefusalEntry) {
     let mut count = 1;
     if let Some(earlier) = counted.take() {
         count += earlier.count;
         entry.take_ids(earlier.last);
     }
-    *counted = Some(RefusalCount { last: entry, count });
+    *counted = Some(CountedRefusals { last: entry, count });
 }
 
 impl RefusalEntry {
-    pub(super) fn new(refused: Refused, request: Option<RefusedRequest>) -> Self {
-        Self { refused, request, more: 0, ids: Vec::new(), of_many: false }
+    pub(super) fn new(refused: RefusalRecord, request: Option<RefusedRequest>) -> Self {
+        Self { refused, request, n_more: 0, ids: Vec::new(), from_many_clients: false }
     }
 
     /// The ids of an earlier one, which this one counts.
@@ -234,8 +236,8 @@ impl RefusalEntry {
     }
 
     /// ` (and 132 more within 1 s)`.
-    pub(super) fn others(&self) -> String {
-        match (self.more, self.of_many) {
+    pub(super) fn count_suffix(&self) -> String {
+        match (self.n_more, self.from_many_clients) {
             (0, _) => String::new(),
             (more, false) => format!(" (and {more} more within 1 s)"),
             (more, true) => format!(" (and {more} more within 1 s, from several clients)"),
@@ -248,7 +250,7 @@ mod tests {
     use super::*;
 
     fn entry(kind: &'static str, client: &str) -> RefusalEntry {
-        let refused = Refused {
+        let refused = RefusalRecord {
             id: "id".to_owned(),
             client: client.to_owned(),
             kind,
@@ -264,12 +266,12 @@ mod tests {
         assert_eq!(refusals.next_due(), None);
         for _ in 0..133 {
             let admitted = refusals.admit(entry("bad line", "1.2.3.4"), start);
-            assert!(admitted.is_none_or(|entry| entry.more == 0));
+            assert!(admitted.is_none_or(|entry| entry.n_more == 0));
         }
         assert!(refusals.admit(entry("bad head", "1.2.3.4"), start).is_some());
         assert!(refusals.admit(entry("bad line", "1.2.3.5"), start).is_some());
         let next = refusals.admit(entry("bad line", "1.2.3.4"), start + WINDOW).expect("a second is over");
-        assert_eq!((next.more, next.others().as_str()), (132, " (and 132 more within 1 s)"));
+        assert_eq!((next.n_more, next.count_suffix().as_str()), (132, " (and 132 more within 1 s)"));
         assert_eq!(next.ids.len(), MAX_IDS);
     }
 
@@ -279,14 +281,14 @@ mod tests {
         for _ in 0..4 {
             refusals.admit(entry("bad line", "1.2.3.4"), start);
         }
-        assert!(refusals.due(start).is_empty());
+        assert!(refusals.take_due(start).is_empty());
         assert_eq!(refusals.next_due(), Some(start + WINDOW));
-        let told = refusals.due(start + WINDOW);
-        assert_eq!(told.iter().map(|entry| (entry.more, entry.ids.len())).collect::<Vec<_>>(), [(2, 2)]);
+        let told = refusals.take_due(start + WINDOW);
+        assert_eq!(told.iter().map(|entry| (entry.n_more, entry.ids.len())).collect::<Vec<_>>(), [(2, 2)]);
         // That was an entry: the next second begins.
         assert!(refusals.admit(entry("bad line", "1.2.3.4"), start + WINDOW).is_none());
-        assert_eq!(refusals.due(start + 2 * WINDOW).len(), 1);
-        assert!(refusals.due(start + 3 * WINDOW).is_empty());
+        assert_eq!(refusals.take_due(start + 2 * WINDOW).len(), 1);
+        assert!(refusals.take_due(start + 3 * WINDOW).is_empty());
         assert_eq!(refusals.next_due(), None, "nothing is remembered of a client that is gone");
     }
 
@@ -297,18 +299,18 @@ mod tests {
         let seconds = 30;
         for second in 0..seconds {
             let now = start + second * WINDOW;
-            for entry in refusals.due(now) {
-                (entries, told) = (entries + 1, told + 1 + entry.more);
+            for entry in refusals.take_due(now) {
+                (entries, told) = (entries + 1, told + 1 + entry.n_more);
             }
             for number in 0..2000 {
                 let client = format!("10.{second}.{}.{}", number / 256, number % 256);
                 if let Some(entry) = refusals.admit(entry("bad line", &client), now) {
-                    (entries, told) = (entries + 1, told + 1 + entry.more);
+                    (entries, told) = (entries + 1, told + 1 + entry.n_more);
                 }
             }
         }
-        for entry in refusals.rest(start + seconds * WINDOW) {
-            (entries, told) = (entries + 1, told + 1 + entry.more);
+        for entry in refusals.take_all(start + seconds * WINDOW) {
+            (entries, told) = (entries + 1, told + 1 + entry.n_more);
         }
         assert_eq!(told, 2000 * u64::from(seconds));
         assert!(entries <= seconds * (MAX_ENTRIES + 1) + 1, "{entries}");
@@ -323,8 +325,8 @@ mod tests {
             assert_eq!(admitted.is_some(), (number as usize) < MAX_WINDOWS, "{number}");
         }
         assert_eq!(refusals.lock().windows.len(), MAX_WINDOWS);
-        let told = refusals.rest(start + 20 * WINDOW);
+        let told = refusals.take_all(start + 20 * WINDOW);
         let [one] = told.as_slice() else { panic!("{told:?}") };
-        assert_eq!(one.others(), " (and 975 more within 1 s, from several clients)");
+        assert_eq!(one.count_suffix(), " (and 975 more within 1 s, from several clients)");
     }
 }

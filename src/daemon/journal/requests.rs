@@ -19,14 +19,14 @@ use super::daemon_log;
 use super::refusals::{RefusalEntry, Refusals, RefusedRequest};
 use super::thread::LogThread;
 
-pub use super::refusals::Refused;
+pub use super::refusals::RefusalRecord;
 
 /// Entries that may wait for the writer.
-const WAITING: usize = 4096;
+const MAX_QUEUED: usize = 4096;
 
 /// The request an entry is about.
 #[derive(Debug)]
-pub struct Request {
+pub struct LoggedRequest {
     /// Its id.
     pub id: String,
     /// Its method.
@@ -41,9 +41,9 @@ pub struct Request {
 
 /// A request that was answered by the application.
 #[derive(Debug)]
-pub struct Access {
+pub struct AccessEntry {
     /// The request.
-    pub request: Request,
+    pub request: LoggedRequest,
     /// Status code.
     pub status: u16,
     /// Bytes of the body that were sent.
@@ -58,9 +58,9 @@ pub struct Access {
 
 /// A request that was answered by the daemon, and why.
 #[derive(Debug)]
-pub struct Failure {
+pub struct FailureEntry {
     /// The request.
-    pub request: Request,
+    pub request: LoggedRequest,
     /// Status code.
     pub status: u16,
     /// From the complete head to the answer.
@@ -77,24 +77,24 @@ pub struct Failure {
 
 /// A request that got no answer, or not all of it, and why.
 #[derive(Debug)]
-pub struct Unanswered {
+pub struct UnansweredEntry {
     /// The request.
-    pub request: Request,
+    pub request: LoggedRequest,
     /// What of an answer was sent.
-    pub sent: Option<Sent>,
+    pub sent: Option<PartialResponse>,
     /// From the complete head to the end.
     pub duration: Duration,
     /// Who had it.
     pub worker: Option<WorkerId>,
     /// Why.
-    pub cause: Cause,
+    pub cause: UnansweredCause,
     /// Every request is noted, those that nobody waits for too.
     pub log_access: bool,
 }
 
 /// The beginning of an answer.
 #[derive(Debug, Clone, Copy)]
-pub struct Sent {
+pub struct PartialResponse {
     /// Status code.
     pub status: u16,
     /// Bytes of the body.
@@ -103,20 +103,20 @@ pub struct Sent {
 
 /// Why a request got no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub enum UnansweredCause {
     /// The client has left.
-    Left,
+    ClientClosed,
     /// The client took nothing of what it was sent for `timeouts.body`, or less than `limits.response_rate`.
-    Unread,
+    WriteTimeout,
     /// The daemon stops.
-    Stopped,
+    Shutdown,
 }
 
-/// A WebSocket that is over. That it was opened is told by the [`Access`] of its handshake, with status 101.
+/// A WebSocket that is over. That it was opened is told by the [`AccessEntry`] of its handshake, with status 101.
 #[derive(Debug)]
-pub struct Closed {
+pub struct WebSocketEntry {
     /// The handshake.
-    pub request: Request,
+    pub request: LoggedRequest,
     /// Close code (RFC 6455 §7.4) of whoever closed it first; 1006 if nobody did.
     pub code: u16,
     /// From the complete handshake to the end.
@@ -149,18 +149,18 @@ impl Traffic {
 }
 
 #[derive(Debug)]
-enum Entry {
-    Access(Access),
-    Failure(Failure),
-    Unanswered(Unanswered),
-    Closed(Closed),
+enum JournalEntry {
+    Access(AccessEntry),
+    Failure(FailureEntry),
+    Unanswered(UnansweredEntry),
+    Closed(WebSocketEntry),
     Refusal(RefusalEntry),
 }
 
 /// The queue to the writer. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    entries: SyncSender<Entry>,
+    entries: SyncSender<JournalEntry>,
     dropped: Arc<AtomicU64>,
     refusals: Arc<Refusals>,
 }
@@ -172,54 +172,54 @@ impl Journal {
     /// # Errors
     /// When no thread can be made.
     pub fn start() -> io::Result<(Self, LogThread)> {
-        let (entries, waiting) = sync_channel(WAITING);
+        let (entries, waiting) = sync_channel(MAX_QUEUED);
         let dropped = Arc::new(AtomicU64::new(0));
         let refusals = Arc::new(Refusals::default());
         let (counter, pending) = (Arc::clone(&dropped), Arc::clone(&refusals));
-        let writer = LogThread::spawn("journal", move || write(&waiting, &counter, &pending))?;
+        let writer = LogThread::spawn("journal", move || run_writer(&waiting, &counter, &pending))?;
         Ok((Self { entries, dropped, refusals }, writer))
     }
 
     /// Notes a request that the daemon refused before it was one, or at least before anything else knows of it: at most
     /// one entry a second for a kind and a client.
-    pub fn refused(&self, refused: Refused) {
+    pub fn refused(&self, refused: RefusalRecord) {
         self.refuse(refused, None);
     }
 
     /// Notes a request that the daemon refused. As [`Journal::refused`], with method and path.
-    pub fn refused_request(&self, kind: &'static str, status: u16, detail: String, request: Request) {
-        let Request { id, method, path, client, client_request_id } = request;
+    pub fn refused_request(&self, kind: &'static str, status: u16, detail: String, request: LoggedRequest) {
+        let LoggedRequest { id, method, path, client, client_request_id } = request;
         let request = RefusedRequest { method, path, client_request_id };
-        self.refuse(Refused { id, client, kind, status, detail }, Some(request));
+        self.refuse(RefusalRecord { id, client, kind, status, detail }, Some(request));
     }
 
-    fn refuse(&self, refused: Refused, request: Option<RefusedRequest>) {
+    fn refuse(&self, refused: RefusalRecord, request: Option<RefusedRequest>) {
         if let Some(entry) = self.refusals.admit(RefusalEntry::new(refused, request), Instant::now()) {
-            self.send(Entry::Refusal(entry));
+            self.send(JournalEntry::Refusal(entry));
         }
     }
 
     /// Notes a request that the application answered.
-    pub fn access(&self, access: Access) {
-        self.send(Entry::Access(access));
+    pub fn access(&self, access: AccessEntry) {
+        self.send(JournalEntry::Access(access));
     }
 
     /// Notes a request that the daemon answered.
-    pub fn failure(&self, failure: Failure) {
-        self.send(Entry::Failure(failure));
+    pub fn failure(&self, failure: FailureEntry) {
+        self.send(JournalEntry::Failure(failure));
     }
 
     /// Notes a request that nobody answered.
-    pub fn unanswered(&self, unanswered: Unanswered) {
-        self.send(Entry::Unanswered(unanswered));
+    pub fn unanswered(&self, unanswered: UnansweredEntry) {
+        self.send(JournalEntry::Unanswered(unanswered));
     }
 
     /// Notes the end of a WebSocket.
-    pub fn closed(&self, closed: Closed) {
-        self.send(Entry::Closed(closed));
+    pub fn websocket_closed(&self, closed: WebSocketEntry) {
+        self.send(JournalEntry::Closed(closed));
     }
 
-    fn send(&self, entry: Entry) {
+    fn send(&self, entry: JournalEntry) {
         match self.entries.try_send(entry) {
             Ok(()) => {}
             // The writer lives as long as there is a sender; its end can only be a panic of its own.
@@ -230,41 +230,41 @@ impl Journal {
     }
 }
 
-fn write(entries: &Receiver<Entry>, dropped: &AtomicU64, refusals: &Refusals) {
-    daemon_log::let_this_thread_wait();
+fn run_writer(entries: &Receiver<JournalEntry>, dropped: &AtomicU64, refusals: &Refusals) {
+    daemon_log::wait_when_full();
     loop {
         let entry = match refusals.next_due() {
             None => entries.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(due) => entries.recv_timeout(due.saturating_duration_since(Instant::now())),
         };
         match entry {
-            Ok(Entry::Access(access)) => write_access(&access),
-            Ok(Entry::Failure(failure)) => write_failure(&failure),
-            Ok(Entry::Unanswered(unanswered)) => write_unanswered(&unanswered),
-            Ok(Entry::Closed(closed)) => write_closed(&closed),
-            Ok(Entry::Refusal(refusal)) => write_refusal(&refusal),
+            Ok(JournalEntry::Access(access)) => write_access(&access),
+            Ok(JournalEntry::Failure(failure)) => write_failure(&failure),
+            Ok(JournalEntry::Unanswered(unanswered)) => write_unanswered(&unanswered),
+            Ok(JournalEntry::Closed(closed)) => write_websocket(&closed),
+            Ok(JournalEntry::Refusal(refusal)) => write_refusal(&refusal),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
         let now = Instant::now();
         if refusals.next_due().is_some_and(|due| due <= now) {
-            refusals.due(now).iter().for_each(write_refusal);
+            refusals.take_due(now).iter().for_each(write_refusal);
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             daemon_log::count_dropped(lost);
         }
     }
-    refusals.rest(Instant::now()).iter().for_each(write_refusal);
+    refusals.take_all(Instant::now()).iter().for_each(write_refusal);
 }
 
 fn microseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn write_access(access: &Access) {
-    let Access { request, status, bytes, duration, queued, worker } = access;
-    let Request { id, method, path, client, client_request_id } = request;
+fn write_access(access: &AccessEntry) {
+    let AccessEntry { request, status, bytes, duration, queued, worker } = access;
+    let LoggedRequest { id, method, path, client, client_request_id } = request;
     tracing::info!(
         target: "rgun::access",
         {
@@ -284,9 +284,9 @@ fn write_access(access: &Access) {
     );
 }
 
-fn write_failure(failure: &Failure) {
-    let Failure { request, status, duration, worker, summary, traceback, log_access } = failure;
-    let Request { id, method, path, client, client_request_id } = request;
+fn write_failure(failure: &FailureEntry) {
+    let FailureEntry { request, status, duration, worker, summary, traceback, log_access } = failure;
+    let LoggedRequest { id, method, path, client, client_request_id } = request;
     let separator = if traceback.is_empty() { "" } else { "\n" };
     let traceback = traceback.trim_end();
     macro_rules! entry {
@@ -321,14 +321,14 @@ fn write_failure(failure: &Failure) {
 }
 
 fn write_refusal(entry: &RefusalEntry) {
-    let Refused { id, client, kind, status, detail } = &entry.refused;
+    let RefusalRecord { id, client, kind, status, detail } = &entry.refused;
     let request = entry.request.as_ref();
     let path = request.map(|request| &request.path);
     let what = match request {
         Some(RefusedRequest { method, path, .. }) => format!("{method} {path} {status}"),
         None => format!("refused with {status}"),
     };
-    let others = entry.others();
+    let others = entry.count_suffix();
     let ids = (!entry.ids.is_empty()).then(|| entry.ids.join(" "));
     macro_rules! entry {
         ($level:ident) => {
@@ -341,7 +341,7 @@ fn write_refusal(entry: &RefusalEntry) {
                 rgun.path_raw = path.and_then(RequestPath::raw),
                 rgun.status = status,
                 rgun.kind = %kind,
-                rgun.more = entry.more,
+                rgun.more = entry.n_more,
                 rgun.request_ids = ids.as_ref().map(tracing::field::display),
                 rgun.client = %client,
                 rgun.client_request_id = request.and_then(|request| request.client_request_id.as_deref()),
@@ -357,9 +357,9 @@ fn write_refusal(entry: &RefusalEntry) {
     }
 }
 
-fn write_unanswered(unanswered: &Unanswered) {
-    let Unanswered { request, sent, duration, worker, cause, log_access } = unanswered;
-    let Request { id, method, path, client, client_request_id } = request;
+fn write_unanswered(unanswered: &UnansweredEntry) {
+    let UnansweredEntry { request, sent, duration, worker, cause, log_access } = unanswered;
+    let LoggedRequest { id, method, path, client, client_request_id } = request;
     let end = unanswered.end();
     macro_rules! entry {
         ($level:ident) => {
@@ -383,16 +383,16 @@ fn write_unanswered(unanswered: &Unanswered) {
     }
     // Who does not wait for an answer needs none; who does is owed one; and who was given up is named.
     match cause {
-        Cause::Stopped => entry!(warn),
-        Cause::Unread => entry!(info),
-        Cause::Left if *log_access => entry!(info),
-        Cause::Left => entry!(debug),
+        UnansweredCause::Shutdown => entry!(warn),
+        UnansweredCause::WriteTimeout => entry!(info),
+        UnansweredCause::ClientClosed if *log_access => entry!(info),
+        UnansweredCause::ClientClosed => entry!(debug),
     }
 }
 
-fn write_closed(closed: &Closed) {
-    let Closed { request, code, duration, received, sent, worker, log_access } = closed;
-    let Request { id, method, path, client, client_request_id } = request;
+fn write_websocket(closed: &WebSocketEntry) {
+    let WebSocketEntry { request, code, duration, received, sent, worker, log_access } = closed;
+    let LoggedRequest { id, method, path, client, client_request_id } = request;
     macro_rules! entry {
         ($level:ident) => {
             tracing::$level!(
@@ -421,20 +421,20 @@ fn write_closed(closed: &Closed) {
     if *log_access { entry!(info) } else { entry!(debug) }
 }
 
-impl Unanswered {
+impl UnansweredEntry {
     /// What follows the path: ` 200: broken off in mid-body: the client left after 1.2s`.
     fn end(&self) -> String {
         let begun = match self.sent {
-            Some(Sent { status, .. }) => format!(" {status}: broken off in mid-body"),
+            Some(PartialResponse { status, .. }) => format!(" {status}: broken off in mid-body"),
             None => String::new(),
         };
         let duration = self.duration;
         match self.cause {
-            Cause::Left => format!("{begun}: the client left after {duration:.1?}"),
-            Cause::Unread => {
+            UnansweredCause::ClientClosed => format!("{begun}: the client left after {duration:.1?}"),
+            UnansweredCause::WriteTimeout => {
                 format!("{begun}: cut off after {duration:.1?}, the client did not take its answer")
             }
-            Cause::Stopped => format!("{begun}: cut off after {duration:.1?}, the daemon stops"),
+            UnansweredCause::Shutdown => format!("{begun}: cut off after {duration:.1?}, the daemon stops"),
         }
     }
 }
@@ -445,28 +445,38 @@ mod tests {
 
     #[test]
     fn what_ended_a_request_without_an_answer_is_one_sentence() {
-        let request = || Request {
+        let request = || LoggedRequest {
             id: "id".to_owned(),
             method: "GET".to_owned(),
             path: RequestPath::new(b"/x"),
             client: String::new(),
             client_request_id: None,
         };
-        let sent = Some(Sent { status: 200, bytes: 10 });
+        let sent = Some(PartialResponse { status: 200, bytes: 10 });
         for (cause, sent, expected) in [
-            (Cause::Left, None, ": the client left after 1.2s"),
-            (Cause::Left, sent, " 200: broken off in mid-body: the client left after 1.2s"),
+            (UnansweredCause::ClientClosed, None, ": the client left after 1.2s"),
+            (UnansweredCause::ClientClosed, sent, " 200: broken off in mid-body: the client left after 1.2s"),
             (
-                Cause::Unread,
+                UnansweredCause::WriteTimeout,
                 sent,
                 " 200: broken off in mid-body: cut off after 1.2s, the client did not take its answer",
             ),
-            (Cause::Stopped, None, ": cut off after 1.2s, the daemon stops"),
-            (Cause::Stopped, sent, " 200: broken off in mid-body: cut off after 1.2s, the daemon stops"),
+            (UnansweredCause::Shutdown, None, ": cut off after 1.2s, the daemon stops"),
+            (
+                UnansweredCause::Shutdown,
+                sent,
+                " 200: broken off in mid-body: cut off after 1.2s, the daemon stops",
+            ),
         ] {
             let duration = Duration::from_millis(1234);
-            let unanswered =
-                Unanswered { request: request(), sent, duration, worker: None, cause, log_access: false };
+            let unanswered = UnansweredEntry {
+                request: request(),
+                sent,
+                duration,
+                worker: None,
+                cause,
+                log_access: false,
+            };
             assert_eq!(unanswered.end(), expected);
         }
     }

@@ -15,26 +15,26 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::messages::{Told, Word};
+use super::messages::{MainMessage, Reply};
 
 /// The socket; its file goes with it.
 #[derive(Debug)]
-pub(super) struct Orders {
+pub(super) struct ControlSocket {
     path: PathBuf,
 }
 
 /// A client says what it wants within this time.
-const PATIENCE: Duration = Duration::from_secs(10);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// More than any order has.
-const LONGEST_ORDER: usize = 64;
+const MAX_COMMAND_BYTES: usize = 64;
 
-impl Orders {
+impl ControlSocket {
     /// Listens in the runtime directory, if there is one.
     ///
     /// # Errors
     /// What `bind(2)` says, with the path.
-    pub(super) fn listen(tell: UnboundedSender<Told>) -> io::Result<Option<Self>> {
+    pub(super) fn listen(tell: UnboundedSender<MainMessage>) -> io::Result<Option<Self>> {
         let Some(path) = crate::cli::reload::runtime_directory()
             .map(|directory| directory.join(crate::cli::reload::SOCKET))
         else {
@@ -58,18 +58,18 @@ impl Orders {
     }
 }
 
-impl Drop for Orders {
+impl Drop for ControlSocket {
     fn drop(&mut self) {
         // It may be gone with its directory already.
         let _gone = std::fs::remove_file(&self.path);
     }
 }
 
-async fn accept(listener: UnixListener, tell: UnboundedSender<Told>) {
+async fn accept(listener: UnixListener, tell: UnboundedSender<MainMessage>) {
     loop {
         match listener.accept().await {
             Ok((client, _)) => {
-                tokio::spawn(obey(client, tell.clone()));
+                tokio::spawn(handle_client(client, tell.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "the control socket cannot accept, trying again in a second");
@@ -79,8 +79,8 @@ async fn accept(listener: UnixListener, tell: UnboundedSender<Told>) {
     }
 }
 
-async fn obey(mut client: UnixStream, tell: UnboundedSender<Told>) {
-    let order = match tokio::time::timeout(PATIENCE, read_order(&mut client)).await {
+async fn handle_client(mut client: UnixStream, tell: UnboundedSender<MainMessage>) {
+    let order = match tokio::time::timeout(COMMAND_TIMEOUT, read_command(&mut client)).await {
         Ok(Ok(order)) => order,
         Ok(Err(error)) => {
             tracing::debug!(%error, "a client of the control socket left");
@@ -91,21 +91,21 @@ async fn obey(mut client: UnixStream, tell: UnboundedSender<Told>) {
     let (asker, words) = unbounded_channel();
     match order.as_str() {
         // The receiver lives as long as the main loop.
-        "reload" => drop(tell.send(Told::Reload(asker))),
+        "reload" => drop(tell.send(MainMessage::Reload(asker))),
         other => {
             let text =
                 format!("there is no order {other:?}; this daemon is rgun {}", env!("CARGO_PKG_VERSION"));
-            let _listening = asker.send(Word::Failed(text));
+            let _listening = asker.send(Reply::Failed(text));
         }
     }
-    if let Err(error) = say(&mut client, words).await {
+    if let Err(error) = write_replies(&mut client, words).await {
         tracing::debug!(%error, "a client of the control socket did not wait for the end");
     }
 }
 
-async fn read_order(client: &mut UnixStream) -> io::Result<String> {
+async fn read_command(client: &mut UnixStream) -> io::Result<String> {
     let mut order = Vec::new();
-    while !order.ends_with(b"\n") && order.len() < LONGEST_ORDER {
+    while !order.ends_with(b"\n") && order.len() < MAX_COMMAND_BYTES {
         match client.read_u8().await {
             Ok(byte) => order.push(byte),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
@@ -115,12 +115,12 @@ async fn read_order(client: &mut UnixStream) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&order).trim().to_owned())
 }
 
-async fn say(client: &mut UnixStream, mut words: UnboundedReceiver<Word>) -> io::Result<()> {
+async fn write_replies(client: &mut UnixStream, mut words: UnboundedReceiver<Reply>) -> io::Result<()> {
     while let Some(word) = words.recv().await {
         let line = match word {
-            Word::Progress(text) => format!("progress {text}\n"),
-            Word::Done(text) => format!("done {text}\n"),
-            Word::Failed(text) => format!("failed {text}\n"),
+            Reply::Progress(text) => format!("progress {text}\n"),
+            Reply::Done(text) => format!("done {text}\n"),
+            Reply::Failed(text) => format!("failed {text}\n"),
         };
         client.write_all(line.as_bytes()).await?;
     }

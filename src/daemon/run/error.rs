@@ -8,12 +8,12 @@ pub(super) const OS_ERROR: u8 = 71;
 
 /// Why the daemon does not start.
 #[derive(Debug)]
-pub(crate) struct Refused {
+pub(crate) struct StartupError {
     pub(crate) status: u8,
     pub(crate) reason: String,
 }
 
-impl Refused {
+impl StartupError {
     pub(super) fn config(error: &(dyn std::error::Error + 'static)) -> Self {
         Self { status: cli::EX_CONFIG, reason: Chain(error).to_string() }
     }

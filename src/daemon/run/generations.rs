@@ -12,7 +12,7 @@ use crate::id::Generation;
 use crate::supervise::Policy;
 use crate::{dispatch, http, net, websocket};
 
-use super::buffer_limits::Room;
+use super::buffer_limits::BufferLimits;
 use super::system::AutoLimits;
 
 /// Every generation that may still be spawned, with its configuration.
@@ -81,7 +81,7 @@ pub(super) fn policy(config: &Config, cores: usize, supervised: bool) -> Policy 
 }
 
 /// What the dispatcher goes by.
-pub(super) fn dispatch_policy(config: &Config, auto: AutoLimits, room: &Room) -> dispatch::Policy {
+pub(super) fn dispatch_policy(config: &Config, auto: AutoLimits, room: &BufferLimits) -> dispatch::Policy {
     let rules = config.timeouts.paths.iter().map(|rule| dispatch::Rule {
         pattern: rule.pattern.clone(),
         request: rule.request,
@@ -104,7 +104,7 @@ pub(super) fn dispatch_policy(config: &Config, auto: AutoLimits, room: &Room) ->
 }
 
 /// What HTTP goes by.
-pub(super) fn http_settings(config: &Config, room: &Room) -> http::Settings {
+pub(super) fn http_settings(config: &Config, room: &BufferLimits) -> http::Settings {
     http::Settings {
         limits: http::Limits {
             body: config.limits.body,
@@ -178,14 +178,14 @@ pub(super) fn hooks(config: &Config) -> control::Hooks {
 }
 
 /// How many requests one worker serves until it is told of: `workers.refork` while no worker has become the zygote
-/// yet, and [`worn_out_after`].
+/// yet, and [`max_requests_with_jitter`].
 pub(super) fn max_requests(workers: &Workers, reforked: bool) -> Option<NonZeroU64> {
     let refork = workers.refork.filter(|_| workers.preload && !reforked);
-    [refork, worn_out_after(workers)].into_iter().flatten().min()
+    [refork, max_requests_with_jitter(workers)].into_iter().flatten().min()
 }
 
 /// `workers.max_requests` and a random part of the jitter, so that workers that began together do not end together.
-fn worn_out_after(workers: &Workers) -> Option<NonZeroU64> {
+fn max_requests_with_jitter(workers: &Workers) -> Option<NonZeroU64> {
     let least = workers.max_requests?;
     let jitter = match workers.max_requests_jitter {
         0 => 0,
@@ -202,15 +202,15 @@ mod tests {
     #[test]
     fn the_jitter_lies_within_its_bounds() {
         let mut workers = Workers::default();
-        assert_eq!(worn_out_after(&workers), None);
+        assert_eq!(max_requests_with_jitter(&workers), None);
         workers.max_requests = NonZeroU64::new(100);
-        assert_eq!(worn_out_after(&workers), NonZeroU64::new(100));
+        assert_eq!(max_requests_with_jitter(&workers), NonZeroU64::new(100));
         workers.max_requests_jitter = 10;
         for _ in 0..200 {
-            let served = worn_out_after(&workers).expect("a limit").get();
+            let served = max_requests_with_jitter(&workers).expect("a limit").get();
             assert!((100..=110).contains(&served), "{served}");
         }
         workers.max_requests_jitter = u64::MAX;
-        assert!(worn_out_after(&workers) >= NonZeroU64::new(100));
+        assert!(max_requests_with_jitter(&workers) >= NonZeroU64::new(100));
     }
 }

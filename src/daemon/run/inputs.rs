@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use rgun_channel::control::{self, Command, FailureKind};
 
-use super::messages::Told;
-use super::stack_dumps::Purpose;
-use super::{Daemon, EXIT_PATIENCE};
+use super::messages::MainMessage;
+use super::stack_dumps::DumpReason;
+use super::{Daemon, EXIT_TIMEOUT};
 use crate::dispatch::{self, Notice};
 use crate::edge::EdgeNotice;
 use crate::error_chain::Chain;
@@ -16,51 +16,51 @@ use crate::pool::{Ended, LostFork, SpawnError};
 use crate::supervise::{BootFailure, BootFailureKind, Event, LifeState, SpawnFault, Wear, WorkerSnapshot};
 
 impl Daemon {
-    pub(super) fn understand(&mut self, told: Told) -> Vec<Event> {
+    pub(super) fn on_message(&mut self, told: MainMessage) -> Vec<Event> {
         match told {
-            Told::Edge(EdgeNotice::Drained) => vec![Event::EdgeDrained],
-            Told::Edge(EdgeNotice::AcceptFailed { listener, error }) => {
+            MainMessage::Edge(EdgeNotice::Drained) => vec![Event::EdgeDrained],
+            MainMessage::Edge(EdgeNotice::AcceptFailed { listener, error }) => {
                 tracing::error!(%error, rgun.listener = %listener, "a listener cannot accept any more, stopping");
                 vec![Event::Stop]
             }
-            Told::Dispatch(notice) => self.understand_notice(notice),
-            Told::Reload(asker) => self.reload(Some(asker)),
-            Told::Probed(worker, outcome) => vec![Event::Probed { worker, outcome }],
+            MainMessage::Dispatch(notice) => self.on_notice(notice),
+            MainMessage::Reload(asker) => self.reload(Some(asker)),
+            MainMessage::ProbeFinished(worker, outcome) => vec![Event::Probed { worker, outcome }],
         }
     }
 
-    fn understand_notice(&mut self, notice: Notice) -> Vec<Event> {
+    fn on_notice(&mut self, notice: Notice) -> Vec<Event> {
         match notice {
             Notice::Report(worker, report) => {
-                self.reporter.heard(worker);
-                self.understand_report(worker, report)
+                self.operator_log.note_report(worker);
+                self.on_report(worker, report)
             }
             Notice::Misbehaved(worker, why) => vec![Event::Misbehaved { worker, why }],
             Notice::HungUp(worker) => {
                 // Its descriptors are closed before it can be waited for (a core dump may lie between): how it
                 // ended is then told by its exit, unless that does not come.
-                self.hung_up.push((worker, Instant::now() + EXIT_PATIENCE));
+                self.awaiting_exit.push((worker, Instant::now() + EXIT_TIMEOUT));
                 self.reap()
             }
             Notice::DeadlineExceeded(worker, asked) => {
                 let mut events = vec![Event::DeadlineExceeded { worker }];
-                events.extend(self.inquire(worker, Purpose::Deadline(asked)));
+                events.extend(self.request_stacks(worker, DumpReason::Deadline(asked)));
                 events
             }
-            Notice::Overdue(worker, asked) => self.inquire(worker, Purpose::Overdue(asked)),
+            Notice::Overdue(worker, asked) => self.request_stacks(worker, DumpReason::TaskDeadline(asked)),
             Notice::Stubborn(worker, _) | Notice::Stuck(worker, _) => {
-                self.inquiries.escalate(worker);
+                self.stack_dumps.escalate(worker);
                 vec![Event::DeadlineExceeded { worker }]
             }
-            Notice::Stalled(worker, silence) => self.inquire(worker, Purpose::Stall(silence)),
-            Notice::Slow(worker, asked) => self.inquire(worker, Purpose::Slow(asked)),
+            Notice::Stalled(worker, silence) => self.request_stacks(worker, DumpReason::Stall(silence)),
+            Notice::Slow(worker, asked) => self.request_stacks(worker, DumpReason::Slow(asked)),
             Notice::Served(worker, served) => {
-                vec![Event::WornOut { worker, wear: self.wear(worker, served) }]
+                vec![Event::WornOut { worker, wear: self.recycle_reason(worker, served) }]
             }
             Notice::Wanted => vec![Event::Wanted],
             Notice::Drained(worker) => vec![Event::Drained { worker }],
             Notice::Died { worker, asked } => {
-                self.reporter.lost(worker, asked);
+                self.operator_log.note_lost_requests(worker, asked);
                 Vec::new()
             }
             Notice::Quarantined { method, path, for_ } => {
@@ -103,7 +103,7 @@ impl Daemon {
 
     /// Why a worker that has served its share is replaced: `workers.refork` is one way to set the share. (Of the
     /// supervisor's one candidate at a time the others learn nothing: what it cannot use it ignores.)
-    fn wear(&mut self, worker: WorkerId, served: u64) -> Wear {
+    fn recycle_reason(&mut self, worker: WorkerId, served: u64) -> Wear {
         let config = self.generation(worker).and_then(|generation| self.generations.get(generation));
         let is_due = |after: Option<NonZeroU64>| after.is_some_and(|after| served >= after.get());
         let workers = config.map(|config| config.workers).unwrap_or_default();
@@ -120,23 +120,23 @@ impl Daemon {
         life.map(|life| life.generation)
     }
 
-    fn understand_report(&mut self, worker: WorkerId, report: control::Report) -> Vec<Event> {
+    fn on_report(&mut self, worker: WorkerId, report: control::Report) -> Vec<Event> {
         match report {
             control::Report::Stacks(written) => {
-                let taken = self.inquiries.answered(&mut self.pool, worker, written);
-                taken.map(|taken| self.taken(taken)).unwrap_or_default()
+                let taken = self.stack_dumps.on_answer(&mut self.pool, worker, written);
+                taken.map(|taken| self.log_stacks(taken)).unwrap_or_default()
             }
             control::Report::Warning(text) => {
                 tracing::warn!(
                     rgun.worker = worker.number.0,
-                    rgun.pid = self.reporter.pid(worker),
+                    rgun.pid = self.operator_log.pid(worker),
                     "{}: {}",
-                    self.reporter.name(worker),
+                    self.operator_log.name(worker),
                     text.trim_end()
                 );
                 Vec::new()
             }
-            control::Report::Forked { life, pid } => self.forked(worker, life, pid),
+            control::Report::Forked { life, pid } => self.on_forked(worker, life, pid),
             control::Report::ForkFailed { life, reason } => match self.pool.fork_failed(worker, life) {
                 Ok(Some(forked)) => {
                     tracing::warn!(
@@ -155,7 +155,7 @@ impl Daemon {
             }
             control::Report::Promoted => {
                 self.pool.promoted(worker);
-                self.reporter.mark_zygote(worker);
+                self.operator_log.note_zygote(worker);
                 // Its workers, and those that are forked from now on, need not be the next.
                 self.reforked.extend(self.generation(worker));
                 Vec::new()
@@ -163,16 +163,16 @@ impl Daemon {
             control::Report::StopRequested(signal) => {
                 vec![Event::StopRequested { worker, signal: signal.into() }]
             }
-            other => understand_report(worker, other).into_iter().collect(),
+            other => boot_event(worker, other).into_iter().collect(),
         }
     }
 
-    fn forked(&mut self, zygote: WorkerId, life: u64, pid: u32) -> Vec<Event> {
+    fn on_forked(&mut self, zygote: WorkerId, life: u64, pid: u32) -> Vec<Event> {
         let mut events = match self.pool.forked(zygote, life, pid) {
             Ok(spawned) => {
                 let worker = spawned.link.worker;
                 self.edge.attach(spawned.link);
-                self.reporter.spawned(worker, spawned.pid);
+                self.operator_log.note_spawn(worker, spawned.pid);
                 vec![Event::Spawned { worker, pid: spawned.pid }]
             }
             Err(error @ SpawnError::Claim { .. }) => vec![misbehaved(zygote, &Chain(&error).to_string())],
@@ -181,11 +181,11 @@ impl Daemon {
                 Vec::new()
             }
         };
-        events.extend(self.lost_forks());
+        events.extend(self.collect_lost_forks());
         events
     }
 
-    pub(super) fn lost_forks(&mut self) -> Vec<Event> {
+    pub(super) fn collect_lost_forks(&mut self) -> Vec<Event> {
         let lost = self.pool.lost_forks();
         // First, so that it is not asked for another one.
         let hanging = lost.iter().filter(|lost| lost.timed_out);
@@ -200,10 +200,10 @@ impl Daemon {
     }
 
     /// Who closed its control socket and did not exit is not a worker any more.
-    pub(super) fn give_up_on_hung_up(&mut self) -> Vec<Event> {
+    pub(super) fn expire_exit_waits(&mut self) -> Vec<Event> {
         let now = Instant::now();
-        let (overdue, waiting) = self.hung_up.drain(..).partition(|(_, until)| *until <= now);
-        self.hung_up = waiting;
+        let (overdue, waiting) = self.awaiting_exit.drain(..).partition(|(_, until)| *until <= now);
+        self.awaiting_exit = waiting;
         let overdue: Vec<(WorkerId, Instant)> = overdue;
         let why = "closed its control socket (descriptor 3) and did not exit";
         overdue.into_iter().map(|(worker, _)| misbehaved(worker, why)).collect()
@@ -211,49 +211,49 @@ impl Daemon {
 
     pub(super) fn reap(&mut self) -> Vec<Event> {
         let ended = self.pool.reap();
-        self.hung_up.retain(|(worker, _)| ended.iter().all(|gone| gone.worker != *worker));
+        self.awaiting_exit.retain(|(worker, _)| ended.iter().all(|gone| gone.worker != *worker));
         let mut events = Vec::new();
         for Ended { worker, how, oom_killed, pid } in ended {
             // What it said and completed before it ended comes first.
             self.dispatcher.pump_control(worker);
             self.dispatcher.detach(worker);
             if oom_killed {
-                self.reporter.oom_killed(worker);
+                self.operator_log.note_oom_kill(worker);
             }
-            if let Some(taken) = self.inquiries.gone(worker) {
-                events.extend(self.taken(taken));
+            if let Some(taken) = self.stack_dumps.on_exit(worker) {
+                events.extend(self.log_stacks(taken));
             }
-            self.outgrown.remove(&worker);
-            if self.reporter.is_zygote(worker)
+            self.over_memory_limit.remove(&worker);
+            if self.operator_log.is_zygote(worker)
                 && let Some(generation) = self.generation(worker)
             {
                 self.reforked.remove(&generation);
             }
-            self.tell_child_exited(worker, pid);
+            self.run_child_exit_hook(worker, pid);
             events.push(Event::Exited { worker, how });
         }
-        events.extend(self.lost_forks());
-        self.remove_leaves();
+        events.extend(self.collect_lost_forks());
+        self.remove_cgroups();
         events
     }
 
     /// `hooks.child_exit` runs in another process of the application: a zygote if there is one, else a worker.
-    fn tell_child_exited(&mut self, gone: WorkerId, pid: u32) {
+    fn run_child_exit_hook(&mut self, gone: WorkerId, pid: u32) {
         if self.generations.live().hooks.child_exit.is_none() {
             return;
         }
         let snapshot = self.supervisor.snapshot();
         let is_able = |other: &&WorkerSnapshot| match other.state {
             LifeState::Ready => true,
-            LifeState::Standby => self.reporter.is_zygote(other.worker),
+            LifeState::Standby => self.operator_log.is_zygote(other.worker),
             _ => false,
         };
         let others = snapshot.workers.iter().filter(|other| other.worker != gone).filter(is_able);
-        let Some(other) = others.min_by_key(|other| !self.reporter.is_zygote(other.worker)) else {
+        let Some(other) = others.min_by_key(|other| !self.operator_log.is_zygote(other.worker)) else {
             tracing::warn!(
                 rgun.pid = pid,
                 "hooks.child_exit is not called for {}: no other process of the application is ready",
-                self.reporter.name(gone)
+                self.operator_log.name(gone)
             );
             return;
         };
@@ -268,7 +268,7 @@ fn misbehaved(worker: WorkerId, why: &str) -> Event {
     Event::Misbehaved { worker, why: why.to_owned() }
 }
 
-pub(crate) fn understand_report(worker: WorkerId, report: control::Report) -> Option<Event> {
+pub(crate) fn boot_event(worker: WorkerId, report: control::Report) -> Option<Event> {
     match report {
         control::Report::Refused(summary) => {
             Some(Event::BootFailed { worker, failure: BootFailure::new(BootFailureKind::Config, summary) })

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Daemon, LEAVES_INTERVAL};
+use super::{CGROUP_INTERVAL, Daemon};
 use crate::id::WorkerNr;
 use crate::pool::KilledLeftover;
 use crate::supervise::Event;
@@ -58,6 +58,6 @@ impl Daemon {
         }
         self.kill_leftovers();
         // The kernel may take a moment from the end of a process to that of its cgroup.
-        self.leaves_due = self.pool.has_leftovers().then(|| Instant::now() + LEAVES_INTERVAL);
+        self.cgroups_due = self.pool.has_leftovers().then(|| Instant::now() + CGROUP_INTERVAL);
     }
 }

@@ -7,49 +7,49 @@ use crate::pool::MemoryEvent;
 use crate::supervise::{Event, LifeState, Wear, WorkerSnapshot};
 
 impl Daemon {
-    pub(super) fn weigh(&mut self) -> Vec<Event> {
+    pub(super) fn check_memory_limits(&mut self) -> Vec<Event> {
         // Where changes cannot be watched for (no inotify instance left), this is when they are seen.
-        let mut events = self.heed_memory_events();
+        let mut events = self.poll_memory_events();
         let snapshot = self.supervisor.snapshot();
         let serves = |worker: &&WorkerSnapshot| {
-            worker.state == LifeState::Ready && !self.reporter.is_zygote(worker.worker)
+            worker.state == LifeState::Ready && !self.operator_log.is_zygote(worker.worker)
         };
         for worker in snapshot.workers.iter().filter(serves).copied().collect::<Vec<_>>() {
             let limit = self.generations.get(worker.generation).and_then(|config| config.workers.max_memory);
             let (Some(limit), Some(bytes)) = (limit, self.pool.memory(worker.worker)) else { continue };
             if bytes >= limit {
-                events.extend(self.outgrown(worker.worker, bytes, limit));
+                events.extend(self.report_over_limit(worker.worker, bytes, limit));
             }
         }
         events
     }
 
     /// `workers.max_memory` of the generation of a worker that serves.
-    fn limit(&self, worker: WorkerId) -> Option<u64> {
+    fn memory_limit(&self, worker: WorkerId) -> Option<u64> {
         let serves = |life: &WorkerSnapshot| life.worker == worker && life.state == LifeState::Ready;
         let life = self.supervisor.snapshot().workers.into_iter().find(serves)?;
         self.generations.get(life.generation)?.workers.max_memory
     }
 
-    pub(super) fn heed_memory_events(&mut self) -> Vec<Event> {
+    pub(super) fn poll_memory_events(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         for event in self.pool.memory_events() {
             match event {
                 MemoryEvent::High(worker) => {
                     // One that does not serve yet is weighed when it does.
-                    let Some(limit) = self.limit(worker) else { continue };
+                    let Some(limit) = self.memory_limit(worker) else { continue };
                     let bytes = self.pool.memory(worker).unwrap_or(limit);
-                    events.extend(self.outgrown(worker, bytes, limit));
+                    events.extend(self.report_over_limit(worker, bytes, limit));
                 }
-                MemoryEvent::OomKill(worker) => self.reporter.oom_killed(worker),
+                MemoryEvent::OomKill(worker) => self.operator_log.note_oom_kill(worker),
             }
         }
         events
     }
 
     /// The request named by growth during it is one of those that run now.
-    fn outgrown(&mut self, worker: WorkerId, bytes: u64, limit: u64) -> Option<Event> {
-        if !self.outgrown.insert(worker) {
+    fn report_over_limit(&mut self, worker: WorkerId, bytes: u64, limit: u64) -> Option<Event> {
+        if !self.over_memory_limit.insert(worker) {
             return None;
         }
         for asked in self.dispatcher.running(worker) {

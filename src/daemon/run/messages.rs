@@ -8,18 +8,18 @@ use crate::id::WorkerId;
 
 /// What other threads and tasks tell the main loop.
 #[derive(Debug)]
-pub(crate) enum Told {
+pub(crate) enum MainMessage {
     Dispatch(Notice),
     Edge(EdgeNotice),
     /// `rgun reload`.
-    Reload(Asker),
+    Reload(ReplySender),
     /// What came of `reload.probe`.
-    Probed(WorkerId, Result<(), String>),
+    ProbeFinished(WorkerId, Result<(), String>),
 }
 
 /// What who gave an order is told.
 #[derive(Debug)]
-pub(crate) enum Word {
+pub(crate) enum Reply {
     /// Something happened on the way.
     Progress(String),
     /// It is done. The last word.
@@ -29,13 +29,13 @@ pub(crate) enum Word {
 }
 
 /// Where the words of one order go. Nobody may listen any more: that changes nothing.
-pub(crate) type Asker = UnboundedSender<Word>;
+pub(crate) type ReplySender = UnboundedSender<Reply>;
 
 /// How the dispatcher's notices reach the main loop.
-pub(crate) fn sink(tell: &UnboundedSender<Told>) -> dispatch::NoticeSink {
+pub(crate) fn notice_sink(tell: &UnboundedSender<MainMessage>) -> dispatch::NoticeSink {
     let tell = tell.clone();
     Box::new(move |notice| {
         // The receiver lives as long as the main loop.
-        let _after_the_end = tell.send(Told::Dispatch(notice));
+        let _after_the_end = tell.send(MainMessage::Dispatch(notice));
     })
 }

@@ -62,19 +62,19 @@ use crate::pool::{self, Plan, Pool};
 use crate::supervise::{Action, Event, Origin, SpawnFault, Supervisor};
 use crate::systemd::notify;
 
-use self::buffer_limits::Room;
-use self::control_socket::Orders;
+use self::buffer_limits::BufferLimits;
+use self::control_socket::ControlSocket;
 use self::error::OS_ERROR;
-pub(crate) use self::error::Refused;
+pub(crate) use self::error::StartupError;
 use self::generations::Generations;
-use self::messages::Asker;
-pub(crate) use self::messages::{Told, sink};
-use self::operator_log::Reporter;
-use self::stack_dumps::{Inquiries, Purpose};
+use self::messages::ReplySender;
+pub(crate) use self::messages::{MainMessage, notice_sink};
+use self::operator_log::OperatorLog;
+use self::stack_dumps::{DumpReason, StackDumps};
 use self::system::{AutoLimits, available_cores, delegation, listeners, raise_file_limit, spool_directory};
 
 /// From the end of a worker's control socket to its exit: a core dump takes its time.
-const EXIT_PATIENCE: Duration = Duration::from_secs(2);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// For the entries of the last requests, and for the workers' last output, at the end: a log that nobody reads is given
 /// up after a second.
@@ -91,7 +91,7 @@ const LOAD_INTERVAL: Duration = Duration::from_secs(1);
 const MEMORY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often a cgroup that could not be removed is tried again: its processes are about to be gone.
-const LEAVES_INTERVAL: Duration = Duration::from_millis(100);
+const CGROUP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Serves until told to stop.
 pub fn serve(invocation: &Invocation) -> ExitCode {
@@ -109,7 +109,7 @@ pub fn serve(invocation: &Invocation) -> ExitCode {
     }
     let status = match Daemon::build(invocation, destination) {
         Ok((daemon, runtime)) => ExitCode::from(runtime.block_on(daemon.run())),
-        Err(Refused { status, reason }) => {
+        Err(StartupError { status, reason }) => {
             tracing::error!("{reason}");
             notify::status(&reason);
             ExitCode::from(status)
@@ -136,18 +136,18 @@ struct Daemon {
     connections: Arc<Connections>,
     edge: Edge,
     journal: LogThread,
-    orders: Option<Orders>,
-    tell: UnboundedSender<Told>,
-    told: UnboundedReceiver<Told>,
-    signals: Signals,
-    reporter: Reporter,
-    inquiries: Inquiries,
+    control_socket: Option<ControlSocket>,
+    messages_tx: UnboundedSender<MainMessage>,
+    messages_rx: UnboundedReceiver<MainMessage>,
+    signals: SignalStreams,
+    operator_log: OperatorLog,
+    stack_dumps: StackDumps,
     /// Who waits for a generation's verdict.
-    askers: HashMap<Generation, Asker>,
+    pending_replies: HashMap<Generation, ReplySender>,
     /// Why the last reload was refused before a worker was asked; part of STATUS=.
-    refused_reload: Option<String>,
+    rejected_reload: Option<String>,
     /// Workers whose size has been told.
-    outgrown: HashSet<WorkerId>,
+    over_memory_limit: HashSet<WorkerId>,
     /// Generations of which a worker has become the zygote (`workers.refork`): once is enough.
     reforked: HashSet<Generation>,
     /// The supervisor's STATUS= line, and what was last sent.
@@ -156,16 +156,16 @@ struct Daemon {
     status_due: Option<Instant>,
     load_due: Option<Instant>,
     memory_due: Option<Instant>,
-    leaves_due: Option<Instant>,
+    cgroups_due: Option<Instant>,
     /// Wakes when a cgroup's memory.events change.
     memory_watch: Option<AsyncFd<Arc<OwnedFd>>>,
     /// Workers that have closed their control socket: until when they may take to exit.
-    hung_up: Vec<(WorkerId, Instant)>,
+    awaiting_exit: Vec<(WorkerId, Instant)>,
     /// When the daemon stops: what workers have left behind has until then.
     stop_by: Option<Instant>,
 }
 
-struct Signals {
+struct SignalStreams {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
@@ -177,7 +177,7 @@ struct Signals {
     upgrade: Signal,
 }
 
-impl Signals {
+impl SignalStreams {
     fn new() -> std::io::Result<Self> {
         let of = |signal: nix::sys::signal::Signal| SignalKind::from_raw(signal as i32);
         Ok(Self {
@@ -198,19 +198,19 @@ impl Daemon {
     fn build(
         invocation: &Invocation,
         destination: Destination,
-    ) -> Result<(Self, tokio::runtime::Runtime), Refused> {
+    ) -> Result<(Self, tokio::runtime::Runtime), StartupError> {
         let config = &invocation.config;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(Refused::system("make the main reactor"))?;
+            .map_err(StartupError::system("make the main reactor"))?;
         let entered = runtime.enter();
         // First of all, so that a stop right after the start is one too.
-        let signals = Signals::new().map_err(Refused::system("handle signals"))?;
+        let signals = SignalStreams::new().map_err(StartupError::system("handle signals"))?;
         // Before any thread exists: the environment is systemd's message to us.
         let listeners = listeners(config)?;
         let extension = pool::find_extension()
-            .map_err(|error| Refused { status: cli::EX_CONFIG, reason: error.to_string() })?;
+            .map_err(|error| StartupError { status: cli::EX_CONFIG, reason: error.to_string() })?;
         let python = &config.app.python;
         tracing::info!(
             rgun.app = %config.app.target,
@@ -231,17 +231,18 @@ impl Daemon {
         let files = raise_file_limit();
         let auto_limits = AutoLimits::new(files.own, config.workers.count.resolve(cores));
         let (tell, told) = unbounded_channel();
-        let orders = Orders::listen(tell.clone()).map_err(Refused::system("listen for orders"))?;
+        let orders =
+            ControlSocket::listen(tell.clone()).map_err(StartupError::system("listen for orders"))?;
         if let Some(orders) = &orders {
             tracing::debug!("taking orders on {}", orders.path().display());
         }
         let (journal, journal_thread) =
-            Journal::start().map_err(Refused::system("start the journal thread"))?;
-        let room = Room::measure(&config.limits, spool_directory());
+            Journal::start().map_err(StartupError::system("start the journal thread"))?;
+        let room = BufferLimits::measure(&config.limits, spool_directory());
         let dispatcher = Dispatcher::new(
             generations::dispatch_policy(config, auto_limits, &room),
-            Reactor::new().map_err(Refused::system("make the reactor's shared page"))?,
-            sink(&tell),
+            Reactor::new().map_err(StartupError::system("make the reactor's shared page"))?,
+            notice_sink(&tell),
         );
         let connections = Connections::new(generations::net_limits(config, auto_limits));
         let settings = generations::http_settings(config, &room);
@@ -255,20 +256,20 @@ impl Daemon {
             Arc::clone(&server),
             move |notice| {
                 // The receiver lives as long as the main loop.
-                let _after_the_end = edge_tell.send(Told::Edge(notice));
+                let _after_the_end = edge_tell.send(MainMessage::Edge(notice));
             },
         )
-        .map_err(Refused::system("start the edge thread"))?;
-        let output = WorkerOutput::start().map_err(Refused::system("read the workers' output"))?;
+        .map_err(StartupError::system("start the edge thread"))?;
+        let output = WorkerOutput::start().map_err(StartupError::system("read the workers' output"))?;
         let mut pool = Pool::new(extension, delegation).with_output(output);
         if let Some(soft) = files.inherited {
             pool.limit_open_files(soft);
         }
         let memory_watch = pool
             .memory_watch_fd()
-            .map(|fd| fd.try_clone_to_owned().and_then(|fd| crate::edge::watch(Arc::new(fd))))
+            .map(|fd| fd.try_clone_to_owned().and_then(|fd| crate::edge::register(Arc::new(fd))))
             .transpose()
-            .map_err(Refused::system("watch the workers' memory"))?;
+            .map_err(StartupError::system("watch the workers' memory"))?;
         let supervised = notify::is_listened_to();
         let policy = generations::policy(config, cores, supervised);
         drop(entered);
@@ -286,23 +287,23 @@ impl Daemon {
             connections,
             edge,
             journal: journal_thread,
-            orders,
-            tell,
-            told,
+            control_socket: orders,
+            messages_tx: tell,
+            messages_rx: told,
             signals,
-            reporter: Reporter::default(),
-            inquiries: Inquiries::default(),
-            askers: HashMap::new(),
-            refused_reload: None,
-            outgrown: HashSet::new(),
+            operator_log: OperatorLog::default(),
+            stack_dumps: StackDumps::default(),
+            pending_replies: HashMap::new(),
+            rejected_reload: None,
+            over_memory_limit: HashSet::new(),
             reforked: HashSet::new(),
             status: (String::new(), String::new()),
             status_due: None,
             load_due: None,
             memory_due: None,
-            leaves_due: None,
+            cgroups_due: None,
             memory_watch,
-            hung_up: Vec::new(),
+            awaiting_exit: Vec::new(),
             stop_by: None,
         };
         Ok((daemon, runtime))
@@ -319,10 +320,10 @@ impl Daemon {
             let wake = self.next_wakeup();
             let events = tokio::select! {
                 biased;
-                Some(told) = self.told.recv() => self.understand(told),
+                Some(told) = self.messages_rx.recv() => self.on_message(told),
                 Some(()) = self.signals.child.recv() => self.reap(),
-                Some(()) = self.signals.terminate.recv() => stop(&mut stopping_since),
-                Some(()) = self.signals.interrupt.recv() => stop(&mut stopping_since),
+                Some(()) = self.signals.terminate.recv() => on_stop_signal(&mut stopping_since),
+                Some(()) = self.signals.interrupt.recv() => on_stop_signal(&mut stopping_since),
                 Some(()) = self.signals.quit.recv() => vec![Event::StopNow],
                 Some(()) = self.signals.hangup.recv() => self.reload(None),
                 Some(()) = self.signals.more.recv() => vec![Event::Adjust { by: 1 }],
@@ -335,11 +336,11 @@ impl Daemon {
                     tracing::warn!("SIGUSR2: a new rgun takes over by `systemctl restart rgun`, which refuses nobody; ignoring");
                     Vec::new()
                 }
-                () = memory_changed(self.memory_watch.as_ref()) => self.heed_memory_events(),
-                () = sleep_until(wake) => self.look_at_the_clock(),
+                () = memory_changed(self.memory_watch.as_ref()) => self.poll_memory_events(),
+                () = sleep_until(wake) => self.run_timers(),
                 () = sleep_until(watchdog.map(|period| pulse + period)) => {
                     pulse = Instant::now();
-                    self.feel_pulse(watchdog).await;
+                    self.ping_watchdog(watchdog).await;
                     Vec::new()
                 }
             };
@@ -358,15 +359,15 @@ impl Daemon {
     }
 
     fn finish(self) {
-        let Self { edge, journal, pool, dispatcher, server, orders, .. } = self;
+        let Self { edge, journal, pool, dispatcher, server, control_socket: orders, .. } = self;
         drop(orders);
-        edge.end();
+        edge.stop();
         drop((dispatcher, server));
         if let Err(failure) = journal.join_timeout(JOURNAL_TIMEOUT) {
             tracing::error!(?failure, "the journal thread has not written the last entries of requests");
         }
         if let Some(output) = pool.into_output() {
-            output.end(OUTPUT_TIMEOUT);
+            output.stop(OUTPUT_TIMEOUT);
         }
         tracing::info!("stopped");
     }
@@ -374,14 +375,14 @@ impl Daemon {
     // === time ===
 
     fn next_wakeup(&self) -> Option<Instant> {
-        let hung_up = self.hung_up.iter().map(|(_, until)| *until);
+        let hung_up = self.awaiting_exit.iter().map(|(_, until)| *until);
         [
             self.supervisor.next_wakeup(),
-            self.inquiries.next_wakeup(),
+            self.stack_dumps.next_wakeup(),
             self.status_due,
             self.load_due,
             self.memory_due,
-            self.leaves_due,
+            self.cgroups_due,
             self.pool.forks_due(),
             self.pool.leftovers_due(),
         ]
@@ -391,12 +392,12 @@ impl Daemon {
         .min()
     }
 
-    fn look_at_the_clock(&mut self) -> Vec<Event> {
+    fn run_timers(&mut self) -> Vec<Event> {
         let now = Instant::now();
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
-        let mut events = self.give_up_on_hung_up();
-        for taken in self.inquiries.run_out(&mut self.pool, now) {
-            events.extend(self.taken(taken));
+        let mut events = self.expire_exit_waits();
+        for taken in self.stack_dumps.on_timeout(&mut self.pool, now) {
+            events.extend(self.log_stacks(taken));
         }
         if is_due(self.status_due) {
             self.send_status();
@@ -407,16 +408,16 @@ impl Daemon {
         }
         if is_due(self.memory_due) {
             self.memory_due = Some(now + MEMORY_INTERVAL);
-            events.extend(self.weigh());
+            events.extend(self.check_memory_limits());
         }
-        if is_due(self.leaves_due) {
-            self.remove_leaves();
+        if is_due(self.cgroups_due) {
+            self.remove_cgroups();
         }
         if is_due(self.pool.leftovers_due()) {
             self.kill_leftovers();
         }
         if is_due(self.pool.forks_due()) {
-            events.extend(self.lost_forks());
+            events.extend(self.collect_lost_forks());
         }
         events.push(Event::Tick);
         events
@@ -436,30 +437,30 @@ impl Daemon {
         self.memory_due = wants_memory.then(|| self.memory_due.unwrap_or(now + MEMORY_INTERVAL));
     }
 
-    fn remove_leaves(&mut self) {
+    fn remove_cgroups(&mut self) {
         let left = self.pool.remove_leaves();
-        self.leaves_due = (left > 0).then(|| Instant::now() + LEAVES_INTERVAL);
+        self.cgroups_due = (left > 0).then(|| Instant::now() + CGROUP_INTERVAL);
     }
 
     // === actions ===
 
     /// Tells the supervisor, and does what it says. The exit status when it is over.
     fn handle(&mut self, event: Event) -> Option<u8> {
-        let Event::Exited { worker, .. } = event else { return self.tell_supervisor(event) };
+        let Event::Exited { worker, .. } = event else { return self.apply(event) };
         // An exit is preceded by what the worker said last.
-        while let Ok(told) = self.told.try_recv() {
-            for event in self.understand(told) {
-                if let Some(status) = self.tell_supervisor(event) {
+        while let Ok(told) = self.messages_rx.try_recv() {
+            for event in self.on_message(told) {
+                if let Some(status) = self.apply(event) {
                     return Some(status);
                 }
             }
         }
-        let over = self.tell_supervisor(event);
-        self.reporter.forget(worker);
+        let over = self.apply(event);
+        self.operator_log.forget(worker);
         over
     }
 
-    fn tell_supervisor(&mut self, event: Event) -> Option<u8> {
+    fn apply(&mut self, event: Event) -> Option<u8> {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let mut actions = self.supervisor.handle(event, Instant::now());
@@ -493,11 +494,11 @@ impl Daemon {
                 if cut.is_some() {
                     self.dispatcher.cut(worker);
                 }
-                if !self.inquiries.hold_kill(worker) {
+                if !self.stack_dumps.delay_kill(worker) {
                     self.pool.kill(worker);
                 }
             }
-            Action::TakeStacks { worker } => return self.inquire(worker, Purpose::Boot),
+            Action::TakeStacks { worker } => return self.request_stacks(worker, DumpReason::Boot),
             Action::Probe { worker } => self.probe(worker),
             Action::GoLive { generation } => {
                 self.go_live(generation);
@@ -507,7 +508,7 @@ impl Daemon {
                 self.generations.forget(generation);
                 self.set_timers();
             }
-            Action::Verdict { generation, outcome } => self.verdict(generation, outcome),
+            Action::Verdict { generation, outcome } => self.reply_verdict(generation, outcome),
             Action::NotifyReady => notify::ready(),
             Action::NotifyReloading => notify::reloading(),
             Action::NotifyStopping => notify::stopping(),
@@ -519,9 +520,9 @@ impl Daemon {
             Action::DrainEdge { deadline } => {
                 self.stop_by = Some(deadline);
                 self.dispatcher.say_farewell();
-                let tell = self.tell.clone();
+                let tell = self.messages_tx.clone();
                 self.edge.drain(deadline, move |notice| {
-                    let _after_the_end = tell.send(Told::Edge(notice));
+                    let _after_the_end = tell.send(MainMessage::Edge(notice));
                 });
             }
             Action::Unavailable(reason) => self.dispatcher.set_unavailable(reason.as_deref()),
@@ -534,7 +535,7 @@ impl Daemon {
                     let python = &config.as_deref().unwrap_or(generations.live()).app.python;
                     format!("{} ({})", escape_path(&python.path), python.source)
                 };
-                self.reporter.write(report, &python);
+                self.operator_log.write(report, &python);
             }
             // Done by the caller.
             Action::Exit { .. } => {}
@@ -584,9 +585,9 @@ impl Daemon {
         match self.pool.spawn(&plan, self.dispatcher.reactor()) {
             Ok(spawned) => {
                 self.edge.attach(spawned.link);
-                self.reporter.spawned(worker, spawned.pid);
+                self.operator_log.note_spawn(worker, spawned.pid);
                 if origin == Origin::ExecZygote {
-                    self.reporter.mark_zygote(worker);
+                    self.operator_log.note_zygote(worker);
                 }
                 Some(Event::Spawned { worker, pid: spawned.pid })
             }
@@ -601,7 +602,7 @@ impl Daemon {
         // What it says of the load is old in a moment; an idle daemon does not wake for it.
         self.status_due = is_busy.then(|| Instant::now() + STATUS_INTERVAL);
         let mut line = self.status.0.clone();
-        if let Some(refused) = &self.refused_reload {
+        if let Some(refused) = &self.rejected_reload {
             line = format!("{line}; {refused}");
         }
         if is_busy {
@@ -614,10 +615,10 @@ impl Daemon {
     }
 
     /// `WATCHDOG=1`, if the edge answers in time; if it does not, systemd is to act.
-    async fn feel_pulse(&mut self, period: Option<Duration>) {
+    async fn ping_watchdog(&mut self, period: Option<Duration>) {
         self.send_status();
         let patience = period.unwrap_or_default();
-        if let Ok(Ok(())) = tokio::time::timeout(patience, self.edge.pulse()).await {
+        if let Ok(Ok(())) = tokio::time::timeout(patience, self.edge.ping()).await {
             notify::watchdog();
         } else {
             tracing::error!("the edge thread does not answer; systemd's watchdog is not told to go on");
@@ -642,7 +643,7 @@ async fn memory_changed(watch: Option<&AsyncFd<Arc<OwnedFd>>>) {
 /// process, and then its group.
 const STOP_REPEAT_WINDOW: Duration = Duration::from_millis(300);
 
-fn stop(since: &mut Option<Instant>) -> Vec<Event> {
+fn on_stop_signal(since: &mut Option<Instant>) -> Vec<Event> {
     match since {
         None => {
             *since = Some(Instant::now());

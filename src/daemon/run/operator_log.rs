@@ -11,43 +11,43 @@ use crate::supervise::{BootFailure, BootFailureKind, Exit, LifeState, Report, Re
 
 /// What the log remembers of workers between what happens to them and when it is told.
 #[derive(Debug, Default)]
-pub(super) struct Reporter {
+pub(super) struct OperatorLog {
     /// Pids.
     pids: HashMap<WorkerId, u32>,
     /// Workers that have said something, so that their interpreter must be one.
-    heard: HashSet<WorkerId>,
+    reported: HashSet<WorkerId>,
     /// What had started in a worker when it was lost.
-    lost: HashMap<WorkerId, Vec<Asked>>,
+    lost_requests: HashMap<WorkerId, Vec<Asked>>,
     /// Workers whose cgroup the kernel's OOM killer has visited.
     oom_killed: HashSet<WorkerId>,
     /// Processes that others are forked from.
     zygotes: HashSet<WorkerId>,
 }
 
-impl Reporter {
+impl OperatorLog {
     /// A process was made.
-    pub(super) fn spawned(&mut self, worker: WorkerId, pid: u32) {
+    pub(super) fn note_spawn(&mut self, worker: WorkerId, pid: u32) {
         self.pids.insert(worker, pid);
-        tracing::debug!(rgun.worker = seat(worker), rgun.pid = pid, "worker spawned");
+        tracing::debug!(rgun.worker = seat_field(worker), rgun.pid = pid, "worker spawned");
     }
 
     /// It has said something.
-    pub(super) fn heard(&mut self, worker: WorkerId) {
-        self.heard.insert(worker);
+    pub(super) fn note_report(&mut self, worker: WorkerId) {
+        self.reported.insert(worker);
     }
 
     /// It was lost with these requests.
-    pub(super) fn lost(&mut self, worker: WorkerId, asked: Vec<Asked>) {
-        self.lost.insert(worker, asked);
+    pub(super) fn note_lost_requests(&mut self, worker: WorkerId, asked: Vec<Asked>) {
+        self.lost_requests.insert(worker, asked);
     }
 
     /// The kernel killed it for its memory.
-    pub(super) fn oom_killed(&mut self, worker: WorkerId) {
+    pub(super) fn note_oom_kill(&mut self, worker: WorkerId) {
         self.oom_killed.insert(worker);
     }
 
     /// Notes that the worker is a zygote now.
-    pub(super) fn mark_zygote(&mut self, worker: WorkerId) {
+    pub(super) fn note_zygote(&mut self, worker: WorkerId) {
         self.zygotes.insert(worker);
     }
 
@@ -59,8 +59,8 @@ impl Reporter {
     /// It is gone, and everything has been told.
     pub(super) fn forget(&mut self, worker: WorkerId) {
         self.pids.remove(&worker);
-        self.heard.remove(&worker);
-        self.lost.remove(&worker);
+        self.reported.remove(&worker);
+        self.lost_requests.remove(&worker);
         self.oom_killed.remove(&worker);
         self.zygotes.remove(&worker);
     }
@@ -79,7 +79,7 @@ impl Reporter {
     pub(super) fn write(&mut self, report: Report, python: &dyn Fn(WorkerId) -> String) {
         match report {
             Report::WorkerReady { worker, took } => tracing::info!(
-                rgun.worker = seat(worker),
+                rgun.worker = seat_field(worker),
                 rgun.pid = self.pid(worker),
                 rgun.duration_us = microseconds(took),
                 "{} is ready after {took:.1?}",
@@ -91,35 +91,35 @@ impl Reporter {
                 "the zygote is ready after {took:.1?}: workers are forked from it"
             ),
             Report::WorkerBootFailed { worker, failure, retry_in, told_before } => {
-                self.boot_failed(worker, failure, retry_in, told_before, python);
+                self.log_boot_failure(worker, failure, retry_in, told_before, python);
             }
             Report::WorkerExited { worker, how, state, retry_in } => {
-                self.exited(worker, how, state, retry_in);
+                self.log_exit(worker, how, state, retry_in);
             }
             Report::WorkerMisbehaved { worker, why, .. } => tracing::error!(
-                rgun.worker = seat(worker),
+                rgun.worker = seat_field(worker),
                 rgun.pid = self.pid(worker),
                 "{} broke the channel's contract and was killed: {why}",
                 self.name(worker)
             ),
             Report::Replacing { worker } => tracing::warn!(
-                rgun.worker = seat(worker),
+                rgun.worker = seat_field(worker),
                 rgun.pid = self.pid(worker),
                 "{} has a request over its deadline; it is being replaced",
                 self.name(worker)
             ),
             Report::Replaced { worker, by } => tracing::info!(
-                rgun.worker = seat(worker),
+                rgun.worker = seat_field(worker),
                 rgun.pid = self.pid(by),
                 "{} has been replaced",
                 self.name(worker)
             ),
             Report::WornOut { worker, wear } => tracing::info!(
-                rgun.worker = seat(worker),
+                rgun.worker = seat_field(worker),
                 rgun.pid = self.pid(worker),
                 "{} {}; it {}",
                 self.name(worker),
-                worn(wear),
+                describe_recycling(wear),
                 if self.is_zygote(worker) {
                     "leaves, and another one is started"
                 } else {
@@ -127,14 +127,14 @@ impl Reporter {
                 }
             ),
             Report::Overdue { worker, state, waited } => tracing::warn!(
-                rgun.worker = seat(worker),
+                rgun.worker = seat_field(worker),
                 rgun.pid = self.pid(worker),
                 "{} ({}) used up its {waited:.1?}",
                 self.name(worker),
                 state.as_str()
             ),
             Report::RetirementCut { worker } => tracing::warn!(
-                rgun.worker = seat(worker),
+                rgun.worker = seat_field(worker),
                 rgun.pid = self.pid(worker),
                 "{} was killed before it had finished its requests: there is no room for one more process",
                 self.name(worker)
@@ -165,11 +165,11 @@ impl Reporter {
                 rgun.generation = to.0,
                 "generation {from} answers worse than the one before it ({why}): generation {to} serves again"
             ),
-            Report::Resized { from, to, why } => resized(from, to, why),
+            Report::Resized { from, to, why } => log_resize(from, to, why),
         }
     }
 
-    fn boot_failed(
+    fn log_boot_failure(
         &mut self,
         worker: WorkerId,
         failure: BootFailure,
@@ -178,7 +178,7 @@ impl Reporter {
         python: &dyn Fn(WorkerId) -> String,
     ) {
         let BootFailure { kind, mut summary, traceback, headline: _ } = failure;
-        let heard = self.heard.contains(&worker);
+        let heard = self.reported.contains(&worker);
         if kind == BootFailureKind::Died && !heard {
             summary = format!(
                 "{summary} without a word: is app.python = {} a CPython 3.9 or newer?",
@@ -194,16 +194,16 @@ impl Reporter {
             None => String::new(),
         };
         tracing::error!(
-            rgun.worker = seat(worker),
+            rgun.worker = seat_field(worker),
             rgun.pid = self.pid(worker),
             "{} did not boot: {summary}{next}{traceback}",
             self.name(worker)
         );
     }
 
-    fn exited(&mut self, worker: WorkerId, how: Exit, state: LifeState, retry_in: Option<Duration>) {
+    fn log_exit(&mut self, worker: WorkerId, how: Exit, state: LifeState, retry_in: Option<Duration>) {
         let pid = self.pid(worker);
-        let lost = self.lost.remove(&worker).unwrap_or_default();
+        let lost = self.lost_requests.remove(&worker).unwrap_or_default();
         let oom_killed = self.oom_killed.contains(&worker);
         // Who stands by is the zygote, or about to serve, or kept to serve again: nobody asked it to leave.
         let expected = !matches!(state, LifeState::Ready | LifeState::Standby | LifeState::Retiring)
@@ -235,7 +235,7 @@ impl Reporter {
 }
 
 /// A request ran over its deadline: the one entry about it.
-pub(super) fn overdue(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks: Option<&str>) {
+pub(super) fn log_deadline(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks: Option<&str>) {
     let Asked { request_id, method, path, elapsed, client, .. } = asked;
     let stacks = match stacks {
         Some(stacks) => format!("Python stacks:\n{}", stacks.trim_end()),
@@ -256,7 +256,7 @@ pub(super) fn overdue(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks:
         rgun.path_raw = path.raw(),
         rgun.status = status,
         rgun.duration_us = microseconds(*elapsed),
-        rgun.worker = seat(worker),
+        rgun.worker = seat_field(worker),
         rgun.pid = pid,
         },
         "{method} {path} {told}: the application took longer than {elapsed:.1?} in worker {}; {stacks}",
@@ -265,13 +265,13 @@ pub(super) fn overdue(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks:
 }
 
 /// An event loop has not turned for longer than `timeouts.stall`.
-pub(super) fn stalled(worker: WorkerId, pid: Option<u32>, silence: Duration, stacks: Option<&str>) {
+pub(super) fn log_stall(worker: WorkerId, pid: Option<u32>, silence: Duration, stacks: Option<&str>) {
     let stacks = match stacks {
         Some(stacks) => format!("Python stacks:\n{}", stacks.trim_end()),
         None => "its Python stacks could not be taken".to_owned(),
     };
     tracing::error!(
-        rgun.worker = seat(worker),
+        rgun.worker = seat_field(worker),
         rgun.pid = pid,
         rgun.duration_us = microseconds(silence),
         "the event loop of worker {} has not turned for {silence:.1?} (timeouts.stall): something in it blocks; {stacks}",
@@ -280,7 +280,7 @@ pub(super) fn stalled(worker: WorkerId, pid: Option<u32>, silence: Duration, sta
 }
 
 /// A request has been running for longer than `log.slow`.
-pub(super) fn slow(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks: Option<&str>) {
+pub(super) fn log_slow(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks: Option<&str>) {
     let Asked { request_id, method, path, elapsed, .. } = asked;
     let stacks = match stacks {
         Some(stacks) => format!("its Python stack:\n{}", stacks.trim_end()),
@@ -294,7 +294,7 @@ pub(super) fn slow(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks: Op
         rgun.path = %path,
         rgun.path_raw = path.raw(),
         rgun.duration_us = microseconds(*elapsed),
-        rgun.worker = seat(worker),
+        rgun.worker = seat_field(worker),
         rgun.pid = pid,
         },
         "{method} {path} is slow: running for {elapsed:.1?} in worker {}; {stacks}",
@@ -303,15 +303,15 @@ pub(super) fn slow(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks: Op
 }
 
 /// The seat, as a field; a zygote has none.
-fn seat(worker: WorkerId) -> Option<u16> {
+fn seat_field(worker: WorkerId) -> Option<u16> {
     (worker.number != WorkerNr::ZYGOTE).then_some(worker.number.0)
 }
 
-fn worn(wear: Wear) -> String {
+fn describe_recycling(wear: Wear) -> String {
     match wear {
         Wear::Requests { served } => format!("has served {served} requests (workers.max_requests)"),
         Wear::Memory { bytes, limit } => {
-            format!("uses {} of workers.max_memory = {}", mebibytes(bytes), mebibytes(limit))
+            format!("uses {} of workers.max_memory = {}", format_mebibytes(bytes), format_mebibytes(limit))
         }
         Wear::Age => "has reached workers.max_lifetime".to_owned(),
         Wear::Refork => "has served workers.refork requests and becomes the zygote".to_owned(),
@@ -319,7 +319,7 @@ fn worn(wear: Wear) -> String {
     }
 }
 
-fn resized(from: u16, to: u16, why: Resize) {
+fn log_resize(from: u16, to: u16, why: Resize) {
     match why {
         Resize::Asked => tracing::info!("{from} workers, now {to}: asked for by a signal"),
         Resize::Busy(waited) => tracing::info!("{from} workers, now {to}: requests waited for {waited:.1?}"),
@@ -331,7 +331,7 @@ fn resized(from: u16, to: u16, why: Resize) {
     }
 }
 
-fn mebibytes(bytes: u64) -> String {
+fn format_mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::buffer_limits::Room;
-use super::messages::{Asker, Told, Word};
+use super::buffer_limits::BufferLimits;
+use super::messages::{MainMessage, Reply, ReplySender};
 use super::system::spool_directory;
 use super::{Daemon, generations, probe};
 use crate::config::ConfigError;
@@ -12,21 +12,21 @@ use crate::journal::daemon_log;
 use crate::supervise::{BootFailure, Event};
 
 impl Daemon {
-    pub(super) fn reload(&mut self, asker: Option<Asker>) -> Vec<Event> {
+    pub(super) fn reload(&mut self, asker: Option<ReplySender>) -> Vec<Event> {
         match self.invocation.reread() {
             Ok(invocation) => {
                 for warning in &invocation.warnings {
                     tracing::warn!("{warning}");
                 }
-                self.refused_reload = None;
+                self.rejected_reload = None;
                 let policy = generations::policy(&invocation.config, self.cores, self.supervised);
                 let generation = self.supervisor.next_generation();
                 self.generations.add(generation, invocation.config);
                 self.set_timers();
                 if let Some(asker) = asker {
                     let text = format!("generation {generation} boots beside the one that serves");
-                    let _listening = asker.send(Word::Progress(text));
-                    self.askers.insert(generation, asker);
+                    let _listening = asker.send(Reply::Progress(text));
+                    self.pending_replies.insert(generation, asker);
                 }
                 vec![Event::Reload { policy }]
             }
@@ -35,23 +35,23 @@ impl Daemon {
                 tracing::error!("reload refused, the configuration is wrong; nothing has changed: {reason}");
                 // Not the value, which may be a secret at the wrong place: everybody may read the line.
                 let place = failure.0.first().map(ConfigError::place).unwrap_or_default();
-                self.refused_reload = Some(format!("reload refused: {place} is wrong; the log says what"));
+                self.rejected_reload = Some(format!("reload refused: {place} is wrong; the log says what"));
                 self.send_status();
                 if let Some(asker) = asker {
-                    let _listening = asker.send(Word::Failed(reason));
+                    let _listening = asker.send(Reply::Failed(reason));
                 }
                 Vec::new()
             }
         }
     }
 
-    pub(super) fn verdict(&mut self, generation: Generation, outcome: Result<(), BootFailure>) {
-        let Some(asker) = self.askers.remove(&generation) else { return };
+    pub(super) fn reply_verdict(&mut self, generation: Generation, outcome: Result<(), BootFailure>) {
+        let Some(asker) = self.pending_replies.remove(&generation) else { return };
         let word = match outcome {
-            Ok(()) => Word::Done(format!("generation {generation} serves")),
+            Ok(()) => Reply::Done(format!("generation {generation} serves")),
             Err(BootFailure { summary, traceback, .. }) => {
                 let traceback = traceback.unwrap_or_default();
-                Word::Failed(format!("{summary}\n{}", last_lines(&traceback)))
+                Reply::Failed(format!("{summary}\n{}", last_lines(&traceback)))
             }
         };
         // Who asked may have gone: the journal has it too.
@@ -60,7 +60,7 @@ impl Daemon {
 
     pub(super) fn go_live(&mut self, generation: Generation) {
         let Some(config) = self.generations.go_live(generation) else { return };
-        let room = Room::measure(&config.limits, spool_directory());
+        let room = BufferLimits::measure(&config.limits, spool_directory());
         self.dispatcher.set_policy(generations::dispatch_policy(&config, self.auto_limits, &room));
         self.server = self.server.with(generations::http_settings(&config, &room));
         self.edge.serve_with(Arc::clone(&self.server));
@@ -71,13 +71,13 @@ impl Daemon {
     pub(super) fn probe(&self, worker: WorkerId) {
         let config = self.generation(worker).and_then(|generation| self.generations.get(generation));
         let path = config.and_then(|config| config.reload.probe.clone());
-        let (dispatcher, tell) = (self.dispatcher, self.tell.clone());
+        let (dispatcher, tell) = (self.dispatcher, self.messages_tx.clone());
         tokio::spawn(async move {
             let outcome = match path {
                 Some(path) => probe::probe(dispatcher, worker, path).await,
                 None => Ok(()),
             };
-            let _after_the_end = tell.send(Told::Probed(worker, outcome));
+            let _after_the_end = tell.send(MainMessage::ProbeFinished(worker, outcome));
         });
     }
 }
@@ -85,9 +85,9 @@ impl Daemon {
 /// The end of a traceback: what it was, and where.
 fn last_lines(traceback: &str) -> String {
     let lines: Vec<&str> = traceback.trim_end().lines().collect();
-    let shown = lines.get(lines.len().saturating_sub(SHOWN_LINES)..).unwrap_or_default();
+    let shown = lines.get(lines.len().saturating_sub(MAX_TRACEBACK_LINES)..).unwrap_or_default();
     shown.join("\n")
 }
 
 /// Lines of a traceback that `rgun reload` prints; the journal has all of them.
-const SHOWN_LINES: usize = 12;
+const MAX_TRACEBACK_LINES: usize = 12;

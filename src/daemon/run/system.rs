@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::error::Refused;
+use super::error::StartupError;
 use crate::config::{Bind, Config};
 use crate::error_chain::Chain;
 use crate::journal::daemon_log::Destination;
@@ -29,10 +29,10 @@ pub(super) fn delegation(destination: Destination) -> Option<Delegation> {
 }
 
 /// systemd's sockets if it passed any, else our own.
-pub(super) fn listeners(config: &Config) -> Result<Vec<Listener>, Refused> {
-    let inherited = listen::inherited().map_err(|error| Refused::config(&error))?;
+pub(super) fn listeners(config: &Config) -> Result<Vec<Listener>, StartupError> {
+    let inherited = listen::inherited().map_err(|error| StartupError::config(&error))?;
     if inherited.is_empty() {
-        let bind = |bind: &Bind| Listener::bind(bind).map_err(|error| Refused::config(&error));
+        let bind = |bind: &Bind| Listener::bind(bind).map_err(|error| StartupError::config(&error));
         return config.listen.bind.iter().map(bind).collect();
     }
     if config.listen.explicit {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::escape::{Lines, escape};
+use crate::escape::{LineFeeds, escape};
 
 fn send(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
@@ -51,9 +51,9 @@ pub fn status(line: &str) {
 /// A line end would begin another assignment, and part of a status is the application's text.
 fn one_line(text: &str) -> Cow<'_, str> {
     if text.contains(char::is_control) {
-        escape(&text.replace(char::is_control, " "), Lines::Join).into_owned().into()
+        escape(&text.replace(char::is_control, " "), LineFeeds::Escape).into_owned().into()
     } else {
-        escape(text, Lines::Join)
+        escape(text, LineFeeds::Escape)
     }
 }
 

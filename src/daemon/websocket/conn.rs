@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::dispatch::{Fault, Outgoing, PART, WebSocket};
 use crate::id::WorkerId;
-use crate::journal::requests::{Closed, Failure, Request, Traffic};
+use crate::journal::requests::{FailureEntry, LoggedRequest, Traffic, WebSocketEntry};
 use crate::net::{Connection, Phase, Stream};
 
 use super::extension::DeflateParams;
@@ -50,7 +50,7 @@ pub struct AcceptedHandshake {
     /// For all of them.
     pub shared: Arc<WebSocketResources>,
     /// For the journal: what was asked for, by whom, and when.
-    pub request: Request,
+    pub request: LoggedRequest,
     /// The worker.
     pub worker: Option<WorkerId>,
     /// When the handshake was complete.
@@ -122,7 +122,7 @@ struct Disconnected;
 #[derive(Debug)]
 struct CloseLog {
     shared: Arc<WebSocketResources>,
-    entry: Option<Closed>,
+    entry: Option<WebSocketEntry>,
     begun: Instant,
     log_access: bool,
 }
@@ -142,7 +142,7 @@ pub fn serve(stream: Stream, ahead: &[u8], accepted: AcceptedHandshake) -> Box<W
     stream.connection().enter(Phase::WebSocket);
     let now = stream.connection().clock();
     let (received, sent) = (Traffic::default(), Traffic::default());
-    let closed = Closed {
+    let closed = WebSocketEntry {
         request,
         worker,
         code: code::ABNORMAL,
@@ -603,7 +603,7 @@ impl CloseLog {
             Fault::CutOff(_) => ("the worker had to go".to_owned(), String::new()),
             fault => (format!("{fault:?}"), String::new()),
         };
-        self.shared.journal.failure(Failure {
+        self.shared.journal.failure(FailureEntry {
             request: closed.request,
             status: 101,
             duration: self.begun.elapsed(),
@@ -619,7 +619,7 @@ impl Drop for CloseLog {
     fn drop(&mut self) {
         if let Some(mut closed) = self.entry.take() {
             closed.duration = self.begun.elapsed();
-            self.shared.journal.closed(closed);
+            self.shared.journal.websocket_closed(closed);
         }
     }
 }

@@ -53,7 +53,7 @@ pub(crate) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> 
         return decode_asgi(worker, head, &slice, (n_fields, fields), body);
     }
     // One copy holds the field values and an inline body; everything below borrows from it.
-    let mut shared = buffer_pool::bytes(slice(fields.start..bytes.len()));
+    let mut shared = buffer_pool::copy(slice(fields.start..bytes.len()));
     let base = fields.start;
     let response = if head.kind == CompletionKind::Respond {
         let status =
@@ -116,7 +116,7 @@ fn decode_asgi<'b>(
             received.taken = frame::taken(slice(body)).map_err(|broken| broken.to_string())?;
         }
         CompletionKind::Hints | CompletionKind::Trailers => {
-            let shared = buffer_pool::bytes(slice(fields));
+            let shared = buffer_pool::copy(slice(fields));
             let (fields, length) = header_map(&shared, n_fields)?;
             if head.kind == CompletionKind::Hints && length != Declared::Nothing {
                 return Err("sent a length with early hints".to_owned());
