@@ -60,3 +60,7 @@ pub mod spool;
 pub mod supervise;
 pub mod systemd;
 pub mod websocket;
+
+#[cfg(test)]
+#[path = "../../tests/rng.rs"]
+mod rng;

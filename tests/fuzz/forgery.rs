@@ -3,6 +3,10 @@
 #![expect(clippy::print_stderr, reason = "a test says with what it failed")]
 
 mod forged;
+#[path = "../rng.rs"]
+mod rng;
+
+use self::rng::Rng;
 
 /// Prints the case when a check panics: its bytes are all that is needed to repeat it.
 struct Case<'a>(&'a [u8]);
@@ -15,30 +19,13 @@ impl Drop for Case<'_> {
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[0]
-    }
-}
-
 #[test]
 fn whatever_a_worker_completes_its_client_gets_answers_or_the_end_and_the_daemon_goes_on() {
-    let mut random = Random(0x7267_756e_0000_0003);
+    let mut rng = Rng::new(0x7267_756e_0000_0003);
     let (mut complete, mut condemned, cases) = (0, 0, 2_000);
     for _ in 0..cases {
-        let len = 8 + random.next() % 120;
-        let bytes: Vec<u8> = (0..len).map(|_| random.byte()).collect();
+        let len = 8 + rng.below(120);
+        let bytes: Vec<u8> = (0..len).map(|_| rng.byte()).collect();
         let _case = Case(&bytes);
         let outcome = forged::forged(&bytes);
         complete += usize::from(outcome.complete > 0);

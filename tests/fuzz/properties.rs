@@ -4,11 +4,15 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says with what")]
 
 mod checks;
+#[path = "../rng.rs"]
+mod rng;
 
 use std::fs;
 use std::path::Path;
 
 use rgun_channel::PROTOCOL_VERSION;
+
+use self::rng::Rng;
 
 /// Prints the case when a check panics: its bytes are all that is needed to repeat it.
 struct Case<'a>(&'static str, &'a [u8]);
@@ -21,31 +25,10 @@ impl Drop for Case<'_> {
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound.max(1) as u64).unwrap()
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[0]
-    }
-
-    /// A byte that lengths, flags and kinds care about, or any.
-    fn odd_byte(&mut self) -> u8 {
-        const ODD: [u8; 10] = [0, 1, 2, 3, 4, 8, 0x7f, 0x80, 0xfe, 0xff];
-        if self.below(2) == 0 { ODD[self.below(ODD.len())] } else { self.byte() }
-    }
+/// Returns a byte that lengths, flags and kinds care about, or any.
+fn odd_byte(rng: &mut Rng) -> u8 {
+    const ODD: [u8; 10] = [0, 1, 2, 3, 4, 8, 0x7f, 0x80, 0xfe, 0xff];
+    if rng.index(2) == 0 { rng.pick(&ODD) } else { rng.byte() }
 }
 
 fn golden() -> Vec<Vec<u8>> {
@@ -64,19 +47,19 @@ fn golden() -> Vec<Vec<u8>> {
     frames
 }
 
-fn mutate(bytes: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
-    for _ in 0..random.below(4) {
-        let at = random.below(bytes.len());
-        match random.below(6) {
+fn mutate(bytes: &mut Vec<u8>, others: &[Vec<u8>], rng: &mut Rng) {
+    for _ in 0..rng.index(4) {
+        let at = rng.index(bytes.len());
+        match rng.index(6) {
             0 => bytes.truncate(at),
-            1 => bytes.extend_from_slice(&random.next().to_le_bytes()),
+            1 => bytes.extend_from_slice(&rng.next_u64().to_le_bytes()),
             2 => {
-                let other = &others[random.below(others.len())];
+                let other = &others[rng.index(others.len())];
                 bytes.truncate(at);
                 bytes.extend_from_slice(other.get(at..).unwrap_or_default());
             }
-            3 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
-            _ if at < bytes.len() => bytes[at] = random.odd_byte(),
+            3 if at < bytes.len() => bytes[at] ^= 1 << rng.index(8),
+            _ if at < bytes.len() => bytes[at] = odd_byte(rng),
             _ => {}
         }
     }
@@ -85,11 +68,11 @@ fn mutate(bytes: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
 #[test]
 fn mutated_frames_are_refused_or_come_back_the_same() {
     let golden = golden();
-    let mut random = Random(0x7267_756e_0000_0001);
+    let mut rng = Rng::new(0x7267_756e_0000_0001);
     let (mut accepted, cases) = (0, 150_000);
     for _ in 0..cases {
-        let mut bytes = golden[random.below(golden.len())].clone();
-        mutate(&mut bytes, &golden, &mut random);
+        let mut bytes = golden[rng.index(golden.len())].clone();
+        mutate(&mut bytes, &golden, &mut rng);
         let _case = Case("frame", &bytes);
         accepted += usize::from(checks::frame(&bytes) > 0);
     }
@@ -99,10 +82,10 @@ fn mutated_frames_are_refused_or_come_back_the_same() {
 
 #[test]
 fn hostile_words_and_rings_never_lead_outside() {
-    let mut random = Random(0x7267_756e_0000_0002);
+    let mut rng = Rng::new(0x7267_756e_0000_0002);
     let (mut frames, cases) = (0, 50_000);
     for _ in 0..cases {
-        let bytes: Vec<u8> = (0..random.below(96)).map(|_| random.odd_byte()).collect();
+        let bytes: Vec<u8> = (0..rng.index(96)).map(|_| odd_byte(&mut rng)).collect();
         let _case = Case("rings", &bytes);
         frames += checks::rings(&bytes);
     }

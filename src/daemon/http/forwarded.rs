@@ -112,6 +112,7 @@ fn address(element: &[u8]) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::Rng;
 
     fn trusted(networks: &[&str]) -> TrustedPeers {
         let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
@@ -243,22 +244,6 @@ mod tests {
         assert!(all.trusts(None) && all.trusts("192.0.2.1".parse().ok()));
     }
 
-    /// xorshift64: the same lists at every run, printed when one of them fails.
-    struct Random(u64);
-
-    impl Random {
-        fn below(&mut self, bound: usize) -> usize {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            usize::try_from(self.0 % bound as u64).unwrap()
-        }
-
-        fn pick<'p>(&mut self, of: &[&'p str]) -> &'p str {
-            of[self.below(of.len())]
-        }
-    }
-
     #[test]
     fn whatever_a_client_sends_it_cannot_choose_its_address() {
         let near = trusted(&NEAR);
@@ -279,19 +264,19 @@ mod tests {
             "::1",
             "192.0.2.1",
         ];
-        let mut random = Random(0x9E37_79B9_7F4A_7C15);
+        let mut rng = Rng::new(0x9E37_79B9_7F4A_7C15);
         for round in 0..20_000 {
             // A client, which may send fields of its own, behind hops each of which appends to them or adds one.
-            let sent: Vec<String> = (0..random.below(3))
-                .map(|_| (0..random.below(4)).map(|_| random.pick(&lies)).collect::<Vec<_>>().join(","))
+            let sent: Vec<String> = (0..rng.index(3))
+                .map(|_| (0..rng.index(4)).map(|_| rng.pick(&lies)).collect::<Vec<_>>().join(","))
                 .collect();
             let mut values = sent;
-            let client = random.pick(&["192.0.2.1", "2001:db8::1", "[2001:db8::1]:4711"]);
-            for hop in std::iter::once(client)
-                .chain((0..random.below(4)).map(|_| random.pick(&hops)).collect::<Vec<_>>())
+            let client = rng.pick(&["192.0.2.1", "2001:db8::1", "[2001:db8::1]:4711"]);
+            for hop in
+                std::iter::once(client).chain((0..rng.index(4)).map(|_| rng.pick(&hops)).collect::<Vec<_>>())
             {
                 match values.last_mut() {
-                    Some(last) if random.below(2) == 0 => last.extend([", ", hop]),
+                    Some(last) if rng.index(2) == 0 => last.extend([", ", hop]),
                     _ => values.push(hop.to_owned()),
                 }
             }
@@ -304,12 +289,11 @@ mod tests {
     #[test]
     fn no_bytes_make_the_reader_panic_or_give_an_address_that_was_not_sent() {
         let near = trusted(&NEAR);
-        let mut random = Random(7);
+        let mut rng = Rng::new(7);
         let alphabet: Vec<u8> =
             (b' '..=b'~').chain([b'\t', 0x80, 0xff]).chain(*b"0123456789.:[],,::..").collect();
         for round in 0..20_000 {
-            let bytes: Vec<u8> =
-                (0..random.below(40)).map(|_| alphabet[random.below(alphabet.len())]).collect();
+            let bytes: Vec<u8> = (0..rng.index(40)).map(|_| alphabet[rng.index(alphabet.len())]).collect();
             let mut headers = HeaderMap::new();
             headers.append(X_FORWARDED_FOR, HeaderValue::from_bytes(&bytes).unwrap());
             headers.append(X_FORWARDED_PROTO, HeaderValue::from_bytes(&bytes).unwrap());

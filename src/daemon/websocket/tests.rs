@@ -7,21 +7,10 @@ use super::extension::DeflateParams;
 use super::frame::{Mask, WebSocketError};
 use super::receive::{ClientEvent, Receiver};
 use super::send::Sender;
+use crate::rng::Rng;
 
 const AGREED: DeflateParams = DeflateParams { window_bits: 15 };
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-
-/// xorshift: enough to cut bytes by, and the same each time.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, most: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % most as u64).unwrap() + 1
-    }
-}
 
 /// A client's frame.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -137,7 +126,7 @@ fn it_is_all_the_same_how_bytes_are_cut() {
         message(b"", false),
         Came::Close(Some((1001, "bye".to_owned()))),
     ];
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let mut rng = Rng::new(0x9e37_79b9_7f4a_7c15);
     for (most_at_a_time, room) in [
         (bytes.len(), 65_536),
         (1, 65_536),
@@ -148,7 +137,7 @@ fn it_is_all_the_same_how_bytes_are_cut() {
         // Each byte that comes out has all masked anew that lies there: not so much at a time.
         (1000, 1),
     ] {
-        let came = receive(&bytes, &mut || dice.roll(most_at_a_time), 1 << 20, room);
+        let came = receive(&bytes, &mut || 1 + rng.index(most_at_a_time), 1 << 20, room);
         assert!(came == expected, "up to {most_at_a_time} at a time, room for {room}: {} came", came.len());
     }
 }
@@ -168,15 +157,15 @@ fn what_inflates_to_too_much_is_told_before_it_is_all_there() {
 
 #[test]
 fn no_bytes_at_all_do_harm() {
-    let mut dice = Dice(42);
+    let mut rng = Rng::new(42);
     for _ in 0..3000 {
-        let len = dice.roll(200);
-        let mut bytes: Vec<u8> = (0..len).map(|_| u8::try_from(dice.roll(256) - 1).unwrap()).collect();
-        if dice.roll(2) == 1 {
+        let len = 1 + rng.index(200);
+        let mut bytes: Vec<u8> = (0..len).map(|_| rng.byte()).collect();
+        if rng.percent(50) {
             // As if it began properly.
-            bytes.splice(0..0, [[0xc1, 0x81, 0xc2, 0x01, 0x89][dice.roll(5) - 1], 0xe4]);
+            bytes.splice(0..0, [rng.pick(&[0xc1, 0x81, 0xc2, 0x01, 0x89]), 0xe4]);
         }
-        let came = receive(&bytes, &mut || dice.roll(50), 1000, 64);
+        let came = receive(&bytes, &mut || 1 + rng.index(50), 1000, 64);
         let violations = came.iter().filter(|came| matches!(came, Came::Violation(_))).count();
         assert!(violations <= 1);
     }

@@ -4,25 +4,14 @@
 use std::num::NonZeroU32;
 
 use super::*;
-
-/// xorshift64* (Vigna 2016): good enough, and the same on every machine.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        usize::try_from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33).unwrap() % sides
-    }
-}
+use crate::rng::Rng;
 
 const PATHS: [&[u8]; 5] = [b"/", b"/a", b"/export/1", b"/export/2", b"/kill"];
 const METHODS: [&str; 3] = ["GET", "POST", "PUT"];
 
 struct History {
     rig: Rig,
-    dice: Dice,
+    rng: Rng,
     now: Instant,
     tickets: Vec<Ticket>,
     /// Claimed and not answered: by whom, and what.
@@ -33,10 +22,10 @@ struct History {
 }
 
 impl History {
-    fn policy(dice: &mut Dice) -> Policy {
-        let most = NonZeroU32::new(u32::try_from(1 + dice.roll(3)).unwrap());
+    fn policy(rng: &mut Rng) -> Policy {
+        let most = NonZeroU32::new(u32::try_from(1 + rng.index(3)).unwrap());
         let rule = |pattern: &str, concurrency| Rule { pattern: pattern.into(), request: None, concurrency };
-        let rules = match dice.roll(3) {
+        let rules = match rng.index(3) {
             0 => Vec::new(),
             1 => vec![rule("/export/*", most)],
             _ => vec![rule("/a", NonZeroU32::new(1)), rule("*", most)],
@@ -47,7 +36,7 @@ impl History {
             request_timeout: Some(30 * SECOND),
             slow: Some(5 * SECOND),
             rules,
-            retry_idempotent: dice.roll(2) == 0,
+            retry_idempotent: rng.index(2) == 0,
             stall: None,
             close_window: Duration::ZERO,
             ..Policy::default()
@@ -55,21 +44,21 @@ impl History {
     }
 
     fn new(seed: u64) -> Self {
-        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        let rig = Rig::with(Self::policy(&mut dice), 2);
+        let mut rng = Rng::new(seed);
+        let rig = Rig::with(Self::policy(&mut rng), 2);
         let now = Instant::now();
-        Self { rig, dice, now, tickets: Vec::new(), running: Vec::new(), alive: vec![0, 1], answered: 0 }
+        Self { rig, rng, now, tickets: Vec::new(), running: Vec::new(), alive: vec![0, 1], answered: 0 }
     }
 
     fn pick_worker(&mut self) -> Option<usize> {
         let n = self.alive.len();
-        (n > 0).then(|| self.alive[self.dice.roll(n)])
+        (n > 0).then(|| self.alive[self.rng.index(n)])
     }
 
     fn step(&mut self) {
-        match self.dice.roll(20) {
+        match self.rng.index(20) {
             0..7 => {
-                let (method, path) = (METHODS[self.dice.roll(3)], PATHS[self.dice.roll(5)]);
+                let (method, path) = (METHODS[self.rng.index(3)], PATHS[self.rng.index(5)]);
                 if let Ok(ticket) = self.rig.ask(method, path, self.now) {
                     self.tickets.push(ticket);
                 }
@@ -82,14 +71,14 @@ impl History {
                 }
             }
             10..14 if !self.running.is_empty() => {
-                let at = self.dice.roll(self.running.len());
+                let at = self.rng.index(self.running.len());
                 let (index, id) = self.running.swap_remove(at);
-                self.rig.workers[index].service = if self.dice.roll(2) == 0 { QUICK } else { SLOW };
-                let status = if self.dice.roll(4) == 0 { 500 } else { 200 };
+                self.rig.workers[index].service = if self.rng.index(2) == 0 { QUICK } else { SLOW };
+                let status = if self.rng.index(4) == 0 { 500 } else { 200 };
                 self.rig.finish(index, id, status);
             }
             14 if !self.tickets.is_empty() => {
-                let at = self.dice.roll(self.tickets.len());
+                let at = self.rng.index(self.tickets.len());
                 drop(self.tickets.swap_remove(at));
             }
             15 => {
@@ -101,10 +90,10 @@ impl History {
             }
             16 => {
                 if self.alive.len() < 4 {
-                    let slots = u32::try_from(1 + self.dice.roll(3)).unwrap();
+                    let slots = u32::try_from(1 + self.rng.index(3)).unwrap();
                     let index = self.rig.attach(Generation(1), slots, None);
                     self.alive.push(index);
-                    if self.dice.roll(4) == 0 {
+                    if self.rng.index(4) == 0 {
                         self.tickets.extend(self.rig.probe(index, b"/healthz"));
                     } else {
                         self.rig.dispatcher.admit(self.rig.workers[index].id);
@@ -114,7 +103,7 @@ impl History {
             17 => {
                 if let Some(index) = self.pick_worker() {
                     let id = self.rig.workers[index].id;
-                    if self.dice.roll(2) == 0 {
+                    if self.rng.index(2) == 0 {
                         self.rig.dispatcher.retire(id);
                     } else {
                         self.rig.dispatcher.admit(id);
@@ -122,11 +111,11 @@ impl History {
                 }
             }
             18 => {
-                self.now += Duration::from_millis(100) * u32::try_from(self.dice.roll(40)).unwrap();
+                self.now += Duration::from_millis(100) * u32::try_from(self.rng.index(40)).unwrap();
                 self.rig.dispatcher.housekeeping(self.now);
             }
-            19 if self.dice.roll(4) == 0 => {
-                let policy = Self::policy(&mut self.dice);
+            19 if self.rng.index(4) == 0 => {
+                let policy = Self::policy(&mut self.rng);
                 self.rig.dispatcher.set_policy(policy);
             }
             _ => self.rig.dispatcher.before_park(),

@@ -1,5 +1,6 @@
 use super::bytes::find_control;
 use super::*;
+use crate::rng::Rng;
 
 const LIMITS: HeadLimits = HeadLimits { request_line: 100, fields: 1000, n_fields: 10 };
 
@@ -286,22 +287,8 @@ fn control_bytes_are_found_wherever_they_are() {
     }
 }
 
-/// A generator of its own: the tests need no quality of it, only that a failure repeats itself.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, most: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % most
-    }
-
-    fn one_of<'a>(&mut self, from: &[&'a [u8]]) -> &'a [u8] {
-        from[self.below(from.len())]
-    }
-}
-
 /// Fragments of messages, well formed and not, in any order.
-fn fragments(random: &mut Random) -> Vec<u8> {
+fn fragments(rng: &mut Rng) -> Vec<u8> {
     const FRAGMENTS: [&[u8]; 40] = [
         b"GET",
         b"POST",
@@ -346,22 +333,22 @@ fn fragments(random: &mut Random) -> Vec<u8> {
     ];
     let starts: [&[u8]; 3] =
         [b"", b"POST / HTTP/1.1\r\nHost: a\r\n", b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"];
-    let mut bytes = random.one_of(&starts).to_vec();
-    for _ in 0..random.below(12) {
-        bytes.extend_from_slice(random.one_of(&FRAGMENTS));
+    let mut bytes = rng.pick(&starts).to_vec();
+    for _ in 0..rng.index(12) {
+        bytes.extend_from_slice(rng.pick(&FRAGMENTS));
     }
-    if random.below(4) == 0 && !bytes.is_empty() {
-        let at = random.below(bytes.len());
-        bytes[at] = u8::try_from(random.below(256)).unwrap();
+    if rng.index(4) == 0 && !bytes.is_empty() {
+        let at = rng.index(bytes.len());
+        bytes[at] = u8::try_from(rng.index(256)).unwrap();
     }
     bytes
 }
 
 #[test]
 fn any_bytes_are_framed_the_same_however_they_come() {
-    let mut random = Random(1);
+    let mut rng = Rng::new(1);
     for _ in 0..20_000 {
-        let bytes = fragments(&mut random);
+        let bytes = fragments(&mut rng);
         let whole = pass(&bytes);
         for len in [1, 2, 5] {
             assert_eq!(pass_in_pieces(&bytes, len, LIMITS), whole, "{}", bytes.escape_ascii());
@@ -374,10 +361,10 @@ fn any_bytes_are_framed_the_same_however_they_come() {
 #[test]
 fn what_passes_is_read_by_hyper_as_the_framing_has_it() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut random = Random(2);
+    let mut rng = Rng::new(2);
     let mut n_served = 0;
     for _ in 0..20_000 {
-        let bytes = fragments(&mut random);
+        let bytes = fragments(&mut rng);
         let mut framing = Framing::new(LIMITS);
         let mut held = bytes.clone();
         held.drain(..empty_lines(&held));

@@ -8,7 +8,6 @@
 //! exits exactly once. A failure names its seed: `RGUN_SIMULATION_SEED=… cargo test -p rgun supervise::simulation`
 //! plays that history alone.
 
-mod dice;
 mod orders;
 mod world;
 

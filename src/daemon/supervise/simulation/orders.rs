@@ -24,11 +24,11 @@ impl World {
                 let lingers = process.generation == live && !process.stuck;
                 process.lingers_since = lingers.then_some(now);
                 let is_slow = self.goes_wrong(self.faults.rude);
-                let long = self.dice.up_to(Duration::from_mins(5));
+                let long = self.rng.up_to(Duration::from_mins(5));
                 if !is_slow {
-                    let wait = self.dice.up_to(Duration::from_secs(20));
+                    let wait = self.rng.up_to(Duration::from_secs(20));
                     self.plan(Event::Drained { worker: *worker }, wait);
-                } else if lingers && self.dice.percent(50) {
+                } else if lingers && self.rng.percent(50) {
                     // A request that is allowed to take long,
                     self.plan(Event::Drained { worker: *worker }, long);
                 } else if lingers {
@@ -41,8 +41,8 @@ impl World {
                 ensure(process.exists, "Terminate before Spawned")?;
                 ensure(!process.asked_to_leave && !process.killed, "Terminate of a leaving worker")?;
                 process.asked_to_leave = true;
-                if !self.dice.percent(self.faults.rude) {
-                    let wait = self.dice.up_to(Duration::from_secs(8));
+                if !self.rng.percent(self.faults.rude) {
+                    let wait = self.rng.up_to(Duration::from_secs(8));
                     self.plan(Event::Exited { worker: *worker, how: Exit::Code(0) }, wait);
                 }
             }
@@ -53,10 +53,10 @@ impl World {
                 let generation = process.generation;
                 let limit = self.codes[&generation].policy.boot;
                 let may_be_silent = limit.is_some();
-                let wait = self.dice.up_to(limit.unwrap_or(Duration::from_secs(6)) / 2);
+                let wait = self.rng.up_to(limit.unwrap_or(Duration::from_secs(6)) / 2);
                 if !self.goes_wrong(self.faults.probe_fails) {
                     self.plan(Event::Probed { worker: *worker, outcome: Ok(()) }, wait);
-                } else if !may_be_silent || self.dice.percent(70) {
+                } else if !may_be_silent || self.rng.percent(70) {
                     let outcome = Err("the probe was answered with status 500".to_owned());
                     self.plan(Event::Probed { worker: *worker, outcome }, wait);
                 }
@@ -64,9 +64,9 @@ impl World {
             Action::TakeStacks { worker } => {
                 ensure(self.living(*worker, "TakeStacks")?.exists, "stacks of what does not exist")?;
                 self.note("stacks taken");
-                if self.dice.percent(70) {
-                    let wait = self.dice.up_to(Duration::from_secs(1));
-                    let stacks = self.dice.percent(50).then(|| "Thread 1".to_owned());
+                if self.rng.percent(70) {
+                    let wait = self.rng.up_to(Duration::from_secs(1));
+                    let stacks = self.rng.percent(50).then(|| "Thread 1".to_owned());
                     self.plan(Event::StacksTaken { worker: *worker, stacks }, wait);
                 }
             }
@@ -100,9 +100,9 @@ impl World {
             Action::DrainEdge { deadline } => {
                 ensure(self.n_stopping_told == 1, "the edge is drained without STOPPING=1")?;
                 ensure(*deadline >= self.now, "a deadline in the past")?;
-                if !self.dice.percent(self.faults.rude / 2) {
-                    let wait = self.dice.up_to(Duration::from_secs(40));
-                    let wait = if self.dice.percent(50) { Duration::ZERO } else { wait };
+                if !self.rng.percent(self.faults.rude / 2) {
+                    let wait = self.rng.up_to(Duration::from_secs(40));
+                    let wait = if self.rng.percent(50) { Duration::ZERO } else { wait };
                     self.plan(Event::EdgeDrained, wait);
                 }
             }
@@ -121,7 +121,7 @@ impl World {
                 if let Report::ZygoteReady { worker, .. } = report
                     && self.goes_wrong(self.faults.crashes / 2)
                 {
-                    let wait = self.dice.up_to(Duration::from_secs(50));
+                    let wait = self.rng.up_to(Duration::from_secs(50));
                     let how = Exit::Signal { signal: 9, core_dumped: false };
                     self.plan(Event::Exited { worker: *worker, how }, wait);
                 }
@@ -183,7 +183,7 @@ impl World {
             "a worker is killed while it finishes what it has, and that is not said",
         )?;
         process.killed = true;
-        let wait = self.dice.up_to(Duration::from_millis(300));
+        let wait = self.rng.up_to(Duration::from_millis(300));
         let how = Exit::Signal { signal: 9, core_dumped: false };
         self.plan(Event::Exited { worker, how }, wait);
         Ok(())
@@ -194,9 +194,9 @@ impl World {
         ensure(process.ever_admitted && !process.admitted && !process.stuck, "Promote of one that is busy")?;
         ensure(!process.killed && !process.asked_to_leave, "Promote of a leaving worker")?;
         process.promoted = true;
-        let wait = self.dice.up_to(Duration::from_secs(2));
+        let wait = self.rng.up_to(Duration::from_secs(2));
         let is_well = !self.goes_wrong(self.faults.boot_fails.max(self.faults.crashes));
-        match self.dice.below(3) {
+        match self.rng.below(3) {
             _ if is_well => self.plan(Event::Ready { worker }, wait),
             0 => self.plan(Event::Exited { worker, how: Exit::Code(1) }, wait),
             // It hangs.
@@ -267,9 +267,9 @@ impl World {
     /// What becomes of a boot.
     fn boot(&mut self, worker: WorkerId, origin: Origin, code: &super::world::Code) {
         // Mostly the answer comes before anything else can; the supervisor may not rely on that.
-        let spawn = Duration::from_millis(if self.dice.percent(80) { 0 } else { 40 });
+        let spawn = Duration::from_millis(if self.rng.percent(80) { 0 } else { 40 });
         if self.goes_wrong(self.faults.spawn_fails) {
-            let fault = if self.dice.percent(80) { SpawnFault::System } else { SpawnFault::Config };
+            let fault = if self.rng.percent(80) { SpawnFault::System } else { SpawnFault::Config };
             let reason = "no process to be had".to_owned();
             self.plan(Event::SpawnFailed { worker, fault, reason }, spawn);
             return;
@@ -280,17 +280,17 @@ impl World {
         // A boot that is slow but allowed; half the limit leaves room for a late tick.
         let limit = code.policy.boot.unwrap_or(Duration::from_secs(20));
         let import = if matches!(origin, Origin::Fork(_)) { Duration::from_millis(50) } else { limit / 2 };
-        let boot = spawn + self.dice.up_to(import);
+        let boot = spawn + self.rng.up_to(import);
         if self.goes_wrong(self.faults.boot_fails.max(code.broken)) {
-            match self.dice.below(3) {
+            match self.rng.below(3) {
                 0 => self.plan(Event::Exited { worker, how: Exit::Code(3) }, boot),
                 1 => self.plan(Event::Misbehaved { worker, why: "sent garbage".to_owned() }, boot),
                 _ => {
                     let kind = BootFailureKind::App;
-                    let summary = format!("ImportError: No module named 'x{}'", self.dice.below(2));
+                    let summary = format!("ImportError: No module named 'x{}'", self.rng.below(2));
                     let failure = BootFailure::new(kind, summary);
                     self.plan(Event::BootFailed { worker, failure }, boot);
-                    if !self.dice.percent(self.faults.rude) {
+                    if !self.rng.percent(self.faults.rude) {
                         let exit = boot + Duration::from_millis(20);
                         self.plan(Event::Exited { worker, how: Exit::Code(1) }, exit);
                     }
@@ -300,7 +300,7 @@ impl World {
             self.plan(Event::Ready { worker }, boot);
             // The kernel may take anybody, those who stand by as well.
             if self.goes_wrong(self.faults.crashes / 4) {
-                let wait = boot + self.dice.up_to(Duration::from_secs(20));
+                let wait = boot + self.rng.up_to(Duration::from_secs(20));
                 let how = Exit::Signal { signal: 9, core_dumped: false };
                 self.plan(Event::Exited { worker, how }, wait);
             }
@@ -309,33 +309,33 @@ impl World {
 
     /// What becomes of a worker that serves.
     fn serve(&mut self, worker: WorkerId) {
-        let longest = if self.dice.percent(50) { Duration::from_secs(5) } else { Duration::from_secs(50) };
+        let longest = if self.rng.percent(50) { Duration::from_secs(5) } else { Duration::from_secs(50) };
         if self.goes_wrong(self.faults.crashes) {
-            let wait = self.dice.up_to(longest);
+            let wait = self.rng.up_to(longest);
             self.plan(Event::Exited { worker, how: Exit::Signal { signal: 11, core_dumped: true } }, wait);
         }
         if self.goes_wrong(self.faults.gets_stuck) {
             // Several of its threads may be.
-            for _ in 0..=self.dice.below(3) {
-                let wait = self.dice.up_to(longest);
+            for _ in 0..=self.rng.below(3) {
+                let wait = self.rng.up_to(longest);
                 self.plan(Event::DeadlineExceeded { worker }, wait);
             }
         }
         if self.goes_wrong(self.faults.misbehaves) {
-            let wait = self.dice.up_to(longest);
+            let wait = self.rng.up_to(longest);
             self.plan(Event::Misbehaved { worker, why: "sent garbage".to_owned() }, wait);
         }
         if self.goes_wrong(self.faults.wears_out) {
             let preloads = self.codes[&self.live].policy.preload;
-            let wear = match self.dice.below(if preloads { 12 } else { 3 }) {
+            let wear = match self.rng.below(if preloads { 12 } else { 3 }) {
                 0 => Wear::Requests { served: 1000 },
                 1 => Wear::Memory { bytes: 2, limit: 1 },
                 _ => Wear::Refork,
             };
-            let wait = self.dice.up_to(longest);
+            let wait = self.rng.up_to(longest);
             self.plan(Event::WornOut { worker, wear }, wait);
-            if self.dice.percent(20) {
-                let wait = self.dice.up_to(longest);
+            if self.rng.percent(20) {
+                let wait = self.rng.up_to(longest);
                 self.plan(Event::StopRequested { worker, signal: 15 }, wait);
             }
         }

@@ -1,12 +1,13 @@
 //! The world: what is going to happen, what processes there are, and what must hold after each event.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use crate::id::{Generation, Life, WorkerId};
+use crate::rng::Rng;
 
 use super::super::*;
-use super::dice::Dice;
 
 pub(super) type Verdict = Result<(), String>;
 
@@ -68,7 +69,7 @@ pub(super) struct Code {
 }
 
 pub(super) struct World {
-    pub(super) dice: Dice,
+    pub(super) rng: Rng,
     pub(super) faults: Faults,
     pub(super) begin: Instant,
     pub(super) now: Instant,
@@ -102,24 +103,24 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
-        let mut dice = Dice(seed);
-        let exits_on_first = dice.percent(50);
-        let code = invent(&mut dice, exits_on_first, 0);
+        let mut rng = Rng::new(seed);
+        let exits_on_first = rng.percent(50);
+        let code = invent(&mut rng, exits_on_first, 0);
         // Most worlds have one or two things wrong with them, some have everything.
         let faults = Faults {
-            spawn_fails: dice.chance(20, 60),
-            boot_fails: dice.chance(40, 90),
-            boot_hangs: dice.chance(30, 60),
-            crashes: dice.chance(60, 100),
-            gets_stuck: dice.chance(50, 100),
-            misbehaves: dice.chance(30, 60),
-            wears_out: dice.chance(60, 100),
-            probe_fails: dice.chance(40, 80),
-            clock_jumps: dice.chance(30, 10),
-            rude: dice.chance(50, 100),
+            spawn_fails: sometimes(&mut rng, 20, 60),
+            boot_fails: sometimes(&mut rng, 40, 90),
+            boot_hangs: sometimes(&mut rng, 30, 60),
+            crashes: sometimes(&mut rng, 60, 100),
+            gets_stuck: sometimes(&mut rng, 50, 100),
+            misbehaves: sometimes(&mut rng, 30, 60),
+            wears_out: sometimes(&mut rng, 60, 100),
+            probe_fails: sometimes(&mut rng, 40, 80),
+            clock_jumps: sometimes(&mut rng, 30, 10),
+            rude: sometimes(&mut rng, 50, 100),
         };
         let now = Instant::now();
-        let peace_at = now + dice.up_to(Duration::from_secs(250));
+        let peace_at = now + rng.up_to(Duration::from_secs(250));
         World {
             faults,
             begin: now,
@@ -144,7 +145,7 @@ impl World {
             facts: BTreeMap::new(),
             n_steps: 0,
             log: Vec::new(),
-            dice,
+            rng,
         }
     }
 
@@ -161,10 +162,10 @@ impl World {
         if self.exit.is_none() {
             self.is_healed()?;
             self.healed = true;
-            let is_hasty = self.dice.percent(30);
+            let is_hasty = self.rng.percent(30);
             self.plan(Event::Stop, Duration::ZERO);
             if is_hasty {
-                let wait = self.dice.up_to(Duration::from_secs(40));
+                let wait = self.rng.up_to(Duration::from_secs(40));
                 self.plan(Event::StopNow, wait);
             }
             while self.step()? {}
@@ -176,33 +177,33 @@ impl World {
     fn plan_operator(&mut self) {
         let whole = Duration::from_secs(290);
         // In most histories the operator waits until all is well again, in some not.
-        if self.dice.percent(40) {
-            let stop = if self.dice.percent(70) { Event::Stop } else { Event::StopNow };
-            let wait = self.dice.up_to(whole);
+        if self.rng.percent(40) {
+            let stop = if self.rng.percent(70) { Event::Stop } else { Event::StopNow };
+            let wait = self.rng.up_to(whole);
             self.plan(stop, wait);
         }
-        for _ in 0..self.dice.chance(70, 5) {
+        for _ in 0..sometimes(&mut self.rng, 70, 5) {
             // What is loaded is decided when it is.
             let policy = self.codes[&Generation(1)].policy.clone();
-            let mut wait = self.dice.up_to(whole);
-            for _ in 0..=self.dice.chance(30, 2) {
+            let mut wait = self.rng.up_to(whole);
+            for _ in 0..=sometimes(&mut self.rng, 30, 2) {
                 self.plan(Event::Reload { policy: policy.clone() }, wait);
-                wait += self.dice.up_to(Duration::from_secs(20));
+                wait += self.rng.up_to(Duration::from_secs(20));
             }
         }
-        for _ in 0..self.dice.chance(30, 5) {
-            let by = if self.dice.percent(50) { 1 } else { -1 };
-            let wait = self.dice.up_to(whole);
+        for _ in 0..sometimes(&mut self.rng, 30, 5) {
+            let by = if self.rng.percent(50) { 1 } else { -1 };
+            let wait = self.rng.up_to(whole);
             self.plan(Event::Adjust { by }, wait);
         }
-        if self.dice.percent(60) {
+        if self.rng.percent(60) {
             let mut wait = Duration::ZERO;
             while wait < whole {
                 self.plan(Event::Load(Load::default()), wait);
-                wait += Duration::from_secs(1) + self.dice.up_to(Duration::from_secs(12));
+                wait += Duration::from_secs(1) + self.rng.up_to(Duration::from_secs(12));
             }
-            for _ in 0..self.dice.below(6) {
-                let wait = self.dice.up_to(whole);
+            for _ in 0..self.rng.below(6) {
+                let wait = self.rng.up_to(whole);
                 self.plan(Event::Wanted, wait);
             }
         }
@@ -247,13 +248,13 @@ impl World {
             return Ok(false);
         }
         self.now = self.now.max(next);
-        if self.dice.percent(self.faults.clock_jumps) && self.now < self.peace_at {
-            self.now += self.dice.up_to(Duration::from_secs(90));
+        if self.rng.percent(self.faults.clock_jumps) && self.now < self.peace_at {
+            self.now += self.rng.up_to(Duration::from_secs(90));
         }
         let is_planned = planned.is_some_and(|at| at <= self.now);
         let is_due = wakeup.is_some_and(|at| at <= self.now);
         // Mostly what has been received is told first, as it should be; a wrong order may not break anything.
-        if is_due && (!is_planned || self.dice.percent(10)) {
+        if is_due && (!is_planned || self.rng.percent(10)) {
             self.ticked_early |= is_planned;
             self.tell(Event::Tick)?;
             ensure(
@@ -296,7 +297,7 @@ impl World {
             Event::DeadlineExceeded { worker } => {
                 if let Some(process) = self.processes.get_mut(worker) {
                     process.stuck = true;
-                } else if self.dice.percent(50) {
+                } else if self.rng.percent(50) {
                     return Ok(());
                 }
             }
@@ -314,7 +315,7 @@ impl World {
             }
             // Words about the dead do arrive now and then.
             Event::BootFailed { worker, .. } | Event::WornOut { worker, .. }
-                if !self.processes.contains_key(worker) && self.dice.percent(50) =>
+                if !self.processes.contains_key(worker) && self.rng.percent(50) =>
             {
                 return Ok(());
             }
@@ -339,8 +340,8 @@ impl World {
             return Ok(());
         }
         let exits_on_first = self.codes[&Generation(1)].policy.exit_on_first_boot_failure;
-        let broken = self.dice.chance(40, 100);
-        let code = invent(&mut self.dice, exits_on_first, broken);
+        let broken = sometimes(&mut self.rng, 40, 100);
+        let code = invent(&mut self.rng, exits_on_first, broken);
         let policy = code.policy.clone();
         let generation = self.supervisor.next_generation();
         ensure(!self.codes.contains_key(&generation), "a generation that is not new")?;
@@ -355,16 +356,16 @@ impl World {
 
     fn measure(&mut self) -> Load {
         let mut load = Load::default();
-        match self.dice.below(4) {
+        match self.rng.below(4) {
             0 => {
-                load.longest_wait = Duration::from_millis(50 + self.dice.below(5000));
+                load.longest_wait = Duration::from_millis(50 + self.rng.below(5000));
                 (load.queued, load.running, load.most_running) = (3, 4, 4);
             }
-            1 => load.idle = self.dice.up_to(Duration::from_secs(100)),
-            _ => load.most_running = usize::from(self.dice.percent(10)),
+            1 => load.idle = self.rng.up_to(Duration::from_secs(100)),
+            _ => load.most_running = usize::from(self.rng.percent(10)),
         }
         for (generation, code) in &self.codes {
-            let answered = self.dice.below(400);
+            let answered = self.rng.below(400);
             load.tallies.push((*generation, Tally { answered, failed: answered * code.fails / 100 }));
         }
         load
@@ -434,7 +435,7 @@ impl World {
     }
 
     pub(super) fn goes_wrong(&mut self, chance: u64) -> bool {
-        self.now < self.peace_at && self.dice.percent(chance)
+        self.now < self.peace_at && self.rng.percent(chance)
     }
 
     pub(super) fn note(&mut self, fact: &'static str) {
@@ -447,24 +448,35 @@ impl World {
     }
 }
 
-fn invent(dice: &mut Dice, exit_on_first_boot_failure: bool, broken: u64) -> Code {
-    let count = dice.one_to(5);
-    let boot = (!dice.percent(20)).then(|| Duration::from_secs(1 + dice.below(60)));
-    let drain = Duration::from_secs(dice.below(30));
-    let min = if dice.percent(60) { count } else { dice.one_to(count.get()) };
+/// Returns a number in `0..=max` with a probability of `percent`, else 0.
+fn sometimes(rng: &mut Rng, percent: u64, max: u64) -> u64 {
+    if rng.percent(percent) { rng.below(max + 1) } else { 0 }
+}
+
+/// Returns a number in `1..=max`.
+fn one_to(rng: &mut Rng, max: u16) -> NonZeroU16 {
+    let n = u16::try_from(1 + rng.below(u64::from(max))).expect("at most `max`");
+    NonZeroU16::new(n).expect("at least one")
+}
+
+fn invent(rng: &mut Rng, exit_on_first_boot_failure: bool, broken: u64) -> Code {
+    let count = one_to(rng, 5);
+    let boot = (!rng.percent(20)).then(|| Duration::from_secs(1 + rng.below(60)));
+    let drain = Duration::from_secs(rng.below(30));
+    let min = if rng.percent(60) { count } else { one_to(rng, count.get()) };
     // Long enough that its crew can be replaced one by one meanwhile, or it would never come to an end.
     let boots = boot.unwrap_or(Duration::from_secs(20)) / 2 * (u32::from(count.get()) + 6);
     let policy = Policy {
         exit_on_first_boot_failure,
         min,
-        preload: dice.percent(30),
-        probe: dice.percent(30),
-        watch: dice.percent(30).then(|| Duration::from_secs(1 + dice.below(60))),
-        max_lifetime: dice.percent(20).then(|| boots + Duration::from_secs(10 + dice.below(60))),
-        idle_exit: dice.percent(20).then(|| Duration::from_secs(10 + dice.below(60))),
-        boots_at_once: dice.one_to(3),
+        preload: rng.percent(30),
+        probe: rng.percent(30),
+        watch: rng.percent(30).then(|| Duration::from_secs(1 + rng.below(60))),
+        max_lifetime: rng.percent(20).then(|| boots + Duration::from_secs(10 + rng.below(60))),
+        idle_exit: rng.percent(20).then(|| Duration::from_secs(10 + rng.below(60))),
+        boots_at_once: one_to(rng, 3),
         ..Policy::new("app".to_owned(), count, boot, drain)
     };
-    let fails = dice.chance(30, 50);
+    let fails = sometimes(rng, 30, 50);
     Code { policy, broken, fails, forgotten: false }
 }
