@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::id::Generation;
-use crate::supervise::Tally;
+use crate::supervise::ResponseStats;
 
 /// What is noted between two measurements, and of workers that are gone.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub(super) struct Gauge {
     /// When something was last asked or answered.
     pub(super) active: Instant,
     /// How workers that are gone have answered.
-    pub(super) tallies: Vec<(Generation, Tally)>,
+    pub(super) tallies: Vec<(Generation, ResponseStats)>,
 }
 
 /// Of how many generations the tallies are kept: one serves, one comes, one may come back.
@@ -35,7 +35,7 @@ impl Gauge {
     }
 
     /// The worker is gone, but not how it has answered.
-    pub(super) fn bury(&mut self, generation: Generation, tally: Tally) {
+    pub(super) fn bury(&mut self, generation: Generation, tally: ResponseStats) {
         add(&mut self.tallies, generation, tally);
         if self.tallies.len() > GENERATIONS
             && let Some(eldest) = self.tallies.iter().map(|(other, _)| *other).min()
@@ -46,7 +46,11 @@ impl Gauge {
 }
 
 /// Adds a worker's tally to its generation's.
-pub(super) fn add(tallies: &mut Vec<(Generation, Tally)>, generation: Generation, tally: Tally) {
+pub(super) fn add(
+    tallies: &mut Vec<(Generation, ResponseStats)>,
+    generation: Generation,
+    tally: ResponseStats,
+) {
     if tally.answered == 0 {
         return;
     }

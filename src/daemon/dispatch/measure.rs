@@ -11,11 +11,11 @@ use super::{Dispatcher, State};
 impl Dispatcher {
     /// What has been going on since the last call. Requests that wait for others by a rule of their path do not wait
     /// for want of workers, and are left out.
-    pub fn measure(&self) -> supervise::Load {
+    pub fn measure(&self) -> supervise::LoadSample {
         self.measure_at(Instant::now())
     }
 
-    pub(super) fn measure_at(&self, now: Instant) -> supervise::Load {
+    pub(super) fn measure_at(&self, now: Instant) -> supervise::LoadSample {
         let mut state = self.lock();
         let State { workers, exchanges, queue, gauge, .. } = &mut *state;
         let running = workers.iter().flatten().map(Worker::n_busy).sum();
@@ -31,13 +31,13 @@ impl Dispatcher {
             load_stats::add(&mut tallies, worker.generation, worker.tally);
         }
         tallies.sort_unstable_by_key(|(generation, _)| *generation);
-        supervise::Load {
+        supervise::LoadSample {
             queued: queue.len(),
             longest_wait: std::mem::take(&mut gauge.longest_wait),
             running,
-            most_running: std::mem::take(&mut gauge.most_running),
-            idle: now.saturating_duration_since(gauge.active),
-            tallies,
+            max_running: std::mem::take(&mut gauge.most_running),
+            idle_for: now.saturating_duration_since(gauge.active),
+            responses: tallies,
         }
     }
 }

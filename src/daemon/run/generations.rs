@@ -9,7 +9,7 @@ use rgun_channel::control;
 
 use crate::config::{self, Config, Retry, Target, Workers};
 use crate::id::Generation;
-use crate::supervise::Policy;
+use crate::supervise::SupervisorPolicy;
 use crate::{dispatch, http, net, websocket};
 
 use super::buffer_limits::BufferLimits;
@@ -63,10 +63,10 @@ impl Generations {
 }
 
 /// What the supervisor goes by. `cores` are the usable ones; under systemd a boot that fails is tried again for ever.
-pub(super) fn policy(config: &Config, cores: usize, supervised: bool) -> Policy {
+pub(super) fn policy(config: &Config, cores: usize, supervised: bool) -> SupervisorPolicy {
     let (min, count) = config.workers.count.bounds(cores);
     let cores = u16::try_from(cores).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MIN);
-    Policy {
+    SupervisorPolicy {
         min,
         preload: config.workers.preload,
         probe: config.reload.probe.is_some(),
@@ -76,7 +76,12 @@ pub(super) fn policy(config: &Config, cores: usize, supervised: bool) -> Policy 
         boots_at_once: cores,
         exit_on_first_boot_failure: !supervised,
         slots: config.workers.threads.into(),
-        ..Policy::new(config.app.target.to_string(), count, config.timeouts.boot, config.timeouts.drain)
+        ..SupervisorPolicy::new(
+            config.app.target.to_string(),
+            count,
+            config.timeouts.boot,
+            config.timeouts.drain,
+        )
     }
 }
 

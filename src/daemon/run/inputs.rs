@@ -13,7 +13,9 @@ use crate::edge::EdgeNotice;
 use crate::error_chain::Chain;
 use crate::id::{Generation, WorkerId};
 use crate::pool::{Ended, LostFork, SpawnError};
-use crate::supervise::{BootFailure, BootFailureKind, Event, LifeState, SpawnFault, Wear, WorkerSnapshot};
+use crate::supervise::{
+    BootFailure, BootFailureKind, Event, RecycleReason, SpawnFault, WorkerSnapshot, WorkerState,
+};
 
 impl Daemon {
     pub(super) fn on_message(&mut self, told: MainMessage) -> Vec<Event> {
@@ -35,7 +37,7 @@ impl Daemon {
                 self.operator_log.note_report(worker);
                 self.on_report(worker, report)
             }
-            Notice::Misbehaved(worker, why) => vec![Event::Misbehaved { worker, why }],
+            Notice::Misbehaved(worker, reason) => vec![Event::Misbehaved { worker, reason }],
             Notice::HungUp(worker) => {
                 // Its descriptors are closed before it can be waited for (a core dump may lie between): how it
                 // ended is then told by its exit, unless that does not come.
@@ -55,9 +57,9 @@ impl Daemon {
             Notice::Stalled(worker, silence) => self.request_stacks(worker, DumpReason::Stall(silence)),
             Notice::Slow(worker, asked) => self.request_stacks(worker, DumpReason::Slow(asked)),
             Notice::Served(worker, served) => {
-                vec![Event::WornOut { worker, wear: self.recycle_reason(worker, served) }]
+                vec![Event::RecycleDue { worker, reason: self.recycle_reason(worker, served) }]
             }
-            Notice::Wanted => vec![Event::Wanted],
+            Notice::Wanted => vec![Event::WorkerRequested],
             Notice::Drained(worker) => vec![Event::Drained { worker }],
             Notice::Died { worker, asked } => {
                 self.operator_log.note_lost_requests(worker, asked);
@@ -103,14 +105,14 @@ impl Daemon {
 
     /// Why a worker that has served its share is replaced: `workers.refork` is one way to set the share. (Of the
     /// supervisor's one candidate at a time the others learn nothing: what it cannot use it ignores.)
-    fn recycle_reason(&mut self, worker: WorkerId, served: u64) -> Wear {
+    fn recycle_reason(&mut self, worker: WorkerId, served: u64) -> RecycleReason {
         let config = self.generation(worker).and_then(|generation| self.generations.get(generation));
         let is_due = |after: Option<NonZeroU64>| after.is_some_and(|after| served >= after.get());
         let workers = config.map(|config| config.workers).unwrap_or_default();
         if is_due(workers.refork) && !is_due(workers.max_requests) {
-            Wear::Refork
+            RecycleReason::Refork
         } else {
-            Wear::Requests { served }
+            RecycleReason::Requests { served }
         }
     }
 
@@ -213,7 +215,7 @@ impl Daemon {
         let ended = self.pool.reap();
         self.awaiting_exit.retain(|(worker, _)| ended.iter().all(|gone| gone.worker != *worker));
         let mut events = Vec::new();
-        for Ended { worker, how, oom_killed, pid } in ended {
+        for Ended { worker, how: exit, oom_killed, pid } in ended {
             // What it said and completed before it ended comes first.
             self.dispatcher.pump_control(worker);
             self.dispatcher.detach(worker);
@@ -230,7 +232,7 @@ impl Daemon {
                 self.reforked.remove(&generation);
             }
             self.run_child_exit_hook(worker, pid);
-            events.push(Event::Exited { worker, how });
+            events.push(Event::Exited { worker, exit });
         }
         events.extend(self.collect_lost_forks());
         self.remove_cgroups();
@@ -244,8 +246,8 @@ impl Daemon {
         }
         let snapshot = self.supervisor.snapshot();
         let is_able = |other: &&WorkerSnapshot| match other.state {
-            LifeState::Ready => true,
-            LifeState::Standby => self.operator_log.is_zygote(other.worker),
+            WorkerState::Ready => true,
+            WorkerState::Standby => self.operator_log.is_zygote(other.worker),
             _ => false,
         };
         let others = snapshot.workers.iter().filter(|other| other.worker != gone).filter(is_able);
@@ -265,7 +267,7 @@ impl Daemon {
 }
 
 fn misbehaved(worker: WorkerId, why: &str) -> Event {
-    Event::Misbehaved { worker, why: why.to_owned() }
+    Event::Misbehaved { worker, reason: why.to_owned() }
 }
 
 pub(crate) fn boot_event(worker: WorkerId, report: control::Report) -> Option<Event> {

@@ -4,7 +4,7 @@ use super::Daemon;
 use crate::dispatch;
 use crate::id::WorkerId;
 use crate::pool::MemoryEvent;
-use crate::supervise::{Event, LifeState, Wear, WorkerSnapshot};
+use crate::supervise::{Event, RecycleReason, WorkerSnapshot, WorkerState};
 
 impl Daemon {
     pub(super) fn check_memory_limits(&mut self) -> Vec<Event> {
@@ -12,7 +12,7 @@ impl Daemon {
         let mut events = self.poll_memory_events();
         let snapshot = self.supervisor.snapshot();
         let serves = |worker: &&WorkerSnapshot| {
-            worker.state == LifeState::Ready && !self.operator_log.is_zygote(worker.worker)
+            worker.state == WorkerState::Ready && !self.operator_log.is_zygote(worker.worker)
         };
         for worker in snapshot.workers.iter().filter(serves).copied().collect::<Vec<_>>() {
             let limit = self.generations.get(worker.generation).and_then(|config| config.workers.max_memory);
@@ -26,7 +26,7 @@ impl Daemon {
 
     /// `workers.max_memory` of the generation of a worker that serves.
     fn memory_limit(&self, worker: WorkerId) -> Option<u64> {
-        let serves = |life: &WorkerSnapshot| life.worker == worker && life.state == LifeState::Ready;
+        let serves = |life: &WorkerSnapshot| life.worker == worker && life.state == WorkerState::Ready;
         let life = self.supervisor.snapshot().workers.into_iter().find(serves)?;
         self.generations.get(life.generation)?.workers.max_memory
     }
@@ -63,6 +63,6 @@ impl Daemon {
                 worker.number.0
             );
         }
-        Some(Event::WornOut { worker, wear: Wear::Memory { bytes, limit } })
+        Some(Event::RecycleDue { worker, reason: RecycleReason::Memory { bytes, limit } })
     }
 }

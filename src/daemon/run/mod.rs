@@ -59,7 +59,7 @@ use crate::journal::requests::Journal;
 use crate::journal::thread::LogThread;
 use crate::net::{Connections, Listener};
 use crate::pool::{self, Plan, Pool};
-use crate::supervise::{Action, Event, Origin, SpawnFault, Supervisor};
+use crate::supervise::{Action, Event, SpawnFault, SpawnMethod, Supervisor};
 use crate::systemd::notify;
 
 use self::buffer_limits::BufferLimits;
@@ -426,7 +426,7 @@ impl Daemon {
     /// What must be looked at now and then depends on what the living generations want.
     fn set_timers(&mut self) {
         let now = Instant::now();
-        let is_watching = self.supervisor.snapshot().warm.is_some();
+        let is_watching = self.supervisor.snapshot().rollback.is_some();
         let wants_load = is_watching
             || self.generations.any(|config| {
                 let (min, max) = config.workers.count.bounds(self.cores);
@@ -483,32 +483,32 @@ impl Daemon {
 
     fn perform(&mut self, action: Action) -> Vec<Event> {
         match action {
-            Action::Spawn { worker, generation, origin } => {
-                return self.spawn(worker, generation, origin).into_iter().collect();
+            Action::Spawn { worker, generation, method } => {
+                return self.spawn(worker, generation, method).into_iter().collect();
             }
             Action::Admit { worker } => self.dispatcher.admit(worker),
             Action::Retire { worker } => self.dispatcher.retire(worker),
             Action::Terminate { worker } => self.command(worker, &Command::Stop),
             Action::Promote { worker } => self.command(worker, &Command::Promote),
-            Action::Kill { worker, cut } => {
-                if cut.is_some() {
+            Action::Kill { worker, abort } => {
+                if abort.is_some() {
                     self.dispatcher.cut(worker);
                 }
                 if !self.stack_dumps.delay_kill(worker) {
                     self.pool.kill(worker);
                 }
             }
-            Action::TakeStacks { worker } => return self.request_stacks(worker, DumpReason::Boot),
+            Action::DumpStacks { worker } => return self.request_stacks(worker, DumpReason::Boot),
             Action::Probe { worker } => self.probe(worker),
             Action::GoLive { generation } => {
                 self.go_live(generation);
                 self.set_timers();
             }
-            Action::Forget { generation } => {
+            Action::ForgetGeneration { generation } => {
                 self.generations.forget(generation);
                 self.set_timers();
             }
-            Action::Verdict { generation, outcome } => self.reply_verdict(generation, outcome),
+            Action::AnswerReload { generation, outcome } => self.reply_verdict(generation, outcome),
             Action::NotifyReady => notify::ready(),
             Action::NotifyReloading => notify::reloading(),
             Action::NotifyStopping => notify::stopping(),
@@ -549,14 +549,14 @@ impl Daemon {
         }
     }
 
-    fn spawn(&mut self, worker: WorkerId, generation: Generation, origin: Origin) -> Option<Event> {
+    fn spawn(&mut self, worker: WorkerId, generation: Generation, method: SpawnMethod) -> Option<Event> {
         let failed = |fault, reason| Some(Event::SpawnFailed { worker, fault, reason });
         let Some(config) = self.generations.get(generation) else {
             return failed(SpawnFault::System, format!("generation {generation} is over"));
         };
-        let role = match origin {
-            Origin::ExecZygote => Role::Zygote,
-            Origin::Exec | Origin::Fork(_) => Role::Worker,
+        let role = match method {
+            SpawnMethod::ExecZygote => Role::Zygote,
+            SpawnMethod::Exec | SpawnMethod::Fork(_) => Role::Worker,
         };
         let hooks = generations::hooks(&config);
         let plan = Plan {
@@ -575,7 +575,7 @@ impl Daemon {
             max_requests: generations::max_requests(&config.workers, self.reforked.contains(&generation)),
             children: config.workers.children_timeout,
         };
-        if let Origin::Fork(zygote) = origin {
+        if let SpawnMethod::Fork(zygote) = method {
             return match self.pool.fork(&plan, zygote) {
                 // `Spawned` follows when the zygote has done it.
                 Ok(()) => None,
@@ -586,7 +586,7 @@ impl Daemon {
             Ok(spawned) => {
                 self.edge.attach(spawned.link);
                 self.operator_log.note_spawn(worker, spawned.pid);
-                if origin == Origin::ExecZygote {
+                if method == SpawnMethod::ExecZygote {
                     self.operator_log.note_zygote(worker);
                 }
                 Some(Event::Spawned { worker, pid: spawned.pid })

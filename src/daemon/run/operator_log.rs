@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crate::dispatch::{Asked, Had};
 use crate::id::{WorkerId, WorkerNr};
-use crate::supervise::{BootFailure, BootFailureKind, Exit, LifeState, Report, Resize, Wear, name_of_signal};
+use crate::supervise::{
+    BootFailure, BootFailureKind, Exit, RecycleReason, Report, ResizeReason, WorkerState, name_of_signal,
+};
 
 /// What the log remembers of workers between what happens to them and when it is told.
 #[derive(Debug, Default)]
@@ -90,16 +92,16 @@ impl OperatorLog {
                 rgun.duration_us = microseconds(took),
                 "the zygote is ready after {took:.1?}: workers are forked from it"
             ),
-            Report::WorkerBootFailed { worker, failure, retry_in, told_before } => {
-                self.log_boot_failure(worker, failure, retry_in, told_before, python);
+            Report::WorkerBootFailed { worker, failure, retry_in, already_reported } => {
+                self.log_boot_failure(worker, failure, retry_in, already_reported, python);
             }
-            Report::WorkerExited { worker, how, state, retry_in } => {
-                self.log_exit(worker, how, state, retry_in);
+            Report::WorkerExited { worker, exit, state, retry_in } => {
+                self.log_exit(worker, exit, state, retry_in);
             }
-            Report::WorkerMisbehaved { worker, why, .. } => tracing::error!(
+            Report::WorkerMisbehaved { worker, reason, .. } => tracing::error!(
                 rgun.worker = seat_field(worker),
                 rgun.pid = self.pid(worker),
-                "{} broke the channel's contract and was killed: {why}",
+                "{} broke the channel's contract and was killed: {reason}",
                 self.name(worker)
             ),
             Report::Replacing { worker } => tracing::warn!(
@@ -114,12 +116,12 @@ impl OperatorLog {
                 "{} has been replaced",
                 self.name(worker)
             ),
-            Report::WornOut { worker, wear } => tracing::info!(
+            Report::Recycling { worker, reason } => tracing::info!(
                 rgun.worker = seat_field(worker),
                 rgun.pid = self.pid(worker),
                 "{} {}; it {}",
                 self.name(worker),
-                describe_recycling(wear),
+                describe_recycling(reason),
                 if self.is_zygote(worker) {
                     "leaves, and another one is started"
                 } else {
@@ -133,20 +135,20 @@ impl OperatorLog {
                 self.name(worker),
                 state.as_str()
             ),
-            Report::RetirementCut { worker } => tracing::warn!(
+            Report::RetirementAborted { worker } => tracing::warn!(
                 rgun.worker = seat_field(worker),
                 rgun.pid = self.pid(worker),
                 "{} was killed before it had finished its requests: there is no room for one more process",
                 self.name(worker)
             ),
-            Report::DrainRanOut { waited } => tracing::warn!(
+            Report::DrainTimedOut { waited } => tracing::warn!(
                 "not every request was answered within timeouts.drain ({waited:.1?}); the rest is cut off"
             ),
-            Report::ReloadBegan { generation } => tracing::info!(
+            Report::ReloadStarted { generation } => tracing::info!(
                 rgun.generation = generation.0,
                 "reloading: generation {generation} boots beside the one that serves"
             ),
-            Report::ReloadDone { generation, took } => tracing::info!(
+            Report::ReloadCompleted { generation, took } => tracing::info!(
                 rgun.generation = generation.0,
                 rgun.duration_us = microseconds(took),
                 "reloaded: generation {generation} serves after {took:.1?}"
@@ -161,11 +163,11 @@ impl OperatorLog {
                     "reload failed: {failure}; generation {generation} does not take over"
                 ),
             },
-            Report::WentBack { from, to, why } => tracing::error!(
+            Report::RolledBack { from, to, reason } => tracing::error!(
                 rgun.generation = to.0,
-                "generation {from} answers worse than the one before it ({why}): generation {to} serves again"
+                "generation {from} answers worse than the one before it ({reason}): generation {to} serves again"
             ),
-            Report::Resized { from, to, why } => log_resize(from, to, why),
+            Report::Resized { from, to, reason } => log_resize(from, to, reason),
         }
     }
 
@@ -174,7 +176,7 @@ impl OperatorLog {
         worker: WorkerId,
         failure: BootFailure,
         retry_in: Option<Duration>,
-        told_before: bool,
+        already_reported: bool,
         python: &dyn Fn(WorkerId) -> String,
     ) {
         let BootFailure { kind, mut summary, traceback, headline: _ } = failure;
@@ -186,7 +188,7 @@ impl OperatorLog {
             );
         }
         let traceback = match traceback {
-            Some(text) if !told_before && !text.is_empty() => format!("\n{}", text.trim_end()),
+            Some(text) if !already_reported && !text.is_empty() => format!("\n{}", text.trim_end()),
             _ => String::new(),
         };
         let next = match retry_in {
@@ -201,16 +203,16 @@ impl OperatorLog {
         );
     }
 
-    fn log_exit(&mut self, worker: WorkerId, how: Exit, state: LifeState, retry_in: Option<Duration>) {
+    fn log_exit(&mut self, worker: WorkerId, exit: Exit, state: WorkerState, retry_in: Option<Duration>) {
         let pid = self.pid(worker);
         let lost = self.lost_requests.remove(&worker).unwrap_or_default();
         let oom_killed = self.oom_killed.contains(&worker);
         // Who stands by is the zygote, or about to serve, or kept to serve again: nobody asked it to leave.
-        let expected = !matches!(state, LifeState::Ready | LifeState::Standby | LifeState::Retiring)
-            || (state == LifeState::Retiring && how == Exit::Code(0));
+        let expected = !matches!(state, WorkerState::Ready | WorkerState::Standby | WorkerState::Retiring)
+            || (state == WorkerState::Retiring && exit == Exit::Code(0));
         let (number, name) = (worker.number.0, self.name(worker));
         if expected {
-            tracing::debug!(rgun.worker = number, rgun.pid = pid, "{name} {how}");
+            tracing::debug!(rgun.worker = number, rgun.pid = pid, "{name} {exit}");
             return;
         }
         let why = if oom_killed { " (out of memory: workers.max_memory)" } else { "" };
@@ -230,7 +232,7 @@ impl OperatorLog {
             Some(pause) => format!("; it is replaced in {pause:.1?}"),
             None => String::new(),
         };
-        tracing::warn!(rgun.worker = number, rgun.pid = pid, "{name} {how}{why}{with}{next}");
+        tracing::warn!(rgun.worker = number, rgun.pid = pid, "{name} {exit}{why}{with}{next}");
     }
 }
 
@@ -307,27 +309,29 @@ fn seat_field(worker: WorkerId) -> Option<u16> {
     (worker.number != WorkerNr::ZYGOTE).then_some(worker.number.0)
 }
 
-fn describe_recycling(wear: Wear) -> String {
-    match wear {
-        Wear::Requests { served } => format!("has served {served} requests (workers.max_requests)"),
-        Wear::Memory { bytes, limit } => {
+fn describe_recycling(reason: RecycleReason) -> String {
+    match reason {
+        RecycleReason::Requests { served } => format!("has served {served} requests (workers.max_requests)"),
+        RecycleReason::Memory { bytes, limit } => {
             format!("uses {} of workers.max_memory = {}", format_mebibytes(bytes), format_mebibytes(limit))
         }
-        Wear::Age => "has reached workers.max_lifetime".to_owned(),
-        Wear::Refork => "has served workers.refork requests and becomes the zygote".to_owned(),
-        Wear::Signal { signal } => format!("was asked by {} to leave", name_of_signal(signal)),
+        RecycleReason::Lifetime => "has reached workers.max_lifetime".to_owned(),
+        RecycleReason::Refork => "has served workers.refork requests and becomes the zygote".to_owned(),
+        RecycleReason::Signal { signal } => format!("was asked by {} to leave", name_of_signal(signal)),
     }
 }
 
-fn log_resize(from: u16, to: u16, why: Resize) {
-    match why {
-        Resize::Asked => tracing::info!("{from} workers, now {to}: asked for by a signal"),
-        Resize::Busy(waited) => tracing::info!("{from} workers, now {to}: requests waited for {waited:.1?}"),
-        Resize::Calm => tracing::info!("{from} workers, now {to}: fewer are enough"),
-        Resize::Idle => {
+fn log_resize(from: u16, to: u16, reason: ResizeReason) {
+    match reason {
+        ResizeReason::Operator => tracing::info!("{from} workers, now {to}: asked for by a signal"),
+        ResizeReason::QueueWait(waited) => {
+            tracing::info!("{from} workers, now {to}: requests waited for {waited:.1?}")
+        }
+        ResizeReason::LowLoad => tracing::info!("{from} workers, now {to}: fewer are enough"),
+        ResizeReason::IdleExit => {
             tracing::info!("no request for workers.idle_exit: the workers leave until the next one");
         }
-        Resize::Wanted => tracing::info!("a request has come: workers start"),
+        ResizeReason::Request => tracing::info!("a request has come: workers start"),
     }
 }
 

@@ -38,7 +38,7 @@ impl Daemon {
                     told.get_or_insert(asked.request_id);
                 }
                 DumpReason::Slow(asked) => operator_log::log_slow(worker, pid, &asked, stacks.as_deref()),
-                DumpReason::Boot => events.push(Event::StacksTaken { worker, stacks: stacks.clone() }),
+                DumpReason::Boot => events.push(Event::StacksDumped { worker, stacks: stacks.clone() }),
             }
         }
         if unseen > 0 {

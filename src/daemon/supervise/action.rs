@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::id::{Generation, WorkerId};
 
-use super::{BootFailure, Exit, LifeState, Origin, Wear};
+use super::{BootFailure, Exit, RecycleReason, SpawnMethod, WorkerState};
 
 /// One thing to do, in the imperative.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,15 +16,15 @@ pub enum Action {
         /// The code and configuration it is to load.
         generation: Generation,
         /// By which way.
-        origin: Origin,
+        method: SpawnMethod,
     },
     /// Give it this generation's `reload.probe` request, although it is not admitted; answer with `Probed`.
     Probe {
         /// Who.
         worker: WorkerId,
     },
-    /// Have its Python stacks written; answer with `StacksTaken`, with nothing if they do not come in a second.
-    TakeStacks {
+    /// Have its Python stacks written; answer with `StacksDumped`, with nothing if they do not come in a second.
+    DumpStacks {
         /// Who.
         worker: WorkerId,
     },
@@ -40,12 +40,12 @@ pub enum Action {
         generation: Generation,
     },
     /// Nothing of this generation will be spawned any more: its configuration can be dropped.
-    Forget {
+    ForgetGeneration {
         /// Which.
         generation: Generation,
     },
     /// What became of the reload that asked for this generation. Exactly one for each `Event::Reload`.
-    Verdict {
+    AnswerReload {
         /// Which it would be, or is.
         generation: Generation,
         /// Nothing when it serves; else why it does not, for who asked and for STATUS=.
@@ -74,7 +74,7 @@ pub enum Action {
         worker: WorkerId,
         /// What it still has in flight, if anything, is ended by the daemon for this reason, and is to be answered so.
         /// Without one nobody waits for it, or it is to blame itself.
-        cut: Option<Cut>,
+        abort: Option<AbortReason>,
     },
     /// `READY=1`: one worker can serve; or the last of the reloads that were told is over. Never after
     /// `NotifyStopping`.
@@ -106,13 +106,13 @@ pub enum Action {
 
 /// Why requests end that their worker would have answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
+pub enum AbortReason {
     /// The worker was to finish them, and `timeouts.drain` was over.
-    Drain,
+    DrainTimeout,
     /// The worker was to finish them, and its process was in the way of one that serves.
-    Room,
+    ProcessLimit,
     /// The daemon leaves.
-    Stop,
+    Shutdown,
 }
 
 /// What an operator may want to know. `run` chooses level, wording and MESSAGE_ID.
@@ -142,7 +142,7 @@ pub enum Report {
         /// or the generation before takes over again.
         retry_in: Option<Duration>,
         /// The very same failure was reported before and nobody has become ready since: leave the traceback out.
-        told_before: bool,
+        already_reported: bool,
     },
     /// Its process is gone. Expected unless the state is `Ready` (it crashed) or `Retiring` (it crashed before it
     /// was drained) or `Standby`; a death while booting is a `WorkerBootFailed`.
@@ -150,9 +150,9 @@ pub enum Report {
         /// Who.
         worker: WorkerId,
         /// How.
-        how: Exit,
+        exit: Exit,
         /// The state it was in.
-        state: LifeState,
+        state: WorkerState,
         /// When its seat is filled again, zero for at once; `None` when that does not depend on this exit.
         retry_in: Option<Duration>,
     },
@@ -161,7 +161,7 @@ pub enum Report {
         /// Who.
         worker: WorkerId,
         /// What it did.
-        why: String,
+        reason: String,
         /// When its seat is filled again, zero for at once; `None` when somebody else has the seat already.
         retry_in: Option<Duration>,
     },
@@ -171,19 +171,19 @@ pub enum Report {
         worker: WorkerId,
     },
     /// It serves on until its successor is ready.
-    WornOut {
+    Recycling {
         /// The old life.
         worker: WorkerId,
         /// Why.
-        wear: Wear,
+        reason: RecycleReason,
     },
     /// A new generation boots beside the one that serves.
-    ReloadBegan {
+    ReloadStarted {
         /// Which.
         generation: Generation,
     },
     /// It has taken over.
-    ReloadDone {
+    ReloadCompleted {
         /// Which.
         generation: Generation,
         /// Since it was asked for.
@@ -197,13 +197,13 @@ pub enum Report {
         failure: BootFailure,
     },
     /// It answered clearly worse than the one before it, which has taken over again.
-    WentBack {
+    RolledBack {
         /// The one that was tried.
         from: Generation,
         /// The one that serves again.
         to: Generation,
         /// The figures, for people.
-        why: String,
+        reason: String,
     },
     /// The number of workers is changed.
     Resized {
@@ -212,7 +212,7 @@ pub enum Report {
         /// To; 0 for a sleep.
         to: u16,
         /// What for.
-        why: Resize,
+        reason: ResizeReason,
     },
     /// The seat of a stuck or worn-out worker is served by another life.
     Replaced {
@@ -227,18 +227,18 @@ pub enum Report {
         /// Who.
         worker: WorkerId,
         /// What it was to finish.
-        state: LifeState,
+        state: WorkerState,
         /// How long it had.
         waited: Duration,
     },
     /// A retiring worker was killed before it was drained, because there is no room for one more process: it is stuck,
     /// and its seat's replacements are as well; or nobody else serves.
-    RetirementCut {
+    RetirementAborted {
         /// Who.
         worker: WorkerId,
     },
     /// Not everybody was answered within `timeouts.drain` of the order to stop.
-    DrainRanOut {
+    DrainTimedOut {
         /// The time there was.
         waited: Duration,
     },
@@ -246,15 +246,15 @@ pub enum Report {
 
 /// Why the number of workers changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resize {
+pub enum ResizeReason {
     /// SIGTTIN or SIGTTOU.
-    Asked,
+    Operator,
     /// Requests waited for so long.
-    Busy(Duration),
+    QueueWait(Duration),
     /// There was less to do.
-    Calm,
+    LowLoad,
     /// Nothing was asked for `workers.idle_exit`.
-    Idle,
+    IdleExit,
     /// A request came while nobody served.
-    Wanted,
+    Request,
 }

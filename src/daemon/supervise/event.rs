@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::id::{Generation, WorkerId};
 
-use super::Policy;
+use super::SupervisorPolicy;
 
 /// Something that happened, told in the past tense except for the operator's orders.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub enum Event {
         /// Who.
         worker: WorkerId,
         /// How it ended.
-        how: Exit,
+        exit: Exit,
     },
     /// A request in this worker ran over its deadline and did not yield; its client has had its 504 already.
     DeadlineExceeded {
@@ -59,7 +59,7 @@ pub enum Event {
         /// Who.
         worker: WorkerId,
         /// What it did, one line.
-        why: String,
+        reason: String,
     },
     /// A retiring worker has no exchange left that anybody waits for. Exchanges that ran over their deadline do not
     /// count: their client has been answered, and their thread may never end.
@@ -67,19 +67,19 @@ pub enum Event {
         /// Who.
         worker: WorkerId,
     },
-    /// The stacks that [`Action::TakeStacks`](super::Action::TakeStacks) asked for, or nothing when they did not come.
-    StacksTaken {
+    /// The stacks that [`Action::DumpStacks`](super::Action::DumpStacks) asked for, or nothing when they did not come.
+    StacksDumped {
         /// Whose.
         worker: WorkerId,
         /// What `faulthandler` wrote.
         stacks: Option<String>,
     },
     /// The worker has done its share: another life is to take its seat, and then it finishes and leaves.
-    WornOut {
+    RecycleDue {
         /// Who.
         worker: WorkerId,
         /// Why.
-        wear: Wear,
+        reason: RecycleReason,
     },
     /// A signal that was sent to this process, and not to the daemon, asks it to finish what it runs and leave. It is
     /// ready, or about to say so.
@@ -99,7 +99,7 @@ pub enum Event {
     /// The operator wants a new generation: new code, and this policy.
     Reload {
         /// What it goes by.
-        policy: Policy,
+        policy: SupervisorPolicy,
     },
     /// The operator wants this many workers more (SIGTTIN) or fewer (SIGTTOU), until the next reload.
     Adjust {
@@ -108,9 +108,9 @@ pub enum Event {
     },
     /// How busy everybody was lately; comes every second while `min` and `max` differ, an `idle_exit` is set, or the
     /// daemon watches a new generation.
-    Load(Load),
+    Load(LoadSample),
     /// A request has come and nobody serves: the end of a sleep.
-    Wanted,
+    WorkerRequested,
     /// Stop when everybody has been answered (the first SIGTERM or SIGINT).
     Stop,
     /// Stop now (a second SIGTERM or SIGINT, or SIGQUIT).
@@ -123,7 +123,7 @@ pub enum Event {
 
 /// Why a worker that serves well is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wear {
+pub enum RecycleReason {
     /// It has served as many requests as `workers.max_requests` (with its jitter) allows.
     Requests {
         /// How many.
@@ -137,7 +137,7 @@ pub enum Wear {
         limit: u64,
     },
     /// It is `workers.max_lifetime` old. (The supervisor finds this out by itself.)
-    Age,
+    Lifetime,
     /// It has served `workers.refork` requests and may become the zygote; or another one has, and this one is replaced
     /// by a fork of it. Of no effect without `preload`.
     Refork,
@@ -150,7 +150,7 @@ pub enum Wear {
 
 /// What the edge measured since the last time it was asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Load {
+pub struct LoadSample {
     /// Requests that wait.
     pub queued: usize,
     /// The longest wait of those that were given to a worker or still wait.
@@ -158,17 +158,17 @@ pub struct Load {
     /// Requests that run.
     pub running: usize,
     /// The most that ran at the same time.
-    pub most_running: usize,
+    pub max_running: usize,
     /// How long nothing has been asked; zero while something runs or waits.
-    pub idle: Duration,
+    pub idle_for: Duration,
     /// How the generations answered since each became live, by generation; those that have answered nothing are left
     /// out.
-    pub tallies: Vec<(Generation, Tally)>,
+    pub responses: Vec<(Generation, ResponseStats)>,
 }
 
 /// How requests ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct ResponseStats {
     /// All that were answered, whoever did it.
     pub answered: u64,
     /// Of those: a status of 500 or above, an answer that broke off, a worker that died, a deadline.
@@ -258,7 +258,7 @@ pub enum BootFailureKind {
     System,
     /// It is up, and did not answer `reload.probe` as it should.
     Probe,
-    /// It did not fail: another reload has taken its place.
+    /// It did not fail: another reload has taken its seat.
     Superseded,
     /// It did not fail: the daemon stops.
     Stopped,

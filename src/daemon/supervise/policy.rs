@@ -8,7 +8,7 @@ use super::BackoffLimits;
 
 /// The numbers the supervisor goes by.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
+pub struct SupervisorPolicy {
     /// The application as the operator wrote it (`mysite.wsgi`), for STATUS=.
     pub app: String,
     /// How many workers serve; the most when `min` is less.
@@ -16,14 +16,14 @@ pub struct Policy {
     /// The fewest that serve; the number between follows the queue's wait.
     pub min: NonZeroU16,
     /// How many exchanges make one worker busy (`workers.threads`): what is fewer than a smaller number of workers can
-    /// take lets it shrink. Also of an ASGI application, though its workers take a thousand: how many of those an event
+    /// take lets it shrink. Also of an ASGI application, though its workers take a thousand: exit many of those an event
     /// loop can serve nobody knows.
     pub slots: NonZeroU32,
     /// Whether workers are forked from a zygote.
     pub preload: bool,
     /// Whether a new generation's canary must answer a probe before it is believed.
     pub probe: bool,
-    /// `reload.watch`: for how long the generation before stays at hand.
+    /// `reload.watch`: for exit long the generation before stays at hand.
     pub watch: Option<Duration>,
     /// `workers.max_lifetime`.
     pub max_lifetime: Option<Duration>,
@@ -42,15 +42,15 @@ pub struct Policy {
     pub backoff: BackoffLimits,
     /// A worker that was ready for this long is replaced at once when it dies, and its seat's failures forgotten; of
     /// those that die earlier, the first.
-    pub settled: Duration,
+    pub stable_after: Duration,
     /// The first boot of all decides: if it fails and would fail again, exit with 78 instead of retrying.
     pub exit_on_first_boot_failure: bool,
 }
 
-impl Policy {
+impl SupervisorPolicy {
     /// The policy for `app` with what is not in the configuration file at its proper value.
     pub fn new(app: String, count: NonZeroU16, boot: Option<Duration>, drain: Duration) -> Self {
-        Policy {
+        SupervisorPolicy {
             app,
             count,
             min: count,
@@ -65,8 +65,8 @@ impl Policy {
             drain,
             // In proportion, so that `drain = "1s"` in a test does not mean six; the unit's TimeoutStopSec has room.
             terminate_grace: (drain / 6).clamp(Duration::from_millis(200), Duration::from_secs(5)),
-            backoff: BackoffLimits { first: Duration::from_millis(100), longest: Duration::from_secs(30) },
-            settled: Duration::from_secs(10),
+            backoff: BackoffLimits { initial: Duration::from_millis(100), max: Duration::from_secs(30) },
+            stable_after: Duration::from_secs(10),
             exit_on_first_boot_failure: true,
         }
     }

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::id::{Generation, Life, WorkerId};
 
-use super::Wear;
+use super::RecycleReason;
 use super::backoff::Backoff;
 
 /// Where a worker is in its life, as told to people and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LifeState {
+pub enum WorkerState {
     /// Asked for; left when `run` says whether there is a process.
     Spawning,
     /// There is a process, importing; left by ready, failure, exit or `timeouts.boot`.
@@ -33,26 +33,26 @@ pub enum LifeState {
     Killed,
 }
 
-impl LifeState {
+impl WorkerState {
     /// The word for it in metrics and status output.
     pub fn as_str(self) -> &'static str {
         match self {
-            LifeState::Spawning => "spawning",
-            LifeState::Booting => "booting",
-            LifeState::Ready => "ready",
-            LifeState::Standby => "standby",
-            LifeState::Retiring => "retiring",
-            LifeState::Promoting => "promoting",
-            LifeState::Failed => "failed",
-            LifeState::Terminating => "terminating",
-            LifeState::Killed => "killed",
+            WorkerState::Spawning => "spawning",
+            WorkerState::Booting => "booting",
+            WorkerState::Ready => "ready",
+            WorkerState::Standby => "standby",
+            WorkerState::Retiring => "retiring",
+            WorkerState::Promoting => "promoting",
+            WorkerState::Failed => "failed",
+            WorkerState::Terminating => "terminating",
+            WorkerState::Killed => "killed",
         }
     }
 }
 
-/// [`LifeState`] with the deadline that bounds it.
+/// [`WorkerState`] with the deadline that bounds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum TimedState {
     Spawning {
         deadline: Option<Instant>,
     },
@@ -60,7 +60,7 @@ pub(super) enum State {
         deadline: Option<Instant>,
     },
     /// Its boot limit is over, and its stacks are being written; told to people as booting.
-    Overtime {
+    BootTimedOut {
         kill_at: Instant,
     },
     Ready,
@@ -80,17 +80,17 @@ pub(super) enum State {
     Terminating {
         kill_at: Instant,
     },
-    /// After `give_up_at` the end of the daemon does not wait for it any more. `None` when the answer to `Spawn` is
+    /// After `abandon_at` the end of the daemon does not wait for it any more. `None` when the answer to `Spawn` is
     /// still owed: the process is killed as soon as it is there, and its time to be reaped begins then.
     Killed {
-        give_up_at: Option<Instant>,
-        given_up: bool,
+        abandon_at: Option<Instant>,
+        abandoned: bool,
     },
 }
 
 /// How a process comes to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum SpawnMethod {
     /// The interpreter is executed, and imports the application.
     Exec,
     /// The interpreter is executed, imports the application, and never serves: others are forked from it.
@@ -101,7 +101,7 @@ pub enum Origin {
 
 /// What a process is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum ProcessRole {
     /// To serve.
     Worker,
     /// To be forked from.
@@ -110,136 +110,141 @@ pub(super) enum Role {
 
 /// One process, or the wish for one.
 #[derive(Clone, Debug)]
-pub(super) struct Worker {
+pub(super) struct WorkerRecord {
     pub(super) id: WorkerId,
     pub(super) generation: Generation,
-    pub(super) role: Role,
-    pub(super) origin: Origin,
+    pub(super) role: ProcessRole,
+    pub(super) method: SpawnMethod,
     /// The most workers its generation had when it was asked for.
-    pub(super) crew_size: usize,
+    pub(super) set_size: usize,
     /// `None` until `Spawned`.
     pub(super) pid: Option<u32>,
     /// When `Spawn` was asked for.
-    pub(super) asked_at: Instant,
+    pub(super) requested_at: Instant,
     /// When `state` was entered.
     pub(super) since: Instant,
-    pub(super) state: State,
+    pub(super) state: TimedState,
     /// Nobody waits for it: it was never admitted, or has been drained since it was retired.
     pub(super) drained: bool,
     /// When and why it was found to have done its share; it serves on until its successor is ready.
-    pub(super) worn: Option<(Instant, Wear)>,
+    pub(super) recycle: Option<(Instant, RecycleReason)>,
     /// When it reaches `workers.max_lifetime`.
-    pub(super) ages_at: Option<Instant>,
+    pub(super) expires_at: Option<Instant>,
 }
 
-impl Worker {
-    pub(super) fn enter(&mut self, state: State, now: Instant) {
+impl WorkerRecord {
+    pub(super) fn enter(&mut self, state: TimedState, now: Instant) {
         self.state = state;
         self.since = now;
     }
 
-    pub(super) fn life_state(&self) -> LifeState {
+    pub(super) fn public_state(&self) -> WorkerState {
         match self.state {
-            State::Spawning { .. } => LifeState::Spawning,
-            State::Booting { .. } | State::Overtime { .. } => LifeState::Booting,
-            State::Ready => LifeState::Ready,
-            State::Standby => LifeState::Standby,
-            State::Retiring { .. } => LifeState::Retiring,
-            State::Promoting { .. } => LifeState::Promoting,
-            State::Failed { .. } => LifeState::Failed,
-            State::Terminating { .. } => LifeState::Terminating,
-            State::Killed { .. } => LifeState::Killed,
+            TimedState::Spawning { .. } => WorkerState::Spawning,
+            TimedState::Booting { .. } | TimedState::BootTimedOut { .. } => WorkerState::Booting,
+            TimedState::Ready => WorkerState::Ready,
+            TimedState::Standby => WorkerState::Standby,
+            TimedState::Retiring { .. } => WorkerState::Retiring,
+            TimedState::Promoting { .. } => WorkerState::Promoting,
+            TimedState::Failed { .. } => WorkerState::Failed,
+            TimedState::Terminating { .. } => WorkerState::Terminating,
+            TimedState::Killed { .. } => WorkerState::Killed,
         }
     }
 
     /// The instant at which a tick moves it on by force.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.state {
-            State::Spawning { deadline: at }
-            | State::Booting { deadline: at }
-            | State::Retiring { deadline: at, .. }
-            | State::Killed { give_up_at: at, given_up: false } => at,
-            State::Overtime { kill_at: at }
-            | State::Promoting { kill_at: at }
-            | State::Failed { kill_at: at }
-            | State::Terminating { kill_at: at } => Some(at),
-            State::Ready | State::Standby | State::Killed { given_up: true, .. } => None,
+            TimedState::Spawning { deadline: at }
+            | TimedState::Booting { deadline: at }
+            | TimedState::Retiring { deadline: at, .. }
+            | TimedState::Killed { abandon_at: at, abandoned: false } => at,
+            TimedState::BootTimedOut { kill_at: at }
+            | TimedState::Promoting { kill_at: at }
+            | TimedState::Failed { kill_at: at }
+            | TimedState::Terminating { kill_at: at } => Some(at),
+            TimedState::Ready | TimedState::Standby | TimedState::Killed { abandoned: true, .. } => None,
         }
     }
 
     /// When it has to be looked at for its age.
-    pub(super) fn ageing(&self) -> Option<Instant> {
-        self.ages_at.filter(|_| self.is_ready() && self.worn.is_none())
+    pub(super) fn expiry(&self) -> Option<Instant> {
+        self.expires_at.filter(|_| self.is_ready() && self.recycle.is_none())
     }
 
     pub(super) fn is_zygote(&self) -> bool {
-        self.role == Role::Zygote
+        self.role == ProcessRole::Zygote
     }
 
     /// It is given exchanges.
     pub(super) fn is_ready(&self) -> bool {
-        self.state == State::Ready
+        self.state == TimedState::Ready
     }
 
     pub(super) fn is_standby(&self) -> bool {
-        self.state == State::Standby
+        self.state == TimedState::Standby
     }
 
     pub(super) fn is_booting(&self) -> bool {
-        matches!(self.state, State::Spawning { .. } | State::Booting { .. } | State::Overtime { .. })
+        matches!(
+            self.state,
+            TimedState::Spawning { .. } | TimedState::Booting { .. } | TimedState::BootTimedOut { .. }
+        )
     }
 
     /// It finishes what it has for as long as that takes.
-    pub(super) fn is_lingering(&self) -> bool {
-        matches!(self.state, State::Retiring { deadline: None, .. })
+    pub(super) fn is_retiring_unbounded(&self) -> bool {
+        matches!(self.state, TimedState::Retiring { deadline: None, .. })
     }
 
-    /// On its way to or in service: what may hold a place.
+    /// On its way to or in service: what may hold a seat.
     pub(super) fn is_current(&self) -> bool {
         self.is_ready() || self.is_standby() || self.is_booting()
     }
 
     /// Its process will be gone soon without anybody doing more.
-    pub(super) fn is_dying(&self) -> bool {
+    pub(super) fn is_exiting(&self) -> bool {
         matches!(
             self.state,
-            State::Failed { .. } | State::Terminating { .. } | State::Killed { given_up: false, .. }
+            TimedState::Failed { .. }
+                | TimedState::Terminating { .. }
+                | TimedState::Killed { abandoned: false, .. }
         )
     }
 
-    pub(super) fn is_given_up(&self) -> bool {
-        matches!(self.state, State::Killed { given_up: true, .. })
+    pub(super) fn is_abandoned(&self) -> bool {
+        matches!(self.state, TimedState::Killed { abandoned: true, .. })
     }
 }
 
-/// One stable place for a worker, or for a zygote. Lives that are on their way out no longer hold their seat.
+/// One stable seat for a worker, or for a zygote. Lives that are on their way out no longer hold their seat.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seat {
-    /// The life that boots or serves here; `None` is a vacancy.
+    /// The life that boots or serves here; `None` is a next_vacancy.
     pub(super) current: Option<Life>,
     /// The life that boots to take over from `current`, which is worn out and serves until then.
     pub(super) successor: Option<Life>,
-    /// Neither a vacancy nor the place of a successor is filled before this; `None` is at once.
+    /// Neither a next_vacancy nor the seat of a successor is filled before this; `None` is at once.
     pub(super) retry_at: Option<Instant>,
     /// How long that wait was when it began, for people.
     pub(super) wait: Duration,
     pub(super) backoff: Backoff,
     /// Why the last life here was too short, until one becomes ready.
     pub(super) failure: Option<String>,
-    /// The stuck life whose place the current or next one takes, until that one is ready.
+    /// The stuck life whose seat the current or next one takes, until that one is ready.
     pub(super) replaces: Option<WorkerId>,
 }
 
 impl Seat {
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.current.is_none() && self.has_waited(now)
+        self.current.is_none() && self.may_spawn(now)
     }
 
-    pub(super) fn has_waited(&self, now: Instant) -> bool {
+    pub(super) fn may_spawn(&self, now: Instant) -> bool {
         self.retry_at.is_none_or(|at| at <= now)
     }
 
-    /// The life does not hold this place any more; whoever was to follow it does.
+    /// The life does not hold this seat any more; whoever was to follow it does.
     pub(super) fn vacate(&mut self, life: Life) {
         if self.successor == Some(life) {
             self.successor = None;
@@ -251,19 +256,19 @@ impl Seat {
 
     /// What happened here is over: the next life here begins with nothing held against it.
     pub(super) fn clear(&mut self) {
-        self.wait_no_longer();
+        self.clear_wait();
         self.failure = None;
         self.replaces = None;
     }
 
     /// Fill it again at once.
-    pub(super) fn wait_no_longer(&mut self) {
+    pub(super) fn clear_wait(&mut self) {
         self.retry_at = None;
         self.wait = Duration::ZERO;
     }
 
     /// Leave it empty for `wait`.
-    pub(super) fn wait_for(&mut self, wait: Duration, now: Instant) {
+    pub(super) fn set_wait(&mut self, wait: Duration, now: Instant) {
         self.retry_at = Some(after(now, wait));
         self.wait = wait;
     }
@@ -271,22 +276,22 @@ impl Seat {
 
 /// Where the daemon is: each follows from the one above, steps may be left out, none is gone back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum DaemonPhase {
     /// Before `Started`.
-    Idle,
+    NotStarted,
     /// Serving, or trying to.
     Running,
     /// The edge answers what it has; workers go on serving it.
     Draining { since: Instant, deadline: Instant },
     /// Every worker has been told to go, one way or the other.
-    Leaving,
+    Stopping,
     /// `Exit` was told; nothing happens any more.
-    Over,
+    Exited,
 }
 
 /// `now + wait`, for waits as long as configuration allows.
 pub(super) fn after(now: Instant, wait: Duration) -> Instant {
-    now.checked_add(wait).unwrap_or(now + ABOUT_A_YEAR)
+    now.checked_add(wait).unwrap_or(now + MAX_WAIT)
 }
 
-const ABOUT_A_YEAR: Duration = Duration::from_secs(1 << 25);
+const MAX_WAIT: Duration = Duration::from_secs(1 << 25);

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::id::{Generation, WorkerId, WorkerNr};
 
-use super::crew::Crew;
-use super::state::{Phase, Seat, Worker};
-use super::{LifeState, Supervisor};
+use super::state::{DaemonPhase, Seat, WorkerRecord};
+use super::worker_set::WorkerSet;
+use super::{Supervisor, WorkerState};
 
 /// The supervisor's view at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,9 +17,9 @@ pub struct Snapshot {
     /// The generation that serves.
     pub generation: Generation,
     /// The one that comes up beside it.
-    pub coming: Option<Generation>,
+    pub pending: Option<Generation>,
     /// The one before it, which may take over again.
-    pub warm: Option<Generation>,
+    pub rollback: Option<Generation>,
     /// How many workers are to serve; none while the daemon sleeps.
     pub count: usize,
     /// How many do.
@@ -48,7 +48,7 @@ pub struct WorkerSnapshot {
     /// Its process, once there is one.
     pub pid: Option<u32>,
     /// Where it is in its life.
-    pub state: LifeState,
+    pub state: WorkerState,
     /// Since when.
     pub since: Instant,
 }
@@ -73,7 +73,7 @@ impl Supervisor {
             worker: worker.id,
             generation: worker.generation,
             pid: worker.pid,
-            state: worker.life_state(),
+            state: worker.public_state(),
             since: worker.since,
         });
         let seats = self.live.open().map(|(number, seat)| {
@@ -88,10 +88,10 @@ impl Supervisor {
         Snapshot {
             status: self.status_line(),
             generation: self.live.generation,
-            coming: self.coming.as_ref().map(|coming| coming.crew.generation),
-            warm: self.warm.as_ref().map(|warm| warm.crew.generation),
-            count: self.live.wanted(),
-            ready: self.count(Worker::is_ready),
+            pending: self.pending.as_ref().map(|pending| pending.set.generation),
+            rollback: self.rollback.as_ref().map(|rollback| rollback.set.generation),
+            count: self.live.desired_count(),
+            ready: self.count(WorkerRecord::is_ready),
             unavailable: self.outage.clone(),
             workers: workers.collect(),
             seats: seats.collect(),
@@ -106,35 +106,41 @@ impl Supervisor {
     /// begin another assignment (sd_notify(3)).
     pub(super) fn status_line(&self) -> String {
         let line = match self.phase {
-            Phase::Idle => "starting".to_owned(),
-            Phase::Running => self.serving_line(),
-            Phase::Draining { .. } | Phase::Leaving | Phase::Over => self.leaving_line(),
+            DaemonPhase::NotStarted => "starting".to_owned(),
+            DaemonPhase::Running => self.serving_line(),
+            DaemonPhase::Draining { .. } | DaemonPhase::Stopping | DaemonPhase::Exited => {
+                self.stopping_line()
+            }
         };
         let printable = line.chars().map(|c| if c.is_control() { ' ' } else { c });
-        printable.take(LONGEST_STATUS).collect()
+        printable.take(MAX_STATUS_CHARS).collect()
     }
 
     fn serving_line(&self) -> String {
-        let mut line = self.crew_line();
-        if let Some(coming) = &self.coming {
-            let crew = &coming.crew;
-            let n_ready = self.count(|worker| is_server_of(worker, crew) && worker.is_standby());
-            let doing =
-                format!("reloading: {n_ready}/{} of generation {} ready", crew.wanted(), crew.generation);
+        let mut line = self.workers_line();
+        if let Some(pending) = &self.pending {
+            let set = &pending.set;
+            let n_ready = self.count(|worker| is_server_of(worker, set) && worker.is_standby());
+            let doing = format!(
+                "reloading: {n_ready}/{} of generation {} ready",
+                set.desired_count(),
+                set.generation
+            );
             line = format!("{line}; {doing}");
         }
-        if let Some(warm) = &self.warm {
+        if let Some(rollback) = &self.rollback {
             let limit = self.live.policy.watch.unwrap_or_default();
-            let (new, old) = (self.live.generation, warm.crew.generation);
-            line = format!("{line}; watching generation {new} for {}, {old} is at hand", span(limit));
+            let (new, old) = (self.live.generation, rollback.set.generation);
+            line =
+                format!("{line}; watching generation {new} for {}, {old} is at hand", format_duration(limit));
         }
-        match &self.remark {
-            Some(remark) => format!("{line}; {remark}"),
+        match &self.last_reload_note {
+            Some(last_reload_note) => format!("{line}; {last_reload_note}"),
             None => line,
         }
     }
 
-    fn crew_line(&self) -> String {
+    fn workers_line(&self) -> String {
         if self.live.asleep {
             return "asleep: the next request starts a worker".to_owned();
         }
@@ -142,10 +148,10 @@ impl Supervisor {
         if !self.ever_ready && failing.is_none() {
             return format!("starting: booting {}", self.live.policy.app);
         }
-        let n_ready = self.count(Worker::is_ready);
+        let n_ready = self.count(WorkerRecord::is_ready);
         let n_booting = self.count(|worker| is_server_of(worker, &self.live) && worker.is_booting());
-        let n_retiring = self.count(|worker| worker.life_state() == LifeState::Retiring);
-        let mut parts = vec![format!("{n_ready}/{} workers ready", self.live.wanted())];
+        let n_retiring = self.count(|worker| worker.public_state() == WorkerState::Retiring);
+        let mut parts = vec![format!("{n_ready}/{} workers ready", self.live.desired_count())];
         for (n, doing) in [(n_booting, "booting"), (n_retiring, "retiring")] {
             if n > 0 {
                 parts.push(format!("{n} {doing}"));
@@ -157,17 +163,17 @@ impl Supervisor {
         let line = parts.join(", ");
         match failing {
             None => line,
-            Some((seat, failure)) if self.is_tried(seat) => format!("{line}: {failure}"),
-            Some((seat, failure)) => format!("{line}: {failure} (retry in {})", span(seat.wait)),
+            Some((seat, failure)) if self.has_boot(seat) => format!("{line}: {failure}"),
+            Some((seat, failure)) => format!("{line}: {failure} (retry in {})", format_duration(seat.wait)),
         }
     }
 
-    fn leaving_line(&self) -> String {
-        if let Some(ending) = &self.ending {
-            return format!("failed to start: {}", ending.reason);
+    fn stopping_line(&self) -> String {
+        if let Some(fatal_exit) = &self.fatal_exit {
+            return format!("failed to start: {}", fatal_exit.reason);
         }
         let (n, doing) = match self.phase {
-            Phase::Draining { .. } => (self.count(Worker::is_current), "draining"),
+            DaemonPhase::Draining { .. } => (self.count(WorkerRecord::is_current), "draining"),
             _ => (self.workers.len(), "exiting"),
         };
         format!("stopping: {n} {} {doing}", if n == 1 { "worker" } else { "workers" })
@@ -175,28 +181,28 @@ impl Supervisor {
 
     /// The seat that is tried next among those whose last life was too short.
     fn failing_seat(&self) -> Option<(&Seat, &str)> {
-        let places = self.live.zygote.iter().chain(self.live.open().map(|(_, seat)| seat));
-        let failing = places.filter_map(|seat| Some((seat, seat.failure.as_deref()?)));
+        let seats = self.live.zygote.iter().chain(self.live.open().map(|(_, seat)| seat));
+        let failing = seats.filter_map(|seat| Some((seat, seat.failure.as_deref()?)));
         failing.min_by_key(|(seat, _)| seat.retry_at)
     }
 
     /// Whether somebody boots there.
-    fn is_tried(&self, seat: &Seat) -> bool {
-        let is_booting = |life| self.workers.get(&life).is_some_and(Worker::is_booting);
+    fn has_boot(&self, seat: &Seat) -> bool {
+        let is_booting = |life| self.workers.get(&life).is_some_and(WorkerRecord::is_booting);
         seat.successor.is_some() || seat.current.is_some_and(is_booting)
     }
 
-    fn count(&self, is: impl Fn(&Worker) -> bool) -> usize {
+    fn count(&self, is: impl Fn(&WorkerRecord) -> bool) -> usize {
         self.workers.values().filter(|worker| is(worker)).count()
     }
 }
 
-fn is_server_of(worker: &Worker, crew: &Crew) -> bool {
-    worker.generation == crew.generation && !worker.is_zygote()
+fn is_server_of(worker: &WorkerRecord, set: &WorkerSet) -> bool {
+    worker.generation == set.generation && !worker.is_zygote()
 }
 
 /// A duration as people write it, to a precision that does not pretend.
-pub(super) fn span(duration: Duration) -> String {
+pub(super) fn format_duration(duration: Duration) -> String {
     if duration < Duration::from_secs(1) {
         format!("{} ms", duration.as_millis())
     } else {
@@ -210,4 +216,4 @@ pub(super) fn span(duration: Duration) -> String {
 }
 
 /// Characters of a STATUS= line; `systemctl status` shows one line, and a summary may be a whole page.
-const LONGEST_STATUS: usize = 300;
+const MAX_STATUS_CHARS: usize = 300;

@@ -3,22 +3,22 @@
 //! The test is the one for two proportions with a pooled variance: a difference of three standard errors is chance
 //! once in 740 times, and it is made many times in a watch, so the difference has to matter to people as well.
 
-use super::Tally;
+use super::ResponseStats;
 
 /// The figures, for people, if `new` is clearly worse than `old`.
 ///
 /// Without enough answers of both nothing is clear. A crash loop is seen as well: what its workers were asked has
 /// failed.
-pub(super) fn clearly_worse(old: Tally, new: Tally) -> Option<String> {
-    if old.answered < ENOUGH || new.answered < ENOUGH {
+pub(super) fn clearly_worse(old: ResponseStats, new: ResponseStats) -> Option<String> {
+    if old.answered < MIN_RESPONSES || new.answered < MIN_RESPONSES {
         return None;
     }
     let (old_rate, new_rate) = (rate(old), rate(new));
     let n_failed = number(old.failed) + number(new.failed);
     let pooled = (n_failed / (number(old.answered) + number(new.answered))).min(1.0);
     let variance = pooled * (1.0 - pooled) * (1.0 / number(old.answered) + 1.0 / number(new.answered));
-    let is_clear = new_rate - old_rate >= DEVIATIONS * variance.sqrt();
-    let matters = new_rate - old_rate >= DIFFERENCE;
+    let is_clear = new_rate - old_rate >= MIN_STANDARD_ERRORS * variance.sqrt();
+    let matters = new_rate - old_rate >= MIN_RATE_INCREASE;
     (is_clear && matters).then(|| {
         format!(
             "{:.1} % of {} answers failed, where it was {:.1} % of {} before",
@@ -30,7 +30,7 @@ pub(super) fn clearly_worse(old: Tally, new: Tally) -> Option<String> {
     })
 }
 
-fn rate(tally: Tally) -> f64 {
+fn rate(tally: ResponseStats) -> f64 {
     (number(tally.failed) / number(tally.answered)).min(1.0)
 }
 
@@ -40,18 +40,18 @@ fn number(n: u64) -> f64 {
 }
 
 /// Answers of each generation below which nothing is decided.
-const ENOUGH: u64 = 20;
+const MIN_RESPONSES: u64 = 20;
 /// Standard errors that are not chance.
-const DEVIATIONS: f64 = 3.0;
+const MIN_STANDARD_ERRORS: f64 = 3.0;
 /// What people would call worse: two requests in a hundred.
-const DIFFERENCE: f64 = 0.02;
+const MIN_RATE_INCREASE: f64 = 0.02;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tally(failed: u64, answered: u64) -> Tally {
-        Tally { answered, failed }
+    fn tally(failed: u64, answered: u64) -> ResponseStats {
+        ResponseStats { answered, failed }
     }
 
     #[test]

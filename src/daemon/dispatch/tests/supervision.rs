@@ -3,7 +3,7 @@
 use rgun_channel::layout::{SLOT_EXCHANGE, SLOT_THREAD};
 
 use crate::escape::RequestPath;
-use crate::supervise::Tally;
+use crate::supervise::ResponseStats;
 
 use super::*;
 
@@ -15,8 +15,8 @@ fn slow(notices: &[Notice]) -> Vec<String> {
     paths.collect()
 }
 
-fn tally(answered: u64, failed: u64) -> Tally {
-    Tally { answered, failed }
+fn tally(answered: u64, failed: u64) -> ResponseStats {
+    ResponseStats { answered, failed }
 }
 
 #[test]
@@ -168,15 +168,15 @@ fn measuring_tells_the_longest_wait_and_the_most_that_ran_and_begins_anew() {
     let start = Instant::now();
     let _tickets = [&b"/1"[..], b"/2", b"/3"].map(|path| rig.ask("GET", path, start).unwrap());
     let load = rig.dispatcher.measure_at(start + 2 * SECOND);
-    assert_eq!((load.queued, load.running, load.most_running), (1, 2, 2));
-    assert_eq!((load.longest_wait, load.idle), (2 * SECOND, Duration::ZERO));
+    assert_eq!((load.queued, load.running, load.max_running), (1, 2, 2));
+    assert_eq!((load.longest_wait, load.idle_for), (2 * SECOND, Duration::ZERO));
     for index in [0, 0, 1] {
         rig.answer_by(index, 200);
     }
     let load = rig.dispatcher.measure_at(Instant::now());
-    assert_eq!((load.queued, load.running, load.most_running), (0, 0, 2));
+    assert_eq!((load.queued, load.running, load.max_running), (0, 0, 2));
     let load = rig.dispatcher.measure_at(Instant::now());
-    assert_eq!((load.most_running, load.longest_wait), (0, Duration::ZERO));
+    assert_eq!((load.max_running, load.longest_wait), (0, Duration::ZERO));
 }
 
 #[test]
@@ -200,10 +200,10 @@ fn idle_counts_from_the_last_answer() {
     let ticket = rig.ask("GET", b"/", ago(100 * SECOND)).unwrap();
     rig.answer();
     assert_eq!(status(ticket), 200);
-    let idle = rig.dispatcher.measure_at(Instant::now() + 7 * SECOND).idle;
+    let idle = rig.dispatcher.measure_at(Instant::now() + 7 * SECOND).idle_for;
     assert!((7 * SECOND..17 * SECOND).contains(&idle), "{idle:?}");
     let _ticket = rig.submit(b"/");
-    assert_eq!(rig.dispatcher.measure_at(Instant::now() + 5 * SECOND).idle, Duration::ZERO);
+    assert_eq!(rig.dispatcher.measure_at(Instant::now() + 5 * SECOND).idle_for, Duration::ZERO);
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn answers_are_counted_by_generation_also_when_their_worker_is_gone() {
         rig.answer_by(old, code);
     }
     let new = rig.attach(Generation(2), 1, None);
-    assert_eq!(rig.dispatcher.measure().tallies, [(Generation(1), tally(3, 1))]);
+    assert_eq!(rig.dispatcher.measure().responses, [(Generation(1), tally(3, 1))]);
     rig.dispatcher.admit(rig.workers[new].id);
     rig.dispatcher.retire(rig.workers[old].id);
     rig.hang_up(old);
@@ -238,9 +238,9 @@ fn answers_are_counted_by_generation_also_when_their_worker_is_gone() {
     let _ticket = rig.submit(b"/");
     rig.answer_by(next, 200);
     let both = [(Generation(1), tally(3, 1)), (Generation(2), tally(4, 3))];
-    assert_eq!(rig.dispatcher.measure().tallies, both);
+    assert_eq!(rig.dispatcher.measure().responses, both);
     // Not reset: they count since the generation is live.
-    assert_eq!(rig.dispatcher.measure().tallies, both);
+    assert_eq!(rig.dispatcher.measure().responses, both);
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn tallies_of_generations_long_gone_are_forgotten() {
         rig.dispatcher.retire(rig.workers[index].id);
         rig.hang_up(index);
     }
-    let tallies = rig.dispatcher.measure().tallies;
+    let tallies = rig.dispatcher.measure().responses;
     assert_eq!(tallies.last().unwrap().0, Generation(50));
     assert!(tallies.len() <= 8, "{tallies:?}");
 }
@@ -270,7 +270,7 @@ fn a_probe_reaches_a_worker_that_is_not_admitted_while_the_queue_is_full() {
     assert_eq!(status(probe), 204);
     // It is not a worker's yet, and nobody's answer.
     assert_eq!(rig.workers[canary].claim(), None);
-    assert_eq!(rig.dispatcher.measure().tallies, []);
+    assert_eq!(rig.dispatcher.measure().responses, []);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use rgun_channel::slab::{Chunk, SlabReceiver};
 use rgun_channel::wake::{Ring, Sleepers, Want};
 
 use crate::id::{Generation, WorkerId};
-use crate::supervise::Tally;
+use crate::supervise::ResponseStats;
 
 use crate::dispatch::data::Buffers;
 use crate::dispatch::exchange::body::Carriage;
@@ -90,7 +90,7 @@ pub(crate) struct Worker {
     served: u64,
     max_requests: Option<NonZeroU64>,
     /// How those were answered that it was given since it was admitted.
-    pub(crate) tally: Tally,
+    pub(crate) tally: ResponseStats,
     /// What answers may hold, all workers' together.
     pub(crate) buffers: &'static Buffers,
     /// Bytes that were acknowledged before their clients took them since the reactor last looked at its sockets.
@@ -129,7 +129,7 @@ impl Worker {
             reports: Budget::new(now),
             served: 0,
             max_requests,
-            tally: Tally::default(),
+            tally: ResponseStats::default(),
             buffers,
             absorbed: 0,
         }

@@ -1,4 +1,4 @@
-//! Thousands of invented histories: a world in which spawns fail, imports hang, workers crash, get stuck, wear out,
+//! Thousands of invented histories: a world in which spawns fail, imports hang, workers crash, get stuck, reason out,
 //! lie and ignore being asked to leave, zygotes die, and the clock jumps; and an operator who reloads good and broken
 //! code, changes the number of workers, and stops the daemon at any moment.
 //!
@@ -8,7 +8,7 @@
 //! exits exactly once. A failure names its seed: `RGUN_SIMULATION_SEED=… cargo test -p rgun supervise::simulation`
 //! plays that history alone.
 
-mod orders;
+mod actions;
 mod world;
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ fn every_history_keeps_the_promises_and_ends_well() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seeds = match number("RGUN_SIMULATION_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("RGUN_SIMULATION_HISTORIES").unwrap_or(ENOUGH),
+        None => 0..number("RGUN_SIMULATION_HISTORIES").unwrap_or(MIN_RESPONSES),
     };
     let mut seen = Seen::default();
     for seed in seeds.clone() {
@@ -35,13 +35,13 @@ fn every_history_keeps_the_promises_and_ends_well() {
         }
         seen.note(&world);
     }
-    if seeds.end - seeds.start >= ENOUGH {
+    if seeds.end - seeds.start >= MIN_RESPONSES {
         seen.is_enough();
     }
 }
 
 /// Histories that together contain everything.
-const ENOUGH: u64 = 5000;
+const MIN_RESPONSES: u64 = 5000;
 
 /// A simulation in which nothing happens keeps every promise: what the histories have to contain together.
 #[derive(Debug, Default)]
@@ -81,33 +81,33 @@ fn fact(report: &Report) -> &'static str {
         Report::ZygoteReady { worker, .. } if worker.number == WorkerNr::ZYGOTE => "zygote ready",
         Report::ZygoteReady { .. } => "zygote promoted",
         Report::WorkerBootFailed { .. } => "boot failed",
-        Report::WorkerExited { state: LifeState::Ready, .. } => "crashed",
-        Report::WorkerExited { state: LifeState::Standby, .. } => "crashed while standing by",
+        Report::WorkerExited { state: WorkerState::Ready, .. } => "crashed",
+        Report::WorkerExited { state: WorkerState::Standby, .. } => "crashed while standing by",
         Report::WorkerExited { .. } => "exited",
         Report::WorkerMisbehaved { .. } => "misbehaved",
         Report::Replacing { .. } => "replacing",
         Report::Replaced { .. } => "replaced",
-        Report::WornOut { wear: Wear::Age, .. } => "aged",
-        Report::WornOut { wear: Wear::Signal { .. }, .. } => "asked to leave",
-        Report::WornOut { wear: Wear::Refork, .. } => "to be a zygote",
-        Report::WornOut { .. } => "worn out",
-        Report::ReloadBegan { .. } => "reload began",
-        Report::ReloadDone { .. } => "reload done",
+        Report::Recycling { reason: RecycleReason::Lifetime, .. } => "aged",
+        Report::Recycling { reason: RecycleReason::Signal { .. }, .. } => "asked to leave",
+        Report::Recycling { reason: RecycleReason::Refork, .. } => "to be a zygote",
+        Report::Recycling { .. } => "worn out",
+        Report::ReloadStarted { .. } => "reload began",
+        Report::ReloadCompleted { .. } => "reload done",
         Report::ReloadFailed { failure, .. } => match failure.kind {
             BootFailureKind::Superseded => "reload superseded",
             BootFailureKind::Stopped => "reload stopped",
             BootFailureKind::Probe => "probe failed",
             _ => "reload failed",
         },
-        Report::WentBack { .. } => "went back",
-        Report::Resized { why: Resize::Asked, .. } => "number asked for",
-        Report::Resized { why: Resize::Busy(_), .. } => "grown",
-        Report::Resized { why: Resize::Calm, .. } => "shrunk",
-        Report::Resized { why: Resize::Idle, .. } => "fallen asleep",
-        Report::Resized { why: Resize::Wanted, .. } => "woken",
+        Report::RolledBack { .. } => "went back",
+        Report::Resized { reason: ResizeReason::Operator, .. } => "number asked for",
+        Report::Resized { reason: ResizeReason::QueueWait(_), .. } => "grown",
+        Report::Resized { reason: ResizeReason::LowLoad, .. } => "shrunk",
+        Report::Resized { reason: ResizeReason::IdleExit, .. } => "fallen asleep",
+        Report::Resized { reason: ResizeReason::Request, .. } => "woken",
         Report::Overdue { state, .. } => state.as_str(),
-        Report::RetirementCut { .. } => "retirement cut",
-        Report::DrainRanOut { .. } => "drain ran out",
+        Report::RetirementAborted { .. } => "retirement cut",
+        Report::DrainTimedOut { .. } => "drain ran out",
     }
 }
 

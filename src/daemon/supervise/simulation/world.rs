@@ -32,7 +32,7 @@ pub(super) struct Faults {
 /// A process as the world knows it; those that are gone are forgotten.
 pub(super) struct Process {
     pub(super) generation: Generation,
-    pub(super) origin: Origin,
+    pub(super) method: SpawnMethod,
     pub(super) exists: bool,
     pub(super) said_ready: bool,
     pub(super) admitted: bool,
@@ -53,14 +53,14 @@ impl Process {
     }
 
     pub(super) fn is_zygote(&self) -> bool {
-        self.origin == Origin::ExecZygote || self.promoted
+        self.method == SpawnMethod::ExecZygote || self.promoted
     }
 }
 
 /// One load of code and configuration.
 #[derive(Clone)]
 pub(super) struct Code {
-    pub(super) policy: Policy,
+    pub(super) policy: SupervisorPolicy,
     /// While there is no peace, each boot fails with this chance.
     pub(super) broken: u64,
     /// Of a hundred answers, so many fail.
@@ -156,7 +156,7 @@ impl World {
         while self.step()? {}
         if self.exit.is_none() && self.supervisor.snapshot().count == 0 {
             // It sleeps, as it should.
-            self.plan(Event::Wanted, Duration::ZERO);
+            self.plan(Event::WorkerRequested, Duration::ZERO);
             while self.step()? {}
         }
         if self.exit.is_none() {
@@ -199,12 +199,12 @@ impl World {
         if self.rng.percent(60) {
             let mut wait = Duration::ZERO;
             while wait < whole {
-                self.plan(Event::Load(Load::default()), wait);
+                self.plan(Event::Load(LoadSample::default()), wait);
                 wait += Duration::from_secs(1) + self.rng.up_to(Duration::from_secs(12));
             }
             for _ in 0..self.rng.below(6) {
                 let wait = self.rng.up_to(whole);
-                self.plan(Event::Wanted, wait);
+                self.plan(Event::WorkerRequested, wait);
             }
         }
     }
@@ -270,7 +270,9 @@ impl World {
     /// All is well, and the next thing is a worker's age.
     fn is_only_ageing(&self, next: Instant) -> bool {
         let ages = self.codes[&self.live].policy.max_lifetime.is_some();
-        ages && next > self.peace_at && self.is_healed().is_ok() && self.supervisor.snapshot().warm.is_none()
+        ages && next > self.peace_at
+            && self.is_healed().is_ok()
+            && self.supervisor.snapshot().rollback.is_none()
     }
 
     /// A planned event, if it can still come from a process that exists.
@@ -314,7 +316,7 @@ impl World {
                 }
             }
             // Words about the dead do arrive now and then.
-            Event::BootFailed { worker, .. } | Event::WornOut { worker, .. }
+            Event::BootFailed { worker, .. } | Event::RecycleDue { worker, .. }
                 if !self.processes.contains_key(worker) && self.rng.percent(50) =>
             {
                 return Ok(());
@@ -323,7 +325,8 @@ impl World {
                 if self.processes.remove(worker).is_none() {
                     return Ok(());
                 }
-                let lost = |process: &Process| process.origin == Origin::Fork(*worker) && !process.exists;
+                let lost =
+                    |process: &Process| process.method == SpawnMethod::Fork(*worker) && !process.exists;
                 let n_before = self.processes.len();
                 self.processes.retain(|_, process| !lost(process));
                 if self.processes.len() < n_before {
@@ -354,19 +357,20 @@ impl World {
         self.tell(Event::Reload { policy })
     }
 
-    fn measure(&mut self) -> Load {
-        let mut load = Load::default();
+    fn measure(&mut self) -> LoadSample {
+        let mut load = LoadSample::default();
         match self.rng.below(4) {
             0 => {
                 load.longest_wait = Duration::from_millis(50 + self.rng.below(5000));
-                (load.queued, load.running, load.most_running) = (3, 4, 4);
+                (load.queued, load.running, load.max_running) = (3, 4, 4);
             }
-            1 => load.idle = self.rng.up_to(Duration::from_secs(100)),
-            _ => load.most_running = usize::from(self.rng.percent(10)),
+            1 => load.idle_for = self.rng.up_to(Duration::from_secs(100)),
+            _ => load.max_running = usize::from(self.rng.percent(10)),
         }
         for (generation, code) in &self.codes {
             let answered = self.rng.below(400);
-            load.tallies.push((*generation, Tally { answered, failed: answered * code.fails / 100 }));
+            load.responses
+                .push((*generation, ResponseStats { answered, failed: answered * code.fails / 100 }));
         }
         load
     }
@@ -399,7 +403,7 @@ impl World {
             actions.iter().any(|action| matches!(action, Action::Report(report) if is(report)))
         };
         if actions.iter().any(|action| matches!(action, Action::GoLive { .. }))
-            && !has(|report| matches!(report, Report::WentBack { .. }))
+            && !has(|report| matches!(report, Report::RolledBack { .. }))
         {
             let n_new = self.supervisor.snapshot().count;
             return ensure(after >= before.min(n_new), "a reload takes more from service than it brings");
@@ -414,7 +418,7 @@ impl World {
             Event::Load(_) if has(|report| matches!(report, Report::Resized { .. })) => before,
             _ => 0,
         };
-        let went_back = has(|report| matches!(report, Report::WentBack { .. }));
+        let went_back = has(|report| matches!(report, Report::RolledBack { .. }));
         ensure(went_back || after + may_lose >= before, "somebody is taken from service for nothing")
     }
 
@@ -466,7 +470,7 @@ fn invent(rng: &mut Rng, exit_on_first_boot_failure: bool, broken: u64) -> Code 
     let min = if rng.percent(60) { count } else { one_to(rng, count.get()) };
     // Long enough that its crew can be replaced one by one meanwhile, or it would never come to an end.
     let boots = boot.unwrap_or(Duration::from_secs(20)) / 2 * (u32::from(count.get()) + 6);
-    let policy = Policy {
+    let policy = SupervisorPolicy {
         exit_on_first_boot_failure,
         min,
         preload: rng.percent(30),
@@ -475,7 +479,7 @@ fn invent(rng: &mut Rng, exit_on_first_boot_failure: bool, broken: u64) -> Code 
         max_lifetime: rng.percent(20).then(|| boots + Duration::from_secs(10 + rng.below(60))),
         idle_exit: rng.percent(20).then(|| Duration::from_secs(10 + rng.below(60))),
         boots_at_once: one_to(rng, 3),
-        ..Policy::new("app".to_owned(), count, boot, drain)
+        ..SupervisorPolicy::new("app".to_owned(), count, boot, drain)
     };
     let fails = sometimes(rng, 30, 50);
     Code { policy, broken, fails, forgotten: false }

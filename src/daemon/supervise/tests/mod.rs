@@ -1,14 +1,14 @@
 //! One promise a test: events with an invented clock in, actions compared. What no table thinks of is the
 //! simulation's.
 
-mod ending;
-mod life;
 mod preload;
+mod recycle;
 mod reload;
-mod scale;
+mod resize;
 mod secrets;
+mod shutdown;
 mod watch;
-mod wear;
+mod worker_events;
 
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ impl Table {
         Self::with(policy(count))
     }
 
-    fn with(policy: Policy) -> Self {
+    fn with(policy: SupervisorPolicy) -> Self {
         let now = Instant::now();
         Table { supervisor: Supervisor::new(policy), begin: now, now, pid: 100 }
     }
@@ -83,14 +83,14 @@ impl Table {
     }
 
     fn exits(&mut self, worker: WorkerId) -> Vec<Action> {
-        self.tell(Event::Exited { worker, how: Exit::Code(1) })
+        self.tell(Event::Exited { worker, exit: Exit::Code(1) })
     }
 
     /// The worker says that it is drained, is asked to leave, and goes.
     fn leaves(&mut self, worker: WorkerId) {
         let drained = self.tell(Event::Drained { worker });
         assert!(drained.contains(&Action::Terminate { worker }), "{drained:?}");
-        self.tell(Event::Exited { worker, how: Exit::Code(0) });
+        self.tell(Event::Exited { worker, exit: Exit::Code(0) });
     }
 
     fn status(&self) -> String {
@@ -102,9 +102,9 @@ impl Table {
     }
 }
 
-fn policy(count: u16) -> Policy {
+fn policy(count: u16) -> SupervisorPolicy {
     let count = NonZeroU16::new(count).expect("tests have workers");
-    Policy::new("mysite.wsgi".to_owned(), count, Some(60 * SECOND), 30 * SECOND)
+    SupervisorPolicy::new("mysite.wsgi".to_owned(), count, Some(60 * SECOND), 30 * SECOND)
 }
 
 fn worker(number: u16, life: u64) -> WorkerId {
@@ -112,7 +112,7 @@ fn worker(number: u16, life: u64) -> WorkerId {
 }
 
 fn spawn(number: u16, life: u64) -> Action {
-    Action::Spawn { worker: worker(number, life), generation: Generation(1), origin: Origin::Exec }
+    Action::Spawn { worker: worker(number, life), generation: Generation(1), method: SpawnMethod::Exec }
 }
 
 fn import_error() -> BootFailure {
@@ -141,17 +141,17 @@ fn status(actions: &[Action]) -> Option<&str> {
 
 /// Of one that nobody waits for, or that is to blame itself.
 fn kill(worker: WorkerId) -> Action {
-    Action::Kill { worker, cut: None }
+    Action::Kill { worker, abort: None }
 }
 
 /// Of one that had something to finish.
-fn cut(worker: WorkerId, why: Cut) -> Action {
-    Action::Kill { worker, cut: Some(why) }
+fn cut(worker: WorkerId, why: AbortReason) -> Action {
+    Action::Kill { worker, abort: Some(why) }
 }
 
 fn spawn_of(generation: u64, number: u16, life: u64) -> Action {
     let generation = Generation(generation);
-    Action::Spawn { worker: worker(number, life), generation, origin: Origin::Exec }
+    Action::Spawn { worker: worker(number, life), generation, method: SpawnMethod::Exec }
 }
 
 fn admits(actions: &[Action]) -> Vec<WorkerId> {
@@ -190,7 +190,7 @@ fn terminations(actions: &[Action]) -> Vec<WorkerId> {
 /// What became of the reloads that ended: the generation and the kind of its failure.
 fn verdicts(actions: &[Action]) -> Vec<(u64, Option<BootFailureKind>)> {
     let verdicts = actions.iter().filter_map(|action| match action {
-        Action::Verdict { generation, outcome } => {
+        Action::AnswerReload { generation, outcome } => {
             Some((generation.0, outcome.as_ref().err().map(|failure| failure.kind)))
         }
         _ => None,

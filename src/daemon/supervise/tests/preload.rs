@@ -2,10 +2,10 @@
 
 use super::*;
 
-const MANY: Wear = Wear::Requests { served: 1000 };
+const MANY: RecycleReason = RecycleReason::Requests { served: 1000 };
 
-fn preloading(count: u16) -> Policy {
-    Policy { preload: true, ..policy(count) }
+fn preloading(count: u16) -> SupervisorPolicy {
+    SupervisorPolicy { preload: true, ..policy(count) }
 }
 
 fn zygote(life: u64) -> WorkerId {
@@ -14,12 +14,12 @@ fn zygote(life: u64) -> WorkerId {
 
 fn exec_zygote(generation: u64, life: u64) -> Action {
     let generation = Generation(generation);
-    Action::Spawn { worker: zygote(life), generation, origin: Origin::ExecZygote }
+    Action::Spawn { worker: zygote(life), generation, method: SpawnMethod::ExecZygote }
 }
 
 fn fork(generation: u64, number: u16, life: u64, from: WorkerId) -> Action {
     let generation = Generation(generation);
-    Action::Spawn { worker: worker(number, life), generation, origin: Origin::Fork(from) }
+    Action::Spawn { worker: worker(number, life), generation, method: SpawnMethod::Fork(from) }
 }
 
 /// Life 1 is the zygote, lives 2 to `count` + 1 serve.
@@ -61,7 +61,7 @@ fn a_zygote_that_cannot_boot_is_a_boot_failure_of_the_application() {
     let gone = table.exits(zygote(1));
     assert!(matches!(gone.last(), Some(Action::Exit { status: 78, .. })), "{gone:?}");
 
-    let mut table = Table::with(Policy { exit_on_first_boot_failure: false, ..preloading(2) });
+    let mut table = Table::with(SupervisorPolicy { exit_on_first_boot_failure: false, ..preloading(2) });
     table.tell(Event::Started);
     let failed = table.fails(zygote(1));
     assert!(failed.iter().any(|action| matches!(action, Action::Unavailable(Some(_)))));
@@ -92,7 +92,7 @@ fn a_zygote_that_does_not_answer_is_replaced_and_the_fork_comes_from_the_next() 
     let mut table = preloaded(1);
     assert_eq!(spawns(&table.after(20 * SECOND).exits(worker(0, 2))), [worker(0, 3)]);
     let why = "did not answer when it was asked to fork a worker".to_owned();
-    let hangs = table.after(10 * SECOND).tell(Event::Misbehaved { worker: zygote(1), why });
+    let hangs = table.after(10 * SECOND).tell(Event::Misbehaved { worker: zygote(1), reason: why });
     assert_eq!(hangs[0], kill(zygote(1)));
     assert_eq!(spawns(&hangs), [zygote(4)], "at once, beside the one that is being killed");
     let reason = "it did not answer".to_owned();
@@ -181,7 +181,7 @@ fn preload_comes_and_goes_with_a_reload() {
 #[test]
 fn the_old_zygote_is_at_hand_while_the_new_generation_is_watched() {
     let mut table = preloaded(1);
-    table.tell(Event::Reload { policy: Policy { watch: Some(30 * SECOND), ..preloading(1) } });
+    table.tell(Event::Reload { policy: SupervisorPolicy { watch: Some(30 * SECOND), ..preloading(1) } });
     table.boots(zygote(3));
     assert_eq!(terminations(&table.boots(worker(0, 4))), []);
     let over = table.after(30 * SECOND).tick();
@@ -190,14 +190,14 @@ fn the_old_zygote_is_at_hand_while_the_new_generation_is_watched() {
 
 #[test]
 fn a_sleeping_crew_keeps_its_zygote() {
-    let mut table = Table::with(Policy { idle_exit: Some(60 * SECOND), ..preloading(1) });
+    let mut table = Table::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..preloading(1) });
     table.tell(Event::Started);
     table.boots(zygote(1));
     table.boots(worker(0, 2));
-    let asleep = table.tell(Event::Load(Load { idle: 60 * SECOND, ..Load::default() }));
+    let asleep = table.tell(Event::Load(LoadSample { idle_for: 60 * SECOND, ..LoadSample::default() }));
     assert_eq!((retires(&asleep), terminations(&asleep)), (vec![worker(0, 2)], vec![]));
     table.leaves(worker(0, 2));
-    assert!(table.tell(Event::Wanted).contains(&fork(1, 0, 3, zygote(1))));
+    assert!(table.tell(Event::WorkerRequested).contains(&fork(1, 0, 3, zygote(1))));
 }
 
 #[test]
@@ -205,9 +205,13 @@ fn a_worker_that_has_served_enough_becomes_the_zygote() {
     let mut table = preloaded(2);
     table.after(20 * SECOND);
     let candidate = worker(0, 2);
-    let worn = table.tell(Event::WornOut { worker: candidate, wear: Wear::Refork });
+    let worn = table.tell(Event::RecycleDue { worker: candidate, reason: RecycleReason::Refork });
     assert_eq!(spawns(&worn), [worker(0, 4)]);
-    assert_eq!(table.tell(Event::WornOut { worker: worker(1, 3), wear: Wear::Refork }), [], "one is enough");
+    assert_eq!(
+        table.tell(Event::RecycleDue { worker: worker(1, 3), reason: RecycleReason::Refork }),
+        [],
+        "one is enough"
+    );
     assert_eq!(retires(&table.boots(worker(0, 4))), [candidate]);
     assert_eq!(table.tell(Event::Drained { worker: candidate })[0], Action::Promote { worker: candidate });
     let promoted = table.after(20 * MS).tell(Event::Ready { worker: candidate });
@@ -219,7 +223,11 @@ fn a_worker_that_has_served_enough_becomes_the_zygote() {
     table.leaves(worker(0, 4));
     assert_eq!(spawns(&table.boots(worker(1, 6))), []);
     table.leaves(worker(1, 3));
-    assert_eq!(table.tell(Event::WornOut { worker: worker(0, 5), wear: Wear::Refork }), [], "once");
+    assert_eq!(
+        table.tell(Event::RecycleDue { worker: worker(0, 5), reason: RecycleReason::Refork }),
+        [],
+        "once"
+    );
     assert_eq!(table.status(), "2/2 workers ready");
     let dead = table.after(20 * SECOND).exits(worker(1, 6));
     assert!(dead.contains(&fork(1, 1, 7, candidate)), "{dead:?}");
@@ -232,18 +240,18 @@ fn a_worker_that_cannot_become_the_zygote_leaves_the_old_one_in_its_place() {
         |table, worker| table.exits(worker),
         |table, _| table.after(10 * SECOND).tick(),
         |table, worker| table.tell(Event::BootFailed { worker, failure: import_error() }),
-        |table, worker| table.tell(Event::Misbehaved { worker, why: "garbage".to_owned() }),
+        |table, worker| table.tell(Event::Misbehaved { worker, reason: "garbage".to_owned() }),
     ];
     for way in ways {
         let mut table = preloaded(1);
         let candidate = worker(0, 2);
-        table.tell(Event::WornOut { worker: candidate, wear: Wear::Refork });
+        table.tell(Event::RecycleDue { worker: candidate, reason: RecycleReason::Refork });
         table.boots(worker(0, 3));
         table.tell(Event::Drained { worker: candidate });
         way(&mut table, candidate);
         table.exits(candidate);
-        assert_eq!(table.tell(Event::WornOut { worker: worker(0, 3), wear: Wear::Refork }), []);
-        let worn = table.tell(Event::WornOut { worker: worker(0, 3), wear: MANY });
+        assert_eq!(table.tell(Event::RecycleDue { worker: worker(0, 3), reason: RecycleReason::Refork }), []);
+        let worn = table.tell(Event::RecycleDue { worker: worker(0, 3), reason: MANY });
         assert!(worn.contains(&fork(1, 0, 4, zygote(1))), "{worn:?}");
     }
 }
@@ -253,22 +261,25 @@ fn a_candidate_that_is_lost_before_it_is_asked_leaves_the_place_to_another() {
     for stuck in [false, true] {
         let mut table = preloaded(1);
         let candidate = worker(0, 2);
-        table.after(20 * SECOND).tell(Event::WornOut { worker: candidate, wear: Wear::Refork });
+        table.after(20 * SECOND).tell(Event::RecycleDue { worker: candidate, reason: RecycleReason::Refork });
         if stuck {
             table.tell(Event::DeadlineExceeded { worker: candidate });
             assert_eq!(kills(&table.tell(Event::Drained { worker: candidate })), [candidate]);
         }
         table.exits(candidate);
         table.boots(worker(0, 3));
-        let next = table.tell(Event::WornOut { worker: worker(0, 3), wear: Wear::Refork });
-        assert_eq!(next[0], Action::Report(Report::WornOut { worker: worker(0, 3), wear: Wear::Refork }));
+        let next = table.tell(Event::RecycleDue { worker: worker(0, 3), reason: RecycleReason::Refork });
+        assert_eq!(
+            next[0],
+            Action::Report(Report::Recycling { worker: worker(0, 3), reason: RecycleReason::Refork })
+        );
     }
 }
 
 #[test]
 fn refork_means_nothing_without_preload() {
     let mut table = Table::ready(1);
-    assert_eq!(table.tell(Event::WornOut { worker: worker(0, 1), wear: Wear::Refork }), []);
+    assert_eq!(table.tell(Event::RecycleDue { worker: worker(0, 1), reason: RecycleReason::Refork }), []);
 }
 
 #[test]
@@ -289,20 +300,20 @@ fn stop_ends_the_zygote_too() {
 #[test]
 fn a_candidate_that_is_lost_in_a_watch_leaves_the_place_to_another() {
     let mut table = preloaded(1);
-    table.tell(Event::WornOut { worker: worker(0, 2), wear: Wear::Refork });
+    table.tell(Event::RecycleDue { worker: worker(0, 2), reason: RecycleReason::Refork });
     table.boots(worker(0, 3));
-    table.tell(Event::Reload { policy: Policy { watch: Some(30 * SECOND), ..preloading(1) } });
+    table.tell(Event::Reload { policy: SupervisorPolicy { watch: Some(30 * SECOND), ..preloading(1) } });
     table.boots(zygote(4));
     assert_eq!(verdicts(&table.boots(worker(0, 5))), [(2, None)]);
     table.leaves(worker(0, 2));
-    let tallies = vec![
-        (Generation(1), Tally { answered: 1000, failed: 0 }),
-        (Generation(2), Tally { answered: 100, failed: 100 }),
+    let responses = vec![
+        (Generation(1), ResponseStats { answered: 1000, failed: 0 }),
+        (Generation(2), ResponseStats { answered: 100, failed: 100 }),
     ];
-    let back = table.tell(Event::Load(Load { tallies, ..Load::default() }));
+    let back = table.tell(Event::Load(LoadSample { responses, ..LoadSample::default() }));
     assert_eq!(admits(&back), [worker(0, 3)]);
     assert_eq!(terminations(&back), [zygote(4)]);
-    let worn = table.tell(Event::WornOut { worker: worker(0, 3), wear: Wear::Refork });
+    let worn = table.tell(Event::RecycleDue { worker: worker(0, 3), reason: RecycleReason::Refork });
     assert!(worn.contains(&fork(1, 0, 6, zygote(1))), "{worn:?}");
 }
 
@@ -314,7 +325,7 @@ fn only_who_was_asked_to_become_the_zygote_may_say_that_it_has() {
         let everybody = [zygote(1), candidate, other, worker(0, 4), worker(9, 9)];
         everybody.into_iter().filter(|id| table.supervisor.is_promoting(*id)).collect::<Vec<_>>()
     };
-    table.tell(Event::WornOut { worker: candidate, wear: Wear::Refork });
+    table.tell(Event::RecycleDue { worker: candidate, reason: RecycleReason::Refork });
     table.boots(worker(0, 4));
     assert_eq!(asked(&table), [], "it is retiring");
     table.tell(Event::Drained { worker: candidate });
@@ -329,7 +340,7 @@ fn a_zygote_that_a_signal_asks_to_leave_goes_at_once_and_another_one_boots() {
     let told = table.tell(Event::StopRequested { worker: zygote(1), signal: 15 });
     assert!(told.contains(&Action::Terminate { worker: zygote(1) }), "{told:?}");
     assert_eq!(spawns(&told), [zygote(4)]);
-    table.tell(Event::Exited { worker: zygote(1), how: Exit::Code(0) });
+    table.tell(Event::Exited { worker: zygote(1), exit: Exit::Code(0) });
     table.boots(zygote(4));
     assert_eq!(table.status(), "2/2 workers ready");
 }
@@ -338,13 +349,16 @@ fn a_zygote_that_a_signal_asks_to_leave_goes_at_once_and_another_one_boots() {
 fn a_candidate_that_a_signal_asks_to_leave_does_not_become_the_zygote() {
     let mut table = preloaded(2);
     let candidate = worker(0, 2);
-    table.tell(Event::WornOut { worker: candidate, wear: Wear::Refork });
+    table.tell(Event::RecycleDue { worker: candidate, reason: RecycleReason::Refork });
     table.tell(Event::StopRequested { worker: candidate, signal: 15 });
     table.boots(worker(0, 4));
     table.leaves(candidate);
-    let next = table.tell(Event::WornOut { worker: worker(1, 3), wear: Wear::Refork });
+    let next = table.tell(Event::RecycleDue { worker: worker(1, 3), reason: RecycleReason::Refork });
     assert!(
-        next.contains(&Action::Report(Report::WornOut { worker: worker(1, 3), wear: Wear::Refork })),
+        next.contains(&Action::Report(Report::Recycling {
+            worker: worker(1, 3),
+            reason: RecycleReason::Refork
+        })),
         "{next:?}"
     );
 }

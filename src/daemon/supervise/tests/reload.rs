@@ -3,7 +3,7 @@
 use super::*;
 
 /// `count` workers of generation 1 serve, lives 1 to `count`; a reload to `policy` has begun.
-fn reloading(count: u16, policy: Policy) -> (Table, Vec<Action>) {
+fn reloading(count: u16, policy: SupervisorPolicy) -> (Table, Vec<Action>) {
     let mut table = Table::ready(count);
     table.after(20 * SECOND);
     let actions = table.tell(Event::Reload { policy });
@@ -16,7 +16,7 @@ fn a_good_reload_boots_a_canary_then_the_rest_and_changes_over_in_one_step() {
     assert_eq!(
         began,
         [
-            Action::Report(Report::ReloadBegan { generation: Generation(2) }),
+            Action::Report(Report::ReloadStarted { generation: Generation(2) }),
             Action::NotifyReloading,
             spawn_of(2, 0, 4),
             Action::ExtendTimeout(30 * SECOND),
@@ -50,9 +50,9 @@ fn a_good_reload_boots_a_canary_then_the_rest_and_changes_over_in_one_step() {
             Action::Retire { worker: old[0] },
             Action::Retire { worker: old[1] },
             Action::Retire { worker: old[2] },
-            Action::Forget { generation: Generation(1) },
-            Action::Verdict { generation: Generation(2), outcome: Ok(()) },
-            Action::Report(Report::ReloadDone { generation: Generation(2), took: 2 * SECOND }),
+            Action::ForgetGeneration { generation: Generation(1) },
+            Action::AnswerReload { generation: Generation(2), outcome: Ok(()) },
+            Action::Report(Report::ReloadCompleted { generation: Generation(2), took: 2 * SECOND }),
             Action::NotifyReady,
             Action::Status("3/3 workers ready, 3 retiring".to_owned()),
         ]
@@ -76,10 +76,10 @@ fn a_canary_that_cannot_boot_leaves_the_old_generation_untouched() {
                 worker: worker(0, 3),
                 failure: import_error(),
                 retry_in: None,
-                told_before: false,
+                already_reported: false,
             }),
-            Action::Forget { generation: Generation(2) },
-            Action::Verdict { generation: Generation(2), outcome: Err(import_error()) },
+            Action::ForgetGeneration { generation: Generation(2) },
+            Action::AnswerReload { generation: Generation(2), outcome: Err(import_error()) },
             Action::NotifyReady,
             Action::Report(Report::ReloadFailed { generation: Generation(2), failure: import_error() }),
             Action::Status(
@@ -102,7 +102,7 @@ fn any_failure_before_the_change_over_undoes_the_reload_only() {
         (|table| table.fails(worker(1, 5)), BootFailureKind::App),
         (|table| table.exits(worker(0, 4)), BootFailureKind::Died),
         (
-            |table| table.tell(Event::Misbehaved { worker: worker(0, 4), why: "garbage".to_owned() }),
+            |table| table.tell(Event::Misbehaved { worker: worker(0, 4), reason: "garbage".to_owned() }),
             BootFailureKind::Misbehaved,
         ),
         (
@@ -118,7 +118,7 @@ fn any_failure_before_the_change_over_undoes_the_reload_only() {
                 table.spawned(worker(2, 6));
                 table.after(60 * SECOND).tick();
                 let stacks = Some("Thread 0x1 (most recent call first):".to_owned());
-                table.tell(Event::StacksTaken { worker: worker(1, 5), stacks })
+                table.tell(Event::StacksDumped { worker: worker(1, 5), stacks })
             },
             BootFailureKind::Timeout,
         ),
@@ -135,7 +135,7 @@ fn any_failure_before_the_change_over_undoes_the_reload_only() {
         let is_old = |id: &&WorkerId| id.life.0 <= 3;
         assert_eq!(kills(&actions).iter().chain(&terminations(&actions)).find(is_old), None);
         let snapshot = table.supervisor.snapshot();
-        assert_eq!((snapshot.ready, snapshot.coming), (3, None), "{kind:?}");
+        assert_eq!((snapshot.ready, snapshot.pending), (3, None), "{kind:?}");
     }
 }
 
@@ -155,7 +155,7 @@ fn who_stood_by_for_a_failed_reload_is_asked_to_leave_and_who_booted_is_killed()
 
 #[test]
 fn the_canary_is_probed_before_it_is_believed() {
-    let probed = Policy { probe: true, ..policy(2) };
+    let probed = SupervisorPolicy { probe: true, ..policy(2) };
     let (mut table, _) = reloading(2, probed.clone());
     let ready = table.boots(worker(0, 3));
     assert!(ready.contains(&Action::Probe { worker: worker(0, 3) }), "{ready:?}");
@@ -184,7 +184,7 @@ fn the_canary_is_probed_before_it_is_believed() {
 #[test]
 fn the_rest_boots_as_many_at_a_time_as_the_policy_allows() {
     let two = NonZeroU16::new(2).expect("two");
-    let (mut table, _) = reloading(5, Policy { boots_at_once: two, ..policy(5) });
+    let (mut table, _) = reloading(5, SupervisorPolicy { boots_at_once: two, ..policy(5) });
     assert_eq!(spawns(&table.boots(worker(0, 6))), [worker(1, 7), worker(2, 8)]);
     assert_eq!(spawns(&table.boots(worker(1, 7))), [worker(3, 9)]);
     assert_eq!(spawns(&table.boots(worker(3, 9))), [worker(4, 10)]);
@@ -221,11 +221,11 @@ fn a_reload_that_is_overtaken_many_times_keeps_to_the_number_of_processes() {
         }
         assert!(table.supervisor.snapshot().workers.len() <= 6, "three times two");
     }
-    assert_eq!(table.supervisor.snapshot().coming, Some(Generation(21)));
+    assert_eq!(table.supervisor.snapshot().pending, Some(Generation(21)));
     let mut done = Vec::new();
     for _ in 0..10 {
         let workers = table.supervisor.snapshot().workers;
-        let leaving = workers.iter().filter(|worker| worker.state != LifeState::Ready);
+        let leaving = workers.iter().filter(|worker| worker.state != WorkerState::Ready);
         let mut booting: Vec<WorkerId> =
             leaving.flat_map(|worker| spawns(&table.exits(worker.worker))).collect();
         while let Some(id) = booting.pop() {
@@ -239,7 +239,7 @@ fn a_reload_that_is_overtaken_many_times_keeps_to_the_number_of_processes() {
 
 #[test]
 fn a_reload_before_anybody_was_ever_ready_replaces_what_boots_and_heals() {
-    let mut table = Table::with(Policy { exit_on_first_boot_failure: false, ..policy(3) });
+    let mut table = Table::with(SupervisorPolicy { exit_on_first_boot_failure: false, ..policy(3) });
     table.tell(Event::Started);
     table.fails(worker(0, 1));
     table.after(100 * MS).tick();
@@ -258,7 +258,7 @@ fn a_reload_before_anybody_was_ever_ready_replaces_what_boots_and_heals() {
 
 #[test]
 fn a_reload_before_anybody_was_ever_ready_that_fails_too_says_so_and_is_tried_again() {
-    let stubborn = Policy { exit_on_first_boot_failure: false, ..policy(2) };
+    let stubborn = SupervisorPolicy { exit_on_first_boot_failure: false, ..policy(2) };
     let mut table = Table::with(stubborn.clone());
     table.tell(Event::Started);
     table.fails(worker(0, 1));
@@ -266,7 +266,7 @@ fn a_reload_before_anybody_was_ever_ready_that_fails_too_says_so_and_is_tried_ag
     let failed = table.fails(worker(0, 2));
     assert_eq!(verdicts(&failed), [(2, Some(BootFailureKind::App))]);
     let reported = |action: &Action| {
-        matches!(action, Action::Report(Report::WorkerBootFailed { told_before: false, .. }))
+        matches!(action, Action::Report(Report::WorkerBootFailed { already_reported: false, .. }))
     };
     assert!(failed.iter().any(reported), "whoever reloads wants to see the traceback: {failed:?}");
     table.after(100 * MS).tick();
@@ -378,7 +378,7 @@ fn a_hasty_stop_during_a_reload_leaves_nobody() {
 
 #[test]
 fn systemd_is_asked_for_time_while_a_reload_takes_its_own() {
-    let (mut table, _) = reloading(1, Policy { boot: None, ..policy(1) });
+    let (mut table, _) = reloading(1, SupervisorPolicy { boot: None, ..policy(1) });
     table.spawned(worker(0, 2));
     for _ in 0..10 {
         assert_eq!(table.after(15 * SECOND).tick(), [Action::ExtendTimeout(30 * SECOND)]);

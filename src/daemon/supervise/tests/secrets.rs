@@ -38,6 +38,6 @@ fn a_failure_in_the_status_has_nothing_of_what_the_exception_says() {
 
     let mut table = Table::ready(1);
     let why = "sent the field name \"hunter2\"".to_owned();
-    let misbehaved = table.tell(Event::Misbehaved { worker: worker(0, 1), why });
+    let misbehaved = table.tell(Event::Misbehaved { worker: worker(0, 1), reason: why });
     assert!(!statuses(&misbehaved).is_empty() && !statuses(&misbehaved).contains("hunter2"));
 }

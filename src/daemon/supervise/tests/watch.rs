@@ -6,14 +6,14 @@ use super::*;
 fn watching() -> Table {
     let mut table = Table::ready(2);
     table.after(20 * SECOND);
-    table.tell(Event::Reload { policy: Policy { watch: Some(30 * SECOND), ..policy(2) } });
+    table.tell(Event::Reload { policy: SupervisorPolicy { watch: Some(30 * SECOND), ..policy(2) } });
     table.boots(worker(0, 3));
     let changed = table.boots(worker(1, 4));
     assert_eq!(verdicts(&changed), [(2, None)]);
     assert!(changed.contains(&Action::NotifyReady), "a watch is not a part of the reload: {changed:?}");
     assert_eq!(retires(&changed), [worker(0, 1), worker(1, 2)]);
     assert!(
-        !changed.contains(&Action::Forget { generation: Generation(1) }),
+        !changed.contains(&Action::ForgetGeneration { generation: Generation(1) }),
         "it may come back: {changed:?}"
     );
     assert_eq!(status(&changed), Some("2/2 workers ready; watching generation 2 for 30 s, 1 is at hand"));
@@ -21,9 +21,9 @@ fn watching() -> Table {
 }
 
 fn load(old: (u64, u64), new: (u64, u64)) -> Event {
-    let tally = |(failed, answered)| Tally { answered, failed };
-    let tallies = vec![(Generation(1), tally(old)), (Generation(2), tally(new))];
-    Event::Load(Load { tallies, ..Load::default() })
+    let tally = |(failed, answered)| ResponseStats { answered, failed };
+    let responses = vec![(Generation(1), tally(old)), (Generation(2), tally(new))];
+    Event::Load(LoadSample { responses, ..LoadSample::default() })
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn a_generation_that_answers_as_well_as_the_old_one_keeps_its_place() {
     assert_eq!(table.wakeup(), Some(SECOND));
     let over = table.after(SECOND).tick();
     assert_eq!(terminations(&over), [worker(0, 1)], "the other is not drained yet");
-    assert!(over.contains(&Action::Forget { generation: Generation(1) }));
+    assert!(over.contains(&Action::ForgetGeneration { generation: Generation(1) }));
     assert_eq!(status(&over), Some("2/2 workers ready, 1 retiring"));
     table.exits(worker(0, 1));
     table.leaves(worker(1, 2));
@@ -59,8 +59,8 @@ fn a_generation_that_answers_clearly_worse_gives_way_to_the_old_one() {
             Action::Admit { worker: worker(1, 2) },
             Action::Retire { worker: worker(0, 3) },
             Action::Retire { worker: worker(1, 4) },
-            Action::Forget { generation: Generation(2) },
-            Action::Report(Report::WentBack { from: Generation(2), to: Generation(1), why }),
+            Action::ForgetGeneration { generation: Generation(2) },
+            Action::Report(Report::RolledBack { from: Generation(2), to: Generation(1), reason: why }),
             Action::Status(line),
         ]
     );
@@ -81,7 +81,7 @@ fn a_generation_whose_workers_all_die_gives_way_without_any_figures() {
     let failed = table.fails(again[0]);
     assert_eq!(admits(&failed), [worker(0, 1), worker(1, 2)]);
     let why = import_error().summary;
-    let back = Report::WentBack { from: Generation(2), to: Generation(1), why };
+    let back = Report::RolledBack { from: Generation(2), to: Generation(1), reason: why };
     assert!(failed.contains(&Action::Report(back)), "{failed:?}");
     assert!(!failed.iter().any(|action| matches!(action, Action::Unavailable(_))), "{failed:?}");
 }
@@ -107,7 +107,7 @@ fn a_reload_ends_the_watch() {
     table.tell(Event::Drained { worker: worker(0, 1) });
     let actions = table.tell(Event::Reload { policy: policy(2) });
     assert_eq!(terminations(&actions), [worker(0, 1)]);
-    assert!(actions.contains(&Action::Forget { generation: Generation(1) }));
+    assert!(actions.contains(&Action::ForgetGeneration { generation: Generation(1) }));
     assert_eq!(table.tell(load((3, 1000), (50, 400))), [], "what is watched is about to be replaced");
 }
 
@@ -115,7 +115,7 @@ fn a_reload_ends_the_watch() {
 fn a_stop_ends_the_watch() {
     let mut table = watching();
     let actions = table.tell(Event::Stop);
-    assert!(actions.contains(&Action::Forget { generation: Generation(1) }), "{actions:?}");
+    assert!(actions.contains(&Action::ForgetGeneration { generation: Generation(1) }), "{actions:?}");
     let drained = table.tell(Event::EdgeDrained);
     assert_eq!(terminations(&drained).len(), 4, "{drained:?}");
 }
@@ -123,10 +123,10 @@ fn a_stop_ends_the_watch() {
 #[test]
 fn a_daemon_that_watches_does_not_fall_asleep() {
     let mut table = Table::ready(1);
-    let policy = Policy { watch: Some(30 * SECOND), idle_exit: Some(10 * SECOND), ..policy(1) };
+    let policy = SupervisorPolicy { watch: Some(30 * SECOND), idle_exit: Some(10 * SECOND), ..policy(1) };
     table.tell(Event::Reload { policy });
     table.boots(worker(0, 2));
-    let idle = || Event::Load(Load { idle: 60 * SECOND, ..Load::default() });
+    let idle = || Event::Load(LoadSample { idle_for: 60 * SECOND, ..LoadSample::default() });
     assert_eq!(table.tell(idle()), []);
     table.tell(Event::Drained { worker: worker(0, 1) });
     table.after(30 * SECOND).tick();
@@ -139,7 +139,7 @@ fn the_generation_that_takes_over_again_is_not_blamed_for_what_was_before() {
     let again = spawns(&table.exits(worker(1, 2)));
     table.fails(again[0]);
     table.exits(again[0]);
-    table.tell(Event::Reload { policy: Policy { watch: Some(30 * SECOND), ..policy(2) } });
+    table.tell(Event::Reload { policy: SupervisorPolicy { watch: Some(30 * SECOND), ..policy(2) } });
     table.boots(worker(0, 4));
     table.boots(worker(1, 5));
     let back = table.tell(load((3, 1000), (50, 400)));

@@ -1,5 +1,5 @@
 //! The life of one worker: what it, or the kernel, says of it, and the ways it is sent off. Where a life belongs to a
-//! generation that is coming up, its failure is the reload's; what the whole does next is `fill`'s.
+//! generation that is pending up, its failure is the reload's; what the whole does next is `fill`'s.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -7,70 +7,70 @@ use std::time::{Duration, Instant};
 use crate::id::WorkerId;
 
 use super::event::{BootFailure, BootFailureKind, Exit, SpawnFault};
-use super::state::{Phase, Role, Seat, State, Worker, after};
-use super::wear::lifetime;
-use super::{Action, Cut, Origin, Report, Supervisor};
+use super::recycle::lifetime;
+use super::state::{DaemonPhase, ProcessRole, Seat, TimedState, WorkerRecord, after};
+use super::{AbortReason, Action, Report, SpawnMethod, Supervisor};
 
 impl Supervisor {
     // === what is said ===
 
-    pub(super) fn spawned(&mut self, id: WorkerId, pid: u32, now: Instant) {
+    pub(super) fn on_spawned(&mut self, id: WorkerId, pid: u32, now: Instant) {
         let Some(worker) = self.worker_mut(id) else { return };
         worker.pid = Some(pid);
         match worker.state {
-            State::Spawning { deadline } => worker.enter(State::Booting { deadline }, now),
+            TimedState::Spawning { deadline } => worker.enter(TimedState::Booting { deadline }, now),
             // Doomed before it existed.
-            State::Killed { give_up_at: None, .. } => self.kill(id, now),
+            TimedState::Killed { abandon_at: None, .. } => self.kill(id, now),
             _ => {}
         }
     }
 
-    pub(super) fn spawn_failed(&mut self, id: WorkerId, fault: SpawnFault, reason: String, now: Instant) {
+    pub(super) fn on_spawn_failed(&mut self, id: WorkerId, fault: SpawnFault, reason: String, now: Instant) {
         let Some(worker) = self.worker(id).cloned() else { return };
         self.remove(id);
-        if matches!(worker.state, State::Spawning { .. }) {
+        if matches!(worker.state, TimedState::Spawning { .. }) {
             let kind = match fault {
                 SpawnFault::Config => BootFailureKind::Spawn,
                 SpawnFault::System => BootFailureKind::System,
             };
-            self.boot_failed(&worker, BootFailure::new(kind, reason), now);
+            self.record_boot_failure(&worker, BootFailure::new(kind, reason), now);
         }
     }
 
-    pub(super) fn ready(&mut self, id: WorkerId, now: Instant) {
+    pub(super) fn on_ready(&mut self, id: WorkerId, now: Instant) {
         let live = self.live.generation;
         let Some(worker) = self.worker_mut(id) else { return };
         match worker.state {
             // It was late; but here it is.
-            State::Booting { .. } | State::Overtime { .. } => {}
-            State::Promoting { .. } => return self.promoted(id, now),
+            TimedState::Booting { .. } | TimedState::BootTimedOut { .. } => {}
+            TimedState::Promoting { .. } => return self.finish_promotion(id, now),
             _ => return,
         }
-        let took = now.duration_since(worker.asked_at);
+        let took = now.duration_since(worker.requested_at);
         if worker.is_zygote() {
-            self.zygote_ready(id, took, now);
+            self.on_zygote_ready(id, took, now);
         } else if worker.generation == live {
-            self.serves(id, took, now);
+            self.on_worker_ready(id, took, now);
         } else {
-            worker.enter(State::Standby, now);
+            worker.enter(TimedState::Standby, now);
             self.report(Report::WorkerReady { worker: id, took });
         }
     }
 
     /// A worker of the live generation is ready.
-    fn serves(&mut self, id: WorkerId, took: Duration, now: Instant) {
+    fn on_worker_ready(&mut self, id: WorkerId, took: Duration, now: Instant) {
         self.admit(id, now);
         self.outage = None;
         self.ever_ready = true;
-        self.told_failure = None;
-        if mem::take(&mut self.probing) {
+        self.last_boot_failure = None;
+        if mem::take(&mut self.serial_boots) {
             // The canary lives: what kept the others from booting is over.
-            for seat in self.live.places_mut().filter(|seat| seat.current.is_none()) {
-                seat.wait_no_longer();
+            for seat in self.live.all_seats_mut().filter(|seat| seat.current.is_none()) {
+                seat.clear_wait();
             }
         }
         self.report(Report::WorkerReady { worker: id, took });
-        if let Some(seat) = self.live.place_mut(id, Role::Worker) {
+        if let Some(seat) = self.live.seat_mut(id, ProcessRole::Worker) {
             seat.failure = None;
             let stuck = seat.replaces.take();
             let worn = seat.current.filter(|_| seat.successor == Some(id.life));
@@ -85,117 +85,117 @@ impl Supervisor {
                 self.retire(worn, None, now);
             }
         }
-        self.arrived(now);
+        self.confirm_reload(now);
         if !self.told_ready && !self.told_stopping {
             self.told_ready = true;
             self.actions.push(Action::NotifyReady);
         }
     }
 
-    pub(super) fn told_boot_failure(&mut self, id: WorkerId, failure: BootFailure, now: Instant) {
+    pub(super) fn on_boot_failed(&mut self, id: WorkerId, failure: BootFailure, now: Instant) {
         let Some(worker) = self.worker(id) else { return };
         if worker.is_booting() {
             let mut failed = worker.clone();
             // It exits by itself, so that its output is complete; threads that its import started may prevent that.
-            failed.enter(State::Failed { kill_at: after(now, FAILED_GRACE) }, now);
+            failed.enter(TimedState::Failed { kill_at: after(now, FAILED_EXIT_TIMEOUT) }, now);
             self.workers.insert(id.life, failed.clone());
             self.vacate(id);
-            self.boot_failed(&failed, failure, now);
+            self.record_boot_failure(&failed, failure, now);
         } else {
             let BootFailure { headline, .. } = failure;
-            self.misbehaved(id, format!("said that it cannot boot after it was ready: {headline}"), now);
+            self.on_misbehaved(id, format!("said that it cannot boot after it was ready: {headline}"), now);
         }
     }
 
-    pub(super) fn exited(&mut self, id: WorkerId, how: Exit, now: Instant) {
+    pub(super) fn on_exited(&mut self, id: WorkerId, exit: Exit, now: Instant) {
         let Some(worker) = self.worker(id).cloned() else { return };
         self.remove(id);
         if worker.is_booting() {
-            let summary = format!("the {} {how} while booting", who(&worker));
-            let kind = if how.is_by_request() { BootFailureKind::Signalled } else { BootFailureKind::Died };
+            let summary = format!("the {} {exit} while booting", who(&worker));
+            let kind = if exit.is_by_request() { BootFailureKind::Signalled } else { BootFailureKind::Died };
             let failure = BootFailure::new(kind, summary);
-            self.boot_failed(&worker, failure, now);
+            self.record_boot_failure(&worker, failure, now);
         } else {
-            let failure = BootFailure::new(BootFailureKind::Died, format!("the {} {how}", who(&worker)));
-            let retry_in = self.lost(&worker, failure, now);
+            let failure = BootFailure::new(BootFailureKind::Died, format!("the {} {exit}", who(&worker)));
+            let retry_in = self.record_death(&worker, failure, now);
             self.crashes += u64::from(worker.is_ready());
-            self.report(Report::WorkerExited { worker: id, how, state: worker.life_state(), retry_in });
+            self.report(Report::WorkerExited { worker: id, exit, state: worker.public_state(), retry_in });
         }
         if worker.is_zygote() {
             // What it was to fork and has not told of does not exist.
             let orphans: Vec<WorkerId> = self
                 .workers
                 .values()
-                .filter(|worker| worker.origin == Origin::Fork(id) && worker.pid.is_none())
+                .filter(|worker| worker.method == SpawnMethod::Fork(id) && worker.pid.is_none())
                 .map(|worker| worker.id)
                 .collect();
             for orphan in orphans {
                 let reason = "the zygote was gone before it had forked the worker".to_owned();
-                self.spawn_failed(orphan, SpawnFault::System, reason, now);
+                self.on_spawn_failed(orphan, SpawnFault::System, reason, now);
             }
         }
     }
 
-    pub(super) fn misbehaved(&mut self, id: WorkerId, why: String, now: Instant) {
+    pub(super) fn on_misbehaved(&mut self, id: WorkerId, reason: String, now: Instant) {
         let Some(worker) = self.worker(id).cloned() else { return };
-        // Why may quote what the worker has sent.
+        // The reason may quote what the worker has sent.
         let headline = format!("the {} broke the channel's contract", who(&worker));
         let kind = BootFailureKind::Misbehaved;
-        let failure = BootFailure { headline, ..BootFailure::new(kind, why.as_str()) };
+        let failure = BootFailure { headline, ..BootFailure::new(kind, reason.as_str()) };
         match worker.state {
-            State::Spawning { .. } | State::Booting { .. } | State::Overtime { .. } => {
+            TimedState::Spawning { .. } | TimedState::Booting { .. } | TimedState::BootTimedOut { .. } => {
                 self.kill(id, now);
-                self.boot_failed(&worker, failure, now);
+                self.record_boot_failure(&worker, failure, now);
             }
-            State::Ready | State::Standby => {
+            TimedState::Ready | TimedState::Standby => {
                 self.kill(id, now);
-                let retry_in = self.lost(&worker, failure, now);
-                self.report(Report::WorkerMisbehaved { worker: id, why, retry_in });
+                let retry_in = self.record_death(&worker, failure, now);
+                self.report(Report::WorkerMisbehaved { worker: id, reason, retry_in });
             }
-            State::Retiring { .. } | State::Promoting { .. } => {
+            TimedState::Retiring { .. } | TimedState::Promoting { .. } => {
                 self.kill(id, now);
-                self.report(Report::WorkerMisbehaved { worker: id, why, retry_in: None });
+                self.report(Report::WorkerMisbehaved { worker: id, reason, retry_in: None });
             }
             // It hangs up while it leaves: whether it goes is all that counts now.
-            State::Failed { .. } | State::Terminating { .. } | State::Killed { .. } => {}
+            TimedState::Failed { .. } | TimedState::Terminating { .. } | TimedState::Killed { .. } => {}
         }
     }
 
-    pub(super) fn deadline_exceeded(&mut self, id: WorkerId, now: Instant) {
+    pub(super) fn on_deadline_exceeded(&mut self, id: WorkerId, now: Instant) {
         let drained_by = after(now, self.live.policy.drain);
         let Some(worker) = self.worker_mut(id) else { return };
         match worker.state {
-            State::Ready => self.replace(id, now),
+            TimedState::Ready => self.replace_stuck(id, now),
             // It was to finish what it had, and will not.
-            State::Retiring { deadline, .. } => {
-                worker.state = State::Retiring { deadline: deadline.or(Some(drained_by)), stuck: true };
+            TimedState::Retiring { deadline, .. } => {
+                worker.state = TimedState::Retiring { deadline: deadline.or(Some(drained_by)), stuck: true };
             }
             // Of the generation before, which is watched: this one cannot take over again.
-            State::Standby if !worker.drained => {
-                worker.enter(State::Retiring { deadline: Some(drained_by), stuck: true }, now);
+            TimedState::Standby if !worker.drained => {
+                worker.enter(TimedState::Retiring { deadline: Some(drained_by), stuck: true }, now);
                 self.vacate(id);
             }
             _ => {}
         }
     }
 
-    pub(super) fn drained(&mut self, id: WorkerId, now: Instant) {
+    pub(super) fn on_drained(&mut self, id: WorkerId, now: Instant) {
         let Some(worker) = self.worker_mut(id) else { return };
         match worker.state {
-            State::Retiring { stuck: true, .. } => self.kill(id, now),
-            State::Retiring { stuck: false, .. } => {
+            TimedState::Retiring { stuck: true, .. } => self.kill(id, now),
+            TimedState::Retiring { stuck: false, .. } => {
                 worker.drained = true;
-                if !self.promote(id, now) {
+                if !self.try_promote(id, now) {
                     self.terminate(id, now);
                 }
             }
-            State::Standby => worker.drained = true,
+            TimedState::Standby => worker.drained = true,
             _ => {}
         }
     }
 
-    pub(super) fn stacks_taken(&mut self, id: WorkerId, stacks: Option<String>, now: Instant) {
-        if self.worker(id).is_some_and(|worker| matches!(worker.state, State::Overtime { .. })) {
+    pub(super) fn on_stacks_dumped(&mut self, id: WorkerId, stacks: Option<String>, now: Instant) {
+        if self.worker(id).is_some_and(|worker| matches!(worker.state, TimedState::BootTimedOut { .. })) {
             self.boot_timed_out(id, stacks, now);
         }
     }
@@ -204,21 +204,21 @@ impl Supervisor {
     fn boot_timed_out(&mut self, id: WorkerId, stacks: Option<String>, now: Instant) {
         let Some(worker) = self.worker(id).cloned() else { return };
         self.kill(id, now);
-        let crew = self.crew(worker.generation);
-        let limit = crew.and_then(|crew| crew.policy.boot).unwrap_or_default();
+        let set = self.worker_set(worker.generation);
+        let limit = set.and_then(|set| set.policy.boot).unwrap_or_default();
         let summary = format!(
             "not ready after timeouts.boot = {}; the import hangs or needs a longer limit",
-            super::status::span(limit)
+            super::status::format_duration(limit)
         );
         let failure =
             BootFailure { traceback: stacks, ..BootFailure::new(BootFailureKind::Timeout, summary) };
-        self.boot_failed(&worker, failure, now);
+        self.record_boot_failure(&worker, failure, now);
     }
 
     // === what that comes down to ===
 
     /// A life ended, or is about to, without having been ready; it does not hold its seat any more.
-    fn boot_failed(&mut self, worker: &Worker, failure: BootFailure, now: Instant) {
+    fn record_boot_failure(&mut self, worker: &WorkerRecord, failure: BootFailure, now: Instant) {
         self.boot_failures += 1;
         let id = worker.id;
         if worker.generation != self.live.generation {
@@ -226,91 +226,96 @@ impl Supervisor {
                 worker: id,
                 failure: failure.clone(),
                 retry_in: None,
-                told_before: false,
+                already_reported: false,
             };
             self.report(report);
-            self.reload_failed(failure, now);
+            self.fail_reload(failure, now);
             return;
         }
-        let told_before = self.told_failure.as_ref() == Some(&failure);
-        self.told_failure = Some(failure.clone());
+        let already_reported = self.last_boot_failure.as_ref() == Some(&failure);
+        self.last_boot_failure = Some(failure.clone());
         let report = |retry_in| Report::WorkerBootFailed {
             worker: id,
             failure: failure.clone(),
             retry_in,
-            told_before,
+            already_reported,
         };
-        let is_final = self.phase == Phase::Running
+        let is_final = self.phase == DaemonPhase::Running
             && self.live.policy.exit_on_first_boot_failure
             && !self.ever_ready
             && failure.kind.is_lasting();
         if is_final {
             self.report(report(None));
-            self.did_not_arrive(failure.clone());
+            self.refute_reload(failure.clone());
             self.fail_start(failure, now);
             return;
         }
-        let nobody_ready = !self.anybody_ready();
-        if nobody_ready && self.can_go_back() {
+        let none_ready = !self.any_ready();
+        if none_ready && self.can_roll_back() {
             self.report(report(None));
-            self.go_back(failure.summary, &failure.headline, now);
+            self.roll_back(failure.summary, &failure.headline, now);
             return;
         }
 
         let limits = self.live.policy.backoff;
         let (mut retry_at, mut wait) = (None, Duration::ZERO);
-        if let Some(seat) = self.live.place_mut(id, worker.role) {
-            wait = seat.backoff.fail(limits);
-            seat.wait_for(wait, now);
+        if let Some(seat) = self.live.seat_mut(id, worker.role) {
+            wait = seat.backoff.failure_wait(limits);
+            seat.set_wait(wait, now);
             seat.failure = Some(failure.headline.clone());
             retry_at = seat.retry_at;
         }
-        if nobody_ready {
-            self.probing = true;
+        if none_ready {
+            self.serial_boots = true;
             self.outage = Some(failure.summary.clone());
-            for seat in self.live.places_mut().filter(|seat| seat.current.is_none()) {
+            for seat in self.live.all_seats_mut().filter(|seat| seat.current.is_none()) {
                 (seat.retry_at, seat.wait) = (retry_at, wait);
             }
         }
         self.report(report(Some(wait)));
-        self.did_not_arrive(failure);
+        self.refute_reload(failure);
     }
 
-    /// A life that was ready or stood by has ended and does not hold its place any more: how long the place stays
+    /// A life that was ready or stood by has ended and does not hold its seat any more: how long the seat stays
     /// empty, if it is to be filled again.
-    fn lost(&mut self, worker: &Worker, failure: BootFailure, now: Instant) -> Option<Duration> {
+    fn record_death(
+        &mut self,
+        worker: &WorkerRecord,
+        failure: BootFailure,
+        now: Instant,
+    ) -> Option<Duration> {
         if !worker.is_ready() && !worker.is_standby() {
             return None;
         }
         if worker.generation != self.live.generation {
-            if self.coming.as_ref().is_some_and(|coming| coming.crew.generation == worker.generation) {
+            if self.pending.as_ref().is_some_and(|pending| pending.set.generation == worker.generation) {
                 let on_the_way = |why| format!("{why} while it stood by to take over");
                 let (summary, headline) = (on_the_way(failure.summary), on_the_way(failure.headline));
-                self.reload_failed(BootFailure { summary, headline, ..failure }, now);
+                self.fail_reload(BootFailure { summary, headline, ..failure }, now);
             }
             return None;
         }
-        let is_settled = now.duration_since(worker.since) >= self.live.policy.settled;
+        let is_stable = now.duration_since(worker.since) >= self.live.policy.stable_after;
         let limits = self.live.policy.backoff;
         if worker.is_zygote() {
             self.live.reforked = false;
         }
-        let seat = self.live.place_mut(worker.id, worker.role)?;
-        if is_settled {
+        let seat = self.live.seat_mut(worker.id, worker.role)?;
+        if is_stable {
             seat.backoff.reset();
         }
-        let wait = if is_settled { Duration::ZERO } else { seat.backoff.die_early(limits) };
+        let wait = if is_stable { Duration::ZERO } else { seat.backoff.early_death_wait(limits) };
         if wait.is_zero() {
-            seat.wait_no_longer();
+            seat.clear_wait();
         } else {
-            seat.wait_for(wait, now);
+            seat.set_wait(wait, now);
             seat.failure = Some(failure.headline.clone());
         }
-        // The application boots, and then its workers die: below PATIENCE a request is better off in the queue.
-        let is_out = |seat: &Seat| seat.current.is_none() && seat.wait >= PATIENCE;
+        // The application boots, and then its workers die: below MIN_OUTAGE a request is better off in the queue.
+        let is_out = |seat: &Seat| seat.current.is_none() && seat.wait >= MIN_OUTAGE;
         if !self.live.asleep && self.live.open().all(|(_, seat)| is_out(seat)) {
-            if self.can_go_back() {
-                self.go_back(failure.summary, &failure.headline, now);
+            if self.can_roll_back() {
+                self.roll_back(failure.summary, &failure.headline, now);
                 return None;
             }
             self.outage = Some(failure.summary);
@@ -324,27 +329,27 @@ impl Supervisor {
     pub(super) fn admit(&mut self, id: WorkerId, now: Instant) {
         let limit = self.live.policy.max_lifetime;
         let Some(worker) = self.worker_mut(id) else { return };
-        worker.enter(State::Ready, now);
+        worker.enter(TimedState::Ready, now);
         worker.drained = false;
-        worker.ages_at = limit.map(|limit| after(now, lifetime(limit, id.life)));
+        worker.expires_at = limit.map(|limit| after(now, lifetime(limit, id.life)));
         self.actions.push(Action::Admit { worker: id });
     }
 
     /// It is stuck. Replace first, kill second: the seat is vacant at once, the old life finishes what can be
     /// finished.
-    fn replace(&mut self, id: WorkerId, now: Instant) {
+    fn replace_stuck(&mut self, id: WorkerId, now: Instant) {
         let deadline = Some(after(now, self.live.policy.drain));
-        let settled = self.live.policy.settled;
+        let stable_after = self.live.policy.stable_after;
         let Some(worker) = self.worker_mut(id) else { return };
-        let is_settled = now.duration_since(worker.since) >= settled;
-        worker.enter(State::Retiring { deadline, stuck: true }, now);
+        let is_stable = now.duration_since(worker.since) >= stable_after;
+        worker.enter(TimedState::Retiring { deadline, stuck: true }, now);
         self.vacate(id);
-        self.not_promoted(id);
-        if let Some(seat) = self.live.place_mut(id, Role::Worker) {
-            if is_settled {
+        self.cancel_promotion(id);
+        if let Some(seat) = self.live.seat_mut(id, ProcessRole::Worker) {
+            if is_stable {
                 seat.backoff.reset();
             }
-            seat.wait_no_longer();
+            seat.clear_wait();
             seat.replaces = Some(id);
         }
         self.report(Report::Replacing { worker: id });
@@ -356,22 +361,26 @@ impl Supervisor {
         let deadline = limit.map(|limit| after(now, limit));
         let Some(worker) = self.worker_mut(id) else { return };
         match worker.state {
-            State::Ready => {
-                worker.enter(State::Retiring { deadline, stuck: false }, now);
+            TimedState::Ready => {
+                worker.enter(TimedState::Retiring { deadline, stuck: false }, now);
                 self.vacate(id);
                 self.actions.push(Action::Retire { worker: id });
             }
-            State::Standby if !worker.drained => {
-                worker.enter(State::Retiring { deadline, stuck: false }, now);
+            TimedState::Standby if !worker.drained => {
+                worker.enter(TimedState::Retiring { deadline, stuck: false }, now);
                 self.vacate(id);
             }
-            State::Standby | State::Promoting { .. } => self.terminate(id, now),
-            State::Spawning { .. } | State::Booting { .. } | State::Overtime { .. } => self.kill(id, now),
-            State::Retiring { deadline: None, stuck } => worker.state = State::Retiring { deadline, stuck },
-            State::Retiring { .. }
-            | State::Failed { .. }
-            | State::Terminating { .. }
-            | State::Killed { .. } => {}
+            TimedState::Standby | TimedState::Promoting { .. } => self.terminate(id, now),
+            TimedState::Spawning { .. } | TimedState::Booting { .. } | TimedState::BootTimedOut { .. } => {
+                self.kill(id, now)
+            }
+            TimedState::Retiring { deadline: None, stuck } => {
+                worker.state = TimedState::Retiring { deadline, stuck }
+            }
+            TimedState::Retiring { .. }
+            | TimedState::Failed { .. }
+            | TimedState::Terminating { .. }
+            | TimedState::Killed { .. } => {}
         }
     }
 
@@ -381,89 +390,91 @@ impl Supervisor {
     }
 
     pub(super) fn terminate_by(&mut self, id: WorkerId, kill_at: Instant, now: Instant) {
-        self.not_promoted(id);
+        self.cancel_promotion(id);
         let Some(worker) = self.worker_mut(id) else { return };
-        worker.enter(State::Terminating { kill_at }, now);
+        worker.enter(TimedState::Terminating { kill_at }, now);
         self.vacate(id);
         self.actions.push(Action::Terminate { worker: id });
     }
 
     /// It has nothing that anybody waits for, or has itself to thank for it.
     pub(super) fn kill(&mut self, id: WorkerId, now: Instant) {
-        self.kill_for(id, None, now);
+        self.kill_with(id, None, now);
     }
 
     /// Cuts off what it has.
-    pub(super) fn cut(&mut self, id: WorkerId, why: Cut, now: Instant) {
-        self.kill_for(id, Some(why), now);
+    pub(super) fn abort(&mut self, id: WorkerId, reason: AbortReason, now: Instant) {
+        self.kill_with(id, Some(reason), now);
     }
 
-    fn kill_for(&mut self, id: WorkerId, cut: Option<Cut>, now: Instant) {
-        self.not_promoted(id);
+    fn kill_with(&mut self, id: WorkerId, abort: Option<AbortReason>, now: Instant) {
+        self.cancel_promotion(id);
         let Some(worker) = self.worker_mut(id) else { return };
         let exists = worker.pid.is_some();
-        let give_up_at = exists.then(|| after(now, REAP_PATIENCE));
-        worker.enter(State::Killed { give_up_at, given_up: false }, now);
+        let abandon_at = exists.then(|| after(now, REAP_TIMEOUT));
+        worker.enter(TimedState::Killed { abandon_at, abandoned: false }, now);
         if exists {
-            self.actions.push(Action::Kill { worker: id, cut });
+            self.actions.push(Action::Kill { worker: id, abort });
         }
         self.vacate(id);
     }
 
-    /// The life does not hold its place any more.
+    /// The life does not hold its seat any more.
     fn vacate(&mut self, id: WorkerId) {
         let Some(worker) = self.worker(id) else { return };
         let (generation, role) = (worker.generation, worker.role);
-        if let Some(place) = self.crew_mut(generation).and_then(|crew| crew.place_mut(id, role)) {
-            Seat::vacate(place, id.life);
+        if let Some(seat) = self.worker_set_mut(generation).and_then(|set| set.seat_mut(id, role)) {
+            Seat::vacate(seat, id.life);
         }
     }
 
     fn remove(&mut self, id: WorkerId) {
-        self.not_promoted(id);
+        self.cancel_promotion(id);
         self.vacate(id);
         self.workers.remove(&id.life);
     }
 
     /// Runs out the deadline of one worker.
-    pub(super) fn run_out_worker(&mut self, id: WorkerId, now: Instant) {
+    pub(super) fn expire_worker(&mut self, id: WorkerId, now: Instant) {
         let Some(worker) = self.worker_mut(id) else { return };
-        let (state, waited) = (worker.life_state(), now.duration_since(worker.since));
+        let (state, waited) = (worker.public_state(), now.duration_since(worker.since));
         match worker.state {
-            State::Spawning { .. } | State::Overtime { .. } => self.boot_timed_out(id, None, now),
-            State::Booting { .. } => {
-                worker.enter(State::Overtime { kill_at: after(now, STACKS_PATIENCE) }, now);
-                self.actions.push(Action::TakeStacks { worker: id });
+            TimedState::Spawning { .. } | TimedState::BootTimedOut { .. } => {
+                self.boot_timed_out(id, None, now)
             }
-            State::Retiring { .. } => {
+            TimedState::Booting { .. } => {
+                worker.enter(TimedState::BootTimedOut { kill_at: after(now, STACKS_TIMEOUT) }, now);
+                self.actions.push(Action::DumpStacks { worker: id });
+            }
+            TimedState::Retiring { .. } => {
                 self.report(Report::Overdue { worker: id, state, waited });
-                self.cut(id, Cut::Drain, now);
+                self.abort(id, AbortReason::DrainTimeout, now);
             }
-            State::Promoting { .. } | State::Failed { .. } | State::Terminating { .. } => {
+            TimedState::Promoting { .. } | TimedState::Failed { .. } | TimedState::Terminating { .. } => {
                 self.report(Report::Overdue { worker: id, state, waited });
                 self.kill(id, now);
             }
-            State::Killed { give_up_at, .. } => {
-                worker.state = State::Killed { give_up_at, given_up: true };
+            TimedState::Killed { abandon_at, .. } => {
+                worker.state = TimedState::Killed { abandon_at, abandoned: true };
                 self.report(Report::Overdue { worker: id, state, waited });
             }
-            State::Ready | State::Standby => {}
+            TimedState::Ready | TimedState::Standby => {}
         }
     }
 }
 
-fn who(worker: &Worker) -> &'static str {
+fn who(worker: &WorkerRecord) -> &'static str {
     match worker.role {
-        Role::Worker => "worker",
-        Role::Zygote => "zygote",
+        ProcessRole::Worker => "worker",
+        ProcessRole::Zygote => "zygote",
     }
 }
 
 /// What a worker that said it cannot boot has to finish its output.
-const FAILED_GRACE: Duration = Duration::from_secs(1);
+const FAILED_EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A process that is not reaped this long after SIGKILL sleeps uninterruptibly.
-const REAP_PATIENCE: Duration = Duration::from_secs(5);
+const REAP_TIMEOUT: Duration = Duration::from_secs(5);
 /// A wait for the next life that is better answered with 503 than with the queue.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MIN_OUTAGE: Duration = Duration::from_secs(1);
 /// What the stacks of a hanging import have to be written; they are asked for twice within it.
-const STACKS_PATIENCE: Duration = Duration::from_millis(1500);
+const STACKS_TIMEOUT: Duration = Duration::from_millis(1500);

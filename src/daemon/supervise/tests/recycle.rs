@@ -2,22 +2,22 @@
 
 use super::*;
 
-const MANY: Wear = Wear::Requests { served: 1000 };
+const MANY: RecycleReason = RecycleReason::Requests { served: 1000 };
 
 #[test]
 fn a_worn_out_worker_serves_until_its_successor_is_ready() {
     let mut table = Table::ready(2);
     let old = worker(1, 2);
-    let worn = table.tell(Event::WornOut { worker: old, wear: MANY });
+    let worn = table.tell(Event::RecycleDue { worker: old, reason: MANY });
     assert_eq!(
         worn,
         [
-            Action::Report(Report::WornOut { worker: old, wear: MANY }),
+            Action::Report(Report::Recycling { worker: old, reason: MANY }),
             spawn(1, 3),
             Action::Status("2/2 workers ready, 1 booting".to_owned()),
         ]
     );
-    assert_eq!(table.tell(Event::WornOut { worker: old, wear: MANY }), [], "once is enough");
+    assert_eq!(table.tell(Event::RecycleDue { worker: old, reason: MANY }), [], "once is enough");
     table.spawned(worker(1, 3));
     let ready = table.after(SECOND).tell(Event::Ready { worker: worker(1, 3) });
     assert_eq!(
@@ -38,11 +38,11 @@ fn a_worn_out_worker_serves_until_its_successor_is_ready() {
 fn worn_out_workers_are_replaced_one_at_a_time() {
     let mut table = Table::ready(3);
     let limit = 1 << 20;
-    let wears = [MANY, Wear::Memory { bytes: limit + 1, limit }, MANY];
+    let wears = [MANY, RecycleReason::Memory { bytes: limit + 1, limit }, MANY];
     let mut all = Vec::new();
-    for (number, wear) in (0..).zip(wears) {
+    for (number, reason) in (0..).zip(wears) {
         let worker = worker(number, u64::from(number) + 1);
-        all.extend(table.after(MS).tell(Event::WornOut { worker, wear }));
+        all.extend(table.after(MS).tell(Event::RecycleDue { worker, reason }));
     }
     assert_eq!(spawns(&all), [worker(0, 4)]);
     assert_eq!(spawns(&table.boots(worker(0, 4))), [worker(1, 5)]);
@@ -53,7 +53,7 @@ fn worn_out_workers_are_replaced_one_at_a_time() {
 #[test]
 fn a_successor_that_cannot_boot_costs_nothing_but_time() {
     let mut table = Table::ready(1);
-    table.tell(Event::WornOut { worker: worker(0, 1), wear: MANY });
+    table.tell(Event::RecycleDue { worker: worker(0, 1), reason: MANY });
     let failed = table.fails(worker(0, 2));
     assert_eq!((kills(&failed), retires(&failed)), (vec![], vec![]));
     assert!(!failed.iter().any(|action| matches!(action, Action::Unavailable(_))), "{failed:?}");
@@ -69,7 +69,7 @@ fn a_successor_that_cannot_boot_costs_nothing_but_time() {
 #[test]
 fn the_successor_of_a_worker_that_dies_meanwhile_just_takes_its_seat() {
     let mut table = Table::ready(1);
-    table.after(20 * SECOND).tell(Event::WornOut { worker: worker(0, 1), wear: MANY });
+    table.after(20 * SECOND).tell(Event::RecycleDue { worker: worker(0, 1), reason: MANY });
     table.spawned(worker(0, 2));
     assert_eq!(spawns(&table.exits(worker(0, 1))), [], "it is on its way");
     let ready = table.tell(Event::Ready { worker: worker(0, 2) });
@@ -79,7 +79,7 @@ fn the_successor_of_a_worker_that_dies_meanwhile_just_takes_its_seat() {
 #[test]
 fn a_worn_out_worker_that_is_stuck_is_replaced_by_the_successor_that_boots() {
     let mut table = Table::ready(1);
-    table.tell(Event::WornOut { worker: worker(0, 1), wear: MANY });
+    table.tell(Event::RecycleDue { worker: worker(0, 1), reason: MANY });
     let stuck = table.tell(Event::DeadlineExceeded { worker: worker(0, 1) });
     assert_eq!((retires(&stuck), spawns(&stuck)), (vec![worker(0, 1)], vec![]));
     let ready = table.boots(worker(0, 2));
@@ -90,9 +90,9 @@ fn a_worn_out_worker_that_is_stuck_is_replaced_by_the_successor_that_boots() {
 #[test]
 fn nobody_is_replaced_for_wear_during_a_reload() {
     let mut table = Table::ready(2);
-    table.tell(Event::Reload { policy: Policy { probe: true, ..policy(2) } });
+    table.tell(Event::Reload { policy: SupervisorPolicy { probe: true, ..policy(2) } });
     table.boots(worker(0, 3));
-    assert_eq!(spawns(&table.tell(Event::WornOut { worker: worker(0, 1), wear: MANY })), []);
+    assert_eq!(spawns(&table.tell(Event::RecycleDue { worker: worker(0, 1), reason: MANY })), []);
     let outcome = Err("reload.probe was answered with status 500".to_owned());
     let failed = table.tell(Event::Probed { worker: worker(0, 3), outcome });
     assert_eq!(spawns(&failed), [worker(0, 4)], "but when it has failed");
@@ -101,7 +101,7 @@ fn nobody_is_replaced_for_wear_during_a_reload() {
 #[test]
 fn a_crew_that_was_born_together_does_not_age_together() {
     let lifetime = 1000 * SECOND;
-    let mut table = Table::with(Policy { max_lifetime: Some(lifetime), ..policy(4) });
+    let mut table = Table::with(SupervisorPolicy { max_lifetime: Some(lifetime), ..policy(4) });
     let begin = table.now;
     table.tell(Event::Started);
     for number in 0..4 {
@@ -111,8 +111,9 @@ fn a_crew_that_was_born_together_does_not_age_together() {
     while ages.len() < 4 {
         let wait = table.wakeup().expect("they age");
         let actions = table.after(wait).tick();
-        let worn =
-            |action: &&Action| matches!(action, Action::Report(Report::WornOut { wear: Wear::Age, .. }));
+        let worn = |action: &&Action| {
+            matches!(action, Action::Report(Report::Recycling { reason: RecycleReason::Lifetime, .. }))
+        };
         ages.extend(actions.iter().filter(worn).map(|_| table.now.duration_since(begin)));
         for id in spawns(&actions) {
             table.boots(id);
@@ -127,18 +128,18 @@ fn a_worker_that_is_not_serving_does_not_wear_out() {
     let mut table = Table::ready(1);
     table.tell(Event::DeadlineExceeded { worker: worker(0, 1) });
     for id in [worker(0, 1), worker(0, 2), worker(9, 9)] {
-        assert_eq!(table.tell(Event::WornOut { worker: id, wear: MANY }), []);
+        assert_eq!(table.tell(Event::RecycleDue { worker: id, reason: MANY }), []);
     }
     table.boots(worker(0, 2));
     table.tell(Event::Stop);
-    assert_eq!(table.tell(Event::WornOut { worker: worker(0, 2), wear: MANY }), []);
+    assert_eq!(table.tell(Event::RecycleDue { worker: worker(0, 2), reason: MANY }), []);
 }
 
 #[test]
 fn a_worn_out_workers_requests_have_their_own_limits_and_no_other() {
     let mut table = Table::ready(2);
     let old = worker(0, 1);
-    table.tell(Event::WornOut { worker: old, wear: MANY });
+    table.tell(Event::RecycleDue { worker: old, reason: MANY });
     assert_eq!(retires(&table.boots(worker(0, 3))), [old]);
     assert_eq!(table.wakeup(), None, "nothing runs out");
     assert_eq!(table.after(3600 * SECOND).tick(), []);
@@ -158,18 +159,18 @@ fn a_worker_that_is_one_too_many_finishes_what_it_has() {
 fn a_worn_out_worker_whose_request_is_stuck_after_all_has_the_drain_timeout_from_then_on() {
     let mut table = Table::ready(1);
     let old = worker(0, 1);
-    table.tell(Event::WornOut { worker: old, wear: MANY });
+    table.tell(Event::RecycleDue { worker: old, reason: MANY });
     table.boots(worker(0, 2));
     table.after(3600 * SECOND).tell(Event::DeadlineExceeded { worker: old });
     assert_eq!(table.wakeup(), Some(30 * SECOND));
-    assert!(table.after(30 * SECOND).tick().contains(&cut(old, Cut::Drain)));
+    assert!(table.after(30 * SECOND).tick().contains(&cut(old, AbortReason::DrainTimeout)));
 }
 
 #[test]
 fn a_reload_gives_worn_out_workers_the_drain_timeout_when_it_is_done() {
     let mut table = Table::ready(1);
     let old = worker(0, 1);
-    table.tell(Event::WornOut { worker: old, wear: MANY });
+    table.tell(Event::RecycleDue { worker: old, reason: MANY });
     table.boots(worker(0, 2));
     table.after(3600 * SECOND).tell(Event::Reload { policy: policy(1) });
     assert_eq!(kills(&table.after(40 * SECOND).tick()), [], "it is not done yet");
@@ -177,7 +178,8 @@ fn a_reload_gives_worn_out_workers_the_drain_timeout_when_it_is_done() {
     assert_eq!(table.wakeup(), Some(30 * SECOND));
     let late = table.after(30 * SECOND).tick();
     assert!(
-        late.contains(&cut(old, Cut::Drain)) && late.contains(&cut(worker(0, 2), Cut::Drain)),
+        late.contains(&cut(old, AbortReason::DrainTimeout))
+            && late.contains(&cut(worker(0, 2), AbortReason::DrainTimeout)),
         "{late:?}"
     );
 }
@@ -187,10 +189,10 @@ fn a_stop_ends_worn_out_workers_at_once_or_with_its_drain() {
     for hasty in [false, true] {
         let mut table = Table::ready(1);
         let old = worker(0, 1);
-        table.tell(Event::WornOut { worker: old, wear: MANY });
+        table.tell(Event::RecycleDue { worker: old, reason: MANY });
         table.boots(worker(0, 2));
         if hasty {
-            assert!(table.tell(Event::StopNow).contains(&cut(old, Cut::Stop)));
+            assert!(table.tell(Event::StopNow).contains(&cut(old, AbortReason::Shutdown)));
         } else {
             table.tell(Event::Stop);
             assert_eq!(terminations(&table.after(30 * SECOND).tick()), [old, worker(0, 2)]);
@@ -200,20 +202,20 @@ fn a_stop_ends_worn_out_workers_at_once_or_with_its_drain() {
 
 #[test]
 fn the_oldest_retirement_in_the_way_of_a_vacancy_has_the_drain_timeout() {
-    let mut table = Table::with(Policy { idle_exit: Some(60 * SECOND), ..policy(2) });
+    let mut table = Table::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(2) });
     table.tell(Event::Started);
     table.boots(worker(0, 1));
     table.boots(worker(1, 2));
-    table.tell(Event::WornOut { worker: worker(0, 1), wear: MANY });
+    table.tell(Event::RecycleDue { worker: worker(0, 1), reason: MANY });
     table.boots(worker(0, 3));
-    table.after(SECOND).tell(Event::Load(Load { idle: 60 * SECOND, ..Load::default() }));
-    table.after(3600 * SECOND).tell(Event::Wanted);
+    table.after(SECOND).tell(Event::Load(LoadSample { idle_for: 60 * SECOND, ..LoadSample::default() }));
+    table.after(3600 * SECOND).tell(Event::WorkerRequested);
     assert_eq!(table.wakeup(), Some(60 * SECOND), "only the boot's");
     table.boots(worker(0, 4));
     // Four are as many as two seats may have, and one seat is empty.
     assert_eq!(table.wakeup(), Some(30 * SECOND));
     let late = table.after(30 * SECOND).tick();
-    assert!(late.contains(&cut(worker(0, 1), Cut::Drain)), "{late:?}");
+    assert!(late.contains(&cut(worker(0, 1), AbortReason::DrainTimeout)), "{late:?}");
     assert_eq!(kills(&late).len(), 1);
     assert_eq!(spawns(&table.exits(worker(0, 1))), [worker(1, 5)]);
     table.boots(worker(1, 5));
@@ -223,9 +225,9 @@ fn the_oldest_retirement_in_the_way_of_a_vacancy_has_the_drain_timeout() {
 #[test]
 fn a_worn_out_worker_without_room_for_its_successor_serves_on() {
     let mut table = Table::ready(1);
-    table.tell(Event::WornOut { worker: worker(0, 1), wear: MANY });
+    table.tell(Event::RecycleDue { worker: worker(0, 1), reason: MANY });
     table.boots(worker(0, 2));
-    let worn = table.tell(Event::WornOut { worker: worker(0, 2), wear: MANY });
+    let worn = table.tell(Event::RecycleDue { worker: worker(0, 2), reason: MANY });
     assert_eq!((spawns(&worn), retires(&worn), table.wakeup()), (vec![], vec![], None));
     table.tell(Event::Drained { worker: worker(0, 1) });
     assert_eq!(spawns(&table.exits(worker(0, 1))), [worker(0, 3)]);
@@ -235,9 +237,9 @@ fn a_worn_out_worker_without_room_for_its_successor_serves_on() {
 fn a_worker_that_a_signal_asks_to_leave_serves_until_its_successor_is_ready() {
     let mut table = Table::ready(2);
     let asked = worker(1, 2);
-    let wear = Wear::Signal { signal: 15 };
+    let reason = RecycleReason::Signal { signal: 15 };
     let told = table.tell(Event::StopRequested { worker: asked, signal: 15 });
-    assert_eq!(told[0], Action::Report(Report::WornOut { worker: asked, wear }));
+    assert_eq!(told[0], Action::Report(Report::Recycling { worker: asked, reason }));
     assert_eq!(spawns(&told), [worker(1, 3)]);
     assert_eq!(table.tell(Event::StopRequested { worker: asked, signal: 2 }), [], "once is enough");
     let ready = table.boots(worker(1, 3));

@@ -2,28 +2,28 @@
 
 use super::*;
 
-fn between(min: u16, max: u16) -> Policy {
-    Policy { min: NonZeroU16::new(min).expect("tests have workers"), ..policy(max) }
+fn between(min: u16, max: u16) -> SupervisorPolicy {
+    SupervisorPolicy { min: NonZeroU16::new(min).expect("tests have workers"), ..policy(max) }
 }
 
-fn resized(actions: &[Action]) -> Option<(u16, u16, Resize)> {
+fn resized(actions: &[Action]) -> Option<(u16, u16, ResizeReason)> {
     actions.iter().find_map(|action| match action {
-        Action::Report(Report::Resized { from, to, why }) => Some((*from, *to, *why)),
+        Action::Report(Report::Resized { from, to, reason }) => Some((*from, *to, *reason)),
         _ => None,
     })
 }
 
 fn wait(ms: u32) -> Event {
     let longest_wait = ms * MS;
-    Event::Load(Load { queued: 1, longest_wait, running: 2, most_running: 2, ..Load::default() })
+    Event::Load(LoadSample { queued: 1, longest_wait, running: 2, max_running: 2, ..LoadSample::default() })
 }
 
-fn calm(most_running: usize) -> Event {
-    Event::Load(Load { running: most_running, most_running, ..Load::default() })
+fn calm(max_running: usize) -> Event {
+    Event::Load(LoadSample { running: max_running, max_running, ..LoadSample::default() })
 }
 
 fn idle(seconds: u32) -> Event {
-    Event::Load(Load { idle: seconds * SECOND, ..Load::default() })
+    Event::Load(LoadSample { idle_for: seconds * SECOND, ..LoadSample::default() })
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn the_number_of_workers_follows_the_wait_between_minimum_and_maximum() {
     assert_eq!(table.status(), "1/1 workers ready");
     table.tell(calm(1));
     let grown = table.after(SECOND).tell(wait(150));
-    assert_eq!(resized(&grown), Some((1, 2, Resize::Busy(150 * MS))));
+    assert_eq!(resized(&grown), Some((1, 2, ResizeReason::QueueWait(150 * MS))));
     assert_eq!(spawns(&grown), [worker(1, 2)]);
     assert_eq!(table.after(SECOND).tell(wait(1150)), [], "it is booting");
     table.boots(worker(1, 2));
@@ -49,7 +49,7 @@ fn the_number_of_workers_follows_the_wait_between_minimum_and_maximum() {
     for _ in 0..61 {
         shrunk.extend(table.after(SECOND).tell(calm(0)));
     }
-    assert_eq!(resized(&shrunk), Some((3, 2, Resize::Calm)));
+    assert_eq!(resized(&shrunk), Some((3, 2, ResizeReason::LowLoad)));
     assert_eq!(retires(&shrunk), [worker(2, 3)]);
     table.leaves(worker(2, 3));
     for _ in 0..300 {
@@ -77,7 +77,7 @@ fn a_reload_keeps_the_number_that_the_load_calls_for() {
 
 #[test]
 fn idle_workers_leave_and_the_next_request_brings_them_back() {
-    let mut table = Table::with(Policy { idle_exit: Some(60 * SECOND), ..policy(3) });
+    let mut table = Table::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(3) });
     table.tell(Event::Started);
     for number in 0..3 {
         table.boots(worker(number, u64::from(number) + 1));
@@ -86,17 +86,17 @@ fn idle_workers_leave_and_the_next_request_brings_them_back() {
     let asleep = table.after(SECOND).tell(idle(60));
     let all = [worker(0, 1), worker(1, 2), worker(2, 3)];
     assert_eq!(retires(&asleep), all);
-    assert_eq!(resized(&asleep), Some((3, 0, Resize::Idle)));
+    assert_eq!(resized(&asleep), Some((3, 0, ResizeReason::IdleExit)));
     assert_eq!(status(&asleep), Some("asleep: the next request starts a worker"));
     for id in all {
         table.leaves(id);
     }
     assert_eq!(table.wakeup(), None);
     assert_eq!(table.supervisor.snapshot().unavailable, None, "requests are queued, not refused");
-    let woken = table.after(3600 * SECOND).tell(Event::Wanted);
-    assert_eq!(resized(&woken), Some((0, 3, Resize::Wanted)));
+    let woken = table.after(3600 * SECOND).tell(Event::WorkerRequested);
+    assert_eq!(resized(&woken), Some((0, 3, ResizeReason::Request)));
     assert_eq!(spawns(&woken), [worker(0, 4)], "the request waits for one, and that one boots alone");
-    assert_eq!(table.tell(Event::Wanted), []);
+    assert_eq!(table.tell(Event::WorkerRequested), []);
     let ready = table.boots(worker(0, 4));
     assert!(!ready.contains(&Action::NotifyReady), "it has been ready all the time: {ready:?}");
     assert_eq!(spawns(&ready).len(), 2);
@@ -104,7 +104,7 @@ fn idle_workers_leave_and_the_next_request_brings_them_back() {
 
 #[test]
 fn a_request_that_waits_ends_the_sleep_even_if_nobody_says_so() {
-    let mut table = Table::with(Policy { idle_exit: Some(60 * SECOND), ..policy(1) });
+    let mut table = Table::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(1) });
     table.tell(Event::Started);
     table.boots(worker(0, 1));
     table.tell(idle(60));
@@ -113,11 +113,14 @@ fn a_request_that_waits_ends_the_sleep_even_if_nobody_says_so() {
 
 #[test]
 fn a_daemon_that_is_busy_or_reloads_does_not_fall_asleep() {
-    let mut table = Table::with(Policy { idle_exit: Some(60 * SECOND), ..policy(1) });
+    let mut table = Table::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(1) });
     table.tell(Event::Started);
     assert_eq!(table.tell(idle(3600)), [], "nobody is ready yet");
     table.boots(worker(0, 1));
-    assert_eq!(table.tell(Event::Load(Load { running: 1, idle: 60 * SECOND, ..Load::default() })), []);
+    assert_eq!(
+        table.tell(Event::Load(LoadSample { running: 1, idle_for: 60 * SECOND, ..LoadSample::default() })),
+        []
+    );
     table.tell(Event::Reload { policy: policy(1) });
     assert_eq!(table.tell(idle(60)), []);
     table.boots(worker(0, 2));
@@ -126,7 +129,7 @@ fn a_daemon_that_is_busy_or_reloads_does_not_fall_asleep() {
 
 #[test]
 fn a_reload_while_asleep_boots_the_new_generation() {
-    let mut table = Table::with(Policy { idle_exit: Some(60 * SECOND), ..policy(1) });
+    let mut table = Table::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(1) });
     table.tell(Event::Started);
     table.boots(worker(0, 1));
     table.tell(idle(60));
@@ -144,14 +147,14 @@ fn a_reload_while_asleep_boots_the_new_generation() {
 
 #[test]
 fn a_boot_that_fails_after_a_sleep_is_told_to_clients_and_heals() {
-    let mut table = Table::with(Policy { idle_exit: Some(60 * SECOND), ..policy(2) });
+    let mut table = Table::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(2) });
     table.tell(Event::Started);
     table.boots(worker(0, 1));
     table.boots(worker(1, 2));
     table.tell(idle(60));
     table.leaves(worker(0, 1));
     table.leaves(worker(1, 2));
-    table.tell(Event::Wanted);
+    table.tell(Event::WorkerRequested);
     let failed = table.fails(worker(0, 3));
     assert!(failed.iter().any(|action| matches!(action, Action::Unavailable(Some(_)))), "{failed:?}");
     assert!(!failed.contains(&Action::NotifyStopping), "it did boot once: {failed:?}");
@@ -163,12 +166,12 @@ fn a_boot_that_fails_after_a_sleep_is_told_to_clients_and_heals() {
 fn the_operator_changes_the_number_until_the_next_reload() {
     let mut table = Table::ready(2);
     let more = table.tell(Event::Adjust { by: 1 });
-    assert_eq!(resized(&more), Some((2, 3, Resize::Asked)));
+    assert_eq!(resized(&more), Some((2, 3, ResizeReason::Operator)));
     assert_eq!(spawns(&more), [worker(2, 3)]);
     table.boots(worker(2, 3));
     assert_eq!(table.status(), "3/3 workers ready");
     let fewer = table.tell(Event::Adjust { by: -2 });
-    assert_eq!(resized(&fewer), Some((3, 1, Resize::Asked)));
+    assert_eq!(resized(&fewer), Some((3, 1, ResizeReason::Operator)));
     assert_eq!(retires(&fewer), [worker(1, 2), worker(2, 3)]);
     table.leaves(worker(1, 2));
     table.leaves(worker(2, 3));
@@ -186,7 +189,7 @@ fn the_operator_moves_the_whole_range() {
     table.tell(Event::Started);
     table.boots(worker(0, 1));
     table.boots(worker(1, 2));
-    assert_eq!(resized(&table.tell(Event::Adjust { by: 1 })), Some((2, 3, Resize::Asked)));
+    assert_eq!(resized(&table.tell(Event::Adjust { by: 1 })), Some((2, 3, ResizeReason::Operator)));
     table.boots(worker(2, 3));
     for _ in 0..200 {
         assert_eq!(table.after(SECOND).tell(calm(0)), [], "three is the fewest now");

@@ -16,7 +16,7 @@ fn a_first_boot_that_fails_exits_78_after_answering_who_waits() {
                 worker: worker(0, 1),
                 failure: import_error(),
                 retry_in: None,
-                told_before: false,
+                already_reported: false,
             }),
             Action::NotifyStopping,
             Action::Unavailable(Some(import_error().summary)),
@@ -50,8 +50,8 @@ fn stop_drains_the_edge_then_asks_the_workers_then_exits() {
     let terminations = [worker(0, 1), worker(1, 2)].map(|worker| Action::Terminate { worker });
     assert_eq!(drained[..2], terminations);
     assert_eq!(status(&drained), Some("stopping: 2 workers exiting"));
-    table.tell(Event::Exited { worker: worker(0, 1), how: Exit::Code(0) });
-    let last = table.tell(Event::Exited { worker: worker(1, 2), how: Exit::Code(0) });
+    table.tell(Event::Exited { worker: worker(0, 1), exit: Exit::Code(0) });
+    let last = table.tell(Event::Exited { worker: worker(1, 2), exit: Exit::Code(0) });
     assert_eq!(last.last(), Some(&Action::Exit { status: 0, reason: None }));
 }
 
@@ -63,14 +63,14 @@ fn a_drain_that_runs_out_is_reported_and_the_stop_is_still_a_success() {
     assert_eq!(
         ran_out[..2],
         [
-            Action::Report(Report::DrainRanOut { waited: 30 * SECOND }),
+            Action::Report(Report::DrainTimedOut { waited: 30 * SECOND }),
             Action::Terminate { worker: worker(0, 1) }
         ]
     );
     let killed = table.after(5 * SECOND).tick();
     assert!(killed.contains(&kill(worker(0, 1))), "after the grace: {killed:?}");
-    let how = Exit::Signal { signal: 9, core_dumped: false };
-    let last = table.tell(Event::Exited { worker: worker(0, 1), how });
+    let exit = Exit::Signal { signal: 9, core_dumped: false };
+    let last = table.tell(Event::Exited { worker: worker(0, 1), exit });
     assert_eq!(last.last(), Some(&Action::Exit { status: 0, reason: None }));
 }
 
@@ -97,9 +97,9 @@ fn a_stuck_or_booting_worker_is_not_asked_to_leave() {
     assert_eq!(
         drained[..3],
         [
-            cut(worker(0, 1), Cut::Stop),
+            cut(worker(0, 1), AbortReason::Shutdown),
             Action::Terminate { worker: worker(1, 2) },
-            cut(worker(0, 3), Cut::Stop),
+            cut(worker(0, 3), AbortReason::Shutdown),
         ]
     );
 }
@@ -153,7 +153,7 @@ fn a_process_that_cannot_be_killed_does_not_keep_the_daemon() {
     table.tell(Event::StopNow);
     let actions = table.after(5 * SECOND).tick();
     assert!(actions.iter().any(|action| {
-        matches!(action, Action::Report(Report::Overdue { state: LifeState::Killed, .. }))
+        matches!(action, Action::Report(Report::Overdue { state: WorkerState::Killed, .. }))
     }));
     assert_eq!(actions.last(), Some(&Action::Exit { status: 0, reason: None }));
 }
@@ -183,8 +183,8 @@ fn a_first_worker_that_somebody_ends_while_it_boots_is_no_fault_of_the_applicati
         let mut table = Table::with(policy(1));
         table.tell(Event::Started);
         table.spawned(worker(0, 1));
-        let how = Exit::Signal { signal, core_dumped: false };
-        let ended = table.tell(Event::Exited { worker: worker(0, 1), how });
+        let exit = Exit::Signal { signal, core_dumped: false };
+        let ended = table.tell(Event::Exited { worker: worker(0, 1), exit });
         assert!(!ended.contains(&Action::NotifyStopping), "{ended:?}");
         table.tell(Event::Stop);
         let over = table.tell(Event::EdgeDrained);

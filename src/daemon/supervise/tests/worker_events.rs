@@ -41,8 +41,8 @@ fn every_way_not_to_boot_is_a_boot_failure_of_its_kind() {
         (
             |table, worker| {
                 table.spawned(worker);
-                let how = Exit::Signal { signal: 11, core_dumped: true };
-                table.tell(Event::Exited { worker, how })
+                let exit = Exit::Signal { signal: 11, core_dumped: true };
+                table.tell(Event::Exited { worker, exit })
             },
             BootFailureKind::Died,
             "the worker was killed by SIGSEGV (core dumped) while booting",
@@ -51,7 +51,7 @@ fn every_way_not_to_boot_is_a_boot_failure_of_its_kind() {
             |table, worker| {
                 table.spawned(worker);
                 assert_eq!(table.after(59 * SECOND).tick().len(), 1, "only more time is asked for");
-                assert!(table.after(SECOND).tick().contains(&Action::TakeStacks { worker }));
+                assert!(table.after(SECOND).tick().contains(&Action::DumpStacks { worker }));
                 table.after(1500 * MS).tick()
             },
             BootFailureKind::Timeout,
@@ -60,7 +60,7 @@ fn every_way_not_to_boot_is_a_boot_failure_of_its_kind() {
         (
             |table, worker| {
                 table.spawned(worker);
-                table.tell(Event::Misbehaved { worker, why: "speaks protocol 7".to_owned() })
+                table.tell(Event::Misbehaved { worker, reason: "speaks protocol 7".to_owned() })
             },
             BootFailureKind::Misbehaved,
             "speaks protocol 7",
@@ -112,7 +112,7 @@ fn a_system_short_of_processes_does_not_end_the_start() {
 
 #[test]
 fn an_application_that_never_booted_is_retried_by_one_seat_when_the_policy_says_so() {
-    let mut table = Table::with(Policy { exit_on_first_boot_failure: false, ..policy(9) });
+    let mut table = Table::with(SupervisorPolicy { exit_on_first_boot_failure: false, ..policy(9) });
     table.tell(Event::Started);
     let mut expected = 100 * MS;
     for life in 1..=10 {
@@ -120,15 +120,15 @@ fn an_application_that_never_booted_is_retried_by_one_seat_when_the_policy_says_
         let actions = table.fails(id);
         table.exits(id);
         assert_eq!(table.wakeup(), Some(expected), "attempt {life}");
-        let told_before = life > 1;
+        let already_reported = life > 1;
         let report = Report::WorkerBootFailed {
             worker: id,
             failure: import_error(),
             retry_in: Some(expected),
-            told_before,
+            already_reported,
         };
         assert!(actions.contains(&Action::Report(report)), "{actions:?}");
-        assert_eq!(actions.iter().any(|action| matches!(action, Action::Unavailable(_))), !told_before);
+        assert_eq!(actions.iter().any(|action| matches!(action, Action::Unavailable(_))), !already_reported);
         assert_eq!(spawns(&table.after(expected).tick()), [worker(0, life + 1)]);
         expected = (expected * 2).min(30 * SECOND);
     }
@@ -140,14 +140,14 @@ fn an_application_that_never_booted_is_retried_by_one_seat_when_the_policy_says_
 #[test]
 fn a_worker_that_dies_is_replaced_at_once_and_after_a_second_short_life_with_backoff() {
     let mut table = Table::ready(3);
-    let how = Exit::Signal { signal: 9, core_dumped: false };
+    let exit = Exit::Signal { signal: 9, core_dumped: false };
     // The life, the seconds it served, and the milliseconds until the next.
     for (life, seconds, wait) in [(2, 10, 0), (4, 9, 0), (5, 9, 100), (6, 9, 200), (7, 10, 0)] {
         let (lived, wait) = (seconds * SECOND, wait * MS);
         let id = worker(1, life);
-        let actions = table.after(lived).tell(Event::Exited { worker: id, how });
+        let actions = table.after(lived).tell(Event::Exited { worker: id, exit });
         let retry_in = Some(wait);
-        let report = Report::WorkerExited { worker: id, how, state: LifeState::Ready, retry_in };
+        let report = Report::WorkerExited { worker: id, exit, state: WorkerState::Ready, retry_in };
         assert!(actions.contains(&Action::Report(report)), "{actions:?}");
         let again = if wait.is_zero() { actions } else { table.after(wait).tick() };
         let next = worker(1, life.max(3) + 1);
@@ -208,7 +208,7 @@ fn workers_that_die_together_come_back_together_and_fail_one_at_a_time() {
             let actions = table.fails(*id);
             table.exits(*id);
             let is_new = |action: &&Action| {
-                matches!(action, Action::Report(Report::WorkerBootFailed { told_before: false, .. }))
+                matches!(action, Action::Report(Report::WorkerBootFailed { already_reported: false, .. }))
             };
             actions.iter().filter(is_new).count()
         })
@@ -262,8 +262,8 @@ fn a_stuck_worker_that_does_not_drain_is_killed_at_the_drain_timeout() {
     table.boots(worker(0, 2));
     assert_eq!(table.wakeup(), Some(30 * SECOND));
     let actions = table.after(30 * SECOND).tick();
-    let overdue = Report::Overdue { worker: worker(0, 1), state: LifeState::Retiring, waited: 30 * SECOND };
-    assert_eq!(actions[..2], [Action::Report(overdue), cut(worker(0, 1), Cut::Drain)]);
+    let overdue = Report::Overdue { worker: worker(0, 1), state: WorkerState::Retiring, waited: 30 * SECOND };
+    assert_eq!(actions[..2], [Action::Report(overdue), cut(worker(0, 1), AbortReason::DrainTimeout)]);
 }
 
 #[test]
@@ -281,22 +281,22 @@ fn a_replacement_that_is_stuck_too_cuts_the_longest_retirement_short() {
     table.tell(Event::DeadlineExceeded { worker: worker(0, 1) });
     table.boots(worker(0, 2));
     let actions = table.after(SECOND).tell(Event::DeadlineExceeded { worker: worker(0, 2) });
-    assert!(actions.contains(&Action::Report(Report::RetirementCut { worker: worker(0, 1) })));
-    assert!(actions.contains(&cut(worker(0, 1), Cut::Room)));
+    assert!(actions.contains(&Action::Report(Report::RetirementAborted { worker: worker(0, 1) })));
+    assert!(actions.contains(&cut(worker(0, 1), AbortReason::ProcessLimit)));
     assert_eq!(spawns(&actions), [], "two processes are as many as one seat may have");
     assert_eq!(spawns(&table.exits(worker(0, 1))), [worker(0, 3)]);
 }
 
 #[test]
 fn a_healthy_retirement_is_not_cut_short_while_somebody_serves() {
-    let mut table = Table::with(Policy { idle_exit: Some(60 * SECOND), ..policy(2) });
+    let mut table = Table::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(2) });
     table.tell(Event::Started);
     table.boots(worker(0, 1));
     table.boots(worker(1, 2));
-    table.tell(Event::WornOut { worker: worker(0, 1), wear: Wear::Requests { served: 1000 } });
+    table.tell(Event::RecycleDue { worker: worker(0, 1), reason: RecycleReason::Requests { served: 1000 } });
     table.boots(worker(0, 3));
-    table.tell(Event::Load(Load { idle: 60 * SECOND, ..Load::default() }));
-    assert_eq!(spawns(&table.tell(Event::Wanted)), [worker(0, 4)]);
+    table.tell(Event::Load(LoadSample { idle_for: 60 * SECOND, ..LoadSample::default() }));
+    assert_eq!(spawns(&table.tell(Event::WorkerRequested)), [worker(0, 4)]);
     let full = table.boots(worker(0, 4));
     assert_eq!((spawns(&full), kills(&full)), (vec![], vec![]), "three still finish what they have");
     assert_eq!(terminations(&table.tell(Event::Drained { worker: worker(0, 1) })), [worker(0, 1)]);
@@ -308,7 +308,9 @@ fn a_stuck_retirement_is_cut_before_a_healthy_one() {
     let mut table = Table::ready(2);
     for (number, life) in [(0, 1), (1, 2)] {
         let worker = worker(number, life);
-        table.after(SECOND).tell(Event::WornOut { worker, wear: Wear::Requests { served: 1000 } });
+        table
+            .after(SECOND)
+            .tell(Event::RecycleDue { worker, reason: RecycleReason::Requests { served: 1000 } });
         table.boots(WorkerId { life: Life(life + 2), ..worker });
     }
     assert_eq!(spawns(&table.after(20 * SECOND).exits(worker(0, 3))), [worker(0, 5)]);
@@ -321,9 +323,9 @@ fn a_worker_that_breaks_the_contract_is_killed_and_replaced() {
     let mut table = Table::ready(2);
     let why = "a completion for an exchange it does not have".to_owned();
     let bad = worker(1, 2);
-    let actions = table.after(15 * SECOND).tell(Event::Misbehaved { worker: bad, why: why.clone() });
+    let actions = table.after(15 * SECOND).tell(Event::Misbehaved { worker: bad, reason: why.clone() });
     let retry_in = Some(Duration::ZERO);
-    let report = Action::Report(Report::WorkerMisbehaved { worker: bad, why, retry_in });
+    let report = Action::Report(Report::WorkerMisbehaved { worker: bad, reason: why, retry_in });
     assert_eq!(actions[..3], [kill(bad), report, spawn(1, 3)]);
     assert_eq!(spawns(&table.exits(bad)), []);
 }
@@ -341,9 +343,9 @@ fn what_is_said_of_a_life_that_is_over_changes_nothing() {
             Event::SpawnFailed { worker, fault: SpawnFault::System, reason: String::new() },
             Event::Ready { worker },
             Event::BootFailed { worker, failure: import_error() },
-            Event::Exited { worker, how: Exit::Code(0) },
+            Event::Exited { worker, exit: Exit::Code(0) },
             Event::DeadlineExceeded { worker },
-            Event::Misbehaved { worker, why: String::new() },
+            Event::Misbehaved { worker, reason: String::new() },
             Event::Drained { worker },
         ] {
             assert_eq!(table.tell(event.clone()), [], "{event:?}");
@@ -373,7 +375,7 @@ fn a_clock_that_goes_back_is_taken_to_stand_still() {
 
 #[test]
 fn a_boot_without_a_limit_asks_systemd_for_time_as_long_as_it_takes() {
-    let mut table = Table::with(Policy { boot: None, ..policy(1) });
+    let mut table = Table::with(SupervisorPolicy { boot: None, ..policy(1) });
     table.tell(Event::Started);
     table.spawned(worker(0, 1));
     for _ in 0..100 {
@@ -387,7 +389,8 @@ fn a_boot_without_a_limit_asks_systemd_for_time_as_long_as_it_takes() {
 #[test]
 fn limits_of_any_length_do_not_overflow() {
     let count = NonZeroU16::MIN;
-    let mut table = Table::with(Policy::new("a".to_owned(), count, Some(Duration::MAX), Duration::MAX));
+    let mut table =
+        Table::with(SupervisorPolicy::new("a".to_owned(), count, Some(Duration::MAX), Duration::MAX));
     table.tell(Event::Started);
     table.boots(worker(0, 1));
     table.tell(Event::DeadlineExceeded { worker: worker(0, 1) });
@@ -425,13 +428,13 @@ fn the_snapshot_counts_what_happened() {
 
 #[test]
 fn signals_are_named_as_people_know_them() {
-    for (how, text) in [
+    for (exit, text) in [
         (Exit::Code(3), "exited with status 3"),
         (Exit::Signal { signal: 9, core_dumped: false }, "was killed by SIGKILL"),
         (Exit::Signal { signal: 6, core_dumped: true }, "was killed by SIGABRT (core dumped)"),
         (Exit::Signal { signal: 42, core_dumped: false }, "was killed by signal 42"),
     ] {
-        assert_eq!(how.to_string(), text);
+        assert_eq!(exit.to_string(), text);
     }
 }
 
@@ -441,10 +444,10 @@ fn a_boot_that_takes_too_long_is_told_with_the_stacks_of_its_import() {
     table.after(20 * SECOND).exits(worker(1, 2));
     let slow = worker(1, 3);
     table.spawned(slow);
-    assert_eq!(table.after(60 * SECOND).tick(), [Action::TakeStacks { worker: slow }]);
+    assert_eq!(table.after(60 * SECOND).tick(), [Action::DumpStacks { worker: slow }]);
     let stacks =
         Some("Thread 0x7f (most recent call first):\n  File \"db.py\", line 3 in connect".to_owned());
-    let failed = table.after(200 * MS).tell(Event::StacksTaken { worker: slow, stacks: stacks.clone() });
+    let failed = table.after(200 * MS).tell(Event::StacksDumped { worker: slow, stacks: stacks.clone() });
     assert_eq!(failed[0], kill(slow));
     let told = failed.iter().find_map(|action| match action {
         Action::Report(Report::WorkerBootFailed { failure, .. }) => Some(failure),
@@ -452,7 +455,7 @@ fn a_boot_that_takes_too_long_is_told_with_the_stacks_of_its_import() {
     });
     let told = told.expect("a boot failure");
     assert_eq!((told.kind, &told.traceback), (BootFailureKind::Timeout, &stacks));
-    assert_eq!(table.tell(Event::StacksTaken { worker: slow, stacks }), [], "once");
+    assert_eq!(table.tell(Event::StacksDumped { worker: slow, stacks }), [], "once");
 }
 
 #[test]
@@ -472,5 +475,5 @@ fn a_worker_that_becomes_ready_while_its_stacks_are_taken_is_welcome() {
     table.spawned(worker(0, 2));
     table.after(60 * SECOND).tick();
     assert_eq!(admits(&table.after(SECOND).tell(Event::Ready { worker: worker(0, 2) })), [worker(0, 2)]);
-    assert_eq!(table.tell(Event::StacksTaken { worker: worker(0, 2), stacks: None }), []);
+    assert_eq!(table.tell(Event::StacksDumped { worker: worker(0, 2), stacks: None }), []);
 }

@@ -13,7 +13,7 @@ impl World {
     pub(super) fn perform(&mut self, action: &Action, event: &Event) -> Verdict {
         ensure(self.exit.is_none(), "an action after Exit")?;
         match action {
-            Action::Spawn { worker, generation, origin } => self.spawn(*worker, *generation, *origin)?,
+            Action::Spawn { worker, generation, method } => self.spawn(*worker, *generation, *method)?,
             Action::Admit { worker } => self.admit(*worker)?,
             Action::Retire { worker } => {
                 let (live, now) = (self.live, self.now);
@@ -43,10 +43,10 @@ impl World {
                 process.asked_to_leave = true;
                 if !self.rng.percent(self.faults.rude) {
                     let wait = self.rng.up_to(Duration::from_secs(8));
-                    self.plan(Event::Exited { worker: *worker, how: Exit::Code(0) }, wait);
+                    self.plan(Event::Exited { worker: *worker, exit: Exit::Code(0) }, wait);
                 }
             }
-            Action::Kill { worker, cut } => self.kill(*worker, *cut, event)?,
+            Action::Kill { worker, abort } => self.kill(*worker, *abort, event)?,
             Action::Probe { worker } => {
                 let process = self.living(*worker, "Probe")?;
                 ensure(process.said_ready && !process.admitted, "a probe of one that serves or cannot")?;
@@ -61,13 +61,13 @@ impl World {
                     self.plan(Event::Probed { worker: *worker, outcome }, wait);
                 }
             }
-            Action::TakeStacks { worker } => {
-                ensure(self.living(*worker, "TakeStacks")?.exists, "stacks of what does not exist")?;
+            Action::DumpStacks { worker } => {
+                ensure(self.living(*worker, "DumpStacks")?.exists, "stacks of what does not exist")?;
                 self.note("stacks taken");
                 if self.rng.percent(70) {
                     let wait = self.rng.up_to(Duration::from_secs(1));
                     let stacks = self.rng.percent(50).then(|| "Thread 1".to_owned());
-                    self.plan(Event::StacksTaken { worker: *worker, stacks }, wait);
+                    self.plan(Event::StacksDumped { worker: *worker, stacks }, wait);
                 }
             }
             Action::Promote { worker } => self.promote(*worker)?,
@@ -78,13 +78,13 @@ impl World {
                 self.live = *generation;
                 self.nobody_lingers(|process| process.generation != *generation);
             }
-            Action::Forget { generation } => {
+            Action::ForgetGeneration { generation } => {
                 ensure(*generation != self.live, "the live generation is forgotten")?;
                 let code = self.codes.get_mut(generation).ok_or("a generation that nobody asked for")?;
                 ensure(!code.forgotten, "forgotten twice")?;
                 code.forgotten = true;
             }
-            Action::Verdict { generation, outcome } => self.judge(*generation, outcome)?,
+            Action::AnswerReload { generation, outcome } => self.judge(*generation, outcome)?,
             Action::NotifyReloading => {
                 ensure(self.told_ready && self.n_stopping_told == 0, "RELOADING=1 at the wrong time")?;
                 self.is_reloading = true;
@@ -122,8 +122,8 @@ impl World {
                     && self.goes_wrong(self.faults.crashes / 2)
                 {
                     let wait = self.rng.up_to(Duration::from_secs(50));
-                    let how = Exit::Signal { signal: 9, core_dumped: false };
-                    self.plan(Event::Exited { worker: *worker, how }, wait);
+                    let exit = Exit::Signal { signal: 9, core_dumped: false };
+                    self.plan(Event::Exited { worker: *worker, exit }, wait);
                 }
             }
         }
@@ -150,7 +150,7 @@ impl World {
         Ok(())
     }
 
-    fn kill(&mut self, worker: WorkerId, cut: Option<Cut>, event: &Event) -> Verdict {
+    fn kill(&mut self, worker: WorkerId, abort: Option<AbortReason>, event: &Event) -> Verdict {
         let nobody_serves = self.n_serving() == 0;
         let process = self.living(worker, "Kill")?;
         ensure(process.exists && !process.killed, "Kill before Spawned, or twice")?;
@@ -175,17 +175,17 @@ impl World {
         );
         let lingers = is_of_use && process.lingers_since.is_some() && !process.promoted;
         ensure(
-            !lingers || is_to_blame || cut == Some(Cut::Stop),
+            !lingers || is_to_blame || abort == Some(AbortReason::Shutdown),
             "a worn-out worker is killed in the middle of a request that may take long",
         )?;
         ensure(
-            !is_of_use || is_to_blame || process.promoted || process.drained || cut.is_some(),
+            !is_of_use || is_to_blame || process.promoted || process.drained || abort.is_some(),
             "a worker is killed while it finishes what it has, and that is not said",
         )?;
         process.killed = true;
         let wait = self.rng.up_to(Duration::from_millis(300));
-        let how = Exit::Signal { signal: 9, core_dumped: false };
-        self.plan(Event::Exited { worker, how }, wait);
+        let exit = Exit::Signal { signal: 9, core_dumped: false };
+        self.plan(Event::Exited { worker, exit }, wait);
         Ok(())
     }
 
@@ -198,7 +198,7 @@ impl World {
         let is_well = !self.goes_wrong(self.faults.boot_fails.max(self.faults.crashes));
         match self.rng.below(3) {
             _ if is_well => self.plan(Event::Ready { worker }, wait),
-            0 => self.plan(Event::Exited { worker, how: Exit::Code(1) }, wait),
+            0 => self.plan(Event::Exited { worker, exit: Exit::Code(1) }, wait),
             // It hangs.
             _ => {}
         }
@@ -224,17 +224,17 @@ impl World {
         }
     }
 
-    fn spawn(&mut self, worker: WorkerId, generation: Generation, origin: Origin) -> Verdict {
+    fn spawn(&mut self, worker: WorkerId, generation: Generation, method: SpawnMethod) -> Verdict {
         let code = self.codes.get(&generation).ok_or("a generation that nobody asked for")?.clone();
         ensure(!code.forgotten, "a worker of a generation that was forgotten")?;
         ensure(self.n_remembered() <= 3, "more than two generations beside the live one")?;
         ensure(self.newest < worker.life, "a life that is not new")?;
         self.newest = worker.life;
-        let is_zygote = origin == Origin::ExecZygote;
+        let is_zygote = method == SpawnMethod::ExecZygote;
         ensure(is_zygote == (worker.number == WorkerNr::ZYGOTE), "a zygote has a number of its own")?;
         ensure(is_zygote || usize::from(worker.number.0) < self.most, "a seat that does not exist")?;
-        ensure((origin == Origin::Exec) != code.policy.preload, "preload is not as the policy has it")?;
-        if let Origin::Fork(zygote) = origin {
+        ensure((method == SpawnMethod::Exec) != code.policy.preload, "preload is not as the policy has it")?;
+        if let SpawnMethod::Fork(zygote) = method {
             let process = self.processes.get(&zygote).ok_or("a fork of the dead")?;
             let is_able =
                 process.is_zygote() && process.said_ready && !process.killed && !process.asked_to_leave;
@@ -242,7 +242,7 @@ impl World {
         }
         let process = Process {
             generation,
-            origin,
+            method,
             exists: false,
             said_ready: false,
             admitted: false,
@@ -260,12 +260,12 @@ impl World {
             self.processes.len() - n_zygotes <= 3 * self.most,
             "more processes than three times the count",
         )?;
-        self.boot(worker, origin, &code);
+        self.boot(worker, method, &code);
         Ok(())
     }
 
     /// What becomes of a boot.
-    fn boot(&mut self, worker: WorkerId, origin: Origin, code: &super::world::Code) {
+    fn boot(&mut self, worker: WorkerId, method: SpawnMethod, code: &super::world::Code) {
         // Mostly the answer comes before anything else can; the supervisor may not rely on that.
         let spawn = Duration::from_millis(if self.rng.percent(80) { 0 } else { 40 });
         if self.goes_wrong(self.faults.spawn_fails) {
@@ -279,12 +279,13 @@ impl World {
 
         // A boot that is slow but allowed; half the limit leaves room for a late tick.
         let limit = code.policy.boot.unwrap_or(Duration::from_secs(20));
-        let import = if matches!(origin, Origin::Fork(_)) { Duration::from_millis(50) } else { limit / 2 };
+        let import =
+            if matches!(method, SpawnMethod::Fork(_)) { Duration::from_millis(50) } else { limit / 2 };
         let boot = spawn + self.rng.up_to(import);
         if self.goes_wrong(self.faults.boot_fails.max(code.broken)) {
             match self.rng.below(3) {
-                0 => self.plan(Event::Exited { worker, how: Exit::Code(3) }, boot),
-                1 => self.plan(Event::Misbehaved { worker, why: "sent garbage".to_owned() }, boot),
+                0 => self.plan(Event::Exited { worker, exit: Exit::Code(3) }, boot),
+                1 => self.plan(Event::Misbehaved { worker, reason: "sent garbage".to_owned() }, boot),
                 _ => {
                     let kind = BootFailureKind::App;
                     let summary = format!("ImportError: No module named 'x{}'", self.rng.below(2));
@@ -292,7 +293,7 @@ impl World {
                     self.plan(Event::BootFailed { worker, failure }, boot);
                     if !self.rng.percent(self.faults.rude) {
                         let exit = boot + Duration::from_millis(20);
-                        self.plan(Event::Exited { worker, how: Exit::Code(1) }, exit);
+                        self.plan(Event::Exited { worker, exit: Exit::Code(1) }, exit);
                     }
                 }
             }
@@ -301,8 +302,8 @@ impl World {
             // The kernel may take anybody, those who stand by as well.
             if self.goes_wrong(self.faults.crashes / 4) {
                 let wait = boot + self.rng.up_to(Duration::from_secs(20));
-                let how = Exit::Signal { signal: 9, core_dumped: false };
-                self.plan(Event::Exited { worker, how }, wait);
+                let exit = Exit::Signal { signal: 9, core_dumped: false };
+                self.plan(Event::Exited { worker, exit }, wait);
             }
         }
     }
@@ -312,7 +313,7 @@ impl World {
         let longest = if self.rng.percent(50) { Duration::from_secs(5) } else { Duration::from_secs(50) };
         if self.goes_wrong(self.faults.crashes) {
             let wait = self.rng.up_to(longest);
-            self.plan(Event::Exited { worker, how: Exit::Signal { signal: 11, core_dumped: true } }, wait);
+            self.plan(Event::Exited { worker, exit: Exit::Signal { signal: 11, core_dumped: true } }, wait);
         }
         if self.goes_wrong(self.faults.gets_stuck) {
             // Several of its threads may be.
@@ -323,17 +324,17 @@ impl World {
         }
         if self.goes_wrong(self.faults.misbehaves) {
             let wait = self.rng.up_to(longest);
-            self.plan(Event::Misbehaved { worker, why: "sent garbage".to_owned() }, wait);
+            self.plan(Event::Misbehaved { worker, reason: "sent garbage".to_owned() }, wait);
         }
         if self.goes_wrong(self.faults.wears_out) {
             let preloads = self.codes[&self.live].policy.preload;
-            let wear = match self.rng.below(if preloads { 12 } else { 3 }) {
-                0 => Wear::Requests { served: 1000 },
-                1 => Wear::Memory { bytes: 2, limit: 1 },
-                _ => Wear::Refork,
+            let reason = match self.rng.below(if preloads { 12 } else { 3 }) {
+                0 => RecycleReason::Requests { served: 1000 },
+                1 => RecycleReason::Memory { bytes: 2, limit: 1 },
+                _ => RecycleReason::Refork,
             };
             let wait = self.rng.up_to(longest);
-            self.plan(Event::WornOut { worker, wear }, wait);
+            self.plan(Event::RecycleDue { worker, reason }, wait);
             if self.rng.percent(20) {
                 let wait = self.rng.up_to(longest);
                 self.plan(Event::StopRequested { worker, signal: 15 }, wait);
