@@ -18,7 +18,7 @@ use tokio::sync::{oneshot, watch};
 use crate::dispatch::{Dispatcher, Link};
 use crate::http::{Server, serve};
 use crate::journal::daemon_log;
-use crate::net::{Connections, Listener, accept};
+use crate::net::{ConnectionTracker, Listener, accept};
 
 /// How often tokio looks for IO while tasks are runnable; its default of 61 polls would let completions wait.
 const EVENT_INTERVAL: u32 = 31;
@@ -28,7 +28,7 @@ const EVENT_INTERVAL: u32 = 31;
 pub struct Edge {
     runtime: Handle,
     dispatcher: &'static Dispatcher,
-    connections: Arc<Connections>,
+    connections: Arc<ConnectionTracker>,
     /// Serves the connections that begin now.
     server: Arc<RwLock<Arc<Server>>>,
     stop_accepting: watch::Sender<bool>,
@@ -59,7 +59,7 @@ impl Edge {
     pub fn start(
         listeners: Vec<Listener>,
         dispatcher: &'static Dispatcher,
-        connections: Arc<Connections>,
+        connections: Arc<ConnectionTracker>,
         server: Arc<Server>,
         notice: impl Fn(EdgeNotice) + Clone + Send + Sync + 'static,
     ) -> io::Result<Self> {
@@ -169,7 +169,7 @@ impl Edge {
         if let Some(earlier) = self.drain.take() {
             earlier.abort();
         }
-        self.connections.announce_close();
+        self.connections.begin_drain();
         self.stop_accepting.send_replace(true);
         let (accepting, connections) = (self.stop_accepting.clone(), Arc::clone(&self.connections));
         let task = self.runtime.spawn(async move {

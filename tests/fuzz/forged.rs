@@ -21,10 +21,10 @@ use std::time::{Duration, Instant};
 use rgun::config::Bind;
 use rgun::dispatch::{Dispatcher, Link, Notice, Policy, Reactor, Slots};
 use rgun::edge::Edge;
-use rgun::http::{Limits, Server, Settings, TrustedPeers, Underscores};
+use rgun::http::{RequestLimits, Server, Settings, TrustedPeers, UnderscorePolicy};
 use rgun::id::{Generation, Life, WorkerId, WorkerNr};
 use rgun::journal::requests::Journal;
-use rgun::net::{self, Connections, Listener};
+use rgun::net::{self, ConnectionTracker, Listener};
 use rgun::websocket;
 use rgun_channel::control::{self, Interface, Report};
 use rgun_channel::frame::encode_field;
@@ -83,7 +83,7 @@ impl Site {
         let socket = std::env::temp_dir().join(format!("rgun-forged-{}.sock", std::process::id()));
         let listener = Listener::bind(&Bind::Unix { path: socket.clone() }).expect("a socket");
         let (journal, _writer) = Journal::start().expect("a journal");
-        let limits = net::Limits {
+        let limits = net::ConnectionLimits {
             header: DEADLINE,
             keepalive: DEADLINE,
             write: DEADLINE,
@@ -92,25 +92,25 @@ impl Site {
             response_rate: None,
         };
         let server = Server::new(dispatcher, settings(), std::env::temp_dir(), journal);
-        let edge = Edge::start(vec![listener], dispatcher, Connections::new(limits), server, |_| {});
+        let edge = Edge::start(vec![listener], dispatcher, ConnectionTracker::new(limits), server, |_| {});
         Self { dispatcher, edge: edge.expect("an edge thread"), socket, condemned, lives: 0 }
     }
 }
 
 fn settings() -> Settings {
     Settings {
-        limits: Limits {
+        limits: RequestLimits {
             body: Some(1 << 20),
             header: 16 * 1024,
             headers: 100,
             request_line: 8 * 1024,
-            body_pause: DEADLINE,
+            body_timeout: DEADLINE,
             keepalive: true,
             body_rate: None,
             spool_memory: 16 << 20,
             spool_disk: 0,
         },
-        underscores: Underscores::Drop,
+        underscores: UnderscorePolicy::Drop,
         trusted: TrustedPeers::default(),
         websocket: websocket::WebSocketSettings {
             max_message: 1 << 20,

@@ -5,26 +5,26 @@ use std::sync::{Arc, OnceLock};
 use hyper::server::conn::http1::{self, Parts};
 use hyper_util::rt::TokioIo;
 
-use crate::net::{Connection, Stream};
+use crate::net::{ClientStream, Connection};
 use crate::websocket;
 
-use super::context::{Served, Server};
-use super::service::Requests;
-use super::wire::Wire;
+use super::context::{ConnContext, Server};
+use super::h1::Wire;
+use super::service::ConnService;
 
 /// Bytes of a head that belong to neither the request line nor a field.
-const LINE_ENDS: usize = 4;
+const HEAD_CRLF_BYTES: usize = 4;
 
 /// hyper's own default, for which it keeps the fields on the stack.
-const STACK_HEADERS: usize = 100;
+const HYPER_MAX_HEADERS: usize = 100;
 
 /// Serves a connection until it ends.
-pub async fn serve(server: Arc<Server>, stream: Stream) {
+pub async fn serve(server: Arc<Server>, stream: ClientStream) {
     let connection = Arc::clone(stream.connection());
     // Boxed, because a WebSocket has no use for it, and would have to keep it: this future does not become smaller.
-    let mut serving = Box::new(speak(server, stream));
+    let mut serving = Box::new(http1_connection(server, stream));
     // Dropped before `serving`, and so before what is under way in it, whatever ends this.
-    let mut through = Through { connection: Arc::clone(&connection), by_itself: false };
+    let mut through = CloseGuard { connection: Arc::clone(&connection), has_finished: false };
     match (&mut *serving).await {
         Ok(()) => {
             if let Some(socket) = upgraded(*serving) {
@@ -36,12 +36,12 @@ pub async fn serve(server: Arc<Server>, stream: Stream) {
                 "a connection ended early");
         }
     }
-    through.by_itself = true;
+    through.has_finished = true;
 }
 
-type Speaking = http1::Connection<TokioIo<Wire>, Requests>;
+type HttpConn = http1::Connection<TokioIo<Wire>, ConnService>;
 
-fn speak(server: Arc<Server>, stream: Stream) -> Speaking {
+fn http1_connection(server: Arc<Server>, stream: ClientStream) -> HttpConn {
     let connection = Arc::clone(stream.connection());
     let limits = &server.limits;
     let mut builder = http1::Builder::new();
@@ -51,35 +51,36 @@ fn speak(server: Arc<Server>, stream: Stream) -> Speaking {
         .half_close(true)
         // Not `pipeline_flush`: it buffers without bound for a client that does not read. Nor `keep_alive`: it says
         // `close` in a 101, too. The framing has bounded a head already, but for its line ends.
-        .max_header_size(limits.header + limits.request_line + LINE_ENDS);
-    if limits.headers != STACK_HEADERS {
+        .max_header_size(limits.header + limits.request_line + HEAD_CRLF_BYTES);
+    if limits.headers != HYPER_MAX_HEADERS {
         builder.max_headers(limits.headers);
     }
     let trusts_peer = server.trusted.trusts(connection.peer.ip);
-    let served = Arc::new(Served { server, connection, trusts_peer, refused_head: OnceLock::new() });
+    let served = Arc::new(ConnContext { server, connection, trusts_peer, refused_head: OnceLock::new() });
     let wire = Wire::new(stream, Arc::clone(&served));
-    builder.serve_connection(TokioIo::new(wire), Requests { served, place: OnceLock::new() })
+    builder
+        .serve_connection(TokioIo::new(wire), ConnService { context: served, upgrade_slot: OnceLock::new() })
 }
 
 /// What the connection is after its last answer, if that was a 101: hyper leaves the socket open then, and what it has
 /// read too much in its buffer.
-fn upgraded(spoken: Speaking) -> Option<Box<websocket::WebSocketConn>> {
+fn upgraded(spoken: HttpConn) -> Option<Box<websocket::WebSocketConn>> {
     let Parts { io, read_buf, service, .. } = spoken.into_parts();
-    let accepted = service.accepted()?;
+    let accepted = service.take_upgrade()?;
     let (stream, held) = io.into_inner().into_parts();
     Some(websocket::serve(stream, &[&*read_buf, &*held].concat(), *accepted))
 }
 
 /// Notes that a connection is over before what is under way on it is dropped.
-struct Through {
+struct CloseGuard {
     connection: Arc<Connection>,
     /// Its task came to its end. If not, the reactor has dropped it, as it does when the daemon stops.
-    by_itself: bool,
+    has_finished: bool,
 }
 
-impl Drop for Through {
+impl Drop for CloseGuard {
     fn drop(&mut self) {
-        if self.by_itself {
+        if self.has_finished {
             self.connection.mark_closed();
         } else {
             self.connection.mark_shutdown();

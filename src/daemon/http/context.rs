@@ -13,18 +13,18 @@ use crate::journal::requests::Journal;
 use crate::net::Connection;
 use crate::websocket;
 
+use super::body::rate::MinDataRate;
+use super::body::spool::SpoolBudgets;
 use super::forwarded::TrustedPeers;
-use super::framing::Violation;
-use super::pace::MinPace;
+use super::h1::framing::Violation;
 use super::request_id::RequestIds;
-use super::spool::Spools;
 
 /// Bytes of one body, either way, before others have their turn: a fraction of a millisecond.
-pub(super) const TURN: usize = 256 * 1024;
+pub(super) const YIELD_AFTER_BYTES: usize = 256 * 1024;
 
 /// What bounds a request. Units: bytes, except where a type says otherwise.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct RequestLimits {
     /// `limits.body`.
     pub body: Option<u64>,
     /// `limits.header`: all fields together.
@@ -34,7 +34,7 @@ pub struct Limits {
     /// `limits.request_line`.
     pub request_line: usize,
     /// `timeouts.body`: the longest pause between two pieces of a body.
-    pub body_pause: Duration,
+    pub body_timeout: Duration,
     /// `limits.body_rate`: bytes per second that a body comes at least.
     pub body_rate: Option<u64>,
     /// `limits.spool_memory`: bytes of bodies that wait in memory, all together.
@@ -47,7 +47,7 @@ pub struct Limits {
 
 /// `http.underscores`: what becomes of fields with an underscore in their name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Underscores {
+pub enum UnderscorePolicy {
     /// The application does not get them.
     #[default]
     Drop,
@@ -61,9 +61,9 @@ pub enum Underscores {
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// What is too much.
-    pub limits: Limits,
+    pub limits: RequestLimits,
     /// `http.underscores`.
-    pub underscores: Underscores,
+    pub underscores: UnderscorePolicy,
     /// `proxy.trusted`.
     pub trusted: TrustedPeers,
     /// How WebSockets are served.
@@ -76,29 +76,29 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Server {
     pub(super) dispatcher: &'static Dispatcher,
-    pub(super) limits: Limits,
-    pub(super) underscores: Underscores,
+    pub(super) limits: RequestLimits,
+    pub(super) underscores: UnderscorePolicy,
     pub(super) trusted: TrustedPeers,
     pub(super) websocket: websocket::WebSocketSettings,
     pub(super) websockets: Arc<websocket::WebSocketResources>,
     /// Where bodies over 16 MiB wait: a file system on disk.
-    pub(super) spool: PathBuf,
-    pub(super) spools: &'static Spools,
+    pub(super) spool_dir: PathBuf,
+    pub(super) spool_budgets: &'static SpoolBudgets,
     pub(super) ids: Arc<RequestIds>,
     pub(super) clock: Clock,
     pub(super) journal: Journal,
     pub(super) log_access: bool,
 }
 
-impl Limits {
+impl RequestLimits {
     /// How fast a body has to come.
-    pub(super) fn pace(&self) -> MinPace {
-        MinPace { pause: self.body_pause, rate: self.body_rate }
+    pub(super) fn min_body_rate(&self) -> MinDataRate {
+        MinDataRate { timeout: self.body_timeout, bytes_per_second: self.body_rate }
     }
 }
 
-impl Spools {
-    fn set_limits(&self, limits: &Limits) {
+impl SpoolBudgets {
+    fn set_limits(&self, limits: &RequestLimits) {
         self.memory.set_limit(limits.spool_memory);
         self.disk.set_limit(limits.spool_disk);
     }
@@ -116,17 +116,17 @@ impl Server {
     ) -> Arc<Self> {
         let Settings { limits, underscores, trusted, websocket, log_access } = settings;
         // A daemon has one for as long as it lives.
-        let spools: &'static Spools = Box::leak(Box::default());
+        let spools: &'static SpoolBudgets = Box::leak(Box::default());
         spools.set_limits(&limits);
         Arc::new(Self {
-            spools,
+            spool_budgets: spools,
             websockets: websocket::WebSocketResources::new(dispatcher, journal.clone()),
             dispatcher,
             limits,
             underscores,
             trusted,
             websocket,
-            spool,
+            spool_dir: spool,
             ids: Arc::new(RequestIds::new()),
             clock: Clock::new(),
             journal,
@@ -135,18 +135,18 @@ impl Server {
     }
 
     /// The same for connections that begin from now on; those that are open keep what they began with.
-    pub fn with(&self, settings: Settings) -> Arc<Self> {
+    pub fn with_settings(&self, settings: Settings) -> Arc<Self> {
         let Settings { limits, underscores, trusted, websocket, log_access } = settings;
-        self.spools.set_limits(&limits);
+        self.spool_budgets.set_limits(&limits);
         Arc::new(Self {
-            spools: self.spools,
+            spool_budgets: self.spool_budgets,
             dispatcher: self.dispatcher,
             limits,
             underscores,
             trusted,
             websocket,
             websockets: Arc::clone(&self.websockets),
-            spool: self.spool.clone(),
+            spool_dir: self.spool_dir.clone(),
             ids: Arc::clone(&self.ids),
             clock: self.clock,
             journal: self.journal.clone(),
@@ -157,7 +157,7 @@ impl Server {
 
 /// A connection, and the server that it began with. One, so that a request counts one reference to both.
 #[derive(Debug)]
-pub(super) struct Served {
+pub(super) struct ConnContext {
     pub(super) server: Arc<Server>,
     pub(super) connection: Arc<Connection>,
     /// Whether what the peer says of a request's origin is believed.
@@ -190,7 +190,7 @@ impl Clock {
         Self { start: Instant::now(), nanoseconds: seconds * 1_000_000_000 + rest }
     }
 
-    pub(super) fn nanoseconds(&self, instant: Instant) -> u64 {
+    pub(super) fn monotonic_ns(&self, instant: Instant) -> u64 {
         let since = instant.saturating_duration_since(self.start).as_nanos();
         self.nanoseconds + u64::try_from(since).unwrap_or_default()
     }

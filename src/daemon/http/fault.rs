@@ -8,7 +8,7 @@ use http::StatusCode;
 use crate::dispatch::{Fault, UploadFault};
 use crate::id::WorkerId;
 
-use super::framing::Violation;
+use super::h1::framing::Violation;
 
 /// Why a request gets an answer that is not the application's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub enum RequestFault {
 }
 
 impl RequestFault {
-    fn told(self) -> (StatusCode, &'static str) {
+    fn status_and_reason(self) -> (StatusCode, &'static str) {
         match self {
             // RFC 9110 §9.3.6: an origin server that is no tunnel.
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here"),
@@ -83,7 +83,7 @@ impl RequestFault {
 
 /// What the client is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct ErrorResponse {
     /// The status.
     pub status: StatusCode,
     /// One sentence for a person who may be anybody: nothing of what the application's exceptions say.
@@ -92,7 +92,7 @@ pub struct Told {
     pub retry_after: Option<Duration>,
 }
 
-impl Told {
+impl ErrorResponse {
     /// Returns whether the rest of such a request may still be on its way: the connection cannot be used for another.
     pub(super) fn leaves_input_unread(&self) -> bool {
         matches!(
@@ -111,18 +111,18 @@ impl Told {
 }
 
 /// A short while: long enough for a queue to move, short enough for a person to wait.
-const SOON: Duration = Duration::from_secs(1);
+const RETRY_SHORT: Duration = Duration::from_secs(1);
 /// While nobody can serve.
-const LATER: Duration = Duration::from_secs(5);
+const RETRY_LONG: Duration = Duration::from_secs(5);
 /// The longest that a client is asked to stay away because others wait: by then it may be different.
-const MAX_PAUSE: Duration = Duration::from_secs(30);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 impl Refusal {
     /// For requests that never ran: what the journal counts together, because a scanner or an overload makes
     /// thousands of them. `None` for faults of the application, each of which has its entry.
     pub fn kind(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Client(fault) => fault.told().1,
+            Self::Client(fault) => fault.status_and_reason().1,
             Self::Framing(violation) => violation.kind(),
             Self::Spool(_) => "no room for a body",
             Self::WrongLength(_) => return None,
@@ -148,14 +148,14 @@ impl Refusal {
     }
 
     /// Total: every refusal has its status.
-    pub fn told(&self) -> Told {
+    pub fn to_response(&self) -> ErrorResponse {
         let (status, reason, retry_after) = match self {
             Self::Client(fault) => {
-                let (status, reason) = fault.told();
+                let (status, reason) = fault.status_and_reason();
                 (status, reason.to_owned(), None)
             }
             Self::Framing(violation) => {
-                let (status, reason) = violation.told();
+                let (status, reason) = violation.status_and_reason();
                 (status, reason.to_owned(), None)
             }
             Self::WrongLength(_) => (
@@ -166,7 +166,7 @@ impl Refusal {
             Self::Spool(_) => (
                 StatusCode::INSUFFICIENT_STORAGE,
                 "the server has no room for the request's body".to_owned(),
-                Some(LATER),
+                Some(RETRY_LONG),
             ),
             Self::Exchange(fault) => match fault {
                 Fault::TooLong(what) => (
@@ -174,23 +174,27 @@ impl Refusal {
                     format!("the request's {what} is too long"),
                     None,
                 ),
-                Fault::QueueFull => {
-                    (StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting".to_owned(), Some(SOON))
-                }
+                Fault::QueueFull => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "too many requests are waiting".to_owned(),
+                    Some(RETRY_SHORT),
+                ),
                 Fault::QueueTooSlow(wait) => (
                     StatusCode::SERVICE_UNAVAILABLE,
                     "too many requests are waiting".to_owned(),
                     // By then half of those that wait are served.
-                    Some(whole_seconds(*wait / 2).clamp(SOON, MAX_PAUSE)),
+                    Some(whole_seconds(*wait / 2).clamp(RETRY_SHORT, MAX_RETRY_AFTER)),
                 ),
-                Fault::QueueTimeout => {
-                    (StatusCode::SERVICE_UNAVAILABLE, "no worker became free in time".to_owned(), Some(SOON))
-                }
+                Fault::QueueTimeout => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "no worker became free in time".to_owned(),
+                    Some(RETRY_SHORT),
+                ),
                 // The reason may be what the application's exception says: a connection string, a key.
                 Fault::Unavailable(_) => (
                     StatusCode::SERVICE_UNAVAILABLE,
                     "the application is not available at the moment".to_owned(),
-                    Some(LATER),
+                    Some(RETRY_LONG),
                 ),
                 Fault::Quarantined(pause) => (
                     StatusCode::SERVICE_UNAVAILABLE,
@@ -227,7 +231,7 @@ impl Refusal {
                 Fault::CutOff(_) => (
                     StatusCode::SERVICE_UNAVAILABLE,
                     "the worker had to go before it had finished this request".to_owned(),
-                    Some(SOON),
+                    Some(RETRY_SHORT),
                 ),
                 // Nobody waits for it, as far as the application knows.
                 Fault::Left => (StatusCode::BAD_REQUEST, "the client has left".to_owned(), None),
@@ -236,7 +240,7 @@ impl Refusal {
                 }
             },
         };
-        Told { status, reason, retry_after }
+        ErrorResponse { status, reason, retry_after }
     }
 }
 
@@ -246,7 +250,7 @@ fn whole_seconds(pause: Duration) -> Duration {
 }
 
 impl Violation {
-    fn told(self) -> (StatusCode, &'static str) {
+    fn status_and_reason(self) -> (StatusCode, &'static str) {
         match self {
             Self::RequestLine(reason) | Self::Field(reason) | Self::Length(reason) | Self::Chunk(reason) => {
                 (StatusCode::BAD_REQUEST, reason)
@@ -309,7 +313,7 @@ mod tests {
     fn who_is_shut_out_is_told_whole_seconds_and_never_too_few() {
         for (milliseconds, seconds) in [(1, 1), (1000, 1), (59_001, 60), (60_000, 60)] {
             let fault = Fault::Quarantined(Duration::from_millis(milliseconds));
-            let told = Refusal::Exchange(fault).told();
+            let told = Refusal::Exchange(fault).to_response();
             assert_eq!(told.status, StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(told.retry_after, Some(Duration::from_secs(seconds)));
         }
@@ -319,7 +323,7 @@ mod tests {
     fn a_client_that_is_shed_is_asked_back_when_half_of_the_queue_is_served() {
         for (wait, seconds) in [(100, 1), (31_000, 16), (600_000, 30)] {
             let fault = Fault::QueueTooSlow(Duration::from_millis(wait));
-            let told = Refusal::Exchange(fault).told();
+            let told = Refusal::Exchange(fault).to_response();
             assert_eq!(told.status, StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(told.retry_after, Some(Duration::from_secs(seconds)));
         }

@@ -13,52 +13,56 @@ use crate::websocket::{self, AcceptedHandshake, DeflateParams};
 use super::fault::{Refusal, RequestFault};
 
 /// Where an accepted WebSocket waits until hyper is through with the connection.
-pub(super) type Place = Arc<Mutex<Option<Box<AcceptedHandshake>>>>;
+pub(super) type UpgradeSlot = Arc<Mutex<Option<Box<AcceptedHandshake>>>>;
 
 /// What is to be answered, if the application accepts.
 #[derive(Debug)]
 pub(super) struct Handshake {
     accept: HeaderValue,
     pub(super) agreed: Option<DeflateParams>,
-    place: Place,
+    slot: UpgradeSlot,
 }
 
 /// Does it ask for a WebSocket? Anything else that it may ask for with `Upgrade` is not served here and passed over,
 /// as a server may (RFC 9110 §7.8); so is a request that cannot be a handshake (RFC 6455 §4.1: GET, HTTP/1.1).
-pub(super) fn is_asked_for(parts: &request::Parts) -> bool {
+pub(super) fn is_handshake(parts: &request::Parts) -> bool {
     parts.headers.contains_key(UPGRADE)
         && parts.method == Method::GET
         && parts.version == Version::HTTP_11
-        && lists(&parts.headers, &UPGRADE, "websocket")
-        && lists(&parts.headers, &CONNECTION, "upgrade")
+        && contains_token(&parts.headers, &UPGRADE, "websocket")
+        && contains_token(&parts.headers, &CONNECTION, "upgrade")
 }
 
 /// Is the token in the comma-separated list of these fields (RFC 9110 §5.6.1)?
-fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+fn contains_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|listed| listed.trim().eq_ignore_ascii_case(token))
 }
 
 impl Handshake {
     /// Checks the rest of what RFC 6455 §4.2.1 asks of it.
-    pub(super) fn new(parts: &request::Parts, compression: bool, place: Place) -> Result<Self, Refusal> {
+    pub(super) fn new(
+        parts: &request::Parts,
+        compression: bool,
+        place: UpgradeSlot,
+    ) -> Result<Self, Refusal> {
         let headers = &parts.headers;
-        if single(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
+        if single_value(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
             return Err(Refusal::Client(RequestFault::WebSocketVersion));
         }
-        let key = single(headers, &SEC_WEBSOCKET_KEY).map(|key| key.as_bytes().trim_ascii());
+        let key = single_value(headers, &SEC_WEBSOCKET_KEY).map(|key| key.as_bytes().trim_ascii());
         let Some(key) = key.filter(|key| websocket::is_key(key)) else {
             return Err(Refusal::Client(RequestFault::WebSocketKey));
         };
         let accept = HeaderValue::from_str(&websocket::accept(key)).expect("base64 is a field value");
         let offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes);
         let agreed = if compression { websocket::negotiate(offers) } else { None };
-        Ok(Self { accept, agreed, place })
+        Ok(Self { accept, agreed, slot: place })
     }
 
     /// What the application gave with its accept becomes the fields of the 101. A subprotocol that the client did not
     /// offer goes out as it is, as uvicorn has it: the client is to judge.
-    pub(super) fn answer(&self, fields: &mut HeaderMap) {
+    pub(super) fn set_response_fields(&self, fields: &mut HeaderMap) {
         for own in [CONTENT_LENGTH, TRANSFER_ENCODING, SEC_WEBSOCKET_EXTENSIONS] {
             fields.remove(own);
         }
@@ -73,13 +77,13 @@ impl Handshake {
     }
 
     /// Has the connection go on with it.
-    pub(super) fn put(&self, accepted: AcceptedHandshake) {
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(accepted));
+    pub(super) fn fill_slot(&self, accepted: AcceptedHandshake) {
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(accepted));
     }
 }
 
 /// The field's value, if there is one and no other.
-fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+fn single_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
@@ -106,18 +110,18 @@ mod tests {
 
     #[test]
     fn who_asks_for_a_websocket_says_so_in_two_fields() {
-        assert!(is_asked_for(&parts(|_| {})));
-        assert!(is_asked_for(&parts(set(UPGRADE, "h2c, WebSocket"))));
-        assert!(!is_asked_for(&parts(set(UPGRADE, "h2c"))));
-        assert!(!is_asked_for(&parts(set(CONNECTION, "keep-alive"))));
-        assert!(!is_asked_for(&parts(|parts| parts.method = Method::POST)));
-        assert!(!is_asked_for(&parts(|parts| parts.version = Version::HTTP_10)));
-        assert!(!is_asked_for(&parts(|parts| drop(parts.headers.remove(UPGRADE)))));
+        assert!(is_handshake(&parts(|_| {})));
+        assert!(is_handshake(&parts(set(UPGRADE, "h2c, WebSocket"))));
+        assert!(!is_handshake(&parts(set(UPGRADE, "h2c"))));
+        assert!(!is_handshake(&parts(set(CONNECTION, "keep-alive"))));
+        assert!(!is_handshake(&parts(|parts| parts.method = Method::POST)));
+        assert!(!is_handshake(&parts(|parts| parts.version = Version::HTTP_10)));
+        assert!(!is_handshake(&parts(|parts| drop(parts.headers.remove(UPGRADE)))));
     }
 
     #[test]
     fn a_handshake_without_its_version_or_key_is_refused() {
-        let refusal = |parts| Handshake::new(&parts, true, Place::default()).err();
+        let refusal = |parts| Handshake::new(&parts, true, UpgradeSlot::default()).err();
         let version = Some(Refusal::Client(RequestFault::WebSocketVersion));
         let key = Some(Refusal::Client(RequestFault::WebSocketKey));
         assert_eq!(refusal(parts(|_| {})), None);
@@ -139,7 +143,7 @@ mod tests {
             (true, Some("permessage-deflate; server_no_context_takeover; client_no_context_takeover")),
             (false, None),
         ] {
-            let handshake = Handshake::new(&parts, compression, Place::default()).unwrap();
+            let handshake = Handshake::new(&parts, compression, UpgradeSlot::default()).unwrap();
             let mut fields = HeaderMap::new();
             for (name, value) in [
                 (UPGRADE, "h2c"),
@@ -149,7 +153,7 @@ mod tests {
             ] {
                 fields.insert(name, HeaderValue::from_static(value));
             }
-            handshake.answer(&mut fields);
+            handshake.set_response_fields(&mut fields);
             let value = |name: HeaderName| fields.get(name).map(|value| value.to_str().unwrap().to_owned());
             assert_eq!(value(UPGRADE).as_deref(), Some("websocket"));
             assert_eq!(value(CONNECTION).as_deref(), Some("Upgrade"));

@@ -3,35 +3,35 @@
 use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Version, request};
 
-use super::context::{Underscores, X_REQUEST_ID};
+use super::context::{UnderscorePolicy, X_REQUEST_ID};
 use super::fault::{Refusal, RequestFault};
-use super::framing;
+use super::h1::framing;
 
 /// What one look at the fields finds.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Seen<'h> {
+pub(super) struct HeaderScan<'h> {
     n_hosts: usize,
     /// The first `X-Request-ID`.
     pub(super) request_id: Option<&'h HeaderValue>,
     /// There is an `X-Forwarded-For` or an `X-Forwarded-Proto`.
     pub(super) is_forwarded: bool,
     /// There is a `Proxy` field.
-    proxy: bool,
+    has_proxy: bool,
     /// There is a name with an underscore.
-    underscore: bool,
+    has_underscore: bool,
 }
 
-impl<'h> Seen<'h> {
+impl<'h> HeaderScan<'h> {
     /// Once through all fields: there are few, and finding one by its name costs as much.
     pub(super) fn of(headers: &'h HeaderMap) -> Self {
         let mut seen = Self::default();
         for (name, value) in headers {
             let name = name.as_str().as_bytes();
             // All bytes, not until the first: so that many are looked at in one instruction.
-            seen.underscore |= name.iter().fold(0, |found, byte| found | u8::from(*byte == b'_')) > 0;
+            seen.has_underscore |= name.iter().fold(0, |found, byte| found | u8::from(*byte == b'_')) > 0;
             match name {
                 b"host" => seen.n_hosts += 1,
-                b"proxy" => seen.proxy = true,
+                b"proxy" => seen.has_proxy = true,
                 b"x-request-id" => seen.request_id = seen.request_id.or(Some(value)),
                 b"x-forwarded-for" | b"x-forwarded-proto" => seen.is_forwarded = true,
                 _ => {}
@@ -41,17 +41,17 @@ impl<'h> Seen<'h> {
     }
 
     /// Whether there are fields that are not for the application; [`remove_unsafe`] removes them.
-    pub(super) fn has_unsafe(&self, underscores: Underscores) -> bool {
-        self.proxy || self.underscore && underscores == Underscores::Drop
+    pub(super) fn has_unsafe(&self, underscores: UnderscorePolicy) -> bool {
+        self.has_proxy || self.has_underscore && underscores == UnderscorePolicy::Drop
     }
 }
 
 /// Removes what an application could take for something else: `Proxy`, of which CGI makes `HTTP_PROXY`, where many
 /// libraries look for the proxy to use (CVE-2016-5385); and names with an underscore, unless they are allowed, because
 /// CGI has the same key for `X_Real_IP` and for the `X-Real-IP` that a proxy has set.
-pub(super) fn remove_unsafe(headers: &mut HeaderMap, underscores: Underscores) {
+pub(super) fn remove_unsafe(headers: &mut HeaderMap, underscores: UnderscorePolicy) {
     headers.remove("proxy");
-    if underscores == Underscores::Allow {
+    if underscores == UnderscorePolicy::Allow {
         return;
     }
     let names: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
@@ -63,8 +63,8 @@ pub(super) fn remove_unsafe(headers: &mut HeaderMap, underscores: Underscores) {
 /// Refuses what RFC 9110 and 9112 say must be refused, and the framing and hyper let through.
 pub(super) fn check(
     parts: &request::Parts,
-    seen: &Seen<'_>,
-    underscores: Underscores,
+    seen: &HeaderScan<'_>,
+    underscores: UnderscorePolicy,
 ) -> Result<(), Refusal> {
     let refuse = |fault| Err(Refusal::Client(fault));
     if parts.method == Method::CONNECT {
@@ -84,7 +84,7 @@ pub(super) fn check(
         0 | 1 => {}
         _ => return refuse(RequestFault::ManyHosts),
     }
-    if seen.underscore && underscores == Underscores::Refuse {
+    if seen.has_underscore && underscores == UnderscorePolicy::Refuse {
         return refuse(RequestFault::Underscore);
     }
     Ok(())
@@ -108,16 +108,19 @@ pub(super) fn set_host(parts: &mut request::Parts) -> Result<(), Refusal> {
 
 /// The fields as the worker gets them: without `Transfer-Encoding`, because the body it gets has been decoded
 /// (RFC 9112 §7.1.3). An ASGI application that gets the body as it comes gets them as they came.
-pub(super) fn fields(headers: &HeaderMap, as_they_came: bool) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub(super) fn fields(
+    headers: &HeaderMap,
+    keep_transfer_encoding: bool,
+) -> impl Iterator<Item = (&[u8], &[u8])> {
     headers
         .iter()
-        .filter(move |(name, _)| as_they_came || **name != TRANSFER_ENCODING)
+        .filter(move |(name, _)| keep_transfer_encoding || **name != TRANSFER_ENCODING)
         .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
 }
 
 /// After decoding a chunked body its length is known: the worker sees it as `Content-Length`, which is what
 /// frameworks look at (Django reads nothing without it).
-pub(super) fn set_length(headers: &mut HeaderMap, len: u64) {
+pub(super) fn set_content_length(headers: &mut HeaderMap, len: u64) {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
 }
 
@@ -135,7 +138,7 @@ pub(super) fn early_hints(fields: &HeaderMap) -> Vec<u8> {
 }
 
 /// 10 or 11.
-pub(super) fn version(version: Version) -> u8 {
+pub(super) fn version_code(version: Version) -> u8 {
     if version == Version::HTTP_10 { 10 } else { 11 }
 }
 
@@ -149,7 +152,7 @@ mod tests {
     }
 
     fn checked(parts: &request::Parts) -> Result<(), Refusal> {
-        check(parts, &Seen::of(&parts.headers), Underscores::Drop)
+        check(parts, &HeaderScan::of(&parts.headers), UnderscorePolicy::Drop)
     }
 
     #[test]
@@ -172,23 +175,23 @@ mod tests {
             sent.headers.append(name, HeaderValue::from_static("2"));
         }
         for (underscores, left) in [
-            (Underscores::Drop, &["host", "proxy-connection", "x-real-ip"][..]),
-            (Underscores::Allow, &["_", "host", "proxy-connection", "proxy_", "x-real-ip", "x_real_ip"]),
+            (UnderscorePolicy::Drop, &["host", "proxy-connection", "x-real-ip"][..]),
+            (UnderscorePolicy::Allow, &["_", "host", "proxy-connection", "proxy_", "x-real-ip", "x_real_ip"]),
         ] {
             let mut parts = sent.clone();
-            let seen = Seen::of(&parts.headers);
+            let seen = HeaderScan::of(&parts.headers);
             assert_eq!(check(&parts, &seen, underscores), Ok(()));
             assert!(seen.has_unsafe(underscores));
             remove_unsafe(&mut parts.headers, underscores);
             let mut names: Vec<_> = parts.headers.keys().map(HeaderName::as_str).collect();
             names.sort_unstable();
             assert_eq!(names, left, "{underscores:?}");
-            assert!(!Seen::of(&parts.headers).has_unsafe(underscores));
+            assert!(!HeaderScan::of(&parts.headers).has_unsafe(underscores));
         }
-        let refused = check(&sent, &Seen::of(&sent.headers), Underscores::Refuse);
+        let refused = check(&sent, &HeaderScan::of(&sent.headers), UnderscorePolicy::Refuse);
         assert_eq!(refused, Err(Refusal::Client(RequestFault::Underscore)));
         let plain = parts(Method::GET, "/");
-        assert_eq!(check(&plain, &Seen::of(&plain.headers), Underscores::Refuse), Ok(()));
+        assert_eq!(check(&plain, &HeaderScan::of(&plain.headers), UnderscorePolicy::Refuse), Ok(()));
     }
 
     #[test]

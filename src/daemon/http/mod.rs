@@ -3,25 +3,20 @@
 //!
 //! `edge` calls [`serve`] with each accepted stream. Only [`fault`] chooses status codes of the daemon's own.
 
-mod answer;
 mod body;
 mod conn;
 mod context;
 pub mod fault;
 mod forwarded;
-mod framing;
+mod h1;
 mod handshake;
 mod head;
-mod pace;
 mod request;
 mod request_id;
-mod response;
+mod request_meta;
+mod response_future;
 mod service;
-mod spool;
-mod submit;
-mod upload;
-mod wire;
 
 pub use conn::serve;
-pub use context::{Limits, Server, Settings, Underscores};
+pub use context::{RequestLimits, Server, Settings, UnderscorePolicy};
 pub use forwarded::TrustedPeers;

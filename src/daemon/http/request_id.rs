@@ -15,7 +15,7 @@ pub(super) struct RequestIds {
 }
 
 /// Longest id that is taken over, in bytes.
-const LONGEST: usize = 128;
+const MAX_ID_BYTES: usize = 128;
 
 /// An id on its way through a request. It is a field value from the start: that is where it ends.
 #[derive(Debug, Clone)]
@@ -70,16 +70,16 @@ impl RequestId {
 }
 
 /// Whether it can be written into a header and a log: letters, digits, `._-`, at most 128.
-pub(super) fn is_safe(id: &HeaderValue) -> bool {
+pub(super) fn is_acceptable(id: &HeaderValue) -> bool {
     !id.is_empty()
-        && id.len() <= LONGEST
+        && id.len() <= MAX_ID_BYTES
         && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
 }
 
 /// An id that is not taken over, for the log: what is not printable is escaped, and what is too long cut.
-pub(super) fn shown(id: &HeaderValue) -> String {
+pub(super) fn escaped(id: &HeaderValue) -> String {
     let bytes = id.as_bytes();
-    bytes.get(..LONGEST).unwrap_or(bytes).escape_ascii().to_string()
+    bytes.get(..MAX_ID_BYTES).unwrap_or(bytes).escape_ascii().to_string()
 }
 
 /// Writes a number as 16 digits.
@@ -107,10 +107,10 @@ mod tests {
     fn an_id_is_taken_over_if_it_is_short_and_plain() {
         let ids = RequestIds::new();
         let kept = HeaderValue::from_static("7f3-A_b.c");
-        assert!(is_safe(&kept));
+        assert!(is_acceptable(&kept));
         assert_eq!(ids.for_request(Some(&kept)).as_str(), "7f3-A_b.c");
         for bad in [&b""[..], b"a b", b"a\tb", b"a\"b", b"a\xff", &[b'x'; 129]] {
-            assert!(!is_safe(&HeaderValue::from_bytes(bad).unwrap()), "{}", bad.escape_ascii());
+            assert!(!is_acceptable(&HeaderValue::from_bytes(bad).unwrap()), "{}", bad.escape_ascii());
         }
     }
 
@@ -121,7 +121,7 @@ mod tests {
             (b"a\t\xff", "a\\t\\xff".to_owned()),
             (&[b'x'; 200], "x".repeat(128)),
         ] {
-            assert_eq!(shown(&HeaderValue::from_bytes(id).unwrap()), text);
+            assert_eq!(escaped(&HeaderValue::from_bytes(id).unwrap()), text);
         }
     }
 }

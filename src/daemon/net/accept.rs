@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tokio::sync::watch;
 
-use super::connection::{Connection, Connections};
+use super::connection::{Connection, ConnectionTracker};
 use super::listener::{Acceptor, Listener};
 use super::peer::Peer;
-use super::stream::{Socket, Stream};
+use super::stream::{ClientSocket, ClientStream};
 
 /// How often the log is told of running out of descriptors or memory.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -26,14 +26,14 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 pub async fn accept(
     listener: &Listener,
     index: u16,
-    connections: &Arc<Connections>,
+    connections: &Arc<ConnectionTracker>,
     mut stop: watch::Receiver<bool>,
-    serve: impl Fn(Stream),
+    serve: impl Fn(ClientStream),
 ) -> io::Result<()> {
     let acceptor = listener.acceptor()?;
     let take = |socket, peer| {
         let connection = connections.register(Connection::new(peer, index, connections));
-        serve(Stream::new(socket, connection));
+        serve(ClientStream::new(socket, connection));
     };
     let mut reported = None;
     loop {
@@ -49,7 +49,7 @@ pub async fn accept(
                     biased;
                     // It is served all the same: its client takes itself for connected.
                     _ = stop.wait_for(|stop| *stop) => {}
-                    () = connections.permit() => {}
+                    () = connections.wait_for_capacity() => {}
                 }
                 take(socket, peer);
             }
@@ -77,7 +77,7 @@ pub async fn accept(
                              further client, and while none is, it waits; raise LimitNOFILE= if this goes on");
                     }
                     // The backlog holds the clients meanwhile.
-                    connections.make_place().await;
+                    connections.evict_idle().await;
                 }
                 _ => return Err(error),
             },
@@ -105,7 +105,7 @@ pub async fn accept(
 }
 
 impl Acceptor {
-    async fn accept(&self) -> io::Result<(Socket, Peer)> {
+    async fn accept(&self) -> io::Result<(ClientSocket, Peer)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
@@ -113,11 +113,11 @@ impl Acceptor {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "cannot set TCP_NODELAY, ignoring");
                 }
-                Ok((Socket::Tcp(stream), Peer::from(address)))
+                Ok((ClientSocket::Tcp(stream), Peer::from(address)))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Socket::Unix(stream), Peer::unix()))
+                Ok((ClientSocket::Unix(stream), Peer::unix()))
             }
         }
     }

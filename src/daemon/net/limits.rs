@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// How long a connection may take, and how many there may be.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// `timeouts.header`.
     pub header: Duration,
     /// `timeouts.keepalive`.

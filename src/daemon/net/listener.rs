@@ -18,15 +18,15 @@ use crate::systemd::listen::{Inherited, InheritedSocket};
 pub struct Listener {
     /// Its name: `FileDescriptorName=`, or the address.
     pub name: String,
-    socket: Socket_,
+    socket: ListenerSocket,
     /// Made by the daemon, not by systemd.
-    own: bool,
+    is_own: bool,
     /// A unix socket that the daemon made itself and removes when it ends.
-    own_path: Option<PathBuf>,
+    unlink_path: Option<PathBuf>,
 }
 
 #[derive(Debug)]
-enum Socket_ {
+enum ListenerSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
@@ -81,10 +81,10 @@ impl Listener {
     /// Wraps what systemd passed.
     pub fn inherited(inherited: Inherited) -> Self {
         let socket = match inherited.socket {
-            InheritedSocket::Tcp(listener) => Socket_::Tcp(listener),
-            InheritedSocket::Unix(listener) => Socket_::Unix(listener),
+            InheritedSocket::Tcp(listener) => ListenerSocket::Tcp(listener),
+            InheritedSocket::Unix(listener) => ListenerSocket::Unix(listener),
         };
-        Self { name: inherited.name, socket, own: false, own_path: None }
+        Self { name: inherited.name, socket, is_own: false, unlink_path: None }
     }
 
     /// Binds an address.
@@ -96,15 +96,15 @@ impl Listener {
             Bind::Tcp { host, port } => {
                 let listener = bind_tcp(bind, host, *port)?;
                 let name = listener.local_addr().map_or_else(|_| bind.to_string(), |a| a.to_string());
-                Ok(Self { name, socket: Socket_::Tcp(listener), own: true, own_path: None })
+                Ok(Self { name, socket: ListenerSocket::Tcp(listener), is_own: true, unlink_path: None })
             }
             Bind::Unix { path } => {
                 let listener = bind_unix(bind, path)?;
                 Ok(Self {
                     name: bind.to_string(),
-                    socket: Socket_::Unix(listener),
-                    own: true,
-                    own_path: Some(path.clone()),
+                    socket: ListenerSocket::Unix(listener),
+                    is_own: true,
+                    unlink_path: Some(path.clone()),
                 })
             }
         }
@@ -112,16 +112,16 @@ impl Listener {
 
     /// Whether the daemon made it, so that it ends with the daemon.
     pub(super) fn is_own(&self) -> bool {
-        self.own
+        self.is_own
     }
 
     /// The bound address as text, for the log.
     pub fn address(&self) -> String {
         match &self.socket {
-            Socket_::Tcp(listener) => {
+            ListenerSocket::Tcp(listener) => {
                 listener.local_addr().map_or_else(|_| self.name.clone(), |address| address.to_string())
             }
-            Socket_::Unix(listener) => format!("unix:{}", unix_path(listener)),
+            ListenerSocket::Unix(listener) => format!("unix:{}", unix_path(listener)),
         }
     }
 
@@ -130,7 +130,7 @@ impl Listener {
     /// them has no odd port.
     pub fn info(&self) -> ListenerInfo {
         match &self.socket {
-            Socket_::Tcp(listener) => match listener.local_addr() {
+            ListenerSocket::Tcp(listener) => match listener.local_addr() {
                 Ok(address) => {
                     let ip = address.ip();
                     let name = if ip.is_unspecified() { host_name() } else { ip.to_string() };
@@ -138,7 +138,7 @@ impl Listener {
                 }
                 Err(_) => ListenerInfo { name: host_name(), port: "80".to_owned(), path: String::new() },
             },
-            Socket_::Unix(listener) => ListenerInfo {
+            ListenerSocket::Unix(listener) => ListenerInfo {
                 name: "localhost".to_owned(),
                 port: "80".to_owned(),
                 path: unix_path(listener),
@@ -149,10 +149,10 @@ impl Listener {
     /// Registers it with the reactor this is called on.
     pub(super) fn acceptor(&self) -> io::Result<Acceptor> {
         Ok(match &self.socket {
-            Socket_::Tcp(listener) => {
+            ListenerSocket::Tcp(listener) => {
                 Acceptor::Tcp(tokio::net::TcpListener::from_std(listener.try_clone()?)?)
             }
-            Socket_::Unix(listener) => {
+            ListenerSocket::Unix(listener) => {
                 Acceptor::Unix(tokio::net::UnixListener::from_std(listener.try_clone()?)?)
             }
         })
@@ -161,7 +161,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some(path) = &self.own_path
+        if let Some(path) = &self.unlink_path
             && let Err(error) = fs::remove_file(path)
         {
             tracing::debug!(%error, path = %path.display(), "cannot remove the socket file, ignoring");

@@ -12,9 +12,9 @@ mod peer;
 mod stream;
 
 pub use accept::accept;
-pub use connection::{Connection, Connections, Ending, Phase};
-pub use limits::Limits;
+pub use connection::{CloseReason, Connection, ConnectionTracker, Phase};
+pub use limits::ConnectionLimits;
 pub use listener::{BindError, Listener};
 pub use output::OutputProgress;
 pub use peer::Peer;
-pub use stream::Stream;
+pub use stream::ClientStream;

@@ -111,21 +111,21 @@ pub(super) fn dispatch_policy(config: &Config, auto: AutoLimits, room: &BufferLi
 /// What HTTP goes by.
 pub(super) fn http_settings(config: &Config, room: &BufferLimits) -> http::Settings {
     http::Settings {
-        limits: http::Limits {
+        limits: http::RequestLimits {
             body: config.limits.body,
             header: config.limits.header,
             headers: config.limits.headers,
             request_line: config.limits.request_line,
-            body_pause: config.timeouts.body,
+            body_timeout: config.timeouts.body,
             body_rate: config.limits.body_rate,
             spool_memory: room.spool_memory,
             spool_disk: room.spool_disk,
             keepalive: !config.timeouts.keepalive.is_zero(),
         },
         underscores: match config.http.underscores {
-            config::Underscores::Drop => http::Underscores::Drop,
-            config::Underscores::Refuse => http::Underscores::Refuse,
-            config::Underscores::Allow => http::Underscores::Allow,
+            config::Underscores::Drop => http::UnderscorePolicy::Drop,
+            config::Underscores::Refuse => http::UnderscorePolicy::Refuse,
+            config::Underscores::Allow => http::UnderscorePolicy::Allow,
         },
         trusted: http::TrustedPeers {
             all: config.proxy.all,
@@ -143,8 +143,8 @@ pub(super) fn http_settings(config: &Config, room: &BufferLimits) -> http::Setti
 }
 
 /// What connections go by.
-pub(super) fn net_limits(config: &Config, auto: AutoLimits) -> net::Limits {
-    net::Limits {
+pub(super) fn net_limits(config: &Config, auto: AutoLimits) -> net::ConnectionLimits {
+    net::ConnectionLimits {
         header: config.timeouts.header,
         keepalive: config.timeouts.keepalive,
         write: config.timeouts.body,

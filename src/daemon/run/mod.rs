@@ -57,7 +57,7 @@ use crate::journal::daemon_log::{self, Destination};
 use crate::journal::output::WorkerOutput;
 use crate::journal::requests::Journal;
 use crate::journal::thread::LogThread;
-use crate::net::{Connections, Listener};
+use crate::net::{ConnectionTracker, Listener};
 use crate::pool::{self, Plan, Pool};
 use crate::supervise::{Action, Event, SpawnFault, SpawnMethod, Supervisor};
 use crate::systemd::notify;
@@ -133,7 +133,7 @@ struct Daemon {
     pool: Pool,
     dispatcher: &'static Dispatcher,
     server: Arc<Server>,
-    connections: Arc<Connections>,
+    connections: Arc<ConnectionTracker>,
     edge: Edge,
     journal: LogThread,
     control_socket: Option<ControlSocket>,
@@ -244,7 +244,7 @@ impl Daemon {
             Reactor::new().map_err(StartupError::system("make the reactor's shared page"))?,
             notice_sink(&tell),
         );
-        let connections = Connections::new(generations::net_limits(config, auto_limits));
+        let connections = ConnectionTracker::new(generations::net_limits(config, auto_limits));
         let settings = generations::http_settings(config, &room);
         let server = Server::new(dispatcher, settings, spool_directory(), journal);
         let infos: Vec<ListenerInfo> = listeners.iter().map(Listener::info).collect();

@@ -62,9 +62,9 @@ impl Daemon {
         let Some(config) = self.generations.go_live(generation) else { return };
         let room = BufferLimits::measure(&config.limits, spool_directory());
         self.dispatcher.set_policy(generations::dispatch_policy(&config, self.auto_limits, &room));
-        self.server = self.server.with(generations::http_settings(&config, &room));
+        self.server = self.server.with_settings(generations::http_settings(&config, &room));
         self.edge.serve_with(Arc::clone(&self.server));
-        self.connections.set(generations::net_limits(&config, self.auto_limits));
+        self.connections.set_limits(generations::net_limits(&config, self.auto_limits));
         daemon_log::set_level(config.log.level);
     }
 

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::dispatch::{Fault, Outgoing, PART, WebSocket};
 use crate::id::WorkerId;
 use crate::journal::requests::{FailureEntry, LoggedRequest, Traffic, WebSocketEntry};
-use crate::net::{Connection, Phase, Stream};
+use crate::net::{Connection, Phase, ClientStream};
 
 use super::extension::DeflateParams;
 use super::frame::{MAX_CLOSE_REASON, WebSocketError, code, is_sendable_code};
@@ -73,7 +73,7 @@ enum CloseState {
 /// A WebSocket.
 #[derive(Debug)]
 pub struct WebSocketConn {
-    stream: Stream,
+    stream: ClientStream,
     /// The application's end, until it is over or has been told.
     app: Option<WebSocket>,
     settings: WebSocketSettings,
@@ -128,7 +128,7 @@ struct CloseLog {
 }
 
 /// Serves it until its end. `ahead` are bytes that came with its handshake.
-pub fn serve(stream: Stream, ahead: &[u8], accepted: AcceptedHandshake) -> Box<WebSocketConn> {
+pub fn serve(stream: ClientStream, ahead: &[u8], accepted: AcceptedHandshake) -> Box<WebSocketConn> {
     let AcceptedHandshake {
         websocket,
         deflate: agreed,
@@ -139,8 +139,8 @@ pub fn serve(stream: Stream, ahead: &[u8], accepted: AcceptedHandshake) -> Box<W
         accepted_at: begun,
         log_access,
     } = accepted;
-    stream.connection().enter(Phase::WebSocket);
-    let now = stream.connection().clock();
+    stream.connection().set_phase(Phase::WebSocket);
+    let now = stream.connection().coarse_now();
     let (received, sent) = (Traffic::default(), Traffic::default());
     let closed = WebSocketEntry {
         request,
@@ -153,7 +153,7 @@ pub fn serve(stream: Stream, ahead: &[u8], accepted: AcceptedHandshake) -> Box<W
     };
     Box::new(WebSocketConn {
         // Who comes while the daemon stops is not among those that it is told to say farewell to.
-        close_at: stream.connection().is_closing().then_some(now),
+        close_at: stream.connection().is_draining().then_some(now),
         stream,
         app: Some(websocket),
         settings,
@@ -178,7 +178,7 @@ impl Future for WebSocketConn {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        this.connection().remember(cx.waker());
+        this.connection().register_waker(cx.waker());
         let mut scratch = this.shared.take_scratch();
         this.sender.borrow_buffer(&mut scratch.output);
         let outcome = this.drive(cx, &mut scratch);
@@ -205,7 +205,7 @@ impl WebSocketConn {
 
     /// All that can be done now, within bounds.
     fn drive(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<Poll<()>, Disconnected> {
-        if self.connection().is_to_break() {
+        if self.connection().should_abort() {
             return Err(self.abort(cx));
         }
         self.check_timers()?;
@@ -241,7 +241,7 @@ impl WebSocketConn {
 
     /// There is no more time for it.
     fn abort(&mut self, cx: &mut Context<'_>) -> Disconnected {
-        if self.stage == CloseState::Open && self.connection().is_closing() {
+        if self.stage == CloseState::Open && self.connection().is_draining() {
             // The client is to know why, if it takes that at once.
             self.close(code::RESTART, RESTART_REASON);
             if matches!(self.flush(cx), Ok(true)) {
@@ -313,7 +313,7 @@ impl WebSocketConn {
                     self.close(code, &reason);
                 }
                 Ok(Outgoing::Farewell { after }) => {
-                    self.close_at = Some(add(self.connection().clock(), after));
+                    self.close_at = Some(add(self.connection().coarse_now(), after));
                     self.close_if_due();
                 }
                 Err(fault) => {
@@ -350,7 +350,7 @@ impl WebSocketConn {
     fn enter(&mut self, stage: CloseState) {
         self.stage = stage;
         self.pending_part = None;
-        self.close_deadline = Some(add(self.connection().clock(), CLOSE_TIMEOUT));
+        self.close_deadline = Some(add(self.connection().coarse_now(), CLOSE_TIMEOUT));
     }
 
     /// The application has nothing to do with it any more; why. Only the first time counts.
@@ -408,7 +408,7 @@ impl WebSocketConn {
                     end += buffer.filled().len();
                     // Also of what is nobody's, so that who sends only that has no longer turns.
                     moved += buffer.filled().len();
-                    self.last_input = self.connection().clock();
+                    self.last_input = self.connection().coarse_now();
                     self.ping_sent = None;
                 }
                 Poll::Ready(_) => return Err(Disconnected),
@@ -426,7 +426,7 @@ impl WebSocketConn {
         let listens = matches!(app.poll_room(cx), Poll::Ready(true));
         if listens && !self.is_reading {
             // Its silence was ours.
-            self.last_input = self.connection().clock();
+            self.last_input = self.connection().coarse_now();
             self.ping_sent = None;
         }
         if !listens {
@@ -503,7 +503,7 @@ impl WebSocketConn {
     }
 
     fn check_timers(&mut self) -> Result<(), Disconnected> {
-        let now = self.connection().clock();
+        let now = self.connection().coarse_now();
         if self.close_deadline.is_some_and(|deadline| is_due(deadline, now)) {
             return Err(Disconnected);
         }
@@ -533,7 +533,7 @@ impl WebSocketConn {
     }
 
     fn close_if_due(&mut self) {
-        let is_time = self.close_at.is_some_and(|farewell| is_due(farewell, self.connection().clock()));
+        let is_time = self.close_at.is_some_and(|farewell| is_due(farewell, self.connection().coarse_now()));
         if is_time && self.stage == CloseState::Open {
             self.close(code::RESTART, RESTART_REASON);
         }
@@ -548,7 +548,7 @@ impl WebSocketConn {
             Some(asked) => self.settings.ping_timeout.map(|timeout| add(asked, timeout)),
         });
         let farewell = self.close_at.filter(|_| is_open);
-        let now = self.connection().clock();
+        let now = self.connection().coarse_now();
         let times = [ping, farewell, self.close_deadline].into_iter().flatten();
         self.connection().set_alarm(times.min_by_key(|time| time.wrapping_sub(now).cast_signed()));
     }

@@ -16,7 +16,7 @@ use crate::dispatch::RequestBody;
 use crate::spool::unnamed_file;
 
 /// Up to here a body stays in memory.
-const IN_MEMORY: u64 = 16 * 1024 * 1024;
+const MAX_IN_MEMORY: u64 = 16 * 1024 * 1024;
 
 /// Bytes collected before they are written to a file on another thread; and when memory is short.
 const FILE_BLOCK: usize = 1024 * 1024;
@@ -27,16 +27,16 @@ const MEMORY_BLOCK: usize = 64 * 1024;
 
 /// What all bodies may hold.
 #[derive(Debug, Default)]
-pub(super) struct Spools {
+pub(in crate::http) struct SpoolBudgets {
     /// `limits.spool_memory`.
-    pub(super) memory: Budget,
+    pub(in crate::http) memory: Budget,
     /// `limits.spool_disk`.
-    pub(super) disk: Budget,
+    pub(in crate::http) disk: Budget,
 }
 
 /// Why a body cannot be kept.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SpoolError {
+pub(in crate::http) enum SpoolError {
     #[error("all bodies together would be more than limits.spool_disk")]
     Full,
     #[error("cannot make a memfd")]
@@ -57,48 +57,48 @@ pub(super) enum SpoolError {
 
 /// Keeps a body.
 #[derive(Debug)]
-pub(super) struct Spool {
-    spools: &'static Spools,
+pub(in crate::http) struct Spool {
+    budgets: &'static SpoolBudgets,
     directory: PathBuf,
     file: File,
     /// Of memory or of the disk.
-    held: Reservation,
+    reservation: Reservation,
     in_memory: bool,
     /// What waits to be written.
     block: Vec<u8>,
     /// For a file: how much at a time, and what that holds of memory.
     block_size: usize,
-    block_held: Option<Reservation>,
+    block_reservation: Option<Reservation>,
     len: u64,
 }
 
 impl Spool {
-    pub(super) fn new(spools: &'static Spools, directory: &Path) -> Result<Self, SpoolError> {
+    pub(in crate::http) fn new(spools: &'static SpoolBudgets, directory: &Path) -> Result<Self, SpoolError> {
         let memfd = memfd_create(c"rgun-body", MFdFlags::MFD_CLOEXEC);
         let memfd = memfd.map_err(|errno| SpoolError::Memory(errno.into()))?;
         Ok(Self {
-            spools,
+            budgets: spools,
             directory: directory.to_owned(),
             file: File::from(memfd),
-            held: spools.memory.charge(0),
+            reservation: spools.memory.charge(0),
             in_memory: true,
             block: Vec::new(),
             block_size: SMALL_FILE_BLOCK,
-            block_held: None,
+            block_reservation: None,
             len: 0,
         })
     }
 
     /// Bytes that have come.
-    pub(super) fn len(&self) -> u64 {
+    pub(in crate::http) fn len(&self) -> u64 {
         self.len
     }
 
-    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), SpoolError> {
+    pub(in crate::http) async fn write(&mut self, bytes: Bytes) -> Result<(), SpoolError> {
         let len = bytes.len() as u64;
-        if self.in_memory && (self.len + len > IN_MEMORY || !self.held.grow(len)) {
+        if self.in_memory && (self.len + len > MAX_IN_MEMORY || !self.reservation.grow(len)) {
             self.move_to_file(len).await?;
-        } else if !self.in_memory && !self.held.grow(len) {
+        } else if !self.in_memory && !self.reservation.grow(len) {
             return Err(SpoolError::Full);
         }
         if self.in_memory {
@@ -147,7 +147,7 @@ impl Spool {
 
     /// So many bytes more have come than may stay in memory.
     async fn move_to_file(&mut self, more: u64) -> Result<(), SpoolError> {
-        let held = self.spools.disk.reserve(self.len + more).ok_or(SpoolError::Full)?;
+        let held = self.budgets.disk.reserve(self.len + more).ok_or(SpoolError::Full)?;
         let directory = self.directory.clone();
         let made = tokio::task::spawn_blocking(move || unnamed_file(&directory)).await;
         let made = made.map_err(io::Error::other).flatten();
@@ -164,10 +164,10 @@ impl Spool {
             Ok::<_, io::Error>(file)
         });
         self.file = copied.await.map_err(io::Error::other).flatten().map_err(failed)?;
-        self.held = held;
+        self.reservation = held;
         self.in_memory = false;
-        self.block_held = self.spools.memory.reserve(FILE_BLOCK as u64);
-        if self.block_held.is_some() {
+        self.block_reservation = self.budgets.memory.reserve(FILE_BLOCK as u64);
+        if self.block_reservation.is_some() {
             self.block_size = FILE_BLOCK;
         }
         self.block.reserve(self.block_size);
@@ -175,13 +175,13 @@ impl Spool {
     }
 
     /// The whole body, from its beginning.
-    pub(super) async fn finish(mut self) -> Result<RequestBody, SpoolError> {
+    pub(in crate::http) async fn finish(mut self) -> Result<RequestBody, SpoolError> {
         if self.in_memory {
             self.file.write_all(&self.block).map_err(SpoolError::Memory)?;
         } else if !self.block.is_empty() {
             self.write_block().await?;
         }
-        let Self { mut file, held, directory, .. } = self;
+        let Self { mut file, reservation: held, directory, .. } = self;
         file.seek(SeekFrom::Start(0)).map_err(|source| SpoolError::Write { directory, source })?;
         Ok(RequestBody { fd: file.into(), held: Some(held) })
     }
@@ -195,12 +195,15 @@ mod tests {
 
     const MIB: usize = 1024 * 1024;
 
-    fn spools(memory: usize, disk: usize) -> &'static Spools {
-        Box::leak(Box::new(Spools { memory: Budget::new(memory as u64), disk: Budget::new(disk as u64) }))
+    fn spools(memory: usize, disk: usize) -> &'static SpoolBudgets {
+        Box::leak(Box::new(SpoolBudgets {
+            memory: Budget::new(memory as u64),
+            disk: Budget::new(disk as u64),
+        }))
     }
 
     /// Writes pieces of 100 KiB.
-    async fn filled(spools: &'static Spools, len: usize) -> Result<Spool, SpoolError> {
+    async fn filled(spools: &'static SpoolBudgets, len: usize) -> Result<Spool, SpoolError> {
         let mut spool = Spool::new(spools, &std::env::temp_dir())?;
         for piece in vec![7; len].chunks(100 * 1024) {
             spool.write(Bytes::copy_from_slice(piece)).await?;

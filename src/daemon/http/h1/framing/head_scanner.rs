@@ -8,24 +8,24 @@ use super::violation::{HeadLimits, Violation};
 
 /// A head as far as it has been scanned. Positions count from its first byte.
 #[derive(Debug, Default)]
-pub(super) struct Head {
+pub(super) struct HeadScanner {
     /// The next byte to be looked at.
-    at: usize,
+    pos: usize,
     /// Where the field's line begins that it belongs to.
-    line: usize,
+    line_start: usize,
     /// Where that has its colon; 0 before it.
     colon: usize,
     /// Where the fields begin; 0 within the request line.
-    fields: usize,
+    fields_start: usize,
     n_fields: usize,
     is_1_0: bool,
     length: Option<u64>,
-    coding: Option<Coding>,
+    coding: Option<TransferCoding>,
 }
 
 /// What `Transfer-Encoding` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coding {
+enum TransferCoding {
     Chunked,
     /// Another, below `chunked`.
     BelowChunked,
@@ -35,50 +35,50 @@ enum Coding {
 
 /// How a request's body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Body {
+pub(super) enum BodyLength {
     None,
-    Length(u64),
+    Known(u64),
     Chunked,
 }
 
 /// The longest body of which hyper can count the bytes.
-const MAX_LENGTH: u64 = u64::MAX - 2;
+const MAX_CONTENT_LENGTH: u64 = u64::MAX - 2;
 
-impl Head {
+impl HeadScanner {
     /// Looks at what was not looked at before; where the head ends, if it is complete. A version above 1.1 becomes 1.1
     /// in place: hyper does not know a later one, and it means the same (RFC 9110 §2.5).
     pub(super) fn scan(&mut self, bytes: &mut [u8], limits: HeadLimits) -> Result<Option<usize>, Violation> {
-        if self.fields == 0 && !self.scan_request_line(bytes, limits)? {
+        if self.fields_start == 0 && !self.scan_request_line(bytes, limits)? {
             return Ok(None);
         }
         loop {
             if self.colon == 0 {
-                let rest = bytes.get(self.at..).unwrap_or_default();
-                self.at += rest.iter().position(|byte| !is_token(*byte)).unwrap_or(rest.len());
-                match bytes.get(self.at..).unwrap_or_default() {
-                    [b':', ..] if self.at > self.line => self.colon = self.at,
-                    [b'\r', b'\n', ..] if self.at == self.line => return Ok(Some(self.at + 2)),
+                let rest = bytes.get(self.pos..).unwrap_or_default();
+                self.pos += rest.iter().position(|byte| !is_token(*byte)).unwrap_or(rest.len());
+                match bytes.get(self.pos..).unwrap_or_default() {
+                    [b':', ..] if self.pos > self.line_start => self.colon = self.pos,
+                    [b'\r', b'\n', ..] if self.pos == self.line_start => return Ok(Some(self.pos + 2)),
                     [] => return self.check_fields(limits).map(|()| None),
-                    [b'\r'] if self.at == self.line => return Ok(None),
+                    [b'\r'] if self.pos == self.line_start => return Ok(None),
                     rest => return Err(self.bad_name(rest)),
                 }
-                self.at += 1;
+                self.pos += 1;
             }
-            self.at += find_control(bytes.get(self.at..).unwrap_or_default());
-            match bytes.get(self.at..).unwrap_or_default() {
+            self.pos += find_control(bytes.get(self.pos..).unwrap_or_default());
+            match bytes.get(self.pos..).unwrap_or_default() {
                 [b'\r', b'\n', ..] => {
-                    let (name, value) = (self.line..self.colon, self.colon + 1..self.at);
-                    self.at += 2;
+                    let (name, value) = (self.line_start..self.colon, self.colon + 1..self.pos);
+                    self.pos += 2;
                     self.check_fields(limits)?;
                     self.n_fields += 1;
                     if self.n_fields > limits.n_fields {
                         return Err(Violation::TooManyFields);
                     }
-                    (self.line, self.colon) = (self.at, 0);
+                    (self.line_start, self.colon) = (self.pos, 0);
                     self.field(bytes.get(name).unwrap_or_default(), bytes.get(value).unwrap_or_default())?;
                 }
                 [] | [b'\r'] => return self.check_fields(limits).map(|()| None),
-                [b'\t', ..] => self.at += 1,
+                [b'\t', ..] => self.pos += 1,
                 _ => return Err(Violation::Field("a header field has a control byte, or a bare CR or LF")),
             }
         }
@@ -92,15 +92,15 @@ impl Head {
             // At once: what speaks another protocol may wait for an answer and send no line.
             _ => return Err(Violation::RequestLine("the request does not begin with a method")),
         }
-        self.at += find_control(bytes.get(self.at..).unwrap_or_default());
-        if self.at > limits.request_line {
+        self.pos += find_control(bytes.get(self.pos..).unwrap_or_default());
+        if self.pos > limits.request_line {
             return Err(Violation::RequestLineTooLong);
         }
-        match bytes.get(self.at..).unwrap_or_default() {
+        match bytes.get(self.pos..).unwrap_or_default() {
             [b'\r', b'\n', ..] => {
-                self.is_1_0 = request_line(bytes.get_mut(..self.at).unwrap_or_default())?;
-                self.at += 2;
-                (self.line, self.fields) = (self.at, self.at);
+                self.is_1_0 = request_line(bytes.get_mut(..self.pos).unwrap_or_default())?;
+                self.pos += 2;
+                (self.line_start, self.fields_start) = (self.pos, self.pos);
                 Ok(true)
             }
             [] | [b'\r'] => Ok(false),
@@ -110,13 +110,13 @@ impl Head {
 
     /// The fields have come as far as this.
     fn check_fields(&self, limits: HeadLimits) -> Result<(), Violation> {
-        if self.at - self.fields > limits.fields { Err(Violation::FieldsTooLong) } else { Ok(()) }
+        if self.pos - self.fields_start > limits.fields { Err(Violation::FieldsTooLong) } else { Ok(()) }
     }
 
     /// What is wrong with a name that goes on like this.
     fn bad_name(&self, rest: &[u8]) -> Violation {
         Violation::Field(match rest {
-            [b' ' | b'\t', ..] if self.at == self.line => "a header field is folded",
+            [b' ' | b'\t', ..] if self.pos == self.line_start => "a header field is folded",
             [b' ' | b'\t', ..] => "a header field has a space before its colon",
             [b':', ..] => "a header field has no name",
             [b'\r' | b'\n', ..] => "a header field has no colon, or its line ends with a bare CR or LF",
@@ -146,7 +146,7 @@ impl Head {
             length
                 .checked_mul(10)?
                 .checked_add(u64::from(digit - b'0'))
-                .filter(|length| *length <= MAX_LENGTH)
+                .filter(|length| *length <= MAX_CONTENT_LENGTH)
         });
         let length = length.ok_or(Violation::BodyTooLong)?;
         match self.length.replace(length) {
@@ -158,24 +158,24 @@ impl Head {
     fn set_coding(&mut self, value: &[u8]) {
         let last = value.rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
         self.coding = Some(match self.coding {
-            _ if !last.eq_ignore_ascii_case(b"chunked") => Coding::Other,
-            None if last.len() == value.len() => Coding::Chunked,
-            _ => Coding::BelowChunked,
+            _ if !last.eq_ignore_ascii_case(b"chunked") => TransferCoding::Other,
+            None if last.len() == value.len() => TransferCoding::Chunked,
+            _ => TransferCoding::BelowChunked,
         });
     }
 
     /// What follows the head, when that is complete (RFC 9112 §6.3).
-    pub(super) fn body(&self) -> Result<Body, Violation> {
+    pub(super) fn body(&self) -> Result<BodyLength, Violation> {
         match (self.coding, self.length) {
-            (None, None | Some(0)) => Ok(Body::None),
-            (None, Some(length)) => Ok(Body::Length(length)),
+            (None, None | Some(0)) => Ok(BodyLength::None),
+            (None, Some(length)) => Ok(BodyLength::Known(length)),
             (Some(_), Some(_)) => {
                 Err(Violation::Length("there are both Transfer-Encoding and Content-Length"))
             }
             (Some(_), None) if self.is_1_0 => Err(Violation::Length("HTTP/1.0 knows no Transfer-Encoding")),
-            (Some(Coding::Chunked), None) => Ok(Body::Chunked),
-            (Some(Coding::BelowChunked), None) => Err(Violation::Coding),
-            (Some(Coding::Other), None) => {
+            (Some(TransferCoding::Chunked), None) => Ok(BodyLength::Chunked),
+            (Some(TransferCoding::BelowChunked), None) => Err(Violation::Coding),
+            (Some(TransferCoding::Other), None) => {
                 Err(Violation::Length("Transfer-Encoding does not end with chunked"))
             }
         }
@@ -189,7 +189,7 @@ fn request_line(line: &mut [u8]) -> Result<bool, Violation> {
     let Some((b' ', rest)) = line.get_mut(method..).and_then(<[u8]>::split_first_mut) else {
         return malformed("the request's method is malformed");
     };
-    let plain = rest.iter().position(|byte| !PLAIN[usize::from(*byte)]).unwrap_or(rest.len());
+    let plain = rest.iter().position(|byte| !PLAIN_TARGET[usize::from(*byte)]).unwrap_or(rest.len());
     let Some(space) = rest.iter().skip(plain).position(|byte| *byte == b' ') else {
         return malformed("the request line has no version");
     };
@@ -212,4 +212,4 @@ fn request_line(line: &mut [u8]) -> Result<bool, Violation> {
 }
 
 /// Characters of a path and its query that mean nothing to the framing, and that every parser takes.
-static PLAIN: [bool; 256] = table(b"/?-._~!$&'()*+,;=:@%");
+static PLAIN_TARGET: [bool; 256] = table(b"/?-._~!$&'()*+,;=:@%");

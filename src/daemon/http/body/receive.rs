@@ -21,14 +21,14 @@ use tokio::time::timeout;
 
 use crate::dispatch::{Dispatcher, RequestBody};
 
-use super::context::TURN;
-use super::fault::{Refusal, RequestFault};
-use super::pace::{MinPace, Pace};
-use super::spool::{Spool, SpoolError, Spools};
-use super::wire;
+use super::rate::{DataRate, MinDataRate};
+use super::spool::{Spool, SpoolBudgets, SpoolError};
+use crate::http::context::YIELD_AFTER_BYTES;
+use crate::http::fault::{Refusal, RequestFault};
+use crate::http::h1;
 
 /// Bytes that a body may have in memory without being counted.
-const UNCOUNTED: usize = 16 * 1024;
+const MAX_UNCOUNTED: usize = 16 * 1024;
 
 impl From<SpoolError> for Refusal {
     fn from(error: SpoolError) -> Self {
@@ -38,15 +38,15 @@ impl From<SpoolError> for Refusal {
 
 /// A body that has arrived.
 #[derive(Debug)]
-pub(super) enum Body {
+pub(in crate::http) enum RequestBytes {
     /// In memory, for the frame.
     Inline(Bytes),
     /// Spooled: descriptor, and number of bytes.
     Spooled(RequestBody, u64),
 }
 
-impl Body {
-    pub(super) fn len(&self) -> u64 {
+impl RequestBytes {
+    pub(in crate::http) fn len(&self) -> u64 {
         match self {
             Self::Inline(bytes) => bytes.len() as u64,
             Self::Spooled(_, len) => *len,
@@ -56,51 +56,55 @@ impl Body {
 
 /// What bounds a body.
 #[derive(Debug, Clone)]
-pub(super) struct BodyLimits<'a> {
+pub(in crate::http) struct ReceiveLimits<'a> {
     /// `limits.body`.
-    pub(super) most: Option<u64>,
+    pub(in crate::http) max_body: Option<u64>,
     /// How fast it has to come.
-    pub(super) pace: MinPace,
+    pub(in crate::http) min_rate: MinDataRate,
     /// What all bodies may hold.
-    pub(super) spools: &'static Spools,
+    pub(in crate::http) budgets: &'static SpoolBudgets,
     /// Directory for bodies over 16 MiB.
-    pub(super) spool: &'a Path,
+    pub(in crate::http) spool_dir: &'a Path,
     /// Who else has something to do.
-    pub(super) dispatcher: &'a Dispatcher,
+    pub(in crate::http) dispatcher: &'a Dispatcher,
 }
 
 /// Receives a body. The `100 Continue` that a client may wait for (RFC 9110 §10.1.1) is sent by hyper when the
 /// first piece is asked for, so not before the length has been checked.
-pub(super) async fn receive(mut incoming: Incoming, limits: &BodyLimits<'_>) -> Result<Body, Refusal> {
+pub(in crate::http) async fn receive(
+    mut incoming: Incoming,
+    limits: &ReceiveLimits<'_>,
+) -> Result<RequestBytes, Refusal> {
     let announced = incoming.size_hint().exact();
-    let within = |len: u64| limits.most.is_none_or(|most| len <= most);
+    let within = |len: u64| limits.max_body.is_none_or(|most| len <= most);
     if announced.is_some_and(|len| !within(len)) {
         return Err(Refusal::Client(RequestFault::BodyTooLarge));
     }
-    let mut pace = Pace::default();
-    let Some(first) = piece(&mut incoming, limits.pace, &mut pace).await? else {
-        return Ok(Body::Inline(Bytes::new()));
+    let mut pace = DataRate::default();
+    let Some(first) = next_data(&mut incoming, limits.min_rate, &mut pace).await? else {
+        return Ok(RequestBytes::Inline(Bytes::new()));
     };
     if announced == Some(first.len() as u64) && first.len() <= INLINE_BODY {
-        return Ok(Body::Inline(first));
+        return Ok(RequestBytes::Inline(first));
     }
     if !within(first.len() as u64) {
         return Err(Refusal::Client(RequestFault::BodyTooLarge));
     }
-    let mut collected = Vec::with_capacity(first.len().max(announced.map_or(0, small)).min(UNCOUNTED));
+    let mut collected =
+        Vec::with_capacity(first.len().max(announced.map_or(0, inline_capacity)).min(MAX_UNCOUNTED));
     collected.extend_from_slice(&first);
     drop(first);
     let mut counted = None;
     while collected.len() <= INLINE_BODY {
-        if collected.len() > UNCOUNTED && counted.is_none() {
-            counted = limits.spools.memory.reserve(INLINE_BODY as u64);
+        if collected.len() > MAX_UNCOUNTED && counted.is_none() {
+            counted = limits.budgets.memory.reserve(INLINE_BODY as u64);
             if counted.is_none() {
                 // Whoever dribbles it must not keep memory that others need.
                 break;
             }
         }
-        match piece(&mut incoming, limits.pace, &mut pace).await? {
-            None => return Ok(Body::Inline(collected.into())),
+        match next_data(&mut incoming, limits.min_rate, &mut pace).await? {
+            None => return Ok(RequestBytes::Inline(collected.into())),
             Some(next) => collected.extend_from_slice(&next),
         }
         if !within(collected.len() as u64) {
@@ -108,16 +112,16 @@ pub(super) async fn receive(mut incoming: Incoming, limits: &BodyLimits<'_>) -> 
         }
     }
     drop(counted);
-    let mut spool = Spool::new(limits.spools, limits.spool)?;
+    let mut spool = Spool::new(limits.budgets, limits.spool_dir)?;
     spool.write(collected.into()).await?;
     let mut taken = 0;
-    while let Some(next) = piece(&mut incoming, limits.pace, &mut pace).await? {
+    while let Some(next) = next_data(&mut incoming, limits.min_rate, &mut pace).await? {
         if !within(spool.len() + next.len() as u64) {
             return Err(Refusal::Client(RequestFault::BodyTooLarge));
         }
         taken += next.len();
         spool.write(next).await?;
-        if taken >= TURN {
+        if taken >= YIELD_AFTER_BYTES {
             // A client as fast as this one would keep the reactor for megabytes, and its turn from ending.
             taken = 0;
             limits.dispatcher.look();
@@ -125,16 +129,20 @@ pub(super) async fn receive(mut incoming: Incoming, limits: &BodyLimits<'_>) -> 
         }
     }
     let len = spool.len();
-    Ok(Body::Spooled(spool.finish().await?, len))
+    Ok(RequestBytes::Spooled(spool.finish().await?, len))
 }
 
-fn small(len: u64) -> usize {
+fn inline_capacity(len: u64) -> usize {
     usize::try_from(len).unwrap_or(INLINE_BODY).min(INLINE_BODY)
 }
 
 /// The next piece of data; `None` at the end. Trailers are read and dropped: neither WSGI nor ASGI has a place
 /// for them.
-async fn piece(incoming: &mut Incoming, least: MinPace, pace: &mut Pace) -> Result<Option<Bytes>, Refusal> {
+async fn next_data(
+    incoming: &mut Incoming,
+    least: MinDataRate,
+    pace: &mut DataRate,
+) -> Result<Option<Bytes>, Refusal> {
     loop {
         // What has arrived already needs no timer.
         let next = poll_fn(|cx| match Pin::new(&mut *incoming).poll_frame(cx) {
@@ -154,14 +162,14 @@ async fn piece(incoming: &mut Incoming, least: MinPace, pace: &mut Pace) -> Resu
             None => return Ok(None),
             Some(Err(error)) => {
                 tracing::debug!(error = %crate::error_chain::Chain(&error), "a request's body broke off");
-                return Err(wire::violation_of(&error)
+                return Err(h1::violation_of(&error)
                     .map_or(Refusal::Client(RequestFault::BodyBroken), Refusal::Framing));
             }
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data()
                     && !data.is_empty()
                 {
-                    pace.count(data.len());
+                    pace.add(data.len());
                     return Ok(Some(data));
                 }
             }

@@ -9,45 +9,45 @@
 //! bare line feeds, a Host that is none.
 
 mod bytes;
-mod chunks;
+mod chunk_scanner;
+mod head_scanner;
 mod host;
-mod request;
 #[cfg(test)]
 mod tests;
 mod violation;
 
-use self::chunks::Chunks;
-pub(super) use self::host::is_valid as is_host;
-use self::request::{Body, Head};
-pub(super) use self::violation::{HeadLimits, Violation};
+use self::chunk_scanner::ChunkScanner;
+use self::head_scanner::{BodyLength, HeadScanner};
+pub(in crate::http) use self::host::is_valid as is_host;
+pub(in crate::http) use self::violation::{HeadLimits, Violation};
 
 /// The framing of one connection's messages.
 #[derive(Debug)]
-pub(super) struct Framing {
+pub(in crate::http) struct Framing {
     limits: HeadLimits,
-    state: State,
+    state: FramingState,
 }
 
 #[derive(Debug)]
-enum State {
+enum FramingState {
     /// Between two messages, or within a head.
-    Head(Head),
+    Head(HeadScanner),
     /// So much of a body is still to come.
     Length(u64),
-    Chunked(Box<Chunks>),
+    Chunked(Box<ChunkScanner>),
     /// A message was refused, perhaps after part of its body was let through: nothing follows.
     Broken(Violation),
 }
 
 impl Framing {
     /// Of a connection on which nothing has come.
-    pub(super) fn new(limits: HeadLimits) -> Self {
-        Self { limits, state: State::Head(Head::default()) }
+    pub(in crate::http) fn new(limits: HeadLimits) -> Self {
+        Self { limits, state: FramingState::Head(HeadScanner::default()) }
     }
 
     /// True within a body: bytes go on to hyper as they come.
-    pub(super) fn is_mid_body(&self) -> bool {
-        !matches!(self.state, State::Head(_))
+    pub(in crate::http) fn is_mid_body(&self) -> bool {
+        !matches!(self.state, FramingState::Head(_))
     }
 
     /// How many bytes of the front hyper may have. 0 within a head that is not complete: all of it is to be presented
@@ -55,50 +55,50 @@ impl Framing {
     ///
     /// # Errors
     /// The message is to be refused. Of a head nothing was let through.
-    pub(super) fn accept(&mut self, bytes: &mut [u8]) -> Result<usize, Violation> {
+    pub(in crate::http) fn accept(&mut self, bytes: &mut [u8]) -> Result<usize, Violation> {
         let accepted = self.advance(bytes);
         if let Err(violation) = accepted {
-            self.state = State::Broken(violation);
+            self.state = FramingState::Broken(violation);
         }
         accepted
     }
 
     fn advance(&mut self, bytes: &mut [u8]) -> Result<usize, Violation> {
         match &mut self.state {
-            State::Head(head) => {
+            FramingState::Head(head) => {
                 let Some(end) = head.scan(bytes, self.limits)? else { return Ok(0) };
                 self.state = match head.body()? {
-                    Body::None => State::Head(Head::default()),
-                    Body::Length(len) => State::Length(len),
-                    Body::Chunked => State::Chunked(Box::new(Chunks::new(self.limits))),
+                    BodyLength::None => FramingState::Head(HeadScanner::default()),
+                    BodyLength::Known(len) => FramingState::Length(len),
+                    BodyLength::Chunked => FramingState::Chunked(Box::new(ChunkScanner::new(self.limits))),
                 };
                 Ok(end)
             }
-            State::Length(left) => {
+            FramingState::Length(left) => {
                 let len = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                 *left -= len as u64;
                 if *left == 0 {
-                    self.state = State::Head(Head::default());
+                    self.state = FramingState::Head(HeadScanner::default());
                 }
                 Ok(len)
             }
-            State::Chunked(chunks) => {
+            FramingState::Chunked(chunks) => {
                 let (len, outcome) = chunks.accept(bytes);
                 match outcome {
                     Ok(false) => {}
-                    Ok(true) => self.state = State::Head(Head::default()),
+                    Ok(true) => self.state = FramingState::Head(HeadScanner::default()),
                     Err(violation) if len == 0 => return Err(violation),
-                    Err(violation) => self.state = State::Broken(violation),
+                    Err(violation) => self.state = FramingState::Broken(violation),
                 }
                 Ok(len)
             }
-            State::Broken(violation) => Err(*violation),
+            FramingState::Broken(violation) => Err(*violation),
         }
     }
 }
 
 /// Empty lines before a request, which are ignored (RFC 9112 §2.2): their length.
-pub(super) fn empty_lines(bytes: &[u8]) -> usize {
+pub(in crate::http) fn empty_lines(bytes: &[u8]) -> usize {
     let mut len = 0;
     while let Some(rest) = bytes.get(len..) {
         match rest {

@@ -16,13 +16,11 @@ use tokio::task::JoinHandle;
 use crate::budget::Reservation;
 use crate::dispatch::{BodyStream, Data, Dispatcher, Fault, FilePart, StreamPiece};
 use crate::error_chain::Chain;
-use crate::journal::requests::{
-    AccessEntry, FailureEntry, Journal, PartialResponse, UnansweredCause, UnansweredEntry,
-};
-use crate::net::{Connection, Ending, Phase};
+use crate::journal::requests::{AccessEntry, FailureEntry, Journal, PartialResponse, UnansweredCause, UnansweredEntry};
+use crate::net::{CloseReason, Connection, Phase};
 
-use super::context::{Served, TURN};
-use super::fault::Refusal;
+use crate::http::context::{ConnContext, YIELD_AFTER_BYTES};
+use crate::http::fault::Refusal;
 
 /// Bytes read from a file at a time; and when memory is short.
 const FILE_BLOCK: usize = 256 * 1024;
@@ -30,11 +28,11 @@ const SMALL_FILE_BLOCK: usize = 64 * 1024;
 
 /// An answer whose length is not known beforehand has ended when no more than this waits to be written. What is cut
 /// off then has no name in the journal, and must be less than a client's socket takes at once.
-const END_BYTES: u64 = 64 * 1024;
+const MAX_UNSENT_AT_END: u64 = 64 * 1024;
 
 /// Where the bytes come from.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(in crate::http) enum BodySource {
     /// Nothing (left).
     Empty,
     /// One piece.
@@ -42,31 +40,31 @@ pub(super) enum Source {
     /// A worker, piece by piece.
     Stream(BodyStream),
     /// The same, while a file that is a part of it is read.
-    FileOfStream(FileReader, BodyStream),
+    FileInStream(FileReader, BodyStream),
     /// A file.
     File(FileReader),
 }
 
 /// The body of a response.
 #[derive(Debug)]
-pub(super) struct ResponseBody {
-    source: Source,
+pub(in crate::http) struct ResponseBody {
+    source: BodySource,
     /// Its connection goes idle when the body is through.
-    served: Arc<Served>,
+    context: Arc<ConnContext>,
     /// The application was told that its client has closed its sending half.
-    knows_half_close: bool,
+    sent_half_close: bool,
     /// For the journal: when the body has been written, or when it breaks off.
-    account: Option<Box<Account>>,
+    record: Option<Box<AccessRecord>>,
     /// Bytes that are to come, if that is known.
-    left: Option<u64>,
+    remaining: Option<u64>,
 }
 
 /// A piece of a body, as hyper writes it.
 #[derive(Debug)]
-pub(super) struct OutgoingData {
+pub(in crate::http) struct OutgoingData {
     data: Data,
     /// With the last piece: it is closed when that has been written, or the connection has ended.
-    account: Option<Box<Account>>,
+    account: Option<Box<AccessRecord>>,
 }
 
 impl Buf for OutgoingData {
@@ -86,54 +84,54 @@ impl Buf for OutgoingData {
 impl Drop for OutgoingData {
     fn drop(&mut self) {
         if let Some(account) = self.account.take() {
-            account.settle();
+            account.finish();
         }
     }
 }
 
 /// What is known of a request whose answer has begun.
 #[derive(Debug)]
-pub(super) struct Account {
-    pub(super) entry: AccessEntry,
-    pub(super) begun: Instant,
-    pub(super) served: Arc<Served>,
+pub(in crate::http) struct AccessRecord {
+    pub(in crate::http) entry: AccessEntry,
+    pub(in crate::http) received_at: Instant,
+    pub(in crate::http) context: Arc<ConnContext>,
     /// Whether a good end is told as well.
-    pub(super) log_access: bool,
+    pub(in crate::http) log_access: bool,
 }
 
-impl Account {
+impl AccessRecord {
     /// The client has all of it, or has gone without.
-    fn settle(self) {
-        if self.served.connection.is_over() {
-            let cause = cause(&self.served.connection);
-            self.unfinished(cause);
+    fn finish(self) {
+        if self.context.connection.is_closed() {
+            let cause = incomplete_cause(&self.context.connection);
+            self.log_incomplete(cause);
         } else {
-            self.close();
+            self.log_complete();
         }
     }
 
     fn journal(&self) -> &Journal {
-        &self.served.server.journal
+        &self.context.server.journal
     }
 
-    fn close(mut self) {
+    fn log_complete(mut self) {
         if self.log_access {
-            self.entry.duration = self.begun.elapsed();
-            let Self { entry, served, .. } = self;
+            self.entry.duration = self.received_at.elapsed();
+            let Self { entry, context: served, .. } = self;
             served.server.journal.access(entry);
         }
     }
 
     /// The connection ended first.
-    fn unfinished(self, cause: UnansweredCause) {
+    fn log_incomplete(self, cause: UnansweredCause) {
         let journal = self.journal().clone();
-        let unsent = self.served.connection.output.unsent();
+        let unsent = self.context.connection.output.unsent();
         let AccessEntry { request, status, bytes, worker, .. } = self.entry;
         let bytes = bytes.saturating_sub(unsent);
         journal.unanswered(UnansweredEntry {
             request,
             sent: Some(PartialResponse { status, bytes }),
-            duration: self.begun.elapsed(),
+            duration: self.received_at.elapsed(),
             worker,
             cause,
             log_access: self.log_access,
@@ -141,9 +139,9 @@ impl Account {
     }
 
     /// The client has the head, so the journal is all that is left to tell.
-    fn broke_off(self, error: &BodyError) {
+    fn log_failure(self, error: &BodyError) {
         if matches!(error, BodyError::Fault(Fault::Left)) {
-            return self.unfinished(UnansweredCause::ClientClosed);
+            return self.log_incomplete(UnansweredCause::ClientClosed);
         }
         // Of a request over its deadline the supervising side writes the one entry, when it has the stacks.
         if matches!(error, BodyError::Fault(Fault::Deadline(_))) {
@@ -153,7 +151,7 @@ impl Account {
             BodyError::Fault(Fault::Raised { summary, traceback, .. }) => {
                 (summary.clone(), traceback.clone())
             }
-            BodyError::Fault(fault) => (Refusal::Exchange(fault.clone()).told().reason, String::new()),
+            BodyError::Fault(fault) => (Refusal::Exchange(fault.clone()).to_response().reason, String::new()),
             BodyError::File(_) => (Chain(error).to_string(), String::new()),
         };
         let journal = self.journal().clone();
@@ -161,7 +159,7 @@ impl Account {
         journal.failure(FailureEntry {
             request,
             status,
-            duration: self.begun.elapsed(),
+            duration: self.received_at.elapsed(),
             worker,
             summary: format!("broken off in mid-body: {summary}"),
             traceback,
@@ -172,7 +170,7 @@ impl Account {
 
 /// Why a body ends before its end: hyper then breaks the connection, so that no client takes it for complete.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BodyError {
+pub(in crate::http) enum BodyError {
     #[error("the exchange failed in mid-body: {0:?}")]
     Fault(Fault),
     #[error("cannot read the file")]
@@ -181,65 +179,67 @@ pub(super) enum BodyError {
 
 impl ResponseBody {
     /// `declared` is what the head says of its length.
-    pub(super) fn new(
-        source: Source,
-        served: Arc<Served>,
-        account: Option<Box<Account>>,
+    pub(in crate::http) fn new(
+        source: BodySource,
+        served: Arc<ConnContext>,
+        account: Option<Box<AccessRecord>>,
         declared: Option<u64>,
     ) -> Self {
-        let mut body = Self { source, served, knows_half_close: false, account, left: None };
-        if body.account.is_some() {
-            body.served.connection.output.begin_body();
-            body.left = declared.or_else(|| body.size_hint().exact());
+        let mut body =
+            Self { source, context: served, sent_half_close: false, record: account, remaining: None };
+        if body.record.is_some() {
+            body.context.connection.output.begin_body();
+            body.remaining = declared.or_else(|| body.size_hint().exact());
         }
         body
     }
 
     /// Is enough of it with hyper for now, because memory is short? Its task comes again when that has been written.
-    fn is_enough(&self) -> bool {
-        let Served { server, connection, .. } = &*self.served;
+    fn must_wait_for_write(&self) -> bool {
+        let ConnContext { server, connection, .. } = &*self.context;
         match &self.source {
-            Source::Stream(_) | Source::FileOfStream(..) | Source::File(_) => {
+            BodySource::Stream(_) | BodySource::FileInStream(..) | BodySource::File(_) => {
                 server.dispatcher.response_memory().is_tight() && connection.output.unsent() > 0
             }
-            Source::Empty | Source::Bytes(_) => false,
+            BodySource::Empty | BodySource::Bytes(_) => false,
         }
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Data>, BodyError>>> {
         loop {
             match &mut self.source {
-                Source::Empty => return Poll::Ready(None),
-                Source::Bytes(_) => {
-                    let Source::Bytes(data) = std::mem::replace(&mut self.source, Source::Empty) else {
+                BodySource::Empty => return Poll::Ready(None),
+                BodySource::Bytes(_) => {
+                    let BodySource::Bytes(data) = std::mem::replace(&mut self.source, BodySource::Empty)
+                    else {
                         continue;
                     };
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Source::File(file) => {
+                BodySource::File(file) => {
                     let read = ready!(file.poll_read(cx));
                     return Poll::Ready(
                         read.map_err(BodyError::File).transpose().map(|it| it.map(Frame::data)),
                     );
                 }
-                Source::FileOfStream(file, _) => match ready!(file.poll_read(cx)) {
+                BodySource::FileInStream(file, _) => match ready!(file.poll_read(cx)) {
                     Ok(Some(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                     Ok(None) => {
-                        if let Source::FileOfStream(_, stream) =
-                            std::mem::replace(&mut self.source, Source::Empty)
+                        if let BodySource::FileInStream(_, stream) =
+                            std::mem::replace(&mut self.source, BodySource::Empty)
                         {
-                            self.source = Source::Stream(stream);
+                            self.source = BodySource::Stream(stream);
                         }
                     }
                     Err(error) => return Poll::Ready(Some(Err(BodyError::File(error)))),
                 },
-                Source::Stream(stream)
-                    if self.served.connection.is_half_closed() && !self.knows_half_close =>
+                BodySource::Stream(stream)
+                    if self.context.connection.is_half_closed() && !self.sent_half_close =>
                 {
-                    self.knows_half_close = true;
+                    self.sent_half_close = true;
                     stream.half_close();
                 }
-                Source::Stream(stream) => {
+                BodySource::Stream(stream) => {
                     let piece = match ready!(stream.poll_piece(cx)) {
                         None => return Poll::Ready(None),
                         Some(Err(fault)) => return Poll::Ready(Some(Err(BodyError::Fault(fault)))),
@@ -249,16 +249,17 @@ impl ResponseBody {
                     match piece {
                         StreamPiece::Bytes(data) => {
                             if is_last {
-                                self.source = Source::Empty;
+                                self.source = BodySource::Empty;
                             }
                             return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
                         // Trailers may follow a file, or why the rest never comes.
                         StreamPiece::File(file) | StreamPiece::Spilled(file) => {
                             let file = FileReader::new(file, dispatcher);
-                            if let Source::Stream(stream) = std::mem::replace(&mut self.source, Source::Empty)
+                            if let BodySource::Stream(stream) =
+                                std::mem::replace(&mut self.source, BodySource::Empty)
                             {
-                                self.source = Source::FileOfStream(file, stream);
+                                self.source = BodySource::FileInStream(file, stream);
                             }
                         }
                         // hyper sends those that the head's `Trailer` names, to clients that say `TE: trailers`.
@@ -272,14 +273,14 @@ impl ResponseBody {
     }
 
     /// What goes to hyper; with the last piece the account goes along.
-    fn outgoing(&mut self, data: Data) -> OutgoingData {
-        let Some(account) = &mut self.account else { return OutgoingData { data, account: None } };
+    fn to_outgoing(&mut self, data: Data) -> OutgoingData {
+        let Some(account) = &mut self.record else { return OutgoingData { data, account: None } };
         let len = data.len() as u64;
         account.entry.bytes += len;
-        self.served.connection.output.hand(data.len());
-        self.left = self.left.map(|left| left.saturating_sub(len));
-        let is_last = self.left == Some(0) || matches!(self.source, Source::Empty);
-        OutgoingData { data, account: if is_last { self.account.take() } else { None } }
+        self.context.connection.output.add_queued(data.len());
+        self.remaining = self.remaining.map(|left| left.saturating_sub(len));
+        let is_last = self.remaining == Some(0) || matches!(self.source, BodySource::Empty);
+        OutgoingData { data, account: if is_last { self.record.take() } else { None } }
     }
 }
 
@@ -292,45 +293,45 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<OutgoingData>, BodyError>>> {
         let this = &mut *self;
-        if this.is_enough() {
-            this.served.connection.output.await_write();
+        if this.must_wait_for_write() {
+            this.context.connection.output.request_wake();
             return Poll::Pending;
         }
         let piece = ready!(this.poll_piece(cx));
         match &piece {
             Some(Ok(_)) => {}
             Some(Err(error)) => {
-                this.served.connection.mark_reset();
-                if let Some(account) = this.account.take() {
-                    account.broke_off(error);
+                this.context.connection.mark_reset();
+                if let Some(account) = this.record.take() {
+                    account.log_failure(error);
                 }
             }
             None => {
-                let connection = &this.served.connection;
-                if this.account.is_some() && connection.output.unsent() > END_BYTES {
-                    connection.output.await_write();
+                let connection = &this.context.connection;
+                if this.record.is_some() && connection.output.unsent() > MAX_UNSENT_AT_END {
+                    connection.output.request_wake();
                     return Poll::Pending;
                 }
             }
         }
-        Poll::Ready(piece.map(|piece| piece.map(|frame| frame.map_data(|data| this.outgoing(data)))))
+        Poll::Ready(piece.map(|piece| piece.map(|frame| frame.map_data(|data| this.to_outgoing(data)))))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Empty => true,
-            Source::Bytes(data) => data.is_empty(),
-            Source::Stream(_) | Source::FileOfStream(..) | Source::File(_) => false,
+            BodySource::Empty => true,
+            BodySource::Bytes(data) => data.is_empty(),
+            BodySource::Stream(_) | BodySource::FileInStream(..) | BodySource::File(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Empty => SizeHint::with_exact(0),
-            Source::Bytes(data) => SizeHint::with_exact(data.len() as u64),
-            Source::File(FileReader { left: Some(left), .. }) => SizeHint::with_exact(*left),
-            Source::Stream(stream) => stream.total().map_or_else(SizeHint::default, SizeHint::with_exact),
-            Source::File(_) | Source::FileOfStream(..) => SizeHint::default(),
+            BodySource::Empty => SizeHint::with_exact(0),
+            BodySource::Bytes(data) => SizeHint::with_exact(data.len() as u64),
+            BodySource::File(FileReader { left: Some(left), .. }) => SizeHint::with_exact(*left),
+            BodySource::Stream(stream) => stream.total().map_or_else(SizeHint::default, SizeHint::with_exact),
+            BodySource::File(_) | BodySource::FileInStream(..) => SizeHint::default(),
         }
     }
 }
@@ -339,33 +340,33 @@ impl Drop for ResponseBody {
     fn drop(&mut self) {
         // hyper drops it when it has all of it (it may know the length before it has seen the end), or because it
         // needs none (a HEAD's answer): while the connection goes on. Otherwise only with the connection.
-        if let Some(account) = self.account.take() {
-            account.settle();
+        if let Some(account) = self.record.take() {
+            account.finish();
         }
-        self.served.connection.enter(Phase::Idle);
+        self.context.connection.set_phase(Phase::Idle);
     }
 }
 
 /// Why a request on this connection, which is over, has no answer, or not all of it.
-pub(super) fn cause(connection: &Connection) -> UnansweredCause {
-    match connection.ending() {
-        Ending::Left => UnansweredCause::ClientClosed,
-        Ending::Unread => UnansweredCause::WriteTimeout,
-        Ending::Stopped => UnansweredCause::Shutdown,
+pub(in crate::http) fn incomplete_cause(connection: &Connection) -> UnansweredCause {
+    match connection.close_reason() {
+        CloseReason::ClientClosed => UnansweredCause::ClientClosed,
+        CloseReason::WriteTimeout => UnansweredCause::WriteTimeout,
+        CloseReason::Shutdown => UnansweredCause::Shutdown,
     }
 }
 
 /// Reads a file in blocks: on the reactor while its pages are in memory (`preadv2(2)` with `RWF_NOWAIT`), on a
 /// blocking thread when the disk is needed.
 #[derive(Debug)]
-pub(super) struct FileReader {
+pub(in crate::http) struct FileReader {
     fd: Arc<OwnedFd>,
     offset: u64,
     /// `None`: as much as there is.
     left: Option<u64>,
-    blocked: Option<JoinHandle<io::Result<Bytes>>>,
+    blocking_read: Option<JoinHandle<io::Result<Bytes>>>,
     /// Bytes since others had their turn.
-    taken: usize,
+    bytes_since_yield: usize,
     /// Who else has something to do.
     dispatcher: &'static Dispatcher,
     /// The file's room on the disk, if it is the daemon's own: free when the file is closed.
@@ -373,18 +374,18 @@ pub(super) struct FileReader {
 }
 
 impl FileReader {
-    pub(super) fn new(part: FilePart, dispatcher: &'static Dispatcher) -> Self {
+    pub(in crate::http) fn new(part: FilePart, dispatcher: &'static Dispatcher) -> Self {
         let FilePart { fd, offset, len, held } = part;
-        Self { fd, offset, left: len, blocked: None, taken: 0, dispatcher, _held: held }
+        Self { fd, offset, left: len, blocking_read: None, bytes_since_yield: 0, dispatcher, _held: held }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Data>>> {
         if self.left == Some(0) {
             return Poll::Ready(Ok(None));
         }
-        if self.taken >= TURN {
+        if self.bytes_since_yield >= YIELD_AFTER_BYTES {
             // A client that reads as fast as this would keep the reactor for megabytes, and its turn from ending.
-            self.taken = 0;
+            self.bytes_since_yield = 0;
             self.dispatcher.look();
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -392,10 +393,10 @@ impl FileReader {
         let memory = self.dispatcher.response_memory();
         let most = if memory.is_tight() { SMALL_FILE_BLOCK } else { FILE_BLOCK };
         let want = self.left.and_then(|left| usize::try_from(left).ok()).unwrap_or(most).min(most);
-        let bytes = match &mut self.blocked {
+        let bytes = match &mut self.blocking_read {
             Some(blocked) => {
                 let read = ready!(Pin::new(blocked).poll(cx));
-                self.blocked = None;
+                self.blocking_read = None;
                 read.map_err(io::Error::other)??
             }
             None => match self.read_now(want) {
@@ -404,9 +405,9 @@ impl FileReader {
                     let (fd, offset) = (Arc::clone(&self.fd), self.offset);
                     let mut blocked = tokio::task::spawn_blocking(move || read_block(&fd, offset, want));
                     let polled = Pin::new(&mut blocked).poll(cx);
-                    self.blocked = Some(blocked);
+                    self.blocking_read = Some(blocked);
                     let read = ready!(polled);
-                    self.blocked = None;
+                    self.blocking_read = None;
                     read.map_err(io::Error::other)??
                 }
                 Err(error) => return Poll::Ready(Err(error)),
@@ -421,13 +422,13 @@ impl FileReader {
         }
         self.offset = self.offset.saturating_add(bytes.len() as u64);
         self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
-        self.taken += bytes.len();
+        self.bytes_since_yield += bytes.len();
         let held = memory.charge(bytes.len() as u64);
         Poll::Ready(Ok(Some(Data::of(bytes, Some(held)))))
     }
 
     fn read_now(&self, want: usize) -> io::Result<Bytes> {
-        let mut block = Block::take(want);
+        let mut block = FileBlock::take(want);
         let mut slices = [io::IoSliceMut::new(block.space(want))];
         let len = rustix::io::preadv2(&*self.fd, &mut slices, self.offset, ReadWriteFlags::NOWAIT)?;
         Ok(block.into_bytes(len))
@@ -437,22 +438,22 @@ impl FileReader {
 /// A block of [`FILE_BLOCK`] bytes that returns to a small store when hyper has written it out: a fresh one would
 /// be mapped, zeroed, faulted in and unmapped each time, which costs more than reading the file.
 #[derive(Debug)]
-struct Block {
+struct FileBlock {
     bytes: Box<[u8]>,
     len: usize,
 }
 
 /// Blocks that wait for their next use; at most [`SPARE_BLOCKS`], so that a burst of downloads is not remembered
 /// for ever.
-static SPARE: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
-const SPARE_BLOCKS: usize = 8;
+static FREE_BLOCKS: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+const MAX_FREE_BLOCKS: usize = 8;
 
-impl Block {
+impl FileBlock {
     fn take(want: usize) -> Self {
         if want <= SMALL_FILE_BLOCK {
             return Self { bytes: vec![0; want].into_boxed_slice(), len: 0 };
         }
-        let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let spare = FREE_BLOCKS.lock().unwrap_or_else(PoisonError::into_inner).pop();
         Self { bytes: spare.unwrap_or_else(|| vec![0; FILE_BLOCK].into_boxed_slice()), len: 0 }
     }
 
@@ -467,19 +468,19 @@ impl Block {
     }
 }
 
-impl AsRef<[u8]> for Block {
+impl AsRef<[u8]> for FileBlock {
     fn as_ref(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 }
 
-impl Drop for Block {
+impl Drop for FileBlock {
     fn drop(&mut self) {
         if self.bytes.len() < FILE_BLOCK {
             return;
         }
-        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < SPARE_BLOCKS {
+        let mut spare = FREE_BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < MAX_FREE_BLOCKS {
             spare.push(std::mem::take(&mut self.bytes));
         }
     }
@@ -491,7 +492,7 @@ fn is_unsupported(error: &io::Error) -> bool {
 }
 
 fn read_block(fd: &OwnedFd, offset: u64, want: usize) -> io::Result<Bytes> {
-    let mut block = Block::take(want);
+    let mut block = FileBlock::take(want);
     let len = loop {
         match rustix::io::pread(fd, block.space(want), offset) {
             Err(rustix::io::Errno::INTR) => {}

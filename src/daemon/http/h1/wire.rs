@@ -21,25 +21,25 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::net::{Phase, Stream};
+use crate::net::{ClientStream, Phase};
 
-use super::context::{RefusedHead, Served};
 use super::framing::{Framing, HeadLimits, Violation, empty_lines};
+use crate::http::context::{ConnContext, RefusedHead};
 
 /// A connection between the socket and hyper.
 #[derive(Debug)]
-pub(super) struct Wire {
-    stream: Stream,
-    served: Arc<Served>,
+pub(in crate::http) struct Wire {
+    stream: ClientStream,
+    context: Arc<ConnContext>,
     framing: Framing,
     /// What has been read and not handed on: part of a head, or what follows a message.
-    held: BytesMut,
+    buffered: BytesMut,
     /// So much of it has been accepted.
-    accepted: usize,
+    accepted_len: usize,
     /// The stand-in for a refused head has been handed on: it is the last.
     has_refused: bool,
     /// The client sends nothing more.
-    has_ended: bool,
+    input_ended: bool,
 }
 
 /// What hyper is given in the place of a head that is refused.
@@ -48,13 +48,13 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n";
 const STAND_IN_HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nconnection: close\r\n\r\n";
 
 /// Bytes read at a time when they do not go into hyper's buffer; and of the next requests while one is served.
-const BLOCK: usize = 8 * 1024;
+const READ_BLOCK_BYTES: usize = 8 * 1024;
 
 /// Bytes of a refused head that the journal gets.
 const MAX_EXCERPT: usize = 80;
 
 impl Wire {
-    pub(super) fn new(stream: Stream, served: Arc<Served>) -> Self {
+    pub(in crate::http) fn new(stream: ClientStream, served: Arc<ConnContext>) -> Self {
         let limits = &served.server.limits;
         let framing = Framing::new(HeadLimits {
             request_line: limits.request_line,
@@ -63,73 +63,77 @@ impl Wire {
         });
         Self {
             stream,
-            served,
+            context: served,
             framing,
-            held: BytesMut::new(),
-            accepted: 0,
+            buffered: BytesMut::new(),
+            accepted_len: 0,
             has_refused: false,
-            has_ended: false,
+            input_ended: false,
         }
     }
 
     /// The stream, and what has been read from it and not handed on.
-    pub(super) fn into_parts(self) -> (Stream, BytesMut) {
-        (self.stream, self.held)
+    pub(in crate::http) fn into_parts(self) -> (ClientStream, BytesMut) {
+        (self.stream, self.buffered)
     }
 
     /// Reads into hyper's buffer. What of that it may not have yet is held back.
-    fn poll_read_through(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<Got>> {
+    fn poll_read_direct(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<ReadOutcome>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let read = buf.filled_mut().get_mut(before..).unwrap_or_default();
         if read.is_empty() {
-            return Poll::Ready(Ok(Got::End));
+            return Poll::Ready(Ok(ReadOutcome::Eof));
         }
         let skips = !self.framing.is_mid_body() && empty_lines(read) > 0;
         let accepted = if skips { Ok(0) } else { self.framing.accept(read) };
         if let Ok(accepted) = accepted {
-            self.held.extend_from_slice(&read[accepted..]);
+            self.buffered.extend_from_slice(&read[accepted..]);
             buf.set_filled(before + accepted);
-            return Poll::Ready(Ok(if accepted > 0 { Got::Accepted } else { Got::More }));
+            return Poll::Ready(Ok(if accepted > 0 { ReadOutcome::Accepted } else { ReadOutcome::Buffered }));
         }
-        self.held.extend_from_slice(read);
+        self.buffered.extend_from_slice(read);
         buf.set_filled(before);
         // The framing says the same again of what is held.
-        Poll::Ready(Ok(Got::More))
+        Poll::Ready(Ok(ReadOutcome::Buffered))
     }
 
     /// Reads into what is held.
-    fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Got>> {
-        let mut block = [MaybeUninit::uninit(); BLOCK];
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ReadOutcome>> {
+        let mut block = [MaybeUninit::uninit(); READ_BLOCK_BYTES];
         let mut block = ReadBuf::uninit(&mut block);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut block))?;
         if block.filled().is_empty() {
-            return Poll::Ready(Ok(Got::End));
+            return Poll::Ready(Ok(ReadOutcome::Eof));
         }
-        self.held.extend_from_slice(block.filled());
-        Poll::Ready(Ok(Got::More))
+        self.buffered.extend_from_slice(block.filled());
+        Poll::Ready(Ok(ReadOutcome::Buffered))
     }
 
     /// Hands on what has been accepted of what is held.
-    fn hand_on(&mut self, buf: &mut ReadBuf<'_>) {
-        let len = self.accepted.min(buf.remaining());
-        buf.put_slice(self.held.get(..len).unwrap_or_default());
-        self.held.advance(len);
-        self.accepted -= len;
+    fn deliver(&mut self, buf: &mut ReadBuf<'_>) {
+        let len = self.accepted_len.min(buf.remaining());
+        buf.put_slice(self.buffered.get(..len).unwrap_or_default());
+        self.buffered.advance(len);
+        self.accepted_len -= len;
     }
 
     /// Part of a body, or its end.
     fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            if !self.held.is_empty() {
-                self.accepted = self.framing.accept(&mut self.held).map_err(broken)?;
-                self.hand_on(buf);
+            if !self.buffered.is_empty() {
+                self.accepted_len = self.framing.accept(&mut self.buffered).map_err(body_error)?;
+                self.deliver(buf);
                 return Poll::Ready(Ok(()));
             }
             // Of a body all is accepted that is not wrong, or beyond its end.
-            match ready!(self.poll_read_through(cx, buf))? {
-                Got::Accepted | Got::End => return Poll::Ready(Ok(())),
-                Got::More => {}
+            match ready!(self.poll_read_direct(cx, buf))? {
+                ReadOutcome::Accepted | ReadOutcome::Eof => return Poll::Ready(Ok(())),
+                ReadOutcome::Buffered => {}
             }
         }
     }
@@ -137,23 +141,23 @@ impl Wire {
     /// A head, or the end of the connection before it.
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            self.held.advance(empty_lines(&self.held));
-            let got = if self.held.is_empty() {
-                ready!(self.poll_read_through(cx, buf))?
+            self.buffered.advance(empty_lines(&self.buffered));
+            let got = if self.buffered.is_empty() {
+                ready!(self.poll_read_direct(cx, buf))?
             } else {
-                match self.framing.accept(&mut self.held) {
+                match self.framing.accept(&mut self.buffered) {
                     Ok(0) => {}
                     Ok(accepted) => {
-                        self.accepted = accepted;
-                        self.hand_on(buf);
+                        self.accepted_len = accepted;
+                        self.deliver(buf);
                         return Poll::Ready(Ok(()));
                     }
                     Err(violation) => return self.refuse(violation, buf),
                 }
-                self.served.connection.begin_head();
-                match self.poll_hold(cx) {
+                self.context.connection.begin_head();
+                match self.poll_fill(cx) {
                     Poll::Ready(got) => got?,
-                    Poll::Pending if self.served.connection.is_head_overdue() => {
+                    Poll::Pending if self.context.connection.is_head_overdue() => {
                         return self.refuse(Violation::SlowHead, buf);
                     }
                     Poll::Pending => return Poll::Pending,
@@ -161,29 +165,29 @@ impl Wire {
             };
             match got {
                 // A client that leaves in mid-head has asked for nothing.
-                Got::Accepted | Got::End => return Poll::Ready(Ok(())),
-                Got::More => {}
+                ReadOutcome::Accepted | ReadOutcome::Eof => return Poll::Ready(Ok(())),
+                ReadOutcome::Buffered => {}
             }
         }
     }
 
     fn refuse(&mut self, violation: Violation, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let excerpt = excerpt(&self.held);
-        let stand_in = if self.held.starts_with(b"HEAD ") { STAND_IN_HEAD } else { STAND_IN };
+        let excerpt = excerpt(&self.buffered);
+        let stand_in = if self.buffered.starts_with(b"HEAD ") { STAND_IN_HEAD } else { STAND_IN };
         // There is one at most: after it nothing is read.
-        let _ = self.served.refused_head.set(RefusedHead { violation, excerpt });
+        let _ = self.context.refused_head.set(RefusedHead { violation, excerpt });
         self.has_refused = true;
-        self.held = BytesMut::new();
+        self.buffered = BytesMut::new();
         buf.put_slice(stand_in);
         Poll::Ready(Ok(()))
     }
 
     /// Looks at the client while its request is served: whether it is still there, and what it asks next, as far as
     /// there is room. An orderly end of what it sends is no reason to leave its request unanswered; a reset is.
-    fn poll_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let connection = &self.served.connection;
-        if connection.is_to_break() {
-            return Err(self.stream.break_off());
+    fn watch_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let connection = &self.context.connection;
+        if connection.should_abort() {
+            return Err(self.stream.abort());
         }
         if connection.is_abandoned() {
             return Err(io::ErrorKind::ConnectionAborted.into());
@@ -192,16 +196,16 @@ impl Wire {
         if !is_served || self.has_refused {
             return Ok(());
         }
-        if self.has_ended {
+        if self.input_ended {
             return self.check_hangup();
         }
-        while self.held.len() < BLOCK {
-            match self.poll_hold(cx) {
+        while self.buffered.len() < READ_BLOCK_BYTES {
+            match self.poll_fill(cx) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(Got::End)) => {
-                    self.has_ended = true;
+                Poll::Ready(Ok(ReadOutcome::Eof)) => {
+                    self.input_ended = true;
                     self.check_hangup()?;
-                    self.served.connection.half_close();
+                    self.context.connection.mark_half_closed();
                     // Whoever makes the answer looks at that when it is polled.
                     cx.waker().wake_by_ref();
                     break;
@@ -220,13 +224,13 @@ impl Wire {
 
 /// What a look at the socket has brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Got {
+enum ReadOutcome {
     /// Something for hyper.
     Accepted,
     /// Something that is held.
-    More,
+    Buffered,
     /// The end of what the client sends.
-    End,
+    Eof,
 }
 
 impl AsyncRead for Wire {
@@ -239,8 +243,8 @@ impl AsyncRead for Wire {
         if this.has_refused {
             return Poll::Ready(Ok(()));
         }
-        if this.accepted > 0 {
-            this.hand_on(buf);
+        if this.accepted_len > 0 {
+            this.deliver(buf);
             return Poll::Ready(Ok(()));
         }
         if this.framing.is_mid_body() { this.poll_body(cx, buf) } else { this.poll_head(cx, buf) }
@@ -267,7 +271,7 @@ impl AsyncWrite for Wire {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         // hyper flushes when it has nothing more to write, and whenever it waits for an answer.
-        Poll::Ready(self.poll_client(cx))
+        Poll::Ready(self.watch_client(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -277,18 +281,18 @@ impl AsyncWrite for Wire {
 
 /// The error that hyper gets instead of the rest of a body, and whoever reads the body through it: see
 /// [`violation_of`].
-fn broken(violation: Violation) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, BrokenBody(violation))
+fn body_error(violation: Violation) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, MalformedBody(violation))
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?}")]
-struct BrokenBody(Violation);
+struct MalformedBody(Violation);
 
 /// What was wrong with a body that hyper could not read on, if that was found here.
-pub(super) fn violation_of(error: &hyper::Error) -> Option<Violation> {
+pub(in crate::http) fn violation_of(error: &hyper::Error) -> Option<Violation> {
     let error = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
-    let BrokenBody(violation) = error.get_ref()?.downcast_ref()?;
+    let MalformedBody(violation) = error.get_ref()?.downcast_ref()?;
     Some(*violation)
 }
 

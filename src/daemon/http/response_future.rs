@@ -16,113 +16,117 @@ use tokio::time::{Sleep, sleep_until};
 use crate::dispatch::{Answer, Data, Declared, Fault};
 use crate::escape::RequestPath;
 use crate::journal::requests::{AccessEntry, FailureEntry, LoggedRequest, RefusalRecord, UnansweredEntry};
-use crate::net::{Connection, Ending};
+use crate::net::{CloseReason, Connection};
 use crate::websocket;
 
-use super::context::{Served, X_REQUEST_ID};
-use super::fault::{Refusal, RequestFault, Told};
+use super::body::response::{AccessRecord, BodySource, FileReader, ResponseBody, incomplete_cause};
+use super::context::{ConnContext, X_REQUEST_ID};
+use super::fault::{ErrorResponse, Refusal, RequestFault};
 use super::handshake::Handshake;
 use super::head;
-use super::request::Asked;
-use super::response::{Account, FileReader, ResponseBody, Source, cause};
-use super::submit::Started;
+use super::request::RequestProgress;
+use super::request_meta::RequestMeta;
 
 /// Answers one request, always; if it is dropped before, nobody will, and the journal says so. By hand, because hyper
 /// moves it into its place: an `async` block would be larger by what it was given, which it keeps beside where that went.
-pub(super) struct Answering {
+pub(super) struct ResponseFuture {
     /// Taken with the answer, of which the journal is told then.
-    pub(super) about: Option<(Arc<Served>, Asked)>,
-    pub(super) started: Started,
+    pub(super) request: Option<(Arc<ConnContext>, RequestMeta)>,
+    pub(super) progress: RequestProgress,
     /// It is that of a WebSocket.
     pub(super) handshake: Option<Box<Handshake>>,
     /// How long the request may still wait, if its client has closed its sending half.
-    pub(super) patience: Option<Pin<Box<Sleep>>>,
+    pub(super) half_close_timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Answering {
-    fn is_cut_off(&self) -> bool {
-        self.about.as_ref().is_some_and(|(served, _)| served.connection.ending() == Ending::Stopped)
+impl ResponseFuture {
+    fn is_shut_down(&self) -> bool {
+        self.request
+            .as_ref()
+            .is_some_and(|(served, _)| served.connection.close_reason() == CloseReason::Shutdown)
     }
 
     /// A client that has closed its sending half may still wait for its answer; not one that does so for long before
     /// its request starts, nor one that has asked for a WebSocket.
-    fn look_at_half_close(&mut self, cx: &mut Context<'_>) {
-        let (Started::Submitted(Ok(ticket)), Some((served, _))) = (&self.started, &self.about) else {
+    fn poll_half_close(&mut self, cx: &mut Context<'_>) {
+        let (RequestProgress::Submitted(Ok(ticket)), Some((served, _))) = (&self.progress, &self.request)
+        else {
             return;
         };
         if !served.connection.is_half_closed() {
             return;
         }
         if self.handshake.is_some() {
-            return self.forsake();
+            return self.abandon();
         }
         let Some(until) = ticket.half_close() else {
-            self.patience = None;
+            self.half_close_timer = None;
             return;
         };
-        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep_until(until.into())));
+        let patience = self.half_close_timer.get_or_insert_with(|| Box::pin(sleep_until(until.into())));
         if patience.as_mut().poll(cx).is_ready() && ticket.revoke() {
-            self.forsake();
+            self.abandon();
         }
     }
 
     /// Ends the connection without an answer, as if the client had closed both halves.
-    fn forsake(&mut self) {
-        self.started = Started::Forsaken;
-        if let Some((served, _)) = &self.about {
+    fn abandon(&mut self) {
+        self.progress = RequestProgress::Abandoned;
+        if let Some((served, _)) = &self.request {
             served.connection.abandon();
         }
     }
 }
 
-impl Future for Answering {
+impl Future for ResponseFuture {
     type Output = Result<Response<ResponseBody>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let Started::Receiving(receiving) = &mut this.started {
+        if let RequestProgress::Receiving(receiving) = &mut this.progress {
             let mut received = ready!(receiving.as_mut().poll(cx));
-            if matches!(received, Err(Refusal::Client(..))) && this.is_cut_off() {
+            if matches!(received, Err(Refusal::Client(..))) && this.is_shut_down() {
                 // Of its body no more could be read because the daemon would not.
                 received = Err(Refusal::Exchange(Fault::Unavailable("the daemon stops".into())));
             }
-            this.started = Started::Submitted(received);
+            this.progress = RequestProgress::Submitted(received);
         }
-        let outcome = match &mut this.started {
-            Started::Submitted(Ok(ticket)) => match Pin::new(&mut *ticket).poll(cx) {
+        let outcome = match &mut this.progress {
+            RequestProgress::Submitted(Ok(ticket)) => match Pin::new(&mut *ticket).poll(cx) {
                 Poll::Ready(Err(Fault::Left)) => {
-                    this.forsake();
+                    this.abandon();
                     return Poll::Pending;
                 }
                 Poll::Ready(outcome) => outcome.map_err(Refusal::Exchange),
                 Poll::Pending => {
-                    if let (Some(hints), Some((served, asked))) = (ticket.hints(), &this.about)
-                        && asked.knows_interim
+                    if let (Some(hints), Some((served, asked))) = (ticket.hints(), &this.request)
+                        && asked.accepts_interim
                     {
-                        served.connection.hint(head::early_hints(&hints));
+                        served.connection.push_interim(head::early_hints(&hints));
                     }
-                    this.look_at_half_close(cx);
+                    this.poll_half_close(cx);
                     return Poll::Pending;
                 }
             },
-            Started::Submitted(Err(refusal)) => Err(refusal.clone()),
-            Started::Forsaken => return Poll::Pending,
-            Started::Receiving(_) => unreachable!("it has been received just now"),
+            RequestProgress::Submitted(Err(refusal)) => Err(refusal.clone()),
+            RequestProgress::Abandoned => return Poll::Pending,
+            RequestProgress::Receiving(_) => unreachable!("it has been received just now"),
         };
-        let Some((served, asked)) = this.about.take() else {
+        let Some((served, asked)) = this.request.take() else {
             unreachable!("a future is not polled again when it was ready")
         };
         // What has not left by now would come after the answer.
-        drop(served.connection.take_hint());
-        let outcome = outcome.and_then(|answer| check_length(&asked.method, &answer).map(|()| answer));
+        drop(served.connection.take_interim());
+        let outcome =
+            outcome.and_then(|answer| check_content_length(&asked.method, &answer).map(|()| answer));
         let mut response = match outcome {
             Ok(answer) => match &this.handshake {
                 Some(handshake) if answer.head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                    accepted(served, &asked, answer, handshake)
+                    switching_protocols(served, &asked, answer, handshake)
                 }
-                _ => answered(served, &asked, answer),
+                _ => application_response(served, &asked, answer),
             },
-            Err(refusal) => refused(served, &asked, &refusal),
+            Err(refusal) => refusal_response(served, &asked, &refusal),
         };
         // In place of the application's own: what the client has must be what the journal keeps.
         response.headers_mut().insert(X_REQUEST_ID, asked.id.into_value());
@@ -130,32 +134,34 @@ impl Future for Answering {
     }
 }
 
-impl Drop for Answering {
+impl Drop for ResponseFuture {
     fn drop(&mut self) {
-        let Some((served, asked)) = self.about.take() else { return };
-        let Served { server, connection, .. } = &*served;
-        let worker = match &self.started {
-            Started::Submitted(Ok(ticket)) => ticket.worker(),
-            Started::Submitted(Err(_)) | Started::Receiving(_) | Started::Forsaken => None,
+        let Some((served, asked)) = self.request.take() else { return };
+        let ConnContext { server, connection, .. } = &*served;
+        let worker = match &self.progress {
+            RequestProgress::Submitted(Ok(ticket)) => ticket.worker(),
+            RequestProgress::Submitted(Err(_))
+            | RequestProgress::Receiving(_)
+            | RequestProgress::Abandoned => None,
         };
         server.journal.unanswered(UnansweredEntry {
-            request: described(connection, &asked),
+            request: journal_request(connection, &asked),
             sent: None,
-            duration: asked.begun.elapsed(),
+            duration: asked.received_at.elapsed(),
             worker,
-            cause: cause(connection),
+            cause: incomplete_cause(connection),
             log_access: server.log_access,
         });
     }
 }
 
 /// A body of one piece up to this many bytes is taken by a client's socket at once, or is no loss.
-const AT_ONCE: usize = 16 * 1024;
+const MAX_UNTRACKED_BODY: usize = 16 * 1024;
 
 /// hyper trusts that a length in the fields is the body's (`encode_headers` says so): if it were not, the rest of the
 /// body would be read as the next answer on the connection. A HEAD's answer and a 304 announce what they do not have
 /// (RFC 9110 §8.6); of a stream hyper counts the bytes.
-fn check_length(method: &Method, answer: &Answer) -> Result<(), Refusal> {
+fn check_content_length(method: &Method, answer: &Answer) -> Result<(), Refusal> {
     let Answer { head, first, file, stream, worker, .. } = answer;
     if *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED {
         return Ok(());
@@ -175,33 +181,37 @@ fn check_length(method: &Method, answer: &Answer) -> Result<(), Refusal> {
     if head.length.agrees_with(len) { Ok(()) } else { Err(Refusal::WrongLength(*worker)) }
 }
 
-fn answered(served: Arc<Served>, asked: &Asked, answer: Answer) -> Response<ResponseBody> {
-    let Served { server, connection, .. } = &*served;
+fn application_response(
+    served: Arc<ConnContext>,
+    asked: &RequestMeta,
+    answer: Answer,
+) -> Response<ResponseBody> {
+    let ConnContext { server, connection, .. } = &*served;
     let Answer { head, first, file, stream, worker, queued } = answer;
     let source = match (stream, file) {
-        (Some(stream), _) => Source::Stream(stream),
-        (None, Some(file)) => Source::File(FileReader::new(file, server.dispatcher)),
-        (None, None) => first.map_or(Source::Empty, Source::Bytes),
+        (Some(stream), _) => BodySource::Stream(stream),
+        (None, Some(file)) => BodySource::File(FileReader::new(file, server.dispatcher)),
+        (None, None) => first.map_or(BodySource::Empty, BodySource::Bytes),
     };
     // What comes or goes piece by piece may break off; one small piece is not worth an allocation.
     let may_break = match &source {
-        Source::Stream(_) | Source::FileOfStream(..) | Source::File(_) => true,
-        Source::Bytes(data) => data.len() > AT_ONCE,
-        Source::Empty => false,
+        BodySource::Stream(_) | BodySource::FileInStream(..) | BodySource::File(_) => true,
+        BodySource::Bytes(data) => data.len() > MAX_UNTRACKED_BODY,
+        BodySource::Empty => false,
     };
     let account = (server.log_access || may_break).then(|| {
         let entry = AccessEntry {
-            request: described(connection, asked),
+            request: journal_request(connection, asked),
             status: head.status.as_u16(),
             bytes: 0,
             duration: Duration::ZERO,
             queued,
             worker,
         };
-        let (begun, log_access) = (asked.begun, server.log_access);
-        Box::new(Account { entry, begun, served: Arc::clone(&served), log_access })
+        let (begun, log_access) = (asked.received_at, server.log_access);
+        Box::new(AccessRecord { entry, received_at: begun, context: Arc::clone(&served), log_access })
     });
-    let closing = connection.is_closing() || !server.limits.keepalive;
+    let closing = connection.is_draining() || !server.limits.keepalive;
     // A HEAD's answer and a 304 have no body, whatever the length says; hyper knows the request.
     let declared = match head.length {
         Declared::Bytes(len) => Some(len),
@@ -229,47 +239,47 @@ fn set_reason(response: &mut Response<ResponseBody>, reason: Option<Box<[u8]>>) 
 }
 
 /// The application has accepted a WebSocket: 101, and the connection is that from now on.
-fn accepted(
-    served: Arc<Served>,
-    asked: &Asked,
+fn switching_protocols(
+    served: Arc<ConnContext>,
+    asked: &RequestMeta,
     answer: Answer,
     handshake: &Handshake,
 ) -> Response<ResponseBody> {
-    let Served { server, connection, .. } = &*served;
+    let ConnContext { server, connection, .. } = &*served;
     let Answer { mut head, stream, worker, queued, .. } = answer;
-    handshake.answer(&mut head.fields);
+    handshake.set_response_fields(&mut head.fields);
     if let Some(stream) = stream {
-        handshake.put(websocket::AcceptedHandshake {
+        handshake.fill_slot(websocket::AcceptedHandshake {
             websocket: stream.into_websocket(),
             deflate: handshake.agreed,
             settings: server.websocket,
             shared: Arc::clone(&server.websockets),
-            request: described(connection, asked),
+            request: journal_request(connection, asked),
             worker,
-            accepted_at: asked.begun,
+            accepted_at: asked.received_at,
             log_access: server.log_access,
         });
     }
     if server.log_access {
         server.journal.access(AccessEntry {
-            request: described(connection, asked),
+            request: journal_request(connection, asked),
             status: head.status.as_u16(),
             bytes: 0,
-            duration: asked.begun.elapsed(),
+            duration: asked.received_at.elapsed(),
             queued,
             worker,
         });
     }
-    let mut response = Response::new(ResponseBody::new(Source::Empty, served, None, None));
+    let mut response = Response::new(ResponseBody::new(BodySource::Empty, served, None, None));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.fields;
     response
 }
 
 /// The journal's entry for a refusal.
-fn note(served: &Served, asked: &Asked, refusal: &Refusal, told: &Told) {
-    let Served { server, connection, .. } = served;
-    let Told { status, reason, .. } = told;
+fn log_refusal(served: &ConnContext, asked: &RequestMeta, refusal: &Refusal, told: &ErrorResponse) {
+    let ConnContext { server, connection, .. } = served;
+    let ErrorResponse { status, reason, .. } = told;
     let (worker, summary, traceback) = match refusal {
         Refusal::Exchange(Fault::Raised { worker, summary, traceback }) => {
             (Some(*worker), summary.clone(), traceback.clone())
@@ -284,7 +294,7 @@ fn note(served: &Served, asked: &Asked, refusal: &Refusal, told: &Told) {
             (None, reason.clone(), String::new())
         }
     };
-    let request = described(connection, asked);
+    let request = journal_request(connection, asked);
     if let (Some(head), Some(kind)) = (served.refused_head.get(), refusal.kind()) {
         // Nothing in it is known to be what it should be: no method, no path.
         let detail = format!("{summary}: \"{}\"", head.excerpt);
@@ -298,7 +308,7 @@ fn note(served: &Served, asked: &Asked, refusal: &Refusal, told: &Told) {
         server.journal.failure(FailureEntry {
             request,
             status: status.as_u16(),
-            duration: asked.begun.elapsed(),
+            duration: asked.received_at.elapsed(),
             worker,
             summary,
             traceback,
@@ -307,12 +317,16 @@ fn note(served: &Served, asked: &Asked, refusal: &Refusal, told: &Told) {
     }
 }
 
-fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<ResponseBody> {
-    let Served { server, connection, .. } = &*served;
-    let told = refusal.told();
-    note(&served, asked, refusal, &told);
+fn refusal_response(
+    served: Arc<ConnContext>,
+    asked: &RequestMeta,
+    refusal: &Refusal,
+) -> Response<ResponseBody> {
+    let ConnContext { server, connection, .. } = &*served;
+    let told = refusal.to_response();
+    log_refusal(&served, asked, refusal, &told);
     let unread = told.leaves_input_unread();
-    let Told { status, reason, retry_after } = told;
+    let ErrorResponse { status, reason, retry_after } = told;
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _infallible = write!(
@@ -325,8 +339,8 @@ fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<Re
     if unread {
         connection.mark_unread_input();
     }
-    let closing = connection.is_closing() || unread || !server.limits.keepalive;
-    let text = Source::Bytes(Data::of(text.into(), None));
+    let closing = connection.is_draining() || unread || !server.limits.keepalive;
+    let text = BodySource::Bytes(Data::of(text.into(), None));
     let mut response = Response::new(ResponseBody::new(text, served, None, None));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -352,7 +366,7 @@ fn refused(served: Arc<Served>, asked: &Asked, refusal: &Refusal) -> Response<Re
     response
 }
 
-fn described(connection: &Connection, asked: &Asked) -> LoggedRequest {
+fn journal_request(connection: &Connection, asked: &RequestMeta) -> LoggedRequest {
     let origin = asked.origin.as_deref();
     let client = origin.and_then(|origin| origin.client.as_ref()).unwrap_or(&connection.peer);
     LoggedRequest {

@@ -1,0 +1,199 @@
+//! A chunked body (RFC 9112 §7.1): sizes, extensions and trailers, more strictly than hyper, which comes after.
+
+use super::bytes::is_token;
+use super::violation::{HeadLimits, Violation};
+
+/// A chunked body as far as it has come.
+#[derive(Debug)]
+pub(super) struct ChunkScanner {
+    limits: HeadLimits,
+    state: ChunkState,
+    /// Of the size that is being read.
+    size: u64,
+    /// Digits of it, leading zeros too.
+    n_digits: u8,
+    /// Bytes of extensions in the whole body.
+    extensions: usize,
+    /// Bytes of trailers.
+    trailers: usize,
+    n_trailers: usize,
+}
+
+/// What comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ChunkState {
+    Size,
+    Extension(ExtensionState),
+    SizeLf,
+    Data(u64),
+    DataCr,
+    DataLf,
+    /// The beginning of a trailer's line, or of the empty one.
+    Trailer,
+    TrailerName,
+    TrailerValue,
+    TrailerLf,
+    EndLf,
+}
+
+/// Where in `*( BWS ";" BWS name [ BWS "=" BWS value ] )`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ExtensionState {
+    BeforeName,
+    Name,
+    AfterName,
+    BeforeValue,
+    Value,
+    Quoted,
+    Escaped,
+    AfterQuoted,
+    AfterValue,
+}
+
+/// A size needs no more digits: 16 are all of 64 bits.
+const MAX_DIGITS: u8 = 16;
+
+/// Bytes of extensions in one body. They mean nothing here, and are not known to be in use.
+const MAX_EXTENSIONS: usize = 16 * 1024 - 1;
+
+impl ChunkScanner {
+    pub(super) fn new(limits: HeadLimits) -> Self {
+        Self {
+            limits,
+            state: ChunkState::Size,
+            size: 0,
+            n_digits: 0,
+            extensions: 0,
+            trailers: 0,
+            n_trailers: 0,
+        }
+    }
+
+    /// How many bytes belong to the body, and whether that ends with them.
+    pub(super) fn accept(&mut self, bytes: &[u8]) -> (usize, Result<bool, Violation>) {
+        let mut len = 0;
+        while let Some(byte) = bytes.get(len) {
+            if let ChunkState::Data(left) = &mut self.state {
+                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - len);
+                len += here;
+                *left -= here as u64;
+                if *left == 0 {
+                    self.state = ChunkState::DataCr;
+                }
+                continue;
+            }
+            match self.step(*byte) {
+                Ok(Some(next)) => self.state = next,
+                Ok(None) => return (len + 1, Ok(true)),
+                Err(reason) => return (len, Err(Violation::Chunk(reason))),
+            }
+            len += 1;
+        }
+        (len, Ok(false))
+    }
+
+    /// What comes after this byte; `None` after the last.
+    fn step(&mut self, byte: u8) -> Result<Option<ChunkState>, &'static str> {
+        Ok(Some(match (self.state, byte) {
+            (ChunkState::Size, _) => self.size(byte)?,
+            (ChunkState::Extension(at), _) => {
+                self.extensions += 1;
+                if self.extensions > MAX_EXTENSIONS {
+                    return Err("the extensions of the body's chunks are too long");
+                }
+                extension(at, byte).ok_or("an extension of a chunk is malformed")?
+            }
+            (ChunkState::SizeLf, b'\n') => {
+                self.n_digits = 0;
+                match std::mem::take(&mut self.size) {
+                    0 => ChunkState::Trailer,
+                    size => ChunkState::Data(size),
+                }
+            }
+            (ChunkState::SizeLf, _) => return Err("the line of a chunk's size does not end with CRLF"),
+            (ChunkState::DataCr, b'\r') => ChunkState::DataLf,
+            (ChunkState::DataLf, b'\n') => ChunkState::Size,
+            (ChunkState::DataCr | ChunkState::DataLf, _) => return Err("a chunk is longer than its size"),
+            (ChunkState::EndLf, b'\n') => return Ok(None),
+            _ => self.trailer(byte)?,
+        }))
+    }
+
+    fn size(&mut self, byte: u8) -> Result<ChunkState, &'static str> {
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            b'A'..=b'F' => byte - b'A' + 10,
+            b'\r' if self.n_digits > 0 => return Ok(ChunkState::SizeLf),
+            b';' if self.n_digits > 0 => return Ok(ChunkState::Extension(ExtensionState::BeforeName)),
+            _ => return Err("a chunk's size is malformed"),
+        };
+        if self.n_digits == MAX_DIGITS {
+            return Err("a chunk's size has more than 16 digits");
+        }
+        self.n_digits += 1;
+        self.size = self.size << 4 | u64::from(digit);
+        Ok(ChunkState::Size)
+    }
+
+    fn trailer(&mut self, byte: u8) -> Result<ChunkState, &'static str> {
+        let next = match (self.state, byte) {
+            (ChunkState::Trailer, b'\r') => return Ok(ChunkState::EndLf),
+            (ChunkState::Trailer, _) if is_token(byte) => {
+                self.n_trailers += 1;
+                ChunkState::TrailerName
+            }
+            (ChunkState::TrailerName, _) if is_token(byte) => ChunkState::TrailerName,
+            (ChunkState::TrailerName, b':') => ChunkState::TrailerValue,
+            (ChunkState::TrailerValue, b'\r') => ChunkState::TrailerLf,
+            (ChunkState::TrailerValue, _) if byte == b'\t' || !byte.is_ascii_control() => {
+                ChunkState::TrailerValue
+            }
+            (ChunkState::TrailerLf, b'\n') => ChunkState::Trailer,
+            _ => return Err("a trailer of the body is malformed"),
+        };
+        self.trailers += 1;
+        if self.trailers > self.limits.fields || self.n_trailers > self.limits.n_fields {
+            return Err("the body's trailers are longer than limits.header, or more than limits.headers");
+        }
+        Ok(next)
+    }
+}
+
+/// What comes after this byte of an extension, if it may be there.
+fn extension(at: ExtensionState, byte: u8) -> Option<ChunkState> {
+    let next = match (at, byte) {
+        (ExtensionState::BeforeName, b' ' | b'\t') => ExtensionState::BeforeName,
+        (ExtensionState::BeforeName | ExtensionState::Name, _) if is_token(byte) => ExtensionState::Name,
+        (ExtensionState::Name | ExtensionState::AfterName, b' ' | b'\t') => ExtensionState::AfterName,
+        (ExtensionState::Name | ExtensionState::AfterName, b'=')
+        | (ExtensionState::BeforeValue, b' ' | b'\t') => ExtensionState::BeforeValue,
+        (ExtensionState::BeforeValue, b'"') => ExtensionState::Quoted,
+        (ExtensionState::BeforeValue | ExtensionState::Value, _) if is_token(byte) => ExtensionState::Value,
+        (ExtensionState::Quoted, b'"') => ExtensionState::AfterQuoted,
+        (ExtensionState::Quoted, b'\\') => ExtensionState::Escaped,
+        (ExtensionState::Quoted | ExtensionState::Escaped, _)
+            if byte == b'\t' || !byte.is_ascii_control() =>
+        {
+            ExtensionState::Quoted
+        }
+        (ExtensionState::Value | ExtensionState::AfterQuoted | ExtensionState::AfterValue, b' ' | b'\t') => {
+            ExtensionState::AfterValue
+        }
+        (
+            ExtensionState::BeforeName
+            | ExtensionState::BeforeValue
+            | ExtensionState::Quoted
+            | ExtensionState::Escaped,
+            _,
+        ) => {
+            return None;
+        }
+        (_, b';') => ExtensionState::BeforeName,
+        (ExtensionState::Name | ExtensionState::Value | ExtensionState::AfterQuoted, b'\r') => {
+            return Some(ChunkState::SizeLf);
+        }
+        _ => return None,
+    };
+    Some(ChunkState::Extension(next))
+}

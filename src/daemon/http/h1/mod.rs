@@ -1,0 +1,8 @@
+//! HTTP/1 on the wire: what lies between a connection's stream and hyper.
+//!
+//! [`Wire`] reads from the stream and passes on to hyper only what [`framing`] has accepted.
+
+pub(super) mod framing;
+mod wire;
+
+pub(super) use self::wire::{Wire, violation_of};
