@@ -11,9 +11,9 @@ use hyper::body::Incoming;
 use rgun_channel::frame;
 use rgun_channel::frame::ExchangeId;
 
+use crate::buffer_pool;
 use crate::dispatch::Ticket;
 use crate::net::{Connection, Phase};
-use crate::buffer_pool;
 
 use super::body::receive::{self, ReceiveLimits, RequestBytes};
 use super::body::stream::{self, BodyPump, StreamLimits};

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::dispatch::{Fault, Outgoing, PART, WebSocket};
 use crate::id::WorkerId;
 use crate::journal::requests::{FailureEntry, LoggedRequest, Traffic, WebSocketEntry};
-use crate::net::{Connection, Phase, ClientStream};
+use crate::net::{ClientStream, Connection, Phase};
 
 use super::extension::DeflateParams;
 use super::frame::{MAX_CLOSE_REASON, WebSocketError, code, is_sendable_code};

@@ -16,7 +16,9 @@ use tokio::task::JoinHandle;
 use crate::budget::Reservation;
 use crate::dispatch::{BodyStream, Data, Dispatcher, Fault, FilePart, StreamPiece};
 use crate::error_chain::Chain;
-use crate::journal::requests::{AccessEntry, FailureEntry, Journal, PartialResponse, UnansweredCause, UnansweredEntry};
+use crate::journal::requests::{
+    AccessEntry, FailureEntry, Journal, PartialResponse, UnansweredCause, UnansweredEntry,
+};
 use crate::net::{CloseReason, Connection, Phase};
 
 use crate::http::context::{ConnContext, YIELD_AFTER_BYTES};
