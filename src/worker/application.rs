@@ -1,6 +1,6 @@
 //! Loads the application, and says why it cannot be served.
 //!
-//! Workers ([`crate::life`]) and zygotes ([`crate::zygote`]) load it the same way, by `load.py`; gunicorn's hooks
+//! Workers ([`crate::lifecycle`]) and zygotes ([`crate::zygote`]) load it the same way, by `load.py`; gunicorn's hooks
 //! ([`crate::hooks`]) fail with the same [`Failure`]. How it is called afterwards is no concern of this module.
 
 use std::fmt::Write as _;

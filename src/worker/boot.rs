@@ -14,10 +14,10 @@ use rgun_channel::layout::REACTOR_PAGE;
 use rgun_channel::map::Map;
 use rustix::io::FdFlags;
 
-use crate::birth::{Birth, Next};
 use crate::process::{Printing, Process};
 use crate::python::{support, system_exit, watch_forks};
-use crate::{dispositions, life, stacks, zygote};
+use crate::role::{Birth, Next};
+use crate::{dispositions, lifecycle, stacks, zygote};
 
 /// Boots and serves until the daemon stops the process.
 ///
@@ -49,7 +49,7 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     let process: &'static Process = Box::leak(Box::new(process));
     loop {
         next = match next {
-            Next::Worker(birth) => life::worker(py, process, birth)?,
+            Next::Worker(birth) => lifecycle::worker(py, process, birth)?,
             Next::Zygote(start) => zygote::boot(py, process, start)?,
             Next::Promoted(start, application) => zygote::promoted(py, process, start, application)?,
             Next::End => return Ok(()),

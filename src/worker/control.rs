@@ -1,16 +1,16 @@
 //! The native thread that reads the control socket.
 //!
 //! It runs from before the application is imported. It never touches Python, so it hears the daemon whatever holds the
-//! GIL; what needs Python is the helper's ([`crate::helper`]). When the daemon is gone the process ends at once: nobody
+//! GIL; what needs Python is the helper's ([`crate::background`]). When the daemon is gone the process ends at once: nobody
 //! waits for its answers any more. A zygote reads its socket itself ([`crate::zygote`]).
 
 use std::io;
 
 use rgun_channel::control::{Command, Fork, MAX_MESSAGE, Report, receive, send};
 
-use crate::helper::{Helper, Job};
+use crate::background::{Helper, Job};
 use crate::python::exit_now;
-use crate::signals::Mask;
+use crate::signal_mask::Mask;
 use crate::worker::Worker;
 
 /// Starts the thread.

@@ -1,6 +1,6 @@
 //! What the threads of a worker share: the map, its words, the ends of the rings, and whether to stop.
 //!
-//! Made by [`crate::life`] and leaked: threads, pyclass instances and the control thread refer to it for the rest of the
+//! Made by [`crate::lifecycle`] and leaked: threads, pyclass instances and the control thread refer to it for the rest of the
 //! process's life, even if that becomes a zygote's.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -24,7 +24,7 @@ use crate::bodies::Bodies;
 use crate::output::Output;
 use crate::process::Process;
 use crate::python::{exit_now, lock};
-use crate::signals::Mask;
+use crate::signal_mask::Mask;
 use crate::stacks::this_thread;
 use crate::wait::{InterruptibleFutex, SignalHandlers};
 

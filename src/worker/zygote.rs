@@ -22,10 +22,10 @@ use rustix::process::{
 };
 
 use crate::application::{Failure, check_patches, fail, interpreter, load};
-use crate::birth::{Birth, Next};
 use crate::hooks::Hooks;
 use crate::process::Process;
 use crate::python::{EX_SOFTWARE, exit_now, load_module, not_a_forked_child, support};
+use crate::role::{Birth, Next};
 use crate::{dispositions, stacks, title, wsgi};
 
 /// Imports the application, warms it up, and forks workers until told to stop. Returns in every worker, too.

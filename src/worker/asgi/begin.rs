@@ -9,8 +9,8 @@ use rgun_channel::frame::{Request, UNKNOWN_LENGTH};
 use super::receive::Receive;
 use super::send::Send;
 use super::state::{Application, Body, Exchange, Functions, Spare, Stage, State};
-use crate::attached::Attached;
-use crate::builtin::bind;
+use crate::fastcall::bind;
+use crate::gil_cell::Attached;
 use crate::head::Head;
 use crate::python::reference_count;
 

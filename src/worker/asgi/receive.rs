@@ -16,7 +16,7 @@ use super::awaitable::{Waiting, awaited};
 use super::exchange::in_the_worker;
 use super::response::NO_FIELDS;
 use super::state::{Exchange, Stage, State};
-use crate::builtin::{Arguments, Function};
+use crate::fastcall::{Arguments, Function};
 
 /// What the application is called with as its second argument.
 pub(super) struct Receive;

@@ -18,8 +18,8 @@ use super::scope::Scopes;
 use super::state::{Application, Exchanges, python_half};
 use super::{exchange, websocket};
 use crate::application::Failure;
-use crate::attached::Attached;
 use crate::dispositions;
+use crate::gil_cell::Attached;
 use crate::python::support;
 use crate::worker::Worker;
 

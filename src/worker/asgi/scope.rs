@@ -11,12 +11,12 @@ use rgun_channel::control::{ListenerInfo, Start};
 use rgun_channel::frame::{FieldName, Request};
 use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, method_index};
 
+use crate::object_cache;
 use crate::percent::percent_decode;
 use crate::python::latin1;
-use crate::recent;
 
 /// An event loop's memory: fields with their names, clients, `path`s with their `raw_path`s.
-pub(super) type Recent = recent::Recent<PyTuple, Py<PyTuple>, (Py<PyString>, Py<PyBytes>)>;
+pub(super) type Recent = object_cache::Recent<PyTuple, Py<PyTuple>, (Py<PyString>, Py<PyBytes>)>;
 
 /// Makes scopes.
 #[derive(Debug)]

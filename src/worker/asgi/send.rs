@@ -18,7 +18,7 @@ use super::message::{is_truthy, items, missing, prepare, processed, required, sh
 use super::receive::Receiving;
 use super::state::{Application, Exchange, Stage};
 use super::{head, websocket};
-use crate::builtin::{Arguments, Function};
+use crate::fastcall::{Arguments, Function};
 use crate::head::Head;
 
 /// What the application is called with as its third argument.

@@ -33,7 +33,7 @@ use super::names::Names;
 use super::outbox::Outbox;
 use super::scope::{Recent, Scopes};
 use super::websocket::{Constants, WebSocket};
-use crate::attached::Attached;
+use crate::gil_cell::Attached;
 use crate::head::Head;
 use crate::python::load_module;
 use crate::worker::Worker;

@@ -13,12 +13,13 @@ use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, index_of,
 use super::file_wrapper::FileWrapper;
 use super::input::Input;
 use crate::bodies::Bodies;
+use crate::object_cache;
 use crate::percent::percent_decode;
 use crate::python::{decimal, latin1};
-use crate::recent;
 
 /// A slot's memory: the values of fields, clients' addresses and ports, paths as they came and as `PATH_INFO`.
-pub(crate) type Recent = recent::Recent<PyString, (Py<PyString>, Py<PyString>), (Py<PyString>, Py<PyString>)>;
+pub(crate) type Recent =
+    object_cache::Recent<PyString, (Py<PyString>, Py<PyString>), (Py<PyString>, Py<PyString>)>;
 
 /// Makes environs.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use rgun_channel::frame::{MOST_FIELDS, encode_field, encode_known_field};
 use rgun_channel::header::index_of;
 use rgun_channel::status::{canonical_reason, is_reason};
 
-use crate::attached::Attached;
+use crate::gil_cell::Attached;
 use crate::head::{Head, is_control, is_token, length};
 use crate::python::{append_latin1, warn_once};
 

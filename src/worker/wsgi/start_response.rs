@@ -10,9 +10,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTraceback, PyTuple};
 
 use super::response::{Response, Stage, gone};
-use crate::attached::Attached;
-use crate::builtin::{Arguments, Function, bind};
+use crate::fastcall::{Arguments, Function, bind};
 use crate::fault::Fault;
+use crate::gil_cell::Attached;
 use crate::python::{Described, reference_count};
 
 /// What `start_response` and `write` are functions of.

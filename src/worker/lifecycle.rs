@@ -6,10 +6,10 @@ use pyo3::prelude::*;
 use rgun_channel::control::{Interface, Report, Start};
 
 use crate::application::{check_patches, fail, interpreter, load};
-use crate::birth::{Birth, Next};
-use crate::helper::Helper;
+use crate::background::Helper;
 use crate::hooks::Hooks;
 use crate::process::Process;
+use crate::role::{Birth, Next};
 use crate::worker::Worker;
 use crate::{asgi, control, dispositions, serve, title, wsgi};
 

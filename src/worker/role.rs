@@ -1,5 +1,5 @@
 //! What a process does next, and what a worker begins with: the vocabulary of [`crate::boot`], which goes from one to
-//! the other, and of [`crate::life`] and [`crate::zygote`], which end by saying what follows.
+//! the other, and of [`crate::lifecycle`] and [`crate::zygote`], which end by saying what follows.
 
 use std::os::fd::OwnedFd;
 
