@@ -45,12 +45,12 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-use crate::Broken;
+use crate::ProtocolError;
 use crate::frame::{ExchangeId, Reader, put_bytes, put_text};
 use crate::layout::Geometry;
 
 /// Longest message, bytes; well below the kernel's default `wmem_default` of 212,992.
-pub const MAX_MESSAGE: usize = 96 * 1024;
+pub const MAX_MESSAGE_BYTES: usize = 96 * 1024;
 
 /// Most descriptors in one message.
 pub const MAX_FDS: usize = 7;
@@ -106,7 +106,7 @@ pub enum Lifespan {
 /// Which event loop serves an ASGI application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
-pub enum Loop {
+pub enum EventLoop {
     /// uvloop if it can be imported.
     #[default]
     Auto = 0,
@@ -129,12 +129,12 @@ pub enum Interface {
 }
 
 impl Interface {
-    fn from_byte(byte: u8) -> Result<Self, Broken> {
+    fn from_byte(byte: u8) -> Result<Self, ProtocolError> {
         match byte {
             0 => Ok(Self::Auto),
             1 => Ok(Self::Wsgi),
             2 => Ok(Self::Asgi),
-            _ => Err(Broken::Control("unknown interface")),
+            _ => Err(ProtocolError::Control("unknown interface")),
         }
     }
 }
@@ -182,7 +182,7 @@ pub struct Start {
     /// ASGI only.
     pub lifespan: Lifespan,
     /// ASGI only.
-    pub event_loop: Loop,
+    pub event_loop: EventLoop,
     /// Module to import.
     pub module: String,
     /// Attribute in it, dotted.
@@ -208,13 +208,13 @@ pub enum Command {
     Body(ExchangeId),
     /// The exchange was revoked: drop its body's descriptor. If it runs already, its client has gone: the
     /// worker does not read the application's iterable any further, closes it, and sends DONE.
-    Forget(ExchangeId),
+    Cancel(ExchangeId),
     /// Claim nothing more, finish what runs, exit 0.
     Stop,
     /// Write the stacks of all threads to the stacks descriptor and answer with [`Report::Stacks`]. With an exchange:
     /// only if that still runs. Taken under the GIL, so that nothing is harmed; whoever cannot wait sends
     /// [`STACKS_SIGNAL`].
-    Stacks(Option<ExchangeId>),
+    DumpStacks(Option<ExchangeId>),
     /// To a zygote: make a worker.
     Fork(Fork),
     /// To a worker that serves nothing any more: become a zygote.
@@ -279,7 +279,7 @@ pub enum Report {
     /// The descriptor of this exchange's response file; the frame follows on the ring.
     File(ExchangeId),
     /// The stacks are written; false when the exchange that was asked about is not running any more.
-    Stacks(bool),
+    StacksDumped(bool),
     /// Something that an operator should know and that stops nobody: one or more lines.
     Warning(String),
     /// The worker exists, as a child of the daemon (which is a subreaper).
@@ -320,9 +320,9 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// is gone (no signal is raised).
 ///
 /// # Panics
-/// If there are more than [`MAX_FDS`] descriptors or the message is longer than [`MAX_MESSAGE`].
+/// If there are more than [`MAX_FDS`] descriptors or the message is longer than [`MAX_MESSAGE_BYTES`].
 pub fn send(socket: impl AsFd, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    assert!(fds.len() <= MAX_FDS && message.len() <= MAX_MESSAGE, "control message is too large");
+    assert!(fds.len() <= MAX_FDS && message.len() <= MAX_MESSAGE_BYTES, "control message is too large");
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {
@@ -340,14 +340,14 @@ pub fn send(socket: impl AsFd, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Re
 
 /// A received message.
 #[derive(Debug)]
-pub struct Received {
+pub struct ReceivedMessage {
     /// Number of bytes written to the buffer; 0 means that the other side has closed.
     pub len: usize,
     /// Its descriptors, close-on-exec.
     pub fds: Vec<OwnedFd>,
 }
 
-/// Receives one message into `buffer` (of [`MAX_MESSAGE`] bytes).
+/// Receives one message into `buffer` (of [`MAX_MESSAGE_BYTES`] bytes).
 ///
 /// When the other side exits without having read all that was sent to it, `unix(7)` reports ECONNRESET
 /// once, *ahead* of its own messages that still wait here; its last words must not be lost over that, so
@@ -357,7 +357,7 @@ pub struct Received {
 /// What `recvmsg(2)` says; `WouldBlock` on a non-blocking socket without a message; `InvalidData` when
 /// the message or its descriptors did not fit; `Interrupted` is returned, not retried: a Python thread
 /// must see its signals.
-pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<ReceivedMessage> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut buffers = [IoSliceMut::new(buffer)];
@@ -376,7 +376,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
     if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "control message was truncated"));
     }
-    Ok(Received { len: message.bytes, fds })
+    Ok(ReceivedMessage { len: message.bytes, fds })
 }
 
 impl Command {
@@ -425,9 +425,9 @@ impl Command {
                 }
             }
             Self::Body(exchange) => put_id(b'B', *exchange, &mut out),
-            Self::Forget(exchange) => put_id(b'F', *exchange, &mut out),
+            Self::Cancel(exchange) => put_id(b'F', *exchange, &mut out),
             Self::Stop => out.push(b'X'),
-            Self::Stacks(exchange) => put_id(b'K', exchange.unwrap_or(ExchangeId(0)), &mut out),
+            Self::DumpStacks(exchange) => put_id(b'K', exchange.unwrap_or(ExchangeId(0)), &mut out),
             Self::Fork(Fork { worker, life }) => {
                 out.push(b'Z');
                 out.extend_from_slice(&worker.to_le_bytes());
@@ -448,13 +448,13 @@ impl Command {
     ///
     /// # Errors
     /// When it is none of these, or of another [`crate::PROTOCOL_VERSION`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, Broken> {
+    pub fn decode(bytes: &[u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader(bytes);
         match reader.u8()? {
             b'S' => {
                 let protocol = reader.u32()?;
                 if protocol != crate::PROTOCOL_VERSION {
-                    return Err(Broken::Control("daemon and extension speak different versions"));
+                    return Err(ProtocolError::Control("daemon and extension speak different versions"));
                 }
                 let geometry = Geometry {
                     submission: reader.u32()?,
@@ -462,14 +462,14 @@ impl Command {
                     chunks: reader.u32()?,
                     slots: reader.u32()?,
                 };
-                geometry.check().map_err(Broken::Control)?;
+                geometry.check().map_err(ProtocolError::Control)?;
                 let generation = reader.u32()?;
                 let worker = reader.u16()?;
                 let life = reader.u64()?;
                 let role = match reader.u8()? {
                     0 => Role::Worker,
                     1 => Role::Zygote,
-                    _ => return Err(Broken::Control("unknown role")),
+                    _ => return Err(ProtocolError::Control("unknown role")),
                 };
                 let multiprocess = reader.u8()? != 0;
                 let interface = Interface::from_byte(reader.u8()?)?;
@@ -478,13 +478,13 @@ impl Command {
                     0 => Lifespan::Auto,
                     1 => Lifespan::On,
                     2 => Lifespan::Off,
-                    _ => return Err(Broken::Control("unknown lifespan")),
+                    _ => return Err(ProtocolError::Control("unknown lifespan")),
                 };
                 let event_loop = match reader.u8()? {
-                    0 => Loop::Auto,
-                    1 => Loop::Asyncio,
-                    2 => Loop::Uvloop,
-                    _ => return Err(Broken::Control("unknown event loop")),
+                    0 => EventLoop::Auto,
+                    1 => EventLoop::Asyncio,
+                    2 => EventLoop::Uvloop,
+                    _ => return Err(ProtocolError::Control("unknown event loop")),
                 };
                 let (threads, concurrency) = (reader.u32()?, reader.u32()?);
                 let [module, attribute] = [reader.text()?, reader.text()?].map(str::to_owned);
@@ -507,7 +507,7 @@ impl Command {
                             [reader.text()?, reader.text()?, reader.text()?].map(str::to_owned);
                         Ok(ListenerInfo { name, port, path })
                     })
-                    .collect::<Result<_, Broken>>()?;
+                    .collect::<Result<_, ProtocolError>>()?;
                 Ok(Self::Start(Box::new(Start {
                     protocol,
                     geometry,
@@ -533,16 +533,16 @@ impl Command {
                 })))
             }
             b'B' => Ok(Self::Body(ExchangeId(reader.u64()?))),
-            b'F' => Ok(Self::Forget(ExchangeId(reader.u64()?))),
+            b'F' => Ok(Self::Cancel(ExchangeId(reader.u64()?))),
             b'X' => Ok(Self::Stop),
             b'K' => {
                 let exchange = ExchangeId(reader.u64()?);
-                Ok(Self::Stacks((exchange.0 != 0).then_some(exchange)))
+                Ok(Self::DumpStacks((exchange.0 != 0).then_some(exchange)))
             }
             b'Z' => Ok(Self::Fork(Fork { worker: reader.u16()?, life: reader.u64()? })),
             b'P' => Ok(Self::Promote),
             b'C' => Ok(Self::ChildExited { pid: reader.u32()?, worker: reader.u16()?, life: reader.u64()? }),
-            _ => Err(Broken::Control("unknown command")),
+            _ => Err(ProtocolError::Control("unknown command")),
         }
     }
 }
@@ -554,24 +554,24 @@ impl Report {
         match self {
             Self::Refused(text) => {
                 out.push(b'R');
-                out.extend_from_slice(cut(text, MAX_MESSAGE / 2).as_bytes());
+                out.extend_from_slice(truncate_utf8(text, MAX_MESSAGE_BYTES / 2).as_bytes());
             }
             Self::Booting { python } => {
                 out.push(b'b');
-                put_text(cut(python, 1024), &mut out);
+                put_text(truncate_utf8(python, 1024), &mut out);
             }
             Self::Ready { interface } => out.extend_from_slice(&[b'r', *interface as u8]),
             Self::Failed { kind, summary, traceback, headline } => {
                 out.extend_from_slice(&[b'f', *kind as u8]);
-                put_text(cut(summary, 4096), &mut out);
-                put_text(cut(traceback, MAX_MESSAGE / 2), &mut out);
-                put_text(cut(headline, 4096), &mut out);
+                put_text(truncate_utf8(summary, 4096), &mut out);
+                put_text(truncate_utf8(traceback, MAX_MESSAGE_BYTES / 2), &mut out);
+                put_text(truncate_utf8(headline, 4096), &mut out);
             }
             Self::File(exchange) => put_id(b'i', *exchange, &mut out),
-            Self::Stacks(written) => out.extend_from_slice(&[b'k', u8::from(*written)]),
+            Self::StacksDumped(written) => out.extend_from_slice(&[b'k', u8::from(*written)]),
             Self::Warning(text) => {
                 out.push(b'w');
-                put_text(cut(text, MAX_MESSAGE / 2), &mut out);
+                put_text(truncate_utf8(text, MAX_MESSAGE_BYTES / 2), &mut out);
             }
             Self::Forked { life, pid } => {
                 out.push(b'z');
@@ -581,7 +581,7 @@ impl Report {
             Self::ForkFailed { life, reason } => {
                 out.push(b'e');
                 out.extend_from_slice(&life.to_le_bytes());
-                put_text(cut(reason, 4096), &mut out);
+                put_text(truncate_utf8(reason, 4096), &mut out);
             }
             Self::Promoted => out.push(b'p'),
             Self::StopRequested(signal) => out.extend_from_slice(&[b't', *signal]),
@@ -593,33 +593,33 @@ impl Report {
     ///
     /// # Errors
     /// When it is none of these.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Broken> {
+    pub fn decode(bytes: &[u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader(bytes);
         match reader.u8()? {
             b'R' => Ok(Self::Refused(String::from_utf8_lossy(reader.0).into_owned())),
             b'b' => Ok(Self::Booting { python: reader.text()?.to_owned() }),
             b'r' => match Interface::from_byte(reader.u8()?)? {
-                Interface::Auto => Err(Broken::Control("ready without an interface")),
+                Interface::Auto => Err(ProtocolError::Control("ready without an interface")),
                 interface => Ok(Self::Ready { interface }),
             },
             b'f' => {
                 let kind = match reader.u8()? {
                     0 => FailureKind::Config,
                     1 => FailureKind::App,
-                    _ => return Err(Broken::Control("unknown kind of failure")),
+                    _ => return Err(ProtocolError::Control("unknown kind of failure")),
                 };
                 let (summary, traceback) = (reader.text()?.to_owned(), reader.text()?.to_owned());
                 let headline = reader.text()?.to_owned();
                 Ok(Self::Failed { kind, summary, traceback, headline })
             }
             b'i' => Ok(Self::File(ExchangeId(reader.u64()?))),
-            b'k' => Ok(Self::Stacks(reader.u8()? != 0)),
+            b'k' => Ok(Self::StacksDumped(reader.u8()? != 0)),
             b'w' => Ok(Self::Warning(reader.text()?.to_owned())),
             b'z' => Ok(Self::Forked { life: reader.u64()?, pid: reader.u32()? }),
             b'e' => Ok(Self::ForkFailed { life: reader.u64()?, reason: reader.text()?.to_owned() }),
             b'p' => Ok(Self::Promoted),
             b't' => Ok(Self::StopRequested(reader.u8()?)),
-            _ => Err(Broken::Control("unknown report")),
+            _ => Err(ProtocolError::Control("unknown report")),
         }
     }
 }
@@ -629,7 +629,7 @@ fn put_id(kind: u8, exchange: ExchangeId, out: &mut Vec<u8>) {
     out.extend_from_slice(&exchange.0.to_le_bytes());
 }
 
-fn path(reader: &mut Reader<'_>) -> Result<OsString, Broken> {
+fn path(reader: &mut Reader<'_>) -> Result<OsString, ProtocolError> {
     reader.sized_bytes().map(|bytes| OsStr::from_bytes(bytes).to_owned())
 }
 
@@ -638,7 +638,7 @@ fn put_count(count: usize, out: &mut Vec<u8>) {
 }
 
 /// The longest prefix of at most `len` bytes that is still UTF-8.
-fn cut(text: &str, len: usize) -> &str {
+fn truncate_utf8(text: &str, len: usize) -> &str {
     &text[..text.floor_char_boundary(len)]
 }
 
@@ -661,7 +661,7 @@ mod tests {
             threads: 3,
             concurrency: 1000,
             lifespan: Lifespan::On,
-            event_loop: Loop::Uvloop,
+            event_loop: EventLoop::Uvloop,
             module: "mysite.wsgi".into(),
             attribute: "application".into(),
             factory: false,
@@ -681,10 +681,10 @@ mod tests {
         for command in [
             Command::Start(Box::new(start())),
             Command::Body(ExchangeId(5)),
-            Command::Forget(ExchangeId(6)),
+            Command::Cancel(ExchangeId(6)),
             Command::Stop,
-            Command::Stacks(None),
-            Command::Stacks(Some(ExchangeId(8))),
+            Command::DumpStacks(None),
+            Command::DumpStacks(Some(ExchangeId(8))),
             Command::Fork(Fork { worker: 3, life: 9 }),
             Command::Promote,
             Command::ChildExited { pid: 4711, worker: 3, life: 9 },
@@ -702,7 +702,7 @@ mod tests {
                 headline: "h".into(),
             },
             Report::File(ExchangeId(7)),
-            Report::Stacks(true),
+            Report::StacksDumped(true),
             Report::Warning("a socket is open".into()),
             Report::Forked { life: 9, pid: 4711 },
             Report::ForkFailed { life: 9, reason: "no memory".into() },
@@ -716,7 +716,7 @@ mod tests {
     #[test]
     fn another_protocol_version_is_refused() {
         let message = Command::Start(Box::new(Start { protocol: 99, ..start() })).encode();
-        assert!(matches!(Command::decode(&message), Err(Broken::Control(_))));
+        assert!(matches!(Command::decode(&message), Err(ProtocolError::Control(_))));
     }
 
     #[test]
@@ -733,7 +733,7 @@ mod tests {
         send(&ours, &Command::Stop.encode(), &[]).unwrap();
         send(&theirs, &Report::Refused("too old".into()).encode(), &[]).unwrap();
         drop(theirs);
-        let mut buffer = vec![0; MAX_MESSAGE];
+        let mut buffer = vec![0; MAX_MESSAGE_BYTES];
         let received = receive(&ours, &mut buffer).unwrap();
         assert_eq!(Report::decode(&buffer[..received.len]).unwrap(), Report::Refused("too old".into()));
         assert_eq!(receive(&ours, &mut buffer).unwrap().len, 0);
@@ -744,7 +744,7 @@ mod tests {
         let (ours, theirs) = pair().unwrap();
         let (read, write) = rustix::pipe::pipe().unwrap();
         send(&ours, &Command::Body(ExchangeId(1)).encode(), &[write.as_fd()]).unwrap();
-        let mut buffer = vec![0; MAX_MESSAGE];
+        let mut buffer = vec![0; MAX_MESSAGE_BYTES];
         let received = receive(&theirs, &mut buffer).unwrap();
         assert_eq!(Command::decode(&buffer[..received.len]).unwrap(), Command::Body(ExchangeId(1)));
         rustix::io::write(&received.fds[0], b"x").unwrap();

@@ -5,7 +5,7 @@
 /// The daemon answers with killing the worker, the worker by exiting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Broken {
+pub enum ProtocolError {
     /// A ring position moved backwards, beyond the other end, or off its alignment.
     #[error("{ring} ring: {which} position {value} is impossible (own position {own})")]
     Position {

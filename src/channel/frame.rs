@@ -18,7 +18,7 @@
 //! | 46 | 2 | reserved, 0 | |
 //! | 48 | | method, path, query, peer, request id; fields; body to the end (unless a descriptor) | |
 //!
-//! To an ASGI worker more may follow for an exchange that it has claimed ([`Later`]), 16 bytes then the variable part:
+//! To an ASGI worker more may follow for an exchange that it has claimed ([`StreamFrame`]), 16 bytes then the variable part:
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -47,7 +47,7 @@
 //! | 24 | 2 | slot in which the exchange runs: whose [`SLOT_ACKED`](crate::layout::SLOT_ACKED) the daemon moves |
 //! | 26 | 2 | length of the reason phrase, bytes; 0: the canonical one ([`crate::status`]), or none |
 //! | 28 | 4 | reserved, 0 |
-//! | 32 | | reason phrase; fields; then slab chunks (`chunk u32, len u32`)·n, or `offset u64, len u64` of the descriptor ([`TO_THE_END`]), or body bytes |
+//! | 32 | | reason phrase; fields; then slab chunks (`chunk u32, len u32`)·n, or `offset u64, len u64` of the descriptor ([`UNTIL_EOF`]), or body bytes |
 //!
 //! What only ASGI workers send: `take` says how many bytes of the request's body the application has room for,
 //! counted from its beginning (u64, as the inline body); the daemon sends parts as far as that. `early hints` are the
@@ -59,13 +59,13 @@
 //! `raised` carries an [`AppError`]; before the head it becomes a 500, after it a reset, after END a log
 //! entry. It ends the response; another `raised` may follow (closing the iterable failed, too), and the last
 //! one has DONE. A response whose END came before DONE gets DONE as long as it lies in the ring
-//! ([`crate::ring::CompletionSender::amend`]; no service time then), or is followed by an empty body frame with END and DONE. So ends
+//! ([`crate::ring::CompletionSender::mark_done`]; no service time then), or is followed by an empty body frame with END and DONE. So ends
 //! also, without a head, an exchange of which the worker was told that its client is gone or that it is cancelled.
 #![warn(clippy::indexing_slicing)]
 
 use std::ops::Range;
 
-use crate::Broken;
+use crate::ProtocolError;
 use crate::header::{LITERAL, METHOD_LITERAL, METHODS, name_of};
 use crate::status::is_reason;
 
@@ -73,13 +73,13 @@ const REQUEST: u8 = 1;
 const PART: u8 = 2;
 const DISCONNECT: u8 = 3;
 /// Where a submission frame has its kind.
-const KIND_AT: usize = 24;
+const SUBMISSION_KIND_OFFSET: usize = 24;
 const PART_TEXT: u8 = 2;
 const PART_MORE: u8 = 4;
 const DISCONNECT_CANCEL: u8 = 1;
 const DISCONNECT_HALF: u8 = 2;
-const REQUEST_HEAD: usize = 48;
-const COMPLETION_HEAD: usize = 32;
+const REQUEST_HEAD_BYTES: usize = 48;
+const COMPLETION_HEAD_BYTES: usize = 32;
 
 /// Identifies an exchange on its channel, and in the daemon while it lives. Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -105,7 +105,7 @@ pub struct Request<'a> {
     pub version: u8,
     /// The body is a descriptor, sent on the control socket before this frame was published.
     pub body_is_fd: bool,
-    /// The body is not in the frame: it comes in parts ([`Later::Part`]) as the application takes it. `body_len` is then
+    /// The body is not in the frame: it comes in parts ([`StreamFrame::Part`]) as the application takes it. `body_len` is then
     /// what Content-Length said, or [`UNKNOWN_LENGTH`].
     pub body_streams: bool,
     /// A WebSocket handshake (RFC 6455 §4.1).
@@ -187,7 +187,7 @@ impl<'a> Request<'a> {
             ("request id", self.request_id),
             ("", b""),
         ] {
-            out.extend_from_slice(&short(what, part.len())?.to_le_bytes());
+            out.extend_from_slice(&u16_len(what, part.len())?.to_le_bytes());
         }
         out.extend_from_slice(&self.peer_port.to_le_bytes());
         out.extend_from_slice(&[0, 0]);
@@ -206,7 +206,7 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     /// When a length or value is impossible.
-    pub fn decode(frame: &'a [u8]) -> Result<Self, Broken> {
+    pub fn decode(frame: &'a [u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader(frame);
         let exchange = ExchangeId(reader.u64()?);
         let body_len = reader.u64()?;
@@ -220,13 +220,16 @@ impl<'a> Request<'a> {
         let peer_port = reader.u16()?;
         reader.u16()?;
         if kind != REQUEST || exchange.0 == 0 {
-            return Err(Broken::Frame("not a request"));
+            return Err(ProtocolError::Frame("not a request"));
         }
         let literal = reader.bytes(method_len)?;
         let method = if method_index == METHOD_LITERAL {
             literal
         } else {
-            METHODS.get(usize::from(method_index)).ok_or(Broken::Frame("unknown method index"))?.as_bytes()
+            METHODS
+                .get(usize::from(method_index))
+                .ok_or(ProtocolError::Frame("unknown method index"))?
+                .as_bytes()
         };
         let path = reader.bytes(path_len)?;
         let query = reader.bytes(query_len)?;
@@ -241,7 +244,7 @@ impl<'a> Request<'a> {
         let is_elsewhere = body_is_fd || body_streams;
         let body = if is_elsewhere { &[][..] } else { reader.0 };
         if !is_elsewhere && body.len() as u64 != body_len {
-            return Err(Broken::Frame("inline body is not as long as announced"));
+            return Err(ProtocolError::Frame("inline body is not as long as announced"));
         }
         Ok(Self {
             exchange,
@@ -267,7 +270,7 @@ impl<'a> Request<'a> {
 
     /// The fields in order.
     pub fn fields(&self) -> Fields<'a> {
-        Fields { reader: Reader(self.encoded_fields), left: self.n_fields }
+        Fields { reader: Reader(self.encoded_fields), remaining: self.n_fields }
     }
 }
 
@@ -275,13 +278,13 @@ impl<'a> Request<'a> {
 pub const UNKNOWN_LENGTH: u64 = u64::MAX;
 
 /// What a WebSocket message's frame costs beside its bytes, in bytes, wherever bytes are counted that may wait (what
-/// [`CompletionKind::Take`] says, [`RESPONSE_WINDOW`](crate::layout::RESPONSE_WINDOW)): else empty messages could be
+/// [`CompletionKind::WindowUpdate`] says, [`RESPONSE_WINDOW`](crate::layout::RESPONSE_WINDOW)): else empty messages could be
 /// piled up without bound.
 pub const MESSAGE_COST: u64 = 64;
 
 /// A submission frame that follows a request which was claimed. ASGI only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Later<'a> {
+pub enum StreamFrame<'a> {
     /// A part of the request's body, or (a part of) a WebSocket message.
     Part {
         /// The exchange.
@@ -314,7 +317,7 @@ pub enum Later<'a> {
     },
 }
 
-impl<'a> Later<'a> {
+impl<'a> StreamFrame<'a> {
     /// Writes the frame into `out` (cleared first).
     pub fn encode(&self, out: &mut Vec<u8>) {
         let (exchange, kind, flags, code, rest) = match *self {
@@ -337,7 +340,7 @@ impl<'a> Later<'a> {
         out.extend_from_slice(rest);
     }
 
-    fn decode(frame: &'a [u8]) -> Result<Self, Broken> {
+    fn decode(frame: &'a [u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader(frame);
         let exchange = ExchangeId(reader.u64()?);
         reader.bytes(16)?;
@@ -358,7 +361,7 @@ impl<'a> Later<'a> {
                 reason: reader.0,
                 cancel: flags & DISCONNECT_CANCEL != 0,
             }),
-            _ => Err(Broken::Frame("unknown kind of submission")),
+            _ => Err(ProtocolError::Frame("unknown kind of submission")),
         }
     }
 }
@@ -369,7 +372,7 @@ pub enum Submission<'a> {
     /// Something new.
     Request(Request<'a>),
     /// More of something known.
-    Later(Later<'a>),
+    Stream(StreamFrame<'a>),
 }
 
 impl<'a> Submission<'a> {
@@ -377,11 +380,11 @@ impl<'a> Submission<'a> {
     ///
     /// # Errors
     /// When a length or value is impossible.
-    pub fn decode(frame: &'a [u8]) -> Result<Self, Broken> {
-        match frame.get(KIND_AT) {
+    pub fn decode(frame: &'a [u8]) -> Result<Self, ProtocolError> {
+        match frame.get(SUBMISSION_KIND_OFFSET) {
             Some(&REQUEST) => Request::decode(frame).map(Self::Request),
-            Some(_) => Later::decode(frame).map(Self::Later),
-            None => Err(Broken::Frame("ends too early")),
+            Some(_) => StreamFrame::decode(frame).map(Self::Stream),
+            None => Err(ProtocolError::Frame("ends too early")),
         }
     }
 }
@@ -409,19 +412,19 @@ impl<'a> FieldName<'a> {
 #[derive(Debug, Clone)]
 pub struct Fields<'a> {
     reader: Reader<'a>,
-    left: u16,
+    remaining: u16,
 }
 
 impl<'a> Iterator for Fields<'a> {
     type Item = (FieldName<'a>, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.left = self.left.checked_sub(1)?;
+        self.remaining = self.remaining.checked_sub(1)?;
         self.reader.field().ok()
     }
 }
 
-fn short(what: &'static str, len: usize) -> Result<u16, TooLong> {
+fn u16_len(what: &'static str, len: usize) -> Result<u16, TooLong> {
     u16::try_from(len).map_err(|_| TooLong(what))
 }
 
@@ -430,7 +433,7 @@ fn short(what: &'static str, len: usize) -> Result<u16, TooLong> {
 /// # Errors
 /// When the value is too long.
 pub fn encode_known_field(name: u8, value: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
-    let [low, high] = short("field value", value.len())?.to_le_bytes();
+    let [low, high] = u16_len("field value", value.len())?.to_le_bytes();
     out.extend_from_slice(&[name, low, high]);
     out.extend_from_slice(value);
     Ok(())
@@ -445,9 +448,9 @@ pub fn encode_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) -> Result<(), 
         return encode_known_field(index, value, out);
     }
     out.push(LITERAL);
-    out.extend_from_slice(&short("field name", name.len())?.to_le_bytes());
+    out.extend_from_slice(&u16_len("field name", name.len())?.to_le_bytes());
     out.extend_from_slice(name);
-    out.extend_from_slice(&short("field value", value.len())?.to_le_bytes());
+    out.extend_from_slice(&u16_len("field value", value.len())?.to_le_bytes());
     out.extend_from_slice(value);
     Ok(())
 }
@@ -472,28 +475,28 @@ pub enum CompletionKind {
     /// A further part of the body, possibly empty.
     Body,
     /// The application failed: [`AppError`] follows.
-    Raised,
+    AppRaised,
     /// How far the application takes the request's body, bytes from its beginning: see [`taken`].
-    Take,
+    WindowUpdate,
     /// The fields of a 103 (Early Hints).
-    Hints,
+    EarlyHints,
     /// The fields after the body.
     Trailers,
     /// The end of a WebSocket: its code is in `status`, its reason the inline body.
     Close,
 }
 
-/// The number in the inline body of a [`CompletionKind::Take`].
+/// The number in the inline body of a [`CompletionKind::WindowUpdate`].
 ///
 /// # Errors
 /// When it is none.
-pub fn taken(body: &[u8]) -> Result<u64, Broken> {
-    <[u8; 8]>::try_from(body).map(u64::from_le_bytes).map_err(|_| Broken::Frame("take says no number"))
+pub fn decode_window_update(body: &[u8]) -> Result<u64, ProtocolError> {
+    <[u8; 8]>::try_from(body).map(u64::from_le_bytes).map_err(|_| ProtocolError::Frame("take says no number"))
 }
 
 /// Most header fields of a response: a header map of the `http` crate panics beyond 2^15, and no client takes as many.
 /// The worker refuses an application's that has more; the daemon believes no other.
-pub const MOST_FIELDS: u16 = 4096;
+pub const MAX_FIELDS: u16 = 4096;
 
 /// The fixed part of a completion frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -529,13 +532,13 @@ pub enum BodyPart {
     File {
         /// First byte.
         offset: u64,
-        /// Number of bytes, or [`TO_THE_END`].
+        /// Number of bytes, or [`UNTIL_EOF`].
         len: u64,
     },
 }
 
 /// The length of a file whose end is found by reading: what `stat` says of it is not so (procfs, sysfs).
-pub const TO_THE_END: u64 = u64::MAX;
+pub const UNTIL_EOF: u64 = u64::MAX;
 
 /// A decoded completion frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -548,7 +551,7 @@ pub struct DecodedCompletion {
     pub n_fields: u16,
     /// Byte range of the encoded fields, see [`fields`].
     pub fields: Range<usize>,
-    /// The body, or the encoded [`AppError`] of [`CompletionKind::Raised`].
+    /// The body, or the encoded [`AppError`] of [`CompletionKind::AppRaised`].
     pub body: BodyPart,
 }
 
@@ -557,7 +560,7 @@ const BODY_FD: u8 = 2;
 const BODY_CHUNKS: u8 = 4;
 const DONE: u8 = 8;
 /// Where a completion frame has its flags.
-const FLAGS_AT: usize = 9;
+const COMPLETION_FLAGS_OFFSET: usize = 9;
 const TEXT: u8 = 16;
 const MORE: u8 = 32;
 
@@ -572,14 +575,14 @@ pub enum Body<'a> {
     File {
         /// First byte.
         offset: u64,
-        /// Number of bytes, or [`TO_THE_END`].
+        /// Number of bytes, or [`UNTIL_EOF`].
         len: u64,
     },
 }
 
 /// Adds DONE to a completion that was pushed without it.
 pub(crate) fn add_done(frame: &mut [u8]) {
-    if let Some(flags) = frame.get_mut(FLAGS_AT) {
+    if let Some(flags) = frame.get_mut(COMPLETION_FLAGS_OFFSET) {
         *flags |= DONE;
     }
 }
@@ -599,9 +602,9 @@ impl Completion {
         let kind = match self.kind {
             CompletionKind::Respond => 1,
             CompletionKind::Body => 2,
-            CompletionKind::Raised => 3,
-            CompletionKind::Take => 4,
-            CompletionKind::Hints => 5,
+            CompletionKind::AppRaised => 3,
+            CompletionKind::WindowUpdate => 4,
+            CompletionKind::EarlyHints => 5,
             CompletionKind::Trailers => 6,
             CompletionKind::Close => 7,
         };
@@ -630,7 +633,7 @@ impl Completion {
     ///
     /// # Errors
     /// When a length or value is impossible.
-    pub fn decode(frame: &[u8]) -> Result<DecodedCompletion, Broken> {
+    pub fn decode(frame: &[u8]) -> Result<DecodedCompletion, ProtocolError> {
         let mut reader = Reader(frame);
         let exchange = ExchangeId(reader.u64()?);
         let (kind, flags) = (reader.u8()?, reader.u8()?);
@@ -641,18 +644,18 @@ impl Completion {
         let kind = match kind {
             1 if status == 101 || (200..=999).contains(&status) => CompletionKind::Respond,
             2 => CompletionKind::Body,
-            3 => CompletionKind::Raised,
-            4 => CompletionKind::Take,
-            5 => CompletionKind::Hints,
+            3 => CompletionKind::AppRaised,
+            4 => CompletionKind::WindowUpdate,
+            5 => CompletionKind::EarlyHints,
             6 => CompletionKind::Trailers,
             7 => CompletionKind::Close,
-            _ => return Err(Broken::Frame("unknown kind of completion, or impossible status")),
+            _ => return Err(ProtocolError::Frame("unknown kind of completion, or impossible status")),
         };
         if reason_len > 0 && (kind != CompletionKind::Respond || !is_reason(reader.bytes(reason_len.into())?))
         {
-            return Err(Broken::Frame("a reason phrase with control bytes, or without a status"));
+            return Err(ProtocolError::Frame("a reason phrase with control bytes, or without a status"));
         }
-        let after_reason = COMPLETION_HEAD + usize::from(reason_len);
+        let after_reason = COMPLETION_HEAD_BYTES + usize::from(reason_len);
         for _ in 0..n_fields {
             reader.field()?;
         }
@@ -664,7 +667,7 @@ impl Completion {
                 BodyPart::Chunks(after_fields..after_fields + usize::from(n_chunks) * 8)
             }
             BODY_FD => BodyPart::File { offset: reader.u64()?, len: reader.u64()? },
-            _ => return Err(Broken::Frame("body is both chunks and a descriptor")),
+            _ => return Err(ProtocolError::Frame("body is both chunks and a descriptor")),
         };
         Ok(DecodedCompletion {
             head: Self {
@@ -678,7 +681,7 @@ impl Completion {
                 service,
                 slot,
             },
-            reason: COMPLETION_HEAD..after_reason,
+            reason: COMPLETION_HEAD_BYTES..after_reason,
             n_fields,
             fields: after_reason..after_fields,
             body,
@@ -707,7 +710,7 @@ impl Body<'_> {
 
 /// The fields of a decoded frame: `bytes` is the frame's range [`DecodedCompletion::fields`].
 pub fn fields(bytes: &[u8], n_fields: u16) -> Fields<'_> {
-    Fields { reader: Reader(bytes), left: n_fields }
+    Fields { reader: Reader(bytes), remaining: n_fields }
 }
 
 /// The chunks of a decoded frame: `bytes` is the frame's range of [`BodyPart::Chunks`].
@@ -730,21 +733,21 @@ pub struct AppError<'a> {
 
 impl<'a> AppError<'a> {
     /// Longest summary, bytes.
-    pub const SUMMARY: usize = 1024;
+    pub const MAX_SUMMARY_BYTES: usize = 1024;
     /// Longest traceback, bytes; a longer one loses its middle.
-    pub const TRACEBACK: usize = 32 * 1024;
+    pub const MAX_TRACEBACK_BYTES: usize = 32 * 1024;
 
-    /// Appends the error as the body of a [`CompletionKind::Raised`] frame.
+    /// Appends the error as the body of a [`CompletionKind::AppRaised`] frame.
     pub fn encode(&self, out: &mut Vec<u8>) {
         put_text(self.summary, out);
         put_text(self.traceback, out);
     }
 
-    /// Reads the body of a [`CompletionKind::Raised`] frame.
+    /// Reads the body of a [`CompletionKind::AppRaised`] frame.
     ///
     /// # Errors
     /// When a length is impossible or the text is not UTF-8.
-    pub fn decode(bytes: &'a [u8]) -> Result<Self, Broken> {
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader(bytes);
         Ok(Self { summary: reader.text()?, traceback: reader.text()? })
     }
@@ -767,60 +770,60 @@ pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8], Broken> {
-        let (taken, rest) = self.0.split_at_checked(len).ok_or(Broken::Frame("ends too early"))?;
+    pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8], ProtocolError> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(ProtocolError::Frame("ends too early"))?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Broken> {
-        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(Broken::Frame("ends too early"))?;
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], ProtocolError> {
+        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(ProtocolError::Frame("ends too early"))?;
         self.0 = rest;
         Ok(*taken)
     }
 
-    pub(crate) fn u8(&mut self) -> Result<u8, Broken> {
+    pub(crate) fn u8(&mut self) -> Result<u8, ProtocolError> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    pub(crate) fn u16(&mut self) -> Result<u16, Broken> {
+    pub(crate) fn u16(&mut self) -> Result<u16, ProtocolError> {
         self.array().map(u16::from_le_bytes)
     }
 
-    pub(crate) fn u32(&mut self) -> Result<u32, Broken> {
+    pub(crate) fn u32(&mut self) -> Result<u32, ProtocolError> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(crate) fn u64(&mut self) -> Result<u64, Broken> {
+    pub(crate) fn u64(&mut self) -> Result<u64, ProtocolError> {
         self.array().map(u64::from_le_bytes)
     }
 
-    pub(crate) fn text(&mut self) -> Result<&'a str, Broken> {
-        std::str::from_utf8(self.sized_bytes()?).map_err(|_| Broken::Frame("text is not UTF-8"))
+    pub(crate) fn text(&mut self) -> Result<&'a str, ProtocolError> {
+        std::str::from_utf8(self.sized_bytes()?).map_err(|_| ProtocolError::Frame("text is not UTF-8"))
     }
 
     /// What [`put_bytes`] has written.
-    pub(crate) fn sized_bytes(&mut self) -> Result<&'a [u8], Broken> {
+    pub(crate) fn sized_bytes(&mut self) -> Result<&'a [u8], ProtocolError> {
         let len = self.u32()? as usize;
         self.bytes(len)
     }
 
-    fn field(&mut self) -> Result<(FieldName<'a>, &'a [u8]), Broken> {
+    fn field(&mut self) -> Result<(FieldName<'a>, &'a [u8]), ProtocolError> {
         let name = match self.u8()? {
             LITERAL => {
                 let len = usize::from(self.u16()?);
                 FieldName::Literal(self.bytes(len)?)
             }
             index if name_of(index).is_some() => FieldName::Known(index),
-            _ => return Err(Broken::Frame("unknown field name index")),
+            _ => return Err(ProtocolError::Frame("unknown field name index")),
         };
         let len = usize::from(self.u16()?);
         Ok((name, self.bytes(len)?))
     }
 }
 
-const _: () = assert!(REQUEST_HEAD == 8 * 3 + 4 + 2 + 2 + 2 * 6 + 2 + 2);
-const _: () = assert!(COMPLETION_HEAD == 8 + 1 + 1 + 2 + 2 + 2 + 8 + 2 + 2 + 4);
+const _: () = assert!(REQUEST_HEAD_BYTES == 8 * 3 + 4 + 2 + 2 + 2 * 6 + 2 + 2);
+const _: () = assert!(COMPLETION_HEAD_BYTES == 8 + 1 + 1 + 2 + 2 + 2 + 8 + 2 + 2 + 4);
 
 #[cfg(test)]
 #[expect(clippy::indexing_slicing, reason = "a test may panic")]

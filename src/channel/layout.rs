@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | 0 | 4096 | header: magic u64, version u32, then the [`Geometry`] (u32 each) | daemon, before the worker starts |
 //! | 4096 + 128·i | 4 or 8 | the words, one per 128 bytes, order of [`Word`] | see [`Word`] |
-//! | `slots` | 256·n | per slot: [`SLOT_EXCHANGE`], [`SLOT_STARTED`], [`SLOT_THREAD`] (worker); [`SLOT_ACKED`] (daemon), [`SLOT_WANTS_CREDIT`] | see there |
+//! | `slots` | 256·n | per slot: [`SLOT_EXCHANGE`], [`SLOT_STARTED`], [`SLOT_THREAD`] (worker); [`SLOT_ACKED`] (daemon), [`SLOT_CREDIT_WAIT`] | see there |
 //! | `submission` | power of two | submission ring | daemon (frames), worker (claims) |
 //! | `completion` | power of two | completion ring | worker |
 //! | `free` | 4·chunks | free ring: chunk numbers | daemon |
@@ -17,15 +17,15 @@
 pub const MAGIC: u64 = u64::from_le_bytes(*b"rgunchan");
 
 /// Bytes of one slab chunk.
-pub const CHUNK: usize = 64 * 1024;
+pub const CHUNK_BYTES: usize = 64 * 1024;
 
 /// A request or response body up to this many bytes travels inside its frame.
-pub const INLINE_BODY: usize = 64 * 1024;
+pub const MAX_INLINE_BODY: usize = 64 * 1024;
 
 /// Alignment of records, and bytes of a record's header (`len u32 | state u32`).
 pub const RECORD_ALIGN: usize = 8;
 
-const PAGE: usize = 4096;
+const PAGE_BYTES: usize = 4096;
 const WORD_STRIDE: usize = 128;
 const SLOT_STRIDE: usize = 256;
 
@@ -46,8 +46,8 @@ pub enum Word {
     /// u32, both: wake tokens granted and not yet taken; a futex (shared, not PRIVATE).
     Tokens,
     /// u32, both: odd while a worker thread waits for room in the completion ring or the slab; a futex
-    /// ([`crate::wake::Want`]).
-    WantsSpace,
+    /// ([`crate::wake::WaitFlag`]).
+    SpaceWait,
     /// u64, daemon: chunks ever returned through the free ring.
     FreeHead,
     /// u64, worker: chunks ever taken back from it.
@@ -72,15 +72,15 @@ pub const SLOT_THREAD: usize = 16;
 /// the window from the slot's next exchange.
 pub const SLOT_ACKED: usize = 128;
 /// Within a slot: u32, both: odd while the slot's thread waits for [`SLOT_ACKED`] to grow; a futex
-/// ([`crate::wake::Want`]).
-pub const SLOT_WANTS_CREDIT: usize = 136;
+/// ([`crate::wake::WaitFlag`]).
+pub const SLOT_CREDIT_WAIT: usize = 136;
 
 /// A slot's thread stops producing while this many bytes of its response wait in the daemon.
 pub const RESPONSE_WINDOW: u64 = 1024 * 1024;
 
 /// Bytes of the reactor's page: a second map, made by [`crate::map::Map::create_for_readers`], one for
 /// all workers of an edge thread.
-pub const REACTOR_PAGE: usize = PAGE;
+pub const REACTOR_PAGE_BYTES: usize = PAGE_BYTES;
 /// Within the reactor's page: u32, daemon: whether it sleeps ([`crate::wake::Epoch`]).
 pub const REACTOR_EPOCH: usize = 0;
 
@@ -106,7 +106,7 @@ impl Geometry {
     }
 
     /// Most slots of a worker.
-    pub const MOST_SLOTS: u32 = 1 << 14;
+    pub const MAX_SLOTS: u32 = 1 << 14;
 
     /// Refuses sizes that cannot work; what both sides check before they map anything.
     ///
@@ -123,7 +123,7 @@ impl Geometry {
         if self.chunks == 0 || self.chunks > 1 << 14 {
             return Err("slab has no chunks or more than 16384");
         }
-        if self.slots == 0 || self.slots > Self::MOST_SLOTS {
+        if self.slots == 0 || self.slots > Self::MAX_SLOTS {
             return Err("no slots or more than 16384");
         }
         Ok(())
@@ -131,7 +131,7 @@ impl Geometry {
 
     /// Offset of a word.
     pub const fn word(word: Word) -> usize {
-        PAGE + WORD_STRIDE * word as usize
+        PAGE_BYTES + WORD_STRIDE * word as usize
     }
 
     /// Offset of a field of a slot. The slot's number must be below `slots`.
@@ -139,11 +139,11 @@ impl Geometry {
         Self::SLOTS + slot as usize * SLOT_STRIDE + field
     }
 
-    const SLOTS: usize = PAGE + WORD_STRIDE * WORDS;
+    const SLOTS: usize = PAGE_BYTES + WORD_STRIDE * WORDS;
 
     /// Offset of the submission ring.
     pub const fn submission_offset(&self) -> usize {
-        (Self::SLOTS + self.slots as usize * SLOT_STRIDE).next_multiple_of(PAGE)
+        (Self::SLOTS + self.slots as usize * SLOT_STRIDE).next_multiple_of(PAGE_BYTES)
     }
 
     /// Offset of the completion ring.
@@ -158,12 +158,12 @@ impl Geometry {
 
     /// Offset of the slab.
     pub const fn slab_offset(&self) -> usize {
-        (self.free_offset() + self.chunks as usize * 4).next_multiple_of(PAGE)
+        (self.free_offset() + self.chunks as usize * 4).next_multiple_of(PAGE_BYTES)
     }
 
     /// Bytes of the whole map.
-    pub const fn total(&self) -> usize {
-        self.slab_offset() + self.chunks as usize * CHUNK
+    pub const fn total_bytes(&self) -> usize {
+        self.slab_offset() + self.chunks as usize * CHUNK_BYTES
     }
 
     /// The longest frame that always fits into an empty submission ring, whatever its wrap.
@@ -186,10 +186,10 @@ mod tests {
         let g = Geometry::standard(3);
         assert!(g.check().is_ok());
         assert!(Geometry::word(Word::FreeTail) + 8 <= Geometry::slot(0, 0));
-        assert!(Geometry::slot(2, SLOT_WANTS_CREDIT) + 4 <= g.submission_offset());
+        assert!(Geometry::slot(2, SLOT_CREDIT_WAIT) + 4 <= g.submission_offset());
         assert_eq!(g.completion_offset() - g.submission_offset(), 256 * 1024);
         assert_eq!(g.slab_offset() % 4096, 0);
-        assert_eq!(g.total(), g.slab_offset() + 64 * CHUNK);
+        assert_eq!(g.total_bytes(), g.slab_offset() + 64 * CHUNK_BYTES);
     }
 
     #[test]

@@ -17,7 +17,7 @@
 //!   prefetcher of x86-64 fetches pairs).
 //! - **Nothing read from the map is trusted.** A length is read once, checked against the ring and the
 //!   frame is copied out before it is decoded, so the other side cannot change it under the decoder.
-//!   A broken contract is an error value ([`Broken`]); it never panics and never reads outside the map.
+//!   A broken contract is an error value ([`ProtocolError`]); it never panics and never reads outside the map.
 //! - A record is bound to a worker only when the worker says so: `READY → CLAIMED` is the worker's
 //!   compare-and-swap, `READY → REVOKED` the daemon's. Exactly one of them succeeds.
 //! - No wake-up is lost: see [`wake`], which is model-checked with loom.
@@ -43,7 +43,7 @@ pub mod status;
 mod sync;
 pub mod wake;
 
-pub use error::Broken;
+pub use error::ProtocolError;
 
 /// Version of everything in this crate that two processes must agree on. Daemon and worker come from
 /// one package, but a daemon that has been upgraded on disk may still be running: the worker refuses

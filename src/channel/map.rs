@@ -39,7 +39,7 @@ impl Map {
     pub fn create(name: &str, len: usize) -> io::Result<(Self, OwnedFd)> {
         let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&fd, len as u64)?;
-        let map = Self::of(fd.as_fd(), len, ProtFlags::READ | ProtFlags::WRITE)?;
+        let map = Self::map_fd(fd.as_fd(), len, ProtFlags::READ | ProtFlags::WRITE)?;
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok((map, fd))
     }
@@ -52,7 +52,7 @@ impl Map {
     pub fn create_for_readers(name: &str, len: usize) -> io::Result<(Self, OwnedFd)> {
         let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&fd, len as u64)?;
-        let map = Self::of(fd.as_fd(), len, ProtFlags::READ | ProtFlags::WRITE)?;
+        let map = Self::map_fd(fd.as_fd(), len, ProtFlags::READ | ProtFlags::WRITE)?;
         fcntl_add_seals(
             &fd,
             SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL,
@@ -77,10 +77,10 @@ impl Map {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "shared map is not sealed"));
         }
         let prot = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
-        Self::of(fd, len, prot)
+        Self::map_fd(fd, len, prot)
     }
 
-    fn of(fd: BorrowedFd<'_>, len: usize, prot: ProtFlags) -> io::Result<Self> {
+    fn map_fd(fd: BorrowedFd<'_>, len: usize, prot: ProtFlags) -> io::Result<Self> {
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing of ours.
         let base = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }?;
         let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::InvalidData)?;
@@ -97,7 +97,7 @@ impl Map {
         self.len == 0
     }
 
-    fn at(&self, offset: usize, len: usize, align: usize) -> *mut u8 {
+    fn pointer(&self, offset: usize, len: usize, align: usize) -> *mut u8 {
         assert!(
             offset.is_multiple_of(align) && offset.checked_add(len).is_some_and(|end| end <= self.len),
             "offset {offset} + {len} is outside the map or misaligned"
@@ -113,7 +113,7 @@ impl Map {
     pub fn u32(&self, offset: usize) -> &AtomicU32 {
         // SAFETY: in bounds and aligned (checked by `at`), valid for the lifetime of self, and only ever
         // accessed atomically by every process that maps it.
-        unsafe { AtomicU32::from_ptr(self.at(offset, 4, 4).cast()) }
+        unsafe { AtomicU32::from_ptr(self.pointer(offset, 4, 4).cast()) }
     }
 
     /// The 64-bit word at `offset`.
@@ -122,7 +122,7 @@ impl Map {
     /// As [`Map::u32`].
     pub fn u64(&self, offset: usize) -> &AtomicU64 {
         // SAFETY: as in `u32`, with alignment 8.
-        unsafe { AtomicU64::from_ptr(self.at(offset, 8, 8).cast()) }
+        unsafe { AtomicU64::from_ptr(self.pointer(offset, 8, 8).cast()) }
     }
 
     /// Copies bytes into the map.
@@ -130,7 +130,7 @@ impl Map {
     /// # Panics
     /// As [`Map::u32`].
     pub fn copy_in(&self, offset: usize, bytes: &[u8]) {
-        let to = self.at(offset, bytes.len(), 1);
+        let to = self.pointer(offset, bytes.len(), 1);
         // SAFETY: in bounds; `bytes` is ours and cannot overlap the mapping, of which no `&mut [u8]` exists.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
     }
@@ -140,7 +140,7 @@ impl Map {
     /// # Panics
     /// As [`Map::u32`].
     pub fn copy_out(&self, offset: usize, len: usize, out: &mut Vec<u8>) {
-        let from = self.at(offset, len, 1);
+        let from = self.pointer(offset, len, 1);
         out.reserve(len);
         // SAFETY: the source is in bounds; the spare capacity is ours and at least `len` bytes long.
         unsafe { std::ptr::copy_nonoverlapping(from, out.as_mut_ptr().add(out.len()), len) };
@@ -158,7 +158,7 @@ impl Map {
     /// # Panics
     /// As [`Map::u32`].
     pub unsafe fn bytes(&self, offset: usize, len: usize) -> &[u8] {
-        let from = self.at(offset, len, 1);
+        let from = self.pointer(offset, len, 1);
         // SAFETY: in bounds, valid while self lives, u8 has no invalid values; see the contract above.
         unsafe { std::slice::from_raw_parts(from, len) }
     }

@@ -22,7 +22,7 @@ use loom::thread;
 
 use crate::state::{self, Claim};
 use crate::sync::{AtomicU32, Ordering};
-use crate::wake::{Epoch, Futex, Sleepers, Want};
+use crate::wake::{Epoch, Futex, Sleepers, WaitFlag};
 
 /// The sleepers of one word.
 struct ModelFutex {
@@ -141,9 +141,9 @@ impl Submission {
             if self.is_stopped() {
                 break;
             }
-            self.sleepers().announce();
+            self.sleepers().announce_sleep();
             if !self.is_empty() || self.is_stopped() {
-                self.sleepers().retract(&self.futex);
+                self.sleepers().cancel_sleep(&self.futex);
             } else {
                 self.sleepers().sleep(&self.futex, || {});
             }
@@ -185,7 +185,7 @@ fn one_sleeper_takes_items_published_before_a_single_wake() {
         });
         ring.publish(1);
         ring.publish(2);
-        if ring.sleepers().any() {
+        if ring.sleepers().any_asleep() {
             ring.sleepers().wake(&ring.futex, 2);
         }
         assert_eq!(worker.join().unwrap(), 2);
@@ -291,11 +291,11 @@ impl Reactor {
             if tails.iter().sum::<u32>() == expected {
                 return;
             }
-            Epoch(&self.epoch).doze();
+            Epoch(&self.epoch).announce_sleep();
             if !self.drain(&mut tails) {
                 self.eventfd.read();
             }
-            Epoch(&self.epoch).rise();
+            Epoch(&self.epoch).announce_awake();
         }
     }
 
@@ -304,7 +304,7 @@ impl Reactor {
         let mut rung = 0;
         for head in 1..=count {
             self.heads[worker].store(head, Ordering::Release);
-            if Epoch(&self.epoch).must_ring(&mut rung) {
+            if Epoch(&self.epoch).must_wake(&mut rung) {
                 self.eventfd.ring();
             }
         }
@@ -370,11 +370,11 @@ impl Room {
 
     fn give(&self, gift: usize, amount: u32) {
         self.gifts[gift].store(amount, Ordering::Release);
-        Want(&self.word).satisfy(&self.futex);
+        WaitFlag(&self.word).notify(&self.futex);
     }
 
     fn wait_for(&self, gift: usize, amount: u32) {
-        Want(&self.word).wait_until(&self.futex, || self.gifts[gift].load(Ordering::Acquire) >= amount);
+        WaitFlag(&self.word).wait_until(&self.futex, || self.gifts[gift].load(Ordering::Acquire) >= amount);
     }
 }
 
@@ -413,7 +413,7 @@ fn a_waiter_for_two_things_gets_both_from_two_givers() {
         let waiter = thread::spawn({
             let room = room.clone();
             move || {
-                Want(&room.word).wait_until(&room.futex, || {
+                WaitFlag(&room.word).wait_until(&room.futex, || {
                     room.gifts.iter().all(|gift| gift.load(Ordering::Acquire) == 1)
                 });
             }
@@ -504,17 +504,17 @@ impl Loop {
             let tail = self.head.load(Ordering::Acquire);
             let has_credit = || self.credit.load(Ordering::Acquire) >= credit;
             let waits = !has_credit() && {
-                Want(&self.word).announce();
+                WaitFlag(&self.word).announce_wait();
                 !has_credit()
             };
             if tail >= records && !waits {
                 return;
             }
-            self.sleepers().doze();
+            self.sleepers().announce_loop_sleep();
             if self.head.load(Ordering::Acquire) == tail {
                 self.bell.read();
             }
-            self.sleepers().rise();
+            self.sleepers().announce_loop_awake();
         }
     }
 
@@ -525,7 +525,7 @@ impl Loop {
 
     fn give(&self, credit: u32) {
         self.credit.store(credit, Ordering::Release);
-        Want(&self.word).satisfy(&self.bell);
+        WaitFlag(&self.word).notify(&self.bell);
     }
 }
 
@@ -620,7 +620,7 @@ fn a_completion_is_done_for_both_sides_or_for_neither() {
         frame.store(7, Ordering::Relaxed);
         state.store(state::READY, Ordering::Relaxed);
         head.store(1, Ordering::Release);
-        let amended = state::amend(state);
+        let amended = state::mark_done(state);
         match daemon.join().unwrap() {
             Some((taken, frame)) => assert_eq!((taken == state::DONE, frame), (amended, 7)),
             None => assert!(amended),

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::Broken;
+use crate::ProtocolError;
 use crate::frame;
 use crate::layout::{Geometry, RECORD_ALIGN, Word};
 use crate::map::Map;
@@ -58,11 +58,11 @@ impl Ring {
 
     /// Offset in the map of the byte at `position`.
     #[expect(clippy::cast_possible_truncation, reason = "capacity is a u32 power of two")]
-    fn at(&self, position: u64) -> usize {
+    fn offset_of(&self, position: u64) -> usize {
         self.offset + (position & (self.capacity - 1)) as usize
     }
 
-    fn until_end(&self, position: u64) -> u64 {
+    fn bytes_until_end(&self, position: u64) -> u64 {
         self.capacity - (position & (self.capacity - 1))
     }
 
@@ -71,27 +71,37 @@ impl Ring {
     }
 
     /// The other side's tail; it may only move forward, and not beyond our head.
-    fn read_tail(&self, own_head: u64, last: u64) -> Result<u64, Broken> {
+    fn read_tail(&self, own_head: u64, last: u64) -> Result<u64, ProtocolError> {
         let tail = self.map.u64(self.tail).load(Ordering::Acquire);
         if tail < last || tail > own_head || !tail.is_multiple_of(RECORD_ALIGN as u64) {
-            return Err(Broken::Position { ring: self.name, which: "tail", value: tail, own: own_head });
+            return Err(ProtocolError::Position {
+                ring: self.name,
+                which: "tail",
+                value: tail,
+                own: own_head,
+            });
         }
         Ok(tail)
     }
 
     /// The other side's head; it may only move forward, and not more than the ring holds.
-    fn read_head(&self, own_tail: u64) -> Result<u64, Broken> {
+    fn read_head(&self, own_tail: u64) -> Result<u64, ProtocolError> {
         let head = self.map.u64(self.head).load(Ordering::Acquire);
         if head < own_tail || head - own_tail > self.capacity || !head.is_multiple_of(RECORD_ALIGN as u64) {
-            return Err(Broken::Position { ring: self.name, which: "head", value: head, own: own_tail });
+            return Err(ProtocolError::Position {
+                ring: self.name,
+                which: "head",
+                value: head,
+                own: own_tail,
+            });
         }
         Ok(head)
     }
 
     /// What a record of a frame of this length takes: filler up to the end of the ring, and itself.
-    fn room_for(&self, head: u64, len: usize) -> (u64, u64) {
+    fn record_space(&self, head: u64, len: usize) -> (u64, u64) {
         let need = (RECORD_ALIGN + len).next_multiple_of(RECORD_ALIGN) as u64;
-        let until_end = self.until_end(head);
+        let until_end = self.bytes_until_end(head);
         (if need > until_end { until_end } else { 0 }, need)
     }
 
@@ -102,8 +112,8 @@ impl Ring {
         tail: &mut u64,
         frame: &[u8],
         state: u32,
-    ) -> Result<Option<Position>, Broken> {
-        let (pad, need) = self.room_for(*head, frame.len());
+    ) -> Result<Option<Position>, ProtocolError> {
+        let (pad, need) = self.record_space(*head, frame.len());
         assert!(need <= self.capacity / 2, "a frame of {} bytes never fits its ring", frame.len());
         if *head + pad + need - *tail > self.capacity {
             *tail = self.read_tail(*head, *tail)?;
@@ -112,14 +122,14 @@ impl Ring {
             }
         }
         if pad > 0 {
-            let at = self.at(*head);
-            self.map.u32(at).store(truncate(pad - RECORD_ALIGN as u64), Ordering::Relaxed);
+            let at = self.offset_of(*head);
+            self.map.u32(at).store(to_u32(pad - RECORD_ALIGN as u64), Ordering::Relaxed);
             self.map.u32(at + 4).store(state::PAD, Ordering::Relaxed);
             *head += pad;
         }
         let position = *head;
-        let at = self.at(position);
-        self.map.u32(at).store(truncate(frame.len() as u64), Ordering::Relaxed);
+        let at = self.offset_of(position);
+        self.map.u32(at).store(to_u32(frame.len() as u64), Ordering::Relaxed);
         self.map.copy_in(at + RECORD_ALIGN, frame);
         self.map.u32(at + 4).store(state, Ordering::Relaxed);
         *head += need;
@@ -128,17 +138,17 @@ impl Ring {
     }
 
     /// Length of the record at `tail`, read once and checked against what is published.
-    fn record_len(&self, tail: u64, head: u64) -> Result<u32, Broken> {
-        let len = self.map.u32(self.at(tail)).load(Ordering::Relaxed);
-        let available = (head - tail).min(self.until_end(tail));
+    fn record_len(&self, tail: u64, head: u64) -> Result<u32, ProtocolError> {
+        let len = self.map.u32(self.offset_of(tail)).load(Ordering::Relaxed);
+        let available = (head - tail).min(self.bytes_until_end(tail));
         if RECORD_ALIGN as u64 + u64::from(len) > available {
-            return Err(Broken::RecordLength { ring: self.name, len, available });
+            return Err(ProtocolError::RecordLength { ring: self.name, len, available });
         }
         Ok(len)
     }
 }
 
-fn truncate(value: u64) -> u32 {
+fn to_u32(value: u64) -> u32 {
     u32::try_from(value).expect("ring sizes are u32")
 }
 
@@ -167,7 +177,7 @@ impl SubmissionSender {
     ///
     /// # Panics
     /// If the frame is longer than [`Geometry::max_submission_frame`].
-    pub fn push(&mut self, frame: &[u8]) -> Result<Option<Position>, Broken> {
+    pub fn push(&mut self, frame: &[u8]) -> Result<Option<Position>, ProtocolError> {
         self.ring.push(&mut self.head, &mut self.tail, frame, state::READY)
     }
 
@@ -175,8 +185,8 @@ impl SubmissionSender {
     ///
     /// # Errors
     /// When the worker's tail is impossible.
-    pub fn check_room(&mut self, len: usize) -> Result<bool, Broken> {
-        let (pad, need) = self.ring.room_for(self.head, len);
+    pub fn check_room(&mut self, len: usize) -> Result<bool, ProtocolError> {
+        let (pad, need) = self.ring.record_space(self.head, len);
         self.tail = self.ring.read_tail(self.head, self.tail)?;
         Ok(self.head + pad + need - self.tail <= self.ring.capacity)
     }
@@ -187,18 +197,18 @@ impl SubmissionSender {
         if self.head - position.0 > self.ring.capacity {
             return false;
         }
-        state::revoke(self.ring.map.u32(self.ring.at(position.0) + 4))
+        state::revoke(self.ring.map.u32(self.ring.offset_of(position.0) + 4))
     }
 
     /// Has the worker come past this record, whatever became of it? A look at a word that it writes: any number.
-    pub fn is_passed(&self, position: Position) -> bool {
+    pub fn is_consumed(&self, position: Position) -> bool {
         self.ring.map.u64(self.ring.tail).load(Ordering::Acquire) > position.0
     }
 
     /// Has the worker taken this record (or was it revoked)? A look, not a decision.
     pub fn is_claimed(&self, position: Position) -> bool {
         self.head - position.0 > self.ring.capacity
-            || self.ring.map.u32(self.ring.at(position.0) + 4).load(Ordering::Acquire) != state::READY
+            || self.ring.map.u32(self.ring.offset_of(position.0) + 4).load(Ordering::Acquire) != state::READY
     }
 }
 
@@ -219,7 +229,7 @@ impl SubmissionReceiver {
     ///
     /// # Errors
     /// When the daemon's positions, lengths or states are impossible.
-    pub fn claim(&mut self, frame: &mut Vec<u8>) -> Result<bool, Broken> {
+    pub fn claim(&mut self, frame: &mut Vec<u8>) -> Result<bool, ProtocolError> {
         frame.clear();
         loop {
             let head = self.ring.read_head(self.tail)?;
@@ -227,7 +237,7 @@ impl SubmissionReceiver {
                 return Ok(false);
             }
             let len = self.ring.record_len(self.tail, head)?;
-            let at = self.ring.at(self.tail);
+            let at = self.ring.offset_of(self.tail);
             let claim = state::claim(self.ring.map.u32(at + 4))?;
             if claim == Claim::Claimed {
                 self.ring.map.copy_out(at + RECORD_ALIGN, len as usize, frame);
@@ -261,30 +271,30 @@ impl CompletionSender {
         Self { ring: Ring::completion(map, geometry), head: 0, tail: 0 }
     }
 
-    /// Publishes a frame. False: no room now ([`Word::WantsSpace`] is what to wait on).
+    /// Publishes a frame. False: no room now ([`Word::SpaceWait`] is what to wait on).
     ///
     /// # Errors
     /// When the daemon's tail is impossible.
     ///
     /// # Panics
     /// If the frame is longer than [`Geometry::max_completion_frame`].
-    pub fn push(&mut self, frame: &[u8]) -> Result<bool, Broken> {
-        Ok(self.place(frame)?.is_some())
+    pub fn push(&mut self, frame: &[u8]) -> Result<bool, ProtocolError> {
+        Ok(self.push_positioned(frame)?.is_some())
     }
 
-    /// The same, for who wants to [`CompletionSender::amend`] it: says where it is.
+    /// The same, for who wants to [`CompletionSender::mark_done`] it: says where it is.
     ///
     /// # Errors
     /// As [`CompletionSender::push`].
-    pub fn place(&mut self, frame: &[u8]) -> Result<Option<Position>, Broken> {
+    pub fn push_positioned(&mut self, frame: &[u8]) -> Result<Option<Position>, ProtocolError> {
         self.ring.push(&mut self.head, &mut self.tail, frame, state::READY)
     }
 
     /// Adds DONE to a frame that was pushed with END. False: the daemon has taken it, DONE needs a frame of its own.
-    pub fn amend(&mut self, position: Position) -> bool {
+    pub fn mark_done(&mut self, position: Position) -> bool {
         // A record that has been overwritten since was taken long ago.
         self.head - position.0 <= self.ring.capacity
-            && state::amend(self.ring.map.u32(self.ring.at(position.0) + 4))
+            && state::mark_done(self.ring.map.u32(self.ring.offset_of(position.0) + 4))
     }
 }
 
@@ -302,18 +312,18 @@ impl CompletionReceiver {
     }
 
     /// Appends the next frame to `out` and returns its length; `None` when the ring is empty. The room
-    /// is the worker's again at once ([`crate::wake::Want::satisfy`] tells it).
+    /// is the worker's again at once ([`crate::wake::WaitFlag::notify`] tells it).
     ///
     /// # Errors
     /// When the worker's head or a length is impossible.
-    pub fn pop(&mut self, out: &mut Vec<u8>) -> Result<Option<usize>, Broken> {
+    pub fn pop(&mut self, out: &mut Vec<u8>) -> Result<Option<usize>, ProtocolError> {
         loop {
             let head = self.ring.read_head(self.tail)?;
             if head == self.tail {
                 return Ok(None);
             }
             let len = self.ring.record_len(self.tail, head)?;
-            let at = self.ring.at(self.tail);
+            let at = self.ring.offset_of(self.tail);
             let state = state::take(self.ring.map.u32(at + 4));
             let pad = state == state::PAD;
             if !pad {
@@ -344,7 +354,7 @@ mod tests {
 
     fn pair() -> (Arc<Map>, Geometry) {
         let geometry = Geometry { submission: 4096, completion: 4096, chunks: 1, slots: 1 };
-        let (map, _fd) = Map::create("ring", geometry.total()).unwrap();
+        let (map, _fd) = Map::create("ring", geometry.total_bytes()).unwrap();
         (Arc::new(map), geometry)
     }
 
@@ -409,22 +419,22 @@ mod tests {
         let mut frame = Vec::new();
         ended.encode(0, &Body::Inline(b""), &mut frame);
         let mut out = Vec::new();
-        let first = sender.place(&frame).unwrap().unwrap();
-        let second = sender.place(&frame).unwrap().unwrap();
-        assert!(sender.amend(second));
-        assert!(!sender.amend(second), "twice");
+        let first = sender.push_positioned(&frame).unwrap().unwrap();
+        let second = sender.push_positioned(&frame).unwrap().unwrap();
+        assert!(sender.mark_done(second));
+        assert!(!sender.mark_done(second), "twice");
         for done in [false, true] {
             out.clear();
             assert_eq!(receiver.pop(&mut out).unwrap(), Some(frame.len()));
             assert_eq!(Completion::decode(&out).unwrap().head, Completion { done, ..ended });
         }
-        assert!(!sender.amend(first) && !sender.amend(second));
+        assert!(!sender.mark_done(first) && !sender.mark_done(second));
         for _ in 0..200 {
             assert!(sender.push(&frame).unwrap());
             out.clear();
             assert_eq!(receiver.pop(&mut out).unwrap(), Some(frame.len()));
         }
-        assert!(!sender.amend(first), "its record is another's");
+        assert!(!sender.mark_done(first), "its record is another's");
     }
 
     #[test]
@@ -450,7 +460,7 @@ mod tests {
                 let back = choice % 60;
                 let Some(at) = placed.len().checked_sub(back + 1) else { continue };
                 let (position, amended) = placed[at];
-                let could = sender.amend(position);
+                let could = sender.mark_done(position);
                 assert_eq!(could, at >= popped && !amended, "exchange {at} of {}", placed.len());
                 placed[at].1 |= could;
                 n_late += usize::from(at < popped);
@@ -470,7 +480,7 @@ mod tests {
                 let body = state::READY.to_le_bytes().repeat(choice % 97);
                 ended.encode(0, &Body::Inline(&body), &mut frame);
                 frame.extend_from_slice(&body);
-                if let Some(position) = sender.place(&frame).unwrap() {
+                if let Some(position) = sender.push_positioned(&frame).unwrap() {
                     placed.push((position, false));
                 }
             }
@@ -519,13 +529,13 @@ mod tests {
         for value in [u64::MAX, 4097, 8192, 7] {
             map.u64(head).store(value, Ordering::Release);
             let mut receiver = CompletionReceiver::new(map.clone(), &geometry);
-            assert!(matches!(receiver.pop(&mut out), Err(Broken::Position { .. })), "{value}");
+            assert!(matches!(receiver.pop(&mut out), Err(ProtocolError::Position { .. })), "{value}");
         }
         map.u64(head).store(64, Ordering::Release);
         for len in [u32::MAX, 57, 4096] {
             map.u32(geometry.completion_offset()).store(len, Ordering::Release);
             let mut receiver = CompletionReceiver::new(map.clone(), &geometry);
-            assert!(matches!(receiver.pop(&mut out), Err(Broken::RecordLength { .. })), "{len}");
+            assert!(matches!(receiver.pop(&mut out), Err(ProtocolError::RecordLength { .. })), "{len}");
         }
         assert!(out.is_empty());
     }
@@ -536,6 +546,6 @@ mod tests {
         let mut sender = SubmissionSender::new(map.clone(), &geometry);
         while sender.push(&[0; 1000]).unwrap().is_some() {}
         map.u64(Geometry::word(Word::SubmissionTail)).store(1 << 40, Ordering::Release);
-        assert!(matches!(sender.push(&[0; 1000]), Err(Broken::Position { which: "tail", .. })));
+        assert!(matches!(sender.push(&[0; 1000]), Err(ProtocolError::Position { which: "tail", .. })));
     }
 }

@@ -5,7 +5,7 @@
 //! ring. A worker that names a chunk which is not its own breaks the contract.
 //!
 //! A received chunk is lent to the HTTP stack as it lies ([`Chunk::bytes`]): no second copy between the worker's memory
-//! and `writev(2)`. One whose client is slow is copied then ([`SlabReceiver::reclaim`]), and its place in the slab
+//! and `writev(2)`. One whose client is slow is copied then ([`SlabReceiver::reclaim_overdue`]), and its place in the slab
 //! returned, so that slow clients hold none of it. Strictly speaking a worker that writes into a chunk it
 //! has given away races with that read; no code of ours looks at the bytes, so the worst outcome is
 //! that its own client receives garbage.
@@ -14,10 +14,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use crate::Broken;
-use crate::layout::{CHUNK, Geometry, Word};
+use crate::ProtocolError;
+use crate::layout::{CHUNK_BYTES, Geometry, Word};
 use crate::map::Map;
-use crate::wake::{Ring, Want};
+use crate::wake::{WaitFlag, Waker};
 
 /// Worker's end: takes free chunks and fills them.
 #[derive(Debug)]
@@ -40,39 +40,45 @@ impl SlabSender {
     ///
     /// # Errors
     /// When the daemon's free ring is impossible.
-    pub fn available(&mut self) -> Result<usize, Broken> {
-        self.collect()?;
+    pub fn n_available(&mut self) -> Result<usize, ProtocolError> {
+        self.collect_returned()?;
         Ok(self.free.len())
     }
 
-    /// Copies up to [`CHUNK`] bytes into a free chunk and returns its number; `None` when all are lent
-    /// ([`Word::WantsSpace`] is what to wait on).
+    /// Copies up to [`CHUNK_BYTES`] bytes into a free chunk and returns its number; `None` when all are lent
+    /// ([`Word::SpaceWait`] is what to wait on).
     ///
     /// # Errors
     /// When the daemon's free ring is impossible.
     ///
     /// # Panics
     /// If `bytes` is longer than a chunk.
-    pub fn fill(&mut self, bytes: &[u8]) -> Result<Option<u32>, Broken> {
-        assert!(bytes.len() <= CHUNK, "a chunk holds {CHUNK} bytes");
+    pub fn fill(&mut self, bytes: &[u8]) -> Result<Option<u32>, ProtocolError> {
+        assert!(bytes.len() <= CHUNK_BYTES, "a chunk holds {CHUNK_BYTES} bytes");
         if self.free.is_empty() {
-            self.collect()?;
+            self.collect_returned()?;
         }
         let Some(chunk) = self.free.pop() else { return Ok(None) };
-        self.map.copy_in(self.geometry.slab_offset() + chunk as usize * CHUNK, bytes);
+        self.map.copy_in(self.geometry.slab_offset() + chunk as usize * CHUNK_BYTES, bytes);
         Ok(Some(chunk))
     }
 
-    fn collect(&mut self) -> Result<(), Broken> {
+    fn collect_returned(&mut self) -> Result<(), ProtocolError> {
         let head = self.map.u64(Geometry::word(Word::FreeHead)).load(Ordering::Acquire);
         let chunks = u64::from(self.geometry.chunks);
         if head < self.free_tail || head - self.free_tail > chunks - self.free.len() as u64 {
-            return Err(Broken::Position { ring: "free", which: "head", value: head, own: self.free_tail });
+            return Err(ProtocolError::Position {
+                ring: "free",
+                which: "head",
+                value: head,
+                own: self.free_tail,
+            });
         }
         while self.free_tail < head {
-            let chunk = self.map.u32(entry(&self.geometry, self.free_tail)).load(Ordering::Relaxed);
+            let chunk =
+                self.map.u32(free_ring_offset(&self.geometry, self.free_tail)).load(Ordering::Relaxed);
             if chunk >= self.geometry.chunks {
-                return Err(Broken::Chunk { chunk, why: "returned chunk does not exist" });
+                return Err(ProtocolError::Chunk { chunk, why: "returned chunk does not exist" });
             }
             self.free.push(chunk);
             self.free_tail += 1;
@@ -83,7 +89,7 @@ impl SlabSender {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the remainder is below a u32")]
-fn entry(geometry: &Geometry, index: u64) -> usize {
+fn free_ring_offset(geometry: &Geometry, index: u64) -> usize {
     geometry.free_offset() + (index % u64::from(geometry.chunks)) as usize * 4
 }
 
@@ -97,26 +103,26 @@ pub struct SlabReceiver {
 struct Shared {
     map: Arc<Map>,
     geometry: Geometry,
-    lent: Mutex<Lent>,
+    loans: Mutex<Loans>,
     /// Rung when a chunk is returned that somebody waits for; futexes are woken while there is none.
-    bell: OnceLock<Arc<OwnedFd>>,
+    eventfd: OnceLock<Arc<OwnedFd>>,
 }
 
 /// Which chunks the daemon holds. A mutex, because [`Chunk`]s may be dropped by whoever held them.
 #[derive(Debug)]
-struct Lent {
+struct Loans {
     chunks: Vec<Option<Loan>>,
     count: usize,
     free_head: u64,
-    /// Calls of [`SlabReceiver::reclaim`] so far.
-    age: u64,
+    /// Calls of [`SlabReceiver::reclaim_overdue`] so far.
+    round: u64,
 }
 
 /// A chunk in the daemon's hands.
 #[derive(Debug)]
 struct Loan {
     chunk: Weak<Chunk>,
-    /// [`Lent::age`] when it was lent.
+    /// [`Loans::round`] when it was lent.
     age: u64,
 }
 
@@ -124,36 +130,36 @@ impl SlabReceiver {
     /// The daemon's end of a fresh map.
     pub fn new(map: Arc<Map>, geometry: &Geometry) -> Self {
         let chunks = (0..geometry.chunks).map(|_| None).collect();
-        let lent = Lent { chunks, count: 0, free_head: 0, age: 0 };
+        let lent = Loans { chunks, count: 0, free_head: 0, round: 0 };
         Self {
             shared: Arc::new(Shared {
                 map,
                 geometry: *geometry,
-                lent: Mutex::new(lent),
-                bell: OnceLock::new(),
+                loans: Mutex::new(lent),
+                eventfd: OnceLock::new(),
             }),
         }
     }
 
     /// From now on who waits for a chunk is an event loop that watches this eventfd.
-    pub fn ring_by(&self, bell: Arc<OwnedFd>) {
+    pub fn wake_by_eventfd(&self, bell: Arc<OwnedFd>) {
         // Said again it is the same.
-        drop(self.shared.bell.set(bell));
+        drop(self.shared.eventfd.set(bell));
     }
 
     /// Takes over a chunk that a frame named.
     ///
     /// # Errors
     /// When the number or length is out of range, or the daemon holds that chunk already.
-    pub fn receive(&self, chunk: u32, len: u32) -> Result<Arc<Chunk>, Broken> {
-        if len as usize > CHUNK {
-            return Err(Broken::Chunk { chunk, why: "length is beyond the chunk" });
+    pub fn receive(&self, chunk: u32, len: u32) -> Result<Arc<Chunk>, ProtocolError> {
+        if len as usize > CHUNK_BYTES {
+            return Err(ProtocolError::Chunk { chunk, why: "length is beyond the chunk" });
         }
         let mut lent = self.shared.lock();
-        let age = lent.age;
+        let age = lent.round;
         let loan = match lent.chunks.get_mut(chunk as usize) {
-            None => return Err(Broken::Chunk { chunk, why: "no such chunk" }),
-            Some(Some(_)) => return Err(Broken::Chunk { chunk, why: "given twice" }),
+            None => return Err(ProtocolError::Chunk { chunk, why: "no such chunk" }),
+            Some(Some(_)) => return Err(ProtocolError::Chunk { chunk, why: "given twice" }),
             Some(loan) => loan,
         };
         let (shared, len) = (Arc::clone(&self.shared), len as usize);
@@ -165,20 +171,20 @@ impl SlabReceiver {
 
     /// Copies what was lent before the last call, and is lent still, and returns its place to the worker. To be called
     /// at intervals that a client which reads needs for a chunk.
-    pub fn reclaim(&self) {
+    pub fn reclaim_overdue(&self) {
         let mut lent = self.shared.lock();
-        let age = lent.age;
-        lent.age += 1;
+        let age = lent.round;
+        lent.round += 1;
         let overdue = lent.chunks.iter().flatten().filter(|loan| loan.age < age);
         let overdue: Vec<_> = overdue.filter_map(|loan| loan.chunk.upgrade()).collect();
         drop(lent);
         for chunk in overdue {
-            chunk.give_back();
+            chunk.copy_and_return();
         }
     }
 
     /// Is a quarter of the slab, or more, in the daemon's hands?
-    pub fn is_in_use(&self) -> bool {
+    pub fn is_quarter_lent(&self) -> bool {
         self.shared.lock().count * 4 >= self.shared.geometry.chunks as usize
     }
 
@@ -190,8 +196,8 @@ impl SlabReceiver {
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Lent> {
-        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Loans> {
+        self.loans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -210,7 +216,7 @@ impl Chunk {
     pub fn bytes(&self) -> &[u8] {
         match self.copy.get() {
             Some(copy) => copy,
-            None => self.lent(),
+            None => self.shared_bytes(),
         }
     }
 
@@ -223,22 +229,22 @@ impl Chunk {
     ///
     /// A reader of the chunk on another thread could see what the worker writes next; all readers in the daemon run on
     /// the caller's thread.
-    pub fn give_back(&self) {
+    pub fn copy_and_return(&self) {
         let mut is_first = false;
         self.copy.get_or_init(|| {
             is_first = true;
-            self.lent().into()
+            self.shared_bytes().into()
         });
         if is_first {
-            self.shared.take_back(self.number);
+            self.shared.return_chunk(self.number);
         }
     }
 
     /// The bytes where the worker has put them.
-    fn lent(&self) -> &[u8] {
-        let offset = self.shared.geometry.slab_offset() + self.number as usize * CHUNK;
+    fn shared_bytes(&self) -> &[u8] {
+        let offset = self.shared.geometry.slab_offset() + self.number as usize * CHUNK_BYTES;
         #[expect(unsafe_code, reason = "lending shared memory to writev without a copy")]
-        // SAFETY: between `receive` and `take_back` the chunk is the daemon's by protocol; the module's text
+        // SAFETY: between `receive` and `return_chunk` the chunk is the daemon's by protocol; the module's text
         // says why a worker that breaks the protocol harms nobody but its own client.
         unsafe {
             self.shared.map.bytes(offset, self.len)
@@ -249,24 +255,24 @@ impl Chunk {
 impl Drop for Chunk {
     fn drop(&mut self) {
         if self.is_lent() {
-            self.shared.take_back(self.number);
+            self.shared.return_chunk(self.number);
         }
     }
 }
 
 impl Shared {
     /// The chunk is the worker's again.
-    fn take_back(&self, number: u32) {
-        let Self { map, geometry, bell, .. } = self;
+    fn return_chunk(&self, number: u32) {
+        let Self { map, geometry, eventfd: bell, .. } = self;
         let mut lent = self.lock();
         lent.chunks[number as usize] = None;
         lent.count -= 1;
-        map.u32(entry(geometry, lent.free_head)).store(number, Ordering::Relaxed);
+        map.u32(free_ring_offset(geometry, lent.free_head)).store(number, Ordering::Relaxed);
         lent.free_head += 1;
         map.u64(Geometry::word(Word::FreeHead)).store(lent.free_head, Ordering::Release);
         drop(lent);
-        let ring = bell.get().map_or(Ring::Futex, |bell| Ring::Bell(bell.as_fd()));
-        Want(map.u32(Geometry::word(Word::WantsSpace))).satisfy(&ring);
+        let ring = bell.get().map_or(Waker::Futex, |bell| Waker::EventFd(bell.as_fd()));
+        WaitFlag(map.u32(Geometry::word(Word::SpaceWait))).notify(&ring);
     }
 }
 
@@ -276,7 +282,7 @@ mod tests {
 
     fn pair(chunks: u32) -> (SlabSender, SlabReceiver) {
         let geometry = Geometry { submission: 4096, completion: 4096, chunks, slots: 1 };
-        let map = Arc::new(Map::create("slab", geometry.total()).unwrap().0);
+        let map = Arc::new(Map::create("slab", geometry.total_bytes()).unwrap().0);
         (SlabSender::new(map.clone(), &geometry), SlabReceiver::new(map, &geometry))
     }
 
@@ -285,16 +291,16 @@ mod tests {
         let (mut sender, receiver) = pair(3);
         for round in 0..50_u8 {
             let a = sender.fill(&[round; 100]).unwrap().unwrap();
-            let b = sender.fill(&vec![round + 1; CHUNK]).unwrap().unwrap();
+            let b = sender.fill(&vec![round + 1; CHUNK_BYTES]).unwrap().unwrap();
             let a = receiver.receive(a, 100).unwrap();
-            let b = receiver.receive(b, u32::try_from(CHUNK).unwrap()).unwrap();
+            let b = receiver.receive(b, u32::try_from(CHUNK_BYTES).unwrap()).unwrap();
             assert!(receiver.is_scarce());
             assert_eq!(a.bytes(), &[round; 100]);
-            assert_eq!(b.bytes(), &vec![round + 1; CHUNK][..]);
+            assert_eq!(b.bytes(), &vec![round + 1; CHUNK_BYTES][..]);
             drop(b);
             drop(a);
         }
-        assert_eq!(sender.available().unwrap(), 3);
+        assert_eq!(sender.n_available().unwrap(), 3);
     }
 
     #[test]
@@ -318,16 +324,16 @@ mod tests {
     fn what_is_lent_for_long_is_copied_and_its_place_returned() {
         let (mut sender, receiver) = pair(2);
         let slow = receiver.receive(sender.fill(b"slow").unwrap().unwrap(), 4).unwrap();
-        receiver.reclaim();
+        receiver.reclaim_overdue();
         let quick = receiver.receive(sender.fill(b"quick").unwrap().unwrap(), 5).unwrap();
-        assert_eq!(sender.available().unwrap(), 0);
-        receiver.reclaim();
-        assert_eq!(sender.available().unwrap(), 1, "only the older one");
+        assert_eq!(sender.n_available().unwrap(), 0);
+        receiver.reclaim_overdue();
+        assert_eq!(sender.n_available().unwrap(), 1, "only the older one");
         // The place has other bytes now, the copy has not.
         let again = receiver.receive(sender.fill(b"else").unwrap().unwrap(), 4).unwrap();
         assert_eq!((slow.bytes(), quick.bytes(), again.bytes()), (&b"slow"[..], &b"quick"[..], &b"else"[..]));
-        slow.give_back();
+        slow.copy_and_return();
         drop((slow, quick, again));
-        assert_eq!(sender.available().unwrap(), 2, "each is returned once");
+        assert_eq!(sender.n_available().unwrap(), 2, "each is returned once");
     }
 }

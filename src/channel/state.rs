@@ -18,7 +18,7 @@
 //!            worker: amend()          └─▶ DONE ── daemon: take() ──▶ CLAIMED   its frame has DONE
 //! ```
 
-use crate::Broken;
+use crate::ProtocolError;
 use crate::sync::{AtomicU32, Ordering};
 
 /// Published, not yet started: either side may take it.
@@ -45,19 +45,19 @@ pub enum Claim {
 ///
 /// # Errors
 /// When the word holds a value that no daemon writes at this point.
-pub fn claim(word: &AtomicU32) -> Result<Claim, Broken> {
+pub fn claim(word: &AtomicU32) -> Result<Claim, ProtocolError> {
     // Acquire on success: what the daemon wrote before publishing is visible through the head as well;
     // this pairs with nothing else but costs nothing on x86-64.
     match word.compare_exchange(READY, CLAIMED, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => Ok(Claim::Claimed),
         Err(REVOKED | PAD) => Ok(Claim::Skip),
-        Err(other) => Err(Broken::RecordState(other)),
+        Err(other) => Err(ProtocolError::RecordState(other)),
     }
 }
 
 /// Worker side: adds to a completion that was pushed that the worker is done with the exchange. False if the daemon has
 /// taken it.
-pub fn amend(word: &AtomicU32) -> bool {
+pub fn mark_done(word: &AtomicU32) -> bool {
     word.compare_exchange(READY, DONE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
 

@@ -8,11 +8,11 @@
 //!
 //! - [`Sleepers`]: worker threads asleep on the submission ring; the daemon wakes as many as it has work for.
 //! - [`Epoch`]: the daemon asleep in `epoll_wait(2)`; any worker rings its eventfd, at most once per sleep.
-//! - [`Want`]: a worker thread waits for room or credit; the daemon wakes all who do.
+//! - [`WaitFlag`]: a worker thread waits for room or credit; the daemon wakes all who do.
 //!
 //! An event loop (an ASGI worker) is one sleeper that sleeps in `epoll_wait(2)`, not on a futex: it announces as threads
-//! do ([`Sleepers::doze`], [`Want::announce`]), looks once more, and goes back to its loop. The daemon's look is the
-//! same, and where it would wake a futex it rings the worker's eventfd ([`Ring::Bell`]). Rung, the loop looks at
+//! do ([`Sleepers::announce_loop_sleep`], [`WaitFlag::announce_wait`]), looks once more, and goes back to its loop. The daemon's look is the
+//! same, and where it would wake a futex it rings the worker's eventfd ([`Waker::EventFd`]). Rung, the loop looks at
 //! everything it waits for. Tokens mean nothing to it.
 //!
 //! The protocols work on borrowed atomics and a [`Futex`], so that the very same code is checked by
@@ -56,27 +56,27 @@ impl Futex for SystemFutex {
 /// How those who wait in one worker are woken.
 #[cfg(not(loom))]
 #[derive(Debug, Clone, Copy)]
-pub enum Ring<'a> {
+pub enum Waker<'a> {
     /// Threads, by `futex(2)`.
     Futex,
     /// An event loop, by its eventfd (which does not block).
-    Bell(BorrowedFd<'a>),
+    EventFd(BorrowedFd<'a>),
 }
 
 #[cfg(not(loom))]
-impl Futex for Ring<'_> {
+impl Futex for Waker<'_> {
     /// Only threads wait; a bell is waited for by whoever watches it.
     fn wait(&self, word: &AtomicU32, expected: u32) -> bool {
         match self {
             Self::Futex => SystemFutex.wait(word, expected),
-            Self::Bell(_) => false,
+            Self::EventFd(_) => false,
         }
     }
 
     fn wake(&self, word: &AtomicU32, count: u32) {
         match self {
             Self::Futex => SystemFutex.wake(word, count),
-            Self::Bell(bell) => {
+            Self::EventFd(bell) => {
                 // EAGAIN: its counter is full (eventfd(2)), so that it is rung already.
                 let rung = rustix::io::write(bell, &1_u64.to_ne_bytes());
                 debug_assert!(matches!(rung, Ok(8) | Err(rustix::io::Errno::AGAIN)));
@@ -89,7 +89,7 @@ impl Futex for Ring<'_> {
 ///
 /// `asleep` counts the threads that announced and hold no token; `tokens` the wake tokens granted and
 /// not yet taken. Their sum (with a grant in transit) is the number of threads between
-/// [`Sleepers::announce`] and the return of [`Sleepers::retract`] or [`Sleepers::sleep`].
+/// [`Sleepers::announce_sleep`] and the return of [`Sleepers::cancel_sleep`] or [`Sleepers::sleep`].
 #[derive(Debug, Clone, Copy)]
 pub struct Sleepers<'a> {
     /// Threads announced and without a token.
@@ -125,33 +125,33 @@ impl Sleepers<'_> {
     }
 
     /// Waker: is anybody asleep? A hint, to be followed by [`Sleepers::wake`].
-    pub fn any(&self) -> bool {
+    pub fn any_asleep(&self) -> bool {
         fence(Ordering::SeqCst);
         self.asleep.load(Ordering::Relaxed) != 0
     }
 
     /// Event loop, step 1: announces that it will go back to its loop. The caller must look for work once more, then
-    /// either [`Sleepers::rise`] (there was some) or return to its loop, where it watches its bell.
-    pub fn doze(&self) {
+    /// either [`Sleepers::announce_loop_awake`] (there was some) or return to its loop, where it watches its bell.
+    pub fn announce_loop_sleep(&self) {
         self.asleep.store(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
     /// Event loop, step 2: it looks for work and need not be rung; to be called before it looks.
-    pub fn rise(&self) {
+    pub fn announce_loop_awake(&self) {
         // If this is seen late, or a ring was on its way, the bell rings once too often.
         self.asleep.store(0, Ordering::Release);
     }
 
     /// Sleeper, step 1: announces sleep. The caller must look for work once more, then either
-    /// [`Sleepers::retract`] (there was some) or [`Sleepers::sleep`].
-    pub fn announce(&self) {
+    /// [`Sleepers::cancel_sleep`] (there was some) or [`Sleepers::sleep`].
+    pub fn announce_sleep(&self) {
         self.asleep.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
     /// Sleeper, step 2a: there is work after all.
-    pub fn retract(&self, futex: &impl Futex) {
+    pub fn cancel_sleep(&self, futex: &impl Futex) {
         let mut asleep = self.asleep.load(Ordering::Relaxed);
         while asleep != 0 {
             match self.asleep.compare_exchange_weak(asleep, asleep - 1, Ordering::AcqRel, Ordering::Relaxed) {
@@ -200,14 +200,14 @@ pub struct Epoch<'a>(
 
 impl Epoch<'_> {
     /// Daemon: will sleep. It must look at every completion ring once more afterwards.
-    pub fn doze(&self) {
+    pub fn announce_sleep(&self) {
         let epoch = self.0.load(Ordering::Relaxed);
         self.0.store(epoch | 1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
     /// Daemon: awake again; to be called before the completion rings are read.
-    pub fn rise(&self) {
+    pub fn announce_awake(&self) {
         let epoch = self.0.load(Ordering::Relaxed);
         if epoch & 1 == 1 {
             self.0.store(epoch.wrapping_add(1), Ordering::SeqCst);
@@ -217,7 +217,7 @@ impl Epoch<'_> {
 
     /// Worker: after publishing a completion, must the eventfd be rung? `rung` is the worker's memory
     /// of the last epoch it has rung for (0 at the start: even, so never a sleep).
-    pub fn must_ring(&self, rung: &mut u32) -> bool {
+    pub fn must_wake(&self, rung: &mut u32) -> bool {
         fence(Ordering::SeqCst);
         let epoch = self.0.load(Ordering::Relaxed);
         if epoch & 1 == 1 && epoch != *rung {
@@ -236,14 +236,14 @@ impl Epoch<'_> {
 /// word, and one that announces itself just after a gift would set the flag that another, about to
 /// sleep, still expects, and hide from it that its gift has come.
 #[derive(Debug, Clone, Copy)]
-pub struct Want<'a>(
+pub struct WaitFlag<'a>(
     /// The word.
     pub &'a AtomicU32,
 );
 
-impl Want<'_> {
+impl WaitFlag<'_> {
     /// Daemon: something was given; wakes whoever waits for it.
-    pub fn satisfy(&self, futex: &impl Futex) {
+    pub fn notify(&self, futex: &impl Futex) {
         fence(Ordering::SeqCst);
         let seen = self.0.load(Ordering::Relaxed);
         // When the exchange fails, another giver has woken the same waiters; one that announced itself
@@ -261,7 +261,7 @@ impl Want<'_> {
     /// Event loop: announces that it waits. It must look once more for what it waits for; then it returns to its loop,
     /// and looks again when its bell rings. It may stop waiting without a word: the next gift then costs a needless
     /// ring.
-    pub fn announce(&self) {
+    pub fn announce_wait(&self) {
         self.0.fetch_or(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }

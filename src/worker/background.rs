@@ -74,7 +74,7 @@ impl Helper {
         if taken {
             self.changed.notify_all();
         } else if let Job::Stacks(_) = job {
-            self.tell(&Report::Stacks(false));
+            self.tell(&Report::StacksDumped(false));
         }
     }
 
@@ -119,10 +119,10 @@ impl Helper {
     fn perform(&self, py: Python<'_>, job: Job) -> Option<Report> {
         let report = match job {
             Job::Stacks(None) => {
-                stacks::write_all(py, &self.worker.process.stacks).map(|()| Some(Report::Stacks(true)))
+                stacks::write_all(py, &self.worker.process.stacks).map(|()| Some(Report::StacksDumped(true)))
             }
             Job::Stacks(Some(exchange)) => {
-                self.write_exchange(py, exchange).map(|it| Some(Report::Stacks(it)))
+                self.write_exchange(py, exchange).map(|it| Some(Report::StacksDumped(it)))
             }
             Job::ChildExited { pid, worker: number, life } => {
                 self.hooks.child_exit(py, pid, number, life).map(|warning| warning.map(Report::Warning))
@@ -130,7 +130,7 @@ impl Helper {
         };
         report.unwrap_or_else(|error| {
             error.write_unraisable(py, None);
-            matches!(job, Job::Stacks(_)).then_some(Report::Stacks(false))
+            matches!(job, Job::Stacks(_)).then_some(Report::StacksDumped(false))
         })
     }
 

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use rgun_channel::control::{CONTROL_FD, Command, MAX_MESSAGE, Role, Start, receive};
-use rgun_channel::layout::REACTOR_PAGE;
+use rgun_channel::control::{CONTROL_FD, Command, MAX_MESSAGE_BYTES, Role, Start, receive};
+use rgun_channel::layout::REACTOR_PAGE_BYTES;
 use rgun_channel::map::Map;
 use rustix::io::FdFlags;
 
@@ -36,12 +36,12 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     support(py)?.call_method1(intern!(py, "prepare"), (&start.directory, &start.pythonpath))?;
     let mut next = match start.role {
         Role::Worker => {
-            let map = Map::attach(map.as_fd(), start.geometry.total(), true)?;
+            let map = Map::attach(map.as_fd(), start.geometry.total_bytes(), true)?;
             Next::Worker(Birth { start, map, wake, application: None })
         }
         Role::Zygote => Next::Zygote(start),
     };
-    let reactor_page = Map::attach(reactor.as_fd(), REACTOR_PAGE, false)?;
+    let reactor_page = Map::attach(reactor.as_fd(), REACTOR_PAGE_BYTES, false)?;
     // Mapped, they need no descriptors any more.
     drop((map, reactor));
     let process =
@@ -69,7 +69,7 @@ fn control_socket() -> PyResult<OwnedFd> {
 }
 
 fn receive_start(py: Python<'_>, socket: &OwnedFd) -> PyResult<(Box<Start>, Vec<OwnedFd>)> {
-    let mut buffer = vec![0; MAX_MESSAGE];
+    let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     loop {
         let received = match py.detach(|| receive(socket, &mut buffer)) {
             Ok(received) => received,

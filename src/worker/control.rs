@@ -6,7 +6,7 @@
 
 use std::io;
 
-use rgun_channel::control::{Command, Fork, MAX_MESSAGE, Report, receive, send};
+use rgun_channel::control::{Command, Fork, MAX_MESSAGE_BYTES, Report, receive, send};
 
 use crate::background::{Helper, Job};
 use crate::python::exit_now;
@@ -26,7 +26,7 @@ pub(crate) fn spawn(worker: &'static Worker, helper: &'static Helper) -> io::Res
 
 fn listen(worker: &'static Worker, helper: &'static Helper) {
     Mask::all().set();
-    let mut buffer = vec![0; MAX_MESSAGE];
+    let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     loop {
         let received = match receive(worker.control, &mut buffer) {
             Ok(received) => received,
@@ -43,13 +43,13 @@ fn listen(worker: &'static Worker, helper: &'static Helper) {
                     worker.bodies.put(exchange, body);
                 }
             }
-            Ok(Command::Forget(exchange)) => {
+            Ok(Command::Cancel(exchange)) => {
                 if !worker.bodies.forget(exchange) {
                     worker.abandon(exchange);
                 }
             }
             Ok(Command::Stop) => worker.stop(),
-            Ok(Command::Stacks(exchange)) => helper.give(Job::Stacks(exchange)),
+            Ok(Command::DumpStacks(exchange)) => helper.give(Job::Stacks(exchange)),
             Ok(Command::ChildExited { pid, worker: number, life }) => {
                 helper.give(Job::ChildExited { pid, worker: number, life });
             }

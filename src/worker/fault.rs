@@ -1,7 +1,7 @@
 //! Why an exchange did not go as it should, for both interfaces.
 
 use pyo3::PyErr;
-use rgun_channel::Broken;
+use rgun_channel::ProtocolError;
 
 use crate::python::Described;
 
@@ -13,7 +13,7 @@ pub(crate) enum Fault {
     /// The application broke its interface (PEP 3333, ASGI) in a way that raised nothing.
     App(Described),
     /// The daemon broke the contract: the worker cannot go on.
-    Channel(Broken),
+    Channel(ProtocolError),
 }
 
 impl From<PyErr> for Fault {
@@ -22,8 +22,8 @@ impl From<PyErr> for Fault {
     }
 }
 
-impl From<Broken> for Fault {
-    fn from(broken: Broken) -> Self {
+impl From<ProtocolError> for Fault {
+    fn from(broken: ProtocolError) -> Self {
         Self::Channel(broken)
     }
 }

@@ -11,12 +11,12 @@
 use std::sync::{Arc, Mutex};
 
 use pyo3::prelude::*;
-use rgun_channel::Broken;
-use rgun_channel::layout::{CHUNK, Geometry, REACTOR_EPOCH, Word};
+use rgun_channel::ProtocolError;
+use rgun_channel::layout::{CHUNK_BYTES, Geometry, REACTOR_EPOCH, Word};
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionSender, Position};
 use rgun_channel::slab::SlabSender;
-use rgun_channel::wake::{Epoch, Want};
+use rgun_channel::wake::{Epoch, WaitFlag};
 
 use crate::process::Process;
 use crate::python::lock;
@@ -28,7 +28,7 @@ use crate::wait::{InterruptibleFutex, SignalHandlers};
 pub(crate) const DEFER: u64 = 500_000;
 
 /// From this many bytes on, copying into the slab is done without the GIL.
-const COPY_DETACHED: usize = 4 * CHUNK;
+const COPY_DETACHED: usize = 4 * CHUNK_BYTES;
 
 /// Most chunks in one frame: 1 MiB, so that the daemon can begin to write while the rest is copied.
 const CHUNKS_PER_FRAME: usize = 16;
@@ -73,7 +73,7 @@ impl Output {
         py: Python<'_>,
         worker: &impl SignalHandlers,
         frame: &[u8],
-    ) -> Result<(), Broken> {
+    ) -> Result<(), ProtocolError> {
         if self.try_push(frame)?.is_some() {
             return Ok(());
         }
@@ -89,16 +89,16 @@ impl Output {
     }
 
     /// Publishes a frame if there is room for it.
-    pub(crate) fn try_push(&self, frame: &[u8]) -> Result<Option<Position>, Broken> {
+    pub(crate) fn try_push(&self, frame: &[u8]) -> Result<Option<Position>, ProtocolError> {
         let mut ring = lock(&self.ring);
-        let pushed = ring.sender.place(frame)?;
+        let pushed = ring.sender.push_positioned(frame)?;
         ring.owed |= pushed.is_some();
         Ok(pushed)
     }
 
     /// Adds DONE to a frame that was published with END, unless the daemon has taken it.
     pub(crate) fn amend(&self, position: Position) -> bool {
-        lock(&self.ring).sender.amend(position)
+        lock(&self.ring).sender.mark_done(position)
     }
 
     /// Wakes the daemon if it sleeps and something was pushed since it was last asked after.
@@ -109,7 +109,7 @@ impl Output {
                 return;
             }
             ring.owed = false;
-            Epoch(self.process.reactor.u32(REACTOR_EPOCH)).must_ring(&mut ring.rung)
+            Epoch(self.process.reactor.u32(REACTOR_EPOCH)).must_wake(&mut ring.rung)
         };
         if must_ring {
             // EAGAIN would mean that the counter is full, so the daemon has been rung; other errors of an
@@ -126,7 +126,7 @@ impl Output {
         worker: &impl SignalHandlers,
         bytes: &[u8],
         chunks: &mut Vec<(u32, u32)>,
-    ) -> Result<usize, Broken> {
+    ) -> Result<usize, ProtocolError> {
         chunks.clear();
         if bytes.len() >= COPY_DETACHED {
             return py.detach(|| self.fill_detached(worker, bytes, chunks));
@@ -142,7 +142,7 @@ impl Output {
         worker: &impl SignalHandlers,
         bytes: &[u8],
         chunks: &mut Vec<(u32, u32)>,
-    ) -> Result<usize, Broken> {
+    ) -> Result<usize, ProtocolError> {
         let taken = self.try_fill(bytes, chunks)?;
         if taken > 0 {
             return Ok(taken);
@@ -157,9 +157,13 @@ impl Output {
     }
 
     /// Copies the front of `bytes` into the chunks that are free, as many as a frame may have.
-    pub(crate) fn try_fill(&self, bytes: &[u8], chunks: &mut Vec<(u32, u32)>) -> Result<usize, Broken> {
+    pub(crate) fn try_fill(
+        &self,
+        bytes: &[u8],
+        chunks: &mut Vec<(u32, u32)>,
+    ) -> Result<usize, ProtocolError> {
         let mut taken = 0;
-        for part in bytes.chunks(CHUNK).take(CHUNKS_PER_FRAME) {
+        for part in bytes.chunks(CHUNK_BYTES).take(CHUNKS_PER_FRAME) {
             // Locked per chunk: another thread, perhaps with the GIL, waits for one copy at most.
             let Some(chunk) = lock(&self.slab).fill(part)? else { break };
             chunks.push((chunk, u32::try_from(part.len()).expect("a chunk is 64 KiB")));
@@ -169,7 +173,7 @@ impl Output {
     }
 
     /// What is waited on for room or chunks.
-    pub(crate) fn wants_space(&self) -> Want<'_> {
-        Want(self.map.u32(Geometry::word(Word::WantsSpace)))
+    pub(crate) fn wants_space(&self) -> WaitFlag<'_> {
+        WaitFlag(self.map.u32(Geometry::word(Word::SpaceWait)))
     }
 }

@@ -253,15 +253,15 @@ impl Described {
             .and_then(|pair| pair.extract::<(String, String)>());
         if let Ok((summary, traceback)) = formatted {
             return Self {
-                summary: cut(summary, AppError::SUMMARY),
-                traceback: cut(traceback, AppError::TRACEBACK),
+                summary: cut(summary, AppError::MAX_SUMMARY_BYTES),
+                traceback: cut(traceback, AppError::MAX_TRACEBACK_BYTES),
             };
         }
         let name = error.get_type(py).name().map_or_else(|_| "exception".to_owned(), |name| name.to_string());
         Self::plain(format!("{name} (its text could not be formatted)"))
     }
 
-    /// As the body of a `Raised` frame.
+    /// As the body of an `AppRaised` frame.
     pub(crate) fn as_error(&self) -> AppError<'_> {
         AppError { summary: &self.summary, traceback: &self.traceback }
     }

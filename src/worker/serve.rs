@@ -8,7 +8,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use rgun_channel::Broken;
+use rgun_channel::ProtocolError;
 
 use crate::output::DEFER;
 use crate::wait::SignalHandlers;
@@ -59,7 +59,7 @@ impl SlotThread {
 }
 
 /// One thread's life.
-fn serve(py: Python<'_>, served: &'static Application, slot: u32) -> Result<(), Broken> {
+fn serve(py: Python<'_>, served: &'static Application, slot: u32) -> Result<(), ProtocolError> {
     let worker = served.worker;
     worker.mark_thread(slot);
     let mut exchanges = Exchanges::new(served, slot);

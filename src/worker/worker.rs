@@ -10,15 +10,15 @@ use std::thread::JoinHandle;
 
 use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
-use rgun_channel::Broken;
+use rgun_channel::ProtocolError;
 use rgun_channel::control::Start;
 use rgun_channel::frame::ExchangeId;
 use rgun_channel::layout::{
-    Geometry, SLOT_ACKED, SLOT_EXCHANGE, SLOT_STARTED, SLOT_THREAD, SLOT_WANTS_CREDIT, Word,
+    Geometry, SLOT_ACKED, SLOT_CREDIT_WAIT, SLOT_EXCHANGE, SLOT_STARTED, SLOT_THREAD, Word,
 };
 use rgun_channel::map::Map;
 use rgun_channel::ring::SubmissionReceiver;
-use rgun_channel::wake::{Sleepers, SystemFutex, Want};
+use rgun_channel::wake::{Sleepers, SystemFutex, WaitFlag};
 
 use crate::bodies::Bodies;
 use crate::output::Output;
@@ -96,7 +96,7 @@ impl Worker {
     }
 
     /// Claims a request if there is one. Cheap, and fit to be called with the GIL held.
-    pub(crate) fn claim(&self, frame: &mut Vec<u8>) -> Result<bool, Broken> {
+    pub(crate) fn claim(&self, frame: &mut Vec<u8>) -> Result<bool, ProtocolError> {
         lock(&self.submission).claim(frame)
     }
 
@@ -106,7 +106,7 @@ impl Worker {
     }
 
     /// Sleeps until a request is claimed (true), or the worker is to stop (false). Without the GIL.
-    pub(crate) fn wait_and_claim(&self, slot: u32, frame: &mut Vec<u8>) -> Result<bool, Broken> {
+    pub(crate) fn wait_and_claim(&self, slot: u32, frame: &mut Vec<u8>) -> Result<bool, ProtocolError> {
         let sleepers = self.sleepers();
         loop {
             if self.is_stopping() {
@@ -116,11 +116,11 @@ impl Worker {
                 return Ok(true);
             }
             self.output.ring();
-            sleepers.announce();
+            sleepers.announce_sleep();
             // The look between announcing and sleeping that makes a lost wake-up impossible; `stop`
             // stores its flag before it wakes, so it is covered by the same argument.
             if self.has_more() || self.is_stopping() {
-                sleepers.retract(&SystemFutex);
+                sleepers.cancel_sleep(&SystemFutex);
             } else if slot == MAIN_THREAD {
                 sleepers.sleep(&InterruptibleFutex(self), || {});
             } else {
@@ -248,8 +248,8 @@ impl Worker {
     }
 
     /// What a slot's thread waits on for [`Worker::unacked`] to fall.
-    pub(crate) fn wants_credit(&self, slot: u32) -> Want<'_> {
-        Want(self.map.u32(Geometry::slot(slot, SLOT_WANTS_CREDIT)))
+    pub(crate) fn wants_credit(&self, slot: u32) -> WaitFlag<'_> {
+        WaitFlag(self.map.u32(Geometry::slot(slot, SLOT_CREDIT_WAIT)))
     }
 
     /// The client of an exchange has gone: if it runs, its iterable is not read any further.
@@ -286,7 +286,7 @@ impl Worker {
     }
 
     /// The daemon broke the contract: there is nobody to tell but stderr.
-    pub(crate) fn broken(&self, error: &Broken) -> ! {
+    pub(crate) fn broken(&self, error: &ProtocolError) -> ! {
         let text = format!("rgun: worker {} gives up, the channel is broken: {error}\n", self.start.worker);
         // Nothing can be done about a stderr that is closed.
         let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());

@@ -14,7 +14,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyModule;
-use rgun_channel::control::{Command, Fork, Interface, MAX_MESSAGE, Report, Role, Start, receive};
+use rgun_channel::control::{Command, Fork, Interface, MAX_MESSAGE_BYTES, Report, Role, Start, receive};
 use rgun_channel::map::Map;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
@@ -89,7 +89,7 @@ fn run(
     for warning in hooks.check(py)? {
         process.tell(&Report::Warning(warning))?;
     }
-    let mut buffer = vec![0; MAX_MESSAGE];
+    let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     let own = [process.control.as_raw_fd()];
     let warnings: Vec<String> = python_half(py)?.call_method1(intern!(py, "settle"), (own,))?.extract()?;
     for warning in warnings {
@@ -122,14 +122,14 @@ fn run(
                     return Ok(Next::Worker(Birth { start, map, wake, application: Some(application) }));
                 }
             }
-            Ok(Command::Stacks(None)) => {
+            Ok(Command::DumpStacks(None)) => {
                 let written = stacks::write_current(py, &process.stacks);
                 if let Err(error) = &written {
                     error.clone_ref(py).write_unraisable(py, None);
                 }
-                process.tell(&Report::Stacks(written.is_ok()))?;
+                process.tell(&Report::StacksDumped(written.is_ok()))?;
             }
-            Ok(Command::Stacks(Some(_))) => process.tell(&Report::Stacks(false))?,
+            Ok(Command::DumpStacks(Some(_))) => process.tell(&Report::StacksDumped(false))?,
             Ok(Command::ChildExited { pid, worker, life }) => {
                 if let Some(warning) = hooks.child_exit(py, pid, worker, life)? {
                     process.tell(&Report::Warning(warning))?;
@@ -137,7 +137,7 @@ fn run(
             }
             Ok(Command::Stop) => return Ok(Next::End),
             // Promote: it is one. The others are for workers.
-            Ok(Command::Promote | Command::Start(_) | Command::Body(_) | Command::Forget(_)) | Err(_) => {}
+            Ok(Command::Promote | Command::Start(_) | Command::Body(_) | Command::Cancel(_)) | Err(_) => {}
         }
     }
 }
@@ -182,7 +182,7 @@ fn fork(
             if let Some(warning) = warning {
                 process.tell(&Report::Warning(warning))?;
             }
-            Ok(Some((Map::attach(map.as_fd(), start.geometry.total(), true)?, wake)))
+            Ok(Some((Map::attach(map.as_fd(), start.geometry.total_bytes(), true)?, wake)))
         }
         Ok((pid, _)) => {
             // The new worker's alone from now on: the daemon learns of its death by their end.

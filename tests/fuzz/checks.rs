@@ -10,9 +10,9 @@ use std::sync::atomic::Ordering;
 use rgun_channel::control::{Command, Report};
 use rgun_channel::frame::{
     AppError, Body, BodyPart, Completion, CompletionKind, FieldName, Fields, Request, Submission, chunks,
-    encode_field, fields, taken,
+    decode_window_update, encode_field, fields,
 };
-use rgun_channel::layout::{CHUNK, Geometry, Word};
+use rgun_channel::layout::{CHUNK_BYTES, Geometry, Word};
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionReceiver, CompletionSender, SubmissionReceiver, SubmissionSender};
 use rgun_channel::slab::{SlabReceiver, SlabSender};
@@ -68,10 +68,10 @@ fn request(bytes: &[u8]) -> bool {
 }
 
 fn later(bytes: &[u8]) -> bool {
-    let Ok(Submission::Later(first)) = Submission::decode(bytes) else { return false };
+    let Ok(Submission::Stream(first)) = Submission::decode(bytes) else { return false };
     let mut again = Vec::new();
     first.encode(&mut again);
-    assert_eq!(Submission::decode(&again), Ok(Submission::Later(first)));
+    assert_eq!(Submission::decode(&again), Ok(Submission::Stream(first)));
     true
 }
 
@@ -88,11 +88,11 @@ fn completion(bytes: &[u8]) -> bool {
         }
         BodyPart::File { offset, len } => Body::File { offset: *offset, len: *len },
     };
-    if let (CompletionKind::Raised, Body::Inline(error)) = (first.head.kind, body) {
+    if let (CompletionKind::AppRaised, Body::Inline(error)) = (first.head.kind, body) {
         app_error(error);
     }
-    if let (CompletionKind::Take, Body::Inline(number)) = (first.head.kind, body) {
-        assert_eq!(taken(number).is_ok(), number.len() == 8);
+    if let (CompletionKind::WindowUpdate, Body::Inline(number)) = (first.head.kind, body) {
+        assert_eq!(decode_window_update(number).is_ok(), number.len() == 8);
     }
     let mut again = Vec::new();
     let reason = &bytes[first.reason.clone()];
@@ -158,7 +158,7 @@ pub(crate) fn rings(bytes: &[u8]) -> usize {
     }
     let map = MAP.with_borrow_mut(|map| {
         Arc::clone(map.get_or_insert_with(|| {
-            Arc::new(Map::create("fuzz", GEOMETRY.total()).expect("a map can be made").0)
+            Arc::new(Map::create("fuzz", GEOMETRY.total_bytes()).expect("a map can be made").0)
         }))
     });
     let first = attack(&map, bytes, 0x00);
@@ -230,7 +230,7 @@ fn attack(map: &Arc<Map>, bytes: &[u8], outside: u8) -> Vec<Vec<u8>> {
             submit.is_claimed(*position);
             submit.revoke(*position);
         }
-        if let Ok(available) = slab.available() {
+        if let Ok(available) = slab.n_available() {
             assert!(available <= GEOMETRY.chunks as usize);
         }
         let _chunk = slab.fill(b"x");
@@ -238,10 +238,10 @@ fn attack(map: &Arc<Map>, bytes: &[u8], outside: u8) -> Vec<Vec<u8>> {
         let n_lent = held.iter().filter(|chunk| chunk.is_lent()).count();
         assert!(n_lent <= GEOMETRY.chunks as usize, "more chunks lent than there are");
         for chunk in &held {
-            assert!(chunk.bytes().len() <= CHUNK);
+            assert!(chunk.bytes().len() <= CHUNK_BYTES);
         }
         match input.byte() & 3 {
-            0 => lent.reclaim(),
+            0 => lent.reclaim_overdue(),
             1 => held.clear(),
             _ => {}
         }
@@ -256,7 +256,7 @@ const WORDS: [Word; 9] = [
     Word::CompletionTail,
     Word::Asleep,
     Word::Tokens,
-    Word::WantsSpace,
+    Word::SpaceWait,
     Word::FreeHead,
     Word::FreeTail,
 ];

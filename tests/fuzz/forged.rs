@@ -203,8 +203,8 @@ impl Site {
         self.lives += 1;
         self.dispatcher.set_unavailable(None);
         let id = WorkerId { number: WorkerNr(0), life: Life(self.lives) };
-        let (map, fd) = Map::create("forged", GEOMETRY.total()).expect("a map");
-        let theirs = Arc::new(Map::attach(fd.as_fd(), GEOMETRY.total(), true).expect("a map"));
+        let (map, fd) = Map::create("forged", GEOMETRY.total_bytes()).expect("a map");
+        let theirs = Arc::new(Map::attach(fd.as_fd(), GEOMETRY.total_bytes(), true).expect("a map"));
         let (ours, control) = control::pair().expect("a pair");
         rustix::io::ioctl_fionbio(&ours, true).expect("non-blocking");
         rustix::io::ioctl_fionbio(&control, true).expect("non-blocking");

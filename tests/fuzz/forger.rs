@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rgun::id::WorkerId;
 use rgun_channel::control::{self, Interface, Report};
 use rgun_channel::frame::{ExchangeId, Submission, encode_field};
-use rgun_channel::layout::{CHUNK, Geometry, Word};
+use rgun_channel::layout::{CHUNK_BYTES, Geometry, Word};
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionSender, SubmissionReceiver};
 use rgun_channel::slab::SlabSender;
@@ -238,7 +238,9 @@ impl Forger {
             let (chunk, len) = match input.byte() {
                 0..0xc0 => (filled.unwrap_or(0), 5),
                 0xc0..0xe0 => (filled.unwrap_or(0), 0),
-                other => (u32::from(other & 7), u32::try_from(CHUNK).unwrap_or(0) + u32::from(other & 1)),
+                other => {
+                    (u32::from(other & 7), u32::try_from(CHUNK_BYTES).unwrap_or(0) + u32::from(other & 1))
+                }
             };
             frame.extend_from_slice(&chunk.to_le_bytes());
             frame.extend_from_slice(&len.to_le_bytes());
@@ -286,7 +288,7 @@ impl Forger {
         let word = |word| self.map.u64(Geometry::word(word)).load(Ordering::Acquire);
         let begun = Instant::now();
         while word(Word::CompletionHead) != word(Word::CompletionTail) && !site.is_condemned(self) {
-            // An answer that has ended stays in the ring until it is done (see `CompletionSender::amend`).
+            // An answer that has ended stays in the ring until it is done (see `CompletionSender::mark_done`).
             if begun.elapsed() > Duration::from_millis(2) {
                 return;
             }

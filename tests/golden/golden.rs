@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use rgun_channel::PROTOCOL_VERSION;
 use rgun_channel::control::{
-    Command, FailureKind, Fork, Hooks, Interface, Lifespan, ListenerInfo, Loop, Report, Role, Start,
+    Command, EventLoop, FailureKind, Fork, Hooks, Interface, Lifespan, ListenerInfo, Report, Role, Start,
 };
 use rgun_channel::frame::{
-    AppError, Body, BodyPart, Completion, CompletionKind, DecodedCompletion, ExchangeId, FieldName, Later,
-    Request, Submission, TO_THE_END, UNKNOWN_LENGTH, chunks, encode_field, fields, taken,
+    AppError, Body, BodyPart, Completion, CompletionKind, DecodedCompletion, ExchangeId, FieldName, Request,
+    StreamFrame, Submission, UNKNOWN_LENGTH, UNTIL_EOF, chunks, decode_window_update, encode_field, fields,
 };
 use rgun_channel::header::NAMES;
 use rgun_channel::layout::{
-    Geometry, SLOT_ACKED, SLOT_EXCHANGE, SLOT_STARTED, SLOT_THREAD, SLOT_WANTS_CREDIT, Word,
+    Geometry, SLOT_ACKED, SLOT_CREDIT_WAIT, SLOT_EXCHANGE, SLOT_STARTED, SLOT_THREAD, Word,
 };
 use rgun_channel::map::Map;
 use rgun_channel::ring::SubmissionSender;
@@ -156,37 +156,43 @@ fn requests_have_their_golden_bytes() {
 #[test]
 fn what_follows_a_request_has_its_golden_bytes() {
     let exchange = ExchangeId(10);
-    let part = |bytes, end| Later::Part { exchange, bytes, end, text: false, more: false };
-    let gone = Later::Disconnect { exchange, code: 0, reason: b"", cancel: false };
+    let part = |bytes, end| StreamFrame::Part { exchange, bytes, end, text: false, more: false };
+    let gone = StreamFrame::Disconnect { exchange, code: 0, reason: b"", cancel: false };
     let websocket = ExchangeId(11);
     for (name, later) in [
         ("part", part(&b"part"[..], false)),
         ("part-last", part(b"", true)),
         (
             "part-message",
-            Later::Part { exchange: websocket, bytes: "né".as_bytes(), end: false, text: true, more: true },
+            StreamFrame::Part {
+                exchange: websocket,
+                bytes: "né".as_bytes(),
+                end: false,
+                text: true,
+                more: true,
+            },
         ),
         ("disconnect", gone),
         (
             "disconnect-cancel",
-            Later::Disconnect {
+            StreamFrame::Disconnect {
                 exchange: ExchangeId(0x0102_0304_0506_0708),
                 code: 0,
                 reason: b"",
                 cancel: true,
             },
         ),
-        ("disconnect-half", Later::HalfClose { exchange }),
+        ("disconnect-half", StreamFrame::HalfClose { exchange }),
         (
             "disconnect-websocket",
-            Later::Disconnect { exchange: websocket, code: 1001, reason: b"going away", cancel: false },
+            StreamFrame::Disconnect { exchange: websocket, code: 1001, reason: b"going away", cancel: false },
         ),
     ] {
         let golden = golden(name);
         let mut frame = Vec::new();
         later.encode(&mut frame);
         assert_eq!(hex(&frame), hex(&golden), "{name}: encoded | golden");
-        assert_eq!(Submission::decode(&golden).unwrap(), Submission::Later(later), "{name}");
+        assert_eq!(Submission::decode(&golden).unwrap(), Submission::Stream(later), "{name}");
     }
 }
 
@@ -206,7 +212,7 @@ const fn completion(exchange: u64, kind: CompletionKind) -> Completion {
 
 #[test]
 fn completions_have_their_golden_bytes() {
-    use CompletionKind::{Body as Part, Raised, Respond};
+    use CompletionKind::{AppRaised, Body as Part, Respond};
     let last = |completion: Completion| Completion { end: true, done: true, ..completion };
     assert_completion(
         "respond-inline",
@@ -230,7 +236,7 @@ fn completions_have_their_golden_bytes() {
         "respond-file-to-the-end",
         Completion { end: true, status: 200, slot: 1, ..completion(6, Respond) },
         &[],
-        &Body::File { offset: 0, len: TO_THE_END },
+        &Body::File { offset: 0, len: UNTIL_EOF },
     );
     assert_respond(
         "respond-reason",
@@ -248,7 +254,7 @@ fn completions_have_their_golden_bytes() {
     };
     let mut bytes = Vec::new();
     error.encode(&mut bytes);
-    let raised = last(Completion { service: 7, ..completion(5, Raised) });
+    let raised = last(Completion { service: 7, ..completion(5, AppRaised) });
     let decoded = assert_completion("raised", raised, &[], &Body::Inline(&bytes));
     let BodyPart::Inline(range) = decoded.body else { panic!("{decoded:?}") };
     assert_eq!(AppError::decode(&golden("raised")[range]).unwrap(), error);
@@ -256,15 +262,15 @@ fn completions_have_their_golden_bytes() {
 
 #[test]
 fn what_only_asgi_workers_say_has_its_golden_bytes() {
-    use CompletionKind::{Body as Part, Close, Hints, Take, Trailers};
+    use CompletionKind::{Body as Part, Close, EarlyHints, Trailers, WindowUpdate};
     let last = |completion: Completion| Completion { end: true, done: true, ..completion };
-    let take = Completion { slot: 999, ..completion(10, Take) };
+    let take = Completion { slot: 999, ..completion(10, WindowUpdate) };
     let number = 262_144_u64.to_le_bytes();
     let decoded = assert_completion("take", take, &[], &Body::Inline(&number));
     let BodyPart::Inline(range) = decoded.body else { panic!("{decoded:?}") };
-    assert_eq!(taken(&golden("take")[range]), Ok(262_144));
-    assert!(taken(b"1234567").is_err());
-    let hints = Completion { slot: 1, ..completion(10, Hints) };
+    assert_eq!(decode_window_update(&golden("take")[range]), Ok(262_144));
+    assert!(decode_window_update(b"1234567").is_err());
+    let hints = Completion { slot: 1, ..completion(10, EarlyHints) };
     assert_completion("hints", hints, &[(b"link", b"</a.css>; rel=preload")], &Body::Inline(b""));
     let trailers = last(completion(10, Trailers));
     assert_completion("trailers", trailers, &[(b"x-sum", b"13")], &Body::Inline(b""));
@@ -295,7 +301,7 @@ fn commands_have_their_golden_bytes() {
         threads: 3,
         concurrency: 1000,
         lifespan: Lifespan::On,
-        event_loop: Loop::Uvloop,
+        event_loop: EventLoop::Uvloop,
         module: "mysite.wsgi".into(),
         attribute: "application".into(),
         factory: false,
@@ -310,10 +316,10 @@ fn commands_have_their_golden_bytes() {
     for (name, command) in [
         ("command-start", Command::Start(Box::new(start))),
         ("command-body", Command::Body(ExchangeId(5))),
-        ("command-forget", Command::Forget(ExchangeId(0x1122_3344_5566_7788))),
+        ("command-forget", Command::Cancel(ExchangeId(0x1122_3344_5566_7788))),
         ("command-stop", Command::Stop),
-        ("command-stacks", Command::Stacks(None)),
-        ("command-stacks-exchange", Command::Stacks(Some(ExchangeId(0x1122_3344_5566_7788)))),
+        ("command-stacks", Command::DumpStacks(None)),
+        ("command-stacks-exchange", Command::DumpStacks(Some(ExchangeId(0x1122_3344_5566_7788)))),
         ("command-fork", Command::Fork(Fork { worker: 513, life: 0x0102_0304_0506_0708 })),
         ("command-promote", Command::Promote),
         (
@@ -344,8 +350,8 @@ fn reports_have_their_golden_bytes() {
             },
         ),
         ("report-file", Report::File(ExchangeId(6))),
-        ("report-stacks", Report::Stacks(true)),
-        ("report-stacks-not", Report::Stacks(false)),
+        ("report-stacks", Report::StacksDumped(true)),
+        ("report-stacks-not", Report::StacksDumped(false)),
         ("report-warning", Report::Warning("descriptor 7 is a socket\nof the zygote's".into())),
         ("report-forked", Report::Forked { life: 0x0102_0304_0506_0708, pid: 4711 }),
         ("report-fork-failed", Report::ForkFailed { life: 9, reason: "OSError: no memory".into() }),
@@ -361,7 +367,7 @@ fn reports_have_their_golden_bytes() {
 #[test]
 fn records_lie_in_the_ring_as_they_always_did() {
     let geometry = Geometry { submission: 4096, completion: 4096, chunks: 1, slots: 1 };
-    let map = Arc::new(Map::create("golden", geometry.total()).unwrap().0);
+    let map = Arc::new(Map::create("golden", geometry.total_bytes()).unwrap().0);
     let mut sender = SubmissionSender::new(Arc::clone(&map), &geometry);
     sender.push(b"first").unwrap().unwrap();
     let second = sender.push(b"second, longer").unwrap().unwrap();
@@ -382,19 +388,19 @@ fn words_and_regions_lie_where_they_always_did() {
         Word::CompletionTail,
         Word::Asleep,
         Word::Tokens,
-        Word::WantsSpace,
+        Word::SpaceWait,
         Word::FreeHead,
         Word::FreeTail,
     ];
     assert_eq!(words.map(Geometry::word), [4096, 4224, 4352, 4480, 4608, 4736, 4864, 4992, 5120]);
-    let slot = [SLOT_EXCHANGE, SLOT_STARTED, SLOT_THREAD, SLOT_ACKED, SLOT_WANTS_CREDIT];
+    let slot = [SLOT_EXCHANGE, SLOT_STARTED, SLOT_THREAD, SLOT_ACKED, SLOT_CREDIT_WAIT];
     assert_eq!(slot.map(|field| Geometry::slot(2, field)), [5760, 5768, 5776, 5888, 5896]);
     let geometry = Geometry::standard(3);
     assert_eq!(
         (geometry.submission_offset(), geometry.completion_offset(), geometry.free_offset()),
         (8192, 270_336, 532_480)
     );
-    assert_eq!((geometry.slab_offset(), geometry.total()), (536_576, 4_730_880));
+    assert_eq!((geometry.slab_offset(), geometry.total_bytes()), (536_576, 4_730_880));
 }
 
 /// Entries are appended, never moved: the ends and a few between stand for all.

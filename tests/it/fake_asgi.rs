@@ -35,9 +35,9 @@ use std::time::Duration;
 use std::{os::fd::OwnedFd, thread};
 
 use rgun_channel::frame::{
-    Body, CompletionKind, ExchangeId, Later, Request, Submission, UNKNOWN_LENGTH, encode_field,
+    Body, CompletionKind, ExchangeId, Request, StreamFrame, Submission, UNKNOWN_LENGTH, encode_field,
 };
-use rgun_channel::wake::Want;
+use rgun_channel::wake::WaitFlag;
 
 use super::{Exchange, Outcome, Slot, Worker, lock, milliseconds, pattern};
 
@@ -108,14 +108,14 @@ impl Loop {
         Ok(())
     }
 
-    /// As [`Want::wait_until`], for a task.
-    pub(crate) fn wait_until(&self, want: Want<'_>, mut available: impl FnMut() -> bool) {
+    /// As [`WaitFlag::wait_until`], for a task.
+    pub(crate) fn wait_until(&self, want: WaitFlag<'_>, mut available: impl FnMut() -> bool) {
         loop {
             let seen = *lock(&self.rung);
             if available() {
                 return;
             }
-            want.announce();
+            want.announce_wait();
             if available() {
                 return;
             }
@@ -148,7 +148,7 @@ pub(crate) fn run(worker: &Worker, events: &Loop) -> Outcome {
     thread::scope(|scope| {
         let mut frame = Vec::new();
         loop {
-            worker.sleepers().rise();
+            worker.sleepers().announce_loop_awake();
             while lock(&worker.submission).claim(&mut frame)? {
                 match Submission::decode(&frame)? {
                     Submission::Request(request) => {
@@ -167,11 +167,11 @@ pub(crate) fn run(worker: &Worker, events: &Loop) -> Outcome {
                             }
                         })?;
                     }
-                    Submission::Later(later) => {
+                    Submission::Stream(later) => {
                         // Of an exchange that has ended meanwhile, or of none.
-                        let (Later::Part { exchange, .. }
-                        | Later::Disconnect { exchange, .. }
-                        | Later::HalfClose { exchange }) = later;
+                        let (StreamFrame::Part { exchange, .. }
+                        | StreamFrame::Disconnect { exchange, .. }
+                        | StreamFrame::HalfClose { exchange }) = later;
                         if let Some(inbox) = inboxes.get(&exchange) {
                             inbox.take_in(&later, events);
                         }
@@ -183,7 +183,7 @@ pub(crate) fn run(worker: &Worker, events: &Loop) -> Outcome {
             if worker.is_stopped() && running.is_empty() {
                 return Ok(());
             }
-            worker.sleepers().doze();
+            worker.sleepers().announce_loop_sleep();
             if lock(&worker.submission).is_empty() {
                 events.sleep()?;
             }
@@ -210,23 +210,23 @@ fn task(worker: &Worker, events: &Loop, free: &Free<'_>, frame: &[u8], inbox: &I
 }
 
 impl Inbox {
-    fn take_in(&self, later: &Later<'_>, events: &Loop) {
+    fn take_in(&self, later: &StreamFrame<'_>, events: &Loop) {
         let mut mail = lock(&self.mail);
         match later {
-            Later::Part { bytes, text, more, .. } if mail.websocket => {
+            StreamFrame::Part { bytes, text, more, .. } if mail.websocket => {
                 let (bytes, text, more) = (bytes.to_vec(), *text, *more);
                 mail.messages.push_back(websocket::Part { bytes, text, more });
             }
-            Later::Part { bytes, end, .. } => {
+            StreamFrame::Part { bytes, end, .. } => {
                 mail.parts.push_back(bytes.to_vec());
                 mail.whole |= end;
             }
-            Later::HalfClose { .. } => mail.half_closed = true,
-            Later::Disconnect { cancel: true, .. } => {
+            StreamFrame::HalfClose { .. } => mail.half_closed = true,
+            StreamFrame::Disconnect { cancel: true, .. } => {
                 mail.cancelled = true;
                 events.cancelled.fetch_add(1, Ordering::SeqCst);
             }
-            Later::Disconnect { code, reason, .. } => {
+            StreamFrame::Disconnect { code, reason, .. } => {
                 mail.end = Some((*code, String::from_utf8_lossy(reason).into_owned()));
                 mail.gone = true;
                 events.gone.fetch_add(1, Ordering::SeqCst);
@@ -331,14 +331,14 @@ impl Exchange<'_, '_> {
             }
             "hints" => {
                 let link = (&b"link"[..], &b"</style.css>; rel=preload"[..]);
-                self.say(CompletionKind::Hints, &[link], b"", false)?;
+                self.say(CompletionKind::EarlyHints, &[link], b"", false)?;
                 thread::sleep(milliseconds(first.unwrap_or("0"))?);
                 self.text(200, "Hello, world!")
             }
             "hint-flood" => {
                 let value = format!("</{}.css>; rel=preload", "x".repeat(4000));
                 for _ in 0..first.unwrap_or("0").parse()? {
-                    self.say(CompletionKind::Hints, &[(b"link", value.as_bytes())], b"", false)?;
+                    self.say(CompletionKind::EarlyHints, &[(b"link", value.as_bytes())], b"", false)?;
                 }
                 events.floods.fetch_add(1, Ordering::SeqCst);
                 inbox.wait_until_over();
@@ -376,12 +376,12 @@ impl Exchange<'_, '_> {
             }
             "lie-hints" => {
                 let field = (first.unwrap_or_default().as_bytes(), &b"13"[..]);
-                self.say(CompletionKind::Hints, &[field], b"", false)?;
+                self.say(CompletionKind::EarlyHints, &[field], b"", false)?;
                 self.text(200, "Hello, world!")
             }
             "lie-take" => {
                 self.take(&mut body, 100)?;
-                self.say(CompletionKind::Take, &[], &50_u64.to_le_bytes(), false)?;
+                self.say(CompletionKind::WindowUpdate, &[], &50_u64.to_le_bytes(), false)?;
                 inbox.wait_until_over();
                 Ok(())
             }
@@ -395,7 +395,7 @@ impl Exchange<'_, '_> {
             return Ok(());
         }
         body.taken = taken;
-        self.say(CompletionKind::Take, &[], &taken.to_le_bytes(), false)
+        self.say(CompletionKind::WindowUpdate, &[], &taken.to_le_bytes(), false)
     }
 
     /// What comes next of the body, with so much room for more.

@@ -31,7 +31,7 @@ use std::thread;
 use std::time::Duration;
 
 use rgun_channel::frame::{Body, CompletionKind, MESSAGE_COST, Request, encode_field};
-use rgun_channel::layout::CHUNK;
+use rgun_channel::layout::CHUNK_BYTES;
 
 use super::super::{Exchange, Outcome, lock, milliseconds, pattern, quit};
 use super::{Inbox, Loop};
@@ -110,7 +110,7 @@ impl Exchange<'_, '_> {
                 self.echo_messages(&mut socket, false)?;
             }
             "deaf" => {
-                self.say(CompletionKind::Take, &[], &WINDOW.to_le_bytes(), false)?;
+                self.say(CompletionKind::WindowUpdate, &[], &WINDOW.to_le_bytes(), false)?;
                 inbox.wait_until_over();
             }
             "stone" => inbox.wait_until_over(),
@@ -149,7 +149,7 @@ impl Exchange<'_, '_> {
     fn message(&mut self, bytes: &[u8], text: bool, more: bool) -> Outcome {
         self.wait_for_credit();
         let chunk;
-        let body = if bytes.len() <= CHUNK / 4 {
+        let body = if bytes.len() <= CHUNK_BYTES / 4 {
             Body::Inline(bytes)
         } else {
             chunk = [(self.slot.worker.fill_chunk(bytes)?, u32::try_from(bytes.len())?)];
@@ -165,7 +165,7 @@ impl Exchange<'_, '_> {
     }
 
     fn long_message(&mut self, bytes: &[u8], text: bool) -> Outcome {
-        let mut parts = bytes.chunks(CHUNK).peekable();
+        let mut parts = bytes.chunks(CHUNK_BYTES).peekable();
         if parts.peek().is_none() {
             return self.message(b"", text, false);
         }
@@ -234,7 +234,7 @@ impl Exchange<'_, '_> {
         // Not for every message.
         if room - socket.taken >= WINDOW / 4 {
             socket.taken = room;
-            self.say(CompletionKind::Take, &[], &room.to_le_bytes(), false)?;
+            self.say(CompletionKind::WindowUpdate, &[], &room.to_le_bytes(), false)?;
         }
         let waits = |mail: &mut super::Mail| mail.messages.is_empty() && !mail.gone && !mail.cancelled;
         let came = socket.inbox.came.wait_while(lock(&socket.inbox.mail), waits);

@@ -88,17 +88,18 @@ use std::time::{Duration, Instant};
 use std::{env, fs, io, panic, process, thread};
 
 use rgun_channel::control::{
-    self, CONTROL_FD, Command, FailureKind, Fork, Interface, MAX_MESSAGE, Report, Role, STACKS_SIGNAL, Start,
+    self, CONTROL_FD, Command, FailureKind, Fork, Interface, MAX_MESSAGE_BYTES, Report, Role, STACKS_SIGNAL,
+    Start,
 };
 use rgun_channel::frame::{AppError, Body, Completion, CompletionKind, ExchangeId, Request, encode_field};
 use rgun_channel::layout::{
-    CHUNK, Geometry, REACTOR_EPOCH, REACTOR_PAGE, RESPONSE_WINDOW, SLOT_ACKED, SLOT_EXCHANGE, SLOT_STARTED,
-    SLOT_WANTS_CREDIT, Word,
+    CHUNK_BYTES, Geometry, REACTOR_EPOCH, REACTOR_PAGE_BYTES, RESPONSE_WINDOW, SLOT_ACKED, SLOT_CREDIT_WAIT,
+    SLOT_EXCHANGE, SLOT_STARTED, Word,
 };
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionSender, SubmissionReceiver};
 use rgun_channel::slab::SlabSender;
-use rgun_channel::wake::{Epoch, Sleepers, SystemFutex, Want};
+use rgun_channel::wake::{Epoch, Sleepers, SystemFutex, WaitFlag};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -122,7 +123,7 @@ fn boot() -> Outcome {
     #[expect(unsafe_code, reason = "the control socket is handed over by number")]
     // SAFETY: the daemon opened this number for us before exec; nothing else in this process owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
-    let mut buffer = vec![0; MAX_MESSAGE];
+    let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     let received = receive(socket.as_fd(), &mut buffer)?;
     if received.len == 0 {
         return Ok(());
@@ -246,7 +247,7 @@ fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
             }
         })?);
     }
-    let mut buffer = vec![0; MAX_MESSAGE];
+    let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     loop {
         let received = receive(worker.socket.as_fd(), &mut buffer)?;
         if received.len == 0 {
@@ -259,12 +260,12 @@ fn serve(worker: &Arc<Worker>, deaf: bool) -> Outcome {
                 lock(&worker.bodies).insert(exchange, fd);
                 worker.body_came.notify_all();
             }
-            Command::Forget(exchange) => {
+            Command::Cancel(exchange) => {
                 lock(&worker.bodies).remove(&exchange);
             }
             Command::Stop if deaf => {}
             Command::Stop => break,
-            Command::Stacks(exchange) => worker.tell_stacks(exchange)?,
+            Command::DumpStacks(exchange) => worker.tell_stacks(exchange)?,
             Command::ChildExited { .. } => {}
             Command::Fork(Fork { life, .. }) => {
                 let reason = "a fake cannot fork".to_owned();
@@ -342,14 +343,14 @@ impl Worker {
         stacks: OwnedFd,
     ) -> Outcome<Self> {
         let geometry = start.geometry;
-        let map = Arc::new(Map::attach(map, geometry.total(), true)?);
+        let map = Arc::new(Map::attach(map, geometry.total_bytes(), true)?);
         let sender = CompletionSender::new(Arc::clone(&map), &geometry);
         Ok(Self {
             socket,
             stacks,
             mute: false,
             events: None,
-            reactor: Map::attach(reactor, REACTOR_PAGE, false)?,
+            reactor: Map::attach(reactor, REACTOR_PAGE_BYTES, false)?,
             eventfd,
             submission: Mutex::new(SubmissionReceiver::new(Arc::clone(&map), &geometry)),
             completion: Mutex::new(Completions { sender, rung: 0 }),
@@ -369,7 +370,7 @@ impl Worker {
     }
 
     fn wait_for_stop(&self) -> Outcome {
-        let mut buffer = vec![0; MAX_MESSAGE];
+        let mut buffer = vec![0; MAX_MESSAGE_BYTES];
         loop {
             let received = receive(self.socket.as_fd(), &mut buffer)?;
             if received.len == 0 {
@@ -377,7 +378,7 @@ impl Worker {
             }
             match Command::decode(&buffer[..received.len])? {
                 Command::Stop => return Ok(()),
-                Command::Stacks(exchange) => self.tell_stacks(exchange)?,
+                Command::DumpStacks(exchange) => self.tell_stacks(exchange)?,
                 _ => {}
             }
         }
@@ -391,7 +392,7 @@ impl Worker {
         if runs {
             rustix::io::write(&self.stacks, STACK)?;
         }
-        self.report(&Report::Stacks(runs), &[])
+        self.report(&Report::StacksDumped(runs), &[])
     }
 
     fn sleepers(&self) -> Sleepers<'_> {
@@ -424,11 +425,11 @@ impl Worker {
     }
 
     fn sleep_until_submission(&self, is_empty: impl FnOnce() -> bool) {
-        self.sleepers().announce();
+        self.sleepers().announce_sleep();
         if is_empty() && !self.is_stopped() {
             self.sleepers().sleep(&SystemFutex, || {});
         } else {
-            self.sleepers().retract(&SystemFutex);
+            self.sleepers().cancel_sleep(&SystemFutex);
         }
     }
 
@@ -449,7 +450,7 @@ impl Worker {
 
     fn ring(&self) -> Outcome {
         let rung = &mut lock(&self.completion).rung;
-        if Epoch(self.reactor.u32(REACTOR_EPOCH)).must_ring(rung) {
+        if Epoch(self.reactor.u32(REACTOR_EPOCH)).must_wake(rung) {
             rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes())?;
         }
         Ok(())
@@ -465,15 +466,15 @@ impl Worker {
         filled?.ok_or_else(|| "no chunk after waiting for one".into())
     }
 
-    fn wait_until(&self, want: Want<'_>, available: impl FnMut() -> bool) {
+    fn wait_until(&self, want: WaitFlag<'_>, available: impl FnMut() -> bool) {
         match &self.events {
             Some(events) => events.wait_until(want, available),
             None => want.wait_until(&SystemFutex, available),
         }
     }
 
-    fn want_space(&self) -> Want<'_> {
-        Want(self.map.u32(Geometry::word(Word::WantsSpace)))
+    fn want_space(&self) -> WaitFlag<'_> {
+        WaitFlag(self.map.u32(Geometry::word(Word::SpaceWait)))
     }
 
     /// The descriptor of a request's body: it was sent before the frame, but the thread that reads the
@@ -690,7 +691,7 @@ impl Exchange<'_, '_> {
                 let chunk = worker.fill_chunk(b"lie")?;
                 let chunks = match how {
                     "range" => vec![(geometry.chunks, 3)],
-                    "length" => vec![(chunk, u32::try_from(CHUNK + 1)?)],
+                    "length" => vec![(chunk, u32::try_from(CHUNK_BYTES + 1)?)],
                     _ => vec![(chunk, 3), (chunk, 3)],
                 };
                 self.respond(200, None, Body::Chunks(&chunks), true, true)
@@ -810,7 +811,7 @@ impl Exchange<'_, '_> {
         let traceback =
             "Traceback (most recent call last):\n  File \"fake.py\", line 2, in app\nFake: boom\n";
         AppError { summary: "Fake: boom", traceback }.encode(&mut error);
-        self.part(CompletionKind::Raised, Body::Inline(&error), true, true)
+        self.part(CompletionKind::AppRaised, Body::Inline(&error), true, true)
     }
 
     fn echo_body(&mut self, request: &Request<'_>) -> Outcome {
@@ -830,7 +831,7 @@ impl Exchange<'_, '_> {
         match file {
             None => self.send(request.body)?,
             Some(file) => {
-                let mut block = vec![0; CHUNK];
+                let mut block = vec![0; CHUNK_BYTES];
                 let mut at = 0;
                 while at < request.body_len {
                     match file.read_at(&mut block, at)? {
@@ -860,8 +861,8 @@ impl Exchange<'_, '_> {
 
     /// Sends body bytes: small ones inline, large ones in chunks; waits for credit.
     fn send(&mut self, bytes: &[u8]) -> Outcome {
-        for block in bytes.chunks(CHUNK) {
-            if block.len() <= CHUNK / 4 {
+        for block in bytes.chunks(CHUNK_BYTES) {
+            if block.len() <= CHUNK_BYTES / 4 {
                 self.send_inline(block)?;
             } else {
                 self.wait_for_credit();
@@ -880,7 +881,7 @@ impl Exchange<'_, '_> {
     fn wait_for_credit(&self) {
         let Slot { worker, number, sent, .. } = &*self.slot;
         let acked = worker.map.u64(Geometry::slot(*number, SLOT_ACKED));
-        worker.wait_until(Want(worker.map.u32(Geometry::slot(*number, SLOT_WANTS_CREDIT))), || {
+        worker.wait_until(WaitFlag(worker.map.u32(Geometry::slot(*number, SLOT_CREDIT_WAIT))), || {
             sent.saturating_sub(acked.load(Ordering::Acquire)) < RESPONSE_WINDOW
         });
     }
@@ -971,7 +972,7 @@ fn echo(request: &Request<'_>) -> Result<String, std::fmt::Error> {
     Ok(lines)
 }
 
-fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<control::Received> {
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<control::ReceivedMessage> {
     loop {
         match control::receive(socket, buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -985,7 +986,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn ring_and_hang(worker: &Worker, mut completions: MutexGuard<'_, Completions>) -> ! {
-    if Epoch(worker.reactor.u32(REACTOR_EPOCH)).must_ring(&mut completions.rung)
+    if Epoch(worker.reactor.u32(REACTOR_EPOCH)).must_wake(&mut completions.rung)
         && let Err(error) = rustix::io::write(&worker.eventfd, &1_u64.to_ne_bytes())
     {
         quit(BROKEN, &format!("cannot ring the daemon: {error}"));

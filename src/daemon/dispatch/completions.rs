@@ -33,7 +33,7 @@ impl Dispatcher {
             if woken {
                 return;
             }
-            self.reactor.epoch().doze();
+            self.reactor.epoch().announce_sleep();
             if state.workers.iter().flatten().all(Worker::is_quiet) {
                 if moderated || !state.is_saturated() {
                     return;
@@ -44,7 +44,7 @@ impl Dispatcher {
                 self.reactor.wait_for_doorbell(MODERATION);
                 state = self.lock();
             }
-            self.reactor.epoch().rise();
+            self.reactor.epoch().announce_awake();
         }
         // A worker that talks without end must not keep the reactor from its sockets: the next turn goes on here.
         self.reactor.ring();
@@ -59,7 +59,7 @@ impl Dispatcher {
 
     /// The reactor is awake again.
     pub fn after_park(&self) {
-        self.reactor.epoch().rise();
+        self.reactor.epoch().announce_awake();
     }
 
     /// Pops everything the workers have completed. True if a task was woken.

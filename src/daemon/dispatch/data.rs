@@ -163,14 +163,14 @@ mod tests {
     #[test]
     fn a_piece_that_is_half_written_goes_on_when_its_chunk_is_taken_from_it() {
         let geometry = Geometry { submission: 4096, completion: 4096, chunks: 1, slots: 1 };
-        let map = Arc::new(Map::create("data", geometry.total()).unwrap().0);
+        let map = Arc::new(Map::create("data", geometry.total_bytes()).unwrap().0);
         let (mut sender, receiver) =
             (SlabSender::new(map.clone(), &geometry), SlabReceiver::new(map, &geometry));
         let number = sender.fill(b"some bytes").unwrap().unwrap();
         let mut data = Data::lent(receiver.receive(number, 10).unwrap(), budget());
         data.advance(5);
-        receiver.reclaim();
-        receiver.reclaim();
+        receiver.reclaim_overdue();
+        receiver.reclaim_overdue();
         assert_eq!(sender.fill(b"other stuff").unwrap(), Some(number));
         assert_eq!(data.chunk(), b"bytes");
         data.advance(5);

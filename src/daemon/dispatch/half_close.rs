@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use rgun_channel::frame::{ExchangeId, Later};
+use rgun_channel::frame::{ExchangeId, StreamFrame};
 
 use super::exchange::{Exchange, Place};
 use super::worker::Worker;
@@ -61,7 +61,7 @@ impl Worker {
     /// Tells an ASGI application that its client sends nothing more, unless it has said everything.
     pub(super) fn say_half_closed(&mut self, exchange: &Exchange) {
         if self.is_asgi() && !exchange.has_ended() {
-            self.say(&Later::HalfClose { exchange: exchange.id });
+            self.say(&StreamFrame::HalfClose { exchange: exchange.id });
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use rgun_channel::frame::Later;
+use rgun_channel::frame::StreamFrame;
 
 use super::exchange::Exchange;
 use super::exchange::socket::ABNORMAL;
@@ -15,12 +15,12 @@ use super::worker::outbox::Pulse;
 
 impl Worker {
     /// Calls [`Outbox::say`](super::worker::outbox::Outbox::say).
-    pub(super) fn say(&mut self, later: &Later<'_>) {
+    pub(super) fn say(&mut self, later: &StreamFrame<'_>) {
         self.outbox.say(&mut self.submissions, later);
     }
 
     /// Calls [`Outbox::say_part`](super::worker::outbox::Outbox::say_part).
-    pub(super) fn say_part(&mut self, part: &Later<'_>, waker: &Waker) -> Result<bool, String> {
+    pub(super) fn say_part(&mut self, part: &StreamFrame<'_>, waker: &Waker) -> Result<bool, String> {
         self.outbox.say_part(&mut self.submissions, part, waker)
     }
 
@@ -38,14 +38,14 @@ impl Worker {
     /// The same of a WebSocket that is closed with this code.
     pub(super) fn tell_disconnect(&mut self, exchange: &mut Exchange, code: u16, reason: &[u8]) {
         if self.is_asgi() && !exchange.has_ended() && !std::mem::replace(&mut exchange.told_gone, true) {
-            self.say(&Later::Disconnect { exchange: exchange.id, code, reason, cancel: false });
+            self.say(&StreamFrame::Disconnect { exchange: exchange.id, code, reason, cancel: false });
         }
     }
 
     /// The time of this exchange is up: its task is to be cancelled.
     pub(super) fn cancel(&mut self, exchange: &mut Exchange) {
         exchange.told_gone = true;
-        self.say(&Later::Disconnect { exchange: exchange.id, code: 0, reason: b"", cancel: true });
+        self.say(&StreamFrame::Disconnect { exchange: exchange.id, code: 0, reason: b"", cancel: true });
     }
 
     /// Is it to be asked for its pulse?

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use rgun_channel::layout::{REACTOR_EPOCH, REACTOR_PAGE};
+use rgun_channel::layout::{REACTOR_EPOCH, REACTOR_PAGE_BYTES};
 use rgun_channel::map::Map;
 use rgun_channel::wake::Epoch;
 use rustix::event::{Timespec, epoll};
@@ -29,7 +29,7 @@ impl Reactor {
     /// # Errors
     /// What `memfd_create(2)` or `eventfd(2)` say.
     pub fn new() -> io::Result<Self> {
-        let (page, page_fd) = Map::create_for_readers("rgun-reactor", REACTOR_PAGE)?;
+        let (page, page_fd) = Map::create_for_readers("rgun-reactor", REACTOR_PAGE_BYTES)?;
         let doorbell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let alone = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;

@@ -31,7 +31,7 @@ impl Channel {
     pub(super) fn new(geometry: Geometry) -> Result<(Self, OwnedFd, OwnedFd), SpawnError> {
         let system = |what| move |source| SpawnError::System { what, source };
         let (map, map_fd) =
-            Map::create("rgun-channel", geometry.total()).map_err(system("the shared memory"))?;
+            Map::create("rgun-channel", geometry.total_bytes()).map_err(system("the shared memory"))?;
         let stacks = Stacks::new().map_err(system("the file for stacks"))?;
         let (ours, theirs) = control::pair().map_err(system("the control socket"))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)

@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use rgun_channel::control::{Hooks, Interface, Lifespan, ListenerInfo, Loop, Role, Start};
+use rgun_channel::control::{EventLoop, Hooks, Interface, Lifespan, ListenerInfo, Role, Start};
 use rgun_channel::layout::Geometry;
 
 use crate::config;
@@ -46,8 +46,8 @@ pub struct Plan<'a> {
 impl Plan<'_> {
     /// How many exchanges the worker can have at a time; which of the two numbers counts is known when it is ready.
     pub(super) fn slots(&self) -> Slots {
-        let concurrency = self.concurrency.min(Geometry::MOST_SLOTS);
-        let websockets = self.websockets.min(Geometry::MOST_SLOTS - concurrency);
+        let concurrency = self.concurrency.min(Geometry::MAX_SLOTS);
+        let websockets = self.websockets.min(Geometry::MAX_SLOTS - concurrency);
         Slots { threads: self.threads, concurrency, websockets }
     }
 
@@ -79,9 +79,9 @@ impl Plan<'_> {
                 config::Lifespan::Off => Lifespan::Off,
             },
             event_loop: match event_loop {
-                config::Loop::Auto => Loop::Auto,
-                config::Loop::Asyncio => Loop::Asyncio,
-                config::Loop::Uvloop => Loop::Uvloop,
+                config::Loop::Auto => EventLoop::Auto,
+                config::Loop::Asyncio => EventLoop::Asyncio,
+                config::Loop::Uvloop => EventLoop::Uvloop,
             },
             module: target.module.clone(),
             attribute: target.attribute.clone(),

@@ -18,7 +18,7 @@ impl Pool {
     pub fn ask_stacks(&mut self, worker: WorkerId, exchange: Option<ExchangeId>) -> io::Result<()> {
         let process = self.processes.get_mut(&worker).ok_or_else(gone)?;
         process.channel.stacks.empty()?;
-        control::send(&process.channel.control, &Command::Stacks(exchange).encode(), &[])
+        control::send(&process.channel.control, &Command::DumpStacks(exchange).encode(), &[])
     }
 
     /// Makes a worker write its stacks although something holds its GIL, by

@@ -124,7 +124,7 @@ impl Daemon {
 
     fn on_report(&mut self, worker: WorkerId, report: control::Report) -> Vec<Event> {
         match report {
-            control::Report::Stacks(written) => {
+            control::Report::StacksDumped(written) => {
                 let taken = self.stack_dumps.on_answer(&mut self.pool, worker, written);
                 taken.map(|taken| self.log_stacks(taken)).unwrap_or_default()
             }
@@ -293,7 +293,7 @@ pub(crate) fn boot_event(worker: WorkerId, report: control::Report) -> Option<Ev
             None
         }
         // Understood by the caller, or consumed by the dispatcher.
-        control::Report::Stacks(_)
+        control::Report::StacksDumped(_)
         | control::Report::Warning(_)
         | control::Report::Forked { .. }
         | control::Report::ForkFailed { .. }

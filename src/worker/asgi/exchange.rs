@@ -5,7 +5,7 @@ use pyo3::exceptions::PyBaseException;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use rgun_channel::Broken;
+use rgun_channel::ProtocolError;
 
 use super::awaitable;
 use super::state::{Application, Exchange, Stage, State};
@@ -77,7 +77,7 @@ impl Exchange {
     }
 
     /// We cannot even call the application.
-    pub(super) fn fail(slf: &Bound<'_, Self>, error: &PyErr) -> Result<(), Broken> {
+    pub(super) fn fail(slf: &Bound<'_, Self>, error: &PyErr) -> Result<(), ProtocolError> {
         let py = slf.py();
         let error = error.clone_ref(py).into_value(py);
         Self::ended(slf, py.None().bind(py), Some(error.bind(py)))
@@ -88,7 +88,7 @@ impl Exchange {
         slf: &Bound<'_, Self>,
         result: &Bound<'_, PyAny>,
         error: Option<&Bound<'_, PyBaseException>>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), ProtocolError> {
         let py = slf.py();
         let error = error.map(|error| PyErr::from_value(error.clone().into_any()));
         in_the_worker(py, error.as_ref());
@@ -124,7 +124,7 @@ impl Exchange {
     }
 
     /// Ends it if its task has ended without saying so.
-    pub(super) fn reap(slf: &Bound<'_, Self>) -> Result<(), Broken> {
+    pub(super) fn reap(slf: &Bound<'_, Self>) -> Result<(), ProtocolError> {
         let py = slf.py();
         let task = {
             let exchange = slf.get().borrow(py);
@@ -147,7 +147,7 @@ impl Exchange {
     }
 
     /// The daemon has rung: sends what waited, and wakes whoever waited for that. True if nothing waits any more.
-    pub(super) fn go_on(slf: &Bound<'_, Self>) -> Result<bool, Broken> {
+    pub(super) fn go_on(slf: &Bound<'_, Self>) -> Result<bool, ProtocolError> {
         let py = slf.py();
         let worker = slf.get().borrow(py).served.worker;
         let (receivers, senders, leftover, is_free) = {
@@ -204,7 +204,7 @@ impl State {
 impl Application {
     /// Ends the exchanges whose tasks have ended without saying so: a signal handler has raised where `asgi.py`'s
     /// coroutine had not begun to call the application, or was about to tell how that ended.
-    pub(super) fn reap(&self, py: Python<'_>) -> Result<(), Broken> {
+    pub(super) fn reap(&self, py: Python<'_>) -> Result<(), ProtocolError> {
         let running: Vec<_> =
             self.exchanges(py).running.values().map(|exchange| exchange.clone_ref(py)).collect();
         running.iter().try_for_each(|exchange| Exchange::reap(exchange.bind(py)))

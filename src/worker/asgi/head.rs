@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyString, PyTuple};
-use rgun_channel::frame::{MOST_FIELDS, encode_field, encode_known_field};
+use rgun_channel::frame::{MAX_FIELDS, encode_field, encode_known_field};
 use rgun_channel::header::index_of;
 
 use crate::head::{Head, is_control, is_token, length};
@@ -168,7 +168,7 @@ fn add(
 }
 
 /// The daemon believes no more (and condemns the worker), and one may be added: Content-Length.
-const MOST: u16 = MOST_FIELDS - 1;
+const MOST: u16 = MAX_FIELDS - 1;
 
 /// The Link fields of early hints, and how many they are.
 pub(super) fn encode_links(links: &Bound<'_, PyAny>) -> PyResult<(u16, Vec<u8>)> {

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rgun_channel::Broken;
+use rgun_channel::ProtocolError;
 use rgun_channel::ring::Position;
 
 use crate::output::{DEFER, Output};
@@ -57,7 +57,7 @@ impl Outbox {
 
     /// Sends a frame, now or later: where it is in the ring if that was now. The doorbell is the turn's
     /// ([`super::turn`]).
-    pub(super) fn push(&self, output: &Output, frame: &[u8]) -> Result<Option<Position>, Broken> {
+    pub(super) fn push(&self, output: &Output, frame: &[u8]) -> Result<Option<Position>, ProtocolError> {
         if !self.is_backed_up()
             && let Some(position) = output.try_push(frame)?
         {
@@ -70,11 +70,11 @@ impl Outbox {
     }
 
     /// Sends what waits; true if nothing does any more.
-    pub(super) fn flush(&self, output: &Output) -> Result<bool, Broken> {
+    pub(super) fn flush(&self, output: &Output) -> Result<bool, ProtocolError> {
         while let Some(frame) = self.take() {
             if output.try_push(&frame)?.is_none() {
                 // Announced, then looked at once more: either we see the room or the daemon sees us.
-                output.wants_space().announce();
+                output.wants_space().announce_wait();
                 if output.try_push(&frame)?.is_none() {
                     lock(&self.frames).push_front(frame);
                     self.ring(output);

@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
-use rgun_channel::Broken;
+use rgun_channel::ProtocolError;
 use rgun_channel::frame::CompletionKind;
 
 use super::awaitable::{Waiting, awaited};
@@ -149,11 +149,11 @@ impl State {
     }
 
     /// Tells the daemon how far it may send.
-    pub(super) fn tell_taken(&self, py: Python<'_>, taken: u64) -> Result<(), Broken> {
+    pub(super) fn tell_taken(&self, py: Python<'_>, taken: u64) -> Result<(), ProtocolError> {
         let bytes = taken.to_le_bytes();
         self.frame(
             py,
-            CompletionKind::Take,
+            CompletionKind::WindowUpdate,
             NO_FIELDS,
             &rgun_channel::frame::Body::Inline(&bytes),
             false,

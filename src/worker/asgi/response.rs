@@ -13,10 +13,10 @@ use std::path::Path;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use rgun_channel::Broken;
+use rgun_channel::ProtocolError;
 use rgun_channel::control::{Report, send};
-use rgun_channel::frame::{Body, Completion, CompletionKind, MESSAGE_COST, MOST_FIELDS, TO_THE_END};
-use rgun_channel::layout::{CHUNK, INLINE_BODY, RESPONSE_WINDOW};
+use rgun_channel::frame::{Body, Completion, CompletionKind, MAX_FIELDS, MESSAGE_COST, UNTIL_EOF};
+use rgun_channel::layout::{CHUNK_BYTES, MAX_INLINE_BODY, RESPONSE_WINDOW};
 use rgun_channel::ring::Position;
 
 use super::state::{Carried, Exchange, Functions, Pending, Stage, State};
@@ -27,7 +27,7 @@ use crate::wait::now;
 use crate::wsgi::file_wrapper::{has_bytes, length_from};
 
 /// From this many bytes on, copying into the slab is done without the GIL.
-const COPY_DETACHED: usize = 4 * CHUNK;
+const COPY_DETACHED: usize = 4 * CHUNK_BYTES;
 
 /// A frame's, if it has none.
 pub(super) const NO_FIELDS: (u16, &[u8]) = (0, &[]);
@@ -62,7 +62,7 @@ impl State {
     }
 
     /// Sends the head alone.
-    pub(super) fn send_head(&mut self, py: Python<'_>) -> Result<(), Broken> {
+    pub(super) fn send_head(&mut self, py: Python<'_>) -> Result<(), ProtocolError> {
         if self.stage != Stage::Prepared || self.is_head_sent || self.is_disconnected {
             return Ok(());
         }
@@ -96,7 +96,7 @@ impl State {
                 // What has come is not sent either: it would only be reset.
                 return Err(shorter().into());
             }
-        } else if !self.is_head_sent && !more && len > INLINE_BODY && !self.has_trailers {
+        } else if !self.is_head_sent && !more && len > MAX_INLINE_BODY && !self.has_trailers {
             self.head.add_length(len as u64, &mut self.fields)?;
         }
         self.given += until as u64;
@@ -117,7 +117,7 @@ impl State {
         bytes: Option<&Bound<'_, PyBytes>>,
         until: usize,
         carried: Carried,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), ProtocolError> {
         let says_nothing = until == 0 && carried == (Carried::Body { end: false }) && self.is_head_sent;
         if says_nothing || self.is_head_all {
             return Ok(());
@@ -136,7 +136,7 @@ impl State {
     }
 
     /// Sends what waits, as far as there is credit and room.
-    pub(super) fn pump(&mut self, py: Python<'_>) -> Result<(), Broken> {
+    pub(super) fn pump(&mut self, py: Python<'_>) -> Result<(), ProtocolError> {
         let worker = self.served.worker;
         while let Some(Pending { bytes, at, until, carried }) = self.pending.take() {
             if self.is_disconnected {
@@ -159,7 +159,7 @@ impl State {
                 worker.output.try_fill(rest, &mut chunks)?
             };
             if taken == 0 {
-                worker.output.wants_space().announce();
+                worker.output.wants_space().announce_wait();
                 taken = worker.output.try_fill(rest, &mut chunks)?;
             }
             if taken == 0 {
@@ -187,7 +187,7 @@ impl State {
     pub(super) fn file(&mut self, py: Python<'_>, path: &Path) -> Result<(), Fault> {
         let file = open(path)?;
         let len = self.announce(py, &file)?;
-        self.given = if len == TO_THE_END { 0 } else { len };
+        self.given = if len == UNTIL_EOF { 0 } else { len };
         let end = !self.has_trailers;
         let carried = Carried::Body { end };
         if self.has_no_body() || len == 0 {
@@ -223,7 +223,7 @@ impl State {
                     Ok(len)
                 }
                 None if is_made_up(py, file)? || file.metadata().map_err(PyErr::from)?.len() > 0 => {
-                    Ok(TO_THE_END)
+                    Ok(UNTIL_EOF)
                 }
                 None => {
                     if !self.has_trailers && !self.is_head_sent {
@@ -240,7 +240,14 @@ impl State {
         if fields.len() + HEAD_ROOM > self.served.worker.start.geometry.max_completion_frame() {
             return Err(PyValueError::new_err("http.response.early_hint: the links are too long").into());
         }
-        Ok(self.frame(py, CompletionKind::Hints, (n_fields, fields), &Body::Inline(&[]), false, false)?)
+        Ok(self.frame(
+            py,
+            CompletionKind::EarlyHints,
+            (n_fields, fields),
+            &Body::Inline(&[]),
+            false,
+            false,
+        )?)
     }
 
     /// `http.response.trailers`: kept until the last of them.
@@ -253,7 +260,7 @@ impl State {
     ) -> Result<(), Fault> {
         let most = self.served.worker.start.geometry.max_completion_frame();
         let n_trailers = self.n_trailers + n_fields;
-        if self.trailers.len() + fields.len() + HEAD_ROOM > most || n_trailers > MOST_FIELDS {
+        if self.trailers.len() + fields.len() + HEAD_ROOM > most || n_trailers > MAX_FIELDS {
             return Err(PyValueError::new_err("http.response.trailers: they are too long").into());
         }
         self.trailers.extend_from_slice(fields);
@@ -270,7 +277,7 @@ impl State {
         &mut self,
         py: Python<'_>,
         fault: Option<&Described>,
-    ) -> Result<Option<Leftover>, Broken> {
+    ) -> Result<Option<Leftover>, ProtocolError> {
         if self.stage == Stage::Done {
             return Ok(Some(Leftover::default()));
         }
@@ -278,7 +285,11 @@ impl State {
             let pending = self.pending.take();
             self.served.worker.mark_idle(self.slot);
             let mut scratch = self.served.scratch.take(py);
-            self.completion(CompletionKind::Raised, true, true).encode(0, &Body::Inline(&[]), &mut scratch);
+            self.completion(CompletionKind::AppRaised, true, true).encode(
+                0,
+                &Body::Inline(&[]),
+                &mut scratch,
+            );
             described.as_error().encode(&mut scratch);
             let pushed = self.served.outbox.push(&self.served.worker.output, &scratch);
             self.served.scratch.put(py, scratch);
@@ -327,7 +338,7 @@ impl State {
         if worker.unacked(slot) <= RESPONSE_WINDOW {
             return true;
         }
-        worker.wants_credit(slot).announce();
+        worker.wants_credit(slot).announce_wait();
         worker.unacked(slot) <= RESPONSE_WINDOW
     }
 
@@ -337,7 +348,7 @@ impl State {
     }
 
     fn fits_inline(&self, len: usize) -> bool {
-        len <= INLINE_BODY
+        len <= MAX_INLINE_BODY
             && HEAD_ROOM + self.fields.len() + len <= self.served.worker.start.geometry.max_completion_frame()
     }
 
@@ -346,7 +357,7 @@ impl State {
         py: Python<'_>,
         bytes: &[u8],
         carried: Carried,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), ProtocolError> {
         if !bytes.is_empty() {
             self.served.worker.count_sent(self.slot, bytes.len() as u64);
         }
@@ -360,7 +371,7 @@ impl State {
         body: &Body<'_>,
         carried: Carried,
         is_last: bool,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), ProtocolError> {
         let end = match carried {
             Carried::Body { end } => end && is_last,
             Carried::Message { text } => {
@@ -400,7 +411,7 @@ impl State {
         body: &Body<'_>,
         end: bool,
         done: bool,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), ProtocolError> {
         self.push(py, &self.completion(kind, end, done), fields, body).map(drop)
     }
 
@@ -410,7 +421,7 @@ impl State {
         completion: &Completion,
         (n_fields, fields): (u16, &[u8]),
         body: &Body<'_>,
-    ) -> Result<Option<Position>, Broken> {
+    ) -> Result<Option<Position>, ProtocolError> {
         let mut frame = self.served.scratch.take(py);
         completion.encode(n_fields, body, &mut frame);
         frame.extend_from_slice(fields);

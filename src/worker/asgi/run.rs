@@ -6,7 +6,7 @@ use pyo3::exceptions::PySystemExit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
-use rgun_channel::control::{Interface, Lifespan, Loop as LoopChoice, Report};
+use rgun_channel::control::{EventLoop as LoopChoice, Interface, Lifespan, Report};
 
 use super::awaitable::Sent;
 use super::event_loop::Loop;

@@ -6,7 +6,7 @@
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
-use rgun_channel::Broken;
+use rgun_channel::ProtocolError;
 use rgun_channel::control::{ListenerInfo, Start};
 use rgun_channel::frame::{FieldName, Request};
 use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, method_index};
@@ -204,10 +204,9 @@ impl Scopes {
         let keys = &self.keys;
         let kind = if request.websocket { &self.websocket } else { &self.http };
         let template =
-            kind.templates
-                .get(usize::from(request.listener))
-                .or_else(|| kind.templates.first())
-                .ok_or_else(|| PyRuntimeError::new_err(Broken::Frame("no such listener").to_string()))?;
+            kind.templates.get(usize::from(request.listener)).or_else(|| kind.templates.first()).ok_or_else(
+                || PyRuntimeError::new_err(ProtocolError::Frame("no such listener").to_string()),
+            )?;
         let scope = template.bind(py).copy()?;
         scope.set_item(&keys.asgi, kind.asgi.bind(py).copy()?)?;
         match request.version {

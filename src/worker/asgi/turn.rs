@@ -10,9 +10,9 @@ use std::sync::atomic::Ordering;
 use pyo3::exceptions::{PyRuntimeError, PySystemExit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use rgun_channel::Broken;
+use rgun_channel::ProtocolError;
 use rgun_channel::control::Report;
-use rgun_channel::frame::{Later, Request, Submission};
+use rgun_channel::frame::{Request, StreamFrame, Submission};
 
 use super::exchange::in_the_worker;
 use super::state::{Application, Exchange, Exchanges, Functions, Stage};
@@ -109,7 +109,7 @@ impl Application {
     }
 
     /// The loop has gone round: sends the heads for which no body has come.
-    fn send_heads(&self, py: Python<'_>) -> Result<(), Broken> {
+    fn send_heads(&self, py: Python<'_>) -> Result<(), ProtocolError> {
         let due = self.exchanges(py).heads.take_due();
         if self.exchanges(py).heads.is_waiting() {
             self.schedule_heads_turn(py);
@@ -121,13 +121,13 @@ impl Application {
         Ok(())
     }
 
-    fn turn(&'static self, py: Python<'_>, cause: Cause) -> Result<(), Broken> {
+    fn turn(&'static self, py: Python<'_>, cause: Cause) -> Result<(), ProtocolError> {
         if self.event_loop.is_over.load(Ordering::Relaxed) {
             return Ok(());
         }
         let worker = self.worker;
         let sleepers = worker.sleepers();
-        sleepers.rise();
+        sleepers.announce_loop_awake();
         self.event_loop.will_ring.store(true, Ordering::Relaxed);
         let has_unseen = self.outbox.flush(&worker.output)? && self.go_on(py)?;
         if cause == Cause::Heads {
@@ -154,22 +154,22 @@ impl Application {
             super::awaitable::wake(py, worker, vec![self.event_loop.over.clone_ref(py)]);
             return Ok(());
         } else if n_frames < MOST_FRAMES && !has_unseen {
-            sleepers.doze();
+            sleepers.announce_loop_sleep();
             if !worker.has_more() {
                 self.event_loop.will_ring.store(false, Ordering::Relaxed);
                 return Ok(());
             }
-            sleepers.rise();
+            sleepers.announce_loop_awake();
         }
         self.schedule(py);
         Ok(())
     }
 
     /// One frame.
-    fn take(&'static self, py: Python<'_>, frame: &[u8]) -> Result<(), Broken> {
+    fn take(&'static self, py: Python<'_>, frame: &[u8]) -> Result<(), ProtocolError> {
         match Submission::decode(frame)? {
             Submission::Request(request) => self.begin(py, &request),
-            Submission::Later(Later::Part { exchange, bytes, end, text, more }) => {
+            Submission::Stream(StreamFrame::Part { exchange, bytes, end, text, more }) => {
                 // What is over has no use for it.
                 let Some(exchange) = self.exchange(py, exchange) else { return Ok(()) };
                 if exchange.get().borrow(py).websocket.is_some() {
@@ -178,13 +178,13 @@ impl Application {
                 Exchange::part(&exchange, bytes, end);
                 Ok(())
             }
-            Submission::Later(Later::HalfClose { exchange }) => {
+            Submission::Stream(StreamFrame::HalfClose { exchange }) => {
                 if let Some(exchange) = self.exchange(py, exchange) {
                     Exchange::half_close(&exchange);
                 }
                 Ok(())
             }
-            Submission::Later(Later::Disconnect { exchange, code, reason, cancel }) => {
+            Submission::Stream(StreamFrame::Disconnect { exchange, code, reason, cancel }) => {
                 let Some(exchange) = self.exchange(py, exchange) else { return Ok(()) };
                 if cancel {
                     let cancelled = Exchange::cancel(&exchange);
@@ -211,17 +211,17 @@ impl Application {
     }
 
     /// Starts a task.
-    fn begin(&'static self, py: Python<'_>, request: &Request<'_>) -> Result<(), Broken> {
+    fn begin(&'static self, py: Python<'_>, request: &Request<'_>) -> Result<(), ProtocolError> {
         let started = now();
         self.outbox.tick(&self.worker.output, started);
-        let slot = self.exchanges(py).free.pop().ok_or(Broken::Frame("more exchanges than slots"))?;
+        let slot = self.exchanges(py).free.pop().ok_or(ProtocolError::Frame("more exchanges than slots"))?;
         self.worker.mark_running(slot, request.exchange, started);
         let exchange = match Exchange::begin(py, self, request, slot, started) {
             Ok(exchange) => exchange,
             // No memory for an object: nothing can be answered.
             Err(error) => {
                 error.write_unraisable(py, None);
-                return Err(Broken::Frame("no memory for an exchange"));
+                return Err(ProtocolError::Frame("no memory for an exchange"));
             }
         };
         self.exchanges(py).running.insert(request.exchange.0, exchange.clone().unbind());
@@ -273,7 +273,7 @@ impl Application {
 
     /// Those that waited for credit, room or chunks, as many as one turn has time for: if thousands wait for the ring,
     /// what they send fills it soon, and who was woken in vain would be woken again. True: a turn has to follow.
-    fn go_on(&self, py: Python<'_>) -> Result<bool, Broken> {
+    fn go_on(&self, py: Python<'_>) -> Result<bool, ProtocolError> {
         if !self.is_held_up.load(Ordering::Relaxed) {
             return Ok(false);
         }

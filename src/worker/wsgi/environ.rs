@@ -5,7 +5,7 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
-use rgun_channel::Broken;
+use rgun_channel::ProtocolError;
 use rgun_channel::control::Start;
 use rgun_channel::frame::{FieldName, Request};
 use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, index_of, method_index};
@@ -148,7 +148,11 @@ impl Environ {
         let keys = &self.keys;
         let [plain, secure] =
             self.templates.get(usize::from(request.listener)).or_else(|| self.templates.first()).ok_or_else(
-                || pyo3::exceptions::PyRuntimeError::new_err(Broken::Frame("no such listener").to_string()),
+                || {
+                    pyo3::exceptions::PyRuntimeError::new_err(
+                        ProtocolError::Frame("no such listener").to_string(),
+                    )
+                },
             )?;
         let template = if request.https { secure } else { plain };
         let environ = template.bind(py).copy()?;

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString, PyTuple};
-use rgun_channel::frame::{MOST_FIELDS, encode_field, encode_known_field};
+use rgun_channel::frame::{MAX_FIELDS, encode_field, encode_known_field};
 use rgun_channel::header::index_of;
 use rgun_channel::status::{canonical_reason, is_reason};
 
@@ -85,7 +85,7 @@ impl HeadCache {
             ))
         })?;
         // One more may be added: Content-Length.
-        let most = usize::from(MOST_FIELDS) - 1;
+        let most = usize::from(MAX_FIELDS) - 1;
         if headers.len() > most {
             return Err(PyValueError::new_err(format!(
                 "the response has {} headers, more than the {most} that are sent",

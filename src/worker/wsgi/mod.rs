@@ -16,7 +16,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
-use rgun_channel::Broken;
+use rgun_channel::ProtocolError;
 use rgun_channel::control::Start;
 use rgun_channel::frame::{ExchangeId, Request};
 
@@ -73,7 +73,7 @@ impl Exchanges {
         py: Python<'_>,
         frame: &[u8],
         free: Option<u64>,
-    ) -> Result<Finished, Broken> {
+    ) -> Result<Finished, ProtocolError> {
         let worker = self.served.worker;
         let request = Request::decode(frame)?;
         let started = free.unwrap_or_else(now);
@@ -114,7 +114,7 @@ fn run(
     served: &Application,
     environ: Bound<'_, PyAny>,
     functions: &Functions,
-) -> Result<(), Broken> {
+) -> Result<(), ProtocolError> {
     let start_response = functions.object.bind(py);
     let called = PyTuple::new(py, [&environ, functions.start_response.bind(py)])
         .and_then(|arguments| served.callable.bind(py).call1(arguments));
@@ -241,7 +241,7 @@ fn fail(
     start_response: &Bound<'_, StartResponse>,
     fault: &Fault,
     done: bool,
-) -> Result<(), Broken> {
+) -> Result<(), ProtocolError> {
     let described = match fault {
         Fault::Channel(broken) => return Err(broken.clone()),
         Fault::Python(error) if is_forked_child() => leave_forked_child(py, Some(error)),

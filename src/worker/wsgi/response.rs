@@ -15,10 +15,10 @@ use std::sync::atomic::AtomicBool;
 use pyo3::exceptions::{PyAssertionError, PyBrokenPipeError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
-use rgun_channel::Broken;
+use rgun_channel::ProtocolError;
 use rgun_channel::control::{Report, send};
 use rgun_channel::frame::{Body, Completion, CompletionKind, ExchangeId, Request};
-use rgun_channel::layout::{INLINE_BODY, RESPONSE_WINDOW};
+use rgun_channel::layout::{MAX_INLINE_BODY, RESPONSE_WINDOW};
 
 use super::application::Application;
 use super::file_wrapper::File;
@@ -214,7 +214,7 @@ impl Response {
     pub(crate) fn whole(&mut self, py: Python<'_>, parts: &[&[u8]]) -> Result<(), Fault> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         if self.stage == Stage::Prepared && !self.has_no_body() && self.head.length.is_none() {
-            if total > INLINE_BODY {
+            if total > MAX_INLINE_BODY {
                 self.head.add_length(total as u64, &mut self.fields)?;
             }
         } else if self.stage == Stage::Prepared && self.is_head && self.head.length.is_none() && total > 0 {
@@ -232,7 +232,7 @@ impl Response {
             let part = self.take(py, part);
             self.check_length()?;
             self.send(py, part, true, true)?;
-        } else if total <= INLINE_BODY {
+        } else if total <= MAX_INLINE_BODY {
             let joined = parts.concat();
             let joined = self.take(py, &joined);
             self.check_length()?;
@@ -286,7 +286,7 @@ impl Response {
     }
 
     /// The slot is free.
-    pub(crate) fn done(&mut self, py: Python<'_>) -> Result<(), Broken> {
+    pub(crate) fn done(&mut self, py: Python<'_>) -> Result<(), ProtocolError> {
         if self.stage == Stage::Done {
             return Ok(());
         }
@@ -296,7 +296,12 @@ impl Response {
     }
 
     /// The application failed. Whether that is a 500, a reset or a log entry is the daemon's to see.
-    pub(crate) fn raise(&mut self, py: Python<'_>, described: &Described, done: bool) -> Result<(), Broken> {
+    pub(crate) fn raise(
+        &mut self,
+        py: Python<'_>,
+        described: &Described,
+        done: bool,
+    ) -> Result<(), ProtocolError> {
         if self.stage == Stage::Abandoned {
             // An application that notices that its client has gone may raise; nobody is to be told.
             return if done { self.done(py) } else { Ok(()) };
@@ -305,7 +310,7 @@ impl Response {
         if done {
             self.finish();
         }
-        self.completion(CompletionKind::Raised, true, done).encode(0, &Body::Inline(&[]), &mut self.frame);
+        self.completion(CompletionKind::AppRaised, true, done).encode(0, &Body::Inline(&[]), &mut self.frame);
         described.as_error().encode(&mut self.frame);
         self.worker().output.push(py, self.worker(), &self.frame)?;
         self.worker().output.ring();
@@ -370,7 +375,7 @@ impl Response {
     }
 
     /// Sends body bytes in as many frames as they need, the head with the first.
-    fn send(&mut self, py: Python<'_>, data: &[u8], end: bool, done: bool) -> Result<(), Broken> {
+    fn send(&mut self, py: Python<'_>, data: &[u8], end: bool, done: bool) -> Result<(), ProtocolError> {
         in_the_worker(py);
         let worker = self.worker();
         let most = worker.start.geometry.max_completion_frame();
@@ -383,7 +388,7 @@ impl Response {
                 (CompletionKind::Body, 0)
             };
             self.wait_for_credit(py);
-            if rest.len() <= INLINE_BODY && HEAD_ROOM + fields + rest.len() <= most {
+            if rest.len() <= MAX_INLINE_BODY && HEAD_ROOM + fields + rest.len() <= most {
                 worker.count_sent(self.slot, rest.len() as u64);
                 return self.part(py, kind, fields, &Body::Inline(rest), end, done);
             }
@@ -411,7 +416,7 @@ impl Response {
         body: &Body<'_>,
         end: bool,
         done: bool,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), ProtocolError> {
         if done {
             self.finish();
         }

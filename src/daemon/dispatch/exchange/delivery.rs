@@ -78,7 +78,7 @@ mod tests {
 
     use bytes::Bytes;
     use http::HeaderMap;
-    use rgun_channel::frame::TO_THE_END;
+    use rgun_channel::frame::UNTIL_EOF;
 
     use super::*;
     use crate::dispatch::exchange::response_parts::FilePart;
@@ -108,7 +108,7 @@ mod tests {
         let five = || announced(StatusCode::OK, Declared::Bytes(5));
         assert!(all(five(), &[bytes(2), bytes(3)], false));
         assert!(all(five(), &[file(5)], false));
-        for wrong in [&[bytes(2), bytes(2)][..], &[bytes(5), bytes(1)], &[file(4)], &[file(TO_THE_END)]] {
+        for wrong in [&[bytes(2), bytes(2)][..], &[bytes(5), bytes(1)], &[file(4)], &[file(UNTIL_EOF)]] {
             assert!(!all(five(), wrong, false), "{wrong:?}");
             assert!(!all(five(), wrong, true), "of HEAD, too: {wrong:?}");
         }
@@ -119,14 +119,14 @@ mod tests {
     #[test]
     fn a_body_without_an_announced_length_has_any() {
         let any = || announced(StatusCode::OK, Declared::Nothing);
-        assert!(all(any(), &[bytes(2), bytes(3)], false) && all(any(), &[file(TO_THE_END)], false));
+        assert!(all(any(), &[bytes(2), bytes(3)], false) && all(any(), &[file(UNTIL_EOF)], false));
         assert!(all(announced(StatusCode::NOT_MODIFIED, Declared::Bytes(5)), &[bytes(0)], false));
     }
 
     #[test]
     fn a_status_without_a_body_has_none() {
         for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
-            for part in [bytes(1), file(1), file(TO_THE_END)] {
+            for part in [bytes(1), file(1), file(UNTIL_EOF)] {
                 assert!(!all(announced(status, Declared::Nothing), &[part], false), "{status}");
             }
         }
@@ -138,7 +138,7 @@ mod tests {
         assert!(all(any(), &[bytes(0), file(1), bytes(0)], false));
         let most = i64::MAX as u64;
         for beside in
-            [[bytes(1), file(1)], [file(1), bytes(1)], [file(TO_THE_END), bytes(1)], [file(most), file(most)]]
+            [[bytes(1), file(1)], [file(1), bytes(1)], [file(UNTIL_EOF), bytes(1)], [file(most), file(most)]]
         {
             assert!(!all(any(), &beside, false), "{beside:?}");
         }

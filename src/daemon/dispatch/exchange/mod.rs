@@ -11,7 +11,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
-use rgun_channel::frame::{CompletionKind, ExchangeId, MOST_FIELDS, Request};
+use rgun_channel::frame::{CompletionKind, ExchangeId, MAX_FIELDS, Request};
 use rgun_channel::layout::RESPONSE_WINDOW;
 use rgun_channel::ring::Position;
 
@@ -349,7 +349,9 @@ impl Exchange {
         if self.ended && fixed.kind == CompletionKind::Respond {
             return Err(format!("answered exchange {} twice", self.id.0));
         }
-        if self.is_open_socket() && !matches!(fixed.kind, CompletionKind::Raised | CompletionKind::Take) {
+        if self.is_open_socket()
+            && !matches!(fixed.kind, CompletionKind::AppRaised | CompletionKind::WindowUpdate)
+        {
             return self.receive_message(&fixed, payload, worker);
         }
         match fixed.kind {
@@ -377,7 +379,7 @@ impl Exchange {
                     return Err(format!("sent body of exchange {} out of turn", self.id.0));
                 }
             }
-            CompletionKind::Raised => {
+            CompletionKind::AppRaised => {
                 let Some((summary, traceback)) = error else { return Ok(None) };
                 self.raised += 1;
                 if self.raised > MOST_RAISED {
@@ -405,8 +407,8 @@ impl Exchange {
                 }
                 return Ok(None);
             }
-            CompletionKind::Take => return self.take_more(taken),
-            CompletionKind::Hints => return Ok(self.take_hints(fields)),
+            CompletionKind::WindowUpdate => return self.take_more(taken),
+            CompletionKind::EarlyHints => return Ok(self.take_hints(fields)),
             CompletionKind::Trailers => {
                 if !self.responded || self.ended || self.trailers.is_some() {
                     return Err(format!("sent trailers of exchange {} out of turn", self.id.0));
@@ -488,7 +490,7 @@ impl Exchange {
             (Some(hints), Some(fields)) => {
                 let len = hints.len() + fields.len();
                 let bytes = size(hints) + size(&fields);
-                if len <= usize::from(MOST_FIELDS) && bytes <= MAX_HINT_BYTES {
+                if len <= usize::from(MAX_FIELDS) && bytes <= MAX_HINT_BYTES {
                     for (name, value) in fields.iter() {
                         hints.append(name, value.clone());
                     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use rgun_channel::frame::TO_THE_END;
+use rgun_channel::frame::UNTIL_EOF;
 use rgun_channel::slab::Chunk;
 
 use crate::budget::Reservation;
@@ -84,7 +84,7 @@ pub struct FilePart {
 impl FilePart {
     /// A part of a file as a worker names it: one that can be read.
     pub(crate) fn new(fd: OwnedFd, offset: u64, len: u64) -> Result<Self, String> {
-        let len = Some(len).filter(|len| *len != TO_THE_END);
+        let len = Some(len).filter(|len| *len != UNTIL_EOF);
         // No offset of a file is larger (off_t).
         match offset.checked_add(len.unwrap_or(0)) {
             Some(end) if i64::try_from(end).is_ok() => Ok(Self { fd: Arc::new(fd), offset, len, held: None }),
@@ -215,8 +215,8 @@ mod tests {
         };
         let most = i64::MAX as u64;
         assert_eq!(part(0, most), Ok(Some(most)));
-        assert_eq!(part(7, TO_THE_END), Ok(None));
-        for (offset, len) in [(1, most), (u64::MAX, 1), (0, u64::MAX - 1), (u64::MAX, TO_THE_END)] {
+        assert_eq!(part(7, UNTIL_EOF), Ok(None));
+        for (offset, len) in [(1, most), (u64::MAX, 1), (0, u64::MAX - 1), (u64::MAX, UNTIL_EOF)] {
             assert!(part(offset, len).is_err(), "{offset} {len}");
         }
     }

@@ -10,7 +10,7 @@
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use rgun_channel::frame::{ExchangeId, Later};
+use rgun_channel::frame::{ExchangeId, StreamFrame};
 
 use crate::dispatch::exchange::Place;
 use crate::dispatch::exchange::body::PART;
@@ -44,7 +44,7 @@ impl Upload {
     /// Gives a part of at most [`PART`] bytes, and no more than there is room for. `end`: it is the last. False when
     /// the application wants no more.
     pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8], end: bool) -> Poll<bool> {
-        let part = Later::Part { exchange: self.id, bytes, end, text: false, more: false };
+        let part = StreamFrame::Part { exchange: self.id, bytes, end, text: false, more: false };
         self.dispatcher.poll_part(cx, &part, bytes.len() as u64)
     }
 
@@ -82,8 +82,8 @@ impl Dispatcher {
     }
 
     /// Gives an application a part of what it takes, which counts as so many bytes. False when it wants no more.
-    pub(crate) fn poll_part(&self, cx: &mut Context<'_>, part: &Later<'_>, cost: u64) -> Poll<bool> {
-        let &Later::Part { exchange: id, bytes, end, .. } = part else { return Poll::Ready(false) };
+    pub(crate) fn poll_part(&self, cx: &mut Context<'_>, part: &StreamFrame<'_>, cost: u64) -> Poll<bool> {
+        let &StreamFrame::Part { exchange: id, bytes, end, .. } = part else { return Poll::Ready(false) };
         let mut state = self.lock();
         let state = &mut *state;
         if bytes.len() > PART {

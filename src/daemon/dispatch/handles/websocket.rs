@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rgun_channel::frame::{Completion, CompletionKind, ExchangeId, Later, MESSAGE_COST, Request};
+use rgun_channel::frame::{Completion, CompletionKind, ExchangeId, MESSAGE_COST, Request, StreamFrame};
 use rgun_channel::layout::RESPONSE_WINDOW;
 use rgun_channel::slab::Chunk;
 
@@ -254,7 +254,7 @@ impl WebSocket {
     /// Gives it (a part of) a message of at most [`PART`](crate::dispatch::PART) bytes, after [`WebSocket::poll_room`] said that
     /// there is room. Text is UTF-8 as a whole. False: it wants none any more.
     pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8], text: bool, more: bool) -> Poll<bool> {
-        let part = Later::Part { exchange: self.id, bytes, end: false, text, more };
+        let part = StreamFrame::Part { exchange: self.id, bytes, end: false, text, more };
         self.dispatcher.poll_part(cx, &part, bytes.len() as u64 + MESSAGE_COST)
     }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::task::Wake;
 
 use rgun_channel::control::Interface;
-use rgun_channel::frame::{AppError, Later, MOST_FIELDS, Submission, UNKNOWN_LENGTH, encode_field};
+use rgun_channel::frame::{AppError, MAX_FIELDS, StreamFrame, Submission, UNKNOWN_LENGTH, encode_field};
 use rgun_channel::layout::Word;
-use rgun_channel::wake::{Sleepers, Want};
+use rgun_channel::wake::{Sleepers, WaitFlag};
 
 use super::one_worker::*;
 
@@ -73,17 +73,19 @@ impl Rig {
         let mut frame = Vec::new();
         self.submissions.claim(&mut frame).unwrap().then(|| match Submission::decode(&frame).unwrap() {
             Submission::Request(request) => Heard::Asked(request.exchange, request.path.to_vec()),
-            Submission::Later(Later::Part { exchange, bytes, end, .. }) => {
+            Submission::Stream(StreamFrame::Part { exchange, bytes, end, .. }) => {
                 Heard::Part(exchange, bytes.to_vec(), end)
             }
-            Submission::Later(Later::Disconnect { exchange, cancel: false, .. }) => Heard::Gone(exchange),
-            Submission::Later(Later::Disconnect { exchange, .. }) => Heard::Cancelled(exchange),
-            Submission::Later(Later::HalfClose { exchange }) => Heard::HalfClosed(exchange),
+            Submission::Stream(StreamFrame::Disconnect { exchange, cancel: false, .. }) => {
+                Heard::Gone(exchange)
+            }
+            Submission::Stream(StreamFrame::Disconnect { exchange, .. }) => Heard::Cancelled(exchange),
+            Submission::Stream(StreamFrame::HalfClose { exchange }) => Heard::HalfClosed(exchange),
         })
     }
 
     fn take(&mut self, exchange: ExchangeId, taken: u64) {
-        self.say(exchange, CompletionKind::Take, &taken.to_le_bytes(), false, false);
+        self.say(exchange, CompletionKind::WindowUpdate, &taken.to_le_bytes(), false, false);
         self.dispatcher.before_park();
     }
 
@@ -141,7 +143,7 @@ fn only_an_event_loop_that_has_announced_it_is_rung_for() {
     rig.dispatcher.before_park();
     assert_eq!(rig.rung(), 0, "it looks by itself");
     assert!(rig.hear().is_some());
-    rig.sleepers().doze();
+    rig.sleepers().announce_loop_sleep();
     let _second = rig.submit(b"/");
     assert_eq!(rig.rung(), 0, "at the end of the turn");
     rig.dispatcher.before_park();
@@ -149,8 +151,8 @@ fn only_an_event_loop_that_has_announced_it_is_rung_for() {
     drop(first);
     rig.dispatcher.before_park();
     assert_eq!(rig.rung(), 0, "once");
-    rig.sleepers().doze();
-    rig.sleepers().rise();
+    rig.sleepers().announce_loop_sleep();
+    rig.sleepers().announce_loop_awake();
     drop(rig.submit(b"/"));
     rig.dispatcher.before_park();
     assert_eq!(rig.rung(), 0);
@@ -164,10 +166,9 @@ fn credit_and_room_ring_the_same_bell() {
     rig.say(id, CompletionKind::Respond, &[b'x'; 1000], false, false);
     rig.dispatcher.before_park();
     assert_eq!(rig.rung(), 0);
-    let words =
-        [Geometry::word(Word::WantsSpace), Geometry::slot(0, rgun_channel::layout::SLOT_WANTS_CREDIT)];
+    let words = [Geometry::word(Word::SpaceWait), Geometry::slot(0, rgun_channel::layout::SLOT_CREDIT_WAIT)];
     for word in words {
-        Want(rig.map.u32(word)).announce();
+        WaitFlag(rig.map.u32(word)).announce_wait();
     }
     let mut context = Context::from_waker(Waker::noop());
     let Poll::Ready(Ok(answer)) = Pin::new(&mut ticket).poll(&mut context) else { panic!("no head") };
@@ -329,7 +330,7 @@ fn an_application_that_leaves_a_half_closed_client_has_not_failed() {
     assert_eq!(rig.hear(), Some(Heard::HalfClosed(id)));
     let mut nothing = Vec::new();
     AppError { summary: "", traceback: "" }.encode(&mut nothing);
-    rig.say(id, CompletionKind::Raised, &nothing, true, true);
+    rig.say(id, CompletionKind::AppRaised, &nothing, true, true);
     rig.dispatcher.before_park();
     assert!(matches!(poll(ticket), Poll::Ready(Err(Fault::Left))));
     assert!(rig.notices.try_recv().is_err());
@@ -380,7 +381,7 @@ fn takes_of_what_cannot_be_taken_are_breaches() {
     let (id, _) = rig.claim().unwrap();
     rig.take(id, 5);
     assert!(rig.misbehaved().contains("which it has already"));
-    for (kind, body) in [(CompletionKind::Take, &b"number"[..]), (CompletionKind::Close, b"")] {
+    for (kind, body) in [(CompletionKind::WindowUpdate, &b"number"[..]), (CompletionKind::Close, b"")] {
         let mut rig = Rig::asgi(1);
         let (_ticket, id) = rig.streaming();
         rig.say(id, kind, body, false, false);
@@ -391,7 +392,7 @@ fn takes_of_what_cannot_be_taken_are_breaches() {
 
 #[test]
 fn what_only_asgi_workers_say_is_a_breach_of_others() {
-    for kind in [CompletionKind::Take, CompletionKind::Hints, CompletionKind::Trailers] {
+    for kind in [CompletionKind::WindowUpdate, CompletionKind::EarlyHints, CompletionKind::Trailers] {
         let mut rig = Rig::new();
         let _ticket = rig.submit(b"/");
         let (id, _) = rig.claim().unwrap();
@@ -602,7 +603,7 @@ fn each_has_its_own_deadline_whatever_was_found_before() {
 
 impl Rig {
     fn hint(&mut self, exchange: ExchangeId, fields: &[(String, Vec<u8>)]) {
-        let kind = CompletionKind::Hints;
+        let kind = CompletionKind::EarlyHints;
         let (end, done, text, more) = (false, false, false, false);
         let head = Completion { exchange, kind, end, done, text, more, status: 0, service: 0, slot: 0 };
         let (mut frame, body) = (Vec::new(), Body::Inline(b""));
@@ -630,7 +631,7 @@ fn early_hints_that_nobody_takes_are_bounded_by_number_and_size() {
         assert!(Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop())).is_pending());
         let hints = ticket.hints().unwrap();
         let bytes: usize = hints.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        assert!(hints.len() <= usize::from(MOST_FIELDS) && bytes <= 64 * 1024, "{} {bytes}", hints.len());
+        assert!(hints.len() <= usize::from(MAX_FIELDS) && bytes <= 64 * 1024, "{} {bytes}", hints.len());
         assert!(hints.len() >= 4 * n_fields, "several are put together: {}", hints.len());
         // When they are taken there is room for more.
         rig.hint(exchange, &[("x-next".to_owned(), b"1".to_vec())]);

@@ -16,7 +16,7 @@ fn an_answer_that_broke_off_gives_its_window_back() {
     assert_eq!(rig.acked(), 0);
     let mut error = Vec::new();
     AppError { summary: "E", traceback: "" }.encode(&mut error);
-    rig.say(exchange, CompletionKind::Raised, &error, true, true);
+    rig.say(exchange, CompletionKind::AppRaised, &error, true, true);
     rig.dispatcher.before_park();
     assert_eq!(rig.acked(), 1000);
     assert!(matches!(poll(ticket), Poll::Ready(Err(Fault::Raised { .. }))));
@@ -115,7 +115,7 @@ fn a_worker_is_not_told_to_forget_a_request_whose_body_it_may_be_taking() {
     assert_eq!(rig.commands(), []);
     rig.say(exchange, CompletionKind::Respond, b"part", false, false);
     rig.dispatcher.before_park();
-    assert_eq!(rig.commands(), [Command::Forget(exchange)]);
+    assert_eq!(rig.commands(), [Command::Cancel(exchange)]);
     assert_eq!(rig.acked(), 4);
 }
 

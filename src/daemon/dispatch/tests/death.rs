@@ -155,7 +155,7 @@ fn a_body_is_sent_from_its_start_when_it_is_sent_again() {
     let now = Instant::now();
     let _ticket = rig.dispatcher.submit(&request, iter::empty(), Some(body.into()), now).unwrap();
     for index in [0, 1] {
-        let mut buffer = vec![0; control::MAX_MESSAGE];
+        let mut buffer = vec![0; control::MAX_MESSAGE_BYTES];
         let socket = rig.workers[index].control.as_ref().unwrap();
         let mut received = control::receive(socket, &mut buffer).unwrap();
         let mut text = String::new();

@@ -161,8 +161,8 @@ impl Rig {
         let (number, life) = (u16::try_from(index).unwrap(), index as u64 + 1);
         let id = WorkerId { number: WorkerNr(number), life: Life(life) };
         let geometry = Geometry::standard(slots);
-        let (map, fd) = Map::create("test", geometry.total()).unwrap();
-        let theirs = Arc::new(Map::attach(fd.as_fd(), geometry.total(), true).unwrap());
+        let (map, fd) = Map::create("test", geometry.total_bytes()).unwrap();
+        let theirs = Arc::new(Map::attach(fd.as_fd(), geometry.total_bytes(), true).unwrap());
         let (ours, control) = control::pair().unwrap();
         rustix::io::ioctl_fionbio(&control, true).unwrap();
         self.dispatcher.attach(Link {
@@ -256,7 +256,7 @@ impl Rig {
 
     /// What the daemon has sent on the first control socket.
     fn commands(&self) -> Vec<Command> {
-        let mut buffer = vec![0; control::MAX_MESSAGE];
+        let mut buffer = vec![0; control::MAX_MESSAGE_BYTES];
         let socket = self.workers[0].control.as_ref().unwrap();
         let next = || control::receive(socket, &mut buffer).ok().map(|got| buffer[..got.len].to_vec());
         iter::from_fn(next).map(|message| Command::decode(&message).unwrap()).collect()

@@ -55,8 +55,8 @@ impl Rig {
         let sink = Box::new(move |notice| tell.send(notice).unwrap());
         let dispatcher = Dispatcher::new(policy, Reactor::new().unwrap(), sink);
         let geometry = Geometry::standard(slots.most());
-        let (map, fd) = Map::create("test", geometry.total()).unwrap();
-        let theirs = Arc::new(Map::attach(fd.as_fd(), geometry.total(), true).unwrap());
+        let (map, fd) = Map::create("test", geometry.total_bytes()).unwrap();
+        let theirs = Arc::new(Map::attach(fd.as_fd(), geometry.total_bytes(), true).unwrap());
         let (ours, control) = control::pair().unwrap();
         rustix::io::ioctl_fionbio(&control, true).unwrap();
         let (map, control_end) = (Arc::new(map), Arc::new(ours));
@@ -130,7 +130,7 @@ impl Rig {
 
     /// What the daemon has sent on the control socket.
     pub(super) fn commands(&self) -> Vec<Command> {
-        let mut buffer = vec![0; control::MAX_MESSAGE];
+        let mut buffer = vec![0; control::MAX_MESSAGE_BYTES];
         let next = || control::receive(&self.control, &mut buffer).ok().map(|got| buffer[..got.len].to_vec());
         iter::from_fn(next).map(|message| Command::decode(&message).unwrap()).collect()
     }

@@ -102,7 +102,7 @@ fn a_slow_request_that_is_tried_again_may_be_slow_again() {
 fn a_worker_may_tell_its_stacks_as_often_as_it_is_asked_and_not_without_end() {
     let mut rig = Rig::with(usual(), 1);
     let tell = |rig: &mut Rig| {
-        rig.workers[0].report(&Report::Stacks(true));
+        rig.workers[0].report(&Report::StacksDumped(true));
         rig.dispatcher.pump_control(WORKER)
     };
     for _ in 0..5000 {
@@ -233,7 +233,7 @@ fn answers_are_counted_by_generation_also_when_their_worker_is_gone() {
     let (exchange, _) = rig.workers[next].claim().unwrap();
     let mut error = Vec::new();
     rgun_channel::frame::AppError { summary: "E", traceback: "" }.encode(&mut error);
-    rig.workers[next].say(exchange, CompletionKind::Raised, &error, true, true);
+    rig.workers[next].say(exchange, CompletionKind::AppRaised, &error, true, true);
     rig.dispatcher.before_park();
     let _ticket = rig.submit(b"/");
     rig.answer_by(next, 200);

@@ -1,7 +1,7 @@
 //! WebSockets: accepted, denied, messages both ways, closed from either side, and told to go; driven by hand.
 
 use rgun_channel::control::Interface;
-use rgun_channel::frame::{Later, MESSAGE_COST, Submission};
+use rgun_channel::frame::{MESSAGE_COST, StreamFrame, Submission};
 use rgun_channel::layout::RESPONSE_WINDOW;
 
 use super::one_worker::*;
@@ -59,11 +59,13 @@ impl Rig {
         let mut frame = Vec::new();
         self.submissions.claim(&mut frame).unwrap().then(|| match Submission::decode(&frame).unwrap() {
             Submission::Request(request) => Heard::Asked(request.exchange),
-            Submission::Later(Later::Part { bytes, text, more, .. }) => {
+            Submission::Stream(StreamFrame::Part { bytes, text, more, .. }) => {
                 Heard::Part(bytes.to_vec(), text, more)
             }
-            Submission::Later(Later::Disconnect { code, reason, .. }) => Heard::Gone(code, reason.to_vec()),
-            Submission::Later(Later::HalfClose { .. }) => panic!("no WebSocket is half closed"),
+            Submission::Stream(StreamFrame::Disconnect { code, reason, .. }) => {
+                Heard::Gone(code, reason.to_vec())
+            }
+            Submission::Stream(StreamFrame::HalfClose { .. }) => panic!("no WebSocket is half closed"),
         })
     }
 
@@ -91,7 +93,7 @@ impl Rig {
         self.says(
             exchange,
             0,
-            &Says { kind: CompletionKind::Take, body: &taken.to_le_bytes(), status: 0, ..ACCEPT },
+            &Says { kind: CompletionKind::WindowUpdate, body: &taken.to_le_bytes(), status: 0, ..ACCEPT },
         );
     }
 }
@@ -322,7 +324,7 @@ fn what_the_application_raises_ends_it() {
     let (mut socket, id) = rig.accepted(0);
     let mut error = Vec::new();
     rgun_channel::frame::AppError { summary: "ValueError: no", traceback: "" }.encode(&mut error);
-    rig.says(id, 0, &Says { kind: CompletionKind::Raised, body: &error, ..DONE });
+    rig.says(id, 0, &Says { kind: CompletionKind::AppRaised, body: &error, ..DONE });
     assert!(matches!(next(&mut socket), Poll::Ready(Err(Fault::Raised { .. }))));
     assert_eq!(rig.dispatcher.housekeeping(Instant::now()), Keeper::Idle);
 }

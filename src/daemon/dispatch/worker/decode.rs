@@ -7,7 +7,7 @@ use std::ops::Range;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use rgun_channel::frame::{
-    self, AppError, BodyPart, Completion, CompletionKind, DecodedCompletion, FieldName, MOST_FIELDS,
+    self, AppError, BodyPart, Completion, CompletionKind, DecodedCompletion, FieldName, MAX_FIELDS,
 };
 
 use crate::buffer_pool;
@@ -22,11 +22,11 @@ pub(crate) struct Received {
     pub(crate) head: Completion,
     pub(crate) response: Option<Head>,
     pub(crate) payload: Payload,
-    /// Summary and traceback of [`CompletionKind::Raised`].
+    /// Summary and traceback of [`CompletionKind::AppRaised`].
     pub(crate) error: Option<(String, String)>,
-    /// The number of [`CompletionKind::Take`].
+    /// The number of [`CompletionKind::WindowUpdate`].
     pub(crate) taken: u64,
-    /// The fields of [`CompletionKind::Hints`] and [`CompletionKind::Trailers`].
+    /// The fields of [`CompletionKind::EarlyHints`] and [`CompletionKind::Trailers`].
     pub(crate) fields: Option<Box<HeaderMap>>,
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn decode(worker: &mut Worker, bytes: &[u8], notice: &NoticeSink) -> 
         worker.measure(head.service);
     }
     let slice = |range: Range<usize>| bytes.get(range).unwrap_or_default();
-    if head.kind == CompletionKind::Raised {
+    if head.kind == CompletionKind::AppRaised {
         let BodyPart::Inline(range) = body else {
             return Err("raised without an error".to_owned());
         };
@@ -112,13 +112,13 @@ fn decode_asgi<'b>(
     }
     let mut received = Received::bare(head);
     match head.kind {
-        CompletionKind::Take => {
-            received.taken = frame::taken(slice(body)).map_err(|broken| broken.to_string())?;
+        CompletionKind::WindowUpdate => {
+            received.taken = frame::decode_window_update(slice(body)).map_err(|broken| broken.to_string())?;
         }
-        CompletionKind::Hints | CompletionKind::Trailers => {
+        CompletionKind::EarlyHints | CompletionKind::Trailers => {
             let shared = buffer_pool::copy(slice(fields));
             let (fields, length) = header_map(&shared, n_fields)?;
-            if head.kind == CompletionKind::Hints && length != Declared::Nothing {
+            if head.kind == CompletionKind::EarlyHints && length != Declared::Nothing {
                 return Err("sent a length with early hints".to_owned());
             }
             received.fields = Some(Box::new(fields));
@@ -131,8 +131,8 @@ fn decode_asgi<'b>(
 
 /// Makes a header map of the fields at the beginning of `encoded`, whose values share it; and what they say of a length.
 fn header_map(encoded: &Bytes, n_fields: u16) -> Result<(HeaderMap, Declared), String> {
-    if n_fields > MOST_FIELDS {
-        return Err(format!("sent {n_fields} header fields, more than {MOST_FIELDS}"));
+    if n_fields > MAX_FIELDS {
+        return Err(format!("sent {n_fields} header fields, more than {MAX_FIELDS}"));
     }
     // Two more than given: the connection adds `date` and `x-request-id`.
     let mut map = buffer_pool::header_map(usize::from(n_fields) + 2);

@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::control::{self, Command, Interface, Report};
 use rgun_channel::frame::{self, ExchangeId};
-use rgun_channel::layout::{Geometry, SLOT_ACKED, SLOT_EXCHANGE, SLOT_THREAD, SLOT_WANTS_CREDIT, Word};
+use rgun_channel::layout::{Geometry, SLOT_ACKED, SLOT_CREDIT_WAIT, SLOT_EXCHANGE, SLOT_THREAD, Word};
 use rgun_channel::map::Map;
 use rgun_channel::ring::{CompletionReceiver, Position, SubmissionSender};
 use rgun_channel::slab::{Chunk, SlabReceiver};
-use rgun_channel::wake::{Ring, Sleepers, Want};
+use rgun_channel::wake::{Sleepers, WaitFlag, Waker};
 
 use crate::id::{Generation, WorkerId};
 use crate::supervise::ResponseStats;
@@ -143,8 +143,8 @@ impl Worker {
     }
 
     /// How whoever waits in it is woken.
-    fn waker(&self) -> Ring<'_> {
-        if self.asgi { Ring::Bell(self.wake.as_fd()) } else { Ring::Futex }
+    fn waker(&self) -> Waker<'_> {
+        if self.asgi { Waker::EventFd(self.wake.as_fd()) } else { Waker::Futex }
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -402,7 +402,7 @@ impl Worker {
 
     /// Records were popped: the worker may be waiting for the room.
     pub(crate) fn made_room(&self) {
-        Want(self.map.u32(Geometry::word(Word::WantsSpace))).satisfy(&self.waker());
+        WaitFlag(self.map.u32(Geometry::word(Word::SpaceWait))).notify(&self.waker());
     }
 
     /// Body bytes have left for the client (or were discarded).
@@ -414,7 +414,7 @@ impl Worker {
         *acked += bytes;
         let slot = u32::from(slot);
         self.map.u64(Geometry::slot(slot, SLOT_ACKED)).store(*acked, Ordering::Release);
-        Want(self.map.u32(Geometry::slot(slot, SLOT_WANTS_CREDIT))).satisfy(&self.waker());
+        WaitFlag(self.map.u32(Geometry::slot(slot, SLOT_CREDIT_WAIT))).notify(&self.waker());
     }
 
     pub(crate) fn take_running(&mut self) -> Vec<ExchangeId> {
@@ -442,7 +442,7 @@ impl Worker {
     /// Nobody waits for this exchange any more: a body that went ahead of its record is closed, a response that is
     /// being made ends at its next part. Only a hint: what the worker still says of it is discarded anyway.
     pub(crate) fn forget(&self, id: ExchangeId) {
-        if let Err(error) = self.send(&Command::Forget(id), &[]) {
+        if let Err(error) = self.send(&Command::Cancel(id), &[]) {
             tracing::debug!(%error, "cannot tell a worker to forget an exchange, ignoring");
         }
     }
@@ -495,7 +495,7 @@ impl Worker {
 
     /// Reads the control socket until it is empty. False when the worker has closed it.
     pub(crate) fn pump_control(&mut self, notice: &NoticeSink) -> Result<bool, String> {
-        let mut buffer = vec![0; control::MAX_MESSAGE];
+        let mut buffer = vec![0; control::MAX_MESSAGE_BYTES];
         loop {
             let received = match control::receive(&*self.control, &mut buffer) {
                 Ok(received) if received.len == 0 => return Ok(false),
@@ -539,7 +539,7 @@ impl Worker {
         }
         self.asgi = asgi;
         if asgi {
-            self.slab.ring_by(Arc::clone(&self.wake));
+            self.slab.wake_by_eventfd(Arc::clone(&self.wake));
         }
         self.slots = if asgi { self.possible.concurrency } else { self.possible.threads };
         Ok(())
@@ -562,7 +562,7 @@ impl Worker {
             let chunk = self.slab.receive(number, len).map_err(|broken| broken.to_string())?;
             // Lent as it lies, unless so much of the slab is lent that others would wait for it.
             if self.slab.is_scarce() {
-                chunk.give_back();
+                chunk.copy_and_return();
             }
             chunks.push(chunk);
         }
@@ -571,11 +571,11 @@ impl Worker {
 
     /// Is much of its slab lent to the daemon?
     pub(crate) fn has_lent(&self) -> bool {
-        self.slab.is_in_use()
+        self.slab.is_quarter_lent()
     }
 
     /// Copies what it has lent for long, for slow clients.
     pub(crate) fn reclaim(&self) {
-        self.slab.reclaim();
+        self.slab.reclaim_overdue();
     }
 }

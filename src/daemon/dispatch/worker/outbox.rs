@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use rgun_channel::frame::{ExchangeId, Later};
+use rgun_channel::frame::{ExchangeId, StreamFrame};
 use rgun_channel::ring::{Position, SubmissionSender};
 
 use crate::dispatch::exchange::body::PART;
@@ -57,7 +57,7 @@ impl Outbox {
     }
 
     /// Pushes the record, or keeps it until there is room.
-    pub(crate) fn say(&mut self, submissions: &mut SubmissionSender, later: &Later<'_>) {
+    pub(crate) fn say(&mut self, submissions: &mut SubmissionSender, later: &StreamFrame<'_>) {
         let mut frame = std::mem::take(&mut self.frame);
         later.encode(&mut frame);
         // A broken ring is found out by whoever pushes next.
@@ -75,7 +75,7 @@ impl Outbox {
     pub(crate) fn say_part(
         &mut self,
         submissions: &mut SubmissionSender,
-        part: &Later<'_>,
+        part: &StreamFrame<'_>,
         waker: &Waker,
     ) -> Result<bool, String> {
         if self.waiting.is_empty() {
@@ -132,7 +132,7 @@ impl Outbox {
         now: Instant,
     ) -> Pulse {
         let silence = match self.watched {
-            Some((position, since)) if !submissions.is_passed(position) => {
+            Some((position, since)) if !submissions.is_consumed(position) => {
                 now.saturating_duration_since(since)
             }
             _ => {
@@ -148,7 +148,7 @@ impl Outbox {
                     self.heard = Some(now);
                     self.say(
                         submissions,
-                        &Later::Disconnect { exchange: NOBODY, code: 0, reason: b"", cancel: false },
+                        &StreamFrame::Disconnect { exchange: NOBODY, code: 0, reason: b"", cancel: false },
                     );
                 }
                 return Pulse::Fine;
@@ -169,6 +169,6 @@ impl Outbox {
 
     /// The last record, unless the event loop has come past it; one that was taken back is still to be passed.
     fn lying(&self, submissions: &SubmissionSender) -> Option<Position> {
-        self.last.filter(|last| !submissions.is_passed(*last))
+        self.last.filter(|last| !submissions.is_consumed(*last))
     }
 }

@@ -57,12 +57,12 @@ impl Budget {
             }
             // Only for an exchange of its own, and one for each.
             Report::File(_) => return Ok(()),
-            Report::Stacks(_) if self.asked > 0 => {
+            Report::StacksDumped(_) if self.asked > 0 => {
                 self.asked -= 1;
                 return Ok(());
             }
             Report::Warning(_) => PRICE_OF_WARNING,
-            Report::Stacks(_)
+            Report::StacksDumped(_)
             | Report::Forked { .. }
             | Report::ForkFailed { .. }
             | Report::StopRequested(_) => 1,
@@ -114,7 +114,7 @@ mod tests {
     fn stacks_are_free_as_often_as_they_were_asked_for_and_cost_after_that() {
         let start = Instant::now();
         let mut budget = Budget::new(start);
-        let stacks = Report::Stacks(true);
+        let stacks = Report::StacksDumped(true);
         for _ in 0..3 * CREDIT {
             budget.ask_for_stacks();
         }
@@ -129,7 +129,7 @@ mod tests {
         let mut budget = Budget::new(start);
         budget.ask_for_stacks();
         assert_eq!(most(&Report::Forked { life: 1, pid: 1 }, &mut budget, start), CREDIT as usize);
-        assert_eq!(most(&Report::Stacks(false), &mut budget, start), 1);
+        assert_eq!(most(&Report::StacksDumped(false), &mut budget, start), 1);
     }
 
     #[test]
@@ -137,7 +137,7 @@ mod tests {
         let start = Instant::now();
         let mut budget = Budget::new(start);
         assert_eq!(most(&Report::Warning(String::new()), &mut budget, start), 64);
-        assert_eq!(most(&Report::Stacks(true), &mut budget, start), 0);
+        assert_eq!(most(&Report::StacksDumped(true), &mut budget, start), 0);
         let later = start + Duration::from_secs(1);
         assert_eq!(most(&Report::Warning(String::new()), &mut budget, later), 4);
     }

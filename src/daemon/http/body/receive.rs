@@ -16,7 +16,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body::Body as _;
 use hyper::body::Incoming;
-use rgun_channel::layout::INLINE_BODY;
+use rgun_channel::layout::MAX_INLINE_BODY;
 use tokio::time::timeout;
 
 use crate::dispatch::{Dispatcher, RequestBody};
@@ -84,7 +84,7 @@ pub(in crate::http) async fn receive(
     let Some(first) = next_data(&mut incoming, limits.min_rate, &mut pace).await? else {
         return Ok(RequestBytes::Inline(Bytes::new()));
     };
-    if announced == Some(first.len() as u64) && first.len() <= INLINE_BODY {
+    if announced == Some(first.len() as u64) && first.len() <= MAX_INLINE_BODY {
         return Ok(RequestBytes::Inline(first));
     }
     if !within(first.len() as u64) {
@@ -95,9 +95,9 @@ pub(in crate::http) async fn receive(
     collected.extend_from_slice(&first);
     drop(first);
     let mut counted = None;
-    while collected.len() <= INLINE_BODY {
+    while collected.len() <= MAX_INLINE_BODY {
         if collected.len() > MAX_UNCOUNTED && counted.is_none() {
-            counted = limits.budgets.memory.reserve(INLINE_BODY as u64);
+            counted = limits.budgets.memory.reserve(MAX_INLINE_BODY as u64);
             if counted.is_none() {
                 // Whoever dribbles it must not keep memory that others need.
                 break;
@@ -133,7 +133,7 @@ pub(in crate::http) async fn receive(
 }
 
 fn inline_capacity(len: u64) -> usize {
-    usize::try_from(len).unwrap_or(INLINE_BODY).min(INLINE_BODY)
+    usize::try_from(len).unwrap_or(MAX_INLINE_BODY).min(MAX_INLINE_BODY)
 }
 
 /// The next piece of data; `None` at the end. Trailers are read and dropped: neither WSGI nor ASGI has a place

@@ -19,7 +19,7 @@ use http::HeaderMap;
 use http::header::EXPECT;
 use http_body::Body as _;
 use hyper::body::Incoming;
-use rgun_channel::layout::INLINE_BODY;
+use rgun_channel::layout::MAX_INLINE_BODY;
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::dispatch::{Dispatcher, Fault, PART, Upload, UploadFault};
@@ -81,7 +81,7 @@ pub(in crate::http) struct StreamLimits {
 /// Is this body better given in parts? A small one of known length travels in the frame, unless the client waits to be
 /// asked for it.
 pub(in crate::http) fn should_stream(incoming: &Incoming, headers: &HeaderMap) -> bool {
-    let is_small = incoming.size_hint().exact().is_some_and(|len| len <= INLINE_BODY as u64);
+    let is_small = incoming.size_hint().exact().is_some_and(|len| len <= MAX_INLINE_BODY as u64);
     !is_small || expects_continue(headers)
 }
 
@@ -221,7 +221,7 @@ impl BodyPump {
                     tracing::debug!(error = %crate::error_chain::Chain(&error), "a request's body broke off");
                     return Err(match h1::violation_of(&error) {
                         Some(Violation::Chunk(reason)) => UploadFault::Malformed(reason),
-                        _ => UploadFault::Broken,
+                        _ => UploadFault::ProtocolError,
                     });
                 }
                 Poll::Ready(Some(Ok(frame))) => {

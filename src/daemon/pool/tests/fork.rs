@@ -32,10 +32,10 @@ fn a_zygote_is_asked_for_a_worker_with_all_that_the_worker_needs() {
         let spawned = stage.pool.forked(worker(0, 1), 2, number(pid)).unwrap();
         assert_eq!((spawned.pid, spawned.link.worker), (number(pid), worker(3, 2)));
         assert_eq!(spawned.link.geometry, Geometry::standard(3), "the zygote's");
-        Map::attach(map.as_fd(), Geometry::standard(3).total(), true).unwrap();
+        Map::attach(map.as_fd(), Geometry::standard(3).total_bytes(), true).unwrap();
         // Each is the other end of what the daemon has.
         control::send(&control, &Report::Booting { python: "CPython".into() }.encode(), &[]).unwrap();
-        let mut buffer = vec![0; MAX_MESSAGE];
+        let mut buffer = vec![0; MAX_MESSAGE_BYTES];
         assert!(receive(&spawned.link.control, &mut buffer).unwrap().len > 0);
         io::Write::write_all(&mut fs::File::from(stacks), b"here").unwrap();
         assert_eq!(stage.pool.stacks(worker(3, 2)).as_deref(), Some("here"));

@@ -17,7 +17,7 @@ use std::process::{Command as Program, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use rgun_channel::control::{MAX_MESSAGE, receive};
+use rgun_channel::control::{MAX_MESSAGE_BYTES, receive};
 use rgun_channel::frame::ExchangeId;
 
 use super::*;
@@ -198,7 +198,7 @@ fn lives(pid: Pid) -> bool {
 }
 
 fn hear(socket: &OwnedFd) -> (Command, Vec<OwnedFd>) {
-    let mut buffer = vec![0; MAX_MESSAGE];
+    let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     let received = receive(socket, &mut buffer).unwrap();
     (Command::decode(&buffer[..received.len]).unwrap(), received.fds)
 }
@@ -303,7 +303,7 @@ fn stacks_are_asked_for_on_the_control_socket_and_begin_anew_each_time() {
         write(&stage, b"old\n");
         assert_eq!(stage.pool.stacks(id).as_deref(), Some("old"));
         stage.pool.ask_stacks(id, Some(ExchangeId(8))).unwrap();
-        assert_eq!(hear(&asked).0, Command::Stacks(Some(ExchangeId(8))));
+        assert_eq!(hear(&asked).0, Command::DumpStacks(Some(ExchangeId(8))));
         assert_eq!(stage.pool.stacks(id), None);
         write(&stage, b"new\n");
         assert_eq!(stage.pool.stacks(id).as_deref(), Some("new"));

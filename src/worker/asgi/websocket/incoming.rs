@@ -6,7 +6,7 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
-use rgun_channel::Broken;
+use rgun_channel::ProtocolError;
 
 use super::{ABNORMAL, Message, WebSocket, cost};
 use crate::asgi::awaitable;
@@ -25,7 +25,13 @@ enum Found {
 
 impl WebSocket {
     /// Takes a part; true if that makes a message whole.
-    fn part(&mut self, py: Python<'_>, bytes: &[u8], is_text: bool, more: bool) -> Result<bool, Broken> {
+    fn part(
+        &mut self,
+        py: Python<'_>,
+        bytes: &[u8],
+        is_text: bool,
+        more: bool,
+    ) -> Result<bool, ProtocolError> {
         if more {
             self.assembling.extend_from_slice(bytes);
             self.owed += cost(bytes);
@@ -72,11 +78,11 @@ impl WebSocket {
     }
 }
 
-fn content(py: Python<'_>, bytes: &[u8], is_text: bool) -> Result<Py<PyAny>, Broken> {
+fn content(py: Python<'_>, bytes: &[u8], is_text: bool) -> Result<Py<PyAny>, ProtocolError> {
     if !is_text {
         return Ok(PyBytes::new(py, bytes).into_any().unbind());
     }
-    let text = str::from_utf8(bytes).map_err(|_| Broken::Frame("a text message is not UTF-8"))?;
+    let text = str::from_utf8(bytes).map_err(|_| ProtocolError::Frame("a text message is not UTF-8"))?;
     Ok(PyString::new(py, text).into_any().unbind())
 }
 
@@ -87,7 +93,7 @@ impl Exchange {
         bytes: &[u8],
         text: bool,
         more: bool,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), ProtocolError> {
         let py = slf.py();
         let (worker, receivers, taken) = {
             let exchange = &mut *slf.get().borrow_mut(py);
@@ -148,9 +154,10 @@ impl Exchange {
 
 impl State {
     /// Why the client has gone, if it is a WebSocket's.
-    pub(in crate::asgi) fn note_close(&mut self, code: u16, reason: &[u8]) -> Result<(), Broken> {
+    pub(in crate::asgi) fn note_close(&mut self, code: u16, reason: &[u8]) -> Result<(), ProtocolError> {
         let Some(websocket) = self.websocket.as_deref_mut() else { return Ok(()) };
-        let reason = str::from_utf8(reason).map_err(|_| Broken::Frame("a close reason is not UTF-8"))?;
+        let reason =
+            str::from_utf8(reason).map_err(|_| ProtocolError::Frame("a close reason is not UTF-8"))?;
         websocket.close(code, reason);
         // What was being put together is of no use to anybody.
         websocket.assembling = Vec::new();

@@ -6,7 +6,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
-use rgun_channel::Broken;
+use rgun_channel::ProtocolError;
 use rgun_channel::frame::{Body, Completion, CompletionKind};
 
 use super::{ABNORMAL, ClientDisconnected};
@@ -179,7 +179,7 @@ impl State {
     }
 
     /// `websocket.close`.
-    fn close(&mut self, py: Python<'_>, code: u16, reason: &str) -> Result<(), Broken> {
+    fn close(&mut self, py: Python<'_>, code: u16, reason: &str) -> Result<(), ProtocolError> {
         self.stage = Stage::Ended;
         if let Some(websocket) = self.websocket.as_deref_mut() {
             websocket.close(code, reason);
