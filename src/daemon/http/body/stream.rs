@@ -221,7 +221,7 @@ impl BodyPump {
                     tracing::debug!(error = %crate::error_chain::Chain(&error), "a request's body broke off");
                     return Err(match h1::violation_of(&error) {
                         Some(Violation::Chunk(reason)) => UploadFault::Malformed(reason),
-                        _ => UploadFault::ProtocolError,
+                        _ => UploadFault::Broken,
                     });
                 }
                 Poll::Ready(Some(Ok(frame))) => {
