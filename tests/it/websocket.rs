@@ -379,7 +379,7 @@ fn a_worker_that_dies_takes_its_websockets_with_1011() {
     let mut socket = WebSocket::open(&daemon, "/die");
     socket.text("go").fails_with(1011);
     other.fails_with(1011);
-    daemon.log.wait("/die 101: broken off as a WebSocket: the worker died");
+    daemon.log.wait("/die 101: WebSocket aborted: the worker died");
     until("another worker", || (daemon.get("/hello").status == 200).then_some(()));
 }
 

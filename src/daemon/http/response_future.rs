@@ -253,10 +253,10 @@ fn switching_protocols(
             websocket: stream.into_websocket(),
             deflate: handshake.agreed,
             settings: server.websocket,
-            shared: Arc::clone(&server.websockets),
+            resources: Arc::clone(&server.websockets),
             request: journal_request(connection, asked),
             worker,
-            accepted_at: asked.received_at,
+            handshake_at: asked.received_at,
             log_access: server.log_access,
         });
     }

@@ -17,6 +17,7 @@
 //! there are keep whole messages (tungstenite, yawc: 16 MiB for each client that cares to announce them) or cannot be
 //! polled beside anything else (soketto), and of them only yawc and soketto know compression.
 
+mod close_log;
 mod conn;
 mod deflate;
 mod extension;
@@ -24,6 +25,7 @@ mod frame;
 mod key;
 mod receive;
 mod send;
+mod timers;
 mod utf8;
 
 use std::sync::{Arc, Mutex, PoisonError};

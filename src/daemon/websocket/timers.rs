@@ -1,0 +1,208 @@
+//! The times at which a WebSocket acts by itself: a ping, the ping's timeout, a close for a restart, the close timeout.
+//!
+//! Times are milliseconds of the connection's clock ([`Connection::coarse_now`](crate::net::Connection::coarse_now)), which
+//! wraps; the connection's alarm wakes the task at [`Timers::next`].
+
+use std::time::Duration;
+
+use super::WebSocketSettings;
+
+/// Time for a client to answer a close frame, and to take what is sent before the connection ends; as in uvicorn.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(super) struct Timers {
+    /// When the client last sent something, or when reading resumed.
+    last_input: u32,
+    /// When the unanswered ping was sent. None while nothing is read, since the pong would not be seen.
+    ping_sent: Option<u32>,
+    /// The application takes messages, so the client's input is read.
+    is_reading: bool,
+    /// When to close with code 1012, because the worker or the daemon stops.
+    restart_at: Option<u32>,
+    /// When to give up waiting for the client's close frame, or for the client to take the last output.
+    close_deadline: Option<u32>,
+}
+
+/// A timer that has expired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    /// The client has not closed within [`CLOSE_TIMEOUT`].
+    CloseTimeout,
+    /// The connection is to be closed with code 1012.
+    Restart,
+    /// Nothing came from the client for `websocket.ping_interval`.
+    Ping,
+    /// The last ping is unanswered after `websocket.ping_timeout`.
+    PingTimeout,
+}
+
+impl Timers {
+    /// Starts with a client that has just sent its handshake. `is_stopping`: the daemon stops already, and does not
+    /// announce that again.
+    pub(super) fn new(now: u32, is_stopping: bool) -> Self {
+        Self {
+            last_input: now,
+            ping_sent: None,
+            is_reading: true,
+            restart_at: is_stopping.then_some(now),
+            close_deadline: None,
+        }
+    }
+
+    pub(super) fn is_reading(&self) -> bool {
+        self.is_reading
+    }
+
+    /// Notes whether the client's input is read from now on.
+    pub(super) fn set_reading(&mut self, is_reading: bool, now: u32) {
+        if is_reading && !self.is_reading {
+            // The client was silent because its input was not read.
+            self.on_input(now);
+        }
+        if !is_reading {
+            self.ping_sent = None;
+        }
+        self.is_reading = is_reading;
+    }
+
+    /// Notes that the client has sent something.
+    pub(super) fn on_input(&mut self, now: u32) {
+        self.last_input = now;
+        self.ping_sent = None;
+    }
+
+    /// Notes that a ping was sent.
+    pub(super) fn on_ping(&mut self, now: u32, settings: &WebSocketSettings) {
+        if settings.ping_timeout.is_some() && self.is_reading {
+            self.ping_sent = Some(now);
+        } else {
+            // The pong is not awaited. A client that is gone is still detected: its machine answers with a reset.
+            self.last_input = now;
+        }
+    }
+
+    /// Closes with code 1012 once `delay` has passed.
+    pub(super) fn schedule_restart(&mut self, now: u32, delay: Duration) {
+        self.restart_at = Some(add(now, delay));
+    }
+
+    /// True once the worker or the daemon has announced that it stops.
+    pub(super) fn is_restarting(&self) -> bool {
+        self.restart_at.is_some()
+    }
+
+    pub(super) fn is_restart_due(&self, now: u32) -> bool {
+        self.restart_at.is_some_and(|at| is_due(at, now))
+    }
+
+    pub(super) fn start_close_timeout(&mut self, now: u32) {
+        self.close_deadline = Some(add(now, CLOSE_TIMEOUT));
+    }
+
+    /// Returns what is due now. `is_open`: no close frame was sent or received. `is_flushed`: the client has taken all
+    /// output; if it has not, the write timeout watches the connection, and no ping is sent.
+    pub(super) fn due(
+        &self,
+        now: u32,
+        settings: &WebSocketSettings,
+        is_open: bool,
+        is_flushed: bool,
+    ) -> Option<Due> {
+        if self.close_deadline.is_some_and(|at| is_due(at, now)) {
+            return Some(Due::CloseTimeout);
+        }
+        if !is_open {
+            return None;
+        }
+        if self.is_restart_due(now) {
+            return Some(Due::Restart);
+        }
+        match self.ping_sent {
+            None => (is_flushed && is_due(self.ping_at(settings)?, now)).then_some(Due::Ping),
+            Some(_) => is_due(self.ping_at(settings)?, now).then_some(Due::PingTimeout),
+        }
+    }
+
+    /// Returns when something is due next. The parameters are those of [`Timers::due`].
+    pub(super) fn next(
+        &self,
+        now: u32,
+        settings: &WebSocketSettings,
+        is_open: bool,
+        is_flushed: bool,
+    ) -> Option<u32> {
+        let ping = if is_open && is_flushed { self.ping_at(settings) } else { None };
+        let restart = self.restart_at.filter(|_| is_open);
+        let times = [ping, restart, self.close_deadline].into_iter().flatten();
+        times.min_by_key(|at| at.wrapping_sub(now).cast_signed())
+    }
+
+    /// When a ping is to be sent, or when the one that was sent expires.
+    fn ping_at(&self, settings: &WebSocketSettings) -> Option<u32> {
+        let interval = settings.ping_interval?;
+        match self.ping_sent {
+            None => Some(add(self.last_input, interval)),
+            Some(sent) => settings.ping_timeout.map(|timeout| add(sent, timeout)),
+        }
+    }
+}
+
+/// Adds to a time of the clock, which wraps. A longer duration than half of the clock's range is cut to that.
+fn add(time: u32, duration: Duration) -> u32 {
+    time.wrapping_add(u32::try_from(duration.as_millis()).unwrap_or(u32::MAX).min(i32::MAX as u32))
+}
+
+fn is_due(time: u32, now: u32) -> bool {
+    now.wrapping_sub(time).cast_signed() >= 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: WebSocketSettings = WebSocketSettings {
+        max_message: 1024,
+        ping_interval: Some(Duration::from_secs(20)),
+        ping_timeout: Some(Duration::from_secs(5)),
+        compression: false,
+    };
+
+    #[test]
+    fn ping_and_its_timeout_follow_the_last_input() {
+        // The clock wraps between the ping and its timeout.
+        let start = u32::MAX - 21_000;
+        let mut timers = Timers::new(start, false);
+        assert_eq!(timers.due(start + 19_999, &SETTINGS, true, true), None);
+        assert_eq!(timers.next(start, &SETTINGS, true, true), Some(start + 20_000));
+        assert_eq!(timers.due(start + 20_000, &SETTINGS, true, false), None, "the write timeout watches");
+        assert_eq!(timers.due(start + 20_000, &SETTINGS, true, true), Some(Due::Ping));
+        timers.on_ping(start + 20_000, &SETTINGS);
+        let timeout = start.wrapping_add(25_000);
+        assert_eq!(timers.next(start + 20_000, &SETTINGS, true, true), Some(timeout));
+        assert_eq!(timers.due(timeout, &SETTINGS, true, true), Some(Due::PingTimeout));
+        timers.on_input(timeout);
+        assert_eq!(timers.due(timeout, &SETTINGS, true, true), None);
+    }
+
+    #[test]
+    fn ping_is_not_awaited_while_nothing_is_read() {
+        let mut timers = Timers::new(0, false);
+        timers.set_reading(false, 0);
+        timers.on_ping(20_000, &SETTINGS);
+        assert_eq!(timers.due(39_999, &SETTINGS, true, true), None);
+        assert_eq!(timers.due(40_000, &SETTINGS, true, true), Some(Due::Ping));
+        timers.set_reading(true, 40_000);
+        assert_eq!(timers.due(40_000, &SETTINGS, true, true), None);
+    }
+
+    #[test]
+    fn closing_connection_waits_for_the_close_timeout_alone() {
+        let mut timers = Timers::new(0, true);
+        assert_eq!(timers.due(0, &SETTINGS, true, true), Some(Due::Restart));
+        timers.start_close_timeout(0);
+        assert_eq!(timers.due(9_999, &SETTINGS, false, true), None);
+        assert_eq!(timers.next(0, &SETTINGS, false, true), Some(10_000));
+        assert_eq!(timers.due(10_000, &SETTINGS, false, true), Some(Due::CloseTimeout));
+    }
+}
