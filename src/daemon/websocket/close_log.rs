@@ -8,7 +8,7 @@ use crate::id::WorkerId;
 use crate::journal::requests::{FailureEntry, LoggedRequest, Traffic, WebSocketEntry};
 
 use super::WebSocketResources;
-use super::frame::code;
+use super::frame::close_code;
 
 /// Writes one entry: a failure as soon as the application has failed, else the summary when it is dropped.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl CloseLog {
         let entry = WebSocketEntry {
             request,
             worker,
-            code: code::ABNORMAL,
+            code: close_code::ABNORMAL,
             duration: Duration::ZERO,
             received: Traffic::default(),
             sent: Traffic::default(),

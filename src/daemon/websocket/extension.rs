@@ -1,22 +1,23 @@
-//! Negotiates permessage-deflate (RFC 7692 §5 and §7.1), the one extension that there is.
+//! Negotiates permessage-deflate (RFC 7692 §5, §7.1), the only extension.
 //!
-//! Both sides forget what they have compressed after each message (`no_context_takeover`), whatever the client
-//! proposes: a server may ask for that (§7.1.1). Memory of a compressor, 300 KiB, is then needed only while a message
-//! goes through, instead of by every client that lies idle; it costs some of the gain with small messages that are alike.
+//! Both sides reset their compressors after each message (`no_context_takeover`), whatever the client offers: a server
+//! may require that (§7.1.1). An idle connection then needs no compressor (300 KiB), at the price of less compression
+//! for small messages that resemble each other.
 
 use std::fmt;
 
-/// Compression as agreed.
+/// The negotiated parameters of permessage-deflate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeflateParams {
-    /// The largest window that the client wants us to use, as the exponent of 2; 15 is deflate's largest.
+    /// Base-2 logarithm of the largest window that the server may compress with, [`MIN_WINDOW_BITS`] to
+    /// [`MAX_WINDOW_BITS`].
     pub(super) window_bits: u8,
 }
 
-/// What is not given is the largest.
-const MAX_WINDOW_BITS: u8 = 15;
+/// The largest window of deflate, and the default (RFC 7692 §7.1.2.1). It decompresses any other.
+pub(super) const MAX_WINDOW_BITS: u8 = 15;
 
-/// zlib makes no smaller ones of raw deflate.
+/// zlib supports no smaller window for raw deflate.
 const MIN_WINDOW_BITS: u8 = 9;
 
 const EXTENSION_NAME: &str = "permessage-deflate";
@@ -31,35 +32,36 @@ impl fmt::Display for DeflateParams {
     }
 }
 
-/// The first offer that can be accepted (RFC 7692 §5.1), of all the fields `Sec-WebSocket-Extensions`. Those that
-/// cannot, for something unknown in them, are passed over: that is how they are declined.
+/// Returns the parameters of the first acceptable offer (RFC 7692 §5.1) in the `Sec-WebSocket-Extensions` fields.
+/// Unknown extensions and offers with invalid parameters are declined by not answering them.
 pub fn negotiate<'f>(fields: impl IntoIterator<Item = &'f [u8]>) -> Option<DeflateParams> {
     let fields = fields.into_iter().filter_map(|field| std::str::from_utf8(field).ok());
     fields.flat_map(|field| field.split(',')).find_map(parse_offer)
 }
 
+/// Parses one offer. Returns None if it is to be declined.
 fn parse_offer(offer: &str) -> Option<DeflateParams> {
     let mut parts = offer.split(';').map(str::trim);
     if !parts.next()?.eq_ignore_ascii_case(EXTENSION_NAME) {
         return None;
     }
     let mut window_bits = None;
-    let (mut ours_forgets, mut theirs_forgets, mut theirs_bits) = (false, false, false);
+    let (mut has_server_reset, mut has_client_reset, mut has_client_bits) = (false, false, false);
     for part in parts {
         let (name, value) = match part.split_once('=') {
             Some((name, value)) => (name.trim_end(), Some(unquote(value.trim_start())?)),
             None => (part, None),
         };
-        // Each at most once, and with values as §7.1 says; else the offer is to be declined.
+        // A repeated parameter or an invalid value declines the offer (§7.1).
         let is_first = match (name, value) {
-            ("server_no_context_takeover", None) => !std::mem::replace(&mut ours_forgets, true),
-            ("client_no_context_takeover", None) => !std::mem::replace(&mut theirs_forgets, true),
+            ("server_no_context_takeover", None) => !std::mem::replace(&mut has_server_reset, true),
+            ("client_no_context_takeover", None) => !std::mem::replace(&mut has_client_reset, true),
             ("server_max_window_bits", Some(value)) => window_bits
                 .replace(parse_window_bits(value).filter(|bits| *bits >= MIN_WINDOW_BITS)?)
                 .is_none(),
             ("client_max_window_bits", value) => {
                 value.is_none_or(|value| parse_window_bits(value).is_some())
-                    && !std::mem::replace(&mut theirs_bits, true)
+                    && !std::mem::replace(&mut has_client_bits, true)
             }
             _ => false,
         };
@@ -70,7 +72,7 @@ fn parse_offer(offer: &str) -> Option<DeflateParams> {
     Some(DeflateParams { window_bits: window_bits.unwrap_or(MAX_WINDOW_BITS) })
 }
 
-/// A token may be quoted (RFC 6455 §9.1).
+/// Removes the quotes that a value may have (RFC 6455 §9.1).
 fn unquote(value: &str) -> Option<&str> {
     match value.strip_prefix('"') {
         Some(rest) => rest.strip_suffix('"'),
@@ -78,7 +80,7 @@ fn unquote(value: &str) -> Option<&str> {
     }
 }
 
-/// 8 to 15, without leading zeros (RFC 7692 §7.1.2).
+/// Parses 8 to 15, without leading zeros (RFC 7692 §7.1.2).
 fn parse_window_bits(value: &str) -> Option<u8> {
     let bits = value.parse().ok().filter(|bits| (8..=MAX_WINDOW_BITS).contains(bits))?;
     value.starts_with(['1', '8', '9']).then_some(bits)
@@ -89,13 +91,13 @@ mod tests {
     use super::*;
 
     fn answer(fields: &[&str]) -> Option<String> {
-        negotiate(fields.iter().map(|field| field.as_bytes())).map(|agreed| agreed.to_string())
+        negotiate(fields.iter().map(|field| field.as_bytes())).map(|params| params.to_string())
     }
 
     const PLAIN: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
     #[test]
-    fn what_clients_offer_is_agreed_to_without_context() {
+    fn offers_of_browsers_are_accepted_without_context() {
         for offer in [
             "permessage-deflate",
             "permessage-deflate; client_max_window_bits",
@@ -109,13 +111,13 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_window_is_kept_to() {
+    fn smaller_server_window_is_accepted() {
         let offer = "permessage-deflate; server_max_window_bits=10";
         assert_eq!(answer(&[offer]), Some(format!("{PLAIN}; server_max_window_bits=10")));
     }
 
     #[test]
-    fn an_offer_with_something_wrong_is_declined_and_the_next_one_looked_at() {
+    fn invalid_offer_is_declined_and_the_next_one_considered() {
         for bad in [
             "permessage-deflate; unknown",
             "permessage-deflate; server_max_window_bits",

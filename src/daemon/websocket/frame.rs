@@ -1,5 +1,5 @@
-//! Frames' heads (RFC 6455 §5.2), their masks (§5.3) and what closes a connection (§7.4): tungstenite's, and what a
-//! server asks of a client's frames besides.
+//! Frame heads (RFC 6455 §5.2), masks (§5.3) and close codes (§7.4): tungstenite's codec, with the checks that a server
+//! must make of a client's frames.
 
 use std::io::Cursor;
 
@@ -7,62 +7,62 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::CloseCode;
 pub(super) use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-/// Why a connection is failed (RFC 6455 §7.1.7).
+/// An error that fails the connection (RFC 6455 §7.1.7): the code and reason of the close frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct WebSocketError {
     pub(super) code: u16,
     pub(super) reason: &'static str,
 }
 
-/// The client's frames are not what they must be.
+/// The client's frames violate the protocol.
 pub(super) const fn protocol_error(reason: &'static str) -> WebSocketError {
-    WebSocketError { code: code::PROTOCOL, reason }
+    WebSocketError { code: close_code::PROTOCOL, reason }
 }
 
 /// Close codes (RFC 6455 §7.4.1).
-pub(super) mod code {
+pub(super) mod close_code {
     pub(in super::super) const PROTOCOL: u16 = 1002;
-    /// None was given. Never on the wire.
+    /// The close frame had no code. Never on the wire.
     pub(in super::super) const NONE: u16 = 1005;
     /// There was no close frame. Never on the wire.
     pub(in super::super) const ABNORMAL: u16 = 1006;
     pub(in super::super) const NOT_UTF8: u16 = 1007;
     pub(in super::super) const TOO_BIG: u16 = 1009;
     pub(in super::super) const INTERNAL: u16 = 1011;
-    /// By the IANA registry: the client may come back.
+    /// Service Restart (IANA registry): the client may reconnect.
     pub(in super::super) const RESTART: u16 = 1012;
-    /// The newest of the IANA registry, which tungstenite does not know.
+    /// Bad Gateway (IANA registry), which tungstenite does not know.
     pub(in super::super) const BAD_GATEWAY: u16 = 1014;
 }
 
-/// May it be in a close frame? Those of the IANA registry that are not for inside use, and those for libraries and
-/// applications (RFC 6455 §7.4.2).
+/// True if a close frame may carry this code: those of the IANA registry, but for the reserved ones, and those for
+/// libraries and applications (RFC 6455 §7.4.2).
 pub(super) fn is_sendable_code(code: u16) -> bool {
-    code == code::BAD_GATEWAY || CloseCode::from(code).is_allowed()
+    code == close_code::BAD_GATEWAY || CloseCode::from(code).is_allowed()
 }
 
-/// The most that a control frame carries (RFC 6455 §5.5).
+/// Bytes of a control frame's payload (RFC 6455 §5.5).
 pub(super) const MAX_CONTROL_PAYLOAD: usize = 125;
 
-/// The most that a close frame's reason may have.
+/// Bytes of a close frame's reason, which follows the code.
 pub(super) const MAX_CLOSE_REASON: usize = MAX_CONTROL_PAYLOAD - 2;
 
-/// A client's frame, without what it carries.
+/// The head of a client's frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FrameHead {
     pub(super) opcode: OpCode,
-    /// The message's last.
+    /// The message's last frame.
     pub(super) fin: bool,
     /// The first reserved bit: the message is compressed (RFC 7692 §6).
     pub(super) rsv1: bool,
     pub(super) mask: Mask,
     pub(super) payload_len: u64,
-    /// Bytes of the head itself.
+    /// Bytes of the head.
     pub(super) head_len: usize,
 }
 
 impl FrameHead {
-    /// Reads one, if all of it is there.
+    /// Parses the head at the start of `bytes`; None if it is incomplete.
     pub(super) fn parse(bytes: &[u8]) -> Result<Option<Self>, WebSocketError> {
         let mut cursor = Cursor::new(bytes);
         let parsed = FrameHeader::parse(&mut cursor).map_err(|_| protocol_error("unknown opcode"))?;
@@ -73,25 +73,25 @@ impl FrameHead {
         }
         let Some(mask) = mask else {
             // RFC 6455 §5.1.
-            return Err(protocol_error("a client's frames are masked"));
+            return Err(protocol_error("client frame is not masked"));
         };
         if matches!(opcode, OpCode::Control(_)) && (!fin || len > MAX_CONTROL_PAYLOAD as u64) {
-            return Err(protocol_error("a control frame is whole and short"));
+            return Err(protocol_error("control frame is fragmented or too long"));
         }
         if len > i64::MAX as u64 {
-            return Err(protocol_error("a frame's length has its first bit set"));
+            return Err(protocol_error("frame length has its first bit set"));
         }
-        let own_len = usize::try_from(cursor.position()).unwrap_or(usize::MAX);
-        // RFC 6455 §5.2: in as few bytes as possible.
-        if own_len != header.len(len) {
-            return Err(protocol_error("a frame's length has more bytes than it needs"));
+        let head_len = usize::try_from(cursor.position()).unwrap_or(usize::MAX);
+        // RFC 6455 §5.2: the length is encoded in the fewest bytes.
+        if head_len != header.len(len) {
+            return Err(protocol_error("frame length is not encoded in the fewest bytes"));
         }
-        Ok(Some(Self { opcode, fin, rsv1, mask: Mask(mask), payload_len: len, head_len: own_len }))
+        Ok(Some(Self { opcode, fin, rsv1, mask: Mask(mask), payload_len: len, head_len }))
     }
 }
 
-/// A frame's mask, for where one is in the frame. tungstenite takes a mask off whole frames only, and a frame is passed
-/// on here as it comes.
+/// A frame's mask, rotated to the current position. tungstenite unmasks whole frames only, but here a frame is parsed as
+/// it arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mask([u8; 4]);
 
@@ -103,7 +103,7 @@ impl From<[u8; 4]> for Mask {
 }
 
 impl Mask {
-    /// Takes it off, or puts it on.
+    /// Masks or unmasks `bytes`, which is the same operation.
     pub(super) fn apply(self, bytes: &mut [u8]) {
         let four = u32::from_ne_bytes(self.0);
         let eight = u64::from(four) << 32 | u64::from(four);
@@ -118,7 +118,7 @@ impl Mask {
         }
     }
 
-    /// As it is so many bytes further on.
+    /// Returns the mask for the position `len` bytes further on.
     pub(super) fn advanced(self, len: usize) -> Self {
         let mut mask = self.0;
         mask.rotate_left(len % 4);
@@ -126,25 +126,27 @@ impl Mask {
     }
 }
 
-/// Writes the head of a frame of ours, which has no mask (RFC 6455 §5.1).
+/// Writes the head of a server's frame, which has no mask (RFC 6455 §5.1).
 pub(super) fn write_head(opcode: OpCode, fin: bool, rsv1: bool, len: usize, out: &mut Vec<u8>) {
     let header = FrameHeader { is_final: fin, rsv1, opcode, ..FrameHeader::default() };
     header.format(len as u64, out).expect("a vector takes everything");
 }
 
-/// What a close frame says (RFC 6455 §5.5.1).
+/// Parses a close frame's payload (RFC 6455 §5.5.1) into code and reason; None if it is empty.
 pub(super) fn parse_close(payload: &[u8]) -> Result<Option<(u16, &str)>, WebSocketError> {
     match payload {
         [] => Ok(None),
-        [_] => Err(protocol_error("a close code has two bytes")),
+        [_] => Err(protocol_error("close code is incomplete")),
         [a, b, reason @ ..] => {
             let code = u16::from_be_bytes([*a, *b]);
             if !is_sendable_code(code) {
-                return Err(protocol_error("a close code that is none"));
+                return Err(protocol_error("invalid close code"));
             }
             match std::str::from_utf8(reason) {
                 Ok(reason) => Ok(Some((code, reason))),
-                Err(_) => Err(WebSocketError { code: code::NOT_UTF8, reason: "a reason that is not UTF-8" }),
+                Err(_) => {
+                    Err(WebSocketError { code: close_code::NOT_UTF8, reason: "close reason is not UTF-8" })
+                }
             }
         }
     }
@@ -155,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_is_read_as_soon_as_it_is_there() {
+    fn head_is_parsed_once_complete() {
         let (text, binary) = (OpCode::Data(Data::Text), OpCode::Data(Data::Binary));
         let mask = [1, 2, 3, 4];
         let long = [&[0x82, 0xff][..], &70_000_u64.to_be_bytes(), &mask].concat();
@@ -169,15 +171,14 @@ mod tests {
             for cut in 0..bytes.len() {
                 assert_eq!(FrameHead::parse(&bytes[..cut]), Ok(None), "{bytes:x?} cut at {cut}");
             }
-            let own_len = bytes.len();
-            let expected =
-                FrameHead { opcode, fin, rsv1, mask: Mask(mask), payload_len: len, head_len: own_len };
+            let head_len = bytes.len();
+            let expected = FrameHead { opcode, fin, rsv1, mask: Mask(mask), payload_len: len, head_len };
             assert_eq!(FrameHead::parse(&[&bytes[..], b"more"].concat()), Ok(Some(expected)));
         }
     }
 
     #[test]
-    fn a_wrong_head_is_a_violation() {
+    fn invalid_head_is_a_protocol_error() {
         let mask = [1, 2, 3, 4];
         for bytes in [
             &[0xa1, 0x80][..],
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_of_ours_is_as_short_as_can_be() {
+    fn written_head_is_as_short_as_possible() {
         for (len, expected) in [
             (0, &[0x82, 0][..]),
             (125, &[0x82, 125]),
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_goes_on_where_it_was_left() {
+    fn mask_continues_after_a_split() {
         let plain: Vec<u8> = (0..100).collect();
         let mask = Mask([0x37, 0xfa, 0x21, 0x3d]);
         let mut bytes = *b"Hello";
@@ -234,16 +235,16 @@ mod tests {
     }
 
     #[test]
-    fn a_close_frame_has_a_code_that_may_be_sent_and_a_reason_in_utf_8() {
+    fn close_frame_needs_a_sendable_code_and_a_utf8_reason() {
         assert_eq!(parse_close(b""), Ok(None));
         assert_eq!(parse_close(b"\x03\xe8bye"), Ok(Some((1000, "bye"))));
         for good in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1014, 3000, 3999, 4999_u16] {
             assert_eq!(parse_close(&good.to_be_bytes()), Ok(Some((good, ""))));
         }
         for bad in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535_u16] {
-            assert_eq!(parse_close(&bad.to_be_bytes()).map_err(|wrong| wrong.code), Err(1002), "{bad}");
+            assert_eq!(parse_close(&bad.to_be_bytes()).map_err(|error| error.code), Err(1002), "{bad}");
         }
-        assert_eq!(parse_close(b"\x03").map_err(|wrong| wrong.code), Err(1002));
-        assert_eq!(parse_close(b"\x03\xe8\xff").map_err(|wrong| wrong.code), Err(1007));
+        assert_eq!(parse_close(b"\x03").map_err(|error| error.code), Err(1002));
+        assert_eq!(parse_close(b"\x03\xe8\xff").map_err(|error| error.code), Err(1007));
     }
 }

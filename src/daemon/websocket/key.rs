@@ -1,9 +1,9 @@
-//! `Sec-WebSocket-Key` (RFC 6455 §4.2): by the answer to it a server proves that it has understood the handshake. No
-//! secret.
+//! `Sec-WebSocket-Key` (RFC 6455 §4.2): the server's answer to it proves that it speaks WebSocket. The key is no secret.
 
 pub use tungstenite::handshake::derive_accept_key as accept;
 
-/// Is it 16 bytes in base64 (RFC 6455 §4.1)? Bits that the padding leaves over may be anything, as elsewhere.
+/// True if `key` is the base64 of 16 bytes (RFC 6455 §4.1). Unused bits before the padding may be set, as other servers
+/// allow.
 pub fn is_key(key: &[u8]) -> bool {
     let Some(digits) = key.strip_suffix(b"==") else { return false };
     // RFC 4648 §4.
@@ -16,14 +16,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_answered_as_in_the_rfc() {
+    fn key_of_the_rfc_has_the_answer_of_the_rfc() {
         // RFC 6455 §1.3.
         assert!(is_key(b"dGhlIHNhbXBsZSBub25jZQ=="));
         assert_eq!(accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
-    fn a_key_is_sixteen_bytes_in_base64() {
+    fn key_must_be_sixteen_bytes_in_base64() {
         for key in [
             &b""[..],
             b"==",

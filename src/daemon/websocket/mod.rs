@@ -4,18 +4,17 @@
 //! client ──bytes──▶ receive ──parts──▶ dispatch ──▶ worker: receive()
 //!        ◀──bytes── send ◀──messages── dispatch ◀── worker: send()
 //! ```
-//! `http` checks a handshake, submits it like any request and answers it; when the application has accepted it, it
-//! hands the connection over to [`serve`], which stays on it until its end. Frames, UTF-8, compression and their state
-//! ([`receive`], [`send`]) know neither sockets nor clocks; [`conn`] has both.
+//! `http` checks a handshake, submits it like any request and answers it. Once the application has accepted,
+//! [`serve`] takes over the connection until its end. [`receive`] and [`send`] translate between bytes and messages and
+//! know neither socket nor clock; [`conn`] has both.
 //!
-//! A message is passed on as it comes, in parts of at most [`dispatch::PART`](crate::dispatch::PART): it is never held
-//! here, and its size is a sum that is compared with the limit. What lies idle has no buffers: those that bytes are
-//! read into and written from belong to all connections, and one has bytes of its own only while somebody does not
-//! take them.
+//! A message is not stored here: it is forwarded as it arrives, in parts of at most
+//! [`dispatch::PART`](crate::dispatch::PART), and only its length is compared with the limit. All connections share the
+//! buffers for input and output; a connection owns bytes only while the client or the application does not take them.
 //!
-//! The frames are tungstenite's, inflating and deflating zlib-rs'. What is here is what no library does: those that
-//! there are keep whole messages (tungstenite, yawc: 16 MiB for each client that cares to announce them) or cannot be
-//! polled beside anything else (soketto), and of them only yawc and soketto know compression.
+//! The frame codec is tungstenite's, deflate is zlib-rs'. The rest is written here because the libraries store whole
+//! messages (tungstenite, yawc: 16 MiB for each client that announces one) or cannot be polled together with another
+//! source of messages (soketto); of them, only yawc and soketto compress.
 
 mod close_log;
 mod conn;
@@ -39,39 +38,39 @@ use self::deflate::{DeflatePool, InflateBuffer};
 pub use self::extension::{DeflateParams, negotiate};
 pub use self::key::{accept, is_key};
 
-/// What a reload can change.
+/// Settings that a reload can change, for connections accepted afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WebSocketSettings {
-    /// `websocket.max_message`: bytes of one message.
+    /// `websocket.max_message`: bytes of one message, after decompression.
     pub max_message: u64,
-    /// `websocket.ping_interval`: a client of which nothing is heard for so long is asked whether it is there.
+    /// `websocket.ping_interval`: a client that has been silent for this long is pinged. None: never.
     pub ping_interval: Option<Duration>,
-    /// `websocket.ping_timeout`: how long it has to answer.
+    /// `websocket.ping_timeout`: time to answer a ping. None: the answer is not awaited.
     pub ping_timeout: Option<Duration>,
-    /// `websocket.compression`.
+    /// `websocket.compression`: accept permessage-deflate.
     pub compression: bool,
 }
 
-/// What all WebSockets have together, whatever their settings.
+/// The resources that all WebSockets share.
 #[derive(Debug)]
 pub struct WebSocketResources {
     dispatcher: &'static Dispatcher,
     journal: Journal,
     pool: DeflatePool,
-    /// There is one reactor, so one is enough.
+    /// None while a connection is being polled. One is enough, since one thread polls them all.
     scratch: Mutex<Option<Scratch>>,
 }
 
-/// Room to work in, for as long as a socket has its turn.
+/// The buffers of one poll of a connection.
 #[derive(Debug)]
 struct Scratch {
-    /// What has been read.
+    /// Bytes from the client.
     input: Box<[u8]>,
-    /// What is to be written.
+    /// Frames for the client.
     output: Vec<u8>,
-    /// What has been inflated: no more than fits into a part.
+    /// Decompressed bytes, at most one part.
     inflated: InflateBuffer,
-    /// What has been deflated.
+    /// Compressed bytes of one part.
     deflated: Vec<u8>,
 }
 
@@ -87,7 +86,7 @@ impl Scratch {
 }
 
 impl WebSocketResources {
-    /// Of no socket yet.
+    /// Creates the resources, without a connection.
     pub fn new(dispatcher: &'static Dispatcher, journal: Journal) -> Arc<Self> {
         Arc::new(Self { dispatcher, journal, pool: DeflatePool::default(), scratch: Mutex::new(None) })
     }

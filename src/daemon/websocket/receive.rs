@@ -1,40 +1,48 @@
-//! A client's bytes become parts of messages and control frames, or a violation.
+//! Parses a client's bytes into parts of messages and control frames, and checks them (RFC 6455 §5, §8.1).
 //!
-//! Knows neither socket nor clock: it is given what has been read, says how much of that it has used, and holds back
-//! nothing but a frame's head, a message's length, half a character and the state of a compressor.
+//! Knows neither socket nor clock. The caller keeps the input; the [`Receiver`] keeps the open frame's head, the
+//! message's length, an incomplete UTF-8 character and the state of the decompressor.
 
 use super::deflate::{DeflatePool, InflateBuffer, Inflater, InvalidDeflate};
-use super::frame::{self, Control, Data, FrameHead, Mask, OpCode, WebSocketError, code, protocol_error};
+use super::frame::{
+    self, Control, Data, FrameHead, Mask, OpCode, WebSocketError, close_code, protocol_error,
+};
 use super::utf8::{InvalidUtf8, Utf8Validator};
 
-/// The way of messages in.
+/// The parser of one connection's input.
 #[derive(Debug)]
 pub(super) struct Receiver {
-    /// `websocket.max_message`.
+    /// `websocket.max_message`: bytes of a message, after decompression.
     max_message: u64,
-    /// permessage-deflate has been agreed on.
+    /// permessage-deflate was negotiated.
     allows_compression: bool,
+    /// The data frame whose payload is being received.
     frame: Option<OpenFrame>,
+    /// The message whose last frame has not been received. Always present while `frame` is.
     message: Option<IncomingMessage>,
 }
 
-/// A data frame whose head has been read.
+/// A data frame whose head was parsed.
 #[derive(Debug, Clone, Copy)]
 struct OpenFrame {
+    /// The mask for the next byte of the payload.
     mask: Mask,
+    /// Bytes of the payload that are still to come.
     remaining: u64,
     fin: bool,
 }
 
 #[derive(Debug)]
 struct IncomingMessage {
-    /// Bytes so far; inflated.
+    /// Bytes so far, after decompression.
     len: u64,
+    /// None for a binary message.
     text: Option<Utf8Validator>,
+    /// None for an uncompressed message.
     inflater: Option<Box<Inflater>>,
 }
 
-/// What has come.
+/// A part of a message, or a control frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ClientEvent<'b> {
     Part {
@@ -44,13 +52,24 @@ pub(super) enum ClientEvent<'b> {
     },
     Ping(&'b [u8]),
     Pong,
-    /// Code and reason, if there were any.
+    /// Code and reason; None if the frame was empty.
     Close(Option<(u16, &'b str)>),
+}
+
+/// Result of receiving payload of the open frame.
+enum PayloadStep {
+    Part {
+        text: bool,
+        more: bool,
+    },
+    /// There is nothing to deliver yet, and perhaps more to parse.
+    Continue,
+    NeedInput,
 }
 
 impl From<InvalidUtf8> for WebSocketError {
     fn from(_: InvalidUtf8) -> Self {
-        Self { code: code::NOT_UTF8, reason: "text that is not UTF-8" }
+        Self { code: close_code::NOT_UTF8, reason: "text that is not UTF-8" }
     }
 }
 
@@ -60,25 +79,25 @@ impl From<InvalidDeflate> for WebSocketError {
     }
 }
 
-const TOO_BIG: WebSocketError = WebSocketError { code: code::TOO_BIG, reason: "message too big" };
+const TOO_BIG: WebSocketError = WebSocketError { code: close_code::TOO_BIG, reason: "message too big" };
 
 impl Receiver {
-    pub(super) fn new(most: u64, may_inflate: bool) -> Self {
-        Self { max_message: most, allows_compression: may_inflate, frame: None, message: None }
+    pub(super) fn new(max_message: u64, allows_compression: bool) -> Self {
+        Self { max_message, allows_compression, frame: None, message: None }
     }
 
-    /// For how many bytes more the client has announced that they belong together.
+    /// Returns how many bytes of the open frame's payload are still to come.
     pub(super) fn frame_remaining(&self) -> u64 {
         self.frame.map_or(0, |frame| frame.remaining)
     }
 
-    /// Is there something to be had without more input?
+    /// True if [`Receiver::next`] may return an event without more input: decompressed bytes had no room.
     pub(super) fn has_pending(&self) -> bool {
         self.frame.is_some_and(|frame| frame.remaining == 0)
     }
 
-    /// The next event in `input`, if enough of it is there, and how much of that is used up. Works in `input`, and in
-    /// the room of `inflated`.
+    /// Returns the next event, or None if `input` does not hold all of it, and how many bytes of `input` are used up.
+    /// Unmasks in place; decompresses into `inflated`.
     pub(super) fn next<'b>(
         &mut self,
         input: &'b mut [u8],
@@ -87,126 +106,161 @@ impl Receiver {
     ) -> Result<(usize, Option<ClientEvent<'b>>), WebSocketError> {
         let mut used = 0;
         loop {
-            let Some(frame) = &mut self.frame else {
-                let rest = input.get(used..).unwrap_or_default();
-                let Some(head) = FrameHead::parse(rest)? else { return Ok((used, None)) };
+            if self.frame.is_none() {
+                let Some(head) = FrameHead::parse(input.get(used..).unwrap_or_default())? else {
+                    return Ok((used, None));
+                };
                 self.check_head(&head)?;
                 if let OpCode::Control(control) = head.opcode {
-                    let len =
-                        usize::try_from(head.payload_len).unwrap_or(usize::MAX).saturating_add(head.head_len);
-                    if rest.len() < len {
-                        return Ok((used, None));
-                    }
-                    let payload = input.get_mut(used + head.head_len..used + len).unwrap_or_default();
-                    head.mask.apply(payload);
-                    let event = match control {
-                        Control::Close => ClientEvent::Close(frame::parse_close(payload)?),
-                        Control::Ping => ClientEvent::Ping(payload),
-                        _ => ClientEvent::Pong,
-                    };
-                    return Ok((used + len, Some(event)));
+                    let event = read_control(&head, control, input.get_mut(used..).unwrap_or_default())?;
+                    return Ok(event.map_or((used, None), |(len, event)| (used + len, Some(event))));
                 }
                 used += head.head_len;
                 self.start_frame(&head, pool);
-                continue;
-            };
-            let Some(message) = &mut self.message else { unreachable!("a data frame belongs to a message") };
-            let here = input.len() - used;
-            let len = usize::try_from(frame.remaining).unwrap_or(usize::MAX).min(here);
-            if let Some(inflating) = &mut message.inflater {
-                let bytes = input.get_mut(used..used + len).unwrap_or_default();
-                frame.mask.apply(bytes);
-                inflated.clear();
-                let taken = inflating.inflate(bytes, inflated)?;
-                // What has found no room is masked as it was.
-                frame.advance(taken);
-                frame.mask.apply(bytes.get_mut(taken..).unwrap_or_default());
-                used += taken;
-                let is_last = frame.remaining == 0 && frame.fin && inflating.finish(inflated)?;
-                message.len += inflated.filled().len() as u64;
-                if message.len > self.max_message {
-                    return Err(TOO_BIG);
-                }
-                let is_over = frame.remaining == 0 && (is_last || !frame.fin);
-                if inflated.filled().is_empty() && !is_last {
-                    if is_over {
-                        self.frame = None;
-                    } else if used == input.len() {
-                        return Ok((used, None));
-                    }
-                    continue;
-                }
-                let text = message.take(inflated.filled(), is_last)?;
-                if is_over {
-                    self.frame = None;
-                }
-                if is_last
-                    && let Some(IncomingMessage { inflater: Some(inflating), .. }) = self.message.take()
-                {
-                    inflating.recycle(pool);
-                }
-                let bytes = inflated.filled();
-                return Ok((used, Some(ClientEvent::Part { bytes, text, more: !is_last })));
             }
-            let at = used;
+            let start = used;
+            let is_compressed = self.message.as_ref().is_some_and(|message| message.inflater.is_some());
+            let payload = input.get_mut(start..).unwrap_or_default();
+            let (len, step) =
+                if is_compressed { self.inflate(payload, inflated, pool)? } else { self.unmask(payload)? };
             used += len;
-            let bytes = input.get_mut(at..used).unwrap_or_default();
-            frame.mask.apply(bytes);
-            frame.advance(len);
-            let is_last = frame.remaining == 0 && frame.fin;
-            if len == 0 && !is_last {
-                if frame.remaining == 0 {
-                    // An empty piece in the middle says nothing.
-                    self.frame = None;
-                    continue;
+            match step {
+                PayloadStep::Part { text, more } => {
+                    let bytes = if is_compressed {
+                        inflated.filled()
+                    } else {
+                        input.get(start..used).unwrap_or_default()
+                    };
+                    return Ok((used, Some(ClientEvent::Part { bytes, text, more })));
                 }
-                return Ok((used, None));
+                PayloadStep::Continue => {}
+                PayloadStep::NeedInput => return Ok((used, None)),
             }
-            let text = message.take(bytes, is_last)?;
-            message.len += len as u64;
-            if frame.remaining == 0 {
-                self.frame = None;
-            }
-            if is_last {
-                self.message = None;
-            }
-            let bytes = input.get(at..used).unwrap_or_default();
-            return Ok((used, Some(ClientEvent::Part { bytes, text, more: !is_last })));
         }
     }
 
-    /// May this come here (RFC 6455 §5.4, §5.5)?
+    /// Decompresses payload of the open frame into `inflated`. Returns how many bytes of `input` are used up.
+    fn inflate(
+        &mut self,
+        input: &mut [u8],
+        inflated: &mut InflateBuffer,
+        pool: &DeflatePool,
+    ) -> Result<(usize, PayloadStep), WebSocketError> {
+        let max_message = self.max_message;
+        let (frame, message) = self.open();
+        let Some(inflater) = &mut message.inflater else { unreachable!("the message is compressed") };
+        let bytes = input.get_mut(..frame.available(input.len())).unwrap_or_default();
+        frame.mask.apply(bytes);
+        inflated.clear();
+        let used = inflater.inflate(bytes, inflated)?;
+        frame.advance(used);
+        // Bytes that had no room stay in the input, and get their mask back.
+        frame.mask.apply(bytes.get_mut(used..).unwrap_or_default());
+        let is_last = frame.remaining == 0 && frame.fin && inflater.finish(inflated)?;
+        message.len += inflated.filled().len() as u64;
+        if message.len > max_message {
+            return Err(TOO_BIG);
+        }
+        let is_frame_end = frame.remaining == 0 && (is_last || !frame.fin);
+        let step = if inflated.filled().is_empty() && !is_last {
+            if is_frame_end || used < input.len() { PayloadStep::Continue } else { PayloadStep::NeedInput }
+        } else {
+            PayloadStep::Part { text: message.validate(inflated.filled(), is_last)?, more: !is_last }
+        };
+        if is_frame_end {
+            self.frame = None;
+        }
+        if is_last && let Some(IncomingMessage { inflater: Some(inflater), .. }) = self.message.take() {
+            inflater.recycle(pool);
+        }
+        Ok((used, step))
+    }
+
+    /// Unmasks payload of the open frame in place. Returns how many bytes of `input` are used up.
+    fn unmask(&mut self, input: &mut [u8]) -> Result<(usize, PayloadStep), WebSocketError> {
+        let (frame, message) = self.open();
+        let len = frame.available(input.len());
+        let bytes = input.get_mut(..len).unwrap_or_default();
+        frame.mask.apply(bytes);
+        frame.advance(len);
+        let is_frame_end = frame.remaining == 0;
+        let is_last = is_frame_end && frame.fin;
+        let step = if len == 0 && !is_last {
+            if is_frame_end { PayloadStep::Continue } else { PayloadStep::NeedInput }
+        } else {
+            message.len += len as u64;
+            PayloadStep::Part { text: message.validate(bytes, is_last)?, more: !is_last }
+        };
+        if is_frame_end {
+            self.frame = None;
+        }
+        if is_last {
+            self.message = None;
+        }
+        Ok((len, step))
+    }
+
+    fn open(&mut self) -> (&mut OpenFrame, &mut IncomingMessage) {
+        match (&mut self.frame, &mut self.message) {
+            (Some(frame), Some(message)) => (frame, message),
+            _ => unreachable!("an open data frame belongs to a message"),
+        }
+    }
+
+    /// Checks that the frame may follow those before it (RFC 6455 §5.4, §5.5), and that the message is not too big.
     fn check_head(&self, head: &FrameHead) -> Result<(), WebSocketError> {
-        let begins = matches!(head.opcode, OpCode::Data(Data::Text | Data::Binary));
-        if head.rsv1 && !(begins && self.allows_compression) {
+        let is_first = matches!(head.opcode, OpCode::Data(Data::Text | Data::Binary));
+        if head.rsv1 && !(is_first && self.allows_compression) {
             return Err(protocol_error("reserved bits are set"));
         }
         let OpCode::Data(opcode) = head.opcode else { return Ok(()) };
         match (opcode, &self.message) {
-            (Data::Continue, None) => return Err(protocol_error("nothing is to be continued")),
+            (Data::Continue, None) => return Err(protocol_error("continuation frame without a message")),
             (Data::Text | Data::Binary, Some(_)) => {
-                return Err(protocol_error("a message begins before the last has ended"));
+                return Err(protocol_error("new message before the end of the last one"));
             }
-            // What is compressed is measured when it is not any more.
+            // The limit applies to decompressed bytes: `inflate` checks them.
             (_, Some(IncomingMessage { inflater: Some(_), .. })) => return Ok(()),
             _ if head.rsv1 => return Ok(()),
             _ => {}
         }
-        let so_far = self.message.as_ref().map_or(0, |message| message.len);
-        if so_far.saturating_add(head.payload_len) > self.max_message { Err(TOO_BIG) } else { Ok(()) }
+        let len = self.message.as_ref().map_or(0, |message| message.len);
+        if len.saturating_add(head.payload_len) > self.max_message { Err(TOO_BIG) } else { Ok(()) }
     }
 
     fn start_frame(&mut self, head: &FrameHead, pool: &DeflatePool) {
         if head.opcode != OpCode::Data(Data::Continue) {
             let text = (head.opcode == OpCode::Data(Data::Text)).then(Utf8Validator::default);
-            let inflating = head.rsv1.then(|| Box::new(Inflater::new(pool)));
-            self.message = Some(IncomingMessage { len: 0, text, inflater: inflating });
+            let inflater = head.rsv1.then(|| Box::new(Inflater::new(pool)));
+            self.message = Some(IncomingMessage { len: 0, text, inflater });
         }
         self.frame = Some(OpenFrame { mask: head.mask, remaining: head.payload_len, fin: head.fin });
     }
 }
 
+/// Reads the control frame at the start of `input`. Returns its length and event, or None if it is incomplete.
+fn read_control<'b>(
+    head: &FrameHead,
+    control: Control,
+    input: &'b mut [u8],
+) -> Result<Option<(usize, ClientEvent<'b>)>, WebSocketError> {
+    let len = usize::try_from(head.payload_len).unwrap_or(usize::MAX).saturating_add(head.head_len);
+    let Some(payload) = input.get_mut(head.head_len..len) else { return Ok(None) };
+    head.mask.apply(payload);
+    let event = match control {
+        Control::Close => ClientEvent::Close(frame::parse_close(payload)?),
+        Control::Ping => ClientEvent::Ping(payload),
+        _ => ClientEvent::Pong,
+    };
+    Ok(Some((len, event)))
+}
+
 impl OpenFrame {
+    /// Returns how many of `len` bytes of input belong to this frame.
+    fn available(&self, len: usize) -> usize {
+        usize::try_from(self.remaining).unwrap_or(usize::MAX).min(len)
+    }
+
     fn advance(&mut self, len: usize) {
         self.remaining -= len as u64;
         self.mask = self.mask.advanced(len);
@@ -214,8 +268,8 @@ impl OpenFrame {
 }
 
 impl IncomingMessage {
-    /// Checks what has come of it. Is it text?
-    fn take(&mut self, bytes: &[u8], is_last: bool) -> Result<bool, InvalidUtf8> {
+    /// Checks the UTF-8 of a text message's next bytes. Returns whether the message is text.
+    fn validate(&mut self, bytes: &[u8], is_last: bool) -> Result<bool, InvalidUtf8> {
         let Some(utf8) = &mut self.text else { return Ok(false) };
         utf8.push(bytes)?;
         if is_last {

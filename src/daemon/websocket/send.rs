@@ -1,33 +1,34 @@
-//! Messages and control frames become bytes for a client.
+//! Encodes messages and control frames for a client.
 //!
-//! Knows neither socket nor clock. What is small is gathered, so that many messages are one write; what is large is
-//! written from where it lies. Nothing more is to be given before that is out.
+//! Knows neither socket nor clock. Small payloads are copied into one buffer, so that many messages leave in one write.
+//! A large payload is not copied; no other frame is accepted until it is written.
 
 use std::io::IoSlice;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::deflate::{DeflatePool, Deflater};
 use super::extension::DeflateParams;
 use super::frame::{Control, Data, MAX_CONTROL_PAYLOAD, OpCode, write_head};
 
-/// Up to here bytes are copied beside others; above, copying costs more than another piece in a write.
+/// Bytes of a payload that is copied into the buffer; for a longer one, another slice in the write costs less.
 const MAX_COPY_BYTES: usize = 4096;
 
-/// So much is gathered for one write.
+/// Bytes in the buffer above which no more messages are accepted.
 const MAX_BATCH_BYTES: usize = 32 * 1024;
 
-/// Shorter messages are not compressed: without what came before there is nothing in them to save, and compressing
-/// takes longer than sending. (`ws` of Node.js has the same threshold.)
+/// Bytes of the shortest message that is compressed: without the context of earlier messages, a shorter one hardly
+/// shrinks. (`ws` of Node.js has the same threshold.)
 const MIN_DEFLATE_BYTES: usize = 1024;
 
-/// The way of messages out.
+/// The encoder of one connection's output.
 #[derive(Debug)]
 pub(super) struct Sender {
+    /// None without compression.
     deflate: Option<DeflateParams>,
-    /// A part of a message is out, or as good as.
+    /// The message whose last part is still to come.
     message: Option<OutgoingMessage>,
-    /// Bytes to be written from `at` on, then `large`.
+    /// Frames; of these, `written` bytes were written. `large_payload` follows them.
     output: Vec<u8>,
     written: usize,
     large_payload: Bytes,
@@ -35,32 +36,33 @@ pub(super) struct Sender {
 
 #[derive(Debug)]
 struct OutgoingMessage {
-    /// Its first frame is still to come.
+    /// No frame of the message was encoded yet.
     is_first_frame: bool,
+    /// None if the message is not compressed.
     deflater: Option<Box<Deflater>>,
 }
 
 impl Sender {
-    pub(super) fn new(agreed: Option<DeflateParams>) -> Self {
-        Self { deflate: agreed, message: None, output: Vec::new(), written: 0, large_payload: Bytes::new() }
+    pub(super) fn new(deflate: Option<DeflateParams>) -> Self {
+        Self { deflate, message: None, output: Vec::new(), written: 0, large_payload: Bytes::new() }
     }
 
-    /// May more messages be given?
+    /// True if there is room for a message.
     pub(super) fn can_send_message(&self) -> bool {
         self.can_send_control() && self.output.len() < MAX_BATCH_BYTES
     }
 
-    /// May a control frame be given? Not behind what is written last.
+    /// True if there is room for a control frame: no large payload is being written.
     pub(super) fn can_send_control(&self) -> bool {
         self.large_payload.is_empty()
     }
 
-    /// Is everything out?
+    /// True if everything was written.
     pub(super) fn is_empty(&self) -> bool {
         self.written == self.output.len() && self.large_payload.is_empty()
     }
 
-    /// A message, or a part of one. `work` is room to work in.
+    /// Encodes a message or a part of one. `work` is a scratch buffer for compressed bytes.
     pub(super) fn push_message(
         &mut self,
         bytes: Bytes,
@@ -69,30 +71,29 @@ impl Sender {
         work: &mut Vec<u8>,
         pool: &DeflatePool,
     ) {
-        let OutgoingMessage { is_first_frame: mut is_first, deflater: mut deflating } =
-            self.message.take().unwrap_or_else(|| {
-                let agreed = self.deflate.filter(|_| more || bytes.len() >= MIN_DEFLATE_BYTES);
-                let deflating = agreed.map(|agreed| Box::new(Deflater::new(agreed, pool)));
-                OutgoingMessage { is_first_frame: true, deflater: deflating }
-            });
-        let opcode = match (is_first, text) {
+        let OutgoingMessage { mut is_first_frame, mut deflater } = self.message.take().unwrap_or_else(|| {
+            let params = self.deflate.filter(|_| more || bytes.len() >= MIN_DEFLATE_BYTES);
+            let deflater = params.map(|params| Box::new(Deflater::new(params, pool)));
+            OutgoingMessage { is_first_frame: true, deflater }
+        });
+        let opcode = match (is_first_frame, text) {
             (false, _) => Data::Continue,
             (true, true) => Data::Text,
             (true, false) => Data::Binary,
         };
-        let rsv1 = is_first && deflating.is_some();
-        if let Some(deflating) = &mut deflating {
+        let rsv1 = is_first_frame && deflater.is_some();
+        if let Some(deflater) = &mut deflater {
             work.clear();
-            deflating.deflate(&bytes, !more, work);
-            // What has gone in may all be still inside.
+            deflater.deflate(&bytes, !more, work);
+            // The compressor may keep all of a part until later ones.
             if !(more && work.is_empty()) {
                 write_head(OpCode::Data(opcode), !more, rsv1, work.len(), &mut self.output);
                 self.output.extend_from_slice(work);
-                is_first = false;
+                is_first_frame = false;
             }
         } else {
             write_head(OpCode::Data(opcode), !more, rsv1, bytes.len(), &mut self.output);
-            is_first = false;
+            is_first_frame = false;
             if bytes.len() <= MAX_COPY_BYTES {
                 self.output.extend_from_slice(&bytes);
             } else {
@@ -100,9 +101,9 @@ impl Sender {
             }
         }
         if more {
-            self.message = Some(OutgoingMessage { is_first_frame: is_first, deflater: deflating });
-        } else if let Some(deflating) = deflating {
-            deflating.give_back(pool);
+            self.message = Some(OutgoingMessage { is_first_frame, deflater });
+        } else if let Some(deflater) = deflater {
+            deflater.recycle(pool);
         }
     }
 
@@ -116,7 +117,7 @@ impl Sender {
         self.output.extend_from_slice(payload);
     }
 
-    /// `None`: without a code. Nothing may follow.
+    /// Encodes a close frame; None: without a code. No frame may follow.
     pub(super) fn push_close(&mut self, close: Option<(u16, &[u8])>) {
         let Some((code, reason)) = close else {
             return write_head(OpCode::Control(Control::Close), true, false, 0, &mut self.output);
@@ -126,18 +127,18 @@ impl Sender {
         self.output.extend_from_slice(reason);
     }
 
-    /// What is to be written next. Nothing when [`Sender::is_empty`].
+    /// Returns the bytes to be written next.
     pub(super) fn unwritten(&self) -> [IoSlice<'_>; 2] {
         [IoSlice::new(self.output.get(self.written..).unwrap_or_default()), IoSlice::new(&self.large_payload)]
     }
 
-    /// Removes the first `len` bytes of [`Sender::slices`], which were written.
+    /// Removes the first `len` bytes of [`Sender::unwritten`], after they were written.
     pub(super) fn advance(&mut self, len: usize) {
-        let of_output = len.min(self.output.len() - self.written);
-        self.written += of_output;
-        let _out = self.large_payload.split_to((len - of_output).min(self.large_payload.len()));
+        let from_output = len.min(self.output.len() - self.written);
+        self.written += from_output;
+        self.large_payload.advance((len - from_output).min(self.large_payload.len()));
         if self.large_payload.is_empty() {
-            // Not a slice of nothing, that holds what it is a slice of.
+            // An empty slice would keep the whole payload alive.
             self.large_payload = Bytes::new();
         }
         if self.is_empty() {
@@ -146,21 +147,21 @@ impl Sender {
         }
     }
 
-    /// Takes room to write into, while it has a turn.
-    pub(super) fn borrow_buffer(&mut self, room: &mut Vec<u8>) {
+    /// Takes over the shared output buffer for one poll, unless there are unwritten bytes from the last.
+    pub(super) fn borrow_buffer(&mut self, shared: &mut Vec<u8>) {
         if self.output.is_empty() {
-            self.output = std::mem::take(room);
+            self.output = std::mem::take(shared);
         }
     }
 
-    /// Gives it back, and keeps of it no more than is to be written.
-    pub(super) fn return_buffer(&mut self, room: &mut Vec<u8>) {
+    /// Returns the shared buffer, and keeps a copy of the unwritten bytes.
+    pub(super) fn return_buffer(&mut self, shared: &mut Vec<u8>) {
         let rest = self.output.get(self.written..).unwrap_or_default().to_vec();
         self.written = 0;
         let mut output = std::mem::replace(&mut self.output, rest);
-        if room.capacity() == 0 {
+        if shared.capacity() == 0 {
             output.clear();
-            *room = output;
+            *shared = output;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Receiving and sending against each other and against themselves: whatever way bytes are cut, the same comes out.
+//! [`Receiver`] and [`Sender`] against each other: the result does not depend on how the bytes are split.
 
 use bytes::Bytes;
 
@@ -9,10 +9,10 @@ use super::receive::{ClientEvent, Receiver};
 use super::send::Sender;
 use crate::rng::Rng;
 
-const AGREED: DeflateParams = DeflateParams { window_bits: 15 };
+const PARAMS: DeflateParams = DeflateParams { window_bits: 15 };
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// A client's frame.
+/// Encodes a client's frame; `first` is its first byte.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first, 0xff];
     match u16::try_from(payload.len()) {
@@ -30,9 +30,9 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What came, put together.
+/// A received event; parts are joined to messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Came {
+enum Received {
     Message(Vec<u8>, bool),
     Ping(Vec<u8>),
     Pong,
@@ -40,10 +40,10 @@ enum Came {
     Violation(u16),
 }
 
-/// Receives these bytes, of which so many come at a time, with so much room to inflate into.
-fn receive(bytes: &[u8], cut: &mut impl FnMut() -> usize, most: u64, room: usize) -> Vec<Came> {
+/// Receives `bytes` in pieces of `cut()` bytes. `room`: size of the buffer for decompressed bytes.
+fn receive(bytes: &[u8], cut: &mut impl FnMut() -> usize, max_message: u64, room: usize) -> Vec<Received> {
     let pool = DeflatePool::default();
-    let mut receiver = Receiver::new(most, true);
+    let mut receiver = Receiver::new(max_message, true);
     let (mut input, mut inflated) = (Vec::new(), InflateBuffer::new(room));
     let (mut came, mut message) = (Vec::new(), Vec::new());
     let mut rest = bytes;
@@ -56,12 +56,12 @@ fn receive(bytes: &[u8], cut: &mut impl FnMut() -> usize, most: u64, room: usize
             let event = event.map(|event| match event {
                 ClientEvent::Part { bytes, text, more } => {
                     message.extend_from_slice(bytes);
-                    (!more).then(|| Came::Message(std::mem::take(message), text))
+                    (!more).then(|| Received::Message(std::mem::take(message), text))
                 }
-                ClientEvent::Ping(payload) => Some(Came::Ping(payload.to_vec())),
-                ClientEvent::Pong => Some(Came::Pong),
+                ClientEvent::Ping(payload) => Some(Received::Ping(payload.to_vec())),
+                ClientEvent::Pong => Some(Received::Pong),
                 ClientEvent::Close(close) => {
-                    Some(Came::Close(close.map(|(code, text)| (code, text.to_owned()))))
+                    Some(Received::Close(close.map(|(code, text)| (code, text.to_owned()))))
                 }
             });
             input.drain(..used);
@@ -69,15 +69,15 @@ fn receive(bytes: &[u8], cut: &mut impl FnMut() -> usize, most: u64, room: usize
         };
         match step(&mut receiver, &mut input, &mut inflated, &mut message) {
             Err(violation) => {
-                came.push(Came::Violation(violation.code));
+                came.push(Received::Violation(violation.code));
                 return came;
             }
             Ok(Some(event)) => came.extend(event),
             Ok(None) if rest.is_empty() => return came,
             Ok(None) => {
-                let (now, later) = rest.split_at(cut().min(rest.len()));
+                let (now, remainder) = rest.split_at(cut().min(rest.len()));
                 input.extend_from_slice(now);
-                rest = later;
+                rest = remainder;
             }
         }
     }
@@ -85,13 +85,13 @@ fn receive(bytes: &[u8], cut: &mut impl FnMut() -> usize, most: u64, room: usize
 
 fn deflated(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    Deflater::new(AGREED, &DeflatePool::default()).deflate(bytes, true, &mut out);
+    Deflater::new(PARAMS, &DeflatePool::default()).deflate(bytes, true, &mut out);
     out
 }
 
 #[test]
-fn it_is_all_the_same_how_bytes_are_cut() {
-    let random: Vec<u8> = (0..5000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
+fn received_events_do_not_depend_on_how_bytes_are_split() {
+    let noise: Vec<u8> = (0..5000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
     let text = "κόσμε, and again κόσμε; ".repeat(1000);
     let compressed = deflated(text.as_bytes());
     let (half, rest) = compressed.split_at(compressed.len() / 2);
@@ -101,30 +101,30 @@ fn it_is_all_the_same_how_bytes_are_cut() {
         frame(0x89, b"ping"),
         frame(0x00, b""),
         frame(0x80, b"llo"),
-        frame(0x82, &random),
+        frame(0x82, &noise),
         frame(0xc1, &deflated(text.as_bytes())),
         frame(0x41, half),
         frame(0x8a, b""),
         frame(0x80, rest),
-        frame(0xc2, &deflated(&random)),
+        frame(0xc2, &deflated(&noise)),
         frame(0xc2, &deflated(b"")),
         frame(0x82, b""),
         frame(0x88, b"\x03\xe9bye"),
     ]
     .concat();
-    let message = |bytes: &[u8], text| Came::Message(bytes.to_vec(), text);
+    let message = |bytes: &[u8], text| Received::Message(bytes.to_vec(), text);
     let expected = [
         message(b"Hello", true),
-        Came::Ping(b"ping".to_vec()),
+        Received::Ping(b"ping".to_vec()),
         message("h\u{e4}llo".as_bytes(), true),
-        message(&random, false),
+        message(&noise, false),
         message(text.as_bytes(), true),
-        Came::Pong,
+        Received::Pong,
         message(text.as_bytes(), true),
-        message(&random, false),
+        message(&noise, false),
         message(b"", false),
         message(b"", false),
-        Came::Close(Some((1001, "bye".to_owned()))),
+        Received::Close(Some((1001, "bye".to_owned()))),
     ];
     let mut rng = Rng::new(0x9e37_79b9_7f4a_7c15);
     for (most_at_a_time, room) in [
@@ -134,7 +134,7 @@ fn it_is_all_the_same_how_bytes_are_cut() {
         (300, 1000),
         (5000, 64),
         (70_000, 65_536),
-        // Each byte that comes out has all masked anew that lies there: not so much at a time.
+        // For each decompressed byte, all remaining input is masked again, so the input comes in small pieces.
         (1000, 1),
     ] {
         let came = receive(&bytes, &mut || 1 + rng.index(most_at_a_time), 1 << 20, room);
@@ -143,40 +143,40 @@ fn it_is_all_the_same_how_bytes_are_cut() {
 }
 
 #[test]
-fn what_inflates_to_too_much_is_told_before_it_is_all_there() {
+fn message_that_inflates_over_the_limit_is_rejected() {
     let bomb = frame(0xc2, &deflated(&vec![0; 1 << 20]));
     for (most, came) in [(1 << 20, 1 << 20), ((1 << 20) - 1, 0)] {
         let got = receive(&bomb, &mut || 10, most, 4096);
         match got.as_slice() {
-            [Came::Message(bytes, false)] => assert_eq!(bytes.len(), came),
-            [Came::Violation(1009)] => assert_eq!(came, 0),
+            [Received::Message(bytes, false)] => assert_eq!(bytes.len(), came),
+            [Received::Violation(1009)] => assert_eq!(came, 0),
             other => panic!("{} came", other.len()),
         }
     }
 }
 
 #[test]
-fn no_bytes_at_all_do_harm() {
+fn random_bytes_cause_at_most_one_error() {
     let mut rng = Rng::new(42);
     for _ in 0..3000 {
         let len = 1 + rng.index(200);
         let mut bytes: Vec<u8> = (0..len).map(|_| rng.byte()).collect();
         if rng.percent(50) {
-            // As if it began properly.
+            // Start with a valid opcode.
             bytes.splice(0..0, [rng.pick(&[0xc1, 0x81, 0xc2, 0x01, 0x89]), 0xe4]);
         }
         let came = receive(&bytes, &mut || 1 + rng.index(50), 1000, 64);
-        let violations = came.iter().filter(|came| matches!(came, Came::Violation(_))).count();
+        let violations = came.iter().filter(|came| matches!(came, Received::Violation(_))).count();
         assert!(violations <= 1);
     }
 }
 
-/// All that is to be written, and whether more is to be given before.
+/// Writes all output of `sender`.
 fn written(sender: &mut Sender) -> Vec<u8> {
     let mut out = Vec::new();
     while !sender.is_empty() {
         let bytes: Vec<u8> = sender.unwritten().iter().flat_map(|slice| slice.to_vec()).collect();
-        // As a socket that takes little.
+        // Like a socket that takes little at once.
         let len = bytes.len().min(1000);
         out.extend_from_slice(&bytes[..len]);
         sender.advance(len);
@@ -185,12 +185,12 @@ fn written(sender: &mut Sender) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_sent_in_parts_is_one_message_compressed_or_not() {
+fn parts_are_sent_as_one_message_with_and_without_deflate() {
     let text: Bytes = "something to be sent, and again something ".repeat(500).into();
-    for agreed in [None, Some(AGREED)] {
+    for params in [None, Some(PARAMS)] {
         let (pool, mut work) = (DeflatePool::default(), Vec::new());
         for cuts in [vec![], vec![1], vec![0, 10_000], vec![1000, 1001, 20_000]] {
-            let mut sender = Sender::new(agreed);
+            let mut sender = Sender::new(params);
             let (mut at, mut out) = (0, Vec::new());
             for end in cuts.iter().copied().chain([text.len()]) {
                 assert!(sender.can_send_message());
@@ -199,29 +199,26 @@ fn what_is_sent_in_parts_is_one_message_compressed_or_not() {
                 out.extend(written(&mut sender));
                 at = end;
             }
-            // A client's frames have masks; else there is no difference.
+            // Client frames differ from server frames by the mask alone.
             let came = receive(&masked(&out), &mut || 100, 1 << 20, 4096);
-            let whole = [Came::Message(text.to_vec(), true)];
-            assert!(came == whole, "{cuts:?}, {agreed:?}");
-            assert_eq!(out.len() < text.len() / 10, agreed.is_some(), "{} bytes", out.len());
+            let whole = [Received::Message(text.to_vec(), true)];
+            assert!(came == whole, "{cuts:?}, {params:?}");
+            assert_eq!(out.len() < text.len() / 10, params.is_some(), "{} bytes", out.len());
         }
     }
 }
 
 #[test]
-fn what_has_begun_to_be_written_in_one_turn_goes_on_in_the_next() {
+fn unwritten_output_is_kept_between_polls() {
     let (pool, mut work, mut room) = (DeflatePool::default(), Vec::new(), Vec::with_capacity(1000));
     let mut sender = Sender::new(None);
     sender.borrow_buffer(&mut room);
     sender.push_message(Bytes::from_static(b"small"), true, false, &mut work, &pool);
     sender.push_message(vec![b'x'; 10_000].into(), false, false, &mut work, &pool);
-    assert!(
-        !sender.can_send_message() && !sender.can_send_control(),
-        "the large one is written from where it lies"
-    );
+    assert!(!sender.can_send_message() && !sender.can_send_control(), "the large payload is not copied");
     sender.advance(3);
     sender.return_buffer(&mut room);
-    assert_eq!((room.len(), room.capacity()), (0, 1000), "the room is another's");
+    assert_eq!((room.len(), room.capacity()), (0, 1000), "the shared buffer is returned");
     sender.borrow_buffer(&mut room);
     let rest = written(&mut sender);
     assert_eq!(rest.len(), 7 + 4 + 10_000 - 3);
@@ -231,7 +228,7 @@ fn what_has_begun_to_be_written_in_one_turn_goes_on_in_the_next() {
     assert_eq!(written(&mut sender), [0x89, 0]);
 }
 
-/// A server's frames as a client's.
+/// Turns a server's frames into a client's.
 fn masked(mut bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     while let [first, second, rest @ ..] = bytes {

@@ -1,24 +1,25 @@
-//! Is text that comes in pieces UTF-8 as a whole (RFC 6455 §8.1)? Told as early as a byte makes it impossible.
+//! Validates the UTF-8 of a text message that arrives in pieces (RFC 6455 §8.1), and fails at the first invalid byte.
 
-/// What it ends with so far.
+/// The state between two pieces.
 #[derive(Debug, Default)]
 pub(super) struct Utf8Validator {
-    /// The beginning of a character of which the rest is to come.
+    /// The first bytes of a character whose last bytes have not arrived.
     partial: [u8; 4],
+    /// Bytes in `partial`.
     len: usize,
 }
 
-/// It is not, whatever follows.
+/// The text is not UTF-8, whatever follows.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct InvalidUtf8;
 
 impl Utf8Validator {
-    /// The next piece.
+    /// Validates the next piece.
     pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), InvalidUtf8> {
         while self.len > 0 {
             let Some((first, rest)) = bytes.split_first() else { return Ok(()) };
             bytes = rest;
-            // Four bytes are a character or none.
+            // No character has more than four bytes.
             *self.partial.get_mut(self.len).ok_or(InvalidUtf8)? = *first;
             self.len += 1;
             match std::str::from_utf8(self.partial.get(..self.len).unwrap_or_default()) {
@@ -30,16 +31,16 @@ impl Utf8Validator {
         match std::str::from_utf8(bytes) {
             Ok(_) => Ok(()),
             Err(error) if error.error_len().is_none() => {
-                let begun = bytes.get(error.valid_up_to()..).unwrap_or_default();
-                self.partial.get_mut(..begun.len()).ok_or(InvalidUtf8)?.copy_from_slice(begun);
-                self.len = begun.len();
+                let partial = bytes.get(error.valid_up_to()..).unwrap_or_default();
+                self.partial.get_mut(..partial.len()).ok_or(InvalidUtf8)?.copy_from_slice(partial);
+                self.len = partial.len();
                 Ok(())
             }
             Err(_) => Err(InvalidUtf8),
         }
     }
 
-    /// Nothing follows.
+    /// Checks at the end of the text that the last character is complete.
     pub(super) fn finish(&self) -> Result<(), InvalidUtf8> {
         if self.len == 0 { Ok(()) } else { Err(InvalidUtf8) }
     }
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn text_may_be_cut_anywhere() {
+    fn valid_text_is_accepted_for_all_splits() {
         let text = "Hello-µ@ßöäüàá-UTF-8!! κόσμε 𐍈 \u{10ffff}\u{0}".as_bytes();
         for one in 0..text.len() {
             for other in one..text.len() {
@@ -74,9 +75,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf_8_is_found_wherever_it_is_cut() {
+    fn invalid_text_is_rejected_for_all_splits() {
         // Autobahn 6.4: an impossible continuation, a surrogate, an overlong form, beyond U+10FFFF, a stray byte, and
-        // a character that does not end.
+        // an incomplete character.
         for bad in [
             &b"\xce\xba\xe1\xbd\xb9\xf4\x90\x80\x80ed"[..],
             b"\xed\xa0\x80",
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_as_soon_as_no_byte_can_help() {
+    fn error_is_reported_at_the_first_invalid_byte() {
         let mut utf8 = Utf8Validator::default();
         assert_eq!(utf8.push(b"abc\xf4"), Ok(()));
         assert_eq!(utf8.push(b"\x90"), Err(InvalidUtf8));

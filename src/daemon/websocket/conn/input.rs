@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::dispatch::PART;
 use crate::websocket::Scratch;
-use crate::websocket::frame::code;
+use crate::websocket::frame::close_code;
 use crate::websocket::receive::ClientEvent;
 
 use super::{CloseFrame, CloseState, Disconnected, PendingPart, WebSocketConn};
@@ -162,7 +162,7 @@ impl WebSocketConn {
     /// Completes the closing handshake; echoes the close frame if the client has started it (RFC 6455 §5.5.1).
     fn on_close(&mut self, close: Option<(u16, &str)>) {
         if self.is_open() {
-            let (code, reason) = close.unwrap_or((code::NONE, ""));
+            let (code, reason) = close.unwrap_or((close_code::NONE, ""));
             self.disconnect_app(code, reason.as_bytes());
             let echo =
                 close.map_or(CloseFrame::Empty, |(code, reason)| CloseFrame::WithCode(code, reason.into()));
@@ -172,7 +172,7 @@ impl WebSocketConn {
     }
 }
 
-/// Moves bytes from the front of `bytes` into `room`, as many as fit. Returns how many.
+/// Moves the first bytes of `bytes` into `room`, up to its length. Returns how many.
 fn copy_into(room: &mut [u8], bytes: &mut &[u8]) -> usize {
     let (moved, rest) = bytes.split_at(bytes.len().min(room.len()));
     if let Some(room) = room.get_mut(..moved.len()) {

@@ -28,7 +28,7 @@ use crate::net::{ClientStream, Connection, Phase};
 
 use super::close_log::CloseLog;
 use super::extension::DeflateParams;
-use super::frame::{MAX_CLOSE_REASON, WebSocketError, code, is_sendable_code};
+use super::frame::{MAX_CLOSE_REASON, WebSocketError, close_code, is_sendable_code};
 use super::receive::Receiver;
 use super::send::Sender;
 use super::timers::{Due, Timers};
@@ -37,7 +37,7 @@ use super::{Scratch, WebSocketResources, WebSocketSettings};
 /// Bytes of messages, both ways, after which other connections have their turn: a fraction of a millisecond.
 const YIELD_AFTER_BYTES: usize = 256 * 1024;
 
-/// Reason of a close with [`code::RESTART`].
+/// Reason of a close with [`close_code::RESTART`].
 const RESTART_REASON: &[u8] = b"Service Restart";
 
 /// A handshake that the application has accepted.
@@ -49,7 +49,7 @@ pub struct AcceptedHandshake {
     pub deflate: Option<DeflateParams>,
     /// The settings at the time of the handshake; a reload does not change them.
     pub settings: WebSocketSettings,
-    /// What all WebSockets share.
+    /// Shared with all other WebSockets.
     pub resources: Arc<WebSocketResources>,
     /// The handshake request, for the journal.
     pub request: LoggedRequest,
@@ -164,7 +164,7 @@ impl Future for WebSocketConn {
             }
             Ok(Poll::Ready(())) => Poll::Ready(()),
             Err(Disconnected) => {
-                this.disconnect_app(code::ABNORMAL, b"");
+                this.disconnect_app(close_code::ABNORMAL, b"");
                 Poll::Ready(())
             }
         }
@@ -219,7 +219,7 @@ impl WebSocketConn {
     /// Ends the connection at once, as the daemon has ordered.
     fn abort(&mut self, cx: &mut Context<'_>) -> Disconnected {
         if self.is_open() && self.connection().is_draining() {
-            self.close(code::RESTART, RESTART_REASON);
+            self.close(close_code::RESTART, RESTART_REASON);
             if matches!(self.flush(cx), Ok(true)) {
                 return Disconnected;
             }
@@ -285,23 +285,23 @@ impl WebSocketConn {
                         && reason.len() <= MAX_CLOSE_REASON
                         && std::str::from_utf8(&reason).is_ok();
                     let (code, reason) =
-                        if is_valid { (code, reason) } else { (code::INTERNAL, Bytes::new()) };
+                        if is_valid { (code, reason) } else { (close_code::INTERNAL, Bytes::new()) };
                     self.close(code, &reason);
                 }
                 Ok(Outgoing::Farewell { after }) => {
                     let now = self.connection().coarse_now();
                     self.timers.schedule_restart(now, after);
                     if self.timers.is_restart_due(now) {
-                        self.close(code::RESTART, RESTART_REASON);
+                        self.close(close_code::RESTART, RESTART_REASON);
                     }
                 }
                 Err(fault) => {
                     let is_restart = self.timers.is_restarting() && !matches!(fault, Fault::Raised { .. });
                     self.log.log_failure(&fault);
                     if is_restart {
-                        self.close(code::RESTART, RESTART_REASON);
+                        self.close(close_code::RESTART, RESTART_REASON);
                     } else {
-                        self.close(code::INTERNAL, b"");
+                        self.close(close_code::INTERNAL, b"");
                     }
                 }
             }
@@ -345,22 +345,22 @@ impl WebSocketConn {
         match self.timers.due(now, &self.settings, self.is_open(), self.sender.is_empty()) {
             None => {}
             Some(Due::CloseTimeout) => return Err(Disconnected),
-            Some(Due::Restart) => self.close(code::RESTART, RESTART_REASON),
+            Some(Due::Restart) => self.close(close_code::RESTART, RESTART_REASON),
             Some(Due::Ping) => {
                 self.sender.push_ping();
                 self.timers.on_ping(now, &self.settings);
             }
             Some(Due::PingTimeout) => {
                 // As in uvicorn: the application gets 1006, since there was no close frame, and the client 1011.
-                self.disconnect_app(code::ABNORMAL, b"");
-                self.log.set_code(code::INTERNAL);
-                self.fail(WebSocketError { code: code::INTERNAL, reason: "keepalive ping timeout" });
+                self.disconnect_app(close_code::ABNORMAL, b"");
+                self.log.set_code(close_code::INTERNAL);
+                self.fail(WebSocketError { code: close_code::INTERNAL, reason: "keepalive ping timeout" });
             }
         }
         Ok(())
     }
 
-    /// Has the task woken when the next timer is due.
+    /// Sets the alarm that wakes the task when the next timer is due.
     fn set_alarm(&self) {
         let now = self.connection().coarse_now();
         let next = self.timers.next(now, &self.settings, self.is_open(), self.sender.is_empty());
