@@ -10,10 +10,10 @@ use pyo3::prelude::*;
 use rgun_channel::control::{FailureKind, Interface, Report, Role, Start};
 
 use crate::process::Process;
-use crate::python::{EX_CONFIG, is_forked_child, leave_forked_child, support, system_exit};
+use crate::python::{EX_CONFIG, exit_forked_child, is_forked_child, load_py, system_exit};
 
 /// For instance `CPython 3.11.2`.
-pub(crate) fn interpreter(py: Python<'_>) -> PyResult<String> {
+pub(crate) fn interpreter_version(py: Python<'_>) -> PyResult<String> {
     // "3.11.2 (main, ...) [GCC ...]"
     let version: String = py.import("sys")?.getattr("version")?.extract()?;
     Ok(format!("CPython {}", version.split_whitespace().next().unwrap_or("?")))
@@ -21,7 +21,7 @@ pub(crate) fn interpreter(py: Python<'_>) -> PyResult<String> {
 
 /// Why the application cannot be served.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct BootFailure {
     /// Whose fault.
     pub(crate) kind: FailureKind,
     /// One line.
@@ -32,9 +32,9 @@ pub(crate) struct Failure {
     pub(crate) headline: String,
 }
 
-impl Failure {
+impl BootFailure {
     /// Something of ours did not work.
-    pub(crate) fn of_system(summary: String) -> Self {
+    pub(crate) fn internal(summary: String) -> Self {
         Self { kind: FailureKind::App, headline: summary.clone(), summary, traceback: String::new() }
     }
 
@@ -42,7 +42,7 @@ impl Failure {
     ///
     /// # Errors
     /// When it is neither.
-    pub(crate) fn of(outcome: &Bound<'_, PyAny>) -> PyResult<Result<(), Self>> {
+    pub(crate) fn from_outcome(outcome: &Bound<'_, PyAny>) -> PyResult<Result<(), Self>> {
         let outcome: Option<(u8, String, String, String)> = outcome.extract()?;
         Ok(outcome.map_or(Ok(()), |(kind, summary, traceback, headline)| {
             let kind = if kind == 0 { FailureKind::Config } else { FailureKind::App };
@@ -66,13 +66,13 @@ impl Failure {
 ///
 /// # Errors
 /// What Python says.
-pub(crate) fn check_patches(
+pub(crate) fn check_monkey_patching(
     py: Python<'_>,
     start: &Start,
     interface: Interface,
-) -> PyResult<Result<(), Failure>> {
+) -> PyResult<Result<(), BootFailure>> {
     let arguments = (interface == Interface::Wsgi, start.threads, start.role == Role::Zygote);
-    Failure::of(&support(py)?.call_method1(intern!(py, "check_patches"), arguments)?)
+    BootFailure::from_outcome(&load_py(py)?.call_method1(intern!(py, "check_patches"), arguments)?)
 }
 
 /// Imports the application by `load.py`, and finds out how it wants to be called; tells the daemon what is to be warned of.
@@ -83,7 +83,7 @@ pub(crate) fn load(
     py: Python<'_>,
     process: &Process,
     start: &Start,
-) -> PyResult<Result<(Py<PyAny>, Interface), Failure>> {
+) -> PyResult<Result<(Py<PyAny>, Interface), BootFailure>> {
     let interface = match start.interface {
         Interface::Auto => "auto",
         Interface::Wsgi => "wsgi",
@@ -91,25 +91,25 @@ pub(crate) fn load(
     };
     let arguments = (&start.module, &start.attribute, start.factory, interface, &start.directory);
     let (application, found, warning, failure): (Py<PyAny>, Option<String>, Option<String>, Py<PyAny>) =
-        support(py)?.call_method1(intern!(py, "load"), arguments)?.extract()?;
+        load_py(py)?.call_method1(intern!(py, "load"), arguments)?.extract()?;
     if is_forked_child() {
         // The application forked while it was imported, and the child came back: the parent boots.
-        leave_forked_child(py, None);
+        exit_forked_child(py, None);
     }
     if let Some(warning) = warning {
-        process.tell(&Report::Warning(warning))?;
+        process.report(&Report::Warning(warning))?;
     }
     let interface = if found.as_deref() == Some("asgi") { Interface::Asgi } else { Interface::Wsgi };
-    Ok(Failure::of(failure.bind(py))?.map(|()| (application, interface)))
+    Ok(BootFailure::from_outcome(failure.bind(py))?.map(|()| (application, interface)))
 }
 
 /// Reports why the application cannot be served, and exits.
 ///
 /// # Errors
 /// Always: `SystemExit`.
-pub(crate) fn fail<T>(process: &Process, failure: Failure) -> PyResult<T> {
-    let Failure { kind, summary, traceback, headline } = failure;
+pub(crate) fn report_failure<T>(process: &Process, failure: BootFailure) -> PyResult<T> {
+    let BootFailure { kind, summary, traceback, headline } = failure;
     let code = if kind == FailureKind::Config { EX_CONFIG } else { 1 };
-    process.tell(&Report::Failed { kind, summary, traceback, headline })?;
+    process.report(&Report::Failed { kind, summary, traceback, headline })?;
     Err(system_exit(code))
 }

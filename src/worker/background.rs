@@ -27,21 +27,21 @@ pub(crate) enum Job {
 }
 
 /// Jobs that wait while one runs; a hook that never returns must not eat memory.
-const MOST_JOBS: usize = 64;
+const MAX_JOBS: usize = 64;
 
 /// The thread and its queue.
 #[derive(Debug)]
-pub(crate) struct Helper {
+pub(crate) struct BackgroundThread {
     worker: &'static Worker,
     hooks: &'static Hooks,
     /// The event loop's side of an ASGI worker, once it can be asked for stacks.
     asgi: OnceLock<&'static asgi::Application>,
-    state: Mutex<State>,
+    state: Mutex<JobQueue>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct JobQueue {
     jobs: VecDeque<Job>,
     running: bool,
     /// Takes no more jobs; the thread ends after the last.
@@ -49,23 +49,23 @@ struct State {
     thread: Option<JoinHandle<()>>,
 }
 
-impl Helper {
+impl BackgroundThread {
     /// Without a thread yet.
     pub(crate) fn new(worker: &'static Worker, hooks: &'static Hooks) -> Self {
         Self { worker, hooks, asgi: OnceLock::new(), state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// Remembers the event loop's side, which knows where its tasks are.
-    pub(crate) fn serves(&self, application: &'static asgi::Application) {
+    pub(crate) fn set_asgi(&self, application: &'static asgi::Application) {
         // A worker serves one.
         let _ = self.asgi.set(application);
     }
 
     /// Has a job done. What cannot be done any more is answered so.
-    pub(crate) fn give(&'static self, job: Job) {
+    pub(crate) fn submit(&'static self, job: Job) {
         let taken = {
             let state = &mut *lock(&self.state);
-            let taken = !state.closed && state.jobs.len() < MOST_JOBS && state.ensure_thread(self);
+            let taken = !state.closed && state.jobs.len() < MAX_JOBS && state.ensure_thread(self);
             if taken {
                 state.jobs.push_back(job);
             }
@@ -74,7 +74,7 @@ impl Helper {
         if taken {
             self.changed.notify_all();
         } else if let Job::Stacks(_) = job {
-            self.tell(&Report::StacksDumped(false));
+            self.send_report(&Report::StacksDumped(false));
         }
     }
 
@@ -84,7 +84,7 @@ impl Helper {
             let mut state = lock(&self.state);
             state.closed = true;
             self.changed.notify_all();
-            let busy = |state: &mut State| state.running || !state.jobs.is_empty();
+            let busy = |state: &mut JobQueue| state.running || !state.jobs.is_empty();
             let waited = self.changed.wait_timeout_while(state, patience, busy);
             let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             if timeout.timed_out() { None } else { state.thread.take() }
@@ -95,12 +95,12 @@ impl Helper {
         }
     }
 
-    fn work(&self) {
+    fn run(&self) {
         // Not that of the control thread, by which this one was made.
         self.worker.signals.set();
         loop {
             let job = {
-                let idle = |state: &mut State| state.jobs.is_empty() && !state.closed;
+                let idle = |state: &mut JobQueue| state.jobs.is_empty() && !state.closed;
                 let waited = self.changed.wait_while(lock(&self.state), idle);
                 let mut state = waited.unwrap_or_else(PoisonError::into_inner);
                 let Some(job) = state.jobs.pop_front() else { return };
@@ -109,7 +109,7 @@ impl Helper {
             };
             // None: the interpreter is ending.
             if let Some(Some(report)) = Python::try_attach(|py| self.perform(py, job)) {
-                self.tell(&report);
+                self.send_report(&report);
             }
             lock(&self.state).running = false;
             self.changed.notify_all();
@@ -122,7 +122,7 @@ impl Helper {
                 stacks::write_all(py, &self.worker.process.stacks).map(|()| Some(Report::StacksDumped(true)))
             }
             Job::Stacks(Some(exchange)) => {
-                self.write_exchange(py, exchange).map(|it| Some(Report::StacksDumped(it)))
+                self.dump_exchange(py, exchange).map(|it| Some(Report::StacksDumped(it)))
             }
             Job::ChildExited { pid, worker: number, life } => {
                 self.hooks.child_exit(py, pid, number, life).map(|warning| warning.map(Report::Warning))
@@ -135,10 +135,10 @@ impl Helper {
     }
 
     /// The stack of an exchange's thread, if it still is that exchange's when it has been taken.
-    fn write_exchange(&self, py: Python<'_>, exchange: ExchangeId) -> PyResult<bool> {
+    fn dump_exchange(&self, py: Python<'_>, exchange: ExchangeId) -> PyResult<bool> {
         if let Some(application) = self.asgi.get() {
             let Some(stack) = application.stack_of(py, exchange)? else { return Ok(false) };
-            return stacks::write(
+            return stacks::write_text(
                 py,
                 &self.worker.process.stacks,
                 &format!("Task (most recent call last):\n{stack}"),
@@ -149,22 +149,22 @@ impl Helper {
         Ok(written && self.worker.thread_of(exchange) == Some(thread))
     }
 
-    fn tell(&self, report: &Report) {
+    fn send_report(&self, report: &Report) {
         // An error means that the daemon is gone, and the control thread ends the process for that.
         let _ = send(&self.worker.process.control, &report.encode(), &[]);
     }
 }
 
-impl State {
+impl JobQueue {
     /// Starts the helper's thread unless it runs; false if it cannot be started.
-    fn ensure_thread(&mut self, helper: &'static Helper) -> bool {
+    fn ensure_thread(&mut self, helper: &'static BackgroundThread) -> bool {
         if self.thread.is_none() {
-            let builder = Builder::new().name("rgun-helper".to_owned()).stack_size(STACK);
-            self.thread = builder.spawn(move || helper.work()).ok();
+            let builder = Builder::new().name("rgun-helper".to_owned()).stack_size(STACK_BYTES);
+            self.thread = builder.spawn(move || helper.run()).ok();
         }
         self.thread.is_some()
     }
 }
 
 /// Python code runs on it: as much as a thread of Python's has by default.
-const STACK: usize = 8 * 1024 * 1024;
+const STACK_BYTES: usize = 8 * 1024 * 1024;

@@ -10,12 +10,12 @@ use crate::python::lock;
 
 /// Request bodies that came as a descriptor, by exchange, until their slot takes them.
 #[derive(Debug, Default)]
-pub(crate) struct Bodies {
+pub(crate) struct SpooledBodies {
     waiting: Mutex<HashMap<ExchangeId, OwnedFd>>,
     arrived: Condvar,
 }
 
-impl Bodies {
+impl SpooledBodies {
     /// The body of an exchange. It was sent before the exchange's frame, so it is there or about to be;
     /// to be called without the GIL.
     pub(crate) fn take(&self, exchange: ExchangeId) -> OwnedFd {
@@ -34,13 +34,13 @@ impl Bodies {
     }
 
     /// Keeps a body for its slot.
-    pub(crate) fn put(&self, exchange: ExchangeId, body: OwnedFd) {
+    pub(crate) fn insert(&self, exchange: ExchangeId, body: OwnedFd) {
         lock(&self.waiting).insert(exchange, body);
         self.arrived.notify_all();
     }
 
     /// True if it had been kept.
-    pub(crate) fn forget(&self, exchange: ExchangeId) -> bool {
+    pub(crate) fn discard(&self, exchange: ExchangeId) -> bool {
         lock(&self.waiting).remove(&exchange).is_some()
     }
 }

@@ -14,9 +14,9 @@ use rgun_channel::layout::REACTOR_PAGE_BYTES;
 use rgun_channel::map::Map;
 use rustix::io::FdFlags;
 
-use crate::process::{Printing, Process};
-use crate::python::{support, system_exit, watch_forks};
-use crate::role::{Birth, Next};
+use crate::process::{OutputFiles, Process};
+use crate::python::{load_py, register_fork_hook, system_exit};
+use crate::role::{NextRole, WorkerInit};
 use crate::{dispositions, lifecycle, stacks, zygote};
 
 /// Boots and serves until the daemon stops the process.
@@ -32,27 +32,33 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     let daemon = rustix::process::getppid().ok_or_else(|| PyRuntimeError::new_err("there is no daemon"))?;
     stacks::install(py, &stacks)?;
     dispositions::install(py)?;
-    watch_forks(py)?;
-    support(py)?.call_method1(intern!(py, "prepare"), (&start.directory, &start.pythonpath))?;
+    register_fork_hook(py)?;
+    load_py(py)?.call_method1(intern!(py, "prepare"), (&start.directory, &start.pythonpath))?;
     let mut next = match start.role {
         Role::Worker => {
             let map = Map::attach(map.as_fd(), start.geometry.total_bytes(), true)?;
-            Next::Worker(Birth { start, map, wake, application: None })
+            NextRole::Worker(WorkerInit { start, map, wake, application: None })
         }
-        Role::Zygote => Next::Zygote(start),
+        Role::Zygote => NextRole::Zygote(start),
     };
     let reactor_page = Map::attach(reactor.as_fd(), REACTOR_PAGE_BYTES, false)?;
     // Mapped, they need no descriptors any more.
     drop((map, reactor));
-    let process =
-        Process { control, stacks, reactor: reactor_page, eventfd, daemon, printing: Printing::now() };
+    let process = Process {
+        control,
+        stacks,
+        reactor: reactor_page,
+        eventfd,
+        daemon,
+        initial_output: OutputFiles::current(),
+    };
     let process: &'static Process = Box::leak(Box::new(process));
     loop {
         next = match next {
-            Next::Worker(birth) => lifecycle::worker(py, process, birth)?,
-            Next::Zygote(start) => zygote::boot(py, process, start)?,
-            Next::Promoted(start, application) => zygote::promoted(py, process, start, application)?,
-            Next::End => return Ok(()),
+            NextRole::Worker(birth) => lifecycle::run_worker(py, process, birth)?,
+            NextRole::Zygote(start) => zygote::boot(py, process, start)?,
+            NextRole::Promoted(start, application) => zygote::run_promoted(py, process, start, application)?,
+            NextRole::End => return Ok(()),
         }
     }
 }

@@ -8,24 +8,24 @@ use std::io;
 
 use rgun_channel::control::{Command, Fork, MAX_MESSAGE_BYTES, Report, receive, send};
 
-use crate::background::{Helper, Job};
+use crate::background::{BackgroundThread, Job};
 use crate::python::exit_now;
-use crate::signal_mask::Mask;
+use crate::signal_mask::SignalMask;
 use crate::worker::Worker;
 
 /// Starts the thread.
 ///
 /// # Errors
 /// When the system gives no thread.
-pub(crate) fn spawn(worker: &'static Worker, helper: &'static Helper) -> io::Result<()> {
+pub(crate) fn spawn(worker: &'static Worker, helper: &'static BackgroundThread) -> io::Result<()> {
     let builder = std::thread::Builder::new().name("rgun-control".to_owned()).stack_size(128 * 1024);
     let thread = builder.spawn(move || listen(worker, helper))?;
-    worker.keep_control_thread(thread);
+    worker.set_control_thread(thread);
     Ok(())
 }
 
-fn listen(worker: &'static Worker, helper: &'static Helper) {
-    Mask::all().set();
+fn listen(worker: &'static Worker, helper: &'static BackgroundThread) {
+    SignalMask::all().set();
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     loop {
         let received = match receive(worker.control, &mut buffer) {
@@ -40,18 +40,18 @@ fn listen(worker: &'static Worker, helper: &'static Helper) {
         match Command::decode(&buffer[..received.len]) {
             Ok(Command::Body(exchange)) => {
                 if let Some(body) = received.fds.into_iter().next() {
-                    worker.bodies.put(exchange, body);
+                    worker.bodies.insert(exchange, body);
                 }
             }
             Ok(Command::Cancel(exchange)) => {
-                if !worker.bodies.forget(exchange) {
-                    worker.abandon(exchange);
+                if !worker.bodies.discard(exchange) {
+                    worker.cancel(exchange);
                 }
             }
             Ok(Command::Stop) => worker.stop(),
-            Ok(Command::DumpStacks(exchange)) => helper.give(Job::Stacks(exchange)),
+            Ok(Command::DumpStacks(exchange)) => helper.submit(Job::Stacks(exchange)),
             Ok(Command::ChildExited { pid, worker: number, life }) => {
-                helper.give(Job::ChildExited { pid, worker: number, life });
+                helper.submit(Job::ChildExited { pid, worker: number, life });
             }
             Ok(Command::Promote) => {
                 if worker.promote() {

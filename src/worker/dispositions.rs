@@ -52,8 +52,8 @@ const STOP_REQUESTED: u8 = b't';
 /// # Errors
 /// What Python or the system says.
 pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
-    adopt();
-    SIGNALS.iter().try_for_each(|signal| handle(py, *signal))
+    set_owner();
+    SIGNALS.iter().try_for_each(|signal| install_handler(py, *signal))
 }
 
 /// From now on SIGTERM and SIGINT are the daemon's to answer.
@@ -65,10 +65,10 @@ pub(crate) fn set_ready() {
 ///
 /// # Errors
 /// What Python says.
-pub(crate) fn held(py: Python<'_>) -> PyResult<Vec<c_int>> {
+pub(crate) fn handled_signals(py: Python<'_>) -> PyResult<Vec<c_int>> {
     let mut held = Vec::new();
     for signal in SIGNALS {
-        if is_held(py, signal)? {
+        if is_handled(py, signal)? {
             held.push(signal);
         }
     }
@@ -79,9 +79,9 @@ pub(crate) fn held(py: Python<'_>) -> PyResult<Vec<c_int>> {
 ///
 /// # Errors
 /// As [`install`].
-pub(crate) fn inherit(py: Python<'_>, held: &[c_int]) -> PyResult<()> {
-    adopt();
-    held.iter().try_for_each(|signal| handle(py, *signal))
+pub(crate) fn reinstall(py: Python<'_>, held: &[c_int]) -> PyResult<()> {
+    set_owner();
+    held.iter().try_for_each(|signal| install_handler(py, *signal))
 }
 
 /// In a process that the application has forked: what a Python program has that rgun did not start.
@@ -90,37 +90,37 @@ pub(crate) fn inherit(py: Python<'_>, held: &[c_int]) -> PyResult<()> {
 /// What Python says.
 pub(crate) fn restore(py: Python<'_>) -> PyResult<()> {
     let module = py.import(intern!(py, "_signal"))?;
-    for signal in held(py)? {
+    for signal in handled_signals(py)? {
         let name = if signal == SIGINT { "default_int_handler" } else { "SIG_DFL" };
         module.call_method1(intern!(py, "signal"), (signal, module.getattr(name)?))?;
     }
     Ok(())
 }
 
-fn adopt() {
+fn set_owner() {
     READY.store(false, Ordering::SeqCst);
-    OWNER.store(process(), Ordering::SeqCst);
+    OWNER.store(current_pid(), Ordering::SeqCst);
 }
 
 /// This process, without the C library's or anybody's memory of it: vfork(2) and clone(2) change it silently.
-fn process() -> c_int {
+fn current_pid() -> c_int {
     // SAFETY: getpid(2) has no preconditions.
     unsafe { libc::getpid() }
 }
 
-fn handle(py: Python<'_>, signal: c_int) -> PyResult<()> {
+fn install_handler(py: Python<'_>, signal: c_int) -> PyResult<()> {
     let module = py.import(intern!(py, "_signal"))?;
-    module.call_method1(intern!(py, "signal"), (signal, function(py, signal)?))?;
+    module.call_method1(intern!(py, "signal"), (signal, python_handler(py, signal)?))?;
     // SAFETY: all zeroes is a valid `sigaction`: the default action, no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = if is_request(signal) {
-        on_request as extern "C" fn(c_int) as *const () as libc::sighandler_t
+    action.sa_sigaction = if is_stop_signal(signal) {
+        on_stop_signal as extern "C" fn(c_int) as *const () as libc::sighandler_t
     } else {
-        on_order as extern "C" fn(c_int, *mut libc::siginfo_t, *mut libc::c_void) as *const ()
+        on_ignored_signal as extern "C" fn(c_int, *mut libc::siginfo_t, *mut libc::c_void) as *const ()
             as libc::sighandler_t
     };
     action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
-    if !is_request(signal) {
+    if !is_stop_signal(signal) {
         action.sa_flags |= libc::SA_SIGINFO;
     }
     // SAFETY: `action` is initialized; its handler has the signature that its flags say, and makes system calls only.
@@ -131,22 +131,25 @@ fn handle(py: Python<'_>, signal: c_int) -> PyResult<()> {
 }
 
 /// Whether the signal asks the process to leave.
-fn is_request(signal: c_int) -> bool {
+fn is_stop_signal(signal: c_int) -> bool {
     matches!(signal, SIGTERM | SIGINT)
 }
 
 /// What Python has as the signal's handler, for libraries that keep or call it.
-fn function(py: Python<'_>, signal: c_int) -> PyResult<&Bound<'_, PyCFunction>> {
+fn python_handler(py: Python<'_>, signal: c_int) -> PyResult<&Bound<'_, PyCFunction>> {
     static REQUEST: PyOnceLock<Py<PyCFunction>> = PyOnceLock::new();
     static ORDER: PyOnceLock<Py<PyCFunction>> = PyOnceLock::new();
-    let cell = if is_request(signal) { &REQUEST } else { &ORDER };
+    let cell = if is_stop_signal(signal) { &REQUEST } else { &ORDER };
     let made = cell.get_or_try_init(py, || {
-        let (name, does) =
-            if is_request(signal) { (c"rgun_finish_and_leave", true) } else { (c"rgun_do_nothing", false) };
+        let (name, does) = if is_stop_signal(signal) {
+            (c"rgun_finish_and_leave", true)
+        } else {
+            (c"rgun_do_nothing", false)
+        };
         let call = move |arguments: &Bound<'_, pyo3::types::PyTuple>, _: Option<&Bound<'_, _>>| {
             if does {
                 // Called by a handler of the application's: perhaps without arguments.
-                on_request(arguments.get_item(0).and_then(|number| number.extract()).unwrap_or(SIGTERM));
+                on_stop_signal(arguments.get_item(0).and_then(|number| number.extract()).unwrap_or(SIGTERM));
             }
         };
         PyCFunction::new_closure(py, Some(name), None, call).map(Bound::unbind)
@@ -154,15 +157,15 @@ fn function(py: Python<'_>, signal: c_int) -> PyResult<&Bound<'_, PyCFunction>> 
     Ok(made.bind(py))
 }
 
-fn is_held(py: Python<'_>, signal: c_int) -> PyResult<bool> {
+fn is_handled(py: Python<'_>, signal: c_int) -> PyResult<bool> {
     let module = py.import(intern!(py, "_signal"))?;
-    Ok(module.call_method1(intern!(py, "getsignal"), (signal,))?.is(function(py, signal)?))
+    Ok(module.call_method1(intern!(py, "getsignal"), (signal,))?.is(python_handler(py, signal)?))
 }
 
 /// SIGTERM and SIGINT.
-extern "C" fn on_request(signal: c_int) {
-    if process() != OWNER.load(Ordering::SeqCst) || !READY.load(Ordering::SeqCst) {
-        by_default(signal);
+extern "C" fn on_stop_signal(signal: c_int) {
+    if current_pid() != OWNER.load(Ordering::SeqCst) || !READY.load(Ordering::SeqCst) {
+        raise_with_default(signal);
         return;
     }
     // SAFETY: the address of this thread's errno is valid for as long as the thread runs.
@@ -179,9 +182,9 @@ extern "C" fn on_request(signal: c_int) {
 }
 
 /// The others.
-extern "C" fn on_order(signal: c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    if process() != OWNER.load(Ordering::SeqCst) {
-        by_default(signal);
+extern "C" fn on_ignored_signal(signal: c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    if current_pid() != OWNER.load(Ordering::SeqCst) {
+        raise_with_default(signal);
     }
     // SAFETY: with SA_SIGINFO the kernel passes a valid pointer (sigaction(2)).
     let is_of_the_kernel = unsafe { (*info).si_code } > 0;
@@ -193,7 +196,7 @@ extern "C" fn on_order(signal: c_int, info: *mut libc::siginfo_t, _: *mut libc::
 }
 
 /// Has the signal's default effect once its handler has returned: until then it is blocked.
-fn by_default(signal: c_int) {
+fn raise_with_default(signal: c_int) {
     // SAFETY: the disposition is not a function that could run at a bad time.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
     // SAFETY: raise(3) has no preconditions.

@@ -21,18 +21,18 @@ use pyo3::types::{PyDict, PyTuple};
 use pyo3::{Borrowed, PyClass};
 
 /// Arguments of the function that has most.
-const MOST: usize = 3;
+const MAX_ARGUMENTS: usize = 3;
 
 /// By position.
-pub(crate) type Arguments<'a, 'py> = [Option<Borrowed<'a, 'py, PyAny>>; MOST];
+pub(crate) type Arguments<'a, 'py> = [Option<Borrowed<'a, 'py, PyAny>>; MAX_ARGUMENTS];
 
 /// A function, and what it does.
-pub(crate) trait Function {
+pub(crate) trait FastFunction {
     /// What it is bound to.
     type Object: PyClass;
 
     /// Its `__name__`, and that of the object's method that does the same and knows its arguments by name: it is called
-    /// where [`Function::call`] does not take them, and says what is wrong with them.
+    /// where [`FastFunction::call`] does not take them, and says what is wrong with them.
     const NAME: &'static CStr;
 
     /// Does it; `None` if these are not the arguments of most calls.
@@ -46,7 +46,7 @@ pub(crate) trait Function {
 const METH_FASTCALL: c_int = 0x0080;
 
 /// `PyCFunctionFastWithKeywords`
-type Fast = unsafe extern "C" fn(
+type FastCallPointer = unsafe extern "C" fn(
     *mut ffi::PyObject,
     *const *mut ffi::PyObject,
     ffi::Py_ssize_t,
@@ -54,13 +54,15 @@ type Fast = unsafe extern "C" fn(
 ) -> *mut ffi::PyObject;
 
 /// The function `F` of this object.
-pub(crate) fn bind<F: Function>(object: &Bound<'_, F::Object>) -> PyResult<Py<PyAny>> {
+pub(crate) fn bind<F: FastFunction>(object: &Bound<'_, F::Object>) -> PyResult<Py<PyAny>> {
     let definition = const {
         &ffi::PyMethodDef {
             ml_name: F::NAME.as_ptr(),
             ml_meth: ffi::PyMethodDefPointer {
                 // SAFETY: the union has this type for those that are not called by it; the flags say by which.
-                PyCFunction: unsafe { std::mem::transmute::<Fast, ffi::PyCFunction>(called::<F>) },
+                PyCFunction: unsafe {
+                    std::mem::transmute::<FastCallPointer, ffi::PyCFunction>(trampoline::<F>)
+                },
             },
             ml_flags: METH_FASTCALL | ffi::METH_KEYWORDS,
             ml_doc: c"".as_ptr(),
@@ -80,7 +82,7 @@ pub(crate) fn bind<F: Function>(object: &Bound<'_, F::Object>) -> PyResult<Py<Py
 /// # Safety
 /// By a function that [`bind`] has made, attached: `object` is an `F::Object`, `arguments` has `n_arguments` by position
 /// and then as many as the tuple `names` has names, if that is not null.
-unsafe extern "C" fn called<F: Function>(
+unsafe extern "C" fn trampoline<F: FastFunction>(
     object: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     n_arguments: ffi::Py_ssize_t,
@@ -94,7 +96,7 @@ unsafe extern "C" fn called<F: Function>(
             let names = (!names.is_null()).then(|| Borrowed::from_ptr(py, names));
             let n_arguments = n_arguments.unsigned_abs();
             let at = |at: usize| Borrowed::from_ptr(py, *arguments.add(at));
-            if names.is_none() && n_arguments <= MOST {
+            if names.is_none() && n_arguments <= MAX_ARGUMENTS {
                 let given = std::array::from_fn(|position| (position < n_arguments).then(|| at(position)));
                 if let Some(result) = F::call(&object, given) {
                     return result.map(Bound::unbind);
@@ -111,9 +113,9 @@ unsafe extern "C" fn called<F: Function>(
             method.call(given, Some(&keywords)).map(Bound::unbind)
         }
     };
-    // Attached we are; PyO3 wants to know.
+    // The thread is attached already; PyO3 needs the token.
     let result = catch_unwind(AssertUnwindSafe(|| Python::attach(call)))
-        .unwrap_or_else(|panic| Err(PanicException::new_err(text_of(&*panic))));
+        .unwrap_or_else(|panic| Err(PanicException::new_err(panic_message(&*panic))));
     match result {
         Ok(object) => object.into_ptr(),
         Err(error) => {
@@ -124,7 +126,7 @@ unsafe extern "C" fn called<F: Function>(
     }
 }
 
-fn text_of(panic: &(dyn Any + Send)) -> String {
+fn panic_message(panic: &(dyn Any + Send)) -> String {
     let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     literal.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
 }

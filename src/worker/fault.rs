@@ -3,7 +3,7 @@
 use pyo3::PyErr;
 use rgun_channel::ProtocolError;
 
-use crate::python::Described;
+use crate::python::FormattedError;
 
 /// Why an exchange did not go as it should.
 #[derive(Debug)]
@@ -11,7 +11,7 @@ pub(crate) enum Fault {
     /// The application raised.
     Python(PyErr),
     /// The application broke its interface (PEP 3333, ASGI) in a way that raised nothing.
-    App(Described),
+    App(FormattedError),
     /// The daemon broke the contract: the worker cannot go on.
     Channel(ProtocolError),
 }

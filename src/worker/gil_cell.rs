@@ -16,22 +16,22 @@ use pyo3::prelude::*;
 /// A `RefCell` for those who are attached. To be borrowed for a few instructions, and not while Python code runs: that
 /// may let another thread in, or come back.
 #[derive(Default)]
-pub(crate) struct Attached<T>(RefCell<T>);
+pub(crate) struct GilCell<T>(RefCell<T>);
 
 // SAFETY: the cell's count of borrows is read and written by who has a `Python<'_>` only, which one thread has at a time
 // (`bootstrap.py` refuses interpreters without a global lock). A borrow is tied to that token and is not `Send`, so that it is
 // given back by the same thread, attached; where that thread is detached meanwhile, the count keeps others from what is
 // borrowed. `T: Send` because whichever thread is attached may take out what is in it.
-unsafe impl<T: Send> Sync for Attached<T> {}
+unsafe impl<T: Send> Sync for GilCell<T> {}
 
 /// Without what is in it, as whoever asks may not be attached.
-impl<T> std::fmt::Debug for Attached<T> {
+impl<T> std::fmt::Debug for GilCell<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Attached").finish_non_exhaustive()
+        f.debug_struct("GilCell").finish_non_exhaustive()
     }
 }
 
-impl<T> Attached<T> {
+impl<T> GilCell<T> {
     pub(crate) const fn new(value: T) -> Self {
         Self(RefCell::new(value))
     }
@@ -61,7 +61,7 @@ impl<T> Attached<T> {
     }
 }
 
-impl<T: Default> Attached<T> {
+impl<T: Default> GilCell<T> {
     /// What is in it, for as long as it is not in use there.
     pub(crate) fn take(&self, py: Python<'_>) -> T {
         std::mem::take(&mut *self.borrow_mut(py))

@@ -9,7 +9,7 @@ use rgun_channel::header::index_of;
 
 /// What the head says that sending depends on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Head {
+pub(crate) struct ResponseHead {
     pub(crate) status: u16,
     /// Bytes of the reason phrase at the beginning of the encoded fields: 0 for the canonical one.
     pub(crate) reason_len: u16,
@@ -20,11 +20,11 @@ pub(crate) struct Head {
 
 /// Room in a frame beside the application's fields: for its fixed part, slab chunks or a file, and the Content-Length
 /// that may be added.
-pub(crate) const HEAD_ROOM: usize = 32 + 16 * 8 + (3 + 20);
+pub(crate) const HEAD_OVERHEAD_BYTES: usize = 32 + 16 * 8 + (3 + 20);
 
-impl Head {
+impl ResponseHead {
     /// Adds a Content-Length that the application could have given itself to the head's encoded `fields`.
-    pub(crate) fn add_length(&mut self, length: u64, fields: &mut Vec<u8>) -> PyResult<()> {
+    pub(crate) fn add_content_length(&mut self, length: u64, fields: &mut Vec<u8>) -> PyResult<()> {
         // RFC 9110 §8.6: none in a 204; of a 304 it would say what is not known here.
         if matches!(self.status, 204 | 304) {
             return Ok(());
@@ -39,7 +39,7 @@ impl Head {
 }
 
 /// The value of a Content-Length (RFC 9110 §8.6): digits, and nothing else; a ValueError otherwise.
-pub(crate) fn length(value: &[u8]) -> PyResult<u64> {
+pub(crate) fn parse_content_length(value: &[u8]) -> PyResult<u64> {
     str::from_utf8(value)
         .ok()
         .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))

@@ -11,8 +11,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyModule};
 use rgun_channel::control::Start;
 
-use crate::application::Failure;
-use crate::python::{load_module, support};
+use crate::application::BootFailure;
+use crate::python::{embedded_module, load_py};
 
 /// The hooks of one process.
 #[derive(Debug)]
@@ -48,15 +48,15 @@ impl Hooks {
         settings.set_item("chdir", &start.directory)?;
         settings.set_item("pythonpath", start.pythonpath.join(OsStr::new(",")))?;
         settings.set_item("proc_name", "rgun")?;
-        let arguments = (support(py)?, names, &start.directory, start.worker, start.life, daemon, settings);
-        Ok(Self(Some(python_half(py)?.call_method1(intern!(py, "Hooks"), arguments)?.unbind())))
+        let arguments = (load_py(py)?, names, &start.directory, start.worker, start.life, daemon, settings);
+        Ok(Self(Some(python_module(py)?.call_method1(intern!(py, "Hooks"), arguments)?.unbind())))
     }
 
     /// Calls a hook about this worker.
     ///
     /// # Errors
     /// What Python says; not what the hook does.
-    pub(crate) fn call(&self, py: Python<'_>, name: &str) -> PyResult<Result<(), Failure>> {
+    pub(crate) fn call(&self, py: Python<'_>, name: &str) -> PyResult<Result<(), BootFailure>> {
         self.outcome(py, |hooks| hooks.call_method1(intern!(py, "call"), (name,)))
     }
 
@@ -101,13 +101,13 @@ impl Hooks {
         &self,
         py: Python<'py>,
         call: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>>,
-    ) -> PyResult<Result<(), Failure>> {
+    ) -> PyResult<Result<(), BootFailure>> {
         let Some(hooks) = &self.0 else { return Ok(Ok(())) };
-        Failure::of(&call(hooks.bind(py))?)
+        BootFailure::from_outcome(&call(hooks.bind(py))?)
     }
 }
 
-fn python_half(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+fn python_module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    load_module(py, &MODULE, include_str!("hooks.py"), c"<rgun>/hooks.py", c"rgun_worker.hooks")
+    embedded_module(py, &MODULE, include_str!("hooks.py"), c"<rgun>/hooks.py", c"rgun_worker.hooks")
 }

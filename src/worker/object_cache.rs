@@ -5,24 +5,25 @@ use pyo3::prelude::*;
 use rgun_channel::header::NAMES;
 
 /// Fields that differ from request to request, or that nobody wants to find in memory afterwards.
-const NEVER: [&str; 5] = ["authorization", "cookie", "sec-websocket-key", "x-csrf-token", "x-request-id"];
+const UNCACHED_FIELDS: [&str; 5] =
+    ["authorization", "cookie", "sec-websocket-key", "x-csrf-token", "x-request-id"];
 
 /// Bytes of the longest value that is remembered.
-const LONGEST: usize = 256;
+const MAX_VALUE_BYTES: usize = 256;
 
 /// Clients that are remembered, by the low bits of their ports.
-const CLIENTS: usize = 256;
+const MAX_CLIENTS: usize = 256;
 
 /// Paths that are remembered, by a hash of their ends.
-const PATHS: usize = 64;
+const MAX_PATHS: usize = 64;
 
 /// Bytes of the longest path that is remembered: a longer one is hardly asked for twice, and may be a secret.
-const LONGEST_PATH: usize = 48;
+const MAX_PATH_BYTES: usize = 48;
 
 /// For each well-known field its last value as an `F`; the last clients as `C`s, the last paths as `P`s. Whoever has it
 /// must be able to keep it while Python runs.
-pub(crate) struct Recent<F, C, P> {
-    /// By index of [`NAMES`]; `None` for those of [`NEVER`].
+pub(crate) struct ObjectCache<F, C, P> {
+    /// By index of [`NAMES`]; `None` for those of [`UNCACHED_FIELDS`].
     fields: Vec<Option<Field<F>>>,
     clients: Vec<Client<C>>,
     paths: Vec<Path<P>>,
@@ -44,26 +45,28 @@ struct Path<P> {
     object: Option<P>,
 }
 
-impl<F, C, P> Default for Recent<F, C, P> {
+impl<F, C, P> Default for ObjectCache<F, C, P> {
     fn default() -> Self {
-        let field = |name: &&str| (!NEVER.contains(name)).then(|| Field { value: Vec::new(), object: None });
+        let field = |name: &&str| {
+            (!UNCACHED_FIELDS.contains(name)).then(|| Field { value: Vec::new(), object: None })
+        };
         let client = || Client { peer: Vec::new(), port: 0, object: None };
         let path = || Path { path: Vec::new(), object: None };
         Self {
             fields: NAMES.iter().map(field).collect(),
-            clients: std::iter::repeat_with(client).take(CLIENTS).collect(),
-            paths: std::iter::repeat_with(path).take(PATHS).collect(),
+            clients: std::iter::repeat_with(client).take(MAX_CLIENTS).collect(),
+            paths: std::iter::repeat_with(path).take(MAX_PATHS).collect(),
         }
     }
 }
 
-impl<F, C, P> std::fmt::Debug for Recent<F, C, P> {
+impl<F, C, P> std::fmt::Debug for ObjectCache<F, C, P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Recent").finish_non_exhaustive()
+        f.debug_struct("ObjectCache").finish_non_exhaustive()
     }
 }
 
-impl<F, C, P> Recent<F, C, P> {
+impl<F, C, P> ObjectCache<F, C, P> {
     /// The value of a field of [`NAMES`], made only if it is another than the last time.
     pub(crate) fn field<'py>(
         &mut self,
@@ -79,7 +82,7 @@ impl<F, C, P> Recent<F, C, P> {
             return Ok(object.bind(py).clone());
         }
         let made = make()?;
-        if value.len() <= LONGEST {
+        if value.len() <= MAX_VALUE_BYTES {
             field.value.clear();
             field.value.extend_from_slice(value);
             field.object = Some(made.clone().unbind());
@@ -95,7 +98,7 @@ impl<F, C, P> Recent<F, C, P> {
         make: impl FnOnce() -> PyResult<C>,
     ) -> PyResult<&C> {
         // Linux gives clients every other port, often one after the other (`__inet_hash_connect`).
-        let client = &mut self.clients[usize::from(port.rotate_right(1)) % CLIENTS];
+        let client = &mut self.clients[usize::from(port.rotate_right(1)) % MAX_CLIENTS];
         if client.port != port || client.peer != peer {
             client.object = None;
         }
@@ -117,12 +120,12 @@ impl<F, C, P> Recent<F, C, P> {
         make: impl FnOnce() -> PyResult<P>,
         with: impl FnOnce(&P) -> PyResult<R>,
     ) -> PyResult<R> {
-        if path.len() > LONGEST_PATH {
+        if path.len() > MAX_PATH_BYTES {
             return with(&make()?);
         }
         let end = &path[path.len().saturating_sub(8)..];
         let hash = end.iter().fold(path.len(), |hash, byte| hash.wrapping_mul(31) + usize::from(*byte));
-        let entry = &mut self.paths[hash % PATHS];
+        let entry = &mut self.paths[hash % MAX_PATHS];
         if let Some(object) = &entry.object
             && entry.path == path
         {

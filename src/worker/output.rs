@@ -5,7 +5,7 @@
 //! sleep. A response may wait for the next one if the application is quick: the daemon is then woken once for both.
 //! Whoever defers must ring when there is no next one
 //! ([`crate::serve`]), before it sleeps ([`crate::worker::Worker::wait_and_claim`]), before it waits for room,
-//! and after the oldest unrung completion is [`DEFER`] old. If the next exchange turns out to be long,
+//! and after the oldest unrung completion is [`MAX_WAKEUP_DELAY_NS`] old. If the next exchange turns out to be long,
 //! the daemon notices by itself: it ticks every millisecond while it has records in this worker's ring.
 
 use std::sync::{Arc, Mutex};
@@ -25,41 +25,41 @@ use crate::wait::{InterruptibleFutex, SignalHandlers};
 /// A completion waits at most this long for company, nanoseconds, and only while there is a next record: while all
 /// workers are busy, that is, when half a millisecond is little beside the wait for a slot. Measured with a Django
 /// view of 200 µs, everything on one core: every wake-up of the daemon costs two context switches.
-pub(crate) const DEFER: u64 = 500_000;
+pub(crate) const MAX_WAKEUP_DELAY_NS: u64 = 500_000;
 
 /// From this many bytes on, copying into the slab is done without the GIL.
-const COPY_DETACHED: usize = 4 * CHUNK_BYTES;
+const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
 
 /// Most chunks in one frame: 1 MiB, so that the daemon can begin to write while the rest is copied.
-const CHUNKS_PER_FRAME: usize = 16;
+const MAX_CHUNKS_PER_FRAME: usize = 16;
 
 /// The worker's ends of completion ring, slab and doorbell.
 #[derive(Debug)]
 pub(crate) struct Output {
     map: Arc<Map>,
-    ring: Mutex<Ring>,
+    completions: Mutex<CompletionEnd>,
     slab: Mutex<SlabSender>,
     /// Has the reactor's page and doorbell.
     process: &'static Process,
 }
 
 #[derive(Debug)]
-struct Ring {
+struct CompletionEnd {
     sender: CompletionSender,
     /// The last epoch that was rung for.
-    rung: u32,
+    woken_epoch: u32,
     /// Something was pushed that nobody has looked at the epoch for.
-    owed: bool,
+    wakeup_pending: bool,
 }
 
 impl Output {
     /// Over a fresh map.
     pub(crate) fn new(map: Arc<Map>, geometry: &Geometry, process: &'static Process) -> Self {
         Self {
-            ring: Mutex::new(Ring {
+            completions: Mutex::new(CompletionEnd {
                 sender: CompletionSender::new(Arc::clone(&map), geometry),
-                rung: 0,
-                owed: false,
+                woken_epoch: 0,
+                wakeup_pending: false,
             }),
             slab: Mutex::new(SlabSender::new(Arc::clone(&map), geometry)),
             map,
@@ -78,9 +78,9 @@ impl Output {
             return Ok(());
         }
         py.detach(|| {
-            self.ring();
+            self.wake_daemon();
             let mut outcome = Ok(None);
-            self.wants_space().wait_until(&InterruptibleFutex(worker), || {
+            self.space_flag().wait_until(&InterruptibleFutex(worker), || {
                 outcome = self.try_push(frame);
                 !matches!(outcome, Ok(None))
             });
@@ -90,26 +90,26 @@ impl Output {
 
     /// Publishes a frame if there is room for it.
     pub(crate) fn try_push(&self, frame: &[u8]) -> Result<Option<Position>, ProtocolError> {
-        let mut ring = lock(&self.ring);
+        let mut ring = lock(&self.completions);
         let pushed = ring.sender.push_positioned(frame)?;
-        ring.owed |= pushed.is_some();
+        ring.wakeup_pending |= pushed.is_some();
         Ok(pushed)
     }
 
     /// Adds DONE to a frame that was published with END, unless the daemon has taken it.
-    pub(crate) fn amend(&self, position: Position) -> bool {
-        lock(&self.ring).sender.mark_done(position)
+    pub(crate) fn mark_done(&self, position: Position) -> bool {
+        lock(&self.completions).sender.mark_done(position)
     }
 
     /// Wakes the daemon if it sleeps and something was pushed since it was last asked after.
-    pub(crate) fn ring(&self) {
+    pub(crate) fn wake_daemon(&self) {
         let must_ring = {
-            let ring = &mut *lock(&self.ring);
-            if !ring.owed {
+            let ring = &mut *lock(&self.completions);
+            if !ring.wakeup_pending {
                 return;
             }
-            ring.owed = false;
-            Epoch(self.process.reactor.u32(REACTOR_EPOCH)).must_wake(&mut ring.rung)
+            ring.wakeup_pending = false;
+            Epoch(self.process.reactor.u32(REACTOR_EPOCH)).must_wake(&mut ring.woken_epoch)
         };
         if must_ring {
             // EAGAIN would mean that the counter is full, so the daemon has been rung; other errors of an
@@ -120,7 +120,7 @@ impl Output {
 
     /// Copies the front of `bytes` into as many chunks as are free (at least one, at most a frame's
     /// worth); waits for the first without the GIL. Returns the chunks and how many bytes they took.
-    pub(crate) fn fill(
+    pub(crate) fn fill_chunks(
         &self,
         py: Python<'_>,
         worker: &impl SignalHandlers,
@@ -128,10 +128,10 @@ impl Output {
         chunks: &mut Vec<(u32, u32)>,
     ) -> Result<usize, ProtocolError> {
         chunks.clear();
-        if bytes.len() >= COPY_DETACHED {
+        if bytes.len() >= DETACHED_COPY_BYTES {
             return py.detach(|| self.fill_detached(worker, bytes, chunks));
         }
-        match self.try_fill(bytes, chunks)? {
+        match self.try_fill_chunks(bytes, chunks)? {
             0 => py.detach(|| self.fill_detached(worker, bytes, chunks)),
             taken => Ok(taken),
         }
@@ -143,27 +143,27 @@ impl Output {
         bytes: &[u8],
         chunks: &mut Vec<(u32, u32)>,
     ) -> Result<usize, ProtocolError> {
-        let taken = self.try_fill(bytes, chunks)?;
+        let taken = self.try_fill_chunks(bytes, chunks)?;
         if taken > 0 {
             return Ok(taken);
         }
-        self.ring();
+        self.wake_daemon();
         let mut outcome = Ok(0);
-        self.wants_space().wait_until(&InterruptibleFutex(worker), || {
-            outcome = self.try_fill(bytes, chunks);
+        self.space_flag().wait_until(&InterruptibleFutex(worker), || {
+            outcome = self.try_fill_chunks(bytes, chunks);
             !matches!(outcome, Ok(0))
         });
         outcome
     }
 
     /// Copies the front of `bytes` into the chunks that are free, as many as a frame may have.
-    pub(crate) fn try_fill(
+    pub(crate) fn try_fill_chunks(
         &self,
         bytes: &[u8],
         chunks: &mut Vec<(u32, u32)>,
     ) -> Result<usize, ProtocolError> {
         let mut taken = 0;
-        for part in bytes.chunks(CHUNK_BYTES).take(CHUNKS_PER_FRAME) {
+        for part in bytes.chunks(CHUNK_BYTES).take(MAX_CHUNKS_PER_FRAME) {
             // Locked per chunk: another thread, perhaps with the GIL, waits for one copy at most.
             let Some(chunk) = lock(&self.slab).fill(part)? else { break };
             chunks.push((chunk, u32::try_from(part.len()).expect("a chunk is 64 KiB")));
@@ -173,7 +173,7 @@ impl Output {
     }
 
     /// What is waited on for room or chunks.
-    pub(crate) fn wants_space(&self) -> WaitFlag<'_> {
+    pub(crate) fn space_flag(&self) -> WaitFlag<'_> {
         WaitFlag(self.map.u32(Geometry::word(Word::SpaceWait)))
     }
 }

@@ -58,18 +58,18 @@ pub(crate) fn append_latin1(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Re
         out.extend_from_slice(utf8);
         return Ok(());
     }
-    append_points(text, out)
+    append_non_ascii(text, out)
 }
 
 /// The same of characters of which some are not ASCII.
 #[cold]
-fn append_points(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(), NotLatin1> {
-    const SHORT: usize = 256;
+fn append_non_ascii(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(), NotLatin1> {
+    const MAX_STACK_CHARS: usize = 256;
     // SAFETY: `text` is a str and we are attached (it is a Bound).
     let len = usize::try_from(unsafe { ffi::PyUnicode_GetLength(text.as_ptr()) }).map_err(|_| NotLatin1)?;
-    let mut short = [MaybeUninit::<u32>::uninit(); SHORT];
+    let mut short = [MaybeUninit::<u32>::uninit(); MAX_STACK_CHARS];
     let mut long = Vec::new();
-    let buffer: &mut [MaybeUninit<u32>] = if len <= SHORT {
+    let buffer: &mut [MaybeUninit<u32>] = if len <= MAX_STACK_CHARS {
         &mut short[..len]
     } else {
         long.resize(len, MaybeUninit::uninit());
@@ -131,9 +131,9 @@ pub(crate) fn values_of<'py, const N: usize>(
     dict: &Bound<'py, PyDict>,
     keys: [&Bound<'py, PyString>; N],
 ) -> PyResult<[Option<Bound<'py, PyAny>>; N]> {
-    const SMALL: usize = 8;
+    const MAX_SCANNED_ENTRIES: usize = 8;
     let mut values = [const { None }; N];
-    let mut has_others = dict.len() > SMALL;
+    let mut has_others = dict.len() > MAX_SCANNED_ENTRIES;
     if !has_others {
         let (mut at, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: a dict, and we are attached; `at` is 0 at first. Nothing that runs in the loop can change the dict, so
@@ -163,7 +163,7 @@ pub(crate) fn reference_count<T>(object: &Py<T>, _py: Python<'_>) -> isize {
     unsafe { ffi::Py_REFCNT(object.as_ptr()) }
 }
 
-/// Set in processes that the application forked; see [`leave_forked_child`].
+/// Set in processes that the application forked; see [`exit_forked_child`].
 static FORKED: AtomicBool = AtomicBool::new(false);
 
 /// Is this a process that the application forked?
@@ -172,12 +172,12 @@ pub(crate) fn is_forked_child() -> bool {
 }
 
 /// In a process that the zygote forked to be a worker: it is none of the application's.
-pub(crate) fn not_a_forked_child() {
+pub(crate) fn clear_forked_child() {
     FORKED.store(false, Ordering::Relaxed);
 }
 
 /// Arranges for [`is_forked_child`] to know, and for signals to have their usual effect there. Once per interpreter: forks inherit it.
-pub(crate) fn watch_forks(py: Python<'_>) -> PyResult<()> {
+pub(crate) fn register_fork_hook(py: Python<'_>) -> PyResult<()> {
     let mark = PyCFunction::new_closure(py, None, None, |arguments, _| {
         FORKED.store(true, Ordering::Relaxed);
         dispositions::restore(arguments.py())
@@ -189,9 +189,9 @@ pub(crate) fn watch_forks(py: Python<'_>) -> PyResult<()> {
 
 /// Ends a child process that came back from the application into the server, by an exception
 /// (`sys.exit()` after `os.fork()`) or an answer: the channel belongs to its parent.
-pub(crate) fn leave_forked_child(py: Python<'_>, error: Option<&PyErr>) -> ! {
+pub(crate) fn exit_forked_child(py: Python<'_>, error: Option<&PyErr>) -> ! {
     let error = error.map(|error| error.clone_ref(py).into_value(py));
-    let left = support(py).and_then(|module| module.call_method1(intern!(py, "leave_child"), (error,)));
+    let left = load_py(py).and_then(|module| module.call_method1(intern!(py, "leave_child"), (error,)));
     // Does not return, unless it could not even be called.
     drop(left);
     exit_now(EX_SOFTWARE)
@@ -210,13 +210,13 @@ pub(crate) fn system_exit(code: i32) -> PyErr {
 }
 
 /// The Python half of the worker: `load.py`.
-pub(crate) fn support(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+pub(crate) fn load_py(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    load_module(py, &MODULE, include_str!("load.py"), c"<rgun>/load.py", c"rgun_worker.load")
+    embedded_module(py, &MODULE, include_str!("load.py"), c"<rgun>/load.py", c"rgun_worker.load")
 }
 
 /// A module whose source is part of the extension; run when it is first needed.
-pub(crate) fn load_module<'py>(
+pub(crate) fn embedded_module<'py>(
     py: Python<'py>,
     module: &'static PyOnceLock<Py<PyModule>>,
     source: &str,
@@ -233,43 +233,43 @@ pub(crate) fn load_module<'py>(
 
 /// An exception as text, bounded as [`AppError`] wants it.
 #[derive(Debug)]
-pub(crate) struct Described {
+pub(crate) struct FormattedError {
     pub(crate) summary: String,
     pub(crate) traceback: String,
 }
 
-impl Described {
+impl FormattedError {
     /// An error of the application that is not an exception.
-    pub(crate) fn plain(summary: impl Into<String>) -> Self {
+    pub(crate) fn from_message(summary: impl Into<String>) -> Self {
         Self { summary: summary.into(), traceback: String::new() }
     }
 
     /// Formats an exception the way `traceback` does. Never fails: what cannot be formatted is named by its type.
-    pub(crate) fn of(py: Python<'_>, error: &PyErr) -> Self {
-        let formatted = support(py)
+    pub(crate) fn from_exception(py: Python<'_>, error: &PyErr) -> Self {
+        let formatted = load_py(py)
             .and_then(|module| module.getattr(intern!(py, "describe")))
             // into_value, not value: only that one puts the traceback on the exception before 3.12.
             .and_then(|describe| describe.call1((error.clone_ref(py).into_value(py),)))
             .and_then(|pair| pair.extract::<(String, String)>());
         if let Ok((summary, traceback)) = formatted {
             return Self {
-                summary: cut(summary, AppError::MAX_SUMMARY_BYTES),
-                traceback: cut(traceback, AppError::MAX_TRACEBACK_BYTES),
+                summary: cut_middle(summary, AppError::MAX_SUMMARY_BYTES),
+                traceback: cut_middle(traceback, AppError::MAX_TRACEBACK_BYTES),
             };
         }
         let name = error.get_type(py).name().map_or_else(|_| "exception".to_owned(), |name| name.to_string());
-        Self::plain(format!("{name} (its text could not be formatted)"))
+        Self::from_message(format!("{name} (its text could not be formatted)"))
     }
 
     /// As the body of an `AppRaised` frame.
-    pub(crate) fn as_error(&self) -> AppError<'_> {
+    pub(crate) fn as_app_error(&self) -> AppError<'_> {
         AppError { summary: &self.summary, traceback: &self.traceback }
     }
 }
 
 /// Cuts the middle out of a text that is longer than `most` bytes: the top says where it began, the
 /// bottom what it was.
-fn cut(text: String, most: usize) -> String {
+fn cut_middle(text: String, most: usize) -> String {
     const MARK: &str = "\n  [...]\n";
     if text.len() <= most {
         return text;
@@ -292,8 +292,8 @@ pub(crate) fn warn(py: Python<'_>, text: &str) {
 }
 
 /// Says something on stderr, the first time only.
-pub(crate) fn warn_once(py: Python<'_>, said: &AtomicBool, text: &str) {
-    if !said.swap(true, Ordering::Relaxed) {
+pub(crate) fn warn_once(py: Python<'_>, warned: &AtomicBool, text: &str) {
+    if !warned.swap(true, Ordering::Relaxed) {
         warn(py, text);
     }
 }

@@ -9,9 +9,9 @@ use rgun_channel::map::Map;
 
 /// What a process does next.
 #[derive(Debug)]
-pub(crate) enum Next {
+pub(crate) enum NextRole {
     /// Be a worker.
-    Worker(Birth),
+    Worker(WorkerInit),
     /// Import the application and be a zygote.
     Zygote(Box<Start>),
     /// Be a zygote of an application that has served.
@@ -22,7 +22,7 @@ pub(crate) enum Next {
 
 /// How a worker begins.
 #[derive(Debug)]
-pub(crate) struct Birth {
+pub(crate) struct WorkerInit {
     /// Its orders.
     pub(crate) start: Box<Start>,
     /// Its shared memory.

@@ -12,15 +12,15 @@ use std::mem::MaybeUninit;
 
 /// A thread's mask.
 #[derive(Clone, Copy)]
-pub(crate) struct Mask(libc::sigset_t);
+pub(crate) struct SignalMask(libc::sigset_t);
 
-impl fmt::Debug for Mask {
+impl fmt::Debug for SignalMask {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Mask")
+        formatter.write_str("SignalMask")
     }
 }
 
-impl Mask {
+impl SignalMask {
     /// This thread's.
     pub(crate) fn current() -> Self {
         let mut mask = MaybeUninit::<libc::sigset_t>::uninit();

@@ -24,7 +24,7 @@ use rgun_channel::control::{CONTROL_FD, STACKS_SIGNAL};
 use rustix::fs::OFlags;
 use rustix::net::SendFlags;
 
-use crate::python::{is_forked_child, load_module};
+use crate::python::{embedded_module, is_forked_child};
 
 /// Arranges for [`STACKS_SIGNAL`] to be answered, from before the application is imported until the process ends.
 ///
@@ -41,14 +41,14 @@ pub(crate) fn install(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
     arguments.set_item("all_threads", true)?;
     arguments.set_item("chain", false)?;
     faulthandler.call_method("register", (STACKS_SIGNAL,), Some(&arguments))?;
-    Ok(handle_signal()?)
+    Ok(install_handler()?)
 }
 
 /// What `faulthandler` has installed: writes the stacks.
 static WRITE_STACKS: OnceLock<extern "C" fn(libc::c_int)> = OnceLock::new();
 
 /// Puts our handler before `faulthandler`'s.
-fn handle_signal() -> std::io::Result<()> {
+fn install_handler() -> std::io::Result<()> {
     // SAFETY: all zeroes is a valid `sigaction`: the default action, no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: with a null action nothing is changed, and the present one is written to `action`.
@@ -65,7 +65,7 @@ fn handle_signal() -> std::io::Result<()> {
     let theirs =
         unsafe { std::mem::transmute::<libc::sighandler_t, extern "C" fn(libc::c_int)>(action.sa_sigaction) };
     WRITE_STACKS.get_or_init(|| theirs);
-    action.sa_sigaction = tell_stacks as *const () as libc::sighandler_t;
+    action.sa_sigaction = on_stacks_signal as *const () as libc::sighandler_t;
     action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
     // SAFETY: `action` is initialized, its handler has the signature that goes without SA_SIGINFO, and calls nothing
     // that is not async-signal-safe, but for what was a handler before.
@@ -76,9 +76,9 @@ fn handle_signal() -> std::io::Result<()> {
 }
 
 /// `Report::Stacks(true)`, in bytes that need no allocation.
-const WRITTEN: [u8; 2] = [b'k', 1];
+const STACKS_DUMPED: [u8; 2] = [b'k', 1];
 
-extern "C" fn tell_stacks(signal: libc::c_int) {
+extern "C" fn on_stacks_signal(signal: libc::c_int) {
     // Set before this handler was installed; reading it takes no lock.
     if let Some(write_stacks) = WRITE_STACKS.get() {
         write_stacks(signal);
@@ -89,7 +89,7 @@ extern "C" fn tell_stacks(signal: libc::c_int) {
     // SAFETY: the control socket keeps this number for as long as the process lives (`crate::process`).
     let control = unsafe { BorrowedFd::borrow_raw(CONTROL_FD) };
     // One system call, errno untouched. A full socket means that the daemon does not read: nothing to be done here.
-    let _ = rustix::net::send(control, &WRITTEN, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    let _ = rustix::net::send(control, &STACKS_DUMPED, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
 }
 
 /// Writes the stacks of all threads but this one.
@@ -97,7 +97,7 @@ extern "C" fn tell_stacks(signal: libc::c_int) {
 /// # Errors
 /// What Python says.
 pub(crate) fn write_all(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
-    support(py)?.call_method1(intern!(py, "write_all"), (file.as_raw_fd(),)).map(drop)
+    python_module(py)?.call_method1(intern!(py, "write_all"), (file.as_raw_fd(),)).map(drop)
 }
 
 /// Writes the stacks of all threads, this one as it is.
@@ -116,27 +116,27 @@ pub(crate) fn write_current(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
 /// # Errors
 /// What Python says.
 pub(crate) fn write_one(py: Python<'_>, file: &OwnedFd, thread: u64) -> PyResult<bool> {
-    support(py)?.call_method1(intern!(py, "write_one"), (file.as_raw_fd(), thread))?.extract()
+    python_module(py)?.call_method1(intern!(py, "write_one"), (file.as_raw_fd(), thread))?.extract()
 }
 
 /// Writes a stack that somebody else has taken.
 ///
 /// # Errors
 /// What Python says.
-pub(crate) fn write(py: Python<'_>, file: &OwnedFd, text: &str) -> PyResult<bool> {
+pub(crate) fn write_text(py: Python<'_>, file: &OwnedFd, text: &str) -> PyResult<bool> {
     let bytes = PyBytes::new(py, text.as_bytes());
-    support(py)?.call_method1(intern!(py, "write"), (file.as_raw_fd(), bytes)).map(|_| true)
+    python_module(py)?.call_method1(intern!(py, "write"), (file.as_raw_fd(), bytes)).map(|_| true)
 }
 
 /// This thread as `faulthandler` names it: `pthread_self(3)`.
-pub(crate) fn this_thread() -> u64 {
+pub(crate) fn current_thread_id() -> u64 {
     // SAFETY: pthread_self(3) has no preconditions and cannot fail.
     let thread = unsafe { libc::pthread_self() };
     #[expect(clippy::useless_conversion, reason = "an unsigned long, which 32-bit machines have shorter")]
     u64::from(thread)
 }
 
-fn support(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+fn python_module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    load_module(py, &MODULE, include_str!("stacks.py"), c"<rgun>/stacks.py", c"rgun_worker.stacks")
+    embedded_module(py, &MODULE, include_str!("stacks.py"), c"<rgun>/stacks.py", c"rgun_worker.stacks")
 }

@@ -10,7 +10,7 @@ use rustix::thread::{Timespec, futex};
 
 /// A signal that comes between the last look for signals and the system call does not interrupt it, and
 /// no futex call closes that gap as `ppoll(2)` does: its handler runs at most this much later.
-const LATEST_SIGNAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+const MAX_SIGNAL_DELAY: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A futex for waits on Python's main thread: signal handlers run while it waits.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) trait SignalHandlers: Sync {
 
 impl<S: SignalHandlers> Futex for InterruptibleFutex<'_, S> {
     fn wait(&self, word: &AtomicU32, expected: u32) -> bool {
-        let ended = futex::wait(word, futex::Flags::empty(), expected, Some(&LATEST_SIGNAL));
+        let ended = futex::wait(word, futex::Flags::empty(), expected, Some(&MAX_SIGNAL_DELAY));
         let look = matches!(ended, Err(Errno::INTR | Errno::TIMEDOUT));
         if look {
             self.0.run_signal_handlers();
@@ -38,7 +38,7 @@ impl<S: SignalHandlers> Futex for InterruptibleFutex<'_, S> {
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds, the clock of the slots' words.
-pub(crate) fn now() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }

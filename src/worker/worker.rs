@@ -20,12 +20,12 @@ use rgun_channel::map::Map;
 use rgun_channel::ring::SubmissionReceiver;
 use rgun_channel::wake::{Sleepers, SystemFutex, WaitFlag};
 
-use crate::bodies::Bodies;
+use crate::bodies::SpooledBodies;
 use crate::output::Output;
 use crate::process::Process;
 use crate::python::{exit_now, lock};
-use crate::signal_mask::Mask;
-use crate::stacks::this_thread;
+use crate::signal_mask::SignalMask;
+use crate::stacks::current_thread_id;
 use crate::wait::{InterruptibleFutex, SignalHandlers};
 
 /// The worker.
@@ -38,13 +38,13 @@ pub(crate) struct Worker {
     /// The control socket, of those.
     pub(crate) control: &'static OwnedFd,
     /// The main thread's.
-    pub(crate) signals: Mask,
+    pub(crate) signals: SignalMask,
     /// Everything that goes back.
     pub(crate) output: Output,
     /// Descriptors of request bodies that came ahead of their frames.
-    pub(crate) bodies: Bodies,
+    pub(crate) bodies: SpooledBodies,
     /// Where the daemon rings for an event loop; until it is known that there is none, or none any more.
-    bell: Mutex<Option<OwnedFd>>,
+    eventfd: Mutex<Option<OwnedFd>>,
     map: Arc<Map>,
     submission: Mutex<SubmissionReceiver>,
     slots: Vec<Slot>,
@@ -64,7 +64,7 @@ struct Slot {
     /// Response body bytes that count against the window, of all exchanges of the slot so far.
     sent: AtomicU64,
     /// The exchange whose client has gone, if it is the one that runs.
-    abandoned: AtomicU64,
+    cancelled: AtomicU64,
 }
 
 impl Worker {
@@ -79,9 +79,9 @@ impl Worker {
             start,
             process,
             control: &process.control,
-            signals: Mask::current(),
-            bodies: Bodies::default(),
-            bell: Mutex::new(Some(bell)),
+            signals: SignalMask::current(),
+            bodies: SpooledBodies::default(),
+            eventfd: Mutex::new(Some(bell)),
             map,
             stopping: AtomicBool::new(false),
             promoted: AtomicBool::new(false),
@@ -115,13 +115,13 @@ impl Worker {
             if self.claim(frame)? {
                 return Ok(true);
             }
-            self.output.ring();
+            self.output.wake_daemon();
             sleepers.announce_sleep();
             // The look between announcing and sleeping that makes a lost wake-up impossible; `stop`
             // stores its flag before it wakes, so it is covered by the same argument.
             if self.has_more() || self.is_stopping() {
                 sleepers.cancel_sleep(&SystemFutex);
-            } else if slot == MAIN_THREAD {
+            } else if slot == MAIN_THREAD_SLOT {
                 sleepers.sleep(&InterruptibleFutex(self), || {});
             } else {
                 sleepers.sleep(&SystemFutex, || {});
@@ -133,33 +133,33 @@ impl Worker {
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         self.sleepers().wake(&SystemFutex, self.n_slots());
-        self.ring_itself();
+        self.wake_loop();
     }
 
     /// Has an event loop look at everything.
-    pub(crate) fn ring_itself(&self) {
-        if let Some(bell) = &*lock(&self.bell) {
+    pub(crate) fn wake_loop(&self) {
+        if let Some(bell) = &*lock(&self.eventfd) {
             // EAGAIN: it has been rung already.
             let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
         }
     }
 
     /// The event loop has been rung.
-    pub(crate) fn hear_bell(&self) {
-        if let Some(bell) = &*lock(&self.bell) {
+    pub(crate) fn drain_eventfd(&self) {
+        if let Some(bell) = &*lock(&self.eventfd) {
             // EAGAIN: it has been heard already.
             let _ = rustix::io::read(bell, &mut [0_u8; 8]);
         }
     }
 
     /// What an event loop watches.
-    pub(crate) fn bell(&self) -> Option<RawFd> {
-        lock(&self.bell).as_ref().map(AsRawFd::as_raw_fd)
+    pub(crate) fn eventfd(&self) -> Option<RawFd> {
+        lock(&self.eventfd).as_ref().map(AsRawFd::as_raw_fd)
     }
 
     /// There is no event loop, or none any more.
-    pub(crate) fn drop_bell(&self) {
-        drop(lock(&self.bell).take());
+    pub(crate) fn close_eventfd(&self) {
+        drop(lock(&self.eventfd).take());
     }
 
     /// Whether anybody sleeps.
@@ -191,14 +191,14 @@ impl Worker {
     }
 
     /// Remembers the control thread for [`Worker::retire`].
-    pub(crate) fn keep_control_thread(&self, thread: JoinHandle<()>) {
+    pub(crate) fn set_control_thread(&self, thread: JoinHandle<()>) {
         *lock(&self.control_thread) = Some(thread);
     }
 
     /// Ends a promoted worker's control thread and lets go of its shared memory. All slots and the helper have ended;
     /// without the GIL.
-    pub(crate) fn retire(&self) {
-        self.drop_bell();
+    pub(crate) fn release_channel(&self) {
+        self.close_eventfd();
         let thread = lock(&self.control_thread).take();
         if let Some(thread) = thread {
             // An error is a panic of the thread, which has been printed.
@@ -214,7 +214,7 @@ impl Worker {
 
     /// Tells the daemon which thread is a slot's.
     pub(crate) fn mark_thread(&self, slot: u32) {
-        self.map.u64(Geometry::slot(slot, SLOT_THREAD)).store(this_thread(), Ordering::Release);
+        self.map.u64(Geometry::slot(slot, SLOT_THREAD)).store(current_thread_id(), Ordering::Release);
     }
 
     /// The thread in which an exchange runs.
@@ -248,22 +248,22 @@ impl Worker {
     }
 
     /// What a slot's thread waits on for [`Worker::unacked`] to fall.
-    pub(crate) fn wants_credit(&self, slot: u32) -> WaitFlag<'_> {
+    pub(crate) fn credit_flag(&self, slot: u32) -> WaitFlag<'_> {
         WaitFlag(self.map.u32(Geometry::slot(slot, SLOT_CREDIT_WAIT)))
     }
 
     /// The client of an exchange has gone: if it runs, its iterable is not read any further.
-    pub(crate) fn abandon(&self, exchange: ExchangeId) {
+    pub(crate) fn cancel(&self, exchange: ExchangeId) {
         for (number, slot) in (0..).zip(&self.slots) {
             if self.map.u64(Geometry::slot(number, SLOT_EXCHANGE)).load(Ordering::Acquire) == exchange.0 {
-                slot.abandoned.store(exchange.0, Ordering::Release);
+                slot.cancelled.store(exchange.0, Ordering::Release);
             }
         }
     }
 
     /// Has the client of this exchange gone?
-    pub(crate) fn is_abandoned(&self, slot: u32, exchange: ExchangeId) -> bool {
-        self.slot(slot).abandoned.load(Ordering::Acquire) == exchange.0
+    pub(crate) fn is_cancelled(&self, slot: u32, exchange: ExchangeId) -> bool {
+        self.slot(slot).cancelled.load(Ordering::Acquire) == exchange.0
     }
 
     fn slot(&self, slot: u32) -> &Slot {
@@ -271,7 +271,7 @@ impl Worker {
     }
 
     /// A signal handler has raised something (on the main thread, in code of ours): a `SystemExit` ends the worker.
-    pub(crate) fn raised(&self, py: Python<'_>, error: PyErr) {
+    pub(crate) fn on_signal_exception(&self, py: Python<'_>, error: PyErr) {
         if error.is_instance_of::<PySystemExit>(py) {
             *lock(&self.exit) = Some(error);
             self.stop();
@@ -281,12 +281,12 @@ impl Worker {
     }
 
     /// The `SystemExit` of a signal handler, if that is why the worker stops.
-    pub(crate) fn take_exit(&self) -> Option<PyErr> {
+    pub(crate) fn take_exit_exception(&self) -> Option<PyErr> {
         lock(&self.exit).take()
     }
 
     /// The daemon broke the contract: there is nobody to tell but stderr.
-    pub(crate) fn broken(&self, error: &ProtocolError) -> ! {
+    pub(crate) fn abort_on_protocol_error(&self, error: &ProtocolError) -> ! {
         let text = format!("rgun: worker {} gives up, the channel is broken: {error}\n", self.start.worker);
         // Nothing can be done about a stderr that is closed.
         let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
@@ -300,11 +300,11 @@ impl SignalHandlers for Worker {
     fn run_signal_handlers(&self) {
         Python::attach(|py| {
             if let Err(error) = py.check_signals() {
-                self.raised(py, error);
+                self.on_signal_exception(py, error);
             }
         });
     }
 }
 
 /// The slot whose thread is Python's main thread.
-pub(crate) const MAIN_THREAD: u32 = 0;
+pub(crate) const MAIN_THREAD_SLOT: u32 = 0;

@@ -21,40 +21,40 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, getppid, pidfd_open, set_parent_process_death_signal, setpgid,
 };
 
-use crate::application::{Failure, check_patches, fail, interpreter, load};
+use crate::application::{BootFailure, check_monkey_patching, interpreter_version, load, report_failure};
 use crate::hooks::Hooks;
 use crate::process::Process;
-use crate::python::{EX_SOFTWARE, exit_now, load_module, not_a_forked_child, support};
-use crate::role::{Birth, Next};
+use crate::python::{EX_SOFTWARE, clear_forked_child, embedded_module, exit_now, load_py};
+use crate::role::{NextRole, WorkerInit};
 use crate::{dispositions, stacks, title, wsgi};
 
 /// Imports the application, warms it up, and forks workers until told to stop. Returns in every worker, too.
 ///
 /// # Errors
 /// `SystemExit` with the code of what went wrong; anything else is a bug.
-pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>) -> PyResult<Next> {
+pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>) -> PyResult<NextRole> {
     set_title(&start);
-    process.tell(&Report::Booting { python: interpreter(py)? })?;
+    process.report(&Report::Booting { python: interpreter_version(py)? })?;
     let (application, interface) = match load(py, process, &start)? {
         Ok(loaded) => loaded,
-        Err(failure) => return fail(process, failure),
+        Err(failure) => return report_failure(process, failure),
     };
-    if let Err(failure) = check_patches(py, &start, interface)? {
-        return fail(process, failure);
+    if let Err(failure) = check_monkey_patching(py, &start, interface)? {
+        return report_failure(process, failure);
     }
     let start = Box::new(Start { interface, ..*start });
     if !start.warm_up.is_empty() && interface == Interface::Asgi {
         // It would need a loop and lifespan, whose threads and sockets must not be there when workers are forked.
         let warning =
             "the warm-up request is for WSGI applications; an ASGI application is imported, no more";
-        process.tell(&Report::Warning(warning.to_owned()))?;
+        process.report(&Report::Warning(warning.to_owned()))?;
     } else if !start.warm_up.is_empty() {
         let environ = wsgi::environ_of(py, &start, &start.warm_up)?;
-        let arguments = (support(py)?, &application, environ, &start.warm_up);
+        let arguments = (load_py(py)?, &application, environ, &start.warm_up);
         let warning: Option<String> =
-            python_half(py)?.call_method1(intern!(py, "warm_up"), arguments)?.extract()?;
+            python_module(py)?.call_method1(intern!(py, "warm_up"), arguments)?.extract()?;
         if let Some(warning) = warning {
-            process.tell(&Report::Warning(warning))?;
+            process.report(&Report::Warning(warning))?;
         }
     }
     run(py, process, start, application)
@@ -64,14 +64,14 @@ pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>)
 ///
 /// # Errors
 /// As [`boot`].
-pub(crate) fn promoted(
+pub(crate) fn run_promoted(
     py: Python<'_>,
     process: &'static Process,
     start: Box<Start>,
     application: Py<PyAny>,
-) -> PyResult<Next> {
+) -> PyResult<NextRole> {
     set_title(&start);
-    process.tell(&Report::Promoted)?;
+    process.report(&Report::Promoted)?;
     run(py, process, start, application)
 }
 
@@ -84,19 +84,19 @@ fn run(
     process: &'static Process,
     start: Box<Start>,
     application: Py<PyAny>,
-) -> PyResult<Next> {
+) -> PyResult<NextRole> {
     let hooks = Hooks::new(py, &start, process.daemon.as_raw_nonzero().get())?;
     for warning in hooks.check(py)? {
-        process.tell(&Report::Warning(warning))?;
+        process.report(&Report::Warning(warning))?;
     }
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     let own = [process.control.as_raw_fd()];
-    let warnings: Vec<String> = python_half(py)?.call_method1(intern!(py, "settle"), (own,))?.extract()?;
+    let warnings: Vec<String> = python_module(py)?.call_method1(intern!(py, "settle"), (own,))?.extract()?;
     for warning in warnings {
-        process.tell(&Report::Warning(warning))?;
+        process.report(&Report::Warning(warning))?;
     }
     dispositions::set_ready();
-    process.tell(&Report::Ready { interface: start.interface })?;
+    process.report(&Report::Ready { interface: start.interface })?;
     loop {
         let received = match py.detach(|| receive(&process.control, &mut buffer)) {
             Ok(received) => received,
@@ -119,7 +119,12 @@ fn run(
                         role: Role::Worker,
                         ..*start
                     });
-                    return Ok(Next::Worker(Birth { start, map, wake, application: Some(application) }));
+                    return Ok(NextRole::Worker(WorkerInit {
+                        start,
+                        map,
+                        wake,
+                        application: Some(application),
+                    }));
                 }
             }
             Ok(Command::DumpStacks(None)) => {
@@ -127,15 +132,15 @@ fn run(
                 if let Err(error) = &written {
                     error.clone_ref(py).write_unraisable(py, None);
                 }
-                process.tell(&Report::StacksDumped(written.is_ok()))?;
+                process.report(&Report::StacksDumped(written.is_ok()))?;
             }
-            Ok(Command::DumpStacks(Some(_))) => process.tell(&Report::StacksDumped(false))?,
+            Ok(Command::DumpStacks(Some(_))) => process.report(&Report::StacksDumped(false))?,
             Ok(Command::ChildExited { pid, worker, life }) => {
                 if let Some(warning) = hooks.child_exit(py, pid, worker, life)? {
-                    process.tell(&Report::Warning(warning))?;
+                    process.report(&Report::Warning(warning))?;
                 }
             }
-            Ok(Command::Stop) => return Ok(Next::End),
+            Ok(Command::Stop) => return Ok(NextRole::End),
             // Promote: it is one. The others are for workers.
             Ok(Command::Promote | Command::Start(_) | Command::Body(_) | Command::Cancel(_)) | Err(_) => {}
         }
@@ -155,51 +160,52 @@ fn fork(
         (fds.next(), fds.next(), fds.next(), fds.next())
     else {
         let reason = "the daemon sent Fork without its descriptors".to_owned();
-        return process.tell(&Report::ForkFailed { life: order.life, reason }).map(|()| None);
+        return process.report(&Report::ForkFailed { life: order.life, reason }).map(|()| None);
     };
     // Stdout and stderr come in two, the entrance alone: a daemon whose output is a terminal sends neither of the two.
     let output = if fds.len() >= 2 { fds.next().zip(fds.next()) } else { None };
     let entrance = fds.next();
-    let held = dispositions::held(py)?;
-    let forked = python_half(py)?
+    let held = dispositions::handled_signals(py)?;
+    let forked = python_module(py)?
         .call_method1(intern!(py, "fork"), (entrance.as_ref().map(AsRawFd::as_raw_fd),))
         .and_then(|forked| forked.extract::<(u32, Option<i32>)>());
     match forked {
         Ok((0, between)) => {
-            not_a_forked_child();
+            clear_forked_child();
             let printing =
-                output.as_ref().map_or(Ok(()), |(stdout, stderr)| process.print_to(stdout, stderr));
-            if printing.and_then(|()| process.take_over(&control, &stacks)).is_err() {
+                output.as_ref().map_or(Ok(()), |(stdout, stderr)| process.redirect_output(stdout, stderr));
+            if printing.and_then(|()| process.replace_descriptors(&control, &stacks)).is_err() {
                 // Nothing may be said: it would be heard as the zygote's words.
                 exit_now(EX_SOFTWARE);
             }
-            dispositions::inherit(py, &held)?;
-            if let Err(error) = settle_in(process.daemon, between.and_then(Pid::from_raw)) {
-                let failure = Failure::of_system(format!("a forked worker cannot settle in: {error}"));
-                return fail(process, failure);
+            dispositions::reinstall(py, &held)?;
+            if let Err(error) = adopt_by_daemon(process.daemon, between.and_then(Pid::from_raw)) {
+                let failure = BootFailure::internal(format!("a forked worker cannot settle in: {error}"));
+                return report_failure(process, failure);
             }
-            let warning: Option<String> = python_half(py)?.call_method0(intern!(py, "reseed"))?.extract()?;
+            let warning: Option<String> =
+                python_module(py)?.call_method0(intern!(py, "reseed"))?.extract()?;
             if let Some(warning) = warning {
-                process.tell(&Report::Warning(warning))?;
+                process.report(&Report::Warning(warning))?;
             }
             Ok(Some((Map::attach(map.as_fd(), start.geometry.total_bytes(), true)?, wake)))
         }
         Ok((pid, _)) => {
             // The new worker's alone from now on: the daemon learns of its death by their end.
             drop((control, map, stacks, wake, output, entrance));
-            process.tell(&Report::Forked { life: order.life, pid })?;
+            process.report(&Report::Forked { life: order.life, pid })?;
             Ok(None)
         }
         Err(error) => {
             let reason = error.value(py).to_string();
-            process.tell(&Report::ForkFailed { life: order.life, reason })?;
+            process.report(&Report::ForkFailed { life: order.life, reason })?;
             Ok(None)
         }
     }
 }
 
 /// In a new worker: waits until the process between has gone, and puts itself under the daemon's care.
-fn settle_in(daemon: Pid, between: Option<Pid>) -> io::Result<()> {
+fn adopt_by_daemon(daemon: Pid, between: Option<Pid>) -> io::Result<()> {
     if let Some(between) = between
         && getppid() == Some(between)
     {
@@ -230,7 +236,7 @@ fn await_readable(pidfd: &OwnedFd) -> io::Result<()> {
     }
 }
 
-fn python_half(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+fn python_module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    load_module(py, &MODULE, include_str!("zygote.py"), c"<rgun>/zygote.py", c"rgun_worker.zygote")
+    embedded_module(py, &MODULE, include_str!("zygote.py"), c"<rgun>/zygote.py", c"rgun_worker.zygote")
 }

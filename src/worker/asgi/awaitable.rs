@@ -171,7 +171,7 @@ fn wake_all(py: Python<'_>, worker: &Worker, futures: Vec<Py<PyAny>>) {
                 }
             });
         if let Err(error) = woken {
-            worker.raised(py, error);
+            worker.on_signal_exception(py, error);
         }
     }
 }

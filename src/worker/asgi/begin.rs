@@ -10,8 +10,8 @@ use super::receive::Receive;
 use super::send::Send;
 use super::state::{Application, Body, Exchange, Functions, Spare, Stage, State};
 use crate::fastcall::bind;
-use crate::gil_cell::Attached;
-use crate::head::Head;
+use crate::gil_cell::GilCell;
+use crate::head::ResponseHead;
 use crate::python::reference_count;
 
 /// Most bytes of a buffer that an exchange leaves to the next one.
@@ -41,7 +41,7 @@ impl Exchange {
             }
             return Ok(exchange);
         }
-        let exchange = Bound::new(py, Self(Attached::new(state)))?;
+        let exchange = Bound::new(py, Self(GilCell::new(state)))?;
         let functions = Functions { receive: bind::<Receive>(&exchange)?, send: bind::<Send>(&exchange)? };
         exchange.get().borrow_mut(py).functions = Some(functions);
         Ok(exchange)
@@ -79,7 +79,7 @@ impl State {
             started,
             is_head: request.method == b"HEAD",
             stage: Stage::Unstarted,
-            head: Head::default(),
+            head: ResponseHead::default(),
             fields: Vec::new(),
             is_head_sent: false,
             is_head_all: false,

@@ -9,7 +9,7 @@ use rgun_channel::ProtocolError;
 
 use super::awaitable;
 use super::state::{Application, Exchange, Stage, State};
-use crate::python::{Described, is_forked_child, leave_forked_child};
+use crate::python::{FormattedError, exit_forked_child, is_forked_child};
 
 impl Exchange {
     /// A part of the request's body.
@@ -91,7 +91,7 @@ impl Exchange {
     ) -> Result<(), ProtocolError> {
         let py = slf.py();
         let error = error.map(|error| PyErr::from_value(error.clone().into_any()));
-        in_the_worker(py, error.as_ref());
+        exit_if_forked_child(py, error.as_ref());
         let fault = if let Some(error) = error {
             let (is_disconnected, forsaken) = {
                 let exchange = slf.get().borrow(py);
@@ -135,7 +135,7 @@ impl Exchange {
             Ok(true) => {}
             Ok(false) => return Ok(()),
             Err(error) => {
-                slf.get().borrow(py).served.worker.raised(py, error);
+                slf.get().borrow(py).served.worker.on_signal_exception(py, error);
                 return Ok(());
             }
         }
@@ -176,13 +176,13 @@ impl Exchange {
 
 impl State {
     /// What is told of an answer that is not whole because the application took its client's half close for its end.
-    fn forsaken(&self) -> Option<Described> {
+    fn forsaken(&self) -> Option<FormattedError> {
         let is_forsaken = self.is_half_closed && !self.is_disconnected && self.stage < Stage::Ended;
-        is_forsaken.then(|| Described::plain(""))
+        is_forsaken.then(|| FormattedError::from_message(""))
     }
 
     /// What it has not done.
-    fn omission(&self) -> Option<Described> {
+    fn omission(&self) -> Option<FormattedError> {
         if self.is_disconnected {
             return None;
         }
@@ -190,11 +190,14 @@ impl State {
             return self.forsaken();
         }
         match self.stage {
-            stage if self.websocket.is_some() => (stage < Stage::Open)
-                .then(|| Described::plain("ASGI callable returned without completing handshake.")),
-            Stage::Unstarted => Some(Described::plain("ASGI callable returned without starting response.")),
+            stage if self.websocket.is_some() => (stage < Stage::Open).then(|| {
+                FormattedError::from_message("ASGI callable returned without completing handshake.")
+            }),
+            Stage::Unstarted => {
+                Some(FormattedError::from_message("ASGI callable returned without starting response."))
+            }
             Stage::Prepared | Stage::Streaming | Stage::Trailing => {
-                Some(Described::plain("ASGI callable returned without completing response."))
+                Some(FormattedError::from_message("ASGI callable returned without completing response."))
             }
             Stage::Open | Stage::Ended | Stage::Done => None,
         }
@@ -212,21 +215,21 @@ impl Application {
 }
 
 /// A value, where ASGI has none.
-fn returned(result: &Bound<'_, PyAny>) -> Option<Described> {
+fn returned(result: &Bound<'_, PyAny>) -> Option<FormattedError> {
     (!result.is_none()).then(|| {
         let text = result.str().map_or_else(|_| super::head::type_name(result), |text| text.to_string());
-        Described::plain(format!("ASGI callable should return None, but returned '{text}'."))
+        FormattedError::from_message(format!("ASGI callable should return None, but returned '{text}'."))
     })
 }
 
 /// What is to be told of an exception, if anything.
-fn fault_of(py: Python<'_>, is_disconnected: bool, error: &PyErr) -> Option<Described> {
+fn fault_of(py: Python<'_>, is_disconnected: bool, error: &PyErr) -> Option<FormattedError> {
     // Cancelled at its deadline, for which the client has its answer; or the framework's own way to say that the
     // client has gone (Starlette's ClientDisconnect).
     if is_disconnected && is_farewell(error.value(py).as_any(), MOST_NESTED) {
         return None;
     }
-    Some(Described::of(py, error))
+    Some(FormattedError::from_exception(py, error))
 }
 
 /// Groups of exceptions within groups.
@@ -253,9 +256,9 @@ fn is_farewell(error: &Bound<'_, PyAny>, nested: u8) -> bool {
 }
 
 /// The channel is the worker's own: a process that the application forked ends here.
-pub(super) fn in_the_worker(py: Python<'_>, error: Option<&PyErr>) {
+pub(super) fn exit_if_forked_child(py: Python<'_>, error: Option<&PyErr>) {
     if is_forked_child() {
-        leave_forked_child(py, error);
+        exit_forked_child(py, error);
     }
 }
 
@@ -268,6 +271,7 @@ pub(super) fn ended(
     error: Option<&Bound<'_, PyBaseException>>,
 ) {
     let served = exchange.get().borrow(exchange.py()).served;
-    Exchange::ended(exchange, result, error).unwrap_or_else(|broken| served.worker.broken(&broken));
+    Exchange::ended(exchange, result, error)
+        .unwrap_or_else(|broken| served.worker.abort_on_protocol_error(&broken));
     served.owe(exchange.py());
 }

@@ -11,7 +11,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyString, PyTuple}
 use rgun_channel::frame::{MAX_FIELDS, encode_field, encode_known_field};
 use rgun_channel::header::index_of;
 
-use crate::head::{Head, is_control, is_token, length};
+use crate::head::{ResponseHead, is_control, is_token, parse_content_length};
 
 /// Checks the status code of a message.
 pub(super) fn status_code(status: &Bound<'_, PyAny>, message: &str) -> PyResult<u16> {
@@ -30,8 +30,8 @@ pub(super) fn encode(
     status: u16,
     headers: Option<&Bound<'_, PyAny>>,
     mut fields: Vec<u8>,
-) -> PyResult<(Head, Vec<u8>)> {
-    let mut head = Head { status, ..Head::default() };
+) -> PyResult<(ResponseHead, Vec<u8>)> {
+    let mut head = ResponseHead { status, ..ResponseHead::default() };
     extend(&mut head, headers, &mut fields)?;
     Ok((head, fields))
 }
@@ -40,7 +40,7 @@ pub(super) fn encode(
 const USUAL_FIELDS: usize = 256;
 
 /// Checks headers and appends them to a head's `fields`.
-fn extend(head: &mut Head, headers: Option<&Bound<'_, PyAny>>, fields: &mut Vec<u8>) -> PyResult<()> {
+fn extend(head: &mut ResponseHead, headers: Option<&Bound<'_, PyAny>>, fields: &mut Vec<u8>) -> PyResult<()> {
     let Some(headers) = headers else { return Ok(()) };
     // One allocation, for most.
     fields.reserve(USUAL_FIELDS);
@@ -72,8 +72,8 @@ fn extend(head: &mut Head, headers: Option<&Bound<'_, PyAny>>, fields: &mut Vec<
 pub(super) fn accepting(
     subprotocol: Option<&Bound<'_, PyAny>>,
     headers: Option<&Bound<'_, PyAny>>,
-) -> PyResult<(Head, Vec<u8>)> {
-    let (mut head, mut fields) = (Head { status: 101, ..Head::default() }, Vec::new());
+) -> PyResult<(ResponseHead, Vec<u8>)> {
+    let (mut head, mut fields) = (ResponseHead { status: 101, ..ResponseHead::default() }, Vec::new());
     if let Some(subprotocol) = subprotocol {
         let text = subprotocol.cast::<PyString>().map_err(|_| {
             PyTypeError::new_err(format!(
@@ -102,7 +102,7 @@ const PROTOCOL: &[u8] = b"sec-websocket-protocol";
 
 /// What of a head that accepts a WebSocket is not the application's: the daemon's part of the handshake (RFC 6455
 /// §4.2.2), a second subprotocol, and a length (RFC 9110 §8.6).
-fn is_handshakes(name: &[u8], head: &Head, fields: &[u8]) -> bool {
+fn is_handshakes(name: &[u8], head: &ResponseHead, fields: &[u8]) -> bool {
     match name {
         b"sec-websocket-accept" | b"sec-websocket-extensions" | b"content-length" => true,
         PROTOCOL => {
@@ -115,7 +115,7 @@ fn is_handshakes(name: &[u8], head: &Head, fields: &[u8]) -> bool {
 fn add(
     name: &Bound<'_, PyBytes>,
     value: &Bound<'_, PyBytes>,
-    head: &mut Head,
+    head: &mut ResponseHead,
     fields: &mut Vec<u8>,
 ) -> PyResult<()> {
     let (name, value) = (name.as_bytes(), value.as_bytes());
@@ -143,7 +143,7 @@ fn add(
             return Ok(());
         }
         b"content-length" => {
-            let length = length(value)?;
+            let length = parse_content_length(value)?;
             if head.length.is_some_and(|other| other != length) {
                 return Err(PyRuntimeError::new_err("two Content-Length headers that differ"));
             }
@@ -172,7 +172,7 @@ const MOST: u16 = MAX_FIELDS - 1;
 
 /// The Link fields of early hints, and how many they are.
 pub(super) fn encode_links(links: &Bound<'_, PyAny>) -> PyResult<(u16, Vec<u8>)> {
-    let (mut head, mut fields) = (Head::default(), Vec::new());
+    let (mut head, mut fields) = (ResponseHead::default(), Vec::new());
     let name = PyBytes::new(links.py(), b"link");
     for link in links.try_iter()? {
         add(&name, &bytes(link?, "a link of http.response.early_hint")?, &mut head, &mut fields)?;

@@ -56,7 +56,7 @@ pub(super) fn processed(slf: &Bound<'_, Exchange>, outcome: Result<(), Fault>) -
         Ok(()) => {}
         Err(Fault::Python(error)) => return Err(error),
         Err(Fault::App(described)) => return Err(PyRuntimeError::new_err(described.summary)),
-        Err(Fault::Channel(broken)) => served.worker.broken(&broken),
+        Err(Fault::Channel(broken)) => served.worker.abort_on_protocol_error(&broken),
     }
     let receivers = {
         let mut exchange = slf.get().borrow_mut(py);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rgun_channel::ProtocolError;
 use rgun_channel::ring::Position;
 
-use crate::output::{DEFER, Output};
+use crate::output::{MAX_WAKEUP_DELAY_NS, Output};
 use crate::python::lock;
 
 /// Frames that wait.
@@ -36,8 +36,8 @@ impl Outbox {
     pub(super) fn tick(&self, output: &Output, now: u64) {
         match self.owed_since.load(Ordering::Relaxed) {
             0 => self.owed_since.store(now, Ordering::Relaxed),
-            since if now.saturating_sub(since) > DEFER => {
-                output.ring();
+            since if now.saturating_sub(since) > MAX_WAKEUP_DELAY_NS => {
+                output.wake_daemon();
                 self.owed_since.store(now, Ordering::Relaxed);
             }
             _ => {}
@@ -74,7 +74,7 @@ impl Outbox {
         while let Some(frame) = self.take() {
             if output.try_push(&frame)?.is_none() {
                 // Announced, then looked at once more: either we see the room or the daemon sees us.
-                output.wants_space().announce_wait();
+                output.space_flag().announce_wait();
                 if output.try_push(&frame)?.is_none() {
                     lock(&self.frames).push_front(frame);
                     self.ring(output);
@@ -93,7 +93,7 @@ impl Outbox {
     /// Wakes the daemon if it sleeps and there is something that it does not know of.
     pub(super) fn ring(&self, output: &Output) {
         self.owed_since.store(0, Ordering::Relaxed);
-        output.ring();
+        output.wake_daemon();
     }
 }
 

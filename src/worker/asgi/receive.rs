@@ -13,15 +13,15 @@ use rgun_channel::ProtocolError;
 use rgun_channel::frame::CompletionKind;
 
 use super::awaitable::{Waiting, awaited};
-use super::exchange::in_the_worker;
+use super::exchange::exit_if_forked_child;
 use super::response::NO_FIELDS;
 use super::state::{Exchange, Stage, State};
-use crate::fastcall::{Arguments, Function};
+use crate::fastcall::{Arguments, FastFunction};
 
 /// What the application is called with as its second argument.
 pub(super) struct Receive;
 
-impl Function for Receive {
+impl FastFunction for Receive {
     type Object = Exchange;
     const NAME: &'static CStr = c"receive";
 
@@ -46,7 +46,7 @@ awaited!(Receiving);
 
 impl Receiving {
     pub(super) fn new(exchange: &Bound<'_, Exchange>) -> Self {
-        in_the_worker(exchange.py(), None);
+        exit_if_forked_child(exchange.py(), None);
         Self { exchange: exchange.clone().unbind(), waiting: Waiting::default() }
     }
 
@@ -98,7 +98,7 @@ impl Exchange {
         if asked {
             let taken = slf.get().borrow(py).body.taken;
             let told = slf.get().borrow(py).tell_taken(py, taken);
-            told.unwrap_or_else(|broken| served.worker.broken(&broken));
+            told.unwrap_or_else(|broken| served.worker.abort_on_protocol_error(&broken));
             served.owe(py);
         }
         let events = &served.events;

@@ -21,10 +21,10 @@ use rgun_channel::ring::Position;
 
 use super::state::{Carried, Exchange, Functions, Pending, Stage, State};
 use crate::fault::Fault;
-use crate::head::{HEAD_ROOM, Head};
-use crate::python::Described;
-use crate::wait::now;
-use crate::wsgi::file_wrapper::{has_bytes, length_from};
+use crate::head::{HEAD_OVERHEAD_BYTES, ResponseHead};
+use crate::python::FormattedError;
+use crate::wait::monotonic_ns;
+use crate::wsgi::file_wrapper::{has_bytes, trusted_length};
 
 /// From this many bytes on, copying into the slab is done without the GIL.
 const COPY_DETACHED: usize = 4 * CHUNK_BYTES;
@@ -37,7 +37,7 @@ impl State {
     pub(super) fn prepare(
         &mut self,
         py: Python<'_>,
-        (head, fields): (Head, Vec<u8>),
+        (head, fields): (ResponseHead, Vec<u8>),
         trailers: bool,
     ) -> PyResult<()> {
         self.set_head(head, fields)?;
@@ -48,13 +48,13 @@ impl State {
     }
 
     /// Keeps a head if its fields fit into a frame.
-    pub(super) fn set_head(&mut self, head: Head, fields: Vec<u8>) -> PyResult<()> {
+    pub(super) fn set_head(&mut self, head: ResponseHead, fields: Vec<u8>) -> PyResult<()> {
         let most = self.served.worker.start.geometry.max_completion_frame();
-        if fields.len() + HEAD_ROOM > most {
+        if fields.len() + HEAD_OVERHEAD_BYTES > most {
             return Err(PyValueError::new_err(format!(
                 "the response's headers have {} bytes, more than the {} that fit",
                 fields.len(),
-                most - HEAD_ROOM
+                most - HEAD_OVERHEAD_BYTES
             )));
         }
         (self.head, self.fields) = (head, fields);
@@ -86,7 +86,7 @@ impl State {
             until = 0;
             if self.is_head && !self.is_head_sent && !more && self.head.length.is_none() && len > 0 {
                 // What the answer to GET would say.
-                self.head.add_length(len as u64, &mut self.fields)?;
+                self.head.add_content_length(len as u64, &mut self.fields)?;
             }
         } else if let Some(length) = self.head.length {
             if len as u64 > length - self.given {
@@ -97,7 +97,7 @@ impl State {
                 return Err(shorter().into());
             }
         } else if !self.is_head_sent && !more && len > MAX_INLINE_BODY && !self.has_trailers {
-            self.head.add_length(len as u64, &mut self.fields)?;
+            self.head.add_content_length(len as u64, &mut self.fields)?;
         }
         self.given += until as u64;
         let end = !more && !self.has_trailers;
@@ -154,13 +154,13 @@ impl State {
             }
             let mut chunks = Vec::new();
             let mut taken = if rest.len() >= COPY_DETACHED {
-                py.detach(|| worker.output.try_fill(rest, &mut chunks))?
+                py.detach(|| worker.output.try_fill_chunks(rest, &mut chunks))?
             } else {
-                worker.output.try_fill(rest, &mut chunks)?
+                worker.output.try_fill_chunks(rest, &mut chunks)?
             };
             if taken == 0 {
-                worker.output.wants_space().announce_wait();
-                taken = worker.output.try_fill(rest, &mut chunks)?;
+                worker.output.space_flag().announce_wait();
+                taken = worker.output.try_fill_chunks(rest, &mut chunks)?;
             }
             if taken == 0 {
                 self.pending = Some(Pending { bytes, at, until, carried });
@@ -215,10 +215,10 @@ impl State {
                     has_bytes(py, fd, length).map_err(|errno| PyErr::from(io::Error::from(errno)))?;
                 if has_all { Ok(length) } else { Err(shorter().into()) }
             }
-            None => match length_from(py, fd, 0) {
+            None => match trusted_length(py, fd, 0) {
                 Some(len) => {
                     if !self.has_trailers && !self.is_head_sent {
-                        self.head.add_length(len, &mut self.fields)?;
+                        self.head.add_content_length(len, &mut self.fields)?;
                     }
                     Ok(len)
                 }
@@ -227,7 +227,7 @@ impl State {
                 }
                 None => {
                     if !self.has_trailers && !self.is_head_sent {
-                        self.head.add_length(0, &mut self.fields)?;
+                        self.head.add_content_length(0, &mut self.fields)?;
                     }
                     Ok(0)
                 }
@@ -237,7 +237,7 @@ impl State {
 
     /// `http.response.early_hint`.
     pub(super) fn hint(&mut self, py: Python<'_>, n_fields: u16, fields: &[u8]) -> Result<(), Fault> {
-        if fields.len() + HEAD_ROOM > self.served.worker.start.geometry.max_completion_frame() {
+        if fields.len() + HEAD_OVERHEAD_BYTES > self.served.worker.start.geometry.max_completion_frame() {
             return Err(PyValueError::new_err("http.response.early_hint: the links are too long").into());
         }
         Ok(self.frame(
@@ -260,7 +260,7 @@ impl State {
     ) -> Result<(), Fault> {
         let most = self.served.worker.start.geometry.max_completion_frame();
         let n_trailers = self.n_trailers + n_fields;
-        if self.trailers.len() + fields.len() + HEAD_ROOM > most || n_trailers > MAX_FIELDS {
+        if self.trailers.len() + fields.len() + HEAD_OVERHEAD_BYTES > most || n_trailers > MAX_FIELDS {
             return Err(PyValueError::new_err("http.response.trailers: they are too long").into());
         }
         self.trailers.extend_from_slice(fields);
@@ -276,7 +276,7 @@ impl State {
     pub(super) fn finish(
         &mut self,
         py: Python<'_>,
-        fault: Option<&Described>,
+        fault: Option<&FormattedError>,
     ) -> Result<Option<Leftover>, ProtocolError> {
         if self.stage == Stage::Done {
             return Ok(Some(Leftover::default()));
@@ -290,7 +290,7 @@ impl State {
                 &Body::Inline(&[]),
                 &mut scratch,
             );
-            described.as_error().encode(&mut scratch);
+            described.as_app_error().encode(&mut scratch);
             let pushed = self.served.outbox.push(&self.served.worker.output, &scratch);
             self.served.scratch.put(py, scratch);
             pushed?;
@@ -302,7 +302,7 @@ impl State {
                 return Ok(None);
             }
             self.served.worker.mark_idle(self.slot);
-            if self.ended_at.take().is_some_and(|at| self.served.worker.output.amend(at)) {
+            if self.ended_at.take().is_some_and(|at| self.served.worker.output.mark_done(at)) {
                 self.stage = Stage::Done;
                 return Ok(Some(self.over(py, None)));
             }
@@ -338,7 +338,7 @@ impl State {
         if worker.unacked(slot) <= RESPONSE_WINDOW {
             return true;
         }
-        worker.wants_credit(slot).announce_wait();
+        worker.credit_flag(slot).announce_wait();
         worker.unacked(slot) <= RESPONSE_WINDOW
     }
 
@@ -349,7 +349,8 @@ impl State {
 
     fn fits_inline(&self, len: usize) -> bool {
         len <= MAX_INLINE_BODY
-            && HEAD_ROOM + self.fields.len() + len <= self.served.worker.start.geometry.max_completion_frame()
+            && HEAD_OVERHEAD_BYTES + self.fields.len() + len
+                <= self.served.worker.start.geometry.max_completion_frame()
     }
 
     pub(super) fn send_inline(
@@ -440,7 +441,7 @@ impl State {
             text: false,
             more: false,
             status: if kind == CompletionKind::Respond { self.head.status } else { 0 },
-            service: if done { now().saturating_sub(self.started) } else { 0 },
+            service: if done { monotonic_ns().saturating_sub(self.started) } else { 0 },
             slot: u16::try_from(self.slot).unwrap_or(u16::MAX),
         }
     }

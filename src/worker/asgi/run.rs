@@ -17,10 +17,10 @@ use super::outbox::Outbox;
 use super::scope::Scopes;
 use super::state::{Application, Exchanges, python_half};
 use super::{exchange, websocket};
-use crate::application::Failure;
+use crate::application::BootFailure;
 use crate::dispositions;
-use crate::gil_cell::Attached;
-use crate::python::support;
+use crate::gil_cell::GilCell;
+use crate::python::load_py;
 use crate::worker::Worker;
 
 /// Runs lifespan's startup, tells Ready, serves until the daemon says stop, and runs lifespan's shutdown. Calls
@@ -33,11 +33,11 @@ pub(crate) fn run(
     worker: &'static Worker,
     application: &Py<PyAny>,
     on_start: impl FnOnce(&'static Application),
-) -> PyResult<Result<(), Failure>> {
+) -> PyResult<Result<(), BootFailure>> {
     let half = python_half(py)?;
     half.setattr(intern!(py, "ended"), wrap_pyfunction!(exchange::ended, half)?)?;
     let leave = PyCFunction::new_closure(py, None, None, |arguments, _| -> PyResult<()> {
-        worker.raised(arguments.py(), PyErr::from_value(arguments.get_item(0)?));
+        worker.on_signal_exception(arguments.py(), PyErr::from_value(arguments.get_item(0)?));
         Ok(())
     })?;
     half.setattr(intern!(py, "leave"), leave)?;
@@ -52,21 +52,21 @@ pub(crate) fn run(
         LoopChoice::Uvloop => "uvloop",
     };
     let server =
-        half.call_method1(intern!(py, "Server"), (support(py)?, application, lifespan, event_loop))?;
-    if let Err(failure) = Failure::of(&server.call_method0(intern!(py, "open"))?)? {
+        half.call_method1(intern!(py, "Server"), (load_py(py)?, application, lifespan, event_loop))?;
+    if let Err(failure) = BootFailure::from_outcome(&server.call_method0(intern!(py, "open"))?)? {
         return Ok(Err(failure));
     }
     let warnings = |warnings: Bound<'_, PyAny>| -> PyResult<()> {
         for warning in warnings.extract::<Vec<String>>()? {
-            worker.process.tell(&Report::Warning(warning))?;
+            worker.process.report(&Report::Warning(warning))?;
         }
         Ok(())
     };
     let started = match server.call_method0(intern!(py, "startup")) {
-        Ok(outcome) => Failure::of(&outcome)?,
+        Ok(outcome) => BootFailure::from_outcome(&outcome)?,
         // A signal handler's. What startup has begun ends with the loop.
         Err(error) if error.is_instance_of::<PySystemExit>(py) => {
-            worker.raised(py, error);
+            worker.on_signal_exception(py, error);
             Ok(())
         }
         Err(error) => return Err(error),
@@ -83,17 +83,17 @@ pub(crate) fn run(
         worker.mark_thread(0);
         served.watch(py)?;
         dispositions::set_ready();
-        worker.process.tell(&Report::Ready { interface: Interface::Asgi })?;
+        worker.process.report(&Report::Ready { interface: Interface::Asgi })?;
         served.run(py, &server);
         if let Err(error) = served.unwatch(py) {
-            worker.raised(py, error);
+            worker.on_signal_exception(py, error);
         }
     }
     match server.call_method0(intern!(py, "close")) {
         Ok(told) => warnings(told)?,
-        Err(error) => worker.raised(py, error),
+        Err(error) => worker.on_signal_exception(py, error),
     }
-    worker.take_exit().map_or(Ok(Ok(())), Err)
+    worker.take_exit_exception().map_or(Ok(Ok(())), Err)
 }
 
 impl Application {
@@ -114,13 +114,13 @@ impl Application {
                 server.call_method0(intern!(py, "new_task"))?.extract()?,
             )?,
             scopes: Scopes::new(py, start, asgi, state)?,
-            recent: Attached::default(),
+            recent: GilCell::default(),
             events: Events::new(py)?,
             websockets: websocket::Constants::new(py)?,
             outbox: Outbox::default(),
             names: Names::new(py),
             sent: Py::new(py, Sent)?,
-            exchanges: Attached::new(Exchanges {
+            exchanges: GilCell::new(Exchanges {
                 running: std::collections::HashMap::default(),
                 // The lowest last, so that it is used first.
                 free: (0..start.geometry.slots).rev().collect(),
@@ -129,8 +129,8 @@ impl Application {
                 heads: Heads::default(),
                 spares: Vec::new(),
             }),
-            scratch: Attached::default(),
-            claimed: Attached::default(),
+            scratch: GilCell::default(),
+            claimed: GilCell::default(),
             is_held_up: AtomicBool::new(false),
         })))
     }
@@ -140,14 +140,14 @@ impl Application {
     fn run(&self, py: Python<'_>, server: &Bound<'_, PyAny>) {
         while let Err(error) = server.call_method0(intern!(py, "run")) {
             if error.is_instance_of::<PySystemExit>(py) {
-                self.worker.raised(py, error);
+                self.worker.on_signal_exception(py, error);
             } else {
                 error.write_unraisable(py, Some(self.event_loop.object().bind(py)));
             }
             // It may have been raised in a task, which nobody else knows to have ended.
-            self.reap(py).unwrap_or_else(|broken| self.worker.broken(&broken));
+            self.reap(py).unwrap_or_else(|broken| self.worker.abort_on_protocol_error(&broken));
             // The turn that was to come may have been lost.
-            self.worker.ring_itself();
+            self.worker.wake_loop();
         }
     }
 }

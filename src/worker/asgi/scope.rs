@@ -16,7 +16,7 @@ use crate::percent::percent_decode;
 use crate::python::latin1;
 
 /// An event loop's memory: fields with their names, clients, `path`s with their `raw_path`s.
-pub(super) type Recent = object_cache::Recent<PyTuple, Py<PyTuple>, (Py<PyString>, Py<PyBytes>)>;
+pub(super) type ScopeCache = object_cache::ObjectCache<PyTuple, Py<PyTuple>, (Py<PyString>, Py<PyBytes>)>;
 
 /// Makes scopes.
 #[derive(Debug)]
@@ -198,7 +198,7 @@ impl Scopes {
     pub(super) fn make<'py>(
         &self,
         py: Python<'py>,
-        recent: &mut Recent,
+        recent: &mut ScopeCache,
         request: &Request<'_>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let keys = &self.keys;
@@ -250,7 +250,7 @@ impl Scopes {
     fn headers<'py>(
         &self,
         py: Python<'py>,
-        recent: &mut Recent,
+        recent: &mut ScopeCache,
         request: &Request<'_>,
     ) -> PyResult<Bound<'py, PyList>> {
         let headers = PyList::empty(py);

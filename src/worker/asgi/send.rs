@@ -12,19 +12,19 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::awaitable::{Waiting, awaited};
-use super::exchange::{ended, in_the_worker};
+use super::exchange::{ended, exit_if_forked_child};
 use super::head::bytes;
 use super::message::{is_truthy, items, missing, prepare, processed, required, shown, truth, unchanged};
 use super::receive::Receiving;
 use super::state::{Application, Exchange, Stage};
 use super::{head, websocket};
-use crate::fastcall::{Arguments, Function};
-use crate::head::Head;
+use crate::fastcall::{Arguments, FastFunction};
+use crate::head::ResponseHead;
 
 /// What the application is called with as its third argument.
 pub(super) struct Send;
 
-impl Function for Send {
+impl FastFunction for Send {
     type Object = Exchange;
     const NAME: &'static CStr = c"send";
 
@@ -47,7 +47,7 @@ impl Exchange {
     /// Sends a message, now if there is room.
     fn send<'py>(slf: &Bound<'py, Self>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        in_the_worker(py, None);
+        exit_if_forked_child(py, None);
         let (served, is_disconnected, is_websocket, can_send) = {
             let exchange = slf.get().try_borrow(py)?;
             let is_websocket = exchange.websocket.is_some();
@@ -182,7 +182,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         Stage::Trailing if is(&names.trailers)? => {
             let more = truth(message, intern!(py, "more_trailers"))?;
             let status = slf.get().try_borrow(py)?.head.status;
-            let (Head { n_fields, .. }, fields) = head::encode(status, headers.as_ref(), Vec::new())?;
+            let (ResponseHead { n_fields, .. }, fields) = head::encode(status, headers.as_ref(), Vec::new())?;
             unchanged(slf, stage)?.trailers(py, n_fields, &fields, more)
         }
         Stage::Trailing => return Err(expected("http.response.trailers", &kind)),

@@ -31,11 +31,11 @@ use super::events::Events;
 use super::heads::Heads;
 use super::names::Names;
 use super::outbox::Outbox;
-use super::scope::{Recent, Scopes};
+use super::scope::{ScopeCache, Scopes};
 use super::websocket::{Constants, WebSocket};
-use crate::gil_cell::Attached;
-use crate::head::Head;
-use crate::python::load_module;
+use crate::gil_cell::GilCell;
+use crate::head::ResponseHead;
+use crate::python::embedded_module;
 use crate::worker::Worker;
 
 /// The application, its event loop, and everything that is the same for all its requests. Leaked: lives as long as the
@@ -52,18 +52,18 @@ pub(crate) struct Application {
     pub(super) event_loop: Loop,
     pub(super) scopes: Scopes,
     /// For the scopes; away while one is made.
-    pub(super) recent: Attached<Option<Recent>>,
+    pub(super) recent: GilCell<Option<ScopeCache>>,
     pub(super) events: Events,
     pub(super) websockets: Constants,
     pub(super) outbox: Outbox,
     pub(super) names: Names,
     /// What `send()` returns when nothing is left to wait for.
     pub(super) sent: Py<Sent>,
-    pub(super) exchanges: Attached<Exchanges>,
+    pub(super) exchanges: GilCell<Exchanges>,
     /// The frame that is being made.
-    pub(super) scratch: Attached<Vec<u8>>,
+    pub(super) scratch: GilCell<Vec<u8>>,
     /// The frame that was claimed.
-    pub(super) claimed: Attached<Vec<u8>>,
+    pub(super) claimed: GilCell<Vec<u8>>,
     /// An exchange waits for credit or space.
     pub(super) is_held_up: AtomicBool,
 }
@@ -134,8 +134,8 @@ impl Application {
         if let Err(error) = self.event_loop.call_soon(py, turn) {
             // A signal handler's exception. (Or the loop is closed, and nobody listens.) The bell brings another turn.
             self.event_loop.will_ring.store(false, Ordering::Relaxed);
-            self.worker.ring_itself();
-            self.worker.raised(py, error);
+            self.worker.wake_loop();
+            self.worker.on_signal_exception(py, error);
         }
     }
 
@@ -252,7 +252,7 @@ pub(super) struct Spare {
 /// An exchange.
 #[pyclass(frozen, module = "rgun")]
 #[derive(Debug)]
-pub(crate) struct Exchange(pub(super) Attached<State>);
+pub(crate) struct Exchange(pub(super) GilCell<State>);
 
 /// What is known of it.
 #[derive(Debug)]
@@ -264,7 +264,7 @@ pub(crate) struct State {
     pub(super) started: u64,
     pub(super) is_head: bool,
     pub(super) stage: Stage,
-    pub(super) head: Head,
+    pub(super) head: ResponseHead,
     /// The head's, encoded, until they are sent.
     pub(super) fields: Vec<u8>,
     pub(super) is_head_sent: bool,
@@ -386,5 +386,5 @@ impl std::hash::Hasher for Id {
 /// `asgi.py`.
 pub(super) fn python_half(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    load_module(py, &MODULE, include_str!("../asgi.py"), c"<rgun>/asgi.py", c"rgun_worker.asgi")
+    embedded_module(py, &MODULE, include_str!("../asgi.py"), c"<rgun>/asgi.py", c"rgun_worker.asgi")
 }

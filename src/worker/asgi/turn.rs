@@ -14,9 +14,9 @@ use rgun_channel::ProtocolError;
 use rgun_channel::control::Report;
 use rgun_channel::frame::{Request, StreamFrame, Submission};
 
-use super::exchange::in_the_worker;
+use super::exchange::exit_if_forked_child;
 use super::state::{Application, Exchange, Exchanges, Functions, Stage};
-use crate::wait::now;
+use crate::wait::monotonic_ns;
 
 /// Only when no more than so many are left, a worker that is to stop looks in each turn whether one of them has ended
 /// without saying so: thousands of WebSockets that are closed one after the other would have it look at all of them
@@ -52,17 +52,17 @@ enum Cause {
 impl Turn {
     fn __call__(&self, py: Python<'_>) {
         // A child that goes on waiting on its parent's loop hears the bell, too.
-        in_the_worker(py, None);
+        exit_if_forked_child(py, None);
         let worker = self.served.worker;
         if self.cause == Cause::Rung {
-            worker.hear_bell();
+            worker.drain_eventfd();
             self.served.on_wakeup(py);
         }
         // Those of signals that have come already: here they interrupt nobody. uvloop calls us before it looks itself.
         if let Err(error) = py.check_signals() {
-            worker.raised(py, error);
+            worker.on_signal_exception(py, error);
         }
-        self.served.turn(py, self.cause).unwrap_or_else(|broken| worker.broken(&broken));
+        self.served.turn(py, self.cause).unwrap_or_else(|broken| worker.abort_on_protocol_error(&broken));
     }
 
     #[new]
@@ -79,7 +79,7 @@ impl Application {
         let _ = self.event_loop.turn.set(Py::new(py, turn(Cause::Scheduled))?.into_any());
         let _ = self.event_loop.heads_turn.set(Py::new(py, turn(Cause::Heads))?.into_any());
         let rung = turn(Cause::Rung);
-        let arguments = (self.worker.bell(), rung);
+        let arguments = (self.worker.eventfd(), rung);
         self.event_loop.object.call_method1(py, intern!(py, "add_reader"), arguments)?;
         self.owe(py);
         Ok(())
@@ -88,7 +88,10 @@ impl Application {
     /// No more turns.
     pub(super) fn unwatch(&self, py: Python<'_>) -> PyResult<()> {
         self.event_loop.is_over.store(true, Ordering::Relaxed);
-        self.event_loop.object.call_method1(py, intern!(py, "remove_reader"), (self.worker.bell(),)).map(drop)
+        self.event_loop
+            .object
+            .call_method1(py, intern!(py, "remove_reader"), (self.worker.eventfd(),))
+            .map(drop)
     }
 
     /// Has heads for which no body has come sent when the loop has gone round.
@@ -103,8 +106,8 @@ impl Application {
         if let Err(error) = self.event_loop.call_soon(py, turn) {
             // As in `schedule`.
             self.exchanges(py).heads.break_off_rounds();
-            self.worker.ring_itself();
-            self.worker.raised(py, error);
+            self.worker.wake_loop();
+            self.worker.on_signal_exception(py, error);
         }
     }
 
@@ -189,11 +192,11 @@ impl Application {
                 if cancel {
                     let cancelled = Exchange::cancel(&exchange);
                     let told = cancelled.and_then(|report| match report {
-                        Some(report) => self.worker.process.tell(&Report::Warning(report)),
+                        Some(report) => self.worker.process.report(&Report::Warning(report)),
                         None => Ok(()),
                     });
                     if let Err(error) = told {
-                        self.worker.raised(py, error);
+                        self.worker.on_signal_exception(py, error);
                     }
                     // Its task may have ended without saying so, and nobody else would come to look.
                     Exchange::reap(&exchange)?;
@@ -212,7 +215,7 @@ impl Application {
 
     /// Starts a task.
     fn begin(&'static self, py: Python<'_>, request: &Request<'_>) -> Result<(), ProtocolError> {
-        let started = now();
+        let started = monotonic_ns();
         self.outbox.tick(&self.worker.output, started);
         let slot = self.exchanges(py).free.pop().ok_or(ProtocolError::Frame("more exchanges than slots"))?;
         self.worker.mark_running(slot, request.exchange, started);
@@ -227,7 +230,7 @@ impl Application {
         self.exchanges(py).running.insert(request.exchange.0, exchange.clone().unbind());
         let made = self.task(py, request, &exchange);
         // It may have forked, and its child has come back to here when it came to wait.
-        in_the_worker(py, None);
+        exit_if_forked_child(py, None);
         match made {
             Ok(task) => {
                 let mut exchange = exchange.get().borrow_mut(py);
@@ -239,7 +242,7 @@ impl Application {
             Err(error) => {
                 let failed = Exchange::fail(&exchange, &error);
                 if error.is_instance_of::<PySystemExit>(py) {
-                    self.worker.raised(py, error);
+                    self.worker.on_signal_exception(py, error);
                 }
                 failed
             }

@@ -8,7 +8,7 @@ use crate::worker::Worker;
 
 /// The application and everything that is the same for all its requests. Leaked: lives as long as the process.
 #[derive(Debug)]
-pub(crate) struct Application {
+pub(crate) struct WsgiApplication {
     pub(crate) worker: &'static Worker,
     pub(super) callable: Py<PyAny>,
     pub(super) environ: Environ,
@@ -16,7 +16,7 @@ pub(crate) struct Application {
     pub(crate) heads: HeadCache,
 }
 
-impl Application {
+impl WsgiApplication {
     /// Prepares to serve `callable`.
     ///
     /// # Errors

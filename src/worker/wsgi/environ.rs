@@ -12,14 +12,14 @@ use rgun_channel::header::{METHOD_GET, METHOD_LITERAL, METHODS, NAMES, index_of,
 
 use super::file_wrapper::FileWrapper;
 use super::input::Input;
-use crate::bodies::Bodies;
+use crate::bodies::SpooledBodies;
 use crate::object_cache;
 use crate::percent::percent_decode;
 use crate::python::{decimal, latin1};
 
 /// A slot's memory: the values of fields, clients' addresses and ports, paths as they came and as `PATH_INFO`.
-pub(crate) type Recent =
-    object_cache::Recent<PyString, (Py<PyString>, Py<PyString>), (Py<PyString>, Py<PyString>)>;
+pub(crate) type EnvironCache =
+    object_cache::ObjectCache<PyString, (Py<PyString>, Py<PyString>), (Py<PyString>, Py<PyString>)>;
 
 /// Makes environs.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) struct Environ {
     names: Vec<Py<PyString>>,
     /// By index of [`METHODS`].
     methods: Vec<Py<PyString>>,
-    keys: Keys,
+    keys: EnvironKeys,
     root_path: Vec<u8>,
     content_length: u8,
     cookie: u8,
@@ -38,7 +38,7 @@ pub(crate) struct Environ {
 
 /// Interned keys and values.
 #[derive(Debug)]
-struct Keys {
+struct EnvironKeys {
     request_method: Py<PyString>,
     path_info: Py<PyString>,
     query_string: Py<PyString>,
@@ -117,7 +117,7 @@ impl Environ {
             templates,
             names,
             methods: METHODS.iter().map(|method| string(method)).collect(),
-            keys: Keys {
+            keys: EnvironKeys {
                 request_method: string("REQUEST_METHOD"),
                 path_info: string("PATH_INFO"),
                 query_string: string("QUERY_STRING"),
@@ -138,11 +138,11 @@ impl Environ {
     }
 
     /// The environ of one request. Waits for a spooled body without the GIL.
-    pub(crate) fn make<'py>(
+    pub(crate) fn build<'py>(
         &self,
         py: Python<'py>,
-        bodies: &Bodies,
-        recent: &mut Recent,
+        bodies: &SpooledBodies,
+        recent: &mut EnvironCache,
         request: &Request<'_>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let keys = &self.keys;
@@ -189,7 +189,7 @@ impl Environ {
         &self,
         py: Python<'_>,
         environ: &Bound<'_, PyDict>,
-        recent: &mut Recent,
+        recent: &mut EnvironCache,
         request: &Request<'_>,
     ) -> PyResult<()> {
         let keys = &self.keys;
@@ -230,7 +230,7 @@ impl Environ {
         &self,
         py: Python<'_>,
         environ: &Bound<'_, PyDict>,
-        recent: &mut Recent,
+        recent: &mut EnvironCache,
         request: &Request<'_>,
     ) -> PyResult<bool> {
         // Which names of the table have been seen: a repeated field is joined (RFC 9110 §5.3).
@@ -255,7 +255,7 @@ impl Environ {
                     } else {
                         // RFC 9113 §8.2.3: cookies are joined by their own separator.
                         let separator = if index == self.cookie { "; " } else { "," };
-                        join(environ, key.bind(py), separator, &value)?;
+                        append_field(environ, key.bind(py), separator, &value)?;
                     }
                 }
                 FieldName::Literal(name) => {
@@ -263,7 +263,7 @@ impl Environ {
                     let key = latin1(py, cgi_name(name).as_bytes())?;
                     let value = latin1(py, value)?;
                     if environ.contains(&key)? {
-                        join(environ, &key, ",", &value)?;
+                        append_field(environ, &key, ",", &value)?;
                     } else {
                         environ.set_item(key, value)?;
                     }
@@ -277,7 +277,7 @@ impl Environ {
         &self,
         py: Python<'_>,
         environ: &Bound<'_, PyDict>,
-        bodies: &Bodies,
+        bodies: &SpooledBodies,
         request: &Request<'_>,
     ) -> PyResult<()> {
         if request.body_is_fd {
@@ -313,7 +313,7 @@ fn cgi_name(name: &[u8]) -> String {
     key
 }
 
-fn join(
+fn append_field(
     environ: &Bound<'_, PyDict>,
     key: &Bound<'_, PyString>,
     separator: &str,

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2, retry_on_intr};
 
-use crate::python::support;
+use crate::python::load_py;
 
 /// Iterates over a file-like object in blocks.
 #[pyclass(frozen, module = "rgun")]
@@ -57,7 +57,7 @@ impl FileWrapper {
 
 /// A part of a regular file.
 #[derive(Debug)]
-pub(crate) struct File<'a> {
+pub(crate) struct FileBody<'a> {
     /// Open while the wrapper is.
     pub(crate) descriptor: BorrowedFd<'a>,
     /// First byte.
@@ -67,8 +67,11 @@ pub(crate) struct File<'a> {
 }
 
 /// The file behind a wrapper, if it is one whose bytes are what `read()` would give, and are counted.
-pub(crate) fn file_of<'a>(py: Python<'_>, wrapper: &'a Bound<'_, FileWrapper>) -> PyResult<Option<File<'a>>> {
-    let found = support(py)?.call_method1(intern!(py, "regular_file"), (&wrapper.get().filelike,))?;
+pub(crate) fn file_body<'a>(
+    py: Python<'_>,
+    wrapper: &'a Bound<'_, FileWrapper>,
+) -> PyResult<Option<FileBody<'a>>> {
+    let found = load_py(py)?.call_method1(intern!(py, "regular_file"), (&wrapper.get().filelike,))?;
     let Some((descriptor, offset)) = found.extract::<Option<(i32, u64)>>()? else { return Ok(None) };
     if descriptor < 0 {
         return Ok(None);
@@ -78,16 +81,16 @@ pub(crate) fn file_of<'a>(py: Python<'_>, wrapper: &'a Bound<'_, FileWrapper>) -
     // it, after the descriptor has been sent. (A thread of the application that closes it meanwhile makes
     // fstat or sendmsg fail, or sends another of its files: the application's own doing, as with any fd.)
     let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    Ok(length_from(py, descriptor, offset).map(|len| File { descriptor, offset, len }))
+    Ok(trusted_length(py, descriptor, offset).map(|len| FileBody { descriptor, offset, len }))
 }
 
 /// Bytes from `offset` to the end of a regular file, if what `stat` says of its length is so. It is not for the files of
 /// procfs (0), sysfs (a page) and other file systems that make them up as they are read: their last byte is not there,
 /// or others come after it.
-pub(crate) fn length_from(py: Python<'_>, file: BorrowedFd<'_>, offset: u64) -> Option<u64> {
+pub(crate) fn trusted_length(py: Python<'_>, file: BorrowedFd<'_>, offset: u64) -> Option<u64> {
     let size = size_of(file).filter(|size| *size > 0)?;
     // The disk may be slow.
-    let n_read = py.detach(|| read_at(file, size - 1)).ok()?;
+    let n_read = py.detach(|| probe_bytes(file, size - 1)).ok()?;
     // One that grows just now has a larger size now, too.
     let is_so = n_read == 1 || n_read == 2 && size_of(file).is_some_and(|later| later > size);
     is_so.then(|| size.saturating_sub(offset))
@@ -102,11 +105,11 @@ fn size_of(file: BorrowedFd<'_>) -> Option<u64> {
 
 /// Has a file so many bytes? Whatever `stat` says of it.
 pub(crate) fn has_bytes(py: Python<'_>, file: BorrowedFd<'_>, len: u64) -> rustix::io::Result<bool> {
-    py.detach(|| len.checked_sub(1).map_or(Ok(true), |last| Ok(read_at(file, last)? > 0)))
+    py.detach(|| len.checked_sub(1).map_or(Ok(true), |last| Ok(probe_bytes(file, last)? > 0)))
 }
 
 /// How many of the two bytes at `at` a file has.
-fn read_at(file: BorrowedFd<'_>, at: u64) -> rustix::io::Result<usize> {
+fn probe_bytes(file: BorrowedFd<'_>, at: u64) -> rustix::io::Result<usize> {
     let mut bytes = [0; 2];
     // What is not in memory comes from a disk, by pages, and such a file is as long as its size says.
     match preadv2(file, &mut [IoSliceMut::new(&mut bytes)], at, ReadWriteFlags::NOWAIT) {

@@ -13,13 +13,13 @@ use rgun_channel::frame::{MAX_FIELDS, encode_field, encode_known_field};
 use rgun_channel::header::index_of;
 use rgun_channel::status::{canonical_reason, is_reason};
 
-use crate::gil_cell::Attached;
-use crate::head::{Head, is_control, is_token, length};
+use crate::gil_cell::GilCell;
+use crate::head::{ResponseHead, is_control, is_token, parse_content_length};
 use crate::python::{append_latin1, warn_once};
 
 /// What a header name is to us.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Name {
+enum HeaderName {
     /// In the frame's table.
     Known(u8),
     /// Any other, lower-case.
@@ -34,19 +34,19 @@ enum Name {
 /// same literals again and again. Holding a reference keeps the address from being used anew.
 #[derive(Debug, Default)]
 pub(crate) struct HeadCache {
-    names: Attached<Vec<Option<Cached>>>,
+    names: GilCell<Vec<Option<CachedName>>>,
 }
 
-type Cached = (Py<PyString>, Name);
+type CachedName = (Py<PyString>, HeaderName);
 
 /// Entries of the cache; a power of two.
-const CACHED: usize = 128;
+const CACHE_ENTRIES: usize = 128;
 
 impl HeadCache {
     /// Calls `with` with what a name is; checks it if it is new.
-    fn name<R>(&self, name: &Bound<'_, PyString>, with: impl FnOnce(&Name) -> R) -> PyResult<R> {
+    fn name<R>(&self, name: &Bound<'_, PyString>, with: impl FnOnce(&HeaderName) -> R) -> PyResult<R> {
         let address = name.as_ptr().addr();
-        let at = (address >> 4 ^ address >> 11) & (CACHED - 1);
+        let at = (address >> 4 ^ address >> 11) & (CACHE_ENTRIES - 1);
         if let Some(Some((cached, known))) = self.names.borrow(name.py()).get(at)
             && cached.as_ptr() == name.as_ptr()
         {
@@ -59,7 +59,7 @@ impl HeadCache {
         let old = {
             let mut names = self.names.borrow_mut(name.py());
             if names.is_empty() {
-                names.resize_with(CACHED, || None);
+                names.resize_with(CACHE_ENTRIES, || None);
             }
             std::mem::replace(&mut names[at], new)
         };
@@ -76,12 +76,12 @@ impl HeadCache {
         headers: &Bound<'_, PyAny>,
         fields: &mut Vec<u8>,
         value: &mut Vec<u8>,
-    ) -> PyResult<Head> {
+    ) -> PyResult<ResponseHead> {
         fields.clear();
         let headers = headers.cast::<PyList>().map_err(|_| {
             PyTypeError::new_err(format!(
                 "headers are {}, not a list of (name, value) tuples (PEP 3333)",
-                kind(headers)
+                type_name(headers)
             ))
         })?;
         // One more may be added: Content-Length.
@@ -94,7 +94,7 @@ impl HeadCache {
         }
         value.clear();
         let (code, reason) = status_line(status, value)?;
-        let mut head = Head { status: code, ..Head::default() };
+        let mut head = ResponseHead { status: code, ..ResponseHead::default() };
         if reason != canonical_reason(code).as_bytes() {
             head.reason_len = u16::try_from(reason.len()).map_err(|_| {
                 PyValueError::new_err(format!(
@@ -110,13 +110,13 @@ impl HeadCache {
             })?;
             let (name, text) = (pair.get_borrowed_item(0)?, pair.get_borrowed_item(1)?);
             let name = name.cast::<PyString>().map_err(|_| {
-                PyTypeError::new_err(format!("a header's name is {}, not str (PEP 3333)", kind(&name)))
+                PyTypeError::new_err(format!("a header's name is {}, not str (PEP 3333)", type_name(&name)))
             })?;
             let text = text.cast::<PyString>().map_err(|_| {
                 PyTypeError::new_err(format!(
                     "the value of header {} is {}, not str (PEP 3333)",
                     *name,
-                    kind(&text)
+                    type_name(&text)
                 ))
             })?;
             let (name, text): (&Bound<'_, PyString>, &Bound<'_, PyString>) = (&name, &text);
@@ -132,22 +132,24 @@ impl HeadCache {
             }
             let trimmed = value.trim_ascii();
             let encoded = self.name(name, |known| match known {
-                Name::Known(index) => encode_known_field(*index, trimmed, fields).map(|()| Field::Sent),
-                Name::Other(name) => encode_field(name, trimmed, fields).map(|()| Field::Sent),
-                Name::ContentLength(index) => {
+                HeaderName::Known(index) => {
+                    encode_known_field(*index, trimmed, fields).map(|()| EncodedField::Sent)
+                }
+                HeaderName::Other(name) => encode_field(name, trimmed, fields).map(|()| EncodedField::Sent),
+                HeaderName::ContentLength(index) => {
                     // RFC 9110 §8.6: none in a 204.
                     if head.status == 204 || head.length.is_some() {
-                        return Ok(Field::Length);
+                        return Ok(EncodedField::Length);
                     }
-                    encode_known_field(*index, trimmed, fields).map(|()| Field::Length)
+                    encode_known_field(*index, trimmed, fields).map(|()| EncodedField::Length)
                 }
-                Name::HopByHop => Ok(Field::Dropped),
+                HeaderName::HopByHop => Ok(EncodedField::Dropped),
             })?;
             match encoded.map_err(|error| PyValueError::new_err(format!("header {name}: {error}")))? {
-                Field::Sent => head.n_fields += 1,
-                Field::Dropped => warn_hop_by_hop(py, name),
-                Field::Length => {
-                    let length = length(trimmed)?;
+                EncodedField::Sent => head.n_fields += 1,
+                EncodedField::Dropped => warn_hop_by_hop(py, name),
+                EncodedField::Length => {
+                    let length = parse_content_length(trimmed)?;
                     if head.length.is_some_and(|other| other != length) {
                         return Err(PyValueError::new_err("two Content-Length headers that differ"));
                     }
@@ -162,7 +164,7 @@ impl HeadCache {
     }
 }
 
-enum Field {
+enum EncodedField {
     Sent,
     Length,
     Dropped,
@@ -200,7 +202,7 @@ fn status_line<'b>(status: &Bound<'_, PyString>, bytes: &'b mut Vec<u8>) -> PyRe
     }
 }
 
-fn check_name(name: &Bound<'_, PyString>) -> PyResult<Name> {
+fn check_name(name: &Bound<'_, PyString>) -> PyResult<HeaderName> {
     let mut bytes = Vec::with_capacity(32);
     let ok = append_latin1(name, &mut bytes).is_ok()
         && !bytes.is_empty()
@@ -221,13 +223,13 @@ fn check_name(name: &Bound<'_, PyString>) -> PyResult<Name> {
         | b"trailer"
         | b"proxy-connection"
         | b"proxy-authenticate"
-        | b"proxy-authorization" => Name::HopByHop,
-        b"content-length" => Name::ContentLength(index_of(b"content-length").expect("in the table")),
-        other => index_of(other).map_or_else(|| Name::Other(other.into()), Name::Known),
+        | b"proxy-authorization" => HeaderName::HopByHop,
+        b"content-length" => HeaderName::ContentLength(index_of(b"content-length").expect("in the table")),
+        other => index_of(other).map_or_else(|| HeaderName::Other(other.into()), HeaderName::Known),
     })
 }
 
-fn kind(value: &Bound<'_, PyAny>) -> String {
+fn type_name(value: &Bound<'_, PyAny>) -> String {
     value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string())
 }
 

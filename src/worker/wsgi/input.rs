@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 /// Bytes read ahead for lines.
-const BUFFER: usize = 64 * 1024;
+const READ_AHEAD_BYTES: usize = 64 * 1024;
 
 /// The body of one request.
 #[pyclass(module = "rgun")]
@@ -43,13 +43,13 @@ impl Input {
         Self { source: Source::File { file, ahead: Vec::new(), read: 0 }, position: 0, len }
     }
 
-    fn left(&self) -> usize {
+    fn remaining(&self) -> usize {
         usize::try_from(self.len - self.position).unwrap_or(usize::MAX)
     }
 
     /// Up to `size` bytes (all that is left without one); fewer only at the end.
-    fn take<'py>(&mut self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
-        let size = size.map_or(self.left(), |size| size.min(self.left()));
+    fn read_bytes<'py>(&mut self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
+        let size = size.map_or(self.remaining(), |size| size.min(self.remaining()));
         if size == 0 {
             return Ok(PyBytes::new(py, b""));
         }
@@ -59,7 +59,7 @@ impl Input {
                 if size as u64 == self.len {
                     body.clone()
                 } else {
-                    PyBytes::new(py, part(body.as_bytes(), self.position, size))
+                    PyBytes::new(py, slice_at(body.as_bytes(), self.position, size))
                 }
             }
             Source::File { file, ahead, read } => {
@@ -78,12 +78,12 @@ impl Input {
     }
 
     /// A line with its end, of at most `size` bytes.
-    fn line<'py>(&mut self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
-        let most = size.map_or(self.left(), |size| size.min(self.left()));
+    fn read_one_line<'py>(&mut self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
+        let most = size.map_or(self.remaining(), |size| size.min(self.remaining()));
         match &mut self.source {
             Source::Memory(body) => {
                 let body = body.bind(py);
-                let rest = part(body.as_bytes(), self.position, most);
+                let rest = slice_at(body.as_bytes(), self.position, most);
                 let line = &rest[..line_end(rest).unwrap_or(rest.len())];
                 self.position += line.len() as u64;
                 Ok(PyBytes::new(py, line))
@@ -93,7 +93,7 @@ impl Input {
                 while line.len() < most {
                     if *read == ahead.len() {
                         let at = self.position + line.len() as u64;
-                        let size = usize::try_from(self.len - at).unwrap_or(usize::MAX).min(BUFFER);
+                        let size = usize::try_from(self.len - at).unwrap_or(usize::MAX).min(READ_AHEAD_BYTES);
                         ahead.clear();
                         *read = 0;
                         ahead.resize(size, 0);
@@ -126,23 +126,23 @@ impl Input {
     /// Up to `size` bytes; all that is left without a size, or with None or a negative one.
     #[pyo3(signature = (size=None))]
     fn read<'py>(&mut self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
-        self.take(py, limit(size))
+        self.read_bytes(py, size_limit(size))
     }
 
     /// One line, of at most `size` bytes.
     #[pyo3(signature = (size=None))]
     fn readline<'py>(&mut self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
-        self.line(py, limit(size))
+        self.read_one_line(py, size_limit(size))
     }
 
     /// The lines that are left; with a hint, no further one once they have that many bytes.
     #[pyo3(signature = (hint=None))]
     fn readlines<'py>(&mut self, py: Python<'py>, hint: Option<isize>) -> PyResult<Bound<'py, PyList>> {
-        let hint = limit(hint).filter(|hint| *hint > 0);
+        let hint = size_limit(hint).filter(|hint| *hint > 0);
         let lines = PyList::empty(py);
         let mut total = 0;
         loop {
-            let line = self.line(py, None)?;
+            let line = self.read_one_line(py, None)?;
             let len = line.as_bytes().len();
             if len == 0 {
                 return Ok(lines);
@@ -160,18 +160,18 @@ impl Input {
     }
 
     fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let line = self.line(py, None)?;
+        let line = self.read_one_line(py, None)?;
         Ok(if line.as_bytes().is_empty() { None } else { Some(line) })
     }
 }
 
 /// Python's way to say "no limit": nothing, None, or a negative number.
-fn limit(size: Option<isize>) -> Option<usize> {
+fn size_limit(size: Option<isize>) -> Option<usize> {
     size.and_then(|size| usize::try_from(size).ok())
 }
 
 /// `size` bytes from `position`; callers have checked that they are there.
-fn part(body: &[u8], position: u64, size: usize) -> &[u8] {
+fn slice_at(body: &[u8], position: u64, size: usize) -> &[u8] {
     let start = usize::try_from(position).unwrap_or(usize::MAX).min(body.len());
     &body[start..body.len().min(start + size)]
 }

@@ -20,16 +20,16 @@ use rgun_channel::ProtocolError;
 use rgun_channel::control::Start;
 use rgun_channel::frame::{ExchangeId, Request};
 
-use crate::bodies::Bodies;
+use crate::bodies::SpooledBodies;
 use crate::fault::Fault;
-use crate::python::{Described, is_forked_child, leave_forked_child};
-use crate::wait::now;
-use environ::{Environ, Recent};
+use crate::python::{FormattedError, exit_forked_child, is_forked_child};
+use crate::wait::monotonic_ns;
+use environ::{Environ, EnvironCache};
 use file_wrapper::FileWrapper;
-use response::{Finished, Response, Stage};
-use start_response::{Functions, StartResponse};
+use response::{ExchangeTiming, Response, ResponseStage};
+use start_response::{ResponseFunctions, StartResponse};
 
-pub(crate) use application::Application;
+pub(crate) use application::WsgiApplication;
 
 /// The environ of a request of our own: GET `target`, a path and perhaps a query, as if from this host. For the warm-up
 /// of a zygote, which has no channel.
@@ -47,23 +47,23 @@ pub(crate) fn environ_of<'py>(py: Python<'py>, start: &Start, target: &str) -> P
         .encode([(&b"host"[..], host.as_bytes())].into_iter(), &mut frame)
         .map_err(|error| PyValueError::new_err(error.to_string()))?;
     let request = Request::decode(&frame).map_err(|error| PyValueError::new_err(error.to_string()))?;
-    Environ::new(py, start)?.make(py, &Bodies::default(), &mut Recent::default(), &request)
+    Environ::new(py, start)?.build(py, &SpooledBodies::default(), &mut EnvironCache::default(), &request)
 }
 
 /// A slot's exchanges, one after the other, and what they pass on to each other.
 #[derive(Debug)]
-pub(crate) struct Exchanges {
-    served: &'static Application,
+pub(crate) struct SlotRunner {
+    application: &'static WsgiApplication,
     slot: u32,
     /// The last exchange's `start_response`, if the application did not keep it: its buffers are warm.
-    spare: Option<Functions>,
-    recent: Recent,
+    reusable: Option<ResponseFunctions>,
+    recent: EnvironCache,
 }
 
-impl Exchanges {
+impl SlotRunner {
     /// For one slot's thread.
-    pub(crate) fn new(served: &'static Application, slot: u32) -> Self {
-        Self { served, slot, spare: None, recent: Recent::default() }
+    pub(crate) fn new(served: &'static WsgiApplication, slot: u32) -> Self {
+        Self { application: served, slot, reusable: None, recent: EnvironCache::default() }
     }
 
     /// Runs one exchange. Whatever the application does is answered; only a broken channel is an error. The slot is
@@ -73,47 +73,52 @@ impl Exchanges {
         py: Python<'_>,
         frame: &[u8],
         free: Option<u64>,
-    ) -> Result<Finished, ProtocolError> {
-        let worker = self.served.worker;
+    ) -> Result<ExchangeTiming, ProtocolError> {
+        let worker = self.application.worker;
         let request = Request::decode(frame)?;
-        let started = free.unwrap_or_else(now);
+        let started = free.unwrap_or_else(monotonic_ns);
         worker.mark_running(self.slot, request.exchange, started);
-        let environ = self.served.environ.make(py, &worker.bodies, &mut self.recent, &request);
-        let outcome = environ.and_then(|environ| Ok((environ, self.functions(py, &request, started)?)));
+        let environ = self.application.environ.build(py, &worker.bodies, &mut self.recent, &request);
+        let outcome = environ.and_then(|environ| Ok((environ, self.open_functions(py, &request, started)?)));
         match outcome {
             Ok((environ, functions)) => {
-                run(py, self.served, environ.into_any(), &functions)?;
-                let finished = functions.object.get().response.borrow(py).finished();
+                run_application(py, self.application, environ.into_any(), &functions)?;
+                let finished = functions.object.get().response.borrow(py).timing();
                 // An application that kept it may still call it; the next exchange then gets a new one.
-                self.spare = functions.again(py);
+                self.reusable = functions.try_reuse(py);
                 Ok(finished)
             }
             Err(error) => {
                 // No memory, most likely.
-                let mut response = Response::new(self.served, self.slot);
-                response.open(&request, started);
-                response.raise(py, &Described::of(py, &error), true)?;
-                Ok(response.finished())
+                let mut response = Response::new(self.application, self.slot);
+                response.begin(&request, started);
+                response.send_error(py, &FormattedError::from_exception(py, &error), true)?;
+                Ok(response.timing())
             }
         }
     }
 
-    fn functions(&mut self, py: Python<'_>, request: &Request<'_>, started: u64) -> PyResult<Functions> {
-        let functions = match self.spare.take() {
+    fn open_functions(
+        &mut self,
+        py: Python<'_>,
+        request: &Request<'_>,
+        started: u64,
+    ) -> PyResult<ResponseFunctions> {
+        let functions = match self.reusable.take() {
             Some(spare) => spare,
-            None => Functions::new(py, Response::new(self.served, self.slot))?,
+            None => ResponseFunctions::new(py, Response::new(self.application, self.slot))?,
         };
-        functions.object.get().response.borrow_mut(py).open(request, started);
+        functions.object.get().response.borrow_mut(py).begin(request, started);
         Ok(functions)
     }
 }
 
 /// Calls the application and sends what it gives, to the end.
-fn run(
+fn run_application(
     py: Python<'_>,
-    served: &Application,
+    served: &WsgiApplication,
     environ: Bound<'_, PyAny>,
-    functions: &Functions,
+    functions: &ResponseFunctions,
 ) -> Result<(), ProtocolError> {
     let start_response = functions.object.bind(py);
     let called = PyTuple::new(py, [&environ, functions.start_response.bind(py)])
@@ -121,44 +126,44 @@ fn run(
     drop(environ);
     let result = match called {
         Ok(result) => result,
-        Err(error) => return fail(py, start_response, &error.into(), true),
+        Err(error) => return report_fault(py, start_response, &error.into(), true),
     };
     // Lists and tuples (not their subclasses) have no close(), and all of the body is there.
     let whole = if let Ok(list) = result.cast_exact::<PyList>() {
-        Some(send_whole(py, list.iter(), list.len(), start_response))
+        Some(send_sequence(py, list.iter(), list.len(), start_response))
     } else if let Ok(tuple) = result.cast_exact::<PyTuple>() {
-        Some(send_whole(py, tuple.iter(), tuple.len(), start_response))
+        Some(send_sequence(py, tuple.iter(), tuple.len(), start_response))
     } else {
         None
     };
     match whole {
         Some(Ok(())) => return Ok(()),
-        Some(Err(fault)) => return fail(py, start_response, &fault, true),
+        Some(Err(fault)) => return report_fault(py, start_response, &fault, true),
         None => {}
     }
 
     let close = match result.getattr_opt(intern!(py, "close")) {
         Ok(close) => close,
-        Err(error) => return fail(py, start_response, &error.into(), true),
+        Err(error) => return report_fault(py, start_response, &error.into(), true),
     };
     let sent = send_iterable(py, &result, start_response, close.is_none());
     let Some(close) = close else {
-        return sent.or_else(|fault| fail(py, start_response, &fault, true));
+        return sent.or_else(|fault| report_fault(py, start_response, &fault, true));
     };
     // PEP 3333, "Specification Details": close() is called whether the request completed or not.
     match (sent, close.call0()) {
-        (Ok(()), Ok(_)) => start_response.get().response.borrow_mut(py).done(py),
-        (Ok(()), Err(error)) => fail(py, start_response, &error.into(), true),
-        (Err(fault), Ok(_)) => fail(py, start_response, &fault, true),
+        (Ok(()), Ok(_)) => start_response.get().response.borrow_mut(py).send_done(py),
+        (Ok(()), Err(error)) => report_fault(py, start_response, &error.into(), true),
+        (Err(fault), Ok(_)) => report_fault(py, start_response, &fault, true),
         (Err(fault), Err(error)) => {
-            fail(py, start_response, &fault, false)?;
-            fail(py, start_response, &error.into(), true)
+            report_fault(py, start_response, &fault, false)?;
+            report_fault(py, start_response, &error.into(), true)
         }
     }
 }
 
 /// A list's or tuple's items: one frame if they are small, their lengths added up if they are not.
-fn send_whole<'py>(
+fn send_sequence<'py>(
     py: Python<'py>,
     items: impl Iterator<Item = Bound<'py, PyAny>>,
     len: usize,
@@ -167,7 +172,7 @@ fn send_whole<'py>(
     let mut first = None;
     let mut rest = Vec::new();
     for item in items {
-        let item = bytes(item)?;
+        let item = expect_bytes(item)?;
         if first.is_none() {
             first = Some(item);
         } else {
@@ -179,13 +184,13 @@ fn send_whole<'py>(
     }
     let mut response = start_response.get().response.borrow_mut(py);
     match (first, rest.is_empty()) {
-        (None, _) => response.whole(py, &[]),
-        (Some(item), true) => response.whole(py, &[item.as_bytes()]),
+        (None, _) => response.send_whole(py, &[]),
+        (Some(item), true) => response.send_whole(py, &[item.as_bytes()]),
         (Some(item), false) => {
             let mut parts = Vec::with_capacity(1 + rest.len());
             parts.push(item.as_bytes());
             parts.extend(rest.iter().map(PyBytesMethods::as_bytes));
-            response.whole(py, &parts)
+            response.send_whole(py, &parts)
         }
     }
 }
@@ -199,27 +204,29 @@ fn send_iterable<'py>(
 ) -> Result<(), Fault> {
     if start_response.get().response.borrow(py).can_send_file()
         && let Ok(wrapper) = result.cast_exact::<FileWrapper>()
-        && let Some(file) = file_wrapper::file_of(py, wrapper)?
+        && let Some(file) = file_wrapper::file_body(py, wrapper)?
     {
-        return start_response.get().response.borrow_mut(py).file(py, &file);
+        return start_response.get().response.borrow_mut(py).send_file(py, &file);
     }
     for item in result.try_iter().map_err(|error| explain_result(py, result, error))? {
-        let item = bytes(item?)?;
+        let item = expect_bytes(item?)?;
         // Nothing of ours is borrowed while the application runs: it may call start_response in next().
-        if start_response.get().response.borrow_mut(py).chunk(py, item.as_bytes())? == Stage::Abandoned {
+        if start_response.get().response.borrow_mut(py).send_chunk(py, item.as_bytes())?
+            == ResponseStage::Cancelled
+        {
             break;
         }
     }
-    start_response.get().response.borrow_mut(py).end(py, done)
+    start_response.get().response.borrow_mut(py).send_end(py, done)
 }
 
-fn bytes(item: Bound<'_, PyAny>) -> Result<Bound<'_, PyBytes>, Fault> {
+fn expect_bytes(item: Bound<'_, PyAny>) -> Result<Bound<'_, PyBytes>, Fault> {
     match item.cast_into::<PyBytes>() {
         Ok(bytes) => Ok(bytes),
         Err(error) => {
             let item = error.into_inner();
             let name = item.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
-            Err(Fault::App(Described::plain(format!(
+            Err(Fault::App(FormattedError::from_message(format!(
                 "TypeError: the application's iterable yielded {name}, not bytes (PEP 3333)"
             ))))
         }
@@ -236,7 +243,7 @@ fn explain_result(py: Python<'_>, result: &Bound<'_, PyAny>, error: PyErr) -> Py
 }
 
 /// Reports a fault: a 500 if the head has not been sent, a reset if the body is not complete, else a log entry.
-fn fail(
+fn report_fault(
     py: Python<'_>,
     start_response: &Bound<'_, StartResponse>,
     fault: &Fault,
@@ -244,11 +251,11 @@ fn fail(
 ) -> Result<(), ProtocolError> {
     let described = match fault {
         Fault::Channel(broken) => return Err(broken.clone()),
-        Fault::Python(error) if is_forked_child() => leave_forked_child(py, Some(error)),
-        Fault::Python(error) => Described::of(py, error),
+        Fault::Python(error) if is_forked_child() => exit_forked_child(py, Some(error)),
+        Fault::Python(error) => FormattedError::from_exception(py, error),
         Fault::App(described) => {
-            return start_response.get().response.borrow_mut(py).raise(py, described, done);
+            return start_response.get().response.borrow_mut(py).send_error(py, described, done);
         }
     };
-    start_response.get().response.borrow_mut(py).raise(py, &described, done)
+    start_response.get().response.borrow_mut(py).send_error(py, &described, done)
 }

@@ -9,38 +9,38 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTraceback, PyTuple};
 
-use super::response::{Response, Stage, gone};
-use crate::fastcall::{Arguments, Function, bind};
+use super::response::{Response, ResponseStage, client_gone};
+use crate::fastcall::{Arguments, FastFunction, bind};
 use crate::fault::Fault;
-use crate::gil_cell::Attached;
-use crate::python::{Described, reference_count};
+use crate::gil_cell::GilCell;
+use crate::python::{FormattedError, reference_count};
 
 /// What `start_response` and `write` are functions of.
 #[pyclass(frozen, module = "rgun")]
 #[derive(Debug)]
 pub(crate) struct StartResponse {
-    pub(crate) response: Attached<Response>,
+    pub(crate) response: GilCell<Response>,
     /// For [`Functions`] to be used again, `write` is made once. It refers to this, in a circle.
-    write: Attached<Option<Py<PyAny>>>,
+    write: GilCell<Option<Py<PyAny>>>,
 }
 
 /// The `start_response` of an exchange, and what it and `write` are functions of.
 #[derive(Debug)]
-pub(crate) struct Functions {
+pub(crate) struct ResponseFunctions {
     pub(crate) object: Py<StartResponse>,
     pub(crate) start_response: Py<PyAny>,
 }
 
-impl Functions {
+impl ResponseFunctions {
     pub(crate) fn new(py: Python<'_>, response: Response) -> PyResult<Self> {
-        let response = Attached::new(response);
-        let object = Bound::new(py, StartResponse { response, write: Attached::default() })?;
-        object.get().write.put(py, Some(bind::<Write>(&object)?));
-        Ok(Self { start_response: bind::<Start>(&object)?, object: object.unbind() })
+        let response = GilCell::new(response);
+        let object = Bound::new(py, StartResponse { response, write: GilCell::default() })?;
+        object.get().write.put(py, Some(bind::<WriteFunction>(&object)?));
+        Ok(Self { start_response: bind::<StartFunction>(&object)?, object: object.unbind() })
     }
 
     /// After an exchange, itself for the next one; `None` if the application has kept something of it.
-    pub(crate) fn again(self, py: Python<'_>) -> Option<Self> {
+    pub(crate) fn try_reuse(self, py: Python<'_>) -> Option<Self> {
         let count = |function: &Py<PyAny>| reference_count(function, py);
         let has_write = self.object.get().write.borrow(py).as_ref().is_some_and(|write| count(write) == 1);
         // Ours, and the two functions'.
@@ -54,9 +54,9 @@ impl Functions {
 }
 
 /// `start_response`
-struct Start;
+struct StartFunction;
 
-impl Function for Start {
+impl FastFunction for StartFunction {
     type Object = StartResponse;
     const NAME: &'static CStr = c"start_response";
 
@@ -71,9 +71,9 @@ impl Function for Start {
 }
 
 /// `write`
-struct Write;
+struct WriteFunction;
 
-impl Function for Write {
+impl FastFunction for WriteFunction {
     type Object = StartResponse;
     const NAME: &'static CStr = c"write";
 
@@ -101,7 +101,7 @@ impl StartResponse {
         if let Some(exc_info) = exc_info
             && slf.get().response.borrow(py).is_sent()
         {
-            return Err(raise_again(exc_info)?);
+            return Err(reraise(exc_info)?);
         }
         let status = status.cast::<PyString>().map_err(|_| {
             PyTypeError::new_err(format!("status is {}, not str (PEP 3333)", type_name(status)))
@@ -110,7 +110,7 @@ impl StartResponse {
         if let Some(write) = &*slf.get().write.borrow(py) {
             return Ok(write.bind(py).clone());
         }
-        bind::<Write>(slf).map(|write| write.into_bound(py))
+        bind::<WriteFunction>(slf).map(|write| write.into_bound(py))
     }
 
     /// Sends body bytes at once, the head before them. For applications that have no iterable to give.
@@ -119,13 +119,13 @@ impl StartResponse {
             PyTypeError::new_err(format!("write() takes bytes, not {} (PEP 3333)", type_name(data)))
         })?;
         let mut response = self.response.try_borrow_mut(py)?;
-        match response.chunk(py, data.as_bytes()) {
+        match response.send_chunk(py, data.as_bytes()) {
             // An iterable is simply not read any further; a loop around write() has to be told.
-            Ok(Stage::Abandoned) => Err(gone()),
+            Ok(ResponseStage::Cancelled) => Err(client_gone()),
             Ok(_) => Ok(()),
             Err(Fault::Python(error)) => Err(error),
-            Err(Fault::App(Described { summary, .. })) => Err(PyTypeError::new_err(summary)),
-            Err(Fault::Channel(broken)) => response.worker().broken(&broken),
+            Err(Fault::App(FormattedError { summary, .. })) => Err(PyTypeError::new_err(summary)),
+            Err(Fault::Channel(broken)) => response.worker().abort_on_protocol_error(&broken),
         }
     }
 }
@@ -136,7 +136,7 @@ fn type_name(value: &Bound<'_, PyAny>) -> String {
 
 /// The exception of `exc_info`, with its traceback, to be raised: the head has been sent, so the error
 /// page of the application cannot be.
-fn raise_again(exc_info: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+fn reraise(exc_info: &Bound<'_, PyAny>) -> PyResult<PyErr> {
     let exc_info = exc_info
         .cast::<PyTuple>()
         .map_err(|_| PyTypeError::new_err(format!("exc_info is {}, not a tuple", type_name(exc_info))))?;

@@ -129,7 +129,7 @@ impl Exchange {
         };
         if let Some(taken) = taken {
             let told = slf.get().borrow(py).tell_taken(py, taken);
-            told.unwrap_or_else(|broken| served.worker.broken(&broken));
+            told.unwrap_or_else(|broken| served.worker.abort_on_protocol_error(&broken));
             served.owe(py);
         }
         let events = &served.websockets.events;

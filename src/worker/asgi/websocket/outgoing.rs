@@ -15,7 +15,7 @@ use crate::asgi::message::{item, prepare, processed, required, shown, truth, unc
 use crate::asgi::response::NO_FIELDS;
 use crate::asgi::state::{Carried, Exchange, Stage, State};
 use crate::fault::Fault;
-use crate::head::Head;
+use crate::head::ResponseHead;
 
 /// Does what a message says.
 pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -157,7 +157,7 @@ const fn may_be_sent(code: u16) -> bool {
 
 impl State {
     /// `websocket.accept`; from now on messages are welcome.
-    fn accept(&mut self, py: Python<'_>, head: Head, fields: Vec<u8>) -> Result<(), Fault> {
+    fn accept(&mut self, py: Python<'_>, head: ResponseHead, fields: Vec<u8>) -> Result<(), Fault> {
         self.set_head(head, fields)?;
         self.stage = Stage::Open;
         self.send_inline(py, &[], Carried::Body { end: false })?;
@@ -169,7 +169,7 @@ impl State {
 
     /// `websocket.close` before it is accepted.
     fn forbid(&mut self, py: Python<'_>) -> Result<(), Fault> {
-        self.head = Head { status: 403, ..Head::default() };
+        self.head = ResponseHead { status: 403, ..ResponseHead::default() };
         self.fields.clear();
         self.stage = Stage::Ended;
         if let Some(websocket) = self.websocket.as_deref_mut() {
