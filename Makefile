@@ -26,7 +26,7 @@ BIND ?= 127.0.0.1:8000
 CHAOS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build optimized demo test bench chaos deb print-deb install fmt lint
+.PHONY: help build optimized demo unit test bench chaos deb print-deb install fmt lint
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -47,6 +47,9 @@ optimized: ## the same as they ship, compiled by a profile of themselves at work
 
 demo: build ## serve a Django project, or your own application, on 127.0.0.1:8000
 	@packaging/demo $(BUILD_DIR)/rgun $(TARGET)/demo '$(BIND)' '$(APP)' '$(DIR)' '$(PYTHON)'
+
+unit: ## at every save: unit tests, guards, ruff (seconds, once compiled)
+	@tests/run unit
 
 test: ## install what the tests need, then run every tier (tests/run --help)
 	@tests/run all

@@ -1,17 +1,17 @@
-"""How long, how often, and in which order: pytest's options for the chaos (`-p options`)."""
+"""Options of pytest for the chaos (`-p options`)."""
 
 import pytest
 
 
 def pytest_addoption(parser):
-    """The words of tests/chaos/run."""
-    parser.addoption("--seed", type=int, default=1, help="of everything that is left to chance")
+    """Adds the options of tests/chaos/run."""
+    parser.addoption("--seed", type=int, default=1, help="of the random choices")
     parser.addoption("--seconds", type=float, default=40, help="of chaos, both halves together")
     parser.addoption("--reloads", type=int, default=20, help="of the small application")
 
 
 def pytest_report_header(config):
-    """The seed, first of all: it repeats the run."""
+    """The seed, which repeats the run."""
     return "chaos: " + ", ".join(
         f"{name} {config.getoption(name)}" for name in ("seed", "seconds", "reloads")
     )

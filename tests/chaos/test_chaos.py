@@ -1,7 +1,7 @@
-"""Django, four workers, a load of everything, and everything that can go wrong: no promise is broken.
+"""Django on four workers, a mixed load, and everything that can go wrong.
 
-Every request has one answer of an expected status with a complete and correct body, and one entry in the
-journal under its id; in the end nobody is left behind, and the daemon is as small as before.
+Every request has one response of an expected status with a complete and correct body, and one entry in the
+journal under its id. In the end no process is left over, and the daemon has not grown.
 """
 
 import collections
@@ -12,15 +12,17 @@ import time
 import host
 import pytest
 from clients import DAEMON, KINDS, Clients
+from support.processes import children, resident_kib
+from support.waiting import wait_until
 from troubles import Troubles
 
 HERE = pathlib.Path(__file__).resolve().parent
 DIRECTORY = pathlib.Path("/srv/shop")
 CLIENTS = 8
-# Of ordinary requests, at least: a server that always answers 503 keeps every other promise here.
-SERVED = 0.8
-# A daemon's memory may grow by this much from its first load on, in MiB: allocators keep something.
-GROWTH = 12
+# The least share of ordinary requests with their expected status: always answering 503 is no success.
+MIN_SERVED = 0.8
+# MiB that the daemon's memory may grow under load: allocators keep some.
+MAX_GROWTH_MIB = 12
 
 SETTINGS = """
 [timeouts]
@@ -39,12 +41,12 @@ access = true
 
 @pytest.fixture
 def site(shop_data):
-    """The shop with views that go wrong, not yet served."""
+    """The shop with faulty views, deployed but not yet served."""
     for file in (HERE / "site").iterdir():
         DIRECTORY.joinpath(file.name).write_bytes(file.read_bytes())
     (shop_data / "files").mkdir(exist_ok=True)
     host.run("chown", "rgun:rgun", str(shop_data / "files"))
-    host.release(DIRECTORY, 1)
+    host.deploy(DIRECTORY, 1)
     return shop_data
 
 
@@ -63,28 +65,28 @@ def test_every_request_is_answered_and_logged_once(site, option, preload):
     processes = 5 if preload else 4
     # journald must not drop what is counted here.
     with host.drop_in("LogRateLimitIntervalSec=0"):
-        host.wait_for("four workers", lambda: ready(processes), 30)
+        wait_until("four workers", lambda: ready(processes), 30)
         since = host.journal_cursor()
         with Clients(seed, CLIENTS) as clients, Memory() as memory:
             troubles = Troubles(seed, DIRECTORY, clients)
-            troubles.make(option("seconds") / 2)
-            assert host.get("/chaos/version").json["version"] == troubles.version
-        host.wait_for("four workers again", lambda: ready(processes), 40)
-        account = Account(clients.asked, troubles.notes, host.journal(since))
-        print(account)
-        assert not account.complaints(), "\n".join(account.complaints()[:20])
-        print(f"memory of the daemons, first and last in KiB: {list(memory.lives.values())}")
-        assert memory.growth() < GROWTH << 10, memory.lives
-        leftovers(processes)
+            troubles.run(option("seconds") / 2)
+            assert host.get("/chaos/version").json()["version"] == troubles.version
+        wait_until("four workers again", lambda: ready(processes), 40)
+        audit = Audit(clients.records, troubles.notes, host.journal(since))
+        print(audit)
+        assert not audit.complaints(), "\n".join(audit.complaints()[:20])
+        print(f"memory of the daemons, first and last in KiB: {list(memory.sizes.values())}")
+        assert memory.growth() < MAX_GROWTH_MIB << 10, memory.sizes
+        check_leftovers(processes)
 
 
 def ready(processes):
-    """Whether all workers serve, and nobody else is there."""
-    return host.status().startswith("4/4 workers ready") and len(host.children(host.main_pid())) == processes
+    """Whether all workers are ready and the daemon has no other children."""
+    return host.status_text().startswith("4/4 workers ready") and len(children(host.main_pid())) == processes
 
 
-def leftovers(processes):
-    """Nobody is left behind by the chaos; and nobody at all by a stop."""
+def check_leftovers(processes):
+    """Checks that the chaos has left no process and no cgroup over, and that a stop leaves none at all."""
     tree = host.cgroup_directory(host.show("ControlGroup"))
     leaves = [path for path in (tree / "workers").iterdir() if path.is_dir()]
     assert len(leaves) == processes, leaves
@@ -96,10 +98,10 @@ def leftovers(processes):
 
 
 class Memory:
-    """Resident memory of the daemon, life by life: the first value under load and the last."""
+    """Watches the resident memory of each daemon process: its first value under load and its last."""
 
     def __init__(self):
-        self.lives = {}
+        self.sizes = {}
 
     def __enter__(self):
         self._stop = threading.Event()
@@ -116,68 +118,69 @@ class Memory:
         while not self._stop.wait(0.5):
             pid = host.main_pid()
             try:
-                status = pathlib.Path(f"/proc/{pid}/status").read_text()
+                kib = resident_kib(pid)
             except OSError:
                 continue
-            kib = int(status.partition("VmRSS:")[2].split()[0]) if "VmRSS:" in status else 0
-            # Two seconds: buffers of connections and the allocator's arenas are there then.
+            # After two seconds the buffers of connections and the allocator's arenas exist.
             if kib and time.monotonic() - began.setdefault(pid, time.monotonic()) > 2:
-                self.lives.setdefault(pid, [kib, kib])[1] = kib
+                self.sizes.setdefault(pid, [kib, kib])[1] = kib
 
     def growth(self):
-        """Of the life that grew most, in KiB."""
-        return max((last - first for first, last in self.lives.values()), default=0)
+        """Returns the largest growth of a process in KiB."""
+        return max((last - first for first, last in self.sizes.values()), default=0)
 
 
-class Account:
-    """All requests beside the journal."""
+class Audit:
+    """Compares every request with its entry in the journal."""
 
-    def __init__(self, asked, notes, entries):
-        self.asked = asked
+    def __init__(self, records, notes, entries):
+        self.records = records
         self.restarts = [(began, ended) for began, ended, name in notes if name == "restart"]
         self.by_id = collections.defaultdict(list)
         self.lost_entries = [text for text in host.messages(entries) if "lines are missing" in text]
         for entry in entries:
-            if "RGUN_STATUS" in entry and entry.get("RGUN_REQUEST_ID", "") in asked:
+            if "RGUN_STATUS" in entry and entry.get("RGUN_REQUEST_ID", "") in records:
                 self.by_id[entry["RGUN_REQUEST_ID"]].append(entry)
 
     def complaints(self):
-        """One sentence each; none is what is wanted."""
+        """Returns one sentence for each broken promise."""
         found = list(self.lost_entries)
-        for asked in self.asked.values():
-            found += [f"{asked.id} ({asked.kind}): {what}" for what in self._about(asked)]
-        ordinary = [asked for asked in self.asked.values() if KINDS[asked.kind][0]]
-        good = sum(asked.status == KINDS[asked.kind][3] for asked in ordinary)
-        if good < SERVED * len(ordinary):
+        for record in self.records.values():
+            found += [f"{record.id} ({record.kind}): {what}" for what in self._about(record)]
+        ordinary = [record for record in self.records.values() if KINDS[record.kind][0]]
+        good = sum(record.status == KINDS[record.kind][3] for record in ordinary)
+        if good < MIN_SERVED * len(ordinary):
             found.append(f"only {good} of {len(ordinary)} ordinary requests were served")
         return found
 
-    def _about(self, asked):
-        entries = self.by_id[asked.id]
-        if asked.fault == "retry":
-            # Closed between two requests: only a daemon that leaves does that, and it has not read this one.
-            if not any(began - 1 < asked.ended < ended + 1 for began, ended in self.restarts):
+    def _about(self, record):
+        entries = self.by_id[record.id]
+        if record.fault == "retry":
+            # Only a daemon that stops closes a kept connection, and it has not read this request.
+            if not any(began - 1 < record.ended < ended + 1 for began, ended in self.restarts):
                 yield "a kept connection was closed without a restart"
             if entries:
                 yield f"no answer, but {host.messages(entries)}"
             return
-        if asked.fault == "broken":
-            # What has begun to flow can only break off, visibly, when its worker is gone.
-            if asked.kind != "stream":
-                yield f"status {asked.status}, and then it broke off"
-        elif asked.fault:
-            yield asked.fault
+        if record.fault == "truncated":
+            # Only a response that is sent in parts can end early, when its worker dies.
+            if record.kind != "stream":
+                yield f"status {record.status}, but the body was truncated"
+        elif record.fault:
+            yield record.fault
         if len(entries) != 1:
-            yield f"status {asked.status}, {len(entries)} entries: {host.messages(entries)}"
-        elif entries[0]["RGUN_STATUS"] != str(asked.status):
-            yield f"status {asked.status}, but {host.messages(entries)}"
+            yield f"status {record.status}, {len(entries)} entries: {host.messages(entries)}"
+        elif entries[0]["RGUN_STATUS"] != str(record.status):
+            yield f"status {record.status}, but {host.messages(entries)}"
 
     def __str__(self):
         answers = collections.Counter(
-            f"{asked.status} {asked.fault}".strip() if asked.status else asked.fault
-            for asked in self.asked.values()
+            f"{record.status} {record.fault}".strip() if record.status else record.fault
+            for record in self.records.values()
         )
-        told = ", ".join(f"{count} x {answer[:60]}" for answer, count in answers.most_common())
-        late = max((asked.ended - asked.began for asked in self.asked.values()), default=0)
-        daemon = sum(asked.status in DAEMON for asked in self.asked.values())
-        return f"{len(self.asked)} requests: {told}; {daemon} by the daemon; the longest took {late:.1f} s"
+        counts = ", ".join(f"{count} x {answer[:60]}" for answer, count in answers.most_common())
+        late = max((record.ended - record.began for record in self.records.values()), default=0)
+        daemon = sum(record.status in DAEMON for record in self.records.values())
+        return (
+            f"{len(self.records)} requests: {counts}; {daemon} by the daemon; the longest took {late:.1f} s"
+        )

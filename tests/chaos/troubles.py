@@ -1,7 +1,6 @@
-"""What goes wrong in a chaos, and what an operator does meanwhile: a shuffled deck, drawn one by one.
+"""Troubles during the chaos and what an operator does meanwhile, in random order.
 
-Used by test_chaos.py. Each trouble leaves a note of when it was; a deploy that is waited for asserts its own
-outcome.
+Used by test_chaos.py. Each trouble is recorded with its time. A deploy that is waited for checks its outcome.
 """
 
 import contextlib
@@ -13,8 +12,9 @@ import threading
 import time
 
 import host
+from support.processes import children
 
-# How often each is in the deck.
+# How often each trouble is in a deck, which is shuffled and then drawn from.
 DECK = {
     "kill": 4,
     "freeze": 3,
@@ -30,27 +30,27 @@ DECK = {
     "restart": 1,
 }
 BROKEN = 'raise LookupError("a broken deploy")'
-# The probe asks for it, so that this release boots and is refused nevertheless.
+# This release boots, and fails its probe.
 SICK = "import django.http\ndef sick(request): raise LookupError('a sick deploy')\nimport catalog.views\n"
 SICK += "catalog.views.api_status = sick"
 
 
 class Troubles:
-    """Makes them, until its time is over."""
+    """Causes troubles until its time is up."""
 
     def __init__(self, seed, directory, clients):
-        self._chance = random.Random(seed)
+        self._rng = random.Random(seed)
         self._directory = directory
         self._clients = clients
         self._frozen = {}
-        self._asked = []
+        self._reloads = []
         self._threads = []
         self.version = 1
-        # What was done: (began, ended, name).
+        # (began, ended, name) of each trouble.
         self.notes = []
 
-    def make(self, seconds):
-        """Draw, do, pause, until that many seconds are over."""
+    def run(self, seconds):
+        """Draws troubles for so many seconds, with pauses between them, then settles."""
         deadline = time.monotonic() + seconds
         deck = []
         while time.monotonic() < deadline:
@@ -60,16 +60,16 @@ class Troubles:
             getattr(self, name)()
             self.notes.append((began, time.monotonic(), name))
             print(f"{time.monotonic() - deadline + seconds:6.1f} s {name}", flush=True)
-            self._rest(self._chance.uniform(0.2, 1.2))
+            self._rest(self._rng.uniform(0.2, 1.2))
         self.settle()
 
     def _shuffled(self):
         deck = [name for name, count in DECK.items() for _ in range(count)]
-        self._chance.shuffle(deck)
+        self._rng.shuffle(deck)
         return deck
 
     def _rest(self, seconds):
-        """Wait, and let those go on whose time has come."""
+        """Waits, and continues frozen processes when their time is up."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             for pid in [pid for pid, until in self._frozen.items() if until <= time.monotonic()]:
@@ -77,37 +77,37 @@ class Troubles:
             time.sleep(0.02)
 
     def settle(self):
-        """Everybody goes on, everybody is answered."""
+        """Continues frozen processes, waits for all requests and reloads, and deploys a sound release."""
         for pid in list(self._frozen):
             self._thaw(pid)
         for thread in self._threads:
             thread.join(60)
             assert not thread.is_alive(), "a troublesome request was never answered"
-        for child in self._asked:
-            # Whatever came of a reload that nobody waited for, and whatever troubled it: it ends.
+        for child in self._reloads:
+            # A reload in the background may fail, but it must end.
             child.wait(60)
-        # One sound deploy: after all this, the newest code is what serves.
+        # In the end the newest code must serve.
         self.good_reload()
 
     # ------------------------------------------------------------ processes
 
     def _victim(self):
-        """A child of the daemon: a worker of any generation, booting or serving, or a zygote."""
-        found = [pid for pid in host.children(host.main_pid()) if pid not in self._frozen]
-        return self._chance.choice(found) if found else None
+        """Picks a child of the daemon that is not frozen: a worker in any state, or a zygote."""
+        found = [pid for pid in children(host.main_pid()) if pid not in self._frozen]
+        return self._rng.choice(found) if found else None
 
     def kill(self):
-        """As the kernel's OOM killer or an impatient operator does."""
+        """Kills a process, as the OOM killer does."""
         if victim := self._victim():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
 
     def freeze(self):
-        """Like a machine that swaps: it stands still, and later goes on where it was."""
+        """Stops a process for up to five seconds, as a swapping machine does."""
         if victim := self._victim():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGSTOP)
-                self._frozen[victim] = time.monotonic() + self._chance.uniform(0.1, 5)
+                self._frozen[victim] = time.monotonic() + self._rng.uniform(0.1, 5)
 
     def _thaw(self, pid):
         del self._frozen[pid]
@@ -118,56 +118,56 @@ class Troubles:
 
     def _ask(self, kind):
         name = f"trouble-{kind}-{len(self._threads)}"
-        thread = threading.Thread(target=self._clients.once, args=(name, kind), daemon=True)
+        thread = threading.Thread(target=self._clients.send_one, args=(name, kind), daemon=True)
         self._threads.append(thread)
         thread.start()
 
     def leak(self):
-        """A request that leaves 15 MiB behind."""
+        """Sends a request that leaks 15 MiB."""
         self._ask("leak")
 
     def hang(self):
-        """A request that never ends."""
+        """Sends a request that never ends."""
         self._ask("hang")
 
     def compute(self):
-        """A request that never ends and lets nobody else in its process do anything."""
+        """Sends a request that never ends and holds the GIL."""
         self._ask("compute")
 
     # ------------------------------------------------------------ deploys
 
     def _release(self, code=""):
         self.version += 1
-        host.release(self._directory, self.version, code)
+        host.deploy(self._directory, self.version, code)
 
     def good_reload(self):
-        """Must succeed, and its code is what answers from then on."""
-        # A boot that stands still is another matter.
+        """Deploys a sound release; the reload must succeed and its code serve."""
+        # A frozen process could make the boot time out.
         for pid in list(self._frozen):
             self._thaw(pid)
         self._release()
         host.reload()
-        answer = self._clients.once(f"deployed-{self.version}", "version")
+        answer = self._clients.send_one(f"deployed-{self.version}", "version")
         assert answer.status in (200, 502, 503, 504), answer
 
     def good_reload_unattended(self):
-        """Troubles go on while it runs: it may fail, but it ends."""
+        """Reloads in the background, with troubles going on: it may fail, but it must end."""
         self._release()
         command = ["systemctl", "reload", host.SERVICE]
-        self._asked.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+        self._reloads.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
 
     def broken_reload(self, code=BROKEN):
-        """Must fail, and leave a sound release for whoever starts next."""
+        """Deploys a release whose reload must fail, then a sound one for later starts."""
         self._release(code)
         assert host.reload(check=False).returncode != 0, f"a broken release was accepted: {code}"
-        host.release(self._directory, self.version)
+        host.deploy(self._directory, self.version)
 
     def sick_reload(self):
-        """Boots, and fails its probe."""
+        """Deploys a release that boots and fails its probe."""
         self.broken_reload(SICK)
 
     def wrong_configuration(self):
-        """A key that does not exist."""
+        """Reloads with an unknown key in the configuration, which must fail."""
         sound = host.CONFIG.read_text()
         host.CONFIG.write_text(sound.replace("threads = ", "treads = "))
         try:
@@ -176,10 +176,10 @@ class Troubles:
             host.CONFIG.write_text(sound)
 
     def hangup(self):
-        """SIGHUP, and whatever comes of it."""
+        """Reloads by SIGHUP; it may fail."""
         self._release()
         os.kill(host.main_pid(), signal.SIGHUP)
 
     def restart(self):
-        """What an upgrade of the package does."""
+        """Restarts the service, as a package upgrade does."""
         host.restart()

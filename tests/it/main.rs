@@ -6,7 +6,7 @@
 //!
 //! `tests/run rust` builds what is needed and runs this; by hand `make build PROFILE=fast`, then
 //! `cargo build --profile fast --examples` and `cargo test --profile fast --test it`.
-//! WSGI itself is tested from Python, in `tests/worker`; systemd itself in `tests/e2e`.
+//! WSGI itself is tested from Python, in `tests/compat`; systemd itself in `tests/e2e`.
 
 mod support;
 

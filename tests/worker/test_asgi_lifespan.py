@@ -1,13 +1,14 @@
 """ASGI workers from boot to exit: which interface, which loop, lifespan and its failures, preload."""
 
-import json
 import os
 import signal
 import subprocess
 
 import pytest
-from conftest import ALL_HOOKS, APPS, HELLO, eventually
-from fake_daemon import INTERFACES, decode
+from support.asgi_exchanges import json_of
+from support.fake_daemon import ALL_HOOKS, INTERFACES, decode
+from support.paths import HELLO, WORKER_APPS
+from support.waiting import wait_until
 
 WSGI, ASGI = INTERFACES["wsgi"], INTERFACES["asgi"]
 CONFIG, APP = 0, 1
@@ -19,12 +20,7 @@ def outcome(worker):
         report = decode(worker.socket.recv(100_000))
         if report[0] in ("ready", "failed", "refused"):
             return report
-        worker.seen.append(report)
-
-
-def told(answer):
-    assert (answer.status, answer.raised) == (200, []), answer
-    return json.loads(answer.body)
+        worker.earlier_reports.append(report)
 
 
 @pytest.fixture
@@ -74,9 +70,9 @@ def lifespan(startup="pass", shutdown="pass"):
     ],
 )
 def test_asgi_callables_of_every_shape_are_served(fake, target, version):
-    worker = fake.spawn(target, APPS)
+    worker = fake.spawn(target, WORKER_APPS)
     assert outcome(worker) == ("ready", ASGI)
-    assert told(worker.ask("/scope"))["asgi"]["version"] == version
+    assert json_of(worker.fetch("/scope"))["asgi"]["version"] == version
     assert worker.stop() == 0
     assert worker.warnings() == []
 
@@ -84,7 +80,7 @@ def test_asgi_callables_of_every_shape_are_served(fake, target, version):
 def test_wsgi_application_is_detected(fake):
     worker = fake.spawn("wsgi", HELLO)
     assert outcome(worker) == ("ready", WSGI)
-    assert worker.ask("/").status == 200
+    assert worker.fetch("/").status == 200
     assert worker.stop() == 0
 
 
@@ -95,7 +91,7 @@ def test_interface_setting_overrides_detection(fake, project):
     assert outcome(fake.spawn("app", chdir)) == ("ready", WSGI)
     worker = fake.spawn("app", chdir, interface="asgi")
     assert outcome(worker) == ("ready", ASGI)
-    assert "Expected ASGI message" in worker.ask("/").raised[0]
+    assert "Expected ASGI message" in worker.fetch("/").raised[0]
 
 
 # ------------------------------------------------ loops
@@ -105,8 +101,8 @@ def test_loop_setting_selects_the_loop(fake, python):
     has_uvloop = subprocess.run([python, "-c", "import uvloop"], check=False).returncode == 0
     wanted = {"asyncio": "asyncio", "auto": "uvloop" if has_uvloop else "asyncio"}
     for loop, module in wanted.items():
-        worker = fake.spawn("asgi_cases", APPS, loop=loop).ready()
-        assert told(worker.ask("/task"))[2].partition(".")[0] == module
+        worker = fake.spawn("asgi_cases", WORKER_APPS, loop=loop).wait_ready()
+        assert json_of(worker.fetch("/task"))[2].partition(".")[0] == module
     if not has_uvloop:
         pytest.skip(f"SKIPPED: {python} has no uvloop")
 
@@ -128,8 +124,8 @@ def test_tasks_are_made_by_the_applications_task_factory(boot):
         "        loop.set_task_factory(lambda loop, coro, **more: Task(coro, loop=loop, **more))\n"
     )
     source = source.replace('json.dumps(scope["state"])', "json.dumps(type(asyncio.current_task()) is Task)")
-    worker = boot(source).ready()
-    assert told(worker.ask("/")) is True
+    worker = boot(source).wait_ready()
+    assert json_of(worker.fetch("/")) is True
 
 
 # ------------------------------------------------ lifespan
@@ -146,13 +142,13 @@ def test_lifespan_starts_before_ready_and_ends_before_exit(boot, fake, mode):
 
 
 def test_lifespan_state_is_copied_to_each_request(boot):
-    worker = boot(lifespan('scope["state"]["x"] = [1]')).ready()
-    assert told(worker.ask("/")) == {"x": [1]}
+    worker = boot(lifespan('scope["state"]["x"] = [1]')).wait_ready()
+    assert json_of(worker.fetch("/")) == {"x": [1]}
 
 
 def test_lifespan_off_is_not_run(boot, fake):
-    worker = boot(lifespan("print('startup')"), lifespan="off").ready()
-    assert told(worker.ask("/")) == {}
+    worker = boot(lifespan("print('startup')"), lifespan="off").wait_ready()
+    assert json_of(worker.fetch("/")) == {}
     assert worker.stop() == 0
     assert fake.output() == ""
 
@@ -187,7 +183,7 @@ def test_missing_lifespan_fails_the_boot_only_if_required(boot):
     """
     worker = boot(source)
     assert outcome(worker) == ("ready", ASGI)
-    assert told(worker.ask("/")) == {}
+    assert json_of(worker.fetch("/")) == {}
     assert worker.stop() == 0
     assert worker.warnings() == []
     _, kind, summary, trace, headline = outcome(boot(source, lifespan="on"))
@@ -220,9 +216,9 @@ def test_exception_in_startup_fails_the_boot_only_with_on(boot):
     ],
 )
 def test_shutdown_failure_is_a_warning(boot, shutdown, why):
-    worker = boot(lifespan(shutdown=shutdown)).ready()
+    worker = boot(lifespan(shutdown=shutdown)).wait_ready()
     worker.send(b"X")
-    assert why in worker.next("warning")[1]
+    assert why in worker.next_report("warning")[1]
     assert worker.wait() == 0
 
 
@@ -239,8 +235,8 @@ def test_invalid_lifespan_messages_raise(boot, message, why):
 
 
 def test_lifespan_that_returns_early_is_accepted(boot):
-    worker = boot(lifespan("return"), lifespan="on").ready()
-    assert told(worker.ask("/")) == {}
+    worker = boot(lifespan("return"), lifespan="on").wait_ready()
+    assert json_of(worker.fetch("/")) == {}
     assert worker.stop() == 0
 
 
@@ -254,7 +250,7 @@ def test_tasks_left_on_the_loop_are_cancelled_at_exit(boot, fake):
         "        finally:\n"
         "            print('endless: cancelled', flush=True)\n"
     )
-    worker = boot(source).ready()
+    worker = boot(source).wait_ready()
     assert worker.stop() == 0
     assert fake.output() == "endless: cancelled\n"
 
@@ -268,7 +264,7 @@ def test_stop_during_startup_exits_without_ready(boot, fake, tmp_path):
         "            await asyncio.sleep(0.01)\n"
     )
     worker = boot(source)
-    worker.next("booting")
+    worker.next_report("booting")
     worker.send(b"X")
     (tmp_path / "go").touch()
     assert worker.wait() == 0
@@ -293,8 +289,8 @@ def test_exit_in_a_signal_handler_ends_startup_and_shutdown(boot, fake, mode, lo
     )
     worker = boot(source, lifespan=mode, loop=loop)
     if phase == "shutdown":
-        worker.ready().send(b"X")
-    eventually(lambda: "begun" in fake.output(), "begun")
+        worker.wait_ready().send(b"X")
+    wait_until("begun", lambda: "begun" in fake.output())
     if "kill" not in wait:
         os.kill(worker.pid, signal.SIGUSR1)
     assert worker.wait() == 5
@@ -304,38 +300,38 @@ def test_exit_in_a_signal_handler_ends_startup_and_shutdown(boot, fake, mode, lo
 # ------------------------------------------------ hooks, preload
 
 
-def test_hooks_run_around_lifespan(fake, hooked):
-    worker = fake.spawn("asgi_cases", APPS, hooks=ALL_HOOKS).ready()
-    worker.ask("/scope")
+def test_hooks_run_around_lifespan(fake, hook_events):
+    worker = fake.spawn("asgi_cases", WORKER_APPS, hooks=ALL_HOOKS).wait_ready()
+    worker.fetch("/scope")
     assert worker.stop() == 0
-    assert [event["hook"] for event in hooked()] == ["post_fork", "post_worker_init", "worker_exit"]
+    assert [event["hook"] for event in hook_events()] == ["post_fork", "post_worker_init", "worker_exit"]
     assert "lifespan: shutdown" in fake.output()
 
 
 def test_forked_workers_have_their_own_loop_and_lifespan(fake):
-    zygote = fake.spawn("asgi_cases", APPS, zygote=True, warm_up="/scope")
+    zygote = fake.spawn("asgi_cases", WORKER_APPS, zygote=True, warm_up="/scope")
     assert outcome(zygote) == ("ready", ASGI)
     assert any("warm-up request is for WSGI" in warning for warning in zygote.warnings())
     workers = [fake.fork(zygote, number=number, life=2 + number) for number in range(2)]
     for worker in workers:
         assert outcome(worker) == ("ready", ASGI)
     for worker in workers:
-        assert told(worker.ask("/scope"))["state"]["from"] == "lifespan"
-        assert worker.ask("/flood").body == b"f" * 50_000 * 200
+        assert json_of(worker.fetch("/scope"))["state"]["from"] == "lifespan"
+        assert worker.fetch("/flood").body == b"f" * 50_000 * 200
         assert worker.stop() == 0
     assert fake.output().count("lifespan: shutdown") == 2
     assert zygote.stop() == 0
 
 
 def test_promoted_worker_runs_lifespan_shutdown_first(fake):
-    worker = fake.spawn("asgi_cases", APPS).ready()
-    assert worker.ask("/scope").status == 200
+    worker = fake.spawn("asgi_cases", WORKER_APPS).wait_ready()
+    assert worker.fetch("/scope").status == 200
     worker.send(b"P")
-    worker.next("promoted")
+    worker.next_report("promoted")
     assert fake.output().count("lifespan: shutdown") == 1
-    assert worker.next("ready") == ("ready", ASGI)
+    assert worker.next_report("ready") == ("ready", ASGI)
     child = fake.fork(worker, life=9)
     assert outcome(child) == ("ready", ASGI)
-    assert child.ask("/scope").status == 200
+    assert child.fetch("/scope").status == 200
     assert child.stop() == 0
     assert worker.stop() == 0

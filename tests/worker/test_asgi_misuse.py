@@ -3,14 +3,15 @@
 import json
 
 import pytest
-from conftest import APPS
-from fake_channel import END, RAISED, RESPOND
+from support.asgi_exchanges import failure_of
+from support.fake_channel import END, RAISED, RESPOND
+from support.paths import WORKER_APPS
 
 
 @pytest.fixture(scope="module")
 def worker(fakes, python):
     """One worker for all of them: none of them ends it."""
-    worker = fakes().spawn("asgi_misuses", APPS).ready()
+    worker = fakes().spawn("asgi_misuses", WORKER_APPS).wait_ready()
     pid = worker.pid
     yield worker
     assert worker.pid == pid
@@ -20,23 +21,11 @@ def worker(fakes, python):
     assert "never" not in worker.daemon.output()
 
 
-def failed(answer):
-    """The one report of an exchange that ended with it."""
-    assert answer.done, answer
-    assert answer.frames[-1][0] == RAISED, answer
-    (summary,) = answer.raised
-    return summary
-
-
-def latin(value):
-    return value["bytes"].encode("latin-1")
-
-
 @pytest.mark.parametrize("case", ["raises", "raises_prepared"])
 def test_exception_before_the_first_byte_sends_no_head(worker, case):
-    answer = worker.ask(f"/{case}")
+    answer = worker.fetch(f"/{case}")
     assert (answer.status, answer.body) == (0, b"")
-    assert failed(answer).startswith("ValueError: ")
+    assert failure_of(answer).startswith("ValueError: ")
     assert f"in {case}\n" in answer.trace
     # The application's frames, none of the server's.
     assert "<rgun>" not in answer.trace
@@ -45,15 +34,15 @@ def test_exception_before_the_first_byte_sends_no_head(worker, case):
 
 
 def test_exception_during_the_body_cuts_it(worker):
-    answer = worker.ask("/raises_late")
+    answer = worker.fetch("/raises_late")
     assert (answer.status, answer.body) == (200, b"part")
-    assert failed(answer) == "ValueError: in the body"
+    assert failure_of(answer) == "ValueError: in the body"
 
 
 def test_exception_after_the_response_is_reported(worker):
-    answer = worker.ask("/raises_after")
+    answer = worker.fetch("/raises_after")
     assert (answer.status, answer.body, answer.end) == (200, b"whole", True)
-    assert failed(answer) == "ValueError: after the end"
+    assert failure_of(answer) == "ValueError: after the end"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +56,7 @@ def test_exception_after_the_response_is_reported(worker):
     ],
 )
 def test_exits_and_cancellations_fail_only_their_request(worker, case, summary):
-    assert summary in failed(worker.ask(f"/{case}"))
+    assert summary in failure_of(worker.fetch(f"/{case}"))
 
 
 @pytest.mark.parametrize(
@@ -82,8 +71,8 @@ def test_exits_and_cancellations_fail_only_their_request(worker, case, summary):
     ],
 )
 def test_returning_early_or_a_value_is_an_error(worker, case, status, summary):
-    answer = worker.ask(f"/{case}")
-    assert (answer.status, failed(answer)) == (status, summary)
+    answer = worker.fetch(f"/{case}")
+    assert (answer.status, failure_of(answer)) == (status, summary)
 
 
 EXPECTED = "RuntimeError: Expected ASGI message '{}', but got '{}'."
@@ -136,25 +125,25 @@ INVALID_VALUE = "RuntimeError: Invalid HTTP header value."
     ],
 )
 def test_invalid_messages_raise_in_the_application(worker, case, status, summary):
-    answer = worker.ask(f"/misuse?{case}")
+    answer = worker.fetch(f"/misuse?{case}")
     assert answer.status == status
-    assert failed(answer).startswith(summary)
+    assert failure_of(answer).startswith(summary)
     assert "in sends\n" in answer.trace, "raised where it was sent"
     assert (answer.hints, answer.file) == ([], None)
 
 
 def test_trailers_are_limited_across_messages(worker):
-    answer = worker.ask("/too_many_trailers")
+    answer = worker.fetch("/too_many_trailers")
     assert (answer.body, answer.trailers) == (b"body", None)
-    assert failed(answer) == "ValueError: http.response.trailers: they are too long"
+    assert failure_of(answer) == "ValueError: http.response.trailers: they are too long"
 
 
 def test_message_that_sends_while_it_is_read_is_rejected(worker):
     again = "RuntimeError: an ASGI message has sent another one while it was read"
-    answer = worker.ask("/sends_in_headers")
-    assert (answer.status, answer.body, failed(answer)) == (0, b"", again)
-    answer = worker.ask("/sends_in_truth")
-    assert (answer.status, answer.body, failed(answer)) == (200, b"inner", again)
+    answer = worker.fetch("/sends_in_headers")
+    assert (answer.status, answer.body, failure_of(answer)) == (0, b"", again)
+    answer = worker.fetch("/sends_in_truth")
+    assert (answer.status, answer.body, failure_of(answer)) == (200, b"inner", again)
     assert answer.frames[:-1] == [(RESPOND, END, 200)]
 
 
@@ -166,10 +155,10 @@ def test_message_that_sends_while_it_is_read_is_rejected(worker):
 def test_body_of_wrong_length_never_looks_complete(worker, case, given, why):
     exchange = worker.submit(f"/{case}?{given}")
     if case == "length_in_parts":
-        worker.until(exchange, lambda answer: answer.body, "begun")
-        worker.ask(f"/open_gate?{given}")
-    answer = worker.whole(exchange)
-    assert failed(answer) == f"RuntimeError: Response content {why}"
+        worker.wait_for_response(exchange, lambda answer: answer.body, "begun")
+        worker.fetch(f"/open_gate?{given}")
+    answer = worker.wait_done(exchange)
+    assert failure_of(answer) == f"RuntimeError: Response content {why}"
     # Before the first byte it still becomes a 500.
     assert (answer.status != 0) == (case == "length_in_parts")
     assert len(answer.body) < 10
@@ -177,17 +166,17 @@ def test_body_of_wrong_length_never_looks_complete(worker, case, given, why):
 
 
 def test_body_of_the_declared_length_is_complete(worker):
-    answer = worker.ask("/length?10-10")
+    answer = worker.fetch("/length?10-10")
     assert (answer.status, answer.body, answer.raised) == (200, b"x" * 10, [])
 
 
 def test_application_may_catch_the_error_and_respond(worker):
-    answer = worker.ask("/forgiven")
+    answer = worker.fetch("/forgiven")
     assert json.loads(answer.body) == EXPECTED.format(START, BODY).partition(": ")[2]
 
 
 def test_wrong_arguments_of_send_and_receive_raise_type_error(worker):
-    none, two, unknown, one = json.loads(worker.ask("/arguments").body)
+    none, two, unknown, one = json.loads(worker.fetch("/arguments").body)
     assert "missing 1 required positional argument: 'message'" in none
     assert "takes 1 positional arguments but 2 were given" in two
     assert "unexpected keyword argument 'massage'" in unknown
@@ -195,14 +184,14 @@ def test_wrong_arguments_of_send_and_receive_raise_type_error(worker):
 
 
 def test_send_and_receive_fail_after_the_exchange(worker):
-    assert worker.ask("/later").status == 200
-    outcome, event = json.loads(worker.ask("/use_kept").body)
+    assert worker.fetch("/later").status == 200
+    outcome, event = json.loads(worker.fetch("/use_kept").body)
     assert outcome == COMPLETED.format(BODY).partition(": ")[2]
     assert event == {"type": "http.disconnect"}
 
 
 def test_forked_child_that_returns_answers_nothing(worker):
-    answer = worker.ask("/forks")
+    answer = worker.fetch("/forks")
     assert (answer.status, answer.body, answer.raised) == (200, b'"parent"', [])
     assert "a process that the application forked came back" in worker.daemon.output()
 
@@ -211,7 +200,7 @@ def test_frames_for_unknown_exchanges_are_ignored(worker):
     worker.part(1, b"x")
     worker.disconnect(1)
     worker.disconnect(1, cancel=True)
-    assert worker.ask("/scope").status == 200
+    assert worker.fetch("/scope").status == 200
 
 
 @pytest.mark.parametrize(
@@ -221,7 +210,7 @@ def test_frames_for_unknown_exchanges_are_ignored(worker):
 )
 def test_protocol_error_ends_the_worker(fakes, python, frame):
     fake = fakes()
-    worker = fake.spawn("asgi_cases", APPS).ready()
+    worker = fake.spawn("asgi_cases", WORKER_APPS).wait_ready()
     worker.publish(frame)
     assert worker.wait() == 70
     assert "the channel is broken" in fake.output()
@@ -230,9 +219,9 @@ def test_protocol_error_ends_the_worker(fakes, python, frame):
 def test_largest_head_has_room_for_content_length(worker):
     longest = 0
     for size in range(130_860, 130_920):
-        answer = worker.ask(f"/full_head?{size}")
+        answer = worker.fetch(f"/full_head?{size}")
         if answer.raised:
-            assert failed(answer).startswith("ValueError: the response's headers have ")
+            assert failure_of(answer).startswith("ValueError: the response's headers have ")
         else:
             longest = size
             assert (b"content-length", b"2000000") in answer.fields

@@ -5,50 +5,43 @@ import os
 import sys
 
 import pytest
-from conftest import eventually
-from test_asgi_http import loop, spawn, told  # noqa: F401 (loop is a fixture)
+from support.asgi_exchanges import json_of
+from support.waiting import wait_until
 
-
-@pytest.fixture(scope="module")
-def worker(fakes, python, loop):  # noqa: F811 (the fixture)
-    """One worker for the tests of this file: nothing in here ends it."""
-    worker = spawn(fakes(), python, loop, "asgi_stacks")
-    yield worker
-    assert worker.stop() == 0, worker.daemon.output()
-    assert "Traceback" not in worker.daemon.output(), worker.daemon.output()
+APPLICATION = "asgi_stacks"
 
 
 def test_task_at_its_deadline_is_reported_and_cancelled(worker):
     exchange = worker.submit("/stuck")
-    worker.ask("/ignore")
+    worker.fetch("/ignore")
     worker.disconnect(exchange, cancel=True)
-    report = worker.next("warning")[1]
+    report = worker.next_report("warning")[1]
     assert f"exchange {exchange} has passed its deadline" in report
     for line in ("in stuck", "in inner", "asyncio.sleep(1000)"):
         assert line in report
     assert "<rgun>" not in report
-    answer = worker.whole(exchange)
+    answer = worker.wait_done(exchange)
     assert (answer.status, answer.raised) == (0, [])
-    assert told(worker.ask("/seen")) == ["cancelled"]
+    assert json_of(worker.fetch("/seen")) == ["cancelled"]
 
 
 def test_response_after_cancellation_is_dropped(worker):
     exchange = worker.submit("/stubborn")
-    worker.ask("/ignore")
+    worker.fetch("/ignore")
     worker.disconnect(exchange, cancel=True)
-    worker.next("warning")
-    answer = worker.whole(exchange)
+    worker.next_report("warning")
+    answer = worker.wait_done(exchange)
     assert (answer.status, answer.body, answer.raised) == (0, b"", [])
 
 
 def test_stack_of_a_waiting_request_is_its_task(worker):
     exchange = worker.submit("/stuck")
-    worker.ask("/ignore")
+    worker.fetch("/ignore")
     stack = worker.ask_stacks(exchange)
     assert "in stuck" in stack
     assert "in inner" in stack
     worker.disconnect(exchange, cancel=True)
-    worker.whole(exchange)
+    worker.wait_done(exchange)
     assert worker.ask_stacks(exchange) is None
 
 
@@ -64,7 +57,7 @@ def test_stack_of_a_running_request_is_its_thread(worker, tmp_path):
             writers.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
         return writers
 
-    eventually(is_read, "the application blocks")
+    wait_until("the application blocks", is_read)
     try:
         stack = worker.ask_stacks(exchange)
         everything = worker.ask_stacks()
@@ -74,7 +67,7 @@ def test_stack_of_a_running_request_is_its_thread(worker, tmp_path):
     for part in ("in busy", ".read_bytes()", "in read_bytes"):
         assert part in stack
     assert "in busy" in everything
-    assert told(worker.whole(exchange)) == "done"
+    assert json_of(worker.wait_done(exchange)) == "done"
 
 
 # ------------------------------------------------ tasks of a request's own
@@ -83,16 +76,16 @@ def test_stack_of_a_running_request_is_its_thread(worker, tmp_path):
 def waiting(worker, path, until="in innermost\n", times=1):
     """A request whose tasks have all begun to wait."""
     exchange = worker.submit(path)
-    worker.ask("/ignore")
-    eventually(lambda: worker.ask_stacks(exchange).count(until) >= times, f"{path} waits")
+    worker.fetch("/ignore")
+    wait_until(f"{path} waits", lambda: worker.ask_stacks(exchange).count(until) >= times)
     return exchange
 
 
 def cancelled(worker, exchange):
     """At its deadline; the report."""
     worker.disconnect(exchange, cancel=True)
-    report = worker.next("warning")[1]
-    assert worker.whole(exchange).raised == []
+    report = worker.next_report("warning")[1]
+    assert worker.wait_done(exchange).raised == []
     return report
 
 
@@ -119,7 +112,7 @@ def test_nested_and_circular_tasks_are_shown_once(worker):
         stack = worker.ask_stacks(exchange)
         return (stack.count("for its task"), stack.count("in waits_for_each_other")) == (2, 2)
 
-    eventually(are_shown, "both are shown, and once")
+    wait_until("both are shown, and once", are_shown)
     cancelled(worker, exchange)
 
 

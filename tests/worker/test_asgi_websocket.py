@@ -1,25 +1,28 @@
 """ASGI WebSockets, the worker's side: scope, receive, send, credit; and that idle ones cost little."""
 
 import pytest
-from conftest import eventually
-from fake_channel import BODY, CHUNKS, CLOSE, DONE, END, MESSAGE_COST, MORE, RESPOND, TAKE, TEXT
-from test_asgi_http import latin, loop, open_gate, spawn, told  # noqa: F401 (loop is a fixture)
-from websocket_exchanges import accepted, closed, disconnect, handshake, heard, over, seen
+from support.asgi_exchanges import (
+    disconnect,
+    disconnect_event,
+    handshake,
+    json_of,
+    latin,
+    only_message,
+    open_gate,
+    open_websocket,
+    recorded,
+    run_websocket,
+    spawn,
+)
+from support.fake_channel import BODY, CHUNKS, CLOSE, DONE, END, MESSAGE_COST, MORE, RESPOND, TAKE, TEXT
+from support.processes import resident_kib
+from support.waiting import wait_until
+
+APPLICATION = "websocket_cases"
 
 WINDOW = 64 * 1024
 STEP = WINDOW // 4
 RESPONSE_WINDOW = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def worker(fakes, python, loop):  # noqa: F811 (the fixture)
-    """One worker for the tests of this file: nothing in here ends it."""
-    worker = spawn(fakes(), python, loop, "websocket_cases")
-    yield worker
-    assert worker.stop() == 0, worker.daemon.output()
-    assert "Traceback" not in worker.daemon.output(), worker.daemon.output()
-    assert "never" not in worker.daemon.output(), worker.daemon.output()
-    assert "Task was destroyed" not in worker.daemon.output()
 
 
 # ------------------------------------------------ scope
@@ -31,7 +34,7 @@ def test_scope_has_the_keys_and_values_of_uvicorn(worker):
         (b"sec-websocket-protocol", b"chat.v2,  chat.v1 "),
         (b"sec-websocket-protocol", b"other"),
     ]
-    scope = heard(worker, "/scope?a=%20b", headers=headers, peer=("192.0.2.7", 4711))
+    scope = only_message(worker, "/scope?a=%20b", headers=headers, peer=("192.0.2.7", 4711))
     assert scope.pop("keys") == [
         *("type", "asgi", "http_version", "scheme", "server", "client", "root_path", "path", "raw_path"),
         *("query_string", "headers", "subprotocols", "state", "extensions"),
@@ -55,20 +58,20 @@ def test_scope_has_the_keys_and_values_of_uvicorn(worker):
 
 
 def test_scope_over_tls_is_wss_without_subprotocols(worker):
-    scope = heard(worker, "/p/%C3%A6", https=True)
+    scope = only_message(worker, "/p/%C3%A6", https=True)
     assert (scope["scheme"], scope["subprotocols"], scope["path"]) == ("wss", [], "/p/æ")
     # A request beside it is none.
-    assert told(worker.ask("/scope", https=True))["scheme"] == "https"
+    assert json_of(worker.fetch("/scope", https=True))["scheme"] == "https"
 
 
 def test_changes_to_the_scope_do_not_reach_later_websockets(worker):
-    assert heard(worker, "/spoil") == [None] * 3
-    assert heard(worker, "/spoil") == [None] * 3
+    assert only_message(worker, "/spoil") == [None] * 3
+    assert only_message(worker, "/spoil") == [None] * 3
 
 
 def test_path_begins_with_the_root_path(fake, python):
     worker = spawn(fake, python, "asyncio", "websocket_cases", root_path="/root")
-    scope = heard(worker, "/p")
+    scope = only_message(worker, "/p")
     assert (scope["root_path"], scope["path"], latin(scope["raw_path"])) == ("/root", "/root/p", b"/root/p")
 
 
@@ -76,121 +79,125 @@ def test_path_begins_with_the_root_path(fake, python):
 
 
 def test_message_has_either_text_or_bytes(worker):
-    exchange = accepted(worker, "/events?keys")
+    exchange = open_websocket(worker, "/events?keys")
     for content in ("text", b"bytes", "", b"", "æ€😀"):
         worker.message(exchange, content)
     worker.disconnect(exchange, code=4321, reason="gänzlich".encode())
     open_gate(worker, "keys")
-    answer = worker.whole(exchange)
+    answer = worker.wait_done(exchange)
     assert (answer.raised, answer.closed) == ([], None)
-    assert seen(worker) == [
+    assert recorded(worker) == [
         {"type": "websocket.receive", "text": "text"},
         {"type": "websocket.receive", "bytes": {"bytes": "bytes"}},
         {"type": "websocket.receive", "text": ""},
         {"type": "websocket.receive", "bytes": {"bytes": ""}},
         {"type": "websocket.receive", "text": "æ€😀"},
         # As often as it is asked for.
-        *[disconnect(4321, "gänzlich")] * 3,
+        *[disconnect_event(4321, "gänzlich")] * 3,
     ]
 
 
 def test_messages_keep_their_order(worker):
-    exchange = accepted(worker, "/echo")
+    exchange = open_websocket(worker, "/echo")
     sent = []
     for number in range(300):
         sent.append(f"{number}" if number % 2 else b"%d" % number)
         worker.message(exchange, sent[-1])
-    worker.until(exchange, lambda answer: answer.messages == sent, "echoed")
-    closed(worker, exchange)
+    worker.wait_for_response(exchange, lambda answer: answer.messages == sent, "echoed")
+    disconnect(worker, exchange)
 
 
 def test_message_parts_are_joined(worker):
-    exchange = accepted(worker, "/echo")
+    exchange = open_websocket(worker, "/echo")
     for byte in "æ€😀".encode():
         worker.message(exchange, bytes([byte]), more=True, text=True)
     worker.message(exchange, b"", text=True)
     worker.message(exchange, b"", more=True, text=False)
     worker.message(exchange, b"b")
-    worker.until(exchange, lambda answer: answer.messages == ["æ€😀", b"b"], "echoed")
-    closed(worker, exchange)
+    worker.wait_for_response(exchange, lambda answer: answer.messages == ["æ€😀", b"b"], "echoed")
+    disconnect(worker, exchange)
 
 
 @pytest.mark.parametrize("kind", ["text", "bytes"])
 def test_message_of_16_mib_is_echoed(worker, kind):
-    exchange = accepted(worker, "/echo")
+    exchange = open_websocket(worker, "/echo")
     part = ("é" * 30_000).encode()
     for _ in range(279):
         worker.message(exchange, part, more=True, text=kind == "text")
-        worker.until_claimed()
+        worker.wait_claimed()
     worker.message(exchange, part, text=kind == "text")
-    answer = worker.until(exchange, lambda answer: answer.messages, "echoed")
+    answer = worker.wait_for_response(exchange, lambda answer: answer.messages, "echoed")
     (message,) = answer.messages
     assert (message.encode() if kind == "text" else message) == part * 280
     # Taken in full although nothing could be received: the daemon bounds it.
     assert answer.taken > 279 * len(part)
-    closed(worker, exchange)
+    disconnect(worker, exchange)
 
 
 def test_no_credit_is_granted_before_accept(worker):
     exchange = handshake(worker, "/undecided")
-    assert told(worker.ask("/forget")) == "forgotten"
-    assert exchange not in worker.answers
-    answer = closed(worker, exchange, 1006)
+    assert json_of(worker.fetch("/forget")) == "forgotten"
+    assert exchange not in worker.responses
+    answer = disconnect(worker, exchange, 1006)
     # Its client is gone: nothing has to be said to it.
     assert (answer.frames, answer.raised) == ([(BODY, END | DONE, 0)], [])
-    assert seen(worker) == [disconnect(1006)]
+    assert recorded(worker) == [disconnect_event(1006)]
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1005, 1006, 1012])
 def test_waiting_receive_gets_the_disconnect_code(worker, code):
-    exchange = accepted(worker, "/echo")
-    answer = closed(worker, exchange, code, b"why")
+    exchange = open_websocket(worker, "/echo")
+    answer = disconnect(worker, exchange, code, b"why")
     assert (answer.raised, answer.closed) == ([], None)
     assert [kind for kind, _, _ in answer.frames] == [RESPOND, TAKE, BODY]
-    assert seen(worker) == [disconnect(code, "why")]
+    assert recorded(worker) == [disconnect_event(code, "why")]
 
 
 def test_incomplete_message_is_never_received(worker):
-    exchange = accepted(worker, "/echo")
+    exchange = open_websocket(worker, "/echo")
     worker.message(exchange, "begun", more=True)
-    assert closed(worker, exchange, 1006).messages == []
-    assert seen(worker) == [disconnect(1006)]
+    assert disconnect(worker, exchange, 1006).messages == []
+    assert recorded(worker) == [disconnect_event(1006)]
 
 
 def test_receive_and_send_work_in_tasks(worker):
-    exchange = accepted(worker, "/in_tasks")
-    worker.until(exchange, lambda answer: answer.messages == ['"timeout"'], "given up")
+    exchange = open_websocket(worker, "/in_tasks")
+    worker.wait_for_response(exchange, lambda answer: answer.messages == ['"timeout"'], "given up")
     worker.message(exchange, "kept")
-    assert worker.whole(exchange).messages == ['"timeout"', "kept", "0", "1", "2"]
+    assert worker.wait_done(exchange).messages == ['"timeout"', "kept", "0", "1", "2"]
 
 
 def test_local_close_wakes_a_waiting_receive(worker):
-    answer = over(worker, "/closes_beside")
+    answer = run_websocket(worker, "/closes_beside")
     assert (answer.closed, answer.raised) == ((4001, "enough"), [])
-    assert seen(worker) == [disconnect(4001, "enough")] * 2
+    assert recorded(worker) == [disconnect_event(4001, "enough")] * 2
 
 
 def test_messages_before_a_local_close_are_still_received(worker):
-    exchange = accepted(worker, "/closes_with_some_unread?unread")
+    exchange = open_websocket(worker, "/closes_with_some_unread?unread")
     worker.message(exchange, "before")
     worker.message(exchange, "also before")
-    worker.until_claimed()
+    worker.wait_claimed()
     open_gate(worker, "unread")
-    worker.until(exchange, lambda answer: answer.closed, "closed")
+    worker.wait_for_response(exchange, lambda answer: answer.closed, "closed")
     worker.message(exchange, "after")
     # The client's answer to the close does not change who closed.
     worker.disconnect(exchange, code=1000, reason=b"answered")
     open_gate(worker, "unread")
-    worker.whole(exchange)
-    assert [event.get("text") or event["code"] for event in seen(worker)] == ["before", "also before", 1000]
-    assert seen(worker)[-1] == disconnect(1000)
+    worker.wait_done(exchange)
+    assert [event.get("text") or event["code"] for event in recorded(worker)] == [
+        "before",
+        "also before",
+        1000,
+    ]
+    assert recorded(worker)[-1] == disconnect_event(1000)
 
 
 @pytest.mark.parametrize("frame", ["text", "parts", "reason"])
 def test_text_that_is_not_utf8_is_a_protocol_error(fakes, python, frame):
     fake = fakes()
     worker = spawn(fake, python, "asyncio", "websocket_cases")
-    exchange = accepted(worker, "/echo")
+    exchange = open_websocket(worker, "/echo")
     if frame == "reason":
         worker.disconnect(exchange, code=1000, reason=b"\xff")
     else:
@@ -211,52 +218,58 @@ def drained(worker, exchange, gate):
     def is_over():
         open_gate(worker, gate)
         worker.collect()
-        return worker.answers[exchange].done
+        return worker.responses[exchange].done
 
-    eventually(is_over, "the application has received the end")
+    wait_until("the application has received the end", is_over)
 
 
 def test_credit_grows_as_the_application_receives(worker):
-    exchange = accepted(worker, "/sizes?credit-16")
+    exchange = open_websocket(worker, "/sizes?credit-16")
     # Right after the accept.
-    assert worker.answers[exchange].frames == [(RESPOND, 0, 101), (TAKE, 0, 0)]
-    assert worker.answers[exchange].taken == WINDOW
+    assert worker.responses[exchange].frames == [(RESPOND, 0, 101), (TAKE, 0, 0)]
+    assert worker.responses[exchange].taken == WINDOW
     for _ in range(60):
         worker.message(exchange, b"m" * (1024 - MESSAGE_COST))
     for times in range(1, 4):
         open_gate(worker, "credit-16")
-        worker.until(exchange, lambda answer, n=times: answer.taken >= WINDOW + n * STEP, "taken on")
-        assert worker.answers[exchange].taken == WINDOW + times * STEP
+        worker.wait_for_response(
+            exchange, lambda answer, n=times: answer.taken >= WINDOW + n * STEP, "taken on"
+        )
+        assert worker.responses[exchange].taken == WINDOW + times * STEP
     drained(worker, exchange, "credit-16")
 
 
 def test_empty_messages_use_credit(worker):
     gate = f"empty-{STEP // MESSAGE_COST}"
-    exchange = accepted(worker, f"/sizes?{gate}")
+    exchange = open_websocket(worker, f"/sizes?{gate}")
     for _ in range(WINDOW // MESSAGE_COST):
         worker.message(exchange, "")
-    told(worker.ask("/forget"))
-    assert worker.answers[exchange].taken == WINDOW, "nothing was received"
+    json_of(worker.fetch("/forget"))
+    assert worker.responses[exchange].taken == WINDOW, "nothing was received"
     open_gate(worker, gate)
-    worker.until(exchange, lambda answer: answer.taken == WINDOW + STEP, "taken on")
+    worker.wait_for_response(exchange, lambda answer: answer.taken == WINDOW + STEP, "taken on")
     drained(worker, exchange, gate)
 
 
 def test_credit_bounds_consecutive_large_messages(worker):
-    exchange = accepted(worker, "/sizes?pile-1")
+    exchange = open_websocket(worker, "/sizes?pile-1")
     part = b"p" * 60_000
     for _ in range(3):
         worker.message(exchange, part, more=True)
     whole = 3 * (60_000 + MESSAGE_COST) + MESSAGE_COST
-    worker.until(exchange, lambda answer: answer.taken == whole - MESSAGE_COST + WINDOW, "paid at once")
+    worker.wait_for_response(
+        exchange, lambda answer: answer.taken == whole - MESSAGE_COST + WINDOW, "paid at once"
+    )
     worker.message(exchange, b"")
     # That one waits for the application; so does the credit for the next.
     worker.message(exchange, part, more=True)
-    worker.until_claimed()
-    told(worker.ask("/forget"))
-    assert worker.answers[exchange].taken == whole - MESSAGE_COST + WINDOW
+    worker.wait_claimed()
+    json_of(worker.fetch("/forget"))
+    assert worker.responses[exchange].taken == whole - MESSAGE_COST + WINDOW
     open_gate(worker, "pile-1")
-    worker.until(exchange, lambda answer: answer.taken == whole + 60_000 + MESSAGE_COST + WINDOW, "paid")
+    worker.wait_for_response(
+        exchange, lambda answer: answer.taken == whole + 60_000 + MESSAGE_COST + WINDOW, "paid"
+    )
     drained(worker, exchange, "pile-1")
 
 
@@ -265,30 +278,30 @@ def test_credit_bounds_consecutive_large_messages(worker):
 
 @pytest.mark.parametrize("name", ["accept", "accept_none", "accept_empty"])
 def test_accept_is_a_101_without_headers(worker, name):
-    answer = over(worker, f"/script?{name}")
+    answer = run_websocket(worker, f"/script?{name}")
     assert (answer.status, answer.fields, answer.body) == (101, [], b"")
     assert answer.frames[:2] == [(RESPOND, 0, 101), (TAKE, 0, 0)]
 
 
 def test_accept_sends_subprotocol_and_application_headers(worker):
-    assert over(worker, "/script?accept_all").fields == [
+    assert run_websocket(worker, "/script?accept_all").fields == [
         (b"sec-websocket-protocol", b"chat.v2"),
         (b"x-upper", b"trimmed"),
         (b"set-cookie", b"a=1"),
         (b"set-cookie", b"b=2"),
     ]
-    assert over(worker, "/script?accept_by_header").fields == [(b"sec-websocket-protocol", b"chat")]
+    assert run_websocket(worker, "/script?accept_by_header").fields == [(b"sec-websocket-protocol", b"chat")]
 
 
 def test_bytes_take_precedence_over_text(worker):
-    answer = over(worker, "/script?messages")
+    answer = run_websocket(worker, "/script?messages")
     assert answer.messages == ["t", b"b", "æ€😀", b"array", "", b"", b"both"]
     assert answer.raised == []
 
 
 @pytest.mark.parametrize("size", [1024, 65_536, 65_792, 1_000_192, 16 * 1024 * 1024])
 def test_message_of_any_size_stays_one_message(worker, size):
-    answer = over(worker, f"/large?{size}")
+    answer = run_websocket(worker, f"/large?{size}")
     assert answer.messages == [bytes(range(256)) * (size // 256), "é" * (size // 2)]
     frames = [flags for kind, flags, _ in answer.frames if kind == BODY]
     assert frames[-1] == TEXT
@@ -308,16 +321,16 @@ def test_slow_client_suspends_only_its_own_send(worker, size):
             worker.collect()
             return sum(used for _, used, _ in worker.unacked) > RESPONSE_WINDOW
 
-        eventually(waiting, "filled the window")
-        assert seen(worker)[0] < count - 5
-        assert seen(worker)[0] <= RESPONSE_WINDOW // (size + MESSAGE_COST) + 1
-        n_frames = len(worker.answers[exchange].frames)
-        told(worker.ask("/scope"))
-        assert len(worker.answers[exchange].frames) == n_frames, "sends on without credit"
+        wait_until("filled the window", waiting)
+        assert recorded(worker)[0] < count - 5
+        assert recorded(worker)[0] <= RESPONSE_WINDOW // (size + MESSAGE_COST) + 1
+        n_frames = len(worker.responses[exchange].frames)
+        json_of(worker.fetch("/scope"))
+        assert len(worker.responses[exchange].frames) == n_frames, "sends on without credit"
     finally:
         worker.is_slow = False
         worker.acknowledge()
-    answer = worker.whole(exchange)
+    answer = worker.wait_done(exchange)
     assert len(answer.messages) == count
     assert all(len(message) == size for message in answer.messages)
 
@@ -326,15 +339,15 @@ def test_exhausted_slab_suspends_send_without_loss(worker):
     worker.is_slow = True
     try:
         exchanges = [handshake(worker, f"/large?{3 * 1024 * 1024}") for _ in range(5)]
-        eventually(
-            lambda: worker.collect() or sum(len(n) for _, _, n in worker.unacked) == CHUNKS, "all is lent"
+        wait_until(
+            "all is lent", lambda: worker.collect() or sum(len(n) for _, _, n in worker.unacked) == CHUNKS
         )
-        assert told(worker.ask("/ignore")) == "ignored"
+        assert json_of(worker.fetch("/ignore")) == "ignored"
     finally:
         worker.is_slow = False
         worker.acknowledge()
     for exchange in exchanges:
-        assert [len(message) for message in worker.whole(exchange).messages] == [3 << 20, 3 << 19]
+        assert [len(message) for message in worker.wait_done(exchange).messages] == [3 << 20, 3 << 19]
 
 
 # ------------------------------------------------ close, deny
@@ -345,27 +358,27 @@ def test_exhausted_slab_suspends_send_without_loss(worker):
     [("close", (1000, "")), ("close_none", (1000, "")), ("close_code", (4999, "g" * 121 + "é"))],
 )
 def test_close_carries_code_and_reason(worker, name, end):
-    answer = over(worker, f"/script_then_receive?{name}")
+    answer = run_websocket(worker, f"/script_then_receive?{name}")
     assert (answer.closed, answer.raised) == (end, [])
     # The client has its close before the application has returned.
     assert answer.frames[-2:] == [(CLOSE, END, end[0]), (BODY, END | DONE, 0)]
-    assert seen(worker) == [disconnect(*end)] * 2
+    assert recorded(worker) == [disconnect_event(*end)] * 2
 
 
 def test_close_before_accept_is_403(worker):
-    answer = over(worker, "/script_then_receive?forbid")
+    answer = run_websocket(worker, "/script_then_receive?forbid")
     assert (answer.status, answer.fields, answer.body, answer.raised) == (403, [], b"", [])
     assert answer.frames == [(RESPOND, END, 403), (BODY, END | DONE, 0)]
-    assert seen(worker) == [disconnect(1006)] * 2
+    assert recorded(worker) == [disconnect_event(1006)] * 2
 
 
 def test_denial_is_an_ordinary_response(worker):
-    answer = over(worker, "/script_then_receive?deny")
+    answer = run_websocket(worker, "/script_then_receive?deny")
     assert (answer.status, answer.fields) == (401, [(b"www-authenticate", b"Basic")])
     assert (answer.body, answer.raised) == (b"body", [])
     assert answer.frames == [(RESPOND, END, 401), (BODY, END | DONE, 0)]
-    assert seen(worker) == [disconnect(1006)] * 2
-    answer = over(worker, "/script?deny_parts")
+    assert recorded(worker) == [disconnect_event(1006)] * 2
+    answer = run_websocket(worker, "/script?deny_parts")
     assert (answer.status, answer.body, answer.raised) == (401, b"partpart", [])
 
 
@@ -373,47 +386,41 @@ def test_denial_is_an_ordinary_response(worker):
 
 
 def test_scope_is_freed_when_the_application_drops_it(worker):
-    exchange = accepted(worker, "/frugal")
+    exchange = open_websocket(worker, "/frugal")
     worker.message(exchange, "now")
-    assert worker.whole(exchange).messages == ["true"]
-
-
-def resident(worker):
-    """Bytes of its own memory."""
-    line = next(line for line in worker.proc("status").splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
+    assert worker.wait_done(exchange).messages == ["true"]
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_idle_websockets_use_every_slot_and_little_memory(fake, python, loop):  # noqa: F811 (not the fixture)
+def test_idle_websockets_use_every_slot_and_little_memory(fake, python, loop):
     n_sockets = 2000
     worker = spawn(fake, python, loop, "websocket_cases", concurrency=n_sockets)
     headers = [(b"host", b"example.org"), (b"user-agent", b"u" * 100), (b"cookie", b"c" * 200)]
-    first = [accepted(worker, "/echo", headers=headers) for _ in range(100)]
-    before = resident(worker)
+    first = [open_websocket(worker, "/echo", headers=headers) for _ in range(100)]
+    before = resident_kib(worker.pid, "RssAnon") * 1024
     rest = [handshake(worker, "/echo", headers=headers) for _ in range(n_sockets - 100)]
     for exchange in rest:
-        worker.until(exchange, lambda answer: answer.taken, "accepted")
-    each = (resident(worker) - before) / len(rest)
+        worker.wait_for_response(exchange, lambda answer: answer.taken, "accepted")
+    each = (resident_kib(worker.pid, "RssAnon") * 1024 - before) / len(rest)
     print(f"{loop}: {each:.0f} bytes for each idle WebSocket")
     assert each < 8192, "an idle WebSocket is its task, its scope and a few small objects"
     for exchange in (*first[:10], *rest[-10:]):
         worker.message(exchange, "still here?")
-        worker.until(exchange, lambda answer: answer.messages == ["still here?"], "answered")
+        worker.wait_for_response(exchange, lambda answer: answer.messages == ["still here?"], "answered")
     # The server restarts.
     worker.send(b"X")
     for exchange in (*first, *rest):
         worker.disconnect(exchange, code=1012)
-        worker.until(exchange, lambda answer: answer.done, "over")
-        assert worker.answers[exchange].raised == []
+        worker.wait_for_response(exchange, lambda answer: answer.done, "over")
+        assert worker.responses[exchange].raised == []
     assert worker.wait() == 0
 
 
 def test_websockets_may_use_every_slot(fake, python):
     worker = spawn(fake, python, "asyncio", "websocket_cases", interface="asgi", threads=30, concurrency=5)
-    exchanges = [accepted(worker, "/echo") for _ in range(30)]
+    exchanges = [open_websocket(worker, "/echo") for _ in range(30)]
     for exchange in exchanges:
-        closed(worker, exchange)
+        disconnect(worker, exchange)
 
 
 def test_broadcast_creates_few_waiters(fake, python):
@@ -421,9 +428,9 @@ def test_broadcast_creates_few_waiters(fake, python):
     worker = spawn(fake, python, "asyncio", "websocket_cases:counting", concurrency=n_sockets + 1)
     listening = [handshake(worker, "/listens") for _ in range(n_sockets)]
     for exchange in listening:
-        worker.until(exchange, lambda answer: answer.taken, "accepted")
+        worker.wait_for_response(exchange, lambda answer: answer.taken, "accepted")
     # The ring has room for some sixty of them.
-    n_waits = heard(worker, "/speaks?4000")
+    n_waits = only_message(worker, "/speaks?4000")
     for exchange in listening:
-        assert worker.answers[exchange].messages == [b"s" * 4000]
+        assert worker.responses[exchange].messages == [b"s" * 4000]
     assert n_sockets // 2 < n_waits < 3 * n_sockets

@@ -1,23 +1,22 @@
 """How ASGI WebSockets end: misuse, clients that have gone, applications that return or raise, deadlines."""
 
 import pytest
-from conftest import eventually
-from fake_channel import BODY, CLOSE, DONE, END
-from test_asgi_http import loop, spawn, told  # noqa: F401 (loop is a fixture)
-from websocket_exchanges import accepted, closed, disconnect, failed, handshake, over, seen
+from support.asgi_exchanges import (
+    disconnect,
+    disconnect_event,
+    failure_of,
+    handshake,
+    json_of,
+    open_websocket,
+    recorded,
+    run_websocket,
+)
+from support.fake_channel import BODY, CLOSE, DONE, END
+from support.waiting import wait_until
+
+APPLICATION = "websocket_cases"
 
 RESPONSE_WINDOW = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def worker(fakes, python, loop):  # noqa: F811 (the fixture)
-    """One worker for the tests of this file: nothing in here ends it."""
-    worker = spawn(fakes(), python, loop, "websocket_cases")
-    yield worker
-    assert worker.stop() == 0, worker.daemon.output()
-    assert "Traceback" not in worker.daemon.output(), worker.daemon.output()
-    assert "never" not in worker.daemon.output(), worker.daemon.output()
-    assert "Task was destroyed" not in worker.daemon.output()
 
 
 HANDSHAKE = "'websocket.accept', 'websocket.close' or 'websocket.http.response.start' but got '{}'."
@@ -70,9 +69,9 @@ START = "websocket.http.response.start"
     ],
 )
 def test_invalid_messages_raise_in_the_application(worker, name, status, summary):
-    answer = over(worker, f"/script?{name}")
+    answer = run_websocket(worker, f"/script?{name}")
     assert answer.status == status
-    assert failed(answer).startswith(summary)
+    assert failure_of(answer).startswith(summary)
     assert not answer.messages
     if not summary.startswith("ASGI"):
         assert "in script\n" in answer.trace, "raised where it was sent"
@@ -82,14 +81,14 @@ def test_invalid_messages_raise_in_the_application(worker, name, status, summary
 
 
 def test_after_a_disconnect_send_raises_and_close_does_not(worker):
-    exchange = accepted(worker, "/sends_to_nobody")
-    answer = closed(worker, exchange, 1001)
+    exchange = open_websocket(worker, "/sends_to_nobody")
+    answer = disconnect(worker, exchange, 1001)
     assert (answer.raised, answer.closed, answer.messages) == ([], None, [])
     gone = "ClientDisconnected"
-    assert seen(worker) == [gone, gone, "sent", gone, gone]
+    assert recorded(worker) == [gone, gone, "sent", gone, gone]
     exchange = handshake(worker, "/sends_to_nobody?early")
-    told(worker.ask("/forget"))
-    assert (closed(worker, exchange, 1006).status, seen(worker)) == (0, [gone] * 5)
+    json_of(worker.fetch("/forget"))
+    assert (disconnect(worker, exchange, 1006).status, recorded(worker)) == (0, [gone] * 5)
 
 
 @pytest.mark.parametrize("size", [1000, 3_000_000])
@@ -97,90 +96,90 @@ def test_disconnect_ends_a_suspended_send(worker, size):
     worker.is_slow = True
     try:
         exchange = handshake(worker, f"/flood?{size}-2000")
-        eventually(
-            lambda: worker.collect() or sum(used for _, used, _ in worker.unacked) > RESPONSE_WINDOW, "waits"
+        wait_until(
+            "waits", lambda: worker.collect() or sum(used for _, used, _ in worker.unacked) > RESPONSE_WINDOW
         )
-        answer = closed(worker, exchange, 1006)
+        answer = disconnect(worker, exchange, 1006)
     finally:
         worker.is_slow = False
         worker.acknowledge()
     assert answer.raised == []
-    assert seen(worker) == ["ClientDisconnected", True]
+    assert recorded(worker) == ["ClientDisconnected", True]
 
 
 @pytest.mark.parametrize("path", ["/raises_when_gone", "/raises_when_gone?group", "/sends_uncaught"])
 def test_disconnect_exceptions_are_not_reported(worker, path):
-    answer = closed(worker, accepted(worker, path))
+    answer = disconnect(worker, open_websocket(worker, path))
     assert (answer.raised, answer.closed, answer.frames[-1]) == ([], None, (BODY, END | DONE, 0))
 
 
 def test_other_exceptions_are_reported_after_a_disconnect(worker):
-    exchange = accepted(worker, "/raises_when_gone?told")
-    assert failed(closed(worker, exchange)) == "ValueError: while cleaning up"
-    group = closed(worker, accepted(worker, "/raises_when_gone?mixed_group"))
-    assert "of tasks" in failed(group)
-    assert "WebSocketDisconnect" in failed(over(worker, "/raises_before_it_is_gone"))
+    exchange = open_websocket(worker, "/raises_when_gone?told")
+    assert failure_of(disconnect(worker, exchange)) == "ValueError: while cleaning up"
+    group = disconnect(worker, open_websocket(worker, "/raises_when_gone?mixed_group"))
+    assert "of tasks" in failure_of(group)
+    assert "WebSocketDisconnect" in failure_of(run_websocket(worker, "/raises_before_it_is_gone"))
 
 
 # ------------------------------------------------ how it ends
 
 
 def test_return_closes_an_open_websocket(worker):
-    answer = over(worker, "/script?accept")
+    answer = run_websocket(worker, "/script?accept")
     assert (answer.closed, answer.raised) == ((1000, ""), [])
     assert answer.frames[-1] == (CLOSE, END | DONE, 1000)
 
 
 def test_return_without_a_handshake_is_an_error(worker):
-    answer = over(worker, "/returns_at_once")
-    assert (answer.status, failed(answer)) == (0, "ASGI callable returned without completing handshake.")
+    answer = run_websocket(worker, "/returns_at_once")
+    assert (answer.status, failure_of(answer)) == (0, "ASGI callable returned without completing handshake.")
     # As with uvicorn, that comes first.
-    answer = over(worker, "/returns_a_value")
-    assert (answer.status, failed(answer)) == (0, "ASGI callable returned without completing handshake.")
+    answer = run_websocket(worker, "/returns_a_value")
+    assert (answer.status, failure_of(answer)) == (0, "ASGI callable returned without completing handshake.")
 
 
 def test_return_value_is_an_error(worker):
-    answer = over(worker, "/returns_a_value?accepted")
+    answer = run_websocket(worker, "/returns_a_value?accepted")
     assert answer.closed is None
-    assert failed(answer) == "ASGI callable should return None, but returned 'a value'."
+    assert failure_of(answer) == "ASGI callable should return None, but returned 'a value'."
 
 
 @pytest.mark.parametrize(
     ("after", "status", "end"), [("", 0, None), ("accept", 101, None), ("close", 101, (1000, ""))]
 )
 def test_exception_is_reported_once(worker, after, status, end):
-    answer = over(worker, f"/raises?{after}")
+    answer = run_websocket(worker, f"/raises?{after}")
     assert (answer.status, answer.closed) == (status, end)
-    assert failed(answer) == "ValueError: in the WebSocket"
+    assert failure_of(answer) == "ValueError: in the WebSocket"
     assert "in raises\n" in answer.trace
 
 
 def test_handshake_at_its_deadline_is_cancelled(worker):
     exchange = handshake(worker, "/stuck")
-    told(worker.ask("/forget"))
+    json_of(worker.fetch("/forget"))
     worker.disconnect(exchange, cancel=True)
-    report = worker.next("warning")[1]
+    report = worker.next_report("warning")[1]
     assert f"exchange {exchange} has passed its deadline" in report
     assert "in inner" in report
-    answer = worker.whole(exchange)
+    answer = worker.wait_done(exchange)
     assert (answer.status, answer.raised) == (0, [])
-    assert seen(worker) == ["cancelled", disconnect(1006)]
+    assert recorded(worker) == ["cancelled", disconnect_event(1006)]
 
 
 def test_stack_of_a_waiting_websocket_is_its_task(worker):
-    exchange = accepted(worker, "/reports")
+    exchange = open_websocket(worker, "/reports")
     stack = worker.ask_stacks(exchange)
     assert "in reports" in stack
     assert "in inner" in stack
     assert "<rgun>" not in stack
-    closed(worker, exchange)
+    disconnect(worker, exchange)
     assert worker.ask_stacks(exchange) is None
 
 
 def test_messages_for_closed_websockets_are_ignored(worker):
-    exchange = accepted(worker, "/script?close")
-    worker.whole(exchange)
+    exchange = open_websocket(worker, "/script?close")
+    worker.wait_done(exchange)
     worker.message(exchange, "late")
     worker.message(exchange, "later", more=True)
     worker.disconnect(exchange, code=1000)
-    assert told(worker.ask("/ignore")) == "ignored"
+    assert json_of(worker.fetch("/ignore")) == "ignored"

@@ -3,14 +3,16 @@
 import os
 
 import pytest
-from conftest import ALL_HOOKS, APPS, child_exited, eventually
+from support.fake_daemon import ALL_HOOKS, encode_child_exited
+from support.paths import WORKER_APPS
+from support.waiting import wait_until
 
 
-def test_hooks_are_called_in_order_with_gunicorns_arguments(fake, hooked):
-    worker = fake.spawn("watched", APPS, hooks=ALL_HOOKS, threads=2, number=3, life=9).ready()
+def test_hooks_are_called_in_order_with_gunicorns_arguments(fake, hook_events):
+    worker = fake.spawn("watched", WORKER_APPS, hooks=ALL_HOOKS, threads=2, number=3, life=9).wait_ready()
     assert worker.get("/who")[0] == 200
     assert worker.stop() == 0
-    first, second, third = hooked()
+    first, second, third = hook_events()
     same = {
         "in": worker.pid,
         "pid": worker.pid,
@@ -27,14 +29,14 @@ def test_hooks_are_called_in_order_with_gunicorns_arguments(fake, hooked):
     assert third == {"hook": "worker_exit", "app": True, **same, **of_server}
 
 
-def test_hook_loggers_write_to_the_log(fake, hooked):
-    worker = fake.spawn("watched", APPS, hooks=ALL_HOOKS).ready()
+def test_hook_loggers_write_to_the_log(fake, hook_events):
+    worker = fake.spawn("watched", WORKER_APPS, hooks=ALL_HOOKS).wait_ready()
     worker.stop()
     assert f"[{worker.pid}] [INFO] hello from post_fork of {worker.pid}" in fake.output()
     assert f"[WARNING] <rgun worker 0 (pid {worker.pid})> can serve" in fake.output()
 
 
-def test_hook_logger_works_after_disable_existing_loggers(fake, hooked, project):
+def test_hook_logger_works_after_disable_existing_loggers(fake, hook_events, project):
     directory = project(
         configured="""
             import logging.config
@@ -45,7 +47,7 @@ def test_hook_logger_works_after_disable_existing_loggers(fake, hooked, project)
                 pass
         """
     )
-    fake.spawn("configured", directory, hooks=ALL_HOOKS, path=[str(APPS)]).ready()
+    fake.spawn("configured", directory, hooks=ALL_HOOKS, path=[str(WORKER_APPS)]).wait_ready()
     assert "can serve" in fake.output()
 
 
@@ -63,8 +65,8 @@ def test_hook_logger_works_after_disable_existing_loggers(fake, hooked, project)
 )
 def test_failing_boot_hook_fails_the_boot(fake, project, name, target, code, words):
     directory = project(broken="1 / 0")
-    worker = fake.spawn("watched", APPS, hooks={name: target}, path=[str(directory)])
-    _, kind, summary, trace, headline = worker.next("failed")
+    worker = fake.spawn("watched", WORKER_APPS, hooks={name: target}, path=[str(directory)])
+    _, kind, summary, trace, headline = worker.next_report("failed")
     assert summary.startswith(f"hooks.{name}: "), summary
     for word in words:
         assert word in summary + trace
@@ -79,26 +81,26 @@ def test_failing_boot_hook_fails_the_boot(fake, project, name, target, code, wor
 @pytest.mark.parametrize("name", ["worker_exit", "child_exit"])
 @pytest.mark.parametrize("target", ["nothere:hook", "hooked:nothere", "hooked:number"])
 def test_missing_exit_hook_is_a_warning_at_boot(fake, name, target):
-    worker = fake.spawn("watched", APPS, hooks={name: target}).ready()
+    worker = fake.spawn("watched", WORKER_APPS, hooks={name: target}).wait_ready()
     (warning,) = worker.warnings()
     assert warning.startswith(f"hooks.{name}: ")
-    worker.send(child_exited(99, 1, 1))
+    worker.send(encode_child_exited(99, 1, 1))
     assert worker.stop() == 0
     with pytest.raises(AssertionError, match="ended before"):
-        worker.next("nothing")
+        worker.next_report("nothing")
     assert len(worker.warnings()) == 1
 
 
 def test_exception_in_worker_exit_is_a_warning(fake):
-    worker = fake.spawn("watched", APPS, hooks={"worker_exit": "hooked:raises"}).ready()
+    worker = fake.spawn("watched", WORKER_APPS, hooks={"worker_exit": "hooked:raises"}).wait_ready()
     assert worker.stop() == 0
-    warning = worker.next("warning")[1]
+    warning = worker.next_report("warning")[1]
     assert warning.startswith(
         "hooks.worker_exit: hooked:raises raised LookupError: no such hook point\nTraceback"
     )
 
 
-def test_worker_exit_runs_when_a_signal_handler_exits(fake, hooked, project):
+def test_worker_exit_runs_when_a_signal_handler_exits(fake, hook_events, project):
     directory = project(
         exits="""
             import os
@@ -111,17 +113,17 @@ def test_worker_exit_runs_when_a_signal_handler_exits(fake, hooked, project):
                 pass
         """
     )
-    worker = fake.spawn("exits", directory, hooks=ALL_HOOKS, path=[str(APPS)]).ready()
+    worker = fake.spawn("exits", directory, hooks=ALL_HOOKS, path=[str(WORKER_APPS)]).wait_ready()
     os.kill(worker.pid, 15)
     assert worker.wait() == 5
-    assert [event["hook"] for event in hooked()] == ["post_fork", "post_worker_init", "worker_exit"]
+    assert [event["hook"] for event in hook_events()] == ["post_fork", "post_worker_init", "worker_exit"]
 
 
-def test_child_exit_runs_in_another_worker_off_its_main_thread(fake, hooked):
-    worker = fake.spawn("watched", APPS, hooks=ALL_HOOKS, number=1, life=2).ready()
-    worker.send(child_exited(4711, 7, 8))
-    eventually(lambda: len(hooked()) == 3, "child_exit is called")
-    event = hooked()[-1]
+def test_child_exit_runs_in_another_worker_off_its_main_thread(fake, hook_events):
+    worker = fake.spawn("watched", WORKER_APPS, hooks=ALL_HOOKS, number=1, life=2).wait_ready()
+    worker.send(encode_child_exited(4711, 7, 8))
+    wait_until("child_exit is called", lambda: len(hook_events()) == 3)
+    event = hook_events()[-1]
     assert event["hook"] == "child_exit"
     assert (event["pid"], event["number"], event["age"]) == (4711, 7, 8)
     assert event["in"] == worker.pid
@@ -134,10 +136,10 @@ def test_child_exit_runs_in_another_worker_off_its_main_thread(fake, hooked):
 
 
 def test_exception_in_child_exit_does_not_stop_later_calls(fake):
-    worker = fake.spawn("watched", APPS, hooks={"child_exit": "hooked:raises"}).ready()
+    worker = fake.spawn("watched", WORKER_APPS, hooks={"child_exit": "hooked:raises"}).wait_ready()
     for pid in (4711, 4712):
-        worker.send(child_exited(pid, 0, 1))
-        assert "LookupError" in worker.next("warning")[1]
+        worker.send(encode_child_exited(pid, 0, 1))
+        assert "LookupError" in worker.next_report("warning")[1]
     assert worker.get("/who")[0] == 200
 
 
@@ -153,41 +155,5 @@ def test_hook_support_is_loaded_only_with_hooks(fake, project):
                 return [repr(loaded).encode()]
         """
     )
-    worker = fake.spawn("plain", directory).ready()
+    worker = fake.spawn("plain", directory).wait_ready()
     assert worker.get("/") == (200, b"['rgun_worker', 'rgun_worker.load']")
-
-
-def test_prometheus_gauge_of_a_dead_worker_is_removed(fake, project, tmp_path, monkeypatch):
-    pytest.importorskip("prometheus_client")
-    metrics = tmp_path / "metrics"
-    metrics.mkdir()
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(metrics))
-    directory = project(
-        measured="""
-            from prometheus_client import Gauge, multiprocess
-
-            running = Gauge("running", "Requests that run", multiprocess_mode="livesum")
-
-            def child_exit(server, worker):
-                multiprocess.mark_process_dead(worker.pid)
-
-            def application(environ, start_response):
-                running.inc()
-                start_response("200 OK", [])
-                return [b"counted"]
-        """
-    )
-    hooks = {"child_exit": "measured:child_exit"}
-    first, second = (
-        fake.spawn("measured", directory, hooks=hooks, number=number, life=number + 1).ready()
-        for number in range(2)
-    )
-    files = []
-    for worker in (first, second):
-        assert worker.get("/") == (200, b"counted")
-        files.append(metrics / f"gauge_livesum_{worker.pid}.db")
-    assert all(file.exists() for file in files)
-    first.kill()
-    second.send(child_exited(first.pid, 0, 1))
-    eventually(lambda: not files[0].exists(), "the gauge of the dead worker is gone")
-    assert files[1].exists()

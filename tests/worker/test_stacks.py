@@ -6,10 +6,11 @@ import textwrap
 import time
 
 import pytest
-from conftest import APPS, eventually
-from fake_channel import SLOT_EXCHANGE, SLOT_THREAD
-from fake_daemon import STACKS_SIGNAL
-from test_life import wchan
+from support.fake_channel import SLOT_EXCHANGE, SLOT_THREAD
+from support.fake_daemon import STACKS_SIGNAL
+from support.paths import WORKER_APPS
+from support.processes import make_fifo, wchan
+from support.waiting import wait_until
 
 # Where a reader of an empty pipe is; nothing where the kernel does not tell.
 WAITS_FOR_A_PIPE = ("pipe_read", "anon_pipe_read", "pipe_wait", "")
@@ -23,27 +24,21 @@ def running(worker, exchange):
         found[:] = [slot for slot in range(worker.threads) if worker.slot(slot, SLOT_EXCHANGE) == exchange]
         return found
 
-    eventually(runs, "the exchange runs")
+    wait_until("the exchange runs", runs)
     return found[0]
-
-
-def fifo(directory, name):
-    """A new one; whoever reads from it waits for a writer."""
-    os.mkfifo(directory / name)
-    return directory / name
 
 
 @pytest.fixture
 def watched(fake):
     """A worker with three threads."""
-    worker = fake.spawn("watched", APPS, threads=3).ready()
+    worker = fake.spawn("watched", WORKER_APPS, threads=3).wait_ready()
     worker.threads = 3
-    eventually(lambda: all(worker.slot(slot, SLOT_THREAD) for slot in range(3)), "all three have begun")
+    wait_until("all three have begun", lambda: all(worker.slot(slot, SLOT_THREAD) for slot in range(3)))
     return worker
 
 
 def test_stacks_by_command_show_all_threads(watched, tmp_path):
-    exchange = watched.submit(f"/wait?path={fifo(tmp_path, 'go')}")
+    exchange = watched.submit(f"/wait?path={make_fifo(tmp_path, 'go')}")
     thread = watched.slot(running(watched, exchange), SLOT_THREAD)
     text = watched.ask_stacks()
     (stack,) = [stack for stack in text.split("\n\n") if stack.startswith(f"Thread 0x{thread:016x} ")]
@@ -52,23 +47,23 @@ def test_stacks_by_command_show_all_threads(watched, tmp_path):
     # The thread that writes is not of interest.
     assert "Current thread" not in text
     (tmp_path / "go").write_text("go")
-    assert watched.answer(exchange)[0] == 200
+    assert watched.result(exchange)[0] == 200
 
 
 def test_stacks_by_signal_show_all_threads(watched, tmp_path):
-    exchange = watched.submit(f"/wait?path={fifo(tmp_path, 'go')}")
+    exchange = watched.submit(f"/wait?path={make_fifo(tmp_path, 'go')}")
     running(watched, exchange)
     text = watched.signal_stacks()
     assert "in wait_for_fifo" in text
     assert text.lower().count("thread 0x") == 3
     (tmp_path / "go").write_text("go")
-    assert watched.answer(exchange)[0] == 200
+    assert watched.result(exchange)[0] == 200
 
 
 def test_stack_of_one_exchange_has_its_source_lines_only(watched, tmp_path):
-    first = watched.submit(f"/wait?path={fifo(tmp_path, 'first')}")
+    first = watched.submit(f"/wait?path={make_fifo(tmp_path, 'first')}")
     running(watched, first)
-    second = watched.submit(f"/wait?path={fifo(tmp_path, 'second')}")
+    second = watched.submit(f"/wait?path={make_fifo(tmp_path, 'second')}")
     running(watched, second)
     text = watched.ask_stacks(first)
     thread = watched.slot(running(watched, first), SLOT_THREAD)
@@ -81,7 +76,7 @@ def test_stack_of_one_exchange_has_its_source_lines_only(watched, tmp_path):
     assert "<string>" not in text
     for name, exchange in (("first", first), ("second", second)):
         (tmp_path / name).write_text("go")
-        assert watched.answer(exchange)[0] == 200
+        assert watched.result(exchange)[0] == 200
     assert watched.ask_stacks(first) is None
 
 
@@ -100,29 +95,29 @@ def test_slots_name_their_threads(watched):
 
 
 def test_stack_by_signal_shows_a_thread_holding_the_gil(fake):
-    worker = fake.spawn("watched", APPS).ready()
+    worker = fake.spawn("watched", WORKER_APPS).wait_ready()
     exchange = worker.submit("/hold_gil?seconds=5")
-    eventually(lambda: worker.slot(0, SLOT_EXCHANGE) == exchange, "the exchange runs")
+    wait_until("the exchange runs", lambda: worker.slot(0, SLOT_EXCHANGE) == exchange)
     # The command is not heard: the helper waits for the GIL.
     os.ftruncate(worker.stacks, 0)
-    eventually(lambda: "in hold_gil" in worker.signal_stacks(), "the stack shows who holds the GIL")
+    wait_until("the stack shows who holds the GIL", lambda: "in hold_gil" in worker.signal_stacks())
     # usleep(3) is interrupted by the signal, which is harmless here and unavoidable.
-    assert worker.answer(exchange)[0] == 200
+    assert worker.result(exchange)[0] == 200
 
 
 def test_stacks_by_command_wait_for_the_gil(fake):
-    worker = fake.spawn("watched", APPS).ready()
+    worker = fake.spawn("watched", WORKER_APPS).wait_ready()
     exchange = worker.submit("/hold_gil_elsewhere?seconds=2")
-    eventually(lambda: "in hold_gil" in worker.signal_stacks(), "somebody holds the GIL")
+    wait_until("somebody holds the GIL", lambda: "in hold_gil" in worker.signal_stacks())
     began = time.monotonic()
     worker.send(b"K" + struct.pack("<Q", 0))
     worker.socket.settimeout(0.2)
     with pytest.raises(AssertionError, match=r"no \('stacks',\) in time"):
-        worker.next("stacks")
+        worker.next_report("stacks")
     worker.socket.settimeout(20)
-    assert worker.next("stacks") == ("stacks", True)
+    assert worker.next_report("stacks") == ("stacks", True)
     assert time.monotonic() > began + 1
-    assert worker.answer(exchange)[0] == 200
+    assert worker.result(exchange)[0] == 200
 
 
 SLOW = """
@@ -145,10 +140,10 @@ SLOW = """
 def test_stacks_show_a_hanging_import(fake, project, how, zygote):
     directory = project(slow=SLOW)
     worker = fake.spawn("slow", directory, zygote=zygote)
-    worker.next("booting")
-    eventually(lambda: "slow.py" in getattr(worker, how)(), "the stack shows the import")
+    worker.next_report("booting")
+    wait_until("the stack shows the import", lambda: "slow.py" in getattr(worker, how)())
     (directory / "go").touch()
-    worker.ready()
+    worker.wait_ready()
 
 
 def test_stacks_show_an_import_holding_the_gil(fake, project):
@@ -161,34 +156,34 @@ def test_stacks_show_an_import_holding_the_gil(fake, project):
         """
     )
     worker = fake.spawn("held", directory)
-    worker.next("booting")
-    eventually(lambda: 'held.py", line 4 in <module>' in worker.signal_stacks(), "the stack shows the import")
-    assert "woken" in worker.next("failed")[2]
+    worker.next_report("booting")
+    wait_until("the stack shows the import", lambda: 'held.py", line 4 in <module>' in worker.signal_stacks())
+    assert "woken" in worker.next_report("failed")[2]
     assert worker.wait() == 1
 
 
 def test_stop_during_the_import_exits_without_ready(fake, project):
     directory = project(slow=SLOW)
     worker = fake.spawn("slow", directory)
-    worker.next("booting")
+    worker.next_report("booting")
     worker.send(b"X")
     # Heard, and answered after it: the control thread runs already.
     worker.ask_stacks()
     (directory / "go").touch()
     assert worker.wait() == 0
     with pytest.raises(AssertionError, match="ended before"):
-        worker.next("ready")
+        worker.next_report("ready")
 
 
 def test_worker_exits_when_its_daemon_dies_during_the_import(fake, project):
     worker = fake.spawn("slow", project(slow=SLOW))
-    worker.next("booting")
+    worker.next_report("booting")
     worker.socket.close()
     assert worker.wait() == 0
 
 
 def test_subprocesses_do_not_inherit_the_stacks_file(fake):
-    worker = fake.spawn("watched", APPS).ready()
+    worker = fake.spawn("watched", WORKER_APPS).wait_ready()
     # Its own: 0, 1, 2, and 3 for the listing.
     assert worker.get("/child") == (200, b"[0, 1, 2, 3]")
 
@@ -196,11 +191,11 @@ def test_subprocesses_do_not_inherit_the_stacks_file(fake):
 def test_worker_survives_a_hundred_stack_signals_under_load(fake):
     # With more threads that is too much to ask: faulthandler walks the frames of threads that run. So the
     # daemon signals only when the command was not heard, and only workers that it will not keep.
-    worker = fake.spawn("watched", APPS).ready()
+    worker = fake.spawn("watched", WORKER_APPS).wait_ready()
     for _ in range(100):
         exchange = worker.submit("/who")
         os.kill(worker.pid, STACKS_SIGNAL)
-        assert worker.answer(exchange)[0] == 200
+        assert worker.result(exchange)[0] == 200
     assert worker.stop() == 0
 
 
@@ -223,16 +218,16 @@ def test_stack_signal_does_not_interrupt_system_calls(fake, project, tmp_path):
                 return [repr(told).encode()]
         """
     )
-    worker = fake.spawn("reads", directory).ready()
-    path = fifo(tmp_path, "go")
+    worker = fake.spawn("reads", directory).wait_ready()
+    path = make_fifo(tmp_path, "go")
     exchange = worker.submit(f"/?{path}")
-    eventually(lambda: "in read_as_libraries_do" in worker.signal_stacks(), "it reads")
+    wait_until("it reads", lambda: "in read_as_libraries_do" in worker.signal_stacks())
     for _ in range(5):
         # Each again: what answers one signal must not make the next harmful.
-        eventually(lambda: wchan(worker.pid) in WAITS_FOR_A_PIPE, "it waits in the kernel")
+        wait_until("it waits in the kernel", lambda: wchan(worker.pid) in WAITS_FOR_A_PIPE)
         assert "in read_as_libraries_do" in worker.signal_stacks()
     path.write_text("x")
-    assert worker.answer(exchange) == (200, b"(1, 0)")
+    assert worker.result(exchange) == (200, b"(1, 0)")
 
 
 def test_application_handler_replaces_the_stack_signal(fake, project):
@@ -247,7 +242,7 @@ def test_application_handler_replaces_the_stack_signal(fake, project):
                 return [b"still here"]
         """
     )
-    worker = fake.spawn("own", directory).ready()
+    worker = fake.spawn("own", directory).wait_ready()
     os.kill(worker.pid, STACKS_SIGNAL)
     assert worker.get("/") == (200, b"still here")
     assert worker.ask_stacks().startswith("Thread 0x")
@@ -267,10 +262,10 @@ def test_stacks_may_contain_any_unicode(fake, project):
             return [b"ok"]
     """)
     directory = project(wide=source)
-    worker = fake.spawn("wide", directory).ready()
+    worker = fake.spawn("wide", directory).wait_ready()
     worker.threads = 1
     exchange = worker.submit(f"/?{directory}/go")
     running(worker, exchange)
-    eventually(lambda: "wärter_é" in worker.ask_stacks(exchange), "its name is told")
+    wait_until("its name is told", lambda: "wärter_é" in worker.ask_stacks(exchange))
     (directory / "go").touch()
-    assert worker.answer(exchange) == (200, b"ok")
+    assert worker.result(exchange) == (200, b"ok")

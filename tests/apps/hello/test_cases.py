@@ -1,21 +1,16 @@
-"""The cases themselves are what they say, in process and without any server: pytest tests/apps/hello.
+"""The cases do what their docstrings say, called in process, without a server.
 
-Conforming ones pass wsgiref.validate; the record of close() can be believed. What servers make of the cases
-is tested elsewhere.
+Conforming ones pass wsgiref.validate, and close() is recorded. What servers do with them is tested in
+tests/compat.
 """
 
-import importlib.util
+import io
 import json
-from pathlib import Path
 from wsgiref.util import FileWrapper, setup_testing_defaults
 from wsgiref.validate import validator
 
+import cases
 import pytest
-
-# By path: a test run may know other modules called `cases`.
-spec = importlib.util.spec_from_file_location("hello_cases", Path(__file__).with_name("cases.py"))
-cases = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(cases)
 
 ENDS_PROCESS = {"exit", "exit/middle", "segfault", "kill"}
 ENDLESS = {"iterate/endless"}
@@ -40,7 +35,7 @@ def call(application, path, method="GET", body=b"", query=""):
         "QUERY_STRING": query,
         "CONTENT_LENGTH": str(len(body)),
         "CONTENT_TYPE": "text/plain",
-        "wsgi.input": cases.io.BytesIO(body),
+        "wsgi.input": io.BytesIO(body),
         "wsgi.file_wrapper": FileWrapper,
         "SERVER_SOFTWARE": "test/1",
     }

@@ -5,6 +5,7 @@ Each file puts the service into the state it needs by a fixture of its own, so a
 """
 
 import os
+import pathlib
 import shutil
 
 import host
@@ -51,7 +52,7 @@ def probe(enabled):
 
 def probe_directory():
     """The probe application where the user rgun can read it."""
-    directory = host.pathlib.Path("/srv/probe")
+    directory = pathlib.Path("/srv/probe")
     directory.mkdir(parents=True, exist_ok=True)
     shutil.copy(host.HERE / "probe.py", directory)
     return directory
@@ -65,10 +66,10 @@ def probe_app(enabled):
 
 def application_of_releases(name):
     """The directory of this application, its first release deployed; serving it is up to the test."""
-    directory = host.pathlib.Path("/srv") / name
+    directory = pathlib.Path("/srv") / name
     directory.mkdir(parents=True, exist_ok=True)
     shutil.copy(host.HERE / f"{name}.py", directory)
-    host.release(directory, 1)
+    host.deploy(directory, 1)
     return directory
 
 

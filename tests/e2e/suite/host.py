@@ -5,16 +5,17 @@ for something to become true, with a deadline and a sentence that says what did 
 """
 
 import contextlib
-import dataclasses
-import http.client
 import json
-import os
 import pathlib
 import re
 import socket
 import subprocess
-import threading
 import time
+
+from support import http_client
+from support.load import Load
+from support.processes import children
+from support.waiting import wait_until
 
 HERE = pathlib.Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "rgun.deb"
@@ -57,26 +58,6 @@ def systemd_version():
     return int(re.search(r"systemd (\d+)", run("systemctl", "--version").stdout)[1])
 
 
-def wait_for(what, question, seconds=15.0, pause=0.05):
-    """Ask until the answer is true, return it; after the deadline fail with `what` and the last answer."""
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = question()
-        if answer:
-            return answer
-        if time.monotonic() >= deadline:
-            raise AssertionError(f"after {seconds} s still not: {what} (last answer: {answer!r})")
-        time.sleep(pause)
-
-
-def holds(what, question, seconds, pause=0.05):
-    """Ask for that long whether it is still true; fail with `what` as soon as it is not."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        assert question(), f"no longer: {what}"
-        time.sleep(pause)
-
-
 def main_pid():
     """The daemon's process id; 0 when there is none."""
     return int(show("MainPID"))
@@ -100,8 +81,8 @@ def restart():
     systemctl("restart", SERVICE)
 
 
-def status():
-    """The line that `systemctl status` shows of the daemon's own."""
+def status_text():
+    """The daemon's STATUS= line, as `systemctl status` shows it."""
     return show("StatusText")
 
 
@@ -110,8 +91,8 @@ def reload(check=True):
     return systemctl("reload", SERVICE, check=check, timeout=120)
 
 
-def release(directory, version, code=""):
-    """Deploy: the module `release` of an application, with a VERSION and, after it, any code; in one step."""
+def deploy(directory, version, code=""):
+    """Replaces the module `release` of an application atomically: VERSION, then any code."""
     new = pathlib.Path(directory) / "release.py.new"
     new.write_text(f"VERSION = {version!r}\n{code}\n")
     new.rename(new.with_suffix(""))
@@ -159,11 +140,6 @@ def values(entry, name):
     return found if isinstance(found, list) else [found]
 
 
-def named(since, path):
-    """The journal's entries about requests of this path, by the field that an operator would ask for."""
-    return journal(since, RGUN_PATH=path)
-
-
 def journal_of_service(since):
     """What the service wrote and what systemd wrote about it, as `journalctl -u` shows."""
     return [entry for entry in journal(since) if SERVICE in (entry.get("_SYSTEMD_UNIT"), entry.get("UNIT"))]
@@ -178,169 +154,52 @@ def messages(entries):
     return texts
 
 
-def told(since):
-    """What the journal of the service says since then, as one text."""
+def service_log(since):
+    """Returns the messages of the service and about it since a cursor, as one text."""
     return "\n".join(messages(journal_of_service(since)))
 
 
 # ---------------------------------------------------------------- HTTP
 
 
-@dataclasses.dataclass
-class Answer:
-    """One response, read to its end."""
-
-    status: int
-    headers: dict
-    body: bytes
-
-    @property
-    def text(self):
-        return self.body.decode()
-
-    @property
-    def json(self):
-        return json.loads(self.body)
+def request(method, path, body=b"", address=ADDRESS, **more):
+    """Sends one request on a connection of its own and returns its response."""
+    return http_client.request(address, method, path, body, **more)
 
 
-def request(method, path, body=None, headers=None, timeout=30.0, address=ADDRESS):
-    """One request on a connection of its own; header names in lower case."""
-    connection = http.client.HTTPConnection(*address, timeout=timeout)
-    try:
-        headers = {"Connection": "close", **(headers or {})}
-        chunked = "Transfer-Encoding" in headers
-        connection.request(method, path, body=body, headers=headers, encode_chunked=chunked)
-        response = connection.getresponse()
-        names = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, names, response.read())
-    finally:
-        connection.close()
+def get(path="/", **more):
+    """Sends one GET request on a connection of its own and returns its response."""
+    return request("GET", path, **more)
 
 
-def get(path="/", **options):
-    """GET it."""
-    return request("GET", path, **options)
+def in_background(method, path, **more):
+    """Sends one request on a thread of its own; `result()` of what is returned waits for the response."""
+    return http_client.BackgroundRequest(ADDRESS, method, path, **more)
 
 
-def started(path, **options):
-    """A request that tells a file that it runs, and the process id of its worker, once it does."""
+def start_request(path, **more):
+    """Sends a request in the background and waits until a worker runs it; returns it and the worker's pid.
+
+    The applications of this suite write their pid into the file that the query names.
+    """
     mark = STATE / f"running-{time.monotonic_ns()}"
-    running = Background("GET", f"{path}?{mark}", **options)
-    pid = wait_for("a worker runs the request", lambda: mark.exists() and mark.read_text())
+    running = in_background("GET", f"{path}?{mark}", **more)
+    pid = wait_until("a worker runs the request", lambda: mark.exists() and mark.read_text())
     return running, int(pid)
 
 
-def slow(seconds):
-    """A request that sleeps in a worker, and the process id of that worker, once it sleeps."""
-    return started(f"/slow/{seconds}")
+def start_slow_request(seconds):
+    """Starts a request that sleeps in a worker; returns it and the worker's pid."""
+    return start_request(f"/slow/{seconds}")
 
 
-class Background:
-    """A request in a thread of its own; `result()` gives the Answer or raises what happened."""
-
-    def __init__(self, method, path, **options):
-        self._outcome = None
-        self._thread = threading.Thread(target=self._run, args=(method, path, options), daemon=True)
-        self._thread.start()
-
-    def _run(self, method, path, options):
-        try:
-            self._outcome = request(method, path, **options)
-        except (OSError, http.client.HTTPException) as error:
-            self._outcome = error
-
-    def result(self, seconds=30.0):
-        self._thread.join(seconds)
-        assert not self._thread.is_alive(), "the request is still waiting for its answer"
-        if isinstance(self._outcome, Exception):
-            raise AssertionError(f"the request got no answer: {self._outcome!r}")
-        return self._outcome
+def load(path="/", clients=6, address=ADDRESS):
+    """A continuous load of GET requests, as a context manager."""
+    return Load(address, path, clients)
 
 
-CONNECTION_LOST = (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected)
-
-
-class Load:
-    """Clients that ask all the time, half on kept connections and half on new ones, and account for each.
-
-    A kept connection may be found closed by the server when the next request goes out on it (RFC 9112
-    section 9.3.1): a client then asks again on a new connection, provided not one byte of an answer had
-    come. These are counted in `retried`. Everything else that is not a complete 200 is in `faults`.
-    """
-
-    def __init__(self, path="/", clients=6, address=ADDRESS):
-        self.path = path
-        self.address = address
-        self.answered = 0
-        self.retried = 0
-        self.faults = []
-        self.servers = set()
-        self.bodies = set()
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._client, args=(index % 2 == 0,), daemon=True)
-            for index in range(clients)
-        ]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        wait_for("the load is running", lambda: self.answered > 50 or self.faults)
-        return self
-
-    def __exit__(self, *exception):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(40)
-            if thread.is_alive():
-                self.faults.append("a client was never answered")
-
-    def more(self, count, seconds=30.0):
-        """Wait until that many further requests have been answered."""
-        goal = self.answered + count
-        wait_for(f"{goal} requests answered", lambda: self.answered >= goal or self.faults, seconds)
-
-    def _client(self, keeps):
-        connection, reused = None, False
-        while not self._stop.is_set():
-            if connection is None:
-                connection, reused = http.client.HTTPConnection(*self.address, timeout=30), False
-            answering = False
-            try:
-                connection.request("GET", self.path, headers={} if keeps else {"Connection": "close"})
-                response = connection.getresponse()
-                answering = True
-                body = response.read()
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
-                connection = None
-                with self._lock:
-                    if reused and not answering and isinstance(error, CONNECTION_LOST):
-                        self.retried += 1
-                    else:
-                        self.faults.append(repr(error))
-                continue
-            with self._lock:
-                if response.status == 200:
-                    self.answered += 1
-                    if len(self.bodies) < 1000:
-                        self.bodies.add(body)
-                    self.servers.add(response.headers.get("X-Probe-Daemon") or body)
-                else:
-                    self.faults.append(f"{response.status} {body[:200]!r}")
-            reused = True
-            if not keeps or response.will_close:
-                connection.close()
-                connection = None
-
-    def __str__(self):
-        retried = f"{self.retried} retried on a new connection"
-        return f"{self.answered} answered, {retried}, {len(self.faults)} faults {self.faults[:5]}"
-
-
-def refused():
-    """Whether the port is closed."""
+def port_is_closed():
+    """Whether connections to the service's port are refused."""
     try:
         socket.create_connection(ADDRESS, timeout=5).close()
     except ConnectionRefusedError:
@@ -348,39 +207,20 @@ def refused():
     return False
 
 
-def ask_in_vain(path):
-    """Send a request without expecting much; returns a function that gives what comes back, if anything."""
-    try:
-        connection = socket.create_connection(ADDRESS, timeout=20)
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-    except OSError:
-        return lambda: b""
-
-    def answer():
-        received = b""
-        with connection:
-            try:
-                while piece := connection.recv(65536):
-                    received += piece
-            except ConnectionError:
-                pass
-        return received
-
-    return answer
+def try_request(path):
+    """Sends a request and reads what comes back, whatever it is and whether or not anything does."""
+    with contextlib.suppress(ConnectionError), http_client.Connection(ADDRESS, 20) as connection:
+        connection.send(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        connection.read_to_end()
 
 
 # ---------------------------------------------------------------- processes and cgroups
 
 
-def children(pid):
-    """Process ids of the living children of `pid`."""
-    found = []
-    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-            if int(parent) == pid and state not in "ZX":
-                found.append(int(stat.parent.name))
-    return sorted(found)
+def two_workers():
+    """Process ids of the two workers, or None while there are more or fewer children of the daemon."""
+    found = children(main_pid())
+    return found if len(found) == 2 else None
 
 
 def processes_of(user):
@@ -405,8 +245,3 @@ def cgroup_of(pid):
 def cgroup_directory(path):
     """Where that cgroup is mounted."""
     return pathlib.Path("/sys/fs/cgroup") / path.lstrip("/")
-
-
-def exists(pid):
-    """Whether there is such a process."""
-    return os.path.exists(f"/proc/{pid}")

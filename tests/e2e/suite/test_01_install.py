@@ -57,7 +57,7 @@ def test_installation_enables_and_starts_nothing():
     for unit in (host.SOCKET, host.SERVICE):
         assert host.systemctl("is-enabled", unit, check=False).stdout.strip() == "disabled", unit
         assert host.systemctl("is-active", unit, check=False).stdout.strip() == "inactive", unit
-    assert host.refused()
+    assert host.port_is_closed()
 
 
 def test_version_flag_prints_the_package_version():

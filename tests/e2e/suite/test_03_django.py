@@ -2,12 +2,13 @@
 
 import hashlib
 import os
-import socket
 import stat
 import time
 
 import host
 import pytest
+from support.http_client import Connection
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("shop")
 
@@ -22,14 +23,14 @@ def test_front_page_renders_template_and_database():
 
 def test_json_keeps_non_ascii_characters():
     answer = host.get("/api/products?q=Sencha")
-    assert answer.headers["content-type"] == "application/json"
-    assert [row["name"] for row in answer.json["products"]] == ["Sencha 煎茶"]
+    assert answer["content-type"] == "application/json"
+    assert [row["name"] for row in answer.json()["products"]] == ["Sencha 煎茶"]
 
 
 def test_admin_redirects_to_its_login():
     answer = host.get("/admin/")
     assert answer.status == 302
-    assert answer.headers["location"].startswith("/admin/login/")
+    assert answer["location"].startswith("/admin/login/")
 
 
 def test_form_upload_arrives_byte_for_byte(shop_data):
@@ -43,11 +44,10 @@ def test_form_upload_arrives_byte_for_byte(shop_data):
         + content
         + f"\r\n--{boundary}--\r\n".encode()
     )
-    answer = host.request(
-        "POST", "/upload", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-    )
+    headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    answer = host.request("POST", "/upload", body, headers=headers)
     assert answer.status == 200, answer.text
-    (file,) = answer.json["files"]
+    (file,) = answer.json()["files"]
     assert file["sha256"] == hashlib.sha256(content).hexdigest()
     stored = [path for path in (shop_data / "uploads").rglob("photo*") if path.is_file()]
     assert [path.read_bytes() for path in stored] == [content]
@@ -56,45 +56,39 @@ def test_form_upload_arrives_byte_for_byte(shop_data):
 def test_chunked_upload_arrives_byte_for_byte():
     content = os.urandom(8 * MIB)
     pieces = (content[start : start + 100_000] for start in range(0, len(content), 100_000))
-    answer = host.request("POST", "/upload/raw?name=raw.bin", pieces, {"Transfer-Encoding": "chunked"})
+    answer = host.request("POST", "/upload/raw?name=raw.bin", pieces)
     assert answer.status == 200, answer.text
-    assert answer.json["size"] == len(content)
-    assert answer.json["sha256"] == hashlib.sha256(content).hexdigest()
+    assert answer.json()["size"] == len(content)
+    assert answer.json()["sha256"] == hashlib.sha256(content).hexdigest()
 
 
 def test_download_is_the_file(shop_data):
     answer = host.get("/download/20", timeout=60)
-    assert answer.headers["content-length"] == str(20 * MIB)
+    assert answer["content-length"] == str(20 * MIB)
     on_disk = (shop_data / "files" / "20.bin").read_bytes()
     assert hashlib.sha256(answer.body).digest() == hashlib.sha256(on_disk).digest()
 
 
 def test_streaming_view_is_sent_in_parts():
     began = time.monotonic()
-    with socket.create_connection(host.ADDRESS, timeout=20) as connection:
-        connection.sendall(
-            b"GET /stream?n=3&delay=1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        )
-        received = b""
-        while b"chunk 0" not in received:
-            piece = connection.recv(65536)
-            assert piece, f"closed after {received!r}"
-            received += piece
+    with Connection(host.ADDRESS) as connection:
+        connection.send(b"GET /stream?n=3&delay=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.head()[0] == 200
+        assert b"chunk 0" in connection.chunk()
         first = time.monotonic() - began
-        assert b"chunk 2" not in received, "the first chunk waited for the last"
-        while piece := connection.recv(65536):
-            received += piece
-    assert b"chunk 2" in received
-    assert time.monotonic() - began >= 2 > first
+        body, complete = connection.chunks()
+    assert complete
+    assert b"chunk 2" in body
+    assert time.monotonic() - began >= 2 > first, "the first chunk waited for the last"
 
 
 def test_view_that_raises_is_500_with_traceback_in_journal():
     since = host.journal_cursor()
     answer = host.get("/error")
     assert answer.status == 500
-    host.wait_for(
+    wait_until(
         "the traceback is in the journal",
-        lambda: "DemoError: this view raises on purpose" in host.told(since),
+        lambda: "DemoError: this view raises on purpose" in host.service_log(since),
     )
 
 

@@ -1,10 +1,11 @@
 """READY=1 means it can serve, and a restart under load refuses nobody."""
 
-import http.client
 import time
 
 import host
 import pytest
+from support.http_client import Connection
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("probe")
 
@@ -15,8 +16,8 @@ def test_start_returns_when_the_application_answers(probe_app):
     try:
         began = time.monotonic()
         host.systemctl("--no-block", "start", host.SERVICE)
-        host.wait_for("the service is starting", lambda: host.show("ActiveState") == "activating")
-        host.wait_for("the service is active", lambda: host.show("ActiveState") == "active")
+        wait_until("the service is starting", lambda: host.show("ActiveState") == "activating")
+        wait_until("the service is active", lambda: host.show("ActiveState") == "active")
         started = time.monotonic() - began
         assert started >= 1.5, f"READY=1 after {started:.2f} s, before the application was imported"
         began = time.monotonic()
@@ -39,34 +40,33 @@ def test_client_during_the_boot_is_answered(probe_app):
 
 
 def test_restarts_under_load_lose_no_request():
-    with host.Load() as load:
+    with host.load() as load:
         for _ in range(3):
             before = host.main_pid()
             host.systemctl("reset-failed", host.SERVICE, check=False)
             host.systemctl("restart", host.SERVICE)
             assert host.main_pid() != before
-            load.more(200)
+            load.wait_for_more(200)
     print(load)
     assert not load.faults, load
-    assert len(load.servers) == 4, f"answered by {len(load.servers)} lives of the daemon, not by 4: {load}"
+    assert len(load.daemons) == 4, f"answered by {len(load.daemons)} lives of the daemon, not by 4: {load}"
     # A kept connection closed between two requests costs its client a repetition: one a restart, if that.
     assert load.retried <= 3 * 3, load
 
 
 def test_running_request_is_finished_across_a_restart():
     before = host.main_pid()
-    running, _ = host.slow(2)
+    running, _ = host.start_slow_request(2)
     host.systemctl("restart", host.SERVICE)
     answer = running.result()
     assert answer.status == 200
-    assert answer.headers["x-probe-daemon"] == str(before), "answered, but not by the daemon that had it"
+    assert answer["x-probe-daemon"] == str(before), "answered, but not by the daemon that had it"
     assert host.main_pid() != before
 
 
 def test_idle_keep_alive_connection_does_not_delay_restart():
-    connection = http.client.HTTPConnection(*host.ADDRESS, timeout=10)
-    connection.request("GET", "/")
-    connection.getresponse().read()
+    connection = Connection(host.ADDRESS)
+    assert connection.request("GET", "/").complete
     began = time.monotonic()
     host.systemctl("restart", host.SERVICE)
     took = time.monotonic() - began

@@ -6,24 +6,26 @@ import signal
 
 import host
 import pytest
+from support.processes import exists
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("probe")
 
 
 def test_killed_worker_answers_502_and_is_replaced():
     daemon, since = host.main_pid(), host.journal_cursor()
-    workers = host.wait_for("two workers", lambda: two(host.children(daemon)))
-    doomed, victim = host.slow(20)
+    workers = wait_until("two workers", host.two_workers)
+    doomed, victim = host.start_slow_request(20)
     assert victim in workers
     os.kill(victim, signal.SIGKILL)
 
     answer = doomed.result()
     assert answer.status == 502
-    assert answer.headers["x-request-id"]
+    assert answer["x-request-id"]
     for _ in range(20):
         assert host.get("/").status == 200
 
-    host.wait_for("a new worker is there", lambda: two(set(host.children(daemon)) - {victim}))
+    wait_until("a new worker is there", lambda: host.two_workers() and not exists(victim))
     assert host.main_pid() == daemon
     assert host.show("NRestarts") == "0"
     told = host.journal(since, RGUN_PID=victim, _PID=daemon)
@@ -33,19 +35,15 @@ def test_killed_worker_answers_502_and_is_replaced():
 def test_killing_workers_fails_only_requests_in_flight():
     daemon = host.main_pid()
     kills = 4
-    with host.Load() as load:
+    with host.load() as load:
         for _ in range(kills):
             # One that answers, so one that is ready: a worker killed while it boots is another story.
-            victim = host.get("/").json["pid"]
+            victim = host.get("/").json()["pid"]
             os.kill(victim, signal.SIGKILL)
-            host.wait_for("the worker is gone", lambda pid=victim: not host.exists(pid))
-            load.more(100)
+            wait_until("the worker is gone", lambda pid=victim: not exists(pid))
+            load.wait_for_more(100)
     print(load)
     assert all(fault.startswith("502 ") for fault in load.faults), load
     # threads = 1: a worker runs one request; what waited behind it in its ring goes to another worker.
     assert len(load.faults) <= kills, load
     assert host.main_pid() == daemon
-
-
-def two(pids):
-    return sorted(pids) if len(pids) == 2 else None

@@ -2,6 +2,7 @@
 
 import host
 import pytest
+from support.waiting import assert_stays, wait_until
 
 EX_USAGE, EX_CONFIG = 64, 78
 
@@ -24,7 +25,7 @@ def refused_start():
     assert host.show("ActiveState") == "failed"
     assert host.show("Result") == "exit-code"
     assert host.show("ExecMainStatus") == str(EX_CONFIG)
-    return host.told(since)
+    return host.service_log(since)
 
 
 def unserved(words, headline):
@@ -40,14 +41,14 @@ def unserved(words, headline):
         answer = host.get("/")
         return answer.status == 503 and "is not available" in answer.text and answer
 
-    answer = host.wait_for("503", told)
-    assert int(answer.headers["retry-after"]) > 0
-    assert answer.headers["x-request-id"] in answer.text
+    answer = wait_until("503", told)
+    assert int(answer["retry-after"]) > 0
+    assert answer["x-request-id"] in answer.text
     assert words not in answer.text
     assert host.show("ActiveState") == "activating", "READY=1 is for those who can serve"
-    host.wait_for(f"{headline} in STATUS=", lambda: headline in host.status())
-    assert words == headline or words not in host.status(), host.status()
-    host.wait_for("the journal has it all", lambda: words in host.told(since))
+    wait_until(f"{headline} in STATUS=", lambda: headline in host.status_text())
+    assert words == headline or words not in host.status_text(), host.status_text()
+    wait_until("the journal has it all", lambda: words in host.service_log(since))
     return since
 
 
@@ -63,7 +64,7 @@ def test_wrong_configuration_is_not_retried(probe_app):
     host.configure("probe", probe_app, workers=0)
     refused_start()
     # RestartSec= is one second.
-    host.holds("failed", lambda: host.show("ActiveState") == "failed", 1.5)
+    assert_stays("failed", lambda: host.show("ActiveState") == "failed", 1.5)
     assert host.show("NRestarts") == "0"
 
 
@@ -91,16 +92,16 @@ def test_missing_directory_is_named():
 def test_missing_module_is_named_in_the_journal_only(probe_app):
     host.configure("no_such_module", probe_app)
     since = unserved("no_such_module", "no_such_module")
-    assert str(probe_app) in host.told(since)
+    assert str(probe_app) in host.service_log(since)
 
 
 def test_import_error_logs_its_traceback_once(probe_app):
     (probe_app / "broken.py").write_text('raise LookupError("no database today")\n')
     host.configure("broken", probe_app)
     since = unserved("LookupError: no database today", "LookupError (")
-    assert "broken.py, line 1)" in host.status()
-    host.wait_for("further attempts", lambda: host.told(since).count("did not boot") > 2)
-    told = host.told(since)
+    assert "broken.py, line 1)" in host.status_text()
+    wait_until("further attempts", lambda: host.service_log(since).count("did not boot") > 2)
+    told = host.service_log(since)
     assert told.count("Traceback (most recent call last)") == 1, told
     assert "broken.py" in told
 
@@ -108,7 +109,7 @@ def test_import_error_logs_its_traceback_once(probe_app):
 def test_attribute_that_is_not_callable_is_named(probe_app):
     (probe_app / "scalar.py").write_text("application = 42\n")
     host.configure("scalar", probe_app)
-    assert "cannot be called" in host.told(unserved("scalar", "scalar"))
+    assert "cannot be called" in host.service_log(unserved("scalar", "scalar"))
 
 
 def test_repaired_application_serves_without_a_restart(probe_app):
@@ -120,11 +121,11 @@ def test_repaired_application_serves_without_a_restart(probe_app):
     repaired = broken.with_suffix(".new")
     repaired.write_text("from probe import application\n")
     repaired.rename(broken)
-    host.wait_for("the application answers", lambda: host.get("/").status == 200, 30)
-    host.wait_for("the service is active", lambda: host.show("ActiveState") == "active")
+    wait_until("the application answers", lambda: host.get("/").status == 200, 30)
+    wait_until("the service is active", lambda: host.show("ActiveState") == "active")
     assert host.main_pid() == daemon
     assert host.show("NRestarts") == "0"
-    assert "LookupError" not in host.status()
+    assert "LookupError" not in host.status_text()
 
 
 def test_check_reports_the_error_without_starting(probe_app):
@@ -147,9 +148,9 @@ def test_wrong_configuration_reaches_the_sockets_start_limit(probe_app):
     for _ in range(40):
         if host.show("ActiveState", host.SOCKET) == "failed":
             break
-        host.ask_in_vain("/")()
+        host.try_request("/")
     assert host.show("ActiveState", host.SOCKET) == "failed"
     exits = [entry for entry in host.journal(since, UNIT=host.SERVICE) if "EXIT_STATUS" in entry]
     assert 1 <= len(exits) <= 12, f"{len(exits)} starts"
     assert {entry["EXIT_STATUS"] for entry in exits} == {str(EX_CONFIG)}
-    assert host.refused(), "clients hang instead of being told"
+    assert host.port_is_closed(), "clients hang instead of being told"

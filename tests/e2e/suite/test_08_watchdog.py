@@ -5,6 +5,8 @@ import signal
 
 import host
 import pytest
+from support.processes import exists
+from support.waiting import assert_stays, wait_until
 
 pytestmark = pytest.mark.usefixtures("probe")
 
@@ -16,9 +18,9 @@ def test_shipped_unit_has_a_watchdog():
 def test_healthy_daemon_survives_a_one_second_watchdog():
     with host.drop_in("WatchdogSec=1s"):
         daemon = host.main_pid()
-        host.holds("the same daemon", lambda: host.main_pid() == daemon, 2.5)
+        assert_stays("the same daemon", lambda: host.main_pid() == daemon, 2.5)
         # A worker that computes or sleeps is no reason to kill the service.
-        busy = [host.Background("GET", "/slow/2.5") for _ in range(2)]
+        busy = [host.in_background("GET", "/slow/2.5") for _ in range(2)]
         assert [request.result().status for request in busy] == [200, 200]
         assert host.main_pid() == daemon
         assert host.show("NRestarts") == "0"
@@ -29,8 +31,8 @@ def test_hanging_daemon_is_killed_and_restarted():
     with host.drop_in("WatchdogSec=1s\nTimeoutAbortSec=3s\nLimitCORE=0"):
         daemon = host.main_pid()
         os.kill(daemon, signal.SIGSTOP)
-        host.wait_for("a new daemon", lambda: host.main_pid() not in (0, daemon), 20)
+        wait_until("a new daemon", lambda: host.main_pid() not in (0, daemon), 20)
         assert host.get("/").status == 200
         assert host.show("NRestarts") == "1"
-        assert not host.exists(daemon)
-    assert "atchdog timeout" in host.told(since)
+        assert not exists(daemon)
+    assert "atchdog timeout" in host.service_log(since)

@@ -1,5 +1,6 @@
 """The units as systemd reads them, and what their sandbox does to an application."""
 
+import pathlib
 import pwd
 import re
 import stat
@@ -19,7 +20,7 @@ def test_manual_pages_named_by_the_unit_are_installed():
     pages = re.findall(r"man:([\w.]+)\((\d)\)", host.show("Documentation"))
     assert pages == [("rgun", "8"), ("rgun.toml", "5")]
     for name, section in pages:
-        assert host.pathlib.Path(f"/usr/share/man/man{section}/{name}.{section}.gz").is_file()
+        assert pathlib.Path(f"/usr/share/man/man{section}/{name}.{section}.gz").is_file()
 
 
 def test_systemd_analyze_security_is_two_or_less():
@@ -36,12 +37,12 @@ def test_stop_timeout_is_longer_than_the_drain():
 def test_listener_has_its_name_and_backlog():
     assert host.show("FileDescriptorName", host.SOCKET) == "http"
     lines = host.run("ss", "-Htln", "sport", "=", ":8000").stdout.split()
-    limit = int(host.pathlib.Path("/proc/sys/net/core/somaxconn").read_text())
+    limit = int(pathlib.Path("/proc/sys/net/core/somaxconn").read_text())
     assert int(lines[2]) == min(4096, limit)
 
 
 def test_control_socket_is_private_and_removed_at_stop():
-    control = host.pathlib.Path("/run/rgun/control")
+    control = pathlib.Path("/run/rgun/control")
     directory, socket = control.parent.stat(), control.stat()
     assert stat.S_ISSOCK(socket.st_mode)
     assert stat.S_IMODE(directory.st_mode) == 0o700
@@ -54,7 +55,7 @@ def test_control_socket_is_private_and_removed_at_stop():
 
 
 def test_workers_do_not_inherit_systemd_variables():
-    environ = host.get("/").json["environ"]
+    environ = host.get("/").json()["environ"]
     assert not {"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC"} & set(environ)
     assert environ["STATE_DIRECTORY"] == "/var/lib/rgun"
 
@@ -70,14 +71,14 @@ def test_workers_do_not_inherit_systemd_variables():
     ],
 )
 def test_application_writes_only_where_the_unit_allows(path, error):
-    assert host.get(f"/write{path}").json["error"] == error
-    assert path != "/tmp/written" or not host.pathlib.Path(path).exists(), "/tmp is not private"
+    assert host.get(f"/write{path}").json()["error"] == error
+    assert path != "/tmp/written" or not pathlib.Path(path).exists(), "/tmp is not private"
 
 
 def test_read_write_paths_drop_in_allows_a_directory():
-    media = host.pathlib.Path("/srv/media")
+    media = pathlib.Path("/srv/media")
     media.mkdir(exist_ok=True)
     host.run("chown", "rgun:rgun", str(media))
-    assert host.get("/write/srv/media/written").json["error"] == "Read-only file system"
+    assert host.get("/write/srv/media/written").json()["error"] == "Read-only file system"
     with host.drop_in("ReadWritePaths=/srv/media"):
-        assert host.get("/write/srv/media/written").json["error"] is None
+        assert host.get("/write/srv/media/written").json()["error"] is None

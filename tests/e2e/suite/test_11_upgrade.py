@@ -27,7 +27,7 @@ def newer(tmp_path_factory):
 def test_upgrade_under_load_loses_no_request_and_keeps_config(newer):
     mine = host.CONFIG.read_text()
     before = host.main_pid()
-    with host.Load() as load:
+    with host.load() as load:
         environment = {"DEBIAN_FRONTEND": "noninteractive", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         done = subprocess.run(
             ["dpkg", "--force-confold", "-i", str(newer)],
@@ -38,7 +38,7 @@ def test_upgrade_under_load_loses_no_request_and_keeps_config(newer):
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        load.more(100)
+        load.wait_for_more(100)
     print(load)
     assert not load.faults, load
     assert host.main_pid() not in (0, before), "the old program still runs"
@@ -51,6 +51,6 @@ def test_upgrade_does_not_start_a_stopped_service(newer):
     host.systemctl("stop", host.SERVICE, host.SOCKET)
     host.run("dpkg", "--force-confold", "-i", str(newer))
     assert host.show("ActiveState") == "inactive"
-    assert host.refused()
+    assert host.port_is_closed()
     assert pathlib.Path("/etc/rgun").is_dir()
     host.systemctl("start", host.SOCKET)

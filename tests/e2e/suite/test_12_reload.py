@@ -7,6 +7,8 @@ import subprocess
 
 import host
 import pytest
+from support.processes import children, exists
+from support.waiting import wait_until
 
 BROKEN = 'raise LookupError("no database today")'
 SLOW_IMPORT = "import time; time.sleep(3)"
@@ -15,10 +17,10 @@ SLOW_IMPORT = "import time; time.sleep(3)"
 @pytest.fixture
 def app(trouble_app):
     """Release 1, served by two workers, whatever the test before has left."""
-    host.release(trouble_app, 1)
+    host.deploy(trouble_app, 1)
     serve(trouble_app)
     host.restart()
-    host.wait_for("two workers", lambda: host.status().startswith("2/2 workers ready"))
+    wait_until("two workers", lambda: host.status_text().startswith("2/2 workers ready"))
     return trouble_app
 
 
@@ -45,43 +47,43 @@ def served():
 
 def workers():
     """Process ids of the daemon's children."""
-    return set(host.children(host.main_pid()))
+    return set(children(host.main_pid()))
 
 
 def test_reloads_under_load_lose_no_request(app):
     daemon, first = host.main_pid(), workers()
-    with host.Load() as load:
+    with host.load() as load:
         for version in (2, 3, 4):
-            host.release(app, version)
+            host.deploy(app, version)
             host.reload()
             # The verdict comes when traffic has moved, not when it begins to.
             assert {served() for _ in range(20)} == {str(version)}
-            load.more(100)
+            load.wait_for_more(100)
     print(load)
     assert not load.faults, load
     assert load.retried == 0, f"a reload is no reason to close a kept connection: {load}"
     assert load.bodies == {b"1", b"2", b"3", b"4"}
     assert host.main_pid() == daemon
-    host.wait_for("the old workers are gone", lambda: not workers() & first and len(workers()) == 2)
+    wait_until("the old workers are gone", lambda: not workers() & first and len(workers()) == 2)
     assert host.show("ActiveState") == "active"
 
 
 def test_running_request_is_finished_by_the_old_code(app):
-    running, pid = host.slow(2)
-    host.release(app, 2)
+    running, pid = host.start_slow_request(2)
+    host.deploy(app, 2)
     host.reload()
     assert served() == "2"
-    assert host.exists(pid), "the old worker left with a request"
-    assert running.result().json["pid"] == pid
-    host.wait_for("the old worker is gone", lambda: not host.exists(pid))
+    assert exists(pid), "the old worker left with a request"
+    assert running.result().json()["pid"] == pid
+    wait_until("the old worker is gone", lambda: not exists(pid))
 
 
 def test_reload_applies_a_changed_configuration(app):
     serve(app, workers=3, extra='[timeouts]\nrequest = "1s"\n', env={"GREETING": "hello"})
     host.reload()
-    host.wait_for("three workers", lambda: len(workers()) == 3)
+    wait_until("three workers", lambda: len(workers()) == 3)
     assert host.get("/slow/20").status == 504
-    assert host.get("/facts").json["greeting"] == "hello"
+    assert host.get("/facts").json()["greeting"] == "hello"
 
 
 def test_reload_switches_to_another_virtual_environment(app):
@@ -93,48 +95,48 @@ def test_reload_switches_to_another_virtual_environment(app):
         (site / "dependency.py").write_text(f"NAME = {name!r}\n")
         interpreters.append(str(venv / "bin/python"))
     code = "import dependency"
-    host.release(app, 1, code)
+    host.deploy(app, 1, code)
     serve(app, python=interpreters[0])
     host.reload()
-    assert host.get("/facts").json["prefix"] == "/srv/venv-one"
+    assert host.get("/facts").json()["prefix"] == "/srv/venv-one"
     serve(app, python=interpreters[1])
     host.reload()
-    assert host.get("/facts").json["prefix"] == "/srv/venv-two"
+    assert host.get("/facts").json()["prefix"] == "/srv/venv-two"
     # And one that does not exist is refused, with its key.
     serve(app, python="/srv/venv-three/bin/python")
     assert host.reload(check=False).returncode != 0
     code, told = verdict(ask_reload())
     assert code == 1
     assert "/srv/venv-three/bin/python" in told
-    assert host.get("/facts").json["prefix"] == "/srv/venv-two"
+    assert host.get("/facts").json()["prefix"] == "/srv/venv-two"
 
 
 def test_broken_release_fails_the_reload_and_old_code_serves(app):
     before, since = workers(), host.journal_cursor()
-    host.release(app, 2, BROKEN)
-    with host.Load() as load:
+    host.deploy(app, 2, BROKEN)
+    with host.load() as load:
         assert host.reload(check=False).returncode != 0
         assert host.show("ActiveState") == "active"
-        status = host.status()
+        status = host.status_text()
         assert "importing trouble raised LookupError (/srv/trouble/release.py, line 2)" in status
         assert "no database today" not in status, "every user may read it"
         code, told = verdict(ask_reload())
-        load.more(100)
+        load.wait_for_more(100)
     assert code == 1
     assert "LookupError: no database today" in told, told
     assert "release.py" in told, "the traceback's last lines name the place"
     assert not load.faults, load
     assert load.bodies == {b"1"}
     assert before <= workers(), "the old workers are untouched"
-    host.wait_for("nobody else is left", lambda: workers() == before)
-    lines = host.told(since)
+    wait_until("nobody else is left", lambda: workers() == before)
+    lines = host.service_log(since)
     assert "rgun reload: " in lines, "what ExecReload= says is in the journal of the unit"
     assert "Traceback (most recent call last)" in lines
 
-    host.release(app, 3)
+    host.deploy(app, 3)
     host.reload()
     assert served() == "3"
-    assert "LookupError" not in host.status()
+    assert "LookupError" not in host.status_text()
 
 
 def test_wrong_configuration_fails_the_reload_naming_the_key(app):
@@ -151,40 +153,40 @@ def test_wrong_configuration_fails_the_reload_naming_the_key(app):
 def test_release_that_fails_its_probe_gets_no_traffic(app):
     serve(app, extra='[reload]\nprobe = "/healthz"\n')
     host.reload()
-    host.release(app, 2, "SICK = True")
-    with host.Load() as load:
+    host.deploy(app, 2, "SICK = True")
+    with host.load() as load:
         code, told = verdict(ask_reload())
-        load.more(50)
+        load.wait_for_more(50)
     assert code == 1
     assert "/healthz" in told
     assert "503" in told
     assert not load.faults, load
     assert load.bodies == {b"1"}
-    host.release(app, 3)
+    host.deploy(app, 3)
     host.reload()
     assert served() == "3"
 
 
 def test_sighup_reloads_in_the_background(app):
     daemon, since = host.main_pid(), host.journal_cursor()
-    host.release(app, 2)
+    host.deploy(app, 2)
     os.kill(daemon, signal.SIGHUP)
-    host.wait_for("the new release", lambda: served() == "2")
-    host.wait_for("the reload is over", lambda: host.show("ActiveState") == "active")
-    host.release(app, 3, BROKEN)
+    wait_until("the new release", lambda: served() == "2")
+    wait_until("the reload is over", lambda: host.show("ActiveState") == "active")
+    host.deploy(app, 3, BROKEN)
     os.kill(daemon, signal.SIGHUP)
-    host.wait_for("the failure is told", lambda: "LookupError: no database today" in host.told(since))
+    wait_until("the failure is told", lambda: "LookupError: no database today" in host.service_log(since))
     assert served() == "2"
     assert host.main_pid() == daemon
     assert host.show("NRestarts") == "0"
 
 
 def test_later_reload_supersedes_a_running_one(app):
-    host.release(app, 2, SLOW_IMPORT)
+    host.deploy(app, 2, SLOW_IMPORT)
     before = workers()
     first = ask_reload()
-    host.wait_for("the new generation boots", lambda: workers() - before)
-    host.release(app, 3)
+    wait_until("the new generation boots", lambda: workers() - before)
+    host.deploy(app, 3)
     assert verdict(ask_reload())[0] == 0
     assert served() == "3"
     code, told = verdict(first)
@@ -193,20 +195,20 @@ def test_later_reload_supersedes_a_running_one(app):
 
 
 def test_reload_during_the_first_boot_replaces_it(app):
-    host.release(app, 2, "import time; time.sleep(60)")
+    host.deploy(app, 2, "import time; time.sleep(60)")
     host.systemctl("--no-block", "restart", host.SERVICE)
-    host.wait_for("release 2 boots", lambda: host.show("ActiveState") == "activating" and workers())
-    host.release(app, 3)
+    wait_until("release 2 boots", lambda: host.show("ActiveState") == "activating" and workers())
+    host.deploy(app, 3)
     assert verdict(ask_reload())[0] == 0
     assert served() == "3"
-    host.wait_for("the service is active", lambda: host.show("ActiveState") == "active")
+    wait_until("the service is active", lambda: host.show("ActiveState") == "active")
 
 
 def test_stop_ends_a_running_reload(app):
-    host.release(app, 2, SLOW_IMPORT)
+    host.deploy(app, 2, SLOW_IMPORT)
     before = workers()
     asked = ask_reload()
-    host.wait_for("the new generation boots", lambda: workers() - before)
+    wait_until("the new generation boots", lambda: workers() - before)
     host.systemctl("stop", host.SERVICE)
     code, told = verdict(asked)
     assert code == 1
@@ -225,7 +227,7 @@ def test_reload_without_a_daemon_exits_69(app):
 def quiet(load):
     """Whether all clients have been answered anew, without a fault: what a release had begun has ended."""
     before, answered = len(load.faults), load.answered
-    host.wait_for("further answers", lambda: load.answered >= answered + 50)
+    wait_until("further answers", lambda: load.answered >= answered + 50)
     return len(load.faults) == before
 
 
@@ -233,18 +235,18 @@ def test_watched_release_with_more_errors_is_rolled_back(app):
     serve(app, extra='[reload]\nwatch = "20s"\n')
     host.reload()
     since = host.journal_cursor()
-    with host.Load() as load:
-        host.release(app, 2, "SICK = True")
+    with host.load() as load:
+        host.deploy(app, 2, "SICK = True")
         host.reload()
-        host.wait_for("release 1 is back", lambda: served() == "1", 20)
-        host.wait_for("the new release has nobody left", lambda: served() == "1" and quiet(load))
+        wait_until("release 1 is back", lambda: served() == "1", 20)
+        wait_until("the new release has nobody left", lambda: served() == "1" and quiet(load))
         before = len(load.faults)
         load.faults.clear()
-        load.more(100)
+        load.wait_for_more(100)
         assert not load.faults, load
     assert before > 0, "the new release was to answer 500 before it was taken back"
-    assert "back" in host.status(), host.status()
-    assert any(entry["PRIORITY"] in "34" for entry in host.journal_of_service(since)), host.told(since)
-    host.release(app, 3)
+    assert "back" in host.status_text(), host.status_text()
+    assert any(entry["PRIORITY"] in "34" for entry in host.journal_of_service(since)), host.service_log(since)
+    host.deploy(app, 3)
     host.reload()
     assert served() == "3"

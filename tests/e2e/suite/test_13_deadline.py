@@ -5,12 +5,14 @@ import time
 
 import host
 import pytest
+from support.processes import children, exists
+from support.waiting import wait_until
 
 
 @pytest.fixture(scope="module", autouse=True)
 def app(trouble_app):
     """One second for a request, one thread a worker."""
-    host.release(trouble_app, 1)
+    host.deploy(trouble_app, 1)
     rule = '[[timeouts.path]]\nmatch = "/slow/*"\nrequest = "10s"\n'
     extra = f'[timeouts]\nrequest = "1s"\n\n{rule}\n[log]\nslow = "500ms"\n'
     host.configure("trouble", trouble_app, extra=extra)
@@ -26,13 +28,13 @@ def line_of(view):
 def test_stuck_request_is_504_with_one_entry_and_its_stack(view):
     daemon, since = host.main_pid(), host.journal_cursor()
     began = time.monotonic()
-    running, worker = host.started(f"/{view}")
+    running, worker = host.start_request(f"/{view}")
     answer = running.result()
     took = time.monotonic() - began
     assert answer.status == 504
     assert 0.9 < took < 2.5, f"504 after {took:.2f} s"
     # log.slow has its own entry, without a status.
-    entries = host.wait_for("an entry", lambda: [e for e in named(since, answer) if "RGUN_STATUS" in e])
+    entries = wait_until("an entry", lambda: [e for e in named(since, answer) if "RGUN_STATUS" in e])
     assert len(entries) == 1, host.messages(entries)
     (entry,) = entries
     assert line_of(view).search(host.messages(entries)[0]), host.messages(entries)
@@ -43,17 +45,17 @@ def test_stuck_request_is_504_with_one_entry_and_its_stack(view):
     assert entry["RGUN_PID"] == str(worker)
 
     # Replaced first; the stuck one goes in the end, whatever it does.
-    host.wait_for("the stuck worker is gone", lambda: not host.exists(worker), 20)
+    wait_until("the stuck worker is gone", lambda: not exists(worker), 20)
     assert host.get("/").status == 200
     assert host.main_pid() == daemon
     assert host.show("NRestarts") == "0"
 
 
 def test_other_requests_are_served_while_one_is_stuck():
-    running, _ = host.started("/stuck")
-    with host.Load(clients=4) as load:
+    running, _ = host.start_request("/stuck")
+    with host.load(clients=4) as load:
         assert running.result().status == 504
-        load.more(100)
+        load.wait_for_more(100)
     assert not load.faults, load
 
 
@@ -62,16 +64,16 @@ def test_path_rule_extends_the_request_timeout():
 
 
 def test_slow_request_is_logged_once_with_its_stack():
-    since, before = host.journal_cursor(), set(host.children(host.main_pid()))
+    since, before = host.journal_cursor(), set(children(host.main_pid()))
     answer = host.get("/slow/2")
     assert answer.status == 200
-    entries = host.wait_for("the slow request is told", lambda: named(since, answer))
+    entries = wait_until("the slow request is told", lambda: named(since, answer))
     assert len(entries) == 1, host.messages(entries)
     assert line_of("slow").search(host.messages(entries)[0]), host.messages(entries)
     assert entries[0]["RGUN_PATH"] == "/slow/2"
-    assert set(host.children(host.main_pid())) == before
+    assert set(children(host.main_pid())) == before
 
 
 def named(since, answer):
     """The entries under the id the client was given."""
-    return host.journal(since, RGUN_REQUEST_ID=answer.headers["x-request-id"])
+    return host.journal(since, RGUN_REQUEST_ID=answer["x-request-id"])

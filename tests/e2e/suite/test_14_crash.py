@@ -2,12 +2,14 @@
 
 import host
 import pytest
+from support.processes import children
+from support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
 def app(trouble_app):
     """A new daemon each time: a quarantine must not reach the next test."""
-    host.release(trouble_app, 1)
+    host.deploy(trouble_app, 1)
     host.configure("trouble", trouble_app)
     host.restart()
 
@@ -17,13 +19,13 @@ def test_crash_is_502_with_request_and_cause_in_the_journal(path, sign):
     daemon, since = host.main_pid(), host.journal_cursor()
     answer = host.get(path)
     assert answer.status == 502
-    entries = host.wait_for(
+    entries = wait_until(
         "the request is in the journal",
-        lambda: host.journal(since, RGUN_REQUEST_ID=answer.headers["x-request-id"]),
+        lambda: host.journal(since, RGUN_REQUEST_ID=answer["x-request-id"]),
     )
     assert len(entries) == 1, host.messages(entries)
     assert entries[0]["RGUN_PATH"] == path
-    host.wait_for("the cause is in the journal", lambda: sign in host.told(since))
+    wait_until("the cause is in the journal", lambda: sign in host.service_log(since))
     assert {host.get("/").status for _ in range(20)} == {200}
     assert host.main_pid() == daemon
 
@@ -31,14 +33,14 @@ def test_crash_is_502_with_request_and_cause_in_the_journal(path, sign):
 def test_request_that_kills_two_workers_is_quarantined():
     since = host.journal_cursor()
     assert [host.get(f"/segfault?{number}").status for number in range(2)] == [502, 502]
-    before = set(host.wait_for("two workers", pair))
+    before = set(wait_until("two workers", host.two_workers))
     kept_out = host.get("/segfault?2")
     assert kept_out.status == 503
-    assert int(kept_out.headers["retry-after"]) > 0
+    assert int(kept_out["retry-after"]) > 0
     assert host.get("/").status == 200
     assert host.request("POST", "/facts").status == 200
-    assert set(host.children(host.main_pid())) == before, "the third attempt reached a worker"
-    assert "GET /segfault has killed two workers" in host.told(since)
+    assert set(children(host.main_pid())) == before, "the third attempt reached a worker"
+    assert "GET /segfault has killed two workers" in host.service_log(since)
 
 
 def test_idempotent_request_is_retried_if_configured(trouble_app):
@@ -47,7 +49,7 @@ def test_idempotent_request_is_retried_if_configured(trouble_app):
     since = host.journal_cursor()
     mark = host.STATE / "crashed-once"
     mark.unlink(missing_ok=True)
-    host.release(trouble_app, 2, ONCE.format(mark=str(mark)))
+    host.deploy(trouble_app, 2, ONCE.format(mark=str(mark)))
     host.reload()
     # The first attempt leaves a mark and dies, the second finds it and answers.
     answer = host.get("/")
@@ -55,13 +57,7 @@ def test_idempotent_request_is_retried_if_configured(trouble_app):
     assert mark.exists()
     mark.unlink()
     assert host.request("POST", "/", b"").status == 502
-    assert "SIGKILL" in host.told(since)
-
-
-def pair():
-    """The two workers, or None while there are fewer."""
-    found = host.children(host.main_pid())
-    return found if len(found) == 2 else None
+    assert "SIGKILL" in host.service_log(since)
 
 
 # A release whose VERSION kills its process when it is first asked for.

@@ -1,10 +1,13 @@
 """`workers.preload`: Django is imported once, workers are forked, and a reload still brings new code."""
 
 import os
+import pathlib
 import signal
 
 import host
 import pytest
+from support.processes import children
+from support.waiting import wait_until
 
 # The shop, with a page that tells which process imported it.
 MODULE = """
@@ -21,18 +24,18 @@ def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
 """
-DIRECTORY = host.pathlib.Path("/srv/shop")
+DIRECTORY = pathlib.Path("/srv/shop")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def preloaded(shop_data):
     """The shop, preloaded, with two workers."""
     (DIRECTORY / "preloaded.py").write_text(MODULE)
-    host.release(DIRECTORY, 1)
+    host.deploy(DIRECTORY, 1)
     environment = {"SHOP_DATA": str(shop_data)}
     host.configure("preloaded", DIRECTORY, env=environment, more="preload = true")
     host.restart()
-    host.wait_for("both workers are ready", lambda: host.status().startswith("2/2 workers ready"))
+    wait_until("both workers are ready", lambda: host.status_text().startswith("2/2 workers ready"))
 
 
 def facts():
@@ -40,12 +43,12 @@ def facts():
     found = {}
 
     def both():
-        for request in [host.Background("GET", "/facts") for _ in range(2)]:
-            answer = request.result().json
+        for request in [host.in_background("GET", "/facts") for _ in range(2)]:
+            answer = request.result().json()
             found[answer["pid"]] = answer
         return len(found) >= 2
 
-    host.wait_for("two workers have answered", both, 10)
+    wait_until("two workers have answered", both, 10)
     return found
 
 
@@ -54,7 +57,7 @@ def test_forked_workers_share_an_import_and_the_daemons_tree():
     importers = {answer["imported_by"] for answer in answers.values()}
     assert len(importers) == 1, answers
     assert not importers & set(answers), "the zygote does not serve"
-    assert set(host.children(host.main_pid())) == importers | set(answers)
+    assert set(children(host.main_pid())) == importers | set(answers)
     top = host.show("ControlGroup")
     places = {host.cgroup_of(pid) for pid in importers | set(answers)}
     assert len(places) == 3, places
@@ -63,7 +66,7 @@ def test_forked_workers_share_an_import_and_the_daemons_tree():
 
 def test_django_database_works_in_forked_workers():
     for _ in range(10):
-        assert len(host.get("/api/products").json["products"]) == 20
+        assert len(host.get("/api/products").json()["products"]) == 20
         assert host.get("/").status == 200
 
 
@@ -71,7 +74,7 @@ def test_dead_worker_is_forked_again_without_an_import():
     before = facts()
     victim, other = sorted(before)
     os.kill(victim, signal.SIGKILL)
-    host.wait_for("another worker", lambda: set(facts()) - set(before), 10)
+    wait_until("another worker", lambda: set(facts()) - set(before), 10)
     after = facts()
     assert {answer["imported_by"] for answer in after.values()} == {before[other]["imported_by"]}
 
@@ -79,39 +82,39 @@ def test_dead_worker_is_forked_again_without_an_import():
 def test_dead_zygote_is_replaced_and_its_workers_serve():
     before = facts()
     (zygote,) = {answer["imported_by"] for answer in before.values()}
-    with host.Load("/api/status", clients=2) as load:
+    with host.load("/api/status", clients=2) as load:
         os.kill(zygote, signal.SIGKILL)
-        host.wait_for(
+        wait_until(
             "another zygote",
-            lambda: set(host.children(host.main_pid())) - set(before) - {zygote},
+            lambda: set(children(host.main_pid())) - set(before) - {zygote},
         )
-        load.more(20)
+        load.wait_for_more(20)
     assert not load.faults, load
     assert set(facts()) == set(before)
 
 
 def test_reload_starts_a_new_zygote_with_the_new_code():
-    host.wait_for("three processes", lambda: len(host.children(host.main_pid())) == 3)
-    before = set(host.children(host.main_pid()))
-    with host.Load("/api/status", clients=2) as load:
-        host.release(DIRECTORY, 2)
+    wait_until("three processes", lambda: len(children(host.main_pid())) == 3)
+    before = set(children(host.main_pid()))
+    with host.load("/api/status", clients=2) as load:
+        host.deploy(DIRECTORY, 2)
         host.reload()
-        assert host.get("/facts").json["version"] == 2
-        host.release(DIRECTORY, 3, 'raise LookupError("no database today")')
+        assert host.get("/facts").json()["version"] == 2
+        host.deploy(DIRECTORY, 3, 'raise LookupError("no database today")')
         assert host.reload(check=False).returncode != 0
-        assert host.get("/facts").json["version"] == 2
-        load.more(20)
+        assert host.get("/facts").json()["version"] == 2
+        load.wait_for_more(20)
     assert not load.faults, load
-    host.wait_for("the new generation is alone", lambda: not before & processes() and len(processes()) == 3)
+    wait_until("the new generation is alone", lambda: not before & processes() and len(processes()) == 3)
 
 
 def processes():
     """The daemon's children: a zygote and its workers."""
-    return set(host.children(host.main_pid()))
+    return set(children(host.main_pid()))
 
 
 def test_stop_leaves_no_process():
     host.systemctl("stop", host.SERVICE)
     assert host.show("Result") == "success"
     assert host.processes_of("rgun") == []
-    host.release(DIRECTORY, 1)
+    host.deploy(DIRECTORY, 1)

@@ -5,6 +5,7 @@ import signal
 
 import host
 import pytest
+from support.waiting import wait_until
 
 HOOKS = """
 def note(name, worker):
@@ -30,7 +31,7 @@ LOG = host.STATE / "hooks.log"
 @pytest.fixture(autouse=True)
 def hooked(trouble_app):
     """Two workers with all four hooks, which write down what they are called for."""
-    host.release(trouble_app, 1)
+    host.deploy(trouble_app, 1)
     (trouble_app / "hooks.py").write_text(HOOKS.format(log=LOG))
     LOG.unlink(missing_ok=True)
     names = ("post_fork", "post_worker_init", "worker_exit", "child_exit")
@@ -45,13 +46,13 @@ def noted():
 
 
 def test_hooks_are_called_once_per_worker():
-    workers = host.wait_for("two workers", pair)
+    workers = wait_until("two workers", host.two_workers)
     for pid in workers:
-        host.wait_for("the worker's first two hooks", lambda pid=pid: len(named(pid)) == 2)
+        wait_until("the worker's first two hooks", lambda pid=pid: len(named(pid)) == 2)
         assert named(pid) == ["post_fork", "post_worker_init"]
     victim, other = workers
     os.kill(victim, signal.SIGKILL)
-    host.wait_for("child_exit is called for it", lambda: ("child_exit", str(victim)) in noted())
+    wait_until("child_exit is called for it", lambda: ("child_exit", str(victim)) in noted())
     assert "worker_exit" not in named(victim), "nobody runs code in a killed process"
     host.systemctl("stop", host.SERVICE)
     assert "worker_exit" in named(other)
@@ -61,9 +62,3 @@ def test_hooks_are_called_once_per_worker():
 def named(pid):
     """The hooks that were called about this process."""
     return [name for name, about in noted() if about == str(pid)]
-
-
-def pair():
-    """The two workers, or None while there are fewer."""
-    found = host.children(host.main_pid())
-    return found if len(found) == 2 else None

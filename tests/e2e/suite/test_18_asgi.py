@@ -5,7 +5,9 @@ import time
 
 import host
 import pytest
-from websocket import WebSocket, closings
+from support.processes import children, exists
+from support.waiting import wait_until
+from support.websocket_client import WebSocket, collect_close_codes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,70 +26,70 @@ def deploy(directory, **options):
 def test_lifespan_starts_before_requests_and_ends_at_restart(app):
     since = host.journal_cursor()
     host.restart()
-    host.wait_for("both workers are ready", lambda: host.told(since).count("is ready after") == 2)
+    wait_until("both workers are ready", lambda: host.service_log(since).count("is ready after") == 2)
     assert host.get("/").text == "1"
     since = host.journal_cursor()
     host.restart()
-    assert host.told(since).count("the application has shut down") == 2, "once for each worker"
+    assert host.service_log(since).count("the application has shut down") == 2, "once for each worker"
     assert host.get("/").text == "1"
 
 
 def test_task_past_its_deadline_is_504_and_worker_is_kept(app):
-    workers, since = host.children(host.main_pid()), host.journal_cursor()
+    workers, since = children(host.main_pid()), host.journal_cursor()
     began = time.monotonic()
     answer = host.get("/never")
     assert answer.status == 504
     assert 0.9 < time.monotonic() - began < 2.5
-    request = answer.headers["x-request-id"]
-    entries = host.wait_for("an entry", lambda: host.journal(since, RGUN_REQUEST_ID=request))
-    host.wait_for("its stack", lambda: "in forgotten" in host.told(since))
+    request = answer["x-request-id"]
+    entries = wait_until("an entry", lambda: host.journal(since, RGUN_REQUEST_ID=request))
+    wait_until("its stack", lambda: "in forgotten" in host.service_log(since))
     assert any(entry.get("RGUN_STATUS") == "504" for entry in entries), host.messages(entries)
-    assert host.children(host.main_pid()) == workers
+    assert children(host.main_pid()) == workers
     assert host.get("/").status == 200
 
 
 def test_blocked_event_loop_is_logged_and_worker_replaced(app):
     since = host.journal_cursor()
-    running, worker = host.started("/block")
+    running, worker = host.start_request("/block")
     assert running.result().status == 504
-    host.wait_for("the view that blocks is named", lambda: "in block" in host.told(since))
-    host.wait_for("the worker is gone", lambda: not host.exists(worker), 30)
+    wait_until("the view that blocks is named", lambda: "in block" in host.service_log(since))
+    wait_until("the worker is gone", lambda: not exists(worker), 30)
     assert host.get("/").status == 200
-    host.wait_for("there are two workers", lambda: len(host.children(host.main_pid())) == 2)
+    wait_until("there are two workers", lambda: len(children(host.main_pid())) == 2)
 
 
 def test_failed_startup_keeps_the_old_release(app):
     since = host.journal_cursor()
-    with WebSocket("/ws") as socket:
-        assert socket.text().startswith("1 ")
-        host.release(app, 2, 'STARTUP = "the database is not there"')
+    with WebSocket(host.ADDRESS, "/ws") as socket:
+        assert socket.read_text().startswith("1 ")
+        host.deploy(app, 2, 'STARTUP = "the database is not there"')
         assert host.reload(check=False).returncode != 0
-        assert "the database is not there" in host.told(since)
+        assert "the database is not there" in host.service_log(since)
         assert host.get("/").text == "1"
         socket.send("still there?")
-        assert socket.text() == "still there?"
-    host.release(app, 1)
+        assert socket.read_text() == "still there?"
+    host.deploy(app, 1)
 
 
 def test_reload_finishes_streams_and_closes_websockets_1012(app):
-    host.release(app, 1)
+    host.deploy(app, 1)
     since = host.journal_cursor()
     host.restart()
-    sockets = [WebSocket("/ws") for _ in range(20)]
-    assert all(socket.text().startswith("1 ") for socket in sockets)
-    stream = host.Background("GET", "/events")
+    sockets = [WebSocket(host.ADDRESS, "/ws") for _ in range(20)]
+    assert all(socket.read_text().startswith("1 ") for socket in sockets)
+    stream = host.in_background("GET", "/events")
     codes, greetings = [], []
 
     def client(socket):
-        codes.append(socket.closed())
-        with WebSocket("/ws") as again:
-            greetings.append(again.text())
+        codes.append(socket.wait_for_close())
+        with WebSocket(host.ADDRESS, "/ws") as again:
+            greetings.append(again.read_text())
 
     clients = [threading.Thread(target=client, args=(socket,), daemon=True) for socket in sockets]
     for thread in clients:
         thread.start()
-    host.release(app, 2)
-    with host.Load(clients=4) as load:
+    host.deploy(app, 2)
+    with host.load(clients=4) as load:
         host.reload()
         for thread in clients:
             thread.join(30)
@@ -97,34 +99,34 @@ def test_reload_finishes_streams_and_closes_websockets_1012(app):
     assert all(greeting.startswith("2 ") for greeting in greetings), greetings
     text = stream.result().text
     assert text.endswith("data: 1 39\n\n"), text[-200:]
-    ended = host.told(since).count("a socket of release 1 ended with 1012")
+    ended = host.service_log(since).count("a socket of release 1 ended with 1012")
     assert ended == 20
-    host.release(app, 1)
+    host.deploy(app, 1)
     host.reload()
 
 
 def test_stop_closes_websockets_with_1012(app):
     since = host.journal_cursor()
-    sockets = [WebSocket("/ws") for _ in range(5)]
+    sockets = [WebSocket(host.ADDRESS, "/ws") for _ in range(5)]
     for socket in sockets:
-        socket.text()
-    codes = closings(sockets)
+        socket.read_text()
+    codes = collect_close_codes(sockets)
     began = time.monotonic()
     host.systemctl("stop", host.SERVICE)
     assert time.monotonic() - began < 10
     assert codes(10) == [1012] * 5
-    assert host.told(since).count("ended with 1012") == 5
+    assert host.service_log(since).count("ended with 1012") == 5
     host.restart()
 
 
 def test_thousand_idle_websockets_do_not_block_requests(app):
-    sockets = [WebSocket("/ws") for _ in range(1000)]
+    sockets = [WebSocket(host.ADDRESS, "/ws") for _ in range(1000)]
     for socket in sockets:
-        socket.text()
-    with host.Load(clients=4) as load:
-        load.more(500)
+        socket.read_text()
+    with host.load(clients=4) as load:
+        load.wait_for_more(500)
     assert not load.faults, load
     sockets[500].send("you?")
-    assert sockets[500].text() == "you?"
+    assert sockets[500].read_text() == "you?"
     for socket in sockets:
-        socket.socket.close()
+        socket.close()

@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import pathlib
 
 import host
 import pytest
-from websocket import WebSocket, closings
+from support.waiting import wait_until
+from support.websocket_client import WebSocket, collect_close_codes
 
 FRONT = ("127.0.0.1", 8080)
 # As if it spoke TLS.
@@ -54,7 +56,7 @@ http {
     }
 }
 """
-SOCKET_DROP_IN = host.pathlib.Path("/run/systemd/system/rgun.socket.d/unix.conf")
+SOCKET_DROP_IN = pathlib.Path("/run/systemd/system/rgun.socket.d/unix.conf")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,16 +69,16 @@ def app(live_app):
     host.systemctl("stop", host.SERVICE, host.SOCKET)
     host.systemctl("start", host.SOCKET)
     host.restart()
-    host.pathlib.Path("/run/front.conf").write_text(CONFIGURATION)
+    pathlib.Path("/run/front.conf").write_text(CONFIGURATION)
     host.run("systemd-run", f"--unit={UNIT}", "nginx", "-c", "/run/front.conf", "-g", "daemon off;")
-    host.wait_for("nginx is there", lambda: not refused())
+    wait_until("nginx is there", lambda: not refused())
     yield live_app
     host.systemctl("stop", UNIT)
     SOCKET_DROP_IN.unlink()
     host.systemctl("stop", host.SERVICE, host.SOCKET)
     host.systemctl("daemon-reload")
     # systemd leaves it (RemoveOnStop=), and replaces it with the next one.
-    host.pathlib.Path("/run/rgun.sock").unlink()
+    pathlib.Path("/run/rgun.sock").unlink()
     host.systemctl("start", host.SOCKET)
 
 
@@ -94,30 +96,30 @@ def get(path):
 
 
 def test_reloads_and_a_restart_cause_no_502_at_nginx(app):
-    with host.Load(address=FRONT) as load:
+    with host.load(address=FRONT) as load:
         for version in (2, 3):
-            host.release(app, version)
+            host.deploy(app, version)
             host.reload()
             assert get("/").text == str(version)
-            load.more(100)
+            load.wait_for_more(100)
         host.systemctl("restart", host.SERVICE)
-        load.more(100)
+        load.wait_for_more(100)
     assert not load.faults, load
     assert load.bodies == {b"1", b"2", b"3"}
 
 
 def test_websocket_through_nginx_closes_with_1012_on_reload(app):
-    sockets = [WebSocket("/ws", address=FRONT) for _ in range(10)]
-    old = {socket.text().split()[0] for socket in sockets}
+    sockets = [WebSocket(FRONT, "/ws") for _ in range(10)]
+    old = {socket.read_text().split()[0] for socket in sockets}
     assert old == {get("/").text}
     sockets[0].send("hello")
-    assert sockets[0].text() == "hello"
-    codes = closings(sockets)
-    host.release(app, 9)
+    assert sockets[0].read_text() == "hello"
+    codes = collect_close_codes(sockets)
+    host.deploy(app, 9)
     host.reload()
     assert codes(30) == [1012] * 10
-    with WebSocket("/ws", address=FRONT) as again:
-        assert again.text().startswith("9 ")
+    with WebSocket(FRONT, "/ws") as again:
+        assert again.read_text().startswith("9 ")
 
 
 def test_upload_through_nginx_arrives_byte_for_byte(app, shop_data):
@@ -136,7 +138,7 @@ def test_https_redirect_is_not_repeated_behind_a_tls_proxy(target, shop_data):
     answer = host.request("GET", "/", address=SECURE)
     assert answer.status == 200, answer.headers
     answer = get("/")
-    assert (answer.status, answer.headers["location"]) == (301, "https://127.0.0.1/")
+    assert (answer.status, answer["location"]) == (301, "https://127.0.0.1/")
 
 
 def test_access_entry_names_the_client_behind_the_proxy(app):
@@ -145,8 +147,8 @@ def test_access_entry_names_the_client_behind_the_proxy(app):
     host.restart()
     since = host.journal_cursor()
     answer = host.request("GET", "/", headers={"X-Forwarded-For": "192.0.2.66"}, address=FRONT)
-    identity = answer.headers["x-request-id"]
-    (entry,) = host.wait_for("an entry", lambda: host.journal(since, RGUN_REQUEST_ID=identity))
+    identity = answer["x-request-id"]
+    (entry,) = wait_until("an entry", lambda: host.journal(since, RGUN_REQUEST_ID=identity))
     assert entry["RGUN_CLIENT"] == "192.0.2.66", (
         "loopback is trusted, and so the client is what nginx was told"
     )

@@ -8,6 +8,8 @@ import re
 
 import host
 import pytest
+from support.processes import children
+from support.waiting import wait_until
 
 MIB = 1 << 20
 LIMIT = 100
@@ -16,10 +18,10 @@ LIMIT = 100
 @pytest.fixture(autouse=True)
 def limited(trouble_app):
     """Two workers of 100 MiB each, at most."""
-    host.release(trouble_app, 1)
+    host.deploy(trouble_app, 1)
     host.configure("trouble", trouble_app, more=f'max_memory = "{LIMIT}MiB"')
     host.restart()
-    host.wait_for("two workers", pair)
+    wait_until("two workers", host.two_workers)
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def controller():
 
 
 def test_worker_cgroups_have_their_memory_limits(controller):
-    for pid in pair():
+    for pid in host.two_workers():
         leaf = host.cgroup_directory(host.cgroup_of(pid))
         assert int((leaf / "memory.high").read_text()) == LIMIT * MIB
         assert int((leaf / "memory.max").read_text()) == LIMIT * MIB * 3 // 2
@@ -41,16 +43,16 @@ def test_worker_cgroups_have_their_memory_limits(controller):
 
 
 def test_worker_over_max_memory_is_replaced_without_loss():
-    first, since = set(pair()), host.journal_cursor()
+    first, since = set(host.two_workers()), host.journal_cursor()
     daemon = host.main_pid()
 
     def grown():
         answer = host.get("/grow/5")
         assert answer.status == 200, answer.text
-        return first - set(host.children(daemon))
+        return first - set(children(daemon))
 
-    host.wait_for("a worker has gone", grown, 30, pause=0.1)
-    told = host.told(since)
+    wait_until("a worker has gone", grown, 30, interval=0.1)
+    told = host.service_log(since)
     assert re.search(r"max_memory|memory", told), told
     # With a limit of the kernel's own the largest is still what was asked for and not what was left over.
     assert "out of memory" not in told
@@ -60,19 +62,19 @@ def test_worker_over_max_memory_is_replaced_without_loss():
 
 def test_out_of_memory_request_is_502_and_other_worker_serves(controller):
     daemon, since = host.main_pid(), host.journal_cursor()
-    beside, other = host.slow(3)
-    (victim,) = set(pair()) - {other}
+    beside, other = host.start_slow_request(3)
+    (victim,) = set(host.two_workers()) - {other}
     answer = host.get("/grow/400")
     assert answer.status == 502
-    assert beside.result().json["pid"] == other
-    entries = host.wait_for(
+    assert beside.result().json()["pid"] == other
+    entries = wait_until(
         "the request is in the journal",
-        lambda: host.journal(since, RGUN_REQUEST_ID=answer.headers["x-request-id"]),
+        lambda: host.journal(since, RGUN_REQUEST_ID=answer["x-request-id"]),
     )
     assert entries[0]["RGUN_PATH"] == "/grow/400"
     told = host.journal(since, RGUN_PID=victim, _PID=daemon)
     assert any("out of memory" in text for text in host.messages(told)), host.messages(told)
-    host.wait_for("another worker", lambda: pair() and victim not in pair())
+    wait_until("another worker", lambda: host.two_workers() and victim not in host.two_workers())
     assert host.get("/").status == 200
     assert host.show("ActiveState") == "active"
     assert host.main_pid() == daemon
@@ -81,16 +83,10 @@ def test_out_of_memory_request_is_502_and_other_worker_serves(controller):
 
 def test_worker_killed_for_memory_leaves_no_cgroup(controller):
     assert host.get("/grow/400").status == 502
-    host.wait_for("two workers", pair)
+    wait_until("two workers", host.two_workers)
     leaves = [path for path in (controller / "workers").iterdir() if path.is_dir()]
-    host.wait_for(
+    wait_until(
         "as many leaves as workers",
         lambda: len([path for path in (controller / "workers").iterdir() if path.is_dir()]) == 2,
     )
     assert leaves
-
-
-def pair():
-    """The two workers, or None while there are fewer."""
-    found = host.children(host.main_pid())
-    return found if len(found) == 2 else None

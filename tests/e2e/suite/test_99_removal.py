@@ -14,7 +14,7 @@ def test_removal_stops_the_service_and_keeps_config():
     assert host.get("/").status == 200
     host.run("apt-get", "remove", "-y", "rgun")
     assert host.processes_of("rgun") == []
-    assert host.refused()
+    assert host.port_is_closed()
     assert host.CONFIG.read_text() == mine
     assert not pathlib.Path("/usr/bin/rgun").exists()
     assert "could not be found" in host.systemctl("status", host.SERVICE, check=False).stderr
@@ -31,7 +31,7 @@ def test_reinstallation_keeps_the_configuration():
 
 def test_purge_leaves_only_the_user():
     host.run("apt-get", "purge", "-y", "rgun")
-    assert host.refused()
+    assert host.port_is_closed()
     left = [
         path
         for pattern in ("etc/rgun*", "usr/*/rgun*", "usr/share/*/rgun*", "var/*/rgun*", "run/rgun*")

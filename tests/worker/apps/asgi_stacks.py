@@ -78,4 +78,8 @@ async def circle(scope, receive, send):
     """Tasks that wait for each other."""
     tasks = []
     tasks += [asyncio.ensure_future(waits_for_each_other(tasks, 1 - at)) for at in (0, 1)]
-    await asyncio.wait(tasks)
+    try:
+        await asyncio.wait(tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,71 @@
+"""Cases that take time, hold the GIL or use memory."""
+
+import ctypes
+import os
+import threading
+import time
+
+from .registry import (
+    MIB,
+    answer_json,
+    case,
+    event,
+    query,
+)
+
+active = 0
+
+
+most = 0
+
+
+active_lock = threading.Lock()
+
+
+@case("sleep")
+def sleep(environ, start_response):
+    """Sleeps `?ms=` milliseconds; tells how many requests ran in this process at once, now and at most."""
+    global active, most
+    with active_lock:
+        active += 1
+        most = max(most, active)
+        now = active
+    try:
+        event(environ, "sleeping")
+        time.sleep(query(environ, "ms", 100) / 1000)
+    finally:
+        with active_lock:
+            active -= 1
+    event(environ, "slept")
+    return answer_json(start_response, {"pid": os.getpid(), "active": now, "most": most})
+
+
+@case("spin")
+def spin(environ, start_response):
+    """Works in Python for `?ms=` milliseconds: other threads run, slowly."""
+    end = time.monotonic() + query(environ, "ms", 100) / 1000
+    count = 0
+    while time.monotonic() < end:
+        count += 1
+    return answer_json(start_response, {"pid": os.getpid(), "count": count})
+
+
+@case("hold-gil")
+def hold_gil(environ, start_response):
+    """Sleeps `?ms=` milliseconds in C with the GIL held: no Python code of this worker runs meanwhile."""
+    event(environ, "holding")
+    # PyDLL, unlike CDLL, does not release the GIL around the call.
+    ctypes.PyDLL(None).usleep(query(environ, "ms", 100) * 1000)
+    return answer_json(start_response, {"pid": os.getpid()})
+
+
+kept = []
+
+
+@case("memory")
+def memory(environ, start_response):
+    """Allocates and touches `?mib=` MiB; kept for good with `?keep=1`: a leak."""
+    block = b"x" * (query(environ, "mib", 10) * MIB)
+    if query(environ, "keep", 0):
+        kept.append(block)
+    return answer_json(start_response, {"pid": os.getpid(), "kept_mib": sum(map(len, kept)) // MIB})

@@ -1,0 +1,111 @@
+"""The cases by name, the application that calls them, and what several of them use."""
+
+import io
+import json
+import logging
+import os
+import threading
+from urllib.parse import parse_qs
+
+MIB = 1024 * 1024
+
+
+CASES = {}
+
+
+EVENTS = []
+
+
+TEXT = ("Content-Type", "text/plain; charset=utf-8")
+
+
+JSON = ("Content-Type", "application/json")
+
+
+BYTES = ("Content-Type", "application/octet-stream")
+
+
+log = logging.getLogger("cases")
+
+
+events_lock = threading.Lock()
+
+
+class CaseError(Exception):
+    """What a case raises when it is meant to fail; its text names the case."""
+
+
+def case(name, conforming=True):
+    """Registers the function below under `name`."""
+
+    def register(function):
+        function.conforming = conforming
+        CASES[name] = function
+        return function
+
+    return register
+
+
+def application(environ, start_response):
+    """Finds the case by the longest prefix of the path, and calls it."""
+    path = environ.get("PATH_INFO", "").strip("/")
+    name = path
+    while name and name not in CASES:
+        name = name.rpartition("/")[0]
+    if not name and path:
+        return answer(start_response, f"no such case: /{path}\n".encode(), "404 Not Found")
+    return CASES[name](environ, start_response)
+
+
+def query(environ, name, default):
+    """The query parameter `name`, of the type of its default."""
+    values = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True).get(name)
+    return type(default)(values[-1]) if values else default
+
+
+def event(environ, what, **facts):
+    """Writes down that something happened in the request `?id=`."""
+    entry = {"what": what, "id": query(environ, "id", ""), "pid": os.getpid(), **facts}
+    with events_lock:
+        EVENTS.append(entry)
+        if os.environ.get("CASES_EVENTS"):
+            # One write of one line in append mode: lines of several workers do not mix.
+            with open(
+                os.environ["CASES_EVENTS"], "a", encoding="utf-8", buffering=io.DEFAULT_BUFFER_SIZE
+            ) as file:
+                file.write(json.dumps(entry) + "\n")
+
+
+def answer(start_response, body, status="200 OK", headers=(TEXT,)):
+    """A whole answer with its Content-Length."""
+    start_response(status, [*headers, ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def answer_json(start_response, value):
+    """The same, as JSON."""
+    return answer(start_response, json.dumps(value, sort_keys=True).encode() + b"\n", headers=[JSON])
+
+
+class Closing:
+    """An iterable that is no generator: writes down how far it was read and that close() was called."""
+
+    def __init__(self, environ, chunks):
+        """Over `chunks`, any iterable of bytes."""
+        self.environ = environ
+        self.chunks = iter(chunks)
+        self.given = 0
+
+    def __iter__(self):
+        """Itself, as an iterator."""
+        return self
+
+    def __next__(self):
+        """The next chunk, counted."""
+        chunk = next(self.chunks)
+        self.given += 1
+        return chunk
+
+    def close(self):
+        """What a server must call, whatever happened before; more than once would show as two events."""
+        event(self.environ, "close", given=self.given)

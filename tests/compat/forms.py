@@ -1,0 +1,15 @@
+"""A multipart form with a text field and a file, and the sources of the applications, for several tests."""
+
+from support.paths import COMPAT_APPS
+
+FORM = (
+    b'--edge\r\nContent-Disposition: form-data; name="name"\r\n\r\n\xc3\xa6ble\r\n'
+    b'--edge\r\nContent-Disposition: form-data; name="file"; filename="f.bin"\r\n'
+    b"Content-Type: application/octet-stream\r\n\r\n" + b"f" * 300_000 + b"\r\n--edge--\r\n"
+)
+MULTIPART = [("Content-Type", "multipart/form-data; boundary=edge")]
+
+
+def source_of(name):
+    """Returns the bytes of an application's module, which the application itself sends as a file."""
+    return (COMPAT_APPS / f"{name}.py").read_bytes()

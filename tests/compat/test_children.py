@@ -1,0 +1,108 @@
+"""Programs that an application has started, when its worker exits, dies or stops (workers.children_timeout)."""
+
+import os
+import signal
+import time
+
+import pytest
+from support.paths import COMPAT_APPS
+from support.processes import exists, is_running
+from support.waiting import wait_until
+
+
+@pytest.fixture
+def serving(start):
+    """A function that starts a daemon, and a program by its worker."""
+    started = []
+
+    def serving(*flags, stubborn="", **settings):
+        server = start("signalled:wsgi", COMPAT_APPS, ("--workers", "1", *flags), settings)
+        server.wait_for_log("worker 0 is ready")
+        told = server.get(f"/start?stubborn={stubborn}").json()
+        started.append(told["child"])
+        return server, told["worker"], told["child"]
+
+    yield serving
+    for pid in started:
+        if is_running(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("flags", [(), ("--preload",)])
+@pytest.mark.parametrize("leaves", ["by max_requests", "by reload", "by signal"])
+def test_children_of_a_replaced_worker_may_finish(serving, flags, leaves):
+    more = ("--max-requests", "2") if leaves == "by max_requests" else ()
+    server, worker, child = serving(*flags, *more)
+    if leaves == "by max_requests":
+        server.get("/who")
+    elif leaves == "by reload":
+        server.process.send_signal(signal.SIGHUP)
+    else:
+        os.kill(worker, signal.SIGTERM)
+    wait_until("the worker leaves", lambda: not is_running(worker))
+    assert server.get("/who").json()["pid"] != worker
+    assert is_running(child)
+    # And is no zombie when it has ended.
+    os.kill(child, signal.SIGKILL)
+    wait_until("it is reaped", lambda: not exists(child))
+    assert "left processes behind" not in server.log()
+
+
+def test_children_past_their_timeout_are_killed_and_logged(serving):
+    server, worker, child = serving(RGUN_WORKERS_CHILDREN_TIMEOUT="500ms", stubborn="yes")
+    os.kill(worker, signal.SIGTERM)
+    line = server.wait_for_log("left processes behind")
+    assert f"worker 0 (pid {worker})" in line
+    assert f"{child} (sh)" in line
+    assert "workers.children_timeout" in line
+    wait_until("it is killed", lambda: not exists(child))
+
+
+def test_children_of_a_killed_worker_are_killed(serving):
+    server, worker, child = serving()
+    os.kill(worker, signal.SIGKILL)
+    wait_until("it is killed", lambda: not exists(child))
+    assert "left processes behind" not in server.log()
+
+
+def test_children_with_zero_timeout_are_killed_with_their_worker(serving):
+    server, worker, child = serving(RGUN_WORKERS_CHILDREN_TIMEOUT="0s")
+    os.kill(worker, signal.SIGTERM)
+    wait_until("it is killed", lambda: not exists(child))
+    assert "left processes behind" not in server.log()
+
+
+def test_stop_terminates_children(serving):
+    server, _, child = serving()
+    begun = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - begun < 10
+    assert not is_running(child)
+
+
+def test_stop_waits_for_stubborn_children_until_the_drain_ends(serving):
+    server, _, child = serving(RGUN_TIMEOUTS_DRAIN="2s", stubborn="yes")
+    server.process.terminate()
+    server.wait_for_log("waiting for what workers have left behind (")
+    assert is_running(child)
+    line = server.wait_for_log("left processes behind")
+    assert f"{child} (sh)" in line
+    assert server.process.wait(20) == 0
+    assert not is_running(child)
+
+
+@pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGQUIT])
+def test_second_stop_signal_does_not_wait_for_children(serving, again):
+    server, _, child = serving(RGUN_TIMEOUTS_DRAIN="60s", RGUN_WORKERS_CHILDREN_TIMEOUT="60s", stubborn="yes")
+    server.process.terminate()
+    server.wait_for_log("waiting for what workers have left behind")
+
+    def asked_again():
+        # Again and again: one soon after the first counts for nothing.
+        if server.process.poll() is None:
+            server.process.send_signal(again)
+        return server.process.poll() is not None
+
+    wait_until("it ends", asked_again)
+    assert server.process.wait(20) == 0
+    wait_until("it is killed", lambda: not is_running(child))

@@ -1,0 +1,270 @@
+"""What the application is told about the request: PEP 3333, "environ Variables" and "Unicode Issues"."""
+
+import http.client
+import json
+import re
+
+import pytest
+from support.paths import HELLO
+
+
+def environ(server, target="/environ", method="GET", **more):
+    """Returns the environ of one request."""
+    return server.request(method, target, **more).json()
+
+
+def test_environ_is_a_dict_with_all_keys_of_pep_3333(server):
+    told = environ(server)
+    assert told["_exact_dict"] is True
+    assert told["REQUEST_METHOD"] == "GET"
+    assert told["SCRIPT_NAME"] == ""
+    assert told["PATH_INFO"] == "/environ"
+    assert told["QUERY_STRING"] == ""
+    assert told["SERVER_PROTOCOL"] == "HTTP/1.1"
+    assert told["SERVER_NAME"]
+    assert told["SERVER_PORT"] == "80"
+    assert told["wsgi.version"] == [1, 0]
+    assert told["wsgi.url_scheme"] == "http"
+    assert told["wsgi.multithread"] is False
+    assert told["wsgi.multiprocess"] is False
+    assert told["wsgi.run_once"] is False
+    assert told["wsgi.input_terminated"] is True
+    assert told["SERVER_SOFTWARE"].startswith("rgun/")
+    assert told["_types"]["wsgi.version"] == "tuple"
+    assert all(
+        kind == "str" for name, kind in told["_types"].items() if name.isupper() or name == "wsgi.url_scheme"
+    )
+
+
+def test_several_threads_set_multithread(threaded_server):
+    told = environ(threaded_server)
+    assert told["wsgi.multithread"] is True
+    assert told["wsgi.multiprocess"] is False
+
+
+def test_several_workers_set_multiprocess(start):
+    server = start("cases", HELLO, ("--workers", "2")).wait_ready()
+    assert environ(server)["wsgi.multiprocess"] is True
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/environ/a%20b", "/environ/a b"),
+        ("/environ/%C3%A6", "/environ/\u00c3\u00a6"),
+        ("/environ/%e7%85%8e", "/environ/\u00e7\u0085\u008e"),
+        ("/environ/a%2Fb", "/environ/a/b"),
+        ("/environ/100%25", "/environ/100%"),
+        ("/environ/%zz%2", "/environ/%zz%2"),
+        ("/environ//a/../b/./c", "/environ//a/../b/./c"),
+        ("/environ/a+b;c=1,2", "/environ/a+b;c=1,2"),
+    ],
+)
+def test_path_info_is_the_decoded_path_as_latin_1(server, target, path):
+    told = environ(server, target)
+    assert told["PATH_INFO"] == path
+    assert told["RAW_URI"] == told["REQUEST_URI"] == target
+
+
+def test_query_string_is_not_decoded(server):
+    told = environ(server, "/environ?a=%20&b=%C3%A6&c")
+    assert told["QUERY_STRING"] == "a=%20&b=%C3%A6&c"
+    assert told["RAW_URI"] == told["REQUEST_URI"] == "/environ?a=%20&b=%C3%A6&c"
+    assert told["PATH_INFO"] == "/environ"
+
+
+@pytest.mark.parametrize(
+    ("target", "script", "path"),
+    [
+        ("/shop/environ", "/shop", "/environ"),
+        # A proxy that has stripped it already.
+        ("/environ", "/shop", "/environ"),
+        # A prefix ends with a segment.
+        ("/environ/shopping", "/shop", "/environ/shopping"),
+    ],
+)
+def test_root_path_is_script_name_and_not_in_path_info(rooted, target, script, path):
+    told = environ(rooted, target)
+    assert (told["SCRIPT_NAME"], told["PATH_INFO"]) == (script, path)
+
+
+def test_root_path_alone_leaves_path_info_empty(rooted):
+    assert b"/environ\t" in rooted.get("/shop").body
+
+
+@pytest.fixture(scope="module")
+def rooted(start_shared):
+    return start_shared("cases", HELLO, ("--workers", "1", "--root-path", "/shop")).wait_ready()
+
+
+def test_headers_become_http_variables(server):
+    told = environ(server, headers=[("X-One", "1"), ("accept-LANGUAGE", "da"), ("X-Latin", "cr\xe8me")])
+    assert told["HTTP_X_ONE"] == "1"
+    assert told["HTTP_ACCEPT_LANGUAGE"] == "da"
+    assert told["HTTP_X_LATIN"] == "cr\xe8me"
+    assert told["HTTP_HOST"] == "example.org"
+
+
+def test_repeated_headers_are_joined(server):
+    told = environ(
+        server,
+        headers=[("X-One", "1"), ("X-One", "2"), ("Accept", "a"), ("Accept", "b"), ("X-One", "3")],
+    )
+    assert told["HTTP_X_ONE"] == "1,2,3"
+    assert told["HTTP_ACCEPT"] == "a,b"
+
+
+def test_repeated_cookies_are_joined_as_cookies(server):
+    told = environ(server, headers=[("Cookie", "a=1"), ("Cookie", "b=2; c=3")])
+    assert told["HTTP_COOKIE"] == "a=1; b=2; c=3"
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_trusted_proxy_sets_scheme_https_and_port(start, trusted):
+    flags = () if trusted else ("--no-proxy-headers",)
+    server = start("cases", HELLO, ("--workers", "1", *flags)).wait_ready()
+    fields = [("X-Forwarded-Proto", "https"), ("X-Forwarded-For", "192.0.2.7")]
+    told = environ(server, headers=fields)
+    expected = ("https", "on", "443", "192.0.2.7") if trusted else ("http", None, "80", "")
+    names = ("wsgi.url_scheme", "HTTPS", "SERVER_PORT", "REMOTE_ADDR")
+    assert tuple(told.get(name) for name in names) == expected
+    assert told["HTTP_X_FORWARDED_PROTO"] == "https"
+    plain = environ(server)
+    assert (plain["wsgi.url_scheme"], plain.get("HTTPS")) == ("http", None)
+
+
+def test_proxy_scheme_keeps_the_port_of_a_tcp_listener(start):
+    server = start("cases", HELLO, ("--workers", "1", "--bind", "127.0.0.1:0")).wait_ready()
+    port = int(re.search(r"127\.0\.0\.1:(\d+)", server.wait_for_log("listening on 127.0.0.1"))[1])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("GET", "/environ", headers={"X-Forwarded-Proto": "https"})
+    told = json.loads(connection.getresponse().read())
+    connection.close()
+    assert (told["wsgi.url_scheme"], told["HTTPS"], told["SERVER_PORT"]) == ("https", "on", str(port))
+
+
+def test_header_names_with_underscores_can_be_allowed(start):
+    server = start("cases", HELLO, ("--workers", "1", "--header-map", "dangerous")).wait_ready()
+    told = environ(server, headers=[("X_Real_IP", "6.6.6.6"), ("X-Real-IP", "10.0.0.1"), ("Proxy", "evil")])
+    assert sorted(told["HTTP_X_REAL_IP"].split(",")) == ["10.0.0.1", "6.6.6.6"]
+    assert "HTTP_PROXY" not in told
+
+
+def test_proxy_header_never_becomes_http_proxy(server):
+    assert "HTTP_PROXY" not in environ(server, headers=[("Proxy", "http://evil"), ("PROXY", "x")])
+
+
+def test_header_names_with_underscores_are_dropped(server):
+    told = environ(
+        server, headers=[("X_Real_IP", "6.6.6.6"), ("X-Real-IP", "10.0.0.1"), ("Content_Type", "evil")]
+    )
+    assert told["HTTP_X_REAL_IP"] == "10.0.0.1"
+    assert "CONTENT_TYPE" not in told
+    assert "HTTP_CONTENT_TYPE" not in told
+
+
+def test_environ_values_are_not_taken_from_earlier_requests(server):
+    long = "l" * 300
+    for agent, accept in [("a", "x"), ("a", "x"), ("b", "x"), ("b", long), ("b", long), ("a", None)]:
+        fields = [("User-Agent", agent), *([("Accept", accept)] if accept else [])]
+        told = environ(server, headers=fields)
+        assert (told["HTTP_USER_AGENT"], told.get("HTTP_ACCEPT")) == (agent, accept)
+    # Of the same length, with the same end; longer than any that is remembered.
+    for path in ["/a/the-same", "/b/the-same", "/b/the-same", *["/" + "a" * 99] * 2, "/a%41/the-same"]:
+        told = environ(server, "/environ" + path)
+        decoded = path.replace("%41", "A")
+        assert (told["PATH_INFO"], told["RAW_URI"]) == ("/environ" + decoded, "/environ" + path)
+
+
+def test_content_type_and_length_have_no_http_prefix(server):
+    told = environ(server, method="POST", body=b"12345", headers=[("Content-Type", "text/x-test")])
+    assert told["CONTENT_TYPE"] == "text/x-test"
+    assert told["CONTENT_LENGTH"] == "5"
+    assert "HTTP_CONTENT_TYPE" not in told
+    assert "HTTP_CONTENT_LENGTH" not in told
+
+
+def test_request_without_a_body_has_no_content_length(server):
+    told = environ(server)
+    assert "CONTENT_LENGTH" not in told
+    assert "CONTENT_TYPE" not in told
+
+
+def test_declared_empty_body_has_content_length_zero(server):
+    assert environ(server, method="POST", headers=[("Content-Length", "0")])["CONTENT_LENGTH"] == "0"
+
+
+def test_chunked_body_has_a_length_and_no_transfer_encoding(server):
+    with server.connect() as connection:
+        connection.send(
+            b"POST /environ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
+        )
+        told = connection.response().json()
+    assert told["CONTENT_LENGTH"] == "7"
+    assert "HTTP_TRANSFER_ENCODING" not in told
+
+
+def test_server_protocol_is_the_requests_version(server):
+    assert environ(server, version="1.0")["SERVER_PROTOCOL"] == "HTTP/1.0"
+
+
+@pytest.mark.parametrize(
+    "method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "x-odd"]
+)
+def test_request_method_is_passed_unchanged(server, method):
+    assert environ(server, method=method)["REQUEST_METHOD"] == method
+
+
+def test_options_asterisk_has_an_empty_path(probe):
+    # The application is asked for the empty path, which has no case; what matters is that it is asked.
+    assert probe.request("OPTIONS", "*").status == 500
+    probe.wait_for_log("KeyError: ''")
+
+
+def test_unix_socket_client_has_no_remote_address(server):
+    told = environ(server)
+    assert told["REMOTE_ADDR"] == ""
+    assert told["REMOTE_PORT"] == ""
+
+
+def test_tcp_client_has_its_own_address_and_port(start):
+    server = start("cases", HELLO, ("--workers", "1", "--bind", "127.0.0.1:0"))
+    server.wait_ready()
+    line = server.wait_for_log("listening on 127.0.0.1")
+    port = int(re.search(r"127\.0\.0\.1:(\d+)", line)[1])
+    for address in ("127.0.0.1", "127.0.0.1", "127.0.0.2"):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20, source_address=(address, 0))
+        for _ in range(2):
+            connection.request("GET", "/environ")
+            own_port = connection.sock.getsockname()[1]
+            told = json.loads(connection.getresponse().read())
+            assert (told["REMOTE_ADDR"], told["REMOTE_PORT"]) == (address, str(own_port))
+        connection.close()
+    assert (told["SERVER_NAME"], told["SERVER_PORT"]) == ("127.0.0.1", str(port))
+
+
+def test_request_id_is_in_environ_and_response(server):
+    response = server.get("/environ")
+    told = response.json()
+    assert told["rgun.request_id"] == told["HTTP_X_REQUEST_ID"] == response["x-request-id"]
+
+
+def test_changes_to_the_environ_do_not_reach_later_requests(server):
+    assert server.get("/environ/writable").json() == {"seen": False}
+    assert server.get("/environ/writable").json() == {"seen": False}
+    told = environ(server)
+    assert told["REQUEST_METHOD"] == "GET"
+    assert "SERVER_NAME" in told
+
+
+def test_wsgi_errors_reaches_the_log(server, marker):
+    assert server.get(f"/errors?id={marker}").status == 200
+    assert "wsgi.errors first" in server.wait_for_log(f"first {marker}")
+    assert "æøå 煎茶" in server.wait_for_log(f"second {marker}")
+
+
+def test_many_headers_arrive(server):
+    headers = [(f"X-Number-{index}", str(index)) for index in range(80)]
+    told = environ(server, headers=headers)
+    assert [told[f"HTTP_X_NUMBER_{index}"] for index in range(80)] == [str(index) for index in range(80)]

@@ -1,0 +1,126 @@
+"""The same with the real daemon: deadlines, slow requests, hooks, preload, refork, seen from outside."""
+
+import os
+import signal
+import threading
+
+import pytest
+from support.paths import WORKER_APPS
+from support.waiting import wait_until
+
+
+def test_deadline_report_names_the_line_holding_the_gil(start):
+    server = start("watched", WORKER_APPS, ("--workers", "1", "--timeout", "500ms")).wait_ready()
+    pid = server.get("/who").json()["pid"]
+    assert server.get("/hold_gil?seconds=30").status == 504
+    # By signal, since the command is not heard.
+    server.wait_for_log("in hold_gil")
+    assert 'watched.py", line' in server.log()
+    server.wait_for_log("is ready", 2)
+    assert server.get("/who").json()["pid"] != pid
+
+
+def test_deadline_report_shows_all_threads(start):
+    server = start(
+        "watched", WORKER_APPS, ("--workers", "1", "--threads", "2", "--timeout", "1")
+    ).wait_ready()
+    answers = []
+    first = threading.Thread(target=lambda: answers.append(server.get("/sleep?seconds=3").status))
+    first.start()
+    wait_until("it runs", lambda: "/sleep" in server.get("/who").json()["seen"])
+    first.join(20)
+    assert answers == [504]
+    server.wait_for_log("in do_sleep")
+
+
+def test_slow_request_is_logged_once_and_answered(start):
+    server = start("watched", WORKER_APPS, ("--workers", "1"), {"RGUN_LOG_SLOW": "200ms"}).wait_ready()
+    assert server.get("/sleep?seconds=1").json() == "slept"
+    server.wait_for_log("in do_sleep")
+    assert server.log().count("in do_sleep") == 1
+    pid = server.get("/who").json()["pid"]
+    assert server.get("/who").json()["pid"] == pid
+
+
+def test_configured_hooks_are_called(start, hook_events):
+    settings = {
+        "RGUN_HOOKS_POST_FORK": "hooked:post_fork",
+        "RGUN_HOOKS_POST_WORKER_INIT": "hooked:Configuration.post_worker_init",
+        "RGUN_HOOKS_WORKER_EXIT": "hooked:worker_exit",
+        "RGUN_HOOKS_CHILD_EXIT": "hooked:child_exit",
+    }
+    server = start("watched", WORKER_APPS, ("--workers", "2"), settings)
+    server.wait_for_log("is ready", 2)
+    pid = server.get("/who").json()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_until("child_exit is called", lambda: any(event["hook"] == "child_exit" for event in hook_events()))
+    (event,) = [event for event in hook_events() if event["hook"] == "child_exit"]
+    assert event["pid"] == pid
+    assert event["in"] != pid
+    assert event["server"] == server.process.pid
+    server.wait_for_log("is ready", 3)
+    assert server.stop() == 0
+    assert [event["hook"] for event in hook_events()].count("worker_exit") == 2
+
+
+@pytest.fixture
+def preloaded(start, project):
+    """Two workers that were forked."""
+    # No source of ours that `project` would indent: the file as it is, and a function more.
+    directory = project(site_version="version = 1")
+    source = (WORKER_APPS / "watched.py").read_text(encoding="utf-8")
+    more = "\n\nimport site_version\n\n\ndef do_version(environ):\n    return site_version.version\n"
+    (directory / "shop.py").write_text(source + more, encoding="utf-8")
+    server = start("shop", directory, ("--workers", "2", "--preload"))
+    server.directory = directory
+    server.wait_for_log("the zygote is ready")
+    server.wait_for_log("worker 1 is ready")
+    return server
+
+
+def test_forked_workers_serve_and_are_replaced(preloaded):
+    told = preloaded.get("/who").json()
+    assert told["imported_by"] != told["pid"]
+    assert told["parent"] == preloaded.process.pid
+    os.kill(told["pid"], signal.SIGKILL)
+    preloaded.wait_for_log("is ready", 4)
+    again = preloaded.get("/who").json()
+    assert again["imported_by"] == told["imported_by"]
+    assert again["pid"] != told["pid"]
+
+
+def test_workers_survive_their_zygotes_death(preloaded):
+    told = preloaded.get("/who").json()
+    os.kill(told["imported_by"], signal.SIGKILL)
+    preloaded.wait_for_log("the zygote is ready", 2)
+    # Whichever of the two it is.
+    assert preloaded.get("/who").json()["imported_by"] == told["imported_by"]
+    os.kill(told["pid"], signal.SIGKILL)
+    wait_until(
+        "a worker of the new zygote serves",
+        lambda: (
+            preloaded.get("/who").json()["imported_by"] != told["imported_by"]
+            or os.kill(preloaded.get("/who").json()["pid"], signal.SIGKILL)
+        ),
+    )
+
+
+def test_reload_imports_the_new_code(preloaded):
+    assert preloaded.get("/version").json() == 1
+    (preloaded.directory / "site_version.py").write_text("version = 2\n")
+    preloaded.process.send_signal(signal.SIGHUP)
+    wait_until("the new code serves", lambda: preloaded.get("/version").json() == 2)
+
+
+def test_worker_at_the_refork_limit_becomes_the_zygote(start):
+    server = start("watched", WORKER_APPS, ("--workers", "2", "--preload"), {"RGUN_WORKERS_REFORK": "20"})
+    server.wait_for_log("worker 1 is ready")
+    first = server.get("/who").json()
+
+    def reforked():
+        # What its zygote has served, it remembers.
+        told = server.get("/who").json()
+        return told["pid"] != first["pid"] and len(told["forks"]) >= 4 and len(told["seen"]) >= 10
+
+    wait_until("a worker of a worker serves", reforked)
+    assert server.stop() == 0

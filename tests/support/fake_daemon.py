@@ -1,0 +1,307 @@
+"""The daemon's side of the channel in plain Python, for what the real one does not let a test see or order.
+
+It starts workers and zygotes by the bootstrap, sends commands, reads reports and stacks (the messages of
+`src/channel/control.rs`); what it gives them to do and what they answer is in `fake_channel`.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+from pathlib import Path
+
+from .fake_channel import CHUNKS, COMPLETION, SUBMISSION, TOP, WORDS, Channel, Reader, eventfd, libc, shared
+from .waiting import DEADLINE
+
+BOOTSTRAP = (TOP / "src/worker/bootstrap.py").read_text(encoding="utf-8")
+PROTOCOL = 4
+STACKS_SIGNAL = 50
+INTERFACES = {"auto": 0, "wsgi": 1, "asgi": 2}
+LIFESPANS = {"auto": 0, "on": 1, "off": 2}
+LOOPS = {"auto": 0, "asyncio": 1, "uvloop": 2}
+HOOKS = ("post_fork", "post_worker_init", "worker_exit", "child_exit")
+# The hooks of apps/hooked.py.
+ALL_HOOKS = {
+    "post_fork": "hooked:post_fork",
+    "post_worker_init": "hooked:Configuration.post_worker_init",
+    "worker_exit": "hooked:worker_exit",
+    "child_exit": "hooked:child_exit",
+}
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def text(value):
+    """A text of control messages."""
+    value = str(value).encode()
+    return struct.pack("<I", len(value)) + value
+
+
+def encode_child_exited(pid, number, life):
+    """The command ChildExited."""
+    return b"C" + struct.pack("<IHQ", pid, number, life)
+
+
+def decode(message):
+    """A report as a tuple: its name, and what it says."""
+    reader = Reader(message[1:])
+    kind = message[:1]
+    if kind == b"R":
+        return "refused", reader.rest.decode()
+    if kind == b"b":
+        return "booting", reader.text()
+    if kind == b"r":
+        return "ready", reader.take("<B")
+    if kind == b"f":
+        return "failed", reader.take("<B"), reader.text(), reader.text(), reader.text()
+    if kind == b"i":
+        return "file", reader.take("<Q")
+    if kind == b"k":
+        return "stacks", bool(reader.take("<B"))
+    if kind == b"w":
+        return "warning", reader.text()
+    if kind == b"z":
+        return "forked", *reader.take("<QI")
+    if kind == b"e":
+        return "fork failed", reader.take("<Q"), reader.text()
+    if kind == b"p":
+        return ("promoted",)
+    raise AssertionError(f"what is {message!r}?")
+
+
+class FakeDaemon:
+    """What workers take for one: it is their parent, or adopts them."""
+
+    n_open = 0
+
+    def __init__(self, python, extension, directory):
+        self.python = str(python)
+        self.extension = str(extension)
+        self.log = directory / "log"
+        self.page_descriptor, self.page = shared(4096)
+        self.doorbell = eventfd()
+        self.workers = []
+        FakeDaemon.n_open += 1
+        self.is_open = True
+        assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        # As the real one leaves nothing to its workers by accident: what our own parent left us.
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                if int(name) > 2:
+                    os.set_inheritable(int(name), False)
+
+    def spawn(
+        self,
+        target,
+        chdir,
+        *,
+        zygote=False,
+        threads=1,
+        hooks=None,
+        warm_up="",
+        number=0,
+        life=1,
+        path=(),
+        interface="auto",
+        concurrency=8,
+        lifespan="auto",
+        loop="asyncio",
+        root_path="",
+        listener=("127.0.0.1", "8000", ""),
+        env=None,
+    ):
+        """Starts a process from nothing."""
+        worker = Worker(self, number, life, slots=max(threads, concurrency))
+        theirs = worker.open_channel()
+        module, _, attribute = target.partition(":")
+        start = b"S" + struct.pack("<6I", PROTOCOL, SUBMISSION, COMPLETION, CHUNKS, worker.slots, 1)
+        ways = INTERFACES[interface], 0, LIFESPANS[lifespan], LOOPS[loop]
+        start += struct.pack("<HQBBBBBBII", number, life, zygote, 1, *ways, threads, concurrency)
+        start += text(module) + text(attribute or "application") + text(chdir) + text(root_path)
+        start += b"".join(text((hooks or {}).get(name, "")) for name in HOOKS) + text(warm_up)
+        start += struct.pack("<I", len(path)) + b"".join(map(text, path))
+        start += struct.pack("<I", 1) + b"".join(map(text, listener))
+        environment = {**os.environ, "RGUN_BOOTSTRAP": BOOTSTRAP, **(env or {})}
+        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        here = os.getcwd()
+        os.chdir(chdir)
+        try:
+            worker.pid = os.posix_spawn(
+                self.python,
+                [
+                    self.python,
+                    "-c",
+                    "import os; exec(os.environ.pop('RGUN_BOOTSTRAP'))",
+                    self.extension,
+                ],
+                environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, log, 1),
+                    (os.POSIX_SPAWN_DUP2, log, 2),
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+                ],
+                setpgroup=0,
+            )
+        finally:
+            os.chdir(here)
+            os.close(log)
+            theirs.close()
+        shared_with_all = self.page_descriptor, self.doorbell
+        worker.send(start, worker.map_descriptor, *shared_with_all, worker.stacks, worker.bell)
+        return worker
+
+    def fork(self, zygote, *, number=0, life=2, output=(), entrance=None):
+        """Has a zygote make a worker; `output` is what it gets as stdout and stderr, if not the zygote's."""
+        worker = Worker(self, number, life, slots=zygote.slots)
+        theirs = worker.open_channel()
+        fds = [theirs.fileno(), worker.map_descriptor, worker.stacks, worker.bell, *output]
+        zygote.send(b"Z" + struct.pack("<HQ", number, life), *fds, *([] if entrance is None else [entrance]))
+        theirs.close()
+        name, told, *rest = zygote.next_report("forked", "fork failed")
+        assert (name, told) == ("forked", life), rest
+        worker.pid = rest[0]
+        return worker
+
+    def wait_for_bell(self, seconds):
+        """Announces sleep, and sleeps until a worker rings; for as long as that at most."""
+        (epoch,) = struct.unpack("<I", self.page[:4])
+        WORDS["<I"].from_buffer(self.page).value = (epoch + 2) | 1
+        if any(worker.has_completion() for worker in self.workers if worker.map is not None):
+            return
+        if is_readable(self.doorbell, seconds):
+            os.read(self.doorbell, 8)
+
+    def output(self):
+        """What all processes have said on stdout and stderr."""
+        return self.log.read_text(encoding="utf-8", errors="backslashreplace")
+
+    def close(self):
+        """Ends everything."""
+        for worker in self.workers:
+            worker.socket.close()
+            for descriptor in worker.files.values():
+                os.close(descriptor)
+            worker.files = {}
+        for worker in self.workers:
+            if worker.pid is not None and worker.status is None:
+                worker.kill()
+        if self.is_open:
+            # Its descriptors: a thousand tests would have too many of them for one process.
+            owned = [self.page_descriptor, self.doorbell]
+            for worker in self.workers:
+                owned += [worker.map_descriptor, worker.stacks, worker.bell]
+            for descriptor in owned:
+                os.close(descriptor)
+        FakeDaemon.n_open -= self.is_open
+        self.is_open = False
+        if FakeDaemon.n_open == 0:
+            # Other tests' orphans are not ours to wait for.
+            assert libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
+
+
+def is_readable(descriptor, seconds):
+    """Waits for it; not by select(2), which knows descriptors below 1024 only."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+class Worker(Channel):
+    """One process, seen by its daemon."""
+
+    def __init__(self, daemon, number, life, slots):
+        super().__init__(daemon, life, slots)
+        self.number = number
+        self.life = life
+        self.pid = None
+        self.status = None
+        self.earlier_reports = []
+
+    def open_channel(self):
+        """Makes everything the two sides share; the worker's end of the control socket."""
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(DEADLINE)
+        self.open()
+        self.stacks = os.memfd_create("stacks", os.MFD_CLOEXEC)
+        self.daemon.workers.append(self)
+        return theirs
+
+    # ------------------------------------------------ control
+
+    def send(self, message, *descriptors):
+        """A command."""
+        socket.send_fds(self.socket, [message], descriptors)
+
+    def stop(self):
+        self.send(b"X")
+        return self.wait()
+
+    def next_report(self, *names):
+        """The next report with one of these names; what comes before it is kept in `seen`."""
+        while True:
+            try:
+                message, fds, _, _ = socket.recv_fds(self.socket, 100_000, 4)
+            except ConnectionResetError:
+                continue
+            except socket.timeout:
+                raise AssertionError(
+                    f"no {names} in time: {self.earlier_reports}\n{self.stacks_text()}"
+                    f"\n{self.daemon.output()}"
+                ) from None
+            assert message, f"ended before {names}: {self.earlier_reports}\n{self.daemon.output()}"
+            report = decode(message)
+            if report[0] == "file":
+                (self.files[report[1]],) = fds
+            if report[0] in names:
+                return report
+            assert report[0] not in ("failed", "refused"), report
+            self.earlier_reports.append(report)
+
+    def wait_ready(self):
+        """Waits until it can serve, or fork."""
+        self.next_report("ready")
+        return self
+
+    def warnings(self):
+        """Those that came with what was waited for."""
+        return [report[1] for report in self.earlier_reports if report[0] == "warning"]
+
+    def ask_stacks(self, exchange=0):
+        """By command; what has been written."""
+        os.ftruncate(self.stacks, 0)
+        self.send(b"K" + struct.pack("<Q", exchange))
+        return self.stacks_text() if self.next_report("stacks")[1] else None
+
+    def signal_stacks(self):
+        """By signal."""
+        os.ftruncate(self.stacks, 0)
+        os.kill(self.pid, STACKS_SIGNAL)
+        assert self.next_report("stacks")[1] is True
+        return self.stacks_text()
+
+    def stacks_text(self):
+        return os.pread(self.stacks, 1 << 20, 0).decode()
+
+    # ------------------------------------------------ the process
+
+    def wait(self):
+        """Its exit code, negative for a signal."""
+        if self.status is None:
+            pidfd = os.pidfd_open(self.pid)
+            try:
+                exited = is_readable(pidfd, DEADLINE)
+            finally:
+                os.close(pidfd)
+            assert exited, f"{self.pid} does not exit: {self.earlier_reports}\n{self.daemon.output()}"
+            _, status = os.waitpid(self.pid, 0)
+            self.status = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+        return self.status
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
+        return self.wait()
+
+    def proc(self, name):
+        """A file of its /proc."""
+        return Path(f"/proc/{self.pid}/{name}").read_text(encoding="utf-8")
