@@ -183,6 +183,7 @@ where
         );
     }
     compat::uvicorn::warn_about_variables(environment, &mut warnings);
+    warnings.extend(config::unread_variables(environment).into_iter().map(unread_variable_warning));
     let ParsedFlags { layer, config, check } = flags.parse(&mut warnings, &mut errors);
     if !errors.is_empty() {
         return Err(failure(&ConfigErrors(errors), EX_USAGE));
@@ -209,6 +210,27 @@ where
     })
 }
 
+/// The warning about a variable `RGUN_…` that rgun does not read: its name, and the variable or flag to use instead.
+fn unread_variable_warning(variable: &str) -> String {
+    let word = variable.trim_start_matches("RGUN_").to_lowercase();
+    let long = word.replace('_', "-");
+    let command = Cli::command();
+    let flag = command.get_arguments().any(|arg| arg.get_long() == Some(&long)).then(|| format!("--{long}"));
+    let key = config::key_of_word(&word).map(|key| match key {
+        config::name::ENV | config::name::PATH_RULES => format!("{key} in the file"),
+        key => config::variable_name(key),
+    });
+    let remedy = match (key, flag) {
+        (Some(key), Some(flag)) => format!("use {key} or {flag}"),
+        (Some(only), None) | (None, Some(only)) => format!("use {only}"),
+        (None, None) if config::SECTIONS.contains(&word.as_str()) => {
+            format!("the keys of [{word}] are set by {variable}_<KEY>")
+        }
+        (None, None) => "rgun reads no such variable, see ENVIRONMENT in rgun(8)".to_owned(),
+    };
+    format!("{variable}: ignored; {remedy}")
+}
+
 fn parse_matches(args: &[OsString]) -> Result<(Cli, ArgMatches), clap::Error> {
     let matches = compat::add_flags(Cli::command()).try_get_matches_from(args)?;
     Ok((Cli::from_arg_matches(&matches)?, matches))
@@ -217,6 +239,15 @@ fn parse_matches(args: &[OsString]) -> Result<(Cli, ArgMatches), clap::Error> {
 /// Clap's text with our exit status: its own for a usage error is 2.
 fn from_clap_error(error: &clap::Error, args: &[OsString]) -> Failure {
     let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if error.kind() == ErrorKind::InvalidUtf8
+        && let Some(argument) = find_invalid_utf8(args)
+    {
+        let text = format!(
+            "error: argument \"{}\" is not UTF-8\n\nFor more information, try '--help'.\n",
+            argument.as_encoded_bytes().escape_ascii()
+        );
+        return Failure { text, status: EX_USAGE, stdout: false };
+    }
     if !asked && let Some((typed, meant)) = find_misspelled_flag(args) {
         let text = format!(
             "error: '{typed}' is no flag: did you mean {meant}?\n\nFor more information, try '--help'.\n"
@@ -224,6 +255,18 @@ fn from_clap_error(error: &clap::Error, args: &[OsString]) -> Failure {
         return Failure { text, status: EX_USAGE, stdout: false };
     }
     Failure { text: error.render().to_string(), status: if asked { 0 } else { EX_USAGE }, stdout: asked }
+}
+
+/// The argument that clap refuses because it is not UTF-8, which clap's error does not name. The values of some flags
+/// need not be UTF-8: the argument is the one that is refused when it is the only such one.
+fn find_invalid_utf8(args: &[OsString]) -> Option<&OsString> {
+    args.iter().enumerate().filter(|(_, arg)| arg.to_str().is_none()).find_map(|(idx, arg)| {
+        let mut others: Vec<OsString> =
+            args.iter().map(|arg| arg.to_string_lossy().into_owned().into()).collect();
+        others[idx].clone_from(arg);
+        let error = parse_matches(&others).err()?;
+        (error.kind() == ErrorKind::InvalidUtf8).then_some(arg)
+    })
 }
 
 /// A flag with a space after its hyphens (`-- bind 0:8000`), which gunicorn passes over, or with one hyphen (`-bind`):

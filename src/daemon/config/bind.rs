@@ -105,6 +105,11 @@ fn tcp(text: &str) -> Result<Bind, ValueError> {
     if text.contains("://") {
         return Err(ValueError::new("is a URL; an address is expected").with_hint(EXAMPLES));
     }
+    if text.contains(',') {
+        let list = text.split(',').map(|address| format!("\"{}\"", address.trim())).collect::<Vec<_>>();
+        return Err(ValueError::new("is more than one address")
+            .with_hint(format!("write a list: [{}]", list.join(", "))));
+    }
     if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) =
             rest.split_once(']').ok_or_else(|| ValueError::new("has a \"[\" without \"]\""))?;
@@ -121,7 +126,7 @@ fn tcp(text: &str) -> Result<Bind, ValueError> {
         return Ok(Bind::Tcp { host: address.to_string(), port });
     }
     if text.parse::<Ipv6Addr>().is_ok() || text.matches(':').count() > 1 {
-        return Err(ValueError::new("is ambiguous: an IPv6 address stands in brackets")
+        return Err(ValueError::new("is ambiguous: an IPv6 address must be in brackets")
             .with_hint("write \"[::1]:8000\", or \"[::]:8000\" for all addresses"));
     }
     let (host, port) = match text.split_once(':') {
@@ -170,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_and_printed_back() {
+    fn addresses_are_parsed_and_printed_canonically() {
         for (text, printed) in [
             ("127.0.0.1:8000", "127.0.0.1:8000"),
             (":8000", "0.0.0.0:8000"),
@@ -199,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_with_a_remedy() {
+    fn invalid_address_is_refused_with_a_hint() {
         let long = format!("unix:/{}", "x".repeat(107));
         for (text, reason) in [
             ("", "is empty"),
@@ -210,6 +215,7 @@ mod tests {
             ("app.sock", "is a path"),
             ("[::1", "without \"]\""),
             ("[localhost]:80", "not an IPv6 address"),
+            ("a:1,b:2", "more than one address"),
             ("::1:8000", "in brackets"),
             ("::", "in brackets"),
             ("localhost:http", "\"http\" is not a port"),

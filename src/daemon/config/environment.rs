@@ -18,6 +18,9 @@ pub(crate) const CONFIG_VARIABLE: &str = "RGUN_CONFIG";
 /// What Heroku and gunicorn call the number of workers.
 const WEB_CONCURRENCY: &str = "WEB_CONCURRENCY";
 
+/// Variables that rgun sets for its workers. An rgun that an application starts inherits them.
+const SET_BY_RGUN: [&str; 1] = ["RGUN_BOOTSTRAP"];
+
 /// What gunicorn and uvicorn call the trusted peers.
 const FORWARDED_ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
 
@@ -116,6 +119,22 @@ fn insert(
     }
 }
 
+/// The names of variables that begin with `RGUN_` and that rgun does not read. Without a warning they would be
+/// settings without an effect.
+pub(crate) fn unread_variables(environment: &Environment) -> Vec<&str> {
+    let is_unread = |(variable, value): &(&str, &OsStr)| {
+        variable.starts_with("RGUN_")
+            && *variable != CONFIG_VARIABLE
+            && !SET_BY_RGUN.contains(variable)
+            && !keys::KEYS.iter().any(|key| keys::variable_name(key) == *variable)
+            && !is_service_link(variable, value)
+            && unknown_variable(variable).is_none()
+    };
+    let variables =
+        environment.0.iter().filter_map(|(name, value)| Some((name.to_str()?, value.as_os_str())));
+    variables.filter(is_unread).map(|(variable, _)| variable).collect()
+}
+
 /// Whether Kubernetes has set the variable, for a Service whose name begins with `rgun-` (or a container runtime for a
 /// linked container): `<NAME>_SERVICE_HOST`, `<NAME>_SERVICE_PORT`, `<NAME>_SERVICE_PORT_<PORT'S NAME>`,
 /// `<NAME>_PORT` with a URL, `<NAME>_PORT_<N>_<PROTOCOL>` and that with `_PROTO`, `_PORT` or `_ADDR`.
@@ -184,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn web_concurrency_gives_way_to_our_own_variable() {
+    fn web_concurrency_yields_to_rgun_workers_count() {
         let (only, errors) = layer(&[("WEB_CONCURRENCY", "3")]);
         assert_eq!(only[name::COUNT], Setting::variable("WEB_CONCURRENCY", "3".to_owned()));
         assert_eq!(errors, []);
@@ -194,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_variables_of_our_sections_are_errors_with_the_nearest_name() {
+    fn unknown_variable_in_a_section_is_an_error_with_a_hint() {
         for (variable, reason, hint) in [
             ("RGUN_WORKERS_CUONT", "is not a variable", Some("did you mean RGUN_WORKERS_COUNT?")),
             ("RGUN_WORKER_COUNT", "is not a variable", Some("did you mean RGUN_WORKERS_COUNT?")),
@@ -217,14 +236,34 @@ mod tests {
     }
 
     #[test]
-    fn other_variables_are_none_of_our_business() {
-        let (layer, errors) =
-            layer(&[("RGUN_CONFIG", "/x"), ("RGUN_E2E", "required"), ("RGUN_APP", "x"), ("HOME", "/home/a")]);
-        assert_eq!((layer, errors), (Layer::new(), Vec::new()));
+    fn variables_outside_the_sections_are_not_settings() {
+        let variables =
+            [("RGUN_CONFIG", "/x"), ("RGUN_E2E", "required"), ("RGUN_APP", "x"), ("HOME", "/home/a")];
+        assert_eq!(layer(&variables), (Layer::new(), Vec::new()));
     }
 
     #[test]
-    fn service_links_of_kubernetes_are_no_settings() {
+    fn only_variables_without_an_effect_are_unread() {
+        let variables = [
+            ("RGUN_BIND", ":80"),
+            ("RGUN_APP", "x"),
+            ("RGUN_CONFIG", "/x"),
+            ("RGUN_BOOTSTRAP", "x"),
+            ("RGUN_LISTEN_BIND", ":80"),
+            // Errors, which `read` reports.
+            ("RGUN_WORKERS_CUONT", "2"),
+            ("RGUN_TLS_CERT", "x"),
+            // Of a Kubernetes Service named rgun.
+            ("RGUN_PORT", "tcp://10.0.0.7:80"),
+            ("RGUN_SERVICE_HOST", "10.0.0.7"),
+            ("RGUNNER", "x"),
+        ];
+        let environment = variables.into_iter().collect();
+        assert_eq!(unread_variables(&environment), ["RGUN_APP", "RGUN_BIND"]);
+    }
+
+    #[test]
+    fn kubernetes_service_variables_are_not_settings() {
         for (variable, value) in [
             ("RGUN_APP_SERVICE_HOST", "10.0.0.7"),
             ("RGUN_APP_SERVICE_PORT", "80"),
@@ -258,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_allow_ips_gives_way_to_our_own_variable() {
+    fn forwarded_allow_ips_yields_to_rgun_proxy_trusted() {
         let value = |variables: &[(&str, &str)]| layer(variables).0[name::TRUSTED].value.clone();
         assert_eq!(value(&[("FORWARDED_ALLOW_IPS", "*")]), Value::list(["all", "unix"]));
         assert_eq!(value(&[("FORWARDED_ALLOW_IPS", "")]), Value::list::<String>([]));
@@ -267,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_need_not_be_text() {
+    fn path_variables_need_not_be_utf8() {
         use std::os::unix::ffi::OsStringExt;
         let bytes = OsString::from_vec(b"/srv/caf\xe9".to_vec());
         for key in [name::DIRECTORY, name::PYTHON, name::PYTHONPATH] {
@@ -280,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_not_text_is_an_error() {
+    fn other_variable_that_is_not_utf8_is_an_error() {
         use std::os::unix::ffi::OsStringExt;
         let bytes = OsString::from_vec(vec![b'a', 0xff]);
         let mut errors = Vec::new();

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn all_unknown_names_are_told_with_line_and_nearest_name() {
+    fn unknown_names_are_reported_with_line_and_hint() {
         let (_, errors) = parsed(
             "target = \"a\"\n[app]\ntagret = \"b\"\n[workers]\nthreads = 2\npreloda = true\n[worker]\ncount = 2\n[tls]\n",
         );
@@ -265,13 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_env_does_not_put_its_values_into_the_log() {
+    fn values_of_a_misspelled_env_are_not_logged() {
         let (_, errors) = parsed("[app]\nenvv = { PASSWORD = \"secret\" }\n");
         assert!(errors.contains("did you mean \"env\"?") && !errors.contains("secret"), "{errors}");
     }
 
     #[test]
-    fn every_planned_name_is_refused_as_planned() {
+    fn planned_sections_are_refused_as_not_in_this_version() {
         for section in ["tls", "static", "admin"] {
             let (_, errors) = parsed(&format!("[{section}]\nx = 1\n"));
             assert!(errors.contains("not in this version"), "{section}: {errors}");
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_toml_is_told_with_all_its_lines() {
+    fn all_toml_syntax_errors_are_reported_with_lines() {
         let (layer, errors) = parsed("[timeouts]\nrequest = 30s\n[app\ntarget = \"x\"\n");
         assert_eq!(layer, None);
         assert!(errors.contains("/etc/rgun/rgun.toml:2: is not TOML: "), "{errors}");
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_makes_the_reader_panic() {
+    fn truncated_file_does_not_panic() {
         let sample = include_str!("../../../packaging/etc/rgun.toml").to_owned()
             + "[[timeouts.path]]\nmatch = [{ a = 1 }]\n[timeouts.path]\n";
         for end in (0..sample.len()).filter(|end| sample.is_char_boundary(*end)) {
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_is_named_with_the_reason() {
+    fn unreadable_file_is_reported_with_the_reason() {
         let place = crate::config::testing::TestDir::new();
         for (path, reason) in [
             (place.join("missing.toml"), "cannot be read: No such file"),

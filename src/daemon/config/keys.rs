@@ -236,6 +236,13 @@ pub(crate) fn stray_key_hint(key: &str) -> Option<String> {
     other_section_hint(key).or_else(|| gunicorn_hint(key))
 }
 
+/// The key that `word` alone names: a key's name without its section, or gunicorn's name for a key.
+pub(crate) fn key_of_word(word: &str) -> Option<&'static str> {
+    let is_named = |full: &&str| full.split_once('.').is_some_and(|(_, name)| name == word);
+    let gunicorn = || GUNICORN_NAMES.iter().find(|(theirs, _)| *theirs == word).map(|(_, full)| *full);
+    KEYS.iter().copied().find(is_named).or_else(gunicorn)
+}
+
 /// The variable that sets `key`: RGUN_, section, key.
 pub(crate) fn variable_name(key: &str) -> String {
     format!("RGUN_{}", key.replace('.', "_").to_uppercase())
@@ -297,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_lies_in_a_section_and_is_named_once() {
+    fn keys_are_unique_and_in_a_section() {
         for (idx, key) in KEYS.iter().enumerate() {
             let (section, _) = key.split_once('.').expect("section.key");
             assert!(SECTIONS.contains(&section), "{key}");
@@ -313,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slip_finds_its_key() {
+    fn misspelled_key_has_a_hint() {
         for (section, key, hint) in [
             ("workers", "cuont", "did you mean \"count\"?"),
             ("workers", "thread", "did you mean \"threads\"?"),
@@ -335,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slip_in_a_section_finds_its_section() {
+    fn misspelled_section_has_a_hint() {
         assert_eq!(section_hint("worker"), "did you mean [workers]?");
         assert_eq!(section_hint("timeout"), "did you mean [timeouts]?");
         assert_eq!(
@@ -349,7 +356,7 @@ mod tests {
         worker_abort pre_exec pre_request post_request child_exit worker_exit nworkers_changed on_exit ssl_context";
 
     #[test]
-    fn every_hook_of_gunicorn_is_a_key_or_has_a_remedy() {
+    fn every_gunicorn_hook_is_a_key_or_has_a_hint() {
         for hook in GUNICORN_HOOKS.split_whitespace() {
             match lookup("hooks", hook) {
                 Lookup::Known(_) => {}

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_search_takes_the_first_that_is_there() {
+    fn search_takes_the_first_existing_interpreter() {
         let place = TestDir::new();
         let text = |path: &str| place.join(path).display().to_string();
         let variables =
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_the_interpreter_is_not_resolved() {
+    fn symlink_to_the_interpreter_is_not_resolved() {
         let place = TestDir::new();
         let real = place.python("usr/bin/python3.11");
         std::fs::create_dir_all(place.join("app/.venv/bin")).unwrap();
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn no_interpreter_at_all_says_where_it_was_looked_for() {
+    fn failed_search_lists_the_searched_places() {
         let place = TestDir::new();
         place.file("usr/bin/python3", b"", 0o644);
         for path in [None, Some(place.join("usr/bin").display().to_string())] {
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configured_interpreter_must_be_a_file_that_can_be_run() {
+    fn configured_interpreter_must_be_an_executable_file() {
         let place = TestDir::new();
         place.python("app/env/bin/python");
         place.file("app/plain", b"", 0o644);
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_name_is_found_on_path() {
+    fn bare_name_is_searched_on_path() {
         let place = TestDir::new();
         let python = place.python("opt/python3.13");
         let environment = [("PATH", place.join("opt"))].into_iter().collect();
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interpreter_only_others_may_run_is_refused() {
+    fn interpreter_without_execute_permission_is_refused() {
         let place = TestDir::new();
         let python = place.file("python", b"", 0o700);
         let text = python.display().to_string();

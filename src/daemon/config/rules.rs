@@ -13,7 +13,7 @@ use super::{PathRule, Value, ValueError, read};
 const MATCH: &str = "match";
 const REQUEST: &str = "request";
 const CONCURRENCY: &str = "concurrency";
-const KEYS: [&str; 3] = [MATCH, REQUEST, CONCURRENCY];
+pub(super) const KEYS: [&str; 3] = [MATCH, REQUEST, CONCURRENCY];
 
 /// Something wrong with an entry.
 pub(super) struct RuleError<'a> {
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_covers_what_only_it_can_match() {
+    fn pattern_covers_every_narrower_pattern() {
         for (wide, narrow, covered) in [
             ("/a", "/a", true),
             ("/a", "/b", false),

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_read_and_printed_canonically() {
+    fn targets_are_parsed_and_printed_canonically() {
         for (text, canonical) in [
             ("mysite", "mysite:application"),
             ("mysite.wsgi", "mysite.wsgi:application"),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_target_is_refused_with_a_guess() {
+    fn invalid_target_is_refused_with_a_hint() {
         for (text, reason, hint) in [
             ("", "names no module", "mysite.wsgi:application"),
             (":app", "names no module", "mysite.wsgi:application"),

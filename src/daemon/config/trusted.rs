@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_are_words_addresses_and_networks() {
+    fn peers_are_keywords_addresses_and_networks() {
         let proxy = read_from(
             Value::list([
                 "loopback",
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_peer_is_refused_with_a_remedy() {
+    fn invalid_peer_is_refused_with_a_hint() {
         for (word, hint) in [
             ("*", "\"all\""),
             ("localhost", "\"loopback\""),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_gunicorn_and_uvicorn_means_the_same_here() {
+    fn forwarded_allow_ips_lists_are_converted() {
         for (list, words) in [
             ("127.0.0.1,::1", &["127.0.0.1", "::1", "unix"][..]),
             (" 10.0.0.0/8 , 192.0.2.1 ", &["10.0.0.0/8", "192.0.2.1", "unix"]),

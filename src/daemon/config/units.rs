@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_read_with_their_unit() {
+    fn durations_are_parsed_with_their_unit() {
         for (text, millis) in [
             ("30s", 30_000),
             ("500ms", 500),
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_durations_say_what_to_write() {
+    fn invalid_duration_is_refused_with_a_hint() {
         for (text, reason, hint) in [
             ("30", "has no unit", "write \"30s\" for seconds, or use ms, m, h"),
             ("30sec", "\"sec\" is not a unit of time", "write \"30s\""),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_read_with_their_unit_or_in_bytes() {
+    fn sizes_are_parsed_with_a_unit_or_in_bytes() {
         for (text, bytes) in
             [("4096", 4096), ("64KiB", 65_536), ("16MiB", 16 << 20), ("1GiB", 1 << 30), ("0", 0)]
         {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_sizes_say_what_to_write() {
+    fn invalid_size_is_refused_with_a_hint() {
         for (text, reason, hint) in [
             ("16MB", "\"MB\" is not a unit of size", "write \"16MiB\""),
             ("16k", "\"k\" is not a unit of size", "write \"16KiB\""),

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_flag_is_in_the_tables_twice() {
+    fn flags_are_unique_across_the_tables() {
         for (idx, flag) in all_flags().enumerate() {
             for other in all_flags().skip(idx + 1) {
                 assert_ne!(flag.long, other.long);

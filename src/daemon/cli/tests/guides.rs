@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn addresses_of_the_guides_are_those_of_gunicorn() {
+fn bind_accepts_gunicorns_address_forms() {
     let shell = Shell::new();
     for (typed, address) in [
         ("--bind=127.0.0.1", "127.0.0.1:8000"),
@@ -20,7 +20,20 @@ fn addresses_of_the_guides_are_those_of_gunicorn() {
 }
 
 #[test]
-fn a_flag_apart_from_its_hyphens_or_with_one_is_named() {
+fn bind_takes_several_addresses() {
+    let shell = Shell::new();
+    for line in ["a --bind :80,127.0.0.1:81", "a -b :80 -b 127.0.0.1:81"] {
+        let bind = shell.sound(line).config.listen.bind;
+        let bind: Vec<_> = bind.iter().map(ToString::to_string).collect();
+        assert_eq!(bind, ["0.0.0.0:80", "127.0.0.1:81"], "{line}");
+    }
+    let text = shell.refused("a --bind :80,::1:81,");
+    assert!(text.contains("\"::1:81\" is ambiguous"), "{text}");
+    assert!(shell.refused("a --bind :80,").contains("\"\" is empty"));
+}
+
+#[test]
+fn misspelled_hyphens_of_a_flag_are_named() {
     let shell = Shell::new();
     for (line, meant) in [
         ("a -- bind 0:8000", "'-- bind' is no flag: did you mean --bind?"),
@@ -38,7 +51,7 @@ fn a_flag_apart_from_its_hyphens_or_with_one_is_named() {
 }
 
 #[test]
-fn port_is_listened_on_when_nothing_else_says_where() {
+fn port_variable_is_used_without_any_bind_address() {
     let shell = Shell::new();
     let listen = |variables: &[(&str, &str)], args: &[&str]| {
         let listen = shell.run_with(variables, args).unwrap().config.listen;
@@ -64,7 +77,7 @@ fn port_is_listened_on_when_nothing_else_says_where() {
 }
 
 #[test]
-fn script_name_in_the_environment_is_warned_about_unless_the_root_path_is_set() {
+fn script_name_variable_is_warned_about_without_root_path() {
     let shell = Shell::new();
     let warnings = |args: &[&str]| shell.run_with(&[("SCRIPT_NAME", "/shop")], args).unwrap().warnings;
     let [warning] = &*warnings(&["a"]) else { panic!() };
@@ -77,7 +90,7 @@ fn script_name_in_the_environment_is_warned_about_unless_the_root_path_is_set() 
 }
 
 #[test]
-fn trusted_proxies_are_said_as_for_gunicorn_and_uvicorn() {
+fn gunicorn_and_uvicorn_flags_set_trusted_proxies() {
     let shell = Shell::new();
     let proxy = |variables: &[(&str, &str)], line: &str| {
         shell.run_with(variables, &line.split(' ').collect::<Vec<_>>()).unwrap().config.proxy
@@ -106,7 +119,7 @@ fn trusted_proxies_are_said_as_for_gunicorn_and_uvicorn() {
 }
 
 #[test]
-fn gunicorns_header_map_is_what_becomes_of_underscores() {
+fn header_map_sets_the_handling_of_underscores() {
     let shell = Shell::new();
     for (typed, underscores) in [
         ("drop", config::Underscores::Drop),
@@ -120,7 +133,7 @@ fn gunicorns_header_map_is_what_becomes_of_underscores() {
 }
 
 #[test]
-fn paths_need_not_be_text() {
+fn paths_need_not_be_utf8() {
     use std::os::unix::ffi::OsStringExt;
     let shell = Shell::new();
     let path = |name: &[u8]| shell.place.path().join(OsString::from_vec(name.to_vec()));

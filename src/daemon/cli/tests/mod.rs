@@ -8,6 +8,7 @@ use crate::config::testing::TestDir;
 use crate::config::{Count, Interface, Level, PythonSource};
 
 mod guides;
+mod gunicorn;
 mod reload;
 mod uvicorn;
 
@@ -74,7 +75,7 @@ impl Shell {
 const SITE: &str = "[app]\ntarget = \"fromfile\"\ndirectory = \"{here}\"\n";
 
 #[test]
-fn an_application_is_all_it_takes() {
+fn application_alone_is_served_with_the_defaults() {
     let shell = Shell::new();
     let Invocation { config, .. } = shell.sound("mysite.wsgi");
     assert_eq!(shell.kind("mysite.wsgi"), "serve");
@@ -83,237 +84,6 @@ fn an_application_is_all_it_takes() {
     assert_eq!(config.app.python.path, shell.place.join(".venv/bin/python"));
     assert_eq!(config.app.python.source, PythonSource::DotVenv);
     assert_eq!((config.workers.count, config.origin), (Count::Auto, None));
-}
-
-#[test]
-fn gunicorns_command_line_works_as_it_is() {
-    let shell = Shell::new();
-    shell.place.python("app/py/bin/python");
-    let config = shell
-        .sound(
-            "mysite.wsgi --bind 127.0.0.1:8001 --workers 9 --threads 3 --timeout 120 --graceful-timeout 20 \
-             --keep-alive 5 --chdir app --env K=V --env L=a=b --pythonpath lib,/opt/lib --python py/bin/python \
-             --interface wsgi --root-path /shop --log-level warning --access-logfile - \
-             --limit-request-line 4094 --limit-request-fields 50 --preload --max-requests 1000 \
-             --max-requests-jitter 50",
-        )
-        .config;
-    let app = shell.place.join("app");
-    assert_eq!(config.listen.bind, ["127.0.0.1:8001".parse().unwrap()]);
-    assert!(config.listen.explicit);
-    assert_eq!(config.workers.count.resolve(1).get(), 9);
-    assert_eq!(config.workers.threads.get(), 3);
-    assert_eq!(config.timeouts.request, Some(Duration::from_mins(2)));
-    assert_eq!(config.timeouts.drain, Duration::from_secs(20));
-    assert_eq!(config.timeouts.keepalive, Duration::from_secs(5));
-    assert_eq!(config.app.directory, app);
-    assert_eq!(config.app.env, [("K".into(), "V".into()), ("L".into(), "a=b".into())]);
-    assert_eq!(config.app.pythonpath, [app.join("lib"), PathBuf::from("/opt/lib")]);
-    assert_eq!(config.app.python.path, app.join("py/bin/python"));
-    assert_eq!(config.app.interface, Interface::Wsgi);
-    assert_eq!(config.app.root_path, "/shop");
-    assert_eq!((config.log.level, config.log.access), (Level::Warn, true));
-    let limits = config.limits;
-    assert_eq!((limits.request_line, limits.headers), (4094, 50));
-    let workers = config.workers;
-    assert!(workers.preload);
-    assert_eq!((workers.max_requests, workers.max_requests_jitter), (NonZeroU64::new(1000), 50));
-}
-
-#[test]
-fn the_size_of_header_fields_is_taken_with_a_warning_that_it_means_all_of_them() {
-    let invocation = Shell::new().run("a --limit-request-field_size 8190").unwrap();
-    assert_eq!(invocation.config.limits.header, 8190);
-    assert!(invocation.warnings[0].contains("together, not each one"), "{:?}", invocation.warnings);
-}
-
-#[test]
-fn short_forms_and_equals_signs_mean_the_same() {
-    let shell = Shell::new();
-    let long = shell.sound(
-        "a.b --bind :80 --bind [::1]:80 --workers 2 --timeout 60 --worker-class gthread --env A=1 --env B=2",
-    );
-    for line in [
-        "-b :80 -b [::1]:80 -w 2 -t 60 -k gthread -e A=1 -e B=2 a.b",
-        "-b:80 -b[::1]:80 -w2 -t60 -kgthread -eA=1 -eB=2 a.b",
-        "a.b --bind=:80 --bind=[::1]:80 -w=2 --timeout=60 --worker-class=gthread --env=A=1 --env=B=2",
-        "-w 7 -b :80 -b [::1]:80 -w 2 -t 60s -k sync --interface wsgi -e A=1 -e B=2 -- a.b",
-    ] {
-        assert_eq!(shell.sound(line).config, long.config, "{line}");
-    }
-    assert_eq!(long.config.listen.bind.len(), 2);
-    assert_eq!(long.config.app.env.len(), 2);
-}
-
-#[test]
-fn times_are_gunicorns_seconds_or_have_a_unit() {
-    let shell = Shell::new();
-    for (flag, expected) in [
-        ("-t 30", Some(Duration::from_secs(30))),
-        ("-t 500ms", Some(Duration::from_millis(500))),
-        ("-t 2m", Some(Duration::from_mins(2))),
-        ("-t 0", None),
-        ("-t 00", None),
-        ("-t off", None),
-    ] {
-        assert_eq!(shell.sound(&format!("a {flag}")).config.timeouts.request, expected, "{flag}");
-    }
-    let timeouts = shell.sound("a --keep-alive 0 --graceful-timeout 0").config.timeouts;
-    assert_eq!((timeouts.keepalive, timeouts.drain), (Duration::ZERO, Duration::ZERO));
-    let text = shell.refused("a -t soon --keep-alive 5MB --graceful-timeout -1");
-    assert_eq!(text.lines().filter(|line| line.starts_with("--")).count(), 3, "{text}");
-    assert!(text.contains("--timeout: timeouts.request = \"soon\": is not a duration"), "{text}");
-    assert!(
-        text.contains("--keep-alive: timeouts.keepalive = \"5MB\": \"MB\" is not a unit of time"),
-        "{text}"
-    );
-    assert!(text.contains("--graceful-timeout: timeouts.drain = \"-1\": is negative"), "{text}");
-}
-
-#[test]
-fn levels_are_gunicorns() {
-    let shell = Shell::new();
-    for (typed, level) in [
-        ("debug", Level::Debug),
-        ("info", Level::Info),
-        ("warning", Level::Warn),
-        ("warn", Level::Warn),
-        ("error", Level::Error),
-        ("critical", Level::Error),
-        ("INFO", Level::Info),
-        ("trace", Level::Trace),
-    ] {
-        assert_eq!(shell.sound(&format!("a --log-level {typed}")).config.log.level, level, "{typed}");
-    }
-    assert!(shell.refused("a --log-level loud").contains("--log-level: log.level = \"loud\": is not one of"));
-}
-
-#[test]
-fn worker_classes_become_interfaces() {
-    let shell = Shell::new();
-    for (class, interface) in [
-        ("sync", Interface::Wsgi),
-        ("gthread", Interface::Wsgi),
-        ("asgi", Interface::Asgi),
-        ("uvicorn.workers.UvicornWorker", Interface::Asgi),
-        ("uvicorn_worker.UvicornWorker", Interface::Asgi),
-    ] {
-        assert_eq!(shell.sound(&format!("a -k {class}")).config.app.interface, interface, "{class}");
-    }
-    for (class, remedy) in [
-        ("gevent", "--threads 8"),
-        ("eventlet", "--threads 8"),
-        ("tornado", "HTTPServer"),
-        ("my.Worker", "--interface"),
-    ] {
-        let text = shell.refused(&format!("a -k {class}"));
-        assert!(
-            text.starts_with(&format!("--worker-class {class}: rgun has no such worker\n    hint: ")),
-            "{text}"
-        );
-        assert!(text.contains(remedy), "{text}");
-    }
-    let text = shell.refused("a -k gthread --interface asgi");
-    assert!(text.contains("--interface asgi: contradicts --worker-class gthread, which is wsgi"), "{text}");
-}
-
-#[test]
-fn flags_that_something_else_does_now_are_accepted_with_one_warning_each() {
-    let shell = Shell::new();
-    for (flag, now) in [
-        ("--pid /run/x.pid", "MainPID"),
-        ("-p /run/x.pid", "MainPID"),
-        ("--backlog 2048", "Backlog="),
-        ("--worker-tmp-dir /dev/shm", "shared memory"),
-        ("--log-file /var/log/x", "journal"),
-        ("--error-logfile=/var/log/x", "journal"),
-        ("--capture-output", "prints"),
-        ("-R", "prints"),
-        ("--reuse-port", "one queue"),
-        ("--no-sendfile", "sent by the daemon"),
-        ("--worker-connections 1000", "workers.concurrency"),
-        ("-n shop", "unit's name"),
-        ("--initgroups", "User="),
-        ("--log-syslog", "ForwardToSyslog="),
-        ("--http-parser python", "hyper"),
-        ("--ws websockets-sansio", "itself"),
-        ("--ws-max-queue 32", "receives"),
-    ] {
-        let warnings = shell.run(&format!("a {flag}")).unwrap().warnings;
-        let [warning] = warnings.as_slice() else { panic!("{flag}: {warnings:?}") };
-        assert!(
-            warning.starts_with("--") && warning.contains(": ignored; ") && warning.contains(now),
-            "{warning}"
-        );
-    }
-    let both = shell.run("a --backlog 5 --reuse-port --backlog 6").unwrap().warnings;
-    assert_eq!(both.len(), 2, "{both:?}");
-    assert!(both[0].starts_with("--backlog 6: "), "{both:?}");
-}
-
-#[test]
-fn values_that_ask_for_what_happens_anyway_pass_in_silence() {
-    let shell = Shell::new();
-    for flag in [
-        "--log-file -",
-        "--error-logfile=-",
-        "--http-protocols h1",
-        "--proxy-protocol off",
-        "--proxy-protocol=off",
-        "--asgi-loop auto",
-        "--ws auto",
-    ] {
-        shell.sound(&format!("{flag} a"));
-    }
-}
-
-#[test]
-fn flags_whose_loss_would_hurt_are_refused_with_the_line_to_write() {
-    let shell = Shell::new();
-    for (flag, typed, remedy) in [
-        ("--daemon", "--daemon", "Type=notify"),
-        ("-D", "--daemon", "systemctl enable"),
-        ("--user www-data", "--user www-data", "User=www-data"),
-        ("-u www-data", "--user www-data", "User=www-data"),
-        ("-g www-data", "--group www-data", "Group=www-data"),
-        ("-m 0027", "--umask 0027", "UMask=0027"),
-        ("--keyfile k.pem", "--keyfile k.pem", "proxy"),
-        ("--certfile c.pem", "--certfile c.pem", "proxy"),
-        ("--access-logfile /var/log/x", "--access-logfile /var/log/x", "journalctl"),
-        ("--config gunicorn.conf.py", "--config gunicorn.conf.py", "TOML"),
-        ("-c python:conf", "--config python:conf", "TOML"),
-        ("--paste x.ini", "--paste x.ini", "loadapp"),
-        ("--logger-class x.Y", "--logger-class x.Y", "logging"),
-        ("--strip-header-spaces", "--strip-header-spaces", "smuggled"),
-    ] {
-        let text = shell.refused(&format!("a {flag}"));
-        assert!(text.starts_with(&format!("{typed}: ")), "{flag}: {text}");
-        assert!(text.split_once("hint: ").unwrap_or_else(|| panic!("{text}")).0.contains('\n'), "{text}");
-        assert!(text.contains(remedy), "{flag}: {text}");
-    }
-}
-
-#[test]
-fn flags_this_version_does_not_have_say_so() {
-    let shell = Shell::new();
-    for flag in [
-        "--reload",
-        "--print-config",
-        "--access-logformat %s",
-        "--statsd-host localhost:8125",
-        "--proxy-protocol",
-        "--proxy-protocol v2",
-        "--asgi-loop uvloop",
-        "--http-protocols h1,h2",
-        "--log-config x.ini",
-        "--forwarder-headers X-USER",
-    ] {
-        let text = shell.refused(&format!("a {flag}"));
-        assert!(text.contains("is not in this version of rgun yet"), "{flag}: {text}");
-    }
-    assert!(shell.refused("a --reload").contains("systemctl reload rgun"));
-    let text = shell.refused("a --reload --daemon -k gevent --access-logfile x");
-    assert_eq!(text.lines().filter(|line| line.starts_with("--")).count(), 4, "{text}");
 }
 
 #[test]
@@ -326,7 +96,7 @@ fn an_unknown_flag_is_a_usage_error_with_a_suggestion() {
 }
 
 #[test]
-fn wrong_values_of_flags_are_usage_errors_that_name_the_flag() {
+fn invalid_flag_value_is_a_usage_error_naming_the_flag() {
     let shell = Shell::new();
     for (line, text) in [
         ("my-site.wsgi", "APP: app.target = \"my-site.wsgi\": \"my-site.wsgi\" cannot be a module's name"),
@@ -368,24 +138,6 @@ fn wrong_values_of_flags_are_usage_errors_that_name_the_flag() {
 }
 
 #[test]
-fn requests_of_a_worker_are_without_limit_at_zero_as_in_gunicorn() {
-    let shell = Shell::new();
-    for line in
-        ["a", "a --max-requests 0", "a --max-requests 0 --max-requests-jitter 0", "a --max-requests off"]
-    {
-        let workers = shell.sound(line).config.workers;
-        assert_eq!((workers.max_requests, workers.max_requests_jitter), (None, 0), "{line}");
-    }
-    shell.default_file(&format!("{SITE}[workers]\nmax_requests = 1000\npreload = true\n"));
-    let workers = shell.sound("--max-requests 0").config.workers;
-    assert_eq!((workers.max_requests, workers.preload), (None, true));
-    let off = shell.run_with(&[("RGUN_WORKERS_PRELOAD", "no")], &["--max-requests-jitter", "7"]).unwrap();
-    let workers = off.config.workers;
-    assert_eq!(workers.max_requests, NonZeroU64::new(1000));
-    assert_eq!((workers.max_requests_jitter, workers.preload), (7, false));
-}
-
-#[test]
 fn without_an_application_the_default_file_is_read() {
     let shell = Shell::new();
     shell.default_file(SITE);
@@ -398,7 +150,7 @@ fn without_an_application_the_default_file_is_read() {
 }
 
 #[test]
-fn with_nothing_at_all_the_shortest_example_is_shown() {
+fn without_application_and_file_an_example_is_shown() {
     let shell = Shell::new();
     for line in ["", "check", "--workers 2"] {
         let text = shell.refused(line);
@@ -417,7 +169,7 @@ fn a_target_in_the_environment_needs_no_file() {
 }
 
 #[test]
-fn a_file_that_was_named_is_read_and_the_command_line_wins_over_it() {
+fn flags_override_the_file_named_by_config() {
     let shell = Shell::new();
     let text = SITE.replace("{here}", &shell.place.path().display().to_string()) + "[workers]\ncount = 3\n";
     let path = shell.place.file("my.toml", text.as_bytes(), 0o644);
@@ -438,7 +190,7 @@ fn a_file_that_was_named_is_read_and_the_command_line_wins_over_it() {
 }
 
 #[test]
-fn a_wrong_file_is_a_configuration_error() {
+fn invalid_file_is_a_configuration_error() {
     let shell = Shell::new();
     let failure = shell.run("-c missing.toml").unwrap_err();
     assert_eq!((failure.status, failure.stdout), (EX_CONFIG, false));
@@ -454,7 +206,7 @@ fn a_wrong_file_is_a_configuration_error() {
 }
 
 #[test]
-fn no_interpreter_is_a_configuration_error() {
+fn missing_interpreter_is_a_configuration_error() {
     let shell = Shell { place: TestDir::new() };
     let failure = shell.run("a").unwrap_err();
     assert_eq!(failure.status, EX_CONFIG);
@@ -462,7 +214,7 @@ fn no_interpreter_is_a_configuration_error() {
 }
 
 #[test]
-fn check_takes_the_same_flags() {
+fn check_accepts_the_flags_of_a_start() {
     let shell = Shell::new();
     for line in ["check a -w 3 --chdir .", "a -w 3 --chdir . --check-config"] {
         let invocation = shell.sound(line);
@@ -471,13 +223,13 @@ fn check_takes_the_same_flags() {
     }
     assert!(shell.refused("check a --daemon").contains("--daemon: rgun does not put itself"));
     assert_eq!(shell.run("check a --backlog 5").unwrap().warnings.len(), 1);
-    assert!(shell.refused("--workers 2 check").contains("\"check\" stands first"));
-    assert!(shell.refused("check check").contains("\"check\" stands first"));
+    assert!(shell.refused("--workers 2 check").contains("\"check\" must come first"));
+    assert!(shell.refused("check check").contains("\"check\" must come first"));
     assert_eq!(shell.kind("check:application"), "serve", "a module may be called check");
 }
 
 #[test]
-fn check_is_told_as_whom() {
+fn check_accepts_user_and_unit() {
     let shell = Shell::new();
     for (line, user, unit) in [
         ("check a", None, None),
@@ -496,14 +248,7 @@ fn check_is_told_as_whom() {
 }
 
 #[test]
-fn gunicorns_own_variable_is_warned_about() {
-    let invocation = Shell::new().run_with(&[("GUNICORN_CMD_ARGS", "--workers 3")], &["a"]).unwrap();
-    assert!(invocation.warnings[0].starts_with("GUNICORN_CMD_ARGS: ignored"), "{:?}", invocation.warnings);
-    assert_eq!(invocation.config.workers.count, Count::Auto);
-}
-
-#[test]
-fn a_virtual_environment_that_is_gone_is_warned_about() {
+fn missing_virtual_environment_is_warned_about() {
     let invocation = Shell::new().run_with(&[("VIRTUAL_ENV", "/no/such/venv")], &["a"]).unwrap();
     assert!(invocation.warnings[0].contains("no /no/such/venv/bin/python"), "{:?}", invocation.warnings);
 }
@@ -539,47 +284,46 @@ fn help_and_version_go_to_stdout_and_succeed() {
 }
 
 #[test]
-fn arguments_that_are_not_text_are_refused() {
+fn argument_that_is_not_utf8_is_named() {
     use std::os::unix::ffi::OsStringExt;
-    let bytes = OsString::from_vec(vec![b'a', 0xff]);
-    let failure = parse_with(
-        [OsString::from("rgun"), bytes],
-        &Environment::default(),
-        Path::new("/"),
-        Path::new("/no/such/file"),
-    )
-    .unwrap_err();
-    assert_eq!(failure.status, EX_USAGE);
-    assert!(failure.text.contains("UTF-8"), "{failure}");
-}
-
-#[test]
-fn the_commands_definition_is_sound() {
-    compat::add_flags(Cli::command()).debug_assert();
-}
-
-/// The flags of gunicorn 27.0.1, from the add_setting table of its `config.py`.
-const GUNICORN_FLAGS: &str = "access-logfile access-logformat asgi-disconnect-grace-period asgi-lifespan asgi-loop \
-    backlog bind ca-certs capture-output casefold-http-method cert-reqs certfile chdir check-config ciphers config \
-    control-socket control-socket-mode daemon dirty-app dirty-graceful-timeout dirty-threads dirty-timeout \
-    dirty-workers disable-redirect-access-to-syslog do-handshake-on-connect dogstatsd-tags enable-backlog-metric \
-    enable-stdio-inheritance env error-logfile forwarded-allow-ips forwarder-headers graceful-timeout group \
-    header-map http-parser http-protocols http2-cleartext http2-initial-window-size http2-max-concurrent-streams \
-    http2-max-frame-size http2-max-header-list-size initgroups keep-alive keyfile limit-request-field_size \
-    limit-request-fields limit-request-line log-config log-config-json log-file log-level log-syslog \
-    log-syslog-facility log-syslog-prefix log-syslog-to logger-class max-requests max-requests-jitter name \
-    no-control-socket no-sendfile paste paste-global paster permit-obsolete-folding \
-    permit-unconventional-http-method permit-unconventional-http-version pid preload print-config protocol \
-    proxy-allow-from proxy-protocol pythonpath reload reload-engine reload-extra-file reuse-port root-path spew \
-    ssl-version statsd-host statsd-prefix strip-header-spaces suppress-ragged-eofs threads timeout umask user \
-    uwsgi-allow-from version websocket-max-message-size worker-class worker-connections worker-tmp-dir workers";
-
-#[test]
-fn every_flag_of_gunicorn_is_known() {
-    let known = known_flags();
-    for flag in GUNICORN_FLAGS.split_whitespace() {
-        assert!(known.iter().any(|name| name == flag), "--{flag}");
+    for (args, named) in [
+        (&[&b"a\xff"[..]][..], "\"a\\xff\""),
+        (&[b"--chdir=caf\xe9", b"a", b"--env", b"A=\xff\""], "\"A=\\xff\\\"\""),
+        (&[b"a", b"--env=A=\xff"], "\"--env=A=\\xff\""),
+        (&[b"check", b"--workers", b"\xff"], "\"\\xff\""),
+    ] {
+        let args = args.iter().map(|arg| OsString::from_vec(arg.to_vec()));
+        let args = std::iter::once(OsString::from("rgun")).chain(args);
+        let failure = parse_with(args, &Environment::default(), Path::new("/"), Path::new("/no/such/file"));
+        let failure = failure.unwrap_err();
+        assert_eq!((failure.status, failure.stdout), (EX_USAGE, false));
+        assert!(failure.text.starts_with(&format!("error: argument {named} is not UTF-8\n")), "{failure}");
     }
+}
+
+#[test]
+fn variables_that_rgun_does_not_read_are_warned_about() {
+    let shell = Shell::new();
+    for (variable, warning) in [
+        ("RGUN_BIND", "RGUN_BIND: ignored; use RGUN_LISTEN_BIND or --bind"),
+        ("RGUN_WORKERS", "RGUN_WORKERS: ignored; use RGUN_WORKERS_COUNT or --workers"),
+        ("RGUN_TIMEOUT", "RGUN_TIMEOUT: ignored; use RGUN_TIMEOUTS_REQUEST or --timeout"),
+        ("RGUN_MAX_MEMORY", "RGUN_MAX_MEMORY: ignored; use RGUN_WORKERS_MAX_MEMORY"),
+        ("RGUN_PORT", "RGUN_PORT: ignored; use RGUN_LISTEN_BIND or --port"),
+        ("RGUN_ENV", "RGUN_ENV: ignored; use app.env in the file or --env"),
+        ("RGUN_HOST", "RGUN_HOST: ignored; use --host"),
+        ("RGUN_APP", "RGUN_APP: ignored; the keys of [app] are set by RGUN_APP_<KEY>"),
+        ("RGUN_FOO", "RGUN_FOO: ignored; rgun reads no such variable, see ENVIRONMENT in rgun(8)"),
+    ] {
+        let start = shell.run_with(&[(variable, "7")], &["a"]).unwrap();
+        assert_eq!(start.warnings, [warning]);
+        assert_eq!(start.reread().unwrap().warnings, [""; 0], "once, at the start");
+    }
+}
+
+#[test]
+fn command_definition_is_valid() {
+    compat::add_flags(Cli::command()).debug_assert();
 }
 
 /// The long names of all flags, hidden or not.
@@ -606,5 +350,43 @@ fn the_manual_has_every_flag_and_command_of_the_help() {
     }
     for sub in command.get_subcommands() {
         assert!(manual.contains(&format!(".Cm {}\n", sub.get_name())), "{}", sub.get_name());
+    }
+}
+
+#[test]
+fn flags_that_texts_for_users_name_exist() {
+    let known = known_flags();
+    let check = Cli::command();
+    let check = check.find_subcommand("check").unwrap();
+    let mut known: Vec<_> = known.iter().map(String::as_str).collect();
+    known.extend(check.get_arguments().filter_map(clap::Arg::get_long));
+    known.extend(["socket", "help"]);
+    let manual = include_str!("../../../../packaging/man/rgun.8");
+    for word in manual.lines().flat_map(|line| line.split(" Fl Fl ").skip(1)).chain(
+        manual
+            .lines()
+            .filter_map(|line| line.strip_prefix(".Fl Fl ").or_else(|| line.strip_prefix(".Op Fl Fl "))),
+    ) {
+        let flag = word.split([' ', ',']).next().unwrap();
+        assert!(known.contains(&flag), "rgun.8: --{flag}");
+    }
+    // Flags of systemctl, journalctl, pip and others that the texts quote.
+    let others = ["now", "user", "system-site-packages", "no-block", "no-pager", "unix-socket", "since"];
+    for (file, text) in [
+        ("README.md", include_str!("../../../../README.md")),
+        ("migrating.md", include_str!("../../../../packaging/doc/migrating.md")),
+        ("nginx.md", include_str!("../../../../packaging/doc/nginx.md")),
+        ("tuning.md", include_str!("../../../../packaging/doc/tuning.md")),
+        ("rgun.toml", include_str!("../../../../packaging/etc/rgun.toml")),
+        ("rgun.service", include_str!("../../../../systemd/rgun.service")),
+    ] {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        for word in text.split(|c: char| !is_part(c)).filter_map(|word| word.strip_prefix("--")) {
+            if !word.is_empty() && !word.starts_with('-') && !others.contains(&word) {
+                // "--permit-*" stands for several.
+                let is_known = |flag: &&str| *flag == word || word.ends_with('-') && flag.starts_with(word);
+                assert!(known.iter().any(is_known), "{file}: --{word}");
+            }
+        }
     }
 }

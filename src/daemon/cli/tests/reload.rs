@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_reload_asks_the_daemon_and_reads_nothing_itself() {
+fn reload_reads_no_configuration_itself() {
     let shell = Shell { place: TestDir::new() };
     shell.default_file("this is not TOML");
     let reload = |args: &[&str]| shell.command(&[("RGUN_WORKERS_COUNT", "nonsense")], args);
@@ -18,7 +18,7 @@ fn a_reload_asks_the_daemon_and_reads_nothing_itself() {
 }
 
 #[test]
-fn a_reload_takes_nothing_that_a_start_takes() {
+fn reload_refuses_the_flags_of_a_start() {
     let shell = Shell::new();
     for (line, what) in [
         ("reload mysite.wsgi", "'mysite.wsgi'"),
@@ -27,7 +27,7 @@ fn a_reload_takes_nothing_that_a_start_takes() {
         ("reload --daemon", "'--daemon'"),
         ("reload --socket", "a value is required"),
         ("a --socket /run/x", "'--socket'"),
-        ("--workers 2 reload", "the command \"reload\" stands first"),
+        ("--workers 2 reload", "the command \"reload\" must come first"),
     ] {
         let text = shell.refused(line);
         assert!(text.contains(what), "{line}: {text}");
@@ -36,7 +36,7 @@ fn a_reload_takes_nothing_that_a_start_takes() {
 }
 
 #[test]
-fn a_reread_takes_the_same_command_line_and_what_the_file_says_by_now() {
+fn reread_keeps_flags_and_variables_and_reads_the_new_file() {
     let shell = Shell::new();
     shell.place.python("app/py/bin/python");
     shell.default_file(&format!("{SITE}[workers]\ncount = 2\nthreads = 2\n[timeouts]\nrequest = \"5s\"\n"));
@@ -63,7 +63,7 @@ fn a_reread_takes_the_same_command_line_and_what_the_file_says_by_now() {
 }
 
 #[test]
-fn a_reread_tells_all_that_is_wrong_by_now_and_leaves_what_was_read() {
+fn failed_reread_reports_all_errors_and_changes_nothing() {
     let shell = Shell::new();
     shell.default_file(SITE);
     let start = shell.sound("--chdir .");
@@ -86,7 +86,7 @@ fn a_reread_tells_all_that_is_wrong_by_now_and_leaves_what_was_read() {
 }
 
 #[test]
-fn a_reread_finds_a_new_interpreter_and_misses_one_that_is_gone() {
+fn reread_searches_for_the_interpreter_again() {
     let shell = Shell::new();
     let start = shell.sound("a");
     std::fs::remove_dir_all(shell.place.join(".venv")).unwrap();
@@ -96,7 +96,7 @@ fn a_reread_finds_a_new_interpreter_and_misses_one_that_is_gone() {
 }
 
 #[test]
-fn a_reread_warns_that_new_sockets_take_a_restart() {
+fn reread_with_changed_bind_warns_about_the_restart() {
     let shell = Shell::new();
     shell.default_file(&format!("{SITE}[listen]\nbind = \":8001\"\n"));
     let start = shell.sound("");

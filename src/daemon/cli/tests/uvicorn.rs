@@ -20,7 +20,7 @@ impl Shell {
 }
 
 #[test]
-fn uvicorns_command_line_works_as_it_is() {
+fn uvicorn_command_line_is_accepted_unchanged() {
     let shell = Shell::new();
     let line = "shop.main:create --factory --app-dir src --host 0.0.0.0 --port 8080 --workers 4 --loop asyncio \
                 --http auto --ws auto --lifespan on --interface asgi3 --log-level trace --access-log --root-path /api \
@@ -75,7 +75,7 @@ fn a_unix_socket_is_a_path() {
 }
 
 #[test]
-fn addresses_that_contradict_each_other_are_refused_by_name() {
+fn contradictory_addresses_are_refused_with_both_flags() {
     let shell = Shell::new();
     for (flags, typed, other) in [
         ("--host ::1 --bind :80", "--host ::1", "--bind :80"),
@@ -91,7 +91,7 @@ fn addresses_that_contradict_each_other_are_refused_by_name() {
 }
 
 #[test]
-fn what_is_no_address_is_refused_with_the_flags_that_were_typed() {
+fn invalid_address_is_refused_with_the_flags_as_typed() {
     let shell = Shell::new();
     for (flags, starts, has) in [
         ("--port http", "--port: listen.bind = ", "\"http\" is not a port"),
@@ -132,7 +132,7 @@ fn a_factory_is_called() {
 }
 
 #[test]
-fn the_applications_directory_comes_first_of_those_to_import_from() {
+fn app_dir_comes_first_in_pythonpath() {
     let shell = Shell::new();
     let here = |dir: &str| shell.place.join(dir);
     for (flags, dirs) in [
@@ -151,7 +151,7 @@ fn the_applications_directory_comes_first_of_those_to_import_from() {
 }
 
 #[test]
-fn the_last_of_two_spellings_counts_and_is_the_one_that_is_named() {
+fn last_of_two_flags_for_one_setting_wins() {
     let shell = Shell::new();
     for (ours, theirs, key) in [
         ("--max-requests", "--limit-max-requests", "workers.max_requests"),
@@ -192,7 +192,7 @@ fn the_access_log_is_on_or_off() {
 }
 
 #[test]
-fn uvicorns_names_of_interfaces_loops_and_levels_are_understood() {
+fn uvicorns_interfaces_loops_and_levels_are_accepted() {
     let shell = Shell::new();
     for (typed, interface) in [
         ("asgi3", Interface::Asgi),
@@ -213,7 +213,7 @@ fn uvicorns_names_of_interfaces_loops_and_levels_are_understood() {
 }
 
 #[test]
-fn uvicorns_flags_for_websockets_work_as_they_are() {
+fn uvicorns_websocket_flags_set_the_websocket_keys() {
     let shell = Shell::new();
     let typed =
         "a --ws-max-size 1048576 --ws-ping-interval 5.0 --ws-ping-timeout 0 --ws-per-message-deflate false";
@@ -246,7 +246,7 @@ fn uvicorns_flags_for_websockets_work_as_they_are() {
 }
 
 #[test]
-fn flags_that_something_else_does_now_are_accepted_with_one_warning() {
+fn unneeded_flags_are_accepted_with_one_warning() {
     let shell = Shell::new();
     for (flag, now) in [
         ("--http h11", "hyper"),
@@ -264,7 +264,7 @@ fn flags_that_something_else_does_now_are_accepted_with_one_warning() {
 }
 
 #[test]
-fn what_asks_for_what_happens_anyway_passes_in_silence() {
+fn flags_asking_for_the_default_give_no_warning() {
     let shell = Shell::new();
     for flag in [
         "--http auto",
@@ -280,7 +280,7 @@ fn what_asks_for_what_happens_anyway_passes_in_silence() {
 }
 
 #[test]
-fn flags_whose_loss_would_hurt_are_refused_with_the_remedy() {
+fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
     let shell = Shell::new();
     for (flag, remedy) in [
         ("--fd 3", "socket unit"),
@@ -307,7 +307,7 @@ fn flags_whose_loss_would_hurt_are_refused_with_the_remedy() {
 }
 
 #[test]
-fn a_password_is_not_repeated() {
+fn password_is_not_repeated_in_messages() {
     let text = Shell::new().refused("a --ssl-keyfile-password hunter2");
     assert!(text.starts_with("--ssl-keyfile-password: ") && !text.contains("hunter2"), "{text}");
 }
@@ -339,7 +339,7 @@ fn every_option_of_uvicorn_is_known() {
 }
 
 #[test]
-fn flags_are_not_taken_by_their_beginning() {
+fn abbreviated_flags_are_refused() {
     let shell = Shell::new();
     for flag in ["--hos h", "--limit-max 5", "--timeout-graceful 5", "--fact", "--no-access"] {
         assert!(shell.refused(&format!("a {flag}")).contains("unexpected argument"), "{flag}");
@@ -347,7 +347,7 @@ fn flags_are_not_taken_by_their_beginning() {
 }
 
 #[test]
-fn the_help_explains_rguns_own_flags_in_lines_of_78_columns() {
+fn help_shows_only_rguns_flags_within_78_columns() {
     let help = Shell::new().run("--help").unwrap_err().text;
     let (options, after) = help.split_once("Examples:").unwrap();
     assert!(after.contains("uvicorn's --host and --port"), "{after}");

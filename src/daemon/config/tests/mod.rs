@@ -1,8 +1,13 @@
 //! Configurations, as written, and what becomes of them.
 
+use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
+use std::path::PathBuf;
+use std::time::Duration;
+
 use super::testing::TestDir;
 use super::*;
 
+mod manual;
 mod packaged;
 mod wrong;
 
@@ -40,7 +45,7 @@ fn flags(settings: &[(&'static str, &str, Value)]) -> Layer {
 }
 
 #[test]
-fn what_is_not_written_has_the_default_of_the_design() {
+fn missing_keys_have_the_documented_defaults() {
     let case = Case::new();
     let config = case.with("").unwrap();
     let app = case.place.join("app");
@@ -93,7 +98,7 @@ fn what_is_not_written_has_the_default_of_the_design() {
 }
 
 #[test]
-fn every_key_of_the_file_arrives() {
+fn every_key_of_the_file_is_read() {
     let case = Case::new();
     case.place.python("app/env/bin/python3");
     let config = case
@@ -246,7 +251,7 @@ fn every_key_of_the_file_arrives() {
 }
 
 #[test]
-fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
+fn flags_override_variables_and_variables_the_file() {
     let case = Case::new();
     let text = format!("{SOUND}[workers]\ncount = 2\n");
     let flag = || flags(&[(name::COUNT, "--workers", Value::text("5"))]);
@@ -264,7 +269,7 @@ fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
-fn variables_of_the_command_line_are_added_to_those_of_the_file() {
+fn env_flags_are_merged_with_env_of_the_file() {
     let case = Case::new();
     let text = format!("{SOUND}env = {{ A = \"file\", B = \"file\" }}\n");
     let flags = flags(&[(name::ENV, "--env", Value::list(["B=flag", "C=x=y", "B=last"]))]);
@@ -274,7 +279,7 @@ fn variables_of_the_command_line_are_added_to_those_of_the_file() {
 }
 
 #[test]
-fn paths_of_the_command_line_may_be_relative() {
+fn relative_paths_are_allowed_on_the_command_line() {
     let case = Case::new();
     let loaded = case
         .load(
@@ -339,7 +344,7 @@ fn the_environment_sets_every_kind_of_value() {
 }
 
 #[test]
-fn a_value_that_is_overridden_is_not_checked() {
+fn overridden_value_is_not_checked() {
     let case = Case::new();
     let text = SOUND.replace("{app}", "/no/such/dir");
     let flags = flags(&[(name::DIRECTORY, "--chdir", Value::text("app"))]);
@@ -347,7 +352,7 @@ fn a_value_that_is_overridden_is_not_checked() {
 }
 
 #[test]
-fn auto_is_two_workers_per_core_and_one_more() {
+fn auto_is_two_workers_per_core_plus_one() {
     for (cores, n) in [(0, 3), (1, 3), (2, 5), (64, 129), (40_000, u16::MAX), (usize::MAX, u16::MAX)] {
         assert_eq!(Count::Auto.resolve(cores).get(), n, "{cores} cores");
     }

@@ -25,7 +25,7 @@ fn without_example(text: &str) -> (String, String) {
 }
 
 #[test]
-fn every_commented_key_of_the_packaged_file_is_the_default() {
+fn commented_keys_of_the_packaged_file_are_the_defaults() {
     let case = Case::new();
     let text = packaged(&case);
     let plain = case.load(&text, &[], Layer::new()).unwrap().config;
@@ -48,7 +48,7 @@ fn every_commented_key_of_the_packaged_file_is_the_default() {
 }
 
 #[test]
-fn the_example_of_a_rule_in_the_packaged_file_is_sound_and_has_every_key() {
+fn packaged_path_rule_example_is_valid_and_complete() {
     let (_, example) = without_example(&packaged(&Case::new()));
     let lines = example.lines().map(|line| line.strip_prefix('#').unwrap().trim_start_matches(' '));
     let written = lines.filter(|line| line.contains(['[', '='])).collect::<Vec<_>>().join("\n");
@@ -59,7 +59,7 @@ fn the_example_of_a_rule_in_the_packaged_file_is_sound_and_has_every_key() {
 }
 
 #[test]
-fn the_packaged_file_names_every_key_and_says_what_it_means() {
+fn packaged_file_has_every_key_with_a_comment() {
     let text = packaged(&Case::new());
     let uncommented = |line: &str| match line {
         "#[[timeouts.path]]" => "[[timeouts.path]]".to_owned(),

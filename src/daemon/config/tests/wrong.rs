@@ -128,7 +128,7 @@ const WRONG: &[(&str, &str, &str, &str)] = &[
 ];
 
 #[test]
-fn a_wrong_value_is_told_with_key_value_and_remedy() {
+fn invalid_value_is_reported_with_key_value_and_hint() {
     let case = Case::new();
     for (section, line, reason, hint) in WRONG {
         let text = case.with(&format!("[{section}]\n{line}\n")).unwrap_err();
@@ -139,7 +139,7 @@ fn a_wrong_value_is_told_with_key_value_and_remedy() {
 }
 
 #[test]
-fn a_wrong_rule_for_a_path_is_told_with_its_number_and_key() {
+fn invalid_path_rule_is_reported_with_index_and_key() {
     let case = Case::new();
     for (text, told) in [
         (
@@ -210,7 +210,7 @@ fn a_wrong_rule_for_a_path_is_told_with_its_number_and_key() {
 }
 
 #[test]
-fn all_wrong_rules_for_paths_are_told_at_once() {
+fn all_invalid_path_rules_are_reported_at_once() {
     let case = Case::new();
     let told = case
         .with(
@@ -231,7 +231,7 @@ fn all_wrong_rules_for_paths_are_told_at_once() {
 }
 
 #[test]
-fn a_rule_for_a_path_in_another_shape_is_told_how_it_is_written() {
+fn path_rules_of_another_type_are_refused_with_the_syntax() {
     let case = Case::new();
     for (text, reason) in [
         ("[timeouts.path]\nmatch = \"/a\"\nconcurrency = 2\n", "must be a list of tables, not a table"),
@@ -251,7 +251,7 @@ fn a_rule_for_a_path_in_another_shape_is_told_how_it_is_written() {
 }
 
 #[test]
-fn settings_that_mean_nothing_together_are_told_and_only_once() {
+fn contradictory_settings_are_reported_once() {
     let case = Case::new();
     let told = case.with("[workers]\nmax_requests = -1\nmax_requests_jitter = 50\n").unwrap_err();
     assert!(told.contains("max_requests = -1: is negative") && !told.contains("jitter"), "{told}");
@@ -276,7 +276,7 @@ fn settings_that_mean_nothing_together_are_told_and_only_once() {
 }
 
 #[test]
-fn a_slow_log_that_no_request_can_reach_is_warned_about() {
+fn slow_log_above_every_timeout_is_warned_about() {
     let case = Case::new();
     let warnings = |text: &str| case.load(&format!("{SOUND}{text}"), &[], Layer::new()).unwrap().warnings;
     assert_eq!(
@@ -294,7 +294,7 @@ fn a_slow_log_that_no_request_can_reach_is_warned_about() {
 }
 
 #[test]
-fn a_wrong_application_is_told_with_key_value_and_remedy() {
+fn invalid_app_key_is_reported_with_value_and_hint() {
     let case = Case::new();
     case.place.file("app/file", b"", 0o644);
     std::os::unix::fs::symlink("nowhere", case.place.join("gone")).unwrap();
@@ -349,7 +349,7 @@ fn a_wrong_application_is_told_with_key_value_and_remedy() {
 }
 
 #[test]
-fn all_that_is_wrong_is_told_at_once_and_in_one_block_each() {
+fn all_errors_are_reported_at_once_in_one_block_each() {
     let case = Case::new();
     let told = case
         .load(
@@ -381,7 +381,7 @@ fn a_relative_directory_in_a_variable_is_refused() {
 }
 
 #[test]
-fn a_variable_of_the_command_line_without_a_value_is_refused() {
+fn env_flag_without_a_value_is_refused() {
     let case = Case::new();
     let told =
         case.load(SOUND, &[], flags(&[(name::ENV, "--env", Value::list(["DEBUG", "=x"]))])).unwrap_err();
@@ -390,7 +390,7 @@ fn a_variable_of_the_command_line_without_a_value_is_refused() {
 }
 
 #[test]
-fn a_directory_that_only_others_may_read_is_refused() {
+fn unreadable_directory_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED: takes root to become somebody else");

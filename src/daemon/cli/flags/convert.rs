@@ -1,0 +1,90 @@
+//! Converts values from gunicorn's and uvicorn's spelling into that of the configuration file.
+
+use crate::config::Value;
+
+/// Adds the unit to gunicorn's whole seconds; a time of zero becomes `zero`. `config` checks everything else.
+pub(super) fn seconds(time: &str, zero: &str) -> Value {
+    let plain = !time.is_empty() && time.bytes().all(|byte| byte.is_ascii_digit());
+    match plain {
+        true if time.bytes().all(|byte| byte == b'0') => Value::text(zero),
+        true => Value::text(format!("{time}s")),
+        false => Value::text(time),
+    }
+}
+
+/// Converts uvicorn's floating-point seconds (`20.0`, `0.2`), rounded up to milliseconds; zero is "off".
+pub(super) fn fractional_seconds(time: &str) -> Value {
+    let value = match milliseconds(time) {
+        None => return seconds(time, "off"),
+        Some(0) => return Value::text("off"),
+        Some(time) => time,
+    };
+    if value % 1000 == 0 {
+        Value::text(format!("{}s", value / 1000))
+    } else {
+        Value::text(format!("{value}ms"))
+    }
+}
+
+/// Milliseconds, rounded up, of a number with a decimal point; `None` if `time` is not one.
+fn milliseconds(time: &str) -> Option<u64> {
+    let (whole, fraction) = time.split_once('.')?;
+    let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(fraction) || time.len() < 2 {
+        return None;
+    }
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let (mut value, mut is_more) = (whole, false);
+    for at in 0..fraction.len().max(3) {
+        let digit = fraction.as_bytes().get(at).map_or(0, |digit| u64::from(digit - b'0'));
+        if at < 3 {
+            value = value.checked_mul(10)?.checked_add(digit)?;
+        } else {
+            is_more |= digit > 0;
+        }
+    }
+    value.checked_add(u64::from(is_more))
+}
+
+/// Maps gunicorn's `--header-map` to a value of `http.underscores`.
+pub(super) fn underscores(map: &str) -> Value {
+    Value::text(if map == "dangerous" { "allow" } else { map })
+}
+
+/// Maps gunicorn's log levels to those of `log.level`.
+pub(super) fn level(level: &str) -> Value {
+    Value::text(match level.to_ascii_lowercase().as_str() {
+        "critical" => "error",
+        "warning" => "warn",
+        other => return Value::text(other),
+    })
+}
+
+/// The interface that one of gunicorn's worker classes serves.
+///
+/// # Errors
+/// The remedy for a class that rgun has no equivalent of.
+pub(super) fn worker_class_interface(class: &str) -> Result<&'static str, String> {
+    match class {
+        "sync" | "gthread" | "gunicorn.workers.sync.SyncWorker" | "gunicorn.workers.gthread.ThreadWorker" => {
+            Ok("wsgi")
+        }
+        "asgi"
+        | "uvicorn.workers.UvicornWorker"
+        | "uvicorn.workers.UvicornH11Worker"
+        | "uvicorn_worker.UvicornWorker"
+        | "uvicorn_worker.UvicornH11Worker" => Ok("asgi"),
+        "gevent" | "gevent_wsgi" | "gevent_pywsgi" | "eventlet" => Err(format!(
+            "{class} patches Python to switch between requests; use threads instead (--threads 8), or serve an ASGI \
+             application. Slow clients need neither: the daemon buffers requests and responses for them"
+        )),
+        "tornado" => Err(
+            "serve the tornado application with its own HTTPServer; rgun serves WSGI and ASGI applications"
+                .to_owned(),
+        ),
+        _ => Err(
+            "leave it out, or use --interface wsgi or --interface asgi; every WSGI worker takes --threads"
+                .to_owned(),
+        ),
+    }
+}

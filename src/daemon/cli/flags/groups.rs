@@ -1,0 +1,337 @@
+//! The flags of each section of the help, and how they become settings.
+//!
+//! Where uvicorn has another name for the same setting, the group reads that flag, too. At most one of the two is
+//! present, because the last one on the command line overrides the other.
+
+use std::ffi::OsString;
+
+use clap::Args;
+
+use super::convert::{fractional_seconds, level, seconds, worker_class_interface};
+use super::{FlagSettings, uvicorn};
+use crate::cli::error::flag_error;
+use crate::config::{ConfigError, Value, name};
+
+fn text(flag: Option<&String>) -> Option<Value> {
+    flag.map(Value::text)
+}
+
+fn path(flag: Option<&OsString>) -> Option<Value> {
+    flag.map(|path| Value::os(path))
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Application")]
+pub(super) struct ApplicationFlags {
+    /// The directory that contains the application's module, and the workers' working directory
+    /// [default: the current directory].
+    #[arg(long, value_name = "DIR")]
+    chdir: Option<OsString>,
+
+    /// The interpreter [default: $VIRTUAL_ENV, .venv or venv in the directory, python3 on PATH].
+    #[arg(long, value_name = "PATH")]
+    python: Option<OsString>,
+
+    /// auto, wsgi or asgi [default: auto].
+    #[arg(long, value_name = "KIND")]
+    interface: Option<String>,
+
+    /// Gunicorn's name for --interface: sync and gthread are wsgi; asgi and uvicorn's worker are asgi.
+    #[arg(short = 'k', long, value_name = "CLASS")]
+    worker_class: Option<String>,
+
+    /// ASGI's lifespan protocol: auto, on or off [default: auto].
+    #[arg(long, value_name = "KIND")]
+    lifespan: Option<String>,
+
+    /// ASGI's event loop: auto, asyncio or uvloop [default: auto].
+    #[arg(long = "loop", value_name = "KIND")]
+    event_loop: Option<String>,
+
+    /// Set an environment variable for the application; may be repeated.
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+
+    /// Directories to search for modules before all others, separated by commas.
+    #[arg(long, value_name = "DIRS")]
+    pythonpath: Option<OsString>,
+
+    /// The URL path under which a proxy publishes the application, e.g. /shop.
+    #[arg(long, value_name = "PATH")]
+    root_path: Option<String>,
+}
+
+impl ApplicationFlags {
+    pub(super) fn add_to(
+        &self,
+        settings: &mut FlagSettings,
+        uvicorn: &uvicorn::UvicornFlags,
+        errors: &mut Vec<ConfigError>,
+    ) {
+        settings.set(name::DIRECTORY, "--chdir", path(self.chdir.as_ref()));
+        settings.set(name::PYTHON, "--python", path(self.python.as_ref()));
+        let env = (!self.env.is_empty()).then(|| Value::list(&self.env));
+        settings.set(name::ENV, "--env", env);
+        if let Some((flags, directories)) = uvicorn.pythonpath(self.pythonpath.as_deref()) {
+            settings.set(name::PYTHONPATH, flags, Some(directories));
+        }
+        settings.set(name::ROOT_PATH, "--root-path", text(self.root_path.as_ref()));
+        settings.set(name::LIFESPAN, "--lifespan", text(self.lifespan.as_ref()));
+        settings.set(name::LOOP, "--loop", text(self.event_loop.as_ref()));
+        let (flag, interface) = self.interface(errors);
+        settings.set(name::INTERFACE, flag, interface);
+    }
+
+    /// The value of `--interface` or `--worker-class`, which set the same key, and the flag it comes from.
+    fn interface(&self, errors: &mut Vec<ConfigError>) -> (&'static str, Option<Value>) {
+        let class = self.worker_class.as_deref().and_then(|class| match worker_class_interface(class) {
+            Ok(interface) => Some((class, interface)),
+            Err(hint) => {
+                errors.push(flag_error(
+                    &format!("--worker-class {class}"),
+                    "rgun has no such worker class",
+                    &hint,
+                ));
+                None
+            }
+        });
+        let typed = self.interface.as_deref().unwrap_or_default();
+        match (self.interface.as_deref().map(uvicorn::interface), class) {
+            (Some(interface), Some((class, its)))
+                if interface != its && matches!(interface, "wsgi" | "asgi") =>
+            {
+                errors.push(flag_error(
+                    &format!("--interface {typed}"),
+                    &format!("contradicts --worker-class {class}, which is {its}"),
+                    "leave one of them out",
+                ));
+                ("--interface", None)
+            }
+            (Some(interface), _) => ("--interface", Some(Value::text(interface))),
+            (None, class) => ("--worker-class", class.map(|(_, interface)| Value::text(interface))),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Listening")]
+pub(super) struct ListenFlags {
+    /// HOST:PORT, HOST (port 8000), :PORT (all IPv4 addresses) or unix:PATH; may be repeated, or several separated by
+    /// commas [default: 127.0.0.1:8000; with PORT in the environment 0.0.0.0:$PORT].
+    #[arg(short, long, value_name = "ADDRESS")]
+    bind: Vec<String>,
+
+    /// Proxies to trust X-Forwarded-For and X-Forwarded-Proto from: addresses and networks separated by commas, * for
+    /// all, "" for none [env: FORWARDED_ALLOW_IPS] [default: those on this machine].
+    #[arg(long, value_name = "LIST")]
+    forwarded_allow_ips: Option<String>,
+}
+
+impl ListenFlags {
+    pub(super) fn add_to(
+        &self,
+        settings: &mut FlagSettings,
+        uvicorn: &uvicorn::UvicornFlags,
+        errors: &mut Vec<ConfigError>,
+    ) {
+        if !self.bind.is_empty() {
+            let addresses = self.bind.iter().flat_map(|list| list.split(',')).map(str::trim);
+            settings.set(name::BIND, "--bind", Some(Value::list(addresses)));
+        }
+        if let Some((flags, address)) = uvicorn.address(&self.bind, errors) {
+            settings.set(name::BIND, flags, Some(address));
+        }
+        if let Some((flag, peers)) = uvicorn.trusted(self.forwarded_allow_ips.as_deref()) {
+            settings.set(name::TRUSTED, flag, Some(peers));
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Workers")]
+pub(super) struct WorkerFlags {
+    /// Worker processes: a number, a range such as 1-9 to scale with the load, or auto for two per core plus one
+    /// [default: auto].
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
+    workers: Option<String>,
+
+    /// WSGI: requests one worker runs at a time [default: 1].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    threads: Option<String>,
+
+    /// Import the application once and fork the workers, which share that memory.
+    #[arg(long)]
+    preload: bool,
+
+    /// Replace a worker after this many requests; 0 for never [default: 0].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    max_requests: Option<String>,
+
+    /// Add a random number from 0 to this one, so that workers are not all replaced at once [default: 0].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    max_requests_jitter: Option<String>,
+}
+
+impl WorkerFlags {
+    pub(super) fn add_to(&self, settings: &mut FlagSettings, uvicorn: &uvicorn::UvicornFlags) {
+        settings.set(name::COUNT, "--workers", text(self.workers.as_ref()));
+        settings.set(name::THREADS, "--threads", text(self.threads.as_ref()));
+        settings.set(name::PRELOAD, "--preload", self.preload.then_some(Value::Boolean(true)));
+        settings.set(name::MAX_REQUESTS, "--max-requests", text(self.max_requests.as_ref()));
+        settings.set(name::MAX_REQUESTS, "--limit-max-requests", text(uvicorn.limit_max_requests.as_ref()));
+        settings.set(
+            name::MAX_REQUESTS_JITTER,
+            "--max-requests-jitter",
+            text(self.max_requests_jitter.as_ref()),
+        );
+        settings.set(
+            name::MAX_REQUESTS_JITTER,
+            "--limit-max-requests-jitter",
+            text(uvicorn.limit_max_requests_jitter.as_ref()),
+        );
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Timeouts")]
+pub(super) struct TimeoutFlags {
+    /// Maximum time the application may take for a request: 120 (seconds), 500ms, 2m; 0 for no limit [default: 30].
+    #[arg(short, long, value_name = "TIME", allow_negative_numbers = true)]
+    timeout: Option<String>,
+
+    /// Maximum time running requests have to finish when rgun stops or reloads [default: 30].
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    graceful_timeout: Option<String>,
+
+    /// Time until an idle connection is closed; 0 closes it after each response [default: 75].
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    keep_alive: Option<String>,
+}
+
+impl TimeoutFlags {
+    pub(super) fn add_to(&self, settings: &mut FlagSettings, uvicorn: &uvicorn::UvicornFlags) {
+        settings.set(name::REQUEST, "--timeout", self.timeout.as_deref().map(|time| seconds(time, "off")));
+        let wait = |time: &Option<String>| time.as_deref().map(|time| seconds(time, "0s"));
+        settings.set(name::DRAIN, "--graceful-timeout", wait(&self.graceful_timeout));
+        settings.set(name::DRAIN, "--timeout-graceful-shutdown", wait(&uvicorn.timeout_graceful_shutdown));
+        settings.set(name::KEEPALIVE, "--keep-alive", wait(&self.keep_alive));
+        settings.set(name::KEEPALIVE, "--timeout-keep-alive", wait(&uvicorn.timeout_keep_alive));
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(super) struct LimitFlags {
+    /// Length of the request line in bytes [default: 8KiB].
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    limit_request_line: Option<String>,
+
+    /// Number of header fields [default: 100].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    limit_request_fields: Option<String>,
+
+    /// Size of all header fields together, in bytes [default: 16KiB].
+    #[arg(
+        long = "limit-request-field_size",
+        alias = "limit-request-field-size",
+        value_name = "SIZE",
+        allow_negative_numbers = true
+    )]
+    limit_request_field_size: Option<String>,
+}
+
+impl LimitFlags {
+    pub(super) fn add_to(
+        &self,
+        settings: &mut FlagSettings,
+        uvicorn: &uvicorn::UvicornFlags,
+        warnings: &mut Vec<String>,
+    ) {
+        if let Some(size) = &self.limit_request_field_size {
+            warnings.push(format!(
+                "--limit-request-field_size {size}: bounds all header fields of a request together, not each one"
+            ));
+        }
+        settings.set(name::REQUEST_LINE, "--limit-request-line", text(self.limit_request_line.as_ref()));
+        settings.set(name::HEADERS, "--limit-request-fields", text(self.limit_request_fields.as_ref()));
+        settings.set(
+            name::HEADER,
+            "--limit-request-field_size",
+            text(self.limit_request_field_size.as_ref()),
+        );
+        settings.set(name::QUEUE, "--limit-concurrency", text(uvicorn.limit_concurrency.as_ref()));
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "WebSockets")]
+pub(super) struct WebSocketFlags {
+    /// Maximum size of a message from a client [default: 16MiB].
+    #[arg(long, alias = "websocket-max-message-size", value_name = "SIZE", allow_negative_numbers = true)]
+    ws_max_size: Option<String>,
+
+    /// Ping a client that has sent nothing for this long; 0 for never [default: 20].
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    ws_ping_interval: Option<String>,
+
+    /// Close the connection if a ping is not answered within this time; 0 for never [default: 20].
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    ws_ping_timeout: Option<String>,
+
+    /// true or false: compress messages if the client supports it [default: true].
+    #[arg(long, value_name = "BOOLEAN")]
+    ws_per_message_deflate: Option<String>,
+}
+
+impl WebSocketFlags {
+    pub(super) fn add_to(&self, settings: &mut FlagSettings) {
+        settings.set(name::MAX_MESSAGE, "--ws-max-size", text(self.ws_max_size.as_ref()));
+        let ping = |time: &Option<String>| time.as_deref().map(fractional_seconds);
+        settings.set(name::PING_INTERVAL, "--ws-ping-interval", ping(&self.ws_ping_interval));
+        settings.set(name::PING_TIMEOUT, "--ws-ping-timeout", ping(&self.ws_ping_timeout));
+        settings.set(
+            name::COMPRESSION,
+            "--ws-per-message-deflate",
+            text(self.ws_per_message_deflate.as_ref()),
+        );
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Log")]
+pub(super) struct LogFlags {
+    /// error, warning, info, debug or trace [default: info].
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+
+    /// "-" logs each request, to the journal or to stderr.
+    #[arg(long, value_name = "-", allow_hyphen_values = true)]
+    access_logfile: Option<String>,
+}
+
+impl LogFlags {
+    pub(super) fn add_to(
+        &self,
+        settings: &mut FlagSettings,
+        uvicorn: &uvicorn::UvicornFlags,
+        errors: &mut Vec<ConfigError>,
+    ) {
+        settings.set(name::LEVEL, "--log-level", self.log_level.as_deref().map(level));
+        let (flag, access) = uvicorn.access(self.access(errors), errors);
+        settings.set(name::ACCESS, flag, access);
+    }
+
+    fn access(&self, errors: &mut Vec<ConfigError>) -> Option<bool> {
+        match self.access_logfile.as_deref()? {
+            "-" => Some(true),
+            path => {
+                errors.push(flag_error(
+                    &format!("--access-logfile {path}"),
+                    "rgun writes its log to the journal, or to stderr in the foreground, not to files",
+                    "write --access-logfile - and read it with journalctl -u rgun",
+                ));
+                None
+            }
+        }
+    }
+}

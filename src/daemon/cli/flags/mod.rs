@@ -1,0 +1,222 @@
+//! The command line's definition: commands, rgun's own flags (gunicorn's spelling), and their conversion to settings.
+//!
+//! `groups` has the flags, one struct for each section of the help; `convert` maps spellings (`--timeout 120` is
+//! seconds, `0` is off, `warning` is `warn`). `config` checks the values, so a flag and its key accept the same ones.
+//! Uvicorn's flags are in `compat`.
+
+mod convert;
+mod groups;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser};
+use groups::{
+    ApplicationFlags, LimitFlags, ListenFlags, LogFlags, TimeoutFlags, WebSocketFlags, WorkerFlags,
+};
+
+use super::compat::uvicorn;
+use super::error::flag_error;
+use crate::config::{ConfigError, Layer, Setting, Value, name};
+
+/// The origin, in messages, of the application on the command line.
+pub(super) const APP: &str = "APP";
+
+// Lines of at most 78 columns: clap would break longer ones without their indentation.
+const AFTER_HELP: &str = "\
+Examples:
+  rgun mysite.wsgi                           \"application\" of mysite/wsgi.py
+  rgun mysite.asgi:app -b :8000 -w 4         \"app\", 4 workers, all addresses
+  rgun 'mysite:make()' --chdir /srv/mysite   what make() returns
+  sudo rgun check                            check /etc/rgun/rgun.toml as the
+                                             user of rgun.service
+  rgun reload                                load new code without losing a
+                                             request
+
+Settings:
+  Flags override the environment (RGUN_<SECTION>_<KEY>, and WEB_CONCURRENCY
+  for the workers), which overrides the file, which overrides the defaults.
+  Every key has a variable, also those without a flag:
+  RGUN_WORKERS_MAX_MEMORY=512MiB.
+  With APP and no --config, no file is read; without APP it is
+  /etc/rgun/rgun.toml, which explains every key.
+
+Gunicorn and uvicorn:
+  Flags are gunicorn's; uvicorn's --host and --port, --uds, --factory,
+  --app-dir, --access-log, --limit-max-requests, --limit-concurrency,
+  --timeout-keep-alive and --timeout-graceful-shutdown are accepted as well.
+  Their other flags are recognized: one that systemd or rgun's design makes
+  unnecessary is accepted with a warning; one that cannot be ignored safely is
+  refused, with what to do instead.
+
+Exit status:
+  1   failure; reload: the new code failed, the old code keeps serving
+  64  the command line is wrong
+  69  reload: no daemon answers
+  78  the configuration is wrong
+  A restart does not help after 64 and 78; units should set
+  RestartPreventExitStatus=64 78.";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rgun",
+    bin_name = "rgun",
+    override_usage = "rgun [OPTIONS] [APP]\n       rgun check [OPTIONS] [APP]\n       rgun reload [--socket PATH]",
+    version,
+    about = "Serves a Python application: WSGI and ASGI, one daemon, systemd as its user interface.",
+    after_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true,
+    args_override_self = true,
+    disable_help_subcommand = true,
+    disable_version_flag = true,
+    subcommand_help_heading = "Commands (without one: serve in the foreground)"
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) flags: Flags,
+    /// Print the version and exit.
+    #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
+    version: Option<bool>,
+    #[command(subcommand)]
+    pub(super) command: Option<Subcommand>,
+}
+
+/// The commands other than serving.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Subcommand {
+    /// Check the configuration and the application, and report all errors; serve nothing.
+    #[command(override_usage = "rgun check [OPTIONS] [APP]")]
+    Check(Box<Check>),
+    /// Make the running daemon load new code and configuration, and report the result.
+    Reload {
+        /// The daemon's control socket [default: control in $RUNTIME_DIRECTORY, or in /run/rgun].
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
+}
+
+/// The flags of a check: those of a start, and the identity to check as.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    pub(super) flags: Flags,
+
+    /// As root: check as this user, with its groups [default: User= of the unit].
+    #[arg(short, long, value_name = "USER", help_heading = "As root")]
+    pub(super) user: Option<String>,
+
+    /// As root: check as this unit [default: rgun.service, or rgun@x.service for /etc/rgun/x.toml].
+    #[arg(long, value_name = "UNIT", help_heading = "As root")]
+    pub(super) unit: Option<String>,
+}
+
+/// The flags of a start.
+#[derive(Debug, Args)]
+pub(super) struct Flags {
+    /// The application: module, module:attribute or module:factory(). Without an attribute: "application".
+    #[arg(value_name = "APP")]
+    app: Option<String>,
+
+    /// The TOML file to read [env: RGUN_CONFIG] [without APP: /etc/rgun/rgun.toml].
+    #[arg(short = 'c', long, value_name = "PATH")]
+    config: Option<OsString>,
+
+    #[command(flatten)]
+    application: ApplicationFlags,
+
+    #[command(flatten)]
+    listen: ListenFlags,
+
+    #[command(flatten)]
+    workers: WorkerFlags,
+
+    #[command(flatten)]
+    timeouts: TimeoutFlags,
+
+    #[command(flatten)]
+    limits: LimitFlags,
+
+    #[command(flatten)]
+    websocket: WebSocketFlags,
+
+    #[command(flatten)]
+    log: LogFlags,
+
+    /// Gunicorn's name for `http.underscores`.
+    #[arg(long, hide = true)]
+    header_map: Option<String>,
+
+    /// Gunicorn's name for `rgun check`.
+    #[arg(long, hide = true)]
+    check_config: bool,
+
+    #[command(flatten)]
+    uvicorn: uvicorn::UvicornFlags,
+}
+
+/// The settings of the flags, by key.
+#[derive(Debug, Default)]
+struct FlagSettings(Layer);
+
+impl FlagSettings {
+    /// Sets `key`, unless `value` is `None`. `flag` names the origin in messages.
+    fn set(&mut self, key: &'static str, flag: &str, value: Option<Value>) {
+        if let Some(value) = value {
+            self.0.insert(key, Setting::flag(flag, value));
+        }
+    }
+}
+
+/// The result of [`Flags::parse`].
+pub(super) struct ParsedFlags {
+    /// The settings that the flags set.
+    pub(super) layer: Layer,
+    /// The value of `--config`.
+    pub(super) config: Option<PathBuf>,
+    /// Whether `--check-config` is present.
+    pub(super) check: bool,
+}
+
+impl Flags {
+    /// Converts the flags to settings. Refused and contradictory flags go to `errors`.
+    pub(super) fn parse(&self, warnings: &mut Vec<String>, errors: &mut Vec<ConfigError>) -> ParsedFlags {
+        let Self { app, uvicorn, .. } = self;
+        let mut settings = FlagSettings::default();
+        settings.set(name::TARGET, APP, uvicorn.target(app.as_deref(), errors));
+        self.application.add_to(&mut settings, uvicorn, errors);
+        self.listen.add_to(&mut settings, uvicorn, errors);
+        settings.set(name::UNDERSCORES, "--header-map", self.header_map.as_deref().map(convert::underscores));
+        self.workers.add_to(&mut settings, uvicorn);
+        self.timeouts.add_to(&mut settings, uvicorn);
+        self.limits.add_to(&mut settings, uvicorn, warnings);
+        self.websocket.add_to(&mut settings);
+        self.log.add_to(&mut settings, uvicorn, errors);
+        if let Some(command @ ("check" | "reload")) = app.as_deref() {
+            // Clap takes a command after a flag as APP, and rgun would serve a module of that name.
+            errors.push(flag_error(
+                APP,
+                &format!("the command \"{command}\" must come first"),
+                &format!(
+                    "write rgun {command} and then its flags; for a module of that name write {command}:application"
+                ),
+            ));
+        }
+        ParsedFlags { layer: settings.0, config: self.config(errors), check: self.check_config }
+    }
+
+    fn config(&self, errors: &mut Vec<ConfigError>) -> Option<PathBuf> {
+        let path = PathBuf::from(self.config.as_ref()?);
+        let is_py = path.extension().is_some_and(|extension| extension == "py");
+        let is_called = |kind: &str| path.as_os_str().as_encoded_bytes().starts_with(kind.as_bytes());
+        if is_py || is_called("python:") || is_called("file:") {
+            errors.push(flag_error(
+                &format!("--config {}", path.display()),
+                "is gunicorn's configuration in Python; rgun's daemon runs no Python",
+                "write its settings as flags, or as keys of a TOML file; /etc/rgun/rgun.toml explains them",
+            ));
+            return None;
+        }
+        Some(path)
+    }
+}

@@ -1,0 +1,283 @@
+//! Command lines written for gunicorn.
+
+use super::*;
+
+#[test]
+fn gunicorn_command_line_is_accepted_unchanged() {
+    let shell = Shell::new();
+    shell.place.python("app/py/bin/python");
+    let config = shell
+        .sound(
+            "mysite.wsgi --bind 127.0.0.1:8001 --workers 9 --threads 3 --timeout 120 --graceful-timeout 20 \
+             --keep-alive 5 --chdir app --env K=V --env L=a=b --pythonpath lib,/opt/lib --python py/bin/python \
+             --interface wsgi --root-path /shop --log-level warning --access-logfile - \
+             --limit-request-line 4094 --limit-request-fields 50 --preload --max-requests 1000 \
+             --max-requests-jitter 50",
+        )
+        .config;
+    let app = shell.place.join("app");
+    assert_eq!(config.listen.bind, ["127.0.0.1:8001".parse().unwrap()]);
+    assert!(config.listen.explicit);
+    assert_eq!(config.workers.count.resolve(1).get(), 9);
+    assert_eq!(config.workers.threads.get(), 3);
+    assert_eq!(config.timeouts.request, Some(Duration::from_mins(2)));
+    assert_eq!(config.timeouts.drain, Duration::from_secs(20));
+    assert_eq!(config.timeouts.keepalive, Duration::from_secs(5));
+    assert_eq!(config.app.directory, app);
+    assert_eq!(config.app.env, [("K".into(), "V".into()), ("L".into(), "a=b".into())]);
+    assert_eq!(config.app.pythonpath, [app.join("lib"), PathBuf::from("/opt/lib")]);
+    assert_eq!(config.app.python.path, app.join("py/bin/python"));
+    assert_eq!(config.app.interface, Interface::Wsgi);
+    assert_eq!(config.app.root_path, "/shop");
+    assert_eq!((config.log.level, config.log.access), (Level::Warn, true));
+    let limits = config.limits;
+    assert_eq!((limits.request_line, limits.headers), (4094, 50));
+    let workers = config.workers;
+    assert!(workers.preload);
+    assert_eq!((workers.max_requests, workers.max_requests_jitter), (NonZeroU64::new(1000), 50));
+}
+
+#[test]
+fn limit_request_field_size_warns_that_it_bounds_the_sum() {
+    let invocation = Shell::new().run("a --limit-request-field_size 8190").unwrap();
+    assert_eq!(invocation.config.limits.header, 8190);
+    assert!(invocation.warnings[0].contains("together, not each one"), "{:?}", invocation.warnings);
+}
+
+#[test]
+fn short_flags_and_equals_signs_are_equivalent() {
+    let shell = Shell::new();
+    let long = shell.sound(
+        "a.b --bind :80 --bind [::1]:80 --workers 2 --timeout 60 --worker-class gthread --env A=1 --env B=2",
+    );
+    for line in [
+        "-b :80 -b [::1]:80 -w 2 -t 60 -k gthread -e A=1 -e B=2 a.b",
+        "-b:80 -b[::1]:80 -w2 -t60 -kgthread -eA=1 -eB=2 a.b",
+        "a.b --bind=:80 --bind=[::1]:80 -w=2 --timeout=60 --worker-class=gthread --env=A=1 --env=B=2",
+        "-w 7 -b :80 -b [::1]:80 -w 2 -t 60s -k sync --interface wsgi -e A=1 -e B=2 -- a.b",
+    ] {
+        assert_eq!(shell.sound(line).config, long.config, "{line}");
+    }
+    assert_eq!(long.config.listen.bind.len(), 2);
+    assert_eq!(long.config.app.env.len(), 2);
+}
+
+#[test]
+fn times_are_seconds_or_have_a_unit() {
+    let shell = Shell::new();
+    for (flag, expected) in [
+        ("-t 30", Some(Duration::from_secs(30))),
+        ("-t 500ms", Some(Duration::from_millis(500))),
+        ("-t 2m", Some(Duration::from_mins(2))),
+        ("-t 0", None),
+        ("-t 00", None),
+        ("-t off", None),
+    ] {
+        assert_eq!(shell.sound(&format!("a {flag}")).config.timeouts.request, expected, "{flag}");
+    }
+    let timeouts = shell.sound("a --keep-alive 0 --graceful-timeout 0").config.timeouts;
+    assert_eq!((timeouts.keepalive, timeouts.drain), (Duration::ZERO, Duration::ZERO));
+    let text = shell.refused("a -t soon --keep-alive 5MB --graceful-timeout -1");
+    assert_eq!(text.lines().filter(|line| line.starts_with("--")).count(), 3, "{text}");
+    assert!(text.contains("--timeout: timeouts.request = \"soon\": is not a duration"), "{text}");
+    assert!(
+        text.contains("--keep-alive: timeouts.keepalive = \"5MB\": \"MB\" is not a unit of time"),
+        "{text}"
+    );
+    assert!(text.contains("--graceful-timeout: timeouts.drain = \"-1\": is negative"), "{text}");
+}
+
+#[test]
+fn gunicorns_log_levels_are_accepted() {
+    let shell = Shell::new();
+    for (typed, level) in [
+        ("debug", Level::Debug),
+        ("info", Level::Info),
+        ("warning", Level::Warn),
+        ("warn", Level::Warn),
+        ("error", Level::Error),
+        ("critical", Level::Error),
+        ("INFO", Level::Info),
+        ("trace", Level::Trace),
+    ] {
+        assert_eq!(shell.sound(&format!("a --log-level {typed}")).config.log.level, level, "{typed}");
+    }
+    assert!(shell.refused("a --log-level loud").contains("--log-level: log.level = \"loud\": is not one of"));
+}
+
+#[test]
+fn worker_class_sets_the_interface() {
+    let shell = Shell::new();
+    for (class, interface) in [
+        ("sync", Interface::Wsgi),
+        ("gthread", Interface::Wsgi),
+        ("asgi", Interface::Asgi),
+        ("uvicorn.workers.UvicornWorker", Interface::Asgi),
+        ("uvicorn_worker.UvicornWorker", Interface::Asgi),
+    ] {
+        assert_eq!(shell.sound(&format!("a -k {class}")).config.app.interface, interface, "{class}");
+    }
+    for (class, remedy) in [
+        ("gevent", "--threads 8"),
+        ("eventlet", "--threads 8"),
+        ("tornado", "HTTPServer"),
+        ("my.Worker", "--interface"),
+    ] {
+        let text = shell.refused(&format!("a -k {class}"));
+        assert!(
+            text.starts_with(&format!("--worker-class {class}: rgun has no such worker class\n    hint: ")),
+            "{text}"
+        );
+        assert!(text.contains(remedy), "{text}");
+    }
+    let text = shell.refused("a -k gthread --interface asgi");
+    assert!(text.contains("--interface asgi: contradicts --worker-class gthread, which is wsgi"), "{text}");
+}
+
+#[test]
+fn unneeded_flags_are_accepted_with_one_warning_each() {
+    let shell = Shell::new();
+    for (flag, now) in [
+        ("--pid /run/x.pid", "MainPID"),
+        ("-p /run/x.pid", "MainPID"),
+        ("--backlog 2048", "Backlog="),
+        ("--worker-tmp-dir /dev/shm", "shared memory"),
+        ("--log-file /var/log/x", "journal"),
+        ("--error-logfile=/var/log/x", "journal"),
+        ("--capture-output", "prints"),
+        ("-R", "prints"),
+        ("--reuse-port", "one queue"),
+        ("--no-sendfile", "sent by the daemon"),
+        ("--worker-connections 1000", "workers.concurrency"),
+        ("-n shop", "unit's name"),
+        ("--initgroups", "User="),
+        ("--log-syslog", "ForwardToSyslog="),
+        ("--http-parser python", "hyper"),
+        ("--ws websockets-sansio", "itself"),
+        ("--ws-max-queue 32", "receives"),
+    ] {
+        let warnings = shell.run(&format!("a {flag}")).unwrap().warnings;
+        let [warning] = warnings.as_slice() else { panic!("{flag}: {warnings:?}") };
+        assert!(
+            warning.starts_with("--") && warning.contains(": ignored; ") && warning.contains(now),
+            "{warning}"
+        );
+    }
+    let both = shell.run("a --backlog 5 --reuse-port --backlog 6").unwrap().warnings;
+    assert_eq!(both.len(), 2, "{both:?}");
+    assert!(both[0].starts_with("--backlog 6: "), "{both:?}");
+}
+
+#[test]
+fn flags_asking_for_the_default_give_no_warning() {
+    let shell = Shell::new();
+    for flag in [
+        "--log-file -",
+        "--error-logfile=-",
+        "--http-protocols h1",
+        "--proxy-protocol off",
+        "--proxy-protocol=off",
+        "--asgi-loop auto",
+        "--ws auto",
+    ] {
+        shell.sound(&format!("{flag} a"));
+    }
+}
+
+#[test]
+fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
+    let shell = Shell::new();
+    for (flag, typed, remedy) in [
+        ("--daemon", "--daemon", "Type=notify"),
+        ("-D", "--daemon", "systemctl enable"),
+        ("--user www-data", "--user www-data", "User=www-data"),
+        ("-u www-data", "--user www-data", "User=www-data"),
+        ("-g www-data", "--group www-data", "Group=www-data"),
+        ("-m 0027", "--umask 0027", "UMask=0027"),
+        ("--keyfile k.pem", "--keyfile k.pem", "proxy"),
+        ("--certfile c.pem", "--certfile c.pem", "proxy"),
+        ("--access-logfile /var/log/x", "--access-logfile /var/log/x", "journalctl"),
+        ("--config gunicorn.conf.py", "--config gunicorn.conf.py", "TOML"),
+        ("-c python:conf", "--config python:conf", "TOML"),
+        ("--paste x.ini", "--paste x.ini", "loadapp"),
+        ("--logger-class x.Y", "--logger-class x.Y", "logging"),
+        ("--strip-header-spaces", "--strip-header-spaces", "smuggled"),
+    ] {
+        let text = shell.refused(&format!("a {flag}"));
+        assert!(text.starts_with(&format!("{typed}: ")), "{flag}: {text}");
+        assert!(text.split_once("hint: ").unwrap_or_else(|| panic!("{text}")).0.contains('\n'), "{text}");
+        assert!(text.contains(remedy), "{flag}: {text}");
+    }
+}
+
+#[test]
+fn unsupported_flags_are_refused_as_not_in_this_version() {
+    let shell = Shell::new();
+    for flag in [
+        "--reload",
+        "--print-config",
+        "--access-logformat %s",
+        "--statsd-host localhost:8125",
+        "--proxy-protocol",
+        "--proxy-protocol v2",
+        "--asgi-loop uvloop",
+        "--http-protocols h1,h2",
+        "--log-config x.ini",
+        "--forwarder-headers X-USER",
+    ] {
+        let text = shell.refused(&format!("a {flag}"));
+        assert!(text.contains("is not in this version of rgun yet"), "{flag}: {text}");
+    }
+    assert!(shell.refused("a --reload").contains("systemctl reload rgun"));
+    let text = shell.refused("a --reload --daemon -k gevent --access-logfile x");
+    assert_eq!(text.lines().filter(|line| line.starts_with("--")).count(), 4, "{text}");
+}
+
+#[test]
+fn max_requests_of_zero_is_no_limit() {
+    let shell = Shell::new();
+    for line in
+        ["a", "a --max-requests 0", "a --max-requests 0 --max-requests-jitter 0", "a --max-requests off"]
+    {
+        let workers = shell.sound(line).config.workers;
+        assert_eq!((workers.max_requests, workers.max_requests_jitter), (None, 0), "{line}");
+    }
+    shell.default_file(&format!("{SITE}[workers]\nmax_requests = 1000\npreload = true\n"));
+    let workers = shell.sound("--max-requests 0").config.workers;
+    assert_eq!((workers.max_requests, workers.preload), (None, true));
+    let off = shell.run_with(&[("RGUN_WORKERS_PRELOAD", "no")], &["--max-requests-jitter", "7"]).unwrap();
+    let workers = off.config.workers;
+    assert_eq!(workers.max_requests, NonZeroU64::new(1000));
+    assert_eq!((workers.max_requests_jitter, workers.preload), (7, false));
+}
+
+#[test]
+fn gunicorn_cmd_args_variable_is_warned_about() {
+    let invocation = Shell::new().run_with(&[("GUNICORN_CMD_ARGS", "--workers 3")], &["a"]).unwrap();
+    assert!(invocation.warnings[0].starts_with("GUNICORN_CMD_ARGS: ignored"), "{:?}", invocation.warnings);
+    assert_eq!(invocation.config.workers.count, Count::Auto);
+}
+
+/// The flags of gunicorn 27.0.1, from the add_setting table of its `config.py`.
+const GUNICORN_FLAGS: &str = "access-logfile access-logformat asgi-disconnect-grace-period asgi-lifespan asgi-loop \
+    backlog bind ca-certs capture-output casefold-http-method cert-reqs certfile chdir check-config ciphers config \
+    control-socket control-socket-mode daemon dirty-app dirty-graceful-timeout dirty-threads dirty-timeout \
+    dirty-workers disable-redirect-access-to-syslog do-handshake-on-connect dogstatsd-tags enable-backlog-metric \
+    enable-stdio-inheritance env error-logfile forwarded-allow-ips forwarder-headers graceful-timeout group \
+    header-map http-parser http-protocols http2-cleartext http2-initial-window-size http2-max-concurrent-streams \
+    http2-max-frame-size http2-max-header-list-size initgroups keep-alive keyfile limit-request-field_size \
+    limit-request-fields limit-request-line log-config log-config-json log-file log-level log-syslog \
+    log-syslog-facility log-syslog-prefix log-syslog-to logger-class max-requests max-requests-jitter name \
+    no-control-socket no-sendfile paste paste-global paster permit-obsolete-folding \
+    permit-unconventional-http-method permit-unconventional-http-version pid preload print-config protocol \
+    proxy-allow-from proxy-protocol pythonpath reload reload-engine reload-extra-file reuse-port root-path spew \
+    ssl-version statsd-host statsd-prefix strip-header-spaces suppress-ragged-eofs threads timeout umask user \
+    uwsgi-allow-from version websocket-max-message-size worker-class worker-connections worker-tmp-dir workers";
+
+#[test]
+fn every_flag_of_gunicorn_is_known() {
+    let known = known_flags();
+    for flag in GUNICORN_FLAGS.split_whitespace() {
+        assert!(known.iter().any(|name| name == flag), "--{flag}");
+    }
+}
