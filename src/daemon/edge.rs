@@ -91,7 +91,7 @@ impl Edge {
                         return;
                     }
                 };
-                let mut keeper = tokio::spawn(dispatcher.keep_house());
+                let mut keeper = tokio::spawn(dispatcher.run_timers());
                 let mut sweeper = tokio::spawn(registry.clone().sweep());
                 for (index, listener) in listeners.into_iter().enumerate() {
                     let index = u16::try_from(index).unwrap_or(u16::MAX);

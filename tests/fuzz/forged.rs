@@ -74,7 +74,7 @@ impl Site {
         let condemned = Arc::new(AtomicU64::new(0));
         let last = Arc::clone(&condemned);
         let notice = Box::new(move |notice| {
-            if let Notice::Misbehaved(worker, _) = notice {
+            if let Notice::ContractBreached(worker, _) = notice {
                 last.store(worker.life.0, Ordering::SeqCst);
             }
         });

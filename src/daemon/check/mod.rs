@@ -144,7 +144,9 @@ fn check_boot(config: &Config, identity: Option<&Identity>) -> Result<String, St
                             let separator = if traceback.is_empty() { "" } else { "\n" };
                             return failed(format!("{summary}{separator}{}", traceback.trim_end()));
                         }
-                        Notice::Misbehaved(_, why) if open => return failed(format!("the worker {why}")),
+                        Notice::ContractBreached(_, why) if open => {
+                            return failed(format!("the worker {why}"));
+                        }
                         _ => {}
                     }
                 }

@@ -15,8 +15,8 @@ use crate::budget::{Budget, Reservation};
 const OVERHEAD: u64 = 64;
 
 /// Bytes of a block in which small pieces are collected, and of the longest piece that is.
-const BLOCK: usize = 64 * 1024;
-const MAX_COLLECTED: usize = 4 * 1024;
+const BLOCK_BYTES: usize = 64 * 1024;
+const MAX_COLLECTED_BYTES: usize = 4 * 1024;
 
 /// What all answers may hold that their clients have not taken.
 #[derive(Debug, Default)]
@@ -65,12 +65,12 @@ impl Data {
     /// Makes it a block to which others can be added, if it is small: a great number of those costs far more than
     /// their bytes.
     pub(super) fn collect(self, budget: &'static Budget) -> Self {
-        if self.len() > MAX_COLLECTED {
+        if self.len() > MAX_COLLECTED_BYTES {
             return self;
         }
-        let mut block = Vec::with_capacity(BLOCK);
+        let mut block = Vec::with_capacity(BLOCK_BYTES);
         block.extend_from_slice(&self);
-        let held = budget.charge(BLOCK as u64 + OVERHEAD);
+        let held = budget.charge(BLOCK_BYTES as u64 + OVERHEAD);
         Self { bytes: Location::Collected(block, 0), _held: Some(held) }
     }
 
@@ -78,7 +78,7 @@ impl Data {
     pub(super) fn append(&mut self, piece: &[u8]) -> bool {
         match &mut self.bytes {
             Location::Collected(block, _)
-                if piece.len() <= MAX_COLLECTED && block.len() + piece.len() <= BLOCK =>
+                if piece.len() <= MAX_COLLECTED_BYTES && block.len() + piece.len() <= BLOCK_BYTES =>
             {
                 block.extend_from_slice(piece);
                 true
@@ -88,7 +88,7 @@ impl Data {
     }
 
     /// Counted by whoever has made it, or of the daemon's own making.
-    pub fn of(bytes: Bytes, held: Option<Reservation>) -> Self {
+    pub fn with_reservation(bytes: Bytes, held: Option<Reservation>) -> Self {
         Self { bytes: Location::Own(bytes), _held: held }
     }
 }
@@ -150,13 +150,13 @@ mod tests {
     fn small_pieces_are_collected_in_a_block() {
         let budget = budget();
         let mut block = Data::new(Bytes::from_static(b"one "), budget).collect(budget);
-        assert_eq!(budget.used(), BLOCK as u64 + OVERHEAD);
-        assert!(block.append(b"two") && !block.append(&[0; MAX_COLLECTED + 1]));
+        assert_eq!(budget.used(), BLOCK_BYTES as u64 + OVERHEAD);
+        assert!(block.append(b"two") && !block.append(&[0; MAX_COLLECTED_BYTES + 1]));
         block.advance(2);
         assert_eq!(&*block, b"e two");
         while block.append(&[7; 1000]) {}
-        assert!(block.len() < BLOCK && block.len() > BLOCK - 1100);
-        let mut large = Data::new(vec![0; MAX_COLLECTED + 1].into(), budget).collect(budget);
+        assert!(block.len() < BLOCK_BYTES && block.len() > BLOCK_BYTES - 1100);
+        let mut large = Data::new(vec![0; MAX_COLLECTED_BYTES + 1].into(), budget).collect(budget);
         assert!(!large.append(b"more"));
     }
 

@@ -23,7 +23,7 @@ pub enum Fault {
     /// It ran longer than `timeouts.request`.
     Deadline(WorkerId),
     /// Its client takes its answer too slowly, and there is no room for what waits.
-    Unread,
+    ClientTooSlow,
     /// Requests with its method and path have ended workers repeatedly; for how long they are refused.
     Quarantined(Duration),
     /// Its body could not be received to its end.
@@ -31,7 +31,7 @@ pub enum Fault {
     /// The worker died, or broke the contract, while it had the request.
     WorkerDied(WorkerId),
     /// The daemon ended the worker while it had the request: the time for finishing it was over.
-    CutOff(WorkerId),
+    WorkerKilled(WorkerId),
     /// The application raised.
     Raised {
         /// In which worker.
@@ -43,7 +43,7 @@ pub enum Fault {
     },
     /// The client has closed its sending half, and the application took that for its end: it makes no answer, or no
     /// more of it.
-    Left,
+    ClientHalfClosed,
 }
 
 /// Why a body that is given to the application as it comes does not come to its end.
@@ -54,7 +54,7 @@ pub enum UploadFault {
     /// The client paused for longer than `timeouts.body`.
     TooSlow,
     /// It breaks off.
-    Broken,
+    Truncated,
     /// Its chunks are malformed; what was wrong, as a sentence.
     Malformed(&'static str),
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use rgun_channel::frame::ExchangeId;
 
 use super::State;
-use super::exchange::Place;
+use super::exchange::ExchangeState;
 use super::fault::Fault;
 
 impl State {
@@ -23,14 +23,14 @@ impl State {
     /// is another's.
     pub(super) fn end(&mut self, id: ExchangeId, now: Instant) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        let (place, permit) = (exchange.place, exchange.permit.take());
-        exchange.worker_is_done();
+        let (place, permit) = (exchange.state, exchange.permit.take());
+        exchange.mark_worker_done();
         match place {
-            Place::Queued => self.queue.remove(id),
-            Place::Waiting(rule) => self.rules.leave(rule, id),
-            Place::Given { .. } | Place::Over => {}
+            ExchangeState::Queued => self.queue.remove(id),
+            ExchangeState::Held(rule) => self.rules.remove_held(rule, id),
+            ExchangeState::Assigned { .. } | ExchangeState::Finished => {}
         }
-        self.exchanges.remove_if_over(id);
+        self.exchanges.remove_if_finished(id);
         if let Some(rule) = permit {
             self.free_permit(rule, now);
         }
@@ -39,36 +39,36 @@ impl State {
     /// The client has been told of a fault: nothing of the body leaves any more, and the worker need not wait for it.
     pub(super) fn release(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        if let Place::Given { worker, .. } = exchange.place
+        if let ExchangeState::Assigned { worker, .. } = exchange.state
             && let Some(worker) = self.workers.get_mut(worker).and_then(Option::as_mut)
         {
-            exchange.release_parts(worker);
+            exchange.release_response(worker);
         }
     }
 
     /// The client is gone, or has everything. What has not started never will. The worker that has room again.
     pub(super) fn abandon(&mut self, id: ExchangeId, now: Instant) -> Option<usize> {
         let exchange = self.exchanges.get_mut(id)?;
-        exchange.client_is_gone();
+        exchange.mark_client_gone();
         let mut freed = None;
-        match exchange.place {
-            Place::Queued | Place::Waiting(_) => self.end(id, now),
-            Place::Given { worker, position } => {
+        match exchange.state {
+            ExchangeState::Queued | ExchangeState::Held(_) => self.end(id, now),
+            ExchangeState::Assigned { worker, position } => {
                 if let Some(worker_state) = self.workers.get_mut(worker).and_then(Option::as_mut) {
                     if worker_state.revoke(id, position) {
                         self.end(id, now);
                         freed = Some(worker);
                     } else {
-                        exchange.release_parts(worker_state);
+                        exchange.release_response(worker_state);
                         if worker_state.is_asgi() {
-                            worker_state.tell_gone(exchange);
-                        } else if exchange.can_be_cut_short() {
-                            worker_state.forget(id);
+                            worker_state.send_disconnect(exchange);
+                        } else if exchange.is_cancellable() {
+                            worker_state.send_cancel(id);
                         }
                     }
                 }
             }
-            Place::Over => self.exchanges.remove_if_over(id),
+            ExchangeState::Finished => self.exchanges.remove_if_finished(id),
         }
         freed
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::frame::{ExchangeId, StreamFrame};
 
-use super::exchange::{Exchange, Place};
+use super::exchange::{Exchange, ExchangeState};
 use super::worker::Worker;
 use super::{Dispatcher, State};
 
@@ -21,17 +21,17 @@ impl Dispatcher {
         let State { exchanges, workers, .. } = &mut *state;
         let exchange = exchanges.get_mut(id)?;
         let is_new = !std::mem::replace(&mut exchange.half_closed, true);
-        let until = exchange.received + MAX_WAIT;
-        match exchange.place {
-            Place::Queued | Place::Waiting(_) => Some(until),
-            Place::Given { worker, position } => {
+        let until = exchange.submitted_at + MAX_WAIT;
+        match exchange.state {
+            ExchangeState::Queued | ExchangeState::Held(_) => Some(until),
+            ExchangeState::Assigned { worker, position } => {
                 let worker = workers.get_mut(worker)?.as_mut()?;
                 if is_new {
-                    worker.say_half_closed(exchange);
+                    worker.send_half_close(exchange);
                 }
                 (!worker.submissions.is_claimed(position)).then_some(until)
             }
-            Place::Over => None,
+            ExchangeState::Finished => None,
         }
     }
 
@@ -40,16 +40,16 @@ impl Dispatcher {
         let mut state = self.lock();
         let state = &mut *state;
         let Some(exchange) = state.exchanges.get_mut(id) else { return false };
-        match exchange.place {
-            Place::Queued | Place::Waiting(_) => true,
-            Place::Over => false,
-            Place::Given { worker, position } => {
+        match exchange.state {
+            ExchangeState::Queued | ExchangeState::Held(_) => true,
+            ExchangeState::Finished => false,
+            ExchangeState::Assigned { worker, position } => {
                 let Some(Some(worker_state)) = state.workers.get_mut(worker) else { return false };
                 if !worker_state.revoke(id, position) {
                     return false;
                 }
                 // Of no queue: whoever holds the ticket drops it.
-                exchange.place = Place::Queued;
+                exchange.state = ExchangeState::Queued;
                 self.refill(state, worker, Instant::now());
                 true
             }
@@ -59,9 +59,9 @@ impl Dispatcher {
 
 impl Worker {
     /// Tells an ASGI application that its client sends nothing more, unless it has said everything.
-    pub(super) fn say_half_closed(&mut self, exchange: &Exchange) {
+    pub(super) fn send_half_close(&mut self, exchange: &Exchange) {
         if self.is_asgi() && !exchange.has_ended() {
-            self.say(&StreamFrame::HalfClose { exchange: exchange.id });
+            self.send(&StreamFrame::HalfClose { exchange: exchange.id });
         }
     }
 }

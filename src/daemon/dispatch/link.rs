@@ -24,7 +24,7 @@ pub struct Slots {
 
 impl Slots {
     /// For how many the shared map has room.
-    pub fn most(self) -> u32 {
+    pub fn max(self) -> u32 {
         self.threads.max(self.concurrency.saturating_add(self.websockets))
     }
 }

@@ -21,7 +21,7 @@ impl Dispatcher {
         let running = workers.iter().flatten().map(Worker::n_busy).sum();
         gauge.note_running(running);
         for exchange in queue.iter().filter_map(|id| exchanges.get(id)) {
-            gauge.note_wait(now.saturating_duration_since(exchange.ready));
+            gauge.note_wait(now.saturating_duration_since(exchange.ready_at));
         }
         if !exchanges.is_empty() {
             gauge.active = now;

@@ -14,35 +14,35 @@ pub enum Notice {
     /// The worker said something on its control socket.
     Report(WorkerId, Report),
     /// The worker broke the channel's contract.
-    Misbehaved(WorkerId, String),
+    ContractBreached(WorkerId, String),
     /// The worker closed its control socket, which is how every exit begins. Nothing of it is used any more.
-    HungUp(WorkerId),
+    ControlSocketClosed(WorkerId),
     /// This request ran over its deadline in this worker; its client has been answered.
-    DeadlineExceeded(WorkerId, Asked),
+    DeadlineExceeded(WorkerId, RequestInfo),
     /// This request ran over its deadline in this ASGI worker; its client has been answered, and its task is being
     /// cancelled.
-    Overdue(WorkerId, Asked),
+    TaskDeadlineExceeded(WorkerId, RequestInfo),
     /// A second later its task has not ended: only the end of the worker ends it.
-    Stubborn(WorkerId, Asked),
+    CancelIgnored(WorkerId, RequestInfo),
     /// This ASGI worker's event loop has not turned for `timeouts.stall`; for how long. Told once until it turns.
-    Stalled(WorkerId, Duration),
+    LoopStalled(WorkerId, Duration),
     /// Nor for as long again: only the end of the worker ends it.
-    Stuck(WorkerId, Duration),
+    LoopStuck(WorkerId, Duration),
     /// This request has been running for longer than `log.slow`. Told once of each attempt.
-    Slow(WorkerId, Asked),
+    SlowRequest(WorkerId, RequestInfo),
     /// A retiring worker has no exchange left but those over their deadline.
     Drained(WorkerId),
     /// The worker has served as many requests as its [`Link::max_requests`](super::Link::max_requests) says. Told once.
-    Served(WorkerId, u64),
+    MaxRequestsReached(WorkerId, u64),
     /// A request waits and no worker is open. Told once until one is admitted.
-    Wanted,
+    WorkerRequested,
     /// What had started in a worker that is lost, but for what was over its deadline already. Not told when that is
     /// nothing.
-    Died {
+    WorkerDied {
         /// The worker.
         worker: WorkerId,
         /// What it had started, in the order in which it was given.
-        asked: Vec<Asked>,
+        requests: Vec<RequestInfo>,
     },
     /// Requests of this method and path have ended workers repeatedly and are refused for a while.
     Quarantined {
@@ -51,16 +51,16 @@ pub enum Notice {
         /// The path, without the query.
         path: RequestPath,
         /// For how long.
-        for_: Duration,
+        duration: Duration,
     },
     /// This worker died of, or with, this request; it is given to another.
-    Retried(WorkerId, Asked),
+    Retried(WorkerId, RequestInfo),
     /// The application raised when its answer was complete already (in `close()`, for one).
     RaisedAfterEnd {
         /// In which worker.
         worker: WorkerId,
         /// Whose answer.
-        asked: Asked,
+        request: RequestInfo,
         /// Type and message.
         summary: String,
         /// The formatted traceback, perhaps empty.
@@ -73,7 +73,7 @@ pub type NoticeSink = Box<dyn Fn(Notice) + Send + Sync>;
 
 /// A request that a worker has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct RequestInfo {
     /// The exchange.
     pub exchange: ExchangeId,
     /// Under which the response and the journal have it.
@@ -88,16 +88,16 @@ pub struct Asked {
     /// Since it was given to the worker.
     pub elapsed: Duration,
     /// How far its client is.
-    pub client: Had,
+    pub response: ResponseProgress,
 }
 
 /// What a client has had of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Had {
+pub enum ResponseProgress {
     /// Nothing: the daemon can still answer in the application's place.
-    Nothing,
+    NotStarted,
     /// The head, with this status, and perhaps a part of the body, which can only break off.
-    Head(u16),
+    HeadSent(u16),
     /// Everything; or it has gone. It learns nothing of what happens now.
-    Everything,
+    Complete,
 }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::budget::Budget;
 
-use super::admission::rules::{RuleNr, Rules};
-use super::exchange::Place;
+use super::admission::rules::{RuleId, Rules};
+use super::exchange::ExchangeState;
 use super::policy::Policy;
 use super::{Dispatcher, State};
 
@@ -28,7 +28,7 @@ impl Dispatcher {
 
 impl State {
     /// How long a request may run, and the rule that bounds how many.
-    pub(super) fn classify(&self, path: &[u8]) -> (Option<Duration>, Option<RuleNr>) {
+    pub(super) fn classify(&self, path: &[u8]) -> (Option<Duration>, Option<RuleId>) {
         if self.rules.is_empty() {
             return (self.policy.request_timeout, None);
         }
@@ -36,12 +36,12 @@ impl State {
     }
 
     /// Returns a permit of this rule: the next request of the rule may queue.
-    pub(super) fn free_permit(&mut self, rule: RuleNr, now: Instant) {
+    pub(super) fn free_permit(&mut self, rule: RuleId, now: Instant) {
         let Some(id) = self.rules.free_permit(rule) else { return };
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        exchange.place = Place::Queued;
+        exchange.state = ExchangeState::Queued;
         exchange.permit = Some(rule);
-        exchange.ready = now;
+        exchange.ready_at = now;
         self.queue.insert(id, now);
     }
 
@@ -54,13 +54,13 @@ impl State {
         let mut waiting = Vec::new();
         for exchange in self.exchanges.iter_mut() {
             exchange.permit = None;
-            if exchange.pinned || exchange.place == Place::Over {
+            if exchange.pinned || exchange.state == ExchangeState::Finished {
                 continue;
             }
             let path = exchange.request().map(|request| request.path).unwrap_or_default();
             let (limit, rule) = self.rules.classify(path, self.policy.request_timeout);
-            exchange.limit = limit;
-            if let Place::Waiting(_) = exchange.place {
+            exchange.timeout = limit;
+            if let ExchangeState::Held(_) = exchange.state {
                 waiting.push((exchange.id, rule));
             } else if let Some(rule) = rule {
                 exchange.permit = Some(rule);
@@ -73,13 +73,13 @@ impl State {
             if let Some(rule) = rule
                 && self.rules.is_full(rule)
             {
-                exchange.place = Place::Waiting(rule);
-                self.rules.wait(rule, id);
+                exchange.state = ExchangeState::Held(rule);
+                self.rules.hold(rule, id);
                 continue;
             }
-            exchange.place = Place::Queued;
+            exchange.state = ExchangeState::Queued;
             exchange.permit = rule;
-            exchange.ready = now;
+            exchange.ready_at = now;
             if let Some(rule) = rule {
                 self.rules.take_permit(rule);
             }

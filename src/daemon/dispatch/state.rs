@@ -17,13 +17,13 @@ use super::admission::quarantine::Quarantine;
 use super::admission::queue::Queue;
 use super::admission::rules::Rules;
 use super::data::Buffers;
-use super::exchange::table::Exchanges;
+use super::exchange::table::ExchangeTable;
 use super::load_stats::Gauge;
-use super::notice::{Asked, NoticeSink};
+use super::notice::{NoticeSink, RequestInfo};
 use super::policy::Policy;
 use super::reactor::Reactor;
 use super::slow_clients::spill::Relief;
-use super::tick_rate::Keeper;
+use super::tick_rate::TickRate;
 use super::worker::Worker;
 
 /// The queue, the exchanges and the workers' channels.
@@ -31,11 +31,11 @@ pub struct Dispatcher {
     pub(super) reactor: Reactor,
     pub(super) notice: NoticeSink,
     /// Wakes the housekeeper when there is something to watch again.
-    pub(super) work: Notify,
+    pub(super) timer_wakeup: Notify,
     /// Of the worker that was admitted last: [`UNKNOWN`], [`WSGI`] or [`ASGI`].
     pub(super) interface: AtomicU8,
     /// It is known, or for now there is nothing to wait for.
-    pub(super) known: Notify,
+    pub(super) interface_known: Notify,
     pub(super) buffers: &'static Buffers,
     pub(super) state: Mutex<State>,
 }
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Dispatcher {
 pub(super) struct State {
     pub(super) policy: Policy,
     pub(super) workers: Vec<Option<Worker>>,
-    pub(super) exchanges: Exchanges,
+    pub(super) exchanges: ExchangeTable,
     pub(super) queue: Queue,
     /// The policy's, with who has a permit and who waits for one.
     pub(super) rules: Rules,
@@ -58,14 +58,14 @@ pub(super) struct State {
     /// Why nobody will serve soon; requests are then refused instead of queued.
     pub(super) unavailable: Option<Arc<str>>,
     /// [`Notice::Wanted`](super::Notice::Wanted) has been told, and nobody admitted since.
-    pub(super) wanted: bool,
+    pub(super) worker_requested: bool,
     /// Frames popped from a completion ring land here.
-    pub(super) scratch: Vec<u8>,
+    pub(super) completion_frame: Vec<u8>,
     /// The longest frame that fits every worker's ring.
     pub(super) max_frame: usize,
     /// Submissions since the last end of a turn, to bound how long a doorbell can be deferred.
-    pub(super) deferred: u32,
-    pub(super) keeper: Keeper,
+    pub(super) unrung_submissions: u32,
+    pub(super) tick_rate: TickRate,
     pub(super) relief: Relief,
 }
 
@@ -76,7 +76,7 @@ pub(super) const ASGI: u8 = 2;
 
 /// What is going on, for STATUS= and tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Load {
+pub struct LoadSummary {
     /// Requests waiting, for a worker or by a rule of their path.
     pub queued: usize,
     /// Requests given to a worker.
@@ -95,23 +95,23 @@ impl Dispatcher {
             buffers,
             reactor,
             notice,
-            work: Notify::new(),
+            timer_wakeup: Notify::new(),
             interface: AtomicU8::new(UNKNOWN),
-            known: Notify::new(),
+            interface_known: Notify::new(),
             state: Mutex::new(State {
                 workers: Vec::new(),
-                exchanges: Exchanges::default(),
+                exchanges: ExchangeTable::default(),
                 queue: Queue::new(policy.queue_timeout),
                 rules: Rules::new(&policy.rules),
                 policy,
                 quarantine: Quarantine::default(),
                 gauge: Gauge::new(now),
                 unavailable: None,
-                wanted: false,
-                scratch: Vec::with_capacity(64 * 1024),
+                worker_requested: false,
+                completion_frame: Vec::with_capacity(64 * 1024),
                 max_frame: Geometry::standard(1).max_submission_frame(),
-                deferred: 0,
-                keeper: Keeper::Idle,
+                unrung_submissions: 0,
+                tick_rate: TickRate::Idle,
                 relief: Relief::new(now),
             }),
         }))
@@ -129,11 +129,11 @@ impl Dispatcher {
 
     /// Waits until a worker has been admitted for the first time, so that [`Dispatcher::is_asgi`] is true or false; but
     /// not for longer than a request may wait, nor when it is known that nobody will serve soon.
-    pub async fn knows_interface(&self) {
+    pub async fn wait_for_interface(&self) {
         let patience = self.lock().policy.queue_timeout;
         let known = async {
             loop {
-                let known = self.known.notified();
+                let known = self.interface_known.notified();
                 let is_hopeless = || self.lock().unavailable.is_some();
                 if self.interface.load(Ordering::Relaxed) != UNKNOWN || is_hopeless() {
                     return;
@@ -150,7 +150,7 @@ impl Dispatcher {
 
     /// Is the handshake of a WebSocket to be submitted as one? Also while no worker has been admitted: if the
     /// application turns out to be WSGI, it is made an ordinary request.
-    pub fn takes_handshakes(&self) -> bool {
+    pub fn accepts_handshakes(&self) -> bool {
         self.interface.load(Ordering::Relaxed) != WSGI
     }
 
@@ -161,9 +161,9 @@ impl Dispatcher {
     }
 
     /// What is going on.
-    pub fn load(&self) -> Load {
+    pub fn load(&self) -> LoadSummary {
         let state = self.lock();
-        Load {
+        LoadSummary {
             queued: state.n_waiting(),
             running: state.workers.iter().flatten().map(Worker::n_running).sum(),
             workers: state.workers.iter().flatten().filter(|worker| worker.is_open()).count(),
@@ -171,28 +171,28 @@ impl Dispatcher {
     }
 
     /// What has started in this worker, in the order in which it was given.
-    pub fn running(&self, worker: WorkerId) -> Vec<Asked> {
+    pub fn running_requests(&self, worker: WorkerId) -> Vec<RequestInfo> {
         let state = self.lock();
-        let Some(worker) = state.find(worker).and_then(|index| state.workers[index].as_ref()) else {
+        let Some(worker) = state.worker_index(worker).and_then(|index| state.workers[index].as_ref()) else {
             return Vec::new();
         };
         let now = Instant::now();
         let exchanges = worker.claimed().filter_map(|id| state.exchanges.get(id));
-        exchanges.map(|exchange| exchange.asked(worker.thread_of(exchange.id), now)).collect()
+        exchanges.map(|exchange| exchange.request_info(worker.thread_of(exchange.id), now)).collect()
     }
 }
 
 impl State {
-    pub(super) fn find(&self, id: WorkerId) -> Option<usize> {
+    pub(super) fn worker_index(&self, id: WorkerId) -> Option<usize> {
         self.workers.iter().position(|worker| worker.as_ref().is_some_and(|worker| worker.id == id))
     }
 
     /// Does anybody take requests?
-    pub(super) fn is_open(&self) -> bool {
+    pub(super) fn has_open_worker(&self) -> bool {
         self.workers.iter().flatten().any(Worker::is_open)
     }
 
     pub(super) fn n_waiting(&self) -> usize {
-        self.queue.len() + self.rules.n_waiting()
+        self.queue.len() + self.rules.n_held()
     }
 }

@@ -7,19 +7,19 @@ use rgun_channel::frame::{ExchangeId, Request, TooLong};
 
 use crate::id::WorkerId;
 
-use super::exchange::body::Carriage;
+use super::exchange::body::BodyTransport;
 use super::exchange::response_parts::RequestBody;
-use super::exchange::socket::Socket;
-use super::exchange::{Exchange, Place};
+use super::exchange::socket::WebSocketState;
+use super::exchange::{Exchange, ExchangeState};
 use super::fault::Fault;
 use super::handles::ticket::Ticket;
-use super::tick_rate::Keeper;
+use super::tick_rate::TickRate;
 use super::worker::Worker;
 use super::{Dispatcher, Notice, State};
 
 /// Deferred doorbells are rung after this many submissions even if the reactor has not come to the end of
 /// its turn: tokio polls up to `event_interval` tasks before it parks.
-const MAX_DEFERRED: u32 = 64;
+const MAX_UNRUNG: u32 = 64;
 
 impl Dispatcher {
     /// Gives a request to a worker, or queues it.
@@ -40,7 +40,7 @@ impl Dispatcher {
         let mut state = self.lock();
         let state = &mut *state;
         state.gauge.active = now;
-        let is_trial = !state.quarantine.is_empty() && state.is_trial(request, now)?;
+        let is_trial = !state.quarantine.is_empty() && state.check_quarantine(request, now)?;
         let (limit, rule) = state.classify(request.path);
         let (id, frame) = state.encode(request, fields)?;
         // Who waits for others of its path waits for no worker.
@@ -48,29 +48,29 @@ impl Dispatcher {
         // Who waits already goes first, even if what is at the front needs an idle slot and this one does not.
         let can_start = held.is_none() && state.queue.is_empty();
         let carriage = match &body {
-            _ if request.websocket => Carriage::Messages,
-            _ if request.body_streams => Carriage::Parts,
-            Some(_) => Carriage::Descriptor,
-            None => Carriage::Frame,
+            _ if request.websocket => BodyTransport::WebSocket,
+            _ if request.body_streams => BodyTransport::Parts,
+            Some(_) => BodyTransport::Descriptor,
+            None => BodyTransport::Inline,
         };
-        let chosen = if can_start { state.choose(carriage) } else { None };
+        let chosen = if can_start { state.choose_worker(carriage) } else { None };
         if chosen.is_none()
-            && let Some(fault) = state.refusal(held.is_some(), now)
+            && let Some(fault) = state.rejection(held.is_some(), now)
         {
-            state.exchanges.recycle(frame);
+            state.exchanges.recycle_frame(frame);
             return Err(fault);
         }
         let mut exchange = Exchange::new(id, frame, body, limit, now);
         if request.body_streams || request.websocket {
-            exchange.uptake = Some(Box::default());
+            exchange.upload = Some(Box::default());
         }
         if request.websocket {
-            exchange.websocket = Some(Box::<Socket>::default());
+            exchange.websocket = Some(Box::<WebSocketState>::default());
         }
         match (held, rule) {
             (Some(rule), _) => {
-                exchange.place = Place::Waiting(rule);
-                state.rules.wait(rule, id);
+                exchange.state = ExchangeState::Held(rule);
+                state.rules.hold(rule, id);
             }
             (None, Some(rule)) => {
                 exchange.permit = Some(rule);
@@ -82,24 +82,24 @@ impl Dispatcher {
         if is_trial {
             state.quarantine.begin_trial(request.method, request.path, id);
         }
-        let given = chosen.is_some_and(|worker| self.give(state, worker, id, now));
+        let given = chosen.is_some_and(|worker| self.assign(state, worker, id, now));
         if !given && held.is_none() {
             state.queue.insert(id, now);
-            self.want(state);
+            self.request_worker(state);
         }
         // A worker that is given a second request may keep back what it has to say of the first.
-        let must_watch = match state.keeper {
-            Keeper::Idle | Keeper::Parked => true,
-            Keeper::Slow => {
+        let must_watch = match state.tick_rate {
+            TickRate::Idle | TickRate::Parked => true,
+            TickRate::Slow => {
                 given && chosen.and_then(|index| state.workers[index].as_ref()).is_some_and(Worker::may_defer)
             }
-            Keeper::Fast => false,
+            TickRate::Fast => false,
         };
         if must_watch {
-            state.keeper = Keeper::Fast;
-            self.work.notify_one();
+            state.tick_rate = TickRate::Fast;
+            self.timer_wakeup.notify_one();
         }
-        if state.deferred >= MAX_DEFERRED {
+        if state.unrung_submissions >= MAX_UNRUNG {
             state.ring_doorbells();
         }
         Ok(Ticket::new(self, id))
@@ -119,30 +119,30 @@ impl Dispatcher {
     ) -> Result<Ticket, Fault> {
         let mut state = self.lock();
         let state = &mut *state;
-        let Some(index) = state.find(worker) else { return Err(Fault::WorkerDied(worker)) };
+        let Some(index) = state.worker_index(worker) else { return Err(Fault::WorkerDied(worker)) };
         let (limit, _) = state.classify(request.path);
         let (id, frame) = state.encode(request, fields)?;
         let mut exchange = Exchange::new(id, frame, None, limit, now);
         exchange.pinned = true;
         state.exchanges.insert(exchange);
-        if !self.give(state, index, id, now) {
-            let is_there = state.find(worker).is_some();
+        if !self.assign(state, index, id, now) {
+            let is_there = state.worker_index(worker).is_some();
             state.fail(id, Fault::QueueFull, now);
             state.abandon(id, now);
             return Err(if is_there { Fault::QueueFull } else { Fault::WorkerDied(worker) });
         }
-        state.keeper = Keeper::Fast;
-        self.work.notify_one();
+        state.tick_rate = TickRate::Fast;
+        self.timer_wakeup.notify_one();
         // Whoever asks is not the reactor, whose turn may be over.
         state.ring_doorbells();
         Ok(Ticket::new(self, id))
     }
 
     /// A request waits: is there anybody it could wait for?
-    pub(super) fn want(&self, state: &mut State) {
-        if !state.wanted && !state.queue.is_empty() && !state.is_open() {
-            state.wanted = true;
-            (self.notice)(Notice::Wanted);
+    pub(super) fn request_worker(&self, state: &mut State) {
+        if !state.worker_requested && !state.queue.is_empty() && !state.has_open_worker() {
+            state.worker_requested = true;
+            (self.notice)(Notice::WorkerRequested);
         }
     }
 
@@ -151,15 +151,15 @@ impl Dispatcher {
     pub fn set_unavailable(&self, reason: Option<&str>) {
         let mut state = self.lock();
         state.unavailable = reason.map(Arc::from);
-        self.known.notify_waiters();
-        state.refuse_stranded(Instant::now());
+        self.interface_known.notify_waiters();
+        state.reject_unservable(Instant::now());
     }
 }
 
 impl State {
     /// Why a request that cannot start now may not wait either. `held`: it would wait for others of its path, not for a
     /// worker, and nobody knows how long.
-    fn refusal(&mut self, held: bool, now: Instant) -> Option<Fault> {
+    fn rejection(&mut self, held: bool, now: Instant) -> Option<Fault> {
         if let Some(reason) = &self.unavailable {
             return Some(Fault::Unavailable(Arc::clone(reason)));
         }
@@ -174,13 +174,13 @@ impl State {
     }
 
     /// Refuses what waits when there is nobody to wait for.
-    pub(super) fn refuse_stranded(&mut self, now: Instant) {
+    pub(super) fn reject_unservable(&mut self, now: Instant) {
         let Some(reason) = self.unavailable.clone() else { return };
-        if self.is_open() {
+        if self.has_open_worker() {
             return;
         }
         // Those without a permit first: none of them is to get one from another that is refused.
-        let waiting: Vec<_> = self.rules.waiting().chain(self.queue.iter()).collect();
+        let waiting: Vec<_> = self.rules.held().chain(self.queue.iter()).collect();
         for id in waiting {
             self.fail(id, Fault::Unavailable(Arc::clone(&reason)), now);
         }
@@ -200,7 +200,7 @@ impl State {
             Ok(()) if frame.len() > self.max_frame => "head, with its body,",
             Ok(()) => return Ok((id, frame)),
         };
-        self.exchanges.recycle(frame);
+        self.exchanges.recycle_frame(frame);
         Err(Fault::TooLong(refused))
     }
 }

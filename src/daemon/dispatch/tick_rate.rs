@@ -2,7 +2,7 @@
 
 /// What the housekeeper is doing between its looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keeper {
+pub(super) enum TickRate {
     /// It sleeps until `work` is notified.
     Idle,
     /// It looks again after a second, or when `work` is notified.

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::frame::ExchangeId;
 
-use super::exchange::Place;
+use super::exchange::ExchangeState;
 use super::fault::Fault;
-use super::tick_rate::Keeper;
-use super::worker::outbox::Pulse;
+use super::tick_rate::TickRate;
+use super::worker::outbox::LoopHealth;
 use super::{Dispatcher, Notice, State};
 
 /// How often the housekeeper looks while records may be stalled, and while there is only something to time out.
@@ -18,55 +18,57 @@ const SLOW_TICK: Duration = Duration::from_millis(50);
 const PARKED_TICK: Duration = Duration::from_secs(1);
 
 /// How long a task that was cancelled may take to end: its `finally` blocks run.
-const GRACE: Duration = Duration::from_secs(1);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
     /// Watches time: deadlines, the queue's patience, stalled records. Never returns. Sleeps while there is
     /// nothing to watch, so that an idle daemon costs nothing.
-    pub async fn keep_house(&'static self) {
+    pub async fn run_timers(&'static self) {
         loop {
-            let keeper = self.housekeeping(Instant::now());
+            let keeper = self.tick(Instant::now());
             self.begin_to_write();
             match keeper {
-                Keeper::Fast => tokio::time::sleep(FAST_TICK).await,
+                TickRate::Fast => tokio::time::sleep(FAST_TICK).await,
                 // Earlier if it is notified.
-                Keeper::Slow => drop(tokio::time::timeout(SLOW_TICK, self.work.notified()).await),
-                Keeper::Parked => drop(tokio::time::timeout(PARKED_TICK, self.work.notified()).await),
-                Keeper::Idle => self.work.notified().await,
+                TickRate::Slow => drop(tokio::time::timeout(SLOW_TICK, self.timer_wakeup.notified()).await),
+                TickRate::Parked => {
+                    drop(tokio::time::timeout(PARKED_TICK, self.timer_wakeup.notified()).await)
+                }
+                TickRate::Idle => self.timer_wakeup.notified().await,
             }
         }
     }
 
     /// One look at the clock; returns when to look again.
-    pub(super) fn housekeeping(&self, now: Instant) -> Keeper {
+    pub(super) fn tick(&self, now: Instant) -> TickRate {
         let mut state = self.lock();
         let state = &mut *state;
         if state.exchanges.is_empty() {
-            state.keeper = Keeper::Idle;
-            return Keeper::Idle;
+            state.tick_rate = TickRate::Idle;
+            return TickRate::Idle;
         }
-        self.collect(state, now);
-        state.refuse_overdue(now);
+        self.collect_completions(state, now);
+        state.reject_timed_out(now);
         self.revoke_stalled(state, now);
         state.relieve_workers(self.buffers, now);
         self.enforce_deadlines(state, now);
-        self.tell_slow(state, now);
-        self.feel_pulses(state, now);
+        self.report_slow(state, now);
+        self.check_event_loops(state, now);
         if !state.quarantine.is_empty() {
             state.quarantine.expire(now);
         }
         state.ring_doorbells();
-        let fast = state.workers.iter().flatten().any(|worker| worker.may_stall(now));
+        let fast = state.workers.iter().flatten().any(|worker| worker.needs_fast_tick(now));
         let runs = || state.workers.iter().flatten().any(|worker| worker.n_running() > 0);
         let relieves = state.relief.interval(now);
-        state.keeper = if fast || relieves == Keeper::Fast {
-            Keeper::Fast
-        } else if state.n_waiting() > 0 || runs() || relieves == Keeper::Slow {
-            Keeper::Slow
+        state.tick_rate = if fast || relieves == TickRate::Fast {
+            TickRate::Fast
+        } else if state.n_waiting() > 0 || runs() || relieves == TickRate::Slow {
+            TickRate::Slow
         } else {
-            Keeper::Parked
+            TickRate::Parked
         };
-        state.keeper
+        state.tick_rate
     }
 
     /// A worker that has not claimed what it was given ahead of time turned out to be slow: the records go
@@ -75,7 +77,7 @@ impl Dispatcher {
         for index in 0..state.workers.len() {
             let Some(worker) = &mut state.workers[index] else { continue };
             let is_stalled = worker.check_stall(now);
-            if let Some(lag) = worker.lag(now) {
+            if let Some(lag) = worker.unclaimed_wait(now) {
                 state.gauge.note_wait(lag);
             }
             if !is_stalled {
@@ -91,11 +93,11 @@ impl Dispatcher {
             // What has a slot there stays unless another worker can start it now, and is passed on a few times only:
             // its time begins anew each time, and a worker that never claims (stopped, or a lock held in C code)
             // would otherwise never be found out by the deadline.
-            while let Some(other) = state.idle_beside(index)
+            while let Some(other) = state.other_idle_worker(index)
                 && let Some(id) = state.revoke_movable(index)
             {
-                if !self.give(state, other, id, now) {
-                    state.queue_again(id);
+                if !self.assign(state, other, id, now) {
+                    state.return_to_queue(id);
                     break;
                 }
             }
@@ -110,19 +112,19 @@ impl Dispatcher {
             for id in worker.overdue(now) {
                 let Some(worker) = &mut state.workers[index] else { break };
                 let Some(exchange) = state.exchanges.get_mut(id) else { continue };
-                if exchange.grace.is_some_and(|grace| now > grace) {
-                    exchange.grace = None;
-                    (self.notice)(Notice::Stubborn(
+                if exchange.cancel_deadline.is_some_and(|grace| now > grace) {
+                    exchange.cancel_deadline = None;
+                    (self.notice)(Notice::CancelIgnored(
                         worker_id,
-                        exchange.asked(worker.thread_of(exchange.id), now),
+                        exchange.request_info(worker.thread_of(exchange.id), now),
                     ));
                 }
-                if exchange.waits_for_answer_to_leave() && !exchange.overdue {
+                if exchange.waits_for_credit() && !exchange.deadline_exceeded {
                     // A slow client's time is not the application's; how much it has of that, `slow` counts.
                     exchange.extend_hold(worker, now);
                     continue;
                 }
-                if exchange.is_held_back() && !exchange.overdue {
+                if exchange.waits_for_client() && !exchange.deadline_exceeded {
                     // It waits for its request's body, of which a minimum rate is asked.
                     worker.restart_clock(exchange.position(), now);
                     continue;
@@ -131,23 +133,23 @@ impl Dispatcher {
                 if worker.is_asgi() && exchange.has_ended() {
                     continue;
                 }
-                if std::mem::replace(&mut exchange.overdue, true) {
+                if std::mem::replace(&mut exchange.deadline_exceeded, true) {
                     continue;
                 }
                 worker.count_answer(true);
                 let waker = exchange.fail(Fault::Deadline(worker_id));
-                let asked = exchange.asked(worker.thread_of(exchange.id), now);
+                let asked = exchange.request_info(worker.thread_of(exchange.id), now);
                 if worker.is_asgi() {
-                    worker.cancel(exchange);
-                    exchange.grace = Some(now + GRACE);
-                } else if exchange.can_be_cut_short() {
-                    worker.forget(id);
+                    worker.cancel_task(exchange);
+                    exchange.cancel_deadline = Some(now + CANCEL_TIMEOUT);
+                } else if exchange.is_cancellable() {
+                    worker.send_cancel(id);
                 }
                 if let Some(waker) = waker {
                     waker.wake();
                 }
                 (self.notice)(if worker.is_asgi() {
-                    Notice::Overdue(worker_id, asked)
+                    Notice::TaskDeadlineExceeded(worker_id, asked)
                 } else {
                     Notice::DeadlineExceeded(worker_id, asked)
                 });
@@ -156,40 +158,40 @@ impl Dispatcher {
                 .as_ref()
                 .is_some_and(|worker| worker.retiring && worker.is_drained(&state.exchanges));
             if drained {
-                self.tell_drained(state, index, worker_id);
+                self.report_drained(state, index, worker_id);
             }
         }
     }
 
     /// Event loops that do not turn are told of.
-    fn feel_pulses(&self, state: &mut State, now: Instant) {
+    fn check_event_loops(&self, state: &mut State, now: Instant) {
         let Some(stall) = state.policy.stall else { return };
         for worker in state.workers.iter_mut().flatten() {
-            if !worker.has_pulse() {
+            if !worker.has_watched_loop() {
                 continue;
             }
-            match worker.pulse(stall, now) {
-                Pulse::Fine => {}
-                Pulse::Stalled(silence) => (self.notice)(Notice::Stalled(worker.id, silence)),
-                Pulse::Stuck(silence) => (self.notice)(Notice::Stuck(worker.id, silence)),
+            match worker.check_loop(stall, now) {
+                LoopHealth::Healthy => {}
+                LoopHealth::Stalled(silence) => (self.notice)(Notice::LoopStalled(worker.id, silence)),
+                LoopHealth::Stuck(silence) => (self.notice)(Notice::LoopStuck(worker.id, silence)),
             }
         }
     }
 
-    fn tell_slow(&self, state: &mut State, now: Instant) {
+    fn report_slow(&self, state: &mut State, now: Instant) {
         let Some(slow) = state.policy.slow else { return };
         let State { workers, exchanges, .. } = state;
         for worker in workers.iter_mut().flatten() {
             for id in worker.slower_than(slow, now) {
                 let Some(exchange) = exchanges.get_mut(id) else { continue };
                 // Over its deadline it has been told of already; held back it is the client that is slow.
-                if !std::mem::replace(&mut exchange.told_slow, true)
-                    && !exchange.overdue
-                    && !exchange.is_held_back()
+                if !std::mem::replace(&mut exchange.slow_reported, true)
+                    && !exchange.deadline_exceeded
+                    && !exchange.waits_for_client()
                 {
-                    (self.notice)(Notice::Slow(
+                    (self.notice)(Notice::SlowRequest(
                         worker.id,
-                        exchange.asked(worker.thread_of(exchange.id), now),
+                        exchange.request_info(worker.thread_of(exchange.id), now),
                     ));
                 }
             }
@@ -199,22 +201,22 @@ impl Dispatcher {
 
 impl State {
     /// 503 to whoever has waited for longer than `timeouts.queue`, in the queue or by a rule.
-    fn refuse_overdue(&mut self, now: Instant) {
+    fn reject_timed_out(&mut self, now: Instant) {
         let Some(patience) = self.policy.queue_timeout else { return };
-        while let Some(id) = self.first_overdue(patience, now) {
+        while let Some(id) = self.first_timed_out(patience, now) {
             if let Some(exchange) = self.exchanges.get(id)
-                && exchange.place == Place::Queued
+                && exchange.state == ExchangeState::Queued
             {
-                self.gauge.note_wait(now.saturating_duration_since(exchange.ready));
+                self.gauge.note_wait(now.saturating_duration_since(exchange.ready_at));
             }
             self.fail(id, Fault::QueueTimeout, now);
         }
     }
 
-    fn first_overdue(&self, patience: Duration, now: Instant) -> Option<ExchangeId> {
+    fn first_timed_out(&self, patience: Duration, now: Instant) -> Option<ExchangeId> {
         let waits = |id: &ExchangeId| {
             let exchange = self.exchanges.get(*id)?;
-            Some((now.saturating_duration_since(exchange.received), exchange.retried))
+            Some((now.saturating_duration_since(exchange.submitted_at), exchange.retried))
         };
         let is_overdue = |id: &ExchangeId| waits(id).is_none_or(|(wait, _)| wait > patience);
         for id in self.queue.iter() {
@@ -226,6 +228,6 @@ impl State {
                 break;
             }
         }
-        self.rules.oldest().find(is_overdue)
+        self.rules.oldest_held().find(is_overdue)
     }
 }

@@ -135,14 +135,14 @@ impl Refusal {
                 Fault::Quarantined(_) => "quarantined",
                 Fault::Upload(UploadFault::TooLarge) => "too large a body",
                 Fault::Upload(UploadFault::TooSlow) => "too slow a body",
-                Fault::Upload(UploadFault::Broken) => "malformed body",
+                Fault::Upload(UploadFault::Truncated) => "malformed body",
                 Fault::Upload(UploadFault::Malformed(_)) => BAD_CHUNK,
                 Fault::Deadline(_)
                 | Fault::WorkerDied(_)
-                | Fault::CutOff(_)
+                | Fault::WorkerKilled(_)
                 | Fault::Raised { .. }
-                | Fault::Unread
-                | Fault::Left => return None,
+                | Fault::ClientTooSlow
+                | Fault::ClientHalfClosed => return None,
             },
         })
     }
@@ -211,7 +211,7 @@ impl Refusal {
                     "the request's body did not arrive in time".to_owned(),
                     None,
                 ),
-                Fault::Upload(UploadFault::Broken) => {
+                Fault::Upload(UploadFault::Truncated) => {
                     (StatusCode::BAD_REQUEST, "the request's body breaks off".to_owned(), None)
                 }
                 Fault::Upload(UploadFault::Malformed(reason)) => {
@@ -220,7 +220,7 @@ impl Refusal {
                 Fault::Deadline(_) => {
                     (StatusCode::GATEWAY_TIMEOUT, "the application took too long".to_owned(), None)
                 }
-                Fault::Unread => (
+                Fault::ClientTooSlow => (
                     StatusCode::REQUEST_TIMEOUT,
                     "the client took its answer too slowly, and there was no room to keep it".to_owned(),
                     None,
@@ -228,13 +228,13 @@ impl Refusal {
                 Fault::WorkerDied(_) => {
                     (StatusCode::BAD_GATEWAY, "the worker died while it had this request".to_owned(), None)
                 }
-                Fault::CutOff(_) => (
+                Fault::WorkerKilled(_) => (
                     StatusCode::SERVICE_UNAVAILABLE,
                     "the worker had to go before it had finished this request".to_owned(),
                     Some(RETRY_SHORT),
                 ),
                 // Nobody waits for it, as far as the application knows.
-                Fault::Left => (StatusCode::BAD_REQUEST, "the client has left".to_owned(), None),
+                Fault::ClientHalfClosed => (StatusCode::BAD_REQUEST, "the client has left".to_owned(), None),
                 Fault::Raised { .. } => {
                     (StatusCode::INTERNAL_SERVER_ERROR, "the application raised an error".to_owned(), None)
                 }

@@ -64,7 +64,7 @@ pub(super) fn start(
     let started = match checked {
         Err(refusal) => RequestProgress::Submitted(Err(refusal)),
         Ok(())
-            if server.dispatcher.takes_handshakes()
+            if server.dispatcher.accepts_handshakes()
                 && incoming.is_end_stream()
                 && handshake::is_handshake(&parts) =>
         {
@@ -98,7 +98,7 @@ pub(super) fn start(
                 let identity = FrameMeta { id: &id, origin: origin.as_deref(), begun };
                 if stream::should_stream(&incoming, &parts.headers) {
                     // How it is to be received depends on who it is for.
-                    server.dispatcher.knows_interface().await;
+                    server.dispatcher.wait_for_interface().await;
                     if server.dispatcher.is_asgi() {
                         return submit_streaming(server, connection, &parts, incoming, identity);
                     }

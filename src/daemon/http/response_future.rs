@@ -13,7 +13,7 @@ use http::{Method, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 use tokio::time::{Sleep, sleep_until};
 
-use crate::dispatch::{Answer, Data, Declared, Fault};
+use crate::dispatch::{AppResponse, ContentLength, Data, Fault};
 use crate::escape::RequestPath;
 use crate::journal::requests::{AccessEntry, FailureEntry, LoggedRequest, RefusalRecord, UnansweredEntry};
 use crate::net::{CloseReason, Connection};
@@ -93,13 +93,13 @@ impl Future for ResponseFuture {
         }
         let outcome = match &mut this.progress {
             RequestProgress::Submitted(Ok(ticket)) => match Pin::new(&mut *ticket).poll(cx) {
-                Poll::Ready(Err(Fault::Left)) => {
+                Poll::Ready(Err(Fault::ClientHalfClosed)) => {
                     this.abandon();
                     return Poll::Pending;
                 }
                 Poll::Ready(outcome) => outcome.map_err(Refusal::Exchange),
                 Poll::Pending => {
-                    if let (Some(hints), Some((served, asked))) = (ticket.hints(), &this.request)
+                    if let (Some(hints), Some((served, asked))) = (ticket.take_hints(), &this.request)
                         && asked.accepts_interim
                     {
                         served.connection.push_interim(head::early_hints(&hints));
@@ -161,14 +161,14 @@ const MAX_UNTRACKED_BODY: usize = 16 * 1024;
 /// hyper trusts that a length in the fields is the body's (`encode_headers` says so): if it were not, the rest of the
 /// body would be read as the next answer on the connection. A HEAD's answer and a 304 announce what they do not have
 /// (RFC 9110 §8.6); of a stream hyper counts the bytes.
-fn check_content_length(method: &Method, answer: &Answer) -> Result<(), Refusal> {
-    let Answer { head, first, file, stream, worker, .. } = answer;
+fn check_content_length(method: &Method, answer: &AppResponse) -> Result<(), Refusal> {
+    let AppResponse { head, body: first, file, stream, worker, .. } = answer;
     if *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED {
         return Ok(());
     }
     // Of a stream and of a file it may not be known.
     let len = match (stream, file) {
-        (Some(stream), _) => match stream.total() {
+        (Some(stream), _) => match stream.body_len() {
             None => return Ok(()),
             total => total,
         },
@@ -178,16 +178,16 @@ fn check_content_length(method: &Method, answer: &Answer) -> Result<(), Refusal>
         }
         (None, None) => Some(first.as_ref().map_or(0, |first| first.len() as u64)),
     };
-    if head.length.agrees_with(len) { Ok(()) } else { Err(Refusal::WrongLength(*worker)) }
+    if head.length.matches(len) { Ok(()) } else { Err(Refusal::WrongLength(*worker)) }
 }
 
 fn application_response(
     served: Arc<ConnContext>,
     asked: &RequestMeta,
-    answer: Answer,
+    answer: AppResponse,
 ) -> Response<ResponseBody> {
     let ConnContext { server, connection, .. } = &*served;
-    let Answer { head, first, file, stream, worker, queued } = answer;
+    let AppResponse { head, body: first, file, stream, worker, waited: queued } = answer;
     let source = match (stream, file) {
         (Some(stream), _) => BodySource::Stream(stream),
         (None, Some(file)) => BodySource::File(FileReader::new(file, server.dispatcher)),
@@ -214,8 +214,8 @@ fn application_response(
     let closing = connection.is_draining() || !server.limits.keepalive;
     // A HEAD's answer and a 304 have no body, whatever the length says; hyper knows the request.
     let declared = match head.length {
-        Declared::Bytes(len) => Some(len),
-        Declared::Nothing | Declared::Nonsense => None,
+        ContentLength::Bytes(len) => Some(len),
+        ContentLength::Absent | ContentLength::Invalid => None,
     };
     let mut response = Response::new(ResponseBody::new(source, served, account, declared));
     *response.status_mut() = head.status;
@@ -242,11 +242,11 @@ fn set_reason(response: &mut Response<ResponseBody>, reason: Option<Box<[u8]>>) 
 fn switching_protocols(
     served: Arc<ConnContext>,
     asked: &RequestMeta,
-    answer: Answer,
+    answer: AppResponse,
     handshake: &Handshake,
 ) -> Response<ResponseBody> {
     let ConnContext { server, connection, .. } = &*served;
-    let Answer { mut head, stream, worker, queued, .. } = answer;
+    let AppResponse { mut head, stream, worker, waited: queued, .. } = answer;
     handshake.set_response_fields(&mut head.fields);
     if let Some(stream) = stream {
         handshake.fill_slot(websocket::AcceptedHandshake {
@@ -284,9 +284,9 @@ fn log_refusal(served: &ConnContext, asked: &RequestMeta, refusal: &Refusal, tol
         Refusal::Exchange(Fault::Raised { worker, summary, traceback }) => {
             (Some(*worker), summary.clone(), traceback.clone())
         }
-        Refusal::Exchange(Fault::Deadline(worker) | Fault::WorkerDied(worker) | Fault::CutOff(worker)) => {
-            (Some(*worker), reason.clone(), String::new())
-        }
+        Refusal::Exchange(
+            Fault::Deadline(worker) | Fault::WorkerDied(worker) | Fault::WorkerKilled(worker),
+        ) => (Some(*worker), reason.clone(), String::new()),
         Refusal::Exchange(Fault::Unavailable(why)) => (None, format!("{reason}: {why}"), String::new()),
         Refusal::WrongLength(worker) => (*worker, reason.clone(), String::new()),
         Refusal::Spool(error) => (None, format!("{reason}: {error}"), String::new()),
@@ -340,7 +340,7 @@ fn refusal_response(
         connection.mark_unread_input();
     }
     let closing = connection.is_draining() || unread || !server.limits.keepalive;
-    let text = BodySource::Bytes(Data::of(text.into(), None));
+    let text = BodySource::Bytes(Data::with_reservation(text.into(), None));
     let mut response = Response::new(ResponseBody::new(text, served, None, None));
     *response.status_mut() = status;
     let headers = response.headers_mut();

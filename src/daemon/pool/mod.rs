@@ -157,7 +157,7 @@ impl Pool {
     /// # Errors
     /// What could not be made; nothing is left behind.
     pub fn spawn(&mut self, plan: &Plan<'_>, reactor: &Reactor) -> Result<Spawned, SpawnError> {
-        let (channel, map, theirs) = Channel::new(Geometry::standard(plan.slots().most()))?;
+        let (channel, map, theirs) = Channel::new(Geometry::standard(plan.slots().max()))?;
         let (printing, printed) = self.pipes()?;
         let leaf = self.leaf(plan);
         let limits = self.memory.limit(plan, leaf.as_ref());

@@ -37,8 +37,8 @@ impl Daemon {
                 self.operator_log.note_report(worker);
                 self.on_report(worker, report)
             }
-            Notice::Misbehaved(worker, reason) => vec![Event::Misbehaved { worker, reason }],
-            Notice::HungUp(worker) => {
+            Notice::ContractBreached(worker, reason) => vec![Event::Misbehaved { worker, reason }],
+            Notice::ControlSocketClosed(worker) => {
                 // Its descriptors are closed before it can be waited for (a core dump may lie between): how it
                 // ended is then told by its exit, unless that does not come.
                 self.awaiting_exit.push((worker, Instant::now() + EXIT_TIMEOUT));
@@ -49,33 +49,35 @@ impl Daemon {
                 events.extend(self.request_stacks(worker, DumpReason::Deadline(asked)));
                 events
             }
-            Notice::Overdue(worker, asked) => self.request_stacks(worker, DumpReason::TaskDeadline(asked)),
-            Notice::Stubborn(worker, _) | Notice::Stuck(worker, _) => {
+            Notice::TaskDeadlineExceeded(worker, asked) => {
+                self.request_stacks(worker, DumpReason::TaskDeadline(asked))
+            }
+            Notice::CancelIgnored(worker, _) | Notice::LoopStuck(worker, _) => {
                 self.stack_dumps.escalate(worker);
                 vec![Event::DeadlineExceeded { worker }]
             }
-            Notice::Stalled(worker, silence) => self.request_stacks(worker, DumpReason::Stall(silence)),
-            Notice::Slow(worker, asked) => self.request_stacks(worker, DumpReason::Slow(asked)),
-            Notice::Served(worker, served) => {
+            Notice::LoopStalled(worker, silence) => self.request_stacks(worker, DumpReason::Stall(silence)),
+            Notice::SlowRequest(worker, asked) => self.request_stacks(worker, DumpReason::Slow(asked)),
+            Notice::MaxRequestsReached(worker, served) => {
                 vec![Event::RecycleDue { worker, reason: self.recycle_reason(worker, served) }]
             }
-            Notice::Wanted => vec![Event::WorkerRequested],
+            Notice::WorkerRequested => vec![Event::WorkerRequested],
             Notice::Drained(worker) => vec![Event::Drained { worker }],
-            Notice::Died { worker, asked } => {
-                self.operator_log.note_lost_requests(worker, asked);
+            Notice::WorkerDied { worker, requests } => {
+                self.operator_log.note_lost_requests(worker, requests);
                 Vec::new()
             }
-            Notice::Quarantined { method, path, for_ } => {
+            Notice::Quarantined { method, path, duration } => {
                 tracing::error!(
                     rgun.method = %method,
                     rgun.path = %path,
                     rgun.path_raw = path.raw(),
-                    "{method} {path} has killed two workers within a minute: such requests are answered 503 for {for_:.0?}"
+                    "{method} {path} has killed two workers within a minute: such requests are answered 503 for {duration:.0?}"
                 );
                 Vec::new()
             }
             Notice::Retried(worker, asked) => {
-                let dispatch::Asked { request_id, method, path, .. } = asked;
+                let dispatch::RequestInfo { request_id, method, path, .. } = asked;
                 tracing::warn!(
                     rgun.request_id = %request_id,
                     rgun.method = %method,
@@ -87,8 +89,8 @@ impl Daemon {
                 );
                 Vec::new()
             }
-            Notice::RaisedAfterEnd { worker, asked, summary, traceback } => {
-                let dispatch::Asked { request_id, method, path, .. } = asked;
+            Notice::RaisedAfterEnd { worker, request: asked, summary, traceback } => {
+                let dispatch::RequestInfo { request_id, method, path, .. } = asked;
                 tracing::error!(
                     rgun.request_id = %request_id,
                     rgun.method = %method,

@@ -52,8 +52,8 @@ impl Daemon {
         if !self.over_memory_limit.insert(worker) {
             return None;
         }
-        for asked in self.dispatcher.running(worker) {
-            let dispatch::Asked { request_id, method, path, elapsed, .. } = asked;
+        for asked in self.dispatcher.running_requests(worker) {
+            let dispatch::RequestInfo { request_id, method, path, elapsed, .. } = asked;
             tracing::warn!(
                 rgun.request_id = %request_id,
                 rgun.method = %method,

@@ -492,7 +492,7 @@ impl Daemon {
             Action::Promote { worker } => self.command(worker, &Command::Promote),
             Action::Kill { worker, abort } => {
                 if abort.is_some() {
-                    self.dispatcher.cut(worker);
+                    self.dispatcher.mark_killed(worker);
                 }
                 if !self.stack_dumps.delay_kill(worker) {
                     self.pool.kill(worker);
@@ -519,7 +519,7 @@ impl Daemon {
             Action::ExtendTimeout(by) => notify::extend_timeout(by),
             Action::DrainEdge { deadline } => {
                 self.stop_by = Some(deadline);
-                self.dispatcher.say_farewell();
+                self.dispatcher.close_websockets();
                 let tell = self.messages_tx.clone();
                 self.edge.drain(deadline, move |notice| {
                     let _after_the_end = tell.send(MainMessage::Edge(notice));

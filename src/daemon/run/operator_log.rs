@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use crate::dispatch::{Asked, Had};
+use crate::dispatch::{RequestInfo, ResponseProgress};
 use crate::id::{WorkerId, WorkerNr};
 use crate::supervise::{
     BootFailure, BootFailureKind, Exit, RecycleReason, Report, ResizeReason, WorkerState, name_of_signal,
@@ -19,7 +19,7 @@ pub(super) struct OperatorLog {
     /// Workers that have said something, so that their interpreter must be one.
     reported: HashSet<WorkerId>,
     /// What had started in a worker when it was lost.
-    lost_requests: HashMap<WorkerId, Vec<Asked>>,
+    lost_requests: HashMap<WorkerId, Vec<RequestInfo>>,
     /// Workers whose cgroup the kernel's OOM killer has visited.
     oom_killed: HashSet<WorkerId>,
     /// Processes that others are forked from.
@@ -39,7 +39,7 @@ impl OperatorLog {
     }
 
     /// It was lost with these requests.
-    pub(super) fn note_lost_requests(&mut self, worker: WorkerId, asked: Vec<Asked>) {
+    pub(super) fn note_lost_requests(&mut self, worker: WorkerId, asked: Vec<RequestInfo>) {
         self.lost_requests.insert(worker, asked);
     }
 
@@ -237,17 +237,17 @@ impl OperatorLog {
 }
 
 /// A request ran over its deadline: the one entry about it.
-pub(super) fn log_deadline(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks: Option<&str>) {
-    let Asked { request_id, method, path, elapsed, client, .. } = asked;
+pub(super) fn log_deadline(worker: WorkerId, pid: Option<u32>, asked: &RequestInfo, stacks: Option<&str>) {
+    let RequestInfo { request_id, method, path, elapsed, response: client, .. } = asked;
     let stacks = match stacks {
         Some(stacks) => format!("Python stacks:\n{}", stacks.trim_end()),
         None => "its Python stacks could not be taken".to_owned(),
     };
     // A client that has had its answer, or is gone, has its entry with a status elsewhere, if it has one.
     let (status, told) = match client {
-        Had::Nothing => (Some(504), "504"),
-        Had::Head(status) => (Some(*status), "broke off in mid-body"),
-        Had::Everything => (None, "goes on although nobody waits for it"),
+        ResponseProgress::NotStarted => (Some(504), "504"),
+        ResponseProgress::HeadSent(status) => (Some(*status), "broke off in mid-body"),
+        ResponseProgress::Complete => (None, "goes on although nobody waits for it"),
     };
     tracing::error!(
         target: "rgun::request",
@@ -282,8 +282,8 @@ pub(super) fn log_stall(worker: WorkerId, pid: Option<u32>, silence: Duration, s
 }
 
 /// A request has been running for longer than `log.slow`.
-pub(super) fn log_slow(worker: WorkerId, pid: Option<u32>, asked: &Asked, stacks: Option<&str>) {
-    let Asked { request_id, method, path, elapsed, .. } = asked;
+pub(super) fn log_slow(worker: WorkerId, pid: Option<u32>, asked: &RequestInfo, stacks: Option<&str>) {
+    let RequestInfo { request_id, method, path, elapsed, .. } = asked;
     let stacks = match stacks {
         Some(stacks) => format!("its Python stack:\n{}", stacks.trim_end()),
         None => "its Python stack could not be taken in time".to_owned(),

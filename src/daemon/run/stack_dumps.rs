@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::frame::ExchangeId;
 
-use crate::dispatch::Asked;
+use crate::dispatch::RequestInfo;
 use crate::id::WorkerId;
 use crate::pool::Pool;
 
@@ -21,13 +21,13 @@ use crate::pool::Pool;
 #[derive(Debug)]
 pub(super) enum DumpReason {
     /// A request ran over its deadline.
-    Deadline(Asked),
+    Deadline(RequestInfo),
     /// A request ran over its deadline in an ASGI worker, which goes on if the request's task can be cancelled.
-    TaskDeadline(Asked),
+    TaskDeadline(RequestInfo),
     /// An event loop has not turned for so long.
     Stall(Duration),
     /// A request has been running for longer than `log.slow`.
-    Slow(Asked),
+    Slow(RequestInfo),
     /// The worker has not become ready within `timeouts.boot`.
     Boot,
 }

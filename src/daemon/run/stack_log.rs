@@ -7,7 +7,7 @@ use crate::supervise::Event;
 
 impl Daemon {
     pub(super) fn request_stacks(&mut self, worker: WorkerId, purpose: DumpReason) -> Vec<Event> {
-        self.dispatcher.asked_for_stacks(worker);
+        self.dispatcher.expect_stacks(worker);
         let given_up = self.stack_dumps.request(&mut self.pool, worker, purpose);
         given_up.map(|taken| self.log_stacks(taken)).unwrap_or_default()
     }

@@ -67,7 +67,7 @@ impl CloseLog {
         let (summary, traceback) = match fault {
             Fault::Raised { summary, traceback, .. } => (summary.clone(), traceback.clone()),
             Fault::WorkerDied(_) => ("the worker died".to_owned(), String::new()),
-            Fault::CutOff(_) => ("the worker was stopped".to_owned(), String::new()),
+            Fault::WorkerKilled(_) => ("the worker was stopped".to_owned(), String::new()),
             fault => (format!("{fault:?}"), String::new()),
         };
         self.resources.journal.failure(FailureEntry {

@@ -9,7 +9,7 @@
 //! know neither socket nor clock; [`conn`] has both.
 //!
 //! A message is not stored here: it is forwarded as it arrives, in parts of at most
-//! [`dispatch::PART`](crate::dispatch::PART), and only its length is compared with the limit. All connections share the
+//! [`dispatch::MAX_PART`](crate::dispatch::MAX_PART), and only its length is compared with the limit. All connections share the
 //! buffers for input and output; a connection owns bytes only while the client or the application does not take them.
 //!
 //! The frame codec is tungstenite's, deflate is zlib-rs'. The rest is written here because the libraries store whole
@@ -30,7 +30,7 @@ mod utf8;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::dispatch::{Dispatcher, PART};
+use crate::dispatch::{Dispatcher, MAX_PART};
 use crate::journal::requests::Journal;
 
 pub use self::conn::{AcceptedHandshake, WebSocketConn, serve};
@@ -77,9 +77,9 @@ struct Scratch {
 impl Scratch {
     fn new() -> Self {
         Self {
-            input: vec![0; PART].into_boxed_slice(),
-            output: Vec::with_capacity(PART),
-            inflated: InflateBuffer::new(PART),
+            input: vec![0; MAX_PART].into_boxed_slice(),
+            output: Vec::with_capacity(MAX_PART),
+            inflated: InflateBuffer::new(MAX_PART),
             deflated: Vec::new(),
         }
     }

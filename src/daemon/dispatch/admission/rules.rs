@@ -25,21 +25,21 @@ pub struct Rule {
 
 /// Which of the rules: its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RuleNr(u16);
+pub(crate) struct RuleId(u16);
 
 /// All of them, in the order in which they are tried.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    rules: Vec<Compiled>,
+    rules: Vec<CompiledRule>,
     /// In all lists together.
     waiting: usize,
 }
 
 #[derive(Debug)]
-struct Compiled {
+struct CompiledRule {
     pattern: Pattern,
-    limit: Limit,
-    most: Option<u32>,
+    timeout: RuleTimeout,
+    concurrency: Option<u32>,
     /// Permits given; more than `most` only after a reload has lowered that.
     permits: u32,
     /// Who waits for one, oldest first.
@@ -48,9 +48,9 @@ struct Compiled {
 
 /// How long a request may run.
 #[derive(Debug, Clone, Copy)]
-enum Limit {
+enum RuleTimeout {
     /// As long as any other.
-    Usual,
+    Inherited,
     /// So long; `None` is for ever.
     Own(Option<Duration>),
 }
@@ -92,10 +92,10 @@ impl Pattern {
 
 impl Rules {
     pub(crate) fn new(rules: &[Rule]) -> Self {
-        let compile = |rule: &Rule| Compiled {
+        let compile = |rule: &Rule| CompiledRule {
             pattern: Pattern::new(&rule.pattern),
-            limit: rule.request.map_or(Limit::Usual, Limit::Own),
-            most: rule.concurrency.map(NonZeroU32::get),
+            timeout: rule.request.map_or(RuleTimeout::Inherited, RuleTimeout::Own),
+            concurrency: rule.concurrency.map(NonZeroU32::get),
             permits: 0,
             waiting: VecDeque::new(),
         };
@@ -113,33 +113,33 @@ impl Rules {
         &self,
         path: &[u8],
         usual: Option<Duration>,
-    ) -> (Option<Duration>, Option<RuleNr>) {
+    ) -> (Option<Duration>, Option<RuleId>) {
         let matching = (0..).zip(&self.rules).find(|(_, rule)| rule.pattern.matches(path));
         let Some((number, rule)) = matching else { return (usual, None) };
-        let limit = match rule.limit {
-            Limit::Usual => usual,
-            Limit::Own(limit) => limit,
+        let limit = match rule.timeout {
+            RuleTimeout::Inherited => usual,
+            RuleTimeout::Own(limit) => limit,
         };
-        (limit, rule.most.map(|_| RuleNr(number)))
+        (limit, rule.concurrency.map(|_| RuleId(number)))
     }
 
     /// Must one more wait? Nobody waits while a permit is left.
-    pub(crate) fn is_full(&self, number: RuleNr) -> bool {
-        self.rule(number).is_some_and(|rule| rule.most.is_some_and(|most| rule.permits >= most))
+    pub(crate) fn is_full(&self, number: RuleId) -> bool {
+        self.rule(number).is_some_and(|rule| rule.concurrency.is_some_and(|most| rule.permits >= most))
     }
 
     /// One more has a permit, whether or not there is one left.
-    pub(crate) fn take_permit(&mut self, number: RuleNr) {
+    pub(crate) fn take_permit(&mut self, number: RuleId) {
         if let Some(rule) = self.rule_mut(number) {
             rule.permits += 1;
         }
     }
 
     /// One is through with its permit. Who has it next, if somebody waits for it.
-    pub(crate) fn free_permit(&mut self, number: RuleNr) -> Option<ExchangeId> {
+    pub(crate) fn free_permit(&mut self, number: RuleId) -> Option<ExchangeId> {
         let rule = self.rule_mut(number)?;
         rule.permits = rule.permits.saturating_sub(1);
-        if rule.most.is_some_and(|most| rule.permits >= most) {
+        if rule.concurrency.is_some_and(|most| rule.permits >= most) {
             return None;
         }
         let next = rule.waiting.pop_front()?;
@@ -149,7 +149,7 @@ impl Rules {
     }
 
     /// The newest of all waits for a permit.
-    pub(crate) fn wait(&mut self, number: RuleNr, id: ExchangeId) {
+    pub(crate) fn hold(&mut self, number: RuleId, id: ExchangeId) {
         if let Some(rule) = self.rule_mut(number) {
             rule.waiting.push_back(id);
             self.waiting += 1;
@@ -157,7 +157,7 @@ impl Rules {
     }
 
     /// It does not wait any more.
-    pub(crate) fn leave(&mut self, number: RuleNr, id: ExchangeId) {
+    pub(crate) fn remove_held(&mut self, number: RuleId, id: ExchangeId) {
         if let Some(rule) = self.rule_mut(number)
             && let Ok(at) = rule.waiting.binary_search(&id)
         {
@@ -167,17 +167,17 @@ impl Rules {
     }
 
     /// How many wait.
-    pub(crate) fn n_waiting(&self) -> usize {
+    pub(crate) fn n_held(&self) -> usize {
         self.waiting
     }
 
     /// Who waits; of each rule the oldest first.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = ExchangeId> {
+    pub(crate) fn held(&self) -> impl Iterator<Item = ExchangeId> {
         self.rules.iter().flat_map(|rule| rule.waiting.iter().copied())
     }
 
     /// The oldest of each rule.
-    pub(crate) fn oldest(&self) -> impl Iterator<Item = ExchangeId> {
+    pub(crate) fn oldest_held(&self) -> impl Iterator<Item = ExchangeId> {
         self.rules.iter().filter_map(|rule| rule.waiting.front().copied())
     }
 
@@ -186,11 +186,11 @@ impl Rules {
         self.rules.iter().map(|rule| rule.permits as usize).sum()
     }
 
-    fn rule(&self, RuleNr(number): RuleNr) -> Option<&Compiled> {
+    fn rule(&self, RuleId(number): RuleId) -> Option<&CompiledRule> {
         self.rules.get(usize::from(number))
     }
 
-    fn rule_mut(&mut self, RuleNr(number): RuleNr) -> Option<&mut Compiled> {
+    fn rule_mut(&mut self, RuleId(number): RuleId) -> Option<&mut CompiledRule> {
         self.rules.get_mut(usize::from(number))
     }
 }

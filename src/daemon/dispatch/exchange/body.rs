@@ -5,41 +5,41 @@
 use std::task::{Context, Waker};
 
 /// Longest part. Three fit into a ring.
-pub const PART: usize = 64 * 1024;
+pub const MAX_PART: usize = 64 * 1024;
 
 /// How a request's body travels; not every worker takes every way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Carriage {
+pub(crate) enum BodyTransport {
     /// In the frame.
-    Frame,
+    Inline,
     /// As a descriptor, which only WSGI workers take.
     Descriptor,
     /// In parts, which only ASGI workers take.
     Parts,
     /// It has none: it is the handshake of a WebSocket, which only ASGI workers take, too.
-    Messages,
+    WebSocket,
 }
 
 /// How far a body has come.
 #[derive(Debug, Default)]
-pub(crate) struct Uptake {
+pub(crate) struct UploadProgress {
     /// The application has room for it as far as here, bytes from its beginning. 0: it has not asked for it.
-    pub(crate) taken: u64,
+    pub(crate) granted: u64,
     /// So much has been given to the worker.
     pub(crate) sent: u64,
     /// All of it has.
-    pub(crate) is_whole: bool,
+    pub(crate) is_complete: bool,
     /// Of whoever brings it: more is taken, or none any more.
     pub(crate) waker: Option<Waker>,
 }
 
-impl Uptake {
+impl UploadProgress {
     /// Does the application wait for the client?
-    pub(crate) fn is_hungry(&self) -> bool {
-        self.taken > self.sent && !self.is_whole
+    pub(crate) fn awaits_client(&self) -> bool {
+        self.granted > self.sent && !self.is_complete
     }
 
-    pub(crate) fn wait(&mut self, cx: &Context<'_>) {
+    pub(crate) fn store_waker(&mut self, cx: &Context<'_>) {
         match &mut self.waker {
             Some(stored) => stored.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),

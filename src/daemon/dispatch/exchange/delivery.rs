@@ -5,32 +5,32 @@
 
 use http::StatusCode;
 
-use crate::dispatch::exchange::response_parts::{Declared, Head, Payload};
+use crate::dispatch::exchange::response_parts::{ContentLength, Payload, ResponseHead};
 
 /// The parts of one body, counted.
 #[derive(Debug)]
-pub(crate) struct Delivery {
+pub(crate) struct LengthCheck {
     /// What the head announces; nothing before it, and of a 304.
-    announced: Declared,
+    expected: ContentLength,
     /// Its status has no body.
-    is_bodiless: bool,
+    forbids_body: bool,
     /// Bytes so far; `None` with a file of which as many are sent as there are.
-    sum: Option<u64>,
+    received: Option<u64>,
     /// A file has come: nothing may follow it.
     has_file: bool,
 }
 
-impl Delivery {
+impl LengthCheck {
     pub(crate) const fn new() -> Self {
-        Self { announced: Declared::Nothing, is_bodiless: false, sum: Some(0), has_file: false }
+        Self { expected: ContentLength::Absent, forbids_body: false, received: Some(0), has_file: false }
     }
 
     /// Takes note of a head.
-    pub(crate) fn announce(&mut self, head: &Head) {
-        self.is_bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    pub(crate) fn expect(&mut self, head: &ResponseHead) {
+        self.forbids_body = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         // RFC 9110 §15.4.5: a 304 announces what a 200 would bring.
         if head.status != StatusCode::NOT_MODIFIED {
-            self.announced = head.length;
+            self.expected = head.length;
         }
     }
 
@@ -47,28 +47,28 @@ impl Delivery {
     ) -> Result<(), String> {
         let len = part.len();
         let is_file = matches!(part, Payload::File(_));
-        if self.is_bodiless && len != Some(0) {
+        if self.forbids_body && len != Some(0) {
             return Err("body with a status that has none".to_owned());
         }
-        if self.has_file && len != Some(0) || is_file && self.sum != Some(0) {
+        if self.has_file && len != Some(0) || is_file && self.received != Some(0) {
             return Err("body beside a file".to_owned());
         }
         self.has_file |= is_file;
-        self.sum = match (self.sum, len) {
+        self.received = match (self.received, len) {
             (Some(sum), Some(len)) => {
                 Some(sum.checked_add(len).ok_or_else(|| "more body than can be counted".to_owned())?)
             }
             _ => None,
         };
-        let fits = self.sum.is_none_or(|sum| self.announced.has_room_for(sum));
-        if fits && (!is_complete || self.announced.agrees_with(self.sum)) {
+        let fits = self.received.is_none_or(|sum| self.expected.allows(sum));
+        if fits && (!is_complete || self.expected.matches(self.received)) {
             return Ok(());
         }
-        if self.sum == Some(0) && is_head() {
-            self.announced = Declared::Nothing;
+        if self.received == Some(0) && is_head() {
+            self.expected = ContentLength::Absent;
             return Ok(());
         }
-        Err(format!("body of {:?} bytes and announced {:?}", self.sum, self.announced))
+        Err(format!("body of {:?} bytes and announced {:?}", self.received, self.expected))
     }
 }
 
@@ -91,21 +91,21 @@ mod tests {
         Payload::File(FilePart::new(File::open("/dev/null").unwrap().into(), 0, len).unwrap())
     }
 
-    fn announced(status: StatusCode, length: Declared) -> Delivery {
-        let mut delivery = Delivery::new();
-        delivery.announce(&Head { status, reason: None, fields: HeaderMap::new(), length });
+    fn announced(status: StatusCode, length: ContentLength) -> LengthCheck {
+        let mut delivery = LengthCheck::new();
+        delivery.expect(&ResponseHead { status, reason: None, fields: HeaderMap::new(), length });
         delivery
     }
 
     /// Counts parts, the last of which is complete.
-    fn all(mut delivery: Delivery, parts: &[Payload], is_head: bool) -> bool {
+    fn all(mut delivery: LengthCheck, parts: &[Payload], is_head: bool) -> bool {
         let last = parts.len() - 1;
         parts.iter().enumerate().all(|(at, part)| delivery.count(part, at == last, || is_head).is_ok())
     }
 
     #[test]
     fn a_body_has_the_announced_length() {
-        let five = || announced(StatusCode::OK, Declared::Bytes(5));
+        let five = || announced(StatusCode::OK, ContentLength::Bytes(5));
         assert!(all(five(), &[bytes(2), bytes(3)], false));
         assert!(all(five(), &[file(5)], false));
         for wrong in [&[bytes(2), bytes(2)][..], &[bytes(5), bytes(1)], &[file(4)], &[file(UNTIL_EOF)]] {
@@ -118,23 +118,23 @@ mod tests {
 
     #[test]
     fn a_body_without_an_announced_length_has_any() {
-        let any = || announced(StatusCode::OK, Declared::Nothing);
+        let any = || announced(StatusCode::OK, ContentLength::Absent);
         assert!(all(any(), &[bytes(2), bytes(3)], false) && all(any(), &[file(UNTIL_EOF)], false));
-        assert!(all(announced(StatusCode::NOT_MODIFIED, Declared::Bytes(5)), &[bytes(0)], false));
+        assert!(all(announced(StatusCode::NOT_MODIFIED, ContentLength::Bytes(5)), &[bytes(0)], false));
     }
 
     #[test]
     fn a_status_without_a_body_has_none() {
         for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
             for part in [bytes(1), file(1), file(UNTIL_EOF)] {
-                assert!(!all(announced(status, Declared::Nothing), &[part], false), "{status}");
+                assert!(!all(announced(status, ContentLength::Absent), &[part], false), "{status}");
             }
         }
     }
 
     #[test]
     fn a_file_is_all_of_a_body() {
-        let any = || announced(StatusCode::OK, Declared::Nothing);
+        let any = || announced(StatusCode::OK, ContentLength::Absent);
         assert!(all(any(), &[bytes(0), file(1), bytes(0)], false));
         let most = i64::MAX as u64;
         for beside in

@@ -19,7 +19,7 @@ use crate::dispatch::exchange::response_parts::FilePart;
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
 /// When so many pieces wait, small ones are put together.
-const MANY: usize = 16;
+const MAX_SEPARATE_PIECES: usize = 16;
 
 /// Bytes that are written at a time.
 const BLOCK_BYTES: u64 = 1024 * 1024;
@@ -28,8 +28,8 @@ const BLOCK_BYTES: u64 = 1024 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct ResponseBuffer {
     /// What comes next. Mostly it is all there is, which then needs no allocation.
-    first: Option<Entry>,
-    rest: VecDeque<Entry>,
+    first: Option<BufferEntry>,
+    rest: VecDeque<BufferEntry>,
     /// Bytes, wherever they are.
     len: u64,
     /// Of those, bytes in memory that are not about to be written to a file.
@@ -37,13 +37,13 @@ pub(crate) struct ResponseBuffer {
     /// A part of it is being written.
     is_writing: bool,
     /// Entries that have been taken so far: by this it shows whether its client reads.
-    pub(crate) taken: u64,
+    pub(crate) n_popped: u64,
     /// Its client does not keep up.
-    pub(crate) is_slow: bool,
+    pub(crate) is_client_slow: bool,
 }
 
 #[derive(Debug)]
-enum Entry {
+enum BufferEntry {
     Data(Data),
     Segment(Segment),
     /// What was taken out to be written to a file.
@@ -61,8 +61,8 @@ pub(crate) struct Segment {
 
 /// What [`ResponseBuffer::pop`] finds.
 #[derive(Debug)]
-pub(crate) enum Next {
-    Nothing,
+pub(crate) enum Popped {
+    Empty,
     Data(Data),
     Spilled(FilePart),
     /// It is on its way to a file, from which it can be read soon.
@@ -73,19 +73,19 @@ impl ResponseBuffer {
     pub(crate) fn push(&mut self, data: Data, budget: &'static Budget) {
         self.len += data.len() as u64;
         self.in_memory += data.len() as u64;
-        if self.rest.len() < MANY {
-            return self.push_entry(Entry::Data(data));
+        if self.rest.len() < MAX_SEPARATE_PIECES {
+            return self.push_entry(BufferEntry::Data(data));
         }
         let is_added = match self.rest.back_mut() {
-            Some(Entry::Data(last)) => last.append(&data),
-            Some(Entry::Segment(_) | Entry::Writing) | None => false,
+            Some(BufferEntry::Data(last)) => last.append(&data),
+            Some(BufferEntry::Segment(_) | BufferEntry::Writing) | None => false,
         };
         if !is_added {
-            self.push_entry(Entry::Data(data.collect(budget)));
+            self.push_entry(BufferEntry::Data(data.collect(budget)));
         }
     }
 
-    fn push_entry(&mut self, entry: Entry) {
+    fn push_entry(&mut self, entry: BufferEntry) {
         if self.first.is_none() {
             self.first = Some(entry);
         } else {
@@ -93,24 +93,24 @@ impl ResponseBuffer {
         }
     }
 
-    pub(crate) fn pop(&mut self) -> Next {
+    pub(crate) fn pop(&mut self) -> Popped {
         match &self.first {
-            None => return Next::Nothing,
-            Some(Entry::Writing) => return Next::Writing,
-            Some(Entry::Data(_) | Entry::Segment(_)) => {}
+            None => return Popped::Empty,
+            Some(BufferEntry::Writing) => return Popped::Writing,
+            Some(BufferEntry::Data(_) | BufferEntry::Segment(_)) => {}
         }
-        self.taken += 1;
+        self.n_popped += 1;
         match std::mem::replace(&mut self.first, self.rest.pop_front()) {
-            Some(Entry::Data(data)) => {
+            Some(BufferEntry::Data(data)) => {
                 self.len -= data.len() as u64;
                 self.in_memory -= data.len() as u64;
-                Next::Data(data)
+                Popped::Data(data)
             }
-            Some(Entry::Segment(Segment { file, start, len, held })) => {
+            Some(BufferEntry::Segment(Segment { file, start, len, held })) => {
                 self.len -= len;
-                Next::Spilled(FilePart { fd: file, offset: start, len: Some(len), held: Some(held) })
+                Popped::Spilled(FilePart { fd: file, offset: start, len: Some(len), reservation: Some(held) })
             }
-            Some(Entry::Writing) | None => Next::Nothing,
+            Some(BufferEntry::Writing) | None => Popped::Empty,
         }
     }
 
@@ -120,7 +120,7 @@ impl ResponseBuffer {
 
     /// Is there one piece of data at most?
     pub(crate) fn is_single(&self) -> bool {
-        self.rest.is_empty() && !matches!(self.first, Some(Entry::Segment(_) | Entry::Writing))
+        self.rest.is_empty() && !matches!(self.first, Some(BufferEntry::Segment(_) | BufferEntry::Writing))
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -146,16 +146,16 @@ impl ResponseBuffer {
     pub(crate) fn take_excess(&mut self, allowed: u64) -> Vec<Data> {
         let (mut excess, mut len) = (Vec::new(), 0);
         while self.in_memory > allowed && len < BLOCK_BYTES {
-            if !matches!(self.rest.back(), Some(Entry::Data(_))) {
+            if !matches!(self.rest.back(), Some(BufferEntry::Data(_))) {
                 break;
             }
-            let Some(Entry::Data(data)) = self.rest.pop_back() else { break };
+            let Some(BufferEntry::Data(data)) = self.rest.pop_back() else { break };
             len += data.len() as u64;
             self.in_memory -= data.len() as u64;
             excess.push(data);
         }
         if !excess.is_empty() {
-            self.rest.push_back(Entry::Writing);
+            self.rest.push_back(BufferEntry::Writing);
             self.is_writing = true;
         }
         excess.reverse();
@@ -163,14 +163,14 @@ impl ResponseBuffer {
     }
 
     /// The file that what was taken out is to be added to, and where; none if a new one is to be made.
-    pub(crate) fn open_file(&self) -> Option<(Arc<OwnedFd>, u64)> {
+    pub(crate) fn append_target(&self) -> Option<(Arc<OwnedFd>, u64)> {
         // Before what is being written, which is the last.
         let before = match self.rest.len().checked_sub(2) {
             Some(at) => self.rest.get(at),
             None => self.first.as_ref(),
         };
         match before {
-            Some(Entry::Segment(Segment { file, start, len, .. })) if start + len < SEGMENT_BYTES => {
+            Some(BufferEntry::Segment(Segment { file, start, len, .. })) if start + len < SEGMENT_BYTES => {
                 Some((Arc::clone(file), start + len))
             }
             _ => None,
@@ -178,16 +178,16 @@ impl ResponseBuffer {
     }
 
     /// What was taken out has been written.
-    pub(crate) fn written(&mut self, segment: Segment) {
+    pub(crate) fn finish_write(&mut self, segment: Segment) {
         self.is_writing = false;
-        let Some(at) = self.rest.iter().rposition(|entry| matches!(entry, Entry::Writing)) else {
-            if matches!(self.first, Some(Entry::Writing)) {
-                self.first = Some(Entry::Segment(segment));
+        let Some(at) = self.rest.iter().rposition(|entry| matches!(entry, BufferEntry::Writing)) else {
+            if matches!(self.first, Some(BufferEntry::Writing)) {
+                self.first = Some(BufferEntry::Segment(segment));
             }
             return;
         };
         let before = if at == 0 { self.first.as_mut() } else { self.rest.get_mut(at - 1) };
-        if let Some(Entry::Segment(earlier)) = before
+        if let Some(BufferEntry::Segment(earlier)) = before
             && Arc::ptr_eq(&earlier.file, &segment.file)
             && earlier.start + earlier.len == segment.start
         {
@@ -195,23 +195,23 @@ impl ResponseBuffer {
             earlier.held.merge(segment.held);
             self.rest.remove(at);
         } else if let Some(entry) = self.rest.get_mut(at) {
-            *entry = Entry::Segment(segment);
+            *entry = BufferEntry::Segment(segment);
         }
     }
 
     /// What was taken out could not be written and is here again.
-    pub(crate) fn put_back(&mut self, data: Vec<Data>) {
+    pub(crate) fn restore(&mut self, data: Vec<Data>) {
         self.is_writing = false;
         let mut later = VecDeque::new();
         loop {
             match self.rest.pop_back().or_else(|| self.first.take()) {
-                Some(Entry::Writing) | None => break,
+                Some(BufferEntry::Writing) | None => break,
                 Some(entry) => later.push_front(entry),
             }
         }
         for data in data {
             self.in_memory += data.len() as u64;
-            self.push_entry(Entry::Data(data));
+            self.push_entry(BufferEntry::Data(data));
         }
         for entry in later {
             self.push_entry(entry);
@@ -246,12 +246,12 @@ mod tests {
         let mut out = Vec::new();
         loop {
             match buffer.pop() {
-                Next::Nothing => return out,
-                Next::Data(data) => out.push(String::from_utf8(data.to_vec()).unwrap()),
-                Next::Spilled(FilePart { offset, len, .. }) => {
+                Popped::Empty => return out,
+                Popped::Data(data) => out.push(String::from_utf8(data.to_vec()).unwrap()),
+                Popped::Spilled(FilePart { offset, len, .. }) => {
                     out.push(format!("{offset}+{}", len.unwrap_or_default()));
                 }
-                Next::Writing => {
+                Popped::Writing => {
                     out.push("...".to_owned());
                     return out;
                 }
@@ -272,12 +272,12 @@ mod tests {
         let mut buffer = filled(&["aa", "bb", "cc", "dd"]);
         let excess = buffer.take_excess(4);
         assert_eq!(excess.iter().map(|data| data.to_vec()).collect::<Vec<_>>(), [b"cc", b"dd"]);
-        assert!(buffer.is_writing() && buffer.open_file().is_none());
+        assert!(buffer.is_writing() && buffer.append_target().is_none());
         assert_eq!((buffer.len(), buffer.in_memory(), buffer.on_disk()), (8, 4, 4));
         buffer.push(data("ee"), budget());
-        buffer.written(segment(&file(), 0, 4));
+        buffer.finish_write(segment(&file(), 0, 4));
         assert_eq!(drained(&mut buffer), ["aa", "bb", "0+4", "ee"]);
-        assert_eq!((buffer.len(), buffer.in_memory(), buffer.taken), (0, 0, 4));
+        assert_eq!((buffer.len(), buffer.in_memory(), buffer.n_popped), (0, 0, 4));
     }
 
     #[test]
@@ -285,22 +285,22 @@ mod tests {
         let mut buffer = filled(&["aa", "bb", "cc"]);
         let file = file();
         buffer.take_excess(4);
-        buffer.written(segment(&file, 0, 2));
+        buffer.finish_write(segment(&file, 0, 2));
         buffer.push(data("dd"), budget());
         buffer.take_excess(4);
-        let (same, at) = buffer.open_file().unwrap();
+        let (same, at) = buffer.append_target().unwrap();
         assert!(Arc::ptr_eq(&same, &file) && at == 2);
-        buffer.written(segment(&file, 2, 2));
+        buffer.finish_write(segment(&file, 2, 2));
         buffer.push(data("ee"), budget());
         assert_eq!(drained(&mut buffer), ["aa", "bb", "0+4", "ee"]);
         // Read while it is written, it is two parts.
         let mut buffer = filled(&["aa", "bb"]);
         buffer.take_excess(0);
-        buffer.written(segment(&file, 0, 2));
+        buffer.finish_write(segment(&file, 0, 2));
         buffer.push(data("cc"), budget());
         buffer.take_excess(0);
         assert_eq!(drained(&mut buffer), ["aa", "0+2", "..."]);
-        buffer.written(segment(&file, 2, 2));
+        buffer.finish_write(segment(&file, 2, 2));
         assert_eq!(drained(&mut buffer), ["2+2"]);
     }
 
@@ -313,7 +313,7 @@ mod tests {
             for _ in 0..n_taken {
                 buffer.pop();
             }
-            buffer.put_back(excess);
+            buffer.restore(excess);
             assert!(!buffer.is_writing());
             assert_eq!(drained(&mut buffer), ["aa", "bb", "cc", "dd"][n_taken..]);
             assert_eq!((buffer.len(), buffer.in_memory()), (0, 0));
@@ -327,7 +327,7 @@ mod tests {
         for nr in 0..n_pieces {
             buffer.push(Data::small(format!("{nr}\n").into()), budget());
         }
-        assert!(buffer.rest.len() < MANY + 10, "{}", buffer.rest.len());
+        assert!(buffer.rest.len() < MAX_SEPARATE_PIECES + 10, "{}", buffer.rest.len());
         let expected = (0..n_pieces).map(|nr| nr.to_string() + "\n").collect::<Vec<_>>().concat();
         assert_eq!(buffer.len(), expected.len() as u64);
         assert_eq!(drained(&mut buffer).concat(), expected);

@@ -18,7 +18,7 @@ use crate::dispatch::fault::Fault;
 
 /// A response's head.
 #[derive(Debug)]
-pub struct Head {
+pub struct ResponseHead {
     /// Status code.
     pub status: StatusCode,
     /// The application's reason phrase (RFC 9112 §4), without control bytes; `None` for the status code's own.
@@ -26,44 +26,44 @@ pub struct Head {
     /// The application's fields, in its order.
     pub fields: HeaderMap,
     /// What those say of the body's length.
-    pub length: Declared,
+    pub length: ContentLength,
 }
 
 /// What an answer's fields say of its length (RFC 9110 §8.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Declared {
+pub enum ContentLength {
     /// There is no Content-Length.
-    Nothing,
+    Absent,
     /// So many bytes.
     Bytes(u64),
     /// What is no number, or several that differ.
-    Nonsense,
+    Invalid,
 }
 
-impl Declared {
+impl ContentLength {
     /// One more Content-Length.
-    pub(crate) fn and(self, value: &[u8]) -> Self {
+    pub(crate) fn combine(self, value: &[u8]) -> Self {
         // Digits only: `parse` would take a sign.
         let digits = Some(value).filter(|value| value.iter().all(u8::is_ascii_digit));
         let len = digits.and_then(|value| str::from_utf8(value).ok()?.parse().ok());
         match (self, len) {
-            (Self::Nothing, Some(len)) => Self::Bytes(len),
+            (Self::Absent, Some(len)) => Self::Bytes(len),
             (Self::Bytes(other), Some(len)) if other == len => self,
-            _ => Self::Nonsense,
+            _ => Self::Invalid,
         }
     }
 
     /// Is this all of the body? `None`: as many bytes as there will be.
-    pub fn agrees_with(self, len: Option<u64>) -> bool {
+    pub fn matches(self, len: Option<u64>) -> bool {
         match self {
-            Self::Nothing => true,
+            Self::Absent => true,
             Self::Bytes(declared) => Some(declared) == len,
-            Self::Nonsense => false,
+            Self::Invalid => false,
         }
     }
 
     /// Is there room in the body for so many bytes?
-    pub(crate) fn has_room_for(self, len: u64) -> bool {
+    pub(crate) fn allows(self, len: u64) -> bool {
         !matches!(self, Self::Bytes(declared) if declared < len)
     }
 }
@@ -78,7 +78,7 @@ pub struct FilePart {
     /// Number of bytes; `None`: as many as there are.
     pub len: Option<u64>,
     /// Of the disk, if the file is the daemon's own.
-    pub held: Option<Reservation>,
+    pub reservation: Option<Reservation>,
 }
 
 impl FilePart {
@@ -87,7 +87,9 @@ impl FilePart {
         let len = Some(len).filter(|len| *len != UNTIL_EOF);
         // No offset of a file is larger (off_t).
         match offset.checked_add(len.unwrap_or(0)) {
-            Some(end) if i64::try_from(end).is_ok() => Ok(Self { fd: Arc::new(fd), offset, len, held: None }),
+            Some(end) if i64::try_from(end).is_ok() => {
+                Ok(Self { fd: Arc::new(fd), offset, len, reservation: None })
+            }
             _ => Err(format!("named {len:?} bytes from byte {offset} of a file")),
         }
     }
@@ -99,13 +101,13 @@ pub struct RequestBody {
     /// The descriptor.
     pub fd: OwnedFd,
     /// What it holds of what all bodies may hold, if that is counted.
-    pub held: Option<Reservation>,
+    pub reservation: Option<Reservation>,
 }
 
 #[cfg(test)]
 impl From<std::fs::File> for RequestBody {
     fn from(file: std::fs::File) -> Self {
-        Self { fd: file.into(), held: None }
+        Self { fd: file.into(), reservation: None }
     }
 }
 
@@ -144,7 +146,7 @@ pub(crate) enum Progress<T> {
 
 /// Body bytes that leave for the client: the worker may send as many more.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Leaving {
+pub(crate) struct Credit {
     /// Index in `State::workers`.
     pub(crate) worker: usize,
     pub(crate) slot: u16,
@@ -153,15 +155,15 @@ pub(crate) struct Leaving {
 
 /// What there is of an answer when its head is taken.
 #[derive(Debug)]
-pub(crate) struct Beginning {
-    pub(crate) head: Head,
+pub(crate) struct ResponseStart {
+    pub(crate) head: ResponseHead,
     /// The body, if that is one piece or none.
-    pub(crate) first: Option<Data>,
+    pub(crate) body: Option<Data>,
     pub(crate) file: Option<FilePart>,
     /// Nothing follows.
-    pub(crate) complete: bool,
+    pub(crate) is_complete: bool,
     /// Bytes of the body, if all of it is there.
-    pub(crate) total: Option<u64>,
+    pub(crate) body_len: Option<u64>,
 }
 
 /// The next piece of a streamed body.
@@ -185,10 +187,11 @@ mod tests {
 
     #[test]
     fn a_length_is_a_number_and_all_that_are_given_agree() {
-        let declared = |values: &[&[u8]]| values.iter().fold(Declared::Nothing, |sum, value| sum.and(value));
-        assert_eq!(declared(&[]), Declared::Nothing);
-        assert_eq!(declared(&[b"13"]), Declared::Bytes(13));
-        assert_eq!(declared(&[b"13", b"13"]), Declared::Bytes(13));
+        let declared =
+            |values: &[&[u8]]| values.iter().fold(ContentLength::Absent, |sum, value| sum.combine(value));
+        assert_eq!(declared(&[]), ContentLength::Absent);
+        assert_eq!(declared(&[b"13"]), ContentLength::Bytes(13));
+        assert_eq!(declared(&[b"13", b"13"]), ContentLength::Bytes(13));
         for nonsense in [
             &[&b"13"[..], b"14"][..],
             &[b"13", b"14", b"13"],
@@ -198,13 +201,13 @@ mod tests {
             &[b"+13"],
             &[b"18446744073709551616"],
         ] {
-            assert_eq!(declared(nonsense), Declared::Nonsense, "{nonsense:?}");
-            assert!(!declared(nonsense).agrees_with(Some(13)));
+            assert_eq!(declared(nonsense), ContentLength::Invalid, "{nonsense:?}");
+            assert!(!declared(nonsense).matches(Some(13)));
         }
-        assert!(declared(&[]).agrees_with(Some(13)) && declared(&[b"13"]).agrees_with(Some(13)));
-        assert!(!declared(&[b"13"]).agrees_with(Some(12)) && !declared(&[b"13"]).agrees_with(None));
-        assert!(declared(&[]).has_room_for(u64::MAX) && declared(&[b"13"]).has_room_for(13));
-        assert!(!declared(&[b"13"]).has_room_for(14));
+        assert!(declared(&[]).matches(Some(13)) && declared(&[b"13"]).matches(Some(13)));
+        assert!(!declared(&[b"13"]).matches(Some(12)) && !declared(&[b"13"]).matches(None));
+        assert!(declared(&[]).allows(u64::MAX) && declared(&[b"13"]).allows(13));
+        assert!(!declared(&[b"13"]).allows(14));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 /// Gone without a close frame (RFC 6455 §7.1.5).
-pub(crate) const ABNORMAL: u16 = 1006;
+pub(crate) const ABNORMAL_CLOSURE: u16 = 1006;
 
 /// What an application says on a WebSocket that it has accepted.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Outgoing {
         reason: Bytes,
     },
     /// The worker is to go, or the daemon: the connection is to close with 1012 after this time. Told once.
-    Farewell {
+    GoingAway {
         /// From now.
         after: Duration,
     },
@@ -38,16 +38,16 @@ pub enum Outgoing {
 
 /// What an exchange that began as a handshake has beside what others have.
 #[derive(Debug, Default)]
-pub(crate) struct Socket {
+pub(crate) struct WebSocketState {
     pub(crate) is_accepted: bool,
     /// What the application has said and the connection has not taken.
     pub(crate) messages: VecDeque<Outgoing>,
     /// To be told.
-    pub(crate) farewell: Option<Duration>,
-    pub(crate) had_farewell: bool,
+    pub(crate) close_after: Option<Duration>,
+    pub(crate) is_closing: bool,
 }
 
-impl Socket {
+impl WebSocketState {
     /// Nobody takes them any more.
     pub(crate) fn drop_messages(&mut self) {
         self.messages = VecDeque::new();

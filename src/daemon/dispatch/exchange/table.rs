@@ -8,31 +8,31 @@ use crate::dispatch::exchange::Exchange;
 
 /// All exchanges, found by id in constant time: the low bits of an id are the index, the rest counts.
 #[derive(Debug, Default)]
-pub(crate) struct Exchanges {
+pub(crate) struct ExchangeTable {
     slots: Vec<Option<Exchange>>,
     free: Vec<u32>,
-    count: u64,
-    live: usize,
-    frames: Vec<Vec<u8>>,
+    n_issued: u64,
+    n_live: usize,
+    spare_frames: Vec<Vec<u8>>,
 }
 
 const INDEX_BITS: u32 = 24;
 /// Frames kept for reuse, and the largest worth keeping.
-const SPARE_FRAMES: usize = 256;
-const SPARE_FRAME_SIZE: usize = 16 * 1024;
+const MAX_SPARE_FRAMES: usize = 256;
+const MAX_SPARE_FRAME_BYTES: usize = 16 * 1024;
 
-impl Exchanges {
+impl ExchangeTable {
     pub(crate) fn is_empty(&self) -> bool {
-        self.live == 0
+        self.n_live == 0
     }
 
     /// An id for [`Exchanges::insert`], which must follow at once if it is to be used.
     pub(crate) fn next_id(&mut self) -> ExchangeId {
-        self.count += 1;
+        self.n_issued += 1;
         let index = self.free.last().copied().unwrap_or_else(|| {
             u32::try_from(self.slots.len()).expect("connections are limited far below 2^24")
         });
-        ExchangeId(self.count << INDEX_BITS | u64::from(index))
+        ExchangeId(self.n_issued << INDEX_BITS | u64::from(index))
     }
 
     pub(crate) fn insert(&mut self, exchange: Exchange) {
@@ -43,7 +43,7 @@ impl Exchanges {
             self.free.pop();
             self.slots[index] = Some(exchange);
         }
-        self.live += 1;
+        self.n_live += 1;
     }
 
     pub(crate) fn get(&self, id: ExchangeId) -> Option<&Exchange> {
@@ -59,26 +59,26 @@ impl Exchanges {
     }
 
     /// Forgets the exchange if both sides are through with it.
-    pub(crate) fn remove_if_over(&mut self, id: ExchangeId) {
+    pub(crate) fn remove_if_finished(&mut self, id: ExchangeId) {
         if let Some(exchange) = self.get_mut(id)
-            && exchange.is_over()
+            && exchange.is_finished()
         {
             let frame = std::mem::take(&mut exchange.frame);
             // Dropped where it lies: half a kilobyte is not moved out for that.
             self.slots[index(id)] = None;
             self.free.push(u32::try_from(index(id)).expect("an index of 24 bits"));
-            self.live -= 1;
-            self.recycle(frame);
+            self.n_live -= 1;
+            self.recycle_frame(frame);
         }
     }
 
     pub(crate) fn spare_frame(&mut self) -> Vec<u8> {
-        self.frames.pop().unwrap_or_default()
+        self.spare_frames.pop().unwrap_or_default()
     }
 
-    pub(crate) fn recycle(&mut self, frame: Vec<u8>) {
-        if self.frames.len() < SPARE_FRAMES && frame.capacity() <= SPARE_FRAME_SIZE {
-            self.frames.push(frame);
+    pub(crate) fn recycle_frame(&mut self, frame: Vec<u8>) {
+        if self.spare_frames.len() < MAX_SPARE_FRAMES && frame.capacity() <= MAX_SPARE_FRAME_BYTES {
+            self.spare_frames.push(frame);
         }
     }
 }

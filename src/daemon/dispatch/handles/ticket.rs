@@ -15,18 +15,18 @@ use crate::id::WorkerId;
 
 use crate::dispatch::Dispatcher;
 use crate::dispatch::data::Data;
-use crate::dispatch::exchange::Place;
-use crate::dispatch::exchange::response_parts::{Beginning, FilePart, Head, Piece, Progress};
+use crate::dispatch::exchange::ExchangeState;
+use crate::dispatch::exchange::response_parts::{FilePart, Piece, Progress, ResponseHead, ResponseStart};
 use crate::dispatch::fault::Fault;
 use crate::dispatch::handles::upload::Upload;
 
 /// The application's answer: its head, and its body or where it will come from.
 #[derive(Debug)]
-pub struct Answer {
+pub struct AppResponse {
     /// Status and fields.
-    pub head: Head,
+    pub head: ResponseHead,
     /// The body, if it is there already and one piece.
-    pub first: Option<Data>,
+    pub body: Option<Data>,
     /// A file that is the body.
     pub file: Option<FilePart>,
     /// The rest of the body, when there is more to come.
@@ -34,7 +34,7 @@ pub struct Answer {
     /// Who answered.
     pub worker: Option<WorkerId>,
     /// How long the request waited before it was given to a worker.
-    pub queued: Duration,
+    pub waited: Duration,
 }
 
 /// The right to an exchange's answer.
@@ -42,7 +42,7 @@ pub struct Answer {
 pub struct Ticket {
     dispatcher: &'static Dispatcher,
     id: ExchangeId,
-    settled: bool,
+    is_settled: bool,
     /// Early hints that have come since they were last asked for.
     hints: Option<Box<HeaderMap>>,
 }
@@ -54,16 +54,16 @@ pub struct BodyStream {
     pub(crate) id: ExchangeId,
     pub(crate) settled: bool,
     /// Bytes of it, if all of it was there when its head was taken.
-    total: Option<u64>,
+    body_len: Option<u64>,
 }
 
 impl Ticket {
     pub(crate) fn new(dispatcher: &'static Dispatcher, id: ExchangeId) -> Self {
-        Self { dispatcher, id, settled: false, hints: None }
+        Self { dispatcher, id, is_settled: false, hints: None }
     }
 
     /// The fields of early hints (RFC 8297) that the last poll has found while the head was still to come.
-    pub fn hints(&mut self) -> Option<Box<HeaderMap>> {
+    pub fn take_hints(&mut self) -> Option<Box<HeaderMap>> {
         self.hints.take()
     }
 
@@ -88,16 +88,16 @@ impl Ticket {
     pub fn worker(&self) -> Option<WorkerId> {
         let state = self.dispatcher.lock();
         let exchange = state.exchanges.get(self.id)?;
-        match exchange.place {
-            Place::Given { .. } | Place::Over => exchange.worker,
+        match exchange.state {
+            ExchangeState::Assigned { .. } | ExchangeState::Finished => exchange.worker,
             // One that had it and did not start it has nothing to do with it.
-            Place::Queued | Place::Waiting(_) => None,
+            ExchangeState::Queued | ExchangeState::Held(_) => None,
         }
     }
 }
 
 impl Future for Ticket {
-    type Output = Result<Answer, Fault>;
+    type Output = Result<AppResponse, Fault>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.dispatcher.lock();
@@ -105,13 +105,13 @@ impl Future for Ticket {
             unreachable!("an exchange stays until its ticket is settled")
         };
         let worker = exchange.worker;
-        let (received, given) = (exchange.received, exchange.given);
+        let (received, given) = (exchange.submitted_at, exchange.assigned_at);
         let progress = exchange.poll_head(cx.waker());
-        let hints = if matches!(progress, Progress::Pending) { exchange.hints() } else { None };
+        let hints = if matches!(progress, Progress::Pending) { exchange.take_hints() } else { None };
         if matches!(progress, Progress::Failed(_)) {
             state.release(self.id);
         }
-        state.exchanges.remove_if_over(self.id);
+        state.exchanges.remove_if_finished(self.id);
         drop(state);
         match progress {
             Progress::Pending => {
@@ -119,19 +119,25 @@ impl Future for Ticket {
                 Poll::Pending
             }
             Progress::Failed(fault) => {
-                self.settled = true;
+                self.is_settled = true;
                 Poll::Ready(Err(fault))
             }
-            Progress::Ready(Beginning { head, first, file, complete, total }) => {
-                self.settled = true;
+            Progress::Ready(ResponseStart {
+                head,
+                body: first,
+                file,
+                is_complete: complete,
+                body_len: total,
+            }) => {
+                self.is_settled = true;
                 let stream = (!complete).then(|| BodyStream {
                     dispatcher: self.dispatcher,
                     id: self.id,
                     settled: false,
-                    total,
+                    body_len: total,
                 });
                 let queued = given.map_or(Duration::ZERO, |given| given - received);
-                Poll::Ready(Ok(Answer { head, first, file, stream, worker, queued }))
+                Poll::Ready(Ok(AppResponse { head, body: first, file, stream, worker, waited: queued }))
             }
         }
     }
@@ -139,7 +145,7 @@ impl Future for Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if !self.settled {
+        if !self.is_settled {
             self.dispatcher.abandon(self.id);
         }
     }
@@ -147,7 +153,7 @@ impl Drop for Ticket {
 
 /// A piece of a streamed body.
 #[derive(Debug)]
-pub enum StreamPiece {
+pub enum BodyPiece {
     /// Bytes to send.
     Bytes(Data),
     /// Bytes to send that were kept in a file meanwhile; others may follow.
@@ -172,8 +178,8 @@ impl BodyStream {
     }
 
     /// Bytes of the whole body, if that is known.
-    pub fn total(&self) -> Option<u64> {
-        self.total
+    pub fn body_len(&self) -> Option<u64> {
+        self.body_len
     }
 
     /// Is there nothing left of it?
@@ -186,7 +192,7 @@ impl BodyStream {
     /// # Errors
     /// The fault that ended the exchange; the connection must be reset, so that the client does not take
     /// the body for complete.
-    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<StreamPiece, Fault>>> {
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPiece, Fault>>> {
         if self.settled {
             return Poll::Ready(None);
         }
@@ -206,23 +212,23 @@ impl BodyStream {
                 self.settled = true;
                 None
             }
-            Progress::Ready((Piece::Trailers(trailers), _)) => Some(Ok(StreamPiece::Trailers(trailers))),
-            Progress::Ready((Piece::File(file), _)) => Some(Ok(StreamPiece::File(file))),
-            Progress::Ready((Piece::Spilled(file), _)) => Some(Ok(StreamPiece::Spilled(file))),
+            Progress::Ready((Piece::Trailers(trailers), _)) => Some(Ok(BodyPiece::Trailers(trailers))),
+            Progress::Ready((Piece::File(file), _)) => Some(Ok(BodyPiece::File(file))),
+            Progress::Ready((Piece::Spilled(file), _)) => Some(Ok(BodyPiece::Spilled(file))),
             Progress::Ready((Piece::Bytes(data), ack)) => {
                 if let Some(leaving) = ack
                     && let Some(worker) = state.workers.get_mut(leaving.worker).and_then(Option::as_mut)
                 {
                     worker.acknowledge(leaving.slot, leaving.bytes);
-                    if exchange.held_since.is_some() && !exchange.waits_for_answer_to_leave() {
+                    if exchange.held_since.is_some() && !exchange.waits_for_credit() {
                         exchange.end_hold(worker, Instant::now());
                     }
                 }
-                self.settled = exchange.finish_if_taken();
-                Some(Ok(StreamPiece::Bytes(data)))
+                self.settled = exchange.mark_done_if_taken();
+                Some(Ok(BodyPiece::Bytes(data)))
             }
         };
-        state.exchanges.remove_if_over(self.id);
+        state.exchanges.remove_if_finished(self.id);
         Poll::Ready(outcome)
     }
 }

@@ -12,10 +12,10 @@ use std::time::Instant;
 
 use rgun_channel::frame::{ExchangeId, StreamFrame};
 
-use crate::dispatch::exchange::Place;
-use crate::dispatch::exchange::body::PART;
+use crate::dispatch::exchange::ExchangeState;
+use crate::dispatch::exchange::body::MAX_PART;
 use crate::dispatch::fault::Fault;
-use crate::dispatch::tick_rate::Keeper;
+use crate::dispatch::tick_rate::TickRate;
 use crate::dispatch::{Dispatcher, State};
 
 /// The way of a request's body to the application.
@@ -54,11 +54,11 @@ impl Upload {
         let mut state = self.dispatcher.lock();
         let now = Instant::now();
         let Some(exchange) = state.exchanges.get_mut(self.id) else { return };
-        if !matches!(exchange.place, Place::Given { .. }) {
+        if !matches!(exchange.state, ExchangeState::Assigned { .. }) {
             return state.fail(self.id, fault, now);
         }
         let waker = exchange.fail(fault);
-        state.tell_gone(self.id);
+        state.send_disconnect(self.id);
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -70,12 +70,12 @@ impl Dispatcher {
     /// when that changes.
     pub(crate) fn poll_room(&self, id: ExchangeId, cx: &mut Context<'_>) -> Poll<Option<u64>> {
         let mut state = self.lock();
-        let exchange = state.exchanges.get_mut(id).filter(|exchange| exchange.takes_body());
-        let Some(uptake) = exchange.and_then(|exchange| exchange.uptake.as_mut()) else {
+        let exchange = state.exchanges.get_mut(id).filter(|exchange| exchange.accepts_body());
+        let Some(uptake) = exchange.and_then(|exchange| exchange.upload.as_mut()) else {
             return Poll::Ready(None);
         };
-        uptake.wait(cx);
-        match uptake.taken.saturating_sub(uptake.sent) {
+        uptake.store_waker(cx);
+        match uptake.granted.saturating_sub(uptake.sent) {
             0 => Poll::Pending,
             room => Poll::Ready(Some(room)),
         }
@@ -86,39 +86,39 @@ impl Dispatcher {
         let &StreamFrame::Part { exchange: id, bytes, end, .. } = part else { return Poll::Ready(false) };
         let mut state = self.lock();
         let state = &mut *state;
-        if bytes.len() > PART {
+        if bytes.len() > MAX_PART {
             // Nobody gives such a one. It would never fit into the ring, and to say so is better than to lose it.
             if let Some(waker) = state.exchanges.get_mut(id).and_then(|it| it.fail(Fault::TooLong("part"))) {
                 waker.wake();
             }
-            state.tell_gone(id);
+            state.send_disconnect(id);
             return Poll::Ready(false);
         }
         let State { exchanges, workers, .. } = state;
-        let Some(exchange) = exchanges.get_mut(id).filter(|exchange| exchange.takes_body()) else {
+        let Some(exchange) = exchanges.get_mut(id).filter(|exchange| exchange.accepts_body()) else {
             return Poll::Ready(false);
         };
-        let Place::Given { worker: index, .. } = exchange.place else { return Poll::Ready(false) };
-        let (Some(uptake), Some(Some(worker))) = (&mut exchange.uptake, workers.get_mut(index)) else {
+        let ExchangeState::Assigned { worker: index, .. } = exchange.state else { return Poll::Ready(false) };
+        let (Some(uptake), Some(Some(worker))) = (&mut exchange.upload, workers.get_mut(index)) else {
             return Poll::Ready(false);
         };
-        match worker.say_part(part, cx.waker()) {
+        match worker.send_part(part, cx.waker()) {
             Ok(true) => {
                 uptake.sent += cost;
-                uptake.is_whole = end;
+                uptake.is_complete = end;
                 Poll::Ready(true)
             }
             Ok(false) => {
-                uptake.wait(cx);
+                uptake.store_waker(cx);
                 // Nobody tells when the worker has taken something out of its ring.
-                if state.keeper != Keeper::Fast {
-                    state.keeper = Keeper::Fast;
-                    self.work.notify_one();
+                if state.tick_rate != TickRate::Fast {
+                    state.tick_rate = TickRate::Fast;
+                    self.timer_wakeup.notify_one();
                 }
                 Poll::Pending
             }
             Err(why) => {
-                self.condemn(state, index, &why);
+                self.fail_worker(state, index, &why);
                 Poll::Ready(false)
             }
         }
@@ -127,11 +127,11 @@ impl Dispatcher {
 
 impl State {
     /// Tells an ASGI worker that nobody waits for this exchange any more, once.
-    pub(crate) fn tell_gone(&mut self, id: ExchangeId) {
+    pub(crate) fn send_disconnect(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        let Place::Given { worker, .. } = exchange.place else { return };
+        let ExchangeState::Assigned { worker, .. } = exchange.state else { return };
         if let Some(worker) = self.workers.get_mut(worker).and_then(Option::as_mut) {
-            worker.tell_gone(exchange);
+            worker.send_disconnect(exchange);
         }
     }
 }

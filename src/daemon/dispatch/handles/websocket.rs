@@ -17,10 +17,10 @@ use rgun_channel::frame::{Completion, CompletionKind, ExchangeId, MESSAGE_COST, 
 use rgun_channel::layout::RESPONSE_WINDOW;
 use rgun_channel::slab::Chunk;
 
-use crate::dispatch::exchange::response_parts::{Leaving, Payload, Progress};
-use crate::dispatch::exchange::socket::{ABNORMAL, Outgoing};
-use crate::dispatch::exchange::table::Exchanges;
-use crate::dispatch::exchange::{Exchange, Place};
+use crate::dispatch::exchange::response_parts::{Credit, Payload, Progress};
+use crate::dispatch::exchange::socket::{ABNORMAL_CLOSURE, Outgoing};
+use crate::dispatch::exchange::table::ExchangeTable;
+use crate::dispatch::exchange::{Exchange, ExchangeState};
 use crate::dispatch::fault::Fault;
 use crate::dispatch::handles::ticket::BodyStream;
 use crate::dispatch::worker::Worker;
@@ -28,14 +28,14 @@ use crate::dispatch::{Dispatcher, State};
 
 /// Sockets of a worker that goes are not closed faster one after the other than this needs: a few are through at once,
 /// many take the whole window.
-const GAP: Duration = Duration::from_millis(20);
+const MAX_CLOSE_GAP: Duration = Duration::from_millis(20);
 
 /// For so many messages room is kept while there are none.
-const KEPT: usize = 16;
+const MAX_SPARE_MESSAGES: usize = 16;
 
 impl Exchange {
     /// Has the application accepted it as a WebSocket?
-    pub(crate) fn is_open_socket(&self) -> bool {
+    pub(crate) fn is_accepted_websocket(&self) -> bool {
         self.websocket.as_ref().is_some_and(|socket| socket.is_accepted)
     }
 
@@ -49,17 +49,17 @@ impl Exchange {
         }
         socket.is_accepted = true;
         // No slow log, no second attempt.
-        self.told_slow = true;
-        self.keep_name();
+        self.slow_reported = true;
+        self.trim_request();
         Ok(())
     }
 
     /// It asks an application that knows no WebSockets, and so for nothing but an answer (RFC 9110 §7.8).
-    pub(crate) fn forget_handshake(&mut self) {
+    pub(crate) fn downgrade_to_http(&mut self) {
         if self.websocket.take().is_none() {
             return;
         }
-        self.uptake = None;
+        self.upload = None;
         let mut frame = Vec::new();
         let Some(request) = self.request() else { return };
         let fields = request.fields().map(|(name, value)| (name.as_bytes(), value));
@@ -70,7 +70,7 @@ impl Exchange {
     }
 
     /// Of the request, only what it is called is of use from now on.
-    fn keep_name(&mut self) {
+    fn trim_request(&mut self) {
         let mut frame = Vec::new();
         let Some(Request { method, path, request_id, .. }) = self.request() else { return };
         let name = Request { method, path, request_id, websocket: true, ..Request::new(self.id) };
@@ -97,7 +97,7 @@ impl Exchange {
         match (fixed.kind, payload) {
             // Who was told that the client is gone has nothing to close.
             (CompletionKind::Body, Payload::Bytes(bytes))
-                if fixed.end && bytes.is_empty() && self.told_gone =>
+                if fixed.end && bytes.is_empty() && self.disconnect_sent =>
             {
                 self.ended = true;
             }
@@ -105,16 +105,16 @@ impl Exchange {
                 return Err(format!("ended the message of exchange {} as if it were a body", self.id.0));
             }
             (CompletionKind::Body, Payload::Bytes(bytes)) => {
-                self.take_message(vec![bytes], fixed)?;
+                self.queue_message(vec![bytes], fixed)?;
             }
             (CompletionKind::Body, Payload::Chunks(chunks)) => {
                 // Copied, so that the slab is the worker's again: sockets may be many, and slow.
                 let copy = |chunk: &Arc<Chunk>| Bytes::copy_from_slice(chunk.bytes());
-                self.take_message(chunks.iter().map(copy).collect(), fixed)?;
+                self.queue_message(chunks.iter().map(copy).collect(), fixed)?;
             }
             (CompletionKind::Close, Payload::Bytes(reason)) if fixed.end => {
                 self.ended = true;
-                if !self.client_is_through()
+                if !self.is_client_done()
                     && let Some(socket) = &mut self.websocket
                 {
                     socket.messages.push_back(Outgoing::Close { code: fixed.status, reason });
@@ -124,23 +124,23 @@ impl Exchange {
                 return Err(format!("said {kind:?} out of place of exchange {}, a WebSocket", self.id.0));
             }
         }
-        if self.ended || self.client_is_through() {
+        if self.ended || self.is_client_done() {
             self.acknowledge_all(worker);
         }
         if self.ended {
-            self.end_uptake();
+            self.close_upload();
         }
         Ok(self.waker.take())
     }
 
     /// One frame's worth of a message.
-    fn take_message(&mut self, chunks: Vec<Bytes>, fixed: &Completion) -> Result<(), String> {
+    fn queue_message(&mut self, chunks: Vec<Bytes>, fixed: &Completion) -> Result<(), String> {
         if self.unacked > RESPONSE_WINDOW {
             return Err(format!("sent messages of exchange {} beyond its window", self.id.0));
         }
         let len: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         self.unacked += len + MESSAGE_COST;
-        if self.client_is_through() {
+        if self.is_client_done() {
             return Ok(());
         }
         let Some(socket) = &mut self.websocket else { return Ok(()) };
@@ -153,13 +153,13 @@ impl Exchange {
     }
 
     /// What the connection is to do next; and what leaves with it.
-    fn poll_outgoing(&mut self, waker: &Waker) -> Progress<(Outgoing, Option<Leaving>)> {
+    fn poll_outgoing(&mut self, waker: &Waker) -> Progress<(Outgoing, Option<Credit>)> {
         let Some(socket) = &mut self.websocket else { return Progress::Pending };
-        if let Some(after) = socket.farewell.take() {
-            return Progress::Ready((Outgoing::Farewell { after }, None));
+        if let Some(after) = socket.close_after.take() {
+            return Progress::Ready((Outgoing::GoingAway { after }, None));
         }
         if let Some(outgoing) = socket.messages.pop_front() {
-            if socket.messages.is_empty() && socket.messages.capacity() > KEPT {
+            if socket.messages.is_empty() && socket.messages.capacity() > MAX_SPARE_MESSAGES {
                 // There may be ten thousand that were busy once.
                 socket.drop_messages();
             }
@@ -170,30 +170,30 @@ impl Exchange {
                     let leaving =
                         if socket.messages.is_empty() { self.unacked } else { cost.min(self.unacked) };
                     self.unacked -= leaving;
-                    self.leaving(leaving)
+                    self.credit(leaving)
                 }
-                Outgoing::Close { .. } | Outgoing::Farewell { .. } => None,
+                Outgoing::Close { .. } | Outgoing::GoingAway { .. } => None,
             };
             return Progress::Ready((outgoing, leaving));
         }
         if self.fault.is_some() {
-            return self.failed();
+            return self.take_fault();
         }
-        self.store(waker);
+        self.store_waker(waker);
         Progress::Pending
     }
 
     /// For how many messages there is room without asking for more.
     #[cfg(test)]
-    pub(crate) fn room_for_messages(&self) -> usize {
+    pub(crate) fn message_capacity(&self) -> usize {
         self.websocket.as_ref().map_or(0, |socket| socket.messages.capacity())
     }
 
     /// It is to close after this time. Whoever holds it is woken.
-    pub(crate) fn say_farewell(&mut self, after: Duration) {
-        let Some(socket) = self.websocket.as_mut().filter(|socket| !socket.had_farewell) else { return };
-        socket.had_farewell = true;
-        socket.farewell = Some(after);
+    pub(crate) fn begin_close(&mut self, after: Duration) {
+        let Some(socket) = self.websocket.as_mut().filter(|socket| !socket.is_closing) else { return };
+        socket.is_closing = true;
+        socket.close_after = Some(after);
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -202,7 +202,7 @@ impl Exchange {
 
 /// The connection's end of an accepted WebSocket. One task uses it.
 #[derive(Debug)]
-pub struct WebSocket {
+pub struct WebSocketHandle {
     dispatcher: &'static Dispatcher,
     id: ExchangeId,
     is_settled: bool,
@@ -210,13 +210,13 @@ pub struct WebSocket {
 
 impl BodyStream {
     /// What there is after an answer with status 101.
-    pub fn into_websocket(mut self) -> WebSocket {
+    pub fn into_websocket(mut self) -> WebSocketHandle {
         self.settled = true;
-        WebSocket { dispatcher: self.dispatcher, id: self.id, is_settled: false }
+        WebSocketHandle { dispatcher: self.dispatcher, id: self.id, is_settled: false }
     }
 }
 
-impl WebSocket {
+impl WebSocketHandle {
     /// What the application says next. Nothing follows [`Outgoing::Close`] and an error.
     ///
     /// # Errors
@@ -231,11 +231,11 @@ impl WebSocket {
             Progress::Pending => Poll::Pending,
             Progress::Failed(fault) => {
                 self.is_settled = true;
-                exchanges.remove_if_over(self.id);
+                exchanges.remove_if_finished(self.id);
                 Poll::Ready(Err(fault))
             }
             Progress::Ready((outgoing, leaving)) => {
-                if let Some(Leaving { worker, slot, bytes }) = leaving
+                if let Some(Credit { worker, slot, bytes }) = leaving
                     && let Some(Some(worker)) = workers.get_mut(worker)
                 {
                     worker.acknowledge(slot, bytes);
@@ -270,18 +270,18 @@ impl WebSocket {
     }
 }
 
-impl Drop for WebSocket {
+impl Drop for WebSocketHandle {
     fn drop(&mut self) {
-        self.settle(ABNORMAL, b"");
+        self.settle(ABNORMAL_CLOSURE, b"");
     }
 }
 
 impl Dispatcher {
     /// Has every WebSocket close, spread over the policy's window: the daemon stops.
-    pub fn say_farewell(&self) {
+    pub fn close_websockets(&self) {
         let mut state = self.lock();
         for index in 0..state.workers.len() {
-            state.say_farewell(index);
+            state.close_websockets_of(index);
         }
     }
 
@@ -289,27 +289,27 @@ impl Dispatcher {
         let mut state = self.lock();
         let State { exchanges, workers, .. } = &mut *state;
         let Some(exchange) = exchanges.get_mut(id) else { return };
-        exchange.client_is_gone();
-        if let Place::Given { worker, .. } = exchange.place
+        exchange.mark_client_gone();
+        if let ExchangeState::Assigned { worker, .. } = exchange.state
             && let Some(Some(worker)) = workers.get_mut(worker)
         {
-            exchange.release_parts(worker);
-            worker.tell_disconnect(exchange, code, reason);
+            exchange.release_response(worker);
+            worker.send_disconnect_with(exchange, code, reason);
         }
-        exchanges.remove_if_over(id);
+        exchanges.remove_if_finished(id);
     }
 }
 
 impl State {
     /// Has the sockets of one worker close.
-    pub(crate) fn say_farewell(&mut self, index: usize) {
+    pub(crate) fn close_websockets_of(&mut self, index: usize) {
         let Some(worker) = self.workers.get(index).and_then(Option::as_ref) else { return };
-        let sockets: Vec<_> = worker.sockets(&self.exchanges).collect();
+        let sockets: Vec<_> = worker.websockets(&self.exchanges).collect();
         let count = u32::try_from(sockets.len()).unwrap_or(u32::MAX).max(1);
-        let gap = GAP.min(self.policy.close_window / count);
+        let gap = MAX_CLOSE_GAP.min(self.policy.close_window / count);
         for (nr, id) in (0..).zip(sockets) {
             if let Some(exchange) = self.exchanges.get_mut(id) {
-                exchange.say_farewell(gap * nr);
+                exchange.begin_close(gap * nr);
             }
         }
     }
@@ -317,8 +317,9 @@ impl State {
 
 impl Worker {
     /// The WebSockets that it has accepted, wherever they are.
-    fn sockets(&self, exchanges: &Exchanges) -> impl Iterator<Item = ExchangeId> {
-        let others = self.given_ids().filter(|id| exchanges.get(*id).is_some_and(Exchange::is_open_socket));
+    fn websockets(&self, exchanges: &ExchangeTable) -> impl Iterator<Item = ExchangeId> {
+        let others =
+            self.assigned_ids().filter(|id| exchanges.get(*id).is_some_and(Exchange::is_accepted_websocket));
         self.parked().chain(others)
     }
 }

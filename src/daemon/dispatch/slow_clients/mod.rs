@@ -24,10 +24,10 @@ use rgun_channel::frame::ExchangeId;
 use crate::error_chain::Chain;
 
 use crate::dispatch::data::Buffers;
-use crate::dispatch::exchange::{Exchange, Place};
+use crate::dispatch::exchange::{Exchange, ExchangeState};
 use crate::dispatch::fault::Fault;
 use crate::dispatch::slow_clients::spill::{Job, JobResult, MIN_SPILL, Watch};
-use crate::dispatch::tick_rate::Keeper;
+use crate::dispatch::tick_rate::TickRate;
 use crate::dispatch::worker::Worker;
 use crate::dispatch::{Dispatcher, State};
 
@@ -52,14 +52,12 @@ impl Exchange {
     /// Is it to be seen whether its client is slow?
     pub(crate) fn is_to_be_watched(&self, buffers: &Buffers) -> bool {
         let is_large = || self.buffer.in_memory() > MIN_SPILL && buffers.memory.is_tight();
-        !self.client_is_through()
-            && !self.is_open_socket()
-            && (self.waits_for_answer_to_leave() || is_large())
+        !self.is_client_done() && !self.is_accepted_websocket() && (self.waits_for_credit() || is_large())
     }
 
     /// A slow client's worker need not wait if there is room. So many bytes have just come.
     pub(crate) fn absorb(&mut self, worker: &mut Worker, len: u64) {
-        if self.buffer.is_slow
+        if self.buffer.is_client_slow
             && worker.absorbed + len <= ABSORB_BYTES
             && !self.buffer.is_writing()
             && self.buffer.in_memory() <= worker.buffers.memory.free()
@@ -71,7 +69,7 @@ impl Exchange {
 
     fn hold(&mut self, worker: Option<&mut Worker>, now: Instant) {
         if let Some(worker) = worker
-            && self.waits_for_answer_to_leave()
+            && self.waits_for_credit()
         {
             self.extend_hold(worker, now);
         }
@@ -129,11 +127,11 @@ impl Exchange {
         match buffers.disk.reserve(len) {
             _ if data.is_empty() => None,
             Some(held) => {
-                let file = self.buffer.open_file();
+                let file = self.buffer.append_target();
                 Some(Job { id: self.id, data, file, held, directory: directory.clone() })
             }
             None => {
-                self.buffer.put_back(data);
+                self.buffer.restore(data);
                 None
             }
         }
@@ -149,7 +147,7 @@ impl State {
         if now.saturating_duration_since(self.relief.reclaimed) >= RECLAIM_INTERVAL {
             self.relief.reclaimed = now;
             self.relief.has_lent = false;
-            for worker in self.workers.iter().flatten().filter(|worker| worker.has_lent()) {
+            for worker in self.workers.iter().flatten().filter(|worker| worker.has_lent_chunks()) {
                 worker.reclaim();
                 self.relief.has_lent = true;
             }
@@ -163,12 +161,12 @@ impl State {
             exchange.is_watched = false;
             return false;
         }
-        if exchange.buffer.taken != watch.taken {
-            (watch.taken, watch.since, watch.active) = (exchange.buffer.taken, now, now);
+        if exchange.buffer.n_popped != watch.taken {
+            (watch.taken, watch.since, watch.active) = (exchange.buffer.n_popped, now, now);
         } else if now.saturating_duration_since(watch.since) >= SLOW_AFTER {
-            exchange.buffer.is_slow = true;
+            exchange.buffer.is_client_slow = true;
         }
-        if !exchange.buffer.is_slow {
+        if !exchange.buffer.is_client_slow {
             return true;
         }
         let unacked = exchange.unacked;
@@ -184,9 +182,9 @@ impl State {
     fn take_over(&mut self, id: ExchangeId, buffers: &'static Buffers, now: Instant) {
         let Self { exchanges, workers, relief, policy, .. } = self;
         let Some(exchange) = exchanges.get_mut(id) else { return };
-        let worker = match exchange.place {
-            Place::Given { worker, .. } => workers.get_mut(worker).and_then(Option::as_mut),
-            Place::Queued | Place::Waiting(_) | Place::Over => None,
+        let worker = match exchange.state {
+            ExchangeState::Assigned { worker, .. } => workers.get_mut(worker).and_then(Option::as_mut),
+            ExchangeState::Queued | ExchangeState::Held(_) | ExchangeState::Finished => None,
         };
         let directory = relief.can_write(now).then_some(&policy.spool);
         relief.jobs.extend(exchange.take_over(worker, buffers, directory, now));
@@ -198,8 +196,8 @@ impl State {
         let Some(exchange) = self.exchanges.get(watch.id) else { return };
         let is_stuck = now.saturating_duration_since(watch.since) >= GIVE_UP_AFTER;
         let is_homeless = exchange.has_ended() && !exchange.buffer.is_writing() && buffers.memory.free() == 0;
-        let is_held = exchange.limit.is_some_and(|limit| exchange.held_for > limit);
-        if is_stuck && (is_homeless || is_held && exchange.waits_for_answer_to_leave()) {
+        let is_held = exchange.timeout.is_some_and(|limit| exchange.held_for > limit);
+        if is_stuck && (is_homeless || is_held && exchange.waits_for_credit()) {
             self.cut(watch.id, now);
         }
     }
@@ -207,23 +205,23 @@ impl State {
     /// The client has been too slow for too long: it gets no more of its answer.
     pub(crate) fn cut(&mut self, id: ExchangeId, now: Instant) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        exchange.fault = Some(Fault::Unread);
-        exchange.end_uptake();
+        exchange.fault = Some(Fault::ClientTooSlow);
+        exchange.close_upload();
         let waker = exchange.waker.take();
-        if let Place::Given { worker, .. } = exchange.place
+        if let ExchangeState::Assigned { worker, .. } = exchange.state
             && let Some(worker) = self.workers.get_mut(worker).and_then(Option::as_mut)
         {
-            exchange.release_parts(worker);
+            exchange.release_response(worker);
             // The application has not had all of its time, and has to notice.
             exchange.forget_hold();
             worker.restart_clock(exchange.position(), now);
             if worker.is_asgi() {
-                worker.tell_gone(exchange);
-            } else if exchange.can_be_cut_short() {
-                worker.forget(id);
+                worker.send_disconnect(exchange);
+            } else if exchange.is_cancellable() {
+                worker.send_cancel(id);
             }
         } else {
-            exchange.drop_parts();
+            exchange.drop_response();
         }
         if let Some(waker) = waker {
             waker.wake();
@@ -280,18 +278,18 @@ impl Dispatcher {
         match written {
             Ok(segment) => {
                 let acknowledged = segment.len.min(exchange.unacked);
-                exchange.buffer.written(segment);
+                exchange.buffer.finish_write(segment);
                 exchange.unacked -= acknowledged;
-                if let Some(leaving) = exchange.leaving(acknowledged)
+                if let Some(leaving) = exchange.credit(acknowledged)
                     && let Some(worker) = state.workers.get_mut(leaving.worker).and_then(Option::as_mut)
                 {
                     worker.acknowledge(leaving.slot, leaving.bytes);
-                    if !exchange.waits_for_answer_to_leave() {
+                    if !exchange.waits_for_credit() {
                         exchange.end_hold(worker, now);
                     }
                 }
             }
-            Err((_, data)) => exchange.buffer.put_back(data),
+            Err((_, data)) => exchange.buffer.restore(data),
         }
         if let Some(waker) = exchange.waker.take() {
             waker.wake();
@@ -299,9 +297,9 @@ impl Dispatcher {
         if exchange.is_to_be_watched(self.buffers) {
             state.take_over(id, self.buffers, now);
         }
-        if state.keeper != Keeper::Fast {
-            state.keeper = Keeper::Fast;
-            self.work.notify_one();
+        if state.tick_rate != TickRate::Fast {
+            state.tick_rate = TickRate::Fast;
+            self.timer_wakeup.notify_one();
         }
     }
 }

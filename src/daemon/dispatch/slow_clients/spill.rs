@@ -18,7 +18,7 @@ use crate::spool;
 use crate::dispatch::data::Data;
 use crate::dispatch::exchange::Exchange;
 use crate::dispatch::exchange::response_buffer::Segment;
-use crate::dispatch::tick_rate::Keeper;
+use crate::dispatch::tick_rate::TickRate;
 
 /// Memory of an answer that is not worth a file.
 pub(crate) const MIN_SPILL: u64 = 64 * 1024;
@@ -66,18 +66,23 @@ impl Relief {
 
     pub(crate) fn watch(&mut self, exchange: &mut Exchange, now: Instant) {
         exchange.is_watched = true;
-        self.watched.push(Watch { id: exchange.id, taken: exchange.buffer.taken, since: now, active: now });
+        self.watched.push(Watch {
+            id: exchange.id,
+            taken: exchange.buffer.n_popped,
+            since: now,
+            active: now,
+        });
     }
 
     /// How often it is to be looked at: [`Keeper::Idle`] is never.
-    pub(crate) fn interval(&self, now: Instant) -> Keeper {
+    pub(crate) fn interval(&self, now: Instant) -> TickRate {
         let is_active = |watch: &Watch| now.saturating_duration_since(watch.active) < ACTIVE_INTERVAL;
         if self.watched.iter().any(is_active) {
-            Keeper::Fast
+            TickRate::Fast
         } else if self.watched.is_empty() && !self.has_lent {
-            Keeper::Idle
+            TickRate::Idle
         } else {
-            Keeper::Slow
+            TickRate::Slow
         }
     }
 

@@ -216,7 +216,7 @@ fn what_finds_the_ring_full_waits_and_nothing_overtakes_it() {
     let Some(Heard::Asked(left, _)) = rig.hear() else { panic!("it was not given") };
     let upload = ticket.upload();
     rig.take(id, 1 << 30);
-    let part = vec![b'x'; PART];
+    let part = vec![b'x'; MAX_PART];
     let mut sent = 0;
     while send(&upload, &task, &part, false) == Poll::Ready(true) {
         sent += 1;
@@ -256,7 +256,7 @@ fn who_waits_for_room_hears_of_the_worker_s_end() {
     let (ticket, id) = rig.streaming();
     let upload = ticket.upload();
     rig.take(id, 1 << 30);
-    let part = vec![0; PART];
+    let part = vec![0; MAX_PART];
     while send(&upload, &task, &part, false) == Poll::Ready(true) {}
     task.woken();
     rig.dispatcher.detach(WORKER);
@@ -332,7 +332,7 @@ fn an_application_that_leaves_a_half_closed_client_has_not_failed() {
     AppError { summary: "", traceback: "" }.encode(&mut nothing);
     rig.say(id, CompletionKind::AppRaised, &nothing, true, true);
     rig.dispatcher.before_park();
-    assert!(matches!(poll(ticket), Poll::Ready(Err(Fault::Left))));
+    assert!(matches!(poll(ticket), Poll::Ready(Err(Fault::ClientHalfClosed))));
     assert!(rig.notices.try_recv().is_err());
 }
 
@@ -439,7 +439,7 @@ fn who_waits_with_a_body_for_the_former_kind_of_worker_is_refused() {
     rig.dispatcher.admit(WORKER);
     assert!(rig.dispatcher.is_asgi());
     assert!(matches!(poll(descriptor), Poll::Ready(Err(Fault::Unavailable(_)))));
-    assert_eq!(rig.dispatcher.load(), Load { queued: 0, running: 2, workers: 1 });
+    assert_eq!(rig.dispatcher.load(), LoadSummary { queued: 0, running: 2, workers: 1 });
     assert!(poll(parts).is_pending() && poll(frame).is_pending());
 }
 
@@ -454,22 +454,22 @@ fn over_its_deadline_it_is_cancelled_and_a_second_later_its_worker_is_stubborn()
         })
         .collect();
     let over = Instant::now() + Duration::from_secs(11);
-    rig.dispatcher.housekeeping(over);
+    rig.dispatcher.tick(over);
     for ticket in tickets {
         assert!(matches!(poll(ticket), Poll::Ready(Err(Fault::Deadline(WORKER)))));
     }
     for id in &ids {
         assert_eq!(rig.hear(), Some(Heard::Cancelled(*id)));
         assert!(
-            matches!(rig.notices.try_recv(), Ok(Notice::Overdue(WORKER, asked)) if asked.exchange == *id)
+            matches!(rig.notices.try_recv(), Ok(Notice::TaskDeadlineExceeded(WORKER, asked)) if asked.exchange == *id)
         );
     }
-    rig.dispatcher.housekeeping(over + Duration::from_millis(900));
+    rig.dispatcher.tick(over + Duration::from_millis(900));
     rig.end(ids[0]);
-    rig.dispatcher.housekeeping(over + Duration::from_millis(1100));
-    rig.dispatcher.housekeeping(over + Duration::from_millis(2200));
+    rig.dispatcher.tick(over + Duration::from_millis(1100));
+    rig.dispatcher.tick(over + Duration::from_millis(2200));
     let told: Vec<_> = rig.notices.try_iter().collect();
-    let [Notice::Stubborn(WORKER, asked)] = &told[..] else { panic!("{told:?}") };
+    let [Notice::CancelIgnored(WORKER, asked)] = &told[..] else { panic!("{told:?}") };
     assert_eq!(asked.exchange, ids[1]);
     assert_eq!(rig.hear(), None, "told once");
 }
@@ -481,12 +481,12 @@ fn the_clock_stands_still_while_the_application_waits_for_its_client() {
     let upload = ticket.upload();
     let begun = Instant::now();
     rig.take(id, 5);
-    rig.dispatcher.housekeeping(begun + Duration::from_secs(11));
+    rig.dispatcher.tick(begun + Duration::from_secs(11));
     assert_eq!(send(&upload, &Arc::default(), b"abcde", false), Poll::Ready(true));
-    rig.dispatcher.housekeeping(begun + Duration::from_secs(20));
+    rig.dispatcher.tick(begun + Duration::from_secs(20));
     assert!(rig.notices.try_recv().is_err());
-    rig.dispatcher.housekeeping(begun + Duration::from_secs(22));
-    assert!(matches!(rig.notices.try_recv(), Ok(Notice::Overdue(..))));
+    rig.dispatcher.tick(begun + Duration::from_secs(22));
+    assert!(matches!(rig.notices.try_recv(), Ok(Notice::TaskDeadlineExceeded(..))));
 }
 
 #[test]
@@ -499,14 +499,14 @@ fn an_event_loop_that_leaves_a_record_is_stalled_and_then_stuck() {
     let _ticket = rig.submit(b"/");
     let begun = Instant::now();
     let told = |rig: &Rig, seconds| {
-        rig.dispatcher.housekeeping(begun + Duration::from_secs(seconds));
+        rig.dispatcher.tick(begun + Duration::from_secs(seconds));
         rig.notices.try_iter().collect::<Vec<_>>()
     };
     assert!(told(&rig, 0).is_empty());
     assert!(told(&rig, 3).is_empty());
-    assert!(matches!(told(&rig, 5)[..], [Notice::Stalled(WORKER, _)]));
+    assert!(matches!(told(&rig, 5)[..], [Notice::LoopStalled(WORKER, _)]));
     assert!(told(&rig, 7).is_empty(), "told once");
-    assert!(matches!(told(&rig, 9)[..], [Notice::Stuck(WORKER, _)]));
+    assert!(matches!(told(&rig, 9)[..], [Notice::LoopStuck(WORKER, _)]));
     assert!(rig.hear().is_some());
     assert!(told(&rig, 10).is_empty());
 }
@@ -521,16 +521,16 @@ fn an_event_loop_with_nothing_to_claim_is_asked_for_a_sign_of_life() {
     let (_ticket, _) = rig.streaming();
     let begun = Instant::now();
     for seconds in 0..40 {
-        rig.dispatcher.housekeeping(begun + Duration::from_secs(seconds));
+        rig.dispatcher.tick(begun + Duration::from_secs(seconds));
         if let Some(heard) = rig.hear() {
             assert_eq!(heard, Heard::Gone(ExchangeId(0)), "nobody's");
         }
     }
     assert!(rig.notices.try_recv().is_err(), "it lives");
     for seconds in 40..50 {
-        rig.dispatcher.housekeeping(begun + Duration::from_secs(seconds));
+        rig.dispatcher.tick(begun + Duration::from_secs(seconds));
     }
-    assert!(matches!(rig.notices.try_recv(), Ok(Notice::Stalled(WORKER, _))));
+    assert!(matches!(rig.notices.try_recv(), Ok(Notice::LoopStalled(WORKER, _))));
 }
 
 #[test]
@@ -538,11 +538,11 @@ fn requests_that_an_event_loop_lets_lie_wait_for_want_of_workers() {
     let mut rig = Rig::asgi(10);
     let now = Instant::now();
     let _ticket = rig.submit(b"/");
-    rig.dispatcher.housekeeping(now);
-    rig.dispatcher.housekeeping(now + Duration::from_millis(300));
+    rig.dispatcher.tick(now);
+    rig.dispatcher.tick(now + Duration::from_millis(300));
     assert!(rig.dispatcher.measure_at(now).longest_wait >= Duration::from_millis(300));
     assert!(rig.hear().is_some());
-    rig.dispatcher.housekeeping(now + Duration::from_millis(600));
+    rig.dispatcher.tick(now + Duration::from_millis(600));
     assert!(rig.dispatcher.measure_at(now).longest_wait < Duration::from_millis(100));
 }
 
@@ -566,14 +566,14 @@ fn each_has_its_own_deadline_whatever_was_found_before() {
         ids.push(rig.claim().unwrap().0);
     }
     let told_at = |rig: &mut Rig, seconds| {
-        rig.dispatcher.housekeeping(at(seconds));
+        rig.dispatcher.tick(at(seconds));
         let mut told: Vec<_> = rig
             .notices
             .try_iter()
             .filter_map(|notice| match notice {
-                Notice::Overdue(_, asked) => Some(format!("overdue {}", asked.path)),
-                Notice::Stubborn(_, asked) => Some(format!("stubborn {}", asked.path)),
-                Notice::Slow(_, asked) => Some(format!("slow {}", asked.path)),
+                Notice::TaskDeadlineExceeded(_, asked) => Some(format!("overdue {}", asked.path)),
+                Notice::CancelIgnored(_, asked) => Some(format!("stubborn {}", asked.path)),
+                Notice::SlowRequest(_, asked) => Some(format!("slow {}", asked.path)),
                 _ => None,
             })
             .collect();
@@ -629,14 +629,14 @@ fn early_hints_that_nobody_takes_are_bounded_by_number_and_size() {
             rig.hint(exchange, &fields);
         }
         assert!(Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        let hints = ticket.hints().unwrap();
+        let hints = ticket.take_hints().unwrap();
         let bytes: usize = hints.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         assert!(hints.len() <= usize::from(MAX_FIELDS) && bytes <= 64 * 1024, "{} {bytes}", hints.len());
         assert!(hints.len() >= 4 * n_fields, "several are put together: {}", hints.len());
         // When they are taken there is room for more.
         rig.hint(exchange, &[("x-next".to_owned(), b"1".to_vec())]);
         assert!(Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        assert!(ticket.hints().unwrap().contains_key("x-next"));
+        assert!(ticket.take_hints().unwrap().contains_key("x-next"));
         rig.end(exchange);
         assert!(poll(ticket).is_ready());
     }

@@ -70,7 +70,7 @@ fn reports_without_end_are_a_breach() {
     }
     assert!(!rig.dispatcher.pump_control(WORKER));
     let last = rig.notices.try_iter().last();
-    assert!(matches!(last, Some(Notice::Misbehaved(WORKER, _))), "{last:?}");
+    assert!(matches!(last, Some(Notice::ContractBreached(WORKER, _))), "{last:?}");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn the_time_of_a_request_begins_when_the_one_before_it_is_taken_back() {
     drop(abandoned);
     assert_eq!(rig.claim().unwrap().1, b"/hangs");
     let long_after = Instant::now() + Duration::from_secs(11);
-    rig.dispatcher.housekeeping(long_after);
+    rig.dispatcher.tick(long_after);
     assert!(matches!(poll(ticket), Poll::Ready(Err(Fault::Deadline(WORKER)))));
 }
 
@@ -139,7 +139,7 @@ fn a_request_that_no_ring_can_hold_is_refused() {
 fn the_housekeeper_hurries_once_a_quick_worker_has_two_requests() {
     let rig = Rig::quick();
     let _first = rig.submit(b"/");
-    rig.dispatcher.lock().keeper = Keeper::Slow;
+    rig.dispatcher.lock().tick_rate = TickRate::Slow;
     let _second = rig.submit(b"/");
-    assert_eq!(rig.dispatcher.lock().keeper, Keeper::Fast);
+    assert_eq!(rig.dispatcher.lock().tick_rate, TickRate::Fast);
 }

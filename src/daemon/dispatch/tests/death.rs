@@ -10,13 +10,13 @@ fn trying_again() -> Policy {
     Policy { retry_idempotent: true, ..usual() }
 }
 
-fn names(asked: &[Asked]) -> Vec<String> {
+fn names(asked: &[RequestInfo]) -> Vec<String> {
     asked.iter().map(|asked| format!("{} {}", asked.method, asked.path)).collect()
 }
 
 fn died(notices: &[Notice]) -> Vec<Vec<String>> {
     let names = notices.iter().filter_map(|notice| match notice {
-        Notice::Died { asked, .. } => Some(names(asked)),
+        Notice::WorkerDied { requests: asked, .. } => Some(names(asked)),
         _ => None,
     });
     names.collect()
@@ -24,7 +24,7 @@ fn died(notices: &[Notice]) -> Vec<Vec<String>> {
 
 fn quarantined(notices: &[Notice]) -> Vec<String> {
     let paths = notices.iter().filter_map(|notice| match notice {
-        Notice::Quarantined { method, path, for_ } => {
+        Notice::Quarantined { method, path, duration: for_ } => {
             assert_eq!(*for_, SENTENCE);
             Some(format!("{method} {path}"))
         }
@@ -47,7 +47,8 @@ fn what_had_started_is_named_and_what_had_not_goes_to_another() {
     rig.die_of(0, b"/kill");
     let told = rig.told();
     assert_eq!(died(&told), [["GET /kill"]]);
-    let Some(Notice::Died { worker, asked }) = told.iter().find(|told| matches!(told, Notice::Died { .. }))
+    let Some(Notice::WorkerDied { worker, requests: asked }) =
+        told.iter().find(|told| matches!(told, Notice::WorkerDied { .. }))
     else {
         panic!("{told:?}")
     };
@@ -118,7 +119,7 @@ fn a_request_that_is_tried_again_has_all_its_patience_and_blocks_nobodys_end() {
     rig.claim().unwrap();
     let mut waiting = rig.ask("GET", b"/waiting", long_ago).unwrap();
     rig.hang_up(0);
-    rig.dispatcher.housekeeping(long_ago + 6 * SECOND);
+    rig.dispatcher.tick(long_ago + 6 * SECOND);
     assert!(peek(&mut tried).is_pending());
     assert!(matches!(peek(&mut waiting), Poll::Ready(Err(Fault::QueueTimeout))));
 }
@@ -186,7 +187,7 @@ fn nothing_is_tried_again_whose_head_the_client_has() {
     assert_eq!(rig.workers[1].claim(), None);
     let mut stream = answer.stream.unwrap();
     let mut context = Context::from_waker(Waker::noop());
-    assert!(matches!(stream.poll_piece(&mut context), Poll::Ready(Some(Ok(StreamPiece::Bytes(_))))));
+    assert!(matches!(stream.poll_piece(&mut context), Poll::Ready(Some(Ok(BodyPiece::Bytes(_))))));
     let end = stream.poll_piece(&mut context);
     assert!(matches!(end, Poll::Ready(Some(Err(Fault::WorkerDied(WORKER))))), "{end:?}");
 }
@@ -203,7 +204,7 @@ fn of_an_answer_that_nobody_has_seen_nothing_is_left_when_it_is_tried_again() {
     rig.workers[1].say(exchange, CompletionKind::Respond, b"the second", true, true);
     rig.dispatcher.before_park();
     let Poll::Ready(Ok(answer)) = peek(&mut ticket) else { panic!("no answer") };
-    assert_eq!((answer.first.as_deref(), answer.stream.is_none()), (Some(&b"the second"[..]), true));
+    assert_eq!((answer.body.as_deref(), answer.stream.is_none()), (Some(&b"the second"[..]), true));
     assert_eq!(answer.worker, Some(rig.workers[1].id));
 }
 
@@ -378,7 +379,7 @@ fn who_was_told_to_go_and_what_was_overdue_are_no_suspects() {
     rig.hang_up(0);
     let _stuck = rig.submit(b"/stuck");
     rig.workers[1].claim().unwrap();
-    rig.dispatcher.housekeeping(Instant::now() + 11 * SECOND);
+    rig.dispatcher.tick(Instant::now() + 11 * SECOND);
     rig.told();
     rig.hang_up(1);
     // It has been named when its deadline passed.

@@ -33,8 +33,8 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::id::{Generation, Life, WorkerId, WorkerNr};
 
-use super::exchange::Place;
-use super::tick_rate::Keeper;
+use super::exchange::ExchangeState;
+use super::tick_rate::TickRate;
 use super::worker::Worker;
 use super::*;
 
@@ -264,7 +264,7 @@ impl Rig {
 
     fn misbehaved(&self) -> String {
         match self.notices.try_recv() {
-            Ok(Notice::Misbehaved(WORKER, why)) => why,
+            Ok(Notice::ContractBreached(WORKER, why)) => why,
             other => panic!("{other:?}"),
         }
     }
@@ -284,25 +284,25 @@ impl Rig {
         let state = &mut *state;
         let queued: Vec<_> = state.queue.iter().collect();
         assert!(queued.is_sorted(), "{queued:?}");
-        let waiting: Vec<_> = state.rules.waiting().collect();
-        assert_eq!(waiting.len(), state.rules.n_waiting());
+        let waiting: Vec<_> = state.rules.held().collect();
+        assert_eq!(waiting.len(), state.rules.n_held());
         let mut given = 0;
         let mut permits = 0;
         let (mut n_queued, mut n_waiting) = (0, 0);
         for exchange in state.exchanges.iter_mut() {
             let id = exchange.id;
             permits += usize::from(exchange.permit.is_some());
-            n_queued += usize::from(exchange.place == Place::Queued);
-            n_waiting += usize::from(matches!(exchange.place, Place::Waiting(_)));
-            match exchange.place {
-                Place::Queued => assert!(queued.contains(&id), "{exchange:?}"),
-                Place::Waiting(_) => assert!(waiting.contains(&id) && exchange.permit.is_none()),
-                Place::Given { worker, .. } => {
+            n_queued += usize::from(exchange.state == ExchangeState::Queued);
+            n_waiting += usize::from(matches!(exchange.state, ExchangeState::Held(_)));
+            match exchange.state {
+                ExchangeState::Queued => assert!(queued.contains(&id), "{exchange:?}"),
+                ExchangeState::Held(_) => assert!(waiting.contains(&id) && exchange.permit.is_none()),
+                ExchangeState::Assigned { worker, .. } => {
                     let worker = state.workers[worker].as_ref().expect("nobody has it");
                     assert!(worker.has(id), "{exchange:?}");
                     given += 1;
                 }
-                Place::Over => assert!(exchange.permit.is_none(), "{exchange:?}"),
+                ExchangeState::Finished => assert!(exchange.permit.is_none(), "{exchange:?}"),
             }
         }
         assert_eq!((n_queued, n_waiting), (queued.len(), waiting.len()));
@@ -323,12 +323,12 @@ fn ago(duration: Duration) -> Instant {
     Instant::now().checked_sub(duration).unwrap()
 }
 
-fn poll(mut ticket: Ticket) -> Poll<Result<Answer, Fault>> {
+fn poll(mut ticket: Ticket) -> Poll<Result<AppResponse, Fault>> {
     peek(&mut ticket)
 }
 
 /// Without giving it up.
-fn peek(ticket: &mut Ticket) -> Poll<Result<Answer, Fault>> {
+fn peek(ticket: &mut Ticket) -> Poll<Result<AppResponse, Fault>> {
     let mut context = Context::from_waker(Waker::noop());
     Pin::new(ticket).poll(&mut context)
 }

@@ -20,7 +20,7 @@ use rustix::event::{EventfdFlags, eventfd};
 pub(super) use crate::id::WorkerId;
 use crate::id::{Generation, Life, WorkerNr};
 
-pub(super) use super::super::tick_rate::Keeper;
+pub(super) use super::super::tick_rate::TickRate;
 pub(super) use super::super::*;
 
 pub(super) const WORKER: WorkerId = WorkerId { number: WorkerNr(0), life: Life(1) };
@@ -54,7 +54,7 @@ impl Rig {
         let (tell, notices) = mpsc::channel();
         let sink = Box::new(move |notice| tell.send(notice).unwrap());
         let dispatcher = Dispatcher::new(policy, Reactor::new().unwrap(), sink);
-        let geometry = Geometry::standard(slots.most());
+        let geometry = Geometry::standard(slots.max());
         let (map, fd) = Map::create("test", geometry.total_bytes()).unwrap();
         let theirs = Arc::new(Map::attach(fd.as_fd(), geometry.total_bytes(), true).unwrap());
         let (ours, control) = control::pair().unwrap();
@@ -137,7 +137,7 @@ impl Rig {
 
     pub(super) fn misbehaved(&self) -> String {
         match self.notices.try_recv() {
-            Ok(Notice::Misbehaved(WORKER, why)) => why,
+            Ok(Notice::ContractBreached(WORKER, why)) => why,
             other => panic!("{other:?}"),
         }
     }
@@ -147,7 +147,7 @@ impl Rig {
     }
 }
 
-pub(super) fn poll(mut ticket: Ticket) -> Poll<Result<Answer, Fault>> {
+pub(super) fn poll(mut ticket: Ticket) -> Poll<Result<AppResponse, Fault>> {
     let mut context = Context::from_waker(Waker::noop());
     Pin::new(&mut ticket).poll(&mut context)
 }

@@ -112,7 +112,7 @@ impl History {
             }
             18 => {
                 self.now += Duration::from_millis(100) * u32::try_from(self.rng.index(40)).unwrap();
-                self.rig.dispatcher.housekeeping(self.now);
+                self.rig.dispatcher.tick(self.now);
             }
             19 if self.rng.index(4) == 0 => {
                 let policy = Self::policy(&mut self.rng);
@@ -155,10 +155,10 @@ impl History {
         self.rig.check();
         let state = self.rig.dispatcher.lock();
         assert!(state.exchanges.is_empty() && state.queue.is_empty());
-        assert_eq!((state.rules.n_waiting(), state.rules.n_permits()), (0, 0));
+        assert_eq!((state.rules.n_held(), state.rules.n_permits()), (0, 0));
         drop(state);
         for notice in self.rig.told() {
-            assert!(!matches!(notice, Notice::Misbehaved(..)), "{notice:?}");
+            assert!(!matches!(notice, Notice::ContractBreached(..)), "{notice:?}");
         }
         self.answered
     }

@@ -95,7 +95,7 @@ fn patience_ends_for_those_who_wait_for_others_too() {
     let mut first = rig.ask("GET", b"/export/1", start).unwrap();
     let mut second = rig.ask("GET", b"/export/2", start).unwrap();
     let mut third = rig.ask("GET", b"/export/3", start + 3 * SECOND).unwrap();
-    rig.dispatcher.housekeeping(start + 6 * SECOND);
+    rig.dispatcher.tick(start + 6 * SECOND);
     assert!(matches!(peek(&mut second), Poll::Ready(Err(Fault::QueueTimeout))));
     assert!(peek(&mut first).is_pending() && peek(&mut third).is_pending());
     assert_eq!(rig.dispatcher.load().queued, 1);
@@ -127,7 +127,7 @@ fn an_overdue_request_keeps_its_share_until_its_worker_is_gone() {
     let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 2);
     let (first, _second) = (rig.submit(b"/export/1"), rig.submit(b"/export/2"));
     rig.claim().unwrap();
-    rig.dispatcher.housekeeping(Instant::now() + 11 * SECOND);
+    rig.dispatcher.tick(Instant::now() + 11 * SECOND);
     assert_eq!(fault(first), Fault::Deadline(WORKER));
     assert_eq!(rig.claim_all(), [""; 0]);
     rig.hang_up(0);
@@ -144,14 +144,14 @@ fn a_path_has_a_deadline_of_its_own() {
     let mut stream = rig.submit(b"/stream");
     let usual = rig.submit(b"/");
     rig.claim_all();
-    rig.dispatcher.housekeeping(start + 9 * SECOND);
+    rig.dispatcher.tick(start + 9 * SECOND);
     assert_eq!(rig.told().len(), 0);
-    rig.dispatcher.housekeeping(start + 11 * SECOND);
+    rig.dispatcher.tick(start + 11 * SECOND);
     assert_eq!(fault(usual), Fault::Deadline(rig.workers[2].id));
     assert!(peek(&mut slow).is_pending());
-    rig.dispatcher.housekeeping(start + 601 * SECOND);
+    rig.dispatcher.tick(start + 601 * SECOND);
     assert_eq!(fault(slow), Fault::Deadline(WORKER));
-    rig.dispatcher.housekeeping(start + 100_000 * SECOND);
+    rig.dispatcher.tick(start + 100_000 * SECOND);
     assert!(peek(&mut stream).is_pending());
 }
 
@@ -166,7 +166,7 @@ fn a_new_policy_counts_for_those_that_wait_and_leaves_those_that_run_their_deadl
     rig.dispatcher.set_policy(Policy { rules: vec![two], ..usual() });
     rig.check();
     assert_eq!(rig.claim_all(), ["/export/2"]);
-    rig.dispatcher.housekeeping(start + 11 * SECOND);
+    rig.dispatcher.tick(start + 11 * SECOND);
     assert!(matches!(peek(&mut running), Poll::Ready(Err(Fault::Deadline(_)))));
     assert!(peek(&mut tickets[0]).is_pending());
     // Fewer than run now: those go on, and the others wait until there is a share for them.

@@ -71,7 +71,7 @@ impl Streaming {
     /// So much later the housekeeper looks. How many blocks it has had written.
     fn look_after(&mut self, pause: Duration) -> usize {
         self.now += pause;
-        self.rig.dispatcher.housekeeping(self.now);
+        self.rig.dispatcher.tick(self.now);
         self.rig.dispatcher.write_now()
     }
 
@@ -80,7 +80,7 @@ impl Streaming {
         self.look_after(Duration::ZERO) + self.look_after(Duration::from_millis(10))
     }
 
-    fn next(&mut self) -> Poll<Option<Result<StreamPiece, Fault>>> {
+    fn next(&mut self) -> Poll<Option<Result<BodyPiece, Fault>>> {
         self.stream.as_mut().unwrap().poll_piece(&mut Context::from_waker(Waker::noop()))
     }
 
@@ -89,8 +89,8 @@ impl Streaming {
         let (mut bytes, mut n_spilled) = (Vec::new(), 0);
         loop {
             match self.next() {
-                Poll::Ready(Some(Ok(StreamPiece::Bytes(data)))) => bytes.extend_from_slice(data.chunk()),
-                Poll::Ready(Some(Ok(StreamPiece::Spilled(part)))) => {
+                Poll::Ready(Some(Ok(BodyPiece::Bytes(data)))) => bytes.extend_from_slice(data.chunk()),
+                Poll::Ready(Some(Ok(BodyPiece::Spilled(part)))) => {
                     let mut block = vec![0; usize::try_from(part.len.unwrap()).unwrap()];
                     let file = File::from(part.fd.try_clone().unwrap());
                     file.read_exact_at(&mut block, part.offset).unwrap();
@@ -127,7 +127,7 @@ fn a_client_that_reads_is_given_what_comes_and_nothing_is_acknowledged_ahead_of_
         assert!(streaming.acked() <= streaming.sent() - WINDOW + 2 * PART);
         // It reads between two looks.
         streaming.look_after(Duration::from_millis(1));
-        assert!(matches!(streaming.next(), Poll::Ready(Some(Ok(StreamPiece::Bytes(_))))));
+        assert!(matches!(streaming.next(), Poll::Ready(Some(Ok(BodyPiece::Bytes(_))))));
     }
     assert!(streaming.acked() < streaming.sent());
 }
@@ -270,10 +270,10 @@ fn an_answer_of_several_pieces_that_is_there_at_once_has_a_known_length() {
     rig.dispatcher.before_park();
     let Poll::Ready(Ok(answer)) = peek(&mut ticket) else { panic!("no answer") };
     let mut stream = answer.stream.unwrap();
-    assert_eq!((stream.total(), answer.first.is_none()), (Some(7), true));
+    assert_eq!((stream.body_len(), answer.body.is_none()), (Some(7), true));
     let mut context = Context::from_waker(Waker::noop());
     for (text, is_last) in [(&b"one "[..], false), (b"two", true)] {
-        let Poll::Ready(Some(Ok(StreamPiece::Bytes(data)))) = stream.poll_piece(&mut context) else {
+        let Poll::Ready(Some(Ok(BodyPiece::Bytes(data)))) = stream.poll_piece(&mut context) else {
             panic!("no piece")
         };
         assert_eq!((&*data, stream.is_settled()), (text, is_last));
@@ -313,7 +313,7 @@ fn a_client_that_holds_its_answer_back_for_longer_than_the_application_may_take_
     }
     assert_eq!(streaming.acked(), streaming.sent(), "the worker need not wait any more");
     let end = streaming.next();
-    assert!(matches!(end, Poll::Ready(Some(Err(Fault::Unread)))), "{end:?}");
+    assert!(matches!(end, Poll::Ready(Some(Err(Fault::ClientTooSlow)))), "{end:?}");
     assert!(streaming.rig.told().is_empty(), "it is not the application's fault");
 }
 
@@ -330,5 +330,5 @@ fn an_answer_that_nobody_reads_is_given_up_when_there_is_no_room_for_it() {
     assert!(streaming.memory() >= streaming.sent());
     streaming.look_after(SECOND);
     assert_eq!(streaming.memory(), 0);
-    assert!(matches!(streaming.next(), Poll::Ready(Some(Err(Fault::Unread)))));
+    assert!(matches!(streaming.next(), Poll::Ready(Some(Err(Fault::ClientTooSlow)))));
 }

@@ -9,7 +9,7 @@ use super::*;
 
 fn slow(notices: &[Notice]) -> Vec<String> {
     let paths = notices.iter().filter_map(|notice| match notice {
-        Notice::Slow(_, asked) => Some(asked.path.to_string()),
+        Notice::SlowRequest(_, asked) => Some(asked.path.to_string()),
         _ => None,
     });
     paths.collect()
@@ -30,25 +30,25 @@ fn a_request_over_its_deadline_is_named_with_its_thread() {
     let map = &rig.workers[0].map;
     map.u64(Geometry::slot(2, SLOT_EXCHANGE)).store(exchange.0, Ordering::Relaxed);
     map.u64(Geometry::slot(2, SLOT_THREAD)).store(u64::MAX, Ordering::Relaxed);
-    rig.dispatcher.housekeeping(start + 11 * SECOND);
+    rig.dispatcher.tick(start + 11 * SECOND);
     let told = rig.told();
     let [Notice::DeadlineExceeded(WORKER, asked)] = &told[..] else { panic!("{told:?}") };
     let elapsed = asked.elapsed;
     assert!(elapsed > 10 * SECOND && elapsed <= 11 * SECOND, "{elapsed:?}");
     assert_eq!(
         *asked,
-        Asked {
+        RequestInfo {
             exchange,
             request_id: "the-id".into(),
             method: "PUT".into(),
             path: RequestPath::new(b"/stuck"),
             thread: Some(u64::MAX),
             elapsed,
-            client: Had::Nothing,
+            response: ResponseProgress::NotStarted,
         }
     );
     // Once.
-    rig.dispatcher.housekeeping(start + 12 * SECOND);
+    rig.dispatcher.tick(start + 12 * SECOND);
     assert_eq!(rig.told().len(), 0);
 }
 
@@ -59,11 +59,11 @@ fn what_runs_is_told_and_what_waits_in_the_ring_is_not() {
     rig.dispatcher.admit(WORKER);
     let _tickets = [rig.submit(b"/running"), rig.submit(b"/lying")];
     rig.claim().unwrap();
-    let running = rig.dispatcher.running(WORKER);
+    let running = rig.dispatcher.running_requests(WORKER);
     assert_eq!(running.iter().map(|asked| asked.path.to_string()).collect::<Vec<_>>(), ["/running"]);
     assert_eq!(running[0].thread, None);
     let gone = WorkerId { number: WorkerNr(0), life: Life(7) };
-    assert_eq!(rig.dispatcher.running(gone), []);
+    assert_eq!(rig.dispatcher.running_requests(gone), []);
 }
 
 #[test]
@@ -72,11 +72,11 @@ fn a_slow_request_is_told_once() {
     let start = Instant::now();
     let _tickets = [rig.submit(b"/slow"), rig.submit(b"/lying")];
     let (exchange, _) = rig.claim().unwrap();
-    rig.dispatcher.housekeeping(start + SECOND / 2);
+    rig.dispatcher.tick(start + SECOND / 2);
     assert_eq!(slow(&rig.told()).len(), 0);
-    rig.dispatcher.housekeeping(start + 2 * SECOND);
+    rig.dispatcher.tick(start + 2 * SECOND);
     assert_eq!(slow(&rig.told()), ["/slow"]);
-    rig.dispatcher.housekeeping(start + 3 * SECOND);
+    rig.dispatcher.tick(start + 3 * SECOND);
     rig.finish(0, exchange, 200);
     assert_eq!(slow(&rig.told()).len(), 0);
 }
@@ -88,13 +88,13 @@ fn a_slow_request_that_is_tried_again_may_be_slow_again() {
     let start = Instant::now();
     let _ticket = rig.submit(b"/slow");
     rig.claim().unwrap();
-    rig.dispatcher.housekeeping(start + 2 * SECOND);
+    rig.dispatcher.tick(start + 2 * SECOND);
     assert_eq!(slow(&rig.told()), ["/slow"]);
     rig.hang_up(0);
     rig.workers[1].claim().unwrap();
-    rig.dispatcher.housekeeping(Instant::now());
+    rig.dispatcher.tick(Instant::now());
     assert_eq!(slow(&rig.told()).len(), 0);
-    rig.dispatcher.housekeeping(Instant::now() + 2 * SECOND);
+    rig.dispatcher.tick(Instant::now() + 2 * SECOND);
     assert_eq!(slow(&rig.told()), ["/slow"]);
 }
 
@@ -106,15 +106,15 @@ fn a_worker_may_tell_its_stacks_as_often_as_it_is_asked_and_not_without_end() {
         rig.dispatcher.pump_control(WORKER)
     };
     for _ in 0..5000 {
-        rig.dispatcher.asked_for_stacks(WORKER);
+        rig.dispatcher.expect_stacks(WORKER);
         assert!(tell(&mut rig));
     }
     rig.told();
     assert!((0..5000).any(|_| !tell(&mut rig)));
     let told = rig.told();
-    assert!(matches!(told.last(), Some(Notice::Misbehaved(WORKER, _))), "{:?}", told.last());
+    assert!(matches!(told.last(), Some(Notice::ContractBreached(WORKER, _))), "{:?}", told.last());
     // Who is gone is not asked.
-    rig.dispatcher.asked_for_stacks(WORKER);
+    rig.dispatcher.expect_stacks(WORKER);
 }
 
 #[test]
@@ -123,8 +123,8 @@ fn a_request_that_was_over_its_deadline_is_not_slow_as_well() {
     let start = Instant::now();
     let _ticket = rig.submit(b"/");
     rig.claim().unwrap();
-    rig.dispatcher.housekeeping(start + 11 * SECOND);
-    rig.dispatcher.housekeeping(start + 16 * SECOND);
+    rig.dispatcher.tick(start + 11 * SECOND);
+    rig.dispatcher.tick(start + 16 * SECOND);
     assert_eq!(slow(&rig.told()).len(), 0);
 }
 
@@ -141,7 +141,7 @@ fn a_request_whose_client_is_slow_is_not() {
         rig.say(exchange, CompletionKind::Body, &vec![b'x'; 64 * 1024], false, false);
         rig.dispatcher.before_park();
     }
-    rig.dispatcher.housekeeping(start + 2 * SECOND);
+    rig.dispatcher.tick(start + 2 * SECOND);
     assert_eq!(slow(&rig.told()).len(), 0);
 }
 
@@ -155,7 +155,7 @@ fn a_worker_that_has_served_its_number_says_so_once() {
         rig.answer();
         let told = rig.told();
         match &told[..] {
-            [Notice::Served(WORKER, 3)] => assert_eq!(served, 3),
+            [Notice::MaxRequestsReached(WORKER, 3)] => assert_eq!(served, 3),
             [] => assert_ne!(served, 3),
             other => panic!("{other:?}"),
         }
@@ -227,7 +227,7 @@ fn answers_are_counted_by_generation_also_when_their_worker_is_gone() {
     rig.dispatcher.admit(rig.workers[next].id);
     let _ticket = rig.submit(b"/");
     let (exchange, _) = rig.workers[next].claim().unwrap();
-    rig.dispatcher.housekeeping(Instant::now() + 11 * SECOND);
+    rig.dispatcher.tick(Instant::now() + 11 * SECOND);
     rig.finish(next, exchange, 200);
     let _ticket = rig.submit(b"/");
     let (exchange, _) = rig.workers[next].claim().unwrap();
@@ -279,8 +279,8 @@ fn a_probe_is_answered_by_whom_it_asks_or_not_at_all() {
     let canary = rig.attach(Generation(2), 1, None);
     let mut probe = rig.probe(canary, b"/healthz").unwrap();
     // Neither an idle worker, nor time, nor retirement takes it away.
-    rig.dispatcher.housekeeping(Instant::now() + SECOND);
-    rig.dispatcher.housekeeping(Instant::now() + 2 * SECOND);
+    rig.dispatcher.tick(Instant::now() + SECOND);
+    rig.dispatcher.tick(Instant::now() + 2 * SECOND);
     rig.dispatcher.retire(rig.workers[canary].id);
     assert_eq!(rig.workers[0].claim(), None);
     assert!(peek(&mut probe).is_pending());
@@ -307,7 +307,7 @@ fn a_probe_has_a_deadline() {
     let canary = rig.attach(Generation(2), 1, None);
     let probe = rig.probe(canary, b"/healthz").unwrap();
     rig.workers[canary].claim().unwrap();
-    rig.dispatcher.housekeeping(Instant::now() + 11 * SECOND);
+    rig.dispatcher.tick(Instant::now() + 11 * SECOND);
     assert_eq!(fault(probe), Fault::Deadline(WORKER));
 }
 
@@ -352,7 +352,7 @@ fn forks_without_end_are_a_breach() {
     });
     assert!(refused.is_some_and(|life| life >= 1024), "{refused:?}");
     let last = rig.told().pop();
-    assert!(matches!(last, Some(Notice::Misbehaved(..))), "{last:?}");
+    assert!(matches!(last, Some(Notice::ContractBreached(..))), "{last:?}");
 }
 
 #[test]

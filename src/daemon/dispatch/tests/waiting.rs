@@ -7,7 +7,7 @@ fn patient() -> Policy {
 }
 
 fn count_wanted(notices: &[Notice]) -> usize {
-    notices.iter().filter(|notice| matches!(notice, Notice::Wanted)).count()
+    notices.iter().filter(|notice| matches!(notice, Notice::WorkerRequested)).count()
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn when_the_oldest_has_waited_for_long_the_newest_is_served_and_the_oldest_times
     let _newest = rig.submit(b"/3");
     assert_eq!(rig.answer(), b"/0");
     assert_eq!(rig.answer(), b"/3");
-    rig.dispatcher.housekeeping(long_ago + 9 * SECOND);
+    rig.dispatcher.tick(long_ago + 9 * SECOND);
     assert!(matches!(peek(&mut oldest), Poll::Ready(Err(Fault::QueueTimeout))));
     assert_eq!(rig.answer(), b"/2");
 }
@@ -168,7 +168,7 @@ fn overloaded(n_waiting: usize) -> (Rig, Vec<Ticket>, Instant) {
         tickets.push(rig.ask("GET", b"/waiting", now).unwrap());
         let (exchange, _) = rig.claim().expect("it has a request");
         rig.workers[0].say_status(exchange, CompletionKind::Respond, 200, b"", true, true);
-        rig.dispatcher.housekeeping(now);
+        rig.dispatcher.tick(now);
     }
     while rig.dispatcher.load().queued < n_waiting {
         tickets.push(rig.ask("GET", b"/waiting", now).unwrap());
@@ -191,7 +191,7 @@ fn a_request_is_queued_again_when_the_queue_moves_faster() {
         now += SECOND / 10;
         let (exchange, _) = rig.claim().expect("it has a request");
         rig.workers[0].say_status(exchange, CompletionKind::Respond, 200, b"", true, true);
-        rig.dispatcher.housekeeping(now);
+        rig.dispatcher.tick(now);
         later.push(rig.ask("GET", b"/", now).expect("there is room again"));
     }
 }

@@ -80,7 +80,7 @@ impl Rig {
     }
 
     /// A WebSocket that was accepted in this slot.
-    fn accepted(&mut self, slot: u16) -> (WebSocket, ExchangeId) {
+    fn accepted(&mut self, slot: u16) -> (WebSocketHandle, ExchangeId) {
         let ticket = self.handshake();
         let Some(Heard::Asked(id)) = self.heard() else { panic!("it was not given") };
         self.says(id, slot, &ACCEPT);
@@ -98,15 +98,15 @@ impl Rig {
     }
 }
 
-fn next(socket: &mut WebSocket) -> Poll<Result<Outgoing, Fault>> {
+fn next(socket: &mut WebSocketHandle) -> Poll<Result<Outgoing, Fault>> {
     socket.poll_outgoing(&mut Context::from_waker(Waker::noop()))
 }
 
-fn room(socket: &WebSocket) -> Poll<bool> {
+fn room(socket: &WebSocketHandle) -> Poll<bool> {
     socket.poll_room(&mut Context::from_waker(Waker::noop()))
 }
 
-fn send(socket: &WebSocket, bytes: &[u8], text: bool, more: bool) -> Poll<bool> {
+fn send(socket: &WebSocketHandle, bytes: &[u8], text: bool, more: bool) -> Poll<bool> {
     socket.poll_send(&mut Context::from_waker(Waker::noop()), bytes, text, more)
 }
 
@@ -134,14 +134,14 @@ fn a_part_that_never_fits_ends_it_instead_of_the_daemon() {
     let mut rig = Rig::sockets(1);
     let (mut socket, id) = rig.accepted(0);
     rig.takes(id, 1 << 30);
-    assert_eq!(send(&socket, &vec![0; PART], false, true), Poll::Ready(true));
-    assert_eq!(send(&socket, &vec![0; 2 * PART], false, false), Poll::Ready(false));
+    assert_eq!(send(&socket, &vec![0; MAX_PART], false, true), Poll::Ready(true));
+    assert_eq!(send(&socket, &vec![0; 2 * MAX_PART], false, false), Poll::Ready(false));
     assert_eq!(room(&socket), Poll::Ready(false));
     assert!(matches!(next(&mut socket), Poll::Ready(Err(Fault::TooLong(_)))));
     assert!(matches!(rig.heard(), Some(Heard::Part(..))));
     assert_eq!(rig.heard(), Some(Heard::Gone(1006, vec![])));
     rig.says(id, 0, &DONE);
-    assert_eq!(rig.dispatcher.housekeeping(Instant::now()), Keeper::Idle);
+    assert_eq!(rig.dispatcher.tick(Instant::now()), TickRate::Idle);
 }
 
 #[test]
@@ -150,13 +150,13 @@ fn one_that_is_accepted_after_its_deadline_keeps_no_worker() {
     let ticket = rig.handshake();
     let Some(Heard::Asked(id)) = rig.heard() else { panic!("it was not given") };
     let late = Instant::now() + Duration::from_secs(11);
-    rig.dispatcher.housekeeping(late);
+    rig.dispatcher.tick(late);
     assert!(matches!(poll(ticket), Poll::Ready(Err(Fault::Deadline(WORKER)))));
     // It was cancelled, and goes on all the same.
     rig.says(id, 0, &ACCEPT);
-    rig.dispatcher.housekeeping(late + Duration::from_secs(2));
+    rig.dispatcher.tick(late + Duration::from_secs(2));
     let told: Vec<_> = rig.notices.try_iter().collect();
-    assert!(told.iter().any(|notice| matches!(notice, Notice::Stubborn(WORKER, _))), "{told:?}");
+    assert!(told.iter().any(|notice| matches!(notice, Notice::CancelIgnored(WORKER, _))), "{told:?}");
     rig.dispatcher.retire(WORKER);
     assert!(matches!(rig.notices.try_recv(), Ok(Notice::Drained(WORKER))));
 }
@@ -172,7 +172,7 @@ fn what_messages_waited_in_is_given_back() {
         assert!(next(&mut socket).is_ready());
     }
     assert!(next(&mut socket).is_pending());
-    let room = rig.dispatcher.lock().exchanges.get(id).unwrap().room_for_messages();
+    let room = rig.dispatcher.lock().exchanges.get(id).unwrap().message_capacity();
     assert!(room < 100, "{room}");
 }
 
@@ -202,7 +202,7 @@ fn a_close_follows_the_messages_before_it_and_the_exchange_ends_with_done() {
     socket.disconnect(4000, b"");
     assert_eq!(rig.heard(), None, "it has closed it itself");
     rig.says(id, 0, &DONE);
-    assert_eq!(rig.dispatcher.housekeeping(Instant::now()), Keeper::Idle);
+    assert_eq!(rig.dispatcher.tick(Instant::now()), TickRate::Idle);
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_close_may_be_the_end_of_everything_at_once() {
     rig.says(id, 0, &Says { done: true, ..CLOSE });
     assert!(matches!(next(&mut socket), Poll::Ready(Ok(Outgoing::Close { code: 1000, .. }))));
     drop(socket);
-    assert_eq!(rig.dispatcher.housekeeping(Instant::now()), Keeper::Idle);
+    assert_eq!(rig.dispatcher.tick(Instant::now()), TickRate::Idle);
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a_client_that_is_gone_is_told_with_its_code_and_reason() {
     assert_eq!(rig.heard(), Some(Heard::Gone(4001, b"bye".to_vec())));
     rig.says(id, 0, &Says { body: b"into the void", ..MESSAGE });
     rig.says(id, 0, &DONE);
-    assert_eq!(rig.dispatcher.housekeeping(Instant::now()), Keeper::Idle);
+    assert_eq!(rig.dispatcher.tick(Instant::now()), TickRate::Idle);
 }
 
 #[test]
@@ -263,9 +263,13 @@ fn an_accepted_one_leaves_its_slot_to_others_as_long_as_there_are_not_too_many()
 fn an_accepted_one_has_no_deadline() {
     let mut rig = Rig::sockets(0);
     let (mut socket, _) = rig.accepted(0);
-    rig.dispatcher.housekeeping(Instant::now() + Duration::from_hours(1));
+    rig.dispatcher.tick(Instant::now() + Duration::from_hours(1));
     assert!(next(&mut socket).is_pending());
-    assert!(!rig.notices.try_iter().any(|notice| matches!(notice, Notice::Overdue(..) | Notice::Slow(..))));
+    assert!(
+        !rig.notices
+            .try_iter()
+            .any(|notice| matches!(notice, Notice::TaskDeadlineExceeded(..) | Notice::SlowRequest(..)))
+    );
 }
 
 #[test]
@@ -273,7 +277,7 @@ fn a_handshake_has_the_deadline_of_a_request() {
     let mut rig = Rig::sockets(1);
     let ticket = rig.handshake();
     assert!(rig.heard().is_some());
-    rig.dispatcher.housekeeping(Instant::now() + Duration::from_mins(1));
+    rig.dispatcher.tick(Instant::now() + Duration::from_mins(1));
     assert!(matches!(poll(ticket), Poll::Ready(Err(Fault::Deadline(WORKER)))));
 }
 
@@ -290,7 +294,7 @@ fn those_of_a_worker_that_retires_are_told_to_close_one_after_the_other() {
     let mut after: Vec<_> = sockets
         .iter_mut()
         .map(|(socket, _)| match next(socket) {
-            Poll::Ready(Ok(Outgoing::Farewell { after })) => after,
+            Poll::Ready(Ok(Outgoing::GoingAway { after })) => after,
             other => panic!("{other:?}"),
         })
         .collect();
@@ -315,7 +319,7 @@ fn one_that_is_accepted_by_a_worker_that_retires_is_told_at_once() {
     rig.says(id, 0, &ACCEPT);
     let Poll::Ready(Ok(answer)) = poll(ticket) else { panic!("it was not accepted") };
     let mut socket = answer.stream.unwrap().into_websocket();
-    assert!(matches!(next(&mut socket), Poll::Ready(Ok(Outgoing::Farewell { after: Duration::ZERO }))));
+    assert!(matches!(next(&mut socket), Poll::Ready(Ok(Outgoing::GoingAway { after: Duration::ZERO }))));
 }
 
 #[test]
@@ -326,7 +330,7 @@ fn what_the_application_raises_ends_it() {
     rgun_channel::frame::AppError { summary: "ValueError: no", traceback: "" }.encode(&mut error);
     rig.says(id, 0, &Says { kind: CompletionKind::AppRaised, body: &error, ..DONE });
     assert!(matches!(next(&mut socket), Poll::Ready(Err(Fault::Raised { .. }))));
-    assert_eq!(rig.dispatcher.housekeeping(Instant::now()), Keeper::Idle);
+    assert_eq!(rig.dispatcher.tick(Instant::now()), TickRate::Idle);
 }
 
 #[test]
@@ -354,7 +358,7 @@ fn a_worker_that_breaks_the_rules_of_messages_is_condemned() {
             rig.says(id, 0, says);
         }
         let told: Vec<_> = rig.notices.try_iter().collect();
-        assert!(told.iter().any(|notice| matches!(notice, Notice::Misbehaved(..))), "{what}: {told:?}");
+        assert!(told.iter().any(|notice| matches!(notice, Notice::ContractBreached(..))), "{what}: {told:?}");
     }
     let mut rig = Rig::sockets(1);
     let _ticket = rig.submit(b"/");

@@ -26,7 +26,7 @@ use crate::id::{Generation, WorkerId};
 use crate::supervise::ResponseStats;
 
 use crate::dispatch::data::Buffers;
-use crate::dispatch::exchange::body::Carriage;
+use crate::dispatch::exchange::body::BodyTransport;
 use crate::dispatch::link::{Link, Slots};
 use crate::dispatch::worker::outbox::Outbox;
 use crate::dispatch::worker::report_limit::Budget;
@@ -35,16 +35,16 @@ use crate::dispatch::worker::service_time::{MAX_DEPTH, PREFETCH_TIME, ServiceTim
 use crate::dispatch::{Notice, NoticeSink};
 
 /// A worker that finished something within this time may have more to say before the slow tick comes.
-const QUICK: Duration = Duration::from_millis(50);
+const ACTIVE_TIME: Duration = Duration::from_millis(50);
 
 /// A prefetched record that has been the next to start for this long, and twice the usual service time, is stuck.
-const STALL: Duration = Duration::from_millis(1);
+const THREAD_STALL_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// The same of an event loop: a turn of it with many tasks takes its time, and one that is as busy helps nobody.
-const LOOP_STALL: Duration = Duration::from_millis(10);
+const LOOP_STALL_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// Waiting this long in another worker's ring is worth a wake-up of an idle one.
-const WORTH_STEALING: Duration = Duration::from_micros(50);
+const MIN_STEAL_WAIT: Duration = Duration::from_micros(50);
 
 /// A worker that is attached.
 #[derive(Debug)]
@@ -59,24 +59,24 @@ pub(crate) struct Worker {
     /// Rung for an event loop.
     wake: Arc<OwnedFd>,
     /// By either interface; which counts is known when it is ready.
-    possible: Slots,
+    offered: Slots,
     /// It is ASGI; known when it is ready, and nothing is given to it before.
     asgi: bool,
     slots: u32,
     pub(crate) admitted: bool,
     pub(crate) retiring: bool,
-    pub(crate) told_drained: bool,
+    pub(crate) drained_reported: bool,
     /// It is about to be killed by the daemon, with what it has.
-    pub(crate) is_cut: bool,
+    pub(crate) is_killed: bool,
     /// Exchanges it has been given and is not done with.
     running: Running,
     /// WebSockets that it has accepted: they take no slot of those that it is given requests for.
-    sockets: HashSet<ExchangeId>,
-    service: ServiceTime,
+    websockets: HashSet<ExchangeId>,
+    service_time: ServiceTime,
     /// When it last showed progress: was given work while idle, or finished something.
-    progress: Instant,
+    last_progress: Instant,
     /// The record that was seen to be the next to start, and when first.
-    next: Option<(ExchangeId, Instant)>,
+    next_unclaimed: Option<(ExchangeId, Instant)>,
     /// It let prefetched records lie: nothing is given ahead of time until it finishes something.
     pub(crate) stalled: bool,
     pub(crate) outbox: Outbox,
@@ -85,7 +85,7 @@ pub(crate) struct Worker {
     /// Descriptors that arrived before the frame that names them.
     files: HashMap<ExchangeId, OwnedFd>,
     /// What it may still say on its control socket.
-    reports: Budget,
+    report_limit: Budget,
     /// Requests it is done with, and after how many that is told.
     served: u64,
     max_requests: Option<NonZeroU64>,
@@ -110,23 +110,23 @@ impl Worker {
             map,
             control,
             wake,
-            possible: slots,
+            offered: slots,
             asgi: false,
             slots: slots.threads,
             admitted: false,
             retiring: false,
-            told_drained: false,
-            is_cut: false,
+            drained_reported: false,
+            is_killed: false,
             running: Running::with_capacity((slots.threads.max(slots.concurrency) + MAX_DEPTH) as usize),
-            sockets: HashSet::new(),
-            service: ServiceTime::new(),
-            progress: now,
-            next: None,
+            websockets: HashSet::new(),
+            service_time: ServiceTime::new(),
+            last_progress: now,
+            next_unclaimed: None,
             stalled: false,
             outbox: Outbox::default(),
             acked: vec![0; geometry.slots as usize],
             files: HashMap::new(),
-            reports: Budget::new(now),
+            report_limit: Budget::new(now),
             served: 0,
             max_requests,
             tally: ResponseStats::default(),
@@ -153,26 +153,26 @@ impl Worker {
 
     /// How many requests it may have per slot, the running one included.
     fn depth(&self) -> u32 {
-        if self.stalled { 1 } else { self.service.depth() }
+        if self.stalled { 1 } else { self.service_time.depth() }
     }
 
-    fn given(&self) -> u32 {
+    fn n_assigned_u32(&self) -> u32 {
         u32::try_from(self.running.len()).unwrap_or(u32::MAX)
     }
 
     /// Can it take a request now? One whose body is a descriptor is never prefetched, because a revoked
     /// record would leave its descriptor behind.
-    pub(crate) fn has_room(&self, carriage: Carriage) -> bool {
-        let ahead = if carriage == Carriage::Frame { self.depth() - 1 } else { 0 };
-        self.is_open() && self.takes(carriage) && self.given() < self.slots + ahead
+    pub(crate) fn has_room(&self, carriage: BodyTransport) -> bool {
+        let ahead = if carriage == BodyTransport::Inline { self.depth() - 1 } else { 0 };
+        self.is_open() && self.takes(carriage) && self.n_assigned_u32() < self.slots + ahead
     }
 
     /// Can it ever take a request whose body travels like this?
-    pub(crate) fn takes(&self, carriage: Carriage) -> bool {
+    pub(crate) fn takes(&self, carriage: BodyTransport) -> bool {
         match carriage {
-            Carriage::Frame => true,
-            Carriage::Descriptor => !self.asgi,
-            Carriage::Parts | Carriage::Messages => self.asgi,
+            BodyTransport::Inline => true,
+            BodyTransport::Descriptor => !self.asgi,
+            BodyTransport::Parts | BodyTransport::WebSocket => self.asgi,
         }
     }
 
@@ -182,7 +182,7 @@ impl Worker {
 
     /// When it last finished something, or began to have something to do.
     pub(crate) fn progress(&self) -> Instant {
-        self.progress
+        self.last_progress
     }
 
     /// Would it start at once what another has not claimed? An event loop has slots in plenty, and may still be busy.
@@ -191,15 +191,20 @@ impl Worker {
     }
 
     pub(crate) fn idle_slots(&self) -> u32 {
-        if self.is_open() { self.slots.saturating_sub(self.given()) } else { 0 }
+        if self.is_open() { self.slots.saturating_sub(self.n_assigned_u32()) } else { 0 }
     }
 
     /// How busy it is, for choosing among equals: requests per slot, in 256ths; for one that may become a WebSocket, how
     /// many of those it has.
-    pub(crate) fn load(&self, carriage: Carriage) -> (u32, u32) {
-        let (load, n_sockets) = (self.given().saturating_mul(256) / self.slots, self.sockets.len());
+    pub(crate) fn load(&self, carriage: BodyTransport) -> (u32, u32) {
+        let (load, n_sockets) =
+            (self.n_assigned_u32().saturating_mul(256) / self.slots, self.websockets.len());
         let n_sockets = u32::try_from(n_sockets).unwrap_or(u32::MAX);
-        if carriage == Carriage::Messages { (n_sockets + self.given(), load) } else { (load, n_sockets) }
+        if carriage == BodyTransport::WebSocket {
+            (n_sockets + self.n_assigned_u32(), load)
+        } else {
+            (load, n_sockets)
+        }
     }
 
     pub(crate) fn n_slots(&self) -> usize {
@@ -216,20 +221,20 @@ impl Worker {
     }
 
     /// Slots that the map has room for, which its completions may name.
-    pub(crate) fn n_places(&self) -> usize {
+    pub(crate) fn n_map_slots(&self) -> usize {
         self.acked.len()
     }
 
     /// WebSockets that it has accepted.
-    pub(crate) fn n_sockets(&self) -> usize {
-        self.sockets.len()
+    pub(crate) fn n_websockets(&self) -> usize {
+        self.websockets.len()
     }
 
     /// It has accepted a WebSocket: its slot is for others, unless it has too many already. It may run for ever.
     pub(crate) fn park(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) {
-        if self.sockets.len() < self.possible.websockets as usize {
+        if self.websockets.len() < self.offered.websockets as usize {
             self.remove(position, now);
-            self.sockets.insert(id);
+            self.websockets.insert(id);
         } else {
             self.running.lift_limit(position);
         }
@@ -237,20 +242,20 @@ impl Worker {
 
     /// Returns the accepted WebSockets that take no slot.
     pub(crate) fn parked(&self) -> impl Iterator<Item = ExchangeId> {
-        self.sockets.iter().copied()
+        self.websockets.iter().copied()
     }
 
     /// Returns the exchanges that it was given and has not finished, the oldest first, without [`Worker::parked`].
-    pub(crate) fn given_ids(&self) -> impl DoubleEndedIterator<Item = ExchangeId> {
+    pub(crate) fn assigned_ids(&self) -> impl DoubleEndedIterator<Item = ExchangeId> {
         self.running.ids()
     }
 
     /// How long what it has prefetched would have to wait, if that is worth taking away.
-    pub(crate) fn backlog(&self, now: Instant) -> Option<Duration> {
-        let ahead = self.given().checked_sub(self.slots).filter(|ahead| *ahead > 0)?;
-        let expected = self.service.times(ahead);
-        let wait = expected.max(now.saturating_duration_since(self.progress));
-        (wait > WORTH_STEALING).then_some(wait)
+    pub(crate) fn prefetch_wait(&self, now: Instant) -> Option<Duration> {
+        let ahead = self.n_assigned_u32().checked_sub(self.slots).filter(|ahead| *ahead > 0)?;
+        let expected = self.service_time.times(ahead);
+        let wait = expected.max(now.saturating_duration_since(self.last_progress));
+        (wait > MIN_STEAL_WAIT).then_some(wait)
     }
 
     /// Puts a request into the ring; `None` when it is full. `limit` is how long it may run.
@@ -263,7 +268,7 @@ impl Worker {
         now: Instant,
     ) -> Result<Option<Position>, String> {
         if let Some(body) = body
-            && let Err(error) = self.send(&Command::Body(id), &[body])
+            && let Err(error) = self.send_command(&Command::Body(id), &[body])
         {
             // A full socket empties by itself, and of one that is closed the reactor is about to hear.
             return match error.kind() {
@@ -276,30 +281,30 @@ impl Worker {
         }
         let Some(position) = self.submissions.push(frame).map_err(|broken| broken.to_string())? else {
             if body.is_some() {
-                self.forget(id);
+                self.send_cancel(id);
             }
             return Ok(None);
         };
-        let started = (self.given() < self.slots).then_some(now);
+        let started = (self.n_assigned_u32() < self.slots).then_some(now);
         if self.running.is_empty() {
-            self.progress = now;
+            self.last_progress = now;
         }
         self.running.push(id, limit, position, started);
-        self.outbox.published(position);
+        self.outbox.note_published(position);
         Ok(Some(position))
     }
 
     /// The worker is done with an exchange: its slot is free, and the oldest prefetched one starts.
-    pub(crate) fn finished(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) {
+    pub(crate) fn finish(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) {
         // Mostly there are none of either, and an id need not be hashed to find out.
-        if self.sockets.is_empty() || !self.sockets.remove(&id) {
+        if self.websockets.is_empty() || !self.websockets.remove(&id) {
             self.remove(position, now);
         }
         if !self.files.is_empty() {
             self.files.remove(&id);
         }
         self.stalled = false;
-        self.progress = now;
+        self.last_progress = now;
     }
 
     /// One more request is done with. The number of all, when that is to be told: once.
@@ -325,10 +330,10 @@ impl Worker {
         }
     }
 
-    pub(crate) fn measure(&mut self, service: u64) {
+    pub(crate) fn record_service_time(&mut self, service: u64) {
         // What a task takes says nothing about when the next can start; and nothing is given ahead of time.
         if !self.asgi {
-            self.service.measure(service);
+            self.service_time.measure(service);
         }
     }
 
@@ -338,7 +343,7 @@ impl Worker {
             return;
         }
         // `wake_more` corrects that within a tick if it was wrong.
-        let most = if self.service.needs_one_thread() { 1 } else { self.outbox.unrung };
+        let most = if self.service_time.needs_one_thread() { 1 } else { self.outbox.unrung };
         self.outbox.unrung = 0;
         self.sleepers().wake(&self.waker(), most);
     }
@@ -350,16 +355,16 @@ impl Worker {
 
     /// May records lie unclaimed in its ring, or completions unrung? Then the housekeeper looks often. A worker that
     /// has shown no progress for a while and has claimed everything is running something slow: nothing lies anywhere.
-    pub(crate) fn may_stall(&self, now: Instant) -> bool {
-        let is_quick = self.given() > self.slots || self.service.is_short();
-        let has_moved = now.saturating_duration_since(self.progress) < QUICK;
-        self.outbox.has_more_to_say()
+    pub(crate) fn needs_fast_tick(&self, now: Instant) -> bool {
+        let is_quick = self.n_assigned_u32() > self.slots || self.service_time.is_short();
+        let has_moved = now.saturating_duration_since(self.last_progress) < ACTIVE_TIME;
+        self.outbox.has_backlog()
             || !self.running.is_empty() && (is_quick && has_moved || self.first_unclaimed().is_some())
     }
 
     /// Might it hold back a completion because there is more to do? Only quick ones do.
     pub(crate) fn may_defer(&self) -> bool {
-        self.running.len() > 1 && self.service.is_short()
+        self.running.len() > 1 && self.service_time.is_short()
     }
 
     fn first_unclaimed(&self) -> Option<ExchangeId> {
@@ -369,39 +374,43 @@ impl Worker {
     /// Notes which record starts next, and returns whether it has been the next one for too long.
     pub(crate) fn check_stall(&mut self, now: Instant) -> bool {
         let Some(next) = self.first_unclaimed() else {
-            self.next = None;
+            self.next_unclaimed = None;
             return false;
         };
-        match self.next {
+        match self.next_unclaimed {
             Some((id, since)) if id == next => {
-                let usual = self.service.times(2);
-                let limit = if self.asgi { LOOP_STALL } else { usual.clamp(STALL, PREFETCH_TIME * 2) };
+                let usual = self.service_time.times(2);
+                let limit = if self.asgi {
+                    LOOP_STALL_TIMEOUT
+                } else {
+                    usual.clamp(THREAD_STALL_TIMEOUT, PREFETCH_TIME * 2)
+                };
                 now.saturating_duration_since(since) > limit
             }
             _ => {
-                self.next = Some((next, now));
+                self.next_unclaimed = Some((next, now));
                 false
             }
         }
     }
 
     /// How long the next record to start has waited for an event loop that has slots, but is busy.
-    pub(crate) fn lag(&self, now: Instant) -> Option<Duration> {
-        let (_, since) = self.next.filter(|_| self.asgi)?;
+    pub(crate) fn unclaimed_wait(&self, now: Instant) -> Option<Duration> {
+        let (_, since) = self.next_unclaimed.filter(|_| self.asgi)?;
         Some(now.saturating_duration_since(since))
     }
 
     /// Has it something to do, and no slot for more? Then what arrives cannot start here.
     pub(crate) fn is_saturated(&self) -> bool {
-        self.given() > self.slots
+        self.n_assigned_u32() > self.slots
     }
 
-    pub(crate) fn is_quiet(&self) -> bool {
+    pub(crate) fn has_no_completions(&self) -> bool {
         self.completions.is_empty()
     }
 
     /// Records were popped: the worker may be waiting for the room.
-    pub(crate) fn made_room(&self) {
+    pub(crate) fn notify_space(&self) {
         WaitFlag(self.map.u32(Geometry::word(Word::SpaceWait))).notify(&self.waker());
     }
 
@@ -417,15 +426,15 @@ impl Worker {
         WaitFlag(self.map.u32(Geometry::slot(slot, SLOT_CREDIT_WAIT))).notify(&self.waker());
     }
 
-    pub(crate) fn take_running(&mut self) -> Vec<ExchangeId> {
-        self.running.take().chain(self.sockets.drain()).collect()
+    pub(crate) fn drain_running(&mut self) -> Vec<ExchangeId> {
+        self.running.drain().chain(self.websockets.drain()).collect()
     }
 
     /// Takes one record back; true if it had not been claimed.
     pub(crate) fn revoke(&mut self, id: ExchangeId, position: Position) -> bool {
         let is_revoked = self.take_back(position);
         if is_revoked && !self.asgi {
-            self.forget(id);
+            self.send_cancel(id);
         }
         is_revoked
     }
@@ -441,8 +450,8 @@ impl Worker {
 
     /// Nobody waits for this exchange any more: a body that went ahead of its record is closed, a response that is
     /// being made ends at its next part. Only a hint: what the worker still says of it is discarded anyway.
-    pub(crate) fn forget(&self, id: ExchangeId) {
-        if let Err(error) = self.send(&Command::Cancel(id), &[]) {
+    pub(crate) fn send_cancel(&self, id: ExchangeId) {
+        if let Err(error) = self.send_command(&Command::Cancel(id), &[]) {
             tracing::debug!(%error, "cannot tell a worker to forget an exchange, ignoring");
         }
     }
@@ -469,7 +478,7 @@ impl Worker {
 
     #[cfg(test)]
     pub(crate) fn has(&self, id: ExchangeId) -> bool {
-        self.running.has(id)
+        self.running.contains(id)
     }
 
     /// Exchanges that it has begun to answer.
@@ -481,15 +490,15 @@ impl Worker {
     pub(crate) fn thread_of(&self, id: ExchangeId) -> Option<u64> {
         let read = |slot, field| self.map.u64(Geometry::slot(slot, field)).load(Ordering::Relaxed);
         let slot =
-            (0..u32::try_from(self.n_places()).ok()?).find(|slot| read(*slot, SLOT_EXCHANGE) == id.0)?;
+            (0..u32::try_from(self.n_map_slots()).ok()?).find(|slot| read(*slot, SLOT_EXCHANGE) == id.0)?;
         Some(read(slot, SLOT_THREAD)).filter(|thread| *thread != 0)
     }
 
-    pub(crate) fn ask_for_stacks(&mut self) {
-        self.reports.ask_for_stacks();
+    pub(crate) fn expect_stacks(&mut self) {
+        self.report_limit.ask_for_stacks();
     }
 
-    pub(crate) fn send(&self, command: &Command, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(crate) fn send_command(&self, command: &Command, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         control::send(&*self.control, &command.encode(), fds)
     }
 
@@ -513,7 +522,7 @@ impl Worker {
                     let Some(fd) = received.fds.into_iter().next() else {
                         return Err(format!("sent no descriptor for the file of exchange {}", id.0));
                     };
-                    if !self.running.has(id) {
+                    if !self.running.contains(id) {
                         return Err(format!("sent a file for exchange {}, which is not its own", id.0));
                     }
                     if self.files.insert(id, fd).is_some() {
@@ -524,7 +533,7 @@ impl Worker {
                     if let Report::Ready { interface } = report {
                         self.on_ready(interface)?;
                     }
-                    self.reports.spend(&report, Instant::now())?;
+                    self.report_limit.spend(&report, Instant::now())?;
                     notice(Notice::Report(self.id, report));
                 }
             }
@@ -541,7 +550,7 @@ impl Worker {
         if asgi {
             self.slab.wake_by_eventfd(Arc::clone(&self.wake));
         }
-        self.slots = if asgi { self.possible.concurrency } else { self.possible.threads };
+        self.slots = if asgi { self.offered.concurrency } else { self.offered.threads };
         Ok(())
     }
 
@@ -570,7 +579,7 @@ impl Worker {
     }
 
     /// Is much of its slab lent to the daemon?
-    pub(crate) fn has_lent(&self) -> bool {
+    pub(crate) fn has_lent_chunks(&self) -> bool {
         self.slab.is_quarter_lent()
     }
 

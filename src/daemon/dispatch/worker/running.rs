@@ -10,13 +10,13 @@ use rgun_channel::frame::ExchangeId;
 use rgun_channel::ring::{Position, SubmissionSender};
 
 /// How often one is looked at again that is over its time.
-const RECHECK: Duration = Duration::from_millis(50);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// In the order given, which is that of their positions: an event loop may have thousands, so that what happens often
 /// looks for one by its position.
 #[derive(Debug)]
 pub(crate) struct Running {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<RunningEntry>,
     /// Before this none of them is over its deadline; and before that none is slow. It may be said too early.
     next_overdue: Option<Instant>,
     next_slow: Option<Instant>,
@@ -25,15 +25,15 @@ pub(crate) struct Running {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+struct RunningEntry {
     id: ExchangeId,
     position: Position,
     /// When a slot became free for it. `None`: it is prefetched.
     started: Option<Instant>,
     /// How long it may run.
-    limit: Option<Duration>,
+    timeout: Option<Duration>,
     /// [`Running::slower_than`] has told it.
-    told_slow: bool,
+    slow_reported: bool,
 }
 
 impl Running {
@@ -54,7 +54,7 @@ impl Running {
         self.entries.iter().map(|entry| entry.id)
     }
 
-    pub(crate) fn has(&self, id: ExchangeId) -> bool {
+    pub(crate) fn contains(&self, id: ExchangeId) -> bool {
         self.ids().any(|other| other == id)
     }
 
@@ -66,9 +66,9 @@ impl Running {
         position: Position,
         started: Option<Instant>,
     ) {
-        self.entries.push_back(Entry { id, position, started, limit, told_slow: false });
+        self.entries.push_back(RunningEntry { id, position, started, timeout: limit, slow_reported: false });
         if let Some(started) = started {
-            self.starts(started, limit);
+            self.note_deadlines(started, limit);
         }
     }
 
@@ -79,7 +79,7 @@ impl Running {
     }
 
     /// All of them; none is left.
-    pub(crate) fn take(&mut self) -> impl Iterator<Item = ExchangeId> + use<> {
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = ExchangeId> + use<> {
         std::mem::take(&mut self.entries).into_iter().map(|entry| entry.id)
     }
 
@@ -89,8 +89,8 @@ impl Running {
             let entry = &mut self.entries[at];
             if entry.started.is_none() {
                 entry.started = Some(now);
-                let limit = entry.limit;
-                self.starts(now, limit);
+                let limit = entry.timeout;
+                self.note_deadlines(now, limit);
             }
         }
     }
@@ -98,7 +98,7 @@ impl Running {
     /// It may run for ever.
     pub(crate) fn lift_limit(&mut self, position: Option<Position>) {
         if let Some(at) = self.find(position) {
-            self.entries[at].limit = None;
+            self.entries[at].timeout = None;
         }
     }
 
@@ -106,9 +106,9 @@ impl Running {
     pub(crate) fn restart_clock(&mut self, position: Option<Position>, now: Instant) {
         if let Some(at) = self.find(position) {
             self.entries[at].started = Some(now);
-            let limit = self.entries[at].limit;
+            let limit = self.entries[at].timeout;
             // Mostly it is later than what is known.
-            self.starts(now, limit);
+            self.note_deadlines(now, limit);
         }
     }
 
@@ -118,8 +118,8 @@ impl Running {
             && let Some(started) = &mut self.entries[at].started
         {
             *started += by;
-            let (started, limit) = (*started, self.entries[at].limit);
-            self.starts(started, limit);
+            let (started, limit) = (*started, self.entries[at].timeout);
+            self.note_deadlines(started, limit);
         }
     }
 
@@ -131,12 +131,12 @@ impl Running {
         }
         let (mut next, mut found) = (None, Vec::new());
         for entry in &self.entries {
-            let (Some(started), Some(limit)) = (entry.started, entry.limit) else { continue };
+            let (Some(started), Some(limit)) = (entry.started, entry.timeout) else { continue };
             let is_over = now > started + limit;
             if is_over {
                 found.push(entry.id);
             }
-            next = earlier(next, Some(if is_over { now + RECHECK } else { started + limit }));
+            next = earlier(next, Some(if is_over { now + RECHECK_INTERVAL } else { started + limit }));
         }
         self.next_overdue = next;
         found
@@ -154,14 +154,14 @@ impl Running {
             return Vec::new();
         }
         let (mut next, mut found) = (None, Vec::new());
-        for entry in self.entries.iter_mut().filter(|entry| !entry.told_slow) {
+        for entry in self.entries.iter_mut().filter(|entry| !entry.slow_reported) {
             let Some(started) = entry.started else { continue };
             let is_over = now > started + slow;
             if is_over && submissions.is_claimed(entry.position) {
-                entry.told_slow = true;
+                entry.slow_reported = true;
                 found.push(entry.id);
             } else {
-                next = earlier(next, Some(if is_over { now + RECHECK } else { started + slow }));
+                next = earlier(next, Some(if is_over { now + RECHECK_INTERVAL } else { started + slow }));
             }
         }
         self.next_slow = next;
@@ -170,7 +170,7 @@ impl Running {
 
     /// The next to start.
     pub(crate) fn first_unclaimed(&self, submissions: &SubmissionSender) -> Option<ExchangeId> {
-        let unclaimed = |entry: &&Entry| !submissions.is_claimed(entry.position);
+        let unclaimed = |entry: &&RunningEntry| !submissions.is_claimed(entry.position);
         // The worker claims them in their order: who looks from the end sees no more than those that lie there.
         self.entries.iter().rev().take_while(unclaimed).last().map(|entry| entry.id)
     }
@@ -186,7 +186,7 @@ impl Running {
     }
 
     /// The time of one that runs begins.
-    fn starts(&mut self, now: Instant, limit: Option<Duration>) {
+    fn note_deadlines(&mut self, now: Instant, limit: Option<Duration>) {
         self.next_overdue = earlier(self.next_overdue, limit.map(|limit| now + limit));
         self.next_slow = earlier(self.next_slow, self.slow.map(|slow| now + slow));
     }

@@ -124,7 +124,7 @@ pub(in crate::http) async fn receive(
         if taken >= YIELD_AFTER_BYTES {
             // A client as fast as this one would keep the reactor for megabytes, and its turn from ending.
             taken = 0;
-            limits.dispatcher.look();
+            limits.dispatcher.poll_now();
             tokio::task::yield_now().await;
         }
     }

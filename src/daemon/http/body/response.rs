@@ -14,7 +14,7 @@ use rustix::io::ReadWriteFlags;
 use tokio::task::JoinHandle;
 
 use crate::budget::Reservation;
-use crate::dispatch::{BodyStream, Data, Dispatcher, Fault, FilePart, StreamPiece};
+use crate::dispatch::{BodyPiece, BodyStream, Data, Dispatcher, Fault, FilePart};
 use crate::error_chain::Chain;
 use crate::journal::requests::{
     AccessEntry, FailureEntry, Journal, PartialResponse, UnansweredCause, UnansweredEntry,
@@ -142,7 +142,7 @@ impl AccessRecord {
 
     /// The client has the head, so the journal is all that is left to tell.
     fn log_failure(self, error: &BodyError) {
-        if matches!(error, BodyError::Fault(Fault::Left)) {
+        if matches!(error, BodyError::Fault(Fault::ClientHalfClosed)) {
             return self.log_incomplete(UnansweredCause::ClientClosed);
         }
         // Of a request over its deadline the supervising side writes the one entry, when it has the stacks.
@@ -249,14 +249,14 @@ impl ResponseBody {
                     };
                     let (dispatcher, is_last) = (stream.dispatcher(), stream.is_settled());
                     match piece {
-                        StreamPiece::Bytes(data) => {
+                        BodyPiece::Bytes(data) => {
                             if is_last {
                                 self.source = BodySource::Empty;
                             }
                             return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
                         // Trailers may follow a file, or why the rest never comes.
-                        StreamPiece::File(file) | StreamPiece::Spilled(file) => {
+                        BodyPiece::File(file) | BodyPiece::Spilled(file) => {
                             let file = FileReader::new(file, dispatcher);
                             if let BodySource::Stream(stream) =
                                 std::mem::replace(&mut self.source, BodySource::Empty)
@@ -265,7 +265,7 @@ impl ResponseBody {
                             }
                         }
                         // hyper sends those that the head's `Trailer` names, to clients that say `TE: trailers`.
-                        StreamPiece::Trailers(trailers) => {
+                        BodyPiece::Trailers(trailers) => {
                             return Poll::Ready(Some(Ok(Frame::trailers(*trailers))));
                         }
                     }
@@ -332,7 +332,9 @@ impl Body for ResponseBody {
             BodySource::Empty => SizeHint::with_exact(0),
             BodySource::Bytes(data) => SizeHint::with_exact(data.len() as u64),
             BodySource::File(FileReader { left: Some(left), .. }) => SizeHint::with_exact(*left),
-            BodySource::Stream(stream) => stream.total().map_or_else(SizeHint::default, SizeHint::with_exact),
+            BodySource::Stream(stream) => {
+                stream.body_len().map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
             BodySource::File(_) | BodySource::FileInStream(..) => SizeHint::default(),
         }
     }
@@ -377,7 +379,7 @@ pub(in crate::http) struct FileReader {
 
 impl FileReader {
     pub(in crate::http) fn new(part: FilePart, dispatcher: &'static Dispatcher) -> Self {
-        let FilePart { fd, offset, len, held } = part;
+        let FilePart { fd, offset, len, reservation: held } = part;
         Self { fd, offset, left: len, blocking_read: None, bytes_since_yield: 0, dispatcher, _held: held }
     }
 
@@ -388,7 +390,7 @@ impl FileReader {
         if self.bytes_since_yield >= YIELD_AFTER_BYTES {
             // A client that reads as fast as this would keep the reactor for megabytes, and its turn from ending.
             self.bytes_since_yield = 0;
-            self.dispatcher.look();
+            self.dispatcher.poll_now();
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -426,7 +428,7 @@ impl FileReader {
         self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
         self.bytes_since_yield += bytes.len();
         let held = memory.charge(bytes.len() as u64);
-        Poll::Ready(Ok(Some(Data::of(bytes, Some(held)))))
+        Poll::Ready(Ok(Some(Data::with_reservation(bytes, Some(held)))))
     }
 
     fn read_now(&self, want: usize) -> io::Result<Bytes> {

@@ -183,7 +183,7 @@ impl Spool {
         }
         let Self { mut file, reservation: held, directory, .. } = self;
         file.seek(SeekFrom::Start(0)).map_err(|source| SpoolError::Write { directory, source })?;
-        Ok(RequestBody { fd: file.into(), held: Some(held) })
+        Ok(RequestBody { fd: file.into(), reservation: Some(held) })
     }
 }
 

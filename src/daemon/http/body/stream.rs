@@ -22,7 +22,7 @@ use hyper::body::Incoming;
 use rgun_channel::layout::MAX_INLINE_BODY;
 use tokio::time::{Sleep, sleep, timeout};
 
-use crate::dispatch::{Dispatcher, Fault, PART, Upload, UploadFault};
+use crate::dispatch::{Dispatcher, Fault, MAX_PART, Upload, UploadFault};
 use crate::net::Connection;
 
 use super::rate::{DataRate, MinDataRate};
@@ -125,7 +125,7 @@ impl BodyPump {
         loop {
             let (part, end) = match poll_fn(|cx| self.poll_step(cx, &upload, bounds)).await {
                 PumpStep::Send(room) => {
-                    let len = usize::try_from(room).unwrap_or(PART).min(PART).min(self.current.len());
+                    let len = usize::try_from(room).unwrap_or(MAX_PART).min(MAX_PART).min(self.current.len());
                     (self.current.split_to(len), self.is_exhausted())
                 }
                 PumpStep::End => (Bytes::new(), true),
@@ -145,7 +145,7 @@ impl BodyPump {
             if given >= YIELD_AFTER_BYTES {
                 // A client as fast as this one would keep the reactor for megabytes, and its turn from ending.
                 given = 0;
-                self.dispatcher.look();
+                self.dispatcher.poll_now();
                 tokio::task::yield_now().await;
             }
         }
@@ -221,7 +221,7 @@ impl BodyPump {
                     tracing::debug!(error = %crate::error_chain::Chain(&error), "a request's body broke off");
                     return Err(match h1::violation_of(&error) {
                         Some(Violation::Chunk(reason)) => UploadFault::Malformed(reason),
-                        _ => UploadFault::Broken,
+                        _ => UploadFault::Truncated,
                     });
                 }
                 Poll::Ready(Some(Ok(frame))) => {

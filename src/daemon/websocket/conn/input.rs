@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::dispatch::PART;
+use crate::dispatch::MAX_PART;
 use crate::websocket::Scratch;
 use crate::websocket::frame::close_code;
 use crate::websocket::receive::ClientEvent;
@@ -55,7 +55,8 @@ impl WebSocketConn {
             }
             scratch.input.copy_within(start..end, 0);
             (start, end) = (0, end - start);
-            let limit = if self.receiver.frame_remaining() > READ_BYTES as u64 { PART } else { READ_BYTES };
+            let limit =
+                if self.receiver.frame_remaining() > READ_BYTES as u64 { MAX_PART } else { READ_BYTES };
             let Some(room) = scratch.input.get_mut(end..limit.max(end + 1)) else { break };
             if !unparsed.is_empty() {
                 end += copy_into(room, &mut unparsed);

@@ -21,7 +21,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
-use crate::dispatch::{Fault, Outgoing, WebSocket};
+use crate::dispatch::{Fault, Outgoing, WebSocketHandle};
 use crate::id::WorkerId;
 use crate::journal::requests::LoggedRequest;
 use crate::net::{ClientStream, Connection, Phase};
@@ -44,7 +44,7 @@ const RESTART_REASON: &[u8] = b"Service Restart";
 #[derive(Debug)]
 pub struct AcceptedHandshake {
     /// The exchange with the application.
-    pub websocket: WebSocket,
+    pub websocket: WebSocketHandle,
     /// Parameters of permessage-deflate; None without compression.
     pub deflate: Option<DeflateParams>,
     /// The settings at the time of the handshake; a reload does not change them.
@@ -77,7 +77,7 @@ enum CloseState {
 pub struct WebSocketConn {
     stream: ClientStream,
     /// The exchange with the application. None once either side has ended it.
-    app: Option<WebSocket>,
+    app: Option<WebSocketHandle>,
     settings: WebSocketSettings,
     resources: Arc<WebSocketResources>,
     receiver: Receiver,
@@ -209,7 +209,7 @@ impl WebSocketConn {
             }
             if progress >= YIELD_AFTER_BYTES {
                 // A client and an application that are both fast must not keep the reactor from its other work.
-                self.resources.dispatcher.look();
+                self.resources.dispatcher.poll_now();
                 cx.waker().wake_by_ref();
                 return Ok(Poll::Pending);
             }
@@ -288,7 +288,7 @@ impl WebSocketConn {
                         if is_valid { (code, reason) } else { (close_code::INTERNAL, Bytes::new()) };
                     self.close(code, &reason);
                 }
-                Ok(Outgoing::Farewell { after }) => {
+                Ok(Outgoing::GoingAway { after }) => {
                     let now = self.connection().coarse_now();
                     self.timers.schedule_restart(now, after);
                     if self.timers.is_restart_due(now) {
