@@ -102,7 +102,7 @@ impl Future for ResponseFuture {
                     if let (Some(hints), Some((served, asked))) = (ticket.take_hints(), &this.request)
                         && asked.accepts_interim
                     {
-                        served.connection.push_interim(head::early_hints(&hints));
+                        served.connection.interim.push(head::early_hints(&hints));
                     }
                     this.poll_half_close(cx);
                     return Poll::Pending;
@@ -116,7 +116,7 @@ impl Future for ResponseFuture {
             unreachable!("a future is not polled again when it was ready")
         };
         // What has not left by now would come after the answer.
-        drop(served.connection.take_interim());
+        drop(served.connection.interim.take());
         let outcome =
             outcome.and_then(|answer| check_content_length(&asked.method, &answer).map(|()| answer));
         let mut response = match outcome {

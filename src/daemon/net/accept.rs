@@ -1,4 +1,4 @@
-//! The accept loop of one listener.
+//! The accept loop of one listener, run by `edge`.
 
 use std::io;
 use std::sync::Arc;
@@ -7,35 +7,36 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tokio::sync::watch;
 
-use super::connection::{Connection, ConnectionTracker};
+use super::connection::Connection;
 use super::listener::{Acceptor, Listener};
 use super::peer::Peer;
 use super::stream::{ClientSocket, ClientStream};
+use super::tracker::ConnectionTracker;
 
-/// How often the log is told of running out of descriptors or memory.
+/// Minimum interval between two log lines about missing descriptors or memory.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Accepts until `stop` says so; then, of a socket that systemd does not keep, what waits already. `index` is the
-/// listener's number, told to the application; `serve` gets each connection.
+/// Accepts connections until `stop` is true; then, from a socket that systemd does not keep, those in the backlog.
+/// `index` is the listener's number, which the application receives; `serve` receives each connection.
 ///
-/// A connection is accepted before there is a place for it, because only then another one is to be closed for it: beside
-/// `limits.connections` there may be one for each listener.
+/// A connection is accepted before there is room for it, because only then an idle one should be closed for it: there
+/// may be one more than `limits.connections` per listener.
 ///
 /// # Errors
-/// When the listener cannot be registered, or `accept(2)` fails in a way that will not pass.
+/// The listener cannot be registered, or `accept(2)` failed permanently.
 pub async fn accept(
     listener: &Listener,
     index: u16,
-    connections: &Arc<ConnectionTracker>,
+    tracker: &Arc<ConnectionTracker>,
     mut stop: watch::Receiver<bool>,
     serve: impl Fn(ClientStream),
 ) -> io::Result<()> {
     let acceptor = listener.acceptor()?;
-    let take = |socket, peer| {
-        let connection = connections.register(Connection::new(peer, index, connections));
+    let start = |socket, peer| {
+        let connection = tracker.register(Connection::new(peer, index, tracker));
         serve(ClientStream::new(socket, connection));
     };
-    let mut reported = None;
+    let mut shortage = ShortageLog::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -43,65 +44,104 @@ pub async fn accept(
             accepted = acceptor.accept() => accepted,
         };
         match accepted {
-            Ok((_, peer)) if !connections.admit(&peer) => {}
+            Ok((_, peer)) if !tracker.admit(&peer) => {}
             Ok((socket, peer)) => {
                 tokio::select! {
                     biased;
-                    // It is served all the same: its client takes itself for connected.
+                    // It is served without room for it: its client is connected already.
                     _ = stop.wait_for(|stop| *stop) => {}
-                    () = connections.wait_for_capacity() => {}
+                    () = tracker.wait_for_capacity() => {}
                 }
-                take(socket, peer);
+                start(socket, peer);
             }
-            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-                // accept(2): the connection died in the backlog; the next one is fine.
-                Some(
-                    Errno::ECONNABORTED
-                    | Errno::EINTR
-                    | Errno::EPROTO
-                    | Errno::ENETDOWN
-                    | Errno::ENOPROTOOPT
-                    | Errno::EHOSTDOWN
-                    | Errno::ENONET
-                    | Errno::EHOSTUNREACH
-                    | Errno::EOPNOTSUPP
-                    | Errno::ENETUNREACH
-                    | Errno::EPERM,
-                ) => tracing::debug!(%error, "a connection ended before it was accepted, ignoring"),
-                Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
-                    let now = Instant::now();
-                    if reported.is_none_or(|reported| now.duration_since(reported) >= REPORT_INTERVAL) {
-                        reported = Some(now);
-                        tracing::warn!(%error, rgun.listener = %listener.name,
-                            "cannot accept for now: the connection that has been idle for longest is closed for each \
-                             further client, and while none is, it waits; raise LimitNOFILE= if this goes on");
-                    }
-                    // The backlog holds the clients meanwhile.
-                    connections.evict_idle().await;
+            Err(error) => match AcceptError::from(&error) {
+                AcceptError::Connection => {
+                    tracing::debug!(%error, "a connection ended before it was accepted, ignoring");
                 }
-                _ => return Err(error),
+                AcceptError::Shortage => {
+                    shortage.report(&error, listener);
+                    // The clients wait in the backlog.
+                    tracker.evict_idle().await;
+                }
+                AcceptError::Permanent => return Err(error),
             },
         }
     }
     if listener.is_own() {
-        // The backlog goes with the socket, and who is in it takes himself for connected. After one turn of the
-        // reactor it is known whether there is anybody.
-        tokio::task::yield_now().await;
-        loop {
-            tokio::select! {
-                biased;
-                accepted = acceptor.accept() => match accepted {
-                    Ok((socket, peer)) => take(socket, peer),
-                    Err(error) => {
-                        tracing::debug!(%error, "cannot accept what is left in the backlog, ignoring");
-                        break;
-                    }
-                },
-                () = std::future::ready(()) => break,
-            }
-        }
+        drain_backlog(&acceptor, start).await;
     }
     Ok(())
+}
+
+/// Accepts the connections in the backlog: the kernel ends them when the socket is closed.
+async fn drain_backlog(acceptor: &Acceptor, start: impl Fn(ClientSocket, Peer)) {
+    // The reactor learns only in its next turn whether the backlog is empty.
+    tokio::task::yield_now().await;
+    loop {
+        tokio::select! {
+            biased;
+            accepted = acceptor.accept() => match accepted {
+                Ok((socket, peer)) => start(socket, peer),
+                Err(error) => {
+                    tracing::debug!(%error, "cannot accept what is left in the backlog, ignoring");
+                    break;
+                }
+            },
+            () = std::future::ready(()) => break,
+        }
+    }
+}
+
+/// The kinds of errors of `accept(2)`.
+enum AcceptError {
+    /// The error of one connection in the backlog; the next one is not affected.
+    Connection,
+    /// No descriptor or memory at the moment.
+    Shortage,
+    /// The listener is unusable.
+    Permanent,
+}
+
+impl From<&io::Error> for AcceptError {
+    fn from(error: &io::Error) -> Self {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(
+                Errno::ECONNABORTED
+                | Errno::EINTR
+                | Errno::EPROTO
+                | Errno::ENETDOWN
+                | Errno::ENOPROTOOPT
+                | Errno::EHOSTDOWN
+                | Errno::ENONET
+                | Errno::EHOSTUNREACH
+                | Errno::EOPNOTSUPP
+                | Errno::ENETUNREACH
+                | Errno::EPERM,
+            ) => Self::Connection,
+            Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => Self::Shortage,
+            _ => Self::Permanent,
+        }
+    }
+}
+
+/// Logs shortages at a limited rate.
+#[derive(Default)]
+struct ShortageLog {
+    /// Time of the last log line.
+    reported: Option<Instant>,
+}
+
+impl ShortageLog {
+    fn report(&mut self, error: &io::Error, listener: &Listener) {
+        let now = Instant::now();
+        if self.reported.is_some_and(|reported| now.duration_since(reported) < REPORT_INTERVAL) {
+            return;
+        }
+        self.reported = Some(now);
+        tracing::warn!(%error, rgun.listener = %listener.name,
+            "cannot accept for now: the connection that has been idle for longest is closed for each \
+             further client, and while none is, it waits; raise LimitNOFILE= if this goes on");
+    }
 }
 
 impl Acceptor {
@@ -109,7 +149,7 @@ impl Acceptor {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                // Answers are written whole: waiting for more (Nagle) only delays their last segment.
+                // Responses are written whole: Nagle's algorithm would only delay their last segment.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "cannot set TCP_NODELAY, ignoring");
                 }

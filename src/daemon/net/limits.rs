@@ -1,21 +1,21 @@
-//! What bounds connections.
+//! The limits that apply to connections, from the configuration.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// How long a connection may take, and how many there may be.
+/// Timeouts and numbers of connections.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
-    /// `timeouts.header`.
+    /// `timeouts.header`: from the first byte of a head to its end.
     pub header: Duration,
-    /// `timeouts.keepalive`.
+    /// `timeouts.keepalive`: between two requests.
     pub keepalive: Duration,
-    /// `timeouts.body`: how long a client may not take a byte of its answer.
+    /// `timeouts.body`: time for which a client may leave its response unread.
     pub write: Duration,
-    /// `limits.response_rate`: bytes per second that a client takes at least of what is sent to it, over `write`.
+    /// `limits.response_rate`: bytes per second that a client must read on average over `write`; `None`: no minimum.
     pub response_rate: Option<u64>,
-    /// `limits.connections`.
+    /// `limits.connections`: open connections.
     pub connections: usize,
-    /// `limits.connections_per_client`.
+    /// `limits.connections_per_client`: open connections of one address; `None`: no limit.
     pub per_client: Option<NonZeroU32>,
 }

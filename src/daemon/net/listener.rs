@@ -1,4 +1,4 @@
-//! Listeners: inherited from systemd, or bound by the daemon itself.
+//! Listening sockets: inherited from systemd, or bound by the daemon.
 
 use std::fs;
 use std::io;
@@ -13,15 +13,15 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::config::Bind;
 use crate::systemd::listen::{Inherited, InheritedSocket};
 
-/// A listening socket, not blocking.
+/// A non-blocking listening socket.
 #[derive(Debug)]
 pub struct Listener {
-    /// Its name: `FileDescriptorName=`, or the address.
+    /// `FileDescriptorName=` of an inherited socket, else the address.
     pub name: String,
     socket: ListenerSocket,
-    /// Made by the daemon, not by systemd.
+    /// Bound by the daemon, not inherited.
     is_own: bool,
-    /// A unix socket that the daemon made itself and removes when it ends.
+    /// Path of a unix socket that the daemon bound; removed on drop.
     unlink_path: Option<PathBuf>,
 }
 
@@ -31,54 +31,54 @@ enum ListenerSocket {
     Unix(UnixListener),
 }
 
-/// An accepting socket, registered with the reactor.
+/// A listening socket registered with the reactor.
 #[derive(Debug)]
 pub(super) enum Acceptor {
     Tcp(tokio::net::TcpListener),
     Unix(tokio::net::UnixListener),
 }
 
-/// Why an address could not be bound.
+/// An error of binding an address.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody listens there already.
+    /// Another process listens on the address.
     #[error(
         "listen.bind: {0} is in use by another process; stop it, or choose another address with --bind \
          (`ss -ltnp` shows who it is)"
     )]
     InUse(Bind),
-    /// The path is taken by something that is not a socket.
+    /// The path exists and is not a socket.
     #[error("listen.bind: {0} exists and is not a socket; remove it or choose another path")]
     NotASocket(Bind),
-    /// The host has no address.
+    /// The host name cannot be resolved.
     #[error("listen.bind: cannot resolve the host of {bind}; use an address such as 127.0.0.1")]
     Resolve {
-        /// What was to be bound.
+        /// The configured address.
         bind: Bind,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// Anything else.
+    /// Another error of the operating system.
     #[error("listen.bind: cannot listen on {bind}")]
     System {
-        /// What was to be bound.
+        /// The configured address.
         bind: Bind,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// The kernel caps it at `net.core.somaxconn` (listen(2)); systemd's default asks for the cap as well.
+/// Length of the backlog. The kernel caps it at `net.core.somaxconn` (listen(2)), as with systemd's default.
 const BACKLOG: i32 = 65_535;
 
-/// Who may connect to a unix socket that the daemon makes itself: everybody, as with gunicorn, because the
-/// proxy runs as somebody else. A socket unit has `SocketUser=`, `SocketGroup=` and `SocketMode=` instead.
+/// Mode of a unix socket that the daemon binds: every user may connect, as with gunicorn, because the proxy runs as
+/// another user. A socket unit has `SocketUser=`, `SocketGroup=` and `SocketMode=` instead.
 const UNIX_MODE: u32 = 0o666;
 
 impl Listener {
-    /// Wraps what systemd passed.
+    /// Wraps a socket that systemd passed.
     pub fn inherited(inherited: Inherited) -> Self {
         let socket = match inherited.socket {
             InheritedSocket::Tcp(listener) => ListenerSocket::Tcp(listener),
@@ -90,7 +90,7 @@ impl Listener {
     /// Binds an address.
     ///
     /// # Errors
-    /// Why not, with the remedy.
+    /// Returns an error whose text names the remedy.
     pub fn bind(bind: &Bind) -> Result<Self, BindError> {
         match bind {
             Bind::Tcp { host, port } => {
@@ -110,12 +110,12 @@ impl Listener {
         }
     }
 
-    /// Whether the daemon made it, so that it ends with the daemon.
+    /// True if the daemon bound the socket, which then closes with the daemon.
     pub(super) fn is_own(&self) -> bool {
         self.is_own
     }
 
-    /// The bound address as text, for the log.
+    /// Returns the bound address as text, for the log.
     pub fn address(&self) -> String {
         match &self.socket {
             ListenerSocket::Tcp(listener) => {
@@ -125,9 +125,8 @@ impl Listener {
         }
     }
 
-    /// What a request learns of it: `SERVER_NAME` and `SERVER_PORT` of PEP 3333, which must not be empty. A
-    /// unix socket has neither: `localhost` and the port that the scheme implies, so that a URL built from
-    /// them has no odd port.
+    /// Returns `SERVER_NAME` and `SERVER_PORT` (PEP 3333), which must not be empty. A unix socket has neither: it gets
+    /// `localhost` and the scheme's default port, so that a URL built from them has no odd port.
     pub fn info(&self) -> ListenerInfo {
         match &self.socket {
             ListenerSocket::Tcp(listener) => match listener.local_addr() {
@@ -146,7 +145,7 @@ impl Listener {
         }
     }
 
-    /// Registers it with the reactor this is called on.
+    /// Registers the socket with the current reactor.
     pub(super) fn acceptor(&self) -> io::Result<Acceptor> {
         Ok(match &self.socket {
             ListenerSocket::Tcp(listener) => {
@@ -186,7 +185,7 @@ fn bind_tcp(bind: &Bind, host: &str, port: u16) -> Result<TcpListener, BindError
 
 fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A restart must not wait for the old connections' TIME_WAIT (socket(7)).
+    // Without it a restart fails while old connections are in TIME_WAIT (socket(7)).
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -201,7 +200,7 @@ fn bind_unix(bind: &Bind, path: &Path) -> Result<UnixListener, BindError> {
             return Err(BindError::NotASocket(bind.clone()));
         }
         Ok(_) => {
-            // A socket file without a listener is what a crash leaves behind.
+            // A socket file without a listener is left by a crash.
             if UnixStream::connect(path).is_ok() {
                 return Err(BindError::InUse(bind.clone()));
             }

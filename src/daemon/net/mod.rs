@@ -1,20 +1,26 @@
-//! Sockets: listeners, the accept loop, and connections as far as they are bytes and time.
+//! Transport: listeners, the accept loop, and connections as far as they are bytes and timeouts.
 //!
-//! `run` makes the listeners, `edge` runs [`accept()`], `http` speaks on the [`Stream`]s.
+//! `run` creates the [`Listener`]s, `edge` runs [`accept()`], and `http` reads from and writes to a [`ClientStream`].
+//! A [`ConnectionTracker`] holds all connections, counts them and checks their timeouts.
 
 mod accept;
+mod client_limit;
 mod connection;
-mod crowd;
+mod eviction;
+mod interim;
 mod limits;
 mod listener;
 mod output;
 mod peer;
 mod stream;
+mod tracker;
 
 pub use accept::accept;
-pub use connection::{CloseReason, Connection, ConnectionTracker, Phase};
+pub use connection::{CloseReason, Connection, Phase};
+pub use interim::InterimSlot;
 pub use limits::ConnectionLimits;
 pub use listener::{BindError, Listener};
 pub use output::OutputProgress;
 pub use peer::Peer;
 pub use stream::ClientStream;
+pub use tracker::ConnectionTracker;

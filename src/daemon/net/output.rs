@@ -1,22 +1,23 @@
-//! How far a client has taken what is sent to it: what waits to be written, and whether it reads fast enough.
+//! Progress of a connection's output: bytes written, bytes queued, and whether the client reads fast enough.
 //!
-//! The connection's task counts, without a lock; `Connections::sweep` looks at the rate.
+//! The connection's task counts without a lock; the tracker's sweep samples the rate.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::limits::ConnectionLimits;
 
-/// What was written to a connection, and what waits to be.
+/// Bytes written to a connection, and bytes queued for it.
 #[derive(Debug)]
 pub struct OutputProgress {
-    /// Bytes that the client's socket has taken. The connection's task alone counts.
+    /// Bytes that the socket accepted since the connection began. Only the connection's task adds to it.
     written: AtomicU64,
-    /// The same plus the bytes of a body that wait to be written.
+    /// `written` at the start of the current body, plus that body's bytes handed to hyper since.
     queued: AtomicU64,
-    /// The task is to be woken when bytes have been written.
+    /// The next write wakes the connection's task.
     wake_on_write: AtomicBool,
-    /// Coarse milliseconds since when, and bytes from which on, the rate is measured.
+    /// Coarse time at which the current rate window began.
     window_start: AtomicU32,
+    /// `written` at that time.
     window_start_written: AtomicU64,
 }
 
@@ -31,52 +32,52 @@ impl OutputProgress {
         }
     }
 
-    /// The client has taken so many bytes. Returns whether the task waits for that.
+    /// Counts bytes that the socket accepted. Returns true if the task asked to be woken by that.
     pub(super) fn count_written(&self, bytes: usize) -> bool {
         let written = self.written.load(Ordering::Relaxed);
         self.written.store(written.wrapping_add(bytes as u64), Ordering::Relaxed);
-        let awaits = self.wake_on_write.load(Ordering::Relaxed);
-        if awaits {
+        let wake = self.wake_on_write.load(Ordering::Relaxed);
+        if wake {
             self.wake_on_write.store(false, Ordering::Relaxed);
         }
-        awaits
+        wake
     }
 
-    /// The body of an answer begins, of which [`OutputProgress::unsent`] says how much waits to be written.
+    /// Begins a response's body: [`OutputProgress::unsent`] counts from here.
     pub fn begin_body(&self) {
         self.queued.store(self.written.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// So many bytes of it wait to be written from now on.
+    /// Counts bytes of the body that were handed to hyper.
     pub fn add_queued(&self, bytes: usize) {
         let handed = self.queued.load(Ordering::Relaxed);
         self.queued.store(handed.wrapping_add(bytes as u64), Ordering::Relaxed);
     }
 
-    /// Bytes of the body that wait to be written. The head and what frames the body count as the body's, so that it may
-    /// be less, never more.
+    /// Returns the bytes of the body that are handed to hyper and not written. May be too low, never too high: the head
+    /// and the chunk framing are counted when written, not when queued.
     pub fn unsent(&self) -> u64 {
         self.queued.load(Ordering::Relaxed).saturating_sub(self.written.load(Ordering::Relaxed))
     }
 
-    /// Has the connection's task woken when bytes have been written.
+    /// Wakes the connection's task at the next write.
     pub fn request_wake(&self) {
         self.wake_on_write.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether the client takes what is sent to it slower than allowed. Measured over `limits.write` as long as
-    /// something waits for it (`is_blocked`); to be asked at short intervals. `now`: coarse milliseconds.
+    /// Returns true if the client read more slowly than `limits.response_rate` over a window of `limits.write`. A window
+    /// lasts only while writes block (`is_blocked`). Call it at short intervals; `now` is the coarse time.
     pub(super) fn sample_rate(&self, is_blocked: bool, limits: &ConnectionLimits, now: u32) -> bool {
         let elapsed = now.wrapping_sub(self.window_start.load(Ordering::Relaxed));
-        let is_full = u128::from(elapsed) >= limits.write.as_millis();
-        if is_blocked && !is_full {
+        let is_window_full = u128::from(elapsed) >= limits.write.as_millis();
+        if is_blocked && !is_window_full {
             return false;
         }
         self.window_start.store(now, Ordering::Relaxed);
         let written = self.written.load(Ordering::Relaxed);
-        let taken = written.wrapping_sub(self.window_start_written.swap(written, Ordering::Relaxed));
-        let least = |rate: u64| u128::from(rate) * u128::from(elapsed) / 1000;
-        is_blocked && limits.response_rate.is_some_and(|rate| u128::from(taken) < least(rate))
+        let read = written.wrapping_sub(self.window_start_written.swap(written, Ordering::Relaxed));
+        let minimum = |rate: u64| u128::from(rate) * u128::from(elapsed) / 1000;
+        is_blocked && limits.response_rate.is_some_and(|rate| u128::from(read) < minimum(rate))
     }
 }
 
@@ -95,18 +96,19 @@ mod tests {
         connections: 1,
     };
 
-    /// Looked at twice a second, for two minutes; so many bytes are written each time. When it was too slow.
+    /// Samples twice a second for two minutes, with `bytes` written before each sample. Returns the milliseconds until
+    /// the client was too slow.
     fn too_slow(begun: u32, bytes: usize, is_blocked: bool, limits: &ConnectionLimits) -> Option<u32> {
         let output = OutputProgress::new(begun);
-        (1..240).map(|look| look * 500).find(|since| {
+        (1..240).map(|sample| sample * 500).find(|since| {
             output.count_written(bytes);
             output.sample_rate(is_blocked, limits, begun.wrapping_add(*since))
         })
     }
 
     #[test]
-    fn a_client_below_the_rate_is_too_slow_after_the_window_and_one_above_it_never() {
-        // The clock may wrap meanwhile.
+    fn a_client_is_too_slow_only_below_the_rate() {
+        // The second start lets the clock wrap.
         for begun in [0, u32::MAX - 1000] {
             assert_eq!(too_slow(begun, 127, true, &LIMITS), Some(60_000));
             assert_eq!(too_slow(begun, 128, true, &LIMITS), None);
@@ -114,13 +116,13 @@ mod tests {
     }
 
     #[test]
-    fn a_client_for_which_nothing_waits_is_never_too_slow() {
+    fn a_client_with_no_blocked_write_is_never_too_slow() {
         assert_eq!(too_slow(0, 0, false, &LIMITS), None);
         assert_eq!(too_slow(0, 0, true, &ConnectionLimits { response_rate: None, ..LIMITS }), None);
     }
 
     #[test]
-    fn what_was_read_before_it_was_blocked_does_not_count() {
+    fn bytes_read_before_a_write_blocked_do_not_count() {
         let output = OutputProgress::new(0);
         output.count_written(1 << 20);
         assert!(!output.sample_rate(false, &LIMITS, 500));
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_what_was_handed_over_and_not_written() {
+    fn unsent_bytes_are_queued_and_not_written() {
         let output = OutputProgress::new(0);
         output.count_written(500);
         output.begin_body();

@@ -1,20 +1,20 @@
-//! The client of a connection, by its address.
+//! The address of a connection's client.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The client's end.
+/// A client's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Address, IPv4 never written as IPv6; `None` on a unix socket.
+    /// IP address, an IPv4-mapped IPv6 address as IPv4; `None` on a unix socket.
     pub ip: Option<IpAddr>,
-    /// The same as text; empty on a unix socket.
+    /// `ip` as text; empty on a unix socket.
     pub address: String,
     /// Port; 0 on a unix socket.
     pub port: u16,
 }
 
 impl Peer {
-    /// A client on a unix socket has no address.
+    /// Returns the peer of a unix socket, which has no address.
     pub fn unix() -> Self {
         Self { ip: None, address: String::new(), port: 0 }
     }
@@ -22,7 +22,7 @@ impl Peer {
 
 impl From<SocketAddr> for Peer {
     fn from(address: SocketAddr) -> Self {
-        // An IPv4 client on a dual-stack listener is written as IPv4, as everybody expects in a log.
+        // A dual-stack listener reports an IPv4 client as `::ffff:192.0.2.1`.
         let ip = address.ip().to_canonical();
         Self { ip: Some(ip), address: ip.to_string(), port: address.port() }
     }

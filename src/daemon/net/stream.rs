@@ -1,4 +1,6 @@
-//! A connection's bytes: TCP or unix, with its phase kept and its orders obeyed.
+//! The byte stream of an accepted connection: a TCP or unix socket that follows the tracker's directives.
+//!
+//! A socket of another kind, such as a TLS session, is a variant of [`ClientSocket`].
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -25,7 +27,7 @@ pub(super) enum ClientSocket {
 pub struct ClientStream {
     socket: ClientSocket,
     connection: Arc<Connection>,
-    /// The rest of an interim answer of which a part is out.
+    /// The unwritten rest of an interim response; empty if there is none.
     interim: Vec<u8>,
 }
 
@@ -43,22 +45,22 @@ impl ClientStream {
         Self { socket, connection, interim: Vec::new() }
     }
 
-    /// What is known of it.
+    /// Returns the state that the connection shares with its requests and the tracker.
     pub fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
 
-    /// Nothing to read: does the daemon want something of this connection?
+    /// Follows the tracker's directive when there is nothing to read: end of input, an error, or pending.
     fn poll_directive(&mut self) -> Poll<io::Result<()>> {
         match (self.connection.directive(), self.connection.phase()) {
             (Directive::Abort, _) => Poll::Ready(Err(self.abort())),
             (Directive::CloseIdle, Phase::New | Phase::Idle) => Poll::Ready(Ok(())),
-            // Whoever reads the head sees to it: see `Connection::is_head_overdue`.
+            // `http` checks `Connection::is_head_overdue` and answers 408.
             (Directive::None | Directive::CloseIdle | Directive::HeadTimeout, _) => Poll::Pending,
         }
     }
 
-    /// Breaks an answer off that is under way; the error to end the connection with.
+    /// Marks a response in flight as cut off. Returns the error to end the connection with.
     pub fn abort(&self) -> io::Error {
         if self.connection.is_responding() {
             self.connection.mark_reset();
@@ -66,35 +68,35 @@ impl ClientStream {
         io::ErrorKind::TimedOut.into()
     }
 
-    /// True when the client has closed both halves, or reset the connection: nobody will read an answer. A TCP client
-    /// that closes in an orderly way only looks like one that has nothing more to send.
+    /// True if the client reset the connection or closed both halves, so that it cannot read a response. A TCP client
+    /// that closed in an orderly way looks like one that has only shut down its sending half.
     pub fn is_hung_up(&self) -> bool {
         let fd = match &self.socket {
             ClientSocket::Tcp(socket) => socket.as_fd(),
             ClientSocket::Unix(socket) => socket.as_fd(),
         };
-        // POLLHUP and POLLERR need not be asked for (poll(2)).
+        // POLLHUP and POLLERR are always reported (poll(2)).
         let mut fds = [PollFd::new(&fd, PollFlags::empty())];
         match poll(&mut fds, Some(&Timespec::default())) {
             Ok(_) => fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR),
             Err(error) => {
-                tracing::debug!(%error, "cannot look at a connection that is half closed, ignoring");
+                tracing::debug!(%error, "cannot poll a half-closed connection, ignoring");
                 false
             }
         }
     }
 
-    /// Reads what still comes and drops it, until the client has closed its end or its time is up. Closed with
-    /// unread input, a connection is reset, and the client may lose the answer (RFC 9112 §9.6).
+    /// Lingering close (RFC 9112 §9.6): reads and drops input until the client closes its end or the tracker's timeout
+    /// expires. A socket closed with unread input resets the connection, and the client may lose the response.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.connection.phase() != Phase::Lingering {
             self.connection.set_phase(Phase::Lingering);
         }
-        let mut scrap = [MaybeUninit::uninit(); 4096];
+        let mut discarded = [MaybeUninit::uninit(); 4096];
         loop {
-            let mut scrap = ReadBuf::uninit(&mut scrap);
-            match with_socket!(self, socket => Pin::new(socket).poll_read(cx, &mut scrap)) {
-                Poll::Ready(Ok(())) if !scrap.filled().is_empty() => {}
+            let mut discarded = ReadBuf::uninit(&mut discarded);
+            match with_socket!(self, socket => Pin::new(socket).poll_read(cx, &mut discarded)) {
+                Poll::Ready(Ok(())) if !discarded.filled().is_empty() => {}
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => {
                     self.connection.register_waker(cx.waker());
@@ -107,7 +109,7 @@ impl ClientStream {
 
 impl Drop for ClientStream {
     fn drop(&mut self) {
-        // A unix socket knows no reset (unix(7)).
+        // Unix sockets have no reset (unix(7)).
         if self.connection.is_reset()
             && let ClientSocket::Tcp(socket) = &self.socket
             && let Err(error) = socket.set_zero_linger()
@@ -134,7 +136,7 @@ impl AsyncRead for ClientStream {
 }
 
 impl ClientStream {
-    /// Writes what is left of an interim answer, before anything else is written.
+    /// Writes the rest of an interim response, which must precede everything else.
     fn poll_write_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.interim.is_empty() {
             let written = with_socket!(self, socket => Pin::new(socket).poll_write(cx, &self.interim));
@@ -142,12 +144,13 @@ impl ClientStream {
             self.interim.drain(..written);
             if self.interim.is_empty() {
                 self.interim = Vec::new();
-                self.connection.set_interim_in_flight(false);
+                self.connection.interim.set_in_flight(false);
             }
         }
         Poll::Ready(Ok(()))
     }
 
+    /// Records the outcome of a write for the timeouts.
     fn record_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
             Poll::Ready(Ok(bytes)) => self.connection.on_written(*bytes),
@@ -163,21 +166,21 @@ impl ClientStream {
     }
 }
 
-/// Up to so many bytes in several slices are copied into one: `send` takes 150 ns less of the kernel's time for a head
-/// with a short body than `writev` (measured over loopback, Linux 6.18).
+/// Slices of at most this many bytes together are copied into one: for a head with a short body, `send` takes 150 ns
+/// less of kernel time than `writev` (measured over loopback, Linux 6.18).
 const COALESCE_MAX: usize = 2048;
 
-/// The slices as one, if that is worth it and `room` is enough.
-fn coalesce<'r>(slices: &[io::IoSlice<'_>], room: &'r mut [MaybeUninit<u8>]) -> Option<ReadBuf<'r>> {
+/// Copies the slices into `buffer`; `None` if they do not fit.
+fn coalesce<'b>(slices: &[io::IoSlice<'_>], buffer: &'b mut [MaybeUninit<u8>]) -> Option<ReadBuf<'b>> {
     let len: usize = slices.iter().map(|slice| slice.len()).sum();
-    if len > room.len() {
+    if len > buffer.len() {
         return None;
     }
-    let mut joined = ReadBuf::uninit(room);
+    let mut coalesced = ReadBuf::uninit(buffer);
     for slice in slices {
-        joined.put_slice(slice);
+        coalesced.put_slice(slice);
     }
-    Some(joined)
+    Some(coalesced)
 }
 
 impl AsyncWrite for ClientStream {
@@ -193,9 +196,9 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut room = [MaybeUninit::uninit(); COALESCE_MAX];
-        if let Some(joined) = coalesce(slices, &mut room) {
-            return self.poll_write(cx, joined.filled());
+        let mut buffer = [MaybeUninit::uninit(); COALESCE_MAX];
+        if let Some(coalesced) = coalesce(slices, &mut buffer) {
+            return self.poll_write(cx, coalesced.filled());
         }
         let this = &mut *self;
         ready!(this.poll_write_interim(cx))?;
@@ -208,13 +211,13 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes when it has nothing more to write, and whenever it waits for an answer: now an interim one can
-        // go between. But for that nothing is buffered here: sockets write through.
+        // hyper flushes when it has nothing more to write and whenever it waits for a response: the places where an
+        // interim response may go. Nothing else is buffered here.
         let this = &mut *self;
         if this.interim.is_empty() {
-            this.interim = this.connection.take_interim();
+            this.interim = this.connection.interim.take();
             if !this.interim.is_empty() {
-                this.connection.set_interim_in_flight(true);
+                this.connection.interim.set_in_flight(true);
             }
         }
         this.poll_write_interim(cx)
@@ -237,13 +240,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fits_is_joined_in_order_and_nothing_else() {
+    fn slices_that_fit_are_coalesced_in_order() {
         let (head, body) = (vec![b'h'; 120], vec![b'b'; COALESCE_MAX - 120]);
-        let mut room = [MaybeUninit::uninit(); COALESCE_MAX];
+        let mut buffer = [MaybeUninit::uninit(); COALESCE_MAX];
         let slices = [io::IoSlice::new(&head), io::IoSlice::new(b""), io::IoSlice::new(&body)];
-        let joined = coalesce(&slices, &mut room).unwrap();
-        assert_eq!(joined.filled(), [head.as_slice(), &body].concat());
+        let coalesced = coalesce(&slices, &mut buffer).unwrap();
+        assert_eq!(coalesced.filled(), [head.as_slice(), &body].concat());
         let slices = [io::IoSlice::new(&head), io::IoSlice::new(&body), io::IoSlice::new(b"1")];
-        assert!(coalesce(&slices, &mut room).is_none());
+        assert!(coalesce(&slices, &mut buffer).is_none());
     }
 }

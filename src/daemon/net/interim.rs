@@ -1,0 +1,41 @@
+//! An interim response (RFC 9110 §15.2) on its way from the response future to the connection's stream.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Holds at most one interim response. A second one is dropped while the first is unsent: they are hints, and must not
+/// pile up for a client that does not read.
+#[derive(Debug, Default)]
+pub struct InterimSlot {
+    /// `bytes` is not empty. Spares the lock in the usual case.
+    is_full: AtomicBool,
+    /// The encoded response, not yet taken by the stream.
+    bytes: Mutex<Vec<u8>>,
+    /// The stream has taken one and not written all of it.
+    in_flight: AtomicBool,
+}
+
+impl InterimSlot {
+    /// Queues an encoded interim response; drops it if another one is queued or in flight.
+    pub fn push(&self, bytes: Vec<u8>) {
+        if self.in_flight.load(Ordering::Relaxed) || self.is_full.load(Ordering::Relaxed) {
+            return;
+        }
+        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+        self.is_full.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the queued response out; empty if there is none.
+    pub fn take(&self) -> Vec<u8> {
+        if !self.is_full.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        self.is_full.store(false, Ordering::Relaxed);
+        std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Called by the stream with true before the first byte is written, with false after the last.
+    pub(super) fn set_in_flight(&self, in_flight: bool) {
+        self.in_flight.store(in_flight, Ordering::Relaxed);
+    }
+}
