@@ -1,4 +1,4 @@
-//! What the supervisor wants done. `run` performs these in order; it may fail to, and then says so by an event.
+//! The supervisor's decisions. `run` performs them in order; when one fails, it reports that with an event.
 
 use std::time::{Duration, Instant};
 
@@ -6,255 +6,256 @@ use crate::id::{Generation, WorkerId};
 
 use super::{BootFailure, Exit, RecycleReason, SpawnMethod, WorkerState};
 
-/// One thing to do, in the imperative.
+/// One step for `run` to perform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Make this worker's process; answer with `Spawned` or `SpawnFailed`.
+    /// Create this worker's process. Answered by `Spawned` or `SpawnFailed`.
     Spawn {
-        /// The life to begin. An earlier life of the same seat may still be alive.
+        /// The worker to create. An earlier life of the same seat may still exist.
         worker: WorkerId,
-        /// The code and configuration it is to load.
+        /// The code and configuration it loads.
         generation: Generation,
-        /// By which way.
+        /// The way to create the process.
         method: SpawnMethod,
     },
-    /// Give it this generation's `reload.probe` request, although it is not admitted; answer with `Probed`.
+    /// Send the `reload.probe` request to this worker, although it is not admitted. Answered by `Probed`.
     Probe {
-        /// Who.
+        /// The canary of a pending reload.
         worker: WorkerId,
     },
-    /// Have its Python stacks written; answer with `StacksDumped`, with nothing if they do not come in a second.
+    /// Dump this worker's Python stacks. Answered by `StacksDumped`, without stacks if they do not arrive in a second.
     DumpStacks {
-        /// Who.
+        /// A worker whose boot exceeded `timeouts.boot`.
         worker: WorkerId,
     },
-    /// It is drained: ask it to become the zygote of its generation; answered by `Ready` when it has.
+    /// Ask this worker to become the zygote of its generation. Answered by `Ready` when it has.
     Promote {
-        /// Who.
+        /// A drained worker.
         worker: WorkerId,
     },
-    /// From now on requests go by this generation's configuration (limits, deadlines, logging). Its workers' `Admit`s
-    /// follow, and then the others' `Retire`s.
+    /// Apply this generation's configuration (limits, deadlines, logging) to requests from now on. `Admit` for its
+    /// workers and then `Retire` for the others follow.
     GoLive {
-        /// Which: a new one, or the one before it when a watch ends badly.
+        /// A new generation, or after a rollback the previous one.
         generation: Generation,
     },
-    /// Nothing of this generation will be spawned any more: its configuration can be dropped.
+    /// Drop this generation's configuration: none of its workers will be spawned any more.
     ForgetGeneration {
-        /// Which.
+        /// A generation that is not live.
         generation: Generation,
     },
-    /// What became of the reload that asked for this generation. Exactly one for each `Event::Reload`.
+    /// Report the outcome of the reload that created this generation. Exactly one for each `Event::Reload`.
     AnswerReload {
-        /// Which it would be, or is.
+        /// The generation that the reload created.
         generation: Generation,
-        /// Nothing when it serves; else why it does not, for who asked and for STATUS=.
+        /// `Ok` once it serves; else why it does not, for the client that requested the reload and for STATUS=.
         outcome: Result<(), BootFailure>,
     },
-    /// `RELOADING=1` (with MONOTONIC_USEC=); `NotifyReady` follows when it is over, whatever came of it.
+    /// Send `RELOADING=1` with MONOTONIC_USEC=. `NotifyReady` follows when the reload ends, whatever its outcome.
     NotifyReloading,
-    /// It may be given exchanges.
+    /// Let this worker receive requests.
     Admit {
-        /// Who.
+        /// A booted worker of the live generation.
         worker: WorkerId,
     },
-    /// Give it no new exchange and revoke the unclaimed ones; answer with `Drained` when nobody waits for it.
+    /// Give this worker no new request and revoke its unclaimed ones. Answered by `Drained` once it has no request left
+    /// whose client still waits.
     Retire {
-        /// Who.
+        /// A worker that was admitted.
         worker: WorkerId,
     },
-    /// Ask it over the control socket to shut down (lifespan shutdown, atexit handlers) and exit.
+    /// Ask this worker over the control socket to run its lifespan shutdown and atexit handlers and exit.
     Terminate {
-        /// Who.
+        /// A worker or zygote that runs no requests, or has to leave them with the daemon's shutdown.
         worker: WorkerId,
     },
-    /// SIGKILL, to everything in its cgroup: a stuck worker, one that broke the contract, one that was given time.
+    /// Send SIGKILL to all processes in this worker's cgroup.
     Kill {
-        /// Who.
+        /// A worker that is stuck, violated the contract, exceeded a deadline, or is not needed while it boots.
         worker: WorkerId,
-        /// What it still has in flight, if anything, is ended by the daemon for this reason, and is to be answered so.
-        /// Without one nobody waits for it, or it is to blame itself.
+        /// The reason for aborting its requests, which `dispatch` then answers as aborted by the daemon. `None` if the
+        /// worker has no requests or is itself the cause.
         abort: Option<AbortReason>,
     },
-    /// `READY=1`: one worker can serve; or the last of the reloads that were told is over. Never after
-    /// `NotifyStopping`.
+    /// Send `READY=1`: the first worker is ready, or a reload has ended. Never after `NotifyStopping`.
     NotifyReady,
-    /// `STOPPING=1`. Once.
+    /// Send `STOPPING=1`. Once.
     NotifyStopping,
-    /// `STATUS=`, one line; only when it has changed.
+    /// Send this `STATUS=` line, because it changed.
     Status(String),
-    /// `EXTEND_TIMEOUT_USEC=`: starting or stopping takes this much longer from now, on purpose.
+    /// Send `EXTEND_TIMEOUT_USEC=` with this duration: a start, reload or stop is still in progress.
     ExtendTimeout(Duration),
-    /// Stop accepting, answer what is queued and in flight, say `EdgeDrained`. Told again, only the deadline changes.
+    /// Stop accepting connections and answer the queued and running requests. Answered by `EdgeDrained`. If it is sent
+    /// again, only the deadline changes.
     DrainEdge {
-        /// After this the connections that are left are cut.
+        /// When the remaining connections are closed.
         deadline: Instant,
     },
-    /// Answer 503 with this short reason instead of queueing: nobody can serve, and nobody is expected to soon.
-    /// `None` takes it back.
+    /// Answer requests 503 with this short reason instead of queueing them, because no worker is expected to be ready
+    /// soon. `None` queues them again.
     Unavailable(Option<String>),
-    /// Tell the operator.
+    /// Log this for the operator.
     Report(Report),
-    /// Leave, with this status. The last action there is.
+    /// Exit. The last action.
     Exit {
-        /// 0, or 78 (EX_CONFIG of sysexits.h) when the application never booted; systemd does not restart on 78.
+        /// 0, or 78 (EX_CONFIG of sysexits.h) if the application never booted; systemd does not restart on 78.
         status: u8,
-        /// What to say, when it is not 0.
+        /// The reason for a status other than 0; else `None`.
         reason: Option<String>,
     },
 }
 
-/// Why requests end that their worker would have answered.
+/// The reason for aborting a worker's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AbortReason {
-    /// The worker was to finish them, and `timeouts.drain` was over.
+    /// The retiring worker did not finish them within `timeouts.drain`.
     DrainTimeout,
-    /// The worker was to finish them, and its process was in the way of one that serves.
+    /// The retiring worker had to make room for a replacement under the process limit.
     ProcessLimit,
-    /// The daemon leaves.
+    /// The daemon stops.
     Shutdown,
 }
 
-/// What an operator may want to know. `run` chooses level, wording and MESSAGE_ID.
+/// An occurrence for the operator's log. `run` chooses level and wording.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// It can serve. It is admitted, unless its generation is not live yet.
+    /// A worker is booted. It is admitted at once if its generation is live.
     WorkerReady {
-        /// Who.
+        /// The booted worker.
         worker: WorkerId,
         /// From `Spawn` to `Ready`.
         took: Duration,
     },
-    /// Workers can be forked from it.
+    /// A zygote is ready, so workers can be forked from it.
     ZygoteReady {
-        /// Who.
+        /// The zygote; after a promotion, the former worker.
         worker: WorkerId,
         /// From `Spawn` or `Promote` to `Ready`.
         took: Duration,
     },
-    /// It did not come up.
+    /// A worker or zygote did not boot.
     WorkerBootFailed {
-        /// Who.
+        /// The worker whose life has ended or is about to.
         worker: WorkerId,
-        /// Why, with the traceback.
+        /// The reason, with the traceback if there is one.
         failure: BootFailure,
-        /// When the seat is tried again; `None` when it is not: the daemon gives up and exits, the reload has failed,
-        /// or the generation before takes over again.
+        /// The time until the seat's next attempt; `None` if there is none, because the daemon exits, the reload has
+        /// failed, or the previous generation takes over again.
         retry_in: Option<Duration>,
-        /// The very same failure was reported before and nobody has become ready since: leave the traceback out.
+        /// The same failure was reported before and no worker was ready since, so the traceback can be left out.
         already_reported: bool,
     },
-    /// Its process is gone. Expected unless the state is `Ready` (it crashed) or `Retiring` (it crashed before it
-    /// was drained) or `Standby`; a death while booting is a `WorkerBootFailed`.
+    /// A booted worker's process has exited. Unexpected in the states `Ready`, `Standby` and `Retiring`. (An exit while
+    /// booting is a `WorkerBootFailed`.)
     WorkerExited {
-        /// Who.
+        /// The worker that exited.
         worker: WorkerId,
-        /// How.
+        /// The end of its process.
         exit: Exit,
-        /// The state it was in.
+        /// Its state before the exit.
         state: WorkerState,
-        /// When its seat is filled again, zero for at once; `None` when that does not depend on this exit.
+        /// The time until its seat is filled again, zero for at once; `None` if this exit does not cause that.
         retry_in: Option<Duration>,
     },
-    /// It broke the channel's contract while serving, and was killed.
+    /// A booted worker violated the channel's contract and was killed.
     WorkerMisbehaved {
-        /// Who.
+        /// The killed worker.
         worker: WorkerId,
-        /// What it did.
+        /// The violation, one line.
         reason: String,
-        /// When its seat is filled again, zero for at once; `None` when somebody else has the seat already.
+        /// The time until its seat is filled again, zero for at once; `None` if it held no seat.
         retry_in: Option<Duration>,
     },
-    /// A request of it is stuck: it gets no more, and another life takes its seat.
+    /// A worker has a stuck request: it receives no new ones, and its seat gets another life.
     Replacing {
-        /// The old life.
+        /// The stuck worker.
         worker: WorkerId,
     },
-    /// It serves on until its successor is ready.
+    /// A worker will be replaced and serves until its successor is ready; a zygote exits at once.
     Recycling {
-        /// The old life.
+        /// The worker to be replaced.
         worker: WorkerId,
-        /// Why.
+        /// The limit it reached, or the signal it received.
         reason: RecycleReason,
     },
-    /// A new generation boots beside the one that serves.
+    /// A reload has started: a new generation boots beside the live one.
     ReloadStarted {
-        /// Which.
+        /// The new generation.
         generation: Generation,
     },
-    /// It has taken over.
+    /// A reload has succeeded: its generation is live.
     ReloadCompleted {
-        /// Which.
+        /// The new generation.
         generation: Generation,
-        /// Since it was asked for.
+        /// The time since the reload was requested.
         took: Duration,
     },
-    /// It did not come up; who served goes on. The traceback was told before, by its `WorkerBootFailed`.
+    /// A reload has failed; the live generation keeps serving. Its `WorkerBootFailed` had the traceback.
     ReloadFailed {
-        /// Which.
+        /// The generation that does not go live.
         generation: Generation,
-        /// Why.
+        /// The reason.
         failure: BootFailure,
     },
-    /// It answered clearly worse than the one before it, which has taken over again.
+    /// The live generation failed more requests than the previous one, which is live again.
     RolledBack {
-        /// The one that was tried.
+        /// The generation that failed.
         from: Generation,
-        /// The one that serves again.
+        /// The previous generation, which serves again.
         to: Generation,
-        /// The figures, for people.
+        /// The failure rates, or the boot failure, one line.
         reason: String,
     },
-    /// The number of workers is changed.
+    /// The desired number of workers has changed.
     Resized {
-        /// From.
+        /// The number before.
         from: u16,
-        /// To; 0 for a sleep.
+        /// The number now; 0 while no worker is desired (`workers.idle_exit`).
         to: u16,
-        /// What for.
+        /// The cause.
         reason: ResizeReason,
     },
-    /// The seat of a stuck or worn-out worker is served by another life.
+    /// A stuck or recycled worker's seat is served by another life.
     Replaced {
-        /// The old life, which may still be draining.
+        /// The former life, which may still be draining.
         worker: WorkerId,
-        /// The new one.
+        /// The new life.
         by: WorkerId,
     },
-    /// It was given time and did not use it: a retiring worker that had `timeouts.drain` was not drained, a terminating
-    /// or failed one did not exit (all three are killed), a killed one was not reaped (an uninterruptible sleep).
+    /// A worker exceeded its deadline: a retiring one did not drain within `timeouts.drain`, a terminating or failed one
+    /// did not exit (all of these are killed), or a killed one was not reaped (an uninterruptible sleep).
     Overdue {
-        /// Who.
+        /// The worker that is late.
         worker: WorkerId,
-        /// What it was to finish.
+        /// The state whose deadline passed.
         state: WorkerState,
-        /// How long it had.
+        /// The time it spent in that state.
         waited: Duration,
     },
-    /// A retiring worker was killed before it was drained, because there is no room for one more process: it is stuck,
-    /// and its seat's replacements are as well; or nobody else serves.
+    /// A retiring worker was killed before it was drained, because the process limit left no room for a replacement:
+    /// either it is stuck, or no worker is ready.
     RetirementAborted {
-        /// Who.
+        /// The killed worker.
         worker: WorkerId,
     },
-    /// Not everybody was answered within `timeouts.drain` of the order to stop.
+    /// Requests were left when `timeouts.drain` had passed since the stop request.
     DrainTimedOut {
-        /// The time there was.
+        /// The time since the stop request.
         waited: Duration,
     },
 }
 
-/// Why the number of workers changes.
+/// The cause of a change of the number of workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResizeReason {
     /// SIGTTIN or SIGTTOU.
     Operator,
-    /// Requests waited for so long.
+    /// The longest time a request waited for a worker.
     QueueWait(Duration),
-    /// There was less to do.
+    /// Fewer workers were enough for a while.
     LowLoad,
-    /// Nothing was asked for `workers.idle_exit`.
+    /// There was no request for `workers.idle_exit`.
     IdleExit,
-    /// A request came while nobody served.
+    /// A request arrived while no worker was desired.
     Request,
 }

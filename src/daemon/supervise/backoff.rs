@@ -1,43 +1,43 @@
-//! How long a seat stays empty after lives that were too short: doubling, bounded, without jitter.
+//! The backoff of a seat whose lives end early: doubling, bounded, without jitter.
 //!
-//! No jitter, because the seats of one daemon do not compete with each other for a boot: while nobody serves, only
-//! one of them tries at a time.
+//! Jitter is not needed: while no worker is ready, the seats boot one at a time.
 
 use std::time::Duration;
 
-/// The first wait and the longest one.
+/// The bounds of the backoff.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackoffLimits {
-    /// After the first failure.
+    /// The wait after the first failure.
     pub initial: Duration,
-    /// Never longer than this.
+    /// The longest wait.
     pub max: Duration,
 }
 
-/// Failures in a row.
+/// The failures of a seat since its last stable life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Backoff {
+    /// Failures in a row that caused a wait.
     streak: u32,
-    /// An early death was overlooked.
+    /// An early death was already replaced without a wait.
     used_free_retry: bool,
 }
 
 impl Backoff {
-    /// One more failure: exit long to wait now.
-    pub(super) fn failure_wait(&mut self, limits: BackoffLimits) -> Duration {
+    /// Counts a failure and returns the wait before the next attempt.
+    pub(super) fn record_failure(&mut self, limits: BackoffLimits) -> Duration {
         let doublings = self.streak.min(31);
         self.streak = self.streak.saturating_add(1);
         limits.initial.saturating_mul(1 << doublings).min(limits.max)
     }
 
-    /// A life that served was short. The first one in a row may have had bad luck, and is replaced without a wait: who
-    /// kills a worker by hand, or the kernel when memory is short, does not ask exit old it is.
-    pub(super) fn early_death_wait(&mut self, limits: BackoffLimits) -> Duration {
+    /// Counts the early death of a worker that served, and returns the wait before the next attempt. The first in a row
+    /// costs no wait: an operator's kill or the OOM killer also hits young workers.
+    pub(super) fn record_early_death(&mut self, limits: BackoffLimits) -> Duration {
         let had_free_retry = std::mem::replace(&mut self.used_free_retry, true);
-        if had_free_retry { self.failure_wait(limits) } else { Duration::ZERO }
+        if had_free_retry { self.record_failure(limits) } else { Duration::ZERO }
     }
 
-    /// A life was long enough to forget the failures before it.
+    /// Forgets all failures, after a stable life.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
     }
@@ -51,38 +51,38 @@ mod tests {
         BackoffLimits { initial: Duration::from_millis(100), max: Duration::from_secs(30) };
 
     #[test]
-    fn waits_double_from_the_first_to_the_longest_and_stay_there() {
+    fn waits_double_up_to_the_maximum() {
         let mut backoff = Backoff::default();
-        let waits: Vec<_> = (0..12).map(|_| backoff.failure_wait(LIMITS).as_millis()).collect();
+        let waits: Vec<_> = (0..12).map(|_| backoff.record_failure(LIMITS).as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000, 30_000]);
     }
 
     #[test]
-    fn a_thousand_failures_do_not_overflow() {
+    fn many_failures_do_not_overflow() {
         let mut backoff = Backoff::default();
         for _ in 0..1000 {
-            assert!(backoff.failure_wait(LIMITS) <= LIMITS.max);
+            assert!(backoff.record_failure(LIMITS) <= LIMITS.max);
         }
         let huge = BackoffLimits { initial: Duration::MAX, max: Duration::MAX };
-        assert_eq!(backoff.failure_wait(huge), Duration::MAX);
+        assert_eq!(backoff.record_failure(huge), Duration::MAX);
     }
 
     #[test]
-    fn the_first_early_death_is_overlooked_and_only_that() {
+    fn only_the_first_early_death_costs_no_wait() {
         let mut backoff = Backoff::default();
-        let waits: Vec<_> = (0..4).map(|_| backoff.early_death_wait(LIMITS).as_millis()).collect();
+        let waits: Vec<_> = (0..4).map(|_| backoff.record_early_death(LIMITS).as_millis()).collect();
         assert_eq!(waits, [0, 100, 200, 400]);
         backoff.reset();
-        assert_eq!(backoff.early_death_wait(LIMITS), Duration::ZERO);
-        assert_eq!(backoff.failure_wait(LIMITS), LIMITS.initial, "a failed boot is not a death");
+        assert_eq!(backoff.record_early_death(LIMITS), Duration::ZERO);
+        assert_eq!(backoff.record_failure(LIMITS), LIMITS.initial, "a failed boot always costs a wait");
     }
 
     #[test]
-    fn a_reset_begins_again_with_the_first_wait() {
+    fn reset_restarts_with_the_initial_wait() {
         let mut backoff = Backoff::default();
-        backoff.failure_wait(LIMITS);
-        backoff.failure_wait(LIMITS);
+        backoff.record_failure(LIMITS);
+        backoff.record_failure(LIMITS);
         backoff.reset();
-        assert_eq!(backoff.failure_wait(LIMITS), LIMITS.initial);
+        assert_eq!(backoff.record_failure(LIMITS), LIMITS.initial);
     }
 }

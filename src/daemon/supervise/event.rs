@@ -1,5 +1,5 @@
-//! What can happen to the supervisor. `run` builds these from signals, child exits and the workers' control
-//! messages; nothing here is decided yet, and nothing a worker says is believed beyond what its state allows.
+//! The supervisor's inputs. `run` builds them from signals, child exits and the workers' control messages. They are not
+//! filtered: the supervisor ignores what a worker's state does not allow.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,201 +8,198 @@ use crate::id::{Generation, WorkerId};
 
 use super::SupervisorPolicy;
 
-/// Something that happened, told in the past tense except for the operator's orders.
+/// An occurrence (in the past tense) or an order of the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The daemon has its listeners: begin.
+    /// The daemon has its listeners, so workers can be spawned.
     Started,
-    /// The process asked for by `Spawn` exists.
+    /// `Spawn` succeeded: the process exists.
     Spawned {
-        /// The life it was spawned as.
+        /// The worker of the `Spawn`.
         worker: WorkerId,
-        /// Its process id, for people and metrics; actions name the worker, never the pid.
+        /// Its process id, for status output; actions name the worker, never the pid.
         pid: u32,
     },
-    /// The process asked for by `Spawn` could not be made. (Of a fork that was under way when its zygote was reaped,
-    /// nothing needs to be told.)
+    /// `Spawn` failed. Need not be sent for a fork in progress whose zygote was reaped.
     SpawnFailed {
-        /// The life that never began.
+        /// The worker of the `Spawn`.
         worker: WorkerId,
-        /// Whose fault it was.
+        /// Whether a retry can succeed.
         fault: SpawnFault,
-        /// One line for people: which call failed, on what, and why.
+        /// The failed call, its argument and its error, one line.
         reason: String,
     },
-    /// The worker has imported its application and finished its lifespan startup; the zygote can be forked from.
+    /// The worker has imported the application and completed its lifespan startup, or the zygote can be forked from.
     Ready {
-        /// Who.
+        /// The booted worker.
         worker: WorkerId,
     },
-    /// The worker says that it cannot boot; it is about to exit by itself.
+    /// The worker has reported that it cannot boot; it exits by itself.
     BootFailed {
-        /// Who.
+        /// The worker that failed.
         worker: WorkerId,
-        /// What it said.
+        /// The reported failure.
         failure: BootFailure,
     },
     /// The process was reaped.
     Exited {
-        /// Who.
+        /// The worker whose process ended.
         worker: WorkerId,
-        /// How it ended.
+        /// The end of the process.
         exit: Exit,
     },
-    /// A request in this worker ran over its deadline and did not yield; its client has had its 504 already.
+    /// A request in this worker has exceeded its deadline and still runs; the client has received its 504.
     DeadlineExceeded {
-        /// Who.
+        /// The worker that runs the request.
         worker: WorkerId,
     },
-    /// The worker broke the channel's contract, or hung up its control socket without exiting.
+    /// The worker violated the channel's contract, or closed its control socket without exiting.
     Misbehaved {
-        /// Who.
+        /// The worker in violation.
         worker: WorkerId,
-        /// What it did, one line.
+        /// The violation, one line.
         reason: String,
     },
-    /// A retiring worker has no exchange left that anybody waits for. Exchanges that ran over their deadline do not
-    /// count: their client has been answered, and their thread may never end.
+    /// A retiring worker has no request left whose client still waits. Requests over their deadline do not count: they
+    /// have been answered, and their thread may never end.
     Drained {
-        /// Who.
+        /// The retiring worker.
         worker: WorkerId,
     },
-    /// The stacks that [`Action::DumpStacks`](super::Action::DumpStacks) asked for, or nothing when they did not come.
+    /// The answer to [`Action::DumpStacks`](super::Action::DumpStacks).
     StacksDumped {
-        /// Whose.
+        /// The worker of the `DumpStacks`.
         worker: WorkerId,
-        /// What `faulthandler` wrote.
+        /// The output of `faulthandler`; `None` if there was none in time.
         stacks: Option<String>,
     },
-    /// The worker has done its share: another life is to take its seat, and then it finishes and leaves.
+    /// The worker has reached a limit: it is replaced, and exits when its successor is ready.
     RecycleDue {
-        /// Who.
+        /// The worker to replace.
         worker: WorkerId,
-        /// Why.
+        /// The limit.
         reason: RecycleReason,
     },
-    /// A signal that was sent to this process, and not to the daemon, asks it to finish what it runs and leave. It is
-    /// ready, or about to say so.
+    /// The worker's process received a signal that asks it to exit. It is ready, or about to be.
     StopRequested {
-        /// Who.
+        /// The worker that received the signal.
         worker: WorkerId,
         /// The signal's number.
         signal: i32,
     },
     /// The answer to [`Action::Probe`](super::Action::Probe).
     Probed {
-        /// Who was asked.
+        /// The worker of the `Probe`.
         worker: WorkerId,
-        /// Nothing, or why that answer is not good enough.
+        /// `Ok`, or why the response is not acceptable.
         outcome: Result<(), String>,
     },
-    /// The operator wants a new generation: new code, and this policy.
+    /// The operator requests a reload.
     Reload {
-        /// What it goes by.
+        /// The policy of the new generation.
         policy: SupervisorPolicy,
     },
-    /// The operator wants this many workers more (SIGTTIN) or fewer (SIGTTOU), until the next reload.
+    /// The operator changes the number of workers until the next reload (SIGTTIN, SIGTTOU).
     Adjust {
-        /// How many more.
+        /// The difference.
         by: i32,
     },
-    /// How busy everybody was lately; comes every second while `min` and `max` differ, an `idle_exit` is set, or the
-    /// daemon watches a new generation.
+    /// The load since the last sample. Sent every second while `workers.count` is a range, `workers.idle_exit` is set,
+    /// or a rollback is possible.
     Load(LoadSample),
-    /// A request has come and nobody serves: the end of a sleep.
+    /// A request arrived while no worker is admitted.
     WorkerRequested,
-    /// Stop when everybody has been answered (the first SIGTERM or SIGINT).
+    /// Stop after all requests are answered (the first SIGTERM or SIGINT).
     Stop,
     /// Stop now (a second SIGTERM or SIGINT, or SIGQUIT).
     StopNow,
-    /// No connection with a request is left.
+    /// The edge has no request left.
     EdgeDrained,
-    /// Time has passed; the only event that runs deadlines out.
+    /// Time has passed. Deadlines expire on this event, on no other.
     Tick,
 }
 
-/// Why a worker that serves well is replaced.
+/// The reason for replacing a healthy worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecycleReason {
-    /// It has served as many requests as `workers.max_requests` (with its jitter) allows.
+    /// It reached `workers.max_requests` (with its jitter).
     Requests {
-        /// How many.
+        /// The number of requests it served.
         served: u64,
     },
-    /// It has grown to `workers.max_memory`.
+    /// It reached `workers.max_memory`.
     Memory {
-        /// Bytes it uses.
+        /// The bytes it uses.
         bytes: u64,
-        /// Bytes it may use.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// It is `workers.max_lifetime` old. (The supervisor finds this out by itself.)
+    /// It reached `workers.max_lifetime`. The supervisor finds this itself.
     Lifetime,
-    /// It has served `workers.refork` requests and may become the zygote; or another one has, and this one is replaced
-    /// by a fork of it. Of no effect without `preload`.
+    /// It served `workers.refork` requests and may become the zygote; or another worker has, and this one is replaced by
+    /// a fork of that. Ignored without `workers.preload`.
     Refork,
-    /// A signal asks it to leave ([`Event::StopRequested`]).
+    /// It received a signal ([`Event::StopRequested`]).
     Signal {
         /// The signal's number.
         signal: i32,
     },
 }
 
-/// What the edge measured since the last time it was asked.
+/// The load between two samples.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadSample {
-    /// Requests that wait.
+    /// Requests that wait for a worker.
     pub queued: usize,
-    /// The longest wait of those that were given to a worker or still wait.
+    /// The longest time that a request waited or has been waiting for a worker.
     pub longest_wait: Duration,
     /// Requests that run.
     pub running: usize,
-    /// The most that ran at the same time.
+    /// The highest number of requests that ran at the same time.
     pub max_running: usize,
-    /// How long nothing has been asked; zero while something runs or waits.
+    /// The time since the last request ended; zero while there is one.
     pub idle_for: Duration,
-    /// How the generations answered since each became live, by generation; those that have answered nothing are left
-    /// out.
+    /// The responses of each generation since it went live; generations without a response are left out.
     pub responses: Vec<(Generation, ResponseStats)>,
 }
 
-/// How requests ended.
+/// Counts of responses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ResponseStats {
-    /// All that were answered, whoever did it.
+    /// All responses, including the daemon's own.
     pub answered: u64,
-    /// Of those: a status of 500 or above, an answer that broke off, a worker that died, a deadline.
+    /// Those with a status of 500 or above, truncated ones, and those whose worker died or exceeded its deadline.
     pub failed: u64,
 }
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// It called exit, with this status.
+    /// It exited with this status.
     Code(i32),
-    /// A signal ended it.
+    /// It was killed by a signal.
     Signal {
         /// The signal's number.
         signal: i32,
-        /// Whether the kernel wrote a core dump (`coredumpctl` may have it).
+        /// The kernel wrote a core dump (`coredumpctl` may have it).
         core_dumped: bool,
     },
 }
 
 impl Exit {
-    /// Whether a signal ended it that asks a process to leave.
+    /// Returns true for SIGINT and SIGTERM, which ask a process to exit.
     pub fn is_by_request(self) -> bool {
         matches!(self, Exit::Signal { signal: SIGINT | SIGTERM, .. })
     }
 }
 
-/// Numbers of all Linux architectures (signal(7)).
+/// The same number on all Linux architectures (signal(7)).
 const SIGINT: i32 = 2;
-/// As above.
+/// The same number on all Linux architectures (signal(7)).
 const SIGTERM: i32 = 15;
 
 impl fmt::Display for Exit {
-    /// Reads after the worker's name: "worker 2 was killed by SIGSEGV (core dumped)".
+    /// Writes a predicate for the worker's name: "worker 2 was killed by SIGSEGV (core dumped)".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Exit::Code(status) => write!(f, "exited with status {status}"),
@@ -214,58 +211,58 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Why a process could not be made.
+/// The cause of a failed `Spawn`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpawnFault {
-    /// What the configuration names cannot be executed (ENOENT, EACCES, ENOEXEC): trying again changes nothing.
+    /// The configured interpreter cannot be executed (ENOENT, EACCES, ENOEXEC). A retry fails as well.
     Config,
-    /// The system had no process, memory or descriptor to give (EAGAIN, ENOMEM, EMFILE): it may the next time.
+    /// The system lacked a process, memory or a descriptor (EAGAIN, ENOMEM, EMFILE). A retry may succeed.
     System,
 }
 
-/// Why a worker did not come up.
+/// A worker's failure to boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootFailure {
-    /// What sort of failure.
+    /// The cause.
     pub kind: BootFailureKind,
-    /// One line for people, such as `ImportError: No module named 'mysite'`. It may hold what the application's
-    /// exception says, and so its secrets: it is for the journal and for who may command the daemon.
+    /// One line, such as `ImportError: No module named 'mysite'`. It may quote the application's exception and so
+    /// contain its secrets: only for the journal and for clients that may control the daemon.
     pub summary: String,
-    /// One line for everybody on the machine: nothing in it is text of the application's. For STATUS=.
+    /// One line without text of the application, so every user of the machine may read it. For STATUS=.
     pub headline: String,
-    /// The application's traceback, when there is one.
+    /// The application's traceback, if there is one.
     pub traceback: Option<String>,
 }
 
-/// The sorts of boot failure.
+/// The cause of a [`BootFailure`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BootFailureKind {
-    /// The worker said so: no such module or attribute, not callable, a Python that is not supported.
+    /// Reported by the worker: no such module or attribute, not callable, or an unsupported Python.
     Config,
-    /// The worker said so: the application's import or lifespan startup raised.
+    /// Reported by the worker: the application's import or lifespan startup raised.
     App,
-    /// It took longer than `timeouts.boot`.
+    /// The boot exceeded `timeouts.boot`.
     Timeout,
-    /// The process ended while booting and said nothing (a crash in an extension module, `sys.exit` at import).
+    /// The process exited while booting without a report (a crash in an extension module, `sys.exit` at import).
     Died,
-    /// SIGTERM or SIGINT ended the process while it booted: somebody wanted that.
+    /// SIGTERM or SIGINT from outside ended the process while it booted.
     Signalled,
-    /// It broke the channel's contract while booting (a worker extension of another version, for one).
+    /// The worker violated the channel's contract while booting (for example a worker extension of another version).
     Misbehaved,
-    /// The process could not be made: what the configuration names cannot be executed.
+    /// The process could not be created: the configured interpreter cannot be executed.
     Spawn,
-    /// The process could not be made: the system was short of something.
+    /// The process could not be created: the system lacked a resource.
     System,
-    /// It is up, and did not answer `reload.probe` as it should.
+    /// The worker is booted, but did not answer `reload.probe` acceptably.
     Probe,
-    /// It did not fail: another reload has taken its seat.
+    /// No failure: a later reload has replaced this one.
     Superseded,
-    /// It did not fail: the daemon stops.
+    /// No failure: the daemon stops.
     Stopped,
 }
 
 impl BootFailure {
-    /// One that the daemon has found out by itself: everybody may read of it.
+    /// Creates a failure found by the daemon itself, whose summary has no text of the application.
     pub fn new(kind: BootFailureKind, summary: impl Into<String>) -> Self {
         let summary = summary.into();
         Self { kind, headline: summary.clone(), summary, traceback: None }
@@ -273,7 +270,7 @@ impl BootFailure {
 }
 
 impl BootFailureKind {
-    /// Whether the next attempt would fail the same way unless somebody changes something.
+    /// Returns true if a retry fails the same way until the application or the configuration changes.
     pub fn is_lasting(self) -> bool {
         !matches!(self, BootFailureKind::System | BootFailureKind::Signalled)
     }
@@ -285,12 +282,12 @@ impl fmt::Display for BootFailure {
     }
 }
 
-/// A signal's name for people, or its number.
+/// Returns a signal's name, or its number if the name is unknown.
 pub fn name_of_signal(signal: i32) -> String {
     signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 
-/// The signals a crashed worker is found with; numbers of Linux on x86, Arm and RISC-V (signal(7)).
+/// The signals that usually end a process; the numbers of Linux on x86, Arm and RISC-V (signal(7)).
 fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {
         1 => "SIGHUP",

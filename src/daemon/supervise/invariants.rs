@@ -1,5 +1,4 @@
-//! What is true between any two events, whatever happened. The simulation asks after each step; `run` may in debug
-//! builds.
+//! Consistency checks that hold between any two events. The simulation and the tests run them after each event.
 
 use super::Supervisor;
 use super::spawning::MAX_ZYGOTES;
@@ -7,10 +6,10 @@ use super::state::{DaemonPhase, TimedState, WorkerRecord};
 use super::worker_set::WorkerSet;
 
 impl Supervisor {
-    /// Whether the supervisor's memory is consistent with itself and with its promises.
+    /// Checks that the state is consistent.
     ///
     /// # Errors
-    /// When it is not: which promise, and the state it was found in.
+    /// The violated invariant and the whole state.
     pub fn check_invariants(&self) -> Result<(), String> {
         let broken = self
             .worker_sets()
@@ -27,17 +26,17 @@ impl Supervisor {
 
     fn set_violation(&self, set: &WorkerSet) -> Option<&'static str> {
         if set.min > set.max || set.target < set.min || set.target > set.max || set.min == 0 {
-            return Some("a number of workers the operator does not want");
+            return Some("a target outside the range");
         }
         if usize::from(set.max) > set.seats.len() {
-            return Some("more workers than seats");
+            return Some("fewer seats than the highest number of workers");
         }
         for (idx, seat) in set.seats.iter().enumerate() {
             if seat.current.is_some() && idx >= set.desired_count() {
-                return Some("a seat that is closed is held");
+                return Some("a closed seat is held");
             }
             if seat.successor.is_some() && seat.current.is_none() {
-                return Some("a successor of nobody");
+                return Some("a successor in a vacant seat");
             }
             for life in seat.current.into_iter().chain(seat.successor) {
                 match self.workers.get(&life) {
@@ -48,27 +47,27 @@ impl Supervisor {
                         return Some("a seat is held by a worker of another generation");
                     }
                     Some(worker) if worker.is_current() => {}
-                    Some(_) => return Some("a seat is held by a worker that is on its way out"),
-                    None => return Some("a seat is held by a life that is over"),
+                    Some(_) => return Some("a seat is held by a worker on its way out"),
+                    None => return Some("a seat is held by a life that has ended"),
                 }
             }
             let worker = |life| self.workers.get(&life);
             if seat.successor.and_then(worker).is_some_and(|worker| !worker.is_booting()) {
-                return Some("a successor that does not take over");
+                return Some("a booted successor has not taken over its seat");
             }
         }
         let zygote = set.zygote.as_ref().and_then(|seat| seat.current);
         match zygote.map(|life| self.workers.get(&life)) {
             None => None,
             Some(Some(worker)) if worker.is_zygote() && (worker.is_booting() || worker.is_standby()) => None,
-            Some(_) => Some("the zygote is not one"),
+            Some(_) => Some("the zygote's seat is held by a worker that is none"),
         }
     }
 
     fn worker_violation(&self, worker: &WorkerRecord) -> Option<&'static str> {
         let life = worker.id.life;
         if life >= self.next_life {
-            return Some("a life that was never given out");
+            return Some("a life that was never assigned");
         }
         let set = self.worker_set(worker.generation);
         let holds = |set: &WorkerSet| {
@@ -76,39 +75,39 @@ impl Supervisor {
             seats.any(|seat| seat.current == Some(life) || seat.successor == Some(life))
         };
         if worker.is_current() && !set.is_some_and(holds) {
-            return Some("a worker serves, boots or stands by without a seat");
+            return Some("a current worker without a seat");
         }
         if worker.is_ready() && worker.generation != self.live.generation {
-            return Some("a worker serves for a generation that is not live");
+            return Some("a ready worker of a generation that is not live");
         }
         let is_live = worker.generation == self.live.generation;
         if worker.is_standby() && is_live && !worker.is_zygote() {
-            return Some("a worker of the live generation could serve and does not");
+            return Some("a worker of the live generation in standby");
         }
         if worker.is_booting()
             && self.rollback.as_ref().is_some_and(|w| w.set.generation == worker.generation)
         {
-            return Some("a worker boots for a generation that is kept rollback");
+            return Some("a worker boots for the rollback target");
         }
-        let may_wait_for_ever = match worker.state {
+        let needs_no_deadline = match worker.state {
             TimedState::Ready | TimedState::Standby => true,
             TimedState::Spawning { .. } | TimedState::Booting { .. } => {
                 set.is_some_and(|set| set.policy.boot.is_none())
             }
-            // `run` owes the answer to `Spawn`.
+            // `run` has to answer `Spawn`.
             TimedState::Killed { abandon_at: None, .. } => worker.pid.is_none(),
-            // Its requests' limits move it on, as long as it serves the code that is live and can be asked to leave.
+            // The timeouts of its requests bound it; not allowed for a stuck worker or for old code.
             TimedState::Retiring { deadline: None, stuck } => !stuck && is_live,
             _ => worker.is_abandoned(),
         };
-        (!may_wait_for_ever && worker.deadline().is_none()).then_some("a worker that nothing moves on")
+        (!needs_no_deadline && worker.deadline().is_none()).then_some("a state without a deadline")
     }
 
     fn count_violation(&self) -> Option<&'static str> {
-        // How many there may be in all is a question at each spawn: the limit shrinks with the last of a large set.
+        // The limit for all generations is checked at each spawn only: it shrinks with the last worker of a large set.
         for set in self.worker_sets() {
             if self.n_workers(set.generation) > 2 * set.seats.len() {
-                return Some("more processes of a generation than twice its count");
+                return Some("more workers of a generation than twice its seats");
             }
             if self.n_zygotes(set.generation) > MAX_ZYGOTES + 1 {
                 return Some("too many zygotes");
@@ -116,47 +115,47 @@ impl Supervisor {
         }
         let booting = self.workers.values().filter(|worker| worker.is_booting());
         if !self.ever_ready && booting.count() > 1 {
-            return Some("more than a canary before anybody was ready");
+            return Some("more than one boot before any worker was ready");
         }
         let successors = self.live.seats.iter().filter_map(|seat| seat.successor);
         if successors.count() > 1 {
-            return Some("more than one worn-out worker is being replaced");
+            return Some("more than one successor");
         }
         None
     }
 
     fn daemon_violation(&self) -> Option<&'static str> {
         if self.any_ready() && (!self.ever_ready || self.outage.is_some() || self.serial_boots) {
-            return Some("somebody is ready and the daemon does not know");
+            return Some("a ready worker and an outage, or no record of it");
         }
-        if self.told_ready && !self.ever_ready {
-            return Some("READY=1 before anybody was ready");
+        if self.notify.ready_sent && !self.ever_ready {
+            return Some("READY=1 before any worker was ready");
         }
         if let Some(clock) = self.clock
             && self.next_vacancy(clock).is_some()
         {
-            let may_finish = self.any_ready();
-            let is_going = |worker: &WorkerRecord| match worker.state {
-                TimedState::Retiring { deadline, stuck } => may_finish && !stuck && deadline.is_some(),
+            let any_ready = self.any_ready();
+            let makes_room = |worker: &WorkerRecord| match worker.state {
+                TimedState::Retiring { deadline, stuck } => any_ready && !stuck && deadline.is_some(),
                 _ => worker.is_exiting() || worker.is_abandoned(),
             };
-            if self.has_room(self.live.generation) || !self.workers.values().any(is_going) {
-                return Some("a next_vacancy that could be filled or made room for");
+            if self.has_room(self.live.generation) || !self.workers.values().any(makes_room) {
+                return Some("a vacant seat that could be filled or made room for");
             }
         }
         if self.clock.is_some_and(|clock| self.needs_zygote(clock)) {
-            return Some("a zygote that could be made");
+            return Some("a missing zygote that could be spawned");
         }
         match self.phase {
             DaemonPhase::NotStarted if !self.workers.is_empty() => Some("a worker before the start"),
             DaemonPhase::Stopping if self.workers.values().any(WorkerRecord::is_current) => {
-                Some("a worker that was not told to go")
+                Some("a current worker while the daemon stops")
             }
             DaemonPhase::Stopping if self.workers.values().all(WorkerRecord::is_abandoned) => {
-                Some("nobody is left and the daemon stays")
+                Some("no worker is left and the daemon has not exited")
             }
             DaemonPhase::Exited if !self.workers.values().all(WorkerRecord::is_abandoned) => {
-                Some("the daemon went before its workers")
+                Some("the daemon exited before its workers")
             }
             _ => None,
         }
@@ -164,15 +163,15 @@ impl Supervisor {
 
     fn reload_violation(&self) -> Option<&'static str> {
         if self.pending.is_some() && self.rollback.is_some() {
-            return Some("three generations at a time");
+            return Some("a reload and a rollback target at the same time");
         }
         let is_under_way =
             self.pending.is_some() || self.unproven_reload.is_some() || self.rollback.is_some();
         if is_under_way && !matches!(self.phase, DaemonPhase::NotStarted | DaemonPhase::Running) {
             return Some("a reload while the daemon stops");
         }
-        if self.is_reloading && self.pending.is_none() && !self.told_stopping {
-            return Some("RELOADING=1 and nothing is reloaded");
+        if self.notify.is_reloading && self.pending.is_none() && !self.notify.stopping_sent {
+            return Some("RELOADING=1 without a reload");
         }
         let has_limit = |worker: &WorkerRecord| !worker.is_retiring_unbounded() && !worker.is_current();
         if let Some(pending) = &self.pending
@@ -180,10 +179,10 @@ impl Supervisor {
             && !self.has_room(pending.set.generation)
             && !self.workers.values().any(has_limit)
         {
-            return Some("a reload without room that nobody makes");
+            return Some("a reload that waits for room without end");
         }
         if self.unproven_reload.is_some() && self.ever_ready {
-            return Some("somebody is ready, and who reloads is not told");
+            return Some("an unproven reload although a worker was ready");
         }
         None
     }

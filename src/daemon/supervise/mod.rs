@@ -1,32 +1,32 @@
-//! Who lives, who is replaced, when the daemon is ready and when it may go: one pure state machine.
+//! The supervisor: decides which workers exist, when they are replaced, when the daemon is ready and when it exits.
 //!
-//! `run` owns one [`Supervisor`], hands it every [`Event`] with the instant it happened, and performs the
-//! [`Action`]s that come back, in their order. There is no IO here, no clock, no randomness, no logging and no
-//! process: that is what lets the simulation live through thousands of bad days in a second. What the supervisor
-//! decides is policy; what a request may do (queue, deadline, 502, 504) is `dispatch`'s, and exit a process is
-//! made, killed and reaped is `pool`'s.
+//! It is a pure state machine. `run` owns one [`Supervisor`], passes every [`Event`] to it with the instant it happened,
+//! and performs the returned [`Action`]s in order. There is no IO, clock, randomness, logging or process in this module,
+//! so the simulation plays thousands of histories in a few seconds. Requests (queue, deadlines, 502, 504) are decided by
+//! `dispatch`; processes are created, killed and reaped by `pool`.
 //!
-//! What `run` owes the supervisor:
-//! - each [`Action::Spawn`] is answered by [`Event::Spawned`] or [`Event::SpawnFailed`], before anything else is
-//!   told of that worker;
-//! - each process that was spawned ends with exactly one [`Event::Exited`], when it is reaped, and nothing that
-//!   is waiting in its control socket is told after that: a fork that a zygote had not told of when it was reaped has
-//!   failed;
-//! - [`Action::Probe`], [`Action::DumpStacks`] and [`Action::Promote`] are answered, but nothing waits for ever if they
-//!   are not;
-//! - [`Action::DrainEdge`] is answered by [`Event::EdgeDrained`], at once if the edge is idle;
-//! - [`Event::Tick`] comes at or after [`Supervisor::next_wakeup`]. Only a tick runs deadlines out, so `run` tells
-//!   what it has already received first: a daemon that was frozen for a minute does not punish its workers.
+//! `run` guarantees:
+//! - Each [`Action::Spawn`] is answered by [`Event::Spawned`] or [`Event::SpawnFailed`] before any other event about that
+//!   worker.
+//! - Each process ends with exactly one [`Event::Exited`], sent when it is reaped. Messages that are still in its control
+//!   socket are not delivered after that; a fork that a zygote had not reported when it was reaped has failed.
+//! - [`Action::Probe`], [`Action::DumpStacks`] and [`Action::Promote`] are answered. A missing answer costs a timeout; the
+//!   probe has one only with `timeouts.boot`.
+//! - [`Action::DrainEdge`] is answered by [`Event::EdgeDrained`], at once if the edge is idle.
+//! - [`Event::Tick`] comes at or after [`Supervisor::next_wakeup`]. Deadlines expire on a tick, not on other events, and
+//!   `run` delivers what it has received first: a daemon that was frozen for a minute does not punish its workers.
 //!
-//! A worker is known by its seat (`number`, stable, what operators see) and its life (unique in this daemon). An
-//! event that names a life which is over is dropped, so nothing has to be cancelled.
+//! A worker is identified by its seat (`number`, stable, shown to operators) and its life (unique while the daemon runs).
+//! Events about a life that has ended are ignored, so nothing needs to be cancelled.
 
 mod action;
 mod autoscaler;
 mod backoff;
 mod event;
 mod invariants;
+mod notify;
 mod policy;
+mod promotion;
 mod recycle;
 mod reload;
 mod reload_state;
@@ -36,6 +36,7 @@ mod spawning;
 mod state;
 mod status;
 mod supervisor;
+mod transitions;
 mod watch;
 mod worker_events;
 mod worker_set;

@@ -1,54 +1,54 @@
-//! What the operator chose, as far as the supervisor has to know it. `run` builds this from the checked
-//! configuration; every value has been checked there.
+//! The part of the configuration that the supervisor needs. `run` builds it from the checked configuration; the values
+//! are not checked again.
 
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use super::BackoffLimits;
 
-/// The numbers the supervisor goes by.
+/// The supervisor's settings for one generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SupervisorPolicy {
     /// The application as the operator wrote it (`mysite.wsgi`), for STATUS=.
     pub app: String,
-    /// How many workers serve; the most when `min` is less.
+    /// The number of workers; the highest one if `min` is lower.
     pub count: NonZeroU16,
-    /// The fewest that serve; the number between follows the queue's wait.
+    /// The lowest number of workers. Between `min` and `count` the number follows the load.
     pub min: NonZeroU16,
-    /// How many exchanges make one worker busy (`workers.threads`): what is fewer than a smaller number of workers can
-    /// take lets it shrink. Also of an ASGI application, though its workers take a thousand: exit many of those an event
-    /// loop can serve nobody knows.
+    /// `workers.threads`: the number of requests that make one worker busy. The number of workers shrinks when fewer can
+    /// run the peak load. It is used for ASGI as well, although an ASGI worker accepts a thousand requests: how many its
+    /// event loop can serve is unknown.
     pub slots: NonZeroU32,
-    /// Whether workers are forked from a zygote.
+    /// `workers.preload`: workers are forked from a zygote.
     pub preload: bool,
-    /// Whether a new generation's canary must answer a probe before it is believed.
+    /// The canary of a reload must answer `reload.probe`.
     pub probe: bool,
-    /// `reload.watch`: for exit long the generation before stays at hand.
+    /// `reload.watch`: how long the previous generation is kept for a rollback; `None` if it is not.
     pub watch: Option<Duration>,
-    /// `workers.max_lifetime`.
+    /// `workers.max_lifetime`; `None` without a limit.
     pub max_lifetime: Option<Duration>,
-    /// `workers.idle_exit`.
+    /// `workers.idle_exit`; `None` if idle workers stay.
     pub idle_exit: Option<Duration>,
-    /// How many workers of a new generation may boot at the same time beside those that serve: the number of cores.
+    /// The number of workers of a pending reload that boot at the same time: the number of cores.
     pub boots_at_once: NonZeroU16,
-    /// `timeouts.boot`: from `Spawn` to `Ready`; `None` for as long as it takes.
+    /// `timeouts.boot`: from `Spawn` to `Ready`; `None` without a limit.
     pub boot: Option<Duration>,
-    /// `timeouts.drain`: for the whole daemon on stop, and for a worker that a reload has replaced, is stuck, or is in
-    /// the way of another.
+    /// `timeouts.drain`: bounds the daemon's stop, and the retirement of a worker that a reload replaced, that is stuck,
+    /// or whose place under the process limit is needed.
     pub drain: Duration,
-    /// What a worker has at least for its own shutdown when the drain has used up its time.
+    /// The least time a worker gets to exit after `Terminate`, even if the drain took all of `drain`.
     pub terminate_grace: Duration,
-    /// Between attempts in a seat whose lives are too short.
+    /// Between attempts in a seat whose lives end early.
     pub backoff: BackoffLimits,
-    /// A worker that was ready for this long is replaced at once when it dies, and its seat's failures forgotten; of
-    /// those that die earlier, the first.
+    /// A worker that served this long is replaced at once when it dies, and its seat's failures are forgotten. One that
+    /// dies earlier is replaced after a backoff, except the first in a row.
     pub stable_after: Duration,
-    /// The first boot of all decides: if it fails and would fail again, exit with 78 instead of retrying.
+    /// Exit with 78 if the very first boot fails in a way that a retry would not change.
     pub exit_on_first_boot_failure: bool,
 }
 
 impl SupervisorPolicy {
-    /// The policy for `app` with what is not in the configuration file at its proper value.
+    /// Creates a policy; the settings that are not parameters have their defaults.
     pub fn new(app: String, count: NonZeroU16, boot: Option<Duration>, drain: Duration) -> Self {
         SupervisorPolicy {
             app,
@@ -63,7 +63,7 @@ impl SupervisorPolicy {
             boots_at_once: count,
             boot,
             drain,
-            // In proportion, so that `drain = "1s"` in a test does not mean six; the unit's TimeoutStopSec has room.
+            // In proportion to the drain timeout; the unit's TimeoutStopSec= allows for both.
             terminate_grace: (drain / 6).clamp(Duration::from_millis(200), Duration::from_secs(5)),
             backoff: BackoffLimits { initial: Duration::from_millis(100), max: Duration::from_secs(30) },
             stable_after: Duration::from_secs(10),

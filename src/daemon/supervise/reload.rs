@@ -1,8 +1,8 @@
-//! A new generation beside the one that serves: canary, probe, the rest, and then all of the traffic at once; or
-//! nothing at all. And the watch over it, which may end in going back.
+//! Reloads: boots a new generation beside the live one (canary, probe, then the rest) and switches all traffic to it at
+//! once, or leaves the live one untouched. After the switch, `reload.watch` may roll back to the previous generation.
 //!
-//! Until its whole set stands by, nothing that serves is touched, so that "the old generation serves on" needs no
-//! repair. Only when nobody serves, the first of the new that is ready takes over at once.
+//! The live generation is not changed before all new workers are ready, so a failed reload has nothing to undo. If no
+//! live worker is ready, the new generation goes live with its first ready worker.
 
 use std::mem;
 use std::time::Instant;
@@ -16,11 +16,12 @@ use super::worker_set::WorkerSet;
 use super::{Action, Report, Supervisor, SupervisorPolicy};
 
 impl Supervisor {
-    /// The generation that the next [`Event::Reload`](super::Event::Reload) begins.
+    /// Returns the generation that the next [`Event::Reload`](super::Event::Reload) will create.
     pub fn next_generation(&self) -> Generation {
         self.next_generation
     }
 
+    /// Starts a reload; one in progress is superseded.
     pub(super) fn start_reload(&mut self, policy: SupervisorPolicy, now: Instant) {
         let generation = self.next_generation;
         self.next_generation = Generation(generation.0 + 1);
@@ -32,19 +33,16 @@ impl Supervisor {
         }
         let superseded = BootFailure::new(BootFailureKind::Superseded, "superseded by a later reload");
         self.fail_reload(superseded.clone(), now);
-        self.refute_reload(superseded);
+        self.fail_unproven_reload(superseded);
         self.end_watch(now);
         self.last_reload_note = None;
         self.report(Report::ReloadStarted { generation });
         if self.ever_ready {
-            if self.told_ready {
-                self.is_reloading = true;
-                self.actions.push(Action::NotifyReloading);
-            }
+            self.notify_reloading();
             let set = WorkerSet::new(generation, policy, Some(self.live.target));
             self.pending = Some(PendingReload { set, requested_at: now, stage: ReloadStage::Canary });
         } else {
-            // There is nothing to keep: whatever boots, boots the wrong code.
+            // There is no working generation to keep, so the new one is live at once.
             self.unproven_reload = Some(UnprovenReload { requested_at: now });
             self.last_boot_failure = None;
             self.actions.push(Action::GoLive { generation });
@@ -53,7 +51,7 @@ impl Supervisor {
         }
     }
 
-    /// The answer to the probe.
+    /// The canary has answered the probe.
     pub(super) fn on_probed(&mut self, id: WorkerId, outcome: Result<(), String>, now: Instant) {
         let Some(pending) = &mut self.pending else { return };
         if !matches!(pending.stage, ReloadStage::Probing { worker, .. } if worker == id) {
@@ -68,7 +66,7 @@ impl Supervisor {
         }
     }
 
-    /// What follows for the reload from who is ready by now.
+    /// Moves the pending reload to its next stage if the workers it waits for are ready.
     pub(super) fn advance_reload(&mut self, now: Instant) {
         let Some(pending) = &mut self.pending else { return };
         let standing_by = pending.set.open().filter_map(|(_, seat)| self.workers.get(&seat.current?));
@@ -86,13 +84,13 @@ impl Supervisor {
         }
         let is_all_ready = standing_by.len() == pending.set.desired_count();
         let stage = pending.stage;
-        let is_better_than_nobody = !self.live.asleep && !self.any_ready();
-        if stage == ReloadStage::Rest && (is_all_ready || is_better_than_nobody) {
+        let no_live_worker = !self.live.asleep && !self.any_ready();
+        if stage == ReloadStage::Rest && (is_all_ready || no_live_worker) {
             self.go_live(now);
         }
     }
 
-    /// The new generation takes over.
+    /// Switches to the pending generation.
     fn go_live(&mut self, now: Instant) {
         let Some(PendingReload { set, requested_at, .. }) = self.pending.take() else { return };
         let generation = set.generation;
@@ -108,13 +106,13 @@ impl Supervisor {
         }
         self.actions.push(Action::AnswerReload { generation, outcome: Ok(()) });
         self.report(Report::ReloadCompleted { generation, took: now.duration_since(requested_at) });
-        self.end_reloading();
+        self.notify_reload_ended();
     }
 
-    /// The set becomes the live one; those of it that stand by serve from now on. The one before is handed back.
+    /// Makes `set` the live one, admits its workers in standby, and returns the previous set.
     fn switch_to(&mut self, set: WorkerSet, now: Instant) -> WorkerSet {
         let old = mem::replace(&mut self.live, set);
-        // What kept the seats of a set that was taken from service empty is over.
+        // After a rollback, the failures from its earlier service no longer count.
         self.live.all_seats_mut().for_each(Seat::clear);
         self.actions.push(Action::GoLive { generation: self.live.generation });
         let lives: Vec<_> = self.live.open().filter_map(|(_, seat)| seat.current).collect();
@@ -130,7 +128,7 @@ impl Supervisor {
         old
     }
 
-    /// They get nothing any more, and stay at hand. Who is only on the way to something is not waited for.
+    /// Takes the workers of the previous set out of service and keeps the ready ones in standby; retires the others.
     fn keep_for_rollback(&mut self, set: &mut WorkerSet, now: Instant) {
         let limit = self.live.policy.drain;
         for id in self.members(set.generation) {
@@ -139,7 +137,7 @@ impl Supervisor {
                 worker.enter(TimedState::Standby, now);
                 self.actions.push(Action::Retire { worker: id });
             } else if !worker.is_standby() {
-                // Nobody sees to its seat, now that the set is neither live nor pending.
+                // No other code updates the seats of a set that is neither live nor pending.
                 if set.candidate == Some(id.life) {
                     set.candidate = None;
                 }
@@ -151,8 +149,8 @@ impl Supervisor {
         }
     }
 
-    /// The set is not one any more: its workers finish what they have within `timeouts.drain` and leave, those as well
-    /// that had more time until now. Old code does not answer for longer than that.
+    /// Retires all workers of a generation within `timeouts.drain`, including those that were retiring without a deadline,
+    /// so that old code does not answer for longer. Drops its configuration.
     fn retire_generation(&mut self, set: &WorkerSet, now: Instant) {
         let limit = self.live.policy.drain;
         for id in self.members(set.generation) {
@@ -161,7 +159,7 @@ impl Supervisor {
         self.actions.push(Action::ForgetGeneration { generation: set.generation });
     }
 
-    /// The generation that came up does not go live. Who serves is not concerned.
+    /// Ends the pending reload with `failure`; the live generation is unaffected.
     pub(super) fn fail_reload(&mut self, failure: BootFailure, now: Instant) {
         let Some(PendingReload { set, .. }) = self.pending.take() else { return };
         let generation = set.generation;
@@ -170,21 +168,15 @@ impl Supervisor {
         if failure.kind != BootFailureKind::Superseded {
             let headline: String = failure.headline.chars().take(MAX_NOTE_CHARS).collect();
             let serving = self.live.generation;
-            let does = if self.any_ready() { "serves on" } else { "stays" };
-            self.last_reload_note = Some(format!("reload failed: {headline} (generation {serving} {does})"));
-            self.end_reloading();
+            let outcome = if self.any_ready() { "serves on" } else { "stays" };
+            self.last_reload_note =
+                Some(format!("reload failed: {headline} (generation {serving} {outcome})"));
+            self.notify_reload_ended();
         }
         self.report(Report::ReloadFailed { generation, failure });
     }
 
-    /// `READY=1`, if `RELOADING=1` was told.
-    fn end_reloading(&mut self) {
-        if mem::take(&mut self.is_reloading) && !self.told_stopping {
-            self.actions.push(Action::NotifyReady);
-        }
-    }
-
-    /// Somebody is ready: so the generation is that replaced one which never was.
+    /// Completes the reload of a daemon that was never ready: a worker of its generation is ready.
     pub(super) fn confirm_reload(&mut self, now: Instant) {
         if let Some(UnprovenReload { requested_at }) = self.unproven_reload.take() {
             let generation = self.live.generation;
@@ -193,15 +185,16 @@ impl Supervisor {
         }
     }
 
-    /// It is not ready either, yet: it is tried again, but who asked for it does not wait for that.
-    pub(super) fn refute_reload(&mut self, failure: BootFailure) {
+    /// Answers the reload of a daemon that was never ready with `failure`. Its boots are retried, but the client that
+    /// requested the reload does not wait for them.
+    pub(super) fn fail_unproven_reload(&mut self, failure: BootFailure) {
         if self.unproven_reload.take().is_some() {
             let generation = self.live.generation;
             self.actions.push(Action::AnswerReload { generation, outcome: Err(failure) });
         }
     }
 
-    /// Whether the generation before is at hand and has anybody who could serve.
+    /// Returns true if the previous generation is kept and has a worker that could serve.
     pub(super) fn can_roll_back(&self) -> bool {
         let is_able =
             |worker: &WorkerRecord, of| worker.generation == of && worker.is_standby() && !worker.is_zygote();
@@ -211,29 +204,30 @@ impl Supervisor {
         })
     }
 
-    /// The generation before takes over again. `why` is for the journal, `headline` for everybody.
+    /// Switches back to the previous generation. `reason` goes to the journal, `headline` to STATUS=, which every user of
+    /// the machine may read.
     pub(super) fn roll_back(&mut self, reason: String, headline: &str, now: Instant) {
         if !self.can_roll_back() {
             return;
         }
         let Some(RollbackTarget { set, .. }) = self.rollback.take() else { return };
         let to = set.generation;
-        let new = self.switch_to(set, now);
-        let from = new.generation;
-        self.retire_generation(&new, now);
-        let figures: String = headline.chars().take(MAX_NOTE_CHARS).collect();
-        self.last_reload_note = Some(format!("went back from generation {from} to {to}: {figures}"));
+        let failed = self.switch_to(set, now);
+        let from = failed.generation;
+        self.retire_generation(&failed, now);
+        let note: String = headline.chars().take(MAX_NOTE_CHARS).collect();
+        self.last_reload_note = Some(format!("rolled back from generation {from} to {to}: {note}"));
         self.report(Report::RolledBack { from, to, reason });
     }
 
-    /// What is new is good enough, or about to be replaced itself.
+    /// Ends the watch: the previous generation is no longer needed for a rollback.
     pub(super) fn end_watch(&mut self, now: Instant) {
         if let Some(RollbackTarget { set, .. }) = self.rollback.take() {
             self.retire_generation(&set, now);
         }
     }
 
-    /// When a reload or a watch has to be looked at.
+    /// Returns when the probe or the watch ends; `None` if there is neither.
     pub(super) fn reload_deadline(&self) -> Option<Instant> {
         let probe = self.pending.as_ref().and_then(|pending| match pending.stage {
             ReloadStage::Probing { deadline, .. } => deadline,
@@ -242,6 +236,7 @@ impl Supervisor {
         probe.into_iter().chain(self.rollback.as_ref().map(|rollback| rollback.until)).min()
     }
 
+    /// Fails the pending reload or ends the watch if its deadline has passed.
     pub(super) fn expire_reload(&mut self, now: Instant) {
         if self.reload_deadline().is_none_or(|at| at > now) {
             return;
@@ -261,5 +256,5 @@ impl Supervisor {
     }
 }
 
-/// Characters of a failure in STATUS=, so that what it means for who serves is not cut off.
+/// Characters of a failure in STATUS=, so that the rest of the line is not cut off.
 const MAX_NOTE_CHARS: usize = 160;

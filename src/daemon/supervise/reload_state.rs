@@ -1,4 +1,4 @@
-//! What the supervisor keeps of a reload and of the generation before. `reload` has the transitions.
+//! The supervisor's data about a reload and about the previous generation; the transitions are in `reload`.
 
 use std::time::Instant;
 
@@ -6,27 +6,35 @@ use crate::id::WorkerId;
 
 use super::worker_set::WorkerSet;
 
-/// A reload under way.
+/// A reload in progress.
 #[derive(Clone, Debug)]
 pub(super) struct PendingReload {
+    /// The generation that boots.
     pub(super) set: WorkerSet,
+    /// When the reload was requested.
     pub(super) requested_at: Instant,
     pub(super) stage: ReloadStage,
 }
 
-/// How far it is.
+/// The progress of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReloadStage {
-    /// One worker boots, to see whether the code can; its zygote before it.
+    /// One worker boots, the canary; with `workers.preload`, its zygote boots before it.
     Canary,
-    /// That worker is being asked `reload.probe`.
-    Probing { worker: WorkerId, deadline: Option<Instant> },
-    /// The others boot.
+    /// The canary runs the `reload.probe` request.
+    Probing {
+        /// The canary.
+        worker: WorkerId,
+        /// When the reload fails without an answer; `None` without `timeouts.boot`.
+        deadline: Option<Instant>,
+    },
+    /// The other workers boot.
     Rest,
 }
 
 impl PendingReload {
-    pub(super) fn boots_at_once(&self) -> usize {
+    /// Returns how many workers may boot at the same time.
+    pub(super) fn max_boots(&self) -> usize {
         match self.stage {
             ReloadStage::Canary => 1,
             ReloadStage::Probing { .. } => 0,
@@ -35,15 +43,18 @@ impl PendingReload {
     }
 }
 
-/// The generation before, until it is clear that the one that took over is no worse.
+/// The previous generation, kept in standby until `reload.watch` ends.
 #[derive(Clone, Debug)]
 pub(super) struct RollbackTarget {
     pub(super) set: WorkerSet,
+    /// When the watch ends.
     pub(super) until: Instant,
 }
 
-/// A reload before anybody was ever ready: its generation is live, and nobody knows yet whether it can serve.
+/// A reload before any worker was ready. Its generation is live at once, since there is no older one to keep; whether it
+/// can serve is not known yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct UnprovenReload {
+    /// When the reload was requested.
     pub(super) requested_at: Instant,
 }

@@ -1,8 +1,9 @@
-//! How many workers serve: by the queue's wait, by the operator's signals, and none while nobody asks.
+//! Changes the number of workers: with the load (`autoscaler`), by the operator's signals, and to none after
+//! `workers.idle_exit`.
 //!
-//! The wait decides and not the CPU: a worker that waits for its database is busy without using any, and one that
-//! computes is not too few as long as nobody waits. Growing follows waits at once and doubles its steps while they
-//! last; shrinking takes a calm minute for each worker, since a boot costs more than an idle process.
+//! The measure is the time in the queue, not the CPU: a worker that waits for its database uses none, and busy workers
+//! suffice while no request waits. A wait adds workers at once, in doubling steps; a minute of spare capacity removes
+//! one, because a boot costs more than an idle process.
 
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use super::watch::clearly_worse;
 use super::{LoadSample, Report, ResizeReason, Supervisor};
 
 impl Supervisor {
-    /// What the edge measured: goes back, falls asleep, grows or shrinks.
+    /// Acts on a load sample: rolls back, puts the workers to sleep, adds or removes workers.
     pub(super) fn on_load(&mut self, load: &LoadSample, now: Instant) {
         if self.phase != DaemonPhase::Running {
             return;
@@ -26,17 +27,17 @@ impl Supervisor {
             return;
         }
         if let Some(rollback) = &self.rollback {
-            let tally = |of| {
-                let tally = load.responses.iter().find(|(generation, _)| *generation == of);
-                tally.map_or_else(Default::default, |(_, tally)| *tally)
+            let stats_of = |of| {
+                let entry = load.responses.iter().find(|(generation, _)| *generation == of);
+                entry.map_or_else(Default::default, |(_, stats)| *stats)
             };
-            let worse = clearly_worse(tally(rollback.set.generation), tally(self.live.generation));
+            let worse = clearly_worse(stats_of(rollback.set.generation), stats_of(self.live.generation));
             if let Some(reason) = worse {
                 self.roll_back(reason.clone(), &reason, now);
                 return;
             }
         }
-        // What is new decides for itself when it is live.
+        // The pending generation is resized once it is live.
         if self.pending.is_some() {
             return;
         }
@@ -49,30 +50,30 @@ impl Supervisor {
         }
         let set = &mut self.live;
         let is_ready = |life| self.workers.get(&life).is_some_and(WorkerRecord::is_ready);
-        let size = WorkerCount {
+        let count = WorkerCount {
             min: set.min,
             max: set.max,
-            now: set.target,
+            current: set.target,
             slots: set.policy.slots.get(),
             is_all_ready: set.open().all(|(_, seat)| seat.current.is_some_and(is_ready)),
         };
-        if let Some((to, reason)) = set.scaler.observe(load, size, now) {
+        if let Some((to, reason)) = set.scaler.observe(load, count, now) {
             self.resize(to, reason, now);
         }
     }
 
-    /// The whole range moves, and the number in it.
+    /// Shifts the range of the number of workers and the current number by the same difference.
     pub(super) fn adjust_count(&mut self, by: i32, now: Instant) {
         if !matches!(self.phase, DaemonPhase::NotStarted | DaemonPhase::Running) {
             return;
         }
-        let moved = |n: u16| {
-            let moved = i64::from(n) + i64::from(by);
-            u16::try_from(moved.clamp(1, i64::from(u16::MAX - 1))).expect("clamped to what a u16 counts")
+        let shifted = |n: u16| {
+            let shifted = i64::from(n) + i64::from(by);
+            u16::try_from(shifted.clamp(1, i64::from(u16::MAX - 1))).expect("clamped to a u16")
         };
         let set = &mut self.live;
-        (set.min, set.max) = (moved(set.min), moved(set.max));
-        let to = moved(set.target).clamp(set.min, set.max);
+        (set.min, set.max) = (shifted(set.min), shifted(set.max));
+        let to = shifted(set.target).clamp(set.min, set.max);
         if set.asleep {
             set.target = to;
             set.grow_seats();
@@ -81,19 +82,19 @@ impl Supervisor {
         }
     }
 
-    /// A request has come and nobody serves.
+    /// Ends the sleep, because a request arrived.
     pub(super) fn wake(&mut self) {
         if !self.live.asleep {
             return;
         }
         self.live.asleep = false;
-        // The first one up is who the request waits for: the others boot when it is.
+        // The request waits for the first worker, so that one boots alone.
         self.serial_boots = true;
         let to = self.live.target;
         self.report(Report::Resized { from: 0, to, reason: ResizeReason::Request });
     }
 
-    /// All workers leave. A zygote stays, so that the next request waits for a fork and not for an import.
+    /// Retires all workers. The zygote stays, so that the next request waits for a fork and not for an import.
     fn fall_asleep(&mut self, now: Instant) {
         let from = self.live.target;
         self.live.target = self.live.min;
@@ -104,6 +105,7 @@ impl Supervisor {
         }
     }
 
+    /// Sets the number of workers; retires those above it.
     fn resize(&mut self, to: u16, reason: ResizeReason, now: Instant) {
         let from = std::mem::replace(&mut self.live.target, to);
         self.live.grow_seats();
@@ -116,11 +118,11 @@ impl Supervisor {
         }
     }
 
-    /// Nobody serves in this seat any more.
+    /// Retires the workers of a seat that is no longer open.
     fn close_seat(&mut self, idx: usize, now: Instant) {
         let Some(seat) = self.live.seats.get_mut(idx) else { return };
         seat.clear();
-        // The successor first, so that it does not follow.
+        // The successor first, or it would become the current worker.
         let lives: Vec<_> = seat.successor.into_iter().chain(seat.current).collect();
         let ids: Vec<WorkerId> =
             lives.iter().filter_map(|life| self.workers.get(life)).map(|worker| worker.id).collect();

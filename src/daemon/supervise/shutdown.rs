@@ -1,14 +1,14 @@
-//! The end of the daemon: asked for, hasty, or because nobody can ever serve. A failed start drains too: who has
-//! connected meanwhile gets a 503 with the reason, not a reset.
+//! Stops the daemon: by request, at once, or because its start failed. A failed start drains the edge as well, so that
+//! clients that have connected get a 503 with the reason instead of a reset.
 
 use std::time::{Duration, Instant};
 
 use super::event::{BootFailure, BootFailureKind};
-use super::state::{DaemonPhase, TimedState, WorkerRecord, after};
-use super::supervisor::{FatalExit, Supervisor};
-use super::{AbortReason, Action, Report};
+use super::state::{DaemonPhase, FatalExit, TimedState, WorkerRecord, after};
+use super::{AbortReason, Action, Report, Supervisor};
 
 impl Supervisor {
+    /// Drains the edge; the workers are asked to exit when it is drained.
     pub(super) fn stop(&mut self, now: Instant) {
         match self.phase {
             DaemonPhase::NotStarted => {
@@ -25,6 +25,7 @@ impl Supervisor {
         }
     }
 
+    /// Kills all workers.
     pub(super) fn stop_now(&mut self, now: Instant) {
         self.notify_stopping();
         self.cancel_reloads(now);
@@ -42,15 +43,15 @@ impl Supervisor {
         }
     }
 
-    /// Everything but the live generation is dismissed, and who asked for it is told.
+    /// Ends a reload in progress and retires all generations but the live one.
     fn cancel_reloads(&mut self, now: Instant) {
         let failure = BootFailure::new(BootFailureKind::Stopped, "the daemon stops");
         self.fail_reload(failure.clone(), now);
-        self.refute_reload(failure);
+        self.fail_unproven_reload(failure);
         self.end_watch(now);
     }
 
-    /// Nobody has ever been ready and nobody will be: answer who waits, and exit with the reason.
+    /// Ends a start whose first boot failed: answers the waiting requests 503 and exits with the reason.
     pub(super) fn fail_start(&mut self, failure: BootFailure, now: Instant) {
         self.outage = Some(failure.summary);
         self.fatal_exit = Some(FatalExit { status: EX_CONFIG, reason: failure.headline });
@@ -64,20 +65,22 @@ impl Supervisor {
         }
     }
 
+    /// Makes the edge finish its requests within `limit`.
     fn drain_edge(&mut self, limit: Duration, now: Instant) {
         let deadline = after(now, limit);
         self.phase = DaemonPhase::Draining { since: now, deadline };
         self.actions.push(Action::DrainEdge { deadline });
     }
 
+    /// The edge has no requests left.
     pub(super) fn on_edge_drained(&mut self, now: Instant) {
         if let DaemonPhase::Draining { deadline, .. } = self.phase {
-            // What the requests did not need of the drain's time is the workers' own shutdown's.
+            // The workers' shutdown may use the time that the requests did not need.
             self.stop_workers(deadline.max(after(now, self.live.policy.terminate_grace)), now);
         }
     }
 
-    /// The drain has used up its time.
+    /// Stops the workers if the drain timeout has passed.
     pub(super) fn expire_drain(&mut self, now: Instant) {
         if let DaemonPhase::Draining { since, deadline } = self.phase
             && deadline <= now
@@ -87,7 +90,7 @@ impl Supervisor {
         }
     }
 
-    /// Tells every worker to go.
+    /// Asks every worker to exit, and kills those that would not.
     fn stop_workers(&mut self, kill_at: Instant, now: Instant) {
         self.phase = DaemonPhase::Stopping;
         for id in self.ids() {
@@ -99,8 +102,7 @@ impl Supervisor {
                 | TimedState::Retiring { stuck: false, .. } => {
                     self.terminate_by(id, kill_at, now);
                 }
-                // An importing interpreter reads no messages; a stuck worker has a thread that does not end, and
-                // would not leave when asked.
+                // A booting worker does not read its control socket; a stuck worker has a thread that does not end.
                 TimedState::Spawning { .. }
                 | TimedState::Booting { .. }
                 | TimedState::BootTimedOut { .. }
@@ -110,27 +112,21 @@ impl Supervisor {
         }
     }
 
+    /// Exits once all workers have ended or are abandoned.
     pub(super) fn exit_when_done(&mut self) {
         if self.phase == DaemonPhase::Stopping && self.workers.values().all(WorkerRecord::is_abandoned) {
             self.phase = DaemonPhase::Exited;
-            self.extend_at = None;
+            self.notify.extend_at = None;
             let (status, reason) = match self.fatal_exit.take() {
-                Some(fatal_exit) => (fatal_exit.status, Some(fatal_exit.reason)),
+                Some(FatalExit { status, reason }) => (status, Some(reason)),
                 None => (0, None),
             };
             self.actions.push(Action::Exit { status, reason });
         }
     }
-
-    fn notify_stopping(&mut self) {
-        if !self.told_stopping {
-            self.told_stopping = true;
-            self.actions.push(Action::NotifyStopping);
-        }
-    }
 }
 
-/// What a start that failed gives the edge to answer who has connected meanwhile.
+/// The time that a failed start gives the edge to answer the clients that have connected.
 const FAILED_START_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
-/// sysexits.h: the configuration or the application is at fault; the unit's RestartPreventExitStatus= names it.
+/// EX_CONFIG of sysexits.h; the unit names it in RestartPreventExitStatus=.
 const EX_CONFIG: u8 = 78;

@@ -1,5 +1,5 @@
-//! Who boots next. A look at the whole after each event: vacancies of the live set first, then the generation that
-//! comes up, then successors of the worn-out, as far as time, the canary rule and the number of processes allow.
+//! Decides after each event which workers to spawn: first for vacant seats of the live set, then for the pending
+//! generation, then successors of workers to be recycled. Backoff, the canary rule and the process limits apply.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use super::worker_set::WorkerSet;
 use super::{AbortReason, Action, Report, SpawnMethod, Supervisor};
 
 impl Supervisor {
+    /// Spawns all workers that may boot now.
     pub(super) fn spawn_missing(&mut self, now: Instant) {
         if self.needs_zygote(now) {
             self.spawn(self.live.generation, WorkerNr::ZYGOTE, now);
@@ -23,21 +24,21 @@ impl Supervisor {
         }
         while let Some(number) = self.next_reload_seat() {
             let Some(pending) = &self.pending else { return };
-            // It waits for those before it to leave: nobody's requests are cut short for new code. That is not for
-            // ever: who leaves without a limit is of the live generation, and there is room beside all of that.
+            // A reload waits for room; no request is aborted for it. The wait ends: only workers of the live generation
+            // retire without a deadline, and the limit leaves room beside all of them.
             if !self.has_room(pending.set.generation) {
                 return;
             }
             self.spawn(pending.set.generation, number, now);
         }
-        if let Some(worn) = self.next_to_succeed(now)
+        if let Some(recycled) = self.next_to_succeed(now)
             && self.has_room(self.live.generation)
         {
-            self.spawn(self.live.generation, worn.number, now);
+            self.spawn(self.live.generation, recycled.number, now);
         }
     }
 
-    /// The seat to fill next.
+    /// Returns the vacant seat to fill next; `None` if none may be filled now.
     pub(super) fn next_vacancy(&self, now: Instant) -> Option<u16> {
         let is_held = |seat: &Seat| seat.current.is_some();
         if !self.fills_vacancies()
@@ -50,41 +51,42 @@ impl Supervisor {
         due.min_by_key(|(_, seat)| seat.retry_at).map(|(idx, _)| idx)
     }
 
-    /// Whether there has to be a zygote, and it can be made now.
+    /// Returns true if the live set needs a zygote and one may be spawned now.
     pub(super) fn needs_zygote(&self, now: Instant) -> bool {
         let set = &self.live;
         let is_due = set.zygote.as_ref().is_some_and(|seat| seat.is_due(now));
-        // Nothing is to be forked in a sleep, nor while somebody else is the canary.
+        // Nothing is forked while the set is asleep, or while a worker boots as the canary.
         let is_held = |seat: &Seat| seat.current.is_some();
         let is_needed = set.desired_count() > 0 && !(self.boots_serially() && set.seats.iter().any(is_held));
         is_due && is_needed && self.fills_vacancies() && self.n_zygotes(set.generation) < MAX_ZYGOTES
     }
 
-    /// Whether vacancies are filled at all.
+    /// Returns true if vacant seats are filled in this phase.
     pub(super) fn fills_vacancies(&self) -> bool {
         match self.phase {
             DaemonPhase::Running => true,
-            // What is queued is still to be answered, unless it cannot be.
+            // Queued requests are still answered, unless the start failed.
             DaemonPhase::Draining { .. } => self.fatal_exit.is_none(),
             DaemonPhase::NotStarted | DaemonPhase::Stopping | DaemonPhase::Exited => false,
         }
     }
 
-    /// Whether a seat is filled only when no other has anybody: the canary before anybody was ready, while boots fail
-    /// and after a sleep, and the last one needed to empty the queue before the end.
+    /// Returns true if a seat may be filled only while all others are vacant: for a canary, and while the daemon drains,
+    /// where one worker suffices to empty the queue.
     pub(super) fn boots_serially(&self) -> bool {
         let is_canary = (!self.ever_ready || self.serial_boots) && !self.any_ready();
         is_canary || self.phase != DaemonPhase::Running
     }
 
-    /// Whether one more worker of this generation may exist. Each may have twice as many as it has seats, so that
-    /// every seat can have a stuck life beside its current one; and all of them together three times as many, so that
-    /// another generation can come up beside that.
+    /// Returns true if the process limits allow one more worker of this generation: twice the number of its seats, so that
+    /// every seat may have a stuck life beside its current one, and three times in all, so that another generation can
+    /// boot as well.
     pub(super) fn has_room(&self, generation: Generation) -> bool {
         self.worker_set(generation).is_some_and(|set| self.n_workers(generation) < 2 * set.seats.len())
             && self.n_all_workers() < self.max_workers()
     }
 
+    /// The limit for all generations together: three times the largest set, also of workers that still exist.
     fn max_workers(&self) -> usize {
         let sets = self.worker_sets().map(|set| set.seats.len());
         let lives = self.workers.values().map(|worker| worker.set_size);
@@ -105,7 +107,7 @@ impl Supervisor {
         self.workers.values().filter(|worker| !worker.is_zygote()).count()
     }
 
-    /// Who is to boot next of the generation that comes up.
+    /// Returns the number of the worker or zygote of the pending generation that boots next; `None` if none may.
     fn next_reload_seat(&self) -> Option<WorkerNr> {
         let pending = self.pending.as_ref()?;
         let set = &pending.set;
@@ -119,12 +121,13 @@ impl Supervisor {
             seat.current.and_then(|life| self.workers.get(&life)).is_some_and(WorkerRecord::is_booting)
         };
         let n_booting = set.seats.iter().filter(|seat| is_booting(seat)).count();
-        if n_booting >= pending.boots_at_once() {
+        if n_booting >= pending.max_boots() {
             return None;
         }
         set.open().find(|(_, seat)| seat.current.is_none()).map(|(idx, _)| WorkerNr(idx))
     }
 
+    /// Spawns a worker or zygote and gives it the seat, or makes it the successor of the seat's worker.
     fn spawn(&mut self, generation: Generation, number: WorkerNr, now: Instant) {
         let role = if number == WorkerNr::ZYGOTE { ProcessRole::Zygote } else { ProcessRole::Worker };
         let id = WorkerId { number, life: self.next_life };
@@ -161,40 +164,41 @@ impl Supervisor {
         self.actions.push(Action::Spawn { worker: id, generation, method });
     }
 
-    /// There are due vacancies and too many processes on their way out: the stuck ones that have been retiring longest
-    /// go. Those that finish their requests in good order are only cut short when nobody else serves; else they have
+    /// Makes room under the process limits for vacant seats that are due: kills stuck workers, those retiring longest
+    /// first. Workers that finish their requests normally are killed only if no worker is ready; else they get
     /// `timeouts.drain` from now.
     fn make_room(&mut self, now: Instant) {
-        // Too many of one generation is only helped by one of it less.
+        // If the limit of the generation is reached, only an exit of one of its workers makes room.
         let generation = self.live.generation;
-        let is_crowded = self.n_workers(generation) >= 2 * self.live.seats.len();
-        let counts =
-            |worker: &&WorkerRecord| !worker.is_zygote() && (!is_crowded || worker.generation == generation);
+        let at_own_limit = self.n_workers(generation) >= 2 * self.live.seats.len();
+        let is_counted = |worker: &&WorkerRecord| {
+            !worker.is_zygote() && (!at_own_limit || worker.generation == generation)
+        };
         let n_due = self.live.open().filter(|(_, seat)| seat.is_due(now)).count();
-        let n_dying = self.workers.values().filter(counts).filter(|worker| worker.is_exiting()).count();
+        let n_dying = self.workers.values().filter(is_counted).filter(|worker| worker.is_exiting()).count();
         let any_ready = self.any_ready();
         let mut retiring: Vec<(bool, Instant, WorkerId)> = self
             .workers
             .values()
-            .filter(counts)
+            .filter(is_counted)
             .filter_map(|worker| match worker.state {
                 TimedState::Retiring { stuck, .. } => Some((!stuck, worker.since, worker.id)),
                 _ => None,
             })
-            .filter(|(is_well, ..)| !(*is_well && any_ready))
+            .filter(|(is_healthy, ..)| !(*is_healthy && any_ready))
             .collect();
         retiring.sort_unstable();
         for (_, _, id) in retiring.into_iter().take(n_due.saturating_sub(n_dying)) {
             self.report(Report::RetirementAborted { worker: id });
             self.abort(id, AbortReason::ProcessLimit, now);
         }
-        self.bound_retirements(is_crowded.then_some(generation), n_due, now);
+        self.bound_retirements(at_own_limit.then_some(generation), n_due, now);
     }
 
-    /// So many more processes are wanted than there may be: as many on their way out, of this generation if it is one
-    /// that is too large, are not waited for without a limit any more. Those that have been retiring longest.
+    /// Bounds retirements without a deadline by `timeouts.drain`, those retiring longest first, so that at least `n` workers
+    /// on their way out have a deadline. With a generation, only its workers count.
     fn bound_retirements(&mut self, generation: Option<Generation>, n: usize, now: Instant) {
-        // In any case for a later tick than this, which has run out by now what it was due for.
+        // At least 1 ms: a tick must not leave a deadline that has passed.
         let limit = self.live.policy.drain.max(Duration::from_millis(1));
         let is_leaving = |worker: &WorkerRecord| {
             worker.is_exiting() || matches!(worker.state, TimedState::Retiring { .. })
@@ -204,16 +208,17 @@ impl Supervisor {
                 && !worker.is_zygote()
                 && generation.is_none_or(|generation| worker.generation == generation)
         });
-        let (mut lingering, bounded): (Vec<&WorkerRecord>, Vec<&WorkerRecord>) =
+        let (mut unbounded, bounded): (Vec<&WorkerRecord>, Vec<&WorkerRecord>) =
             leaving.partition(|worker| worker.is_retiring_unbounded());
-        lingering.sort_unstable_by_key(|worker| (worker.since, worker.id));
+        unbounded.sort_unstable_by_key(|worker| (worker.since, worker.id));
         let n_more = n.saturating_sub(bounded.len());
-        let bounded_ids: Vec<WorkerId> = lingering.into_iter().take(n_more).map(|worker| worker.id).collect();
+        let bounded_ids: Vec<WorkerId> = unbounded.into_iter().take(n_more).map(|worker| worker.id).collect();
         for id in bounded_ids {
             self.retire(id, Some(limit), now);
         }
     }
 
+    /// The live, pending and previous sets, as far as they exist.
     pub(super) fn worker_sets(&self) -> impl Iterator<Item = &WorkerSet> {
         let pending = self.pending.as_ref().map(|pending| &pending.set);
         let rollback = self.rollback.as_ref().map(|rollback| &rollback.set);
@@ -232,5 +237,5 @@ impl Supervisor {
     }
 }
 
-/// One that others are forked from and one on its way out.
+/// The zygotes of one generation: one to fork from and one on its way out.
 pub(super) const MAX_ZYGOTES: usize = 2;

@@ -1,5 +1,5 @@
-//! What the supervisor remembers: seats, the lives in and around them, and where the daemon as a whole is.
-//! Only data and the questions that need nothing else; the transitions are in `supervisor`.
+//! The supervisor's data: worker records, seats, the daemon's phase. Has only methods that need nothing else; the
+//! transitions are in `worker_events` and `transitions`.
 
 use std::time::{Duration, Instant};
 
@@ -8,33 +8,33 @@ use crate::id::{Generation, Life, WorkerId};
 use super::RecycleReason;
 use super::backoff::Backoff;
 
-/// Where a worker is in its life, as told to people and metrics.
+/// The state of a worker, as reported to operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WorkerState {
-    /// Asked for; left when `run` says whether there is a process.
+    /// Its process is being created. Ends when `run` reports success or failure.
     Spawning,
-    /// There is a process, importing; left by ready, failure, exit or `timeouts.boot`.
+    /// Its process imports the application. Ends with readiness, a boot failure, its exit, or `timeouts.boot`.
     Booting,
-    /// It is given exchanges; left by exit, a stuck request, a breach of contract, its successor, or the end of the
-    /// daemon.
+    /// It receives requests. Ends with its exit, a stuck request, a contract violation, a ready successor, or the
+    /// daemon's shutdown.
     Ready,
-    /// It could serve and does not: a generation that is not live yet, the one before it while that is watched, or a
-    /// zygote; left when its generation goes live or is dismissed, or by exit.
+    /// It is booted and receives no requests: its generation is not live yet, or is kept for rollback, or it is a
+    /// zygote. Ends when its generation goes live or is retired, or with its exit.
     Standby,
-    /// It finishes what it has; left when drained, or by SIGKILL at `timeouts.drain`, if that is its limit.
+    /// It finishes its requests and receives no new ones. Ends when it is drained, or with SIGKILL at its deadline.
     Retiring,
-    /// It is drained and was asked to become the zygote; left when it has, or by SIGKILL.
+    /// It is drained and was asked to become the zygote. Ends when it has, or with SIGKILL.
     Promoting,
-    /// It said that it cannot boot and is about to exit; killed when it does not.
+    /// It reported a boot failure and is about to exit. Killed if it does not.
     Failed,
-    /// It was asked to leave; killed when it does not.
+    /// It was asked to exit. Killed if it does not.
     Terminating,
-    /// SIGKILL was sent; left when it is reaped.
+    /// SIGKILL was sent. Ends when the process is reaped.
     Killed,
 }
 
 impl WorkerState {
-    /// The word for it in metrics and status output.
+    /// Returns the word for the state in logs and status output.
     pub fn as_str(self) -> &'static str {
         match self {
             WorkerState::Spawning => "spawning",
@@ -54,21 +54,23 @@ impl WorkerState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimedState {
     Spawning {
+        /// `None` without `timeouts.boot`.
         deadline: Option<Instant>,
     },
     Booting {
+        /// `None` without `timeouts.boot`.
         deadline: Option<Instant>,
     },
-    /// Its boot limit is over, and its stacks are being written; told to people as booting.
+    /// `timeouts.boot` has passed and its stacks are being dumped; reported as booting.
     BootTimedOut {
         kill_at: Instant,
     },
     Ready,
     Standby,
-    /// `stuck` when a thread of it does not end: it cannot be asked to leave. Without a deadline its requests' own
-    /// limits bound it: who is only worn out, or one too many, does not cost a client its answer.
     Retiring {
+        /// `None` while its requests' own timeouts bound it: a recycled or surplus worker may finish them.
         deadline: Option<Instant>,
+        /// One of its threads or tasks exceeded its deadline, so it is killed instead of asked to exit.
         stuck: bool,
     },
     Promoting {
@@ -80,55 +82,55 @@ pub(super) enum TimedState {
     Terminating {
         kill_at: Instant,
     },
-    /// After `abandon_at` the end of the daemon does not wait for it any more. `None` when the answer to `Spawn` is
-    /// still owed: the process is killed as soon as it is there, and its time to be reaped begins then.
     Killed {
+        /// When the daemon's shutdown stops waiting for it. `None` while `Spawn` is unanswered: the process is killed
+        /// when it exists, and its time to be reaped starts then.
         abandon_at: Option<Instant>,
         abandoned: bool,
     },
 }
 
-/// How a process comes to be.
+/// The way to create a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpawnMethod {
-    /// The interpreter is executed, and imports the application.
+    /// Execute the interpreter, which imports the application and serves.
     Exec,
-    /// The interpreter is executed, imports the application, and never serves: others are forked from it.
+    /// Execute the interpreter, which imports the application and becomes a zygote.
     ExecZygote,
-    /// Forked from this zygote, which is ready.
+    /// Fork from this zygote, which is ready.
     Fork(WorkerId),
 }
 
-/// What a process is there for.
+/// The purpose of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProcessRole {
-    /// To serve.
+    /// Serves requests.
     Worker,
-    /// To be forked from.
+    /// Never serves; workers are forked from it.
     Zygote,
 }
 
-/// One process, or the wish for one.
+/// The supervisor's record of one process, from the decision to spawn it until it is reaped.
 #[derive(Clone, Debug)]
 pub(super) struct WorkerRecord {
     pub(super) id: WorkerId,
     pub(super) generation: Generation,
     pub(super) role: ProcessRole,
     pub(super) method: SpawnMethod,
-    /// The most workers its generation had when it was asked for.
+    /// The number of seats of its generation when it was spawned.
     pub(super) set_size: usize,
-    /// `None` until `Spawned`.
+    /// `None` before `Spawned`.
     pub(super) pid: Option<u32>,
-    /// When `Spawn` was asked for.
+    /// When `Spawn` was sent.
     pub(super) requested_at: Instant,
     /// When `state` was entered.
     pub(super) since: Instant,
     pub(super) state: TimedState,
-    /// Nobody waits for it: it was never admitted, or has been drained since it was retired.
+    /// It runs no requests: it was never admitted, or has been drained since it was retired.
     pub(super) drained: bool,
-    /// When and why it was found to have done its share; it serves on until its successor is ready.
+    /// Since when and why it is to be replaced; it serves until its successor is ready. `None` if it is not.
     pub(super) recycle: Option<(Instant, RecycleReason)>,
-    /// When it reaches `workers.max_lifetime`.
+    /// When it reaches `workers.max_lifetime`; `None` without that limit or before it is admitted.
     pub(super) expires_at: Option<Instant>,
 }
 
@@ -152,7 +154,7 @@ impl WorkerRecord {
         }
     }
 
-    /// The instant at which a tick moves it on by force.
+    /// Returns the instant at which a tick ends its state; `None` if only an event does.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.state {
             TimedState::Spawning { deadline: at }
@@ -167,7 +169,7 @@ impl WorkerRecord {
         }
     }
 
-    /// When it has to be looked at for its age.
+    /// Returns when its lifetime ends; `None` if it has no such limit, does not serve, or is being replaced already.
     pub(super) fn expiry(&self) -> Option<Instant> {
         self.expires_at.filter(|_| self.is_ready() && self.recycle.is_none())
     }
@@ -176,7 +178,7 @@ impl WorkerRecord {
         self.role == ProcessRole::Zygote
     }
 
-    /// It is given exchanges.
+    /// Returns true while it receives requests.
     pub(super) fn is_ready(&self) -> bool {
         self.state == TimedState::Ready
     }
@@ -192,17 +194,17 @@ impl WorkerRecord {
         )
     }
 
-    /// It finishes what it has for as long as that takes.
+    /// Returns true if it retires without a deadline.
     pub(super) fn is_retiring_unbounded(&self) -> bool {
         matches!(self.state, TimedState::Retiring { deadline: None, .. })
     }
 
-    /// On its way to or in service: what may hold a seat.
+    /// Returns true while it may hold a seat: it boots, stands by or serves.
     pub(super) fn is_current(&self) -> bool {
         self.is_ready() || self.is_standby() || self.is_booting()
     }
 
-    /// Its process will be gone soon without anybody doing more.
+    /// Returns true if its process is expected to exit without a further action.
     pub(super) fn is_exiting(&self) -> bool {
         matches!(
             self.state,
@@ -212,39 +214,42 @@ impl WorkerRecord {
         )
     }
 
+    /// Returns true if it was not reaped in time after SIGKILL.
     pub(super) fn is_abandoned(&self) -> bool {
         matches!(self.state, TimedState::Killed { abandoned: true, .. })
     }
 }
 
-/// One stable seat for a worker, or for a zygote. Lives that are on their way out no longer hold their seat.
+/// A stable place for one worker, or for the zygote. A worker gives up its seat before it exits.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seat {
-    /// The life that boots or serves here; `None` is a next_vacancy.
+    /// The life that boots, stands by or serves here; `None` if the seat is vacant.
     pub(super) current: Option<Life>,
-    /// The life that boots to take over from `current`, which is worn out and serves until then.
+    /// The life that boots to replace `current`, which serves until then; `None` if there is none.
     pub(super) successor: Option<Life>,
-    /// Neither a next_vacancy nor the seat of a successor is filled before this; `None` is at once.
+    /// The end of the backoff: no life is spawned here earlier. `None` if one may be spawned at once.
     pub(super) retry_at: Option<Instant>,
-    /// How long that wait was when it began, for people.
+    /// The length of that backoff.
     pub(super) wait: Duration,
     pub(super) backoff: Backoff,
-    /// Why the last life here was too short, until one becomes ready.
+    /// The reason that the last life here ended early; `None` once a life is ready.
     pub(super) failure: Option<String>,
-    /// The stuck life whose seat the current or next one takes, until that one is ready.
+    /// The stuck worker whose seat this was, until its replacement is ready.
     pub(super) replaces: Option<WorkerId>,
 }
 
 impl Seat {
+    /// Returns true if the seat is vacant and its backoff has passed.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.current.is_none() && self.may_spawn(now)
     }
 
+    /// Returns true if the backoff has passed.
     pub(super) fn may_spawn(&self, now: Instant) -> bool {
         self.retry_at.is_none_or(|at| at <= now)
     }
 
-    /// The life does not hold this seat any more; whoever was to follow it does.
+    /// Takes the seat from `life`; its successor, if there is one, gets it.
     pub(super) fn vacate(&mut self, life: Life) {
         if self.successor == Some(life) {
             self.successor = None;
@@ -254,44 +259,69 @@ impl Seat {
         }
     }
 
-    /// What happened here is over: the next life here begins with nothing held against it.
+    /// Forgets the failures of earlier lives, but not the length of the next backoff.
     pub(super) fn clear(&mut self) {
         self.clear_wait();
         self.failure = None;
         self.replaces = None;
     }
 
-    /// Fill it again at once.
+    /// Ends the backoff.
     pub(super) fn clear_wait(&mut self) {
         self.retry_at = None;
         self.wait = Duration::ZERO;
     }
 
-    /// Leave it empty for `wait`.
+    /// Starts a backoff of `wait`.
     pub(super) fn set_wait(&mut self, wait: Duration, now: Instant) {
         self.retry_at = Some(after(now, wait));
         self.wait = wait;
     }
 }
 
-/// Where the daemon is: each follows from the one above, steps may be left out, none is gone back to.
+/// The daemon's phase. A later phase never returns to an earlier one; phases may be skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DaemonPhase {
     /// Before `Started`.
     NotStarted,
     /// Serving, or trying to.
     Running,
-    /// The edge answers what it has; workers go on serving it.
+    /// The edge accepts no connections and finishes its requests; workers still serve them.
     Draining { since: Instant, deadline: Instant },
-    /// Every worker has been told to go, one way or the other.
+    /// Every worker was asked to exit or killed.
     Stopping,
-    /// `Exit` was told; nothing happens any more.
+    /// `Exit` was returned.
     Exited,
 }
 
-/// `now + wait`, for waits as long as configuration allows.
+/// The exit of a daemon whose start failed.
+#[derive(Clone, Debug)]
+pub(super) struct FatalExit {
+    pub(super) status: u8,
+    pub(super) reason: String,
+}
+
+/// The notifications last sent to systemd and to the edge about the daemon as a whole; `notify` sends the changes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct NotifyState {
+    /// The first `READY=1` was sent.
+    pub(super) ready_sent: bool,
+    /// `STOPPING=1` was sent.
+    pub(super) stopping_sent: bool,
+    /// `RELOADING=1` was sent, and no `READY=1` since.
+    pub(super) is_reloading: bool,
+    /// The last STATUS= line; empty before the first.
+    pub(super) status: String,
+    /// The reason that the edge refuses requests; `None` while it queues them.
+    pub(super) unavailable: Option<String>,
+    /// When systemd is next asked for more time; `None` while it need not be.
+    pub(super) extend_at: Option<Instant>,
+}
+
+/// Returns `now + wait`, for waits as long as the configuration allows.
 pub(super) fn after(now: Instant, wait: Duration) -> Instant {
     now.checked_add(wait).unwrap_or(now + MAX_WAIT)
 }
 
+/// About a year; a stand-in for waits that overflow an [`Instant`].
 const MAX_WAIT: Duration = Duration::from_secs(1 << 25);

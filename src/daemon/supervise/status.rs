@@ -1,5 +1,4 @@
-//! What the supervisor says about itself: the STATUS= line for `systemctl status`, and a snapshot for the admin
-//! socket and metrics. Reads only.
+//! The STATUS= line for `systemctl status`, and a snapshot for `run` and the control socket. Changes nothing.
 
 use std::time::{Duration, Instant};
 
@@ -9,65 +8,65 @@ use super::state::{DaemonPhase, Seat, WorkerRecord};
 use super::worker_set::WorkerSet;
 use super::{Supervisor, WorkerState};
 
-/// The supervisor's view at one moment.
+/// The supervisor's state at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// The STATUS= line.
     pub status: String,
-    /// The generation that serves.
+    /// The live generation.
     pub generation: Generation,
-    /// The one that comes up beside it.
+    /// The generation of the pending reload; `None` if there is none.
     pub pending: Option<Generation>,
-    /// The one before it, which may take over again.
+    /// The previous generation while it is kept for a rollback; `None` if it is not.
     pub rollback: Option<Generation>,
-    /// How many workers are to serve; none while the daemon sleeps.
+    /// The desired number of workers; 0 while the daemon is asleep (`workers.idle_exit`).
     pub count: usize,
-    /// How many do.
+    /// The number of ready workers.
     pub ready: usize,
-    /// The reason requests are refused with 503, if they are.
+    /// The reason that requests are answered 503; `None` while they are queued.
     pub unavailable: Option<String>,
-    /// Every worker that is not gone, oldest first.
+    /// Every worker whose process exists or is being created, oldest first.
     pub workers: Vec<WorkerSnapshot>,
-    /// Every seat of the generation that serves, by number.
+    /// Every open seat of the live generation, by number.
     pub seats: Vec<SeatSnapshot>,
-    /// Workers asked for since the daemon began.
+    /// Workers spawned since the daemon started.
     pub spawned: u64,
-    /// Lives that ended without having been ready.
+    /// Boots that failed since the daemon started.
     pub boot_failures: u64,
-    /// Workers that died while they served.
+    /// Workers that exited while they served since the daemon started.
     pub crashes: u64,
 }
 
-/// One worker at one moment.
+/// The state of one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerSnapshot {
-    /// Who.
+    /// The worker.
     pub worker: WorkerId,
-    /// What it has loaded.
+    /// The code and configuration it has loaded.
     pub generation: Generation,
-    /// Its process, once there is one.
+    /// Its process id; `None` until the process exists.
     pub pid: Option<u32>,
-    /// Where it is in its life.
+    /// Its state.
     pub state: WorkerState,
-    /// Since when.
+    /// When it entered that state.
     pub since: Instant,
 }
 
-/// One seat at one moment.
+/// The state of one seat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeatSnapshot {
-    /// Which.
+    /// The seat's number.
     pub number: WorkerNr,
-    /// Who boots or serves there.
+    /// The worker that boots or serves there; `None` if the seat is vacant.
     pub worker: Option<WorkerId>,
-    /// If nobody: not before this.
+    /// The end of a vacant seat's backoff; `None` if there is none.
     pub retry_at: Option<Instant>,
-    /// Why the last life there was too short, until one is ready.
+    /// The reason that the last life there ended early; `None` once a life is ready.
     pub failure: Option<String>,
 }
 
 impl Supervisor {
-    /// What there is to say at this moment.
+    /// Returns the current state, for `run` and status output.
     pub fn snapshot(&self) -> Snapshot {
         let workers = self.workers.values().map(|worker| WorkerSnapshot {
             worker: worker.id,
@@ -101,9 +100,9 @@ impl Supervisor {
         }
     }
 
-    /// The STATUS= line, which everybody on the machine may read: of a failure it has the headline. That names files and
-    /// types of the application: what is not printable in one line is replaced, since a newline in a notification would
-    /// begin another assignment (sd_notify(3)).
+    /// Returns the STATUS= line. Every user of the machine may read it, so it quotes only the headline of a failure. A
+    /// headline names files and types of the application; its control characters are replaced, because a newline would
+    /// start another assignment in the notification (sd_notify(3)).
     pub(super) fn status_line(&self) -> String {
         let line = match self.phase {
             DaemonPhase::NotStarted => "starting".to_owned(),
@@ -120,7 +119,7 @@ impl Supervisor {
         let mut line = self.workers_line();
         if let Some(pending) = &self.pending {
             let set = &pending.set;
-            let n_ready = self.count(|worker| is_server_of(worker, set) && worker.is_standby());
+            let n_ready = self.count(|worker| is_worker_of(worker, set) && worker.is_standby());
             let doing = format!(
                 "reloading: {n_ready}/{} of generation {} ready",
                 set.desired_count(),
@@ -131,8 +130,10 @@ impl Supervisor {
         if let Some(rollback) = &self.rollback {
             let limit = self.live.policy.watch.unwrap_or_default();
             let (new, old) = (self.live.generation, rollback.set.generation);
-            line =
-                format!("{line}; watching generation {new} for {}, {old} is at hand", format_duration(limit));
+            line = format!(
+                "{line}; watching generation {new} for {}, can roll back to {old}",
+                format_duration(limit)
+            );
         }
         match &self.last_reload_note {
             Some(last_reload_note) => format!("{line}; {last_reload_note}"),
@@ -149,7 +150,7 @@ impl Supervisor {
             return format!("starting: booting {}", self.live.policy.app);
         }
         let n_ready = self.count(WorkerRecord::is_ready);
-        let n_booting = self.count(|worker| is_server_of(worker, &self.live) && worker.is_booting());
+        let n_booting = self.count(|worker| is_worker_of(worker, &self.live) && worker.is_booting());
         let n_retiring = self.count(|worker| worker.public_state() == WorkerState::Retiring);
         let mut parts = vec![format!("{n_ready}/{} workers ready", self.live.desired_count())];
         for (n, doing) in [(n_booting, "booting"), (n_retiring, "retiring")] {
@@ -179,14 +180,14 @@ impl Supervisor {
         format!("stopping: {n} {} {doing}", if n == 1 { "worker" } else { "workers" })
     }
 
-    /// The seat that is tried next among those whose last life was too short.
+    /// Returns the seat with a failure that is retried next, and the failure.
     fn failing_seat(&self) -> Option<(&Seat, &str)> {
         let seats = self.live.zygote.iter().chain(self.live.open().map(|(_, seat)| seat));
         let failing = seats.filter_map(|seat| Some((seat, seat.failure.as_deref()?)));
         failing.min_by_key(|(seat, _)| seat.retry_at)
     }
 
-    /// Whether somebody boots there.
+    /// Returns true if a worker boots in the seat.
     fn has_boot(&self, seat: &Seat) -> bool {
         let is_booting = |life| self.workers.get(&life).is_some_and(WorkerRecord::is_booting);
         seat.successor.is_some() || seat.current.is_some_and(is_booting)
@@ -197,11 +198,11 @@ impl Supervisor {
     }
 }
 
-fn is_server_of(worker: &WorkerRecord, set: &WorkerSet) -> bool {
+fn is_worker_of(worker: &WorkerRecord, set: &WorkerSet) -> bool {
     worker.generation == set.generation && !worker.is_zygote()
 }
 
-/// A duration as people write it, to a precision that does not pretend.
+/// Formats a duration with at most three significant digits: "250 ms", "1.6 s", "60 s".
 pub(super) fn format_duration(duration: Duration) -> String {
     if duration < Duration::from_secs(1) {
         format!("{} ms", duration.as_millis())
@@ -215,5 +216,5 @@ pub(super) fn format_duration(duration: Duration) -> String {
     }
 }
 
-/// Characters of a STATUS= line; `systemctl status` shows one line, and a summary may be a whole page.
+/// Characters of a STATUS= line: `systemctl status` shows one line, and a headline has no limit of its own.
 const MAX_STATUS_CHARS: usize = 300;

@@ -1,87 +1,80 @@
-//! The transition function: [`Supervisor::handle`], one event in, the actions it calls for out.
+//! The transition function, [`Supervisor::handle`]: one event in, the resulting actions out.
 //!
-//! After each event the same steps put the whole in order: a reload goes on with who is ready, vacancies are filled,
-//! the daemon leaves when nobody is left, systemd is asked for time, and what has changed is told. So an event's
-//! handler only says what happened to one worker, and cannot forget a consequence elsewhere.
+//! The handler of an event records what happened to one worker. The same steps follow every event: advance the pending
+//! reload, fill vacancies, exit if the daemon stops and no process is left, extend systemd's timeout, publish changes.
+//! So no handler can forget a consequence elsewhere.
 //!
-//! Where to look: `lives` for one worker, `reload` for generations, `reason` for replacing the worn-out, `scale` for
-//! their number, `fill` for who boots next, `fatal_exit` for the end. Decisions worth their reasons:
-//! - **A canary first.** Until a worker has become ready, and again while nobody serves and boots fail, one seat
-//!   boots at a time and all vacancies share its wait: an import error is told once, not by nine interpreters in
-//!   chorus, and a database that comes back is not met by nine connections at the same instant.
-//! - **At most twice as many processes of one generation as it has seats**, those on their way out included. A stuck
-//!   worker does not hold its seat, so each seat may have a replacement beside it; when even those are stuck, the one
-//!   that has been retiring longest is killed rather than a seat left empty for the rest of a drain timeout. Three
-//!   times as many in all, so that a generation can come up meanwhile; zygotes are counted apart.
-//! - **Old and new do not mix**: traffic moves when the whole new set stands by, in one step (`reload`).
-//! - **Who is not needed is asked to leave, who is stuck is killed**: an orderly exit has its lifespan shutdown and
-//!   atexit handlers, and only a worker that would not hear the question is used_free_retry it.
+//! One worker is handled in `worker_events`, `transitions` and `promotion`; a generation in `reload`; replacements of
+//! healthy workers in `recycle`; the number of workers in `resize`; the choice of the next boot in `spawning`; the end
+//! in `shutdown`. The rules they share:
+//! - **Canary first.** Until a worker is ready, and while boots fail and none is ready, one seat boots at a time and all
+//!   vacancies share its backoff: an import error is reported once instead of once per seat, and a recovering database
+//!   sees one connection instead of one per seat.
+//! - **Process limits.** A generation has at most twice as many workers as seats, including those on their way out: a
+//!   stuck worker gives up its seat, so each seat may have a replacement beside it. When the replacements are stuck too,
+//!   the worker that has been retiring longest is killed, so that no seat stays empty until the drain timeout. All
+//!   generations together have at most three times as many, so that a reload can boot meanwhile. Zygotes are counted
+//!   separately.
+//! - **Atomic switch.** Traffic moves to a new generation in one step, when all of its workers are ready (`reload`).
+//! - **Terminate what is healthy, kill what is stuck.** A surplus worker is asked to exit, so that its lifespan shutdown
+//!   and atexit handlers run; a stuck worker would not read the request.
 
 use std::collections::BTreeMap;
 use std::mem;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::id::{Generation, Life, WorkerId};
 
 use super::event::{BootFailure, Event};
 use super::reload_state::{PendingReload, RollbackTarget, UnprovenReload};
-use super::state::{DaemonPhase, WorkerRecord, after};
+use super::state::{DaemonPhase, FatalExit, NotifyState, WorkerRecord};
 use super::worker_set::WorkerSet;
 use super::{Action, Report, SupervisorPolicy};
 
-/// Decides about workers and about the daemon's own start and end. See the module's text for what `run` owes it.
+/// Decides about workers and about the daemon's start and end. The [module's documentation](super) lists what `run`
+/// guarantees.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     pub(super) phase: DaemonPhase,
-    /// The generation that is given exchanges.
+    /// The generation that receives requests.
     pub(super) live: WorkerSet,
-    /// The one that comes up beside it.
+    /// The generation that boots beside the live one; `None` while no reload is in progress.
     pub(super) pending: Option<PendingReload>,
-    /// The one before it, while it may have to take over again; never beside one that comes up.
+    /// The previous generation while `reload.watch` lasts; never set together with `pending`.
     pub(super) rollback: Option<RollbackTarget>,
-    /// The live generation is a reload's, and nobody of it was ready yet, nor anybody before.
+    /// Set from a reload before the first worker was ready until that generation's first boot has succeeded or failed.
     pub(super) unproven_reload: Option<UnprovenReload>,
     pub(super) next_generation: Generation,
-    /// Every life that is not over, current or on its way out.
+    /// Every worker whose process exists or is being created, by life.
     pub(super) workers: BTreeMap<Life, WorkerRecord>,
     pub(super) next_life: Life,
-    /// The latest instant seen. An event with an earlier one happens at this one.
+    /// The latest instant of any event; an event with an earlier instant is treated as happening then. `None` before
+    /// the first event.
     pub(super) clock: Option<Instant>,
-    /// Some worker has been ready: the application can boot.
+    /// A worker was ready at least once, so the application can boot.
     pub(super) ever_ready: bool,
-    /// A boot has failed while nobody was ready, or a sleep is over, and nobody has become ready since: one attempt at
-    /// a time.
+    /// Seats boot one at a time. Set when a boot fails while no worker is ready and when the daemon wakes from
+    /// `workers.idle_exit`; cleared when a worker is ready.
     pub(super) serial_boots: bool,
-    /// Why requests are answered 503 instead of queued; until a worker is ready.
+    /// The reason that requests are answered 503 instead of queued; `None` once a worker is ready.
     pub(super) outage: Option<String>,
-    /// What to exit with, when that is not 0.
+    /// The exit status and reason of a failed start; `None` if the daemon exits with 0.
     pub(super) fatal_exit: Option<FatalExit>,
-    /// What STATUS= says of the last reload until the next one, when it ended badly.
+    /// The STATUS= note about a reload that failed or was rolled back; `None` after the next reload begins.
     pub(super) last_reload_note: Option<String>,
-    /// The last boot failure reported since a worker became ready.
+    /// The last boot failure that was reported; `None` after a worker became ready.
     pub(super) last_boot_failure: Option<BootFailure>,
-    told_unavailable: Option<String>,
-    told_status: String,
-    pub(super) told_ready: bool,
-    pub(super) told_stopping: bool,
-    /// `RELOADING=1` was told, and no `READY=1` since.
-    pub(super) is_reloading: bool,
-    /// When systemd is next asked for more time, while it has to be.
-    pub(super) extend_at: Option<Instant>,
+    pub(super) notify: NotifyState,
+    /// Boots that failed since the daemon started.
     pub(super) boot_failures: u64,
+    /// Workers that exited while they served since the daemon started.
     pub(super) crashes: u64,
+    /// The actions of the event being handled.
     pub(super) actions: Vec<Action>,
 }
 
-/// Why the daemon cannot go on.
-#[derive(Clone, Debug)]
-pub(super) struct FatalExit {
-    pub(super) status: u8,
-    pub(super) reason: String,
-}
-
 impl Supervisor {
-    /// A supervisor that waits for [`Event::Started`].
+    /// Creates a supervisor that waits for [`Event::Started`].
     pub fn new(policy: SupervisorPolicy) -> Self {
         Supervisor {
             phase: DaemonPhase::NotStarted,
@@ -99,22 +92,17 @@ impl Supervisor {
             fatal_exit: None,
             last_reload_note: None,
             last_boot_failure: None,
-            told_unavailable: None,
-            told_status: String::new(),
-            told_ready: false,
-            told_stopping: false,
-            is_reloading: false,
-            extend_at: None,
+            notify: NotifyState::default(),
             boot_failures: 0,
             crashes: 0,
             actions: Vec::new(),
         }
     }
 
-    /// Takes in one event and says what to do about it, in order.
+    /// Handles one event and returns the actions to perform, in order.
     ///
-    /// An event about a life that is over, or that its worker's state has no use for, changes nothing. After
-    /// [`Action::Exit`] nothing changes any more.
+    /// An event is ignored if its worker's life has ended or the worker's state does not expect it. After
+    /// [`Action::Exit`] all events are ignored.
     pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
         if self.phase == DaemonPhase::Exited {
             return Vec::new();
@@ -130,7 +118,7 @@ impl Supervisor {
         mem::take(&mut self.actions)
     }
 
-    /// The earliest instant at which a [`Event::Tick`] is due; `None` when only an event can change anything.
+    /// Returns the earliest instant at which an [`Event::Tick`] is due; `None` if no deadline is set.
     pub fn next_wakeup(&self) -> Option<Instant> {
         let clock = self.clock?;
         if self.phase == DaemonPhase::Exited {
@@ -138,28 +126,28 @@ impl Supervisor {
         }
         let workers = self.workers.values().filter_map(WorkerRecord::deadline);
         let is_running = self.phase == DaemonPhase::Running;
-        let ages = self.workers.values().filter_map(WorkerRecord::expiry).filter(|_| is_running);
-        let edge = match self.phase {
+        let expiries = self.workers.values().filter_map(WorkerRecord::expiry).filter(|_| is_running);
+        let drain = match self.phase {
             DaemonPhase::Draining { deadline, .. } => Some(deadline),
             DaemonPhase::NotStarted | DaemonPhase::Running | DaemonPhase::Stopping | DaemonPhase::Exited => {
                 None
             }
         };
-        let retry_times = self.retry_times().filter(|at| *at > clock && self.fills_vacancies());
-        let others = edge.into_iter().chain(self.reload_deadline()).chain(self.extend_at);
-        workers.chain(ages).chain(retry_times).chain(others).min()
+        let retries = self.retry_times().filter(|at| *at > clock && self.fills_vacancies());
+        let others = drain.into_iter().chain(self.reload_deadline()).chain(self.notify.extend_at);
+        workers.chain(expiries).chain(retries).chain(others).min()
     }
 
-    /// When a seat may be filled again that nobody is in, or nobody but one who is worn out. A next_vacancy whose wait is
-    /// over and that is still one waits for something else than time.
+    /// The ends of the backoff of all seats that are vacant or need a successor. A seat whose backoff has passed and
+    /// that is still vacant waits for an event, not for time.
     fn retry_times(&self) -> impl Iterator<Item = Instant> {
-        let is_worn = |life| self.workers.get(&life).is_some_and(|worker| worker.recycle.is_some());
+        let needs_successor = |life| self.workers.get(&life).is_some_and(|worker| worker.recycle.is_some());
         let open = self.live.open().map(|(_, seat)| seat);
         let seats = open.chain(self.live.zygote.as_ref());
-        seats.filter(move |seat| seat.current.is_none_or(is_worn)).filter_map(|seat| seat.retry_at)
+        seats.filter(move |seat| seat.current.is_none_or(needs_successor)).filter_map(|seat| seat.retry_at)
     }
 
-    // The life of a worker. `*` ends the hold on the seat; what is below `Retiring` is only waited for.
+    // The states of a worker. `*`: the worker gives up its seat. States below `Retiring` only wait for the exit.
     //
     //                  Spawn
     //                    │
@@ -167,8 +155,8 @@ impl Supervisor {
     //  (gone)   *◀────┤Spawning├────────────────────────────┐
     //                 └──┬─────┘                            │
     //                    │ Spawned                          │ boot limit (after DumpStacks),
-    //   BootFailed    ┌──▼─────┐                            │ Misbehaved, not needed any more,
-    //        *┌───────┤Booting ├───────────────────────────▶┤ the daemon leaves
+    //   BootFailed    ┌──▼─────┐                            │ Misbehaved, not needed,
+    //        *┌───────┤Booting ├───────────────────────────▶┤ the daemon stops
     //         │       └──┬───┬─┘                            │*
     //         │          │   │ Ready: a zygote, or          │
     //         │          │   │ another generation is live   │
@@ -179,7 +167,7 @@ impl Supervisor {
     //         │       ┌──▼─────┐◀─┘  │ another, watch │      │
     //         │       │ Ready  ├─────┘                │      │
     //         │       └──┬───┬─┘                      │      │
-    //         │          │*  │* stuck, worn out, or not needed: ─▶ Retire
+    //         │          │*  │* stuck, recycled, or not needed: ─▶ Retire
     //         │ Misbe-   │   ▼                        │      │
     //         │ haved    │ ┌────────┐ Drained         │      │
     //         │          │ │Retiring├────────────────▶┤      │
@@ -227,61 +215,22 @@ impl Supervisor {
         }
     }
 
-    /// Runs out every deadline that has passed.
+    /// Expires every deadline that has passed.
     fn expire_deadlines(&mut self, now: Instant) {
         self.recycle_expired(now);
         self.expire_reload(now);
-        // What one of them begins may be over at once, without a drain.
+        // A loop, because expiring one deadline may set another that has passed already (a drain timeout of 0).
         while let Some(id) = self.next_overdue(now) {
             self.expire_worker(id, now);
         }
         self.expire_drain(now);
     }
 
-    /// A worker whose deadline has passed. Running it out moves that to later, or away.
+    /// Returns a worker whose deadline has passed. `expire_worker` moves or clears that deadline.
     fn next_overdue(&self, now: Instant) -> Option<WorkerId> {
         let is_overdue = |worker: &&WorkerRecord| worker.deadline().is_some_and(|at| at <= now);
         self.workers.values().find(is_overdue).map(|worker| worker.id)
     }
-
-    /// While starting, reloading and stopping take their time on purpose, systemd is asked for a little more of it again and
-    /// again (`sd_notify(3)`): so a daemon that hangs is still found out by TimeoutStartSec= (which also
-    /// bounds a reload) and TimeoutStopSec=.
-    /// After a failed attempt to boot it is not asked: whether a start that retry_times is one is the unit's decision.
-    fn extend_timeout(&mut self, now: Instant) {
-        let needs_time = match self.phase {
-            DaemonPhase::Running => self.is_reloading || (!self.ever_ready && self.boot_failures == 0),
-            DaemonPhase::Draining { .. } | DaemonPhase::Stopping => true,
-            DaemonPhase::NotStarted | DaemonPhase::Exited => false,
-        };
-        if !needs_time {
-            self.extend_at = None;
-        } else if self.extend_at.is_none_or(|at| at <= now) {
-            self.actions.push(Action::ExtendTimeout(EXTEND_INTERVAL * 2));
-            self.extend_at = Some(after(now, EXTEND_INTERVAL));
-        }
-    }
-
-    fn publish(&mut self) {
-        if self.phase == DaemonPhase::Exited {
-            return;
-        }
-        self.publish_unavailable();
-        let status = self.status_line();
-        if self.told_status != status {
-            self.told_status.clone_from(&status);
-            self.actions.push(Action::Status(status));
-        }
-    }
-
-    pub(super) fn publish_unavailable(&mut self) {
-        if self.told_unavailable != self.outage {
-            self.told_unavailable.clone_from(&self.outage);
-            self.actions.push(Action::Unavailable(self.outage.clone()));
-        }
-    }
-
-    // === small ones ===
 
     pub(super) fn worker(&self, id: WorkerId) -> Option<&WorkerRecord> {
         self.workers.get(&id.life).filter(|worker| worker.id == id)
@@ -291,7 +240,7 @@ impl Supervisor {
         self.workers.get_mut(&id.life).filter(|worker| worker.id == id)
     }
 
-    /// A copy, since what is done to one may change the map.
+    /// The ids of all workers; a copy, since the caller may change the map.
     pub(super) fn ids(&self) -> Vec<WorkerId> {
         self.workers.values().map(|worker| worker.id).collect()
     }
@@ -304,6 +253,3 @@ impl Supervisor {
         self.actions.push(Action::Report(report));
     }
 }
-
-/// How often systemd is asked for more time; each time for twice as much.
-const EXTEND_INTERVAL: Duration = Duration::from_secs(15);

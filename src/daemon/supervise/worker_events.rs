@@ -1,5 +1,5 @@
-//! The life of one worker: what it, or the kernel, says of it, and the ways it is sent off. Where a life belongs to a
-//! generation that is pending up, its failure is the reload's; what the whole does next is `fill`'s.
+//! Handles the events about one worker: it was spawned, booted, exceeded a deadline, violated the contract, exited. Of a
+//! worker of the pending generation, a failure fails the reload.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -7,24 +7,23 @@ use std::time::{Duration, Instant};
 use crate::id::WorkerId;
 
 use super::event::{BootFailure, BootFailureKind, Exit, SpawnFault};
-use super::recycle::lifetime;
 use super::state::{DaemonPhase, ProcessRole, Seat, TimedState, WorkerRecord, after};
-use super::{AbortReason, Action, Report, SpawnMethod, Supervisor};
+use super::{Report, SpawnMethod, Supervisor};
 
 impl Supervisor {
-    // === what is said ===
-
+    /// A process was created.
     pub(super) fn on_spawned(&mut self, id: WorkerId, pid: u32, now: Instant) {
         let Some(worker) = self.worker_mut(id) else { return };
         worker.pid = Some(pid);
         match worker.state {
             TimedState::Spawning { deadline } => worker.enter(TimedState::Booting { deadline }, now),
-            // Doomed before it existed.
+            // It was to be killed before its process existed.
             TimedState::Killed { abandon_at: None, .. } => self.kill(id, now),
             _ => {}
         }
     }
 
+    /// A process could not be created.
     pub(super) fn on_spawn_failed(&mut self, id: WorkerId, fault: SpawnFault, reason: String, now: Instant) {
         let Some(worker) = self.worker(id).cloned() else { return };
         self.remove(id);
@@ -37,11 +36,12 @@ impl Supervisor {
         }
     }
 
+    /// A worker or zygote is booted, or a worker has become the zygote.
     pub(super) fn on_ready(&mut self, id: WorkerId, now: Instant) {
         let live = self.live.generation;
         let Some(worker) = self.worker_mut(id) else { return };
         match worker.state {
-            // It was late; but here it is.
+            // A worker that is ready after its boot deadline is accepted.
             TimedState::Booting { .. } | TimedState::BootTimedOut { .. } => {}
             TimedState::Promoting { .. } => return self.finish_promotion(id, now),
             _ => return,
@@ -57,14 +57,14 @@ impl Supervisor {
         }
     }
 
-    /// A worker of the live generation is ready.
+    /// Admits a worker of the live generation, and retires the one that it replaces.
     fn on_worker_ready(&mut self, id: WorkerId, took: Duration, now: Instant) {
         self.admit(id, now);
         self.outage = None;
         self.ever_ready = true;
         self.last_boot_failure = None;
         if mem::take(&mut self.serial_boots) {
-            // The canary lives: what kept the others from booting is over.
+            // The canary is ready, so the other seats boot at once.
             for seat in self.live.all_seats_mut().filter(|seat| seat.current.is_none()) {
                 seat.clear_wait();
             }
@@ -73,56 +73,56 @@ impl Supervisor {
         if let Some(seat) = self.live.seat_mut(id, ProcessRole::Worker) {
             seat.failure = None;
             let stuck = seat.replaces.take();
-            let worn = seat.current.filter(|_| seat.successor == Some(id.life));
-            if worn.is_some() {
+            let replaced = seat.current.filter(|_| seat.successor == Some(id.life));
+            if replaced.is_some() {
                 seat.current = seat.successor.take();
             }
-            let worn = worn.and_then(|life| self.workers.get(&life)).map(|worker| worker.id);
-            for old in stuck.into_iter().chain(worn) {
+            let replaced = replaced.and_then(|life| self.workers.get(&life)).map(|worker| worker.id);
+            for old in stuck.into_iter().chain(replaced) {
                 self.report(Report::Replaced { worker: old, by: id });
             }
-            if let Some(worn) = worn {
-                self.retire(worn, None, now);
+            if let Some(replaced) = replaced {
+                self.retire(replaced, None, now);
             }
         }
         self.confirm_reload(now);
-        if !self.told_ready && !self.told_stopping {
-            self.told_ready = true;
-            self.actions.push(Action::NotifyReady);
-        }
+        self.notify_first_ready();
     }
 
+    /// A worker reported that it cannot boot.
     pub(super) fn on_boot_failed(&mut self, id: WorkerId, failure: BootFailure, now: Instant) {
         let Some(worker) = self.worker(id) else { return };
         if worker.is_booting() {
             let mut failed = worker.clone();
-            // It exits by itself, so that its output is complete; threads that its import started may prevent that.
+            // It exits by itself, so that its output is complete, unless a thread that its import started prevents that.
             failed.enter(TimedState::Failed { kill_at: after(now, FAILED_EXIT_TIMEOUT) }, now);
             self.workers.insert(id.life, failed.clone());
             self.vacate(id);
             self.record_boot_failure(&failed, failure, now);
         } else {
             let BootFailure { headline, .. } = failure;
-            self.on_misbehaved(id, format!("said that it cannot boot after it was ready: {headline}"), now);
+            self.on_misbehaved(id, format!("reported a boot failure after it was ready: {headline}"), now);
         }
     }
 
+    /// A process was reaped.
     pub(super) fn on_exited(&mut self, id: WorkerId, exit: Exit, now: Instant) {
         let Some(worker) = self.worker(id).cloned() else { return };
         self.remove(id);
         if worker.is_booting() {
-            let summary = format!("the {} {exit} while booting", who(&worker));
+            let summary = format!("the {} {exit} while booting", role_name(&worker));
             let kind = if exit.is_by_request() { BootFailureKind::Signalled } else { BootFailureKind::Died };
             let failure = BootFailure::new(kind, summary);
             self.record_boot_failure(&worker, failure, now);
         } else {
-            let failure = BootFailure::new(BootFailureKind::Died, format!("the {} {exit}", who(&worker)));
+            let failure =
+                BootFailure::new(BootFailureKind::Died, format!("the {} {exit}", role_name(&worker)));
             let retry_in = self.record_death(&worker, failure, now);
             self.crashes += u64::from(worker.is_ready());
             self.report(Report::WorkerExited { worker: id, exit, state: worker.public_state(), retry_in });
         }
         if worker.is_zygote() {
-            // What it was to fork and has not told of does not exist.
+            // Forks that it has not reported do not exist.
             let orphans: Vec<WorkerId> = self
                 .workers
                 .values()
@@ -130,16 +130,17 @@ impl Supervisor {
                 .map(|worker| worker.id)
                 .collect();
             for orphan in orphans {
-                let reason = "the zygote was gone before it had forked the worker".to_owned();
+                let reason = "the zygote exited before it forked the worker".to_owned();
                 self.on_spawn_failed(orphan, SpawnFault::System, reason, now);
             }
         }
     }
 
+    /// A worker violated the channel's contract.
     pub(super) fn on_misbehaved(&mut self, id: WorkerId, reason: String, now: Instant) {
         let Some(worker) = self.worker(id).cloned() else { return };
-        // The reason may quote what the worker has sent.
-        let headline = format!("the {} broke the channel's contract", who(&worker));
+        // The reason may quote what the worker sent, so STATUS= gets a headline without it.
+        let headline = format!("the {} broke the channel's contract", role_name(&worker));
         let kind = BootFailureKind::Misbehaved;
         let failure = BootFailure { headline, ..BootFailure::new(kind, reason.as_str()) };
         match worker.state {
@@ -156,21 +157,22 @@ impl Supervisor {
                 self.kill(id, now);
                 self.report(Report::WorkerMisbehaved { worker: id, reason, retry_in: None });
             }
-            // It hangs up while it leaves: whether it goes is all that counts now.
+            // A worker that is exiting may close its control socket.
             TimedState::Failed { .. } | TimedState::Terminating { .. } | TimedState::Killed { .. } => {}
         }
     }
 
+    /// A request of this worker is stuck.
     pub(super) fn on_deadline_exceeded(&mut self, id: WorkerId, now: Instant) {
         let drained_by = after(now, self.live.policy.drain);
         let Some(worker) = self.worker_mut(id) else { return };
         match worker.state {
             TimedState::Ready => self.replace_stuck(id, now),
-            // It was to finish what it had, and will not.
+            // One of the requests it was to finish never ends.
             TimedState::Retiring { deadline, .. } => {
                 worker.state = TimedState::Retiring { deadline: deadline.or(Some(drained_by)), stuck: true };
             }
-            // Of the generation before, which is watched: this one cannot take over again.
+            // A worker of the rollback target, which can no longer serve.
             TimedState::Standby if !worker.drained => {
                 worker.enter(TimedState::Retiring { deadline: Some(drained_by), stuck: true }, now);
                 self.vacate(id);
@@ -179,6 +181,7 @@ impl Supervisor {
         }
     }
 
+    /// A worker has no requests left that a client waits for.
     pub(super) fn on_drained(&mut self, id: WorkerId, now: Instant) {
         let Some(worker) = self.worker_mut(id) else { return };
         match worker.state {
@@ -194,14 +197,15 @@ impl Supervisor {
         }
     }
 
+    /// The stacks of a worker whose boot exceeded its limit have arrived, or could not be dumped.
     pub(super) fn on_stacks_dumped(&mut self, id: WorkerId, stacks: Option<String>, now: Instant) {
         if self.worker(id).is_some_and(|worker| matches!(worker.state, TimedState::BootTimedOut { .. })) {
-            self.boot_timed_out(id, stacks, now);
+            self.fail_boot_timed_out(id, stacks, now);
         }
     }
 
-    /// It has been booting for too long, and its stacks are there or waited for in vain.
-    fn boot_timed_out(&mut self, id: WorkerId, stacks: Option<String>, now: Instant) {
+    /// Kills a worker whose boot exceeded its limit, and records the failure with its stacks if there are any.
+    pub(super) fn fail_boot_timed_out(&mut self, id: WorkerId, stacks: Option<String>, now: Instant) {
         let Some(worker) = self.worker(id).cloned() else { return };
         self.kill(id, now);
         let set = self.worker_set(worker.generation);
@@ -215,9 +219,8 @@ impl Supervisor {
         self.record_boot_failure(&worker, failure, now);
     }
 
-    // === what that comes down to ===
-
-    /// A life ended, or is about to, without having been ready; it does not hold its seat any more.
+    /// Decides what follows from a failed boot: retry after a backoff, fail the reload, roll back, or exit. The worker has
+    /// given up its seat.
     fn record_boot_failure(&mut self, worker: &WorkerRecord, failure: BootFailure, now: Instant) {
         self.boot_failures += 1;
         let id = worker.id;
@@ -246,7 +249,7 @@ impl Supervisor {
             && failure.kind.is_lasting();
         if is_final {
             self.report(report(None));
-            self.refute_reload(failure.clone());
+            self.fail_unproven_reload(failure.clone());
             self.fail_start(failure, now);
             return;
         }
@@ -260,7 +263,7 @@ impl Supervisor {
         let limits = self.live.policy.backoff;
         let (mut retry_at, mut wait) = (None, Duration::ZERO);
         if let Some(seat) = self.live.seat_mut(id, worker.role) {
-            wait = seat.backoff.failure_wait(limits);
+            wait = seat.backoff.record_failure(limits);
             seat.set_wait(wait, now);
             seat.failure = Some(failure.headline.clone());
             retry_at = seat.retry_at;
@@ -273,11 +276,11 @@ impl Supervisor {
             }
         }
         self.report(report(Some(wait)));
-        self.refute_reload(failure);
+        self.fail_unproven_reload(failure);
     }
 
-    /// A life that was ready or stood by has ended and does not hold its seat any more: how long the seat stays
-    /// empty, if it is to be filled again.
+    /// Starts the backoff of a booted worker's seat after its death, and returns the wait; `None` if this death does not
+    /// cause a replacement. The worker has given up its seat.
     fn record_death(
         &mut self,
         worker: &WorkerRecord,
@@ -289,8 +292,8 @@ impl Supervisor {
         }
         if worker.generation != self.live.generation {
             if self.pending.as_ref().is_some_and(|pending| pending.set.generation == worker.generation) {
-                let on_the_way = |why| format!("{why} while it stood by to take over");
-                let (summary, headline) = (on_the_way(failure.summary), on_the_way(failure.headline));
+                let add_context = |text| format!("{text} while it stood by to take over");
+                let (summary, headline) = (add_context(failure.summary), add_context(failure.headline));
                 self.fail_reload(BootFailure { summary, headline, ..failure }, now);
             }
             return None;
@@ -304,16 +307,16 @@ impl Supervisor {
         if is_stable {
             seat.backoff.reset();
         }
-        let wait = if is_stable { Duration::ZERO } else { seat.backoff.early_death_wait(limits) };
+        let wait = if is_stable { Duration::ZERO } else { seat.backoff.record_early_death(limits) };
         if wait.is_zero() {
             seat.clear_wait();
         } else {
             seat.set_wait(wait, now);
             seat.failure = Some(failure.headline.clone());
         }
-        // The application boots, and then its workers die: below MIN_OUTAGE a request is better off in the queue.
-        let is_out = |seat: &Seat| seat.current.is_none() && seat.wait >= MIN_OUTAGE;
-        if !self.live.asleep && self.live.open().all(|(_, seat)| is_out(seat)) {
+        // Workers boot and then die. Requests are refused only if no seat is filled again within MIN_OUTAGE.
+        let is_down = |seat: &Seat| seat.current.is_none() && seat.wait >= MIN_OUTAGE;
+        if !self.live.asleep && self.live.open().all(|(_, seat)| is_down(seat)) {
             if self.can_roll_back() {
                 self.roll_back(failure.summary, &failure.headline, now);
                 return None;
@@ -322,159 +325,16 @@ impl Supervisor {
         }
         Some(wait)
     }
-
-    // === what is done with it ===
-
-    /// From now on it is given exchanges.
-    pub(super) fn admit(&mut self, id: WorkerId, now: Instant) {
-        let limit = self.live.policy.max_lifetime;
-        let Some(worker) = self.worker_mut(id) else { return };
-        worker.enter(TimedState::Ready, now);
-        worker.drained = false;
-        worker.expires_at = limit.map(|limit| after(now, lifetime(limit, id.life)));
-        self.actions.push(Action::Admit { worker: id });
-    }
-
-    /// It is stuck. Replace first, kill second: the seat is vacant at once, the old life finishes what can be
-    /// finished.
-    fn replace_stuck(&mut self, id: WorkerId, now: Instant) {
-        let deadline = Some(after(now, self.live.policy.drain));
-        let stable_after = self.live.policy.stable_after;
-        let Some(worker) = self.worker_mut(id) else { return };
-        let is_stable = now.duration_since(worker.since) >= stable_after;
-        worker.enter(TimedState::Retiring { deadline, stuck: true }, now);
-        self.vacate(id);
-        self.cancel_promotion(id);
-        if let Some(seat) = self.live.seat_mut(id, ProcessRole::Worker) {
-            if is_stable {
-                seat.backoff.reset();
-            }
-            seat.clear_wait();
-            seat.replaces = Some(id);
-        }
-        self.report(Report::Replacing { worker: id });
-        self.actions.push(Action::Retire { worker: id });
-    }
-
-    /// It is not needed any more: it finishes what it has, within `limit` if there is one, and leaves.
-    pub(super) fn retire(&mut self, id: WorkerId, limit: Option<Duration>, now: Instant) {
-        let deadline = limit.map(|limit| after(now, limit));
-        let Some(worker) = self.worker_mut(id) else { return };
-        match worker.state {
-            TimedState::Ready => {
-                worker.enter(TimedState::Retiring { deadline, stuck: false }, now);
-                self.vacate(id);
-                self.actions.push(Action::Retire { worker: id });
-            }
-            TimedState::Standby if !worker.drained => {
-                worker.enter(TimedState::Retiring { deadline, stuck: false }, now);
-                self.vacate(id);
-            }
-            TimedState::Standby | TimedState::Promoting { .. } => self.terminate(id, now),
-            TimedState::Spawning { .. } | TimedState::Booting { .. } | TimedState::BootTimedOut { .. } => {
-                self.kill(id, now)
-            }
-            TimedState::Retiring { deadline: None, stuck } => {
-                worker.state = TimedState::Retiring { deadline, stuck }
-            }
-            TimedState::Retiring { .. }
-            | TimedState::Failed { .. }
-            | TimedState::Terminating { .. }
-            | TimedState::Killed { .. } => {}
-        }
-    }
-
-    /// Asks it to leave; nobody waits for it any more.
-    pub(super) fn terminate(&mut self, id: WorkerId, now: Instant) {
-        self.terminate_by(id, after(now, self.live.policy.terminate_grace), now);
-    }
-
-    pub(super) fn terminate_by(&mut self, id: WorkerId, kill_at: Instant, now: Instant) {
-        self.cancel_promotion(id);
-        let Some(worker) = self.worker_mut(id) else { return };
-        worker.enter(TimedState::Terminating { kill_at }, now);
-        self.vacate(id);
-        self.actions.push(Action::Terminate { worker: id });
-    }
-
-    /// It has nothing that anybody waits for, or has itself to thank for it.
-    pub(super) fn kill(&mut self, id: WorkerId, now: Instant) {
-        self.kill_with(id, None, now);
-    }
-
-    /// Cuts off what it has.
-    pub(super) fn abort(&mut self, id: WorkerId, reason: AbortReason, now: Instant) {
-        self.kill_with(id, Some(reason), now);
-    }
-
-    fn kill_with(&mut self, id: WorkerId, abort: Option<AbortReason>, now: Instant) {
-        self.cancel_promotion(id);
-        let Some(worker) = self.worker_mut(id) else { return };
-        let exists = worker.pid.is_some();
-        let abandon_at = exists.then(|| after(now, REAP_TIMEOUT));
-        worker.enter(TimedState::Killed { abandon_at, abandoned: false }, now);
-        if exists {
-            self.actions.push(Action::Kill { worker: id, abort });
-        }
-        self.vacate(id);
-    }
-
-    /// The life does not hold its seat any more.
-    fn vacate(&mut self, id: WorkerId) {
-        let Some(worker) = self.worker(id) else { return };
-        let (generation, role) = (worker.generation, worker.role);
-        if let Some(seat) = self.worker_set_mut(generation).and_then(|set| set.seat_mut(id, role)) {
-            Seat::vacate(seat, id.life);
-        }
-    }
-
-    fn remove(&mut self, id: WorkerId) {
-        self.cancel_promotion(id);
-        self.vacate(id);
-        self.workers.remove(&id.life);
-    }
-
-    /// Runs out the deadline of one worker.
-    pub(super) fn expire_worker(&mut self, id: WorkerId, now: Instant) {
-        let Some(worker) = self.worker_mut(id) else { return };
-        let (state, waited) = (worker.public_state(), now.duration_since(worker.since));
-        match worker.state {
-            TimedState::Spawning { .. } | TimedState::BootTimedOut { .. } => {
-                self.boot_timed_out(id, None, now)
-            }
-            TimedState::Booting { .. } => {
-                worker.enter(TimedState::BootTimedOut { kill_at: after(now, STACKS_TIMEOUT) }, now);
-                self.actions.push(Action::DumpStacks { worker: id });
-            }
-            TimedState::Retiring { .. } => {
-                self.report(Report::Overdue { worker: id, state, waited });
-                self.abort(id, AbortReason::DrainTimeout, now);
-            }
-            TimedState::Promoting { .. } | TimedState::Failed { .. } | TimedState::Terminating { .. } => {
-                self.report(Report::Overdue { worker: id, state, waited });
-                self.kill(id, now);
-            }
-            TimedState::Killed { abandon_at, .. } => {
-                worker.state = TimedState::Killed { abandon_at, abandoned: true };
-                self.report(Report::Overdue { worker: id, state, waited });
-            }
-            TimedState::Ready | TimedState::Standby => {}
-        }
-    }
 }
 
-fn who(worker: &WorkerRecord) -> &'static str {
+fn role_name(worker: &WorkerRecord) -> &'static str {
     match worker.role {
         ProcessRole::Worker => "worker",
         ProcessRole::Zygote => "zygote",
     }
 }
 
-/// What a worker that said it cannot boot has to finish its output.
+/// The time in which a worker that reported a boot failure must complete its output and exit.
 const FAILED_EXIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A process that is not reaped this long after SIGKILL sleeps uninterruptibly.
-const REAP_TIMEOUT: Duration = Duration::from_secs(5);
-/// A wait for the next life that is better answered with 503 than with the queue.
+/// Requests are refused instead of queued when all seats stay vacant for at least this long.
 const MIN_OUTAGE: Duration = Duration::from_secs(1);
-/// What the stacks of a hanging import have to be written; they are asked for twice within it.
-const STACKS_TIMEOUT: Duration = Duration::from_millis(1500);

@@ -1,5 +1,5 @@
-//! A set: one generation's policy and seats. At most three exist: the one that is live, the one that a reload brings
-//! up beside it, and the one before it while a watch lasts. Only data and questions; the transitions are elsewhere.
+//! A generation's policy and seats. At most three sets exist: the live one, the one that a reload boots, and the previous
+//! one while `reload.watch` lasts. Only data and queries; the transitions are elsewhere.
 
 use std::collections::BTreeMap;
 
@@ -9,33 +9,34 @@ use super::SupervisorPolicy;
 use super::autoscaler::Autoscaler;
 use super::state::{ProcessRole, Seat, WorkerRecord};
 
-/// One generation: what it goes by and the seats of those who serve for it.
+/// The workers of one generation.
 #[derive(Clone, Debug)]
 pub(super) struct WorkerSet {
     pub(super) generation: Generation,
     pub(super) policy: SupervisorPolicy,
-    /// As many as may ever serve; the index is the worker number.
+    /// The seats by worker number; at least `max`.
     pub(super) seats: Vec<Seat>,
-    /// The fewest and the most that are to serve, as the operator has them now.
+    /// The lowest number of workers, as the operator last changed it.
     pub(super) min: u16,
+    /// The highest number of workers, as the operator last changed it.
     pub(super) max: u16,
-    /// The first so many seats are to be filled, unless the set sleeps.
+    /// The desired number of workers unless the set is asleep; from `min` to `max`.
     pub(super) target: u16,
-    /// Nothing was asked for `idle_exit`: no seat is filled until somebody is wanted.
+    /// No worker is desired until the next request: there was none for `workers.idle_exit`.
     pub(super) asleep: bool,
-    /// The seat of the process that workers are forked from; there is one with `preload`.
+    /// The zygote's seat; `None` without `workers.preload`.
     pub(super) zygote: Option<Seat>,
-    /// The worn-out worker that is to become the zygote.
+    /// The worker that becomes the zygote when it is drained; `None` if there is none.
     pub(super) candidate: Option<Life>,
-    /// The zygote was a worker, or an attempt to make it one has failed: not again.
+    /// A worker became the zygote, or failed to: no other is promoted.
     pub(super) reforked: bool,
     pub(super) scaler: Autoscaler,
 }
 
 impl WorkerSet {
-    /// A set with nobody in it yet. `before` is exit many served until now, if anybody did.
-    pub(super) fn new(generation: Generation, policy: SupervisorPolicy, before: Option<u16>) -> Self {
-        // The last number there is belongs to zygotes.
+    /// Creates a set without workers. `previous` is the previous generation's target; `None` starts at the minimum.
+    pub(super) fn new(generation: Generation, policy: SupervisorPolicy, previous: Option<u16>) -> Self {
+        // The highest worker number is the zygote's.
         let max = policy.count.get().min(u16::MAX - 1);
         let min = policy.min.get().min(max);
         WorkerSet {
@@ -43,7 +44,7 @@ impl WorkerSet {
             seats: vec![Seat::default(); usize::from(max)],
             min,
             max,
-            target: before.unwrap_or(min).clamp(min, max),
+            target: previous.unwrap_or(min).clamp(min, max),
             asleep: false,
             zygote: policy.preload.then(Seat::default),
             candidate: None,
@@ -53,7 +54,7 @@ impl WorkerSet {
         }
     }
 
-    /// How many are to serve at this moment.
+    /// Returns the number of workers that are to serve now.
     pub(super) fn desired_count(&self) -> usize {
         if self.asleep { 0 } else { usize::from(self.target) }
     }
@@ -63,12 +64,12 @@ impl WorkerSet {
         (0..).zip(self.seats.iter().take(self.desired_count()))
     }
 
-    /// Every seat: the seats and the zygote's.
+    /// All seats, including the zygote's.
     pub(super) fn all_seats_mut(&mut self) -> impl Iterator<Item = &mut Seat> {
         self.seats.iter_mut().chain(self.zygote.as_mut())
     }
 
-    /// The seat a worker of this set has, had, or is to have.
+    /// The seat of a worker or zygote of this set, whether it holds the seat or not.
     pub(super) fn seat_mut(&mut self, id: WorkerId, role: ProcessRole) -> Option<&mut Seat> {
         match role {
             ProcessRole::Worker => self.seats.get_mut(usize::from(id.number.0)),
@@ -76,18 +77,18 @@ impl WorkerSet {
         }
     }
 
-    /// The zygote, when workers can be forked from it.
+    /// Returns the zygote if workers can be forked from it.
     pub(super) fn ready_zygote(&self, workers: &BTreeMap<Life, WorkerRecord>) -> Option<WorkerId> {
         let life = self.zygote.as_ref()?.current?;
         workers.get(&life).filter(|worker| worker.is_standby()).map(|worker| worker.id)
     }
 
-    /// Whether a process could be made for a seat.
+    /// Returns true if workers can be spawned: with `workers.preload`, while the zygote is ready.
     pub(super) fn can_spawn(&self, workers: &BTreeMap<Life, WorkerRecord>) -> bool {
         self.zygote.is_none() || self.ready_zygote(workers).is_some()
     }
 
-    /// As many seats as the operator's range has by now; those above it stay, empty.
+    /// Adds seats up to `max`. Seats are never removed; those above the target stay vacant.
     pub(super) fn grow_seats(&mut self) {
         let n_seats = self.seats.len().max(usize::from(self.max));
         self.seats.resize_with(n_seats, Default::default);

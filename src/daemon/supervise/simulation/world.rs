@@ -223,7 +223,7 @@ impl World {
         let status = format!("{0}/{0} workers ready", snapshot.count);
         let rest = snapshot.status.strip_prefix(&status).ok_or("a healthy daemon does not say so")?;
         let is_remark =
-            rest.starts_with("; reload failed: ") || rest.starts_with("; went back from generation ");
+            rest.starts_with("; reload failed: ") || rest.starts_with("; rolled back from generation ");
         ensure(rest.is_empty() || is_remark, "the status of a healthy daemon is not plain")
     }
 

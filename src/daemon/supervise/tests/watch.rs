@@ -16,7 +16,10 @@ fn watching() -> Table {
         !changed.contains(&Action::ForgetGeneration { generation: Generation(1) }),
         "it may come back: {changed:?}"
     );
-    assert_eq!(status(&changed), Some("2/2 workers ready; watching generation 2 for 30 s, 1 is at hand"));
+    assert_eq!(
+        status(&changed),
+        Some("2/2 workers ready; watching generation 2 for 30 s, can roll back to 1")
+    );
     table
 }
 
@@ -49,8 +52,8 @@ fn a_generation_that_answers_clearly_worse_gives_way_to_the_old_one() {
     table.tell(Event::Drained { worker: worker(0, 1) });
     assert_eq!(table.after(5 * SECOND).tell(load((3, 1000), (19, 19))), [], "too early to tell");
     let back = table.tell(load((3, 1000), (50, 400)));
-    let why = "12.5 % of 400 answers failed, where it was 0.3 % of 1000 before".to_owned();
-    let line = format!("2/2 workers ready, 2 retiring; went back from generation 2 to 1: {why}");
+    let why = "12.5 % of 400 responses failed, 0.3 % of 1000 before".to_owned();
+    let line = format!("2/2 workers ready, 2 retiring; rolled back from generation 2 to 1: {why}");
     assert_eq!(
         back,
         [

@@ -1,0 +1,83 @@
+//! Notifications about the daemon as a whole: READY=, RELOADING=, STOPPING=, STATUS= and EXTEND_TIMEOUT_USEC= for
+//! systemd, and for the edge whether requests are refused. Only changes are sent.
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+use super::state::{DaemonPhase, after};
+use super::{Action, Supervisor};
+
+impl Supervisor {
+    /// Sends the first `READY=1`, unless it was sent before or the daemon stops.
+    pub(super) fn notify_first_ready(&mut self) {
+        if !self.notify.ready_sent && !self.notify.stopping_sent {
+            self.notify.ready_sent = true;
+            self.actions.push(Action::NotifyReady);
+        }
+    }
+
+    /// Sends `RELOADING=1`, which systemd accepts only after the first `READY=1`.
+    pub(super) fn notify_reloading(&mut self) {
+        if self.notify.ready_sent {
+            self.notify.is_reloading = true;
+            self.actions.push(Action::NotifyReloading);
+        }
+    }
+
+    /// Sends the `READY=1` that ends a reload, if `RELOADING=1` was sent.
+    pub(super) fn notify_reload_ended(&mut self) {
+        if mem::take(&mut self.notify.is_reloading) && !self.notify.stopping_sent {
+            self.actions.push(Action::NotifyReady);
+        }
+    }
+
+    /// Sends `STOPPING=1` once.
+    pub(super) fn notify_stopping(&mut self) {
+        if !self.notify.stopping_sent {
+            self.notify.stopping_sent = true;
+            self.actions.push(Action::NotifyStopping);
+        }
+    }
+
+    /// Asks systemd for more time while a start, reload or stop is in progress (sd_notify(3)), a little at a time:
+    /// if the daemon hangs, TimeoutStartSec= (which also bounds a reload) and TimeoutStopSec= still apply.
+    ///
+    /// After a failed boot it does not ask: the unit decides how long a start may be retried.
+    pub(super) fn extend_timeout(&mut self, now: Instant) {
+        let needs_time = match self.phase {
+            DaemonPhase::Running => self.notify.is_reloading || (!self.ever_ready && self.boot_failures == 0),
+            DaemonPhase::Draining { .. } | DaemonPhase::Stopping => true,
+            DaemonPhase::NotStarted | DaemonPhase::Exited => false,
+        };
+        if !needs_time {
+            self.notify.extend_at = None;
+        } else if self.notify.extend_at.is_none_or(|at| at <= now) {
+            self.actions.push(Action::ExtendTimeout(EXTEND_INTERVAL * 2));
+            self.notify.extend_at = Some(after(now, EXTEND_INTERVAL));
+        }
+    }
+
+    /// Sends the status line and the reason for refusing requests, if they changed.
+    pub(super) fn publish(&mut self) {
+        if self.phase == DaemonPhase::Exited {
+            return;
+        }
+        self.publish_unavailable();
+        let status = self.status_line();
+        if self.notify.status != status {
+            self.notify.status.clone_from(&status);
+            self.actions.push(Action::Status(status));
+        }
+    }
+
+    /// Sends the reason for refusing requests, if it changed.
+    pub(super) fn publish_unavailable(&mut self) {
+        if self.notify.unavailable != self.outage {
+            self.notify.unavailable.clone_from(&self.outage);
+            self.actions.push(Action::Unavailable(self.outage.clone()));
+        }
+    }
+}
+
+/// The interval between requests to systemd for more time; each extends by twice this.
+const EXTEND_INTERVAL: Duration = Duration::from_secs(15);
