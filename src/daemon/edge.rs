@@ -1,8 +1,8 @@
-//! The edge thread: one reactor that accepts, speaks HTTP, dispatches, and serves the workers' rings.
+//! The edge thread: one reactor that accepts connections, speaks HTTP, dispatches, and serves the workers' rings.
 //!
-//! `run` starts it and talks to it through [`Edge`]. The reactor is a tokio `current_thread` runtime, because
-//! only that has a hook at the end of each turn (`on_thread_park`), where completions are collected and
-//! doorbells rung: per push they cost a sixth of the throughput.
+//! `run` starts it and controls it through [`Edge`]. The reactor is a tokio `current_thread` runtime: the only one with
+//! a hook at the end of each turn (`on_thread_park`), where completions are collected and doorbells rung. Doing that for
+//! each push costs a sixth of the throughput.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,47 +12,54 @@ use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{oneshot, watch};
 
 use crate::dispatch::{Dispatcher, Link};
-use crate::http::{Server, serve};
+use crate::http::{Server, Settings, serve};
 use crate::journal::daemon_log;
-use crate::net::{ConnectionTracker, Listener, accept};
+use crate::net::{ConnectionLimits, ConnectionTracker, Listener, accept};
 
-/// How often tokio looks for IO while tasks are runnable; its default of 61 polls would let completions wait.
+/// Task polls between tokio's checks for IO. Its default of 61 delays completions.
 const EVENT_INTERVAL: u32 = 31;
 
-/// The thread and its handles.
+/// Time at shutdown for blocking file operations: a stuck disk must not hold up the exit.
+const BLOCKING_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// A handle to the edge thread. Dropping it ends the thread, [`Edge::stop`] also waits for the end.
 #[derive(Debug)]
 pub struct Edge {
     runtime: Handle,
     dispatcher: &'static Dispatcher,
     connections: Arc<ConnectionTracker>,
-    /// Serves the connections that begin now.
-    server: Arc<RwLock<Arc<Server>>>,
+    server: SharedServer,
     stop_accepting: watch::Sender<bool>,
+    /// Dropped to end the thread.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    /// The running drain.
     drain: Option<tokio::task::AbortHandle>,
 }
 
-/// What the edge tells the supervisor, through `run`.
+/// The server of new connections. A reload replaces it.
+type SharedServer = Arc<RwLock<Arc<Server>>>;
+
+/// A message of the edge to `run`.
 #[derive(Debug)]
 pub enum EdgeNotice {
     /// After [`Edge::drain`]: no connection is left.
     Drained,
-    /// A listener cannot accept any more.
+    /// A listener failed for good.
     AcceptFailed {
-        /// Which.
+        /// The listener's name.
         listener: String,
-        /// Why.
+        /// The error of `accept4(2)`.
         error: io::Error,
     },
 }
 
 impl Edge {
-    /// Starts the thread; it accepts at once.
+    /// Starts the thread, which accepts at once.
     ///
     /// # Errors
     /// When the runtime or the thread cannot be made.
@@ -63,7 +70,7 @@ impl Edge {
         server: Arc<Server>,
         notice: impl Fn(EdgeNotice) + Clone + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let clock = connections.clone();
+        let clock = Arc::clone(&connections);
         let runtime = Builder::new_current_thread()
             .enable_all()
             .event_interval(EVENT_INTERVAL)
@@ -74,73 +81,40 @@ impl Edge {
             })
             .build()?;
         let handle = runtime.handle().clone();
-        let (end, ended) = oneshot::channel::<()>();
-        let (stop_accepting, stop) = watch::channel(false);
-        let doorbell = dispatcher.reactor().doorbell_fd().try_clone_to_owned()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (stop_accepting, is_stopping) = watch::channel(false);
         let server = Arc::new(RwLock::new(server));
-        let current = Arc::clone(&server);
-        let registry = connections.clone();
-        let thread = std::thread::Builder::new().name("edge".to_owned()).spawn(move || {
-            let _guard = AbortOnPanic;
-            runtime.block_on(async move {
-                // Registered, never read: a ring is an edge, and an edge wakes the reactor.
-                let _doorbell = match register(Arc::new(doorbell)) {
-                    Ok(registered) => registered,
-                    Err(error) => {
-                        tracing::error!(%error, "cannot watch the doorbell");
-                        return;
-                    }
-                };
-                let mut keeper = tokio::spawn(dispatcher.run_timers());
-                let mut sweeper = tokio::spawn(registry.clone().sweep());
-                for (index, listener) in listeners.into_iter().enumerate() {
-                    let index = u16::try_from(index).unwrap_or(u16::MAX);
-                    let (current, registry) = (Arc::clone(&current), registry.clone());
-                    let (stop, notice) = (stop.clone(), notice.clone());
-                    tokio::spawn(async move {
-                        let serve_one = |stream| {
-                            let server = Arc::clone(&current.read().unwrap_or_else(PoisonError::into_inner));
-                            tokio::spawn(serve(server, stream));
-                        };
-                        if let Err(error) = accept(&listener, index, &registry, stop, serve_one).await {
-                            notice(EdgeNotice::AcceptFailed { listener: listener.name.clone(), error });
-                        }
-                    });
-                }
-                // The last receivers are the accept loops': the drain waits for their end.
-                drop(stop);
-                let broken = tokio::select! {
-                    // Ends when the handle is dropped, too.
-                    _either_way = ended => return,
-                    broken = &mut keeper => broken,
-                    broken = &mut sweeper => broken,
-                };
-                // A connection's panic is its own; without these two nobody looks at the clock any more.
-                if let Err(error) = broken {
-                    std::panic::resume_unwind(error.into_panic());
-                }
-            });
-            // Blocking reads of a stuck disk must not hold up the exit.
-            runtime.shutdown_timeout(Duration::from_millis(100));
-        })?;
+        let edge_thread = EdgeThread {
+            dispatcher,
+            connections: Arc::clone(&connections),
+            server: Arc::clone(&server),
+            doorbell: dispatcher.reactor().doorbell_fd().try_clone_to_owned()?,
+            stop_accepting: is_stopping,
+            stopped,
+        };
+        let thread = std::thread::Builder::new()
+            .name("edge".to_owned())
+            .spawn(move || edge_thread.run(runtime, listeners, &notice))?;
         Ok(Self {
             runtime: handle,
             dispatcher,
             connections,
             server,
             stop_accepting,
-            stop: Some(end),
+            stop: Some(stop),
             thread: Some(thread),
             drain: None,
         })
     }
 
-    /// Connections that begin from now on are served by this.
-    pub fn serve_with(&self, server: Arc<Server>) {
-        *self.server.write().unwrap_or_else(PoisonError::into_inner) = server;
+    /// Changes the settings: those of HTTP for new connections, the limits for all.
+    pub fn reconfigure(&self, settings: Settings, limits: ConnectionLimits) {
+        let mut server = self.server.write().unwrap_or_else(PoisonError::into_inner);
+        *server = server.with_settings(settings);
+        self.connections.set_limits(limits);
     }
 
-    /// Adds a booting worker: its rings and its control socket are served from now on.
+    /// Adds a booting worker and starts to serve its rings and its control socket.
     pub fn attach(&self, link: Link) {
         let (worker, control) = (link.worker, Arc::clone(&link.control));
         self.dispatcher.attach(link);
@@ -163,8 +137,8 @@ impl Edge {
         });
     }
 
-    /// Stops accepting and lets the connections finish; [`EdgeNotice::Drained`] follows when none is left. At
-    /// the deadline those that are left are broken. Called again, only the deadline changes.
+    /// Stops accepting and lets the connections finish; [`EdgeNotice::Drained`] follows when none is left. At the
+    /// deadline the remaining ones are closed. A second call only changes the deadline.
     pub fn drain(&mut self, deadline: Instant, notice: impl Fn(EdgeNotice) + Send + 'static) {
         if let Some(earlier) = self.drain.take() {
             earlier.abort();
@@ -180,20 +154,20 @@ impl Edge {
         self.drain = Some(task.abort_handle());
     }
 
-    /// Resolves when the reactor has had a turn and the dispatcher's state is not held up: what systemd's
-    /// watchdog is told depends on it.
+    /// Resolves when the reactor has had a turn and the dispatcher's lock was free: the daemon is alive, and systemd's
+    /// watchdog may be pinged.
     pub fn ping(&self) -> oneshot::Receiver<()> {
-        let (answer, pulse) = oneshot::channel();
+        let (answer, ping) = oneshot::channel();
         let dispatcher = self.dispatcher;
         self.runtime.spawn(async move {
             dispatcher.load();
-            // Nobody waits any more: then it came too late, which is what the asker is told by that.
-            let _too_late = answer.send(());
+            // Fails when the caller's timeout has passed.
+            let _ = answer.send(());
         });
-        pulse
+        ping
     }
 
-    /// Ends the thread.
+    /// Ends the thread and waits for it.
     pub fn stop(mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take()
@@ -204,8 +178,76 @@ impl Edge {
     }
 }
 
-/// Ends the process when the edge thread panics: nothing would be served any more, by a daemon that looks alive.
-/// Whoever supervises it starts it anew, and the workers die with it.
+/// What the thread owns.
+struct EdgeThread {
+    dispatcher: &'static Dispatcher,
+    connections: Arc<ConnectionTracker>,
+    server: SharedServer,
+    doorbell: OwnedFd,
+    /// True while draining. The accept loops hold clones: when the last is gone, nothing is accepted any more.
+    stop_accepting: watch::Receiver<bool>,
+    /// Resolves when the thread is to end.
+    stopped: oneshot::Receiver<()>,
+}
+
+impl EdgeThread {
+    fn run(
+        self,
+        runtime: Runtime,
+        listeners: Vec<Listener>,
+        notice: &(impl Fn(EdgeNotice) + Clone + Send + Sync + 'static),
+    ) {
+        let _guard = AbortOnPanic;
+        runtime.block_on(self.serve(listeners, notice));
+        runtime.shutdown_timeout(BLOCKING_TIMEOUT);
+    }
+
+    async fn serve(
+        self,
+        listeners: Vec<Listener>,
+        notice: &(impl Fn(EdgeNotice) + Clone + Send + Sync + 'static),
+    ) {
+        let Self { dispatcher, connections, server, doorbell, stop_accepting, stopped } = self;
+        // Registered for its wakeups alone: it is edge-triggered, and never read.
+        let _doorbell = match register(Arc::new(doorbell)) {
+            Ok(registered) => registered,
+            Err(error) => {
+                tracing::error!(%error, "cannot watch the doorbell");
+                return;
+            }
+        };
+        let mut timers = tokio::spawn(dispatcher.run_timers());
+        let mut sweeper = tokio::spawn(Arc::clone(&connections).sweep());
+        for (index, listener) in listeners.into_iter().enumerate() {
+            let index = u16::try_from(index).unwrap_or(u16::MAX);
+            let (server, connections) = (Arc::clone(&server), Arc::clone(&connections));
+            let (stop, notice) = (stop_accepting.clone(), notice.clone());
+            tokio::spawn(async move {
+                let serve_one = |stream| {
+                    let server = Arc::clone(&server.read().unwrap_or_else(PoisonError::into_inner));
+                    tokio::spawn(serve(server, stream));
+                };
+                if let Err(error) = accept(&listener, index, &connections, stop, serve_one).await {
+                    notice(EdgeNotice::AcceptFailed { listener: listener.name.clone(), error });
+                }
+            });
+        }
+        drop(stop_accepting);
+        let ended = tokio::select! {
+            // `Err` when the handle was dropped: the end as well.
+            _ = stopped => return,
+            ended = &mut timers => ended,
+            ended = &mut sweeper => ended,
+        };
+        // A panic in a connection's task ends that connection. Without one of these two tasks no timeout works.
+        if let Err(error) = ended {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+}
+
+/// Aborts the process when the edge thread panics: the daemon would look alive and serve nothing. systemd restarts it,
+/// and the workers end with it.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
@@ -218,12 +260,12 @@ impl Drop for AbortOnPanic {
     }
 }
 
-/// Registers a descriptor with the reactor this is called on, for reading.
+/// Registers a descriptor with the current reactor, for reading.
 ///
 /// # Errors
-/// What `epoll_ctl(2)` says.
+/// The error of `epoll_ctl(2)`.
 pub(crate) fn register(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
-    #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
+    #[expect(unsafe_code, reason = "the descriptor must stay open and the same")]
     // SAFETY: an `OwnedFd` is open for as long as it exists, the `Arc` in the `AsyncFd` keeps it in existence,
     // and `as_raw_fd` of it never changes.
     let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };

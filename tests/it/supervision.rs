@@ -112,7 +112,7 @@ def application(environ, start_response):
 ";
     let daemon = Rgun::python(source).set("workers.retry", "idempotent").serving();
     assert_eq!(daemon.get("/").text(), "second");
-    daemon.log.wait("GET / is tried once more");
+    daemon.log.wait("retrying GET /: worker 0 died");
 }
 
 #[test]

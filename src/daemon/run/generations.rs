@@ -1,6 +1,7 @@
-//! The configurations of the generations that are alive, and what the parts must know of them.
+//! The configurations of the live generations, and the settings that `supervise`, `dispatch`, `http`, `net` and workers
+//! get from them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::num::{NonZeroU16, NonZeroU64};
 use std::sync::Arc;
@@ -13,59 +14,79 @@ use crate::supervise::SupervisorPolicy;
 use crate::{dispatch, http, net, websocket};
 
 use super::buffer_limits::BufferLimits;
-use super::system::AutoLimits;
+use super::system::{AutoLimits, Host};
 
-/// Every generation that may still be spawned, with its configuration.
+/// The configurations by generation, until no worker of it will be spawned any more.
 #[derive(Debug)]
 pub(super) struct Generations {
     configs: BTreeMap<Generation, Arc<Config>>,
+    /// The configuration that requests get.
     live: Arc<Config>,
+    /// Generations with a zygote that served before (`workers.refork`).
+    reforked: HashSet<Generation>,
 }
 
 impl Generations {
-    /// The first one.
+    /// Starts with generation 1, which is live.
     pub(super) fn new(config: Config) -> Self {
         let live = Arc::new(config);
-        Self { configs: BTreeMap::from([(Generation(1), Arc::clone(&live))]), live }
+        let configs = BTreeMap::from([(Generation(1), Arc::clone(&live))]);
+        Self { configs, live, reforked: HashSet::new() }
     }
 
-    /// One that is about to boot.
+    /// Adds a generation that is about to boot.
     pub(super) fn add(&mut self, generation: Generation, config: Config) {
         self.configs.insert(generation, Arc::new(config));
     }
 
-    /// Its configuration.
+    /// Returns the configuration of a generation.
     pub(super) fn get(&self, generation: Generation) -> Option<Arc<Config>> {
         self.configs.get(&generation).cloned()
     }
 
-    /// Requests go by this one's configuration from now on.
+    /// Makes a generation's configuration the live one, and returns it.
     pub(super) fn go_live(&mut self, generation: Generation) -> Option<Arc<Config>> {
         let config = self.get(generation)?;
         self.live = Arc::clone(&config);
         Some(config)
     }
 
-    /// The configuration that requests go by.
+    /// Returns the live configuration.
     pub(super) fn live(&self) -> &Config {
         &self.live
     }
 
-    /// Nothing of it will be spawned any more.
+    /// Removes a generation of which no worker will be spawned any more.
     pub(super) fn forget(&mut self, generation: Generation) {
         self.configs.remove(&generation);
+        self.reforked.remove(&generation);
     }
 
-    /// Does any of them want this?
-    pub(super) fn any(&self, wants: impl Fn(&Config) -> bool) -> bool {
-        self.configs.values().any(|config| wants(config))
+    /// Whether a worker of the generation became its zygote: the others then serve without `workers.refork`.
+    pub(super) fn has_reforked(&self, generation: Generation) -> bool {
+        self.reforked.contains(&generation)
+    }
+
+    /// Notes that a worker of the generation became its zygote.
+    pub(super) fn note_reforked(&mut self, generation: Generation) {
+        self.reforked.insert(generation);
+    }
+
+    /// Notes that the generation's zygote is gone.
+    pub(super) fn clear_reforked(&mut self, generation: Generation) {
+        self.reforked.remove(&generation);
+    }
+
+    /// Whether the predicate holds for any generation's configuration.
+    pub(super) fn any(&self, predicate: impl Fn(&Config) -> bool) -> bool {
+        self.configs.values().any(|config| predicate(config))
     }
 }
 
-/// What the supervisor goes by. `cores` are the usable ones; under systemd a boot that fails is tried again for ever.
-pub(super) fn policy(config: &Config, cores: usize, supervised: bool) -> SupervisorPolicy {
-    let (min, count) = config.workers.count.bounds(cores);
-    let cores = u16::try_from(cores).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MIN);
+/// The supervisor's settings.
+pub(super) fn policy(config: &Config, host: &Host) -> SupervisorPolicy {
+    let (min, count) = config.workers.count.bounds(host.cores);
+    let cores = u16::try_from(host.cores).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MIN);
     SupervisorPolicy {
         min,
         preload: config.workers.preload,
@@ -74,7 +95,7 @@ pub(super) fn policy(config: &Config, cores: usize, supervised: bool) -> Supervi
         max_lifetime: config.workers.max_lifetime,
         idle_exit: config.workers.idle_exit,
         boots_at_once: cores,
-        exit_on_first_boot_failure: !supervised,
+        exit_on_first_boot_failure: !host.is_supervised,
         slots: config.workers.threads.into(),
         ..SupervisorPolicy::new(
             config.app.target.to_string(),
@@ -85,8 +106,8 @@ pub(super) fn policy(config: &Config, cores: usize, supervised: bool) -> Supervi
     }
 }
 
-/// What the dispatcher goes by.
-pub(super) fn dispatch_policy(config: &Config, auto: AutoLimits, room: &BufferLimits) -> dispatch::Policy {
+/// The dispatcher's settings.
+pub(super) fn dispatch_policy(config: &Config, auto: AutoLimits, buffers: &BufferLimits) -> dispatch::Policy {
     let rules = config.timeouts.paths.iter().map(|rule| dispatch::Rule {
         pattern: rule.pattern.clone(),
         request: rule.request,
@@ -100,16 +121,16 @@ pub(super) fn dispatch_policy(config: &Config, auto: AutoLimits, room: &BufferLi
         stall: config.timeouts.stall,
         rules: rules.collect(),
         retry_idempotent: config.workers.retry == Retry::Idempotent,
-        // The last ones, too, have time to answer.
+        // At most half of the drain, so that the clients closed last still have time to answer.
         close_window: config.websocket.close_window.min(config.timeouts.drain / 2),
-        response_memory: room.response_memory,
-        response_disk: room.response_disk,
-        spool: room.directory.clone(),
+        response_memory: buffers.response_memory,
+        response_disk: buffers.response_disk,
+        spool: buffers.directory.clone(),
     }
 }
 
-/// What HTTP goes by.
-pub(super) fn http_settings(config: &Config, room: &BufferLimits) -> http::Settings {
+/// The settings of HTTP and WebSocket connections.
+pub(super) fn http_settings(config: &Config, buffers: &BufferLimits) -> http::Settings {
     http::Settings {
         limits: http::RequestLimits {
             body: config.limits.body,
@@ -118,8 +139,8 @@ pub(super) fn http_settings(config: &Config, room: &BufferLimits) -> http::Setti
             request_line: config.limits.request_line,
             body_timeout: config.timeouts.body,
             body_rate: config.limits.body_rate,
-            spool_memory: room.spool_memory,
-            spool_disk: room.spool_disk,
+            spool_memory: buffers.spool_memory,
+            spool_disk: buffers.spool_disk,
             keepalive: !config.timeouts.keepalive.is_zero(),
         },
         underscores: match config.http.underscores {
@@ -142,7 +163,7 @@ pub(super) fn http_settings(config: &Config, room: &BufferLimits) -> http::Setti
     }
 }
 
-/// What connections go by.
+/// The limits of connections.
 pub(super) fn net_limits(config: &Config, auto: AutoLimits) -> net::ConnectionLimits {
     net::ConnectionLimits {
         header: config.timeouts.header,
@@ -154,7 +175,7 @@ pub(super) fn net_limits(config: &Config, auto: AutoLimits) -> net::ConnectionLi
     }
 }
 
-/// Slots of an ASGI worker; 1 for an application that is WSGI for certain, so that no room is made for them.
+/// Slots of an ASGI worker. 1 with `app.interface = "wsgi"`, which needs no memory for more.
 pub(super) fn concurrency(config: &Config) -> u32 {
     match config.app.interface {
         config::Interface::Wsgi => 1,
@@ -162,7 +183,7 @@ pub(super) fn concurrency(config: &Config) -> u32 {
     }
 }
 
-/// WebSockets that an ASGI worker may have accepted beside its slots.
+/// WebSockets that an ASGI worker may have open in addition to its slots.
 pub(super) fn websockets(config: &Config) -> u32 {
     match config.app.interface {
         config::Interface::Wsgi => 0,
@@ -170,7 +191,7 @@ pub(super) fn websockets(config: &Config) -> u32 {
     }
 }
 
-/// The functions that workers call.
+/// The hook functions that workers call.
 pub(super) fn hooks(config: &Config) -> control::Hooks {
     let text = |hook: &Option<Target>| hook.as_ref().map(ToString::to_string).unwrap_or_default();
     let config::Hooks { post_fork, post_worker_init, worker_exit, child_exit } = &config.hooks;
@@ -182,22 +203,22 @@ pub(super) fn hooks(config: &Config) -> control::Hooks {
     }
 }
 
-/// How many requests one worker serves until it is told of: `workers.refork` while no worker has become the zygote
-/// yet, and [`max_requests_with_jitter`].
-pub(super) fn max_requests(workers: &Workers, reforked: bool) -> Option<NonZeroU64> {
-    let refork = workers.refork.filter(|_| workers.preload && !reforked);
+/// The number of requests after which the dispatcher reports a worker for recycling: the smaller one of `workers.refork`
+/// (if no worker has become the zygote yet) and `workers.max_requests`. `None`: never.
+pub(super) fn max_requests(workers: &Workers, has_reforked: bool) -> Option<NonZeroU64> {
+    let refork = workers.refork.filter(|_| workers.preload && !has_reforked);
     [refork, max_requests_with_jitter(workers)].into_iter().flatten().min()
 }
 
-/// `workers.max_requests` and a random part of the jitter, so that workers that began together do not end together.
+/// `workers.max_requests` plus a random part of the jitter: workers started together are then not recycled together.
 fn max_requests_with_jitter(workers: &Workers) -> Option<NonZeroU64> {
-    let least = workers.max_requests?;
+    let min = workers.max_requests?;
     let jitter = match workers.max_requests_jitter {
         0 => 0,
-        // Seeded from the system's randomness each time.
-        most => RandomState::new().build_hasher().finish() % most.saturating_add(1),
+        // A new `RandomState` is seeded from the system's randomness.
+        max => RandomState::new().build_hasher().finish() % max.saturating_add(1),
     };
-    Some(least.saturating_add(jitter))
+    Some(min.saturating_add(jitter))
 }
 
 #[cfg(test)]
@@ -205,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_jitter_lies_within_its_bounds() {
+    fn max_requests_jitter_is_within_bounds() {
         let mut workers = Workers::default();
         assert_eq!(max_requests_with_jitter(&workers), None);
         workers.max_requests = NonZeroU64::new(100);

@@ -1,19 +1,20 @@
-//! What workers leave behind when they leave in good order: killed when its time is over, and named; waited for at the
-//! end of the daemon, within `timeouts.drain`.
+//! Processes that workers left behind when they exited by themselves: killed and logged after `workers.children_timeout`;
+//! at the end of the daemon, waited for within `timeouts.drain`.
 
 use std::time::{Duration, Instant};
 
-use super::{CGROUP_INTERVAL, Daemon};
+use super::Daemon;
+use super::timers::CGROUP_INTERVAL;
 use crate::id::WorkerNr;
 use crate::pool::KilledLeftover;
 use crate::supervise::Event;
 use crate::systemd::notify;
 
-/// What systemd gives the daemon beyond the wait for leftovers.
+/// Asked of systemd on top of the wait for leftovers (`EXTEND_TIMEOUT_USEC=`).
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 
 impl Daemon {
-    /// Kills those whose time is over.
+    /// Kills and logs the leftovers whose timeout has passed.
     pub(super) fn kill_leftovers(&mut self) {
         for KilledLeftover { worker, pid, waited, named, count } in self.pool.kill_leftovers() {
             let is_zygote = worker.number == WorkerNr::ZYGOTE;
@@ -33,8 +34,8 @@ impl Daemon {
         }
     }
 
-    /// The daemon is about to exit, with this status. What is left behind is asked to end, as systemd asks the processes
-    /// of a unit, and has what is left of the drain.
+    /// Ends all leftovers before the daemon exits with `status`: SIGTERM first, as systemd does for the processes of
+    /// a unit, then SIGKILL at the drain's deadline. After a failure there is no wait.
     pub(super) fn end_leftovers(&mut self, status: u8) {
         let now = Instant::now();
         let deadline = self.stop_by.filter(|_| status == 0).unwrap_or(now);
@@ -48,16 +49,16 @@ impl Daemon {
             notify::status("stopping: waiting for processes that workers have left behind");
             notify::extend_timeout(wait + STOP_MARGIN);
         }
-        self.wait_for_leftovers(&[]);
+        self.check_leftovers(&[]);
     }
 
-    /// What is still to be done when the supervisor has nothing more to do.
-    pub(super) fn wait_for_leftovers(&mut self, events: &[Event]) {
+    /// Called after each wakeup while the daemon waits for leftovers; the supervisor has ended by then.
+    pub(super) fn check_leftovers(&mut self, events: &[Event]) {
         if events.contains(&Event::StopNow) {
             self.pool.end_leftovers(Instant::now());
         }
         self.kill_leftovers();
-        // The kernel may take a moment from the end of a process to that of its cgroup.
-        self.cgroups_due = self.pool.has_leftovers().then(|| Instant::now() + CGROUP_INTERVAL);
+        // A cgroup may outlive its last process for a moment.
+        self.timers.cgroups = self.pool.has_leftovers().then(|| Instant::now() + CGROUP_INTERVAL);
     }
 }

@@ -1,4 +1,4 @@
-//! `workers.max_memory`: who is weighed when, and what is said of who has grown.
+//! `workers.max_memory`: reports workers over their limit to the supervisor, and logs the requests they were running.
 
 use super::Daemon;
 use crate::dispatch;
@@ -7,8 +7,10 @@ use crate::pool::MemoryEvent;
 use crate::supervise::{Event, RecycleReason, WorkerSnapshot, WorkerState};
 
 impl Daemon {
+    /// Reads the memory of every serving worker. Called periodically; with cgroups, [`Daemon::poll_memory_events`] is
+    /// faster.
     pub(super) fn check_memory_limits(&mut self) -> Vec<Event> {
-        // Where changes cannot be watched for (no inotify instance left), this is when they are seen.
+        // Without an inotify instance, events are only seen here.
         let mut events = self.poll_memory_events();
         let snapshot = self.supervisor.snapshot();
         let serves = |worker: &&WorkerSnapshot| {
@@ -24,19 +26,20 @@ impl Daemon {
         events
     }
 
-    /// `workers.max_memory` of the generation of a worker that serves.
+    /// `workers.max_memory` of a worker. `None` if it is not serving or has no limit.
     fn memory_limit(&self, worker: WorkerId) -> Option<u64> {
         let serves = |life: &WorkerSnapshot| life.worker == worker && life.state == WorkerState::Ready;
         let life = self.supervisor.snapshot().workers.into_iter().find(serves)?;
         self.generations.get(life.generation)?.workers.max_memory
     }
 
+    /// Reads the memory events of the workers' cgroups.
     pub(super) fn poll_memory_events(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         for event in self.pool.memory_events() {
             match event {
                 MemoryEvent::High(worker) => {
-                    // One that does not serve yet is weighed when it does.
+                    // A worker that does not serve yet is checked when it does.
                     let Some(limit) = self.memory_limit(worker) else { continue };
                     let bytes = self.pool.memory(worker).unwrap_or(limit);
                     events.extend(self.report_over_limit(worker, bytes, limit));
@@ -47,9 +50,9 @@ impl Daemon {
         events
     }
 
-    /// The request named by growth during it is one of those that run now.
+    /// Reports a worker once, and logs each request it is running: one of them may have grown it.
     fn report_over_limit(&mut self, worker: WorkerId, bytes: u64, limit: u64) -> Option<Event> {
-        if !self.over_memory_limit.insert(worker) {
+        if !self.memory.reported.insert(worker) {
             return None;
         }
         for asked in self.dispatcher.running_requests(worker) {

@@ -1,4 +1,4 @@
-//! What other threads and tasks send to the main loop, and what it replies to `rgun reload`.
+//! Messages of other threads and tasks to the main loop, and its replies to `rgun reload`.
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -6,36 +6,43 @@ use crate::dispatch::{self, Notice};
 use crate::edge::EdgeNotice;
 use crate::id::WorkerId;
 
-/// What other threads and tasks tell the main loop.
+/// A message to the main loop.
 #[derive(Debug)]
 pub(crate) enum MainMessage {
     Dispatch(Notice),
     Edge(EdgeNotice),
-    /// `rgun reload`.
+    /// A client of the control socket asks for a reload.
     Reload(ReplySender),
-    /// What came of `reload.probe`.
+    /// The worker has answered `reload.probe`: `Err` has the reason why the answer is not good enough.
     ProbeFinished(WorkerId, Result<(), String>),
 }
 
-/// What who gave an order is told.
+/// A reply to a client of the control socket.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    /// Something happened on the way.
+    /// A step of the reload. More replies follow.
     Progress(String),
-    /// It is done. The last word.
+    /// The reload succeeded. The last reply.
     Done(String),
-    /// It is not done, and why. The last word.
+    /// The reload failed, with the reason. The last reply.
     Failed(String),
 }
 
-/// Where the words of one order go. Nobody may listen any more: that changes nothing.
+/// Sends replies to one client. A client that has left does not matter: sending then fails, and callers ignore it.
 pub(crate) type ReplySender = UnboundedSender<Reply>;
 
-/// How the dispatcher's notices reach the main loop.
-pub(crate) fn notice_sink(tell: &UnboundedSender<MainMessage>) -> dispatch::NoticeSink {
-    let tell = tell.clone();
-    Box::new(move |notice| {
-        // The receiver lives as long as the main loop.
-        let _after_the_end = tell.send(MainMessage::Dispatch(notice));
-    })
+/// Returns a sink that passes the dispatcher's notices to the main loop.
+pub(crate) fn notice_sink(messages: &UnboundedSender<MainMessage>) -> dispatch::NoticeSink {
+    let messages = messages.clone();
+    // Fails only when the main loop has ended.
+    Box::new(move |notice| drop(messages.send(MainMessage::Dispatch(notice))))
+}
+
+/// Returns a sink that passes the edge's notices to the main loop.
+pub(super) fn edge_notice_sink(
+    messages: &UnboundedSender<MainMessage>,
+) -> impl Fn(EdgeNotice) + Clone + Send + Sync + 'static {
+    let messages = messages.clone();
+    // Fails only when the main loop has ended.
+    move |notice| drop(messages.send(MainMessage::Edge(notice)))
 }

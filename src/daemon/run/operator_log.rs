@@ -1,49 +1,62 @@
-//! What the operator reads: the supervisor's reports, and requests that are stuck or slow, as log entries.
+//! Log entries about workers and reloads: level and wording of the supervisor's reports.
 //!
-//! Level and wording are decided here and nowhere else.
+//! The main loop notes what happens to a worker, so that the entry about its end can name it.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use crate::dispatch::{RequestInfo, ResponseProgress};
-use crate::id::{WorkerId, WorkerNr};
+use crate::dispatch::RequestInfo;
+use crate::id::{Generation, WorkerId, WorkerNr};
 use crate::supervise::{
     BootFailure, BootFailureKind, Exit, RecycleReason, Report, ResizeReason, WorkerState, name_of_signal,
 };
 
-/// What the log remembers of workers between what happens to them and when it is told.
+/// Facts about workers that entries name, until [`OperatorLog::forget`].
 #[derive(Debug, Default)]
 pub(super) struct OperatorLog {
-    /// Pids.
+    /// The process id of each worker.
     pids: HashMap<WorkerId, u32>,
-    /// Workers that have said something, so that their interpreter must be one.
+    /// Workers that sent a message: `app.python` is then an interpreter.
     reported: HashSet<WorkerId>,
-    /// What had started in a worker when it was lost.
+    /// The requests that a worker was running when its control socket closed.
     lost_requests: HashMap<WorkerId, Vec<RequestInfo>>,
-    /// Workers whose cgroup the kernel's OOM killer has visited.
+    /// Workers in whose cgroup the OOM killer has killed a process.
     oom_killed: HashSet<WorkerId>,
-    /// Processes that others are forked from.
+    /// Workers that others are forked from.
     zygotes: HashSet<WorkerId>,
 }
 
+/// Logs a message about a worker: its name, then the text, with its seat and pid as fields.
+macro_rules! log_worker {
+    ($level:ident, $log:expr, $worker:expr, $format:literal $($argument:tt)*) => {
+        tracing::$level!(
+            rgun.worker = seat_field($worker),
+            rgun.pid = $log.pid($worker),
+            "{} {}",
+            $log.name($worker),
+            format_args!($format $($argument)*)
+        )
+    };
+}
+
 impl OperatorLog {
-    /// A process was made.
+    /// Notes the process of a worker.
     pub(super) fn note_spawn(&mut self, worker: WorkerId, pid: u32) {
         self.pids.insert(worker, pid);
         tracing::debug!(rgun.worker = seat_field(worker), rgun.pid = pid, "worker spawned");
     }
 
-    /// It has said something.
+    /// Notes that the worker sent a message.
     pub(super) fn note_report(&mut self, worker: WorkerId) {
         self.reported.insert(worker);
     }
 
-    /// It was lost with these requests.
+    /// Notes the requests that a lost worker was running.
     pub(super) fn note_lost_requests(&mut self, worker: WorkerId, asked: Vec<RequestInfo>) {
         self.lost_requests.insert(worker, asked);
     }
 
-    /// The kernel killed it for its memory.
+    /// Notes that the OOM killer was in the worker's cgroup.
     pub(super) fn note_oom_kill(&mut self, worker: WorkerId) {
         self.oom_killed.insert(worker);
     }
@@ -53,12 +66,12 @@ impl OperatorLog {
         self.zygotes.insert(worker);
     }
 
-    /// Are others forked from it?
+    /// Whether workers are forked from this one.
     pub(super) fn is_zygote(&self, worker: WorkerId) -> bool {
         self.zygotes.contains(&worker)
     }
 
-    /// It is gone, and everything has been told.
+    /// Forgets a worker after the entry about its exit.
     pub(super) fn forget(&mut self, worker: WorkerId) {
         self.pids.remove(&worker);
         self.reported.remove(&worker);
@@ -67,79 +80,43 @@ impl OperatorLog {
         self.zygotes.remove(&worker);
     }
 
-    /// What people call it.
+    /// Returns `the zygote` or `worker 3`.
     pub(super) fn name(&self, worker: WorkerId) -> String {
         if self.is_zygote(worker) { "the zygote".to_owned() } else { format!("worker {}", worker.number.0) }
     }
 
-    /// Its pid, while it has not been reported gone.
+    /// Returns the pid of a worker that has not been forgotten.
     pub(super) fn pid(&self, worker: WorkerId) -> Option<u32> {
         self.pids.get(&worker).copied()
     }
 
-    /// Writes a report. `python` is for a worker that died without a word.
+    /// Logs a report of the supervisor. `python` names the interpreter of a worker that died without a message.
     pub(super) fn write(&mut self, report: Report, python: &dyn Fn(WorkerId) -> String) {
         match report {
-            Report::WorkerReady { worker, took } => tracing::info!(
-                rgun.worker = seat_field(worker),
-                rgun.pid = self.pid(worker),
-                rgun.duration_us = microseconds(took),
-                "{} is ready after {took:.1?}",
-                self.name(worker)
-            ),
-            Report::ZygoteReady { worker, took } => tracing::info!(
-                rgun.pid = self.pid(worker),
-                rgun.duration_us = microseconds(took),
-                "the zygote is ready after {took:.1?}: workers are forked from it"
-            ),
+            Report::WorkerReady { worker, took } => self.log_ready(worker, took),
+            Report::ZygoteReady { worker, took } => self.log_zygote_ready(worker, took),
             Report::WorkerBootFailed { worker, failure, retry_in, already_reported } => {
                 self.log_boot_failure(worker, failure, retry_in, already_reported, python);
             }
             Report::WorkerExited { worker, exit, state, retry_in } => {
                 self.log_exit(worker, exit, state, retry_in);
             }
-            Report::WorkerMisbehaved { worker, reason, .. } => tracing::error!(
-                rgun.worker = seat_field(worker),
-                rgun.pid = self.pid(worker),
-                "{} broke the channel's contract and was killed: {reason}",
-                self.name(worker)
-            ),
-            Report::Replacing { worker } => tracing::warn!(
-                rgun.worker = seat_field(worker),
-                rgun.pid = self.pid(worker),
-                "{} has a request over its deadline; it is being replaced",
-                self.name(worker)
-            ),
-            Report::Replaced { worker, by } => tracing::info!(
-                rgun.worker = seat_field(worker),
-                rgun.pid = self.pid(by),
-                "{} has been replaced",
-                self.name(worker)
-            ),
-            Report::Recycling { worker, reason } => tracing::info!(
-                rgun.worker = seat_field(worker),
-                rgun.pid = self.pid(worker),
-                "{} {}; it {}",
-                self.name(worker),
-                describe_recycling(reason),
-                if self.is_zygote(worker) {
-                    "leaves, and another one is started"
-                } else {
-                    "serves until its successor is ready"
-                }
-            ),
-            Report::Overdue { worker, state, waited } => tracing::warn!(
-                rgun.worker = seat_field(worker),
-                rgun.pid = self.pid(worker),
-                "{} ({}) used up its {waited:.1?}",
-                self.name(worker),
-                state.as_str()
-            ),
-            Report::RetirementAborted { worker } => tracing::warn!(
-                rgun.worker = seat_field(worker),
-                rgun.pid = self.pid(worker),
-                "{} was killed before it had finished its requests: there is no room for one more process",
-                self.name(worker)
+            Report::WorkerMisbehaved { worker, reason, .. } => {
+                log_worker!(error, self, worker, "broke the channel's contract and was killed: {reason}");
+            }
+            Report::Replacing { worker } => {
+                log_worker!(warn, self, worker, "has a request over its deadline; it is being replaced");
+            }
+            Report::Replaced { worker, by } => self.log_replaced(worker, by),
+            Report::Recycling { worker, reason } => self.log_recycling(worker, reason),
+            Report::Overdue { worker, state, waited } => {
+                log_worker!(warn, self, worker, "({}) used up its {waited:.1?}", state.as_str());
+            }
+            Report::RetirementAborted { worker } => log_worker!(
+                warn,
+                self,
+                worker,
+                "was killed before it had finished its requests: there is no room for one more process"
             ),
             Report::DrainTimedOut { waited } => tracing::warn!(
                 "not every request was answered within timeouts.drain ({waited:.1?}); the rest is cut off"
@@ -153,22 +130,49 @@ impl OperatorLog {
                 rgun.duration_us = microseconds(took),
                 "reloaded: generation {generation} serves after {took:.1?}"
             ),
-            Report::ReloadFailed { generation, failure } => match failure.kind {
-                BootFailureKind::Superseded | BootFailureKind::Stopped => tracing::info!(
-                    rgun.generation = generation.0,
-                    "generation {generation} does not take over: {failure}"
-                ),
-                _ => tracing::error!(
-                    rgun.generation = generation.0,
-                    "reload failed: {failure}; generation {generation} does not take over"
-                ),
-            },
+            Report::ReloadFailed { generation, failure } => log_failed_reload(generation, &failure),
             Report::RolledBack { from, to, reason } => tracing::error!(
                 rgun.generation = to.0,
                 "generation {from} answers worse than the one before it ({reason}): generation {to} serves again"
             ),
             Report::Resized { from, to, reason } => log_resize(from, to, reason),
         }
+    }
+
+    fn log_ready(&self, worker: WorkerId, took: Duration) {
+        tracing::info!(
+            rgun.worker = seat_field(worker),
+            rgun.pid = self.pid(worker),
+            rgun.duration_us = microseconds(took),
+            "{} is ready after {took:.1?}",
+            self.name(worker)
+        );
+    }
+
+    fn log_zygote_ready(&self, worker: WorkerId, took: Duration) {
+        tracing::info!(
+            rgun.pid = self.pid(worker),
+            rgun.duration_us = microseconds(took),
+            "the zygote is ready after {took:.1?}: workers are forked from it"
+        );
+    }
+
+    fn log_replaced(&self, worker: WorkerId, successor: WorkerId) {
+        tracing::info!(
+            rgun.worker = seat_field(worker),
+            rgun.pid = self.pid(successor),
+            "{} has been replaced",
+            self.name(worker)
+        );
+    }
+
+    fn log_recycling(&self, worker: WorkerId, reason: RecycleReason) {
+        let what_next = if self.is_zygote(worker) {
+            "it leaves, and another one is started"
+        } else {
+            "it serves until its successor is ready"
+        };
+        log_worker!(info, self, worker, "{}; {what_next}", describe_recycling(reason));
     }
 
     fn log_boot_failure(
@@ -180,8 +184,7 @@ impl OperatorLog {
         python: &dyn Fn(WorkerId) -> String,
     ) {
         let BootFailure { kind, mut summary, traceback, headline: _ } = failure;
-        let heard = self.reported.contains(&worker);
-        if kind == BootFailureKind::Died && !heard {
+        if kind == BootFailureKind::Died && !self.reported.contains(&worker) {
             summary = format!(
                 "{summary} without a word: is app.python = {} a CPython 3.9 or newer?",
                 python(worker)
@@ -207,7 +210,7 @@ impl OperatorLog {
         let pid = self.pid(worker);
         let lost = self.lost_requests.remove(&worker).unwrap_or_default();
         let oom_killed = self.oom_killed.contains(&worker);
-        // Who stands by is the zygote, or about to serve, or kept to serve again: nobody asked it to leave.
+        // A worker in standby is the zygote, or will serve (again): it was not asked to exit.
         let expected = !matches!(state, WorkerState::Ready | WorkerState::Standby | WorkerState::Retiring)
             || (state == WorkerState::Retiring && exit == Exit::Code(0));
         let (number, name) = (worker.number.0, self.name(worker));
@@ -236,76 +239,8 @@ impl OperatorLog {
     }
 }
 
-/// A request ran over its deadline: the one entry about it.
-pub(super) fn log_deadline(worker: WorkerId, pid: Option<u32>, asked: &RequestInfo, stacks: Option<&str>) {
-    let RequestInfo { request_id, method, path, elapsed, response: client, .. } = asked;
-    let stacks = match stacks {
-        Some(stacks) => format!("Python stacks:\n{}", stacks.trim_end()),
-        None => "its Python stacks could not be taken".to_owned(),
-    };
-    // A client that has had its answer, or is gone, has its entry with a status elsewhere, if it has one.
-    let (status, told) = match client {
-        ResponseProgress::NotStarted => (Some(504), "504"),
-        ResponseProgress::HeadSent(status) => (Some(*status), "broke off in mid-body"),
-        ResponseProgress::Complete => (None, "goes on although nobody waits for it"),
-    };
-    tracing::error!(
-        target: "rgun::request",
-        {
-        rgun.request_id = %request_id,
-        rgun.method = %method,
-        rgun.path = %path,
-        rgun.path_raw = path.raw(),
-        rgun.status = status,
-        rgun.duration_us = microseconds(*elapsed),
-        rgun.worker = seat_field(worker),
-        rgun.pid = pid,
-        },
-        "{method} {path} {told}: the application took longer than {elapsed:.1?} in worker {}; {stacks}",
-        worker.number.0
-    );
-}
-
-/// An event loop has not turned for longer than `timeouts.stall`.
-pub(super) fn log_stall(worker: WorkerId, pid: Option<u32>, silence: Duration, stacks: Option<&str>) {
-    let stacks = match stacks {
-        Some(stacks) => format!("Python stacks:\n{}", stacks.trim_end()),
-        None => "its Python stacks could not be taken".to_owned(),
-    };
-    tracing::error!(
-        rgun.worker = seat_field(worker),
-        rgun.pid = pid,
-        rgun.duration_us = microseconds(silence),
-        "the event loop of worker {} has not turned for {silence:.1?} (timeouts.stall): something in it blocks; {stacks}",
-        worker.number.0
-    );
-}
-
-/// A request has been running for longer than `log.slow`.
-pub(super) fn log_slow(worker: WorkerId, pid: Option<u32>, asked: &RequestInfo, stacks: Option<&str>) {
-    let RequestInfo { request_id, method, path, elapsed, .. } = asked;
-    let stacks = match stacks {
-        Some(stacks) => format!("its Python stack:\n{}", stacks.trim_end()),
-        None => "its Python stack could not be taken in time".to_owned(),
-    };
-    tracing::warn!(
-        target: "rgun::request",
-        {
-        rgun.request_id = %request_id,
-        rgun.method = %method,
-        rgun.path = %path,
-        rgun.path_raw = path.raw(),
-        rgun.duration_us = microseconds(*elapsed),
-        rgun.worker = seat_field(worker),
-        rgun.pid = pid,
-        },
-        "{method} {path} is slow: running for {elapsed:.1?} in worker {}; {stacks}",
-        worker.number.0
-    );
-}
-
-/// The seat, as a field; a zygote has none.
-fn seat_field(worker: WorkerId) -> Option<u16> {
+/// The field `rgun.worker`: the seat. `None` for a zygote.
+pub(super) fn seat_field(worker: WorkerId) -> Option<u16> {
     (worker.number != WorkerNr::ZYGOTE).then_some(worker.number.0)
 }
 
@@ -318,6 +253,19 @@ fn describe_recycling(reason: RecycleReason) -> String {
         RecycleReason::Lifetime => "has reached workers.max_lifetime".to_owned(),
         RecycleReason::Refork => "has served workers.refork requests and becomes the zygote".to_owned(),
         RecycleReason::Signal { signal } => format!("was asked by {} to leave", name_of_signal(signal)),
+    }
+}
+
+fn log_failed_reload(generation: Generation, failure: &BootFailure) {
+    match failure.kind {
+        BootFailureKind::Superseded | BootFailureKind::Stopped => tracing::info!(
+            rgun.generation = generation.0,
+            "generation {generation} does not take over: {failure}"
+        ),
+        _ => tracing::error!(
+            rgun.generation = generation.0,
+            "reload failed: {failure}; generation {generation} does not take over"
+        ),
     }
 }
 
@@ -339,6 +287,7 @@ fn format_mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-fn microseconds(duration: Duration) -> u64 {
+/// The field `rgun.duration_us`.
+pub(super) fn microseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,7 +1,7 @@
 //! Takes the Python stacks of workers when `inquiries` says so, and has them written with what they were taken for.
 
 use super::stack_dumps::{DumpReason, StackDumpResult};
-use super::{Daemon, operator_log};
+use super::{Daemon, request_log};
 use crate::id::WorkerId;
 use crate::supervise::Event;
 
@@ -20,9 +20,7 @@ impl Daemon {
         let mut told: Option<String> = None;
         for purpose in purposes {
             match purpose {
-                DumpReason::Stall(silence) => {
-                    operator_log::log_stall(worker, pid, silence, stacks.as_deref())
-                }
+                DumpReason::Stall(silence) => request_log::log_stall(worker, pid, silence, stacks.as_deref()),
                 DumpReason::Deadline(asked) | DumpReason::TaskDeadline(asked) => {
                     // All stacks once; of the others that were stuck with it, each its own.
                     let stacks = stacks.as_deref().map(|stacks| match &told {
@@ -34,10 +32,11 @@ impl Daemon {
                             )
                         }
                     });
-                    operator_log::log_deadline(worker, pid, &asked, stacks.as_deref());
+                    let stacks = stacks.map(|stacks| format!("Python stacks:\n{stacks}"));
+                    request_log::log_deadline(worker, pid, &asked, stacks.as_deref());
                     told.get_or_insert(asked.request_id);
                 }
-                DumpReason::Slow(asked) => operator_log::log_slow(worker, pid, &asked, stacks.as_deref()),
+                DumpReason::Slow(asked) => request_log::log_slow(worker, pid, &asked, stacks.as_deref()),
                 DumpReason::Boot => events.push(Event::StacksDumped { worker, stacks: stacks.clone() }),
             }
         }

@@ -1,9 +1,10 @@
-//! What the daemon takes from the system at its start: sockets, cores, descriptors, a cgroup, a place for large bodies.
+//! Reads the host at startup: sockets, cores, limits of descriptors and memory, the delegated cgroup, the spool directory.
 
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rgun_channel::control::ListenerInfo;
 
 use super::error::StartupError;
 use crate::config::{Bind, Config};
@@ -12,12 +13,25 @@ use crate::journal::daemon_log::Destination;
 use crate::net::Listener;
 use crate::systemd::{cgroup::Delegation, listen, memory};
 
-/// The cgroup that systemd delegates, if it does.
+/// What the daemon reads of the host once, at startup.
+#[derive(Debug)]
+pub(super) struct Host {
+    /// Cores this process may use.
+    pub(super) cores: usize,
+    /// systemd started the daemon: a first boot that fails is then retried instead of ending it.
+    pub(super) is_supervised: bool,
+    /// The listeners, as workers get to know them.
+    pub(super) listeners: Vec<ListenerInfo>,
+    /// The limits for keys that are `"auto"`.
+    pub(super) auto_limits: AutoLimits,
+}
+
+/// Takes over the cgroup that systemd delegates. `None` without one: the daemon works without.
 pub(super) fn delegation(destination: Destination) -> Option<Delegation> {
     match Delegation::take() {
         Ok(delegation) => Some(delegation),
         Err(reason) => {
-            // Outside systemd nobody expects it.
+            // A warning only under systemd, where the unit asks for it.
             if destination == Destination::Journal {
                 tracing::warn!(error = %Chain(&reason), "workers get no cgroups of their own");
             } else {
@@ -28,7 +42,7 @@ pub(super) fn delegation(destination: Destination) -> Option<Delegation> {
     }
 }
 
-/// systemd's sockets if it passed any, else our own.
+/// The sockets that systemd passed; without any, those of `listen.bind`.
 pub(super) fn listeners(config: &Config) -> Result<Vec<Listener>, StartupError> {
     let inherited = listen::inherited().map_err(|error| StartupError::config(&error))?;
     if inherited.is_empty() {
@@ -51,17 +65,17 @@ pub(super) fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// The soft limit of open files: what the daemon was started with, and what it has now.
+/// The soft limit of open files.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FileLimit {
-    /// Workers get this one. `None` when it could not be read: it is then what it was.
+    /// The limit at startup, which workers get. `None`: it could not be read, and is unchanged.
     pub(super) inherited: Option<u64>,
-    /// The daemon's own.
+    /// The daemon's limit now.
     pub(super) own: u64,
 }
 
-/// Raises the daemon's soft limit of open files to the hard one. The default soft limit of 1024 is for programs that
-/// use select(2), which may be true of the application: it does not hold for workers.
+/// Raises the daemon's soft limit of open files to the hard one. Workers keep the inherited limit: the application may
+/// use select(2), which fails for descriptors above 1023.
 pub(super) fn raise_file_limit() -> FileLimit {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) => {
@@ -75,7 +89,7 @@ pub(super) fn raise_file_limit() -> FileLimit {
     }
 }
 
-/// What the system has room for: the limits that are `"auto"`.
+/// The limits for keys that are `"auto"`, measured on this host.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AutoLimits {
     /// `limits.connections`.
@@ -85,35 +99,35 @@ pub(super) struct AutoLimits {
 }
 
 impl AutoLimits {
-    /// Of a daemon that may open so many `files`.
+    /// Measures the limits. `files`: descriptors the daemon may open.
     pub(super) fn new(files: u64, workers: NonZeroU16) -> Self {
         Self { connections: connection_limit(files, workers), queue: queue_limit(memory::usable()) }
     }
 }
 
-/// What a request that waits is reckoned to take: as much as `limits.header` allows by default. Most take a tenth.
-const BYTES_PER_WAITING: u64 = 16 << 10;
+/// Assumed memory of a queued request: the default of `limits.header`. Most take a tenth of it.
+const BYTES_PER_QUEUED_REQUEST: u64 = 16 << 10;
 
-/// `limits.queue = "auto"`: an eighth of the memory for requests that wait.
+/// `limits.queue = "auto"`: queued requests may take an eighth of the memory.
 fn queue_limit(memory: Option<u64>) -> usize {
-    let most = memory.unwrap_or(0) / 8 / BYTES_PER_WAITING;
-    usize::try_from(most).unwrap_or(usize::MAX).clamp(MIN_QUEUE, MAX_QUEUE)
+    let requests = memory.unwrap_or(0) / 8 / BYTES_PER_QUEUED_REQUEST;
+    usize::try_from(requests).unwrap_or(usize::MAX).clamp(MIN_QUEUE, MAX_QUEUE)
 }
 
-/// A small machine has room for the clients of a busy minute, and a large one does not answer more in any time that
-/// somebody waits.
+/// Bounds of `limits.queue = "auto"`: even a small machine can hold the clients of a busy minute, and even a large one
+/// cannot answer more before their clients give up.
 const MIN_QUEUE: usize = 1000;
 const MAX_QUEUE: usize = 100_000;
 
-/// `limits.connections = "auto"`: what the limit of open files leaves after the workers' channels and
-/// one spooled body or file for every second connection.
+/// `limits.connections = "auto"`: half of the descriptors that the workers' channels leave, so that every connection may
+/// also have a spooled body or a file open.
 fn connection_limit(files: u64, workers: NonZeroU16) -> usize {
     let own = 64 + 8 * u64::from(workers.get());
     usize::try_from(files.saturating_sub(own) / 2).unwrap_or(usize::MAX).max(16)
 }
 
-/// Where bodies over 16 MiB wait: on disk, unlike `/tmp` on many systems. systemd's `CacheDirectory=` if the
-/// unit has one (systemd.exec(5)).
+/// The directory for large bodies: the unit's `CacheDirectory=` (systemd.exec(5)), else `/var/tmp`, which is on disk,
+/// unlike `/tmp` on many systems.
 pub(super) fn spool_directory() -> PathBuf {
     std::env::var_os("CACHE_DIRECTORY").map_or_else(
         || PathBuf::from("/var/tmp"),
@@ -126,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_queue_takes_an_eighth_of_the_memory_within_its_bounds() {
+    fn auto_queue_limit_is_an_eighth_of_memory_within_bounds() {
         assert_eq!(queue_limit(None), 1000);
         assert_eq!(queue_limit(Some(1 << 20)), 1000);
         assert_eq!(queue_limit(Some(1 << 30)), 8192);

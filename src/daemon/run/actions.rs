@@ -1,0 +1,130 @@
+//! Performs the supervisor's actions on the pool, the dispatcher, the edge and systemd.
+
+use rgun_channel::control::{Command, Role};
+
+use super::messages::edge_notice_sink;
+use super::stack_dumps::DumpReason;
+use super::{Daemon, generations};
+use crate::error_chain::Chain;
+use crate::escape::escape_path;
+use crate::id::{Generation, WorkerId};
+use crate::pool::Plan;
+use crate::supervise::{Action, Event, Report, SpawnFault, SpawnMethod};
+use crate::systemd::notify;
+
+impl Daemon {
+    /// Performs an action. Returns the events that follow from it at once.
+    pub(super) fn perform(&mut self, action: Action) -> Vec<Event> {
+        match action {
+            Action::Spawn { worker, generation, method } => {
+                return self.spawn(worker, generation, method).into_iter().collect();
+            }
+            Action::Admit { worker } => self.dispatcher.admit(worker),
+            Action::Retire { worker } => self.dispatcher.retire(worker),
+            Action::Terminate { worker } => self.command(worker, &Command::Stop),
+            Action::Promote { worker } => self.command(worker, &Command::Promote),
+            Action::Kill { worker, abort } => {
+                if abort.is_some() {
+                    self.dispatcher.mark_killed(worker);
+                }
+                if !self.stack_dumps.delay_kill(worker) {
+                    self.pool.kill(worker);
+                }
+            }
+            Action::DumpStacks { worker } => return self.request_stacks(worker, DumpReason::Boot),
+            Action::Probe { worker } => self.probe(worker),
+            Action::GoLive { generation } => {
+                self.go_live(generation);
+                self.set_timers();
+            }
+            Action::ForgetGeneration { generation } => {
+                self.generations.forget(generation);
+                self.set_timers();
+            }
+            Action::AnswerReload { generation, outcome } => self.reply_verdict(generation, outcome),
+            Action::NotifyReady => notify::ready(),
+            Action::NotifyReloading => notify::reloading(),
+            Action::NotifyStopping => notify::stopping(),
+            Action::Status(text) => {
+                self.status.set_text(text);
+                self.send_status();
+            }
+            Action::ExtendTimeout(by) => notify::extend_timeout(by),
+            Action::DrainEdge { deadline } => {
+                self.stop_by = Some(deadline);
+                self.dispatcher.close_websockets();
+                self.edge.drain(deadline, edge_notice_sink(&self.messages_tx));
+            }
+            Action::Unavailable(reason) => self.dispatcher.set_unavailable(reason.as_deref()),
+            Action::Report(report) => self.log_report(report),
+            // Handled by the caller.
+            Action::Exit { .. } => {}
+        }
+        Vec::new()
+    }
+
+    fn command(&self, worker: WorkerId, command: &Command) {
+        if let Err(error) = self.dispatcher.command(worker, command) {
+            tracing::debug!(%error, ?command, "cannot send a command to a worker, ignoring: it will be killed");
+        }
+    }
+
+    fn log_report(&mut self, report: Report) {
+        let generations = &self.generations;
+        let snapshot = self.supervisor.snapshot();
+        let python = |worker: WorkerId| {
+            let life = snapshot.workers.iter().find(|life| life.worker == worker);
+            let config = life.and_then(|life| generations.get(life.generation));
+            let python = &config.as_deref().unwrap_or(generations.live()).app.python;
+            format!("{} ({})", escape_path(&python.path), python.source)
+        };
+        self.operator_log.write(report, &python);
+    }
+
+    /// Spawns or forks a worker. `None` for a fork: its event follows when the zygote has answered.
+    fn spawn(&mut self, worker: WorkerId, generation: Generation, method: SpawnMethod) -> Option<Event> {
+        let failed = |fault, reason| Some(Event::SpawnFailed { worker, fault, reason });
+        let Some(config) = self.generations.get(generation) else {
+            return failed(SpawnFault::System, format!("generation {generation} is over"));
+        };
+        let role = match method {
+            SpawnMethod::ExecZygote => Role::Zygote,
+            SpawnMethod::Exec | SpawnMethod::Fork(_) => Role::Worker,
+        };
+        let hooks = generations::hooks(&config);
+        let has_reforked = self.generations.has_reforked(generation);
+        let plan = Plan {
+            worker,
+            generation,
+            app: &config.app,
+            hooks: &hooks,
+            threads: u32::from(config.workers.threads.get()),
+            concurrency: generations::concurrency(&config),
+            websockets: generations::websockets(&config),
+            multiprocess: config.workers.count.resolve(self.host.cores).get() > 1,
+            listeners: &self.host.listeners,
+            role,
+            warm_up: config.reload.probe.as_deref().unwrap_or_default(),
+            max_memory: config.workers.max_memory,
+            max_requests: generations::max_requests(&config.workers, has_reforked),
+            children: config.workers.children_timeout,
+        };
+        if let SpawnMethod::Fork(zygote) = method {
+            return match self.pool.fork(&plan, zygote) {
+                Ok(()) => None,
+                Err(error) => failed(error.fault(), Chain(&error).to_string()),
+            };
+        }
+        match self.pool.spawn(&plan, self.dispatcher.reactor()) {
+            Ok(spawned) => {
+                self.edge.attach(spawned.link);
+                self.operator_log.note_spawn(worker, spawned.pid);
+                if method == SpawnMethod::ExecZygote {
+                    self.operator_log.note_zygote(worker);
+                }
+                Some(Event::Spawned { worker, pid: spawned.pid })
+            }
+            Err(error) => failed(error.fault(), Chain(&error).to_string()),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Builds the daemon: takes what systemd passed, starts the threads, connects the parts.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rgun_channel::control::ListenerInfo;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::buffer_limits::BufferLimits;
+use super::control_socket::ControlSocket;
+use super::messages::{MainMessage, edge_notice_sink, notice_sink};
+use super::system::{self, AutoLimits, FileLimit, Host};
+use super::{
+    Daemon, Generations, MemoryWatch, OperatorLog, SignalStreams, StackDumps, StartupError, StatusLine,
+    Timers, generations,
+};
+use crate::cli::{self, Invocation};
+use crate::config::Config;
+use crate::dispatch::{Dispatcher, Reactor};
+use crate::edge::{Edge, register};
+use crate::escape::escape_path;
+use crate::http::Server;
+use crate::journal::daemon_log::Destination;
+use crate::journal::output::WorkerOutput;
+use crate::journal::requests::Journal;
+use crate::journal::thread::LogThread;
+use crate::net::{ConnectionTracker, Listener};
+use crate::pool::{self, Pool};
+use crate::supervise::Supervisor;
+use crate::systemd::cgroup::Delegation;
+use crate::systemd::notify;
+
+impl Daemon {
+    /// Builds the daemon and the runtime of its main thread. The order matters: signal handlers come first, so that a
+    /// stop right after the start is handled; then the environment is read, before any thread exists.
+    ///
+    /// # Errors
+    /// When the system refuses something, or the configuration names something that does not exist.
+    pub(super) fn build(
+        invocation: &Invocation,
+        destination: Destination,
+    ) -> Result<(Self, Runtime), StartupError> {
+        let config = &invocation.config;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(StartupError::system("make the main reactor"))?;
+        let entered = runtime.enter();
+        let signals = SignalStreams::new().map_err(StartupError::system("handle signals"))?;
+        let listeners = system::listeners(config)?;
+        let extension = pool::find_extension()
+            .map_err(|error| StartupError { status: cli::EX_CONFIG, reason: error.to_string() })?;
+        log_start(config, &listeners);
+        let delegation = system::delegation(destination);
+        let files = system::raise_file_limit();
+        let host = host(config, &files, &listeners);
+        let (messages_tx, messages_rx) = unbounded_channel();
+        let control_socket = ControlSocket::listen(messages_tx.clone())
+            .map_err(StartupError::system("listen on the control socket"))?;
+        if let Some(socket) = &control_socket {
+            tracing::debug!("listening for commands on {}", socket.path().display());
+        }
+        let (edge, dispatcher, journal) = start_edge(config, host.auto_limits, listeners, &messages_tx)?;
+        let pool = start_pool(extension, delegation, &files)?;
+        let memory_events = pool
+            .memory_watch_fd()
+            .map(|fd| fd.try_clone_to_owned().and_then(|fd| register(Arc::new(fd))))
+            .transpose()
+            .map_err(StartupError::system("watch the workers' memory"))?;
+        let policy = generations::policy(config, &host);
+        drop(entered);
+        let daemon = Self {
+            invocation: invocation.clone(),
+            generations: Generations::new(config.clone()),
+            host,
+            supervisor: Supervisor::new(policy),
+            pool,
+            dispatcher,
+            edge,
+            journal,
+            control_socket,
+            messages_tx,
+            messages_rx,
+            signals,
+            operator_log: OperatorLog::default(),
+            stack_dumps: StackDumps::default(),
+            pending_replies: HashMap::new(),
+            status: StatusLine::default(),
+            timers: Timers::default(),
+            memory: MemoryWatch { events: memory_events, reported: HashSet::new() },
+            awaiting_exit: Vec::new(),
+            stop_by: None,
+        };
+        Ok((daemon, runtime))
+    }
+}
+
+fn log_start(config: &Config, listeners: &[Listener]) {
+    let python = &config.app.python;
+    tracing::info!(
+        rgun.app = %config.app.target,
+        rgun.directory = %escape_path(&config.app.directory),
+        rgun.python = %escape_path(&python.path),
+        "rgun {} starts: {} from {} with {} ({})",
+        env!("CARGO_PKG_VERSION"),
+        config.app.target,
+        escape_path(&config.app.directory),
+        escape_path(&python.path),
+        python.source,
+    );
+    for listener in listeners {
+        tracing::info!(rgun.listener = %listener.name, "listening on {}", listener.address());
+    }
+}
+
+fn host(config: &Config, files: &FileLimit, listeners: &[Listener]) -> Host {
+    let cores = system::available_cores();
+    Host {
+        cores,
+        is_supervised: notify::is_listened_to(),
+        listeners: listeners.iter().map(Listener::info).collect::<Vec<ListenerInfo>>(),
+        auto_limits: AutoLimits::new(files.own, config.workers.count.resolve(cores)),
+    }
+}
+
+fn start_edge(
+    config: &Config,
+    auto_limits: AutoLimits,
+    listeners: Vec<Listener>,
+    messages: &UnboundedSender<MainMessage>,
+) -> Result<(Edge, &'static Dispatcher, LogThread), StartupError> {
+    let (journal, journal_thread) =
+        Journal::start().map_err(StartupError::system("start the journal thread"))?;
+    let buffers = BufferLimits::measure(&config.limits, system::spool_directory());
+    let dispatcher = Dispatcher::new(
+        generations::dispatch_policy(config, auto_limits, &buffers),
+        Reactor::new().map_err(StartupError::system("make the reactor's shared page"))?,
+        notice_sink(messages),
+    );
+    let connections = ConnectionTracker::new(generations::net_limits(config, auto_limits));
+    let settings = generations::http_settings(config, &buffers);
+    let server = Server::new(dispatcher, settings, system::spool_directory(), journal);
+    let edge = Edge::start(listeners, dispatcher, connections, server, edge_notice_sink(messages))
+        .map_err(StartupError::system("start the edge thread"))?;
+    Ok((edge, dispatcher, journal_thread))
+}
+
+fn start_pool(
+    extension: PathBuf,
+    delegation: Option<Delegation>,
+    files: &FileLimit,
+) -> Result<Pool, StartupError> {
+    let output = WorkerOutput::start().map_err(StartupError::system("read the workers' output"))?;
+    let mut pool = Pool::new(extension, delegation).with_output(output);
+    if let Some(soft) = files.inherited {
+        pool.limit_open_files(soft);
+    }
+    Ok(pool)
+}

@@ -1,0 +1,102 @@
+//! Periodic work of the main loop, and systemd's watchdog.
+
+use std::time::{Duration, Instant};
+
+use super::Daemon;
+use crate::supervise::Event;
+use crate::systemd::notify;
+
+/// How often the supervisor gets the load, if it scales workers or watches a reload.
+const LOAD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the workers' memory is read, if it is limited.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often the removal of a cgroup is retried while its processes are exiting.
+pub(super) const CGROUP_INTERVAL: Duration = Duration::from_millis(100);
+
+impl Daemon {
+    /// When [`Daemon::run_timers`] must be called next.
+    pub(super) fn next_wakeup(&self) -> Option<Instant> {
+        let exit_deadlines = self.awaiting_exit.iter().map(|(_, deadline)| *deadline);
+        [
+            self.supervisor.next_wakeup(),
+            self.stack_dumps.next_wakeup(),
+            self.status.due(),
+            self.timers.load,
+            self.timers.memory,
+            self.timers.cgroups,
+            self.pool.forks_due(),
+            self.pool.leftovers_due(),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(exit_deadlines)
+        .min()
+    }
+
+    pub(super) fn run_timers(&mut self) -> Vec<Event> {
+        let now = Instant::now();
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        let mut events = self.expire_exit_waits();
+        for result in self.stack_dumps.on_timeout(&mut self.pool, now) {
+            events.extend(self.log_stacks(result));
+        }
+        if is_due(self.status.due()) {
+            self.send_status();
+        }
+        if is_due(self.timers.load) {
+            self.timers.load = Some(now + LOAD_INTERVAL);
+            events.push(Event::Load(self.dispatcher.measure()));
+        }
+        if is_due(self.timers.memory) {
+            self.timers.memory = Some(now + MEMORY_INTERVAL);
+            events.extend(self.check_memory_limits());
+        }
+        if is_due(self.timers.cgroups) {
+            self.remove_cgroups();
+        }
+        if is_due(self.pool.leftovers_due()) {
+            self.kill_leftovers();
+        }
+        if is_due(self.pool.forks_due()) {
+            events.extend(self.collect_lost_forks());
+        }
+        events.push(Event::Tick);
+        events
+    }
+
+    /// Starts or stops the timers that depend on the configurations of the live generations.
+    pub(super) fn set_timers(&mut self) {
+        let now = Instant::now();
+        let is_watching = self.supervisor.snapshot().rollback.is_some();
+        let needs_load = is_watching
+            || self.generations.any(|config| {
+                let (min, max) = config.workers.count.bounds(self.host.cores);
+                min != max || config.workers.idle_exit.is_some()
+            });
+        self.timers.load = needs_load.then(|| self.timers.load.unwrap_or(now + LOAD_INTERVAL));
+        let needs_memory = self.generations.any(|config| config.workers.max_memory.is_some());
+        self.timers.memory = needs_memory.then(|| self.timers.memory.unwrap_or(now + MEMORY_INTERVAL));
+    }
+
+    pub(super) fn remove_cgroups(&mut self) {
+        let n_left = self.pool.remove_leaves();
+        self.timers.cgroups = (n_left > 0).then(|| Instant::now() + CGROUP_INTERVAL);
+    }
+
+    pub(super) fn send_status(&mut self) {
+        self.status.send(self.dispatcher.load(), Instant::now());
+    }
+
+    /// Sends `WATCHDOG=1` if the edge thread answers within the interval. If it does not, systemd kills the daemon.
+    pub(super) async fn ping_watchdog(&mut self, interval: Option<Duration>) {
+        self.send_status();
+        let timeout = interval.unwrap_or_default();
+        if let Ok(Ok(())) = tokio::time::timeout(timeout, self.edge.ping()).await {
+            notify::watchdog();
+        } else {
+            tracing::error!("the edge thread does not answer; not pinging systemd's watchdog");
+        }
+    }
+}
