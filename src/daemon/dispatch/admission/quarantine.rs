@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn two_deaths_in_a_minute_shut_it_out_for_a_minute() {
+    fn two_crashes_in_a_minute_block_for_a_minute() {
         let (mut quarantine, start) = (Quarantine::default(), Instant::now());
         assert_eq!(quarantine.accuse(b"GET", b"/kill", start), None);
         assert_eq!(entrance(&quarantine, "/kill", start), Entrance::Open);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn two_deaths_a_minute_apart_are_two_first_ones() {
+    fn crashes_more_than_a_minute_apart_do_not_block() {
         let (mut quarantine, start) = (Quarantine::default(), Instant::now());
         for minute in 0..5 {
             assert_eq!(quarantine.accuse(b"GET", b"/", start + minute * 61 * SECOND), None);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_clears_it() {
+    fn success_clears_the_fingerprint() {
         let (mut quarantine, start) = (Quarantine::default(), Instant::now());
         quarantine.accuse(b"GET", b"/", start);
         quarantine.clear(b"GET", b"/");
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn after_its_time_one_at_a_time_is_tried_and_a_further_death_shuts_it_at_once() {
+    fn trials_run_one_at_a_time_and_a_crash_blocks_again() {
         let (mut quarantine, start) = (Quarantine::default(), Instant::now());
         quarantine.accuse(b"GET", b"/", start);
         quarantine.accuse(b"GET", b"/", start);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_straggler_lengthens_it_without_news() {
+    fn later_crash_extends_the_block_without_a_report() {
         let (mut quarantine, start) = (Quarantine::default(), Instant::now());
         quarantine.accuse(b"GET", b"/", start);
         quarantine.accuse(b"GET", b"/", start);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asks_for_is_forgotten() {
+    fn unused_fingerprints_expire() {
         let (mut quarantine, start) = (Quarantine::default(), Instant::now());
         quarantine.accuse(b"GET", b"/once", start);
         quarantine.accuse(b"GET", b"/twice", start);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn suspects_are_bounded_and_who_is_shut_out_stays() {
+    fn full_table_evicts_unblocked_fingerprints_first() {
         let (mut quarantine, start) = (Quarantine::default(), Instant::now());
         quarantine.accuse(b"GET", b"/shut", start);
         quarantine.accuse(b"GET", b"/shut", start);

@@ -152,13 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn it_is_in_order_of_age_however_they_come() {
+    fn queue_is_ordered_by_age_for_any_insertion_order() {
         let queue = queue(&[5, 9, 7, 1, 8], Instant::now());
         assert!(queue.iter().map(|id| id.0).eq([1, 5, 7, 8, 9]));
     }
 
     #[test]
-    fn the_newest_has_its_turn_once_the_oldest_has_waited_for_half_of_its_patience() {
+    fn newest_is_first_once_oldest_waited_half_the_timeout() {
         let start = Instant::now();
         let mut queue = queue(&[1, 2, 3], start);
         assert_eq!(next(&mut queue, start + Duration::from_millis(3999)), Some(1));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_has_its_turn_again_once_it_has_waited_for_less_than_a_quarter() {
+    fn oldest_is_first_again_below_a_quarter_of_the_timeout() {
         let start = Instant::now();
         let mut queue = queue(&[1], start);
         queue.insert(ExchangeId(2), start + 2 * SECOND);
@@ -184,7 +184,7 @@ mod tests {
 
     /// A benchmark, or a proxy's pool of connections: each asks anew as soon as it is answered.
     #[test]
-    fn a_queue_that_is_never_empty_serves_everybody_who_can_be_served_in_time() {
+    fn busy_queue_in_time_is_served_oldest_first() {
         let mut now = Instant::now();
         let mut queue = queue(&[1, 2, 3], now);
         for id in 4..100 {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_timeout_the_newest_never_has_its_turn() {
+    fn newest_is_never_first_without_a_timeout() {
         let start = Instant::now();
         let mut queue = queue(&[1, 2], start);
         queue.set_timeout(None);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_was_empty_serves_the_oldest_first() {
+    fn emptied_queue_starts_with_the_oldest() {
         let start = Instant::now();
         let mut queue = queue(&[1], start);
         assert_eq!(next(&mut queue, start + 5 * SECOND), Some(1));
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_without_anybody_to_serve_does_not_count() {
+    fn time_without_a_worker_does_not_count() {
         let start = Instant::now();
         let mut queue = queue(&[1, 2], start);
         queue.restart(start + 7 * SECOND);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn who_came_to_the_front_late_has_its_turn_and_changes_nothing_for_those_behind() {
+    fn late_front_entry_goes_first_and_changes_nothing_behind() {
         let start = Instant::now();
         let mut queue = queue(&[2, 3], start);
         let now = start + 4 * SECOND;
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn any_of_them_can_be_removed() {
+    fn any_entry_can_be_removed() {
         let mut queue = queue(&[1, 2, 3, 4], Instant::now());
         for id in [3, 1, 4, 4, 2] {
             queue.remove(ExchangeId(id));

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_shed_before_the_queue_has_been_observed() {
+    fn nothing_is_shed_before_the_queue_was_observed() {
         let (begun, mut estimate) = (Instant::now(), WaitEstimate::new(Some(8 * SECOND)));
         assert_eq!(estimate.excess(0, || 1, begun), None);
         let start = begun + SECOND;
@@ -140,20 +140,20 @@ mod tests {
     }
 
     #[test]
-    fn the_expected_wait_is_the_length_times_the_measured_interval() {
+    fn expected_wait_is_queue_length_times_interval() {
         let (mut estimate, now) = observed(8 * SECOND, 20, SECOND / 4);
         assert_eq!(estimate.excess(32, || 1, now), None, "8 s");
         assert_eq!(estimate.excess(40, || 1, now), Some(10 * SECOND));
     }
 
     #[test]
-    fn a_long_queue_that_moves_fast_sheds_nobody() {
+    fn long_queue_that_moves_fast_sheds_nothing() {
         let (mut estimate, now) = observed(30 * SECOND, 20_000, SECOND / 1000);
         assert_eq!(estimate.excess(29_000, || 1, now), None);
     }
 
     #[test]
-    fn as_many_as_there_are_slots_always_wait() {
+    fn up_to_one_request_per_slot_is_never_shed() {
         let (mut estimate, now) = observed(30 * SECOND, 0, SECOND);
         for waited in [8, 20, 30, 300] {
             let now = now + waited * SECOND;
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_request_among_many_fast_ones_counts_by_its_share() {
+    fn slow_request_among_fast_ones_counts_by_its_share() {
         let mut estimate = WaitEstimate::new(Some(30 * SECOND));
         let mut now = Instant::now();
         estimate.restart(now);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_observed_long_ago_is_forgotten() {
+    fn old_departures_are_forgotten() {
         let (mut estimate, mut now) = observed(8 * SECOND, 20, SECOND);
         assert!(estimate.excess(20, || 1, now).is_some());
         for _ in 0..8000 {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_comes_back_has_not_left() {
+    fn returned_request_does_not_count_as_departed() {
         let (mut estimate, now) = observed(8 * SECOND, 16, SECOND / 4);
         for _ in 0..15 {
             estimate.come_back();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn without_workers_or_without_a_timeout_nobody_is_shed() {
+    fn nothing_is_shed_without_workers_or_without_a_timeout() {
         let (mut estimate, now) = observed(8 * SECOND, 10, SECOND);
         assert_eq!(estimate.excess(1000, || 0, now), None);
         estimate.set_timeout(None);

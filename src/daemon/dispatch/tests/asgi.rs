@@ -124,7 +124,7 @@ fn send(upload: &Upload, task: &Arc<Task>, bytes: &[u8], end: bool) -> Poll<bool
 }
 
 #[test]
-fn as_many_are_given_as_there_are_slots_for_its_interface() {
+fn worker_gets_as_many_requests_as_its_interface_has_slots() {
     for (interface, most) in [(Interface::Asgi, 3), (Interface::Wsgi, 1)] {
         let mut rig = Rig::booting(3);
         rig.is_ready(interface);
@@ -137,7 +137,7 @@ fn as_many_are_given_as_there_are_slots_for_its_interface() {
 }
 
 #[test]
-fn only_an_event_loop_that_has_announced_it_is_rung_for() {
+fn only_a_sleeping_event_loop_is_woken() {
     let mut rig = Rig::asgi(2);
     let first = rig.submit(b"/");
     rig.dispatcher.before_park();
@@ -159,7 +159,7 @@ fn only_an_event_loop_that_has_announced_it_is_rung_for() {
 }
 
 #[test]
-fn credit_and_room_ring_the_same_bell() {
+fn credit_and_ring_room_wake_the_same_event_loop() {
     let mut rig = Rig::asgi(1);
     let mut ticket = rig.submit(b"/");
     let (id, _) = rig.claim().unwrap();
@@ -181,7 +181,7 @@ fn credit_and_room_ring_the_same_bell() {
 }
 
 #[test]
-fn a_body_comes_as_far_as_it_is_taken() {
+fn body_is_sent_only_as_credit_allows() {
     let mut rig = Rig::asgi(1);
     let task = Arc::new(Task::default());
     let (ticket, id) = rig.streaming();
@@ -208,7 +208,7 @@ fn a_body_comes_as_far_as_it_is_taken() {
 }
 
 #[test]
-fn what_finds_the_ring_full_waits_and_nothing_overtakes_it() {
+fn frames_for_a_full_ring_are_sent_later_in_order() {
     let mut rig = Rig::asgi(2);
     let task = Arc::new(Task::default());
     let (ticket, id) = rig.streaming();
@@ -250,7 +250,7 @@ fn what_finds_the_ring_full_waits_and_nothing_overtakes_it() {
 }
 
 #[test]
-fn who_waits_for_room_hears_of_the_worker_s_end() {
+fn upload_waiting_for_credit_is_woken_when_worker_dies() {
     let mut rig = Rig::asgi(1);
     let task = Arc::new(Task::default());
     let (ticket, id) = rig.streaming();
@@ -265,7 +265,7 @@ fn who_waits_for_room_hears_of_the_worker_s_end() {
 }
 
 #[test]
-fn who_has_gone_is_told_once_and_not_after_the_end() {
+fn disconnect_is_sent_once_and_not_after_the_end() {
     let mut rig = Rig::asgi(3);
     let (ticket, id) = rig.streaming();
     let upload = ticket.upload();
@@ -289,7 +289,7 @@ fn who_has_gone_is_told_once_and_not_after_the_end() {
 }
 
 #[test]
-fn a_half_closed_client_is_told_of_once_and_still_has_its_answer() {
+fn half_close_is_reported_once_and_response_is_delivered() {
     let mut rig = Rig::asgi(1);
     let (ticket, id) = rig.streaming();
     assert_eq!((ticket.half_close(), ticket.half_close()), (None, None), "it has started");
@@ -308,7 +308,7 @@ fn a_half_closed_client_is_told_of_once_and_still_has_its_answer() {
 }
 
 #[test]
-fn a_request_that_has_not_started_is_taken_back_and_makes_room() {
+fn unstarted_request_is_revoked_and_frees_its_slot() {
     let mut rig = Rig::asgi(1);
     let given = rig.submit(b"/given");
     let next = rig.submit(b"/next");
@@ -323,7 +323,7 @@ fn a_request_that_has_not_started_is_taken_back_and_makes_room() {
 }
 
 #[test]
-fn an_application_that_leaves_a_half_closed_client_has_not_failed() {
+fn end_without_head_after_half_close_is_no_failure() {
     let mut rig = Rig::asgi(2);
     let (ticket, id) = rig.streaming();
     ticket.half_close();
@@ -337,7 +337,7 @@ fn an_application_that_leaves_a_half_closed_client_has_not_failed() {
 }
 
 #[test]
-fn who_was_told_that_nobody_waits_may_end_without_an_answer_and_nobody_else() {
+fn end_without_head_is_allowed_only_after_disconnect() {
     let mut rig = Rig::asgi(1);
     drop({
         let (ticket, _) = rig.streaming();
@@ -355,7 +355,7 @@ fn who_was_told_that_nobody_waits_may_end_without_an_answer_and_nobody_else() {
 }
 
 #[test]
-fn one_that_was_not_claimed_is_taken_back_without_a_word() {
+fn unclaimed_request_is_revoked_without_disconnect() {
     let mut rig = Rig::asgi(1);
     drop(rig.stream(b"POST"));
     assert_eq!((rig.hear(), rig.commands()), (None, vec![]));
@@ -367,7 +367,7 @@ fn one_that_was_not_claimed_is_taken_back_without_a_word() {
 }
 
 #[test]
-fn takes_of_what_cannot_be_taken_are_breaches() {
+fn invalid_window_updates_are_contract_breaches() {
     for (taken, what) in [(&[5_u64, 5][..], "took back"), (&[5, 4], "took back")] {
         let mut rig = Rig::asgi(1);
         let (_ticket, id) = rig.streaming();
@@ -391,7 +391,7 @@ fn takes_of_what_cannot_be_taken_are_breaches() {
 }
 
 #[test]
-fn what_only_asgi_workers_say_is_a_breach_of_others() {
+fn asgi_frames_from_a_wsgi_worker_are_breaches() {
     for kind in [CompletionKind::WindowUpdate, CompletionKind::EarlyHints, CompletionKind::Trailers] {
         let mut rig = Rig::new();
         let _ticket = rig.submit(b"/");
@@ -403,7 +403,7 @@ fn what_only_asgi_workers_say_is_a_breach_of_others() {
 }
 
 #[test]
-fn trailers_come_once_and_after_the_head() {
+fn trailers_are_accepted_once_and_after_the_head() {
     let mut rig = Rig::asgi(1);
     let _ticket = rig.submit(b"/");
     let (id, _) = rig.claim().unwrap();
@@ -413,7 +413,7 @@ fn trailers_come_once_and_after_the_head() {
 }
 
 #[test]
-fn a_body_that_has_begun_is_not_given_to_another_worker() {
+fn request_with_a_started_upload_is_not_reassigned() {
     for (taken, is_retried) in [(0, true), (1, false)] {
         let mut rig = Rig::asgi(1);
         rig.set_policy(|policy| policy.retry_idempotent = true);
@@ -431,7 +431,7 @@ fn a_body_that_has_begun_is_not_given_to_another_worker() {
 }
 
 #[test]
-fn who_waits_with_a_body_for_the_former_kind_of_worker_is_refused() {
+fn queued_body_for_the_wrong_interface_is_rejected() {
     let rig = Rig::booting(2);
     let (descriptor, parts, frame) = (rig.upload(b"/"), rig.stream(b"POST"), rig.submit(b"/"));
     rig.is_ready(Interface::Asgi);
@@ -444,7 +444,7 @@ fn who_waits_with_a_body_for_the_former_kind_of_worker_is_refused() {
 }
 
 #[test]
-fn over_its_deadline_it_is_cancelled_and_a_second_later_its_worker_is_stubborn() {
+fn overdue_task_is_cancelled_then_reported_as_ignoring_it() {
     let mut rig = Rig::asgi(2);
     let tickets = [rig.submit(b"/yields"), rig.submit(b"/stubborn")];
     let ids: Vec<_> = (0..2)
@@ -475,7 +475,7 @@ fn over_its_deadline_it_is_cancelled_and_a_second_later_its_worker_is_stubborn()
 }
 
 #[test]
-fn the_clock_stands_still_while_the_application_waits_for_its_client() {
+fn deadline_pauses_while_application_waits_for_client() {
     let mut rig = Rig::asgi(1);
     let (ticket, id) = rig.streaming();
     let upload = ticket.upload();
@@ -490,7 +490,7 @@ fn the_clock_stands_still_while_the_application_waits_for_its_client() {
 }
 
 #[test]
-fn an_event_loop_that_leaves_a_record_is_stalled_and_then_stuck() {
+fn event_loop_with_unclaimed_record_stalls_then_is_stuck() {
     let mut rig = Rig::asgi(2);
     rig.set_policy(|policy| {
         policy.stall = Some(Duration::from_secs(4));
@@ -512,7 +512,7 @@ fn an_event_loop_that_leaves_a_record_is_stalled_and_then_stuck() {
 }
 
 #[test]
-fn an_event_loop_with_nothing_to_claim_is_asked_for_a_sign_of_life() {
+fn event_loop_with_empty_ring_is_pinged() {
     let mut rig = Rig::asgi(2);
     rig.set_policy(|policy| {
         policy.stall = Some(Duration::from_secs(4));
@@ -534,7 +534,7 @@ fn an_event_loop_with_nothing_to_claim_is_asked_for_a_sign_of_life() {
 }
 
 #[test]
-fn requests_that_an_event_loop_lets_lie_wait_for_want_of_workers() {
+fn requests_unclaimed_by_a_stalled_loop_count_as_queued() {
     let mut rig = Rig::asgi(10);
     let now = Instant::now();
     let _ticket = rig.submit(b"/");
@@ -547,7 +547,7 @@ fn requests_that_an_event_loop_lets_lie_wait_for_want_of_workers() {
 }
 
 #[test]
-fn each_has_its_own_deadline_whatever_was_found_before() {
+fn each_request_keeps_its_own_deadline() {
     let mut rig = Rig::asgi(3);
     let begun = Instant::now();
     let at = |seconds| begun + Duration::from_secs(seconds);
@@ -618,7 +618,7 @@ impl Rig {
 }
 
 #[test]
-fn early_hints_that_nobody_takes_are_bounded_by_number_and_size() {
+fn unread_early_hints_are_bounded_in_number_and_size() {
     for (n_fields, len) in [(1024, 1), (1, 10_000)] {
         let mut rig = Rig::asgi(1);
         let mut ticket = rig.submit(b"/");

@@ -7,7 +7,7 @@ use rgun_channel::frame::{AppError, Body, Completion, encode_known_field};
 use super::*;
 
 #[test]
-fn an_answer_that_broke_off_gives_its_window_back() {
+fn aborted_response_returns_its_window() {
     let mut rig = Rig::new();
     let ticket = rig.submit(b"/");
     let (exchange, _) = rig.claim().unwrap();
@@ -23,7 +23,7 @@ fn an_answer_that_broke_off_gives_its_window_back() {
 }
 
 #[test]
-fn more_fields_than_a_header_map_holds_are_a_breach_and_no_panic() {
+fn too_many_fields_are_a_breach_and_no_panic() {
     let mut rig = Rig::new();
     let ticket = rig.submit(b"/");
     let (exchange, _) = rig.claim().unwrap();
@@ -51,7 +51,7 @@ fn more_fields_than_a_header_map_holds_are_a_breach_and_no_panic() {
 }
 
 #[test]
-fn parts_that_say_nothing_are_a_breach() {
+fn empty_parts_are_a_breach() {
     let mut rig = Rig::new();
     let _ticket = rig.submit(b"/");
     let (exchange, _) = rig.claim().unwrap();
@@ -62,7 +62,7 @@ fn parts_that_say_nothing_are_a_breach() {
 }
 
 #[test]
-fn reports_without_end_are_a_breach() {
+fn unlimited_reports_are_a_breach() {
     let rig = Rig::new();
     let report = Report::Booting { python: "any".to_owned() }.encode();
     for _ in 0..17 {
@@ -74,7 +74,7 @@ fn reports_without_end_are_a_breach() {
 }
 
 #[test]
-fn the_time_of_a_request_begins_when_the_one_before_it_is_taken_back() {
+fn deadline_starts_when_the_request_ahead_is_revoked() {
     let mut rig = Rig::quick();
     let abandoned = rig.submit(b"/abandoned");
     let ticket = rig.submit(b"/hangs");
@@ -86,7 +86,7 @@ fn the_time_of_a_request_begins_when_the_one_before_it_is_taken_back() {
 }
 
 #[test]
-fn who_needs_an_idle_slot_is_not_overtaken_by_who_does_not() {
+fn request_needing_an_idle_slot_is_not_overtaken() {
     let mut rig = Rig::quick();
     let (_running, _upload) = (rig.submit(b"/running"), rig.upload(b"/upload"));
     let _later = rig.submit(b"/later");
@@ -96,7 +96,7 @@ fn who_needs_an_idle_slot_is_not_overtaken_by_who_does_not() {
 }
 
 #[test]
-fn who_waits_behind_somebody_who_gives_up_has_its_turn_at_once() {
+fn next_request_starts_at_once_when_first_gives_up() {
     let mut rig = Rig::quick();
     let (_running, upload) = (rig.submit(b"/running"), rig.upload(b"/upload"));
     let _later = rig.submit(b"/later");
@@ -106,7 +106,7 @@ fn who_waits_behind_somebody_who_gives_up_has_its_turn_at_once() {
 }
 
 #[test]
-fn a_worker_is_not_told_to_forget_a_request_whose_body_it_may_be_taking() {
+fn request_whose_body_may_be_in_use_is_not_cancelled() {
     let mut rig = Rig::new();
     let ticket = rig.upload(b"/");
     let (exchange, _) = rig.claim().unwrap();
@@ -120,7 +120,7 @@ fn a_worker_is_not_told_to_forget_a_request_whose_body_it_may_be_taking() {
 }
 
 #[test]
-fn a_request_that_no_ring_can_hold_is_refused() {
+fn request_larger_than_any_ring_is_rejected() {
     let rig = Rig::new();
     let long = vec![b'x'; 60_000];
     let body = vec![b'x'; 64 * 1024];
@@ -136,7 +136,7 @@ fn a_request_that_no_ring_can_hold_is_refused() {
 }
 
 #[test]
-fn the_housekeeper_hurries_once_a_quick_worker_has_two_requests() {
+fn prefetching_to_a_fast_worker_needs_fast_ticks() {
     let rig = Rig::quick();
     let _first = rig.submit(b"/");
     rig.dispatcher.lock().tick_rate = TickRate::Slow;

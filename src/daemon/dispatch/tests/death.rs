@@ -39,7 +39,7 @@ fn is_shut_out(rig: &Rig, path: &[u8], now: Instant) -> bool {
 }
 
 #[test]
-fn what_had_started_is_named_and_what_had_not_goes_to_another() {
+fn crash_names_started_requests_and_requeues_the_others() {
     let mut rig = Rig::with(usual(), 0);
     rig.attach(Generation(1), 2, None);
     rig.dispatcher.admit(WORKER);
@@ -61,7 +61,7 @@ fn what_had_started_is_named_and_what_had_not_goes_to_another() {
 }
 
 #[test]
-fn a_worker_that_leaves_with_nothing_started_accuses_nobody() {
+fn crash_with_nothing_started_suspects_no_request() {
     let mut rig = Rig::with(usual(), 1);
     let _ticket = rig.submit(b"/");
     rig.hang_up(0);
@@ -70,7 +70,7 @@ fn a_worker_that_leaves_with_nothing_started_accuses_nobody() {
 }
 
 #[test]
-fn an_idempotent_request_is_tried_once_more_and_then_it_is_502() {
+fn idempotent_request_is_retried_once_then_502() {
     let mut rig = Rig::with(trying_again(), 2);
     let mut ticket = rig.submit(b"/kill");
     rig.die_of(0, b"/kill");
@@ -88,7 +88,7 @@ fn an_idempotent_request_is_tried_once_more_and_then_it_is_502() {
 }
 
 #[test]
-fn a_request_that_was_tried_again_is_not_tried_a_third_time_though_others_like_it_are_well() {
+fn retried_request_gets_no_third_attempt_despite_successes() {
     let mut rig = Rig::with(trying_again(), 3);
     let ticket = rig.submit(b"/");
     rig.die_of(0, b"/");
@@ -102,7 +102,7 @@ fn a_request_that_was_tried_again_is_not_tried_a_third_time_though_others_like_i
 }
 
 #[test]
-fn a_request_that_is_tried_again_is_answered_as_if_nothing_had_been() {
+fn retried_request_is_answered_normally() {
     let mut rig = Rig::with(trying_again(), 2);
     let ticket = rig.submit(b"/");
     rig.die_of(0, b"/");
@@ -111,7 +111,7 @@ fn a_request_that_is_tried_again_is_answered_as_if_nothing_had_been() {
 }
 
 #[test]
-fn a_request_that_is_tried_again_has_all_its_patience_and_blocks_nobodys_end() {
+fn retried_request_has_a_new_timeout_and_delays_no_other() {
     let policy = Policy { queue_timeout: Some(5 * SECOND), request_timeout: None, ..trying_again() };
     let mut rig = Rig::with(policy, 1);
     let long_ago = ago(4 * SECOND);
@@ -125,7 +125,7 @@ fn a_request_that_is_tried_again_has_all_its_patience_and_blocks_nobodys_end() {
 }
 
 #[test]
-fn a_put_is_tried_again_and_a_post_is_not() {
+fn put_is_retried_and_post_is_not() {
     for (method, again) in [
         ("GET", true),
         ("HEAD", true),
@@ -147,7 +147,7 @@ fn a_put_is_tried_again_and_a_post_is_not() {
 }
 
 #[test]
-fn a_body_is_sent_from_its_start_when_it_is_sent_again() {
+fn retried_request_sends_its_body_from_the_start() {
     let mut rig = Rig::with(trying_again(), 2);
     let mut body: File = rustix::fs::memfd_create("body", rustix::fs::MemfdFlags::CLOEXEC).unwrap().into();
     body.write_all(b"all of it").unwrap();
@@ -167,7 +167,7 @@ fn a_body_is_sent_from_its_start_when_it_is_sent_again() {
 }
 
 #[test]
-fn without_that_setting_nothing_is_tried_again() {
+fn nothing_is_retried_without_the_setting() {
     let mut rig = Rig::with(usual(), 2);
     let ticket = rig.submit(b"/");
     rig.die_of(0, b"/");
@@ -176,7 +176,7 @@ fn without_that_setting_nothing_is_tried_again() {
 }
 
 #[test]
-fn nothing_is_tried_again_whose_head_the_client_has() {
+fn request_is_not_retried_once_client_has_the_head() {
     let mut rig = Rig::with(trying_again(), 2);
     let mut ticket = rig.submit(b"/");
     let (exchange, _) = rig.claim().unwrap();
@@ -193,7 +193,7 @@ fn nothing_is_tried_again_whose_head_the_client_has() {
 }
 
 #[test]
-fn of_an_answer_that_nobody_has_seen_nothing_is_left_when_it_is_tried_again() {
+fn retry_discards_the_undelivered_response() {
     let mut rig = Rig::with(trying_again(), 2);
     let mut ticket = rig.submit(b"/");
     let (exchange, _) = rig.claim().unwrap();
@@ -209,7 +209,7 @@ fn of_an_answer_that_nobody_has_seen_nothing_is_left_when_it_is_tried_again() {
 }
 
 #[test]
-fn an_answer_that_was_complete_is_given_and_not_tried_again() {
+fn complete_response_is_delivered_despite_the_crash() {
     let mut rig = Rig::with(trying_again(), 2);
     let ticket = rig.submit(b"/");
     let (exchange, _) = rig.claim().unwrap();
@@ -221,7 +221,7 @@ fn an_answer_that_was_complete_is_given_and_not_tried_again() {
 }
 
 #[test]
-fn two_deaths_shut_out_what_had_started_and_all_like_it_that_wait() {
+fn second_crash_blocks_started_and_queued_fingerprints() {
     let mut rig = Rig::with(usual(), 2);
     let first = rig.submit(b"/kill");
     rig.die_of(0, b"/kill");
@@ -243,7 +243,7 @@ fn two_deaths_shut_out_what_had_started_and_all_like_it_that_wait() {
 }
 
 #[test]
-fn what_is_shut_out_does_not_start_in_a_worker_that_has_it_already() {
+fn blocked_request_is_revoked_from_its_worker() {
     let mut rig = Rig::quick();
     let second = rig.admit_new();
     rig.workers[second].service = QUICK;
@@ -263,7 +263,7 @@ fn what_is_shut_out_does_not_start_in_a_worker_that_has_it_already() {
 }
 
 #[test]
-fn any_answer_clears_a_suspect_but_a_failure_does_not() {
+fn success_clears_a_fingerprint_and_failure_does_not() {
     for (code, cleared) in [(200, true), (404, true), (500, false), (503, false)] {
         let mut rig = Rig::with(usual(), 3);
         let _first = rig.submit(b"/");
@@ -279,7 +279,7 @@ fn any_answer_clears_a_suspect_but_a_failure_does_not() {
 }
 
 #[test]
-fn an_answer_that_goes_on_for_long_is_not_accused_of_the_deaths_it_sees() {
+fn long_response_is_not_blamed_for_crashes() {
     let mut rig = Rig::with(usual(), 0);
     for index in 0..4 {
         rig.attach(Generation(1), 2, None);
@@ -294,7 +294,7 @@ fn an_answer_that_goes_on_for_long_is_not_accused_of_the_deaths_it_sees() {
 }
 
 #[test]
-fn the_head_of_an_answer_clears_a_suspect_before_its_end() {
+fn response_head_clears_a_fingerprint_before_the_end() {
     for (code, cleared) in [(200, true), (499, true), (500, false)] {
         let mut rig = Rig::with(usual(), 3);
         let _first = rig.submit(b"/events");
@@ -308,7 +308,7 @@ fn the_head_of_an_answer_clears_a_suspect_before_its_end() {
 }
 
 #[test]
-fn a_trial_is_over_with_the_head_of_a_good_answer() {
+fn trial_ends_with_the_head_of_a_success() {
     let mut rig = Rig::with(usual(), 1);
     {
         let mut state = rig.dispatcher.lock();
@@ -324,7 +324,7 @@ fn a_trial_is_over_with_the_head_of_a_good_answer() {
 }
 
 #[test]
-fn after_its_time_one_request_is_tried_and_a_good_answer_opens_the_way() {
+fn successful_trial_after_the_block_time_unblocks() {
     let mut rig = Rig::with(usual(), 3);
     let start = Instant::now();
     for index in [0, 1] {
@@ -342,7 +342,7 @@ fn after_its_time_one_request_is_tried_and_a_good_answer_opens_the_way() {
 }
 
 #[test]
-fn a_trial_that_dies_shuts_it_out_at_once_and_is_not_tried_again() {
+fn crashed_trial_blocks_again_and_is_not_retried() {
     let mut rig = Rig::with(trying_again(), 1);
     {
         let mut state = rig.dispatcher.lock();
@@ -357,7 +357,7 @@ fn a_trial_that_dies_shuts_it_out_at_once_and_is_not_tried_again() {
 }
 
 #[test]
-fn a_trial_that_gives_up_lets_the_next_one_try() {
+fn abandoned_trial_lets_the_next_request_try() {
     let rig = Rig::with(usual(), 0);
     {
         let mut state = rig.dispatcher.lock();
@@ -371,7 +371,7 @@ fn a_trial_that_gives_up_lets_the_next_one_try() {
 }
 
 #[test]
-fn who_was_told_to_go_and_what_was_overdue_are_no_suspects() {
+fn stopped_workers_and_overdue_requests_are_not_blamed() {
     let mut rig = Rig::with(usual(), 2);
     let _retired = rig.submit(b"/retired");
     rig.claim().unwrap();
@@ -388,7 +388,7 @@ fn who_was_told_to_go_and_what_was_overdue_are_no_suspects() {
 }
 
 #[test]
-fn a_thousand_requests_of_one_worker_accuse_the_newest() {
+fn crash_with_a_thousand_requests_blames_the_newest() {
     let mut rig = Rig::with(Policy { queue: 0, ..usual() }, 0);
     rig.attach(Generation(1), 200, None);
     rig.dispatcher.admit(WORKER);

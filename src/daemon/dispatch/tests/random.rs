@@ -165,7 +165,7 @@ impl History {
 }
 
 #[test]
-fn whatever_happens_every_exchange_is_answered_once_and_nothing_is_left_behind() {
+fn random_events_leave_each_exchange_answered_exactly_once() {
     let mut answered = 0;
     for seed in 1..=150 {
         // Whoever reads a failure wants the seed.

@@ -17,7 +17,7 @@ fn policy(rules: Vec<Rule>) -> Policy {
 }
 
 #[test]
-fn a_path_that_has_its_share_holds_up_nobody_else() {
+fn path_at_its_limit_does_not_delay_other_paths() {
     let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 2);
     let _tickets = [rig.submit(b"/export/1"), rig.submit(b"/export/2"), rig.submit(b"/export/3")];
     let _other = rig.submit(b"/other");
@@ -26,7 +26,7 @@ fn a_path_that_has_its_share_holds_up_nobody_else() {
 }
 
 #[test]
-fn the_share_is_passed_on_when_the_worker_is_done_and_not_when_the_client_is_gone() {
+fn permit_is_released_by_done_and_not_by_disconnect() {
     let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 2);
     let (first, mut second) = (rig.submit(b"/export/1"), rig.submit(b"/export/2"));
     let (exchange, _) = rig.claim().unwrap();
@@ -39,7 +39,7 @@ fn the_share_is_passed_on_when_the_worker_is_done_and_not_when_the_client_is_gon
 }
 
 #[test]
-fn who_waited_for_others_of_its_path_is_not_behind_those_who_came_later() {
+fn held_request_keeps_its_age_in_the_queue() {
     let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 1);
     let _tickets = [&b"/export/1"[..], b"/export/2", b"/a", b"/export/3", b"/b"].map(|path| rig.submit(path));
     let order: Vec<_> = (0..5).map(|_| String::from_utf8(rig.answer()).unwrap()).collect();
@@ -47,7 +47,7 @@ fn who_waited_for_others_of_its_path_is_not_behind_those_who_came_later() {
 }
 
 #[test]
-fn who_gives_up_waiting_for_others_is_gone_at_once() {
+fn abandoned_held_request_is_removed_at_once() {
     let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 2);
     let _first = rig.submit(b"/export/1");
     let (second, _third) = (rig.submit(b"/export/2"), rig.submit(b"/export/3"));
@@ -58,7 +58,7 @@ fn who_gives_up_waiting_for_others_is_gone_at_once() {
 }
 
 #[test]
-fn who_gives_up_in_the_queue_passes_its_share_on() {
+fn abandoned_queued_request_releases_its_permit() {
     let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 1);
     let _running = rig.submit(b"/");
     let (first, _second) = (rig.submit(b"/export/1"), rig.submit(b"/export/2"));
@@ -69,7 +69,7 @@ fn who_gives_up_in_the_queue_passes_its_share_on() {
 }
 
 #[test]
-fn who_gives_up_before_it_is_claimed_passes_its_share_on() {
+fn abandoned_unclaimed_request_releases_its_permit() {
     let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 2);
     let (first, _second) = (rig.submit(b"/export/1"), rig.submit(b"/export/2"));
     drop(first);
@@ -77,7 +77,7 @@ fn who_gives_up_before_it_is_claimed_passes_its_share_on() {
 }
 
 #[test]
-fn waiting_for_others_counts_to_the_length_of_the_queue() {
+fn held_requests_count_towards_the_queue_limit() {
     let mut rig = Rig::with(Policy { queue: 2, ..policy(vec![bounded("/export*", 1)]) }, 2);
     let _tickets = [rig.submit(b"/export/1"), rig.submit(b"/export/2"), rig.submit(b"/export/3")];
     assert_eq!(rig.ask("GET", b"/export/4", Instant::now()).unwrap_err(), Fault::QueueFull);
@@ -88,7 +88,7 @@ fn waiting_for_others_counts_to_the_length_of_the_queue() {
 }
 
 #[test]
-fn patience_ends_for_those_who_wait_for_others_too() {
+fn held_requests_time_out() {
     let patience = Policy { queue_timeout: Some(5 * SECOND), request_timeout: None, ..usual() };
     let rig = Rig::with(Policy { rules: vec![bounded("/export*", 1)], ..patience }, 2);
     let start = Instant::now();
@@ -102,7 +102,7 @@ fn patience_ends_for_those_who_wait_for_others_too() {
 }
 
 #[test]
-fn nobody_waits_for_others_when_nobody_will_serve() {
+fn held_requests_are_rejected_when_no_worker_will_serve() {
     let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 1);
     let mut first = rig.submit(b"/export/1");
     let mut second = rig.submit(b"/export/2");
@@ -114,7 +114,7 @@ fn nobody_waits_for_others_when_nobody_will_serve() {
 }
 
 #[test]
-fn the_share_of_a_worker_that_dies_is_passed_on() {
+fn permit_is_released_when_worker_dies() {
     let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 2);
     let (first, _second) = (rig.submit(b"/export/1"), rig.submit(b"/export/2"));
     rig.die_of(0, b"/export/1");
@@ -123,7 +123,7 @@ fn the_share_of_a_worker_that_dies_is_passed_on() {
 }
 
 #[test]
-fn an_overdue_request_keeps_its_share_until_its_worker_is_gone() {
+fn overdue_request_keeps_its_permit_until_worker_exits() {
     let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 2);
     let (first, _second) = (rig.submit(b"/export/1"), rig.submit(b"/export/2"));
     rig.claim().unwrap();
@@ -135,7 +135,7 @@ fn an_overdue_request_keeps_its_share_until_its_worker_is_gone() {
 }
 
 #[test]
-fn a_path_has_a_deadline_of_its_own() {
+fn path_rule_sets_its_own_deadline() {
     let rules =
         vec![limited("/slow/*", Some(600 * SECOND)), limited("/stream", None), limited("/slow*", None)];
     let mut rig = Rig::with(policy(rules), 3);
@@ -156,7 +156,7 @@ fn a_path_has_a_deadline_of_its_own() {
 }
 
 #[test]
-fn a_new_policy_counts_for_those_that_wait_and_leaves_those_that_run_their_deadline() {
+fn new_policy_applies_to_waiting_requests_only() {
     let mut rig = Rig::with(policy(vec![bounded("/export*", 1)]), 3);
     let start = Instant::now();
     let mut running = rig.submit(b"/export/1");
@@ -179,7 +179,7 @@ fn a_new_policy_counts_for_those_that_wait_and_leaves_those_that_run_their_deadl
 }
 
 #[test]
-fn a_request_that_failed_to_enter_takes_no_share() {
+fn rejected_request_takes_no_permit() {
     let rig = Rig::with(Policy { queue: 0, ..policy(vec![bounded("/export*", 1)]) }, 0);
     assert_eq!(rig.ask("GET", b"/export/1", Instant::now()).unwrap_err(), Fault::QueueFull);
     assert_eq!(rig.dispatcher.lock().rules.n_permits(), 0);

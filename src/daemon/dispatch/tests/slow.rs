@@ -120,7 +120,7 @@ impl Streaming {
 }
 
 #[test]
-fn a_client_that_reads_is_given_what_comes_and_nothing_is_acknowledged_ahead_of_it() {
+fn fast_client_is_not_acknowledged_ahead() {
     let mut streaming = Streaming::new(64 * MIB, 0);
     for _ in 0..10 {
         streaming.fill_window();
@@ -133,7 +133,7 @@ fn a_client_that_reads_is_given_what_comes_and_nothing_is_acknowledged_ahead_of_
 }
 
 #[test]
-fn an_answer_leaves_its_worker_although_its_client_does_not_read() {
+fn response_leaves_worker_when_client_does_not_read() {
     let mut streaming = Streaming::new(64 * MIB, 0);
     streaming.fill_window();
     assert_eq!(streaming.acked(), 0);
@@ -155,7 +155,7 @@ fn an_answer_leaves_its_worker_although_its_client_does_not_read() {
 }
 
 #[test]
-fn an_answer_leaves_its_worker_although_all_of_its_window_came_before_its_head_was_taken() {
+fn full_window_before_the_head_is_read_leaves_worker() {
     let rig = Rig::with(Policy { response_memory: 64 * MIB as u64, ..usual() }, 1);
     let mut ticket = rig.submit(b"/");
     let mut streaming =
@@ -171,7 +171,7 @@ fn an_answer_leaves_its_worker_although_all_of_its_window_came_before_its_head_w
 }
 
 #[test]
-fn a_client_that_has_caught_up_is_as_good_as_any_other() {
+fn caught_up_client_is_no_longer_slow() {
     let mut streaming = Streaming::new(64 * MIB, 0);
     streaming.fill_window();
     streaming.is_seen();
@@ -182,7 +182,7 @@ fn a_client_that_has_caught_up_is_as_good_as_any_other() {
 }
 
 #[test]
-fn what_memory_has_no_room_for_goes_to_files_and_comes_back_in_order() {
+fn response_over_memory_limit_spills_to_file_in_order() {
     let mut streaming = Streaming::new(2 * MIB, 64 * MIB);
     let mut n_blocks = streaming.fill_window();
     streaming.is_seen();
@@ -205,7 +205,7 @@ fn what_memory_has_no_room_for_goes_to_files_and_comes_back_in_order() {
 }
 
 #[test]
-fn one_huge_answer_leaves_room_for_another() {
+fn one_huge_response_leaves_room_for_another() {
     let mut rig = Rig::with(Policy { response_memory: 4 * MIB as u64, ..usual() }, 1);
     rig.workers[0].service = SLOW;
     let mut huge = Streaming::of(rig);
@@ -221,7 +221,7 @@ fn one_huge_answer_leaves_room_for_another() {
 }
 
 #[test]
-fn a_worker_waits_when_there_is_no_room_at_all_and_goes_on_when_there_is() {
+fn worker_waits_while_memory_and_disk_are_full() {
     let mut streaming = Streaming::new(0, 0);
     streaming.fill_window();
     streaming.is_seen();
@@ -233,7 +233,7 @@ fn a_worker_waits_when_there_is_no_room_at_all_and_goes_on_when_there_is() {
 }
 
 #[test]
-fn a_file_that_cannot_be_made_loses_nothing() {
+fn failed_file_write_loses_no_data() {
     let mut streaming = Streaming::new(0, 64 * MIB);
     let missing = std::env::temp_dir().join("rgun-no-such-directory");
     let policy = |spool| Policy { response_disk: 64 * MIB as u64, spool, ..usual() };
@@ -251,7 +251,7 @@ fn a_file_that_cannot_be_made_loses_nothing() {
 }
 
 #[test]
-fn a_client_that_leaves_frees_memory_and_disk() {
+fn disconnect_frees_memory_and_disk() {
     let mut streaming = Streaming::new(MIB, 64 * MIB);
     streaming.fill_window();
     streaming.is_seen();
@@ -261,7 +261,7 @@ fn a_client_that_leaves_frees_memory_and_disk() {
 }
 
 #[test]
-fn an_answer_of_several_pieces_that_is_there_at_once_has_a_known_length() {
+fn complete_multi_part_response_has_known_length() {
     let mut rig = Rig::new();
     let mut ticket = rig.submit(b"/");
     let (exchange, _) = rig.claim().unwrap();
@@ -282,7 +282,7 @@ fn an_answer_of_several_pieces_that_is_there_at_once_has_a_known_length() {
 }
 
 #[test]
-fn the_time_that_a_client_holds_its_answer_back_is_not_the_applications_but_has_an_end() {
+fn slow_client_time_is_bounded_and_not_the_applications() {
     let mut streaming = Streaming::new(0, 0);
     streaming.fill_window();
     streaming.is_seen();
@@ -304,7 +304,7 @@ fn the_time_that_a_client_holds_its_answer_back_is_not_the_applications_but_has_
 }
 
 #[test]
-fn a_client_that_holds_its_answer_back_for_longer_than_the_application_may_take_is_cut_off() {
+fn client_slower_than_the_request_timeout_is_aborted() {
     let mut streaming = Streaming::new(0, 0);
     streaming.fill_window();
     streaming.is_seen();
@@ -318,7 +318,7 @@ fn a_client_that_holds_its_answer_back_for_longer_than_the_application_may_take_
 }
 
 #[test]
-fn an_answer_that_nobody_reads_is_given_up_when_there_is_no_room_for_it() {
+fn unread_response_is_dropped_when_there_is_no_room() {
     let mut streaming = Streaming::new(0, 0);
     for _ in 0..10 {
         streaming.send(false, false);

@@ -20,7 +20,7 @@ fn tally(answered: u64, failed: u64) -> ResponseStats {
 }
 
 #[test]
-fn a_request_over_its_deadline_is_named_with_its_thread() {
+fn deadline_notice_names_request_and_thread() {
     let mut rig = Rig::with(usual(), 0);
     rig.attach(Generation(1), 4, None);
     rig.dispatcher.admit(WORKER);
@@ -53,7 +53,7 @@ fn a_request_over_its_deadline_is_named_with_its_thread() {
 }
 
 #[test]
-fn what_runs_is_told_and_what_waits_in_the_ring_is_not() {
+fn running_requests_are_listed_without_unclaimed_ones() {
     let mut rig = Rig::with(usual(), 0);
     rig.attach(Generation(1), 2, None);
     rig.dispatcher.admit(WORKER);
@@ -67,7 +67,7 @@ fn what_runs_is_told_and_what_waits_in_the_ring_is_not() {
 }
 
 #[test]
-fn a_slow_request_is_told_once() {
+fn slow_request_is_reported_once() {
     let mut rig = Rig::with(Policy { slow: Some(SECOND), ..usual() }, 2);
     let start = Instant::now();
     let _tickets = [rig.submit(b"/slow"), rig.submit(b"/lying")];
@@ -82,7 +82,7 @@ fn a_slow_request_is_told_once() {
 }
 
 #[test]
-fn a_slow_request_that_is_tried_again_may_be_slow_again() {
+fn retried_slow_request_is_reported_again() {
     let policy = Policy { slow: Some(SECOND), request_timeout: None, retry_idempotent: true, ..usual() };
     let mut rig = Rig::with(policy, 2);
     let start = Instant::now();
@@ -99,7 +99,7 @@ fn a_slow_request_that_is_tried_again_may_be_slow_again() {
 }
 
 #[test]
-fn a_worker_may_tell_its_stacks_as_often_as_it_is_asked_and_not_without_end() {
+fn unrequested_stack_reports_are_limited() {
     let mut rig = Rig::with(usual(), 1);
     let tell = |rig: &mut Rig| {
         rig.workers[0].report(&Report::StacksDumped(true));
@@ -118,7 +118,7 @@ fn a_worker_may_tell_its_stacks_as_often_as_it_is_asked_and_not_without_end() {
 }
 
 #[test]
-fn a_request_that_was_over_its_deadline_is_not_slow_as_well() {
+fn overdue_request_is_not_reported_as_slow() {
     let mut rig = Rig::with(Policy { slow: Some(15 * SECOND), ..usual() }, 1);
     let start = Instant::now();
     let _ticket = rig.submit(b"/");
@@ -129,7 +129,7 @@ fn a_request_that_was_over_its_deadline_is_not_slow_as_well() {
 }
 
 #[test]
-fn a_request_whose_client_is_slow_is_not() {
+fn request_with_a_slow_client_is_not_reported_as_slow() {
     let mut rig = Rig::with(Policy { slow: Some(SECOND), ..usual() }, 1);
     let start = Instant::now();
     let mut ticket = rig.submit(b"/download");
@@ -146,7 +146,7 @@ fn a_request_whose_client_is_slow_is_not() {
 }
 
 #[test]
-fn a_worker_that_has_served_its_number_says_so_once() {
+fn max_requests_is_reported_once() {
     let mut rig = Rig::with(usual(), 0);
     rig.attach(Generation(1), 1, Some(3));
     rig.dispatcher.admit(WORKER);
@@ -163,7 +163,7 @@ fn a_worker_that_has_served_its_number_says_so_once() {
 }
 
 #[test]
-fn measuring_tells_the_longest_wait_and_the_most_that_ran_and_begins_anew() {
+fn load_sample_has_maxima_since_the_last_sample() {
     let mut rig = Rig::with(usual(), 2);
     let start = Instant::now();
     let _tickets = [&b"/1"[..], b"/2", b"/3"].map(|path| rig.ask("GET", path, start).unwrap());
@@ -180,7 +180,7 @@ fn measuring_tells_the_longest_wait_and_the_most_that_ran_and_begins_anew() {
 }
 
 #[test]
-fn what_waits_for_others_of_its_path_does_not_wait_for_want_of_workers() {
+fn held_requests_are_not_in_the_load_sample() {
     let rule = Rule { pattern: "*".into(), request: None, concurrency: std::num::NonZeroU32::new(1) };
     let mut rig = Rig::with(Policy { rules: vec![rule], ..usual() }, 2);
     let _tickets = [b"/1", b"/2", b"/3"].map(|path| rig.ask("GET", path, ago(5 * SECOND)).unwrap());
@@ -195,7 +195,7 @@ fn what_waits_for_others_of_its_path_does_not_wait_for_want_of_workers() {
 }
 
 #[test]
-fn idle_counts_from_the_last_answer() {
+fn idle_time_counts_from_the_last_response() {
     let mut rig = Rig::with(usual(), 1);
     let ticket = rig.ask("GET", b"/", ago(100 * SECOND)).unwrap();
     rig.answer();
@@ -207,7 +207,7 @@ fn idle_counts_from_the_last_answer() {
 }
 
 #[test]
-fn answers_are_counted_by_generation_also_when_their_worker_is_gone() {
+fn response_counts_survive_their_worker() {
     let mut rig = Rig::with(usual(), 0);
     let old = rig.attach(Generation(1), 1, None);
     rig.dispatcher.admit(rig.workers[old].id);
@@ -244,7 +244,7 @@ fn answers_are_counted_by_generation_also_when_their_worker_is_gone() {
 }
 
 #[test]
-fn tallies_of_generations_long_gone_are_forgotten() {
+fn response_counts_of_old_generations_are_dropped() {
     let mut rig = Rig::with(usual(), 0);
     for generation in 1..=50 {
         let index = rig.attach(Generation(generation), 1, None);
@@ -260,7 +260,7 @@ fn tallies_of_generations_long_gone_are_forgotten() {
 }
 
 #[test]
-fn a_probe_reaches_a_worker_that_is_not_admitted_while_the_queue_is_full() {
+fn probe_reaches_unadmitted_worker_despite_full_queue() {
     let mut rig = Rig::with(Policy { queue: 1, ..usual() }, 1);
     let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
     assert_eq!(rig.ask("GET", b"/3", Instant::now()).unwrap_err(), Fault::QueueFull);
@@ -274,7 +274,7 @@ fn a_probe_reaches_a_worker_that_is_not_admitted_while_the_queue_is_full() {
 }
 
 #[test]
-fn a_probe_is_answered_by_whom_it_asks_or_not_at_all() {
+fn probe_is_answered_by_its_worker_or_fails() {
     let mut rig = Rig::with(Policy { retry_idempotent: true, ..usual() }, 1);
     let canary = rig.attach(Generation(2), 1, None);
     let mut probe = rig.probe(canary, b"/healthz").unwrap();
@@ -292,7 +292,7 @@ fn a_probe_is_answered_by_whom_it_asks_or_not_at_all() {
 }
 
 #[test]
-fn a_probe_that_nobody_claimed_dies_with_its_worker() {
+fn unclaimed_probe_fails_when_its_worker_dies() {
     let mut rig = Rig::with(usual(), 1);
     let canary = rig.attach(Generation(2), 1, None);
     let probe = rig.probe(canary, b"/healthz").unwrap();
@@ -302,7 +302,7 @@ fn a_probe_that_nobody_claimed_dies_with_its_worker() {
 }
 
 #[test]
-fn a_probe_has_a_deadline() {
+fn probe_has_a_deadline() {
     let mut rig = Rig::with(usual(), 0);
     let canary = rig.attach(Generation(2), 1, None);
     let probe = rig.probe(canary, b"/healthz").unwrap();
@@ -312,7 +312,7 @@ fn a_probe_has_a_deadline() {
 }
 
 #[test]
-fn a_retired_worker_that_is_admitted_again_serves_and_drains_again() {
+fn readmitted_worker_serves_and_drains_again() {
     let mut rig = Rig::with(usual(), 1);
     rig.dispatcher.retire(WORKER);
     assert!(matches!(rig.told()[..], [Notice::Drained(WORKER)]));
@@ -327,7 +327,7 @@ fn a_retired_worker_that_is_admitted_again_serves_and_drains_again() {
 }
 
 #[test]
-fn a_zygote_is_heard_and_never_asked() {
+fn zygote_reports_arrive_and_it_gets_no_requests() {
     let mut rig = Rig::with(usual(), 0);
     let zygote = rig.attach(Generation(1), 1, None);
     let _ticket = rig.submit(b"/");
@@ -342,7 +342,7 @@ fn a_zygote_is_heard_and_never_asked() {
 }
 
 #[test]
-fn forks_without_end_are_a_breach() {
+fn unlimited_fork_reports_are_a_breach() {
     let mut rig = Rig::with(usual(), 0);
     let zygote = rig.attach(Generation(1), 1, None);
     let id = rig.workers[zygote].id;
@@ -356,7 +356,7 @@ fn forks_without_end_are_a_breach() {
 }
 
 #[test]
-fn a_ticket_knows_who_has_the_request_and_not_who_let_it_lie() {
+fn ticket_names_the_worker_that_claimed_the_request() {
     let rig = Rig::with(usual(), 2);
     let (first, second) = (rig.submit(b"/1"), rig.submit(b"/2"));
     let waiting = rig.submit(b"/3");

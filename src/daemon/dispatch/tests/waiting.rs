@@ -11,7 +11,7 @@ fn count_wanted(notices: &[Notice]) -> usize {
 }
 
 #[test]
-fn requests_are_served_in_order_of_age() {
+fn requests_are_served_oldest_first() {
     let mut rig = Rig::with(patient(), 1);
     let _tickets = [&b"/1"[..], b"/2", b"/3"].map(|path| rig.submit(path));
     for path in [b"/1", b"/2", b"/3"] {
@@ -20,7 +20,7 @@ fn requests_are_served_in_order_of_age() {
 }
 
 #[test]
-fn when_the_oldest_has_waited_for_long_the_newest_is_served_and_the_oldest_times_out() {
+fn overloaded_queue_serves_newest_and_times_out_oldest() {
     let mut rig = Rig::with(patient(), 1);
     let _running = rig.submit(b"/0");
     let long_ago = ago(5 * SECOND);
@@ -35,7 +35,7 @@ fn when_the_oldest_has_waited_for_long_the_newest_is_served_and_the_oldest_times
 }
 
 #[test]
-fn a_queue_that_was_worked_off_is_served_in_order_of_age_again() {
+fn drained_queue_is_served_oldest_first_again() {
     let mut rig = Rig::with(patient(), 1);
     let _running = rig.submit(b"/0");
     let long_ago = ago(5 * SECOND);
@@ -51,7 +51,7 @@ fn a_queue_that_was_worked_off_is_served_in_order_of_age_again() {
 
 /// Each client asks anew as soon as it is answered, and three of four wait: that is no overload.
 #[test]
-fn a_queue_that_is_never_empty_and_moves_is_served_in_order_of_age() {
+fn busy_queue_that_moves_is_served_oldest_first() {
     let mut rig = Rig::with(patient(), 1);
     let mut waiting: Vec<_> = (0..4).map(|number| rig.submit(format!("/{number}").as_bytes())).collect();
     for number in 4..100 {
@@ -62,7 +62,7 @@ fn a_queue_that_is_never_empty_and_moves_is_served_in_order_of_age() {
 }
 
 #[test]
-fn without_a_timeout_the_oldest_goes_first_for_ever() {
+fn queue_without_timeout_is_always_served_oldest_first() {
     let mut rig = Rig::with(usual(), 1);
     let _running = rig.submit(b"/0");
     let _old = [b"/1", b"/2", b"/3"].map(|path| rig.ask("GET", path, ago(3600 * SECOND)).unwrap());
@@ -72,7 +72,7 @@ fn without_a_timeout_the_oldest_goes_first_for_ever() {
 }
 
 #[test]
-fn what_a_worker_did_not_start_has_the_place_of_its_age_also_when_the_newest_have_their_turn() {
+fn revoked_request_keeps_its_age_when_newest_are_served() {
     let mut rig = Rig::with(patient(), 2);
     let _running = [b"/a", b"/b"].map(|path| rig.submit(path));
     let long_ago = ago(5 * SECOND);
@@ -88,7 +88,7 @@ fn what_a_worker_did_not_start_has_the_place_of_its_age_also_when_the_newest_hav
 }
 
 #[test]
-fn a_queue_that_stood_because_nobody_was_there_is_served_in_order_of_age() {
+fn queue_that_waited_for_a_worker_is_served_oldest_first() {
     let mut rig = Rig::with(patient(), 0);
     let long_ago = ago(5 * SECOND);
     let _tickets = [b"/1", b"/2"].map(|path| rig.ask("GET", path, long_ago).unwrap());
@@ -98,7 +98,7 @@ fn a_queue_that_stood_because_nobody_was_there_is_served_in_order_of_age() {
 }
 
 #[test]
-fn a_request_that_wants_a_worker_when_there_is_none_says_so_once() {
+fn missing_worker_is_requested_once() {
     let mut rig = Rig::with(usual(), 0);
     let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
     assert_eq!(count_wanted(&rig.told()), 1);
@@ -118,14 +118,14 @@ fn a_request_that_wants_a_worker_when_there_is_none_says_so_once() {
 }
 
 #[test]
-fn a_request_that_waits_for_a_busy_worker_wants_nobody() {
+fn queued_request_with_a_busy_worker_requests_none() {
     let rig = Rig::with(usual(), 1);
     let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
     assert_eq!(count_wanted(&rig.told()), 0);
 }
 
 #[test]
-fn what_the_last_worker_leaves_behind_wants_another() {
+fn requests_left_by_the_last_worker_request_another() {
     let rig = Rig::with(usual(), 1);
     let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
     rig.dispatcher.retire(WORKER);
@@ -138,7 +138,7 @@ fn what_the_last_worker_leaves_behind_wants_another() {
 }
 
 #[test]
-fn what_the_last_worker_leaves_behind_is_refused_when_nobody_will_serve() {
+fn requests_left_by_the_last_worker_are_rejected_on_stop() {
     let mut rig = Rig::with(usual(), 1);
     let (running, waiting) = (rig.submit(b"/1"), rig.submit(b"/2"));
     rig.dispatcher.set_unavailable(Some("it does not boot"));
@@ -149,7 +149,7 @@ fn what_the_last_worker_leaves_behind_is_refused_when_nobody_will_serve() {
 }
 
 #[test]
-fn a_refused_request_wants_nobody() {
+fn rejected_request_requests_no_worker() {
     let rig = Rig::with(usual(), 0);
     rig.dispatcher.set_unavailable(Some("it does not boot"));
     assert!(matches!(rig.ask("GET", b"/", Instant::now()), Err(Fault::Unavailable(_))));
@@ -177,13 +177,13 @@ fn overloaded(n_waiting: usize) -> (Rig, Vec<Ticket>, Instant) {
 }
 
 #[test]
-fn a_request_that_would_wait_for_too_long_is_shed_with_the_wait() {
+fn request_with_too_long_a_wait_is_shed_with_the_estimate() {
     let (rig, _tickets, now) = overloaded(9);
     assert_eq!(rig.ask("GET", b"/", now).unwrap_err(), Fault::QueueTooSlow(9 * SECOND));
 }
 
 #[test]
-fn a_request_is_queued_again_when_the_queue_moves_faster() {
+fn requests_are_queued_again_once_the_queue_is_faster() {
     let (mut rig, _tickets, mut now) = overloaded(9);
     assert!(rig.ask("GET", b"/", now).is_err());
     let mut later = Vec::new();
@@ -197,7 +197,7 @@ fn a_request_is_queued_again_when_the_queue_moves_faster() {
 }
 
 #[test]
-fn a_request_that_waits_for_others_of_its_path_is_not_shed_because_the_queue_is_slow() {
+fn held_request_is_not_shed_when_the_queue_is_slow() {
     let (rig, _tickets, now) = overloaded(9);
     let concurrency = std::num::NonZeroU32::new(1);
     let rule = Rule { pattern: "/waiting".to_owned(), request: None, concurrency };
@@ -207,7 +207,7 @@ fn a_request_that_waits_for_others_of_its_path_is_not_shed_because_the_queue_is_
 }
 
 #[test]
-fn requests_that_wait_for_the_first_worker_are_not_shed() {
+fn requests_waiting_for_the_first_worker_are_not_shed() {
     let rig = Rig::with(Policy { queue: 1000, ..patient() }, 0);
     let start = Instant::now();
     let tickets = (0..500_u32).map(|number| rig.ask("GET", b"/", start + SECOND * number / 100));

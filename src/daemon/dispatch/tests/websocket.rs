@@ -115,7 +115,7 @@ fn message(bytes: &'static [u8], text: bool, more: bool) -> Outgoing {
 }
 
 #[test]
-fn messages_go_to_the_application_as_far_as_it_takes_them() {
+fn messages_are_sent_only_as_credit_allows() {
     let mut rig = Rig::sockets(1);
     let (socket, id) = rig.accepted(0);
     assert_eq!(room(&socket), Poll::Pending);
@@ -130,7 +130,7 @@ fn messages_go_to_the_application_as_far_as_it_takes_them() {
 }
 
 #[test]
-fn a_part_that_never_fits_ends_it_instead_of_the_daemon() {
+fn oversized_part_ends_the_websocket_and_not_the_daemon() {
     let mut rig = Rig::sockets(1);
     let (mut socket, id) = rig.accepted(0);
     rig.takes(id, 1 << 30);
@@ -145,7 +145,7 @@ fn a_part_that_never_fits_ends_it_instead_of_the_daemon() {
 }
 
 #[test]
-fn one_that_is_accepted_after_its_deadline_keeps_no_worker() {
+fn websocket_accepted_after_its_deadline_is_closed() {
     let mut rig = Rig::sockets(1);
     let ticket = rig.handshake();
     let Some(Heard::Asked(id)) = rig.heard() else { panic!("it was not given") };
@@ -162,7 +162,7 @@ fn one_that_is_accepted_after_its_deadline_keeps_no_worker() {
 }
 
 #[test]
-fn what_messages_waited_in_is_given_back() {
+fn message_queue_memory_is_freed() {
     let mut rig = Rig::sockets(1);
     let (mut socket, id) = rig.accepted(0);
     for _ in 0..1000 {
@@ -177,7 +177,7 @@ fn what_messages_waited_in_is_given_back() {
 }
 
 #[test]
-fn messages_of_the_application_come_in_order_and_are_acknowledged_when_they_leave() {
+fn messages_arrive_in_order_and_are_acked_when_taken() {
     let mut rig = Rig::sockets(1);
     let (mut socket, id) = rig.accepted(0);
     rig.says(id, 0, &Says { body: b"one", text: true, more: true, ..MESSAGE });
@@ -190,7 +190,7 @@ fn messages_of_the_application_come_in_order_and_are_acknowledged_when_they_leav
 }
 
 #[test]
-fn a_close_follows_the_messages_before_it_and_the_exchange_ends_with_done() {
+fn close_follows_earlier_messages_and_done_ends_exchange() {
     let mut rig = Rig::sockets(1);
     let (mut socket, id) = rig.accepted(0);
     rig.says(id, 0, &Says { body: b"last", ..MESSAGE });
@@ -206,7 +206,7 @@ fn a_close_follows_the_messages_before_it_and_the_exchange_ends_with_done() {
 }
 
 #[test]
-fn a_close_may_be_the_end_of_everything_at_once() {
+fn close_and_done_may_arrive_together() {
     let mut rig = Rig::sockets(1);
     let (mut socket, id) = rig.accepted(0);
     rig.says(id, 0, &Says { done: true, ..CLOSE });
@@ -216,7 +216,7 @@ fn a_close_may_be_the_end_of_everything_at_once() {
 }
 
 #[test]
-fn a_client_that_is_gone_is_told_with_its_code_and_reason() {
+fn disconnect_carries_the_clients_code_and_reason() {
     let mut rig = Rig::sockets(1);
     let (socket, id) = rig.accepted(0);
     socket.disconnect(4001, b"bye");
@@ -227,7 +227,7 @@ fn a_client_that_is_gone_is_told_with_its_code_and_reason() {
 }
 
 #[test]
-fn one_that_is_dropped_or_never_answered_has_gone_without_a_close_frame() {
+fn dropped_websocket_disconnects_with_1006() {
     let mut rig = Rig::sockets(1);
     let (socket, id) = rig.accepted(0);
     drop(socket);
@@ -240,7 +240,7 @@ fn one_that_is_dropped_or_never_answered_has_gone_without_a_close_frame() {
 }
 
 #[test]
-fn a_denial_is_an_ordinary_answer() {
+fn denied_handshake_is_an_ordinary_response() {
     let mut rig = Rig::sockets(1);
     let ticket = rig.handshake();
     let Some(Heard::Asked(id)) = rig.heard() else { panic!("it was not given") };
@@ -251,7 +251,7 @@ fn a_denial_is_an_ordinary_answer() {
 }
 
 #[test]
-fn an_accepted_one_leaves_its_slot_to_others_as_long_as_there_are_not_too_many() {
+fn accepted_websocket_frees_its_slot_up_to_the_limit() {
     let mut rig = Rig::sockets(1);
     let (_first, _) = rig.accepted(0);
     let (_second, _) = rig.accepted(1);
@@ -260,7 +260,7 @@ fn an_accepted_one_leaves_its_slot_to_others_as_long_as_there_are_not_too_many()
 }
 
 #[test]
-fn an_accepted_one_has_no_deadline() {
+fn accepted_websocket_has_no_deadline() {
     let mut rig = Rig::sockets(0);
     let (mut socket, _) = rig.accepted(0);
     rig.dispatcher.tick(Instant::now() + Duration::from_hours(1));
@@ -273,7 +273,7 @@ fn an_accepted_one_has_no_deadline() {
 }
 
 #[test]
-fn a_handshake_has_the_deadline_of_a_request() {
+fn handshake_has_the_request_deadline() {
     let mut rig = Rig::sockets(1);
     let ticket = rig.handshake();
     assert!(rig.heard().is_some());
@@ -282,7 +282,7 @@ fn a_handshake_has_the_deadline_of_a_request() {
 }
 
 #[test]
-fn those_of_a_worker_that_retires_are_told_to_close_one_after_the_other() {
+fn websockets_of_a_retiring_worker_close_one_by_one() {
     let mut rig = Rig::sockets(2);
     rig.dispatcher.set_policy(Policy {
         queue: 1,
@@ -311,7 +311,7 @@ fn those_of_a_worker_that_retires_are_told_to_close_one_after_the_other() {
 }
 
 #[test]
-fn one_that_is_accepted_by_a_worker_that_retires_is_told_at_once() {
+fn websocket_accepted_by_a_retiring_worker_closes_at_once() {
     let mut rig = Rig::sockets(1);
     let ticket = rig.handshake();
     let Some(Heard::Asked(id)) = rig.heard() else { panic!("it was not given") };
@@ -323,7 +323,7 @@ fn one_that_is_accepted_by_a_worker_that_retires_is_told_at_once() {
 }
 
 #[test]
-fn what_the_application_raises_ends_it() {
+fn application_exception_ends_the_websocket() {
     let mut rig = Rig::sockets(1);
     let (mut socket, id) = rig.accepted(0);
     let mut error = Vec::new();
@@ -334,7 +334,7 @@ fn what_the_application_raises_ends_it() {
 }
 
 #[test]
-fn the_death_of_its_worker_ends_it() {
+fn worker_death_ends_the_websocket() {
     let mut rig = Rig::sockets(1);
     let (mut socket, _) = rig.accepted(0);
     rig.dispatcher.detach(WORKER);
@@ -342,7 +342,7 @@ fn the_death_of_its_worker_ends_it() {
 }
 
 #[test]
-fn a_worker_that_breaks_the_rules_of_messages_is_condemned() {
+fn worker_with_invalid_messages_is_failed() {
     let cases: [(&str, &[Says<'_>]); 5] = [
         ("a second accept", &[ACCEPT, ACCEPT]),
         ("an end of a body", &[ACCEPT, Says { body: b"x", end: true, ..MESSAGE }]),

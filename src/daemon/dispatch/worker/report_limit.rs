@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn its_life_is_told_sixteen_times_and_never_more() {
+    fn lifecycle_reports_are_limited_for_ever() {
         let start = Instant::now();
         let mut budget = Budget::new(start);
         assert_eq!(most(&Report::Promoted, &mut budget, start), 16);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_zygote_may_fork_for_years_but_not_without_end_at_once() {
+    fn fork_reports_are_limited_in_rate_only() {
         let start = Instant::now();
         let mut budget = Budget::new(start);
         let forked = Report::Forked { life: 1, pid: 1 };
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn stacks_are_free_as_often_as_they_were_asked_for_and_cost_after_that() {
+    fn requested_stacks_are_free_and_others_cost_credit() {
         let start = Instant::now();
         let mut budget = Budget::new(start);
         let stacks = Report::StacksDumped(true);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn warnings_are_dearer_than_answers() {
+    fn warnings_cost_more_than_replies() {
         let start = Instant::now();
         let mut budget = Budget::new(start);
         assert_eq!(most(&Report::Warning(String::new()), &mut budget, start), 64);
