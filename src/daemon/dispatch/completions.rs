@@ -66,7 +66,7 @@ impl Dispatcher {
     pub(super) fn collect_completions(&self, state: &mut State, now: Instant) -> bool {
         let mut woken = false;
         let running = state.workers.iter().flatten().map(Worker::n_busy).sum();
-        state.gauge.note_running(running);
+        state.load_stats.record_running(running);
         for index in 0..state.workers.len() {
             let (mut popped_any, mut freed) = (false, false);
             if let Some(worker) = &mut state.workers[index] {
@@ -150,10 +150,10 @@ impl Dispatcher {
         if is_part && !exchange.has_ended() && !exchange.is_accepted_websocket() {
             // A stream of events lives as long as it says something; its head is the first that it says.
             worker.restart_clock(exchange.position(), now);
-            exchange.forget_hold();
+            exchange.reset_hold();
         }
-        if !exchange.is_watched && exchange.is_to_be_watched(self.buffers) {
-            state.relief.watch(exchange, now);
+        if !exchange.is_watched && exchange.should_watch(self.buffers) {
+            state.slow_clients.watch(exchange, now);
             if state.tick_rate != TickRate::Fast {
                 state.tick_rate = TickRate::Fast;
                 self.timer_wakeup.notify_one();
@@ -172,7 +172,7 @@ impl Dispatcher {
             exchange.mark_worker_done();
             // The worker had its say; an answer that is still missing will not come any more.
             waker = exchange.take_waker_if_settled().or(waker);
-            state.gauge.active = now;
+            state.load_stats.last_active = now;
             permit = exchange.permit.take();
             if !exchange.deadline_exceeded {
                 worker.count_answer(exchange.has_app_failed());

@@ -12,7 +12,7 @@ use rgun_channel::frame::{ExchangeId, Request};
 use crate::escape::RequestPath;
 use crate::id::WorkerId;
 
-use super::admission::quarantine::{self, Entrance};
+use super::admission::quarantine::{self, Admission};
 use super::exchange::body::BodyTransport;
 use super::exchange::table::ExchangeTable;
 use super::exchange::{Exchange, ExchangeState};
@@ -40,7 +40,7 @@ impl Dispatcher {
         let Some(index) = state.worker_index(id) else { return };
         let now = Instant::now();
         if !state.has_open_worker() {
-            state.queue.restart(now);
+            state.queue.mark_served_again(now);
         }
         state.worker_requested = false;
         if let Some(worker) = &mut state.workers[index] {
@@ -178,10 +178,10 @@ impl Dispatcher {
                 state.fail(id, Fault::WorkerDied(worker.id), now);
             } else {
                 exchange.state = ExchangeState::Queued;
-                state.queue.put_back(id, exchange.ready_at);
+                state.queue.reinsert(id, exchange.ready_at);
             }
         }
-        state.gauge.bury(worker.generation, worker.tally);
+        state.load_stats.retain_stats(worker.generation, worker.responses);
         // One that retires leaves because it was told to, in the end by force; one that was never admitted had probes.
         let by_itself = worker.admitted && !worker.retiring;
         self.report_lost(state, &worker, &started, now);
@@ -223,13 +223,13 @@ impl Dispatcher {
         let State { exchanges, quarantine, .. } = state;
         let mut seen = HashSet::new();
         let mut shut_out = false;
-        let suspects = started.iter().rev().filter_map(|id| exchanges.get(*id));
-        let suspects = suspects
+        let candidates = started.iter().rev().filter_map(|id| exchanges.get(*id));
+        let candidates = candidates
             .filter(|exchange| !exchange.deadline_exceeded && !exchange.pinned && !exchange.has_head());
-        let suspects = suspects.filter_map(Exchange::request);
-        let suspects = suspects.filter(|request| seen.insert((request.method, request.path)));
-        for Request { method, path, .. } in suspects.take(quarantine::MOST) {
-            if let Some(for_) = quarantine.accuse(method, path, now) {
+        let candidates = candidates.filter_map(Exchange::request);
+        let candidates = candidates.filter(|request| seen.insert((request.method, request.path)));
+        for Request { method, path, .. } in candidates.take(quarantine::MAX_FINGERPRINTS) {
+            if let Some(for_) = quarantine.record_crash(method, path, now) {
                 shut_out = true;
                 let method = String::from_utf8_lossy(method).into_owned();
                 (self.notice)(Notice::Quarantined { method, path: RequestPath::new(path), duration: for_ });
@@ -251,7 +251,7 @@ impl State {
         let is_innocent = exchange.request().is_some_and(|Request { method, path, .. }| {
             let is_idempotent =
                 matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"PUT" | b"DELETE" | b"TRACE");
-            is_idempotent && quarantine.entrance(method, path, now, |_| false) == Entrance::Open
+            is_idempotent && quarantine.admission(method, path, now, |_| false) == Admission::Allowed
         });
         if !is_innocent || !exchange.reset_for_retry(now) {
             return false;
@@ -272,7 +272,7 @@ impl State {
             else {
                 continue;
             };
-            if let Entrance::Shut(pause) = self.quarantine.entrance(method, path, now, |_| false) {
+            if let Admission::Blocked(pause) = self.quarantine.admission(method, path, now, |_| false) {
                 self.fail(id, Fault::Quarantined(pause), now);
             }
         }
@@ -302,17 +302,17 @@ impl State {
     /// Is this request to show that requests like it do not end workers any more?
     pub(super) fn check_quarantine(&self, request: &Request<'_>, now: Instant) -> Result<bool, Fault> {
         let is_under_way = |id| self.exchanges.get(id).is_some();
-        match self.quarantine.entrance(request.method, request.path, now, is_under_way) {
-            Entrance::Open => Ok(false),
-            Entrance::Trial => Ok(true),
-            Entrance::Shut(pause) => Err(Fault::Quarantined(pause)),
+        match self.quarantine.admission(request.method, request.path, now, is_under_way) {
+            Admission::Allowed => Ok(false),
+            Admission::Trial => Ok(true),
+            Admission::Blocked(pause) => Err(Fault::Quarantined(pause)),
         }
     }
 
     /// It is being answered well: requests like it do not end workers.
     pub(super) fn clear_quarantine(&mut self, id: ExchangeId) {
         if let Some(request) = self.exchanges.get(id).and_then(Exchange::request) {
-            self.quarantine.clear(request.method, request.path);
+            self.quarantine.record_success(request.method, request.path);
         }
     }
 }

@@ -17,27 +17,27 @@ impl Dispatcher {
 
     pub(super) fn measure_at(&self, now: Instant) -> supervise::LoadSample {
         let mut state = self.lock();
-        let State { workers, exchanges, queue, gauge, .. } = &mut *state;
+        let State { workers, exchanges, queue, load_stats: stats, .. } = &mut *state;
         let running = workers.iter().flatten().map(Worker::n_busy).sum();
-        gauge.note_running(running);
+        stats.record_running(running);
         for exchange in queue.iter().filter_map(|id| exchanges.get(id)) {
-            gauge.note_wait(now.saturating_duration_since(exchange.ready_at));
+            stats.record_wait(now.saturating_duration_since(exchange.ready_at));
         }
         if !exchanges.is_empty() {
-            gauge.active = now;
+            stats.last_active = now;
         }
-        let mut tallies = gauge.tallies.clone();
+        let mut responses = stats.past_responses.clone();
         for worker in workers.iter().flatten() {
-            load_stats::add(&mut tallies, worker.generation, worker.tally);
+            load_stats::add_responses(&mut responses, worker.generation, worker.responses);
         }
-        tallies.sort_unstable_by_key(|(generation, _)| *generation);
+        responses.sort_unstable_by_key(|(generation, _)| *generation);
         supervise::LoadSample {
             queued: queue.len(),
-            longest_wait: std::mem::take(&mut gauge.longest_wait),
+            longest_wait: std::mem::take(&mut stats.longest_wait),
             running,
-            max_running: std::mem::take(&mut gauge.most_running),
-            idle_for: now.saturating_duration_since(gauge.active),
-            responses: tallies,
+            max_running: std::mem::take(&mut stats.max_running),
+            idle_for: now.saturating_duration_since(stats.last_active),
+            responses,
         }
     }
 }

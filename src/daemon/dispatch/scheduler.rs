@@ -34,7 +34,7 @@ impl Dispatcher {
                     worker_state.send_half_close(exchange);
                 }
                 let wait = now.saturating_duration_since(exchange.ready_at);
-                state.gauge.note_wait(wait);
+                state.load_stats.record_wait(wait);
                 state.unrung_submissions += 1;
                 true
             }
@@ -48,13 +48,13 @@ impl Dispatcher {
 
     /// Gives queued exchanges to a worker that has room, and to nobody else's disadvantage.
     pub(super) fn refill(&self, state: &mut State, index: usize, now: Instant) {
-        while let Some(id) = state.queue.next(now) {
+        while let Some(id) = state.queue.peek(now) {
             let carriage = state.transport(id);
             let has_room = state.workers[index].as_ref().is_some_and(|worker| worker.has_room(carriage));
             if !has_room || !self.assign(state, index, id, now) {
                 return;
             }
-            state.queue.depart(id, now);
+            state.queue.remove_assigned(id, now);
         }
         self.steal(state, index, now);
     }
@@ -81,13 +81,13 @@ impl Dispatcher {
 
     /// Gives what is queued to whoever has room.
     pub(super) fn refill_all(&self, state: &mut State, now: Instant) {
-        while let Some(id) = state.queue.next(now) {
+        while let Some(id) = state.queue.peek(now) {
             let carriage = state.transport(id);
             let Some(index) = state.choose_worker(carriage) else { return };
             if !self.assign(state, index, id, now) {
                 return;
             }
-            state.queue.depart(id, now);
+            state.queue.remove_assigned(id, now);
         }
     }
 }
@@ -162,7 +162,7 @@ impl State {
     /// It has waited for as long as if it had never been given to anybody.
     pub(super) fn return_to_queue(&mut self, id: ExchangeId) {
         if let Some(exchange) = self.exchanges.get(id) {
-            self.queue.put_back(id, exchange.ready_at);
+            self.queue.reinsert(id, exchange.ready_at);
         }
     }
 

@@ -18,11 +18,11 @@ use super::admission::queue::Queue;
 use super::admission::rules::Rules;
 use super::data::Buffers;
 use super::exchange::table::ExchangeTable;
-use super::load_stats::Gauge;
+use super::load_stats::LoadStats;
 use super::notice::{NoticeSink, RequestInfo};
 use super::policy::Policy;
 use super::reactor::Reactor;
-use super::slow_clients::spill::Relief;
+use super::slow_clients::spill::SlowClients;
 use super::tick_rate::TickRate;
 use super::worker::Worker;
 
@@ -54,7 +54,7 @@ pub(super) struct State {
     /// The policy's, with who has a permit and who waits for one.
     pub(super) rules: Rules,
     pub(super) quarantine: Quarantine,
-    pub(super) gauge: Gauge,
+    pub(super) load_stats: LoadStats,
     /// Why nobody will serve soon; requests are then refused instead of queued.
     pub(super) unavailable: Option<Arc<str>>,
     /// [`Notice::Wanted`](super::Notice::Wanted) has been told, and nobody admitted since.
@@ -66,7 +66,7 @@ pub(super) struct State {
     /// Submissions since the last end of a turn, to bound how long a doorbell can be deferred.
     pub(super) unrung_submissions: u32,
     pub(super) tick_rate: TickRate,
-    pub(super) relief: Relief,
+    pub(super) slow_clients: SlowClients,
 }
 
 /// No worker has been admitted yet.
@@ -105,14 +105,14 @@ impl Dispatcher {
                 rules: Rules::new(&policy.rules),
                 policy,
                 quarantine: Quarantine::default(),
-                gauge: Gauge::new(now),
+                load_stats: LoadStats::new(now),
                 unavailable: None,
                 worker_requested: false,
                 completion_frame: Vec::with_capacity(64 * 1024),
                 max_frame: Geometry::standard(1).max_submission_frame(),
                 unrung_submissions: 0,
                 tick_rate: TickRate::Idle,
-                relief: Relief::new(now),
+                slow_clients: SlowClients::new(now),
             }),
         }))
     }

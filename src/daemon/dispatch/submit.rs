@@ -39,7 +39,7 @@ impl Dispatcher {
     ) -> Result<Ticket, Fault> {
         let mut state = self.lock();
         let state = &mut *state;
-        state.gauge.active = now;
+        state.load_stats.last_active = now;
         let is_trial = !state.quarantine.is_empty() && state.check_quarantine(request, now)?;
         let (limit, rule) = state.classify(request.path);
         let (id, frame) = state.encode(request, fields)?;
@@ -80,7 +80,7 @@ impl Dispatcher {
         }
         state.exchanges.insert(exchange);
         if is_trial {
-            state.quarantine.begin_trial(request.method, request.path, id);
+            state.quarantine.start_trial(request.method, request.path, id);
         }
         let given = chosen.is_some_and(|worker| self.assign(state, worker, id, now));
         if !given && held.is_none() {

@@ -26,7 +26,7 @@ impl Dispatcher {
     pub async fn run_timers(&'static self) {
         loop {
             let keeper = self.tick(Instant::now());
-            self.begin_to_write();
+            self.start_writes();
             match keeper {
                 TickRate::Fast => tokio::time::sleep(FAST_TICK).await,
                 // Earlier if it is notified.
@@ -50,7 +50,7 @@ impl Dispatcher {
         self.collect_completions(state, now);
         state.reject_timed_out(now);
         self.revoke_stalled(state, now);
-        state.relieve_workers(self.buffers, now);
+        state.drain_slow_responses(self.buffers, now);
         self.enforce_deadlines(state, now);
         self.report_slow(state, now);
         self.check_event_loops(state, now);
@@ -60,7 +60,7 @@ impl Dispatcher {
         state.ring_doorbells();
         let fast = state.workers.iter().flatten().any(|worker| worker.needs_fast_tick(now));
         let runs = || state.workers.iter().flatten().any(|worker| worker.n_running() > 0);
-        let relieves = state.relief.interval(now);
+        let relieves = state.slow_clients.tick_rate(now);
         state.tick_rate = if fast || relieves == TickRate::Fast {
             TickRate::Fast
         } else if state.n_waiting() > 0 || runs() || relieves == TickRate::Slow {
@@ -78,7 +78,7 @@ impl Dispatcher {
             let Some(worker) = &mut state.workers[index] else { continue };
             let is_stalled = worker.check_stall(now);
             if let Some(lag) = worker.unclaimed_wait(now) {
-                state.gauge.note_wait(lag);
+                state.load_stats.record_wait(lag);
             }
             if !is_stalled {
                 continue;
@@ -207,7 +207,7 @@ impl State {
             if let Some(exchange) = self.exchanges.get(id)
                 && exchange.state == ExchangeState::Queued
             {
-                self.gauge.note_wait(now.saturating_duration_since(exchange.ready_at));
+                self.load_stats.record_wait(now.saturating_duration_since(exchange.ready_at));
             }
             self.fail(id, Fault::QueueTimeout, now);
         }

@@ -21,20 +21,20 @@ use crate::dispatch::admission::wait_estimate::WaitEstimate;
 #[derive(Debug)]
 pub(crate) struct Queue {
     /// Ids count up, so that their order is that of age.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<QueueEntry>,
     timeout: Option<Duration>,
     /// It is the newest's turn.
     newest_first: bool,
     /// Up to when nobody could serve those that wait.
-    restarted: Option<Instant>,
+    served_since: Option<Instant>,
     estimate: WaitEstimate,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+struct QueueEntry {
     id: ExchangeId,
     /// Since when it lacks nothing but a worker.
-    ready: Instant,
+    ready_at: Instant,
 }
 
 impl Queue {
@@ -44,7 +44,7 @@ impl Queue {
             entries: VecDeque::new(),
             timeout,
             newest_first: false,
-            restarted: None,
+            served_since: None,
             estimate: WaitEstimate::new(timeout),
         }
     }
@@ -69,7 +69,7 @@ impl Queue {
 
     /// `ready` is since when it lacks nothing but a worker.
     pub(crate) fn insert(&mut self, id: ExchangeId, ready: Instant) {
-        let entry = Entry { id, ready };
+        let entry = QueueEntry { id, ready_at: ready };
         if self.entries.back().is_none_or(|newest| newest.id < id) {
             self.entries.push_back(entry);
         } else {
@@ -79,23 +79,23 @@ impl Queue {
     }
 
     /// As [`Queue::insert`], for one that a worker was given and has not begun.
-    pub(crate) fn put_back(&mut self, id: ExchangeId, ready: Instant) {
+    pub(crate) fn reinsert(&mut self, id: ExchangeId, ready: Instant) {
         self.insert(id, ready);
-        self.estimate.come_back();
+        self.estimate.undo_departure();
     }
 
     /// How long one more would have to wait, if that is too long; see [`WaitEstimate::excess`].
     pub(crate) fn excess_wait(&mut self, slots: impl FnOnce() -> usize, now: Instant) -> Option<Duration> {
-        self.estimate.excess(self.entries.len(), slots, now)
+        self.estimate.excess_wait(self.entries.len(), slots, now)
     }
 
     /// Whose turn it is. It stays until it is removed.
-    pub(crate) fn next(&mut self, now: Instant) -> Option<ExchangeId> {
+    pub(crate) fn peek(&mut self, now: Instant) -> Option<ExchangeId> {
         // One that came to the front late (it was tried again, or waited for others of its path) has waited for less
         // than those behind it: then it has its turn, and after it they are looked at.
         let oldest = self.entries.front()?;
         let Some(timeout) = self.timeout else { return Some(oldest.id) };
-        let since = self.restarted.map_or(oldest.ready, |restarted| restarted.max(oldest.ready));
+        let since = self.served_since.map_or(oldest.ready_at, |served| served.max(oldest.ready_at));
         let wait = now.saturating_duration_since(since);
         self.newest_first = wait >= if self.newest_first { timeout / 4 } else { timeout / 2 };
         let next = if self.newest_first { self.entries.back() } else { self.entries.front() };
@@ -103,14 +103,14 @@ impl Queue {
     }
 
     /// A worker has got it.
-    pub(crate) fn depart(&mut self, id: ExchangeId, now: Instant) {
-        self.estimate.depart(now);
+    pub(crate) fn remove_assigned(&mut self, id: ExchangeId, now: Instant) {
+        self.estimate.record_departure(now);
         self.remove(id);
     }
 
     /// It is answered without a worker, or nobody waits for it any more.
     pub(crate) fn remove(&mut self, id: ExchangeId) {
-        let is_it = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.id == id);
+        let is_it = |entry: Option<&QueueEntry>| entry.is_some_and(|entry| entry.id == id);
         if is_it(self.entries.front()) {
             self.entries.pop_front();
         } else if is_it(self.entries.back()) {
@@ -119,15 +119,15 @@ impl Queue {
             self.entries.remove(at);
         }
         if self.entries.is_empty() {
-            (self.newest_first, self.restarted) = (false, None);
-            self.estimate.end();
+            (self.newest_first, self.served_since) = (false, None);
+            self.estimate.stop();
         }
     }
 
     /// Up to now nobody could serve at all: for how long those that wait have done so says nothing about an overload.
-    pub(crate) fn restart(&mut self, now: Instant) {
+    pub(crate) fn mark_served_again(&mut self, now: Instant) {
         if !self.entries.is_empty() {
-            (self.newest_first, self.restarted) = (false, Some(now));
+            (self.newest_first, self.served_since) = (false, Some(now));
             self.estimate.restart(now);
         }
     }
@@ -148,7 +148,7 @@ mod tests {
     }
 
     fn next(queue: &mut Queue, now: Instant) -> Option<u64> {
-        queue.next(now).map(|id| id.0)
+        queue.peek(now).map(|id| id.0)
     }
 
     #[test]
@@ -189,7 +189,7 @@ mod tests {
         let mut queue = queue(&[1, 2, 3], now);
         for id in 4..100 {
             now += SECOND;
-            let oldest = queue.next(now).expect("it is never empty");
+            let oldest = queue.peek(now).expect("it is never empty");
             assert_eq!(oldest, ExchangeId(id - 3));
             queue.remove(oldest);
             queue.insert(ExchangeId(id), now);
@@ -219,7 +219,7 @@ mod tests {
     fn time_without_a_worker_does_not_count() {
         let start = Instant::now();
         let mut queue = queue(&[1, 2], start);
-        queue.restart(start + 7 * SECOND);
+        queue.mark_served_again(start + 7 * SECOND);
         assert_eq!(next(&mut queue, start + 7 * SECOND), Some(1));
         assert_eq!(next(&mut queue, start + 11 * SECOND), Some(2));
     }
@@ -243,6 +243,6 @@ mod tests {
             queue.remove(ExchangeId(id));
         }
         assert!(queue.is_empty());
-        assert_eq!(queue.next(Instant::now()), None);
+        assert_eq!(queue.peek(Instant::now()), None);
     }
 }

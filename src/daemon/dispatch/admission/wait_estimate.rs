@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// The estimate is made when the queue has been in use for this part of `timeouts.queue`: the first requests of a
 /// worker load what the following ones find loaded.
-const MIN_PART_OBSERVED: u32 = 4;
+const MIN_OBSERVED_FRACTION: u32 = 4;
 
 /// What has left the queue since it was last empty.
 #[derive(Debug)]
@@ -50,20 +50,20 @@ impl WaitEstimate {
     }
 
     /// The queue is empty.
-    pub(crate) fn end(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.current = None;
     }
 
     /// A worker has got one.
-    pub(crate) fn depart(&mut self, now: Instant) {
+    pub(crate) fn record_departure(&mut self, now: Instant) {
         if let Some(current) = &mut self.current {
             current.count = current.count.saturating_add(1);
         }
-        self.turn_over(now);
+        self.rotate(now);
     }
 
     /// One is back that no worker has begun.
-    pub(crate) fn come_back(&mut self) {
+    pub(crate) fn undo_departure(&mut self) {
         match &mut self.current {
             Some(current) if current.count > 0 => current.count -= 1,
             _ => self.previous.1 = self.previous.1.saturating_sub(1),
@@ -72,14 +72,14 @@ impl WaitEstimate {
 
     /// How long one more would wait, if that is longer than it may. `slots` are those of all open workers, `waiting` is
     /// the length of the queue.
-    pub(crate) fn excess(
+    pub(crate) fn excess_wait(
         &mut self,
         waiting: usize,
         slots: impl FnOnce() -> usize,
         now: Instant,
     ) -> Option<Duration> {
         let timeout = self.timeout?;
-        self.turn_over(now);
+        self.rotate(now);
         let Some(current) = self.current else {
             if waiting > 0 {
                 self.restart(now);
@@ -94,14 +94,14 @@ impl WaitEstimate {
         }
         let observed = (self.previous.0 + now.saturating_duration_since(current.since)).min(timeout);
         let slots = u32::try_from(slots()).unwrap_or(u32::MAX);
-        if observed < timeout / MIN_PART_OBSERVED || slots == 0 {
+        if observed < timeout / MIN_OBSERVED_FRACTION || slots == 0 {
             return None;
         }
         let expected = observed.saturating_mul(waiting) / departed.max(slots);
         (expected > timeout).then_some(expected)
     }
 
-    fn turn_over(&mut self, now: Instant) {
+    fn rotate(&mut self, now: Instant) {
         let (Some(current), Some(timeout)) = (&mut self.current, self.timeout) else { return };
         let age = now.saturating_duration_since(current.since);
         if age >= timeout / 2 {
@@ -124,7 +124,7 @@ mod tests {
         estimate.restart(now);
         for _ in 0..departures {
             now += interval;
-            estimate.depart(now);
+            estimate.record_departure(now);
         }
         (estimate, now)
     }
@@ -132,24 +132,24 @@ mod tests {
     #[test]
     fn nothing_is_shed_before_the_queue_was_observed() {
         let (begun, mut estimate) = (Instant::now(), WaitEstimate::new(Some(8 * SECOND)));
-        assert_eq!(estimate.excess(0, || 1, begun), None);
+        assert_eq!(estimate.excess_wait(0, || 1, begun), None);
         let start = begun + SECOND;
-        assert_eq!(estimate.excess(100_000, || 1, start), None, "from here on it is observed");
-        assert_eq!(estimate.excess(100_000, || 1, start + Duration::from_millis(1999)), None);
-        assert!(estimate.excess(100_000, || 1, start + 2 * SECOND).is_some());
+        assert_eq!(estimate.excess_wait(100_000, || 1, start), None, "from here on it is observed");
+        assert_eq!(estimate.excess_wait(100_000, || 1, start + Duration::from_millis(1999)), None);
+        assert!(estimate.excess_wait(100_000, || 1, start + 2 * SECOND).is_some());
     }
 
     #[test]
     fn expected_wait_is_queue_length_times_interval() {
         let (mut estimate, now) = observed(8 * SECOND, 20, SECOND / 4);
-        assert_eq!(estimate.excess(32, || 1, now), None, "8 s");
-        assert_eq!(estimate.excess(40, || 1, now), Some(10 * SECOND));
+        assert_eq!(estimate.excess_wait(32, || 1, now), None, "8 s");
+        assert_eq!(estimate.excess_wait(40, || 1, now), Some(10 * SECOND));
     }
 
     #[test]
     fn long_queue_that_moves_fast_sheds_nothing() {
         let (mut estimate, now) = observed(30 * SECOND, 20_000, SECOND / 1000);
-        assert_eq!(estimate.excess(29_000, || 1, now), None);
+        assert_eq!(estimate.excess_wait(29_000, || 1, now), None);
     }
 
     #[test]
@@ -157,8 +157,8 @@ mod tests {
         let (mut estimate, now) = observed(30 * SECOND, 0, SECOND);
         for waited in [8, 20, 30, 300] {
             let now = now + waited * SECOND;
-            assert_eq!(estimate.excess(16, || 16, now), None, "after {waited} s without a departure");
-            assert!(estimate.excess(70, || 16, now).is_some());
+            assert_eq!(estimate.excess_wait(16, || 16, now), None, "after {waited} s without a departure");
+            assert!(estimate.excess_wait(70, || 16, now).is_some());
         }
     }
 
@@ -169,38 +169,38 @@ mod tests {
         estimate.restart(now);
         for round in 0..4000 {
             now += if round % 1000 == 999 { 5 * SECOND } else { SECOND / 1000 };
-            estimate.depart(now);
-            assert_eq!(estimate.excess(300, || 1, now), None, "round {round}");
+            estimate.record_departure(now);
+            assert_eq!(estimate.excess_wait(300, || 1, now), None, "round {round}");
         }
     }
 
     #[test]
     fn old_departures_are_forgotten() {
         let (mut estimate, mut now) = observed(8 * SECOND, 20, SECOND);
-        assert!(estimate.excess(20, || 1, now).is_some());
+        assert!(estimate.excess_wait(20, || 1, now).is_some());
         for _ in 0..8000 {
             now += SECOND / 1000;
-            estimate.depart(now);
+            estimate.record_departure(now);
         }
-        assert_eq!(estimate.excess(20, || 1, now), None);
-        estimate.end();
-        assert_eq!(estimate.excess(100_000, || 1, now), None, "a queue that was empty is observed anew");
+        assert_eq!(estimate.excess_wait(20, || 1, now), None);
+        estimate.stop();
+        assert_eq!(estimate.excess_wait(100_000, || 1, now), None, "a queue that was empty is observed anew");
     }
 
     #[test]
     fn returned_request_does_not_count_as_departed() {
         let (mut estimate, now) = observed(8 * SECOND, 16, SECOND / 4);
         for _ in 0..15 {
-            estimate.come_back();
+            estimate.undo_departure();
         }
-        assert_eq!(estimate.excess(8, || 1, now), Some(32 * SECOND));
+        assert_eq!(estimate.excess_wait(8, || 1, now), Some(32 * SECOND));
     }
 
     #[test]
     fn nothing_is_shed_without_workers_or_without_a_timeout() {
         let (mut estimate, now) = observed(8 * SECOND, 10, SECOND);
-        assert_eq!(estimate.excess(1000, || 0, now), None);
+        assert_eq!(estimate.excess_wait(1000, || 0, now), None);
         estimate.set_timeout(None);
-        assert_eq!(estimate.excess(1000, || 1, now), None);
+        assert_eq!(estimate.excess_wait(1000, || 1, now), None);
     }
 }

@@ -106,7 +106,7 @@ pub(crate) struct Exchange {
     head: Option<ResponseHead>,
     /// What its client is to take.
     pub(crate) buffer: ResponseBuffer,
-    /// `State::relief` has it.
+    /// `State::slow_clients` has it.
     pub(crate) is_watched: bool,
     /// Since when its worker waits for its client, because there is no room for more of the answer.
     pub(crate) held_since: Option<Instant>,

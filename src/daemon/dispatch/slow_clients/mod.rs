@@ -26,7 +26,7 @@ use crate::error_chain::Chain;
 use crate::dispatch::data::Buffers;
 use crate::dispatch::exchange::{Exchange, ExchangeState};
 use crate::dispatch::fault::Fault;
-use crate::dispatch::slow_clients::spill::{Job, JobResult, MIN_SPILL, Watch};
+use crate::dispatch::slow_clients::spill::{MIN_SPILL_BYTES, SpillJob, SpillResult, WatchedExchange};
 use crate::dispatch::tick_rate::TickRate;
 use crate::dispatch::worker::Worker;
 use crate::dispatch::{Dispatcher, State};
@@ -42,7 +42,7 @@ const ABSORB_BYTES: u64 = 512 * 1024;
 const RECLAIM_INTERVAL: Duration = Duration::from_millis(10);
 
 /// An answer that nothing is taken of is given up after so long, if there is no room for it anywhere.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(1);
+const STUCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// After a file could not be written no other is tried for so long, and no other failure logged.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -50,8 +50,8 @@ const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
 impl Exchange {
     /// Is it to be seen whether its client is slow?
-    pub(crate) fn is_to_be_watched(&self, buffers: &Buffers) -> bool {
-        let is_large = || self.buffer.in_memory() > MIN_SPILL && buffers.memory.is_tight();
+    pub(crate) fn should_watch(&self, buffers: &Buffers) -> bool {
+        let is_large = || self.buffer.in_memory() > MIN_SPILL_BYTES && buffers.memory.is_tight();
         !self.is_client_done() && !self.is_accepted_websocket() && (self.waits_for_credit() || is_large())
     }
 
@@ -67,7 +67,7 @@ impl Exchange {
         }
     }
 
-    fn hold(&mut self, worker: Option<&mut Worker>, now: Instant) {
+    fn update_hold(&mut self, worker: Option<&mut Worker>, now: Instant) {
         if let Some(worker) = worker
             && self.waits_for_credit()
         {
@@ -91,20 +91,20 @@ impl Exchange {
     }
 
     /// Its time begins anew.
-    pub(crate) fn forget_hold(&mut self) {
+    pub(crate) fn reset_hold(&mut self) {
         (self.held_since, self.held_for) = (None, Duration::ZERO);
     }
 
     /// Takes what it can of the answer off the worker, if one still has it. A job if that is to be written.
-    fn take_over(
+    fn drain_response(
         &mut self,
         worker: Option<&mut Worker>,
         buffers: &'static Buffers,
         directory: Option<&PathBuf>,
         now: Instant,
-    ) -> Option<Job> {
+    ) -> Option<SpillJob> {
         if self.buffer.is_writing() {
-            self.hold(worker, now);
+            self.update_hold(worker, now);
             return None;
         }
         let allowed = buffers.memory.free();
@@ -117,7 +117,7 @@ impl Exchange {
             }
             return None;
         }
-        self.hold(worker, now);
+        self.update_hold(worker, now);
         let directory = directory?;
         if self.buffer.on_disk() > buffers.disk.free() {
             return None;
@@ -128,7 +128,7 @@ impl Exchange {
             _ if data.is_empty() => None,
             Some(held) => {
                 let file = self.buffer.append_target();
-                Some(Job { id: self.id, data, file, held, directory: directory.clone() })
+                Some(SpillJob { id: self.id, data, file, reservation: held, directory: directory.clone() })
             }
             None => {
                 self.buffer.restore(data);
@@ -140,70 +140,75 @@ impl Exchange {
 
 impl State {
     /// Looks after slow clients: takes their answers off the workers, and their chunks out of the slabs.
-    pub(crate) fn relieve_workers(&mut self, buffers: &'static Buffers, now: Instant) {
-        let mut watched = std::mem::take(&mut self.relief.watched);
-        watched.retain_mut(|watch| self.relieve(watch, buffers, now));
-        self.relief.watched = watched;
-        if now.saturating_duration_since(self.relief.reclaimed) >= RECLAIM_INTERVAL {
-            self.relief.reclaimed = now;
-            self.relief.has_lent = false;
+    pub(crate) fn drain_slow_responses(&mut self, buffers: &'static Buffers, now: Instant) {
+        let mut watched = std::mem::take(&mut self.slow_clients.watched);
+        watched.retain_mut(|watch| self.check_watched(watch, buffers, now));
+        self.slow_clients.watched = watched;
+        if now.saturating_duration_since(self.slow_clients.last_reclaim) >= RECLAIM_INTERVAL {
+            self.slow_clients.last_reclaim = now;
+            self.slow_clients.has_lent_chunks = false;
             for worker in self.workers.iter().flatten().filter(|worker| worker.has_lent_chunks()) {
                 worker.reclaim();
-                self.relief.has_lent = true;
+                self.slow_clients.has_lent_chunks = true;
             }
         }
     }
 
     /// Returns whether it is to be looked at again.
-    fn relieve(&mut self, watch: &mut Watch, buffers: &'static Buffers, now: Instant) -> bool {
+    fn check_watched(
+        &mut self,
+        watch: &mut WatchedExchange,
+        buffers: &'static Buffers,
+        now: Instant,
+    ) -> bool {
         let Some(exchange) = self.exchanges.get_mut(watch.id) else { return false };
-        if !exchange.is_to_be_watched(buffers) {
+        if !exchange.should_watch(buffers) {
             exchange.is_watched = false;
             return false;
         }
-        if exchange.buffer.n_popped != watch.taken {
-            (watch.taken, watch.since, watch.active) = (exchange.buffer.n_popped, now, now);
-        } else if now.saturating_duration_since(watch.since) >= SLOW_AFTER {
+        if exchange.buffer.n_popped != watch.n_popped {
+            (watch.n_popped, watch.last_popped, watch.last_drained) = (exchange.buffer.n_popped, now, now);
+        } else if now.saturating_duration_since(watch.last_popped) >= SLOW_AFTER {
             exchange.buffer.is_client_slow = true;
         }
         if !exchange.buffer.is_client_slow {
             return true;
         }
         let unacked = exchange.unacked;
-        self.take_over(watch.id, buffers, now);
+        self.drain_exchange(watch.id, buffers, now);
         let is_active = |exchange: &Exchange| exchange.unacked < unacked || exchange.buffer.is_writing();
         if self.exchanges.get(watch.id).is_some_and(is_active) {
-            watch.active = now;
+            watch.last_drained = now;
         }
-        self.give_up(watch, buffers, now);
+        self.abort_if_stuck(watch, buffers, now);
         true
     }
 
-    fn take_over(&mut self, id: ExchangeId, buffers: &'static Buffers, now: Instant) {
-        let Self { exchanges, workers, relief, policy, .. } = self;
+    fn drain_exchange(&mut self, id: ExchangeId, buffers: &'static Buffers, now: Instant) {
+        let Self { exchanges, workers, slow_clients, policy, .. } = self;
         let Some(exchange) = exchanges.get_mut(id) else { return };
         let worker = match exchange.state {
             ExchangeState::Assigned { worker, .. } => workers.get_mut(worker).and_then(Option::as_mut),
             ExchangeState::Queued | ExchangeState::Held(_) | ExchangeState::Finished => None,
         };
-        let directory = relief.can_write(now).then_some(&policy.spool);
-        relief.jobs.extend(exchange.take_over(worker, buffers, directory, now));
+        let directory = slow_clients.can_write(now).then_some(&policy.spool);
+        slow_clients.jobs.extend(exchange.drain_response(worker, buffers, directory, now));
     }
 
     /// For longer than the application may take, its client may not hold it back either. An answer that has come to its
     /// end holds nobody back; if there is no room for it and nothing is taken of it, it is given up: memory has an end.
-    fn give_up(&mut self, watch: &Watch, buffers: &Buffers, now: Instant) {
+    fn abort_if_stuck(&mut self, watch: &WatchedExchange, buffers: &Buffers, now: Instant) {
         let Some(exchange) = self.exchanges.get(watch.id) else { return };
-        let is_stuck = now.saturating_duration_since(watch.since) >= GIVE_UP_AFTER;
+        let is_stuck = now.saturating_duration_since(watch.last_popped) >= STUCK_TIMEOUT;
         let is_homeless = exchange.has_ended() && !exchange.buffer.is_writing() && buffers.memory.free() == 0;
         let is_held = exchange.timeout.is_some_and(|limit| exchange.held_for > limit);
         if is_stuck && (is_homeless || is_held && exchange.waits_for_credit()) {
-            self.cut(watch.id, now);
+            self.abort_slow_client(watch.id, now);
         }
     }
 
     /// The client has been too slow for too long: it gets no more of its answer.
-    pub(crate) fn cut(&mut self, id: ExchangeId, now: Instant) {
+    pub(crate) fn abort_slow_client(&mut self, id: ExchangeId, now: Instant) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.fault = Some(Fault::ClientTooSlow);
         exchange.close_upload();
@@ -213,7 +218,7 @@ impl State {
         {
             exchange.release_response(worker);
             // The application has not had all of its time, and has to notice.
-            exchange.forget_hold();
+            exchange.reset_hold();
             worker.restart_clock(exchange.position(), now);
             if worker.is_asgi() {
                 worker.send_disconnect(exchange);
@@ -231,20 +236,20 @@ impl State {
 
 impl Dispatcher {
     /// Has blocking threads write what waits for it.
-    pub(crate) fn begin_to_write(&'static self) {
-        let jobs = std::mem::take(&mut self.lock().relief.jobs);
+    pub(crate) fn start_writes(&'static self) {
+        let jobs = std::mem::take(&mut self.lock().slow_clients.jobs);
         for job in jobs {
             let id = job.id;
             tokio::spawn(async move {
                 match tokio::task::spawn_blocking(move || job.run()).await {
                     Ok(result) => {
-                        self.note_written(result, Instant::now());
-                        self.begin_to_write();
+                        self.on_written(result, Instant::now());
+                        self.start_writes();
                     }
                     Err(error) => {
                         // Its bytes are gone, so what follows must not look like the rest.
                         tracing::error!(%error, "a thread that wrote an answer to a file panicked");
-                        self.lock().cut(id, Instant::now());
+                        self.lock().abort_slow_client(id, Instant::now());
                     }
                 }
             });
@@ -253,22 +258,22 @@ impl Dispatcher {
 
     /// Jobs as a test does them.
     #[cfg(test)]
-    pub(crate) fn write_now(&self) -> usize {
-        let jobs = std::mem::take(&mut self.lock().relief.jobs);
+    pub(crate) fn run_writes(&self) -> usize {
+        let jobs = std::mem::take(&mut self.lock().slow_clients.jobs);
         let count = jobs.len();
         for job in jobs {
             let result = job.run();
-            self.note_written(result, Instant::now());
+            self.on_written(result, Instant::now());
         }
         count
     }
 
-    fn note_written(&self, result: JobResult, now: Instant) {
-        let JobResult { id, written } = result;
+    fn on_written(&self, result: SpillResult, now: Instant) {
+        let SpillResult { id, written } = result;
         let mut state = self.lock();
         let state = &mut *state;
         if let Err((error, _)) = &written {
-            state.note_failure(error, now);
+            state.on_write_failure(error, now);
         }
         // Nobody waits for the bytes any more if what they were taken out of has been dropped.
         let Some(exchange) = state.exchanges.get_mut(id).filter(|exchange| exchange.buffer.is_writing())
@@ -294,8 +299,8 @@ impl Dispatcher {
         if let Some(waker) = exchange.waker.take() {
             waker.wake();
         }
-        if exchange.is_to_be_watched(self.buffers) {
-            state.take_over(id, self.buffers, now);
+        if exchange.should_watch(self.buffers) {
+            state.drain_exchange(id, self.buffers, now);
         }
         if state.tick_rate != TickRate::Fast {
             state.tick_rate = TickRate::Fast;
@@ -305,11 +310,12 @@ impl Dispatcher {
 }
 
 impl State {
-    fn note_failure(&mut self, error: &io::Error, now: Instant) {
-        let relief = &mut self.relief;
-        relief.failed_until = Some(now + RETRY_INTERVAL);
-        if relief.reported.is_none_or(|last| now.saturating_duration_since(last) >= REPORT_INTERVAL) {
-            relief.reported = Some(now);
+    fn on_write_failure(&mut self, error: &io::Error, now: Instant) {
+        let slow_clients = &mut self.slow_clients;
+        slow_clients.retry_at = Some(now + RETRY_INTERVAL);
+        if slow_clients.last_report.is_none_or(|last| now.saturating_duration_since(last) >= REPORT_INTERVAL)
+        {
+            slow_clients.last_report = Some(now);
             tracing::warn!(
                 error = %Chain(error),
                 rgun.directory = %self.policy.spool.display(),

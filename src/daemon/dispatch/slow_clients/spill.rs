@@ -21,65 +21,66 @@ use crate::dispatch::exchange::response_buffer::Segment;
 use crate::dispatch::tick_rate::TickRate;
 
 /// Memory of an answer that is not worth a file.
-pub(crate) const MIN_SPILL: u64 = 64 * 1024;
+pub(crate) const MIN_SPILL_BYTES: u64 = 64 * 1024;
 
 /// What has not gone on for so long is looked at less often.
-const ACTIVE_INTERVAL: Duration = Duration::from_millis(20);
+const ACTIVE_TIME: Duration = Duration::from_millis(20);
 
 /// What is known of slow clients.
 #[derive(Debug)]
-pub(crate) struct Relief {
-    pub(crate) watched: Vec<Watch>,
+pub(crate) struct SlowClients {
+    pub(crate) watched: Vec<WatchedExchange>,
     /// To be written.
-    pub(crate) jobs: Vec<Job>,
+    pub(crate) jobs: Vec<SpillJob>,
     /// When the slabs were last cleared.
-    pub(crate) reclaimed: Instant,
+    pub(crate) last_reclaim: Instant,
     /// Chunks are lent that may be to slow clients.
-    pub(crate) has_lent: bool,
+    pub(crate) has_lent_chunks: bool,
     /// Files could not be written; until when none is tried.
-    pub(crate) failed_until: Option<Instant>,
-    pub(crate) reported: Option<Instant>,
+    pub(crate) retry_at: Option<Instant>,
+    pub(crate) last_report: Option<Instant>,
 }
 
 /// An exchange whose worker waits for its client, or whose memory others need.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct WatchedExchange {
     pub(crate) id: ExchangeId,
     /// [`ResponseBuffer::taken`](crate::dispatch::exchange::response_buffer::ResponseBuffer::taken) at that time.
-    pub(crate) taken: u64,
-    pub(crate) since: Instant,
+    pub(crate) n_popped: u64,
+    pub(crate) last_popped: Instant,
     /// When something of it was last taken off its worker, or could be at once.
-    pub(crate) active: Instant,
+    pub(crate) last_drained: Instant,
 }
 
-impl Relief {
+impl SlowClients {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             watched: Vec::new(),
             jobs: Vec::new(),
-            reclaimed: now,
-            has_lent: false,
-            failed_until: None,
-            reported: None,
+            last_reclaim: now,
+            has_lent_chunks: false,
+            retry_at: None,
+            last_report: None,
         }
     }
 
     pub(crate) fn watch(&mut self, exchange: &mut Exchange, now: Instant) {
         exchange.is_watched = true;
-        self.watched.push(Watch {
+        self.watched.push(WatchedExchange {
             id: exchange.id,
-            taken: exchange.buffer.n_popped,
-            since: now,
-            active: now,
+            n_popped: exchange.buffer.n_popped,
+            last_popped: now,
+            last_drained: now,
         });
     }
 
     /// How often it is to be looked at: [`Keeper::Idle`] is never.
-    pub(crate) fn interval(&self, now: Instant) -> TickRate {
-        let is_active = |watch: &Watch| now.saturating_duration_since(watch.active) < ACTIVE_INTERVAL;
+    pub(crate) fn tick_rate(&self, now: Instant) -> TickRate {
+        let is_active =
+            |watch: &WatchedExchange| now.saturating_duration_since(watch.last_drained) < ACTIVE_TIME;
         if self.watched.iter().any(is_active) {
             TickRate::Fast
-        } else if self.watched.is_empty() && !self.has_lent {
+        } else if self.watched.is_empty() && !self.has_lent_chunks {
             TickRate::Idle
         } else {
             TickRate::Slow
@@ -88,37 +89,37 @@ impl Relief {
 
     /// May files be written?
     pub(crate) fn can_write(&self, now: Instant) -> bool {
-        self.failed_until.is_none_or(|until| now >= until)
+        self.retry_at.is_none_or(|until| now >= until)
     }
 }
 
 /// Pieces of an answer that are to be written to a file.
 #[derive(Debug)]
-pub(crate) struct Job {
+pub(crate) struct SpillJob {
     pub(crate) id: ExchangeId,
     pub(crate) data: Vec<Data>,
     /// The file that they are added to, and where; else a new one is made.
     pub(crate) file: Option<(Arc<OwnedFd>, u64)>,
-    pub(crate) held: Reservation,
+    pub(crate) reservation: Reservation,
     pub(crate) directory: PathBuf,
 }
 
 /// A job that is over.
 #[derive(Debug)]
-pub(crate) struct JobResult {
+pub(crate) struct SpillResult {
     pub(crate) id: ExchangeId,
     pub(crate) written: Result<Segment, (io::Error, Vec<Data>)>,
 }
 
-impl Job {
+impl SpillJob {
     /// Blocks.
-    pub(crate) fn run(self) -> JobResult {
-        let Self { id, data, file, held, directory } = self;
+    pub(crate) fn run(self) -> SpillResult {
+        let Self { id, data, file, reservation: held, directory } = self;
         let written = match write(&data, file, &directory) {
             Ok((file, start)) => Ok(Segment { file, start, len: held.bytes(), held }),
             Err(error) => Err((error, data)),
         };
-        JobResult { id, written }
+        SpillResult { id, written }
     }
 }
 
@@ -136,7 +137,7 @@ fn write(
     for piece in data {
         // Small ones together.
         block.extend_from_slice(piece);
-        if block.len() as u64 >= MIN_SPILL {
+        if block.len() as u64 >= MIN_SPILL_BYTES {
             file.write_all_at(&block, at)?;
             at += block.len() as u64;
             block.clear();

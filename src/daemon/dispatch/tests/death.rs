@@ -252,7 +252,7 @@ fn blocked_request_is_revoked_from_its_worker() {
     rig.answer_by(second, 200);
     drop(warm);
     // Both are quick: what comes third and fourth lies in their rings behind what runs.
-    rig.dispatcher.lock().quarantine.accuse(b"GET", b"/kill", Instant::now());
+    rig.dispatcher.lock().quarantine.record_crash(b"GET", b"/kill", Instant::now());
     let [_first, _second, mut other, kill] =
         [&b"/kill"[..], b"/busy", b"/other", b"/kill"].map(|path| rig.submit(path));
     assert_eq!(rig.workers[second].claim().unwrap().1, b"/busy");
@@ -312,8 +312,8 @@ fn trial_ends_with_the_head_of_a_success() {
     let mut rig = Rig::with(usual(), 1);
     {
         let mut state = rig.dispatcher.lock();
-        state.quarantine.accuse(b"GET", b"/events", ago(2 * SENTENCE));
-        state.quarantine.accuse(b"GET", b"/events", ago(2 * SENTENCE));
+        state.quarantine.record_crash(b"GET", b"/events", ago(2 * SENTENCE));
+        state.quarantine.record_crash(b"GET", b"/events", ago(2 * SENTENCE));
     }
     let _trial = rig.submit(b"/events");
     assert!(is_shut_out(&rig, b"/events", Instant::now()));
@@ -346,8 +346,8 @@ fn crashed_trial_blocks_again_and_is_not_retried() {
     let mut rig = Rig::with(trying_again(), 1);
     {
         let mut state = rig.dispatcher.lock();
-        state.quarantine.accuse(b"GET", b"/kill", ago(2 * SENTENCE));
-        state.quarantine.accuse(b"GET", b"/kill", ago(2 * SENTENCE));
+        state.quarantine.record_crash(b"GET", b"/kill", ago(2 * SENTENCE));
+        state.quarantine.record_crash(b"GET", b"/kill", ago(2 * SENTENCE));
     }
     let trial = rig.submit(b"/kill");
     rig.die_of(0, b"/kill");
@@ -361,8 +361,8 @@ fn abandoned_trial_lets_the_next_request_try() {
     let rig = Rig::with(usual(), 0);
     {
         let mut state = rig.dispatcher.lock();
-        state.quarantine.accuse(b"GET", b"/kill", ago(2 * SENTENCE));
-        state.quarantine.accuse(b"GET", b"/kill", ago(2 * SENTENCE));
+        state.quarantine.record_crash(b"GET", b"/kill", ago(2 * SENTENCE));
+        state.quarantine.record_crash(b"GET", b"/kill", ago(2 * SENTENCE));
     }
     let trial = rig.submit(b"/kill");
     assert!(is_shut_out(&rig, b"/kill", Instant::now()));
@@ -398,6 +398,6 @@ fn crash_with_a_thousand_requests_blames_the_newest() {
     assert_eq!(died(&rig.told())[0].len(), 200);
     let now = Instant::now();
     let mut state = rig.dispatcher.lock();
-    assert_eq!(state.quarantine.accuse(b"GET", b"/199", now), Some(SENTENCE));
-    assert_eq!(state.quarantine.accuse(b"GET", b"/0", now), None);
+    assert_eq!(state.quarantine.record_crash(b"GET", b"/199", now), Some(SENTENCE));
+    assert_eq!(state.quarantine.record_crash(b"GET", b"/0", now), None);
 }

@@ -72,7 +72,7 @@ impl Streaming {
     fn look_after(&mut self, pause: Duration) -> usize {
         self.now += pause;
         self.rig.dispatcher.tick(self.now);
-        self.rig.dispatcher.write_now()
+        self.rig.dispatcher.run_writes()
     }
 
     /// Its client is seen to be slow.

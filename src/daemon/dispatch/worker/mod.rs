@@ -29,9 +29,9 @@ use crate::dispatch::data::Buffers;
 use crate::dispatch::exchange::body::BodyTransport;
 use crate::dispatch::link::{Link, Slots};
 use crate::dispatch::worker::outbox::Outbox;
-use crate::dispatch::worker::report_limit::Budget;
+use crate::dispatch::worker::report_limit::ReportLimiter;
 use crate::dispatch::worker::running::Running;
-use crate::dispatch::worker::service_time::{MAX_DEPTH, PREFETCH_TIME, ServiceTime};
+use crate::dispatch::worker::service_time::{MAX_PREFETCH_DEPTH, PREFETCH_TIME, ServiceTime};
 use crate::dispatch::{Notice, NoticeSink};
 
 /// A worker that finished something within this time may have more to say before the slow tick comes.
@@ -85,12 +85,12 @@ pub(crate) struct Worker {
     /// Descriptors that arrived before the frame that names them.
     files: HashMap<ExchangeId, OwnedFd>,
     /// What it may still say on its control socket.
-    report_limit: Budget,
+    report_limit: ReportLimiter,
     /// Requests it is done with, and after how many that is told.
     served: u64,
     max_requests: Option<NonZeroU64>,
     /// How those were answered that it was given since it was admitted.
-    pub(crate) tally: ResponseStats,
+    pub(crate) responses: ResponseStats,
     /// What answers may hold, all workers' together.
     pub(crate) buffers: &'static Buffers,
     /// Bytes that were acknowledged before their clients took them since the reactor last looked at its sockets.
@@ -117,7 +117,9 @@ impl Worker {
             retiring: false,
             drained_reported: false,
             is_killed: false,
-            running: Running::with_capacity((slots.threads.max(slots.concurrency) + MAX_DEPTH) as usize),
+            running: Running::with_capacity(
+                (slots.threads.max(slots.concurrency) + MAX_PREFETCH_DEPTH) as usize,
+            ),
             websockets: HashSet::new(),
             service_time: ServiceTime::new(),
             last_progress: now,
@@ -126,10 +128,10 @@ impl Worker {
             outbox: Outbox::default(),
             acked: vec![0; geometry.slots as usize],
             files: HashMap::new(),
-            report_limit: Budget::new(now),
+            report_limit: ReportLimiter::new(now),
             served: 0,
             max_requests,
-            tally: ResponseStats::default(),
+            responses: ResponseStats::default(),
             buffers,
             absorbed: 0,
         }
@@ -253,7 +255,7 @@ impl Worker {
     /// How long what it has prefetched would have to wait, if that is worth taking away.
     pub(crate) fn prefetch_wait(&self, now: Instant) -> Option<Duration> {
         let ahead = self.n_assigned_u32().checked_sub(self.slots).filter(|ahead| *ahead > 0)?;
-        let expected = self.service_time.times(ahead);
+        let expected = self.service_time.total(ahead);
         let wait = expected.max(now.saturating_duration_since(self.last_progress));
         (wait > MIN_STEAL_WAIT).then_some(wait)
     }
@@ -316,8 +318,8 @@ impl Worker {
     /// A request has been answered, well or not. Before a worker is admitted it is only tried.
     pub(crate) fn count_answer(&mut self, failed: bool) {
         if self.admitted {
-            self.tally.answered += 1;
-            self.tally.failed += u64::from(failed);
+            self.responses.answered += 1;
+            self.responses.failed += u64::from(failed);
         }
     }
 
@@ -333,7 +335,7 @@ impl Worker {
     pub(crate) fn record_service_time(&mut self, service: u64) {
         // What a task takes says nothing about when the next can start; and nothing is given ahead of time.
         if !self.asgi {
-            self.service_time.measure(service);
+            self.service_time.record(service);
         }
     }
 
@@ -379,7 +381,7 @@ impl Worker {
         };
         match self.next_unclaimed {
             Some((id, since)) if id == next => {
-                let usual = self.service_time.times(2);
+                let usual = self.service_time.total(2);
                 let limit = if self.asgi {
                     LOOP_STALL_TIMEOUT
                 } else {
@@ -495,7 +497,7 @@ impl Worker {
     }
 
     pub(crate) fn expect_stacks(&mut self) {
-        self.report_limit.ask_for_stacks();
+        self.report_limit.expect_stacks();
     }
 
     pub(crate) fn send_command(&self, command: &Command, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -533,7 +535,7 @@ impl Worker {
                     if let Report::Ready { interface } = report {
                         self.on_ready(interface)?;
                     }
-                    self.report_limit.spend(&report, Instant::now())?;
+                    self.report_limit.admit(&report, Instant::now())?;
                     notice(Notice::Report(self.id, report));
                 }
             }

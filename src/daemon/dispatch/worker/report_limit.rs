@@ -10,68 +10,73 @@ use std::time::{Duration, Instant};
 use rgun_channel::control::Report;
 
 /// Of its own life a worker has less to say: that it boots, that it is ready, why it is not.
-const MOST_OF_LIFE: u32 = 16;
+const MAX_LIFECYCLE_REPORTS: u32 = 16;
 
 /// Credit for the others, and what comes back each second. A zygote that makes all workers of a large machine at once
 /// says so a few hundred times.
-const CREDIT: u32 = 1024;
+const MAX_CREDIT: u32 = 1024;
 const CREDIT_PER_SECOND: u32 = 64;
 
 /// A warning is text, and journaled.
-const PRICE_OF_WARNING: u32 = 16;
+const WARNING_COST: u32 = 16;
 
 /// One worker's.
 #[derive(Debug)]
-pub(crate) struct Budget {
-    of_life: u32,
+pub(crate) struct ReportLimiter {
+    lifecycle_left: u32,
     credit: u32,
     /// Stacks that it was asked for and has not told.
-    asked: u32,
+    stack_requests: u32,
     /// Up to when credit has come back.
-    since: Instant,
+    refilled_at: Instant,
 }
 
-impl Budget {
+impl ReportLimiter {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { of_life: MOST_OF_LIFE, credit: CREDIT, asked: 0, since: now }
+        Self {
+            lifecycle_left: MAX_LIFECYCLE_REPORTS,
+            credit: MAX_CREDIT,
+            stack_requests: 0,
+            refilled_at: now,
+        }
     }
 
     /// It is asked for its stacks: one answer more is free.
-    pub(crate) fn ask_for_stacks(&mut self) {
-        self.asked = self.asked.saturating_add(1);
+    pub(crate) fn expect_stacks(&mut self) {
+        self.stack_requests = self.stack_requests.saturating_add(1);
     }
 
     /// # Errors
     /// It has said too much.
-    pub(crate) fn spend(&mut self, report: &Report, now: Instant) -> Result<(), String> {
+    pub(crate) fn admit(&mut self, report: &Report, now: Instant) -> Result<(), String> {
         let price = match report {
             Report::Refused(_)
             | Report::Booting { .. }
             | Report::Ready { .. }
             | Report::Failed { .. }
             | Report::Promoted => {
-                let left = self.of_life.checked_sub(1);
-                self.of_life =
-                    left.ok_or_else(|| format!("sent more than {MOST_OF_LIFE} reports of its life"))?;
+                let left = self.lifecycle_left.checked_sub(1);
+                self.lifecycle_left = left
+                    .ok_or_else(|| format!("sent more than {MAX_LIFECYCLE_REPORTS} reports of its life"))?;
                 return Ok(());
             }
             // Only for an exchange of its own, and one for each.
             Report::File(_) => return Ok(()),
-            Report::StacksDumped(_) if self.asked > 0 => {
-                self.asked -= 1;
+            Report::StacksDumped(_) if self.stack_requests > 0 => {
+                self.stack_requests -= 1;
                 return Ok(());
             }
-            Report::Warning(_) => PRICE_OF_WARNING,
+            Report::Warning(_) => WARNING_COST,
             Report::StacksDumped(_)
             | Report::Forked { .. }
             | Report::ForkFailed { .. }
             | Report::StopRequested(_) => 1,
         };
-        let seconds = now.saturating_duration_since(self.since).as_secs();
+        let seconds = now.saturating_duration_since(self.refilled_at).as_secs();
         if seconds > 0 {
-            let back = u32::try_from(seconds).unwrap_or(CREDIT).saturating_mul(CREDIT_PER_SECOND);
-            self.credit = self.credit.saturating_add(back).min(CREDIT);
-            self.since += Duration::from_secs(seconds);
+            let back = u32::try_from(seconds).unwrap_or(MAX_CREDIT).saturating_mul(CREDIT_PER_SECOND);
+            self.credit = self.credit.saturating_add(back).min(MAX_CREDIT);
+            self.refilled_at += Duration::from_secs(seconds);
         }
         let left = self.credit.checked_sub(price);
         self.credit = left.ok_or_else(|| "sent reports without end".to_owned())?;
@@ -83,59 +88,59 @@ impl Budget {
 mod tests {
     use super::*;
 
-    fn most(report: &Report, budget: &mut Budget, now: Instant) -> usize {
-        (0..100_000).take_while(|_| budget.spend(report, now).is_ok()).count()
+    fn most(report: &Report, budget: &mut ReportLimiter, now: Instant) -> usize {
+        (0..100_000).take_while(|_| budget.admit(report, now).is_ok()).count()
     }
 
     #[test]
     fn lifecycle_reports_are_limited_for_ever() {
         let start = Instant::now();
-        let mut budget = Budget::new(start);
+        let mut budget = ReportLimiter::new(start);
         assert_eq!(most(&Report::Promoted, &mut budget, start), 16);
-        assert!(budget.spend(&Report::Promoted, start + Duration::from_hours(1)).is_err());
+        assert!(budget.admit(&Report::Promoted, start + Duration::from_hours(1)).is_err());
     }
 
     #[test]
     fn fork_reports_are_limited_in_rate_only() {
         let start = Instant::now();
-        let mut budget = Budget::new(start);
+        let mut budget = ReportLimiter::new(start);
         let forked = Report::Forked { life: 1, pid: 1 };
         for second in 0..10_000 {
             let now = start + Duration::from_secs(second);
             for _ in 0..CREDIT_PER_SECOND {
-                budget.spend(&forked, now).unwrap();
+                budget.admit(&forked, now).unwrap();
             }
         }
         let rest = most(&forked, &mut budget, start + Duration::from_secs(10_000));
-        assert_eq!(rest, CREDIT as usize);
+        assert_eq!(rest, MAX_CREDIT as usize);
     }
 
     #[test]
     fn requested_stacks_are_free_and_others_cost_credit() {
         let start = Instant::now();
-        let mut budget = Budget::new(start);
+        let mut budget = ReportLimiter::new(start);
         let stacks = Report::StacksDumped(true);
-        for _ in 0..3 * CREDIT {
-            budget.ask_for_stacks();
+        for _ in 0..3 * MAX_CREDIT {
+            budget.expect_stacks();
         }
-        assert_eq!(most(&stacks, &mut budget, start), 4 * CREDIT as usize);
-        budget.ask_for_stacks();
+        assert_eq!(most(&stacks, &mut budget, start), 4 * MAX_CREDIT as usize);
+        budget.expect_stacks();
         assert_eq!(most(&stacks, &mut budget, start), 1);
     }
 
     #[test]
     fn being_asked_for_stacks_makes_nothing_else_free() {
         let start = Instant::now();
-        let mut budget = Budget::new(start);
-        budget.ask_for_stacks();
-        assert_eq!(most(&Report::Forked { life: 1, pid: 1 }, &mut budget, start), CREDIT as usize);
+        let mut budget = ReportLimiter::new(start);
+        budget.expect_stacks();
+        assert_eq!(most(&Report::Forked { life: 1, pid: 1 }, &mut budget, start), MAX_CREDIT as usize);
         assert_eq!(most(&Report::StacksDumped(false), &mut budget, start), 1);
     }
 
     #[test]
     fn warnings_cost_more_than_replies() {
         let start = Instant::now();
-        let mut budget = Budget::new(start);
+        let mut budget = ReportLimiter::new(start);
         assert_eq!(most(&Report::Warning(String::new()), &mut budget, start), 64);
         assert_eq!(most(&Report::StacksDumped(true), &mut budget, start), 0);
         let later = start + Duration::from_secs(1);

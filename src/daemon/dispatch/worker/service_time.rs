@@ -12,14 +12,14 @@ use std::time::Duration;
 /// than 16 deep, and a Django view of 200 µs a fifth less 5 deep than 1 deep, because daemon and worker change
 /// places less often. Above a millisecond that gain is too small to measure.
 pub(crate) const PREFETCH_TIME: Duration = Duration::from_millis(1);
-pub(crate) const MAX_DEPTH: u32 = 64;
+pub(crate) const MAX_PREFETCH_DEPTH: u32 = 64;
 
 /// A worker whose requests take less wakes one thread, not one for each: that one gets through all of it before a
 /// second one is awake, and would only fight it for the GIL.
-const ONE_THREAD: Duration = Duration::from_micros(100);
+const SINGLE_THREAD_TIME: Duration = Duration::from_micros(100);
 
 /// No request takes longer, whatever the worker says; so that sums and products of service times do not overflow.
-const LONGEST: u64 = 1 << 48;
+const MAX_SERVICE_NANOS: u64 = 1 << 48;
 
 /// Smoothed, in nanoseconds.
 #[derive(Debug, Clone, Copy)]
@@ -32,8 +32,8 @@ impl ServiceTime {
     }
 
     /// So many nanoseconds has one request taken.
-    pub(crate) fn measure(&mut self, service: u64) {
-        let service = service.min(LONGEST);
+    pub(crate) fn record(&mut self, service: u64) {
+        let service = service.min(MAX_SERVICE_NANOS);
         // One eighth of the new value, as TCP smooths its round-trip time (RFC 6298 §2), but up at once: a
         // worker that turns slow must not be given work ahead of time.
         self.0 = if service > self.0 * 8 { service } else { (self.0 * 7 + service) / 8 };
@@ -46,7 +46,7 @@ impl ServiceTime {
 
     /// Is one thread enough for whatever lies there?
     pub(crate) fn needs_one_thread(self) -> bool {
-        self.0 < nanoseconds(ONE_THREAD)
+        self.0 < nanoseconds(SINGLE_THREAD_TIME)
     }
 
     /// How many requests a slot may have, the running one included; see [`PREFETCH_TIME`].
@@ -55,11 +55,11 @@ impl ServiceTime {
             return 1;
         }
         let fitting = nanoseconds(PREFETCH_TIME) / self.0.max(1);
-        u32::try_from(fitting).unwrap_or(MAX_DEPTH).saturating_add(1).min(MAX_DEPTH)
+        u32::try_from(fitting).unwrap_or(MAX_PREFETCH_DEPTH).saturating_add(1).min(MAX_PREFETCH_DEPTH)
     }
 
     /// What so many requests take, one after the other.
-    pub(crate) fn times(self, requests: u32) -> Duration {
+    pub(crate) fn total(self, requests: u32) -> Duration {
         Duration::from_nanos(self.0.saturating_mul(u64::from(requests)))
     }
 }
