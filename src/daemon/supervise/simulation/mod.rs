@@ -1,12 +1,11 @@
-//! Thousands of invented histories: a world in which spawns fail, imports hang, workers crash, get stuck, reason out,
-//! lie and ignore being asked to leave, zygotes die, and the clock jumps; and an operator who reloads good and broken
-//! code, changes the number of workers, and stops the daemon at any moment.
+//! Thousands of random histories. Spawns fail, imports hang, workers crash, get stuck, reach their limits, violate the
+//! contract and ignore Terminate, zygotes die, and the clock jumps. The operator reloads good and broken code, changes
+//! the number of workers, and stops the daemon at any moment.
 //!
-//! The world performs the actions as `run` would and holds the supervisor to its promises: no order that makes no
-//! sense, never too many processes, nobody less serving for the sake of a reload, one verdict for each, invariants
-//! after each step; and in the end, that everything heals once faults stop, and that a stop leaves nobody behind and
-//! exits exactly once. A failure names its seed: `RGUN_SIMULATION_SEED=… cargo test -p rgun supervise::simulation`
-//! plays that history alone.
+//! The world performs the actions as `run` would and checks each: it fits the process's state, the process limits hold,
+//! no reload reduces the number of ready workers, each reload is answered once, and the invariants hold after each event.
+//! At the end all workers are ready once faults have stopped, and a stop leaves no process and exits exactly once. A
+//! failure prints its seed: `RGUN_SIMULATION_SEED=… cargo test -p rgun supervise::simulation` plays that history alone.
 
 mod actions;
 mod world;
@@ -19,62 +18,62 @@ use crate::id::WorkerNr;
 use super::*;
 
 #[test]
-fn every_history_keeps_the_promises_and_ends_well() {
+fn random_histories_keep_all_invariants() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seeds = match number("RGUN_SIMULATION_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("RGUN_SIMULATION_HISTORIES").unwrap_or(MIN_RESPONSES),
+        None => 0..number("RGUN_SIMULATION_HISTORIES").unwrap_or(HISTORIES),
     };
-    let mut seen = Seen::default();
+    let mut coverage = Coverage::default();
     for seed in seeds.clone() {
         let mut world = World::new(seed);
-        if let Err(why) = world.live() {
+        if let Err(violation) = world.run() {
             let tail = world.log.len().saturating_sub(80);
             let log = world.log[tail..].join("\n");
-            panic!("RGUN_SIMULATION_SEED={seed}: {why}\n{log}");
+            panic!("RGUN_SIMULATION_SEED={seed}: {violation}\n{log}");
         }
-        seen.note(&world);
+        coverage.add(&world);
     }
-    if seeds.end - seeds.start >= MIN_RESPONSES {
-        seen.is_enough();
+    if seeds.end - seeds.start >= HISTORIES {
+        coverage.check();
     }
 }
 
-/// Histories that together contain everything.
-const MIN_RESPONSES: u64 = 5000;
+/// The number of histories that covers all facts.
+const HISTORIES: u64 = 5000;
 
-/// A simulation in which nothing happens keeps every promise: what the histories have to contain together.
+/// The facts of all histories together. They must cover everything: an empty history would pass each check.
 #[derive(Debug, Default)]
-struct Seen {
+struct Coverage {
     histories: u64,
     steps: u64,
     failed_starts: u64,
-    healed: u64,
+    recovered: u64,
     facts: BTreeMap<&'static str, u64>,
 }
 
-impl Seen {
-    fn note(&mut self, world: &World) {
+impl Coverage {
+    fn add(&mut self, world: &World) {
         self.histories += 1;
         self.steps += u64::from(world.n_steps);
         self.failed_starts += u64::from(world.exit == Some(78));
-        self.healed += u64::from(world.healed);
+        self.recovered += u64::from(world.recovered);
         for (name, n) in &world.facts {
             *self.facts.entry(name).or_default() += n;
         }
     }
 
-    fn is_enough(&self) {
+    fn check(&self) {
         println!("{self:#?}");
         assert!(self.failed_starts > self.histories / 100, "{self:#?}");
-        assert!(self.healed > self.histories / 3, "{self:#?}");
+        assert!(self.recovered > self.histories / 3, "{self:#?}");
         for name in ALL_FACTS {
             assert!(self.facts.get(name).is_some_and(|n| *n >= 20), "too few {name}: {self:#?}");
         }
     }
 }
 
-/// What a report is counted as.
+/// The fact that a report is counted as.
 fn fact(report: &Report) -> &'static str {
     match report {
         Report::WorkerReady { .. } => "ready",
@@ -82,32 +81,32 @@ fn fact(report: &Report) -> &'static str {
         Report::ZygoteReady { .. } => "zygote promoted",
         Report::WorkerBootFailed { .. } => "boot failed",
         Report::WorkerExited { state: WorkerState::Ready, .. } => "crashed",
-        Report::WorkerExited { state: WorkerState::Standby, .. } => "crashed while standing by",
+        Report::WorkerExited { state: WorkerState::Standby, .. } => "crashed in standby",
         Report::WorkerExited { .. } => "exited",
         Report::WorkerMisbehaved { .. } => "misbehaved",
         Report::Replacing { .. } => "replacing",
         Report::Replaced { .. } => "replaced",
-        Report::Recycling { reason: RecycleReason::Lifetime, .. } => "aged",
-        Report::Recycling { reason: RecycleReason::Signal { .. }, .. } => "asked to leave",
-        Report::Recycling { reason: RecycleReason::Refork, .. } => "to be a zygote",
-        Report::Recycling { .. } => "worn out",
-        Report::ReloadStarted { .. } => "reload began",
-        Report::ReloadCompleted { .. } => "reload done",
+        Report::Recycling { reason: RecycleReason::Lifetime, .. } => "lifetime reached",
+        Report::Recycling { reason: RecycleReason::Signal { .. }, .. } => "signalled",
+        Report::Recycling { reason: RecycleReason::Refork, .. } => "refork due",
+        Report::Recycling { .. } => "limit reached",
+        Report::ReloadStarted { .. } => "reload started",
+        Report::ReloadCompleted { .. } => "reload completed",
         Report::ReloadFailed { failure, .. } => match failure.kind {
             BootFailureKind::Superseded => "reload superseded",
             BootFailureKind::Stopped => "reload stopped",
             BootFailureKind::Probe => "probe failed",
             _ => "reload failed",
         },
-        Report::RolledBack { .. } => "went back",
-        Report::Resized { reason: ResizeReason::Operator, .. } => "number asked for",
+        Report::RolledBack { .. } => "rolled back",
+        Report::Resized { reason: ResizeReason::Operator, .. } => "resized by the operator",
         Report::Resized { reason: ResizeReason::QueueWait(_), .. } => "grown",
         Report::Resized { reason: ResizeReason::LowLoad, .. } => "shrunk",
         Report::Resized { reason: ResizeReason::IdleExit, .. } => "fallen asleep",
         Report::Resized { reason: ResizeReason::Request, .. } => "woken",
         Report::Overdue { state, .. } => state.as_str(),
-        Report::RetirementAborted { .. } => "retirement cut",
-        Report::DrainTimedOut { .. } => "drain ran out",
+        Report::RetirementAborted { .. } => "retirement aborted",
+        Report::DrainTimedOut { .. } => "drain timed out",
     }
 }
 
@@ -117,23 +116,23 @@ const ALL_FACTS: [&str; 38] = [
     "zygote promoted",
     "boot failed",
     "crashed",
-    "crashed while standing by",
+    "crashed in standby",
     "exited",
     "misbehaved",
     "replacing",
     "replaced",
-    "aged",
-    "asked to leave",
-    "to be a zygote",
-    "worn out",
-    "reload began",
-    "reload done",
+    "lifetime reached",
+    "signalled",
+    "refork due",
+    "limit reached",
+    "reload started",
+    "reload completed",
     "reload superseded",
     "reload stopped",
     "probe failed",
     "reload failed",
-    "went back",
-    "number asked for",
+    "rolled back",
+    "resized by the operator",
     "grown",
     "shrunk",
     "fallen asleep",
@@ -142,12 +141,12 @@ const ALL_FACTS: [&str; 38] = [
     "promoting",
     "terminating",
     "failed",
-    "retirement cut",
-    "drain ran out",
-    // What is not a report.
-    "reload before anybody was ready",
-    "reload in peace",
-    "stacks taken",
+    "retirement aborted",
+    "drain timed out",
+    // Facts that are not reports.
+    "reload before the first ready worker",
+    "reload without faults",
+    "stacks dumped",
     "fork lost with its zygote",
     "admitted again",
     "finished after the drain limit",

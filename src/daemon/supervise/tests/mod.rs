@@ -1,5 +1,4 @@
-//! One promise a test: events with an invented clock in, actions compared. What no table thinks of is the
-//! simulation's.
+//! Events with an invented clock in, actions compared. Random orders of events are the simulation's.
 
 mod preload;
 mod recycle;
@@ -20,36 +19,36 @@ use super::*;
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A supervisor at an invented time, whose actions are looked at and not performed.
-struct Table {
+/// A supervisor with an invented clock; its actions are returned to the test and not performed.
+struct Harness {
     supervisor: Supervisor,
-    begin: Instant,
+    start: Instant,
     now: Instant,
     pid: u32,
 }
 
-impl Table {
+impl Harness {
     fn new(count: u16) -> Self {
         Self::with(policy(count))
     }
 
     fn with(policy: SupervisorPolicy) -> Self {
         let now = Instant::now();
-        Table { supervisor: Supervisor::new(policy), begin: now, now, pid: 100 }
+        Harness { supervisor: Supervisor::new(policy), start: now, now, pid: 100 }
     }
 
-    /// `count` workers, all ready, lives 1 to count in seats 0 to count - 1.
+    /// Starts `count` workers, all ready: lives 1 to `count` in seats 0 to `count - 1`.
     fn ready(count: u16) -> Self {
-        let mut table = Table::new(count);
-        table.tell(Event::Started);
+        let mut harness = Harness::new(count);
+        harness.send(Event::Started);
         for number in 0..count {
-            table.boots(worker(number, u64::from(number) + 1));
+            harness.boot(worker(number, u64::from(number) + 1));
         }
-        assert_eq!(table.supervisor.snapshot().ready, usize::from(count));
-        table
+        assert_eq!(harness.supervisor.snapshot().ready, usize::from(count));
+        harness
     }
 
-    fn tell(&mut self, event: Event) -> Vec<Action> {
+    fn send(&mut self, event: Event) -> Vec<Action> {
         let actions = self.supervisor.handle(event, self.now);
         if let Err(broken) = self.supervisor.check_invariants() {
             panic!("{broken}");
@@ -57,40 +56,40 @@ impl Table {
         actions
     }
 
-    fn after(&mut self, wait: Duration) -> &mut Self {
+    fn advance(&mut self, wait: Duration) -> &mut Self {
         self.now += wait;
         self
     }
 
     fn tick(&mut self) -> Vec<Action> {
-        self.tell(Event::Tick)
+        self.send(Event::Tick)
     }
 
     fn spawned(&mut self, worker: WorkerId) -> Vec<Action> {
         self.pid += 1;
         let pid = self.pid;
-        self.tell(Event::Spawned { worker, pid })
+        self.send(Event::Spawned { worker, pid })
     }
 
-    fn boots(&mut self, worker: WorkerId) -> Vec<Action> {
+    fn boot(&mut self, worker: WorkerId) -> Vec<Action> {
         self.spawned(worker);
-        self.tell(Event::Ready { worker })
+        self.send(Event::Ready { worker })
     }
 
-    fn fails(&mut self, worker: WorkerId) -> Vec<Action> {
+    fn fail_boot(&mut self, worker: WorkerId) -> Vec<Action> {
         self.spawned(worker);
-        self.tell(Event::BootFailed { worker, failure: import_error() })
+        self.send(Event::BootFailed { worker, failure: import_error() })
     }
 
-    fn exits(&mut self, worker: WorkerId) -> Vec<Action> {
-        self.tell(Event::Exited { worker, exit: Exit::Code(1) })
+    fn exit(&mut self, worker: WorkerId) -> Vec<Action> {
+        self.send(Event::Exited { worker, exit: Exit::Code(1) })
     }
 
-    /// The worker says that it is drained, is asked to leave, and goes.
-    fn leaves(&mut self, worker: WorkerId) {
-        let drained = self.tell(Event::Drained { worker });
+    /// Reports the worker as drained, expects it to be terminated, and reports its exit.
+    fn drain_and_exit(&mut self, worker: WorkerId) {
+        let drained = self.send(Event::Drained { worker });
         assert!(drained.contains(&Action::Terminate { worker }), "{drained:?}");
-        self.tell(Event::Exited { worker, exit: Exit::Code(0) });
+        self.send(Event::Exited { worker, exit: Exit::Code(0) });
     }
 
     fn status(&self) -> String {
@@ -103,7 +102,7 @@ impl Table {
 }
 
 fn policy(count: u16) -> SupervisorPolicy {
-    let count = NonZeroU16::new(count).expect("tests have workers");
+    let count = NonZeroU16::new(count).expect("at least one worker");
     SupervisorPolicy::new("mysite.wsgi".to_owned(), count, Some(60 * SECOND), 30 * SECOND)
 }
 
@@ -139,13 +138,13 @@ fn status(actions: &[Action]) -> Option<&str> {
     })
 }
 
-/// Of one that nobody waits for, or that is to blame itself.
+/// The kill of a worker without requests, or of one that is itself the cause.
 fn kill(worker: WorkerId) -> Action {
     Action::Kill { worker, abort: None }
 }
 
-/// Of one that had something to finish.
-fn cut(worker: WorkerId, why: AbortReason) -> Action {
+/// The kill of a worker whose requests are aborted.
+fn abort(worker: WorkerId, why: AbortReason) -> Action {
     Action::Kill { worker, abort: Some(why) }
 }
 
@@ -178,7 +177,7 @@ fn kills(actions: &[Action]) -> Vec<WorkerId> {
     kills.collect()
 }
 
-/// Those asked to leave.
+/// The workers that are asked to exit.
 fn terminations(actions: &[Action]) -> Vec<WorkerId> {
     let terminations = actions.iter().filter_map(|action| match action {
         Action::Terminate { worker } => Some(*worker),
@@ -187,13 +186,13 @@ fn terminations(actions: &[Action]) -> Vec<WorkerId> {
     terminations.collect()
 }
 
-/// What became of the reloads that ended: the generation and the kind of its failure.
-fn verdicts(actions: &[Action]) -> Vec<(u64, Option<BootFailureKind>)> {
-    let verdicts = actions.iter().filter_map(|action| match action {
+/// The outcomes of the reloads that ended: the generation and the kind of its failure.
+fn reload_outcomes(actions: &[Action]) -> Vec<(u64, Option<BootFailureKind>)> {
+    let reload_outcomes = actions.iter().filter_map(|action| match action {
         Action::AnswerReload { generation, outcome } => {
             Some((generation.0, outcome.as_ref().err().map(|failure| failure.kind)))
         }
         _ => None,
     });
-    verdicts.collect()
+    reload_outcomes.collect()
 }

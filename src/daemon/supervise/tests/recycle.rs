@@ -1,25 +1,29 @@
-//! Worn-out workers: each serves until its successor is ready, and never are two being replaced.
+//! Replacement of healthy workers: each serves until its successor is ready, one is replaced at a time.
 
 use super::*;
 
-const MANY: RecycleReason = RecycleReason::Requests { served: 1000 };
+const MAX_REQUESTS: RecycleReason = RecycleReason::Requests { served: 1000 };
 
 #[test]
-fn a_worn_out_worker_serves_until_its_successor_is_ready() {
-    let mut table = Table::ready(2);
+fn recycled_worker_serves_until_its_successor_is_ready() {
+    let mut harness = Harness::ready(2);
     let old = worker(1, 2);
-    let worn = table.tell(Event::RecycleDue { worker: old, reason: MANY });
+    let actions = harness.send(Event::RecycleDue { worker: old, reason: MAX_REQUESTS });
     assert_eq!(
-        worn,
+        actions,
         [
-            Action::Report(Report::Recycling { worker: old, reason: MANY }),
+            Action::Report(Report::Recycling { worker: old, reason: MAX_REQUESTS }),
             spawn(1, 3),
             Action::Status("2/2 workers ready, 1 booting".to_owned()),
         ]
     );
-    assert_eq!(table.tell(Event::RecycleDue { worker: old, reason: MANY }), [], "once is enough");
-    table.spawned(worker(1, 3));
-    let ready = table.after(SECOND).tell(Event::Ready { worker: worker(1, 3) });
+    assert_eq!(
+        harness.send(Event::RecycleDue { worker: old, reason: MAX_REQUESTS }),
+        [],
+        "the second request is ignored"
+    );
+    harness.spawned(worker(1, 3));
+    let ready = harness.advance(SECOND).send(Event::Ready { worker: worker(1, 3) });
     assert_eq!(
         ready,
         [
@@ -30,93 +34,93 @@ fn a_worn_out_worker_serves_until_its_successor_is_ready() {
             Action::Status("2/2 workers ready, 1 retiring".to_owned()),
         ]
     );
-    table.leaves(old);
-    assert_eq!(table.status(), "2/2 workers ready");
+    harness.drain_and_exit(old);
+    assert_eq!(harness.status(), "2/2 workers ready");
 }
 
 #[test]
-fn worn_out_workers_are_replaced_one_at_a_time() {
-    let mut table = Table::ready(3);
+fn recycled_workers_are_replaced_one_at_a_time() {
+    let mut harness = Harness::ready(3);
     let limit = 1 << 20;
-    let wears = [MANY, RecycleReason::Memory { bytes: limit + 1, limit }, MANY];
+    let wears = [MAX_REQUESTS, RecycleReason::Memory { bytes: limit + 1, limit }, MAX_REQUESTS];
     let mut all = Vec::new();
     for (number, reason) in (0..).zip(wears) {
         let worker = worker(number, u64::from(number) + 1);
-        all.extend(table.after(MS).tell(Event::RecycleDue { worker, reason }));
+        all.extend(harness.advance(MS).send(Event::RecycleDue { worker, reason }));
     }
     assert_eq!(spawns(&all), [worker(0, 4)]);
-    assert_eq!(spawns(&table.boots(worker(0, 4))), [worker(1, 5)]);
-    assert_eq!(spawns(&table.boots(worker(1, 5))), [worker(2, 6)]);
-    assert_eq!(spawns(&table.boots(worker(2, 6))), []);
+    assert_eq!(spawns(&harness.boot(worker(0, 4))), [worker(1, 5)]);
+    assert_eq!(spawns(&harness.boot(worker(1, 5))), [worker(2, 6)]);
+    assert_eq!(spawns(&harness.boot(worker(2, 6))), []);
 }
 
 #[test]
-fn a_successor_that_cannot_boot_costs_nothing_but_time() {
-    let mut table = Table::ready(1);
-    table.tell(Event::RecycleDue { worker: worker(0, 1), reason: MANY });
-    let failed = table.fails(worker(0, 2));
+fn successor_boot_failure_is_retried_after_backoff() {
+    let mut harness = Harness::ready(1);
+    harness.send(Event::RecycleDue { worker: worker(0, 1), reason: MAX_REQUESTS });
+    let failed = harness.fail_boot(worker(0, 2));
     assert_eq!((kills(&failed), retires(&failed)), (vec![], vec![]));
     assert!(!failed.iter().any(|action| matches!(action, Action::Unavailable(_))), "{failed:?}");
     let line = "1/1 workers ready: ImportError (x.py, line 1) (retry in 100 ms)";
     assert_eq!(status(&failed), Some(line));
-    table.exits(worker(0, 2));
-    assert_eq!(table.wakeup(), Some(100 * MS));
-    assert_eq!(spawns(&table.after(100 * MS).tick()), [worker(0, 3)]);
-    assert_eq!(retires(&table.boots(worker(0, 3))), [worker(0, 1)]);
-    assert_eq!(table.status(), "1/1 workers ready, 1 retiring");
+    harness.exit(worker(0, 2));
+    assert_eq!(harness.wakeup(), Some(100 * MS));
+    assert_eq!(spawns(&harness.advance(100 * MS).tick()), [worker(0, 3)]);
+    assert_eq!(retires(&harness.boot(worker(0, 3))), [worker(0, 1)]);
+    assert_eq!(harness.status(), "1/1 workers ready, 1 retiring");
 }
 
 #[test]
-fn the_successor_of_a_worker_that_dies_meanwhile_just_takes_its_seat() {
-    let mut table = Table::ready(1);
-    table.after(20 * SECOND).tell(Event::RecycleDue { worker: worker(0, 1), reason: MANY });
-    table.spawned(worker(0, 2));
-    assert_eq!(spawns(&table.exits(worker(0, 1))), [], "it is on its way");
-    let ready = table.tell(Event::Ready { worker: worker(0, 2) });
+fn successor_takes_the_seat_if_its_worker_dies() {
+    let mut harness = Harness::ready(1);
+    harness.advance(20 * SECOND).send(Event::RecycleDue { worker: worker(0, 1), reason: MAX_REQUESTS });
+    harness.spawned(worker(0, 2));
+    assert_eq!(spawns(&harness.exit(worker(0, 1))), [], "its successor boots already");
+    let ready = harness.send(Event::Ready { worker: worker(0, 2) });
     assert_eq!((admits(&ready), retires(&ready)), (vec![worker(0, 2)], vec![]));
 }
 
 #[test]
-fn a_worn_out_worker_that_is_stuck_is_replaced_by_the_successor_that_boots() {
-    let mut table = Table::ready(1);
-    table.tell(Event::RecycleDue { worker: worker(0, 1), reason: MANY });
-    let stuck = table.tell(Event::DeadlineExceeded { worker: worker(0, 1) });
+fn stuck_recycled_worker_is_replaced_by_its_successor() {
+    let mut harness = Harness::ready(1);
+    harness.send(Event::RecycleDue { worker: worker(0, 1), reason: MAX_REQUESTS });
+    let stuck = harness.send(Event::DeadlineExceeded { worker: worker(0, 1) });
     assert_eq!((retires(&stuck), spawns(&stuck)), (vec![worker(0, 1)], vec![]));
-    let ready = table.boots(worker(0, 2));
+    let ready = harness.boot(worker(0, 2));
     let replaced = Report::Replaced { worker: worker(0, 1), by: worker(0, 2) };
     assert!(ready.contains(&Action::Report(replaced)), "{ready:?}");
 }
 
 #[test]
-fn nobody_is_replaced_for_wear_during_a_reload() {
-    let mut table = Table::ready(2);
-    table.tell(Event::Reload { policy: SupervisorPolicy { probe: true, ..policy(2) } });
-    table.boots(worker(0, 3));
-    assert_eq!(spawns(&table.tell(Event::RecycleDue { worker: worker(0, 1), reason: MANY })), []);
+fn recycling_waits_for_the_end_of_a_reload() {
+    let mut harness = Harness::ready(2);
+    harness.send(Event::Reload { policy: SupervisorPolicy { probe: true, ..policy(2) } });
+    harness.boot(worker(0, 3));
+    assert_eq!(spawns(&harness.send(Event::RecycleDue { worker: worker(0, 1), reason: MAX_REQUESTS })), []);
     let outcome = Err("reload.probe was answered with status 500".to_owned());
-    let failed = table.tell(Event::Probed { worker: worker(0, 3), outcome });
-    assert_eq!(spawns(&failed), [worker(0, 4)], "but when it has failed");
+    let failed = harness.send(Event::Probed { worker: worker(0, 3), outcome });
+    assert_eq!(spawns(&failed), [worker(0, 4)], "after the reload has failed");
 }
 
 #[test]
-fn a_crew_that_was_born_together_does_not_age_together() {
+fn lifetimes_of_workers_spawned_together_are_spread() {
     let lifetime = 1000 * SECOND;
-    let mut table = Table::with(SupervisorPolicy { max_lifetime: Some(lifetime), ..policy(4) });
-    let begin = table.now;
-    table.tell(Event::Started);
+    let mut harness = Harness::with(SupervisorPolicy { max_lifetime: Some(lifetime), ..policy(4) });
+    let start = harness.now;
+    harness.send(Event::Started);
     for number in 0..4 {
-        table.boots(worker(number, u64::from(number) + 1));
+        harness.boot(worker(number, u64::from(number) + 1));
     }
     let mut ages = Vec::new();
     while ages.len() < 4 {
-        let wait = table.wakeup().expect("they age");
-        let actions = table.after(wait).tick();
-        let worn = |action: &&Action| {
+        let wait = harness.wakeup().expect("a lifetime ends");
+        let actions = harness.advance(wait).tick();
+        let has_expired = |action: &&Action| {
             matches!(action, Action::Report(Report::Recycling { reason: RecycleReason::Lifetime, .. }))
         };
-        ages.extend(actions.iter().filter(worn).map(|_| table.now.duration_since(begin)));
+        ages.extend(actions.iter().filter(has_expired).map(|_| harness.now.duration_since(start)));
         for id in spawns(&actions) {
-            table.boots(id);
+            harness.boot(id);
         }
     }
     assert!(ages.iter().all(|age| (900 * SECOND..=lifetime).contains(age)), "{ages:?}");
@@ -124,149 +128,153 @@ fn a_crew_that_was_born_together_does_not_age_together() {
 }
 
 #[test]
-fn a_worker_that_is_not_serving_does_not_wear_out() {
-    let mut table = Table::ready(1);
-    table.tell(Event::DeadlineExceeded { worker: worker(0, 1) });
+fn worker_that_does_not_serve_is_not_recycled() {
+    let mut harness = Harness::ready(1);
+    harness.send(Event::DeadlineExceeded { worker: worker(0, 1) });
     for id in [worker(0, 1), worker(0, 2), worker(9, 9)] {
-        assert_eq!(table.tell(Event::RecycleDue { worker: id, reason: MANY }), []);
+        assert_eq!(harness.send(Event::RecycleDue { worker: id, reason: MAX_REQUESTS }), []);
     }
-    table.boots(worker(0, 2));
-    table.tell(Event::Stop);
-    assert_eq!(table.tell(Event::RecycleDue { worker: worker(0, 2), reason: MANY }), []);
+    harness.boot(worker(0, 2));
+    harness.send(Event::Stop);
+    assert_eq!(harness.send(Event::RecycleDue { worker: worker(0, 2), reason: MAX_REQUESTS }), []);
 }
 
 #[test]
-fn a_worn_out_workers_requests_have_their_own_limits_and_no_other() {
-    let mut table = Table::ready(2);
+fn recycled_worker_retires_without_a_deadline() {
+    let mut harness = Harness::ready(2);
     let old = worker(0, 1);
-    table.tell(Event::RecycleDue { worker: old, reason: MANY });
-    assert_eq!(retires(&table.boots(worker(0, 3))), [old]);
-    assert_eq!(table.wakeup(), None, "nothing runs out");
-    assert_eq!(table.after(3600 * SECOND).tick(), []);
-    let drained = table.tell(Event::Drained { worker: old });
+    harness.send(Event::RecycleDue { worker: old, reason: MAX_REQUESTS });
+    assert_eq!(retires(&harness.boot(worker(0, 3))), [old]);
+    assert_eq!(harness.wakeup(), None, "no deadline");
+    assert_eq!(harness.advance(3600 * SECOND).tick(), []);
+    let drained = harness.send(Event::Drained { worker: old });
     assert_eq!(drained[0], Action::Terminate { worker: old });
 }
 
 #[test]
-fn a_worker_that_is_one_too_many_finishes_what_it_has() {
-    let mut table = Table::ready(2);
-    assert_eq!(retires(&table.tell(Event::Adjust { by: -1 })), [worker(1, 2)]);
-    assert_eq!(table.after(3600 * SECOND).tick(), []);
-    table.leaves(worker(1, 2));
+fn surplus_worker_retires_without_a_deadline() {
+    let mut harness = Harness::ready(2);
+    assert_eq!(retires(&harness.send(Event::Adjust { by: -1 })), [worker(1, 2)]);
+    assert_eq!(harness.advance(3600 * SECOND).tick(), []);
+    harness.drain_and_exit(worker(1, 2));
 }
 
 #[test]
-fn a_worn_out_worker_whose_request_is_stuck_after_all_has_the_drain_timeout_from_then_on() {
-    let mut table = Table::ready(1);
+fn stuck_request_bounds_the_retirement_of_its_worker() {
+    let mut harness = Harness::ready(1);
     let old = worker(0, 1);
-    table.tell(Event::RecycleDue { worker: old, reason: MANY });
-    table.boots(worker(0, 2));
-    table.after(3600 * SECOND).tell(Event::DeadlineExceeded { worker: old });
-    assert_eq!(table.wakeup(), Some(30 * SECOND));
-    assert!(table.after(30 * SECOND).tick().contains(&cut(old, AbortReason::DrainTimeout)));
+    harness.send(Event::RecycleDue { worker: old, reason: MAX_REQUESTS });
+    harness.boot(worker(0, 2));
+    harness.advance(3600 * SECOND).send(Event::DeadlineExceeded { worker: old });
+    assert_eq!(harness.wakeup(), Some(30 * SECOND));
+    assert!(harness.advance(30 * SECOND).tick().contains(&abort(old, AbortReason::DrainTimeout)));
 }
 
 #[test]
-fn a_reload_gives_worn_out_workers_the_drain_timeout_when_it_is_done() {
-    let mut table = Table::ready(1);
+fn completed_reload_bounds_unbounded_retirements() {
+    let mut harness = Harness::ready(1);
     let old = worker(0, 1);
-    table.tell(Event::RecycleDue { worker: old, reason: MANY });
-    table.boots(worker(0, 2));
-    table.after(3600 * SECOND).tell(Event::Reload { policy: policy(1) });
-    assert_eq!(kills(&table.after(40 * SECOND).tick()), [], "it is not done yet");
-    assert_eq!(verdicts(&table.boots(worker(0, 3))), [(2, None)]);
-    assert_eq!(table.wakeup(), Some(30 * SECOND));
-    let late = table.after(30 * SECOND).tick();
+    harness.send(Event::RecycleDue { worker: old, reason: MAX_REQUESTS });
+    harness.boot(worker(0, 2));
+    harness.advance(3600 * SECOND).send(Event::Reload { policy: policy(1) });
+    assert_eq!(kills(&harness.advance(40 * SECOND).tick()), [], "the reload is not completed");
+    assert_eq!(reload_outcomes(&harness.boot(worker(0, 3))), [(2, None)]);
+    assert_eq!(harness.wakeup(), Some(30 * SECOND));
+    let late = harness.advance(30 * SECOND).tick();
     assert!(
-        late.contains(&cut(old, AbortReason::DrainTimeout))
-            && late.contains(&cut(worker(0, 2), AbortReason::DrainTimeout)),
+        late.contains(&abort(old, AbortReason::DrainTimeout))
+            && late.contains(&abort(worker(0, 2), AbortReason::DrainTimeout)),
         "{late:?}"
     );
 }
 
 #[test]
-fn a_stop_ends_worn_out_workers_at_once_or_with_its_drain() {
+fn stop_ends_unbounded_retirements() {
     for hasty in [false, true] {
-        let mut table = Table::ready(1);
+        let mut harness = Harness::ready(1);
         let old = worker(0, 1);
-        table.tell(Event::RecycleDue { worker: old, reason: MANY });
-        table.boots(worker(0, 2));
+        harness.send(Event::RecycleDue { worker: old, reason: MAX_REQUESTS });
+        harness.boot(worker(0, 2));
         if hasty {
-            assert!(table.tell(Event::StopNow).contains(&cut(old, AbortReason::Shutdown)));
+            assert!(harness.send(Event::StopNow).contains(&abort(old, AbortReason::Shutdown)));
         } else {
-            table.tell(Event::Stop);
-            assert_eq!(terminations(&table.after(30 * SECOND).tick()), [old, worker(0, 2)]);
+            harness.send(Event::Stop);
+            assert_eq!(terminations(&harness.advance(30 * SECOND).tick()), [old, worker(0, 2)]);
         }
     }
 }
 
 #[test]
-fn the_oldest_retirement_in_the_way_of_a_vacancy_has_the_drain_timeout() {
-    let mut table = Table::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(2) });
-    table.tell(Event::Started);
-    table.boots(worker(0, 1));
-    table.boots(worker(1, 2));
-    table.tell(Event::RecycleDue { worker: worker(0, 1), reason: MANY });
-    table.boots(worker(0, 3));
-    table.after(SECOND).tell(Event::Load(LoadSample { idle_for: 60 * SECOND, ..LoadSample::default() }));
-    table.after(3600 * SECOND).tell(Event::WorkerRequested);
-    assert_eq!(table.wakeup(), Some(60 * SECOND), "only the boot's");
-    table.boots(worker(0, 4));
-    // Four are as many as two seats may have, and one seat is empty.
-    assert_eq!(table.wakeup(), Some(30 * SECOND));
-    let late = table.after(30 * SECOND).tick();
-    assert!(late.contains(&cut(worker(0, 1), AbortReason::DrainTimeout)), "{late:?}");
+fn vacancy_at_the_limit_bounds_the_oldest_retirement() {
+    let mut harness = Harness::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(2) });
+    harness.send(Event::Started);
+    harness.boot(worker(0, 1));
+    harness.boot(worker(1, 2));
+    harness.send(Event::RecycleDue { worker: worker(0, 1), reason: MAX_REQUESTS });
+    harness.boot(worker(0, 3));
+    harness.advance(SECOND).send(Event::Load(LoadSample { idle_for: 60 * SECOND, ..LoadSample::default() }));
+    harness.advance(3600 * SECOND).send(Event::WorkerRequested);
+    assert_eq!(harness.wakeup(), Some(60 * SECOND), "only the boot timeout");
+    harness.boot(worker(0, 4));
+    // Two seats may have four processes, and one seat is vacant.
+    assert_eq!(harness.wakeup(), Some(30 * SECOND));
+    let late = harness.advance(30 * SECOND).tick();
+    assert!(late.contains(&abort(worker(0, 1), AbortReason::DrainTimeout)), "{late:?}");
     assert_eq!(kills(&late).len(), 1);
-    assert_eq!(spawns(&table.exits(worker(0, 1))), [worker(1, 5)]);
-    table.boots(worker(1, 5));
-    assert_eq!(table.wakeup(), None, "the others have as long as they need again");
+    assert_eq!(spawns(&harness.exit(worker(0, 1))), [worker(1, 5)]);
+    harness.boot(worker(1, 5));
+    assert_eq!(harness.wakeup(), None, "the other retirements stay unbounded");
 }
 
 #[test]
-fn a_worn_out_worker_without_room_for_its_successor_serves_on() {
-    let mut table = Table::ready(1);
-    table.tell(Event::RecycleDue { worker: worker(0, 1), reason: MANY });
-    table.boots(worker(0, 2));
-    let worn = table.tell(Event::RecycleDue { worker: worker(0, 2), reason: MANY });
-    assert_eq!((spawns(&worn), retires(&worn), table.wakeup()), (vec![], vec![], None));
-    table.tell(Event::Drained { worker: worker(0, 1) });
-    assert_eq!(spawns(&table.exits(worker(0, 1))), [worker(0, 3)]);
+fn recycled_worker_serves_on_at_the_process_limit() {
+    let mut harness = Harness::ready(1);
+    harness.send(Event::RecycleDue { worker: worker(0, 1), reason: MAX_REQUESTS });
+    harness.boot(worker(0, 2));
+    let actions = harness.send(Event::RecycleDue { worker: worker(0, 2), reason: MAX_REQUESTS });
+    assert_eq!((spawns(&actions), retires(&actions), harness.wakeup()), (vec![], vec![], None));
+    harness.send(Event::Drained { worker: worker(0, 1) });
+    assert_eq!(spawns(&harness.exit(worker(0, 1))), [worker(0, 3)]);
 }
 
 #[test]
-fn a_worker_that_a_signal_asks_to_leave_serves_until_its_successor_is_ready() {
-    let mut table = Table::ready(2);
+fn signalled_worker_serves_until_its_successor_is_ready() {
+    let mut harness = Harness::ready(2);
     let asked = worker(1, 2);
     let reason = RecycleReason::Signal { signal: 15 };
-    let told = table.tell(Event::StopRequested { worker: asked, signal: 15 });
-    assert_eq!(told[0], Action::Report(Report::Recycling { worker: asked, reason }));
-    assert_eq!(spawns(&told), [worker(1, 3)]);
-    assert_eq!(table.tell(Event::StopRequested { worker: asked, signal: 2 }), [], "once is enough");
-    let ready = table.boots(worker(1, 3));
+    let actions = harness.send(Event::StopRequested { worker: asked, signal: 15 });
+    assert_eq!(actions[0], Action::Report(Report::Recycling { worker: asked, reason }));
+    assert_eq!(spawns(&actions), [worker(1, 3)]);
+    assert_eq!(
+        harness.send(Event::StopRequested { worker: asked, signal: 2 }),
+        [],
+        "the second request is ignored"
+    );
+    let ready = harness.boot(worker(1, 3));
     assert_eq!(retires(&ready), [asked]);
-    table.leaves(asked);
-    assert_eq!(table.status(), "2/2 workers ready");
+    harness.drain_and_exit(asked);
+    assert_eq!(harness.status(), "2/2 workers ready");
 }
 
 #[test]
-fn a_worker_that_is_asked_to_leave_as_it_becomes_ready_is_not_forgotten() {
-    let mut table = Table::ready(2);
-    table.exits(worker(0, 1));
-    table.spawned(worker(0, 3));
-    table.tell(Event::StopRequested { worker: worker(0, 3), signal: 15 });
-    let ready = table.tell(Event::Ready { worker: worker(0, 3) });
+fn signal_while_booting_is_remembered() {
+    let mut harness = Harness::ready(2);
+    harness.exit(worker(0, 1));
+    harness.spawned(worker(0, 3));
+    harness.send(Event::StopRequested { worker: worker(0, 3), signal: 15 });
+    let ready = harness.send(Event::Ready { worker: worker(0, 3) });
     assert_eq!(spawns(&ready), [worker(0, 4)]);
 }
 
 #[test]
-fn workers_that_are_asked_to_leave_while_the_daemon_drains_answer_what_waits() {
-    let mut table = Table::ready(2);
-    table.tell(Event::Stop);
+fn signals_while_draining_are_ignored() {
+    let mut harness = Harness::ready(2);
+    harness.send(Event::Stop);
     for number in 0..2 {
         let worker = worker(number, u64::from(number) + 1);
-        assert_eq!(table.tell(Event::StopRequested { worker, signal: 15 }), []);
+        assert_eq!(harness.send(Event::StopRequested { worker, signal: 15 }), []);
     }
-    let drained = table.tell(Event::EdgeDrained);
+    let drained = harness.send(Event::EdgeDrained);
     for number in 0..2 {
         assert!(drained.contains(&Action::Terminate { worker: worker(number, u64::from(number) + 1) }));
     }

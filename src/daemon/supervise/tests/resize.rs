@@ -1,9 +1,9 @@
-//! The number of workers: with the queue's wait, by the operator's signals, and none while nobody asks.
+//! The number of workers: by the load, by the operator's signals, and none after `workers.idle_exit`.
 
 use super::*;
 
 fn between(min: u16, max: u16) -> SupervisorPolicy {
-    SupervisorPolicy { min: NonZeroU16::new(min).expect("tests have workers"), ..policy(max) }
+    SupervisorPolicy { min: NonZeroU16::new(min).expect("at least one worker"), ..policy(max) }
 }
 
 fn resized(actions: &[Action]) -> Option<(u16, u16, ResizeReason)> {
@@ -27,192 +27,192 @@ fn idle(seconds: u32) -> Event {
 }
 
 #[test]
-fn the_number_of_workers_follows_the_wait_between_minimum_and_maximum() {
-    let mut table = Table::with(between(1, 3));
-    table.tell(Event::Started);
-    assert_eq!(spawns(&table.boots(worker(0, 1))), [], "it begins with the fewest");
-    assert_eq!(table.status(), "1/1 workers ready");
-    table.tell(calm(1));
-    let grown = table.after(SECOND).tell(wait(150));
+fn number_of_workers_follows_the_queue_wait() {
+    let mut harness = Harness::with(between(1, 3));
+    harness.send(Event::Started);
+    assert_eq!(spawns(&harness.boot(worker(0, 1))), [], "it starts with the minimum");
+    assert_eq!(harness.status(), "1/1 workers ready");
+    harness.send(calm(1));
+    let grown = harness.advance(SECOND).send(wait(150));
     assert_eq!(resized(&grown), Some((1, 2, ResizeReason::QueueWait(150 * MS))));
     assert_eq!(spawns(&grown), [worker(1, 2)]);
-    assert_eq!(table.after(SECOND).tell(wait(1150)), [], "it is booting");
-    table.boots(worker(1, 2));
-    table.after(SECOND).tell(wait(1500));
-    let grown = table.after(SECOND).tell(wait(150));
+    assert_eq!(harness.advance(SECOND).send(wait(1150)), [], "a worker is booting");
+    harness.boot(worker(1, 2));
+    harness.advance(SECOND).send(wait(1500));
+    let grown = harness.advance(SECOND).send(wait(150));
     assert_eq!(resized(&grown).map(|(_, to, _)| to), Some(3));
-    table.boots(worker(2, 3));
+    harness.boot(worker(2, 3));
     for _ in 0..5 {
-        assert_eq!(table.after(SECOND).tell(wait(150)), [], "that is all there may be");
+        assert_eq!(harness.advance(SECOND).send(wait(150)), [], "the maximum is reached");
     }
     let mut shrunk = Vec::new();
     for _ in 0..61 {
-        shrunk.extend(table.after(SECOND).tell(calm(0)));
+        shrunk.extend(harness.advance(SECOND).send(calm(0)));
     }
     assert_eq!(resized(&shrunk), Some((3, 2, ResizeReason::LowLoad)));
     assert_eq!(retires(&shrunk), [worker(2, 3)]);
-    table.leaves(worker(2, 3));
+    harness.drain_and_exit(worker(2, 3));
     for _ in 0..300 {
-        let actions = table.after(SECOND).tell(calm(0));
+        let actions = harness.advance(SECOND).send(calm(0));
         for id in retires(&actions) {
-            table.leaves(id);
+            harness.drain_and_exit(id);
         }
     }
-    assert_eq!(table.status(), "1/1 workers ready");
+    assert_eq!(harness.status(), "1/1 workers ready");
 }
 
 #[test]
-fn a_reload_keeps_the_number_that_the_load_calls_for() {
-    let mut table = Table::with(between(1, 8));
-    table.tell(Event::Started);
-    table.boots(worker(0, 1));
-    table.tell(calm(1));
-    table.tell(wait(150));
-    table.boots(worker(1, 2));
-    table.tell(Event::Reload { policy: between(1, 8) });
-    table.boots(worker(0, 3));
-    assert_eq!(verdicts(&table.boots(worker(1, 4))), [(2, None)]);
-    assert_eq!(table.supervisor.snapshot().count, 2);
+fn reload_keeps_the_scaled_number_of_workers() {
+    let mut harness = Harness::with(between(1, 8));
+    harness.send(Event::Started);
+    harness.boot(worker(0, 1));
+    harness.send(calm(1));
+    harness.send(wait(150));
+    harness.boot(worker(1, 2));
+    harness.send(Event::Reload { policy: between(1, 8) });
+    harness.boot(worker(0, 3));
+    assert_eq!(reload_outcomes(&harness.boot(worker(1, 4))), [(2, None)]);
+    assert_eq!(harness.supervisor.snapshot().count, 2);
 }
 
 #[test]
-fn idle_workers_leave_and_the_next_request_brings_them_back() {
-    let mut table = Table::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(3) });
-    table.tell(Event::Started);
+fn idle_workers_exit_and_the_next_request_wakes_them() {
+    let mut harness = Harness::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(3) });
+    harness.send(Event::Started);
     for number in 0..3 {
-        table.boots(worker(number, u64::from(number) + 1));
+        harness.boot(worker(number, u64::from(number) + 1));
     }
-    assert_eq!(table.tell(idle(59)), []);
-    let asleep = table.after(SECOND).tell(idle(60));
+    assert_eq!(harness.send(idle(59)), []);
+    let asleep = harness.advance(SECOND).send(idle(60));
     let all = [worker(0, 1), worker(1, 2), worker(2, 3)];
     assert_eq!(retires(&asleep), all);
     assert_eq!(resized(&asleep), Some((3, 0, ResizeReason::IdleExit)));
     assert_eq!(status(&asleep), Some("asleep: the next request starts a worker"));
     for id in all {
-        table.leaves(id);
+        harness.drain_and_exit(id);
     }
-    assert_eq!(table.wakeup(), None);
-    assert_eq!(table.supervisor.snapshot().unavailable, None, "requests are queued, not refused");
-    let woken = table.after(3600 * SECOND).tell(Event::WorkerRequested);
+    assert_eq!(harness.wakeup(), None);
+    assert_eq!(harness.supervisor.snapshot().unavailable, None, "requests are queued, not refused");
+    let woken = harness.advance(3600 * SECOND).send(Event::WorkerRequested);
     assert_eq!(resized(&woken), Some((0, 3, ResizeReason::Request)));
-    assert_eq!(spawns(&woken), [worker(0, 4)], "the request waits for one, and that one boots alone");
-    assert_eq!(table.tell(Event::WorkerRequested), []);
-    let ready = table.boots(worker(0, 4));
-    assert!(!ready.contains(&Action::NotifyReady), "it has been ready all the time: {ready:?}");
+    assert_eq!(spawns(&woken), [worker(0, 4)], "one worker boots alone");
+    assert_eq!(harness.send(Event::WorkerRequested), []);
+    let ready = harness.boot(worker(0, 4));
+    assert!(!ready.contains(&Action::NotifyReady), "READY=1 was sent at the start: {ready:?}");
     assert_eq!(spawns(&ready).len(), 2);
 }
 
 #[test]
-fn a_request_that_waits_ends_the_sleep_even_if_nobody_says_so() {
-    let mut table = Table::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(1) });
-    table.tell(Event::Started);
-    table.boots(worker(0, 1));
-    table.tell(idle(60));
-    assert_eq!(spawns(&table.tell(wait(10))), [worker(0, 2)], "while the last one is still leaving");
+fn queued_request_in_a_load_sample_ends_the_sleep() {
+    let mut harness = Harness::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(1) });
+    harness.send(Event::Started);
+    harness.boot(worker(0, 1));
+    harness.send(idle(60));
+    assert_eq!(spawns(&harness.send(wait(10))), [worker(0, 2)], "while the old worker is still retiring");
 }
 
 #[test]
-fn a_daemon_that_is_busy_or_reloads_does_not_fall_asleep() {
-    let mut table = Table::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(1) });
-    table.tell(Event::Started);
-    assert_eq!(table.tell(idle(3600)), [], "nobody is ready yet");
-    table.boots(worker(0, 1));
+fn busy_or_reloading_daemon_does_not_fall_asleep() {
+    let mut harness = Harness::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(1) });
+    harness.send(Event::Started);
+    assert_eq!(harness.send(idle(3600)), [], "no worker is ready yet");
+    harness.boot(worker(0, 1));
     assert_eq!(
-        table.tell(Event::Load(LoadSample { running: 1, idle_for: 60 * SECOND, ..LoadSample::default() })),
+        harness.send(Event::Load(LoadSample { running: 1, idle_for: 60 * SECOND, ..LoadSample::default() })),
         []
     );
-    table.tell(Event::Reload { policy: policy(1) });
-    assert_eq!(table.tell(idle(60)), []);
-    table.boots(worker(0, 2));
-    assert_eq!(table.tell(idle(3600)), [], "the new policy does not want it");
+    harness.send(Event::Reload { policy: policy(1) });
+    assert_eq!(harness.send(idle(60)), []);
+    harness.boot(worker(0, 2));
+    assert_eq!(harness.send(idle(3600)), [], "the new policy has no idle_exit");
 }
 
 #[test]
-fn a_reload_while_asleep_boots_the_new_generation() {
-    let mut table = Table::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(1) });
-    table.tell(Event::Started);
-    table.boots(worker(0, 1));
-    table.tell(idle(60));
-    table.leaves(worker(0, 1));
-    let begun = table.tell(Event::Reload { policy: policy(2) });
+fn reload_while_asleep_boots_the_new_generation() {
+    let mut harness = Harness::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(1) });
+    harness.send(Event::Started);
+    harness.boot(worker(0, 1));
+    harness.send(idle(60));
+    harness.drain_and_exit(worker(0, 1));
+    let begun = harness.send(Event::Reload { policy: policy(2) });
     assert_eq!(spawns(&begun), [worker(0, 2)]);
     assert_eq!(
         status(&begun),
         Some("asleep: the next request starts a worker; reloading: 0/2 of generation 2 ready")
     );
-    assert_eq!(verdicts(&table.boots(worker(0, 2))), []);
-    assert_eq!(verdicts(&table.boots(worker(1, 3))), [(2, None)]);
-    assert_eq!(table.status(), "2/2 workers ready");
+    assert_eq!(reload_outcomes(&harness.boot(worker(0, 2))), []);
+    assert_eq!(reload_outcomes(&harness.boot(worker(1, 3))), [(2, None)]);
+    assert_eq!(harness.status(), "2/2 workers ready");
 }
 
 #[test]
-fn a_boot_that_fails_after_a_sleep_is_told_to_clients_and_heals() {
-    let mut table = Table::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(2) });
-    table.tell(Event::Started);
-    table.boots(worker(0, 1));
-    table.boots(worker(1, 2));
-    table.tell(idle(60));
-    table.leaves(worker(0, 1));
-    table.leaves(worker(1, 2));
-    table.tell(Event::WorkerRequested);
-    let failed = table.fails(worker(0, 3));
+fn boot_failure_after_a_sleep_causes_an_outage() {
+    let mut harness = Harness::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(2) });
+    harness.send(Event::Started);
+    harness.boot(worker(0, 1));
+    harness.boot(worker(1, 2));
+    harness.send(idle(60));
+    harness.drain_and_exit(worker(0, 1));
+    harness.drain_and_exit(worker(1, 2));
+    harness.send(Event::WorkerRequested);
+    let failed = harness.fail_boot(worker(0, 3));
     assert!(failed.iter().any(|action| matches!(action, Action::Unavailable(Some(_)))), "{failed:?}");
-    assert!(!failed.contains(&Action::NotifyStopping), "it did boot once: {failed:?}");
-    table.after(100 * MS).tick();
-    assert!(table.boots(worker(0, 4)).contains(&Action::Unavailable(None)));
+    assert!(!failed.contains(&Action::NotifyStopping), "a worker was ready before: {failed:?}");
+    harness.advance(100 * MS).tick();
+    assert!(harness.boot(worker(0, 4)).contains(&Action::Unavailable(None)));
 }
 
 #[test]
-fn the_operator_changes_the_number_until_the_next_reload() {
-    let mut table = Table::ready(2);
-    let more = table.tell(Event::Adjust { by: 1 });
+fn adjusted_number_holds_until_the_next_reload() {
+    let mut harness = Harness::ready(2);
+    let more = harness.send(Event::Adjust { by: 1 });
     assert_eq!(resized(&more), Some((2, 3, ResizeReason::Operator)));
     assert_eq!(spawns(&more), [worker(2, 3)]);
-    table.boots(worker(2, 3));
-    assert_eq!(table.status(), "3/3 workers ready");
-    let fewer = table.tell(Event::Adjust { by: -2 });
+    harness.boot(worker(2, 3));
+    assert_eq!(harness.status(), "3/3 workers ready");
+    let fewer = harness.send(Event::Adjust { by: -2 });
     assert_eq!(resized(&fewer), Some((3, 1, ResizeReason::Operator)));
     assert_eq!(retires(&fewer), [worker(1, 2), worker(2, 3)]);
-    table.leaves(worker(1, 2));
-    table.leaves(worker(2, 3));
-    assert_eq!(table.tell(Event::Adjust { by: -1 }), [], "somebody has to serve");
-    assert_eq!(table.status(), "1/1 workers ready");
-    table.tell(Event::Reload { policy: policy(2) });
-    table.boots(worker(0, 4));
-    table.boots(worker(1, 5));
-    assert_eq!(table.supervisor.snapshot().ready, 2);
+    harness.drain_and_exit(worker(1, 2));
+    harness.drain_and_exit(worker(2, 3));
+    assert_eq!(harness.send(Event::Adjust { by: -1 }), [], "at least one worker stays");
+    assert_eq!(harness.status(), "1/1 workers ready");
+    harness.send(Event::Reload { policy: policy(2) });
+    harness.boot(worker(0, 4));
+    harness.boot(worker(1, 5));
+    assert_eq!(harness.supervisor.snapshot().ready, 2);
 }
 
 #[test]
-fn the_operator_moves_the_whole_range() {
-    let mut table = Table::with(between(2, 4));
-    table.tell(Event::Started);
-    table.boots(worker(0, 1));
-    table.boots(worker(1, 2));
-    assert_eq!(resized(&table.tell(Event::Adjust { by: 1 })), Some((2, 3, ResizeReason::Operator)));
-    table.boots(worker(2, 3));
+fn adjustment_shifts_the_whole_range() {
+    let mut harness = Harness::with(between(2, 4));
+    harness.send(Event::Started);
+    harness.boot(worker(0, 1));
+    harness.boot(worker(1, 2));
+    assert_eq!(resized(&harness.send(Event::Adjust { by: 1 })), Some((2, 3, ResizeReason::Operator)));
+    harness.boot(worker(2, 3));
     for _ in 0..200 {
-        assert_eq!(table.after(SECOND).tell(calm(0)), [], "three is the fewest now");
+        assert_eq!(harness.advance(SECOND).send(calm(0)), [], "three is the minimum now");
     }
 }
 
 #[test]
-fn extreme_orders_are_limited_to_what_there_can_be() {
-    let mut table = Table::new(1);
+fn extreme_adjustments_are_clamped() {
+    let mut harness = Harness::new(1);
     for (by, to) in [(i32::MIN, 1), (i32::MAX, u16::MAX - 1), (i32::MAX, u16::MAX - 1), (i32::MIN, 1)] {
-        table.tell(Event::Adjust { by });
-        assert_eq!(table.supervisor.snapshot().count, usize::from(to));
+        harness.send(Event::Adjust { by });
+        assert_eq!(harness.supervisor.snapshot().count, usize::from(to));
     }
 }
 
 #[test]
-fn a_seat_that_closes_forgets_its_failures() {
-    let mut table = Table::ready(2);
-    let again = spawns(&table.exits(worker(1, 2)));
-    table.fails(again[0]);
-    table.exits(again[0]);
-    assert_eq!(table.wakeup(), Some(100 * MS));
-    table.tell(Event::Adjust { by: -1 });
-    assert_eq!((table.status(), table.wakeup()), ("1/1 workers ready".to_owned(), None));
-    assert_eq!(spawns(&table.tell(Event::Adjust { by: 1 })), [worker(1, 4)], "at once");
+fn closed_seat_forgets_its_failures() {
+    let mut harness = Harness::ready(2);
+    let again = spawns(&harness.exit(worker(1, 2)));
+    harness.fail_boot(again[0]);
+    harness.exit(again[0]);
+    assert_eq!(harness.wakeup(), Some(100 * MS));
+    harness.send(Event::Adjust { by: -1 });
+    assert_eq!((harness.status(), harness.wakeup()), ("1/1 workers ready".to_owned(), None));
+    assert_eq!(spawns(&harness.send(Event::Adjust { by: 1 })), [worker(1, 4)], "at once");
 }

@@ -1,8 +1,8 @@
-//! What STATUS= does not say: everybody on the machine may read it.
+//! STATUS= contains no text of the application, since every user of the machine may read it.
 
 use super::*;
 
-/// An exception with the database's URL in it, as an application says it, and what may be said of that.
+/// A failure whose exception text contains a password, and whose headline does not.
 fn secret() -> BootFailure {
     let summary = "importing x raised ValueError: postgres://shop:hunter2@db".to_owned();
     let traceback = Some("Traceback (most recent call last):\nValueError: hunter2".to_owned());
@@ -10,7 +10,7 @@ fn secret() -> BootFailure {
     BootFailure { kind: BootFailureKind::App, summary, headline, traceback }
 }
 
-/// All STATUS= lines, which must have something to say.
+/// All STATUS= lines and exit reasons.
 fn statuses(actions: &[Action]) -> String {
     let lines = actions.iter().filter_map(|action| match action {
         Action::Status(line) | Action::Exit { reason: Some(line), .. } => Some(line.as_str()),
@@ -20,11 +20,11 @@ fn statuses(actions: &[Action]) -> String {
 }
 
 #[test]
-fn a_failure_in_the_status_has_nothing_of_what_the_exception_says() {
-    let mut table = Table::ready(1);
-    table.after(20 * SECOND).exits(worker(0, 1));
-    table.spawned(worker(0, 2));
-    let boot = table.tell(Event::BootFailed { worker: worker(0, 2), failure: secret() });
+fn status_never_quotes_exception_text() {
+    let mut harness = Harness::ready(1);
+    harness.advance(20 * SECOND).exit(worker(0, 1));
+    harness.spawned(worker(0, 2));
+    let boot = harness.send(Event::BootFailed { worker: worker(0, 2), failure: secret() });
     assert!(statuses(&boot).contains("ValueError (x.py, line 3)"), "{boot:?}");
     assert!(!statuses(&boot).contains("hunter2"), "{boot:?}");
     assert!(
@@ -32,12 +32,12 @@ fn a_failure_in_the_status_has_nothing_of_what_the_exception_says() {
             && format!("{boot:?}").contains("hunter2")
     );
 
-    let mut table = Table::ready(1);
-    let after_ready = table.tell(Event::BootFailed { worker: worker(0, 1), failure: secret() });
+    let mut harness = Harness::ready(1);
+    let after_ready = harness.send(Event::BootFailed { worker: worker(0, 1), failure: secret() });
     assert!(!statuses(&after_ready).is_empty() && !statuses(&after_ready).contains("hunter2"));
 
-    let mut table = Table::ready(1);
+    let mut harness = Harness::ready(1);
     let why = "sent the field name \"hunter2\"".to_owned();
-    let misbehaved = table.tell(Event::Misbehaved { worker: worker(0, 1), reason: why });
+    let misbehaved = harness.send(Event::Misbehaved { worker: worker(0, 1), reason: why });
     assert!(!statuses(&misbehaved).is_empty() && !statuses(&misbehaved).contains("hunter2"));
 }

@@ -1,11 +1,11 @@
-//! One worker's life, and the start of the daemon.
+//! The events of one worker, and the start of the daemon.
 
 use super::*;
 
 #[test]
-fn the_start_boots_one_worker_and_the_rest_when_it_is_ready() {
-    let mut table = Table::new(3);
-    let started = table.tell(Event::Started);
+fn start_boots_a_canary_then_the_other_workers() {
+    let mut harness = Harness::new(3);
+    let started = harness.send(Event::Started);
     assert_eq!(
         started,
         [
@@ -14,8 +14,8 @@ fn the_start_boots_one_worker_and_the_rest_when_it_is_ready() {
             Action::Status("starting: booting mysite.wsgi".to_owned())
         ]
     );
-    assert_eq!(table.spawned(worker(0, 1)), []);
-    let ready = table.after(200 * MS).tell(Event::Ready { worker: worker(0, 1) });
+    assert_eq!(harness.spawned(worker(0, 1)), []);
+    let ready = harness.advance(200 * MS).send(Event::Ready { worker: worker(0, 1) });
     assert_eq!(
         ready,
         [
@@ -27,58 +27,62 @@ fn the_start_boots_one_worker_and_the_rest_when_it_is_ready() {
             Action::Status("1/3 workers ready, 2 booting".to_owned()),
         ]
     );
-    let second = table.boots(worker(1, 2));
-    assert!(!second.contains(&Action::NotifyReady), "READY=1 is told once: {second:?}");
+    let second = harness.boot(worker(1, 2));
+    assert!(!second.contains(&Action::NotifyReady), "READY=1 is sent once: {second:?}");
     assert_eq!(status(&second), Some("2/3 workers ready, 1 booting"));
-    assert_eq!(status(&table.boots(worker(2, 3))), Some("3/3 workers ready"));
-    assert_eq!(table.wakeup(), None, "a healthy daemon sleeps");
+    assert_eq!(status(&harness.boot(worker(2, 3))), Some("3/3 workers ready"));
+    assert_eq!(harness.wakeup(), None, "no deadline is left");
 }
 
 #[test]
-fn every_way_not_to_boot_is_a_boot_failure_of_its_kind() {
-    type Way = fn(&mut Table, WorkerId) -> Vec<Action>;
-    let ways: [(Way, BootFailureKind, &str); 5] = [
+fn each_boot_failure_is_reported_with_its_kind() {
+    type Failure = fn(&mut Harness, WorkerId) -> Vec<Action>;
+    let failures: [(Failure, BootFailureKind, &str); 5] = [
         (
-            |table, worker| {
-                table.spawned(worker);
+            |harness, worker| {
+                harness.spawned(worker);
                 let exit = Exit::Signal { signal: 11, core_dumped: true };
-                table.tell(Event::Exited { worker, exit })
+                harness.send(Event::Exited { worker, exit })
             },
             BootFailureKind::Died,
             "the worker was killed by SIGSEGV (core dumped) while booting",
         ),
         (
-            |table, worker| {
-                table.spawned(worker);
-                assert_eq!(table.after(59 * SECOND).tick().len(), 1, "only more time is asked for");
-                assert!(table.after(SECOND).tick().contains(&Action::DumpStacks { worker }));
-                table.after(1500 * MS).tick()
+            |harness, worker| {
+                harness.spawned(worker);
+                assert_eq!(
+                    harness.advance(59 * SECOND).tick().len(),
+                    1,
+                    "only the start timeout is extended"
+                );
+                assert!(harness.advance(SECOND).tick().contains(&Action::DumpStacks { worker }));
+                harness.advance(1500 * MS).tick()
             },
             BootFailureKind::Timeout,
             "not ready after timeouts.boot = 60 s; the import hangs or needs a longer limit",
         ),
         (
-            |table, worker| {
-                table.spawned(worker);
-                table.tell(Event::Misbehaved { worker, reason: "speaks protocol 7".to_owned() })
+            |harness, worker| {
+                harness.spawned(worker);
+                harness.send(Event::Misbehaved { worker, reason: "speaks protocol 7".to_owned() })
             },
             BootFailureKind::Misbehaved,
             "speaks protocol 7",
         ),
         (
-            |table, worker| {
+            |harness, worker| {
                 let reason = "execve: /no/python: No such file or directory".to_owned();
-                table.tell(Event::SpawnFailed { worker, fault: SpawnFault::Config, reason })
+                harness.send(Event::SpawnFailed { worker, fault: SpawnFault::Config, reason })
             },
             BootFailureKind::Spawn,
             "execve: /no/python: No such file or directory",
         ),
-        (Table::fails, BootFailureKind::App, "ImportError: No module named 'x'"),
+        (Harness::fail_boot, BootFailureKind::App, "ImportError: No module named 'x'"),
     ];
-    for (way, kind, summary) in ways {
-        let mut table = Table::new(2);
-        table.tell(Event::Started);
-        let actions = way(&mut table, worker(0, 1));
+    for (fail, kind, summary) in failures {
+        let mut harness = Harness::new(2);
+        harness.send(Event::Started);
+        let actions = fail(&mut harness, worker(0, 1));
         let failure = actions.iter().find_map(|action| match action {
             Action::Report(Report::WorkerBootFailed { failure, retry_in: None, .. }) => Some(failure),
             _ => None,
@@ -93,33 +97,33 @@ fn every_way_not_to_boot_is_a_boot_failure_of_its_kind() {
 }
 
 #[test]
-fn a_system_short_of_processes_does_not_end_the_start() {
-    let mut table = Table::new(2);
-    table.tell(Event::Started);
+fn spawn_failure_of_the_system_is_retried_at_start() {
+    let mut harness = Harness::new(2);
+    harness.send(Event::Started);
     let reason = "fork: Resource temporarily unavailable".to_owned();
     let fault = SpawnFault::System;
-    let actions = table.tell(Event::SpawnFailed { worker: worker(0, 1), fault, reason: reason.clone() });
+    let actions = harness.send(Event::SpawnFailed { worker: worker(0, 1), fault, reason: reason.clone() });
     assert!(actions.contains(&Action::Unavailable(Some(reason))));
     assert_eq!(
         status(&actions),
         Some("0/2 workers ready: fork: Resource temporarily unavailable (retry in 100 ms)")
     );
-    assert_eq!(table.wakeup(), Some(100 * MS));
-    assert_eq!(spawns(&table.after(100 * MS).tick()), [worker(0, 2)]);
-    let ready = table.boots(worker(0, 2));
+    assert_eq!(harness.wakeup(), Some(100 * MS));
+    assert_eq!(spawns(&harness.advance(100 * MS).tick()), [worker(0, 2)]);
+    let ready = harness.boot(worker(0, 2));
     assert!(ready.contains(&Action::NotifyReady) && ready.contains(&Action::Unavailable(None)));
 }
 
 #[test]
-fn an_application_that_never_booted_is_retried_by_one_seat_when_the_policy_says_so() {
-    let mut table = Table::with(SupervisorPolicy { exit_on_first_boot_failure: false, ..policy(9) });
-    table.tell(Event::Started);
+fn failed_first_boot_is_retried_in_one_seat_if_configured() {
+    let mut harness = Harness::with(SupervisorPolicy { exit_on_first_boot_failure: false, ..policy(9) });
+    harness.send(Event::Started);
     let mut expected = 100 * MS;
     for life in 1..=10 {
         let id = worker(0, life);
-        let actions = table.fails(id);
-        table.exits(id);
-        assert_eq!(table.wakeup(), Some(expected), "attempt {life}");
+        let actions = harness.fail_boot(id);
+        harness.exit(id);
+        assert_eq!(harness.wakeup(), Some(expected), "attempt {life}");
         let already_reported = life > 1;
         let report = Report::WorkerBootFailed {
             worker: id,
@@ -129,115 +133,119 @@ fn an_application_that_never_booted_is_retried_by_one_seat_when_the_policy_says_
         };
         assert!(actions.contains(&Action::Report(report)), "{actions:?}");
         assert_eq!(actions.iter().any(|action| matches!(action, Action::Unavailable(_))), !already_reported);
-        assert_eq!(spawns(&table.after(expected).tick()), [worker(0, life + 1)]);
+        assert_eq!(spawns(&harness.advance(expected).tick()), [worker(0, life + 1)]);
         expected = (expected * 2).min(30 * SECOND);
     }
-    let healed = table.boots(worker(0, 11));
+    let healed = harness.boot(worker(0, 11));
     assert!(healed.contains(&Action::Unavailable(None)));
-    assert_eq!(spawns(&healed).len(), 8, "the rest boots at once: {healed:?}");
+    assert_eq!(spawns(&healed).len(), 8, "the other seats boot at once: {healed:?}");
 }
 
 #[test]
-fn a_worker_that_dies_is_replaced_at_once_and_after_a_second_short_life_with_backoff() {
-    let mut table = Table::ready(3);
+fn dead_worker_is_replaced_after_backoff_if_short_lived() {
+    let mut harness = Harness::ready(3);
     let exit = Exit::Signal { signal: 9, core_dumped: false };
-    // The life, the seconds it served, and the milliseconds until the next.
+    // (life, seconds it served, milliseconds until its replacement)
     for (life, seconds, wait) in [(2, 10, 0), (4, 9, 0), (5, 9, 100), (6, 9, 200), (7, 10, 0)] {
         let (lived, wait) = (seconds * SECOND, wait * MS);
         let id = worker(1, life);
-        let actions = table.after(lived).tell(Event::Exited { worker: id, exit });
+        let actions = harness.advance(lived).send(Event::Exited { worker: id, exit });
         let retry_in = Some(wait);
         let report = Report::WorkerExited { worker: id, exit, state: WorkerState::Ready, retry_in };
         assert!(actions.contains(&Action::Report(report)), "{actions:?}");
-        let again = if wait.is_zero() { actions } else { table.after(wait).tick() };
+        let again = if wait.is_zero() { actions } else { harness.advance(wait).tick() };
         let next = worker(1, life.max(3) + 1);
-        assert_eq!(spawns(&again), [next], "after a life of {lived:?}");
+        assert_eq!(spawns(&again), [next], "after serving {lived:?}");
         assert!(again.iter().all(|action| !matches!(action, Action::Kill { .. } | Action::Retire { .. })));
-        table.boots(next);
+        harness.boot(next);
     }
 }
 
 #[test]
-fn a_long_life_forgets_the_failures_before_it() {
-    let mut table = Table::ready(1);
-    table.exits(worker(0, 1));
-    table.boots(worker(0, 2));
-    table.exits(worker(0, 2));
-    assert_eq!(table.wakeup(), Some(100 * MS));
-    table.after(100 * MS).tick();
-    table.boots(worker(0, 3));
-    assert_eq!(spawns(&table.after(10 * SECOND).exits(worker(0, 3))), [worker(0, 4)]);
-    table.boots(worker(0, 4));
-    assert_eq!(spawns(&table.exits(worker(0, 4))), [worker(0, 5)], "the first short life again");
+fn stable_life_resets_the_backoff() {
+    let mut harness = Harness::ready(1);
+    harness.exit(worker(0, 1));
+    harness.boot(worker(0, 2));
+    harness.exit(worker(0, 2));
+    assert_eq!(harness.wakeup(), Some(100 * MS));
+    harness.advance(100 * MS).tick();
+    harness.boot(worker(0, 3));
+    assert_eq!(spawns(&harness.advance(10 * SECOND).exit(worker(0, 3))), [worker(0, 4)]);
+    harness.boot(worker(0, 4));
+    assert_eq!(spawns(&harness.exit(worker(0, 4))), [worker(0, 5)], "the first early death again");
 }
 
 #[test]
-fn a_crash_loop_is_told_with_its_reason_and_its_wait() {
-    let mut table = Table::ready(1);
-    table.exits(worker(0, 1));
-    table.boots(worker(0, 2));
+fn crash_loop_shows_its_reason_and_backoff_in_status() {
+    let mut harness = Harness::ready(1);
+    harness.exit(worker(0, 1));
+    harness.boot(worker(0, 2));
     let mut life = 2;
     let mut outage = None;
     for _ in 0..5 {
-        let actions = table.exits(worker(0, life));
+        let actions = harness.exit(worker(0, life));
         outage = outage.or_else(|| {
             let is_outage = actions.iter().any(|action| matches!(action, Action::Unavailable(Some(_))));
-            is_outage.then(|| table.wakeup())
+            is_outage.then(|| harness.wakeup())
         });
-        if table.wakeup() == Some(1600 * MS) {
+        if harness.wakeup() == Some(1600 * MS) {
             let line = "0/1 workers ready: the worker exited with status 1 (retry in 1.6 s)";
             assert_eq!(status(&actions), Some(line));
         }
-        let wait = table.wakeup().expect("it is tried again");
-        table.after(wait).tick();
+        let wait = harness.wakeup().expect("a retry is scheduled");
+        harness.advance(wait).tick();
         life += 1;
-        table.boots(worker(0, life));
+        harness.boot(worker(0, life));
     }
-    assert_eq!(outage, Some(Some(1600 * MS)), "short waits are the queue's, long ones are told to clients");
+    assert_eq!(
+        outage,
+        Some(Some(1600 * MS)),
+        "requests are queued during short waits and refused during long ones"
+    );
 }
 
 #[test]
-fn workers_that_die_together_come_back_together_and_fail_one_at_a_time() {
-    let mut table = Table::ready(4);
-    table.after(20 * SECOND);
-    let lives: Vec<_> = (0..4).flat_map(|n| spawns(&table.exits(worker(n, u64::from(n) + 1)))).collect();
-    assert_eq!(lives.len(), 4, "each at once");
-    let n_told: usize = lives
+fn failing_replacements_fall_back_to_serial_boots() {
+    let mut harness = Harness::ready(4);
+    harness.advance(20 * SECOND);
+    let lives: Vec<_> = (0..4).flat_map(|n| spawns(&harness.exit(worker(n, u64::from(n) + 1)))).collect();
+    assert_eq!(lives.len(), 4, "all are replaced at once");
+    let n_reported: usize = lives
         .iter()
         .map(|id| {
-            let actions = table.fails(*id);
-            table.exits(*id);
+            let actions = harness.fail_boot(*id);
+            harness.exit(*id);
             let is_new = |action: &&Action| {
                 matches!(action, Action::Report(Report::WorkerBootFailed { already_reported: false, .. }))
             };
             actions.iter().filter(is_new).count()
         })
         .sum();
-    assert_eq!(n_told, 1, "the traceback is told once");
-    let wait = table.wakeup().expect("it is tried again");
-    let again = table.after(wait).tick();
-    assert_eq!(spawns(&again).len(), 1, "the canary alone: {again:?}");
-    let healed = table.boots(spawns(&again)[0]);
+    assert_eq!(n_reported, 1, "the traceback is reported once");
+    let wait = harness.wakeup().expect("a retry is scheduled");
+    let again = harness.advance(wait).tick();
+    assert_eq!(spawns(&again).len(), 1, "only the canary: {again:?}");
+    let healed = harness.boot(spawns(&again)[0]);
     assert_eq!(spawns(&healed).len(), 3);
 }
 
 #[test]
-fn a_seat_that_cannot_boot_leaves_the_healthy_ones_alone() {
-    let mut table = Table::ready(2);
-    table.after(20 * SECOND).exits(worker(1, 2));
-    let failed = table.fails(worker(1, 3));
+fn boot_failure_in_one_seat_causes_no_outage() {
+    let mut harness = Harness::ready(2);
+    harness.advance(20 * SECOND).exit(worker(1, 2));
+    let failed = harness.fail_boot(worker(1, 3));
     assert!(!failed.iter().any(|action| matches!(action, Action::Unavailable(_))), "{failed:?}");
     assert_eq!(status(&failed), Some("1/2 workers ready: ImportError (x.py, line 1) (retry in 100 ms)"));
-    assert_eq!(spawns(&table.after(100 * MS).tick()), [worker(1, 4)], "while life 3 is still exiting");
-    let late = table.after(900 * MS).tick();
+    assert_eq!(spawns(&harness.advance(100 * MS).tick()), [worker(1, 4)], "while life 3 is still exiting");
+    let late = harness.advance(900 * MS).tick();
     assert!(late.contains(&kill(worker(1, 3))), "it did not exit by itself: {late:?}");
 }
 
 #[test]
-fn a_stuck_worker_is_replaced_first_and_killed_when_it_is_drained() {
-    let mut table = Table::ready(2);
+fn stuck_worker_is_replaced_then_killed_when_drained() {
+    let mut harness = Harness::ready(2);
     let stuck = worker(0, 1);
-    let actions = table.tell(Event::DeadlineExceeded { worker: stuck });
+    let actions = harness.send(Event::DeadlineExceeded { worker: stuck });
     assert_eq!(
         actions,
         [
@@ -247,94 +255,99 @@ fn a_stuck_worker_is_replaced_first_and_killed_when_it_is_drained() {
             Action::Status("1/2 workers ready, 1 booting, 1 retiring".to_owned()),
         ]
     );
-    assert_eq!(table.tell(Event::DeadlineExceeded { worker: stuck }), [], "its other threads hang as well");
+    assert_eq!(
+        harness.send(Event::DeadlineExceeded { worker: stuck }),
+        [],
+        "a second stuck thread changes nothing"
+    );
     let replaced = Action::Report(Report::Replaced { worker: stuck, by: worker(0, 3) });
-    assert!(table.boots(worker(0, 3)).contains(&replaced));
-    assert_eq!(table.tell(Event::Drained { worker: stuck })[0], kill(stuck));
-    let gone = table.exits(stuck);
-    assert_eq!(spawns(&gone), [], "its seat has its replacement already: {gone:?}");
+    assert!(harness.boot(worker(0, 3)).contains(&replaced));
+    assert_eq!(harness.send(Event::Drained { worker: stuck })[0], kill(stuck));
+    let gone = harness.exit(stuck);
+    assert_eq!(spawns(&gone), [], "its seat is filled already: {gone:?}");
 }
 
 #[test]
-fn a_stuck_worker_that_does_not_drain_is_killed_at_the_drain_timeout() {
-    let mut table = Table::ready(1);
-    table.tell(Event::DeadlineExceeded { worker: worker(0, 1) });
-    table.boots(worker(0, 2));
-    assert_eq!(table.wakeup(), Some(30 * SECOND));
-    let actions = table.after(30 * SECOND).tick();
+fn stuck_worker_is_killed_at_the_drain_timeout() {
+    let mut harness = Harness::ready(1);
+    harness.send(Event::DeadlineExceeded { worker: worker(0, 1) });
+    harness.boot(worker(0, 2));
+    assert_eq!(harness.wakeup(), Some(30 * SECOND));
+    let actions = harness.advance(30 * SECOND).tick();
     let overdue = Report::Overdue { worker: worker(0, 1), state: WorkerState::Retiring, waited: 30 * SECOND };
-    assert_eq!(actions[..2], [Action::Report(overdue), cut(worker(0, 1), AbortReason::DrainTimeout)]);
+    assert_eq!(actions[..2], [Action::Report(overdue), abort(worker(0, 1), AbortReason::DrainTimeout)]);
 }
 
 #[test]
-fn a_retiring_worker_that_exits_is_not_replaced_twice() {
-    let mut table = Table::ready(1);
-    let replaced = table.tell(Event::DeadlineExceeded { worker: worker(0, 1) });
+fn exit_of_a_retiring_worker_causes_no_replacement() {
+    let mut harness = Harness::ready(1);
+    let replaced = harness.send(Event::DeadlineExceeded { worker: worker(0, 1) });
     assert_eq!(spawns(&replaced), [worker(0, 2)]);
-    assert_eq!(spawns(&table.exits(worker(0, 1))), []);
-    assert_eq!(table.supervisor.snapshot().workers.len(), 1);
+    assert_eq!(spawns(&harness.exit(worker(0, 1))), []);
+    assert_eq!(harness.supervisor.snapshot().workers.len(), 1);
 }
 
 #[test]
-fn a_replacement_that_is_stuck_too_cuts_the_longest_retirement_short() {
-    let mut table = Table::ready(1);
-    table.tell(Event::DeadlineExceeded { worker: worker(0, 1) });
-    table.boots(worker(0, 2));
-    let actions = table.after(SECOND).tell(Event::DeadlineExceeded { worker: worker(0, 2) });
+fn stuck_replacement_aborts_the_oldest_retirement() {
+    let mut harness = Harness::ready(1);
+    harness.send(Event::DeadlineExceeded { worker: worker(0, 1) });
+    harness.boot(worker(0, 2));
+    let actions = harness.advance(SECOND).send(Event::DeadlineExceeded { worker: worker(0, 2) });
     assert!(actions.contains(&Action::Report(Report::RetirementAborted { worker: worker(0, 1) })));
-    assert!(actions.contains(&cut(worker(0, 1), AbortReason::ProcessLimit)));
-    assert_eq!(spawns(&actions), [], "two processes are as many as one seat may have");
-    assert_eq!(spawns(&table.exits(worker(0, 1))), [worker(0, 3)]);
+    assert!(actions.contains(&abort(worker(0, 1), AbortReason::ProcessLimit)));
+    assert_eq!(spawns(&actions), [], "one seat may have two processes");
+    assert_eq!(spawns(&harness.exit(worker(0, 1))), [worker(0, 3)]);
 }
 
 #[test]
-fn a_healthy_retirement_is_not_cut_short_while_somebody_serves() {
-    let mut table = Table::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(2) });
-    table.tell(Event::Started);
-    table.boots(worker(0, 1));
-    table.boots(worker(1, 2));
-    table.tell(Event::RecycleDue { worker: worker(0, 1), reason: RecycleReason::Requests { served: 1000 } });
-    table.boots(worker(0, 3));
-    table.tell(Event::Load(LoadSample { idle_for: 60 * SECOND, ..LoadSample::default() }));
-    assert_eq!(spawns(&table.tell(Event::WorkerRequested)), [worker(0, 4)]);
-    let full = table.boots(worker(0, 4));
-    assert_eq!((spawns(&full), kills(&full)), (vec![], vec![]), "three still finish what they have");
-    assert_eq!(terminations(&table.tell(Event::Drained { worker: worker(0, 1) })), [worker(0, 1)]);
-    assert_eq!(spawns(&table.exits(worker(0, 1))), [worker(1, 5)]);
+fn healthy_retirement_is_kept_while_a_worker_is_ready() {
+    let mut harness = Harness::with(SupervisorPolicy { idle_exit: Some(60 * SECOND), ..policy(2) });
+    harness.send(Event::Started);
+    harness.boot(worker(0, 1));
+    harness.boot(worker(1, 2));
+    harness
+        .send(Event::RecycleDue { worker: worker(0, 1), reason: RecycleReason::Requests { served: 1000 } });
+    harness.boot(worker(0, 3));
+    harness.send(Event::Load(LoadSample { idle_for: 60 * SECOND, ..LoadSample::default() }));
+    assert_eq!(spawns(&harness.send(Event::WorkerRequested)), [worker(0, 4)]);
+    let full = harness.boot(worker(0, 4));
+    assert_eq!((spawns(&full), kills(&full)), (vec![], vec![]), "three healthy workers are still retiring");
+    assert_eq!(terminations(&harness.send(Event::Drained { worker: worker(0, 1) })), [worker(0, 1)]);
+    assert_eq!(spawns(&harness.exit(worker(0, 1))), [worker(1, 5)]);
 }
 
 #[test]
-fn a_stuck_retirement_is_cut_before_a_healthy_one() {
-    let mut table = Table::ready(2);
+fn stuck_retirement_is_aborted_before_a_healthy_one() {
+    let mut harness = Harness::ready(2);
     for (number, life) in [(0, 1), (1, 2)] {
         let worker = worker(number, life);
-        table
-            .after(SECOND)
-            .tell(Event::RecycleDue { worker, reason: RecycleReason::Requests { served: 1000 } });
-        table.boots(WorkerId { life: Life(life + 2), ..worker });
+        harness
+            .advance(SECOND)
+            .send(Event::RecycleDue { worker, reason: RecycleReason::Requests { served: 1000 } });
+        harness.boot(WorkerId { life: Life(life + 2), ..worker });
     }
-    assert_eq!(spawns(&table.after(20 * SECOND).exits(worker(0, 3))), [worker(0, 5)]);
-    let full = table.tell(Event::DeadlineExceeded { worker: worker(1, 4) });
-    assert_eq!(kills(&full), [worker(1, 4)], "nobody serves, and four are all there may be");
+    assert_eq!(spawns(&harness.advance(20 * SECOND).exit(worker(0, 3))), [worker(0, 5)]);
+    let full = harness.send(Event::DeadlineExceeded { worker: worker(1, 4) });
+    assert_eq!(kills(&full), [worker(1, 4)], "no worker is ready, and two seats may have four processes");
 }
 
 #[test]
-fn a_worker_that_breaks_the_contract_is_killed_and_replaced() {
-    let mut table = Table::ready(2);
+fn misbehaving_worker_is_killed_and_replaced() {
+    let mut harness = Harness::ready(2);
     let why = "a completion for an exchange it does not have".to_owned();
     let bad = worker(1, 2);
-    let actions = table.after(15 * SECOND).tell(Event::Misbehaved { worker: bad, reason: why.clone() });
+    let actions = harness.advance(15 * SECOND).send(Event::Misbehaved { worker: bad, reason: why.clone() });
     let retry_in = Some(Duration::ZERO);
     let report = Action::Report(Report::WorkerMisbehaved { worker: bad, reason: why, retry_in });
     assert_eq!(actions[..3], [kill(bad), report, spawn(1, 3)]);
-    assert_eq!(spawns(&table.exits(bad)), []);
+    assert_eq!(spawns(&harness.exit(bad)), []);
 }
 
 #[test]
-fn what_is_said_of_a_life_that_is_over_changes_nothing() {
-    let mut table = Table::ready(1);
-    table.after(20 * SECOND).exits(worker(0, 1));
-    let before = table.supervisor.snapshot();
+fn events_of_unknown_workers_are_ignored() {
+    let mut harness = Harness::ready(1);
+    harness.advance(20 * SECOND).exit(worker(0, 1));
+    let before = harness.supervisor.snapshot();
     let old = worker(0, 1);
     let wrong_seat = worker(7, 2);
     for worker in [old, wrong_seat] {
@@ -348,86 +361,86 @@ fn what_is_said_of_a_life_that_is_over_changes_nothing() {
             Event::Misbehaved { worker, reason: String::new() },
             Event::Drained { worker },
         ] {
-            assert_eq!(table.tell(event.clone()), [], "{event:?}");
+            assert_eq!(harness.send(event.clone()), [], "{event:?}");
         }
     }
-    assert_eq!(table.supervisor.snapshot(), before);
+    assert_eq!(harness.supervisor.snapshot(), before);
 }
 
 #[test]
-fn a_frozen_daemon_hears_its_workers_before_it_counts_the_time() {
-    let mut table = Table::new(1);
-    table.tell(Event::Started);
-    table.spawned(worker(0, 1));
-    let ready = table.after(3600 * SECOND).tell(Event::Ready { worker: worker(0, 1) });
+fn late_ready_is_accepted_before_the_tick() {
+    let mut harness = Harness::new(1);
+    harness.send(Event::Started);
+    harness.spawned(worker(0, 1));
+    let ready = harness.advance(3600 * SECOND).send(Event::Ready { worker: worker(0, 1) });
     assert!(ready.contains(&Action::NotifyReady));
-    assert!(!table.tick().iter().any(|action| matches!(action, Action::Kill { .. })));
+    assert!(!harness.tick().iter().any(|action| matches!(action, Action::Kill { .. })));
 }
 
 #[test]
-fn a_clock_that_goes_back_is_taken_to_stand_still() {
-    let mut table = Table::ready(1);
-    table.after(20 * SECOND).tick();
-    table.now = table.begin;
-    let actions = table.exits(worker(0, 1));
+fn clock_that_goes_back_stands_still() {
+    let mut harness = Harness::ready(1);
+    harness.advance(20 * SECOND).tick();
+    harness.now = harness.start;
+    let actions = harness.exit(worker(0, 1));
     assert_eq!(spawns(&actions), [worker(0, 2)], "it was ready for 20 s: {actions:?}");
 }
 
 #[test]
-fn a_boot_without_a_limit_asks_systemd_for_time_as_long_as_it_takes() {
-    let mut table = Table::with(SupervisorPolicy { boot: None, ..policy(1) });
-    table.tell(Event::Started);
-    table.spawned(worker(0, 1));
+fn boot_without_timeout_extends_the_start_timeout() {
+    let mut harness = Harness::with(SupervisorPolicy { boot: None, ..policy(1) });
+    harness.send(Event::Started);
+    harness.spawned(worker(0, 1));
     for _ in 0..100 {
-        assert_eq!(table.wakeup(), Some(15 * SECOND));
-        assert_eq!(table.after(15 * SECOND).tick(), [Action::ExtendTimeout(30 * SECOND)]);
+        assert_eq!(harness.wakeup(), Some(15 * SECOND));
+        assert_eq!(harness.advance(15 * SECOND).tick(), [Action::ExtendTimeout(30 * SECOND)]);
     }
-    table.tell(Event::Ready { worker: worker(0, 1) });
-    assert_eq!(table.wakeup(), None);
+    harness.send(Event::Ready { worker: worker(0, 1) });
+    assert_eq!(harness.wakeup(), None);
 }
 
 #[test]
-fn limits_of_any_length_do_not_overflow() {
+fn timeouts_of_any_length_do_not_overflow() {
     let count = NonZeroU16::MIN;
-    let mut table =
-        Table::with(SupervisorPolicy::new("a".to_owned(), count, Some(Duration::MAX), Duration::MAX));
-    table.tell(Event::Started);
-    table.boots(worker(0, 1));
-    table.tell(Event::DeadlineExceeded { worker: worker(0, 1) });
-    table.tell(Event::Stop);
-    table.tell(Event::EdgeDrained);
-    assert!(table.supervisor.next_wakeup().is_some());
+    let mut harness =
+        Harness::with(SupervisorPolicy::new("a".to_owned(), count, Some(Duration::MAX), Duration::MAX));
+    harness.send(Event::Started);
+    harness.boot(worker(0, 1));
+    harness.send(Event::DeadlineExceeded { worker: worker(0, 1) });
+    harness.send(Event::Stop);
+    harness.send(Event::EdgeDrained);
+    assert!(harness.supervisor.next_wakeup().is_some());
 }
 
 #[test]
-fn a_summary_cannot_write_a_second_line_into_the_status() {
-    let mut table = Table::ready(1);
-    table.after(20 * SECOND).exits(worker(0, 1));
-    table.spawned(worker(0, 2));
+fn status_is_one_line_of_bounded_length() {
+    let mut harness = Harness::ready(1);
+    harness.advance(20 * SECOND).exit(worker(0, 1));
+    harness.spawned(worker(0, 2));
     let headline = format!("ValueError (a\nREADY=1\nMAINPID=1 {}", "x".repeat(5000));
     let failure = BootFailure { headline, ..import_error() };
-    let actions = table.tell(Event::BootFailed { worker: worker(0, 2), failure });
+    let actions = harness.send(Event::BootFailed { worker: worker(0, 2), failure });
     let line = status(&actions).expect("the status has changed");
     assert!(!line.contains('\n') && line.chars().count() <= 300, "{line}");
 }
 
 #[test]
-fn the_snapshot_counts_what_happened() {
-    let mut table = Table::ready(2);
-    table.after(20 * SECOND).exits(worker(1, 2));
-    table.fails(worker(1, 3));
-    let snapshot = table.supervisor.snapshot();
+fn snapshot_counts_spawns_failures_and_crashes() {
+    let mut harness = Harness::ready(2);
+    harness.advance(20 * SECOND).exit(worker(1, 2));
+    harness.fail_boot(worker(1, 3));
+    let snapshot = harness.supervisor.snapshot();
     assert_eq!((snapshot.ready, snapshot.count), (1, 2));
     assert_eq!((snapshot.spawned, snapshot.boot_failures, snapshot.crashes), (3, 1, 1));
     assert_eq!(snapshot.seats[1].worker, None);
-    assert_eq!(snapshot.seats[1].retry_at, Some(table.now + 100 * MS));
+    assert_eq!(snapshot.seats[1].retry_at, Some(harness.now + 100 * MS));
     assert_eq!(snapshot.seats[1].failure.as_deref(), Some("ImportError (x.py, line 1)"));
     let states: Vec<_> = snapshot.workers.iter().map(|worker| worker.state.as_str()).collect();
     assert_eq!(states, ["ready", "failed"]);
 }
 
 #[test]
-fn signals_are_named_as_people_know_them() {
+fn exit_is_displayed_with_the_signal_name() {
     for (exit, text) in [
         (Exit::Code(3), "exited with status 3"),
         (Exit::Signal { signal: 9, core_dumped: false }, "was killed by SIGKILL"),
@@ -439,41 +452,41 @@ fn signals_are_named_as_people_know_them() {
 }
 
 #[test]
-fn a_boot_that_takes_too_long_is_told_with_the_stacks_of_its_import() {
-    let mut table = Table::ready(2);
-    table.after(20 * SECOND).exits(worker(1, 2));
+fn boot_timeout_is_reported_with_python_stacks() {
+    let mut harness = Harness::ready(2);
+    harness.advance(20 * SECOND).exit(worker(1, 2));
     let slow = worker(1, 3);
-    table.spawned(slow);
-    assert_eq!(table.after(60 * SECOND).tick(), [Action::DumpStacks { worker: slow }]);
+    harness.spawned(slow);
+    assert_eq!(harness.advance(60 * SECOND).tick(), [Action::DumpStacks { worker: slow }]);
     let stacks =
         Some("Thread 0x7f (most recent call first):\n  File \"db.py\", line 3 in connect".to_owned());
-    let failed = table.after(200 * MS).tell(Event::StacksDumped { worker: slow, stacks: stacks.clone() });
+    let failed = harness.advance(200 * MS).send(Event::StacksDumped { worker: slow, stacks: stacks.clone() });
     assert_eq!(failed[0], kill(slow));
-    let told = failed.iter().find_map(|action| match action {
+    let actions = failed.iter().find_map(|action| match action {
         Action::Report(Report::WorkerBootFailed { failure, .. }) => Some(failure),
         _ => None,
     });
-    let told = told.expect("a boot failure");
-    assert_eq!((told.kind, &told.traceback), (BootFailureKind::Timeout, &stacks));
-    assert_eq!(table.tell(Event::StacksDumped { worker: slow, stacks }), [], "once");
+    let actions = actions.expect("a boot failure");
+    assert_eq!((actions.kind, &actions.traceback), (BootFailureKind::Timeout, &stacks));
+    assert_eq!(harness.send(Event::StacksDumped { worker: slow, stacks }), [], "only once");
 }
 
 #[test]
-fn stacks_that_do_not_come_are_not_waited_for() {
-    let mut table = Table::ready(1);
-    table.after(20 * SECOND).exits(worker(0, 1));
-    table.spawned(worker(0, 2));
-    table.after(60 * SECOND).tick();
-    assert_eq!(table.wakeup(), Some(1500 * MS));
-    assert_eq!(kills(&table.after(1500 * MS).tick()), [worker(0, 2)]);
+fn boot_timeout_kills_without_stacks_after_a_timeout() {
+    let mut harness = Harness::ready(1);
+    harness.advance(20 * SECOND).exit(worker(0, 1));
+    harness.spawned(worker(0, 2));
+    harness.advance(60 * SECOND).tick();
+    assert_eq!(harness.wakeup(), Some(1500 * MS));
+    assert_eq!(kills(&harness.advance(1500 * MS).tick()), [worker(0, 2)]);
 }
 
 #[test]
-fn a_worker_that_becomes_ready_while_its_stacks_are_taken_is_welcome() {
-    let mut table = Table::ready(1);
-    table.after(20 * SECOND).exits(worker(0, 1));
-    table.spawned(worker(0, 2));
-    table.after(60 * SECOND).tick();
-    assert_eq!(admits(&table.after(SECOND).tell(Event::Ready { worker: worker(0, 2) })), [worker(0, 2)]);
-    assert_eq!(table.tell(Event::StacksDumped { worker: worker(0, 2), stacks: None }), []);
+fn ready_during_a_stack_dump_is_accepted() {
+    let mut harness = Harness::ready(1);
+    harness.advance(20 * SECOND).exit(worker(0, 1));
+    harness.spawned(worker(0, 2));
+    harness.advance(60 * SECOND).tick();
+    assert_eq!(admits(&harness.advance(SECOND).send(Event::Ready { worker: worker(0, 2) })), [worker(0, 2)]);
+    assert_eq!(harness.send(Event::StacksDumped { worker: worker(0, 2), stacks: None }), []);
 }
