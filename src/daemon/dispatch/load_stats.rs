@@ -1,23 +1,24 @@
-//! The measurements that the dispatcher keeps between two calls of [`measure`](super::Dispatcher::measure).
+//! The measurements between two calls of [`Dispatcher::measure`](super::Dispatcher::measure).
 
 use std::time::{Duration, Instant};
 
 use crate::id::Generation;
 use crate::supervise::ResponseStats;
 
-/// What is noted between two measurements, and of workers that are gone.
+/// Load since the last sample, and the responses of workers that have exited.
 #[derive(Debug)]
 pub(super) struct LoadStats {
-    /// Of those that were given to a worker, or ran out of patience.
+    /// Longest wait of a request that was assigned to a worker or has timed out.
     pub(super) longest_wait: Duration,
+    /// Most requests that ran at a time.
     pub(super) max_running: usize,
-    /// When something was last asked or answered.
+    /// When there was last a request or response.
     pub(super) last_active: Instant,
-    /// How workers that are gone have answered.
+    /// Responses of workers that have exited.
     pub(super) past_responses: Vec<(Generation, ResponseStats)>,
 }
 
-/// Of how many generations the tallies are kept: one serves, one comes, one may come back.
+/// Generations whose responses are kept. At most three matter: one serves, one is booting, one may be rolled back to.
 const MAX_GENERATIONS: usize = 8;
 
 impl LoadStats {
@@ -25,7 +26,7 @@ impl LoadStats {
         Self { longest_wait: Duration::ZERO, max_running: 0, last_active: now, past_responses: Vec::new() }
     }
 
-    /// So many run; to be told before some of them are completed.
+    /// Records how many requests run. Called before completions are collected.
     pub(super) fn record_running(&mut self, running: usize) {
         self.max_running = self.max_running.max(running);
     }
@@ -34,7 +35,7 @@ impl LoadStats {
         self.longest_wait = self.longest_wait.max(wait);
     }
 
-    /// The worker is gone, but not how it has answered.
+    /// Keeps the responses of a worker that has exited.
     pub(super) fn retain_stats(&mut self, generation: Generation, stats: ResponseStats) {
         add_responses(&mut self.past_responses, generation, stats);
         if self.past_responses.len() > MAX_GENERATIONS
@@ -45,7 +46,7 @@ impl LoadStats {
     }
 }
 
-/// Adds a worker's stats to its generation's.
+/// Adds a worker's responses to those of its generation.
 pub(super) fn add_responses(
     responses: &mut Vec<(Generation, ResponseStats)>,
     generation: Generation,

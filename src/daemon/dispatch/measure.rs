@@ -1,4 +1,4 @@
-//! How busy the workers are and how well they answer, for the supervisor's decisions.
+//! Samples the load and the responses of the workers, for the supervisor's decisions.
 
 use std::time::Instant;
 
@@ -9,8 +9,8 @@ use super::worker::Worker;
 use super::{Dispatcher, State};
 
 impl Dispatcher {
-    /// What has been going on since the last call. Requests that wait for others by a rule of their path do not wait
-    /// for want of workers, and are left out.
+    /// Returns the load since the last call. Requests that a path rule holds are not counted: more workers would not
+    /// help them.
     pub fn measure(&self) -> supervise::LoadSample {
         self.measure_at(Instant::now())
     }

@@ -1,4 +1,4 @@
-//! Which rule a request needs a permit of, who gets one, and what a new policy changes for requests that wait or run.
+//! Path rules at work: which rule applies to a request, releasing permits, and applying a new policy to open requests.
 
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,12 @@ use super::policy::Policy;
 use super::{Dispatcher, State};
 
 impl Dispatcher {
-    /// What answers hold of `limits.response_memory`.
+    /// Returns the memory budget of responses, `limits.response_memory`.
     pub fn response_memory(&self) -> &'static Budget {
         &self.buffers.memory
     }
 
-    /// From now on requests go by this policy. Those that run keep the deadline under which they started.
+    /// Applies a policy to new and waiting requests. Running requests keep the deadline that they started with.
     pub fn set_policy(&self, policy: Policy) {
         let mut state = self.lock();
         let now = Instant::now();
@@ -27,7 +27,7 @@ impl Dispatcher {
 }
 
 impl State {
-    /// How long a request may run, and the rule that bounds how many.
+    /// Returns how long a request to `path` may run, and the rule that limits its concurrency, if any.
     pub(super) fn classify(&self, path: &[u8]) -> (Option<Duration>, Option<RuleId>) {
         if self.rules.is_empty() {
             return (self.policy.request_timeout, None);
@@ -35,7 +35,7 @@ impl State {
         self.rules.classify(path, self.policy.request_timeout)
     }
 
-    /// Returns a permit of this rule: the next request of the rule may queue.
+    /// Releases a permit of `rule`, and queues the oldest request that the rule holds.
     pub(super) fn free_permit(&mut self, rule: RuleId, now: Instant) {
         let Some(id) = self.rules.free_permit(rule) else { return };
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
@@ -49,8 +49,8 @@ impl State {
         self.queue.set_timeout(policy.queue_timeout);
         self.rules = Rules::new(&policy.rules);
         self.policy = policy;
-        // Each request that is queued or runs has its permit, even if there are then more than the new rule allows. (The worker
-        // has noted how long those may run that it was given.)
+        // Requests that are queued or run get a permit, even if the new rule allows fewer. The worker keeps the deadlines
+        // of those that run.
         let mut waiting = Vec::new();
         for exchange in self.exchanges.iter_mut() {
             exchange.permit = None;

@@ -1,14 +1,14 @@
-//! How soon the housekeeper looks again. Files that give it something to watch set it; `housekeeping` sleeps by it.
+//! The interval at which the dispatcher's timers run. Files that add something to watch raise the rate; `timers` sleeps by it.
 
-/// What the housekeeper is doing between its looks.
+/// The time that `timers` sleeps between two ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TickRate {
-    /// It sleeps until `work` is notified.
+    /// Until it is woken.
     Idle,
-    /// It looks again after a second, or when `work` is notified.
+    /// For a second, or until it is woken.
     Parked,
-    /// It looks again after 50 milliseconds, or when `work` is notified.
+    /// For 50 milliseconds, or until it is woken.
     Slow,
-    /// It looks again after a millisecond.
+    /// For a millisecond.
     Fast,
 }

@@ -1,4 +1,4 @@
-//! What time brings about: deadlines, the queue's patience, records that lie unclaimed, slow requests.
+//! Runs the dispatcher's timers: deadlines, queue timeouts, stalled records, slow requests and stalled event loops.
 
 use std::time::{Duration, Instant};
 
@@ -10,26 +10,26 @@ use super::tick_rate::TickRate;
 use super::worker::outbox::LoopHealth;
 use super::{Dispatcher, Notice, State};
 
-/// How often the housekeeper looks while records may be stalled, and while there is only something to time out.
+/// While records may stall.
 const FAST_TICK: Duration = Duration::from_millis(1);
+
+/// While requests may time out.
 const SLOW_TICK: Duration = Duration::from_millis(50);
 
-/// How often while there are only WebSockets, of which all there is to know is whether their event loops turn.
+/// While there are only open WebSockets: only their event loops are checked.
 const PARKED_TICK: Duration = Duration::from_secs(1);
 
-/// How long a task that was cancelled may take to end: its `finally` blocks run.
+/// Time for a cancelled task to end, and to run its `finally` blocks.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
-    /// Watches time: deadlines, the queue's patience, stalled records. Never returns. Sleeps while there is
-    /// nothing to watch, so that an idle daemon costs nothing.
+    /// Runs the timers for ever. Sleeps while there is nothing to watch, so that an idle daemon uses no CPU.
     pub async fn run_timers(&'static self) {
         loop {
             let keeper = self.tick(Instant::now());
             self.start_writes();
             match keeper {
                 TickRate::Fast => tokio::time::sleep(FAST_TICK).await,
-                // Earlier if it is notified.
                 TickRate::Slow => drop(tokio::time::timeout(SLOW_TICK, self.timer_wakeup.notified()).await),
                 TickRate::Parked => {
                     drop(tokio::time::timeout(PARKED_TICK, self.timer_wakeup.notified()).await)
@@ -39,7 +39,7 @@ impl Dispatcher {
         }
     }
 
-    /// One look at the clock; returns when to look again.
+    /// Runs what is due. Returns how soon to run again.
     pub(super) fn tick(&self, now: Instant) -> TickRate {
         let mut state = self.lock();
         let state = &mut *state;
@@ -71,8 +71,7 @@ impl Dispatcher {
         state.tick_rate
     }
 
-    /// A worker that has not claimed what it was given ahead of time turned out to be slow: the records go
-    /// back to the queue, where the next idle slot takes them.
+    /// Returns prefetched records that their worker has not claimed in time to the queue, for the next idle slot.
     fn revoke_stalled(&self, state: &mut State, now: Instant) {
         for index in 0..state.workers.len() {
             let Some(worker) = &mut state.workers[index] else { continue };
@@ -83,16 +82,16 @@ impl Dispatcher {
             if !is_stalled {
                 continue;
             }
-            // Threads that sleep although there is work: wake them before taking anything away.
+            // Wake its sleeping threads before revoking anything.
             if worker.wake_more() {
                 continue;
             }
             worker.stalled = true;
             let ahead = worker.n_running().saturating_sub(worker.n_slots());
             state.requeue(index, ahead);
-            // What has a slot there stays unless another worker can start it now, and is passed on a few times only:
-            // its time begins anew each time, and a worker that never claims (stopped, or a lock held in C code)
-            // would otherwise never be found out by the deadline.
+            // A record that has a slot is moved only to a worker that can start it now, and only a few times: each move
+            // restarts its deadline, which must still expire at a worker that never claims (stopped, or holding the GIL
+            // in C code).
             while let Some(other) = state.other_idle_worker(index)
                 && let Some(id) = state.revoke_movable(index)
             {
@@ -105,6 +104,7 @@ impl Dispatcher {
         self.refill_all(state, now);
     }
 
+    /// Answers 504 to requests over their deadline, and reports those that do not end after being cancelled.
     fn enforce_deadlines(&self, state: &mut State, now: Instant) {
         for index in 0..state.workers.len() {
             let Some(worker) = &mut state.workers[index] else { continue };
@@ -120,16 +120,17 @@ impl Dispatcher {
                     ));
                 }
                 if exchange.waits_for_credit() && !exchange.deadline_exceeded {
-                    // A slow client's time is not the application's; how much it has of that, `slow` counts.
+                    // The time of a slow client is not the application's. `slow_clients` limits it.
                     exchange.extend_hold(worker, now);
                     continue;
                 }
                 if exchange.waits_for_client() && !exchange.deadline_exceeded {
-                    // It waits for its request's body, of which a minimum rate is asked.
+                    // The application waits for the request body, which has a minimum rate.
                     worker.restart_clock(exchange.position(), now);
                     continue;
                 }
-                // What a task does after its answer (Starlette's background tasks) keeps nobody waiting, and no thread.
+                // A task may go on after its response (Starlette's background tasks): no client waits, and no thread is
+                // occupied.
                 if worker.is_asgi() && exchange.has_ended() {
                     continue;
                 }
@@ -163,7 +164,7 @@ impl Dispatcher {
         }
     }
 
-    /// Event loops that do not turn are told of.
+    /// Reports stalled event loops.
     fn check_event_loops(&self, state: &mut State, now: Instant) {
         let Some(stall) = state.policy.stall else { return };
         for worker in state.workers.iter_mut().flatten() {
@@ -178,13 +179,14 @@ impl Dispatcher {
         }
     }
 
+    /// Reports requests that exceed `log.slow`, once for each attempt.
     fn report_slow(&self, state: &mut State, now: Instant) {
         let Some(slow) = state.policy.slow else { return };
         let State { workers, exchanges, .. } = state;
         for worker in workers.iter_mut().flatten() {
             for id in worker.slower_than(slow, now) {
                 let Some(exchange) = exchanges.get_mut(id) else { continue };
-                // Over its deadline it has been told of already; held back it is the client that is slow.
+                // An overdue request was reported as such, and one that waits for its client is not slow itself.
                 if !std::mem::replace(&mut exchange.slow_reported, true)
                     && !exchange.deadline_exceeded
                     && !exchange.waits_for_client()
@@ -200,10 +202,10 @@ impl Dispatcher {
 }
 
 impl State {
-    /// 503 to whoever has waited for longer than `timeouts.queue`, in the queue or by a rule.
+    /// Answers 503 to requests that were queued or held for longer than `timeouts.queue`.
     fn reject_timed_out(&mut self, now: Instant) {
-        let Some(patience) = self.policy.queue_timeout else { return };
-        while let Some(id) = self.first_timed_out(patience, now) {
+        let Some(timeout) = self.policy.queue_timeout else { return };
+        while let Some(id) = self.first_timed_out(timeout, now) {
             if let Some(exchange) = self.exchanges.get(id)
                 && exchange.state == ExchangeState::Queued
             {
@@ -213,17 +215,17 @@ impl State {
         }
     }
 
-    fn first_timed_out(&self, patience: Duration, now: Instant) -> Option<ExchangeId> {
+    fn first_timed_out(&self, timeout: Duration, now: Instant) -> Option<ExchangeId> {
         let waits = |id: &ExchangeId| {
             let exchange = self.exchanges.get(*id)?;
             Some((now.saturating_duration_since(exchange.submitted_at), exchange.retried))
         };
-        let is_overdue = |id: &ExchangeId| waits(id).is_none_or(|(wait, _)| wait > patience);
+        let is_overdue = |id: &ExchangeId| waits(id).is_none_or(|(wait, _)| wait > timeout);
         for id in self.queue.iter() {
             if is_overdue(&id) {
                 return Some(id);
             }
-            // Who is younger has waited for less; but one that is tried again waits anew.
+            // Later ones have waited for less time, unless this one is a retry, whose wait has restarted.
             if waits(&id).is_some_and(|(_, retried)| !retried) {
                 break;
             }

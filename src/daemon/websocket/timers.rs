@@ -1,7 +1,7 @@
 //! The times at which a WebSocket acts by itself: a ping, the ping's timeout, a close for a restart, the close timeout.
 //!
 //! Times are milliseconds of the connection's clock ([`Connection::coarse_now`](crate::net::Connection::coarse_now)), which
-//! wraps; the connection's alarm wakes the task at [`Timers::next`].
+//! wraps; the connection's alarm wakes the task at [`ConnTimers::next`].
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::WebSocketSettings;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub(super) struct Timers {
+pub(super) struct ConnTimers {
     /// When the client last sent something, or when reading resumed.
     last_input: u32,
     /// When the unanswered ping was sent. None while nothing is read, since the pong would not be seen.
@@ -37,7 +37,7 @@ pub(super) enum Due {
     PingTimeout,
 }
 
-impl Timers {
+impl ConnTimers {
     /// Starts with a client that has just sent its handshake. `is_stopping`: the daemon stops already, and does not
     /// announce that again.
     pub(super) fn new(now: u32, is_stopping: bool) -> Self {
@@ -124,7 +124,7 @@ impl Timers {
         }
     }
 
-    /// Returns when something is due next. The parameters are those of [`Timers::due`].
+    /// Returns when something is due next. The parameters are those of [`ConnTimers::due`].
     pub(super) fn next(
         &self,
         now: u32,
@@ -172,7 +172,7 @@ mod tests {
     fn ping_and_its_timeout_follow_the_last_input() {
         // The clock wraps between the ping and its timeout.
         let start = u32::MAX - 21_000;
-        let mut timers = Timers::new(start, false);
+        let mut timers = ConnTimers::new(start, false);
         assert_eq!(timers.due(start + 19_999, &SETTINGS, true, true), None);
         assert_eq!(timers.next(start, &SETTINGS, true, true), Some(start + 20_000));
         assert_eq!(timers.due(start + 20_000, &SETTINGS, true, false), None, "the write timeout watches");
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn ping_is_not_awaited_while_nothing_is_read() {
-        let mut timers = Timers::new(0, false);
+        let mut timers = ConnTimers::new(0, false);
         timers.set_reading(false, 0);
         timers.on_ping(20_000, &SETTINGS);
         assert_eq!(timers.due(39_999, &SETTINGS, true, true), None);
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn closing_connection_waits_for_the_close_timeout_alone() {
-        let mut timers = Timers::new(0, true);
+        let mut timers = ConnTimers::new(0, true);
         assert_eq!(timers.due(0, &SETTINGS, true, true), Some(Due::Restart));
         timers.start_close_timeout(0);
         assert_eq!(timers.due(9_999, &SETTINGS, false, true), None);

@@ -1,4 +1,4 @@
-//! What may run: the queue, path rules, the quarantine. Pure: no IO, no clock, no other part of `dispatch`.
+//! Decides which request may run, and when: the queue, path rules and the quarantine. Pure: without IO or clock.
 
 pub(super) mod quarantine;
 pub(super) mod queue;

@@ -1,35 +1,35 @@
-//! Requests that end workers: which they may be, and for how long they are refused.
+//! Blocks requests that crash workers.
 //!
-//! A *fingerprint* is method and path, without the query. Whatever had started in a worker that died by itself, and had
-//! not come to the head of its answer, is a fingerprint: an answer that goes on for hours is there at every death, and has
-//! nothing to do with most. The head of an answer below 500 to the same fingerprint clears it, so that only what does
-//! not work at all is ever accused twice. A second death within [`WINDOW`] shuts it out for [`SENTENCE`]; after that one request of it is let
-//! through as a *trial*. If its worker dies, the fingerprint is shut out again at once; if it is answered well, it is
-//! cleared; if it comes to nothing (a 500, a client that has gone), the next one is the trial.
+//! A *fingerprint* is method and path, without the query. A crash is recorded for each request that the worker had
+//! started and not yet sent the response head of: a response that takes hours sees many crashes and causes few. A
+//! response head below 500 clears its fingerprint, so only requests that never succeed are recorded twice. A second
+//! crash within [`CRASH_WINDOW`] blocks the fingerprint for [`BLOCK_TIME`]. After that, one request is admitted as a
+//! *trial*: if its worker crashes, the fingerprint is blocked again; if it succeeds, the fingerprint is cleared; if it
+//! does neither (status 500, or the client disconnects), the next request is the trial.
 //!
-//! The dispatcher asks [`Quarantine::is_empty`] first: while nobody is suspected, nothing is compared.
+//! The dispatcher calls [`Quarantine::is_empty`] first, so that requests cost nothing while no crash is recorded.
 
 use std::time::{Duration, Instant};
 
 use rgun_channel::frame::ExchangeId;
 
-/// Two deaths within this time are no accident.
+/// A second crash within this time blocks the fingerprint.
 const CRASH_WINDOW: Duration = Duration::from_mins(1);
 
-/// How long it is refused.
+/// Duration of a block.
 const BLOCK_TIME: Duration = Duration::from_mins(1);
 
-/// What has not been asked for all this time after that is forgotten.
+/// A fingerprint that was not requested for this time after its block is dropped.
 const RETENTION_TIME: Duration = Duration::from_mins(10);
 
-/// A refusal while a trial runs says: come back so soon.
+/// `Retry-After` of requests that arrive during a trial.
 const TRIAL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// How many suspects are remembered. Of a worker that died with a thousand coroutines the newest should be accused:
-/// what kills mostly does so at once.
+/// Bound of the table. After the crash of a worker with a thousand coroutines it holds the newest requests, since most
+/// crashes follow soon after the start of their request.
 pub(crate) const MAX_FINGERPRINTS: usize = 64;
 
-/// All suspects.
+/// The fingerprints with a recorded crash.
 #[derive(Debug, Default)]
 pub(crate) struct Quarantine {
     fingerprints: Vec<Fingerprint>,
@@ -39,22 +39,22 @@ pub(crate) struct Quarantine {
 struct Fingerprint {
     method: Box<[u8]>,
     path: Box<[u8]>,
-    /// Of the last worker that died of it.
+    /// When a worker last crashed with it.
     last_crash: Instant,
-    /// It has been shut out, until then.
+    /// End of the last block; None if it was never blocked.
     blocked_until: Option<Instant>,
-    /// The request that is allowed to show that it is well again.
+    /// The last request that was admitted as a trial.
     trial: Option<ExchangeId>,
 }
 
-/// What becomes of a request.
+/// Decision about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// Nothing is held against it.
+    /// The fingerprint is not blocked.
     Allowed,
-    /// It is let in as a trial: [`Quarantine::begin_trial`] is to follow.
+    /// The request is admitted as a trial: the caller calls [`Quarantine::start_trial`].
     Trial,
-    /// It is refused; worth another attempt after that time.
+    /// The request is rejected, with this `Retry-After`.
     Blocked(Duration),
 }
 
@@ -63,7 +63,7 @@ impl Fingerprint {
         *self.method == *method && *self.path == *path
     }
 
-    /// How long it is still refused whatever happens.
+    /// Returns the rest of the block; None if it has ended.
     fn remaining_block(&self, now: Instant) -> Option<Duration> {
         let left = self.blocked_until?.saturating_duration_since(now);
         (!left.is_zero()).then_some(left)
@@ -86,13 +86,13 @@ impl Quarantine {
         self.fingerprints.iter_mut().find(|fingerprint| fingerprint.matches(method, path))
     }
 
-    /// May such a request be served? `is_under_way` says whether a trial still is.
+    /// Decides about a request. `is_running` tells whether a trial still runs.
     pub(crate) fn admission(
         &self,
         method: &[u8],
         path: &[u8],
         now: Instant,
-        is_under_way: impl Fn(ExchangeId) -> bool,
+        is_running: impl Fn(ExchangeId) -> bool,
     ) -> Admission {
         let Some(fingerprint) =
             self.fingerprints.iter().find(|fingerprint| fingerprint.matches(method, path))
@@ -102,19 +102,19 @@ impl Quarantine {
         match (fingerprint.blocked_until, fingerprint.remaining_block(now), fingerprint.trial) {
             (None, ..) => Admission::Allowed,
             (_, Some(left), _) => Admission::Blocked(left),
-            (_, None, Some(trial)) if is_under_way(trial) => Admission::Blocked(TRIAL_RETRY_AFTER),
+            (_, None, Some(trial)) if is_running(trial) => Admission::Blocked(TRIAL_RETRY_AFTER),
             (_, None, _) => Admission::Trial,
         }
     }
 
-    /// This request is the trial of its fingerprint.
+    /// Notes that this request is the trial of its fingerprint.
     pub(crate) fn start_trial(&mut self, method: &[u8], path: &[u8], id: ExchangeId) {
         if let Some(fingerprint) = self.find(method, path) {
             fingerprint.trial = Some(id);
         }
     }
 
-    /// A worker died that had started such a request. For how long it is shut out, if that begins now.
+    /// Records a crash of a worker that had started this request. Returns the block time if this starts a block.
     pub(crate) fn record_crash(&mut self, method: &[u8], path: &[u8], now: Instant) -> Option<Duration> {
         self.expire(now);
         let Some(fingerprint) = self.find(method, path) else {
@@ -131,23 +131,23 @@ impl Quarantine {
         };
         fingerprint.last_crash = now;
         fingerprint.trial = None;
-        // A straggler of those that were running when it was shut out lengthens that, and is no news.
-        let is_news = fingerprint.remaining_block(now).is_none();
+        // A request that ran when the block started may crash its worker later: that extends the block silently.
+        let starts_block = fingerprint.remaining_block(now).is_none();
         fingerprint.blocked_until = Some(now + BLOCK_TIME);
-        is_news.then_some(BLOCK_TIME)
+        starts_block.then_some(BLOCK_TIME)
     }
 
-    /// Such a request was answered well.
+    /// Clears the fingerprint of a request that succeeded.
     pub(crate) fn record_success(&mut self, method: &[u8], path: &[u8]) {
         self.fingerprints.retain(|fingerprint| !fingerprint.matches(method, path));
     }
 
-    /// Forgets what was long ago.
+    /// Drops old fingerprints.
     pub(crate) fn expire(&mut self, now: Instant) {
         self.fingerprints.retain(|fingerprint| !fingerprint.is_expired(now));
     }
 
-    /// Who is merely suspected goes before who is shut out, and the longest ago first.
+    /// Makes room for one more: drops fingerprints that were never blocked first, and of these the oldest.
     fn evict_if_full(&mut self) {
         if self.fingerprints.len() < MAX_FINGERPRINTS {
             return;
@@ -168,7 +168,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const NONE: fn(ExchangeId) -> bool = |_| false;
 
-    fn entrance(quarantine: &Quarantine, path: &str, now: Instant) -> Admission {
+    fn admission(quarantine: &Quarantine, path: &str, now: Instant) -> Admission {
         quarantine.admission(b"GET", path.as_bytes(), now, NONE)
     }
 
@@ -176,11 +176,11 @@ mod tests {
     fn two_crashes_in_a_minute_block_for_a_minute() {
         let (mut quarantine, start) = (Quarantine::default(), Instant::now());
         assert_eq!(quarantine.record_crash(b"GET", b"/kill", start), None);
-        assert_eq!(entrance(&quarantine, "/kill", start), Admission::Allowed);
+        assert_eq!(admission(&quarantine, "/kill", start), Admission::Allowed);
         let second = start + 59 * SECOND;
         assert_eq!(quarantine.record_crash(b"GET", b"/kill", second), Some(60 * SECOND));
-        assert_eq!(entrance(&quarantine, "/kill", second + 20 * SECOND), Admission::Blocked(40 * SECOND));
-        assert_eq!(entrance(&quarantine, "/killer", second), Admission::Allowed);
+        assert_eq!(admission(&quarantine, "/kill", second + 20 * SECOND), Admission::Blocked(40 * SECOND));
+        assert_eq!(admission(&quarantine, "/killer", second), Admission::Allowed);
         assert_eq!(quarantine.admission(b"POST", b"/kill", second, NONE), Admission::Allowed);
     }
 
@@ -207,15 +207,15 @@ mod tests {
         quarantine.record_crash(b"GET", b"/", start);
         quarantine.record_crash(b"GET", b"/", start);
         let after = start + 60 * SECOND;
-        assert_eq!(entrance(&quarantine, "/", after), Admission::Trial);
+        assert_eq!(admission(&quarantine, "/", after), Admission::Trial);
         quarantine.start_trial(b"GET", b"/", ExchangeId(7));
         let running = |id| id == ExchangeId(7);
         assert_eq!(quarantine.admission(b"GET", b"/", after, running), Admission::Blocked(TRIAL_RETRY_AFTER));
-        // It came to nothing: the next one.
-        assert_eq!(entrance(&quarantine, "/", after), Admission::Trial);
+        // The trial ended without a result: the next request is the trial.
+        assert_eq!(admission(&quarantine, "/", after), Admission::Trial);
         let much_later = after + 300 * SECOND;
         assert_eq!(quarantine.record_crash(b"GET", b"/", much_later), Some(BLOCK_TIME));
-        assert_eq!(entrance(&quarantine, "/", much_later), Admission::Blocked(BLOCK_TIME));
+        assert_eq!(admission(&quarantine, "/", much_later), Admission::Blocked(BLOCK_TIME));
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
         quarantine.record_crash(b"GET", b"/", start);
         let later = start + 30 * SECOND;
         assert_eq!(quarantine.record_crash(b"GET", b"/", later), None);
-        assert_eq!(entrance(&quarantine, "/", later), Admission::Blocked(60 * SECOND));
+        assert_eq!(admission(&quarantine, "/", later), Admission::Blocked(60 * SECOND));
     }
 
     #[test]
@@ -254,6 +254,6 @@ mod tests {
             );
         }
         assert_eq!(quarantine.fingerprints.len(), MAX_FINGERPRINTS);
-        assert!(matches!(entrance(&quarantine, "/shut", start + SECOND), Admission::Blocked(_)));
+        assert!(matches!(admission(&quarantine, "/shut", start + SECOND), Admission::Blocked(_)));
     }
 }

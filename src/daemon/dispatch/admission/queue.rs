@@ -1,14 +1,12 @@
-//! The queue: requests that lack nothing but a worker.
+//! The queue of requests that can start as soon as a worker has room. The dispatcher decides which requests enter it.
 //!
-//! It is in order of age, whatever happened to them meanwhile: what is taken back from a worker, or waited for
-//! others of its path first, finds the place that it would have had. The oldest has its turn; once that has waited for
-//! half of `timeouts.queue`, the newest, until the oldest's wait is below a quarter of it. Then those that are answered
-//! are answered in time, and the others' clients, most of whom have given up, time out; served in order of age everybody
-//! would be late, for as long as the overload lasts ("Controlled Delay", ACM Queue 10/5; Facebook's "Fail at Scale",
-//! ACM Queue 13/8). That the queue is never empty is no overload: the clients of a busy proxy wait a little each, always,
-//! and in order of age all of them are served. Without a timeout nobody is late, so the oldest goes first for ever.
-//!
-//! Who is in it, and why, is the dispatcher's business.
+//! The queue is ordered by age: a request that is revoked from a worker, or was held by its path's concurrency limit,
+//! gets the position that it would have had. The oldest request is served first. Once it has waited for half of
+//! `timeouts.queue`, the newest is served first, until the oldest wait is below a quarter of the timeout. During an
+//! overload the requests that are served are then served in time; the others, whose clients have mostly given up, time
+//! out. Oldest first, every request would be late for as long as the overload lasts ("Controlled Delay", ACM Queue
+//! 10/5; Facebook's "Fail at Scale", ACM Queue 13/8). A non-empty queue alone does not mean overload: behind a busy
+//! proxy each request waits a little, and all are served in time. Without a timeout the oldest is always first.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -17,15 +15,16 @@ use rgun_channel::frame::ExchangeId;
 
 use crate::dispatch::admission::wait_estimate::WaitEstimate;
 
-/// Queued exchanges. Abandoned ones are removed at once.
+/// The queued exchanges.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// Ids count up, so that their order is that of age.
+    /// Sorted by id, which is by age.
     entries: VecDeque<QueueEntry>,
+    /// `timeouts.queue`.
     timeout: Option<Duration>,
-    /// It is the newest's turn.
+    /// The newest request is served first.
     newest_first: bool,
-    /// Up to when nobody could serve those that wait.
+    /// When a worker became able to serve the queue again. None if one always could, since the queue was last empty.
     served_since: Option<Instant>,
     estimate: WaitEstimate,
 }
@@ -33,12 +32,12 @@ pub(crate) struct Queue {
 #[derive(Debug, Clone, Copy)]
 struct QueueEntry {
     id: ExchangeId,
-    /// Since when it lacks nothing but a worker.
+    /// When it became able to start.
     ready_at: Instant,
 }
 
 impl Queue {
-    /// An empty one. `timeout` is `timeouts.queue`.
+    /// Creates an empty queue. `timeout` is `timeouts.queue`.
     pub(crate) fn new(timeout: Option<Duration>) -> Self {
         Self {
             entries: VecDeque::new(),
@@ -62,14 +61,14 @@ impl Queue {
         self.entries.len()
     }
 
-    /// From the oldest to the newest.
+    /// Returns the queued exchanges from the oldest to the newest.
     pub(crate) fn iter(&self) -> impl Iterator<Item = ExchangeId> {
         self.entries.iter().map(|entry| entry.id)
     }
 
-    /// `ready` is since when it lacks nothing but a worker.
-    pub(crate) fn insert(&mut self, id: ExchangeId, ready: Instant) {
-        let entry = QueueEntry { id, ready_at: ready };
+    /// Inserts an exchange by its age. `ready_at` is when it became able to start.
+    pub(crate) fn insert(&mut self, id: ExchangeId, ready_at: Instant) {
+        let entry = QueueEntry { id, ready_at };
         if self.entries.back().is_none_or(|newest| newest.id < id) {
             self.entries.push_back(entry);
         } else {
@@ -78,21 +77,21 @@ impl Queue {
         }
     }
 
-    /// As [`Queue::insert`], for one that a worker was given and has not begun.
-    pub(crate) fn reinsert(&mut self, id: ExchangeId, ready: Instant) {
-        self.insert(id, ready);
+    /// As [`Queue::insert`], for an exchange that was revoked from a worker before it started.
+    pub(crate) fn reinsert(&mut self, id: ExchangeId, ready_at: Instant) {
+        self.insert(id, ready_at);
         self.estimate.undo_departure();
     }
 
-    /// How long one more would have to wait, if that is too long; see [`WaitEstimate::excess`].
+    /// Returns how long one more request would wait, if that is too long; see [`WaitEstimate::excess_wait`].
     pub(crate) fn excess_wait(&mut self, slots: impl FnOnce() -> usize, now: Instant) -> Option<Duration> {
         self.estimate.excess_wait(self.entries.len(), slots, now)
     }
 
-    /// Whose turn it is. It stays until it is removed.
+    /// Returns the exchange to be served next, and leaves it in the queue.
     pub(crate) fn peek(&mut self, now: Instant) -> Option<ExchangeId> {
-        // One that came to the front late (it was tried again, or waited for others of its path) has waited for less
-        // than those behind it: then it has its turn, and after it they are looked at.
+        // A retried or formerly held request may be the oldest, but have waited for less time than those behind it. It
+        // is served first, and the next call looks at those behind it.
         let oldest = self.entries.front()?;
         let Some(timeout) = self.timeout else { return Some(oldest.id) };
         let since = self.served_since.map_or(oldest.ready_at, |served| served.max(oldest.ready_at));
@@ -102,18 +101,18 @@ impl Queue {
         next.map(|entry| entry.id)
     }
 
-    /// A worker has got it.
+    /// Removes an exchange that was assigned to a worker.
     pub(crate) fn remove_assigned(&mut self, id: ExchangeId, now: Instant) {
         self.estimate.record_departure(now);
         self.remove(id);
     }
 
-    /// It is answered without a worker, or nobody waits for it any more.
+    /// Removes an exchange that needs no worker any more.
     pub(crate) fn remove(&mut self, id: ExchangeId) {
-        let is_it = |entry: Option<&QueueEntry>| entry.is_some_and(|entry| entry.id == id);
-        if is_it(self.entries.front()) {
+        let is_match = |entry: Option<&QueueEntry>| entry.is_some_and(|entry| entry.id == id);
+        if is_match(self.entries.front()) {
             self.entries.pop_front();
-        } else if is_it(self.entries.back()) {
+        } else if is_match(self.entries.back()) {
             self.entries.pop_back();
         } else if let Ok(at) = self.entries.binary_search_by_key(&id, |entry| entry.id) {
             self.entries.remove(at);
@@ -124,7 +123,7 @@ impl Queue {
         }
     }
 
-    /// Up to now nobody could serve at all: for how long those that wait have done so says nothing about an overload.
+    /// Notes that a worker can serve again after none could. Waits until now do not indicate an overload.
     pub(crate) fn mark_served_again(&mut self, now: Instant) {
         if !self.entries.is_empty() {
             (self.newest_first, self.served_since) = (false, Some(now));
@@ -177,19 +176,19 @@ mod tests {
         assert_eq!(next(&mut queue, start + 4 * SECOND), Some(4));
         queue.remove(ExchangeId(2));
         assert_eq!(next(&mut queue, start + 4 * SECOND), Some(3));
-        // And not the newest again until it has waited for half.
+        // The newest is first again only once the oldest has waited for half of the timeout.
         assert_eq!(next(&mut queue, start + 6 * SECOND), Some(3));
         assert_eq!(next(&mut queue, start + 7 * SECOND), Some(4));
     }
 
-    /// A benchmark, or a proxy's pool of connections: each asks anew as soon as it is answered.
+    /// As with a benchmark, or a proxy's pool of connections: each response is followed by a new request.
     #[test]
     fn busy_queue_in_time_is_served_oldest_first() {
         let mut now = Instant::now();
         let mut queue = queue(&[1, 2, 3], now);
         for id in 4..100 {
             now += SECOND;
-            let oldest = queue.peek(now).expect("it is never empty");
+            let oldest = queue.peek(now).expect("the queue is never empty");
             assert_eq!(oldest, ExchangeId(id - 3));
             queue.remove(oldest);
             queue.insert(ExchangeId(id), now);

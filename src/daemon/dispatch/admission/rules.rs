@@ -1,10 +1,10 @@
-//! `[[timeouts.path]]`: which requests have a deadline of their own, and how many of them may run at a time.
+//! The rules of `[[timeouts.path]]`: deadlines and concurrency limits of paths.
 //!
 //! A request of a rule with `concurrency` needs a *permit* before it may queue for a worker, and keeps it until the
-//! worker is done with it. Whoever gets none waits in the rule's own list, where it holds up nobody else; it counts to
-//! `limits.queue`, and its time there counts to `timeouts.queue`.
+//! worker is done with it. Without a permit it is *held* in the rule's own list, where it delays no request of another
+//! path. Held requests count towards `limits.queue`, and their wait towards `timeouts.queue`.
 //!
-//! Without rules none of this costs anything: the dispatcher asks [`Rules::is_empty`] first.
+//! The dispatcher calls [`Rules::is_empty`] first, so that requests cost nothing without rules.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -12,26 +12,26 @@ use std::time::Duration;
 
 use rgun_channel::frame::ExchangeId;
 
-/// One `[[timeouts.path]]`.
+/// One table `[[timeouts.path]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// The path as requests have it, percent-encoded and without the query; `*` stands for any bytes, `/` too.
+    /// Pattern of the path as it is in requests: percent-encoded, without the query. `*` matches any bytes, `/` too.
     pub pattern: String,
-    /// Instead of `timeouts.request`; the inner `None` is "for ever", the outer one "not given".
+    /// Overrides `timeouts.request`. The outer None: not set; the inner None: no timeout.
     pub request: Option<Option<Duration>>,
-    /// How many may run at a time in all workers together.
+    /// Requests that may run at a time in all workers. None: any number.
     pub concurrency: Option<NonZeroU32>,
 }
 
-/// Which of the rules: its index.
+/// Index of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RuleId(u16);
 
-/// All of them, in the order in which they are tried.
+/// All rules, in the order in which they are tried.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
     rules: Vec<CompiledRule>,
-    /// In all lists together.
+    /// Held requests of all rules.
     waiting: usize,
 }
 
@@ -40,28 +40,28 @@ struct CompiledRule {
     pattern: Pattern,
     timeout: RuleTimeout,
     concurrency: Option<u32>,
-    /// Permits given; more than `most` only after a reload has lowered that.
+    /// Permits in use. May exceed `concurrency` after a reload has lowered it.
     permits: u32,
-    /// Who waits for one, oldest first.
+    /// Held requests, oldest first.
     waiting: VecDeque<ExchangeId>,
 }
 
-/// How long a request may run.
+/// The request timeout of a rule.
 #[derive(Debug, Clone, Copy)]
 enum RuleTimeout {
-    /// As long as any other.
+    /// `timeouts.request` applies.
     Inherited,
-    /// So long; `None` is for ever.
+    /// The rule sets its own; None: no timeout.
     Own(Option<Duration>),
 }
 
-/// What stands between the stars of a pattern.
+/// A pattern, split at its stars.
 #[derive(Debug)]
 struct Pattern {
     prefix: Box<[u8]>,
-    /// Between two stars; none is empty.
+    /// Texts between two stars; none is empty.
     middle: Vec<Box<[u8]>>,
-    /// After the last star; `None` without any star.
+    /// Text after the last star; None if there is no star.
     suffix: Option<Box<[u8]>>,
 }
 
@@ -75,7 +75,7 @@ impl Pattern {
         Self { prefix, middle, suffix }
     }
 
-    /// The leftmost place of each part leaves the most room for those that follow, so nothing needs to be tried twice.
+    /// Takes the leftmost match of each part, which leaves the most for the parts after it: no backtracking is needed.
     fn matches(&self, path: &[u8]) -> bool {
         let Some(suffix) = &self.suffix else { return *path == *self.prefix };
         let rest = path.strip_prefix(&*self.prefix).and_then(|rest| rest.strip_suffix(&**suffix));
@@ -99,7 +99,7 @@ impl Rules {
             permits: 0,
             waiting: VecDeque::new(),
         };
-        // More than 65,536 cannot be told apart; nobody writes as many.
+        // `RuleId` has 16 bits; rules beyond that are ignored.
         Self { rules: rules.iter().take(usize::from(u16::MAX)).map(compile).collect(), waiting: 0 }
     }
 
@@ -107,7 +107,7 @@ impl Rules {
         self.rules.is_empty()
     }
 
-    /// How long a request with this path may run, and the rule, if that bounds how many may. `usual` is
+    /// Returns how long a request to `path` may run, and its rule if that limits the concurrency. `usual` is
     /// `timeouts.request`.
     pub(crate) fn classify(
         &self,
@@ -123,23 +123,23 @@ impl Rules {
         (limit, rule.concurrency.map(|_| RuleId(number)))
     }
 
-    /// Must one more wait? Nobody waits while a permit is left.
+    /// True if no permit is left: the next request is to be held.
     pub(crate) fn is_full(&self, number: RuleId) -> bool {
-        self.rule(number).is_some_and(|rule| rule.concurrency.is_some_and(|most| rule.permits >= most))
+        self.rule(number).is_some_and(|rule| rule.concurrency.is_some_and(|limit| rule.permits >= limit))
     }
 
-    /// One more has a permit, whether or not there is one left.
+    /// Takes a permit, even beyond the limit.
     pub(crate) fn take_permit(&mut self, number: RuleId) {
         if let Some(rule) = self.rule_mut(number) {
             rule.permits += 1;
         }
     }
 
-    /// One is through with its permit. Who has it next, if somebody waits for it.
+    /// Releases a permit. If a held request gets it, removes that request from the list and returns it.
     pub(crate) fn free_permit(&mut self, number: RuleId) -> Option<ExchangeId> {
         let rule = self.rule_mut(number)?;
         rule.permits = rule.permits.saturating_sub(1);
-        if rule.concurrency.is_some_and(|most| rule.permits >= most) {
+        if rule.concurrency.is_some_and(|limit| rule.permits >= limit) {
             return None;
         }
         let next = rule.waiting.pop_front()?;
@@ -148,7 +148,7 @@ impl Rules {
         Some(next)
     }
 
-    /// The newest of all waits for a permit.
+    /// Holds a request, which is the newest of all.
     pub(crate) fn hold(&mut self, number: RuleId, id: ExchangeId) {
         if let Some(rule) = self.rule_mut(number) {
             rule.waiting.push_back(id);
@@ -156,7 +156,7 @@ impl Rules {
         }
     }
 
-    /// It does not wait any more.
+    /// Removes a held request that needs no permit any more.
     pub(crate) fn remove_held(&mut self, number: RuleId, id: ExchangeId) {
         if let Some(rule) = self.rule_mut(number)
             && let Ok(at) = rule.waiting.binary_search(&id)
@@ -166,17 +166,17 @@ impl Rules {
         }
     }
 
-    /// How many wait.
+    /// Returns the number of held requests.
     pub(crate) fn n_held(&self) -> usize {
         self.waiting
     }
 
-    /// Who waits; of each rule the oldest first.
+    /// Returns the held requests, by rule and within a rule by age.
     pub(crate) fn held(&self) -> impl Iterator<Item = ExchangeId> {
         self.rules.iter().flat_map(|rule| rule.waiting.iter().copied())
     }
 
-    /// The oldest of each rule.
+    /// Returns the oldest held request of each rule.
     pub(crate) fn oldest_held(&self) -> impl Iterator<Item = ExchangeId> {
         self.rules.iter().filter_map(|rule| rule.waiting.front().copied())
     }

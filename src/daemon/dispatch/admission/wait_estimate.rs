@@ -1,30 +1,29 @@
-//! How long a request would wait that is queued now, by how fast the queue has moved lately.
+//! Estimates how long a newly queued request would wait, from the rate at which requests have left the queue.
 //!
-//! It is service time over slots, times those that wait, measured where it counts: how many requests have left the
-//! queue for a worker in the last `timeouts.queue` during which it was never empty. Unlike the [service time] that a
-//! worker reports, which follows a slow request at once, this holds for event loops too, weighs a slow request by its
-//! share of the requests, and cannot be forged.
+//! The rate is the number of requests assigned to a worker within the last `timeouts.queue`, while the queue was not
+//! empty. The [service time] that a worker reports is no substitute: it is wrong for event loops, follows each slow
+//! request at once, and can be forged.
 //!
-//! While nobody knows (the queue has not been full for long enough, no worker is open), nobody is shed. A slot that has
-//! not become free within the time observed may do so any moment, so that as many requests as there are slots are
-//! always expected to be served in time.
+//! No request is shed without an estimate: if the queue has not been in use for long enough, or no worker is open. A slot
+//! that was busy for all of the observed time may become free at any moment, so one request per slot is always expected
+//! to be served in time.
 //!
 //! [service time]: crate::dispatch::worker::service_time::ServiceTime
 
 use std::time::{Duration, Instant};
 
-/// The estimate is made when the queue has been in use for this part of `timeouts.queue`: the first requests of a
-/// worker load what the following ones find loaded.
+/// Divisor: there is no estimate until the queue has been in use for this fraction of `timeouts.queue`. The first
+/// requests to a worker are slow, as they import modules and fill caches.
 const MIN_OBSERVED_FRACTION: u32 = 4;
 
-/// What has left the queue since it was last empty.
+/// Counts the requests that have left the queue since it was last empty.
 #[derive(Debug)]
 pub(crate) struct WaitEstimate {
-    /// `timeouts.queue`; without one nobody is late.
+    /// `timeouts.queue`; None: no request is shed.
     timeout: Option<Duration>,
-    /// Counts for up to half of the timeout, then becomes `previous`. `None` while the queue is empty.
+    /// The count in progress, which becomes `previous` after half of the timeout. None while the queue is empty.
     current: Option<Departures>,
-    /// How long the one before counted, and how many left.
+    /// Duration and count of the period before.
     previous: (Duration, u32),
 }
 
@@ -43,18 +42,18 @@ impl WaitEstimate {
         self.timeout = timeout;
     }
 
-    /// The queue is in use from now on, or is served again: what is known of an earlier time says nothing about this one.
+    /// Starts to count, when the queue comes into use or is served again. Earlier counts are dropped.
     pub(crate) fn restart(&mut self, now: Instant) {
         self.current = Some(Departures { since: now, count: 0 });
         self.previous = (Duration::ZERO, 0);
     }
 
-    /// The queue is empty.
+    /// Stops to count, when the queue is empty.
     pub(crate) fn stop(&mut self) {
         self.current = None;
     }
 
-    /// A worker has got one.
+    /// Counts a request that was assigned to a worker.
     pub(crate) fn record_departure(&mut self, now: Instant) {
         if let Some(current) = &mut self.current {
             current.count = current.count.saturating_add(1);
@@ -62,7 +61,7 @@ impl WaitEstimate {
         self.rotate(now);
     }
 
-    /// One is back that no worker has begun.
+    /// Takes back the count of a request that was revoked before it started.
     pub(crate) fn undo_departure(&mut self) {
         match &mut self.current {
             Some(current) if current.count > 0 => current.count -= 1,
@@ -70,8 +69,8 @@ impl WaitEstimate {
         }
     }
 
-    /// How long one more would wait, if that is longer than it may. `slots` are those of all open workers, `waiting` is
-    /// the length of the queue.
+    /// Returns how long one more request would wait, if that exceeds the timeout. `waiting` is the length of the queue,
+    /// `slots` the number of slots of all open workers.
     pub(crate) fn excess_wait(
         &mut self,
         waiting: usize,
@@ -88,7 +87,7 @@ impl WaitEstimate {
         };
         let departed = current.count.saturating_add(self.previous.1);
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
-        // As many have left within the timeout: most of the time this is all there is to calculate.
+        // In most cases this decides: at least as many left within the timeout as are waiting.
         if waiting <= departed {
             return None;
         }
@@ -101,6 +100,7 @@ impl WaitEstimate {
         (expected > timeout).then_some(expected)
     }
 
+    /// Starts a new period after half of the timeout.
     fn rotate(&mut self, now: Instant) {
         let (Some(current), Some(timeout)) = (&mut self.current, self.timeout) else { return };
         let age = now.saturating_duration_since(current.since);
@@ -117,7 +117,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// One that has seen `departures` leave, one every `interval`, and the time of the last.
+    /// Returns an estimate after `departures`, one every `interval`, and the time of the last.
     fn observed(timeout: Duration, departures: u32, interval: Duration) -> (WaitEstimate, Instant) {
         let mut estimate = WaitEstimate::new(Some(timeout));
         let mut now = Instant::now();
@@ -134,7 +134,7 @@ mod tests {
         let (begun, mut estimate) = (Instant::now(), WaitEstimate::new(Some(8 * SECOND)));
         assert_eq!(estimate.excess_wait(0, || 1, begun), None);
         let start = begun + SECOND;
-        assert_eq!(estimate.excess_wait(100_000, || 1, start), None, "from here on it is observed");
+        assert_eq!(estimate.excess_wait(100_000, || 1, start), None, "the count starts here");
         assert_eq!(estimate.excess_wait(100_000, || 1, start + Duration::from_millis(1999)), None);
         assert!(estimate.excess_wait(100_000, || 1, start + 2 * SECOND).is_some());
     }
@@ -184,7 +184,7 @@ mod tests {
         }
         assert_eq!(estimate.excess_wait(20, || 1, now), None);
         estimate.stop();
-        assert_eq!(estimate.excess_wait(100_000, || 1, now), None, "a queue that was empty is observed anew");
+        assert_eq!(estimate.excess_wait(100_000, || 1, now), None, "an emptied queue is observed anew");
     }
 
     #[test]

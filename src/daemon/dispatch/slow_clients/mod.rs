@@ -1,17 +1,17 @@
-//! Slow clients: their answers are taken off the workers, into memory as long as there is room, then into files.
+//! Buffers the responses of slow clients, in memory and then in files, so that they do not occupy workers.
 //!
-//! An answer comes through the worker's slab under a window, as fast as its client takes it, without a copy. If the
-//! client takes nothing for [`SLOW_AFTER`] while the worker waits, it is *slow*: from then on until it has caught up,
-//! bytes are acknowledged as soon as they are in the daemon's hands. So a worker is rid of an answer milliseconds after
-//! the application's last part, whatever the client does.
+//! A response passes through the worker's slab under a window, as fast as the client reads it, without a copy. If the
+//! client takes nothing for [`SLOW_AFTER`] while the worker waits, the client is *slow*: until it has caught up, bytes
+//! are acknowledged as soon as the daemon has them. A response then leaves its worker milliseconds after the
+//! application's last part, however slow the client is.
 //!
-//! # How much
-//! An answer may hold as much memory as is left for all others, so the first gets half of `limits.response_memory`, the
-//! second half of the rest, and there is always some left for the next. What exceeds that goes to files, of which an
-//! answer gets its part of `limits.response_disk` likewise. What exceeds that as well is not acknowledged: the worker
-//! waits for the client, which is meant for streams without end. How long, [`Exchange::held_for`] counts.
+//! # Limits
+//! A response may use as much memory as is still free: the first gets half of `limits.response_memory`, the second half
+//! of the rest, so there is always some left for the next. The excess goes to files, which share `limits.response_disk`
+//! in the same way. Beyond that, bytes are not acknowledged and the worker waits for the client; this is the normal case
+//! for endless streams. [`Exchange::held_for`] counts the wait.
 //!
-//! Files are written by a blocking thread, one block of each answer at a time; [`Dispatcher::begin_to_write`] starts it.
+//! Blocking threads write the files, one block of each response at a time; [`Dispatcher::start_writes`] starts them.
 
 pub(super) mod spill;
 
@@ -31,31 +31,33 @@ use crate::dispatch::tick_rate::TickRate;
 use crate::dispatch::worker::Worker;
 use crate::dispatch::{Dispatcher, State};
 
-/// A client is slow that takes nothing for so long while its worker waits. One on the same machine, or the same fast
-/// network, is not, even if another process has its core for a while; what it takes need not be copied.
+/// A client that takes nothing for this time while its worker waits is slow. A client on the same machine or a fast
+/// network is not, even if it does not run for a moment; its response need not be copied.
 const SLOW_AFTER: Duration = Duration::from_millis(8);
 
-/// Bytes that are taken off one worker before the reactor looks at its sockets: a fraction of a millisecond.
+/// Bytes taken from one worker in one turn of the reactor: a fraction of a millisecond.
 const ABSORB_BYTES: u64 = 512 * 1024;
 
-/// How often the slabs are cleared of what slow clients hold.
+/// Interval at which the slab chunks of slow clients are copied and freed.
 const RECLAIM_INTERVAL: Duration = Duration::from_millis(10);
 
-/// An answer that nothing is taken of is given up after so long, if there is no room for it anywhere.
+/// A response of which nothing was taken for this time is aborted if there is no room for it.
 const STUCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// After a file could not be written no other is tried for so long, and no other failure logged.
+/// After a failed write, no file is written for this time.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Failed writes are logged at most this often.
 const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
 impl Exchange {
-    /// Is it to be seen whether its client is slow?
+    /// True if the client may be slow: the worker waits for it, or its response uses much of a scarce memory.
     pub(crate) fn should_watch(&self, buffers: &Buffers) -> bool {
         let is_large = || self.buffer.in_memory() > MIN_SPILL_BYTES && buffers.memory.is_tight();
         !self.is_client_done() && !self.is_accepted_websocket() && (self.waits_for_credit() || is_large())
     }
 
-    /// A slow client's worker need not wait if there is room. So many bytes have just come.
+    /// Acknowledges `len` bytes that have just arrived for a slow client, if there is room for them.
     pub(crate) fn absorb(&mut self, worker: &mut Worker, len: u64) {
         if self.buffer.is_client_slow
             && worker.absorbed + len <= ABSORB_BYTES
@@ -75,13 +77,13 @@ impl Exchange {
         }
     }
 
-    /// Its worker goes on: the time that it had to wait was not the application's.
+    /// Ends the wait of the worker for the client, and does not count it towards the deadline.
     pub(crate) fn end_hold(&mut self, worker: &mut Worker, now: Instant) {
         self.extend_hold(worker, now);
         self.held_since = None;
     }
 
-    /// Its worker waits for its client: takes the time for which it has done so off the application's.
+    /// Extends the deadline by the time that the worker has waited for the client so far.
     pub(crate) fn extend_hold(&mut self, worker: &mut Worker, now: Instant) {
         if let Some(since) = self.held_since.replace(now) {
             let waited = now.saturating_duration_since(since);
@@ -90,12 +92,12 @@ impl Exchange {
         }
     }
 
-    /// Its time begins anew.
+    /// Forgets past waits; the deadline starts anew.
     pub(crate) fn reset_hold(&mut self) {
         (self.held_since, self.held_for) = (None, Duration::ZERO);
     }
 
-    /// Takes what it can of the answer off the worker, if one still has it. A job if that is to be written.
+    /// Takes over the response from the worker, if one still has it. Returns a job for what is to be written to a file.
     fn drain_response(
         &mut self,
         worker: Option<&mut Worker>,
@@ -139,7 +141,7 @@ impl Exchange {
 }
 
 impl State {
-    /// Looks after slow clients: takes their answers off the workers, and their chunks out of the slabs.
+    /// Takes over the responses of slow clients from the workers, and frees their slab chunks.
     pub(crate) fn drain_slow_responses(&mut self, buffers: &'static Buffers, now: Instant) {
         let mut watched = std::mem::take(&mut self.slow_clients.watched);
         watched.retain_mut(|watch| self.check_watched(watch, buffers, now));
@@ -154,7 +156,7 @@ impl State {
         }
     }
 
-    /// Returns whether it is to be looked at again.
+    /// Checks one client, and takes over its response if it is slow. Returns whether to keep watching it.
     fn check_watched(
         &mut self,
         watch: &mut WatchedExchange,
@@ -195,19 +197,20 @@ impl State {
         slow_clients.jobs.extend(exchange.drain_response(worker, buffers, directory, now));
     }
 
-    /// For longer than the application may take, its client may not hold it back either. An answer that has come to its
-    /// end holds nobody back; if there is no room for it and nothing is taken of it, it is given up: memory has an end.
+    /// Aborts a response that nothing is taken of, if its client has delayed the application for longer than the request
+    /// timeout. A complete response delays no application; it is aborted if there is no memory left.
     fn abort_if_stuck(&mut self, watch: &WatchedExchange, buffers: &Buffers, now: Instant) {
         let Some(exchange) = self.exchanges.get(watch.id) else { return };
         let is_stuck = now.saturating_duration_since(watch.last_popped) >= STUCK_TIMEOUT;
-        let is_homeless = exchange.has_ended() && !exchange.buffer.is_writing() && buffers.memory.free() == 0;
+        let lacks_memory =
+            exchange.has_ended() && !exchange.buffer.is_writing() && buffers.memory.free() == 0;
         let is_held = exchange.timeout.is_some_and(|limit| exchange.held_for > limit);
-        if is_stuck && (is_homeless || is_held && exchange.waits_for_credit()) {
+        if is_stuck && (lacks_memory || is_held && exchange.waits_for_credit()) {
             self.abort_slow_client(watch.id, now);
         }
     }
 
-    /// The client has been too slow for too long: it gets no more of its answer.
+    /// Aborts the response of a client that was too slow for too long.
     pub(crate) fn abort_slow_client(&mut self, id: ExchangeId, now: Instant) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.fault = Some(Fault::ClientTooSlow);
@@ -217,7 +220,7 @@ impl State {
             && let Some(worker) = self.workers.get_mut(worker).and_then(Option::as_mut)
         {
             exchange.release_response(worker);
-            // The application has not had all of its time, and has to notice.
+            // The application may still use the rest of its time, and has to notice.
             exchange.reset_hold();
             worker.restart_clock(exchange.position(), now);
             if worker.is_asgi() {
@@ -235,7 +238,7 @@ impl State {
 }
 
 impl Dispatcher {
-    /// Has blocking threads write what waits for it.
+    /// Starts blocking threads that write the pending jobs.
     pub(crate) fn start_writes(&'static self) {
         let jobs = std::mem::take(&mut self.lock().slow_clients.jobs);
         for job in jobs {
@@ -247,8 +250,8 @@ impl Dispatcher {
                         self.start_writes();
                     }
                     Err(error) => {
-                        // Its bytes are gone, so what follows must not look like the rest.
-                        tracing::error!(%error, "a thread that wrote an answer to a file panicked");
+                        // The job's bytes are lost: the client must not get what follows them.
+                        tracing::error!(%error, "writing a response to a file panicked");
                         self.lock().abort_slow_client(id, Instant::now());
                     }
                 }
@@ -256,7 +259,7 @@ impl Dispatcher {
         }
     }
 
-    /// Jobs as a test does them.
+    /// Writes the pending jobs on this thread, and returns their number.
     #[cfg(test)]
     pub(crate) fn run_writes(&self) -> usize {
         let jobs = std::mem::take(&mut self.lock().slow_clients.jobs);
@@ -275,7 +278,7 @@ impl Dispatcher {
         if let Err((error, _)) = &written {
             state.on_write_failure(error, now);
         }
-        // Nobody waits for the bytes any more if what they were taken out of has been dropped.
+        // The response may have been dropped meanwhile.
         let Some(exchange) = state.exchanges.get_mut(id).filter(|exchange| exchange.buffer.is_writing())
         else {
             return;
@@ -319,7 +322,7 @@ impl State {
             tracing::warn!(
                 error = %Chain(error),
                 rgun.directory = %self.policy.spool.display(),
-                "cannot keep answers for slow clients in {}; workers may have to wait for their clients: make room \
+                "cannot write responses for slow clients to {}; workers may have to wait for their clients: make room \
                  there, or raise limits.response_memory",
                 self.policy.spool.display()
             );

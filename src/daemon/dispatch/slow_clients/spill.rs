@@ -1,6 +1,6 @@
-//! The list of exchanges with slow clients, and the writes of their answers to files.
+//! The exchanges with slow clients, and the jobs that write their responses to files.
 //!
-//! [`slow_clients`](crate::dispatch::slow_clients) decides what is watched and what is written.
+//! [`slow_clients`](crate::dispatch::slow_clients) decides which exchanges are watched and what is written.
 
 use std::fs::File;
 use std::io;
@@ -20,35 +20,37 @@ use crate::dispatch::exchange::Exchange;
 use crate::dispatch::exchange::response_buffer::Segment;
 use crate::dispatch::tick_rate::TickRate;
 
-/// Memory of an answer that is not worth a file.
+/// A response that uses less memory is not written to a file.
 pub(crate) const MIN_SPILL_BYTES: u64 = 64 * 1024;
 
-/// What has not gone on for so long is looked at less often.
+/// An exchange that has made no progress for this time is checked less often.
 const ACTIVE_TIME: Duration = Duration::from_millis(20);
 
-/// What is known of slow clients.
+/// The state of [`slow_clients`](crate::dispatch::slow_clients).
 #[derive(Debug)]
 pub(crate) struct SlowClients {
     pub(crate) watched: Vec<WatchedExchange>,
-    /// To be written.
+    /// Jobs to be run.
     pub(crate) jobs: Vec<SpillJob>,
-    /// When the slabs were last cleared.
+    /// When slab chunks were last freed.
     pub(crate) last_reclaim: Instant,
-    /// Chunks are lent that may be to slow clients.
+    /// Slow clients may have slab chunks.
     pub(crate) has_lent_chunks: bool,
-    /// Files could not be written; until when none is tried.
+    /// When files may be written again after a failure.
     pub(crate) retry_at: Option<Instant>,
+    /// When a failure was last logged.
     pub(crate) last_report: Option<Instant>,
 }
 
-/// An exchange whose worker waits for its client, or whose memory others need.
+/// An exchange whose worker waits for its client, or that uses much of a scarce memory.
 #[derive(Debug)]
 pub(crate) struct WatchedExchange {
     pub(crate) id: ExchangeId,
-    /// [`ResponseBuffer::taken`](crate::dispatch::exchange::response_buffer::ResponseBuffer::taken) at that time.
+    /// [`ResponseBuffer::n_popped`](crate::dispatch::exchange::response_buffer::ResponseBuffer::n_popped) at the last check.
     pub(crate) n_popped: u64,
+    /// When the client last took something.
     pub(crate) last_popped: Instant,
-    /// When something of it was last taken off its worker, or could be at once.
+    /// When something was last taken over from the worker, or written.
     pub(crate) last_drained: Instant,
 }
 
@@ -74,7 +76,7 @@ impl SlowClients {
         });
     }
 
-    /// How often it is to be looked at: [`Keeper::Idle`] is never.
+    /// Returns how often slow clients are to be checked.
     pub(crate) fn tick_rate(&self, now: Instant) -> TickRate {
         let is_active =
             |watch: &WatchedExchange| now.saturating_duration_since(watch.last_drained) < ACTIVE_TIME;
@@ -87,32 +89,33 @@ impl SlowClients {
         }
     }
 
-    /// May files be written?
+    /// True unless a write has failed within the retry interval.
     pub(crate) fn can_write(&self, now: Instant) -> bool {
         self.retry_at.is_none_or(|until| now >= until)
     }
 }
 
-/// Pieces of an answer that are to be written to a file.
+/// Pieces of a response to be written to a file.
 #[derive(Debug)]
 pub(crate) struct SpillJob {
     pub(crate) id: ExchangeId,
     pub(crate) data: Vec<Data>,
-    /// The file that they are added to, and where; else a new one is made.
+    /// The file and the position in it; None: a new file.
     pub(crate) file: Option<(Arc<OwnedFd>, u64)>,
     pub(crate) reservation: Reservation,
     pub(crate) directory: PathBuf,
 }
 
-/// A job that is over.
+/// The result of a [`SpillJob`].
 #[derive(Debug)]
 pub(crate) struct SpillResult {
     pub(crate) id: ExchangeId,
+    /// The written segment, or the error and the data to be kept in memory.
     pub(crate) written: Result<Segment, (io::Error, Vec<Data>)>,
 }
 
 impl SpillJob {
-    /// Blocks.
+    /// Writes the data; blocks.
     pub(crate) fn run(self) -> SpillResult {
         let Self { id, data, file, reservation: held, directory } = self;
         let written = match write(&data, file, &directory) {
@@ -135,7 +138,7 @@ fn write(
     let file = File::from(fd.try_clone()?);
     let (mut block, mut at) = (Vec::new(), start);
     for piece in data {
-        // Small ones together.
+        // Small pieces are written together.
         block.extend_from_slice(piece);
         if block.len() as u64 >= MIN_SPILL_BYTES {
             file.write_all_at(&block, at)?;

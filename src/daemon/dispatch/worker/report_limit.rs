@@ -1,33 +1,32 @@
-//! How much a worker may say on its control socket before that is a breach of contract.
+//! Limits the reports that a worker may send on its control socket; more are a breach of contract.
 //!
-//! What it says goes through an unbounded channel to the main loop and, much of it, into the journal: a worker gone
-//! wild must not fill either. What it reports of its own life is counted. What answers an order (stacks, forks) or
-//! warns comes as often as there is occasion for it, so that only its rate is bounded. Stacks that it was asked for cost
-//! nothing: who asks bounds that.
+//! Reports pass through an unbounded channel to the main loop, and many are logged: a faulty worker must fill neither.
+//! Reports of the worker's lifecycle are limited in number. Replies (stacks, forks) and warnings are limited in rate, by
+//! credit. Stacks that the daemon has requested cost nothing, since the daemon limits its requests.
 
 use std::time::{Duration, Instant};
 
 use rgun_channel::control::Report;
 
-/// Of its own life a worker has less to say: that it boots, that it is ready, why it is not.
+/// Lifecycle reports of one worker: booting, ready, failed. An honest worker sends fewer.
 const MAX_LIFECYCLE_REPORTS: u32 = 16;
 
-/// Credit for the others, and what comes back each second. A zygote that makes all workers of a large machine at once
-/// says so a few hundred times.
+/// Credit for other reports, and how much returns each second. A zygote that forks all workers of a large machine sends
+/// a few hundred reports at once.
 const MAX_CREDIT: u32 = 1024;
 const CREDIT_PER_SECOND: u32 = 64;
 
-/// A warning is text, and journaled.
+/// Credit for a warning, which is a text and is logged; other reports cost 1.
 const WARNING_COST: u32 = 16;
 
-/// One worker's.
+/// The limits of one worker.
 #[derive(Debug)]
 pub(crate) struct ReportLimiter {
     lifecycle_left: u32,
     credit: u32,
-    /// Stacks that it was asked for and has not told.
+    /// Requested stacks that the worker has not reported.
     stack_requests: u32,
-    /// Up to when credit has come back.
+    /// When credit last returned.
     refilled_at: Instant,
 }
 
@@ -41,13 +40,15 @@ impl ReportLimiter {
         }
     }
 
-    /// It is asked for its stacks: one answer more is free.
+    /// Notes a request for stacks: one report of stacks is free.
     pub(crate) fn expect_stacks(&mut self) {
         self.stack_requests = self.stack_requests.saturating_add(1);
     }
 
+    /// Counts a report.
+    ///
     /// # Errors
-    /// It has said too much.
+    /// The worker has sent too many.
     pub(crate) fn admit(&mut self, report: &Report, now: Instant) -> Result<(), String> {
         let price = match report {
             Report::Refused(_)
@@ -56,11 +57,11 @@ impl ReportLimiter {
             | Report::Failed { .. }
             | Report::Promoted => {
                 let left = self.lifecycle_left.checked_sub(1);
-                self.lifecycle_left = left
-                    .ok_or_else(|| format!("sent more than {MAX_LIFECYCLE_REPORTS} reports of its life"))?;
+                self.lifecycle_left =
+                    left.ok_or_else(|| format!("sent more than {MAX_LIFECYCLE_REPORTS} lifecycle reports"))?;
                 return Ok(());
             }
-            // Only for an exchange of its own, and one for each.
+            // Limited to one for each exchange, where it is received.
             Report::File(_) => return Ok(()),
             Report::StacksDumped(_) if self.stack_requests > 0 => {
                 self.stack_requests -= 1;
@@ -79,7 +80,7 @@ impl ReportLimiter {
             self.refilled_at += Duration::from_secs(seconds);
         }
         let left = self.credit.checked_sub(price);
-        self.credit = left.ok_or_else(|| "sent reports without end".to_owned())?;
+        self.credit = left.ok_or_else(|| "sent too many reports".to_owned())?;
         Ok(())
     }
 }
@@ -88,7 +89,7 @@ impl ReportLimiter {
 mod tests {
     use super::*;
 
-    fn most(report: &Report, budget: &mut ReportLimiter, now: Instant) -> usize {
+    fn count_admitted(report: &Report, budget: &mut ReportLimiter, now: Instant) -> usize {
         (0..100_000).take_while(|_| budget.admit(report, now).is_ok()).count()
     }
 
@@ -96,7 +97,7 @@ mod tests {
     fn lifecycle_reports_are_limited_for_ever() {
         let start = Instant::now();
         let mut budget = ReportLimiter::new(start);
-        assert_eq!(most(&Report::Promoted, &mut budget, start), 16);
+        assert_eq!(count_admitted(&Report::Promoted, &mut budget, start), 16);
         assert!(budget.admit(&Report::Promoted, start + Duration::from_hours(1)).is_err());
     }
 
@@ -111,7 +112,7 @@ mod tests {
                 budget.admit(&forked, now).unwrap();
             }
         }
-        let rest = most(&forked, &mut budget, start + Duration::from_secs(10_000));
+        let rest = count_admitted(&forked, &mut budget, start + Duration::from_secs(10_000));
         assert_eq!(rest, MAX_CREDIT as usize);
     }
 
@@ -123,9 +124,9 @@ mod tests {
         for _ in 0..3 * MAX_CREDIT {
             budget.expect_stacks();
         }
-        assert_eq!(most(&stacks, &mut budget, start), 4 * MAX_CREDIT as usize);
+        assert_eq!(count_admitted(&stacks, &mut budget, start), 4 * MAX_CREDIT as usize);
         budget.expect_stacks();
-        assert_eq!(most(&stacks, &mut budget, start), 1);
+        assert_eq!(count_admitted(&stacks, &mut budget, start), 1);
     }
 
     #[test]
@@ -133,17 +134,20 @@ mod tests {
         let start = Instant::now();
         let mut budget = ReportLimiter::new(start);
         budget.expect_stacks();
-        assert_eq!(most(&Report::Forked { life: 1, pid: 1 }, &mut budget, start), MAX_CREDIT as usize);
-        assert_eq!(most(&Report::StacksDumped(false), &mut budget, start), 1);
+        assert_eq!(
+            count_admitted(&Report::Forked { life: 1, pid: 1 }, &mut budget, start),
+            MAX_CREDIT as usize
+        );
+        assert_eq!(count_admitted(&Report::StacksDumped(false), &mut budget, start), 1);
     }
 
     #[test]
     fn warnings_cost_more_than_replies() {
         let start = Instant::now();
         let mut budget = ReportLimiter::new(start);
-        assert_eq!(most(&Report::Warning(String::new()), &mut budget, start), 64);
-        assert_eq!(most(&Report::StacksDumped(true), &mut budget, start), 0);
+        assert_eq!(count_admitted(&Report::Warning(String::new()), &mut budget, start), 64);
+        assert_eq!(count_admitted(&Report::StacksDumped(true), &mut budget, start), 0);
         let later = start + Duration::from_secs(1);
-        assert_eq!(most(&Report::Warning(String::new()), &mut budget, later), 4);
+        assert_eq!(count_admitted(&Report::Warning(String::new()), &mut budget, later), 4);
     }
 }

@@ -1,55 +1,56 @@
-//! How long a worker's requests take, and what follows from that for how many it is given ahead of time.
+//! Smooths a worker's service time, and derives from it how many requests are prefetched.
 //!
-//! [`Worker`](crate::dispatch::worker::Worker) has one, which learns from what each completion says: hostile, any number.
+//! [`Worker`](crate::dispatch::worker::Worker) records the service time of each completion. The worker may report any
+//! number.
 
 use std::time::Duration;
 
-/// Requests of up to this service time are given ahead of time: as many as fit into it and one more, but at most
-/// [`MAX_DEPTH`] with the running one. Only a worker without an idle slot is given work ahead of time, and only when
-/// no other has one; what turns out slow is revoked.
+/// A slot's prefetched requests, apart from one, add up to at most this service time. With the running request there are
+/// at most [`MAX_PREFETCH_DEPTH`]. Requests are prefetched only if no worker has an idle slot, and are revoked if the
+/// one before them is slow.
 ///
 /// Measured on one core, daemon and worker sharing it: a hello application costs 4 % less CPU per request 64 deep
-/// than 16 deep, and a Django view of 200 µs a fifth less 5 deep than 1 deep, because daemon and worker change
-/// places less often. Above a millisecond that gain is too small to measure.
+/// than 16 deep, and a Django view of 200 µs a fifth less 5 deep than 1 deep, because there are fewer switches
+/// between daemon and worker. Above a millisecond the gain is too small to measure.
 pub(crate) const PREFETCH_TIME: Duration = Duration::from_millis(1);
 pub(crate) const MAX_PREFETCH_DEPTH: u32 = 64;
 
-/// A worker whose requests take less wakes one thread, not one for each: that one gets through all of it before a
-/// second one is awake, and would only fight it for the GIL.
+/// Below this service time one thread of the worker is woken for all requests: it has served them before a second one
+/// is awake, which would only compete for the GIL.
 const SINGLE_THREAD_TIME: Duration = Duration::from_micros(100);
 
-/// No request takes longer, whatever the worker says; so that sums and products of service times do not overflow.
+/// Upper bound of a recorded time (78 hours), so that sums and products do not overflow.
 const MAX_SERVICE_NANOS: u64 = 1 << 48;
 
-/// Smoothed, in nanoseconds.
+/// The smoothed service time in nanoseconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ServiceTime(u64);
 
 impl ServiceTime {
-    /// It starts high, so that a new worker is not given work ahead of time.
+    /// Starts too high for prefetching: a new worker's speed is unknown.
     pub(crate) fn new() -> Self {
         Self(nanoseconds(PREFETCH_TIME) + 1)
     }
 
-    /// So many nanoseconds has one request taken.
+    /// Records the service time of one request, in nanoseconds.
     pub(crate) fn record(&mut self, service: u64) {
         let service = service.min(MAX_SERVICE_NANOS);
-        // One eighth of the new value, as TCP smooths its round-trip time (RFC 6298 §2), but up at once: a
-        // worker that turns slow must not be given work ahead of time.
+        // Weighted by 1/8, as TCP smooths its round-trip time (RFC 6298 §2), but a steep rise counts at once: nothing must
+        // be prefetched to a worker that has become slow.
         self.0 = if service > self.0 * 8 { service } else { (self.0 * 7 + service) / 8 };
     }
 
-    /// Is it short enough for work ahead of time?
+    /// True if requests are short enough to be prefetched.
     pub(crate) fn is_short(self) -> bool {
         self.0 <= nanoseconds(PREFETCH_TIME)
     }
 
-    /// Is one thread enough for whatever lies there?
+    /// True if one thread is to be woken for all requests in the ring.
     pub(crate) fn needs_one_thread(self) -> bool {
         self.0 < nanoseconds(SINGLE_THREAD_TIME)
     }
 
-    /// How many requests a slot may have, the running one included; see [`PREFETCH_TIME`].
+    /// Returns how many requests a slot may have, including the running one; see [`PREFETCH_TIME`].
     pub(crate) fn depth(self) -> u32 {
         if !self.is_short() {
             return 1;
@@ -58,7 +59,7 @@ impl ServiceTime {
         u32::try_from(fitting).unwrap_or(MAX_PREFETCH_DEPTH).saturating_add(1).min(MAX_PREFETCH_DEPTH)
     }
 
-    /// What so many requests take, one after the other.
+    /// Returns the time for `requests`, one after the other.
     pub(crate) fn total(self, requests: u32) -> Duration {
         Duration::from_nanos(self.0.saturating_mul(u64::from(requests)))
     }

@@ -26,14 +26,9 @@ impl WebSocketConn {
     ) -> Result<usize, Disconnected> {
         let mut progress = 0;
         if self.is_open() {
-            if let (Some(part), Some(app)) = (&self.pending_part, &self.app) {
-                match app.poll_send(cx, &part.bytes, part.text, part.more) {
-                    Poll::Pending => return Ok(0),
-                    Poll::Ready(_) => {
-                        progress += 1;
-                        self.pending_part = None;
-                    }
-                }
+            match self.poll_send_pending(cx) {
+                Poll::Pending => return Ok(0),
+                Poll::Ready(n_sent) => progress += n_sent,
             }
             if !self.update_reading(cx) {
                 return Ok(progress);
@@ -45,12 +40,7 @@ impl WebSocketConn {
         let mut has_read = false;
         loop {
             progress += self.process_input(cx, scratch, &mut start, end);
-            let wants_more = match self.state {
-                CloseState::Open => self.timers.is_reading() && self.pending_part.is_none(),
-                CloseState::Closing => true,
-                CloseState::Flushing => false,
-            };
-            if !wants_more || has_read {
+            if !self.wants_input() || has_read {
                 break;
             }
             scratch.input.copy_within(start..end, 0);
@@ -79,6 +69,23 @@ impl WebSocketConn {
             self.unparsed = [scratch.input.get(start..end).unwrap_or_default(), unparsed].concat();
         }
         Ok(progress)
+    }
+
+    /// Sends the pending part to the application. Returns the number of parts sent, 0 or 1.
+    fn poll_send_pending(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        let (Some(part), Some(app)) = (&self.pending_part, &self.app) else { return Poll::Ready(0) };
+        app.poll_send(cx, &part.bytes, part.text, part.more).map(|_| {
+            self.pending_part = None;
+            1
+        })
+    }
+
+    fn wants_input(&self) -> bool {
+        match self.state {
+            CloseState::Open => self.timers.is_reading() && self.pending_part.is_none(),
+            CloseState::Closing => true,
+            CloseState::Flushing => false,
+        }
     }
 
     /// Returns whether the application has room for a message. The client's input is read only then.

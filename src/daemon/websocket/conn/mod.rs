@@ -1,6 +1,6 @@
 //! One WebSocket connection, from the accepted handshake to its end: reads from the client and writes to it.
 //!
-//! The future runs in the connection's task, woken for its [`Timers`] by
+//! The future runs in the connection's task, woken for its [`ConnTimers`] by
 //! [`Connections::sweep`](crate::net::Connections::sweep), and borrows its buffers for each poll: an idle connection
 //! has no task, timer or buffer of its own.
 //!
@@ -31,7 +31,7 @@ use super::extension::DeflateParams;
 use super::frame::{MAX_CLOSE_REASON, WebSocketError, close_code, is_sendable_code};
 use super::receive::Receiver;
 use super::send::Sender;
-use super::timers::{Due, Timers};
+use super::timers::{ConnTimers, Due};
 use super::{Scratch, WebSocketResources, WebSocketSettings};
 
 /// Bytes of messages, both ways, after which other connections have their turn: a fraction of a millisecond.
@@ -93,7 +93,7 @@ pub struct WebSocketConn {
     pending_pong: Option<Box<[u8]>>,
     /// The close frame to be sent.
     close_frame: Option<Box<CloseFrame>>,
-    timers: Timers,
+    timers: ConnTimers,
     log: CloseLog,
 }
 
@@ -130,7 +130,7 @@ pub fn serve(stream: ClientStream, early_input: &[u8], accepted: AcceptedHandsha
     // The daemon's stop is announced once, to the WebSockets that are open then.
     let is_stopping = stream.connection().is_draining();
     Box::new(WebSocketConn {
-        timers: Timers::new(stream.connection().coarse_now(), is_stopping),
+        timers: ConnTimers::new(stream.connection().coarse_now(), is_stopping),
         stream,
         app: Some(websocket),
         settings,
