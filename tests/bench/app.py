@@ -1,7 +1,7 @@
-"""The application of the benches that are not hello and not Django: `app:application`, WSGI.
+"""The WSGI application of the benchmarks besides hello and Django: `app:application`.
 
-One path for each kind of work, all of it as little as can be, so that what is measured is the server's part.
-The hello of the benches is tests/apps/hello, the Django project tests/apps/shop.
+One path per kind of work, with as little work as possible, so that the server's part is measured. Hello is in
+tests/apps/hello, the Django project in tests/apps/shop.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ def answer(start_response, body):
 
 
 def big(environ, start_response):
-    """1 MiB that is in memory already."""
+    """Sends 1 MiB that is in memory."""
     return answer(start_response, BIG)
 
 
 def upload(environ, start_response):
-    """Reads the body in blocks, as a framework's parser does; the digest only for `?digest`."""
+    """Reads the body in blocks, as frameworks do; responds with its size, for `?digest` also its digest."""
     digest = hashlib.sha256() if environ.get("QUERY_STRING") == "digest" else None
     read = environ["wsgi.input"].read
     size = 0
@@ -46,7 +46,7 @@ def upload(environ, start_response):
 
 
 def blocks(file):
-    """The file piece by piece, closed at the end."""
+    """Yields the file in blocks and closes it."""
     with file:
         while True:
             block = file.read(CHUNK)
@@ -56,7 +56,7 @@ def blocks(file):
 
 
 def download(environ, start_response):
-    """The file BENCH_FILE by wsgi.file_wrapper, or read in blocks by a server that has none."""
+    """Sends the file BENCH_FILE by wsgi.file_wrapper, or in blocks if the server has none."""
     file = open(DOWNLOAD, "rb")  # noqa: SIM115 (the server closes it)
     size = os.fstat(file.fileno()).st_size
     start_response("200 OK", [("Content-Type", "application/octet-stream"), ("Content-Length", str(size))])
@@ -82,7 +82,7 @@ PATHS = {"/big": big, "/upload": upload, "/download": download, "/short": short,
 
 
 def application(environ, start_response):
-    """By path; what does not exist is an error that no bench overlooks."""
+    """Dispatches on the path; 404 for unknown paths, which every benchmark treats as an error."""
     view = PATHS.get(environ["PATH_INFO"])
     if view is None:
         start_response("404 Not Found", [("Content-Length", "0")])

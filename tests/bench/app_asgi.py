@@ -1,12 +1,12 @@
-"""The application of the ASGI benches that are not hello: `app_asgi:application`, bare ASGI.
+"""The ASGI application of the benchmarks besides hello: `app_asgi:application`, bare ASGI.
 
-Server-sent events and a WebSocket that echoes, with as little of their own as can be. A WebSocket that nobody
-writes to waits in `receive()`: that is the idle one of rss-websocket. The hello is tests/apps/hello.
+Server-sent events and a WebSocket echo, with as little work as possible. The idle WebSockets of rss-websocket
+wait in its `receive()`. Hello is in tests/apps/hello.
 """
 
 EVENTS = 100
 HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
-# About what a line of a log, a price, or a token of a chat comes to.
+# About the size of a line of a log, a price, or a token of a chat.
 CHUNKS = [
     {
         "type": "http.response.body",
@@ -21,7 +21,7 @@ ACCEPT = {"type": "websocket.accept"}
 
 
 async def application(scope, receive, send):
-    """By type and path; what does not exist is an error that no bench overlooks."""
+    """Dispatches on type and path; raises for unknown paths, which every benchmark treats as an error."""
     if scope["type"] == "websocket":
         await echo(receive, send)
     elif scope["type"] == "lifespan":
@@ -35,7 +35,7 @@ async def application(scope, receive, send):
 
 
 async def events(send):
-    """A hundred events, each sent on its own."""
+    """Sends a hundred events, one message each."""
     await send(START)
     for chunk in CHUNKS:
         await send(chunk)
@@ -43,7 +43,7 @@ async def events(send):
 
 
 async def first(receive, send):
-    """One event and no other: only a server that passes on what it has lets a client see it."""
+    """Sends one event and waits: a server that buffers does not pass it on."""
     await send(START)
     await send(CHUNKS[0])
     while (await receive())["type"] != "http.disconnect":
@@ -51,7 +51,7 @@ async def first(receive, send):
 
 
 async def echo(receive, send):
-    """Every text message back to whom it came from."""
+    """Echoes text messages."""
     await receive()
     await send(ACCEPT)
     while True:

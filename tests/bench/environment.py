@@ -1,7 +1,7 @@
-"""What the benches need, made once under target/bench: the venv of peers, the limit, the shop, the files.
+"""Prepares what the benchmarks need, once, under target/bench: the venv of peers, the limit, the shop, files.
 
-Used by `run` before anything is measured. What cannot be had is said loudly and left out; what was made
-stays and is made again only when its recipe changes. It measures nothing and starts no server.
+Called by `run` before it measures. What cannot be made is reported and left out; what was made is kept until
+its recipe changes.
 """
 
 import hashlib
@@ -21,23 +21,23 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 APPS = HERE.parent / "apps"
 
-# Newest of each: a comparison with yesterday's peers convinces nobody. Versions are in the result.
+# The newest version of each; the result names the versions.
 # Not gunicorn[fast]: its C parser saves 8 % of gunicorn's CPU, but makes pip choose an older gunicorn.
 PEERS = ["gunicorn", "uvicorn[standard]", "granian"]
-# C extensions without wheels for every Python: nice to have. setuptools is for fastwsgi's pkg_resources.
+# C extensions without wheels for every Python. fastwsgi needs pkg_resources of setuptools.
 OPTIONAL = {"bjoern": ["bjoern"], "fastwsgi": ["setuptools<81", "fastwsgi"]}
-# Debian's names of what the optional ones and the load need.
+# Required programs and their Debian packages.
 DEBIAN = {"wrk": "wrk", "taskset": "util-linux"}
 LIBEV = "libev-dev"
 
 
 def say(text):
-    """Progress, on stderr: stdout is the table's."""
+    """Prints progress to stderr; stdout has only the tables."""
     print(text, file=sys.stderr, flush=True)
 
 
 def skipped(what, why):
-    """The one form in which something left out is announced."""
+    """Announces something that is left out."""
     say(f"SKIPPED {what}: {why}")
 
 
@@ -50,7 +50,7 @@ def run(*command, **options):
 
 
 def install_programs():
-    """wrk and taskset from Debian, installed if we may; without them there is no bench."""
+    """Installs wrk and taskset from Debian as root; exits if they are missing otherwise."""
     missing = [package for program, package in DEBIAN.items() if not shutil.which(program)]
     if not missing:
         return
@@ -64,7 +64,7 @@ def install_programs():
 
 
 def make_venv(base, python):
-    """The venv of the peers, made by `python`; returns it, and why which optional peers did not build."""
+    """Makes the venv of the peers; returns it, and the optional peers that did not build with the reasons."""
     wanted = json.dumps(
         [PEERS, OPTIONAL, run(python, "-VV"), (APPS / "shop" / "requirements.txt").read_text()]
     )
@@ -74,7 +74,7 @@ def make_venv(base, python):
         if stored["wanted"] == wanted:
             return venv, stored["missing"]
     say(f"making {venv} with {python}: Django, {', '.join(PEERS)}, {', '.join(OPTIONAL)}")
-    # The shop's own program makes the venv, so that its Django is the one that users get.
+    # The shop's program makes the venv, so that its Django is the one of its users.
     shutil.rmtree(venv, ignore_errors=True)
     prepare_shop(base, venv, python)
     pip = [venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -96,7 +96,7 @@ def make_venv(base, python):
 
 
 def prepare_shop(base, venv, python):
-    """The shop, by its own program; quick when done."""
+    """Prepares the shop by its own program; quick the second time."""
     run(APPS / "shop" / "prepare", venv, base / "shop", env={**os.environ, "PYTHON": str(python)})
 
 
@@ -112,7 +112,7 @@ def make_program(base, name):
 
 
 def make_file(base, mib):
-    """A file of `mib` MiB whose blocks differ, and its SHA-256."""
+    """Makes a file of `mib` MiB whose blocks differ; returns it and its SHA-256."""
     path = base / f"{mib}MiB.bin"
     digest = hashlib.sha256()
     blocks = (random.Random(block).randbytes(MIB) for block in range(mib))
@@ -128,7 +128,7 @@ def make_file(base, mib):
 
 
 def prepare(base, python, rgun):
-    """Everything; returns the Tools."""
+    """Prepares everything and returns the Tools."""
     install_programs()
     base.mkdir(parents=True, exist_ok=True)
     venv, missing = make_venv(base, python)
@@ -145,7 +145,7 @@ def prepare(base, python, rgun):
 
 
 def describe(tools, cores):
-    """The machine and the versions, for the result."""
+    """Describes the machine and the versions, for the result."""
     names = [
         "gunicorn",
         "uvicorn",

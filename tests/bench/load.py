@@ -1,7 +1,7 @@
 """The clients: wrk for closed loops, raw sockets for large bodies, asyncio for the open loop.
 
-Each returns what it saw and counts everything that was not a good answer; none decides what that means for
-the table (workloads.py does). They run in the harness's own process, or as its child, on the client's core.
+Each returns counts and raises for every response that is not as expected; workloads.py turns that into a row
+of the table. They are not those of tests/support, because their cost is part of what is measured.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ BLOCK = random.Random(1).randbytes(MIB)
 
 
 def percentile(values, share):
-    """The value that `share` of the sorted `values` do not exceed (nearest rank)."""
+    """Returns a percentile by the nearest rank."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
 
 
 def wrk(url, connections, seconds, core=None):
-    """Closed loop: `connections` keep-alive connections, each with one request at a time.
+    """Runs a closed loop: keep-alive connections, each with one request at a time.
 
-    wrk runs on `core`, else on ours.
+    wrk runs on `core`, by default on our own.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = ["taskset", "-c", str(core)] if core is not None else []
@@ -57,7 +57,7 @@ def wrk(url, connections, seconds, core=None):
 
 
 def read_head(connection):
-    """Reads a response's head; returns the status, the Content-Length and the first bytes of the body."""
+    """Reads the head of a response; returns status, Content-Length and the first bytes of the body."""
     data = b""
     while b"\r\n\r\n" not in data:
         piece = connection.recv(65536)
@@ -73,7 +73,7 @@ def read_head(connection):
 
 
 def upload(port, mib, check=False):
-    """One POST of `mib` MiB with a known length; the answer must have counted every byte."""
+    """Sends one POST of `mib` MiB with a known length; the response must have the right size."""
     target = "/upload?digest" if check else "/upload"
     head = f"POST {target} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/octet-stream\r\n"
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
@@ -100,7 +100,7 @@ def upload(port, mib, check=False):
 
 
 def download(port, buffer, expected, sha256=None):
-    """One GET of the file; every byte of Content-Length must come, and with `sha256` be the right ones."""
+    """Sends one GET for the file; checks its length, and with `sha256` its content."""
     digest = hashlib.sha256()
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(b"GET /download HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
@@ -124,7 +124,7 @@ def download(port, buffer, expected, sha256=None):
 
 
 def schedule(seed, seconds, rates):
-    """Poisson arrivals: sorted (seconds from start, path), for `rates` in requests per second by path."""
+    """Returns Poisson arrivals as sorted (seconds from start, path); `rates` are per second, by path."""
     chance = random.Random(seed)
     arrivals = []
     for path, rate in rates.items():
@@ -136,7 +136,7 @@ def schedule(seed, seconds, rates):
 
 
 def ideal(arrivals, service, servers):
-    """Times in the system, by path, if one queue fed `servers` at no cost: M/G/c, first come first."""
+    """Returns the times in the system, by path, of an ideal queue: M/G/c, first in first out."""
     free = [0.0] * servers
     times = {path: [] for path in service}
     for at, path in arrivals:
@@ -161,7 +161,7 @@ class Connection(asyncio.Protocol):
         self.transport = transport
 
     def connection_lost(self, error):
-        """A closed connection leaves the pool; a request on it has failed."""
+        """Removes a closed connection from the pool and fails its request."""
         with contextlib.suppress(ValueError):
             self.pool.remove(self)
         if self.waiting and not self.waiting.done():
@@ -170,7 +170,7 @@ class Connection(asyncio.Protocol):
             )
 
     def data_received(self, data):
-        """Ends the request when the body is complete; all answers here have a Content-Length."""
+        """Ends the request when the body is complete; all responses have a Content-Length."""
         self.data += data
         head, separator, body = self.data.partition(b"\r\n\r\n")
         if not separator or not self.waiting or self.waiting.done():
@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
                 self.pool.append(self)
 
     def ask(self, path):
-        """Sends a request; the future is its status."""
+        """Sends a request; returns a future of its status."""
         self.data = b""
         self.waiting = asyncio.get_running_loop().create_future()
         self.transport.write(f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
@@ -194,10 +194,10 @@ class Connection(asyncio.Protocol):
 
 
 class OpenLoop:
-    """Sends by the clock, never by what came back; latency counts from the intended instant."""
+    """Sends requests at fixed times, whatever the responses; latency counts from the intended time."""
 
     def __init__(self, port, seed):
-        """Connections are taken from the idle ones at random, as many users' are, by `seed`."""
+        """Picks idle connections at random, by `seed`."""
         self.port = port
         self.chance = random.Random(seed)
         self.idle = []
@@ -207,7 +207,7 @@ class OpenLoop:
         self.failures = []
 
     async def connection(self):
-        """An idle connection, or a new one."""
+        """Returns an idle connection or a new one."""
         while self.idle:
             chosen = self.idle.pop(self.chance.randrange(len(self.idle)))
             if not chosen.transport.is_closing():
@@ -216,7 +216,7 @@ class OpenLoop:
         return (await loop.create_connection(lambda: Connection(self.idle), "127.0.0.1", self.port))[1]
 
     async def request(self, intended, path):
-        """One request; one retry if a kept connection was closed before any byte (RFC 9112, 9.3.1)."""
+        """Sends one request; retries once on a stale kept connection (RFC 9112 section 9.3.1)."""
         loop = asyncio.get_running_loop()
         self.lag.append(loop.time() - intended)
         try:
@@ -238,7 +238,7 @@ class OpenLoop:
         self.times.setdefault(path, []).append(loop.time() - intended)
 
     async def run(self, arrivals, connections):
-        """Opens the pool, then follows `arrivals`, and waits for the last answer."""
+        """Opens the pool, follows `arrivals`, and waits for the last response."""
         loop = asyncio.get_running_loop()
         for _ in range(connections):
             made = await loop.create_connection(lambda: Connection(self.idle), "127.0.0.1", self.port)
@@ -256,7 +256,7 @@ class OpenLoop:
 
 
 def open_loop(port, arrivals, connections, seed, latest=0.005):
-    """Runs the open loop; a client whose p99 is more than `latest` seconds late by itself proves nothing."""
+    """Runs the open loop; fails if the client itself is late by more than `latest` seconds at p99."""
     loop = OpenLoop(port, seed)
     asyncio.run(loop.run(arrivals, connections))
     if percentile(loop.lag, 0.99) > latest:
@@ -269,7 +269,7 @@ def open_loop(port, arrivals, connections, seed, latest=0.005):
 
 
 def timed(action, seconds, least=3):
-    """Repeats `action` for `seconds`, at least `least` times; returns how often and how long."""
+    """Repeats `action` for `seconds`, at least `least` times; returns the count and the duration."""
     begin = time.perf_counter()
     count = 0
     while count < least or time.perf_counter() - begin < seconds:
@@ -279,7 +279,7 @@ def timed(action, seconds, least=3):
 
 
 def free_port():
-    """A port that was free a moment ago."""
+    """Returns a port that was just free."""
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

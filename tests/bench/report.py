@@ -1,8 +1,7 @@
-"""From rounds to tables and JSON: medians, spread, ratios. Pure: what is printed and written is `run`'s
-business.
+"""Turns rounds into tables: medians, spread, ratios. Pure; `run` prints and writes.
 
-The median of the rounds stands for a figure, and the spread is half the distance between the smallest and the
-largest, in per cent of the median. Two figures that differ by less than their spreads do not differ.
+A figure is the median of its rounds. Its spread is half the distance between the smallest and the largest
+round, in per cent of the median. Two figures that differ by less than their spreads do not differ.
 """
 
 import statistics
@@ -35,14 +34,14 @@ HEADS = {
     "deflate_kib": "deflate KiB each",
     "deflate_used_kib": "deflate KiB used",
 }
-# The client's share of its core from which on it may be the bottleneck.
+# Above this share of its core the client may be the bottleneck.
 CLIENT_FULL = 0.97
-# The share of a core that others took from which on rates are not to be believed.
+# Above this share of a core used by other processes, rates are unreliable.
 NOISY = 0.15
 
 
 def summarize(rounds):
-    """Median and spread of each figure over the rounds of one server."""
+    """Returns median and spread of each figure over the rounds of one server."""
     summary = {}
     for name in rounds[0]:
         values = [figures[name] for figures in rounds]
@@ -53,7 +52,7 @@ def summarize(rounds):
 
 
 def ratios(workload, rows):
-    """For each good row: how many times better rgun is, and what part of the limit or ideal it reaches."""
+    """Adds to each valid row how many times better rgun is, and its share of the limit or ideal."""
 
     def main(name):
         row = rows.get(name)
@@ -72,7 +71,7 @@ def ratios(workload, rows):
 
 
 def short(value):
-    """A number with three or so digits that matter."""
+    """Formats a number with about three significant digits."""
     if value >= 10_000:
         return f"{value / 1000:.1f} k"
     if value >= 100:
@@ -81,7 +80,7 @@ def short(value):
 
 
 def table(name, workload, rows):
-    """One workload as text."""
+    """Formats the table of one workload."""
     lines = [["server", *(HEADS[column] for column in workload.columns), "+-", "rgun is", "of limit"]]
     invalid = []
     full = False
@@ -124,10 +123,10 @@ def table(name, workload, rows):
 
 
 def goals(wanted, results):
-    """One line for each goal whose figures are there: reached or MISSED, with the number.
+    """Returns one line per goal with figures: reached or MISSED, with the number.
 
-    A goal is of the row `rgun` unless its sixth part names another. Several peers stand for the best of them:
-    all have to be there, or a goal would be easier to reach without the best.
+    A goal is about the row `rgun` unless its sixth element names another. Several peers mean the best of
+    them; all must have figures, because a goal would be easier to reach without the best.
     """
     lines = []
     for workload, figure, relation, bound, peer, *others in wanted:

@@ -1,7 +1,7 @@
 """Serves an application with bjoern, which has no command line: `serve_bjoern.py MODULE:ATTR PORT WORKERS`.
 
 Started by servers.py, in the application's directory. Workers are forked after listening and share the
-socket, as bjoern's README has it; the parent waits, so that the whole tree ends with it.
+socket, as in bjoern's README; the parent waits for them.
 """
 
 import importlib

@@ -1,8 +1,8 @@
-"""How each server is started for a workload: the one place that knows their flags.
+"""The command line of each server for a workload.
 
-The rule for every peer: one worker means one process with one thread for the application unless the
-server's own kind is threads; access logs off; what its manual recommends for speed on, as far as a careful
-operator would. A `None` instead of a command line means that this server does not do this kind of work.
+For every peer, one worker is one process with one thread for the application, unless the server is about
+threads; access logs are off, and the manual's recommendations for speed are followed as far as a careful
+operator would. `None` instead of a command line means that the server cannot do this workload.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Task:
-    """What to serve: everything a command line can depend on."""
+    """What to serve: everything that a command line depends on."""
 
     target: str
     directory: str
@@ -27,7 +27,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Tools:
-    """Where the programs are: the venv's bin, rgun, the limit; `missing` says what is not there, and why."""
+    """Paths of the programs; `missing` has the reason for each that is missing."""
 
     bin: str
     rgun: str
@@ -37,13 +37,13 @@ class Tools:
 
 
 def rgun(task, tools):
-    """rgun from this work tree."""
+    """rgun of this work tree."""
     threads = ["--threads", str(task.threads)] if task.threads > 1 else []
-    # Without being told how many, it keeps a second file in reserve for each connection: a request's body.
-    most = ["env", f"RGUN_LIMITS_CONNECTIONS={task.websockets + 64}"] if task.websockets else []
+    # Otherwise it reserves a second descriptor per connection, for a request's body.
+    environment = ["env", f"RGUN_LIMITS_CONNECTIONS={task.websockets + 64}"] if task.websockets else []
     return [
         *[
-            *most,
+            *environment,
             tools.rgun,
             task.target,
             "--bind",
@@ -57,19 +57,19 @@ def rgun(task, tools):
 
 
 def rgun_preload(task, tools):
-    """The same with --preload: one process imports, the workers are forked from it."""
+    """rgun with --preload: one process imports, and the workers are forked from it."""
     return [*rgun(task, tools), "--preload"]
 
 
 def limit(task, tools):
-    """hyper from a constant; only for answers that are constants."""
+    """hyper with a constant response; only for workloads with a constant body."""
     if not task.body:
         return None
     return [tools.limit, f"127.0.0.1:{task.port}", *([str(task.body)] if task.body > 13 else [])]
 
 
 def gunicorn(task, tools, *kind):
-    """What all gunicorns have in common; its control socket would be left in the home directory."""
+    """The common part for gunicorn; its control socket would be left in the home directory."""
     if task.interface != "wsgi":
         return None
     return [
@@ -79,28 +79,28 @@ def gunicorn(task, tools, *kind):
 
 
 def gunicorn_sync(task, tools):
-    """gunicorn's default: one request a worker, one request a connection."""
+    """gunicorn's default: one request per worker, one request per connection."""
     return gunicorn(task, tools, "--worker-class", "sync")
 
 
 def gunicorn_preload(task, tools):
-    """The same with --preload, for the memory it saves."""
+    """gunicorn with --preload, for the memory it saves."""
     return gunicorn(task, tools, "--worker-class", "sync", "--preload")
 
 
 def gunicorn_gthread(task, tools):
-    """gunicorn with threads and keep-alive, for whose sake people choose it."""
+    """gunicorn with threads and keep-alive."""
     return gunicorn(task, tools, "--worker-class", "gthread", "--threads", str(task.threads))
 
 
 def granian(task, tools):
-    """granian with one blocking thread a worker under WSGI, and nothing it does not need here.
+    """granian with one blocking thread per worker under WSGI.
 
-    Its event loop is uvloop, which is there because uvicorn[standard] is. `--task-impl rust` is left out:
-    experimental by its own words, and gone with Python 3.12.
+    Its event loop is uvloop, which uvicorn[standard] installs. `--task-impl rust` is left out: experimental,
+    and not available since Python 3.12.
     """
     threads = ["--blocking-threads", str(task.threads)] if task.interface == "wsgi" else []
-    # It serves no more at a time than its backpressure says, and a WebSocket is served as long as it is open.
+    # An open WebSocket counts towards its backpressure limit.
     sockets = ["--ws", "--backpressure", str(task.websockets + 1024)] if task.websockets else ["--no-ws"]
     return [
         *[
@@ -118,9 +118,9 @@ def granian(task, tools):
 
 
 def uvicorn(task, tools):
-    """uvicorn[standard]: uvloop, httptools, and of the websockets package what it takes for the best itself.
+    """uvicorn[standard]: uvloop, httptools, and its default implementation of WebSockets.
 
-    Its `zttp` and `zuvloop` are left out: experimental, and not for production by its own release notes.
+    `zttp` and `zuvloop` are left out: experimental according to its release notes.
     """
     if task.interface != "asgi":
         return None
@@ -132,22 +132,22 @@ def uvicorn(task, tools):
 
 
 def uvicorn_websockets(task, tools):
-    """The same with the implementation that was its choice for years; only WebSockets differ."""
+    """uvicorn with its previous default for WebSockets."""
     return [*uvicorn(task, tools), "--ws", "websockets"] if task.websockets else None
 
 
 def bjoern(task, tools):
-    """bjoern: C, one thread, as little as there can be."""
+    """bjoern: C, one thread."""
     return small(task, tools, "serve_bjoern.py")
 
 
 def fastwsgi(task, tools):
-    """fastwsgi: C over libuv, the same idea."""
+    """fastwsgi: C on libuv, one thread."""
     return small(task, tools, "serve_fastwsgi.py")
 
 
 def small(task, tools, program):
-    """Servers that are libraries, started by a program of ours; one thread a worker is all they have."""
+    """Servers that are libraries, started by our own program; one thread per worker."""
     if task.interface != "wsgi" or task.threads > 1:
         return None
     return [f"{tools.bin}/python", str(HERE / program), task.target, str(task.port), str(task.workers)]
@@ -168,5 +168,5 @@ SERVERS = {
     "bjoern": bjoern,
 }
 
-# The program a server needs, as `Tools.missing` names it.
+# The program that each server needs, as named in `Tools.missing`.
 NEEDS = {name: name.partition("-")[0] for name in SERVERS}

@@ -1,7 +1,7 @@
-"""The benches measure what they say: pytest tests/bench. No peer is needed, and nothing here takes a second.
+"""The benchmarks measure what they say: pytest tests/bench. Needs no peer.
 
-A harness that cannot notice a wrong answer, forgets a child's CPU, or starts its clock late would make
-every table worthless; each of those has its test here.
+A harness that accepts a wrong response, misses a child's CPU time, or starts its clock late would make every
+table worthless.
 """
 
 import http.server
@@ -20,7 +20,7 @@ import workloads
 
 @pytest.fixture
 def answering():
-    """Starts HTTP/1.1 servers that answer with `function(handler)`'s (status, body); gives their port."""
+    """A function that starts an HTTP/1.1 server which responds with `function(handler)`; returns its port."""
     started = []
 
     def start(function):
@@ -37,7 +37,7 @@ def answering():
             do_GET = do_POST = handle_request
 
             def log_message(self, *_):
-                """Quiet."""
+                """Logs nothing."""
 
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
@@ -72,7 +72,7 @@ def test_arrivals_are_reproducible_and_have_their_rates():
 
 
 def test_open_loop_latency_counts_from_intended_start(answering):
-    # One at a time, 50 ms each: five at once wait for each other, and the last one took at least five turns.
+    # Five requests of 50 ms, one at a time: the last one takes at least 250 ms.
     turn = threading.Lock()
 
     def one_at_a_time(_):
@@ -143,7 +143,7 @@ def test_server_that_exits_at_startup_is_reported_with_output(tmp_path):
 
 
 def rows(**rates):
-    """Rows of the hello table with these rates."""
+    """Returns rows of the hello table with these rates."""
     figures = {
         "cpu_us_per_request": 5.0,
         "cpu_us_beside": 5.0,

@@ -1,7 +1,7 @@
-"""The WebSocket benches notice what they must: pytest tests/bench, see test_bench.py.
+"""The WebSocket benchmarks detect wrong behaviour; see test_bench.py.
 
-The clients are the real program, built on first use; the server is a few lines here, so that it can be wrong
-in every way that a measurement must not survive.
+The clients are the real program, built on first use. The server is a fake, which can be wrong in every way
+that must fail a measurement.
 """
 
 import asyncio
@@ -22,24 +22,24 @@ import servers
 import workloads
 from websocket_load import WebSockets
 
-# RFC 6455, 1.3.
+# RFC 6455 section 1.3.
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
 
 
 def frame(opcode, payload, first=0x80):
-    """A frame as a server sends it, for payloads of up to 125 bytes."""
+    """Encodes a server's frame with a payload of up to 125 bytes."""
     return bytes([first | opcode, len(payload)]) + payload
 
 
 class Peer(socketserver.StreamRequestHandler):
-    """One WebSocket; the server's `answer(peer, opcode, payload)` gives the bytes to send for each frame."""
+    """One WebSocket; the server's `answer(payload)` returns the bytes to send for each text."""
 
     def handle(self):
-        """Shakes hands, then lets `answer` do the rest."""
+        """Answers the handshake, then serves frames."""
         lines = iter(lambda: self.rfile.readline().strip(), b"")
         fields = dict(line.lower().split(b": ", 1) for line in lines if b": " in line)
-        # The key is the only value here whose case matters, and it is always the same one.
+        # Only the key is case-sensitive, and the clients always send this one.
         assert fields[b"sec-websocket-key"] == b"dghlihnhbxbszsbub25jzq=="
         accept = base64.b64encode(hashlib.sha1(b"dGhlIHNhbXBsZSBub25jZQ==" + GUID).digest())
         offer = b"sec-websocket-extensions" in fields
@@ -48,14 +48,14 @@ class Peer(socketserver.StreamRequestHandler):
         self.wfile.write(
             self.server.head or head + extension + b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
         )
-        # A client that fails leaves in the middle of anything.
+        # A failing client may disconnect at any time.
         with contextlib.suppress(OSError):
             self.wfile.write(self.server.welcome)
             while self.serve_frame():
                 pass
 
     def serve_frame(self):
-        """One frame of the client, and what there is to say to it; whether there was one."""
+        """Reads and answers one frame of the client; False at the end of the connection."""
         head = self.rfile.read(2)
         if len(head) < 2:
             return False
@@ -75,15 +75,15 @@ class Peer(socketserver.StreamRequestHandler):
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """The fake: what it says instead of a 101, after it, and to a text; and what it was told."""
+    """A fake server, with a configurable head, first message and answers; records the frames it receives."""
 
     daemon_threads = True
     request_queue_size = 64
 
 
 @pytest.fixture
-def speaking():
-    """Starts fakes; gives the running server."""
+def fake_server():
+    """A function that starts a fake server."""
     started = []
 
     def start(answer=lambda payload: frame(TEXT, payload), welcome=b"", head=b""):
@@ -101,7 +101,7 @@ def speaking():
 
 @pytest.fixture(scope="session")
 def program():
-    """The clients' program."""
+    """The program of the clients."""
     built = environment.make_program(environment.ROOT / "target" / "bench", "websocket")
     if built is None:
         pytest.skip("SKIPPED: no cargo on PATH, and the WebSocket clients are a Rust program")
@@ -110,7 +110,7 @@ def program():
 
 @pytest.fixture
 def clients(program):
-    """WebSockets of a running fake."""
+    """A function that connects clients to a fake server."""
 
     def make(server, connections=4, **what):
         return WebSockets(program, server.server_address[1], connections, **what)
@@ -118,102 +118,102 @@ def clients(program):
     return make
 
 
-def test_echo_messages_differ_and_are_counted(speaking, clients):
-    server = speaking()
+def test_echo_messages_differ_and_are_counted(fake_server, clients):
+    server = fake_server()
     with clients(server) as some:
         assert some.order("once")["messages"] == 4
         counts = some.echo(0.1)
     texts = [payload for first, payload in server.frames if first == 0x80 | TEXT]
     assert len(texts) == len(set(texts))
     assert {len(text) for text in texts} == {64}
-    # Each client's last message came too late to be counted; or in time, by a hair.
+    # The last message of each client may be counted or not.
     assert counts["messages"] + 4 <= len(texts) <= counts["messages"] + 8
     assert counts["seconds"] == 0.1
     assert 0 < counts["p50_us"] <= counts["p99_us"] <= counts["max_us"]
 
 
-def test_clients_close_properly_at_the_end(speaking, clients):
-    server = speaking()
+def test_clients_close_properly_at_the_end(fake_server, clients):
+    server = fake_server()
     with clients(server):
         pass
     assert server.frames == [(0x80 | CLOSE, struct.pack("!H", 1000))] * 4
 
 
-def test_wrong_echo_fails(speaking, clients):
-    with clients(speaking(lambda payload: frame(TEXT, payload[:-1] + b"y"))) as some:
+def test_wrong_echo_fails(fake_server, clients):
+    with clients(fake_server(lambda payload: frame(TEXT, payload[:-1] + b"y"))) as some:
         with pytest.raises(process.BenchError, match=r"client \d: the echo is another message"):
             some.echo(1)
 
 
-def test_fragmented_echo_with_a_ping_counts_once(speaking, clients):
+def test_fragmented_echo_with_a_ping_counts_once(fake_server, clients):
     def in_pieces(payload):
         return frame(TEXT, payload[:10], first=0) + frame(PING, b"there?") + frame(0, payload[10:])
 
-    server = speaking(in_pieces)
+    server = fake_server(in_pieces)
     with clients(server, 1) as one:
         assert one.order("once")["messages"] == 1
     assert (0x80 | PONG, b"there?") in server.frames
 
 
-def test_idle_client_answers_pings_and_rejects_messages(speaking, clients):
-    server = speaking(welcome=frame(PING, b"idle?"))
+def test_idle_client_answers_pings_and_rejects_messages(fake_server, clients):
+    server = fake_server(welcome=frame(PING, b"idle?"))
     with clients(server, 1):
         deadline = time.monotonic() + 10
         while (0x80 | PONG, b"idle?") not in server.frames:
             assert time.monotonic() < deadline, server.frames
             time.sleep(0.001)
-    with clients(speaking(welcome=frame(TEXT, b"spam")), 1) as one:
-        # Before the order is there, or when it has been sent already.
+    with clients(fake_server(welcome=frame(TEXT, b"spam")), 1) as one:
+        # The message may arrive before or after the order.
         with pytest.raises(process.BenchError, match=r"came unasked|another message"):
             one.order("once")
 
 
-def test_close_by_the_server_fails_with_its_code(speaking, clients):
-    with clients(speaking(lambda _: frame(CLOSE, struct.pack("!H", 1012)))) as some:
+def test_close_by_the_server_fails_with_its_code(fake_server, clients):
+    with clients(fake_server(lambda _: frame(CLOSE, struct.pack("!H", 1012)))) as some:
         with pytest.raises(process.BenchError, match="the server closed with 1012"):
             some.echo(1)
 
 
-def test_refused_handshake_fails_with_its_status(speaking, clients):
-    server = speaking(head=b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+def test_refused_handshake_fails_with_its_status(fake_server, clients):
+    server = fake_server(head=b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
     with pytest.raises(process.BenchError, match="403 Forbidden"), clients(server):
         pass
 
 
-def test_deflate_is_offered_and_used_only_on_request(speaking, clients):
-    with clients(speaking()) as some:
+def test_deflate_is_offered_and_used_only_on_request(fake_server, clients):
+    with clients(fake_server()) as some:
         assert some.deflated == 0
-    server = speaking(lambda payload: frame(TEXT, payload, first=0xC0))
+    server = fake_server(lambda payload: frame(TEXT, payload, first=0xC0))
     with clients(server, deflate=True) as some:
         assert some.deflated == 4
         assert some.order("once")["messages"] == 4
-    # RSV1, and a stored block of 64 bytes (RFC 7692, 7.2.3.3).
+    # RSV1, and a stored block of 64 bytes (RFC 7692 section 7.2.3.3).
     assert all(first == 0xC0 | TEXT for first, _ in server.frames[:4])
     assert all(payload[:5] == b"\x00\x40\x00\xbf\xff" for _, payload in server.frames[:4])
 
 
-def test_cpu_time_of_running_clients_is_reported(speaking, clients):
-    with clients(speaking()) as some:
+def test_cpu_time_of_running_clients_is_reported(fake_server, clients):
+    with clients(fake_server()) as some:
         some.echo(0.3)
         assert some.cpu_seconds() > 0
 
 
-class Spinning:
-    """A stand-in for clients, and for a server, that use CPU."""
+class FakeProcess:
+    """A stand-in for clients or a server with a given CPU time."""
 
     def __init__(self):
         """Nothing used yet."""
         self.used = 0.0
 
     def cpu_seconds(self):
-        """What it says it used."""
+        """Returns the given CPU time."""
         return self.used
 
 
 def test_running_clients_are_not_counted_as_foreign_load():
-    server, child = Spinning(), Spinning()
+    server, child = FakeProcess(), FakeProcess()
     with process.Quiet(server, child) as quiet:
-        # Far more than everybody can have used: nothing is left over for strangers.
+        # More than the machine can have used, so no time is left for other processes.
         child.used = 10.0
     assert quiet.foreign == 0
     assert quiet.child_busy > 1
@@ -231,11 +231,11 @@ def test_server_settles_only_when_idle(tmp_path):
                     assert time.monotonic() < deadline, "it does not run"
                     time.sleep(0.001)
                 with pytest.raises(process.BenchError, match="still works"):
-                    server.settle(patience=0.6)
+                    server.settle(timeout=0.6)
 
 
-class Ended:
-    """A server's port, as expect_first() wants it."""
+class FakeServer:
+    """A server as expect_first() expects it."""
 
     def __init__(self, port):
         """On 127.0.0.1."""
@@ -257,12 +257,12 @@ def test_buffered_first_event_fails():
             if not passes:
                 expected = pytest.raises(process.BenchError, match="first event did not come by itself")
             with expected:
-                workloads.expect_first(Ended(server.server_address[1]))
+                workloads.expect_first(FakeServer(server.server_address[1]))
             thread.join()
 
 
 def drive(scope, *events):
-    """What the application of the ASGI benches sends when it receives these events."""
+    """Returns the messages that the ASGI application sends when it receives these events."""
     sent = []
     waiting = list(events)
 

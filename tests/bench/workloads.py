@@ -1,13 +1,11 @@
-"""The workloads: for each, what is served and how one round of one server is measured.
+"""The workloads: what is served, and how one round of one server is measured.
 
-A round starts the server, waits for its first 200, warms it up, measures, and stops it: nothing of one
-server runs while another is measured, and what a start decides by chance (hash seed, layout in memory)
-varies between rounds. A round returns its figures as a dict; whatever was not a good answer raises
-BenchError and makes the row invalid. Names of figures carry their unit. Used by `run`; tables are
-report.py's.
+A round starts the server, waits for its first 200, warms it up, measures, and stops it. So only one server
+runs at a time, and what is random at a start (hash seed, memory layout) varies between rounds. A round
+returns its figures as a dict, whose names have the unit; a wrong response raises BenchError and makes the row
+invalid.
 """
 
-import http.client
 import json
 import os
 import signal
@@ -29,7 +27,7 @@ CONNECTIONS = 64
 
 @dataclass(frozen=True)
 class Round:
-    """What a measurement may know of its round."""
+    """The parameters of one round."""
 
     seconds: float
     number: int
@@ -42,7 +40,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Workload:
-    """One table: `measure(round, name)` gives the figures of one round of one server."""
+    """One table; `measure(round, name)` returns the figures of one round of one server."""
 
     title: str
     measure: Callable
@@ -51,7 +49,7 @@ class Workload:
     main: str
     higher_is_better: bool = True
     default: bool = True
-    most_rounds: int = 99
+    max_rounds: int = 99
     needs: tuple = ()
     note: str = ""
     ideal: Callable = field(default=lambda seconds, rounds: None)
@@ -66,14 +64,14 @@ SSE = b"".join(chunk["body"] for chunk in CHUNKS)
 
 
 def expect(server, path, check):
-    """One request before the load: a fast wrong answer is no result."""
+    """Checks one response before the load."""
     status, body = server.get(path)
     if status != 200 or not check(body):
         raise BenchError(f"{path} answered {status} {body[:60]!r}")
 
 
 def expect_first(server):
-    """A server that keeps events until there are more of them is fast, and of no use to anybody."""
+    """Checks that the server passes on a single event at once."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
         connection.sendall(b"GET /first HTTP/1.1\r\nHost: bench\r\n\r\n")
         seen = b""
@@ -90,12 +88,11 @@ def expect_first(server):
 def closed_loop(
     task, path, check, connections=CONNECTIONS, threads_of=(), also=lambda server: None, beside=False
 ):
-    """A workload's measurement by wrk on `path`; `also` is one more look at the server before the load.
+    """Returns a measurement by wrk on `path`; `also` is a further check before the load.
 
-    With `beside` the CPU of a request is measured once more, with the client on the server's own core: the
-    difference is what it costs that the two are on different ones (a constant answer by hyper takes 5.1 us
-    and 3.3 us beside its client; a Xeon's two virtual cores, Linux 6.18). It explains a figure and is no
-    goal. The rate says nothing then: the two share the core.
+    With `beside` the CPU time per request is measured again with the client on the server's core. The
+    difference is the cost of different cores (a constant response of hyper takes 5.1 us, and 3.3 us on its
+    client's core; two virtual cores of a Xeon, Linux 6.18). It explains a figure and is not a goal.
     """
 
     def measure(run, name):
@@ -127,7 +124,7 @@ def closed_loop(
 
 
 def transfer(prepare, once):
-    """A workload's measurement of one large body at a time."""
+    """Returns a measurement of one large body at a time."""
 
     def measure(run, name):
         with run.start(name, **APP) as server:
@@ -148,18 +145,18 @@ def transfer(prepare, once):
 
 
 def check_upload(run, server):
-    """The first upload is checked by digest."""
+    """Checks the first upload by its digest."""
     load.upload(server.port, TRANSFER_MIB, check=True)
 
 
 def check_download(run, server):
-    """So is the first download."""
+    """Checks the first download by its digest."""
     buffer = memoryview(bytearray(MIB))
     load.download(server.port, buffer, TRANSFER_MIB * MIB, sha256=run.file_sha256)
 
 
 def measure_memory(run, name):
-    """Idle hello with one worker; then Django with four that have all worked."""
+    """Measures idle hello with one worker, then Django with four busy workers."""
     figures = {}
     with run.start(name, **HELLO) as server:
         figures["boot_ms"] = server.wait_ready("/")
@@ -174,7 +171,7 @@ def measure_memory(run, name):
 
 
 def measure_death(run, name):
-    """One Django worker is killed; the clock runs until another one has answered."""
+    """Kills a Django worker and measures the time until another one responds."""
     with run.start(name, **SHOP) as server:
         boot = server.wait_ready("/api/status")
         expect(server, "/api/status", lambda body: b'"ok"' in body)
@@ -184,7 +181,7 @@ def measure_death(run, name):
         while time.perf_counter() - died < 20:
             try:
                 status, body = server.get("/api/status")
-            except (OSError, http.client.HTTPException):
+            except (OSError, ValueError):
                 status = 0
             if status == 200 and json.loads(body)["pid"] != first:
                 replaced = (time.perf_counter() - died) * 1000
@@ -194,7 +191,7 @@ def measure_death(run, name):
 
 
 def wait_for_websockets(run, server):
-    """Until WebSockets are served: one message there and back; returns the milliseconds since the start."""
+    """Waits until a WebSocket echoes; returns the milliseconds since the start."""
     boot = server.wait_ready("/sse")
     with WebSockets(run.websocket, server.port, 8) as some:
         some.order("once")
@@ -202,7 +199,7 @@ def wait_for_websockets(run, server):
 
 
 def measure_echo(run, name):
-    """The closed loop of messages."""
+    """Measures a closed loop of WebSocket messages."""
     with run.start(name, **APP_ASGI, websockets=CONNECTIONS) as server:
         boot = wait_for_websockets(run, server)
         with WebSockets(run.websocket, server.port, CONNECTIONS) as clients:
@@ -222,10 +219,10 @@ def measure_echo(run, name):
 
 
 def measure_websockets(run, name):
-    """What an open WebSocket adds to the memory of all processes, never used and then used once.
+    """Measures the memory that an open WebSocket adds to all processes, unused and used once.
 
-    The kernel's own memory for the connection is nobody's PSS, and the same for all. The message is one that
-    is worth compressing: some servers send short ones as they are.
+    The kernel's memory of the connection is in no PSS, and equal for all servers. The message is long enough
+    to be compressed; some servers send short ones uncompressed.
     """
     figures = {}
     size = 1024
@@ -237,7 +234,7 @@ def measure_websockets(run, name):
             before = server.pss_mib()
             with WebSockets(run.websocket, server.port, run.websockets, size, deflate) as clients:
                 if clients.deflated != (run.websockets if deflate else 0):
-                    continue  # It does without; there is nothing else to see.
+                    continue  # The server does not support permessage-deflate.
                 for key, use in ((f"{kind}_kib", False), (f"{kind}_used_kib", True)):
                     if use:
                         clients.order("once")
@@ -252,12 +249,12 @@ MIXED_WORKERS = 4
 
 
 def mixed_arrivals(seconds, number):
-    """The same arrivals for every server in a round; a long run, for it is about rare coincidences."""
+    """Returns the arrivals of a round, equal for all servers; long, because tail latency is rare."""
     return load.schedule(number, max(5, seconds * 4), MIXED_RATES)
 
 
 def latency_figures(times):
-    """What is said of the open loop: short views first."""
+    """Returns the figures of the open loop."""
     return {
         "short_p50_ms": load.percentile(times["/short"], 0.5) * 1000,
         "short_p99_ms": load.percentile(times["/short"], 0.99) * 1000,
@@ -267,7 +264,7 @@ def latency_figures(times):
 
 
 def measure_mixed(run, name):
-    """The open loop on four workers of one thread."""
+    """Measures the open loop on four workers of one thread."""
     with run.start(name, **APP, workers=MIXED_WORKERS) as server:
         server.wait_ready("/short")
         load.wrk(f"http://127.0.0.1:{server.port}/short", 16, 1)
@@ -278,7 +275,7 @@ def measure_mixed(run, name):
 
 
 def mixed_ideal(seconds, rounds):
-    """The same arrivals through one queue at no cost, round by round."""
+    """Returns the figures of an ideal queue for the same arrivals, per round."""
     return [
         latency_figures(load.ideal(mixed_arrivals(seconds, number), MIXED_SERVICE, MIXED_WORKERS))
         for number in range(rounds)
@@ -287,8 +284,8 @@ def mixed_ideal(seconds, rounds):
 
 UVICORNS = ("uvicorn", "uvicorn-websockets")
 
-# What rgun has to reach now: figure, relation, number, and the row that it is a multiple of (none: absolute;
-# several: the best of them).
+# Goals: workload, figure, relation, number, and the row that it is a multiple of (None: absolute; several:
+# the best of them).
 GOALS = (
     ("hello", "requests_per_s", ">=", 1.4, "granian"),
     ("hello", "cpu_us_per_request", "<=", 7, None),
@@ -318,7 +315,7 @@ TRANSFER = ("mib_per_s", "cpu_ms_per_transfer", "pss_mib")
 SMALL_PEERS = ("granian", "fastwsgi", "bjoern")
 ASGI = ("rgun", "granian", "uvicorn")
 DJANGO = ("rgun", "gunicorn-sync", "gunicorn-gthread", *SMALL_PEERS)
-# gthread's manual asks for threads; 4 was its best here with one worker on one core (1 to 8 tried).
+# The best number of threads for gthread with one worker on one core (1 to 8 tried).
 GTHREAD = {"gunicorn-gthread": {"threads": 4}}
 
 WORKLOADS = {
@@ -362,7 +359,7 @@ WORKLOADS = {
         ("plain_kib", "plain_used_kib", "deflate_kib", "deflate_used_kib"),
         "plain_kib",
         higher_is_better=False,
-        most_rounds=2,
+        max_rounds=2,
         needs=("websocket",),
         note="each: accepted, then idle; used: the same after 1 KiB echoed; deflate: of those that compress",
     ),
@@ -379,7 +376,7 @@ WORKLOADS = {
         DJANGO,
         RATE,
         "requests_per_s",
-        most_rounds=3,
+        max_rounds=3,
         note="mostly the ORM: between servers only what separates the rows of django-json is at stake",
     ),
     "upload": Workload(
@@ -415,7 +412,7 @@ WORKLOADS = {
         ("short_p50_ms", "short_p99_ms", "short_max_ms", "long_p99_ms", "retries"),
         "short_p99_ms",
         higher_is_better=False,
-        most_rounds=3,
+        max_rounds=3,
         note=f"{CONNECTIONS} kept connections, one at random for each request; `ideal` is one queue, no cost",
         ideal=mixed_ideal,
     ),
@@ -426,7 +423,7 @@ WORKLOADS = {
         ("main_rss_mib", "hello_pss_mib", "django_pss_mib", "django_processes", "boot_ms"),
         "django_pss_mib",
         higher_is_better=False,
-        most_rounds=3,
+        max_rounds=3,
         note="main: the process that was started (daemon, arbiter); boot: exec to the first 200, hello",
     ),
     "death": Workload(
@@ -436,7 +433,7 @@ WORKLOADS = {
         ("replaced_ms", "boot_ms", "over_boot_ms"),
         "replaced_ms",
         higher_is_better=False,
-        most_rounds=3,
+        max_rounds=3,
         note="boot: exec of the server to the first 200, the server's own start included",
     ),
 }

@@ -1,4 +1,4 @@
-"""Starlette and FastAPI, through the real daemon, on each loop, with and without a middleware of tasks."""
+"""Starlette and FastAPI on each event loop, with and without middleware that runs them in a task."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""Programs that an application has started, when its worker exits, dies or stops (workers.children_timeout)."""
+"""Programs started by an application, when its worker exits or dies (workers.children_timeout)."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from support.waiting import wait_until
 
 @pytest.fixture
 def serving(start):
-    """A function that starts a daemon, and a program by its worker."""
+    """A function that starts a daemon and lets its worker start a program."""
     started = []
 
     def serving(*flags, stubborn="", **settings):
@@ -42,7 +42,7 @@ def test_children_of_a_replaced_worker_may_finish(serving, flags, leaves):
     wait_until("the worker leaves", lambda: not is_running(worker))
     assert server.get("/who").json()["pid"] != worker
     assert is_running(child)
-    # And is no zombie when it has ended.
+    # The daemon reaps the child after its exit.
     os.kill(child, signal.SIGKILL)
     wait_until("it is reaped", lambda: not exists(child))
     assert "left processes behind" not in server.log()
@@ -98,7 +98,7 @@ def test_second_stop_signal_does_not_wait_for_children(serving, again):
     server.wait_for_log("waiting for what workers have left behind")
 
     def asked_again():
-        # Again and again: one soon after the first counts for nothing.
+        # Repeated, because the daemon ignores a second signal soon after the first.
         if server.process.poll() is None:
             server.process.send_signal(again)
         return server.process.poll() is not None

@@ -1,4 +1,4 @@
-"""What the application is told about the request: PEP 3333, "environ Variables" and "Unicode Issues"."""
+"""The WSGI environ: PEP 3333, "environ Variables" and "Unicode Issues"."""
 
 import http.client
 import json
@@ -77,9 +77,9 @@ def test_query_string_is_not_decoded(server):
     ("target", "script", "path"),
     [
         ("/shop/environ", "/shop", "/environ"),
-        # A proxy that has stripped it already.
+        # The proxy has removed the prefix already.
         ("/environ", "/shop", "/environ"),
-        # A prefix ends with a segment.
+        # A prefix matches whole segments only.
         ("/environ/shopping", "/shop", "/environ/shopping"),
     ],
 )
@@ -169,7 +169,7 @@ def test_environ_values_are_not_taken_from_earlier_requests(server):
         fields = [("User-Agent", agent), *([("Accept", accept)] if accept else [])]
         told = environ(server, headers=fields)
         assert (told["HTTP_USER_AGENT"], told.get("HTTP_ACCEPT")) == (agent, accept)
-    # Of the same length, with the same end; longer than any that is remembered.
+    # Paths of equal length, with equal endings, and too long for the cache.
     for path in ["/a/the-same", "/b/the-same", "/b/the-same", *["/" + "a" * 99] * 2, "/a%41/the-same"]:
         told = environ(server, "/environ" + path)
         decoded = path.replace("%41", "A")
@@ -217,7 +217,7 @@ def test_request_method_is_passed_unchanged(server, method):
 
 
 def test_options_asterisk_has_an_empty_path(probe):
-    # The application is asked for the empty path, which has no case; what matters is that it is asked.
+    # The application has no case for the empty path; its KeyError shows that it was called with it.
     assert probe.request("OPTIONS", "*").status == 500
     probe.wait_for_log("KeyError: ''")
 

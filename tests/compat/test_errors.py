@@ -1,4 +1,4 @@
-"""Faults of the application: told to the client as what they are, told to the log once, and survived."""
+"""Faults of the application: the client gets a 500 or a reset, the log one entry, the worker lives on."""
 
 import pytest
 from support.records import hello_events
@@ -13,7 +13,7 @@ def test_exception_before_the_first_byte_is_500_logged_once(server, case):
         assert connection.is_open()
     line = server.wait_for_log(f"500: cases.registry.CaseError: {case}")
     assert f"/{case}" in line
-    # The summary in the entry's first line, the last line of its traceback; not a second traceback.
+    # Twice: in the summary, and in the last line of the traceback.
     assert server.log().count(f"cases.registry.CaseError: {case}") - before == 2
     assert f'raise CaseError("{case}")' in server.log()
     assert "<rgun>" not in server.log()
@@ -21,7 +21,7 @@ def test_exception_before_the_first_byte_is_500_logged_once(server, case):
 
 @pytest.mark.parametrize("case", ["raise/middle", "write/raise", "exc-info/after"])
 def test_exception_after_the_first_byte_cuts_the_response(server, case):
-    # If the first byte and the fault reach the daemon together, it has not sent the head yet: still a 500.
+    # If the first byte and the fault reach the daemon together, it can still answer 500.
     response = server.get(f"/{case}")
     assert (response.status, response.complete) in ((200, False), (500, True))
     server.wait_for_log(f"cases.registry.CaseError: {case}")

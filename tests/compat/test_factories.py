@@ -3,7 +3,7 @@
 import pytest
 from support.daemon import run_check
 
-# The target, and the interface that it turns out to have.
+# The target, and the interface that is detected.
 FACTORIES = {
     "plain": "Wsgi",
     "with_defaults": "Asgi",

@@ -9,12 +9,12 @@ from support.paths import WORKER_APPS
 from support.records import hello_events
 from support.waiting import wait_until
 
-# Whose bytes are those of their descriptor: the daemon reads them, and knows how many they are.
+# Objects whose bytes are those of their descriptor: the daemon sends the file and knows its length.
 BY_DESCRIPTOR = [
     *("plain", "unbuffered", "read_only", "from_its_position", "written_and_not_flushed", "own_close"),
     *("named_temporary", "django_file", "django_file_over_named_temporary"),
 ]
-# What gives other bytes than its descriptor has, or has none, or one without a known end.
+# Objects that must be read: other bytes than their descriptor's, no descriptor, or no known length.
 BY_READING = [
     *("first_hundred", "a_range", "deciphering", "buffered_with_its_own_read", "device", "of_sysfs"),
     *("over_a_raw_with_its_own_read", "object_with_its_own_read", "named_temporary_with_its_own_read"),
@@ -26,18 +26,18 @@ SYSFS = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 @pytest.fixture(scope="module")
 def likes(start_shared):
-    """Files, and what is like them."""
+    """The application apps/file_likes."""
     return start_shared("file_likes").wait_ready()
 
 
 @pytest.fixture(scope="module")
 def asgi(start_shared):
-    """The cases of the ASGI side."""
+    """The application tests/worker/apps/asgi_cases."""
     return start_shared("asgi_cases", WORKER_APPS).wait_ready()
 
 
 def numbered(size, start=0):
-    """What the cases put into their files."""
+    """Returns the bytes that the cases write into their files."""
     return b"".join(index.to_bytes(8, "big") for index in range((start + size) // 8 + 1))[
         start : start + size
     ]
@@ -139,7 +139,7 @@ def test_file_like_object_is_sent_as_it_reads(likes, name):
     assert (sent.status, sent.complete, sent.body) == (200, True, read.body)
     assert bool(read.body) == (name != "device")
     if name in BY_DESCRIPTOR:
-        # Known before it was sent.
+        # The daemon knows the length in advance.
         assert sent["content-length"] == str(len(read.body))
 
 

@@ -1,4 +1,4 @@
-"""wsgi.input: PEP 3333, "Input and Error Streams", for bodies in memory, spooled bodies and chunked ones."""
+"""wsgi.input: PEP 3333, "Input and Error Streams", for bodies in memory, spooled and chunked."""
 
 import hashlib
 import io
@@ -10,7 +10,7 @@ LINES = b"first\n\nthird line\r\n" + b"x" * 300 + b"\nlast without end"
 
 
 def large(size):
-    """Bytes with lines of all lengths, the same in each run."""
+    """Returns reproducible bytes with lines of various lengths."""
     source = random.Random(size)
     data = bytearray(source.randbytes(size))
     for _ in range(size // 500):
@@ -39,7 +39,7 @@ def digest(data):
 
 
 def post(server, target, body, chunked=False):
-    """Posts the body, in chunks of odd sizes if asked."""
+    """Posts a body, optionally in chunks; returns the JSON of the response."""
     if not chunked:
         return server.request("POST", target, body=body).json()
     with server.connect() as connection:
@@ -80,7 +80,7 @@ def test_readline_returns_lines_with_their_ends(server, body, chunked):
 
 
 def lengths(body, size=None):
-    """Lengths of the lines as a file of Python gives them."""
+    """Returns the lengths of the lines that a Python file object returns."""
     file = io.BytesIO(body)
     return [len(line) for line in iter(lambda: file.readline(-1 if size is None else size), b"")]
 
@@ -175,6 +175,6 @@ def test_two_hundred_uploads_leave_no_descriptor_open(probe):
     before = probe.get("/descriptors").json()
     for _ in range(100):
         assert post(probe, "/read_twice", b"d" * 70_000)[0] == 70_000
-        # Not read at all.
+        # The application does not read this body.
         assert probe.request("POST", "/pid", body=b"d" * 70_000).status == 200
     assert probe.get("/descriptors").json() == before

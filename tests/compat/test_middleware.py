@@ -14,7 +14,7 @@ def test_small_body_stays_with_its_head_through_middleware(fake, python, loop):
     for count in range(4):
         for _ in range(20):
             answer = worker.fetch(f"/?{count}")
-            # A middleware's response is a stream, whose end is a message of its own.
+            # A middleware's response is a stream, whose end is a separate message.
             assert [kind for kind, *_ in answer.frames] == [RESPOND, BODY, BODY][: 3 if count else 2], answer
             assert answer.body == b"all"
     assert worker.stop() == 0

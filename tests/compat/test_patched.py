@@ -1,4 +1,4 @@
-"""Applications patched by gevent or eventlet are served, or refused; none hangs."""
+"""Applications patched by gevent or eventlet are served or refused; none hangs."""
 
 import threading
 
@@ -12,13 +12,13 @@ WORK = ["thread", "program\n", "socket", "executor"]
 
 @pytest.fixture(params=["gevent", "eventlet"])
 def library(request, python):
-    """One that this interpreter has."""
+    """Each library that the interpreter has."""
     require_module(python, request.param)
     return request.param
 
 
 def ask_at_once(server, count):
-    """The answers of so many clients."""
+    """Sends concurrent requests and returns their JSON."""
     answers = []
     ask = [threading.Thread(target=lambda: answers.append(server.get("/").json())) for _ in range(count)]
     for thread in ask:

@@ -1,4 +1,4 @@
-"""Preload with Django and NumPy: what they keep across a fork, with a fake daemon."""
+"""Preload with Django and NumPy, with a fake daemon."""
 
 import subprocess
 
@@ -35,7 +35,7 @@ def test_django_connections_are_closed_before_a_fork(fake, project):
     assert zygote.warnings() == []
     worker = fake.fork(zygote).wait_ready()
     assert worker.get("/") == (200, f"False {worker.pid}".encode())
-    # Kept now, and given up again when the worker becomes a zygote.
+    # The worker keeps its connection until it becomes a zygote.
     assert worker.get("/") == (200, f"True {worker.pid}".encode())
     worker.send(b"P")
     worker.wait_ready()

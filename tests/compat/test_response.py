@@ -1,4 +1,4 @@
-"""How responses are given: start_response, write, iterables, lengths. PEP 3333 and RFC 9110."""
+"""WSGI responses: start_response(), write(), iterables, lengths (PEP 3333, RFC 9110)."""
 
 import time
 import urllib.parse
@@ -144,7 +144,7 @@ def test_close_is_called_exactly_once(server, marker, case, method):
 def test_client_does_not_wait_for_close(probe, tmp_path):
     path = tmp_path / "go"
     with probe.connect() as connection:
-        # Complete by Content-Length while close() still waits for a file that this test makes afterwards.
+        # The response is complete while close() waits for the file that is written next.
         assert connection.request("GET", f"/slow_close?path={path}").body == b"complete\n"
         path.write_text("")
         wait_until("close() returns", lambda: "closed slowly" in probe.get("/events").json())
@@ -279,7 +279,7 @@ def test_content_length_matching_the_chunks_is_kept(server):
 
 def test_body_below_content_length_does_not_look_complete(server):
     response = server.get("/length/too-short-body")
-    # If both frames reach the daemon together, the head is not out yet: a 500 is still possible.
+    # If both frames reach the daemon together, it can still answer 500.
     assert (response.status, response.complete) in ((200, False), (500, True))
     server.wait_for_log("the application promised 100 bytes of body and sent 6")
 
@@ -347,7 +347,7 @@ def test_slow_client_delays_no_other_and_loses_no_byte(threaded_server):
     with threaded_server.connect() as slow:
         slow.send(b"GET /big/chunks?mib=8&size=65536 HTTP/1.1\r\nHost: h\r\n\r\n")
         _, headers = slow.head()
-        # The slow one has a thread, its window is full; the slab is not.
+        # The slow response occupies a thread and has used its window, but not the slab.
         for _ in range(20):
             assert len(threaded_server.get("/big?mib=2").body) == 2 << 20
         body, complete = slow.chunks()
@@ -358,7 +358,7 @@ def test_slow_client_delays_no_other_and_loses_no_byte(threaded_server):
 
 
 def test_slow_readers_do_not_block_other_clients(server):
-    """One thread: whole responses wait in the daemon, and the thread goes on."""
+    """With one thread: the daemon buffers whole responses, and the thread serves on."""
     lazy = []
     for _ in range(4):
         connection = server.connect()

@@ -1,4 +1,4 @@
-"""Signals that reach a worker, and what its children have of them."""
+"""Signals to workers, and the signal handling of their subprocesses."""
 
 import os
 import resource
@@ -45,7 +45,7 @@ def shared_server(request, start_shared):
 
 
 class Waiting:
-    """A request that runs until its gate is opened."""
+    """A request that runs until its gate, a file, exists."""
 
     def __init__(self, server, gate, path="wait"):
         self.gate = gate
@@ -99,7 +99,7 @@ def test_sigterm_to_all_processes_loses_no_request(server, tmp_path):
 
 def test_sigterm_to_workers_first_answers_queued_requests(start, tmp_path):
     server = start("signalled:wsgi", COMPAT_APPS, ("--workers", "1")).wait_ready()
-    # Connections that are accepted already: in the foreground the listener ends with the daemon.
+    # These are accepted already; in the foreground the listener closes with the daemon.
     connections = [server.connect() for _ in range(3)]
     assert [connection.request("GET", "/who").status for connection in connections] == [200] * 3
     running = Waiting(server, tmp_path / "gate")
@@ -202,7 +202,7 @@ def test_application_handler_may_call_the_servers(start):
 
 def test_restoring_sigint_does_not_make_it_fatal(start):
     server = start("signalled:wsgi", COMPAT_APPS, ("--workers", "1")).wait_ready()
-    # asyncio.run() takes SIGINT over if it is Python's own, and gives it back.
+    # asyncio.run() replaces Python's handler of SIGINT and restores it.
     assert server.get("/asyncio").json() is False
     assert server.get("/handlers").json() == [True] * 5
     pid = server.get(f"/kill?number={signal.SIGINT:d}").json()
@@ -212,7 +212,7 @@ def test_restoring_sigint_does_not_make_it_fatal(start):
 def test_subprocesses_have_no_signal_ignored_or_blocked(shared_server):
     programs = shared_server.get("/programs").json()
     assert programs["subprocess"] == {"SigBlk": 0, "SigIgn": 0, "SigCgt": 0}
-    # Python itself ignores these two, and only subprocess takes that back.
+    # Python ignores these two; only the module subprocess restores them.
     pythons = sum(1 << (number - 1) for number in (signal.SIGPIPE, signal.SIGXFSZ))
     assert programs["fork and exec"] == {"SigBlk": 0, "SigIgn": pythons, "SigCgt": 0}
 
@@ -234,7 +234,7 @@ def test_forked_children_have_default_signal_handling(shared_server):
 
 @pytest.fixture
 def odd_start(monkeypatch):
-    """The daemon is started with signals ignored and blocked, as by nohup, and with few files."""
+    """Starts daemons with ignored and blocked signals, as nohup does, and a low limit of open files."""
 
     def popen(arguments, **more):
         def odd():

@@ -1,4 +1,4 @@
-"""Answers that take their time, through the real daemon: their heads, and what the deadline means."""
+"""Slow responses: when their head is sent, and the deadline."""
 
 import pytest
 from support.interpreters import require_module
@@ -21,7 +21,7 @@ def flask(start_shared, python):
 
 
 def begin(connection, target, method="GET"):
-    """Sends a request, and reads the head of its answer."""
+    """Sends a request and reads the head of the response."""
     connection.send(f"{method} {target} HTTP/1.1\r\nHost: example.org\r\n\r\n".encode())
     status, headers = connection.head()
     return status, dict(headers)

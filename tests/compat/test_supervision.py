@@ -1,4 +1,4 @@
-"""The same with the real daemon: deadlines, slow requests, hooks, preload, refork, seen from outside."""
+"""Supervision: deadlines, slow requests, hooks, preload, refork."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ def test_deadline_report_names_the_line_holding_the_gil(start):
     server = start("watched", WORKER_APPS, ("--workers", "1", "--timeout", "500ms")).wait_ready()
     pid = server.get("/who").json()["pid"]
     assert server.get("/hold_gil?seconds=30").status == 504
-    # By signal, since the command is not heard.
+    # The stack comes by signal, because the command gets no reply.
     server.wait_for_log("in hold_gil")
     assert 'watched.py", line' in server.log()
     server.wait_for_log("is ready", 2)
@@ -65,8 +65,8 @@ def test_configured_hooks_are_called(start, hook_events):
 
 @pytest.fixture
 def preloaded(start, project):
-    """Two workers that were forked."""
-    # No source of ours that `project` would indent: the file as it is, and a function more.
+    """Two workers forked from a zygote that imported a copy of watched.py with a version."""
+    # Written directly, because `project` dedents its sources.
     directory = project(site_version="version = 1")
     source = (WORKER_APPS / "watched.py").read_text(encoding="utf-8")
     more = "\n\nimport site_version\n\n\ndef do_version(environ):\n    return site_version.version\n"
@@ -93,7 +93,7 @@ def test_workers_survive_their_zygotes_death(preloaded):
     told = preloaded.get("/who").json()
     os.kill(told["imported_by"], signal.SIGKILL)
     preloaded.wait_for_log("the zygote is ready", 2)
-    # Whichever of the two it is.
+    # Both workers have the old zygote.
     assert preloaded.get("/who").json()["imported_by"] == told["imported_by"]
     os.kill(told["pid"], signal.SIGKILL)
     wait_until(
@@ -118,7 +118,7 @@ def test_worker_at_the_refork_limit_becomes_the_zygote(start):
     first = server.get("/who").json()
 
     def reforked():
-        # What its zygote has served, it remembers.
+        # The worker has inherited the records of its zygote.
         told = server.get("/who").json()
         return told["pid"] != first["pid"] and len(told["forks"]) >= 4 and len(told["seen"]) >= 10
 

@@ -170,7 +170,7 @@ def test_import_error_is_reported_once_with_its_traceback(python, project, sourc
     assert code != 0, text
     for word in words:
         assert word in text
-    # A SyntaxError in the target has its place in the message, and no frames.
+    # A SyntaxError in the target has its place in the message and no frames.
     assert text.count("Traceback (most recent call last)") == ("SyntaxError" not in words)
     assert "<rgun>" not in text
     assert "importlib" not in text

@@ -1,4 +1,4 @@
-"""The conforming cases under wsgiref.validate, which asserts on what the server does wrong."""
+"""The conforming cases under wsgiref.validate, which checks the server."""
 
 import sys
 
@@ -8,7 +8,7 @@ from support.paths import COMPAT_APPS, HELLO
 sys.path.append(str(HELLO))
 import cases
 
-# They end the process, never end, raise on purpose, or are refused by the validator's own wrappers.
+# Cases that end the process, never end or raise, and those that the validator's wrappers refuse.
 LEFT_OUT = {"exit", "exit/middle", "segfault", "kill", "iterate/endless", "exc-info/after", "write/raise"}
 CONFORMING = sorted(
     name
@@ -42,6 +42,6 @@ def test_conforming_case_passes_the_validator_for_head(validated, case):
 
 
 def test_nonconforming_case_is_caught_by_the_validator(validated):
-    """Guards the tests above: a case that does not conform is caught."""
+    """The validator is active: it catches a nonconforming case."""
     assert validated.get("/result/not-bytes").status == 500
     validated.wait_for_log("AssertionError")

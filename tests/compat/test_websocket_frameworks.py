@@ -1,4 +1,4 @@
-"""WebSockets of Starlette and FastAPI, on each loop, with the daemon's side played by the test."""
+"""WebSockets of Starlette and FastAPI on each event loop, with a fake daemon."""
 
 import json
 
@@ -53,7 +53,7 @@ def test_uncaught_disconnect_is_no_error(worker, code):
     worker.wait_for_response(exchange, lambda answer: answer.messages == ["hello"], "echoed")
     answer = disconnect(worker, exchange, code)
     assert (answer.raised, answer.closed) == ([], None)
-    # Gone before the answer is sent.
+    # Here the client disconnects before the message is echoed.
     exchange = open_websocket(worker, "/uncaught")
     worker.message(exchange, "hello")
     assert disconnect(worker, exchange, code).raised == []

@@ -1,4 +1,4 @@
-"""Threads, signals, forks and the end of a worker."""
+"""The worker's process: threads, signals, forks, exit."""
 
 import os
 import signal
@@ -64,7 +64,7 @@ def test_signal_handlers_run_while_the_worker_waits(start):
     server = start("probe", COMPAT_APPS).wait_ready()
     pid = server.get("/handle_signal").json()
     os.kill(pid, signal.SIGUSR1)
-    # No request wakes the worker: the handler's own output is the proof.
+    # No request wakes the worker, so the handler must have run by itself.
     server.wait_for_log("signal handled")
     assert server.get("/events").json() == ["signal handled"]
 
@@ -126,7 +126,7 @@ def test_forked_child_does_not_return_into_the_server(probe, how, code):
 
 
 def test_subprocesses_inherit_no_descriptor_of_the_worker(probe):
-    # Its own: 0, 1, 2, and 3 for the listing. (What posix_spawn leaves open is the application's.)
+    # The subprocess has 0, 1, 2, and 3 for the listing.
     assert probe.get("/subprocess_descriptors").body.strip() == b"[0, 1, 2, 3]"
 
 

@@ -1,4 +1,4 @@
-"""Real Flask and Django on the worker: what people will run first."""
+"""Flask and Django applications under WSGI."""
 
 import importlib.util
 
@@ -91,7 +91,7 @@ def test_django_answers_500_for_an_exception(django):
 def test_django_https_redirect_stops_behind_a_tls_proxy(start, python, target):
     require_module(python, "django")
     server = start(target, COMPAT_APPS, env={"SSL_REDIRECT": "1"}).wait_ready()
-    # What nginx on this machine sends of a client that came over TLS.
+    # The headers that nginx sends for a client that came over TLS.
     of_nginx = [("X-Forwarded-Proto", "https"), ("X-Forwarded-For", "198.51.100.9, 192.0.2.7")]
     answer = server.get("/where", headers=of_nginx)
     assert answer.status == 200

@@ -1,7 +1,7 @@
 """The memory that a daemon shares with a worker, in plain Python: requests in, completions out.
 
-The layout is that of `src/channel/layout.rs`, the frames those of `frame.rs`, written down once more: the
-golden bytes (tests/golden) keep all equal. Processes and their control sockets are in `fake_daemon`.
+The layout is that of `src/channel/layout.rs` and the frames are those of `frame.rs`, implemented a second
+time; the golden bytes (tests/golden) keep both equal. Processes and control sockets are in `fake_daemon`.
 """
 
 import ctypes
@@ -41,7 +41,7 @@ WORDS = {"<Q": ctypes.c_uint64, "<I": ctypes.c_uint32}
 
 
 def shared(size):
-    """A sealed memfd and its mapping."""
+    """Makes a sealed memfd; returns its descriptor and its mapping."""
     descriptor = os.memfd_create("fake", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, size)
     mapping = mmap.mmap(descriptor, size)
@@ -50,7 +50,7 @@ def shared(size):
 
 
 class Reader:
-    """Takes a message apart."""
+    """Decodes a message from its beginning."""
 
     def __init__(self, message):
         self.rest = message
@@ -70,33 +70,36 @@ class Reader:
 
 
 def eventfd():
-    """os.eventfd came with 3.10."""
+    """Makes an eventfd; os.eventfd exists since Python 3.10."""
     descriptor = libc.eventfd(0, os.O_CLOEXEC | os.O_NONBLOCK)
     assert descriptor >= 0
     return descriptor
 
 
 class Answer:
-    """What a worker has said to one exchange."""
+    """The completions of one exchange so far."""
 
     def __init__(self):
         self.status = 0
-        # Only one that is not the status code's own.
+        # The reason phrase, if it is not the usual one of the status.
         self.reason = b""
         self.fields = []
         self.body = b""
         self.hints = []
         self.trailers = None
-        # A WebSocket's: whole ones, the one that is coming, and code and reason of its end.
+        # Of a WebSocket: complete messages, the incomplete one, and code and reason of the close.
         self.messages = []
         self.message = b""
         self.closed = None
+        # Summaries of exceptions, and the traceback of the last one.
         self.raised = []
         self.trace = ""
+        # Offset and length of a file.
         self.file = None
+        # How many bytes of its body or its messages the daemon may send in total.
         self.taken = 0
         self.end = self.done = False
-        # Kind, flags and status of each completion.
+        # (kind, flags, status) of each completion.
         self.frames = []
 
     def __repr__(self):
@@ -104,7 +107,7 @@ class Answer:
 
 
 def known_names():
-    """The names that travel as a number, from the table itself."""
+    """Reads the header names that are encoded as a number from the table in header.rs."""
     source = (TOP / "src/channel/header.rs").read_text(encoding="utf-8")
     table = source.partition("pub const NAMES")[2].partition("= [")[2].partition("];")[0]
     return [name.strip().strip('"').encode() for name in table.split(",") if name.strip()]
@@ -114,7 +117,7 @@ NAMES = known_names()
 
 
 class Channel:
-    """One worker's, seen by its daemon."""
+    """The daemon's end of one worker's channel."""
 
     def __init__(self, daemon, life, slots):
         self.daemon = daemon
@@ -125,44 +128,44 @@ class Channel:
         self.free_at = self.completion_at + COMPLETION
         self.slab_at = self.free_at + 4096
         self.map = None
-        self.bell = None
+        self.eventfd = None
         self.exchange = life * 1000
         self.responses = {}
-        # How far the completion ring is read, and where records lie with which answers have ended.
+        # The read position of the completion ring, and the record with which each ended exchange ended.
         self.read_to = 0
         self.ended = {}
         self.files = {}
         self.n_freed = 0
-        # Chunks and credit are given back when the frame is taken; else the test does it.
+        # True: the test returns chunks and credit itself, by acknowledge().
         self.is_slow = False
         self.unacked = []
 
     def open(self):
-        """Makes what is shared."""
+        """Makes the shared memory and the worker's eventfd."""
         self.map_descriptor, self.map = shared(self.slab_at + CHUNKS * 65536)
-        self.bell = eventfd()
+        self.eventfd = eventfd()
 
     def word(self, at, layout="<Q"):
         return WORDS[layout].from_buffer(self.map, at).value
 
     def put(self, at, value, layout="<Q"):
-        """At once: struct packs byte by byte, and the worker would see half a number."""
+        """Writes a word in one store; struct would write it byte by byte."""
         WORDS[layout].from_buffer(self.map, at).value = value
 
     def slot(self, number, field):
         return self.word(SLOTS_AT + 256 * number + field)
 
     def slot_of(self, exchange):
-        """The slot in which an exchange runs, if it does."""
+        """Returns the slot in which an exchange runs, or None."""
         slots = range(self.slots)
         return next((number for number in slots if self.slot(number, SLOT_EXCHANGE) == exchange), None)
 
     def wait_claimed(self):
-        """Waits until its ring is empty."""
+        """Waits until the worker has claimed everything in the submission ring."""
         deadline = time.monotonic() + DEADLINE
         while self.word(SUBMISSION_TAIL) != self.word(SUBMISSION_HEAD):
-            assert time.monotonic() < deadline, f"claims nothing\n{self.daemon.output()}"
-            time.sleep(0.001)  # nobody rings for that
+            assert time.monotonic() < deadline, f"the worker claims nothing\n{self.daemon.output()}"
+            time.sleep(0.001)  # the worker does not signal this
             self.collect()
 
     def submit(
@@ -178,7 +181,7 @@ class Channel:
         peer=("", 0),
         websocket=False,
     ):
-        """Publishes a request; the exchange's id. With `length` the body comes in parts."""
+        """Submits a request and returns the exchange's id. With `length` the body follows in parts."""
         self.exchange += 1
         path, _, query = path.partition("?")
         path, query, request_id = path.encode(), query.encode(), b"id-%d" % self.exchange
@@ -198,25 +201,25 @@ class Channel:
         return self.exchange
 
     def part(self, exchange, part, end=False):
-        """A part of a body."""
+        """Sends a part of a request body."""
         self.publish(struct.pack("<Q16xBBH4x", exchange, 2, int(end), 0) + part)
 
     def message(self, exchange, content, more=False, text=None):
-        """A WebSocket message, or a part of one that goes on."""
+        """Sends a WebSocket message, or with `more` a part of one."""
         text = isinstance(content, str) if text is None else text
         content = content.encode() if isinstance(content, str) else content
         self.publish(struct.pack("<Q16xBBH4x", exchange, 2, text << 1 | more << 2, 0) + content)
 
     def disconnect(self, exchange, cancel=False, code=0, reason=b""):
-        """The client has gone, or the deadline passed."""
+        """Reports that the client has disconnected, or with `cancel` that the deadline has passed."""
         self.publish(struct.pack("<Q16xBBH4x", exchange, 3, int(cancel), code) + reason)
 
     def half_close(self, exchange):
-        """The client sends nothing more."""
+        """Reports that the client has closed its sending side."""
         self.publish(struct.pack("<Q16xBBH4x", exchange, 3, 2, 0))
 
     def publish(self, frame):
-        """A record, and wakes."""
+        """Writes a record into the submission ring and wakes the worker."""
         record = struct.pack("<II", len(frame), READY) + frame + bytes(-len(frame) % 8)
         head = self.word(SUBMISSION_HEAD)
         left = SUBMISSION - head % SUBMISSION
@@ -231,10 +234,10 @@ class Channel:
         self.wake()
 
     def wake(self):
-        """Grants a token, which wakes one sleeper; and rings, for an event loop.
+        """Adds a token, which wakes one sleeping thread, and rings the eventfd for an event loop.
 
-        Without compare-and-swap the count of sleepers is not ours to lower; so a token may be one too many,
-        and wakes a thread in vain.
+        Python has no compare-and-swap to decrement the count of sleepers, so there may be one token too many,
+        which wakes a thread in vain.
         """
         self.put(TOKENS, self.word(TOKENS, "<I") + 1, "<I")
         address = ctypes.addressof(ctypes.c_char.from_buffer(self.map, TOKENS))
@@ -242,22 +245,22 @@ class Channel:
         self.ring()
 
     def ring(self):
-        """Rings its bell."""
-        os.write(self.bell, struct.pack("<Q", 1))
+        """Writes to the worker's eventfd."""
+        os.write(self.eventfd, struct.pack("<Q", 1))
 
-    def give(self, at):
-        """Something was given that a word says is wanted."""
-        wanted = self.word(at, "<I")
-        if wanted & 1:
-            self.put(at, wanted + 1, "<I")
+    def satisfy(self, at):
+        """Clears a want flag and rings the worker if it was set."""
+        flag = self.word(at, "<I")
+        if flag & 1:
+            self.put(at, flag + 1, "<I")
             self.ring()
 
     def has_completion(self):
         return self.word(COMPLETION_HEAD) != self.read_to
 
     def collect(self):
-        """Takes what has come."""
-        self.look_at_ended()
+        """Reads all completions."""
+        self.find_late_done()
         kept = None
         while self.has_completion():
             tail = self.read_to
@@ -271,15 +274,15 @@ class Channel:
                 if flags & END and not flags & DONE:
                     self.ended[exchange] = tail
                     kept = tail if kept is None else kept
-        self.look_at_ended()
+        self.find_late_done()
         self.put(COMPLETION_TAIL, self.read_to if kept is None else kept)
-        self.give(WANTS_SPACE)
+        self.satisfy(WANTS_SPACE)
 
-    def look_at_ended(self):
-        """Finds the DONEs that were added to records; to the tests they are frames of their own.
+    def find_late_done(self):
+        """Finds the DONE flags that the worker has added to records; the tests see each as a frame.
 
-        Nothing here can say in one step that a record was taken, as the real daemon does, so the worker may
-        add DONE until it writes over the record: not before the next look.
+        The real daemon marks a record as read atomically. This one cannot, so the worker may add DONE until
+        it overwrites the record, which is never before the next call.
         """
         for exchange, tail in list(self.ended.items()):
             answer = self.responses[exchange]
@@ -292,7 +295,7 @@ class Channel:
                 del self.ended[exchange]
 
     def take(self, frame):
-        """One completion."""
+        """Decodes one completion and adds it to its answer."""
         exchange, kind, flags, status, n_fields, n_chunks, _, slot, reason = struct.unpack_from(
             "<QBBHHHQHH", frame
         )
@@ -341,13 +344,13 @@ class Channel:
                 self.acknowledge()
 
     def field(self, rest):
-        """Name and value."""
+        """Decodes a header: name and value."""
         name = rest.take("<B")
         name = rest.bytes(rest.take("<H")) if name == LITERAL else NAMES[name]
         return name, rest.bytes(rest.take("<H"))
 
     def acknowledge(self):
-        """What was taken has left for the client: credit and chunks are the worker's again."""
+        """Returns credit and chunks to the worker, as if the client had received everything."""
         for slot, n_bytes, chunks in self.unacked:
             acked = SLOTS_AT + 256 * slot + SLOT_ACKED
             self.put(acked, self.word(acked) + n_bytes)
@@ -355,35 +358,35 @@ class Channel:
                 self.put(self.free_at + self.n_freed % CHUNKS * 4, number, "<I")
                 self.n_freed += 1
             self.put(FREE_HEAD, self.n_freed)
-            self.give(SLOTS_AT + 256 * slot + SLOT_WANTS_CREDIT)
-        self.give(WANTS_SPACE)
+            self.satisfy(SLOTS_AT + 256 * slot + SLOT_WANTS_CREDIT)
+        self.satisfy(WANTS_SPACE)
         self.unacked = []
 
     def wait_for_response(self, exchange, condition, what):
-        """Waits until an exchange's answer is so; the answer."""
+        """Waits until `condition(answer)` holds for an exchange and returns its answer."""
         deadline = time.monotonic() + DEADLINE
         while True:
             self.collect()
             answer = self.responses.get(exchange)
             if answer is not None and condition(answer):
                 return answer
-            assert time.monotonic() < deadline, f"never {what}: {answer}\n{self.daemon.output()}"
-            self.daemon.wait_for_bell(0.1)
+            assert time.monotonic() < deadline, f"not in time: {what}: {answer}\n{self.daemon.output()}"
+            self.daemon.wait_for_completion(0.1)
 
     def wait_done(self, exchange):
-        """Waits for all of an answer."""
+        """Waits until an exchange has ended and returns its answer."""
         return self.wait_for_response(exchange, lambda answer: answer.done, "done")
 
     def result(self, exchange):
-        """Waits for all of it: status and body."""
+        """Waits until an exchange has ended without an exception; returns status and body."""
         answer = self.wait_done(exchange)
         assert not answer.raised, answer.raised
         return answer.status, answer.body
 
     def fetch(self, *request, **more):
-        """One request, all of its answer."""
+        """Submits a request and waits until its exchange has ended; returns the answer."""
         return self.wait_done(self.submit(*request, **more))
 
     def get(self, path):
-        """One request."""
+        """Submits a GET request; returns status and body."""
         return self.result(self.submit(path))

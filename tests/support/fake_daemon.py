@@ -1,7 +1,7 @@
-"""The daemon's side of the channel in plain Python, for what the real one does not let a test see or order.
+"""A daemon in plain Python, for tests that must see or order what the real one does by itself.
 
-It starts workers and zygotes by the bootstrap, sends commands, reads reports and stacks (the messages of
-`src/channel/control.rs`); what it gives them to do and what they answer is in `fake_channel`.
+It starts workers and zygotes by the bootstrap, sends commands, and reads reports and stacks (the messages of
+`src/channel/control.rs`). Requests and completions are in `fake_channel`.
 """
 
 import contextlib
@@ -33,18 +33,18 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def text(value):
-    """A text of control messages."""
+    """Encodes a text of a control message."""
     value = str(value).encode()
     return struct.pack("<I", len(value)) + value
 
 
 def encode_child_exited(pid, number, life):
-    """The command ChildExited."""
+    """Encodes the command ChildExited."""
     return b"C" + struct.pack("<IHQ", pid, number, life)
 
 
 def decode(message):
-    """A report as a tuple: its name, and what it says."""
+    """Decodes a report into a tuple: its name, then its fields."""
     reader = Reader(message[1:])
     kind = message[:1]
     if kind == b"R":
@@ -67,11 +67,11 @@ def decode(message):
         return "fork failed", reader.take("<Q"), reader.text()
     if kind == b"p":
         return ("promoted",)
-    raise AssertionError(f"what is {message!r}?")
+    raise AssertionError(f"unknown report {message!r}")
 
 
 class FakeDaemon:
-    """What workers take for one: it is their parent, or adopts them."""
+    """The daemon to its workers: their parent, or the subreaper that adopts them."""
 
     n_open = 0
 
@@ -85,7 +85,7 @@ class FakeDaemon:
         FakeDaemon.n_open += 1
         self.is_open = True
         assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
-        # As the real one leaves nothing to its workers by accident: what our own parent left us.
+        # Like the real daemon, lets its workers inherit nothing by accident, such as pytest's descriptors.
         for name in os.listdir("/proc/self/fd"):
             with contextlib.suppress(OSError):
                 if int(name) > 2:
@@ -111,7 +111,7 @@ class FakeDaemon:
         listener=("127.0.0.1", "8000", ""),
         env=None,
     ):
-        """Starts a process from nothing."""
+        """Starts a worker or a zygote as a new process."""
         worker = Worker(self, number, life, slots=max(threads, concurrency))
         theirs = worker.open_channel()
         module, _, attribute = target.partition(":")
@@ -148,23 +148,23 @@ class FakeDaemon:
             os.close(log)
             theirs.close()
         shared_with_all = self.page_descriptor, self.doorbell
-        worker.send(start, worker.map_descriptor, *shared_with_all, worker.stacks, worker.bell)
+        worker.send(start, worker.map_descriptor, *shared_with_all, worker.stacks, worker.eventfd)
         return worker
 
     def fork(self, zygote, *, number=0, life=2, output=(), entrance=None):
-        """Has a zygote make a worker; `output` is what it gets as stdout and stderr, if not the zygote's."""
+        """Lets a zygote fork a worker; `output`: its stdout and stderr, if not those of the zygote."""
         worker = Worker(self, number, life, slots=zygote.slots)
         theirs = worker.open_channel()
-        fds = [theirs.fileno(), worker.map_descriptor, worker.stacks, worker.bell, *output]
+        fds = [theirs.fileno(), worker.map_descriptor, worker.stacks, worker.eventfd, *output]
         zygote.send(b"Z" + struct.pack("<HQ", number, life), *fds, *([] if entrance is None else [entrance]))
         theirs.close()
-        name, told, *rest = zygote.next_report("forked", "fork failed")
-        assert (name, told) == ("forked", life), rest
+        name, forked, *rest = zygote.next_report("forked", "fork failed")
+        assert (name, forked) == ("forked", life), rest
         worker.pid = rest[0]
         return worker
 
-    def wait_for_bell(self, seconds):
-        """Announces sleep, and sleeps until a worker rings; for as long as that at most."""
+    def wait_for_completion(self, seconds):
+        """Announces sleep and waits until a worker rings, for so many seconds at most."""
         (epoch,) = struct.unpack("<I", self.page[:4])
         WORDS["<I"].from_buffer(self.page).value = (epoch + 2) | 1
         if any(worker.has_completion() for worker in self.workers if worker.map is not None):
@@ -173,11 +173,11 @@ class FakeDaemon:
             os.read(self.doorbell, 8)
 
     def output(self):
-        """What all processes have said on stdout and stderr."""
+        """Returns what all processes have written to stdout and stderr."""
         return self.log.read_text(encoding="utf-8", errors="backslashreplace")
 
     def close(self):
-        """Ends everything."""
+        """Ends all workers and closes all descriptors."""
         for worker in self.workers:
             worker.socket.close()
             for descriptor in worker.files.values():
@@ -187,28 +187,28 @@ class FakeDaemon:
             if worker.pid is not None and worker.status is None:
                 worker.kill()
         if self.is_open:
-            # Its descriptors: a thousand tests would have too many of them for one process.
+            # A thousand tests would otherwise run out of descriptors.
             owned = [self.page_descriptor, self.doorbell]
             for worker in self.workers:
-                owned += [worker.map_descriptor, worker.stacks, worker.bell]
+                owned += [worker.map_descriptor, worker.stacks, worker.eventfd]
             for descriptor in owned:
                 os.close(descriptor)
         FakeDaemon.n_open -= self.is_open
         self.is_open = False
         if FakeDaemon.n_open == 0:
-            # Other tests' orphans are not ours to wait for.
+            # Orphans of other tests must not be adopted.
             assert libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
 
 
 def is_readable(descriptor, seconds):
-    """Waits for it; not by select(2), which knows descriptors below 1024 only."""
+    """Waits until a descriptor is readable, by poll(2): select(2) knows descriptors below 1024 only."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
 
 
 class Worker(Channel):
-    """One process, seen by its daemon."""
+    """One worker or zygote process, as its daemon sees it."""
 
     def __init__(self, daemon, number, life, slots):
         super().__init__(daemon, life, slots)
@@ -216,10 +216,11 @@ class Worker(Channel):
         self.life = life
         self.pid = None
         self.status = None
+        # Reports that were received while waiting for another one.
         self.earlier_reports = []
 
     def open_channel(self):
-        """Makes everything the two sides share; the worker's end of the control socket."""
+        """Makes everything that both sides share; returns the worker's end of the control socket."""
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(DEADLINE)
         self.open()
@@ -230,7 +231,7 @@ class Worker(Channel):
     # ------------------------------------------------ control
 
     def send(self, message, *descriptors):
-        """A command."""
+        """Sends a command."""
         socket.send_fds(self.socket, [message], descriptors)
 
     def stop(self):
@@ -238,7 +239,7 @@ class Worker(Channel):
         return self.wait()
 
     def next_report(self, *names):
-        """The next report with one of these names; what comes before it is kept in `seen`."""
+        """Waits for a report with one of these names; earlier ones are kept in `earlier_reports`."""
         while True:
             try:
                 message, fds, _, _ = socket.recv_fds(self.socket, 100_000, 4)
@@ -259,22 +260,22 @@ class Worker(Channel):
             self.earlier_reports.append(report)
 
     def wait_ready(self):
-        """Waits until it can serve, or fork."""
+        """Waits until the worker can serve, or the zygote can fork."""
         self.next_report("ready")
         return self
 
     def warnings(self):
-        """Those that came with what was waited for."""
+        """Returns the warnings received so far."""
         return [report[1] for report in self.earlier_reports if report[0] == "warning"]
 
     def ask_stacks(self, exchange=0):
-        """By command; what has been written."""
+        """Requests the stacks by command; returns their text, or None for an unknown exchange."""
         os.ftruncate(self.stacks, 0)
         self.send(b"K" + struct.pack("<Q", exchange))
         return self.stacks_text() if self.next_report("stacks")[1] else None
 
     def signal_stacks(self):
-        """By signal."""
+        """Requests the stacks by signal; returns their text."""
         os.ftruncate(self.stacks, 0)
         os.kill(self.pid, STACKS_SIGNAL)
         assert self.next_report("stacks")[1] is True
@@ -286,7 +287,7 @@ class Worker(Channel):
     # ------------------------------------------------ the process
 
     def wait(self):
-        """Its exit code, negative for a signal."""
+        """Waits for the exit and returns the exit status; negative for a signal."""
         if self.status is None:
             pidfd = os.pidfd_open(self.pid)
             try:
@@ -303,5 +304,5 @@ class Worker(Channel):
         return self.wait()
 
     def proc(self, name):
-        """A file of its /proc."""
+        """Reads a file below /proc/PID."""
         return Path(f"/proc/{self.pid}/{name}").read_text(encoding="utf-8")

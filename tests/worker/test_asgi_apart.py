@@ -1,4 +1,4 @@
-"""What ASGI requests keep to themselves and what they leave behind: contexts, waits given up, forks."""
+"""Isolation of ASGI requests: contexts, cancelled waits, forks."""
 
 import pytest
 from support.asgi_exchanges import json_of, open_gate
@@ -11,7 +11,7 @@ def test_requests_have_separate_contexts(worker):
     other = worker.submit("/keeps_a_secret?secret")
     json_of(worker.fetch("/ignore"))
     open_gate(worker, "secret")
-    # It keeps the loop until this one has come, which is begun in the turn that its answer has asked for.
+    # The first request blocks the loop until this one has arrived, so that the same turn starts it.
     exchange = worker.submit("/looks_for_secrets")
     assert json_of(worker.wait_done(other)) == "a secret"
     assert json_of(worker.wait_done(exchange)) == "unset"
@@ -37,7 +37,7 @@ def test_cancelled_sends_leave_no_future(worker):
 def test_forked_child_on_the_parents_loop_takes_no_requests(worker):
     exchange = worker.submit("/forks_and_awaits")
     worker.wait_claimed()
-    # The child hears the bell of these.
+    # These wake the child, too.
     others = [worker.submit("/echo", "POST", body=b"%d" % number) for number in range(5)]
     assert json_of(worker.wait_done(exchange)) == 70
     assert [worker.wait_done(other).body for other in others] == [b"%d" % number for number in range(5)]
@@ -53,7 +53,7 @@ def test_disconnect_ends_an_abandoned_response(worker, cancel):
         wait_until("returned", lambda: json_of(worker.fetch("/seen")) == ["returned"])
         assert not worker.responses[exchange].done
         worker.disconnect(exchange, cancel=cancel)
-        # Without credit: nothing else has the worker look at it.
+        # There is no credit, so only the disconnect can end the exchange.
         worker.wait_done(exchange)
     finally:
         worker.is_slow = False

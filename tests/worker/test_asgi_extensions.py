@@ -59,7 +59,7 @@ def test_pathsend_of_a_pseudo_file_sends_until_its_end(worker, path):
     assert (answer.raised, answer.file, answer.fields) == ([], (0, TO_THE_END), [])
     size = os.stat(path).st_size
     answer = worker.fetch(f"/path?{size},{path}")
-    # The application has announced what is not so.
+    # The application has declared a wrong length.
     assert answer.status == 0
     assert "than Content-Length" in answer.raised[0]
 

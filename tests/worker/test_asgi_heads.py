@@ -1,4 +1,4 @@
-"""When an ASGI answer's head goes out: with the body if that comes at once, else before it."""
+"""When an ASGI response's head is sent: with the body if that follows at once, else before it."""
 
 import subprocess
 
@@ -9,7 +9,7 @@ from support.paths import WORKER_APPS
 
 @pytest.fixture(scope="module", params=["asyncio", "uvloop"])
 def worker(fakes, python, request):
-    """One worker for all of them, on each loop."""
+    """One worker for all tests, on each event loop."""
     if request.param == "uvloop" and subprocess.run([python, "-c", "import uvloop"], check=False).returncode:
         pytest.skip(f"SKIPPED: {python} has no uvloop")
     worker = fakes().spawn("asgi_heads", WORKER_APPS, loop=request.param).wait_ready()
@@ -19,7 +19,7 @@ def worker(fakes, python, request):
 
 
 def begin(worker, path, *request, **more):
-    """Submits a request and waits for the head of its answer."""
+    """Submits a request and waits for the head of its response."""
     exchange = worker.submit(path, *request, **more)
     answer = worker.wait_for_response(exchange, lambda answer: answer.status, "a head")
     assert not answer.done

@@ -1,4 +1,4 @@
-"""ASGI workers from boot to exit: which interface, which loop, lifespan and its failures, preload."""
+"""ASGI workers from boot to exit: interface, event loop, lifespan and its failures, preload."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ CONFIG, APP = 0, 1
 
 
 def outcome(worker):
-    """The report that ends its boot."""
+    """Waits for the report that ends the boot."""
     while True:
         report = decode(worker.socket.recv(100_000))
         if report[0] in ("ready", "failed", "refused"):
@@ -25,7 +25,7 @@ def outcome(worker):
 
 @pytest.fixture
 def boot(fake, project):
-    """A function that boots an application from its source, with or without success."""
+    """A function that starts a worker with an application from its source."""
 
     def boot(source, target="app:application", **more):
         return fake.spawn(target, project(app=source), **more)

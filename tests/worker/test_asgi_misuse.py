@@ -1,4 +1,4 @@
-"""Applications that break ASGI: they get uvicorn's exceptions, the client a 500 or a reset."""
+"""Applications that violate ASGI: they get uvicorn's exceptions, their clients a 500 or a reset."""
 
 import json
 
@@ -10,13 +10,13 @@ from support.paths import WORKER_APPS
 
 @pytest.fixture(scope="module")
 def worker(fakes, python):
-    """One worker for all of them: none of them ends it."""
+    """One worker for all tests; no test ends it."""
     worker = fakes().spawn("asgi_misuses", WORKER_APPS).wait_ready()
     pid = worker.pid
     yield worker
     assert worker.pid == pid
     assert worker.stop() == 0, worker.daemon.output()
-    # Told to the daemon, and to nobody else.
+    # Reported to the daemon and not printed.
     assert "Traceback" not in worker.daemon.output(), worker.daemon.output()
     assert "never" not in worker.daemon.output()
 
@@ -27,7 +27,7 @@ def test_exception_before_the_first_byte_sends_no_head(worker, case):
     assert (answer.status, answer.body) == (0, b"")
     assert failure_of(answer).startswith("ValueError: ")
     assert f"in {case}\n" in answer.trace
-    # The application's frames, none of the server's.
+    # The traceback has only frames of the application.
     assert "<rgun>" not in answer.trace
     assert "asyncio" not in answer.trace
     assert answer.trace.count("Traceback") == 1
@@ -159,7 +159,7 @@ def test_body_of_wrong_length_never_looks_complete(worker, case, given, why):
         worker.fetch(f"/open_gate?{given}")
     answer = worker.wait_done(exchange)
     assert failure_of(answer) == f"RuntimeError: Response content {why}"
-    # Before the first byte it still becomes a 500.
+    # Without a head the daemon answers 500.
     assert (answer.status != 0) == (case == "length_in_parts")
     assert len(answer.body) < 10
     assert not any(flags & 1 for kind, flags, _ in answer.frames if kind != RAISED)

@@ -36,7 +36,7 @@ def test_credit_grows_as_the_application_receives(worker):
     worker.wait_for_response(exchange, lambda answer: answer.taken == 256 * 1024, "taken")
     for _ in range(4):
         worker.part(exchange, b"p" * 65_536)
-    # A slow application: what has not been received is not taken anew.
+    # The application has not received these, so there is no new credit.
     assert json_of(worker.fetch("/one_part")) == [0, False]
     assert worker.responses[exchange].taken <= 5 * 65_536
     for number in range(3):
@@ -67,7 +67,7 @@ def test_long_upload_arrives_whole(worker):
             size = min(60_000, answer.taken - sent, 3_000_000 - sent)
             worker.part(exchange, b"%c" % (sent % 251) * size, end=sent + size == 3_000_000)
             sent += size
-            # The ring is not endless.
+            # The ring has limited space.
             worker.wait_claimed()
     answer = worker.wait_done(exchange)
     assert len(answer.body) == 3_000_000
@@ -76,7 +76,7 @@ def test_long_upload_arrives_whole(worker):
 def test_ignored_body_does_not_disturb_the_next_request(worker):
     exchange = worker.submit("/ignore", "POST", length=100_000)
     assert json_of(worker.wait_done(exchange)) == "ignored"
-    # What comes too late is nobody's.
+    # Late frames are dropped.
     worker.part(exchange, b"late", end=True)
     worker.disconnect(exchange)
     assert json_of(worker.fetch("/ignore")) == "ignored"

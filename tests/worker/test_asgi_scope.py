@@ -48,17 +48,17 @@ def test_scope_values_are_not_taken_from_earlier_requests(worker):
         fields = [(b"host", host), (b"accept", accept)] if accept else [(b"host", host)]
         headers = json_of(worker.fetch("/scope", headers=fields))["headers"]
         assert [tuple(latin(part) for part in pair) for pair in headers] == fields
-    # Ports of which a part is the same.
+    # Ports with a common low byte.
     for client in [("192.0.2.1", 64), ("192.0.2.1", 64), ("192.0.2.2", 64), ("192.0.2.2", 128), ("::1", 64)]:
         assert json_of(worker.fetch("/scope", peer=client))["client"] == list(client)
-    # Of the same length, with the same end; longer than any that is remembered.
+    # Paths of equal length, with equal endings, and too long for the cache.
     for path in ["/a/the-same", "/b/the-same", "/b/the-same", *["/" + "a" * 99] * 2, "/a%41/the-same"]:
         scope = json_of(worker.fetch("/scope" + path))
         assert (scope["path"], latin(scope["raw_path"]).decode()) == (
             "/scope" + path.replace("%41", "A"),
             "/scope" + path,
         )
-    # Whatever was asked for before, an empty one (of CONNECT, RFC 9112 section 3.2.3) is none of them.
+    # An empty path (CONNECT, RFC 9112 section 3.2.3) matches no cached one.
     for number in range(100):
         worker.fetch("/scope/" + "l" * 99 + str(number))
     assert json_of(worker.fetch(""))["path"] == ""
@@ -98,7 +98,7 @@ def test_paths_are_decoded_and_raw_paths_are_not(worker, raw, path):
 
 def test_changes_to_the_scope_do_not_reach_later_requests(worker):
     assert json_of(worker.fetch("/spoil"))[:3] == [None, None, None]
-    # Shallow copies, as uvicorn's.
+    # The copies are shallow, as in uvicorn.
     again = json_of(worker.fetch("/spoil"))
     assert (again[:3], again[3]) == ([None, None, None], 2)
     worker.fetch("/scope")

@@ -54,7 +54,7 @@ def test_slow_client_suspends_only_its_own_send(worker):
         sent = json_of(worker.fetch("/seen"))[0]
         assert 20 <= sent < 24, "one MiB in parts of 50,000"
         assert len(worker.responses[exchange].body) < 1_200_000
-        # Each acknowledgement lets it go on.
+        # Each acknowledgement lets the application send more.
         worker.acknowledge()
         worker.wait_for_response(exchange, lambda answer: len(answer.body) > 1_200_000, "went on")
     finally:
@@ -66,7 +66,7 @@ def test_slow_client_suspends_only_its_own_send(worker):
 def test_exhausted_slab_suspends_only_large_sends(worker):
     worker.is_slow = True
     try:
-        # More than the slab has, in exchanges that each may have a MiB on the way.
+        # Together more than the slab; each exchange may have 1 MiB unacknowledged.
         exchanges = [worker.submit(f"/large?{3 * 1024 * 1024}") for _ in range(4)]
         wait_until(
             "all is lent", lambda: worker.collect() or sum(len(n) for _, _, n in worker.unacked) == CHUNKS
@@ -81,7 +81,7 @@ def test_exhausted_slab_suspends_only_large_sends(worker):
 
 def test_full_ring_loses_no_frame(worker):
     exchanges = [worker.submit("/large?65536") for _ in range(8)]
-    # Nobody takes anything: eight times 64 KiB do not fit into the ring.
+    # Nothing is read yet, and eight times 64 KiB do not fit into the ring.
     wait_until("begun", lambda: worker.slot_of(exchanges[-1]) is None or worker.has_completion())
     for exchange in exchanges:
         assert len(worker.wait_done(exchange).body) == 65_536

@@ -1,4 +1,4 @@
-"""Deadlines and stacks of ASGI requests: where the task of one is, and the tasks that it waits for."""
+"""Deadlines and stacks of ASGI requests: the stack of the task and of the tasks that it awaits."""
 
 import contextlib
 import os
@@ -52,7 +52,7 @@ def test_stack_of_a_running_request_is_its_thread(worker, tmp_path):
     writers = []
 
     def is_read():
-        # ENXIO: nobody reads it yet.
+        # ENXIO: the application has not opened it yet.
         with contextlib.suppress(OSError):
             writers.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
         return writers
@@ -62,7 +62,7 @@ def test_stack_of_a_running_request_is_its_thread(worker, tmp_path):
         stack = worker.ask_stacks(exchange)
         everything = worker.ask_stacks()
     finally:
-        # Else the worker would be no good to the tests that follow.
+        # The other tests need the worker unblocked.
         os.close(writers[0])
     for part in ("in busy", ".read_bytes()", "in read_bytes"):
         assert part in stack
@@ -74,7 +74,7 @@ def test_stack_of_a_running_request_is_its_thread(worker, tmp_path):
 
 
 def waiting(worker, path, until="in innermost\n", times=1):
-    """A request whose tasks have all begun to wait."""
+    """Submits a request and waits until its tasks are waiting; returns the exchange's id."""
     exchange = worker.submit(path)
     worker.fetch("/ignore")
     wait_until(f"{path} waits", lambda: worker.ask_stacks(exchange).count(until) >= times)
@@ -82,7 +82,7 @@ def waiting(worker, path, until="in innermost\n", times=1):
 
 
 def cancelled(worker, exchange):
-    """At its deadline; the report."""
+    """Cancels an exchange at its deadline; returns the report."""
     worker.disconnect(exchange, cancel=True)
     report = worker.next_report("warning")[1]
     assert worker.wait_done(exchange).raised == []

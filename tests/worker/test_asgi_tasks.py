@@ -120,7 +120,7 @@ def test_exit_in_a_signal_handler_ends_the_worker(fake, python, loop, project):
     worker = spawn(fake, python, loop, "leaving", project(leaving=LEAVING))
     exchange = worker.submit("/")
     worker.wait_for_response(exchange, lambda answer: answer.body, "begun")
-    # The request may have come to wait, or be about to: then the exit interrupts it.
+    # The exit interrupts the request, whether or not it waits already.
     os.kill(worker.pid, signal.SIGUSR1)
     worker.disconnect(exchange)
     worker.wait_done(exchange)
@@ -143,7 +143,7 @@ def test_exit_in_a_handler_during_a_request_fails_that_request(fake, python, loo
 
 def test_exit_between_return_and_report_loses_neither(fake, python, loop, project):
     worker = spawn(fake, python, loop, "leaving", project(leaving=LEAVING))
-    # In the server's own frames, as a signal handler's may be; there is no sending a signal at that instant.
+    # The profiler raises in the server's own frame, where a signal cannot be timed.
     answer = worker.fetch("/profile")
     assert (answer.body, answer.raised[0]) == (b"onetwo", "SystemExit: 5")
     assert worker.wait() == 5

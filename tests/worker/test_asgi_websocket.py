@@ -1,4 +1,4 @@
-"""ASGI WebSockets, the worker's side: scope, receive, send, credit; and that idle ones cost little."""
+"""ASGI WebSockets in the worker: scope, receive, send, credit, and memory of idle ones."""
 
 import pytest
 from support.asgi_exchanges import (
@@ -60,7 +60,7 @@ def test_scope_has_the_keys_and_values_of_uvicorn(worker):
 def test_scope_over_tls_is_wss_without_subprotocols(worker):
     scope = only_message(worker, "/p/%C3%A6", https=True)
     assert (scope["scheme"], scope["subprotocols"], scope["path"]) == ("wss", [], "/p/æ")
-    # A request beside it is none.
+    # The scheme of a plain request is still https.
     assert json_of(worker.fetch("/scope", https=True))["scheme"] == "https"
 
 
@@ -92,7 +92,7 @@ def test_message_has_either_text_or_bytes(worker):
         {"type": "websocket.receive", "text": ""},
         {"type": "websocket.receive", "bytes": {"bytes": ""}},
         {"type": "websocket.receive", "text": "æ€😀"},
-        # As often as it is asked for.
+        # Each further receive() returns it again.
         *[disconnect_event(4321, "gänzlich")] * 3,
     ]
 
@@ -129,7 +129,7 @@ def test_message_of_16_mib_is_echoed(worker, kind):
     answer = worker.wait_for_response(exchange, lambda answer: answer.messages, "echoed")
     (message,) = answer.messages
     assert (message.encode() if kind == "text" else message) == part * 280
-    # Taken in full although nothing could be received: the daemon bounds it.
+    # The worker grants credit for the whole message, because the daemon limits its size.
     assert answer.taken > 279 * len(part)
     disconnect(worker, exchange)
 
@@ -139,7 +139,7 @@ def test_no_credit_is_granted_before_accept(worker):
     assert json_of(worker.fetch("/forget")) == "forgotten"
     assert exchange not in worker.responses
     answer = disconnect(worker, exchange, 1006)
-    # Its client is gone: nothing has to be said to it.
+    # The client has disconnected, so no response is sent.
     assert (answer.frames, answer.raised) == ([(BODY, END | DONE, 0)], [])
     assert recorded(worker) == [disconnect_event(1006)]
 
@@ -181,7 +181,7 @@ def test_messages_before_a_local_close_are_still_received(worker):
     open_gate(worker, "unread")
     worker.wait_for_response(exchange, lambda answer: answer.closed, "closed")
     worker.message(exchange, "after")
-    # The client's answer to the close does not change who closed.
+    # The client's close frame does not change the code.
     worker.disconnect(exchange, code=1000, reason=b"answered")
     open_gate(worker, "unread")
     worker.wait_done(exchange)
@@ -212,7 +212,7 @@ def test_text_that_is_not_utf8_is_a_protocol_error(fakes, python, frame):
 
 
 def drained(worker, exchange, gate):
-    """Ends one whose application receives only while its gate is opened."""
+    """Ends a WebSocket whose application receives only when its gate opens."""
     worker.disconnect(exchange, code=1005)
 
     def is_over():
@@ -225,7 +225,7 @@ def drained(worker, exchange, gate):
 
 def test_credit_grows_as_the_application_receives(worker):
     exchange = open_websocket(worker, "/sizes?credit-16")
-    # Right after the accept.
+    # Credit is granted with the accept.
     assert worker.responses[exchange].frames == [(RESPOND, 0, 101), (TAKE, 0, 0)]
     assert worker.responses[exchange].taken == WINDOW
     for _ in range(60):
@@ -261,7 +261,7 @@ def test_credit_bounds_consecutive_large_messages(worker):
         exchange, lambda answer: answer.taken == whole - MESSAGE_COST + WINDOW, "paid at once"
     )
     worker.message(exchange, b"")
-    # That one waits for the application; so does the credit for the next.
+    # The message waits for the application, and with it the credit for the next one.
     worker.message(exchange, part, more=True)
     worker.wait_claimed()
     json_of(worker.fetch("/forget"))
@@ -306,7 +306,7 @@ def test_message_of_any_size_stays_one_message(worker, size):
     frames = [flags for kind, flags, _ in answer.frames if kind == BODY]
     assert frames[-1] == TEXT
     assert all(flags in (0, MORE, TEXT, TEXT | MORE) for flags in frames)
-    # A frame names sixteen chunks at most.
+    # A frame has at most sixteen chunks.
     assert (len(frames) > 2) == (size > 16 * 65_536)
 
 
@@ -360,7 +360,7 @@ def test_exhausted_slab_suspends_send_without_loss(worker):
 def test_close_carries_code_and_reason(worker, name, end):
     answer = run_websocket(worker, f"/script_then_receive?{name}")
     assert (answer.closed, answer.raised) == (end, [])
-    # The client has its close before the application has returned.
+    # The close is sent before the application returns.
     assert answer.frames[-2:] == [(CLOSE, END, end[0]), (BODY, END | DONE, 0)]
     assert recorded(worker) == [disconnect_event(*end)] * 2
 
@@ -407,7 +407,7 @@ def test_idle_websockets_use_every_slot_and_little_memory(fake, python, loop):
     for exchange in (*first[:10], *rest[-10:]):
         worker.message(exchange, "still here?")
         worker.wait_for_response(exchange, lambda answer: answer.messages == ["still here?"], "answered")
-    # The server restarts.
+    # Now the worker is stopped.
     worker.send(b"X")
     for exchange in (*first, *rest):
         worker.disconnect(exchange, code=1012)
@@ -429,7 +429,7 @@ def test_broadcast_creates_few_waiters(fake, python):
     listening = [handshake(worker, "/listens") for _ in range(n_sockets)]
     for exchange in listening:
         worker.wait_for_response(exchange, lambda answer: answer.taken, "accepted")
-    # The ring has room for some sixty of them.
+    # The ring has room for about sixty messages.
     n_waits = only_message(worker, "/speaks?4000")
     for exchange in listening:
         assert worker.responses[exchange].messages == [b"s" * 4000]

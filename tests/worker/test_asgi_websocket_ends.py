@@ -1,4 +1,4 @@
-"""How ASGI WebSockets end: misuse, clients that have gone, applications that return or raise, deadlines."""
+"""How ASGI WebSockets end: misuse, disconnects, returning or raising applications, deadlines."""
 
 import pytest
 from support.asgi_exchanges import (
@@ -133,7 +133,7 @@ def test_return_closes_an_open_websocket(worker):
 def test_return_without_a_handshake_is_an_error(worker):
     answer = run_websocket(worker, "/returns_at_once")
     assert (answer.status, failure_of(answer)) == (0, "ASGI callable returned without completing handshake.")
-    # As with uvicorn, that comes first.
+    # As in uvicorn, the missing handshake is reported first.
     answer = run_websocket(worker, "/returns_a_value")
     assert (answer.status, failure_of(answer)) == (0, "ASGI callable returned without completing handshake.")
 

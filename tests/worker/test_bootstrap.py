@@ -13,7 +13,7 @@ from support.paths import BOOTSTRAP, daemon_binary, extension
 
 
 def bootstrap(python, *arguments):
-    """Runs the bootstrap alone: exit status, stderr, and what it wrote to the control socket."""
+    """Runs the bootstrap alone; returns exit status, stderr, and its message on the control socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, tempfile.TemporaryFile() as errors:
         child = os.posix_spawn(
@@ -57,7 +57,7 @@ def test_unloadable_extension_is_reported(python, tmp_path):
 
 
 def test_bootstrap_uses_no_python_3_syntax():
-    # A cheap guard where no old interpreter is: nothing of Python 3 only.
+    # Also checked without an old interpreter: no syntax of Python 3 only.
     source = BOOTSTRAP.read_text()
     for modern in ('f"', "f'", ":=", "nonlocal ", "async ", "print(", " -> "):
         assert modern not in source
@@ -112,7 +112,7 @@ def test_main_module_does_nothing_when_run(python):
 
 
 def test_sigint_before_the_extension_loads_kills_silently(python, tmp_path):
-    """The bootstrap's own end: the interpreter has Python's SIGINT until then."""
+    """Until the extension is loaded, SIGINT has Python's handler."""
     extension = tmp_path / "slow.py"
     extension.write_text("")
     code = (
@@ -129,7 +129,7 @@ def test_sigint_before_the_extension_loads_kills_silently(python, tmp_path):
 
     def become_a_worker():
         os.dup2(writing, 3)
-        # Whoever runs the tests may ignore it, as a shell does for what runs in the background.
+        # The tests may run with SIGINT ignored, as a shell's background jobs do.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Gunicorn's server hooks on the worker's side: when they are called, with what, and what their faults do."""
+"""Gunicorn's server hooks: when they are called, their arguments, and what their failures do."""
 
 import os
 
@@ -130,7 +130,7 @@ def test_child_exit_runs_in_another_worker_off_its_main_thread(fake, hook_events
     assert event["server"] == os.getpid()
     assert event["main"] is False
     assert event["blocked"] == "0" * 16
-    # Requests go on, and the thread is no obstacle to the end.
+    # The worker still serves, and its exit does not wait for the thread.
     assert worker.get("/who")[0] == 200
     assert worker.stop() == 0
 

@@ -20,23 +20,23 @@ def test_promoted_worker_becomes_a_zygote(fake, threads, forked):
         worker = fake.spawn("watched", WORKER_APPS, threads=threads).wait_ready()
     for _ in range(3):
         process_facts(worker)
-    # The helper has run, too.
+    # Starts the background thread.
     assert "in start" in worker.ask_stacks()
     worker.send(b"P")
     worker.next_report("promoted")
     worker.wait_ready()
     assert worker.warnings() == []
-    # One that was joined may be about to leave the kernel still.
+    # The kernel may still list a joined thread.
     wait_until("it has one thread", lambda: n_threads(worker.pid) == 1)
     assert "rgun: zygote [watched:application]" in worker.proc("cmdline")
     children = [fake.fork(worker, number=number, life=20 + number).wait_ready() for number in range(2)]
     for child in children:
         told = process_facts(child)
         assert told["pid"] == child.pid
-        # It knows what its zygote has served.
+        # The worker has inherited what its zygote recorded.
         assert told["seen"][:3] == ["/who"] * 3
         assert told["parent"] == os.getpid()
-    # And once more.
+    # A promoted worker's child can be promoted, too.
     children[0].send(b"P")
     children[0].wait_ready()
     assert process_facts(fake.fork(children[0], life=30).wait_ready())["seen"][:4] == ["/who"] * 4
@@ -51,7 +51,7 @@ def test_promoted_worker_unmaps_its_shared_memory(fake):
     worker.send(b"P")
     worker.wait_ready()
     maps = [line for line in worker.proc("maps").splitlines() if "memfd:fake" in line]
-    # The reactor's page, which its workers need.
+    # Only the reactor's page stays, which forked workers need.
     assert len(maps) == 1
 
 

@@ -1,4 +1,4 @@
-"""What a process is doing, told to its daemon: by command under the GIL, by signal whoever holds it."""
+"""Stacks: written by command under the GIL, and by signal without it."""
 
 import os
 import struct
@@ -12,12 +12,12 @@ from support.paths import WORKER_APPS
 from support.processes import make_fifo, wchan
 from support.waiting import wait_until
 
-# Where a reader of an empty pipe is; nothing where the kernel does not tell.
+# The kernel function of a reader of an empty pipe; "" where the kernel does not say.
 WAITS_FOR_A_PIPE = ("pipe_read", "anon_pipe_read", "pipe_wait", "")
 
 
 def running(worker, exchange):
-    """The slot in which an exchange runs, once it does."""
+    """Waits until an exchange runs and returns its slot."""
     found = []
 
     def runs():
@@ -30,7 +30,7 @@ def running(worker, exchange):
 
 @pytest.fixture
 def watched(fake):
-    """A worker with three threads."""
+    """A worker with three threads, all of them started."""
     worker = fake.spawn("watched", WORKER_APPS, threads=3).wait_ready()
     worker.threads = 3
     wait_until("all three have begun", lambda: all(worker.slot(slot, SLOT_THREAD) for slot in range(3)))
@@ -44,7 +44,7 @@ def test_stacks_by_command_show_all_threads(watched, tmp_path):
     (stack,) = [stack for stack in text.split("\n\n") if stack.startswith(f"Thread 0x{thread:016x} ")]
     assert "in wait_for_fifo" in stack
     assert text.count("Thread 0x") == 3
-    # The thread that writes is not of interest.
+    # The thread that writes the stacks is left out.
     assert "Current thread" not in text
     (tmp_path / "go").write_text("go")
     assert watched.result(exchange)[0] == 200
@@ -71,7 +71,7 @@ def test_stack_of_one_exchange_has_its_source_lines_only(watched, tmp_path):
     assert text.count("Thread 0x") == 1
     assert "with open(path" in text
     assert text.index("in application") < text.index("in do_wait") < text.index("in wait_for_fifo")
-    # Nothing of the server's.
+    # There are no frames of the server.
     assert "threading.py" not in text
     assert "<string>" not in text
     for name, exchange in (("first", first), ("second", second)):
@@ -98,10 +98,10 @@ def test_stack_by_signal_shows_a_thread_holding_the_gil(fake):
     worker = fake.spawn("watched", WORKER_APPS).wait_ready()
     exchange = worker.submit("/hold_gil?seconds=5")
     wait_until("the exchange runs", lambda: worker.slot(0, SLOT_EXCHANGE) == exchange)
-    # The command is not heard: the helper waits for the GIL.
+    # A command would wait for the GIL.
     os.ftruncate(worker.stacks, 0)
     wait_until("the stack shows who holds the GIL", lambda: "in hold_gil" in worker.signal_stacks())
-    # usleep(3) is interrupted by the signal, which is harmless here and unavoidable.
+    # The signal interrupts usleep(3), which is harmless here.
     assert worker.result(exchange)[0] == 200
 
 
@@ -133,7 +133,7 @@ SLOW = """
 """
 
 
-# A zygote has no thread that could hear a command while it imports: the daemon signals.
+# A zygote has no control thread during its import, so the daemon sends a signal.
 @pytest.mark.parametrize(
     ("how", "zygote"), [("ask_stacks", False), ("signal_stacks", False), ("signal_stacks", True)]
 )
@@ -167,7 +167,7 @@ def test_stop_during_the_import_exits_without_ready(fake, project):
     worker = fake.spawn("slow", directory)
     worker.next_report("booting")
     worker.send(b"X")
-    # Heard, and answered after it: the control thread runs already.
+    # The control thread runs already, so it has read the stop before this.
     worker.ask_stacks()
     (directory / "go").touch()
     assert worker.wait() == 0
@@ -184,13 +184,13 @@ def test_worker_exits_when_its_daemon_dies_during_the_import(fake, project):
 
 def test_subprocesses_do_not_inherit_the_stacks_file(fake):
     worker = fake.spawn("watched", WORKER_APPS).wait_ready()
-    # Its own: 0, 1, 2, and 3 for the listing.
+    # The subprocess has 0, 1, 2, and 3 for the listing.
     assert worker.get("/child") == (200, b"[0, 1, 2, 3]")
 
 
 def test_worker_survives_a_hundred_stack_signals_under_load(fake):
-    # With more threads that is too much to ask: faulthandler walks the frames of threads that run. So the
-    # daemon signals only when the command was not heard, and only workers that it will not keep.
+    # Only with one thread: faulthandler walks the frames of running threads, which is not safe. The daemon
+    # signals only after a command got no reply, and replaces the worker afterwards.
     worker = fake.spawn("watched", WORKER_APPS).wait_ready()
     for _ in range(100):
         exchange = worker.submit("/who")
@@ -223,7 +223,7 @@ def test_stack_signal_does_not_interrupt_system_calls(fake, project, tmp_path):
     exchange = worker.submit(f"/?{path}")
     wait_until("it reads", lambda: "in read_as_libraries_do" in worker.signal_stacks())
     for _ in range(5):
-        # Each again: what answers one signal must not make the next harmful.
+        # Repeated, because handling one signal must not make the next one interrupt the call.
         wait_until("it waits in the kernel", lambda: wchan(worker.pid) in WAITS_FOR_A_PIPE)
         assert "in read_as_libraries_do" in worker.signal_stacks()
     path.write_text("x")

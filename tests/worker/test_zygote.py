@@ -22,7 +22,7 @@ def test_four_forked_workers_serve(fake, zygote):
     assert len({worker.pid for worker in workers}) == 4
     for worker, each in zip(workers, told):
         assert worker.earlier_reports[0][0] == "booting"
-        # The daemon's children, each a group of its own, of an application that was imported once.
+        # Children of the daemon, each in its own process group, with one import in common.
         assert each["parent"] == os.getpid()
         assert each["group"] == worker.pid
         assert each["imported_by"] == zygote.pid
@@ -30,7 +30,7 @@ def test_four_forked_workers_serve(fake, zygote):
         assert each["main"] is True or "rgun-1" in each["threads"]
         assert f"rgun: worker {worker.number} [watched:application]" in worker.proc("cmdline")
     assert len({each["random"] for each in told}) == 4
-    # In turn: none of them takes what belongs to another.
+    # Each worker serves only its own requests.
     for _ in range(3):
         for worker in workers:
             assert process_facts(worker)["pid"] == worker.pid
@@ -49,7 +49,7 @@ def test_zygote_has_one_thread_and_serves_nothing(zygote):
 
 def test_fork_handlers_run_in_workers(fake, zygote):
     worker = fake.fork(zygote).wait_ready()
-    # Twice: for the process between, and for the worker.
+    # Two forks: the intermediate process and the worker.
     assert process_facts(worker)["forks"] == ["python", "python"]
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "__register_atfork"):
@@ -87,7 +87,7 @@ def test_zygote_and_workers_exit_when_their_daemon_dies(python, fake, tmp_path):
         try:
             mine = FakeDaemon(python, fake.extension, tmp_path)
             zygote = mine.spawn("watched", WORKER_APPS, zygote=True).wait_ready()
-            # One that hears nothing: the kernel has to end it.
+            # The worker holds the GIL, so the kernel has to end it.
             worker = mine.fork(zygote).wait_ready()
             worker.submit("/hold_gil?seconds=60")
             os.write(writing, struct.pack("<II", zygote.pid, worker.pid))
@@ -144,7 +144,7 @@ def test_forked_worker_has_its_own_stdout_and_stderr(fake, project, entrance):
     assert os.read(stderr[0], 100) == b"to stderr\n"
     assert os.read(cgroup[0], 100) == (b"0" if entrance else b"")
     assert worker.stop() == 0
-    # Nobody else has them: the zygote has let go.
+    # No other process has them open, not even the zygote.
     assert os.read(stdout[0], 100) == os.read(stderr[0], 100) == b""
     assert "to std" not in fake.output()
     assert zygote.stop() == 0
@@ -304,7 +304,7 @@ def test_atexit_handlers_run_in_forked_workers(fake, project):
     zygote = fake.spawn("leaving", directory, zygote=True).wait_ready()
     worker = fake.fork(zygote).wait_ready()
     assert worker.stop() == 0
-    # The process between has none of its own.
+    # The intermediate process runs no atexit handler.
     assert [path.name for path in directory.glob("left-*")] == [f"left-{worker.pid}"]
 
 

@@ -114,7 +114,7 @@ def test_open_sockets_and_threads_are_warnings_by_name(fake, project):
     assert "hooks.post_worker_init" in sockets
     assert "poller (threading.Thread)" in threads
     assert "native thread grpc-like" in threads
-    # Told, not refused.
+    # A warning does not prevent the fork.
     assert fake.fork(zygote).wait_ready().get("/") == (200, b"ok")
     assert "DeprecationWarning" not in fake.output()
 
@@ -133,7 +133,7 @@ DRAWS = """
 
 
 def test_numpy_is_seeded_in_each_worker(fake, project):
-    # NumPy's own names, and its way: one generator for the module, that nothing renews at a fork.
+    # A stand-in for NumPy: one generator for the module, which is not reseeded at a fork.
     directory = project(draws=DRAWS)
     (directory / "numpy").mkdir()
     (directory / "numpy/__init__.py").touch()

@@ -1,4 +1,4 @@
-"""The smallest ASGI application: `asgi:application`; it speaks lifespan and HTTP, nothing else."""
+"""The smallest ASGI application, `asgi:application`: lifespan and HTTP only."""
 
 BODY = b"Hello, world!"
 START = {
@@ -10,7 +10,7 @@ FINISH = {"type": "http.response.body", "body": BODY}
 
 
 async def application(scope, receive, send):
-    """Answers every request with thirteen bytes."""
+    """Responds to every request with thirteen bytes."""
     if scope["type"] == "http":
         await send(START)
         await send(FINISH)
@@ -21,5 +21,5 @@ async def application(scope, receive, send):
             if message["type"] == "lifespan.shutdown":
                 return
     else:
-        # The specification's answer to a protocol an application does not speak: raise.
+        # The specification asks for an exception if the protocol is not supported.
         raise ValueError(f"hello speaks http and lifespan, not {scope['type']}")

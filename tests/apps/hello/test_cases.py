@@ -17,7 +17,7 @@ ENDLESS = {"iterate/endless"}
 RAISES = {name for name in cases.CASES if name.startswith("raise") or name == "exc-info/after"} | {
     "write/raise"
 }
-# The validator's own wrappers lack these (a file_wrapper object, a stream read by another thread's rules).
+# The validator's wrappers do not support these.
 NOT_BY_VALIDATOR = {name for name in cases.CASES if name.startswith("file")} | {"environ/writable"}
 ORDINARY = sorted(
     name
@@ -27,7 +27,7 @@ ORDINARY = sorted(
 
 
 def call(application, path, method="GET", body=b"", query=""):
-    """Status, headers and body of one request, with close() called as a server would."""
+    """Runs one request as a server would; returns status, headers and body."""
     environ = {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": "",
@@ -52,7 +52,7 @@ def call(application, path, method="GET", body=b"", query=""):
 
     result = application(environ, start_response)
     try:
-        # Not list(): start_response looks at what went out so far.
+        # Not list(), because start_response() checks what has been sent so far.
         for chunk in result:
             chunks.append(chunk)
     finally:
@@ -62,7 +62,7 @@ def call(application, path, method="GET", body=b"", query=""):
 
 
 def events(identity):
-    """What the request of this id wrote down."""
+    """Returns the events of a request."""
     return json.loads(call(cases.application, "/events", query=f"id={identity}")[2])
 
 

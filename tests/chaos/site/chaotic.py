@@ -1,7 +1,6 @@
-"""The shop of tests/apps with views that go wrong: `chaotic:application`.
+"""The shop of tests/apps with faulty views: `chaotic:application`.
 
-Settings and URLs are its neighbours. `release` beside it is what a deploy changes: an import that raises
-there is a broken deploy.
+A deploy changes the module `release`: code that raises there is a broken deploy.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The shop's URLs, and views that do what takes servers down."""
+"""The shop's URLs, and faulty views."""
 
 import hashlib
 import os
@@ -15,13 +15,13 @@ LEAK = []
 
 
 def version(request):
-    """Which release answers, and who."""
+    """Returns the release and the worker's pid."""
     return JsonResponse({"version": release.VERSION, "pid": os.getpid()})
 
 
 @csrf_exempt
 def upload(request):
-    """Size and digest of the body, read piece by piece."""
+    """Returns size and digest of the body."""
     digest, size = hashlib.sha256(), 0
     while chunk := request.read(65536):
         digest.update(chunk)
@@ -30,18 +30,18 @@ def upload(request):
 
 
 def leak(request):
-    """Keeps 15 MiB for ever."""
+    """Leaks 15 MiB."""
     LEAK.append(bytearray(os.urandom(1024)) * 15 * 1024)
     return JsonResponse({"leaked": len(LEAK)})
 
 
 def hang(request):
-    """Waits for what never comes."""
+    """Never returns."""
     threading.Event().wait(600)
 
 
 def compute(request):
-    """Holds the GIL for hours: a regular expression of the famous kind."""
+    """Holds the GIL for hours: a regular expression with exponential backtracking."""
     re.match(r"(a|aa)+$", "a" * 80 + "b")
 
 

@@ -1,4 +1,4 @@
-"""Files and what is like them: `/NAME` is wsgi.file_wrapper over one, `/NAME?read` what its read() gives."""
+"""File-like objects: `/NAME` sends one by wsgi.file_wrapper, `/NAME?read` sends what its read() returns."""
 
 # ruff: noqa: SIM115 (the server closes them)
 
@@ -6,20 +6,20 @@ import io
 import os
 import tempfile
 
-# Told apart from what is around it: letters inside, digits outside.
+# Letters between digits, so that a wrong range is visible.
 DATA = b"0123456789" * 20 + b"abcdefghij" * 1000 + b"0123456789" * 20
 KINDS = {}
 KEPT = []
 
 
 def kind(function):
-    """By its name."""
+    """Registers the function under its name."""
     KINDS["/" + function.__name__] = function
     return function
 
 
 def real(data=DATA, buffering=-1):
-    """A real file, at its beginning."""
+    """Makes a temporary file, positioned at its beginning."""
     file = tempfile.TemporaryFile(buffering=buffering)
     file.write(data)
     file.seek(0)
@@ -27,13 +27,13 @@ def real(data=DATA, buffering=-1):
 
 
 def descriptor():
-    """One of a real file, at its beginning."""
+    """Returns the descriptor of a temporary file, positioned at its beginning."""
     with real(buffering=0) as file:
         return os.dup(file.fileno())
 
 
 class Part:
-    """A range of a file, as Django's static view and others write it."""
+    """A range of a file, as Django's static view and other libraries implement it."""
 
     def __init__(self, file, start, end):
         self.file = file
@@ -56,7 +56,7 @@ class Part:
 
 
 class Deciphering:
-    """Everything but read() is the file's."""
+    """Delegates everything but read() to a file."""
 
     def __init__(self, file):
         self.file = file
@@ -81,7 +81,7 @@ class UpperRaw(io.FileIO):
 
 
 class Closing(io.FileIO):
-    """Reads as its base does."""
+    """A subclass that reads like its base class."""
 
     def close(self):
         super().close()
@@ -254,7 +254,7 @@ def that_has_nothing_yet():
 
 
 def application(environ, start_response):
-    """The file, or what it reads as."""
+    """Sends the file by file_wrapper, or what its read() returns."""
     file = KINDS[environ["PATH_INFO"]]()
     start_response("200 OK", [("Content-Type", "application/octet-stream")])
     if environ["QUERY_STRING"]:

@@ -1,4 +1,4 @@
-"""What libraries make of the worker's main module: dotenv's test, and multiprocessing's spawned processes."""
+"""Uses of the worker's main module: its file, and processes of multiprocessing."""
 
 import json
 import multiprocessing
@@ -6,12 +6,12 @@ import sys
 
 
 def double(number):
-    """For another process."""
+    """Called in another process."""
     return 2 * number, sys.modules["__main__"].__file__
 
 
 def application(environ, start_response):
-    """The file, and what comes of running a function in a process that each method starts."""
+    """Returns the main module's file, and the result of a function in a process of each start method."""
     told = {"file": sys.modules["__main__"].__file__, "started": {}}
     for method in ("spawn", "forkserver", "fork"):
         with multiprocessing.get_context(method).Pool(1) as pool:

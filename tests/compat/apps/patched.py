@@ -1,4 +1,4 @@
-"""An application for gevent or eventlet: LIBRARY patches the standard library first of all."""
+"""An application whose standard library is patched by LIBRARY, gevent or eventlet, before all imports."""
 
 import os
 import warnings
@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor  # noqa: E402
 
 
 def work():
-    """What applications do that wait: sleeps, threads, queues, programs, sockets, executors."""
+    """Blocks in common ways: sleep, thread, queue, subprocess, socket, executor."""
     time.sleep(0.01)
     channel = queue.Queue()
     thread = threading.Thread(target=lambda: (time.sleep(0.01), channel.put("thread")))
@@ -42,14 +42,14 @@ def work():
 
 
 def wsgi(environ, start_response):
-    """Answers that."""
+    """Responds with the results of work()."""
     body = json.dumps(work()).encode()
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
 
 
 async def asgi(scope, receive, send):
-    """The same, in the loop's executor."""
+    """Responds with the results of work() in the loop's executor."""
     if scope["type"] != "http":
         raise ValueError(scope["type"])
     told = await asyncio.get_running_loop().run_in_executor(None, work)

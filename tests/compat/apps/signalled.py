@@ -1,4 +1,4 @@
-"""An application that is sent signals, sends them, and starts programs: as `wsgi` and as `asgi`."""
+"""An application for signals and subprocesses, as `wsgi` and as `asgi`."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ if "BOOT_GATE" in os.environ:
 
 
 def handle(number, frame):
-    """A handler of the application's that does its own work and calls the one before it."""
+    """A signal handler that calls the previous one."""
     HANDLED.append(number)
     SAVED(number, frame)
 
@@ -35,7 +35,7 @@ elif os.environ.get("HANDLER") == "own":
 
 
 def wsgi(environ, start_response):
-    """Answers what the function of that path returns as JSON."""
+    """Responds with the result, as JSON, of the function that the path names."""
     told = call(environ["PATH_INFO"], environ["QUERY_STRING"])
     if hasattr(told, "__await__"):
         told = asyncio.run(told)
@@ -45,7 +45,7 @@ def wsgi(environ, start_response):
 
 
 async def asgi(scope, receive, send):
-    """The same."""
+    """The same application under ASGI."""
     if scope["type"] != "http":
         raise ValueError(scope["type"])
     told = call(scope["path"], scope["query_string"].decode())
@@ -55,18 +55,18 @@ async def asgi(scope, receive, send):
 
 
 def call(path, query):
-    """The function of that name."""
+    """Calls the function that the path names."""
     arguments = {name: values[-1] for name, values in parse_qs(query).items()}
     return globals()["do_" + path.strip("/")](**arguments)
 
 
 def do_who():
-    """Process and relatives."""
+    """Returns process ids and the handled signals."""
     return {"pid": os.getpid(), "parent": os.getppid(), "imported_by": IMPORTED_BY, "handled": HANDLED}
 
 
 async def do_wait(gate):
-    """Says that it has begun, and waits for the file."""
+    """Writes its pid to `GATE.begun` and waits until `GATE` exists."""
     with open(f"{gate}.begun", "w", encoding="ascii") as file:
         file.write(str(os.getpid()))
     while not os.path.exists(gate):
@@ -75,7 +75,7 @@ async def do_wait(gate):
 
 
 def do_sleep(gate):
-    """The same without a loop, in a call that a signal could interrupt."""
+    """Like do_wait, in a blocking call that a signal could interrupt."""
     with open(f"{gate}.begun", "w", encoding="ascii") as file:
         file.write(str(os.getpid()))
     while not os.path.exists(gate):
@@ -84,33 +84,33 @@ def do_sleep(gate):
 
 
 def do_kill(number):
-    """Sends its own process a signal."""
+    """Sends a signal to the worker."""
     os.kill(os.getpid(), int(number))
     time.sleep(0.05)
     return os.getpid()
 
 
 async def do_asyncio():
-    """Whose SIGINT is it, in a loop and after one."""
+    """Whether SIGINT has Python's default handler."""
     return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def do_handlers():
-    """What signals would do, by Python's own table."""
+    """Whether signals have a Python handler."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     return [callable(signal.getsignal(number)) for number in numbers]
 
 
 def signals(status):
-    """The dispositions and the mask of a /proc/PID/status."""
+    """Returns signal dispositions and mask from a /proc/PID/status."""
     lines = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    # Not those that the C library keeps for itself (nptl(7)): no program can change them.
+    # Without the signals that the C library reserves (nptl(7)).
     own = 1 << 31 | 1 << 32
     return {name: int(lines[name].strip(), 16) & ~own for name in ("SigBlk", "SigIgn", "SigCgt")}
 
 
 def do_programs():
-    """What programs that it starts have: by subprocess, by fork and exec."""
+    """Returns the signal state of programs started by subprocess, and by fork and exec."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -125,7 +125,7 @@ def do_programs():
 
 
 def do_interrupt():
-    """The exit statuses of programs that are sent SIGINT."""
+    """Sends SIGINT to programs and returns their exit statuses."""
     sleep = subprocess.Popen(["sleep", "60"])
     code = "import sys, time\nprint('there', flush=True)\ntime.sleep(60)"
     python = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -139,7 +139,7 @@ def do_interrupt():
 
 
 def child(connection, number):
-    """A forked process: is it interrupted?"""
+    """Runs in a forked process; exits with 100 + the signal when interrupted."""
     try:
         connection.send(os.getpid())
         time.sleep(60)
@@ -148,7 +148,7 @@ def child(connection, number):
 
 
 def do_forked():
-    """The exit statuses of multiprocessing's children that are sent signals."""
+    """Sends signals to forked children of multiprocessing and returns their exit statuses."""
     context = multiprocessing.get_context("fork")
     statuses = {}
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
@@ -158,7 +158,7 @@ def do_forked():
         ours.recv()
         until = time.monotonic() + 15
         while process.is_alive() and time.monotonic() < until:
-            # Again and again: forked by a thread, CPython 3.13 notices SIGINT only while it waits.
+            # Repeated: forked by a thread, CPython 3.13 handles SIGINT only while it waits.
             os.kill(process.pid, number)
             process.join(0.1)
         statuses[number.name] = process.exitcode
@@ -166,12 +166,12 @@ def do_forked():
 
 
 def do_files():
-    """The limit of open files."""
+    """Returns the limit of open files."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def do_start(stubborn=""):
-    """Starts a program that nobody waits for, in the process group of its worker."""
+    """Starts a program in the worker's process group and does not wait for it."""
     ignore = "trap '' TERM; " if stubborn else ""
     child = subprocess.Popen(["sh", "-c", f"{ignore}while :; do sleep 0.1; done"], stdout=subprocess.DEVNULL)
     return {"worker": os.getpid(), "child": child.pid}

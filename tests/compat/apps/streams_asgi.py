@@ -1,4 +1,4 @@
-"""Streams of events by Starlette that wait for another request, plain and through middlewares."""
+"""Server-sent events by Starlette that wait for another request, with and without middleware."""
 
 import asyncio
 import collections
@@ -21,7 +21,7 @@ async def events(request):
 
 
 async def package(request):
-    """The same, by sse-starlette."""
+    """Like events, by sse-starlette."""
     from sse_starlette.sse import EventSourceResponse
 
     async def parts():

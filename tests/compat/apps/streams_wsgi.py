@@ -1,4 +1,4 @@
-"""Streams of WSGI, by Flask and by hand, that go on when another request lets them."""
+"""WSGI streams, by Flask and by write(), that wait for another request."""
 
 import collections
 import threading
@@ -11,7 +11,7 @@ flask = Flask(__name__)
 
 @flask.route("/events")
 def events():
-    """What `first` says at once (nothing: there is no head), then an event."""
+    """Sends `first`, waits, then sends an event. Without `first` the head has to wait, too."""
     marker, first = request.args["id"], request.args["first"]
 
     def parts():

@@ -1,4 +1,4 @@
-"""The cases of tests/apps/hello under wsgiref.validate, which asserts on what a server does wrong."""
+"""The cases of tests/apps/hello under wsgiref.validate, which checks the server."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Starlette's and FastAPI's WebSockets, as their documentation writes them."""
+"""WebSockets of Starlette and FastAPI, as in their documentation."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ SEEN = []
 
 
 async def echo(websocket):
-    """Chooses the first subprotocol that is offered."""
+    """Accepts the first offered subprotocol and echoes messages."""
     await websocket.accept((websocket.scope["subprotocols"] or [None])[0], headers=[(b"x-by", b"starlette")])
     try:
         while True:
@@ -32,7 +32,7 @@ async def echo(websocket):
 
 
 async def uncaught(websocket):
-    """As most write it."""
+    """Does not catch the disconnect, as most code does not."""
     await websocket.accept()
     while True:
         await websocket.send_text(await websocket.receive_text())
@@ -49,7 +49,7 @@ async def closes_finally(websocket):
 
 
 async def feed(websocket):
-    """Sends without ever receiving, until that fails."""
+    """Sends without receiving until that fails."""
     await websocket.accept()
     try:
         while True:
@@ -84,7 +84,7 @@ async def fails(websocket):
 
 
 class Counter(WebSocketEndpoint):
-    """The class."""
+    """An endpoint class."""
 
     encoding = "json"
 
@@ -117,7 +117,7 @@ async def room(websocket: WebSocket, number: int, given: str = Depends(token)):
 
 
 class Tag(BaseHTTPMiddleware):
-    """Has nothing to do with WebSockets, and must not."""
+    """A middleware that WebSockets must pass unchanged."""
 
     async def dispatch(self, request, call_next):
         return await call_next(request)

@@ -25,32 +25,32 @@ settings.configure(
 
 
 def index(request):
-    """Text, with æøå."""
+    """Returns text."""
     return HttpResponse(f"Django {request.path}")
 
 
 def form(request):
-    """Form fields and an uploaded file."""
+    """Reads form fields and an uploaded file."""
     return JsonResponse({"fields": request.POST.dict(), "size": len(request.FILES["file"].read())})
 
 
 def body(request):
-    """The body's length, read in lines."""
+    """Counts the lines of the body."""
     return JsonResponse({"lines": len(request.readlines())})
 
 
 def stream(request):
-    """A generator."""
+    """Streams a generator."""
     return StreamingHttpResponse(f"{index}\n" for index in range(3))
 
 
 def file(request):
-    """A file, by file_wrapper."""
+    """Sends a file by file_wrapper."""
     return FileResponse(Path(__file__).open("rb"))
 
 
 def fail(request):
-    """An exception that Django turns into its own 500."""
+    """Raises; Django answers 500."""
     raise ValueError("django view")
 
 

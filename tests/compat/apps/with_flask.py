@@ -10,13 +10,13 @@ application.secret_key = "for tests"
 
 @application.route("/")
 def index():
-    """HTML."""
+    """Returns HTML."""
     return "<h1>Flask</h1>"
 
 
 @application.route("/form", methods=["POST"])
 def form():
-    """Form fields and an uploaded file."""
+    """Reads form fields and an uploaded file."""
     return jsonify(
         fields=request.form.to_dict(), size=len(request.files["file"].read()), args=request.args.to_dict()
     )
@@ -24,13 +24,13 @@ def form():
 
 @application.route("/json", methods=["POST"])
 def echo():
-    """JSON in and out."""
+    """Echoes JSON."""
     return jsonify(request.get_json())
 
 
 @application.route("/stream")
 def stream():
-    """A generator that uses the request."""
+    """Streams a generator that uses the request."""
 
     def chunks():
         for index in range(3):
@@ -41,24 +41,24 @@ def stream():
 
 @application.route("/file")
 def file():
-    """send_file with a name, range and conditional requests."""
+    """Sends a file with support for ranges and conditional requests."""
     return send_file(__file__, conditional=True)
 
 
 @application.route("/memory")
 def memory():
-    """send_file over an object without a descriptor."""
+    """Sends an object without a descriptor."""
     return send_file(io.BytesIO(b"m" * 100_000), mimetype="text/plain")
 
 
 @application.route("/count")
 def count():
-    """A cookie."""
+    """Counts in the session's cookie."""
     session["n"] = session.get("n", 0) + 1
     return str(session["n"])
 
 
 @application.route("/error")
 def error():
-    """An exception that Flask turns into its own 500."""
+    """Raises; Flask answers 500."""
     raise ValueError("flask view")

@@ -1,4 +1,4 @@
-"""Starlette, and FastAPI mounted in it: what the ASGI tests ask of real frameworks."""
+"""A Starlette application with FastAPI mounted in it."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ async def lifespan(app):
 
 
 class Tag(BaseHTTPMiddleware):
-    """Runs the application in a task group: the usual trouble of servers."""
+    """A middleware that runs the application in a task group."""
 
     async def dispatch(self, request, call_next):
         response = await call_next(request)
@@ -66,7 +66,7 @@ async def background(request):
 
 
 async def blocking(request):
-    """In a thread of anyio's."""
+    """Runs in a thread of anyio."""
     import anyio.to_thread
 
     return JSONResponse(await anyio.to_thread.run_sync(lambda: "from a thread"))
@@ -81,7 +81,7 @@ async def file(request):
 
 
 async def growing(request):
-    """A log to which a line is written between its length and its bytes."""
+    """Sends a file that grows after its length was read."""
     log = pathlib.Path(tempfile.mkdtemp()) / "log"
     log.write_bytes(b"line\n" * 10_000)
     announced = log.stat()

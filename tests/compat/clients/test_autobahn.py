@@ -1,4 +1,4 @@
-"""The Autobahn|Testsuite against rgun, as tests/asgi/autobahn runs it."""
+"""The Autobahn|Testsuite against rgun, by tests/compat/clients/autobahn."""
 
 import subprocess
 import sys

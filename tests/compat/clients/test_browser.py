@@ -1,4 +1,4 @@
-"""A real browser: headless Chromium opens a page through rgun, and the page tells what it has found."""
+"""Headless Chromium opens a page, which posts its findings."""
 
 import os
 import shutil
@@ -20,11 +20,11 @@ def server(start):
 
 @pytest.fixture(scope="module")
 def findings(server, tmp_path_factory):
-    """A function that waits for one finding of the page."""
+    """A function that waits for a finding of the page."""
     if CHROMIUM is None:
         pytest.skip("there is no chromium: apt-get install chromium")
     home = tmp_path_factory.mktemp("chromium")
-    # Not waited for by a log line, so not /dev/null: what it complains of is shown if the page says nothing.
+    # Chromium's log is shown if the page posts nothing.
     with (home / "log").open("w+") as log:
         browser = subprocess.Popen(
             [

@@ -1,4 +1,4 @@
-"""What people do with curl, to a Starlette application."""
+"""Common uses of curl, with a Starlette application."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ def server(serving):
 
 
 def curl(*words, data=None, check=True):
-    """One curl: what it wrote, and what it told on the way (-v)."""
+    """Runs curl; returns its output and its diagnostics (-v)."""
     command = ["curl", "--silent", "--show-error", "--max-time", str(DEADLINE), *words]
     done = subprocess.run(command, input=data, capture_output=True, check=False)
     assert done.returncode == 0 or not check, f"{command}: {done.returncode}\n{done.stderr.decode()}"
@@ -99,7 +99,7 @@ def test_several_urls_share_a_connection(server):
 
 
 def test_upgrade_by_hand_gets_the_accept_key_of_the_rfc(server):
-    """The key and the answer of RFC 6455, section 1.3; then two frames and the end of the connection."""
+    """The key and the accept value of RFC 6455 section 1.3, then two frames and a close frame."""
     fields = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",
@@ -107,7 +107,7 @@ def test_upgrade_by_hand_gets_the_accept_key_of_the_rfc(server):
         "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
     }
     words = [word for name, value in fields.items() for word in ("-H", f"{name}: {value}")]
-    # curl never answers the close frame, and the daemon waits for that for longer than we do.
+    # curl never answers the close frame, so the connection stays open until curl gives up.
     words += ["-i", "--no-buffer", "--http1.1", "--max-time", "3"]
     answer, _ = curl(*words, f"{server.url}/ws/push/2", check=False)
     head, frames = answer.split(b"\r\n\r\n", 1)

@@ -1,4 +1,4 @@
-"""What only Django has: static files, forms, sessions and groups that HTTP and WebSockets share."""
+"""Django with Channels: static files, forms, sessions, and groups shared by HTTP and WebSockets."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ def client(django):
 
 
 def sign_in(client):
-    """As a browser does it, with the token against forgery."""
+    """Signs in as a browser does, with the CSRF token."""
     token = client.get("/sign-in").text
     form = {"name": "ada", "password": "a secret", "csrfmiddlewaretoken": token}
     return client.post("/sign-in", data=form, headers={"referer": str(client.base_url)})
@@ -32,7 +32,7 @@ def sign_in(client):
 
 @contextlib.contextmanager
 def chat(django, room, name, client=None):
-    """A socket in a room that knows its user's name; with the client's cookies."""
+    """A WebSocket in a chat room, with the client's cookies; checks the user's name."""
     cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items()) if client else ""
     headers = {"Cookie": cookies} if cookies else {}
     with connect(f"{django.ws}/ws/chat/{room}", origin=django.url, additional_headers=headers) as socket:

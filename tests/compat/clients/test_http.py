@@ -1,4 +1,4 @@
-"""HTTP through each framework, asked by httpx: what every application of that framework relies on."""
+"""HTTP by httpx to each framework."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ def test_json_is_answered(framework, client):
 
 
 def test_paths_and_queries_are_decoded_once(framework, client):
-    # BlackSheep itself decodes what it has decoded.
+    # BlackSheep decodes twice.
     query = "a/ä +&=" if framework.name == "blacksheep" else "a/ä %26+&="
     assert client.get("/items/7", params={"q": query}).json() == {"n": 7, "q": query}
     assert client.get("/items/7").json() == {"n": 7, "q": None}
@@ -43,7 +43,7 @@ def test_unknown_path_is_404(client):
 
 def test_exception_in_a_view_is_500_and_logged(framework, client):
     assert client.get("/fail").status_code == 500
-    if framework.name != "litestar":  # which logs nothing unless it is told to
+    if framework.name != "litestar":  # which logs nothing by default
         framework.wait_for_log("ValueError: the view fails")
     assert client.get("/json").status_code == 200
 

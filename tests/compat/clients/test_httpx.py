@@ -1,4 +1,4 @@
-"""What httpx and the clients built on it do beside plain requests, to a Starlette application."""
+"""Concurrency, streams and aborted requests of httpx, with a Starlette application."""
 
 import asyncio
 import hashlib
@@ -16,7 +16,7 @@ def server(serving):
 
 
 def run(server, work):
-    """Runs `work(client)` with an asynchronous client."""
+    """Runs `work(client)` with an asynchronous client and returns its result."""
 
     async def with_client():
         async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE) as client:
@@ -69,12 +69,12 @@ def test_long_polls_do_not_block_other_requests(server, marker):
 
 
 def test_slow_reader_receives_the_whole_stream(server):
-    """More than all buffers on the way hold: the application has to wait, and nothing is lost."""
+    """More than all buffers hold: the application has to wait, and nothing is lost."""
 
     async def work(client):
         digest = hashlib.sha256()
         async with client.stream("GET", "/blocks/400") as response:
-            # The network's and the server's buffers are full, and a request beside is answered all the same.
+            # With full buffers, another request is still answered.
             assert (await client.get("/json")).status_code == 200
             async for part in response.aiter_bytes():
                 digest.update(part)

@@ -1,4 +1,4 @@
-"""WebSockets through each framework, asked by the websockets library: what every application relies on."""
+"""WebSockets by the websockets library to each framework."""
 
 import contextlib
 import json
@@ -13,12 +13,12 @@ MIB = 1 << 20
 
 
 def connect(url, **more):
-    """As browsers do it, with an origin: Channels insists on one."""
+    """Connects with an Origin, as browsers do; Channels requires one."""
     return client.connect(url, origin=url.split("/ws/")[0].replace("ws:", "http:"), **more)
 
 
 def closed(socket):
-    """How the server closed: code and reason; nothing may come before."""
+    """Waits for the close, with no message before it; returns code and reason."""
     with pytest.raises(ConnectionClosed) as caught:
         socket.recv(DEADLINE)
     return caught.value.rcvd.code, caught.value.rcvd.reason
@@ -27,7 +27,7 @@ def closed(socket):
 def test_text_and_bytes_come_back_as_what_they_were(framework):
     messages = ["hello", "grüß\N{SNOWMAN}\N{GRINNING FACE}", b"\x00\xff", "", b"", "last"]
     if framework.name == "quart":
-        messages.remove(b"")  # which Quart itself takes for a text that is not there
+        messages.remove(b"")  # which Quart takes for a missing text
     with connect(f"{framework.ws}/ws/echo") as socket:
         for message in messages:
             socket.send(message)
@@ -88,7 +88,7 @@ def test_lost_client_is_a_disconnect_with_1006(framework, marker):
 
 def test_exception_in_a_websocket_closes_it_and_is_logged(framework):
     with connect(f"{framework.ws}/ws/fail") as socket:
-        # Some close by themselves, with codes of their own.
+        # Some frameworks close with their own codes.
         assert closed(socket)[0] == {"litestar": 4500, "quart": 1000}.get(framework.name, 1011)
     if framework.name != "litestar":
         framework.wait_for_log("ValueError: the socket fails")

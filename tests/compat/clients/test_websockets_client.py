@@ -1,4 +1,4 @@
-"""What the websockets library does beside plain messages: compression, fragments, limits, keepalive."""
+"""The websockets library: compression, fragments, limits, keepalive."""
 
 import asyncio
 import contextlib
@@ -21,12 +21,12 @@ def server(serving):
 
 
 def extensions(socket):
-    """What was agreed on, as it stands in the answer."""
+    """Returns the extensions that the server has accepted."""
     return socket.response.headers.get("Sec-WebSocket-Extensions", "")
 
 
 def in_fragments(socket, parts):
-    """A message there and back; it may be refused before all of it is sent."""
+    """Sends a fragmented message and returns the echo."""
     socket.send(parts)
     return socket.recv(DEADLINE)
 
@@ -75,7 +75,7 @@ def test_fragmented_messages_are_joined(server, compression):
         for parts in (["a", "b", "c"], ["", "x", ""], [b"\x00", b"", b"\xff" * 70_000]):
             socket.send(parts)
             assert socket.recv(DEADLINE) == type(parts[0])().join(parts)
-        # A ping amid the fragments, and a letter in two of them.
+        # Fragments that split letters of two bytes.
         letters = "grüße".encode()
         socket.send((letters[start : start + 1] for start in range(len(letters))), text=True)
         assert socket.recv(DEADLINE) == "grüße"
@@ -108,13 +108,13 @@ def test_message_over_the_limit_closes_with_1009(start):
         with pytest.raises(ConnectionClosedError) as caught:
             socket.recv(DEADLINE)
         assert caught.value.rcvd.code == 1009
-    # What is small on the wire is counted as it is unpacked.
+    # The decompressed size counts.
     with connect(f"{server.ws}/ws/echo") as socket:
         socket.send("a" * MIB)
         with pytest.raises(ConnectionClosedError) as caught:
             socket.recv(DEADLINE)
         assert caught.value.rcvd.code == 1009
-    # Nor can fragments go around it.
+    # The size of all fragments counts.
     with connect(f"{server.ws}/ws/echo", compression=None) as socket:
         with pytest.raises(ConnectionClosedError) as caught:
             in_fragments(socket, ["x" * 40_000, "y" * 40_000])
@@ -156,7 +156,7 @@ def test_silent_client_that_answers_pings_stays_connected(start):
 def test_client_that_answers_no_pings_is_disconnected(start, marker):
     server = start("with_starlette:app", "--ws-ping-interval", "200ms", "--ws-ping-timeout", "500ms")
     with connect(f"{server.ws}/ws/watch/{marker}", ping_interval=None) as socket:
-        # Nothing is sent any more, not even pongs.
+        # The client answers no more pings.
         socket.protocol.send_pong = lambda data: None
         socket.protocol.recv_frame = lambda frame: None
         assert wait_for_records(server, marker) in ([1006], [1011])

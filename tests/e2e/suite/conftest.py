@@ -1,6 +1,6 @@
-"""Fixtures of the real-systemd tier. The files run in the order of their numbers: an operator's story.
+"""Fixtures of the real-systemd tier. The files run in the order of their numbers.
 
-Each file puts the service into the state it needs by a fixture of its own, so a file also runs alone
+Each file has a fixture that puts the service into the state it needs, so a file also runs alone
 (`tests/e2e/run --suite trixie -- test_05_restart.py`); only the removal must come last.
 """
 
@@ -13,7 +13,7 @@ import pytest
 
 
 def pytest_report_header():
-    """Where this runs, for the log."""
+    """Names systemd, kernel and cgroup controllers of the machine."""
     controllers = host.cgroup_directory("/cgroup.controllers").read_text().strip() or "none"
     version, kernel = host.systemd_version(), os.uname().release
     return f"systemd {version}, kernel {kernel}, cgroup v2 controllers: {controllers}"
@@ -21,7 +21,7 @@ def pytest_report_header():
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """With each failure, what the journal got meanwhile: the machine is gone when somebody reads this."""
+    """Adds the journal to the report of a failure, because the machine is thrown away."""
     outcome = yield
     report = outcome.get_result()
     if report.failed:
@@ -32,14 +32,14 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(scope="session")
 def installed():
-    """The package, installed as the README says; the machine has no network, so nothing else can come in."""
+    """The package, installed as the README says; the machine has no network."""
     if shutil.which("rgun") is None:
         host.run("apt-get", "install", "-y", str(host.PACKAGE), timeout=120)
 
 
 @pytest.fixture(scope="session")
 def enabled(installed):
-    """The socket, enabled as the README says."""
+    """The enabled socket, as the README says."""
     host.systemctl("enable", "--now", host.SOCKET)
 
 
@@ -51,7 +51,7 @@ def probe(enabled):
 
 
 def probe_directory():
-    """The probe application where the user rgun can read it."""
+    """Copies the probe application to where the user rgun can read it; returns the directory."""
     directory = pathlib.Path("/srv/probe")
     directory.mkdir(parents=True, exist_ok=True)
     shutil.copy(host.HERE / "probe.py", directory)
@@ -65,7 +65,7 @@ def probe_app(enabled):
 
 
 def application_of_releases(name):
-    """The directory of this application, its first release deployed; serving it is up to the test."""
+    """Copies an application and deploys its first release; returns the directory."""
     directory = pathlib.Path("/srv") / name
     directory.mkdir(parents=True, exist_ok=True)
     shutil.copy(host.HERE / f"{name}.py", directory)
@@ -75,19 +75,19 @@ def application_of_releases(name):
 
 @pytest.fixture(scope="module")
 def trouble_app(enabled):
-    """WSGI, with all kinds of trouble."""
+    """The directory of the application trouble.py."""
     return application_of_releases("trouble")
 
 
 @pytest.fixture(scope="module")
 def live_app(enabled):
-    """ASGI, with streams and WebSockets."""
+    """The directory of the application live.py."""
     return application_of_releases("live")
 
 
 @pytest.fixture(scope="session")
 def shop_data(enabled):
-    """The Django project in /srv, its data where the shipped unit lets it write, on Debian's Django."""
+    """The Django project in /srv, with its data in the state directory, on Debian's Django."""
     shutil.copytree(host.SHOP, "/srv/shop", dirs_exist_ok=True)
     data = host.STATE / "shop"
     host.systemctl("start", host.SERVICE)  # makes the state directory

@@ -1,7 +1,6 @@
-"""What the tests do to the machine and ask of it: systemd, journal, HTTP, processes, cgroups.
+"""Access to the machine under test: systemd, journal, HTTP, processes, cgroups.
 
-Runs as root inside a throw-away machine (tests/e2e/machine), never on a developer's own. Waiting is always
-for something to become true, with a deadline and a sentence that says what did not.
+Runs as root inside a throw-away machine (tests/e2e/machine), never on a developer's own.
 """
 
 import contextlib
@@ -32,7 +31,7 @@ DROP_IN = pathlib.Path("/run/systemd/system/rgun.service.d/test.conf")
 
 
 def run(*command, check=True, timeout=60):
-    """Run a command and return it completed, output as text; a failure shows what the command said."""
+    """Runs a command and returns it completed, with its output as text; a failure shows the output."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
@@ -40,7 +39,7 @@ def run(*command, check=True, timeout=60):
 
 
 def systemctl(*arguments, check=True, timeout=60):
-    """Run systemctl; where it fails, the journal's end comes with the message."""
+    """Runs systemctl; a failure shows the end of the journal."""
     done = run("systemctl", *arguments, check=False, timeout=timeout)
     if check and done.returncode != 0:
         tail = run("journalctl", "-u", SERVICE, "-n", "30", "--no-pager", "-o", "short", check=False).stdout
@@ -49,24 +48,24 @@ def systemctl(*arguments, check=True, timeout=60):
 
 
 def show(prop, unit=SERVICE):
-    """One property of a unit."""
+    """Returns a property of a unit."""
     return run("systemctl", "show", "-p", prop, "--value", unit).stdout.strip()
 
 
 def systemd_version():
-    """The number in front: 252, 257, ..."""
+    """Returns the major version: 252, 257, ..."""
     return int(re.search(r"systemd (\d+)", run("systemctl", "--version").stdout)[1])
 
 
 def main_pid():
-    """The daemon's process id; 0 when there is none."""
+    """Returns the daemon's process id, 0 if it does not run."""
     return int(show("MainPID"))
 
 
 def configure(
     target, directory, workers=2, threads=1, python="/usr/bin/python3", env=None, more="", extra=""
 ):
-    """Write /etc/rgun/rgun.toml as an operator would; `more`: lines of [workers], `extra`: sections."""
+    """Writes /etc/rgun/rgun.toml; `more` are lines of [workers], `extra` further sections."""
     pairs = ", ".join(f"{name} = {json.dumps(value)}" for name, value in (env or {}).items())
     CONFIG.write_text(
         f"[app]\ntarget = {json.dumps(target)}\ndirectory = {json.dumps(str(directory))}\n"
@@ -76,18 +75,18 @@ def configure(
 
 
 def restart():
-    """`systemctl restart rgun`, with the counters of earlier tests forgotten."""
+    """Runs `systemctl restart rgun`, with the start counters reset."""
     systemctl("reset-failed", SERVICE, SOCKET, check=False)
     systemctl("restart", SERVICE)
 
 
 def status_text():
-    """The daemon's STATUS= line, as `systemctl status` shows it."""
+    """Returns the daemon's STATUS= line, as `systemctl status` shows it."""
     return show("StatusText")
 
 
 def reload(check=True):
-    """`systemctl reload rgun`, which waits for the verdict."""
+    """Runs `systemctl reload rgun`, which waits for the outcome."""
     return systemctl("reload", SERVICE, check=check, timeout=120)
 
 
@@ -100,7 +99,7 @@ def deploy(directory, version, code=""):
 
 @contextlib.contextmanager
 def drop_in(text):
-    """The service with these lines of [Service] on top, until the block ends."""
+    """Runs the block with these additional lines in [Service]."""
     DROP_IN.parent.mkdir(parents=True, exist_ok=True)
     DROP_IN.write_text(f"[Service]\n{text}\n")
     systemctl("daemon-reload")
@@ -117,15 +116,15 @@ def drop_in(text):
 
 
 def journal_cursor():
-    """The place the journal has come to, for `journal`."""
+    """Returns a cursor to the end of the journal."""
     return run("journalctl", "-n", "0", "--show-cursor", "-q").stdout.split("-- cursor:")[1].strip()
 
 
 def journal(since=None, **fields):
-    """Entries with these fields as dictionaries, oldest first: journal(since, RGUN_WORKER=1).
+    """Returns entries with these fields as dictionaries, oldest first: journal(since, RGUN_WORKER=1).
 
-    Selected here and not by journalctl: before systemd 253 a match together with --after-cursor loses the
-    first entry that matches.
+    Filtered here and not by journalctl, which before systemd 253 loses the first matching entry when a match
+    is combined with --after-cursor.
     """
     run("journalctl", "--sync")
     after = [f"--after-cursor={since}"] if since else []
@@ -135,18 +134,18 @@ def journal(since=None, **fields):
 
 
 def values(entry, name):
-    """All values of a field, which an entry may have several times."""
+    """Returns all values of a field, which an entry may have several times."""
     found = entry.get(name, [])
     return found if isinstance(found, list) else [found]
 
 
 def journal_of_service(since):
-    """What the service wrote and what systemd wrote about it, as `journalctl -u` shows."""
+    """Returns the entries of the service and those of systemd about it, as `journalctl -u` does."""
     return [entry for entry in journal(since) if SERVICE in (entry.get("_SYSTEMD_UNIT"), entry.get("UNIT"))]
 
 
 def messages(entries):
-    """The MESSAGE texts; journalctl gives one with control characters as a list of bytes."""
+    """Returns the MESSAGE texts; journalctl has one with control characters as a list of bytes."""
     texts = []
     for entry in entries:
         text = entry.get("MESSAGE") or ""
@@ -173,7 +172,7 @@ def get(path="/", **more):
 
 
 def in_background(method, path, **more):
-    """Sends one request on a thread of its own; `result()` of what is returned waits for the response."""
+    """Sends one request on its own thread and returns a BackgroundRequest."""
     return http_client.BackgroundRequest(ADDRESS, method, path, **more)
 
 
@@ -208,7 +207,7 @@ def port_is_closed():
 
 
 def try_request(path):
-    """Sends a request and reads what comes back, whatever it is and whether or not anything does."""
+    """Sends a request and reads whatever is returned until the connection ends."""
     with contextlib.suppress(ConnectionError), http_client.Connection(ADDRESS, 20) as connection:
         connection.send(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         connection.read_to_end()
@@ -218,13 +217,13 @@ def try_request(path):
 
 
 def two_workers():
-    """Process ids of the two workers, or None while there are more or fewer children of the daemon."""
+    """Returns the pids of the two workers, or None if the daemon has not exactly two children."""
     found = children(main_pid())
     return found if len(found) == 2 else None
 
 
 def processes_of(user):
-    """Process ids that run as this user."""
+    """Returns the pids of a user's processes."""
     uid = int(run("id", "-u", user).stdout)
     found = []
     for process in pathlib.Path("/proc").glob("[0-9]*"):
@@ -235,7 +234,7 @@ def processes_of(user):
 
 
 def cgroup_of(pid):
-    """The cgroup v2 path of a process, as the kernel tells it (cgroups(7))."""
+    """Returns the cgroup v2 path of a process (cgroups(7))."""
     for line in pathlib.Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         if line.startswith("0::"):
             return line[3:]
@@ -243,5 +242,5 @@ def cgroup_of(pid):
 
 
 def cgroup_directory(path):
-    """Where that cgroup is mounted."""
+    """Returns the directory of a cgroup."""
     return pathlib.Path("/sys/fs/cgroup") / path.lstrip("/")

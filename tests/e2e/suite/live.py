@@ -1,6 +1,6 @@
-"""An ASGI application of releases: says which one it is, streams, holds WebSockets, blocks its event loop.
+"""An ASGI application with releases: reports its release, streams, has WebSockets, blocks its event loop.
 
-`release.py` beside it is what a deploy changes. Nothing but Python 3.9.
+A deploy changes `release.py` in the same directory. Needs only Python 3.9.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ EVENTS = []
 
 
 async def application(scope, receive, send):
-    """Dispatch on the type, then on the path."""
+    """Dispatches on the type, then on the path."""
     if scope["type"] == "lifespan":
         await lifespan(scope, receive, send)
     elif scope["type"] == "websocket":
@@ -22,14 +22,14 @@ async def application(scope, receive, send):
     else:
         query = scope["query_string"].decode()
         if query.startswith("/"):
-            # Says that it runs, and where, in the file the query names: the test need not guess.
+            # Writes its pid into the file that the query names, so that the test knows that it runs.
             with open(query, "w") as mark:
                 mark.write(str(os.getpid()))
         await VIEWS.get(scope["path"], version)(scope, receive, send)
 
 
 async def lifespan(scope, receive, send):
-    """Counts in the state; a release may refuse to start."""
+    """Puts the release into the state; fails the startup if the release says so."""
     assert (await receive())["type"] == "lifespan.startup"
     if STARTUP:
         await send({"type": "lifespan.startup.failed", "message": STARTUP})
@@ -42,7 +42,7 @@ async def lifespan(scope, receive, send):
 
 
 async def websocket(scope, receive, send):
-    """Says the release, then echoes, then says on standard output how it ended."""
+    """Sends release and pid, then echoes, and prints the close code."""
     assert (await receive())["type"] == "websocket.connect"
     await send({"type": "websocket.accept"})
     await send({"type": "websocket.send", "text": f"{release.VERSION} {os.getpid()}"})
@@ -61,12 +61,12 @@ async def answer(send, body, status=200):
 
 
 async def version(scope, receive, send):
-    """Which release this is, as lifespan's state has it."""
+    """Returns the release from lifespan's state."""
     await answer(send, scope["state"]["started"].encode())
 
 
-async def never(scope, receive, send):
-    """Waits for what never comes."""
+async def never_respond(scope, receive, send):
+    """Never returns."""
     await forgotten()
 
 
@@ -75,12 +75,12 @@ async def forgotten():
 
 
 async def block(scope, receive, send):
-    """Keeps the event loop from turning."""
+    """Blocks the event loop."""
     time.sleep(1000)
 
 
 async def events(scope, receive, send):
-    """Server-sent events, ten a second, until the client leaves or there were forty."""
+    """Sends forty server-sent events, ten per second."""
     headers = [(b"content-type", b"text/event-stream")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     for number in range(40):
@@ -90,4 +90,4 @@ async def events(scope, receive, send):
     await send({"type": "http.response.body", "body": b""})
 
 
-VIEWS = {"/never": never, "/block": block, "/events": events}
+VIEWS = {"/never": never_respond, "/block": block, "/events": events}

@@ -1,4 +1,4 @@
-"""A WSGI application that tells what it runs in, and misbehaves on request. Nothing but Python 3.9."""
+"""A WSGI application that reports its environment and misbehaves on request. Needs only Python 3.9."""
 
 import json
 import os
@@ -8,16 +8,16 @@ import sys
 import time
 
 if os.environ.get("PROBE_BOOT_SECONDS"):
-    # An import that takes its time: a large application, a database that answers late.
+    # A slow import, as of a large application.
     time.sleep(float(os.environ["PROBE_BOOT_SECONDS"]))
 
 
 class ProbeError(Exception):
-    """What /raise raises."""
+    """Raised by /raise."""
 
 
 def application(environ, start_response):
-    """Dispatch on the path."""
+    """Dispatches on the path."""
     path = environ["PATH_INFO"]
     if path == "/raise":
         raise ProbeError("raised on request")
@@ -30,13 +30,13 @@ def application(environ, start_response):
         environ["wsgi.errors"].write("probe writes to wsgi.errors\n")
         environ["wsgi.errors"].flush()
     if path.startswith("/slow/"):
-        # Says that it sleeps, and who, in the file the query names: the test need not guess.
+        # Writes its pid into the file that the query names, so that the test knows that it sleeps.
         if environ["QUERY_STRING"]:
             with open(environ["QUERY_STRING"], "w") as mark:
                 mark.write(str(os.getpid()))
         time.sleep(float(path.rpartition("/")[2]))
     if path.startswith("/start/"):
-        # A program in a session of its own, that nobody waits for.
+        # A program in its own session, which is not waited for.
         child = subprocess.Popen(["sleep", path.rpartition("/")[2]], start_new_session=True)
         return reply(start_response, {"pid": os.getpid(), "child": child.pid})
     if path.startswith("/write/"):
@@ -56,7 +56,7 @@ def application(environ, start_response):
 
 
 def write(path):
-    """Try to create a file there, and say how it went."""
+    """Tries to create a file; returns the error or None."""
     try:
         with open(path, "w") as file:
             file.write("probe\n")
@@ -66,7 +66,7 @@ def write(path):
 
 
 def reply(start_response, facts):
-    """JSON; the daemon's process id in a header, so that a load can see which life of it answered."""
+    """Responds with JSON, and with the daemon's pid in a header."""
     body = json.dumps(facts).encode()
     start_response(
         "200 OK",

@@ -1,4 +1,4 @@
-"""What the package puts on the machine, and what it leaves alone."""
+"""What the package installs, and what it leaves unchanged."""
 
 import pathlib
 import pwd

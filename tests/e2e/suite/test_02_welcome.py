@@ -13,7 +13,7 @@ from support.waiting import wait_until
 
 @pytest.fixture(scope="module", autouse=True)
 def fresh(enabled):
-    """Socket enabled, service not asked for yet, the shipped configuration."""
+    """The enabled socket and the shipped configuration, with the service stopped."""
     host.systemctl("stop", host.SERVICE)
 
 

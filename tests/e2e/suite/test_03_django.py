@@ -1,4 +1,4 @@
-"""A real Django project, the distribution's Django, the shipped unit."""
+"""A Django project on the distribution's Django, with the shipped unit."""
 
 import hashlib
 import os

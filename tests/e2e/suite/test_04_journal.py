@@ -1,4 +1,4 @@
-"""The story `journalctl -u rgun` tells, and the fields a query can use."""
+"""What `journalctl -u rgun` shows, and the fields for queries."""
 
 import concurrent.futures
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("probe")
 
 @pytest.fixture(scope="module")
 def life(probe):
-    """The entries of one start and one stop of the service."""
+    """Starts and stops the service; returns the daemon's pid and its entries."""
     since = host.journal_cursor()
     host.restart()
     host.get("/")

@@ -1,4 +1,4 @@
-"""READY=1 means it can serve, and a restart under load refuses nobody."""
+"""READY=1 is sent when the service can serve, and a restart under load loses no request."""
 
 import time
 
@@ -50,7 +50,7 @@ def test_restarts_under_load_lose_no_request():
     print(load)
     assert not load.faults, load
     assert len(load.daemons) == 4, f"answered by {len(load.daemons)} lives of the daemon, not by 4: {load}"
-    # A kept connection closed between two requests costs its client a repetition: one a restart, if that.
+    # Each of the three clients with a kept connection may repeat one request per restart.
     assert load.retried <= 3 * 3, load
 
 

@@ -1,4 +1,4 @@
-"""A worker that is killed costs the request it had, and nothing else."""
+"""A killed worker fails only its running request."""
 
 import os
 import re
@@ -28,8 +28,8 @@ def test_killed_worker_answers_502_and_is_replaced():
     wait_until("a new worker is there", lambda: host.two_workers() and not exists(victim))
     assert host.main_pid() == daemon
     assert host.show("NRestarts") == "0"
-    told = host.journal(since, RGUN_PID=victim, _PID=daemon)
-    assert any(re.search(r"SIGKILL|signal:? 9", text) for text in host.messages(told)), told
+    output = host.journal(since, RGUN_PID=victim, _PID=daemon)
+    assert any(re.search(r"SIGKILL|signal:? 9", text) for text in host.messages(output)), output
 
 
 def test_killing_workers_fails_only_requests_in_flight():
@@ -37,13 +37,13 @@ def test_killing_workers_fails_only_requests_in_flight():
     kills = 4
     with host.load() as load:
         for _ in range(kills):
-            # One that answers, so one that is ready: a worker killed while it boots is another story.
+            # A worker that has answered, so one that is ready and not booting.
             victim = host.get("/").json()["pid"]
             os.kill(victim, signal.SIGKILL)
             wait_until("the worker is gone", lambda pid=victim: not exists(pid))
             load.wait_for_more(100)
     print(load)
     assert all(fault.startswith("502 ") for fault in load.faults), load
-    # threads = 1: a worker runs one request; what waited behind it in its ring goes to another worker.
+    # With threads = 1 a worker runs one request; others in its ring go to another worker.
     assert len(load.faults) <= kills, load
     assert host.main_pid() == daemon

@@ -1,4 +1,4 @@
-"""The watchdog: pinged while the daemon lives, a restart when it hangs."""
+"""The watchdog: pinged by a healthy daemon, and a restart of one that hangs."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def test_healthy_daemon_survives_a_one_second_watchdog():
     with host.drop_in("WatchdogSec=1s"):
         daemon = host.main_pid()
         assert_stays("the same daemon", lambda: host.main_pid() == daemon, 2.5)
-        # A worker that computes or sleeps is no reason to kill the service.
+        # Busy workers must not stop the pings.
         busy = [host.in_background("GET", "/slow/2.5") for _ in range(2)]
         assert [request.result().status for request in busy] == [200, 200]
         assert host.main_pid() == daemon

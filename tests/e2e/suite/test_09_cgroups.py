@@ -1,4 +1,4 @@
-"""One cgroup a worker below the service's own, and nothing left of either afterwards."""
+"""One cgroup per worker below the service's cgroup, and none left over afterwards."""
 
 import os
 import pathlib
@@ -82,7 +82,7 @@ def test_signals_to_the_whole_unit_end_no_worker():
 
 
 def test_workers_keep_soft_file_limit_daemon_raises_its_own():
-    # A machine that is a container may have less than the unit asks for.
+    # A container may have a lower limit than the unit.
     limits = pathlib.Path(f"/proc/{host.main_pid()}/limits").read_text()
     (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
     soft, hard = map(int, line.split()[3:5])
@@ -117,7 +117,7 @@ def test_stop_needs_no_sigkill():
 
 
 def empty_leaves(tree):
-    """Leaf cgroups without a process."""
+    """Returns leaf cgroups without a process."""
     groups = [path.parent for path in tree.rglob("cgroup.procs") if path.parent != tree]
     leaves = [group for group in groups if not any(entry.is_dir() for entry in group.iterdir())]
     return [group for group in leaves if not (group / "cgroup.procs").read_text()]

@@ -1,4 +1,4 @@
-"""The units as systemd reads them, and what their sandbox does to an application."""
+"""The units and their sandbox."""
 
 import pathlib
 import pwd

@@ -1,4 +1,4 @@
-"""A newer package over a running service: the operator's file stays, nobody is refused."""
+"""An upgrade of the package under load: the configuration is kept, and no request is lost."""
 
 import pathlib
 import subprocess
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("probe")
 
 @pytest.fixture(scope="module")
 def newer(tmp_path_factory):
-    """The package again, with a higher version and a changed default configuration."""
+    """The package with a higher version and a changed default configuration."""
     tree = tmp_path_factory.mktemp("newer") / "tree"
     host.run("dpkg-deb", "-R", str(host.PACKAGE), str(tree))
     control = tree / "DEBIAN/control"

@@ -1,4 +1,4 @@
-"""`systemctl reload`: the new code takes over when it is fit to, and otherwise the old one never notices."""
+"""`systemctl reload`: new code takes over once it is ready; otherwise the old code keeps serving."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ SLOW_IMPORT = "import time; time.sleep(3)"
 
 @pytest.fixture
 def app(trouble_app):
-    """Release 1, served by two workers, whatever the test before has left."""
+    """Release 1, served by two workers."""
     host.deploy(trouble_app, 1)
     serve(trouble_app)
     host.restart()
@@ -25,28 +25,28 @@ def app(trouble_app):
 
 
 def serve(directory, **options):
-    """Write the configuration; nobody reads it before the next restart or reload."""
+    """Writes the configuration for the next restart or reload."""
     host.configure("trouble", directory, **options)
 
 
 def ask_reload():
-    """`rgun reload` as an operator types it, in the background."""
+    """Starts `rgun reload` in the background."""
     return subprocess.Popen(["rgun", "reload"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def verdict(asked, seconds=30):
-    """Exit status and words of it."""
-    told, _ = asked.communicate(timeout=seconds)
-    return asked.returncode, told
+    """Waits for `rgun reload`; returns its exit status and output."""
+    output, _ = asked.communicate(timeout=seconds)
+    return asked.returncode, output
 
 
 def served():
-    """The release that answers."""
+    """Returns the release that is served."""
     return host.get("/").text
 
 
 def workers():
-    """Process ids of the daemon's children."""
+    """Returns the pids of the daemon's children."""
     return set(children(host.main_pid()))
 
 
@@ -56,7 +56,7 @@ def test_reloads_under_load_lose_no_request(app):
         for version in (2, 3, 4):
             host.deploy(app, version)
             host.reload()
-            # The verdict comes when traffic has moved, not when it begins to.
+            # The reload returns after the switch, so only the new release responds.
             assert {served() for _ in range(20)} == {str(version)}
             load.wait_for_more(100)
     print(load)
@@ -102,12 +102,12 @@ def test_reload_switches_to_another_virtual_environment(app):
     serve(app, python=interpreters[1])
     host.reload()
     assert host.get("/facts").json()["prefix"] == "/srv/venv-two"
-    # And one that does not exist is refused, with its key.
+    # A missing interpreter is refused.
     serve(app, python="/srv/venv-three/bin/python")
     assert host.reload(check=False).returncode != 0
-    code, told = verdict(ask_reload())
+    code, output = verdict(ask_reload())
     assert code == 1
-    assert "/srv/venv-three/bin/python" in told
+    assert "/srv/venv-three/bin/python" in output
     assert host.get("/facts").json()["prefix"] == "/srv/venv-two"
 
 
@@ -120,11 +120,11 @@ def test_broken_release_fails_the_reload_and_old_code_serves(app):
         status = host.status_text()
         assert "importing trouble raised LookupError (/srv/trouble/release.py, line 2)" in status
         assert "no database today" not in status, "every user may read it"
-        code, told = verdict(ask_reload())
+        code, output = verdict(ask_reload())
         load.wait_for_more(100)
     assert code == 1
-    assert "LookupError: no database today" in told, told
-    assert "release.py" in told, "the traceback's last lines name the place"
+    assert "LookupError: no database today" in output, output
+    assert "release.py" in output, "the traceback's last lines name the place"
     assert not load.faults, load
     assert load.bodies == {b"1"}
     assert before <= workers(), "the old workers are untouched"
@@ -143,9 +143,9 @@ def test_wrong_configuration_fails_the_reload_naming_the_key(app):
     serve(app, extra='[timeouts]\nreqest = "30s"\n')
     before = workers()
     assert host.reload(check=False).returncode != 0
-    code, told = verdict(ask_reload())
+    code, output = verdict(ask_reload())
     assert code == 1
-    assert "reqest" in told
+    assert "reqest" in output
     assert workers() == before
     assert served() == "1"
 
@@ -155,11 +155,11 @@ def test_release_that_fails_its_probe_gets_no_traffic(app):
     host.reload()
     host.deploy(app, 2, "SICK = True")
     with host.load() as load:
-        code, told = verdict(ask_reload())
+        code, output = verdict(ask_reload())
         load.wait_for_more(50)
     assert code == 1
-    assert "/healthz" in told
-    assert "503" in told
+    assert "/healthz" in output
+    assert "503" in output
     assert not load.faults, load
     assert load.bodies == {b"1"}
     host.deploy(app, 3)
@@ -175,7 +175,7 @@ def test_sighup_reloads_in_the_background(app):
     wait_until("the reload is over", lambda: host.show("ActiveState") == "active")
     host.deploy(app, 3, BROKEN)
     os.kill(daemon, signal.SIGHUP)
-    wait_until("the failure is told", lambda: "LookupError: no database today" in host.service_log(since))
+    wait_until("the failure is logged", lambda: "LookupError: no database today" in host.service_log(since))
     assert served() == "2"
     assert host.main_pid() == daemon
     assert host.show("NRestarts") == "0"
@@ -189,9 +189,9 @@ def test_later_reload_supersedes_a_running_one(app):
     host.deploy(app, 3)
     assert verdict(ask_reload())[0] == 0
     assert served() == "3"
-    code, told = verdict(first)
+    code, output = verdict(first)
     assert code == 1
-    assert "superseded" in told, told
+    assert "superseded" in output, output
 
 
 def test_reload_during_the_first_boot_replaces_it(app):
@@ -210,22 +210,22 @@ def test_stop_ends_a_running_reload(app):
     asked = ask_reload()
     wait_until("the new generation boots", lambda: workers() - before)
     host.systemctl("stop", host.SERVICE)
-    code, told = verdict(asked)
+    code, output = verdict(asked)
     assert code == 1
-    assert "stop" in told, told
+    assert "stop" in output, output
     assert host.show("Result") == "success"
     assert host.processes_of("rgun") == []
 
 
 def test_reload_without_a_daemon_exits_69(app):
     host.systemctl("stop", host.SERVICE)
-    code, told = verdict(ask_reload())
+    code, output = verdict(ask_reload())
     assert code == 69
-    assert "/run/rgun/control" in told
+    assert "/run/rgun/control" in output
 
 
 def quiet(load):
-    """Whether all clients have been answered anew, without a fault: what a release had begun has ended."""
+    """Whether the next fifty responses have no fault, so that no request of the bad release is left."""
     before, answered = len(load.faults), load.answered
     wait_until("further answers", lambda: load.answered >= answered + 50)
     return len(load.faults) == before

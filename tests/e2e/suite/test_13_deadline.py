@@ -1,4 +1,4 @@
-"""A request that takes too long is answered at once, and the journal says where it was."""
+"""A request past its deadline is answered 504, and the journal has its stack."""
 
 import re
 import time
@@ -11,7 +11,7 @@ from support.waiting import wait_until
 
 @pytest.fixture(scope="module", autouse=True)
 def app(trouble_app):
-    """One second for a request, one thread a worker."""
+    """A request timeout of one second, and workers with one thread."""
     host.deploy(trouble_app, 1)
     rule = '[[timeouts.path]]\nmatch = "/slow/*"\nrequest = "10s"\n'
     extra = f'[timeouts]\nrequest = "1s"\n\n{rule}\n[log]\nslow = "500ms"\n'
@@ -20,7 +20,7 @@ def app(trouble_app):
 
 
 def line_of(view):
-    """What a traceback has of a frame in that view; faulthandler writes it without the comma."""
+    """Returns a pattern for a frame of a view; faulthandler writes it without the comma."""
     return re.compile(rf'File ".*/trouble\.py", line \d+,? in {view}\b')
 
 
@@ -33,7 +33,7 @@ def test_stuck_request_is_504_with_one_entry_and_its_stack(view):
     took = time.monotonic() - began
     assert answer.status == 504
     assert 0.9 < took < 2.5, f"504 after {took:.2f} s"
-    # log.slow has its own entry, without a status.
+    # The entry of log.slow has no status.
     entries = wait_until("an entry", lambda: [e for e in named(since, answer) if "RGUN_STATUS" in e])
     assert len(entries) == 1, host.messages(entries)
     (entry,) = entries
@@ -44,7 +44,7 @@ def test_stuck_request_is_504_with_one_entry_and_its_stack(view):
     assert entry["RGUN_WORKER"] in "01"
     assert entry["RGUN_PID"] == str(worker)
 
-    # Replaced first; the stuck one goes in the end, whatever it does.
+    # The stuck worker is replaced, and killed in the end.
     wait_until("the stuck worker is gone", lambda: not exists(worker), 20)
     assert host.get("/").status == 200
     assert host.main_pid() == daemon
@@ -67,7 +67,7 @@ def test_slow_request_is_logged_once_with_its_stack():
     since, before = host.journal_cursor(), set(children(host.main_pid()))
     answer = host.get("/slow/2")
     assert answer.status == 200
-    entries = wait_until("the slow request is told", lambda: named(since, answer))
+    entries = wait_until("the slow request is logged", lambda: named(since, answer))
     assert len(entries) == 1, host.messages(entries)
     assert line_of("slow").search(host.messages(entries)[0]), host.messages(entries)
     assert entries[0]["RGUN_PATH"] == "/slow/2"
@@ -75,5 +75,5 @@ def test_slow_request_is_logged_once_with_its_stack():
 
 
 def named(since, answer):
-    """The entries under the id the client was given."""
+    """Returns the entries of a request by its id."""
     return host.journal(since, RGUN_REQUEST_ID=answer["x-request-id"])

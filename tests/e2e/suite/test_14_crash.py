@@ -1,4 +1,4 @@
-"""Code that takes its process with it costs the request it had; a request that always does is kept out."""
+"""Crashes fail one request each; a request that crashes repeatedly is quarantined."""
 
 import host
 import pytest
@@ -8,7 +8,7 @@ from support.waiting import wait_until
 
 @pytest.fixture(autouse=True)
 def app(trouble_app):
-    """A new daemon each time: a quarantine must not reach the next test."""
+    """Restarts the service for each test, so that no quarantine is left."""
     host.deploy(trouble_app, 1)
     host.configure("trouble", trouble_app)
     host.restart()
@@ -51,7 +51,7 @@ def test_idempotent_request_is_retried_if_configured(trouble_app):
     mark.unlink(missing_ok=True)
     host.deploy(trouble_app, 2, ONCE.format(mark=str(mark)))
     host.reload()
-    # The first attempt leaves a mark and dies, the second finds it and answers.
+    # The first attempt makes a file and dies; the retry finds it and responds.
     answer = host.get("/")
     assert answer.status == 200
     assert mark.exists()
@@ -60,7 +60,7 @@ def test_idempotent_request_is_retried_if_configured(trouble_app):
     assert "SIGKILL" in host.service_log(since)
 
 
-# A release whose VERSION kills its process when it is first asked for.
+# A release whose VERSION kills its process at its first use.
 ONCE = """
 import os, signal
 class Once:

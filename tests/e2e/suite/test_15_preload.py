@@ -1,4 +1,4 @@
-"""`workers.preload`: Django is imported once, workers are forked, and a reload still brings new code."""
+"""`workers.preload`: Django is imported once, workers are forked, and a reload imports new code."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import pytest
 from support.processes import children
 from support.waiting import wait_until
 
-# The shop, with a page that tells which process imported it.
+# The shop, with a page that reports the importing process.
 MODULE = """
 import json, os, time
 from shop.wsgi import application as shop
@@ -39,7 +39,7 @@ def preloaded(shop_data):
 
 
 def facts():
-    """What the workers say, by process id, once all have been heard."""
+    """Returns /facts of both workers, by pid."""
     found = {}
 
     def both():
@@ -109,7 +109,7 @@ def test_reload_starts_a_new_zygote_with_the_new_code():
 
 
 def processes():
-    """The daemon's children: a zygote and its workers."""
+    """Returns the pids of the zygote and its workers."""
     return set(children(host.main_pid()))
 
 

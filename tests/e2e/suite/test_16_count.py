@@ -1,4 +1,4 @@
-"""How many workers there are: asked for by signal, none while nobody asks, more while requests wait."""
+"""The number of workers: changed by signal, zero when idle, more when requests queue."""
 
 import os
 import signal
@@ -11,18 +11,18 @@ from support.waiting import wait_until
 
 @pytest.fixture(autouse=True)
 def released(trouble_app):
-    """A sound release; what is served is each test's business."""
+    """Deploys release 1."""
     host.deploy(trouble_app, 1)
 
 
 def serve(directory, **options):
-    """Configure and start anew."""
+    """Writes the configuration and restarts the service."""
     host.configure("trouble", directory, **options)
     host.restart()
 
 
 def workers():
-    """Process ids of the daemon's children."""
+    """Returns the pids of the daemon's children."""
     return children(host.main_pid())
 
 

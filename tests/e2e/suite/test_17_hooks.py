@@ -1,4 +1,4 @@
-"""gunicorn's hooks, for those who have them: called with gunicorn's arguments, once for each worker."""
+"""gunicorn's hooks: called with gunicorn's arguments, once per worker."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ LOG = host.STATE / "hooks.log"
 
 @pytest.fixture(autouse=True)
 def hooked(trouble_app):
-    """Two workers with all four hooks, which write down what they are called for."""
+    """Two workers with all four hooks, which record their calls."""
     host.deploy(trouble_app, 1)
     (trouble_app / "hooks.py").write_text(HOOKS.format(log=LOG))
     LOG.unlink(missing_ok=True)
@@ -41,7 +41,7 @@ def hooked(trouble_app):
 
 
 def noted():
-    """Name of the hook and the process it was about, in order."""
+    """Returns the recorded calls: name of the hook and pid of its worker."""
     return [tuple(line.split()) for line in LOG.read_text().splitlines()]
 
 
@@ -60,5 +60,5 @@ def test_hooks_are_called_once_per_worker():
 
 
 def named(pid):
-    """The hooks that were called about this process."""
+    """Returns the names of the hooks called for a worker."""
     return [name for name, about in noted() if about == str(pid)]

@@ -12,7 +12,7 @@ from support.websocket_client import WebSocket, collect_close_codes
 
 @pytest.fixture(scope="module", autouse=True)
 def app(live_app):
-    """Two workers; a second for a request, two for an event loop that does not turn."""
+    """Two workers; timeouts of one second for a request and two for a blocked event loop."""
     deploy(live_app)
     host.restart()
     return live_app

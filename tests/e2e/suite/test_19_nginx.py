@@ -1,4 +1,4 @@
-"""Behind nginx, on a unix socket, where applications come from; configured as README.md says."""
+"""Behind nginx on a unix socket, configured as in README.md."""
 
 import hashlib
 import os
@@ -10,10 +10,10 @@ from support.waiting import wait_until
 from support.websocket_client import WebSocket, collect_close_codes
 
 FRONT = ("127.0.0.1", 8080)
-# As if it spoke TLS.
+# Sends X-Forwarded-Proto: https, like a TLS listener.
 SECURE = ("127.0.0.1", 8081)
 UNIT = "front.service"
-# README.md's `map`, `upstream` and `location`, and around them what every nginx has.
+# `map`, `upstream` and `location` of README.md, in a minimal configuration.
 CONFIGURATION = """
 user www-data;
 pid /run/front.pid;
@@ -61,7 +61,7 @@ SOCKET_DROP_IN = pathlib.Path("/run/systemd/system/rgun.socket.d/unix.conf")
 
 @pytest.fixture(scope="module", autouse=True)
 def app(live_app):
-    """The application of releases on a unix socket that nginx may open, and nginx before it."""
+    """live.py on a unix socket that nginx may open, and nginx in front of it."""
     host.configure("live", live_app)
     SOCKET_DROP_IN.parent.mkdir(parents=True, exist_ok=True)
     SOCKET_DROP_IN.write_text("[Socket]\nListenStream=/run/rgun.sock\nSocketGroup=www-data\n")
@@ -77,13 +77,13 @@ def app(live_app):
     SOCKET_DROP_IN.unlink()
     host.systemctl("stop", host.SERVICE, host.SOCKET)
     host.systemctl("daemon-reload")
-    # systemd leaves it (RemoveOnStop=), and replaces it with the next one.
+    # systemd does not remove the socket file (RemoveOnStop=).
     pathlib.Path("/run/rgun.sock").unlink()
     host.systemctl("start", host.SOCKET)
 
 
 def refused():
-    """Whether nobody listens yet."""
+    """Whether nginx does not listen yet."""
     try:
         get("/")
     except ConnectionRefusedError:
@@ -143,12 +143,12 @@ def test_https_redirect_is_not_repeated_behind_a_tls_proxy(target, shop_data):
 
 def test_access_entry_names_the_client_behind_the_proxy(app):
     host.configure("live", app, extra="[log]\naccess = true\n")
-    # Not reload: nginx keeps its connections, and one that is open keeps the log that it began with.
+    # Not a reload, because open connections keep their log settings.
     host.restart()
     since = host.journal_cursor()
     answer = host.request("GET", "/", headers={"X-Forwarded-For": "192.0.2.66"}, address=FRONT)
     identity = answer["x-request-id"]
     (entry,) = wait_until("an entry", lambda: host.journal(since, RGUN_REQUEST_ID=identity))
     assert entry["RGUN_CLIENT"] == "192.0.2.66", (
-        "loopback is trusted, and so the client is what nginx was told"
+        "loopback is trusted, so the client is the one in X-Forwarded-For"
     )

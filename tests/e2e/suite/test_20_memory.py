@@ -1,7 +1,7 @@
-"""`workers.max_memory`: who has grown is replaced, who explodes dies alone.
+"""`workers.max_memory`: a worker that has grown is replaced, one that allocates too much is killed alone.
 
-Where there is no memory controller (a container on a host with cgroup v1) the daemon measures instead, and
-what only the kernel can do is skipped; `tests/e2e/run --engine uml` has a kernel of its own.
+Without a memory controller (a container on a host with cgroup v1) the daemon measures memory itself, and the
+tests of the kernel's limits are skipped; `tests/e2e/run --engine uml` has its own kernel.
 """
 
 import re
@@ -17,7 +17,7 @@ LIMIT = 100
 
 @pytest.fixture(autouse=True)
 def limited(trouble_app):
-    """Two workers of 100 MiB each, at most."""
+    """Two workers of at most 100 MiB each."""
     host.deploy(trouble_app, 1)
     host.configure("trouble", trouble_app, more=f'max_memory = "{LIMIT}MiB"')
     host.restart()
@@ -26,7 +26,7 @@ def limited(trouble_app):
 
 @pytest.fixture
 def controller():
-    """Skips where the kernel does not count memory for the service."""
+    """Skips if the service has no memory controller."""
     tree = host.cgroup_directory(host.show("ControlGroup"))
     if "memory" not in (tree / "cgroup.controllers").read_text().split():
         pytest.skip("no memory controller in this machine (the uml machine has one)")
@@ -52,10 +52,10 @@ def test_worker_over_max_memory_is_replaced_without_loss():
         return first - set(children(daemon))
 
     wait_until("a worker has gone", grown, 30, interval=0.1)
-    told = host.service_log(since)
-    assert re.search(r"max_memory|memory", told), told
-    # With a limit of the kernel's own the largest is still what was asked for and not what was left over.
-    assert "out of memory" not in told
+    output = host.service_log(since)
+    assert re.search(r"max_memory|memory", output), output
+    # The worker is replaced before the kernel's limit is reached.
+    assert "out of memory" not in output
     assert host.main_pid() == daemon
     assert host.show("NRestarts") == "0"
 
@@ -72,8 +72,8 @@ def test_out_of_memory_request_is_502_and_other_worker_serves(controller):
         lambda: host.journal(since, RGUN_REQUEST_ID=answer["x-request-id"]),
     )
     assert entries[0]["RGUN_PATH"] == "/grow/400"
-    told = host.journal(since, RGUN_PID=victim, _PID=daemon)
-    assert any("out of memory" in text for text in host.messages(told)), host.messages(told)
+    output = host.journal(since, RGUN_PID=victim, _PID=daemon)
+    assert any("out of memory" in text for text in host.messages(output)), host.messages(output)
     wait_until("another worker", lambda: host.two_workers() and victim not in host.two_workers())
     assert host.get("/").status == 200
     assert host.show("ActiveState") == "active"

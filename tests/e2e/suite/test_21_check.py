@@ -1,4 +1,4 @@
-"""`rgun check` as root: the application runs as the unit would run it; what its user may not do is named."""
+"""`rgun check` as root: runs the application as the unit would, and names missing permissions."""
 
 import grp
 import json
@@ -11,7 +11,7 @@ import pytest
 EX_USAGE, EX_CONFIG = 64, 78
 DROP_IN = pathlib.Path("/run/systemd/system/rgun.service.d/check.conf")
 
-# What it is run as is told by an exception, which a check prints.
+# Reports its process by an exception, which a check prints.
 TELL = """
 import json, os
 raise RuntimeError("TOLD" + json.dumps({
@@ -28,19 +28,19 @@ def application(environ, start_response):
 
 
 def check(*arguments, check=False):
-    """`rgun check`: exit status and what it said."""
+    """Runs `rgun check`; returns its exit status and output."""
     done = host.run("rgun", "check", *arguments, check=check)
     return done.returncode, done.stdout + done.stderr
 
 
 def user_id(name, *options):
-    """Numbers of a user, as id prints them."""
+    """Returns the numbers that id prints for a user."""
     return [int(number) for number in host.run("id", *options, name).stdout.split()]
 
 
 @pytest.fixture
 def app(enabled, tmp_path_factory):
-    """An application directory that the service's user may read."""
+    """An application's directory, readable for the service's user."""
     directory = pathlib.Path("/srv/checked")
     directory.mkdir(exist_ok=True)
     directory.chmod(0o755)
@@ -66,8 +66,8 @@ def drop_in(enabled):
     host.systemctl("daemon-reload")
 
 
-def told(text):
-    """What the application says of its process."""
+def reported(text):
+    """Returns what the application reports about its process."""
     return json.loads(text.rpartition("TOLD")[2].splitlines()[0])
 
 
@@ -84,7 +84,7 @@ def test_check_uses_the_units_user_groups_and_environment(app, drop_in):
     (app / "checked.py").write_text(TELL)
     code, text = check()
     assert code == EX_CONFIG
-    process = told(text)
+    process = reported(text)
     (uid,), (gid,) = user_id("rgun", "-u"), user_id("rgun", "-g")
     video = grp.getgrnam("video").gr_gid
     assert process["uid"] == [uid] * 3
@@ -105,15 +105,15 @@ def test_check_without_systemctl_reads_the_unit_files(app, drop_in, tmp_path):
     systemctl.write_text("#!/bin/sh\nexit 1\n")
     systemctl.chmod(0o755)
     done = host.run("env", f"PATH={tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin", "rgun", "check", check=False)
-    assert told(done.stderr)["uid"] == user_id("rgun", "-u") * 3
-    assert len(told(done.stderr)["groups"]) == 2
+    assert reported(done.stderr)["uid"] == user_id("rgun", "-u") * 3
+    assert len(reported(done.stderr)["groups"]) == 2
 
 
 def test_user_flag_overrides_the_units_user(app):
     (app / "checked.py").write_text(TELL)
     _, text = check("--user", "daemon")
-    assert told(text)["uid"] == user_id("daemon", "-u") * 3
-    assert told(text)["groups"] == sorted(user_id("daemon", "-G"))
+    assert reported(text)["uid"] == user_id("daemon", "-u") * 3
+    assert reported(text)["groups"] == sorted(user_id("daemon", "-G"))
 
 
 def test_check_as_root_without_a_unit_requires_user(app):
@@ -123,13 +123,13 @@ def test_check_as_root_without_a_unit_requires_user(app):
     assert "--user" in text
     assert "TOLD" not in text, "it was not imported"
     code, text = check("checked", "--chdir", str(app), "--user", "rgun")
-    assert told(text)["uid"] == user_id("rgun", "-u") * 3
+    assert reported(text)["uid"] == user_id("rgun", "-u") * 3
 
 
 def test_unprivileged_check_runs_as_the_caller(app):
     (app / "checked.py").write_text(TELL)
     done = host.run("runuser", "-u", "daemon", "--", "rgun", "check", check=False)
-    assert told(done.stderr)["uid"] == user_id("daemon", "-u") * 3
+    assert reported(done.stderr)["uid"] == user_id("daemon", "-u") * 3
     done = host.run("runuser", "-u", "daemon", "--", "rgun", "check", "--user", "root", check=False)
     assert done.returncode == EX_USAGE
     assert "only root" in done.stderr
@@ -169,7 +169,7 @@ def test_file_unreadable_at_import_is_a_permission_error(app):
 
 
 def django(app, database):
-    """The application, with this database in its settings."""
+    """Writes an application with this database in its settings."""
     settings = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(database)}}
     configure = f"from django.conf import settings\nsettings.configure(DATABASES={settings!r})\n"
     (app / "checked.py").write_text(configure + SOUND)

@@ -1,4 +1,4 @@
-"""Removal stops and keeps the operator's file; purge leaves the user's name and nothing else."""
+"""Removal stops the service and keeps the configuration; purge leaves only the user."""
 
 import pathlib
 import pwd
@@ -42,7 +42,7 @@ def test_purge_leaves_only_the_user():
     assert left == []
     assert host.run("dpkg-query", "-W", "rgun", check=False).returncode != 0
     assert host.processes_of("rgun") == []
-    # The user stays, without a shell: a reused number would inherit files that are somewhere in a backup.
+    # The user stays, because a reused uid would own files restored from a backup.
     assert pwd.getpwnam("rgun").pw_shell.endswith("nologin")
     failed = host.systemctl("--failed", "--no-legend", "--plain").stdout
     assert "rgun" not in failed

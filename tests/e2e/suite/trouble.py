@@ -1,7 +1,7 @@
-"""A WSGI application of releases: says which one it is, and does on request what takes other servers down.
+"""A WSGI application with releases: reports its release, and hangs, crashes or leaks on request.
 
-`release.py` beside it is what a deploy changes: VERSION, and perhaps code that takes its time or raises.
-Nothing but Python 3.9.
+A deploy changes `release.py` in the same directory: VERSION, and code that may be slow or raise. Needs only
+Python 3.9.
 """
 
 import ctypes
@@ -20,11 +20,11 @@ SICK = getattr(release, "SICK", False)
 
 
 def application(environ, start_response):
-    """Dispatch on the path: the first word names the function, the second is its argument."""
+    """Dispatches on the path: the first word names the function, the second is its argument."""
     path = environ["PATH_INFO"]
     _, name, argument, *_ = [*path.split("/"), "", ""]
     if environ["QUERY_STRING"].startswith("/"):
-        # Says that it runs, and where, in the file the query names: the test need not guess.
+        # Writes its pid into the file that the query names, so that the test knows that it runs.
         with open(environ["QUERY_STRING"], "w") as mark:
             mark.write(str(os.getpid()))
     view = VIEWS.get(name)
@@ -35,21 +35,21 @@ def application(environ, start_response):
 
 
 def answer(start_response, status, body):
-    """Bytes as they are, anything else as JSON."""
+    """Responds with bytes, or anything else as JSON."""
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
     start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]
 
 
 def version(_):
-    """Which release this is; all of the answer, so that a load can count them."""
+    """Returns only the release, so that a load can collect them."""
     if SICK:
         raise ValueError("this release is sick")
     return "200 OK", str(release.VERSION).encode()
 
 
 def facts(_):
-    """Where this ran."""
+    """Returns facts about the process."""
     return "200 OK", {
         "version": str(release.VERSION),
         "pid": os.getpid(),
@@ -61,41 +61,41 @@ def facts(_):
 
 
 def healthz(_):
-    """For reload.probe."""
+    """The target of reload.probe."""
     return ("503 Service Unavailable", b"sick\n") if SICK else ("200 OK", b"well\n")
 
 
 def slow(seconds):
-    """Waits, without the GIL."""
+    """Sleeps without the GIL."""
     time.sleep(float(seconds))
     return "200 OK", {"pid": os.getpid()}
 
 
 def stuck(_):
-    """Waits for what never comes."""
+    """Never returns."""
     threading.Event().wait(600)
     return "200 OK", b"never\n"
 
 
 def gil(_):
-    """Computes in C for hours and does not let go of the GIL: a regular expression of the famous kind."""
+    """Holds the GIL for hours: a regular expression with exponential backtracking."""
     re.match(r"(a|aa)+$", "a" * 80 + "b")
     return "200 OK", b"never\n"
 
 
 def segfault(_):
-    """What a bug in an extension module does."""
+    """Reads address zero."""
     ctypes.string_at(0)
     return "200 OK", b"never\n"
 
 
 def leave(_):
-    """What a library that thinks it owns the process does."""
+    """Exits the process."""
     os._exit(3)
 
 
 def grow(mib):
-    """Keeps that much memory for ever."""
+    """Leaks memory."""
     LEAK.append(bytearray(os.urandom(1024)) * (int(mib) * 1024))
     return "200 OK", {"pid": os.getpid(), "mib": sum(map(len, LEAK)) >> 20}
 

@@ -1,4 +1,4 @@
-"""Cases for what requests keep to themselves, and what they leave behind."""
+"""Cases of isolation: contexts, cancelled waits, forks."""
 
 import asyncio
 import contextlib
@@ -8,16 +8,17 @@ import os
 import sys
 import time
 
-import asgi_cases
-from asgi_cases import case, gate, tell
+import asgi_cases  # noqa: F401 (registers the cases that every test uses)
+from asgi_registry import SEEN, application, case, finish, gate, start, tell
+
+__all__ = ["application"]
 
 variable = contextvars.ContextVar("variable", default="unset")
-application = asgi_cases.application
 
 
 @case
 async def keeps_a_secret(scope, receive, send):
-    """Answers outside of a turn, and keeps the loop from the turn that follows until others have come."""
+    """Responds outside of a turn, and blocks the loop until other requests have arrived."""
     variable.set("a secret")
     await gate(scope).wait()
     await tell(send, variable.get())
@@ -36,7 +37,7 @@ def n_futures():
 
 @case
 async def gives_up(scope, receive, send):
-    """How many Futures are left of receives that were given up."""
+    """Returns how many Futures are left over from cancelled receives."""
     await receive()
     before = n_futures()
     for _ in range(100):
@@ -53,9 +54,9 @@ async def gives_up(scope, receive, send):
 
 @case
 async def gives_up_sending(scope, receive, send):
-    """The same of sends, to a client that takes nothing."""
+    """Records how many Futures are left over from cancelled sends to a client without credit."""
     await receive()
-    await asgi_cases.start(send)
+    await start(send)
     part = {"type": "http.response.body", "body": b"p" * 1_000_000, "more_body": True}
     for _ in range(2):
         await send(part)
@@ -63,17 +64,17 @@ async def gives_up_sending(scope, receive, send):
     for _ in range(100):
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(send(part), 0.0001)
-    asgi_cases.SEEN[:] = [n_futures() - before]
-    await asgi_cases.finish(send)
+    SEEN[:] = [n_futures() - before]
+    await finish(send)
 
 
 @case
 async def forks_and_awaits(scope, receive, send):
-    """The child goes on waiting on its parent's loop, while its parent does not turn it."""
+    """Forks a child that goes on awaiting on its parent's loop, while the parent waits for it."""
     waiting = asyncio.get_running_loop().create_future()
     pid = os.fork()
     if pid == 0:
-        time.sleep(0.2)  # until there is something to be taken
+        time.sleep(0.2)  # until there are requests to claim
         await waiting
     _, status = os.waitpid(pid, 0)
     await tell(send, os.WEXITSTATUS(status))
@@ -81,16 +82,16 @@ async def forks_and_awaits(scope, receive, send):
 
 @case
 async def returns_too_early(scope, receive, send):
-    """While most of its answer waits for the client."""
-    await asgi_cases.start(send)
+    """Returns while most of its response waits for credit."""
+    await start(send)
     with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(asgi_cases.finish(send, b"b" * 6_000_000), 0.001)
-    asgi_cases.SEEN[:] = ["returned"]
+        await asyncio.wait_for(finish(send, b"b" * 6_000_000), 0.001)
+    SEEN[:] = ["returned"]
 
 
 @case
 async def is_interrupted(scope, receive, send):
-    """By what a signal handler may raise in the server's own frames, in the way of a profiler's here."""
+    """Raises in the server's own frames, as a signal handler may, by a profiler."""
 
     def profile(frame, event, function):
         if event == "c_call" and function.__name__ == "_returned":

@@ -1,65 +1,13 @@
-"""Cases for the ASGI side of the worker: the path says which; what is seen is told as JSON."""
+"""Cases of ASGI requests, one per path, which answer JSON; and applications of other shapes."""
 
 import asyncio
 import collections
-import contextvars
 import functools
 import json
-import os
 import pathlib
-import tempfile
 
-CASES = {}
-STARTED = {"lifespan": 0}
-# Held and let go by requests, so that a test decides when something happens.
-GATES = {}
-# What a case has seen, for a later request to ask.
-SEEN = []
-variable = contextvars.ContextVar("variable", default="unset")
-
-
-def case(function):
-    CASES["/" + function.__name__] = function
-    return function
-
-
-def gate(scope):
-    """The event that `?NAME` names."""
-    return GATES.setdefault(scope["query_string"].decode(), asyncio.Event())
-
-
-async def start(send, status=200, headers=(), **more):
-    await send({"type": "http.response.start", "status": status, "headers": list(headers), **more})
-
-
-async def finish(send, body=b"", **more):
-    await send({"type": "http.response.body", "body": body, **more})
-
-
-async def tell(send, value):
-    await start(send, headers=[(b"content-type", b"application/json")])
-    await finish(send, json.dumps(value, default=jsonable).encode())
-
-
-def jsonable(value):
-    return {"bytes": value.decode("latin-1")} if isinstance(value, bytes) else repr(value)
-
-
-async def application(scope, receive, send):
-    if scope["type"] == "lifespan":
-        assert (await receive())["type"] == "lifespan.startup"
-        scope["state"]["from"] = "lifespan"
-        scope["state"]["list"] = []
-        await send({"type": "lifespan.startup.complete"})
-        assert (await receive())["type"] == "lifespan.shutdown"
-        print("lifespan: shutdown", flush=True)
-        await send({"type": "lifespan.shutdown.complete"})
-        return None
-    handler = CASES.get(scope["path"].rpartition("/root")[2] or scope["path"])
-    return await (handler or CASES["/scope"])(scope, receive, send)
-
-
-# ---------------------------------------------------------------- scope
+import asgi_response_cases  # noqa: F401 (registers its cases)
+from asgi_registry import CASES, SEEN, application, case, finish, gate, start, tell, variable
 
 
 @case
@@ -76,15 +24,12 @@ async def types(scope, receive, send):
 
 @case
 async def spoil(scope, receive, send):
-    """Whether what one request changes is seen by the next."""
+    """Returns what earlier requests have changed in the scope, then changes it."""
     seen = [scope["asgi"].get("spoiled"), scope["extensions"].get("spoiled"), scope["state"].get("spoiled")]
     for name in ("asgi", "extensions", "state"):
         scope[name]["spoiled"] = True
     scope["state"]["list"].append(1)
     await tell(send, [*seen, len(scope["state"]["list"])])
-
-
-# ---------------------------------------------------------------- bodies
 
 
 @case
@@ -103,7 +48,7 @@ async def echo(scope, receive, send):
 
 @case
 async def events(scope, receive, send):
-    """The events until the disconnect that the test sends."""
+    """Records all events up to the disconnect."""
     seen = []
     while True:
         seen.append(await receive())
@@ -115,7 +60,7 @@ async def events(scope, receive, send):
 
 @case
 async def events_then_answer(scope, receive, send):
-    """All events to the disconnect, in an answer."""
+    """Responds with all events up to the disconnect."""
     events = []
     while not events or events[-1]["type"] != "http.disconnect":
         events.append(await receive())
@@ -124,7 +69,7 @@ async def events_then_answer(scope, receive, send):
 
 @case
 async def begins_and_leaves(scope, receive, send):
-    """Half of an answer, or nothing of it, because its client has gone."""
+    """Sends half of a response, or nothing, then waits for the disconnect and returns or raises."""
     if scope["query_string"]:
         await start(send)
         await send({"type": "http.response.body", "body": b"half", "more_body": True})
@@ -137,7 +82,7 @@ async def begins_and_leaves(scope, receive, send):
 
 
 class ClientDisconnect(Exception):
-    """As Starlette calls it."""
+    """Named as in Starlette."""
 
 
 @case
@@ -147,13 +92,13 @@ async def seen(scope, receive, send):
 
 @case
 async def written_oddly(scope, receive, send):
-    """Messages whose keys are no constants, among many others, in what is nearly a dict."""
+    """Sends messages with keys that are not interned, with extra keys, and as other mappings."""
 
     class Message(dict):
-        """Any dict may be one of a class."""
+        """A subclass of dict."""
 
     def fresh(message):
-        # Joined when it runs, so not interned.
+        # Joined at run time, so the key is not interned.
         return {"".join(list(key)): value for key, value in message.items()}
 
     start = {"type": "http.response.start", "status": 201, "headers": [(b"x-way", b"odd")]}
@@ -168,7 +113,7 @@ async def written_oddly(scope, receive, send):
 
 @case
 async def ignore(scope, receive, send):
-    """Never reads its body."""
+    """Responds without reading the body."""
     await tell(send, "ignored")
 
 
@@ -200,7 +145,7 @@ async def open_gate(scope, receive, send):
 
 @case
 async def after_complete(scope, receive, send):
-    """What receive() says once the response is complete; and while it completes."""
+    """Records what receive() returns during and after the end of the response."""
     first = await receive()
     waiting = asyncio.create_task(receive())
     await asyncio.sleep(0)
@@ -211,7 +156,7 @@ async def after_complete(scope, receive, send):
 
 @case
 async def receive_in_tasks(scope, receive, send):
-    """wait_for() gives up and loses nothing; gather() gets what there is once."""
+    """Cancels a receive() by wait_for(), then receives the event in another task."""
     try:
         await asyncio.wait_for(receive(), 0.01)
         outcome = "received"
@@ -221,167 +166,6 @@ async def receive_in_tasks(scope, receive, send):
     await finish(send, outcome.encode(), more_body=True)
     event = await asyncio.ensure_future(receive())
     await finish(send, event["body"])
-
-
-# ---------------------------------------------------------------- responses
-
-
-@case
-async def parts(scope, receive, send):
-    await start(send)
-    for number in range(3):
-        await finish(send, b"%d" % number, more_body=True)
-    await finish(send)
-
-
-@case
-async def paced(scope, receive, send):
-    """A part, then what the gate lets through."""
-    await start(send)
-    await finish(send, b"first", more_body=True)
-    await gate(scope).wait()
-    await finish(send, b"last")
-
-
-@case
-async def head_only(scope, receive, send):
-    """An empty part sends the head."""
-    await start(send, 201)
-    await finish(send, b"", more_body=True)
-    await gate(scope).wait()
-    await finish(send, b"done")
-
-
-@case
-async def large(scope, receive, send):
-    n_bytes = int(scope["query_string"])
-    await start(send)
-    await finish(send, bytes(range(256)) * (n_bytes // 256))
-
-
-@case
-async def flood(scope, receive, send):
-    """Many parts; says how many went before it had to wait."""
-    SEEN[:] = [0]
-    await start(send)
-    for _ in range(200):
-        await finish(send, b"f" * 50_000, more_body=True)
-        SEEN[0] += 1
-    await finish(send)
-
-
-@case
-async def status(scope, receive, send):
-    await start(send, int(scope["query_string"]), [(b"content-type", b"text/plain")])
-    await finish(send, b"a body")
-
-
-@case
-async def length(scope, receive, send):
-    """`?PROMISED-GIVEN`"""
-    promised, given = scope["query_string"].split(b"-")
-    await start(send, headers=[(b"Content-Length", promised)])
-    await finish(send, b"x" * int(given))
-
-
-@case
-async def length_in_parts(scope, receive, send):
-    """The same; half of it is out before."""
-    promised, given = scope["query_string"].split(b"-")
-    await start(send, headers=[(b"Content-Length", promised)])
-    await finish(send, b"x" * (int(given) // 2), more_body=True)
-    await gate(scope).wait()
-    await finish(send, b"x" * (int(given) - int(given) // 2))
-
-
-@case
-async def headers(scope, receive, send):
-    await start(
-        send,
-        headers=[
-            (b"X-Upper", b" trimmed "),
-            [b"set-cookie", b"a=1"],
-            (b"set-cookie", b"b=2"),
-            (bytearray(b"x-array"), memoryview(b"view")),
-            (b"connection", b"close"),
-            (b"transfer-encoding", b"chunked"),
-            (b"x-latin", "é".encode("latin-1")),
-        ],
-    )
-    await finish(send)
-
-
-@case
-async def generated_headers(scope, receive, send):
-    headers = ((name, b"v") for name in (b"x-a", b"x-b"))
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await finish(send)
-
-
-@case
-async def no_headers(scope, receive, send):
-    await send({"type": "http.response.start", "status": 200})
-    await send({"type": "http.response.body"})
-
-
-@case
-async def views(scope, receive, send):
-    await start(send)
-    await finish(send, bytearray(b"array "), more_body=True)
-    await finish(send, memoryview(b"view"))
-
-
-@case
-async def file(scope, receive, send):
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(b"from a file")
-        file.flush()
-        await start(send)
-        await send({"type": "http.response.pathsend", "path": file.name})
-
-
-@case
-async def path(scope, receive, send):
-    """The file that `?LENGTH,PATH` names, whose length is announced as that, or not."""
-    length, _, path = scope["query_string"].decode().partition(",")
-    await start(send, headers=[(b"content-length", length.encode())] if length else [])
-    await send({"type": "http.response.pathsend", "path": path})
-
-
-@case
-async def no_file(scope, receive, send):
-    await start(send)
-    await send({"type": "http.response.pathsend", "path": "/nowhere/at/all"})
-
-
-@case
-async def directory(scope, receive, send):
-    await start(send)
-    await send({"type": "http.response.pathsend", "path": os.getcwd()})
-
-
-@case
-async def hints(scope, receive, send):
-    await send({"type": "http.response.early_hint", "links": [b"</a.css>; rel=preload", b"</b.js>"]})
-    await tell(send, "hinted")
-
-
-@case
-async def trailers(scope, receive, send):
-    await start(send, trailers=True)
-    await finish(send, b"body", more_body=False)
-    await send({"type": "http.response.trailers", "headers": [(b"x-one", b"1")], "more_trailers": True})
-    await send({"type": "http.response.trailers", "headers": [(b"x-two", b"2")]})
-
-
-@case
-async def large_trailers(scope, receive, send):
-    await start(send, trailers=True)
-    await finish(send, b"t" * 6_000_000)
-    await send({"type": "http.response.trailers", "headers": [(b"x-one", b"1")]})
-
-
-# ---------------------------------------------------------------- tasks
 
 
 @case
@@ -399,7 +183,7 @@ async def task(scope, receive, send):
 
 @case
 async def timeout(scope, receive, send):
-    """What depends on a task of asyncio's own."""
+    """Uses asyncio.timeout() and TaskGroup, which need a task of asyncio."""
     if hasattr(asyncio, "timeout"):
         try:
             async with asyncio.timeout(0.01):
@@ -415,7 +199,7 @@ async def timeout(scope, receive, send):
 
 @case
 async def at_once(scope, receive, send):
-    """Answers when three of them are there."""
+    """Responds when three requests have arrived."""
     SEEN.append(scope["path"])
     if len(SEEN) == 3:
         gate(scope).set()
@@ -431,7 +215,7 @@ async def forget(scope, receive, send):
 
 @case
 async def background(scope, receive, send):
-    """At work after the response."""
+    """Works after the response."""
     await start(send)
     await finish(send, b"answered")
     await gate(scope).wait()
@@ -454,7 +238,7 @@ async def inner(receive):
 
 @case
 async def stubborn(scope, receive, send):
-    """Cancelled, it goes on, and answers."""
+    """Catches its cancellation and responds."""
     try:
         await asyncio.sleep(1000)
     except asyncio.CancelledError:
@@ -470,18 +254,15 @@ async def busy(scope, receive, send):
 
 @case
 async def sends_from_tasks(scope, receive, send):
-    """send() as a coroutine of tasks."""
+    """Runs send() in tasks."""
     await asyncio.create_task(send({"type": "http.response.start", "status": 200}))
     sends = [send({"type": "http.response.body", "body": b"%d" % n, "more_body": True}) for n in range(3)]
     await asyncio.gather(*sends)
     await asyncio.wait_for(send({"type": "http.response.body"}), 5)
 
 
-# ---------------------------------------------------------------- other shapes
-
-
 class Double:
-    """ASGI 2."""
+    """An application of ASGI 2."""
 
     def __init__(self, scope):
         self.scope = scope
@@ -495,18 +276,20 @@ def double(scope):
 
 
 class Instance:
-    """ASGI 3, an object."""
+    """An application of ASGI 3 that is an object."""
 
     async def __call__(self, scope, receive, send):
         await CASES["/scope"](scope, receive, send)
 
 
 instance = Instance()
+
+
 part = functools.partial(Instance.__call__, instance)
 
 
 def returning(scope, receive, send):
-    """No coroutine function, but it gives a coroutine."""
+    """A function that returns a coroutine."""
     return CASES["/scope"](scope, receive, send)
 
 

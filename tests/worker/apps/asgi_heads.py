@@ -1,4 +1,4 @@
-"""Answers whose bodies follow their heads at once, or when a request to `/open` lets them."""
+"""Responses whose bodies follow their heads at once, or when another request opens their gate."""
 
 import asyncio
 import collections
@@ -34,7 +34,7 @@ async def at_once(scope, name, send):
 
 
 async def after_a_round(scope, name, send):
-    """As frameworks do that pass messages between tasks."""
+    """Yields to the loop between head and body, as frameworks with several tasks do."""
     await start(send)
     await asyncio.sleep(0)
     await finish(send, b"all")

@@ -1,14 +1,14 @@
-"""Cases that break ASGI: the path says which."""
+"""Cases that violate ASGI, one per path."""
 
 import asyncio
 import json
 import os
 import sys
 
-import asgi_cases
-from asgi_cases import SEEN, case, finish, start, tell
+import asgi_cases  # noqa: F401 (registers the cases that every test uses)
+from asgi_registry import SEEN, application, case, finish, start, tell
 
-application = asgi_cases.application
+__all__ = ["application"]
 
 
 @case
@@ -135,7 +135,7 @@ async def misuse(scope, receive, send):
 
 @case
 async def forgiven(scope, receive, send):
-    """The application catches it and answers."""
+    """Catches the exception and responds."""
     try:
         await send(BODY)
     except RuntimeError as error:
@@ -144,7 +144,7 @@ async def forgiven(scope, receive, send):
 
 @case
 async def arguments(scope, receive, send):
-    """All ways to call send() and receive() wrongly, then one with a name that is right."""
+    """Calls send() and receive() with wrong arguments, then correctly by keyword."""
     outcomes = []
     for call in (send, lambda: send(START, BODY), lambda: send(massage=START), lambda: receive(1)):
         try:
@@ -158,7 +158,7 @@ async def arguments(scope, receive, send):
 
 @case
 async def later(scope, receive, send):
-    """Keeps send() and receive(), and uses them when all is over."""
+    """Keeps send() and receive() for a later request."""
     SEEN[:] = [send, receive]
     await tell(send, "kept")
 
@@ -178,7 +178,7 @@ async def use_kept(scope, receive, send):
 
 @case
 async def forks(scope, receive, send):
-    """A child that comes back into the server must not answer."""
+    """Forks a child that returns into the server and must not respond."""
     child = os.fork()
     if child == 0:
         return
@@ -187,7 +187,7 @@ async def forks(scope, receive, send):
 
 
 def leave_looking_at(caller=None):
-    """As scripts do that tell where they were left."""
+    """Exits with the name of the calling function, as scripts do."""
     caller = caller or sys._getframe(1)
     raise SystemExit(f"left in {caller.f_code.co_name}")
 
@@ -203,7 +203,7 @@ async def exits_showing_its_frame(scope, receive, send):
 
 
 class Proxy:
-    """As werkzeug's, where there is nothing that it stands for."""
+    """Like werkzeug's LocalProxy without an object."""
 
     @property
     def __class__(self):
@@ -228,7 +228,7 @@ async def too_many_trailers(scope, receive, send):
 
 
 def send_at_once(send, message):
-    """Without waiting for it: it is done at once."""
+    """Sends without awaiting, because send() completes at once."""
     assert list(send(message)) == []
 
 
@@ -263,10 +263,10 @@ async def sends_in_truth(scope, receive, send):
 
 @case
 async def full_head(scope, receive, send):
-    """Headers of so many bytes as they travel, and a body that is given its length."""
+    """Sends headers of `?SIZE` encoded bytes, and a body that gets a Content-Length."""
     size = int(scope["query_string"])
     names = [b"x-%d" % number for number in range(size // 60_000 + 1)]
-    # A field costs the lengths of both, and of the name.
+    # A header costs 5 bytes besides its name and its value.
     values = size - sum(5 + len(name) for name in names)
     each = values // len(names)
     headers = [(name, b"v" * each) for name in names[1:]]

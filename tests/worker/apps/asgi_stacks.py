@@ -1,12 +1,12 @@
-"""Cases for stacks: requests that wait for tasks, each in another way. The path says which."""
+"""Cases of stacks: requests that await tasks, each in another way."""
 
 import asyncio
 
 import anyio
-import asgi_cases
-from asgi_cases import case
+import asgi_cases  # noqa: F401 (registers the cases that every test uses)
+from asgi_registry import application, case
 
-application = asgi_cases.application
+__all__ = ["application"]
 
 
 async def innermost():
@@ -75,7 +75,7 @@ async def waits_for_each_other(tasks, at):
 
 @case
 async def circle(scope, receive, send):
-    """Tasks that wait for each other."""
+    """Waits for two tasks that wait for each other."""
     tasks = []
     tasks += [asyncio.ensure_future(waits_for_each_other(tasks, 1 - at)) for at in (0, 1)]
     try:

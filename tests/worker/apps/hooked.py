@@ -1,4 +1,4 @@
-"""Server hooks as in a gunicorn.conf.py: each writes down a line that says what it was given."""
+"""Server hooks as in a gunicorn.conf.py; each records its arguments."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import threading
 
 
 def write_down(name, worker, server=None):
-    """One line in the file that EVENTS names."""
+    """Appends a line of JSON to the file that EVENTS names."""
     told = {
         "hook": name,
         "in": os.getpid(),
@@ -29,46 +29,46 @@ def write_down(name, worker, server=None):
 
 
 def blocked_signals():
-    """What a program that the hook starts would inherit."""
+    """Returns the blocked signals that a subprocess inherits."""
     return subprocess.run(
         ["grep", "SigBlk", "/proc/self/status"], capture_output=True, text=True, check=True
     ).stdout.split()[1]
 
 
 def post_fork(server, worker):
-    """Before the import."""
+    """Called before the import."""
     worker.kept = "kept"
     server.log.info("hello from post_fork of %s", worker.pid)
     write_down("post_fork", worker, server)
 
 
 class Configuration:
-    """A dotted name leads here."""
+    """The target of a hook may be a dotted name."""
 
     @staticmethod
     def post_worker_init(worker):
-        """After the import."""
+        """Called after the import."""
         worker.log.warning("%r can serve", worker)
         write_down("post_worker_init", worker)
 
 
 def worker_exit(server, worker):
-    """The end."""
+    """Called at the worker's exit."""
     write_down("worker_exit", worker, server)
 
 
 def child_exit(server, worker):
-    """Somebody else's end."""
+    """Called for the exit of another worker."""
     write_down("child_exit", worker, server)
 
 
 def exits(*_):
-    """Not what hooks are for."""
+    """Exits."""
     sys.exit("no licence")
 
 
 def raises(*_):
-    """Does not work."""
+    """Raises."""
     raise LookupError("no such hook point")
 
 

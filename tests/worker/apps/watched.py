@@ -1,4 +1,4 @@
-"""An application to look into: it waits, holds the GIL, forks, counts; for tests that play the daemon."""
+"""An application that waits, holds the GIL, forks and reports its process, for worker tests."""
 
 import ctypes
 import json
@@ -16,12 +16,12 @@ libc = ctypes.CDLL(None)
 os.register_at_fork(after_in_child=lambda: FORKS.append("python"))
 libc.srand(1)
 if hasattr(libc, "__register_atfork"):
-    # What pthread_atfork(3) calls. In the child it draws one number.
+    # What pthread_atfork(3) calls; the child draws one number.
     libc.__register_atfork(None, None, libc.rand, None)
 
 
 def application(environ, start_response):
-    """Calls the function that the path names, and answers what it returns as JSON."""
+    """Responds with the result, as JSON, of the function that the path names."""
     SEEN.append(environ["PATH_INFO"])
     query = {name: values[-1] for name, values in parse_qs(environ["QUERY_STRING"]).items()}
     told = globals()["do_" + environ["PATH_INFO"].strip("/")](environ, **query)
@@ -31,7 +31,7 @@ def application(environ, start_response):
 
 
 def do_who(environ):
-    """The process, the thread, and what the process was when the application was imported."""
+    """Returns facts about process and thread, and the pid of the import."""
     return {
         "pid": os.getpid(),
         "parent": os.getppid(),
@@ -48,57 +48,57 @@ def do_who(environ):
 
 
 def do_warm(environ):
-    """For a first request: what the environ says."""
+    """Records the environ of a warm-up request."""
     return SEEN.append({name: value for name, value in environ.items() if isinstance(value, (str, bool))})
 
 
 def do_raise(environ):
-    """A view that does not work."""
+    """Raises."""
     raise ValueError("the view is cold")
 
 
 def do_draw(environ):
-    """The next number of rand(3)."""
+    """Returns the next number of rand(3)."""
     return libc.rand()
 
 
 def do_wait(environ, path):
-    """Until somebody opens that FIFO."""
+    """Waits until the FIFO has a writer."""
     wait_for_fifo(path)
     return os.getpid()
 
 
 def wait_for_fifo(path):
-    """In one system call, without the GIL."""
+    """Waits in one system call, without the GIL."""
     with open(path, encoding="utf-8") as fifo:
         return fifo.read()
 
 
 def do_sleep(environ, seconds):
-    """Without the GIL."""
+    """Sleeps without the GIL."""
     time.sleep(float(seconds))
     return "slept"
 
 
 def do_hold_gil_elsewhere(environ, seconds):
-    """A thread that holds the GIL in C, out of reach of signals: those go to the main thread."""
+    """Holds the GIL in C on another thread, out of reach of signals, which go to the main thread."""
     threading.Thread(target=hold_gil, args=(float(seconds),), name="holder").start()
     return True
 
 
 def hold_gil(seconds):
-    """usleep(3), called as if it needed the GIL."""
+    """Calls usleep(3) without releasing the GIL."""
     ctypes.PyDLL(None).usleep(int(seconds * 1e6))
 
 
 def do_hold_gil(environ, seconds):
-    """The request's own thread holds it."""
+    """Holds the GIL on the request's thread."""
     hold_gil(float(seconds))
     return os.getpid()
 
 
 def do_child(environ):
-    """The descriptors that a program inherits which the application starts."""
+    """Lists the descriptors that a subprocess inherits."""
     reading, writing = os.pipe()
     child = os.posix_spawn(
         sys.executable,
@@ -114,7 +114,7 @@ def do_child(environ):
 
 
 def do_fork_and_answer(environ):
-    """A process that comes back into the server; what becomes of it."""
+    """Forks a child that returns into the server; returns its exit status."""
     child = os.fork()
     if child == 0:
         return "from the child"
@@ -122,5 +122,5 @@ def do_fork_and_answer(environ):
 
 
 def do_descriptors(environ):
-    """How many are open."""
+    """Counts the worker's open descriptors."""
     return len(os.listdir("/proc/self/fd"))

@@ -1,4 +1,4 @@
-"""Cases for WebSockets: the path says which. What is seen after one is over, a request asks for."""
+"""Cases of WebSockets, one per path; a later request to `/seen` returns what they have recorded."""
 
 import asyncio
 import gc
@@ -6,8 +6,9 @@ import json
 import sys
 import weakref
 
-import asgi_cases
-from asgi_cases import SEEN, gate, jsonable
+import asgi_cases  # noqa: F401 (registers the cases that every test uses)
+import asgi_registry
+from asgi_registry import SEEN, gate, jsonable
 
 CASES = {}
 
@@ -19,7 +20,7 @@ def case(function):
 
 async def application(scope, receive, send):
     if scope["type"] != "websocket":
-        return await asgi_cases.application(scope, receive, send)
+        return await asgi_registry.application(scope, receive, send)
     handler = CASES.get(scope["path"].rpartition("/root")[2] or scope["path"], CASES["/scope"])
     awaitable = handler(scope, receive, send)
     # See `frugal`.
@@ -47,7 +48,7 @@ async def scope(scope, receive, send):
 
 @case
 async def spoil(scope, receive, send):
-    """Whether what one WebSocket changes is seen by the next."""
+    """Sends what earlier WebSockets have changed in the scope, then changes it."""
     await accept(receive, send)
     seen = [scope[name].get("spoiled") for name in ("asgi", "extensions", "state")]
     for name in ("asgi", "extensions", "state"):
@@ -57,7 +58,7 @@ async def spoil(scope, receive, send):
 
 @case
 async def frugal(scope, receive, send):
-    """Whether the scope lives on when the application has let go of it."""
+    """Sends whether the scope is freed when the application drops it."""
 
     class Probe:
         pass
@@ -77,7 +78,7 @@ async def frugal(scope, receive, send):
 
 @case
 async def echo(scope, receive, send):
-    """Sends what it receives, until the end."""
+    """Echoes messages until the disconnect."""
     await accept(receive, send)
     while True:
         event = await receive()
@@ -89,7 +90,7 @@ async def echo(scope, receive, send):
 
 @case
 async def events(scope, receive, send):
-    """All of them from when the gate opens; the last one is asked for twice more."""
+    """Records all events after the gate has opened, and two more calls after the disconnect."""
     await accept(receive, send)
     await gate(scope).wait()
     SEEN.clear()
@@ -100,7 +101,7 @@ async def events(scope, receive, send):
 
 @case
 async def sizes(scope, receive, send):
-    """Receives as many as the query says each time the gate is opened."""
+    """Receives as many messages as the query says each time the gate opens."""
     await accept(receive, send)
     total = 0
     while True:
@@ -116,14 +117,14 @@ async def sizes(scope, receive, send):
 
 @case
 async def undecided(scope, receive, send):
-    """Neither accepts nor denies."""
+    """Neither accepts nor denies the handshake."""
     SEEN[:] = [await receive()]
     SEEN.append(await receive())
 
 
 @case
 async def in_tasks(scope, receive, send):
-    """wait_for() gives up and loses nothing."""
+    """Cancels a receive() by wait_for(), then receives and sends in tasks."""
     await accept(receive, send)
     try:
         await asyncio.wait_for(receive(), 0.01)
@@ -136,7 +137,7 @@ async def in_tasks(scope, receive, send):
 
 @case
 async def closes_beside(scope, receive, send):
-    """One task waits for messages while another closes."""
+    """Closes while another task waits for messages."""
     await accept(receive, send)
     waiting = asyncio.create_task(receive())
     await asyncio.sleep(0)
@@ -157,7 +158,7 @@ async def closes_with_some_unread(scope, receive, send):
 
 @case
 async def reports(scope, receive, send):
-    """Waits in a function of its own."""
+    """Waits in an inner function."""
     await accept(receive, send)
     await inner(receive)
 
@@ -225,7 +226,7 @@ SCRIPTS = {
     "forbid": [CLOSE],
     "deny": [{**START, "headers": [(b"www-authenticate", b"Basic")]}, BODY],
     "deny_parts": [START, PART, PART, {"type": "websocket.http.response.body"}],
-    # Misuse.
+    # Invalid messages.
     "send_first": [TEXT],
     "body_first": [BODY],
     "http": [{"type": "http.response.start", "status": 200}],
@@ -266,7 +267,7 @@ SCRIPTS = {
 
 @case
 async def script(scope, receive, send):
-    """Sends what the query names."""
+    """Sends the messages of a script."""
     assert (await receive())["type"] == "websocket.connect"
     for message in SCRIPTS[scope["query_string"].decode()]:
         await send(message)
@@ -281,7 +282,7 @@ async def script_then_receive(scope, receive, send):
 
 @case
 async def large(scope, receive, send):
-    """Messages of as many bytes as the query says, with what is hard to cut at the end."""
+    """Sends messages of as many bytes as the query says; the text has letters of two bytes."""
     await accept(receive, send)
     size = int(scope["query_string"])
     await send({"type": "websocket.send", "bytes": bytes(range(256)) * (size // 256)})
@@ -290,7 +291,7 @@ async def large(scope, receive, send):
 
 @case
 async def flood(scope, receive, send):
-    """Messages of so many bytes; how many were sent."""
+    """Sends messages, `?SIZE-COUNT`, and records how many."""
     await accept(receive, send)
     size, count = map(int, scope["query_string"].split(b"-"))
     message = {"type": "websocket.send", "bytes": b"f" * size}
@@ -306,7 +307,7 @@ async def flood(scope, receive, send):
 
 @case
 async def sends_to_nobody(scope, receive, send):
-    """What send() does once the client has gone."""
+    """Records what send() does after the disconnect."""
     if scope["query_string"] != b"early":
         await accept(receive, send)
     while (await receive())["type"] != "websocket.disconnect":
@@ -337,18 +338,18 @@ async def returns_a_value(scope, receive, send):
 
 @case
 async def raises(scope, receive, send):
-    """After as much as the query says."""
+    """Raises after the messages of a script."""
     for message in SCRIPTS.get(scope["query_string"].decode(), []):
         await send(message)
     raise ValueError("in the WebSocket")
 
 
 class WebSocketDisconnect(Exception):
-    """Starlette's way to say that the client has gone."""
+    """Named as Starlette's exception for a disconnect."""
 
 
 def group_of(*exceptions):
-    """As task groups raise it; before 3.11 the ones of libraries do."""
+    """Makes an exception group, before Python 3.11 one like those of libraries."""
     if sys.version_info >= (3, 11):
         return ExceptionGroup("of tasks", exceptions)  # noqa: F821 (there since 3.11)
     group = Exception("of tasks")
@@ -390,7 +391,7 @@ SENDS = []
 
 @case
 async def listens(scope, receive, send):
-    """Sends what others have to say."""
+    """Lets `speaks` send to this WebSocket."""
     await accept(receive, send)
     SENDS.append(send)
     while (await receive())["type"] != "websocket.disconnect":
@@ -399,7 +400,7 @@ async def listens(scope, receive, send):
 
 @case
 async def speaks(scope, receive, send):
-    """To all that listen, so many bytes; how many Futures were made for that."""
+    """Sends `?SIZE` bytes to all listeners; responds with the number of Futures made for that."""
     await accept(receive, send)
     loop, n_made = asyncio.get_running_loop(), COUNTED[0]
     message = {"type": "websocket.send", "bytes": b"s" * int(scope["query_string"])}
@@ -411,7 +412,7 @@ COUNTED = [0]
 
 
 async def counting(scope, receive, send):
-    """The application, with the Futures counted that its loop makes."""
+    """The application, which counts the Futures that its loop makes."""
     if scope["type"] == "lifespan":
         loop = asyncio.get_running_loop()
         create_future = loop.create_future

@@ -7,7 +7,7 @@ from .registry import BYTES, TEXT, answer, answer_json, case, query
 
 
 def echo(start_response, data, **facts):
-    """Reports `data` by length and digest, and what else is known; the bytes themselves with `?body=1`."""
+    """Responds with length and digest of `data`, and further facts, as JSON."""
     return answer_json(
         start_response, {"length": len(data), "sha256": hashlib.sha256(data).hexdigest(), **facts}
     )
@@ -15,7 +15,7 @@ def echo(start_response, data, **facts):
 
 @case("echo")
 def echo_body(environ, start_response):
-    """The body as it came, read with one read(): same bytes, same Content-Type."""
+    """Echoes the body, read by one read(), with its Content-Type."""
     body = environ["wsgi.input"].read(-1)
     return answer(start_response, body, headers=[("Content-Type", environ.get("CONTENT_TYPE") or BYTES[1])])
 
@@ -79,26 +79,26 @@ def input_mixed(environ, start_response):
 
 @case("input/zero")
 def input_zero(environ, start_response):
-    """read(0) and readline(0) are b"" and take nothing."""
+    """read(0) and readline(0) return b"" and consume nothing."""
     nothing = environ["wsgi.input"].read(0) + environ["wsgi.input"].readline(0)
     return echo(start_response, environ["wsgi.input"].read(-1), nothing=len(nothing))
 
 
 @case("input/ignored")
 def input_ignored(environ, start_response):
-    """Answers without reading the body: the connection stays usable, or is closed in good order."""
+    """Responds without reading the body: the connection stays usable or is closed properly."""
     return answer(start_response, b"not read\n")
 
 
 @case("input/partial")
 def input_partial(environ, start_response):
-    """Reads `?n=` bytes and answers: what is left is no part of the next request."""
+    """Reads `?n=` bytes: the remaining ones are not part of the next request."""
     return echo(start_response, environ["wsgi.input"].read(query(environ, "n", 10)))
 
 
 @case("input/late")
 def input_late(environ, start_response):
-    """Sends a first chunk, and reads the body only then."""
+    """Sends a first chunk before it reads the body."""
     start_response("200 OK", [TEXT])
 
     def body():
@@ -111,7 +111,7 @@ def input_late(environ, start_response):
 
 @case("input/thread")
 def input_thread(environ, start_response):
-    """Reads the body in another thread while the first waits: the stream is not tied to a thread."""
+    """Reads the body in another thread: the stream is not tied to a thread."""
     got = []
     reader = threading.Thread(target=lambda: got.append(environ["wsgi.input"].read(-1)))
     reader.start()

@@ -9,7 +9,7 @@ from .registry import CASES, EVENTS, answer, answer_json, case, events_lock, log
 
 @case("")
 def index(environ, start_response):
-    """The list of all cases, one a line, with the first line of what each says."""
+    """Lists all cases, one per line, with the first line of their docstrings."""
     lines = [
         f"/{name}\t{(function.__doc__ or '').splitlines()[0]}\n" for name, function in sorted(CASES.items())
     ]
@@ -18,7 +18,7 @@ def index(environ, start_response):
 
 @case("events")
 def events(environ, start_response):
-    """The events of this process as JSON, those of `?id=` if given; `?clear=1` forgets them afterwards."""
+    """The events of this process as JSON, optionally those of `?id=`; `?clear=1` deletes them afterwards."""
     wanted = query(environ, "id", "")
     with events_lock:
         found = [entry for entry in EVENTS if not wanted or entry["id"] == wanted]
@@ -29,7 +29,7 @@ def events(environ, start_response):
 
 @case("environ")
 def show_environ(environ, start_response):
-    """The environ as JSON: strings as they are, other values as the name of their type; `_types` has all."""
+    """The environ as JSON: strings unchanged, other values by type name; `_types` has the type of each."""
     shown = {
         name: value if isinstance(value, (str, bool, int, tuple)) else type(value).__name__
         for name, value in environ.items()
@@ -51,7 +51,7 @@ def writable_environ(environ, start_response):
 
 @case("who")
 def who(environ, start_response):
-    """Which process and thread ran this, and what Python."""
+    """Process, thread and interpreter of the request."""
     return answer_json(
         start_response,
         {

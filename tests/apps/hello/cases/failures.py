@@ -24,7 +24,7 @@ def raise_error(environ, start_response):
 
 @case("raise/after-start")
 def raise_after_start(environ, start_response):
-    """Raises after start_response but before a byte: 500 all the same."""
+    """Raises after start_response() and before any byte: still 500."""
     start_response("200 OK", [TEXT])
     raise CaseError("raise/after-start")
 
@@ -43,7 +43,7 @@ def raise_first(environ, start_response):
 
 @case("raise/middle")
 def raise_middle(environ, start_response):
-    """Raises after a chunk went out: reset, not a clean end; close() is called."""
+    """Raises after a chunk was sent: the connection is reset; close() is called."""
     start_response("200 OK", [TEXT])
 
     def chunks():
@@ -55,7 +55,7 @@ def raise_middle(environ, start_response):
 
 @case("raise/close")
 def raise_close(environ, start_response):
-    """close() raises after a complete body: the client has its answer, the log the traceback."""
+    """close() raises after a complete body: the client has its response, the log the traceback."""
 
     class Failing(Closing):
         def close(self):
@@ -67,19 +67,19 @@ def raise_close(environ, start_response):
 
 @case("raise/system-exit")
 def raise_system_exit(environ, start_response):
-    """sys.exit() in a view: 500, and the worker goes on or is replaced; no request is lost."""
+    """sys.exit() in a view: 500; the worker lives or is replaced, and no request is lost."""
     sys.exit(3)
 
 
 @case("raise/keyboard-interrupt")
 def raise_keyboard_interrupt(environ, start_response):
-    """KeyboardInterrupt in a view, the same."""
+    """KeyboardInterrupt in a view, with the outcome of sys.exit()."""
     raise KeyboardInterrupt
 
 
 @case("raise/unprintable")
 def raise_unprintable(environ, start_response):
-    """An exception whose text cannot be had: 500, and logging it does not fail."""
+    """An exception whose __str__ raises: 500, and logging it does not fail."""
 
     class Unprintable(Exception):
         def __str__(self):
@@ -90,13 +90,13 @@ def raise_unprintable(environ, start_response):
 
 @case("exit")
 def exit_now(environ, start_response):
-    """os._exit(`?code=`): the worker is gone; 502, and the next request is served."""
+    """os._exit(`?code=`): 502, and the next request is served by another worker."""
     os._exit(query(environ, "code", 7))
 
 
 @case("exit/middle")
 def exit_middle(environ, start_response):
-    """os._exit after a chunk went out: reset."""
+    """os._exit() after a chunk was sent: reset."""
     start_response("200 OK", [TEXT])
 
     def chunks():

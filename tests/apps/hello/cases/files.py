@@ -16,16 +16,16 @@ from .registry import (
 
 
 class Recording:
-    """Mixed into a file: writes down the close() a server calls, and tells it from a forgotten object's."""
+    """A mixin for files that records close(), and distinguishes it from garbage collection."""
 
     def close(self):
-        """Only the first one is an event; IOBase calls close() again when it is collected."""
+        """Records only the first call; IOBase calls close() again at garbage collection."""
         if not self.closed:
             event(self.environ, "collected" if self.forgotten else "close")
         super().close()
 
     def __del__(self):
-        """A file that comes here open was never closed by the server."""
+        """A file that is still open here was never closed by the server."""
         self.forgotten = True
         super().__del__()
 
@@ -43,7 +43,7 @@ class RecordingFile(Recording, io.FileIO):
 
 
 class RecordingBytes(Recording, io.BytesIO):
-    """The same without a descriptor: its fileno() raises."""
+    """A file without a descriptor: its fileno() raises."""
 
     def __init__(self, environ, data):
         """Over `data`, at its start."""
@@ -52,7 +52,7 @@ class RecordingBytes(Recording, io.BytesIO):
 
 
 def temporary(data):
-    """A descriptor of a nameless file with `data`, at its start."""
+    """Returns a descriptor of an unnamed file with `data`, at its start."""
     with tempfile.TemporaryFile(buffering=0) as file:
         file.write(data)
         file.seek(0)
@@ -60,7 +60,7 @@ def temporary(data):
 
 
 def numbered(size):
-    """`size` bytes that tell where in the file they are."""
+    """Returns `size` bytes that encode their offsets."""
     return b"".join(index.to_bytes(8, "big") for index in range(size // 8 + 1))[:size]
 
 
@@ -74,7 +74,7 @@ def file(environ, start_response):
 
 @case("file/no-length")
 def file_no_length(environ, start_response):
-    """The same without Content-Length: framed by the server, complete."""
+    """A file without Content-Length: framed by the server, complete."""
     start_response("200 OK", [BYTES])
     data = numbered(query(environ, "size", MIB))
     return environ["wsgi.file_wrapper"](RecordingFile(environ, temporary(data)))
@@ -99,7 +99,7 @@ def file_part(environ, start_response):
 
 @case("file/truncated", conforming=False)
 def file_truncated(environ, start_response):
-    """A file shorter than Content-Length: the connection breaks, it must not look complete."""
+    """A file shorter than Content-Length: the response must not look complete."""
     start_response("200 OK", [BYTES, ("Content-Length", "5000")])
     return environ["wsgi.file_wrapper"](RecordingFile(environ, temporary(numbered(1000))))
 
@@ -114,7 +114,7 @@ def file_no_descriptor(environ, start_response):
 
 @case("file/buffered")
 def file_buffered(environ, start_response):
-    """A buffered file of which a line was read: the position is the object's, not the descriptor's."""
+    """A buffered file of which a line was read: sent from the object's position, not the descriptor's."""
     opened = open(temporary(b"first line\n" + numbered(100_000)), "rb")  # noqa: SIM115 (the server closes it)
     opened.readline()
     start_response("200 OK", [BYTES, ("Content-Length", "100000")])

@@ -5,7 +5,7 @@ from .registry import TEXT, Closing, answer, case, query
 
 @case("status")
 def status(environ, start_response):
-    """Any status: `/status/404`, with an empty body where HTTP allows none, else its own name."""
+    """Any status, as in `/status/404`, with the code as the body where HTTP allows one."""
     code = environ["PATH_INFO"].rpartition("/")[2]
     code = code if code.isdecimal() else "200"
     if code in ("204", "304"):
@@ -16,19 +16,19 @@ def status(environ, start_response):
 
 @case("status/204/body", conforming=False)
 def status_204_body(environ, start_response):
-    """204 with a body and Content-Length all the same: the client sees neither."""
+    """204 with a body and Content-Length: the client gets neither."""
     return answer(start_response, b"must not be here\n", "204 No Content")
 
 
 @case("status/304/body", conforming=False)
 def status_304_body(environ, start_response):
-    """304 with a body: the client sees none; a Content-Length may stay (RFC 9110, 15.4.5)."""
+    """304 with a body: the client gets none; a Content-Length may stay (RFC 9110 section 15.4.5)."""
     return answer(start_response, b"must not be here\n", "304 Not Modified", [TEXT, ("ETag", '"x"')])
 
 
 @case("head")
 def head(environ, start_response):
-    """HEAD as it should be: the Content-Length of GET, no body; the length stays, and close() comes."""
+    """A correct HEAD: the Content-Length of GET and no body; close() is called."""
     body = b"for GET only\n"
     start_response("200 OK", [TEXT, ("Content-Length", str(len(body)))])
     return Closing(environ, [b"" if environ["REQUEST_METHOD"] == "HEAD" else body])
@@ -36,7 +36,7 @@ def head(environ, start_response):
 
 @case("head/body", conforming=False)
 def head_body(environ, start_response):
-    """A body in answer to HEAD, as careless applications give it: dropped."""
+    """A body for HEAD, as careless applications send it: dropped."""
     return answer(start_response, b"for GET only\n")
 
 
@@ -49,14 +49,14 @@ def length_exact(environ, start_response):
 
 @case("length/too-short-body", conforming=False)
 def length_too_short_body(environ, start_response):
-    """Fewer bytes than Content-Length says: the connection breaks, it must not look complete."""
+    """Fewer bytes than Content-Length: the response must not look complete."""
     start_response("200 OK", [TEXT, ("Content-Length", "100")])
     return Closing(environ, [b"short\n"])
 
 
 @case("length/too-long-body", conforming=False)
 def length_too_long_body(environ, start_response):
-    """More bytes than Content-Length says: the rest is not sent, the next response on the wire is intact."""
+    """More bytes than Content-Length: the rest is dropped, and the next response is intact."""
     start_response("200 OK", [TEXT, ("Content-Length", "5")])
     return Closing(environ, [b"12345", b"67890", b"abc"])
 
@@ -90,7 +90,7 @@ def headers_latin1(environ, start_response):
 
 @case("headers/empty")
 def headers_empty(environ, start_response):
-    """An empty value arrives as one."""
+    """An empty value arrives empty."""
     return answer(start_response, b"", headers=[TEXT, ("X-Empty", "")])
 
 
@@ -104,6 +104,6 @@ def headers_many(environ, start_response):
 
 @case("headers/own-date")
 def headers_own_date(environ, start_response):
-    """Date and Server of the application's own: they win, and there is one of each."""
+    """Date and Server of the application replace those of the server."""
     own = [("Date", "Thu, 01 Jan 1970 00:00:00 GMT"), ("Server", "cases")]
     return answer(start_response, b"", headers=[TEXT, *own])

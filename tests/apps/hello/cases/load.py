@@ -24,7 +24,7 @@ active_lock = threading.Lock()
 
 @case("sleep")
 def sleep(environ, start_response):
-    """Sleeps `?ms=` milliseconds; tells how many requests ran in this process at once, now and at most."""
+    """Sleeps `?ms=` milliseconds; reports the current and the largest number of concurrent requests."""
     global active, most
     with active_lock:
         active += 1
@@ -42,7 +42,7 @@ def sleep(environ, start_response):
 
 @case("spin")
 def spin(environ, start_response):
-    """Works in Python for `?ms=` milliseconds: other threads run, slowly."""
+    """Computes in Python for `?ms=` milliseconds."""
     end = time.monotonic() + query(environ, "ms", 100) / 1000
     count = 0
     while time.monotonic() < end:
@@ -52,7 +52,7 @@ def spin(environ, start_response):
 
 @case("hold-gil")
 def hold_gil(environ, start_response):
-    """Sleeps `?ms=` milliseconds in C with the GIL held: no Python code of this worker runs meanwhile."""
+    """Sleeps `?ms=` milliseconds in C while holding the GIL."""
     event(environ, "holding")
     # PyDLL, unlike CDLL, does not release the GIL around the call.
     ctypes.PyDLL(None).usleep(query(environ, "ms", 100) * 1000)
@@ -64,7 +64,7 @@ kept = []
 
 @case("memory")
 def memory(environ, start_response):
-    """Allocates and touches `?mib=` MiB; kept for good with `?keep=1`: a leak."""
+    """Allocates and touches `?mib=` MiB; leaks them with `?keep=1`."""
     block = b"x" * (query(environ, "mib", 10) * MIB)
     if query(environ, "keep", 0):
         kept.append(block)

@@ -32,7 +32,7 @@ events_lock = threading.Lock()
 
 
 class CaseError(Exception):
-    """What a case raises when it is meant to fail; its text names the case."""
+    """Raised by cases that fail on purpose; its text names the case."""
 
 
 def case(name, conforming=True):
@@ -58,18 +58,18 @@ def application(environ, start_response):
 
 
 def query(environ, name, default):
-    """The query parameter `name`, of the type of its default."""
+    """Returns the query parameter `name`, converted to the type of its default."""
     values = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True).get(name)
     return type(default)(values[-1]) if values else default
 
 
 def event(environ, what, **facts):
-    """Writes down that something happened in the request `?id=`."""
+    """Records an event of the request `?id=`."""
     entry = {"what": what, "id": query(environ, "id", ""), "pid": os.getpid(), **facts}
     with events_lock:
         EVENTS.append(entry)
         if os.environ.get("CASES_EVENTS"):
-            # One write of one line in append mode: lines of several workers do not mix.
+            # One write per line in append mode, so lines of several workers do not mix.
             with open(
                 os.environ["CASES_EVENTS"], "a", encoding="utf-8", buffering=io.DEFAULT_BUFFER_SIZE
             ) as file:
@@ -77,18 +77,18 @@ def event(environ, what, **facts):
 
 
 def answer(start_response, body, status="200 OK", headers=(TEXT,)):
-    """A whole answer with its Content-Length."""
+    """Responds with a body and its Content-Length."""
     start_response(status, [*headers, ("Content-Length", str(len(body)))])
     return [body]
 
 
 def answer_json(start_response, value):
-    """The same, as JSON."""
+    """Responds with JSON."""
     return answer(start_response, json.dumps(value, sort_keys=True).encode() + b"\n", headers=[JSON])
 
 
 class Closing:
-    """An iterable that is no generator: writes down how far it was read and that close() was called."""
+    """An iterable that records, in close(), how many chunks were read."""
 
     def __init__(self, environ, chunks):
         """Over `chunks`, any iterable of bytes."""
@@ -101,11 +101,11 @@ class Closing:
         return self
 
     def __next__(self):
-        """The next chunk, counted."""
+        """Counts and returns the next chunk."""
         chunk = next(self.chunks)
         self.given += 1
         return chunk
 
     def close(self):
-        """What a server must call, whatever happened before; more than once would show as two events."""
+        """Records an event; a server must call this exactly once."""
         event(self.environ, "close", given=self.given)

@@ -18,7 +18,7 @@ from .registry import (
 
 @case("write")
 def write(environ, start_response):
-    """All of the body by the write() callable: `?n=` pieces, `?delay=` seconds apart, sent at once."""
+    """Sends `?n=` pieces by write(), `?delay=` seconds apart; each is sent immediately."""
     send = start_response("200 OK", [TEXT])
     for index in range(query(environ, "n", 3)):
         if index:
@@ -37,7 +37,7 @@ def write_then_iterate(environ, start_response):
 
 @case("write/raise")
 def write_raise(environ, start_response):
-    """write(), then raises: the head is gone, so the connection is reset and nothing looks complete."""
+    """write(), then raises: the head is sent, so the connection is reset."""
     start_response("200 OK", [TEXT])(b"written\n")
     raise CaseError("write/raise")
 
@@ -99,7 +99,7 @@ def iterate_tuple(environ, start_response):
 
 @case("iterate/endless")
 def iterate_endless(environ, start_response):
-    """Never ends: memory stays bounded; when the client goes, close() comes within `?delay=` and a bit."""
+    """Never ends: memory stays bounded; close() is called soon after the client disconnects."""
     start_response("200 OK", [BYTES])
     block = b"x" * query(environ, "size", 65536)
     delay = query(environ, "delay", 0.0)
@@ -121,7 +121,7 @@ def big(environ, start_response):
 
 @case("big/chunks")
 def big_chunks(environ, start_response):
-    """`?mib=` MiB, numbered, in chunks of `?size=` bytes, no Content-Length; X-SHA256 tells the digest."""
+    """`?mib=` MiB in chunks of `?size=` bytes, no Content-Length; X-SHA256 has the digest."""
     size = query(environ, "size", 65536)
     total = query(environ, "mib", 1) * MIB
     data = b"".join(index.to_bytes(8, "big") for index in range(total // 8))

@@ -1,4 +1,4 @@
-"""Starlette with a page that tries WebSocket, EventSource, fetch and forms, and posts what it has found."""
+"""Starlette with a page that uses WebSocket, EventSource, fetch and forms, and posts its findings."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
-# Of the page; all of it each time, so that a new worker has it all.
+# The page posts all findings each time, so that a new worker has them, too.
 FINDINGS = {}
 CLOSED = []
 
@@ -41,7 +41,7 @@ async def upload(request):
 
 
 async def events(request):
-    """Three events, then the end: the browser comes back and says where it was."""
+    """Sends three events and ends; the browser reconnects with its last event's id."""
     begin = int(request.headers.get("last-event-id", -1)) + 1
 
     async def three():
@@ -69,7 +69,7 @@ async def reject(socket):
 
 
 async def live(socket):
-    """Says which process serves, then waits."""
+    """Sends the worker's pid, then waits for the disconnect."""
     await socket.accept()
     await socket.send_json({"pid": os.getpid()})
     try:

@@ -1,4 +1,4 @@
-"""Bare ASGI: every message comes back as what it was. For conformance tests."""
+"""Bare ASGI: echoes every WebSocket message."""
 
 
 async def application(scope, receive, send):

@@ -1,22 +1,22 @@
-"""What the applications write down, and the gates at which their requests wait; per worker process."""
+"""Records of the applications, and gates at which their requests wait; per worker process."""
 
 import asyncio
 import collections
 
-# By a marker that only one test uses.
+# By the marker of a test.
 SEEN = collections.defaultdict(list)
 GATES = collections.defaultdict(asyncio.Event)
 
 
 async def gated(marker):
-    """Two parts of a stream: the second only when another request has opened the gate."""
+    """Yields two parts, the second when another request has opened the gate."""
     yield "first\n"
     await GATES[marker].wait()
     yield "second\n"
 
 
 async def ticks(marker):
-    """Server-sent events without an end; how the stream ended is written down."""
+    """Yields server-sent events without end and records the end of the stream."""
     try:
         number = 0
         while True:
@@ -28,7 +28,7 @@ async def ticks(marker):
 
 
 def numbers(count):
-    """That many lines, from an asynchronous generator."""
+    """Returns an asynchronous generator of that many lines."""
 
     async def lines():
         for number in range(count):

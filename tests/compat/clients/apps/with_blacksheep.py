@@ -1,4 +1,4 @@
-"""BlackSheep: the routes that each framework of these tests has."""
+"""BlackSheep: the common routes."""
 
 import asyncio
 import contextlib
@@ -85,7 +85,7 @@ async def stream(marker: str):
 
 @get("/sse/{marker}")
 async def sse(request: Request, marker: str):
-    """BlackSheep sends on until the application asks whether there is somebody."""
+    """BlackSheep sends on until the application checks for a disconnect."""
 
     async def parts():
         async with contextlib.aclosing(ticks(marker)) as events:
@@ -116,7 +116,7 @@ async def seen(marker: str):
 
 @post("/background/{marker}")
 async def background(marker: str):
-    """BlackSheep has no background tasks of its own: a task on the loop."""
+    """A task on the event loop, because BlackSheep has no background tasks."""
 
     async def work():
         await GATES[marker].wait()

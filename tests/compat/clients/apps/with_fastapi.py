@@ -1,4 +1,4 @@
-"""FastAPI: the routes that each framework of these tests has, with its injection and validation."""
+"""FastAPI: the common routes, with injection and validation."""
 
 import contextlib
 import hashlib
@@ -38,7 +38,7 @@ class Order(BaseModel):
 
 @app.get("/json")
 def json():
-    """In a thread: no `async`."""
+    """Without `async`, so in a thread."""
     return {"framework": "fastapi"}
 
 

@@ -1,4 +1,4 @@
-"""Litestar: the routes that each framework of these tests has."""
+"""Litestar: the common routes."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Quart: the routes that each framework of these tests has."""
+"""Quart: the common routes."""
 
 import asyncio
 import hashlib
@@ -148,7 +148,7 @@ async def ws_reject():
 
 @app.websocket("/ws/watch/<marker>")
 async def ws_watch(marker):
-    """Quart tells of a disconnect by cancelling, and not with which code."""
+    """Quart reports a disconnect by a cancellation, without the code."""
     await websocket.accept()
     try:
         await websocket.receive()

@@ -1,4 +1,4 @@
-"""Starlette: the routes that each framework of these tests has."""
+"""Starlette: the common routes."""
 
 import contextlib
 import hashlib

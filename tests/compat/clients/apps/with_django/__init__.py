@@ -1,1 +1,1 @@
-"""Django with Channels: the routes that each framework of these tests has, and what only Django has."""
+"""Django with Channels: the common routes, and those of test_django.py."""

@@ -1,11 +1,11 @@
-"""Channels' own example of an asgi.py: Django for HTTP, consumers behind origin check and session."""
+"""As in Channels' documentation: Django for HTTP, consumers behind origin check and session."""
 
 import os
 
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "with_django.settings")
-# First of all: it loads the models that the other imports need.
+# First, because it loads the models that the other imports need.
 django_application = get_asgi_application()
 
 from channels.auth import AuthMiddlewareStack  # noqa: E402

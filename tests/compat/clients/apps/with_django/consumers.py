@@ -1,4 +1,4 @@
-"""Channels' consumers, async and sync, and where they are."""
+"""Channels consumers, async and sync, and their URLs."""
 
 import json
 import urllib.parse
@@ -68,7 +68,7 @@ class Push(AsyncWebsocketConsumer):
 
 
 class Chat(WebsocketConsumer):
-    """Sync, with the session's user and a group for the room."""
+    """A chat room: a sync consumer with the session's user and a group."""
 
     def connect(self):
         self.room = self.scope["url_route"]["kwargs"]["room"]

@@ -1,4 +1,4 @@
-"""As `startproject` makes them, with sessions in signed cookies and a channel layer in memory."""
+"""The settings of `startproject`, with sessions in signed cookies and a channel layer in memory."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Views, sync and async, and where they are."""
+"""Views, sync and async, and their URLs."""
 
 import asyncio
 import hashlib
@@ -15,7 +15,7 @@ TASKS = set()
 
 
 def json(request):
-    """Sync: in a thread of asgiref's."""
+    """Sync, so in a thread of asgiref."""
     return JsonResponse({"framework": "django"})
 
 
@@ -79,7 +79,7 @@ async def seen(request, marker):
 
 
 async def background(request, marker):
-    """Django has no background tasks of its own: a task on the loop."""
+    """A task on the event loop, because Django has no background tasks."""
 
     async def work():
         await GATES[marker].wait()
@@ -92,7 +92,7 @@ async def background(request, marker):
 
 
 async def sign_in(request):
-    """The cookies of a session: GET for the token, POST with it."""
+    """GET returns the CSRF token, POST with it signs in."""
     if request.method == "GET":
         return HttpResponse(get_token(request))
     user = await aauthenticate(request, username=request.POST["name"], password=request.POST["password"])
@@ -107,7 +107,7 @@ async def whoami(request):
 
 
 async def announce(request, room):
-    """From HTTP to the members of a group of WebSockets."""
+    """Sends a message to a group of WebSockets."""
     await get_channel_layer().group_send(room, {"type": "said", "text": "from HTTP"})
     return HttpResponse()
 

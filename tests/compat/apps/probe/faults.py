@@ -1,0 +1,55 @@
+"""Exceptions, and how they are logged."""
+
+import threading
+
+from .registry import TEXT, case, plain
+
+told = threading.Event()
+
+
+@case
+def raise_when_told(environ, start_response):
+    """Sends a chunk, then raises when /tell_it was requested on another thread."""
+    start_response("200 OK", [TEXT])
+    told.clear()
+
+    def body():
+        yield b"one\n"
+        told.wait(10)
+        raise ValueError("told to")
+
+    return body()
+
+
+@case
+def tell_it(environ, start_response):
+    """Lets raise_when_told raise."""
+    told.set()
+    return plain(start_response)
+
+
+@case
+def chained(environ, start_response):
+    """Raises an exception with a cause."""
+    try:
+        raise KeyError("the cause")
+    except KeyError as error:
+        raise ValueError("the effect") from error
+
+
+@case
+def long_traceback(environ, start_response):
+    """Raises an exception with a text of 100,000 characters."""
+    raise ValueError("begin " + "x" * 100_000 + " end")
+
+
+@case
+def deep(environ, start_response):
+    """Recurses without end."""
+    return deep(environ, start_response)
+
+
+@case
+def surrogate(environ, start_response):
+    """Raises an exception whose text has a lone surrogate."""
+    raise ValueError("odd \udcff text")
