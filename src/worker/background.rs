@@ -20,7 +20,7 @@ use crate::{asgi, stacks};
 /// What to do.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Job {
-    /// [`Command::Stacks`](rgun_channel::control::Command::Stacks).
+    /// [`Command::DumpStacks`](rgun_channel::control::Command::DumpStacks).
     Stacks(Option<ExchangeId>),
     /// [`Command::ChildExited`](rgun_channel::control::Command::ChildExited).
     ChildExited { pid: u32, worker: u16, life: u64 },

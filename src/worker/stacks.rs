@@ -1,8 +1,8 @@
 //! Stacks: what the process is doing, for the daemon to read from a memfd that it made.
 //!
-//! Two ways, both answered with [`Report::Stacks`](rgun_channel::control::Report::Stacks):
+//! Two ways, both answered with [`Report::StacksDumped`](rgun_channel::control::Report::StacksDumped):
 //!
-//! - [`Command::Stacks`](rgun_channel::control::Command::Stacks): written under the GIL ([`write_all`], [`write_one`]).
+//! - [`Command::DumpStacks`](rgun_channel::control::Command::DumpStacks): written under the GIL ([`write_all`], [`write_one`]).
 //! - [`STACKS_SIGNAL`]: a handler of ours has `faulthandler`'s walk the threads, whoever holds the GIL, and tells the
 //!   daemon. Not the other way round, by `faulthandler`'s `chain`: it installs itself without `SA_RESTART`, and again
 //!   after each signal, and libraries that do not expect a signal would see their system calls fail with EINTR
@@ -75,7 +75,7 @@ fn install_handler() -> std::io::Result<()> {
     }
 }
 
-/// `Report::Stacks(true)`, in bytes that need no allocation.
+/// `Report::StacksDumped(true)`, in bytes that need no allocation.
 const STACKS_DUMPED: [u8; 2] = [b'k', 1];
 
 extern "C" fn on_stacks_signal(signal: libc::c_int) {

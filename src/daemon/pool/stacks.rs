@@ -11,7 +11,7 @@ use super::{Pool, process};
 
 impl Pool {
     /// Asks a worker for its stacks; with an exchange: only if that still runs. It answers with
-    /// [`Report::Stacks`](control::Report::Stacks), unless something holds its GIL.
+    /// [`Report::StacksDumped`](control::Report::StacksDumped), unless something holds its GIL.
     ///
     /// # Errors
     /// When the worker is gone or cannot be asked.

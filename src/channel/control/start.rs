@@ -1,0 +1,282 @@
+//! [`Start`]: everything a process needs to boot.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use crate::ProtocolError;
+use crate::frame::{Reader, put_bytes, put_text};
+use crate::layout::Geometry;
+
+/// The task of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Role {
+    /// Serves requests.
+    Worker = 0,
+    /// Imports the application and forks workers.
+    Zygote = 1,
+}
+
+impl Role {
+    fn from_byte(byte: u8) -> Result<Self, ProtocolError> {
+        match byte {
+            0 => Ok(Self::Worker),
+            1 => Ok(Self::Zygote),
+            _ => Err(ProtocolError::Control("unknown role")),
+        }
+    }
+}
+
+/// Gunicorn's server hooks, each as `module:function`, or empty for none. They get gunicorn's arguments and run in
+/// workers, since the daemon has no Python.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hooks {
+    /// `(server, worker)`, before the application is imported; with preload, in the forked process.
+    pub post_fork: String,
+    /// `(worker)`, after the application is imported, before the first request.
+    pub post_worker_init: String,
+    /// `(server, worker)`, in a worker before it exits.
+    pub worker_exit: String,
+    /// `(server, worker)`, in another process of the application, after a worker has exited
+    /// ([`Command::ChildExited`](super::Command::ChildExited)).
+    pub child_exit: String,
+}
+
+/// Use of the ASGI lifespan protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Lifespan {
+    /// Run if the application supports it; an exception at startup means that it does not.
+    #[default]
+    Auto = 0,
+    /// Required: an exception at startup fails the boot.
+    On = 1,
+    /// Not run.
+    Off = 2,
+}
+
+impl Lifespan {
+    fn from_byte(byte: u8) -> Result<Self, ProtocolError> {
+        match byte {
+            0 => Ok(Self::Auto),
+            1 => Ok(Self::On),
+            2 => Ok(Self::Off),
+            _ => Err(ProtocolError::Control("unknown lifespan")),
+        }
+    }
+}
+
+/// The event loop of an ASGI worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum EventLoop {
+    /// uvloop if it is installed, else asyncio.
+    #[default]
+    Auto = 0,
+    /// The standard library's loop.
+    Asyncio = 1,
+    /// uvloop; the boot fails if it is not installed.
+    Uvloop = 2,
+}
+
+impl EventLoop {
+    fn from_byte(byte: u8) -> Result<Self, ProtocolError> {
+        match byte {
+            0 => Ok(Self::Auto),
+            1 => Ok(Self::Asyncio),
+            2 => Ok(Self::Uvloop),
+            _ => Err(ProtocolError::Control("unknown event loop")),
+        }
+    }
+}
+
+/// The calling interface of the application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Interface {
+    /// Detected by the worker.
+    Auto = 0,
+    /// PEP 3333.
+    Wsgi = 1,
+    /// ASGI 3.
+    Asgi = 2,
+}
+
+impl Interface {
+    pub(super) fn from_byte(byte: u8) -> Result<Self, ProtocolError> {
+        match byte {
+            0 => Ok(Self::Auto),
+            1 => Ok(Self::Wsgi),
+            2 => Ok(Self::Asgi),
+            _ => Err(ProtocolError::Control("unknown interface")),
+        }
+    }
+}
+
+/// The part of the environ or scope that depends on the listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerInfo {
+    /// `SERVER_NAME`: the bound address, or the host name for a wildcard or unix socket.
+    pub name: String,
+    /// `SERVER_PORT` as text. For a unix socket the default port of http, so that applications build correct URLs
+    /// (PEP 3333 requires both variables, and neither may be empty).
+    pub port: String,
+    /// Path of a unix socket, else empty.
+    pub path: String,
+}
+
+/// The first message to a process: everything it needs to boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// [`crate::PROTOCOL_VERSION`] of the daemon.
+    pub protocol: u32,
+    /// Layout of the shared map sent with this message.
+    pub geometry: Geometry,
+    /// The load of code and configuration that the worker belongs to.
+    pub generation: u32,
+    /// Seat number, stable over restarts of the process.
+    pub worker: u16,
+    /// Number of this process, counted over all workers the daemon has started.
+    pub life: u64,
+    /// Worker or zygote.
+    pub role: Role,
+    /// Server hooks of the application.
+    pub hooks: Hooks,
+    /// Path of the warm-up request that a zygote runs before its first fork, so that objects which the application
+    /// creates at its first request are shared. Empty for none; ignored by workers.
+    pub warm_up: String,
+    /// More than one worker process may run: `wsgi.multiprocess`.
+    pub multiprocess: bool,
+    /// Calling interface.
+    pub interface: Interface,
+    /// Slots of a WSGI worker. The geometry has at least the larger of this and `concurrency`.
+    pub threads: u32,
+    /// Slots of an ASGI worker.
+    pub concurrency: u32,
+    /// Lifespan protocol; ASGI only.
+    pub lifespan: Lifespan,
+    /// Event loop; ASGI only.
+    pub event_loop: EventLoop,
+    /// Module to import.
+    pub module: String,
+    /// Dotted attribute of the module.
+    pub attribute: String,
+    /// The attribute is a factory: call it without arguments to get the application.
+    pub factory: bool,
+    /// Directory to put on `sys.path`; not necessarily UTF-8.
+    pub directory: OsString,
+    /// Directories to put on `sys.path` before it.
+    pub pythonpath: Vec<OsString>,
+    /// `SCRIPT_NAME` / `root_path`.
+    pub root_path: String,
+    /// The listeners; [`Request::listener`](crate::frame::Request::listener) is an index.
+    pub listeners: Vec<ListenerInfo>,
+}
+
+impl Start {
+    /// Appends the message's bytes after its kind.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.protocol.to_le_bytes());
+        let Geometry { submission, completion, chunks, slots } = self.geometry;
+        for number in [submission, completion, chunks, slots, self.generation] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(&self.worker.to_le_bytes());
+        out.extend_from_slice(&self.life.to_le_bytes());
+        out.extend_from_slice(&[
+            self.role as u8,
+            u8::from(self.multiprocess),
+            self.interface as u8,
+            u8::from(self.factory),
+            self.lifespan as u8,
+            self.event_loop as u8,
+        ]);
+        out.extend_from_slice(&self.threads.to_le_bytes());
+        out.extend_from_slice(&self.concurrency.to_le_bytes());
+        for text in [&self.module, &self.attribute] {
+            put_text(text, out);
+        }
+        put_bytes(self.directory.as_bytes(), out);
+        let Hooks { post_fork, post_worker_init, worker_exit, child_exit } = &self.hooks;
+        for text in [&self.root_path, post_fork, post_worker_init, worker_exit, child_exit, &self.warm_up] {
+            put_text(text, out);
+        }
+        put_count(self.pythonpath.len(), out);
+        for path in &self.pythonpath {
+            put_bytes(path.as_bytes(), out);
+        }
+        put_count(self.listeners.len(), out);
+        for listener in &self.listeners {
+            for text in [&listener.name, &listener.port, &listener.path] {
+                put_text(text, out);
+            }
+        }
+    }
+
+    /// Reads the bytes after the message's kind.
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, ProtocolError> {
+        let protocol = reader.u32()?;
+        if protocol != crate::PROTOCOL_VERSION {
+            return Err(ProtocolError::Control("daemon and extension speak different versions"));
+        }
+        let geometry = Geometry {
+            submission: reader.u32()?,
+            completion: reader.u32()?,
+            chunks: reader.u32()?,
+            slots: reader.u32()?,
+        };
+        geometry.check().map_err(ProtocolError::Control)?;
+        // Fields are read in the order of this expression, which is the order on the wire.
+        Ok(Self {
+            protocol,
+            geometry,
+            generation: reader.u32()?,
+            worker: reader.u16()?,
+            life: reader.u64()?,
+            role: Role::from_byte(reader.u8()?)?,
+            multiprocess: reader.u8()? != 0,
+            interface: Interface::from_byte(reader.u8()?)?,
+            factory: reader.u8()? != 0,
+            lifespan: Lifespan::from_byte(reader.u8()?)?,
+            event_loop: EventLoop::from_byte(reader.u8()?)?,
+            threads: reader.u32()?,
+            concurrency: reader.u32()?,
+            module: string(reader)?,
+            attribute: string(reader)?,
+            directory: path(reader)?,
+            root_path: string(reader)?,
+            hooks: Hooks {
+                post_fork: string(reader)?,
+                post_worker_init: string(reader)?,
+                worker_exit: string(reader)?,
+                child_exit: string(reader)?,
+            },
+            warm_up: string(reader)?,
+            pythonpath: list(reader, path)?,
+            listeners: list(reader, |reader| {
+                Ok(ListenerInfo { name: string(reader)?, port: string(reader)?, path: string(reader)? })
+            })?,
+        })
+    }
+}
+
+fn put_count(count: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(&u32::try_from(count).expect("lists of a configuration").to_le_bytes());
+}
+
+fn string(reader: &mut Reader<'_>) -> Result<String, ProtocolError> {
+    reader.text().map(str::to_owned)
+}
+
+fn path(reader: &mut Reader<'_>) -> Result<OsString, ProtocolError> {
+    reader.sized_bytes().map(|bytes| OsStr::from_bytes(bytes).to_owned())
+}
+
+/// Reads a count and as many items.
+fn list<'a, T>(
+    reader: &mut Reader<'a>,
+    item: impl Fn(&mut Reader<'a>) -> Result<T, ProtocolError>,
+) -> Result<Vec<T>, ProtocolError> {
+    let count = reader.u32()?;
+    (0..count).map(|_| item(reader)).collect()
+}

@@ -1,0 +1,84 @@
+//! Frames: what a record of the submission or completion ring says.
+//!
+//! Submission (daemon → worker), 48 bytes then the variable part:
+//!
+//! | offset | size | field | bound |
+//! |---|---|---|---|
+//! | 0 | 8 | exchange id | never 0 |
+//! | 8 | 8 | body length, bytes | |
+//! | 16 | 8 | received: `CLOCK_MONOTONIC` when the head was complete, ns | |
+//! | 24 | 1 | kind: 1 = request | |
+//! | 25 | 1 | method, index of [`METHODS`], 0 = literal | |
+//! | 26 | 1 | version: 10 or 11 | |
+//! | 27 | 1 | flags: 1 body is a descriptor ([`crate::control`]), 2 https, 4 the body comes in parts, 8 WebSocket | |
+//! | 28 | 2 | number of fields | |
+//! | 30 | 2 | listener, index of [`crate::control::Start::listeners`] | |
+//! | 32 | 2·6 | lengths: literal method, path, query, peer address, request id, (reserved) | |
+//! | 44 | 2 | peer port | |
+//! | 46 | 2 | reserved, 0 | |
+//! | 48 | | method, path, query, peer, request id; fields; body to the end (unless a descriptor) | |
+//!
+//! To an ASGI worker more may follow for an exchange that it has claimed ([`StreamFrame`]), 16 bytes then the variable part:
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 8 | exchange id |
+//! | 8 | 16 | padding to where requests have their kind |
+//! | 24 | 1 | kind: 2 = part (of the request's body, or a WebSocket message), 3 = disconnect |
+//! | 25 | 1 | flags of a part: 1 END of the body, 2 text message, 4 the message goes on in the next part; of a disconnect: 1 cancel |
+//! | 26 | 2 | WebSocket close code (RFC 6455 §7.4) of a disconnect |
+//! | 28 | 4 | reserved, 0 |
+//! | 32 | | bytes of the part, or the close reason |
+//!
+//! A field is `name u8` (index of [`NAMES`](crate::header::NAMES), or [`LITERAL`] followed by `len u16` and the
+//! lower-case name), `len u16`, value.
+//!
+//! Completion (worker → daemon), 32 bytes then the variable part:
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 8 | exchange id |
+//! | 8 | 1 | kind: 1 respond (head, perhaps with body), 2 body, 3 raised, 4 take, 5 early hints, 6 trailers, 7 close |
+//! | 9 | 1 | flags: 1 END of the response, 2 body is a descriptor, 4 body is slab chunks, 8 DONE: the slot is free, 16 text message, 32 the message goes on |
+//! | 10 | 2 | status |
+//! | 12 | 2 | number of fields |
+//! | 14 | 2 | number of slab chunks |
+//! | 16 | 8 | service time so far, ns (valid with DONE) |
+//! | 24 | 2 | slot in which the exchange runs: whose [`SLOT_ACKED`](crate::layout::SLOT_ACKED) the daemon moves |
+//! | 26 | 2 | length of the reason phrase, bytes; 0: the canonical one ([`crate::status`]), or none |
+//! | 28 | 4 | reserved, 0 |
+//! | 32 | | reason phrase; fields; then slab chunks (`chunk u32, len u32`)·n, or `offset u64, len u64` of the descriptor ([`UNTIL_EOF`]), or body bytes |
+//!
+//! What only ASGI workers send: `take` says how many bytes of the request's body the application has room for,
+//! counted from its beginning (u64, as the inline body); the daemon sends parts as far as that. `early hints` are the
+//! fields of a 103 (RFC 8297), `trailers` the fields after the body; `close` ends a WebSocket with the code in
+//! `status` and the reason as inline body. A `respond` with status 101 accepts a WebSocket: its `body` frames are
+//! then messages, none of which has END, and its `parts` are messages too, of which each costs its bytes and
+//! [`MESSAGE_COST`]; what it ends with is `close` or `raised`. Any other `respond` denies it and is an ordinary one.
+//!
+//! `raised` carries an [`AppError`]; before the head it becomes a 500, after it a reset, after END a log
+//! entry. It ends the response; another `raised` may follow (closing the iterable failed, too), and the last
+//! one has DONE. A response whose END came before DONE gets DONE as long as it lies in the ring
+//! ([`crate::ring::CompletionSender::mark_done`]; no service time then), or is followed by an empty body frame with END and DONE. So ends
+//! also, without a head, an exchange of which the worker was told that its client is gone or that it is cancelled.
+#![warn(clippy::indexing_slicing)]
+
+mod completion;
+mod field;
+mod reader;
+mod request;
+mod stream;
+
+pub(crate) use completion::add_done;
+pub use completion::{
+    AppError, Body, BodyPart, Completion, CompletionKind, DecodedCompletion, MAX_FIELDS, UNTIL_EOF, chunks,
+    decode_window_update,
+};
+pub use field::{FieldName, Fields, TooLong, encode_field, encode_known_field, fields};
+pub(crate) use reader::{Reader, put_bytes, put_text};
+pub use request::{Request, UNKNOWN_LENGTH};
+pub use stream::{MESSAGE_COST, StreamFrame, Submission};
+
+/// Identifies an exchange on its channel, and in the daemon while it lives. Never 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExchangeId(pub u64);

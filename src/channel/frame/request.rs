@@ -1,0 +1,258 @@
+//! The request frame of the submission ring.
+
+use super::ExchangeId;
+use super::field::{Fields, TooLong, encode_fields, fields, u16_len};
+use super::reader::Reader;
+use crate::ProtocolError;
+use crate::header::{METHOD_LITERAL, METHODS};
+
+/// Kind byte of a request.
+pub(super) const KIND_REQUEST: u8 = 1;
+
+/// Bytes before the variable part.
+const HEAD_BYTES: usize = 48;
+const _: () = assert!(HEAD_BYTES == 8 * 3 + 4 + 2 + 2 + 2 * 6 + 2 + 2);
+
+const FLAG_BODY_FD: u8 = 1;
+const FLAG_HTTPS: u8 = 2;
+const FLAG_BODY_STREAMS: u8 = 4;
+const FLAG_WEBSOCKET: u8 = 8;
+
+/// Value of [`Request::body_len`] for a streamed body without Content-Length (chunked, RFC 9112 §7.1).
+pub const UNKNOWN_LENGTH: u64 = u64::MAX;
+
+/// A request, as the daemon writes it and the worker reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// The exchange.
+    pub exchange: ExchangeId,
+    /// Bytes of the body, inline or in the descriptor.
+    pub body_len: u64,
+    /// `CLOCK_MONOTONIC` when the head was complete, nanoseconds.
+    pub received: u64,
+    /// The method as sent (RFC 9110 §9: case-sensitive).
+    pub method: &'a [u8],
+    /// 10 or 11.
+    pub version: u8,
+    /// The body is a descriptor, sent on the control socket before this frame was published.
+    pub body_is_fd: bool,
+    /// The body is not in the frame: it comes in parts ([`StreamFrame::Part`]) as the application takes it. `body_len` is then
+    /// what Content-Length said, or [`UNKNOWN_LENGTH`].
+    pub body_streams: bool,
+    /// A WebSocket handshake (RFC 6455 §4.1).
+    pub websocket: bool,
+    /// The client used TLS.
+    pub https: bool,
+    /// Which listener accepted the connection.
+    pub listener: u16,
+    /// The path as sent, percent-encoded (RFC 3986 §3.3).
+    pub path: &'a [u8],
+    /// The query as sent, without `?`.
+    pub query: &'a [u8],
+    /// The client's address as text; empty on a unix socket.
+    pub peer: &'a [u8],
+    /// The client's port; 0 on a unix socket.
+    pub peer_port: u16,
+    /// The request id that the response and the journal carry.
+    pub request_id: &'a [u8],
+    /// Number of fields.
+    pub n_fields: u16,
+    /// The encoded fields; empty while encoding. Read with [`Request::fields`].
+    pub encoded_fields: &'a [u8],
+    /// The body, when it is inline.
+    pub body: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    /// A request without fields and body, for filling in and [`Request::encode`].
+    pub const fn new(exchange: ExchangeId) -> Self {
+        Self {
+            exchange,
+            body_len: 0,
+            received: 0,
+            method: b"GET",
+            version: 11,
+            body_is_fd: false,
+            body_streams: false,
+            websocket: false,
+            https: false,
+            listener: 0,
+            path: b"/",
+            query: b"",
+            peer: b"",
+            peer_port: 0,
+            request_id: b"",
+            n_fields: 0,
+            encoded_fields: b"",
+            body: b"",
+        }
+    }
+
+    /// Writes the frame into `out` (cleared first). `fields` yields lower-case names and values; the
+    /// number of fields is counted, `n_fields` and `encoded_fields` of self are ignored.
+    ///
+    /// # Errors
+    /// When a part is longer than the frame's lengths can say.
+    pub fn encode<'f>(
+        &self,
+        fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), TooLong> {
+        let method_index = crate::header::method_index(self.method);
+        let method: &[u8] = if method_index == METHOD_LITERAL { self.method } else { b"" };
+        out.clear();
+        out.extend_from_slice(&self.exchange.0.to_le_bytes());
+        out.extend_from_slice(&self.body_len.to_le_bytes());
+        out.extend_from_slice(&self.received.to_le_bytes());
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags = flag(self.body_is_fd, FLAG_BODY_FD)
+            | flag(self.https, FLAG_HTTPS)
+            | flag(self.body_streams, FLAG_BODY_STREAMS)
+            | flag(self.websocket, FLAG_WEBSOCKET);
+        out.extend_from_slice(&[KIND_REQUEST, method_index, self.version, flags, 0, 0]);
+        out.extend_from_slice(&self.listener.to_le_bytes());
+        for (what, part) in [
+            ("method", method),
+            ("path", self.path),
+            ("query", self.query),
+            ("peer address", self.peer),
+            ("request id", self.request_id),
+            ("", b""),
+        ] {
+            out.extend_from_slice(&u16_len(what, part.len())?.to_le_bytes());
+        }
+        out.extend_from_slice(&self.peer_port.to_le_bytes());
+        out.extend_from_slice(&[0, 0]);
+        for part in [method, self.path, self.query, self.peer, self.request_id] {
+            out.extend_from_slice(part);
+        }
+        let n_fields = encode_fields(fields, out)?;
+        if let Some(count) = out.get_mut(28..30) {
+            count.copy_from_slice(&n_fields.to_le_bytes());
+        }
+        out.extend_from_slice(self.body);
+        Ok(())
+    }
+
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// When a length or value is impossible.
+    pub fn decode(frame: &'a [u8]) -> Result<Self, ProtocolError> {
+        let mut reader = Reader(frame);
+        let exchange = ExchangeId(reader.u64()?);
+        let body_len = reader.u64()?;
+        let received = reader.u64()?;
+        let (kind, method_index, version, flags) = (reader.u8()?, reader.u8()?, reader.u8()?, reader.u8()?);
+        let n_fields = reader.u16()?;
+        let listener = reader.u16()?;
+        let lengths =
+            [reader.u16()?, reader.u16()?, reader.u16()?, reader.u16()?, reader.u16()?, reader.u16()?];
+        let [method_len, path_len, query_len, peer_len, request_id_len, _] = lengths.map(usize::from);
+        let peer_port = reader.u16()?;
+        reader.u16()?;
+        if kind != KIND_REQUEST || exchange.0 == 0 {
+            return Err(ProtocolError::Frame("not a request"));
+        }
+        let literal = reader.bytes(method_len)?;
+        let method = if method_index == METHOD_LITERAL { literal } else { known_method(method_index)? };
+        let path = reader.bytes(path_len)?;
+        let query = reader.bytes(query_len)?;
+        let peer = reader.bytes(peer_len)?;
+        let request_id = reader.bytes(request_id_len)?;
+        let before = reader.0;
+        for _ in 0..n_fields {
+            reader.field()?;
+        }
+        let fields = before.get(..before.len() - reader.0.len()).unwrap_or_default();
+        let (body_is_fd, body_streams) = (flags & FLAG_BODY_FD != 0, flags & FLAG_BODY_STREAMS != 0);
+        let is_separate = body_is_fd || body_streams;
+        let body = if is_separate { &[][..] } else { reader.0 };
+        if !is_separate && body.len() as u64 != body_len {
+            return Err(ProtocolError::Frame("inline body is not as long as announced"));
+        }
+        Ok(Self {
+            exchange,
+            body_len,
+            received,
+            method,
+            version,
+            body_is_fd,
+            body_streams,
+            websocket: flags & FLAG_WEBSOCKET != 0,
+            https: flags & FLAG_HTTPS != 0,
+            listener,
+            path,
+            query,
+            peer,
+            peer_port,
+            request_id,
+            n_fields,
+            encoded_fields: fields,
+            body,
+        })
+    }
+
+    /// The fields in order.
+    pub fn fields(&self) -> Fields<'a> {
+        fields(self.encoded_fields, self.n_fields)
+    }
+}
+
+fn known_method(index: u8) -> Result<&'static [u8], ProtocolError> {
+    let method = METHODS.get(usize::from(index)).ok_or(ProtocolError::Frame("unknown method index"))?;
+    Ok(method.as_bytes())
+}
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_comes_back_as_it_was_written() {
+        let fields: [(&[u8], &[u8]); 3] =
+            [(b"host", b"example.org"), (b"x-odd", b"\xff\x80"), (b"cookie", b"a=1")];
+        let request = Request {
+            body_len: 4,
+            received: 123_456,
+            method: b"PROPFIND",
+            version: 10,
+            https: true,
+            listener: 2,
+            path: b"/a%20b",
+            query: b"q=1",
+            peer: b"::1",
+            peer_port: 54_321,
+            request_id: b"abc",
+            body: b"body",
+            ..Request::new(ExchangeId(9))
+        };
+        let mut frame = Vec::new();
+        request.encode(fields.into_iter(), &mut frame).unwrap();
+        let decoded = Request::decode(&frame).unwrap();
+        assert_eq!(Request { n_fields: 0, encoded_fields: b"", ..decoded }, request,);
+        let back: Vec<_> = decoded.fields().map(|(name, value)| (name.as_bytes(), value)).collect();
+        assert_eq!(back, fields);
+    }
+
+    #[test]
+    fn every_truncation_of_a_request_is_an_error() {
+        let mut frame = Vec::new();
+        let request = Request { body_len: 3, body: b"xyz", ..Request::new(ExchangeId(1)) };
+        request.encode([(&b"host"[..], &b"h"[..])].into_iter(), &mut frame).unwrap();
+        for len in 0..frame.len() {
+            assert!(Request::decode(&frame[..len]).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn a_field_too_long_is_refused_by_name() {
+        let value = vec![b'x'; 70_000];
+        let mut frame = Vec::new();
+        let error = Request::new(ExchangeId(1))
+            .encode([(&b"cookie"[..], &value[..])].into_iter(), &mut frame)
+            .unwrap_err();
+        assert_eq!(error, TooLong("field value"));
+    }
+}

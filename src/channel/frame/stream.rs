@@ -1,0 +1,128 @@
+//! The submission frames that follow a claimed request: body parts, WebSocket messages and the disconnect.
+
+use super::ExchangeId;
+use super::reader::Reader;
+use super::request::{KIND_REQUEST, Request};
+use crate::ProtocolError;
+
+const KIND_PART: u8 = 2;
+const KIND_DISCONNECT: u8 = 3;
+/// Offset of the kind byte in every submission frame.
+const KIND_OFFSET: usize = 24;
+const PART_END: u8 = 1;
+const PART_TEXT: u8 = 2;
+const PART_MORE: u8 = 4;
+const DISCONNECT_CANCEL: u8 = 1;
+const DISCONNECT_HALF: u8 = 2;
+
+/// What a WebSocket message's frame costs beside its bytes, in bytes, wherever bytes are counted that may wait (what
+/// [`CompletionKind::WindowUpdate`] says, [`RESPONSE_WINDOW`](crate::layout::RESPONSE_WINDOW)): else empty messages could be
+/// piled up without bound.
+pub const MESSAGE_COST: u64 = 64;
+
+/// A submission frame that follows a request which was claimed. ASGI only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamFrame<'a> {
+    /// A part of the request's body, or (a part of) a WebSocket message.
+    Part {
+        /// The exchange.
+        exchange: ExchangeId,
+        /// The bytes; may be empty.
+        bytes: &'a [u8],
+        /// Nothing of the body follows.
+        end: bool,
+        /// The message is text (UTF-8, checked); else binary. Of messages only.
+        text: bool,
+        /// The message goes on in the next part. Of messages only.
+        more: bool,
+    },
+    /// The client has gone: `http.disconnect`, `websocket.disconnect`.
+    Disconnect {
+        /// The exchange.
+        exchange: ExchangeId,
+        /// RFC 6455 §7.4; 0 for HTTP.
+        code: u16,
+        /// The close frame's reason, UTF-8.
+        reason: &'a [u8],
+        /// Its deadline has passed: the task is to be cancelled, not told.
+        cancel: bool,
+    },
+    /// The client has closed its sending half: `http.disconnect` behind the request's body, and what the application
+    /// sends all the same is sent. Of no WebSocket.
+    HalfClose {
+        /// The exchange.
+        exchange: ExchangeId,
+    },
+}
+
+impl<'a> StreamFrame<'a> {
+    /// Writes the frame into `out` (cleared first).
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let (exchange, kind, flags, code, rest) = match *self {
+            Self::Part { exchange, bytes, end, text, more } => {
+                let flags =
+                    u8::from(end) | if text { PART_TEXT } else { 0 } | if more { PART_MORE } else { 0 };
+                (exchange, KIND_PART, flags, 0, bytes)
+            }
+            Self::Disconnect { exchange, code, reason, cancel } => {
+                (exchange, KIND_DISCONNECT, if cancel { DISCONNECT_CANCEL } else { 0 }, code, reason)
+            }
+            Self::HalfClose { exchange } => (exchange, KIND_DISCONNECT, DISCONNECT_HALF, 0, &[][..]),
+        };
+        out.clear();
+        out.extend_from_slice(&exchange.0.to_le_bytes());
+        out.extend_from_slice(&[0; 16]);
+        out.extend_from_slice(&[kind, flags]);
+        out.extend_from_slice(&code.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(rest);
+    }
+
+    fn decode(frame: &'a [u8]) -> Result<Self, ProtocolError> {
+        let mut reader = Reader(frame);
+        let exchange = ExchangeId(reader.u64()?);
+        reader.bytes(16)?;
+        let (kind, flags, code) = (reader.u8()?, reader.u8()?, reader.u16()?);
+        reader.bytes(4)?;
+        match kind {
+            KIND_PART => Ok(Self::Part {
+                exchange,
+                bytes: reader.0,
+                end: flags & PART_END != 0,
+                text: flags & PART_TEXT != 0,
+                more: flags & PART_MORE != 0,
+            }),
+            KIND_DISCONNECT if flags & DISCONNECT_HALF != 0 => Ok(Self::HalfClose { exchange }),
+            KIND_DISCONNECT => Ok(Self::Disconnect {
+                exchange,
+                code,
+                reason: reader.0,
+                cancel: flags & DISCONNECT_CANCEL != 0,
+            }),
+            _ => Err(ProtocolError::Frame("unknown kind of submission")),
+        }
+    }
+}
+
+/// Any submission frame, as an ASGI worker reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Submission<'a> {
+    /// Something new.
+    Request(Request<'a>),
+    /// More of something known.
+    Stream(StreamFrame<'a>),
+}
+
+impl<'a> Submission<'a> {
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// When a length or value is impossible.
+    pub fn decode(frame: &'a [u8]) -> Result<Self, ProtocolError> {
+        match frame.get(KIND_OFFSET) {
+            Some(&KIND_REQUEST) => Request::decode(frame).map(Self::Request),
+            Some(_) => StreamFrame::decode(frame).map(Self::Stream),
+            None => Err(ProtocolError::Frame("ends too early")),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Both ends of the submission ring: the daemon sends requests, the worker claims them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Position, Ring, record_size};
+use crate::ProtocolError;
+use crate::layout::{Geometry, RECORD_ALIGN};
+use crate::map::Map;
+use crate::state::{self, Claim};
+
+/// Daemon's end of the submission ring.
+#[derive(Debug)]
+pub struct SubmissionSender {
+    ring: Ring,
+    head: u64,
+    tail: u64,
+}
+
+impl SubmissionSender {
+    /// Creates the daemon's end over a new map.
+    pub fn new(map: Arc<Map>, geometry: &Geometry) -> Self {
+        Self { ring: Ring::submission(map, geometry), head: 0, tail: 0 }
+    }
+
+    /// Publishes a frame; `None` if there is no room until the worker consumes a record.
+    ///
+    /// # Errors
+    /// The worker's tail is impossible.
+    ///
+    /// # Panics
+    /// If the frame is longer than [`Geometry::max_submission_frame`].
+    pub fn push(&mut self, frame: &[u8]) -> Result<Option<Position>, ProtocolError> {
+        self.ring.push(&mut self.head, &mut self.tail, frame, state::READY)
+    }
+
+    /// Reads the worker's tail and returns whether a frame of this length fits now.
+    ///
+    /// # Errors
+    /// The worker's tail is impossible.
+    pub fn check_room(&mut self, len: usize) -> Result<bool, ProtocolError> {
+        let (pad, need) = self.ring.record_space(self.head, len);
+        self.tail = self.ring.read_tail(self.head, self.tail)?;
+        Ok(self.head + pad + need - self.tail <= self.ring.capacity)
+    }
+
+    /// Revokes a record. True if the worker had not claimed it; it never will.
+    pub fn revoke(&mut self, position: Position) -> bool {
+        // A record overwritten since has been consumed.
+        if self.head - position.0 > self.ring.capacity {
+            return false;
+        }
+        state::revoke(self.ring.map.u32(self.ring.offset_of(position.0) + 4))
+    }
+
+    /// True if the worker's tail is past this record, claimed or not. The tail is not checked for plausibility.
+    pub fn is_consumed(&self, position: Position) -> bool {
+        self.ring.map.u64(self.ring.tail).load(Ordering::Acquire) > position.0
+    }
+
+    /// True if the record is claimed or revoked. The answer may be outdated at once; only [`Self::revoke`] decides.
+    pub fn is_claimed(&self, position: Position) -> bool {
+        self.head - position.0 > self.ring.capacity
+            || self.ring.map.u32(self.ring.offset_of(position.0) + 4).load(Ordering::Acquire) != state::READY
+    }
+}
+
+/// Worker's end of the submission ring.
+#[derive(Debug)]
+pub struct SubmissionReceiver {
+    ring: Ring,
+    tail: u64,
+}
+
+impl SubmissionReceiver {
+    /// Creates the worker's end over a new map.
+    pub fn new(map: Arc<Map>, geometry: &Geometry) -> Self {
+        Self { ring: Ring::submission(map, geometry), tail: 0 }
+    }
+
+    /// Claims the next frame and copies it into `frame` (cleared first); false if the ring is empty.
+    ///
+    /// # Errors
+    /// A position, length or state written by the daemon is impossible.
+    pub fn claim(&mut self, frame: &mut Vec<u8>) -> Result<bool, ProtocolError> {
+        frame.clear();
+        loop {
+            let head = self.ring.read_head(self.tail)?;
+            if head == self.tail {
+                return Ok(false);
+            }
+            let len = self.ring.record_len(self.tail, head)?;
+            let at = self.ring.offset_of(self.tail);
+            let claim = state::claim(self.ring.map.u32(at + 4))?;
+            if claim == Claim::Claimed {
+                self.ring.map.copy_out(at + RECORD_ALIGN, len as usize, frame);
+            }
+            self.tail += record_size(len);
+            self.ring.map.u64(self.ring.tail).store(self.tail, Ordering::Release);
+            if claim == Claim::Claimed {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// True if there is no record to claim. (A record that is there may be revoked.) Threads call this between
+    /// announcing sleep and sleeping, and before deferring a wake-up of the daemon.
+    pub fn is_empty(&self) -> bool {
+        self.ring.map.u64(self.ring.head).load(Ordering::Acquire) == self.tail
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Word;
+    use crate::ring::tests::pair;
+
+    #[test]
+    fn frames_arrive_in_order_across_many_wraps() {
+        let (map, geometry) = pair();
+        let mut sender = SubmissionSender::new(map.clone(), &geometry);
+        let mut receiver = SubmissionReceiver::new(map, &geometry);
+        let mut out = Vec::new();
+        let mut expected = std::collections::VecDeque::new();
+        for n in 0..5_000_usize {
+            let frame = vec![u8::try_from(n % 251).unwrap(); (n * 37) % 900];
+            while sender.push(&frame).unwrap().is_none() {
+                assert!(receiver.claim(&mut out).unwrap());
+                assert_eq!(out, expected.pop_front().unwrap());
+            }
+            expected.push_back(frame);
+        }
+        while receiver.claim(&mut out).unwrap() {
+            assert_eq!(out, expected.pop_front().unwrap());
+        }
+        assert!(expected.is_empty());
+    }
+
+    #[test]
+    fn revoked_record_is_skipped_claimed_one_not_revocable() {
+        let (map, geometry) = pair();
+        let mut sender = SubmissionSender::new(map.clone(), &geometry);
+        let mut receiver = SubmissionReceiver::new(map, &geometry);
+        let first = sender.push(b"first").unwrap().unwrap();
+        let second = sender.push(b"second").unwrap().unwrap();
+        let third = sender.push(b"third").unwrap().unwrap();
+        let mut out = Vec::new();
+        assert!(receiver.claim(&mut out).unwrap());
+        assert_eq!(out, b"first");
+        assert!(sender.is_claimed(first) && !sender.is_claimed(second));
+        assert!(!sender.revoke(first));
+        assert!(sender.revoke(second));
+        assert!(!sender.revoke(second));
+        assert!(receiver.claim(&mut out).unwrap());
+        assert_eq!(out, b"third");
+        assert!(!sender.revoke(third));
+        assert!(!receiver.claim(&mut out).unwrap());
+    }
+
+    #[test]
+    fn check_room_agrees_with_push() {
+        let (map, geometry) = pair();
+        let mut sender = SubmissionSender::new(map.clone(), &geometry);
+        let mut receiver = SubmissionReceiver::new(map, &geometry);
+        let (mut out, mut full) = (Vec::new(), 0);
+        for n in 0..2_000_usize {
+            let frame = vec![0; (n * 97) % 1900];
+            let has_room = sender.check_room(frame.len()).unwrap();
+            assert_eq!(sender.push(&frame).unwrap().is_some(), has_room);
+            if !has_room {
+                full += 1;
+                assert!(receiver.claim(&mut out).unwrap());
+            }
+        }
+        assert!(full > 100);
+    }
+
+    #[test]
+    fn a_position_whose_record_was_overwritten_is_not_revoked() {
+        let (map, geometry) = pair();
+        let mut sender = SubmissionSender::new(map.clone(), &geometry);
+        let mut receiver = SubmissionReceiver::new(map, &geometry);
+        let old = sender.push(&[1; 500]).unwrap().unwrap();
+        let mut out = Vec::new();
+        for _ in 0..20 {
+            assert!(receiver.claim(&mut out).unwrap());
+            sender.push(&[2; 500]).unwrap().unwrap();
+        }
+        assert!(!sender.revoke(old));
+        assert!(sender.is_claimed(old));
+    }
+
+    #[test]
+    fn a_tail_that_moves_back_or_beyond_the_head_is_an_error() {
+        let (map, geometry) = pair();
+        let mut sender = SubmissionSender::new(map.clone(), &geometry);
+        while sender.push(&[0; 1000]).unwrap().is_some() {}
+        map.u64(Geometry::word(Word::SubmissionTail)).store(1 << 40, Ordering::Release);
+        assert!(matches!(sender.push(&[0; 1000]), Err(ProtocolError::Position { which: "tail", .. })));
+    }
+}
