@@ -104,6 +104,7 @@ const BODY_FD: u8 = 2;
 const BODY_CHUNKS: u8 = 4;
 const DONE: u8 = 8;
 /// Where a completion frame has its flags.
+#[cfg(not(loom))]
 const FLAGS_OFFSET: usize = 9;
 const TEXT: u8 = 16;
 const MORE: u8 = 32;
@@ -125,6 +126,7 @@ pub enum Body<'a> {
 }
 
 /// Adds DONE to a completion that was pushed without it.
+#[cfg(not(loom))]
 pub(crate) fn add_done(frame: &mut [u8]) {
     if let Some(flags) = frame.get_mut(FLAGS_OFFSET) {
         *flags |= DONE;

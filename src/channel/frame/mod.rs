@@ -69,6 +69,7 @@ mod reader;
 mod request;
 mod stream;
 
+#[cfg(not(loom))]
 pub(crate) use completion::add_done;
 pub use completion::{
     AppError, Body, BodyPart, Completion, CompletionKind, DecodedCompletion, MAX_FIELDS, UNTIL_EOF, chunks,
