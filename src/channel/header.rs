@@ -1,12 +1,12 @@
 //! Field names and methods that travel as one byte.
 //!
-//! The tables are part of the wire contract: entries are appended, never moved (a change of order is a
-//! new [`crate::PROTOCOL_VERSION`]). Names are lower-case, as HTTP/2 sends them and ASGI wants them.
+//! The tables are part of the protocol: entries are appended, never moved (another order is a new
+//! [`crate::PROTOCOL_VERSION`]). Names are lower-case, as in HTTP/2 and ASGI.
 
-/// Index that says "the name follows as bytes".
+/// Name index: the name follows as bytes.
 pub const LITERAL: u8 = 255;
 
-/// Request and response field names, RFC 9110 and what browsers, proxies and frameworks really send.
+/// Request and response field names: those of RFC 9110, and others that browsers, proxies and frameworks send.
 pub const NAMES: [&str; 84] = [
     "host",
     "user-agent",
@@ -98,13 +98,13 @@ pub const NAMES: [&str; 84] = [
 pub const METHODS: [&str; 10] =
     ["", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
-/// Method index that says "the method follows as bytes".
+/// Method index: the method follows as bytes.
 pub const METHOD_LITERAL: u8 = 0;
 
-/// The method of most requests.
+/// Index of GET.
 pub const METHOD_GET: u8 = 1;
 
-/// Index of a lower-case field name, if it is one of [`NAMES`].
+/// Returns the index of a lower-case field name in [`NAMES`].
 pub fn index_of(name: &[u8]) -> Option<u8> {
     let mut at = hash(name);
     loop {
@@ -119,12 +119,12 @@ pub fn index_of(name: &[u8]) -> Option<u8> {
     }
 }
 
-/// The name at an index, if there is one.
+/// Returns the name at an index.
 pub fn name_of(index: u8) -> Option<&'static str> {
     NAMES.get(index as usize).copied()
 }
 
-/// Index of a method, if it is one of [`METHODS`].
+/// Returns the index of a method in [`METHODS`], or [`METHOD_LITERAL`].
 pub fn method_index(method: &[u8]) -> u8 {
     match method {
         b"GET" => METHOD_GET,
@@ -149,7 +149,7 @@ const fn hash(name: &[u8]) -> usize {
     (name.len() * 29 + first * 5 + last * 17 + middle * 3) % 512
 }
 
-/// Open addressing, built by the compiler. 512 entries for 84 names: most look-ups compare once.
+/// Hash table with open addressing, built at compile time. 512 entries for 84 names: most look-ups compare once.
 static TABLE: [u8; 512] = {
     let mut table = [LITERAL; 512];
     let mut index = 0;
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_finds_its_own_index() {
+    fn index_of_inverts_name_of() {
         for (index, name) in NAMES.iter().enumerate() {
             assert_eq!(index_of(name.as_bytes()), Some(u8::try_from(index).unwrap()), "{name}");
             assert_eq!(*name, name.to_ascii_lowercase());
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_have_none() {
+    fn unknown_name_has_no_index() {
         for name in ["", "x", "hosts", "Host", "x-custom", "content-typ"] {
             assert_eq!(index_of(name.as_bytes()), None, "{name}");
         }
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_have_the_index_of_their_place() {
+    fn method_index_is_the_position_in_the_table() {
         for (index, method) in METHODS.iter().enumerate().skip(1) {
             assert_eq!(method_index(method.as_bytes()) as usize, index);
         }

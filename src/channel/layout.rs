@@ -1,4 +1,4 @@
-//! Where everything lies in the shared map.
+//! Offsets in the shared map.
 //!
 //! | offset | size | what | writer |
 //! |---|---|---|---|
@@ -10,8 +10,7 @@
 //! | `free` | 4·chunks | free ring: chunk numbers | daemon |
 //! | `slab` | 65,536·chunks | chunks | worker |
 //!
-//! The geometry is decided by the daemon, sent in [`crate::control::Start`] and never read back from
-//! the map by the daemon.
+//! The daemon decides the geometry, sends it in [`crate::control::Start`] and never reads it from the map.
 
 /// First word of the map: `b"rgunchan"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"rgunchan");
@@ -19,10 +18,10 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"rgunchan");
 /// Bytes of one slab chunk.
 pub const CHUNK_BYTES: usize = 64 * 1024;
 
-/// A request or response body up to this many bytes travels inside its frame.
+/// Bodies up to this many bytes travel inside their frame.
 pub const MAX_INLINE_BODY: usize = 64 * 1024;
 
-/// Alignment of records, and bytes of a record's header (`len u32 | state u32`).
+/// Alignment of records, and the size of a record's header (`len u32 | state u32`), bytes.
 pub const RECORD_ALIGN: usize = 8;
 
 const PAGE_BYTES: usize = 4096;
@@ -33,55 +32,54 @@ const SLOT_STRIDE: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Word {
-    /// u64, daemon: bytes ever published in the submission ring.
+    /// u64, daemon: bytes published in the submission ring so far.
     SubmissionHead = 0,
-    /// u64, worker: bytes ever consumed from it.
+    /// u64, worker: bytes consumed from the submission ring so far.
     SubmissionTail,
-    /// u64, worker: bytes ever published in the completion ring.
+    /// u64, worker: bytes published in the completion ring so far.
     CompletionHead,
-    /// u64, daemon: bytes ever consumed from it.
+    /// u64, daemon: bytes consumed from the completion ring so far.
     CompletionTail,
-    /// u32, both by compare-and-swap: worker threads that announced sleep and hold no token ([`crate::wake`]).
+    /// u32, both by compare-and-swap: worker threads that announced sleep and have no token ([`crate::wake`]).
     Asleep,
-    /// u32, both: wake tokens granted and not yet taken; a futex (shared, not PRIVATE).
+    /// u32, both: wake tokens granted and not taken; a shared futex (not PRIVATE).
     Tokens,
     /// u32, both: odd while a worker thread waits for room in the completion ring or the slab; a futex
     /// ([`crate::wake::WaitFlag`]).
     SpaceWait,
-    /// u64, daemon: chunks ever returned through the free ring.
+    /// u64, daemon: chunks returned through the free ring so far.
     FreeHead,
-    /// u64, worker: chunks ever taken back from it.
+    /// u64, worker: chunks taken from the free ring so far.
     FreeTail,
 }
 
 /// Number of [`Word`]s.
 const WORDS: usize = 9;
 
-/// Within a slot: u64, worker: id of the exchange that runs in it, 0 when none.
+/// Offset in a slot: u64, worker: id of the running exchange; 0 for none.
 pub const SLOT_EXCHANGE: usize = 0;
-/// Within a slot: u64, worker: `CLOCK_MONOTONIC` at the start of that exchange, nanoseconds.
+/// Offset in a slot: u64, worker: `CLOCK_MONOTONIC` at the start of that exchange, nanoseconds.
 pub const SLOT_STARTED: usize = 8;
-/// Within a slot: u64, worker: `pthread_self(3)` of the slot's thread, by which `faulthandler` names it in stacks.
+/// Offset in a slot: u64, worker: `pthread_self(3)` of the slot's thread, as `faulthandler` prints it.
 pub const SLOT_THREAD: usize = 16;
-/// Within a slot: u64, daemon: response body bytes of all the slot's exchanges so far (never reset) that
-/// have left for the client or were discarded: what came in inline or chunk parts; file parts do not
-/// count. The worker counts what it has sent the same way, so that the difference is what waits.
+/// Offset in a slot: u64, daemon: response body bytes of all the slot's exchanges so far (never reset) that were written
+/// to the client or discarded. Inline and chunk parts count, file parts do not. The worker counts the bytes it sends the
+/// same way; the difference is the number of bytes buffered in the daemon.
 ///
-/// When the daemon takes over a `DONE`, it acks at once all of that exchange that it has not acked yet (and
-/// never acks it again): what is still on its way to a slow client is the daemon's, and must not take
-/// the window from the slot's next exchange.
+/// When the daemon pops a `DONE`, it acknowledges the rest of that exchange at once: bytes still on their way to a slow
+/// client must not take the window from the slot's next exchange.
 pub const SLOT_ACKED: usize = 128;
-/// Within a slot: u32, both: odd while the slot's thread waits for [`SLOT_ACKED`] to grow; a futex
+/// Offset in a slot: u32, both: odd while the slot's thread waits for [`SLOT_ACKED`] to grow; a futex
 /// ([`crate::wake::WaitFlag`]).
 pub const SLOT_CREDIT_WAIT: usize = 136;
 
-/// A slot's thread stops producing while this many bytes of its response wait in the daemon.
+/// A slot's thread waits while more than this many bytes of its response are buffered in the daemon.
 pub const RESPONSE_WINDOW: u64 = 1024 * 1024;
 
 /// Bytes of the reactor's page: a second map, made by [`crate::map::Map::create_for_readers`], one for
 /// all workers of an edge thread.
 pub const REACTOR_PAGE_BYTES: usize = PAGE_BYTES;
-/// Within the reactor's page: u32, daemon: whether it sleeps ([`crate::wake::Epoch`]).
+/// Offset in the reactor's page: u32, daemon: whether the reactor sleeps ([`crate::wake::Epoch`]).
 pub const REACTOR_EPOCH: usize = 0;
 
 /// The sizes that daemon and worker agree on.
@@ -93,25 +91,25 @@ pub struct Geometry {
     pub completion: u32,
     /// Chunks in the slab.
     pub chunks: u32,
-    /// Slots: threads of a WSGI worker.
+    /// Slots: the exchanges that may run at a time.
     pub slots: u32,
 }
 
 impl Geometry {
-    /// The sizes that were measured to be enough: 256 KiB in, 256 KiB out, a 4 MiB slab.
+    /// Returns the default sizes, sufficient by measurement: rings of 256 KiB and a slab of 4 MiB.
     ///
-    /// The map is faulted in lazily, so what is never used costs nothing.
+    /// Pages are faulted in lazily: unused ones take no memory.
     pub const fn standard(slots: u32) -> Self {
         Self { submission: 256 * 1024, completion: 256 * 1024, chunks: 64, slots }
     }
 
-    /// Most slots of a worker.
+    /// Maximum number of slots.
     pub const MAX_SLOTS: u32 = 1 << 14;
 
-    /// Refuses sizes that cannot work; what both sides check before they map anything.
+    /// Checks the sizes. Both sides call this before they map anything.
     ///
     /// # Errors
-    /// A sentence that names the size.
+    /// A size is impossible; the text names it.
     pub fn check(&self) -> Result<(), &'static str> {
         let ring = |size: u32| size.is_power_of_two() && (4096..=1 << 28).contains(&size);
         if !ring(self.submission) {
@@ -161,17 +159,17 @@ impl Geometry {
         (self.free_offset() + self.chunks as usize * 4).next_multiple_of(PAGE_BYTES)
     }
 
-    /// Bytes of the whole map.
+    /// Size of the whole map.
     pub const fn total_bytes(&self) -> usize {
         self.slab_offset() + self.chunks as usize * CHUNK_BYTES
     }
 
-    /// The longest frame that always fits into an empty submission ring, whatever its wrap.
+    /// Longest frame that fits into an empty submission ring at any position.
     pub const fn max_submission_frame(&self) -> usize {
         self.submission as usize / 2 - RECORD_ALIGN
     }
 
-    /// The longest frame that always fits into an empty completion ring, whatever its wrap.
+    /// Longest frame that fits into an empty completion ring at any position.
     pub const fn max_completion_frame(&self) -> usize {
         self.completion as usize / 2 - RECORD_ALIGN
     }

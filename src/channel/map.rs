@@ -1,12 +1,12 @@
 //! Shared memory: a sealed memfd, mapped by daemon and worker.
 //!
-//! The only module that turns offsets into pointers. Offsets are checked here (`assert!`), so that the
-//! callers' arithmetic can be wrong without becoming undefined behaviour.
+//! Turns offsets into pointers. Each offset is checked (`assert!`), so that a caller's wrong arithmetic is a panic, not
+//! undefined behaviour.
 //!
 //! # Why `unsafe`
-//! There is no safe API for memory that another process writes. Words are only ever accessed as
-//! atomics; bulk bytes are only copied (`ptr::copy_nonoverlapping`), never borrowed as `&[u8]`, except
-//! slab chunks that are lent to the HTTP stack (see [`crate::slab`] for that argument).
+//! There is no safe API for memory that another process writes. Words are accessed as atomics; other bytes are copied
+//! (`ptr::copy_nonoverlapping`), not borrowed as `&[u8]`, except for slab chunks lent to the HTTP stack (see
+//! [`crate::slab`]).
 #![expect(unsafe_code, reason = "memory shared with another process has no safe API")]
 
 use std::io;
@@ -35,7 +35,7 @@ impl Map {
     /// Creates a memfd of `len` bytes, maps it for reading and writing, and seals its size.
     ///
     /// # Errors
-    /// What `memfd_create(2)`, `ftruncate(2)`, `mmap(2)` or `fcntl(F_ADD_SEALS)` say.
+    /// Errors of `memfd_create(2)`, `ftruncate(2)`, `mmap(2)` and `fcntl(F_ADD_SEALS)`.
     pub fn create(name: &str, len: usize) -> io::Result<(Self, OwnedFd)> {
         let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&fd, len as u64)?;
@@ -44,8 +44,7 @@ impl Map {
         Ok((map, fd))
     }
 
-    /// Like [`Map::create`], but nobody else can ever map it for writing (`F_SEAL_FUTURE_WRITE`,
-    /// Linux 5.1).
+    /// As [`Map::create`], but no process can map the memfd for writing afterwards (`F_SEAL_FUTURE_WRITE`, Linux 5.1).
     ///
     /// # Errors
     /// As [`Map::create`].
@@ -60,11 +59,11 @@ impl Map {
         Ok((map, fd))
     }
 
-    /// Maps what the other side created. Refuses a descriptor of another size, or one that could still
-    /// shrink under the mapping (an access beyond the end would be a SIGBUS).
+    /// Maps a memfd that the peer created. Rejects one of another size, and one that is not sealed: it could shrink under
+    /// the mapping, and an access beyond the end is a SIGBUS.
     ///
     /// # Errors
-    /// `InvalidInput` with a sentence, or what the system calls say.
+    /// `InvalidInput` for a rejected descriptor; errors of the system calls.
     pub fn attach(fd: BorrowedFd<'_>, len: usize, writable: bool) -> io::Result<Self> {
         let size = fstat(fd)?.st_size;
         if u64::try_from(size).ok() != Some(len as u64) {
@@ -81,7 +80,7 @@ impl Map {
     }
 
     fn map_fd(fd: BorrowedFd<'_>, len: usize, prot: ProtFlags) -> io::Result<Self> {
-        // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing of ours.
+        // SAFETY: a new mapping at an address chosen by the kernel aliases no other memory.
         let base = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }?;
         let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self { base, len })
@@ -92,7 +91,7 @@ impl Map {
         self.len
     }
 
-    /// Never: a map of no bytes cannot be made.
+    /// Always false: an empty map cannot be created.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -109,7 +108,7 @@ impl Map {
     /// The 32-bit word at `offset`.
     ///
     /// # Panics
-    /// If the offset is outside the map or misaligned: an offset of ours, never one read from the map.
+    /// The offset is outside the map or misaligned. Offsets are computed by the caller, never read from the map.
     pub fn u32(&self, offset: usize) -> &AtomicU32 {
         // SAFETY: in bounds and aligned (checked by `at`), valid for the lifetime of self, and only ever
         // accessed atomically by every process that maps it.
@@ -131,29 +130,28 @@ impl Map {
     /// As [`Map::u32`].
     pub fn copy_in(&self, offset: usize, bytes: &[u8]) {
         let to = self.pointer(offset, bytes.len(), 1);
-        // SAFETY: in bounds; `bytes` is ours and cannot overlap the mapping, of which no `&mut [u8]` exists.
+        // SAFETY: in bounds; `bytes` cannot overlap the mapping, of which no `&mut [u8]` exists.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
     }
 
-    /// Appends `len` bytes of the map to `out`: the one copy that makes them trustworthy to decode.
+    /// Appends `len` bytes of the map to `out`, so that the peer cannot change them while they are decoded.
     ///
     /// # Panics
     /// As [`Map::u32`].
     pub fn copy_out(&self, offset: usize, len: usize, out: &mut Vec<u8>) {
         let from = self.pointer(offset, len, 1);
         out.reserve(len);
-        // SAFETY: the source is in bounds; the spare capacity is ours and at least `len` bytes long.
+        // SAFETY: the source is in bounds; the spare capacity is at least `len` bytes long.
         unsafe { std::ptr::copy_nonoverlapping(from, out.as_mut_ptr().add(out.len()), len) };
         // SAFETY: the `len` bytes after the old length have just been written.
         unsafe { out.set_len(out.len() + len) };
     }
 
-    /// Bytes of the map, for lending a slab chunk to a writer without another copy.
+    /// Borrows bytes of the map, to lend a slab chunk to a writer without a copy.
     ///
     /// # Safety
-    /// The other side must not be writing to this range in the ordinary course of the protocol. (If it
-    /// breaks the protocol, the bytes that its own client receives are garbage: nothing but the kernel
-    /// reads them, by `writev(2)`.)
+    /// The peer must not write to this range, by protocol. (If it does, its own client receives garbage: only the kernel
+    /// reads the bytes, in `writev(2)`.)
     ///
     /// # Panics
     /// As [`Map::u32`].
@@ -165,17 +163,16 @@ impl Map {
 }
 
 impl Map {
-    /// Lets go of the shared memory: from now on the words and bytes are private ones, all zero. For whoever is done
-    /// with a map that others in the process may still hold; the memory is the system's again when the other side has
-    /// let go, too.
+    /// Releases the shared memory: the mapping becomes private memory, all zero. For a map that other threads still
+    /// reference. The kernel frees the memory when the peer unmaps it too.
     ///
     /// # Errors
-    /// What `mmap(2)` says; the memory is shared still.
+    /// Errors of `mmap(2)`; the memory is then still shared.
     pub fn release(&self) -> io::Result<()> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-        // SAFETY: exactly the range of our own mapping is replaced, at once, by memory that is at least as accessible;
-        // all access is atomic or by copying, so that no reference sees its value change under it.
+        // SAFETY: exactly the range of this mapping is replaced, in one step, by memory that is at least as accessible;
+        // all access is atomic or by copying, so that no reference sees its value change.
         unsafe { mmap_anonymous(self.base.as_ptr().cast(), self.len, prot, flags) }?;
         Ok(())
     }
@@ -196,7 +193,7 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     #[test]
-    fn both_sides_see_the_same_words_and_bytes() {
+    fn both_mappings_share_words_and_bytes() {
         let (ours, fd) = Map::create("test", 8192).unwrap();
         let theirs = Map::attach(fd.as_fd(), 8192, true).unwrap();
         ours.u64(4096).store(7, Ordering::Release);
@@ -208,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_released_map_is_private_and_empty() {
+    fn released_map_is_private_and_zero() {
         let (ours, fd) = Map::create("test", 8192).unwrap();
         let theirs = Map::attach(fd.as_fd(), 8192, true).unwrap();
         ours.u64(4096).store(7, Ordering::Release);
@@ -219,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_of_another_size_or_unsealed_is_refused() {
+    fn map_of_another_size_or_unsealed_is_rejected() {
         let (_ours, fd) = Map::create("test", 8192).unwrap();
         assert!(Map::attach(fd.as_fd(), 4096, true).is_err());
         let open = memfd_create("open", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
@@ -228,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_for_readers_cannot_be_mapped_for_writing() {
+    fn map_for_readers_cannot_be_mapped_for_writing() {
         let (ours, fd) = Map::create_for_readers("test", 4096).unwrap();
         assert!(Map::attach(fd.as_fd(), 4096, true).is_err());
         let theirs = Map::attach(fd.as_fd(), 4096, false).unwrap();
@@ -238,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_map_cannot_shrink() {
+    fn sealed_map_cannot_shrink() {
         let (_ours, fd) = Map::create("test", 8192).unwrap();
         assert!(ftruncate(&fd, 0).is_err());
     }

@@ -1,14 +1,14 @@
-//! The slab: 64 KiB chunks in which a worker hands over bodies too large for its ring.
+//! The slab: 64 KiB chunks in which a worker passes bodies too large for its ring.
 //!
-//! All chunks are the worker's at the start. It fills one, names it in a frame (chunk number, length)
-//! and from then on the chunk is the daemon's, until the daemon returns its number through the free
-//! ring. A worker that names a chunk which is not its own breaks the contract.
+//! At first the worker owns all chunks. It fills one and names it in a frame (number and length); from then on the daemon
+//! owns the chunk, until it returns the number through the free ring. A worker that names a chunk it does not own
+//! violates the protocol.
 //!
-//! A received chunk is lent to the HTTP stack as it lies ([`Chunk::bytes`]): no second copy between the worker's memory
-//! and `writev(2)`. One whose client is slow is copied then ([`SlabReceiver::reclaim_overdue`]), and its place in the slab
-//! returned, so that slow clients hold none of it. Strictly speaking a worker that writes into a chunk it
-//! has given away races with that read; no code of ours looks at the bytes, so the worst outcome is
-//! that its own client receives garbage.
+//! The daemon lends a received chunk to the HTTP stack without a copy ([`Chunk::bytes`]): the bytes go from shared memory
+//! to `writev(2)`. When a client is slow, the daemon copies its chunks and returns them
+//! ([`SlabReceiver::reclaim_overdue`]), so that slow clients hold no part of the slab. A worker that writes into a chunk
+//! it does not own races with those reads; the daemon's code does not interpret the bytes, so the worst outcome is that
+//! the worker's own client receives garbage.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ use crate::layout::{CHUNK_BYTES, Geometry, Word};
 use crate::map::Map;
 use crate::wake::{WaitFlag, Waker};
 
-/// Worker's end: takes free chunks and fills them.
+/// The worker's end: fills free chunks.
 #[derive(Debug)]
 pub struct SlabSender {
     map: Arc<Map>,
@@ -29,30 +29,30 @@ pub struct SlabSender {
 }
 
 impl SlabSender {
-    /// All chunks of a fresh map.
+    /// Creates the worker's end over a new map.
     pub fn new(map: Arc<Map>, geometry: &Geometry) -> Self {
-        // Highest last, so that low chunks are used (and faulted in) first.
+        // Lowest chunk last, so that low chunks are used (and faulted in) first.
         let free = (0..geometry.chunks).rev().collect();
         Self { map, geometry: *geometry, free, free_tail: 0 }
     }
 
-    /// Number of chunks that can be taken now.
+    /// Returns the number of free chunks.
     ///
     /// # Errors
-    /// When the daemon's free ring is impossible.
+    /// The free ring is inconsistent.
     pub fn n_available(&mut self) -> Result<usize, ProtocolError> {
         self.collect_returned()?;
         Ok(self.free.len())
     }
 
-    /// Copies up to [`CHUNK_BYTES`] bytes into a free chunk and returns its number; `None` when all are lent
-    /// ([`Word::SpaceWait`] is what to wait on).
+    /// Copies up to [`CHUNK_BYTES`] bytes into a free chunk and returns its number; `None` if the daemon has all chunks.
+    /// Wait for one on [`Word::SpaceWait`].
     ///
     /// # Errors
-    /// When the daemon's free ring is impossible.
+    /// The free ring is inconsistent.
     ///
     /// # Panics
-    /// If `bytes` is longer than a chunk.
+    /// `bytes` is longer than a chunk.
     pub fn fill(&mut self, bytes: &[u8]) -> Result<Option<u32>, ProtocolError> {
         assert!(bytes.len() <= CHUNK_BYTES, "a chunk holds {CHUNK_BYTES} bytes");
         if self.free.is_empty() {
@@ -93,7 +93,7 @@ fn free_ring_offset(geometry: &Geometry, index: u64) -> usize {
     geometry.free_offset() + (index % u64::from(geometry.chunks)) as usize * 4
 }
 
-/// Daemon's end: receives chunks and returns them when they have been written to the client.
+/// The daemon's end: receives chunks, and returns them once they are written to the client.
 #[derive(Debug, Clone)]
 pub struct SlabReceiver {
     shared: Arc<Shared>,
@@ -104,30 +104,30 @@ struct Shared {
     map: Arc<Map>,
     geometry: Geometry,
     loans: Mutex<Loans>,
-    /// Rung when a chunk is returned that somebody waits for; futexes are woken while there is none.
+    /// Written to when a chunk is returned and the worker waits for one. Unset: the worker's threads wait on a futex.
     eventfd: OnceLock<Arc<OwnedFd>>,
 }
 
-/// Which chunks the daemon holds. A mutex, because [`Chunk`]s may be dropped by whoever held them.
+/// The chunks that the daemon owns. Behind a mutex, because any thread may drop a [`Chunk`].
 #[derive(Debug)]
 struct Loans {
     chunks: Vec<Option<Loan>>,
     count: usize,
     free_head: u64,
-    /// Calls of [`SlabReceiver::reclaim_overdue`] so far.
+    /// Number of calls of [`SlabReceiver::reclaim_overdue`] so far.
     round: u64,
 }
 
-/// A chunk in the daemon's hands.
+/// A chunk owned by the daemon.
 #[derive(Debug)]
 struct Loan {
     chunk: Weak<Chunk>,
-    /// [`Loans::round`] when it was lent.
+    /// [`Loans::round`] when the chunk was received.
     age: u64,
 }
 
 impl SlabReceiver {
-    /// The daemon's end of a fresh map.
+    /// Creates the daemon's end over a new map.
     pub fn new(map: Arc<Map>, geometry: &Geometry) -> Self {
         let chunks = (0..geometry.chunks).map(|_| None).collect();
         let lent = Loans { chunks, count: 0, free_head: 0, round: 0 };
@@ -141,16 +141,16 @@ impl SlabReceiver {
         }
     }
 
-    /// From now on who waits for a chunk is an event loop that watches this eventfd.
-    pub fn wake_by_eventfd(&self, bell: Arc<OwnedFd>) {
-        // Said again it is the same.
-        drop(self.shared.eventfd.set(bell));
+    /// Sets the eventfd that wakes the worker's event loop when a chunk is returned. Later calls have no effect.
+    pub fn wake_by_eventfd(&self, eventfd: Arc<OwnedFd>) {
+        // An error means that it is set already.
+        drop(self.shared.eventfd.set(eventfd));
     }
 
-    /// Takes over a chunk that a frame named.
+    /// Receives a chunk named by a frame.
     ///
     /// # Errors
-    /// When the number or length is out of range, or the daemon holds that chunk already.
+    /// The number or length is out of range, or the daemon owns the chunk already.
     pub fn receive(&self, chunk: u32, len: u32) -> Result<Arc<Chunk>, ProtocolError> {
         if len as usize > CHUNK_BYTES {
             return Err(ProtocolError::Chunk { chunk, why: "length is beyond the chunk" });
@@ -169,8 +169,8 @@ impl SlabReceiver {
         Ok(received)
     }
 
-    /// Copies what was lent before the last call, and is lent still, and returns its place to the worker. To be called
-    /// at intervals that a client which reads needs for a chunk.
+    /// Copies and returns every chunk that was received before the previous call. Called at an interval in which a client
+    /// that reads takes a chunk.
     pub fn reclaim_overdue(&self) {
         let mut lent = self.shared.lock();
         let age = lent.round;
@@ -183,13 +183,13 @@ impl SlabReceiver {
         }
     }
 
-    /// Is a quarter of the slab, or more, in the daemon's hands?
+    /// Returns whether the daemon owns a quarter of the slab or more.
     pub fn is_quarter_lent(&self) -> bool {
         self.shared.lock().count * 4 >= self.shared.geometry.chunks as usize
     }
 
-    /// True when more than half of the slab waits for slow clients: the next chunks are better copied
-    /// and returned at once, so that they do not hold up the worker's other responses.
+    /// Returns whether the daemon owns more than half of the slab. Further chunks are then copied and returned at once, so
+    /// that the worker's other responses do not wait for chunks.
     pub fn is_scarce(&self) -> bool {
         self.shared.lock().count * 2 > self.shared.geometry.chunks as usize
     }
@@ -201,18 +201,18 @@ impl Shared {
     }
 }
 
-/// The bytes of a chunk; its place returns to the worker when it is dropped, or copied.
+/// The bytes of a chunk. The chunk returns to the worker when this is dropped or copied.
 #[derive(Debug)]
 pub struct Chunk {
     shared: Arc<Shared>,
     number: u32,
     len: usize,
-    /// The bytes, when the chunk itself is the worker's again.
+    /// The bytes, once the chunk is returned to the worker.
     copy: OnceLock<Box<[u8]>>,
 }
 
 impl Chunk {
-    /// The bytes, wherever they are.
+    /// Returns the bytes, from the slab or from the copy.
     pub fn bytes(&self) -> &[u8] {
         match self.copy.get() {
             Some(copy) => copy,
@@ -220,15 +220,14 @@ impl Chunk {
         }
     }
 
-    /// Has its place not been returned yet?
+    /// Returns whether the chunk is still to be returned.
     pub fn is_lent(&self) -> bool {
         self.copy.get().is_none()
     }
 
-    /// Copies the bytes and returns the chunk to the worker. Once is enough.
+    /// Copies the bytes and returns the chunk to the worker. Later calls do nothing.
     ///
-    /// A reader of the chunk on another thread could see what the worker writes next; all readers in the daemon run on
-    /// the caller's thread.
+    /// All readers of the chunk must be on the caller's thread: others could see what the worker writes next.
     pub fn copy_and_return(&self) {
         let mut is_first = false;
         self.copy.get_or_init(|| {
@@ -240,12 +239,12 @@ impl Chunk {
         }
     }
 
-    /// The bytes where the worker has put them.
+    /// Returns the bytes in shared memory.
     fn shared_bytes(&self) -> &[u8] {
         let offset = self.shared.geometry.slab_offset() + self.number as usize * CHUNK_BYTES;
         #[expect(unsafe_code, reason = "lending shared memory to writev without a copy")]
-        // SAFETY: between `receive` and `return_chunk` the chunk is the daemon's by protocol; the module's text
-        // says why a worker that breaks the protocol harms nobody but its own client.
+        // SAFETY: between `receive` and `return_chunk` the daemon owns the chunk by protocol; the module docs explain why
+        // a worker that violates it harms its own client only.
         unsafe {
             self.shared.map.bytes(offset, self.len)
         }
@@ -261,9 +260,9 @@ impl Drop for Chunk {
 }
 
 impl Shared {
-    /// The chunk is the worker's again.
+    /// Returns a chunk to the worker and wakes it.
     fn return_chunk(&self, number: u32) {
-        let Self { map, geometry, eventfd: bell, .. } = self;
+        let Self { map, geometry, eventfd, .. } = self;
         let mut lent = self.lock();
         lent.chunks[number as usize] = None;
         lent.count -= 1;
@@ -271,8 +270,8 @@ impl Shared {
         lent.free_head += 1;
         map.u64(Geometry::word(Word::FreeHead)).store(lent.free_head, Ordering::Release);
         drop(lent);
-        let ring = bell.get().map_or(Waker::Futex, |bell| Waker::EventFd(bell.as_fd()));
-        WaitFlag(map.u32(Geometry::word(Word::SpaceWait))).notify(&ring);
+        let waker = eventfd.get().map_or(Waker::Futex, |eventfd| Waker::EventFd(eventfd.as_fd()));
+        WaitFlag(map.u32(Geometry::word(Word::SpaceWait))).notify(&waker);
     }
 }
 
@@ -287,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_go_round() {
+    fn chunks_are_reused() {
         let (mut sender, receiver) = pair(3);
         for round in 0..50_u8 {
             let a = sender.fill(&[round; 100]).unwrap().unwrap();
@@ -304,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_slab_says_so_and_recovers() {
+    fn fill_works_again_after_a_chunk_is_returned() {
         let (mut sender, receiver) = pair(1);
         let chunk = sender.fill(b"x").unwrap().unwrap();
         assert_eq!(sender.fill(b"y").unwrap(), None);
@@ -313,15 +312,16 @@ mod tests {
     }
 
     #[test]
-    fn chunks_out_of_range_or_given_twice_are_refused() {
+    fn chunk_out_of_range_or_received_twice_is_an_error() {
         let (_sender, receiver) = pair(2);
         assert!(receiver.receive(2, 1).is_err());
         assert!(receiver.receive(0, 65_537).is_err());
         let _held = receiver.receive(0, 1).unwrap();
         assert!(receiver.receive(0, 1).is_err());
     }
+
     #[test]
-    fn what_is_lent_for_long_is_copied_and_its_place_returned() {
+    fn overdue_chunks_are_copied_and_returned() {
         let (mut sender, receiver) = pair(2);
         let slow = receiver.receive(sender.fill(b"slow").unwrap().unwrap(), 4).unwrap();
         receiver.reclaim_overdue();
@@ -329,7 +329,7 @@ mod tests {
         assert_eq!(sender.n_available().unwrap(), 0);
         receiver.reclaim_overdue();
         assert_eq!(sender.n_available().unwrap(), 1, "only the older one");
-        // The place has other bytes now, the copy has not.
+        // The chunk has other bytes now, the copy has not.
         let again = receiver.receive(sender.fill(b"else").unwrap().unwrap(), 4).unwrap();
         assert_eq!((slow.bytes(), quick.bytes(), again.bytes()), (&b"slow"[..], &b"quick"[..], &b"else"[..]));
         slow.copy_and_return();

@@ -1,9 +1,9 @@
-//! Reason phrases (RFC 9112 §4) that need not travel.
+//! Reason phrases (RFC 9112 §4) that frames leave out.
 //!
-//! The daemon's HTTP library writes these by itself, so a frame carries only a phrase that differs. The library's table
-//! and this one are compared by a test of the daemon.
+//! The daemon's HTTP library writes these itself; a frame carries only a phrase that differs. A test of the daemon
+//! compares this table with the library's.
 
-/// The phrase that the daemon writes for a status code of which the frame carries none; empty for a code without one.
+/// Returns the phrase that the daemon writes for a frame without a reason phrase; empty for an unknown code.
 pub const fn canonical_reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",
@@ -72,7 +72,7 @@ pub const fn canonical_reason(status: u16) -> &'static str {
     }
 }
 
-/// May these bytes stand in a reason phrase (RFC 9112 §4: HTAB, SP, VCHAR, obs-text)?
+/// Returns whether the bytes are a valid reason phrase (RFC 9112 §4: HTAB, SP, VCHAR, obs-text).
 pub fn is_reason(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == b'\t' || *byte >= b' ' && *byte != 0x7f)
 }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_has_no_control_bytes() {
+    fn control_bytes_make_a_reason_invalid() {
         for good in [&b""[..], b"Odd Reason", b"\tTab", b"caf\xe9"] {
             assert!(is_reason(good), "{good:?}");
         }

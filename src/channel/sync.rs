@@ -1,4 +1,4 @@
-//! Atomics: core's, or loom's when the models are checked (`RUSTFLAGS="--cfg loom"`).
+//! Atomics of core, or of loom for the models (`RUSTFLAGS="--cfg loom"`).
 
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{AtomicU32, Ordering, fence};

@@ -1,22 +1,21 @@
 //! Sleeping and waking without lost wake-ups, and without a system call while both sides are busy.
 //!
-//! Three protocols, all of the same shape: the sleeper *announces* that it will sleep, fences, looks
-//! once more for work, and only then sleeps; the waker *publishes* work, fences, and only then looks
-//! whether somebody announced. Of the two looks at least one sees the other side (Dekker's argument:
-//! both sides store, then `fence(SeqCst)`, then load), so either the sleeper finds the work or the
-//! waker finds the sleeper.
+//! All three protocols have the same shape. The sleeper *announces* its sleep, fences, checks once more for work, and
+//! only then sleeps; the waker *publishes* work, fences, and only then checks for an announcement. Both sides store,
+//! `fence(SeqCst)`, then load (Dekker), so at least one of them sees the other: the sleeper finds the work, or the waker
+//! finds the sleeper.
 //!
-//! - [`Sleepers`]: worker threads asleep on the submission ring; the daemon wakes as many as it has work for.
-//! - [`Epoch`]: the daemon asleep in `epoll_wait(2)`; any worker rings its eventfd, at most once per sleep.
-//! - [`WaitFlag`]: a worker thread waits for room or credit; the daemon wakes all who do.
+//! - [`Sleepers`]: worker threads asleep on the submission ring; the daemon wakes one for each record.
+//! - [`Epoch`]: the daemon asleep in `epoll_wait(2)`; workers write to its eventfd, each at most once per sleep.
+//! - [`WaitFlag`]: worker threads that wait for space or credit; the daemon wakes all of them.
 //!
-//! An event loop (an ASGI worker) is one sleeper that sleeps in `epoll_wait(2)`, not on a futex: it announces as threads
-//! do ([`Sleepers::announce_loop_sleep`], [`WaitFlag::announce_wait`]), looks once more, and goes back to its loop. The daemon's look is the
-//! same, and where it would wake a futex it rings the worker's eventfd ([`Waker::EventFd`]). Rung, the loop looks at
-//! everything it waits for. Tokens mean nothing to it.
+//! An event loop (an ASGI worker) is one sleeper that sleeps in `epoll_wait(2)` instead of on a futex. It announces
+//! ([`Sleepers::announce_loop_sleep`], [`WaitFlag::announce_wait`]), checks once more and returns to its loop; the daemon
+//! writes to the worker's eventfd ([`Waker::EventFd`]) where it would wake a futex. Once woken, the loop checks
+//! everything it waits for. It uses no tokens.
 //!
-//! The protocols work on borrowed atomics and a [`Futex`], so that the very same code is checked by
-//! loom (`models.rs`, `RUSTFLAGS="--cfg loom" cargo test -p rgun-channel --lib --release models`).
+//! The protocols take borrowed atomics and a [`Futex`], so that loom checks the same code
+//! (`models/`, `RUSTFLAGS="--cfg loom" cargo test -p rgun-channel --lib --release models`).
 
 #[cfg(not(loom))]
 use std::os::fd::BorrowedFd;
@@ -25,8 +24,8 @@ use crate::sync::{AtomicU32, Ordering, fence};
 
 /// `futex(2)` on a word that may be shared between processes (never `FUTEX_PRIVATE_FLAG`).
 pub trait Futex {
-    /// Sleeps while `word` holds `expected`; returns at once if it does not. Spurious returns are
-    /// allowed; true means that a signal interrupted the sleep.
+    /// Sleeps while `word` holds `expected`; returns at once if it does not. May return spuriously. Returns whether a
+    /// signal interrupted the sleep.
     fn wait(&self, word: &AtomicU32, expected: u32) -> bool;
     /// Wakes up to `count` sleepers of `word`.
     fn wake(&self, word: &AtomicU32, count: u32);
@@ -47,25 +46,25 @@ impl Futex for SystemFutex {
     }
 
     fn wake(&self, word: &AtomicU32, count: u32) {
-        // The only errors are those of a wrong address, which a reference cannot have.
+        // The only errors are about a wrong address, which a reference cannot have.
         let woken = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::empty(), count);
         debug_assert!(woken.is_ok());
     }
 }
 
-/// How those who wait in one worker are woken.
+/// The way to wake the sleepers of one worker.
 #[cfg(not(loom))]
 #[derive(Debug, Clone, Copy)]
 pub enum Waker<'a> {
     /// Threads, by `futex(2)`.
     Futex,
-    /// An event loop, by its eventfd (which does not block).
+    /// An event loop, by its non-blocking eventfd.
     EventFd(BorrowedFd<'a>),
 }
 
 #[cfg(not(loom))]
 impl Futex for Waker<'_> {
-    /// Only threads wait; a bell is waited for by whoever watches it.
+    /// Returns at once for an eventfd: an event loop polls it.
     fn wait(&self, word: &AtomicU32, expected: u32) -> bool {
         match self {
             Self::Futex => SystemFutex.wait(word, expected),
@@ -76,10 +75,10 @@ impl Futex for Waker<'_> {
     fn wake(&self, word: &AtomicU32, count: u32) {
         match self {
             Self::Futex => SystemFutex.wake(word, count),
-            Self::EventFd(bell) => {
-                // EAGAIN: its counter is full (eventfd(2)), so that it is rung already.
-                let rung = rustix::io::write(bell, &1_u64.to_ne_bytes());
-                debug_assert!(matches!(rung, Ok(8) | Err(rustix::io::Errno::AGAIN)));
+            Self::EventFd(eventfd) => {
+                // EAGAIN: the counter is at its maximum (eventfd(2)), so the eventfd is readable already.
+                let written = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
+                debug_assert!(matches!(written, Ok(8) | Err(rustix::io::Errno::AGAIN)));
             }
         }
     }
@@ -87,24 +86,24 @@ impl Futex for Waker<'_> {
 
 /// Worker threads asleep on the submission ring.
 ///
-/// `asleep` counts the threads that announced and hold no token; `tokens` the wake tokens granted and
-/// not yet taken. Their sum (with a grant in transit) is the number of threads between
+/// `asleep` counts the threads that announced sleep and have no token; `tokens` counts the wake tokens granted and not
+/// taken. Their sum (with a grant in transit) is the number of threads between
 /// [`Sleepers::announce_sleep`] and the return of [`Sleepers::cancel_sleep`] or [`Sleepers::sleep`].
 #[derive(Debug, Clone, Copy)]
 pub struct Sleepers<'a> {
-    /// Threads announced and without a token.
+    /// Threads that announced sleep and have no token.
     pub asleep: &'a AtomicU32,
-    /// Tokens granted and not taken; the futex.
+    /// Tokens granted and not taken; the futex word.
     pub tokens: &'a AtomicU32,
 }
 
 impl Sleepers<'_> {
-    /// Waker: after publishing work, wakes up to `most` threads; returns how many.
-    pub fn wake(&self, futex: &impl Futex, most: u32) -> u32 {
+    /// Waker: after publishing work, wakes up to `max` threads; returns how many.
+    pub fn wake(&self, futex: &impl Futex, max: u32) -> u32 {
         fence(Ordering::SeqCst);
         let mut asleep = self.asleep.load(Ordering::Relaxed);
         loop {
-            let count = asleep.min(most);
+            let count = asleep.min(max);
             if count == 0 {
                 return 0;
             }
@@ -124,33 +123,33 @@ impl Sleepers<'_> {
         }
     }
 
-    /// Waker: is anybody asleep? A hint, to be followed by [`Sleepers::wake`].
+    /// Waker: returns whether a thread is asleep. A hint, to be followed by [`Sleepers::wake`].
     pub fn any_asleep(&self) -> bool {
         fence(Ordering::SeqCst);
         self.asleep.load(Ordering::Relaxed) != 0
     }
 
-    /// Event loop, step 1: announces that it will go back to its loop. The caller must look for work once more, then
-    /// either [`Sleepers::announce_loop_awake`] (there was some) or return to its loop, where it watches its bell.
+    /// Event loop, step 1: announces that it returns to its loop. The caller checks for work once more, then either calls
+    /// [`Sleepers::announce_loop_awake`] (there is work) or returns to its loop, which polls the eventfd.
     pub fn announce_loop_sleep(&self) {
         self.asleep.store(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
-    /// Event loop, step 2: it looks for work and need not be rung; to be called before it looks.
+    /// Event loop, step 2: announces that it is awake and needs no wake-up; called before it checks for work.
     pub fn announce_loop_awake(&self) {
-        // If this is seen late, or a ring was on its way, the bell rings once too often.
+        // If the daemon sees this late, the loop is woken once too often.
         self.asleep.store(0, Ordering::Release);
     }
 
-    /// Sleeper, step 1: announces sleep. The caller must look for work once more, then either
-    /// [`Sleepers::cancel_sleep`] (there was some) or [`Sleepers::sleep`].
+    /// Sleeper, step 1: announces sleep. The caller checks for work once more, then calls either
+    /// [`Sleepers::cancel_sleep`] (there is work) or [`Sleepers::sleep`].
     pub fn announce_sleep(&self) {
         self.asleep.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
-    /// Sleeper, step 2a: there is work after all.
+    /// Sleeper, step 2a: withdraws the announcement.
     pub fn cancel_sleep(&self, futex: &impl Futex) {
         let mut asleep = self.asleep.load(Ordering::Relaxed);
         while asleep != 0 {
@@ -159,15 +158,15 @@ impl Sleepers<'_> {
                 Err(now) => asleep = now,
             }
         }
-        // The waker was faster: a token is granted, or about to be, for this thread. Take it, or it
-        // would wake a thread that never sleeps, and the sum of the two words would drift.
+        // The waker was first: a token is granted, or about to be, for this thread. Take it, or it would wake a thread
+        // that never sleeps, and the sum of the two words would drift.
         while !self.take_token() {
             futex.wait(self.tokens, 0);
         }
     }
 
-    /// Sleeper, step 2b: sleeps until a token is granted. `interrupted` is called when a signal ended
-    /// the sleep early; the thread then goes back to sleep (a Python signal handler gets to run).
+    /// Sleeper, step 2b: sleeps until a token is granted. Calls `interrupted` when a signal ends the sleep early (Python
+    /// signal handlers run there), then sleeps again.
     pub fn sleep(&self, futex: &impl Futex, mut interrupted: impl FnMut()) {
         while !self.take_token() {
             if futex.wait(self.tokens, 0) {
@@ -188,10 +187,10 @@ impl Sleepers<'_> {
     }
 }
 
-/// Whether the daemon's reactor sleeps: even = awake, odd = asleep in `epoll_wait(2)`.
+/// The sleep state of the daemon's reactor: even = awake, odd = asleep in `epoll_wait(2)`.
 ///
-/// Only the daemon writes it; workers map it read-only, so none of them can keep the daemon asleep
-/// for the others. A worker remembers the epoch for which it has rung: one `write(2)` per sleep.
+/// The daemon alone writes it; workers map it read-only, so none of them can keep the daemon asleep for the others. A
+/// worker stores the epoch in which it woke the daemon: one `write(2)` per sleep.
 #[derive(Debug, Clone, Copy)]
 pub struct Epoch<'a>(
     /// The word, in the reactor's page.
@@ -199,14 +198,14 @@ pub struct Epoch<'a>(
 );
 
 impl Epoch<'_> {
-    /// Daemon: will sleep. It must look at every completion ring once more afterwards.
+    /// Daemon: announces sleep. It checks every completion ring once more before it sleeps.
     pub fn announce_sleep(&self) {
         let epoch = self.0.load(Ordering::Relaxed);
         self.0.store(epoch | 1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
-    /// Daemon: awake again; to be called before the completion rings are read.
+    /// Daemon: announces that it is awake; called before it reads the completion rings.
     pub fn announce_awake(&self) {
         let epoch = self.0.load(Ordering::Relaxed);
         if epoch & 1 == 1 {
@@ -215,26 +214,25 @@ impl Epoch<'_> {
         }
     }
 
-    /// Worker: after publishing a completion, must the eventfd be rung? `rung` is the worker's memory
-    /// of the last epoch it has rung for (0 at the start: even, so never a sleep).
-    pub fn must_wake(&self, rung: &mut u32) -> bool {
+    /// Worker: after publishing a completion, returns whether to write to the daemon's eventfd. `woken_epoch` is the last
+    /// epoch for which this worker did (initially 0: even, so no sleep).
+    pub fn must_wake(&self, woken_epoch: &mut u32) -> bool {
         fence(Ordering::SeqCst);
         let epoch = self.0.load(Ordering::Relaxed);
-        if epoch & 1 == 1 && epoch != *rung {
-            *rung = epoch;
+        if epoch & 1 == 1 && epoch != *woken_epoch {
+            *woken_epoch = epoch;
             return true;
         }
         false
     }
 }
 
-/// A worker thread waits for something that only the daemon gives: room in the completion ring, a free
-/// chunk, credit for its response.
+/// Worker threads wait for a resource of the daemon: space in the completion ring, a free chunk, response credit.
 ///
-/// The word is the futex, even = nobody waits, odd = somebody may; every gift to an odd word makes it
-/// the next even number. A mere flag would not do: threads that wait for different things share the
-/// word, and one that announces itself just after a gift would set the flag that another, about to
-/// sleep, still expects, and hide from it that its gift has come.
+/// The word is the futex: even = no waiter, odd = perhaps a waiter. Every notification of an odd word makes it the next
+/// even number. A plain flag is not enough: threads that wait for different resources share the word. One that announces
+/// itself just after a notification would set the flag to the value that another, about to sleep, still expects, and that
+/// one would miss its notification.
 #[derive(Debug, Clone, Copy)]
 pub struct WaitFlag<'a>(
     /// The word.
@@ -242,12 +240,12 @@ pub struct WaitFlag<'a>(
 );
 
 impl WaitFlag<'_> {
-    /// Daemon: something was given; wakes whoever waits for it.
+    /// Daemon: wakes all waiters, after it has provided the resource.
     pub fn notify(&self, futex: &impl Futex) {
         fence(Ordering::SeqCst);
         let seen = self.0.load(Ordering::Relaxed);
-        // When the exchange fails, another giver has woken the same waiters; one that announced itself
-        // since fenced after our fence and looks at our gift.
+        // If the compare-and-swap fails, another notifier has woken the same waiters; a waiter that announced itself
+        // meanwhile fenced after our fence and sees the resource.
         if seen & 1 == 1
             && self
                 .0
@@ -258,15 +256,14 @@ impl WaitFlag<'_> {
         }
     }
 
-    /// Event loop: announces that it waits. It must look once more for what it waits for; then it returns to its loop,
-    /// and looks again when its bell rings. It may stop waiting without a word: the next gift then costs a needless
-    /// ring.
+    /// Event loop: announces that it waits. It checks for the resource once more, then returns to its loop, and checks
+    /// again when its eventfd is readable. It may stop waiting without notice; the next notification is then needless.
     pub fn announce_wait(&self) {
         self.0.fetch_or(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
-    /// Worker: waits until `available` says yes (it is asked again after every announcement).
+    /// Worker: waits until `available` returns true. Calls it again after every announcement.
     pub fn wait_until(&self, futex: &impl Futex, mut available: impl FnMut() -> bool) {
         loop {
             if available() {
@@ -275,7 +272,7 @@ impl WaitFlag<'_> {
             let announced = self.0.fetch_or(1, Ordering::SeqCst) | 1;
             fence(Ordering::SeqCst);
             if available() {
-                // The word may stay odd: the daemon's next gift then costs it one needless wake.
+                // The word may stay odd: the daemon's next notification is then needless.
                 return;
             }
             futex.wait(self.0, announced);

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_and_reports_come_back_as_they_were_written() {
+    fn messages_survive_encoding_and_decoding() {
         for command in [
             Command::Start(Box::new(start())),
             Command::Body(ExchangeId(5)),
@@ -320,13 +320,13 @@ mod tests {
     }
 
     #[test]
-    fn another_protocol_version_is_refused() {
+    fn start_of_another_protocol_version_is_rejected() {
         let message = Command::Start(Box::new(Start { protocol: 99, ..start() })).encode();
         assert!(matches!(Command::decode(&message), Err(ProtocolError::Control(_))));
     }
 
     #[test]
-    fn every_truncation_is_an_error() {
+    fn truncated_start_is_an_error() {
         let message = Command::Start(Box::new(start())).encode();
         for len in 0..message.len() {
             assert!(Command::decode(&message[..len]).is_err(), "{len}");

@@ -11,35 +11,37 @@ use crate::status::is_reason;
 const HEAD_BYTES: usize = 32;
 const _: () = assert!(HEAD_BYTES == 8 + 1 + 1 + 2 + 2 + 2 + 8 + 2 + 2 + 4);
 
-/// What a completion frame is about.
+/// The kind of a completion frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CompletionKind {
     /// The response's head, perhaps with (the first part of) its body.
     Respond,
     /// A further part of the body, possibly empty.
     Body,
-    /// The application failed: [`AppError`] follows.
+    /// The application failed; the body is an [`AppError`].
     AppRaised,
-    /// How far the application takes the request's body, bytes from its beginning: see [`taken`].
+    /// The number of request body bytes that the application has room for, see [`decode_window_update`].
     WindowUpdate,
     /// The fields of a 103 (Early Hints).
     EarlyHints,
     /// The fields after the body.
     Trailers,
-    /// The end of a WebSocket: its code is in `status`, its reason the inline body.
+    /// The close of a WebSocket; `status` is the close code, the inline body the reason.
     Close,
 }
 
-/// The number in the inline body of a [`CompletionKind::WindowUpdate`].
+/// Decodes the inline body of a [`CompletionKind::WindowUpdate`]: bytes from the start of the request's body.
 ///
 /// # Errors
-/// When it is none.
+/// The body does not have 8 bytes.
 pub fn decode_window_update(body: &[u8]) -> Result<u64, ProtocolError> {
-    <[u8; 8]>::try_from(body).map(u64::from_le_bytes).map_err(|_| ProtocolError::Frame("take says no number"))
+    <[u8; 8]>::try_from(body)
+        .map(u64::from_le_bytes)
+        .map_err(|_| ProtocolError::Frame("window update has no number"))
 }
 
-/// Most header fields of a response: a header map of the `http` crate panics beyond 2^15, and no client takes as many.
-/// The worker refuses an application's that has more; the daemon believes no other.
+/// Maximum number of header fields of a response. (A header map of the `http` crate panics beyond 2^15.) Worker and daemon
+/// both check it.
 pub const MAX_FIELDS: u16 = 4096;
 
 /// The fixed part of a completion frame.
@@ -47,32 +49,32 @@ pub const MAX_FIELDS: u16 = 4096;
 pub struct Completion {
     /// The exchange.
     pub exchange: ExchangeId,
-    /// What it is about.
+    /// The kind of frame.
     pub kind: CompletionKind,
-    /// Nothing of the response follows.
+    /// This is the last frame of the response.
     pub end: bool,
     /// The exchange's slot is free: the application has returned, the iterable is closed.
     pub done: bool,
-    /// A WebSocket message is text; else binary.
+    /// The WebSocket message is text; else binary.
     pub text: bool,
-    /// A WebSocket message goes on in the next frame.
+    /// The WebSocket message continues in the next frame.
     pub more: bool,
     /// Status code (RFC 9110 §15); 101 accepts a WebSocket; the close code of [`CompletionKind::Close`]; else 0.
     pub status: u16,
-    /// Nanoseconds from claim to here; meant when `done`.
+    /// Nanoseconds from claim to this frame; valid if `done`.
     pub service: u64,
     /// The slot in which the exchange runs. The receiver checks it against the geometry.
     pub slot: u16,
 }
 
-/// Where the body of a completion frame is. Ranges are byte ranges of the frame.
+/// Location of the body of a completion frame. Ranges are byte ranges of the frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BodyPart {
     /// In the frame itself; may be empty.
     Inline(Range<usize>),
     /// In slab chunks; the range holds `chunk u32, len u32` pairs, see [`chunks`].
     Chunks(Range<usize>),
-    /// In a file, whose descriptor came on the control socket.
+    /// In a file whose descriptor was sent on the control socket.
     File {
         /// First byte.
         offset: u64,
@@ -81,7 +83,7 @@ pub enum BodyPart {
     },
 }
 
-/// The length of a file whose end is found by reading: what `stat` says of it is not so (procfs, sysfs).
+/// Length of a file that is read to its end because `stat` reports a wrong size (procfs, sysfs).
 pub const UNTIL_EOF: u64 = u64::MAX;
 
 /// A decoded completion frame.
@@ -89,7 +91,7 @@ pub const UNTIL_EOF: u64 = u64::MAX;
 pub struct DecodedCompletion {
     /// The fixed part.
     pub head: Completion,
-    /// Byte range of the reason phrase of a [`CompletionKind::Respond`]; mostly empty.
+    /// Byte range of the reason phrase of a [`CompletionKind::Respond`]; empty for the canonical phrase.
     pub reason: Range<usize>,
     /// Number of fields.
     pub n_fields: u16,
@@ -103,7 +105,7 @@ const END: u8 = 1;
 const BODY_FD: u8 = 2;
 const BODY_CHUNKS: u8 = 4;
 const DONE: u8 = 8;
-/// Where a completion frame has its flags.
+/// Offset of the flags byte.
 #[cfg(not(loom))]
 const FLAGS_OFFSET: usize = 9;
 const TEXT: u8 = 16;
@@ -116,7 +118,7 @@ pub enum Body<'a> {
     Inline(&'a [u8]),
     /// Slab chunks: number and length.
     Chunks(&'a [(u32, u32)]),
-    /// A file whose descriptor has been sent on the control socket before.
+    /// A file whose descriptor was sent on the control socket before.
     File {
         /// First byte.
         offset: u64,
@@ -125,7 +127,7 @@ pub enum Body<'a> {
     },
 }
 
-/// Adds DONE to a completion that was pushed without it.
+/// Adds DONE to an encoded completion.
 #[cfg(not(loom))]
 pub(crate) fn add_done(frame: &mut [u8]) {
     if let Some(flags) = frame.get_mut(FLAGS_OFFSET) {
@@ -134,14 +136,14 @@ pub(crate) fn add_done(frame: &mut [u8]) {
 }
 
 impl Completion {
-    /// Starts a frame in `out` (cleared first): the fixed part. Fields follow with
-    /// [`encode_field`] (their number given here), then [`Body::encode`].
+    /// Encodes the fixed part into `out` (cleared first). The caller appends `n_fields` fields with
+    /// [`encode_field`](super::encode_field), then the body with [`Body::encode`].
     pub fn encode(&self, n_fields: u16, body: &Body<'_>, out: &mut Vec<u8>) {
         self.encode_with_reason(0, n_fields, body, out);
     }
 
-    /// As [`Completion::encode`], for a [`CompletionKind::Respond`] whose reason phrase has `reason_len` bytes. These
-    /// come first, before the fields.
+    /// As [`Completion::encode`], for a [`CompletionKind::Respond`] with a reason phrase of `reason_len` bytes, which the
+    /// caller appends before the fields.
     pub fn encode_with_reason(&self, reason_len: u16, n_fields: u16, body: &Body<'_>, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.exchange.0.to_le_bytes());
@@ -175,10 +177,10 @@ impl Completion {
         out.extend_from_slice(&[0; 4]);
     }
 
-    /// Reads a frame.
+    /// Decodes a frame.
     ///
     /// # Errors
-    /// When a length or value is impossible.
+    /// A length or value is impossible.
     pub fn decode(frame: &[u8]) -> Result<DecodedCompletion, ProtocolError> {
         let mut reader = Reader(frame);
         let exchange = ExchangeId(reader.u64()?);
@@ -254,7 +256,7 @@ impl Body<'_> {
     }
 }
 
-/// The chunks of a decoded frame: `bytes` is the frame's range of [`BodyPart::Chunks`].
+/// Iterates over the chunks (number and length) of a decoded frame; `bytes` is its range of [`BodyPart::Chunks`].
 pub fn chunks(bytes: &[u8]) -> impl Iterator<Item = (u32, u32)> {
     bytes.as_chunks::<8>().0.iter().map(|pair| {
         let pair = u64::from_le_bytes(*pair);
@@ -263,7 +265,7 @@ pub fn chunks(bytes: &[u8]) -> impl Iterator<Item = (u32, u32)> {
     })
 }
 
-/// What went wrong in the application, as data: the daemon logs it with the exchange.
+/// An error of the application. The daemon logs it with the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppError<'a> {
     /// One line: type and message, UTF-8.
@@ -273,9 +275,9 @@ pub struct AppError<'a> {
 }
 
 impl<'a> AppError<'a> {
-    /// Longest summary, bytes.
+    /// Maximum length of the summary, bytes.
     pub const MAX_SUMMARY_BYTES: usize = 1024;
-    /// Longest traceback, bytes; a longer one loses its middle.
+    /// Maximum length of the traceback, bytes; of a longer one the middle is cut out.
     pub const MAX_TRACEBACK_BYTES: usize = 32 * 1024;
 
     /// Appends the error as the body of a [`CompletionKind::AppRaised`] frame.
@@ -284,10 +286,10 @@ impl<'a> AppError<'a> {
         put_text(self.traceback, out);
     }
 
-    /// Reads the body of a [`CompletionKind::AppRaised`] frame.
+    /// Decodes the body of a [`CompletionKind::AppRaised`] frame.
     ///
     /// # Errors
-    /// When a length is impossible or the text is not UTF-8.
+    /// A length is impossible, or the text is not UTF-8.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader(bytes);
         Ok(Self { summary: reader.text()?, traceback: reader.text()? })
@@ -301,7 +303,7 @@ mod tests {
     use crate::frame::{encode_field, fields};
 
     #[test]
-    fn a_completion_comes_back_as_it_was_written() {
+    fn completion_survives_encoding_and_decoding() {
         let head = Completion {
             exchange: ExchangeId(77),
             kind: CompletionKind::Respond,
@@ -336,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_comes_before_the_fields_and_only_in_a_clean_head() {
+    fn reason_phrase_is_decoded_and_validated() {
         let frame_of = |kind, reason: &[u8]| {
             let head = Completion {
                 exchange: ExchangeId(1),
@@ -367,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn an_application_error_comes_back() {
+    fn application_error_survives_encoding_and_decoding() {
         let error = AppError { summary: "ValueError: nö", traceback: "Traceback…\n  File" };
         let mut bytes = Vec::new();
         error.encode(&mut bytes);

@@ -18,7 +18,7 @@ pub enum FieldName<'a> {
 }
 
 impl<'a> FieldName<'a> {
-    /// The name as bytes.
+    /// Returns the name as bytes.
     pub fn as_bytes(&self) -> &'a [u8] {
         match self {
             Self::Known(index) => name_of(*index).unwrap_or_default().as_bytes(),
@@ -27,10 +27,11 @@ impl<'a> FieldName<'a> {
     }
 }
 
-/// Iterates over the fields of a frame that has been checked by its decoder.
+/// Iterates over the fields of a decoded frame.
 #[derive(Debug, Clone)]
 pub struct Fields<'a> {
     reader: Reader<'a>,
+    /// Fields still to be yielded.
     remaining: u16,
 }
 
@@ -47,10 +48,10 @@ pub(super) fn u16_len(what: &'static str, len: usize) -> Result<u16, TooLong> {
     u16::try_from(len).map_err(|_| TooLong(what))
 }
 
-/// Writes one field with a name of the table.
+/// Appends one field whose name is an index of [`NAMES`](crate::header::NAMES).
 ///
 /// # Errors
-/// When the value is too long.
+/// The value is too long.
 pub fn encode_known_field(name: u8, value: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
     let [low, high] = u16_len("field value", value.len())?.to_le_bytes();
     out.extend_from_slice(&[name, low, high]);
@@ -58,10 +59,10 @@ pub fn encode_known_field(name: u8, value: &[u8], out: &mut Vec<u8>) -> Result<(
     Ok(())
 }
 
-/// Writes one field; the name must be lower-case to be found in the table.
+/// Appends one field. Only a lower-case name is found in the table.
 ///
 /// # Errors
-/// When name or value are too long.
+/// The name or value is too long.
 pub fn encode_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
     if let Some(index) = index_of(name) {
         return encode_known_field(index, value, out);
@@ -86,7 +87,8 @@ pub(super) fn encode_fields<'f>(
     Ok(count)
 }
 
-/// The fields of a decoded frame: `bytes` is the frame's range [`DecodedCompletion::fields`].
+/// Iterates over the fields of a decoded frame; `bytes` is its range
+/// [`DecodedCompletion::fields`](super::DecodedCompletion::fields).
 pub fn fields(bytes: &[u8], n_fields: u16) -> Fields<'_> {
     Fields { reader: Reader(bytes), remaining: n_fields }
 }

@@ -1,4 +1,4 @@
-//! Frames: what a record of the submission or completion ring says.
+//! Frames: the contents of a record of the submission or completion ring.
 //!
 //! Submission (daemon → worker), 48 bytes then the variable part:
 //!
@@ -18,14 +18,14 @@
 //! | 46 | 2 | reserved, 0 | |
 //! | 48 | | method, path, query, peer, request id; fields; body to the end (unless a descriptor) | |
 //!
-//! To an ASGI worker more may follow for an exchange that it has claimed ([`StreamFrame`]), 16 bytes then the variable part:
+//! An ASGI worker gets further frames for an exchange that it has claimed ([`StreamFrame`]), 32 bytes then the variable part:
 //!
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | exchange id |
-//! | 8 | 16 | padding to where requests have their kind |
+//! | 8 | 16 | padding: the kind is at the offset that requests have it |
 //! | 24 | 1 | kind: 2 = part (of the request's body, or a WebSocket message), 3 = disconnect |
-//! | 25 | 1 | flags of a part: 1 END of the body, 2 text message, 4 the message goes on in the next part; of a disconnect: 1 cancel |
+//! | 25 | 1 | flags of a part: 1 END of the body, 2 text message, 4 the message continues in the next part; of a disconnect: 1 cancel, 2 half close |
 //! | 26 | 2 | WebSocket close code (RFC 6455 §7.4) of a disconnect |
 //! | 28 | 4 | reserved, 0 |
 //! | 32 | | bytes of the part, or the close reason |
@@ -38,29 +38,33 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | exchange id |
-//! | 8 | 1 | kind: 1 respond (head, perhaps with body), 2 body, 3 raised, 4 take, 5 early hints, 6 trailers, 7 close |
-//! | 9 | 1 | flags: 1 END of the response, 2 body is a descriptor, 4 body is slab chunks, 8 DONE: the slot is free, 16 text message, 32 the message goes on |
+//! | 8 | 1 | kind: 1 respond (head, perhaps with body), 2 body, 3 application error, 4 window update, 5 early hints, 6 trailers, 7 close |
+//! | 9 | 1 | flags: 1 END of the response, 2 body is a descriptor, 4 body is slab chunks, 8 DONE: the slot is free, 16 text message, 32 the message continues |
 //! | 10 | 2 | status |
 //! | 12 | 2 | number of fields |
 //! | 14 | 2 | number of slab chunks |
 //! | 16 | 8 | service time so far, ns (valid with DONE) |
-//! | 24 | 2 | slot in which the exchange runs: whose [`SLOT_ACKED`](crate::layout::SLOT_ACKED) the daemon moves |
+//! | 24 | 2 | slot in which the exchange runs, for [`SLOT_ACKED`](crate::layout::SLOT_ACKED) |
 //! | 26 | 2 | length of the reason phrase, bytes; 0: the canonical one ([`crate::status`]), or none |
 //! | 28 | 4 | reserved, 0 |
 //! | 32 | | reason phrase; fields; then slab chunks (`chunk u32, len u32`)·n, or `offset u64, len u64` of the descriptor ([`UNTIL_EOF`]), or body bytes |
 //!
-//! What only ASGI workers send: `take` says how many bytes of the request's body the application has room for,
-//! counted from its beginning (u64, as the inline body); the daemon sends parts as far as that. `early hints` are the
-//! fields of a 103 (RFC 8297), `trailers` the fields after the body; `close` ends a WebSocket with the code in
-//! `status` and the reason as inline body. A `respond` with status 101 accepts a WebSocket: its `body` frames are
-//! then messages, none of which has END, and its `parts` are messages too, of which each costs its bytes and
-//! [`MESSAGE_COST`]; what it ends with is `close` or `raised`. Any other `respond` denies it and is an ordinary one.
+//! Some completions come from ASGI workers only. `window update` has the number of request body bytes for which the
+//! application has room, counted from the body's start (u64, as the inline body); the daemon sends parts up to that
+//! number. `early hints` has the fields of a 103 (RFC 8297), `trailers` the fields after the body. `close` ends a
+//! WebSocket with the code in `status` and the reason as inline body.
 //!
-//! `raised` carries an [`AppError`]; before the head it becomes a 500, after it a reset, after END a log
-//! entry. It ends the response; another `raised` may follow (closing the iterable failed, too), and the last
-//! one has DONE. A response whose END came before DONE gets DONE as long as it lies in the ring
-//! ([`crate::ring::CompletionSender::mark_done`]; no service time then), or is followed by an empty body frame with END and DONE. So ends
-//! also, without a head, an exchange of which the worker was told that its client is gone or that it is cancelled.
+//! A `respond` with status 101 accepts a WebSocket; any other `respond` denies it and is an ordinary response. On an
+//! accepted WebSocket the `body` frames (without END) and the `part` frames are messages, each of which costs its bytes
+//! plus [`MESSAGE_COST`]; it ends with `close` or `application error`.
+//!
+//! `application error` carries an [`AppError`] and ends the response: before the head the daemon answers 500, after the
+//! head it resets the connection, after END it logs the error. A second one may follow (closing the iterable failed,
+//! too); the last one has DONE.
+//!
+//! A response whose END came without DONE gets DONE while its frame is in the ring
+//! ([`crate::ring::CompletionSender::mark_done`], without a service time), or by an empty body frame with END and DONE.
+//! Such a frame, without a head before it, also ends an exchange after a disconnect or a cancel.
 #![warn(clippy::indexing_slicing)]
 
 mod completion;

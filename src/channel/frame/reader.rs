@@ -4,19 +4,19 @@ use super::field::FieldName;
 use crate::ProtocolError;
 use crate::header::{LITERAL, name_of};
 
-/// Appends `len u32` and the text. Shared with [`crate::control`].
+/// Appends `len u32` and the text.
 pub(crate) fn put_text(text: &str, out: &mut Vec<u8>) {
     put_bytes(text.as_bytes(), out);
 }
 
-/// The same for bytes that need not be text.
+/// Appends `len u32` and the bytes.
 pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     let len = u32::try_from(bytes.len()).expect("texts are bounded by their writers");
     out.extend_from_slice(&len.to_le_bytes());
     out.extend_from_slice(bytes);
 }
 
-/// Reads fields off the front of a slice; every read is checked.
+/// Reads values off the front of a slice; every read is checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.sized_bytes()?).map_err(|_| ProtocolError::Frame("text is not UTF-8"))
     }
 
-    /// What [`put_bytes`] has written.
+    /// Reads bytes written by [`put_bytes`].
     pub(crate) fn sized_bytes(&mut self) -> Result<&'a [u8], ProtocolError> {
         let len = self.u32()? as usize;
         self.bytes(len)

@@ -26,28 +26,29 @@ pub const UNKNOWN_LENGTH: u64 = u64::MAX;
 pub struct Request<'a> {
     /// The exchange.
     pub exchange: ExchangeId,
-    /// Bytes of the body, inline or in the descriptor.
+    /// Length of the body in bytes, inline or in the descriptor. Of a streamed body: its Content-Length, or
+    /// [`UNKNOWN_LENGTH`].
     pub body_len: u64,
     /// `CLOCK_MONOTONIC` when the head was complete, nanoseconds.
     pub received: u64,
-    /// The method as sent (RFC 9110 §9: case-sensitive).
+    /// The method as received (RFC 9110 §9: case-sensitive).
     pub method: &'a [u8],
     /// 10 or 11.
     pub version: u8,
     /// The body is a descriptor, sent on the control socket before this frame was published.
     pub body_is_fd: bool,
-    /// The body is not in the frame: it comes in parts ([`StreamFrame::Part`]) as the application takes it. `body_len` is then
-    /// what Content-Length said, or [`UNKNOWN_LENGTH`].
+    /// The body is not in the frame; it follows in parts ([`StreamFrame::Part`](super::StreamFrame::Part)) as the
+    /// application receives it.
     pub body_streams: bool,
     /// A WebSocket handshake (RFC 6455 §4.1).
     pub websocket: bool,
     /// The client used TLS.
     pub https: bool,
-    /// Which listener accepted the connection.
+    /// Index of the listener that accepted the connection.
     pub listener: u16,
-    /// The path as sent, percent-encoded (RFC 3986 §3.3).
+    /// The path as received, percent-encoded (RFC 3986 §3.3).
     pub path: &'a [u8],
-    /// The query as sent, without `?`.
+    /// The query as received, without `?`.
     pub query: &'a [u8],
     /// The client's address as text; empty on a unix socket.
     pub peer: &'a [u8],
@@ -59,12 +60,12 @@ pub struct Request<'a> {
     pub n_fields: u16,
     /// The encoded fields; empty while encoding. Read with [`Request::fields`].
     pub encoded_fields: &'a [u8],
-    /// The body, when it is inline.
+    /// The inline body; empty if the body is separate.
     pub body: &'a [u8],
 }
 
 impl<'a> Request<'a> {
-    /// A request without fields and body, for filling in and [`Request::encode`].
+    /// Creates a GET request for `/` without fields and body, to be completed and encoded.
     pub const fn new(exchange: ExchangeId) -> Self {
         Self {
             exchange,
@@ -88,11 +89,11 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Writes the frame into `out` (cleared first). `fields` yields lower-case names and values; the
-    /// number of fields is counted, `n_fields` and `encoded_fields` of self are ignored.
+    /// Encodes the frame into `out` (cleared first). `fields` yields lower-case names, and values; `n_fields` and
+    /// `encoded_fields` of self are ignored.
     ///
     /// # Errors
-    /// When a part is longer than the frame's lengths can say.
+    /// A part is longer than 65,535 bytes, or there are more fields than that.
     pub fn encode<'f>(
         &self,
         fields: impl Iterator<Item = (&'f [u8], &'f [u8])>,
@@ -134,10 +135,10 @@ impl<'a> Request<'a> {
         Ok(())
     }
 
-    /// Reads a frame.
+    /// Decodes a frame.
     ///
     /// # Errors
-    /// When a length or value is impossible.
+    /// A length or value is impossible.
     pub fn decode(frame: &'a [u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader(frame);
         let exchange = ExchangeId(reader.u64()?);
@@ -193,7 +194,7 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// The fields in order.
+    /// Iterates over the fields in order.
     pub fn fields(&self) -> Fields<'a> {
         fields(self.encoded_fields, self.n_fields)
     }
@@ -210,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_comes_back_as_it_was_written() {
+    fn request_survives_encoding_and_decoding() {
         let fields: [(&[u8], &[u8]); 3] =
             [(b"host", b"example.org"), (b"x-odd", b"\xff\x80"), (b"cookie", b"a=1")];
         let request = Request {
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn every_truncation_of_a_request_is_an_error() {
+    fn truncated_request_is_an_error() {
         let mut frame = Vec::new();
         let request = Request { body_len: 3, body: b"xyz", ..Request::new(ExchangeId(1)) };
         request.encode([(&b"host"[..], &b"h"[..])].into_iter(), &mut frame).unwrap();
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_too_long_is_refused_by_name() {
+    fn field_value_over_65535_bytes_is_too_long() {
         let value = vec![b'x'; 70_000];
         let mut frame = Vec::new();
         let error = Request::new(ExchangeId(1))

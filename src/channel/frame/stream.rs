@@ -15,28 +15,28 @@ const PART_MORE: u8 = 4;
 const DISCONNECT_CANCEL: u8 = 1;
 const DISCONNECT_HALF: u8 = 2;
 
-/// What a WebSocket message's frame costs beside its bytes, in bytes, wherever bytes are counted that may wait (what
-/// [`CompletionKind::WindowUpdate`] says, [`RESPONSE_WINDOW`](crate::layout::RESPONSE_WINDOW)): else empty messages could be
-/// piled up without bound.
+/// Bytes that a WebSocket message counts in addition to its own, wherever buffered bytes are limited
+/// ([`CompletionKind::WindowUpdate`](super::CompletionKind::WindowUpdate),
+/// [`RESPONSE_WINDOW`](crate::layout::RESPONSE_WINDOW)); otherwise empty messages would be unlimited.
 pub const MESSAGE_COST: u64 = 64;
 
-/// A submission frame that follows a request which was claimed. ASGI only.
+/// A submission frame for an exchange that the worker has claimed. ASGI only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamFrame<'a> {
-    /// A part of the request's body, or (a part of) a WebSocket message.
+    /// A part of the request's body, or a WebSocket message or a part of one.
     Part {
         /// The exchange.
         exchange: ExchangeId,
         /// The bytes; may be empty.
         bytes: &'a [u8],
-        /// Nothing of the body follows.
+        /// This is the last part of the body.
         end: bool,
-        /// The message is text (UTF-8, checked); else binary. Of messages only.
+        /// The message is text (valid UTF-8); else binary. Messages only.
         text: bool,
-        /// The message goes on in the next part. Of messages only.
+        /// The message continues in the next part. Messages only.
         more: bool,
     },
-    /// The client has gone: `http.disconnect`, `websocket.disconnect`.
+    /// The client has disconnected: `http.disconnect`, `websocket.disconnect`.
     Disconnect {
         /// The exchange.
         exchange: ExchangeId,
@@ -44,11 +44,11 @@ pub enum StreamFrame<'a> {
         code: u16,
         /// The close frame's reason, UTF-8.
         reason: &'a [u8],
-        /// Its deadline has passed: the task is to be cancelled, not told.
+        /// The request's deadline has passed: the worker cancels the task instead of sending it an event.
         cancel: bool,
     },
-    /// The client has closed its sending half: `http.disconnect` behind the request's body, and what the application
-    /// sends all the same is sent. Of no WebSocket.
+    /// The client has closed its sending side: `http.disconnect` follows the request's body, and the response is still
+    /// sent. Not for WebSockets.
     HalfClose {
         /// The exchange.
         exchange: ExchangeId,
@@ -56,7 +56,7 @@ pub enum StreamFrame<'a> {
 }
 
 impl<'a> StreamFrame<'a> {
-    /// Writes the frame into `out` (cleared first).
+    /// Encodes the frame into `out` (cleared first).
     pub fn encode(&self, out: &mut Vec<u8>) {
         let (exchange, kind, flags, code, rest) = match *self {
             Self::Part { exchange, bytes, end, text, more } => {
@@ -104,20 +104,20 @@ impl<'a> StreamFrame<'a> {
     }
 }
 
-/// Any submission frame, as an ASGI worker reads it.
+/// Any submission frame, as an ASGI worker decodes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Submission<'a> {
-    /// Something new.
+    /// A new exchange.
     Request(Request<'a>),
-    /// More of something known.
+    /// A further frame of a claimed exchange.
     Stream(StreamFrame<'a>),
 }
 
 impl<'a> Submission<'a> {
-    /// Reads a frame.
+    /// Decodes a frame.
     ///
     /// # Errors
-    /// When a length or value is impossible.
+    /// A length or value is impossible.
     pub fn decode(frame: &'a [u8]) -> Result<Self, ProtocolError> {
         match frame.get(KIND_OFFSET) {
             Some(&KIND_REQUEST) => Request::decode(frame).map(Self::Request),
