@@ -1,13 +1,11 @@
 //! The accept loop of one listener, run by `edge`.
 
 use std::io;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use tokio::sync::watch;
 
-use super::connection::Connection;
 use super::listener::{Acceptor, Listener};
 use super::peer::Peer;
 use super::stream::{ClientSocket, ClientStream};
@@ -27,13 +25,13 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 pub async fn accept(
     listener: &Listener,
     index: u16,
-    tracker: &Arc<ConnectionTracker>,
+    tracker: &ConnectionTracker,
     mut stop: watch::Receiver<bool>,
     serve: impl Fn(ClientStream),
 ) -> io::Result<()> {
     let acceptor = listener.acceptor()?;
     let start = |socket, peer| {
-        let connection = tracker.register(Connection::new(peer, index, tracker));
+        let connection = tracker.register(peer, index);
         serve(ClientStream::new(socket, connection));
     };
     let mut shortage = ShortageLog::default();

@@ -109,7 +109,6 @@ fn client_key(peer: &Peer) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::connection::Connection;
     use super::super::limits::ConnectionLimits;
     use super::super::tracker::ConnectionTracker;
     use super::*;
@@ -159,7 +158,7 @@ mod tests {
         };
         let connections = ConnectionTracker::new(limits);
         let client = peer("192.0.2.1");
-        let open = connections.register(Connection::new(client.clone(), 0, &connections));
+        let open = connections.register(client.clone(), 0);
         assert!(connections.admit(&client));
         connections.set_limits(ConnectionLimits { per_client: NonZeroU32::new(1), ..limits });
         assert!(!connections.admit(&client));

@@ -1,10 +1,10 @@
 //! The state of one connection that its stream, its requests and the tracker share.
 //!
 //! Timeouts need no timer per request: a connection stores its phase and the coarse time, which costs two relaxed
-//! stores, and [`ConnectionTracker::sweep`] checks all connections twice a second. A timeout is therefore up to half a
+//! stores, and the tracker's sweep checks all connections twice a second. A timeout is therefore up to half a
 //! second late, never early.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::interim::InterimSlot;
 use super::limits::ConnectionLimits;
 use super::output::OutputProgress;
 use super::peer::Peer;
-use super::tracker::ConnectionTracker;
+use super::registry::Registry;
 
 /// Time before an idle connection may be closed because the daemon stops or needs room: the client may be sending its
 /// next request at this moment, and would see a reset.
@@ -116,9 +116,9 @@ pub struct Connection {
     pub peer: Peer,
     /// Index of the listener that accepted it.
     pub listener: u16,
-    tracker: Arc<ConnectionTracker>,
-    /// Key in the tracker's registry; `usize::MAX` before registration.
-    key: AtomicUsize,
+    registry: Arc<Registry<Self>>,
+    /// Key in the registry.
+    key: usize,
     phase: AtomicU8,
     /// Coarse time at which the phase began, or at which a write first blocked.
     phase_since: AtomicU32,
@@ -149,16 +149,17 @@ pub struct Connection {
 
 impl Connection {
     /// Creates the state of a connection that has just been accepted.
-    pub fn new(peer: Peer, listener: u16, tracker: &Arc<ConnectionTracker>) -> Self {
+    pub(super) fn new(peer: Peer, listener: u16, key: usize, registry: Arc<Registry<Self>>) -> Self {
+        let now = registry.now();
         Self {
             peer,
             listener,
-            tracker: Arc::clone(tracker),
-            key: AtomicUsize::new(usize::MAX),
+            registry,
+            key,
             phase: AtomicU8::new(Phase::New as u8),
-            phase_since: AtomicU32::new(tracker.now()),
+            phase_since: AtomicU32::new(now),
             write_blocked: AtomicBool::new(false),
-            output: OutputProgress::new(tracker.now()),
+            output: OutputProgress::new(now),
             interim: InterimSlot::default(),
             directive: AtomicU8::new(Directive::None as u8),
             has_unread_input: AtomicBool::new(false),
@@ -172,11 +173,6 @@ impl Connection {
         }
     }
 
-    /// Stores the key that [`ConnectionTracker::register`] assigned.
-    pub(super) fn set_key(&self, key: usize) {
-        self.key.store(key, Ordering::Relaxed);
-    }
-
     /// Returns the current phase.
     pub fn phase(&self) -> Phase {
         Phase::from_byte(self.phase.load(Ordering::Relaxed))
@@ -185,7 +181,7 @@ impl Connection {
     /// Enters a phase and cancels a directive that was meant for the previous one.
     pub fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
-        self.phase_since.store(self.tracker.now(), Ordering::Relaxed);
+        self.phase_since.store(self.registry.now(), Ordering::Relaxed);
         if matches!(self.directive(), Directive::CloseIdle | Directive::HeadTimeout) {
             self.directive.store(Directive::None as u8, Ordering::Relaxed);
         }
@@ -289,13 +285,13 @@ impl Connection {
     /// Starts the write timeout, unless it runs already: a write would have blocked.
     pub(super) fn on_write_blocked(&self) {
         if !self.write_blocked.swap(true, Ordering::Relaxed) {
-            self.phase_since.store(self.tracker.now(), Ordering::Relaxed);
+            self.phase_since.store(self.registry.now(), Ordering::Relaxed);
         }
     }
 
     /// Returns the coarse time in milliseconds, from an arbitrary start; wraps at 2^32.
     pub fn coarse_now(&self) -> u32 {
-        self.tracker.now()
+        self.registry.now()
     }
 
     /// Wakes the connection's task at this coarse time or up to half a second later. Replaces the previous alarm; `None`
@@ -307,7 +303,7 @@ impl Connection {
 
     /// Wakes the task if its alarm is due.
     pub(super) fn check_alarm(&self) {
-        if self.alarm.take_due(self.tracker.now()) {
+        if self.alarm.take_due(self.registry.now()) {
             self.wake();
         }
     }
@@ -345,20 +341,20 @@ impl Connection {
     /// Returns the time since the phase began, or since a write blocked.
     fn age(&self) -> Duration {
         let since = self.phase_since.load(Ordering::Relaxed);
-        Duration::from_millis(u64::from(self.tracker.now().wrapping_sub(since)))
+        Duration::from_millis(u64::from(self.registry.now().wrapping_sub(since)))
     }
 
     /// True while the daemon drains: responses carry `Connection: close`.
     pub fn is_draining(&self) -> bool {
-        self.tracker.is_draining()
+        self.registry.is_draining()
     }
 
-    /// Issues the directive of an expired timeout. Called by [`ConnectionTracker::sweep`].
+    /// Issues the directive of an expired timeout. Called by the tracker's sweep.
     pub(super) fn check_timeouts(&self, limits: &ConnectionLimits) {
         self.check_alarm();
         let age = self.age();
         let is_blocked = self.write_blocked.load(Ordering::Relaxed);
-        let is_too_slow = self.output.sample_rate(is_blocked, limits, self.tracker.now());
+        let is_too_slow = self.output.sample_rate(is_blocked, limits, self.registry.now());
         if is_blocked {
             if age > limits.write || is_too_slow {
                 self.set_directive(Directive::Abort);
@@ -376,7 +372,7 @@ impl Connection {
         }
     }
 
-    /// Closes the connection if it is between requests, once its grace is over. Called repeatedly while the daemon
+    /// Closes the connection if it is between requests, after [`IDLE_GRACE`]. Called repeatedly while the daemon
     /// drains.
     pub(super) fn close_if_idle(&self) {
         self.check_alarm();
@@ -402,8 +398,14 @@ impl Evictable for Connection {
     }
 }
 
+impl AsRef<Peer> for Connection {
+    fn as_ref(&self) -> &Peer {
+        &self.peer
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.tracker.unregister(self.key.load(Ordering::Relaxed), &self.peer);
+        self.registry.unregister(self.key, &self.peer);
     }
 }

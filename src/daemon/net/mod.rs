@@ -12,6 +12,7 @@ mod limits;
 mod listener;
 mod output;
 mod peer;
+mod registry;
 mod stream;
 mod tracker;
 

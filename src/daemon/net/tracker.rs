@@ -3,44 +3,24 @@
 //! `accept` waits here for capacity and registers connections; `edge` runs [`ConnectionTracker::sweep`], moves the
 //! coarse clock and drains.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-
-use super::client_limit::ClientLimit;
-use super::connection::{Connection, Directive, Phase};
+use super::connection::{Connection, Directive};
 use super::eviction::EvictionCandidates;
 use super::limits::ConnectionLimits;
 use super::peer::Peer;
+use super::registry::Registry;
 
 /// Tracks all connections of the daemon.
 #[derive(Debug)]
 pub struct ConnectionTracker {
     limits: Mutex<ConnectionLimits>,
-    start: Instant,
-    /// The coarse clock: milliseconds since `start`, updated by the reactor's turns.
-    now: AtomicU32,
-    draining: AtomicBool,
+    registry: Arc<Registry<Connection>>,
+    candidates: Mutex<EvictionCandidates<Connection>>,
     /// The warning about `limits.connections` was logged and still applies.
     limit_reported: AtomicBool,
-    registry: Mutex<Registry>,
-    idle: Mutex<EvictionCandidates<Connection>>,
-    /// A connection was closed: `accept` may be waiting for capacity, or `drain` for the last one.
-    closed: Notify,
-    /// The first connection was opened: the sweep has work again.
-    opened: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Registry {
-    /// Indexed by a connection's key.
-    connections: Vec<Option<Weak<Connection>>>,
-    /// Keys that are not in use.
-    free: Vec<usize>,
-    count: usize,
-    clients: ClientLimit,
 }
 
 /// The limit warning is logged again only after this fraction of the limit, one eighth, was free.
@@ -58,69 +38,53 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 impl ConnectionTracker {
     /// Creates a tracker without connections.
     pub fn new(limits: ConnectionLimits) -> Arc<Self> {
-        let mut registry = Registry::default();
-        registry.clients.set_limit(limits.per_client, std::iter::empty());
+        let registry = Registry::new();
+        registry.set_client_limit(limits.per_client, std::iter::empty());
         Arc::new(Self {
             limits: Mutex::new(limits),
-            start: Instant::now(),
-            now: AtomicU32::new(0),
-            draining: AtomicBool::new(false),
+            registry: Arc::new(registry),
+            candidates: Mutex::default(),
             limit_reported: AtomicBool::new(false),
-            registry: Mutex::new(registry),
-            idle: Mutex::default(),
-            closed: Notify::new(),
-            opened: Notify::new(),
         })
     }
 
     /// Replaces the limits, for open connections too.
     pub fn set_limits(&self, limits: ConnectionLimits) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
-        // Collected outside of the lock, which dropping the last reference to a connection takes.
-        let open = self.open_connections();
-        self.lock().clients.set_limit(limits.per_client, open.iter().map(|connection| &connection.peer));
+        let open = self.registry.connections();
+        self.registry.set_client_limit(limits.per_client, open.iter().map(|connection| &connection.peer));
         // The new limit may leave room for a connection that waits.
-        self.closed.notify_waiters();
+        self.registry.notify_closed();
     }
 
     fn limits(&self) -> ConnectionLimits {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns the coarse time.
-    pub(super) fn now(&self) -> u32 {
-        self.now.load(Ordering::Relaxed)
-    }
-
     /// Updates the coarse clock.
     pub fn tick(&self) {
-        let elapsed = self.start.elapsed().as_millis();
-        // Wraps after 49 days; differences are taken modulo 2^32.
-        #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 is meant")]
-        self.now.store(elapsed as u32, Ordering::Relaxed);
+        self.registry.tick();
     }
 
     /// Returns false if this client has `limits.connections_per_client` connections.
     pub(super) fn admit(&self, peer: &Peer) -> bool {
-        self.lock().clients.admit(peer)
+        self.registry.admit(peer)
     }
 
     /// Evicts the connection that has been idle longest, if any may be evicted. Returns when a connection was closed,
     /// or after [`EVICT_INTERVAL`]: the evicted one may have received a request instead of closing.
     pub(super) async fn evict_idle(&self) {
-        let closed = self.closed.notified();
+        let closed = self.registry.closed();
         self.close_longest_idle();
         drop(tokio::time::timeout(EVICT_INTERVAL, closed).await);
     }
 
     fn close_longest_idle(&self) {
         self.tick();
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(connection) = idle.take_longest_idle(self.now(), || self.open_connections()) {
+        let mut candidates = self.candidates.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(connection) =
+            candidates.take_longest_idle(self.registry.now(), || self.registry.connections())
+        {
             connection.set_directive(Directive::CloseIdle);
         }
     }
@@ -151,52 +115,20 @@ impl ConnectionTracker {
 
     /// Returns the number of open connections.
     pub fn count(&self) -> usize {
-        self.lock().count
+        self.registry.count()
     }
 
-    /// Adds a connection; dropping it removes it.
-    pub(super) fn register(&self, connection: Connection) -> Arc<Connection> {
+    /// Adds a connection that was accepted; dropping the last reference to it removes it.
+    pub(super) fn register(&self, peer: Peer, listener: u16) -> Arc<Connection> {
         self.tick();
-        connection.set_phase(Phase::New);
-        let connection = Arc::new(connection);
-        let weak = Arc::downgrade(&connection);
-        let mut registry = self.lock();
-        let key = if let Some(key) = registry.free.pop() {
-            registry.connections[key] = Some(weak);
-            key
-        } else {
-            registry.connections.push(Some(weak));
-            registry.connections.len() - 1
-        };
-        connection.set_key(key);
-        registry.clients.add(&connection.peer);
-        registry.count += 1;
-        let is_first = registry.count == 1;
-        drop(registry);
-        if is_first {
-            self.opened.notify_one();
-        }
-        connection
-    }
-
-    /// Removes a connection; does nothing if it was never registered.
-    pub(super) fn unregister(&self, key: usize, peer: &Peer) {
-        let mut registry = self.lock();
-        if let Some(entry) = registry.connections.get_mut(key)
-            && entry.take().is_some()
-        {
-            registry.free.push(key);
-            registry.count -= 1;
-            registry.clients.remove(peer);
-        }
-        drop(registry);
-        self.closed.notify_waiters();
+        let registry = Arc::clone(&self.registry);
+        self.registry.register(|key| Connection::new(peer, listener, key, registry))
     }
 
     /// Checks the timeouts of all connections, forever; sleeps while there is none.
     pub async fn sweep(self: Arc<Self>) {
         loop {
-            let opened = self.opened.notified();
+            let opened = self.registry.opened();
             if self.count() == 0 {
                 opened.await;
             }
@@ -206,29 +138,19 @@ impl ConnectionTracker {
         }
     }
 
-    fn open_connections(&self) -> Vec<Arc<Connection>> {
-        self.lock().connections.iter().flatten().filter_map(Weak::upgrade).collect()
-    }
-
     fn check_timeouts(&self) {
         let limits = self.limits();
-        let rejected = self.lock().clients.report(Instant::now());
-        if let Some(rejected) = rejected {
-            tracing::warn!("{rejected}");
+        if let Some(report) = self.registry.rejection_report() {
+            tracing::warn!("{report}");
         }
-        for connection in self.open_connections() {
+        for connection in self.registry.connections() {
             connection.check_timeouts(&limits);
         }
     }
 
     /// Makes responses carry `Connection: close` from now on.
     pub fn begin_drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
-    }
-
-    /// True once [`ConnectionTracker::begin_drain`] was called.
-    pub(super) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.registry.begin_drain();
     }
 
     /// Closes idle connections, lets busy ones finish, and aborts the rest at the deadline. Returns when none is left.
@@ -239,17 +161,17 @@ impl ConnectionTracker {
         self.begin_drain();
         let mut aborted = false;
         loop {
-            let closed = self.closed.notified();
+            let closed = self.registry.closed();
             if self.count() == 0 {
                 return;
             }
             self.tick();
-            for connection in self.open_connections() {
+            for connection in self.registry.connections() {
                 connection.close_if_idle();
             }
             if !aborted && Instant::now() >= deadline {
                 aborted = true;
-                for connection in self.open_connections() {
+                for connection in self.registry.connections() {
                     connection.set_directive(Directive::Abort);
                 }
             }

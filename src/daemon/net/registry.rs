@@ -1,0 +1,159 @@
+//! The registry of open connections: their keys and number, and the state that all of them read.
+//!
+//! Generic over the connection, which holds a reference back and removes itself when it is dropped.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use super::client_limit::ClientLimit;
+use super::peer::Peer;
+
+/// Open connections, the coarse clock and the drain flag.
+#[derive(Debug)]
+pub(super) struct Registry<C> {
+    start: Instant,
+    /// The coarse clock: milliseconds since `start`, updated by the reactor's turns.
+    now: AtomicU32,
+    /// The daemon drains.
+    draining: AtomicBool,
+    slots: Mutex<Slots<C>>,
+    /// A connection was closed: `accept` may be waiting for capacity, or `drain` for the last one.
+    closed: Notify,
+    /// The first connection was opened: the sweep has work again.
+    opened: Notify,
+}
+
+#[derive(Debug)]
+struct Slots<C> {
+    /// Indexed by a connection's key.
+    connections: Vec<Option<Weak<C>>>,
+    /// Keys that are not in use.
+    free: Vec<usize>,
+    count: usize,
+    clients: ClientLimit,
+}
+
+impl<C> Registry<C> {
+    pub(super) fn new() -> Self {
+        let clients = ClientLimit::default();
+        Self {
+            start: Instant::now(),
+            now: AtomicU32::new(0),
+            draining: AtomicBool::new(false),
+            slots: Mutex::new(Slots { connections: Vec::new(), free: Vec::new(), count: 0, clients }),
+            closed: Notify::new(),
+            opened: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slots<C>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the coarse time.
+    pub(super) fn now(&self) -> u32 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// Updates the coarse clock.
+    pub(super) fn tick(&self) {
+        let elapsed = self.start.elapsed().as_millis();
+        // Wraps after 49 days; differences are taken modulo 2^32.
+        #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 is meant")]
+        self.now.store(elapsed as u32, Ordering::Relaxed);
+    }
+
+    pub(super) fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// True once [`Registry::begin_drain`] was called.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Adds the connection that `create` returns for its key.
+    pub(super) fn register(&self, create: impl FnOnce(usize) -> C) -> Arc<C>
+    where
+        C: AsRef<Peer>,
+    {
+        let mut slots = self.lock();
+        let key = slots.free.pop().unwrap_or(slots.connections.len());
+        let connection = Arc::new(create(key));
+        let weak = Some(Arc::downgrade(&connection));
+        match slots.connections.get_mut(key) {
+            Some(slot) => *slot = weak,
+            None => slots.connections.push(weak),
+        }
+        slots.clients.add(C::as_ref(&connection));
+        slots.count += 1;
+        let is_first = slots.count == 1;
+        drop(slots);
+        if is_first {
+            self.opened.notify_one();
+        }
+        connection
+    }
+
+    /// Removes a connection. Called when it is dropped.
+    pub(super) fn unregister(&self, key: usize, peer: &Peer) {
+        let mut slots = self.lock();
+        if let Some(slot) = slots.connections.get_mut(key)
+            && slot.take().is_some()
+        {
+            slots.free.push(key);
+            slots.count -= 1;
+            slots.clients.remove(peer);
+        }
+        drop(slots);
+        self.closed.notify_waiters();
+    }
+
+    /// Returns the number of open connections.
+    pub(super) fn count(&self) -> usize {
+        self.lock().count
+    }
+
+    /// Returns all open connections.
+    pub(super) fn connections(&self) -> Vec<Arc<C>> {
+        self.lock().connections.iter().flatten().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Returns false if this client has reached `limits.connections_per_client`.
+    pub(super) fn admit(&self, peer: &Peer) -> bool {
+        self.lock().clients.admit(peer)
+    }
+
+    /// Replaces `limits.connections_per_client`. `open` are the clients of all open connections.
+    pub(super) fn set_client_limit<'p>(
+        &self,
+        limit: Option<NonZeroU32>,
+        open: impl Iterator<Item = &'p Peer>,
+    ) {
+        self.lock().clients.set_limit(limit, open);
+    }
+
+    /// Returns the next log line about rejected clients, if one is due.
+    pub(super) fn rejection_report(&self) -> Option<String> {
+        self.lock().clients.report(Instant::now())
+    }
+
+    /// Completes when a connection is closed after this call, or the limits change.
+    pub(super) fn closed(&self) -> impl Future<Output = ()> + '_ {
+        self.closed.notified()
+    }
+
+    /// Wakes those that wait for [`Registry::closed`].
+    pub(super) fn notify_closed(&self) {
+        self.closed.notify_waiters();
+    }
+
+    /// Completes when the first connection is opened.
+    pub(super) fn opened(&self) -> impl Future<Output = ()> + '_ {
+        self.opened.notified()
+    }
+}
