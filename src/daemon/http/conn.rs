@@ -56,10 +56,9 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream) -> HttpConn {
         builder.max_headers(limits.headers);
     }
     let trusts_peer = server.trusted.trusts(connection.peer.ip);
-    let served = Arc::new(ConnContext { server, connection, trusts_peer, refused_head: OnceLock::new() });
-    let wire = Wire::new(stream, Arc::clone(&served));
-    builder
-        .serve_connection(TokioIo::new(wire), ConnService { context: served, upgrade_slot: OnceLock::new() })
+    let context = Arc::new(ConnContext { server, connection, trusts_peer, refused_head: OnceLock::new() });
+    let wire = Wire::new(stream, Arc::clone(&context));
+    builder.serve_connection(TokioIo::new(wire), ConnService { context, upgrade_slot: OnceLock::new() })
 }
 
 /// What the connection is after its last answer, if that was a 101: hyper leaves the socket open then, and what it has

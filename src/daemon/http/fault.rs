@@ -1,5 +1,7 @@
-//! The one place where the daemon chooses a status code of its own. `tests/guards` keeps that: elsewhere in `http`,
-//! `net`, `websocket` and `edge` a status is at most compared with the application's.
+//! Refusals and failures of a request, and the status code of each.
+//!
+//! No other file of `http`, `net`, `websocket` and `edge` chooses a status code (`tests/guards`, `status_codes`); they
+//! only compare the application's.
 
 use std::time::Duration;
 
@@ -10,22 +12,22 @@ use crate::id::WorkerId;
 
 use super::h1::framing::Violation;
 
-/// Why a request gets an answer that is not the application's.
+/// The reason for which the daemon answers a request itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// The request itself cannot be served; the client's fault.
+    /// The client sent a request that cannot be served.
     Client(RequestFault),
-    /// The request's message is malformed, or its head over a limit or too slow.
+    /// The message is malformed, or its head exceeded a limit or its timeout.
     Framing(Violation),
     /// The exchange failed.
     Exchange(Fault),
-    /// The answer's `Content-Length` is not the length of its body.
+    /// The `Content-Length` of the application's response is not the length of its body.
     WrongLength(Option<WorkerId>),
-    /// The body could not be kept: no memory, no disk.
+    /// The body could not be stored in memory or on disk; the error's text.
     Spool(String),
 }
 
-/// The defect of a request for which it cannot be served.
+/// A defect of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestFault {
     /// The method is CONNECT.
@@ -48,7 +50,7 @@ pub enum RequestFault {
     BodyTooLarge,
     /// The body did not arrive within `timeouts.body`, or slower than `limits.body_rate`.
     BodyTooSlow,
-    /// The body breaks off.
+    /// The body is incomplete.
     BodyBroken,
 }
 
@@ -81,19 +83,29 @@ impl RequestFault {
     }
 }
 
-/// What the client is told.
+/// The daemon's own response to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorResponse {
-    /// The status.
+    /// Its status.
     pub status: StatusCode,
-    /// One sentence for a person who may be anybody: nothing of what the application's exceptions say.
+    /// One sentence for the client. It must not quote the application's exceptions: anyone may read it.
     pub reason: String,
     /// `Retry-After` (RFC 9110 §10.2.3).
     pub retry_after: Option<Duration>,
 }
 
 impl ErrorResponse {
-    /// Returns whether the rest of such a request may still be on its way: the connection cannot be used for another.
+    fn new((status, reason): (StatusCode, &str)) -> Self {
+        Self { status, reason: reason.to_owned(), retry_after: None }
+    }
+
+    /// 503 with `Retry-After`.
+    fn unavailable(reason: &str, retry_after: Duration) -> Self {
+        let response = Self::new((StatusCode::SERVICE_UNAVAILABLE, reason));
+        Self { retry_after: Some(retry_after), ..response }
+    }
+
+    /// True if the rest of the request may still arrive, so that the connection cannot serve another one.
     pub(super) fn leaves_input_unread(&self) -> bool {
         matches!(
             self.status,
@@ -110,16 +122,18 @@ impl ErrorResponse {
     }
 }
 
-/// A short while: long enough for a queue to move, short enough for a person to wait.
+/// `Retry-After` when capacity is missing: long enough for a queue to move, short enough for a person to wait.
 const RETRY_SHORT: Duration = Duration::from_secs(1);
-/// While nobody can serve.
+
+/// `Retry-After` when no worker or no disk space is available.
 const RETRY_LONG: Duration = Duration::from_secs(5);
-/// The longest that a client is asked to stay away because others wait: by then it may be different.
+
+/// Longest `Retry-After` for a full queue: by then its length may be different.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 impl Refusal {
-    /// For requests that never ran: what the journal counts together, because a scanner or an overload makes
-    /// thousands of them. `None` for faults of the application, each of which has its entry.
+    /// Returns the kind under which the journal counts requests that never ran, because a scanner or an overload causes
+    /// thousands of them. `None` for failures of the application, each of which is logged.
     pub fn kind(&self) -> Option<&'static str> {
         Some(match self {
             Self::Client(fault) => fault.status_and_reason().1,
@@ -147,104 +161,81 @@ impl Refusal {
         })
     }
 
-    /// Total: every refusal has its status.
+    /// Returns the response to send.
     pub fn to_response(&self) -> ErrorResponse {
-        let (status, reason, retry_after) = match self {
-            Self::Client(fault) => {
-                let (status, reason) = fault.status_and_reason();
-                (status, reason.to_owned(), None)
-            }
-            Self::Framing(violation) => {
-                let (status, reason) = violation.status_and_reason();
-                (status, reason.to_owned(), None)
-            }
-            Self::WrongLength(_) => (
+        match self {
+            Self::Client(fault) => ErrorResponse::new(fault.status_and_reason()),
+            Self::Framing(violation) => ErrorResponse::new(violation.status_and_reason()),
+            Self::WrongLength(_) => ErrorResponse::new((
                 StatusCode::BAD_GATEWAY,
-                "the application's answer is not as long as its Content-Length says".to_owned(),
-                None,
-            ),
-            Self::Spool(_) => (
-                StatusCode::INSUFFICIENT_STORAGE,
-                "the server has no room for the request's body".to_owned(),
-                Some(RETRY_LONG),
-            ),
-            Self::Exchange(fault) => match fault {
-                Fault::TooLong(what) => (
-                    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    format!("the request's {what} is too long"),
-                    None,
-                ),
-                Fault::QueueFull => (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "too many requests are waiting".to_owned(),
-                    Some(RETRY_SHORT),
-                ),
-                Fault::QueueTooSlow(wait) => (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "too many requests are waiting".to_owned(),
-                    // By then half of those that wait are served.
-                    Some(whole_seconds(*wait / 2).clamp(RETRY_SHORT, MAX_RETRY_AFTER)),
-                ),
-                Fault::QueueTimeout => (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "no worker became free in time".to_owned(),
-                    Some(RETRY_SHORT),
-                ),
-                // The reason may be what the application's exception says: a connection string, a key.
-                Fault::Unavailable(_) => (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "the application is not available at the moment".to_owned(),
-                    Some(RETRY_LONG),
-                ),
-                Fault::Quarantined(pause) => (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "requests like this one have ended workers; they are refused for a while".to_owned(),
-                    Some(whole_seconds(*pause)),
-                ),
-                Fault::Upload(UploadFault::TooLarge) => (
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "the request's body is larger than limits.body".to_owned(),
-                    None,
-                ),
-                Fault::Upload(UploadFault::TooSlow) => (
-                    StatusCode::REQUEST_TIMEOUT,
-                    "the request's body did not arrive in time".to_owned(),
-                    None,
-                ),
-                Fault::Upload(UploadFault::Truncated) => {
-                    (StatusCode::BAD_REQUEST, "the request's body breaks off".to_owned(), None)
-                }
-                Fault::Upload(UploadFault::Malformed(reason)) => {
-                    (StatusCode::BAD_REQUEST, (*reason).to_owned(), None)
-                }
-                Fault::Deadline(_) => {
-                    (StatusCode::GATEWAY_TIMEOUT, "the application took too long".to_owned(), None)
-                }
-                Fault::ClientTooSlow => (
-                    StatusCode::REQUEST_TIMEOUT,
-                    "the client took its answer too slowly, and there was no room to keep it".to_owned(),
-                    None,
-                ),
-                Fault::WorkerDied(_) => {
-                    (StatusCode::BAD_GATEWAY, "the worker died while it had this request".to_owned(), None)
-                }
-                Fault::WorkerKilled(_) => (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "the worker had to go before it had finished this request".to_owned(),
-                    Some(RETRY_SHORT),
-                ),
-                // Nobody waits for it, as far as the application knows.
-                Fault::ClientHalfClosed => (StatusCode::BAD_REQUEST, "the client has left".to_owned(), None),
-                Fault::Raised { .. } => {
-                    (StatusCode::INTERNAL_SERVER_ERROR, "the application raised an error".to_owned(), None)
-                }
+                "the application's answer is not as long as its Content-Length says",
+            )),
+            Self::Spool(_) => ErrorResponse {
+                retry_after: Some(RETRY_LONG),
+                ..ErrorResponse::new((
+                    StatusCode::INSUFFICIENT_STORAGE,
+                    "the server has no room for the request's body",
+                ))
             },
-        };
-        ErrorResponse { status, reason, retry_after }
+            Self::Exchange(fault) => exchange_response(fault),
+        }
     }
 }
 
-/// Rounded up: whole seconds are all that `Retry-After` can say.
+fn upload_status_and_reason(fault: UploadFault) -> (StatusCode, &'static str) {
+    match fault {
+        UploadFault::TooLarge => RequestFault::BodyTooLarge.status_and_reason(),
+        UploadFault::TooSlow => RequestFault::BodyTooSlow.status_and_reason(),
+        UploadFault::Truncated => RequestFault::BodyBroken.status_and_reason(),
+        UploadFault::Malformed(reason) => (StatusCode::BAD_REQUEST, reason),
+    }
+}
+
+fn exchange_response(fault: &Fault) -> ErrorResponse {
+    match fault {
+        Fault::Upload(fault) => ErrorResponse::new(upload_status_and_reason(*fault)),
+        Fault::TooLong(part) => ErrorResponse::new((
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            &format!("the request's {part} is too long"),
+        )),
+        Fault::QueueFull => ErrorResponse::unavailable("too many requests are waiting", RETRY_SHORT),
+        // By then half of the queue is served.
+        Fault::QueueTooSlow(wait) => ErrorResponse::unavailable(
+            "too many requests are waiting",
+            whole_seconds(*wait / 2).clamp(RETRY_SHORT, MAX_RETRY_AFTER),
+        ),
+        Fault::QueueTimeout => ErrorResponse::unavailable("no worker became free in time", RETRY_SHORT),
+        // The fault's text may quote the application's exception, with a connection string or a key in it.
+        Fault::Unavailable(_) => {
+            ErrorResponse::unavailable("the application is not available at the moment", RETRY_LONG)
+        }
+        Fault::Quarantined(pause) => ErrorResponse::unavailable(
+            "requests like this one have ended workers; they are refused for a while",
+            whole_seconds(*pause),
+        ),
+        Fault::WorkerKilled(_) => ErrorResponse::unavailable(
+            "the worker had to go before it had finished this request",
+            RETRY_SHORT,
+        ),
+        Fault::Deadline(_) => {
+            ErrorResponse::new((StatusCode::GATEWAY_TIMEOUT, "the application took too long"))
+        }
+        Fault::ClientTooSlow => ErrorResponse::new((
+            StatusCode::REQUEST_TIMEOUT,
+            "the client took its answer too slowly, and there was no room to keep it",
+        )),
+        Fault::WorkerDied(_) => {
+            ErrorResponse::new((StatusCode::BAD_GATEWAY, "the worker died while it had this request"))
+        }
+        // Not sent: the connection ends without a response.
+        Fault::ClientHalfClosed => ErrorResponse::new((StatusCode::BAD_REQUEST, "the client has left")),
+        Fault::Raised { .. } => {
+            ErrorResponse::new((StatusCode::INTERNAL_SERVER_ERROR, "the application raised an error"))
+        }
+    }
+}
+
+/// Rounds up to whole seconds, the resolution of `Retry-After`.
 fn whole_seconds(pause: Duration) -> Duration {
     Duration::from_secs(pause.as_secs() + u64::from(pause.subsec_nanos() > 0))
 }
@@ -283,7 +274,7 @@ impl Violation {
         }
     }
 
-    /// What was wrong, as one word for the journal.
+    /// Returns the kind under which the journal counts the violation.
     pub(super) fn kind(self) -> &'static str {
         match self {
             Self::RequestLine(_) => "bad_request_line",
@@ -302,7 +293,7 @@ impl Violation {
     }
 }
 
-/// The kind of a body whose chunks are malformed.
+/// The journal's kind of a malformed chunked body.
 pub(super) const BAD_CHUNK: &str = "bad_chunk";
 
 #[cfg(test)]
@@ -310,22 +301,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_shut_out_is_told_whole_seconds_and_never_too_few() {
+    fn quarantine_retry_after_is_rounded_up_to_seconds() {
         for (milliseconds, seconds) in [(1, 1), (1000, 1), (59_001, 60), (60_000, 60)] {
             let fault = Fault::Quarantined(Duration::from_millis(milliseconds));
-            let told = Refusal::Exchange(fault).to_response();
-            assert_eq!(told.status, StatusCode::SERVICE_UNAVAILABLE);
-            assert_eq!(told.retry_after, Some(Duration::from_secs(seconds)));
+            let response = Refusal::Exchange(fault).to_response();
+            assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.retry_after, Some(Duration::from_secs(seconds)));
         }
     }
 
     #[test]
-    fn a_client_that_is_shed_is_asked_back_when_half_of_the_queue_is_served() {
+    fn slow_queue_retry_after_is_half_of_the_wait() {
         for (wait, seconds) in [(100, 1), (31_000, 16), (600_000, 30)] {
             let fault = Fault::QueueTooSlow(Duration::from_millis(wait));
-            let told = Refusal::Exchange(fault).to_response();
-            assert_eq!(told.status, StatusCode::SERVICE_UNAVAILABLE);
-            assert_eq!(told.retry_after, Some(Duration::from_secs(seconds)));
+            let response = Refusal::Exchange(fault).to_response();
+            assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.retry_after, Some(Duration::from_secs(seconds)));
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) type UpgradeSlot = Arc<Mutex<Option<Box<AcceptedHandshake>>>>;
 #[derive(Debug)]
 pub(super) struct Handshake {
     accept: HeaderValue,
-    pub(super) agreed: Option<DeflateParams>,
+    pub(super) deflate: Option<DeflateParams>,
     slot: UpgradeSlot,
 }
 
@@ -41,11 +41,7 @@ fn contains_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 
 impl Handshake {
     /// Checks the rest of what RFC 6455 §4.2.1 asks of it.
-    pub(super) fn new(
-        parts: &request::Parts,
-        compression: bool,
-        place: UpgradeSlot,
-    ) -> Result<Self, Refusal> {
+    pub(super) fn new(parts: &request::Parts, compression: bool, slot: UpgradeSlot) -> Result<Self, Refusal> {
         let headers = &parts.headers;
         if single_value(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
             return Err(Refusal::Client(RequestFault::WebSocketVersion));
@@ -56,8 +52,8 @@ impl Handshake {
         };
         let accept = HeaderValue::from_str(&websocket::accept(key)).expect("base64 is a field value");
         let offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes);
-        let agreed = if compression { websocket::negotiate(offers) } else { None };
-        Ok(Self { accept, agreed, slot: place })
+        let deflate = if compression { websocket::negotiate(offers) } else { None };
+        Ok(Self { accept, deflate, slot })
     }
 
     /// What the application gave with its accept becomes the fields of the 101. A subprotocol that the client did not
@@ -69,8 +65,8 @@ impl Handshake {
         fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
         fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         fields.insert(SEC_WEBSOCKET_ACCEPT, self.accept.clone());
-        if let Some(agreed) = self.agreed
-            && let Ok(value) = HeaderValue::from_str(&agreed.to_string())
+        if let Some(deflate) = self.deflate
+            && let Ok(value) = HeaderValue::from_str(&deflate.to_string())
         {
             fields.insert(SEC_WEBSOCKET_EXTENSIONS, value);
         }

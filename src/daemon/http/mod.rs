@@ -3,6 +3,7 @@
 //!
 //! `edge` calls [`serve`] with each accepted stream. Only [`fault`] chooses status codes of the daemon's own.
 
+mod access_log;
 mod body;
 mod conn;
 mod context;
@@ -14,6 +15,7 @@ mod head;
 mod request;
 mod request_id;
 mod request_meta;
+mod response;
 mod response_future;
 mod service;
 

@@ -1,4 +1,5 @@
-//! A request's way in: checked, and given to the dispatcher as the kind of request that it is.
+//! A request's way in: checks its head and submits it to the dispatcher as a handshake, a whole request, or a streamed
+//! one. `service` calls [`start`] for each request.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,105 +20,117 @@ use super::body::receive::{self, ReceiveLimits, RequestBytes};
 use super::body::stream::{self, BodyPump, StreamLimits};
 use super::context::{ConnContext, Server};
 use super::fault::Refusal;
-use super::handshake::{self, Handshake, UpgradeSlot};
+use super::handshake::{Handshake, UpgradeSlot, is_handshake};
 use super::head;
-use super::request_meta::{FrameMeta, RequestMeta, path};
+use super::request_id::RequestId;
+use super::request_meta::{FrameMeta, RequestMeta, RequestOrigin, path};
 
-/// How far a request has come before its future is polled.
+/// The state of a request whose response is not decided.
 pub(super) enum RequestProgress {
-    /// To the dispatcher, or to a refusal.
+    /// Submitted to the dispatcher, or refused.
     Submitted(Result<Ticket, Refusal>),
-    /// Its body must be received first. Boxed: it is large, rare, and would be moved about with every future.
+    /// Its body must be received before it can be submitted. Boxed: the future is large and rare.
     Receiving(Pin<Box<dyn Future<Output = Result<Ticket, Refusal>> + Send>>),
-    /// Its client counts as gone, and the connection is about to end.
+    /// Its client is treated as gone; the connection is about to close.
     Abandoned,
 }
 
+/// Checks a request's head and submits the request, unless its body must be received first.
 pub(super) fn start(
-    served: &Arc<ConnContext>,
-    place: &OnceLock<UpgradeSlot>,
+    context: &Arc<ConnContext>,
+    upgrade_slot: &OnceLock<UpgradeSlot>,
     request: Request<Incoming>,
 ) -> (RequestMeta, RequestProgress, Option<Box<Handshake>>) {
-    let ConnContext { server, connection, .. } = &**served;
+    let ConnContext { server, connection, .. } = &**context;
     connection.set_phase(Phase::Busy);
-    let begun = Instant::now();
-    if let Some(refused) = served.refused_head.get() {
-        return (
-            RequestMeta::for_refused_head(server, begun),
-            RequestProgress::Submitted(Err(Refusal::Framing(refused.violation))),
-            None,
-        );
+    let received_at = Instant::now();
+    if let Some(refused) = context.refused_head.get() {
+        let meta = RequestMeta::for_refused_head(server, received_at);
+        return (meta, RequestProgress::Submitted(Err(Refusal::Framing(refused.violation))), None);
     }
     let (mut parts, incoming) = request.into_parts();
-    let seen = head::HeaderScan::of(&parts.headers);
-    let asked = RequestMeta::new(served, &parts, &seen, begun);
-    let checked = head::check(&parts, &seen, server.underscores);
-    let (has_id, has_unsafe) = (seen.request_id.is_some(), seen.has_unsafe(server.underscores));
-    if has_id {
-        head::set_request_id(&mut parts.headers, asked.id.clone().into_value());
-    }
-    if has_unsafe {
-        head::remove_unsafe(&mut parts.headers, server.underscores);
-    }
-    let checked = checked.and_then(|()| head::set_host(&mut parts));
+    let (meta, checked) = check_head(context, &mut parts, received_at);
+    let has_body = !incoming.is_end_stream();
     let mut handshake = None;
-    let started = match checked {
+    let progress = match checked {
         Err(refusal) => RequestProgress::Submitted(Err(refusal)),
-        Ok(())
-            if server.dispatcher.accepts_handshakes()
-                && incoming.is_end_stream()
-                && handshake::is_handshake(&parts) =>
-        {
-            let place = Arc::clone(place.get_or_init(UpgradeSlot::default));
-            let checked = Handshake::new(&parts, server.websocket.compression, place);
+        Ok(()) if !has_body && server.dispatcher.accepts_handshakes() && is_handshake(&parts) => {
+            let slot = Arc::clone(upgrade_slot.get_or_init(UpgradeSlot::default));
+            let checked = Handshake::new(&parts, server.websocket.compression, slot);
             RequestProgress::Submitted(checked.and_then(|checked| {
                 handshake = Some(Box::new(checked));
-                submit_handshake(server, connection, &parts, asked.frame_meta())
+                submit_handshake(server, connection, &parts, meta.frame_meta())
             }))
         }
-        Ok(()) if incoming.is_end_stream() => {
-            let nothing = RequestBytes::Inline(bytes::Bytes::new());
-            let submitted = submit(server, connection, &parts, nothing, asked.frame_meta(), begun);
+        Ok(()) if !has_body => {
+            let empty = RequestBytes::Inline(bytes::Bytes::new());
+            let submitted = submit(server, connection, &parts, empty, meta.frame_meta(), received_at);
             buffer_pool::recycle(parts.headers);
             RequestProgress::Submitted(submitted)
         }
         Ok(()) if server.dispatcher.is_asgi() && stream::should_stream(&incoming, &parts.headers) => {
-            RequestProgress::Submitted(submit_streaming(
-                server,
-                connection,
-                &parts,
-                incoming,
-                asked.frame_meta(),
-            ))
+            let submitted = submit_streaming(server, connection, &parts, incoming, meta.frame_meta());
+            RequestProgress::Submitted(submitted)
         }
         Ok(()) => {
-            let served = Arc::clone(served);
-            let (id, origin) = (asked.id.clone(), asked.origin.clone());
-            RequestProgress::Receiving(Box::pin(async move {
-                let ConnContext { server, connection, .. } = &*served;
-                let identity = FrameMeta { id: &id, origin: origin.as_deref(), begun };
-                if stream::should_stream(&incoming, &parts.headers) {
-                    // How it is to be received depends on who it is for.
-                    server.dispatcher.wait_for_interface().await;
-                    if server.dispatcher.is_asgi() {
-                        return submit_streaming(server, connection, &parts, incoming, identity);
-                    }
-                }
-                let body = receive_body(server, &mut parts, incoming).await?;
-                submit(server, connection, &parts, body, identity, Instant::now())
-            }))
+            let (id, origin) = (meta.id.clone(), meta.origin.clone());
+            let receiving = receive_and_submit(Arc::clone(context), parts, incoming, id, origin, received_at);
+            RequestProgress::Receiving(Box::pin(receiving))
         }
     };
-    (asked, started, handshake)
+    (meta, progress, handshake)
 }
 
-/// The request's body, and its length in the fields if only now it is known.
+/// Checks a head and makes its fields those that the application shall see.
+fn check_head(
+    context: &ConnContext,
+    parts: &mut request::Parts,
+    received_at: Instant,
+) -> (RequestMeta, Result<(), Refusal>) {
+    let underscores = context.server.underscores;
+    let scan = head::HeaderScan::of(&parts.headers);
+    let meta = RequestMeta::new(context, parts, &scan, received_at);
+    let checked = head::check(parts, &scan, underscores);
+    let (has_id, has_unsafe) = (scan.request_id.is_some(), scan.has_unsafe(underscores));
+    if has_id {
+        head::set_request_id(&mut parts.headers, meta.id.clone().into_value());
+    }
+    if has_unsafe {
+        head::remove_unsafe(&mut parts.headers, underscores);
+    }
+    let checked = checked.and_then(|()| head::set_host(parts));
+    (meta, checked)
+}
+
+/// Receives a body whole and submits the request, or submits it streamed if the application turns out to be ASGI.
+async fn receive_and_submit(
+    context: Arc<ConnContext>,
+    mut parts: request::Parts,
+    incoming: Incoming,
+    id: RequestId,
+    origin: Option<Box<RequestOrigin>>,
+    received_at: Instant,
+) -> Result<Ticket, Refusal> {
+    let ConnContext { server, connection, .. } = &*context;
+    let frame_meta = FrameMeta { id: &id, origin: origin.as_deref(), received_at };
+    if stream::should_stream(&incoming, &parts.headers) {
+        // Unknown until the first worker has loaded the application.
+        server.dispatcher.wait_for_interface().await;
+        if server.dispatcher.is_asgi() {
+            return submit_streaming(server, connection, &parts, incoming, frame_meta);
+        }
+    }
+    let body = receive_body(server, &mut parts, incoming).await?;
+    submit(server, connection, &parts, body, frame_meta, Instant::now())
+}
+
+/// Receives the body; sets `Content-Length` if it was chunked.
 async fn receive_body(
     server: &Server,
     parts: &mut request::Parts,
     incoming: Incoming,
 ) -> Result<RequestBytes, Refusal> {
-    let chunked = incoming.size_hint().exact().is_none();
+    let is_chunked = incoming.size_hint().exact().is_none();
     let limits = ReceiveLimits {
         max_body: server.limits.body,
         min_rate: server.limits.min_body_rate(),
@@ -126,19 +139,19 @@ async fn receive_body(
         dispatcher: server.dispatcher,
     };
     let body = receive::receive(incoming, &limits).await?;
-    if chunked {
+    if is_chunked {
         head::set_content_length(&mut parts.headers, body.len());
     }
     Ok(body)
 }
 
-/// Gives a whole request to the dispatcher. `complete` is when all of it was there.
+/// Submits a whole request. `complete` is the time at which all of it was received.
 fn submit(
     server: &Server,
     connection: &Connection,
     parts: &request::Parts,
     body: RequestBytes,
-    identity: FrameMeta<'_>,
+    frame_meta: FrameMeta<'_>,
     complete: Instant,
 ) -> Result<Ticket, Refusal> {
     let body_len = body.len();
@@ -150,22 +163,22 @@ fn submit(
         body_len,
         body_is_fd: spooled.is_some(),
         body: &inline,
-        ..build_frame(server, connection, parts, identity)
+        ..build_frame(server, connection, parts, frame_meta)
     };
     let fields = head::fields(&parts.headers, false);
     server.dispatcher.submit(&frame, fields, spooled, complete).map_err(Refusal::Exchange)
 }
 
-/// All of a request's frame but its body.
+/// Builds a request's frame without its body.
 fn build_frame<'p>(
     server: &Server,
     connection: &'p Connection,
     parts: &'p request::Parts,
-    FrameMeta { id, origin, begun }: FrameMeta<'p>,
+    FrameMeta { id, origin, received_at }: FrameMeta<'p>,
 ) -> frame::Request<'p> {
     let client = origin.and_then(|origin| origin.client.as_ref()).unwrap_or(&connection.peer);
     frame::Request {
-        received: server.clock.monotonic_ns(begun),
+        received: server.clock.monotonic_ns(received_at),
         method: parts.method.as_str().as_bytes(),
         version: head::version_code(parts.version),
         listener: connection.listener,
@@ -179,43 +192,43 @@ fn build_frame<'p>(
     }
 }
 
-/// Gives the dispatcher a request whose body follows as the application takes it.
+/// Submits a request whose body follows as the application reads it; starts the task that pumps the body.
 fn submit_streaming(
     server: &Server,
     connection: &Arc<Connection>,
     parts: &request::Parts,
     incoming: Incoming,
-    identity: FrameMeta<'_>,
+    frame_meta: FrameMeta<'_>,
 ) -> Result<Ticket, Refusal> {
-    let announced = stream::declared_len(&incoming, server.limits.body)?;
+    let body_len = stream::declared_len(&incoming, server.limits.body)?;
     let frame = frame::Request {
-        body_len: announced.unwrap_or(frame::UNKNOWN_LENGTH),
+        body_len: body_len.unwrap_or(frame::UNKNOWN_LENGTH),
         body_streams: true,
-        ..build_frame(server, connection, parts, identity)
+        ..build_frame(server, connection, parts, frame_meta)
     };
     let fields = head::fields(&parts.headers, true);
-    let submitted = server.dispatcher.submit(&frame, fields, None, identity.begun);
+    let submitted = server.dispatcher.submit(&frame, fields, None, frame_meta.received_at);
     let (connection, dispatcher) = (Arc::clone(connection), server.dispatcher);
-    let bringer = BodyPump::new(incoming, &parts.headers, connection, dispatcher);
+    let pump = BodyPump::new(incoming, &parts.headers, connection, dispatcher);
     match &submitted {
         Ok(ticket) => {
-            let bounds =
+            let limits =
                 StreamLimits { max_body: server.limits.body, min_rate: server.limits.min_body_rate() };
-            tokio::spawn(bringer.run(ticket.upload(), bounds));
+            tokio::spawn(pump.run(ticket.upload(), limits));
         }
-        Err(_) => drop(tokio::spawn(bringer.drain_rest())),
+        Err(_) => drop(tokio::spawn(pump.drain_rest())),
     }
     submitted.map_err(Refusal::Exchange)
 }
 
-/// Gives the dispatcher the handshake of a WebSocket.
+/// Submits the handshake of a WebSocket.
 fn submit_handshake(
     server: &Server,
     connection: &Connection,
     parts: &request::Parts,
-    identity: FrameMeta<'_>,
+    frame_meta: FrameMeta<'_>,
 ) -> Result<Ticket, Refusal> {
-    let frame = frame::Request { websocket: true, ..build_frame(server, connection, parts, identity) };
+    let frame = frame::Request { websocket: true, ..build_frame(server, connection, parts, frame_meta) };
     let fields = head::fields(&parts.headers, true);
-    server.dispatcher.submit(&frame, fields, None, identity.begun).map_err(Refusal::Exchange)
+    server.dispatcher.submit(&frame, fields, None, frame_meta.received_at).map_err(Refusal::Exchange)
 }

@@ -1,4 +1,4 @@
-//! What is remembered of a request: its id, its origin and its path.
+//! The facts about a request that outlive its head: its id, origin, method and path.
 
 use std::time::Instant;
 
@@ -11,33 +11,33 @@ use super::forwarded::ProxyClaim;
 use super::head;
 use super::request_id::{self, RequestId};
 
-/// What is remembered of a request while it is served. Its head is not: the fields and the target share hyper's read
-/// buffer, and while they live every look for the next request's bytes would allocate another.
+/// The facts about a request that are kept until its response is complete. The head itself is not kept: its fields and
+/// target share hyper's read buffer, and while they live each read-ahead for the next request allocates another buffer.
 pub(super) struct RequestMeta {
     pub(super) id: RequestId,
-    /// `None` for most: the peer is the client, and sent no id of its own.
+    /// `None` for most requests: the peer is the client, and no `X-Request-ID` was discarded.
     pub(super) origin: Option<Box<RequestOrigin>>,
     pub(super) method: Method,
     pub(super) path: SmallPath,
-    /// The client understands interim answers: it speaks HTTP/1.1 (RFC 9110 §15.2).
-    pub(super) accepts_interim: bool,
-    /// When its head was complete.
+    /// The request's version is HTTP/1.0.
+    pub(super) is_http_10: bool,
+    /// Time at which the head was complete.
     pub(super) received_at: Instant,
 }
 
 impl RequestMeta {
     pub(super) fn new(
-        served: &ConnContext,
+        context: &ConnContext,
         parts: &request::Parts,
         seen: &head::HeaderScan<'_>,
-        begun: Instant,
+        received_at: Instant,
     ) -> Self {
-        let ConnContext { server, trusts_peer, .. } = served;
-        let taken_over = seen.request_id.filter(|id| *trusts_peer && request_id::is_acceptable(id));
-        let foreign_id = seen.request_id.filter(|_| taken_over.is_none());
-        let id = server.ids.for_request(taken_over);
+        let ConnContext { server, trusts_peer, .. } = context;
+        let accepted_id = seen.request_id.filter(|id| *trusts_peer && request_id::is_acceptable(id));
+        let discarded_id = seen.request_id.filter(|_| accepted_id.is_none());
+        let id = server.ids.for_request(accepted_id);
         let is_forwarded = seen.is_forwarded && *trusts_peer;
-        let origin = (is_forwarded || foreign_id.is_some()).then(|| {
+        let origin = (is_forwarded || discarded_id.is_some()).then(|| {
             let ProxyClaim { client, https } = if is_forwarded {
                 ProxyClaim::read(&parts.headers, &server.trusted)
             } else {
@@ -46,7 +46,7 @@ impl RequestMeta {
             Box::new(RequestOrigin {
                 client: client.map(Peer::from),
                 https: https.unwrap_or(false),
-                client_id: foreign_id.map(request_id::escaped),
+                client_id: discarded_id.map(request_id::escaped),
             })
         });
         Self {
@@ -54,50 +54,50 @@ impl RequestMeta {
             origin,
             method: parts.method.clone(),
             path: SmallPath::new(path(parts)),
-            accepts_interim: parts.version == http::Version::HTTP_11,
-            received_at: begun,
+            is_http_10: parts.version == http::Version::HTTP_10,
+            received_at,
         }
     }
 
-    /// What is remembered of a request whose head was refused: nothing but its id.
-    pub(super) fn for_refused_head(server: &Server, begun: Instant) -> Self {
+    /// Returns the facts of a request whose head was refused: it has only an id.
+    pub(super) fn for_refused_head(server: &Server, received_at: Instant) -> Self {
         let id = server.ids.for_request(None);
         Self {
             id,
             origin: None,
             method: Method::GET,
             path: SmallPath::new(b""),
-            accepts_interim: false,
-            received_at: begun,
+            is_http_10: false,
+            received_at,
         }
     }
 
     pub(super) fn frame_meta(&self) -> FrameMeta<'_> {
-        FrameMeta { id: &self.id, origin: self.origin.as_deref(), begun: self.received_at }
+        FrameMeta { id: &self.id, origin: self.origin.as_deref(), received_at: self.received_at }
     }
 }
 
-/// What the fields of a request say about where it comes from.
+/// The origin of a request according to its fields.
 #[derive(Debug, Clone)]
 pub(super) struct RequestOrigin {
-    /// The client that a trusted peer names; `None`: the peer itself.
+    /// The client that a trusted proxy names; `None`: the peer itself.
     pub(super) client: Option<Peer>,
-    /// A trusted peer says that its client used TLS.
+    /// A trusted proxy reports that the client used TLS.
     pub(super) https: bool,
-    /// The id that the client sent, as it is logged; `None` if it has become the request's id, or there was none.
+    /// The client's `X-Request-ID`, escaped for the log; `None` if it became the request's id, or none was sent.
     pub(super) client_id: Option<String>,
 }
 
-/// What a request's frame says beside its head.
+/// The parts of a request's frame that do not come from its head.
 #[derive(Clone, Copy)]
 pub(super) struct FrameMeta<'a> {
     pub(super) id: &'a RequestId,
     pub(super) origin: Option<&'a RequestOrigin>,
-    /// When the head was complete.
-    pub(super) begun: Instant,
+    /// Time at which the head was complete.
+    pub(super) received_at: Instant,
 }
 
-/// A request's path, as sent. Usual ones are short enough to need no allocation.
+/// A request's path as sent; a short one needs no allocation.
 pub(super) enum SmallPath {
     Inline([u8; MAX_INLINE_PATH], u8),
     Heap(Box<[u8]>),
@@ -125,7 +125,7 @@ impl SmallPath {
     }
 }
 
-/// The path as sent; `OPTIONS *` has `*` (RFC 9112 §3.2.4).
+/// Returns the path as sent; `*` for `OPTIONS *` (RFC 9112 §3.2.4).
 pub(super) fn path(parts: &request::Parts) -> &[u8] {
     parts.uri.path().as_bytes()
 }

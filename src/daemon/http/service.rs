@@ -1,4 +1,4 @@
-//! The requests of one connection, as hyper hands them over.
+//! The service that hyper calls for each request of a connection.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock, PoisonError};
@@ -15,15 +15,15 @@ use super::handshake::UpgradeSlot;
 use super::request::start;
 use super::response_future::ResponseFuture;
 
-/// The requests of one connection.
+/// Serves the requests of one connection.
 pub(super) struct ConnService {
     pub(super) context: Arc<ConnContext>,
-    /// Made for a handshake.
+    /// Created at the first WebSocket handshake.
     pub(super) upgrade_slot: OnceLock<UpgradeSlot>,
 }
 
 impl ConnService {
-    /// What its last request has made of the connection.
+    /// Takes the WebSocket that the last request accepted, if any.
     pub(super) fn take_upgrade(&self) -> Option<Box<websocket::AcceptedHandshake>> {
         self.upgrade_slot.get()?.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -35,13 +35,8 @@ impl Service<Request<Incoming>> for ConnService {
     type Future = ResponseFuture;
 
     fn call(&self, request: Request<Incoming>) -> ResponseFuture {
-        // Before the future exists, because hyper looks for more bytes before it polls it; see `Asked`.
-        let (asked, started, handshake) = start(&self.context, &self.upgrade_slot, request);
-        ResponseFuture {
-            request: Some((Arc::clone(&self.context), asked)),
-            progress: started,
-            handshake,
-            half_close_timer: None,
-        }
+        // Not in the future: hyper reads on before it polls the future, and `RequestMeta` says what that would cost.
+        let (meta, progress, handshake) = start(&self.context, &self.upgrade_slot, request);
+        ResponseFuture::new(Arc::clone(&self.context), meta, progress, handshake)
     }
 }

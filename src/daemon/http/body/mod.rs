@@ -4,6 +4,8 @@
 //! sent on as the application reads it ([`stream`]). A response's body ([`response`]) comes from memory, a worker, or
 //! a file ([`file`]).
 
+pub(super) mod error;
+pub(super) mod file;
 pub(super) mod rate;
 pub(super) mod receive;
 pub(super) mod response;

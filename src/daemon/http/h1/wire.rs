@@ -54,8 +54,8 @@ const READ_BLOCK_BYTES: usize = 8 * 1024;
 const MAX_EXCERPT: usize = 80;
 
 impl Wire {
-    pub(in crate::http) fn new(stream: ClientStream, served: Arc<ConnContext>) -> Self {
-        let limits = &served.server.limits;
+    pub(in crate::http) fn new(stream: ClientStream, context: Arc<ConnContext>) -> Self {
+        let limits = &context.server.limits;
         let framing = Framing::new(HeadLimits {
             request_line: limits.request_line,
             fields: limits.header,
@@ -63,7 +63,7 @@ impl Wire {
         });
         Self {
             stream,
-            context: served,
+            context,
             framing,
             buffered: BytesMut::new(),
             accepted_len: 0,

@@ -1,0 +1,171 @@
+//! The journal's entries about requests: responses, refusals, and requests that got no response.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::dispatch::Fault;
+use crate::error_chain::Chain;
+use crate::escape::RequestPath;
+use crate::id::WorkerId;
+use crate::journal::requests::{
+    AccessEntry, FailureEntry, LoggedRequest, PartialResponse, RefusalRecord, UnansweredCause,
+    UnansweredEntry,
+};
+use crate::net::{CloseReason, Connection};
+
+use super::body::error::BodyError;
+use super::context::ConnContext;
+use super::fault::{ErrorResponse, Refusal};
+use super::request_meta::RequestMeta;
+
+/// The pending entry of a request whose response has begun. Exactly one method that logs consumes it.
+#[derive(Debug)]
+pub(super) struct AccessRecord {
+    /// Its `bytes` are counted up as the body is handed to hyper.
+    pub(super) entry: AccessEntry,
+    /// Time at which the request's head was complete.
+    pub(super) received_at: Instant,
+    pub(super) context: Arc<ConnContext>,
+    /// False: only a response that was cut off is logged.
+    pub(super) log_access: bool,
+}
+
+impl AccessRecord {
+    /// Logs the response as complete, or as cut off if the connection is closed.
+    pub(super) fn finish(self) {
+        if self.context.connection.is_closed() {
+            let cause = unanswered_cause(&self.context.connection);
+            self.log_incomplete(cause);
+        } else {
+            self.log_complete();
+        }
+    }
+
+    fn log_complete(mut self) {
+        if self.log_access {
+            self.entry.duration = self.received_at.elapsed();
+            let Self { entry, context, .. } = self;
+            context.server.journal.access(entry);
+        }
+    }
+
+    fn log_incomplete(self, cause: UnansweredCause) {
+        let unsent = self.context.connection.output.unsent();
+        let AccessEntry { request, status, bytes, worker, .. } = self.entry;
+        let bytes = bytes.saturating_sub(unsent);
+        self.context.server.journal.unanswered(UnansweredEntry {
+            request,
+            sent: Some(PartialResponse { status, bytes }),
+            duration: self.received_at.elapsed(),
+            worker,
+            cause,
+            log_access: self.log_access,
+        });
+    }
+
+    /// Logs an error in mid-body. The client has the head already, so it cannot receive an error response.
+    pub(super) fn log_failure(self, error: &BodyError) {
+        let (summary, traceback) = match error {
+            BodyError::Fault(Fault::ClientHalfClosed) => {
+                return self.log_incomplete(UnansweredCause::ClientClosed);
+            }
+            // The supervisor logs a deadline, when it has the worker's stacks.
+            BodyError::Fault(Fault::Deadline(_)) => return,
+            BodyError::Fault(Fault::Raised { summary, traceback, .. }) => {
+                (summary.clone(), traceback.clone())
+            }
+            BodyError::Fault(fault) => (Refusal::Exchange(fault.clone()).to_response().reason, String::new()),
+            BodyError::File(_) => (Chain(error).to_string(), String::new()),
+        };
+        let AccessEntry { request, status, worker, .. } = self.entry;
+        self.context.server.journal.failure(FailureEntry {
+            request,
+            status,
+            duration: self.received_at.elapsed(),
+            worker,
+            summary: format!("broken off in mid-body: {summary}"),
+            traceback,
+            log_access: self.log_access,
+        });
+    }
+}
+
+/// Logs a refusal: counted with others of its kind, or as an entry of its own.
+pub(super) fn log_refusal(
+    context: &ConnContext,
+    meta: &RequestMeta,
+    refusal: &Refusal,
+    response: &ErrorResponse,
+) {
+    let ConnContext { server, connection, .. } = context;
+    let ErrorResponse { status, reason, .. } = response;
+    let (worker, summary, traceback) = match refusal {
+        Refusal::Exchange(Fault::Raised { worker, summary, traceback }) => {
+            (Some(*worker), summary.clone(), traceback.clone())
+        }
+        Refusal::Exchange(
+            Fault::Deadline(worker) | Fault::WorkerDied(worker) | Fault::WorkerKilled(worker),
+        ) => (Some(*worker), reason.clone(), String::new()),
+        Refusal::Exchange(Fault::Unavailable(why)) => (None, format!("{reason}: {why}"), String::new()),
+        Refusal::WrongLength(worker) => (*worker, reason.clone(), String::new()),
+        Refusal::Spool(error) => (None, format!("{reason}: {error}"), String::new()),
+        Refusal::Client(..) | Refusal::Framing(_) | Refusal::Exchange(_) => {
+            (None, reason.clone(), String::new())
+        }
+    };
+    let request = logged_request(connection, meta);
+    if let (Some(head), Some(kind)) = (context.refused_head.get(), refusal.kind()) {
+        // The head was not parsed, so there is no method and no path to log.
+        let detail = format!("{summary}: \"{}\"", head.excerpt);
+        let LoggedRequest { id, client, .. } = request;
+        server.journal.refused(RefusalRecord { id, client, kind, status: status.as_u16(), detail });
+    } else if let Some(kind) = refusal.kind().filter(|_| !server.log_access) {
+        server.journal.refused_request(kind, status.as_u16(), summary, request);
+    } else if !matches!(refusal, Refusal::Exchange(Fault::Deadline(_))) {
+        // The supervisor logs a deadline, when it has the worker's stacks.
+        server.journal.failure(FailureEntry {
+            request,
+            status: status.as_u16(),
+            duration: meta.received_at.elapsed(),
+            worker,
+            summary,
+            traceback,
+            log_access: server.log_access,
+        });
+    }
+}
+
+/// Logs a request whose connection was closed before its response began.
+pub(super) fn log_unanswered(context: &ConnContext, meta: &RequestMeta, worker: Option<WorkerId>) {
+    let ConnContext { server, connection, .. } = context;
+    server.journal.unanswered(UnansweredEntry {
+        request: logged_request(connection, meta),
+        sent: None,
+        duration: meta.received_at.elapsed(),
+        worker,
+        cause: unanswered_cause(connection),
+        log_access: server.log_access,
+    });
+}
+
+/// Returns the request as the journal writes it.
+pub(super) fn logged_request(connection: &Connection, meta: &RequestMeta) -> LoggedRequest {
+    let origin = meta.origin.as_deref();
+    let client = origin.and_then(|origin| origin.client.as_ref()).unwrap_or(&connection.peer);
+    LoggedRequest {
+        id: meta.id.as_str().to_owned(),
+        method: meta.method.as_str().to_owned(),
+        path: RequestPath::new(meta.path.as_bytes()),
+        client: client.address.clone(),
+        client_request_id: origin.and_then(|origin| origin.client_id.clone()),
+    }
+}
+
+/// Returns why a request on this closed connection has no response, or only a part of one.
+fn unanswered_cause(connection: &Connection) -> UnansweredCause {
+    match connection.close_reason() {
+        CloseReason::ClientClosed => UnansweredCause::ClientClosed,
+        CloseReason::WriteTimeout => UnansweredCause::WriteTimeout,
+        CloseReason::Shutdown => UnansweredCause::Shutdown,
+    }
+}

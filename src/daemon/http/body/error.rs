@@ -1,0 +1,14 @@
+//! The errors that end a response's body early.
+
+use std::io;
+
+use crate::dispatch::Fault;
+
+/// An error in mid-body. hyper then closes the connection, so that the client sees an incomplete response.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::http) enum BodyError {
+    #[error("the exchange failed in mid-body: {0:?}")]
+    Fault(Fault),
+    #[error("cannot read the file")]
+    File(#[source] io::Error),
+}

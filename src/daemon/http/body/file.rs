@@ -1,0 +1,183 @@
+//! Reads a file as a response's body, in blocks.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use rustix::io::ReadWriteFlags;
+use tokio::task::JoinHandle;
+
+use crate::budget::Reservation;
+use crate::dispatch::{Data, Dispatcher, FilePart};
+use crate::http::context::YIELD_AFTER_BYTES;
+
+/// Bytes read at a time.
+const FILE_BLOCK: usize = 256 * 1024;
+/// Bytes read at a time while memory is short.
+const SMALL_FILE_BLOCK: usize = 64 * 1024;
+
+/// Reads a file in blocks: on the reactor while its pages are in memory (`preadv2(2)` with `RWF_NOWAIT`), on a
+/// blocking thread when the disk is needed.
+#[derive(Debug)]
+pub(in crate::http) struct FileReader {
+    fd: Arc<OwnedFd>,
+    offset: u64,
+    /// Bytes to read; `None`: to the end of the file.
+    remaining: Option<u64>,
+    /// A read that a blocking thread does because the pages were not in memory.
+    blocking_read: Option<JoinHandle<io::Result<Bytes>>>,
+    /// Bytes read since the task last yielded.
+    bytes_since_yield: usize,
+    /// Polled when the task yields.
+    dispatcher: &'static Dispatcher,
+    /// The disk space of a spooled file; released when the file is closed.
+    _reservation: Option<Reservation>,
+}
+
+impl FileReader {
+    pub(in crate::http) fn new(part: FilePart, dispatcher: &'static Dispatcher) -> Self {
+        let FilePart { fd, offset, len, reservation: held } = part;
+        Self {
+            fd,
+            offset,
+            remaining: len,
+            blocking_read: None,
+            bytes_since_yield: 0,
+            dispatcher,
+            _reservation: held,
+        }
+    }
+
+    /// Returns the bytes still to be read; `None` if unknown.
+    pub(super) fn remaining(&self) -> Option<u64> {
+        self.remaining
+    }
+
+    /// Reads the next block; `None` at the end.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Data>>> {
+        if self.remaining == Some(0) {
+            return Poll::Ready(Ok(None));
+        }
+        if self.bytes_since_yield >= YIELD_AFTER_BYTES {
+            // A fast client must not keep the reactor from its other tasks and from worker completions.
+            self.bytes_since_yield = 0;
+            self.dispatcher.poll_now();
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let memory = self.dispatcher.response_memory();
+        let block = if memory.is_tight() { SMALL_FILE_BLOCK } else { FILE_BLOCK };
+        let want =
+            self.remaining.and_then(|remaining| usize::try_from(remaining).ok()).unwrap_or(block).min(block);
+        let bytes = match &mut self.blocking_read {
+            Some(blocked) => {
+                let read = ready!(Pin::new(blocked).poll(cx));
+                self.blocking_read = None;
+                read.map_err(io::Error::other)??
+            }
+            None => match self.read_now(want) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_unsupported(&error) => {
+                    let (fd, offset) = (Arc::clone(&self.fd), self.offset);
+                    let mut blocked = tokio::task::spawn_blocking(move || read_block(&fd, offset, want));
+                    let polled = Pin::new(&mut blocked).poll(cx);
+                    self.blocking_read = Some(blocked);
+                    let read = ready!(polled);
+                    self.blocking_read = None;
+                    read.map_err(io::Error::other)??
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            },
+        };
+        if bytes.is_empty() {
+            return Poll::Ready(match self.remaining.replace(0) {
+                None => Ok(None),
+                // The file was truncated after its length was sent to the client.
+                Some(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+            });
+        }
+        self.offset = self.offset.saturating_add(bytes.len() as u64);
+        self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(bytes.len() as u64));
+        self.bytes_since_yield += bytes.len();
+        let held = memory.charge(bytes.len() as u64);
+        Poll::Ready(Ok(Some(Data::with_reservation(bytes, Some(held)))))
+    }
+
+    /// Reads from the page cache; fails with `WouldBlock` if the pages are not in memory.
+    fn read_now(&self, want: usize) -> io::Result<Bytes> {
+        let mut block = FileBlock::take(want);
+        let mut slices = [io::IoSliceMut::new(block.space(want))];
+        let len = rustix::io::preadv2(&*self.fd, &mut slices, self.offset, ReadWriteFlags::NOWAIT)?;
+        Ok(block.into_bytes(len))
+    }
+}
+
+/// A buffer of [`FILE_BLOCK`] bytes that returns to [`FREE_BLOCKS`] when hyper has written it: a new one would be mapped,
+/// zeroed, faulted in and unmapped each time, which costs more than reading the file. Smaller buffers are not kept.
+#[derive(Debug)]
+struct FileBlock {
+    bytes: Box<[u8]>,
+    len: usize,
+}
+
+/// Buffers for reuse; at most [`MAX_FREE_BLOCKS`], so that a burst of downloads does not hold memory forever.
+static FREE_BLOCKS: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+const MAX_FREE_BLOCKS: usize = 8;
+
+impl FileBlock {
+    fn take(want: usize) -> Self {
+        if want <= SMALL_FILE_BLOCK {
+            return Self { bytes: vec![0; want].into_boxed_slice(), len: 0 };
+        }
+        let free = FREE_BLOCKS.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Self { bytes: free.unwrap_or_else(|| vec![0; FILE_BLOCK].into_boxed_slice()), len: 0 }
+    }
+
+    fn space(&mut self, want: usize) -> &mut [u8] {
+        let len = want.min(self.bytes.len());
+        self.bytes.get_mut(..len).unwrap_or_default()
+    }
+
+    fn into_bytes(mut self, len: usize) -> Bytes {
+        self.len = len;
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for FileBlock {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl Drop for FileBlock {
+    fn drop(&mut self) {
+        if self.bytes.len() < FILE_BLOCK {
+            return;
+        }
+        let mut free = FREE_BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.len() < MAX_FREE_BLOCKS {
+            free.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+/// True if the file system does not support `RWF_NOWAIT`.
+fn is_unsupported(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error())
+}
+
+fn read_block(fd: &OwnedFd, offset: u64, want: usize) -> io::Result<Bytes> {
+    let mut block = FileBlock::take(want);
+    let len = loop {
+        match rustix::io::pread(fd, block.space(want), offset) {
+            Err(rustix::io::Errno::INTR) => {}
+            read => break read?,
+        }
+    };
+    Ok(block.into_bytes(len))
+}

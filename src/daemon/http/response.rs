@@ -1,0 +1,212 @@
+//! Builds the responses that hyper writes: the application's, the 101 of a WebSocket, and the daemon's error responses.
+//!
+//! `response_future` calls it once per request. A response that the daemon makes itself, such as a static file, starts
+//! here.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{
+    ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{Method, Response, StatusCode};
+use http_body::Body as _;
+use hyper::ext::ReasonPhrase;
+
+use crate::dispatch::{AppResponse, ContentLength, Data};
+use crate::journal::requests::AccessEntry;
+use crate::websocket;
+
+use super::access_log::{AccessRecord, log_refusal, logged_request};
+use super::body::file::FileReader;
+use super::body::response::{BodySource, ResponseBody};
+use super::context::ConnContext;
+use super::fault::{ErrorResponse, Refusal, RequestFault};
+use super::handshake::Handshake;
+use super::request_meta::RequestMeta;
+
+/// A body in memory of at most this many bytes gets no access record unless every request is logged: the socket takes
+/// it at once.
+const MAX_UNTRACKED_BODY: usize = 16 * 1024;
+
+/// Refuses a response whose `Content-Length` is not the length of its body. hyper trusts the field (`encode_headers`),
+/// so the client would read the rest of the body as the next response. Responses to HEAD and 304 have no body and may
+/// declare a length (RFC 9110 §8.6); of a stream hyper counts the bytes.
+pub(super) fn check_content_length(method: &Method, response: &AppResponse) -> Result<(), Refusal> {
+    let AppResponse { head, body, file, stream, worker, .. } = response;
+    if *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED {
+        return Ok(());
+    }
+    let in_memory = || body.as_ref().map_or(0, |body| body.len() as u64);
+    let len = match (stream, file) {
+        (Some(stream), _) => match stream.body_len() {
+            None => return Ok(()),
+            len => len,
+        },
+        (None, Some(file)) => file.len.and_then(|len| len.checked_add(in_memory())),
+        (None, None) => Some(in_memory()),
+    };
+    if head.length.matches(len) { Ok(()) } else { Err(Refusal::WrongLength(*worker)) }
+}
+
+/// Builds the application's response.
+pub(super) fn application_response(
+    context: Arc<ConnContext>,
+    meta: &RequestMeta,
+    response: AppResponse,
+) -> Response<ResponseBody> {
+    let ConnContext { server, connection, .. } = &*context;
+    let AppResponse { head, body, file, stream, worker, waited } = response;
+    let source = match (stream, file) {
+        (Some(stream), _) => BodySource::Stream(stream),
+        (None, Some(file)) => BodySource::File(FileReader::new(file, server.dispatcher)),
+        (None, None) => body.map_or(BodySource::Empty, BodySource::Bytes),
+    };
+    // Only a body that takes several writes can be cut off; for others the record is not worth its allocation.
+    let may_be_cut_off = match &source {
+        BodySource::Stream(_) | BodySource::FileInStream(..) | BodySource::File(_) => true,
+        BodySource::Bytes(data) => data.len() > MAX_UNTRACKED_BODY,
+        BodySource::Empty => false,
+    };
+    let record = (server.log_access || may_be_cut_off).then(|| {
+        let entry = AccessEntry {
+            request: logged_request(connection, meta),
+            status: head.status.as_u16(),
+            bytes: 0,
+            duration: Duration::ZERO,
+            queued: waited,
+            worker,
+        };
+        let (received_at, log_access) = (meta.received_at, server.log_access);
+        Box::new(AccessRecord { entry, received_at, context: Arc::clone(&context), log_access })
+    });
+    let must_close = connection.is_draining() || !server.limits.keepalive;
+    // Responses to HEAD and 304 have no body, even if they declare a length; hyper knows the request.
+    let declared = match head.length {
+        ContentLength::Bytes(len) => Some(len),
+        ContentLength::Absent | ContentLength::Invalid => None,
+    };
+    let body = ResponseBody::new(source, context, record, declared);
+    // To HTTP/1.0 only the end of the connection ends a body without a length (RFC 9112 §9.3). hyper closes then, but
+    // would have promised keep-alive.
+    let ends_by_close = meta.is_http_10 && declared.is_none() && body.size_hint().exact().is_none();
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.fields;
+    set_reason(&mut response, head.reason);
+    if must_close || ends_by_close {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Sets the reason phrase, unless hyper writes the same for the status code. For a code without a standard phrase hyper
+/// would write `<none>`; RFC 9112 §4 allows an empty one.
+fn set_reason(response: &mut Response<ResponseBody>, reason: Option<Box<[u8]>>) {
+    if reason.is_none() && response.status().canonical_reason().is_some() {
+        return;
+    }
+    // The dispatcher accepts no control bytes, and hyper refuses nothing else.
+    let reason = reason.and_then(|reason| ReasonPhrase::try_from(reason.into_vec()).ok());
+    response.extensions_mut().insert(reason.unwrap_or(ReasonPhrase::from_static(b"")));
+}
+
+/// Builds the 101 of a WebSocket that the application accepted, and hands the WebSocket to the connection.
+pub(super) fn switching_protocols(
+    context: Arc<ConnContext>,
+    meta: &RequestMeta,
+    response: AppResponse,
+    handshake: &Handshake,
+) -> Response<ResponseBody> {
+    let ConnContext { server, connection, .. } = &*context;
+    let AppResponse { mut head, stream, worker, waited, .. } = response;
+    handshake.set_response_fields(&mut head.fields);
+    if let Some(stream) = stream {
+        handshake.fill_slot(websocket::AcceptedHandshake {
+            websocket: stream.into_websocket(),
+            deflate: handshake.deflate,
+            settings: server.websocket,
+            resources: Arc::clone(&server.websockets),
+            request: logged_request(connection, meta),
+            worker,
+            handshake_at: meta.received_at,
+            log_access: server.log_access,
+        });
+    }
+    if server.log_access {
+        server.journal.access(AccessEntry {
+            request: logged_request(connection, meta),
+            status: head.status.as_u16(),
+            bytes: 0,
+            duration: meta.received_at.elapsed(),
+            queued: waited,
+            worker,
+        });
+    }
+    let mut response = Response::new(ResponseBody::new(BodySource::Empty, context, None, None));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.fields;
+    response
+}
+
+/// Builds the daemon's own response to a request that was refused or failed, and logs it.
+pub(super) fn error_response(
+    context: Arc<ConnContext>,
+    meta: &RequestMeta,
+    refusal: &Refusal,
+) -> Response<ResponseBody> {
+    let ConnContext { server, connection, .. } = &*context;
+    let error = refusal.to_response();
+    log_refusal(&context, meta, refusal, &error);
+    let has_unread_input = error.leaves_input_unread();
+    let ErrorResponse { status, reason, retry_after } = error;
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _infallible = write!(
+        text,
+        "{} {}\n{reason}\nrequest id: {}\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or_default(),
+        meta.id.as_str()
+    );
+    if has_unread_input {
+        connection.mark_unread_input();
+    }
+    let must_close = connection.is_draining() || has_unread_input || !server.limits.keepalive;
+    let text = BodySource::Bytes(Data::with_reservation(text.into(), None));
+    let mut response = Response::new(ResponseBody::new(text, context, None, None));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if let Some(pause) = retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(pause.as_secs()));
+    }
+    if *refusal == Refusal::Client(RequestFault::Connect) {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"));
+    }
+    if must_close {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if *refusal == Refusal::Client(RequestFault::WebSocketVersion) {
+        // RFC 9110 §15.5.22, RFC 6455 §4.2.2.
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.append(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker omits the standard phrase of a status code, and hyper writes its own.
+    #[test]
+    fn the_channels_reason_phrases_are_hypers() {
+        for code in 100..=999 {
+            let hypers = StatusCode::from_u16(code).unwrap().canonical_reason().unwrap_or_default();
+            assert_eq!(rgun_channel::status::canonical_reason(code), hypers, "{code}");
+        }
+    }
+}
