@@ -20,7 +20,7 @@ pub(super) struct Registry<C> {
     now: AtomicU32,
     /// The daemon drains.
     draining: AtomicBool,
-    slots: Mutex<Slots<C>>,
+    slots: Mutex<RegistrySlots<C>>,
     /// A connection was closed: `accept` may be waiting for capacity, or `drain` for the last one.
     closed: Notify,
     /// The first connection was opened: the sweep has work again.
@@ -28,7 +28,7 @@ pub(super) struct Registry<C> {
 }
 
 #[derive(Debug)]
-struct Slots<C> {
+struct RegistrySlots<C> {
     /// Indexed by a connection's key.
     connections: Vec<Option<Weak<C>>>,
     /// Keys that are not in use.
@@ -44,13 +44,13 @@ impl<C> Registry<C> {
             start: Instant::now(),
             now: AtomicU32::new(0),
             draining: AtomicBool::new(false),
-            slots: Mutex::new(Slots { connections: Vec::new(), free: Vec::new(), count: 0, clients }),
+            slots: Mutex::new(RegistrySlots { connections: Vec::new(), free: Vec::new(), count: 0, clients }),
             closed: Notify::new(),
             opened: Notify::new(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slots<C>> {
+    fn lock(&self) -> MutexGuard<'_, RegistrySlots<C>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
