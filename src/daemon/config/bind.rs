@@ -1,8 +1,8 @@
-//! Addresses to listen on, as gunicorn writes them.
+//! Parses addresses to listen on, in gunicorn's syntax.
 //!
-//! `HOST:PORT`, `HOST` (the default port), `:PORT` and `0:PORT` (all IPv4 addresses, as gunicorn), `PORT` (the default
-//! address), `[IPv6]:PORT`, `[IPv6]`, `unix:PATH`. Sockets by descriptor (`fd://3`) are refused: they come from systemd by LISTEN_FDS, with names.
-//! Names are not resolved here; `net` does that when it binds.
+//! `HOST:PORT`, `HOST` (the default port), `:PORT` and `0:PORT` (all IPv4 addresses), `PORT` (the default host),
+//! `[IPv6]:PORT`, `[IPv6]`, `unix:PATH`. Descriptors (`fd://3`) are refused: systemd passes sockets by LISTEN_FDS, with
+//! names. `net` resolves host names when it binds.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -18,17 +18,17 @@ pub(crate) const DEFAULT_PORT: u16 = 8000;
 
 const ALL_IPV4: &str = "0.0.0.0";
 
-/// `sockaddr_un.sun_path` has 108 bytes with its final zero, see unix(7).
+/// Maximum length of a socket's path: `sockaddr_un.sun_path` has 108 bytes with the final zero, see unix(7).
 const MAX_PATH_BYTES: usize = 107;
 
-/// One address.
+/// An address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Bind {
     /// A host and a port.
     Tcp {
-        /// An address (IPv6 without brackets) or a name.
+        /// An IP address (IPv6 without brackets) or a host name.
         host: String,
-        /// Zero lets the kernel choose.
+        /// Zero lets the kernel choose a port.
         port: u16,
     },
     /// A socket in the file system.
@@ -39,7 +39,7 @@ pub enum Bind {
 }
 
 impl Bind {
-    /// All IPv4 addresses.
+    /// All IPv4 addresses at `port`.
     pub(super) fn any(port: u16) -> Self {
         Self::Tcp { host: ALL_IPV4.to_owned(), port }
     }
@@ -64,7 +64,7 @@ impl FromStr for Bind {
         }
         if text.starts_with("fd:") {
             return Err(ValueError::new("names a descriptor; rgun takes sockets from systemd by LISTEN_FDS")
-                .with_hint("leave it out: sockets of a socket unit are used without being named"));
+                .with_hint("leave it out: rgun uses the sockets of a socket unit automatically"));
         }
         tcp(text.strip_prefix("tcp://").unwrap_or(text))
     }
@@ -79,7 +79,7 @@ fn unix(path: &str) -> Result<Bind, ValueError> {
     }
     if path.starts_with('@') {
         return Err(ValueError::new(
-            "is an abstract socket, which anybody on the machine may take and connect to",
+            "is an abstract socket, which every user of the machine may bind and connect to",
         )
         .with_hint("use a path, e.g. \"unix:/run/mysite/rgun.sock\""));
     }
@@ -163,7 +163,7 @@ fn check_host(host: &str) -> Result<(), ValueError> {
     if numeric && host.parse::<Ipv4Addr>().is_err() {
         return Err(ValueError::new(format!("\"{host}\" is not an IPv4 address")).with_hint(EXAMPLES));
     }
-    // RFC 1123 §2.1, and "_" which resolvers let pass.
+    // RFC 1123 §2.1, and "_", which resolvers accept.
     let name = host.len() <= 253
         && host.split('.').all(|label| !label.is_empty() && !label.starts_with('-'))
         && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));

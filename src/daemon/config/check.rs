@@ -1,8 +1,8 @@
-//! From what was written to what is meant: merges the layers, checks each value, collects all value_errors.
+//! Merges the sources, checks each value, and collects all errors.
 //!
-//! Each key has a reader of [`read`], which says what it takes; [`Checker::read`] does the rest: find the
-//! value of highest precedence, complain with its place, go on with the default so that the next key is
-//! looked at too. A default that stands in for a wrong value never leaves this file.
+//! Each key has a reader in [`read`] that defines its valid values. [`Checker::read`] finds the value of highest
+//! precedence, records an error with its origin, and continues with the default, so that the next key is checked too.
+//! A default that replaces an invalid value is never returned: any error fails the whole check.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -16,40 +16,40 @@ use super::{
     ValueError, WebSocket, Workers, bind, environment, keys, paths, python, read, rules, trusted, units,
 };
 
-/// A request's head must fit into one record of the channel, so these have an upper bound.
+/// Maximum of `limits.header` and `limits.request_line`: a request's head must fit into one record of the channel.
 const MAX_HEAD_BYTES: u64 = 64 << 10;
-/// More header fields than this are no request of a browser or a proxy.
+/// Maximum of `limits.headers`. No browser or proxy sends more header fields.
 const MAX_HEADERS: u32 = 1000;
-/// Waiting requests each hold a connection; more than a million is a slip.
+/// Maximum of `limits.queue`. Each waiting request holds a connection, so more than a million is a mistake.
 const MAX_QUEUED: u32 = 1_000_000;
-/// A message is put together in the worker's memory; whoever needs more sends it in several.
+/// Maximum of `websocket.max_message`. A worker assembles each message in its memory.
 const MAX_MESSAGE_BYTES: u64 = 1 << 30;
-/// Each has a slot in the worker's map, which has 16,384.
+/// Maximum of `websocket.max_connections`. Each has a slot in the worker's map, which has 16,384.
 const MAX_WEBSOCKETS: u32 = 16_000;
 
-/// Where settings come from, and what they are seen from.
+/// The settings by source, and what relative paths and the interpreter search depend on.
 pub(crate) struct Layers<'a> {
-    /// The flags.
+    /// Settings from flags.
     pub(crate) command_line: Layer,
-    /// The variables that are settings.
+    /// Settings from variables.
     pub(crate) variables: Layer,
-    /// The file's settings.
+    /// Settings from the file.
     pub(crate) file: Layer,
-    /// All variables: VIRTUAL_ENV and PATH lead to the interpreter.
+    /// All variables, because VIRTUAL_ENV and PATH determine the interpreter.
     pub(crate) environment: &'a Environment,
-    /// The file.
+    /// The path of the file; `None` if none was read.
     pub(crate) path: Option<&'a Path>,
     /// The current directory; absolute.
     pub(crate) cwd: &'a Path,
 }
 
-/// Checks everything; `errors` is what reading the layers already found.
+/// Checks all settings; `errors` are those found while reading the sources.
 pub(crate) fn check(layers: &Layers<'_>, errors: Vec<ConfigError>) -> Result<Loaded, ConfigErrors> {
     let mut checker = Checker { layers, errors, warnings: Vec::new() };
     let directory = checker.directory();
     let target = checker.target();
     let python = checker.python(directory.as_deref());
-    // Only ever a stand-in when the directory is wrong, and then nothing of this is returned.
+    // If the directory is invalid, the result is an error, so its replacement has no effect.
     let base = directory.as_deref().unwrap_or(layers.cwd);
     let interface = checker.read(name::INTERFACE, Interface::Auto, read::interface);
     let lifespan = checker.read(name::LIFESPAN, Lifespan::Auto, read::lifespan);
@@ -109,7 +109,7 @@ struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    /// The setting that counts.
+    /// The setting of highest precedence.
     fn setting(&self, key: &str) -> Option<&'a Setting> {
         let Layers { command_line, variables, file, .. } = self.layers;
         [command_line, variables, file].into_iter().find_map(|layer| layer.get(key))
@@ -138,7 +138,7 @@ impl<'a> Checker<'a> {
         });
     }
 
-    /// A error about something nobody wrote.
+    /// Records an error about a key that is not set.
     fn push_missing(&mut self, key: &'static str, error: ValueError) {
         self.errors.push(ConfigError {
             origin: self.layers.path.map_or_else(|| "rgun".to_owned(), |path| path.display().to_string()),
@@ -179,7 +179,7 @@ impl<'a> Checker<'a> {
         let Layers { environment, cwd, .. } = self.layers;
         if let Some(setting) = self.setting(name::PYTHON) {
             let absolute = paths::path(setting).is_ok_and(|path| Path::new(path).is_absolute());
-            // A relative one cannot be looked for in a directory that is wrong; that error stands already.
+            // A relative path needs a valid directory; an invalid one has been reported already.
             let base = match directory {
                 Some(directory) => directory,
                 None if absolute => cwd,
@@ -198,8 +198,8 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The file's variables with the command line's over them, name by name: `--env DEBUG=1` changes one
-    /// variable, it does not take the others away.
+    /// The file's variables, overridden by the command line's one by one: `--env DEBUG=1` keeps the file's other
+    /// variables.
     fn env(&mut self) -> Vec<(String, String)> {
         let Layers { command_line, file, .. } = self.layers;
         let mut merged = BTreeMap::new();
@@ -243,7 +243,7 @@ impl<'a> Checker<'a> {
             children_timeout: self.read(name::CHILDREN_TIMEOUT, defaults.children_timeout, |setting| {
                 read::timeout_or_zero(
                     setting,
-                    "write \"0s\" to kill them with their worker, or the longest time they may take",
+                    "write \"0s\" to kill them with their worker, or a maximum time",
                 )
             }),
         }
@@ -262,10 +262,7 @@ impl<'a> Checker<'a> {
             stall: self.read(name::STALL, defaults.stall, read::timeout_or_off),
             boot: self.read(name::BOOT, defaults.boot, read::timeout_or_off),
             drain: self.read(name::DRAIN, defaults.drain, |setting| {
-                read::timeout_or_zero(
-                    setting,
-                    "write \"0s\" to wait for nothing, or the longest wait you can bear",
-                )
+                read::timeout_or_zero(setting, "write \"0s\" to abort requests at once, or a maximum time")
             }),
             paths: self.paths(),
         }
@@ -301,7 +298,7 @@ impl<'a> Checker<'a> {
                     return Ok(None);
                 }
                 read::whole(setting, 1, MAX_QUEUED).map(|n| Some(read::to_usize(n))).map_err(|error| {
-                    error.with_hint("write a number, or \"auto\" for what the memory leaves")
+                    error.with_hint("write a number, or \"auto\" to derive it from the memory")
                 })
             }),
             body: self.read(name::BODY, defaults.body, read::bytes_or_off),
@@ -316,7 +313,7 @@ impl<'a> Checker<'a> {
                 }
                 read::whole(setting, 1, u32::MAX).map(|n| Some(read::to_usize(n))).map_err(|error| {
                     error.with_hint(
-                        "write a number, or \"auto\" for what the hard limit of LimitNOFILE= leaves",
+                        "write a number, or \"auto\" to derive it from the hard limit of LimitNOFILE=",
                     )
                 })
             }),
@@ -365,7 +362,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The addresses. With nobody to say where, neither systemd nor a setting, a platform may say the port.
+    /// The addresses to listen on. `PORT`, which some platforms set, is used if neither a setting nor systemd names one.
     fn listen(&mut self, base: &Path) -> Listen {
         let environment = self.layers.environment;
         if self.setting(name::BIND).is_some() || environment.value("LISTEN_FDS").is_some() {
@@ -376,7 +373,7 @@ impl<'a> Checker<'a> {
         match bind::port(&port) {
             Ok(port) => Listen { bind: vec![Bind::any(port)], explicit: false },
             Err(error) => {
-                let hint = "set PORT to a number from 0 to 65535, or say where to listen with --bind";
+                let hint = "set PORT to a number from 0 to 65535, or name an address with --bind";
                 self.errors.push(ConfigError {
                     origin: environment::PORT.to_owned(),
                     key: name::BIND.to_owned(),
@@ -389,7 +386,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Gunicorn reads it; a CGI variable in the environment of a daemon is more often an accident.
+    /// Warns about `SCRIPT_NAME`, which gunicorn reads. In a daemon's environment, a CGI variable is usually an accident.
     fn warn_about_script_name(&mut self) {
         if self.setting(name::ROOT_PATH).is_none()
             && let Some(path) = self.layers.environment.value("SCRIPT_NAME")
@@ -422,13 +419,13 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Settings that are sound each for itself and mean nothing together.
+    /// Reports settings that are valid alone but have no effect together.
     fn check_combinations(&mut self, workers: &Workers, timeouts: &Timeouts, log: Log) {
         if workers.refork.is_some() && !workers.preload {
             self.require(
                 name::REFORK,
                 name::PRELOAD,
-                "workers are not forked without workers.preload",
+                "has no effect without workers.preload",
                 "add preload = true to [workers], or leave refork out",
             );
         }
@@ -456,7 +453,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// `key` means nothing without `other`; unless what is said of that one is wrong already.
+    /// Reports that `key` has no effect without `other`, unless `other` has an error of its own.
     fn require(&mut self, key: &'static str, other: &str, reason: &str, hint: &str) {
         if self.errors.iter().any(|error| error.key == other) {
             return;

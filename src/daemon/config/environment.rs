@@ -1,9 +1,8 @@
 //! The environment as a source of settings: `RGUN_<SECTION>_<KEY>`, and `WEB_CONCURRENCY` for `workers.count`.
 //!
-//! The process's environment is read once, by `main`, before there are threads, and handed in; so everything
-//! here is a function of its arguments. A variable that begins like a section of ours, or is a slip away from
-//! one that exists, and is none, is an error like an unknown key of the file: it would otherwise be a setting
-//! that silently does nothing. Other `RGUN_…` variables are not looked at.
+//! `main` reads the process's environment once, before it starts threads, and passes it in. An unknown variable with
+//! the prefix of a section, or one that is a likely typo, is an error like an unknown key of the file, because it
+//! would have no effect. `cli` warns about other variables `RGUN_…` that rgun does not read.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -12,19 +11,19 @@ use super::keys::{self, name};
 use super::value::Setting;
 use super::{ConfigError, Layer, Value, trusted};
 
-/// The variable of `--config`; no key of the file, so not a setting.
+/// The variable for `--config`. It is not a setting, because it has no key.
 pub(crate) const CONFIG_VARIABLE: &str = "RGUN_CONFIG";
 
-/// What Heroku and gunicorn call the number of workers.
+/// The number of workers, as Heroku and gunicorn name it.
 const WEB_CONCURRENCY: &str = "WEB_CONCURRENCY";
 
 /// Variables that rgun sets for its workers. An rgun that an application starts inherits them.
 const SET_BY_RGUN: [&str; 1] = ["RGUN_BOOTSTRAP"];
 
-/// What gunicorn and uvicorn call the trusted peers.
+/// The trusted peers, as gunicorn and uvicorn name them.
 const FORWARDED_ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
 
-/// Where platforms that run a Procfile say what to listen on.
+/// The port to listen on, on platforms that run a Procfile.
 pub(super) const PORT: &str = "PORT";
 
 /// The variables rgun was started with.
@@ -32,7 +31,7 @@ pub(super) const PORT: &str = "PORT";
 pub struct Environment(BTreeMap<OsString, OsString>);
 
 impl Environment {
-    /// The value of a variable; unset and empty are the same, as most programs have it.
+    /// The value of a variable; `None` if it is unset or empty.
     pub fn value(&self, variable: &str) -> Option<&OsStr> {
         self.0.get(OsStr::new(variable)).map(OsString::as_os_str).filter(|value| !value.is_empty())
     }
@@ -44,13 +43,13 @@ impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment 
     }
 }
 
-/// The settings among the variables; what is wrong with their names goes to `errors`.
+/// Returns the settings in the environment. Errors in names go to `errors`.
 pub(crate) fn read(environment: &Environment, errors: &mut Vec<ConfigError>) -> Layer {
     let mut layer = Layer::new();
     if let Some(count) = environment.value(WEB_CONCURRENCY) {
         insert(&mut layer, name::COUNT, WEB_CONCURRENCY, count, errors);
     }
-    // Empty is not unset here: to both of them it means nobody.
+    // An empty list is not unset: gunicorn and uvicorn take it for "trust no peer".
     if let Some(list) = environment.0.get(OsStr::new(FORWARDED_ALLOW_IPS)) {
         insert(&mut layer, name::TRUSTED, FORWARDED_ALLOW_IPS, list, errors);
     }
@@ -135,8 +134,8 @@ pub(crate) fn unread_variables(environment: &Environment) -> Vec<&str> {
     variables.filter(is_unread).map(|(variable, _)| variable).collect()
 }
 
-/// Whether Kubernetes has set the variable, for a Service whose name begins with `rgun-` (or a container runtime for a
-/// linked container): `<NAME>_SERVICE_HOST`, `<NAME>_SERVICE_PORT`, `<NAME>_SERVICE_PORT_<PORT'S NAME>`,
+/// Whether the variable is one that Kubernetes sets for a Service whose name begins with `rgun-` (or a container
+/// runtime for a linked container): `<NAME>_SERVICE_HOST`, `<NAME>_SERVICE_PORT`, `<NAME>_SERVICE_PORT_<PORT'S NAME>`,
 /// `<NAME>_PORT` with a URL, `<NAME>_PORT_<N>_<PROTOCOL>` and that with `_PROTO`, `_PORT` or `_ADDR`.
 fn is_service_link(variable: &str, value: &OsStr) -> bool {
     let is_url = || value.as_encoded_bytes().windows(3).any(|bytes| bytes == b"://");
@@ -153,7 +152,7 @@ fn is_service_link(variable: &str, value: &OsStr) -> bool {
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The error for a variable that is no key, unless it is none of our business.
+/// The error for a variable that is not a key but looks like one; `None` if it does not.
 fn unknown_variable(variable: &str) -> Option<ConfigError> {
     let names: Vec<String> = keys::KEYS.iter().map(|key| keys::variable_name(key)).collect();
     let near = keys::nearest(variable, names.iter().map(String::as_str));
@@ -162,7 +161,7 @@ fn unknown_variable(variable: &str) -> Option<ConfigError> {
         .find_map(|section| Some((*section, variable.strip_prefix(&(keys::variable_name(section) + "_"))?)))
         .unzip();
     let (reason, hint) = if keys::is_planned_variable(variable) {
-        ("names a setting that this version of rgun does not have yet", Some("unset it".to_owned()))
+        ("sets a key that this version of rgun does not have yet", Some("unset it".to_owned()))
     } else if let Some(near) = near {
         ("is not a variable of rgun", Some(format!("did you mean {near}?")))
     } else {

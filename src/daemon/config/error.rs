@@ -1,28 +1,28 @@
-//! What is wrong with a configuration, in words an operator can act on.
+//! Configuration errors, worded for the operator.
 //!
-//! Every message names where the value stands, the key, the value, what is wrong with it and, where there is
-//! one, the remedy. All errors of one start travel together in [`ConfigErrors`].
+//! A message has the origin of the value, the key, the value, the reason and, if there is one, a hint. [`ConfigErrors`]
+//! has all errors of one start.
 
 use std::error::Error;
 use std::fmt;
 
-/// One wrong setting.
+/// One invalid setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// Where it stands: `/etc/rgun/rgun.toml:12`, `--timeout`, `RGUN_TIMEOUTS_REQUEST`.
+    /// File and line, flag, or variable: `/etc/rgun/rgun.toml:12`, `--timeout`, `RGUN_TIMEOUTS_REQUEST`.
     pub origin: String,
-    /// The key: `timeouts.request`; empty when the trouble is the file itself.
+    /// The full key, as `timeouts.request`; empty for an error of the file as a whole, or of a flag without a key.
     pub key: String,
-    /// The value as written, quoted if it is text. `None` when it is missing, or may be a secret.
+    /// The value as written, in quotes if it is text. `None` if it is missing or may be a secret.
     pub value: Option<String>,
-    /// What is wrong.
+    /// Completes a sentence about the value: "is not a number".
     pub reason: String,
-    /// What to write instead.
+    /// What to do or write instead.
     pub hint: Option<String>,
 }
 
 impl ConfigError {
-    /// Where it stands, without what stands there.
+    /// The origin and the key, without the value.
     pub fn place(&self) -> String {
         if self.key.is_empty() { self.origin.clone() } else { format!("{}: {}", self.origin, self.key) }
     }
@@ -48,7 +48,7 @@ impl fmt::Display for ConfigError {
 
 impl Error for ConfigError {}
 
-/// All that is wrong, one block each.
+/// All errors of one start; displayed one block each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
@@ -66,22 +66,22 @@ impl fmt::Display for ConfigErrors {
 
 impl Error for ConfigErrors {}
 
-/// What is wrong with one value, before it is known where the value stood.
+/// Why one value is invalid. `check` adds origin and key, which makes it a [`ConfigError`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValueError {
-    /// What is wrong.
+    /// See [`ConfigError::reason`].
     pub reason: String,
-    /// What to write instead.
+    /// See [`ConfigError::hint`].
     pub hint: Option<String>,
 }
 
 impl ValueError {
-    /// A error without a remedy.
+    /// An error without a hint.
     pub(crate) fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), hint: None }
     }
 
-    /// The same with a remedy.
+    /// Adds a hint.
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

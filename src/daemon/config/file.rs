@@ -1,8 +1,8 @@
-//! The TOML file: text to [`Layer`].
+//! Parses the TOML file into a [`Layer`].
 //!
-//! The shape is plain: sections of keys, no nesting but the values' own; `[[timeouts.path]]` is a value too, whose
-//! keys keep their lines. It is read through the parser's own document type and not through serde's derive, because
-//! derive stops at the first thing it does not like, and an operator wants all of them, with their lines.
+//! The file has sections with keys; `[[timeouts.path]]` is a value whose keys keep their lines. It is read through the
+//! parser's document type and not through serde's derive, because derive stops at the first error, and an operator
+//! wants all errors, with their lines.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use super::keys::{self, Lookup, name};
 use super::value::{Setting, Source, TableEntry};
 use super::{ConfigError, Layer, Value};
 
-/// Reads the file at `path`; `None` when it cannot be read or is not TOML. What is wrong goes to `errors`.
+/// Reads the file at `path`; `None` if it cannot be read or is not TOML. Errors go to `errors`.
 pub(crate) fn read(path: &Path, errors: &mut Vec<ConfigError>) -> Option<Layer> {
     match std::fs::read(path) {
         Ok(bytes) => {
@@ -27,7 +27,7 @@ pub(crate) fn read(path: &Path, errors: &mut Vec<ConfigError>) -> Option<Layer> 
             use std::io::ErrorKind as Kind;
             #[allow(
                 clippy::wildcard_enum_match_arm,
-                reason = "io::ErrorKind is open; the rest has no remedy of its own"
+                reason = "io::ErrorKind is non-exhaustive; the others have no hint"
             )]
             let hint = match error.kind() {
                 Kind::NotFound => Some("name an existing file with --config (RGUN_CONFIG)"),
@@ -40,7 +40,7 @@ pub(crate) fn read(path: &Path, errors: &mut Vec<ConfigError>) -> Option<Layer> 
     }
 }
 
-/// Reads `text`, the content of `path`; `None` when it is not TOML.
+/// Parses `text`, the content of `path`; `None` if it is not TOML.
 pub(crate) fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Option<Layer> {
     let (document, mut faults) = DeTable::parse_recoverable(text);
     if !faults.is_empty() {
@@ -65,7 +65,7 @@ struct TomlReader<'a> {
     path: &'a Path,
     text: &'a str,
     layer: Layer,
-    /// With the byte they stand at, to tell them in the order of the file.
+    /// With the byte offset, to sort them in the order of the file.
     errors: Vec<(usize, ConfigError)>,
 }
 
@@ -77,7 +77,7 @@ impl TomlReader<'_> {
         let DeValue::Table(table) = content.get_ref() else {
             let value = Some(value(content.get_ref()).to_string());
             let hint = keys::stray_key_hint(name).unwrap_or_else(|| keys::section_hint(name));
-            return self.error(at, name.to_owned(), value, "stands outside of any section", Some(hint));
+            return self.error(at, name.to_owned(), value, "is outside of any section", Some(hint));
         };
         if keys::PLANNED_SECTIONS.contains(&name) {
             return self.planned(at, shown);
@@ -108,14 +108,14 @@ impl TomlReader<'_> {
                 self.layer.insert(known, setting);
             }
             Lookup::Unknown(hint) => {
-                // A table may be a misspelt `env`, with passwords in it.
+                // A table may be a misspelled `env` that contains passwords.
                 let value = (!content.get_ref().is_table()).then(|| value(content.get_ref()).to_string());
                 self.error(at, full, value, "is not a key", hint);
             }
         }
     }
 
-    /// An array of tables with the place of each key; any other array as the value it is.
+    /// Converts an array of tables, keeping the line of each key; any other array becomes a plain list.
     fn tables(&self, items: &DeArray<'_>) -> Value {
         let entries: Option<Vec<TableEntry>> = items
             .iter()
@@ -163,11 +163,11 @@ fn broken(origin: String, reason: &str, hint: Option<&str>) -> ConfigError {
     }
 }
 
-/// The commonest slip: `request = 30s` instead of `request = "30s"`.
+/// The hint for the most common mistake: `request = 30s` instead of `request = "30s"`.
 fn quoting_hint(text: &str, line: usize) -> Option<&'static str> {
     let value = text.lines().nth(line.checked_sub(1)?)?.split_once('=')?.1.trim();
     let plain = !value.is_empty() && !value.contains(['"', '\'', '[', '{', '#']);
-    plain.then_some("a value that is not a number, true or false stands in quotes")
+    plain.then_some("put quotes around a value that is not a number, true or false")
 }
 
 /// The line, from 1, of the byte at `offset`.
@@ -228,7 +228,7 @@ mod tests {
         );
         assert_eq!(
             errors,
-            "/etc/rgun/rgun.toml:1: target = \"a\": stands outside of any section\n    hint: \"target\" is a key of [app]\n\
+            "/etc/rgun/rgun.toml:1: target = \"a\": is outside of any section\n    hint: \"target\" is a key of [app]\n\
              /etc/rgun/rgun.toml:3: app.tagret = \"b\": is not a key\n    hint: did you mean \"target\"?\n\
              /etc/rgun/rgun.toml:6: workers.preloda = true: is not a key\n    hint: did you mean \"preload\"?\n\
              /etc/rgun/rgun.toml:7: [worker]: is not a section\n    hint: did you mean [workers]?\n\
@@ -283,7 +283,7 @@ mod tests {
         let (layer, errors) = parsed("[timeouts]\nrequest = 30s\n[app\ntarget = \"x\"\n");
         assert_eq!(layer, None);
         assert!(errors.contains("/etc/rgun/rgun.toml:2: is not TOML: "), "{errors}");
-        assert!(errors.contains("stands in quotes"), "{errors}");
+        assert!(errors.contains("put quotes"), "{errors}");
         assert!(errors.contains("/etc/rgun/rgun.toml:3: is not TOML: "), "{errors}");
     }
 

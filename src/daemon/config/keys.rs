@@ -1,10 +1,9 @@
-//! The names of all settings: what exists, what is planned, and what somebody meant who wrote something else.
+//! The names of all keys and sections, and hints for names that do not exist.
 //!
-//! File and environment look names up here and nowhere else, and a test compares `packaging/etc/rgun.toml` with
-//! [`KEYS`], so a new key cannot be forgotten in one of them. Planned sections are refused by name: accepting one
-//! without effect would be a lie.
+//! `file` and `environment` look names up here, and tests compare `packaging/etc/rgun.toml` and the manual with
+//! [`KEYS`]. Planned sections are refused by name, because they would have no effect.
 
-/// The keys' full names, where code refers to one.
+/// The full name of each key.
 pub(crate) mod name {
     pub(crate) const TARGET: &str = "app.target";
     pub(crate) const DIRECTORY: &str = "app.directory";
@@ -70,7 +69,7 @@ pub(crate) mod name {
     pub(crate) const SLOW: &str = "log.slow";
 }
 
-/// Every key of this version, sections together.
+/// Every key of this version, in the order of the sections.
 pub(crate) const KEYS: &[&str] = &[
     name::TARGET,
     name::DIRECTORY,
@@ -150,14 +149,14 @@ pub(crate) const SECTIONS: &[&str] = &[
     "log",
 ];
 
-/// Sections of the design that this version does not have.
+/// Sections planned for a later version.
 pub(crate) const PLANNED_SECTIONS: &[&str] = &["tls", "static", "admin"];
 
 /// Former names of keys: section, old name, key.
 const RENAMED: &[(&str, &str, &str)] =
     &[("websocket", "most", name::MAX_CONNECTIONS), ("workers", "children", name::CHILDREN_TIMEOUT)];
 
-/// Gunicorn's names, for people who write them into the file.
+/// Gunicorn's names of settings, and the keys for the same.
 const GUNICORN_NAMES: &[(&str, &str)] = &[
     ("access_log", name::ACCESS),
     ("accesslog", name::ACCESS),
@@ -187,16 +186,16 @@ const GUNICORN_NAMES: &[(&str, &str)] = &[
     ("wsgi_app", name::TARGET),
 ];
 
-/// Gunicorn's server hooks that `[hooks]` does not have, and where their work is done.
+/// Gunicorn's server hooks that `[hooks]` does not have, and what to use instead.
 const UNSUPPORTED_HOOKS: &[(&[&str], &str)] = &[
     (
         &["on_starting", "when_ready", "on_exit", "on_reload", "nworkers_changed", "pre_fork", "pre_exec"],
-        "gunicorn calls it in its arbiter, and rgun's daemon has no Python: write ExecStartPre=, ExecStartPost=, \
+        "gunicorn calls it in its arbiter, and rgun's daemon runs no Python: use ExecStartPre=, ExecStartPost=, \
          ExecReload= or ExecStopPost= in the unit",
     ),
     (
         &["worker_int", "worker_abort"],
-        "worker_exit is called when a worker leaves; the stacks of one that is stuck are in the journal",
+        "worker_exit is called when a worker exits; the stacks of a stuck worker are in the journal",
     ),
     (
         &["pre_request", "post_request"],
@@ -205,16 +204,16 @@ const UNSUPPORTED_HOOKS: &[(&[&str], &str)] = &[
     (&["ssl_context"], "TLS is not in this version of rgun yet"),
 ];
 
-/// What a name in the file turns out to be.
+/// The result of [`lookup`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Lookup {
     /// A key of this version.
     Known(&'static str),
-    /// Not a key; what was probably meant.
+    /// Not a key, with a hint.
     Unknown(Option<String>),
 }
 
-/// Looks `key` of `section` up. `section` must be one of [`SECTIONS`].
+/// Looks up `key` of `section`, which must be one of [`SECTIONS`].
 pub(crate) fn lookup(section: &str, key: &str) -> Lookup {
     let full = format!("{section}.{key}");
     if let Some(known) = KEYS.iter().find(|known| **known == full) {
@@ -223,7 +222,7 @@ pub(crate) fn lookup(section: &str, key: &str) -> Lookup {
     Lookup::Unknown(unknown_key_hint(section, key))
 }
 
-/// The remedy for a section that does not exist.
+/// The hint for a section that does not exist.
 pub(crate) fn section_hint(section: &str) -> String {
     match nearest(section, SECTIONS.iter().copied()) {
         Some(near) => format!("did you mean [{near}]?"),
@@ -231,7 +230,7 @@ pub(crate) fn section_hint(section: &str) -> String {
     }
 }
 
-/// The remedy for a key outside any section.
+/// The hint for a key outside of any section.
 pub(crate) fn stray_key_hint(key: &str) -> Option<String> {
     other_section_hint(key).or_else(|| gunicorn_hint(key))
 }
@@ -243,17 +242,17 @@ pub(crate) fn key_of_word(word: &str) -> Option<&'static str> {
     KEYS.iter().copied().find(is_named).or_else(gunicorn)
 }
 
-/// The variable that sets `key`: RGUN_, section, key.
+/// The variable that sets `key`: `RGUN_<SECTION>_<KEY>`.
 pub(crate) fn variable_name(key: &str) -> String {
     format!("RGUN_{}", key.replace('.', "_").to_uppercase())
 }
 
-/// Whether a variable's name lies in a planned section.
+/// Whether a variable would set a key of a planned section.
 pub(crate) fn is_planned_variable(variable: &str) -> bool {
     PLANNED_SECTIONS.iter().any(|section| variable.starts_with(&(variable_name(section) + "_")))
 }
 
-/// The candidate most like `word`, if it is close enough to be a slip: two edits, one for short words.
+/// The candidate most similar to `word`, if it is close enough for a typo: at most two edits, one for short candidates.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
@@ -351,7 +350,7 @@ mod tests {
         );
     }
 
-    /// The server hooks of gunicorn 27.0.1's `config.py`, less those that only its dirty arbiters call.
+    /// The server hooks of gunicorn 27.0.1's `config.py`, without those that only its dirty arbiters call.
     const GUNICORN_HOOKS: &str = "on_starting on_reload when_ready pre_fork post_fork post_worker_init worker_int \
         worker_abort pre_exec pre_request post_request child_exit worker_exit nworkers_changed on_exit ssl_context";
 

@@ -1,15 +1,15 @@
-//! What rgun was told to do: checked, immutable types.
+//! The configuration: reading, checking, and the checked, immutable types.
 //!
 //! [`load`] merges command line, environment, file and defaults (in this order of precedence), checks the
-//! winners, and returns either a [`Config`] that the rest of the daemon trusts without looking again, or *all*
-//! errors at once. `cli` calls it; everybody else only reads the types.
+//! resulting values, and returns either a [`Config`] that needs no further check, or *all* errors at once. `cli`
+//! calls it; other modules only read the types.
 //!
-//! Nothing here logs, reads the process's environment or current directory (both are arguments), or starts an
-//! interpreter: whether the application can be imported is for a worker to find out. The only look at the
-//! world is at the application's directory and interpreter, which must exist, because an absent directory is a
-//! configuration error, not a boot failure.
+//! This module does not log, read the process's environment or current directory (both are arguments), or start an
+//! interpreter: a worker finds out whether the application can be imported. Outside the configuration file it only
+//! looks at the application's directory and interpreter, because a missing directory is a configuration error, not
+//! a boot failure.
 //!
-//! A value that a source of higher precedence overrides is not checked; an unknown name is an error anywhere.
+//! A value that a source of higher precedence overrides is not checked; an unknown key is an error in every source.
 
 mod bind;
 mod check;
@@ -50,23 +50,23 @@ pub(crate) use value::{Layer, Setting, Value};
 
 pub(crate) use keys::{SECTIONS, key_of_word, name, variable_name};
 
-/// Where the daemon looks when neither APP nor `--config` is given.
+/// The file that is read when neither APP nor `--config` is given.
 pub const DEFAULT_FILE: &str = "/etc/rgun/rgun.toml";
 
-/// A configuration and what the operator should hear about it.
+/// A checked configuration and its warnings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Loaded {
     /// The checked configuration.
     pub(crate) config: Config,
-    /// One sentence each.
+    /// For the log, one sentence each.
     pub(crate) warnings: Vec<String>,
 }
 
-/// Merges and checks: `command_line` over `environment` over the file over the defaults.
+/// Merges and checks the sources: `command_line` over `environment` over the file over the defaults.
 ///
 /// # Errors
-/// Everything that is wrong, at once. Only a file that cannot be read or is not TOML hides what else its
-/// content would have been accused of.
+/// All errors at once. The exception is a file that cannot be read or is not TOML: then only this and errors in the
+/// names of variables are reported.
 pub(crate) fn load(
     command_line: Layer,
     environment: &Environment,
@@ -78,7 +78,7 @@ pub(crate) fn load(
     let file = match path.map(|path| file::read(path, &mut errors)) {
         None => Layer::new(),
         Some(Some(layer)) => layer,
-        // What the file would have set is unknown, so anything said about it would be a guess.
+        // The file's settings are unknown, so further errors could be wrong.
         Some(None) => return Err(ConfigErrors(errors)),
     };
     check::check(&check::Layers { command_line, variables, file, environment, path, cwd }, errors)

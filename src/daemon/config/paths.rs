@@ -1,7 +1,6 @@
 //! Readers of paths: the application's directory, its interpreter's name, the directories to import from.
 //!
-//! The file system has bytes, and so have the command line and a variable: a path from there need not be UTF-8
-//! ([`Value::Bytes`]). In the file it is text.
+//! A path on the command line or in a variable need not be UTF-8 ([`Value::Bytes`]); in the file it is text.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -21,7 +20,7 @@ pub(super) fn path(setting: &Setting) -> Result<&OsStr, ValueError> {
     }
 }
 
-/// A list of paths, with commas between them on the command line and in a variable.
+/// A list of paths, separated by commas on the command line and in a variable.
 fn paths(setting: &Setting) -> Result<Vec<&OsStr>, ValueError> {
     match &setting.value {
         Value::Bytes(bytes) => {
@@ -48,7 +47,7 @@ pub(super) fn directory(setting: &Setting, cwd: &Path) -> Result<PathBuf, ValueE
         return Err(ValueError::new("is empty").with_hint("write the full path, e.g. \"/srv/mysite\""));
     }
     if path.is_relative() && setting.source != Source::CommandLine {
-        return Err(ValueError::new("is relative, and nothing says to what")
+        return Err(ValueError::new("is relative, which only the command line allows")
             .with_hint("write the full path, e.g. \"/srv/mysite\""));
     }
     readable_directory(fs::absolute(cwd, path))
@@ -70,7 +69,7 @@ pub(super) fn readable_directory(path: PathBuf) -> Result<PathBuf, ValueError> {
             ))),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let shown = if path.is_symlink() { "is a link that leads nowhere" } else { "does not exist" };
+            let shown = if path.is_symlink() { "is a dangling symlink" } else { "does not exist" };
             Err(ValueError::new(shown).with_hint(format!("looked at {}", path.display())))
         }
         Err(error) => Err(ValueError::new(format!("cannot be reached: {error}"))
@@ -78,7 +77,8 @@ pub(super) fn readable_directory(path: PathBuf) -> Result<PathBuf, ValueError> {
     }
 }
 
-/// Relative entries are seen from the application's directory, as gunicorn does after its chdir.
+/// The directories of `app.pythonpath`. Relative entries are relative to `base`, the application's directory, as in
+/// gunicorn after its chdir.
 pub(super) fn pythonpath(setting: &Setting, base: &Path) -> Result<Vec<PathBuf>, ValueError> {
     paths(setting)?
         .into_iter()

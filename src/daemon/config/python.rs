@@ -1,13 +1,13 @@
 //! Finds the interpreter the workers run.
 //!
-//! Configured, or else the first of: `$VIRTUAL_ENV/bin/python`, `.venv/bin/python` and `venv/bin/python` in the
-//! application's directory, `python3` on PATH. The path is never canonicalised: a virtual environment's
-//! `bin/python` is a symlink, and Python finds `pyvenv.cfg` beside the name it was called by (PEP 405), so the
-//! link's target is the wrong Python.
+//! It is the configured one, or else the first of: `$VIRTUAL_ENV/bin/python`, `.venv/bin/python` and `venv/bin/python` in the
+//! application's directory, `python3` on PATH. The path is never canonicalized: a virtual environment's
+//! `bin/python` is a symlink, and Python looks for `pyvenv.cfg` beside the path it was started with (PEP 405), so the
+//! symlink's target would be the wrong Python.
 //!
-//! A candidate that is there and cannot be run, such as the dangling link an upgrade of the system's Python
-//! leaves, ends the search: going on to the next would serve the application without its packages.
-//! Version and kind (CPython, not free-threaded) are not looked at here; that takes running it.
+//! A candidate that exists but cannot be executed, such as a symlink left dangling by an upgrade of the system's Python,
+//! ends the search with an error: the next candidate would lack the application's packages. Version and implementation
+//! (CPython, not free-threaded) are not checked here, because that needs to run it.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -18,12 +18,12 @@ use nix::unistd::AccessFlags;
 use super::fs::{absolute, check_access};
 use super::{Environment, ValueError};
 
-/// The interpreter, and why this one.
+/// The interpreter, and how it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Python {
-    /// Absolute; a file that could be executed when checked. Not canonical.
+    /// Absolute, not canonical; was an executable file when checked.
     pub path: PathBuf,
-    /// What led to it.
+    /// How it was found.
     pub source: PythonSource,
 }
 
@@ -33,7 +33,7 @@ impl fmt::Display for Python {
     }
 }
 
-/// What led to an interpreter.
+/// How an interpreter was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PythonSource {
     /// `app.python`, `--python` or `RGUN_APP_PYTHON`.
@@ -60,8 +60,8 @@ impl fmt::Display for PythonSource {
     }
 }
 
-/// The interpreter that `name` names: a path, relative to the application's `directory`, or a bare name to be
-/// found on PATH, as execvp(3) has it.
+/// Resolves a configured name: a path, relative to the application's `directory`, or a bare name to search on PATH, as
+/// in execvp(3).
 pub(crate) fn configured(
     name: &OsStr,
     directory: &Path,
@@ -96,7 +96,7 @@ pub(crate) fn configured(
     Ok(Python { path, source: PythonSource::Configured })
 }
 
-/// Searches where nothing is configured. A warning goes to `warnings` when `$VIRTUAL_ENV` leads nowhere.
+/// Searches for an interpreter if none is configured. Warns if `$VIRTUAL_ENV` has none.
 pub(crate) fn search(
     directory: &Path,
     environment: &Environment,
@@ -117,8 +117,10 @@ pub(crate) fn search(
             return Ok(Python { path, source });
         }
         if source == PythonSource::VirtualEnv {
-            warnings
-                .push(format!("$VIRTUAL_ENV is set, but there is no {}; looking further", path.display()));
+            warnings.push(format!(
+                "$VIRTUAL_ENV is set, but there is no {}; continuing the search",
+                path.display()
+            ));
         }
         passed_over.push(path.display().to_string());
     }
@@ -129,7 +131,7 @@ pub(crate) fn search(
             passed_over.join(", no "),
             display_path_variable(environment)
         ))
-        .with_hint("name one with app.python (--python), or make one: python3 -m venv .venv")),
+        .with_hint("name one with app.python (--python), or create one: python3 -m venv .venv")),
     }
 }
 
@@ -139,10 +141,10 @@ fn check_executable(path: &Path) -> Result<(), ValueError> {
         Err(error) if path.is_symlink() => {
             let target = path.read_link().unwrap_or_default();
             return Err(ValueError::new(format!(
-                "is a link to {}, which cannot be used: {error}",
+                "is a symlink to {}, which cannot be used: {error}",
                 target.display()
             ))
-            .with_hint("make the virtual environment anew"));
+            .with_hint("recreate the virtual environment"));
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(ValueError::new(format!("there is no file {}", path.display()))
@@ -171,7 +173,7 @@ fn unusable_candidate(path: &Path, source: PythonSource, error: &ValueError) -> 
     ValueError {
         reason: format!("{} ({source}): {}", path.display(), error.reason),
         hint: Some(
-            "make the virtual environment anew, or name another interpreter with app.python (--python)"
+            "recreate the virtual environment, or name another interpreter with app.python (--python)"
                 .to_owned(),
         ),
     }
@@ -244,8 +246,8 @@ mod tests {
         std::os::unix::fs::symlink("/nonexistent/python3.9", place.join("app/.venv/bin/python")).unwrap();
         let (found, _) = find(&place, &[("PATH", place.join("usr/bin").display().to_string())]);
         let error = found.unwrap_err();
-        assert!(error.reason.contains("link to /nonexistent/python3.9"), "{error}");
-        assert!(error.hint.unwrap().contains("anew"));
+        assert!(error.reason.contains("symlink to /nonexistent/python3.9"), "{error}");
+        assert!(error.hint.unwrap().contains("recreate"));
     }
 
     #[test]
@@ -279,7 +281,7 @@ mod tests {
             ("/no/such/python", "there is no file /no/such/python", "name an interpreter"),
             ("./env", "is a directory", "env/bin/python"),
             ("./plain", "plain cannot be executed", "test -x"),
-            ("./dangling", "is a link to gone", "anew"),
+            ("./dangling", "is a symlink to gone", "recreate"),
             ("python9.9", "is not on PATH", "PATH is not set"),
             ("bare", "is not on PATH", "write \"./bare\""),
         ] {

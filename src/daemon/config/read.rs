@@ -1,6 +1,6 @@
-//! Readers: one kind of value each, from a [`Setting`] to what is meant or a [`ValueError`].
+//! Readers: each converts a [`Setting`] into one type of value, or a [`ValueError`].
 //!
-//! `check` calls them and adds key and place. What a value may be is said here and nowhere else.
+//! `check` calls them and adds key and origin to their errors. They define which values are valid.
 
 use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::path::Path;
@@ -12,7 +12,8 @@ use super::{
     units,
 };
 
-/// Less than a bare interpreter with its extension takes; a worker so limited would be replaced for ever.
+/// Minimum of `workers.max_memory`. A bare interpreter with the extension takes more, so that a lower limit would replace
+/// workers endlessly.
 const MIN_WORKER_MEMORY: u64 = 16 << 20;
 
 pub(super) fn text(setting: &Setting) -> Result<&str, ValueError> {
@@ -23,7 +24,7 @@ pub(super) fn text(setting: &Setting) -> Result<&str, ValueError> {
     }
 }
 
-/// A whole number within bounds; the environment and the command line write it as text, the file must not.
+/// A whole number from `min` to `max`. It is text in the environment and on the command line, but not in the file.
 pub(super) fn whole(setting: &Setting, min: u32, max: u32) -> Result<u32, ValueError> {
     let n = match &setting.value {
         Value::Integer(n) => *n,
@@ -43,14 +44,14 @@ pub(super) fn whole(setting: &Setting, min: u32, max: u32) -> Result<u32, ValueE
         _ if n < 0 => {
             Err(ValueError::new("is negative").with_hint(format!("write a number from {min} to {max}")))
         }
-        _ => Err(ValueError::new(format!("is out of bounds: the least is {min}, the most {max}"))),
+        _ => Err(ValueError::new(format!("is out of range: write a number from {min} to {max}"))),
     }
 }
 
 pub(super) fn boolean(setting: &Setting) -> Result<bool, ValueError> {
     match (&setting.value, setting.source) {
         (Value::Boolean(yes), _) => Ok(*yes),
-        // The words of systemd's booleans, for variables.
+        // The words that systemd accepts for booleans.
         (Value::Text(text), Source::Environment | Source::CommandLine) => {
             match text.to_ascii_lowercase().as_str() {
                 "1" | "true" | "yes" | "on" => Ok(true),
@@ -115,7 +116,7 @@ fn bounds(min: &Setting, max: &Setting) -> Result<Count, ValueError> {
         whole(setting, 1, u16::MAX.into()).map(non_zero_u16).map_err(|error| {
             let none = matches!(&setting.value, Value::Integer(0)) || setting.value == Value::text("0");
             let hint = if none && which == "min" {
-                Some("write min = 1, and idle_exit = \"10m\" for no worker while nothing is asked".to_owned())
+                Some("write min = 1, and idle_exit = \"10m\" to stop all workers without requests".to_owned())
             } else {
                 error.hint.or_else(|| Some(COUNT_EXAMPLES.to_owned()))
             };
@@ -130,7 +131,7 @@ fn bounds(min: &Setting, max: &Setting) -> Result<Count, ValueError> {
     Ok(Count::Range { min, max })
 }
 
-/// A number of which there is at least one; "off" is no limit.
+/// A number from 1; "off" is `None`.
 pub(super) fn count_or_off(setting: &Setting) -> Result<Option<NonZeroU32>, ValueError> {
     if setting.value == Value::text("off") {
         return Ok(None);
@@ -139,7 +140,7 @@ pub(super) fn count_or_off(setting: &Setting) -> Result<Option<NonZeroU32>, Valu
     count.map(NonZeroU32::new).map_err(|error| error.with_hint("write a number, or \"off\" for no limit"))
 }
 
-/// A number of requests; 0, as in gunicorn, and "off" are none.
+/// A number of requests; 0, as in gunicorn, and "off" are `None`.
 pub(super) fn requests_or_off(setting: &Setting) -> Result<Option<NonZeroU64>, ValueError> {
     if setting.value == Value::text("off") {
         return Ok(None);
@@ -158,16 +159,16 @@ pub(super) fn memory_or_off(setting: &Setting) -> Result<Option<u64>, ValueError
                 "is less than {}, which is about what Python takes alone",
                 units::format_size(MIN_WORKER_MEMORY)
             ));
-            // Who writes 512 means MiB.
+            // A plain 512 probably means MiB.
             let bare = match &setting.value {
                 Value::Integer(_) => true,
                 Value::Text(text) => text.bytes().all(|byte| byte.is_ascii_digit()),
                 _ => false,
             };
             Err(if bare && (16..=1 << 20).contains(&bytes) {
-                error.with_hint(format!("a number alone is bytes: write \"{bytes}MiB\""))
+                error.with_hint(format!("a number without a unit is bytes: write \"{bytes}MiB\""))
             } else {
-                error.with_hint("write what a worker may grow to, e.g. \"512MiB\"")
+                error.with_hint("write a larger size, e.g. \"512MiB\"")
             })
         }
         size => Ok(size),
@@ -182,7 +183,7 @@ pub(super) fn retry(setting: &Setting) -> Result<Retry, ValueError> {
     }
 }
 
-/// The target of a request that rgun makes itself; "off" is none.
+/// The target of the probe request; "off" is `None`.
 pub(super) fn probe(setting: &Setting) -> Result<Option<String>, ValueError> {
     const EXAMPLE: &str = "write a path the application answers, e.g. \"/healthz\", or \"off\"";
     let text = text(setting)?;
@@ -191,20 +192,20 @@ pub(super) fn probe(setting: &Setting) -> Result<Option<String>, ValueError> {
     }
     if text.contains("://") {
         let path = text.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
-        return Err(ValueError::new("is a URL; the request goes to the new worker itself")
+        return Err(ValueError::new("is a URL; the probe goes directly to the new worker")
             .with_hint(format!("write the path alone: \"{}\"", path.unwrap_or("/"))));
     }
     if !text.starts_with('/') {
         return Err(ValueError::new("is not a path").with_hint(EXAMPLE));
     }
     match text.chars().find(|c| !c.is_ascii_graphic() || *c == '#') {
-        Some(c) => Err(ValueError::new(format!("has {c:?} in it, which no request has"))
+        Some(c) => Err(ValueError::new(format!("contains {c:?}, which is not valid in a URL"))
             .with_hint("write it percent-encoded, as in a URL")),
         None => Ok(Some(text.to_owned())),
     }
 }
 
-/// `module:function`; "off" is none.
+/// `module:function`; "off" is `None`.
 pub(super) fn hook(setting: &Setting) -> Result<Option<Target>, ValueError> {
     let text = text(setting)?;
     if text == "off" {
@@ -213,8 +214,8 @@ pub(super) fn hook(setting: &Setting) -> Result<Option<Target>, ValueError> {
     let error = |reason: &str, hint: &str| Err(ValueError::new(reason).with_hint(hint));
     if let Some((name, _)) = text.split_once('(') {
         return error(
-            "calls the function; rgun does that",
-            &format!("write \"{}\": its arguments are gunicorn's", name.trim_end()),
+            "calls the function, which rgun itself does",
+            &format!("write \"{}\"; rgun passes gunicorn's arguments", name.trim_end()),
         );
     }
     if text.ends_with("gunicorn.conf.py") || text.ends_with("gunicorn_conf.py") {
@@ -224,15 +225,12 @@ pub(super) fn hook(setting: &Setting) -> Result<Option<Target>, ValueError> {
         );
     }
     let target: Target = text.parse().map_err(|error: ValueError| ValueError {
-        // Its examples are of applications.
+        // The parser's examples are for applications.
         hint: error.hint.map(|hint| hint.replace("mysite.wsgi:application", "mysite.hooks:post_fork")),
         ..error
     })?;
     if !text.contains(':') {
-        return error(
-            "names no function",
-            &format!("write \"{text}:post_fork\", or what it is called there"),
-        );
+        return error("names no function", &format!("write \"{text}:post_fork\", with the function's name"));
     }
     Ok(Some(target))
 }
@@ -310,13 +308,13 @@ pub(super) fn root_path(setting: &Setting) -> Result<String, ValueError> {
     if canonical == path {
         Ok(canonical)
     } else {
-        // PEP 3333: SCRIPT_NAME is empty for the root, and PATH_INFO brings the "/" that follows it.
-        Err(ValueError::new("must be empty, or begin with one \"/\" and not end with one")
+        // PEP 3333: SCRIPT_NAME is empty for the root, and PATH_INFO begins with "/".
+        Err(ValueError::new("must be empty, or begin with one \"/\" and not end with \"/\"")
             .with_hint(format!("write \"{canonical}\"")))
     }
 }
 
-/// A list of strings, one string, or (outside the file) strings with commas between.
+/// A list of strings, one string, or (outside the file) strings separated by commas.
 pub(super) fn strings(setting: &Setting) -> Result<Vec<&str>, ValueError> {
     let of = |item: &'_ Value| {
         ValueError::new(format!("must be a list of strings, but has {} in it", item.kind()))
@@ -346,8 +344,10 @@ pub(super) fn listen(setting: &Setting, base: &Path) -> Result<Listen, ValueErro
             && path.is_relative()
         {
             if setting.source != Source::CommandLine {
-                return Err(ValueError::new(format!("{text:?} is relative, and nothing says to what"))
-                    .with_hint(format!("write the full path, e.g. \"unix:/run/{}\"", path.display())));
+                return Err(ValueError::new(format!(
+                    "{text:?} is relative, which only the command line allows"
+                ))
+                .with_hint(format!("write the full path, e.g. \"unix:/run/{}\"", path.display())));
             }
             *path = fs::absolute(base, path);
         }
@@ -362,7 +362,7 @@ pub(super) fn listen(setting: &Setting, base: &Path) -> Result<Listen, ValueErro
     Ok(Listen { bind, explicit: true })
 }
 
-/// The variables of one source: a table from the file, `NAME=value` from the command line.
+/// The variables of `app.env` from one source: a table in the file, `NAME=value` on the command line.
 pub(super) fn env(value: &Value, value_errors: &mut Vec<ValueError>) -> Vec<(String, String)> {
     let pairs: Vec<Result<(&str, &str), ValueError>> = match value {
         Value::Table(entries) => entries
@@ -370,7 +370,7 @@ pub(super) fn env(value: &Value, value_errors: &mut Vec<ValueError>) -> Vec<(Str
             .map(|(name, value)| match value {
                 Value::Text(text) => Ok((name.as_str(), text.as_str())),
                 other => Err(ValueError::new(format!("{name} must be a string, not {}", other.kind()))
-                    .with_hint("an environment has text only: put quotes around the value")),
+                    .with_hint("put quotes around the value: environment variables are text")),
             })
             .collect(),
         Value::List(items) => items
@@ -401,7 +401,7 @@ pub(super) fn env(value: &Value, value_errors: &mut Vec<ValueError>) -> Vec<(Str
     checked
 }
 
-/// A duration as text; a bare number is told that it lacks its unit.
+/// A duration, which must be text; "off" is `None`.
 fn duration(setting: &Setting) -> Result<Option<Duration>, ValueError> {
     match &setting.value {
         Value::Text(text) => units::parse_duration(text),
@@ -417,18 +417,16 @@ fn duration(setting: &Setting) -> Result<Option<Duration>, ValueError> {
 
 pub(super) fn timeout_or_off(setting: &Setting) -> Result<Option<Duration>, ValueError> {
     match duration(setting)? {
-        Some(Duration::ZERO) => {
-            Err(ValueError::new("is no time at all").with_hint("write \"off\" where there shall be no limit"))
-        }
+        Some(Duration::ZERO) => Err(ValueError::new("is zero").with_hint("write \"off\" for no limit")),
         duration => Ok(duration),
     }
 }
 
 pub(super) fn timeout(setting: &Setting) -> Result<Duration, ValueError> {
     match duration(setting)? {
-        None => Err(ValueError::new("cannot be off: a client that stops would hold its connection for ever")
-            .with_hint("write a long time, e.g. \"1h\"")),
-        Some(Duration::ZERO) => Err(ValueError::new("is no time at all").with_hint("write e.g. \"10s\"")),
+        None => Err(ValueError::new("cannot be off: a stalled client would hold its connection forever")
+            .with_hint("write a long duration, e.g. \"1h\"")),
+        Some(Duration::ZERO) => Err(ValueError::new("is zero").with_hint("write e.g. \"10s\"")),
         Some(duration) => Ok(duration),
     }
 }
@@ -440,9 +438,9 @@ pub(super) fn timeout_or_zero(setting: &Setting, instead_of_off: &str) -> Result
 fn size(setting: &Setting) -> Result<Option<u64>, ValueError> {
     match &setting.value {
         Value::Text(text) => units::parse_size(text),
-        Value::Integer(n) => u64::try_from(*n).map(Some).map_err(|_| {
-            ValueError::new(if *n < 0 { "is negative" } else { "is more than 64 bits of bytes" })
-        }),
+        Value::Integer(n) => u64::try_from(*n)
+            .map(Some)
+            .map_err(|_| ValueError::new(if *n < 0 { "is negative" } else { "is more than 2^64 bytes" })),
         other => Err(ValueError::new(format!("must be a size, not {}", other.kind()))
             .with_hint("write e.g. \"16MiB\"")),
     }
@@ -450,32 +448,29 @@ fn size(setting: &Setting) -> Result<Option<u64>, ValueError> {
 
 pub(super) fn bytes_or_off(setting: &Setting) -> Result<Option<u64>, ValueError> {
     match size(setting)? {
-        Some(0) => {
-            Err(ValueError::new("is no size at all").with_hint("write \"off\" where there shall be no limit"))
-        }
+        Some(0) => Err(ValueError::new("is zero").with_hint("write \"off\" for no limit")),
         size => Ok(size),
     }
 }
 
-/// Room that may be used; `None` is `"auto"`. None at all is 0, and not "off", which could be read as no limit.
+/// A size of a buffer; `None` is `"auto"`. No buffer is 0 and not "off", which could mean no limit.
 pub(super) fn capacity_or_auto(setting: &Setting) -> Result<Option<u64>, ValueError> {
     if is_auto(setting) {
         return Ok(None);
     }
     match size(setting)? {
-        None => Err(ValueError::new("cannot be off")
-            .with_hint("write 0 for no room at all, a size, or \"auto\" for what the machine has")),
+        None => Err(ValueError::new("cannot be off").with_hint("write 0 for no buffer, a size, or \"auto\"")),
         room => Ok(room),
     }
 }
 
 pub(super) fn bytes(setting: &Setting, max: u64) -> Result<usize, ValueError> {
-    let most = || format!("write a size from 1 byte to {}", units::format_size(max));
+    let range = || format!("write a size from 1 byte to {}", units::format_size(max));
     match size(setting)? {
-        None => Err(ValueError::new("cannot be off").with_hint(most())),
-        Some(0) => Err(ValueError::new("is no size at all").with_hint(most())),
-        Some(size) if size > max => Err(ValueError::new("is too large").with_hint(most())),
-        Some(size) => usize::try_from(size).map_err(|_| ValueError::new("is too large").with_hint(most())),
+        None => Err(ValueError::new("cannot be off").with_hint(range())),
+        Some(0) => Err(ValueError::new("is zero").with_hint(range())),
+        Some(size) if size > max => Err(ValueError::new("is too large").with_hint(range())),
+        Some(size) => usize::try_from(size).map_err(|_| ValueError::new("is too large").with_hint(range())),
     }
 }
 
@@ -483,7 +478,7 @@ pub(super) fn to_usize(n: u32) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
 
-/// Of a number already known to be from 1 to 65535.
+/// Converts a number that is known to be from 1 to 65535.
 pub(super) fn non_zero_u16(n: u32) -> NonZeroU16 {
     u16::try_from(n).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MIN)
 }

@@ -1,8 +1,8 @@
-//! `[[timeouts.path]]`: from tables to [`PathRule`]s.
+//! `[[timeouts.path]]`: converts tables to [`PathRule`]s.
 //!
-//! `check` calls [`read()`] and adds the section to the keys. An entry is a small section of its own: its keys have
-//! their lines, its unknown keys are errors, and what is wrong with one entry does not hide what is wrong with the
-//! next. Matching requests is `dispatch`'s; here only a rule that could never match is found out.
+//! `check` calls [`read()`] and adds the section to the keys. Like a section, an entry keeps the lines of its keys and
+//! refuses unknown ones, and an error in one entry does not hide errors in the next. `dispatch` matches requests;
+//! this module refuses rules that can never match.
 
 use std::num::NonZeroU32;
 
@@ -15,21 +15,21 @@ const REQUEST: &str = "request";
 const CONCURRENCY: &str = "concurrency";
 pub(super) const KEYS: [&str; 3] = [MATCH, REQUEST, CONCURRENCY];
 
-/// Something wrong with an entry.
+/// An error in an entry.
 pub(super) struct RuleError<'a> {
-    /// Which entry, from 0.
+    /// The index of the entry, from 0.
     pub(super) idx: usize,
-    /// Its key; empty when it is about the entry as a whole.
+    /// The key within the entry; empty for an error of the entry as a whole.
     pub(super) key: &'a str,
-    /// Where it stands.
+    /// File and line.
     pub(super) origin: &'a str,
-    /// What was written, when it is about that.
+    /// The invalid value; `None` if the key is missing.
     pub(super) value: Option<&'a Value>,
-    /// What is wrong.
+    /// The reason and the hint.
     pub(super) error: ValueError,
 }
 
-/// The rules, in the order of the file; what is wrong goes to `errors`.
+/// Returns the rules in the order of the file. Errors in entries go to `errors`.
 pub(super) fn read<'a>(
     setting: &'a Setting,
     errors: &mut Vec<RuleError<'a>>,
@@ -60,11 +60,11 @@ pub(super) fn read<'a>(
         let Some(rule) = rule else { continue };
         if let Some(earlier) = rules.iter().find(|earlier| covers(&earlier.pattern, &rule.pattern)) {
             let error = if earlier.pattern == rule.pattern {
-                ValueError::new("is there twice, and the first that matches counts")
-                    .with_hint("write what applies to it into one entry")
+                ValueError::new("is a duplicate; the first matching rule applies")
+                    .with_hint("merge both entries into one")
             } else {
                 ValueError::new(format!(
-                    "never counts: \"{}\" above it matches all of its paths, and the first that matches counts",
+                    "never applies: the earlier \"{}\" matches all of its paths",
                     earlier.pattern
                 ))
                 .with_hint("put the narrower pattern first")
@@ -106,7 +106,7 @@ impl<'a> RuleReader<'a, '_> {
             read::whole(setting, 1, u32::MAX).map(|n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN))
         });
         if !self.is_set(MATCH) {
-            let hint = "say which paths it is for: match = \"/admin/*\"";
+            let hint = "name the paths: match = \"/admin/*\"";
             self.fault(MATCH, None, ValueError::new("is not set").with_hint(hint));
         }
         if !self.is_set(REQUEST) && !self.is_set(CONCURRENCY) {
@@ -154,36 +154,37 @@ fn pattern(setting: &Setting) -> Result<String, ValueError> {
         );
     }
     if let Some((path, _)) = text.split_once('?') {
-        return Err(ValueError::new("has a query; paths are matched without theirs")
+        return Err(ValueError::new("has a query; rules match the path without it")
             .with_hint(format!("write \"{path}\"")));
     }
     if text.contains("://") {
         return Err(ValueError::new("is a URL; a path is expected").with_hint("write e.g. \"/admin/*\""));
     }
     if !text.starts_with(['/', '*']) {
-        return Err(ValueError::new("matches no path: they all begin with \"/\"")
-            .with_hint(format!("write \"/{text}\", or \"*/{text}\" for wherever that is")));
+        return Err(ValueError::new("matches no path: paths begin with \"/\"")
+            .with_hint(format!("write \"/{text}\", or \"*/{text}\" to match it at any depth")));
     }
     match text.chars().find(|c| !c.is_ascii_graphic() || *c == '#') {
-        Some(c) => Err(ValueError::new(format!("has {c:?} in it, which no request has in its path"))
-            .with_hint(match c {
-                '#' => "leave out what follows it: browsers keep that to themselves".to_owned(),
+        Some(c) => {
+            Err(ValueError::new(format!("contains {c:?}, which is not valid in a path")).with_hint(match c {
+                '#' => "remove the fragment: browsers do not send it".to_owned(),
                 c => {
                     let encoded =
                         c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
-                    format!("write it percent-encoded, as requests have it: {encoded}")
+                    format!("write it percent-encoded: {encoded}")
                 }
-            })),
+            }))
+        }
         None => Ok(text.to_owned()),
     }
 }
 
-/// Whether `wide` matches every path that `narrow` matches. A star of `narrow` stands for anything, so only a star of
-/// `wide` can take it.
+/// Whether `wide` matches every path that `narrow` matches. A star in `narrow` can be any text, so only a star in `wide`
+/// covers it.
 fn covers(wide: &str, narrow: &str) -> bool {
     let (wide, narrow) = (wide.as_bytes(), narrow.as_bytes());
     let (mut w, mut n) = (0, 0);
-    // After the last star of `wide`: where to go on when what follows it did not fit.
+    // Where to resume, in both patterns, after the last star of `wide` when the rest did not match.
     let mut retry: Option<(usize, usize)> = None;
     while n < narrow.len() {
         match wide.get(w) {

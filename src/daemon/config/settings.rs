@@ -12,62 +12,61 @@ use super::{Bind, Proxy, Python, Target, bind};
 /// The whole configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// What to serve, and with which interpreter.
+    /// The application and its interpreter.
     pub app: App,
-    /// How many workers, and how much each takes at a time.
+    /// Number, capacity and replacement of workers.
     pub workers: Workers,
-    /// How long anything may take.
+    /// Time limits of requests, connections, boots and shutdown.
     pub timeouts: Timeouts,
-    /// How much anything may hold.
+    /// Size, number and rate limits of requests, responses and connections.
     pub limits: Limits,
-    /// How WebSockets are served.
+    /// Limits and keepalive of WebSockets.
     pub websocket: WebSocket,
-    /// What of a request's head the application gets.
+    /// Which header fields reach the application.
     pub http: Http,
     /// The peers whose X-Forwarded-* fields are believed.
     pub proxy: Proxy,
-    /// How new code takes over.
+    /// Checks of new code during and after a reload.
     pub reload: Reload,
-    /// Functions of the application that are called at points of a worker's life.
+    /// Functions of the application that are called during a worker's life.
     pub hooks: Hooks,
     /// Sockets of rgun's own; unused when systemd passes some.
     pub listen: Listen,
-    /// What is told, and how much of it.
+    /// Log level, access log and slow log.
     pub log: Log,
-    /// The file that was read; `None` when the command line and the environment said everything.
+    /// The file that was read; `None` when there was none.
     pub origin: Option<PathBuf>,
 }
 
-/// `[app]`: what to serve.
+/// `[app]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct App {
     /// Module and attribute of the application.
     pub target: Target,
     /// The working directory of the workers and the first entry of their `sys.path`. Absolute; existed and was
-    /// readable when checked. Not canonical: a `current` symlink of a deployment stays visible as such.
+    /// readable when checked. Not canonical: the `current` symlink of a deployment is kept.
     pub directory: PathBuf,
     /// The interpreter the workers run.
     pub python: Python,
-    /// Which calling convention the application has.
+    /// The application's calling convention.
     pub interface: Interface,
     /// ASGI: whether the application's lifespan is run.
     pub lifespan: Lifespan,
-    /// ASGI: what turns.
+    /// ASGI: the event loop.
     pub event_loop: Loop,
     /// SCRIPT_NAME (PEP 3333) or `root_path` (ASGI). Empty, or starts with `/` and does not end with one.
     pub root_path: String,
-    /// Variables for the workers on top of the daemon's own environment, sorted by name, no name twice.
-    /// Possibly secrets: not for any log.
+    /// Variables that the workers get in addition to the daemon's environment, sorted by name, without duplicates.
+    /// The values may be secrets; never log them.
     pub env: Vec<(String, String)>,
-    /// Entries put before the rest of `sys.path`, absolute, in this order. They need not exist, as with
-    /// PYTHONPATH.
+    /// Entries to put before the rest of `sys.path`, absolute, in this order. As in PYTHONPATH, they need not exist.
     pub pythonpath: Vec<PathBuf>,
 }
 
 /// The application's calling convention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Interface {
-    /// The worker looks at the object: a coroutine function, or one with a coroutine `__call__`, is ASGI.
+    /// The worker inspects the object: a coroutine function, or an object with a coroutine `__call__`, is ASGI.
     #[default]
     Auto,
     /// PEP 3333.
@@ -79,12 +78,12 @@ pub enum Interface {
 /// Whether an ASGI application's lifespan is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Lifespan {
-    /// If the application knows it: one that raises is taken not to.
+    /// Runs the lifespan unless the application raises at its start; that means it does not support lifespan.
     #[default]
     Auto,
-    /// Yes; an application that raises does not boot.
+    /// Runs the lifespan; an application that raises does not boot.
     On,
-    /// No.
+    /// Does not run the lifespan.
     Off,
 }
 
@@ -94,9 +93,9 @@ pub enum Loop {
     /// uvloop if the application's environment has it.
     #[default]
     Auto,
-    /// The standard library's.
+    /// asyncio, of the standard library.
     Asyncio,
-    /// uvloop's; without it the application does not boot.
+    /// uvloop; if it is not installed, the application does not boot.
     Uvloop,
 }
 
@@ -115,37 +114,37 @@ impl fmt::Display for Interface {
 pub struct Workers {
     /// Number of worker processes.
     pub count: Count,
-    /// WSGI: threads, and so slots, of one worker.
+    /// WSGI: threads of one worker, and thus its slots.
     pub threads: NonZeroU16,
-    /// ASGI: exchanges one worker has at a time, its slots.
+    /// ASGI: slots of one worker, the exchanges it runs at a time.
     pub concurrency: NonZeroU32,
-    /// Whether workers are forked from one process that has imported the application.
+    /// Whether workers are forked from a zygote, a process that has imported the application.
     pub preload: bool,
-    /// With `preload`: once a worker has served this many requests, it becomes the process that others are forked from.
+    /// With `preload`: requests after which a worker becomes the new zygote.
     pub refork: Option<NonZeroU64>,
-    /// A worker is replaced after this many requests, and a random number up to `max_requests_jitter`.
+    /// Requests after which a worker is replaced, plus a random number up to `max_requests_jitter`.
     pub max_requests: Option<NonZeroU64>,
     /// See `max_requests`.
     pub max_requests_jitter: u64,
-    /// Bytes of memory at which a worker is replaced; at half as much again the kernel kills it.
+    /// Bytes of memory at which a worker is replaced; at 1.5 times as many the kernel kills it.
     pub max_memory: Option<u64>,
-    /// A worker is replaced at this age.
+    /// Age at which a worker is replaced.
     pub max_lifetime: Option<Duration>,
-    /// Without requests for this long, all workers leave; the next request brings them back.
+    /// Time without requests after which all workers stop; the next request starts them again.
     pub idle_exit: Option<Duration>,
-    /// What becomes of a request whose worker died.
+    /// Handling of requests whose worker died.
     pub retry: Retry,
-    /// How long processes that a worker has started may outlive it when it leaves in good order.
+    /// Maximum time that processes a worker started may outlive it after a regular exit.
     pub children_timeout: Duration,
 }
 
-/// What becomes of a request that had started in a worker that died before it answered.
+/// Handling of a request that was running in a worker when it died, before the response started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Retry {
-    /// 502.
+    /// Answers 502.
     #[default]
     Off,
-    /// One more attempt in another worker, if its method is idempotent (RFC 9110 §9.2.2); else 502.
+    /// Tries once more in another worker if the method is idempotent (RFC 9110 §9.2.2); else answers 502.
     Idempotent,
 }
 
@@ -168,26 +167,25 @@ impl Default for Workers {
     }
 }
 
-/// How many workers.
+/// The number of workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Count {
-    /// Two per core and one more: what gunicorn's "How Many Workers?" advises.
+    /// Two per core plus one, as gunicorn's "How Many Workers?" advises.
     #[default]
     Auto,
     /// This many.
     Fixed(NonZeroU16),
-    /// As many as keep the queue's wait short.
+    /// Scales with the time that requests wait in the queue.
     Range {
-        /// Never fewer (but for `idle_exit`).
+        /// Minimum (except after `idle_exit`).
         min: NonZeroU16,
-        /// Never more; at least `min`.
+        /// Maximum; at least `min`.
         max: NonZeroU16,
     },
 }
 
 impl Count {
-    /// The fewest and the most workers on a machine of which `cores` are usable (sched_getaffinity(2), not all there
-    /// are).
+    /// The minimum and maximum on a machine with `cores` usable cores (sched_getaffinity(2), not the installed ones).
     pub fn bounds(self, cores: usize) -> (NonZeroU16, NonZeroU16) {
         match self {
             Self::Range { min, max } => (min, max),
@@ -195,7 +193,7 @@ impl Count {
         }
     }
 
-    /// The most workers on a machine of which `cores` are usable.
+    /// The maximum on a machine with `cores` usable cores.
     pub fn resolve(self, cores: usize) -> NonZeroU16 {
         match self {
             Self::Auto => {
@@ -221,36 +219,37 @@ impl fmt::Display for Count {
 /// `[timeouts]`. `None` is `"off"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the start of the application on a request to its end; then 504. Gunicorn's `timeout`.
+    /// From the start of the application on a request to the start of its response, and the longest pause within the
+    /// response; then 504, or the connection is cut. Gunicorn's `timeout`.
     pub request: Option<Duration>,
-    /// The longest a request waits for a worker; then 503.
+    /// Maximum time that a request waits for a worker; then 503.
     pub queue: Option<Duration>,
     /// From the first byte of a request's head to its last; then 408 (RFC 9110 §15.5.9).
     pub header: Duration,
-    /// The longest pause between two pieces of a request's body; then 408.
+    /// Maximum pause between two pieces of a request's body; then 408.
     pub body: Duration,
-    /// How long a connection may lie idle between requests. Zero closes it after each response.
+    /// Maximum idle time of a connection between requests. Zero closes it after each response.
     pub keepalive: Duration,
-    /// ASGI: how long an event loop may not turn; then its stacks are logged, and after as long again the worker is
-    /// replaced.
+    /// ASGI: maximum time that an event loop may be blocked; then its stacks are logged, and after the same time again
+    /// the worker is replaced.
     pub stall: Option<Duration>,
-    /// From the start of a worker process to "ready"; then it has failed.
+    /// From the start of a worker process to `Ready`; then the boot has failed.
     pub boot: Option<Duration>,
-    /// On stop and reload, how long running requests may go on. Zero cuts them off at once.
+    /// Maximum time for running requests to finish on stop and reload. Zero aborts them at once.
     pub drain: Duration,
-    /// `[[timeouts.path]]`: other limits for some paths; the first that matches counts.
+    /// `[[timeouts.path]]`: limits for single paths; the first matching rule applies.
     pub paths: Vec<PathRule>,
 }
 
 /// One `[[timeouts.path]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathRule {
-    /// `match`: a path as requests have it, percent-encoded and without the query; `*` stands for any bytes, `/` too.
+    /// `match`: a percent-encoded path without the query; `*` matches any bytes, including `/`.
     pub pattern: String,
-    /// Instead of `timeouts.request`; the inner `None` is `"off"`, the outer one "not given".
+    /// Overrides `timeouts.request`; `None` does not, `Some(None)` is `"off"`.
     pub request: Option<Option<Duration>>,
-    /// How many of these requests may run at a time in all workers together; the others wait without holding up
-    /// anybody else.
+    /// Maximum number of these requests that run at a time in all workers together; others wait outside the queue. `None`
+    /// is no limit.
     pub concurrency: Option<NonZeroU32>,
 }
 
@@ -273,14 +272,15 @@ impl Default for Timeouts {
 /// `[reload]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reload {
-    /// A path that the new code must answer with a status below 500 before it is given anything else.
+    /// A request target that the new code must answer with a status below 500 before it gets other requests. `None` is
+    /// `"off"`.
     pub probe: Option<String>,
-    /// For this long after the new code took over, the old workers are kept, and take over again if the new ones
-    /// answer clearly worse.
+    /// Time after the switch to new code during which the old workers are kept; rgun goes back to them if the new ones
+    /// fail clearly more often. `None` is `"off"`.
     pub watch: Option<Duration>,
 }
 
-/// `[hooks]`: `module:function`, with gunicorn's names and arguments.
+/// `[hooks]`: functions with gunicorn's names and arguments. `None` is `"off"`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Hooks {
     /// `(server, worker)`, in each new worker, before the application is imported (with preload: after).
@@ -296,7 +296,8 @@ pub struct Hooks {
 /// `[limits]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests that wait for a worker; one more is answered 503. `None` is `"auto"`: what the memory leaves.
+    /// Maximum number of requests that wait for a worker; one more is answered 503. `None` is `"auto"`: derived from the
+    /// memory.
     pub queue: Option<usize>,
     /// Bytes of a request's body; more is answered 413 (RFC 9110 §15.5.14). `None` is `"off"`.
     pub body: Option<u64>,
@@ -306,23 +307,23 @@ pub struct Limits {
     pub headers: usize,
     /// Bytes of the request line; more is answered 414 (RFC 9112 §3).
     pub request_line: usize,
-    /// Connections open at a time; `None` is `"auto"`: what RLIMIT_NOFILE leaves.
+    /// Maximum number of open connections. `None` is `"auto"`: derived from RLIMIT_NOFILE.
     pub connections: Option<usize>,
-    /// Connections of one address open at a time; one more is closed. `None` is `"off"`.
+    /// Maximum number of open connections of one address; one more is closed. `None` is `"off"`.
     pub connections_per_client: Option<NonZeroU32>,
-    /// Bytes of answers that wait in memory for their clients, all together; `None` is `"auto"`.
+    /// Bytes of all responses together that may be buffered in memory for slow clients. `None` is `"auto"`.
     pub response_memory: Option<u64>,
-    /// Bytes of answers that wait in files, all together; `None` is `"auto"`.
+    /// Bytes of all responses together that may be buffered in files. `None` is `"auto"`.
     pub response_disk: Option<u64>,
-    /// Bytes per second that a client takes at least of its answer, over `timeouts.body`; else it is cut off. `None` is
-    /// `"off"`.
+    /// Minimum rate at which a client reads its response, in bytes per second over `timeouts.body`; a slower one is cut off.
+    /// `None` is `"off"`.
     pub response_rate: Option<u64>,
-    /// Bytes of requests' bodies that wait in memory, all together; `None` is `"auto"`.
+    /// Bytes of all request bodies together that may be buffered in memory. `None` is `"auto"`.
     pub spool_memory: Option<u64>,
-    /// Bytes of requests' bodies that wait in files, all together; `None` is `"auto"`.
+    /// Bytes of all request bodies together that may be buffered in files. `None` is `"auto"`.
     pub spool_disk: Option<u64>,
-    /// Bytes per second that a client sends at least of its body, over all of it but at least over `timeouts.body`; else
-    /// it is answered 408. `None` is `"off"`.
+    /// Minimum rate at which a client sends its body, in bytes per second over the whole body but at least over
+    /// `timeouts.body`; a slower one is answered 408. `None` is `"off"`.
     pub body_rate: Option<u64>,
 }
 
@@ -349,17 +350,18 @@ impl Default for Limits {
 /// `[websocket]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WebSocket {
-    /// Bytes of a message from a client; more closes it with 1009 (RFC 6455 §7.4.1).
+    /// Maximum bytes of a message from a client; a larger one closes the connection with 1009 (RFC 6455 §7.4.1).
     pub max_message: usize,
-    /// A client of which nothing was heard for so long is asked whether it is there. `None` is `"off"`.
+    /// Time without data from the client after which it is pinged. `None` is `"off"`.
     pub ping_interval: Option<Duration>,
-    /// How long it has to answer; then it is closed with 1011. `None` is `"off"`.
+    /// Time to answer a ping; then the connection is closed with 1011. `None` is `"off"`.
     pub ping_timeout: Option<Duration>,
     /// Whether messages may be compressed (RFC 7692).
     pub compression: bool,
-    /// How many one worker may have open beside `workers.concurrency`; more count against that.
+    /// WebSockets that one worker may have open in addition to `workers.concurrency`; further ones count against that
+    /// limit.
     pub max_connections: u32,
-    /// Over how long those of a worker that goes are closed, with 1012.
+    /// Time over which a stopping worker's connections are closed, one after the other, with 1012.
     pub close_window: Duration,
 }
 
@@ -379,19 +381,19 @@ impl Default for WebSocket {
 /// `[http]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Http {
-    /// CGI makes the same variable of an underscore as of a hyphen.
+    /// Handling of field names with an underscore: in CGI they map to the same variable as those with a hyphen.
     pub underscores: Underscores,
 }
 
-/// What becomes of fields with an underscore in their name.
+/// Handling of header fields with an underscore in their name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Underscores {
-    /// The application does not get them.
+    /// Removes them.
     #[default]
     Drop,
-    /// A request that has one is answered 400.
+    /// Answers a request that has one with 400.
     Refuse,
-    /// The application gets them.
+    /// Passes them to the application.
     Allow,
 }
 
@@ -400,8 +402,8 @@ pub enum Underscores {
 pub struct Listen {
     /// Addresses to listen on; at least one, none twice.
     pub bind: Vec<Bind>,
-    /// Whether somebody asked for these addresses. False is the default address, which gives way to sockets
-    /// from systemd without a word; true together with such sockets is a contradiction the caller must report.
+    /// Whether the configuration names the addresses. If false, sockets from systemd replace them silently; if true,
+    /// such sockets are a contradiction that the caller must report.
     pub explicit: bool,
 }
 
@@ -417,22 +419,22 @@ impl Default for Listen {
 /// `[log]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Log {
-    /// The least severe message that is written.
+    /// The least severe level that is written.
     pub level: Level,
     /// Whether each request is logged.
     pub access: bool,
-    /// A request that runs for longer than this is logged once, with the stack of its thread. `None` is `"off"`.
+    /// Time after which a running request is logged once, with the stack of its thread. `None` is `"off"`.
     pub slow: Option<Duration>,
 }
 
 /// Severity, most severe first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Level {
-    /// Somebody should act.
+    /// The operator should act.
     Error,
-    /// Degraded, going on.
+    /// Degraded, but running.
     Warn,
-    /// Life-cycle: start, ready, reload, drain, stop.
+    /// Lifecycle: start, ready, reload, drain, stop.
     #[default]
     Info,
     /// Per worker.

@@ -1,22 +1,22 @@
-//! The application's name: `module`, `module:attr`, `module:factory()`.
+//! Parses the application's name: `module`, `module:attr`, `module:factory()`.
 //!
-//! Gunicorn's syntax, less the arguments in the call: what a factory is given belongs into the application's
-//! own settings, and rgun is not where Python expressions are evaluated. Whether the module exists is for the
-//! worker to find out; this only refuses what cannot be one, with a guess at what was meant.
+//! The syntax is gunicorn's, without arguments in the call: the daemon evaluates no Python expressions, and a factory
+//! can read its settings from the environment. A worker finds out whether the module exists; this module refuses names
+//! that cannot exist, with a hint.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::ValueError;
 
-/// Where in Python the application is.
+/// The Python object to serve or call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// What is imported: `mysite.wsgi`.
+    /// The module to import, as `mysite.wsgi`.
     pub module: String,
-    /// The object in it; may have dots. `application` when not given, as PEP 3333's examples and Django have it.
+    /// The attribute of the module; may have dots. Defaults to `application`, as in PEP 3333's examples and Django.
     pub attribute: String,
-    /// Whether the object is called, without arguments, and its result is the application.
+    /// Whether to call the object without arguments to get the application.
     pub factory: bool,
 }
 
@@ -124,7 +124,7 @@ fn check_attribute(module: &str, attribute: &str, factory: bool) -> Result<(), V
 }
 
 /// Identifiers joined by dots. `is_alphabetic` is a little wider than Python's XID_Start (Language Reference
-/// 2.3); what slips through fails at import with Python's own message.
+/// 2.3); a name that is accepted in error fails at import with Python's message.
 fn is_dotted_name(name: &str) -> bool {
     name.split('.').all(|part| {
         let mut chars = part.chars();

@@ -1,10 +1,10 @@
-//! A directory for one test, gone with it.
+//! A temporary directory for tests, and a way to run as another user.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A fresh directory under the system's temporary one.
+/// A new directory under the system's temporary one; removed on drop.
 pub(crate) struct TestDir(PathBuf);
 
 impl TestDir {
@@ -13,7 +13,7 @@ impl TestDir {
         let name = format!("rgun-config-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).unwrap();
-        // Another user must reach what is below, whatever the umask says.
+        // Other users must be able to enter it, whatever the umask is.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         Self(path)
     }
@@ -35,7 +35,7 @@ impl TestDir {
         path
     }
 
-    /// Something that passes for an interpreter as long as nobody runs it.
+    /// Writes an executable file that passes the check for an interpreter; it must not be run.
     pub(crate) fn python(&self, name: &str) -> PathBuf {
         self.file(name, b"#!/bin/sh\n", 0o755)
     }
@@ -44,16 +44,16 @@ impl TestDir {
 impl Drop for TestDir {
     fn drop(&mut self) {
         let removed = std::fs::remove_dir_all(&self.0);
-        // A panic within a panic aborts and hides the test's own.
+        // A panic during unwinding would abort and hide the test's own panic.
         if !std::thread::panicking() {
             removed.unwrap();
         }
     }
 }
 
-/// Runs `test` as a user who owns nothing, so that permissions count also when the tests run as root.
+/// Runs `test` as the user nobody, so that permissions apply even if the tests run as root.
 ///
-/// setfsuid(2) holds for the calling thread only, hence a thread of its own.
+/// setfsuid(2) affects only the calling thread, so it runs in a new thread.
 pub(crate) fn as_nobody<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     std::thread::spawn(move || {
         if nix::unistd::geteuid().is_root() {

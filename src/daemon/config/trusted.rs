@@ -1,5 +1,4 @@
-//! `proxy.trusted`: the peers that are believed when they pass on somebody else's request; and gunicorn's and uvicorn's
-//! way to say it, `--forwarded-allow-ips`.
+//! `proxy.trusted`, the peers whose forwarding fields are trusted, and gunicorn's and uvicorn's `--forwarded-allow-ips`.
 
 use std::net::IpAddr;
 
@@ -8,39 +7,39 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::value::Setting;
 use super::{Value, ValueError, read};
 
-/// `[proxy]`: the peers whose `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Request-ID` are believed.
+/// `[proxy]`: the peers whose `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Request-ID` are trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
-    /// Everybody.
+    /// Trusts all peers.
     pub all: bool,
-    /// Peers on unix sockets.
+    /// Trusts peers on unix sockets.
     pub unix: bool,
-    /// Peers with an address in one of these; none twice.
+    /// Trusts peers with an address in one of these; no duplicates.
     pub networks: Vec<IpNet>,
 }
 
 impl Proxy {
-    /// Nobody.
+    /// Trusts no peer.
     pub const NONE: Self = Self { all: false, unix: false, networks: Vec::new() };
 }
 
 impl Default for Proxy {
-    /// What is on this machine: `["loopback", "unix"]`.
+    /// Trusts peers on this machine: `["loopback", "unix"]`.
     fn default() -> Self {
         Self { all: false, unix: true, networks: loopback().to_vec() }
     }
 }
 
-/// This machine itself.
+/// The keyword for the loopback networks.
 const LOOPBACK_PEERS: &str = "loopback";
-/// Peers on a unix socket.
+/// The keyword for peers on unix sockets.
 const UNIX_PEERS: &str = "unix";
-/// Everybody.
+/// The keyword for all peers.
 const ALL_PEERS: &str = "all";
 
 const EXAMPLES: &str = "write \"loopback\", \"unix\", an address, a network as \"10.0.0.0/8\", or \"all\"";
 
-/// The networks of the word `loopback`.
+/// The networks of the keyword `loopback`.
 fn loopback() -> [IpNet; 2] {
     let v4 = Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8);
     let v6 = Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128);
@@ -49,7 +48,7 @@ fn loopback() -> [IpNet; 2] {
 
 pub(super) fn read(setting: &Setting) -> Result<Proxy, ValueError> {
     let mut proxy = Proxy::NONE;
-    // Outside the file nothing at all is an empty list.
+    // Outside the file, an empty string is an empty list.
     if setting.value == Value::text("") {
         return Ok(proxy);
     }
@@ -84,9 +83,9 @@ fn network(word: &str) -> Result<IpNet, ValueError> {
         );
     }
     Err(match word {
-        "*" => error("is not a word of this key").with_hint("write \"all\""),
+        "*" => error("is not a keyword of this key").with_hint("write \"all\""),
         "localhost" => error("is a name").with_hint("write \"loopback\""),
-        "" => error("is no address").with_hint("write [] to trust nobody"),
+        "" => error("is empty").with_hint("write [] to trust nobody"),
         word if word.starts_with('/') || word.starts_with("unix:") => {
             error("is a path; a peer on a unix socket has none").with_hint("write \"unix\" for all of them")
         }
@@ -99,9 +98,8 @@ fn network(word: &str) -> Result<IpNet, ValueError> {
     })
 }
 
-/// The list of `--forwarded-allow-ips` and `FORWARDED_ALLOW_IPS` in the words of the key. As under gunicorn, peers on
-/// unix sockets are trusted with every list but an empty one, which is nobody; a path, which uvicorn has for them, means
-/// them too.
+/// Converts the list of `--forwarded-allow-ips` or `FORWARDED_ALLOW_IPS` to a value of the key. As in gunicorn, every
+/// list but an empty one includes peers on unix sockets; a path, uvicorn's form for them, means all of these peers.
 pub(crate) fn forwarded_allow_ips(list: &str) -> Value {
     let words: Vec<&str> = list.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
     if words.is_empty() {

@@ -1,23 +1,22 @@
-//! Durations and sizes with their unit in the value: `"30s"`, `"16MiB"`.
+//! Parses and formats durations and sizes with a unit: `"30s"`, `"16MiB"`.
 //!
-//! A bare number has no unit and is refused for a duration: whoever wrote `30` meant seconds and whoever wrote
-//! `5000` milliseconds. For a size it is bytes, which nobody misreads. Only powers of 1024 exist, under their
-//! IEC names, so that "MB" cannot mean two things.
+//! A duration without a unit is refused, because `30` may mean seconds and `5000` milliseconds. A size without a unit is
+//! bytes. Units of size are powers of 1024 with their IEC names, because "MB" is ambiguous.
 
 use std::time::Duration;
 
 use super::ValueError;
 
-/// No configured duration is longer than a year: what `Instant` can add is limited, and more is a slip.
+/// Maximum duration: a year. `Instant` cannot add arbitrary durations, and a longer one is a mistake.
 const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 
 const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
 const SIZE_UNITS: [(&str, u64); 4] = [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
-/// Reads a duration; `"off"` is `None`.
+/// Parses a duration; `"off"` is `None`.
 ///
 /// # Errors
-/// No number, a unit other than ms, s, m, h, none at all, or more than a year.
+/// If there is no number, no unit, a unit other than ms, s, m, h, or more than a year.
 pub fn parse_duration(text: &str) -> Result<Option<Duration>, ValueError> {
     const EXAMPLES: &str = "write a number with ms, s, m or h: \"500ms\", \"30s\", \"2m\", \"1h\"";
     if text == "off" {
@@ -43,15 +42,13 @@ pub fn parse_duration(text: &str) -> Result<Option<Duration>, ValueError> {
         .map(Duration::from_millis)
         .filter(|duration| *duration <= MAX_DURATION)
         .map(Some)
-        .ok_or_else(|| {
-            ValueError::new("is longer than a year").with_hint("write \"off\" where there shall be no limit")
-        })
+        .ok_or_else(|| ValueError::new("is longer than a year").with_hint("write \"off\" for no limit"))
 }
 
-/// Reads a size in bytes; `"off"` is `None`.
+/// Parses a size in bytes; `"off"` is `None`.
 ///
 /// # Errors
-/// No number, a unit other than KiB, MiB, GiB, or more than 2⁶⁴ bytes.
+/// If there is no number, a unit other than KiB, MiB, GiB, or more than 2⁶⁴ bytes.
 pub fn parse_size(text: &str) -> Result<Option<u64>, ValueError> {
     const EXAMPLES: &str =
         "write bytes, or a number with KiB, MiB or GiB: \"4096\", \"64KiB\", \"16MiB\", \"1GiB\"";
@@ -69,13 +66,13 @@ pub fn parse_size(text: &str) -> Result<Option<u64>, ValueError> {
             None => error.with_hint(EXAMPLES),
         });
     };
-    number.checked_mul(*scale).map(Some).ok_or_else(|| {
-        ValueError::new("is more than 64 bits of bytes")
-            .with_hint("write \"off\" where there shall be no limit")
-    })
+    number
+        .checked_mul(*scale)
+        .map(Some)
+        .ok_or_else(|| ValueError::new("is more than 2^64 bytes").with_hint("write \"off\" for no limit"))
 }
 
-/// The shortest text that [`parse_duration`] reads back.
+/// Formats a duration, in the shortest form that [`parse_duration`] accepts.
 pub fn format_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     if millis == 0 {
@@ -85,7 +82,7 @@ pub fn format_duration(duration: Duration) -> String {
     format!("{}{unit}", millis / u128::from(scale))
 }
 
-/// The shortest text that [`parse_size`] reads back.
+/// Formats a size, in the shortest form that [`parse_size`] accepts.
 pub fn format_size(bytes: u64) -> String {
     let (unit, scale) = largest_unit(&SIZE_UNITS, |scale| bytes > 0 && bytes.is_multiple_of(scale));
     format!("{}{unit}", bytes / scale)
@@ -95,7 +92,7 @@ fn largest_unit(units: &[(&'static str, u64); 4], fits: impl Fn(u64) -> bool) ->
     units.iter().rev().copied().find(|(_, scale)| fits(*scale)).unwrap_or(units[0])
 }
 
-/// Digits and what follows them.
+/// Splits a number from its unit; `what` names the expected value in errors.
 fn split_number<'a>(text: &'a str, what: &str) -> Result<(u64, &'a str), ValueError> {
     if text.is_empty() {
         return Err(ValueError::new(format!("is empty; {what} is expected")));
@@ -218,7 +215,7 @@ mod tests {
             ("-1", "is negative", "64KiB"),
             ("1.5GiB", "is not a whole number", "smaller unit"),
             ("big", "is not a size", "64KiB"),
-            ("18446744073709551615GiB", "more than 64 bits", "off"),
+            ("18446744073709551615GiB", "more than 2^64", "off"),
         ] {
             let error = parse_size(text).unwrap_err();
             assert!(error.reason.contains(reason), "{text}: {error}");

@@ -1,7 +1,7 @@
-//! Settings before they are checked: a value, and where it stood.
+//! Settings before they are checked: a value and its origin.
 //!
-//! File, environment and command line are all reduced to a [`Layer`], so that `check` has one way to read and
-//! one way to complain.
+//! File, environment and command line each become a [`Layer`], so that `check` reads them and reports their errors
+//! alike.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -10,14 +10,14 @@ use std::fmt;
 /// The settings of one source, by full key name (`timeouts.request`).
 pub(crate) type Layer = BTreeMap<&'static str, Setting>;
 
-/// A value and its place.
+/// A value and its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Setting {
-    /// As written.
+    /// The value, as written.
     pub(crate) value: Value,
-    /// For messages: file and line, flag, or variable.
+    /// File and line, flag, or variable, for messages.
     pub(crate) origin: String,
-    /// Which kind of source; relative paths mean something on the command line only.
+    /// The kind of source; relative paths are allowed only on the command line.
     pub(crate) source: Source,
 }
 
@@ -33,23 +33,23 @@ pub(crate) enum Source {
 }
 
 impl Setting {
-    /// A flag's value.
+    /// A setting from a flag.
     pub(crate) fn flag(origin: &str, value: Value) -> Self {
         Self { value, origin: origin.to_owned(), source: Source::CommandLine }
     }
 
-    /// A variable's value.
+    /// A setting from a variable.
     pub(crate) fn variable(origin: &str, value: String) -> Self {
         Self { value: Value::Text(value), origin: origin.to_owned(), source: Source::Environment }
     }
 }
 
-/// TOML's types, as far as a key may have them; the environment and the command line only have text.
+/// A value of a TOML type that a key may have; the environment and the command line only have text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Value {
     /// A string.
     Text(String),
-    /// A string of the command line or of a variable that is not UTF-8, which a path may be.
+    /// A string from the command line or a variable that is not UTF-8, for paths.
     Bytes(OsString),
     /// A whole number.
     Integer(i128),
@@ -57,35 +57,35 @@ pub(crate) enum Value {
     Boolean(bool),
     /// An array.
     List(Vec<Value>),
-    /// A table, in order of name.
+    /// A table, sorted by name.
     Table(Vec<(String, Value)>),
-    /// An array of tables, as `[[timeouts.path]]` writes one: whose keys have a place each.
+    /// An array of tables (`[[timeouts.path]]`), with the origin of each key.
     Tables(Vec<TableEntry>),
-    /// Something no key takes: a float, a date, a number beyond reason.
+    /// A value of a type that no key accepts: a float, a date, or a number of more than 128 bits.
     Other {
-        /// Its type's name.
+        /// The type's name, with its article.
         kind: &'static str,
-        /// As written.
+        /// The value, as written.
         text: String,
     },
 }
 
-/// One table of an array of them.
+/// One table of an array of tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TableEntry {
-    /// Where it begins.
+    /// File and line of its start.
     pub(crate) origin: String,
-    /// Its keys, in order of name.
+    /// Its keys, sorted by name.
     pub(crate) keys: Vec<(String, Setting)>,
 }
 
 impl Value {
-    /// Text, from the command line.
+    /// Text.
     pub(crate) fn text(text: impl Into<String>) -> Self {
         Self::Text(text.into())
     }
 
-    /// Text, or what the system has in its place.
+    /// Text, or bytes if `text` is not UTF-8.
     pub(crate) fn os(text: &OsStr) -> Self {
         text.to_str().map_or_else(|| Self::Bytes(text.to_owned()), Self::text)
     }

@@ -103,12 +103,12 @@ fn invalid_flag_value_is_a_usage_error_naming_the_flag() {
         ("mysite/wsgi.py", "APP: app.target = \"mysite/wsgi.py\": is a file's path"),
         ("a:b:c", "APP: app.target = \"a:b:c\": has more than one \":\""),
         ("a:make(1)", "APP: app.target = \"a:make(1)\": calls the factory with arguments"),
-        ("a -w 0", "--workers: workers.count = \"0\": is out of bounds"),
+        ("a -w 0", "--workers: workers.count = \"0\": is out of range"),
         ("a -w -1", "--workers: workers.count = \"-1\": is negative"),
         ("a -w many", "--workers: workers.count = \"many\": is not a whole number"),
         ("a -w +2", "--workers: workers.count = \"+2\": is not a whole number"),
         ("a -w 9-1", "--workers: workers.count = \"9-1\": its min, 9, is more than its max, 1"),
-        ("a -w 0-3", "--workers: workers.count = \"0-3\": its min, \"0\", is out of bounds"),
+        ("a -w 0-3", "--workers: workers.count = \"0-3\": its min, \"0\", is out of range"),
         ("a -w 1-", "--workers: workers.count = \"1-\": is not a whole number"),
         ("a --max-requests -1", "--max-requests: workers.max_requests = \"-1\": is negative"),
         ("a --max-requests many", "--max-requests: workers.max_requests = \"many\": is not a whole number"),
@@ -116,7 +116,7 @@ fn invalid_flag_value_is_a_usage_error_naming_the_flag() {
             "a --max-requests-jitter 50",
             "--max-requests-jitter: workers.max_requests_jitter = \"50\": is added to workers.max_requests, which is not set",
         ),
-        ("a --threads 0", "--threads: workers.threads = \"0\": is out of bounds"),
+        ("a --threads 0", "--threads: workers.threads = \"0\": is out of range"),
         ("a --bind my/host", "--bind: listen.bind = [\"my/host\"]: \"my/host\" \"my/host\" is not a host"),
         (
             "a --forwarded-allow-ips proxy",
@@ -127,8 +127,8 @@ fn invalid_flag_value_is_a_usage_error_naming_the_flag() {
         ("a --python /no/such/python", "--python: app.python = \"/no/such/python\": there is no file"),
         ("a --env DEBUG", "--env: app.env: \"DEBUG\" has no \"=\""),
         ("a --interface cgi", "--interface: app.interface = \"cgi\": is not one of the choices"),
-        ("a --limit-request-fields 0", "--limit-request-fields: limits.headers = \"0\": is out of bounds"),
-        ("a --limit-request-line 0", "--limit-request-line: limits.request_line = \"0\": is no size at all"),
+        ("a --limit-request-fields 0", "--limit-request-fields: limits.headers = \"0\": is out of range"),
+        ("a --limit-request-line 0", "--limit-request-line: limits.request_line = \"0\": is zero"),
     ] {
         assert!(shell.refused(line).starts_with(text), "{line}: {}", shell.refused(line));
     }

@@ -74,7 +74,7 @@ fn failed_reread_reports_all_errors_and_changes_nothing() {
         told.lines().filter(|line| !line.starts_with(' ')).collect::<Vec<_>>(),
         [
             "@/etc/rgun.toml:2: app.target = \"my-site\": \"my-site\" cannot be a module's name",
-            "@/etc/rgun.toml:4: workers.count = 0: is out of bounds: the least is 1, the most 65535",
+            "@/etc/rgun.toml:4: workers.count = 0: is out of range: write a number from 1 to 65535",
             "@/etc/rgun.toml:6: timeouts.request = 30: has no unit",
         ]
     );
