@@ -1,8 +1,8 @@
-//! The error of a flag that is refused, for `flags` and `compat`.
+//! The error for a refused flag, for `flags` and `compat`.
 
 use crate::config::ConfigError;
 
-/// A flag that is not done, as an error.
+/// The error for `flag`, as typed.
 pub(super) fn flag_error(flag: &str, reason: &str, hint: &str) -> ConfigError {
     ConfigError {
         origin: flag.to_owned(),

@@ -1,12 +1,11 @@
-//! What the user typed: `rgun [APP] [gunicorn's or uvicorn's flags]`, `rgun check [the same]`, `rgun reload`.
+//! The command line: `rgun [APP] [flags]`, `rgun check [APP] [flags]`, `rgun reload`.
 //!
-//! Turns arguments, variables and the current directory into a [`Command`] or a [`Failure`]; `main` calls it once
-//! and does the printing and exiting. Nothing is printed, and no process state is read here, so every case is a
-//! table row in the tests. What a start was told is kept: a reload reads the same sources anew
-//! ([`Invocation::reread`]).
+//! [`parse`] turns arguments, variables and the current directory into a [`Command`] or a [`Failure`]; `main` calls it
+//! once, prints and exits. Parsing prints nothing and reads no process state. An [`Invocation`] keeps its sources, so
+//! that a reload can read the configuration again ([`Invocation::reread`]).
 //!
-//! `flags` has the flags rgun acts on, `compat` how uvicorn spells some of them, and the tables of gunicorn's and
-//! uvicorn's other flags with what becomes of each. No flag of either is silently dropped.
+//! `flags` has the flags that rgun supports, in gunicorn's spelling. `compat` has uvicorn's spelling of some of them,
+//! and tables of the other flags of gunicorn and uvicorn, each with its handling. No flag of either is silently dropped.
 
 mod compat;
 mod error;
@@ -24,21 +23,21 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use crate::config::{self, Config, ConfigError, ConfigErrors, DEFAULT_FILE, Environment, Layer, Loaded};
 use flags::{Cli, ParsedFlags, Subcommand};
 
-/// What is to be done.
+/// The command to carry out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Serve the application until told to stop.
+    /// Serve the application until a signal stops it.
     Serve(Box<Invocation>),
-    /// Say whether configuration and application are sound.
+    /// Check the configuration and the application.
     Check(Box<Invocation>, CheckIdentity),
-    /// Ask a daemon that runs to reload. It reads the configuration; who asks may not even be allowed to.
+    /// Ask a running daemon to reload. The daemon reads the configuration; this process may lack the permission.
     Reload {
-        /// Its control socket, absolute; `None` for where the packaged unit has it.
+        /// The daemon's control socket, absolute; `None` for the one of the packaged unit.
         socket: Option<PathBuf>,
     },
 }
 
-/// As whom a check is made, as far as it was said.
+/// The identity to check as; without flags the unit's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckIdentity {
     /// `--user`.
@@ -47,19 +46,18 @@ pub struct CheckIdentity {
     pub unit: Option<String>,
 }
 
-/// The configuration of a start or a check, and where it came from.
+/// The configuration of a start or a check, and its sources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
-    /// Checked.
+    /// The checked configuration.
     pub config: Config,
-    /// For the log, one sentence each: flags that have no effect here and what does it now.
+    /// For the log, one sentence each: ignored flags and variables, and what to use instead.
     pub warnings: Vec<String>,
-    /// To read it all again.
+    /// For reading the configuration again.
     sources: Sources,
 }
 
-/// What the configuration was read from. Nothing in it is looked up in the process again: its current directory and
-/// its environment are what they were at the start.
+/// The sources of the configuration. The current directory and the environment are those at the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Sources {
     flags: Layer,
@@ -69,34 +67,30 @@ struct Sources {
 }
 
 impl Invocation {
-    /// Reads the configuration again from where it was read at the start: the same command line, the same variables,
-    /// the same file with what it says by now.
+    /// Reads the configuration again: the flags and variables of the start, and the current content of the file.
     ///
     /// # Errors
-    /// Everything that is wrong by now, at once.
+    /// All errors at once.
     pub fn reread(&self) -> Result<Self, ConfigErrors> {
         let mut again = self.sources.read()?;
         if again.config.listen != self.config.listen {
             again.warnings.push(format!(
-                "{} is changed, which takes a restart: a reload leaves the sockets as they are",
+                "{} has changed, which needs a restart: a reload keeps the sockets",
                 config::name::BIND
             ));
         }
         Ok(again)
     }
-}
 
-impl Invocation {
-    /// The file that was read, if one was.
+    /// The file that was read; `None` if there was none.
     pub fn file(&self) -> Option<&Path> {
         self.sources.file.as_deref()
     }
 
-    /// Reads the configuration as a process with these variables and this current directory does. The file stays the
-    /// same.
+    /// Reads the same file and flags as a process with other variables and another current directory would.
     ///
     /// # Errors
-    /// Everything that is wrong then, at once.
+    /// All errors at once.
     pub fn reread_with(&self, environment: Environment, cwd: PathBuf) -> Result<Self, ConfigErrors> {
         Sources { environment, cwd, ..self.sources.clone() }.read()
     }
@@ -110,14 +104,14 @@ impl Sources {
     }
 }
 
-/// Nothing is to be done but print this and exit.
+/// A text to print before exiting: help, version or errors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What to print; ends with a newline.
+    /// The text; ends with a newline.
     pub text: String,
     /// The exit status: [`EX_USAGE`], [`EX_CONFIG`], or 0 for `--help` and `--version`.
     pub status: u8,
-    /// Whether the text is what was asked for and goes to stdout, or an error and goes to stderr.
+    /// Whether the text goes to stdout (help, version) or to stderr (errors).
     pub stdout: bool,
 }
 
@@ -138,8 +132,7 @@ pub const EX_CONFIG: u8 = 78;
 /// Reads the command line; `args` begins with the program's name, `cwd` is absolute.
 ///
 /// # Errors
-/// When there is nothing to do but print: help, version, or all that is wrong with the command line and the
-/// configuration.
+/// A text to print: help, version, or all errors of the command line and the configuration.
 pub fn parse<A>(
     args: impl IntoIterator<Item = A>,
     environment: &Environment,
@@ -167,8 +160,8 @@ where
             return Ok(Command::Reload { socket: socket.as_ref().map(|path| cwd.join(path)) });
         }
         (Some(Subcommand::Check(check)), Some((_, matches))) => {
-            let wanted = CheckIdentity { user: check.user.clone(), unit: check.unit.clone() };
-            (Some(wanted), &check.flags, matches)
+            let identity = CheckIdentity { user: check.user.clone(), unit: check.unit.clone() };
+            (Some(identity), &check.flags, matches)
         }
         _ => (None, &cli.flags, &matches),
     };
@@ -177,10 +170,8 @@ where
     let supported: &[&str] = if check_as.is_some() { &["user"] } else { &[] };
     compat::evaluate(matches, supported, &mut warnings, &mut errors);
     if environment.value("GUNICORN_CMD_ARGS").is_some() {
-        warnings.push(
-            "GUNICORN_CMD_ARGS: ignored; write the flags on the command line, or their keys in the file"
-                .into(),
-        );
+        warnings
+            .push("GUNICORN_CMD_ARGS: ignored; use flags on the command line, or keys in the file".into());
     }
     compat::uvicorn::warn_about_variables(environment, &mut warnings);
     warnings.extend(config::unread_variables(environment).into_iter().map(unread_variable_warning));
@@ -191,7 +182,7 @@ where
     let file = match config.or_else(|| environment.value(config::CONFIG_VARIABLE).map(PathBuf::from)) {
         Some(path) => Some(cwd.join(path)),
         None if layer.contains_key(config::name::TARGET) => None,
-        // An error other than "there is none" is the reader's to tell.
+        // `config::load` reports errors other than a missing file.
         None if default_file.try_exists().unwrap_or(true) => Some(default_file.to_owned()),
         None if environment.value("RGUN_APP_TARGET").is_some() => None,
         None => return Err(no_application(default_file)),
@@ -204,7 +195,7 @@ where
     warnings.append(&mut invocation.warnings);
     invocation.warnings = warnings;
     Ok(match check_as {
-        Some(wanted) => Command::Check(invocation, wanted),
+        Some(identity) => Command::Check(invocation, identity),
         None if check => Command::Check(invocation, CheckIdentity::default()),
         None => Command::Serve(invocation),
     })
@@ -212,7 +203,7 @@ where
 
 /// The warning about a variable `RGUN_…` that rgun does not read: its name, and the variable or flag to use instead.
 fn unread_variable_warning(variable: &str) -> String {
-    let word = variable.trim_start_matches("RGUN_").to_lowercase();
+    let word = variable.strip_prefix("RGUN_").unwrap_or(variable).to_lowercase();
     let long = word.replace('_', "-");
     let command = Cli::command();
     let flag = command.get_arguments().any(|arg| arg.get_long() == Some(&long)).then(|| format!("--{long}"));
@@ -236,9 +227,9 @@ fn parse_matches(args: &[OsString]) -> Result<(Cli, ArgMatches), clap::Error> {
     Ok((Cli::from_arg_matches(&matches)?, matches))
 }
 
-/// Clap's text with our exit status: its own for a usage error is 2.
+/// Converts clap's error, whose exit status for a usage error would be 2.
 fn from_clap_error(error: &clap::Error, args: &[OsString]) -> Failure {
-    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    let is_requested = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     if error.kind() == ErrorKind::InvalidUtf8
         && let Some(argument) = find_invalid_utf8(args)
     {
@@ -248,13 +239,17 @@ fn from_clap_error(error: &clap::Error, args: &[OsString]) -> Failure {
         );
         return Failure { text, status: EX_USAGE, stdout: false };
     }
-    if !asked && let Some((typed, meant)) = find_misspelled_flag(args) {
+    if !is_requested && let Some((typed, meant)) = find_misspelled_flag(args) {
         let text = format!(
-            "error: '{typed}' is no flag: did you mean {meant}?\n\nFor more information, try '--help'.\n"
+            "error: '{typed}' is not a flag: did you mean {meant}?\n\nFor more information, try '--help'.\n"
         );
         return Failure { text, status: EX_USAGE, stdout: false };
     }
-    Failure { text: error.render().to_string(), status: if asked { 0 } else { EX_USAGE }, stdout: asked }
+    Failure {
+        text: error.render().to_string(),
+        status: if is_requested { 0 } else { EX_USAGE },
+        stdout: is_requested,
+    }
 }
 
 /// The argument that clap refuses because it is not UTF-8, which clap's error does not name. The values of some flags
@@ -269,8 +264,8 @@ fn find_invalid_utf8(args: &[OsString]) -> Option<&OsString> {
     })
 }
 
-/// A flag with a space after its hyphens (`-- bind 0:8000`), which gunicorn passes over, or with one hyphen (`-bind`):
-/// what was typed, and the flag.
+/// Finds a flag with a space after its hyphens (`-- bind 0:8000`), which gunicorn ignores, or with one hyphen (`-bind`).
+/// Returns it as typed, and in the correct spelling.
 fn find_misspelled_flag(args: &[OsString]) -> Option<(String, String)> {
     let command = compat::add_flags(Cli::command());
     let is_flag = |word: &str| command.get_arguments().any(|arg| arg.get_long() == Some(word));
@@ -292,7 +287,7 @@ fn failure(errors: &ConfigErrors, status: u8) -> Failure {
     Failure { text: format!("{errors}\n"), status, stdout: false }
 }
 
-/// Whether the command line is at fault, and no file or variable.
+/// Whether the error is on the command line, and not in a file or a variable.
 fn is_on_command_line(error: &ConfigError) -> bool {
     error.origin.starts_with("--") || error.origin == flags::APP
 }

@@ -1,7 +1,7 @@
-//! `rgun reload`: tells the daemon to load the application's code and configuration anew, and waits for the verdict.
+//! `rgun reload`: asks the daemon to load new code and configuration, and waits for the result.
 //!
-//! What `ExecReload=` of the unit runs. It speaks to the daemon's control socket (`run::control_socket` says how) and knows
-//! nothing else: neither the configuration nor the application.
+//! `ExecReload=` of the unit runs it. It uses only the daemon's control socket (`run::control_socket` defines the
+//! protocol); it reads neither the configuration nor the application.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -14,17 +14,17 @@ pub const SOCKET: &str = "control";
 /// The packaged unit's `RuntimeDirectory=`.
 const DEFAULT_DIRECTORY: &str = "/run/rgun";
 
-/// EX_UNAVAILABLE of sysexits(3head): there is no daemon to ask.
+/// EX_UNAVAILABLE of sysexits(3head): no daemon answers.
 const EXIT_UNAVAILABLE: u8 = 69;
 
-/// `$RUNTIME_DIRECTORY` (systemd.exec(5)); of several, the first.
+/// The first directory of `$RUNTIME_DIRECTORY` (systemd.exec(5)); `None` if it is unset or empty.
 pub fn runtime_directory() -> Option<PathBuf> {
     let directories = std::env::var_os("RUNTIME_DIRECTORY")?;
     std::env::split_paths(&directories).next().filter(|path| !path.as_os_str().is_empty())
 }
 
-/// Asks, prints what the daemon says, and returns the exit status: 0 when the new code serves, 1 when it does not and
-/// the old goes on, 69 when no daemon answers.
+/// Requests a reload, prints its progress, and returns the exit status: 0 if the new code serves, 1 if it failed and
+/// the old code keeps serving, 69 if no daemon answers.
 pub fn run(socket: Option<PathBuf>) -> ExitCode {
     let path = socket.unwrap_or_else(|| {
         runtime_directory().unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY)).join(SOCKET)
@@ -70,8 +70,8 @@ fn request_reload(path: &std::path::Path, out: &mut impl Write) -> io::Result<Ou
                 return Ok(Outcome::Failed(reason));
             }
             "progress" | "done" => {
-                // A reader that has gone does not change what became of the reload.
-                let _unheard = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+                // A closed stdout does not change the result of the reload.
+                let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
                 if word == "done" {
                     return Ok(Outcome::Done);
                 }
@@ -82,6 +82,6 @@ fn request_reload(path: &std::path::Path, out: &mut impl Write) -> io::Result<Ou
 }
 
 fn print_error(text: &str) {
-    // Nobody is left to tell if stderr is closed; the status says it as well.
-    let _unheard = io::stderr().write_all(text.as_bytes());
+    // If stderr is closed, only the exit status can report the error.
+    let _ = io::stderr().write_all(text.as_bytes());
 }

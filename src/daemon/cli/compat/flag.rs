@@ -1,69 +1,69 @@
-//! One row of a table of flags that rgun does not act on: how the flag is spelt, and what becomes of it.
+//! The row type of the tables of unsupported flags: a flag's spelling, and its handling.
 
-/// A flag that rgun does not act on.
+/// A flag of gunicorn or uvicorn that rgun does not support.
 pub(super) struct CompatFlag {
-    /// Its long name.
+    /// The long name, without hyphens.
     pub(super) long: &'static str,
-    /// Another long name of it.
+    /// A second long name.
     pub(super) alias: Option<&'static str>,
     pub(super) short: Option<char>,
     pub(super) arg_kind: ArgKind,
-    /// Values that ask for what rgun does anyway.
+    /// Values that are accepted without a warning, because they describe what rgun does.
     pub(super) accepted: &'static [&'static str],
-    /// Whether its value is kept out of messages.
+    /// Whether messages must not contain the value.
     pub(super) is_secret: bool,
     pub(super) handling: Handling,
 }
 
-/// What follows a flag.
+/// Whether a flag has a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ArgKind {
-    /// It stands alone.
+    /// No value.
     Switch,
-    /// A value.
+    /// A required value.
     Value,
-    /// A value that may be left out.
+    /// An optional value.
     Optional,
 }
 
-/// What comes of a flag. In texts, `{}` is its value.
+/// The handling of a flag. In the texts, `{}` is replaced by its value.
 #[derive(Clone, Copy)]
 pub(super) enum Handling {
-    /// It asks for what rgun does anyway.
+    /// Accepted without a warning: it describes what rgun does.
     NoOp,
-    /// Accepted without effect; what does it now.
+    /// Accepted with a warning that says what replaces the flag.
     Ignored(&'static str),
-    /// Not done; why, and the remedy.
+    /// Refused with a reason and a hint.
     Refused(&'static str, &'static str),
-    /// Not done yet; the remedy until then.
+    /// Refused, because planned for a later version, with a hint.
     NotYet(&'static str),
 }
 
-/// A row without peculiarities.
+/// A row with the defaults for all other fields.
 pub(super) const fn flag(long: &'static str, arg_kind: ArgKind, handling: Handling) -> CompatFlag {
     CompatFlag { long, alias: None, short: None, arg_kind, accepted: &[], is_secret: false, handling }
 }
 
 impl CompatFlag {
-    /// With a short name.
+    /// Adds a short name.
     pub(super) const fn short(mut self, short: char) -> Self {
         self.short = Some(short);
         self
     }
 
-    /// With another long name.
+    /// Adds a second long name.
     pub(super) const fn alias(mut self, alias: &'static str) -> Self {
         self.alias = Some(alias);
         self
     }
 
-    /// With values that pass in silence.
+    /// Adds values that are accepted without a warning.
     pub(super) const fn accepted(mut self, values: &'static [&'static str]) -> Self {
         self.accepted = values;
         self
     }
 
-    /// With a value that nobody else is to read.
+    /// Keeps the value out of messages.
     pub(super) const fn secret(mut self) -> Self {
         self.is_secret = true;
         self

@@ -1,7 +1,7 @@
-//! Gunicorn's flags that rgun does not act on: one row, one verdict each. the parent module does what it says.
+//! Gunicorn's flags that rgun does not support, one row each; the parent module evaluates them.
 //!
-//! The list is that of gunicorn 27's `config.py`, less what `flags` has; settings without a flag are absent. What
-//! uvicorn has too (`--backlog`, `--log-config`, `--reload`, `--ssl-version`) is here, once.
+//! The list is that of gunicorn 27's `config.py`, without the flags in `flags` and without settings that have no flag.
+//! Flags that uvicorn has too (`--backlog`, `--log-config`, `--reload`, `--ssl-version`) are in this table only.
 
 use super::flag::ArgKind::{Optional, Switch, Value};
 use super::flag::Handling::{self, Ignored, NotYet, Refused};
@@ -10,23 +10,25 @@ use super::flag::{CompatFlag, flag};
 const JOURNAL: &str = "the log goes to the journal under systemd, to stderr in the foreground";
 /// `--certfile`, `--ssl-certfile` and the like.
 pub(super) const TLS: Handling =
-    NotYet("let a proxy before rgun (nginx, Caddy) speak TLS, and leave the flag out");
+    NotYet("let a proxy in front of rgun (nginx, Caddy) terminate TLS, and leave the flag out");
 /// The PROXY protocol.
 const PROXY: Handling =
     NotYet("have the proxy send X-Forwarded-For and X-Forwarded-Proto, and leave the flag out");
 const STATSD: Handling = NotYet("leave it out");
 /// `--http-protocols`, `--http2`.
-pub(super) const HTTP2: Handling = NotYet("leave it out; a proxy before rgun can speak HTTP/2 to clients");
+pub(super) const HTTP2: Handling =
+    NotYet("leave it out; a proxy in front of rgun can speak HTTP/2 to clients");
 const LOG_CONFIG: Handling =
     NotYet("leave it out; the application configures its own logging, which goes to the journal");
 /// `--reload` and what belongs to it.
 pub(super) const RELOAD: Handling = NotYet(
-    "leave it out: rgun does not watch files. systemctl reload rgun, or SIGHUP in the foreground, takes new code \
+    "leave it out: rgun does not watch files. systemctl reload rgun, or SIGHUP in the foreground, loads new code \
      without losing a request",
 );
 const SYSLOG: Handling = Ignored("journald forwards to syslog (ForwardToSyslog= in journald.conf)");
-const CONTROL: Handling =
-    Ignored("rgun's control socket is in RuntimeDirectory= of the unit, for its own user and root alone");
+const CONTROL: Handling = Ignored(
+    "rgun's control socket is in RuntimeDirectory= of the unit, accessible to its user and root only",
+);
 const DIRTY: Handling =
     Refused("rgun has no pool for long tasks", "run them in a task queue, e.g. Celery, as a unit of its own");
 const PASTE: Handling = Refused(
@@ -34,18 +36,18 @@ const PASTE: Handling = Refused(
     "write a module with application = paste.deploy.loadapp(\"config:/srv/mysite/production.ini\") and name it",
 );
 const LENIENT: Handling = Refused(
-    "rgun's parser has no lenient mode: what two parsers read differently is how requests are smuggled",
-    "leave it out, and mend the client",
+    "rgun's parser has no lenient mode: messages that two parsers read differently allow request smuggling",
+    "leave it out, and fix the client",
 );
 
 /// Of gunicorn 27's `config.py`.
 pub(super) const FLAGS: &[CompatFlag] = &[
-    // What systemd does.
+    // Tasks of systemd.
     flag(
         "daemon",
         Switch,
         Refused(
-            "rgun does not put itself into the background",
+            "rgun does not run itself in the background",
             "systemctl enable --now rgun.socket, or in a unit of your own: Type=notify, ExecStart=rgun … without this flag",
         ),
     )
@@ -54,13 +56,13 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("group", Value, Refused("rgun does not change its group", "in the unit, write Group={}")).short('g'),
     flag("umask", Value, Refused("rgun does not change its umask", "in the unit, write UMask={}")).short('m'),
     flag("initgroups", Switch, Ignored("User= of the unit sets the supplementary groups")),
-    flag("pid", Value, Ignored("systemd knows the process: systemctl show -p MainPID rgun")).short('p'),
-    flag("backlog", Value, Ignored("Backlog= of the socket unit is the kernel's queue, limits.queue is rgun's")),
-    flag("name", Value, Ignored("the service is known by its unit's name")).short('n'),
-    flag("worker-tmp-dir", Value, Ignored("workers' heartbeats are in shared memory, in no file")),
+    flag("pid", Value, Ignored("systemd knows the main process: systemctl show -p MainPID rgun")).short('p'),
+    flag("backlog", Value, Ignored("Backlog= of the socket unit sets the kernel's queue, limits.queue rgun's")),
+    flag("name", Value, Ignored("the unit's name identifies the service")).short('n'),
+    flag("worker-tmp-dir", Value, Ignored("workers' heartbeats are in shared memory, not in files")),
     flag("error-logfile", Value, Ignored(JOURNAL)).alias("log-file").accepted(&["-"]),
-    flag("capture-output", Switch, Ignored("what the application prints goes to the log anyway")),
-    flag("enable-stdio-inheritance", Switch, Ignored("what the application prints goes to the log anyway"))
+    flag("capture-output", Switch, Ignored("rgun logs what the application prints")),
+    flag("enable-stdio-inheritance", Switch, Ignored("rgun logs what the application prints"))
         .short('R'),
     flag("disable-redirect-access-to-syslog", Switch, Ignored(JOURNAL)),
     flag("log-syslog", Switch, SYSLOG),
@@ -70,19 +72,19 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("control-socket", Value, CONTROL),
     flag("control-socket-mode", Value, CONTROL),
     flag("no-control-socket", Switch, CONTROL),
-    // What the design does, or has no need of.
-    flag("reuse-port", Switch, Ignored("one listener and one queue feed all workers, so none waits behind a busy one")),
-    flag("no-sendfile", Switch, Ignored("files are sent by the daemon, without sendfile(2)")),
+    // Done by design, or unnecessary.
+    flag("reuse-port", Switch, Ignored("one listener and one queue serve all workers, so no request waits behind a busy one")),
+    flag("no-sendfile", Switch, Ignored("the daemon sends files, without sendfile(2)")),
     flag(
         "worker-connections",
         Value,
         Ignored(
-            "workers have no connections; limits.connections bounds the daemon's, workers.concurrency what an ASGI \
-             worker runs at a time",
+            "workers have no connections; limits.connections bounds the daemon's, workers.concurrency the requests \
+             that an ASGI worker runs at a time",
         ),
     ),
     flag("http-parser", Value, Ignored("rgun has one parser, hyper's")).accepted(&["auto", "fast"]),
-    flag("asgi-disconnect-grace-period", Value, Ignored("the application hears http.disconnect and decides itself how long it goes on")),
+    flag("asgi-disconnect-grace-period", Value, Ignored("the application receives http.disconnect and decides itself when to stop")),
     flag("suppress-ragged-eofs", Switch, Ignored("it is for TLS, which this version does not have")),
     flag("do-handshake-on-connect", Switch, Ignored("it is for TLS, which this version does not have")),
     flag("spew", Switch, Refused("rgun does not trace lines", "run the application under python -m trace")),
@@ -103,11 +105,11 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("permit-unconventional-http-method", Switch, LENIENT),
     flag("permit-unconventional-http-version", Switch, LENIENT),
     flag("casefold-http-method", Switch, LENIENT),
-    // What this version does not have.
+    // Planned for a later version.
     flag("reload", Switch, RELOAD),
     flag("reload-engine", Value, RELOAD),
     flag("reload-extra-file", Value, RELOAD),
-    flag("print-config", Switch, NotYet("rgun check says whether the configuration is sound")),
+    flag("print-config", Switch, NotYet("rgun check checks the configuration")),
     flag("access-logformat", Value, NotYet("leave it out; entries of the access log have named fields")),
     flag("log-config", Value, LOG_CONFIG),
     flag("log-config-json", Value, LOG_CONFIG),
@@ -135,5 +137,5 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag("http2-max-frame-size", Value, HTTP2),
     flag("http2-max-header-list-size", Value, HTTP2),
     flag("asgi-loop", Value, NotYet("leave it out")).accepted(&["auto"]),
-    flag("asgi-lifespan", Value, NotYet("leave it out: lifespan is used where the application has it")).accepted(&["auto"]),
+    flag("asgi-lifespan", Value, NotYet("leave it out: rgun runs the lifespan if the application supports it")).accepted(&["auto"]),
 ];

@@ -1,11 +1,11 @@
-//! Flags of other servers that rgun does not act on: what a row of their tables says, and what comes of it.
+//! Compatibility with the command lines of gunicorn and uvicorn: the flags that rgun does not support.
 //!
-//! Harmless to lose (something else does it, or nobody needs it here): accepted, with a warning that says what
-//! does it now. Missed by whoever wrote it (`--user`, TLS, trust in a proxy): refused, with the line to write
-//! instead. What asks for what happens anyway (`--proxy-protocol off`, `--no-server-header`) passes in silence.
+//! A flag that is safe to ignore, because rgun or systemd replaces it, is accepted with a warning that says so. A flag
+//! that is unsafe to ignore (`--user`, TLS, trust in a proxy) is refused with a hint. A flag that describes what rgun
+//! does (`--proxy-protocol off`, `--no-server-header`) is accepted silently.
 //!
-//! The rows are in `gunicorn` and `uvicorn`, where a new flag of theirs is one more. A flag that both have is in one of
-//! the tables only: it means the same whoever types it. Abbreviations of flags are not taken.
+//! The tables are in `gunicorn` and `uvicorn`. A flag of both servers is in one table only, because it means the same
+//! in both. Abbreviated flags are refused.
 
 mod flag;
 mod gunicorn;
@@ -24,9 +24,9 @@ fn all_flags() -> impl Iterator<Item = &'static CompatFlag> {
     gunicorn::FLAGS.iter().chain(uvicorn::FLAGS)
 }
 
-/// The command, and its subcommands, with all of these flags, hidden from the help.
+/// Adds all of these flags to the command and its subcommands, hidden from the help.
 pub(super) fn add_flags(command: Command) -> Command {
-    // `reload` takes none of them: what a daemon does was said when it was started.
+    // `reload` accepts none of them: the running daemon has its configuration already.
     let serves = |sub: &&Command| sub.get_name() != "reload";
     let names: Vec<String> =
         command.get_subcommands().filter(serves).map(|sub| sub.get_name().to_owned()).collect();
@@ -35,7 +35,7 @@ pub(super) fn add_flags(command: Command) -> Command {
     command.args(all_flags().map(to_arg))
 }
 
-/// Those that it does not act on itself: a check can be made as a `--user`.
+/// Adds the flags that the command does not support itself: `rgun check` has a `--user`.
 fn add_unsupported_flags(command: Command) -> Command {
     let own: Vec<String> = command.get_arguments().map(|arg| arg.get_id().to_string()).collect();
     command.args(all_flags().filter(|flag| !own.iter().any(|own| own == flag.long)).map(to_arg))
@@ -52,7 +52,8 @@ fn to_arg(flag: &CompatFlag) -> Arg {
     }
 }
 
-/// Sorts what was typed into warnings and errors. `supported` are flags of the command that others do not act on.
+/// Turns the unsupported flags in `matches` into warnings and errors. `supported` are flags that this command, unlike
+/// others, supports.
 pub(super) fn evaluate(
     matches: &ArgMatches,
     supported: &[&str],
@@ -64,7 +65,7 @@ pub(super) fn evaluate(
             Switch if !matches.get_flag(flag.long) => continue,
             Switch => None,
             Value | Optional => {
-                // The last one counts, as there.
+                // The last one applies, as in gunicorn and uvicorn.
                 match matches.get_many::<String>(flag.long).and_then(Iterator::last) {
                     None => continue,
                     Some(value) if flag.accepted.contains(&value.as_str()) => continue,

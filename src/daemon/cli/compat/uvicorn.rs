@@ -1,11 +1,10 @@
-//! Uvicorn's command line: its spelling of what rgun has, and its flags that rgun does not act on.
+//! Uvicorn's command line: its names for flags that rgun supports, and its flags that rgun does not support.
 //!
-//! [`UvicornFlags`] has those that set something, for `flags` to join with rgun's own: two spellings of one setting replace
-//! each other, the last one counts, but where both would be meant at once (`--bind` and `--host`) it is an error.
-//! [`FLAGS`] are the others, one row, one verdict each; the parent module does what it says. What gunicorn has too is in
-//! `gunicorn`.
+//! [`UvicornFlags`] has the supported ones, which `flags` combines with rgun's own: the last of two flags for one setting
+//! applies; two that contradict each other (`--bind` and `--host`) are an error. [`FLAGS`] has the others, one row each;
+//! the parent module evaluates them. Flags that gunicorn has too are in `gunicorn`.
 //!
-//! The list is that of uvicorn 0.54's `main.py`. All of it is hidden from the help, which explains rgun's own.
+//! The list is that of uvicorn 0.54's `main.py`. All of these flags are hidden from the help.
 
 use std::ffi::{OsStr, OsString};
 use std::net::Ipv6Addr;
@@ -20,18 +19,18 @@ use super::gunicorn::{HTTP2, RELOAD, TLS};
 use crate::cli::error::flag_error;
 use crate::config::{ConfigError, Environment, Target, Value, forwarded_allow_ips};
 
-/// Uvicorn's defaults of `--host` and `--port`, each for when only the other is given.
+/// Uvicorn's defaults of `--host` and `--port`, if only the other one is given.
 const HOST: &str = "127.0.0.1";
 const PORT: &str = "8000";
 
-/// Settings as uvicorn spells them, as typed.
+/// Uvicorn's flags for settings that rgun has, as typed.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct UvicornFlags {
-    /// Together with `--port`: HOST:PORT of `--bind`.
+    /// With `--port`: HOST:PORT of `--bind`.
     #[arg(long, hide = true)]
     host: Option<String>,
 
-    /// Together with `--host`.
+    /// See `host`.
     #[arg(long, allow_negative_numbers = true, hide = true)]
     port: Option<String>,
 
@@ -39,19 +38,19 @@ pub(in crate::cli) struct UvicornFlags {
     #[arg(long, hide = true)]
     uds: Option<String>,
 
-    /// APP is called, as with "()" after it.
+    /// Calls APP, like "()" after it.
     #[arg(long, hide = true)]
     factory: bool,
 
-    /// The first of `--pythonpath`.
+    /// The first directory of `--pythonpath`.
     #[arg(long, hide = true)]
     app_dir: Option<OsString>,
 
-    /// What is so unless `--forwarded-allow-ips` or the file says otherwise.
+    /// The default: trusts the proxies of `proxy.trusted`.
     #[arg(long, overrides_with = "no_proxy_headers", hide = true)]
     proxy_headers: bool,
 
-    /// Nobody is believed.
+    /// Trusts no proxy.
     #[arg(long, overrides_with = "proxy_headers", hide = true)]
     no_proxy_headers: bool,
 
@@ -59,7 +58,7 @@ pub(in crate::cli) struct UvicornFlags {
     #[arg(long, overrides_with = "no_access_log", hide = true)]
     access_log: bool,
 
-    /// Nothing of `--access-logfile`.
+    /// No `--access-logfile`.
     #[arg(long, overrides_with = "access_log", hide = true)]
     no_access_log: bool,
 
@@ -71,7 +70,7 @@ pub(in crate::cli) struct UvicornFlags {
     #[arg(long, allow_negative_numbers = true, overrides_with = "max_requests_jitter", hide = true)]
     pub(in crate::cli) limit_max_requests_jitter: Option<String>,
 
-    /// `limits.queue`: beyond it a request is answered 503, as there.
+    /// `limits.queue`: further requests are answered 503, as in uvicorn.
     #[arg(long, allow_negative_numbers = true, hide = true)]
     pub(in crate::cli) limit_concurrency: Option<String>,
 
@@ -85,7 +84,7 @@ pub(in crate::cli) struct UvicornFlags {
 }
 
 impl UvicornFlags {
-    /// The address, and the flags it comes from; `bind` is what `--bind` says.
+    /// The address, and the flags it comes from; `bind` are the values of `--bind`.
     pub(in crate::cli) fn address(
         &self,
         bind: &[String],
@@ -127,7 +126,10 @@ impl UvicornFlags {
         Some((origin, Value::list([address])))
     }
 
-    /// HOST:PORT, or what to write instead. Whether it is one is for the check to say.
+    /// HOST:PORT, which `config` checks.
+    ///
+    /// # Errors
+    /// The hint for a `--host` that cannot be combined with a port.
     fn tcp(&self) -> Result<String, String> {
         let (host, port) = (self.host.as_deref().unwrap_or(HOST), self.port.as_deref().unwrap_or(PORT));
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -148,7 +150,7 @@ impl UvicornFlags {
         Ok(format!("{host}:{port}"))
     }
 
-    /// The application's name, called if that was asked for.
+    /// The application's name, with "()" appended for `--factory`.
     pub(in crate::cli) fn target(&self, app: Option<&str>, errors: &mut Vec<ConfigError>) -> Option<Value> {
         let app = match app {
             Some(app) if !self.factory => return Some(Value::text(app)),
@@ -158,7 +160,7 @@ impl UvicornFlags {
         let (module, function) = app.split_once(':').unwrap_or((app, ""));
         let (reason, hint) = if app.is_empty() {
             (
-                "has no APP beside it to call".to_owned(),
+                "needs an APP to call".to_owned(),
                 "write rgun module:function --factory, or app.target = \"module:function()\" in the file"
                     .to_owned(),
             )
@@ -168,9 +170,9 @@ impl UvicornFlags {
                 format!("write {module}:create_app --factory, with the function's name"),
             )
         } else if function.contains('(') && app.parse::<Target>().is_ok() {
-            (format!("{app} is a call already"), "leave out --factory, or the brackets".to_owned())
+            (format!("{app} is a call already"), "leave out --factory or the parentheses".to_owned())
         } else if function.contains('(') {
-            // No call that could be made; the check has the words for it.
+            // An invalid call, which `config` reports.
             return Some(Value::text(app));
         } else {
             return Some(Value::text(format!("{app}()")));
@@ -179,9 +181,9 @@ impl UvicornFlags {
         None
     }
 
-    /// The directories to import from, with those of `--pythonpath`, and the flags they come from.
+    /// The directories of `--app-dir` and `--pythonpath`, and the flags they come from.
     pub(in crate::cli) fn pythonpath(&self, others: Option<&OsStr>) -> Option<(&'static str, Value)> {
-        // An empty one is uvicorn's default, the current directory; rgun imports from there anyway.
+        // An empty directory is uvicorn's default, the current one, which rgun always imports from.
         match (self.app_dir.as_deref().filter(|dir| !dir.is_empty()), others) {
             (None, others) => others.map(|dirs| ("--pythonpath", Value::os(dirs))),
             (Some(dir), None) => Some(("--app-dir", Value::List(vec![Value::os(dir)]))),
@@ -193,7 +195,7 @@ impl UvicornFlags {
         }
     }
 
-    /// The peers that are believed, and the flag that says so; `list` is what `--forwarded-allow-ips` says.
+    /// The trusted peers, and the flag they come from; `list` is the value of `--forwarded-allow-ips`.
     pub(in crate::cli) fn trusted(&self, list: Option<&str>) -> Option<(&'static str, Value)> {
         if self.no_proxy_headers {
             return Some(("--no-proxy-headers", Value::list::<String>([])));
@@ -201,7 +203,7 @@ impl UvicornFlags {
         list.map(|list| ("--forwarded-allow-ips", forwarded_allow_ips(list)))
     }
 
-    /// Whether requests are logged; `logfile` is what `--access-logfile` says, and the flag it comes from.
+    /// Whether to log requests, and the flag it comes from; `logfile` is the value of `--access-logfile`.
     pub(in crate::cli) fn access(
         &self,
         logfile: Option<bool>,
@@ -224,7 +226,7 @@ impl UvicornFlags {
     }
 }
 
-/// `--bind`'s way to say it. Two slashes at the beginning would be read as those of a URL.
+/// Converts a path to an address of `--bind`, in which two leading slashes would be those of a URL.
 fn unix(path: &str) -> String {
     match path.trim_start_matches('/') {
         relative if relative.len() == path.len() => format!("unix:{relative}"),
@@ -232,7 +234,7 @@ fn unix(path: &str) -> String {
     }
 }
 
-/// `asgi3` and `asgi2` are one here: which of them an application speaks is found out.
+/// Maps `asgi3` and `asgi2` to `asgi`; the worker detects the version.
 pub(in crate::cli) fn interface(typed: &str) -> &str {
     match typed {
         "asgi3" | "asgi2" => "asgi",
@@ -240,27 +242,27 @@ pub(in crate::cli) fn interface(typed: &str) -> &str {
     }
 }
 
-/// Of uvicorn 0.54's `main.py`, less what `gunicorn` has.
+/// Flags of uvicorn 0.54's `main.py`, without those in `gunicorn`.
 pub(super) const FLAGS: &[CompatFlag] = &[
-    // What systemd does.
+    // Tasks of systemd.
     flag(
         "fd",
         ArgKind::Value,
         Refused(
             "rgun takes sockets from systemd by LISTEN_FDS, not by number",
-            "leave it out: sockets of a socket unit are used without being named; elsewhere write --uds or --bind",
+            "leave it out: rgun uses the sockets of a socket unit automatically; elsewhere use --uds or --bind",
         ),
     ),
     flag(
         "env-file",
         ArgKind::Value,
         Refused(
-            "rgun reads no files of variables",
+            "rgun reads no environment files",
             "in the unit, write EnvironmentFile= with the full path of {}; single variables are app.env, or --env \
              NAME=VALUE",
         ),
     ),
-    // What the design does, or has no need of.
+    // Done by design, or unnecessary.
     flag("http", ArgKind::Value, Ignored("rgun has one parser, hyper's")).accepted(&["auto"]),
     flag(
         "h11-max-incomplete-event-size",
@@ -273,22 +275,24 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag(
         "ws",
         ArgKind::Value,
-        Ignored("the daemon speaks the WebSocket protocol itself; the application needs no library for it"),
+        Ignored(
+            "the daemon implements the WebSocket protocol itself; the application needs no library for it",
+        ),
     )
     .accepted(&["auto"]),
     flag(
         "ws-max-queue",
         ArgKind::Value,
-        Ignored("no messages are queued by number: a client is read as far as the application receives"),
+        Ignored("rgun has no message queue: it reads from a client only as the application receives"),
     ),
     flag(
         "timeout-worker-healthcheck",
         ArgKind::Value,
         Ignored(
-            "a worker whose event loop does not turn for timeouts.stall has its stacks logged, and is replaced",
+            "rgun logs the stacks of a worker whose event loop is blocked for timeouts.stall, and replaces it",
         ),
     ),
-    // Each request has a context of its own, without what lifespan has set.
+    // Each request has its own context, without variables that lifespan has set.
     flag("reset-contextvars", Switch, NoOp),
     flag("use-colors", Switch, Ignored("the log has no colors; journalctl has")),
     flag("no-use-colors", Switch, NoOp),
@@ -298,19 +302,17 @@ pub(super) const FLAGS: &[CompatFlag] = &[
     flag(
         "no-date-header",
         Switch,
-        Ignored(
-            "an answer without a Date gets one (RFC 9110, 6.6.1); the application's own is left as it is",
-        ),
+        Ignored("rgun adds a Date to a response without one (RFC 9110, 6.6.1) and keeps the application's"),
     ),
     flag(
         "header",
         ArgKind::Value,
         Refused(
-            "rgun adds no headers to answers",
-            "set it in a middleware of the application, or in the proxy",
+            "rgun adds no headers to responses",
+            "set it in a middleware of the application or in the proxy",
         ),
     ),
-    // What this version does not have.
+    // Planned for a later version.
     flag("http2", Switch, HTTP2),
     flag("reload-dir", ArgKind::Value, RELOAD),
     flag("reload-include", ArgKind::Value, RELOAD),
@@ -379,15 +381,15 @@ pub(in crate::cli) const OPTIONS: &[&str] = &[
     "ws-ping-timeout",
 ];
 
-/// Warns of the variables that uvicorn would have read.
+/// Warns about variables that uvicorn reads and rgun does not.
 pub(in crate::cli) fn warn_about_variables(environment: &Environment, warnings: &mut Vec<String>) {
     for option in OPTIONS {
         let variable = format!("UVICORN_{}", option.replace('-', "_").to_uppercase());
-        // One with a URL is of a Service that is called uvicorn (Kubernetes), not of uvicorn.
+        // Kubernetes sets a variable with a URL for a Service that is called uvicorn.
         let is_meant = |value: &OsStr| !value.as_bytes().windows(3).any(|bytes| bytes == b"://");
         if environment.value(&variable).is_some_and(is_meant) {
             warnings.push(format!(
-                "{variable}: ignored; write the flag on the command line, or its key as RGUN_<SECTION>_<KEY>"
+                "{variable}: ignored; use the flag on the command line, or the variable of its key, RGUN_<SECTION>_<KEY>"
             ));
         }
     }

@@ -221,6 +221,7 @@ impl TimeoutFlags {
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
+#[expect(clippy::struct_field_names, reason = "clap derives the flags' names from the fields")]
 pub(super) struct LimitFlags {
     /// Length of the request line in bytes [default: 8KiB].
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
@@ -265,6 +266,7 @@ impl LimitFlags {
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "WebSockets")]
+#[expect(clippy::struct_field_names, reason = "clap derives the flags' names from the fields")]
 pub(super) struct WebSocketFlags {
     /// Maximum size of a message from a client [default: 16MiB].
     #[arg(long, alias = "websocket-max-message-size", value_name = "SIZE", allow_negative_numbers = true)]

@@ -1,4 +1,4 @@
-//! What guides and platforms have people type and set: addresses, ports, proxies; and slips of the hand.
+//! Flags and variables that guides and platforms use (addresses, ports, proxies), and misspelled flags.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn bind_accepts_gunicorns_address_forms() {
         ("-b [::]", "[::]:8000"),
         ("-b unix:/run/x.sock", "unix:/run/x.sock"),
     ] {
-        let listen = shell.sound(&format!("a {typed}")).config.listen;
+        let listen = shell.accepted(&format!("a {typed}")).config.listen;
         assert_eq!((listen.bind[0].to_string().as_str(), listen.explicit), (address, true), "{typed}");
     }
 }
@@ -23,7 +23,7 @@ fn bind_accepts_gunicorns_address_forms() {
 fn bind_takes_several_addresses() {
     let shell = Shell::new();
     for line in ["a --bind :80,127.0.0.1:81", "a -b :80 -b 127.0.0.1:81"] {
-        let bind = shell.sound(line).config.listen.bind;
+        let bind = shell.accepted(line).config.listen.bind;
         let bind: Vec<_> = bind.iter().map(ToString::to_string).collect();
         assert_eq!(bind, ["0.0.0.0:80", "127.0.0.1:81"], "{line}");
     }
@@ -36,17 +36,21 @@ fn bind_takes_several_addresses() {
 fn misspelled_hyphens_of_a_flag_are_named() {
     let shell = Shell::new();
     for (line, meant) in [
-        ("a -- bind 0:8000", "'-- bind' is no flag: did you mean --bind?"),
-        ("a --workers 2 -- bind=0:8000", "'-- bind=0:8000' is no flag: did you mean --bind=0:8000?"),
-        ("-- workers 3", "'-- workers' is no flag: did you mean --workers?"),
+        ("a -- bind 0:8000", "'-- bind' is not a flag: did you mean --bind?"),
+        ("a --workers 2 -- bind=0:8000", "'-- bind=0:8000' is not a flag: did you mean --bind=0:8000?"),
+        ("-- workers 3", "'-- workers' is not a flag: did you mean --workers?"),
         ("a -- forwarded-allow-ips *", "did you mean --forwarded-allow-ips?"),
-        ("a -bind 0:8000", "'-bind' is no flag: did you mean --bind?"),
+        ("a -bind 0:8000", "'-bind' is not a flag: did you mean --bind?"),
         ("check a -- bind 0:8000", "did you mean --bind?"),
     ] {
         let text = shell.refused(line);
         assert!(text.contains(meant), "{line}: {text}");
     }
-    assert_eq!(shell.sound("-- bind").config.app.target.to_string(), "bind:application", "may be a module");
+    assert_eq!(
+        shell.accepted("-- bind").config.app.target.to_string(),
+        "bind:application",
+        "may be a module"
+    );
     assert!(shell.refused("a -- b c").contains("'b'"));
 }
 
@@ -65,7 +69,7 @@ fn port_variable_is_used_without_any_bind_address() {
     assert_eq!(listen(&[port, ("RGUN_LISTEN_BIND", ":82")], &["a"]), ("0.0.0.0:82".to_owned(), true));
     shell.default_file(&format!("{SITE}[listen]\nbind = \":83\"\n"));
     assert_eq!(listen(&[port], &[]), ("0.0.0.0:83".to_owned(), true));
-    // systemd says where, whatever else stands in the environment.
+    // Sockets from systemd take precedence over PORT.
     assert_eq!(listen(&[("PORT", "x"), ("LISTEN_FDS", "1")], &["a"]), ("127.0.0.1:8000".to_owned(), false));
     for bad in ["http", "-1", "65536", "+80", "80 ", "tcp://10.0.0.1:80", "0:80"] {
         let failure = shell.run_with(&[("PORT", bad)], &["a"]).unwrap_err();
@@ -127,7 +131,7 @@ fn header_map_sets_the_handling_of_underscores() {
         ("dangerous", config::Underscores::Allow),
         ("allow", config::Underscores::Allow),
     ] {
-        let http = shell.sound(&format!("a --header-map {typed}")).config.http;
+        let http = shell.accepted(&format!("a --header-map {typed}")).config.http;
         assert_eq!(http.underscores, underscores, "{typed}");
     }
 }

@@ -7,7 +7,7 @@ fn gunicorn_command_line_is_accepted_unchanged() {
     let shell = Shell::new();
     shell.place.python("app/py/bin/python");
     let config = shell
-        .sound(
+        .accepted(
             "mysite.wsgi --bind 127.0.0.1:8001 --workers 9 --threads 3 --timeout 120 --graceful-timeout 20 \
              --keep-alive 5 --chdir app --env K=V --env L=a=b --pythonpath lib,/opt/lib --python py/bin/python \
              --interface wsgi --root-path /shop --log-level warning --access-logfile - \
@@ -47,7 +47,7 @@ fn limit_request_field_size_warns_that_it_bounds_the_sum() {
 #[test]
 fn short_flags_and_equals_signs_are_equivalent() {
     let shell = Shell::new();
-    let long = shell.sound(
+    let long = shell.accepted(
         "a.b --bind :80 --bind [::1]:80 --workers 2 --timeout 60 --worker-class gthread --env A=1 --env B=2",
     );
     for line in [
@@ -56,7 +56,7 @@ fn short_flags_and_equals_signs_are_equivalent() {
         "a.b --bind=:80 --bind=[::1]:80 -w=2 --timeout=60 --worker-class=gthread --env=A=1 --env=B=2",
         "-w 7 -b :80 -b [::1]:80 -w 2 -t 60s -k sync --interface wsgi -e A=1 -e B=2 -- a.b",
     ] {
-        assert_eq!(shell.sound(line).config, long.config, "{line}");
+        assert_eq!(shell.accepted(line).config, long.config, "{line}");
     }
     assert_eq!(long.config.listen.bind.len(), 2);
     assert_eq!(long.config.app.env.len(), 2);
@@ -73,9 +73,9 @@ fn times_are_seconds_or_have_a_unit() {
         ("-t 00", None),
         ("-t off", None),
     ] {
-        assert_eq!(shell.sound(&format!("a {flag}")).config.timeouts.request, expected, "{flag}");
+        assert_eq!(shell.accepted(&format!("a {flag}")).config.timeouts.request, expected, "{flag}");
     }
-    let timeouts = shell.sound("a --keep-alive 0 --graceful-timeout 0").config.timeouts;
+    let timeouts = shell.accepted("a --keep-alive 0 --graceful-timeout 0").config.timeouts;
     assert_eq!((timeouts.keepalive, timeouts.drain), (Duration::ZERO, Duration::ZERO));
     let text = shell.refused("a -t soon --keep-alive 5MB --graceful-timeout -1");
     assert_eq!(text.lines().filter(|line| line.starts_with("--")).count(), 3, "{text}");
@@ -100,7 +100,7 @@ fn gunicorns_log_levels_are_accepted() {
         ("INFO", Level::Info),
         ("trace", Level::Trace),
     ] {
-        assert_eq!(shell.sound(&format!("a --log-level {typed}")).config.log.level, level, "{typed}");
+        assert_eq!(shell.accepted(&format!("a --log-level {typed}")).config.log.level, level, "{typed}");
     }
     assert!(shell.refused("a --log-level loud").contains("--log-level: log.level = \"loud\": is not one of"));
 }
@@ -115,7 +115,7 @@ fn worker_class_sets_the_interface() {
         ("uvicorn.workers.UvicornWorker", Interface::Asgi),
         ("uvicorn_worker.UvicornWorker", Interface::Asgi),
     ] {
-        assert_eq!(shell.sound(&format!("a -k {class}")).config.app.interface, interface, "{class}");
+        assert_eq!(shell.accepted(&format!("a -k {class}")).config.app.interface, interface, "{class}");
     }
     for (class, remedy) in [
         ("gevent", "--threads 8"),
@@ -147,7 +147,7 @@ fn unneeded_flags_are_accepted_with_one_warning_each() {
         ("--capture-output", "prints"),
         ("-R", "prints"),
         ("--reuse-port", "one queue"),
-        ("--no-sendfile", "sent by the daemon"),
+        ("--no-sendfile", "the daemon sends"),
         ("--worker-connections 1000", "workers.concurrency"),
         ("-n shop", "unit's name"),
         ("--initgroups", "User="),
@@ -180,7 +180,7 @@ fn flags_asking_for_the_default_give_no_warning() {
         "--asgi-loop auto",
         "--ws auto",
     ] {
-        shell.sound(&format!("{flag} a"));
+        shell.accepted(&format!("{flag} a"));
     }
 }
 
@@ -201,7 +201,7 @@ fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
         ("-c python:conf", "--config python:conf", "TOML"),
         ("--paste x.ini", "--paste x.ini", "loadapp"),
         ("--logger-class x.Y", "--logger-class x.Y", "logging"),
-        ("--strip-header-spaces", "--strip-header-spaces", "smuggled"),
+        ("--strip-header-spaces", "--strip-header-spaces", "smuggling"),
     ] {
         let text = shell.refused(&format!("a {flag}"));
         assert!(text.starts_with(&format!("{typed}: ")), "{flag}: {text}");
@@ -239,11 +239,11 @@ fn max_requests_of_zero_is_no_limit() {
     for line in
         ["a", "a --max-requests 0", "a --max-requests 0 --max-requests-jitter 0", "a --max-requests off"]
     {
-        let workers = shell.sound(line).config.workers;
+        let workers = shell.accepted(line).config.workers;
         assert_eq!((workers.max_requests, workers.max_requests_jitter), (None, 0), "{line}");
     }
     shell.default_file(&format!("{SITE}[workers]\nmax_requests = 1000\npreload = true\n"));
-    let workers = shell.sound("--max-requests 0").config.workers;
+    let workers = shell.accepted("--max-requests 0").config.workers;
     assert_eq!((workers.max_requests, workers.preload), (None, true));
     let off = shell.run_with(&[("RGUN_WORKERS_PRELOAD", "no")], &["--max-requests-jitter", "7"]).unwrap();
     let workers = off.config.workers;

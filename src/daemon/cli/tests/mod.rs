@@ -1,4 +1,4 @@
-//! Command lines, as typed, and what becomes of them.
+//! Parsing of command lines.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -12,7 +12,7 @@ mod gunicorn;
 mod reload;
 mod uvicorn;
 
-/// A current directory with an interpreter in it, and no /etc/rgun/rgun.toml but the one a test writes.
+/// Parses command lines in a temporary directory with an interpreter and, if a test writes one, a default file.
 struct Shell {
     place: TestDir,
 }
@@ -37,7 +37,7 @@ impl Shell {
         }
     }
 
-    /// The command that a sound line is.
+    /// The command of a valid line.
     fn kind(&self, line: &str) -> &'static str {
         match self.command(&[], &line.split_whitespace().collect::<Vec<_>>()) {
             Ok(Command::Serve(_)) => "serve",
@@ -51,8 +51,8 @@ impl Shell {
         self.run_with(&[], &line.split_whitespace().collect::<Vec<_>>())
     }
 
-    /// The invocation of a line that is sound and gives no cause for a warning.
-    fn sound(&self, line: &str) -> Invocation {
+    /// The invocation of a line that is valid and gives no warning.
+    fn accepted(&self, line: &str) -> Invocation {
         let invocation = self.run(line).unwrap_or_else(|failure| panic!("{line}: {failure}"));
         assert_eq!(invocation.warnings, [""; 0], "{line}");
         invocation
@@ -77,7 +77,7 @@ const SITE: &str = "[app]\ntarget = \"fromfile\"\ndirectory = \"{here}\"\n";
 #[test]
 fn application_alone_is_served_with_the_defaults() {
     let shell = Shell::new();
-    let Invocation { config, .. } = shell.sound("mysite.wsgi");
+    let Invocation { config, .. } = shell.accepted("mysite.wsgi");
     assert_eq!(shell.kind("mysite.wsgi"), "serve");
     assert_eq!(config.app.target.to_string(), "mysite.wsgi:application");
     assert_eq!(config.app.directory, shell.place.path());
@@ -132,8 +132,8 @@ fn invalid_flag_value_is_a_usage_error_naming_the_flag() {
     ] {
         assert!(shell.refused(line).starts_with(text), "{line}: {}", shell.refused(line));
     }
-    assert_eq!(shell.sound("a -w auto").config.workers.count, Count::Auto);
-    let (min, max) = shell.sound("a -w 1-9").config.workers.count.bounds(1);
+    assert_eq!(shell.accepted("a -w auto").config.workers.count, Count::Auto);
+    let (min, max) = shell.accepted("a -w 1-9").config.workers.count.bounds(1);
     assert_eq!((min.get(), max.get()), (1, 9));
 }
 
@@ -141,11 +141,11 @@ fn invalid_flag_value_is_a_usage_error_naming_the_flag() {
 fn without_an_application_the_default_file_is_read() {
     let shell = Shell::new();
     shell.default_file(SITE);
-    let config = shell.sound("--workers 2").config;
+    let config = shell.accepted("--workers 2").config;
     assert_eq!(config.app.target.to_string(), "fromfile:application");
     assert_eq!(config.origin, Some(shell.place.join("etc/rgun.toml")));
     assert_eq!(config.workers.count.resolve(1).get(), 2);
-    let config = shell.sound("typed").config;
+    let config = shell.accepted("typed").config;
     assert_eq!((config.app.target.to_string().as_str(), config.origin), ("typed:application", None));
 }
 
@@ -217,11 +217,11 @@ fn missing_interpreter_is_a_configuration_error() {
 fn check_accepts_the_flags_of_a_start() {
     let shell = Shell::new();
     for line in ["check a -w 3 --chdir .", "a -w 3 --chdir . --check-config"] {
-        let invocation = shell.sound(line);
+        let invocation = shell.accepted(line);
         assert_eq!(shell.kind(line), "check", "{line}");
         assert_eq!(invocation.config.workers.count.resolve(1).get(), 3);
     }
-    assert!(shell.refused("check a --daemon").contains("--daemon: rgun does not put itself"));
+    assert!(shell.refused("check a --daemon").contains("--daemon: rgun does not run itself"));
     assert_eq!(shell.run("check a --backlog 5").unwrap().warnings.len(), 1);
     assert!(shell.refused("--workers 2 check").contains("\"check\" must come first"));
     assert!(shell.refused("check check").contains("\"check\" must come first"));

@@ -1,4 +1,4 @@
-//! `rgun reload`, and what a daemon reads again when it is asked.
+//! `rgun reload`, and how a daemon reads its configuration again.
 
 use super::*;
 
@@ -58,20 +58,20 @@ fn reread_keeps_flags_and_variables_and_reads_the_new_file() {
     assert_eq!(again.warnings, [""; 0]);
 
     shell.default_file(&format!("{SITE}[workers]\nthreads = 1\n"));
-    let thrice = again.reread().unwrap();
-    assert_eq!(thrice.config.timeouts.request, Some(Duration::from_secs(30)), "a reread can be reread");
+    let third = again.reread().unwrap();
+    assert_eq!(third.config.timeouts.request, Some(Duration::from_secs(30)), "a reread can be reread");
 }
 
 #[test]
 fn failed_reread_reports_all_errors_and_changes_nothing() {
     let shell = Shell::new();
     shell.default_file(SITE);
-    let start = shell.sound("--chdir .");
+    let start = shell.accepted("--chdir .");
     shell.default_file("[app]\ntarget = \"my-site\"\n[workers]\ncount = 0\n[timeouts]\nrequest = 30\n");
-    let told = start.reread().unwrap_err().to_string();
-    let told = told.replace(&shell.place.path().display().to_string(), "@");
+    let errors = start.reread().unwrap_err().to_string();
+    let errors = errors.replace(&shell.place.path().display().to_string(), "@");
     assert_eq!(
-        told.lines().filter(|line| !line.starts_with(' ')).collect::<Vec<_>>(),
+        errors.lines().filter(|line| !line.starts_with(' ')).collect::<Vec<_>>(),
         [
             "@/etc/rgun.toml:2: app.target = \"my-site\": \"my-site\" cannot be a module's name",
             "@/etc/rgun.toml:4: workers.count = 0: is out of range: write a number from 1 to 65535",
@@ -79,16 +79,16 @@ fn failed_reread_reports_all_errors_and_changes_nothing() {
         ]
     );
     std::fs::remove_file(shell.place.join("etc/rgun.toml")).unwrap();
-    let told = start.reread().unwrap_err().to_string();
-    assert!(told.contains("etc/rgun.toml: cannot be read: No such file"), "{told}");
+    let errors = start.reread().unwrap_err().to_string();
+    assert!(errors.contains("etc/rgun.toml: cannot be read: No such file"), "{errors}");
     shell.default_file(SITE);
-    assert_eq!(start.reread().unwrap(), start, "a mended file heals it");
+    assert_eq!(start.reread().unwrap(), start, "the file is valid again");
 }
 
 #[test]
 fn reread_searches_for_the_interpreter_again() {
     let shell = Shell::new();
-    let start = shell.sound("a");
+    let start = shell.accepted("a");
     std::fs::remove_dir_all(shell.place.join(".venv")).unwrap();
     assert!(start.reread().unwrap_err().to_string().starts_with("rgun: app.python: no interpreter found: "));
     let python = shell.place.python("venv/bin/python");
@@ -99,11 +99,8 @@ fn reread_searches_for_the_interpreter_again() {
 fn reread_with_changed_bind_warns_about_the_restart() {
     let shell = Shell::new();
     shell.default_file(&format!("{SITE}[listen]\nbind = \":8001\"\n"));
-    let start = shell.sound("");
+    let start = shell.accepted("");
     shell.default_file(&format!("{SITE}[listen]\nbind = \":8002\"\n"));
     let warnings = start.reread().unwrap().warnings;
-    assert_eq!(
-        warnings,
-        ["listen.bind is changed, which takes a restart: a reload leaves the sockets as they are"]
-    );
+    assert_eq!(warnings, ["listen.bind has changed, which needs a restart: a reload keeps the sockets"]);
 }

@@ -4,14 +4,14 @@ use super::super::compat::uvicorn::OPTIONS;
 use super::*;
 
 impl Shell {
-    /// The addresses that a sound line listens on.
+    /// The addresses that a valid line listens on.
     fn addresses(&self, line: &str) -> Vec<String> {
-        let listen = self.sound(line).config.listen;
+        let listen = self.accepted(line).config.listen;
         assert!(listen.explicit, "{line}");
         listen.bind.iter().map(ToString::to_string).collect()
     }
 
-    /// The one warning of a line that is sound.
+    /// The only warning of a valid line.
     fn warned(&self, line: &str) -> String {
         let warnings = self.run(line).unwrap_or_else(|failure| panic!("{line}: {failure}")).warnings;
         let [warning] = warnings.as_slice() else { panic!("{line}: {warnings:?}") };
@@ -26,7 +26,7 @@ fn uvicorn_command_line_is_accepted_unchanged() {
                 --http auto --ws auto --lifespan on --interface asgi3 --log-level trace --access-log --root-path /api \
                 --limit-concurrency 8192 --limit-max-requests 1000 --limit-max-requests-jitter 50 --timeout-keep-alive 5 \
                 --timeout-graceful-shutdown 20 --no-server-header --no-use-colors";
-    let config = shell.sound(line).config;
+    let config = shell.accepted(line).config;
     assert_eq!(config.app.target.to_string(), "shop.main:create()");
     assert_eq!(config.app.directory, shell.place.path(), "--app-dir changes no directory");
     assert_eq!(config.app.pythonpath, [shell.place.join("src")]);
@@ -115,13 +115,13 @@ fn invalid_address_is_refused_with_the_flags_as_typed() {
 fn a_factory_is_called() {
     let shell = Shell::new();
     for line in ["m:make --factory", "--factory m:make", "m:make()"] {
-        assert_eq!(shell.sound(line).config.app.target.to_string(), "m:make()", "{line}");
+        assert_eq!(shell.accepted(line).config.app.target.to_string(), "m:make()", "{line}");
     }
     for (line, text) in [
         ("m --factory", "--factory: m names no function to call\n    hint: write m:create_app --factory"),
         ("m: --factory", "--factory: m: names no function to call"),
         ("m:make() --factory", "--factory: m:make() is a call already"),
-        ("--factory", "--factory: has no APP beside it to call"),
+        ("--factory", "--factory: needs an APP to call"),
         ("m:make( --factory", "APP: app.target = \"m:make(\": has a \"(\""),
         ("m:make(1) --factory", "APP: app.target = \"m:make(1)\": calls the factory with arguments"),
         ("m:my-app --factory", "APP: app.target = \"m:my-app()\": \"my-app\" cannot be"),
@@ -144,7 +144,7 @@ fn app_dir_comes_first_in_pythonpath() {
         ("--app-dir=", vec![]),
         ("--app-dir= --pythonpath lib", vec![here("lib")]),
     ] {
-        assert_eq!(shell.sound(&format!("a {flags}")).config.app.pythonpath, dirs, "{flags}");
+        assert_eq!(shell.accepted(&format!("a {flags}")).config.app.pythonpath, dirs, "{flags}");
     }
     let text = shell.refused("a --app-dir a:b");
     assert!(text.starts_with("--app-dir: app.pythonpath"), "{text}");
@@ -162,12 +162,12 @@ fn last_of_two_flags_for_one_setting_wins() {
         for (first, last) in [(ours, theirs), (theirs, ours)] {
             let text = shell.refused(&format!("a --max-requests 9 {first} 5 {last} soon"));
             assert!(text.starts_with(&format!("{last}: {key} = \"soon\": ")), "{first} {last}: {text}");
-            shell.sound(&format!("a --max-requests 9 {first} soon {last} 7"));
+            shell.accepted(&format!("a --max-requests 9 {first} soon {last} 7"));
         }
     }
-    let timeouts = shell.sound("a --keep-alive 1 --timeout-keep-alive 2").config.timeouts;
+    let timeouts = shell.accepted("a --keep-alive 1 --timeout-keep-alive 2").config.timeouts;
     assert_eq!(timeouts.keepalive, Duration::from_secs(2));
-    let timeouts = shell.sound("a --timeout-keep-alive 2 --keep-alive 1").config.timeouts;
+    let timeouts = shell.accepted("a --timeout-keep-alive 2 --keep-alive 1").config.timeouts;
     assert_eq!(timeouts.keepalive, Duration::from_secs(1));
 }
 
@@ -184,7 +184,7 @@ fn the_access_log_is_on_or_off() {
         ("--workers 1", true),
         ("--no-access-log", false),
     ] {
-        assert_eq!(shell.sound(line).config.log.access, access, "{line}");
+        assert_eq!(shell.accepted(line).config.log.access, access, "{line}");
     }
     let text = shell.refused("a --no-access-log --access-logfile -");
     assert!(text.starts_with("--no-access-log: contradicts --access-logfile -\n    hint: "), "{text}");
@@ -200,16 +200,20 @@ fn uvicorns_interfaces_loops_and_levels_are_accepted() {
         ("wsgi", Interface::Wsgi),
         ("auto", Interface::Auto),
     ] {
-        assert_eq!(shell.sound(&format!("a --interface {typed}")).config.app.interface, interface, "{typed}");
+        assert_eq!(
+            shell.accepted(&format!("a --interface {typed}")).config.app.interface,
+            interface,
+            "{typed}"
+        );
     }
     let text = shell.refused("a --interface asgi3 -k gthread");
     assert!(
         text.starts_with("--interface asgi3: contradicts --worker-class gthread, which is wsgi"),
         "{text}"
     );
-    shell.sound("a --interface asgi3 -k uvicorn.workers.UvicornWorker");
+    shell.accepted("a --interface asgi3 -k uvicorn.workers.UvicornWorker");
     assert!(shell.refused("a --loop zuvloop").contains("did you mean \"uvloop\"?"));
-    assert_eq!(shell.sound("a --log-level critical").config.log.level, Level::Error);
+    assert_eq!(shell.accepted("a --log-level critical").config.log.level, Level::Error);
 }
 
 #[test]
@@ -217,10 +221,13 @@ fn uvicorns_websocket_flags_set_the_websocket_keys() {
     let shell = Shell::new();
     let typed =
         "a --ws-max-size 1048576 --ws-ping-interval 5.0 --ws-ping-timeout 0 --ws-per-message-deflate false";
-    let websocket = shell.sound(typed).config.websocket;
+    let websocket = shell.accepted(typed).config.websocket;
     assert_eq!((websocket.max_message, websocket.compression), (1 << 20, false));
     assert_eq!((websocket.ping_interval, websocket.ping_timeout), (Some(Duration::from_secs(5)), None));
-    assert_eq!(shell.sound("a --websocket-max-message-size 512KiB").config.websocket.max_message, 512 << 10);
+    assert_eq!(
+        shell.accepted("a --websocket-max-message-size 512KiB").config.websocket.max_message,
+        512 << 10
+    );
     for (typed, millis) in [
         ("20.0", Some(20_000)),
         ("0.2", Some(200)),
@@ -233,7 +240,8 @@ fn uvicorns_websocket_flags_set_the_websocket_keys() {
         ("0.0", None),
         ("0", None),
     ] {
-        let interval = shell.sound(&format!("a --ws-ping-interval {typed}")).config.websocket.ping_interval;
+        let interval =
+            shell.accepted(&format!("a --ws-ping-interval {typed}")).config.websocket.ping_interval;
         assert_eq!(interval, millis.map(Duration::from_millis), "{typed}");
     }
     for typed in [".", "1.2.3", "1.5s", "-0.5", "1e3", "99999999999999999999.5", "18446744073709551.6"] {
@@ -275,7 +283,7 @@ fn flags_asking_for_the_default_give_no_warning() {
         "--reset-contextvars",
         "--ssl-cert-reqs 0",
     ] {
-        shell.sound(&format!("a {flag}"));
+        shell.accepted(&format!("a {flag}"));
     }
 }
 
@@ -293,12 +301,12 @@ fn flags_unsafe_to_ignore_are_refused_with_a_remedy() {
         ("--reload-exclude tests", "systemctl reload rgun"),
         ("--reload-delay 0.5", "systemctl reload rgun"),
         ("--log-config log.yaml", "own logging"),
-        ("--ssl-keyfile k.pem", "speak TLS"),
-        ("--ssl-certfile c.pem", "speak TLS"),
-        ("--ssl-ca-certs ca.pem", "speak TLS"),
-        ("--ssl-ciphers TLSv1", "speak TLS"),
-        ("--ssl-cert-reqs 2", "speak TLS"),
-        ("--ssl-version 17", "speak TLS"),
+        ("--ssl-keyfile k.pem", "terminate TLS"),
+        ("--ssl-certfile c.pem", "terminate TLS"),
+        ("--ssl-ca-certs ca.pem", "terminate TLS"),
+        ("--ssl-ciphers TLSv1", "terminate TLS"),
+        ("--ssl-cert-reqs 2", "terminate TLS"),
+        ("--ssl-version 17", "terminate TLS"),
     ] {
         let text = shell.refused(&format!("a {flag}"));
         let (first, hint) = text.split_once("\n    hint: ").unwrap_or_else(|| panic!("{text}"));
@@ -318,7 +326,7 @@ fn uvicorns_variables_are_warned_about() {
         ("UVICORN_PORT", "80"),
         ("UVICORN_ACCESS_LOG", "1"),
         ("UVICORN_HOME", "/x"),
-        // Of a Service that is called uvicorn-host.
+        // Set for a Kubernetes Service that is called uvicorn-host.
         ("UVICORN_HOST", "tcp://10.0.0.7:80"),
     ];
     let invocation = Shell::new().run_with(&variables, &["a"]).unwrap();
