@@ -273,7 +273,7 @@ fn log_resize(from: u16, to: u16, reason: ResizeReason) {
     match reason {
         ResizeReason::Operator => tracing::info!("{from} workers, now {to}: asked for by a signal"),
         ResizeReason::QueueWait(waited) => {
-            tracing::info!("{from} workers, now {to}: requests waited for {waited:.1?}")
+            tracing::info!("{from} workers, now {to}: requests waited for {waited:.1?}");
         }
         ResizeReason::LowLoad => tracing::info!("{from} workers, now {to}: fewer are enough"),
         ResizeReason::IdleExit => {

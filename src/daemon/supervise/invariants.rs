@@ -11,15 +11,15 @@ impl Supervisor {
     /// # Errors
     /// The violated invariant and the whole state.
     pub fn check_invariants(&self) -> Result<(), String> {
-        let broken = self
+        let violation = self
             .worker_sets()
             .find_map(|set| self.set_violation(set))
             .or_else(|| self.workers.values().find_map(|worker| self.worker_violation(worker)))
             .or_else(|| self.count_violation())
             .or_else(|| self.daemon_violation())
             .or_else(|| self.reload_violation());
-        match broken {
-            Some(what) => Err(format!("{what}: {self:#?}")),
+        match violation {
+            Some(violation) => Err(format!("{violation}: {self:#?}")),
             None => Ok(()),
         }
     }
@@ -85,7 +85,7 @@ impl Supervisor {
             return Some("a worker of the live generation in standby");
         }
         if worker.is_booting()
-            && self.rollback.as_ref().is_some_and(|w| w.set.generation == worker.generation)
+            && self.rollback.as_ref().is_some_and(|rollback| rollback.set.generation == worker.generation)
         {
             return Some("a worker boots for the rollback target");
         }
@@ -126,7 +126,7 @@ impl Supervisor {
 
     fn daemon_violation(&self) -> Option<&'static str> {
         if self.any_ready() && (!self.ever_ready || self.outage.is_some() || self.serial_boots) {
-            return Some("a ready worker and an outage, or no record of it");
+            return Some("a ready worker, but an outage, serial boots, or no record of it");
         }
         if self.notify.ready_sent && !self.ever_ready {
             return Some("READY=1 before any worker was ready");
@@ -165,9 +165,8 @@ impl Supervisor {
         if self.pending.is_some() && self.rollback.is_some() {
             return Some("a reload and a rollback target at the same time");
         }
-        let is_under_way =
-            self.pending.is_some() || self.unproven_reload.is_some() || self.rollback.is_some();
-        if is_under_way && !matches!(self.phase, DaemonPhase::NotStarted | DaemonPhase::Running) {
+        let in_progress = self.pending.is_some() || self.unproven_reload.is_some() || self.rollback.is_some();
+        if in_progress && !matches!(self.phase, DaemonPhase::NotStarted | DaemonPhase::Running) {
             return Some("a reload while the daemon stops");
         }
         if self.notify.is_reloading && self.pending.is_none() && !self.notify.stopping_sent {

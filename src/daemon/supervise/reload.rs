@@ -69,10 +69,10 @@ impl Supervisor {
     /// Moves the pending reload to its next stage if the workers it waits for are ready.
     pub(super) fn advance_reload(&mut self, now: Instant) {
         let Some(pending) = &mut self.pending else { return };
-        let standing_by = pending.set.open().filter_map(|(_, seat)| self.workers.get(&seat.current?));
-        let standing_by: Vec<WorkerId> =
-            standing_by.filter(|worker| worker.is_standby()).map(|worker| worker.id).collect();
-        let Some(canary) = standing_by.first() else { return };
+        let standby = pending.set.open().filter_map(|(_, seat)| self.workers.get(&seat.current?));
+        let standby: Vec<WorkerId> =
+            standby.filter(|worker| worker.is_standby()).map(|worker| worker.id).collect();
+        let Some(canary) = standby.first() else { return };
         if pending.stage == ReloadStage::Canary {
             if pending.set.policy.probe {
                 let deadline = pending.set.policy.boot.map(|limit| after(now, limit));
@@ -82,7 +82,7 @@ impl Supervisor {
             }
             pending.stage = ReloadStage::Rest;
         }
-        let is_all_ready = standing_by.len() == pending.set.desired_count();
+        let is_all_ready = standby.len() == pending.set.desired_count();
         let stage = pending.stage;
         let no_live_worker = !self.live.asleep && !self.any_ready();
         if stage == ReloadStage::Rest && (is_all_ready || no_live_worker) {
@@ -96,8 +96,8 @@ impl Supervisor {
         let generation = set.generation;
         let watch = set.policy.watch;
         let mut old = self.switch_to(set, now);
-        let served = |worker: &WorkerRecord| worker.generation == old.generation && worker.is_ready();
-        match watch.filter(|_| self.workers.values().any(served)) {
+        let serves = |worker: &WorkerRecord| worker.generation == old.generation && worker.is_ready();
+        match watch.filter(|_| self.workers.values().any(serves)) {
             Some(watch) => {
                 self.keep_for_rollback(&mut old, now);
                 self.rollback = Some(RollbackTarget { set: old, until: after(now, watch) });
@@ -131,7 +131,7 @@ impl Supervisor {
     /// Takes the workers of the previous set out of service and keeps the ready ones in standby; retires the others.
     fn keep_for_rollback(&mut self, set: &mut WorkerSet, now: Instant) {
         let limit = self.live.policy.drain;
-        for id in self.members(set.generation) {
+        for id in self.workers_of(set.generation) {
             let Some(worker) = self.worker_mut(id) else { continue };
             if worker.is_ready() {
                 worker.enter(TimedState::Standby, now);
@@ -153,7 +153,7 @@ impl Supervisor {
     /// so that old code does not answer for longer. Drops its configuration.
     fn retire_generation(&mut self, set: &WorkerSet, now: Instant) {
         let limit = self.live.policy.drain;
-        for id in self.members(set.generation) {
+        for id in self.workers_of(set.generation) {
             self.retire(id, Some(limit), now);
         }
         self.actions.push(Action::ForgetGeneration { generation: set.generation });
@@ -177,7 +177,7 @@ impl Supervisor {
     }
 
     /// Completes the reload of a daemon that was never ready: a worker of its generation is ready.
-    pub(super) fn confirm_reload(&mut self, now: Instant) {
+    pub(super) fn complete_unproven_reload(&mut self, now: Instant) {
         if let Some(UnprovenReload { requested_at }) = self.unproven_reload.take() {
             let generation = self.live.generation;
             self.actions.push(Action::AnswerReload { generation, outcome: Ok(()) });
@@ -250,7 +250,7 @@ impl Supervisor {
         self.end_watch(now);
     }
 
-    fn members(&self, generation: Generation) -> Vec<WorkerId> {
+    fn workers_of(&self, generation: Generation) -> Vec<WorkerId> {
         let members = self.workers.values().filter(|worker| worker.generation == generation);
         members.map(|worker| worker.id).collect()
     }

@@ -112,7 +112,7 @@ impl Supervisor {
         if from == to {
             return;
         }
-        self.report(Report::Resized { from, to, reason: reason });
+        self.report(Report::Resized { from, to, reason });
         for idx in usize::from(to)..self.live.seats.len() {
             self.close_seat(idx, now);
         }

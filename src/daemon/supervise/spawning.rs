@@ -89,8 +89,8 @@ impl Supervisor {
     /// The limit for all generations together: three times the largest set, also of workers that still exist.
     fn max_workers(&self) -> usize {
         let sets = self.worker_sets().map(|set| set.seats.len());
-        let lives = self.workers.values().map(|worker| worker.set_size);
-        3 * sets.chain(lives).max().unwrap_or(0)
+        let existing = self.workers.values().map(|worker| worker.set_size);
+        3 * sets.chain(existing).max().unwrap_or(0)
     }
 
     pub(super) fn n_workers(&self, generation: Generation) -> usize {
@@ -175,7 +175,7 @@ impl Supervisor {
             !worker.is_zygote() && (!at_own_limit || worker.generation == generation)
         };
         let n_due = self.live.open().filter(|(_, seat)| seat.is_due(now)).count();
-        let n_dying = self.workers.values().filter(is_counted).filter(|worker| worker.is_exiting()).count();
+        let n_exiting = self.workers.values().filter(is_counted).filter(|worker| worker.is_exiting()).count();
         let any_ready = self.any_ready();
         let mut retiring: Vec<(bool, Instant, WorkerId)> = self
             .workers
@@ -188,7 +188,7 @@ impl Supervisor {
             .filter(|(is_healthy, ..)| !(*is_healthy && any_ready))
             .collect();
         retiring.sort_unstable();
-        for (_, _, id) in retiring.into_iter().take(n_due.saturating_sub(n_dying)) {
+        for (_, _, id) in retiring.into_iter().take(n_due.saturating_sub(n_exiting)) {
             self.report(Report::RetirementAborted { worker: id });
             self.abort(id, AbortReason::ProcessLimit, now);
         }
@@ -200,16 +200,16 @@ impl Supervisor {
     fn bound_retirements(&mut self, generation: Option<Generation>, n: usize, now: Instant) {
         // At least 1 ms: a tick must not leave a deadline that has passed.
         let limit = self.live.policy.drain.max(Duration::from_millis(1));
-        let is_leaving = |worker: &WorkerRecord| {
+        let is_departing = |worker: &WorkerRecord| {
             worker.is_exiting() || matches!(worker.state, TimedState::Retiring { .. })
         };
-        let leaving = self.workers.values().filter(|worker| {
-            is_leaving(worker)
+        let departing = self.workers.values().filter(|worker| {
+            is_departing(worker)
                 && !worker.is_zygote()
                 && generation.is_none_or(|generation| worker.generation == generation)
         });
         let (mut unbounded, bounded): (Vec<&WorkerRecord>, Vec<&WorkerRecord>) =
-            leaving.partition(|worker| worker.is_retiring_unbounded());
+            departing.partition(|worker| worker.is_retiring_unbounded());
         unbounded.sort_unstable_by_key(|worker| (worker.since, worker.id));
         let n_more = n.saturating_sub(bounded.len());
         let bounded_ids: Vec<WorkerId> = unbounded.into_iter().take(n_more).map(|worker| worker.id).collect();

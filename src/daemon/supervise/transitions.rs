@@ -57,10 +57,10 @@ impl Supervisor {
             }
             TimedState::Standby | TimedState::Promoting { .. } => self.terminate(id, now),
             TimedState::Spawning { .. } | TimedState::Booting { .. } | TimedState::BootTimedOut { .. } => {
-                self.kill(id, now)
+                self.kill(id, now);
             }
             TimedState::Retiring { deadline: None, stuck } => {
-                worker.state = TimedState::Retiring { deadline, stuck }
+                worker.state = TimedState::Retiring { deadline, stuck };
             }
             TimedState::Retiring { .. }
             | TimedState::Failed { .. }
@@ -127,7 +127,7 @@ impl Supervisor {
         let (state, waited) = (worker.public_state(), now.duration_since(worker.since));
         match worker.state {
             TimedState::Spawning { .. } | TimedState::BootTimedOut { .. } => {
-                self.fail_boot_timed_out(id, None, now)
+                self.fail_boot_timed_out(id, None, now);
             }
             TimedState::Booting { .. } => {
                 worker.enter(TimedState::BootTimedOut { kill_at: after(now, STACKS_TIMEOUT) }, now);

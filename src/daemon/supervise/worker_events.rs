@@ -32,7 +32,7 @@ impl Supervisor {
                 SpawnFault::Config => BootFailureKind::Spawn,
                 SpawnFault::System => BootFailureKind::System,
             };
-            self.record_boot_failure(&worker, BootFailure::new(kind, reason), now);
+            self.handle_boot_failure(&worker, BootFailure::new(kind, reason), now);
         }
     }
 
@@ -85,7 +85,7 @@ impl Supervisor {
                 self.retire(replaced, None, now);
             }
         }
-        self.confirm_reload(now);
+        self.complete_unproven_reload(now);
         self.notify_first_ready();
     }
 
@@ -98,7 +98,7 @@ impl Supervisor {
             failed.enter(TimedState::Failed { kill_at: after(now, FAILED_EXIT_TIMEOUT) }, now);
             self.workers.insert(id.life, failed.clone());
             self.vacate(id);
-            self.record_boot_failure(&failed, failure, now);
+            self.handle_boot_failure(&failed, failure, now);
         } else {
             let BootFailure { headline, .. } = failure;
             self.on_misbehaved(id, format!("reported a boot failure after it was ready: {headline}"), now);
@@ -113,11 +113,11 @@ impl Supervisor {
             let summary = format!("the {} {exit} while booting", role_name(&worker));
             let kind = if exit.is_by_request() { BootFailureKind::Signalled } else { BootFailureKind::Died };
             let failure = BootFailure::new(kind, summary);
-            self.record_boot_failure(&worker, failure, now);
+            self.handle_boot_failure(&worker, failure, now);
         } else {
             let failure =
                 BootFailure::new(BootFailureKind::Died, format!("the {} {exit}", role_name(&worker)));
-            let retry_in = self.record_death(&worker, failure, now);
+            let retry_in = self.handle_death(&worker, failure, now);
             self.crashes += u64::from(worker.is_ready());
             self.report(Report::WorkerExited { worker: id, exit, state: worker.public_state(), retry_in });
         }
@@ -146,11 +146,11 @@ impl Supervisor {
         match worker.state {
             TimedState::Spawning { .. } | TimedState::Booting { .. } | TimedState::BootTimedOut { .. } => {
                 self.kill(id, now);
-                self.record_boot_failure(&worker, failure, now);
+                self.handle_boot_failure(&worker, failure, now);
             }
             TimedState::Ready | TimedState::Standby => {
                 self.kill(id, now);
-                let retry_in = self.record_death(&worker, failure, now);
+                let retry_in = self.handle_death(&worker, failure, now);
                 self.report(Report::WorkerMisbehaved { worker: id, reason, retry_in });
             }
             TimedState::Retiring { .. } | TimedState::Promoting { .. } => {
@@ -216,12 +216,12 @@ impl Supervisor {
         );
         let failure =
             BootFailure { traceback: stacks, ..BootFailure::new(BootFailureKind::Timeout, summary) };
-        self.record_boot_failure(&worker, failure, now);
+        self.handle_boot_failure(&worker, failure, now);
     }
 
     /// Decides what follows from a failed boot: retry after a backoff, fail the reload, roll back, or exit. The worker has
     /// given up its seat.
-    fn record_boot_failure(&mut self, worker: &WorkerRecord, failure: BootFailure, now: Instant) {
+    fn handle_boot_failure(&mut self, worker: &WorkerRecord, failure: BootFailure, now: Instant) {
         self.boot_failures += 1;
         let id = worker.id;
         if worker.generation != self.live.generation {
@@ -281,7 +281,7 @@ impl Supervisor {
 
     /// Starts the backoff of a booted worker's seat after its death, and returns the wait; `None` if this death does not
     /// cause a replacement. The worker has given up its seat.
-    fn record_death(
+    fn handle_death(
         &mut self,
         worker: &WorkerRecord,
         failure: BootFailure,
