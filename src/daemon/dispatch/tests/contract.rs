@@ -1,4 +1,4 @@
-//! What a worker may say and when, and what it is told.
+//! The contract with a worker: which frames and reports it may send, and which commands it gets.
 
 use std::iter;
 
@@ -11,12 +11,12 @@ fn aborted_response_returns_its_window() {
     let mut rig = Rig::new();
     let ticket = rig.submit(b"/");
     let (exchange, _) = rig.claim().unwrap();
-    rig.say(exchange, CompletionKind::Respond, &[b'x'; 1000], false, false);
+    rig.complete(exchange, CompletionKind::Respond, &[b'x'; 1000], false, false);
     rig.dispatcher.before_park();
     assert_eq!(rig.acked(), 0);
     let mut error = Vec::new();
     AppError { summary: "E", traceback: "" }.encode(&mut error);
-    rig.say(exchange, CompletionKind::AppRaised, &error, true, true);
+    rig.complete(exchange, CompletionKind::AppRaised, &error, true, true);
     rig.dispatcher.before_park();
     assert_eq!(rig.acked(), 1000);
     assert!(matches!(poll(ticket), Poll::Ready(Err(Fault::Raised { .. }))));
@@ -46,7 +46,7 @@ fn too_many_fields_are_a_breach_and_no_panic() {
     }
     assert!(rig.workers[0].completions.push(&frame).unwrap());
     rig.dispatcher.before_park();
-    assert!(rig.misbehaved().contains("40000 header fields"));
+    assert!(rig.take_breach().contains("40000 header fields"));
     assert!(matches!(poll(ticket), Poll::Ready(Err(Fault::WorkerDied(WORKER)))));
 }
 
@@ -55,10 +55,10 @@ fn empty_parts_are_a_breach() {
     let mut rig = Rig::new();
     let _ticket = rig.submit(b"/");
     let (exchange, _) = rig.claim().unwrap();
-    rig.say(exchange, CompletionKind::Respond, b"", false, false);
-    rig.say(exchange, CompletionKind::Body, b"", false, false);
+    rig.complete(exchange, CompletionKind::Respond, b"", false, false);
+    rig.complete(exchange, CompletionKind::Body, b"", false, false);
     rig.dispatcher.before_park();
-    assert!(rig.misbehaved().contains("out of turn"));
+    assert!(rig.take_breach().contains("out of turn"));
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn unlimited_reports_are_a_breach() {
 
 #[test]
 fn deadline_starts_when_the_request_ahead_is_revoked() {
-    let mut rig = Rig::quick();
+    let mut rig = Rig::fast();
     let abandoned = rig.submit(b"/abandoned");
     let ticket = rig.submit(b"/hangs");
     drop(abandoned);
@@ -87,7 +87,7 @@ fn deadline_starts_when_the_request_ahead_is_revoked() {
 
 #[test]
 fn request_needing_an_idle_slot_is_not_overtaken() {
-    let mut rig = Rig::quick();
+    let mut rig = Rig::fast();
     let (_running, _upload) = (rig.submit(b"/running"), rig.upload(b"/upload"));
     let _later = rig.submit(b"/later");
     for path in [&b"/running"[..], b"/upload", b"/later"] {
@@ -97,7 +97,7 @@ fn request_needing_an_idle_slot_is_not_overtaken() {
 
 #[test]
 fn next_request_starts_at_once_when_first_gives_up() {
-    let mut rig = Rig::quick();
+    let mut rig = Rig::fast();
     let (_running, upload) = (rig.submit(b"/running"), rig.upload(b"/upload"));
     let _later = rig.submit(b"/later");
     drop(upload);
@@ -113,7 +113,7 @@ fn request_whose_body_may_be_in_use_is_not_cancelled() {
     assert_eq!(rig.commands(), [Command::Body(exchange)]);
     drop(ticket);
     assert_eq!(rig.commands(), []);
-    rig.say(exchange, CompletionKind::Respond, b"part", false, false);
+    rig.complete(exchange, CompletionKind::Respond, b"part", false, false);
     rig.dispatcher.before_park();
     assert_eq!(rig.commands(), [Command::Cancel(exchange)]);
     assert_eq!(rig.acked(), 4);
@@ -137,7 +137,7 @@ fn request_larger_than_any_ring_is_rejected() {
 
 #[test]
 fn prefetching_to_a_fast_worker_needs_fast_ticks() {
-    let rig = Rig::quick();
+    let rig = Rig::fast();
     let _first = rig.submit(b"/");
     rig.dispatcher.lock().tick_rate = TickRate::Slow;
     let _second = rig.submit(b"/");

@@ -1,22 +1,22 @@
-//! What becomes of requests whose worker dies: named, given to another, tried again, shut out.
+//! Requests whose worker dies: they are named, requeued, retried or quarantined.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 
 use super::*;
 
-const SENTENCE: Duration = Duration::from_mins(1);
+const BLOCK_TIME: Duration = Duration::from_mins(1);
 
-fn trying_again() -> Policy {
-    Policy { retry_idempotent: true, ..usual() }
+fn retry_policy() -> Policy {
+    Policy { retry_idempotent: true, ..base_policy() }
 }
 
-fn names(asked: &[RequestInfo]) -> Vec<String> {
-    asked.iter().map(|asked| format!("{} {}", asked.method, asked.path)).collect()
+fn names(requests: &[RequestInfo]) -> Vec<String> {
+    requests.iter().map(|info| format!("{} {}", info.method, info.path)).collect()
 }
 
-fn died(notices: &[Notice]) -> Vec<Vec<String>> {
+fn crashed_requests(notices: &[Notice]) -> Vec<Vec<String>> {
     let names = notices.iter().filter_map(|notice| match notice {
-        Notice::WorkerDied { requests: asked, .. } => Some(names(asked)),
+        Notice::WorkerDied { requests, .. } => Some(names(requests)),
         _ => None,
     });
     names.collect()
@@ -24,8 +24,8 @@ fn died(notices: &[Notice]) -> Vec<Vec<String>> {
 
 fn quarantined(notices: &[Notice]) -> Vec<String> {
     let paths = notices.iter().filter_map(|notice| match notice {
-        Notice::Quarantined { method, path, duration: for_ } => {
-            assert_eq!(*for_, SENTENCE);
+        Notice::Quarantined { method, path, duration } => {
+            assert_eq!(*duration, BLOCK_TIME);
             Some(format!("{method} {path}"))
         }
         _ => None,
@@ -33,26 +33,26 @@ fn quarantined(notices: &[Notice]) -> Vec<String> {
     paths.collect()
 }
 
-fn is_shut_out(rig: &Rig, path: &[u8], now: Instant) -> bool {
-    // Not kept: a request that is let in must not stay as a trial.
-    matches!(rig.ask("GET", path, now), Err(Fault::Quarantined(_)))
+fn is_blocked(rig: &Rig, path: &[u8], now: Instant) -> bool {
+    // The ticket is dropped, so that an admitted request does not stay as the trial.
+    matches!(rig.submit_at("GET", path, now), Err(Fault::Quarantined(_)))
 }
 
 #[test]
 fn crash_names_started_requests_and_requeues_the_others() {
-    let mut rig = Rig::with(usual(), 0);
+    let mut rig = Rig::with(base_policy(), 0);
     rig.attach(Generation(1), 2, None);
     rig.dispatcher.admit(WORKER);
     let (mut first, mut second) = (rig.submit(b"/kill"), rig.submit(b"/innocent"));
-    rig.die_of(0, b"/kill");
-    let told = rig.told();
-    assert_eq!(died(&told), [["GET /kill"]]);
-    let Some(Notice::WorkerDied { worker, requests: asked }) =
-        told.iter().find(|told| matches!(told, Notice::WorkerDied { .. }))
+    rig.crash_on(0, b"/kill");
+    let notices = rig.take_notices();
+    assert_eq!(crashed_requests(&notices), [["GET /kill"]]);
+    let Some(Notice::WorkerDied { worker, requests }) =
+        notices.iter().find(|notice| matches!(notice, Notice::WorkerDied { .. }))
     else {
-        panic!("{told:?}")
+        panic!("{notices:?}")
     };
-    assert_eq!((*worker, asked[0].request_id.as_str()), (WORKER, "the-id"));
+    assert_eq!((*worker, requests[0].request_id.as_str()), (WORKER, "the-id"));
     assert!(matches!(peek(&mut first), Poll::Ready(Err(Fault::WorkerDied(WORKER)))));
     assert!(peek(&mut second).is_pending());
     rig.admit_new();
@@ -62,63 +62,64 @@ fn crash_names_started_requests_and_requeues_the_others() {
 
 #[test]
 fn crash_with_nothing_started_suspects_no_request() {
-    let mut rig = Rig::with(usual(), 1);
+    let mut rig = Rig::with(base_policy(), 1);
     let _ticket = rig.submit(b"/");
-    rig.hang_up(0);
-    assert_eq!(died(&rig.told()).len(), 0);
+    rig.close_control(0);
+    assert_eq!(crashed_requests(&rig.take_notices()).len(), 0);
     assert!(rig.dispatcher.lock().quarantine.is_empty());
 }
 
 #[test]
 fn idempotent_request_is_retried_once_then_502() {
-    let mut rig = Rig::with(trying_again(), 2);
+    let mut rig = Rig::with(retry_policy(), 2);
     let mut ticket = rig.submit(b"/kill");
-    rig.die_of(0, b"/kill");
+    rig.crash_on(0, b"/kill");
     assert!(peek(&mut ticket).is_pending());
-    let told = rig.told();
+    let notices = rig.take_notices();
     assert!(
-        told.iter()
-            .any(|told| matches!(told, Notice::Retried(WORKER, asked) if asked.path.to_string() == "/kill"))
+        notices.iter().any(
+            |notice| matches!(notice, Notice::Retried(WORKER, info) if info.path.to_string() == "/kill")
+        )
     );
     rig.admit_new();
-    rig.die_of(1, b"/kill");
+    rig.crash_on(1, b"/kill");
     assert_eq!(fault(ticket), Fault::WorkerDied(rig.workers[1].id));
     assert_eq!(rig.workers[2].claim(), None);
-    assert!(!rig.told().iter().any(|told| matches!(told, Notice::Retried(..))));
+    assert!(!rig.take_notices().iter().any(|notice| matches!(notice, Notice::Retried(..))));
 }
 
 #[test]
 fn retried_request_gets_no_third_attempt_despite_successes() {
-    let mut rig = Rig::with(trying_again(), 3);
+    let mut rig = Rig::with(retry_policy(), 3);
     let ticket = rig.submit(b"/");
-    rig.die_of(0, b"/");
+    rig.crash_on(0, b"/");
     rig.workers[1].claim().unwrap();
     let _well = rig.submit(b"/");
     assert_eq!(rig.answer_by(2, 200), b"/");
     assert!(rig.dispatcher.lock().quarantine.is_empty());
-    rig.hang_up(1);
+    rig.close_control(1);
     assert_eq!(fault(ticket), Fault::WorkerDied(rig.workers[1].id));
     assert_eq!(rig.workers[2].claim(), None);
 }
 
 #[test]
 fn retried_request_is_answered_normally() {
-    let mut rig = Rig::with(trying_again(), 2);
+    let mut rig = Rig::with(retry_policy(), 2);
     let ticket = rig.submit(b"/");
-    rig.die_of(0, b"/");
+    rig.crash_on(0, b"/");
     rig.answer_by(1, 204);
     assert_eq!(status(ticket), 204);
 }
 
 #[test]
 fn retried_request_has_a_new_timeout_and_delays_no_other() {
-    let policy = Policy { queue_timeout: Some(5 * SECOND), request_timeout: None, ..trying_again() };
+    let policy = Policy { queue_timeout: Some(5 * SECOND), request_timeout: None, ..retry_policy() };
     let mut rig = Rig::with(policy, 1);
     let long_ago = ago(4 * SECOND);
-    let mut tried = rig.ask("GET", b"/tried", long_ago).unwrap();
+    let mut tried = rig.submit_at("GET", b"/tried", long_ago).unwrap();
     rig.claim().unwrap();
-    let mut waiting = rig.ask("GET", b"/waiting", long_ago).unwrap();
-    rig.hang_up(0);
+    let mut waiting = rig.submit_at("GET", b"/waiting", long_ago).unwrap();
+    rig.close_control(0);
     rig.dispatcher.tick(long_ago + 6 * SECOND);
     assert!(peek(&mut tried).is_pending());
     assert!(matches!(peek(&mut waiting), Poll::Ready(Err(Fault::QueueTimeout))));
@@ -138,9 +139,9 @@ fn put_is_retried_and_post_is_not() {
         ("PROPFIND", false),
         ("put", false),
     ] {
-        let mut rig = Rig::with(trying_again(), 2);
-        let mut ticket = rig.ask(method, b"/", Instant::now()).unwrap();
-        rig.die_of(0, b"/");
+        let mut rig = Rig::with(retry_policy(), 2);
+        let mut ticket = rig.submit_at(method, b"/", Instant::now()).unwrap();
+        rig.crash_on(0, b"/");
         assert_eq!(peek(&mut ticket).is_pending(), again, "{method}");
         assert_eq!(rig.workers[1].claim().is_some(), again, "{method}");
     }
@@ -148,7 +149,7 @@ fn put_is_retried_and_post_is_not() {
 
 #[test]
 fn retried_request_sends_its_body_from_the_start() {
-    let mut rig = Rig::with(trying_again(), 2);
+    let mut rig = Rig::with(retry_policy(), 2);
     let mut body: File = rustix::fs::memfd_create("body", rustix::fs::MemfdFlags::CLOEXEC).unwrap().into();
     body.write_all(b"all of it").unwrap();
     body.seek(SeekFrom::Start(0)).unwrap();
@@ -162,28 +163,28 @@ fn retried_request_sends_its_body_from_the_start() {
         let mut text = String::new();
         File::from(received.fds.remove(0)).read_to_string(&mut text).unwrap();
         assert_eq!(text, "all of it");
-        rig.die_of(index, b"/");
+        rig.crash_on(index, b"/");
     }
 }
 
 #[test]
 fn nothing_is_retried_without_the_setting() {
-    let mut rig = Rig::with(usual(), 2);
+    let mut rig = Rig::with(base_policy(), 2);
     let ticket = rig.submit(b"/");
-    rig.die_of(0, b"/");
+    rig.crash_on(0, b"/");
     assert_eq!(fault(ticket), Fault::WorkerDied(WORKER));
     assert_eq!(rig.workers[1].claim(), None);
 }
 
 #[test]
 fn request_is_not_retried_once_client_has_the_head() {
-    let mut rig = Rig::with(trying_again(), 2);
+    let mut rig = Rig::with(retry_policy(), 2);
     let mut ticket = rig.submit(b"/");
     let (exchange, _) = rig.claim().unwrap();
-    rig.say(exchange, CompletionKind::Respond, b"begun", false, false);
+    rig.complete(exchange, CompletionKind::Respond, b"begun", false, false);
     rig.dispatcher.before_park();
     let Poll::Ready(Ok(answer)) = peek(&mut ticket) else { panic!("no head") };
-    rig.hang_up(0);
+    rig.close_control(0);
     assert_eq!(rig.workers[1].claim(), None);
     let mut stream = answer.stream.unwrap();
     let mut context = Context::from_waker(Waker::noop());
@@ -194,14 +195,14 @@ fn request_is_not_retried_once_client_has_the_head() {
 
 #[test]
 fn retry_discards_the_undelivered_response() {
-    let mut rig = Rig::with(trying_again(), 2);
+    let mut rig = Rig::with(retry_policy(), 2);
     let mut ticket = rig.submit(b"/");
     let (exchange, _) = rig.claim().unwrap();
-    rig.say(exchange, CompletionKind::Respond, b"the first ", false, false);
-    rig.say(exchange, CompletionKind::Body, b"attempt", false, false);
-    rig.hang_up(0);
+    rig.complete(exchange, CompletionKind::Respond, b"the first ", false, false);
+    rig.complete(exchange, CompletionKind::Body, b"attempt", false, false);
+    rig.close_control(0);
     let (exchange, _) = rig.workers[1].claim().unwrap();
-    rig.workers[1].say(exchange, CompletionKind::Respond, b"the second", true, true);
+    rig.workers[1].complete(exchange, CompletionKind::Respond, b"the second", true, true);
     rig.dispatcher.before_park();
     let Poll::Ready(Ok(answer)) = peek(&mut ticket) else { panic!("no answer") };
     assert_eq!((answer.body.as_deref(), answer.stream.is_none()), (Some(&b"the second"[..]), true));
@@ -210,53 +211,53 @@ fn retry_discards_the_undelivered_response() {
 
 #[test]
 fn complete_response_is_delivered_despite_the_crash() {
-    let mut rig = Rig::with(trying_again(), 2);
+    let mut rig = Rig::with(retry_policy(), 2);
     let ticket = rig.submit(b"/");
     let (exchange, _) = rig.claim().unwrap();
-    // It has not said DONE: it closes what the application returned.
-    rig.say(exchange, CompletionKind::Respond, b"all", true, false);
-    rig.hang_up(0);
+    // Without DONE: the worker is still closing the application's iterable.
+    rig.complete(exchange, CompletionKind::Respond, b"all", true, false);
+    rig.close_control(0);
     assert_eq!(status(ticket), 200);
     assert_eq!(rig.workers[1].claim(), None);
 }
 
 #[test]
 fn second_crash_blocks_started_and_queued_fingerprints() {
-    let mut rig = Rig::with(usual(), 2);
+    let mut rig = Rig::with(base_policy(), 2);
     let first = rig.submit(b"/kill");
-    rig.die_of(0, b"/kill");
+    rig.crash_on(0, b"/kill");
     assert_eq!(fault(first), Fault::WorkerDied(WORKER));
-    assert_eq!(quarantined(&rig.told()).len(), 0);
+    assert_eq!(quarantined(&rig.take_notices()).len(), 0);
     let second = rig.submit(b"/kill");
     let (queued, other) = (rig.submit(b"/kill"), rig.submit(b"/other"));
-    rig.die_of(1, b"/kill");
+    rig.crash_on(1, b"/kill");
     assert_eq!(fault(second), Fault::WorkerDied(rig.workers[1].id));
-    assert_eq!(quarantined(&rig.told()), ["GET /kill"]);
-    assert!(matches!(fault(queued), Fault::Quarantined(pause) if pause <= SENTENCE));
-    assert!(is_shut_out(&rig, b"/kill", Instant::now()));
+    assert_eq!(quarantined(&rig.take_notices()), ["GET /kill"]);
+    assert!(matches!(fault(queued), Fault::Quarantined(pause) if pause <= BLOCK_TIME));
+    assert!(is_blocked(&rig, b"/kill", Instant::now()));
     rig.admit_new();
     assert_eq!(rig.answer_by(2, 200), b"/other");
     assert_eq!(status(other), 200);
-    // Only that method, and only that path.
-    assert!(rig.ask("POST", b"/kill", Instant::now()).is_ok());
-    assert!(rig.ask("GET", b"/kill/not", Instant::now()).is_ok());
+    // Other methods and paths are not blocked.
+    assert!(rig.submit_at("POST", b"/kill", Instant::now()).is_ok());
+    assert!(rig.submit_at("GET", b"/kill/not", Instant::now()).is_ok());
 }
 
 #[test]
 fn blocked_request_is_revoked_from_its_worker() {
-    let mut rig = Rig::quick();
+    let mut rig = Rig::fast();
     let second = rig.admit_new();
-    rig.workers[second].service = QUICK;
+    rig.workers[second].service = FAST_SERVICE_NANOS;
     let warm = [rig.submit(b"/"), rig.submit(b"/")];
     rig.answer();
     rig.answer_by(second, 200);
     drop(warm);
-    // Both are quick: what comes third and fourth lies in their rings behind what runs.
+    // Both workers are fast: the third and fourth request are prefetched behind the running ones.
     rig.dispatcher.lock().quarantine.record_crash(b"GET", b"/kill", Instant::now());
     let [_first, _second, mut other, kill] =
         [&b"/kill"[..], b"/busy", b"/other", b"/kill"].map(|path| rig.submit(path));
     assert_eq!(rig.workers[second].claim().unwrap().1, b"/busy");
-    rig.die_of(0, b"/kill");
+    rig.crash_on(0, b"/kill");
     assert!(matches!(fault(kill), Fault::Quarantined(_)));
     assert!(peek(&mut other).is_pending());
     assert_eq!(rig.workers[second].claim().unwrap().1, b"/other");
@@ -265,43 +266,43 @@ fn blocked_request_is_revoked_from_its_worker() {
 #[test]
 fn success_clears_a_fingerprint_and_failure_does_not() {
     for (code, cleared) in [(200, true), (404, true), (500, false), (503, false)] {
-        let mut rig = Rig::with(usual(), 3);
+        let mut rig = Rig::with(base_policy(), 3);
         let _first = rig.submit(b"/");
-        rig.die_of(0, b"/");
+        rig.crash_on(0, b"/");
         let ticket = rig.submit(b"/");
         rig.answer_by(1, code);
         assert_eq!(status(ticket), code);
         let _second = rig.submit(b"/");
-        let index = if rig.workers[1].submissions_waiting() { 1 } else { 2 };
-        rig.die_of(index, b"/");
-        assert_eq!(quarantined(&rig.told()).is_empty(), cleared, "{code}");
+        let index = if rig.workers[1].has_unclaimed() { 1 } else { 2 };
+        rig.crash_on(index, b"/");
+        assert_eq!(quarantined(&rig.take_notices()).is_empty(), cleared, "{code}");
     }
 }
 
 #[test]
 fn long_response_is_not_blamed_for_crashes() {
-    let mut rig = Rig::with(usual(), 0);
+    let mut rig = Rig::with(base_policy(), 0);
     for index in 0..4 {
         rig.attach(Generation(1), 2, None);
         rig.dispatcher.admit(rig.workers[index].id);
         let (_events, _kill) = (rig.submit(b"/events"), rig.submit(format!("/kill/{index}").as_bytes()));
         let (events, _) = rig.workers[index].claim().unwrap();
-        rig.workers[index].say(events, CompletionKind::Respond, b"data: 1", false, false);
-        rig.die_of(index, format!("/kill/{index}").as_bytes());
+        rig.workers[index].complete(events, CompletionKind::Respond, b"data: 1", false, false);
+        rig.crash_on(index, format!("/kill/{index}").as_bytes());
     }
-    assert_eq!(quarantined(&rig.told()).len(), 0);
-    assert!(!is_shut_out(&rig, b"/events", Instant::now()));
+    assert_eq!(quarantined(&rig.take_notices()).len(), 0);
+    assert!(!is_blocked(&rig, b"/events", Instant::now()));
 }
 
 #[test]
 fn response_head_clears_a_fingerprint_before_the_end() {
     for (code, cleared) in [(200, true), (499, true), (500, false)] {
-        let mut rig = Rig::with(usual(), 3);
+        let mut rig = Rig::with(base_policy(), 3);
         let _first = rig.submit(b"/events");
-        rig.die_of(0, b"/events");
+        rig.crash_on(0, b"/events");
         let _goes_on = rig.submit(b"/events");
         let (exchange, _) = rig.workers[1].claim().unwrap();
-        rig.workers[1].say_status(exchange, CompletionKind::Respond, code, b"", false, false);
+        rig.workers[1].complete_with_status(exchange, CompletionKind::Respond, code, b"", false, false);
         rig.dispatcher.before_park();
         assert_eq!(rig.dispatcher.lock().quarantine.is_empty(), cleared, "{code}");
     }
@@ -309,32 +310,32 @@ fn response_head_clears_a_fingerprint_before_the_end() {
 
 #[test]
 fn trial_ends_with_the_head_of_a_success() {
-    let mut rig = Rig::with(usual(), 1);
+    let mut rig = Rig::with(base_policy(), 1);
     {
         let mut state = rig.dispatcher.lock();
-        state.quarantine.record_crash(b"GET", b"/events", ago(2 * SENTENCE));
-        state.quarantine.record_crash(b"GET", b"/events", ago(2 * SENTENCE));
+        state.quarantine.record_crash(b"GET", b"/events", ago(2 * BLOCK_TIME));
+        state.quarantine.record_crash(b"GET", b"/events", ago(2 * BLOCK_TIME));
     }
     let _trial = rig.submit(b"/events");
-    assert!(is_shut_out(&rig, b"/events", Instant::now()));
+    assert!(is_blocked(&rig, b"/events", Instant::now()));
     let (exchange, _) = rig.claim().unwrap();
-    rig.say(exchange, CompletionKind::Respond, b"", false, false);
+    rig.complete(exchange, CompletionKind::Respond, b"", false, false);
     rig.dispatcher.before_park();
-    assert!(!is_shut_out(&rig, b"/events", Instant::now()));
+    assert!(!is_blocked(&rig, b"/events", Instant::now()));
 }
 
 #[test]
 fn successful_trial_after_the_block_time_unblocks() {
-    let mut rig = Rig::with(usual(), 3);
+    let mut rig = Rig::with(base_policy(), 3);
     let start = Instant::now();
     for index in [0, 1] {
         let _ticket = rig.submit(b"/kill");
-        rig.die_of(index, b"/kill");
+        rig.crash_on(index, b"/kill");
     }
-    let after = Instant::now() + SENTENCE;
-    assert!(is_shut_out(&rig, b"/kill", start + SENTENCE / 2));
-    let trial = rig.ask("GET", b"/kill", after).unwrap();
-    assert_eq!(rig.ask("GET", b"/kill", after).unwrap_err(), Fault::Quarantined(SECOND));
+    let after = Instant::now() + BLOCK_TIME;
+    assert!(is_blocked(&rig, b"/kill", start + BLOCK_TIME / 2));
+    let trial = rig.submit_at("GET", b"/kill", after).unwrap();
+    assert_eq!(rig.submit_at("GET", b"/kill", after).unwrap_err(), Fault::Quarantined(SECOND));
     assert_eq!(rig.answer_by(2, 200), b"/kill");
     assert_eq!(status(trial), 200);
     let _open = [rig.submit(b"/kill"), rig.submit(b"/kill")];
@@ -343,61 +344,61 @@ fn successful_trial_after_the_block_time_unblocks() {
 
 #[test]
 fn crashed_trial_blocks_again_and_is_not_retried() {
-    let mut rig = Rig::with(trying_again(), 1);
+    let mut rig = Rig::with(retry_policy(), 1);
     {
         let mut state = rig.dispatcher.lock();
-        state.quarantine.record_crash(b"GET", b"/kill", ago(2 * SENTENCE));
-        state.quarantine.record_crash(b"GET", b"/kill", ago(2 * SENTENCE));
+        state.quarantine.record_crash(b"GET", b"/kill", ago(2 * BLOCK_TIME));
+        state.quarantine.record_crash(b"GET", b"/kill", ago(2 * BLOCK_TIME));
     }
     let trial = rig.submit(b"/kill");
-    rig.die_of(0, b"/kill");
+    rig.crash_on(0, b"/kill");
     assert_eq!(fault(trial), Fault::WorkerDied(WORKER));
-    assert_eq!(quarantined(&rig.told()), ["GET /kill"]);
-    assert!(is_shut_out(&rig, b"/kill", Instant::now()));
+    assert_eq!(quarantined(&rig.take_notices()), ["GET /kill"]);
+    assert!(is_blocked(&rig, b"/kill", Instant::now()));
 }
 
 #[test]
 fn abandoned_trial_lets_the_next_request_try() {
-    let rig = Rig::with(usual(), 0);
+    let rig = Rig::with(base_policy(), 0);
     {
         let mut state = rig.dispatcher.lock();
-        state.quarantine.record_crash(b"GET", b"/kill", ago(2 * SENTENCE));
-        state.quarantine.record_crash(b"GET", b"/kill", ago(2 * SENTENCE));
+        state.quarantine.record_crash(b"GET", b"/kill", ago(2 * BLOCK_TIME));
+        state.quarantine.record_crash(b"GET", b"/kill", ago(2 * BLOCK_TIME));
     }
     let trial = rig.submit(b"/kill");
-    assert!(is_shut_out(&rig, b"/kill", Instant::now()));
+    assert!(is_blocked(&rig, b"/kill", Instant::now()));
     drop(trial);
-    assert!(!is_shut_out(&rig, b"/kill", Instant::now()));
+    assert!(!is_blocked(&rig, b"/kill", Instant::now()));
 }
 
 #[test]
 fn stopped_workers_and_overdue_requests_are_not_blamed() {
-    let mut rig = Rig::with(usual(), 2);
+    let mut rig = Rig::with(base_policy(), 2);
     let _retired = rig.submit(b"/retired");
     rig.claim().unwrap();
     rig.dispatcher.retire(WORKER);
-    rig.hang_up(0);
+    rig.close_control(0);
     let _stuck = rig.submit(b"/stuck");
     rig.workers[1].claim().unwrap();
     rig.dispatcher.tick(Instant::now() + 11 * SECOND);
-    rig.told();
-    rig.hang_up(1);
-    // It has been named when its deadline passed.
-    assert_eq!(died(&rig.told()).len(), 0);
+    rig.take_notices();
+    rig.close_control(1);
+    // The overdue request was reported when its deadline passed.
+    assert_eq!(crashed_requests(&rig.take_notices()).len(), 0);
     assert!(rig.dispatcher.lock().quarantine.is_empty());
 }
 
 #[test]
 fn crash_with_a_thousand_requests_blames_the_newest() {
-    let mut rig = Rig::with(Policy { queue: 0, ..usual() }, 0);
+    let mut rig = Rig::with(Policy { queue: 0, ..base_policy() }, 0);
     rig.attach(Generation(1), 200, None);
     rig.dispatcher.admit(WORKER);
     let _tickets: Vec<_> = (0..200).map(|number| rig.submit(format!("/{number}").as_bytes())).collect();
     while rig.claim().is_some() {}
-    rig.hang_up(0);
-    assert_eq!(died(&rig.told())[0].len(), 200);
+    rig.close_control(0);
+    assert_eq!(crashed_requests(&rig.take_notices())[0].len(), 200);
     let now = Instant::now();
     let mut state = rig.dispatcher.lock();
-    assert_eq!(state.quarantine.record_crash(b"GET", b"/199", now), Some(SENTENCE));
+    assert_eq!(state.quarantine.record_crash(b"GET", b"/199", now), Some(BLOCK_TIME));
     assert_eq!(state.quarantine.record_crash(b"GET", b"/0", now), None);
 }

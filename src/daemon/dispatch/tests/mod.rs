@@ -1,5 +1,5 @@
-//! The dispatcher against the worker's end of a real channel, driven by hand: what would take two processes and
-//! luck to happen, in the order that matters. This file is the rig; the behaviours are in the others.
+//! Tests of the dispatcher against the worker's end of a real channel, driven step by step: each event happens in a
+//! chosen order. This file contains the rig.
 
 mod asgi;
 mod contract;
@@ -41,19 +41,19 @@ use super::*;
 const WORKER: WorkerId = WorkerId { number: WorkerNr(0), life: Life(1) };
 const SECOND: Duration = Duration::from_secs(1);
 
-/// An application of microseconds is given work ahead of time, one of these is not.
-const QUICK: u64 = 1000;
-const SLOW: u64 = 50_000_000;
+/// Service times in nanoseconds. A worker with the first one gets prefetched requests, one with the second does not.
+const FAST_SERVICE_NANOS: u64 = 1000;
+const SLOW_SERVICE_NANOS: u64 = 50_000_000;
 
 /// A worker's end of its channel.
-struct Fake {
+struct FakeWorker {
     id: WorkerId,
     map: Arc<Map>,
-    /// Until it hangs up.
+    /// None once the worker has closed its end.
     control: Option<OwnedFd>,
     submissions: SubmissionReceiver,
     completions: CompletionSender,
-    /// What it says that requests take, nanoseconds.
+    /// The service time that it reports, in nanoseconds.
     service: u64,
 }
 
@@ -61,15 +61,15 @@ struct Fake {
 struct Rig {
     dispatcher: &'static Dispatcher,
     notices: Receiver<Notice>,
-    workers: Vec<Fake>,
+    workers: Vec<FakeWorker>,
 }
 
-fn usual() -> Policy {
+fn base_policy() -> Policy {
     Policy { queue: 10, request_timeout: Some(10 * SECOND), ..Policy::default() }
 }
 
-impl Fake {
-    /// The next request, by its path.
+impl FakeWorker {
+    /// Claims the next request. Returns its id and path.
     fn claim(&mut self) -> Option<(ExchangeId, Vec<u8>)> {
         let mut frame = Vec::new();
         self.submissions.claim(&mut frame).unwrap().then(|| {
@@ -78,12 +78,12 @@ impl Fake {
         })
     }
 
-    fn say(&mut self, exchange: ExchangeId, kind: CompletionKind, body: &[u8], end: bool, done: bool) {
+    fn complete(&mut self, exchange: ExchangeId, kind: CompletionKind, body: &[u8], end: bool, done: bool) {
         let status = if kind == CompletionKind::Respond { 200 } else { 0 };
-        self.say_status(exchange, kind, status, body, end, done);
+        self.complete_with_status(exchange, kind, status, body, end, done);
     }
 
-    fn say_status(
+    fn complete_with_status(
         &mut self,
         exchange: ExchangeId,
         kind: CompletionKind,
@@ -109,8 +109,8 @@ impl Fake {
         assert!(self.completions.push(&frame).unwrap());
     }
 
-    /// Has it been given something that it has not claimed?
-    fn submissions_waiting(&self) -> bool {
+    /// True if its ring holds something that it has not claimed.
+    fn has_unclaimed(&self) -> bool {
         let read = |word| self.map.u64(Geometry::word(word)).load(Ordering::Acquire);
         read(Word::SubmissionHead) > read(Word::SubmissionTail)
     }
@@ -121,14 +121,14 @@ impl Fake {
 }
 
 impl Rig {
-    /// With one worker of one slot, that is quick.
+    /// Creates a rig with one fast worker of one slot.
     fn new() -> Self {
-        let mut rig = Self::with(usual(), 1);
-        rig.workers[0].service = QUICK;
+        let mut rig = Self::with(base_policy(), 1);
+        rig.workers[0].service = FAST_SERVICE_NANOS;
         rig
     }
 
-    /// With workers of one slot that take their time.
+    /// Creates a rig with slow workers of one slot.
     fn with(policy: Policy, n_workers: usize) -> Self {
         let (tell, notices) = mpsc::channel();
         let sink = Box::new(move |notice| tell.send(notice).unwrap());
@@ -140,8 +140,8 @@ impl Rig {
         rig
     }
 
-    /// With a worker that has answered in microseconds, so that it is given work ahead of time.
-    fn quick() -> Self {
+    /// Creates a rig with one worker that is known to be fast, so that requests are prefetched to it.
+    fn fast() -> Self {
         let mut rig = Self::new();
         let ticket = rig.submit(b"first");
         rig.answer();
@@ -155,7 +155,7 @@ impl Rig {
         index
     }
 
-    /// A worker that is not admitted yet. Its index here.
+    /// Attaches a worker without admitting it. Returns its index in `workers`.
     fn attach(&mut self, generation: Generation, slots: u32, max_requests: Option<u64>) -> usize {
         let index = self.workers.len();
         let (number, life) = (u16::try_from(index).unwrap(), index as u64 + 1);
@@ -175,22 +175,22 @@ impl Rig {
             slots: Slots { threads: slots, concurrency: 1, websockets: 0 },
             max_requests: max_requests.and_then(NonZeroU64::new),
         });
-        self.workers.push(Fake {
+        self.workers.push(FakeWorker {
             id,
             control: Some(control),
             submissions: SubmissionReceiver::new(Arc::clone(&theirs), &geometry),
             completions: CompletionSender::new(Arc::clone(&theirs), &geometry),
             map: theirs,
-            service: SLOW,
+            service: SLOW_SERVICE_NANOS,
         });
         index
     }
 
     fn submit(&self, path: &[u8]) -> Ticket {
-        self.ask("GET", path, Instant::now()).unwrap()
+        self.submit_at("GET", path, Instant::now()).unwrap()
     }
 
-    fn ask(&self, method: &str, path: &[u8], now: Instant) -> Result<Ticket, Fault> {
+    fn submit_at(&self, method: &str, path: &[u8], now: Instant) -> Result<Ticket, Fault> {
         let method = method.as_bytes();
         let request = Request { method, path, request_id: b"the-id", ..Request::new(ExchangeId(0)) };
         self.dispatcher.submit(&request, iter::empty(), None, now)
@@ -208,53 +208,53 @@ impl Rig {
         self.dispatcher.submit_to(worker, &request, iter::empty(), Instant::now())
     }
 
-    /// The next request of the first worker, by its path.
+    /// Claims the next request of the first worker. Returns its id and path.
     fn claim(&mut self) -> Option<(ExchangeId, Vec<u8>)> {
         self.workers[0].claim()
     }
 
-    fn say(&mut self, exchange: ExchangeId, kind: CompletionKind, body: &[u8], end: bool, done: bool) {
-        self.workers[0].say(exchange, kind, body, end, done);
+    fn complete(&mut self, exchange: ExchangeId, kind: CompletionKind, body: &[u8], end: bool, done: bool) {
+        self.workers[0].complete(exchange, kind, body, end, done);
     }
 
-    /// The first worker claims a request and answers it; its path.
+    /// Has the first worker claim and answer a request. Returns its path.
     fn answer(&mut self) -> Vec<u8> {
         self.answer_by(0, 200)
     }
 
     fn answer_by(&mut self, index: usize, status: u16) -> Vec<u8> {
-        let (exchange, path) = self.workers[index].claim().expect("it has something to claim");
+        let (exchange, path) = self.workers[index].claim().expect("the ring is not empty");
         self.finish(index, exchange, status);
         path
     }
 
     fn finish(&mut self, index: usize, exchange: ExchangeId, status: u16) {
-        self.workers[index].say_status(exchange, CompletionKind::Respond, status, b"", true, true);
+        self.workers[index].complete_with_status(exchange, CompletionKind::Respond, status, b"", true, true);
         self.dispatcher.before_park();
     }
 
-    /// What the workers have been given and not claimed, one of each.
+    /// Has each worker claim a request. Returns their paths.
     fn claim_all(&mut self) -> Vec<String> {
-        let claimed = self.workers.iter_mut().filter_map(Fake::claim);
+        let claimed = self.workers.iter_mut().filter_map(FakeWorker::claim);
         claimed.map(|(_, path)| String::from_utf8(path).unwrap()).collect()
     }
 
-    /// The worker's end closes, as at every exit.
-    fn hang_up(&mut self, index: usize) {
-        let control = self.workers[index].control.take().expect("it has not hung up before");
-        // Closing is not enough: a process that another test is just making has a copy until it executes.
+    /// Closes the worker's control socket, as its exit does.
+    fn close_control(&mut self, index: usize) {
+        let control = self.workers[index].control.take().expect("the socket is open");
+        // Closing is not enough: a process that another test has forked keeps a copy until its exec.
         shutdown(control.as_raw_fd(), Shutdown::Both).unwrap();
         assert!(!self.dispatcher.pump_control(self.workers[index].id));
     }
 
-    /// It claims what it has, and dies of it.
-    fn die_of(&mut self, index: usize, path: &[u8]) {
-        let (_, claimed) = self.workers[index].claim().expect("it has something to die of");
+    /// Has a worker claim the request to `path`, and exit.
+    fn crash_on(&mut self, index: usize, path: &[u8]) {
+        let (_, claimed) = self.workers[index].claim().expect("the ring is not empty");
         assert_eq!(String::from_utf8(claimed).unwrap(), String::from_utf8(path.to_vec()).unwrap());
-        self.hang_up(index);
+        self.close_control(index);
     }
 
-    /// What the daemon has sent on the first control socket.
+    /// Returns the commands sent to the first worker.
     fn commands(&self) -> Vec<Command> {
         let mut buffer = vec![0; control::MAX_MESSAGE_BYTES];
         let socket = self.workers[0].control.as_ref().unwrap();
@@ -262,7 +262,7 @@ impl Rig {
         iter::from_fn(next).map(|message| Command::decode(&message).unwrap()).collect()
     }
 
-    fn misbehaved(&self) -> String {
+    fn take_breach(&self) -> String {
         match self.notices.try_recv() {
             Ok(Notice::ContractBreached(WORKER, why)) => why,
             other => panic!("{other:?}"),
@@ -273,12 +273,12 @@ impl Rig {
         self.workers[0].map.u64(Geometry::slot(0, SLOT_ACKED)).load(Ordering::Acquire)
     }
 
-    /// What has been told since the last call.
-    fn told(&self) -> Vec<Notice> {
+    /// Returns the notices since the last call.
+    fn take_notices(&self) -> Vec<Notice> {
         self.notices.try_iter().collect()
     }
 
-    /// Everything is where it says it is, and nowhere else.
+    /// Checks that exchanges, queue, rules and workers agree about the state of each exchange.
     fn check(&self) {
         let mut state = self.dispatcher.lock();
         let state = &mut *state;
@@ -298,7 +298,7 @@ impl Rig {
                 ExchangeState::Queued => assert!(queued.contains(&id), "{exchange:?}"),
                 ExchangeState::Held(_) => assert!(waiting.contains(&id) && exchange.permit.is_none()),
                 ExchangeState::Assigned { worker, .. } => {
-                    let worker = state.workers[worker].as_ref().expect("nobody has it");
+                    let worker = state.workers[worker].as_ref().expect("the worker is attached");
                     assert!(worker.has(id), "{exchange:?}");
                     given += 1;
                 }
@@ -327,7 +327,7 @@ fn poll(mut ticket: Ticket) -> Poll<Result<AppResponse, Fault>> {
     peek(&mut ticket)
 }
 
-/// Without giving it up.
+/// Polls a ticket without dropping it.
 fn peek(ticket: &mut Ticket) -> Poll<Result<AppResponse, Fault>> {
     let mut context = Context::from_waker(Waker::noop());
     Pin::new(ticket).poll(&mut context)

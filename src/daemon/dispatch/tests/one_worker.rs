@@ -1,4 +1,4 @@
-//! A dispatcher with one worker of one interface, for tests that speak its protocol frame by frame.
+//! A rig with one worker, for tests that send and receive single frames.
 
 pub(super) use std::fs::File;
 pub(super) use std::iter;
@@ -25,7 +25,7 @@ pub(super) use super::super::*;
 
 pub(super) const WORKER: WorkerId = WorkerId { number: WorkerNr(0), life: Life(1) };
 
-/// A dispatcher with one worker of one slot, and that worker's end.
+/// A dispatcher with one worker, and the worker's end of the channel.
 pub(super) struct Rig {
     pub(super) dispatcher: &'static Dispatcher,
     pub(super) notices: Receiver<Notice>,
@@ -43,7 +43,7 @@ impl Rig {
         rig
     }
 
-    /// The worker has not said that it is ready. As an ASGI worker it will have so many slots.
+    /// Creates a rig whose worker has not reported ready. As an ASGI worker it has `concurrency` slots.
     pub(super) fn booting(concurrency: u32) -> Self {
         Self::with_slots(Slots { threads: 1, concurrency, websockets: 0 })
     }
@@ -93,7 +93,7 @@ impl Rig {
         self.dispatcher.submit(&request, iter::empty(), Some(body), Instant::now()).unwrap()
     }
 
-    /// The next request, by its path.
+    /// Claims the next request. Returns its id and path.
     pub(super) fn claim(&mut self) -> Option<(ExchangeId, Vec<u8>)> {
         let mut frame = Vec::new();
         self.submissions.claim(&mut frame).unwrap().then(|| {
@@ -102,7 +102,7 @@ impl Rig {
         })
     }
 
-    pub(super) fn say(
+    pub(super) fn complete(
         &mut self,
         exchange: ExchangeId,
         kind: CompletionKind,
@@ -128,14 +128,14 @@ impl Rig {
         assert!(self.completions.push(&frame).unwrap());
     }
 
-    /// What the daemon has sent on the control socket.
+    /// Returns the commands sent on the control socket.
     pub(super) fn commands(&self) -> Vec<Command> {
         let mut buffer = vec![0; control::MAX_MESSAGE_BYTES];
         let next = || control::receive(&self.control, &mut buffer).ok().map(|got| buffer[..got.len].to_vec());
         iter::from_fn(next).map(|message| Command::decode(&message).unwrap()).collect()
     }
 
-    pub(super) fn misbehaved(&self) -> String {
+    pub(super) fn take_breach(&self) -> String {
         match self.notices.try_recv() {
             Ok(Notice::ContractBreached(WORKER, why)) => why,
             other => panic!("{other:?}"),

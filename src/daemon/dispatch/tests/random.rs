@@ -1,5 +1,4 @@
-//! Random histories: whatever happens in whatever order, every exchange is answered exactly once and nothing is lost
-//! or counted twice.
+//! Random sequences of events: each exchange is answered exactly once, and nothing is lost or counted twice.
 
 use std::num::NonZeroU32;
 
@@ -14,9 +13,9 @@ struct History {
     rng: Rng,
     now: Instant,
     tickets: Vec<Ticket>,
-    /// Claimed and not answered: by whom, and what.
+    /// Claimed and not answered: index of the worker, and the exchange.
     running: Vec<(usize, ExchangeId)>,
-    /// Indices of workers that live, and whether they are admitted.
+    /// Indices of the workers that have not exited.
     alive: Vec<usize>,
     answered: usize,
 }
@@ -59,7 +58,7 @@ impl History {
         match self.rng.index(20) {
             0..7 => {
                 let (method, path) = (METHODS[self.rng.index(3)], PATHS[self.rng.index(5)]);
-                if let Ok(ticket) = self.rig.ask(method, path, self.now) {
+                if let Ok(ticket) = self.rig.submit_at(method, path, self.now) {
                     self.tickets.push(ticket);
                 }
             }
@@ -73,7 +72,8 @@ impl History {
             10..14 if !self.running.is_empty() => {
                 let at = self.rng.index(self.running.len());
                 let (index, id) = self.running.swap_remove(at);
-                self.rig.workers[index].service = if self.rng.index(2) == 0 { QUICK } else { SLOW };
+                self.rig.workers[index].service =
+                    if self.rng.index(2) == 0 { FAST_SERVICE_NANOS } else { SLOW_SERVICE_NANOS };
                 let status = if self.rng.index(4) == 0 { 500 } else { 200 };
                 self.rig.finish(index, id, status);
             }
@@ -85,7 +85,7 @@ impl History {
                 if let Some(index) = self.pick_worker() {
                     self.alive.retain(|alive| *alive != index);
                     self.running.retain(|(worker, _)| *worker != index);
-                    self.rig.hang_up(index);
+                    self.rig.close_control(index);
                 }
             }
             16 => {
@@ -123,14 +123,14 @@ impl History {
         self.collect();
     }
 
-    /// Takes what has been answered.
+    /// Drops the tickets that were answered, and counts them.
     fn collect(&mut self) {
         let before = self.tickets.len();
         self.tickets.retain_mut(|ticket| peek(ticket).is_pending());
         self.answered += before - self.tickets.len();
     }
 
-    /// Whoever is left serves all that is left.
+    /// Has all workers serve the remaining requests. Returns the number of answers.
     fn finish(mut self) -> usize {
         let index = self.rig.admit_new();
         self.alive.push(index);
@@ -151,13 +151,13 @@ impl History {
                 break;
             }
         }
-        assert_eq!(self.tickets.len(), 0, "some were never answered");
+        assert_eq!(self.tickets.len(), 0, "each request is answered");
         self.rig.check();
         let state = self.rig.dispatcher.lock();
         assert!(state.exchanges.is_empty() && state.queue.is_empty());
         assert_eq!((state.rules.n_held(), state.rules.n_permits()), (0, 0));
         drop(state);
-        for notice in self.rig.told() {
+        for notice in self.rig.take_notices() {
             assert!(!matches!(notice, Notice::ContractBreached(..)), "{notice:?}");
         }
         self.answered
@@ -168,7 +168,7 @@ impl History {
 fn random_events_leave_each_exchange_answered_exactly_once() {
     let mut answered = 0;
     for seed in 1..=150 {
-        // Whoever reads a failure wants the seed.
+        // A failure must print the seed.
         let outcome = std::panic::catch_unwind(|| {
             let mut history = History::new(seed);
             for _ in 0..300 {

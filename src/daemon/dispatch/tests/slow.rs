@@ -1,4 +1,4 @@
-//! Answers of slow clients: taken off their worker, kept in memory and files, and whole when they are read.
+//! Responses of slow clients: taken over from their worker, kept in memory and files, and read in order.
 
 use std::os::unix::fs::FileExt as _;
 
@@ -9,7 +9,7 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 /// One part, which fits into the ring.
 const PART: usize = 64 * KIB;
-/// As much as a worker sends without being given more credit.
+/// Bytes that a worker sends without more credit.
 const WINDOW: usize = MIB;
 
 /// A worker that answers `/` with part after part, and a client that has the head and does not read on.
@@ -27,29 +27,29 @@ impl Streaming {
             response_memory: memory as u64,
             response_disk: disk as u64,
             spool: std::env::temp_dir(),
-            ..usual()
+            ..base_policy()
         };
-        Self::of(Rig::with(policy, 1))
+        Self::from_rig(Rig::with(policy, 1))
     }
 
-    fn of(mut rig: Rig) -> Self {
+    fn from_rig(mut rig: Rig) -> Self {
         let mut ticket = rig.submit(b"/");
         let (exchange, _) = rig.claim().unwrap();
-        rig.say(exchange, CompletionKind::Respond, b"", false, false);
+        rig.complete(exchange, CompletionKind::Respond, b"", false, false);
         rig.dispatcher.before_park();
         let Poll::Ready(Ok(answer)) = peek(&mut ticket) else { panic!("no head") };
         Self { rig, exchange, stream: answer.stream, n_sent: 0, now: Instant::now() }
     }
 
-    /// The byte of which the next part is made.
+    /// Sends the next part, which repeats its number.
     fn send(&mut self, end: bool, done: bool) {
         let part = vec![self.n_sent; PART];
         self.n_sent += 1;
-        self.rig.say(self.exchange, CompletionKind::Body, &part, end, done);
+        self.rig.complete(self.exchange, CompletionKind::Body, &part, end, done);
         self.rig.dispatcher.before_park();
     }
 
-    /// As much as an honest worker sends without more credit; how many parts.
+    /// Sends as much as the window allows. Returns the number of parts.
     fn fill_window(&mut self) -> usize {
         let before = self.n_sent;
         for _ in 0..WINDOW / PART {
@@ -68,23 +68,23 @@ impl Streaming {
         usize::from(self.n_sent) * PART
     }
 
-    /// So much later the housekeeper looks. How many blocks it has had written.
-    fn look_after(&mut self, pause: Duration) -> usize {
+    /// Runs the timers after `pause`, and the writes they start. Returns the number of blocks written.
+    fn tick_after(&mut self, pause: Duration) -> usize {
         self.now += pause;
         self.rig.dispatcher.tick(self.now);
         self.rig.dispatcher.run_writes()
     }
 
-    /// Its client is seen to be slow.
-    fn is_seen(&mut self) -> usize {
-        self.look_after(Duration::ZERO) + self.look_after(Duration::from_millis(10))
+    /// Lets the client become slow. Returns the number of blocks written.
+    fn mark_slow(&mut self) -> usize {
+        self.tick_after(Duration::ZERO) + self.tick_after(Duration::from_millis(10))
     }
 
     fn next(&mut self) -> Poll<Option<Result<BodyPiece, Fault>>> {
         self.stream.as_mut().unwrap().poll_piece(&mut Context::from_waker(Waker::noop()))
     }
 
-    /// Everything that there is now, with what of it came from files.
+    /// Reads all that is available. Returns the bytes, and how many of them came from files.
     fn read(&mut self) -> (Vec<u8>, usize) {
         let (mut bytes, mut n_spilled) = (Vec::new(), 0);
         loop {
@@ -103,7 +103,8 @@ impl Streaming {
         }
     }
 
-    fn is_whole(&mut self) -> usize {
+    /// Reads and checks all parts. Returns how many bytes came from files.
+    fn check_content(&mut self) -> usize {
         let (bytes, n_spilled) = self.read();
         assert_eq!(bytes.len(), self.sent());
         assert!(bytes.chunks(PART).zip(0..).all(|(part, nr)| part.iter().all(|byte| *byte == nr)));
@@ -125,8 +126,8 @@ fn fast_client_is_not_acknowledged_ahead() {
     for _ in 0..10 {
         streaming.fill_window();
         assert!(streaming.acked() <= streaming.sent() - WINDOW + 2 * PART);
-        // It reads between two looks.
-        streaming.look_after(Duration::from_millis(1));
+        // The client reads between two ticks.
+        streaming.tick_after(Duration::from_millis(1));
         assert!(matches!(streaming.next(), Poll::Ready(Some(Ok(BodyPiece::Bytes(_))))));
     }
     assert!(streaming.acked() < streaming.sent());
@@ -137,45 +138,45 @@ fn response_leaves_worker_when_client_does_not_read() {
     let mut streaming = Streaming::new(64 * MIB, 0);
     streaming.fill_window();
     assert_eq!(streaming.acked(), 0);
-    streaming.is_seen();
+    streaming.mark_slow();
     assert_eq!(streaming.acked(), streaming.sent());
-    // From now on it need not be seen again.
+    // A slow client's bytes are acknowledged at once.
     streaming.send(false, false);
     assert_eq!(streaming.acked(), streaming.sent());
     for _ in 0..5 {
         streaming.fill_window();
-        streaming.look_after(Duration::from_millis(1));
+        streaming.tick_after(Duration::from_millis(1));
     }
     streaming.send(true, true);
     assert_eq!(streaming.acked(), streaming.sent());
     assert!(streaming.rig.dispatcher.load().running == 0, "the slot is free");
     assert!(streaming.memory() >= streaming.sent());
-    assert_eq!(streaming.is_whole(), 0);
+    assert_eq!(streaming.check_content(), 0);
     assert_eq!(streaming.memory(), 0);
 }
 
 #[test]
 fn full_window_before_the_head_is_read_leaves_worker() {
-    let rig = Rig::with(Policy { response_memory: 64 * MIB as u64, ..usual() }, 1);
+    let rig = Rig::with(Policy { response_memory: 64 * MIB as u64, ..base_policy() }, 1);
     let mut ticket = rig.submit(b"/");
     let mut streaming =
         Streaming { rig, exchange: ExchangeId(0), stream: None, n_sent: 0, now: Instant::now() };
     (streaming.exchange, _) = streaming.rig.claim().unwrap();
-    streaming.rig.say(streaming.exchange, CompletionKind::Respond, b"", false, false);
+    streaming.rig.complete(streaming.exchange, CompletionKind::Respond, b"", false, false);
     streaming.fill_window();
     let Poll::Ready(Ok(answer)) = peek(&mut ticket) else { panic!("no head") };
     streaming.stream = answer.stream;
-    streaming.is_seen();
+    streaming.mark_slow();
     assert_eq!(streaming.acked(), streaming.sent());
-    streaming.is_whole();
+    streaming.check_content();
 }
 
 #[test]
 fn caught_up_client_is_no_longer_slow() {
     let mut streaming = Streaming::new(64 * MIB, 0);
     streaming.fill_window();
-    streaming.is_seen();
-    streaming.is_whole();
+    streaming.mark_slow();
+    streaming.check_content();
     let acked = streaming.acked();
     streaming.send(false, false);
     assert_eq!(streaming.acked(), acked);
@@ -185,37 +186,37 @@ fn caught_up_client_is_no_longer_slow() {
 fn response_over_memory_limit_spills_to_file_in_order() {
     let mut streaming = Streaming::new(2 * MIB, 64 * MIB);
     let mut n_blocks = streaming.fill_window();
-    streaming.is_seen();
+    streaming.mark_slow();
     for _ in 0..6 {
         streaming.fill_window();
         for _ in 0..3 {
-            n_blocks += streaming.look_after(Duration::from_millis(1));
+            n_blocks += streaming.tick_after(Duration::from_millis(1));
         }
         assert_eq!(streaming.acked(), streaming.sent());
     }
     streaming.send(true, true);
-    streaming.look_after(Duration::from_millis(1));
+    streaming.tick_after(Duration::from_millis(1));
     assert!(n_blocks > 3);
-    // Its share is half: as much as is left for others.
+    // The response may use half of the memory.
     assert!(streaming.memory() <= MIB + 2 * PART, "{}", streaming.memory());
     let disk = streaming.disk();
     assert!(disk > 3 * MIB);
-    assert_eq!(streaming.is_whole(), disk);
+    assert_eq!(streaming.check_content(), disk);
     assert_eq!((streaming.memory(), streaming.disk()), (0, 0));
 }
 
 #[test]
 fn one_huge_response_leaves_room_for_another() {
-    let mut rig = Rig::with(Policy { response_memory: 4 * MIB as u64, ..usual() }, 1);
-    rig.workers[0].service = SLOW;
-    let mut huge = Streaming::of(rig);
+    let mut rig = Rig::with(Policy { response_memory: 4 * MIB as u64, ..base_policy() }, 1);
+    rig.workers[0].service = SLOW_SERVICE_NANOS;
+    let mut huge = Streaming::from_rig(rig);
     huge.fill_window();
-    huge.is_seen();
+    huge.mark_slow();
     for _ in 0..10 {
         huge.fill_window();
-        huge.look_after(Duration::from_millis(1));
+        huge.tick_after(Duration::from_millis(1));
     }
-    assert!(huge.acked() < huge.sent(), "it is held back");
+    assert!(huge.acked() < huge.sent(), "the worker waits");
     let free = huge.rig.dispatcher.response_memory().free();
     assert!(free >= MIB as u64 / 2, "{free}");
 }
@@ -224,11 +225,11 @@ fn one_huge_response_leaves_room_for_another() {
 fn worker_waits_while_memory_and_disk_are_full() {
     let mut streaming = Streaming::new(0, 0);
     streaming.fill_window();
-    streaming.is_seen();
-    streaming.look_after(SECOND);
+    streaming.mark_slow();
+    streaming.tick_after(SECOND);
     assert_eq!(streaming.acked(), 0);
-    streaming.rig.dispatcher.set_policy(Policy { response_memory: 64 * MIB as u64, ..usual() });
-    streaming.look_after(Duration::from_millis(1));
+    streaming.rig.dispatcher.set_policy(Policy { response_memory: 64 * MIB as u64, ..base_policy() });
+    streaming.tick_after(Duration::from_millis(1));
     assert_eq!(streaming.acked(), streaming.sent());
 }
 
@@ -236,25 +237,25 @@ fn worker_waits_while_memory_and_disk_are_full() {
 fn failed_file_write_loses_no_data() {
     let mut streaming = Streaming::new(0, 64 * MIB);
     let missing = std::env::temp_dir().join("rgun-no-such-directory");
-    let policy = |spool| Policy { response_disk: 64 * MIB as u64, spool, ..usual() };
+    let policy = |spool| Policy { response_disk: 64 * MIB as u64, spool, ..base_policy() };
     streaming.rig.dispatcher.set_policy(policy(missing));
     streaming.fill_window();
-    assert_eq!(streaming.is_seen(), 1);
+    assert_eq!(streaming.mark_slow(), 1);
     assert_eq!((streaming.acked(), streaming.disk()), (0, 0));
-    // Not again at once.
-    assert_eq!(streaming.look_after(Duration::from_millis(5)), 0);
+    // There is no second attempt at once.
+    assert_eq!(streaming.tick_after(Duration::from_millis(5)), 0);
     streaming.rig.dispatcher.set_policy(policy(std::env::temp_dir()));
-    assert!(streaming.look_after(2 * SECOND) > 0);
+    assert!(streaming.tick_after(2 * SECOND) > 0);
     assert!(streaming.acked() > 0);
     let spilled = streaming.disk();
-    assert_eq!(streaming.is_whole(), spilled);
+    assert_eq!(streaming.check_content(), spilled);
 }
 
 #[test]
 fn disconnect_frees_memory_and_disk() {
     let mut streaming = Streaming::new(MIB, 64 * MIB);
     streaming.fill_window();
-    streaming.is_seen();
+    streaming.mark_slow();
     assert!(streaming.memory() > 0 && streaming.disk() > 0);
     streaming.stream = None;
     assert_eq!((streaming.memory(), streaming.disk(), streaming.acked()), (0, 0, streaming.sent()));
@@ -265,8 +266,8 @@ fn complete_multi_part_response_has_known_length() {
     let mut rig = Rig::new();
     let mut ticket = rig.submit(b"/");
     let (exchange, _) = rig.claim().unwrap();
-    rig.say(exchange, CompletionKind::Respond, b"one ", false, false);
-    rig.say(exchange, CompletionKind::Body, b"two", true, true);
+    rig.complete(exchange, CompletionKind::Respond, b"one ", false, false);
+    rig.complete(exchange, CompletionKind::Body, b"two", true, true);
     rig.dispatcher.before_park();
     let Poll::Ready(Ok(answer)) = peek(&mut ticket) else { panic!("no answer") };
     let mut stream = answer.stream.unwrap();
@@ -285,36 +286,36 @@ fn complete_multi_part_response_has_known_length() {
 fn slow_client_time_is_bounded_and_not_the_applications() {
     let mut streaming = Streaming::new(0, 0);
     streaming.fill_window();
-    streaming.is_seen();
-    // 10 s are what the application has.
+    streaming.mark_slow();
+    // The application's timeout is 10 s.
     for _ in 0..9 {
-        streaming.look_after(SECOND);
-        assert!(streaming.rig.told().is_empty());
+        streaming.tick_after(SECOND);
+        assert!(streaming.rig.take_notices().is_empty());
     }
     assert_eq!(streaming.acked(), 0);
-    // The client takes something: the application has the rest of its own time, and no more.
+    // The client takes something: the application has the rest of its timeout.
     for _ in 0..10 {
         assert!(matches!(streaming.next(), Poll::Ready(Some(Ok(_)))));
     }
-    streaming.look_after(5 * SECOND);
-    assert!(streaming.rig.told().is_empty());
-    streaming.look_after(6 * SECOND);
-    let told = streaming.rig.told();
-    assert!(matches!(told.as_slice(), [Notice::DeadlineExceeded(WORKER, _)]), "{told:?}");
+    streaming.tick_after(5 * SECOND);
+    assert!(streaming.rig.take_notices().is_empty());
+    streaming.tick_after(6 * SECOND);
+    let notices = streaming.rig.take_notices();
+    assert!(matches!(notices.as_slice(), [Notice::DeadlineExceeded(WORKER, _)]), "{notices:?}");
 }
 
 #[test]
 fn client_slower_than_the_request_timeout_is_aborted() {
     let mut streaming = Streaming::new(0, 0);
     streaming.fill_window();
-    streaming.is_seen();
+    streaming.mark_slow();
     for _ in 0..15 {
-        streaming.look_after(SECOND);
+        streaming.tick_after(SECOND);
     }
-    assert_eq!(streaming.acked(), streaming.sent(), "the worker need not wait any more");
+    assert_eq!(streaming.acked(), streaming.sent(), "the worker does not wait any more");
     let end = streaming.next();
     assert!(matches!(end, Poll::Ready(Some(Err(Fault::ClientTooSlow)))), "{end:?}");
-    assert!(streaming.rig.told().is_empty(), "it is not the application's fault");
+    assert!(streaming.rig.take_notices().is_empty(), "it is not the application's fault");
 }
 
 #[test]
@@ -325,10 +326,10 @@ fn unread_response_is_dropped_when_there_is_no_room() {
     }
     streaming.send(true, true);
     assert!(streaming.memory() >= streaming.sent());
-    streaming.look_after(Duration::ZERO);
-    streaming.look_after(SECOND / 2);
+    streaming.tick_after(Duration::ZERO);
+    streaming.tick_after(SECOND / 2);
     assert!(streaming.memory() >= streaming.sent());
-    streaming.look_after(SECOND);
+    streaming.tick_after(SECOND);
     assert_eq!(streaming.memory(), 0);
     assert!(matches!(streaming.next(), Poll::Ready(Some(Err(Fault::ClientTooSlow)))));
 }

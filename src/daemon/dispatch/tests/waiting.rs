@@ -1,18 +1,18 @@
-//! The queue: whose turn it is, for how long one may wait, and who is woken for it.
+//! The queue: order, timeouts, shedding, and requests for a worker.
 
 use super::*;
 
-fn patient() -> Policy {
-    Policy { queue_timeout: Some(8 * SECOND), ..usual() }
+fn timeout_policy() -> Policy {
+    Policy { queue_timeout: Some(8 * SECOND), ..base_policy() }
 }
 
-fn count_wanted(notices: &[Notice]) -> usize {
+fn count_worker_requests(notices: &[Notice]) -> usize {
     notices.iter().filter(|notice| matches!(notice, Notice::WorkerRequested)).count()
 }
 
 #[test]
 fn requests_are_served_oldest_first() {
-    let mut rig = Rig::with(patient(), 1);
+    let mut rig = Rig::with(timeout_policy(), 1);
     let _tickets = [&b"/1"[..], b"/2", b"/3"].map(|path| rig.submit(path));
     for path in [b"/1", b"/2", b"/3"] {
         assert_eq!(rig.answer(), path);
@@ -21,10 +21,10 @@ fn requests_are_served_oldest_first() {
 
 #[test]
 fn overloaded_queue_serves_newest_and_times_out_oldest() {
-    let mut rig = Rig::with(patient(), 1);
+    let mut rig = Rig::with(timeout_policy(), 1);
     let _running = rig.submit(b"/0");
     let long_ago = ago(5 * SECOND);
-    let mut oldest = rig.ask("GET", b"/1", long_ago).unwrap();
+    let mut oldest = rig.submit_at("GET", b"/1", long_ago).unwrap();
     let _later = rig.submit(b"/2");
     let _newest = rig.submit(b"/3");
     assert_eq!(rig.answer(), b"/0");
@@ -36,10 +36,10 @@ fn overloaded_queue_serves_newest_and_times_out_oldest() {
 
 #[test]
 fn drained_queue_is_served_oldest_first_again() {
-    let mut rig = Rig::with(patient(), 1);
+    let mut rig = Rig::with(timeout_policy(), 1);
     let _running = rig.submit(b"/0");
     let long_ago = ago(5 * SECOND);
-    let _first = [b"/1", b"/2"].map(|path| rig.ask("GET", path, long_ago).unwrap());
+    let _first = [b"/1", b"/2"].map(|path| rig.submit_at("GET", path, long_ago).unwrap());
     for path in [b"/0", b"/2"] {
         assert_eq!(rig.answer(), path);
     }
@@ -49,10 +49,10 @@ fn drained_queue_is_served_oldest_first_again() {
     }
 }
 
-/// Each client asks anew as soon as it is answered, and three of four wait: that is no overload.
+/// Four clients send a new request after each response, and three of them always wait: that is no overload.
 #[test]
 fn busy_queue_that_moves_is_served_oldest_first() {
-    let mut rig = Rig::with(patient(), 1);
+    let mut rig = Rig::with(timeout_policy(), 1);
     let mut waiting: Vec<_> = (0..4).map(|number| rig.submit(format!("/{number}").as_bytes())).collect();
     for number in 4..100 {
         assert_eq!(rig.answer(), format!("/{}", number - 4).as_bytes());
@@ -63,9 +63,9 @@ fn busy_queue_that_moves_is_served_oldest_first() {
 
 #[test]
 fn queue_without_timeout_is_always_served_oldest_first() {
-    let mut rig = Rig::with(usual(), 1);
+    let mut rig = Rig::with(base_policy(), 1);
     let _running = rig.submit(b"/0");
-    let _old = [b"/1", b"/2", b"/3"].map(|path| rig.ask("GET", path, ago(3600 * SECOND)).unwrap());
+    let _old = [b"/1", b"/2", b"/3"].map(|path| rig.submit_at("GET", path, ago(3600 * SECOND)).unwrap());
     for path in [b"/0", b"/1", b"/2", b"/3"] {
         assert_eq!(rig.answer(), path);
     }
@@ -73,12 +73,12 @@ fn queue_without_timeout_is_always_served_oldest_first() {
 
 #[test]
 fn revoked_request_keeps_its_age_when_newest_are_served() {
-    let mut rig = Rig::with(patient(), 2);
+    let mut rig = Rig::with(timeout_policy(), 2);
     let _running = [b"/a", b"/b"].map(|path| rig.submit(path));
     let long_ago = ago(5 * SECOND);
-    let _old = [b"/1", b"/2", b"/3"].map(|path| rig.ask("GET", path, long_ago).unwrap());
+    let _old = [b"/1", b"/2", b"/3"].map(|path| rig.submit_at("GET", path, long_ago).unwrap());
     assert_eq!(rig.answer(), b"/a");
-    // The first worker has got /3, has not started it, and retires.
+    // The first worker retires with /3, which it has not started.
     let _new = rig.submit(b"/4");
     rig.dispatcher.retire(WORKER);
     rig.check();
@@ -89,9 +89,9 @@ fn revoked_request_keeps_its_age_when_newest_are_served() {
 
 #[test]
 fn queue_that_waited_for_a_worker_is_served_oldest_first() {
-    let mut rig = Rig::with(patient(), 0);
+    let mut rig = Rig::with(timeout_policy(), 0);
     let long_ago = ago(5 * SECOND);
-    let _tickets = [b"/1", b"/2"].map(|path| rig.ask("GET", path, long_ago).unwrap());
+    let _tickets = [b"/1", b"/2"].map(|path| rig.submit_at("GET", path, long_ago).unwrap());
     rig.admit_new();
     assert_eq!(rig.answer(), b"/1");
     assert_eq!(rig.answer(), b"/2");
@@ -99,79 +99,79 @@ fn queue_that_waited_for_a_worker_is_served_oldest_first() {
 
 #[test]
 fn missing_worker_is_requested_once() {
-    let mut rig = Rig::with(usual(), 0);
+    let mut rig = Rig::with(base_policy(), 0);
     let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
-    assert_eq!(count_wanted(&rig.told()), 1);
-    // Booting is not serving.
+    assert_eq!(count_worker_requests(&rig.take_notices()), 1);
+    // A booting worker does not serve.
     rig.attach(Generation(1), 1, None);
     let _third = rig.submit(b"/3");
-    assert_eq!(count_wanted(&rig.told()), 0);
+    assert_eq!(count_worker_requests(&rig.take_notices()), 0);
     rig.dispatcher.admit(WORKER);
     let _fourth = rig.submit(b"/4");
     for path in [b"/1", b"/2", b"/3", b"/4"] {
         assert_eq!(rig.answer(), path);
     }
-    assert_eq!(count_wanted(&rig.told()), 0);
+    assert_eq!(count_worker_requests(&rig.take_notices()), 0);
     rig.dispatcher.retire(WORKER);
     let _fifth = rig.submit(b"/5");
-    assert_eq!(count_wanted(&rig.told()), 1);
+    assert_eq!(count_worker_requests(&rig.take_notices()), 1);
 }
 
 #[test]
 fn queued_request_with_a_busy_worker_requests_none() {
-    let rig = Rig::with(usual(), 1);
+    let rig = Rig::with(base_policy(), 1);
     let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
-    assert_eq!(count_wanted(&rig.told()), 0);
+    assert_eq!(count_worker_requests(&rig.take_notices()), 0);
 }
 
 #[test]
 fn requests_left_by_the_last_worker_request_another() {
-    let rig = Rig::with(usual(), 1);
+    let rig = Rig::with(base_policy(), 1);
     let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
     rig.dispatcher.retire(WORKER);
-    assert_eq!(count_wanted(&rig.told()), 1);
+    assert_eq!(count_worker_requests(&rig.take_notices()), 1);
 
-    let mut rig = Rig::with(usual(), 1);
+    let mut rig = Rig::with(base_policy(), 1);
     let _tickets = [rig.submit(b"/1"), rig.submit(b"/2")];
-    rig.die_of(0, b"/1");
-    assert_eq!(count_wanted(&rig.told()), 1);
+    rig.crash_on(0, b"/1");
+    assert_eq!(count_worker_requests(&rig.take_notices()), 1);
 }
 
 #[test]
-fn requests_left_by_the_last_worker_are_rejected_on_stop() {
-    let mut rig = Rig::with(usual(), 1);
+fn requests_of_the_last_worker_fail_if_none_will_serve() {
+    let mut rig = Rig::with(base_policy(), 1);
     let (running, waiting) = (rig.submit(b"/1"), rig.submit(b"/2"));
     rig.dispatcher.set_unavailable(Some("it does not boot"));
-    rig.die_of(0, b"/1");
+    rig.crash_on(0, b"/1");
     assert_eq!(fault(running), Fault::WorkerDied(WORKER));
     assert_eq!(fault(waiting), Fault::Unavailable("it does not boot".into()));
-    assert_eq!(count_wanted(&rig.told()), 0);
+    assert_eq!(count_worker_requests(&rig.take_notices()), 0);
 }
 
 #[test]
 fn rejected_request_requests_no_worker() {
-    let rig = Rig::with(usual(), 0);
+    let rig = Rig::with(base_policy(), 0);
     rig.dispatcher.set_unavailable(Some("it does not boot"));
-    assert!(matches!(rig.ask("GET", b"/", Instant::now()), Err(Fault::Unavailable(_))));
-    assert_eq!(rig.told().len(), 0);
+    assert!(matches!(rig.submit_at("GET", b"/", Instant::now()), Err(Fault::Unavailable(_))));
+    assert_eq!(rig.take_notices().len(), 0);
 }
 
-/// One worker with one slot, whose queue has moved once a second since `timeouts.queue` began: the one that runs, and
-/// those that wait.
+/// Returns a rig with one slot, whose queue has moved once a second, with `n_waiting` queued requests; their tickets,
+/// and the current time.
 fn overloaded(n_waiting: usize) -> (Rig, Vec<Ticket>, Instant) {
-    let mut rig = Rig::with(Policy { queue: 1000, ..patient() }, 1);
+    let mut rig = Rig::with(Policy { queue: 1000, ..timeout_policy() }, 1);
     let mut tickets = vec![rig.submit(b"/running")];
     let mut now = Instant::now();
-    tickets.extend([0, 1].map(|_| rig.ask("GET", b"/waiting", now).unwrap()));
+    tickets.extend([0, 1].map(|_| rig.submit_at("GET", b"/waiting", now).unwrap()));
     for _ in 0..4 {
         now += SECOND;
-        tickets.push(rig.ask("GET", b"/waiting", now).unwrap());
-        let (exchange, _) = rig.claim().expect("it has a request");
-        rig.workers[0].say_status(exchange, CompletionKind::Respond, 200, b"", true, true);
+        tickets.push(rig.submit_at("GET", b"/waiting", now).unwrap());
+        let (exchange, _) = rig.claim().expect("the ring is not empty");
+        rig.workers[0].complete_with_status(exchange, CompletionKind::Respond, 200, b"", true, true);
         rig.dispatcher.tick(now);
     }
     while rig.dispatcher.load().queued < n_waiting {
-        tickets.push(rig.ask("GET", b"/waiting", now).unwrap());
+        tickets.push(rig.submit_at("GET", b"/waiting", now).unwrap());
     }
     (rig, tickets, now)
 }
@@ -179,20 +179,20 @@ fn overloaded(n_waiting: usize) -> (Rig, Vec<Ticket>, Instant) {
 #[test]
 fn request_with_too_long_a_wait_is_shed_with_the_estimate() {
     let (rig, _tickets, now) = overloaded(9);
-    assert_eq!(rig.ask("GET", b"/", now).unwrap_err(), Fault::QueueTooSlow(9 * SECOND));
+    assert_eq!(rig.submit_at("GET", b"/", now).unwrap_err(), Fault::QueueTooSlow(9 * SECOND));
 }
 
 #[test]
 fn requests_are_queued_again_once_the_queue_is_faster() {
     let (mut rig, _tickets, mut now) = overloaded(9);
-    assert!(rig.ask("GET", b"/", now).is_err());
+    assert!(rig.submit_at("GET", b"/", now).is_err());
     let mut later = Vec::new();
     for _ in 0..9 {
         now += SECOND / 10;
-        let (exchange, _) = rig.claim().expect("it has a request");
-        rig.workers[0].say_status(exchange, CompletionKind::Respond, 200, b"", true, true);
+        let (exchange, _) = rig.claim().expect("the ring is not empty");
+        rig.workers[0].complete_with_status(exchange, CompletionKind::Respond, 200, b"", true, true);
         rig.dispatcher.tick(now);
-        later.push(rig.ask("GET", b"/", now).expect("there is room again"));
+        later.push(rig.submit_at("GET", b"/", now).expect("there is room again"));
     }
 }
 
@@ -201,16 +201,16 @@ fn held_request_is_not_shed_when_the_queue_is_slow() {
     let (rig, _tickets, now) = overloaded(9);
     let concurrency = std::num::NonZeroU32::new(1);
     let rule = Rule { pattern: "/waiting".to_owned(), request: None, concurrency };
-    rig.dispatcher.set_policy(Policy { queue: 1000, rules: vec![rule], ..patient() });
-    let _held = rig.ask("GET", b"/waiting", now).expect("it is in no queue");
-    assert_eq!(rig.ask("GET", b"/another", now).unwrap_err(), Fault::QueueTooSlow(9 * SECOND));
+    rig.dispatcher.set_policy(Policy { queue: 1000, rules: vec![rule], ..timeout_policy() });
+    let _held = rig.submit_at("GET", b"/waiting", now).expect("a held request is not queued");
+    assert_eq!(rig.submit_at("GET", b"/another", now).unwrap_err(), Fault::QueueTooSlow(9 * SECOND));
 }
 
 #[test]
 fn requests_waiting_for_the_first_worker_are_not_shed() {
-    let rig = Rig::with(Policy { queue: 1000, ..patient() }, 0);
+    let rig = Rig::with(Policy { queue: 1000, ..timeout_policy() }, 0);
     let start = Instant::now();
-    let tickets = (0..500_u32).map(|number| rig.ask("GET", b"/", start + SECOND * number / 100));
+    let tickets = (0..500_u32).map(|number| rig.submit_at("GET", b"/", start + SECOND * number / 100));
     let tickets: Result<Vec<_>, _> = tickets.collect();
-    assert_eq!(tickets.expect("nobody is shed").len(), 500);
+    assert_eq!(tickets.expect("nothing is shed").len(), 500);
 }
