@@ -157,7 +157,12 @@ pub(crate) fn values_of<'py, const N: usize>(
     Ok(values)
 }
 
-/// How many references an object has. One means: only the caller's.
+/// Returns the name of an object's type, for messages.
+pub(crate) fn type_name(value: &Bound<'_, PyAny>) -> String {
+    value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string())
+}
+
+/// Returns the number of references to an object; 1 if the caller has the only one.
 pub(crate) fn reference_count<T>(object: &Py<T>, _py: Python<'_>) -> isize {
     // SAFETY: a valid object, and we are attached.
     unsafe { ffi::Py_REFCNT(object.as_ptr()) }

@@ -14,7 +14,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyModule;
-use rgun_channel::control::{Command, Fork, Interface, MAX_MESSAGE_BYTES, Report, Role, Start, receive};
+use rgun_channel::control::{
+    Command, Fork, Interface, MAX_MESSAGE_BYTES, ReceivedMessage, Report, Role, Start, receive,
+};
 use rgun_channel::map::Map;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
@@ -98,18 +100,7 @@ fn run(
     dispositions::set_ready();
     process.report(&Report::Ready { interface: start.interface })?;
     loop {
-        let received = match py.detach(|| receive(&process.control, &mut buffer)) {
-            Ok(received) => received,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                py.check_signals()?;
-                continue;
-            }
-            Err(_) => exit_now(0),
-        };
-        if received.len == 0 {
-            // The daemon is gone.
-            exit_now(0);
-        }
+        let received = receive_command(py, process, &mut buffer)?;
         match Command::decode(&buffer[..received.len]) {
             Ok(Command::Fork(order)) => {
                 if let Some((map, wake)) = fork(py, process, &start, order, received.fds)? {
@@ -127,13 +118,7 @@ fn run(
                     }));
                 }
             }
-            Ok(Command::DumpStacks(None)) => {
-                let written = stacks::write_current(py, &process.stacks);
-                if let Err(error) = &written {
-                    error.clone_ref(py).write_unraisable(py, None);
-                }
-                process.report(&Report::StacksDumped(written.is_ok()))?;
-            }
+            Ok(Command::DumpStacks(None)) => dump_stacks(py, process)?,
             Ok(Command::DumpStacks(Some(_))) => process.report(&Report::StacksDumped(false))?,
             Ok(Command::ChildExited { pid, worker, life }) => {
                 if let Some(warning) = hooks.child_exit(py, pid, worker, life)? {
@@ -145,6 +130,25 @@ fn run(
             Ok(Command::Promote | Command::Start(_) | Command::Body(_) | Command::Cancel(_)) | Err(_) => {}
         }
     }
+}
+
+/// Receives one message. Exits when the daemon has closed the socket.
+fn receive_command(py: Python<'_>, process: &Process, buffer: &mut [u8]) -> PyResult<ReceivedMessage> {
+    loop {
+        match py.detach(|| receive(&process.control, buffer)) {
+            Ok(received) if received.len > 0 => return Ok(received),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => py.check_signals()?,
+            Ok(_) | Err(_) => exit_now(0),
+        }
+    }
+}
+
+fn dump_stacks(py: Python<'_>, process: &Process) -> PyResult<()> {
+    let written = stacks::write_current(py, &process.stacks);
+    if let Err(error) = &written {
+        error.clone_ref(py).write_unraisable(py, None);
+    }
+    process.report(&Report::StacksDumped(written.is_ok()))
 }
 
 /// Makes a worker. In the worker: its shared map and its bell, everything else being in its place. In the zygote: None.

@@ -1,8 +1,8 @@
-//! Status and headers from the application: checked, and encoded as the frame wants them.
+//! Checks the status and headers of an application, and encodes them for the frame.
 //!
 //! PEP 3333 "The start_response() Callable": native strings of ISO-8859-1 characters, no control
-//! characters, no hop-by-hop headers. What an HTTP library would refuse later is refused here, where the
-//! application can still be told which header it was.
+//! characters, no hop-by-hop headers. Checked here, before an HTTP library does, because here an exception can name the
+//! header to the application.
 
 use std::sync::atomic::AtomicBool;
 
@@ -15,23 +15,23 @@ use rgun_channel::status::{canonical_reason, is_reason};
 
 use crate::gil_cell::GilCell;
 use crate::head::{ResponseHead, is_control, is_token, parse_content_length};
-use crate::python::{append_latin1, warn_once};
+use crate::python::{append_latin1, type_name, warn_once};
 
-/// What a header name is to us.
+/// A checked header name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum HeaderName {
-    /// In the frame's table.
+    /// Index in the frame's table.
     Known(u8),
     /// Any other, lower-case.
     Other(Box<[u8]>),
-    /// Taken note of, and sent.
+    /// Content-Length, with its index: parsed, and sent.
     ContentLength(u8),
-    /// Belongs to the connection, which is not the application's (RFC 9110 §7.6.1).
+    /// A hop-by-hop header: dropped, since the daemon owns the connection (RFC 9110 §7.6.1).
     HopByHop,
 }
 
-/// Header names seen lately, by the identity of the `str` object: applications and frameworks use the
-/// same literals again and again. Holding a reference keeps the address from being used anew.
+/// Cache of checked header names, by the identity of the `str` object: applications and frameworks use the same literals
+/// for every response. The reference held by the cache keeps the address from being reused.
 #[derive(Debug, Default)]
 pub(crate) struct HeadCache {
     names: GilCell<Vec<Option<CachedName>>>,
@@ -39,11 +39,11 @@ pub(crate) struct HeadCache {
 
 type CachedName = (Py<PyString>, HeaderName);
 
-/// Entries of the cache; a power of two.
+/// Number of entries; a power of two.
 const CACHE_ENTRIES: usize = 128;
 
 impl HeadCache {
-    /// Calls `with` with what a name is; checks it if it is new.
+    /// Calls `with` with the checked name.
     fn name<R>(&self, name: &Bound<'_, PyString>, with: impl FnOnce(&HeaderName) -> R) -> PyResult<R> {
         let address = name.as_ptr().addr();
         let at = (address >> 4 ^ address >> 11) & (CACHE_ENTRIES - 1);
@@ -52,7 +52,7 @@ impl HeadCache {
         {
             return Ok(with(known));
         }
-        // Making and dropping Python objects can run anybody's code (a finalizer): nothing of ours is borrowed.
+        // Creating and dropping Python objects can run a finalizer, which may come back here: the cell is not borrowed.
         let known = check_name(name)?;
         let result = with(&known);
         let new = Some((name.clone().unbind(), known));
@@ -67,15 +67,15 @@ impl HeadCache {
         Ok(result)
     }
 
-    /// Checks status and headers and encodes reason phrase and fields into `fields` (cleared first). What is in `value`
-    /// is of no use to anybody, before and after.
+    /// Checks status and headers, and encodes reason phrase and fields into `fields` (cleared first). `scratch` is
+    /// overwritten.
     pub(crate) fn encode(
         &self,
         py: Python<'_>,
         status: &Bound<'_, PyString>,
         headers: &Bound<'_, PyAny>,
         fields: &mut Vec<u8>,
-        value: &mut Vec<u8>,
+        scratch: &mut Vec<u8>,
     ) -> PyResult<ResponseHead> {
         fields.clear();
         let headers = headers.cast::<PyList>().map_err(|_| {
@@ -84,16 +84,16 @@ impl HeadCache {
                 type_name(headers)
             ))
         })?;
-        // One more may be added: Content-Length.
-        let most = usize::from(MAX_FIELDS) - 1;
-        if headers.len() > most {
+        // Leaves room for the Content-Length that may be added.
+        let max = usize::from(MAX_FIELDS) - 1;
+        if headers.len() > max {
             return Err(PyValueError::new_err(format!(
-                "the response has {} headers, more than the {most} that are sent",
+                "the response has {} headers, more than the {max} that are sent",
                 headers.len()
             )));
         }
-        value.clear();
-        let (code, reason) = status_line(status, value)?;
+        scratch.clear();
+        let (code, reason) = status_line(status, scratch)?;
         let mut head = ResponseHead { status: code, ..ResponseHead::default() };
         if reason != canonical_reason(code).as_bytes() {
             head.reason_len = u16::try_from(reason.len()).map_err(|_| {
@@ -112,65 +112,80 @@ impl HeadCache {
             let name = name.cast::<PyString>().map_err(|_| {
                 PyTypeError::new_err(format!("a header's name is {}, not str (PEP 3333)", type_name(&name)))
             })?;
-            let text = text.cast::<PyString>().map_err(|_| {
-                PyTypeError::new_err(format!(
-                    "the value of header {} is {}, not str (PEP 3333)",
-                    *name,
-                    type_name(&text)
-                ))
-            })?;
-            let (name, text): (&Bound<'_, PyString>, &Bound<'_, PyString>) = (&name, &text);
-            value.clear();
-            append_latin1(text, value).map_err(|_| {
-                PyValueError::new_err(format!("the value of header {name} has characters outside ISO-8859-1"))
-            })?;
-            if value.iter().any(|byte| is_control(*byte)) {
-                return Err(PyValueError::new_err(format!(
-                    "the value of header {name} has control characters: {}",
-                    String::from_utf8_lossy(value).escape_debug()
-                )));
-            }
-            let trimmed = value.trim_ascii();
-            let encoded = self.name(name, |known| match known {
-                HeaderName::Known(index) => {
-                    encode_known_field(*index, trimmed, fields).map(|()| EncodedField::Sent)
-                }
-                HeaderName::Other(name) => encode_field(name, trimmed, fields).map(|()| EncodedField::Sent),
-                HeaderName::ContentLength(index) => {
-                    // RFC 9110 §8.6: none in a 204.
-                    if head.status == 204 || head.length.is_some() {
-                        return Ok(EncodedField::Length);
-                    }
-                    encode_known_field(*index, trimmed, fields).map(|()| EncodedField::Length)
-                }
-                HeaderName::HopByHop => Ok(EncodedField::Dropped),
-            })?;
-            match encoded.map_err(|error| PyValueError::new_err(format!("header {name}: {error}")))? {
-                EncodedField::Sent => head.n_fields += 1,
-                EncodedField::Dropped => warn_hop_by_hop(py, name),
-                EncodedField::Length => {
-                    let length = parse_content_length(trimmed)?;
-                    if head.length.is_some_and(|other| other != length) {
-                        return Err(PyValueError::new_err("two Content-Length headers that differ"));
-                    }
-                    if head.length.is_none() && head.status != 204 {
-                        head.n_fields += 1;
-                        head.length = Some(length);
-                    }
-                }
-            }
+            read_value(&name, &text, scratch)?;
+            self.encode_header(py, &name, scratch.trim_ascii(), &mut head, fields)?;
         }
         Ok(head)
     }
+
+    /// Encodes one header into `fields` and counts it in `head`.
+    fn encode_header(
+        &self,
+        py: Python<'_>,
+        name: &Bound<'_, PyString>,
+        value: &[u8],
+        head: &mut ResponseHead,
+        fields: &mut Vec<u8>,
+    ) -> PyResult<()> {
+        let encoded = self.name(name, |known| match known {
+            HeaderName::Known(index) => {
+                encode_known_field(*index, value, fields).map(|()| EncodedField::Sent)
+            }
+            HeaderName::Other(name) => encode_field(name, value, fields).map(|()| EncodedField::Sent),
+            HeaderName::ContentLength(index) => {
+                // RFC 9110 §8.6: a 204 has none.
+                if head.status == 204 || head.length.is_some() {
+                    return Ok(EncodedField::Length);
+                }
+                encode_known_field(*index, value, fields).map(|()| EncodedField::Length)
+            }
+            HeaderName::HopByHop => Ok(EncodedField::Dropped),
+        })?;
+        match encoded.map_err(|error| PyValueError::new_err(format!("header {name}: {error}")))? {
+            EncodedField::Sent => head.n_fields += 1,
+            EncodedField::Dropped => warn_hop_by_hop(py, name),
+            EncodedField::Length => {
+                let length = parse_content_length(value)?;
+                if head.length.is_some_and(|other| other != length) {
+                    return Err(PyValueError::new_err("two Content-Length headers that differ"));
+                }
+                if head.length.is_none() && head.status != 204 {
+                    head.n_fields += 1;
+                    head.length = Some(length);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
+/// Reads the value of a header as ISO-8859-1 into `value` (cleared first) and checks it.
+fn read_value(name: &Bound<'_, PyString>, text: &Bound<'_, PyAny>, value: &mut Vec<u8>) -> PyResult<()> {
+    let text = text.cast::<PyString>().map_err(|_| {
+        PyTypeError::new_err(format!("the value of header {name} is {}, not str (PEP 3333)", type_name(text)))
+    })?;
+    value.clear();
+    append_latin1(text, value).map_err(|_| {
+        PyValueError::new_err(format!("the value of header {name} has characters outside ISO-8859-1"))
+    })?;
+    if value.iter().any(|byte| is_control(*byte)) {
+        return Err(PyValueError::new_err(format!(
+            "the value of header {name} has control characters: {}",
+            String::from_utf8_lossy(value).escape_debug()
+        )));
+    }
+    Ok(())
+}
+
+/// Result of encoding one header.
 enum EncodedField {
     Sent,
     Length,
     Dropped,
 }
 
-/// The three digits, and the reason phrase (RFC 9112 §4) if there is one. `bytes` is empty and holds it afterwards.
+/// Parses the status: the code, and the reason phrase (RFC 9112 §4) or the canonical one. `bytes` must be empty and holds
+/// the phrase afterwards.
 fn status_line<'b>(status: &Bound<'_, PyString>, bytes: &'b mut Vec<u8>) -> PyResult<(u16, &'b [u8])> {
     let line = append_latin1(status, bytes).ok().and_then(|()| match &**bytes {
         [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..]
@@ -191,7 +206,6 @@ fn status_line<'b>(status: &Bound<'_, PyString>, bytes: &'b mut Vec<u8>) -> PyRe
             status.repr()?
         ))),
         Some((code, rest)) => {
-            // None was given: then that of the code.
             let reason = rest.trim_ascii();
             Ok((code, if reason.is_empty() { canonical_reason(code).as_bytes() } else { reason }))
         }
@@ -229,15 +243,11 @@ fn check_name(name: &Bound<'_, PyString>) -> PyResult<HeaderName> {
     })
 }
 
-fn type_name(value: &Bound<'_, PyAny>) -> String {
-    value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string())
-}
-
 fn warn_hop_by_hop(py: Python<'_>, name: &Bound<'_, PyString>) {
-    static SAID: AtomicBool = AtomicBool::new(false);
+    static WARNED: AtomicBool = AtomicBool::new(false);
     warn_once(
         py,
-        &SAID,
+        &WARNED,
         &format!(
             "the application sent the hop-by-hop header {name}; such headers are dropped (PEP 3333), said once"
         ),

@@ -22,7 +22,7 @@ use rgun_channel::frame::{ExchangeId, Request};
 
 use crate::bodies::SpooledBodies;
 use crate::fault::Fault;
-use crate::python::{FormattedError, exit_forked_child, is_forked_child};
+use crate::python::{FormattedError, exit_forked_child, is_forked_child, type_name};
 use crate::wait::monotonic_ns;
 use environ::{Environ, EnvironCache};
 use file_wrapper::FileWrapper;
@@ -225,9 +225,9 @@ fn expect_bytes(item: Bound<'_, PyAny>) -> Result<Bound<'_, PyBytes>, Fault> {
         Ok(bytes) => Ok(bytes),
         Err(error) => {
             let item = error.into_inner();
-            let name = item.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
             Err(Fault::App(FormattedError::from_message(format!(
-                "TypeError: the application's iterable yielded {name}, not bytes (PEP 3333)"
+                "TypeError: the application's iterable yielded {}, not bytes (PEP 3333)",
+                type_name(&item)
             ))))
         }
     }
@@ -238,8 +238,10 @@ fn explain_result(py: Python<'_>, result: &Bound<'_, PyAny>, error: PyErr) -> Py
     if !error.is_instance_of::<PyTypeError>(py) {
         return error;
     }
-    let name = result.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
-    PyTypeError::new_err(format!("the application returned {name}, not an iterable of bytes (PEP 3333)"))
+    PyTypeError::new_err(format!(
+        "the application returned {}, not an iterable of bytes (PEP 3333)",
+        type_name(result)
+    ))
 }
 
 /// Reports a fault: a 500 if the head has not been sent, a reset if the body is not complete, else a log entry.

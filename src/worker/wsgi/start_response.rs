@@ -13,7 +13,7 @@ use super::response::{Response, ResponseStage, client_gone};
 use crate::fastcall::{Arguments, FastFunction, bind};
 use crate::fault::Fault;
 use crate::gil_cell::GilCell;
-use crate::python::{FormattedError, reference_count};
+use crate::python::{FormattedError, reference_count, type_name};
 
 /// What `start_response` and `write` are functions of.
 #[pyclass(frozen, module = "rgun")]
@@ -128,10 +128,6 @@ impl StartResponse {
             Err(Fault::Channel(broken)) => response.worker().abort_on_protocol_error(&broken),
         }
     }
-}
-
-fn type_name(value: &Bound<'_, PyAny>) -> String {
-    value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string())
 }
 
 /// The exception of `exc_info`, with its traceback, to be raised: the head has been sent, so the error
