@@ -24,6 +24,7 @@
 //!
 //! All integers are little-endian. This crate uses neither tokio nor hyper nor pyo3, reads no clock and logs nothing.
 
+pub mod cancel_report;
 pub mod control;
 mod error;
 pub mod frame;

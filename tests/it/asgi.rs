@@ -313,6 +313,10 @@ fn at_the_deadline_a_task_is_cancelled_and_its_worker_stays() {
     assert_eq!(daemon.worker(), worker);
     daemon.log.wait_for(2, " 504");
     assert_eq!(daemon.log.count(" 504"), 2, "{}", daemon.log.text());
+    // Each of these entries has the stack of its task; there is no separate one without the request's id.
+    assert_eq!(daemon.log.count("in worker 0; its task was at:"), 2, "{}", daemon.log.text());
+    assert_eq!(daemon.log.count("in wait"), 2, "{}", daemon.log.text());
+    assert_eq!(daemon.log.count("has passed its deadline"), 0, "{}", daemon.log.text());
 }
 
 #[test]

@@ -9,7 +9,7 @@
 //! | `/take`, `/take/MS` | takes all of the body, MS before each part; `length=… right=…`: is it [`pattern`]? |
 //! | `/take-some/N` | takes N bytes, answers `took=…`, leaves the rest |
 //! | `/answer-first` | head and `first `, then takes all of the body, then as `/take` |
-//! | `/wait`, `/wait-taking` | nothing until the client is gone or it is cancelled; the latter takes 100 bytes first |
+//! | `/wait`, `/wait-taking` | nothing until the client is gone or it is cancelled, with a report of its stack; the latter takes 100 bytes first |
 //! | `/stubborn/MS` | nothing, whatever it is told; after MS it ends |
 //! | `/half-close` | once the client has closed its sending half |
 //! | `/gone` | `gone=… cancelled=…`: how many exchanges were told so |
@@ -34,6 +34,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use std::{os::fd::OwnedFd, thread};
 
+use rgun_channel::cancel_report;
+use rgun_channel::control::Report;
 use rgun_channel::frame::{
     Body, CompletionKind, ExchangeId, Request, StreamFrame, Submission, UNKNOWN_LENGTH, encode_field,
 };
@@ -304,6 +306,10 @@ impl Exchange<'_, '_> {
                     self.take(&mut body, 100)?;
                 }
                 inbox.wait_until_over();
+                if lock(&inbox.mail).cancelled {
+                    let text = cancel_report::encode(self.id, "  File \"fake.py\", line 1, in wait\n");
+                    self.slot.worker.report(&Report::Warning(text), &[])?;
+                }
                 self.finish()
             }
             "half-close" => {

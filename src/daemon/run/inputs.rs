@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
+use rgun_channel::cancel_report;
 use rgun_channel::control::{self, Command, FailureKind};
 
 use super::messages::MainMessage;
@@ -107,6 +108,11 @@ impl Daemon {
                 result.map(|result| self.log_stacks(result)).unwrap_or_default()
             }
             control::Report::Warning(text) => {
+                if let Some((exchange, stack)) = cancel_report::decode(&text)
+                    && self.stack_dumps.on_task_stack(worker, exchange, stack)
+                {
+                    return Vec::new();
+                }
                 tracing::warn!(
                     rgun.worker = worker.number.0,
                     rgun.pid = self.operator_log.pid(worker),

@@ -1,12 +1,13 @@
-//! Taking the Python stacks of workers: who is being asked, what for, and until when.
+//! Requests the Python stacks of workers: one dump per worker at a time.
 //!
-//! The main loop begins an inquiry with [`StackDumps::request`], and tells what the worker says ([`StackDumps::on_answer`]),
-//! that time has passed ([`StackDumps::on_timeout`]) and that the worker is gone ([`StackDumps::on_exit`]); each of the last three
-//! may end it with a [`StackDumpResult`]. `stacks` does what follows from it.
+//! The main loop starts a dump with [`StackDumps::request`] and passes on the worker's answer
+//! ([`StackDumps::on_answer`]), the stacks of cancelled tasks ([`StackDumps::on_task_stack`]), timeouts
+//! ([`StackDumps::on_timeout`]) and the worker's exit ([`StackDumps::on_exit`]). A dump ends with a [`StackDumpResult`],
+//! which `stack_log` logs.
 //!
-//! A worker is asked politely first, over its control socket: it then writes its stacks under the GIL, which harms
-//! nothing. If something holds the GIL (C code, which does not move Python's frames meanwhile), that is not heard: a
-//! worker that is going to be replaced anyway is sent the signal after [`REQUEST_TIMEOUT`]. For the slow log it never is.
+//! The first request goes over the control socket: the worker writes its stacks under the GIL, which is safe. If C code
+//! holds the GIL, no answer comes; a worker that is going to be replaced anyway then gets a signal after
+//! [`REQUEST_TIMEOUT`], and writes them without the GIL. The slow log never sends the signal.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -17,39 +18,64 @@ use crate::dispatch::RequestInfo;
 use crate::id::WorkerId;
 use crate::pool::Pool;
 
-/// What the stacks are wanted for.
+/// Time for an answer over the control socket, before the signal is sent.
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Time for an answer after the signal.
+const SIGNAL_TIMEOUT: Duration = Duration::from_millis(750);
+
+/// Time for an answer of an ASGI worker whose task is being cancelled: longer than a task has to end.
+const CANCEL_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// Time for the stacks of cancelled tasks, after the stacks of all threads have come.
+const TASK_STACK_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Time for an answer for the slow log.
+const SLOW_LOG_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Slow requests of one worker that wait for the end of the current dump. When everything is slow, a few stacks show as
+/// much as all of them.
+const MAX_POSTPONED: usize = 8;
+
+/// In the header of each stack that `faulthandler` writes. The stack of a single thread is written by `traceback`, in the
+/// other order.
+const ALL_THREADS_MARK: &str = "(most recent call first)";
+
+/// Why stacks are requested.
 #[derive(Debug)]
 pub(super) enum DumpReason {
     /// A request ran over its deadline.
     Deadline(RequestInfo),
-    /// A request ran over its deadline in an ASGI worker, which goes on if the request's task can be cancelled.
+    /// A request ran over its deadline in an ASGI worker, which cancels the request's task and goes on.
     TaskDeadline(RequestInfo),
-    /// An event loop has not turned for so long.
+    /// The event loop has not turned for this long.
     Stall(Duration),
     /// A request has been running for longer than `log.slow`.
     Slow(RequestInfo),
-    /// The worker has not become ready within `timeouts.boot`.
+    /// The worker did not become ready within `timeouts.boot`.
     Boot,
 }
 
-/// The end of an inquiry.
+/// The end of a dump.
 #[derive(Debug)]
 pub(super) struct StackDumpResult {
-    /// Whose.
+    /// The worker.
     pub(super) worker: WorkerId,
-    /// Who wanted to know.
+    /// Why the stacks were requested.
     pub(super) reasons: Vec<DumpReason>,
-    /// The stacks; nothing if they could not be taken, or the request was through by then.
+    /// The stacks. `None` if they could not be taken, or the slow request ended before.
     pub(super) stacks: Option<String>,
-    /// The worker was to be killed, and waits for it.
+    /// Stacks of tasks that the worker cancelled, by exchange.
+    pub(super) task_stacks: Vec<(ExchangeId, String)>,
+    /// The worker's kill was delayed for this dump, and is due now.
     pub(super) kill: bool,
-    /// Who else wanted to know something meanwhile, and could not be asked for at the same time: begin with these.
+    /// Slow requests of the same worker whose dump is due now.
     pub(super) postponed: Vec<DumpReason>,
-    /// How many more slow requests there were than anybody could look at.
+    /// Number of slow requests beyond [`MAX_POSTPONED`].
     pub(super) skipped: u32,
 }
 
-/// The inquiries under way, one for each worker: its stacks have one place.
+/// The running dumps, at most one per worker: a worker has one file for its stacks.
 #[derive(Debug, Default)]
 pub(super) struct StackDumps {
     active: HashMap<WorkerId, StackDump>,
@@ -61,6 +87,9 @@ struct StackDump {
     step: DumpStep,
     /// When the next step is due.
     due: Instant,
+    /// The stacks of all threads, while the stacks of cancelled tasks are missing.
+    stacks: Option<String>,
+    task_stacks: Vec<(ExchangeId, String)>,
     kill: bool,
     postponed: Vec<DumpReason>,
     skipped: u32,
@@ -68,136 +97,108 @@ struct StackDump {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DumpStep {
-    /// Of all threads, over the control socket; the signal comes next.
+    /// All threads were requested over the control socket. Next: the signal.
     Requested,
-    /// Of all threads, over the control socket; nothing comes next, unless it turns out that the worker has to go.
+    /// As `Requested`, but without the signal, while the worker cancels a task. Ends with the stacks, or becomes
+    /// `Requested` if the worker has to be replaced after all.
     Cancelling,
-    /// The signal was sent; nothing comes next.
+    /// The signal was sent. Ends with whatever the worker has written.
     Signalled,
-    /// Of one request's thread, over the control socket; nothing comes next.
+    /// The thread of one request was requested over the control socket. Ends with the answer.
     OneThread,
 }
 
-/// What a worker has to answer over the control socket before it is sent the signal.
-const REQUEST_TIMEOUT: Duration = Duration::from_millis(250);
-/// What it has after that.
-const SIGNAL_TIMEOUT: Duration = Duration::from_millis(750);
-/// What an ASGI worker has that may go on: a little more than its task has to end.
-const CANCEL_TIMEOUT: Duration = Duration::from_millis(1500);
-/// What it has for the slow log.
-const SLOW_LOG_TIMEOUT: Duration = Duration::from_secs(10);
-/// Slow requests of one worker that wait to be looked at, one after the other: when everything is slow, a few tell as
-/// much as all.
-const MAX_POSTPONED: usize = 8;
-/// `faulthandler` writes this over each stack; of one thread alone it is `traceback`'s, the other way round.
-const ALL_THREADS_MARK: &str = "(most recent call first)";
-
 impl StackDumps {
-    /// Asks a worker. What runs already answers this too, or this waits for its end; but an inquiry for the slow log
-    /// gives way to a deadline's: it is given up, and returned.
+    /// Starts a dump, or joins the running one. A running dump for the slow log is abandoned in favour of any other
+    /// reason: its result is returned.
     pub(super) fn request(
         &mut self,
         pool: &mut Pool,
         worker: WorkerId,
-        purpose: DumpReason,
+        reason: DumpReason,
     ) -> Option<StackDumpResult> {
         let now = Instant::now();
-        let is_slow = matches!(purpose, DumpReason::Slow(_));
-        if let Some(running) = self.active.get_mut(&worker) {
-            match (running.step, is_slow) {
-                (_, true) => {
-                    if running.postponed.len() < MAX_POSTPONED {
-                        running.postponed.push(purpose);
-                    } else {
-                        running.skipped += 1;
-                    }
-                    return None;
-                }
-                (DumpStep::Cancelling, false) if matches!(purpose, DumpReason::Deadline(_)) => {
-                    running.reasons.push(purpose);
-                    running.step = DumpStep::Requested;
-                    running.due = running.due.min(now + REQUEST_TIMEOUT);
-                    return None;
-                }
-                (DumpStep::Requested | DumpStep::Cancelling | DumpStep::Signalled, false) => {
-                    running.reasons.push(purpose);
-                    return None;
-                }
-                (DumpStep::OneThread, false) => {}
+        let reason = match self.active.get_mut(&worker) {
+            Some(dump) => dump.join(reason, now)?,
+            None => reason,
+        };
+        let abandoned = self.finish(worker, None);
+        let (step, timeout, exchange) = match &reason {
+            DumpReason::Slow(request) => (DumpStep::OneThread, SLOW_LOG_TIMEOUT, Some(request.exchange)),
+            DumpReason::TaskDeadline(_) => (DumpStep::Cancelling, CANCEL_TIMEOUT, None),
+            DumpReason::Deadline(_) | DumpReason::Stall(_) | DumpReason::Boot => {
+                (DumpStep::Requested, REQUEST_TIMEOUT, None)
             }
-        }
-        let given_up = self.finish(worker, None);
-        let exchange: Option<ExchangeId> = match &purpose {
-            DumpReason::Slow(asked) => Some(asked.exchange),
-            DumpReason::Deadline(_)
-            | DumpReason::TaskDeadline(_)
-            | DumpReason::Stall(_)
-            | DumpReason::Boot => None,
         };
         if let Err(error) = pool.ask_stacks(worker, exchange) {
             tracing::debug!(%error, "cannot ask a worker for its stacks");
-            if is_slow {
-                // It is on its way out, and its end says more.
-                return given_up;
+            if step == DumpStep::OneThread {
+                // The worker is exiting: the entry about its exit says more.
+                return abandoned;
             }
         }
-        let (step, patience) = match purpose {
-            DumpReason::Slow(_) => (DumpStep::OneThread, SLOW_LOG_TIMEOUT),
-            DumpReason::TaskDeadline(_) => (DumpStep::Cancelling, CANCEL_TIMEOUT),
-            DumpReason::Deadline(_) | DumpReason::Stall(_) | DumpReason::Boot => {
-                (DumpStep::Requested, REQUEST_TIMEOUT)
-            }
-        };
-        let inquiry = StackDump {
-            reasons: vec![purpose],
-            step,
-            due: now + patience,
-            kill: false,
-            postponed: Vec::new(),
-            skipped: 0,
-        };
-        self.active.insert(worker, inquiry);
-        given_up
+        self.active.insert(worker, StackDump::new(reason, step, now + timeout));
+        abandoned
     }
 
-    /// The worker says that they are written, or that the request it was asked about is through.
+    /// The worker has written its stacks, or (`!is_written`) the slow request has ended.
     pub(super) fn on_answer(
         &mut self,
         pool: &mut Pool,
         worker: WorkerId,
-        written: bool,
+        is_written: bool,
     ) -> Option<StackDumpResult> {
         let step = self.active.get(&worker)?.step;
-        let stacks = if written { pool.stacks(worker) } else { None };
-        // A late answer to an inquiry that was given up says nothing about this one: of one thread only, or nothing.
-        let is_of_all = stacks.as_deref().is_some_and(|stacks| stacks.contains(ALL_THREADS_MARK));
-        if !is_of_all && step != DumpStep::OneThread {
+        let stacks = if is_written { pool.stacks(worker) } else { None };
+        // An answer without all threads is a late one, to an abandoned dump.
+        let has_all_threads = stacks.as_deref().is_some_and(|stacks| stacks.contains(ALL_THREADS_MARK));
+        if !has_all_threads && step != DumpStep::OneThread {
+            return None;
+        }
+        let dump = self.active.get_mut(&worker)?;
+        if dump.step == DumpStep::Cancelling && !dump.has_task_stacks() {
+            dump.stacks = stacks;
+            dump.due = dump.due.min(Instant::now() + TASK_STACK_TIMEOUT);
             return None;
         }
         self.finish(worker, stacks)
     }
 
-    /// The worker's process is gone, and nobody can be asked any more.
-    pub(super) fn on_exit(&mut self, worker: WorkerId) -> Option<StackDumpResult> {
-        let taken = self.finish(worker, None)?;
-        Some(StackDumpResult { postponed: Vec::new(), ..taken })
+    /// The worker has cancelled a task and sent its stack. Returns whether a dump waits for it;
+    /// [`StackDumps::on_timeout`] is due when it was the last one.
+    pub(super) fn on_task_stack(&mut self, worker: WorkerId, exchange: ExchangeId, stack: &str) -> bool {
+        let Some(dump) = self.active.get_mut(&worker) else { return false };
+        if !dump.task_deadlines().any(|request| request.exchange == exchange) {
+            return false;
+        }
+        dump.task_stacks.push((exchange, stack.to_owned()));
+        if dump.stacks.is_some() && dump.has_task_stacks() {
+            dump.due = Instant::now();
+        }
+        true
     }
 
-    /// The worker has to go after all: it may be sent the signal.
+    /// The worker's process has exited.
+    pub(super) fn on_exit(&mut self, worker: WorkerId) -> Option<StackDumpResult> {
+        let result = self.finish(worker, None)?;
+        Some(StackDumpResult { postponed: Vec::new(), ..result })
+    }
+
+    /// The worker will be replaced after all, so that the signal may be sent.
     pub(super) fn escalate(&mut self, worker: WorkerId) {
-        if let Some(inquiry) = self.active.get_mut(&worker)
-            && inquiry.step == DumpStep::Cancelling
+        if let Some(dump) = self.active.get_mut(&worker)
+            && dump.step == DumpStep::Cancelling
         {
-            inquiry.step = DumpStep::Requested;
-            inquiry.due = Instant::now();
+            dump.step = DumpStep::Requested;
+            dump.due = Instant::now();
         }
     }
 
-    /// Holds back the worker's kill until its stacks are there, at most a second. False when nobody waits for them.
+    /// Delays the worker's kill until its dump has ended, at most a second. Returns false if there is no dump to wait for.
     pub(super) fn delay_kill(&mut self, worker: WorkerId) -> bool {
         match self.active.get_mut(&worker) {
-            Some(inquiry) if inquiry.step != DumpStep::OneThread => {
-                inquiry.kill = true;
+            Some(dump) if dump.step != DumpStep::OneThread => {
+                dump.kill = true;
                 true
             }
             _ => false,
@@ -206,37 +207,146 @@ impl StackDumps {
 
     /// When [`StackDumps::on_timeout`] is due.
     pub(super) fn next_wakeup(&self) -> Option<Instant> {
-        self.active.values().map(|inquiry| inquiry.due).min()
+        self.active.values().map(|dump| dump.due).min()
     }
 
-    /// Takes the next step of those whose time is over.
+    /// Takes the next step of each dump that is due.
     pub(super) fn on_timeout(&mut self, pool: &mut Pool, now: Instant) -> Vec<StackDumpResult> {
         let due: Vec<WorkerId> =
-            self.active.iter().filter(|(_, inquiry)| inquiry.due <= now).map(|(worker, _)| *worker).collect();
-        let mut taken = Vec::new();
+            self.active.iter().filter(|(_, dump)| dump.due <= now).map(|(worker, _)| *worker).collect();
+        let mut results = Vec::new();
         for worker in due {
-            let Some(inquiry) = self.active.get_mut(&worker) else { continue };
-            match inquiry.step {
-                DumpStep::Requested => {
-                    inquiry.step = DumpStep::Signalled;
-                    inquiry.due = now + SIGNAL_TIMEOUT;
+            let Some(dump) = self.active.get_mut(&worker) else { continue };
+            match dump.step {
+                DumpStep::Requested if dump.stacks.is_none() => {
+                    dump.step = DumpStep::Signalled;
+                    dump.due = now + SIGNAL_TIMEOUT;
                     if let Err(error) = pool.signal_stacks(worker) {
                         tracing::debug!(%error, rgun.worker = worker.number.0, "cannot signal a worker");
                     }
                 }
                 DumpStep::Signalled => {
                     let stacks = pool.stacks(worker);
-                    taken.extend(self.finish(worker, stacks));
+                    results.extend(self.finish(worker, stacks));
                 }
-                DumpStep::Cancelling | DumpStep::OneThread => taken.extend(self.finish(worker, None)),
+                DumpStep::Requested | DumpStep::Cancelling | DumpStep::OneThread => {
+                    results.extend(self.finish(worker, None));
+                }
             }
         }
-        taken
+        results
     }
 
+    /// Ends a dump, with these stacks or those that came before.
     fn finish(&mut self, worker: WorkerId, stacks: Option<String>) -> Option<StackDumpResult> {
-        let StackDump { reasons: purposes, kill, postponed: waiting, skipped: unseen, .. } =
-            self.active.remove(&worker)?;
-        Some(StackDumpResult { worker, reasons: purposes, stacks, kill, postponed: waiting, skipped: unseen })
+        let dump = self.active.remove(&worker)?;
+        Some(StackDumpResult {
+            worker,
+            reasons: dump.reasons,
+            stacks: stacks.or(dump.stacks),
+            task_stacks: dump.task_stacks,
+            kill: dump.kill,
+            postponed: dump.postponed,
+            skipped: dump.skipped,
+        })
+    }
+}
+
+impl StackDump {
+    fn new(reason: DumpReason, step: DumpStep, due: Instant) -> Self {
+        Self {
+            reasons: vec![reason],
+            step,
+            due,
+            stacks: None,
+            task_stacks: Vec::new(),
+            kill: false,
+            postponed: Vec::new(),
+            skipped: 0,
+        }
+    }
+
+    /// Adds a reason to a running dump. Returns it if it needs a dump of its own at once.
+    fn join(&mut self, reason: DumpReason, now: Instant) -> Option<DumpReason> {
+        match (self.step, &reason) {
+            (_, DumpReason::Slow(_)) if self.postponed.len() < MAX_POSTPONED => self.postponed.push(reason),
+            (_, DumpReason::Slow(_)) => self.skipped += 1,
+            (DumpStep::OneThread, _) => return Some(reason),
+            (DumpStep::Cancelling, DumpReason::Deadline(_)) => {
+                self.reasons.push(reason);
+                self.step = DumpStep::Requested;
+                self.due = self.due.min(now + REQUEST_TIMEOUT);
+            }
+            _ => self.reasons.push(reason),
+        }
+        None
+    }
+
+    /// The requests whose tasks the worker is cancelling.
+    fn task_deadlines(&self) -> impl Iterator<Item = &RequestInfo> {
+        self.reasons.iter().filter_map(|reason| match reason {
+            DumpReason::TaskDeadline(request) => Some(request),
+            _ => None,
+        })
+    }
+
+    /// Whether the stacks of all cancelled tasks have come.
+    fn has_task_stacks(&self) -> bool {
+        let has_stack = |request: &RequestInfo| {
+            self.task_stacks.iter().any(|(exchange, _)| *exchange == request.exchange)
+        };
+        self.task_deadlines().all(has_stack)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::ResponseProgress;
+    use crate::escape::RequestPath;
+    use crate::id::{Life, WorkerNr};
+
+    const WORKER: WorkerId = WorkerId { number: WorkerNr(0), life: Life(1) };
+
+    fn request(exchange: u64) -> RequestInfo {
+        RequestInfo {
+            exchange: ExchangeId(exchange),
+            request_id: format!("id{exchange}"),
+            method: "GET".to_owned(),
+            path: RequestPath::new(b"/slow"),
+            thread: None,
+            elapsed: Duration::from_secs(30),
+            response: ResponseProgress::NotStarted,
+        }
+    }
+
+    fn cancelling(exchanges: [u64; 2]) -> StackDumps {
+        let reason = DumpReason::TaskDeadline(request(exchanges[0]));
+        let due = Instant::now() + CANCEL_TIMEOUT;
+        let mut dump = StackDump::new(reason, DumpStep::Cancelling, due);
+        assert!(dump.join(DumpReason::TaskDeadline(request(exchanges[1])), Instant::now()).is_none());
+        StackDumps { active: HashMap::from([(WORKER, dump)]) }
+    }
+
+    #[test]
+    fn dump_is_due_once_all_task_stacks_have_come() {
+        let mut dumps = cancelling([7, 8]);
+        let due = dumps.next_wakeup();
+        assert!(dumps.on_task_stack(WORKER, ExchangeId(7), "in seven"));
+        dumps.active.get_mut(&WORKER).unwrap().stacks = Some("all threads".to_owned());
+        assert_eq!(dumps.next_wakeup(), due, "one task is missing");
+        assert!(dumps.on_task_stack(WORKER, ExchangeId(8), "in eight"));
+        assert!(dumps.next_wakeup().unwrap() <= Instant::now());
+        let result = dumps.finish(WORKER, None).unwrap();
+        assert_eq!(result.stacks.as_deref(), Some("all threads"));
+        assert_eq!(result.task_stacks.len(), 2);
+    }
+
+    #[test]
+    fn task_stack_without_a_dump_is_not_taken() {
+        let mut dumps = cancelling([7, 8]);
+        assert!(!dumps.on_task_stack(WORKER, ExchangeId(9), "in nine"));
+        drop(dumps.finish(WORKER, None));
+        assert!(!dumps.on_task_stack(WORKER, ExchangeId(7), "in seven"));
     }
 }

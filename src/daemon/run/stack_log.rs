@@ -1,65 +1,87 @@
-//! Takes the Python stacks of workers when `inquiries` says so, and has them written with what they were taken for.
+//! Logs the Python stacks that [`stack_dumps`](super::stack_dumps) requested.
+
+use rgun_channel::frame::ExchangeId;
 
 use super::stack_dumps::{DumpReason, StackDumpResult};
 use super::{Daemon, request_log};
+use crate::dispatch::RequestInfo;
 use crate::id::WorkerId;
 use crate::supervise::Event;
 
 impl Daemon {
-    pub(super) fn request_stacks(&mut self, worker: WorkerId, purpose: DumpReason) -> Vec<Event> {
+    /// Requests the stacks of a worker; they are logged when they have come. Returns the events of a dump that was
+    /// abandoned for this one.
+    pub(super) fn request_stacks(&mut self, worker: WorkerId, reason: DumpReason) -> Vec<Event> {
         self.dispatcher.expect_stacks(worker);
-        let given_up = self.stack_dumps.request(&mut self.pool, worker, purpose);
-        given_up.map(|taken| self.log_stacks(taken)).unwrap_or_default()
+        let abandoned = self.stack_dumps.request(&mut self.pool, worker, reason);
+        abandoned.map(|result| self.log_stacks(result)).unwrap_or_default()
     }
 
-    pub(super) fn log_stacks(&mut self, taken: StackDumpResult) -> Vec<Event> {
-        let StackDumpResult { worker, reasons: purposes, stacks, kill, postponed: waiting, skipped: unseen } =
-            taken;
+    /// Logs the result of a dump, once per reason, and does what waited for it.
+    pub(super) fn log_stacks(&mut self, result: StackDumpResult) -> Vec<Event> {
+        let StackDumpResult { worker, reasons, stacks, task_stacks, kill, postponed, skipped } = result;
+        let stacks = stacks.as_deref();
         let pid = self.operator_log.pid(worker);
         let mut events = Vec::new();
-        let mut told: Option<String> = None;
-        for purpose in purposes {
-            match purpose {
-                DumpReason::Stall(silence) => request_log::log_stall(worker, pid, silence, stacks.as_deref()),
-                DumpReason::Deadline(asked) | DumpReason::TaskDeadline(asked) => {
-                    // All stacks once; of the others that were stuck with it, each its own.
-                    let stacks = stacks.as_deref().map(|stacks| match &told {
-                        None => mark_thread(stacks, asked.thread),
-                        Some(first) => {
-                            let own = stack_of_thread(stacks, asked.thread).unwrap_or_default();
-                            format!(
-                                "{own}(all stacks of the worker are in the entry of request id {first})\n"
-                            )
-                        }
-                    });
-                    let stacks = stacks.map(|stacks| format!("Python stacks:\n{stacks}"));
-                    request_log::log_deadline(worker, pid, &asked, stacks.as_deref());
-                    told.get_or_insert(asked.request_id);
+        let mut first: Option<String> = None;
+        for reason in reasons {
+            match reason {
+                DumpReason::Stall(silence) => request_log::log_stall(worker, pid, silence, stacks),
+                DumpReason::Deadline(request) | DumpReason::TaskDeadline(request) => {
+                    let text = deadline_stacks(&request, &task_stacks, stacks, first.as_deref());
+                    request_log::log_deadline(worker, pid, &request, text.as_deref());
+                    first.get_or_insert(request.request_id);
                 }
-                DumpReason::Slow(asked) => request_log::log_slow(worker, pid, &asked, stacks.as_deref()),
-                DumpReason::Boot => events.push(Event::StacksDumped { worker, stacks: stacks.clone() }),
+                DumpReason::Slow(request) => request_log::log_slow(worker, pid, &request, stacks),
+                DumpReason::Boot => {
+                    events.push(Event::StacksDumped { worker, stacks: stacks.map(str::to_owned) });
+                }
             }
         }
-        if unseen > 0 {
+        if skipped > 0 {
             tracing::warn!(
                 rgun.worker = worker.number.0,
                 rgun.pid = pid,
-                "worker {}: {unseen} more requests were slow meanwhile",
+                "worker {}: {skipped} more requests were slow meanwhile",
                 worker.number.0
             );
         }
         if kill {
             self.pool.kill(worker);
         }
-        for purpose in waiting {
-            events.extend(self.request_stacks(worker, purpose));
+        for reason in postponed {
+            events.extend(self.request_stacks(worker, reason));
         }
         events
     }
 }
 
-/// Marks the thread that runs a request in the stacks that `faulthandler` wrote: it knows threads by their
-/// `pthread_self(3)` only.
+/// The stacks in the entry of a request over its deadline: its task's, if there is one, then those of all threads. The
+/// latter are written once: `first` is the id of the request whose entry has them.
+fn deadline_stacks(
+    request: &RequestInfo,
+    task_stacks: &[(ExchangeId, String)],
+    stacks: Option<&str>,
+    first: Option<&str>,
+) -> Option<String> {
+    let task = task_stacks.iter().find(|(exchange, _)| *exchange == request.exchange);
+    let task = task.map(|(_, stack)| format!("its task was at:\n{}\n", stack.trim_end()));
+    let threads = stacks.map(|stacks| match first {
+        None => format!("Python stacks:\n{}", mark_thread(stacks, request.thread)),
+        Some(first) => {
+            let own = stack_of_thread(stacks, request.thread).unwrap_or_default();
+            format!(
+                "Python stacks:\n{own}(all stacks of the worker are in the entry of request id {first})\n"
+            )
+        }
+    });
+    match (task, threads) {
+        (Some(task), threads) => Some(task + &threads.unwrap_or_default()),
+        (None, threads) => threads,
+    }
+}
+
+/// Marks the header of the thread that runs the request. `faulthandler` names threads by their `pthread_self(3)`.
 fn mark_thread(stacks: &str, thread: Option<u64>) -> String {
     let Some(thread) = thread else { return stacks.to_owned() };
     let mut marked = String::with_capacity(stacks.len() + 32);
@@ -73,7 +95,7 @@ fn mark_thread(stacks: &str, thread: Option<u64>) -> String {
     marked
 }
 
-/// The stack of one thread alone.
+/// Returns the stack of one thread.
 fn stack_of_thread(stacks: &str, thread: Option<u64>) -> Option<String> {
     let thread = thread?;
     let mut lines = stacks.lines().skip_while(|line| !is_thread_header(line, thread));
@@ -82,7 +104,8 @@ fn stack_of_thread(stacks: &str, thread: Option<u64>) -> Option<String> {
     Some(std::iter::once(head).chain(frames).flat_map(|line| [line, "\n"]).collect())
 }
 
-/// Is this line `Thread 0x00007f3a5c7ff640 (most recent call first):` (or `Current thread 0x…`) of that thread?
+/// Whether a line is the header of this thread's stack: `Thread 0x00007f3a5c7ff640 (most recent call first):`, or
+/// `Current thread 0x…`.
 fn is_thread_header(line: &str, thread: u64) -> bool {
     let rest = line.strip_prefix("Current thread 0x").or_else(|| line.strip_prefix("Thread 0x"));
     let digits = rest.map(|rest| rest.split(|c: char| !c.is_ascii_hexdigit()).next().unwrap_or_default());
@@ -91,10 +114,14 @@ fn is_thread_header(line: &str, thread: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::dispatch::ResponseProgress;
+    use crate::escape::RequestPath;
 
     #[test]
-    fn the_thread_of_the_request_is_marked_whether_current_or_not() {
+    fn thread_of_request_is_marked_whether_current_or_not() {
         let stacks = "Thread 0x00007f0000000010 (most recent call first):\n  File \"a.py\", line 1 in f\n\n\
                       Current thread 0x00007f0000000020 [python] (most recent call first):\n  File \"b.py\", line 2 in g\n";
         let marked = mark_thread(stacks, Some(0x7f00_0000_0010));
@@ -114,5 +141,24 @@ mod tests {
             Some("Thread 0x00007f0000000010 (most recent call first):\n  File \"a.py\", line 1 in f\n")
         );
         assert_eq!(stack_of_thread(stacks, Some(1)), None);
+    }
+
+    #[test]
+    fn deadline_entry_has_the_stack_of_the_cancelled_task() {
+        let request = RequestInfo {
+            exchange: ExchangeId(7),
+            request_id: "id7".to_owned(),
+            method: "GET".to_owned(),
+            path: RequestPath::new(b"/slow"),
+            thread: None,
+            elapsed: Duration::from_secs(30),
+            response: ResponseProgress::NotStarted,
+        };
+        let tasks = [(ExchangeId(6), "in six\n".to_owned()), (ExchangeId(7), "in seven\n".to_owned())];
+        let text = deadline_stacks(&request, &tasks, Some("in run_forever"), None);
+        assert_eq!(text.as_deref(), Some("its task was at:\nin seven\nPython stacks:\nin run_forever"));
+        let text = deadline_stacks(&request, &tasks, None, None);
+        assert_eq!(text.as_deref(), Some("its task was at:\nin seven\n"));
+        assert_eq!(deadline_stacks(&request, &[], None, None), None);
     }
 }

@@ -5,7 +5,7 @@ use pyo3::exceptions::PyBaseException;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use rgun_channel::ProtocolError;
+use rgun_channel::{ProtocolError, cancel_report};
 
 use super::awaitable;
 use super::state::{Application, Exchange, Stage, State};
@@ -71,9 +71,7 @@ impl Exchange {
         if let Some(task) = task {
             task.call_method0(py, intern!(py, "cancel"))?;
         }
-        Ok(stack?.map(|stack| {
-            format!("exchange {} has passed its deadline and is cancelled; its task was at:\n{stack}", id.0)
-        }))
+        Ok(stack?.map(|stack| cancel_report::encode(id, &stack)))
     }
 
     /// We cannot even call the application.
