@@ -9,6 +9,7 @@ use http::StatusCode;
 
 use crate::dispatch::{Fault, UploadFault};
 use crate::id::WorkerId;
+use crate::journal::refusal_kind::RefusalKind;
 
 use super::h1::framing::Violation;
 
@@ -55,6 +56,19 @@ pub enum RequestFault {
 }
 
 impl RequestFault {
+    fn kind(self) -> RefusalKind {
+        match self {
+            Self::Connect => RefusalKind::BadMethod,
+            Self::Target | Self::TargetHost => RefusalKind::BadTarget,
+            Self::NoHost | Self::ManyHosts => RefusalKind::BadHost,
+            Self::Underscore => RefusalKind::BadField,
+            Self::WebSocketVersion | Self::WebSocketKey => RefusalKind::BadHandshake,
+            Self::BodyTooLarge => RefusalKind::BodyTooLong,
+            Self::BodyTooSlow => RefusalKind::SlowBody,
+            Self::BodyBroken => RefusalKind::BodyTruncated,
+        }
+    }
+
     fn status_and_reason(self) -> (StatusCode, &'static str) {
         match self {
             // RFC 9110 §9.3.6: an origin server that is no tunnel.
@@ -134,23 +148,23 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 impl Refusal {
     /// Returns the kind under which the journal counts requests that never ran, because a scanner or an overload causes
     /// thousands of them. `None` for failures of the application, each of which is logged.
-    pub fn kind(&self) -> Option<&'static str> {
+    pub fn kind(&self) -> Option<RefusalKind> {
         Some(match self {
-            Self::Client(fault) => fault.status_and_reason().1,
+            Self::Client(fault) => fault.kind(),
             Self::Framing(violation) => violation.kind(),
-            Self::Spool(_) => "no room for a body",
+            Self::Spool(_) => RefusalKind::NoRoomForBody,
             Self::WrongLength(_) => return None,
             Self::Exchange(fault) => match fault {
-                Fault::TooLong(_) => "too long a head",
-                Fault::QueueFull => "queue full",
-                Fault::QueueTooSlow(_) => "queue too slow",
-                Fault::QueueTimeout => "waited too long",
-                Fault::Unavailable(_) => "application unavailable",
-                Fault::Quarantined(_) => "quarantined",
-                Fault::Upload(UploadFault::TooLarge) => "too large a body",
-                Fault::Upload(UploadFault::TooSlow) => "too slow a body",
-                Fault::Upload(UploadFault::Truncated) => "malformed body",
-                Fault::Upload(UploadFault::Malformed(_)) => BAD_CHUNK,
+                Fault::TooLong(_) => RefusalKind::HeadTooLong,
+                Fault::QueueFull => RefusalKind::QueueFull,
+                Fault::QueueTooSlow(_) => RefusalKind::QueueTooSlow,
+                Fault::QueueTimeout => RefusalKind::QueueTimeout,
+                Fault::Unavailable(_) => RefusalKind::ApplicationUnavailable,
+                Fault::Quarantined(_) => RefusalKind::Quarantined,
+                Fault::Upload(UploadFault::TooLarge) => RefusalKind::BodyTooLong,
+                Fault::Upload(UploadFault::TooSlow) => RefusalKind::SlowBody,
+                Fault::Upload(UploadFault::Truncated) => RefusalKind::BodyTruncated,
+                Fault::Upload(UploadFault::Malformed(_)) => RefusalKind::BadChunk,
                 Fault::Deadline(_)
                 | Fault::WorkerDied(_)
                 | Fault::WorkerKilled(_)
@@ -275,26 +289,23 @@ impl Violation {
     }
 
     /// Returns the kind under which the journal counts the violation.
-    pub(super) fn kind(self) -> &'static str {
+    fn kind(self) -> RefusalKind {
         match self {
-            Self::RequestLine(_) => "bad_request_line",
-            Self::Version => "bad_version",
-            Self::RequestLineTooLong => "request_line_too_long",
-            Self::Field(_) => "bad_field",
-            Self::FieldsTooLong => "head_too_long",
-            Self::TooManyFields => "too_many_fields",
-            Self::Host => "bad_host",
-            Self::Length(_) => "bad_length",
-            Self::BodyTooLong => "body_too_long",
-            Self::Coding => "bad_coding",
-            Self::Chunk(_) => BAD_CHUNK,
-            Self::SlowHead => "slow_head",
+            Self::RequestLine(_) => RefusalKind::BadRequestLine,
+            Self::Version => RefusalKind::BadVersion,
+            Self::RequestLineTooLong => RefusalKind::RequestLineTooLong,
+            Self::Field(_) => RefusalKind::BadField,
+            Self::FieldsTooLong => RefusalKind::HeadTooLong,
+            Self::TooManyFields => RefusalKind::TooManyFields,
+            Self::Host => RefusalKind::BadHost,
+            Self::Length(_) => RefusalKind::BadLength,
+            Self::BodyTooLong => RefusalKind::BodyTooLong,
+            Self::Coding => RefusalKind::BadCoding,
+            Self::Chunk(_) => RefusalKind::BadChunk,
+            Self::SlowHead => RefusalKind::SlowHead,
         }
     }
 }
-
-/// The journal's kind of a malformed chunked body.
-pub(super) const BAD_CHUNK: &str = "bad_chunk";
 
 #[cfg(test)]
 mod tests {

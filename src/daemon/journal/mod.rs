@@ -13,6 +13,7 @@ pub mod daemon_log;
 mod format;
 pub mod output;
 mod queue;
+pub mod refusal_kind;
 pub mod refusals;
 pub mod requests;
 mod sink;

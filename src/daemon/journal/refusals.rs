@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use crate::escape::RequestPath;
 
+use super::refusal_kind::RefusalKind;
+
 /// A request that the daemon refused.
 #[derive(Debug, Clone)]
 pub struct RefusalRecord {
@@ -20,7 +22,7 @@ pub struct RefusalRecord {
     /// The client's address; empty on a unix socket.
     pub client: String,
     /// What is the same about requests that are counted together.
-    pub kind: &'static str,
+    pub kind: RefusalKind,
     /// Status code.
     pub status: u16,
     /// What was wrong, for people.
@@ -70,9 +72,9 @@ pub(super) struct Refusals(Mutex<RefusalState>);
 
 #[derive(Debug, Default)]
 struct RefusalState {
-    windows: HashMap<(&'static str, String), Window>,
+    windows: HashMap<(RefusalKind, String), Window>,
     /// By kind: what came beyond the bounds, the last of them standing for all.
-    overflow: BTreeMap<&'static str, CountedRefusals>,
+    overflow: BTreeMap<RefusalKind, CountedRefusals>,
     /// When the first of `overflow` came.
     overflow_since: Option<Instant>,
     /// When a window may be over; not later than the first that is.
@@ -174,7 +176,7 @@ impl Refusals {
 }
 
 impl RefusalState {
-    fn begin_window(&mut self, key: (&'static str, String), now: Instant) {
+    fn begin_window(&mut self, key: (RefusalKind, String), now: Instant) {
         self.windows.insert(key, Window { since: now, counted: None });
         self.windows_due.get_or_insert(now + WINDOW);
     }
@@ -199,7 +201,7 @@ impl RefusalState {
         self.overflow_since.get_or_insert(now);
         let kind = counted.last.refused.kind;
         let CountedRefusals { mut last, mut count } = counted;
-        if let Some(earlier) = self.overflow.remove(kind) {
+        if let Some(earlier) = self.overflow.remove(&kind) {
             count += earlier.count;
             last.take_ids(earlier.last);
         }
@@ -249,7 +251,7 @@ impl RefusalEntry {
 mod tests {
     use super::*;
 
-    fn entry(kind: &'static str, client: &str) -> RefusalEntry {
+    fn entry(kind: RefusalKind, client: &str) -> RefusalEntry {
         let refused = RefusalRecord {
             id: "id".to_owned(),
             client: client.to_owned(),
@@ -265,12 +267,14 @@ mod tests {
         let (refusals, start) = (Refusals::default(), Instant::now());
         assert_eq!(refusals.next_due(), None);
         for _ in 0..133 {
-            let admitted = refusals.admit(entry("bad line", "1.2.3.4"), start);
+            let admitted = refusals.admit(entry(RefusalKind::BadRequestLine, "1.2.3.4"), start);
             assert!(admitted.is_none_or(|entry| entry.n_more == 0));
         }
-        assert!(refusals.admit(entry("bad head", "1.2.3.4"), start).is_some());
-        assert!(refusals.admit(entry("bad line", "1.2.3.5"), start).is_some());
-        let next = refusals.admit(entry("bad line", "1.2.3.4"), start + WINDOW).expect("a second is over");
+        assert!(refusals.admit(entry(RefusalKind::BadField, "1.2.3.4"), start).is_some());
+        assert!(refusals.admit(entry(RefusalKind::BadRequestLine, "1.2.3.5"), start).is_some());
+        let next = refusals
+            .admit(entry(RefusalKind::BadRequestLine, "1.2.3.4"), start + WINDOW)
+            .expect("a second is over");
         assert_eq!((next.n_more, next.count_suffix().as_str()), (132, " (and 132 more within 1 s)"));
         assert_eq!(next.ids.len(), MAX_IDS);
     }
@@ -279,14 +283,14 @@ mod tests {
     fn the_count_of_a_client_that_falls_silent_is_told_when_the_second_is_over() {
         let (refusals, start) = (Refusals::default(), Instant::now());
         for _ in 0..4 {
-            refusals.admit(entry("bad line", "1.2.3.4"), start);
+            refusals.admit(entry(RefusalKind::BadRequestLine, "1.2.3.4"), start);
         }
         assert!(refusals.take_due(start).is_empty());
         assert_eq!(refusals.next_due(), Some(start + WINDOW));
         let told = refusals.take_due(start + WINDOW);
         assert_eq!(told.iter().map(|entry| (entry.n_more, entry.ids.len())).collect::<Vec<_>>(), [(2, 2)]);
         // That was an entry: the next second begins.
-        assert!(refusals.admit(entry("bad line", "1.2.3.4"), start + WINDOW).is_none());
+        assert!(refusals.admit(entry(RefusalKind::BadRequestLine, "1.2.3.4"), start + WINDOW).is_none());
         assert_eq!(refusals.take_due(start + 2 * WINDOW).len(), 1);
         assert!(refusals.take_due(start + 3 * WINDOW).is_empty());
         assert_eq!(refusals.next_due(), None, "nothing is remembered of a client that is gone");
@@ -304,7 +308,7 @@ mod tests {
             }
             for number in 0..2000 {
                 let client = format!("10.{second}.{}.{}", number / 256, number % 256);
-                if let Some(entry) = refusals.admit(entry("bad line", &client), now) {
+                if let Some(entry) = refusals.admit(entry(RefusalKind::BadRequestLine, &client), now) {
                     (entries, told) = (entries + 1, told + 1 + entry.n_more);
                 }
             }
@@ -321,7 +325,7 @@ mod tests {
         let (refusals, start) = (Refusals::default(), Instant::now());
         for number in 0..2000_u32 {
             let now = start + WINDOW * (number / MAX_ENTRIES);
-            let admitted = refusals.admit(entry("bad line", &number.to_string()), now);
+            let admitted = refusals.admit(entry(RefusalKind::BadRequestLine, &number.to_string()), now);
             assert_eq!(admitted.is_some(), (number as usize) < MAX_WINDOWS, "{number}");
         }
         assert_eq!(refusals.lock().windows.len(), MAX_WINDOWS);

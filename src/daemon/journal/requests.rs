@@ -16,6 +16,7 @@ use crate::escape::RequestPath;
 use crate::id::WorkerId;
 
 use super::daemon_log;
+use super::refusal_kind::RefusalKind;
 use super::refusals::{RefusalEntry, Refusals, RefusedRequest};
 use super::thread::LogThread;
 
@@ -187,7 +188,7 @@ impl Journal {
     }
 
     /// Notes a request that the daemon refused. As [`Journal::refused`], with method and path.
-    pub fn refused_request(&self, kind: &'static str, status: u16, detail: String, request: LoggedRequest) {
+    pub fn refused_request(&self, kind: RefusalKind, status: u16, detail: String, request: LoggedRequest) {
         let LoggedRequest { id, method, path, client, client_request_id } = request;
         let request = RefusedRequest { method, path, client_request_id };
         self.refuse(RefusalRecord { id, client, kind, status, detail }, Some(request));
