@@ -1,40 +1,43 @@
-//! How much may wait in memory and on disk: what the configuration says, or what the machine has.
+//! Limits for buffered response and request bodies, in memory and on disk: configured, or a part of what the host has.
 
 use std::path::{Path, PathBuf};
 
 use crate::config;
-use crate::systemd::cgroup;
+use crate::systemd::memory;
 
-/// With `"auto"`, of the memory that the daemon may use: for answers, and for requests' bodies. An eighth in all, so
-/// that the workers, whose the memory is, hardly notice.
+/// `"auto"`: responses may take 1/16 of the usable memory, and request bodies as much. The rest is for the workers.
 const MEMORY_DIVISOR: u64 = 16;
 
-/// At least as much as a few answers need, at most what nobody misses.
+/// Bounds of `"auto"` limits in memory: enough for a few responses, and no more than helps.
 const MIN_MEMORY_BYTES: u64 = 16 << 20;
 const MAX_MEMORY_BYTES: u64 = 1 << 30;
 
-/// With `"auto"`, of what is free on the file system: for answers, and for requests' bodies. Half of it stays free in
-/// any case.
+/// `"auto"`: responses may take a quarter of the free disk space, and request bodies as much. Half of it stays free.
 const DISK_DIVISOR: u64 = 4;
 
-/// A stream without end, read slowly, would fill any disk.
+/// Bound of the `"auto"` limit for responses on disk: an endless stream with a slow client would fill any disk.
 const MAX_RESPONSE_DISK_BYTES: u64 = 4 << 30;
 
-/// Bytes that may be used.
+/// Limits in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BufferLimits {
+    /// `limits.response_memory`.
     pub(super) response_memory: u64,
+    /// `limits.response_disk`.
     pub(super) response_disk: u64,
+    /// `limits.spool_memory`.
     pub(super) spool_memory: u64,
+    /// `limits.spool_disk`.
     pub(super) spool_disk: u64,
-    /// Where files wait.
+    /// The directory of the files.
     pub(super) directory: PathBuf,
 }
 
 impl BufferLimits {
-    /// As the configuration says; what that leaves to the machine is measured now.
+    /// Takes the configured limits, and measures the host for those that are `"auto"`.
     pub(super) fn measure(limits: &config::Limits, directory: PathBuf) -> Self {
-        let (memory, disk) = (usable_memory(), free_disk(&directory));
+        // Where the kernel does not report the memory, the lower bound applies.
+        let (memory, disk) = (memory::usable().unwrap_or(0), free_disk(&directory));
         Self::resolve(limits, memory, disk, directory)
     }
 
@@ -51,13 +54,7 @@ impl BufferLimits {
     }
 }
 
-/// What the machine has, or the cgroup may use. Where neither is known, the least that any machine has.
-fn usable_memory() -> u64 {
-    let machine = rustix::system::sysinfo();
-    let total = u64::from(machine.mem_unit) * machine.totalram;
-    cgroup::memory_limit().map_or(total, |limit| limit.min(total))
-}
-
+/// Bytes free in the directory's file system; 0, with a warning, if that cannot be read.
 fn free_disk(directory: &Path) -> u64 {
     match rustix::fs::statvfs(directory) {
         Ok(status) => status.f_bavail.saturating_mul(status.f_frsize),
@@ -65,7 +62,7 @@ fn free_disk(directory: &Path) -> u64 {
             tracing::warn!(
                 rgun.directory = %directory.display(),
                 %error,
-                "cannot see how much is free in {}, where large bodies wait; they will be refused",
+                "cannot read the free space of {}, where large bodies are stored; they will be refused",
                 directory.display()
             );
             0
@@ -79,36 +76,36 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    fn room(memory: u64, disk: u64) -> BufferLimits {
+    fn limits(memory: u64, disk: u64) -> BufferLimits {
         BufferLimits::resolve(&config::Limits::default(), memory, disk, PathBuf::new())
     }
 
     #[test]
-    fn a_small_machine_lends_little_and_a_large_one_no_more_than_is_of_use() {
-        assert_eq!(room(GIB, 0).response_memory + room(GIB, 0).spool_memory, GIB / 8);
-        assert_eq!(room(64 << 20, 0).response_memory, MIN_MEMORY_BYTES);
-        assert_eq!(room(512 * GIB, 0).spool_memory, MAX_MEMORY_BYTES);
+    fn auto_memory_limits_are_a_part_within_bounds() {
+        assert_eq!(limits(GIB, 0).response_memory + limits(GIB, 0).spool_memory, GIB / 8);
+        assert_eq!(limits(64 << 20, 0).response_memory, MIN_MEMORY_BYTES);
+        assert_eq!(limits(512 * GIB, 0).spool_memory, MAX_MEMORY_BYTES);
     }
 
     #[test]
-    fn half_of_the_disk_stays_free() {
-        let small = room(GIB, 8 * GIB);
+    fn auto_disk_limits_leave_half_of_the_disk_free() {
+        let small = limits(GIB, 8 * GIB);
         assert_eq!(small.response_disk + small.spool_disk, 4 * GIB);
-        assert_eq!(room(GIB, 1000 * GIB).response_disk, MAX_RESPONSE_DISK_BYTES);
-        assert_eq!(room(GIB, 1000 * GIB).spool_disk, 250 * GIB);
+        assert_eq!(limits(GIB, 1000 * GIB).response_disk, MAX_RESPONSE_DISK_BYTES);
+        assert_eq!(limits(GIB, 1000 * GIB).spool_disk, 250 * GIB);
     }
 
     #[test]
-    fn what_the_configuration_says_counts() {
+    fn configured_limits_override_auto() {
         let limits =
             config::Limits { response_memory: Some(0), spool_disk: Some(5), ..config::Limits::default() };
-        let room = BufferLimits::resolve(&limits, GIB, GIB, PathBuf::new());
-        assert_eq!((room.response_memory, room.spool_disk, room.spool_memory), (0, 5, GIB / 16));
+        let limits = BufferLimits::resolve(&limits, GIB, GIB, PathBuf::new());
+        assert_eq!((limits.response_memory, limits.spool_disk, limits.spool_memory), (0, 5, GIB / 16));
     }
 
     #[test]
-    fn this_machine_has_memory_and_a_disk() {
-        let room = BufferLimits::measure(&config::Limits::default(), std::env::temp_dir());
-        assert!(room.response_memory >= MIN_MEMORY_BYTES && room.spool_disk > 0, "{room:?}");
+    fn this_host_has_memory_and_disk() {
+        let limits = BufferLimits::measure(&config::Limits::default(), std::env::temp_dir());
+        assert!(limits.response_memory >= MIN_MEMORY_BYTES && limits.spool_disk > 0, "{limits:?}");
     }
 }

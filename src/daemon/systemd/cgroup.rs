@@ -58,17 +58,6 @@ impl Controller {
     }
 }
 
-/// Bytes of memory that this process's cgroup may use, or one above it, whichever is least. `None`: nobody has set a
-/// limit, or it cannot be seen.
-pub fn memory_limit() -> Option<u64> {
-    let own = own_cgroup().ok()?;
-    let limit = |directory: &Path, name| read(&directory.join(name)).ok()?.trim().parse::<u64>().ok();
-    own.ancestors()
-        .flat_map(|directory| [limit(directory, "memory.max"), limit(directory, "memory.high")])
-        .flatten()
-        .min()
-}
-
 /// Why there is no delegation. None of these is an error: the daemon goes on without.
 #[derive(Debug, thiserror::Error)]
 pub enum NoDelegation {

@@ -118,11 +118,10 @@ impl Leaf {
     }
 }
 
-/// Bytes of memory that this process and what it starts may use: the machine's, or what the cgroups above this process
-/// leave of it. `None` when the kernel does not say.
+/// Bytes of memory that this process and its children may use: the machine's, or less if this cgroup or one above it is
+/// limited. `None` when the kernel reports neither.
 pub fn usable() -> Option<u64> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(total);
-    // Outside of a cgroup nothing bounds it.
     let cgroup = own_cgroup().ok().and_then(|own| bound(&own));
     [machine, cgroup].into_iter().flatten().min()
 }
@@ -133,10 +132,16 @@ fn total(meminfo: &str) -> Option<u64> {
     kib?.trim().parse::<u64>().ok().map(|kib| kib.saturating_mul(1024))
 }
 
-/// The lowest of the hard limits of a cgroup and those above it.
+/// The lowest limit of a cgroup and those above it: the hard ones (`memory.max`) and the soft ones (`memory.high`), beyond
+/// which processes are slowed down.
 fn bound(cgroup: &Path) -> Option<u64> {
-    // The root has no such file, and "max" is no number.
-    cgroup.ancestors().filter_map(|above| read(&above.join("memory.max")).ok()?.trim().parse().ok()).min()
+    // The root has no such files, and "max" is not a number.
+    let limit = |directory: &Path, name| read(&directory.join(name)).ok()?.trim().parse().ok();
+    cgroup
+        .ancestors()
+        .flat_map(|directory| [limit(directory, "memory.max"), limit(directory, "memory.high")])
+        .flatten()
+        .min()
 }
 
 /// Lines of a key, a space and a number; others are left out.
@@ -244,6 +249,8 @@ mod tests {
         fs::write(service.join("memory.max"), "1000000\n").unwrap();
         fs::write(directory.join("memory.max"), "2000000\n").unwrap();
         assert_eq!(bound(&leaf), Some(1_000_000));
+        fs::write(directory.join("memory.high"), "500000\n").unwrap();
+        assert_eq!(bound(&leaf), Some(500_000), "the soft limit counts");
         fs::remove_dir_all(directory).unwrap();
     }
 
