@@ -17,7 +17,7 @@ pub struct ConfigError {
     pub value: Option<String>,
     /// Completes a sentence about the value: "is not a number".
     pub reason: String,
-    /// What to do or write instead.
+    /// The remedy: a full sentence without a period.
     pub hint: Option<String>,
 }
 
@@ -66,7 +66,7 @@ impl fmt::Display for ConfigErrors {
 
 impl Error for ConfigErrors {}
 
-/// Why one value is invalid. `check` adds origin and key, which makes it a [`ConfigError`].
+/// An error of one value. `check` adds origin and key, which makes it a [`ConfigError`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValueError {
     /// See [`ConfigError::reason`].

@@ -19,6 +19,7 @@ mod file;
 mod fs;
 mod keys;
 mod paths;
+mod proxy;
 mod python;
 mod read;
 mod rules;
@@ -38,13 +39,12 @@ pub use bind::Bind;
 pub use environment::Environment;
 pub(crate) use environment::{CONFIG_VARIABLE, unread_variables};
 pub use error::{ConfigError, ConfigErrors, ValueError};
-pub use python::{Python, PythonSource};
+pub use proxy::Proxy;
 pub use settings::{
-    App, Config, Count, Hooks, Http, Interface, Level, Lifespan, Limits, Listen, Log, Loop, PathRule, Reload,
-    Retry, Timeouts, Underscores, WebSocket, Workers,
+    App, Config, Count, Hooks, Http, Interface, Level, Lifespan, Limits, Listen, Log, Loop, PathRule, Python,
+    PythonSource, Reload, Retry, Timeouts, Underscores, WebSocket, Workers,
 };
 pub use target::Target;
-pub use trusted::Proxy;
 pub(crate) use trusted::forwarded_allow_ips;
 pub(crate) use value::{Layer, Setting, Value};
 

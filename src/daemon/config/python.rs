@@ -10,55 +10,12 @@
 //! (CPython, not free-threaded) are not checked here, because that needs to run it.
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::AccessFlags;
 
 use super::fs::{absolute, check_access};
-use super::{Environment, ValueError};
-
-/// The interpreter, and how it was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Python {
-    /// Absolute, not canonical; was an executable file when checked.
-    pub path: PathBuf,
-    /// How it was found.
-    pub source: PythonSource,
-}
-
-impl fmt::Display for Python {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} ({})", self.path.display(), self.source)
-    }
-}
-
-/// How an interpreter was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PythonSource {
-    /// `app.python`, `--python` or `RGUN_APP_PYTHON`.
-    Configured,
-    /// `$VIRTUAL_ENV`.
-    VirtualEnv,
-    /// `.venv` in the application's directory.
-    DotVenv,
-    /// `venv` in the application's directory.
-    Venv,
-    /// `python3` on PATH.
-    Path,
-}
-
-impl fmt::Display for PythonSource {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Configured => "as configured",
-            Self::VirtualEnv => "from $VIRTUAL_ENV",
-            Self::DotVenv => "from .venv in the application's directory",
-            Self::Venv => "from venv in the application's directory",
-            Self::Path => "python3 on PATH",
-        })
-    }
-}
+use super::{Environment, Python, PythonSource, ValueError};
 
 /// Resolves a configured name: a path, relative to the application's `directory`, or a bare name to search on PATH, as
 /// in execvp(3).

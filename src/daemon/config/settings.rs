@@ -7,7 +7,7 @@ use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Bind, Proxy, Python, Target, bind};
+use super::{Bind, Proxy, Target, bind};
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,48 @@ pub struct App {
     pub pythonpath: Vec<PathBuf>,
 }
 
+/// The interpreter, and how it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Python {
+    /// Absolute, not canonical; was an executable file when checked.
+    pub path: PathBuf,
+    /// The place where the search found it.
+    pub source: PythonSource,
+}
+
+impl fmt::Display for Python {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} ({})", self.path.display(), self.source)
+    }
+}
+
+/// The place where an interpreter was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PythonSource {
+    /// `app.python`, `--python` or `RGUN_APP_PYTHON`.
+    Configured,
+    /// `$VIRTUAL_ENV`.
+    VirtualEnv,
+    /// `.venv` in the application's directory.
+    DotVenv,
+    /// `venv` in the application's directory.
+    Venv,
+    /// `python3` on PATH.
+    Path,
+}
+
+impl fmt::Display for PythonSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Configured => "as configured",
+            Self::VirtualEnv => "from $VIRTUAL_ENV",
+            Self::DotVenv => "from .venv in the application's directory",
+            Self::Venv => "from venv in the application's directory",
+            Self::Path => "python3 on PATH",
+        })
+    }
+}
+
 /// The application's calling convention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Interface {
@@ -83,7 +125,7 @@ pub enum Lifespan {
     Auto,
     /// Runs the lifespan; an application that raises does not boot.
     On,
-    /// Does not run the lifespan.
+    /// Never runs the lifespan.
     Off,
 }
 

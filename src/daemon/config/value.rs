@@ -80,7 +80,7 @@ pub(crate) struct TableEntry {
 }
 
 impl Value {
-    /// Text.
+    /// Makes a text value.
     pub(crate) fn text(text: impl Into<String>) -> Self {
         Self::Text(text.into())
     }

@@ -8,7 +8,8 @@ use std::ffi::OsString;
 use clap::Args;
 
 use super::convert::{fractional_seconds, level, seconds, worker_class_interface};
-use super::{FlagSettings, uvicorn};
+use super::settings::FlagSettings;
+use crate::cli::compat::uvicorn;
 use crate::cli::error::flag_error;
 use crate::config::{ConfigError, Value, name};
 

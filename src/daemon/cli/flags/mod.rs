@@ -6,6 +6,7 @@
 
 mod convert;
 mod groups;
+mod settings;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,7 +18,8 @@ use groups::{
 
 use super::compat::uvicorn;
 use super::error::flag_error;
-use crate::config::{ConfigError, Layer, Setting, Value, name};
+use crate::config::{ConfigError, Layer, name};
+use settings::FlagSettings;
 
 /// The origin, in messages, of the application on the command line.
 pub(super) const APP: &str = "APP";
@@ -155,19 +157,6 @@ pub(super) struct Flags {
     uvicorn: uvicorn::UvicornFlags,
 }
 
-/// The settings of the flags, by key.
-#[derive(Debug, Default)]
-struct FlagSettings(Layer);
-
-impl FlagSettings {
-    /// Sets `key`, unless `value` is `None`. `flag` names the origin in messages.
-    fn set(&mut self, key: &'static str, flag: &str, value: Option<Value>) {
-        if let Some(value) = value {
-            self.0.insert(key, Setting::flag(flag, value));
-        }
-    }
-}
-
 /// The result of [`Flags::parse`].
 pub(super) struct ParsedFlags {
     /// The settings that the flags set.
@@ -202,7 +191,7 @@ impl Flags {
                 ),
             ));
         }
-        ParsedFlags { layer: settings.0, config: self.config(errors), check: self.check_config }
+        ParsedFlags { layer: settings.into_layer(), config: self.config(errors), check: self.check_config }
     }
 
     fn config(&self, errors: &mut Vec<ConfigError>) -> Option<PathBuf> {

@@ -1,0 +1,20 @@
+//! Collects the settings that flags set.
+
+use crate::config::{Layer, Setting, Value};
+
+/// The settings of the flags, by key.
+#[derive(Debug, Default)]
+pub(super) struct FlagSettings(Layer);
+
+impl FlagSettings {
+    /// Sets `key`, unless `value` is `None`. `flag` names the origin in messages.
+    pub(super) fn set(&mut self, key: &'static str, flag: &str, value: Option<Value>) {
+        if let Some(value) = value {
+            self.0.insert(key, Setting::flag(flag, value));
+        }
+    }
+
+    pub(super) fn into_layer(self) -> Layer {
+        self.0
+    }
+}
