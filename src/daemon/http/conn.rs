@@ -1,4 +1,4 @@
-//! Serves the requests of one connection, and the WebSocket that one of them may become.
+//! Serves one connection: its HTTP requests, then the WebSocket that the last of them may open.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,19 +12,19 @@ use super::context::{ConnContext, Server};
 use super::h1::Wire;
 use super::service::ConnService;
 
-/// Bytes of a head that belong to neither the request line nor a field.
+/// Bytes of a head that are neither in its request line nor in its fields: two CRLFs.
 const HEAD_CRLF_BYTES: usize = 4;
 
-/// hyper's own default, for which it keeps the fields on the stack.
+/// hyper's default, up to which it parses fields without an allocation.
 const HYPER_MAX_HEADERS: usize = 100;
 
-/// Serves a connection until it ends.
+/// Serves a connection until it is closed.
 pub async fn serve(server: Arc<Server>, stream: ClientStream) {
     let connection = Arc::clone(stream.connection());
-    // Boxed, because a WebSocket has no use for it, and would have to keep it: this future does not become smaller.
+    // Boxed, so that it does not take up room in this future while a WebSocket is served.
     let mut serving = Box::new(http1_connection(server, stream));
-    // Dropped before `serving`, and so before what is under way in it, whatever ends this.
-    let mut through = CloseGuard { connection: Arc::clone(&connection), has_finished: false };
+    // Dropped before `serving`, so that requests in flight find the close reason when they are dropped.
+    let mut close_guard = CloseGuard { connection: Arc::clone(&connection), has_finished: false };
     match (&mut *serving).await {
         Ok(()) => {
             if let Some(socket) = upgraded(*serving) {
@@ -36,7 +36,7 @@ pub async fn serve(server: Arc<Server>, stream: ClientStream) {
                 "a connection ended early");
         }
     }
-    through.has_finished = true;
+    close_guard.has_finished = true;
 }
 
 type HttpConn = http1::Connection<TokioIo<Wire>, ConnService>;
@@ -46,11 +46,12 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream) -> HttpConn {
     let limits = &server.limits;
     let mut builder = http1::Builder::new();
     builder
-        .header_read_timeout(None) // `Connections::sweep` does that, without a timer per request
-        // The wire looks at the client while a request is served.
+        // The tracker's sweep does that without a timer per request.
+        .header_read_timeout(None)
+        // `Wire` watches the client while a request is served.
         .half_close(true)
-        // Not `pipeline_flush`: it buffers without bound for a client that does not read. Nor `keep_alive`: it says
-        // `close` in a 101, too. The framing has bounded a head already, but for its line ends.
+        // Not `pipeline_flush`: it buffers without bound for a client that does not read. Not `keep_alive`: it adds
+        // `Connection: close` to a 101. The framing has checked the limits; this one must not be lower.
         .max_header_size(limits.header + limits.request_line + HEAD_CRLF_BYTES);
     if limits.headers != HYPER_MAX_HEADERS {
         builder.max_headers(limits.headers);
@@ -61,19 +62,19 @@ fn http1_connection(server: Arc<Server>, stream: ClientStream) -> HttpConn {
     builder.serve_connection(TokioIo::new(wire), ConnService { context, upgrade_slot: OnceLock::new() })
 }
 
-/// What the connection is after its last answer, if that was a 101: hyper leaves the socket open then, and what it has
-/// read too much in its buffer.
-fn upgraded(spoken: HttpConn) -> Option<Box<websocket::WebSocketConn>> {
-    let Parts { io, read_buf, service, .. } = spoken.into_parts();
+/// Returns the WebSocket if the last response was a 101. hyper then leaves the socket open and returns what it has read
+/// beyond the handshake.
+fn upgraded(http_conn: HttpConn) -> Option<Box<websocket::WebSocketConn>> {
+    let Parts { io, read_buf, service, .. } = http_conn.into_parts();
     let accepted = service.take_upgrade()?;
-    let (stream, held) = io.into_inner().into_parts();
-    Some(websocket::serve(stream, &[&*read_buf, &*held].concat(), *accepted))
+    let (stream, buffered) = io.into_inner().into_parts();
+    Some(websocket::serve(stream, &[&*read_buf, &*buffered].concat(), *accepted))
 }
 
-/// Notes that a connection is over before what is under way on it is dropped.
+/// Marks a connection as closed before the requests in flight on it are dropped.
 struct CloseGuard {
     connection: Arc<Connection>,
-    /// Its task came to its end. If not, the reactor has dropped it, as it does when the daemon stops.
+    /// The connection's future completed. Otherwise the reactor dropped it because the daemon stops.
     has_finished: bool,
 }
 

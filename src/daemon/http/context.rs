@@ -1,6 +1,6 @@
-//! What requests share: the server with its limits and settings, and the connection that they come on.
+//! The state that requests share: the server with its limits and settings, and their connection.
 //!
-//! Types alone, below everything that serves a request; `edge` makes the [`Server`] and replaces it at a reload.
+//! `run` creates the [`Server`] and replaces it at a reload.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -19,60 +19,60 @@ use super::forwarded::TrustedPeers;
 use super::h1::framing::Violation;
 use super::request_id::RequestIds;
 
-/// Bytes of one body, either way, before others have their turn: a fraction of a millisecond.
+/// A body yields to other tasks after this many bytes, a fraction of a millisecond.
 pub(super) const YIELD_AFTER_BYTES: usize = 256 * 1024;
 
-/// What bounds a request. Units: bytes, except where a type says otherwise.
+/// Limits of a request. Units are bytes unless the type or the doc says otherwise.
 #[derive(Debug, Clone)]
 pub struct RequestLimits {
-    /// `limits.body`.
+    /// `limits.body`: bytes of a body; `None`: no limit.
     pub body: Option<u64>,
-    /// `limits.header`: all fields together.
+    /// `limits.header`: bytes of all fields together.
     pub header: usize,
     /// `limits.headers`: number of fields.
     pub headers: usize,
-    /// `limits.request_line`.
+    /// `limits.request_line`: bytes of the request line.
     pub request_line: usize,
-    /// `timeouts.body`: the longest pause between two pieces of a body.
+    /// `timeouts.body`: longest pause between two pieces of a body.
     pub body_timeout: Duration,
-    /// `limits.body_rate`: bytes per second that a body comes at least.
+    /// `limits.body_rate`: minimum average rate of a body in bytes per second; `None`: no minimum.
     pub body_rate: Option<u64>,
-    /// `limits.spool_memory`: bytes of bodies that wait in memory, all together.
+    /// `limits.spool_memory`: bytes of all bodies that are spooled in memory.
     pub spool_memory: u64,
-    /// `limits.spool_disk`: the same in files.
+    /// `limits.spool_disk`: bytes of all bodies that are spooled in files.
     pub spool_disk: u64,
-    /// Whether a connection serves more than one request (`timeouts.keepalive` is not 0).
+    /// False if a connection serves one request only (`timeouts.keepalive` is 0).
     pub keepalive: bool,
 }
 
-/// `http.underscores`: what becomes of fields with an underscore in their name.
+/// `http.underscores`: the treatment of fields with an underscore in their name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum UnderscorePolicy {
-    /// The application does not get them.
+    /// They are removed.
     #[default]
     Drop,
-    /// A request that has one is answered 400.
+    /// The request is answered 400.
     Refuse,
-    /// The application gets them.
+    /// They are passed to the application.
     Allow,
 }
 
-/// What a reload can change.
+/// The settings that a reload replaces.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What is too much.
+    /// Limits of each request.
     pub limits: RequestLimits,
     /// `http.underscores`.
     pub underscores: UnderscorePolicy,
     /// `proxy.trusted`.
     pub trusted: TrustedPeers,
-    /// How WebSockets are served.
+    /// Settings of WebSockets.
     pub websocket: websocket::WebSocketSettings,
-    /// Whether every request is noted.
+    /// Every request is logged; otherwise only failures.
     pub log_access: bool,
 }
 
-/// What all connections share that began under the same settings.
+/// The state shared by all connections that were opened under the same settings.
 #[derive(Debug)]
 pub struct Server {
     pub(super) dispatcher: &'static Dispatcher,
@@ -81,7 +81,7 @@ pub struct Server {
     pub(super) trusted: TrustedPeers,
     pub(super) websocket: websocket::WebSocketSettings,
     pub(super) websockets: Arc<websocket::WebSocketResources>,
-    /// Where bodies over 16 MiB wait: a file system on disk.
+    /// Directory for spooled files, on a disk.
     pub(super) spool_dir: PathBuf,
     pub(super) spool_budgets: &'static SpoolBudgets,
     pub(super) ids: Arc<RequestIds>,
@@ -91,7 +91,7 @@ pub struct Server {
 }
 
 impl RequestLimits {
-    /// How fast a body has to come.
+    /// Returns the minimum rate of a request's body.
     pub(super) fn min_body_rate(&self) -> MinDataRate {
         MinDataRate { timeout: self.body_timeout, bytes_per_second: self.body_rate }
     }
@@ -107,7 +107,7 @@ impl SpoolBudgets {
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 impl Server {
-    /// Shared by all connections.
+    /// Creates the server at start; [`Server::with_settings`] replaces it at a reload.
     pub fn new(
         dispatcher: &'static Dispatcher,
         settings: Settings,
@@ -115,7 +115,7 @@ impl Server {
         journal: Journal,
     ) -> Arc<Self> {
         let Settings { limits, underscores, trusted, websocket, log_access } = settings;
-        // A daemon has one for as long as it lives.
+        // Leaked: one per process, and bodies refer to it.
         let spools: &'static SpoolBudgets = Box::leak(Box::default());
         spools.set_limits(&limits);
         Arc::new(Self {
@@ -134,7 +134,7 @@ impl Server {
         })
     }
 
-    /// The same for connections that begin from now on; those that are open keep what they began with.
+    /// Returns a server with other settings, for connections opened from now on; open ones keep theirs.
     pub fn with_settings(&self, settings: Settings) -> Arc<Self> {
         let Settings { limits, underscores, trusted, websocket, log_access } = settings;
         self.spool_budgets.set_limits(&limits);
@@ -155,27 +155,27 @@ impl Server {
     }
 }
 
-/// A connection, and the server that it began with. One, so that a request counts one reference to both.
+/// A connection and the server that it was opened with, in one allocation: a request holds one reference to both.
 #[derive(Debug)]
 pub(super) struct ConnContext {
     pub(super) server: Arc<Server>,
     pub(super) connection: Arc<Connection>,
-    /// Whether what the peer says of a request's origin is believed.
+    /// The peer's `X-Forwarded-*` and `X-Request-ID` fields are used (`proxy.trusted`).
     pub(super) trusts_peer: bool,
-    /// Why the connection's last request, whose place a stand-in has taken, is refused.
+    /// Set when a head was refused: hyper got a stand-in request in its place, the last of the connection.
     pub(super) refused_head: OnceLock<RefusedHead>,
 }
 
-/// Why the last head on a connection was refused.
+/// A head that was refused.
 #[derive(Debug)]
 pub(super) struct RefusedHead {
     pub(super) violation: Violation,
-    /// How the head begins, printable and bounded.
+    /// The beginning of the head for the journal, escaped and bounded.
     pub(super) excerpt: String,
 }
 
-/// Turns an `Instant` into `CLOCK_MONOTONIC` nanoseconds, the time that daemon and workers share. (`Instant` is
-/// that clock on Linux, but does not say its number.)
+/// Converts an `Instant` into `CLOCK_MONOTONIC` nanoseconds, the time that daemon and workers share. (`Instant` is that
+/// clock on Linux, but hides its value.)
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     start: Instant,
@@ -186,8 +186,8 @@ impl Clock {
     fn new() -> Self {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-        let rest = u64::try_from(now.tv_nsec).unwrap_or_default();
-        Self { start: Instant::now(), nanoseconds: seconds * 1_000_000_000 + rest }
+        let subsec = u64::try_from(now.tv_nsec).unwrap_or_default();
+        Self { start: Instant::now(), nanoseconds: seconds * 1_000_000_000 + subsec }
     }
 
     pub(super) fn monotonic_ns(&self, instant: Instant) -> u64 {

@@ -1,9 +1,8 @@
-//! What a proxy says of the request that it passes on: `X-Forwarded-For` and `X-Forwarded-Proto`.
+//! The client and scheme that trusted proxies report: `X-Forwarded-For` and `X-Forwarded-Proto`.
 //!
-//! Both are fields that anybody can send. They are read only of a peer that `proxy.trusted` names, and then only as far
-//! as trusted hops have written them: `X-Forwarded-For` from its right end to the first address that is not trusted,
-//! which is the client; of `X-Forwarded-Proto` the last value, because that is the peer's own. Pure: no connection,
-//! no clock, no allocation. `request` calls it for requests that have such fields.
+//! Any client can send these fields. They are read only if `proxy.trusted` names the peer, and only as far as trusted
+//! hops wrote them: `X-Forwarded-For` from the right to the first address that is not trusted, which is the client; of
+//! `X-Forwarded-Proto` the last value, which the peer wrote. Pure functions, called by `request_meta`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,10 +13,10 @@ use ipnet::IpNet;
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// `proxy.trusted`: the peers that are believed.
+/// `proxy.trusted`: the peers whose forwarding fields are used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedPeers {
-    /// Everybody.
+    /// Every peer.
     pub all: bool,
     /// Peers on a unix socket.
     pub unix: bool,
@@ -26,8 +25,8 @@ pub struct TrustedPeers {
 }
 
 impl TrustedPeers {
-    /// Whether the peer is believed; `None` is one on a unix socket. The address is canonical: IPv4 is not written as
-    /// IPv6.
+    /// True if the peer is trusted; `None` is a peer on a unix socket. The address must be canonical (no IPv4-mapped
+    /// IPv6).
     pub(super) fn trusts(&self, peer: Option<IpAddr>) -> bool {
         match peer {
             _ if self.all => true,
@@ -37,17 +36,17 @@ impl TrustedPeers {
     }
 }
 
-/// What a trusted peer says of a request.
+/// The origin of a request according to a trusted peer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct ProxyClaim {
-    /// Where it comes from; the port is 0 if it is not known. `None`: from the peer itself, as far as anybody knows.
+    /// The client's address, with port 0 if unknown. `None`: the peer itself.
     pub(super) client: Option<SocketAddr>,
-    /// Whether it came over TLS. `None` if that was not said.
+    /// True if the client used TLS; `None` if the peer did not report it.
     pub(super) https: Option<bool>,
 }
 
 impl ProxyClaim {
-    /// Reads the fields of a request that came from a trusted peer.
+    /// Reads the fields of a request from a trusted peer.
     pub(super) fn read(headers: &HeaderMap, trusted: &TrustedPeers) -> Self {
         Self {
             client: client(&headers.get_all(X_FORWARDED_FOR), trusted),
@@ -56,13 +55,13 @@ impl ProxyClaim {
     }
 }
 
-/// The right-most address that is not trusted. If all are, the left-most one: then the client is within the trusted
-/// network. What is no address ends the search, since nothing left of it can be attributed to anybody; the client is
-/// then the last hop that is known (as nginx has it).
+/// Returns the right-most address that is not trusted; if all are trusted, the left-most, because the client is then
+/// within the trusted network. An element that is no address ends the search, because anyone may have written what is
+/// left of it; the client is then the last known hop, as in nginx.
 fn client(fields: &GetAll<'_, HeaderValue>, trusted: &TrustedPeers) -> Option<SocketAddr> {
     let mut known = None;
     for element in elements_from_the_right(fields) {
-        // What nginx writes for a client of its own on a unix socket.
+        // nginx writes this for a client on a unix socket.
         if element == b"unix:" && trusted.trusts(None) {
             continue;
         }
@@ -75,11 +74,11 @@ fn client(fields: &GetAll<'_, HeaderValue>, trusted: &TrustedPeers) -> Option<So
     known
 }
 
-/// The last value; what is none of the schemes says nothing.
+/// Returns whether the last value is a TLS scheme; `None` if it is no known scheme.
 fn https(fields: &GetAll<'_, HeaderValue>) -> Option<bool> {
     let last = elements_from_the_right(fields).next()?;
     let is = |schemes: [&str; 2]| schemes.iter().any(|scheme| last.eq_ignore_ascii_case(scheme.as_bytes()));
-    // Some proxies name the WebSocket's scheme for its handshake.
+    // Some proxies send the WebSocket's scheme with a handshake.
     match (is(["https", "wss"]), is(["http", "ws"])) {
         (true, _) => Some(true),
         (_, true) => Some(false),
@@ -87,7 +86,7 @@ fn https(fields: &GetAll<'_, HeaderValue>) -> Option<bool> {
     }
 }
 
-/// The elements of a list over all of its fields (RFC 9110 §5.6.1), the last one first; empty ones do not count.
+/// Returns the elements of a list over all its fields, the last one first, without empty ones (RFC 9110 §5.6.1).
 fn elements_from_the_right<'h>(fields: &GetAll<'h, HeaderValue>) -> impl Iterator<Item = &'h [u8]> + use<'h> {
     fields
         .iter()
@@ -97,7 +96,7 @@ fn elements_from_the_right<'h>(fields: &GetAll<'h, HeaderValue>) -> impl Iterato
         .filter(|element| !element.is_empty())
 }
 
-/// An address as proxies write it: `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:4711`.
+/// Parses an address in the forms that proxies write: `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:4711`.
 fn address(element: &[u8]) -> Option<SocketAddr> {
     let text = str::from_utf8(element).ok()?;
     let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
@@ -136,7 +135,7 @@ mod tests {
     const NEAR: [&str; 3] = ["127.0.0.0/8", "::1/128", "10.0.0.0/8"];
 
     #[test]
-    fn the_right_most_address_that_is_not_trusted_is_the_client() {
+    fn the_right_most_untrusted_address_is_the_client() {
         let near = trusted(&NEAR);
         for (values, client) in [
             (&["192.0.2.1"][..], Some("192.0.2.1")),
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_read_in_every_form_that_proxies_write() {
+    fn addresses_are_parsed_in_every_form_proxies_write() {
         let near = trusted(&NEAR);
         for (value, client) in [
             ("192.0.2.1:4711", "192.0.2.1:4711"),
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_ends_the_search_at_the_last_hop_that_is_known() {
+    fn an_element_that_is_no_address_ends_the_search() {
         let near = trusted(&NEAR);
         for garbage in [
             "unknown",
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_client_sends_it_cannot_choose_its_address() {
+    fn a_client_cannot_choose_its_address() {
         let near = trusted(&NEAR);
         let hops = ["10.0.0.1", "127.0.0.1:80", "[::1]", "::1", "::ffff:10.2.2.2", "unix:", ""];
         let lies = [
@@ -287,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn no_bytes_make_the_reader_panic_or_give_an_address_that_was_not_sent() {
+    fn random_bytes_never_yield_an_address_that_was_not_sent() {
         let near = trusted(&NEAR);
         let mut rng = Rng::new(7);
         let alphabet: Vec<u8> =

@@ -1,4 +1,4 @@
-//! A WebSocket's handshake (RFC 6455 §4.2), as far as it is HTTP: what is asked, and the 101 that answers it.
+//! The HTTP side of a WebSocket handshake (RFC 6455 §4.2): checks the request and sets the fields of the 101.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,10 +12,10 @@ use crate::websocket::{self, AcceptedHandshake, DeflateParams};
 
 use super::fault::{Refusal, RequestFault};
 
-/// Where an accepted WebSocket waits until hyper is through with the connection.
+/// Holds an accepted WebSocket until hyper releases the connection.
 pub(super) type UpgradeSlot = Arc<Mutex<Option<Box<AcceptedHandshake>>>>;
 
-/// What is to be answered, if the application accepts.
+/// A valid handshake that the application may accept.
 #[derive(Debug)]
 pub(super) struct Handshake {
     accept: HeaderValue,
@@ -23,8 +23,8 @@ pub(super) struct Handshake {
     slot: UpgradeSlot,
 }
 
-/// Does it ask for a WebSocket? Anything else that it may ask for with `Upgrade` is not served here and passed over,
-/// as a server may (RFC 9110 §7.8); so is a request that cannot be a handshake (RFC 6455 §4.1: GET, HTTP/1.1).
+/// True if the request is a WebSocket handshake, which is a GET of HTTP/1.1 (RFC 6455 §4.1). Other protocols in
+/// `Upgrade` are ignored, as a server may (RFC 9110 §7.8).
 pub(super) fn is_handshake(parts: &request::Parts) -> bool {
     parts.headers.contains_key(UPGRADE)
         && parts.method == Method::GET
@@ -33,14 +33,14 @@ pub(super) fn is_handshake(parts: &request::Parts) -> bool {
         && contains_token(&parts.headers, &CONNECTION, "upgrade")
 }
 
-/// Is the token in the comma-separated list of these fields (RFC 9110 §5.6.1)?
+/// True if one of these fields lists the token (RFC 9110 §5.6.1).
 fn contains_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|listed| listed.trim().eq_ignore_ascii_case(token))
 }
 
 impl Handshake {
-    /// Checks the rest of what RFC 6455 §4.2.1 asks of it.
+    /// Checks the other requirements of RFC 6455 §4.2.1.
     pub(super) fn new(parts: &request::Parts, compression: bool, slot: UpgradeSlot) -> Result<Self, Refusal> {
         let headers = &parts.headers;
         if single_value(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
@@ -56,8 +56,8 @@ impl Handshake {
         Ok(Self { accept, deflate, slot })
     }
 
-    /// What the application gave with its accept becomes the fields of the 101. A subprotocol that the client did not
-    /// offer goes out as it is, as uvicorn has it: the client is to judge.
+    /// Turns the fields of the application's accept into those of the 101. A subprotocol that the client did not offer is
+    /// sent, as uvicorn does: the client must reject it.
     pub(super) fn set_response_fields(&self, fields: &mut HeaderMap) {
         for own in [CONTENT_LENGTH, TRANSFER_ENCODING, SEC_WEBSOCKET_EXTENSIONS] {
             fields.remove(own);
@@ -72,13 +72,13 @@ impl Handshake {
         }
     }
 
-    /// Has the connection go on with it.
+    /// Hands the WebSocket to the connection, which continues with it after the 101.
     pub(super) fn fill_slot(&self, accepted: AcceptedHandshake) {
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(accepted));
     }
 }
 
-/// The field's value, if there is one and no other.
+/// Returns the field's value if it occurs exactly once.
 fn single_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_a_websocket_says_so_in_two_fields() {
+    fn a_handshake_needs_upgrade_and_connection() {
         assert!(is_handshake(&parts(|_| {})));
         assert!(is_handshake(&parts(set(UPGRADE, "h2c, WebSocket"))));
         assert!(!is_handshake(&parts(set(UPGRADE, "h2c"))));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_the_servers_to_say_the_application_does_not_say() {
+    fn the_server_replaces_the_applications_handshake_fields() {
         let parts = parts(set(SEC_WEBSOCKET_EXTENSIONS, "permessage-deflate"));
         for (compression, extensions) in [
             (true, Some("permessage-deflate; server_no_context_takeover; client_no_context_takeover")),

@@ -1,4 +1,4 @@
-//! A request's head: hyper's types to the channel's.
+//! Checks of a request's head beyond its framing, and its conversion from hyper's types to the channel's.
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Version, request};
@@ -7,48 +7,48 @@ use super::context::{UnderscorePolicy, X_REQUEST_ID};
 use super::fault::{Refusal, RequestFault};
 use super::h1::framing;
 
-/// What one look at the fields finds.
+/// The result of one pass over a request's fields.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct HeaderScan<'h> {
     n_hosts: usize,
-    /// The first `X-Request-ID`.
+    /// The first `X-Request-ID` field.
     pub(super) request_id: Option<&'h HeaderValue>,
-    /// There is an `X-Forwarded-For` or an `X-Forwarded-Proto`.
+    /// There is an `X-Forwarded-For` or `X-Forwarded-Proto` field.
     pub(super) is_forwarded: bool,
     /// There is a `Proxy` field.
     has_proxy: bool,
-    /// There is a name with an underscore.
+    /// A field's name has an underscore.
     has_underscore: bool,
 }
 
 impl<'h> HeaderScan<'h> {
-    /// Once through all fields: there are few, and finding one by its name costs as much.
+    /// Scans all fields: there are few, and one lookup by name costs as much.
     pub(super) fn of(headers: &'h HeaderMap) -> Self {
-        let mut seen = Self::default();
+        let mut scan = Self::default();
         for (name, value) in headers {
             let name = name.as_str().as_bytes();
-            // All bytes, not until the first: so that many are looked at in one instruction.
-            seen.has_underscore |= name.iter().fold(0, |found, byte| found | u8::from(*byte == b'_')) > 0;
+            // Without an early exit, so that the loop is vectorized.
+            scan.has_underscore |= name.iter().fold(0, |found, byte| found | u8::from(*byte == b'_')) > 0;
             match name {
-                b"host" => seen.n_hosts += 1,
-                b"proxy" => seen.has_proxy = true,
-                b"x-request-id" => seen.request_id = seen.request_id.or(Some(value)),
-                b"x-forwarded-for" | b"x-forwarded-proto" => seen.is_forwarded = true,
+                b"host" => scan.n_hosts += 1,
+                b"proxy" => scan.has_proxy = true,
+                b"x-request-id" => scan.request_id = scan.request_id.or(Some(value)),
+                b"x-forwarded-for" | b"x-forwarded-proto" => scan.is_forwarded = true,
                 _ => {}
             }
         }
-        seen
+        scan
     }
 
-    /// Whether there are fields that are not for the application; [`remove_unsafe`] removes them.
+    /// True if [`remove_unsafe`] has fields to remove.
     pub(super) fn has_unsafe(&self, underscores: UnderscorePolicy) -> bool {
         self.has_proxy || self.has_underscore && underscores == UnderscorePolicy::Drop
     }
 }
 
-/// Removes what an application could take for something else: `Proxy`, of which CGI makes `HTTP_PROXY`, where many
-/// libraries look for the proxy to use (CVE-2016-5385); and names with an underscore, unless they are allowed, because
-/// CGI has the same key for `X_Real_IP` and for the `X-Real-IP` that a proxy has set.
+/// Removes fields that collide in a CGI environment: `Proxy`, which becomes `HTTP_PROXY`, where many libraries find
+/// their outgoing proxy (CVE-2016-5385); and names with an underscore, unless they are allowed, because `X_Real_IP` gets
+/// the same key as the `X-Real-IP` that a proxy has set.
 pub(super) fn remove_unsafe(headers: &mut HeaderMap, underscores: UnderscorePolicy) {
     headers.remove("proxy");
     if underscores == UnderscorePolicy::Allow {
@@ -60,45 +60,45 @@ pub(super) fn remove_unsafe(headers: &mut HeaderMap, underscores: UnderscorePoli
     }
 }
 
-/// Refuses what RFC 9110 and 9112 say must be refused, and the framing and hyper let through.
+/// Refuses a head that RFC 9110 or 9112 requires to be refused, although the framing and hyper accept it.
 pub(super) fn check(
     parts: &request::Parts,
-    seen: &HeaderScan<'_>,
+    scan: &HeaderScan<'_>,
     underscores: UnderscorePolicy,
 ) -> Result<(), Refusal> {
     let refuse = |fault| Err(Refusal::Client(fault));
     if parts.method == Method::CONNECT {
         return refuse(RequestFault::Connect);
     }
-    // RFC 9112 §3.2: a path, alone or in a URI; `*` for OPTIONS only; a mere authority for CONNECT only.
+    // RFC 9112 §3.2: a path, alone or in a URI; `*` only for OPTIONS; an authority alone only for CONNECT.
     let path = parts.uri.path();
     let is_target = path.starts_with('/') || path == "*" && parts.method == Method::OPTIONS;
     if !is_target {
         return refuse(RequestFault::Target);
     }
     // RFC 9112 §3.2: 400 for a request of HTTP/1.1 without Host, or with more than one.
-    match seen.n_hosts {
+    match scan.n_hosts {
         0 if parts.version == Version::HTTP_11 => {
             return refuse(RequestFault::NoHost);
         }
         0 | 1 => {}
         _ => return refuse(RequestFault::ManyHosts),
     }
-    if seen.has_underscore && underscores == UnderscorePolicy::Refuse {
+    if scan.has_underscore && underscores == UnderscorePolicy::Refuse {
         return refuse(RequestFault::Underscore);
     }
     Ok(())
 }
 
-/// Has the application find the request's id in the field, in place of one that was not taken over.
+/// Replaces an `X-Request-ID` field by the request's id.
 pub(super) fn set_request_id(headers: &mut HeaderMap, id: HeaderValue) {
     headers.insert(X_REQUEST_ID, id);
 }
 
-/// A target that is a whole URI names the host, whatever the Host field says (RFC 9112 §3.2.2).
+/// Replaces `Host` by the host of an absolute-form target, which takes precedence (RFC 9112 §3.2.2).
 pub(super) fn set_host(parts: &mut request::Parts) -> Result<(), Refusal> {
     let Some(authority) = parts.uri.authority() else { return Ok(()) };
-    // User information is an error there (RFC 9110 §4.2.4), and an empty host, too (§4.2.1).
+    // RFC 9110: user information (§4.2.4) and an empty host (§4.2.1) are errors.
     let host = authority.as_str();
     let host = Some(host).filter(|host| !host.is_empty() && framing::is_host(host.as_bytes()));
     let host = host.and_then(|host| HeaderValue::from_str(host).ok());
@@ -106,8 +106,8 @@ pub(super) fn set_host(parts: &mut request::Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The fields as the worker gets them: without `Transfer-Encoding`, because the body it gets has been decoded
-/// (RFC 9112 §7.1.3). An ASGI application that gets the body as it comes gets them as they came.
+/// Returns the fields for the worker. `Transfer-Encoding` is removed when the body was decoded whole (RFC 9112 §7.1.3),
+/// and kept for an ASGI application that receives a streamed body.
 pub(super) fn fields(
     headers: &HeaderMap,
     keep_transfer_encoding: bool,
@@ -118,13 +118,12 @@ pub(super) fn fields(
         .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
 }
 
-/// After decoding a chunked body its length is known: the worker sees it as `Content-Length`, which is what
-/// frameworks look at (Django reads nothing without it).
+/// Sets the length of a chunked body that was received whole. Frameworks need it: Django reads nothing without it.
 pub(super) fn set_content_length(headers: &mut HeaderMap, len: u64) {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
 }
 
-/// A 103 (RFC 8297), which hyper does not write.
+/// Encodes a 103 (RFC 8297), which hyper does not write.
 pub(super) fn early_hints(fields: &HeaderMap) -> Vec<u8> {
     let mut bytes = b"HTTP/1.1 103 Early Hints\r\n".to_vec();
     for (name, value) in fields {
@@ -137,7 +136,7 @@ pub(super) fn early_hints(fields: &HeaderMap) -> Vec<u8> {
     bytes
 }
 
-/// 10 or 11.
+/// Returns the channel's code of the version: 10 or 11.
 pub(super) fn version_code(version: Version) -> u8 {
     if version == Version::HTTP_10 { 10 } else { 11 }
 }
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_a_path_or_a_uri_and_a_star_is_for_options() {
+    fn a_target_is_a_path_a_uri_or_a_star_for_options() {
         for (method, target) in [(Method::GET, "/"), (Method::GET, "http://a/b"), (Method::OPTIONS, "*")] {
             assert_eq!(checked(&parts(method, target)), Ok(()), "{target}");
         }
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_cgi_would_confuse_are_dropped_refused_or_allowed() {
+    fn underscore_policy_drops_refuses_or_allows_fields() {
         let mut sent = parts(Method::GET, "/");
         for name in ["x-real-ip", "x_real_ip", "_", "proxy", "proxy-connection", "proxy_"] {
             let name = HeaderName::from_static(name);
@@ -179,9 +178,9 @@ mod tests {
             (UnderscorePolicy::Allow, &["_", "host", "proxy-connection", "proxy_", "x-real-ip", "x_real_ip"]),
         ] {
             let mut parts = sent.clone();
-            let seen = HeaderScan::of(&parts.headers);
-            assert_eq!(check(&parts, &seen, underscores), Ok(()));
-            assert!(seen.has_unsafe(underscores));
+            let scan = HeaderScan::of(&parts.headers);
+            assert_eq!(check(&parts, &scan, underscores), Ok(()));
+            assert!(scan.has_unsafe(underscores));
             remove_unsafe(&mut parts.headers, underscores);
             let mut names: Vec<_> = parts.headers.keys().map(HeaderName::as_str).collect();
             names.sort_unstable();
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_in_the_target_goes_before_the_field() {
+    fn a_host_in_the_target_replaces_the_field() {
         for (target, host) in
             [("/", "field.example"), ("http://a.example/", "a.example"), ("http://[::1]:8/", "[::1]:8")]
         {
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_with_an_impossible_host_is_refused() {
+    fn a_target_with_an_invalid_host_is_refused() {
         for target in ["http://me@a.example/", "http://a:b/", "http://a:99999/", "http://:80/"] {
             let Ok(uri) = target.parse::<http::Uri>() else { continue };
             let mut parts = parts(Method::GET, "/");

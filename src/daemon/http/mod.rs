@@ -1,7 +1,7 @@
-//! HTTP/1.1 (RFC 9112) on the daemon's side: hyper parses and writes, this turns requests into exchanges and
-//! answers into responses.
+//! The HTTP server: turns requests into exchanges and the application's responses into HTTP responses.
 //!
-//! `edge` calls [`serve`] with each accepted stream. Only [`fault`] chooses status codes of the daemon's own.
+//! `edge` calls [`serve`] with each accepted stream. hyper parses and writes messages; [`h1`] checks an HTTP/1 message
+//! before hyper sees it. Everything outside of [`h1`] and [`conn`] is independent of the version of HTTP.
 
 mod access_log;
 mod body;

@@ -1,4 +1,4 @@
-//! Request ids: one per request, in the response's `X-Request-ID`, in `HTTP_X_REQUEST_ID` and in the journal.
+//! Request ids: one per request, in the response's `X-Request-ID` field, in the journal, and in the request's frame.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,33 +6,32 @@ use http::HeaderValue;
 
 use crate::buffer_pool;
 
-/// Makes ids: 16 hexadecimal digits that are random for this life of the daemon, then a counter of at least
-/// 6. Unique across restarts and machines for every practical purpose, and cheap: no random number per request.
+/// Generates ids: 16 hexadecimal digits that are random per process, then a counter of at least 6 digits. Unique across
+/// restarts and machines for every practical purpose, without a random number per request.
 #[derive(Debug)]
 pub(super) struct RequestIds {
     prefix: [u8; 16],
     count: AtomicU64,
 }
 
-/// Longest id that is taken over, in bytes.
+/// Longest id accepted from a trusted peer, in bytes.
 const MAX_ID_BYTES: usize = 128;
 
-/// An id on its way through a request. It is a field value from the start: that is where it ends.
+/// A request's id, stored as the field value that the response will carry.
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(HeaderValue);
 
 impl RequestIds {
-    /// Ids of a new life.
+    /// Creates a generator with a random prefix.
     pub(super) fn new() -> Self {
-        // `RandomState` is seeded by the kernel; a clock would repeat itself, a random crate is not needed.
+        // `RandomState` is seeded by the kernel, so no random crate is needed; a clock could repeat.
         let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
         let mut prefix = [0; 16];
         write_hex(random, &mut prefix);
         Self { prefix, count: AtomicU64::new(0) }
     }
 
-    /// A request's id: the one that a trusted peer gives it, if [`is_safe`], so that it stays the same all the way; else
-    /// a new one.
+    /// Returns a request's id: `given`, the one of a trusted peer that passed [`is_acceptable`], or a new one.
     pub(super) fn for_request(&self, given: Option<&HeaderValue>) -> RequestId {
         if let Some(given) = given {
             return RequestId(given.clone());
@@ -53,36 +52,37 @@ impl RequestIds {
 }
 
 impl RequestId {
-    /// The id's bytes, ASCII.
+    /// Returns the id as ASCII bytes.
     pub(super) fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub(super) fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
 
-    /// The id as a response's field.
+    /// Returns the id as a field value.
     pub(super) fn into_value(self) -> HeaderValue {
         self.0
     }
 }
 
-/// Whether it can be written into a header and a log: letters, digits, `._-`, at most 128.
+/// True if an id from a trusted peer can be used in fields and logs: letters, digits and `._-`, at most
+/// [`MAX_ID_BYTES`].
 pub(super) fn is_acceptable(id: &HeaderValue) -> bool {
     !id.is_empty()
         && id.len() <= MAX_ID_BYTES
         && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
 }
 
-/// An id that is not taken over, for the log: what is not printable is escaped, and what is too long cut.
+/// Returns a rejected id for the log: escaped and cut to [`MAX_ID_BYTES`].
 pub(super) fn escaped(id: &HeaderValue) -> String {
     let bytes = id.as_bytes();
     bytes.get(..MAX_ID_BYTES).unwrap_or(bytes).escape_ascii().to_string()
 }
 
-/// Writes a number as 16 digits.
+/// Writes a number as hexadecimal digits with leading zeros.
 fn write_hex(mut value: u64, digits: &mut [u8]) {
     for digit in digits.iter_mut().rev() {
         *digit = b"0123456789abcdef"[(value & 15) as usize];
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_taken_over_if_it_is_short_and_plain() {
+    fn an_id_is_accepted_if_it_is_short_and_plain() {
         let ids = RequestIds::new();
         let kept = HeaderValue::from_static("7f3-A_b.c");
         assert!(is_acceptable(&kept));
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_not_taken_over_is_shown_in_printable_characters() {
+    fn a_rejected_id_is_escaped_for_the_log() {
         for (id, text) in [
             (&b"a b"[..], "a b".to_owned()),
             (b"a\t\xff", "a\\t\\xff".to_owned()),

@@ -29,14 +29,14 @@ impl RequestMeta {
     pub(super) fn new(
         context: &ConnContext,
         parts: &request::Parts,
-        seen: &head::HeaderScan<'_>,
+        scan: &head::HeaderScan<'_>,
         received_at: Instant,
     ) -> Self {
         let ConnContext { server, trusts_peer, .. } = context;
-        let accepted_id = seen.request_id.filter(|id| *trusts_peer && request_id::is_acceptable(id));
-        let discarded_id = seen.request_id.filter(|_| accepted_id.is_none());
+        let accepted_id = scan.request_id.filter(|id| *trusts_peer && request_id::is_acceptable(id));
+        let discarded_id = scan.request_id.filter(|_| accepted_id.is_none());
         let id = server.ids.for_request(accepted_id);
-        let is_forwarded = seen.is_forwarded && *trusts_peer;
+        let is_forwarded = scan.is_forwarded && *trusts_peer;
         let origin = (is_forwarded || discarded_id.is_some()).then(|| {
             let ProxyClaim { client, https } = if is_forwarded {
                 ProxyClaim::read(&parts.headers, &server.trusted)
@@ -72,6 +72,7 @@ impl RequestMeta {
         }
     }
 
+    /// Returns the parts of the request's frame that do not come from its head.
     pub(super) fn frame_meta(&self) -> FrameMeta<'_> {
         FrameMeta { id: &self.id, origin: self.origin.as_deref(), received_at: self.received_at }
     }

@@ -1,42 +1,43 @@
-//! How fast a request's body comes, and for how long more its receiver should wait.
+//! The minimum rate of a request's body: measures what arrived and limits how long its receiver waits for more.
 
 use std::time::{Duration, Instant};
 
-/// What is asked of a client that sends a body.
+/// The minimum rate that a client must keep.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::http) struct MinDataRate {
-    /// `timeouts.body`: the longest pause between two pieces; and the time that a body may take in any case.
+    /// `timeouts.body`: longest wait for one piece, and waiting time that every body is granted in total.
     pub(in crate::http) timeout: Duration,
-    /// `limits.body_rate`: bytes per second on average, of the time beyond that which was spent waiting for the client.
+    /// `limits.body_rate`: bytes that earn one more second of waiting; `None`: no minimum.
     pub(in crate::http) bytes_per_second: Option<u64>,
 }
 
-/// What has come of one body.
+/// The progress of one body.
 #[derive(Debug, Default)]
 pub(in crate::http) struct DataRate {
     bytes: u64,
+    /// Total time spent waiting for the client.
     waited: Duration,
-    /// Since when somebody waits.
+    /// Start of the current wait for the client; `None` while nothing waits.
     waiting_since: Option<Instant>,
 }
 
 impl DataRate {
-    /// So many bytes have come.
+    /// Counts received bytes.
     pub(in crate::http) fn add(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
+        self.bytes = self.bytes.saturating_add(bytes as u64);
     }
 
-    /// Somebody waits for the client from now on. Returns for how long: after that it is too slow, if nothing comes.
-    pub(in crate::http) fn begin_wait(&mut self, least: MinDataRate, now: Instant) -> Duration {
+    /// Begins a wait for the client. Returns its longest duration, after which the client is too slow.
+    pub(in crate::http) fn begin_wait(&mut self, min: MinDataRate, now: Instant) -> Duration {
         self.end_wait(now);
         self.waiting_since = Some(now);
-        let Some(rate) = least.bytes_per_second else { return least.timeout };
+        let Some(rate) = min.bytes_per_second else { return min.timeout };
         let nanoseconds = u128::from(self.bytes) * 1_000_000_000 / u128::from(rate.max(1));
         let earned = u64::try_from(nanoseconds).map_or(Duration::MAX, Duration::from_nanos);
-        earned.saturating_add(least.timeout).saturating_sub(self.waited).min(least.timeout)
+        earned.saturating_add(min.timeout).saturating_sub(self.waited).min(min.timeout)
     }
 
-    /// Nobody does any more.
+    /// Ends the wait, if one has begun.
     pub(in crate::http) fn end_wait(&mut self, now: Instant) {
         if let Some(since) = self.waiting_since.take() {
             self.waited += now.saturating_duration_since(since);
@@ -49,59 +50,68 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const LEAST: MinDataRate = MinDataRate { timeout: Duration::from_mins(1), bytes_per_second: Some(256) };
+    const MIN_RATE: MinDataRate =
+        MinDataRate { timeout: Duration::from_mins(1), bytes_per_second: Some(256) };
 
-    /// Waits for pieces of this size, one each interval. When it was given up, if it was.
-    fn given_up(least: MinDataRate, piece: usize, interval: Duration, pieces: u32) -> Option<Duration> {
-        let begun = Instant::now();
-        let (mut pace, mut now) = (DataRate::default(), begun);
+    /// Receives `pieces` pieces of this size, one per interval. Returns the time until the client was too slow, if ever.
+    fn time_until_too_slow(
+        min: MinDataRate,
+        piece: usize,
+        interval: Duration,
+        pieces: u32,
+    ) -> Option<Duration> {
+        let start = Instant::now();
+        let (mut rate, mut now) = (DataRate::default(), start);
         for _ in 0..pieces {
-            let patience = pace.begin_wait(least, now);
-            if patience < interval {
-                return Some(now + patience - begun);
+            let wait = rate.begin_wait(min, now);
+            if wait < interval {
+                return Some(now + wait - start);
             }
             now += interval;
-            pace.end_wait(now);
-            pace.add(piece);
+            rate.end_wait(now);
+            rate.add(piece);
         }
         None
     }
 
     #[test]
-    fn who_pauses_for_too_long_is_too_slow_at_any_rate() {
-        assert_eq!(given_up(LEAST, 1 << 20, 61 * SECOND, 2), Some(60 * SECOND));
-        assert_eq!(given_up(LEAST, 1 << 20, 59 * SECOND, 100), None);
+    fn a_pause_over_the_timeout_is_too_slow_at_any_rate() {
+        assert_eq!(time_until_too_slow(MIN_RATE, 1 << 20, 61 * SECOND, 2), Some(60 * SECOND));
+        assert_eq!(time_until_too_slow(MIN_RATE, 1 << 20, 59 * SECOND, 100), None);
     }
 
     #[test]
-    fn who_dribbles_is_too_slow_when_the_grace_is_over() {
-        let after = given_up(LEAST, 1, SECOND, 1000).unwrap();
+    fn a_slow_body_is_too_slow_after_the_timeout() {
+        let after = time_until_too_slow(MIN_RATE, 1, SECOND, 1000).unwrap();
         assert!((60 * SECOND..61 * SECOND).contains(&after), "{after:?}");
-        let after = given_up(LEAST, 128, SECOND, 1000).unwrap();
+        let after = time_until_too_slow(MIN_RATE, 128, SECOND, 1000).unwrap();
         assert!((119 * SECOND..121 * SECOND).contains(&after), "{after:?}");
-        assert!(given_up(LEAST, 255, SECOND, 100_000).is_some());
+        assert!(time_until_too_slow(MIN_RATE, 255, SECOND, 100_000).is_some());
     }
 
     #[test]
-    fn who_keeps_the_rate_is_never_too_slow() {
-        assert_eq!(given_up(LEAST, 256, SECOND, 100_000), None);
-        assert_eq!(given_up(MinDataRate { bytes_per_second: None, ..LEAST }, 1, 59 * SECOND, 1000), None);
-    }
-
-    #[test]
-    fn what_came_quickly_may_be_followed_by_what_comes_slowly_for_as_long_as_it_earned() {
-        let now = Instant::now();
-        let mut pace = DataRate::default();
-        pace.add(256 * 100);
-        pace.begin_wait(LEAST, now);
-        pace.end_wait(now + 120 * SECOND);
-        assert_eq!(pace.begin_wait(LEAST, now + 120 * SECOND), 40 * SECOND);
-        // What is done meanwhile is not the client's time.
-        pace.end_wait(now + 130 * SECOND);
-        assert_eq!(pace.begin_wait(LEAST, now + 1000 * SECOND), 30 * SECOND);
-        pace.add(usize::MAX);
+    fn a_body_at_the_minimum_rate_is_never_too_slow() {
+        assert_eq!(time_until_too_slow(MIN_RATE, 256, SECOND, 100_000), None);
         assert_eq!(
-            pace.begin_wait(MinDataRate { bytes_per_second: Some(1), ..LEAST }, now + 1000 * SECOND),
+            time_until_too_slow(MinDataRate { bytes_per_second: None, ..MIN_RATE }, 1, 59 * SECOND, 1000),
+            None
+        );
+    }
+
+    #[test]
+    fn a_fast_start_earns_waiting_time_for_the_rest() {
+        let now = Instant::now();
+        let mut rate = DataRate::default();
+        rate.add(256 * 100);
+        rate.begin_wait(MIN_RATE, now);
+        rate.end_wait(now + 120 * SECOND);
+        assert_eq!(rate.begin_wait(MIN_RATE, now + 120 * SECOND), 40 * SECOND);
+        // Time outside of a wait does not count.
+        rate.end_wait(now + 130 * SECOND);
+        assert_eq!(rate.begin_wait(MIN_RATE, now + 1000 * SECOND), 30 * SECOND);
+        rate.add(usize::MAX);
+        assert_eq!(
+            rate.begin_wait(MinDataRate { bytes_per_second: Some(1), ..MIN_RATE }, now + 1000 * SECOND),
             60 * SECOND
         );
     }

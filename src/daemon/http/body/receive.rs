@@ -1,12 +1,12 @@
-//! A request's body: kept in memory while small, else spooled, so that a worker gets it whole and never waits
-//! for a slow client.
+//! Receives a request's body whole, in memory or spooled, so that a worker never waits for a slow client.
 //!
 //! ```text
 //! ≤ 64 KiB       travels in the frame
 //! ≤ 16 MiB       memfd; the worker gets the descriptor
 //! above          a file without a name in the spool directory; the descriptor
 //! ```
-//! What all bodies may have of memory and of the disk is bounded ([`Spools`]); when memory is short, files come earlier.
+//! All bodies together are bounded in memory and on disk ([`SpoolBudgets`]); while memory is short, bodies go to files
+//! earlier.
 
 use std::future::poll_fn;
 use std::path::Path;
@@ -27,7 +27,7 @@ use crate::http::context::YIELD_AFTER_BYTES;
 use crate::http::fault::{Refusal, RequestFault};
 use crate::http::h1;
 
-/// Bytes that a body may have in memory without being counted.
+/// Bytes of a body in memory that are not counted against the budget.
 const MAX_UNCOUNTED: usize = 16 * 1024;
 
 impl From<SpoolError> for Refusal {
@@ -36,12 +36,12 @@ impl From<SpoolError> for Refusal {
     }
 }
 
-/// A body that has arrived.
+/// A body that was received whole.
 #[derive(Debug)]
 pub(in crate::http) enum RequestBytes {
-    /// In memory, for the frame.
+    /// In memory; it travels in the frame.
     Inline(Bytes),
-    /// Spooled: descriptor, and number of bytes.
+    /// Spooled: its descriptor and its length in bytes.
     Spooled(RequestBody, u64),
 }
 
@@ -54,44 +54,44 @@ impl RequestBytes {
     }
 }
 
-/// What bounds a body.
+/// Limits and resources of a body's receipt.
 #[derive(Debug, Clone)]
 pub(in crate::http) struct ReceiveLimits<'a> {
-    /// `limits.body`.
+    /// `limits.body`; `None`: no limit.
     pub(in crate::http) max_body: Option<u64>,
-    /// How fast it has to come.
+    /// The rate below which the client is too slow.
     pub(in crate::http) min_rate: MinDataRate,
-    /// What all bodies may hold.
+    /// The budgets of all spooled bodies.
     pub(in crate::http) budgets: &'static SpoolBudgets,
     /// Directory for bodies over 16 MiB.
     pub(in crate::http) spool_dir: &'a Path,
-    /// Who else has something to do.
+    /// Polled when the task yields.
     pub(in crate::http) dispatcher: &'a Dispatcher,
 }
 
-/// Receives a body. The `100 Continue` that a client may wait for (RFC 9110 §10.1.1) is sent by hyper when the
-/// first piece is asked for, so not before the length has been checked.
+/// Receives a body. hyper sends `100 Continue` (RFC 9110 §10.1.1) at the first read, so after the declared length was
+/// checked.
 pub(in crate::http) async fn receive(
     mut incoming: Incoming,
     limits: &ReceiveLimits<'_>,
 ) -> Result<RequestBytes, Refusal> {
-    let announced = incoming.size_hint().exact();
-    let within = |len: u64| limits.max_body.is_none_or(|most| len <= most);
-    if announced.is_some_and(|len| !within(len)) {
+    let declared = incoming.size_hint().exact();
+    let is_within_limit = |len: u64| limits.max_body.is_none_or(|most| len <= most);
+    if declared.is_some_and(|len| !is_within_limit(len)) {
         return Err(Refusal::Client(RequestFault::BodyTooLarge));
     }
-    let mut pace = DataRate::default();
-    let Some(first) = next_data(&mut incoming, limits.min_rate, &mut pace).await? else {
+    let mut rate = DataRate::default();
+    let Some(first) = next_data(&mut incoming, limits.min_rate, &mut rate).await? else {
         return Ok(RequestBytes::Inline(Bytes::new()));
     };
-    if announced == Some(first.len() as u64) && first.len() <= MAX_INLINE_BODY {
+    if declared == Some(first.len() as u64) && first.len() <= MAX_INLINE_BODY {
         return Ok(RequestBytes::Inline(first));
     }
-    if !within(first.len() as u64) {
+    if !is_within_limit(first.len() as u64) {
         return Err(Refusal::Client(RequestFault::BodyTooLarge));
     }
     let mut collected =
-        Vec::with_capacity(first.len().max(announced.map_or(0, inline_capacity)).min(MAX_UNCOUNTED));
+        Vec::with_capacity(first.len().max(declared.map_or(0, inline_capacity)).min(MAX_UNCOUNTED));
     collected.extend_from_slice(&first);
     drop(first);
     let mut counted = None;
@@ -99,31 +99,31 @@ pub(in crate::http) async fn receive(
         if collected.len() > MAX_UNCOUNTED && counted.is_none() {
             counted = limits.budgets.memory.reserve(MAX_INLINE_BODY as u64);
             if counted.is_none() {
-                // Whoever dribbles it must not keep memory that others need.
+                // Go to a file: a slow body must not hold memory while it is short.
                 break;
             }
         }
-        match next_data(&mut incoming, limits.min_rate, &mut pace).await? {
+        match next_data(&mut incoming, limits.min_rate, &mut rate).await? {
             None => return Ok(RequestBytes::Inline(collected.into())),
             Some(next) => collected.extend_from_slice(&next),
         }
-        if !within(collected.len() as u64) {
+        if !is_within_limit(collected.len() as u64) {
             return Err(Refusal::Client(RequestFault::BodyTooLarge));
         }
     }
     drop(counted);
     let mut spool = Spool::new(limits.budgets, limits.spool_dir)?;
     spool.write(collected.into()).await?;
-    let mut taken = 0;
-    while let Some(next) = next_data(&mut incoming, limits.min_rate, &mut pace).await? {
-        if !within(spool.len() + next.len() as u64) {
+    let mut bytes_since_yield = 0;
+    while let Some(next) = next_data(&mut incoming, limits.min_rate, &mut rate).await? {
+        if !is_within_limit(spool.len() + next.len() as u64) {
             return Err(Refusal::Client(RequestFault::BodyTooLarge));
         }
-        taken += next.len();
+        bytes_since_yield += next.len();
         spool.write(next).await?;
-        if taken >= YIELD_AFTER_BYTES {
-            // A client as fast as this one would keep the reactor for megabytes, and its turn from ending.
-            taken = 0;
+        if bytes_since_yield >= YIELD_AFTER_BYTES {
+            // A fast client must not keep the reactor from its other tasks and from worker completions.
+            bytes_since_yield = 0;
             limits.dispatcher.poll_now();
             tokio::task::yield_now().await;
         }
@@ -132,19 +132,19 @@ pub(in crate::http) async fn receive(
     Ok(RequestBytes::Spooled(spool.finish().await?, len))
 }
 
+/// Returns the capacity to reserve for a body of this declared length.
 fn inline_capacity(len: u64) -> usize {
     usize::try_from(len).unwrap_or(MAX_INLINE_BODY).min(MAX_INLINE_BODY)
 }
 
-/// The next piece of data; `None` at the end. Trailers are read and dropped: neither WSGI nor ASGI has a place
-/// for them.
+/// Returns the next data; `None` at the end. Trailers are dropped: neither WSGI nor ASGI can receive them.
 async fn next_data(
     incoming: &mut Incoming,
-    least: MinDataRate,
-    pace: &mut DataRate,
+    min: MinDataRate,
+    rate: &mut DataRate,
 ) -> Result<Option<Bytes>, Refusal> {
     loop {
-        // What has arrived already needs no timer.
+        // Poll once without a timer: usually the data is there.
         let next = poll_fn(|cx| match Pin::new(&mut *incoming).poll_frame(cx) {
             std::task::Poll::Pending => std::task::Poll::Ready(None),
             std::task::Poll::Ready(next) => std::task::Poll::Ready(Some(next)),
@@ -153,9 +153,9 @@ async fn next_data(
         let next = if let Some(next) = next {
             next
         } else {
-            let patience = pace.begin_wait(least, Instant::now());
-            let next = timeout(patience, poll_fn(|cx| Pin::new(&mut *incoming).poll_frame(cx))).await;
-            pace.end_wait(Instant::now());
+            let remaining = rate.begin_wait(min, Instant::now());
+            let next = timeout(remaining, poll_fn(|cx| Pin::new(&mut *incoming).poll_frame(cx))).await;
+            rate.end_wait(Instant::now());
             next.map_err(|_| Refusal::Client(RequestFault::BodyTooSlow))?
         };
         match next {
@@ -169,7 +169,7 @@ async fn next_data(
                 if let Ok(data) = frame.into_data()
                     && !data.is_empty()
                 {
-                    pace.add(data.len());
+                    rate.add(data.len());
                     return Ok(Some(data));
                 }
             }

@@ -1,8 +1,7 @@
-//! Where a request's body waits that is too large for a frame: in a memfd first, in a file when it grows or when memory
-//! is short.
+//! Stores a request's body that is too large for a frame: in a memfd first, in a file if it grows or memory is short.
 //!
-//! What all bodies hold together is counted ([`Spools`]), from the first byte until the worker is done with the request.
-//! Who finds no room is answered 507, and what its body has held is free again at once.
+//! A body counts against [`SpoolBudgets`] from its first byte until the worker is done with the request. Without room the
+//! request is answered 507, and what its body held is released at once.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -15,17 +14,19 @@ use crate::budget::{Budget, Reservation};
 use crate::dispatch::RequestBody;
 use crate::spool::unnamed_file;
 
-/// Up to here a body stays in memory.
+/// Longest body that is kept in memory.
 const MAX_IN_MEMORY: u64 = 16 * 1024 * 1024;
 
-/// Bytes collected before they are written to a file on another thread; and when memory is short.
+/// Bytes collected before they are written to a file on a blocking thread.
 const FILE_BLOCK: usize = 1024 * 1024;
+
+/// The same while memory is short.
 const SMALL_FILE_BLOCK: usize = 64 * 1024;
 
-/// Bytes collected before they are written to memory, so that small pieces cost no system call each.
+/// Bytes collected before they are written to the memfd, so that small pieces need no system call each.
 const MEMORY_BLOCK: usize = 64 * 1024;
 
-/// What all bodies may hold.
+/// The budgets of all spooled bodies.
 #[derive(Debug, Default)]
 pub(in crate::http) struct SpoolBudgets {
     /// `limits.spool_memory`.
@@ -34,7 +35,7 @@ pub(in crate::http) struct SpoolBudgets {
     pub(in crate::http) disk: Budget,
 }
 
-/// Why a body cannot be kept.
+/// An error of storing a body.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::http) enum SpoolError {
     #[error("all bodies together would be more than limits.spool_disk")]
@@ -55,19 +56,20 @@ pub(in crate::http) enum SpoolError {
     },
 }
 
-/// Keeps a body.
+/// A body being stored.
 #[derive(Debug)]
 pub(in crate::http) struct Spool {
     budgets: &'static SpoolBudgets,
     directory: PathBuf,
     file: File,
-    /// Of memory or of the disk.
+    /// From the memory budget, or from the disk budget once it is in a file.
     reservation: Reservation,
     in_memory: bool,
-    /// What waits to be written.
+    /// Bytes not yet written to `file`.
     block: Vec<u8>,
-    /// For a file: how much at a time, and what that holds of memory.
+    /// Bytes written to a file at a time.
     block_size: usize,
+    /// Memory reserved for `block`; `None` while memory is short or no file is used.
     block_reservation: Option<Reservation>,
     len: u64,
 }
@@ -89,11 +91,12 @@ impl Spool {
         })
     }
 
-    /// Bytes that have come.
+    /// Returns the bytes received.
     pub(in crate::http) fn len(&self) -> u64 {
         self.len
     }
 
+    /// Appends bytes.
     pub(in crate::http) async fn write(&mut self, bytes: Bytes) -> Result<(), SpoolError> {
         let len = bytes.len() as u64;
         if self.in_memory && (self.len + len > MAX_IN_MEMORY || !self.reservation.grow(len)) {
@@ -113,7 +116,7 @@ impl Spool {
         Ok(())
     }
 
-    /// A copy between two pieces of memory: nothing that could block the reactor for long.
+    /// Writes to the memfd on the reactor: a copy in memory does not block.
     fn write_to_memory(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.block.len() + bytes.len() < MEMORY_BLOCK {
             self.block.extend_from_slice(bytes);
@@ -124,8 +127,8 @@ impl Spool {
         self.file.write_all(bytes)
     }
 
-    /// The disk may be slow, so files are written on a blocking thread, a block at a time: the client is not
-    /// read from meanwhile, which is the backpressure.
+    /// Writes a block to the file on a blocking thread, because the disk may be slow. The client is not read meanwhile:
+    /// that is the backpressure.
     async fn write_block(&mut self) -> Result<(), SpoolError> {
         let block = std::mem::take(&mut self.block);
         let directory = self.directory.clone();
@@ -145,14 +148,14 @@ impl Spool {
         Ok(())
     }
 
-    /// So many bytes more have come than may stay in memory.
+    /// Moves the body from memory to a file with room for `more` bytes.
     async fn move_to_file(&mut self, more: u64) -> Result<(), SpoolError> {
         let held = self.budgets.disk.reserve(self.len + more).ok_or(SpoolError::Full)?;
         let directory = self.directory.clone();
-        let made = tokio::task::spawn_blocking(move || unnamed_file(&directory)).await;
-        let made = made.map_err(io::Error::other).flatten();
+        let created = tokio::task::spawn_blocking(move || unnamed_file(&directory)).await;
+        let created = created.map_err(io::Error::other).flatten();
         let directory = || self.directory.clone();
-        let file = made.map_err(|source| SpoolError::Create { directory: directory(), source })?;
+        let file = created.map_err(|source| SpoolError::Create { directory: directory(), source })?;
         let failed = |source| SpoolError::Write { directory: directory(), source };
         self.file.write_all(&self.block).map_err(SpoolError::Memory)?;
         self.block.clear();
@@ -174,7 +177,7 @@ impl Spool {
         Ok(())
     }
 
-    /// The whole body, from its beginning.
+    /// Returns the whole body, positioned at its beginning.
     pub(in crate::http) async fn finish(mut self) -> Result<RequestBody, SpoolError> {
         if self.in_memory {
             self.file.write_all(&self.block).map_err(SpoolError::Memory)?;
@@ -202,7 +205,7 @@ mod tests {
         }))
     }
 
-    /// Writes pieces of 100 KiB.
+    /// Stores `len` bytes in pieces of 100 KiB.
     async fn filled(spools: &'static SpoolBudgets, len: usize) -> Result<Spool, SpoolError> {
         let mut spool = Spool::new(spools, &std::env::temp_dir())?;
         for piece in vec![7; len].chunks(100 * 1024) {
@@ -228,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_for_which_memory_has_no_room_goes_to_a_file() {
+    async fn a_body_without_room_in_memory_goes_to_a_file() {
         let spools = spools(MIB, 10 * MIB);
         let body = filled(spools, 3 * MIB).await.unwrap().finish().await.unwrap();
         assert_eq!((spools.memory.used(), spools.disk.used()), (0, 3 * MIB as u64));
@@ -237,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_for_which_there_is_no_room_is_refused_and_frees_what_it_held() {
+    async fn a_body_without_room_is_refused_and_releases_its_budget() {
         for memory in [0, MIB, 20 * MIB] {
             let spools = spools(memory, 18 * MIB);
             assert!(matches!(filled(spools, 19 * MIB).await, Err(SpoolError::Full)), "{memory}");
@@ -246,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_disk_that_is_really_full_is_an_error_of_writing() {
+    async fn a_full_disk_is_a_write_error() {
         let mut spool = filled(spools(0, 10 * MIB), MIB).await.unwrap();
         spool.file = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let error = loop {

@@ -1,12 +1,10 @@
-//! A request's body for an ASGI application, which takes it in parts: read from the client only as far as that.
+//! Streams a request's body to an ASGI application, reading from the client only as fast as the application receives.
 //!
 //! ```text
-//! hyper ──Incoming──▶ bring ──Upload (dispatch)──▶ worker: receive()
-//!                      ▲ reads no further than the application takes
+//! hyper ──Incoming──▶ BodyPump ──Upload (dispatch)──▶ worker: receive()
 //! ```
-//! It is a task of its own, because an application may answer while it still reads, and read on after the head of its
-//! answer. The `100 Continue` that a client may wait for (RFC 9110 §10.1.1) is sent by hyper when the first piece is
-//! asked for: when the application asks for it.
+//! The pump is a task of its own, because an application may send its response while it still receives the request.
+//! hyper sends `100 Continue` (RFC 9110 §10.1.1) at the first read, so when the application first receives.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -31,24 +29,26 @@ use crate::http::fault::{Refusal, RequestFault};
 use crate::http::h1;
 use crate::http::h1::framing::Violation;
 
-/// What is left of a body that nobody wants is read and dropped up to here, so that the connection can go on. Of more,
-/// or what does not come at once, the end of the connection is the end (RFC 9112 §9.3).
+/// Bytes of an unwanted body that are read and dropped to keep the connection usable; with more to come it is closed
+/// (RFC 9112 §9.3).
 const MAX_DISCARD: usize = 1024 * 1024;
+
+/// Longest time spent on that.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A body on its way.
+/// Moves one body from hyper to the dispatcher.
 pub(in crate::http) struct BodyPump {
     incoming: Incoming,
-    /// The client waits to be asked for it, and has not been.
+    /// The client waits for `100 Continue`, which was not sent yet.
     awaits_continue: bool,
     connection: Arc<Connection>,
     dispatcher: &'static Dispatcher,
-    /// What is given next.
+    /// The data to send next.
     current: Bytes,
-    /// What comes after that. It is read ahead of time to see whether the client is still there.
+    /// What follows `current`, read ahead to notice a client that closed; `None`: not read yet.
     lookahead: Option<Lookahead>,
     received: u64,
-    /// Since the application waits for the client.
+    /// Runs while the application waits for the client.
     rate_timer: Option<Pin<Box<Sleep>>>,
     rate: DataRate,
 }
@@ -58,45 +58,48 @@ enum Lookahead {
     End,
 }
 
-/// What is to be done next.
+/// The pump's next step.
 enum PumpStep {
-    /// So much of what is in hand can be given.
+    /// Send at max_body this many bytes of `current`.
     Send(u64),
-    /// The application waits, and nothing comes any more.
+    /// The body has ended: tell the application.
     End,
-    /// The application wants no more.
+    /// The application does not receive any more: drop the rest.
     Discard,
     Fail(UploadFault),
 }
 
-/// What bounds it.
+/// Limits of a streamed body.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::http) struct StreamLimits {
-    /// `limits.body`.
+    /// `limits.body`; `None`: no limit.
     pub(in crate::http) max_body: Option<u64>,
-    /// How fast it has to come, while the application waits for it.
+    /// The minimum rate while the application waits.
     pub(in crate::http) min_rate: MinDataRate,
 }
 
-/// Is this body better given in parts? A small one of known length travels in the frame, unless the client waits to be
-/// asked for it.
+/// True if an ASGI application should receive this body streamed: a small one of known length travels in the request's
+/// frame, unless the client waits for `100 Continue`.
 pub(in crate::http) fn should_stream(incoming: &Incoming, headers: &HeaderMap) -> bool {
     let is_small = incoming.size_hint().exact().is_some_and(|len| len <= MAX_INLINE_BODY as u64);
     !is_small || expects_continue(headers)
 }
 
-/// Does the client wait for a `100 Continue`?
+/// True if the client waits for `100 Continue`.
 fn expects_continue(headers: &HeaderMap) -> bool {
     headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// Its length, if it is known and allowed.
-pub(in crate::http) fn declared_len(incoming: &Incoming, most: Option<u64>) -> Result<Option<u64>, Refusal> {
-    let announced = incoming.size_hint().exact();
-    if announced.is_some_and(|len| most.is_some_and(|most| len > most)) {
+/// Returns the declared length; `None` if the body is chunked. Fails if it exceeds the limit.
+pub(in crate::http) fn declared_len(
+    incoming: &Incoming,
+    max_body: Option<u64>,
+) -> Result<Option<u64>, Refusal> {
+    let declared = incoming.size_hint().exact();
+    if declared.is_some_and(|len| max_body.is_some_and(|max| len > max)) {
         return Err(Refusal::Client(RequestFault::BodyTooLarge));
     }
-    Ok(announced)
+    Ok(declared)
 }
 
 impl BodyPump {
@@ -119,13 +122,14 @@ impl BodyPump {
         }
     }
 
-    /// Brings the body to the application as far as it takes it, and what it does not take out of the way.
-    pub(in crate::http) async fn run(mut self, upload: Upload, bounds: StreamLimits) {
-        let mut given = 0;
+    /// Sends the body to the application as it receives, and drops what it does not receive.
+    pub(in crate::http) async fn run(mut self, upload: Upload, limits: StreamLimits) {
+        let mut bytes_since_yield = 0;
         loop {
-            let (part, end) = match poll_fn(|cx| self.poll_step(cx, &upload, bounds)).await {
-                PumpStep::Send(room) => {
-                    let len = usize::try_from(room).unwrap_or(MAX_PART).min(MAX_PART).min(self.current.len());
+            let (part, end) = match poll_fn(|cx| self.poll_step(cx, &upload, limits)).await {
+                PumpStep::Send(credit) => {
+                    let len =
+                        usize::try_from(credit).unwrap_or(MAX_PART).min(MAX_PART).min(self.current.len());
                     (self.current.split_to(len), self.is_exhausted())
                 }
                 PumpStep::End => (Bytes::new(), true),
@@ -141,17 +145,17 @@ impl BodyPump {
             if end {
                 return;
             }
-            given += part.len();
-            if given >= YIELD_AFTER_BYTES {
-                // A client as fast as this one would keep the reactor for megabytes, and its turn from ending.
-                given = 0;
+            bytes_since_yield += part.len();
+            if bytes_since_yield >= YIELD_AFTER_BYTES {
+                // A fast client must not keep the reactor from its other tasks and from worker completions.
+                bytes_since_yield = 0;
                 self.dispatcher.poll_now();
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    /// Does nothing come after what has been taken out of the hand?
+    /// True if `current` is empty and nothing follows it.
     fn is_exhausted(&self) -> bool {
         let is_last = match self.lookahead {
             None => self.incoming.is_end_stream(),
@@ -161,49 +165,49 @@ impl BodyPump {
         self.current.is_empty() && is_last
     }
 
-    fn poll_step(&mut self, cx: &mut Context<'_>, upload: &Upload, bounds: StreamLimits) -> Poll<PumpStep> {
-        let room = match upload.poll_room(cx) {
+    fn poll_step(&mut self, cx: &mut Context<'_>, upload: &Upload, limits: StreamLimits) -> Poll<PumpStep> {
+        let credit = match upload.poll_room(cx) {
             Poll::Ready(None) => return Poll::Ready(PumpStep::Discard),
-            Poll::Ready(Some(room)) => room,
+            Poll::Ready(Some(credit)) => credit,
             Poll::Pending => 0,
         };
-        if room > 0 {
+        if credit > 0 {
             self.awaits_continue = false;
         }
         if !self.awaits_continue
-            && let Err(fault) = self.read_ahead(cx, bounds.max_body)
+            && let Err(fault) = self.read_ahead(cx, limits.max_body)
         {
             return Poll::Ready(PumpStep::Fail(fault));
         }
-        if room == 0 {
+        if credit == 0 {
             self.stop_timer();
             return Poll::Pending;
         }
         if !self.current.is_empty() {
-            return Poll::Ready(PumpStep::Send(room));
+            return Poll::Ready(PumpStep::Send(credit));
         }
         if self.lookahead.is_some() {
             return Poll::Ready(PumpStep::End);
         }
-        let clock = match &mut self.rate_timer {
-            Some(clock) => clock,
+        let timer = match &mut self.rate_timer {
+            Some(timer) => timer,
             none => {
-                let patience = self.rate.begin_wait(bounds.min_rate, Instant::now());
-                none.insert(Box::pin(sleep(patience)))
+                let wait = self.rate.begin_wait(limits.min_rate, Instant::now());
+                none.insert(Box::pin(sleep(wait)))
             }
         };
-        clock.as_mut().poll(cx).map(|()| PumpStep::Fail(UploadFault::TooSlow))
+        timer.as_mut().poll(cx).map(|()| PumpStep::Fail(UploadFault::TooSlow))
     }
 
-    /// Nobody waits for the client any more.
+    /// Stops the wait for the client.
     fn stop_timer(&mut self) {
         if self.rate_timer.take().is_some() {
             self.rate.end_wait(Instant::now());
         }
     }
 
-    /// Fills what is empty of hand and ahead. Trailers are read and dropped: ASGI has no place for them.
-    fn read_ahead(&mut self, cx: &mut Context<'_>, most: Option<u64>) -> Result<(), UploadFault> {
+    /// Fills `current` and `lookahead`. Trailers are dropped: ASGI cannot receive them.
+    fn read_ahead(&mut self, cx: &mut Context<'_>, max_body: Option<u64>) -> Result<(), UploadFault> {
         loop {
             if self.current.is_empty()
                 && let Some(Lookahead::Piece(piece)) =
@@ -229,7 +233,7 @@ impl BodyPump {
                     let Ok(data) = frame.into_data() else { continue };
                     self.rate.add(data.len());
                     self.received += data.len() as u64;
-                    if most.is_some_and(|most| self.received > most) {
+                    if max_body.is_some_and(|max_body| self.received > max_body) {
                         return Err(UploadFault::TooLarge);
                     }
                     if !data.is_empty() {
@@ -240,19 +244,19 @@ impl BodyPump {
         }
     }
 
-    /// Reads and drops what is left of a body that nobody wants, or gives the connection up.
+    /// Reads and drops the rest of the body, or marks the connection to be closed.
     pub(in crate::http) async fn drain_rest(mut self) {
-        // Who waits to be asked for it has sent nothing of it, and must not be asked now.
-        let is_gone = matches!(self.lookahead, Some(Lookahead::End))
+        // A client that waits for `100 Continue` has sent nothing, and reading would send it.
+        let is_complete = matches!(self.lookahead, Some(Lookahead::End))
             || !self.awaits_continue
                 && timeout(DISCARD_TIMEOUT, read_to_end(&mut self.incoming)).await.unwrap_or(false);
-        if !is_gone {
+        if !is_complete {
             self.connection.mark_unread_input();
         }
     }
 }
 
-/// True when it has come to its end.
+/// Returns true if the body ended within [`MAX_DISCARD`].
 async fn read_to_end(incoming: &mut Incoming) -> bool {
     let mut dropped = 0;
     while dropped <= MAX_DISCARD {

@@ -1,4 +1,4 @@
-//! HTTP/1 on the wire: what lies between a connection's stream and hyper.
+//! The HTTP/1 layer between a connection's stream and hyper.
 //!
 //! [`Wire`] reads from the stream and passes on to hyper only what [`framing`] has accepted.
 

@@ -1,16 +1,15 @@
-//! What hyper reads from and writes to: the connection's stream, behind the framing.
+//! The transport that hyper reads and writes: the connection's stream behind the framing.
 //!
 //! ```text
-//! socket ──▶ Stream (net) ──▶ Wire: Framing::accept ──▶ hyper ──▶ the service
+//! socket ──▶ ClientStream (net) ──▶ Wire: Framing::accept ──▶ hyper ──▶ the service
 //! ```
-//! A head is handed on when it is complete and has been accepted; a body as it comes; what comes after a message waits
-//! until hyper asks for the next one. In the ordinary case a head comes in one piece and is looked at where it was
-//! read: in hyper's buffer.
+//! A head is delivered when it is complete and accepted, a body as it arrives. Bytes after a message are buffered until
+//! hyper reads the next one. Usually a head arrives in one piece and is checked in place, in hyper's buffer.
 //!
-//! A head that is refused never reaches hyper. In its place goes [`STAND_IN`], and the service answers that with the
-//! refusal: after the answers to the requests before it, with a request id and an entry in the journal as every answer.
+//! A refused head never reaches hyper. hyper reads [`STAND_IN`] in its place, and the service answers that with the error
+//! response: after the responses to earlier requests, with a request id and a journal entry like every response.
 //!
-//! While a request is served hyper does not read, so the wire does: see [`Wire::poll_client`].
+//! hyper does not read while a request is served; [`Wire::watch_client`] does, to notice a client that closed.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -26,31 +25,31 @@ use crate::net::{ClientStream, Phase};
 use super::framing::{Framing, HeadLimits, Violation, empty_lines};
 use crate::http::context::{ConnContext, RefusedHead};
 
-/// A connection between the socket and hyper.
+/// A stream with framing, and the input that hyper has not read yet.
 #[derive(Debug)]
 pub(in crate::http) struct Wire {
     stream: ClientStream,
     context: Arc<ConnContext>,
     framing: Framing,
-    /// What has been read and not handed on: part of a head, or what follows a message.
+    /// Input not delivered to hyper: part of a head, or bytes after a message.
     buffered: BytesMut,
-    /// So much of it has been accepted.
+    /// Leading bytes of `buffered` that the framing accepted.
     accepted_len: usize,
-    /// The stand-in for a refused head has been handed on: it is the last.
+    /// The stand-in for a refused head was delivered; nothing follows it.
     has_refused: bool,
-    /// The client sends nothing more.
+    /// The client closed its sending half.
     input_ended: bool,
 }
 
-/// What hyper is given in the place of a head that is refused.
+/// Delivered to hyper in place of a refused head.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n";
-/// The same in the place of a HEAD request, whose answer has no content (RFC 9110 §9.3.2).
+/// Delivered in place of a refused HEAD request, whose response has no content (RFC 9110 §9.3.2).
 const STAND_IN_HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nconnection: close\r\n\r\n";
 
-/// Bytes read at a time when they do not go into hyper's buffer; and of the next requests while one is served.
+/// Bytes of one read into `buffered`; also the limit of read-ahead while a request is served.
 const READ_BLOCK_BYTES: usize = 8 * 1024;
 
-/// Bytes of a refused head that the journal gets.
+/// Bytes of a refused head that the journal keeps.
 const MAX_EXCERPT: usize = 80;
 
 impl Wire {
@@ -72,12 +71,12 @@ impl Wire {
         }
     }
 
-    /// The stream, and what has been read from it and not handed on.
+    /// Returns the stream and the input that was not delivered.
     pub(in crate::http) fn into_parts(self) -> (ClientStream, BytesMut) {
         (self.stream, self.buffered)
     }
 
-    /// Reads into hyper's buffer. What of that it may not have yet is held back.
+    /// Reads into hyper's buffer, and moves what the framing does not accept yet to `buffered`.
     fn poll_read_direct(
         &mut self,
         cx: &mut Context<'_>,
@@ -98,11 +97,11 @@ impl Wire {
         }
         self.buffered.extend_from_slice(read);
         buf.set_filled(before);
-        // The framing says the same again of what is held.
+        // The framing returns the same violation for `buffered`.
         Poll::Ready(Ok(ReadOutcome::Buffered))
     }
 
-    /// Reads into what is held.
+    /// Reads into `buffered`.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ReadOutcome>> {
         let mut block = [MaybeUninit::uninit(); READ_BLOCK_BYTES];
         let mut block = ReadBuf::uninit(&mut block);
@@ -114,7 +113,7 @@ impl Wire {
         Poll::Ready(Ok(ReadOutcome::Buffered))
     }
 
-    /// Hands on what has been accepted of what is held.
+    /// Delivers accepted bytes of `buffered` to hyper.
     fn deliver(&mut self, buf: &mut ReadBuf<'_>) {
         let len = self.accepted_len.min(buf.remaining());
         buf.put_slice(self.buffered.get(..len).unwrap_or_default());
@@ -122,7 +121,7 @@ impl Wire {
         self.accepted_len -= len;
     }
 
-    /// Part of a body, or its end.
+    /// Delivers part of a body, or its end.
     fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             if !self.buffered.is_empty() {
@@ -130,7 +129,7 @@ impl Wire {
                 self.deliver(buf);
                 return Poll::Ready(Ok(()));
             }
-            // Of a body all is accepted that is not wrong, or beyond its end.
+            // The framing accepts every byte of a body up to its end or the first malformed one.
             match ready!(self.poll_read_direct(cx, buf))? {
                 ReadOutcome::Accepted | ReadOutcome::Eof => return Poll::Ready(Ok(())),
                 ReadOutcome::Buffered => {}
@@ -138,11 +137,11 @@ impl Wire {
         }
     }
 
-    /// A head, or the end of the connection before it.
+    /// Delivers a head, or the end of input before it.
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             self.buffered.advance(empty_lines(&self.buffered));
-            let got = if self.buffered.is_empty() {
+            let outcome = if self.buffered.is_empty() {
                 ready!(self.poll_read_direct(cx, buf))?
             } else {
                 match self.framing.accept(&mut self.buffered) {
@@ -156,25 +155,26 @@ impl Wire {
                 }
                 self.context.connection.begin_head();
                 match self.poll_fill(cx) {
-                    Poll::Ready(got) => got?,
+                    Poll::Ready(outcome) => outcome?,
                     Poll::Pending if self.context.connection.is_head_overdue() => {
                         return self.refuse(Violation::SlowHead, buf);
                     }
                     Poll::Pending => return Poll::Pending,
                 }
             };
-            match got {
-                // A client that leaves in mid-head has asked for nothing.
+            match outcome {
+                // After end of input in mid-head there is no request to answer.
                 ReadOutcome::Accepted | ReadOutcome::Eof => return Poll::Ready(Ok(())),
                 ReadOutcome::Buffered => {}
             }
         }
     }
 
+    /// Records the refused head and delivers the stand-in.
     fn refuse(&mut self, violation: Violation, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let excerpt = excerpt(&self.buffered);
         let stand_in = if self.buffered.starts_with(b"HEAD ") { STAND_IN_HEAD } else { STAND_IN };
-        // There is one at most: after it nothing is read.
+        // Set once at most: nothing is read after it.
         let _ = self.context.refused_head.set(RefusedHead { violation, excerpt });
         self.has_refused = true;
         self.buffered = BytesMut::new();
@@ -182,8 +182,8 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// Looks at the client while its request is served: whether it is still there, and what it asks next, as far as
-    /// there is room. An orderly end of what it sends is no reason to leave its request unanswered; a reset is.
+    /// Watches the client while its request is served: reads ahead, up to a limit, and reports a reset as an error. After
+    /// an orderly end of input the request is still answered.
     fn watch_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let connection = &self.context.connection;
         if connection.should_abort() {
@@ -206,7 +206,7 @@ impl Wire {
                     self.input_ended = true;
                     self.check_hangup()?;
                     self.context.connection.mark_half_closed();
-                    // Whoever makes the answer looks at that when it is polled.
+                    // Polls the response future, which reacts to the half-close.
                     cx.waker().wake_by_ref();
                     break;
                 }
@@ -217,19 +217,20 @@ impl Wire {
         Ok(())
     }
 
+    /// Fails if the client can no longer read a response.
     fn check_hangup(&self) -> io::Result<()> {
         if self.stream.is_hung_up() { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
     }
 }
 
-/// What a look at the socket has brought.
+/// The outcome of one read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReadOutcome {
-    /// Something for hyper.
+    /// Bytes were delivered to hyper.
     Accepted,
-    /// Something that is held.
+    /// Bytes were read, and none delivered.
     Buffered,
-    /// The end of what the client sends.
+    /// End of input.
     Eof,
 }
 
@@ -270,7 +271,7 @@ impl AsyncWrite for Wire {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        // hyper flushes when it has nothing more to write, and whenever it waits for an answer.
+        // hyper flushes when it has nothing more to write and whenever it waits for a response.
         Poll::Ready(self.watch_client(cx))
     }
 
@@ -279,8 +280,7 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// The error that hyper gets instead of the rest of a body, and whoever reads the body through it: see
-/// [`violation_of`].
+/// Returns the read error that hyper passes on to the reader of the body; [`violation_of`] unwraps it there.
 fn body_error(violation: Violation) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, MalformedBody(violation))
 }
@@ -289,14 +289,15 @@ fn body_error(violation: Violation) -> io::Error {
 #[error("{0:?}")]
 struct MalformedBody(Violation);
 
-/// What was wrong with a body that hyper could not read on, if that was found here.
+/// Returns the framing violation that ended a body, if that is the cause of hyper's error.
 pub(in crate::http) fn violation_of(error: &hyper::Error) -> Option<Violation> {
     let error = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
     let MalformedBody(violation) = error.get_ref()?.downcast_ref()?;
     Some(*violation)
 }
 
-/// The request line as far as it is printable and no secret: without the query.
+/// Returns the beginning of a head for the journal: the request line, escaped, without the query, which may hold
+/// secrets.
 fn excerpt(head: &[u8]) -> String {
     let end = head.iter().take(MAX_EXCERPT).position(|byte| b"?\r\n".contains(byte));
     let end = end.unwrap_or(head.len().min(MAX_EXCERPT));

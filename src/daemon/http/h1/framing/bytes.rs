@@ -1,6 +1,6 @@
-//! Classes of bytes that heads and chunks are made of.
+//! Byte classes of heads and chunks.
 
-/// A character of a token (RFC 9110 §5.6.2): methods, names of fields and of chunks' extensions.
+/// True for a character of a token (RFC 9110 §5.6.2): a method, or the name of a field or a chunk extension.
 #[inline]
 pub(super) fn is_token(byte: u8) -> bool {
     TOKEN[usize::from(byte)]
@@ -8,7 +8,7 @@ pub(super) fn is_token(byte: u8) -> bool {
 
 static TOKEN: [bool; 256] = table(b"!#$%&'*+-.^_`|~");
 
-/// Letters, digits, and these.
+/// Returns a table that is true for ASCII letters, digits, and `others`.
 pub(super) const fn table(others: &[u8]) -> [bool; 256] {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -26,8 +26,8 @@ pub(super) const fn table(others: &[u8]) -> [bool; 256] {
     table
 }
 
-/// Where the first control byte is (RFC 9110 §5.5: CTL), or the length. Eight at a time: this is all that is looked at
-/// of most of a head.
+/// Returns the position of the first control byte (RFC 9110 §5.5: CTL), or the length. Checks eight bytes at a time: most
+/// of a head gets no other check.
 #[inline]
 pub(super) fn find_control(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 255;
@@ -35,8 +35,8 @@ pub(super) fn find_control(bytes: &[u8]) -> usize {
     for (nr, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
         let delete = word ^ (ONES * 0x7f);
-        // The high bit of each byte below 0x20, or equal to 0x7f. A borrow can flag a byte wrongly only above one that
-        // is flagged rightly, and the lowest is the one that counts.
+        // The high bit of each byte below 0x20 or equal to 0x7f. A borrow can set a wrong bit only above a right one, and
+        // only the lowest is used.
         let found =
             (word.wrapping_sub(ONES * 0x20) & !word | delete.wrapping_sub(ONES) & !delete) & (ONES * 0x80);
         if found != 0 {

@@ -1,25 +1,25 @@
-//! A chunked body (RFC 9112 §7.1): sizes, extensions and trailers, more strictly than hyper, which comes after.
+//! Scans a chunked body (RFC 9112 §7.1): sizes, extensions and trailers, more strictly than hyper.
 
 use super::bytes::is_token;
 use super::violation::{HeadLimits, Violation};
 
-/// A chunked body as far as it has come.
+/// The state of one chunked body.
 #[derive(Debug)]
 pub(super) struct ChunkScanner {
     limits: HeadLimits,
     state: ChunkState,
-    /// Of the size that is being read.
+    /// The chunk size read so far.
     size: u64,
-    /// Digits of it, leading zeros too.
+    /// Digits of `size` read so far, with leading zeros.
     n_digits: u8,
-    /// Bytes of extensions in the whole body.
+    /// Bytes of extensions in the body so far.
     extensions: usize,
-    /// Bytes of trailers.
+    /// Bytes of trailers so far.
     trailers: usize,
     n_trailers: usize,
 }
 
-/// What comes next.
+/// The element that the next byte belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ChunkState {
     Size,
@@ -28,7 +28,7 @@ enum ChunkState {
     Data(u64),
     DataCr,
     DataLf,
-    /// The beginning of a trailer's line, or of the empty one.
+    /// The beginning of a trailer line, or of the final empty line.
     Trailer,
     TrailerName,
     TrailerValue,
@@ -36,7 +36,7 @@ enum ChunkState {
     EndLf,
 }
 
-/// Where in `*( BWS ";" BWS name [ BWS "=" BWS value ] )`.
+/// The position in `*( BWS ";" BWS name [ BWS "=" BWS value ] )`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ExtensionState {
     BeforeName,
@@ -50,10 +50,10 @@ enum ExtensionState {
     AfterValue,
 }
 
-/// A size needs no more digits: 16 are all of 64 bits.
+/// Longest chunk size, in hexadecimal digits: 64 bits.
 const MAX_DIGITS: u8 = 16;
 
-/// Bytes of extensions in one body. They mean nothing here, and are not known to be in use.
+/// Bytes of extensions in one body. Extensions have no effect here, and none is known to be in use.
 const MAX_EXTENSIONS: usize = 16 * 1024 - 1;
 
 impl ChunkScanner {
@@ -69,7 +69,7 @@ impl ChunkScanner {
         }
     }
 
-    /// How many bytes belong to the body, and whether that ends with them.
+    /// Returns how many leading bytes are valid, and true if the body ends with them.
     pub(super) fn accept(&mut self, bytes: &[u8]) -> (usize, Result<bool, Violation>) {
         let mut len = 0;
         while let Some(byte) = bytes.get(len) {
@@ -92,7 +92,7 @@ impl ChunkScanner {
         (len, Ok(false))
     }
 
-    /// What comes after this byte; `None` after the last.
+    /// Returns the state after this byte; `None` after the last byte of the body.
     fn step(&mut self, byte: u8) -> Result<Option<ChunkState>, &'static str> {
         Ok(Some(match (self.state, byte) {
             (ChunkState::Size, _) => self.size(byte)?,
@@ -160,7 +160,7 @@ impl ChunkScanner {
     }
 }
 
-/// What comes after this byte of an extension, if it may be there.
+/// Returns the state after this byte of an extension; `None` if the byte is not allowed.
 fn extension(at: ExtensionState, byte: u8) -> Option<ChunkState> {
     let next = match (at, byte) {
         (ExtensionState::BeforeName, b' ' | b'\t') => ExtensionState::BeforeName,

@@ -1,4 +1,4 @@
-//! A request's head: its line, its fields, and what they say of the body.
+//! Scans a request's head: the request line, the fields, and the body length that they declare.
 
 use http::Uri;
 
@@ -6,34 +6,34 @@ use super::bytes::{find_control, is_token, table};
 use super::host;
 use super::violation::{HeadLimits, Violation};
 
-/// A head as far as it has been scanned. Positions count from its first byte.
+/// The state of a partially scanned head. Positions count from its first byte.
 #[derive(Debug, Default)]
 pub(super) struct HeadScanner {
-    /// The next byte to be looked at.
+    /// The next byte to scan.
     pos: usize,
-    /// Where the field's line begins that it belongs to.
+    /// The beginning of the current field line.
     line_start: usize,
-    /// Where that has its colon; 0 before it.
+    /// The colon of the current field line; 0 before it.
     colon: usize,
-    /// Where the fields begin; 0 within the request line.
+    /// The beginning of the fields; 0 within the request line.
     fields_start: usize,
     n_fields: usize,
-    is_1_0: bool,
+    is_http_10: bool,
     length: Option<u64>,
     coding: Option<TransferCoding>,
 }
 
-/// What `Transfer-Encoding` says.
+/// The value of `Transfer-Encoding`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TransferCoding {
     Chunked,
-    /// Another, below `chunked`.
+    /// `chunked` after another coding.
     BelowChunked,
-    /// One that does not say where the body ends.
+    /// A final coding other than `chunked`, which does not delimit the body.
     Other,
 }
 
-/// How a request's body ends.
+/// The length of a request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyLength {
     None,
@@ -41,12 +41,12 @@ pub(super) enum BodyLength {
     Chunked,
 }
 
-/// The longest body of which hyper can count the bytes.
+/// Longest body that hyper can count.
 const MAX_CONTENT_LENGTH: u64 = u64::MAX - 2;
 
 impl HeadScanner {
-    /// Looks at what was not looked at before; where the head ends, if it is complete. A version above 1.1 becomes 1.1
-    /// in place: hyper does not know a later one, and it means the same (RFC 9110 §2.5).
+    /// Scans the bytes not scanned before. Returns the end of the head if it is complete. Replaces a minor version above 1
+    /// by 1 in place: hyper does not know it, and it is compatible (RFC 9110 §2.5).
     pub(super) fn scan(&mut self, bytes: &mut [u8], limits: HeadLimits) -> Result<Option<usize>, Violation> {
         if self.fields_start == 0 && !self.scan_request_line(bytes, limits)? {
             return Ok(None);
@@ -84,12 +84,12 @@ impl HeadScanner {
         }
     }
 
-    /// False if the request line is not complete.
+    /// Scans the request line; returns false if it is incomplete.
     fn scan_request_line(&mut self, bytes: &mut [u8], limits: HeadLimits) -> Result<bool, Violation> {
         match &*bytes {
             [] | [b'\r'] => return Ok(false),
             [first, ..] if is_token(*first) => {}
-            // At once: what speaks another protocol may wait for an answer and send no line.
+            // At the first byte: a client of another protocol may wait for an answer and send no line end.
             _ => return Err(Violation::RequestLine("the request does not begin with a method")),
         }
         self.pos += find_control(bytes.get(self.pos..).unwrap_or_default());
@@ -98,7 +98,7 @@ impl HeadScanner {
         }
         match bytes.get(self.pos..).unwrap_or_default() {
             [b'\r', b'\n', ..] => {
-                self.is_1_0 = request_line(bytes.get_mut(..self.pos).unwrap_or_default())?;
+                self.is_http_10 = request_line(bytes.get_mut(..self.pos).unwrap_or_default())?;
                 self.pos += 2;
                 (self.line_start, self.fields_start) = (self.pos, self.pos);
                 Ok(true)
@@ -108,12 +108,12 @@ impl HeadScanner {
         }
     }
 
-    /// The fields have come as far as this.
+    /// Checks the bytes of the fields scanned so far against the limit.
     fn check_fields(&self, limits: HeadLimits) -> Result<(), Violation> {
         if self.pos - self.fields_start > limits.fields { Err(Violation::FieldsTooLong) } else { Ok(()) }
     }
 
-    /// What is wrong with a name that goes on like this.
+    /// Returns the violation of a field name that is followed by `rest`.
     fn bad_name(&self, rest: &[u8]) -> Violation {
         Violation::Field(match rest {
             [b' ' | b'\t', ..] if self.pos == self.line_start => "a header field is folded",
@@ -124,6 +124,7 @@ impl HeadScanner {
         })
     }
 
+    /// Checks the fields that matter to the framing.
     fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), Violation> {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") && !host::is_valid(value.trim_ascii()) => {
@@ -164,7 +165,7 @@ impl HeadScanner {
         });
     }
 
-    /// What follows the head, when that is complete (RFC 9112 §6.3).
+    /// Returns the body length that a complete head declares (RFC 9112 §6.3).
     pub(super) fn body(&self) -> Result<BodyLength, Violation> {
         match (self.coding, self.length) {
             (None, None | Some(0)) => Ok(BodyLength::None),
@@ -172,7 +173,9 @@ impl HeadScanner {
             (Some(_), Some(_)) => {
                 Err(Violation::Length("there are both Transfer-Encoding and Content-Length"))
             }
-            (Some(_), None) if self.is_1_0 => Err(Violation::Length("HTTP/1.0 knows no Transfer-Encoding")),
+            (Some(_), None) if self.is_http_10 => {
+                Err(Violation::Length("HTTP/1.0 knows no Transfer-Encoding"))
+            }
             (Some(TransferCoding::Chunked), None) => Ok(BodyLength::Chunked),
             (Some(TransferCoding::BelowChunked), None) => Err(Violation::Coding),
             (Some(TransferCoding::Other), None) => {
@@ -182,7 +185,7 @@ impl HeadScanner {
     }
 }
 
-/// Checks a request line, and says whether it is one of HTTP/1.0.
+/// Checks a request line. Returns true for HTTP/1.0.
 fn request_line(line: &mut [u8]) -> Result<bool, Violation> {
     let malformed = |reason| Err(Violation::RequestLine(reason));
     let method = line.iter().position(|byte| !is_token(*byte)).unwrap_or(line.len());
@@ -200,16 +203,16 @@ fn request_line(line: &mut [u8]) -> Result<bool, Violation> {
     }
     match version {
         [b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'0'..=b'9'] => {
-            let is_1_0 = *minor == b'0';
-            if !is_1_0 {
+            let is_http_10 = *minor == b'0';
+            if !is_http_10 {
                 *minor = b'1';
             }
-            Ok(is_1_0)
+            Ok(is_http_10)
         }
         [b' ', b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => Err(Violation::Version),
         _ => malformed("the request's version is malformed"),
     }
 }
 
-/// Characters of a path and its query that mean nothing to the framing, and that every parser takes.
+/// Characters of a path and query that need no further check.
 static PLAIN_TARGET: [bool; 256] = table(b"/?-._~!$&'()*+,;=:@%");

@@ -1,11 +1,11 @@
-//! The value of Host: `uri-host [ ":" port ]` (RFC 9110 §7.2, RFC 3986 §3.2.2).
+//! Checks the value of Host: `uri-host [ ":" port ]` (RFC 9110 §7.2, RFC 3986 §3.2.2).
 
 use std::net::Ipv6Addr;
 use std::str;
 
 use super::bytes::table;
 
-/// Unreserved characters and sub-delims; a percent sign is looked at closer.
+/// Unreserved characters and sub-delims; a percent sign is checked separately.
 static NAME: [bool; 256] = table(b"-._~!$&'()*+,;=");
 
 /// True for a host with or without a port, and for the empty value of a target without an authority (RFC 9112 §3.2).
@@ -18,7 +18,7 @@ pub(in crate::http) fn is_valid(value: &[u8]) -> bool {
     }
 }
 
-/// The same of a host that is an address in brackets, or percent-encoded, or none.
+/// Checks a value that is an address in brackets, percent-encoded, or invalid.
 #[cold]
 fn is_valid_unusual(value: &[u8]) -> bool {
     if let Some(rest) = value.strip_prefix(b"[") {
@@ -44,7 +44,7 @@ fn is_name(mut name: &[u8]) -> bool {
     }
 }
 
-/// `IPv6address` or `IPvFuture`, without the brackets.
+/// True for an `IPv6address` or `IPvFuture`, without the brackets.
 fn is_literal(address: &[u8]) -> bool {
     if let [b'v' | b'V', rest @ ..] = address {
         let Some(dot) = rest.iter().position(|byte| *byte == b'.') else { return false };
@@ -58,7 +58,7 @@ fn is_literal(address: &[u8]) -> bool {
     str::from_utf8(address).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok())
 }
 
-/// Nothing, or a colon and a number, which may be missing.
+/// True for nothing, or a colon followed by a number or nothing.
 fn is_port(port: &[u8]) -> bool {
     match port {
         [] | [b':'] => true,
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_a_name_or_an_address_with_or_without_a_port() {
+    fn a_host_is_a_name_or_address_with_an_optional_port() {
         for host in [
             "",
             "a",
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_host_is_none() {
+    fn an_invalid_host_is_refused() {
         for host in [
             "a b",
             "a/b",

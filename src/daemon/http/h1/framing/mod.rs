@@ -1,12 +1,14 @@
-//! Where a message of HTTP/1.1 ends and whether it is one at all, found out before hyper sees its bytes (RFC 9112).
+//! Checks the framing of HTTP/1 requests (RFC 9112) before hyper sees them: where each message ends, and whether it is
+//! well formed.
 //!
-//! Pure state, no IO: `wire` presents what has been read, and [`Framing::accept`] says how much of it hyper may have. A
-//! head is let through whole or not at all; a body as it comes. Nothing is let through beyond the end of a message, so
-//! that a connection's next request is looked at only when hyper asks for it.
+//! Pure state, no IO: `wire` passes in the bytes it has read, and [`Framing::accept`] returns how many of them hyper may
+//! read. A head is accepted whole or not at all, a body as it arrives. Nothing beyond the end of a message is accepted,
+//! so that the next request is checked only when hyper reads it.
 //!
-//! What hyper would refuse is refused here, because hyper's own answers have no request id; and what hyper lets pass
-//! although two parsers could disagree about it: a body of two lengths, spaces and control bytes around a chunk's size,
-//! bare line feeds, a Host that is none.
+//! It refuses what hyper would refuse, because hyper's own responses have no request id; and what hyper accepts although
+//! two parsers could disagree about it: a body with two lengths, spaces and control bytes around a chunk's size, an
+//! invalid Host, and a bare LF anywhere. RFC 9112 §2.2 allows a recipient to take a bare LF for a line end, also in the
+//! empty lines before a request, but then a proxy in front that does not could see another message.
 
 mod bytes;
 mod chunk_scanner;
@@ -21,40 +23,40 @@ use self::head_scanner::{BodyLength, HeadScanner};
 pub(in crate::http) use self::host::is_valid as is_host;
 pub(in crate::http) use self::violation::{HeadLimits, Violation};
 
-/// The framing of one connection's messages.
+/// The framing state of one connection.
 #[derive(Debug)]
 pub(in crate::http) struct Framing {
     limits: HeadLimits,
     state: FramingState,
 }
 
+/// The position in the sequence of messages.
 #[derive(Debug)]
 enum FramingState {
-    /// Between two messages, or within a head.
+    /// Between two messages or within a head.
     Head(HeadScanner),
-    /// So much of a body is still to come.
+    /// Within a body of known length; the bytes still to come.
     Length(u64),
     Chunked(Box<ChunkScanner>),
-    /// A message was refused, perhaps after part of its body was let through: nothing follows.
+    /// A message was refused, possibly after part of its body was accepted; nothing follows.
     Broken(Violation),
 }
 
 impl Framing {
-    /// Of a connection on which nothing has come.
+    /// Creates the state of a new connection.
     pub(in crate::http) fn new(limits: HeadLimits) -> Self {
         Self { limits, state: FramingState::Head(HeadScanner::default()) }
     }
 
-    /// True within a body: bytes go on to hyper as they come.
+    /// True within a body.
     pub(in crate::http) fn is_mid_body(&self) -> bool {
         !matches!(self.state, FramingState::Head(_))
     }
 
-    /// How many bytes of the front hyper may have. 0 within a head that is not complete: all of it is to be presented
-    /// again, with more.
+    /// Returns how many leading bytes hyper may read. 0 within an incomplete head: pass all of it in again, with more.
     ///
     /// # Errors
-    /// The message is to be refused. Of a head nothing was let through.
+    /// The message must be refused. No part of a refused head was accepted before.
     pub(in crate::http) fn accept(&mut self, bytes: &mut [u8]) -> Result<usize, Violation> {
         let accepted = self.advance(bytes);
         if let Err(violation) = accepted {
@@ -97,15 +99,11 @@ impl Framing {
     }
 }
 
-/// Empty lines before a request, which are ignored (RFC 9112 §2.2): their length.
+/// Returns the length of the empty lines before a request, which are ignored (RFC 9112 §2.2).
 pub(in crate::http) fn empty_lines(bytes: &[u8]) -> usize {
     let mut len = 0;
-    while let Some(rest) = bytes.get(len..) {
-        match rest {
-            [b'\r', b'\n', ..] => len += 2,
-            [b'\n', ..] => len += 1,
-            _ => break,
-        }
+    while let Some([b'\r', b'\n', ..]) = bytes.get(len..) {
+        len += 2;
     }
     len
 }

@@ -4,12 +4,12 @@ use crate::rng::Rng;
 
 const LIMITS: HeadLimits = HeadLimits { request_line: 100, fields: 1000, n_fields: 10 };
 
-/// What hyper gets of these bytes, and the violation that ends it.
+/// Returns the bytes that hyper gets, and the violation that ends them.
 fn pass(bytes: &[u8]) -> (Vec<u8>, Option<Violation>) {
     pass_in_pieces(bytes, bytes.len().max(1), LIMITS)
 }
 
-/// The same of bytes that come in pieces of this length.
+/// The same for bytes that arrive in pieces of this length.
 fn pass_in_pieces(bytes: &[u8], len: usize, limits: HeadLimits) -> (Vec<u8>, Option<Violation>) {
     let mut framing = Framing::new(limits);
     let (mut held, mut passed) = (Vec::new(), Vec::new());
@@ -34,7 +34,7 @@ fn pass_in_pieces(bytes: &[u8], len: usize, limits: HeadLimits) -> (Vec<u8>, Opt
 
 fn violation(head: &str) -> Violation {
     let whole = pass(head.as_bytes());
-    // However it comes, it is refused for the same.
+    // The violation does not depend on how the bytes arrive.
     assert_eq!(pass_in_pieces(head.as_bytes(), 1, LIMITS).1, whole.1, "{head:?}");
     whole.1.unwrap_or_else(|| panic!("this passes: {head:?}"))
 }
@@ -70,14 +70,22 @@ fn nothing_passes_beyond_the_end_of_a_message() {
 }
 
 #[test]
-fn empty_lines_before_a_request_are_dropped() {
-    let (passed, violation) = pass(b"\r\n\n\r\nGET / HTTP/1.1\r\n\r\n\r\n");
+fn empty_lines_before_a_request_are_ignored() {
+    let (passed, violation) = pass(b"\r\n\r\nGET / HTTP/1.1\r\n\r\n\r\n");
     assert_eq!((passed.as_slice(), violation), (&b"GET / HTTP/1.1\r\n\r\n"[..], None));
     assert_eq!(pass_in_pieces(b"\r\nGET / HTTP/1.1\r\n\r\n", 1, LIMITS).0, b"GET / HTTP/1.1\r\n\r\n");
 }
 
+/// A bare LF there is refused as everywhere else.
 #[test]
-fn a_later_version_of_http_1_becomes_1_1_and_others_are_refused() {
+fn a_bare_lf_before_a_request_is_refused() {
+    for bytes in ["\nGET / HTTP/1.1\r\n\r\n", "\r\n\nGET / HTTP/1.1\r\n\r\n", "\n"] {
+        assert!(matches!(violation(bytes), Violation::RequestLine(_)), "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_later_minor_version_becomes_1_1() {
     assert_eq!(pass(b"GET / HTTP/1.2\r\n\r\n"), (b"GET / HTTP/1.1\r\n\r\n".to_vec(), None));
     for version in ["HTTP/2.0", "HTTP/0.9", "HTTP/9.9"] {
         assert_eq!(violation(&format!("GET / {version}\r\n\r\n")), Violation::Version);
@@ -139,7 +147,7 @@ fn a_malformed_field_is_refused() {
 }
 
 #[test]
-fn a_host_that_is_none_is_refused_wherever_it_stands() {
+fn an_invalid_host_is_refused_in_any_host_field() {
     assert_eq!(violation("GET / HTTP/1.1\r\nHost: a\r\nHOST: a b\r\n\r\n"), Violation::Host);
 }
 
@@ -175,7 +183,7 @@ fn a_body_has_one_length_in_digits() {
 }
 
 #[test]
-fn a_length_that_nobody_could_serve_is_too_long_and_leading_zeros_are_none() {
+fn a_length_beyond_64_bits_is_too_long() {
     for length in ["18446744073709551615", "18446744073709551614", "99999999999999999999999"] {
         assert_eq!(
             violation(&format!("POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n")),
@@ -245,7 +253,7 @@ fn malformed_chunks_are_refused_where_they_go_wrong() {
         ("0\r\nX", "\r\n"),
         ("0\r\nX: a\r\n\r", "X"),
     ] {
-        // The one of these that is wrong by its last byte.
+        // An empty second part: the last byte of the first part is the malformed one.
         let (before, from) = if from.is_empty() { before.split_at(before.len() - 1) } else { (before, from) };
         for len in [1, 3, 1000] {
             let bytes = format!("{head}{before}{from}GET / HTTP/1.1\r\n\r\n");
@@ -279,7 +287,7 @@ fn control_bytes_are_found_wherever_they_are() {
             for control in (0..0x20).chain([0x7f]) {
                 let mut bytes = plain.clone();
                 bytes[at] = control;
-                // Those behind it do not count.
+                // Later ones do not matter.
                 bytes[at + 1..].iter_mut().step_by(2).for_each(|byte| *byte = 0x7f);
                 assert_eq!(find_control(&bytes), at, "{control} at {at} of {len}");
             }
@@ -345,7 +353,7 @@ fn fragments(rng: &mut Rng) -> Vec<u8> {
 }
 
 #[test]
-fn any_bytes_are_framed_the_same_however_they_come() {
+fn framing_does_not_depend_on_how_bytes_arrive() {
     let mut rng = Rng::new(1);
     for _ in 0..20_000 {
         let bytes = fragments(&mut rng);
@@ -356,10 +364,10 @@ fn any_bytes_are_framed_the_same_however_they_come() {
     }
 }
 
-/// The wire relies on it: hyper reads each message to where the framing has it end, and refuses none by itself, because
-/// its own answer would have no request id.
+/// `Wire` relies on it: hyper finds the same end of each message as the framing, and refuses none itself, because its
+/// own response would have no request id.
 #[test]
-fn what_passes_is_read_by_hyper_as_the_framing_has_it() {
+fn hyper_reads_accepted_messages_as_framed() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut rng = Rng::new(2);
     let mut n_served = 0;
@@ -372,7 +380,7 @@ fn what_passes_is_read_by_hyper_as_the_framing_has_it() {
         while let Ok(len @ 1..) = framing.accept(&mut held) {
             message.extend(held.drain(..len));
             if !framing.is_mid_body() {
-                // Behind a whole message, whatever hyper would take for another is one too many.
+                // One whole message: hyper must not find another one in it.
                 let answers = runtime.block_on(hyper_serves(&message));
                 assert_eq!(answers, (1, true), "{}", message.escape_ascii());
                 n_served += 1;
@@ -383,7 +391,7 @@ fn what_passes_is_read_by_hyper_as_the_framing_has_it() {
     assert!(n_served > 500, "too few to mean anything: {n_served}");
 }
 
-/// How many requests hyper has served of these bytes, and whether it ended in good order.
+/// Returns the number of requests that hyper served, and whether the connection ended without an error.
 async fn hyper_serves(bytes: &[u8]) -> (u32, bool) {
     use tokio::io::AsyncWriteExt;
     let (mut client, server) = tokio::io::duplex(64 * 1024);

@@ -1,40 +1,40 @@
-//! What bounds a message's head, and why a message is refused.
+//! The limits of a head, and the reasons for which a message is refused.
 
-/// What bounds a head. Units: bytes, except for the number of fields.
+/// Limits of a head.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::http) struct HeadLimits {
-    /// `limits.request_line`.
+    /// `limits.request_line`: bytes of the request line.
     pub(in crate::http) request_line: usize,
-    /// `limits.header`: all fields together, with their line ends; of a chunked body's trailers too.
+    /// `limits.header`: bytes of all fields with their line ends; also of a chunked body's trailers.
     pub(in crate::http) fields: usize,
-    /// `limits.headers`.
+    /// `limits.headers`: number of fields.
     pub(in crate::http) n_fields: usize,
 }
 
-/// Why a message is refused. `fault` has the status code of each.
+/// A reason for which a message is refused. `http::fault` maps it to a status code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Violation {
     /// The request line is malformed.
     RequestLine(&'static str),
-    /// A version of HTTP other than 1.x.
+    /// The version of HTTP is not 1.x.
     Version,
-    /// `limits.request_line`.
+    /// The request line exceeds `limits.request_line`.
     RequestLineTooLong,
     /// A field's line is malformed.
     Field(&'static str),
-    /// `limits.header`.
+    /// The fields exceed `limits.header`.
     FieldsTooLong,
-    /// `limits.headers`.
+    /// There are more fields than `limits.headers`.
     TooManyFields,
-    /// The value of Host names no host.
+    /// The value of Host is not a valid host.
     Host,
-    /// The length of the body is malformed, or stated twice.
+    /// The length of the body is malformed, or declared twice.
     Length(&'static str),
-    /// The body is longer than any that could be served.
+    /// The declared length exceeds what hyper can count.
     BodyTooLong,
-    /// The transfer coding ends with `chunked` and has another below it.
+    /// `Transfer-Encoding` has another coding before the final `chunked`.
     Coding,
-    /// A chunked body, or its trailers, are malformed.
+    /// A chunked body or its trailer section is malformed.
     Chunk(&'static str),
     /// The head took longer than `timeouts.header`.
     SlowHead,
