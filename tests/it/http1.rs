@@ -72,6 +72,17 @@ fn http_1_0_gets_a_stream_without_chunks() {
     assert_eq!(answer.text(), "part 0\npart 1\npart 2\n");
 }
 
+/// RFC 9112 §9.3: only the end of the connection ends such a body, so keep-alive must not be promised.
+#[test]
+fn http_1_0_keep_alive_ends_after_a_body_without_length() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    let answer = client.send("GET /stream/3 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").answer();
+    assert!(!answer.has("content-length") && !answer.has("transfer-encoding"));
+    assert_eq!(answer.field("connection"), "close");
+    client.is_closed();
+}
+
 #[test]
 fn http_1_1_gets_a_stream_in_chunks() {
     let daemon = daemon();
