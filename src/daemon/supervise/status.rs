@@ -20,7 +20,7 @@ pub struct Snapshot {
     /// The previous generation while it is kept for a rollback; `None` if it is not.
     pub rollback: Option<Generation>,
     /// The desired number of workers; 0 while the daemon is asleep (`workers.idle_exit`).
-    pub count: usize,
+    pub desired: usize,
     /// The number of ready workers.
     pub ready: usize,
     /// The reason that requests are answered 503; `None` while they are queued.
@@ -89,7 +89,7 @@ impl Supervisor {
             generation: self.live.generation,
             pending: self.pending.as_ref().map(|pending| pending.set.generation),
             rollback: self.rollback.as_ref().map(|rollback| rollback.set.generation),
-            count: self.live.desired_count(),
+            desired: self.live.desired_count(),
             ready: self.count(WorkerRecord::is_ready),
             unavailable: self.outage.clone(),
             workers: workers.collect(),

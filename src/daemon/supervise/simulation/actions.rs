@@ -17,7 +17,7 @@ impl World {
             Action::Admit { worker } => self.admit(*worker)?,
             Action::Retire { worker } => {
                 let (live, now) = (self.live, self.now);
-                let process = self.living(*worker, "Retire")?;
+                let process = self.process(*worker, "Retire")?;
                 ensure(process.serves(), "Retire of a worker that does not serve")?;
                 process.admitted = false;
                 // A recycled or surplus worker: neither stuck nor replaced by a reload.
@@ -37,7 +37,7 @@ impl World {
                 }
             }
             Action::Terminate { worker } => {
-                let process = self.living(*worker, "Terminate")?;
+                let process = self.process(*worker, "Terminate")?;
                 ensure(process.exists, "Terminate before Spawned")?;
                 ensure(!process.terminated && !process.killed, "Terminate of a worker that is exiting")?;
                 process.terminated = true;
@@ -48,7 +48,7 @@ impl World {
             }
             Action::Kill { worker, abort } => self.kill(*worker, *abort, event)?,
             Action::Probe { worker } => {
-                let process = self.living(*worker, "Probe")?;
+                let process = self.process(*worker, "Probe")?;
                 ensure(
                     process.reported_ready && !process.admitted,
                     "Probe of a worker that is admitted or not ready",
@@ -65,7 +65,7 @@ impl World {
                 }
             }
             Action::DumpStacks { worker } => {
-                ensure(self.living(*worker, "DumpStacks")?.exists, "DumpStacks before Spawned")?;
+                ensure(self.process(*worker, "DumpStacks")?.exists, "DumpStacks before Spawned")?;
                 self.count("stacks dumped");
                 if self.rng.percent(70) {
                     let wait = self.rng.up_to(Duration::from_secs(1));
@@ -133,13 +133,13 @@ impl World {
         Ok(())
     }
 
-    fn living(&mut self, worker: WorkerId, action: &str) -> Result<&mut Process, String> {
+    fn process(&mut self, worker: WorkerId, action: &str) -> Result<&mut Process, String> {
         self.processes.get_mut(&worker).ok_or_else(|| format!("{action} for a process that does not exist"))
     }
 
     fn admit(&mut self, worker: WorkerId) -> Check {
         let live = self.live;
-        let process = self.living(worker, "Admit")?;
+        let process = self.process(worker, "Admit")?;
         ensure(process.reported_ready && !process.admitted, "Admit before Ready, or twice")?;
         ensure(!process.killed && !process.terminated, "Admit of a worker that is exiting")?;
         ensure(process.generation == live, "Admit of a generation that is not live")?;
@@ -155,9 +155,9 @@ impl World {
 
     fn kill(&mut self, worker: WorkerId, abort: Option<AbortReason>, event: &Event) -> Check {
         let none_serving = self.n_serving() == 0;
-        let process = self.living(worker, "Kill")?;
+        let process = self.process(worker, "Kill")?;
         ensure(process.exists && !process.killed, "Kill before Spawned, or twice")?;
-        let has_served = process.ever_admitted && !process.stuck && !process.terminated;
+        let is_healthy = process.ever_admitted && !process.stuck && !process.terminated;
         // A worker that is merely not needed is terminated, not killed.
         let may_kill = matches!(
             event,
@@ -171,18 +171,18 @@ impl World {
                 | Event::DeadlineExceeded { .. }
         );
         let may_kill = may_kill || none_serving;
-        ensure(!has_served || may_kill, "a surplus worker is killed instead of terminated")?;
-        let is_to_blame = matches!(
+        ensure(!is_healthy || may_kill, "a surplus worker is killed instead of terminated")?;
+        let is_at_fault = matches!(
             event,
             Event::Misbehaved { worker: bad, .. } | Event::BootFailed { worker: bad, .. } if *bad == worker
         );
-        let is_unbounded = has_served && process.unbounded_since.is_some() && !process.promoted;
+        let is_unbounded = is_healthy && process.unbounded_since.is_some() && !process.promoted;
         ensure(
-            !is_unbounded || is_to_blame || abort == Some(AbortReason::Shutdown),
+            !is_unbounded || is_at_fault || abort == Some(AbortReason::Shutdown),
             "a worker is killed during a retirement without a deadline",
         )?;
         ensure(
-            !has_served || is_to_blame || process.promoted || process.drained || abort.is_some(),
+            !is_healthy || is_at_fault || process.promoted || process.drained || abort.is_some(),
             "a worker with requests is killed without an abort reason",
         )?;
         process.killed = true;
@@ -193,7 +193,7 @@ impl World {
     }
 
     fn promote(&mut self, worker: WorkerId) -> Check {
-        let process = self.living(worker, "Promote")?;
+        let process = self.process(worker, "Promote")?;
         ensure(process.ever_admitted && !process.admitted && !process.stuck, "Promote of a busy worker")?;
         ensure(!process.killed && !process.terminated, "Promote of a worker that is exiting")?;
         process.promoted = true;
@@ -230,7 +230,7 @@ impl World {
     fn spawn(&mut self, worker: WorkerId, generation: Generation, method: SpawnMethod) -> Check {
         let code = self.codes.get(&generation).ok_or("an unknown generation")?.clone();
         ensure(!code.forgotten, "a worker of a forgotten generation")?;
-        ensure(self.n_remembered() <= 3, "more than two generations beside the live one")?;
+        ensure(self.n_configured() <= 3, "more than two generations beside the live one")?;
         ensure(self.newest < worker.life, "a reused life")?;
         self.newest = worker.life;
         let is_zygote = method == SpawnMethod::ExecZygote;
@@ -294,7 +294,7 @@ impl World {
         let import =
             if matches!(method, SpawnMethod::Fork(_)) { Duration::from_millis(50) } else { limit / 2 };
         let boot = spawn + self.rng.up_to(import);
-        if self.fails(self.faults.boot_fails.max(code.broken)) {
+        if self.fails(self.faults.boot_fails.max(code.boot_failures)) {
             match self.rng.below(3) {
                 0 => self.plan(Event::Exited { worker, exit: Exit::Code(3) }, boot),
                 1 => self.plan(Event::Misbehaved { worker, reason: "sent garbage".to_owned() }, boot),

@@ -63,7 +63,7 @@ impl Process {
 pub(super) struct Code {
     pub(super) policy: SupervisorPolicy,
     /// The probability in percent that a boot fails, until faults stop.
-    pub(super) broken: u64,
+    pub(super) boot_failures: u64,
     /// The percentage of its responses that fail.
     pub(super) response_failures: u64,
     pub(super) forgotten: bool,
@@ -155,7 +155,7 @@ impl World {
         self.plan(Event::Started, Duration::ZERO);
         self.plan_operator();
         while self.step()? {}
-        if self.exit.is_none() && self.supervisor.snapshot().count == 0 {
+        if self.exit.is_none() && self.supervisor.snapshot().desired == 0 {
             // The workers are asleep: a request wakes them.
             self.plan(Event::WorkerRequested, Duration::ZERO);
             while self.step()? {}
@@ -213,20 +213,20 @@ impl World {
     fn check_recovered(&self) -> Check {
         let snapshot = self.supervisor.snapshot();
         let n_zygotes = usize::from(self.codes[&self.live].policy.preload);
-        ensure(snapshot.count > 0, "asleep after a request")?;
-        ensure(snapshot.ready == snapshot.count, "faults have stopped and not every seat is ready")?;
+        ensure(snapshot.desired > 0, "asleep after a request")?;
+        ensure(snapshot.ready == snapshot.desired, "faults have stopped and not every seat is ready")?;
         let n_workers = snapshot.workers.len();
-        ensure(n_workers == snapshot.count + n_zygotes, "a worker is still retiring")?;
-        ensure(self.n_serving() == snapshot.count, "the supervisor counts workers that are not admitted")?;
+        ensure(n_workers == snapshot.desired + n_zygotes, "a worker is still retiring")?;
+        ensure(self.n_serving() == snapshot.desired, "the supervisor counts workers that are not admitted")?;
         ensure(!self.unavailable, "all workers are ready and requests are refused")?;
         ensure(self.ready_sent && !self.is_reloading, "all workers are ready and READY=1 was not sent")?;
         ensure(self.reloads.is_empty(), "a reload without an answer")?;
-        let status = format!("{0}/{0} workers ready", snapshot.count);
+        let status = format!("{0}/{0} workers ready", snapshot.desired);
         let rest =
             snapshot.status.strip_prefix(&status).ok_or("the status does not show all workers as ready")?;
-        let is_remark =
+        let is_note =
             rest.starts_with("; reload failed: ") || rest.starts_with("; rolled back from generation ");
-        ensure(rest.is_empty() || is_remark, "an unexpected note in the status")
+        ensure(rest.is_empty() || is_note, "an unexpected note in the status")
     }
 
     fn check_exit(&self) -> Check {
@@ -346,8 +346,8 @@ impl World {
             return Ok(());
         }
         let exits_on_first = self.codes[&Generation(1)].policy.exit_on_first_boot_failure;
-        let broken = sometimes(&mut self.rng, 40, 100);
-        let code = random_code(&mut self.rng, exits_on_first, broken);
+        let boot_failures = sometimes(&mut self.rng, 40, 100);
+        let code = random_code(&mut self.rng, exits_on_first, boot_failures);
         let policy = code.policy.clone();
         let generation = self.supervisor.next_generation();
         ensure(!self.codes.contains_key(&generation), "a generation that is not new")?;
@@ -410,7 +410,7 @@ impl World {
         if actions.iter().any(|action| matches!(action, Action::GoLive { .. }))
             && !has(|report| matches!(report, Report::RolledBack { .. }))
         {
-            let n_new = self.supervisor.snapshot().count;
+            let n_new = self.supervisor.snapshot().desired;
             return ensure(after >= before.min(n_new), "a reload reduces the number of ready workers");
         }
         let may_lose = match event {
@@ -453,7 +453,7 @@ impl World {
     }
 
     /// The number of generations whose configuration was not dropped.
-    pub(super) fn n_remembered(&self) -> usize {
+    pub(super) fn n_configured(&self) -> usize {
         self.codes.values().filter(|code| !code.forgotten).count()
     }
 }
@@ -470,7 +470,7 @@ fn one_to(rng: &mut Rng, max: u16) -> NonZeroU16 {
 }
 
 /// Chooses the policy and the faults of one load of code.
-fn random_code(rng: &mut Rng, exit_on_first_boot_failure: bool, broken: u64) -> Code {
+fn random_code(rng: &mut Rng, exit_on_first_boot_failure: bool, boot_failures: u64) -> Code {
     let count = one_to(rng, 5);
     let boot = (!rng.percent(20)).then(|| Duration::from_secs(1 + rng.below(60)));
     let drain = Duration::from_secs(rng.below(30));
@@ -489,5 +489,5 @@ fn random_code(rng: &mut Rng, exit_on_first_boot_failure: bool, broken: u64) -> 
         ..SupervisorPolicy::new("app".to_owned(), count, boot, drain)
     };
     let response_failures = sometimes(rng, 30, 50);
-    Code { policy, broken, response_failures, forgotten: false }
+    Code { policy, boot_failures, response_failures, forgotten: false }
 }

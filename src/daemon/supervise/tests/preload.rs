@@ -58,8 +58,8 @@ fn zygote_boot_failure_fails_the_start_or_is_retried() {
     let failed = harness.fail_boot(zygote(1));
     assert!(failed.contains(&Action::NotifyStopping), "{failed:?}");
     assert_eq!(harness.send(Event::EdgeDrained), []);
-    let gone = harness.exit(zygote(1));
-    assert!(matches!(gone.last(), Some(Action::Exit { status: 78, .. })), "{gone:?}");
+    let exited = harness.exit(zygote(1));
+    assert!(matches!(exited.last(), Some(Action::Exit { status: 78, .. })), "{exited:?}");
 
     let mut harness = Harness::with(SupervisorPolicy { exit_on_first_boot_failure: false, ..preloading(2) });
     harness.send(Event::Started);
@@ -118,9 +118,9 @@ fn fork_in_progress_fails_when_the_zygote_dies() {
     let mut harness = preloaded(1);
     harness.advance(20 * SECOND).exit(worker(0, 2));
     harness.send(Event::StopNow);
-    let gone = harness.exit(zygote(1));
+    let exited = harness.exit(zygote(1));
     assert_eq!(
-        gone.last(),
+        exited.last(),
         Some(&Action::Exit { status: 0, reason: None }),
         "the fork does not delay the exit"
     );

@@ -240,19 +240,19 @@ fn recycled_worker_serves_on_at_the_process_limit() {
 #[test]
 fn signalled_worker_serves_until_its_successor_is_ready() {
     let mut harness = Harness::ready(2);
-    let asked = worker(1, 2);
+    let signalled = worker(1, 2);
     let reason = RecycleReason::Signal { signal: 15 };
-    let actions = harness.send(Event::StopRequested { worker: asked, signal: 15 });
-    assert_eq!(actions[0], Action::Report(Report::Recycling { worker: asked, reason }));
+    let actions = harness.send(Event::StopRequested { worker: signalled, signal: 15 });
+    assert_eq!(actions[0], Action::Report(Report::Recycling { worker: signalled, reason }));
     assert_eq!(spawns(&actions), [worker(1, 3)]);
     assert_eq!(
-        harness.send(Event::StopRequested { worker: asked, signal: 2 }),
+        harness.send(Event::StopRequested { worker: signalled, signal: 2 }),
         [],
         "the second request is ignored"
     );
     let ready = harness.boot(worker(1, 3));
-    assert_eq!(retires(&ready), [asked]);
-    harness.drain_and_exit(asked);
+    assert_eq!(retires(&ready), [signalled]);
+    harness.drain_and_exit(signalled);
     assert_eq!(harness.status(), "2/2 workers ready");
 }
 

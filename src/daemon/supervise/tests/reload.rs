@@ -259,11 +259,11 @@ fn reload_before_first_ready_replaces_the_failing_code() {
     assert!(!actions.contains(&Action::NotifyReloading), "READY=1 was not sent yet: {actions:?}");
     assert_eq!(kills(&actions), [worker(0, 2)], "it boots the wrong code");
     assert_eq!(actions.iter().filter(|a| **a == spawn_of(2, 0, 3)).count(), 1, "{actions:?}");
-    let healed = harness.boot(worker(0, 3));
-    assert_eq!(admits(&healed), [worker(0, 3)]);
-    assert_eq!(reload_outcomes(&healed), [(2, None)]);
-    assert!(healed.contains(&Action::NotifyReady) && healed.contains(&Action::Unavailable(None)));
-    assert_eq!(spawns(&healed).len(), 1, "the new number of workers is two: {healed:?}");
+    let recovered = harness.boot(worker(0, 3));
+    assert_eq!(admits(&recovered), [worker(0, 3)]);
+    assert_eq!(reload_outcomes(&recovered), [(2, None)]);
+    assert!(recovered.contains(&Action::NotifyReady) && recovered.contains(&Action::Unavailable(None)));
+    assert_eq!(spawns(&recovered).len(), 1, "the new number of workers is two: {recovered:?}");
 }
 
 #[test]
@@ -280,9 +280,9 @@ fn failed_reload_before_first_ready_answers_and_retries() {
     };
     assert!(failed.iter().any(reported), "the traceback is reported for the new code: {failed:?}");
     harness.advance(100 * MS).tick();
-    let healed = harness.boot(worker(0, 3));
-    assert_eq!(reload_outcomes(&healed), [], "one answer for each reload");
-    assert!(healed.contains(&Action::NotifyReady));
+    let recovered = harness.boot(worker(0, 3));
+    assert_eq!(reload_outcomes(&recovered), [], "one answer for each reload");
+    assert!(recovered.contains(&Action::NotifyReady));
 }
 
 #[test]

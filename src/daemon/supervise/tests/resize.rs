@@ -72,7 +72,7 @@ fn reload_keeps_the_scaled_number_of_workers() {
     harness.send(Event::Reload { policy: between(1, 8) });
     harness.boot(worker(0, 3));
     assert_eq!(reload_outcomes(&harness.boot(worker(1, 4))), [(2, None)]);
-    assert_eq!(harness.supervisor.snapshot().count, 2);
+    assert_eq!(harness.supervisor.snapshot().desired, 2);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn extreme_adjustments_are_clamped() {
     let mut harness = Harness::new(1);
     for (by, to) in [(i32::MIN, 1), (i32::MAX, u16::MAX - 1), (i32::MAX, u16::MAX - 1), (i32::MIN, 1)] {
         harness.send(Event::Adjust { by });
-        assert_eq!(harness.supervisor.snapshot().count, usize::from(to));
+        assert_eq!(harness.supervisor.snapshot().desired, usize::from(to));
     }
 }
 

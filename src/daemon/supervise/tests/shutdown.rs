@@ -25,8 +25,8 @@ fn failed_first_boot_drains_and_exits_with_78() {
         ]
     );
     assert_eq!(harness.send(Event::EdgeDrained), []);
-    let gone = harness.exit(worker(0, 1));
-    assert_eq!(gone.last(), Some(&Action::Exit { status: 78, reason: Some(headline) }));
+    let exited = harness.exit(worker(0, 1));
+    assert_eq!(exited.last(), Some(&Action::Exit { status: 78, reason: Some(headline) }));
     assert_eq!(harness.send(Event::Stop), [], "nothing happens after Exit");
     assert_eq!(harness.wakeup(), None);
 }

@@ -136,9 +136,9 @@ fn failed_first_boot_is_retried_in_one_seat_if_configured() {
         assert_eq!(spawns(&harness.advance(expected).tick()), [worker(0, life + 1)]);
         expected = (expected * 2).min(30 * SECOND);
     }
-    let healed = harness.boot(worker(0, 11));
-    assert!(healed.contains(&Action::Unavailable(None)));
-    assert_eq!(spawns(&healed).len(), 8, "the other seats boot at once: {healed:?}");
+    let recovered = harness.boot(worker(0, 11));
+    assert!(recovered.contains(&Action::Unavailable(None)));
+    assert_eq!(spawns(&recovered).len(), 8, "the other seats boot at once: {recovered:?}");
 }
 
 #[test]
@@ -225,8 +225,8 @@ fn failing_replacements_fall_back_to_serial_boots() {
     let wait = harness.wakeup().expect("a retry is scheduled");
     let again = harness.advance(wait).tick();
     assert_eq!(spawns(&again).len(), 1, "only the canary: {again:?}");
-    let healed = harness.boot(spawns(&again)[0]);
-    assert_eq!(spawns(&healed).len(), 3);
+    let recovered = harness.boot(spawns(&again)[0]);
+    assert_eq!(spawns(&recovered).len(), 3);
 }
 
 #[test]
@@ -263,8 +263,8 @@ fn stuck_worker_is_replaced_then_killed_when_drained() {
     let replaced = Action::Report(Report::Replaced { worker: stuck, by: worker(0, 3) });
     assert!(harness.boot(worker(0, 3)).contains(&replaced));
     assert_eq!(harness.send(Event::Drained { worker: stuck })[0], kill(stuck));
-    let gone = harness.exit(stuck);
-    assert_eq!(spawns(&gone), [], "its seat is filled already: {gone:?}");
+    let exited = harness.exit(stuck);
+    assert_eq!(spawns(&exited), [], "its seat is filled already: {exited:?}");
 }
 
 #[test]
@@ -430,7 +430,7 @@ fn snapshot_counts_spawns_failures_and_crashes() {
     harness.advance(20 * SECOND).exit(worker(1, 2));
     harness.fail_boot(worker(1, 3));
     let snapshot = harness.supervisor.snapshot();
-    assert_eq!((snapshot.ready, snapshot.count), (1, 2));
+    assert_eq!((snapshot.ready, snapshot.desired), (1, 2));
     assert_eq!((snapshot.spawned, snapshot.boot_failures, snapshot.crashes), (3, 1, 1));
     assert_eq!(snapshot.seats[1].worker, None);
     assert_eq!(snapshot.seats[1].retry_at, Some(harness.now + 100 * MS));
