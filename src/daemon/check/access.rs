@@ -1,10 +1,10 @@
-//! What a user may read and write, asked of the kernel by a process of that user's: mode bits alone do not say it
-//! (access control lists, read-only file systems, security modules).
+//! Tests what a user can read and write, with access(2) in a process of that user: mode bits alone do not show it (access
+//! control lists, read-only file systems, security modules).
 //!
 //! # Why `unsafe`
-//! The process is a fork of this one that never executes anything: between fork and exec it becomes the user, asks, and
-//! writes the answers to a pipe. Only async-signal-safe calls are made there (signal-safety(7)); what they need is made
-//! before.
+//! The process is a fork that never executes anything: between fork and exec it becomes the user, tests the paths, and
+//! writes the results to a pipe. There it makes only async-signal-safe calls (signal-safety(7)); everything they need is
+//! allocated before.
 #![expect(unsafe_code, reason = "pre_exec")]
 
 use std::ffi::CString;
@@ -25,10 +25,10 @@ use crate::pool::{Identity, become_user};
 
 use super::unit::Unit;
 
-/// A path that the user needs.
+/// Access to a path that the application needs.
 #[derive(Debug, Clone)]
 pub(super) struct RequiredAccess {
-    /// What it is, for a person: `app.directory`.
+    /// The name in messages, such as `app.directory`.
     what: String,
     path: PathBuf,
     flags: AccessFlags,
@@ -47,7 +47,7 @@ impl RequiredAccess {
         Self { flags: AccessFlags::X_OK, ..Self::read(what, path) }
     }
 
-    /// A file that is written, and its directory, where a database makes files beside it.
+    /// A database: its file is written, and its directory, where the database makes further files.
     pub(super) fn database(path: &Path) -> Vec<Self> {
         let write = AccessFlags::R_OK | AccessFlags::W_OK;
         let what = "the database";
@@ -55,15 +55,15 @@ impl RequiredAccess {
             flags: AccessFlags::W_OK | AccessFlags::X_OK,
             ..Self::read("the directory of the database", directory)
         });
-        // One that does not exist yet is made.
+        // A missing file will be created.
         let file = path.exists().then(|| Self { flags: write, ..Self::read(what, path) });
         file.into_iter().chain(directory).collect()
     }
 
-    /// What must be allowed for it: to enter each directory on the way, then what is wanted of it.
+    /// The accesses to test: entering each directory on the way, then the path itself.
     fn steps(&self) -> Vec<(PathBuf, AccessFlags)> {
-        // A link leads elsewhere, and that must be entered as well: before the link itself is asked about, which cannot
-        // be used then whatever its mode.
+        // The target of a symbolic link must be reachable too. Its directories come before the link, which otherwise fails
+        // first without naming them.
         let real = fs::canonicalize(&self.path).ok().filter(|real| *real != self.path);
         let ends: Vec<_> = [Some(self.path.clone()), real].into_iter().flatten().collect();
         let mut steps = Vec::new();
@@ -77,7 +77,7 @@ impl RequiredAccess {
     }
 }
 
-/// What the configuration names and the daemon, or its workers, must read.
+/// Returns the paths in the configuration that the daemon or its workers read.
 pub(super) fn required_by(config: &Config, file: Option<&Path>) -> Vec<RequiredAccess> {
     let app = &config.app;
     let mut needs: Vec<RequiredAccess> =
@@ -89,10 +89,10 @@ pub(super) fn required_by(config: &Config, file: Option<&Path>) -> Vec<RequiredA
     needs
 }
 
-/// What the user is not allowed, one sentence each with a remedy. `unit` is whose sandbox counts.
+/// Returns a sentence with a remedy for each access that the user lacks, or that the unit's sandbox denies.
 ///
 /// # Errors
-/// When the user's process cannot be made.
+/// When the user's process cannot be started.
 pub(super) fn find_problems(
     identity: &Identity,
     unit: Option<&Unit>,
@@ -111,7 +111,7 @@ pub(super) fn find_problems(
             }
             None => unit.and_then(|unit| find_sandbox_problem(unit, need)),
         };
-        // The same directory is in the way of many.
+        // One directory may block several paths: one sentence.
         problems.extend(problem.filter(|problem| !problems.contains(problem)));
     }
     Ok(problems)
@@ -153,7 +153,7 @@ fn explain_denial(
     )
 }
 
-/// Mode and owner, for a person.
+/// Formats mode and owner: `mode 750, root:www-data`.
 fn describe_owner(path: &Path) -> String {
     let Ok(metadata) = fs::metadata(path) else { return "not there".to_owned() };
     let user = User::from_uid(Uid::from_raw(metadata.uid())).ok().flatten();
@@ -163,7 +163,7 @@ fn describe_owner(path: &Path) -> String {
     format!("mode {:o}, {user}:{group}", metadata.mode() & 0o7777)
 }
 
-/// What the unit's sandbox hides although the user would be allowed it.
+/// Returns a sentence if the unit's sandbox denies what the user itself may do.
 fn find_sandbox_problem(unit: &Unit, need: &RequiredAccess) -> Option<String> {
     let RequiredAccess { what, path, flags } = need;
     let (name, shown) = (&unit.name, path.display());
@@ -181,7 +181,7 @@ fn find_sandbox_problem(unit: &Unit, need: &RequiredAccess) -> Option<String> {
     })
 }
 
-/// For each step 0, or the number of the error.
+/// Tests each access as the user. Returns an errno for each, 0 for success.
 fn test_access(identity: &Identity, steps: &[(PathBuf, AccessFlags)]) -> io::Result<Vec<i32>> {
     let asked: Vec<(CString, AccessFlags)> = steps
         .iter()
@@ -189,7 +189,7 @@ fn test_access(identity: &Identity, steps: &[(PathBuf, AccessFlags)]) -> io::Res
         .collect::<Result<_, std::ffi::NulError>>()?;
     let (read, written) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let Identity { uid, gid, groups, .. } = identity.clone();
-    // Not executed: the closure fails.
+    // Never executed: the closure always fails.
     let mut command = Command::new("/proc/self/exe");
     let written = std::sync::Arc::new(written);
     let answers = std::sync::Arc::clone(&written);
@@ -200,13 +200,13 @@ fn test_access(identity: &Identity, steps: &[(PathBuf, AccessFlags)]) -> io::Res
             become_user(uid, gid, &groups)?;
             for (path, flags) in &asked {
                 let answer = access(path.as_c_str(), *flags).err().map_or(0, |errno| errno as i32);
-                // A pipe takes four bytes whole or not at all (pipe(7)).
+                // Atomic up to PIPE_BUF (pipe(7)).
                 write(answers.as_fd(), &answer.to_ne_bytes())?;
             }
             Err(io::Error::from_raw_os_error(Errno::ECANCELED as i32))
         });
     }
-    // Read while it writes: there may be more than a pipe holds.
+    // In a thread: the results may exceed the pipe's buffer.
     let reader = std::thread::spawn(move || {
         let mut bytes = Vec::new();
         File::from(read).read_to_end(&mut bytes).map(|_| bytes)

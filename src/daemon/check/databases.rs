@@ -1,4 +1,4 @@
-//! The database files that the application's settings name, which its user must be able to write.
+//! Finds the database files in the application's settings: its user must be able to write them.
 
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
@@ -12,13 +12,13 @@ use crate::pool::Identity;
 
 const SCRIPT: &str = include_str!("databases.py");
 
-/// The application was imported in time before; it is given up then.
+/// Time for the import. It succeeded before, in the worker.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Imports the application once more, and asks it.
+/// Imports the application once more and returns its database files.
 ///
 /// # Errors
-/// When its process cannot be made or read. What the application does then is no error: it was found sound before.
+/// When the process cannot be started or read. A failing import is not an error: the worker had imported it.
 pub(super) fn find(app: &App, identity: &Identity) -> io::Result<Vec<PathBuf>> {
     let mut command = Command::new(&app.python.path);
     identity.apply(&mut command);
@@ -40,7 +40,7 @@ pub(super) fn find(app: &App, identity: &Identity) -> io::Result<Vec<PathBuf>> {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    // What it has started may hold the pipe open; that nothing is left of it is as good.
+    // Processes that it started would keep the pipe open. ESRCH: none is left.
     let group = nix::unistd::Pid::from_raw(child.id().cast_signed());
     match nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL) {
         Ok(()) | Err(nix::errno::Errno::ESRCH) => {}

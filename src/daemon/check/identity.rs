@@ -1,7 +1,7 @@
-//! As whom `rgun check` runs the application.
+//! The user, groups, environment and directory in which `rgun check` runs the application.
 //!
-//! Root may read everything, and the application's module would do what it likes: started as root, a check is made as
-//! the user of the unit that has the same configuration, with its groups, in its environment and directory.
+//! A check as root would run the application as root, and root can read everything. It therefore runs as the user of the
+//! unit with the same configuration.
 
 use std::ffi::{CString, OsString};
 use std::path::{Path, PathBuf};
@@ -15,24 +15,25 @@ use crate::run::StartupError;
 
 use super::unit::Unit;
 
-/// What is checked, and as whom.
+/// The invocation to check, and the user to check it as.
 #[derive(Debug)]
 pub(super) struct CheckContext {
-    /// As the unit has it.
+    /// Read in the unit's environment, if there is a unit.
     pub(super) invocation: Invocation,
-    /// `None`: as whoever asks.
+    /// The user. `None`: the calling user, who is not root.
     pub(super) identity: Option<Identity>,
+    /// The unit whose sandbox counts.
     pub(super) unit: Option<Unit>,
 }
 
 /// The variables of every service (systemd.exec(5)).
 const SERVICE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What is to be checked, and as whom.
+/// Resolves user, unit and invocation.
 ///
 /// # Errors
-/// Nobody is named, and root asks; or who is named does not exist; or the unit's environment makes a configuration that
-/// is wrong.
+/// When root names no user and no unit is found, when the user or unit does not exist, or when the configuration is
+/// invalid in the unit's environment.
 pub(super) fn resolve_context(
     invocation: &Invocation,
     wanted: &CheckIdentity,
@@ -80,7 +81,7 @@ pub(super) fn resolve_context(
     Ok(CheckContext { invocation, identity: Some(identity), unit })
 }
 
-/// The unit that is named, or that has the same configuration.
+/// Returns the named unit, or the one with the same configuration file.
 fn find_unit(invocation: &Invocation, wanted: &CheckIdentity) -> Result<Option<Unit>, StartupError> {
     if let Some(name) = &wanted.unit {
         return match Unit::find(name) {
@@ -96,7 +97,7 @@ fn find_unit(invocation: &Invocation, wanted: &CheckIdentity) -> Result<Option<U
     Ok(invocation.file().and_then(unit_for_file).and_then(|name| Unit::find(&name)))
 }
 
-/// The unit as packaged that reads this file: `rgun@shop.service` reads `/etc/rgun/shop.toml`.
+/// Returns the packaged unit that reads this file: `rgun@shop.service` for `/etc/rgun/shop.toml`.
 fn unit_for_file(file: &Path) -> Option<String> {
     let default = Path::new(DEFAULT_FILE);
     if file == default {
@@ -164,7 +165,7 @@ impl UserAccount {
     }
 }
 
-/// `Group=` and `SupplementaryGroups=`.
+/// The user's groups with `Group=` and `SupplementaryGroups=`. Returns the primary one and all of them.
 fn unit_groups(account: &UserAccount, unit: &Unit) -> Result<(Gid, Vec<Gid>), String> {
     let find = |setting: &str, name: &str| {
         let known = match name.parse() {
@@ -185,7 +186,7 @@ fn unit_groups(account: &UserAccount, unit: &Unit) -> Result<(Gid, Vec<Gid>), St
     Ok((gid, groups))
 }
 
-/// The unit's, or that of whoever asks, with what depends on the user.
+/// The unit's environment, or without a unit the caller's, with the variables that depend on the user.
 fn environment(account: &UserAccount, unit: Option<&Unit>) -> Result<Vec<(OsString, OsString)>, String> {
     let mut variables: Vec<(OsString, OsString)> = match unit {
         Some(_) => vec![("PATH".into(), SERVICE_PATH.into())],
@@ -211,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_unit_is_that_which_reads_the_file() {
+    fn unit_is_derived_from_the_configuration_file() {
         for (file, unit) in [
             ("/etc/rgun/rgun.toml", Some("rgun.service")),
             ("/etc/rgun/shop.toml", Some("rgun@shop.service")),
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_decides_the_groups_beside_those_that_the_user_has() {
+    fn unit_groups_are_added_to_the_users() {
         let account = UserAccount::find("0").unwrap();
         let unit = Unit { group: "1".into(), supplementary: vec!["2".into()], ..Unit::default() };
         let (gid, groups) = unit_groups(&account, &unit).unwrap();
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_has_nothing_of_the_environment_of_whoever_asks() {
+    fn environment_with_unit_omits_the_callers() {
         let account = UserAccount::find("0").unwrap();
         let unit = Unit { environment: vec!["HOME=/srv".into(), "A=1".into()], ..Unit::default() };
         let variables = environment(&account, Some(&unit)).unwrap();

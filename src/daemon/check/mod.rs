@@ -1,8 +1,7 @@
-//! `rgun check`: boots one worker exactly as the daemon would, and says whether that works. Nothing listens,
-//! nothing is served.
+//! `rgun check`: boots one worker as the daemon would, and prints whether it became ready. Nothing is served.
 //!
-//! Root checks as the user of the unit ([`identity`]), and is told what that user may not read ([`access`]) or write
-//! ([`databases`]).
+//! For root, the check runs as the user of the systemd unit ([`identity`]), and also prints what this user cannot read
+//! ([`access`]) or write ([`databases`]).
 
 mod access;
 mod databases;
@@ -10,15 +9,18 @@ mod identity;
 mod unit;
 
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rgun_channel::control::{Command, Hooks, Report, Role};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::cli::{self, CheckIdentity, Invocation};
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, Notice, Policy, Reactor};
+use crate::edge::register;
 use crate::error_chain::Chain;
 use crate::id::{Generation, Life, WorkerId, WorkerNr};
 use crate::pool::{self, Identity, Plan, Pool};
@@ -28,16 +30,16 @@ use crate::supervise::Exit;
 use access::RequiredAccess;
 use identity::CheckContext;
 
-/// Time for the worker to leave after it has been asked to.
+/// Time for the worker to exit after a Stop command.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Checks, prints the verdict, and returns the exit status: 0, 78 with the reason, or 64 when root names nobody to check
-/// as.
+/// Runs the check and prints the verdict. Returns the exit status: 0, 78 (EX_CONFIG), or 64 (EX_USAGE) when root has not
+/// named a user.
 pub fn check(invocation: &Invocation, wanted: &CheckIdentity) -> ExitCode {
     let mut warnings = invocation.warnings.clone();
-    let outcome = identity::resolve_context(invocation, wanted).and_then(|subject| {
-        warnings.clone_from(&subject.invocation.warnings);
-        check_context(&subject)
+    let outcome = identity::resolve_context(invocation, wanted).and_then(|context| {
+        warnings.clone_from(&context.invocation.warnings);
+        check_context(&context)
     });
     let (status, verdict) = match outcome {
         Ok(verdict) => (0, verdict),
@@ -54,12 +56,12 @@ pub fn check(invocation: &Invocation, wanted: &CheckIdentity) -> ExitCode {
     ExitCode::from(if printed.is_ok() { status } else { 1 })
 }
 
-/// Boots, and looks at what the user may do before and after.
-fn check_context(subject: &CheckContext) -> Result<String, StartupError> {
-    let CheckContext { invocation, identity, unit } = subject;
+/// Boots a worker as this user. Before that, checks what the user can read; after that, which databases it can write.
+fn check_context(context: &CheckContext) -> Result<String, StartupError> {
+    let CheckContext { invocation, identity, unit } = context;
     let config = &invocation.config;
     let Some(identity) = identity else { return check_boot(config, None) };
-    let may = |needs: &[RequiredAccess]| {
+    let require = |needs: &[RequiredAccess]| {
         let problems = access::find_problems(identity, unit.as_ref(), needs)
             .map_err(StartupError::system("check as another user"))?;
         if problems.is_empty() {
@@ -68,36 +70,62 @@ fn check_context(subject: &CheckContext) -> Result<String, StartupError> {
             Err(StartupError { status: cli::EX_CONFIG, reason: problems.join("\nerror: ") })
         }
     };
-    may(&access::required_by(config, invocation.file()))?;
+    require(&access::required_by(config, invocation.file()))?;
     let sound = check_boot(config, Some(identity))?;
     let databases =
         databases::find(&config.app, identity).map_err(StartupError::system("ask the application"))?;
-    may(&databases.iter().flat_map(|path| RequiredAccess::database(path)).collect::<Vec<_>>())?;
+    require(&databases.iter().flat_map(|path| RequiredAccess::database(path)).collect::<Vec<_>>())?;
     let whose = unit.as_ref().map(|unit| format!(", as {} runs it", unit.name)).unwrap_or_default();
     Ok(format!("{sound}; checked as {}{whose}", identity.user))
 }
 
+/// Boots a worker, and returns what to print about it.
 fn check_boot(config: &Config, identity: Option<&Identity>) -> Result<String, StartupError> {
-    let extension = pool::find_extension()
-        .map_err(|error| StartupError { status: cli::EX_CONFIG, reason: error.to_string() })?;
+    let extension = pool::find_extension().map_err(|error| unsound(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(StartupError::system("make a reactor"))?;
-    let (tell, mut told) = unbounded_channel();
+    let (messages_tx, messages_rx) = unbounded_channel();
     let reactor = Reactor::new().map_err(StartupError::system("make the shared page"))?;
-    let policy = Policy::default();
-    let dispatcher = Dispatcher::new(policy, reactor, notice_sink(&tell));
+    let dispatcher = Dispatcher::new(Policy::default(), reactor, notice_sink(&messages_tx));
     let mut pool = Pool::new(extension, None);
     if let Some(identity) = identity {
         pool.run_as(identity.clone());
     }
-    let worker = WorkerId { number: WorkerNr(0), life: Life(1) };
-    let plan = Plan {
-        worker,
+    let hooks = Hooks::default();
+    let plan = plan(config, &hooks);
+    let worker = plan.worker;
+    let spawned =
+        pool.spawn(&plan, dispatcher.reactor()).map_err(|error| unsound(Chain(&error).to_string()))?;
+    let control = spawned.link.control.clone();
+    dispatcher.attach(spawned.link);
+    let mut boot = Boot { config, dispatcher, pool: &mut pool, worker, messages: messages_rx };
+    let verdict = runtime.block_on(async {
+        let finished = boot.run(control);
+        match config.timeouts.boot {
+            Some(limit) => tokio::time::timeout(limit, finished).await.unwrap_or_else(|_| {
+                let target = &config.app.target;
+                Err(unsound(format!("{target} did not finish importing within timeouts.boot ({limit:?})")))
+            }),
+            None => finished.await,
+        }
+    });
+    stop_worker(&runtime, dispatcher, &mut pool, worker);
+    verdict
+}
+
+fn unsound(reason: String) -> StartupError {
+    StartupError { status: cli::EX_CONFIG, reason }
+}
+
+/// A worker that serves nothing.
+fn plan<'a>(config: &'a Config, hooks: &'a Hooks) -> Plan<'a> {
+    Plan {
+        worker: WorkerId { number: WorkerNr(0), life: Life(1) },
         generation: Generation(1),
         app: &config.app,
-        hooks: &Hooks::default(),
+        hooks,
         threads: u32::from(config.workers.threads.get()),
         concurrency: 1,
         websockets: 0,
@@ -108,74 +136,62 @@ fn check_boot(config: &Config, identity: Option<&Identity>) -> Result<String, St
         max_memory: None,
         max_requests: None,
         children: Duration::ZERO,
-    };
-    let spawned = pool
-        .spawn(&plan, dispatcher.reactor())
-        .map_err(|error| StartupError { status: cli::EX_CONFIG, reason: Chain(&error).to_string() })?;
-    let control = spawned.link.control.clone();
-    dispatcher.attach(spawned.link);
-    let verdict = runtime.block_on(async {
-        let talk = async {
-            let socket =
-                crate::edge::register(control).map_err(StartupError::system("watch the control socket"))?;
-            let (mut python, mut warnings) = (String::new(), String::new());
-            loop {
-                let mut ready =
-                    socket.readable().await.map_err(StartupError::system("watch the control socket"))?;
-                let open = dispatcher.pump_control(worker);
-                ready.clear_ready();
-                while let Ok(MainMessage::Dispatch(notice)) = told.try_recv() {
-                    let failed = |reason| Err(StartupError { status: cli::EX_CONFIG, reason });
-                    match notice {
-                        Notice::Report(_, Report::Booting { python: version }) => python = version,
-                        Notice::Report(_, Report::Warning(text)) => {
-                            warnings.extend(["warning: ", &text, "\n"]);
-                        }
-                        Notice::Report(_, Report::Ready { interface }) => {
-                            return Ok(format!(
-                                "{warnings}{} is sound: {interface:?} application, {python} ({}, {})",
-                                config.app.target,
-                                config.app.python.path.display(),
-                                config.app.python.source,
-                            ));
-                        }
-                        Notice::Report(_, Report::Refused(reason)) => return failed(reason),
-                        Notice::Report(_, Report::Failed { summary, traceback, .. }) => {
-                            let separator = if traceback.is_empty() { "" } else { "\n" };
-                            return failed(format!("{summary}{separator}{}", traceback.trim_end()));
-                        }
-                        Notice::ContractBreached(_, why) if open => {
-                            return failed(format!("the worker {why}"));
-                        }
-                        _ => {}
-                    }
-                }
-                if !open {
-                    return Err(StartupError {
-                        status: cli::EX_CONFIG,
-                        reason: explain_death(&mut pool, config, !python.is_empty()).await,
-                    });
-                }
-            }
-        };
-        match config.timeouts.boot {
-            Some(limit) => tokio::time::timeout(limit, talk).await.unwrap_or_else(|_| {
-                Err(StartupError {
-                    status: cli::EX_CONFIG,
-                    reason: format!(
-                        "{} did not finish importing within timeouts.boot ({limit:?})",
-                        config.app.target
-                    ),
-                })
-            }),
-            None => talk.await,
-        }
-    });
-    stop_worker(&runtime, dispatcher, &mut pool, worker);
-    verdict
+    }
 }
 
-/// The worker closed its socket without a word: its exit says how. `booted`: its interpreter had loaded the extension.
+/// A worker that is booting.
+struct Boot<'a> {
+    config: &'a Config,
+    dispatcher: &'static Dispatcher,
+    pool: &'a mut Pool,
+    worker: WorkerId,
+    messages: UnboundedReceiver<MainMessage>,
+}
+
+impl Boot<'_> {
+    /// Reads the worker's reports until it is ready or has failed.
+    async fn run(&mut self, control: Arc<OwnedFd>) -> Result<String, StartupError> {
+        let watching = "watch the control socket";
+        let socket = register(control).map_err(StartupError::system(watching))?;
+        let (mut python, mut warnings) = (String::new(), String::new());
+        loop {
+            let mut ready = socket.readable().await.map_err(StartupError::system(watching))?;
+            let is_open = self.dispatcher.pump_control(self.worker);
+            ready.clear_ready();
+            while let Ok(MainMessage::Dispatch(notice)) = self.messages.try_recv() {
+                match notice {
+                    Notice::Report(_, Report::Booting { python: version }) => python = version,
+                    Notice::Report(_, Report::Warning(text)) => {
+                        warnings.extend(["warning: ", &text, "\n"]);
+                    }
+                    Notice::Report(_, Report::Ready { interface }) => {
+                        let app = &self.config.app;
+                        return Ok(format!(
+                            "{warnings}{} is sound: {interface:?} application, {python} ({}, {})",
+                            app.target,
+                            app.python.path.display(),
+                            app.python.source,
+                        ));
+                    }
+                    Notice::Report(_, Report::Refused(reason)) => return Err(unsound(reason)),
+                    Notice::Report(_, Report::Failed { summary, traceback, .. }) => {
+                        let separator = if traceback.is_empty() { "" } else { "\n" };
+                        return Err(unsound(format!("{summary}{separator}{}", traceback.trim_end())));
+                    }
+                    Notice::ContractBreached(_, reason) if is_open => {
+                        return Err(unsound(format!("the worker {reason}")));
+                    }
+                    _ => {}
+                }
+            }
+            if !is_open {
+                return Err(unsound(explain_death(self.pool, self.config, !python.is_empty()).await));
+            }
+        }
+    }
+}
+
+/// Explains why the worker closed its control socket without a report. `booted`: its interpreter had loaded the extension.
 async fn explain_death(pool: &mut Pool, config: &Config, booted: bool) -> String {
     let how = match tokio::time::timeout(EXIT_TIMEOUT, wait_for_exit(pool)).await {
         Ok(how) => how.to_string(),
@@ -211,7 +227,6 @@ fn stop_worker(
     if pool.is_empty() {
         return;
     }
-    // The worker may be gone already; what matters is that it is gone at the end.
     if let Err(error) = dispatcher.command(worker, &Command::Stop) {
         tracing::debug!(%error, "cannot ask the worker to stop, ignoring");
     }

@@ -1,7 +1,7 @@
-//! What a systemd unit says about the process it starts, as far as that decides what the application may do.
+//! Reads the settings of a systemd unit that decide what the application can do: user, environment, sandbox.
 //!
-//! systemctl is asked; where no manager answers (a chroot, an image that is being built), the unit's files are read as
-//! systemd.unit(5) has them, without what only a manager knows.
+//! They come from `systemctl show`. Without a running manager (in a chroot, while an image is built) the unit's files are
+//! read instead (systemd.unit(5)).
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A unit that is there.
+/// A unit that exists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Unit {
     /// `rgun.service`.
@@ -26,24 +26,24 @@ pub(super) struct Unit {
     pub(super) directory: Option<PathBuf>,
     /// `Environment=`, `NAME=VALUE` each.
     pub(super) environment: Vec<String>,
-    /// `EnvironmentFile=`, and whether one may be missing.
+    /// `EnvironmentFile=`, and whether the file may be missing.
     pub(super) environment_files: Vec<(PathBuf, bool)>,
-    /// `StateDirectory=` and the like: the variable that names them, and the paths.
+    /// `StateDirectory=` and the like: environment variable and paths.
     pub(super) directories: Vec<(&'static str, Vec<PathBuf>)>,
     /// `ReadWritePaths=`.
     pub(super) writable: Vec<PathBuf>,
     /// `ProtectHome=`: homes are hidden.
     pub(super) hides_homes: bool,
-    /// `ProtectSystem=strict`: what is not given to the service is read-only.
+    /// `ProtectSystem=strict`: everything not granted to the service is read-only.
     pub(super) is_strict: bool,
 }
 
-/// What is asked for.
+/// The properties to read.
 const PROPERTIES: &str = "LoadState,User,Group,SupplementaryGroups,DynamicUser,WorkingDirectory,Environment,\
                           EnvironmentFiles,StateDirectory,CacheDirectory,LogsDirectory,RuntimeDirectory,\
                           ConfigurationDirectory,ReadWritePaths,ProtectHome,ProtectSystem";
 
-/// Where units are, the first before the others (systemd.unit(5)).
+/// The directories of unit files, by precedence (systemd.unit(5)).
 const SEARCH_PATH: [&str; 5] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -52,7 +52,7 @@ const SEARCH_PATH: [&str; 5] = [
     "/lib/systemd/system",
 ];
 
-/// The directories that systemd makes for a service: setting, variable, and where they are.
+/// The directories that systemd creates for a service: setting, environment variable, parent.
 const DIRECTORIES: [(&str, &str, &str); 5] = [
     ("StateDirectory", "STATE_DIRECTORY", "/var/lib"),
     ("CacheDirectory", "CACHE_DIRECTORY", "/var/cache"),
@@ -62,7 +62,7 @@ const DIRECTORIES: [(&str, &str, &str); 5] = [
 ];
 
 impl Unit {
-    /// The unit of this name, if there is one.
+    /// Finds a unit by name; `.service` may be omitted.
     pub(super) fn find(name: &str) -> Option<Self> {
         let name = if name.contains('.') { name.to_owned() } else { format!("{name}.service") };
         match systemctl_show(&name) {
@@ -71,7 +71,7 @@ impl Unit {
         }
     }
 
-    /// From what `systemctl show` prints.
+    /// Parses the output of `systemctl show`.
     fn from_properties(name: String, text: &str) -> Option<Self> {
         let mut unit = Self { name, ..Self::default() };
         let lines = text.lines().filter_map(|line| line.split_once('='));
@@ -91,7 +91,7 @@ impl Unit {
         is_loaded.then_some(unit)
     }
 
-    /// From its file and those that add to it.
+    /// Reads the unit's file and its drop-ins.
     fn from_files(name: &str, search: &[&Path]) -> Option<Self> {
         let (template, instance) = match name.split_once('@') {
             Some((prefix, rest)) => {
@@ -112,7 +112,7 @@ impl Unit {
         Some(unit)
     }
 
-    /// The `[Service]` section of a file.
+    /// Reads the `[Service]` section of a file.
     fn read(&mut self, text: &str, instance: &str) {
         let text = text.replace("\\\n", " ");
         let mut is_service = false;
@@ -137,7 +137,7 @@ impl Unit {
         }
     }
 
-    /// One setting. A list grows, and an empty value empties it.
+    /// Applies one setting. Lists are appended to; an empty value clears them.
     fn assign(&mut self, key: &str, value: &str) {
         let extend = |list: &mut Vec<String>| {
             if value.is_empty() {
@@ -150,7 +150,7 @@ impl Unit {
             "Group" => value.clone_into(&mut self.group),
             "SupplementaryGroups" => extend(&mut self.supplementary),
             "DynamicUser" => self.dynamic_user = is_yes(value),
-            // "~" is the user's home, which is looked up with the user.
+            // "~", the user's home, is resolved in `identity`.
             "WorkingDirectory" => self.directory = (!value.is_empty()).then(|| value.into()),
             "Environment" => extend(&mut self.environment),
             "ReadWritePaths" => {
@@ -162,7 +162,7 @@ impl Unit {
             _ => {
                 let known = DIRECTORIES.iter().find(|(setting, ..)| *setting == key);
                 let Some((_, variable, root)) = known else { return };
-                // "name:link" makes a link to it as well.
+                // "name:link" also creates a symbolic link.
                 let path = |word: String| Path::new(root).join(word.split(':').next().unwrap_or_default());
                 let paths: Vec<_> = split_words(value).into_iter().map(path).collect();
                 self.directories.retain(|(other, _)| other != variable);
@@ -173,17 +173,17 @@ impl Unit {
         }
     }
 
-    /// Whether the service may write there, as far as that is systemd's to say.
+    /// Whether the sandbox allows the service to write there.
     pub(super) fn allows_writing(&self, path: &Path) -> bool {
         let given = self.directories.iter().flat_map(|(_, paths)| paths).chain(&self.writable);
         let mut given = given.map(PathBuf::as_path).chain([Path::new("/tmp"), Path::new("/var/tmp")]);
         !self.is_strict || given.any(|given| path.starts_with(given))
     }
 
-    /// Its variables, of files as well.
+    /// Returns the environment variables, including those of `EnvironmentFile=`.
     ///
     /// # Errors
-    /// A file that cannot be read, in words.
+    /// A sentence about a file that cannot be read.
     pub(super) fn variables(&self) -> Result<Vec<(OsString, OsString)>, String> {
         let mut variables: Vec<(OsString, OsString)> =
             self.environment.iter().filter_map(|line| split_assignment(line)).collect();
@@ -209,7 +209,7 @@ impl Unit {
     }
 }
 
-/// What systemctl says of a unit; `None` where it cannot be asked.
+/// Returns the output of `systemctl show`. `None` without a running manager.
 fn systemctl_show(name: &str) -> Option<String> {
     let mut command = Command::new("systemctl");
     command.args(["show", "--no-pager", "--property", PROPERTIES, "--", name]);
@@ -217,7 +217,7 @@ fn systemctl_show(name: &str) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The files in `NAME.d` directories, each name once, in the order of their names.
+/// Reads the files in the `NAME.d` directories, sorted by name. Of equal names, the first directory's counts.
 fn read_drop_ins(names: &[&str], search: &[&Path]) -> Vec<String> {
     let mut found: Vec<(OsString, String)> = Vec::new();
     for directory in search.iter().flat_map(|root| names.iter().map(|name| root.join(format!("{name}.d")))) {
@@ -246,7 +246,7 @@ fn split_assignment(assignment: &str) -> Option<(OsString, OsString)> {
     Some((name.into(), value.into()))
 }
 
-/// The assignments of an environment file: a line each, `#` and `;` begin comments, values may be quoted.
+/// Parses an environment file: one assignment per line, `#` and `;` start comments, values may be quoted.
 fn parse_environment_file(bytes: &[u8]) -> Vec<String> {
     let text = OsString::from_vec(bytes.to_vec()).to_string_lossy().replace("\\\n", "");
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', ';']));
@@ -259,7 +259,7 @@ fn parse_environment_file(bytes: &[u8]) -> Vec<String> {
     lines.filter_map(assignment).collect()
 }
 
-/// Words as systemd.syntax(7) has them: quotes hold words together, a backslash takes what follows as it is.
+/// Splits words as in systemd.syntax(7): quotes group, a backslash escapes the next character.
 fn split_words(text: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     let mut rest = text.chars();
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_systemctl_shows_is_understood() {
+    fn properties_of_systemctl_show_are_parsed() {
         let shown = "User=shop\nGroup=\nSupplementaryGroups=video render\nDynamicUser=no\nWorkingDirectory=!/srv/shop\n\
                      Environment=A=1 \"B=two words\"\nEnvironmentFiles=/etc/default/shop (ignore_errors=yes)\n\
                      StateDirectory=rgun shop:link\nReadWritePaths=-/srv/media\nProtectHome=read-only\n\
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_manager_the_files_are_read_with_those_that_add_to_them() {
+    fn unit_files_are_read_with_drop_ins_without_a_manager() {
         let root = crate::systemd::scratch("unit-files");
         let (etc, lib) = (root.join("etc"), root.join("lib"));
         fs::create_dir_all(etc.join("rgun@.service.d")).unwrap();
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn an_environment_file_may_have_comments_and_quotes_and_must_be_there() {
+    fn environment_file_allows_comments_quotes_and_must_exist() {
         let root = crate::systemd::scratch("environment-file");
         fs::create_dir_all(&root).unwrap();
         let path = root.join("env");
