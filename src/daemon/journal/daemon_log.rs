@@ -1,8 +1,8 @@
-//! The log of the daemon itself: `tracing`, to journald or stderr.
+//! The daemon's log: connects `tracing` to journald or stderr. `run` starts it.
 //!
-//! Whoever logs only formats the entry and puts it into a bounded [`LogQueue`]; a thread of its own writes. So a pipe that
-//! nobody reads, or a journald that hangs, holds up neither supervision nor service. (`tracing-journald` and
-//! `tracing-subscriber`'s lines are written by the caller, who then waits.) A panic's message goes the same way.
+//! The logging thread formats the entry and puts it into a bounded [`LogQueue`]; a thread of the queue writes it. A full
+//! pipe or a hanging journald therefore blocks neither supervision nor requests. (`tracing-journald` and
+//! `tracing-subscriber` write on the logging thread.) Panic messages go the same way.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::Cell;
@@ -26,7 +26,7 @@ use super::format::Format;
 use super::queue::LogQueue;
 use super::sink::{JOURNALD, Journald, Sink};
 
-/// For the last lines before an exit. Longer, and systemd's patience would be spent on a log that nobody reads.
+/// Time for the last entries before the exit: a log without a reader must not use up `TimeoutStopSec=`.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where the log goes.
@@ -38,14 +38,14 @@ pub enum Destination {
     Stderr,
 }
 
-/// What becomes of what a worker writes to one of its streams.
+/// The destination of a worker's stdout or stderr.
 #[derive(Debug, Clone)]
 pub(super) enum Route {
-    /// The worker has the daemon's own descriptor: a terminal, or `/dev/null`.
+    /// The worker inherits the daemon's descriptor: a terminal, or `/dev/null`.
     Inherited,
-    /// Whole lines, to the descriptor behind this queue.
+    /// Whole lines, to this queue's descriptor.
     Lines(Arc<LogQueue>),
-    /// An entry a line, to journald.
+    /// One entry per line, to journald.
     Entries(Arc<LogQueue>),
 }
 
@@ -57,18 +57,18 @@ struct LogOutputs {
     stderr: Route,
 }
 
-/// There is one log a process.
+/// The log of this process.
 static LOG: OnceLock<LogOutputs> = OnceLock::new();
 
-/// Changes the filter that [`start`] has set.
+/// Changes the filter set by [`start`].
 static SET_FILTER: OnceLock<Box<dyn Fn(Targets) + Send + Sync>> = OnceLock::new();
 
 thread_local! {
-    /// This thread waits for room in the queue.
+    /// Whether this thread waits for room in the queue.
     static WAITS_WHEN_FULL: Cell<bool> = const { Cell::new(false) };
 }
 
-/// From now on this is the least severe message that is written.
+/// Changes the least severe level that is logged.
 pub fn set_level(level: Level) {
     if let Some(set) = SET_FILTER.get() {
         set(filter(level));
@@ -83,11 +83,11 @@ fn filter(level: Level) -> Targets {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    // Libraries speak up only when something is wrong.
+    // Of libraries only warnings and errors.
     Targets::new().with_default(filter.min(LevelFilter::WARN)).with_target("rgun", filter)
 }
 
-/// Makes the filter of a layer one that [`set_level`] can change. There is one log a process.
+/// Returns a filter that [`set_level`] can change.
 fn adjustable<S: 'static>(level: Level) -> reload::Layer<Targets, S> {
     let (filter, handle) = reload::Layer::new(filter(level));
     let set = move |filter| {
@@ -99,10 +99,11 @@ fn adjustable<S: 'static>(level: Level) -> reload::Layer<Targets, S> {
     filter
 }
 
-/// Starts the log. To be called once, before any other thread exists; the threads made here leave the environment alone.
+/// Starts the log. Must be called once, before any other thread exists: the threads started here do not use the
+/// environment.
 ///
 /// # Errors
-/// When a thread cannot be made, or stderr cannot be used.
+/// When a thread cannot be started, or stderr is closed.
 pub fn start(level: Level) -> io::Result<Destination> {
     let journald = if stderr_is_the_journal() { Journald::new(JOURNALD).ok() } else { None };
     let journald = journald.filter(Journald::is_there);
@@ -124,7 +125,7 @@ pub fn start(level: Level) -> io::Result<Destination> {
     Ok(destination)
 }
 
-/// Waits until what has been logged is written, for a second at most.
+/// Waits until all entries are written, at most a second.
 pub fn flush() {
     let Some(LogOutputs { queue, stdout, .. }) = LOG.get() else { return };
     let begun = Instant::now();
@@ -132,23 +133,23 @@ pub fn flush() {
     if let Route::Lines(stdout) = stdout {
         is_written &= stdout.flush(FLUSH_TIMEOUT.saturating_sub(begun.elapsed()));
     }
-    // Otherwise nobody reads: there is nobody to tell.
+    // A log without a reader: the loss cannot be logged either.
     let _ = is_written;
 }
 
-/// This thread neither supervises nor serves: when it logs, it waits for room in the queue.
+/// Makes this thread wait for room in the queue when it logs. Not for the main and edge threads.
 pub(super) fn wait_when_full() {
     WAITS_WHEN_FULL.set(true);
 }
 
-/// So many entries were lost on their way here.
+/// Counts entries that were dropped before they reached this log.
 pub(super) fn count_dropped(entries: u64) {
     if let Some(log) = LOG.get() {
         log.queue.count_dropped(entries);
     }
 }
 
-/// What becomes of what workers write to stdout and stderr; nothing before [`start`].
+/// Returns the destinations of workers' stdout and stderr. `None` before [`start`].
 pub(super) fn routes() -> Option<[Route; 2]> {
     LOG.get().map(|log| [log.stdout.clone(), log.stderr.clone()])
 }
@@ -189,7 +190,7 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     };
     tracing::error!("thread {name} panicked{place}, which is a bug of rgun's: {what}{backtrace}");
     if name == "main" {
-        // The process ends with it.
+        // The process ends with this thread.
         flush();
     }
 }
@@ -216,13 +217,13 @@ fn stdout_route(destination: Destination, queue: &Arc<LogQueue>) -> io::Result<R
     LogQueue::start(sink, "stdout", report_dropped).map(Route::Lines)
 }
 
-/// A terminal or `/dev/null`: programs ask for a terminal, and lines of several workers are the reader's to tell apart.
+/// Whether this is a terminal or `/dev/null`. Workers inherit it, because programs check for a terminal.
 fn is_device(stat: nix::Result<FileStat>) -> bool {
     stat.is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR)
 }
 
-/// `JOURNAL_STREAM` holds device and inode of the journal's stream; it is stderr's only if they agree (a shell
-/// started by a service may have redirected it; systemd.exec(5)).
+/// Whether stderr is the journal's stream: `JOURNAL_STREAM` then has its device and inode (systemd.exec(5)). They differ
+/// if stderr was redirected.
 fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(stderr) = fstat(io::stderr()) else { return false };

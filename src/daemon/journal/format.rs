@@ -1,6 +1,6 @@
-//! An event of `tracing` as the bytes of one entry: a line for people, or journald's native protocol
-//! (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>). Message and fields are escaped alike ([`crate::escape`]); bytes
-//! ([`Visit::record_bytes`]) go into journald's binary form as they are, and are not for lines.
+//! Formats an event of `tracing` as one entry: a line of text, or journald's native protocol
+//! (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>). Message and fields are escaped ([`crate::escape`]). Fields of bytes
+//! ([`Visit::record_bytes`]) are unescaped in journald's binary form, and omitted from text.
 //!
 //! Field names are written `rgun.worker` in the code; journald gets `RGUN_WORKER`.
 
@@ -16,13 +16,13 @@ use crate::escape::{LineFeeds, escape};
 /// `SYSLOG_IDENTIFIER=` of everything that rgun logs.
 const IDENTIFIER: &str = "rgun";
 
-/// The field with the ids of further requests that an entry is about, with blanks between them.
+/// The field with the ids of further requests that an entry counts, separated by spaces.
 const REQUEST_IDS: &str = "rgun.request_ids";
 
-/// How an entry is written.
+/// The format of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
-    /// Lines for people, in colours or not.
+    /// Lines of text, with or without ANSI colours.
     Text { colours: bool },
     /// A datagram of journald's native protocol.
     Native,
@@ -69,7 +69,7 @@ struct TextVisitor {
 impl TextVisitor {
     fn push(&mut self, field: &Field, value: &str, quote: &str) {
         if field.name() == "message" {
-            // Only an entry begins at the margin: text with a line feed in it cannot pass for one.
+            // Continuation lines are indented, so that no text can look like a new entry.
             self.message.push_str(&escape(value, LineFeeds::Keep).replace('\n', "\n    "));
             return;
         }
@@ -121,7 +121,7 @@ pub(super) struct NativeEntry {
 }
 
 impl NativeEntry {
-    /// With what every entry has. `priority` is that of syslog(3).
+    /// Starts an entry with the fields that all have. `priority`: as in syslog(3).
     pub(super) fn new(priority: u8) -> Self {
         let mut entry = Self { bytes: Vec::with_capacity(512) };
         entry.field("PRIORITY", priority.to_string().as_bytes());
@@ -129,10 +129,10 @@ impl NativeEntry {
         entry
     }
 
-    /// `name` is one that journald takes: capitals, digits, underscores.
+    /// Appends a field. `name`: capitals, digits and underscores.
     pub(super) fn field(&mut self, name: &str, value: &[u8]) {
         self.bytes.extend_from_slice(name.as_bytes());
-        // A length and the bytes, where `=` and the end of the line would not do.
+        // The binary form, for values with line feeds: length and bytes.
         if value.contains(&b'\n') {
             self.bytes.push(b'\n');
             self.bytes.extend_from_slice(&(value.len() as u64).to_le_bytes());
@@ -151,7 +151,7 @@ impl NativeEntry {
         if field.name() == "message" {
             self.field("MESSAGE", escape(value, LineFeeds::Keep).as_bytes());
         } else if field.name() == REQUEST_IDS {
-            // A field may be there several times: each id finds the entry.
+            // One field per id, so that a search for any of them finds the entry.
             value
                 .split(' ')
                 .for_each(|id| self.field("RGUN_REQUEST_ID", escape(id, LineFeeds::Escape).as_bytes()));
@@ -161,7 +161,7 @@ impl NativeEntry {
     }
 }
 
-/// `RGUN_WORKER` of `rgun.worker`.
+/// Converts `rgun.worker` to `RGUN_WORKER`.
 fn native_name(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
 }
@@ -188,7 +188,7 @@ mod tests {
 
     use super::*;
 
-    /// Keeps the entries.
+    /// Collects the entries.
     struct Keep(Format, Arc<Mutex<Vec<Vec<u8>>>>);
 
     impl<S: tracing::Subscriber> Layer<S> for Keep {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_the_message_and_then_the_fields_both_escaped() {
+    fn text_line_has_escaped_message_and_fields() {
         let raw: Option<&[u8]> = Some(b"/\x9b");
         let line = entry(Format::Text { colours: false }, || {
             tracing::warn!(
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_for_journald_has_fields_with_bytes_in_binary_form() {
+    fn native_entry_has_byte_fields_in_binary_form() {
         let raw: Option<&[u8]> = Some(b"/\x9b");
         let bytes = entry(Format::Native, || {
             tracing::error!(

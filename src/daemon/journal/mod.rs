@@ -6,8 +6,7 @@
 //! edge ─▶ requests, refusals ─▶ (thread "journal") tracing
 //! workers' pipes ─▶ (thread "output") output ─▶ queue
 //! ```
-//! No thread that supervises or serves waits for a log that is not read: queues are bounded, and what they lose is
-//! counted.
+//! The main and edge threads never wait for the log's reader: queues are bounded, and dropped entries are counted.
 
 pub mod daemon_log;
 mod format;

@@ -1,17 +1,16 @@
-//! What workers write to stdout and stderr: each of them has two pipes of its own, and a thread here puts whole lines
-//! into the log.
+//! The workers' stdout and stderr: each worker has two pipes, and the thread "output" puts whole lines into the log.
 //!
-//! # Why not the daemon's own descriptors
-//! Several processes that write into one stream tear each other's lines: a pipe beyond 4 KiB (pipe(7)), journald at each
-//! change of the writer. And a stream that nobody reads would block them. Here a worker waits only while the log moves
-//! ([`LogQueue::push_waiting`](super::queue::LogQueue::push_waiting)); when it stands still, lines are dropped and counted.
-//! A journald stream for each worker would keep `_PID=`, but not let a worker go on.
+//! # Why not the daemon's descriptors
+//! Processes that share a stream tear each other's lines: in a pipe beyond 4 KiB (pipe(7)), in journald whenever the
+//! writer changes. And a stream without a reader would block them. Here a worker waits only while the log makes progress
+//! ([`LogQueue::push_waiting`](super::queue::LogQueue::push_waiting)); when it stalls, lines are dropped and counted. A
+//! journald stream per worker would keep `_PID=`, but a stalled journald would block the worker.
 //!
-//! # What it costs
-//! One copy of what is written, and the worker is named by `RGUN_WORKER` and `RGUN_PID`, since `_PID` is the
-//! daemon's. A process that outlives the daemon writes into a pipe that nobody reads any more (EPIPE).
+//! # Costs
+//! One copy, and `_PID=` is the daemon's: entries name the worker in `RGUN_WORKER` and `RGUN_PID`. A process that outlives
+//! the daemon gets EPIPE.
 //!
-//! A terminal stays the worker's own: programs ask whether there is one.
+//! A terminal is inherited: programs check whether they have one.
 
 use std::collections::HashMap;
 use std::io;
@@ -30,19 +29,19 @@ use super::daemon_log::{self, Route};
 use super::format::NativeEntry;
 use super::thread::LogThread;
 
-/// A line is one entry up to here, as journald's `LineMax=` has it; a longer one is cut.
+/// Bytes of a line in one entry; longer lines are split. The default of journald's `LineMax=`.
 const MAX_LINE: usize = 48 << 10;
 
-/// Read at once; as much as a pipe holds.
+/// Bytes per read: the capacity of a pipe.
 const READ_BYTES: usize = 64 << 10;
 
-/// Read from a stream at the end, when its worker is gone: what the pipe holds, and no more of a process that goes on.
+/// Reads from each stream at shutdown: enough for a full pipe, and bounded if a process goes on writing.
 const MAX_FINAL_READS: usize = 4;
 
-/// Priority of a line without a prefix like `<3>` (sd-daemon(3)): information.
+/// Priority of a line without a prefix such as `<3>` (sd-daemon(3)): informational.
 const PRIORITY: u8 = 6;
 
-/// The event of [`Shared::wake`].
+/// The epoll data of [`Shared::wake`].
 const WAKE: u64 = 0;
 
 /// The pipes, and the thread that reads them.
@@ -54,7 +53,7 @@ pub struct WorkerOutput {
 
 #[derive(Debug)]
 struct Shared {
-    /// Rung when there is something in `inbox`.
+    /// Written when `inbox` has something.
     wake: OwnedFd,
     inbox: Mutex<Inbox>,
 }
@@ -62,11 +61,11 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Inbox {
     streams: Vec<Stream>,
-    /// The thread is to read what there is, and end.
+    /// The thread is to read the rest and end.
     stop: bool,
 }
 
-/// What a worker's process gets as stdout and stderr.
+/// The stdout and stderr of a worker's process.
 #[derive(Debug)]
 pub struct WorkerEnds {
     /// Standard output.
@@ -75,7 +74,7 @@ pub struct WorkerEnds {
     pub stderr: OwnedFd,
 }
 
-/// The daemon's ends of a worker's pipes, until its process is known ([`WorkerOutput::follow`]).
+/// The daemon's ends of a worker's pipes. Read from [`WorkerOutput::follow`] on, when the process is known.
 #[derive(Debug)]
 pub struct DaemonEnds(Vec<(OwnedFd, StreamName, Route)>);
 
@@ -92,25 +91,25 @@ struct Stream {
     lines: LineSplitter,
 }
 
-/// Cuts what comes into lines.
+/// Splits a stream into lines.
 #[derive(Debug)]
 struct LineSplitter {
     name: StreamName,
     route: Route,
-    /// `None` for a zygote.
+    /// The worker's seat. `None` for a zygote.
     worker: Option<u16>,
     pid: u32,
-    /// The beginning of a line.
+    /// The start of an unfinished line.
     partial: Vec<u8>,
-    /// What comes next is the rest of a line that was too long.
+    /// The next bytes continue a line that was split.
     is_continued: bool,
 }
 
 impl WorkerOutput {
-    /// Starts the thread. Nothing when workers have the daemon's own stdout and stderr.
+    /// Starts the thread. Returns `None` if workers inherit the daemon's stdout and stderr.
     ///
     /// # Errors
-    /// When the thread, or what it waits with, cannot be made.
+    /// When the thread, its eventfd or its epoll instance cannot be made.
     pub fn start() -> io::Result<Option<Self>> {
         match daemon_log::routes() {
             None | Some([Route::Inherited, Route::Inherited]) => return Ok(None),
@@ -125,10 +124,10 @@ impl WorkerOutput {
         Ok(Some(Self { shared, thread }))
     }
 
-    /// Pipes for a process that is about to be made.
+    /// Makes the pipes of a process that is about to be spawned.
     ///
     /// # Errors
-    /// What `pipe2(2)` says: too many open files.
+    /// The error of `pipe2(2)`: too many open files.
     pub fn pipes(&self) -> io::Result<(WorkerEnds, DaemonEnds)> {
         let [to_stdout, to_stderr] = daemon_log::routes().unwrap_or([Route::Inherited, Route::Inherited]);
         let mut ours = Vec::new();
@@ -137,7 +136,7 @@ impl WorkerOutput {
         Ok((WorkerEnds { stdout, stderr }, DaemonEnds(ours)))
     }
 
-    /// From now on the pipes are read, for this process.
+    /// Starts reading the pipes of a process.
     pub fn follow(&self, ends: DaemonEnds, worker: WorkerId, pid: u32) {
         let worker = (worker.number != WorkerNr::ZYGOTE).then_some(worker.number.0);
         let streams = ends.0.into_iter().map(|(fd, name, route)| Stream {
@@ -148,7 +147,7 @@ impl WorkerOutput {
         self.shared.wake();
     }
 
-    /// Reads what the workers wrote last, and ends the thread. Waits no longer than that.
+    /// Reads the workers' last output and ends the thread. Waits at most for the timeout.
     pub fn stop(self, timeout: Duration) {
         self.shared.inbox().stop = true;
         self.shared.wake();
@@ -180,17 +179,17 @@ impl Shared {
     }
 
     fn wake(&self) {
-        // EAGAIN would mean that the counter is full, so that it has been rung (eventfd(2)).
+        // EAGAIN: the counter is full, so a wakeup is pending (eventfd(2)).
         let _ = nix::unistd::write(&self.wake, &1_u64.to_ne_bytes());
     }
 }
 
-/// The thread's own.
+/// The state of the thread.
 struct OutputReader {
     epoll: OwnedFd,
     shared: Arc<Shared>,
     streams: HashMap<u64, Stream>,
-    /// The last number that a stream got.
+    /// The number of the newest stream.
     last: u64,
 }
 
@@ -216,16 +215,16 @@ impl OutputReader {
                 } else if let Some(stream) = self.streams.get_mut(&number)
                     && !stream.read(&mut buffer)
                 {
-                    // Closing it takes it out of the epoll set.
+                    // Closing the descriptor removes it from the epoll set.
                     self.streams.remove(&number);
                 }
             }
         }
     }
 
-    /// True when it is to end.
+    /// Adds the new streams. Returns true when the thread is to end.
     fn take_inbox(&mut self) -> bool {
-        // EAGAIN: it was not rung again since.
+        // EAGAIN: no new wakeup.
         let _ = nix::unistd::read(&self.shared.wake, &mut [0; 8]);
         let Inbox { streams, stop: end } = std::mem::take(&mut *self.shared.inbox());
         for stream in streams {
@@ -253,7 +252,7 @@ impl OutputReader {
 }
 
 impl Stream {
-    /// Reads once. False at the end.
+    /// Reads once. Returns false at the end of the stream.
     fn read(&mut self, buffer: &mut [u8]) -> bool {
         match nix::unistd::read(&self.fd, buffer) {
             Ok(0) => {
@@ -304,7 +303,7 @@ impl LineSplitter {
         }
     }
 
-    /// Nothing more will come.
+    /// Logs the unfinished line at the end of the stream.
     fn end(&mut self) {
         if !self.partial.is_empty() {
             let mut line = std::mem::take(&mut self.partial);
@@ -313,7 +312,7 @@ impl LineSplitter {
         }
     }
 
-    /// LineSplitter with their ends, or a piece of one that is too long.
+    /// Logs whole lines, or a part of a line that is too long.
     fn log(&self, text: Vec<u8>) {
         match &self.route {
             Route::Inherited => {}
@@ -336,7 +335,7 @@ impl LineSplitter {
         }
     }
 
-    /// For journald, which has no entries of nothing but blanks.
+    /// Returns an entry for journald. `None` for a blank line, which journald would discard.
     fn entry(&self, line: &[u8], is_continued: bool) -> Option<Vec<u8>> {
         let (priority, line) = if is_continued { (PRIORITY, line) } else { priority(line) };
         let line = line.trim_ascii_end();
@@ -358,7 +357,7 @@ impl LineSplitter {
     }
 }
 
-/// `<3>text` has priority 3 (sd-daemon(3)).
+/// Splits the priority off a line: `<3>text` has priority 3 (sd-daemon(3)).
 fn priority(line: &[u8]) -> (u8, &[u8]) {
     match line {
         [b'<', digit @ b'0'..=b'7', b'>', rest @ ..] => (digit - b'0', rest),

@@ -1,9 +1,8 @@
-//! Entries on their way to one descriptor, or to journald: a bounded queue, and a thread that writes.
+//! A bounded queue of entries for one descriptor or journald, with a thread that writes them.
 //!
-//! Only that thread waits for the reader of the log. [`LogQueue::push`] never waits: what finds no room is dropped and
-//! counted. [`LogQueue::push_waiting`] waits for room while the log moves, for callers that neither supervise nor serve;
-//! they get half of the queue, so that a flood of theirs does not push out what [`LogQueue::push`] brings. How many were
-//! dropped is logged when there is room again.
+//! [`LogQueue::push`] never waits: without room the entry is dropped and counted. [`LogQueue::push_waiting`] waits for room
+//! while the reader makes progress; it is for threads other than main and edge, and may fill half of the queue only, so
+//! that it leaves room for [`LogQueue::push`]. The number of dropped entries is logged when there is room again.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,22 +12,22 @@ use std::time::{Duration, Instant};
 
 use super::sink::Sink;
 
-/// Entries that may wait.
+/// Entries in the queue.
 const MAX_ENTRIES: usize = 4096;
 
-/// Bytes of all entries that may wait; a traceback or stacks may be long.
+/// Bytes of all entries in the queue. Tracebacks and stacks are long.
 const MAX_BYTES: usize = 8 << 20;
 
-/// A log from which nothing was taken for so long does not move.
+/// Time for writing one entry, after which the log counts as stalled.
 const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The queue. Leaked or shared; its thread ends with the process.
+/// The queue. Its thread ends with the process.
 #[derive(Debug, Default)]
 pub(super) struct LogQueue {
     state: Mutex<QueueState>,
-    /// Notified when an entry was put in, if [`QueueState::writer_waits`].
+    /// Notified when an entry was added, if [`QueueState::writer_waits`].
     arrived: Condvar,
-    /// Notified when an entry was written, if anybody waits.
+    /// Notified when an entry was written, if [`QueueState::waiting`] is not 0.
     moved: Condvar,
 }
 
@@ -37,18 +36,18 @@ struct QueueState {
     entries: VecDeque<QueuedEntry>,
     /// Bytes of [`QueueState::entries`].
     bytes: usize,
-    /// Lines that found no room, and were not logged as such.
+    /// Lines that were dropped, and not reported yet.
     dropped: u64,
     writer_waits: bool,
-    /// How many wait for [`LogQueue::moved`].
+    /// Number of threads that wait for [`LogQueue::moved`].
     waiting: usize,
-    /// The writer has an entry that is not in the queue any more, since then.
+    /// When the writer took the entry that it is writing. `None` while it writes nothing.
     writing: Option<Instant>,
-    /// The last entry could not be written: nor could a report of what was dropped.
+    /// The last entry could not be written. A report about dropped lines could not be either.
     is_broken: bool,
 }
 
-/// What the writer is to do.
+/// The writer's next task.
 #[derive(Debug)]
 enum WriterTask {
     Write(QueuedEntry),
@@ -58,15 +57,15 @@ enum WriterTask {
 #[derive(Debug)]
 struct QueuedEntry {
     bytes: Vec<u8>,
-    /// How many lines are lost if it is dropped.
+    /// Number of lines in it, counted if it is dropped.
     lines: u64,
 }
 
 impl LogQueue {
-    /// Starts the thread that writes. `report_dropped` is called on it with the number of lines that are missing.
+    /// Starts the writer. It calls `report_dropped` with the number of dropped lines.
     ///
     /// # Errors
-    /// When no thread can be made.
+    /// When the thread cannot be started.
     pub(super) fn start(
         sink: Sink,
         name: &str,
@@ -80,7 +79,7 @@ impl LogQueue {
         Ok(queue)
     }
 
-    /// Puts an entry in, or counts it as dropped. Does not wait.
+    /// Adds an entry of one line, or counts it as dropped. Never waits.
     pub(super) fn push(&self, bytes: Vec<u8>) {
         let mut state = self.lock();
         if state.has_room(bytes.len(), 1) {
@@ -90,7 +89,7 @@ impl LogQueue {
         }
     }
 
-    /// Puts an entry of so many lines in. Waits for room as long as the log moves; then counts them as dropped.
+    /// Adds an entry of `lines` lines. Waits for room until the log stalls, then counts them as dropped.
     pub(super) fn push_waiting(&self, bytes: Vec<u8>, lines: u64) {
         let mut state = self.lock();
         while !state.has_room(bytes.len(), 2) {
@@ -104,14 +103,14 @@ impl LogQueue {
         self.put(&mut state, QueuedEntry { bytes, lines });
     }
 
-    /// Lines that did not come so far as to be put in.
+    /// Counts lines that were dropped before they reached the queue.
     pub(super) fn count_dropped(&self, lines: u64) {
         let mut state = self.lock();
         state.dropped += lines;
         self.wake_writer(&state);
     }
 
-    /// Waits until everything is written, but no longer than that. False if something is left.
+    /// Waits until everything is written. Returns false if the timeout passed before.
     pub(super) fn flush(&self, timeout: Duration) -> bool {
         let begun = Instant::now();
         let mut state = self.lock();
@@ -146,10 +145,10 @@ impl LogQueue {
     fn wait_moved<'a>(
         &'a self,
         mut state: MutexGuard<'a, QueueState>,
-        most: Duration,
+        timeout: Duration,
     ) -> MutexGuard<'a, QueueState> {
         state.waiting += 1;
-        let (mut state, _) = self.moved.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner);
+        let (mut state, _) = self.moved.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner);
         state.waiting -= 1;
         state
     }
@@ -201,12 +200,12 @@ impl LogQueue {
 }
 
 impl QueueState {
-    /// How many lines were dropped, if that can be logged.
+    /// Number of dropped lines to report now.
     fn to_report(&self) -> u64 {
         if self.is_broken { 0 } else { self.dropped }
     }
 
-    /// Whether there is room in one of so many parts of the queue. An entry larger than all of it may be alone in it.
+    /// Whether an entry fits into `1/part` of the queue. An empty queue takes an entry of any size.
     fn has_room(&self, bytes: usize, part: usize) -> bool {
         self.entries.is_empty()
             || self.entries.len() < MAX_ENTRIES / part && self.bytes + bytes <= MAX_BYTES / part
@@ -221,7 +220,7 @@ mod tests {
 
     use super::*;
 
-    /// A queue before a pipe, and the pipe's other end.
+    /// A queue that writes to a pipe, and the pipe's other end.
     fn piped() -> (Arc<LogQueue>, BufReader<File>) {
         let (reading, writing) = nix::unistd::pipe().unwrap();
         let to_report: Arc<Mutex<Weak<LogQueue>>> = Arc::default();
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_written_in_order_and_a_flush_waits_for_them() {
+    fn entries_are_written_in_order_and_flush_waits() {
         let (queue, mut reader) = piped();
         for number in 0..100 {
             queue.push(format!("{number}\n").into_bytes());
@@ -255,10 +254,10 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_log_that_does_not_move_and_the_loss_is_counted() {
+    fn stalled_log_blocks_no_thread_and_the_loss_is_counted() {
         let (queue, mut reader) = piped();
         let begun = Instant::now();
-        // Twice what queue and pipe have room for.
+        // Twice the capacity of queue and pipe.
         let long = "x".repeat(1023) + "\n";
         for _ in 0..20_000 {
             queue.push(long.clone().into_bytes());
@@ -267,7 +266,7 @@ mod tests {
             queue.push_waiting(long.clone().into_bytes(), 3);
         }
         assert!(!queue.flush(Duration::from_millis(50)));
-        // One stall, and not one for each.
+        // One stall, not one for each entry.
         assert!(begun.elapsed() < 10 * STALL_TIMEOUT, "{:?}", begun.elapsed());
         let (mut read, mut dropped) = (0, 0);
         while read + dropped < 20_300 {
@@ -284,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_does_not_wait_for_a_log_that_cannot_be_written() {
+    fn flush_does_not_wait_for_an_unwritable_log() {
         let (queue, reader) = piped();
         drop(reader);
         queue.push(b"to nobody\n".to_vec());
@@ -293,14 +292,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_elsewhere_is_reported_without_another_entry() {
+    fn drops_counted_elsewhere_are_reported_at_once() {
         let (queue, mut reader) = piped();
         queue.count_dropped(7);
         assert_eq!(line(&mut reader), "7 dropped\n");
     }
 
     #[test]
-    fn a_flood_of_those_who_can_wait_leaves_room_for_the_others() {
+    fn waiting_pushes_leave_room_for_others() {
         let (queue, mut reader) = piped();
         let flood = Arc::clone(&queue);
         let long = "x".repeat(1023) + "\n";
@@ -315,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_can_wait_lose_nothing_while_the_log_moves() {
+    fn waiting_pushes_lose_nothing_while_the_log_moves() {
         let (queue, mut reader) = piped();
         let flood = Arc::clone(&queue);
         let flooded = thread::spawn(move || {

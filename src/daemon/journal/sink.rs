@@ -1,5 +1,5 @@
-//! Where entries are written to. Everything here may block, and is called by the thread of a [`LogQueue`](super::queue::LogQueue)
-//! alone.
+//! Writes entries to a descriptor or to journald. It may block, and runs on the thread of a
+//! [`LogQueue`](super::queue::LogQueue).
 
 use std::cell::Cell;
 use std::fs::File;
@@ -19,24 +19,23 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 /// journald's native socket.
 pub(super) const JOURNALD: &str = "/run/systemd/journal/socket";
 
-/// What libsystemd asks for too: larger entries go by a memfd, which is slower.
+/// The size that libsystemd asks for. Larger entries are sent as a memfd, which is slower.
 const SEND_BUFFER_BYTES: usize = 8 << 20;
 
-/// A journald that is being restarted is waited for, so often and so long; then it is taken for gone, and what comes
-/// before it is there again is lost at once.
+/// Retries while journald restarts. After that it counts as gone, and entries are dropped at once until it is back.
 const MAX_ATTEMPTS: u32 = 10;
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A place for entries.
+/// A destination of entries.
 #[derive(Debug)]
 pub(super) enum Sink {
     /// A pipe, a file, a terminal.
     Descriptor(OwnedFd),
-    /// journald; an entry is a datagram.
+    /// journald: one datagram per entry.
     Journald(Journald),
 }
 
-/// A socket for journald, and where it listens. Not connected: a new journald may listen at a new socket.
+/// A socket for journald, and its address. Not connected, because a restarted journald listens on a new socket.
 #[derive(Debug)]
 pub(super) struct Journald {
     socket: OwnedFd,
@@ -45,10 +44,10 @@ pub(super) struct Journald {
 }
 
 impl Sink {
-    /// Writes all of an entry, however long that takes.
+    /// Writes an entry. Blocks until it is written.
     ///
     /// # Errors
-    /// When it cannot be written, now or later: nobody can read what it would be written to.
+    /// When the entry cannot be written because the reader is gone.
     pub(super) fn write(&self, entry: &[u8]) -> io::Result<()> {
         match self {
             Self::Descriptor(fd) => write_all(fd, entry),
@@ -62,7 +61,7 @@ fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
         match nix::unistd::write(fd, bytes) {
             Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
             Err(Errno::EINTR) => {}
-            // Whoever else has the same open file has made it so.
+            // Another process has made the shared open file non-blocking.
             Err(Errno::EAGAIN) => {
                 match poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE) {
                     Ok(_) | Err(Errno::EINTR) => {}
@@ -76,19 +75,21 @@ fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
 }
 
 impl Journald {
+    /// Makes the socket.
+    ///
     /// # Errors
-    /// When no socket can be made.
+    /// When that fails.
     pub(super) fn new(path: &str) -> io::Result<Self> {
         let address = UnixAddr::new(path)?;
         let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-        // As much as the system's limit allows; with less, large entries take the other way.
+        // The system's limit may be lower: then more entries go as a memfd.
         let _ = setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER_BYTES);
         Ok(Self { socket, address, is_gone: Cell::new(false) })
     }
 
-    /// Whether anybody listens.
+    /// Whether journald listens.
     pub(super) fn is_there(&self) -> bool {
-        // journald discards what is empty. Its queue may be full: then it is there.
+        // journald discards empty datagrams. EAGAIN: its queue is full.
         let sent = self.try_send(&[IoSlice::new(b"")], &[], MsgFlags::MSG_DONTWAIT);
         matches!(sent, Ok(()) | Err(Errno::EAGAIN))
     }
@@ -117,7 +118,7 @@ impl Journald {
         }
     }
 
-    /// An entry that is too large for a datagram, as a sealed memfd (the protocol's page says which seals).
+    /// Sends an entry that is too large for a datagram as a sealed memfd. The protocol requires these seals.
     fn send_file(&self, entry: &[u8]) -> io::Result<()> {
         let fd = memfd_create("rgun-journal-entry", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC)?;
         let mut file = File::from(fd);
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journald_that_never_reads_holds_up_nobody_but_the_writer() {
+    fn journald_that_never_reads_blocks_only_the_writer() {
         let directory = Directory::new();
         let (socket, journald) = directory.journald();
         let queue = LogQueue::start(Sink::Journald(journald), "log-test", drop).unwrap();
@@ -186,7 +187,7 @@ mod tests {
         }
         assert!(!queue.flush(Duration::from_millis(100)));
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-        // It reads again.
+        // journald reads again.
         let mut buffer = [0; 100];
         for _ in 0..1000 {
             let len = socket.recv(&mut buffer).unwrap();
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journald_that_is_restarted_is_waited_for() {
+    fn entry_waits_for_a_restarting_journald() {
         let directory = Directory::new();
         let (socket, journald) = directory.journald();
         assert!(journald.is_there());
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journald_that_is_gone_is_waited_for_once_and_found_again() {
+    fn missing_journald_is_waited_for_once_and_found_again() {
         let directory = Directory::new();
         let (socket, journald) = directory.journald();
         drop(socket);
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_too_large_for_a_datagram_arrives_as_a_file() {
+    fn entry_too_large_for_a_datagram_arrives_as_a_file() {
         let directory = Directory::new();
         let (socket, journald) = directory.journald();
         let entry = [b"MESSAGE=", "x".repeat(32 << 20).as_bytes(), b"\n"].concat();
@@ -246,7 +247,7 @@ mod tests {
             panic!("no descriptor came")
         };
         #[expect(unsafe_code, reason = "a descriptor that came in a message")]
-        // SAFETY: recvmsg has made it just now, for us.
+        // SAFETY: recvmsg has just installed it, and nothing else owns it.
         let mut file = unsafe { File::from_raw_fd(fds[0]) };
         file.seek(SeekFrom::Start(0)).unwrap();
         let mut read = Vec::new();

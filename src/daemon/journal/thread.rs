@@ -1,4 +1,4 @@
-//! A thread that can be waited for, but not for ever.
+//! A thread that can be joined with a timeout.
 
 use std::convert::Infallible;
 use std::io;
@@ -10,16 +10,16 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct LogThread {
     handle: JoinHandle<()>,
-    /// Disconnected when the thread has ended.
+    /// Disconnects when the thread ends.
     alive: Receiver<Infallible>,
 }
 
-/// Why [`LogThread::join_timeout`] has not seen a good end.
+/// An error of [`LogThread::join_timeout`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JoinFailure {
-    /// It still runs.
+    /// The thread still runs.
     TimedOut,
-    /// It panicked.
+    /// The thread panicked.
     Panicked,
 }
 
@@ -33,10 +33,10 @@ impl LogThread {
         Ok(Self { handle, alive })
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the thread.
     ///
     /// # Errors
-    /// When it does not end in time, or has panicked.
+    /// When the thread does not end in time, or panicked.
     pub fn join_timeout(self, timeout: Duration) -> Result<(), JoinFailure> {
         match self.alive.recv_timeout(timeout) {
             Err(RecvTimeoutError::Timeout) => Err(JoinFailure::TimedOut),
