@@ -136,7 +136,7 @@ impl Supervisor {
             );
         }
         match &self.last_reload_note {
-            Some(last_reload_note) => format!("{line}; {last_reload_note}"),
+            Some(note) => format!("{line}; {note}"),
             None => line,
         }
     }
@@ -164,7 +164,7 @@ impl Supervisor {
         let line = parts.join(", ");
         match failing {
             None => line,
-            Some((seat, failure)) if self.has_boot(seat) => format!("{line}: {failure}"),
+            Some((seat, failure)) if self.is_boot_in_progress(seat) => format!("{line}: {failure}"),
             Some((seat, failure)) => format!("{line}: {failure} (retry in {})", format_duration(seat.wait)),
         }
     }
@@ -188,7 +188,7 @@ impl Supervisor {
     }
 
     /// Returns true if a worker boots in the seat.
-    fn has_boot(&self, seat: &Seat) -> bool {
+    fn is_boot_in_progress(&self, seat: &Seat) -> bool {
         let is_booting = |life| self.workers.get(&life).is_some_and(WorkerRecord::is_booting);
         seat.successor.is_some() || seat.current.is_some_and(is_booting)
     }
@@ -202,7 +202,7 @@ fn is_worker_of(worker: &WorkerRecord, set: &WorkerSet) -> bool {
     worker.generation == set.generation && !worker.is_zygote()
 }
 
-/// Formats a duration with at most three significant digits: "250 ms", "1.6 s", "60 s".
+/// Formats a duration in milliseconds below 1 s, in tenths of a second below 10 s, else in seconds: "250 ms", "1.6 s".
 pub(super) fn format_duration(duration: Duration) -> String {
     if duration < Duration::from_secs(1) {
         format!("{} ms", duration.as_millis())
