@@ -1,7 +1,7 @@
-//! Loads the application, and says why it cannot be served.
+//! Loads the application, and describes boot failures.
 //!
-//! Workers ([`crate::lifecycle`]) and zygotes ([`crate::zygote`]) load it the same way, by `load.py`; gunicorn's hooks
-//! ([`crate::hooks`]) fail with the same [`Failure`]. How it is called afterwards is no concern of this module.
+//! Workers ([`crate::lifecycle`]) and zygotes ([`crate::zygote`]) load it with `load.py`. Gunicorn's hooks
+//! ([`crate::hooks`]) fail with the same [`BootFailure`].
 
 use std::fmt::Write as _;
 
@@ -12,36 +12,36 @@ use rgun_channel::control::{FailureKind, Interface, Report, Role, Start};
 use crate::process::Process;
 use crate::python::{EX_CONFIG, exit_forked_child, is_forked_child, load_py, system_exit};
 
-/// For instance `CPython 3.11.2`.
+/// Returns the interpreter's name and version, such as `CPython 3.11.2`.
 pub(crate) fn interpreter_version(py: Python<'_>) -> PyResult<String> {
     // "3.11.2 (main, ...) [GCC ...]"
     let version: String = py.import("sys")?.getattr("version")?.extract()?;
     Ok(format!("CPython {}", version.split_whitespace().next().unwrap_or("?")))
 }
 
-/// Why the application cannot be served.
+/// Reason for which the application cannot be served.
 #[derive(Debug)]
 pub(crate) struct BootFailure {
-    /// Whose fault.
+    /// Cause, which decides whether the daemon retries.
     pub(crate) kind: FailureKind,
-    /// One line.
+    /// One line for the operator.
     pub(crate) summary: String,
-    /// Or empty.
+    /// The traceback; empty if there is none.
     pub(crate) traceback: String,
-    /// One line without any text of the application's.
+    /// One line without text of the application.
     pub(crate) headline: String,
 }
 
 impl BootFailure {
-    /// Something of ours did not work.
+    /// A failure of the worker itself.
     pub(crate) fn internal(summary: String) -> Self {
         Self { kind: FailureKind::App, headline: summary.clone(), summary, traceback: String::new() }
     }
 
-    /// From what the Python halves return: None, or kind, summary, traceback and headline.
+    /// Converts the result of a Python function: None, or kind, summary, traceback and headline.
     ///
     /// # Errors
-    /// When it is neither.
+    /// The result is neither.
     pub(crate) fn from_outcome(outcome: &Bound<'_, PyAny>) -> PyResult<Result<(), Self>> {
         let outcome: Option<(u8, String, String, String)> = outcome.extract()?;
         Ok(outcome.map_or(Ok(()), |(kind, summary, traceback, headline)| {
@@ -50,7 +50,7 @@ impl BootFailure {
         }))
     }
 
-    /// The text for [`Report::Warning`].
+    /// Returns the text for [`Report::Warning`].
     pub(crate) fn as_warning(&self) -> String {
         let mut text = self.summary.clone();
         if !self.traceback.is_empty() {
@@ -61,11 +61,10 @@ impl BootFailure {
     }
 }
 
-/// Why an application that is loaded cannot be served as configured: gevent or eventlet have patched what its threads,
-/// or a fork, would rely on.
+/// Checks whether gevent or eventlet has patched what the application's threads, or a fork, depend on.
 ///
 /// # Errors
-/// What Python says.
+/// An error of Python.
 pub(crate) fn check_monkey_patching(
     py: Python<'_>,
     start: &Start,
@@ -75,10 +74,10 @@ pub(crate) fn check_monkey_patching(
     BootFailure::from_outcome(&load_py(py)?.call_method1(intern!(py, "check_patches"), arguments)?)
 }
 
-/// Imports the application by `load.py`, and finds out how it wants to be called; tells the daemon what is to be warned of.
+/// Imports the application with `load.py` and detects its interface. Reports a warning to the daemon, if any.
 ///
 /// # Errors
-/// What Python says; not what the application raises.
+/// An error of Python; exceptions of the application are a [`BootFailure`].
 pub(crate) fn load(
     py: Python<'_>,
     process: &Process,
@@ -103,7 +102,7 @@ pub(crate) fn load(
     Ok(BootFailure::from_outcome(failure.bind(py))?.map(|()| (application, interface)))
 }
 
-/// Reports why the application cannot be served, and exits.
+/// Reports a boot failure to the daemon and exits.
 ///
 /// # Errors
 /// Always: `SystemExit`.

@@ -1,7 +1,7 @@
-//! A native thread for what the daemon asks of a worker beside its requests: stacks, and `hooks.child_exit`.
+//! A native thread for commands that need Python but no slot: stacks, and `hooks.child_exit`.
 //!
-//! Made when it is first needed. The control thread hands jobs over and never waits for them: the helper needs the GIL,
-//! and a hook takes as long as it likes.
+//! Started on demand. The control thread submits jobs and never waits for them, since a job needs the GIL and a hook may
+//! take any time.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
@@ -17,7 +17,7 @@ use crate::python::lock;
 use crate::worker::Worker;
 use crate::{asgi, stacks};
 
-/// What to do.
+/// A job of the background thread.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Job {
     /// [`Command::DumpStacks`](rgun_channel::control::Command::DumpStacks).
@@ -26,7 +26,7 @@ pub(crate) enum Job {
     ChildExited { pid: u32, worker: u16, life: u64 },
 }
 
-/// Jobs that wait while one runs; a hook that never returns must not eat memory.
+/// Maximum number of queued jobs; bounds the memory if a hook never returns.
 const MAX_JOBS: usize = 64;
 
 /// The thread and its queue.
@@ -34,7 +34,7 @@ const MAX_JOBS: usize = 64;
 pub(crate) struct BackgroundThread {
     worker: &'static Worker,
     hooks: &'static Hooks,
-    /// The event loop's side of an ASGI worker, once it can be asked for stacks.
+    /// The ASGI application, once it can report the stacks of its tasks. Unset in a WSGI worker.
     asgi: OnceLock<&'static asgi::Application>,
     state: Mutex<JobQueue>,
     changed: Condvar,
@@ -43,25 +43,26 @@ pub(crate) struct BackgroundThread {
 #[derive(Debug, Default)]
 struct JobQueue {
     jobs: VecDeque<Job>,
+    /// A job is being performed.
     running: bool,
-    /// Takes no more jobs; the thread ends after the last.
+    /// No more jobs are accepted; the thread ends after the last one.
     closed: bool,
     thread: Option<JoinHandle<()>>,
 }
 
 impl BackgroundThread {
-    /// Without a thread yet.
+    /// Creates the queue; the thread is started with the first job.
     pub(crate) fn new(worker: &'static Worker, hooks: &'static Hooks) -> Self {
         Self { worker, hooks, asgi: OnceLock::new(), state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Remembers the event loop's side, which knows where its tasks are.
+    /// Sets the ASGI application, which knows the stacks of its tasks.
     pub(crate) fn set_asgi(&self, application: &'static asgi::Application) {
-        // A worker serves one.
+        // Called once: a worker serves one application.
         let _ = self.asgi.set(application);
     }
 
-    /// Has a job done. What cannot be done any more is answered so.
+    /// Queues a job. If it cannot be queued, a request for stacks is answered at once.
     pub(crate) fn submit(&'static self, job: Job) {
         let taken = {
             let state = &mut *lock(&self.state);
@@ -78,16 +79,16 @@ impl BackgroundThread {
         }
     }
 
-    /// Ends the thread when it has done what it was given, or after that much patience. Without the GIL.
-    pub(crate) fn close(&self, patience: Duration) {
+    /// Ends the thread after its last job. Stops waiting for it after the timeout. Called without the GIL.
+    pub(crate) fn close(&self, timeout: Duration) {
         let thread = {
             let mut state = lock(&self.state);
             state.closed = true;
             self.changed.notify_all();
             let busy = |state: &mut JobQueue| state.running || !state.jobs.is_empty();
-            let waited = self.changed.wait_timeout_while(state, patience, busy);
-            let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-            if timeout.timed_out() { None } else { state.thread.take() }
+            let waited = self.changed.wait_timeout_while(state, timeout, busy);
+            let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+            if waited.timed_out() { None } else { state.thread.take() }
         };
         if let Some(thread) = thread {
             // An error is a panic of the thread, which has been printed.
@@ -96,7 +97,7 @@ impl BackgroundThread {
     }
 
     fn run(&self) {
-        // Not that of the control thread, by which this one was made.
+        // The control thread, which started this one, blocks all signals.
         self.worker.signals.set();
         loop {
             let job = {
@@ -107,7 +108,7 @@ impl BackgroundThread {
                 state.running = true;
                 job
             };
-            // None: the interpreter is ending.
+            // None: the interpreter is shutting down.
             if let Some(Some(report)) = Python::try_attach(|py| self.perform(py, job)) {
                 self.send_report(&report);
             }
@@ -134,7 +135,7 @@ impl BackgroundThread {
         })
     }
 
-    /// The stack of an exchange's thread, if it still is that exchange's when it has been taken.
+    /// Writes the stack of an exchange's task or thread. False if the exchange is no longer running, also afterwards.
     fn dump_exchange(&self, py: Python<'_>, exchange: ExchangeId) -> PyResult<bool> {
         if let Some(application) = self.asgi.get() {
             let Some(stack) = application.stack_of(py, exchange)? else { return Ok(false) };
@@ -156,15 +157,15 @@ impl BackgroundThread {
 }
 
 impl JobQueue {
-    /// Starts the helper's thread unless it runs; false if it cannot be started.
-    fn ensure_thread(&mut self, helper: &'static BackgroundThread) -> bool {
+    /// Starts the thread unless it runs; false if it cannot be started.
+    fn ensure_thread(&mut self, background: &'static BackgroundThread) -> bool {
         if self.thread.is_none() {
             let builder = Builder::new().name("rgun-helper".to_owned()).stack_size(STACK_BYTES);
-            self.thread = builder.spawn(move || helper.run()).ok();
+            self.thread = builder.spawn(move || background.run()).ok();
         }
         self.thread.is_some()
     }
 }
 
-/// Python code runs on it: as much as a thread of Python's has by default.
+/// Stack size of the thread, bytes: the default of Python's threads, since it runs Python code.
 const STACK_BYTES: usize = 8 * 1024 * 1024;

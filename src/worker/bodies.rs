@@ -1,4 +1,4 @@
-//! Request bodies that come as descriptors: the control thread puts them here, and the slots take them.
+//! Request bodies received as descriptors: the control thread inserts them, the slots take them.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use rgun_channel::frame::ExchangeId;
 
 use crate::python::lock;
 
-/// Request bodies that came as a descriptor, by exchange, until their slot takes them.
+/// Descriptors of request bodies, by exchange, until the exchange starts.
 #[derive(Debug, Default)]
 pub(crate) struct SpooledBodies {
     waiting: Mutex<HashMap<ExchangeId, OwnedFd>>,
@@ -16,8 +16,8 @@ pub(crate) struct SpooledBodies {
 }
 
 impl SpooledBodies {
-    /// The body of an exchange. It was sent before the exchange's frame, so it is there or about to be;
-    /// to be called without the GIL.
+    /// Takes the body of an exchange. It was sent before the exchange's frame, so it has arrived or is about to. Called
+    /// without the GIL.
     pub(crate) fn take(&self, exchange: ExchangeId) -> OwnedFd {
         let mut waiting = lock(&self.waiting);
         loop {
@@ -28,18 +28,18 @@ impl SpooledBodies {
         }
     }
 
-    /// Closes all that nobody has taken.
+    /// Closes all descriptors.
     pub(crate) fn clear(&self) {
         lock(&self.waiting).clear();
     }
 
-    /// Keeps a body for its slot.
+    /// Stores the body of an exchange.
     pub(crate) fn insert(&self, exchange: ExchangeId, body: OwnedFd) {
         lock(&self.waiting).insert(exchange, body);
         self.arrived.notify_all();
     }
 
-    /// True if it had been kept.
+    /// Closes the body of an exchange; false if there is none.
     pub(crate) fn discard(&self, exchange: ExchangeId) -> bool {
         lock(&self.waiting).remove(&exchange).is_some()
     }

@@ -1,8 +1,7 @@
-//! `main()`: descriptor 3, Start, what every process of ours needs; then what it is to be, one thing after the other.
+//! `main()`: adopts the control socket (descriptor 3), receives Start, sets up the process and runs its roles.
 //!
 //! # Why `unsafe`
-//! Descriptor 3 is ours by the contract with the daemon ([`CONTROL_FD`]); only that contract, not the
-//! type system, says that nobody else in the process owns it.
+//! By the contract with the daemon ([`CONTROL_FD`]) descriptor 3 belongs to this module; the type system cannot know.
 
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
@@ -22,7 +21,7 @@ use crate::{dispositions, lifecycle, stacks, zygote};
 /// Boots and serves until the daemon stops the process.
 ///
 /// # Errors
-/// `SystemExit` with the code of what went wrong; anything else is a bug, and the bootstrap reports it.
+/// `SystemExit` with an exit code; anything else is a bug, which the bootstrap reports.
 pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     let control = control_socket()?;
     let (start, fds) = receive_start(py, &control)?;
@@ -42,7 +41,7 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
         Role::Zygote => NextRole::Zygote(start),
     };
     let reactor_page = Map::attach(reactor.as_fd(), REACTOR_PAGE_BYTES, false)?;
-    // Mapped, they need no descriptors any more.
+    // The mappings stay without the descriptors.
     drop((map, reactor));
     let process = Process {
         control,
@@ -64,9 +63,9 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
 }
 
 fn control_socket() -> PyResult<OwnedFd> {
-    #[expect(unsafe_code, reason = "adopting the descriptor that the daemon has put there for us")]
-    // SAFETY: the daemon spawns us with the control socket as this descriptor, nothing else in this
-    // process knows of it (the bootstrap only writes to it), and main() runs once.
+    #[expect(unsafe_code, reason = "adopting the descriptor passed by the daemon")]
+    // SAFETY: the daemon spawns this process with the control socket as this descriptor, no other code owns it (the
+    // bootstrap only writes to it), and main() runs once.
     let socket = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
     rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(|error| {
         PyOSError::new_err(format!("descriptor {CONTROL_FD} is not the control socket: {error}"))
@@ -86,7 +85,7 @@ fn receive_start(py: Python<'_>, socket: &OwnedFd) -> PyResult<(Box<Start>, Vec<
             Err(error) => return Err(error.into()),
         };
         if received.len == 0 {
-            // The daemon went away before it said anything.
+            // The daemon has closed the socket before Start.
             return Err(system_exit(0));
         }
         match Command::decode(&buffer[..received.len]) {

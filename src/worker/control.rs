@@ -1,8 +1,8 @@
 //! The native thread that reads the control socket.
 //!
-//! It runs from before the application is imported. It never touches Python, so it hears the daemon whatever holds the
-//! GIL; what needs Python is the helper's ([`crate::background`]). When the daemon is gone the process ends at once: nobody
-//! waits for its answers any more. A zygote reads its socket itself ([`crate::zygote`]).
+//! It is started before the application is imported and never touches Python, so it handles commands whatever holds the
+//! GIL. Commands that need Python go to the background thread ([`crate::background`]). When the daemon is gone the
+//! process exits at once. A zygote reads its socket on its main thread ([`crate::zygote`]).
 
 use std::io;
 
@@ -13,25 +13,25 @@ use crate::python::exit_now;
 use crate::signal_mask::SignalMask;
 use crate::worker::Worker;
 
-/// Starts the thread.
+/// Starts the control thread.
 ///
 /// # Errors
-/// When the system gives no thread.
-pub(crate) fn spawn(worker: &'static Worker, helper: &'static BackgroundThread) -> io::Result<()> {
+/// The thread cannot be created.
+pub(crate) fn spawn(worker: &'static Worker, background: &'static BackgroundThread) -> io::Result<()> {
     let builder = std::thread::Builder::new().name("rgun-control".to_owned()).stack_size(128 * 1024);
-    let thread = builder.spawn(move || listen(worker, helper))?;
+    let thread = builder.spawn(move || listen(worker, background))?;
     worker.set_control_thread(thread);
     Ok(())
 }
 
-fn listen(worker: &'static Worker, helper: &'static BackgroundThread) {
+fn listen(worker: &'static Worker, background: &'static BackgroundThread) {
     SignalMask::all().set();
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     loop {
         let received = match receive(worker.control, &mut buffer) {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // ECONNRESET: the daemon died with messages of ours unread.
+            // ECONNRESET: the daemon died with unread messages.
             Err(_) => exit_now(0),
         };
         if received.len == 0 {
@@ -49,23 +49,22 @@ fn listen(worker: &'static Worker, helper: &'static BackgroundThread) {
                 }
             }
             Ok(Command::Stop) => worker.stop(),
-            Ok(Command::DumpStacks(exchange)) => helper.submit(Job::Stacks(exchange)),
+            Ok(Command::DumpStacks(exchange)) => background.submit(Job::Stacks(exchange)),
             Ok(Command::ChildExited { pid, worker: number, life }) => {
-                helper.submit(Job::ChildExited { pid, worker: number, life });
+                background.submit(Job::ChildExited { pid, worker: number, life });
             }
             Ok(Command::Promote) => {
                 if worker.promote() {
-                    // What follows is the zygote's to read, and its fork must not find this thread.
+                    // The zygote reads the following messages itself, and must be single-threaded when it forks.
                     return;
                 }
             }
             Ok(Command::Fork(Fork { life, .. })) => {
                 let reason = "the process serves, it is no zygote".to_owned();
-                // The daemon's end cannot be closed without the next receive saying so.
+                // If the daemon has closed its end, the next receive returns that.
                 let _ = send(worker.control, &Report::ForkFailed { life, reason }.encode(), &[]);
             }
-            // A second Start cannot come from a daemon of ours, and what a newer one may say is not
-            // meant for this version: ignored.
+            // A second Start, or a message of a newer protocol: ignored.
             Ok(Command::Start(_)) | Err(_) => {}
         }
     }

@@ -1,24 +1,23 @@
-//! What signals do in a worker that the application has not said anything about.
+//! Signal handlers of a worker, for signals that the application does not handle itself.
 //!
 //! | signal | while booting | when ready |
 //! |---|---|---|
-//! | SIGTERM, SIGINT | the process ends, as by default | [`Report::StopRequested`](rgun_channel::control::Report::StopRequested): the daemon lets it finish what it runs and leave |
-//! | SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU | nothing | nothing: they are orders to the daemon, and a process manager sends them to all |
+//! | SIGTERM, SIGINT | default effect: the process ends | [`Report::StopRequested`](rgun_channel::control::Report::StopRequested): the daemon stops the worker after its running requests |
+//! | SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU | ignored | ignored: they are commands to the daemon, and a process manager sends them to all processes |
 //!
-//! Handlers, and not `SIG_IGN`: that would survive execve(2) in every program that the application starts.
+//! They are handlers and not `SIG_IGN`, which programs started by the application would inherit over execve(2).
 //!
 //! # Two levels
-//! Each signal has a Python callable, so that libraries which save a handler, install their own and put the old one back
-//! (`asyncio.run` does with SIGINT), or call the old one from theirs, get what they expect. In front of that stands a C
-//! handler of ours, which restarts system calls, does not wait for the main thread to run Python code, and does the same.
-//! A handler that the application installs replaces both.
+//! Each signal has a Python callable, for libraries that save the handler and restore it later (`asyncio.run` does with
+//! SIGINT), or call it from theirs. A C handler replaces Python's: it has the same effect, restarts system calls and does
+//! not wait for the main thread to run Python code. A handler installed by the application replaces both.
 //!
-//! # Processes
-//! The handlers are for one process, [`OWNER`]. In one that the application forks they are taken away ([`restore`]);
-//! should a signal come before that, it has its default effect.
+//! # Forks
+//! The handlers work in one process, [`OWNER`]. In a process that the application forks they are removed ([`restore`]);
+//! a signal that arrives before that has its default effect.
 //!
 //! # Why `unsafe`
-//! There is no safe way to install a signal handler; these make async-signal-safe system calls only (signal-safety(7)).
+//! There is no safe way to install a signal handler. These make only async-signal-safe system calls (signal-safety(7)).
 #![expect(unsafe_code, reason = "signal handlers")]
 
 use std::ffi::c_int;
@@ -35,36 +34,36 @@ use pyo3::types::PyCFunction;
 use rgun_channel::control::CONTROL_FD;
 use rustix::net::SendFlags;
 
-/// Those that ask the process to leave, and those that are none of its business.
+/// The stop signals, and the ignored ones.
 const SIGNALS: [c_int; 7] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU];
 
-/// The process that the handlers are for; 0 before there are any.
+/// Process id of the process that installed the handlers; 0 before.
 static OWNER: AtomicI32 = AtomicI32::new(0);
 
-/// Whether that process is ready, so that the daemon knows what to do with [`STOP_REQUESTED`].
+/// Set once that process is ready: the daemon handles [`STOP_REQUESTED`] from then on.
 static READY: AtomicBool = AtomicBool::new(false);
 
-/// The kind of `Report::StopRequested`; the signal's number follows. In bytes that need no allocation.
+/// Kind byte of `Report::StopRequested`; the signal's number follows. Written without allocating.
 const STOP_REQUESTED: u8 = b't';
 
-/// Installs all handlers. On the main thread, before any code of the application runs.
+/// Installs all handlers. Called on the main thread, before any code of the application runs.
 ///
 /// # Errors
-/// What Python or the system says.
+/// An error of Python or of sigaction(2).
 pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
     set_owner();
     SIGNALS.iter().try_for_each(|signal| install_handler(py, *signal))
 }
 
-/// From now on SIGTERM and SIGINT are the daemon's to answer.
+/// Makes SIGTERM and SIGINT send `Report::StopRequested` from now on.
 pub(crate) fn set_ready() {
     READY.store(true, Ordering::SeqCst);
 }
 
-/// The signals that nobody else handles, in a process that is about to fork a worker.
+/// Returns the signals whose handlers the application has not replaced. Called before a worker is forked.
 ///
 /// # Errors
-/// What Python says.
+/// An error of Python.
 pub(crate) fn handled_signals(py: Python<'_>) -> PyResult<Vec<c_int>> {
     let mut held = Vec::new();
     for signal in SIGNALS {
@@ -75,7 +74,7 @@ pub(crate) fn handled_signals(py: Python<'_>) -> PyResult<Vec<c_int>> {
     Ok(held)
 }
 
-/// In a new worker that was forked: handles again what its zygote did ([`held`]).
+/// Installs the handlers of a zygote ([`handled_signals`]) again in a worker forked from it.
 ///
 /// # Errors
 /// As [`install`].
@@ -84,10 +83,10 @@ pub(crate) fn reinstall(py: Python<'_>, held: &[c_int]) -> PyResult<()> {
     held.iter().try_for_each(|signal| install_handler(py, *signal))
 }
 
-/// In a process that the application has forked: what a Python program has that rgun did not start.
+/// Restores the handlers of an ordinary Python program, in a process forked by the application.
 ///
 /// # Errors
-/// What Python says.
+/// An error of Python.
 pub(crate) fn restore(py: Python<'_>) -> PyResult<()> {
     let module = py.import(intern!(py, "_signal"))?;
     for signal in handled_signals(py)? {
@@ -102,7 +101,7 @@ fn set_owner() {
     OWNER.store(current_pid(), Ordering::SeqCst);
 }
 
-/// This process, without the C library's or anybody's memory of it: vfork(2) and clone(2) change it silently.
+/// Returns the process id from the kernel: a cached one may be wrong after vfork(2) or clone(2).
 fn current_pid() -> c_int {
     // SAFETY: getpid(2) has no preconditions.
     unsafe { libc::getpid() }
@@ -130,12 +129,12 @@ fn install_handler(py: Python<'_>, signal: c_int) -> PyResult<()> {
     }
 }
 
-/// Whether the signal asks the process to leave.
+/// Returns whether the signal asks the process to stop.
 fn is_stop_signal(signal: c_int) -> bool {
     matches!(signal, SIGTERM | SIGINT)
 }
 
-/// What Python has as the signal's handler, for libraries that keep or call it.
+/// Returns the Python callable that Python reports as the signal's handler, for libraries that save or call it.
 fn python_handler(py: Python<'_>, signal: c_int) -> PyResult<&Bound<'_, PyCFunction>> {
     static REQUEST: PyOnceLock<Py<PyCFunction>> = PyOnceLock::new();
     static ORDER: PyOnceLock<Py<PyCFunction>> = PyOnceLock::new();
@@ -148,7 +147,7 @@ fn python_handler(py: Python<'_>, signal: c_int) -> PyResult<&Bound<'_, PyCFunct
         };
         let call = move |arguments: &Bound<'_, pyo3::types::PyTuple>, _: Option<&Bound<'_, _>>| {
             if does {
-                // Called by a handler of the application's: perhaps without arguments.
+                // A handler of the application may call this without arguments.
                 on_stop_signal(arguments.get_item(0).and_then(|number| number.extract()).unwrap_or(SIGTERM));
             }
         };
@@ -162,7 +161,7 @@ fn is_handled(py: Python<'_>, signal: c_int) -> PyResult<bool> {
     Ok(module.call_method1(intern!(py, "getsignal"), (signal,))?.is(python_handler(py, signal)?))
 }
 
-/// SIGTERM and SIGINT.
+/// Handler of SIGTERM and SIGINT.
 extern "C" fn on_stop_signal(signal: c_int) {
     if current_pid() != OWNER.load(Ordering::SeqCst) || !READY.load(Ordering::SeqCst) {
         raise_with_default(signal);
@@ -175,13 +174,13 @@ extern "C" fn on_stop_signal(signal: c_int) {
     // SAFETY: the control socket keeps this number for as long as the process lives (`crate::process`).
     let control = unsafe { BorrowedFd::borrow_raw(CONTROL_FD) };
     let report = [STOP_REQUESTED, u8::try_from(signal).unwrap_or_default()];
-    // A full socket is waited for: the daemon reads it soon. Without a daemon the process is ending anyway.
+    // Blocks on a full socket: the daemon reads it soon. Without a daemon the process is about to exit.
     let _ = rustix::net::send(control, &report, SendFlags::NOSIGNAL);
     // SAFETY: as above.
     unsafe { errno.write(before) };
 }
 
-/// The others.
+/// Handler of the ignored signals.
 extern "C" fn on_ignored_signal(signal: c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     if current_pid() != OWNER.load(Ordering::SeqCst) {
         raise_with_default(signal);
@@ -189,15 +188,15 @@ extern "C" fn on_ignored_signal(signal: c_int, info: *mut libc::siginfo_t, _: *m
     // SAFETY: with SA_SIGINFO the kernel passes a valid pointer (sigaction(2)).
     let is_of_the_kernel = unsafe { (*info).si_code } > 0;
     if is_of_the_kernel && matches!(signal, SIGTTIN | SIGTTOU) {
-        // A terminal that stops those in the background who use it: without the stop they would try for ever.
+        // Sent by the terminal to a background process that uses it: without the stop, it would retry for ever.
         // SAFETY: raise(3) has no preconditions.
         unsafe { libc::raise(libc::SIGSTOP) };
     }
 }
 
-/// Has the signal's default effect once its handler has returned: until then it is blocked.
+/// Raises the signal with its default effect, which happens when the handler returns and unblocks it.
 fn raise_with_default(signal: c_int) {
-    // SAFETY: the disposition is not a function that could run at a bad time.
+    // SAFETY: SIG_DFL installs no function.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
     // SAFETY: raise(3) has no preconditions.
     unsafe { libc::raise(signal) };

@@ -1,12 +1,12 @@
-//! Functions of Python's that are bound to an object of ours and called without a tuple: what an application gets as
-//! `start_response`, `write`, `receive` and `send`.
+//! Python functions bound to a Rust object and called without an argument tuple: the `start_response`, `write`,
+//! `receive` and `send` that applications get.
 //!
-//! An object of a class is called by `tp_call`, for which the interpreter makes a tuple, and so are PyO3's functions: of
-//! the limited API `METH_FASTCALL` is since 3.10. CPython has had it since 3.7, with 3.9's limited API or without. With
-//! the functions used again for other exchanges, a worker needs 0.1 µs less for a request (WSGI and ASGI, CPython 3.13).
+//! Calling an instance of a class (`tp_call`) or a PyO3 function makes a tuple; `METH_FASTCALL` does not. The limited API
+//! has it since 3.10, CPython since 3.7. Together with reusing the functions for later exchanges it saves 0.1 µs per
+//! request (WSGI and ASGI, CPython 3.13).
 //!
 //! # Why `unsafe`
-//! PyO3 makes no such functions for the limited API of 3.9.
+//! PyO3 has no such functions for the limited API of 3.9.
 #![expect(unsafe_code, reason = "a function of the C API's, and how CPython calls it")]
 
 use std::any::Any;
@@ -20,32 +20,32 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{Borrowed, PyClass};
 
-/// Arguments of the function that has most.
+/// Maximum number of positional arguments.
 const MAX_ARGUMENTS: usize = 3;
 
-/// By position.
+/// Arguments by position; None for those not passed.
 pub(crate) type Arguments<'a, 'py> = [Option<Borrowed<'a, 'py, PyAny>>; MAX_ARGUMENTS];
 
-/// A function, and what it does.
+/// A function bound to an object.
 pub(crate) trait FastFunction {
-    /// What it is bound to.
+    /// The type of the object.
     type Object: PyClass;
 
-    /// Its `__name__`, and that of the object's method that does the same and knows its arguments by name: it is called
-    /// where [`FastFunction::call`] does not take them, and says what is wrong with them.
+    /// Its `__name__`. The object has a method of the same name that accepts keywords; it is called where
+    /// [`FastFunction::call`] returns None, and raises the exception for wrong arguments.
     const NAME: &'static CStr;
 
-    /// Does it; `None` if these are not the arguments of most calls.
+    /// Performs the call; `None` if these are not the usual arguments.
     fn call<'py>(
         object: &Bound<'py, Self::Object>,
         arguments: Arguments<'_, 'py>,
     ) -> Option<PyResult<Bound<'py, PyAny>>>;
 }
 
-/// Of CPython's `methodobject.h`: arguments come in an array, names of keywords in a tuple.
+/// From CPython's `methodobject.h`: arguments are passed in an array, names of keywords in a tuple.
 const METH_FASTCALL: c_int = 0x0080;
 
-/// `PyCFunctionFastWithKeywords`
+/// `PyCFunctionFastWithKeywords` of the C API.
 type FastCallPointer = unsafe extern "C" fn(
     *mut ffi::PyObject,
     *const *mut ffi::PyObject,
@@ -53,13 +53,13 @@ type FastCallPointer = unsafe extern "C" fn(
     *mut ffi::PyObject,
 ) -> *mut ffi::PyObject;
 
-/// The function `F` of this object.
+/// Makes the function `F` of an object.
 pub(crate) fn bind<F: FastFunction>(object: &Bound<'_, F::Object>) -> PyResult<Py<PyAny>> {
     let definition = const {
         &ffi::PyMethodDef {
             ml_name: F::NAME.as_ptr(),
             ml_meth: ffi::PyMethodDefPointer {
-                // SAFETY: the union has this type for those that are not called by it; the flags say by which.
+                // SAFETY: the flags tell CPython the actual type of the pointer.
                 PyCFunction: unsafe {
                     std::mem::transmute::<FastCallPointer, ffi::PyCFunction>(trampoline::<F>)
                 },
@@ -68,8 +68,8 @@ pub(crate) fn bind<F: FastFunction>(object: &Bound<'_, F::Object>) -> PyResult<P
             ml_doc: c"".as_ptr(),
         }
     };
-    // SAFETY: the definition lives for ever and nobody writes to it; an object, to which the function takes a reference
-    // of its own; we are attached. The result is a new reference, or null with an exception set.
+    // SAFETY: the definition is static and never written; the function takes its own reference to the object; the thread
+    // is attached. The result is a new reference, or null with an exception set.
     unsafe {
         let function =
             ffi::PyCFunction_NewEx(std::ptr::from_ref(definition).cast_mut(), object.as_ptr(), null_mut());
@@ -77,11 +77,11 @@ pub(crate) fn bind<F: FastFunction>(object: &Bound<'_, F::Object>) -> PyResult<P
     }
 }
 
-/// What CPython calls.
+/// Entry point for CPython: converts the arguments and calls `F`.
 ///
 /// # Safety
-/// By a function that [`bind`] has made, attached: `object` is an `F::Object`, `arguments` has `n_arguments` by position
-/// and then as many as the tuple `names` has names, if that is not null.
+/// To be called through a function made by [`bind`], attached: `object` is an `F::Object`; `arguments` has `n_arguments`
+/// positional arguments, then one for each name in the tuple `names`, unless that is null.
 unsafe extern "C" fn trampoline<F: FastFunction>(
     object: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,

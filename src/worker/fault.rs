@@ -1,18 +1,18 @@
-//! Why an exchange did not go as it should, for both interfaces.
+//! Failures of an exchange, for both interfaces.
 
 use pyo3::PyErr;
 use rgun_channel::ProtocolError;
 
 use crate::python::FormattedError;
 
-/// Why an exchange did not go as it should.
+/// Failure of an exchange.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// The application raised.
+    /// The application raised an exception.
     Python(PyErr),
-    /// The application broke its interface (PEP 3333, ASGI) in a way that raised nothing.
+    /// The application violated its interface (PEP 3333, ASGI) without an exception.
     App(FormattedError),
-    /// The daemon broke the contract: the worker cannot go on.
+    /// The daemon violated the protocol: the worker exits.
     Channel(ProtocolError),
 }
 

@@ -1,31 +1,33 @@
-//! The head of a response as both interfaces have it: what sending depends on, and what its fields may contain.
+//! The response head, for both interfaces: the values that sending depends on, and the rules for field values.
 //!
-//! How an application gives it, and which exception it gets for a wrong one, is [`crate::wsgi`]'s and [`crate::asgi`]'s.
+//! [`crate::wsgi`] and [`crate::asgi`] read it from the application and raise the exceptions.
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rgun_channel::frame::encode_known_field;
 use rgun_channel::header::index_of;
 
-/// What the head says that sending depends on.
+/// The part of an encoded head that sending depends on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct ResponseHead {
+    /// Status code.
     pub(crate) status: u16,
-    /// Bytes of the reason phrase at the beginning of the encoded fields: 0 for the canonical one.
+    /// Length of the reason phrase before the encoded fields, bytes; 0 for the canonical one.
     pub(crate) reason_len: u16,
+    /// Number of encoded fields.
     pub(crate) n_fields: u16,
-    /// Content-Length, if the application gave one.
+    /// Content-Length, if the head has one.
     pub(crate) length: Option<u64>,
 }
 
-/// Room in a frame beside the application's fields: for its fixed part, slab chunks or a file, and the Content-Length
-/// that may be added.
+/// Bytes of a frame in addition to the application's fields: the fixed part, slab chunks or a file, and an added
+/// Content-Length.
 pub(crate) const HEAD_OVERHEAD_BYTES: usize = 32 + 16 * 8 + (3 + 20);
 
 impl ResponseHead {
-    /// Adds a Content-Length that the application could have given itself to the head's encoded `fields`.
+    /// Appends a Content-Length to the encoded `fields`, unless the status does not allow one.
     pub(crate) fn add_content_length(&mut self, length: u64, fields: &mut Vec<u8>) -> PyResult<()> {
-        // RFC 9110 §8.6: none in a 204; of a 304 it would say what is not known here.
+        // RFC 9110 §8.6: a 204 has none; that of a 304 would be the length for a 200, which is unknown here.
         if matches!(self.status, 204 | 304) {
             return Ok(());
         }
@@ -38,7 +40,10 @@ impl ResponseHead {
     }
 }
 
-/// The value of a Content-Length (RFC 9110 §8.6): digits, and nothing else; a ValueError otherwise.
+/// Parses a Content-Length (RFC 9110 §8.6): only digits.
+///
+/// # Errors
+/// A `ValueError` for anything else.
 pub(crate) fn parse_content_length(value: &[u8]) -> PyResult<u64> {
     str::from_utf8(value)
         .ok()
@@ -52,7 +57,7 @@ pub(crate) fn parse_content_length(value: &[u8]) -> PyResult<u64> {
         })
 }
 
-/// RFC 9110 §5.6.2.
+/// Returns whether the byte may be in a token (RFC 9110 §5.6.2).
 pub(crate) const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
@@ -74,7 +79,7 @@ pub(crate) const fn is_token(byte: u8) -> bool {
         )
 }
 
-/// RFC 9110 §5.5: what no field value may contain. (HTAB may be there.)
+/// Returns whether the byte is forbidden in a field value: a control character except HTAB (RFC 9110 §5.5).
 pub(crate) const fn is_control(byte: u8) -> bool {
     (byte < 0x20 && byte != b'\t') || byte == 0x7f
 }

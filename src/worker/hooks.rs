@@ -1,7 +1,7 @@
 //! Gunicorn's server hooks, called at the points of a worker's life that [`Hooks`](rgun_channel::control::Hooks) names.
 //!
-//! `hooks.py` finds and calls them. Without any configured, nothing of it is loaded. A hook that fails before the first
-//! request fails the boot, as it does in gunicorn; one that fails later is told as a warning.
+//! `hooks.py` finds and calls them; it is loaded only if a hook is configured. A hook that fails before the first request
+//! fails the boot, as in gunicorn; a later failure is a warning.
 
 use std::ffi::OsStr;
 
@@ -17,15 +17,16 @@ use crate::python::{embedded_module, load_py};
 /// The hooks of one process.
 #[derive(Debug)]
 pub(crate) struct Hooks(
-    /// `hooks.py`'s object, if any hook is set.
+    /// The `Hooks` object of `hooks.py`; None if no hook is configured.
     Option<Py<PyAny>>,
 );
 
 impl Hooks {
-    /// For the worker that `start` describes. After `sys.path` was prepared: the logger is made here.
+    /// Creates the hooks of the worker described by `start`. Called after `sys.path` is prepared, since it creates the
+    /// logger.
     ///
     /// # Errors
-    /// What Python says.
+    /// An error of Python.
     pub(crate) fn new(py: Python<'_>, start: &Start, daemon: i32) -> PyResult<Self> {
         let configured = &start.hooks;
         let names = PyDict::new(py);
@@ -55,15 +56,15 @@ impl Hooks {
     /// Calls a hook about this worker.
     ///
     /// # Errors
-    /// What Python says; not what the hook does.
+    /// An error of Python; the failure of a hook is a [`BootFailure`].
     pub(crate) fn call(&self, py: Python<'_>, name: &str) -> PyResult<Result<(), BootFailure>> {
         self.outcome(py, |hooks| hooks.call_method1(intern!(py, "call"), (name,)))
     }
 
-    /// Looks for hooks that will be called late, so that their absence is told early. Gives the warnings.
+    /// Checks that the hooks which are called late exist. Returns the warnings.
     ///
     /// # Errors
-    /// What Python says.
+    /// An error of Python.
     pub(crate) fn check(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let mut warnings = Vec::new();
         for name in ["worker_exit", "child_exit"] {
@@ -81,10 +82,10 @@ impl Hooks {
         Ok(warnings)
     }
 
-    /// Calls `child_exit` about another worker. Gives the warning.
+    /// Calls `child_exit` for another worker. Returns the warning if it fails.
     ///
     /// # Errors
-    /// What Python says; not what the hook does.
+    /// An error of Python.
     pub(crate) fn child_exit(
         &self,
         py: Python<'_>,

@@ -1,26 +1,23 @@
-//! The rgun worker: a Python extension that serves one application for the rgun daemon.
+//! The rgun worker: a Python extension that serves one application for the rgun daemon. Not meant to be imported by
+//! applications.
 //!
-//! The daemon runs the application's own interpreter on `bootstrap.py`, which loads this extension and
-//! calls [`main`](rgun_worker::main). From then on the process is a worker ([`lifecycle`]): it receives its orders on
-//! the control socket ([`control`]), loads the application ([`application`], `load.py`), claims requests from
-//! the submission ring ([`serve`]), calls the application ([`wsgi`], [`asgi`]) and hands answers back through the
-//! completion ring and the slab ([`output`]). Or it is a [`zygote`], of which workers are forked; one may become the
-//! other. On the side it tells what it is doing ([`stacks`]), calls gunicorn's [`hooks`], and passes on what signals
-//! ask of it ([`dispositions`]).
-//! Not for import by anybody else.
+//! The daemon runs the application's interpreter with `bootstrap.py`, which loads this extension and calls
+//! [`main`](rgun_worker::main). A worker ([`lifecycle`]) receives commands on the control socket ([`control`]), loads the
+//! application ([`application`], `load.py`), claims requests from the submission ring ([`serve`]), calls the application
+//! ([`wsgi`], [`asgi`]) and sends responses through the completion ring and the slab ([`output`]). A [`zygote`] forks
+//! workers; a worker can become a zygote. The process also reports its stacks ([`stacks`]), calls gunicorn's [`hooks`] and
+//! forwards stop signals to the daemon ([`dispositions`]).
 //!
 //! # Threads
-//! Of a WSGI worker, slot 0 is Python's main thread, every further slot a `threading.Thread`; the event loop of an ASGI
-//! worker has all of its slots on the main thread. One native thread reads the
-//! control socket and never touches Python; another, made when it is first needed, does what needs Python beside
-//! requests ([`background`]). A zygote has none of them.
+//! In a WSGI worker, slot 0 is Python's main thread and every other slot a `threading.Thread`. In an ASGI worker, the
+//! event loop serves all slots on the main thread. One native thread reads the control socket and never touches Python;
+//! another, started on demand, runs other work that needs Python ([`background`]). A zygote has only its main thread.
 //!
 //! # Lock order
-//! The GIL is outermost: a Rust mutex is taken with or without it, held for a few instructions or one
-//! copy of at most 64 KiB, and **nothing waits for the GIL while it holds a Rust mutex**. Nobody holds
-//! two mutexes at once. Waits (for requests, room, credit, a body) are done without the GIL and without
-//! a mutex, except on the condition variable that belongs to it. What is only touched with the GIL needs no mutex
-//! ([`gil_cell`]).
+//! The GIL is outermost. A Rust mutex is locked with or without it, for a few instructions or one copy of at most 64 KiB;
+//! **no thread waits for the GIL while it holds a Rust mutex**, and none holds two mutexes. Waits (for requests, space,
+//! credit, a body) hold neither the GIL nor a mutex, except the mutex of their own condition variable. State that is used
+//! only with the GIL held needs no mutex ([`gil_cell`]).
 
 mod application;
 mod asgi;

@@ -1,4 +1,4 @@
-//! A worker's life: hooks, the application, Ready, requests, the end, or the beginning of a zygote.
+//! The lifecycle of a worker: hooks, import of the application, Ready, requests, exit or promotion to a zygote.
 
 use std::time::Duration;
 
@@ -13,19 +13,19 @@ use crate::role::{NextRole, WorkerInit};
 use crate::worker::Worker;
 use crate::{asgi, control, dispositions, serve, title, wsgi};
 
-/// Boots and serves until the daemon stops the worker, or wants a zygote of it.
+/// Boots and serves until the daemon stops the worker or promotes it to a zygote.
 ///
 /// # Errors
-/// `SystemExit` with the code of what went wrong, or of a signal handler; anything else is a bug.
+/// `SystemExit` with an exit code, or of a signal handler; anything else is a bug.
 pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, birth: WorkerInit) -> PyResult<NextRole> {
     let WorkerInit { start, map, wake, application } = birth;
     title::set(&format!("rgun: worker {} [{}:{}]", start.worker, start.module, start.attribute));
     let hooks = Hooks::new(py, &start, process.daemon.as_raw_nonzero().get())?;
     let hooks: &'static Hooks = Box::leak(Box::new(hooks));
     let worker: &'static Worker = Box::leak(Box::new(Worker::new(*start, process, map, wake)));
-    let helper: &'static BackgroundThread = Box::leak(Box::new(BackgroundThread::new(worker, hooks)));
+    let background: &'static BackgroundThread = Box::leak(Box::new(BackgroundThread::new(worker, hooks)));
     let start = &worker.start;
-    control::spawn(worker, helper)?;
+    control::spawn(worker, background)?;
     process.report(&Report::Booting { python: interpreter_version(py)? })?;
     if let Err(failure) = hooks.call(py, "post_fork")? {
         return report_failure(process, failure);
@@ -46,7 +46,7 @@ pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, birth: Worke
         process.report(&Report::Warning(warning))?;
     }
     let outcome = if interface == Interface::Asgi {
-        match asgi::run(py, worker, &application, |served| helper.set_asgi(served)) {
+        match asgi::run(py, worker, &application, |served| background.set_asgi(served)) {
             Ok(Err(failure)) => return report_failure(process, failure),
             Ok(Ok(())) => Ok(()),
             Err(error) => Err(error),
@@ -64,17 +64,17 @@ pub(crate) fn run_worker(py: Python<'_>, process: &'static Process, birth: Worke
     };
     if outcome.is_ok() && worker.is_promoted() {
         py.detach(|| {
-            helper.close(Duration::MAX);
+            background.close(Duration::MAX);
             worker.release_channel();
         });
         return Ok(NextRole::Promoted(Box::new(Start { interface, ..start.clone() }), application));
     }
-    py.detach(|| helper.close(EXIT_HOOK_TIMEOUT));
+    py.detach(|| background.close(EXIT_HOOK_TIMEOUT));
     if let Err(failure) = hooks.call(py, "worker_exit")? {
         process.report(&Report::Warning(failure.as_warning()))?;
     }
     outcome.map(|()| NextRole::End)
 }
 
-/// How long a worker that exits waits for a `child_exit` hook that runs.
+/// Time that an exiting worker waits for a running `child_exit` hook.
 const EXIT_HOOK_TIMEOUT: Duration = Duration::from_secs(1);

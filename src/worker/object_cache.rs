@@ -1,27 +1,27 @@
-//! What came with the last requests, and the objects that were made of it: a proxy, a browser and a load generator all
-//! say the same again with the next one. `str`, `bytes` and tuples of them never change, so that requests can share them.
+//! A cache of Python objects made from request values: a proxy, a browser and a load generator repeat most values with
+//! each request. `str`, `bytes` and tuples of them are immutable, so requests can share them.
 
 use pyo3::prelude::*;
 use rgun_channel::header::NAMES;
 
-/// Fields that differ from request to request, or that nobody wants to find in memory afterwards.
+/// Fields that are not cached: they differ from request to request, or are secrets.
 const UNCACHED_FIELDS: [&str; 5] =
     ["authorization", "cookie", "sec-websocket-key", "x-csrf-token", "x-request-id"];
 
-/// Bytes of the longest value that is remembered.
+/// Maximum length of a cached value.
 const MAX_VALUE_BYTES: usize = 256;
 
-/// Clients that are remembered, by the low bits of their ports.
+/// Number of cached clients, indexed by their port.
 const MAX_CLIENTS: usize = 256;
 
-/// Paths that are remembered, by a hash of their ends.
+/// Number of cached paths, indexed by a hash of their ends.
 const MAX_PATHS: usize = 64;
 
-/// Bytes of the longest path that is remembered: a longer one is hardly asked for twice, and may be a secret.
+/// Maximum length of a cached path: longer ones seldom repeat, and may be secrets.
 const MAX_PATH_BYTES: usize = 48;
 
-/// For each well-known field its last value as an `F`; the last clients as `C`s, the last paths as `P`s. Whoever has it
-/// must be able to keep it while Python runs.
+/// The last value of each well-known field as an `F`, the last clients as `C`s and the last paths as `P`s. The owner must
+/// tolerate Python code running while the cache is borrowed.
 pub(crate) struct ObjectCache<F, C, P> {
     /// By index of [`NAMES`]; `None` for those of [`UNCACHED_FIELDS`].
     fields: Vec<Option<Field<F>>>,
@@ -67,7 +67,7 @@ impl<F, C, P> std::fmt::Debug for ObjectCache<F, C, P> {
 }
 
 impl<F, C, P> ObjectCache<F, C, P> {
-    /// The value of a field of [`NAMES`], made only if it is another than the last time.
+    /// Returns the object for a field value; calls `make` if the value differs from the last one.
     pub(crate) fn field<'py>(
         &mut self,
         py: Python<'py>,
@@ -90,14 +90,14 @@ impl<F, C, P> ObjectCache<F, C, P> {
         Ok(made)
     }
 
-    /// A client, made only if it is none of the last ones.
+    /// Returns the object for a client; calls `make` if it is not cached.
     pub(crate) fn client(
         &mut self,
         peer: &[u8],
         port: u16,
         make: impl FnOnce() -> PyResult<C>,
     ) -> PyResult<&C> {
-        // Linux gives clients every other port, often one after the other (`__inet_hash_connect`).
+        // Linux assigns every other port, often in sequence (`__inet_hash_connect`).
         let client = &mut self.clients[usize::from(port.rotate_right(1)) % MAX_CLIENTS];
         if client.port != port || client.peer != peer {
             client.object = None;
@@ -113,7 +113,8 @@ impl<F, C, P> ObjectCache<F, C, P> {
             }
         }
     }
-    /// Calls `with` with what a path (as it came) is made into, unless it is one of the last ones.
+
+    /// Calls `with` with the object for a raw path; calls `make` first if it is not cached.
     pub(crate) fn path<R>(
         &mut self,
         path: &[u8],

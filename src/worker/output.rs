@@ -1,12 +1,12 @@
-//! What goes back to the daemon: completion frames, slab chunks, and the doorbell.
+//! The worker's ends of completion ring and slab, and waking the daemon.
 //!
-//! # When the doorbell rings
-//! The daemon's reactor announces its sleep ([`Epoch`]); only then is its eventfd written, once per
-//! sleep. A response may wait for the next one if the application is quick: the daemon is then woken once for both.
-//! Whoever defers must ring when there is no next one
-//! ([`crate::serve`]), before it sleeps ([`crate::worker::Worker::wait_and_claim`]), before it waits for room,
-//! and after the oldest unrung completion is [`MAX_WAKEUP_DELAY_NS`] old. If the next exchange turns out to be long,
-//! the daemon notices by itself: it ticks every millisecond while it has records in this worker's ring.
+//! # When the daemon is woken
+//! The daemon's reactor announces its sleep ([`Epoch`]); only then does the worker write to the reactor's eventfd, once per
+//! sleep. After a quick response the wake-up may be deferred to the next one, so that the daemon is woken once for both.
+//! The caller that defers it must wake the daemon when there is no next request ([`crate::serve`]), before it sleeps
+//! ([`crate::worker::Worker::wait_and_claim`]), before it waits for space, and once the oldest completion is
+//! [`MAX_WAKEUP_DELAY_NS`] old. If the next exchange takes long, the daemon still sees the completion: it polls every
+//! millisecond while this worker's submission ring has records.
 
 use std::sync::{Arc, Mutex};
 
@@ -22,38 +22,38 @@ use crate::process::Process;
 use crate::python::lock;
 use crate::wait::{InterruptibleFutex, SignalHandlers};
 
-/// A completion waits at most this long for company, nanoseconds, and only while there is a next record: while all
-/// workers are busy, that is, when half a millisecond is little beside the wait for a slot. Measured with a Django
-/// view of 200 µs, everything on one core: every wake-up of the daemon costs two context switches.
+/// Maximum delay of a deferred wake-up, nanoseconds. A wake-up is deferred only while there is a next record, so while all
+/// workers are busy: half a millisecond is then little compared with the wait for a slot. Measured with a Django view of
+/// 200 µs, everything on one core: every wake-up of the daemon costs two context switches.
 pub(crate) const MAX_WAKEUP_DELAY_NS: u64 = 500_000;
 
-/// From this many bytes on, copying into the slab is done without the GIL.
+/// From this many bytes on, the GIL is released while they are copied into the slab.
 const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
 
-/// Most chunks in one frame: 1 MiB, so that the daemon can begin to write while the rest is copied.
+/// Maximum chunks per frame: 1 MiB, so that the daemon can begin to write while the rest is copied.
 const MAX_CHUNKS_PER_FRAME: usize = 16;
 
-/// The worker's ends of completion ring, slab and doorbell.
+/// The worker's ends of completion ring and slab.
 #[derive(Debug)]
 pub(crate) struct Output {
     map: Arc<Map>,
     completions: Mutex<CompletionEnd>,
     slab: Mutex<SlabSender>,
-    /// Has the reactor's page and doorbell.
+    /// Owner of the reactor's page and eventfd.
     process: &'static Process,
 }
 
 #[derive(Debug)]
 struct CompletionEnd {
     sender: CompletionSender,
-    /// The last epoch that was rung for.
+    /// Epoch in which this worker last woke the daemon.
     woken_epoch: u32,
-    /// Something was pushed that nobody has looked at the epoch for.
+    /// A frame was pushed since the epoch was last checked.
     wakeup_pending: bool,
 }
 
 impl Output {
-    /// Over a fresh map.
+    /// Creates both ends over a new map.
     pub(crate) fn new(map: Arc<Map>, geometry: &Geometry, process: &'static Process) -> Self {
         Self {
             completions: Mutex::new(CompletionEnd {
@@ -67,7 +67,7 @@ impl Output {
         }
     }
 
-    /// Publishes a frame; waits for room without the GIL. The doorbell is the caller's decision.
+    /// Publishes a frame; waits for space without the GIL. The caller decides when to wake the daemon.
     pub(crate) fn push(
         &self,
         py: Python<'_>,
@@ -88,7 +88,7 @@ impl Output {
         })
     }
 
-    /// Publishes a frame if there is room for it.
+    /// Publishes a frame if there is space for it.
     pub(crate) fn try_push(&self, frame: &[u8]) -> Result<Option<Position>, ProtocolError> {
         let mut ring = lock(&self.completions);
         let pushed = ring.sender.push_positioned(frame)?;
@@ -96,12 +96,12 @@ impl Output {
         Ok(pushed)
     }
 
-    /// Adds DONE to a frame that was published with END, unless the daemon has taken it.
+    /// Adds DONE to a frame published with END; false if the daemon has popped it.
     pub(crate) fn mark_done(&self, position: Position) -> bool {
         lock(&self.completions).sender.mark_done(position)
     }
 
-    /// Wakes the daemon if it sleeps and something was pushed since it was last asked after.
+    /// Wakes the daemon if it sleeps and a frame was pushed since the last call.
     pub(crate) fn wake_daemon(&self) {
         let must_ring = {
             let ring = &mut *lock(&self.completions);
@@ -112,14 +112,14 @@ impl Output {
             Epoch(self.process.reactor.u32(REACTOR_EPOCH)).must_wake(&mut ring.woken_epoch)
         };
         if must_ring {
-            // EAGAIN would mean that the counter is full, so the daemon has been rung; other errors of an
-            // eventfd that we hold do not exist (eventfd(2)).
+            // EAGAIN means that the counter is at its maximum, so the eventfd is readable already; an open eventfd has no
+            // other errors (eventfd(2)).
             let _ = rustix::io::write(&self.process.eventfd, &1_u64.to_ne_bytes());
         }
     }
 
-    /// Copies the front of `bytes` into as many chunks as are free (at least one, at most a frame's
-    /// worth); waits for the first without the GIL. Returns the chunks and how many bytes they took.
+    /// Copies the front of `bytes` into free chunks: at least one, at most [`MAX_CHUNKS_PER_FRAME`]. Waits for the first
+    /// without the GIL. Returns the number of bytes copied.
     pub(crate) fn fill_chunks(
         &self,
         py: Python<'_>,
@@ -156,7 +156,7 @@ impl Output {
         outcome
     }
 
-    /// Copies the front of `bytes` into the chunks that are free, as many as a frame may have.
+    /// Copies the front of `bytes` into free chunks, at most [`MAX_CHUNKS_PER_FRAME`]. Returns the number of bytes copied.
     pub(crate) fn try_fill_chunks(
         &self,
         bytes: &[u8],
@@ -164,7 +164,7 @@ impl Output {
     ) -> Result<usize, ProtocolError> {
         let mut taken = 0;
         for part in bytes.chunks(CHUNK_BYTES).take(MAX_CHUNKS_PER_FRAME) {
-            // Locked per chunk: another thread, perhaps with the GIL, waits for one copy at most.
+            // Locked per chunk: another thread, perhaps with the GIL held, waits for one copy at most.
             let Some(chunk) = lock(&self.slab).fill(part)? else { break };
             chunks.push((chunk, u32::try_from(part.len()).expect("a chunk is 64 KiB")));
             taken += part.len();
@@ -172,7 +172,7 @@ impl Output {
         Ok(taken)
     }
 
-    /// What is waited on for room or chunks.
+    /// Returns the flag to wait on for ring space or chunks.
     pub(crate) fn space_flag(&self) -> WaitFlag<'_> {
         WaitFlag(self.map.u32(Geometry::word(Word::SpaceWait)))
     }

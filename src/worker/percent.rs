@@ -1,6 +1,6 @@
-//! Percent-encoding of paths (RFC 3986 §2.1), which both interfaces give to the application decoded.
+//! Percent-decoding of paths (RFC 3986 §2.1), for both interfaces.
 
-/// RFC 3986 §2.1. What is not two hexadecimal digits stays as it is.
+/// Decodes a path (RFC 3986 §2.1). A `%` without two hexadecimal digits is kept.
 pub(crate) fn percent_decode(path: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut rest = path;

@@ -1,11 +1,10 @@
-//! What a process has for all of its lives: a zygote's workers are forked from it, a worker may become a zygote.
+//! Process-wide state. It outlives a role: workers are forked from a zygote, and a worker may become a zygote.
 //!
-//! The descriptors keep their numbers over a fork: a new worker's control socket and stacks are put in the place of its
-//! zygote's ([`Process::replace_descriptors`]). So the bootstrap's last words, the signal handler for stacks and `faulthandler`
-//! reach the right one without being told.
+//! Descriptors keep their numbers over a fork: [`Process::replace_descriptors`] puts a new worker's control socket and
+//! stacks file in place of the zygote's, so the bootstrap, the signal handlers and `faulthandler` need no update.
 //!
 //! # Why `unsafe`
-//! Replacing a descriptor under its number needs `dup3(2)` on a number that others refer to.
+//! Replacing a descriptor under its number needs `dup3(2)` on a number that other code refers to.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -16,25 +15,25 @@ use rgun_channel::map::Map;
 
 use crate::python::{EX_SOFTWARE, system_exit};
 
-/// Leaked: lives as long as the process and its forks.
+/// State of this process. Leaked: it lives as long as the process and its forks.
 #[derive(Debug)]
 pub(crate) struct Process {
-    /// Our end of the control socket, [`CONTROL_FD`](rgun_channel::control::CONTROL_FD). `sendmsg(2)` of one packet is
-    /// atomic: no lock.
+    /// The worker's end of the control socket, [`CONTROL_FD`](rgun_channel::control::CONTROL_FD). `sendmsg(2)` of one packet is
+    /// atomic, so it needs no lock.
     pub(crate) control: OwnedFd,
-    /// Where stacks are written.
+    /// The memfd for stacks.
     pub(crate) stacks: OwnedFd,
     /// The reactor's page, read-only: the epoch is its first word.
     pub(crate) reactor: Map,
-    /// The reactor's doorbell.
+    /// The eventfd that wakes the reactor.
     pub(crate) eventfd: OwnedFd,
-    /// The daemon, the parent of us all.
+    /// The daemon, parent of all workers.
     pub(crate) daemon: rustix::process::Pid,
-    /// Where the daemon has the first of these processes print to.
+    /// stdout and stderr as passed by the daemon.
     pub(crate) initial_output: OutputFiles,
 }
 
-/// What stdout and stderr were before the application could put something else in their place: device and inode.
+/// Identity (device and inode) of stdout and stderr, to detect that the application has redirected them.
 #[derive(Debug)]
 pub(crate) struct OutputFiles {
     stdout: Option<(u64, u64)>,
@@ -47,7 +46,7 @@ impl OutputFiles {
     }
 }
 
-/// Device and inode; nothing if it is closed.
+/// Returns device and inode; None if the descriptor is closed.
 fn file_id(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
     rustix::fs::fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
@@ -56,7 +55,7 @@ impl Process {
     /// Sends a report.
     ///
     /// # Errors
-    /// `SystemExit` when the daemon is gone: there is nobody to go on for.
+    /// `SystemExit` if the daemon is gone.
     pub(crate) fn report(&self, report: &Report) -> PyResult<()> {
         match send(&self.control, &report.encode(), &[]) {
             Ok(()) => Ok(()),
@@ -65,19 +64,19 @@ impl Process {
         }
     }
 
-    /// In a process that was forked to be a worker of its own: its descriptors instead of its zygote's.
+    /// Replaces the zygote's control socket and stacks file, in a forked worker.
     ///
     /// # Errors
-    /// What `dup3(2)` says.
+    /// Errors of `dup3(2)`.
     pub(crate) fn replace_descriptors(&self, control: &OwnedFd, stacks: &OwnedFd) -> io::Result<()> {
         replace_fd(&self.control, control)?;
         replace_fd(&self.stacks, stacks)
     }
 
-    /// In such a process: stdout and stderr of its own, unless the application has redirected the zygote's.
+    /// Replaces stdout and stderr in a forked worker, except where the application has redirected the zygote's.
     ///
     /// # Errors
-    /// What `dup2(2)` says.
+    /// Errors of `dup2(2)`.
     pub(crate) fn redirect_output(&self, stdout: &OwnedFd, stderr: &OwnedFd) -> io::Result<()> {
         let inherited = OutputFiles::current();
         if inherited.stdout == self.initial_output.stdout {
@@ -91,8 +90,8 @@ impl Process {
 }
 
 fn replace_fd(old: &OwnedFd, new: &OwnedFd) -> io::Result<()> {
-    #[expect(unsafe_code, reason = "the number stays, what is behind it changes")]
-    // SAFETY: both are open and owned by us; whoever refers to the old number is meant to get the new file.
+    #[expect(unsafe_code, reason = "the number stays, the open file changes")]
+    // SAFETY: both are open and owned by this process; code that uses the old number is meant to get the new file.
     match unsafe { libc::dup3(new.as_raw_fd(), old.as_raw_fd(), libc::O_CLOEXEC) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

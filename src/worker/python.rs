@@ -1,9 +1,10 @@
-//! Small things about Python objects: text in and out, exceptions as data, one line on stderr.
+//! Helpers for Python objects: text conversion, exceptions as text, forked children, and embedded modules.
 //!
 //! # Why `unsafe`
-//! The limited API of 3.9 has no borrowed view of a `str` (`PyUnicode_AsUTF8AndSize` came to it in 3.10),
-//! so PyO3's safe ways make one or two temporary `bytes` objects per header. CPython 3.9 has that function all the same,
-//! and `PyUnicode_AsUCS4`, which copies what is not ASCII into a buffer of ours without allocating. PyO3's iterator over a dictionary takes references to every key.
+//! The limited API of 3.9 has no borrowed view of a `str` (`PyUnicode_AsUTF8AndSize` joined it in 3.10), so PyO3's safe
+//! functions make one or two temporary `bytes` objects per header. CPython 3.9 exports that function all the same, and
+//! `PyUnicode_AsUCS4`, which copies other text into a caller's buffer without allocating. PyO3's iterator over a
+//! dictionary takes references to every key.
 #![expect(unsafe_code, reason = "the limited API of 3.9 has no safe way to read a str without allocating")]
 
 use std::ffi::{CStr, CString, c_char};
@@ -27,28 +28,28 @@ pub(crate) const EX_CONFIG: i32 = 78;
 /// Exit code for an internal error, `sysexits(3)`.
 pub(crate) const EX_SOFTWARE: i32 = 70;
 
-/// Takes a mutex. A panic under one of ours can only be a bug elsewhere; the data is still whole.
+/// Locks a mutex, also a poisoned one: the critical sections leave the data consistent.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A character that ISO-8859-1 does not have; PEP 3333 "Unicode Issues".
+/// The text has a character outside ISO-8859-1 (PEP 3333, "Unicode Issues").
 #[derive(Debug)]
 pub(crate) struct NotLatin1;
 
 unsafe extern "C" {
-    /// Of the limited API since 3.10, and exported by CPython 3.9 as well.
+    /// In the limited API since 3.10; exported by CPython 3.9 as well.
     fn PyUnicode_AsUTF8AndSize(text: *mut ffi::PyObject, size: *mut ffi::Py_ssize_t) -> *const c_char;
 }
 
 /// Appends the characters of `text` as ISO-8859-1 bytes.
 pub(crate) fn append_latin1(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(), NotLatin1> {
     let mut size = 0;
-    // What is not ASCII keeps its UTF-8 for as long as it lives, which for the few such values is no matter.
+    // A str that is not ASCII caches its UTF-8 as long as it lives; such values are rare.
     // SAFETY: `text` is a str and we are attached (it is a Bound).
     let utf8 = unsafe { PyUnicode_AsUTF8AndSize(text.as_ptr(), &raw mut size) };
     if utf8.is_null() {
-        // Surrogates, which are no ISO-8859-1 either.
+        // Surrogates, which ISO-8859-1 does not have.
         drop(PyErr::take(text.py()));
         return Err(NotLatin1);
     }
@@ -61,7 +62,7 @@ pub(crate) fn append_latin1(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Re
     append_non_ascii(text, out)
 }
 
-/// The same of characters of which some are not ASCII.
+/// Appends text that is not ASCII.
 #[cold]
 fn append_non_ascii(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(), NotLatin1> {
     const MAX_STACK_CHARS: usize = 256;
@@ -88,7 +89,7 @@ fn append_non_ascii(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(),
         // SAFETY: PyUnicode_AsUCS4 has written all `len` elements.
         let point = unsafe { point.assume_init() };
         all |= point;
-        #[expect(clippy::cast_possible_truncation, reason = "`all` tells whether anything was cut")]
+        #[expect(clippy::cast_possible_truncation, reason = "checked below by `all`")]
         {
             point as u8
         }
@@ -100,7 +101,7 @@ fn append_non_ascii(text: &Bound<'_, PyString>, out: &mut Vec<u8>) -> Result<(),
     Ok(())
 }
 
-/// Bytes as the `str` of the same code points: how PEP 3333 passes what came over the wire.
+/// Converts bytes to a `str` of the same code points, as PEP 3333 passes bytes of the network.
 pub(crate) fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
     let len = ffi::Py_ssize_t::try_from(bytes.len()).expect("slices are no longer than isize::MAX");
     // SAFETY: pointer and length are those of a slice; `errors` may be null, nothing can fail to decode.
@@ -111,7 +112,7 @@ pub(crate) fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, 
     }
 }
 
-/// A number in decimal, as a `str`.
+/// Formats a number as a decimal `str`.
 pub(crate) fn decimal(py: Python<'_>, mut number: u64) -> PyResult<Bound<'_, PyString>> {
     let mut digits = [0; 20];
     let mut at = digits.len();
@@ -125,8 +126,8 @@ pub(crate) fn decimal(py: Python<'_>, mut number: u64) -> PyResult<Bound<'_, PyS
     }
 }
 
-/// The values that a dictionary has for these keys. Whoever writes a small dictionary down has constants for its keys,
-/// which Python interns: they are found by their identity, all in one go, and only if there are others is one looked up.
+/// Looks up several keys in a dictionary. A small dictionary literal has interned keys, which are found by identity in one
+/// pass; a key is looked up by value only if the dictionary has other keys.
 pub(crate) fn values_of<'py, const N: usize>(
     dict: &Bound<'py, PyDict>,
     keys: [&Bound<'py, PyString>; N],
@@ -168,20 +169,21 @@ pub(crate) fn reference_count<T>(object: &Py<T>, _py: Python<'_>) -> isize {
     unsafe { ffi::Py_REFCNT(object.as_ptr()) }
 }
 
-/// Set in processes that the application forked; see [`exit_forked_child`].
+/// Set in a process forked by the application; see [`exit_forked_child`].
 static FORKED: AtomicBool = AtomicBool::new(false);
 
-/// Is this a process that the application forked?
+/// Returns whether this process was forked by the application.
 pub(crate) fn is_forked_child() -> bool {
     FORKED.load(Ordering::Relaxed)
 }
 
-/// In a process that the zygote forked to be a worker: it is none of the application's.
+/// Clears the mark in a worker forked by the zygote.
 pub(crate) fn clear_forked_child() {
     FORKED.store(false, Ordering::Relaxed);
 }
 
-/// Arranges for [`is_forked_child`] to know, and for signals to have their usual effect there. Once per interpreter: forks inherit it.
+/// Installs a fork hook that marks children for [`is_forked_child`] and restores their signal handlers. Called once per
+/// interpreter: forks inherit it.
 pub(crate) fn register_fork_hook(py: Python<'_>) -> PyResult<()> {
     let mark = PyCFunction::new_closure(py, None, None, |arguments, _| {
         FORKED.store(true, Ordering::Relaxed);
@@ -192,35 +194,34 @@ pub(crate) fn register_fork_hook(py: Python<'_>) -> PyResult<()> {
     py.import("os")?.call_method("register_at_fork", (), Some(&arguments)).map(drop)
 }
 
-/// Ends a child process that came back from the application into the server, by an exception
-/// (`sys.exit()` after `os.fork()`) or an answer: the channel belongs to its parent.
+/// Exits a process forked by the application that has returned into the server, by an exception (`sys.exit()` after
+/// `os.fork()`) or a response. The channel belongs to its parent.
 pub(crate) fn exit_forked_child(py: Python<'_>, error: Option<&PyErr>) -> ! {
     let error = error.map(|error| error.clone_ref(py).into_value(py));
     let left = load_py(py).and_then(|module| module.call_method1(intern!(py, "leave_child"), (error,)));
-    // Does not return, unless it could not even be called.
+    // Returns only if the call failed.
     drop(left);
     exit_now(EX_SOFTWARE)
 }
 
-/// Ends the process at once: no destructors, no atexit, no flush. For when the daemon is gone, or the
-/// channel is broken and nothing that Python would still say could reach anybody.
+/// Exits at once: no destructors, no atexit, no flush. Used when the daemon is gone or has violated the protocol.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(code) }
 }
 
-/// `raise SystemExit(code)`.
+/// Returns the exception of `raise SystemExit(code)`.
 pub(crate) fn system_exit(code: i32) -> PyErr {
     PySystemExit::new_err(code)
 }
 
-/// The Python half of the worker: `load.py`.
+/// Returns the module of `load.py`.
 pub(crate) fn load_py(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     embedded_module(py, &MODULE, include_str!("load.py"), c"<rgun>/load.py", c"rgun_worker.load")
 }
 
-/// A module whose source is part of the extension; run when it is first needed.
+/// Returns a module whose source is embedded in the extension; runs it on first use.
 pub(crate) fn embedded_module<'py>(
     py: Python<'py>,
     module: &'static PyOnceLock<Py<PyModule>>,
@@ -236,7 +237,7 @@ pub(crate) fn embedded_module<'py>(
         .map(|module| module.bind(py))
 }
 
-/// An exception as text, bounded as [`AppError`] wants it.
+/// An exception as text, within the limits of [`AppError`].
 #[derive(Debug)]
 pub(crate) struct FormattedError {
     pub(crate) summary: String,
@@ -244,12 +245,12 @@ pub(crate) struct FormattedError {
 }
 
 impl FormattedError {
-    /// An error of the application that is not an exception.
+    /// An error that is not an exception.
     pub(crate) fn from_message(summary: impl Into<String>) -> Self {
         Self { summary: summary.into(), traceback: String::new() }
     }
 
-    /// Formats an exception the way `traceback` does. Never fails: what cannot be formatted is named by its type.
+    /// Formats an exception as `traceback` does. An exception that cannot be formatted is named by its type.
     pub(crate) fn from_exception(py: Python<'_>, error: &PyErr) -> Self {
         let formatted = load_py(py)
             .and_then(|module| module.getattr(intern!(py, "describe")))
@@ -266,26 +267,25 @@ impl FormattedError {
         Self::from_message(format!("{name} (its text could not be formatted)"))
     }
 
-    /// As the body of an `AppRaised` frame.
+    /// Borrows the error for an `AppRaised` frame.
     pub(crate) fn as_app_error(&self) -> AppError<'_> {
         AppError { summary: &self.summary, traceback: &self.traceback }
     }
 }
 
-/// Cuts the middle out of a text that is longer than `most` bytes: the top says where it began, the
-/// bottom what it was.
-fn cut_middle(text: String, most: usize) -> String {
+/// Cuts the middle out of a text longer than `max` bytes: its top shows the origin, its bottom the error.
+fn cut_middle(text: String, max: usize) -> String {
     const MARK: &str = "\n  [...]\n";
-    if text.len() <= most {
+    if text.len() <= max {
         return text;
     }
-    let half = (most - MARK.len()) / 2;
+    let half = (max - MARK.len()) / 2;
     let head = &text[..text.floor_char_boundary(half)];
     let tail = &text[text.ceil_char_boundary(text.len() - half)..];
     format!("{head}{MARK}{tail}")
 }
 
-/// One line on the application's stderr; where that is closed, nobody can be told.
+/// Writes one line to the application's stderr. If that is closed, the error is passed to `sys.unraisablehook`.
 pub(crate) fn warn(py: Python<'_>, text: &str) {
     let written = py
         .import(intern!(py, "sys"))
@@ -296,7 +296,7 @@ pub(crate) fn warn(py: Python<'_>, text: &str) {
     }
 }
 
-/// Says something on stderr, the first time only.
+/// Writes one line to stderr, the first time only.
 pub(crate) fn warn_once(py: Python<'_>, warned: &AtomicBool, text: &str) {
     if !warned.swap(true, Ordering::Relaxed) {
         warn(py, text);

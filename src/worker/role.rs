@@ -1,5 +1,5 @@
-//! What a process does next, and what a worker begins with: the vocabulary of [`crate::boot`], which goes from one to
-//! the other, and of [`crate::lifecycle`] and [`crate::zygote`], which end by saying what follows.
+//! Roles of a process. [`crate::boot`] runs them one after the other; [`crate::lifecycle`] and [`crate::zygote`] return
+//! the next one.
 
 use std::os::fd::OwnedFd;
 
@@ -7,28 +7,28 @@ use pyo3::prelude::*;
 use rgun_channel::control::Start;
 use rgun_channel::map::Map;
 
-/// What a process does next.
+/// Next role of a process.
 #[derive(Debug)]
 pub(crate) enum NextRole {
-    /// Be a worker.
+    /// Run as a worker.
     Worker(WorkerInit),
-    /// Import the application and be a zygote.
+    /// Import the application and run as a zygote.
     Zygote(Box<Start>),
-    /// Be a zygote of an application that has served.
+    /// Run as a zygote, with the application of a drained worker.
     Promoted(Box<Start>, Py<PyAny>),
-    /// Exit.
+    /// Exit the process.
     End,
 }
 
-/// How a worker begins.
+/// Initial state of a worker.
 #[derive(Debug)]
 pub(crate) struct WorkerInit {
-    /// Its orders.
+    /// The Start message.
     pub(crate) start: Box<Start>,
-    /// Its shared memory.
+    /// The shared memory.
     pub(crate) map: Map,
-    /// Where the daemon rings for an event loop.
+    /// The eventfd that wakes an event loop.
     pub(crate) wake: OwnedFd,
-    /// Imported already, in the process that this one was forked from; `start` says which interface it has.
+    /// The application, if a zygote has imported it; `start` then has its interface. None: the worker imports it.
     pub(crate) application: Option<Py<PyAny>>,
 }

@@ -1,8 +1,8 @@
-//! The slots: one thread each, claiming requests and serving them one after the other.
+//! The slots of a WSGI worker: one thread each, which claims and serves requests one at a time.
 //!
-//! Slot 0 is Python's main thread, where applications expect to be if there is only one; the others are
-//! `threading.Thread`s, so that `threading.current_thread()` tells the truth. They are daemon threads:
-//! the main thread joins them itself, and an application that never returns must not hold the exit.
+//! Slot 0 is Python's main thread, as applications with one thread expect; the others are `threading.Thread`s, so that
+//! `threading.current_thread()` is right. They are daemon threads: the main thread joins them, and an application that
+//! never returns must not block the exit.
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
@@ -15,10 +15,10 @@ use crate::wait::SignalHandlers;
 use crate::worker::MAIN_THREAD_SLOT;
 use crate::wsgi::{SlotRunner, WsgiApplication};
 
-/// Serves until the daemon says stop.
+/// Serves until the daemon stops the worker.
 ///
 /// # Errors
-/// When a thread cannot be started; the `SystemExit` of a signal handler.
+/// A thread cannot be started; the `SystemExit` of a signal handler.
 pub(crate) fn run(py: Python<'_>, served: &'static WsgiApplication) -> PyResult<()> {
     let threading = py.import("threading")?;
     let mut threads = Vec::new();
@@ -38,7 +38,7 @@ pub(crate) fn run(py: Python<'_>, served: &'static WsgiApplication) -> PyResult<
     served.worker.take_exit_exception().map_or(Ok(()), Err)
 }
 
-/// What a `threading.Thread` of a slot runs.
+/// Target of a slot's `threading.Thread`.
 #[pyclass(frozen, module = "rgun")]
 #[derive(Debug)]
 struct SlotThread {
@@ -59,18 +59,18 @@ impl SlotThread {
     }
 }
 
-/// One thread's life.
+/// Serves requests on one thread until the worker stops.
 fn serve(py: Python<'_>, served: &'static WsgiApplication, slot: u32) -> Result<(), ProtocolError> {
     let worker = served.worker;
     worker.mark_thread(slot);
     let mut exchanges = SlotRunner::new(served, slot);
     let mut frame = Vec::new();
-    // When the oldest completion was pushed that the doorbell has not been asked for; 0: none.
+    // Time of the oldest completion whose wake-up is deferred; 0 for none.
     let mut deferred_since = 0;
-    // When the last exchange was over, if the next one follows at once: a look at the clock takes longer than that.
+    // End of the previous exchange if the next one starts at once: reading the clock takes longer than the gap.
     let mut free = None;
     while !worker.is_stopping() {
-        // With the GIL: under load there is something, and giving the GIL away costs more than looking.
+        // With the GIL held: under load there is a request, and releasing the GIL costs more than this check.
         if !worker.claim(&mut frame)? {
             worker.output.wake_daemon();
             if slot == MAIN_THREAD_SLOT {
@@ -86,7 +86,7 @@ fn serve(py: Python<'_>, served: &'static WsgiApplication, slot: u32) -> Result<
         free = Some(finished.ended_at);
         let oldest = if deferred_since == 0 { finished.ended_at } else { deferred_since };
         if finished.ended_at - oldest + finished.service <= MAX_WAKEUP_DELAY_NS {
-            // If no other request has come, the claim that follows finds that out, and the bell is rung there.
+            // If there is no further request, the next claim fails and wakes the daemon.
             deferred_since = oldest;
         } else {
             worker.output.wake_daemon();

@@ -1,7 +1,7 @@
-//! Signal masks of our native threads.
+//! Signal masks of the native threads.
 //!
-//! The control thread blocks all signals, so that handlers run on a thread of Python's, whose waits they interrupt. The
-//! helper runs hooks, which may start programs, and those inherit a mask: so it has the one that the process began with.
+//! The control thread blocks all signals, so that they interrupt the waits of Python threads and handlers run there. The
+//! background thread runs hooks, which may start programs that inherit its mask: it restores the process's initial mask.
 //!
 //! # Why `unsafe`
 //! There is no safe call for a thread's mask.
@@ -10,7 +10,7 @@
 use std::fmt;
 use std::mem::MaybeUninit;
 
-/// A thread's mask.
+/// The signal mask of a thread.
 #[derive(Clone, Copy)]
 pub(crate) struct SignalMask(libc::sigset_t);
 
@@ -21,7 +21,7 @@ impl fmt::Debug for SignalMask {
 }
 
 impl SignalMask {
-    /// This thread's.
+    /// Returns this thread's mask.
     pub(crate) fn current() -> Self {
         let mut mask = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: with a null set nothing is changed, and the old one is written to `mask`; no other error exists than
@@ -33,10 +33,10 @@ impl SignalMask {
         Self(unsafe { mask.assume_init() })
     }
 
-    /// All signals.
+    /// Returns a mask of all signals.
     pub(crate) fn all() -> Self {
         let mut mask = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: the pointer is to a set of ours, which the call initializes; it cannot fail.
+        // SAFETY: the pointer is to a local set, which the call initializes; it cannot fail.
         unsafe {
             libc::sigfillset(mask.as_mut_ptr());
         }
@@ -44,7 +44,7 @@ impl SignalMask {
         Self(unsafe { mask.assume_init() })
     }
 
-    /// Makes it this thread's.
+    /// Sets this thread's mask.
     pub(crate) fn set(&self) {
         // SAFETY: the set is initialized; only this thread's mask changes.
         unsafe {

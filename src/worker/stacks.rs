@@ -1,16 +1,16 @@
-//! Stacks: what the process is doing, for the daemon to read from a memfd that it made.
+//! Python stacks of the process, written to a memfd of the daemon.
 //!
-//! Two ways, both answered with [`Report::StacksDumped`](rgun_channel::control::Report::StacksDumped):
+//! Both ways are answered with [`Report::StacksDumped`](rgun_channel::control::Report::StacksDumped):
 //!
-//! - [`Command::DumpStacks`](rgun_channel::control::Command::DumpStacks): written under the GIL ([`write_all`], [`write_one`]).
-//! - [`STACKS_SIGNAL`]: a handler of ours has `faulthandler`'s walk the threads, whoever holds the GIL, and tells the
-//!   daemon. Not the other way round, by `faulthandler`'s `chain`: it installs itself without `SA_RESTART`, and again
-//!   after each signal, and libraries that do not expect a signal would see their system calls fail with EINTR
-//!   (signal(7)) because somebody has looked at what they do.
+//! - [`Command::DumpStacks`](rgun_channel::control::Command::DumpStacks): written with the GIL held ([`write_all`],
+//!   [`write_one`]).
+//! - [`STACKS_SIGNAL`]: the handler here calls `faulthandler`'s, which walks the threads whatever holds the GIL, and then
+//!   reports to the daemon. It does not use `faulthandler`'s `chain`, which installs its handler without `SA_RESTART`, and
+//!   again after each signal: system calls of libraries would fail with EINTR (signal(7)) after each dump.
 //!
 //! # Why `unsafe`
-//! There is no safe way to install a signal handler; this one calls one that was made to be one, and makes a single
-//! system call (signal-safety(7)).
+//! There is no safe way to install a signal handler. This one calls another handler and makes one system call
+//! (signal-safety(7)).
 #![expect(unsafe_code, reason = "a signal handler")]
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -26,12 +26,12 @@ use rustix::net::SendFlags;
 
 use crate::python::{embedded_module, is_forked_child};
 
-/// Arranges for [`STACKS_SIGNAL`] to be answered, from before the application is imported until the process ends.
+/// Installs the handler of [`STACKS_SIGNAL`]. Called before the application is imported.
 ///
 /// # Errors
-/// When the descriptor is not one, or `faulthandler` refuses.
+/// The descriptor is invalid, or `faulthandler` fails.
 pub(crate) fn install(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
-    // The daemon empties the file by truncating it; the position is shared with it and stays where it was.
+    // The daemon truncates the file but does not reset the shared position: append.
     let flags = rustix::fs::fcntl_getfl(file).map_err(std::io::Error::from)?;
     rustix::fs::fcntl_setfl(file, flags | OFlags::APPEND).map_err(std::io::Error::from)?;
     let faulthandler = py.import("faulthandler")?;
@@ -44,10 +44,10 @@ pub(crate) fn install(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
     Ok(install_handler()?)
 }
 
-/// What `faulthandler` has installed: writes the stacks.
+/// The handler installed by `faulthandler`, which writes the stacks.
 static WRITE_STACKS: OnceLock<extern "C" fn(libc::c_int)> = OnceLock::new();
 
-/// Puts our handler before `faulthandler`'s.
+/// Installs [`on_stacks_signal`] in place of `faulthandler`'s handler, and keeps that.
 fn install_handler() -> std::io::Result<()> {
     // SAFETY: all zeroes is a valid `sigaction`: the default action, no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -88,22 +88,22 @@ extern "C" fn on_stacks_signal(signal: libc::c_int) {
     }
     // SAFETY: the control socket keeps this number for as long as the process lives (`crate::process`).
     let control = unsafe { BorrowedFd::borrow_raw(CONTROL_FD) };
-    // One system call, errno untouched. A full socket means that the daemon does not read: nothing to be done here.
+    // One system call, which leaves errno alone. If the socket is full, the daemon does not read: ignored.
     let _ = rustix::net::send(control, &STACKS_DUMPED, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
 }
 
-/// Writes the stacks of all threads but this one.
+/// Writes the stacks of all threads except this one.
 ///
 /// # Errors
-/// What Python says.
+/// An error of Python.
 pub(crate) fn write_all(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
     python_module(py)?.call_method1(intern!(py, "write_all"), (file.as_raw_fd(),)).map(drop)
 }
 
-/// Writes the stacks of all threads, this one as it is.
+/// Writes the stacks of all threads, including this one.
 ///
 /// # Errors
-/// What Python says.
+/// An error of Python.
 pub(crate) fn write_current(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
     let arguments = PyDict::new(py);
     arguments.set_item("file", file.as_raw_fd())?;
@@ -114,21 +114,21 @@ pub(crate) fn write_current(py: Python<'_>, file: &OwnedFd) -> PyResult<()> {
 /// Writes the stack of one thread; false if there is no such thread.
 ///
 /// # Errors
-/// What Python says.
+/// An error of Python.
 pub(crate) fn write_one(py: Python<'_>, file: &OwnedFd, thread: u64) -> PyResult<bool> {
     python_module(py)?.call_method1(intern!(py, "write_one"), (file.as_raw_fd(), thread))?.extract()
 }
 
-/// Writes a stack that somebody else has taken.
+/// Writes a formatted stack.
 ///
 /// # Errors
-/// What Python says.
+/// An error of Python.
 pub(crate) fn write_text(py: Python<'_>, file: &OwnedFd, text: &str) -> PyResult<bool> {
     let bytes = PyBytes::new(py, text.as_bytes());
     python_module(py)?.call_method1(intern!(py, "write"), (file.as_raw_fd(), bytes)).map(|_| true)
 }
 
-/// This thread as `faulthandler` names it: `pthread_self(3)`.
+/// Returns this thread's id as `faulthandler` prints it: `pthread_self(3)`.
 pub(crate) fn current_thread_id() -> u64 {
     // SAFETY: pthread_self(3) has no preconditions and cannot fail.
     let thread = unsafe { libc::pthread_self() };

@@ -1,6 +1,6 @@
-//! How threads wait: a futex under which signal handlers run, and the clock of the slots' words.
+//! A futex that runs signal handlers while it waits, and the monotonic clock.
 //!
-//! What runs the handlers is the type that the futex is made for, so that this module knows nothing of the worker.
+//! The futex is generic over [`SignalHandlers`], so that this module does not depend on the worker.
 
 use std::sync::atomic::AtomicU32;
 
@@ -8,17 +8,17 @@ use rgun_channel::wake::{Futex, SystemFutex};
 use rustix::io::Errno;
 use rustix::thread::{Timespec, futex};
 
-/// A signal that comes between the last look for signals and the system call does not interrupt it, and
-/// no futex call closes that gap as `ppoll(2)` does: its handler runs at most this much later.
+/// Maximum delay of a signal handler. A signal between the last check for signals and the system call does not interrupt
+/// it, and no futex call closes that gap as `ppoll(2)` does.
 const MAX_SIGNAL_DELAY: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A futex for waits on Python's main thread: signal handlers run while it waits.
 #[derive(Debug)]
 pub(crate) struct InterruptibleFutex<'a, S>(pub(crate) &'a S);
 
-/// Lets the signal handlers of the application run, where a wait was interrupted.
+/// Runs the application's signal handlers when a wait is interrupted.
 pub(crate) trait SignalHandlers: Sync {
-    /// Runs those of signals that have come.
+    /// Runs the handlers of pending signals.
     fn run_signal_handlers(&self);
 }
 
@@ -37,7 +37,7 @@ impl<S: SignalHandlers> Futex for InterruptibleFutex<'_, S> {
     }
 }
 
-/// `CLOCK_MONOTONIC` in nanoseconds, the clock of the slots' words.
+/// Returns `CLOCK_MONOTONIC` in nanoseconds.
 pub(crate) fn monotonic_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)

@@ -1,7 +1,7 @@
-//! What the threads of a worker share: the map, its words, the ends of the rings, and whether to stop.
+//! State shared by the threads of a worker: the shared map, the rings, and the stop flag.
 //!
-//! Made by [`crate::lifecycle`] and leaked: threads, pyclass instances and the control thread refer to it for the rest of the
-//! process's life, even if that becomes a zygote's.
+//! Created by [`crate::lifecycle`] and leaked: threads, pyclass instances and the control thread refer to it for the rest
+//! of the process's life, even if the process becomes a zygote.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,47 +28,47 @@ use crate::signal_mask::SignalMask;
 use crate::stacks::current_thread_id;
 use crate::wait::{InterruptibleFutex, SignalHandlers};
 
-/// The worker.
+/// A worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    /// What the daemon said at the start.
+    /// The Start message.
     pub(crate) start: Start,
-    /// Descriptors, and the daemon.
+    /// The process it runs in.
     pub(crate) process: &'static Process,
-    /// The control socket, of those.
+    /// The control socket of `process`.
     pub(crate) control: &'static OwnedFd,
-    /// The main thread's.
+    /// Signal mask of the main thread at the start.
     pub(crate) signals: SignalMask,
-    /// Everything that goes back.
+    /// Completion ring and slab.
     pub(crate) output: Output,
-    /// Descriptors of request bodies that came ahead of their frames.
+    /// Descriptors of request bodies.
     pub(crate) bodies: SpooledBodies,
-    /// Where the daemon rings for an event loop; until it is known that there is none, or none any more.
+    /// The eventfd that wakes the event loop. None in a WSGI worker, and after the loop has ended.
     eventfd: Mutex<Option<OwnedFd>>,
     map: Arc<Map>,
     submission: Mutex<SubmissionReceiver>,
     slots: Vec<Slot>,
-    /// Set once: claim nothing more.
+    /// The worker claims no more requests. Never cleared.
     stopping: AtomicBool,
-    /// Set once, before `stopping`: to become a zygote.
+    /// The worker becomes a zygote when it has stopped. Set before `stopping`, never cleared.
     promoted: AtomicBool,
-    /// Ends by itself only when the worker is promoted.
+    /// The control thread, which ends only when the worker is promoted.
     control_thread: Mutex<Option<JoinHandle<()>>>,
-    /// What a signal handler raised that wants the process to end.
+    /// The `SystemExit` that a signal handler has raised.
     exit: Mutex<Option<PyErr>>,
 }
 
-/// What a slot remembers between exchanges.
+/// State of a slot.
 #[derive(Debug, Default)]
 struct Slot {
-    /// Response body bytes that count against the window, of all exchanges of the slot so far.
+    /// Response body bytes sent by all exchanges of the slot so far.
     sent: AtomicU64,
-    /// The exchange whose client has gone, if it is the one that runs.
+    /// The cancelled exchange; valid if it is the running one.
     cancelled: AtomicU64,
 }
 
 impl Worker {
-    /// Over a fresh map.
+    /// Creates a worker over a new map.
     pub(crate) fn new(start: Start, process: &'static Process, map: Map, bell: OwnedFd) -> Self {
         let geometry = start.geometry;
         let map = Arc::new(map);
@@ -90,22 +90,22 @@ impl Worker {
         }
     }
 
-    /// Number of slots of a WSGI worker.
+    /// Returns the number of slots of a WSGI worker.
     pub(crate) fn n_slots(&self) -> u32 {
         self.start.threads.min(self.start.geometry.slots)
     }
 
-    /// Claims a request if there is one. Cheap, and fit to be called with the GIL held.
+    /// Claims a request if there is one. Cheap enough to be called with the GIL held.
     pub(crate) fn claim(&self, frame: &mut Vec<u8>) -> Result<bool, ProtocolError> {
         lock(&self.submission).claim(frame)
     }
 
-    /// Does the ring hold a record? Decides whether a doorbell may wait.
+    /// Returns whether the submission ring has a record.
     pub(crate) fn has_more(&self) -> bool {
         !lock(&self.submission).is_empty()
     }
 
-    /// Sleeps until a request is claimed (true), or the worker is to stop (false). Without the GIL.
+    /// Sleeps until a request is claimed (true) or the worker stops (false). Called without the GIL.
     pub(crate) fn wait_and_claim(&self, slot: u32, frame: &mut Vec<u8>) -> Result<bool, ProtocolError> {
         let sleepers = self.sleepers();
         loop {
@@ -117,8 +117,8 @@ impl Worker {
             }
             self.output.wake_daemon();
             sleepers.announce_sleep();
-            // The look between announcing and sleeping that makes a lost wake-up impossible; `stop`
-            // stores its flag before it wakes, so it is covered by the same argument.
+            // This check between announcing and sleeping prevents a lost wake-up (rgun_channel::wake); `stop` stores its
+            // flag before it wakes, so it is covered, too.
             if self.has_more() || self.is_stopping() {
                 sleepers.cancel_sleep(&SystemFutex);
             } else if slot == MAIN_THREAD_SLOT {
@@ -129,40 +129,40 @@ impl Worker {
         }
     }
 
-    /// Claim nothing more: threads finish what they run and return.
+    /// Stops the worker: threads claim no more requests, finish the running ones and return.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         self.sleepers().wake(&SystemFutex, self.n_slots());
         self.wake_loop();
     }
 
-    /// Has an event loop look at everything.
+    /// Wakes the event loop.
     pub(crate) fn wake_loop(&self) {
         if let Some(bell) = &*lock(&self.eventfd) {
-            // EAGAIN: it has been rung already.
+            // EAGAIN: it is readable already.
             let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
         }
     }
 
-    /// The event loop has been rung.
+    /// Resets the eventfd after the event loop was woken.
     pub(crate) fn drain_eventfd(&self) {
         if let Some(bell) = &*lock(&self.eventfd) {
-            // EAGAIN: it has been heard already.
+            // EAGAIN: it is reset already.
             let _ = rustix::io::read(bell, &mut [0_u8; 8]);
         }
     }
 
-    /// What an event loop watches.
+    /// Returns the eventfd that the event loop polls.
     pub(crate) fn eventfd(&self) -> Option<RawFd> {
         lock(&self.eventfd).as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    /// There is no event loop, or none any more.
+    /// Closes the eventfd: there is no event loop, or it has ended.
     pub(crate) fn close_eventfd(&self) {
         drop(lock(&self.eventfd).take());
     }
 
-    /// Whether anybody sleeps.
+    /// Returns the words on which threads announce sleep.
     pub(crate) fn sleepers(&self) -> Sleepers<'_> {
         Sleepers {
             asleep: self.map.u32(Geometry::word(Word::Asleep)),
@@ -170,12 +170,12 @@ impl Worker {
         }
     }
 
-    /// Is the worker to stop?
+    /// Returns whether the worker claims no more requests.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// Claim nothing more, then become a zygote; false if the worker is to stop, which comes first.
+    /// Stops the worker and makes it a zygote; false if it is stopping already.
     pub(crate) fn promote(&self) -> bool {
         if self.is_stopping() {
             return false;
@@ -185,18 +185,18 @@ impl Worker {
         true
     }
 
-    /// Is the worker to become a zygote?
+    /// Returns whether the worker becomes a zygote.
     pub(crate) fn is_promoted(&self) -> bool {
         self.promoted.load(Ordering::SeqCst)
     }
 
-    /// Remembers the control thread for [`Worker::retire`].
+    /// Stores the control thread for [`Worker::retire`].
     pub(crate) fn set_control_thread(&self, thread: JoinHandle<()>) {
         *lock(&self.control_thread) = Some(thread);
     }
 
-    /// Ends a promoted worker's control thread and lets go of its shared memory. All slots and the helper have ended;
-    /// without the GIL.
+    /// Joins a promoted worker's control thread and releases its shared memory. Called without the GIL, after all slots
+    /// and the background thread have ended.
     pub(crate) fn release_channel(&self) {
         self.close_eventfd();
         let thread = lock(&self.control_thread).take();
@@ -207,17 +207,17 @@ impl Worker {
         self.bodies.clear();
         if let Err(error) = self.map.release() {
             let text = format!("rgun: cannot let go of a worker's shared memory: {error}, ignoring\n");
-            // Nothing can be done about a stderr that is closed.
+            // A closed stderr is ignored.
             let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
         }
     }
 
-    /// Tells the daemon which thread is a slot's.
+    /// Publishes the calling thread as the thread of a slot.
     pub(crate) fn mark_thread(&self, slot: u32) {
         self.map.u64(Geometry::slot(slot, SLOT_THREAD)).store(current_thread_id(), Ordering::Release);
     }
 
-    /// The thread in which an exchange runs.
+    /// Returns the thread in which an exchange runs.
     pub(crate) fn thread_of(&self, exchange: ExchangeId) -> Option<u64> {
         let word = |slot, field| self.map.u64(Geometry::slot(slot, field)).load(Ordering::Acquire);
         (0..self.n_slots())
@@ -225,34 +225,34 @@ impl Worker {
             .map(|slot| word(slot, SLOT_THREAD))
     }
 
-    /// Tells the daemon what runs in a slot, since when (`CLOCK_MONOTONIC`, nanoseconds).
+    /// Publishes the exchange that runs in a slot, and its start (`CLOCK_MONOTONIC`, nanoseconds).
     pub(crate) fn mark_running(&self, slot: u32, exchange: ExchangeId, since: u64) {
         self.map.u64(Geometry::slot(slot, SLOT_STARTED)).store(since, Ordering::Relaxed);
         self.map.u64(Geometry::slot(slot, SLOT_EXCHANGE)).store(exchange.0, Ordering::Release);
     }
 
-    /// Tells the daemon that nothing runs in a slot.
+    /// Publishes that a slot is idle.
     pub(crate) fn mark_idle(&self, slot: u32) {
         self.map.u64(Geometry::slot(slot, SLOT_EXCHANGE)).store(0, Ordering::Release);
     }
 
-    /// Counts body bytes that are about to be sent.
+    /// Counts response body bytes before they are sent.
     pub(crate) fn count_sent(&self, slot: u32, bytes: u64) {
         self.slot(slot).sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Response body bytes of a slot that wait in the daemon.
+    /// Returns the response body bytes of a slot that are buffered in the daemon.
     pub(crate) fn unacked(&self, slot: u32) -> u64 {
         let acked = self.map.u64(Geometry::slot(slot, SLOT_ACKED)).load(Ordering::Acquire);
         self.slot(slot).sent.load(Ordering::Relaxed).saturating_sub(acked)
     }
 
-    /// What a slot's thread waits on for [`Worker::unacked`] to fall.
+    /// Returns the flag to wait on for [`Worker::unacked`] to fall.
     pub(crate) fn credit_flag(&self, slot: u32) -> WaitFlag<'_> {
         WaitFlag(self.map.u32(Geometry::slot(slot, SLOT_CREDIT_WAIT)))
     }
 
-    /// The client of an exchange has gone: if it runs, its iterable is not read any further.
+    /// Cancels an exchange if it is running: its iterable is not read any further.
     pub(crate) fn cancel(&self, exchange: ExchangeId) {
         for (number, slot) in (0..).zip(&self.slots) {
             if self.map.u64(Geometry::slot(number, SLOT_EXCHANGE)).load(Ordering::Acquire) == exchange.0 {
@@ -261,7 +261,7 @@ impl Worker {
         }
     }
 
-    /// Has the client of this exchange gone?
+    /// Returns whether the exchange is cancelled.
     pub(crate) fn is_cancelled(&self, slot: u32, exchange: ExchangeId) -> bool {
         self.slot(slot).cancelled.load(Ordering::Acquire) == exchange.0
     }
@@ -270,7 +270,7 @@ impl Worker {
         &self.slots[slot as usize]
     }
 
-    /// A signal handler has raised something (on the main thread, in code of ours): a `SystemExit` ends the worker.
+    /// Handles an exception of a signal handler that ran inside the worker's code: a `SystemExit` stops the worker.
     pub(crate) fn on_signal_exception(&self, py: Python<'_>, error: PyErr) {
         if error.is_instance_of::<PySystemExit>(py) {
             *lock(&self.exit) = Some(error);
@@ -280,23 +280,22 @@ impl Worker {
         }
     }
 
-    /// The `SystemExit` of a signal handler, if that is why the worker stops.
+    /// Takes the `SystemExit` of a signal handler that has stopped the worker.
     pub(crate) fn take_exit_exception(&self) -> Option<PyErr> {
         lock(&self.exit).take()
     }
 
-    /// The daemon broke the contract: there is nobody to tell but stderr.
+    /// Exits after a protocol violation by the daemon, with a line on stderr.
     pub(crate) fn abort_on_protocol_error(&self, error: &ProtocolError) -> ! {
         let text = format!("rgun: worker {} gives up, the channel is broken: {error}\n", self.start.worker);
-        // Nothing can be done about a stderr that is closed.
+        // A closed stderr is ignored.
         let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
         exit_now(crate::python::EX_SOFTWARE)
     }
 }
 
 impl SignalHandlers for Worker {
-    /// A signal interrupted a wait: lets the application's handlers run (CPython runs them on the main
-    /// thread only; elsewhere this does nothing).
+    /// Runs the application's signal handlers. CPython runs them on the main thread only; on others this does nothing.
     fn run_signal_handlers(&self) {
         Python::attach(|py| {
             if let Err(error) = py.check_signals() {
@@ -306,5 +305,5 @@ impl SignalHandlers for Worker {
     }
 }
 
-/// The slot whose thread is Python's main thread.
+/// The slot that runs on Python's main thread.
 pub(crate) const MAIN_THREAD_SLOT: u32 = 0;

@@ -1,9 +1,9 @@
-//! The zygote: imports the application once and forks workers of it (`workers.preload`).
+//! The zygote: imports the application once and forks workers (`workers.preload`).
 //!
-//! Its main thread reads the control socket itself: a process that forks had better have no other thread, since only the
-//! forking one exists in the child, and what another held locked stays locked there for ever.
+//! Its main thread reads the control socket, so that it has no other thread: after a fork only the forking thread exists
+//! in the child, and locks held by others stay locked.
 //!
-//! A worker is forked twice: its parent, the process between, exits at once, and the daemon, a subreaper, becomes its
+//! A worker is forked twice: the intermediate process exits at once, and the daemon, a subreaper, becomes the worker's
 //! parent. `os.fork()` runs the handlers of pthread_atfork(3) and `os.register_at_fork`, on which OpenBLAS, grpc and
 //! jemalloc depend; `clone3(CLONE_PARENT)` would not.
 
@@ -30,10 +30,11 @@ use crate::python::{EX_SOFTWARE, clear_forked_child, embedded_module, exit_now, 
 use crate::role::{NextRole, WorkerInit};
 use crate::{dispositions, stacks, title, wsgi};
 
-/// Imports the application, warms it up, and forks workers until told to stop. Returns in every worker, too.
+/// Imports the application, runs the warm-up request and forks workers until the daemon stops it. Also returns in every
+/// forked worker.
 ///
 /// # Errors
-/// `SystemExit` with the code of what went wrong; anything else is a bug.
+/// `SystemExit` with an exit code; anything else is a bug.
 pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>) -> PyResult<NextRole> {
     set_title(&start);
     process.report(&Report::Booting { python: interpreter_version(py)? })?;
@@ -46,7 +47,7 @@ pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>)
     }
     let start = Box::new(Start { interface, ..*start });
     if !start.warm_up.is_empty() && interface == Interface::Asgi {
-        // It would need a loop and lifespan, whose threads and sockets must not be there when workers are forked.
+        // It needs an event loop and lifespan, whose threads and sockets must not exist when workers are forked.
         let warning =
             "the warm-up request is for WSGI applications; an ASGI application is imported, no more";
         process.report(&Report::Warning(warning.to_owned()))?;
@@ -62,7 +63,7 @@ pub(crate) fn boot(py: Python<'_>, process: &'static Process, start: Box<Start>)
     run(py, process, start, application)
 }
 
-/// A worker of an application that has served for a while becomes a zygote.
+/// Makes a zygote of a drained worker.
 ///
 /// # Errors
 /// As [`boot`].
@@ -126,7 +127,7 @@ fn run(
                 }
             }
             Ok(Command::Stop) => return Ok(NextRole::End),
-            // Promote: it is one. The others are for workers.
+            // Promote: it is a zygote already. The others are for workers.
             Ok(Command::Promote | Command::Start(_) | Command::Body(_) | Command::Cancel(_)) | Err(_) => {}
         }
     }
@@ -151,7 +152,7 @@ fn dump_stacks(py: Python<'_>, process: &Process) -> PyResult<()> {
     process.report(&Report::StacksDumped(written.is_ok()))
 }
 
-/// Makes a worker. In the worker: its shared map and its bell, everything else being in its place. In the zygote: None.
+/// Forks a worker. Returns twice: in the worker, its shared map and wake-up eventfd; in the zygote, None.
 fn fork(
     py: Python<'_>,
     process: &'static Process,
@@ -166,24 +167,24 @@ fn fork(
         let reason = "the daemon sent Fork without its descriptors".to_owned();
         return process.report(&Report::ForkFailed { life: order.life, reason }).map(|()| None);
     };
-    // Stdout and stderr come in two, the entrance alone: a daemon whose output is a terminal sends neither of the two.
+    // stdout and stderr come as a pair, or not at all if the daemon writes to a terminal; cgroup.procs comes alone.
     let output = if fds.len() >= 2 { fds.next().zip(fds.next()) } else { None };
-    let entrance = fds.next();
-    let held = dispositions::handled_signals(py)?;
+    let cgroup_procs = fds.next();
+    let handled = dispositions::handled_signals(py)?;
     let forked = python_module(py)?
-        .call_method1(intern!(py, "fork"), (entrance.as_ref().map(AsRawFd::as_raw_fd),))
+        .call_method1(intern!(py, "fork"), (cgroup_procs.as_ref().map(AsRawFd::as_raw_fd),))
         .and_then(|forked| forked.extract::<(u32, Option<i32>)>());
     match forked {
-        Ok((0, between)) => {
+        Ok((0, intermediate)) => {
             clear_forked_child();
             let printing =
                 output.as_ref().map_or(Ok(()), |(stdout, stderr)| process.redirect_output(stdout, stderr));
             if printing.and_then(|()| process.replace_descriptors(&control, &stacks)).is_err() {
-                // Nothing may be said: it would be heard as the zygote's words.
+                // A report would be sent on the zygote's control socket.
                 exit_now(EX_SOFTWARE);
             }
-            dispositions::reinstall(py, &held)?;
-            if let Err(error) = adopt_by_daemon(process.daemon, between.and_then(Pid::from_raw)) {
+            dispositions::reinstall(py, &handled)?;
+            if let Err(error) = adopt_by_daemon(process.daemon, intermediate.and_then(Pid::from_raw)) {
                 let failure = BootFailure::internal(format!("a forked worker cannot settle in: {error}"));
                 return report_failure(process, failure);
             }
@@ -195,8 +196,8 @@ fn fork(
             Ok(Some((Map::attach(map.as_fd(), start.geometry.total_bytes(), true)?, wake)))
         }
         Ok((pid, _)) => {
-            // The new worker's alone from now on: the daemon learns of its death by their end.
-            drop((control, map, stacks, wake, output, entrance));
+            // Only the worker may hold these: the daemon detects its death by their end-of-file.
+            drop((control, map, stacks, wake, output, cgroup_procs));
             process.report(&Report::Forked { life: order.life, pid })?;
             Ok(None)
         }
@@ -208,28 +209,28 @@ fn fork(
     }
 }
 
-/// In a new worker: waits until the process between has gone, and puts itself under the daemon's care.
-fn adopt_by_daemon(daemon: Pid, between: Option<Pid>) -> io::Result<()> {
-    if let Some(between) = between
-        && getppid() == Some(between)
+/// Waits, in a forked worker, for the exit of the intermediate process, then sets up the worker as a child of the daemon.
+fn adopt_by_daemon(daemon: Pid, intermediate: Option<Pid>) -> io::Result<()> {
+    if let Some(intermediate) = intermediate
+        && getppid() == Some(intermediate)
     {
-        match pidfd_open(between, PidfdFlags::empty()) {
+        match pidfd_open(intermediate, PidfdFlags::empty()) {
             Ok(exit) => await_readable(&exit)?,
-            // It has been waited for, so it has been left behind.
+            // It has been reaped.
             Err(rustix::io::Errno::SRCH) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    // Not earlier: the signal is sent by whoever is the parent now (prctl(2)).
+    // Not earlier: the death signal refers to the current parent (prctl(2)).
     set_parent_process_death_signal(Some(Signal::KILL))?;
     if getppid() != Some(daemon) {
         return Err(io::Error::other("its parent is not the daemon, which has died or is no subreaper"));
     }
-    // A group of its own, for the daemon to kill with all that the worker starts.
+    // Its own process group, so that the daemon can kill it with its children.
     Ok(setpgid(None, None)?)
 }
 
-/// A pidfd is readable once its process has exited and its children have their new parent.
+/// Waits until a pidfd is readable: its process has exited and its children are reparented.
 fn await_readable(pidfd: &OwnedFd) -> io::Result<()> {
     loop {
         match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None) {

@@ -1,4 +1,4 @@
-//! A WSGI application as the exchanges of all slots share it.
+//! The WSGI application and the state that all slots share.
 
 use pyo3::prelude::*;
 
@@ -6,13 +6,13 @@ use super::environ::Environ;
 use super::head::HeadCache;
 use crate::worker::Worker;
 
-/// The application and everything that is the same for all its requests. Leaked: lives as long as the process.
+/// The application and the state shared by its requests. Leaked: it lives as long as the process.
 #[derive(Debug)]
 pub(crate) struct WsgiApplication {
     pub(crate) worker: &'static Worker,
     pub(super) callable: Py<PyAny>,
     pub(super) environ: Environ,
-    /// Head encodings seen lately.
+    /// Cache of checked header names.
     pub(crate) heads: HeadCache,
 }
 
@@ -20,7 +20,7 @@ impl WsgiApplication {
     /// Prepares to serve `callable`.
     ///
     /// # Errors
-    /// When Python cannot make the objects that every request shares.
+    /// Python cannot create the shared objects.
     pub(crate) fn new(
         py: Python<'_>,
         worker: &'static Worker,

@@ -1,8 +1,8 @@
-//! `wsgi.file_wrapper`: files that go to the daemon as a descriptor.
+//! `wsgi.file_wrapper`: files that are passed to the daemon as a descriptor.
 //!
-//! PEP 3333, "Optional Platform-Specific File Handling". Returned as the application's result, a wrapper over a regular
-//! file is sent by descriptor and offset, if that gives the bytes that `iter(lambda: x.read(blksize), b"")` would; over
-//! anything else, or when middleware iterates it, it reads blocks.
+//! PEP 3333, "Optional Platform-Specific File Handling". A wrapper over a regular file that the
+//! application returns is sent as descriptor and offset, if that yields the bytes of
+//! `iter(lambda: x.read(blksize), b"")`. Any other wrapper, and one that middleware iterates, reads blocks.
 
 use std::io::IoSliceMut;
 use std::os::fd::BorrowedFd;
@@ -19,7 +19,7 @@ use crate::python::load_py;
 #[pyclass(frozen, module = "rgun")]
 #[derive(Debug)]
 pub(crate) struct FileWrapper {
-    /// What was wrapped.
+    /// The wrapped file-like object.
     #[pyo3(get)]
     filelike: Py<PyAny>,
     /// Bytes per block.
@@ -41,12 +41,12 @@ impl FileWrapper {
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let block = self.filelike.call_method1(py, intern!(py, "read"), (self.blksize,))?;
-        // None is a file that does not block and has nothing yet: not its end, and no bytes either.
+        // A non-blocking file returns None if it has no data yet: not its end, and no bytes either.
         let is_end = !block.is_none(py) && !block.bind(py).is_truthy()?;
         if is_end { Err(PyStopIteration::new_err(())) } else { Ok(block) }
     }
 
-    /// Closes what was wrapped, if it can be closed.
+    /// Closes the file-like object if it has close().
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         if let Some(close) = self.filelike.bind(py).getattr_opt(intern!(py, "close"))? {
             close.call0()?;
@@ -58,7 +58,7 @@ impl FileWrapper {
 /// A part of a regular file.
 #[derive(Debug)]
 pub(crate) struct FileBody<'a> {
-    /// Open while the wrapper is.
+    /// Open as long as the wrapper is.
     pub(crate) descriptor: BorrowedFd<'a>,
     /// First byte.
     pub(crate) offset: u64,
@@ -66,7 +66,7 @@ pub(crate) struct FileBody<'a> {
     pub(crate) len: u64,
 }
 
-/// The file behind a wrapper, if it is one whose bytes are what `read()` would give, and are counted.
+/// Returns the file behind a wrapper; None if its bytes differ from those of `read()`, or its size is unknown.
 pub(crate) fn file_body<'a>(
     py: Python<'_>,
     wrapper: &'a Bound<'_, FileWrapper>,
@@ -77,41 +77,40 @@ pub(crate) fn file_body<'a>(
         return Ok(None);
     }
     #[expect(unsafe_code, reason = "the descriptor belongs to a Python object")]
-    // SAFETY: not -1; the wrapper holds the file object, which nobody closes before close() is called on
-    // it, after the descriptor has been sent. (A thread of the application that closes it meanwhile makes
-    // fstat or sendmsg fail, or sends another of its files: the application's own doing, as with any fd.)
+    // SAFETY: not -1; the wrapper holds the file object, which is closed only after the descriptor is sent. (If a thread of
+    // the application closes it meanwhile, fstat or sendmsg fail, or another of its files is sent, as with any fd.)
     let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
     Ok(trusted_length(py, descriptor, offset).map(|len| FileBody { descriptor, offset, len }))
 }
 
-/// Bytes from `offset` to the end of a regular file, if what `stat` says of its length is so. It is not for the files of
-/// procfs (0), sysfs (a page) and other file systems that make them up as they are read: their last byte is not there,
-/// or others come after it.
+/// Returns the bytes from `offset` to the end of a regular file, if the size of `stat` is right. It is wrong for files of
+/// procfs (0), sysfs (a page) and other file systems that generate files when they are read: there the last byte is
+/// missing, or more bytes follow.
 pub(crate) fn trusted_length(py: Python<'_>, file: BorrowedFd<'_>, offset: u64) -> Option<u64> {
     let size = size_of(file).filter(|size| *size > 0)?;
     // The disk may be slow.
     let n_read = py.detach(|| probe_bytes(file, size - 1)).ok()?;
-    // One that grows just now has a larger size now, too.
-    let is_so = n_read == 1 || n_read == 2 && size_of(file).is_some_and(|later| later > size);
-    is_so.then(|| size.saturating_sub(offset))
+    // A growing file has more bytes, but then its size is larger now, too.
+    let is_right = n_read == 1 || n_read == 2 && size_of(file).is_some_and(|later| later > size);
+    is_right.then(|| size.saturating_sub(offset))
 }
 
-/// The size of a regular file, as `stat` says.
+/// Returns the size of a regular file according to `stat`.
 fn size_of(file: BorrowedFd<'_>) -> Option<u64> {
     let stat =
         fstat(file).ok().filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)?;
     u64::try_from(stat.st_size).ok()
 }
 
-/// Has a file so many bytes? Whatever `stat` says of it.
+/// Returns whether a file has at least `len` bytes, by reading, whatever `stat` reports.
 pub(crate) fn has_bytes(py: Python<'_>, file: BorrowedFd<'_>, len: u64) -> rustix::io::Result<bool> {
     py.detach(|| len.checked_sub(1).map_or(Ok(true), |last| Ok(probe_bytes(file, last)? > 0)))
 }
 
-/// How many of the two bytes at `at` a file has.
+/// Reads two bytes at `at`; returns how many the file has.
 fn probe_bytes(file: BorrowedFd<'_>, at: u64) -> rustix::io::Result<usize> {
     let mut bytes = [0; 2];
-    // What is not in memory comes from a disk, by pages, and such a file is as long as its size says.
+    // Bytes that are not in memory come from a disk, and the size of such a file is right.
     match preadv2(file, &mut [IoSliceMut::new(&mut bytes)], at, ReadWriteFlags::NOWAIT) {
         Err(Errno::AGAIN) => Ok(1),
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => retry_on_intr(|| pread(file, &mut bytes, at)),

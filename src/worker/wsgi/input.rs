@@ -1,8 +1,8 @@
-//! `wsgi.input`: the request body, from memory or from the descriptor the daemon spooled it into.
+//! `wsgi.input`: the request body, in memory or in a file spooled by the daemon.
 //!
 //! PEP 3333, "Input and Error Streams". The end of the body is the end of the stream
-//! (`wsgi.input_terminated`): nothing beyond it can be read. Files are read with `pread(2)`, without the
-//! GIL, so two processes that hold the descriptor do not disturb each other's position.
+//! (`wsgi.input_terminated`). Files are read with `pread(2)`, without the GIL, so that processes which share the
+//! descriptor do not share a position.
 
 use std::os::fd::OwnedFd;
 
@@ -10,7 +10,7 @@ use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-/// Bytes read ahead for lines.
+/// Bytes read ahead by `readline`.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
 
 /// The body of one request.
@@ -26,19 +26,19 @@ pub(crate) struct Input {
 
 #[derive(Debug)]
 enum Source {
-    /// A body that came with its frame, or none.
+    /// An inline body, or an empty one.
     Memory(Py<PyBytes>),
-    /// A spooled body, and the part of it that was read ahead: `ahead[read..]` is at `position`.
+    /// A spooled body, and the bytes read ahead: `ahead[read..]` begins at `position`.
     File { file: OwnedFd, ahead: Vec<u8>, read: usize },
 }
 
 impl Input {
-    /// Over a body in memory.
+    /// Creates the input over a body in memory.
     pub(crate) fn memory(py: Python<'_>, body: &[u8]) -> Self {
         Self { len: body.len() as u64, source: Source::Memory(PyBytes::new(py, body).unbind()), position: 0 }
     }
 
-    /// Over a spooled body.
+    /// Creates the input over a spooled body.
     pub(crate) fn file(file: OwnedFd, len: u64) -> Self {
         Self { source: Source::File { file, ahead: Vec::new(), read: 0 }, position: 0, len }
     }
@@ -47,7 +47,7 @@ impl Input {
         usize::try_from(self.len - self.position).unwrap_or(usize::MAX)
     }
 
-    /// Up to `size` bytes (all that is left without one); fewer only at the end.
+    /// Reads up to `size` bytes, or the rest; fewer only at the end.
     fn read_bytes<'py>(&mut self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
         let size = size.map_or(self.remaining(), |size| size.min(self.remaining()));
         if size == 0 {
@@ -77,20 +77,20 @@ impl Input {
         Ok(bytes)
     }
 
-    /// A line with its end, of at most `size` bytes.
+    /// Reads a line with its line end, at most `size` bytes.
     fn read_one_line<'py>(&mut self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
-        let most = size.map_or(self.remaining(), |size| size.min(self.remaining()));
+        let max = size.map_or(self.remaining(), |size| size.min(self.remaining()));
         match &mut self.source {
             Source::Memory(body) => {
                 let body = body.bind(py);
-                let rest = slice_at(body.as_bytes(), self.position, most);
+                let rest = slice_at(body.as_bytes(), self.position, max);
                 let line = &rest[..line_end(rest).unwrap_or(rest.len())];
                 self.position += line.len() as u64;
                 Ok(PyBytes::new(py, line))
             }
             Source::File { file, ahead, read } => {
                 let mut line = Vec::new();
-                while line.len() < most {
+                while line.len() < max {
                     if *read == ahead.len() {
                         let at = self.position + line.len() as u64;
                         let size = usize::try_from(self.len - at).unwrap_or(usize::MAX).min(READ_AHEAD_BYTES);
@@ -105,7 +105,7 @@ impl Input {
                         result?;
                     }
                     let rest = &ahead[*read..];
-                    let rest = &rest[..rest.len().min(most - line.len())];
+                    let rest = &rest[..rest.len().min(max - line.len())];
                     let end = line_end(rest);
                     let taken = end.unwrap_or(rest.len());
                     line.extend_from_slice(&rest[..taken]);
@@ -165,17 +165,18 @@ impl Input {
     }
 }
 
-/// Python's way to say "no limit": nothing, None, or a negative number.
+/// Converts a size argument: None for no limit, which Python writes as no argument, None or a negative number.
 fn size_limit(size: Option<isize>) -> Option<usize> {
     size.and_then(|size| usize::try_from(size).ok())
 }
 
-/// `size` bytes from `position`; callers have checked that they are there.
+/// Returns `size` bytes from `position`, which the body has.
 fn slice_at(body: &[u8], position: u64, size: usize) -> &[u8] {
     let start = usize::try_from(position).unwrap_or(usize::MAX).min(body.len());
     &body[start..body.len().min(start + size)]
 }
 
+/// Returns the length of the first line with its line end.
 fn line_end(bytes: &[u8]) -> Option<usize> {
     bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1)
 }

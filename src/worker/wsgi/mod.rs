@@ -1,8 +1,8 @@
 //! WSGI, PEP 3333: one exchange from its frame to DONE.
 //!
-//! [`environ`] makes the dictionary, [`input`] the body, [`start_response`] takes head and `write()`
-//! data, [`head`] checks and encodes the head, [`response`] sends, [`file_wrapper`] hands files over.
-//! This module calls the application and goes through what it returns.
+//! [`environ`] builds the dictionary, [`input`] reads the body, [`start_response`] takes the head and `write()` data,
+//! [`head`] checks and encodes the head, [`response`] sends it, [`file_wrapper`] passes files as descriptors. This module
+//! calls the application and iterates over its result.
 
 mod application;
 pub(crate) mod environ;
@@ -31,11 +31,10 @@ use start_response::{ResponseFunctions, StartResponse};
 
 pub(crate) use application::WsgiApplication;
 
-/// The environ of a request of our own: GET `target`, a path and perhaps a query, as if from this host. For the warm-up
-/// of a zygote, which has no channel.
+/// Builds the environ of the warm-up request of a zygote: GET `target` (path and query) from this host.
 ///
 /// # Errors
-/// What Python says.
+/// An error of Python.
 pub(crate) fn environ_of<'py>(py: Python<'py>, start: &Start, target: &str) -> PyResult<Bound<'py, PyDict>> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let mut request = Request::new(ExchangeId(1));
@@ -50,24 +49,24 @@ pub(crate) fn environ_of<'py>(py: Python<'py>, start: &Start, target: &str) -> P
     Environ::new(py, start)?.build(py, &SpooledBodies::default(), &mut EnvironCache::default(), &request)
 }
 
-/// A slot's exchanges, one after the other, and what they pass on to each other.
+/// Runs the exchanges of one slot, and keeps the objects that they reuse.
 #[derive(Debug)]
 pub(crate) struct SlotRunner {
     application: &'static WsgiApplication,
     slot: u32,
-    /// The last exchange's `start_response`, if the application did not keep it: its buffers are warm.
+    /// The previous exchange's `start_response`, with its buffers; None if the application kept a reference.
     reusable: Option<ResponseFunctions>,
     recent: EnvironCache,
 }
 
 impl SlotRunner {
-    /// For one slot's thread.
+    /// Creates the runner of a slot.
     pub(crate) fn new(served: &'static WsgiApplication, slot: u32) -> Self {
         Self { application: served, slot, reusable: None, recent: EnvironCache::default() }
     }
 
-    /// Runs one exchange. Whatever the application does is answered; only a broken channel is an error. The slot is
-    /// its since `free`, if not only since now.
+    /// Runs one exchange. Failures of the application are answered; only a protocol violation is an error. `free` is the
+    /// start time, if known; None reads the clock.
     pub(crate) fn serve(
         &mut self,
         py: Python<'_>,
@@ -84,12 +83,12 @@ impl SlotRunner {
             Ok((environ, functions)) => {
                 run_application(py, self.application, environ.into_any(), &functions)?;
                 let finished = functions.object.get().response.borrow(py).timing();
-                // An application that kept it may still call it; the next exchange then gets a new one.
+                // If the application kept a reference, the next exchange gets a new one.
                 self.reusable = functions.try_reuse(py);
                 Ok(finished)
             }
             Err(error) => {
-                // No memory, most likely.
+                // Most likely out of memory.
                 let mut response = Response::new(self.application, self.slot);
                 response.begin(&request, started);
                 response.send_error(py, &FormattedError::from_exception(py, &error), true)?;
@@ -113,7 +112,7 @@ impl SlotRunner {
     }
 }
 
-/// Calls the application and sends what it gives, to the end.
+/// Calls the application and sends its whole response.
 fn run_application(
     py: Python<'_>,
     served: &WsgiApplication,
@@ -128,7 +127,7 @@ fn run_application(
         Ok(result) => result,
         Err(error) => return report_fault(py, start_response, &error.into(), true),
     };
-    // Lists and tuples (not their subclasses) have no close(), and all of the body is there.
+    // Lists and tuples (not their subclasses) have no close(), and the body is complete.
     let whole = if let Ok(list) = result.cast_exact::<PyList>() {
         Some(send_sequence(py, list.iter(), list.len(), start_response))
     } else if let Ok(tuple) = result.cast_exact::<PyTuple>() {
@@ -162,7 +161,7 @@ fn run_application(
     }
 }
 
-/// A list's or tuple's items: one frame if they are small, their lengths added up if they are not.
+/// Sends the items of a list or tuple: the body length is known, and small ones are one frame.
 fn send_sequence<'py>(
     py: Python<'py>,
     items: impl Iterator<Item = Bound<'py, PyAny>>,
@@ -195,7 +194,7 @@ fn send_sequence<'py>(
     }
 }
 
-/// Any other iterable: each chunk is sent as it comes.
+/// Sends any other iterable, each item at once.
 fn send_iterable<'py>(
     py: Python<'py>,
     result: &Bound<'py, PyAny>,
@@ -210,7 +209,7 @@ fn send_iterable<'py>(
     }
     for item in result.try_iter().map_err(|error| explain_result(py, result, error))? {
         let item = expect_bytes(item?)?;
-        // Nothing of ours is borrowed while the application runs: it may call start_response in next().
+        // The response is not borrowed while the application runs: it may call start_response in next().
         if start_response.get().response.borrow_mut(py).send_chunk(py, item.as_bytes())?
             == ResponseStage::Cancelled
         {
@@ -233,7 +232,7 @@ fn expect_bytes(item: Bound<'_, PyAny>) -> Result<Bound<'_, PyBytes>, Fault> {
     }
 }
 
-/// `TypeError: 'NoneType' object is not iterable` does not say whose fault it is.
+/// Replaces `TypeError: 'NoneType' object is not iterable` by a message that names the application.
 fn explain_result(py: Python<'_>, result: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
     if !error.is_instance_of::<PyTypeError>(py) {
         return error;
@@ -244,7 +243,7 @@ fn explain_result(py: Python<'_>, result: &Bound<'_, PyAny>, error: PyErr) -> Py
     ))
 }
 
-/// Reports a fault: a 500 if the head has not been sent, a reset if the body is not complete, else a log entry.
+/// Reports a fault to the daemon: 500 before the head, a reset before the end of the body, else a log entry.
 fn report_fault(
     py: Python<'_>,
     start_response: &Bound<'_, StartResponse>,

@@ -1,13 +1,13 @@
-//! One response: from the head the application gave to the frames that carry it.
+//! One response: from the head that the application passes to the frames that carry it.
 //!
 //! ```text
 //!   Unstarted ──start_response──▶ Prepared ──first bytes──▶ Streaming ──▶ Ended ──▶ Done
 //!                                     └───────── all at once ─────────────▶┘
-//!   Abandoned: the client has gone; nothing more is sent but DONE
+//!   Cancelled: the client has disconnected; only DONE is sent
 //! ```
 //! The head goes out with the first body bytes (PEP 3333 "Handling the Content-Length Header" and "The
-//! start_response() Callable"), so that an error before them still becomes a 500. *Ended*: the client has
-//! all of it, the application may still be at work. *Done*: the slot is free.
+//! start_response() Callable"), so that an error before them still becomes a 500. *Ended*: the response is
+//! complete, the application may still run. *Done*: the slot is free.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicBool;
@@ -28,33 +28,33 @@ use crate::python::{FormattedError, exit_forked_child, is_forked_child, warn_onc
 use crate::wait::{InterruptibleFutex, monotonic_ns};
 use crate::worker::Worker;
 
-/// How far a response is.
+/// Progress of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ResponseStage {
     /// `start_response` has not been called.
     Unstarted,
-    /// It has; nothing is sent.
+    /// The head is known; nothing is sent.
     Prepared,
     /// The head is sent, the body is not complete.
     Streaming,
-    /// All is sent.
+    /// The whole response is sent.
     Ended,
-    /// The client has gone.
+    /// The client has disconnected.
     Cancelled,
-    /// The slot is given back.
+    /// DONE is sent: the slot is free.
     Done,
 }
 
-/// What the loop learns about an exchange that is over.
+/// Times of a finished exchange.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ExchangeTiming {
-    /// When (`CLOCK_MONOTONIC`, nanoseconds).
+    /// End (`CLOCK_MONOTONIC`, nanoseconds).
     pub(crate) ended_at: u64,
-    /// How long the slot was taken, nanoseconds.
+    /// Time in which the slot was occupied, nanoseconds.
     pub(crate) service: u64,
 }
 
-/// The response of one exchange. Reused by the slot's next exchange ([`Response::open`]).
+/// The response of one exchange. The slot's next exchange reuses it ([`Response::begin`]).
 #[derive(Debug)]
 pub(crate) struct Response {
     application: &'static WsgiApplication,
@@ -62,21 +62,22 @@ pub(crate) struct Response {
     exchange: ExchangeId,
     started: u64,
     ended_at: u64,
+    /// The request's method is HEAD.
     is_head: bool,
     stage: ResponseStage,
     head: ResponseHead,
-    /// The reason phrase, if it is to be sent, and the encoded fields.
+    /// The reason phrase unless canonical, then the encoded fields.
     fields: Vec<u8>,
-    /// Body bytes taken from the application.
+    /// Body bytes received from the application, up to Content-Length.
     body_bytes: u64,
-    /// Scratch: the frame that is being made.
+    /// Scratch: the frame being encoded.
     frame: Vec<u8>,
-    /// Scratch: its chunks.
+    /// Scratch: the chunks of the frame.
     chunks: Vec<(u32, u32)>,
 }
 
 impl Response {
-    /// For a slot; [`Response::open`] begins an exchange.
+    /// Creates the response of a slot; [`Response::begin`] begins an exchange.
     pub(crate) fn new(served: &'static WsgiApplication, slot: u32) -> Self {
         Self {
             application: served,
@@ -110,22 +111,22 @@ impl Response {
         self.application.worker
     }
 
-    /// Has the head been sent?
+    /// Returns whether the head is sent.
     pub(crate) fn is_sent(&self) -> bool {
         self.stage > ResponseStage::Prepared
     }
 
-    /// A file goes by descriptor only if it is the body from its first byte on.
+    /// Returns whether a file may be sent as a descriptor: only if it is the whole body.
     pub(crate) fn can_send_file(&self) -> bool {
         self.stage == ResponseStage::Prepared
     }
 
-    /// When the exchange was over, and how long it took.
+    /// Returns end and duration of the exchange.
     pub(crate) fn timing(&self) -> ExchangeTiming {
         ExchangeTiming { ended_at: self.ended_at, service: self.ended_at.saturating_sub(self.started) }
     }
 
-    /// `start_response`: takes the head, or another one if `replace` and none has been sent.
+    /// Takes the head from `start_response`; with `replace`, also another one if none is sent.
     pub(crate) fn prepare(
         &mut self,
         py: Python<'_>,
@@ -157,7 +158,7 @@ impl Response {
         Ok(())
     }
 
-    /// A part of the body, sent at once with the head before it.
+    /// Sends a part of the body at once, the head before it.
     pub(crate) fn send_chunk(&mut self, py: Python<'_>, data: &[u8]) -> Result<ResponseStage, Fault> {
         match self.stage {
             ResponseStage::Unstarted => return Err(start_response_missing()),
@@ -167,7 +168,7 @@ impl Response {
             | ResponseStage::Ended
             | ResponseStage::Cancelled => {}
         }
-        // Not before the head: a frame without one would not be an answer.
+        // Not before the head: a response needs one.
         if self.is_sent() && self.worker().is_cancelled(self.slot, self.exchange) {
             self.stage = ResponseStage::Cancelled;
         }
@@ -178,7 +179,7 @@ impl Response {
         if self.stage == ResponseStage::Ended {
             return Ok(self.stage);
         }
-        // All that was promised (or all that may be sent): the client need not wait for close().
+        // The body is complete (or may not be sent): the client need not wait for close().
         let end = self.has_no_body() || self.head.length == Some(self.body_bytes);
         if end || !data.is_empty() {
             self.send_body(py, data, end, false)?;
@@ -187,8 +188,8 @@ impl Response {
         Ok(self.stage)
     }
 
-    /// Rings for what has been sent. The end of a response may wait for its DONE, a `close()` away, if the daemon
-    /// has given work ahead of time: then it ticks, so that a long `close()` holds nothing up for more than that.
+    /// Wakes the daemon after a frame. The end of a response may wait for its DONE, which follows `close()`, if the
+    /// submission ring has records: the daemon then polls, so a long `close()` delays the response by one tick.
     fn wake_daemon(&self, end: bool) {
         let worker = self.worker();
         if !(end && worker.has_more()) {
@@ -196,7 +197,7 @@ impl Response {
         }
     }
 
-    /// The end of the body that came in chunks.
+    /// Ends a body that was sent in chunks.
     pub(crate) fn send_end(&mut self, py: Python<'_>, done: bool) -> Result<(), Fault> {
         match self.stage {
             ResponseStage::Unstarted => return Err(start_response_missing()),
@@ -213,7 +214,7 @@ impl Response {
         Ok(())
     }
 
-    /// All of the body at once, from an object without `close()`: ends the exchange.
+    /// Sends the whole body of an object without `close()`, and ends the exchange.
     pub(crate) fn send_whole(&mut self, py: Python<'_>, parts: &[&[u8]]) -> Result<(), Fault> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         if self.stage == ResponseStage::Prepared && !self.has_no_body() && self.head.length.is_none() {
@@ -225,11 +226,11 @@ impl Response {
             && self.head.length.is_none()
             && total > 0
         {
-            // What the answer to GET would say.
+            // As in the response to GET.
             self.head.add_content_length(total as u64, &mut self.fields)?;
         }
         if self.stage != ResponseStage::Prepared {
-            // write() was used before, or start_response was not.
+            // write() was called before, or start_response was not.
             for part in parts {
                 self.send_chunk(py, part)?;
             }
@@ -260,12 +261,12 @@ impl Response {
         Ok(())
     }
 
-    /// A file instead of a body ([`Response::can_send_file`]): its descriptor goes first, the frame that needs it after.
+    /// Sends a file as the body ([`Response::can_send_file`]): the descriptor first, then the frame that refers to it.
     pub(crate) fn send_file(&mut self, py: Python<'_>, file: &FileBody<'_>) -> Result<(), Fault> {
         if self.head.length.is_none() {
             self.head.add_content_length(file.len, &mut self.fields)?;
         }
-        // A file may have grown since its length was announced; if it has shrunk, that is said before anything is sent.
+        // The file may have grown since its length was announced; if it has shrunk, nothing is sent.
         let len = file.len.min(self.head.length.unwrap_or(file.len));
         self.body_bytes = len;
         self.check_length()?;
@@ -292,7 +293,7 @@ impl Response {
         Ok(())
     }
 
-    /// The slot is free.
+    /// Sends DONE: the slot is free.
     pub(crate) fn send_done(&mut self, py: Python<'_>) -> Result<(), ProtocolError> {
         if self.stage == ResponseStage::Done {
             return Ok(());
@@ -302,7 +303,7 @@ impl Response {
         self.send_frame(py, CompletionKind::Body, 0, &Body::Inline(&[]), true, true)
     }
 
-    /// The application failed. Whether that is a 500, a reset or a log entry is the daemon's to see.
+    /// Sends an error of the application. The daemon answers 500, resets the connection or logs it.
     pub(crate) fn send_error(
         &mut self,
         py: Python<'_>,
@@ -310,7 +311,7 @@ impl Response {
         done: bool,
     ) -> Result<(), ProtocolError> {
         if self.stage == ResponseStage::Cancelled {
-            // An application that notices that its client has gone may raise; nobody is to be told.
+            // The application may raise because its client has disconnected: not reported.
             return if done { self.send_done(py) } else { Ok(()) };
         }
         exit_if_forked_child(py);
@@ -330,7 +331,7 @@ impl Response {
         self.is_head || matches!(self.head.status, 204 | 304)
     }
 
-    /// Counts body bytes, and cuts off what is beyond Content-Length.
+    /// Counts body bytes, and cuts off those beyond Content-Length.
     fn clip_to_length<'d>(&mut self, py: Python<'_>, data: &'d [u8]) -> &'d [u8] {
         if self.has_no_body() {
             return &[];
@@ -342,17 +343,17 @@ impl Response {
         let room = usize::try_from(length - self.body_bytes).unwrap_or(usize::MAX);
         let taken = &data[..data.len().min(room)];
         if taken.len() < data.len() {
-            static SAID: AtomicBool = AtomicBool::new(false);
+            static WARNED: AtomicBool = AtomicBool::new(false);
             let text = format!(
                 "the application gave more body than its Content-Length of {length}; the rest is cut off, said once"
             );
-            warn_once(py, &SAID, &text);
+            warn_once(py, &WARNED, &text);
         }
         self.body_bytes += taken.len() as u64;
         taken
     }
 
-    /// Fewer bytes than promised must not look complete.
+    /// Fails if the body is shorter than its Content-Length: it must not look complete.
     fn check_length(&self) -> Result<(), Fault> {
         match self.head.length {
             Some(length) if self.body_bytes < length && !self.has_no_body() => {
@@ -384,11 +385,11 @@ impl Response {
         }
     }
 
-    /// Sends body bytes in as many frames as they need, the head with the first.
+    /// Sends body bytes in one or more frames, the head with the first.
     fn send_body(&mut self, py: Python<'_>, data: &[u8], end: bool, done: bool) -> Result<(), ProtocolError> {
         exit_if_forked_child(py);
         let worker = self.worker();
-        let most = worker.start.geometry.max_completion_frame();
+        let max = worker.start.geometry.max_completion_frame();
         let mut rest = data;
         loop {
             let respond = self.stage == ResponseStage::Prepared;
@@ -398,7 +399,7 @@ impl Response {
                 (CompletionKind::Body, 0)
             };
             self.wait_for_credit(py);
-            if rest.len() <= MAX_INLINE_BODY && HEAD_OVERHEAD_BYTES + fields + rest.len() <= most {
+            if rest.len() <= MAX_INLINE_BODY && HEAD_OVERHEAD_BYTES + fields + rest.len() <= max {
                 worker.count_sent(self.slot, rest.len() as u64);
                 return self.send_frame(py, kind, fields, &Body::Inline(rest), end, done);
             }
@@ -417,7 +418,7 @@ impl Response {
         }
     }
 
-    /// One frame.
+    /// Sends one frame.
     fn send_frame(
         &mut self,
         py: Python<'_>,
@@ -448,7 +449,7 @@ impl Response {
         Ok(())
     }
 
-    /// Waits, without the GIL, while the client is slow.
+    /// Waits, without the GIL, while too much of the response is buffered in the daemon.
     fn wait_for_credit(&self, py: Python<'_>) {
         let worker = self.worker();
         if worker.unacked(self.slot) <= RESPONSE_WINDOW {
@@ -464,8 +465,8 @@ impl Response {
     }
 }
 
-/// The channel is the worker's own: before anything is sent, or a lock is taken that another thread may
-/// have held when the application forked.
+/// Exits a process forked by the application. Called before a frame is sent, and before a lock is taken that another
+/// thread may have held during the fork.
 fn exit_if_forked_child(py: Python<'_>) {
     if is_forked_child() {
         exit_forked_child(py, None);
@@ -482,7 +483,7 @@ fn response_complete() -> PyErr {
     PyRuntimeError::new_err("the response is complete; start_response() and write() belong to one request")
 }
 
-/// What `write()` raises when nobody is there to read.
+/// Returns the exception of `write()` after the client has disconnected.
 pub(crate) fn client_gone() -> PyErr {
     PyBrokenPipeError::new_err("the client has gone")
 }

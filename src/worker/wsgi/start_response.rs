@@ -1,7 +1,7 @@
 //! The `start_response` callable, and the `write` callable it returns.
 //!
-//! PEP 3333, "The start_response() Callable". Both are functions bound to one object, in which the [`Response`] is. If
-//! the application has kept nothing of it, a slot's next exchange has the same.
+//! PEP 3333, "The start_response() Callable". Both are functions bound to one object, which holds the [`Response`].
+//! The slot's next exchange reuses it unless the application has kept a reference.
 
 use std::ffi::CStr;
 
@@ -15,16 +15,16 @@ use crate::fault::Fault;
 use crate::gil_cell::GilCell;
 use crate::python::{FormattedError, reference_count, type_name};
 
-/// What `start_response` and `write` are functions of.
+/// The object that `start_response` and `write` are bound to.
 #[pyclass(frozen, module = "rgun")]
 #[derive(Debug)]
 pub(crate) struct StartResponse {
     pub(crate) response: GilCell<Response>,
-    /// For [`Functions`] to be used again, `write` is made once. It refers to this, in a circle.
+    /// `write`, created once for reuse. It refers to this object: a reference cycle.
     write: GilCell<Option<Py<PyAny>>>,
 }
 
-/// The `start_response` of an exchange, and what it and `write` are functions of.
+/// The `start_response` of an exchange, and its object.
 #[derive(Debug)]
 pub(crate) struct ResponseFunctions {
     pub(crate) object: Py<StartResponse>,
@@ -39,15 +39,15 @@ impl ResponseFunctions {
         Ok(Self { start_response: bind::<StartFunction>(&object)?, object: object.unbind() })
     }
 
-    /// After an exchange, itself for the next one; `None` if the application has kept something of it.
+    /// Returns itself for the next exchange; `None` if the application has kept a reference.
     pub(crate) fn try_reuse(self, py: Python<'_>) -> Option<Self> {
         let count = |function: &Py<PyAny>| reference_count(function, py);
         let has_write = self.object.get().write.borrow(py).as_ref().is_some_and(|write| count(write) == 1);
-        // Ours, and the two functions'.
+        // One reference here, and one from each function.
         if has_write && count(&self.start_response) == 1 && reference_count(&self.object, py) == 3 {
             return Some(self);
         }
-        // It would never be freed.
+        // Breaks the reference cycle.
         self.object.get().write.take(py);
         None
     }
@@ -113,14 +113,14 @@ impl StartResponse {
         bind::<WriteFunction>(slf).map(|write| write.into_bound(py))
     }
 
-    /// Sends body bytes at once, the head before them. For applications that have no iterable to give.
+    /// Sends body bytes at once, the head before them.
     fn write(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let data = data.cast::<PyBytes>().map_err(|_| {
             PyTypeError::new_err(format!("write() takes bytes, not {} (PEP 3333)", type_name(data)))
         })?;
         let mut response = self.response.try_borrow_mut(py)?;
         match response.send_chunk(py, data.as_bytes()) {
-            // An iterable is simply not read any further; a loop around write() has to be told.
+            // An iterable is not read any further; a loop around write() needs an exception.
             Ok(ResponseStage::Cancelled) => Err(client_gone()),
             Ok(_) => Ok(()),
             Err(Fault::Python(error)) => Err(error),
@@ -130,8 +130,8 @@ impl StartResponse {
     }
 }
 
-/// The exception of `exc_info`, with its traceback, to be raised: the head has been sent, so the error
-/// page of the application cannot be.
+/// Returns the exception of `exc_info` with its traceback, to be raised: the head is sent, so the application's error page
+/// cannot be.
 fn reraise(exc_info: &Bound<'_, PyAny>) -> PyResult<PyErr> {
     let exc_info = exc_info
         .cast::<PyTuple>()
