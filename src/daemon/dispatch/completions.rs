@@ -1,32 +1,35 @@
-//! The reactor's turns: what the workers have completed is collected at the end of each, and the doorbells ring.
+//! The reactor's turns: collects what the workers have completed at the end of each, and wakes the workers.
 
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use rgun_channel::frame::CompletionKind;
+use rgun_channel::frame::{Completion, CompletionKind};
 
-use super::tick_rate::TickRate;
+use super::exchange::Exchange;
 use super::worker::Worker;
+use super::worker::contract::ContractBreach;
 use super::worker::decode;
 use super::{Dispatcher, Notice, State};
 
-/// While every worker has more than it can start, the reactor waits this long for completions alone before it
-/// looks at its sockets: what arrives could not start anyway, and each look interrupts a worker that shares
-/// the core. (A network card moderates its interrupts for the same reason.)
+/// While every worker has more than it can start, the reactor waits up to this long for completions alone before it
+/// polls its sockets: a request could not start anyway, and each poll interrupts a worker that shares the core. (A
+/// network card moderates its interrupts for the same reason.)
 const COMPLETION_WAIT: Duration = Duration::from_micros(500);
 
-/// Frames that are taken from one worker at a time: more than its ring holds of the shortest, so that only one which
-/// goes on while it is read is cut off. And looks at all rings before the sockets have their turn again.
+/// Frames taken from one worker at a time. A completion ring holds fewer, so that only a worker that publishes while it
+/// is read reaches the limit.
 const MAX_FRAMES: u32 = 16 * 1024;
+
+/// Passes over all rings before the sockets have their turn.
 const MAX_ROUNDS: u32 = 16;
 
 impl Dispatcher {
-    /// The end of the reactor's turn: collects what the workers have completed, gives out what was queued,
-    /// rings the doorbells, and announces sleep. Called by tokio's `on_thread_park`, so it must not block, but for
-    /// [`MODERATION`]; a task it wakes keeps the reactor from sleeping.
+    /// Ends the reactor's turn: collects completions, assigns queued requests, wakes the workers and announces sleep.
+    /// tokio's `on_thread_park` calls this, so that it must not block for longer than [`COMPLETION_WAIT`]. A task that it
+    /// wakes keeps the reactor from sleeping.
     pub fn before_park(&self) {
         let mut state = self.lock();
-        let mut moderated = false;
+        let mut has_waited = false;
         for _ in 0..MAX_ROUNDS {
             let woken = self.collect_completions(&mut state, Instant::now());
             state.ring_doorbells();
@@ -34,11 +37,11 @@ impl Dispatcher {
                 return;
             }
             self.reactor.epoch().announce_sleep();
-            if state.workers.iter().flatten().all(Worker::has_no_completions) {
-                if moderated || !state.is_saturated() {
+            if state.workers.iter().flatten().all(|worker| worker.channel.has_no_completions()) {
+                if has_waited || !state.is_saturated() {
                     return;
                 }
-                moderated = true;
+                has_waited = true;
                 // Other threads (a worker's death, a reload) must not wait for the lock meanwhile.
                 drop(state);
                 self.reactor.wait_for_doorbell(COMPLETION_WAIT);
@@ -46,148 +49,131 @@ impl Dispatcher {
             }
             self.reactor.epoch().announce_awake();
         }
-        // A worker that talks without end must not keep the reactor from its sockets: the next turn goes on here.
+        // A worker that publishes without end must not keep the reactor from its sockets. The next turn goes on here.
         self.reactor.ring();
     }
 
-    /// Collects, gives out and rings before the turn has ended: for whoever keeps it from ending.
+    /// Collects completions and wakes the workers in the middle of a turn. Called by tasks that make it long.
     pub fn poll_now(&self) {
         let mut state = self.lock();
         self.collect_completions(&mut state, Instant::now());
         state.ring_doorbells();
     }
 
-    /// The reactor is awake again.
+    /// Announces that the reactor is awake. tokio's `on_thread_unpark` calls this.
     pub fn after_park(&self) {
         self.reactor.epoch().announce_awake();
     }
 
-    /// Pops everything the workers have completed. True if a task was woken.
+    /// Pops everything that the workers have completed. Returns whether a task was woken.
     pub(super) fn collect_completions(&self, state: &mut State, now: Instant) -> bool {
         let mut woken = false;
-        let running = state.workers.iter().flatten().map(Worker::n_busy).sum();
+        let running = state.workers.iter().flatten().map(|worker| worker.load.n_busy()).sum();
         state.load_stats.record_running(running);
         for index in 0..state.workers.len() {
-            let (mut popped_any, mut freed) = (false, false);
+            let (mut popped_any, mut has_freed_slot) = (false, false);
             if let Some(worker) = &mut state.workers[index] {
                 worker.absorbed = 0;
             }
             for _ in 0..MAX_FRAMES {
-                let mut scratch = std::mem::take(&mut state.completion_frame);
-                scratch.clear();
-                let popped = match &mut state.workers[index] {
-                    Some(worker) => worker.completions.pop(&mut scratch),
-                    None => Ok(None),
-                };
-                let outcome = match popped {
-                    Ok(None) => None,
-                    Ok(Some(_)) => Some(self.handle_completion(state, index, &scratch, now, &mut freed)),
-                    Err(broken) => Some(Err(broken.to_string())),
-                };
-                state.completion_frame = scratch;
-                match outcome {
-                    None => break,
-                    Some(Ok(waker)) => {
+                match self.pop_completion(state, index, now, &mut has_freed_slot) {
+                    Ok(None) => break,
+                    Ok(Some(waker)) => {
                         if let Some(waker) = waker {
                             waker.wake();
                             woken = true;
                         }
                     }
-                    Some(Err(why)) => {
-                        self.fail_worker(state, index, &why);
+                    Err(breach) => {
+                        self.fail_worker(state, index, &breach);
                         break;
                     }
                 }
                 popped_any = true;
             }
             if popped_any && let Some(worker) = &state.workers[index] {
-                worker.notify_space();
+                worker.channel.notify_space();
             }
             if let Some(worker) = &mut state.workers[index]
-                && worker.outbox.has_backlog()
+                && worker.has_backlog()
             {
                 match worker.flush() {
-                    Ok(woke) => woken |= woke,
-                    Err(why) => self.fail_worker(state, index, &why),
+                    Ok(has_woken) => woken |= has_woken,
+                    Err(breach) => self.fail_worker(state, index, &breach),
                 }
             }
-            if freed {
+            if has_freed_slot {
                 self.refill(state, index, now);
             }
         }
         woken
     }
 
-    /// One completion frame. Returns the waker of the task that waits for it.
-    fn handle_completion(
+    /// Pops and applies one completion. Returns `None` when there is none, else the waker of the task that waits for it.
+    fn pop_completion(
+        &self,
+        state: &mut State,
+        index: usize,
+        now: Instant,
+        has_freed_slot: &mut bool,
+    ) -> Result<Option<Option<Waker>>, ContractBreach> {
+        let mut frame = std::mem::take(&mut state.completion_frame);
+        frame.clear();
+        let popped = match &mut state.workers[index] {
+            Some(worker) => worker.channel.completions.pop(&mut frame),
+            None => Ok(None),
+        };
+        let outcome = match popped {
+            Ok(None) => Ok(None),
+            Ok(Some(_)) => self.apply_completion(state, index, &frame, now, has_freed_slot).map(Some),
+            Err(error) => Err(error.into()),
+        };
+        state.completion_frame = frame;
+        outcome
+    }
+
+    /// Applies one completion frame. Returns the waker of the task that waits for it.
+    fn apply_completion(
         &self,
         state: &mut State,
         index: usize,
         frame: &[u8],
         now: Instant,
-        freed: &mut bool,
-    ) -> Result<Option<Waker>, String> {
+        has_freed_slot: &mut bool,
+    ) -> Result<Option<Waker>, ContractBreach> {
         let Some(worker) = &mut state.workers[index] else { return Ok(None) };
         let completion = decode::decode(worker, frame, &self.notice)?;
-        let id = completion.header.exchange;
+        let Completion { exchange: id, kind, done, .. } = completion.header;
         let exchange = match state.exchanges.get_mut(id) {
             Some(exchange) if exchange.is_assigned_to(index) => exchange,
-            _ => return Err(format!("answered exchange {}, which is not its own", id.0)),
+            _ => return Err(format!("answered exchange {}, which is not its own", id.0).into()),
         };
-        let (done, kind) = (completion.header.done, completion.header.kind);
         let mut waker = exchange.receive(completion, worker, &self.notice)?;
-        if kind == CompletionKind::Respond && exchange.is_accepted_websocket() {
-            // One whose time was up is against orders, and keeps its slot until it ends, or its worker.
-            if !exchange.deadline_exceeded {
-                worker.park(id, exchange.position(), now);
-                *freed = true;
-            }
-            if worker.retiring {
-                exchange.begin_close(Duration::ZERO);
-            }
-        }
-        let is_part = matches!(kind, CompletionKind::Respond | CompletionKind::Body);
-        if is_part && !exchange.has_ended() && !exchange.is_accepted_websocket() {
-            // A stream of events lives as long as it says something; its head is the first that it says.
-            worker.restart_clock(exchange.position(), now);
-            exchange.reset_hold();
-        }
-        if !exchange.is_watched && exchange.should_watch(self.buffers) {
+        *has_freed_slot |= worker.on_received(exchange, kind, now);
+        if !exchange.hold.is_watched && exchange.should_watch(self.buffers) {
             state.slow_clients.watch(exchange, now);
-            if state.tick_rate != TickRate::Fast {
-                state.tick_rate = TickRate::Fast;
-                self.timer_wakeup.notify_one();
-            }
-        }
-        let is_unheard = kind == CompletionKind::Respond && exchange.is_client_done();
-        if is_unheard && !worker.is_asgi() && exchange.is_cancellable() {
-            worker.send_cancel(id);
+            self.tick_fast(&mut state.tick_rate);
         }
         let worker_id = worker.id;
         let is_well = kind == CompletionKind::Respond && !exchange.has_app_failed();
         let mut permit = None;
         if done {
-            worker.finish(id, exchange.position(), now);
-            *freed = true;
-            exchange.mark_worker_done();
-            // The worker had its say; an answer that is still missing will not come any more.
-            waker = exchange.take_waker_if_settled().or(waker);
+            *has_freed_slot = true;
             state.load_stats.last_active = now;
             permit = exchange.permit.take();
-            if !exchange.deadline_exceeded {
-                worker.count_answer(exchange.has_app_failed());
-            }
-            if let Some(served) = worker.count_served() {
+            if let Some(served) = worker.on_done(exchange, now) {
                 (self.notice)(Notice::MaxRequestsReached(worker_id, served));
             }
+            // A response that is still missing will not come any more.
+            waker = exchange.take_waker_if_settled().or(waker);
         }
-        if exchange.pinned
+        if exchange.is_pinned
             && let Some(waker) = waker.take()
         {
-            // Its task is another runtime's: that it is runnable does not keep this reactor from sleeping.
+            // A probe's task belongs to another runtime: it does not keep this reactor from sleeping.
             waker.wake();
         }
-        let drained = done && worker.retiring && worker.is_drained(&state.exchanges);
+        let is_drained = done && worker.is_retiring && worker.is_drained(&state.exchanges);
         if is_well && !state.quarantine.is_empty() {
             state.clear_quarantine(id);
         }
@@ -195,14 +181,55 @@ impl Dispatcher {
         if let Some(rule) = permit {
             state.free_permit(rule, now);
         }
-        if drained {
+        if is_drained {
             self.report_drained(state, index, worker_id);
         }
         Ok(waker)
     }
 }
 
+impl Worker {
+    /// Reacts to a completion that an exchange has received. Returns whether that freed a slot: an accepted WebSocket is
+    /// parked.
+    fn on_received(&mut self, exchange: &mut Exchange, kind: CompletionKind, now: Instant) -> bool {
+        let is_head = kind == CompletionKind::Respond;
+        if is_head && exchange.is_accepted_websocket() {
+            // One past its deadline is being cancelled, and keeps its slot until it ends.
+            let can_park = !exchange.attempt.deadline_exceeded;
+            if can_park {
+                self.load.park(exchange.id, exchange.position(), now);
+            }
+            if self.is_retiring {
+                exchange.begin_close(Duration::ZERO);
+            }
+            return can_park;
+        }
+        let is_part = is_head || kind == CompletionKind::Body;
+        if is_part && !exchange.has_ended() && !exchange.is_accepted_websocket() {
+            // Each part restarts the deadline: a stream may run as long as it sends something.
+            self.load.restart_clock(exchange.position(), now);
+            exchange.reset_hold();
+        }
+        if is_head && exchange.is_client_done() && !self.is_asgi() && exchange.is_cancellable() {
+            self.channel.send_cancel(exchange.id);
+        }
+        false
+    }
+
+    /// Finishes an exchange that the worker is done with. Returns the number of requests served when it reaches
+    /// `max_requests`.
+    fn on_done(&mut self, exchange: &mut Exchange, now: Instant) -> Option<u64> {
+        self.finish(exchange.id, exchange.position(), now);
+        exchange.mark_worker_done();
+        if !exchange.attempt.deadline_exceeded {
+            self.count_answer(exchange.has_app_failed());
+        }
+        self.count_served()
+    }
+}
+
 impl State {
+    /// Wakes the workers for which records were published.
     pub(super) fn ring_doorbells(&mut self) {
         self.unrung_submissions = 0;
         for worker in self.workers.iter_mut().flatten() {

@@ -1,4 +1,4 @@
-//! The end of an exchange: with a fault, or because its client is gone. It leaves the queue, its rule and its worker.
+//! The end of an exchange: with a fault, or because its client is gone. It leaves the queue, its path rule and its worker.
 
 use std::time::Instant;
 
@@ -9,23 +9,22 @@ use super::exchange::ExchangeState;
 use super::fault::Fault;
 
 impl State {
-    /// Answers an exchange that no worker has.
+    /// Answers an exchange that no worker has with a fault.
     pub(super) fn fail(&mut self, id: ExchangeId, fault: Fault, now: Instant) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         let waker = exchange.fail(fault);
-        self.end(id, now);
+        self.finish(id, now);
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    /// No worker has, or ever will have, anything to do with it: it leaves the list in which it stands, and its permit
-    /// is another's.
-    pub(super) fn end(&mut self, id: ExchangeId, now: Instant) {
+    /// Finishes an exchange that no worker has: removes it from its queue and frees its permit.
+    pub(super) fn finish(&mut self, id: ExchangeId, now: Instant) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        let (place, permit) = (exchange.state, exchange.permit.take());
+        let (state, permit) = (exchange.state, exchange.permit.take());
         exchange.mark_worker_done();
-        match place {
+        match state {
             ExchangeState::Queued => self.queue.remove(id),
             ExchangeState::Held(rule) => self.rules.remove_held(rule, id),
             ExchangeState::Assigned { .. } | ExchangeState::Finished => {}
@@ -36,7 +35,7 @@ impl State {
         }
     }
 
-    /// The client has been told of a fault: nothing of the body leaves any more, and the worker need not wait for it.
+    /// Drops what is buffered of a response whose client got a fault instead, and gives the worker credit for it.
     pub(super) fn release(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         if let ExchangeState::Assigned { worker, .. } = exchange.state
@@ -46,30 +45,33 @@ impl State {
         }
     }
 
-    /// The client is gone, or has everything. What has not started never will. The worker that has room again.
+    /// Ends an exchange whose client is gone. A request that has not started never will: then the index of the worker
+    /// that has room again is returned.
     pub(super) fn abandon(&mut self, id: ExchangeId, now: Instant) -> Option<usize> {
         let exchange = self.exchanges.get_mut(id)?;
         exchange.mark_client_gone();
-        let mut freed = None;
-        match exchange.state {
-            ExchangeState::Queued | ExchangeState::Held(_) => self.end(id, now),
-            ExchangeState::Assigned { worker, position } => {
-                if let Some(worker_state) = self.workers.get_mut(worker).and_then(Option::as_mut) {
-                    if worker_state.revoke(id, position) {
-                        self.end(id, now);
-                        freed = Some(worker);
-                    } else {
-                        exchange.release_response(worker_state);
-                        if worker_state.is_asgi() {
-                            worker_state.send_disconnect(exchange);
-                        } else if exchange.is_cancellable() {
-                            worker_state.send_cancel(id);
-                        }
-                    }
-                }
+        let (index, position) = match exchange.state {
+            ExchangeState::Assigned { worker, position } => (worker, position),
+            ExchangeState::Queued | ExchangeState::Held(_) => {
+                self.finish(id, now);
+                return None;
             }
-            ExchangeState::Finished => self.exchanges.remove_if_finished(id),
+            ExchangeState::Finished => {
+                self.exchanges.remove_if_finished(id);
+                return None;
+            }
+        };
+        let worker = self.workers.get_mut(index)?.as_mut()?;
+        if worker.revoke(id, position) {
+            self.finish(id, now);
+            return Some(index);
         }
-        freed
+        exchange.release_response(worker);
+        if worker.is_asgi() {
+            worker.send_disconnect(exchange);
+        } else if exchange.is_cancellable() {
+            worker.channel.send_cancel(id);
+        }
+        None
     }
 }

@@ -1,21 +1,20 @@
-//! Clients that have closed their sending half. A FIN alone does not tell one that waits for its answer from one that
-//! has left: what has started is finished, and what waits may start, but not for as long as for others.
+//! Clients that have closed their sending half. A FIN alone does not tell a client that waits for its response from one
+//! that has left: a request that has started goes on, and one that waits may start, but only for a second.
 
 use std::time::{Duration, Instant};
 
-use rgun_channel::frame::{ExchangeId, StreamFrame};
+use rgun_channel::frame::ExchangeId;
 
-use super::exchange::{Exchange, ExchangeState};
-use super::worker::Worker;
+use super::exchange::ExchangeState;
 use super::{Dispatcher, State};
 
-/// How long a request whose client is half closed may wait before it starts, all in all. A client that still waits has
-/// closed at once; under overload, where waiting takes longer, most of those that close have left.
+/// Time from its submission in which a request of a half-closed client may start. A client that still waits has closed
+/// right after its request; under overload, when waiting takes longer, most clients that close have left.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
-    /// The client of this exchange sends nothing more; an ASGI application is told so, once. Until when the request may
-    /// start, if it has not.
+    /// Notes that the exchange's client has closed its sending half, and sends that, once, to an ASGI application. If
+    /// the request has not started, returns the time until which it may.
     pub(super) fn half_close(&self, id: ExchangeId) -> Option<Instant> {
         let mut state = self.lock();
         let State { exchanges, workers, .. } = &mut *state;
@@ -29,13 +28,13 @@ impl Dispatcher {
                 if is_new {
                     worker.send_half_close(exchange);
                 }
-                (!worker.submissions.is_claimed(position)).then_some(until)
+                (!worker.channel.submissions.is_claimed(position)).then_some(until)
             }
             ExchangeState::Finished => None,
         }
     }
 
-    /// Takes the exchange back if it has not started, so that it never will; false if it has.
+    /// Revokes the exchange. Returns false if it has started.
     pub(super) fn revoke(&self, id: ExchangeId) -> bool {
         let mut state = self.lock();
         let state = &mut *state;
@@ -48,20 +47,11 @@ impl Dispatcher {
                 if !worker_state.revoke(id, position) {
                     return false;
                 }
-                // Of no queue: whoever holds the ticket drops it.
+                // In no queue: the caller drops the ticket, which ends the exchange.
                 exchange.state = ExchangeState::Queued;
                 self.refill(state, worker, Instant::now());
                 true
             }
-        }
-    }
-}
-
-impl Worker {
-    /// Tells an ASGI application that its client sends nothing more, unless it has said everything.
-    pub(super) fn send_half_close(&mut self, exchange: &Exchange) {
-        if self.is_asgi() && !exchange.has_ended() {
-            self.send(&StreamFrame::HalfClose { exchange: exchange.id });
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Workers come, are admitted, retire, and are lost; and what becomes of what they had.
+//! Attaches, admits, retires and removes workers, and decides what becomes of the exchanges they had.
 
 use std::collections::HashSet;
 use std::io;
@@ -20,10 +20,11 @@ use super::fault::Fault;
 use super::link::Link;
 use super::state::{ASGI, WSGI};
 use super::worker::Worker;
+use super::worker::contract::ContractBreach;
 use super::{Dispatcher, Notice, State};
 
 impl Dispatcher {
-    /// Adds a worker that is booting: its channel is served, it gets no exchange yet. A zygote never will.
+    /// Attaches a booting worker: its channel is served, but it gets no exchange yet. A zygote never does.
     pub fn attach(&self, link: Link) {
         let mut state = self.lock();
         let worker = Worker::new(link, self.buffers);
@@ -33,7 +34,7 @@ impl Dispatcher {
         }
     }
 
-    /// The worker may be given exchanges, also if it had retired.
+    /// Admits a worker, perhaps one that was retired: it gets exchanges.
     pub fn admit(&self, id: WorkerId) {
         let mut state = self.lock();
         let state = &mut *state;
@@ -44,8 +45,8 @@ impl Dispatcher {
         }
         state.worker_requested = false;
         if let Some(worker) = &mut state.workers[index] {
-            worker.admitted = true;
-            worker.retiring = false;
+            worker.is_admitted = true;
+            worker.is_retiring = false;
             worker.drained_reported = false;
             let interface = if worker.is_asgi() { ASGI } else { WSGI };
             if self.interface.swap(interface, Relaxed) != interface {
@@ -57,14 +58,14 @@ impl Dispatcher {
         state.ring_doorbells();
     }
 
-    /// The worker gets nothing new; what it has not started goes to others.
+    /// Retires a worker: it gets no more exchanges, and those that it has not claimed return to the queue.
     pub fn retire(&self, id: WorkerId) {
         let mut state = self.lock();
         let state = &mut *state;
         let Some(index) = state.worker_index(id) else { return };
         let now = Instant::now();
         if let Some(worker) = &mut state.workers[index] {
-            worker.retiring = true;
+            worker.is_retiring = true;
         }
         state.requeue(index, usize::MAX);
         state.close_websockets_of(index);
@@ -78,6 +79,7 @@ impl Dispatcher {
         }
     }
 
+    /// Sends [`Notice::Drained`], once for each retirement.
     pub(super) fn report_drained(&self, state: &mut State, index: usize, id: WorkerId) {
         if let Some(worker) = &mut state.workers[index]
             && !std::mem::replace(&mut worker.drained_reported, true)
@@ -86,7 +88,7 @@ impl Dispatcher {
         }
     }
 
-    /// The worker is about to be killed because its time is over: what it has is not its fault.
+    /// Notes that the daemon is about to kill the worker, so that its exchanges are not counted as crashes.
     pub fn mark_killed(&self, id: WorkerId) {
         let mut state = self.lock();
         if let Some(worker) = state.worker_index(id).and_then(|index| state.workers[index].as_mut()) {
@@ -94,12 +96,12 @@ impl Dispatcher {
         }
     }
 
-    /// The worker's process is gone.
+    /// Detaches a worker whose process has ended.
     pub fn detach(&self, id: WorkerId) {
         let mut state = self.lock();
         let Some(index) = state.worker_index(id) else { return };
         let now = Instant::now();
-        // What it completed before it died counts.
+        // It may have completed exchanges before it died.
         self.collect_completions(&mut state, now);
         self.remove_worker(&mut state, index, now);
     }
@@ -107,17 +109,17 @@ impl Dispatcher {
     /// Sends a command over a worker's control socket.
     ///
     /// # Errors
-    /// What `sendmsg(2)` says; nothing happens when the worker is not attached any more.
+    /// `sendmsg(2)` failed. A command to a worker that is not attached any more is dropped.
     pub fn command(&self, id: WorkerId, command: &Command) -> io::Result<()> {
         let state = self.lock();
         match state.worker_index(id).and_then(|index| state.workers[index].as_ref()) {
-            Some(worker) => worker.send_command(command, &[]),
+            Some(worker) => worker.channel.send_command(command, &[]),
             None => Ok(()),
         }
     }
 
-    /// The worker is about to be asked for its stacks: one more answer to that is expected, and not held against it. To
-    /// be called before each question, because the answer may be there before the asker looks again.
+    /// Expects one more report of the worker's stacks, which does not count towards its limit. The caller must call this
+    /// before it asks, because the report may come at once.
     pub fn expect_stacks(&self, id: WorkerId) {
         let mut state = self.lock();
         if let Some(index) = state.worker_index(id)
@@ -127,8 +129,8 @@ impl Dispatcher {
         }
     }
 
-    /// Reads everything on a worker's control socket; what is said there goes to the supervisor. False
-    /// when the worker has closed it (it is then lost).
+    /// Reads a worker's control socket until it is empty, and passes the reports to the supervisor. Returns false when
+    /// the worker has closed it; the worker is then removed.
     pub fn pump_control(&self, id: WorkerId) -> bool {
         let mut state = self.lock();
         let Some(index) = state.worker_index(id) else { return false };
@@ -137,44 +139,44 @@ impl Dispatcher {
             Ok(true) => true,
             Ok(false) => {
                 let now = Instant::now();
-                // What it completed before it closed counts.
+                // It may have completed exchanges before it closed the socket.
                 self.collect_completions(&mut state, now);
-                // Unless that found a breach of contract.
+                // A breach of contract among them has removed the worker already.
                 if state.worker_index(id).is_some() {
                     (self.notice)(Notice::ControlSocketClosed(id));
                     self.remove_worker(&mut state, index, now);
                 }
                 false
             }
-            Err(why) => {
-                self.fail_worker(&mut state, index, &why);
+            Err(breach) => {
+                self.fail_worker(&mut state, index, &breach);
                 false
             }
         }
     }
 
-    /// The worker broke the contract: nothing of it is used any more, and the supervisor is told.
-    pub(super) fn fail_worker(&self, state: &mut State, index: usize, why: &str) {
+    /// Removes a worker that broke the contract, and reports it to the supervisor.
+    pub(super) fn fail_worker(&self, state: &mut State, index: usize, breach: &ContractBreach) {
         if let Some(worker) = &state.workers[index] {
-            (self.notice)(Notice::ContractBreached(worker.id, why.to_owned()));
+            (self.notice)(Notice::ContractBreached(worker.id, breach.to_string()));
         }
         self.remove_worker(state, index, Instant::now());
     }
 
-    /// The worker is gone: what it had not started goes back to the queue; what it had is tried once more elsewhere or
-    /// answered with [`Fault::WorkerDied`], and is suspected of having killed it.
+    /// Removes a worker. Exchanges that it has not claimed return to the queue. The others are retried elsewhere or
+    /// answered with [`Fault::WorkerDied`], and may have crashed the worker.
     fn remove_worker(&self, state: &mut State, index: usize, now: Instant) {
         let Some(mut worker) = state.workers[index].take() else { return };
         let mut started = Vec::new();
-        for id in worker.drain_running() {
+        for id in worker.load.drain() {
             let Some(exchange) = state.exchanges.get_mut(id) else { continue };
             let ExchangeState::Assigned { position, .. } = exchange.state else { continue };
-            if !worker.submissions.revoke(position) {
+            if !worker.channel.submissions.revoke(position) {
                 started.push(id);
-                if !exchange.deadline_exceeded {
+                if !exchange.attempt.deadline_exceeded {
                     worker.count_answer(true);
                 }
-            } else if exchange.is_client_done() || exchange.pinned {
+            } else if exchange.is_client_done() || exchange.is_pinned {
                 state.fail(id, Fault::WorkerDied(worker.id), now);
             } else {
                 exchange.state = ExchangeState::Queued;
@@ -182,23 +184,23 @@ impl Dispatcher {
             }
         }
         state.load_stats.retain_stats(worker.generation, worker.responses);
-        // One that retires leaves because it was told to, in the end by force; one that was never admitted had probes.
-        let by_itself = worker.admitted && !worker.retiring;
+        // A retiring worker was asked to exit, in the end by force. One that was never admitted had only probes.
+        let is_crash = worker.is_admitted && !worker.is_retiring;
         self.report_lost(state, &worker, &started, now);
-        let shut_out = by_itself && self.record_crashes(state, &started, now);
+        let has_blocked = is_crash && self.record_crashes(state, &started, now);
         for id in started {
-            let is_retried = by_itself && state.requeue_for_retry(id, now);
+            let is_retried = is_crash && state.requeue_for_retry(id, now);
             if !is_retried {
                 let fault = if worker.is_killed { Fault::WorkerKilled } else { Fault::WorkerDied };
                 state.fail(id, fault(worker.id), now);
             } else if let Some(exchange) = state.exchanges.get(id) {
                 (self.notice)(Notice::Retried(
                     worker.id,
-                    exchange.request_info(worker.thread_of(exchange.id), now),
+                    exchange.request_info(worker.channel.thread_of(exchange.id), now),
                 ));
             }
         }
-        if shut_out {
+        if has_blocked {
             state.reject_quarantined(now);
         }
         self.refill_all(state, now);
@@ -207,61 +209,64 @@ impl Dispatcher {
         state.ring_doorbells();
     }
 
+    /// Reports the claimed exchanges of a removed worker, for the log.
     fn report_lost(&self, state: &State, worker: &Worker, started: &[ExchangeId], now: Instant) {
         let exchanges = started.iter().filter_map(|id| state.exchanges.get(*id));
-        let asked: Vec<_> = exchanges
-            .filter(|exchange| !exchange.deadline_exceeded)
-            .map(|exchange| exchange.request_info(worker.thread_of(exchange.id), now))
+        let requests: Vec<_> = exchanges
+            .filter(|exchange| !exchange.attempt.deadline_exceeded)
+            .map(|exchange| exchange.request_info(worker.channel.thread_of(exchange.id), now))
             .collect();
-        if !asked.is_empty() {
-            (self.notice)(Notice::WorkerDied { worker: worker.id, requests: asked });
+        if !requests.is_empty() {
+            (self.notice)(Notice::WorkerDied { worker: worker.id, requests });
         }
     }
 
-    /// Suspects what had started in a worker that died by itself, but for what had an answer's head. True if something is shut out because of it.
+    /// Records the exchanges that a crashed worker had claimed, except those with a response head, as possible causes.
+    /// Returns whether that has quarantined any.
     fn record_crashes(&self, state: &mut State, started: &[ExchangeId], now: Instant) -> bool {
         let State { exchanges, quarantine, .. } = state;
         let mut seen = HashSet::new();
-        let mut shut_out = false;
+        let mut has_blocked = false;
         let candidates = started.iter().rev().filter_map(|id| exchanges.get(*id));
-        let candidates = candidates
-            .filter(|exchange| !exchange.deadline_exceeded && !exchange.pinned && !exchange.has_head());
+        let candidates = candidates.filter(|exchange| {
+            !exchange.attempt.deadline_exceeded && !exchange.is_pinned && !exchange.has_head()
+        });
         let candidates = candidates.filter_map(Exchange::request);
         let candidates = candidates.filter(|request| seen.insert((request.method, request.path)));
         for Request { method, path, .. } in candidates.take(quarantine::MAX_FINGERPRINTS) {
-            if let Some(for_) = quarantine.record_crash(method, path, now) {
-                shut_out = true;
+            if let Some(duration) = quarantine.record_crash(method, path, now) {
+                has_blocked = true;
                 let method = String::from_utf8_lossy(method).into_owned();
-                (self.notice)(Notice::Quarantined { method, path: RequestPath::new(path), duration: for_ });
+                (self.notice)(Notice::Quarantined { method, path: RequestPath::new(path), duration });
             }
         }
-        shut_out
+        has_blocked
     }
 }
 
 impl State {
-    /// Puts a request whose worker died into the queue again, if it may be tried twice. Then nothing has been said of
-    /// it to its client, and nothing that two attempts do is worse than one (RFC 9110 §9.2.2).
+    /// Queues a request whose worker died for a retry, if that is enabled and safe: the method is idempotent (RFC 9110
+    /// §9.2.2) and the client has nothing of a response.
     fn requeue_for_retry(&mut self, id: ExchangeId, now: Instant) -> bool {
         let State { policy, exchanges, quarantine, queue, unavailable, .. } = self;
         if !policy.retry_idempotent || unavailable.is_some() {
             return false;
         }
         let Some(exchange) = exchanges.get_mut(id) else { return false };
-        let is_innocent = exchange.request().is_some_and(|Request { method, path, .. }| {
+        let can_retry = exchange.request().is_some_and(|Request { method, path, .. }| {
             let is_idempotent =
                 matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"PUT" | b"DELETE" | b"TRACE");
             is_idempotent && quarantine.admission(method, path, now, |_| false) == Admission::Allowed
         });
-        if !is_innocent || !exchange.reset_for_retry(now) {
+        if !can_retry || !exchange.reset_for_retry(now) {
             return false;
         }
         queue.insert(id, now);
         true
     }
 
-    /// Requests that wait and are like those that have just been shut out would only end further workers: also those
-    /// that wait in a worker's ring.
+    /// Rejects waiting requests that have just been quarantined, also those that wait in a worker's ring: they would
+    /// crash more workers.
     fn reject_quarantined(&mut self, now: Instant) {
         for index in 0..self.workers.len() {
             self.requeue(index, usize::MAX);
@@ -278,8 +283,8 @@ impl State {
         }
     }
 
-    /// The application is called in another way from now on: requests that wait with a body that only the former kind
-    /// of workers takes would wait for ever. To WSGI a handshake is a request like any other.
+    /// Rejects waiting requests whose body travels in a way that the application's new interface does not accept. A
+    /// WebSocket handshake becomes an ordinary request for WSGI.
     fn reject_incompatible(&mut self, asgi: bool, now: Instant) {
         let is_unfit = |carriage| match carriage {
             BodyTransport::Inline | BodyTransport::WebSocket => false,
@@ -299,7 +304,10 @@ impl State {
         }
     }
 
-    /// Is this request to show that requests like it do not end workers any more?
+    /// Returns whether this request is a trial: the first after a block, which decides whether the block ends.
+    ///
+    /// # Errors
+    /// Requests like this one are blocked.
     pub(super) fn check_quarantine(&self, request: &Request<'_>, now: Instant) -> Result<bool, Fault> {
         let is_under_way = |id| self.exchanges.get(id).is_some();
         match self.quarantine.admission(request.method, request.path, now, is_under_way) {
@@ -309,7 +317,7 @@ impl State {
         }
     }
 
-    /// It is being answered well: requests like it do not end workers.
+    /// Clears the quarantine of requests like this one, which is answered well.
     pub(super) fn clear_quarantine(&mut self, id: ExchangeId) {
         if let Some(request) = self.exchanges.get(id).and_then(Exchange::request) {
             self.quarantine.record_success(request.method, request.path);
@@ -318,11 +326,12 @@ impl State {
 }
 
 impl Worker {
-    /// Has it nothing left that anybody waits for?
+    /// Returns whether the worker has only exchanges past their deadline.
     pub(super) fn is_drained(&self, exchanges: &ExchangeTable) -> bool {
-        self.n_websockets() == 0
+        self.load.n_websockets() == 0
             && self
+                .load
                 .assigned_ids()
-                .all(|id| exchanges.get(id).is_none_or(|exchange| exchange.deadline_exceeded))
+                .all(|id| exchanges.get(id).is_none_or(|exchange| exchange.attempt.deadline_exceeded))
     }
 }

@@ -5,7 +5,6 @@ use std::time::Instant;
 use crate::supervise;
 
 use super::load_stats;
-use super::worker::Worker;
 use super::{Dispatcher, State};
 
 impl Dispatcher {
@@ -18,7 +17,7 @@ impl Dispatcher {
     pub(super) fn measure_at(&self, now: Instant) -> supervise::LoadSample {
         let mut state = self.lock();
         let State { workers, exchanges, queue, load_stats: stats, .. } = &mut *state;
-        let running = workers.iter().flatten().map(Worker::n_busy).sum();
+        let running = workers.iter().flatten().map(|worker| worker.load.n_busy()).sum();
         stats.record_running(running);
         for exchange in queue.iter().filter_map(|id| exchanges.get(id)) {
             stats.record_wait(now.saturating_duration_since(exchange.ready_at));

@@ -40,7 +40,6 @@ mod lifecycle;
 mod link;
 mod load_stats;
 mod measure;
-mod messages;
 mod notice;
 mod permits;
 mod policy;
@@ -48,6 +47,7 @@ mod reactor;
 mod scheduler;
 mod slow_clients;
 mod state;
+mod stream_frames;
 mod submit;
 #[cfg(test)]
 mod tests;
@@ -58,10 +58,12 @@ mod worker;
 pub use self::admission::rules::Rule;
 pub use self::data::Data;
 pub use self::exchange::body::MAX_PART;
-pub use self::exchange::response_parts::{ContentLength, FilePart, Payload, RequestBody, ResponseHead};
-pub use self::exchange::socket::Outgoing;
+pub use self::exchange::response_parts::{
+    BodyPiece, ContentLength, FilePart, Payload, RequestBody, ResponseHead,
+};
+pub use self::exchange::websocket::Outgoing;
 pub use self::fault::{Fault, UploadFault};
-pub use self::handles::ticket::{AppResponse, BodyPiece, BodyStream, Ticket};
+pub use self::handles::ticket::{AppResponse, BodyStream, Ticket};
 pub use self::handles::upload::Upload;
 pub use self::handles::websocket::WebSocketHandle;
 pub use self::link::{Link, Slots};

@@ -54,7 +54,7 @@ impl State {
         let mut waiting = Vec::new();
         for exchange in self.exchanges.iter_mut() {
             exchange.permit = None;
-            if exchange.pinned || exchange.state == ExchangeState::Finished {
+            if exchange.is_pinned || exchange.state == ExchangeState::Finished {
                 continue;
             }
             let path = exchange.request().map(|request| request.path).unwrap_or_default();

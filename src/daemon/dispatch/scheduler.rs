@@ -1,4 +1,4 @@
-//! Which worker gets which request, and when one is taken back again.
+//! Chooses the worker for each request, and revokes requests that another worker can start sooner.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -11,16 +11,16 @@ use super::exchange::{Exchange, ExchangeState};
 use super::worker::Worker;
 use super::{Dispatcher, State};
 
-/// How often a request may be passed on by workers that do not claim it. Between a healthy worker that is slow to
-/// wake and one that never does, it meets the healthy one often enough.
+/// Times that a request may be moved from a worker that does not claim it. If one worker is slow to wake and another
+/// never wakes, 16 moves reach the former often enough.
 const MAX_MOVES: u8 = 16;
 
 impl Dispatcher {
-    /// Pushes an exchange into a worker's ring. False when the ring has no room, or the worker is broken; it is then
-    /// still where it was, unless it has been given to another or ended with the broken one.
+    /// Pushes an exchange into a worker's ring. Returns false if the ring has no room or the worker has failed: the
+    /// exchange is then where it was, unless the failure has moved or ended it.
     pub(super) fn assign(&self, state: &mut State, worker: usize, id: ExchangeId, now: Instant) -> bool {
         let Some((exchange, worker_state)) = state.exchange_and_worker(id, worker) else { return false };
-        if !worker_state.takes(exchange.transport()) {
+        if !worker_state.load.accepts(exchange.transport()) {
             return false;
         }
         let body = exchange.body.as_ref().map(|body| body.fd.as_fd());
@@ -28,8 +28,8 @@ impl Dispatcher {
         match pushed {
             Ok(Some(position)) => {
                 exchange.state = ExchangeState::Assigned { worker, position };
-                exchange.assigned_at = Some(now);
-                exchange.worker = Some(worker_state.id);
+                exchange.attempt.assigned_at = Some(now);
+                exchange.attempt.worker = Some(worker_state.id);
                 if exchange.half_closed {
                     worker_state.send_half_close(exchange);
                 }
@@ -39,14 +39,14 @@ impl Dispatcher {
                 true
             }
             Ok(None) => false,
-            Err(why) => {
-                self.fail_worker(state, worker, why.as_str());
+            Err(breach) => {
+                self.fail_worker(state, worker, &breach);
                 false
             }
         }
     }
 
-    /// Gives queued exchanges to a worker that has room, and to nobody else's disadvantage.
+    /// Assigns queued exchanges to a worker that has room, then steals for its idle slots.
     pub(super) fn refill(&self, state: &mut State, index: usize, now: Instant) {
         while let Some(id) = state.queue.peek(now) {
             let carriage = state.transport(id);
@@ -59,8 +59,8 @@ impl Dispatcher {
         self.steal(state, index, now);
     }
 
-    /// A worker has an idle slot and the queue is empty: takes over what another worker has prefetched but
-    /// not started, if it would have to wait there for longer than a wake-up costs.
+    /// Moves exchanges that another worker has prefetched to the idle slots of this one, if their wait there is worth a
+    /// wake-up.
     fn steal(&self, state: &mut State, index: usize, now: Instant) {
         while state.workers[index].as_ref().is_some_and(|worker| worker.idle_slots() > 0) {
             let victim = state
@@ -68,7 +68,7 @@ impl Dispatcher {
                 .iter()
                 .enumerate()
                 .filter(|(other, _)| *other != index)
-                .filter_map(|(other, worker)| Some((other, worker.as_ref()?.prefetch_wait(now)?)))
+                .filter_map(|(other, worker)| Some((other, worker.as_ref()?.load.prefetch_wait(now)?)))
                 .max_by_key(|(_, wait)| *wait);
             let Some((victim, _)) = victim else { return };
             let Some(id) = state.revoke_oldest(victim) else { return };
@@ -79,7 +79,7 @@ impl Dispatcher {
         }
     }
 
-    /// Gives what is queued to whoever has room.
+    /// Assigns queued exchanges to the workers that have room.
     pub(super) fn refill_all(&self, state: &mut State, now: Instant) {
         while let Some(id) = state.queue.peek(now) {
             let carriage = state.transport(id);
@@ -92,10 +92,11 @@ impl Dispatcher {
     }
 }
 
-/// How bad a choice a worker is: it has let things lie, it has no idle slot, it is busy.
+/// A worker's rank as a choice, lowest first: it is stalled, it has no idle slot, its load.
 type Rank = (bool, bool, (u32, u32));
 
 impl State {
+    /// Returns how the body of a queued exchange travels.
     fn transport(&self, id: ExchangeId) -> BodyTransport {
         self.exchanges.get(id).map_or(BodyTransport::Inline, Exchange::transport)
     }
@@ -104,8 +105,8 @@ impl State {
         Some((self.exchanges.get_mut(id)?, self.workers.get_mut(worker)?.as_mut()?))
     }
 
-    /// The worker that can start a request soonest, if one can take it now: one with an idle slot before
-    /// one that is merely fast, the least busy first; at last one that has lately let lie what it was given.
+    /// Returns the worker that can start a request soonest, if one has room: with an idle slot before without, the least
+    /// busy first, a stalled one last.
     pub(super) fn choose_worker(&self, carriage: BodyTransport) -> Option<usize> {
         let mut best: Option<(usize, Rank)> = None;
         for (index, worker) in self.workers.iter().enumerate() {
@@ -113,7 +114,7 @@ impl State {
             if !worker.has_room(carriage) {
                 continue;
             }
-            let rank = (worker.stalled, worker.idle_slots() == 0, worker.load(carriage));
+            let rank = (worker.load.is_stalled, worker.idle_slots() == 0, worker.load.rank(carriage));
             if best.is_none_or(|(_, other)| rank < other) {
                 best = Some((index, rank));
             }
@@ -121,25 +122,26 @@ impl State {
         best.map(|(index, _)| index)
     }
 
-    /// Another worker with an idle slot, if possible one that has not been found stalled itself.
+    /// Returns another worker with an idle slot, a stalled one last.
     pub(super) fn other_idle_worker(&self, index: usize) -> Option<usize> {
         let others = self.workers.iter().enumerate().filter(|(other, _)| *other != index);
         let idle = others.filter_map(|(other, worker)| Some((other, worker.as_ref()?)));
         let idle = idle.filter(|(_, worker)| worker.can_help());
-        idle.min_by_key(|(_, worker)| (worker.stalled, worker.load(BodyTransport::Inline)))
+        idle.min_by_key(|(_, worker)| (worker.load.is_stalled, worker.load.rank(BodyTransport::Inline)))
             .map(|(other, _)| other)
     }
 
-    /// Has every worker that takes requests more than it can start?
+    /// Returns whether every open worker has more requests than slots.
     pub(super) fn is_saturated(&self) -> bool {
         let mut open = self.workers.iter().flatten().filter(|worker| worker.is_open()).peekable();
         open.peek().is_some() && open.all(Worker::is_saturated)
     }
 
+    /// Revokes the worker's newest exchange that may be moved.
     pub(super) fn revoke_movable(&mut self, index: usize) -> Option<ExchangeId> {
         let worker = self.workers[index].as_mut()?;
         let id = worker.revoke_movable(&self.exchanges)?;
-        self.exchanges.get_mut(id)?.moves += 1;
+        self.exchanges.get_mut(id)?.attempt.n_moves += 1;
         self.mark_queued(id)
     }
 
@@ -149,9 +151,9 @@ impl State {
         self.mark_queued(id)
     }
 
-    /// Takes up to `most` unclaimed exchanges back from a worker, newest first, to their places in the queue.
-    pub(super) fn requeue(&mut self, index: usize, most: usize) {
-        for _ in 0..most {
+    /// Revokes up to `max` unclaimed exchanges of a worker, newest first, and returns them to the queue.
+    pub(super) fn requeue(&mut self, index: usize, max: usize) {
+        for _ in 0..max {
             let Some(worker) = self.workers[index].as_mut() else { return };
             let newest = worker.revoke_newest(&self.exchanges);
             let Some(id) = newest.and_then(|id| self.mark_queued(id)) else { return };
@@ -159,13 +161,14 @@ impl State {
         }
     }
 
-    /// It has waited for as long as if it had never been given to anybody.
+    /// Returns a revoked exchange to the queue, with the time it has waited.
     pub(super) fn return_to_queue(&mut self, id: ExchangeId) {
         if let Some(exchange) = self.exchanges.get(id) {
             self.queue.reinsert(id, exchange.ready_at);
         }
     }
 
+    /// Marks a revoked exchange as queued.
     fn mark_queued(&mut self, id: ExchangeId) -> Option<ExchangeId> {
         let exchange = self.exchanges.get_mut(id)?;
         exchange.state = ExchangeState::Queued;
@@ -175,20 +178,20 @@ impl State {
 
 impl Worker {
     fn revoke_oldest(&mut self, exchanges: &ExchangeTable) -> Option<ExchangeId> {
-        let candidates: Vec<_> = self.assigned_ids().collect();
+        let candidates: Vec<_> = self.load.assigned_ids().collect();
         self.revoke_first(candidates.into_iter(), exchanges)
     }
 
     fn revoke_newest(&mut self, exchanges: &ExchangeTable) -> Option<ExchangeId> {
-        let candidates: Vec<_> = self.assigned_ids().rev().collect();
+        let candidates: Vec<_> = self.load.assigned_ids().rev().collect();
         self.revoke_first(candidates.into_iter(), exchanges)
     }
 
-    /// The newest that has not been passed on too often.
+    /// Revokes the newest exchange that has not been moved too often.
     fn revoke_movable(&mut self, exchanges: &ExchangeTable) -> Option<ExchangeId> {
         let is_movable =
-            |id: &ExchangeId| exchanges.get(*id).is_some_and(|exchange| exchange.moves < MAX_MOVES);
-        let candidates: Vec<_> = self.assigned_ids().rev().filter(is_movable).collect();
+            |id: &ExchangeId| exchanges.get(*id).is_some_and(|exchange| exchange.attempt.n_moves < MAX_MOVES);
+        let candidates: Vec<_> = self.load.assigned_ids().rev().filter(is_movable).collect();
         self.revoke_first(candidates.into_iter(), exchanges)
     }
 
@@ -200,11 +203,11 @@ impl Worker {
         for id in candidates {
             let exchange = exchanges.get(id)?;
             let ExchangeState::Assigned { position, .. } = exchange.state else { continue };
-            // A request that only this worker may answer stays here.
-            let is_movable = !exchange.is_client_done() && !exchange.pinned;
+            // A probe stays with its worker.
+            let is_movable = !exchange.is_client_done() && !exchange.is_pinned;
             if is_movable && self.take_back(position) {
                 if exchange.has_body_fd() {
-                    self.send_cancel(id);
+                    self.channel.send_cancel(id);
                 }
                 return Some(id);
             }

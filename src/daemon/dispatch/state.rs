@@ -1,8 +1,8 @@
-//! The dispatcher and its state: what there is. What happens to it is in the files above, a part of it in each.
+//! The dispatcher and its state. The other files of `dispatch` add the methods, each for one task.
 //!
-//! The state is behind one mutex that only the reactor's thread takes in the ordinary course (an
-//! uncontended lock is two atomic operations; a `RefCell` would tie every connection task to a `LocalSet`,
-//! whose wake-ups do not keep the reactor from parking).
+//! The state is behind one mutex, which usually only the reactor's thread takes. (An uncontended lock is two atomic
+//! operations. A `RefCell` would tie every connection task to a `LocalSet`, whose wake-ups do not keep the reactor from
+//! parking.)
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,12 +30,13 @@ use super::worker::Worker;
 pub struct Dispatcher {
     pub(super) reactor: Reactor,
     pub(super) notice: NoticeSink,
-    /// Wakes the housekeeper when there is something to watch again.
+    /// Wakes the timers when there is something to watch again.
     pub(super) timer_wakeup: Notify,
-    /// Of the worker that was admitted last: [`UNKNOWN`], [`WSGI`] or [`ASGI`].
+    /// Interface of the worker that was admitted last: [`UNKNOWN`], [`WSGI`] or [`ASGI`].
     pub(super) interface: AtomicU8,
-    /// It is known, or for now there is nothing to wait for.
+    /// Notified when the interface is known, or when there is no use in waiting for it.
     pub(super) interface_known: Notify,
+    /// The memory and disk that the responses of all workers share.
     pub(super) buffers: &'static Buffers,
     pub(super) state: Mutex<State>,
 }
@@ -46,24 +47,26 @@ impl std::fmt::Debug for Dispatcher {
     }
 }
 
+/// Everything that the dispatcher's lock protects.
 pub(super) struct State {
     pub(super) policy: Policy,
+    /// The attached workers. A worker keeps its index; `None` is free.
     pub(super) workers: Vec<Option<Worker>>,
     pub(super) exchanges: ExchangeTable,
     pub(super) queue: Queue,
-    /// The policy's, with who has a permit and who waits for one.
+    /// The path rules, with the permits in use and the exchanges held.
     pub(super) rules: Rules,
     pub(super) quarantine: Quarantine,
     pub(super) load_stats: LoadStats,
-    /// Why nobody will serve soon; requests are then refused instead of queued.
+    /// The reason why no worker will serve soon: requests are rejected, not queued. `None` queues them.
     pub(super) unavailable: Option<Arc<str>>,
-    /// [`Notice::Wanted`](super::Notice::Wanted) has been told, and nobody admitted since.
+    /// [`Notice::WorkerRequested`](super::Notice::WorkerRequested) was sent, and no worker admitted since.
     pub(super) worker_requested: bool,
-    /// Frames popped from a completion ring land here.
+    /// The buffer into which completions are popped.
     pub(super) completion_frame: Vec<u8>,
-    /// The longest frame that fits every worker's ring.
+    /// Length in bytes of the longest frame that fits every worker's ring.
     pub(super) max_frame: usize,
-    /// Submissions since the last end of a turn, to bound how long a doorbell can be deferred.
+    /// Number of submissions for which no worker was woken yet.
     pub(super) unrung_submissions: u32,
     pub(super) tick_rate: TickRate,
     pub(super) slow_clients: SlowClients,
@@ -74,19 +77,19 @@ pub(super) const UNKNOWN: u8 = 0;
 pub(super) const WSGI: u8 = 1;
 pub(super) const ASGI: u8 = 2;
 
-/// What is going on, for STATUS= and tests.
+/// A summary of the load, for STATUS= and tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LoadSummary {
-    /// Requests waiting, for a worker or by a rule of their path.
+    /// Requests that wait for a worker, or are held by a path rule.
     pub queued: usize,
-    /// Requests given to a worker.
+    /// Requests assigned to a worker.
     pub running: usize,
-    /// Workers that take requests.
+    /// Open workers.
     pub workers: usize,
 }
 
 impl Dispatcher {
-    /// A dispatcher without workers. Leaked: a daemon has one for as long as it lives, and each request refers to it.
+    /// Makes a dispatcher without workers. It is leaked: each request refers to it, and a daemon never drops it.
     pub fn new(policy: Policy, reactor: Reactor, notice: NoticeSink) -> &'static Self {
         let now = Instant::now();
         let buffers: &'static Buffers = Box::leak(Box::default());
@@ -117,20 +120,20 @@ impl Dispatcher {
         }))
     }
 
-    /// The reactor's page and doorbell, for a new worker.
+    /// Returns the reactor's page and doorbell, for a new worker.
     pub fn reactor(&self) -> &Reactor {
         &self.reactor
     }
 
-    /// Are requests to be submitted as ASGI workers take them: with a large body that comes in parts?
+    /// Returns whether the application is ASGI: then large bodies travel in parts.
     pub fn is_asgi(&self) -> bool {
         self.interface.load(Ordering::Relaxed) == ASGI
     }
 
-    /// Waits until a worker has been admitted for the first time, so that [`Dispatcher::is_asgi`] is true or false; but
-    /// not for longer than a request may wait, nor when it is known that nobody will serve soon.
+    /// Waits until a worker was admitted for the first time, so that the interface is known, but no longer than
+    /// `timeouts.queue`, and not while requests are rejected anyway.
     pub async fn wait_for_interface(&self) {
-        let patience = self.lock().policy.queue_timeout;
+        let timeout = self.lock().policy.queue_timeout;
         let known = async {
             loop {
                 let known = self.interface_known.notified();
@@ -141,36 +144,44 @@ impl Dispatcher {
                 known.await;
             }
         };
-        match patience {
-            // Who submits then is told.
-            Some(patience) => drop(tokio::time::timeout(patience, known).await),
+        match timeout {
+            // After the timeout, `submit` returns the fault.
+            Some(timeout) => drop(tokio::time::timeout(timeout, known).await),
             None => known.await,
         }
     }
 
-    /// Is the handshake of a WebSocket to be submitted as one? Also while no worker has been admitted: if the
-    /// application turns out to be WSGI, it is made an ordinary request.
+    /// Returns whether a WebSocket handshake is submitted as such. True also while the interface is unknown: if the
+    /// application turns out to be WSGI, the handshake is downgraded to an ordinary request.
     pub fn accepts_handshakes(&self) -> bool {
         self.interface.load(Ordering::Relaxed) != WSGI
     }
 
+    /// Runs the timers every millisecond for now; they lower the rate again.
+    pub(super) fn tick_fast(&self, tick_rate: &mut TickRate) {
+        if *tick_rate != TickRate::Fast {
+            *tick_rate = TickRate::Fast;
+            self.timer_wakeup.notify_one();
+        }
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under this lock is a bug of ours; the state's invariants are re-established by every
-        // method before it can panic, and a daemon that goes on beats one that refuses everybody.
+        // A panic under this lock is a bug. Every method restores the state's invariants before it can panic, and a
+        // daemon that goes on is better than one that rejects every request.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is going on.
+    /// Returns a summary of the load.
     pub fn load(&self) -> LoadSummary {
         let state = self.lock();
         LoadSummary {
             queued: state.n_waiting(),
-            running: state.workers.iter().flatten().map(Worker::n_running).sum(),
+            running: state.workers.iter().flatten().map(|worker| worker.load.n_running()).sum(),
             workers: state.workers.iter().flatten().filter(|worker| worker.is_open()).count(),
         }
     }
 
-    /// What has started in this worker, in the order in which it was given.
+    /// Returns the requests that this worker has claimed, in the order of their assignment.
     pub fn running_requests(&self, worker: WorkerId) -> Vec<RequestInfo> {
         let state = self.lock();
         let Some(worker) = state.worker_index(worker).and_then(|index| state.workers[index].as_ref()) else {
@@ -178,20 +189,22 @@ impl Dispatcher {
         };
         let now = Instant::now();
         let exchanges = worker.claimed().filter_map(|id| state.exchanges.get(id));
-        exchanges.map(|exchange| exchange.request_info(worker.thread_of(exchange.id), now)).collect()
+        exchanges.map(|exchange| exchange.request_info(worker.channel.thread_of(exchange.id), now)).collect()
     }
 }
 
 impl State {
+    /// Returns the index of an attached worker.
     pub(super) fn worker_index(&self, id: WorkerId) -> Option<usize> {
         self.workers.iter().position(|worker| worker.as_ref().is_some_and(|worker| worker.id == id))
     }
 
-    /// Does anybody take requests?
+    /// Returns whether any worker is open.
     pub(super) fn has_open_worker(&self) -> bool {
         self.workers.iter().flatten().any(Worker::is_open)
     }
 
+    /// Returns the number of requests that are queued or held.
     pub(super) fn n_waiting(&self) -> usize {
         self.queue.len() + self.rules.n_held()
     }

@@ -7,7 +7,7 @@ use rgun_channel::frame::ExchangeId;
 use super::exchange::ExchangeState;
 use super::fault::Fault;
 use super::tick_rate::TickRate;
-use super::worker::outbox::LoopHealth;
+use super::worker::loop_health::LoopHealth;
 use super::{Dispatcher, Notice, State};
 
 /// While records may stall.
@@ -59,7 +59,7 @@ impl Dispatcher {
         }
         state.ring_doorbells();
         let fast = state.workers.iter().flatten().any(|worker| worker.needs_fast_tick(now));
-        let runs = || state.workers.iter().flatten().any(|worker| worker.n_running() > 0);
+        let runs = || state.workers.iter().flatten().any(|worker| worker.load.n_running() > 0);
         let relieves = state.slow_clients.tick_rate(now);
         state.tick_rate = if fast || relieves == TickRate::Fast {
             TickRate::Fast
@@ -76,7 +76,7 @@ impl Dispatcher {
         for index in 0..state.workers.len() {
             let Some(worker) = &mut state.workers[index] else { continue };
             let is_stalled = worker.check_stall(now);
-            if let Some(lag) = worker.unclaimed_wait(now) {
+            if let Some(lag) = worker.load.unclaimed_wait(now) {
                 state.load_stats.record_wait(lag);
             }
             if !is_stalled {
@@ -86,8 +86,8 @@ impl Dispatcher {
             if worker.wake_more() {
                 continue;
             }
-            worker.stalled = true;
-            let ahead = worker.n_running().saturating_sub(worker.n_slots());
+            worker.load.is_stalled = true;
+            let ahead = worker.load.n_running().saturating_sub(worker.load.n_slots());
             state.requeue(index, ahead);
             // A record that has a slot is moved only to a worker that can start it now, and only a few times: each move
             // restarts its deadline, which must still expire at a worker that never claims (stopped, or holding the GIL
@@ -109,24 +109,24 @@ impl Dispatcher {
         for index in 0..state.workers.len() {
             let Some(worker) = &mut state.workers[index] else { continue };
             let worker_id = worker.id;
-            for id in worker.overdue(now) {
+            for id in worker.load.overdue(now) {
                 let Some(worker) = &mut state.workers[index] else { break };
                 let Some(exchange) = state.exchanges.get_mut(id) else { continue };
-                if exchange.cancel_deadline.is_some_and(|grace| now > grace) {
-                    exchange.cancel_deadline = None;
+                if exchange.attempt.cancel_deadline.is_some_and(|grace| now > grace) {
+                    exchange.attempt.cancel_deadline = None;
                     (self.notice)(Notice::CancelIgnored(
                         worker_id,
-                        exchange.request_info(worker.thread_of(exchange.id), now),
+                        exchange.request_info(worker.channel.thread_of(exchange.id), now),
                     ));
                 }
-                if exchange.waits_for_credit() && !exchange.deadline_exceeded {
+                if exchange.waits_for_credit() && !exchange.attempt.deadline_exceeded {
                     // The time of a slow client is not the application's. `slow_clients` limits it.
                     exchange.extend_hold(worker, now);
                     continue;
                 }
-                if exchange.waits_for_client() && !exchange.deadline_exceeded {
+                if exchange.waits_for_client() && !exchange.attempt.deadline_exceeded {
                     // The application waits for the request body, which has a minimum rate.
-                    worker.restart_clock(exchange.position(), now);
+                    worker.load.restart_clock(exchange.position(), now);
                     continue;
                 }
                 // A task may go on after its response (Starlette's background tasks): no client waits, and no thread is
@@ -134,17 +134,17 @@ impl Dispatcher {
                 if worker.is_asgi() && exchange.has_ended() {
                     continue;
                 }
-                if std::mem::replace(&mut exchange.deadline_exceeded, true) {
+                if std::mem::replace(&mut exchange.attempt.deadline_exceeded, true) {
                     continue;
                 }
                 worker.count_answer(true);
                 let waker = exchange.fail(Fault::Deadline(worker_id));
-                let asked = exchange.request_info(worker.thread_of(exchange.id), now);
+                let asked = exchange.request_info(worker.channel.thread_of(exchange.id), now);
                 if worker.is_asgi() {
                     worker.cancel_task(exchange);
-                    exchange.cancel_deadline = Some(now + CANCEL_TIMEOUT);
+                    exchange.attempt.cancel_deadline = Some(now + CANCEL_TIMEOUT);
                 } else if exchange.is_cancellable() {
-                    worker.send_cancel(id);
+                    worker.channel.send_cancel(id);
                 }
                 if let Some(waker) = waker {
                     waker.wake();
@@ -157,7 +157,7 @@ impl Dispatcher {
             }
             let drained = state.workers[index]
                 .as_ref()
-                .is_some_and(|worker| worker.retiring && worker.is_drained(&state.exchanges));
+                .is_some_and(|worker| worker.is_retiring && worker.is_drained(&state.exchanges));
             if drained {
                 self.report_drained(state, index, worker_id);
             }
@@ -187,13 +187,13 @@ impl Dispatcher {
             for id in worker.slower_than(slow, now) {
                 let Some(exchange) = exchanges.get_mut(id) else { continue };
                 // An overdue request was reported as such, and one that waits for its client is not slow itself.
-                if !std::mem::replace(&mut exchange.slow_reported, true)
-                    && !exchange.deadline_exceeded
+                if !std::mem::replace(&mut exchange.attempt.slow_reported, true)
+                    && !exchange.attempt.deadline_exceeded
                     && !exchange.waits_for_client()
                 {
                     (self.notice)(Notice::SlowRequest(
                         worker.id,
-                        exchange.request_info(worker.thread_of(exchange.id), now),
+                        exchange.request_info(worker.channel.thread_of(exchange.id), now),
                     ));
                 }
             }
@@ -218,7 +218,7 @@ impl State {
     fn first_timed_out(&self, timeout: Duration, now: Instant) -> Option<ExchangeId> {
         let waits = |id: &ExchangeId| {
             let exchange = self.exchanges.get(*id)?;
-            Some((now.saturating_duration_since(exchange.submitted_at), exchange.retried))
+            Some((now.saturating_duration_since(exchange.submitted_at), exchange.is_retry))
         };
         let is_overdue = |id: &ExchangeId| waits(id).is_none_or(|(wait, _)| wait > timeout);
         for id in self.queue.iter() {

@@ -1,40 +1,55 @@
-//! How a request's body travels to its worker, and how far one that goes in parts has come.
-//!
-//! Values only: `upload` and `websocket` send the parts, `worker` decides which way it takes.
+//! How a request's body travels to its worker, and the progress of one that travels in parts. Values only.
 
 use std::task::{Context, Waker};
 
-/// Longest part. Three fit into a ring.
+use rgun_channel::frame::Request;
+
+/// Longest part of a body or message in bytes. Three fit into a ring.
 pub const MAX_PART: usize = 64 * 1024;
 
-/// How a request's body travels; not every worker takes every way.
+/// How a request's body travels. Not every interface takes every way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyTransport {
-    /// In the frame.
+    /// In the request's frame.
     Inline,
-    /// As a descriptor, which only WSGI workers take.
+    /// As a descriptor of a spooled file; WSGI only.
     Descriptor,
-    /// In parts, which only ASGI workers take.
+    /// In parts, as the application reads it; ASGI only.
     Parts,
-    /// It has none: it is the handshake of a WebSocket, which only ASGI workers take, too.
+    /// Not at all: the request is a WebSocket handshake; ASGI only.
     WebSocket,
 }
 
-/// How far a body has come.
+impl BodyTransport {
+    /// Returns how the body of a request travels. `is_spooled`: it is in a file.
+    pub(crate) fn of(request: &Request<'_>, is_spooled: bool) -> Self {
+        if request.websocket {
+            Self::WebSocket
+        } else if request.body_streams {
+            Self::Parts
+        } else if is_spooled {
+            Self::Descriptor
+        } else {
+            Self::Inline
+        }
+    }
+}
+
+/// Progress of a body, or of a WebSocket's messages, that travels in parts.
 #[derive(Debug, Default)]
 pub(crate) struct UploadProgress {
-    /// The application has room for it as far as here, bytes from its beginning. 0: it has not asked for it.
+    /// Bytes, counted from the beginning, for which the application has given credit. 0 until it first reads.
     pub(crate) granted: u64,
-    /// So much has been given to the worker.
+    /// Bytes sent to the worker.
     pub(crate) sent: u64,
-    /// All of it has.
+    /// The last part was sent.
     pub(crate) is_complete: bool,
-    /// Of whoever brings it: more is taken, or none any more.
+    /// The task that sends the parts; woken when it gets credit or need not go on.
     pub(crate) waker: Option<Waker>,
 }
 
 impl UploadProgress {
-    /// Does the application wait for the client?
+    /// Returns whether the application waits for bytes from the client.
     pub(crate) fn awaits_client(&self) -> bool {
         self.granted > self.sent && !self.is_complete
     }

@@ -1,7 +1,4 @@
-//! What an answer is made of: as a completion brings it, as an exchange keeps it, and as its client takes it.
-//!
-//! Values only. `received` makes them out of what a worker says, `exchange` puts them together and takes them apart,
-//! `ticket` and `http` send them; which may come when, `exchange` decides.
+//! Parts of a response: as a completion brings them, and as the client takes them. Values only.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,7 +11,7 @@ use rgun_channel::slab::Chunk;
 use crate::budget::Reservation;
 
 use crate::dispatch::data::Data;
-use crate::dispatch::fault::Fault;
+use crate::dispatch::worker::contract::ContractBreach;
 
 /// A response's head.
 #[derive(Debug)]
@@ -25,25 +22,25 @@ pub struct ResponseHead {
     pub reason: Option<Box<[u8]>>,
     /// The application's fields, in its order.
     pub fields: HeaderMap,
-    /// What those say of the body's length.
+    /// The Content-Length among the fields.
     pub length: ContentLength,
 }
 
-/// What an answer's fields say of its length (RFC 9110 §8.6).
+/// A response's Content-Length (RFC 9110 §8.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContentLength {
-    /// There is no Content-Length.
+    /// No Content-Length.
     Absent,
-    /// So many bytes.
+    /// One number of bytes.
     Bytes(u64),
-    /// What is no number, or several that differ.
+    /// Not a number, or several numbers that differ.
     Invalid,
 }
 
 impl ContentLength {
-    /// One more Content-Length.
+    /// Adds another Content-Length of the same head.
     pub(crate) fn combine(self, value: &[u8]) -> Self {
-        // Digits only: `parse` would take a sign.
+        // Digits only: `parse` accepts a sign.
         let digits = Some(value).filter(|value| value.iter().all(u8::is_ascii_digit));
         let len = digits.and_then(|value| str::from_utf8(value).ok()?.parse().ok());
         match (self, len) {
@@ -53,7 +50,7 @@ impl ContentLength {
         }
     }
 
-    /// Is this all of the body? `None`: as many bytes as there will be.
+    /// Returns whether a whole body of `len` bytes agrees with the header; `None` is a length not known yet.
     pub fn matches(self, len: Option<u64>) -> bool {
         match self {
             Self::Absent => true,
@@ -62,45 +59,48 @@ impl ContentLength {
         }
     }
 
-    /// Is there room in the body for so many bytes?
+    /// Returns whether a body may have at least `len` bytes.
     pub(crate) fn allows(self, len: u64) -> bool {
         !matches!(self, Self::Bytes(declared) if declared < len)
     }
 }
 
-/// A file to send, by its descriptor.
+/// A file, or a part of it, that is sent from its descriptor.
 #[derive(Debug)]
 pub struct FilePart {
     /// The descriptor.
     pub fd: Arc<OwnedFd>,
     /// First byte.
     pub offset: u64,
-    /// Number of bytes; `None`: as many as there are.
+    /// Number of bytes; `None` is up to the end of the file.
     pub len: Option<u64>,
-    /// Of the disk, if the file is the daemon's own.
+    /// Its share of `limits.response_disk`, if the daemon made the file.
     pub reservation: Option<Reservation>,
 }
 
 impl FilePart {
-    /// A part of a file as a worker names it: one that can be read.
-    pub(crate) fn new(fd: OwnedFd, offset: u64, len: u64) -> Result<Self, String> {
+    /// Makes a part of a file from what a worker names.
+    ///
+    /// # Errors
+    /// No file is as long.
+    pub(crate) fn new(fd: OwnedFd, offset: u64, len: u64) -> Result<Self, ContractBreach> {
         let len = Some(len).filter(|len| *len != UNTIL_EOF);
         // No offset of a file is larger (off_t).
         match offset.checked_add(len.unwrap_or(0)) {
             Some(end) if i64::try_from(end).is_ok() => {
                 Ok(Self { fd: Arc::new(fd), offset, len, reservation: None })
             }
-            _ => Err(format!("named {len:?} bytes from byte {offset} of a file")),
+            _ => Err(format!("named {len:?} bytes from byte {offset} of a file").into()),
         }
     }
 }
 
-/// A request's body that does not travel in its frame.
+/// A spooled request body, which travels as a descriptor.
 #[derive(Debug)]
 pub struct RequestBody {
     /// The descriptor.
     pub fd: OwnedFd,
-    /// What it holds of what all bodies may hold, if that is counted.
+    /// Its share of the limit for all spooled bodies; `None` if it is not counted.
     pub reservation: Option<Reservation>,
 }
 
@@ -111,19 +111,19 @@ impl From<std::fs::File> for RequestBody {
     }
 }
 
-/// The part of a body that a completion brought.
+/// The part of a body that came with a completion.
 #[derive(Debug)]
 pub enum Payload {
-    /// Bytes, perhaps none.
+    /// Bytes from the frame, perhaps none.
     Bytes(Bytes),
-    /// Several slab chunks.
+    /// Chunks of the worker's slab.
     Chunks(Vec<Arc<Chunk>>),
     /// A file.
     File(FilePart),
 }
 
 impl Payload {
-    /// Number of bytes; `None`: as many as there are.
+    /// Returns the number of bytes; `None` for a file that is sent up to its end.
     pub(crate) fn len(&self) -> Option<u64> {
         match self {
             Self::Bytes(bytes) => Some(bytes.len() as u64),
@@ -133,18 +133,7 @@ impl Payload {
     }
 }
 
-/// What a poll of an exchange's answer found.
-#[derive(Debug)]
-pub(crate) enum Progress<T> {
-    /// Nothing yet; the waker is stored.
-    Pending,
-    /// This.
-    Ready(T),
-    /// The exchange failed.
-    Failed(Fault),
-}
-
-/// Body bytes that leave for the client: the worker may send as many more.
+/// Body bytes that have left for the client: the worker's slot may send as many more.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Credit {
     /// Index in `State::workers`.
@@ -153,32 +142,31 @@ pub(crate) struct Credit {
     pub(crate) bytes: u64,
 }
 
-/// What there is of an answer when its head is taken.
+/// A response at the time its head is taken.
 #[derive(Debug)]
 pub(crate) struct ResponseStart {
     pub(crate) head: ResponseHead,
-    /// The body, if that is one piece or none.
+    /// The body, if all of it is there in one piece.
     pub(crate) body: Option<Data>,
+    /// The file that is the body, if all of it is there.
     pub(crate) file: Option<FilePart>,
     /// Nothing follows.
     pub(crate) is_complete: bool,
-    /// Bytes of the body, if all of it is there.
+    /// Length of the body in bytes; `None` while the worker is sending it.
     pub(crate) body_len: Option<u64>,
 }
 
-/// The next piece of a streamed body.
+/// A piece of a streamed body.
 #[derive(Debug)]
-pub(crate) enum Piece {
-    /// Bytes to send.
+pub enum BodyPiece {
+    /// Bytes from memory.
     Bytes(Data),
-    /// Bytes to send that were kept in a file meanwhile.
+    /// Bytes that were spilled to a file.
     Spilled(FilePart),
-    /// A file to send.
+    /// The application's file.
     File(FilePart),
-    /// The fields that follow.
+    /// The trailers, after which nothing follows.
     Trailers(Box<HeaderMap>),
-    /// The body is complete.
-    End,
 }
 
 #[cfg(test)]

@@ -1,23 +1,26 @@
-//! The table of exchanges that are under way.
+//! The table of all exchanges.
 //!
-//! An id is never used twice: what a worker says of an exchange that is over is found out.
+//! An id is never used twice, so that a completion for an exchange that is no longer in the table is detected.
 
 use rgun_channel::frame::ExchangeId;
 
 use crate::dispatch::exchange::Exchange;
 
-/// All exchanges, found by id in constant time: the low bits of an id are the index, the rest counts.
+/// All exchanges, found by id in constant time: the low bits of an id are an index, the others a counter.
 #[derive(Debug, Default)]
 pub(crate) struct ExchangeTable {
     slots: Vec<Option<Exchange>>,
+    /// Indices of empty slots.
     free: Vec<u32>,
     n_issued: u64,
     n_live: usize,
+    /// Buffers of former frames, for reuse.
     spare_frames: Vec<Vec<u8>>,
 }
 
 const INDEX_BITS: u32 = 24;
-/// Frames kept for reuse, and the largest worth keeping.
+
+/// Frames kept for reuse, and the capacity above which one is not kept.
 const MAX_SPARE_FRAMES: usize = 256;
 const MAX_SPARE_FRAME_BYTES: usize = 16 * 1024;
 
@@ -26,7 +29,7 @@ impl ExchangeTable {
         self.n_live == 0
     }
 
-    /// An id for [`Exchanges::insert`], which must follow at once if it is to be used.
+    /// Returns an id for [`ExchangeTable::insert`]. If that does not follow at once, the id is void.
     pub(crate) fn next_id(&mut self) -> ExchangeId {
         self.n_issued += 1;
         let index = self.free.last().copied().unwrap_or_else(|| {
@@ -58,13 +61,13 @@ impl ExchangeTable {
         self.slots.iter_mut().flatten()
     }
 
-    /// Forgets the exchange if both sides are through with it.
+    /// Removes the exchange if [`Exchange::is_finished`].
     pub(crate) fn remove_if_finished(&mut self, id: ExchangeId) {
         if let Some(exchange) = self.get_mut(id)
             && exchange.is_finished()
         {
             let frame = std::mem::take(&mut exchange.frame);
-            // Dropped where it lies: half a kilobyte is not moved out for that.
+            // Dropped in place, because moving it out copies over half a kilobyte.
             self.slots[index(id)] = None;
             self.free.push(u32::try_from(index(id)).expect("an index of 24 bits"));
             self.n_live -= 1;

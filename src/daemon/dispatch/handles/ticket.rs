@@ -1,7 +1,7 @@
-//! What a connection holds of an exchange: first the [`Ticket`] for its head, then perhaps a [`BodyStream`].
+//! What a connection holds of an exchange: first a [`Ticket`] for the response's head, then perhaps a [`BodyStream`].
 //!
-//! Dropping either abandons the exchange: a request that has not started never will, and what the worker
-//! still says about it is discarded.
+//! Dropping either before its end abandons the exchange: a request that has not started never will, and what the worker
+//! still sends for it is discarded.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,44 +16,44 @@ use crate::id::WorkerId;
 use crate::dispatch::Dispatcher;
 use crate::dispatch::data::Data;
 use crate::dispatch::exchange::ExchangeState;
-use crate::dispatch::exchange::response_parts::{FilePart, Piece, Progress, ResponseHead, ResponseStart};
+use crate::dispatch::exchange::response_parts::{BodyPiece, FilePart, ResponseHead, ResponseStart};
 use crate::dispatch::fault::Fault;
 use crate::dispatch::handles::upload::Upload;
 
-/// The application's answer: its head, and its body or where it will come from.
+/// The application's response: its head, and its body or the stream of it.
 #[derive(Debug)]
 pub struct AppResponse {
     /// Status and fields.
     pub head: ResponseHead,
-    /// The body, if it is there already and one piece.
+    /// The body, if all of it is there in one piece.
     pub body: Option<Data>,
-    /// A file that is the body.
+    /// The file that is the body.
     pub file: Option<FilePart>,
-    /// The rest of the body, when there is more to come.
+    /// The stream of the body, if it is not complete.
     pub stream: Option<BodyStream>,
-    /// Who answered.
+    /// The worker that answered.
     pub worker: Option<WorkerId>,
-    /// How long the request waited before it was given to a worker.
+    /// Time from the request's submission to its assignment to that worker.
     pub waited: Duration,
 }
 
-/// The right to an exchange's answer.
+/// A future of an exchange's response.
 #[derive(Debug)]
 pub struct Ticket {
     dispatcher: &'static Dispatcher,
     id: ExchangeId,
     is_settled: bool,
-    /// Early hints that have come since they were last asked for.
+    /// Early hints that the last poll found.
     hints: Option<Box<HeaderMap>>,
 }
 
-/// The rest of a response body.
+/// A response body that is delivered in pieces.
 #[derive(Debug)]
 pub struct BodyStream {
-    pub(crate) dispatcher: &'static Dispatcher,
-    pub(crate) id: ExchangeId,
-    pub(crate) settled: bool,
-    /// Bytes of it, if all of it was there when its head was taken.
+    pub(super) dispatcher: &'static Dispatcher,
+    pub(super) id: ExchangeId,
+    pub(super) is_settled: bool,
+    /// Length of the body in bytes, if it was complete when its head was taken.
     body_len: Option<u64>,
 }
 
@@ -62,35 +62,34 @@ impl Ticket {
         Self { dispatcher, id, is_settled: false, hints: None }
     }
 
-    /// The fields of early hints (RFC 8297) that the last poll has found while the head was still to come.
+    /// Returns the early hints (RFC 8297) that the last poll found instead of the head.
     pub fn take_hints(&mut self) -> Option<Box<HeaderMap>> {
         self.hints.take()
     }
 
-    /// For whoever brings the body, if the request said that it comes in parts.
+    /// Returns the sending end of the request's body, if that travels in parts.
     pub fn upload(&self) -> Upload {
         Upload::new(self.dispatcher, self.id)
     }
 
-    /// The client has closed its sending half. Until when the request may start, if it has not: then it is to be
-    /// [taken back](Ticket::revoke).
+    /// Notes that the client has closed its sending half. If the request has not started, returns the time at which the
+    /// caller shall [revoke](Ticket::revoke) it.
     pub fn half_close(&self) -> Option<Instant> {
         self.dispatcher.half_close(self.id)
     }
 
-    /// Takes the request back if it has not started, so that it never will; false if it has. If it is true, the ticket
-    /// is to be dropped.
+    /// Revokes the request. Returns false if it has started; if true, the caller shall drop the ticket.
     pub fn revoke(&self) -> bool {
         self.dispatcher.revoke(self.id)
     }
 
-    /// Who has the request, or had it to its end.
+    /// Returns the worker that has the request or has finished it.
     pub fn worker(&self) -> Option<WorkerId> {
         let state = self.dispatcher.lock();
         let exchange = state.exchanges.get(self.id)?;
         match exchange.state {
-            ExchangeState::Assigned { .. } | ExchangeState::Finished => exchange.worker,
-            // One that had it and did not start it has nothing to do with it.
+            ExchangeState::Assigned { .. } | ExchangeState::Finished => exchange.attempt.worker,
+            // A worker from which the request was revoked did not serve it.
             ExchangeState::Queued | ExchangeState::Held(_) => None,
         }
     }
@@ -104,42 +103,32 @@ impl Future for Ticket {
         let Some(exchange) = state.exchanges.get_mut(self.id) else {
             unreachable!("an exchange stays until its ticket is settled")
         };
-        let worker = exchange.worker;
-        let (received, given) = (exchange.submitted_at, exchange.assigned_at);
-        let progress = exchange.poll_head(cx.waker());
-        let hints = if matches!(progress, Progress::Pending) { exchange.take_hints() } else { None };
-        if matches!(progress, Progress::Failed(_)) {
+        let worker = exchange.attempt.worker;
+        let (submitted_at, assigned_at) = (exchange.submitted_at, exchange.attempt.assigned_at);
+        let poll = exchange.poll_head(cx.waker());
+        let hints = if poll.is_pending() { exchange.take_hints() } else { None };
+        if matches!(poll, Poll::Ready(Err(_))) {
             state.release(self.id);
         }
         state.exchanges.remove_if_finished(self.id);
         drop(state);
-        match progress {
-            Progress::Pending => {
-                self.hints = hints;
-                Poll::Pending
-            }
-            Progress::Failed(fault) => {
-                self.is_settled = true;
-                Poll::Ready(Err(fault))
-            }
-            Progress::Ready(ResponseStart {
-                head,
-                body: first,
-                file,
-                is_complete: complete,
-                body_len: total,
-            }) => {
-                self.is_settled = true;
-                let stream = (!complete).then(|| BodyStream {
-                    dispatcher: self.dispatcher,
-                    id: self.id,
-                    settled: false,
-                    body_len: total,
-                });
-                let queued = given.map_or(Duration::ZERO, |given| given - received);
-                Poll::Ready(Ok(AppResponse { head, body: first, file, stream, worker, waited: queued }))
-            }
-        }
+        let Poll::Ready(outcome) = poll else {
+            self.hints = hints;
+            return Poll::Pending;
+        };
+        self.is_settled = true;
+        let ResponseStart { head, body, file, is_complete, body_len } = match outcome {
+            Ok(start) => start,
+            Err(fault) => return Poll::Ready(Err(fault)),
+        };
+        let stream = (!is_complete).then(|| BodyStream {
+            dispatcher: self.dispatcher,
+            id: self.id,
+            is_settled: false,
+            body_len,
+        });
+        let waited = assigned_at.map_or(Duration::ZERO, |assigned_at| assigned_at - submitted_at);
+        Poll::Ready(Ok(AppResponse { head, body, file, stream, worker, waited }))
     }
 }
 
@@ -151,49 +140,36 @@ impl Drop for Ticket {
     }
 }
 
-/// A piece of a streamed body.
-#[derive(Debug)]
-pub enum BodyPiece {
-    /// Bytes to send.
-    Bytes(Data),
-    /// Bytes to send that were kept in a file meanwhile; others may follow.
-    Spilled(FilePart),
-    /// A file to send.
-    File(FilePart),
-    /// The fields that follow; nothing comes after them.
-    Trailers(Box<HeaderMap>),
-}
-
 impl BodyStream {
-    /// Where it comes from.
+    /// Returns the exchange's dispatcher.
     pub fn dispatcher(&self) -> &'static Dispatcher {
         self.dispatcher
     }
 
-    /// The client has closed its sending half: an ASGI application is told so.
+    /// Notes that the client has closed its sending half, for an ASGI application.
     pub fn half_close(&self) {
-        if !self.settled {
+        if !self.is_settled {
             self.dispatcher.half_close(self.id);
         }
     }
 
-    /// Bytes of the whole body, if that is known.
+    /// Returns the length of the whole body in bytes, if it is known.
     pub fn body_len(&self) -> Option<u64> {
         self.body_len
     }
 
-    /// Is there nothing left of it?
+    /// Returns whether nothing is left of the body.
     pub fn is_settled(&self) -> bool {
-        self.settled
+        self.is_settled
     }
 
-    /// The next piece; `None` when the body is complete, an error when it never will be.
+    /// Returns the next piece; `None` when the body is complete.
     ///
     /// # Errors
-    /// The fault that ended the exchange; the connection must be reset, so that the client does not take
-    /// the body for complete.
+    /// The fault that ended the exchange. The caller must reset the connection, so that the client does not take the body
+    /// for complete.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPiece, Fault>>> {
-        if self.settled {
+        if self.is_settled {
             return Poll::Ready(None);
         }
         let mut state = self.dispatcher.lock();
@@ -201,31 +177,29 @@ impl BodyStream {
         let Some(exchange) = state.exchanges.get_mut(self.id) else {
             unreachable!("an exchange stays until its stream is settled")
         };
-        let progress = exchange.poll_piece(cx.waker());
-        let outcome = match progress {
-            Progress::Pending => return Poll::Pending,
-            Progress::Failed(fault) => {
-                self.settled = true;
+        let outcome = match exchange.poll_piece(cx.waker()) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(fault)) => {
+                self.is_settled = true;
                 Some(Err(fault))
             }
-            Progress::Ready((Piece::End, _)) => {
-                self.settled = true;
+            Poll::Ready(Ok(None)) => {
+                self.is_settled = true;
                 None
             }
-            Progress::Ready((Piece::Trailers(trailers), _)) => Some(Ok(BodyPiece::Trailers(trailers))),
-            Progress::Ready((Piece::File(file), _)) => Some(Ok(BodyPiece::File(file))),
-            Progress::Ready((Piece::Spilled(file), _)) => Some(Ok(BodyPiece::Spilled(file))),
-            Progress::Ready((Piece::Bytes(data), ack)) => {
-                if let Some(leaving) = ack
-                    && let Some(worker) = state.workers.get_mut(leaving.worker).and_then(Option::as_mut)
+            Poll::Ready(Ok(Some((piece, credit)))) => {
+                if let Some(credit) = credit
+                    && let Some(worker) = state.workers.get_mut(credit.worker).and_then(Option::as_mut)
                 {
-                    worker.acknowledge(leaving.slot, leaving.bytes);
-                    if exchange.held_since.is_some() && !exchange.waits_for_credit() {
+                    worker.channel.acknowledge(credit.slot, credit.bytes);
+                    if exchange.hold.since.is_some() && !exchange.waits_for_credit() {
                         exchange.end_hold(worker, Instant::now());
                     }
                 }
-                self.settled = exchange.mark_done_if_taken();
-                Some(Ok(BodyPiece::Bytes(data)))
+                if matches!(piece, BodyPiece::Bytes(_)) {
+                    self.is_settled = exchange.mark_done_if_taken();
+                }
+                Some(Ok(piece))
             }
         };
         state.exchanges.remove_if_finished(self.id);
@@ -235,13 +209,14 @@ impl BodyStream {
 
 impl Drop for BodyStream {
     fn drop(&mut self) {
-        if !self.settled {
+        if !self.is_settled {
             self.dispatcher.abandon(self.id);
         }
     }
 }
 
 impl Dispatcher {
+    /// Ends an exchange whose client is gone, and assigns queued requests to the slot it leaves.
     fn abandon(&self, id: ExchangeId) {
         let mut state = self.lock();
         let state = &mut *state;
@@ -249,7 +224,7 @@ impl Dispatcher {
         if let Some(freed) = state.abandon(id, now) {
             self.refill(state, freed, now);
         }
-        // Somebody may have waited for its permit, or behind it for less than it needed.
+        // The exchange may have released a permit, or held up smaller requests behind it in the queue.
         if !state.queue.is_empty() {
             self.refill_all(state, now);
         }

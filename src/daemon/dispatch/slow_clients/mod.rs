@@ -53,16 +53,16 @@ const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 impl Exchange {
     /// True if the client may be slow: the worker waits for it, or its response uses much of a scarce memory.
     pub(crate) fn should_watch(&self, buffers: &Buffers) -> bool {
-        let is_large = || self.buffer.in_memory() > MIN_SPILL_BYTES && buffers.memory.is_tight();
+        let is_large = || self.response.buffer.in_memory() > MIN_SPILL_BYTES && buffers.memory.is_tight();
         !self.is_client_done() && !self.is_accepted_websocket() && (self.waits_for_credit() || is_large())
     }
 
     /// Acknowledges `len` bytes that have just arrived for a slow client, if there is room for them.
     pub(crate) fn absorb(&mut self, worker: &mut Worker, len: u64) {
-        if self.buffer.is_client_slow
+        if self.response.buffer.is_client_slow
             && worker.absorbed + len <= ABSORB_BYTES
-            && !self.buffer.is_writing()
-            && self.buffer.in_memory() <= worker.buffers.memory.free()
+            && !self.response.buffer.is_writing()
+            && self.response.buffer.in_memory() <= worker.buffers.memory.free()
         {
             worker.absorbed += len;
             self.acknowledge_all(worker);
@@ -80,21 +80,21 @@ impl Exchange {
     /// Ends the wait of the worker for the client, and does not count it towards the deadline.
     pub(crate) fn end_hold(&mut self, worker: &mut Worker, now: Instant) {
         self.extend_hold(worker, now);
-        self.held_since = None;
+        self.hold.since = None;
     }
 
     /// Extends the deadline by the time that the worker has waited for the client so far.
     pub(crate) fn extend_hold(&mut self, worker: &mut Worker, now: Instant) {
-        if let Some(since) = self.held_since.replace(now) {
+        if let Some(since) = self.hold.since.replace(now) {
             let waited = now.saturating_duration_since(since);
-            self.held_for += waited;
-            worker.extend_clock(self.position(), waited);
+            self.hold.total += waited;
+            worker.load.extend_clock(self.position(), waited);
         }
     }
 
     /// Forgets past waits; the deadline starts anew.
     pub(crate) fn reset_hold(&mut self) {
-        (self.held_since, self.held_for) = (None, Duration::ZERO);
+        (self.hold.since, self.hold.total) = (None, Duration::ZERO);
     }
 
     /// Takes over the response from the worker, if one still has it. Returns a job for what is to be written to a file.
@@ -105,15 +105,15 @@ impl Exchange {
         directory: Option<&PathBuf>,
         now: Instant,
     ) -> Option<SpillJob> {
-        if self.buffer.is_writing() {
+        if self.response.buffer.is_writing() {
             self.update_hold(worker, now);
             return None;
         }
         let allowed = buffers.memory.free();
-        if self.buffer.in_memory() <= allowed {
+        if self.response.buffer.in_memory() <= allowed {
             if let Some(worker) = worker {
                 self.acknowledge_all(worker);
-                if self.held_since.is_some() {
+                if self.hold.since.is_some() {
                     self.end_hold(worker, now);
                 }
             }
@@ -121,19 +121,19 @@ impl Exchange {
         }
         self.update_hold(worker, now);
         let directory = directory?;
-        if self.buffer.on_disk() > buffers.disk.free() {
+        if self.response.buffer.on_disk() > buffers.disk.free() {
             return None;
         }
-        let data = self.buffer.take_excess(allowed);
+        let data = self.response.buffer.take_excess(allowed);
         let len: u64 = data.iter().map(|data| data.len() as u64).sum();
         match buffers.disk.reserve(len) {
             _ if data.is_empty() => None,
             Some(held) => {
-                let file = self.buffer.append_target();
+                let file = self.response.buffer.append_target();
                 Some(SpillJob { id: self.id, data, file, reservation: held, directory: directory.clone() })
             }
             None => {
-                self.buffer.restore(data);
+                self.response.buffer.restore(data);
                 None
             }
         }
@@ -149,8 +149,8 @@ impl State {
         if now.saturating_duration_since(self.slow_clients.last_reclaim) >= RECLAIM_INTERVAL {
             self.slow_clients.last_reclaim = now;
             self.slow_clients.has_lent_chunks = false;
-            for worker in self.workers.iter().flatten().filter(|worker| worker.has_lent_chunks()) {
-                worker.reclaim();
+            for worker in self.workers.iter().flatten().filter(|worker| worker.channel.has_lent_chunks()) {
+                worker.channel.reclaim();
                 self.slow_clients.has_lent_chunks = true;
             }
         }
@@ -165,20 +165,23 @@ impl State {
     ) -> bool {
         let Some(exchange) = self.exchanges.get_mut(watch.id) else { return false };
         if !exchange.should_watch(buffers) {
-            exchange.is_watched = false;
+            exchange.hold.is_watched = false;
             return false;
         }
-        if exchange.buffer.n_popped != watch.n_popped {
-            (watch.n_popped, watch.last_popped, watch.last_drained) = (exchange.buffer.n_popped, now, now);
+        if exchange.response.buffer.n_popped != watch.n_popped {
+            (watch.n_popped, watch.last_popped, watch.last_drained) =
+                (exchange.response.buffer.n_popped, now, now);
         } else if now.saturating_duration_since(watch.last_popped) >= SLOW_AFTER {
-            exchange.buffer.is_client_slow = true;
+            exchange.response.buffer.is_client_slow = true;
         }
-        if !exchange.buffer.is_client_slow {
+        if !exchange.response.buffer.is_client_slow {
             return true;
         }
-        let unacked = exchange.unacked;
+        let unacked = exchange.response.unacked;
         self.drain_exchange(watch.id, buffers, now);
-        let is_active = |exchange: &Exchange| exchange.unacked < unacked || exchange.buffer.is_writing();
+        let is_active = |exchange: &Exchange| {
+            exchange.response.unacked < unacked || exchange.response.buffer.is_writing()
+        };
         if self.exchanges.get(watch.id).is_some_and(is_active) {
             watch.last_drained = now;
         }
@@ -203,8 +206,8 @@ impl State {
         let Some(exchange) = self.exchanges.get(watch.id) else { return };
         let is_stuck = now.saturating_duration_since(watch.last_popped) >= STUCK_TIMEOUT;
         let lacks_memory =
-            exchange.has_ended() && !exchange.buffer.is_writing() && buffers.memory.free() == 0;
-        let is_held = exchange.timeout.is_some_and(|limit| exchange.held_for > limit);
+            exchange.has_ended() && !exchange.response.buffer.is_writing() && buffers.memory.free() == 0;
+        let is_held = exchange.timeout.is_some_and(|limit| exchange.hold.total > limit);
         if is_stuck && (lacks_memory || is_held && exchange.waits_for_credit()) {
             self.abort_slow_client(watch.id, now);
         }
@@ -222,11 +225,11 @@ impl State {
             exchange.release_response(worker);
             // The application may still use the rest of its time, and has to notice.
             exchange.reset_hold();
-            worker.restart_clock(exchange.position(), now);
+            worker.load.restart_clock(exchange.position(), now);
             if worker.is_asgi() {
                 worker.send_disconnect(exchange);
             } else if exchange.is_cancellable() {
-                worker.send_cancel(id);
+                worker.channel.send_cancel(id);
             }
         } else {
             exchange.drop_response();
@@ -279,25 +282,26 @@ impl Dispatcher {
             state.on_write_failure(error, now);
         }
         // The response may have been dropped meanwhile.
-        let Some(exchange) = state.exchanges.get_mut(id).filter(|exchange| exchange.buffer.is_writing())
+        let Some(exchange) =
+            state.exchanges.get_mut(id).filter(|exchange| exchange.response.buffer.is_writing())
         else {
             return;
         };
         match written {
             Ok(segment) => {
-                let acknowledged = segment.len.min(exchange.unacked);
-                exchange.buffer.finish_write(segment);
-                exchange.unacked -= acknowledged;
+                let acknowledged = segment.len.min(exchange.response.unacked);
+                exchange.response.buffer.finish_write(segment);
+                exchange.response.unacked -= acknowledged;
                 if let Some(leaving) = exchange.credit(acknowledged)
                     && let Some(worker) = state.workers.get_mut(leaving.worker).and_then(Option::as_mut)
                 {
-                    worker.acknowledge(leaving.slot, leaving.bytes);
+                    worker.channel.acknowledge(leaving.slot, leaving.bytes);
                     if !exchange.waits_for_credit() {
                         exchange.end_hold(worker, now);
                     }
                 }
             }
-            Err((_, data)) => exchange.buffer.restore(data),
+            Err((_, data)) => exchange.response.buffer.restore(data),
         }
         if let Some(waker) = exchange.waker.take() {
             waker.wake();

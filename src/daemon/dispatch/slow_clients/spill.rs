@@ -67,10 +67,10 @@ impl SlowClients {
     }
 
     pub(crate) fn watch(&mut self, exchange: &mut Exchange, now: Instant) {
-        exchange.is_watched = true;
+        exchange.hold.is_watched = true;
         self.watched.push(WatchedExchange {
             id: exchange.id,
-            n_popped: exchange.buffer.n_popped,
+            n_popped: exchange.response.buffer.n_popped,
             last_popped: now,
             last_drained: now,
         });

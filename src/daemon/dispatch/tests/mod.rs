@@ -35,7 +35,6 @@ use crate::id::{Generation, Life, WorkerId, WorkerNr};
 
 use super::exchange::ExchangeState;
 use super::tick_rate::TickRate;
-use super::worker::Worker;
 use super::*;
 
 const WORKER: WorkerId = WorkerId { number: WorkerNr(0), life: Life(1) };
@@ -306,7 +305,10 @@ impl Rig {
             }
         }
         assert_eq!((n_queued, n_waiting), (queued.len(), waiting.len()));
-        assert_eq!(given, state.workers.iter().flatten().map(Worker::n_running).sum::<usize>());
+        assert_eq!(
+            given,
+            state.workers.iter().flatten().map(|worker| worker.load.n_running()).sum::<usize>()
+        );
         assert_eq!(permits, state.rules.n_permits());
     }
 }

@@ -1,6 +1,6 @@
-//! What a worker completes, out of its ring: decoded, checked and moved out of shared memory.
+//! Decodes completions: checks them and moves them out of shared memory.
 //!
-//! Everything here is hostile input: whatever is impossible is an error, and the worker is then condemned.
+//! The worker is not trusted: a completion that is malformed is a [`ContractBreach`].
 
 use std::ops::Range;
 
@@ -15,68 +15,55 @@ use crate::buffer_pool;
 use crate::dispatch::NoticeSink;
 use crate::dispatch::exchange::response_parts::{ContentLength, FilePart, Payload, ResponseHead};
 use crate::dispatch::worker::Worker;
+use crate::dispatch::worker::contract::ContractBreach;
 
-/// A completion, decoded and moved out of shared memory.
+/// A decoded completion, which owns its bytes.
 #[derive(Debug)]
 pub(crate) struct ReceivedCompletion {
     pub(crate) header: Completion,
+    /// The head of a [`CompletionKind::Respond`].
     pub(crate) head: Option<ResponseHead>,
     pub(crate) payload: Payload,
-    /// Summary and traceback of [`CompletionKind::AppRaised`].
+    /// Summary and traceback of an [`CompletionKind::AppRaised`].
     pub(crate) error: Option<(String, String)>,
-    /// The number of [`CompletionKind::WindowUpdate`].
+    /// The credit of a [`CompletionKind::WindowUpdate`].
     pub(crate) granted: u64,
     /// The fields of [`CompletionKind::EarlyHints`] and [`CompletionKind::Trailers`].
     pub(crate) fields: Option<Box<HeaderMap>>,
 }
 
-/// Decodes a completion frame that has been copied out of the ring.
+/// Decodes a completion frame that was copied out of the ring.
 pub(crate) fn decode(
     worker: &mut Worker,
     bytes: &[u8],
     notice: &NoticeSink,
-) -> Result<ReceivedCompletion, String> {
-    let DecodedCompletion { head, reason, n_fields, fields, body } =
-        Completion::decode(bytes).map_err(|broken| broken.to_string())?;
-    if usize::from(head.slot) >= worker.n_map_slots() {
-        return Err(format!("used slot {} of {}", head.slot, worker.n_map_slots()));
+) -> Result<ReceivedCompletion, ContractBreach> {
+    let DecodedCompletion { head: header, reason, n_fields, fields, body } = Completion::decode(bytes)?;
+    let n_slots = worker.channel.n_map_slots();
+    if usize::from(header.slot) >= n_slots {
+        return Err(format!("used slot {} of {n_slots}", header.slot).into());
     }
-    if head.done {
-        worker.record_service_time(head.service);
+    if header.done {
+        worker.load.record_service_time(header.service);
     }
     let slice = |range: Range<usize>| bytes.get(range).unwrap_or_default();
-    if head.kind == CompletionKind::AppRaised {
+    if header.kind == CompletionKind::AppRaised {
         let BodyPart::Inline(range) = body else {
-            return Err("raised without an error".to_owned());
+            return Err("raised without an error".into());
         };
-        let error = AppError::decode(slice(range)).map_err(|broken| broken.to_string())?;
+        let error = AppError::decode(slice(range))?;
         let error = Some((error.summary.to_owned(), error.traceback.to_owned()));
-        return Ok(ReceivedCompletion { error, ..ReceivedCompletion::bare(head) });
+        return Ok(ReceivedCompletion { error, ..ReceivedCompletion::bare(header) });
     }
-    if !matches!(head.kind, CompletionKind::Respond | CompletionKind::Body) {
-        return decode_asgi(worker, head, &slice, (n_fields, fields), body);
+    if !matches!(header.kind, CompletionKind::Respond | CompletionKind::Body) {
+        return decode_asgi(worker, header, &slice, (n_fields, fields), body);
     }
-    // One copy holds the field values and an inline body; everything below borrows from it.
+    // One copy holds the field values and an inline body; head and payload share it.
     let mut shared = buffer_pool::copy(slice(fields.start..bytes.len()));
     let base = fields.start;
-    let response = if head.kind == CompletionKind::Respond {
-        let status =
-            StatusCode::from_u16(head.status).map_err(|_| format!("impossible status {}", head.status))?;
-        let (fields, length) = header_map(&shared, n_fields)?;
-        let is_impossible = match length {
-            // RFC 9110 §8.6: a 204 has none; one that says 0 does no harm.
-            ContentLength::Bytes(len) => len > 0 && status == StatusCode::NO_CONTENT,
-            ContentLength::Absent => false,
-            ContentLength::Invalid => true,
-        };
-        if is_impossible {
-            return Err(format!("sent an impossible length with status {}", status.as_u16()));
-        }
-        let reason = slice(reason);
-        let reason = (!reason.is_empty()).then(|| reason.into());
-        Some(ResponseHead { status, reason, fields, length })
-    } else {
-        None
+    let head = match header.kind {
+        CompletionKind::Respond => Some(decode_head(header.status, slice(reason), &shared, n_fields)?),
+        _ => None,
     };
     let payload = match body {
         BodyPart::Inline(range) => {
@@ -84,47 +71,67 @@ pub(crate) fn decode(
             shared.advance(range.start - base);
             Payload::Bytes(shared)
         }
-        BodyPart::Chunks(range) => Payload::Chunks(worker.take_chunks(slice(range))?),
+        BodyPart::Chunks(range) => Payload::Chunks(worker.channel.take_chunks(slice(range))?),
         BodyPart::File { offset, len } => {
-            Payload::File(FilePart::new(worker.take_file(head.exchange, notice)?, offset, len)?)
+            Payload::File(FilePart::new(worker.take_file(header.exchange, notice)?, offset, len)?)
         }
     };
-    Ok(ReceivedCompletion { head: response, payload, ..ReceivedCompletion::bare(head) })
+    Ok(ReceivedCompletion { head, payload, ..ReceivedCompletion::bare(header) })
+}
+
+fn decode_head(
+    status: u16,
+    reason: &[u8],
+    encoded_fields: &Bytes,
+    n_fields: u16,
+) -> Result<ResponseHead, ContractBreach> {
+    let status = StatusCode::from_u16(status).map_err(|_| format!("impossible status {status}"))?;
+    let (fields, length) = header_map(encoded_fields, n_fields)?;
+    let is_impossible = match length {
+        // RFC 9110 §8.6: a 204 has no Content-Length; one that says 0 is harmless.
+        ContentLength::Bytes(len) => len > 0 && status == StatusCode::NO_CONTENT,
+        ContentLength::Absent => false,
+        ContentLength::Invalid => true,
+    };
+    if is_impossible {
+        return Err(format!("sent an impossible length with status {}", status.as_u16()).into());
+    }
+    let reason = (!reason.is_empty()).then(|| reason.into());
+    Ok(ResponseHead { status, reason, fields, length })
 }
 
 impl ReceivedCompletion {
-    fn bare(head: Completion) -> Self {
+    fn bare(header: Completion) -> Self {
         let payload = Payload::Bytes(Bytes::new());
-        Self { header: head, head: None, payload, error: None, granted: 0, fields: None }
+        Self { header, head: None, payload, error: None, granted: 0, fields: None }
     }
 }
 
-/// What only ASGI workers have to say.
+/// Decodes the kinds that only ASGI workers send.
 fn decode_asgi<'b>(
     worker: &Worker,
-    head: Completion,
+    header: Completion,
     slice: &impl Fn(Range<usize>) -> &'b [u8],
     (n_fields, fields): (u16, Range<usize>),
     body: BodyPart,
-) -> Result<ReceivedCompletion, String> {
+) -> Result<ReceivedCompletion, ContractBreach> {
     let BodyPart::Inline(body) = body else {
-        return Err(format!("said {:?} with a body elsewhere", head.kind));
+        return Err(format!("said {:?} with a body elsewhere", header.kind).into());
     };
-    let ends = head.kind == CompletionKind::Trailers || head.kind == CompletionKind::Close;
-    if !worker.is_asgi() || (head.end || head.done) && !ends {
-        return Err(format!("said {:?} out of place", head.kind));
+    let may_end = header.kind == CompletionKind::Trailers || header.kind == CompletionKind::Close;
+    if !worker.is_asgi() || (header.end || header.done) && !may_end {
+        return Err(format!("said {:?} out of place", header.kind).into());
     }
-    let mut received = ReceivedCompletion::bare(head);
-    match head.kind {
+    let mut received = ReceivedCompletion::bare(header);
+    match header.kind {
         CompletionKind::WindowUpdate => {
-            received.granted =
-                frame::decode_window_update(slice(body)).map_err(|broken| broken.to_string())?;
+            received.granted = frame::decode_window_update(slice(body))?;
         }
         CompletionKind::EarlyHints | CompletionKind::Trailers => {
             let shared = buffer_pool::copy(slice(fields));
             let (fields, length) = header_map(&shared, n_fields)?;
-            if head.kind == CompletionKind::EarlyHints && length != ContentLength::Absent {
-                return Err("sent a length with early hints".to_owned());
+            if header.kind == CompletionKind::EarlyHints && length != ContentLength::Absent {
+                return Err("sent a length with early hints".into());
             }
             received.fields = Some(Box::new(fields));
         }
@@ -134,12 +141,13 @@ fn decode_asgi<'b>(
     Ok(received)
 }
 
-/// Makes a header map of the fields at the beginning of `encoded`, whose values share it; and what they say of a length.
-fn header_map(encoded: &Bytes, n_fields: u16) -> Result<(HeaderMap, ContentLength), String> {
+/// Makes a header map of the fields at the beginning of `encoded`, whose values share its bytes, and reads their
+/// Content-Length.
+fn header_map(encoded: &Bytes, n_fields: u16) -> Result<(HeaderMap, ContentLength), ContractBreach> {
     if n_fields > MAX_FIELDS {
-        return Err(format!("sent {n_fields} header fields, more than {MAX_FIELDS}"));
+        return Err(format!("sent {n_fields} header fields, more than {MAX_FIELDS}").into());
     }
-    // Two more than given: the connection adds `date` and `x-request-id`.
+    // Room for two more: the connection adds `date` and `x-request-id`.
     let mut map = buffer_pool::header_map(usize::from(n_fields) + 2);
     let mut length = ContentLength::Absent;
     for (name, value) in frame::fields(encoded, n_fields) {
@@ -155,7 +163,9 @@ fn header_map(encoded: &Bytes, n_fields: u16) -> Result<(HeaderMap, ContentLengt
         match role {
             FieldRole::EndToEnd => {}
             FieldRole::ContentLength => length = length.combine(value),
-            FieldRole::HopByHop => return Err(format!("sent the field {name}, which is the connection's")),
+            FieldRole::HopByHop => {
+                return Err(format!("sent the field {name}, which is the connection's").into());
+            }
         }
         let value = HeaderValue::from_maybe_shared(encoded.slice_ref(value))
             .map_err(|_| format!("sent an impossible value for the field {name}"))?;
@@ -164,15 +174,15 @@ fn header_map(encoded: &Bytes, n_fields: u16) -> Result<(HeaderMap, ContentLengt
     Ok((map, length))
 }
 
-/// What a response's field is about.
+/// How the daemon treats a response's field.
 #[derive(Debug, Clone, Copy)]
 enum FieldRole {
-    /// Anything else.
+    /// Passed on unread.
     EndToEnd,
-    /// The length of the body.
+    /// Content-Length, checked against the body.
     ContentLength,
-    /// How the message is framed, or what becomes of the connection (RFC 9110 §7.6.1). A worker drops the application's,
-    /// because they are the daemon's.
+    /// Message framing or connection management (RFC 9110 §7.6.1), which is the daemon's part: a worker drops such
+    /// fields.
     HopByHop,
 }
 

@@ -1,66 +1,46 @@
-//! The records that follow a request through its worker's submission ring, and whether the worker takes them.
+//! Stream frames on their way into a worker's submission ring.
 //!
-//! When the ring is full, parts of bodies wait at their senders, and other records wait here, in order. An event loop
-//! that is blocked takes none of them: [`Outbox::pulse`] reports it.
+//! When the ring is full, senders of parts wait for room with their wakers; other frames wait here, in order.
 
 use std::collections::VecDeque;
 use std::task::Waker;
-use std::time::{Duration, Instant};
 
-use rgun_channel::frame::{ExchangeId, StreamFrame};
+use rgun_channel::frame::StreamFrame;
 use rgun_channel::ring::{Position, SubmissionSender};
 
 use crate::dispatch::exchange::body::MAX_PART;
+use crate::dispatch::worker::contract::ContractBreach;
 
-/// Bytes of a frame around a part.
+/// Bytes that a frame adds to its part.
 const PART_OVERHEAD: usize = 32;
 
-/// What waits to be said, and since when nothing is heard.
+/// Frames and senders that wait for room in the ring.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
+    /// The encoder's buffer.
     frame: Vec<u8>,
-    /// Frames for which there was no room.
+    /// Frames that wait for room.
     backlog: VecDeque<Vec<u8>>,
-    /// Of those that have parts, for which there was none.
+    /// Senders of parts that wait for room.
     wakers: Vec<Waker>,
-    /// The record that was published last, of whatever kind.
+    /// The last record in the ring, whether a request or a stream frame.
     last_published: Option<Position>,
-    /// Records published since the doorbell was last rung.
-    pub(crate) unrung: u32,
-    /// A record that the event loop has to come to, and when it was first seen to be there.
-    watched: Option<(Position, Instant)>,
-    /// How often its silence has been told.
-    n_reported: u8,
-    /// When there was last a sign of it.
-    last_sign: Option<Instant>,
+    /// Number of records published since the worker was last woken.
+    pub(super) n_unrung: u32,
 }
-
-/// How an event loop does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LoopHealth {
-    /// It turns, or was told of already.
-    Healthy,
-    /// It has not turned for `timeouts.stall`.
-    Stalled(Duration),
-    /// Nor for as long again.
-    Stuck(Duration),
-}
-
-/// No exchange has this id: what is said of it is passed over, but it has to be read for that.
-const PING_EXCHANGE: ExchangeId = ExchangeId(0);
 
 impl Outbox {
-    /// Notes a record that has been pushed into the ring.
-    pub(crate) fn note_published(&mut self, position: Position) {
+    /// Notes a record that was pushed into the ring.
+    pub(super) fn note_published(&mut self, position: Position) {
         self.last_published = Some(position);
-        self.unrung += 1;
+        self.n_unrung += 1;
     }
 
-    /// Pushes the record, or keeps it until there is room.
-    pub(crate) fn send(&mut self, submissions: &mut SubmissionSender, later: &StreamFrame<'_>) {
+    /// Pushes a frame, or keeps it until there is room.
+    pub(super) fn send(&mut self, submissions: &mut SubmissionSender, stream_frame: &StreamFrame<'_>) {
         let mut frame = std::mem::take(&mut self.frame);
-        later.encode(&mut frame);
-        // A broken ring is found out by whoever pushes next.
+        stream_frame.encode(&mut frame);
+        // The error of a corrupt ring is returned to the next caller that pushes.
         if self.backlog.is_empty()
             && let Ok(Some(position)) = submissions.push(&frame)
         {
@@ -72,18 +52,18 @@ impl Outbox {
     }
 
     /// Pushes a part and returns true, or returns false and wakes `waker` when there is room.
-    pub(crate) fn send_part(
+    pub(super) fn send_part(
         &mut self,
         submissions: &mut SubmissionSender,
         part: &StreamFrame<'_>,
         waker: &Waker,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, ContractBreach> {
         if self.backlog.is_empty() {
             let mut frame = std::mem::take(&mut self.frame);
             part.encode(&mut frame);
             let pushed = submissions.push(&frame);
             self.frame = frame;
-            if let Some(position) = pushed.map_err(|broken| broken.to_string())? {
+            if let Some(position) = pushed? {
                 self.note_published(position);
                 return Ok(true);
             }
@@ -94,21 +74,19 @@ impl Outbox {
         Ok(false)
     }
 
-    /// Is something to be said for which there was no room?
-    pub(crate) fn has_backlog(&self) -> bool {
+    /// Returns whether frames or senders wait for room.
+    pub(super) fn has_backlog(&self) -> bool {
         !self.backlog.is_empty() || !self.wakers.is_empty()
     }
 
-    /// Pushes the records for which there is room now. Returns whether a sender of parts was woken.
-    pub(crate) fn flush(&mut self, submissions: &mut SubmissionSender) -> Result<bool, String> {
+    /// Pushes the frames for which there is room now. Returns whether a sender of parts was woken.
+    pub(super) fn flush(&mut self, submissions: &mut SubmissionSender) -> Result<bool, ContractBreach> {
         while let Some(frame) = self.backlog.front() {
-            let pushed = submissions.push(frame).map_err(|broken| broken.to_string())?;
-            let Some(position) = pushed else { return Ok(false) };
+            let Some(position) = submissions.push(frame)? else { return Ok(false) };
             self.backlog.pop_front();
             self.note_published(position);
         }
-        let has_room =
-            submissions.check_room(PART_OVERHEAD + MAX_PART).map_err(|broken| broken.to_string())?;
+        let has_room = submissions.check_room(PART_OVERHEAD + MAX_PART)?;
         if !has_room || self.wakers.is_empty() {
             return Ok(false);
         }
@@ -118,63 +96,8 @@ impl Outbox {
         Ok(true)
     }
 
-    /// Returns whether the event loop has yet to take a certain record.
-    pub(crate) fn is_awaiting_loop(&self) -> bool {
-        self.watched.is_some()
-    }
-
-    /// Returns the state of the event loop. Call it repeatedly while the worker has exchanges. `progress` is when it last
-    /// finished one.
-    pub(crate) fn check_loop(
-        &mut self,
-        submissions: &mut SubmissionSender,
-        stall: Duration,
-        progress: Instant,
-        now: Instant,
-    ) -> LoopHealth {
-        let silence = match self.watched {
-            Some((position, since)) if !submissions.is_consumed(position) => {
-                now.saturating_duration_since(since)
-            }
-            _ => {
-                self.watched = self.last_unread(submissions).map(|last| (last, now));
-                self.n_reported = 0;
-                if self.watched.is_some() {
-                    self.last_sign = Some(now);
-                    return LoopHealth::Healthy;
-                }
-                // Nothing lies there. Exchanges that wait for something say nothing either: it is asked.
-                let heard = *self.last_sign.get_or_insert(now);
-                if now.saturating_duration_since(heard.max(progress)) > stall / 2 {
-                    self.last_sign = Some(now);
-                    self.send(
-                        submissions,
-                        &StreamFrame::Disconnect {
-                            exchange: PING_EXCHANGE,
-                            code: 0,
-                            reason: b"",
-                            cancel: false,
-                        },
-                    );
-                }
-                return LoopHealth::Healthy;
-            }
-        };
-        match self.n_reported {
-            0 if silence >= stall => {
-                self.n_reported = 1;
-                LoopHealth::Stalled(silence)
-            }
-            1 if silence >= stall * 2 => {
-                self.n_reported = 2;
-                LoopHealth::Stuck(silence)
-            }
-            _ => LoopHealth::Healthy,
-        }
-    }
-
-    /// The last record, unless the event loop has come past it; one that was taken back is still to be passed.
-    fn last_unread(&self, submissions: &SubmissionSender) -> Option<Position> {
+    /// Returns the last record, unless the worker has consumed it. A revoked record has to be consumed, too.
+    pub(super) fn last_unread(&self, submissions: &SubmissionSender) -> Option<Position> {
         self.last_published.filter(|last| !submissions.is_consumed(*last))
     }
 }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::control::Report;
 
+use crate::dispatch::worker::contract::ContractBreach;
+
 /// Lifecycle reports of one worker: booting, ready, failed. An honest worker sends fewer.
 const MAX_LIFECYCLE_REPORTS: u32 = 16;
 
@@ -49,7 +51,7 @@ impl ReportLimiter {
     ///
     /// # Errors
     /// The worker has sent too many.
-    pub(crate) fn admit(&mut self, report: &Report, now: Instant) -> Result<(), String> {
+    pub(crate) fn admit(&mut self, report: &Report, now: Instant) -> Result<(), ContractBreach> {
         let price = match report {
             Report::Refused(_)
             | Report::Booting { .. }
@@ -80,7 +82,7 @@ impl ReportLimiter {
             self.refilled_at += Duration::from_secs(seconds);
         }
         let left = self.credit.checked_sub(price);
-        self.credit = left.ok_or_else(|| "sent too many reports".to_owned())?;
+        self.credit = left.ok_or("sent too many reports")?;
         Ok(())
     }
 }

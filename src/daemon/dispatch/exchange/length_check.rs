@@ -1,66 +1,92 @@
-//! How much of an answer's body its worker has delivered, against what the answer's head announces.
+//! Compares a response's body with the length that its head announces.
 //!
-//! `exchange` counts every part here before it keeps it. What does not add up is a breach of the contract: the client
-//! goes by the announced length to find the next answer on its connection (RFC 9112 §6.3).
+//! A mismatch is a breach of contract: the client finds the next response on its connection by the announced length
+//! (RFC 9112 §6.3).
+
+use std::fmt;
 
 use http::StatusCode;
 
 use crate::dispatch::exchange::response_parts::{ContentLength, Payload, ResponseHead};
 
-/// The parts of one body, counted.
+/// The announced length of a body and the length of its parts so far.
 #[derive(Debug)]
 pub(crate) struct LengthCheck {
-    /// What the head announces; nothing before it, and of a 304.
+    /// The head's Content-Length; absent before the head, and for a 304.
     expected: ContentLength,
-    /// Its status has no body.
+    /// The status allows no body.
     forbids_body: bool,
-    /// Bytes so far; `None` with a file of which as many are sent as there are.
+    /// Bytes so far; `None` after a file that is sent up to its end, however long it is.
     received: Option<u64>,
-    /// A file has come: nothing may follow it.
+    /// A file has come, after which nothing may follow.
     has_file: bool,
 }
 
-impl LengthCheck {
-    pub(crate) const fn new() -> Self {
+/// A body that does not match its head, as the object of "the worker sent".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LengthError {
+    BodyForbidden,
+    BesideFile,
+    Overflow,
+    Mismatch { received: Option<u64>, expected: ContentLength },
+}
+
+impl fmt::Display for LengthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BodyForbidden => f.write_str("body with a status that has none"),
+            Self::BesideFile => f.write_str("body beside a file"),
+            Self::Overflow => f.write_str("more body than can be counted"),
+            Self::Mismatch { received, expected } => {
+                write!(f, "body of {received:?} bytes and announced {expected:?}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for LengthError {}
+
+impl Default for LengthCheck {
+    fn default() -> Self {
         Self { expected: ContentLength::Absent, forbids_body: false, received: Some(0), has_file: false }
     }
+}
 
-    /// Takes note of a head.
+impl LengthCheck {
+    /// Notes what the head says about the body.
     pub(crate) fn expect(&mut self, head: &ResponseHead) {
         self.forbids_body = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        // RFC 9110 §15.4.5: a 304 announces what a 200 would bring.
+        // RFC 9110 §15.4.5: the Content-Length of a 304 is that of the 200.
         if head.status != StatusCode::NOT_MODIFIED {
             self.expected = head.length;
         }
     }
 
-    /// Counts a part. `is_complete`: nothing follows it, and nothing was left out because nobody waits for it. `is_head`
-    /// says whether the request's method is HEAD, whose answer announces what GET would bring.
+    /// Counts a part. `is_complete`: the body ends with it, and no part was left out. `is_head` returns whether the
+    /// request's method is HEAD, whose response announces the length for GET.
     ///
     /// # Errors
-    /// When it is not what was announced.
+    /// The body so far does not match the head.
     pub(crate) fn count(
         &mut self,
         part: &Payload,
         is_complete: bool,
         is_head: impl FnOnce() -> bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), LengthError> {
         let len = part.len();
         let is_file = matches!(part, Payload::File(_));
         if self.forbids_body && len != Some(0) {
-            return Err("body with a status that has none".to_owned());
+            return Err(LengthError::BodyForbidden);
         }
         if self.has_file && len != Some(0) || is_file && self.received != Some(0) {
-            return Err("body beside a file".to_owned());
+            return Err(LengthError::BesideFile);
         }
         self.has_file |= is_file;
         self.received = match (self.received, len) {
-            (Some(sum), Some(len)) => {
-                Some(sum.checked_add(len).ok_or_else(|| "more body than can be counted".to_owned())?)
-            }
+            (Some(received), Some(len)) => Some(received.checked_add(len).ok_or(LengthError::Overflow)?),
             _ => None,
         };
-        let fits = self.received.is_none_or(|sum| self.expected.allows(sum));
+        let fits = self.received.is_none_or(|received| self.expected.allows(received));
         if fits && (!is_complete || self.expected.matches(self.received)) {
             return Ok(());
         }
@@ -68,7 +94,7 @@ impl LengthCheck {
             self.expected = ContentLength::Absent;
             return Ok(());
         }
-        Err(format!("body of {:?} bytes and announced {:?}", self.received, self.expected))
+        Err(LengthError::Mismatch { received: self.received, expected: self.expected })
     }
 }
 
@@ -92,15 +118,15 @@ mod tests {
     }
 
     fn announced(status: StatusCode, length: ContentLength) -> LengthCheck {
-        let mut delivery = LengthCheck::new();
-        delivery.expect(&ResponseHead { status, reason: None, fields: HeaderMap::new(), length });
-        delivery
+        let mut check = LengthCheck::default();
+        check.expect(&ResponseHead { status, reason: None, fields: HeaderMap::new(), length });
+        check
     }
 
-    /// Counts parts, the last of which is complete.
-    fn all(mut delivery: LengthCheck, parts: &[Payload], is_head: bool) -> bool {
+    /// Counts parts, the last of which ends the body.
+    fn all(mut check: LengthCheck, parts: &[Payload], is_head: bool) -> bool {
         let last = parts.len() - 1;
-        parts.iter().enumerate().all(|(at, part)| delivery.count(part, at == last, || is_head).is_ok())
+        parts.iter().enumerate().all(|(at, part)| check.count(part, at == last, || is_head).is_ok())
     }
 
     #[test]

@@ -1,0 +1,55 @@
+//! What an exchange holds of its WebSocket. Values only; `websocket_messages` says what may come when.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// Code of a connection that ended without a close frame (RFC 6455 §7.1.5).
+pub(crate) const ABNORMAL_CLOSURE: u16 = 1006;
+
+/// An event from the application, or the dispatcher, to the client's connection.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outgoing {
+    /// A message, or a part of one.
+    Message {
+        /// The payload, perhaps empty.
+        bytes: Bytes,
+        /// The message is text (UTF-8 as a whole; a part may end within a character); else binary.
+        text: bool,
+        /// Another part follows.
+        more: bool,
+    },
+    /// The application has closed the WebSocket, or returned. Nothing follows.
+    Close {
+        /// RFC 6455 §7.4, unchecked: the worker can send any number.
+        code: u16,
+        /// At most a control frame's worth of UTF-8, unless the worker breaks the contract.
+        reason: Bytes,
+    },
+    /// The worker or the daemon is about to stop: the connection shall close with 1012. Sent once.
+    GoingAway {
+        /// Time from now after which to close.
+        after: Duration,
+    },
+}
+
+/// The messages of an exchange whose request is a WebSocket handshake.
+#[derive(Debug, Default)]
+pub(crate) struct WebSocketState {
+    /// The application has accepted the handshake.
+    pub(crate) is_accepted: bool,
+    /// Events from the application that the connection has not taken.
+    pub(crate) messages: VecDeque<Outgoing>,
+    /// [`Outgoing::GoingAway`] that the connection has not taken.
+    pub(crate) close_after: Option<Duration>,
+    /// [`Outgoing::GoingAway`] was queued.
+    pub(crate) is_closing: bool,
+}
+
+impl WebSocketState {
+    /// Drops the messages and the queue's memory.
+    pub(crate) fn drop_messages(&mut self) {
+        self.messages = VecDeque::new();
+    }
+}

@@ -1,0 +1,172 @@
+//! The daemon's end of one worker's shared memory and control socket. No policy: [`Worker`](super::Worker) has that.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rgun_channel::control::{self, Command};
+use rgun_channel::frame::{self, ExchangeId};
+use rgun_channel::layout::{Geometry, SLOT_ACKED, SLOT_CREDIT_WAIT, SLOT_EXCHANGE, SLOT_THREAD, Word};
+use rgun_channel::map::Map;
+use rgun_channel::ring::{CompletionReceiver, SubmissionSender};
+use rgun_channel::slab::{Chunk, SlabReceiver};
+use rgun_channel::wake::{Sleepers, WaitFlag, Waker};
+
+use crate::dispatch::worker::contract::ContractBreach;
+
+/// Rings, slab and control socket of one worker.
+#[derive(Debug)]
+pub(crate) struct WorkerChannel {
+    pub(crate) submissions: SubmissionSender,
+    pub(crate) completions: CompletionReceiver,
+    slab: SlabReceiver,
+    map: Arc<Map>,
+    control: Arc<OwnedFd>,
+    /// The eventfd that an ASGI worker's event loop watches.
+    eventfd: Arc<OwnedFd>,
+    /// The worker is woken by the eventfd, not by futex.
+    wakes_by_eventfd: bool,
+    /// Bytes acknowledged so far, by slot.
+    acked: Vec<u64>,
+    /// Descriptors of response files that arrived before the completion that names them.
+    files: HashMap<ExchangeId, OwnedFd>,
+}
+
+impl WorkerChannel {
+    pub(super) fn new(
+        map: Arc<Map>,
+        geometry: &Geometry,
+        control: Arc<OwnedFd>,
+        eventfd: Arc<OwnedFd>,
+    ) -> Self {
+        Self {
+            submissions: SubmissionSender::new(Arc::clone(&map), geometry),
+            completions: CompletionReceiver::new(Arc::clone(&map), geometry),
+            slab: SlabReceiver::new(Arc::clone(&map), geometry),
+            map,
+            control,
+            eventfd,
+            wakes_by_eventfd: false,
+            acked: vec![0; geometry.slots as usize],
+            files: HashMap::new(),
+        }
+    }
+
+    /// Wakes the worker by its eventfd from now on.
+    pub(super) fn wake_by_eventfd(&mut self, is_asgi: bool) {
+        self.wakes_by_eventfd = is_asgi;
+        if is_asgi {
+            self.slab.wake_by_eventfd(Arc::clone(&self.eventfd));
+        }
+    }
+
+    fn waker(&self) -> Waker<'_> {
+        if self.wakes_by_eventfd { Waker::EventFd(self.eventfd.as_fd()) } else { Waker::Futex }
+    }
+
+    /// Wakes up to `max` of the worker's sleeping threads, or its event loop. Returns whether any slept.
+    pub(super) fn wake(&self, max: u32) -> bool {
+        let sleepers = Sleepers {
+            asleep: self.map.u32(Geometry::word(Word::Asleep)),
+            tokens: self.map.u32(Geometry::word(Word::Tokens)),
+        };
+        sleepers.wake(&self.waker(), max) > 0
+    }
+
+    /// Returns the number of slots in the map, which is the range that completions may name.
+    pub(crate) fn n_map_slots(&self) -> usize {
+        self.acked.len()
+    }
+
+    pub(crate) fn has_no_completions(&self) -> bool {
+        self.completions.is_empty()
+    }
+
+    /// Wakes the worker if it waits for room in the completion ring.
+    pub(crate) fn notify_space(&self) {
+        WaitFlag(self.map.u32(Geometry::word(Word::SpaceWait))).notify(&self.waker());
+    }
+
+    /// Gives a slot credit for body bytes that have left for the client, or were discarded.
+    pub(crate) fn acknowledge(&mut self, slot: u16, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        let Some(acked) = self.acked.get_mut(usize::from(slot)) else { return };
+        *acked += bytes;
+        let slot = u32::from(slot);
+        self.map.u64(Geometry::slot(slot, SLOT_ACKED)).store(*acked, Ordering::Release);
+        WaitFlag(self.map.u32(Geometry::slot(slot, SLOT_CREDIT_WAIT))).notify(&self.waker());
+    }
+
+    /// Returns `pthread_self(3)` of the thread that runs this exchange, as the worker wrote it: unchecked.
+    pub(crate) fn thread_of(&self, id: ExchangeId) -> Option<u64> {
+        let read = |slot, field| self.map.u64(Geometry::slot(slot, field)).load(Ordering::Relaxed);
+        let n_slots = u32::try_from(self.n_map_slots()).ok()?;
+        let slot = (0..n_slots).find(|slot| read(*slot, SLOT_EXCHANGE) == id.0)?;
+        Some(read(slot, SLOT_THREAD)).filter(|thread| *thread != 0)
+    }
+
+    pub(crate) fn send_command(&self, command: &Command, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        control::send(&*self.control, &command.encode(), fds)
+    }
+
+    /// Receives a message from the control socket, which does not block.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<control::ReceivedMessage> {
+        control::receive(&*self.control, buffer)
+    }
+
+    /// Sends Cancel: the worker closes a body that was sent ahead of its record, and ends a response at its next part.
+    /// The worker may ignore it, because the daemon discards what it still sends for the exchange.
+    pub(crate) fn send_cancel(&self, id: ExchangeId) {
+        if let Err(error) = self.send_command(&Command::Cancel(id), &[]) {
+            tracing::debug!(%error, "cannot send Cancel to a worker, ignoring");
+        }
+    }
+
+    /// Keeps the descriptor of a response file until its completion comes.
+    pub(super) fn store_file(&mut self, id: ExchangeId, fd: OwnedFd) -> Result<(), ContractBreach> {
+        if self.files.insert(id, fd).is_some() {
+            return Err(format!("sent a second file for exchange {}", id.0).into());
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_file(&mut self, id: ExchangeId) -> Option<OwnedFd> {
+        self.files.remove(&id)
+    }
+
+    /// Drops the descriptor of an exchange that the worker is done with.
+    pub(super) fn drop_file(&mut self, id: ExchangeId) {
+        // Usually there is none; the id need not be hashed to find out.
+        if !self.files.is_empty() {
+            self.files.remove(&id);
+        }
+    }
+
+    /// Returns the slab chunks that a completion names.
+    pub(super) fn take_chunks(&self, pairs: &[u8]) -> Result<Vec<Arc<Chunk>>, ContractBreach> {
+        let mut chunks = Vec::with_capacity(pairs.len() / 8);
+        for (number, len) in frame::chunks(pairs) {
+            let chunk = self.slab.receive(number, len)?;
+            // Chunks stay in the slab, unless it is so full that the worker would have to wait for one.
+            if self.slab.is_scarce() {
+                chunk.copy_and_return();
+            }
+            chunks.push(chunk);
+        }
+        Ok(chunks)
+    }
+
+    /// Returns whether a quarter of the slab is lent to the daemon.
+    pub(crate) fn has_lent_chunks(&self) -> bool {
+        self.slab.is_quarter_lent()
+    }
+
+    /// Copies chunks that have been lent for long, and returns them to the worker.
+    pub(crate) fn reclaim(&self) {
+        self.slab.reclaim_overdue();
+    }
+}

@@ -1,0 +1,301 @@
+//! How busy one worker is: its slots, the exchanges in them, its service time. [`Worker`](super::Worker) decides by it.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use rgun_channel::frame::ExchangeId;
+use rgun_channel::ring::{Position, SubmissionSender};
+
+use crate::dispatch::exchange::body::BodyTransport;
+use crate::dispatch::link::Slots;
+use crate::dispatch::worker::running::Running;
+use crate::dispatch::worker::service_time::{MAX_PREFETCH_DEPTH, PREFETCH_TIME, ServiceTime};
+
+/// Time after its last progress during which a worker may still publish completions without a wake-up.
+const ACTIVE_TIME: Duration = Duration::from_millis(50);
+
+/// A prefetched record that was next to start for longer than this, and than twice the usual service time, is stalled.
+const THREAD_STALL_TIMEOUT: Duration = Duration::from_millis(1);
+
+/// The same for an event loop. One iteration with many tasks takes its time, and another busy loop is no faster.
+const LOOP_STALL_TIMEOUT: Duration = Duration::from_millis(10);
+
+/// A wait in a worker's ring that is worth the wake-up of another worker.
+const MIN_STEAL_WAIT: Duration = Duration::from_micros(50);
+
+/// The slots of a worker and their use.
+#[derive(Debug)]
+pub(crate) struct WorkerLoad {
+    /// Slots for either interface; the worker's Ready says which one counts.
+    offered: Slots,
+    /// Slots for requests. Not zero.
+    slots: u32,
+    /// The application is ASGI. False until Ready, before which nothing is assigned.
+    is_asgi: bool,
+    /// Exchanges assigned and not done, without parked WebSockets.
+    running: Running,
+    /// Parked WebSockets: accepted, and without a slot.
+    websockets: HashSet<ExchangeId>,
+    service_time: ServiceTime,
+    /// When the worker last finished something, or was given work while idle.
+    last_progress: Instant,
+    /// The next record to start, and when it was first seen there.
+    next_unclaimed: Option<(ExchangeId, Instant)>,
+    /// The worker left prefetched records unclaimed: nothing is prefetched until it finishes something.
+    pub(crate) is_stalled: bool,
+}
+
+impl WorkerLoad {
+    pub(super) fn new(offered: Slots, now: Instant) -> Self {
+        Self {
+            offered,
+            slots: offered.threads,
+            is_asgi: false,
+            running: Running::with_capacity(
+                (offered.threads.max(offered.concurrency) + MAX_PREFETCH_DEPTH) as usize,
+            ),
+            websockets: HashSet::new(),
+            service_time: ServiceTime::new(),
+            last_progress: now,
+            next_unclaimed: None,
+            is_stalled: false,
+        }
+    }
+
+    pub(super) fn set_interface(&mut self, is_asgi: bool) {
+        self.is_asgi = is_asgi;
+        self.slots = if is_asgi { self.offered.concurrency } else { self.offered.threads };
+    }
+
+    pub(super) fn is_asgi(&self) -> bool {
+        self.is_asgi
+    }
+
+    /// When the worker last finished something, or was given work while idle.
+    pub(super) fn last_progress(&self) -> Instant {
+        self.last_progress
+    }
+
+    fn n_assigned(&self) -> u32 {
+        u32::try_from(self.running.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Number of requests per slot that may be assigned, the running one included.
+    fn depth(&self) -> u32 {
+        if self.is_stalled { 1 } else { self.service_time.depth() }
+    }
+
+    /// Returns whether a request can be assigned now. One whose body is a descriptor is never prefetched, because a
+    /// revoked record would leave its descriptor behind.
+    pub(super) fn has_room(&self, transport: BodyTransport) -> bool {
+        let ahead = if transport == BodyTransport::Inline { self.depth() - 1 } else { 0 };
+        self.accepts(transport) && self.n_assigned() < self.slots + ahead
+    }
+
+    /// Returns whether the worker's interface accepts requests whose body travels like this.
+    pub(crate) fn accepts(&self, transport: BodyTransport) -> bool {
+        match transport {
+            BodyTransport::Inline => true,
+            BodyTransport::Descriptor => !self.is_asgi,
+            BodyTransport::Parts | BodyTransport::WebSocket => self.is_asgi,
+        }
+    }
+
+    pub(super) fn idle_slots(&self) -> u32 {
+        self.slots.saturating_sub(self.n_assigned())
+    }
+
+    /// Returns a rank by which to choose among equals: requests per slot in 256ths, then WebSockets. A handshake goes to
+    /// the worker with the fewest WebSockets first.
+    pub(crate) fn rank(&self, transport: BodyTransport) -> (u32, u32) {
+        let per_slot = self.n_assigned().saturating_mul(256) / self.slots;
+        let n_websockets = u32::try_from(self.websockets.len()).unwrap_or(u32::MAX);
+        if transport == BodyTransport::WebSocket {
+            (n_websockets + self.n_assigned(), per_slot)
+        } else {
+            (per_slot, n_websockets)
+        }
+    }
+
+    pub(crate) fn n_slots(&self) -> usize {
+        self.slots as usize
+    }
+
+    /// Number of slots in use.
+    pub(crate) fn n_busy(&self) -> usize {
+        self.running.len().min(self.n_slots())
+    }
+
+    pub(crate) fn n_running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Number of parked WebSockets.
+    pub(crate) fn n_websockets(&self) -> usize {
+        self.websockets.len()
+    }
+
+    /// Returns whether everything has a slot to be busy with and more waits in the ring: a new request cannot start.
+    pub(super) fn is_saturated(&self) -> bool {
+        self.n_assigned() > self.slots
+    }
+
+    /// Returns whether this exchange is running, so that the worker may send a file for it.
+    pub(super) fn is_running(&self, id: ExchangeId) -> bool {
+        self.running.contains(id)
+    }
+
+    /// Parks an accepted WebSocket, which frees its slot, unless `websockets` are parked already. It has no deadline.
+    pub(crate) fn park(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) {
+        if self.websockets.len() < self.offered.websockets as usize {
+            self.remove(position, now);
+            self.websockets.insert(id);
+        } else {
+            self.running.lift_limit(position);
+        }
+    }
+
+    /// Returns the parked WebSockets.
+    pub(crate) fn parked(&self) -> impl Iterator<Item = ExchangeId> {
+        self.websockets.iter().copied()
+    }
+
+    /// Returns the exchanges that are assigned and not done, oldest first, without [`WorkerLoad::parked`].
+    pub(crate) fn assigned_ids(&self) -> impl DoubleEndedIterator<Item = ExchangeId> {
+        self.running.ids()
+    }
+
+    /// Returns the exchanges that the worker has claimed.
+    pub(super) fn claimed(&self, submissions: &SubmissionSender) -> impl Iterator<Item = ExchangeId> {
+        self.running.claimed(submissions)
+    }
+
+    /// Adds an exchange whose record was pushed. It starts if a slot is idle; else it is prefetched.
+    pub(super) fn add(
+        &mut self,
+        id: ExchangeId,
+        timeout: Option<Duration>,
+        position: Position,
+        now: Instant,
+    ) {
+        let started = (self.n_assigned() < self.slots).then_some(now);
+        if self.running.is_empty() {
+            self.last_progress = now;
+        }
+        self.running.push(id, timeout, position, started);
+    }
+
+    /// Removes an exchange that the worker is done with.
+    pub(super) fn finish(&mut self, id: ExchangeId, position: Option<Position>, now: Instant) {
+        // Usually no WebSocket is parked; the id need not be hashed to find out.
+        if self.websockets.is_empty() || !self.websockets.remove(&id) {
+            self.remove(position, now);
+        }
+        self.is_stalled = false;
+        self.last_progress = now;
+    }
+
+    /// Removes an exchange: the oldest prefetched one gets its slot, and its clock starts.
+    pub(super) fn remove(&mut self, position: Option<Position>, now: Instant) {
+        self.running.remove(position);
+        // Nothing is prefetched for an event loop.
+        if !self.is_asgi {
+            self.running.start(self.n_slots(), now);
+        }
+    }
+
+    /// Removes and returns all exchanges, parked WebSockets last.
+    pub(crate) fn drain(&mut self) -> Vec<ExchangeId> {
+        self.running.drain().chain(self.websockets.drain()).collect()
+    }
+
+    /// Notes the service time that a completion reports, in nanoseconds as the worker measured it.
+    pub(crate) fn record_service_time(&mut self, service: u64) {
+        // The time of an ASGI task does not say when the next can start, and nothing is prefetched.
+        if !self.is_asgi {
+            self.service_time.record(service);
+        }
+    }
+
+    /// Returns how many threads to wake for `n_published` new records.
+    pub(super) fn threads_to_wake(&self, n_published: u32) -> u32 {
+        // If one thread is not enough after all, `check_stall` finds out within a tick.
+        if self.service_time.needs_one_thread() { 1 } else { n_published }
+    }
+
+    /// Returns how long prefetched records would have to wait, if that is worth another worker's wake-up.
+    pub(crate) fn prefetch_wait(&self, now: Instant) -> Option<Duration> {
+        let ahead = self.n_assigned().checked_sub(self.slots).filter(|ahead| *ahead > 0)?;
+        let expected = self.service_time.total(ahead);
+        let wait = expected.max(now.saturating_duration_since(self.last_progress));
+        (wait > MIN_STEAL_WAIT).then_some(wait)
+    }
+
+    /// Returns whether records may lie unclaimed in the ring, or completions without a wake-up. A worker that has claimed
+    /// everything and made no progress lately runs something slow, which needs no attention.
+    pub(super) fn needs_fast_tick(&self, submissions: &SubmissionSender, now: Instant) -> bool {
+        let is_quick = self.n_assigned() > self.slots || self.service_time.is_short();
+        let is_active = now.saturating_duration_since(self.last_progress) < ACTIVE_TIME;
+        !self.running.is_empty()
+            && (is_quick && is_active || self.running.first_unclaimed(submissions).is_some())
+    }
+
+    /// Returns whether the worker may hold a completion back because it has more to do. Only quick workers do.
+    pub(crate) fn may_defer(&self) -> bool {
+        self.running.len() > 1 && self.service_time.is_short()
+    }
+
+    /// Notes which record starts next, and returns whether it has been the next one for too long.
+    pub(super) fn check_stall(&mut self, submissions: &SubmissionSender, now: Instant) -> bool {
+        let Some(next) = self.running.first_unclaimed(submissions) else {
+            self.next_unclaimed = None;
+            return false;
+        };
+        match self.next_unclaimed {
+            Some((id, since)) if id == next => {
+                let usual = self.service_time.total(2);
+                let timeout = if self.is_asgi {
+                    LOOP_STALL_TIMEOUT
+                } else {
+                    usual.clamp(THREAD_STALL_TIMEOUT, PREFETCH_TIME * 2)
+                };
+                now.saturating_duration_since(since) > timeout
+            }
+            _ => {
+                self.next_unclaimed = Some((next, now));
+                false
+            }
+        }
+    }
+
+    /// Returns how long the next record has waited for an event loop that has idle slots, but is busy.
+    pub(crate) fn unclaimed_wait(&self, now: Instant) -> Option<Duration> {
+        let (_, since) = self.next_unclaimed.filter(|_| self.is_asgi)?;
+        Some(now.saturating_duration_since(since))
+    }
+
+    /// Restarts the clock of an exchange's deadline.
+    pub(crate) fn restart_clock(&mut self, position: Option<Position>, now: Instant) {
+        self.running.restart_clock(position, now);
+    }
+
+    /// Extends the deadline of an exchange by a time that the application did not cause.
+    pub(crate) fn extend_clock(&mut self, position: Option<Position>, by: Duration) {
+        self.running.extend_clock(position, by);
+    }
+
+    /// Returns the exchanges that are past their deadline.
+    pub(crate) fn overdue(&mut self, now: Instant) -> Vec<ExchangeId> {
+        self.running.overdue(now)
+    }
+
+    /// Returns the claimed exchanges that have run for longer than `slow`, each once.
+    pub(super) fn slower_than(
+        &mut self,
+        slow: Duration,
+        now: Instant,
+        submissions: &SubmissionSender,
+    ) -> Vec<ExchangeId> {
+        self.running.slower_than(slow, now, submissions)
+    }
+}
