@@ -1,7 +1,7 @@
-//! A piece of an answer's body on its way from a worker to a client, counted as long as the daemon has it.
+//! A piece of a response body between the worker and the client, charged to `limits.response_memory` until it is dropped.
 //!
-//! Pieces lie in the worker's slab, where they were put, or in the daemon's own memory, to which a slow client's are
-//! moved without anybody's doing who holds them. hyper writes them as they lie.
+//! A piece lies in the worker's slab or in the daemon's memory. The slab moves the pieces of slow clients to memory, which
+//! their holders do not notice. hyper writes a piece from where it lies.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -11,14 +11,16 @@ use rgun_channel::slab::Chunk;
 
 use crate::budget::{Budget, Reservation};
 
-/// What a piece costs beside its bytes: its place in a queue, its reference counts.
+/// Bytes charged for each piece beside its own: its queue entry and reference counts.
 const OVERHEAD: u64 = 64;
 
-/// Bytes of a block in which small pieces are collected, and of the longest piece that is.
+/// Bytes of a block in which small pieces are collected.
 const BLOCK_BYTES: usize = 64 * 1024;
+
+/// Length in bytes of the longest piece that is collected.
 const MAX_COLLECTED_BYTES: usize = 4 * 1024;
 
-/// What all answers may hold that their clients have not taken.
+/// The memory and disk for response bodies that the clients have not taken, of all workers together.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     /// `limits.response_memory`.
@@ -27,43 +29,43 @@ pub(super) struct Buffers {
     pub(super) disk: Budget,
 }
 
-/// A piece of a body. Counts towards `limits.response_memory` until it is dropped.
+/// A piece of a response body.
 #[derive(Debug)]
 pub struct Data {
     bytes: Location,
-    /// Given back when it is dropped.
+    /// The charge, which ends with the piece; `None` if the piece is not charged here.
     _held: Option<Reservation>,
 }
 
 #[derive(Debug)]
 enum Location {
     Own(Bytes),
-    /// A chunk of a worker's slab, from this byte on.
+    /// A chunk of a worker's slab, from this offset on.
     Lent(Arc<Chunk>, usize),
-    /// Small pieces, copied one after the other into a block, from this byte on.
+    /// A block of small pieces, from this offset on.
     Collected(Vec<u8>, usize),
 }
 
 impl Data {
-    /// Counted by `budget`.
+    /// Makes a piece that is charged to `budget`.
     pub(super) fn new(bytes: Bytes, budget: &'static Budget) -> Self {
         let held = budget.charge(bytes.len() as u64 + OVERHEAD);
         Self { bytes: Location::Own(bytes), _held: Some(held) }
     }
 
-    /// In a worker's slab.
+    /// Makes a piece of a slab chunk, charged to `budget`.
     pub(super) fn lent(chunk: Arc<Chunk>, budget: &'static Budget) -> Self {
         let held = budget.charge(chunk.bytes().len() as u64 + OVERHEAD);
         Self { bytes: Location::Lent(chunk, 0), _held: Some(held) }
     }
 
-    /// Not worth counting.
+    /// Makes a piece that is too small to be charged.
     pub(super) fn small(bytes: Bytes) -> Self {
         Self { bytes: Location::Own(bytes), _held: None }
     }
 
-    /// Makes it a block to which others can be added, if it is small: a great number of those costs far more than
-    /// their bytes.
+    /// Turns a small piece into a block to which others can be appended: many small pieces cost far more than their
+    /// bytes.
     pub(super) fn collect(self, budget: &'static Budget) -> Self {
         if self.len() > MAX_COLLECTED_BYTES {
             return self;
@@ -74,7 +76,7 @@ impl Data {
         Self { bytes: Location::Collected(block, 0), _held: Some(held) }
     }
 
-    /// Adds a piece to a block that has room for it. Returns whether it has.
+    /// Appends a small piece to a block. Returns false if this is no block or has no room.
     pub(super) fn append(&mut self, piece: &[u8]) -> bool {
         match &mut self.bytes {
             Location::Collected(block, _)
@@ -87,7 +89,7 @@ impl Data {
         }
     }
 
-    /// Counted by whoever has made it, or of the daemon's own making.
+    /// Makes a piece with a charge that its maker has reserved; `None` for a body of the daemon's own.
     pub fn with_reservation(bytes: Bytes, held: Option<Reservation>) -> Self {
         Self { bytes: Location::Own(bytes), _held: held }
     }
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_that_is_half_written_goes_on_when_its_chunk_is_taken_from_it() {
+    fn half_written_piece_survives_reclaim_of_its_chunk() {
         let geometry = Geometry { submission: 4096, completion: 4096, chunks: 1, slots: 1 };
         let map = Arc::new(Map::create("data", geometry.total_bytes()).unwrap().0);
         let (mut sender, receiver) =

@@ -1,60 +1,57 @@
-//! Why the daemon answers an exchange in the application's place.
-//!
-//! Values only: `http` makes a response of a [`Fault`]; which of them an exchange ends with, its owner decides.
+//! The reasons for which the daemon answers a request in the application's place. Values only.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::id::WorkerId;
 
-/// Why an exchange is answered by the daemon and not by the application. `http::fault` maps it to a status.
+/// The reason for an error response of the daemon. `http::fault` maps it to a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// A part of the head is longer than a frame can say.
+    /// This part of the request is too long for a frame.
     TooLong(&'static str),
-    /// `limits.queue` requests wait already.
+    /// As many requests wait as `limits.queue` allows.
     QueueFull,
-    /// It would wait for this long, which is longer than `timeouts.queue`.
+    /// The request would wait for this time, longer than `timeouts.queue`.
     QueueTooSlow(Duration),
-    /// It waited longer than `timeouts.queue`.
+    /// The request has waited for longer than `timeouts.queue`.
     QueueTimeout,
-    /// Nobody serves and nobody will soon; the short reason.
+    /// No worker is open, nor will be soon, for this reason.
     Unavailable(Arc<str>),
-    /// It ran longer than `timeouts.request`.
+    /// The request ran for longer than its timeout in this worker.
     Deadline(WorkerId),
-    /// Its client takes its answer too slowly, and there is no room for what waits.
+    /// The client reads the response too slowly, and there is no more room to buffer it.
     ClientTooSlow,
-    /// Requests with its method and path have ended workers repeatedly; for how long they are refused.
+    /// Requests with this method and path have crashed workers repeatedly, and are rejected for this time.
     Quarantined(Duration),
-    /// Its body could not be received to its end.
+    /// The request's body was not received to its end.
     Upload(UploadFault),
-    /// The worker died, or broke the contract, while it had the request.
+    /// The worker died, or broke the channel's contract, while it had the request.
     WorkerDied(WorkerId),
-    /// The daemon ended the worker while it had the request: the time for finishing it was over.
+    /// The daemon killed the worker while it had the request, because the time to drain was up.
     WorkerKilled(WorkerId),
     /// The application raised.
     Raised {
-        /// In which worker.
+        /// The worker.
         worker: WorkerId,
-        /// Type and message.
+        /// Type and message of the exception.
         summary: String,
         /// The formatted traceback, perhaps empty.
         traceback: String,
     },
-    /// The client has closed its sending half, and the application took that for its end: it makes no answer, or no
-    /// more of it.
+    /// The client has closed its sending half, and the application has therefore ended without a complete response.
     ClientHalfClosed,
 }
 
-/// Why a body that is given to the application as it comes does not come to its end.
+/// The reason why a request's body was not received to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UploadFault {
-    /// It is longer than `limits.body`.
+    /// The body is longer than `limits.body`.
     TooLarge,
     /// The client paused for longer than `timeouts.body`.
     TooSlow,
-    /// It breaks off.
+    /// The client closed the connection within the body.
     Truncated,
-    /// Its chunks are malformed; what was wrong, as a sentence.
+    /// The chunked coding is malformed, in the way that this sentence says.
     Malformed(&'static str),
 }

@@ -1,6 +1,4 @@
-//! A worker's channel as `pool` hands it over, and how many exchanges may go through it at a time.
-//!
-//! Values only: [`Worker`](super::worker::Worker) takes a [`Link`] to pieces when it is attached.
+//! A worker's channel as `pool` makes it. Values only: [`Worker`](super::worker::Worker) takes them over.
 
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
@@ -11,41 +9,42 @@ use rgun_channel::map::Map;
 
 use crate::id::{Generation, WorkerId};
 
-/// How many exchanges a worker can have at a time. Which number counts its `Ready` tells.
+/// Numbers of exchanges that a worker can have at a time. The worker's Ready says which interface counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slots {
-    /// Of a WSGI worker.
+    /// Threads of a WSGI worker.
     pub threads: u32,
-    /// Of an ASGI worker.
+    /// Requests of an ASGI worker.
     pub concurrency: u32,
-    /// WebSockets that an ASGI worker may have accepted besides.
+    /// Accepted WebSockets of an ASGI worker, in addition to its requests.
     pub websockets: u32,
 }
 
 impl Slots {
-    /// For how many the shared map has room.
+    /// Returns the number of slots that the shared map needs.
     pub fn max(self) -> u32 {
         self.threads.max(self.concurrency.saturating_add(self.websockets))
     }
 }
 
-/// A worker's channel, as `pool` made it.
+/// A worker's channel.
 #[derive(Debug)]
 pub struct Link {
-    /// Whose it is.
+    /// The worker's id.
     pub worker: WorkerId,
-    /// Which code and configuration it has.
+    /// The generation of its code and configuration.
     pub generation: Generation,
     /// The shared map.
     pub map: Arc<Map>,
-    /// Its sizes.
+    /// The sizes of the map's parts.
     pub geometry: Geometry,
-    /// The daemon's end of the control socket; does not block.
+    /// The daemon's end of the control socket, non-blocking.
     pub control: Arc<OwnedFd>,
-    /// The eventfd that an ASGI worker's event loop watches; does not block.
+    /// The eventfd that an ASGI worker's event loop watches, non-blocking.
     pub wake: Arc<OwnedFd>,
-    /// How many exchanges it can have at a time, by its interface.
+    /// The numbers of exchanges for either interface.
     pub slots: Slots,
-    /// After how many requests [`Notice::Served`](super::Notice::Served) is told: `workers.max_requests` with its jitter.
+    /// Number of requests after which [`Notice::MaxRequestsReached`](super::Notice::MaxRequestsReached) is sent:
+    /// `workers.max_requests` with its jitter. `None` is never.
     pub max_requests: Option<NonZeroU64>,
 }

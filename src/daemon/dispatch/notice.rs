@@ -1,4 +1,4 @@
-//! What the dispatcher tells the supervisor, through `run`; and how it names a request to people.
+//! Notices from the dispatcher to the supervisor, through `run`, and the description of a request in them.
 
 use std::time::Duration;
 
@@ -8,96 +8,93 @@ use rgun_channel::frame::ExchangeId;
 use crate::escape::RequestPath;
 use crate::id::WorkerId;
 
-/// What the dispatcher tells the supervisor, through `run`.
+/// A notice from the dispatcher to the supervisor.
 #[derive(Debug)]
 pub enum Notice {
-    /// The worker said something on its control socket.
+    /// A report from the worker's control socket.
     Report(WorkerId, Report),
-    /// The worker broke the channel's contract.
+    /// The worker broke the channel's contract, in this way, and was removed.
     ContractBreached(WorkerId, String),
-    /// The worker closed its control socket, which is how every exit begins. Nothing of it is used any more.
+    /// The worker closed its control socket, as every exit does first, and was removed.
     ControlSocketClosed(WorkerId),
-    /// This request ran over its deadline in this worker; its client has been answered.
+    /// The request exceeded its deadline in a WSGI worker. Its client has been answered.
     DeadlineExceeded(WorkerId, RequestInfo),
-    /// This request ran over its deadline in this ASGI worker; its client has been answered, and its task is being
-    /// cancelled.
+    /// The request exceeded its deadline in an ASGI worker. Its client has been answered, and its task is cancelled.
     TaskDeadlineExceeded(WorkerId, RequestInfo),
-    /// A second later its task has not ended: only the end of the worker ends it.
+    /// The cancelled task has not ended within a second: only the worker's end can end it.
     CancelIgnored(WorkerId, RequestInfo),
-    /// This ASGI worker's event loop has not turned for `timeouts.stall`; for how long. Told once until it turns.
+    /// The ASGI worker's event loop has not run for this time, longer than `timeouts.stall`. Sent once for each stall.
     LoopStalled(WorkerId, Duration),
-    /// Nor for as long again: only the end of the worker ends it.
+    /// The event loop has not run for twice `timeouts.stall`: only the worker's end can end that.
     LoopStuck(WorkerId, Duration),
-    /// This request has been running for longer than `log.slow`. Told once of each attempt.
+    /// The request has been running for longer than `log.slow`. Sent once for each attempt.
     SlowRequest(WorkerId, RequestInfo),
-    /// A retiring worker has no exchange left but those over their deadline.
+    /// The retiring worker has no exchange left, except those past their deadline.
     Drained(WorkerId),
-    /// The worker has served as many requests as its [`Link::max_requests`](super::Link::max_requests) says. Told once.
+    /// The worker has served this number of requests, its [`Link::max_requests`](super::Link::max_requests). Sent once.
     MaxRequestsReached(WorkerId, u64),
-    /// A request waits and no worker is open. Told once until one is admitted.
+    /// A request is queued and no worker is open. Sent once until a worker is admitted.
     WorkerRequested,
-    /// What had started in a worker that is lost, but for what was over its deadline already. Not told when that is
-    /// nothing.
+    /// The worker is gone with requests that it had claimed. Not sent without any.
     WorkerDied {
         /// The worker.
         worker: WorkerId,
-        /// What it had started, in the order in which it was given.
+        /// The claimed requests that were not past their deadline, in the order of their assignment.
         requests: Vec<RequestInfo>,
     },
-    /// Requests of this method and path have ended workers repeatedly and are refused for a while.
+    /// Requests of this method and path have crashed workers repeatedly, and are rejected for a while.
     Quarantined {
         /// The method.
         method: String,
         /// The path, without the query.
         path: RequestPath,
-        /// For how long.
+        /// Time for which they are rejected.
         duration: Duration,
     },
-    /// This worker died of, or with, this request; it is given to another.
+    /// The worker died while it had this request, which is retried in another.
     Retried(WorkerId, RequestInfo),
-    /// The application raised when its answer was complete already (in `close()`, for one).
+    /// The application raised after its response was complete, for example in `close()`.
     RaisedAfterEnd {
-        /// In which worker.
+        /// The worker.
         worker: WorkerId,
-        /// Whose answer.
+        /// The request.
         request: RequestInfo,
-        /// Type and message.
+        /// Type and message of the exception.
         summary: String,
-        /// The formatted traceback, perhaps empty.
+        /// The formatted traceback; may be empty.
         traceback: String,
     },
 }
 
-/// How the dispatcher reaches the supervisor.
+/// The function that passes a notice to the supervisor.
 pub type NoticeSink = Box<dyn Fn(Notice) + Send + Sync>;
 
-/// A request that a worker has.
+/// A request in a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestInfo {
     /// The exchange.
     pub exchange: ExchangeId,
-    /// Under which the response and the journal have it.
+    /// The id that the response and the journal carry.
     pub request_id: String,
-    /// Its method.
+    /// The method.
     pub method: String,
-    /// Its path as sent, without the query.
+    /// The path as sent, without the query.
     pub path: RequestPath,
-    /// `pthread_self(3)` of its thread, as the worker has it in the shared map: any number, if the worker likes.
-    /// `None` when the worker names no thread for it.
+    /// `pthread_self(3)` of its thread, as the worker wrote it to the shared map: unchecked. `None` if there is none.
     pub thread: Option<u64>,
-    /// Since it was given to the worker.
+    /// Time since the request was assigned to the worker.
     pub elapsed: Duration,
-    /// How far its client is.
+    /// The part of the response that the client has.
     pub response: ResponseProgress,
 }
 
-/// What a client has had of its answer.
+/// The part of a response that a client has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResponseProgress {
-    /// Nothing: the daemon can still answer in the application's place.
+    /// Nothing: the daemon can still send an error response.
     NotStarted,
-    /// The head, with this status, and perhaps a part of the body, which can only break off.
+    /// The head with this status, and perhaps a part of the body: the daemon can only abort it.
     HeadSent(u16),
-    /// Everything; or it has gone. It learns nothing of what happens now.
+    /// Everything, or the client is gone.
     Complete,
 }

@@ -1,4 +1,4 @@
-//! The part of the configuration that the dispatcher needs.
+//! The part of the configuration that the dispatcher uses.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,31 +6,32 @@ use std::time::Duration;
 use super::admission::rules::Rule;
 use super::data::Buffers;
 
-/// What the dispatcher must know of the configuration.
+/// The dispatcher's settings.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
-    /// `limits.queue`: requests that may wait, however fast they are served.
+    /// `limits.queue`: number of requests that may wait.
     pub queue: usize,
-    /// `timeouts.queue`: how long one may wait; `None` is for ever.
+    /// `timeouts.queue`: time that a request may wait; `None` is no limit.
     pub queue_timeout: Option<Duration>,
-    /// `timeouts.request`: how long one may run; `None` is for ever.
+    /// `timeouts.request`: time that a request may run; `None` is no limit.
     pub request_timeout: Option<Duration>,
-    /// `log.slow`: after how long [`Notice::Slow`](super::Notice::Slow) is told of one that runs.
+    /// `log.slow`: running time after which [`Notice::SlowRequest`](super::Notice::SlowRequest) is sent; `None` is never.
     pub slow: Option<Duration>,
-    /// `timeouts.stall`: after how long [`Notice::Stalled`](super::Notice::Stalled) is told of an event loop that does not turn.
+    /// `timeouts.stall`: time after which [`Notice::LoopStalled`](super::Notice::LoopStalled) is sent for a blocked event
+    /// loop; `None` is never.
     pub stall: Option<Duration>,
-    /// `websocket.close_window`: over how long the WebSockets of a worker that goes are closed.
+    /// `websocket.close_window`: time over which the WebSockets of a stopping worker are closed.
     pub close_window: Duration,
-    /// `timeouts.path`: the first that matches counts.
+    /// `timeouts.path`: the first rule that matches counts.
     pub rules: Vec<Rule>,
-    /// `workers.retry = "idempotent"`: what had started in a worker that died is given to another, once, if its
-    /// method is idempotent and its client has nothing of an answer yet.
+    /// `workers.retry = "idempotent"`: an idempotent request whose worker died is retried, once, if its client has
+    /// nothing of a response.
     pub retry_idempotent: bool,
-    /// `limits.response_memory`: bytes of answers that wait in memory for their clients, all together.
+    /// `limits.response_memory`: bytes of memory for responses that their clients have not taken.
     pub response_memory: u64,
-    /// `limits.response_disk`: the same in files.
+    /// `limits.response_disk`: bytes of disk for the same.
     pub response_disk: u64,
-    /// The directory of those files.
+    /// The directory for those files.
     pub spool: PathBuf,
 }
 

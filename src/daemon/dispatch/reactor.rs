@@ -1,4 +1,4 @@
-//! The daemon's side of waking: the page that says whether the reactor sleeps, and its doorbell.
+//! The doorbell by which workers wake the reactor, and the page that says whether it sleeps.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,56 +19,56 @@ pub struct Reactor {
     page: Map,
     page_fd: OwnedFd,
     doorbell: EventFd,
-    /// An epoll of the doorbell alone: for waiting without looking at the sockets.
-    alone: OwnedFd,
+    /// An epoll of the doorbell alone, to wait for completions without polling the sockets.
+    doorbell_epoll: OwnedFd,
 }
 
 impl Reactor {
-    /// Makes page and doorbell.
+    /// Makes the page and the doorbell.
     ///
     /// # Errors
-    /// What `memfd_create(2)` or `eventfd(2)` say.
+    /// `memfd_create(2)`, `eventfd(2)` or `epoll_create1(2)` failed.
     pub fn new() -> io::Result<Self> {
         let (page, page_fd) = Map::create_for_readers("rgun-reactor", REACTOR_PAGE_BYTES)?;
         let doorbell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let alone = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let doorbell_epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&alone, &doorbell, epoll::EventData::new_u64(0), flags)?;
-        Ok(Self { page, page_fd, doorbell, alone })
+        epoll::add(&doorbell_epoll, &doorbell, epoll::EventData::new_u64(0), flags)?;
+        Ok(Self { page, page_fd, doorbell, doorbell_epoll })
     }
 
-    /// Blocks until the doorbell rings, but not for longer than `most` (less than a second). On kernels without
-    /// `epoll_pwait2(2)` (before 5.11) that is rounded up to a millisecond.
-    pub fn wait_for_doorbell(&self, most: Duration) {
-        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(most.subsec_nanos()) };
+    /// Blocks until the doorbell rings or `timeout`, less than a second, is up. Kernels before 5.11, without
+    /// `epoll_pwait2(2)`, round it up to a millisecond.
+    pub fn wait_for_doorbell(&self, timeout: Duration) {
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
         let mut event = Vec::with_capacity(1);
-        // Interrupted or refused: the caller goes on to the real epoll, which waits properly.
+        // Interrupted or refused: the caller goes on to the reactor's epoll, which waits.
         if let Err(error) =
-            epoll::wait(&self.alone, rustix::buffer::spare_capacity(&mut event), Some(&timeout))
+            epoll::wait(&self.doorbell_epoll, rustix::buffer::spare_capacity(&mut event), Some(&timeout))
         {
             tracing::trace!(%error, "waiting for the doorbell ended early, ignoring");
         }
     }
 
-    /// Rings the doorbell from this side: the next look at the epoll finds something.
+    /// Rings the doorbell, so that the reactor's next poll returns at once.
     pub(super) fn ring(&self) {
         if let Err(error) = self.doorbell.write(1) {
-            // EAGAIN: the counter is full, which is as good as a ring.
+            // EAGAIN: the counter is full, so that the doorbell has rung.
             tracing::trace!(%error, "cannot ring the doorbell, ignoring");
         }
     }
 
-    /// Whether the reactor sleeps.
+    /// Returns the word that says whether the reactor sleeps.
     pub fn epoch(&self) -> Epoch<'_> {
         Epoch(self.page.u32(REACTOR_EPOCH))
     }
 
-    /// The page's descriptor, for a worker.
+    /// Returns the page's descriptor, for a worker.
     pub fn page_fd(&self) -> BorrowedFd<'_> {
         self.page_fd.as_fd()
     }
 
-    /// The doorbell's descriptor, for a worker and for epoll.
+    /// Returns the doorbell's descriptor, for a worker and for epoll.
     pub fn doorbell_fd(&self) -> BorrowedFd<'_> {
         self.doorbell.as_fd()
     }

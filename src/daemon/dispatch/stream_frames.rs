@@ -23,7 +23,7 @@ impl Worker {
         }
     }
 
-    /// Has the worker cancel the task of an exchange whose deadline has passed.
+    /// Asks the worker to cancel the task of an exchange whose deadline has passed.
     pub(super) fn cancel_task(&mut self, exchange: &mut Exchange) {
         exchange.attempt.disconnect_sent = true;
         self.send(&StreamFrame::Disconnect { exchange: exchange.id, code: 0, reason: b"", cancel: true });

@@ -7,7 +7,7 @@ use rgun_channel::frame::Request;
 /// Longest part of a body or message in bytes. Three fit into a ring.
 pub const MAX_PART: usize = 64 * 1024;
 
-/// How a request's body travels. Not every interface takes every way.
+/// The way in which a request's body travels; each interface accepts some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyTransport {
     /// In the request's frame.

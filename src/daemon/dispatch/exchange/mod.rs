@@ -36,18 +36,18 @@ use crate::dispatch::{RequestInfo, ResponseProgress};
 /// The stages of an exchange before, in and after a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExchangeState {
-    /// Waits in the queue for a worker.
+    /// In the queue for a worker.
     Queued,
-    /// Waits for a permit of this path rule, outside the queue.
+    /// Waiting for a permit of this path rule, outside the queue.
     Held(RuleId),
-    /// Is in a worker's ring, claimed or not.
+    /// In a worker's ring, claimed or not.
     Assigned {
         /// Index in `State::workers`.
         worker: usize,
         /// Position of the record in the submission ring.
         position: Position,
     },
-    /// No worker will use it any more; the client may still be reading the response.
+    /// Done with workers; the client may still be reading the response.
     Finished,
 }
 
@@ -127,7 +127,7 @@ pub(crate) struct Exchange {
     pub(crate) waker: Option<Waker>,
     pub(crate) response: ResponseState,
     pub(crate) hold: ClientHold,
-    /// What ended the exchange in place of a complete response.
+    /// The fault that ended the exchange instead of a complete response.
     pub(crate) fault: Option<Fault>,
 }
 

@@ -1,10 +1,9 @@
-//! What of an answer the daemon has and its client has not taken: in memory, and the end of it perhaps in files.
+//! The bytes of a response that the client has not taken: in memory, and the later ones perhaps in files.
 //!
 //! ```text
 //! worker ──▶ [data] [data] ... [segment] [segment] [being written] [data] ──▶ (read from the left) ──▶ client
 //! ```
-//! [`Exchange`](crate::dispatch::exchange::Exchange) has one; what goes to a file and when is decided in
-//! [`slow_clients`](crate::dispatch::slow_clients).
+//! [`slow_clients`](crate::dispatch::slow_clients) decides what goes to a file and when.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -15,30 +14,30 @@ use crate::budget::{Budget, Reservation};
 use crate::dispatch::data::Data;
 use crate::dispatch::exchange::response_parts::FilePart;
 
-/// Bytes of a file at most: it is closed, and its room on the disk free again, when all of them have been read.
+/// Longest file in bytes. A file is closed, and its disk space freed, when all of it has been read.
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
-/// When so many pieces wait, small ones are put together.
+/// Number of pieces above which small ones are collected into blocks.
 const MAX_SEPARATE_PIECES: usize = 16;
 
-/// Bytes that are written at a time.
+/// Bytes written to a file at a time.
 const BLOCK_BYTES: u64 = 1024 * 1024;
 
-/// An answer's bytes, in order.
+/// The bytes of a response, in order.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseBuffer {
-    /// What comes next. Mostly it is all there is, which then needs no allocation.
+    /// The next entry. Most responses have only this one, and need no allocation.
     first: Option<BufferEntry>,
     rest: VecDeque<BufferEntry>,
-    /// Bytes, wherever they are.
+    /// Bytes in all entries.
     len: u64,
-    /// Of those, bytes in memory that are not about to be written to a file.
+    /// Bytes in memory, without those that are being written to a file.
     in_memory: u64,
-    /// A part of it is being written.
+    /// A part is being written to a file.
     is_writing: bool,
-    /// Entries that have been taken so far: by this it shows whether its client reads.
+    /// Number of entries popped so far, which shows whether the client reads.
     pub(crate) n_popped: u64,
-    /// Its client does not keep up.
+    /// The client does not keep up.
     pub(crate) is_client_slow: bool,
 }
 
@@ -46,26 +45,26 @@ pub(crate) struct ResponseBuffer {
 enum BufferEntry {
     Data(Data),
     Segment(Segment),
-    /// What was taken out to be written to a file.
+    /// Stands for the pieces that are being written to a file.
     Writing,
 }
 
-/// A part of a file.
+/// A part of a spill file.
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) file: Arc<OwnedFd>,
     pub(crate) start: u64,
     pub(crate) len: u64,
-    pub(crate) held: Reservation,
+    pub(crate) reservation: Reservation,
 }
 
-/// What [`ResponseBuffer::pop`] finds.
+/// The result of [`ResponseBuffer::pop`].
 #[derive(Debug)]
 pub(crate) enum Popped {
     Empty,
     Data(Data),
     Spilled(FilePart),
-    /// It is on its way to a file, from which it can be read soon.
+    /// The next bytes are being written to a file, from which they can be read soon.
     Writing,
 }
 
@@ -106,9 +105,14 @@ impl ResponseBuffer {
                 self.in_memory -= data.len() as u64;
                 Popped::Data(data)
             }
-            Some(BufferEntry::Segment(Segment { file, start, len, held })) => {
+            Some(BufferEntry::Segment(Segment { file, start, len, reservation })) => {
                 self.len -= len;
-                Popped::Spilled(FilePart { fd: file, offset: start, len: Some(len), reservation: Some(held) })
+                Popped::Spilled(FilePart {
+                    fd: file,
+                    offset: start,
+                    len: Some(len),
+                    reservation: Some(reservation),
+                })
             }
             Some(BufferEntry::Writing) | None => Popped::Empty,
         }
@@ -118,7 +122,7 @@ impl ResponseBuffer {
         self.first.is_none()
     }
 
-    /// Is there one piece of data at most?
+    /// Returns whether the buffer has no entry, or one in memory.
     pub(crate) fn is_single(&self) -> bool {
         self.rest.is_empty() && !matches!(self.first, Some(BufferEntry::Segment(_) | BufferEntry::Writing))
     }
@@ -131,18 +135,18 @@ impl ResponseBuffer {
         self.in_memory
     }
 
-    /// Bytes in files, or on their way to one.
+    /// Returns the bytes in files, or being written to one.
     pub(crate) fn on_disk(&self) -> u64 {
         self.len - self.in_memory
     }
 
-    /// Is a part of it being written?
+    /// Returns whether a part is being written to a file.
     pub(crate) fn is_writing(&self) -> bool {
         self.is_writing
     }
 
-    /// Takes the last pieces out, to be written to a file, until no more than `allowed` bytes are in memory, but not
-    /// the first piece, and no more than a block. They are in order.
+    /// Takes out the last pieces, to be written to a file, until at most `allowed` bytes are in memory. The first piece
+    /// stays, and at most [`BLOCK_BYTES`] are taken. The pieces are returned in order.
     pub(crate) fn take_excess(&mut self, allowed: u64) -> Vec<Data> {
         let (mut excess, mut len) = (Vec::new(), 0);
         while self.in_memory > allowed && len < BLOCK_BYTES {
@@ -162,9 +166,9 @@ impl ResponseBuffer {
         excess
     }
 
-    /// The file that what was taken out is to be added to, and where; none if a new one is to be made.
+    /// Returns the file, and the offset in it, where the pieces taken out shall be written; `None` for a new file.
     pub(crate) fn append_target(&self) -> Option<(Arc<OwnedFd>, u64)> {
-        // Before what is being written, which is the last.
+        // The entry before the one being written, which is the last.
         let before = match self.rest.len().checked_sub(2) {
             Some(at) => self.rest.get(at),
             None => self.first.as_ref(),
@@ -177,7 +181,7 @@ impl ResponseBuffer {
         }
     }
 
-    /// What was taken out has been written.
+    /// Puts a segment in the place of the pieces that were written.
     pub(crate) fn finish_write(&mut self, segment: Segment) {
         self.is_writing = false;
         let Some(at) = self.rest.iter().rposition(|entry| matches!(entry, BufferEntry::Writing)) else {
@@ -192,28 +196,28 @@ impl ResponseBuffer {
             && earlier.start + earlier.len == segment.start
         {
             earlier.len += segment.len;
-            earlier.held.merge(segment.held);
+            earlier.reservation.merge(segment.reservation);
             self.rest.remove(at);
         } else if let Some(entry) = self.rest.get_mut(at) {
             *entry = BufferEntry::Segment(segment);
         }
     }
 
-    /// What was taken out could not be written and is here again.
+    /// Puts back the pieces that could not be written.
     pub(crate) fn restore(&mut self, data: Vec<Data>) {
         self.is_writing = false;
-        let mut later = VecDeque::new();
+        let mut after = VecDeque::new();
         loop {
             match self.rest.pop_back().or_else(|| self.first.take()) {
                 Some(BufferEntry::Writing) | None => break,
-                Some(entry) => later.push_front(entry),
+                Some(entry) => after.push_front(entry),
             }
         }
         for data in data {
             self.in_memory += data.len() as u64;
             self.push_entry(BufferEntry::Data(data));
         }
-        for entry in later {
+        for entry in after {
             self.push_entry(entry);
         }
     }
@@ -234,14 +238,14 @@ mod tests {
     }
 
     fn segment(file: &Arc<OwnedFd>, start: u64, len: u64) -> Segment {
-        Segment { file: Arc::clone(file), start, len, held: budget().charge(len) }
+        Segment { file: Arc::clone(file), start, len, reservation: budget().charge(len) }
     }
 
     fn file() -> Arc<OwnedFd> {
         Arc::new(std::fs::File::open("/dev/null").unwrap().into())
     }
 
-    /// What comes out, until there is nothing or nothing yet.
+    /// Pops until the buffer is empty or being written.
     fn drained(buffer: &mut ResponseBuffer) -> Vec<String> {
         let mut out = Vec::new();
         loop {
@@ -268,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_pieces_go_to_a_file_and_all_come_out_in_order() {
+    fn last_pieces_go_to_a_file_and_pop_in_order() {
         let mut buffer = filled(&["aa", "bb", "cc", "dd"]);
         let excess = buffer.take_excess(4);
         assert_eq!(excess.iter().map(|data| data.to_vec()).collect::<Vec<_>>(), [b"cc", b"dd"]);
@@ -281,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_continued_while_its_end_has_not_been_read() {
+    fn a_file_grows_until_its_end_is_read() {
         let mut buffer = filled(&["aa", "bb", "cc"]);
         let file = file();
         buffer.take_excess(4);
@@ -293,7 +297,7 @@ mod tests {
         buffer.finish_write(segment(&file, 2, 2));
         buffer.push(data("ee"), budget());
         assert_eq!(drained(&mut buffer), ["aa", "bb", "0+4", "ee"]);
-        // Read while it is written, it is two parts.
+        // A file that is read while it is written is returned in two parts.
         let mut buffer = filled(&["aa", "bb"]);
         buffer.take_excess(0);
         buffer.finish_write(segment(&file, 0, 2));
@@ -305,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_comes_out_of_memory_in_order() {
+    fn restored_pieces_pop_from_memory_in_order() {
         for n_taken in 0..2 {
             let mut buffer = filled(&["aa", "bb", "cc"]);
             let excess = buffer.take_excess(2);
@@ -321,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_great_number_of_small_pieces_is_put_together() {
+    fn many_small_pieces_are_collected() {
         let mut buffer = ResponseBuffer::default();
         let n_pieces = 20_000;
         for nr in 0..n_pieces {
@@ -334,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_piece_and_more_than_a_block_at_a_time_stay() {
+    fn take_excess_leaves_the_first_piece_and_takes_a_block() {
         let mut buffer = filled(&["aa"]);
         assert!(buffer.take_excess(0).is_empty() && !buffer.is_writing());
         for _ in 0..40 {

@@ -1,4 +1,4 @@
-//! What `http` and `websocket` hold of an exchange: its ticket, the response body, the request body, the WebSocket.
+//! The handles of an exchange that `http` and `websocket` hold: ticket, response body, request body, WebSocket.
 
 pub(super) mod ticket;
 pub(super) mod upload;

@@ -119,7 +119,7 @@ impl SpillJob {
     pub(crate) fn run(self) -> SpillResult {
         let Self { id, data, file, reservation: held, directory } = self;
         let written = match write(&data, file, &directory) {
-            Ok((file, start)) => Ok(Segment { file, start, len: held.bytes(), held }),
+            Ok((file, start)) => Ok(Segment { file, start, len: held.bytes(), reservation: held }),
             Err(error) => Err((error, data)),
         };
         SpillResult { id, written }

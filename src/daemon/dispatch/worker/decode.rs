@@ -174,7 +174,7 @@ fn header_map(encoded: &Bytes, n_fields: u16) -> Result<(HeaderMap, ContentLengt
     Ok((map, length))
 }
 
-/// How the daemon treats a response's field.
+/// The daemon's treatment of a response's field.
 #[derive(Debug, Clone, Copy)]
 enum FieldRole {
     /// Passed on unread.

@@ -1,7 +1,7 @@
-//! The exchanges that one worker has been given and is not done with, and their clocks.
+//! The exchanges that are assigned to one worker and not done, and their clocks. Parked WebSockets are not among them:
+//! they have no clock.
 //!
-//! [`Worker`](crate::dispatch::worker::Worker) has one and alone calls it. How many may run at a time, it decides; what follows
-//! from a deadline, `housekeeping` does. WebSockets that have a place of their own are not here: they have no clock.
+//! [`WorkerLoad`](crate::dispatch::worker::load::WorkerLoad) decides how many may run; `timers` acts on deadlines.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -9,18 +9,19 @@ use std::time::{Duration, Instant};
 use rgun_channel::frame::ExchangeId;
 use rgun_channel::ring::{Position, SubmissionSender};
 
-/// How often one is looked at again that is over its time.
+/// Interval at which exchanges past their deadline are returned again.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// In the order given, which is that of their positions: an event loop may have thousands, so that what happens often
-/// looks for one by its position.
+/// Exchanges in the order of assignment, which is that of their positions. An event loop may have thousands, so that
+/// frequent operations search by position.
 #[derive(Debug)]
 pub(crate) struct Running {
     entries: VecDeque<RunningEntry>,
-    /// Before this none of them is over its deadline; and before that none is slow. It may be said too early.
+    /// Earliest possible deadline; may be too early. `None` if no exchange has one.
     next_overdue: Option<Instant>,
+    /// Earliest time at which an exchange may become slow; may be too early.
     next_slow: Option<Instant>,
-    /// How long is slow.
+    /// The last `slow` passed to [`Running::slower_than`].
     slow: Option<Duration>,
 }
 
@@ -28,11 +29,11 @@ pub(crate) struct Running {
 struct RunningEntry {
     id: ExchangeId,
     position: Position,
-    /// When a slot became free for it. `None`: it is prefetched.
+    /// When the exchange got its slot; `None` if it is prefetched.
     started: Option<Instant>,
-    /// How long it may run.
+    /// Time that the exchange may run; `None` is no limit.
     timeout: Option<Duration>,
-    /// [`Running::slower_than`] has told it.
+    /// [`Running::slower_than`] has returned it.
     slow_reported: bool,
 }
 
@@ -49,7 +50,7 @@ impl Running {
         self.entries.is_empty()
     }
 
-    /// The oldest first.
+    /// Returns the ids, oldest first.
     pub(crate) fn ids(&self) -> impl DoubleEndedIterator<Item = ExchangeId> {
         self.entries.iter().map(|entry| entry.id)
     }
@@ -58,17 +59,17 @@ impl Running {
         self.ids().any(|other| other == id)
     }
 
-    /// One more, whose record is at this position, after that of every other. Without a `started` it is prefetched.
+    /// Adds an exchange. Its position comes after all others. `started` is `None` if it is prefetched.
     pub(crate) fn push(
         &mut self,
         id: ExchangeId,
-        limit: Option<Duration>,
+        timeout: Option<Duration>,
         position: Position,
         started: Option<Instant>,
     ) {
-        self.entries.push_back(RunningEntry { id, position, started, timeout: limit, slow_reported: false });
+        self.entries.push_back(RunningEntry { id, position, started, timeout, slow_reported: false });
         if let Some(started) = started {
-            self.note_deadlines(started, limit);
+            self.note_deadlines(started, timeout);
         }
     }
 
@@ -78,71 +79,71 @@ impl Running {
         }
     }
 
-    /// All of them; none is left.
+    /// Removes and returns all exchanges.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = ExchangeId> + use<> {
         std::mem::take(&mut self.entries).into_iter().map(|entry| entry.id)
     }
 
-    /// The oldest ones have these slots: the time of those begins that were prefetched.
+    /// Starts the clocks of prefetched exchanges among the oldest `slots`.
     pub(crate) fn start(&mut self, slots: usize, now: Instant) {
         for at in 0..slots.min(self.entries.len()) {
             let entry = &mut self.entries[at];
             if entry.started.is_none() {
                 entry.started = Some(now);
-                let limit = entry.timeout;
-                self.note_deadlines(now, limit);
+                let timeout = entry.timeout;
+                self.note_deadlines(now, timeout);
             }
         }
     }
 
-    /// It may run for ever.
+    /// Removes the exchange's deadline.
     pub(crate) fn lift_limit(&mut self, position: Option<Position>) {
         if let Some(at) = self.find(position) {
             self.entries[at].timeout = None;
         }
     }
 
-    /// It gets its whole time again.
+    /// Restarts the exchange's clock.
     pub(crate) fn restart_clock(&mut self, position: Option<Position>, now: Instant) {
         if let Some(at) = self.find(position) {
             self.entries[at].started = Some(now);
-            let limit = self.entries[at].timeout;
-            // Mostly it is later than what is known.
-            self.note_deadlines(now, limit);
+            let timeout = self.entries[at].timeout;
+            // Usually this is later than the next deadline.
+            self.note_deadlines(now, timeout);
         }
     }
 
-    /// It gets so much more time.
+    /// Extends the exchange's deadline.
     pub(crate) fn extend_clock(&mut self, position: Option<Position>, by: Duration) {
         if let Some(at) = self.find(position)
             && let Some(started) = &mut self.entries[at].started
         {
             *started += by;
-            let (started, limit) = (*started, self.entries[at].timeout);
-            self.note_deadlines(started, limit);
+            let (started, timeout) = (*started, self.entries[at].timeout);
+            self.note_deadlines(started, timeout);
         }
     }
 
-    /// Those that have had a slot for longer than they may. They are looked through only when there may be one, and
-    /// at each [`RECHECK`] as long as there is.
+    /// Returns the exchanges past their deadline. Searches only when there may be one, and then every
+    /// [`RECHECK_INTERVAL`] as long as there is.
     pub(crate) fn overdue(&mut self, now: Instant) -> Vec<ExchangeId> {
         if self.next_overdue.is_none_or(|next| now <= next) {
             return Vec::new();
         }
         let (mut next, mut found) = (None, Vec::new());
         for entry in &self.entries {
-            let (Some(started), Some(limit)) = (entry.started, entry.timeout) else { continue };
-            let is_over = now > started + limit;
+            let (Some(started), Some(timeout)) = (entry.started, entry.timeout) else { continue };
+            let is_over = now > started + timeout;
             if is_over {
                 found.push(entry.id);
             }
-            next = earlier(next, Some(if is_over { now + RECHECK_INTERVAL } else { started + limit }));
+            next = earlier(next, Some(if is_over { now + RECHECK_INTERVAL } else { started + timeout }));
         }
         self.next_overdue = next;
         found
     }
 
-    /// Those that have had a slot for longer than `slow`, and really run. Each is told once.
+    /// Returns the claimed exchanges that have had a slot for longer than `slow`, each once.
     pub(crate) fn slower_than(
         &mut self,
         slow: Duration,
@@ -168,14 +169,14 @@ impl Running {
         found
     }
 
-    /// The next to start.
+    /// Returns the oldest exchange that the worker has not claimed.
     pub(crate) fn first_unclaimed(&self, submissions: &SubmissionSender) -> Option<ExchangeId> {
         let unclaimed = |entry: &&RunningEntry| !submissions.is_claimed(entry.position);
-        // The worker claims them in their order: who looks from the end sees no more than those that lie there.
+        // The worker claims records in order, so that a search from the end visits only unclaimed ones.
         self.entries.iter().rev().take_while(unclaimed).last().map(|entry| entry.id)
     }
 
-    /// Those that the worker has begun to answer.
+    /// Returns the exchanges that the worker has claimed.
     pub(crate) fn claimed(&self, submissions: &SubmissionSender) -> impl Iterator<Item = ExchangeId> {
         let claimed = self.entries.iter().filter(|entry| submissions.is_claimed(entry.position));
         claimed.map(|entry| entry.id)
@@ -185,9 +186,9 @@ impl Running {
         self.entries.binary_search_by_key(&position?, |entry| entry.position).ok()
     }
 
-    /// The time of one that runs begins.
-    fn note_deadlines(&mut self, now: Instant, limit: Option<Duration>) {
-        self.next_overdue = earlier(self.next_overdue, limit.map(|limit| now + limit));
+    /// Notes when an exchange whose clock starts now may pass its deadline or become slow.
+    fn note_deadlines(&mut self, now: Instant, timeout: Option<Duration>) {
+        self.next_overdue = earlier(self.next_overdue, timeout.map(|timeout| now + timeout));
         self.next_slow = earlier(self.next_slow, self.slow.map(|slow| now + slow));
     }
 }
