@@ -150,7 +150,7 @@ impl Dispatcher {
         };
         let mut waker = exchange.receive(completion, worker, &self.notice)?;
         *has_freed_slot |= worker.on_received(exchange, kind, now);
-        if !exchange.hold.is_watched && exchange.should_watch(self.buffers) {
+        if !exchange.is_watched && exchange.should_watch(self.buffers) {
             state.slow_clients.watch(exchange, now);
             self.tick_fast(&mut state.tick_rate);
         }

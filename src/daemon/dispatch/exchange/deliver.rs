@@ -5,9 +5,10 @@ use std::task::{Poll, Waker};
 
 use http::HeaderMap;
 
+use crate::dispatch::exchange::response::ClientState;
 use crate::dispatch::exchange::response_buffer::Popped;
 use crate::dispatch::exchange::response_parts::{BodyPiece, Credit, ResponseStart};
-use crate::dispatch::exchange::{ClientState, Exchange, ExchangeState};
+use crate::dispatch::exchange::{Exchange, ExchangeState};
 use crate::dispatch::fault::Fault;
 
 impl Exchange {
@@ -34,7 +35,7 @@ impl Exchange {
             self.response.ended && self.response.trailers.is_none() && !self.is_accepted_websocket();
         // A body of several pieces stays here, where it can be spilled to a file if the client is slow.
         if is_whole && self.response.buffer.is_single() {
-            self.client = ClientState::Done;
+            self.response.client = ClientState::Done;
             let body = match self.response.buffer.pop() {
                 Popped::Data(data) => Some(data),
                 Popped::Empty | Popped::Spilled(_) | Popped::Writing => None,
@@ -42,7 +43,7 @@ impl Exchange {
             let file = self.response.file.take();
             return Poll::Ready(Ok(ResponseStart { head, body, file, is_complete: true, body_len: None }));
         }
-        self.client = ClientState::Streaming(head.status.as_u16());
+        self.response.client = ClientState::Streaming(head.status.as_u16());
         let body_len = (is_whole && self.response.file.is_none()).then(|| self.response.buffer.len());
         Poll::Ready(Ok(ResponseStart { head, body: None, file: None, is_complete: false, body_len }))
     }
@@ -75,7 +76,7 @@ impl Exchange {
             if let Some(trailers) = self.response.trailers.take() {
                 return Poll::Ready(Ok(Some((BodyPiece::Trailers(trailers), None))));
             }
-            self.client = ClientState::Done;
+            self.response.client = ClientState::Done;
             return Poll::Ready(Ok(None));
         }
         self.store_waker(waker);
@@ -86,7 +87,7 @@ impl Exchange {
     pub(crate) fn mark_done_if_taken(&mut self) -> bool {
         let is_taken = self.response.is_drained() && self.fault.is_none();
         if is_taken {
-            self.client = ClientState::Done;
+            self.response.client = ClientState::Done;
         }
         is_taken
     }
@@ -103,7 +104,7 @@ impl Exchange {
 
     /// Returns the fault to the client, which is then done.
     pub(super) fn poll_fault<T>(&mut self) -> Poll<Result<T, Fault>> {
-        self.client = ClientState::Done;
+        self.response.client = ClientState::Done;
         match self.fault.clone() {
             Some(fault) => Poll::Ready(Err(fault)),
             None => Poll::Pending,

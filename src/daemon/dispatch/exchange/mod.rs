@@ -26,7 +26,7 @@ use crate::id::WorkerId;
 
 use crate::dispatch::admission::rules::RuleId;
 use crate::dispatch::exchange::body::{BodyTransport, UploadProgress};
-use crate::dispatch::exchange::response::ResponseState;
+use crate::dispatch::exchange::response::{ClientState, ResponseState};
 use crate::dispatch::exchange::response_parts::RequestBody;
 use crate::dispatch::exchange::websocket::WebSocketState;
 use crate::dispatch::fault::Fault;
@@ -49,17 +49,6 @@ pub(crate) enum ExchangeState {
     },
     /// Done with workers; the client may still be reading the response.
     Finished,
-}
-
-/// The client's progress in the response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ClientState {
-    /// The client has nothing yet.
-    AwaitingHead,
-    /// The client has the head with this status and waits for the body.
-    Streaming(u16),
-    /// The client has the whole response, or is gone.
-    Done,
 }
 
 /// The current assignment to a worker.
@@ -86,8 +75,6 @@ pub(crate) struct Attempt {
 /// Time during which the worker waited for credit, that is, for the client to read.
 #[derive(Debug, Default)]
 pub(crate) struct ClientHold {
-    /// The list of slow clients has the exchange.
-    pub(crate) is_watched: bool,
     /// Start of the current wait; `None` while the worker has credit.
     pub(crate) since: Option<Instant>,
     /// Length of the earlier waits together.
@@ -120,11 +107,12 @@ pub(crate) struct Exchange {
     /// When the exchange last entered the queue with its permit.
     pub(crate) ready_at: Instant,
     pub(crate) attempt: Attempt,
-    client: ClientState,
     /// The client has closed its sending half.
     pub(crate) half_closed: bool,
     /// The task that waits for the response.
     pub(crate) waker: Option<Waker>,
+    /// The list of slow clients has the exchange.
+    pub(crate) is_watched: bool,
     pub(crate) response: ResponseState,
     pub(crate) hold: ClientHold,
     /// The fault that ended the exchange instead of a complete response.
@@ -153,9 +141,9 @@ impl Exchange {
             submitted_at,
             ready_at: submitted_at,
             attempt: Attempt::default(),
-            client: ClientState::AwaitingHead,
             half_closed: false,
             waker: None,
+            is_watched: false,
             response: ResponseState::default(),
             hold: ClientHold::default(),
             fault: None,
@@ -250,13 +238,13 @@ impl Exchange {
     }
 
     pub(crate) fn is_client_done(&self) -> bool {
-        self.client == ClientState::Done
+        self.response.client == ClientState::Done
     }
 
     /// Returns how much of the response the client has, or will have.
     pub(crate) fn response_progress(&self) -> ResponseProgress {
-        let ResponseState { head_received, ended, .. } = self.response;
-        match self.client {
+        let ResponseState { client, head_received, ended, .. } = self.response;
+        match client {
             ClientState::AwaitingHead if !(head_received && ended) => ResponseProgress::NotStarted,
             ClientState::Streaming(status) if !ended => ResponseProgress::HeadSent(status),
             // A response that has ended without a fault is complete, even if the client has not read all of it.
@@ -285,7 +273,7 @@ impl Exchange {
     /// possible: it was retried before, or the client or the application has seen a part of it.
     pub(crate) fn reset_for_retry(&mut self, now: Instant) -> bool {
         let is_unseen =
-            self.client == ClientState::AwaitingHead && !self.response.ended && self.fault.is_none();
+            self.response.client == ClientState::AwaitingHead && !self.response.ended && self.fault.is_none();
         let has_read_body = self.upload.as_ref().is_some_and(|upload| upload.granted > 0);
         if has_read_body || self.is_retry || self.is_pinned || !is_unseen || self.is_accepted_websocket() {
             return false;
@@ -302,7 +290,7 @@ impl Exchange {
         self.state = ExchangeState::Queued;
         (self.submitted_at, self.ready_at) = (now, now);
         self.response = ResponseState::default();
-        (self.hold.since, self.hold.total) = (None, Duration::ZERO);
+        self.hold = ClientHold::default();
         true
     }
 
@@ -341,7 +329,7 @@ impl Exchange {
     }
 
     pub(crate) fn mark_client_gone(&mut self) {
-        self.client = ClientState::Done;
+        self.response.client = ClientState::Done;
         self.waker = None;
         self.close_upload();
     }
@@ -375,7 +363,7 @@ mod tests {
 
     #[test]
     fn exchange_is_not_larger_than_eleven_cache_lines() {
-        // Ten thousand may be waiting; each lies in the table, not behind a pointer.
+        // Thousands may be in the table at a time.
         assert!(size_of::<Exchange>() <= 704, "{} bytes", size_of::<Exchange>());
         assert!(size_of::<Worker>() <= 704, "{} bytes", size_of::<Worker>());
     }

@@ -9,8 +9,9 @@ use http::HeaderMap;
 use rgun_channel::frame::{Completion, CompletionKind, Request};
 use rgun_channel::layout::RESPONSE_WINDOW;
 
+use crate::dispatch::exchange::Exchange;
+use crate::dispatch::exchange::response::ClientState;
 use crate::dispatch::exchange::response_parts::{Payload, ResponseHead};
-use crate::dispatch::exchange::{ClientState, Exchange};
 use crate::dispatch::fault::Fault;
 use crate::dispatch::worker::Worker;
 use crate::dispatch::worker::contract::ContractBreach;
@@ -124,7 +125,7 @@ impl Exchange {
         if !response.head_received || response.ended || response.trailers.is_some() {
             return Err(format!("sent trailers of exchange {} out of turn", self.id.0).into());
         }
-        if self.client != ClientState::Done {
+        if response.client != ClientState::Done {
             response.trailers = fields;
         }
         Ok(())
@@ -179,7 +180,7 @@ impl Exchange {
 
     /// Adds early hints, which are of use only before the head.
     fn add_hints(&mut self, fields: Option<Box<HeaderMap>>) -> Option<Waker> {
-        if self.response.head_received || self.client != ClientState::AwaitingHead {
+        if self.response.head_received || self.response.client != ClientState::AwaitingHead {
             return None;
         }
         self.response.add_hints(fields);

@@ -15,6 +15,18 @@ const MAX_HINT_BYTES: usize = 64 * 1024;
 /// Bytes of a whole body that is not charged to `limits.response_memory`.
 const MAX_UNCOUNTED_BODY: usize = 16 * 1024;
 
+/// The client's progress in the response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum ClientState {
+    /// The client has nothing yet.
+    #[default]
+    AwaitingHead,
+    /// The client has the head with this status and waits for the body.
+    Streaming(u16),
+    /// The client has the whole response, or is gone.
+    Done,
+}
+
 /// The response of one attempt.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseState {
@@ -32,6 +44,7 @@ pub(crate) struct ResponseState {
     pub(crate) unacked: u64,
     /// Compares the body with the announced length.
     pub(super) length: LengthCheck,
+    pub(super) client: ClientState,
     /// The worker has sent the head.
     pub(super) head_received: bool,
     /// The worker has sent the end.

@@ -165,7 +165,7 @@ impl State {
     ) -> bool {
         let Some(exchange) = self.exchanges.get_mut(watch.id) else { return false };
         if !exchange.should_watch(buffers) {
-            exchange.hold.is_watched = false;
+            exchange.is_watched = false;
             return false;
         }
         if exchange.response.buffer.n_popped != watch.n_popped {

@@ -67,7 +67,7 @@ impl SlowClients {
     }
 
     pub(crate) fn watch(&mut self, exchange: &mut Exchange, now: Instant) {
-        exchange.hold.is_watched = true;
+        exchange.is_watched = true;
         self.watched.push(WatchedExchange {
             id: exchange.id,
             n_popped: exchange.response.buffer.n_popped,
