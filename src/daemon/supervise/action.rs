@@ -222,8 +222,8 @@ pub enum Report {
         /// The new life.
         by: WorkerId,
     },
-    /// A worker exceeded its deadline: a retiring one did not drain within `timeouts.drain`, a terminating or failed one
-    /// did not exit (all of these are killed), or a killed one was not reaped (an uninterruptible sleep).
+    /// A worker exceeded its deadline: a retiring one did not drain within `timeouts.drain`, a terminating or failed
+    /// one did not exit (all of these are killed), or a killed one was not reaped (an uninterruptible sleep).
     Overdue {
         /// The worker that is late.
         worker: WorkerId,

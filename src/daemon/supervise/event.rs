@@ -136,8 +136,8 @@ pub enum RecycleReason {
     },
     /// It reached `workers.max_lifetime`. The supervisor finds this itself.
     Lifetime,
-    /// It served `workers.refork` requests and may become the zygote; or another worker has, and this one is replaced by
-    /// a fork of that. Ignored without `workers.preload`.
+    /// It served `workers.refork` requests and may become the zygote; or another worker has, and this one is replaced
+    /// by a fork of that. Ignored without `workers.preload`.
     Refork,
     /// It received a signal ([`Event::StopRequested`]).
     Signal {

@@ -15,9 +15,9 @@ pub struct SupervisorPolicy {
     pub count: NonZeroU16,
     /// The lowest number of workers. Between `min` and `count` the number follows the load.
     pub min: NonZeroU16,
-    /// `workers.threads`: the number of requests that make one worker busy. The number of workers shrinks when fewer can
-    /// run the peak load. It is used for ASGI as well, although an ASGI worker accepts a thousand requests: how many its
-    /// event loop can serve is unknown.
+    /// `workers.threads`: the number of requests that make one worker busy. The number of workers shrinks when fewer
+    /// can run the peak load. It is used for ASGI as well, although an ASGI worker accepts a thousand requests: how
+    /// many its event loop can serve is unknown.
     pub slots: NonZeroU32,
     /// `workers.preload`: workers are forked from a zygote.
     pub preload: bool,
@@ -33,8 +33,8 @@ pub struct SupervisorPolicy {
     pub boots_at_once: NonZeroU16,
     /// `timeouts.boot`: from `Spawn` to `Ready`; `None` without a limit.
     pub boot: Option<Duration>,
-    /// `timeouts.drain`: bounds the daemon's stop, and the retirement of a worker that a reload replaced, that is stuck,
-    /// or whose place under the process limit is needed.
+    /// `timeouts.drain`: bounds the daemon's stop, and the retirement of a worker that a reload replaced, that is
+    /// stuck, or whose place under the process limit is needed.
     pub drain: Duration,
     /// The least time a worker gets to exit after `Terminate`, even if the drain took all of `drain`.
     pub terminate_grace: Duration,

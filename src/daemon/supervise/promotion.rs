@@ -40,14 +40,14 @@ impl Supervisor {
         true
     }
 
-    /// Returns true if the worker was asked to become the zygote and has not answered. `run` ignores such an answer from
-    /// any other worker.
+    /// Returns true if the worker was asked to become the zygote and has not answered. `run` ignores such an answer
+    /// from any other worker.
     pub fn is_promoting(&self, worker: WorkerId) -> bool {
         self.worker(worker).is_some_and(|worker| matches!(worker.state, TimedState::Promoting { .. }))
     }
 
-    /// The candidate has become the zygote: retires the previous zygote, and marks the workers that were not forked from
-    /// the new one for replacement.
+    /// The candidate has become the zygote: retires the previous zygote, and marks the workers that were not forked
+    /// from the new one for replacement.
     pub(super) fn finish_promotion(&mut self, id: WorkerId, now: Instant) {
         if self.live.candidate != Some(id.life) {
             return;
@@ -70,8 +70,8 @@ impl Supervisor {
         }
     }
 
-    /// Cancels the promotion if this worker is the candidate. If it was asked already and failed, no other worker of this
-    /// generation is promoted.
+    /// Cancels the promotion if this worker is the candidate. If it was asked already and failed, no other worker of
+    /// this generation is promoted.
     pub(super) fn cancel_promotion(&mut self, id: WorkerId) {
         if self.live.candidate == Some(id.life) {
             let was_asked = |worker: &WorkerRecord| matches!(worker.state, TimedState::Promoting { .. });

@@ -98,8 +98,8 @@ impl Supervisor {
     }
 }
 
-/// Returns the age at which a worker is replaced: up to a tenth below `limit`, so that workers that were spawned together
-/// are not replaced together.
+/// Returns the age at which a worker is replaced: up to a tenth below `limit`, so that workers that were spawned
+/// together are not replaced together.
 pub(super) fn lifetime(limit: Duration, life: Life) -> Duration {
     // The golden ratio spreads consecutive lives evenly (Knuth, TAOCP 3, section 6.4).
     let fraction = u16::try_from(life.0.wrapping_mul(40_503) & 0xffff).expect("masked to 16 bits");

@@ -149,8 +149,8 @@ impl Supervisor {
         }
     }
 
-    /// Retires all workers of a generation within `timeouts.drain`, including those that were retiring without a deadline,
-    /// so that old code does not answer for longer. Drops its configuration.
+    /// Retires all workers of a generation within `timeouts.drain`, including those that were retiring without a
+    /// deadline, so that old code does not answer for longer. Drops its configuration.
     fn retire_generation(&mut self, set: &WorkerSet, now: Instant) {
         let limit = self.live.policy.drain;
         for id in self.workers_of(set.generation) {
@@ -204,8 +204,8 @@ impl Supervisor {
         })
     }
 
-    /// Switches back to the previous generation. `reason` goes to the journal, `headline` to STATUS=, which every user of
-    /// the machine may read.
+    /// Switches back to the previous generation. `reason` goes to the journal, `headline` to STATUS=, which every user
+    /// of the machine may read.
     pub(super) fn roll_back(&mut self, reason: String, headline: &str, now: Instant) {
         if !self.can_roll_back() {
             return;

@@ -51,8 +51,8 @@ pub(super) struct RollbackTarget {
     pub(super) until: Instant,
 }
 
-/// A reload before any worker was ready. Its generation is live at once, since there is no older one to keep; whether it
-/// can serve is not known yet.
+/// A reload before any worker was ready. Its generation is live at once, since there is no older one to keep; whether
+/// it can serve is not known yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct UnprovenReload {
     /// When the reload was requested.

@@ -71,16 +71,16 @@ impl Supervisor {
         }
     }
 
-    /// Returns true if a seat may be filled only while all others are vacant: for a canary, and while the daemon drains,
-    /// where one worker suffices to empty the queue.
+    /// Returns true if a seat may be filled only while all others are vacant: for a canary, and while the daemon
+    /// drains, where one worker suffices to empty the queue.
     pub(super) fn boots_serially(&self) -> bool {
         let is_canary = (!self.ever_ready || self.serial_boots) && !self.any_ready();
         is_canary || self.phase != DaemonPhase::Running
     }
 
-    /// Returns true if the process limits allow one more worker of this generation: twice the number of its seats, so that
-    /// every seat may have a stuck life beside its current one, and three times in all, so that another generation can
-    /// boot as well.
+    /// Returns true if the process limits allow one more worker of this generation: twice the number of its seats, so
+    /// that every seat may have a stuck life beside its current one, and three times in all, so that another
+    /// generation can boot as well.
     pub(super) fn has_room(&self, generation: Generation) -> bool {
         self.worker_set(generation).is_some_and(|set| self.n_workers(generation) < 2 * set.seats.len())
             && self.n_all_workers() < self.max_workers()
@@ -195,8 +195,8 @@ impl Supervisor {
         self.bound_retirements(at_own_limit.then_some(generation), n_due, now);
     }
 
-    /// Bounds retirements without a deadline by `timeouts.drain`, those retiring longest first, so that at least `n` workers
-    /// on their way out have a deadline. With a generation, only its workers count.
+    /// Bounds retirements without a deadline by `timeouts.drain`, those retiring longest first, so that at least `n`
+    /// workers on their way out have a deadline. With a generation, only its workers count.
     fn bound_retirements(&mut self, generation: Option<Generation>, n: usize, now: Instant) {
         // At least 1 ms: a tick must not leave a deadline that has passed.
         let limit = self.live.policy.drain.max(Duration::from_millis(1));

@@ -7,17 +7,17 @@
 //! One worker is handled in `worker_events`, `transitions` and `promotion`; a generation in `reload`; replacements of
 //! healthy workers in `recycle`; the number of workers in `resize`; the choice of the next boot in `spawning`; the end
 //! in `shutdown`. The rules they share:
-//! - **Canary first.** Until a worker is ready, and while boots fail and none is ready, one seat boots at a time and all
-//!   vacancies share its backoff: an import error is reported once instead of once per seat, and a recovering database
-//!   sees one connection instead of one per seat.
+//! - **Canary first.** Until a worker is ready, and while boots fail and none is ready, one seat boots at a time and
+//!   all vacancies share its backoff: an import error is reported once instead of once per seat, and a recovering
+//!   database sees one connection instead of one per seat.
 //! - **Process limits.** A generation has at most twice as many workers as seats, including those on their way out: a
-//!   stuck worker gives up its seat, so each seat may have a replacement beside it. When the replacements are stuck too,
-//!   the worker that has been retiring longest is killed, so that no seat stays empty until the drain timeout. All
-//!   generations together have at most three times as many, so that a reload can boot meanwhile. Zygotes are counted
-//!   separately.
+//!   stuck worker gives up its seat, so each seat may have a replacement beside it. When the replacements are stuck
+//!   too, the worker that has been retiring longest is killed, so that no seat stays empty until the drain timeout.
+//!   All generations together have at most three times as many, so that a reload can boot meanwhile. Zygotes are
+//!   counted separately.
 //! - **Atomic switch.** Traffic moves to a new generation in one step, when all of its workers are ready (`reload`).
-//! - **Terminate what is healthy, kill what is stuck.** A surplus worker is asked to exit, so that its lifespan shutdown
-//!   and atexit handlers run; a stuck worker would not read the request.
+//! - **Terminate what is healthy, kill what is stuck.** A surplus worker is asked to exit, so that its lifespan
+//!   shutdown and atexit handlers run; a stuck worker would not read the request.
 
 use std::collections::BTreeMap;
 use std::mem;

@@ -1,4 +1,5 @@
-//! Changes the state of one worker: admits, retires, terminates or kills it, and ends the states whose deadline has passed.
+//! Changes the state of one worker: admits, retires, terminates or kills it, and ends the states whose deadline has
+//! passed.
 
 use std::time::{Duration, Instant};
 

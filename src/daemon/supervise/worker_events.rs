@@ -1,5 +1,5 @@
-//! Handles the events about one worker: it was spawned, booted, exceeded a deadline, violated the contract, exited. Of a
-//! worker of the pending generation, a failure fails the reload.
+//! Handles the events about one worker: it was spawned, booted, exceeded a deadline, violated the contract, exited. Of
+//! a worker of the pending generation, a failure fails the reload.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -94,7 +94,8 @@ impl Supervisor {
         let Some(worker) = self.worker(id) else { return };
         if worker.is_booting() {
             let mut failed = worker.clone();
-            // It exits by itself, so that its output is complete, unless a thread that its import started prevents that.
+            // It exits by itself, so that its output is complete, unless a thread that its import started prevents
+            // that.
             failed.enter(TimedState::Failed { kill_at: after(now, FAILED_EXIT_TIMEOUT) }, now);
             self.workers.insert(id.life, failed.clone());
             self.vacate(id);
@@ -219,8 +220,8 @@ impl Supervisor {
         self.handle_boot_failure(&worker, failure, now);
     }
 
-    /// Decides what follows from a failed boot: retry after a backoff, fail the reload, roll back, or exit. The worker has
-    /// given up its seat.
+    /// Decides what follows from a failed boot: retry after a backoff, fail the reload, roll back, or exit. The worker
+    /// has given up its seat.
     fn handle_boot_failure(&mut self, worker: &WorkerRecord, failure: BootFailure, now: Instant) {
         self.boot_failures += 1;
         let id = worker.id;
@@ -279,8 +280,8 @@ impl Supervisor {
         self.fail_unproven_reload(failure);
     }
 
-    /// Starts the backoff of a booted worker's seat after its death, and returns the wait; `None` if this death does not
-    /// cause a replacement. The worker has given up its seat.
+    /// Starts the backoff of a booted worker's seat after its death, and returns the wait; `None` if this death does
+    /// not cause a replacement. The worker has given up its seat.
     fn handle_death(
         &mut self,
         worker: &WorkerRecord,

@@ -1,5 +1,5 @@
-//! A generation's policy and seats. At most three sets exist: the live one, the one that a reload boots, and the previous
-//! one while `reload.watch` lasts. Only data and queries; the transitions are elsewhere.
+//! A generation's policy and seats. At most three sets exist: the live one, the one that a reload boots, and the
+//! previous one while `reload.watch` lasts. Only data and queries; the transitions are elsewhere.
 
 use std::collections::BTreeMap;
 

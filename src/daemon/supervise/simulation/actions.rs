@@ -1,5 +1,5 @@
-//! Performs the supervisor's actions as `run` would, checks that each fits the state of its process, and plans the events
-//! that follow.
+//! Performs the supervisor's actions as `run` would, checks that each fits the state of its process, and plans the
+//! events that follow.
 
 use std::time::Duration;
 

@@ -2,10 +2,11 @@
 //! contract and ignore Terminate, zygotes die, and the clock jumps. The operator reloads good and broken code, changes
 //! the number of workers, and stops the daemon at any moment.
 //!
-//! The world performs the actions as `run` would and checks each: it fits the process's state, the process limits hold,
-//! no reload reduces the number of ready workers, each reload is answered once, and the invariants hold after each event.
-//! At the end all workers are ready once faults have stopped, and a stop leaves no process and exits exactly once. A
-//! failure prints its seed: `RGUN_SIMULATION_SEED=… cargo test -p rgun supervise::simulation` plays that history alone.
+//! The world performs the actions as `run` would and checks each: it fits the process's state, the process limits
+//! hold, no reload reduces the number of ready workers, each reload is answered once, and the invariants hold after
+//! each event. At the end all workers are ready once faults have stopped, and a stop leaves no process and exits
+//! exactly once. A failure prints its seed: `RGUN_SIMULATION_SEED=… cargo test -p rgun supervise::simulation` plays
+//! that history alone.
 
 mod actions;
 mod world;
