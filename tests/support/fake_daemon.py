@@ -1,7 +1,7 @@
 """A daemon in plain Python, for tests that must see or order what the real one does by itself.
 
 It starts workers and zygotes by the bootstrap, sends commands, and reads reports and stacks (the messages of
-`src/channel/control.rs`). Requests and completions are in `fake_channel`.
+`src/channel/control/mod.rs`). Requests and completions are in `fake_channel`.
 """
 
 import contextlib

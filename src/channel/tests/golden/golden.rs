@@ -1,5 +1,5 @@
-//! The protocol's bytes, kept: what `make.py` wrote down is what the encoders write, and reading it
-//! gives the same values back. See README.md for when these files may change.
+//! Compares the encoders with the bytes that `make.py` wrote, and decodes those bytes again. README.md says when
+//! the files may change.
 #![cfg(not(loom))]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -24,8 +24,8 @@ use rgun_channel::ring::SubmissionSender;
 type Field = (&'static [u8], &'static [u8]);
 
 fn golden(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(format!("../../tests/golden/v{PROTOCOL_VERSION}/{name}.hex"));
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v{PROTOCOL_VERSION}/{name}.hex"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
 }
@@ -154,7 +154,7 @@ fn requests_have_their_golden_bytes() {
 }
 
 #[test]
-fn what_follows_a_request_has_its_golden_bytes() {
+fn stream_frames_have_their_golden_bytes() {
     let exchange = ExchangeId(10);
     let part = |bytes, end| StreamFrame::Part { exchange, bytes, end, text: false, more: false };
     let gone = StreamFrame::Disconnect { exchange, code: 0, reason: b"", cancel: false };
@@ -261,7 +261,7 @@ fn completions_have_their_golden_bytes() {
 }
 
 #[test]
-fn what_only_asgi_workers_say_has_its_golden_bytes() {
+fn asgi_completions_have_their_golden_bytes() {
     use CompletionKind::{Body as Part, Close, EarlyHints, Trailers, WindowUpdate};
     let last = |completion: Completion| Completion { end: true, done: true, ..completion };
     let take = Completion { slot: 999, ..completion(10, WindowUpdate) };
@@ -365,7 +365,7 @@ fn reports_have_their_golden_bytes() {
 }
 
 #[test]
-fn records_lie_in_the_ring_as_they_always_did() {
+fn ring_records_keep_their_layout() {
     let geometry = Geometry { submission: 4096, completion: 4096, chunks: 1, slots: 1 };
     let map = Arc::new(Map::create("golden", geometry.total_bytes()).unwrap().0);
     let mut sender = SubmissionSender::new(Arc::clone(&map), &geometry);
@@ -380,7 +380,7 @@ fn records_lie_in_the_ring_as_they_always_did() {
 }
 
 #[test]
-fn words_and_regions_lie_where_they_always_did() {
+fn words_and_regions_keep_their_offsets() {
     let words = [
         Word::SubmissionHead,
         Word::SubmissionTail,

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says with what")]
 
 mod checks;
-#[path = "../rng.rs"]
+#[path = "../../../../tests/rng.rs"]
 mod rng;
 
 use std::fs;
@@ -33,7 +33,7 @@ fn odd_byte(rng: &mut Rng) -> u8 {
 
 fn golden() -> Vec<Vec<u8>> {
     let directory =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(format!("v{PROTOCOL_VERSION}"));
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("v{PROTOCOL_VERSION}"));
     let mut files: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let frames: Vec<Vec<u8>> = files

@@ -3,7 +3,7 @@
 #![expect(clippy::print_stderr, reason = "a test says with what it failed")]
 
 mod forged;
-#[path = "../rng.rs"]
+#[path = "../../../../tests/rng.rs"]
 mod rng;
 
 use self::rng::Rng;
@@ -20,7 +20,7 @@ impl Drop for Case<'_> {
 }
 
 #[test]
-fn whatever_a_worker_completes_its_client_gets_answers_or_the_end_and_the_daemon_goes_on() {
+fn forged_completions_are_answered_or_condemned() {
     let mut rng = Rng::new(0x7267_756e_0000_0003);
     let (mut complete, mut condemned, cases) = (0, 0, 2_000);
     for _ in 0..cases {
