@@ -50,7 +50,7 @@ class Troubles:
         self.notes = []
 
     def run(self, seconds):
-        """Draws troubles for so many seconds, with pauses between them, then settles."""
+        """Draws troubles for `seconds`, with pauses between them, then settles."""
         deadline = time.monotonic() + seconds
         deck = []
         while time.monotonic() < deadline:

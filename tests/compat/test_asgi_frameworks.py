@@ -91,8 +91,8 @@ def test_fastapi_validates_and_injects(starlette):
 
 
 def test_fastapi_receives_files(starlette):
-    told = starlette.request("POST", "/api/files", body=FORM, headers=MULTIPART).json()
-    assert told == {"name": "f.bin", "size": 300_000}
+    result = starlette.request("POST", "/api/files", body=FORM, headers=MULTIPART).json()
+    assert result == {"name": "f.bin", "size": 300_000}
 
 
 def test_hundred_requests_of_ten_clients_are_answered(starlette):

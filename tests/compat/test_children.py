@@ -18,9 +18,9 @@ def serving(start):
     def serving(*flags, stubborn="", **settings):
         server = start("signalled:wsgi", COMPAT_APPS, ("--workers", "1", *flags), settings)
         server.wait_for_log("worker 0 is ready")
-        told = server.get(f"/start?stubborn={stubborn}").json()
-        started.append(told["child"])
-        return server, told["worker"], told["child"]
+        facts = server.get(f"/start?stubborn={stubborn}").json()
+        started.append(facts["child"])
+        return server, facts["worker"], facts["child"]
 
     yield serving
     for pid in started:
@@ -39,12 +39,12 @@ def test_children_of_a_replaced_worker_may_finish(serving, flags, leaves):
         server.process.send_signal(signal.SIGHUP)
     else:
         os.kill(worker, signal.SIGTERM)
-    wait_until("the worker leaves", lambda: not is_running(worker))
+    wait_until("the worker exits", lambda: not is_running(worker))
     assert server.get("/who").json()["pid"] != worker
     assert is_running(child)
     # The daemon reaps the child after its exit.
     os.kill(child, signal.SIGKILL)
-    wait_until("it is reaped", lambda: not exists(child))
+    wait_until("the child is reaped", lambda: not exists(child))
     assert "left processes behind" not in server.log()
 
 
@@ -55,20 +55,20 @@ def test_children_past_their_timeout_are_killed_and_logged(serving):
     assert f"worker 0 (pid {worker})" in line
     assert f"{child} (sh)" in line
     assert "workers.children_timeout" in line
-    wait_until("it is killed", lambda: not exists(child))
+    wait_until("the child is killed", lambda: not exists(child))
 
 
 def test_children_of_a_killed_worker_are_killed(serving):
     server, worker, child = serving()
     os.kill(worker, signal.SIGKILL)
-    wait_until("it is killed", lambda: not exists(child))
+    wait_until("the child is killed", lambda: not exists(child))
     assert "left processes behind" not in server.log()
 
 
 def test_children_with_zero_timeout_are_killed_with_their_worker(serving):
     server, worker, child = serving(RGUN_WORKERS_CHILDREN_TIMEOUT="0s")
     os.kill(worker, signal.SIGTERM)
-    wait_until("it is killed", lambda: not exists(child))
+    wait_until("the child is killed", lambda: not exists(child))
     assert "left processes behind" not in server.log()
 
 
@@ -103,6 +103,6 @@ def test_second_stop_signal_does_not_wait_for_children(serving, again):
             server.process.send_signal(again)
         return server.process.poll() is not None
 
-    wait_until("it ends", asked_again)
+    wait_until("the daemon exits", asked_again)
     assert server.process.wait(20) == 0
-    wait_until("it is killed", lambda: not is_running(child))
+    wait_until("the child is killed", lambda: not is_running(child))

@@ -1,10 +1,7 @@
 """The WSGI environ: PEP 3333, "environ Variables" and "Unicode Issues"."""
 
-import http.client
-import json
-import re
-
 import pytest
+from support.http_client import Connection
 from support.paths import HELLO
 
 
@@ -14,32 +11,31 @@ def environ(server, target="/environ", method="GET", **more):
 
 
 def test_environ_is_a_dict_with_all_keys_of_pep_3333(server):
-    told = environ(server)
-    assert told["_exact_dict"] is True
-    assert told["REQUEST_METHOD"] == "GET"
-    assert told["SCRIPT_NAME"] == ""
-    assert told["PATH_INFO"] == "/environ"
-    assert told["QUERY_STRING"] == ""
-    assert told["SERVER_PROTOCOL"] == "HTTP/1.1"
-    assert told["SERVER_NAME"]
-    assert told["SERVER_PORT"] == "80"
-    assert told["wsgi.version"] == [1, 0]
-    assert told["wsgi.url_scheme"] == "http"
-    assert told["wsgi.multithread"] is False
-    assert told["wsgi.multiprocess"] is False
-    assert told["wsgi.run_once"] is False
-    assert told["wsgi.input_terminated"] is True
-    assert told["SERVER_SOFTWARE"].startswith("rgun/")
-    assert told["_types"]["wsgi.version"] == "tuple"
-    assert all(
-        kind == "str" for name, kind in told["_types"].items() if name.isupper() or name == "wsgi.url_scheme"
-    )
+    values = environ(server)
+    assert values["_exact_dict"] is True
+    assert values["REQUEST_METHOD"] == "GET"
+    assert values["SCRIPT_NAME"] == ""
+    assert values["PATH_INFO"] == "/environ"
+    assert values["QUERY_STRING"] == ""
+    assert values["SERVER_PROTOCOL"] == "HTTP/1.1"
+    assert values["SERVER_NAME"]
+    assert values["SERVER_PORT"] == "80"
+    assert values["wsgi.version"] == [1, 0]
+    assert values["wsgi.url_scheme"] == "http"
+    assert values["wsgi.multithread"] is False
+    assert values["wsgi.multiprocess"] is False
+    assert values["wsgi.run_once"] is False
+    assert values["wsgi.input_terminated"] is True
+    assert values["SERVER_SOFTWARE"].startswith("rgun/")
+    assert values["_types"]["wsgi.version"] == "tuple"
+    strings = {name for name in values["_types"] if name.isupper() or name == "wsgi.url_scheme"}
+    assert {values["_types"][name] for name in strings} == {"str"}
 
 
 def test_several_threads_set_multithread(threaded_server):
-    told = environ(threaded_server)
-    assert told["wsgi.multithread"] is True
-    assert told["wsgi.multiprocess"] is False
+    values = environ(threaded_server)
+    assert values["wsgi.multithread"] is True
+    assert values["wsgi.multiprocess"] is False
 
 
 def test_several_workers_set_multiprocess(start):
@@ -61,16 +57,16 @@ def test_several_workers_set_multiprocess(start):
     ],
 )
 def test_path_info_is_the_decoded_path_as_latin_1(server, target, path):
-    told = environ(server, target)
-    assert told["PATH_INFO"] == path
-    assert told["RAW_URI"] == told["REQUEST_URI"] == target
+    values = environ(server, target)
+    assert values["PATH_INFO"] == path
+    assert values["RAW_URI"] == values["REQUEST_URI"] == target
 
 
 def test_query_string_is_not_decoded(server):
-    told = environ(server, "/environ?a=%20&b=%C3%A6&c")
-    assert told["QUERY_STRING"] == "a=%20&b=%C3%A6&c"
-    assert told["RAW_URI"] == told["REQUEST_URI"] == "/environ?a=%20&b=%C3%A6&c"
-    assert told["PATH_INFO"] == "/environ"
+    values = environ(server, "/environ?a=%20&b=%C3%A6&c")
+    assert values["QUERY_STRING"] == "a=%20&b=%C3%A6&c"
+    assert values["RAW_URI"] == values["REQUEST_URI"] == "/environ?a=%20&b=%C3%A6&c"
+    assert values["PATH_INFO"] == "/environ"
 
 
 @pytest.mark.parametrize(
@@ -84,8 +80,8 @@ def test_query_string_is_not_decoded(server):
     ],
 )
 def test_root_path_is_script_name_and_not_in_path_info(rooted, target, script, path):
-    told = environ(rooted, target)
-    assert (told["SCRIPT_NAME"], told["PATH_INFO"]) == (script, path)
+    values = environ(rooted, target)
+    assert (values["SCRIPT_NAME"], values["PATH_INFO"]) == (script, path)
 
 
 def test_root_path_alone_leaves_path_info_empty(rooted):
@@ -98,25 +94,25 @@ def rooted(start_shared):
 
 
 def test_headers_become_http_variables(server):
-    told = environ(server, headers=[("X-One", "1"), ("accept-LANGUAGE", "da"), ("X-Latin", "cr\xe8me")])
-    assert told["HTTP_X_ONE"] == "1"
-    assert told["HTTP_ACCEPT_LANGUAGE"] == "da"
-    assert told["HTTP_X_LATIN"] == "cr\xe8me"
-    assert told["HTTP_HOST"] == "example.org"
+    values = environ(server, headers=[("X-One", "1"), ("accept-LANGUAGE", "da"), ("X-Latin", "cr\xe8me")])
+    assert values["HTTP_X_ONE"] == "1"
+    assert values["HTTP_ACCEPT_LANGUAGE"] == "da"
+    assert values["HTTP_X_LATIN"] == "cr\xe8me"
+    assert values["HTTP_HOST"] == "example.org"
 
 
 def test_repeated_headers_are_joined(server):
-    told = environ(
+    values = environ(
         server,
         headers=[("X-One", "1"), ("X-One", "2"), ("Accept", "a"), ("Accept", "b"), ("X-One", "3")],
     )
-    assert told["HTTP_X_ONE"] == "1,2,3"
-    assert told["HTTP_ACCEPT"] == "a,b"
+    assert values["HTTP_X_ONE"] == "1,2,3"
+    assert values["HTTP_ACCEPT"] == "a,b"
 
 
 def test_repeated_cookies_are_joined_as_cookies(server):
-    told = environ(server, headers=[("Cookie", "a=1"), ("Cookie", "b=2; c=3")])
-    assert told["HTTP_COOKIE"] == "a=1; b=2; c=3"
+    values = environ(server, headers=[("Cookie", "a=1"), ("Cookie", "b=2; c=3")])
+    assert values["HTTP_COOKIE"] == "a=1; b=2; c=3"
 
 
 @pytest.mark.parametrize("trusted", [True, False])
@@ -124,30 +120,29 @@ def test_trusted_proxy_sets_scheme_https_and_port(start, trusted):
     flags = () if trusted else ("--no-proxy-headers",)
     server = start("cases", HELLO, ("--workers", "1", *flags)).wait_ready()
     fields = [("X-Forwarded-Proto", "https"), ("X-Forwarded-For", "192.0.2.7")]
-    told = environ(server, headers=fields)
+    values = environ(server, headers=fields)
     expected = ("https", "on", "443", "192.0.2.7") if trusted else ("http", None, "80", "")
     names = ("wsgi.url_scheme", "HTTPS", "SERVER_PORT", "REMOTE_ADDR")
-    assert tuple(told.get(name) for name in names) == expected
-    assert told["HTTP_X_FORWARDED_PROTO"] == "https"
+    assert tuple(values.get(name) for name in names) == expected
+    assert values["HTTP_X_FORWARDED_PROTO"] == "https"
     plain = environ(server)
     assert (plain["wsgi.url_scheme"], plain.get("HTTPS")) == ("http", None)
 
 
 def test_proxy_scheme_keeps_the_port_of_a_tcp_listener(start):
     server = start("cases", HELLO, ("--workers", "1", "--bind", "127.0.0.1:0")).wait_ready()
-    port = int(re.search(r"127\.0\.0\.1:(\d+)", server.wait_for_log("listening on 127.0.0.1"))[1])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request("GET", "/environ", headers={"X-Forwarded-Proto": "https"})
-    told = json.loads(connection.getresponse().read())
-    connection.close()
-    assert (told["wsgi.url_scheme"], told["HTTPS"], told["SERVER_PORT"]) == ("https", "on", str(port))
+    address = server.tcp_address
+    with Connection(address) as connection:
+        values = connection.request("GET", "/environ", headers={"X-Forwarded-Proto": "https"}).json()
+    assert (values["wsgi.url_scheme"], values["HTTPS"]) == ("https", "on")
+    assert values["SERVER_PORT"] == str(address[1])
 
 
 def test_header_names_with_underscores_can_be_allowed(start):
     server = start("cases", HELLO, ("--workers", "1", "--header-map", "dangerous")).wait_ready()
-    told = environ(server, headers=[("X_Real_IP", "6.6.6.6"), ("X-Real-IP", "10.0.0.1"), ("Proxy", "evil")])
-    assert sorted(told["HTTP_X_REAL_IP"].split(",")) == ["10.0.0.1", "6.6.6.6"]
-    assert "HTTP_PROXY" not in told
+    values = environ(server, headers=[("X_Real_IP", "6.6.6.6"), ("X-Real-IP", "10.0.0.1"), ("Proxy", "evil")])
+    assert sorted(values["HTTP_X_REAL_IP"].split(",")) == ["10.0.0.1", "6.6.6.6"]
+    assert "HTTP_PROXY" not in values
 
 
 def test_proxy_header_never_becomes_http_proxy(server):
@@ -155,39 +150,39 @@ def test_proxy_header_never_becomes_http_proxy(server):
 
 
 def test_header_names_with_underscores_are_dropped(server):
-    told = environ(
+    values = environ(
         server, headers=[("X_Real_IP", "6.6.6.6"), ("X-Real-IP", "10.0.0.1"), ("Content_Type", "evil")]
     )
-    assert told["HTTP_X_REAL_IP"] == "10.0.0.1"
-    assert "CONTENT_TYPE" not in told
-    assert "HTTP_CONTENT_TYPE" not in told
+    assert values["HTTP_X_REAL_IP"] == "10.0.0.1"
+    assert "CONTENT_TYPE" not in values
+    assert "HTTP_CONTENT_TYPE" not in values
 
 
 def test_environ_values_are_not_taken_from_earlier_requests(server):
     long = "l" * 300
     for agent, accept in [("a", "x"), ("a", "x"), ("b", "x"), ("b", long), ("b", long), ("a", None)]:
         fields = [("User-Agent", agent), *([("Accept", accept)] if accept else [])]
-        told = environ(server, headers=fields)
-        assert (told["HTTP_USER_AGENT"], told.get("HTTP_ACCEPT")) == (agent, accept)
+        values = environ(server, headers=fields)
+        assert (values["HTTP_USER_AGENT"], values.get("HTTP_ACCEPT")) == (agent, accept)
     # Paths of equal length, with equal endings, and too long for the cache.
     for path in ["/a/the-same", "/b/the-same", "/b/the-same", *["/" + "a" * 99] * 2, "/a%41/the-same"]:
-        told = environ(server, "/environ" + path)
+        values = environ(server, "/environ" + path)
         decoded = path.replace("%41", "A")
-        assert (told["PATH_INFO"], told["RAW_URI"]) == ("/environ" + decoded, "/environ" + path)
+        assert (values["PATH_INFO"], values["RAW_URI"]) == ("/environ" + decoded, "/environ" + path)
 
 
 def test_content_type_and_length_have_no_http_prefix(server):
-    told = environ(server, method="POST", body=b"12345", headers=[("Content-Type", "text/x-test")])
-    assert told["CONTENT_TYPE"] == "text/x-test"
-    assert told["CONTENT_LENGTH"] == "5"
-    assert "HTTP_CONTENT_TYPE" not in told
-    assert "HTTP_CONTENT_LENGTH" not in told
+    values = environ(server, method="POST", body=b"12345", headers=[("Content-Type", "text/x-test")])
+    assert values["CONTENT_TYPE"] == "text/x-test"
+    assert values["CONTENT_LENGTH"] == "5"
+    assert "HTTP_CONTENT_TYPE" not in values
+    assert "HTTP_CONTENT_LENGTH" not in values
 
 
 def test_request_without_a_body_has_no_content_length(server):
-    told = environ(server)
-    assert "CONTENT_LENGTH" not in told
-    assert "CONTENT_TYPE" not in told
+    values = environ(server)
+    assert "CONTENT_LENGTH" not in values
+    assert "CONTENT_TYPE" not in values
 
 
 def test_declared_empty_body_has_content_length_zero(server):
@@ -200,9 +195,9 @@ def test_chunked_body_has_a_length_and_no_transfer_encoding(server):
             b"POST /environ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
             b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
         )
-        told = connection.response().json()
-    assert told["CONTENT_LENGTH"] == "7"
-    assert "HTTP_TRANSFER_ENCODING" not in told
+        values = connection.response().json()
+    assert values["CONTENT_LENGTH"] == "7"
+    assert "HTTP_TRANSFER_ENCODING" not in values
 
 
 def test_server_protocol_is_the_requests_version(server):
@@ -223,39 +218,35 @@ def test_options_asterisk_has_an_empty_path(probe):
 
 
 def test_unix_socket_client_has_no_remote_address(server):
-    told = environ(server)
-    assert told["REMOTE_ADDR"] == ""
-    assert told["REMOTE_PORT"] == ""
+    values = environ(server)
+    assert values["REMOTE_ADDR"] == ""
+    assert values["REMOTE_PORT"] == ""
 
 
 def test_tcp_client_has_its_own_address_and_port(start):
-    server = start("cases", HELLO, ("--workers", "1", "--bind", "127.0.0.1:0"))
-    server.wait_ready()
-    line = server.wait_for_log("listening on 127.0.0.1")
-    port = int(re.search(r"127\.0\.0\.1:(\d+)", line)[1])
-    for address in ("127.0.0.1", "127.0.0.1", "127.0.0.2"):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20, source_address=(address, 0))
-        for _ in range(2):
-            connection.request("GET", "/environ")
-            own_port = connection.sock.getsockname()[1]
-            told = json.loads(connection.getresponse().read())
-            assert (told["REMOTE_ADDR"], told["REMOTE_PORT"]) == (address, str(own_port))
-        connection.close()
-    assert (told["SERVER_NAME"], told["SERVER_PORT"]) == ("127.0.0.1", str(port))
+    server = start("cases", HELLO, ("--workers", "1", "--bind", "127.0.0.1:0")).wait_ready()
+    for client in ("127.0.0.1", "127.0.0.1", "127.0.0.2"):
+        with Connection(server.tcp_address, source_address=(client, 0)) as connection:
+            for _ in range(2):
+                values = connection.request("GET", "/environ").json()
+                port = connection.socket.getsockname()[1]
+                assert (values["REMOTE_ADDR"], values["REMOTE_PORT"]) == (client, str(port))
+    host, port = server.tcp_address
+    assert (values["SERVER_NAME"], values["SERVER_PORT"]) == (host, str(port))
 
 
 def test_request_id_is_in_environ_and_response(server):
     response = server.get("/environ")
-    told = response.json()
-    assert told["rgun.request_id"] == told["HTTP_X_REQUEST_ID"] == response["x-request-id"]
+    values = response.json()
+    assert values["rgun.request_id"] == values["HTTP_X_REQUEST_ID"] == response["x-request-id"]
 
 
 def test_changes_to_the_environ_do_not_reach_later_requests(server):
     assert server.get("/environ/writable").json() == {"seen": False}
     assert server.get("/environ/writable").json() == {"seen": False}
-    told = environ(server)
-    assert told["REQUEST_METHOD"] == "GET"
-    assert "SERVER_NAME" in told
+    values = environ(server)
+    assert values["REQUEST_METHOD"] == "GET"
+    assert "SERVER_NAME" in values
 
 
 def test_wsgi_errors_reaches_the_log(server, marker):
@@ -266,5 +257,5 @@ def test_wsgi_errors_reaches_the_log(server, marker):
 
 def test_many_headers_arrive(server):
     headers = [(f"X-Number-{index}", str(index)) for index in range(80)]
-    told = environ(server, headers=headers)
-    assert [told[f"HTTP_X_NUMBER_{index}"] for index in range(80)] == [str(index) for index in range(80)]
+    values = environ(server, headers=headers)
+    assert [values[f"HTTP_X_NUMBER_{index}"] for index in range(80)] == [str(index) for index in range(80)]

@@ -53,10 +53,10 @@ def post(server, target, body, chunked=False):
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["sized", "chunked"])
 def test_read_returns_the_whole_body_once(server, body, chunked):
-    told = post(server, "/input/read", body, chunked)
-    assert told["sha256"] == digest(body)
-    assert told["calls"] == 1
-    assert told["after_end"] == 0
+    result = post(server, "/input/read", body, chunked)
+    assert result["sha256"] == digest(body)
+    assert result["calls"] == 1
+    assert result["after_end"] == 0
 
 
 def test_read_without_an_argument_returns_all(server, body):
@@ -66,17 +66,17 @@ def test_read_without_an_argument_returns_all(server, body):
 @pytest.mark.parametrize("size", [1, 7, 4096, 65536, 1_000_000])
 def test_read_with_a_size_returns_that_much_until_the_end(server, size):
     body = BODIES["64 KiB and one"] if size > 1 else LINES
-    told = post(server, f"/input/read?n={size}", body)
-    assert told["sha256"] == digest(body)
-    assert told["longest"] == min(size, len(body))
-    assert told["calls"] == -(-len(body) // size)
+    result = post(server, f"/input/read?n={size}", body)
+    assert result["sha256"] == digest(body)
+    assert result["longest"] == min(size, len(body))
+    assert result["calls"] == -(-len(body) // size)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["sized", "chunked"])
 def test_readline_returns_lines_with_their_ends(server, body, chunked):
-    told = post(server, "/input/readline", body, chunked)
-    assert told["sha256"] == digest(body)
-    assert told["lengths"] == lengths(body)
+    result = post(server, "/input/readline", body, chunked)
+    assert result["sha256"] == digest(body)
+    assert result["lengths"] == lengths(body)
 
 
 def lengths(body, size=None):
@@ -88,9 +88,9 @@ def lengths(body, size=None):
 @pytest.mark.parametrize("size", [1, 5, 100, 70_000])
 def test_readline_with_a_size_returns_no_more(server, size):
     for name in ("lines",) if size < 100 else ("lines", "300 KB", "one long line"):
-        told = post(server, f"/input/readline?n={size}", BODIES[name])
-        assert told["sha256"] == digest(BODIES[name])
-        assert told["lengths"] == lengths(BODIES[name], size)
+        result = post(server, f"/input/readline?n={size}", BODIES[name])
+        assert result["sha256"] == digest(BODIES[name])
+        assert result["lengths"] == lengths(BODIES[name], size)
 
 
 def test_readlines_returns_all_lines(server, body):
@@ -98,30 +98,30 @@ def test_readlines_returns_all_lines(server, body):
 
 
 def test_readlines_stops_after_its_hint(server):
-    told = post(server, "/input/readlines?hint=10", LINES)
-    assert told["lengths"] == lengths(LINES)[:3]
+    result = post(server, "/input/readlines?hint=10", LINES)
+    assert result["lengths"] == lengths(LINES)[:3]
     assert post(server, "/input/readlines?hint=0", LINES)["lengths"] == lengths(LINES)
 
 
 def test_iteration_yields_lines(server, body):
-    told = post(server, "/input/iter", body)
-    assert told["sha256"] == digest(body)
-    assert told["lengths"] == lengths(body)
+    result = post(server, "/input/iter", body)
+    assert result["sha256"] == digest(body)
+    assert result["lengths"] == lengths(body)
 
 
 @pytest.mark.parametrize("size", [30, 70_000])
 def test_all_read_methods_share_one_position(server, size):
     body = b"abcdef\nghi" + b"j" * size
-    told = post(server, "/input/mixed", body)
-    assert told["lengths"] == [3, 4, 2, size + 1]
-    assert told["sha256"] == digest(body)
+    result = post(server, "/input/mixed", body)
+    assert result["lengths"] == [3, 4, 2, size + 1]
+    assert result["sha256"] == digest(body)
 
 
 @pytest.mark.parametrize("size", [3, 70_000])
 def test_reading_zero_bytes_consumes_nothing(server, size):
-    told = post(server, "/input/zero", b"z" * size)
-    assert told["nothing"] == 0
-    assert told["length"] == size
+    result = post(server, "/input/zero", b"z" * size)
+    assert result["nothing"] == 0
+    assert result["length"] == size
 
 
 def test_size_none_means_no_limit(probe):
@@ -161,8 +161,8 @@ def test_unread_body_does_not_disturb_the_next_request(server, size):
 def test_input_is_readable_in_a_thread_and_after_a_chunk(server):
     body = BODIES["64 KiB and one"]
     assert post(server, "/input/thread", body)["sha256"] == digest(body)
-    told = server.request("POST", "/input/late", body=body).body.split()
-    assert told == [b"first", str(len(body)).encode(), digest(body).encode()]
+    result = server.request("POST", "/input/late", body=body).body.split()
+    assert result == [b"first", str(len(body)).encode(), digest(body).encode()]
 
 
 def test_input_kept_after_its_request_reads_its_own_body(probe):

@@ -102,9 +102,9 @@ def test_wrong_arguments_of_start_response_raise_type_error(probe):
 
 def test_write_and_start_response_fail_after_their_request(probe):
     assert probe.get("/write_after_end").body == b"ok\n"
-    told = probe.get("/use_kept")
-    assert [text[:24] for text in told.json()] == ["the response is complete"] * 2
-    assert told.status == 200
+    result = probe.get("/use_kept")
+    assert [text[:24] for text in result.json()] == ["the response is complete"] * 2
+    assert result.status == 200
 
 
 def test_write_of_more_than_the_slab_arrives_whole(probe):

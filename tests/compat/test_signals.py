@@ -75,7 +75,7 @@ def test_sigterm_to_a_worker_finishes_requests_then_replaces(server, tmp_path, n
     server.wait_for_log(f"was asked by {number.name} to leave")
     server.wait_for_log("worker 0 is ready", 2)
     assert running.answer() == (200, b'"waited"' if path == "wait" else b'"slept"', True)
-    wait_until("the worker leaves", lambda: not exists(running.pid))
+    wait_until("the worker exits", lambda: not exists(running.pid))
     assert server.get("/who").json()["pid"] != running.pid
     assert "exited with status" not in server.log()
     assert "was killed" not in server.log()
@@ -84,7 +84,7 @@ def test_sigterm_to_a_worker_finishes_requests_then_replaces(server, tmp_path, n
 @pytest.mark.parametrize("number", LEAVE)
 def test_view_that_signals_its_own_process_is_answered(server, number):
     pid = server.get(f"/kill?number={number:d}").json()
-    wait_until("the worker leaves", lambda: not exists(pid))
+    wait_until("the worker exits", lambda: not exists(pid))
     assert server.get("/who").json()["pid"] != pid
 
 
@@ -151,10 +151,10 @@ def test_sigterm_to_the_zygote_replaces_it_alone(start, target):
     os.kill(before["imported_by"], signal.SIGTERM)
     server.wait_for_log("the zygote was asked by SIGTERM to leave")
     server.wait_for_log("the zygote is ready", 2)
-    wait_until("the zygote leaves", lambda: not exists(before["imported_by"]))
+    wait_until("the zygote exits", lambda: not exists(before["imported_by"]))
     assert server.get("/who").json()["pid"] == before["pid"]
     os.kill(before["pid"], signal.SIGTERM)
-    wait_until("another one serves", lambda: server.get("/who").json()["pid"] != before["pid"])
+    wait_until("another worker serves", lambda: server.get("/who").json()["pid"] != before["pid"])
     assert server.get("/who").json()["imported_by"] != before["imported_by"]
 
 
@@ -164,7 +164,7 @@ def test_signal_to_a_booting_worker_ends_it_and_retries(start, tmp_path, number,
     gate = tmp_path / "boot"
     begun = tmp_path / "boot.begun"
     server = start("signalled:wsgi", COMPAT_APPS, ("--workers", "1", *preload), {"BOOT_GATE": str(gate)})
-    wait_until("it boots", lambda: begun.exists() and begun.read_text())
+    wait_until("the worker boots", lambda: begun.exists() and begun.read_text())
     pid = int(begun.read_text())
     os.kill(pid, number)
     server.wait_for_log(f"was killed by {number.name} while booting")
@@ -176,7 +176,7 @@ def test_signal_to_a_booting_worker_ends_it_and_retries(start, tmp_path, number,
 def test_sigterm_to_all_during_the_first_boot_exits_zero(start, tmp_path):
     begun = tmp_path / "boot.begun"
     server = start("signalled:wsgi", COMPAT_APPS, ("--workers", "1"), {"BOOT_GATE": str(tmp_path / "boot")})
-    wait_until("it boots", lambda: begun.exists() and begun.read_text())
+    wait_until("the worker boots", lambda: begun.exists() and begun.read_text())
     for pid in (int(begun.read_text()), server.process.pid):
         os.kill(pid, signal.SIGTERM)
     assert server.process.wait(20) == 0
@@ -186,7 +186,7 @@ def test_application_handler_replaces_the_servers(start):
     server = start("signalled:wsgi", COMPAT_APPS, ("--workers", "1"), {"HANDLER": "own"}).wait_ready()
     pid = server.get("/who").json()["pid"]
     os.kill(pid, signal.SIGTERM)
-    wait_until("it has run", lambda: server.get("/who").json()["handled"] == [signal.SIGTERM])
+    wait_until("the handler has run", lambda: server.get("/who").json()["handled"] == [signal.SIGTERM])
     assert server.get("/who").json()["pid"] == pid
     assert "asked by SIGTERM" not in server.log()
 
@@ -196,7 +196,7 @@ def test_application_handler_may_call_the_servers(start):
     pid = server.get("/who").json()["pid"]
     os.kill(pid, signal.SIGTERM)
     server.wait_for_log("was asked by SIGTERM to leave")
-    wait_until("the worker leaves", lambda: not exists(pid))
+    wait_until("the worker exits", lambda: not exists(pid))
     assert server.get("/who").json()["pid"] != pid
 
 
@@ -206,7 +206,7 @@ def test_restoring_sigint_does_not_make_it_fatal(start):
     assert server.get("/asyncio").json() is False
     assert server.get("/handlers").json() == [True] * 5
     pid = server.get(f"/kill?number={signal.SIGINT:d}").json()
-    wait_until("the worker leaves", lambda: not exists(pid))
+    wait_until("the worker exits", lambda: not exists(pid))
 
 
 def test_subprocesses_have_no_signal_ignored_or_blocked(shared_server):
@@ -218,8 +218,8 @@ def test_subprocesses_have_no_signal_ignored_or_blocked(shared_server):
 
 
 def test_subprocesses_are_interrupted_by_sigint(shared_server):
-    told = shared_server.get("/interrupt").json()
-    assert told == {"statuses": [-signal.SIGINT, -signal.SIGINT], "KeyboardInterrupt": True}
+    result = shared_server.get("/interrupt").json()
+    assert result == {"statuses": [-signal.SIGINT, -signal.SIGINT], "KeyboardInterrupt": True}
 
 
 def test_forked_children_have_default_signal_handling(shared_server):

@@ -27,7 +27,7 @@ def test_deadline_report_shows_all_threads(start):
     answers = []
     first = threading.Thread(target=lambda: answers.append(server.get("/sleep?seconds=3").status))
     first.start()
-    wait_until("it runs", lambda: "/sleep" in server.get("/who").json()["seen"])
+    wait_until("the request runs", lambda: "/sleep" in server.get("/who").json()["seen"])
     first.join(20)
     assert answers == [504]
     server.wait_for_log("in do_sleep")
@@ -79,27 +79,27 @@ def preloaded(start, project):
 
 
 def test_forked_workers_serve_and_are_replaced(preloaded):
-    told = preloaded.get("/who").json()
-    assert told["imported_by"] != told["pid"]
-    assert told["parent"] == preloaded.process.pid
-    os.kill(told["pid"], signal.SIGKILL)
+    facts = preloaded.get("/who").json()
+    assert facts["imported_by"] != facts["pid"]
+    assert facts["parent"] == preloaded.process.pid
+    os.kill(facts["pid"], signal.SIGKILL)
     preloaded.wait_for_log("is ready", 4)
     again = preloaded.get("/who").json()
-    assert again["imported_by"] == told["imported_by"]
-    assert again["pid"] != told["pid"]
+    assert again["imported_by"] == facts["imported_by"]
+    assert again["pid"] != facts["pid"]
 
 
 def test_workers_survive_their_zygotes_death(preloaded):
-    told = preloaded.get("/who").json()
-    os.kill(told["imported_by"], signal.SIGKILL)
+    facts = preloaded.get("/who").json()
+    os.kill(facts["imported_by"], signal.SIGKILL)
     preloaded.wait_for_log("the zygote is ready", 2)
     # Both workers have the old zygote.
-    assert preloaded.get("/who").json()["imported_by"] == told["imported_by"]
-    os.kill(told["pid"], signal.SIGKILL)
+    assert preloaded.get("/who").json()["imported_by"] == facts["imported_by"]
+    os.kill(facts["pid"], signal.SIGKILL)
     wait_until(
         "a worker of the new zygote serves",
         lambda: (
-            preloaded.get("/who").json()["imported_by"] != told["imported_by"]
+            preloaded.get("/who").json()["imported_by"] != facts["imported_by"]
             or os.kill(preloaded.get("/who").json()["pid"], signal.SIGKILL)
         ),
     )
@@ -119,8 +119,8 @@ def test_worker_at_the_refork_limit_becomes_the_zygote(start):
 
     def reforked():
         # The worker has inherited the records of its zygote.
-        told = server.get("/who").json()
-        return told["pid"] != first["pid"] and len(told["forks"]) >= 4 and len(told["seen"]) >= 10
+        facts = server.get("/who").json()
+        return facts["pid"] != first["pid"] and len(facts["forks"]) >= 4 and len(facts["seen"]) >= 10
 
-    wait_until("a worker of a worker serves", reforked)
+    wait_until("a worker forked from a worker serves", reforked)
     assert server.stop() == 0

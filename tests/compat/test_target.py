@@ -184,13 +184,13 @@ def test_exception_in_a_factory_is_reported(python, project):
 
 
 def test_application_starts_in_its_directory(probe):
-    told = probe.get("/identity").json()
-    assert told["path"][0] == told["cwd"] == str(COMPAT_APPS)
-    assert "" not in told["path"]
-    assert told["argv"] == ["rgun"]
-    assert told["main"] is True
-    assert told["faulthandler"] is True
-    assert told["control_is_inherited"] is False
+    facts = probe.get("/identity").json()
+    assert facts["path"][0] == facts["cwd"] == str(COMPAT_APPS)
+    assert "" not in facts["path"]
+    assert facts["argv"] == ["rgun"]
+    assert facts["main"] is True
+    assert facts["faulthandler"] is True
+    assert facts["control_is_inherited"] is False
 
 
 def test_pythonpath_precedes_the_directory(start, project, tmp_path_factory):
@@ -251,20 +251,20 @@ def test_daemon_reports_an_unsupported_interpreter(project, old):
 
 
 def test_worker_runs_on_the_interpreter_under_test(server, python):
-    told = server.get("/who").json()
-    assert pathlib.Path(told["executable"]) == pathlib.Path(python)
-    assert told["prefix"] == (sys.prefix if python == sys.executable else told["prefix"])
+    facts = server.get("/who").json()
+    assert pathlib.Path(facts["executable"]) == pathlib.Path(python)
+    assert facts["prefix"] == (sys.prefix if python == sys.executable else facts["prefix"])
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)])
 def test_main_module_can_be_run_again_by_multiprocessing(start, preload):
     server = start("main_module", COMPAT_APPS, ("--workers", "1", *preload))
     server.wait_for_log("worker 0 is ready")
-    told = server.get("/").json()
-    file = pathlib.Path(told["file"])
+    facts = server.get("/").json()
+    file = pathlib.Path(facts["file"])
     assert file.is_file()
     assert file.parent == daemon_binary().parent.resolve()
-    assert {method: number for method, (number, _) in told["started"].items()} == {
+    assert {method: number for method, (number, _) in facts["started"].items()} == {
         "spawn": 42,
         "forkserver": 42,
         "fork": 42,

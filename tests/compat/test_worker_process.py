@@ -11,10 +11,10 @@ from support.waiting import wait_until
 
 
 def test_single_slot_is_the_main_thread(server):
-    told = server.get("/who").json()
-    assert told["main_thread"] is True
-    assert told["thread"] == "MainThread"
-    assert told["threads"] == 1
+    facts = server.get("/who").json()
+    assert facts["main_thread"] is True
+    assert facts["thread"] == "MainThread"
+    assert facts["threads"] == 1
 
 
 def test_three_threads_run_three_requests_concurrently(threaded_probe):
@@ -112,7 +112,7 @@ def test_worker_exits_when_its_daemon_dies(start):
     server = start("probe", COMPAT_APPS).wait_ready()
     pid = server.get("/pid").json()
     server.process.kill()
-    wait_until("the worker is gone", lambda: not exists(pid))
+    wait_until("the worker has exited", lambda: not exists(pid))
 
 
 @pytest.mark.parametrize(("how", "code"), [("exit", 7), ("answer", 70)])
@@ -137,4 +137,4 @@ def test_worker_holding_the_gil_exits_when_its_daemon_dies(start):
         connection.send(b"GET /hold_gil?ms=60000 HTTP/1.1\r\nHost: h\r\n\r\n")
         wait_until("the application sleeps", lambda: "nanosleep" in wchan(pid) or wchan(pid) == "")
         server.process.kill()
-        wait_until("the worker is gone", lambda: not exists(pid))
+        wait_until("the worker has exited", lambda: not exists(pid))

@@ -28,11 +28,11 @@ def test_flask_serves_pages_and_redirects(flask):
 
 
 def test_flask_reads_forms_and_json(flask):
-    told = flask.request("POST", "/form?x=%C3%A6", body=FORM, headers=MULTIPART).json()
-    assert told == {"fields": {"name": "æble"}, "size": 300_000, "args": {"x": "æ"}}
+    result = flask.request("POST", "/form?x=%C3%A6", body=FORM, headers=MULTIPART).json()
+    assert result == {"fields": {"name": "æble"}, "size": 300_000, "args": {"x": "æ"}}
     sent = b'{"a": [1, 2, "\xc3\xa6"]}'
-    told = flask.request("POST", "/json", body=sent, headers=[("Content-Type", "application/json")]).json()
-    assert told == {"a": [1, 2, "æ"]}
+    result = flask.request("POST", "/json", body=sent, headers=[("Content-Type", "application/json")]).json()
+    assert result == {"a": [1, 2, "æ"]}
 
 
 def test_flask_streams_and_sends_files(flask):
@@ -68,8 +68,8 @@ def test_django_serves_pages(django):
 
 
 def test_django_reads_forms_and_bodies(django):
-    told = django.request("POST", "/form", body=FORM, headers=MULTIPART).json()
-    assert told == {"fields": {"name": "æble"}, "size": 300_000}
+    result = django.request("POST", "/form", body=FORM, headers=MULTIPART).json()
+    assert result == {"fields": {"name": "æble"}, "size": 300_000}
     assert django.request("POST", "/body", body=b"line\n" * 30_000).json() == {"lines": 30_000}
 
 

@@ -164,7 +164,7 @@ class FakeDaemon:
         return worker
 
     def wait_for_completion(self, seconds):
-        """Announces sleep and waits until a worker rings, for so many seconds at most."""
+        """Announces sleep and waits until a worker rings, for `seconds` at most."""
         (epoch,) = struct.unpack("<I", self.page[:4])
         WORDS["<I"].from_buffer(self.page).value = (epoch + 2) | 1
         if any(worker.has_completion() for worker in self.workers if worker.map is not None):

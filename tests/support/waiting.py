@@ -22,7 +22,7 @@ def wait_until(what, condition, timeout=DEADLINE, interval=0.01):
 
 
 def assert_stays(what, condition, seconds, interval=0.05):
-    """Calls `condition` for so many seconds; fails with `what` as soon as it returns a false value."""
+    """Calls `condition` for `seconds`; fails with `what` as soon as it returns a false value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         assert condition(), f"no longer: {what}"

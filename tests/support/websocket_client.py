@@ -76,7 +76,7 @@ class WebSocket:
 def collect_close_codes(sockets):
     """Waits for the close frame of each WebSocket on its own thread.
 
-    Returns a function that waits for all of them, so many seconds each, and returns their codes.
+    Returns a function that waits for all of them, `timeout` seconds each, and returns their codes.
     """
     codes = []
     threads = [

@@ -26,7 +26,7 @@ def test_cancelled_sends_leave_no_future(worker):
     worker.is_slow = True
     try:
         exchange = worker.submit("/gives_up_sending")
-        wait_until("given up", lambda: json_of(worker.fetch("/seen")))
+        wait_until("the sends are cancelled", lambda: json_of(worker.fetch("/seen")))
         assert json_of(worker.fetch("/seen"))[0] < 10
     finally:
         worker.is_slow = False
@@ -50,7 +50,7 @@ def test_disconnect_ends_an_abandoned_response(worker, cancel):
     worker.is_slow = True
     try:
         exchange = worker.submit("/returns_too_early")
-        wait_until("returned", lambda: json_of(worker.fetch("/seen")) == ["returned"])
+        wait_until("the application has returned", lambda: json_of(worker.fetch("/seen")) == ["returned"])
         assert not worker.responses[exchange].done
         worker.disconnect(exchange, cancel=cancel)
         # There is no credit, so only the disconnect can end the exchange.

@@ -40,7 +40,7 @@ def test_credit_grows_as_the_application_receives(worker):
     assert json_of(worker.fetch("/one_part")) == [0, False]
     assert worker.responses[exchange].taken <= 5 * 65_536
     for number in range(3):
-        wait_until("open", lambda: open_gate(worker, "window") or worker.collect() or True)
+        wait_until("the gate opens", lambda: open_gate(worker, "window") or worker.collect() or True)
         worker.wait_for_response(
             exchange, lambda answer, n=number: answer.taken >= (4 + n + 1) * 65_536, "taken on"
         )
@@ -87,7 +87,7 @@ def test_receive_after_the_body_waits_for_the_disconnect(worker):
     worker.fetch("/ignore")
     worker.disconnect(exchange)
     answer = worker.wait_done(exchange)
-    assert (answer.status, answer.raised) == (0, []), "sent to nobody"
+    assert (answer.status, answer.raised) == (0, []), "nothing is sent"
     assert json_of(worker.fetch("/seen")) == [
         {"type": "http.request", "body": {"bytes": "x"}, "more_body": False},
         {"type": "http.disconnect"},

@@ -82,7 +82,9 @@ def test_exhausted_slab_suspends_only_large_sends(worker):
 def test_full_ring_loses_no_frame(worker):
     exchanges = [worker.submit("/large?65536") for _ in range(8)]
     # Nothing is read yet, and eight times 64 KiB do not fit into the ring.
-    wait_until("begun", lambda: worker.slot_of(exchanges[-1]) is None or worker.has_completion())
+    wait_until(
+        "the exchange has begun", lambda: worker.slot_of(exchanges[-1]) is None or worker.has_completion()
+    )
     for exchange in exchanges:
         assert len(worker.wait_done(exchange).body) == 65_536
 

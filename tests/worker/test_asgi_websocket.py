@@ -220,7 +220,7 @@ def drained(worker, exchange, gate):
         worker.collect()
         return worker.responses[exchange].done
 
-    wait_until("the application has received the end", is_over)
+    wait_until("the application has received the disconnect", is_over)
 
 
 def test_credit_grows_as_the_application_receives(worker):

@@ -81,12 +81,12 @@ def test_invalid_messages_raise_in_the_application(worker, name, status, summary
 
 
 def test_after_a_disconnect_send_raises_and_close_does_not(worker):
-    exchange = open_websocket(worker, "/sends_to_nobody")
+    exchange = open_websocket(worker, "/sends_after_disconnect")
     answer = disconnect(worker, exchange, 1001)
     assert (answer.raised, answer.closed, answer.messages) == ([], None, [])
     gone = "ClientDisconnected"
     assert recorded(worker) == [gone, gone, "sent", gone, gone]
-    exchange = handshake(worker, "/sends_to_nobody?early")
+    exchange = handshake(worker, "/sends_after_disconnect?early")
     json_of(worker.fetch("/forget"))
     assert (disconnect(worker, exchange, 1006).status, recorded(worker)) == (0, [gone] * 5)
 

@@ -27,15 +27,15 @@ def test_promoted_worker_becomes_a_zygote(fake, threads, forked):
     worker.wait_ready()
     assert worker.warnings() == []
     # The kernel may still list a joined thread.
-    wait_until("it has one thread", lambda: n_threads(worker.pid) == 1)
+    wait_until("the promoted worker has one thread", lambda: n_threads(worker.pid) == 1)
     assert "rgun: zygote [watched:application]" in worker.proc("cmdline")
     children = [fake.fork(worker, number=number, life=20 + number).wait_ready() for number in range(2)]
     for child in children:
-        told = process_facts(child)
-        assert told["pid"] == child.pid
+        facts = process_facts(child)
+        assert facts["pid"] == child.pid
         # The worker has inherited what its zygote recorded.
-        assert told["seen"][:3] == ["/who"] * 3
-        assert told["parent"] == os.getpid()
+        assert facts["seen"][:3] == ["/who"] * 3
+        assert facts["parent"] == os.getpid()
     # A promoted worker's child can be promoted, too.
     children[0].send(b"P")
     children[0].wait_ready()

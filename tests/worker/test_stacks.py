@@ -88,8 +88,8 @@ def test_unknown_exchange_has_no_stack(watched):
 def test_slots_name_their_threads(watched):
     threads = {watched.slot(slot, SLOT_THREAD) for slot in range(3)}
     assert len(threads) == 3
-    told = [watched.get("/who") for _ in range(3)]
-    for status, body in told:
+    result = [watched.get("/who") for _ in range(3)]
+    for status, body in result:
         assert status == 200
         assert any(f'"thread": {thread},'.encode() in body for thread in threads)
 
@@ -100,7 +100,9 @@ def test_stack_by_signal_shows_a_thread_holding_the_gil(fake):
     wait_until("the exchange runs", lambda: worker.slot(0, SLOT_EXCHANGE) == exchange)
     # A command would wait for the GIL.
     os.ftruncate(worker.stacks, 0)
-    wait_until("the stack shows who holds the GIL", lambda: "in hold_gil" in worker.signal_stacks())
+    wait_until(
+        "the stack shows the thread that holds the GIL", lambda: "in hold_gil" in worker.signal_stacks()
+    )
     # The signal interrupts usleep(3), which is harmless here.
     assert worker.result(exchange)[0] == 200
 
@@ -108,7 +110,7 @@ def test_stack_by_signal_shows_a_thread_holding_the_gil(fake):
 def test_stacks_by_command_wait_for_the_gil(fake):
     worker = fake.spawn("watched", WORKER_APPS).wait_ready()
     exchange = worker.submit("/hold_gil_elsewhere?seconds=2")
-    wait_until("somebody holds the GIL", lambda: "in hold_gil" in worker.signal_stacks())
+    wait_until("a thread holds the GIL", lambda: "in hold_gil" in worker.signal_stacks())
     began = time.monotonic()
     worker.send(b"K" + struct.pack("<Q", 0))
     worker.socket.settimeout(0.2)
@@ -221,10 +223,10 @@ def test_stack_signal_does_not_interrupt_system_calls(fake, project, tmp_path):
     worker = fake.spawn("reads", directory).wait_ready()
     path = make_fifo(tmp_path, "go")
     exchange = worker.submit(f"/?{path}")
-    wait_until("it reads", lambda: "in read_as_libraries_do" in worker.signal_stacks())
+    wait_until("the application reads", lambda: "in read_as_libraries_do" in worker.signal_stacks())
     for _ in range(5):
         # Repeated, because handling one signal must not make the next one interrupt the call.
-        wait_until("it waits in the kernel", lambda: wchan(worker.pid) in WAITS_FOR_A_PIPE)
+        wait_until("the read waits in the kernel", lambda: wchan(worker.pid) in WAITS_FOR_A_PIPE)
         assert "in read_as_libraries_do" in worker.signal_stacks()
     path.write_text("x")
     assert worker.result(exchange) == (200, b"(1, 0)")
@@ -266,6 +268,6 @@ def test_stacks_may_contain_any_unicode(fake, project):
     worker.threads = 1
     exchange = worker.submit(f"/?{directory}/go")
     running(worker, exchange)
-    wait_until("its name is told", lambda: "wärter_é" in worker.ask_stacks(exchange))
+    wait_until("the stack has the function's name", lambda: "wärter_é" in worker.ask_stacks(exchange))
     (directory / "go").touch()
     assert worker.result(exchange) == (200, b"ok")

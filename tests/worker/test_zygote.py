@@ -17,10 +17,10 @@ from support.waiting import wait_until
 
 def test_four_forked_workers_serve(fake, zygote):
     workers = [fake.fork(zygote, number=number, life=2 + number).wait_ready() for number in range(4)]
-    told = [process_facts(worker) for worker in workers]
-    assert [each["pid"] for each in told] == [worker.pid for worker in workers]
+    facts = [process_facts(worker) for worker in workers]
+    assert [each["pid"] for each in facts] == [worker.pid for worker in workers]
     assert len({worker.pid for worker in workers}) == 4
-    for worker, each in zip(workers, told):
+    for worker, each in zip(workers, facts):
         assert worker.earlier_reports[0][0] == "booting"
         # Children of the daemon, each in its own process group, with one import in common.
         assert each["parent"] == os.getpid()
@@ -29,7 +29,7 @@ def test_four_forked_workers_serve(fake, zygote):
         assert each["multiprocess"] is True
         assert each["main"] is True or "rgun-1" in each["threads"]
         assert f"rgun: worker {worker.number} [watched:application]" in worker.proc("cmdline")
-    assert len({each["random"] for each in told}) == 4
+    assert len({each["random"] for each in facts}) == 4
     # Each worker serves only its own requests.
     for _ in range(3):
         for worker in workers:
@@ -245,7 +245,7 @@ def test_child_forked_in_a_forked_worker_does_not_return(fake, zygote):
 def test_stacks_belong_to_their_own_process(fake, zygote, tmp_path):
     worker = fake.fork(zygote).wait_ready()
     exchange = worker.submit(f"/wait?path={make_fifo(tmp_path, 'go')}")
-    wait_until("it runs", lambda: "in wait_for_fifo" in worker.signal_stacks())
+    wait_until("the request runs", lambda: "in wait_for_fifo" in worker.signal_stacks())
     assert zygote.stacks_text() == ""
     assert "in do_wait" in worker.ask_stacks(exchange)
     assert "in start" in zygote.ask_stacks()

@@ -12,10 +12,10 @@ def double(number):
 
 def application(environ, start_response):
     """Returns the main module's file, and the result of a function in a process of each start method."""
-    told = {"file": sys.modules["__main__"].__file__, "started": {}}
+    result = {"file": sys.modules["__main__"].__file__, "started": {}}
     for method in ("spawn", "forkserver", "fork"):
         with multiprocessing.get_context(method).Pool(1) as pool:
-            told["started"][method] = pool.apply(double, (21,))
-    body = json.dumps(told).encode()
+            result["started"][method] = pool.apply(double, (21,))
+    body = json.dumps(result).encode()
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]

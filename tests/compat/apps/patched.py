@@ -29,16 +29,16 @@ def work():
     channel = queue.Queue()
     thread = threading.Thread(target=lambda: (time.sleep(0.01), channel.put("thread")))
     thread.start()
-    told = [channel.get(timeout=10)]
+    result = [channel.get(timeout=10)]
     thread.join()
-    told.append(subprocess.run(["echo", "program"], capture_output=True, text=True, check=True).stdout)
+    result.append(subprocess.run(["echo", "program"], capture_output=True, text=True, check=True).stdout)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(b"socket")
-        told.append(theirs.recv(6).decode())
+        result.append(theirs.recv(6).decode())
     with ThreadPoolExecutor(1) as executor:
-        told.append(executor.submit(lambda: "executor").result(10))
-    return told
+        result.append(executor.submit(lambda: "executor").result(10))
+    return result
 
 
 def wsgi(environ, start_response):
@@ -52,6 +52,6 @@ async def asgi(scope, receive, send):
     """Responds with the results of work() in the loop's executor."""
     if scope["type"] != "http":
         raise ValueError(scope["type"])
-    told = await asyncio.get_running_loop().run_in_executor(None, work)
+    result = await asyncio.get_running_loop().run_in_executor(None, work)
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": json.dumps(told).encode()})
+    await send({"type": "http.response.body", "body": json.dumps(result).encode()})

@@ -36,10 +36,10 @@ elif os.environ.get("HANDLER") == "own":
 
 def wsgi(environ, start_response):
     """Responds with the result, as JSON, of the function that the path names."""
-    told = call(environ["PATH_INFO"], environ["QUERY_STRING"])
-    if hasattr(told, "__await__"):
-        told = asyncio.run(told)
-    body = json.dumps(told).encode()
+    result = call(environ["PATH_INFO"], environ["QUERY_STRING"])
+    if hasattr(result, "__await__"):
+        result = asyncio.run(result)
+    body = json.dumps(result).encode()
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
 
@@ -48,8 +48,8 @@ async def asgi(scope, receive, send):
     """The same application under ASGI."""
     if scope["type"] != "http":
         raise ValueError(scope["type"])
-    told = call(scope["path"], scope["query_string"].decode())
-    body = json.dumps(await told if hasattr(told, "__await__") else told).encode()
+    result = call(scope["path"], scope["query_string"].decode())
+    body = json.dumps(await result if hasattr(result, "__await__") else result).encode()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": body})
 
@@ -133,9 +133,9 @@ def do_interrupt():
     statuses = []
     for child in (sleep, python):
         child.send_signal(signal.SIGINT)
-        _, said = child.communicate(timeout=20)
+        _, result = child.communicate(timeout=20)
         statuses.append(child.returncode)
-    return {"statuses": statuses, "KeyboardInterrupt": b"KeyboardInterrupt" in said}
+    return {"statuses": statuses, "KeyboardInterrupt": b"KeyboardInterrupt" in result}
 
 
 def child(connection, number):

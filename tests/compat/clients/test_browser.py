@@ -59,19 +59,19 @@ def findings(server, tmp_path_factory):
 
 
 def test_text_and_binary_messages_are_echoed(findings):
-    said = findings("messages")
-    assert said["protocol"] == "v2.chat"
-    assert said["extensions"].startswith("permessage-deflate")
-    assert said["text"] == "grüß"
-    assert said["bytes"] == [0, 1, 254, 255]
-    assert said["large"] is True
-    assert said["order"] is True
+    result = findings("messages")
+    assert result["protocol"] == "v2.chat"
+    assert result["extensions"].startswith("permessage-deflate")
+    assert result["text"] == "grüß"
+    assert result["bytes"] == [0, 1, 254, 255]
+    assert result["large"] is True
+    assert result["order"] is True
 
 
 def test_close_code_of_the_page_reaches_both_sides(findings):
-    said = findings("messages")
-    assert said["closed"] == {"code": 4002, "reason": "bye", "wasClean": True}
-    assert said["heard"] == [[4002, "bye"]]
+    result = findings("messages")
+    assert result["closed"] == {"code": 4002, "reason": "bye", "wasClean": True}
+    assert result["heard"] == [[4002, "bye"]]
 
 
 def test_rejected_handshake_closes_with_1006(findings):

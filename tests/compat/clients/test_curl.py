@@ -35,16 +35,16 @@ def digest(data):
 def test_expected_body_gets_100_continue(server):
     data = secrets.token_bytes(2 * MIB)
     words = ["-v", "-H", "Expect: 100-continue", "--data-binary", "@-", f"{server.url}/raw"]
-    body, told = curl(*words, data=data)
+    body, output = curl(*words, data=data)
     assert json.loads(body) == digest(data)
-    assert told.index("HTTP/1.1 100 Continue") < told.index("HTTP/1.1 200 OK")
+    assert output.index("HTTP/1.1 100 Continue") < output.index("HTTP/1.1 200 OK")
 
 
 def test_refused_body_gets_no_100_continue(server):
     words = ["-v", "-H", "Expect: 100-continue", "--data-binary", "@-", f"{server.url}/json"]
-    _, told = curl(*words, data=bytes(2 * MIB))
-    assert "HTTP/1.1 405" in told
-    assert "100 Continue" not in told
+    _, output = curl(*words, data=bytes(2 * MIB))
+    assert "HTTP/1.1 405" in output
+    assert "100 Continue" not in output
 
 
 def test_head_sends_the_length_and_no_body(server):
@@ -94,8 +94,8 @@ def test_streams_reach_an_http_1_0_client(server):
 
 def test_several_urls_share_a_connection(server):
     urls = [f"{server.url}/items/{number}" for number in range(5)]
-    told, _ = curl("--write-out", "\n%{num_connects}\n", *urls)
-    assert told.decode().split("\n")[1::2] == ["1", "0", "0", "0", "0"]
+    output, _ = curl("--write-out", "\n%{num_connects}\n", *urls)
+    assert output.decode().split("\n")[1::2] == ["1", "0", "0", "0", "0"]
 
 
 def test_upgrade_by_hand_gets_the_accept_key_of_the_rfc(server):
@@ -119,5 +119,5 @@ def test_upgrade_by_hand_gets_the_accept_key_of_the_rfc(server):
 def test_curl_prints_pushed_websocket_messages(server):
     if not HAS_WS:
         pytest.skip("this curl does not know ws://")
-    told, _ = curl("--no-buffer", f"{server.ws}/ws/push/3", check=False)
-    assert told == b"012"
+    output, _ = curl("--no-buffer", f"{server.ws}/ws/push/3", check=False)
+    assert output == b"012"

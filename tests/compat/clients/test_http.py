@@ -101,9 +101,9 @@ def test_abandoned_and_waiting_long_polls_are_answered(framework, client, marker
 def test_multipart_uploads_arrive_whole(client):
     data = secrets.token_bytes(5 * MIB)
     files = {"file": ("ünï.bin", data, "application/octet-stream")}
-    said = client.post("/upload", data={"note": "ein Grüß"}, files=files).json()
+    result = client.post("/upload", data={"note": "ein Grüß"}, files=files).json()
     digest = hashlib.sha256(data).hexdigest()
-    assert said == {"note": "ein Grüß", "name": "ünï.bin", "size": len(data), "sha256": digest}
+    assert result == {"note": "ein Grüß", "name": "ünï.bin", "size": len(data), "sha256": digest}
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 4 * MIB + 7])

@@ -94,7 +94,7 @@ def test_control_characters_in_a_path_are_escaped_and_kept_raw():
         # A body over the limit is logged at the default level.
         client.send(b"POST " + path + b" HTTP/1.1\r\nHost: probe\r\nContent-Length: 99999999999\r\n\r\n")
         assert client.head()[0] == 413
-    (entry,) = wait_until("an entry", lambda: host.journal(since, RGUN_STATUS="413"))
+    (entry,) = wait_until("the request is in the journal", lambda: host.journal(since, RGUN_STATUS="413"))
     shown = "/\\u{9b}2J\\u{202e}"
     assert entry["RGUN_PATH"] == shown
     assert entry["MESSAGE"].startswith(f"POST {shown} 413: "), "text, and no [blob data]"

@@ -40,7 +40,7 @@ def test_killing_workers_fails_only_requests_in_flight():
             # A worker that has answered, so one that is ready and not booting.
             victim = host.get("/").json()["pid"]
             os.kill(victim, signal.SIGKILL)
-            wait_until("the worker is gone", lambda pid=victim: not exists(pid))
+            wait_until("the worker has exited", lambda pid=victim: not exists(pid))
             load.wait_for_more(100)
     print(load)
     assert all(fault.startswith("502 ") for fault in load.faults), load

@@ -48,7 +48,7 @@ def restart_unbootable(words, headline):
     assert host.show("ActiveState") == "activating", "READY=1 was sent before the service can serve"
     wait_until(f"{headline} in STATUS=", lambda: headline in host.status_text())
     assert words == headline or words not in host.status_text(), host.status_text()
-    wait_until("the journal has it all", lambda: words in host.service_log(since))
+    wait_until("the journal has the reason", lambda: words in host.service_log(since))
     return since
 
 

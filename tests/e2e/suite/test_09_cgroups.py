@@ -47,7 +47,7 @@ def test_cgroup_of_a_reloaded_worker_stays_until_children_exit():
     place = host.cgroup_directory(host.cgroup_of(started["child"]))
     assert place == host.cgroup_directory(host.cgroup_of(started["pid"]))
     host.reload()
-    wait_until("the worker leaves", lambda: not exists(started["pid"]))
+    wait_until("the worker exits", lambda: not exists(started["pid"]))
     assert exists(started["child"])
     assert place.joinpath("cgroup.procs").read_text().split() == [str(started["child"])]
     os.kill(started["child"], signal.SIGTERM)
@@ -60,7 +60,7 @@ def test_children_past_their_timeout_are_killed_and_logged():
         started = host.get("/start/1000").json()
         place = host.cgroup_directory(host.cgroup_of(started["child"]))
         host.reload()
-        wait_until("it is killed", lambda: not exists(started["child"]))
+        wait_until("the child is killed", lambda: not exists(started["child"]))
         wait_until("its cgroup is removed", lambda: not place.exists())
     (line,) = [line for line in host.service_log(since).splitlines() if "left processes behind" in line]
     assert f"(pid {started['pid']})" in line
@@ -70,7 +70,7 @@ def test_children_past_their_timeout_are_killed_and_logged():
 def test_children_of_a_killed_worker_are_killed():
     started = host.get("/start/1000").json()
     os.kill(started["pid"], signal.SIGKILL)
-    wait_until("it is killed", lambda: not exists(started["child"]))
+    wait_until("the child is killed", lambda: not exists(started["child"]))
 
 
 def test_signals_to_the_whole_unit_end_no_worker():

@@ -18,29 +18,29 @@ SLOW_IMPORT = "import time; time.sleep(3)"
 def app(trouble_app):
     """Release 1, served by two workers."""
     host.deploy(trouble_app, 1)
-    serve(trouble_app)
+    configure(trouble_app)
     host.restart()
     wait_until("two workers", lambda: host.status_text().startswith("2/2 workers ready"))
     return trouble_app
 
 
-def serve(directory, **options):
+def configure(directory, **options):
     """Writes the configuration for the next restart or reload."""
     host.configure("trouble", directory, **options)
 
 
-def ask_reload():
+def start_reload():
     """Starts `rgun reload` in the background."""
     return subprocess.Popen(["rgun", "reload"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def verdict(asked, seconds=30):
+def wait_for_outcome(asked, seconds=30):
     """Waits for `rgun reload`; returns its exit status and output."""
     output, _ = asked.communicate(timeout=seconds)
     return asked.returncode, output
 
 
-def served():
+def served_release():
     """Returns the release that is served."""
     return host.get("/").text
 
@@ -57,14 +57,14 @@ def test_reloads_under_load_lose_no_request(app):
             host.deploy(app, version)
             host.reload()
             # The reload returns after the switch, so only the new release responds.
-            assert {served() for _ in range(20)} == {str(version)}
+            assert {served_release() for _ in range(20)} == {str(version)}
             load.wait_for_more(100)
     print(load)
     assert not load.faults, load
     assert load.retried == 0, f"a reload is no reason to close a kept connection: {load}"
     assert load.bodies == {b"1", b"2", b"3", b"4"}
     assert host.main_pid() == daemon
-    wait_until("the old workers are gone", lambda: not workers() & first and len(workers()) == 2)
+    wait_until("the old workers have exited", lambda: not workers() & first and len(workers()) == 2)
     assert host.show("ActiveState") == "active"
 
 
@@ -72,14 +72,14 @@ def test_running_request_is_finished_by_the_old_code(app):
     running, pid = host.start_slow_request(2)
     host.deploy(app, 2)
     host.reload()
-    assert served() == "2"
+    assert served_release() == "2"
     assert exists(pid), "the old worker left with a request"
     assert running.result().json()["pid"] == pid
-    wait_until("the old worker is gone", lambda: not exists(pid))
+    wait_until("the old worker has exited", lambda: not exists(pid))
 
 
 def test_reload_applies_a_changed_configuration(app):
-    serve(app, workers=3, extra='[timeouts]\nrequest = "1s"\n', env={"GREETING": "hello"})
+    configure(app, workers=3, extra='[timeouts]\nrequest = "1s"\n', env={"GREETING": "hello"})
     host.reload()
     wait_until("three workers", lambda: len(workers()) == 3)
     assert host.get("/slow/20").status == 504
@@ -96,16 +96,16 @@ def test_reload_switches_to_another_virtual_environment(app):
         interpreters.append(str(venv / "bin/python"))
     code = "import dependency"
     host.deploy(app, 1, code)
-    serve(app, python=interpreters[0])
+    configure(app, python=interpreters[0])
     host.reload()
     assert host.get("/facts").json()["prefix"] == "/srv/venv-one"
-    serve(app, python=interpreters[1])
+    configure(app, python=interpreters[1])
     host.reload()
     assert host.get("/facts").json()["prefix"] == "/srv/venv-two"
     # A missing interpreter is refused.
-    serve(app, python="/srv/venv-three/bin/python")
+    configure(app, python="/srv/venv-three/bin/python")
     assert host.reload(check=False).returncode != 0
-    code, output = verdict(ask_reload())
+    code, output = wait_for_outcome(start_reload())
     assert code == 1
     assert "/srv/venv-three/bin/python" in output
     assert host.get("/facts").json()["prefix"] == "/srv/venv-two"
@@ -119,8 +119,8 @@ def test_broken_release_fails_the_reload_and_old_code_serves(app):
         assert host.show("ActiveState") == "active"
         status = host.status_text()
         assert "importing trouble raised LookupError (/srv/trouble/release.py, line 2)" in status
-        assert "no database today" not in status, "every user may read it"
-        code, output = verdict(ask_reload())
+        assert "no database today" not in status, "STATUS= is readable for every user"
+        code, output = wait_for_outcome(start_reload())
         load.wait_for_more(100)
     assert code == 1
     assert "LookupError: no database today" in output, output
@@ -128,34 +128,34 @@ def test_broken_release_fails_the_reload_and_old_code_serves(app):
     assert not load.faults, load
     assert load.bodies == {b"1"}
     assert before <= workers(), "the old workers are untouched"
-    wait_until("nobody else is left", lambda: workers() == before)
+    wait_until("only the old workers are left", lambda: workers() == before)
     lines = host.service_log(since)
     assert "rgun reload: " in lines, "what ExecReload= says is in the journal of the unit"
     assert "Traceback (most recent call last)" in lines
 
     host.deploy(app, 3)
     host.reload()
-    assert served() == "3"
+    assert served_release() == "3"
     assert "LookupError" not in host.status_text()
 
 
 def test_wrong_configuration_fails_the_reload_naming_the_key(app):
-    serve(app, extra='[timeouts]\nreqest = "30s"\n')
+    configure(app, extra='[timeouts]\nreqest = "30s"\n')
     before = workers()
     assert host.reload(check=False).returncode != 0
-    code, output = verdict(ask_reload())
+    code, output = wait_for_outcome(start_reload())
     assert code == 1
     assert "reqest" in output
     assert workers() == before
-    assert served() == "1"
+    assert served_release() == "1"
 
 
 def test_release_that_fails_its_probe_gets_no_traffic(app):
-    serve(app, extra='[reload]\nprobe = "/healthz"\n')
+    configure(app, extra='[reload]\nprobe = "/healthz"\n')
     host.reload()
     host.deploy(app, 2, "SICK = True")
     with host.load() as load:
-        code, output = verdict(ask_reload())
+        code, output = wait_for_outcome(start_reload())
         load.wait_for_more(50)
     assert code == 1
     assert "/healthz" in output
@@ -164,19 +164,19 @@ def test_release_that_fails_its_probe_gets_no_traffic(app):
     assert load.bodies == {b"1"}
     host.deploy(app, 3)
     host.reload()
-    assert served() == "3"
+    assert served_release() == "3"
 
 
 def test_sighup_reloads_in_the_background(app):
     daemon, since = host.main_pid(), host.journal_cursor()
     host.deploy(app, 2)
     os.kill(daemon, signal.SIGHUP)
-    wait_until("the new release", lambda: served() == "2")
-    wait_until("the reload is over", lambda: host.show("ActiveState") == "active")
+    wait_until("the new release", lambda: served_release() == "2")
+    wait_until("the reload has finished", lambda: host.show("ActiveState") == "active")
     host.deploy(app, 3, BROKEN)
     os.kill(daemon, signal.SIGHUP)
     wait_until("the failure is logged", lambda: "LookupError: no database today" in host.service_log(since))
-    assert served() == "2"
+    assert served_release() == "2"
     assert host.main_pid() == daemon
     assert host.show("NRestarts") == "0"
 
@@ -184,12 +184,12 @@ def test_sighup_reloads_in_the_background(app):
 def test_later_reload_supersedes_a_running_one(app):
     host.deploy(app, 2, SLOW_IMPORT)
     before = workers()
-    first = ask_reload()
+    first = start_reload()
     wait_until("the new generation boots", lambda: workers() - before)
     host.deploy(app, 3)
-    assert verdict(ask_reload())[0] == 0
-    assert served() == "3"
-    code, output = verdict(first)
+    assert wait_for_outcome(start_reload())[0] == 0
+    assert served_release() == "3"
+    code, output = wait_for_outcome(first)
     assert code == 1
     assert "superseded" in output, output
 
@@ -199,18 +199,18 @@ def test_reload_during_the_first_boot_replaces_it(app):
     host.systemctl("--no-block", "restart", host.SERVICE)
     wait_until("release 2 boots", lambda: host.show("ActiveState") == "activating" and workers())
     host.deploy(app, 3)
-    assert verdict(ask_reload())[0] == 0
-    assert served() == "3"
+    assert wait_for_outcome(start_reload())[0] == 0
+    assert served_release() == "3"
     wait_until("the service is active", lambda: host.show("ActiveState") == "active")
 
 
 def test_stop_ends_a_running_reload(app):
     host.deploy(app, 2, SLOW_IMPORT)
     before = workers()
-    asked = ask_reload()
+    asked = start_reload()
     wait_until("the new generation boots", lambda: workers() - before)
     host.systemctl("stop", host.SERVICE)
-    code, output = verdict(asked)
+    code, output = wait_for_outcome(asked)
     assert code == 1
     assert "stop" in output, output
     assert host.show("Result") == "success"
@@ -219,27 +219,30 @@ def test_stop_ends_a_running_reload(app):
 
 def test_reload_without_a_daemon_exits_69(app):
     host.systemctl("stop", host.SERVICE)
-    code, output = verdict(ask_reload())
+    code, output = wait_for_outcome(start_reload())
     assert code == 69
     assert "/run/rgun/control" in output
 
 
-def quiet(load):
+def is_free_of_faults(load):
     """Whether the next fifty responses have no fault, so that no request of the bad release is left."""
     before, answered = len(load.faults), load.answered
-    wait_until("further answers", lambda: load.answered >= answered + 50)
+    wait_until("further responses", lambda: load.answered >= answered + 50)
     return len(load.faults) == before
 
 
 def test_watched_release_with_more_errors_is_rolled_back(app):
-    serve(app, extra='[reload]\nwatch = "20s"\n')
+    configure(app, extra='[reload]\nwatch = "20s"\n')
     host.reload()
     since = host.journal_cursor()
     with host.load() as load:
         host.deploy(app, 2, "SICK = True")
         host.reload()
-        wait_until("release 1 is back", lambda: served() == "1", 20)
-        wait_until("the new release has nobody left", lambda: served() == "1" and quiet(load))
+        wait_until("release 1 is back", lambda: served_release() == "1", 20)
+        wait_until(
+            "no request of the new release is left",
+            lambda: served_release() == "1" and is_free_of_faults(load),
+        )
         before = len(load.faults)
         load.faults.clear()
         load.wait_for_more(100)
@@ -249,4 +252,4 @@ def test_watched_release_with_more_errors_is_rolled_back(app):
     assert any(entry["PRIORITY"] in "34" for entry in host.journal_of_service(since)), host.service_log(since)
     host.deploy(app, 3)
     host.reload()
-    assert served() == "3"
+    assert served_release() == "3"

@@ -34,7 +34,9 @@ def test_stuck_request_is_504_with_one_entry_and_its_stack(view):
     assert answer.status == 504
     assert 0.9 < took < 2.5, f"504 after {took:.2f} s"
     # The entry of log.slow has no status.
-    entries = wait_until("an entry", lambda: [e for e in named(since, answer) if "RGUN_STATUS" in e])
+    entries = wait_until(
+        "the request is in the journal", lambda: [e for e in named(since, answer) if "RGUN_STATUS" in e]
+    )
     assert len(entries) == 1, host.messages(entries)
     (entry,) = entries
     assert line_of(view).search(host.messages(entries)[0]), host.messages(entries)
@@ -45,7 +47,7 @@ def test_stuck_request_is_504_with_one_entry_and_its_stack(view):
     assert entry["RGUN_PID"] == str(worker)
 
     # The stuck worker is replaced, and killed in the end.
-    wait_until("the stuck worker is gone", lambda: not exists(worker), 20)
+    wait_until("the stuck worker has exited", lambda: not exists(worker), 20)
     assert host.get("/").status == 200
     assert host.main_pid() == daemon
     assert host.show("NRestarts") == "0"

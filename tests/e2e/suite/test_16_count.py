@@ -45,7 +45,7 @@ def test_idle_workers_exit_and_return_with_requests(trouble_app):
     assert host.show("ActiveState") == "active"
     waiting = [host.in_background("GET", "/") for _ in range(5)]
     assert {request.result().status for request in waiting} == {200}
-    wait_until("asleep again", lambda: not workers(), 20)
+    wait_until("no worker is left again", lambda: not workers(), 20)
 
 
 def test_queued_requests_add_workers(trouble_app):

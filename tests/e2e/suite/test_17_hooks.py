@@ -53,7 +53,7 @@ def test_hooks_are_called_once_per_worker():
     victim, other = workers
     os.kill(victim, signal.SIGKILL)
     wait_until("child_exit is called for it", lambda: ("child_exit", str(victim)) in noted())
-    assert "worker_exit" not in named(victim), "nobody runs code in a killed process"
+    assert "worker_exit" not in named(victim), "a killed process runs no hook"
     host.systemctl("stop", host.SERVICE)
     assert "worker_exit" in named(other)
     assert all(noted().count(line) == 1 for line in noted()), noted()

@@ -41,8 +41,10 @@ def test_task_past_its_deadline_is_504_and_worker_is_kept(app):
     assert answer.status == 504
     assert 0.9 < time.monotonic() - began < 2.5
     request = answer["x-request-id"]
-    entries = wait_until("an entry", lambda: host.journal(since, RGUN_REQUEST_ID=request))
-    wait_until("its stack", lambda: "in forgotten" in host.service_log(since))
+    entries = wait_until(
+        "the request is in the journal", lambda: host.journal(since, RGUN_REQUEST_ID=request)
+    )
+    wait_until("its stack is logged", lambda: "in forgotten" in host.service_log(since))
     assert any(entry.get("RGUN_STATUS") == "504" for entry in entries), host.messages(entries)
     assert children(host.main_pid()) == workers
     assert host.get("/").status == 200
@@ -53,7 +55,7 @@ def test_blocked_event_loop_is_logged_and_worker_replaced(app):
     running, worker = host.start_request("/block")
     assert running.result().status == 504
     wait_until("the view that blocks is named", lambda: "in block" in host.service_log(since))
-    wait_until("the worker is gone", lambda: not exists(worker), 30)
+    wait_until("the worker has exited", lambda: not exists(worker), 30)
     assert host.get("/").status == 200
     wait_until("there are two workers", lambda: len(children(host.main_pid())) == 2)
 

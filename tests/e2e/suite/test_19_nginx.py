@@ -71,7 +71,7 @@ def app(live_app):
     host.restart()
     pathlib.Path("/run/front.conf").write_text(CONFIGURATION)
     host.run("systemd-run", f"--unit={UNIT}", "nginx", "-c", "/run/front.conf", "-g", "daemon off;")
-    wait_until("nginx is there", lambda: not refused())
+    wait_until("nginx listens", lambda: not refused())
     yield live_app
     host.systemctl("stop", UNIT)
     SOCKET_DROP_IN.unlink()
@@ -148,7 +148,9 @@ def test_access_entry_names_the_client_behind_the_proxy(app):
     since = host.journal_cursor()
     answer = host.request("GET", "/", headers={"X-Forwarded-For": "192.0.2.66"}, address=FRONT)
     identity = answer["x-request-id"]
-    (entry,) = wait_until("an entry", lambda: host.journal(since, RGUN_REQUEST_ID=identity))
+    (entry,) = wait_until(
+        "the request is in the journal", lambda: host.journal(since, RGUN_REQUEST_ID=identity)
+    )
     assert entry["RGUN_CLIENT"] == "192.0.2.66", (
         "loopback is trusted, so the client is the one in X-Forwarded-For"
     )

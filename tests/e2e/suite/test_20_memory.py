@@ -51,7 +51,7 @@ def test_worker_over_max_memory_is_replaced_without_loss():
         assert answer.status == 200, answer.text
         return first - set(children(daemon))
 
-    wait_until("a worker has gone", grown, 30, interval=0.1)
+    wait_until("a worker has been replaced", grown, 30, interval=0.1)
     output = host.service_log(since)
     assert re.search(r"max_memory|memory", output), output
     # The worker is replaced before the kernel's limit is reached.

@@ -55,7 +55,7 @@ async def events(scope, receive, send):
         if seen[-1]["type"] == "http.disconnect":
             break
     SEEN[:] = seen
-    await tell(send, "nobody hears it")
+    await tell(send, "not sent")
 
 
 @case

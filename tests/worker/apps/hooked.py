@@ -9,7 +9,7 @@ import threading
 
 def write_down(name, worker, server=None):
     """Appends a line of JSON to the file that EVENTS names."""
-    told = {
+    record = {
         "hook": name,
         "in": os.getpid(),
         "pid": worker.pid,
@@ -22,10 +22,10 @@ def write_down(name, worker, server=None):
         "blocked": blocked_signals(),
     }
     if server is not None:
-        told["server"] = server.pid
-        told["threads"] = server.cfg.threads
+        record["server"] = server.pid
+        record["threads"] = server.cfg.threads
     with open(os.environ["EVENTS"], "a", encoding="utf-8") as file:
-        file.write(json.dumps(told) + "\n")
+        file.write(json.dumps(record) + "\n")
 
 
 def blocked_signals():

@@ -24,8 +24,8 @@ def application(environ, start_response):
     """Responds with the result, as JSON, of the function that the path names."""
     SEEN.append(environ["PATH_INFO"])
     query = {name: values[-1] for name, values in parse_qs(environ["QUERY_STRING"]).items()}
-    told = globals()["do_" + environ["PATH_INFO"].strip("/")](environ, **query)
-    body = json.dumps(told).encode()
+    result = globals()["do_" + environ["PATH_INFO"].strip("/")](environ, **query)
+    body = json.dumps(result).encode()
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
 
@@ -108,9 +108,9 @@ def do_child(environ):
     )
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        told = json.loads(pipe.read())
+        result = json.loads(pipe.read())
     os.waitpid(child, 0)
-    return told
+    return result
 
 
 def do_fork_and_answer(environ):

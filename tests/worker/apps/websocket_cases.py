@@ -306,7 +306,7 @@ async def flood(scope, receive, send):
 
 
 @case
-async def sends_to_nobody(scope, receive, send):
+async def sends_after_disconnect(scope, receive, send):
     """Records what send() does after the disconnect."""
     if scope["query_string"] != b"early":
         await accept(receive, send)
@@ -361,13 +361,13 @@ def group_of(*exceptions):
 async def raises_when_gone(scope, receive, send):
     await accept(receive, send)
     await receive()
-    told = ValueError("while cleaning up")
+    error = ValueError("while cleaning up")
     if scope["query_string"] == b"told":
-        raise told
+        raise error
     if scope["query_string"] == b"group":
         raise group_of(WebSocketDisconnect(), group_of(WebSocketDisconnect(), WebSocketDisconnect()))
     if scope["query_string"] == b"mixed_group":
-        raise group_of(WebSocketDisconnect(), group_of(WebSocketDisconnect(), told))
+        raise group_of(WebSocketDisconnect(), group_of(WebSocketDisconnect(), error))
     raise WebSocketDisconnect
 
 

@@ -4,18 +4,18 @@ import threading
 
 from .registry import TEXT, case, plain
 
-told = threading.Event()
+may_raise = threading.Event()
 
 
 @case
 def raise_when_told(environ, start_response):
     """Sends a chunk, then raises when /tell_it was requested on another thread."""
     start_response("200 OK", [TEXT])
-    told.clear()
+    may_raise.clear()
 
     def body():
         yield b"one\n"
-        told.wait(10)
+        may_raise.wait(10)
         raise ValueError("told to")
 
     return body()
@@ -24,7 +24,7 @@ def raise_when_told(environ, start_response):
 @case
 def tell_it(environ, start_response):
     """Lets raise_when_told raise."""
-    told.set()
+    may_raise.set()
     return plain(start_response)
 
 

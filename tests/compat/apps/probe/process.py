@@ -96,9 +96,9 @@ def subprocess_descriptors(environ, start_response):
     )
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        told = pipe.read()
+        result = pipe.read()
     os.waitpid(child, 0)
-    return plain(start_response, told)
+    return plain(start_response, result)
 
 
 barrier = threading.Barrier(3)

@@ -60,8 +60,8 @@ async def state():
 async def upload(request: Request):
     form = await request.form()
     (file,) = form["file"]
-    said = {"note": form["note"], "name": file.file_name.decode(), "size": len(file.data)}
-    return json({**said, "sha256": hashlib.sha256(file.data).hexdigest()})
+    result = {"note": form["note"], "name": file.file_name.decode(), "size": len(file.data)}
+    return json({**result, "sha256": hashlib.sha256(file.data).hexdigest()})
 
 
 @post("/raw")

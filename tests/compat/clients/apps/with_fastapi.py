@@ -70,8 +70,8 @@ async def state(request: Request):
 @app.post("/upload")
 async def upload(file: UploadFile, note: Annotated[str, Form()]):
     data = await file.read()
-    said = {"note": note, "name": file.filename, "size": len(data)}
-    return {**said, "sha256": hashlib.sha256(data).hexdigest()}
+    result = {"note": note, "name": file.filename, "size": len(data)}
+    return {**result, "sha256": hashlib.sha256(data).hexdigest()}
 
 
 @app.post("/raw")

@@ -57,8 +57,8 @@ class Form(BaseModel):
 @post("/upload", status_code=200)
 async def upload(data: Annotated[Form, Body(media_type=RequestEncodingType.MULTI_PART)]) -> dict:
     content = await data.file.read()
-    said = {"note": data.note, "name": data.file.filename, "size": len(content)}
-    return {**said, "sha256": hashlib.sha256(content).hexdigest()}
+    result = {"note": data.note, "name": data.file.filename, "size": len(content)}
+    return {**result, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 @post("/raw", status_code=200, request_max_body_size=None)

@@ -49,8 +49,8 @@ async def state():
 async def upload():
     file = (await request.files)["file"]
     data = file.read()
-    said = {"note": (await request.form)["note"], "name": file.filename, "size": len(data)}
-    return {**said, "sha256": hashlib.sha256(data).hexdigest()}
+    result = {"note": (await request.form)["note"], "name": file.filename, "size": len(data)}
+    return {**result, "sha256": hashlib.sha256(data).hexdigest()}
 
 
 @app.post("/raw")

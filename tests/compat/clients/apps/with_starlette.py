@@ -42,8 +42,8 @@ async def upload(request):
     async with request.form() as form:
         file = form["file"]
         data = await file.read()
-        said = {"note": form["note"], "name": file.filename, "size": len(data)}
-    return JSONResponse({**said, "sha256": hashlib.sha256(data).hexdigest()})
+        result = {"note": form["note"], "name": file.filename, "size": len(data)}
+    return JSONResponse({**result, "sha256": hashlib.sha256(data).hexdigest()})
 
 
 async def raw(request):

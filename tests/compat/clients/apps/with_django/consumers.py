@@ -80,7 +80,7 @@ class Chat(WebsocketConsumer):
         text = f"{self.scope['user'].username or 'somebody'}: {text_data}"
         async_to_sync(self.channel_layer.group_send)(self.room, {"type": "said", "text": text})
 
-    def said(self, event):
+    def result(self, event):
         self.send(event["text"])
 
     def disconnect(self, code):

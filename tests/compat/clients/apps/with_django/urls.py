@@ -36,8 +36,8 @@ def upload(request):
     digest = hashlib.sha256()
     for chunk in file.chunks():
         digest.update(chunk)
-    said = {"note": request.POST["note"], "name": file.name, "size": file.size}
-    return JsonResponse({**said, "sha256": digest.hexdigest()})
+    result = {"note": request.POST["note"], "name": file.name, "size": file.size}
+    return JsonResponse({**result, "sha256": digest.hexdigest()})
 
 
 def raw(request):
