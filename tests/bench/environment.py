@@ -56,7 +56,7 @@ def install_programs():
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise SystemExit(
-            f"the benches need {' and '.join(missing)}: sudo apt-get install {' '.join(missing)}"
+            f"the benchmarks need {' and '.join(missing)}: sudo apt-get install {' '.join(missing)}"
         )
     say(f"installing {' '.join(missing)}")
     run("apt-get", "update")

@@ -43,7 +43,7 @@ def test_cancelled_download_closes_the_stream(server, marker):
                     arrived.set()
 
         task = asyncio.create_task(download())
-        await asyncio.wait_for_log(arrived.wait(), DEADLINE)
+        await asyncio.wait_for(arrived.wait(), DEADLINE)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

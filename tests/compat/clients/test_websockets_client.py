@@ -88,13 +88,13 @@ def test_pings_between_fragments_are_answered(server):
 
             async def parts():
                 yield "first "
-                await asyncio.wait_for_log(await socket.ping(), DEADLINE)
+                await asyncio.wait_for(await socket.ping(), DEADLINE)
                 answered.set()
                 yield "second"
 
             await socket.send(parts())
             assert answered.is_set()
-            return await asyncio.wait_for_log(socket.recv(), DEADLINE)
+            return await asyncio.wait_for(socket.recv(), DEADLINE)
 
     assert asyncio.run(work()) == "first second"
 
@@ -146,9 +146,9 @@ def test_silent_client_that_answers_pings_stays_connected(start):
                 return received(frame)
 
             protocol.recv_frame = recv_frame
-            await asyncio.wait_for_log(many.wait(), DEADLINE)
+            await asyncio.wait_for(many.wait(), DEADLINE)
             await socket.send("still here")
-            return await asyncio.wait_for_log(socket.recv(), DEADLINE)
+            return await asyncio.wait_for(socket.recv(), DEADLINE)
 
     assert asyncio.run(work()) == "still here"
 
