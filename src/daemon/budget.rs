@@ -1,12 +1,11 @@
-//! What many requests may hold together: bytes of memory or of a disk, counted.
+//! A limit on the bytes of memory or disk that all requests hold together.
 //!
-//! `dispatch` counts the answers by it, `http` the bodies of requests. A [`Budget`] is a limit and a sum; who must not
-//! exceed it asks [`Budget::reserve`] first, who cannot help it (what has come has come) charges, and somebody else
-//! then makes room.
+//! `dispatch` uses it for responses, `http` for request bodies. [`Budget::reserve`] fails beyond the limit.
+//! [`Budget::charge`] does not: it counts bytes that have already arrived, and the caller then makes room elsewhere.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A limit, and how much of it is used. Unit: bytes.
+/// A limit and the bytes in use.
 #[derive(Debug, Default)]
 pub struct Budget {
     limit: AtomicU64,
@@ -14,38 +13,38 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Nothing is used yet.
+    /// Makes an unused budget with a limit in bytes.
     pub const fn new(limit: u64) -> Self {
         Self { limit: AtomicU64::new(limit), used: AtomicU64::new(0) }
     }
 
-    /// Changes the limit. What is held already stays, even if that is more.
+    /// Changes the limit. Existing reservations stay, even beyond it.
     pub fn set_limit(&self, limit: u64) {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// Bytes that are held.
+    /// Returns the bytes in use.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes that are left.
+    /// Returns the bytes left.
     pub fn free(&self) -> u64 {
         self.limit.load(Ordering::Relaxed).saturating_sub(self.used())
     }
 
-    /// Is less than a quarter left? Then whoever can do with less takes less.
+    /// Whether at most a quarter is left. Callers then buffer less.
     pub fn is_tight(&self) -> bool {
         self.free() <= self.limit.load(Ordering::Relaxed) / 4
     }
 
-    /// Counts bytes, within the limit or not.
+    /// Counts bytes, also beyond the limit.
     pub fn charge(&'static self, bytes: u64) -> Reservation {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         Reservation { budget: self, bytes }
     }
 
-    /// Counts bytes if they are within the limit.
+    /// Counts bytes. Returns `None` beyond the limit.
     pub fn reserve(&'static self, bytes: u64) -> Option<Reservation> {
         let limit = self.limit.load(Ordering::Relaxed);
         let within = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= limit);
@@ -54,7 +53,7 @@ impl Budget {
     }
 }
 
-/// Bytes of a [`Budget`]; given back when it is dropped.
+/// Bytes of a [`Budget`], given back on drop.
 #[derive(Debug)]
 pub struct Reservation {
     budget: &'static Budget,
@@ -62,19 +61,19 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Bytes that it holds.
+    /// Returns the bytes held.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Holds more if that is within the limit. Returns whether it is.
+    /// Adds bytes. Returns false, and adds nothing, beyond the limit.
     pub fn grow(&mut self, bytes: u64) -> bool {
         let Some(more) = self.budget.reserve(bytes) else { return false };
         self.merge(more);
         true
     }
 
-    /// Takes over what another one of the same budget holds.
+    /// Takes over the bytes of another reservation of the same budget.
     pub fn merge(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
     }

@@ -1,15 +1,13 @@
-//! Prints an error chain on one line: `what failed: because: because`.
+//! Formats an error and its causes on one line: `what failed: because: because`.
 //!
-//! Errors here print their own level only and leave the cause to `source()`; whoever logs an error at last,
-//! in `main` or `run`, joins the levels with this. It decides nothing about severity or destination.
+//! The `Display` of an error prints its own level only. The code that logs an error joins the levels with [`Chain`].
 
 use std::error::Error;
 use std::fmt;
 
 /// The error and its causes, outermost first, separated by `: `.
 ///
-/// A level whose text already ends with the whole rest of the chain (some libraries print their source
-/// themselves) is printed once.
+/// Some libraries print their source themselves: a level that ends with the rest of the chain replaces it.
 #[derive(Debug, Clone, Copy)]
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 
@@ -75,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_the_outer_level_already_printed_is_not_repeated() {
+    fn cause_printed_by_the_outer_level_is_not_repeated() {
         assert_eq!(chain(&["read x: no such file", "no such file"]), "read x: no such file");
         assert_eq!(chain(&["a", "b: c", "c"]), "a: b: c");
     }

@@ -1,37 +1,36 @@
-//! How text that the daemon did not write itself is shown: what is not printable becomes `\xNN` (a byte below U+0080,
-//! or one that is not UTF-8) or `\u{NNNN}`.
+//! Escapes text of clients and applications for the log: an unprintable character becomes `\xNN` (ASCII, or a byte that is
+//! not UTF-8) or `\u{NNNN}`.
 //!
-//! A client chooses its paths, and an application puts what clients sent into its exceptions. Printed as they are, such
-//! bytes would drive the terminal of whoever reads the log (control characters, C1 among them), show its text in another
-//! order than it has (U+202E), or hide in it (zero width, tags); and journalctl(1) shows `[blob data]` in place of
-//! a message with control characters. The backslash itself is not escaped: tracebacks are full of it.
-//! [`RequestPath::raw`] keeps what was really sent.
+//! Clients choose paths, and exceptions contain input of clients. Unescaped, such text could control the reader's terminal
+//! (control characters, C1 included), reorder the line (U+202E), or be invisible (zero width, tags); and journalctl(1)
+//! shows `[blob data]` for a message with control characters. The backslash is not escaped: tracebacks are full of it.
+//! [`RequestPath::raw`] keeps the original bytes.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// What becomes of line feeds.
+/// The treatment of line feeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineFeeds {
-    /// They stay: a traceback has many lines.
+    /// Line feeds stay, as in a traceback.
     Keep,
-    /// They are escaped, so that the text is one line.
+    /// Line feeds are escaped: the text stays one line.
     Escape,
 }
 
-/// A path of the file system, which need not be UTF-8, on one line.
+/// Escapes a path of the file system, which need not be UTF-8.
 pub fn escape_path(path: &Path) -> Cow<'_, str> {
     escape_bytes(path.as_os_str().as_bytes(), LineFeeds::Escape)
 }
 
-/// The text without anything that is not printable. Tabs stay.
+/// Escapes unprintable characters. Tabs stay.
 pub fn escape(text: &str, lines: LineFeeds) -> Cow<'_, str> {
     escape_bytes(text.as_bytes(), lines)
 }
 
-/// As [`escape`], of bytes that may not be UTF-8.
+/// As [`escape`], for bytes that may not be UTF-8.
 pub fn escape_bytes(bytes: &[u8], lines: LineFeeds) -> Cow<'_, str> {
     let is_plain =
         |byte: &u8| matches!(byte, b' '..=b'~' | b'\t') || (lines == LineFeeds::Keep && *byte == b'\n');
@@ -70,9 +69,8 @@ fn push_byte(shown: &mut String, byte: u8) {
     let _ = write!(shown, "\\x{byte:02x}");
 }
 
-/// Whether a character beyond ASCII shows itself and nothing else. The standard library's tables know what is assigned
-/// and of which category, but tell only by escaping; a letter goes first, because marks are escaped where they have none
-/// to stand on.
+/// Whether a character beyond ASCII is visible. The standard library's Unicode tables are only accessible through
+/// `escape_debug`. A letter precedes the character, because a combining mark without one is escaped.
 fn is_printable(character: char) -> bool {
     let is_line_end = matches!(character, '\u{2028}' | '\u{2029}');
     if character.is_whitespace() {
@@ -85,9 +83,8 @@ fn is_printable(character: char) -> bool {
     !is_hiding && pair.escape_debug().eq(pair.chars())
 }
 
-/// Characters that the standard library takes for printable and that show nothing, so that one path looks like another:
-/// Unicode's Default_Ignorable_Code_Point less what is escaped anyway, and the blank pattern of Braille. The selector of
-/// emoji (U+FE0F) is one of them and is escaped as well.
+/// Whether a character is printable for the standard library but invisible, so that two paths would look alike: Unicode's
+/// Default_Ignorable_Code_Point (with the emoji selector U+FE0F) and the blank Braille pattern.
 fn is_invisible(character: char) -> bool {
     matches!(
         character,
@@ -103,18 +100,18 @@ fn is_invisible(character: char) -> bool {
     )
 }
 
-/// The path of a request, without its query (which may hold secrets), as it was sent: mostly ASCII, but a client may
-/// send any bytes above 0x7f. [`Display`] escapes it.
+/// The path of a request as sent, without the query, which may hold secrets. A client may send any bytes above 0x7f.
+/// [`Display`] escapes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestPath(Box<[u8]>);
 
 impl RequestPath {
-    /// Of the bytes as they were sent.
+    /// Takes the bytes as sent.
     pub fn new(bytes: &[u8]) -> Self {
         Self(bytes.into())
     }
 
-    /// The bytes as they were sent, if they differ from what is shown.
+    /// Returns the bytes as sent. `None` if escaping changes nothing.
     pub fn raw(&self) -> Option<&[u8]> {
         matches!(escape_bytes(&self.0, LineFeeds::Escape), Cow::Owned(shown) if shown.as_bytes() != &*self.0)
             .then_some(&*self.0)
@@ -149,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_printable_is_escaped() {
+    fn unprintable_text_is_escaped() {
         for (bytes, shown) in [
             (&b"\0\x1b[31m\x7f\r"[..], r"\x00\x1b[31m\x7f\x0d"),
             ("\u{80}\u{9b}2J\u{9f}".as_bytes(), r"\u{80}\u{9b}2J\u{9f}"),
@@ -172,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn line_feeds_stay_only_where_there_may_be_many_lines() {
+    fn line_feeds_stay_only_in_multi_line_text() {
         assert_eq!(escape("a\nb", LineFeeds::Keep), "a\nb");
         assert_eq!(escape("a\nb", LineFeeds::Escape), r"a\x0ab");
         assert_eq!(escape("a\n\u{9b}", LineFeeds::Keep), "a\n\\u{9b}");

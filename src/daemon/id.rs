@@ -1,32 +1,30 @@
-//! The names by which the daemon's parts know a worker: its seat, its life, its generation.
-//!
-//! Plain numbers at the bottom of the module table. `supervise` assigns them; every other module only passes them on.
+//! The identity of a worker: seat, life and generation. `supervise` assigns these numbers; other modules pass them on.
 
 use std::fmt;
 
-/// A worker's stable seat, `0..count`; or [`WorkerNr::ZYGOTE`].
+/// A worker's stable number, `0..count`, or [`WorkerNr::ZYGOTE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerNr(pub u16);
 
 impl WorkerNr {
-    /// What zygotes are known by. (A worker that becomes one keeps the number it had.)
+    /// The number of a zygote. A worker that becomes one keeps its number.
     pub const ZYGOTE: WorkerNr = WorkerNr(u16::MAX);
 }
 
-/// One process in one seat: counts up from 1 and is never used again in this daemon.
+/// The number of a worker process, counted from 1. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Life(pub u64);
 
-/// One load of code and configuration, counted from 1; every worker belongs to one.
+/// The number of a load of code and configuration, counted from 1. Every worker belongs to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u64);
 
-/// Which worker: its seat and which life in it. Two lives of one seat can be alive at once during a replacement.
+/// Identifies a worker process. During a replacement, two processes share a seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerId {
     /// The seat.
     pub number: WorkerNr,
-    /// The life in that seat.
+    /// The process.
     pub life: Life,
 }
 

@@ -1,4 +1,5 @@
-//! The rgun daemon: owns every connection, one queue, systemd as its user interface. It never links Python.
+//! The rgun daemon: owns every connection, the queue and the processes; systemd is its user interface. It never links
+//! Python.
 //!
 //! # The way of a request
 //! ```text
@@ -8,8 +9,8 @@
 //! ```
 //!
 //! # What a module may use
-//! Of the daemon's other modules, and what of other crates and of std it may not: `tests/guards` reads this table and
-//! keeps it, at any depth of a folder.
+//! The daemon's other modules that a module may use, and the parts of other crates and of std that it may not use.
+//! `tests/guards` checks this table, for every file of a folder.
 //!
 //! | module | may use | may not use |
 //! |---|---|---|
@@ -33,13 +34,10 @@
 //! | [`check`] | everything | - |
 //! | [`run`] | everything | - |
 //!
-//! Only [`systemd`] reads `LISTEN_*`, `NOTIFY_SOCKET` and `WATCHDOG_*`; only [`pool`] makes processes (and [`check`],
-//! which serves nobody).
-//!
 //! # Threads
 //! *main* (signals, supervise, spawn and reap, notify), *edge* (one reactor: accept, HTTP, dispatch, rings),
-//! *journal* (per-request entries), *output* (what workers print), *log* and *stdout* (write the log, and are the only ones
-//! that wait for whoever reads it). Main pings systemd's watchdog only after edge has answered it.
+//! *journal* (entries of requests), *output* (the workers' output), *log* and *stdout* (write the log, and block on a slow
+//! reader). Main pings systemd's watchdog after edge has answered a ping.
 
 pub mod budget;
 pub mod buffer_pool;

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         Ok(Command::Check(invocation, wanted)) => rgun::check::check(&invocation, &wanted),
         Ok(Command::Reload { socket }) => cli::reload::run(socket),
         Err(failure) if failure.stdout => {
-            // A closed pipe (`rgun --help | head -1`) is the reader's choice.
+            // The reader may have closed the pipe (`rgun --help | head -1`).
             let printed = std::io::stdout().write_all(failure.text.as_bytes());
             ExitCode::from(if printed.is_ok() { failure.status } else { 1 })
         }
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whoever deploys into a new directory and deletes the old one stands in one that is gone.
+/// Explains a missing current directory, which a deployment may have deleted.
 fn explain_missing_directory(environment: &Environment, error: &std::io::Error) -> String {
     let named = environment.value("PWD").map(|path| format!(", {},", path.display())).unwrap_or_default();
     let what = if error.kind() == std::io::ErrorKind::NotFound {
@@ -39,7 +39,7 @@ fn explain_missing_directory(environment: &Environment, error: &std::io::Error) 
 }
 
 fn fail(text: &str, status: u8) -> ExitCode {
-    // Nobody is left to tell if stderr is closed; the status says it as well.
-    let _unheard = std::io::stderr().write_all(text.as_bytes());
+    // If stderr is closed, the exit status still says it.
+    let _ = std::io::stderr().write_all(text.as_bytes());
     ExitCode::from(status)
 }

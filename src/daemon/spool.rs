@@ -1,8 +1,7 @@
-//! Files without a name, in which bytes wait that memory has no room for: bodies of requests, and answers whose clients
-//! are slow.
+//! Unnamed files for large request bodies and for responses to slow clients.
 //!
-//! `http` and `dispatch` make and use them, on threads that may block. A file is gone when its last descriptor is
-//! closed, whatever becomes of the daemon.
+//! `http` and `dispatch` use them on blocking threads. The kernel frees a file with its last descriptor, even if the daemon
+//! is killed.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,8 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::fcntl::OFlag;
 use rustix::io::Errno;
 
-/// Makes a file without a name (open(2), `O_TMPFILE`); where the file system cannot do that, one whose name is removed
-/// at once.
+/// Makes an unnamed file (open(2), `O_TMPFILE`). Where the file system lacks them, the name is removed at once.
 ///
 /// # Errors
 /// The directory is missing, may not be written, or is full.
@@ -31,8 +29,8 @@ fn options() -> OpenOptions {
     options
 }
 
-/// open(2): file systems without `O_TMPFILE` say EOPNOTSUPP; kernels (and FUSE servers, and gVisor) that do not know
-/// the flag see `O_DIRECTORY` opened for writing and say EISDIR, or ENOENT, or EINVAL.
+/// Whether the error means that `O_TMPFILE` is not supported (open(2)): EOPNOTSUPP from file systems; EISDIR, ENOENT or
+/// EINVAL from kernels, FUSE servers and gVisor, which see a directory opened for writing.
 fn is_tmpfile_unsupported(error: &io::Error) -> bool {
     let errors = [Errno::OPNOTSUPP, Errno::ISDIR, Errno::NOENT, Errno::INVAL, Errno::NOSYS];
     errors.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
@@ -41,7 +39,7 @@ fn is_tmpfile_unsupported(error: &io::Error) -> bool {
 fn unlinked_file(directory: &Path) -> io::Result<File> {
     loop {
         let path = directory.join(unique_name());
-        // Nobody else's file is opened, nor one that a symbolic link leads to.
+        // `create_new` never opens an existing file or follows a symbolic link.
         match options().create_new(true).open(&path) {
             Ok(file) => {
                 std::fs::remove_file(&path)?;
@@ -53,7 +51,7 @@ fn unlinked_file(directory: &Path) -> io::Result<File> {
     }
 }
 
-/// A name that no other file of a living daemon has.
+/// Returns a name that no other running daemon uses.
 fn unique_name() -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -72,7 +70,7 @@ mod tests {
         path
     }
 
-    fn is_usable_and_without_a_name(directory: &Path, mut file: File) {
+    fn assert_usable_and_unnamed(directory: &Path, mut file: File) {
         assert_eq!(std::fs::read_dir(directory).unwrap().count(), 0, "it has a name");
         file.write_all(b"some bytes").unwrap();
         file.rewind().unwrap();
@@ -86,15 +84,14 @@ mod tests {
     fn a_file_has_no_name() {
         let directory = directory("unnamed");
         let file = unnamed_file(&directory).unwrap();
-        is_usable_and_without_a_name(&directory, file);
+        assert_usable_and_unnamed(&directory, file);
     }
 
     #[test]
-    fn a_file_has_no_name_where_the_file_system_has_no_unnamed_files() {
+    fn file_is_unnamed_without_support_for_tmpfile() {
         let directory = directory("unlinked");
-        // A file left over under the next name is passed by.
         let file = unlinked_file(&directory).unwrap();
-        is_usable_and_without_a_name(&directory, file);
+        assert_usable_and_unnamed(&directory, file);
     }
 
     #[test]
@@ -104,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_error_that_means_the_flag_leads_to_a_name() {
+    fn only_missing_tmpfile_support_falls_back_to_a_name() {
         assert!(
             is_tmpfile_unsupported(&Errno::OPNOTSUPP.into()) && is_tmpfile_unsupported(&Errno::ISDIR.into())
         );

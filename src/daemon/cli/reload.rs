@@ -55,18 +55,18 @@ enum Outcome {
 fn request_reload(path: &std::path::Path, out: &mut impl Write) -> io::Result<Outcome> {
     let mut daemon = UnixStream::connect(path)?;
     daemon.write_all(b"reload\n")?;
-    let mut words = BufReader::new(daemon);
+    let mut replies = BufReader::new(daemon);
     let mut line = String::new();
     loop {
         line.clear();
-        if words.read_line(&mut line)? == 0 {
+        if replies.read_line(&mut line)? == 0 {
             return Ok(Outcome::Failed("the daemon ended before the reload did".to_owned()));
         }
         let (word, text) = line.split_once(' ').unwrap_or((line.trim_end(), ""));
         match word {
             "failed" => {
                 let mut reason = text.to_owned();
-                words.read_to_string(&mut reason)?;
+                replies.read_to_string(&mut reason)?;
                 return Ok(Outcome::Failed(reason));
             }
             "progress" | "done" => {

@@ -1,10 +1,9 @@
-//! Answers that the daemon gives by itself to requests that it refuses: what a scanner sends, what an overload sheds. One
-//! entry for each could push everything else out of the journal's rate limit (journald's default: 10,000 entries of
-//! a unit in 30 s).
+//! Limits the entries about refused requests. A scanner or an overload causes thousands; one entry for each would use up
+//! the journal's rate limit (journald's default: 10,000 entries of a unit in 30 s).
 //!
-//! Of a kind and a client's address there is at most one entry a second; the others are counted, and told with the next
-//! entry, which comes when the second is over at the latest. Of all together there are at most [`MAX_ENTRIES`] a second;
-//! beyond that they are counted by kind alone. An entry has the ids of the requests that it counts, of [`MAX_IDS`] of them.
+//! For each kind and client address there is at most one entry a second; further requests are counted in the next entry,
+//! which is written within a second. In total there are at most [`MAX_ENTRIES`] a second; beyond that, requests are
+//! counted by kind alone. An entry has the ids of up to [`MAX_IDS`] counted requests.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,75 +16,75 @@ use super::refusal_kind::RefusalKind;
 /// A request that the daemon refused.
 #[derive(Debug, Clone)]
 pub struct RefusalRecord {
-    /// The id that the client was given.
+    /// The request id in the response.
     pub id: String,
-    /// The client's address; empty on a unix socket.
+    /// The client's address. Empty on a unix socket.
     pub client: String,
-    /// What is the same about requests that are counted together.
+    /// The kind; requests of one kind and client are counted together.
     pub kind: RefusalKind,
     /// Status code.
     pub status: u16,
-    /// What was wrong, for people.
+    /// A sentence for the operator.
     pub detail: String,
 }
 
-/// What a refused request asked for.
+/// Method and path of a refused request, if its head was valid.
 #[derive(Debug, Clone)]
 pub(super) struct RefusedRequest {
-    /// Its method.
+    /// The method.
     pub(super) method: String,
-    /// Its path.
+    /// The path.
     pub(super) path: RequestPath,
     /// The `X-Request-ID` that the client sent, if the request did not get it as its id.
     pub(super) client_request_id: Option<String>,
 }
 
-/// For so long there is one entry for requests of a kind and a client.
+/// Time in which there is one entry for each kind and client.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Entries in a [`WINDOW`], of all kinds and clients: 3,000 in journald's 30 s.
+/// Entries per [`WINDOW`] in total: 3,000 in journald's 30 s.
 const MAX_ENTRIES: u32 = 100;
 
-/// Kinds and clients that are remembered.
+/// Pairs of kind and client that are tracked.
 const MAX_WINDOWS: usize = 1024;
 
 /// Ids of counted requests in an entry.
 const MAX_IDS: usize = 32;
 
-/// One entry.
+/// An entry about one or more refused requests.
 #[derive(Debug, Clone)]
 pub(super) struct RefusalEntry {
     pub(super) refused: RefusalRecord,
-    /// What is known of it, if it was a request.
+    /// Method and path. `None` if the head was not valid.
     pub(super) request: Option<RefusedRequest>,
-    /// How many others of its kind are counted by this entry.
+    /// Number of further requests that this entry counts.
     pub(super) n_more: u64,
-    /// Ids of those, of [`MAX_IDS`] at most.
+    /// Their ids, at most [`MAX_IDS`].
     pub(super) ids: Vec<String>,
-    /// Those are not of its client alone.
+    /// They are from several clients.
     pub(super) from_many_clients: bool,
 }
 
-/// What was refused lately.
+/// The recent refusals. Shared by the edge thread and the journal thread.
 #[derive(Debug, Default)]
 pub(super) struct Refusals(Mutex<RefusalState>);
 
 #[derive(Debug, Default)]
 struct RefusalState {
     windows: HashMap<(RefusalKind, String), Window>,
-    /// By kind: what came beyond the bounds, the last of them standing for all.
+    /// Requests beyond the limits, by kind, with the last one of each.
     overflow: BTreeMap<RefusalKind, CountedRefusals>,
-    /// When the first of `overflow` came.
+    /// When the first request came to `overflow`. `None` while it is empty.
     overflow_since: Option<Instant>,
-    /// When a window may be over; not later than the first that is.
+    /// When the first window may end; may be too early. `None` without windows.
     windows_due: Option<Instant>,
-    /// When the current count of entries began.
+    /// When the count in `entries` started.
     since: Option<Instant>,
-    /// Entries since then.
+    /// Entries written since then.
     entries: u32,
 }
 
-/// What had an entry since then, and what has come after it.
+/// The time since an entry for a kind and client, and the requests counted after it.
 #[derive(Debug)]
 struct Window {
     since: Instant,
@@ -99,7 +98,7 @@ struct CountedRefusals {
 }
 
 impl Refusals {
-    /// The entry to be written now; `None` if it was counted instead.
+    /// Returns the entry to write now. `None` if the request was counted instead.
     pub(super) fn admit(&self, mut entry: RefusalEntry, now: Instant) -> Option<RefusalEntry> {
         let mut state = self.lock();
         let key = (entry.refused.kind, entry.refused.client.clone());
@@ -125,17 +124,17 @@ impl Refusals {
         Some(entry)
     }
 
-    /// The entries of what was counted until now.
+    /// Returns the entries for windows that have ended.
     pub(super) fn take_due(&self, now: Instant) -> Vec<RefusalEntry> {
         self.collect(now, |since| now.saturating_duration_since(since) >= WINDOW)
     }
 
-    /// The entries of everything that was counted: the end.
+    /// Returns the entries for all counted requests, at shutdown.
     pub(super) fn take_all(&self, now: Instant) -> Vec<RefusalEntry> {
         self.collect(now, |_| true)
     }
 
-    /// When [`Refusals::due`] has something to do.
+    /// When [`Refusals::take_due`] must be called.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let state = self.lock();
         state.windows_due.into_iter().chain(state.overflow_since.map(|since| since + WINDOW)).min()
@@ -181,7 +180,7 @@ impl RefusalState {
         self.windows_due.get_or_insert(now + WINDOW);
     }
 
-    /// Counts an entry, if there may be one more.
+    /// Counts an entry. Returns false if the total limit is reached.
     fn take_quota(&mut self, now: Instant) -> bool {
         if self.since.is_none_or(|since| now.saturating_duration_since(since) >= WINDOW) {
             self.since = Some(now);
@@ -229,7 +228,7 @@ impl RefusalEntry {
         Self { refused, request, n_more: 0, ids: Vec::new(), from_many_clients: false }
     }
 
-    /// The ids of an earlier one, which this one counts.
+    /// Takes over the ids of an earlier entry that this one counts.
     fn take_ids(&mut self, earlier: Self) {
         let own = std::mem::replace(&mut self.ids, earlier.ids);
         self.ids.extend(own);
@@ -237,7 +236,7 @@ impl RefusalEntry {
         self.ids.truncate(MAX_IDS);
     }
 
-    /// ` (and 132 more within 1 s)`.
+    /// Returns ` (and 132 more within 1 s)`, or nothing.
     pub(super) fn count_suffix(&self) -> String {
         match (self.n_more, self.from_many_clients) {
             (0, _) => String::new(),
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_and_a_kind_have_one_entry_a_second_and_the_rest_is_counted() {
+    fn one_entry_a_second_per_kind_and_client() {
         let (refusals, start) = (Refusals::default(), Instant::now());
         assert_eq!(refusals.next_due(), None);
         for _ in 0..133 {
@@ -280,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_count_of_a_client_that_falls_silent_is_told_when_the_second_is_over() {
+    fn count_of_a_silent_client_is_logged_after_a_second() {
         let (refusals, start) = (Refusals::default(), Instant::now());
         for _ in 0..4 {
             refusals.admit(entry(RefusalKind::BadRequestLine, "1.2.3.4"), start);
@@ -289,7 +288,7 @@ mod tests {
         assert_eq!(refusals.next_due(), Some(start + WINDOW));
         let told = refusals.take_due(start + WINDOW);
         assert_eq!(told.iter().map(|entry| (entry.n_more, entry.ids.len())).collect::<Vec<_>>(), [(2, 2)]);
-        // That was an entry: the next second begins.
+        // The entry started a new window.
         assert!(refusals.admit(entry(RefusalKind::BadRequestLine, "1.2.3.4"), start + WINDOW).is_none());
         assert_eq!(refusals.take_due(start + 2 * WINDOW).len(), 1);
         assert!(refusals.take_due(start + 3 * WINDOW).is_empty());
@@ -297,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scanner_with_many_addresses_has_a_bounded_number_of_entries_and_nothing_is_lost() {
+    fn entries_for_many_addresses_are_bounded_and_all_counted() {
         let (refusals, start) = (Refusals::default(), Instant::now());
         let (mut entries, mut told) = (0, 0);
         let seconds = 30;
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_beyond_what_is_remembered_are_counted_by_kind() {
+    fn clients_beyond_the_limit_are_counted_by_kind() {
         let (refusals, start) = (Refusals::default(), Instant::now());
         for number in 0..2000_u32 {
             let now = start + WINDOW * (number / MAX_ENTRIES);

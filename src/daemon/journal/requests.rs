@@ -1,10 +1,8 @@
-//! One entry per request: the access log, every answer that the daemon gave in the application's place, and every
-//! request that ended without one. What was refused before the application had it is counted together
-//! ([`refusals`](super::refusals)).
+//! One entry per request: the access log, responses that the daemon gave in place of the application, and requests that
+//! ended without a response. Refused requests are counted ([`refusals`](super::refusals)).
 //!
-//! Entries are formatted by a thread of their own behind a bounded queue, so that the reactor need not; it waits
-//! for room in the log while the log moves. When the queue is full entries are dropped, and counted with what the log
-//! has lost otherwise.
+//! The thread "journal" formats the entries behind a bounded queue, to keep that off the reactor. It waits for room in the
+//! log while the log makes progress. When the queue is full, entries are dropped and counted.
 
 use std::io;
 use std::sync::Arc;
@@ -22,25 +20,25 @@ use super::thread::LogThread;
 
 pub use super::refusals::RefusalRecord;
 
-/// Entries that may wait for the writer.
+/// Entries in the queue to the writer.
 const MAX_QUEUED: usize = 4096;
 
-/// The request an entry is about.
+/// The request in an entry.
 #[derive(Debug)]
 pub struct LoggedRequest {
-    /// Its id.
+    /// The request id.
     pub id: String,
-    /// Its method.
+    /// The method.
     pub method: String,
-    /// Its path, as sent, without the query (which may hold secrets).
+    /// The path as sent, without the query, which may hold secrets.
     pub path: RequestPath,
-    /// The client's address; empty on a unix socket.
+    /// The client's address. Empty on a unix socket.
     pub client: String,
-    /// The `X-Request-ID` that the client sent, if the request did not get it as its id. Printable.
+    /// The client's `X-Request-ID`, if it was not taken as the request id. Printable.
     pub client_request_id: Option<String>,
 }
 
-/// A request that was answered by the application.
+/// A response of the application.
 #[derive(Debug)]
 pub struct AccessEntry {
     /// The request.
@@ -49,51 +47,51 @@ pub struct AccessEntry {
     pub status: u16,
     /// Bytes of the body that were sent.
     pub bytes: u64,
-    /// From the complete head to the end of the body.
+    /// Time from the complete head to the end of the response's body.
     pub duration: Duration,
-    /// Of that, waiting for a worker.
+    /// The part of it spent waiting for a worker.
     pub queued: Duration,
-    /// Who answered.
+    /// The worker.
     pub worker: Option<WorkerId>,
 }
 
-/// A request that was answered by the daemon, and why.
+/// A response of the daemon in place of the application.
 #[derive(Debug)]
 pub struct FailureEntry {
     /// The request.
     pub request: LoggedRequest,
     /// Status code.
     pub status: u16,
-    /// From the complete head to the answer.
+    /// Time from the complete head to the response.
     pub duration: Duration,
-    /// Who had it.
+    /// The worker. `None` if the request was not assigned.
     pub worker: Option<WorkerId>,
-    /// One line.
+    /// The reason, in one line.
     pub summary: String,
-    /// The application's traceback; may be empty.
+    /// The application's traceback. May be empty.
     pub traceback: String,
-    /// Every request is noted, the client's faults too.
+    /// `log.access`: entries about the client's errors are at level info.
     pub log_access: bool,
 }
 
-/// A request that got no answer, or not all of it, and why.
+/// A request that got no response, or only a part of it.
 #[derive(Debug)]
 pub struct UnansweredEntry {
     /// The request.
     pub request: LoggedRequest,
-    /// What of an answer was sent.
+    /// The part of the response that was sent. `None`: nothing.
     pub sent: Option<PartialResponse>,
-    /// From the complete head to the end.
+    /// Time from the complete head to the end.
     pub duration: Duration,
-    /// Who had it.
+    /// The worker. `None` if the request was not assigned.
     pub worker: Option<WorkerId>,
-    /// Why.
+    /// Why the request ended.
     pub cause: UnansweredCause,
-    /// Every request is noted, those that nobody waits for too.
+    /// `log.access`: entries about clients that left are at level info.
     pub log_access: bool,
 }
 
-/// The beginning of an answer.
+/// The part of a response that was sent.
 #[derive(Debug, Clone, Copy)]
 pub struct PartialResponse {
     /// Status code.
@@ -102,47 +100,47 @@ pub struct PartialResponse {
     pub bytes: u64,
 }
 
-/// Why a request got no answer.
+/// The reason for an incomplete response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnansweredCause {
-    /// The client has left.
+    /// The client closed the connection.
     ClientClosed,
-    /// The client took nothing of what it was sent for `timeouts.body`, or less than `limits.response_rate`.
+    /// The client read nothing for `timeouts.body`, or less than `limits.response_rate`.
     WriteTimeout,
-    /// The daemon stops.
+    /// The daemon is stopping.
     Shutdown,
 }
 
-/// A WebSocket that is over. That it was opened is told by the [`AccessEntry`] of its handshake, with status 101.
+/// The end of a WebSocket. Its handshake had an [`AccessEntry`] with status 101.
 #[derive(Debug)]
 pub struct WebSocketEntry {
-    /// The handshake.
+    /// The handshake's request.
     pub request: LoggedRequest,
-    /// Close code (RFC 6455 §7.4) of whoever closed it first; 1006 if nobody did.
+    /// The first close code of either side (RFC 6455 §7.4). 1006 without a close frame.
     pub code: u16,
-    /// From the complete handshake to the end.
+    /// Time from the complete handshake to the end.
     pub duration: Duration,
-    /// From the client.
+    /// Messages from the client.
     pub received: Traffic,
-    /// To the client.
+    /// Messages to the client.
     pub sent: Traffic,
-    /// Who had it.
+    /// The worker.
     pub worker: Option<WorkerId>,
-    /// Every request is noted.
+    /// `log.access`: the entry is at level info.
     pub log_access: bool,
 }
 
 /// Messages of one direction.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {
-    /// Whole ones.
+    /// Complete messages.
     pub messages: u64,
-    /// Bytes of them, before and after compression.
+    /// Bytes of their payloads, uncompressed.
     pub bytes: u64,
 }
 
 impl Traffic {
-    /// A part of a message: the last, or `more` follows.
+    /// Counts a part of a message. `more`: it is not the last one.
     pub fn count(&mut self, len: usize, more: bool) {
         self.bytes += len as u64;
         self.messages += u64::from(!more);
@@ -158,7 +156,7 @@ enum JournalEntry {
     Refusal(RefusalEntry),
 }
 
-/// The queue to the writer. Cheap to clone.
+/// The queue to the journal thread. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Journal {
     entries: SyncSender<JournalEntry>,
@@ -167,11 +165,10 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Starts the writer. It ends, having written everything, when the last clone is dropped; join the handle
-    /// to wait for that.
+    /// Starts the thread. It writes everything and ends when the last clone is dropped; join the handle to wait for that.
     ///
     /// # Errors
-    /// When no thread can be made.
+    /// When the thread cannot be started.
     pub fn start() -> io::Result<(Self, LogThread)> {
         let (entries, waiting) = sync_channel(MAX_QUEUED);
         let dropped = Arc::new(AtomicU64::new(0));
@@ -181,13 +178,12 @@ impl Journal {
         Ok((Self { entries, dropped, refusals }, writer))
     }
 
-    /// Notes a request that the daemon refused before it was one, or at least before anything else knows of it: at most
-    /// one entry a second for a kind and a client.
+    /// Logs a refused request without a valid head, at most once a second for each kind and client.
     pub fn refused(&self, refused: RefusalRecord) {
         self.refuse(refused, None);
     }
 
-    /// Notes a request that the daemon refused. As [`Journal::refused`], with method and path.
+    /// Logs a refused request with method and path, as [`Journal::refused`].
     pub fn refused_request(&self, kind: RefusalKind, status: u16, detail: String, request: LoggedRequest) {
         let LoggedRequest { id, method, path, client, client_request_id } = request;
         let request = RefusedRequest { method, path, client_request_id };
@@ -200,22 +196,22 @@ impl Journal {
         }
     }
 
-    /// Notes a request that the application answered.
+    /// Logs a response of the application.
     pub fn access(&self, access: AccessEntry) {
         self.send(JournalEntry::Access(access));
     }
 
-    /// Notes a request that the daemon answered.
+    /// Logs a response of the daemon.
     pub fn failure(&self, failure: FailureEntry) {
         self.send(JournalEntry::Failure(failure));
     }
 
-    /// Notes a request that nobody answered.
+    /// Logs an incomplete or missing response.
     pub fn unanswered(&self, unanswered: UnansweredEntry) {
         self.send(JournalEntry::Unanswered(unanswered));
     }
 
-    /// Notes the end of a WebSocket.
+    /// Logs the end of a WebSocket.
     pub fn websocket_closed(&self, closed: WebSocketEntry) {
         self.send(JournalEntry::Closed(closed));
     }
@@ -223,7 +219,7 @@ impl Journal {
     fn send(&self, entry: JournalEntry) {
         match self.entries.try_send(entry) {
             Ok(()) => {}
-            // The writer lives as long as there is a sender; its end can only be a panic of its own.
+            // Disconnected: the thread panicked.
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             }
@@ -309,10 +305,9 @@ fn write_failure(failure: &FailureEntry) {
             )
         };
     }
-    // The client's faults are not the operator's business, unless every request is; a full queue is a warning; the
-    // rest is an error.
+    // Errors of the client concern the operator only with log.access; a full queue is a warning; the rest are errors.
     match status {
-        // Who was given up for being slow is named.
+        // 408: the daemon gave up on the client, so the entry is visible by default.
         408 => entry!(info),
         400..=499 | 501 if *log_access => entry!(info),
         400..=499 | 501 => entry!(debug),
@@ -382,7 +377,7 @@ fn write_unanswered(unanswered: &UnansweredEntry) {
             )
         };
     }
-    // Who does not wait for an answer needs none; who does is owed one; and who was given up is named.
+    // A client that left is the operator's concern only with log.access; the other two lost a response.
     match cause {
         UnansweredCause::Shutdown => entry!(warn),
         UnansweredCause::WriteTimeout => entry!(info),
@@ -423,7 +418,7 @@ fn write_websocket(closed: &WebSocketEntry) {
 }
 
 impl UnansweredEntry {
-    /// What follows the path: ` 200: broken off in mid-body: the client left after 1.2s`.
+    /// Returns the text after the path: ` 200: broken off in mid-body: the client left after 1.2s`.
     fn end(&self) -> String {
         let begun = match self.sent {
             Some(PartialResponse { status, .. }) => format!(" {status}: broken off in mid-body"),
@@ -445,7 +440,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ended_a_request_without_an_answer_is_one_sentence() {
+    fn cause_of_a_missing_response_is_one_sentence() {
         let request = || LoggedRequest {
             id: "id".to_owned(),
             method: "GET".to_owned(),

@@ -1,10 +1,10 @@
-//! The control socket: where `rgun reload` gives its order and waits for the verdict.
+//! The control socket, on which `rgun reload` requests a reload and waits for its outcome.
 //!
-//! It is `control` in the unit's `RuntimeDirectory=` (`$RUNTIME_DIRECTORY`, systemd.exec(5)), for the service's own user
-//! and root alone. Outside systemd there is none: a signal does (SIGHUP), and the log has the verdict.
+//! It is `control` in the unit's `RuntimeDirectory=` (`$RUNTIME_DIRECTORY`, systemd.exec(5)), with mode 0600. Without a
+//! runtime directory there is none: SIGHUP reloads, and the log has the outcome.
 //!
-//! The client writes one line, `reload`. The daemon answers with lines of progress, each beginning with `progress `,
-//! and at last with `done ` and one line, or with `failed ` and text to the end; then it closes.
+//! The client writes one line, `reload`. The daemon replies with lines that begin with `progress `, then with `done ` and
+//! one line, or with `failed ` and text to the end, and closes the connection.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -17,42 +17,42 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::messages::{MainMessage, Reply};
 
-/// The socket; its file goes with it.
+/// The listening socket. Its file is removed on drop.
 #[derive(Debug)]
 pub(super) struct ControlSocket {
     path: PathBuf,
 }
 
-/// A client says what it wants within this time.
+/// Time for a client to send its command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// More than any order has.
+/// Longer than any command.
 const MAX_COMMAND_BYTES: usize = 64;
 
 impl ControlSocket {
-    /// Listens in the runtime directory, if there is one.
+    /// Listens in the runtime directory. Returns `None` without one.
     ///
     /// # Errors
-    /// What `bind(2)` says, with the path.
-    pub(super) fn listen(tell: UnboundedSender<MainMessage>) -> io::Result<Option<Self>> {
+    /// The error of `bind(2)`, with the path.
+    pub(super) fn listen(messages: UnboundedSender<MainMessage>) -> io::Result<Option<Self>> {
         let Some(path) = crate::cli::reload::runtime_directory()
             .map(|directory| directory.join(crate::cli::reload::SOCKET))
         else {
             return Ok(None);
         };
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        // A daemon that was killed leaves its file behind; the directory is this unit's alone.
+        // A killed daemon leaves its file behind. No other daemon uses this unit's directory.
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(named(error)),
             _ => {}
         }
         let listener = UnixListener::bind(&path).map_err(named)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(named)?;
-        tokio::spawn(accept(listener, tell));
+        tokio::spawn(accept(listener, messages));
         Ok(Some(Self { path }))
     }
 
-    /// Where it is.
+    /// Returns the path of the socket.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -60,16 +60,16 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // It may be gone with its directory already.
-        let _gone = std::fs::remove_file(&self.path);
+        // systemd may have removed it with its directory.
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
-async fn accept(listener: UnixListener, tell: UnboundedSender<MainMessage>) {
+async fn accept(listener: UnixListener, messages: UnboundedSender<MainMessage>) {
     loop {
         match listener.accept().await {
             Ok((client, _)) => {
-                tokio::spawn(handle_client(client, tell.clone()));
+                tokio::spawn(handle_client(client, messages.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "the control socket cannot accept, trying again in a second");
@@ -79,45 +79,45 @@ async fn accept(listener: UnixListener, tell: UnboundedSender<MainMessage>) {
     }
 }
 
-async fn handle_client(mut client: UnixStream, tell: UnboundedSender<MainMessage>) {
-    let order = match tokio::time::timeout(COMMAND_TIMEOUT, read_command(&mut client)).await {
-        Ok(Ok(order)) => order,
+async fn handle_client(mut client: UnixStream, messages: UnboundedSender<MainMessage>) {
+    let command = match tokio::time::timeout(COMMAND_TIMEOUT, read_command(&mut client)).await {
+        Ok(Ok(command)) => command,
         Ok(Err(error)) => {
             tracing::debug!(%error, "a client of the control socket left");
             return;
         }
         Err(_) => return,
     };
-    let (asker, words) = unbounded_channel();
-    match order.as_str() {
-        // The receiver lives as long as the main loop.
-        "reload" => drop(tell.send(MainMessage::Reload(asker))),
+    let (replies_tx, replies_rx) = unbounded_channel();
+    match command.as_str() {
+        // Fails only when the main loop has ended.
+        "reload" => drop(messages.send(MainMessage::Reload(replies_tx))),
         other => {
             let text =
-                format!("there is no order {other:?}; this daemon is rgun {}", env!("CARGO_PKG_VERSION"));
-            let _listening = asker.send(Reply::Failed(text));
+                format!("there is no command {other:?}; this daemon is rgun {}", env!("CARGO_PKG_VERSION"));
+            drop(replies_tx.send(Reply::Failed(text)));
         }
     }
-    if let Err(error) = write_replies(&mut client, words).await {
+    if let Err(error) = write_replies(&mut client, replies_rx).await {
         tracing::debug!(%error, "a client of the control socket did not wait for the end");
     }
 }
 
 async fn read_command(client: &mut UnixStream) -> io::Result<String> {
-    let mut order = Vec::new();
-    while !order.ends_with(b"\n") && order.len() < MAX_COMMAND_BYTES {
+    let mut command = Vec::new();
+    while !command.ends_with(b"\n") && command.len() < MAX_COMMAND_BYTES {
         match client.read_u8().await {
-            Ok(byte) => order.push(byte),
+            Ok(byte) => command.push(byte),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
             Err(error) => return Err(error),
         }
     }
-    Ok(String::from_utf8_lossy(&order).trim().to_owned())
+    Ok(String::from_utf8_lossy(&command).trim().to_owned())
 }
 
-async fn write_replies(client: &mut UnixStream, mut words: UnboundedReceiver<Reply>) -> io::Result<()> {
-    while let Some(word) = words.recv().await {
-        let line = match word {
+async fn write_replies(client: &mut UnixStream, mut replies: UnboundedReceiver<Reply>) -> io::Result<()> {
+    while let Some(reply) = replies.recv().await {
+        let line = match reply {
             Reply::Progress(text) => format!("progress {text}\n"),
             Reply::Done(text) => format!("done {text}\n"),
             Reply::Failed(text) => format!("failed {text}\n"),

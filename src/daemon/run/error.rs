@@ -1,12 +1,12 @@
-//! Why the daemon does not start: the exit status and a sentence.
+//! The error of a failed start.
 
 use crate::cli;
 use crate::error_chain::Chain;
 
-/// EX_OSERR of sysexits(3head): the system lacks something; trying again may help.
+/// EX_OSERR of sysexits(3head): the system refused something; a retry may help.
 pub(super) const OS_ERROR: u8 = 71;
 
-/// Why the daemon does not start.
+/// A failed start: exit status and reason.
 #[derive(Debug)]
 pub(crate) struct StartupError {
     pub(crate) status: u8,

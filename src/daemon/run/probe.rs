@@ -1,4 +1,4 @@
-//! `reload.probe`: one request to a worker that is not admitted yet, before it is given anybody else's.
+//! `reload.probe`: one request to a new worker before it is admitted.
 
 use std::time::Instant;
 
@@ -7,10 +7,10 @@ use rgun_channel::frame::{self, ExchangeId};
 use crate::dispatch::Dispatcher;
 use crate::id::WorkerId;
 
-/// Asks `worker` for `path`. Any status below 500 is good enough: a health view may well want a login.
+/// Sends a request for `path` to the worker. Any status below 500 is a success: the path may require a login.
 ///
 /// # Errors
-/// One line: the status, or why there is none.
+/// One line with the status, or the reason why there is none.
 pub(super) async fn probe(
     dispatcher: &'static Dispatcher,
     worker: WorkerId,
