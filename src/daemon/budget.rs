@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_never_exceeds_the_limit_and_is_given_back() {
+    fn reservation_is_bounded_and_given_back() {
         let budget = budget(100);
         let mut first = budget.reserve(60).unwrap();
         assert!(budget.reserve(41).is_none() && budget.reserve(u64::MAX).is_none());
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_charge_beyond_the_limit_leaves_nothing_for_reservations() {
+    fn charge_beyond_the_limit_leaves_no_reservations() {
         let budget = budget(100);
         let held = budget.charge(150);
         assert_eq!((budget.free(), budget.is_tight()), (0, true));
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_limit_takes_nothing_away() {
+    fn lower_limit_keeps_existing_reservations() {
         let budget = budget(100);
         let held = budget.reserve(80).unwrap();
         budget.set_limit(50);

@@ -178,7 +178,7 @@ impl Edge {
     }
 }
 
-/// What the thread owns.
+/// The values that the thread owns.
 struct EdgeThread {
     dispatcher: &'static Dispatcher,
     connections: Arc<ConnectionTracker>,

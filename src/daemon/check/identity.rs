@@ -20,7 +20,7 @@ use super::unit::Unit;
 pub(super) struct CheckContext {
     /// Read in the unit's environment, if there is a unit.
     pub(super) invocation: Invocation,
-    /// The user. `None`: the calling user, who is not root.
+    /// The user. `None`: the calling user, which is not root.
     pub(super) identity: Option<Identity>,
     /// The unit whose sandbox counts.
     pub(super) unit: Option<Unit>,

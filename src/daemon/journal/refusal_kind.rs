@@ -5,7 +5,7 @@ use std::fmt;
 /// Defines the enum, its tokens and the list of all of them.
 macro_rules! refusal_kinds {
     ($($(#[$doc:meta])* $name:ident => $token:literal,)*) => {
-        /// Why a request was refused before the application had it.
+        /// The reason for refusing a request before the application had it.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum RefusalKind {
             $($(#[$doc])* $name,)*
@@ -13,7 +13,7 @@ macro_rules! refusal_kinds {
 
         impl RefusalKind {
             /// All kinds.
-            pub const ALL: &[Self] = &[$(Self::$name),*];
+            pub const KINDS: &[Self] = &[$(Self::$name),*];
 
             /// The token in the journal.
             pub fn as_str(self) -> &'static str {
@@ -89,18 +89,18 @@ mod tests {
 
     #[test]
     fn kinds_are_distinct_tokens() {
-        let mut tokens: Vec<&str> = RefusalKind::ALL.iter().map(|kind| kind.as_str()).collect();
+        let mut tokens: Vec<&str> = RefusalKind::KINDS.iter().map(|kind| kind.as_str()).collect();
         for token in &tokens {
             assert!(token.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{token}");
         }
         tokens.sort_unstable();
         tokens.dedup();
-        assert_eq!(tokens.len(), RefusalKind::ALL.len());
+        assert_eq!(tokens.len(), RefusalKind::KINDS.len());
     }
 
     #[test]
     fn documents_list_exactly_these_kinds() {
-        let tokens: Vec<&str> = RefusalKind::ALL.iter().map(|kind| kind.as_str()).collect();
+        let tokens: Vec<&str> = RefusalKind::KINDS.iter().map(|kind| kind.as_str()).collect();
         let line = DOCUMENT.lines().find(|line| line.starts_with("Values of `RGUN_KIND`")).unwrap();
         let listed: Vec<&str> = line.split('`').skip(3).step_by(2).collect();
         assert_eq!(listed, tokens, "packaging/doc/journal.md");

@@ -85,7 +85,7 @@ pub struct UnansweredEntry {
     pub duration: Duration,
     /// The worker. `None` if the request was not assigned.
     pub worker: Option<WorkerId>,
-    /// Why the request ended.
+    /// The reason for the end.
     pub cause: UnansweredCause,
     /// `log.access`: entries about clients that left are at level info.
     pub log_access: bool,

@@ -72,7 +72,7 @@ impl Daemon {
             Notice::Drained(worker) => return vec![Event::Drained { worker }],
             Notice::WorkerDied { worker, requests } => self.operator_log.note_lost_requests(worker, requests),
             Notice::Quarantined { method, path, duration } => {
-                request_log::log_quarantine(&method, &path, duration)
+                request_log::log_quarantine(&method, &path, duration);
             }
             Notice::Retried(worker, request) => request_log::log_retry(worker, &request),
             Notice::RaisedAfterEnd { worker, request, summary, traceback } => {
@@ -82,8 +82,8 @@ impl Daemon {
         Vec::new()
     }
 
-    /// Why a worker that has served its number of requests is recycled: `workers.refork` and `workers.max_requests`
-    /// share one limit. The supervisor ignores `Refork` while another worker is being promoted.
+    /// Returns the setting whose number of requests a worker has served: `workers.refork` and `workers.max_requests` share
+    /// one limit. The supervisor ignores `Refork` while another worker is being promoted.
     fn recycle_reason(&mut self, worker: WorkerId, served: u64) -> RecycleReason {
         let config = self.generation(worker).and_then(|generation| self.generations.get(generation));
         let is_due = |after: Option<NonZeroU64>| after.is_some_and(|after| served >= after.get());
@@ -113,13 +113,7 @@ impl Daemon {
                 {
                     return Vec::new();
                 }
-                tracing::warn!(
-                    rgun.worker = worker.number.0,
-                    rgun.pid = self.operator_log.pid(worker),
-                    "{}: {}",
-                    self.operator_log.name(worker),
-                    text.trim_end()
-                );
+                self.operator_log.log_warning(worker, &text);
                 Vec::new()
             }
             control::Report::Forked { life, pid } => self.on_forked(worker, life, pid),
@@ -247,7 +241,7 @@ impl Daemon {
         events
     }
 
-    /// Has `hooks.child_exit` called in another process of the application: a zygote if there is one, else a worker.
+    /// Asks for a call of `hooks.child_exit` in another process of the application: a zygote if there is one, else a worker.
     fn run_child_exit_hook(&mut self, gone: WorkerId, pid: u32) {
         if self.generations.live().hooks.child_exit.is_none() {
             return;

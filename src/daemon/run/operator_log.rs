@@ -139,6 +139,17 @@ impl OperatorLog {
         }
     }
 
+    /// Logs a warning that the worker sent.
+    pub(super) fn log_warning(&self, worker: WorkerId, text: &str) {
+        tracing::warn!(
+            rgun.worker = worker.number.0,
+            rgun.pid = self.pid(worker),
+            "{}: {}",
+            self.name(worker),
+            text.trim_end()
+        );
+    }
+
     fn log_ready(&self, worker: WorkerId, took: Duration) {
         tracing::info!(
             rgun.worker = seat_field(worker),

@@ -22,7 +22,7 @@ pub(super) struct SignalStreams {
     pub(super) quit: Signal,
     /// SIGHUP: reload.
     pub(super) hangup: Signal,
-    /// SIGCHLD.
+    /// SIGCHLD: a process has exited.
     pub(super) child: Signal,
     /// SIGTTIN: one worker more.
     pub(super) more: Signal,

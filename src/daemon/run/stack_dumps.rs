@@ -41,7 +41,7 @@ const MAX_POSTPONED: usize = 8;
 /// other order.
 const ALL_THREADS_MARK: &str = "(most recent call first)";
 
-/// Why stacks are requested.
+/// The reason for a request.
 #[derive(Debug)]
 pub(super) enum DumpReason {
     /// A request ran over its deadline.
@@ -61,7 +61,7 @@ pub(super) enum DumpReason {
 pub(super) struct StackDumpResult {
     /// The worker.
     pub(super) worker: WorkerId,
-    /// Why the stacks were requested.
+    /// The reasons for the requests.
     pub(super) reasons: Vec<DumpReason>,
     /// The stacks. `None` if they could not be taken, or the slow request ended before.
     pub(super) stacks: Option<String>,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::dispatch::LoadSummary;
 use crate::systemd::notify;
 
-/// How often the line is sent again while requests are running or queued.
+/// Interval of updates while requests are running or queued.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The line and its parts.

@@ -13,7 +13,7 @@ use crate::journal::daemon_log::Destination;
 use crate::net::Listener;
 use crate::systemd::{cgroup::Delegation, listen, memory};
 
-/// What the daemon reads of the host once, at startup.
+/// Facts about the host, read once at startup.
 #[derive(Debug)]
 pub(super) struct Host {
     /// Cores this process may use.

@@ -6,13 +6,13 @@ use super::Daemon;
 use crate::supervise::Event;
 use crate::systemd::notify;
 
-/// How often the supervisor gets the load, if it scales workers or watches a reload.
+/// Interval of load measurements for the supervisor, while it scales workers or watches a reload.
 const LOAD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often the workers' memory is read, if it is limited.
+/// Interval of reading the workers' memory, if it is limited.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often the removal of a cgroup is retried while its processes are exiting.
+/// Interval of attempts to remove a cgroup whose processes are exiting.
 pub(super) const CGROUP_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Daemon {
