@@ -208,7 +208,7 @@ impl Worker {
         if is_part && !exchange.has_ended() && !exchange.is_accepted_websocket() {
             // Each part restarts the deadline: a stream may run as long as it sends something.
             self.load.restart_clock(exchange.position(), now);
-            exchange.reset_hold();
+            exchange.reset_client_hold();
         }
         if is_head && exchange.is_client_done() && !self.is_asgi() && exchange.is_cancellable() {
             self.channel.send_cancel(exchange.id);

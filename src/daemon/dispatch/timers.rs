@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use rgun_channel::frame::ExchangeId;
 
-use super::exchange::ExchangeState;
+use super::exchange::{Exchange, ExchangeState};
 use super::fault::Fault;
 use super::tick_rate::TickRate;
+use super::worker::Worker;
 use super::worker::loop_health::LoopHealth;
 use super::{Dispatcher, Notice, State};
 
@@ -26,13 +27,13 @@ impl Dispatcher {
     /// Runs the timers for ever. Sleeps while there is nothing to watch, so that an idle daemon uses no CPU.
     pub async fn run_timers(&'static self) {
         loop {
-            let keeper = self.tick(Instant::now());
+            let rate = self.tick(Instant::now());
             self.start_writes();
-            match keeper {
+            match rate {
                 TickRate::Fast => tokio::time::sleep(FAST_TICK).await,
                 TickRate::Slow => drop(tokio::time::timeout(SLOW_TICK, self.timer_wakeup.notified()).await),
                 TickRate::Parked => {
-                    drop(tokio::time::timeout(PARKED_TICK, self.timer_wakeup.notified()).await)
+                    drop(tokio::time::timeout(PARKED_TICK, self.timer_wakeup.notified()).await);
                 }
                 TickRate::Idle => self.timer_wakeup.notified().await,
             }
@@ -58,12 +59,12 @@ impl Dispatcher {
             state.quarantine.expire(now);
         }
         state.ring_doorbells();
-        let fast = state.workers.iter().flatten().any(|worker| worker.needs_fast_tick(now));
+        let is_fast = state.workers.iter().flatten().any(|worker| worker.needs_fast_tick(now));
         let runs = || state.workers.iter().flatten().any(|worker| worker.load.n_running() > 0);
-        let relieves = state.slow_clients.tick_rate(now);
-        state.tick_rate = if fast || relieves == TickRate::Fast {
+        let slow_clients = state.slow_clients.tick_rate(now);
+        state.tick_rate = if is_fast || slow_clients == TickRate::Fast {
             TickRate::Fast
-        } else if state.n_waiting() > 0 || runs() || relieves == TickRate::Slow {
+        } else if state.n_waiting() > 0 || runs() || slow_clients == TickRate::Slow {
             TickRate::Slow
         } else {
             TickRate::Parked
@@ -104,7 +105,7 @@ impl Dispatcher {
         self.refill_all(state, now);
     }
 
-    /// Answers 504 to requests over their deadline, and reports those that do not end after being cancelled.
+    /// Enforces the deadline of each request, and reports retiring workers that are drained by that.
     fn enforce_deadlines(&self, state: &mut State, now: Instant) {
         for index in 0..state.workers.len() {
             let Some(worker) = &mut state.workers[index] else { continue };
@@ -112,48 +113,10 @@ impl Dispatcher {
             for id in worker.load.overdue(now) {
                 let Some(worker) = &mut state.workers[index] else { break };
                 let Some(exchange) = state.exchanges.get_mut(id) else { continue };
-                if exchange.attempt.cancel_deadline.is_some_and(|grace| now > grace) {
-                    exchange.attempt.cancel_deadline = None;
-                    (self.notice)(Notice::CancelIgnored(
-                        worker_id,
-                        exchange.request_info(worker.channel.thread_of(exchange.id), now),
-                    ));
+                self.report_ignored_cancel(worker, exchange, now);
+                if !Self::extend_deadline(worker, exchange, now) {
+                    self.fail_overdue(worker, exchange, now);
                 }
-                if exchange.waits_for_credit() && !exchange.attempt.deadline_exceeded {
-                    // The time of a slow client is not the application's. `slow_clients` limits it.
-                    exchange.extend_hold(worker, now);
-                    continue;
-                }
-                if exchange.waits_for_client() && !exchange.attempt.deadline_exceeded {
-                    // The application waits for the request body, which has a minimum rate.
-                    worker.load.restart_clock(exchange.position(), now);
-                    continue;
-                }
-                // A task may go on after its response (Starlette's background tasks): no client waits, and no thread is
-                // occupied.
-                if worker.is_asgi() && exchange.has_ended() {
-                    continue;
-                }
-                if std::mem::replace(&mut exchange.attempt.deadline_exceeded, true) {
-                    continue;
-                }
-                worker.count_answer(true);
-                let waker = exchange.fail(Fault::Deadline(worker_id));
-                let asked = exchange.request_info(worker.channel.thread_of(exchange.id), now);
-                if worker.is_asgi() {
-                    worker.cancel_task(exchange);
-                    exchange.attempt.cancel_deadline = Some(now + CANCEL_TIMEOUT);
-                } else if exchange.is_cancellable() {
-                    worker.channel.send_cancel(id);
-                }
-                if let Some(waker) = waker {
-                    waker.wake();
-                }
-                (self.notice)(if worker.is_asgi() {
-                    Notice::TaskDeadlineExceeded(worker_id, asked)
-                } else {
-                    Notice::DeadlineExceeded(worker_id, asked)
-                });
             }
             let drained = state.workers[index]
                 .as_ref()
@@ -162,6 +125,63 @@ impl Dispatcher {
                 self.report_drained(state, index, worker_id);
             }
         }
+    }
+
+    /// Reports a task that has not ended within [`CANCEL_TIMEOUT`].
+    fn report_ignored_cancel(&self, worker: &Worker, exchange: &mut Exchange, now: Instant) {
+        if exchange.attempt.cancel_deadline.is_some_and(|deadline| now > deadline) {
+            exchange.attempt.cancel_deadline = None;
+            (self.notice)(Notice::CancelIgnored(
+                worker.id,
+                exchange.request_info(worker.channel.thread_of(exchange.id), now),
+            ));
+        }
+    }
+
+    /// Extends the deadline of an exchange whose worker waits for the client. Returns whether it does.
+    fn extend_deadline(worker: &mut Worker, exchange: &mut Exchange, now: Instant) -> bool {
+        if exchange.attempt.deadline_exceeded {
+            return false;
+        }
+        if exchange.waits_for_credit() {
+            // `slow_clients` limits this wait.
+            exchange.extend_client_hold(worker, now);
+            return true;
+        }
+        if exchange.waits_for_client() {
+            // The application waits for the request body, which has a minimum rate.
+            worker.load.restart_clock(exchange.position(), now);
+            return true;
+        }
+        false
+    }
+
+    /// Answers 504 to an overdue request, and cancels it if possible.
+    fn fail_overdue(&self, worker: &mut Worker, exchange: &mut Exchange, now: Instant) {
+        // A task may go on after its response (Starlette's background tasks): no client waits, and no thread is occupied.
+        if worker.is_asgi() && exchange.has_ended() {
+            return;
+        }
+        if std::mem::replace(&mut exchange.attempt.deadline_exceeded, true) {
+            return;
+        }
+        worker.count_answer(true);
+        let waker = exchange.fail(Fault::Deadline(worker.id));
+        let request = exchange.request_info(worker.channel.thread_of(exchange.id), now);
+        if worker.is_asgi() {
+            worker.cancel_task(exchange);
+            exchange.attempt.cancel_deadline = Some(now + CANCEL_TIMEOUT);
+        } else if exchange.is_cancellable() {
+            worker.channel.send_cancel(exchange.id);
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        (self.notice)(if worker.is_asgi() {
+            Notice::TaskDeadlineExceeded(worker.id, request)
+        } else {
+            Notice::DeadlineExceeded(worker.id, request)
+        });
     }
 
     /// Reports stalled event loops.

@@ -193,7 +193,7 @@ impl BodyStream {
                 {
                     worker.channel.acknowledge(credit.slot, credit.bytes);
                     if exchange.hold.since.is_some() && !exchange.waits_for_credit() {
-                        exchange.end_hold(worker, Instant::now());
+                        exchange.end_client_hold(worker, Instant::now());
                     }
                 }
                 if matches!(piece, BodyPiece::Bytes(_)) {

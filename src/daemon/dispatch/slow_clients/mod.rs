@@ -9,7 +9,7 @@
 //! A response may use as much memory as is still free: the first gets half of `limits.response_memory`, the second half
 //! of the rest, so there is always some left for the next. The excess goes to files, which share `limits.response_disk`
 //! in the same way. Beyond that, bytes are not acknowledged and the worker waits for the client; this is the normal case
-//! for endless streams. [`Exchange::held_for`] counts the wait.
+//! for endless streams. [`ClientHold`] counts the wait.
 //!
 //! Blocking threads write the files, one block of each response at a time; [`Dispatcher::start_writes`] starts them.
 
@@ -24,7 +24,7 @@ use rgun_channel::frame::ExchangeId;
 use crate::error_chain::Chain;
 
 use crate::dispatch::data::Buffers;
-use crate::dispatch::exchange::{Exchange, ExchangeState};
+use crate::dispatch::exchange::{ClientHold, Exchange, ExchangeState};
 use crate::dispatch::fault::Fault;
 use crate::dispatch::slow_clients::spill::{MIN_SPILL_BYTES, SpillJob, SpillResult, WatchedExchange};
 use crate::dispatch::tick_rate::TickRate;
@@ -69,22 +69,23 @@ impl Exchange {
         }
     }
 
-    fn update_hold(&mut self, worker: Option<&mut Worker>, now: Instant) {
+    /// Counts the wait so far if the worker waits for the client.
+    fn update_client_hold(&mut self, worker: Option<&mut Worker>, now: Instant) {
         if let Some(worker) = worker
             && self.waits_for_credit()
         {
-            self.extend_hold(worker, now);
+            self.extend_client_hold(worker, now);
         }
     }
 
     /// Ends the wait of the worker for the client, and does not count it towards the deadline.
-    pub(crate) fn end_hold(&mut self, worker: &mut Worker, now: Instant) {
-        self.extend_hold(worker, now);
+    pub(crate) fn end_client_hold(&mut self, worker: &mut Worker, now: Instant) {
+        self.extend_client_hold(worker, now);
         self.hold.since = None;
     }
 
     /// Extends the deadline by the time that the worker has waited for the client so far.
-    pub(crate) fn extend_hold(&mut self, worker: &mut Worker, now: Instant) {
+    pub(crate) fn extend_client_hold(&mut self, worker: &mut Worker, now: Instant) {
         if let Some(since) = self.hold.since.replace(now) {
             let waited = now.saturating_duration_since(since);
             self.hold.total += waited;
@@ -93,8 +94,8 @@ impl Exchange {
     }
 
     /// Forgets past waits; the deadline starts anew.
-    pub(crate) fn reset_hold(&mut self) {
-        (self.hold.since, self.hold.total) = (None, Duration::ZERO);
+    pub(crate) fn reset_client_hold(&mut self) {
+        self.hold = ClientHold::default();
     }
 
     /// Takes over the response from the worker, if one still has it. Returns a job for what is to be written to a file.
@@ -106,7 +107,7 @@ impl Exchange {
         now: Instant,
     ) -> Option<SpillJob> {
         if self.response.buffer.is_writing() {
-            self.update_hold(worker, now);
+            self.update_client_hold(worker, now);
             return None;
         }
         let allowed = buffers.memory.free();
@@ -114,12 +115,12 @@ impl Exchange {
             if let Some(worker) = worker {
                 self.acknowledge_all(worker);
                 if self.hold.since.is_some() {
-                    self.end_hold(worker, now);
+                    self.end_client_hold(worker, now);
                 }
             }
             return None;
         }
-        self.update_hold(worker, now);
+        self.update_client_hold(worker, now);
         let directory = directory?;
         if self.response.buffer.on_disk() > buffers.disk.free() {
             return None;
@@ -224,7 +225,7 @@ impl State {
         {
             exchange.release_response(worker);
             // The application may still use the rest of its time, and has to notice.
-            exchange.reset_hold();
+            exchange.reset_client_hold();
             worker.load.restart_clock(exchange.position(), now);
             if worker.is_asgi() {
                 worker.send_disconnect(exchange);
@@ -297,7 +298,7 @@ impl Dispatcher {
                 {
                     worker.channel.acknowledge(leaving.slot, leaving.bytes);
                     if !exchange.waits_for_credit() {
-                        exchange.end_hold(worker, now);
+                        exchange.end_client_hold(worker, now);
                     }
                 }
             }
