@@ -123,19 +123,6 @@ pub(super) fn set_content_length(headers: &mut HeaderMap, len: u64) {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
 }
 
-/// Encodes a 103 (RFC 8297), which hyper does not write.
-pub(super) fn early_hints(fields: &HeaderMap) -> Vec<u8> {
-    let mut bytes = b"HTTP/1.1 103 Early Hints\r\n".to_vec();
-    for (name, value) in fields {
-        bytes.extend_from_slice(name.as_str().as_bytes());
-        bytes.extend_from_slice(b": ");
-        bytes.extend_from_slice(value.as_bytes());
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes.extend_from_slice(b"\r\n");
-    bytes
-}
-
 /// Returns the channel's code of the version: 10 or 11.
 pub(super) fn version_code(version: Version) -> u8 {
     if version == Version::HTTP_10 { 10 } else { 11 }

@@ -1,7 +1,7 @@
 //! The HTTP server: turns requests into exchanges and the application's responses into HTTP responses.
 //!
-//! `edge` calls [`serve`] with each accepted stream. hyper parses and writes messages; [`h1`] checks an HTTP/1 message
-//! before hyper sees it. Everything outside of [`h1`] and [`conn`] is independent of the version of HTTP.
+//! `edge` calls [`serve`] with each accepted stream. hyper parses and writes the messages. The wire format of HTTP/1 is
+//! handled in [`h1`]: the checks before hyper sees a message, and what hyper does not write.
 
 mod access_log;
 mod body;

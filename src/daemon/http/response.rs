@@ -1,7 +1,6 @@
 //! Builds the responses that hyper writes: the application's, the 101 of a WebSocket, and the daemon's error responses.
 //!
-//! `response_future` calls it once per request. A response that the daemon makes itself, such as a static file, starts
-//! here.
+//! `response_future` calls it once per request.
 
 use std::fmt::Write as _;
 use std::sync::Arc;

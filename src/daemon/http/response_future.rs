@@ -16,8 +16,8 @@ use super::access_log::log_unanswered;
 use super::body::response::ResponseBody;
 use super::context::{ConnContext, X_REQUEST_ID};
 use super::fault::Refusal;
+use super::h1::early_hints;
 use super::handshake::Handshake;
-use super::head;
 use super::request::RequestProgress;
 use super::request_meta::RequestMeta;
 use super::response::{application_response, check_content_length, error_response, switching_protocols};
@@ -78,7 +78,7 @@ impl ResponseFuture {
                     && !meta.is_http_10
                 {
                     // RFC 9110 §15.2: not to HTTP/1.0.
-                    context.connection.interim.push(head::early_hints(&hints));
+                    context.connection.interim.push(early_hints::encode(&hints));
                 }
                 self.poll_half_close(cx);
                 Poll::Pending

@@ -1,6 +1,6 @@
 //! The byte stream of an accepted connection: a TCP or unix socket that follows the tracker's directives.
 //!
-//! A socket of another kind, such as a TLS session, is a variant of [`ClientSocket`].
+//! [`ClientSocket`] has one variant per transport.
 
 use std::io;
 use std::mem::MaybeUninit;

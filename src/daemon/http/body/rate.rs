@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 pub(in crate::http) struct MinDataRate {
     /// `timeouts.body`: longest wait for one piece, and waiting time that every body is granted in total.
     pub(in crate::http) timeout: Duration,
-    /// `limits.body_rate`: bytes that earn one more second of waiting; `None`: no minimum.
+    /// `limits.body_rate`: each time this many bytes arrive, the client earns one second of waiting beyond `timeout`;
+    /// `None`: it is granted `timeout` for every piece.
     pub(in crate::http) bytes_per_second: Option<u64>,
 }
 

@@ -69,6 +69,13 @@ pub(in crate::http) struct ReceiveLimits<'a> {
     pub(in crate::http) dispatcher: &'a Dispatcher,
 }
 
+impl ReceiveLimits<'_> {
+    /// True if a body may be this long.
+    fn allows(&self, len: u64) -> bool {
+        self.max_body.is_none_or(|max| len <= max)
+    }
+}
+
 /// Receives a body. hyper sends `100 Continue` (RFC 9110 §10.1.1) at the first read, so after the declared length was
 /// checked.
 pub(in crate::http) async fn receive(
@@ -76,8 +83,7 @@ pub(in crate::http) async fn receive(
     limits: &ReceiveLimits<'_>,
 ) -> Result<RequestBytes, Refusal> {
     let declared = incoming.size_hint().exact();
-    let is_within_limit = |len: u64| limits.max_body.is_none_or(|most| len <= most);
-    if declared.is_some_and(|len| !is_within_limit(len)) {
+    if declared.is_some_and(|len| !limits.allows(len)) {
         return Err(Refusal::Client(RequestFault::BodyTooLarge));
     }
     let mut rate = DataRate::default();
@@ -87,7 +93,7 @@ pub(in crate::http) async fn receive(
     if declared == Some(first.len() as u64) && first.len() <= MAX_INLINE_BODY {
         return Ok(RequestBytes::Inline(first));
     }
-    if !is_within_limit(first.len() as u64) {
+    if !limits.allows(first.len() as u64) {
         return Err(Refusal::Client(RequestFault::BodyTooLarge));
     }
     let mut collected =
@@ -107,16 +113,26 @@ pub(in crate::http) async fn receive(
             None => return Ok(RequestBytes::Inline(collected.into())),
             Some(next) => collected.extend_from_slice(&next),
         }
-        if !is_within_limit(collected.len() as u64) {
+        if !limits.allows(collected.len() as u64) {
             return Err(Refusal::Client(RequestFault::BodyTooLarge));
         }
     }
     drop(counted);
+    spool_rest(collected, incoming, limits, rate).await
+}
+
+/// Spools the bytes in `collected` and the rest of the body.
+async fn spool_rest(
+    collected: Vec<u8>,
+    mut incoming: Incoming,
+    limits: &ReceiveLimits<'_>,
+    mut rate: DataRate,
+) -> Result<RequestBytes, Refusal> {
     let mut spool = Spool::new(limits.budgets, limits.spool_dir)?;
     spool.write(collected.into()).await?;
     let mut bytes_since_yield = 0;
     while let Some(next) = next_data(&mut incoming, limits.min_rate, &mut rate).await? {
-        if !is_within_limit(spool.len() + next.len() as u64) {
+        if !limits.allows(spool.len() + next.len() as u64) {
             return Err(Refusal::Client(RequestFault::BodyTooLarge));
         }
         bytes_since_yield += next.len();

@@ -45,7 +45,7 @@ pub(in crate::http) struct BodyPump {
     dispatcher: &'static Dispatcher,
     /// The data to send next.
     current: Bytes,
-    /// What follows `current`, read ahead to notice a client that closed; `None`: not read yet.
+    /// The data after `current`, read ahead to notice a client that closed; `None`: not read yet.
     lookahead: Option<Lookahead>,
     received: u64,
     /// Runs while the application waits for the client.
@@ -60,7 +60,7 @@ enum Lookahead {
 
 /// The pump's next step.
 enum PumpStep {
-    /// Send at max_body this many bytes of `current`.
+    /// Send at most this many bytes of `current`.
     Send(u64),
     /// The body has ended: tell the application.
     End,
@@ -165,6 +165,7 @@ impl BodyPump {
         self.current.is_empty() && is_last
     }
 
+    /// Polls for the next step.
     fn poll_step(&mut self, cx: &mut Context<'_>, upload: &Upload, limits: StreamLimits) -> Poll<PumpStep> {
         let credit = match upload.poll_room(cx) {
             Poll::Ready(None) => return Poll::Ready(PumpStep::Discard),
@@ -233,7 +234,7 @@ impl BodyPump {
                     let Ok(data) = frame.into_data() else { continue };
                     self.rate.add(data.len());
                     self.received += data.len() as u64;
-                    if max_body.is_some_and(|max_body| self.received > max_body) {
+                    if max_body.is_some_and(|max| self.received > max) {
                         return Err(UploadFault::TooLarge);
                     }
                     if !data.is_empty() {
@@ -246,7 +247,7 @@ impl BodyPump {
 
     /// Reads and drops the rest of the body, or marks the connection to be closed.
     pub(in crate::http) async fn drain_rest(mut self) {
-        // A client that waits for `100 Continue` has sent nothing, and reading would send it.
+        // A client that waits for `100 Continue` has sent nothing, and a read would make hyper send one.
         let is_complete = matches!(self.lookahead, Some(Lookahead::End))
             || !self.awaits_continue
                 && timeout(DISCARD_TIMEOUT, read_to_end(&mut self.incoming)).await.unwrap_or(false);

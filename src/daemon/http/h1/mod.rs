@@ -2,6 +2,7 @@
 //!
 //! [`Wire`] reads from the stream and passes on to hyper only what [`framing`] has accepted.
 
+pub(super) mod early_hints;
 pub(super) mod framing;
 mod wire;
 

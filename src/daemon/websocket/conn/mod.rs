@@ -1,7 +1,7 @@
 //! One WebSocket connection, from the accepted handshake to its end: reads from the client and writes to it.
 //!
 //! The future runs in the connection's task, woken for its [`ConnTimers`] by
-//! [`Connections::sweep`](crate::net::Connections::sweep), and borrows its buffers for each poll: an idle connection
+//! [`ConnectionTracker::sweep`](crate::net::ConnectionTracker::sweep), and borrows its buffers for each poll: an idle connection
 //! has no task, timer or buffer of its own.
 //!
 //! ```text
