@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::header::{
     ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::ext::ReasonPhrase;
 
@@ -95,9 +95,18 @@ pub(super) fn application_response(
     *response.headers_mut() = head.fields;
     set_reason(&mut response, head.reason);
     if must_close || ends_by_close {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        set_close(&mut response, meta);
     }
     response
+}
+
+/// Sets `Connection: close`.
+fn set_close(response: &mut Response<ResponseBody>, meta: &RequestMeta) {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    if meta.is_http_10 {
+        // To an HTTP/1.0 client that asked for it, hyper adds `keep-alive` to a response of HTTP/1.1.
+        *response.version_mut() = Version::HTTP_10;
+    }
 }
 
 /// Sets the reason phrase, unless hyper writes the same for the status code. For a code without a standard phrase hyper
@@ -185,10 +194,11 @@ pub(super) fn error_response(
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"));
     }
     if must_close {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        set_close(&mut response, meta);
     }
     if *refusal == Refusal::Client(RequestFault::WebSocketVersion) {
         // RFC 9110 §15.5.22, RFC 6455 §4.2.2.
+        let headers = response.headers_mut();
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         headers.append(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
