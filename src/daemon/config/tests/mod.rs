@@ -1,4 +1,4 @@
-//! Configurations, as written, and what becomes of them.
+//! Loading of configurations: defaults, every key, and the precedence of sources.
 
 use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ mod manual;
 mod packaged;
 mod wrong;
 
-/// A place with an application directory and an interpreter, and what the file says about the rest.
+/// A temporary directory with an application directory and an interpreter.
 struct Case {
     place: TestDir,
 }
@@ -32,7 +32,7 @@ impl Case {
             .map_err(|errors| errors.to_string().replace(&self.place.path().display().to_string(), "@"))
     }
 
-    /// Loads a sound `[app]` and `text`.
+    /// Loads a valid `[app]` section followed by `text`.
     fn with(&self, text: &str) -> Result<Config, String> {
         self.load(&format!("{SOUND}{text}"), &[], Layer::new()).map(|loaded| loaded.config)
     }

@@ -36,8 +36,8 @@ fn commented_keys_of_the_packaged_file_are_the_defaults() {
         let with = text.replacen(&format!("\n{line}\n"), &format!("\n{key}\n"), 1);
         assert_ne!(with, text, "{key}");
         let mut config =
-            case.load(&with, &[], Layer::new()).unwrap_or_else(|told| panic!("{key}: {told}")).config;
-        // Written down is asked for; the address is the default one all the same.
+            case.load(&with, &[], Layer::new()).unwrap_or_else(|errors| panic!("{key}: {errors}")).config;
+        // A written address is explicit, even if it is the default one.
         config.listen.explicit = false;
         assert_eq!(config, plain, "{key}");
         n_keys += 1;

@@ -1,10 +1,10 @@
-//! What is wrong is told with its place, its key, its value and the remedy, all at once.
+//! Invalid configurations: all errors are reported at once, with origin, key, value and hint.
 
 use super::super::check::{Layers, check};
 use super::super::testing::as_nobody;
 use super::*;
 
-/// Section, line, and what must be said about it: reason, then hint.
+/// Section, line, and parts of the expected error: reason and hint.
 const WRONG: &[(&str, &str, &str, &str)] = &[
     ("workers", "count = 0", "workers.count = 0: is out of range", "\"auto\", a number, or { min = 1"),
     ("workers", "count = -1", "workers.count = -1: is negative", "from 1 to 65535"),
@@ -141,7 +141,7 @@ fn invalid_value_is_reported_with_key_value_and_hint() {
 #[test]
 fn invalid_path_rule_is_reported_with_index_and_key() {
     let case = Case::new();
-    for (text, told) in [
+    for (text, expected) in [
         (
             "match = \"/a\"",
             "4: timeouts.path[0]: limits nothing\n    hint: add request = \"600s\", concurrency = 2, or both",
@@ -204,21 +204,21 @@ fn invalid_path_rule_is_reported_with_index_and_key() {
     ] {
         let error = case.with(&format!("[[timeouts.path]]\n{text}\n")).unwrap_err();
         let shifted = error.replace("@/rgun.toml:", "");
-        assert_eq!(shifted, told, "{text}");
+        assert_eq!(shifted, expected, "{text}");
     }
 }
 
 #[test]
 fn all_invalid_path_rules_are_reported_at_once() {
     let case = Case::new();
-    let told = case
+    let errors = case
         .with(
             "[[timeouts.path]]\nmatch = 3\n[[timeouts.path]]\nmatch = \"/fine\"\nconcurrency = 2\n\
              [[timeouts.path]]\nrequest = \"soon\"\nconcurrency = \"two\"\n",
         )
         .unwrap_err();
     assert_eq!(
-        told.lines().filter(|line| !line.starts_with(' ')).collect::<Vec<_>>(),
+        errors.lines().filter(|line| !line.starts_with(' ')).collect::<Vec<_>>(),
         [
             "@/rgun.toml:5: timeouts.path[0].match = 3: must be a string, not a number",
             "@/rgun.toml:4: timeouts.path[0]: limits nothing",
@@ -238,10 +238,10 @@ fn path_rules_of_another_type_are_refused_with_the_syntax() {
         ("[timeouts]\npath = [\"/a\"]\n", "must be a list of tables, but has a string in it"),
         ("[timeouts]\npath = [{ match = \"/a\" }, 3]\n", "must be a list of tables, but has a number in it"),
     ] {
-        let told = case.with(text).unwrap_err();
+        let errors = case.with(text).unwrap_err();
         assert!(
-            told.contains(reason) && told.contains("write [[timeouts.path]], in two pairs"),
-            "{text}\n{told}"
+            errors.contains(reason) && errors.contains("write [[timeouts.path]], in two pairs"),
+            "{text}\n{errors}"
         );
     }
     let inline = case.with("[timeouts]\npath = [{ match = \"/a\", concurrency = 2 }]\n").unwrap();
@@ -252,10 +252,10 @@ fn path_rules_of_another_type_are_refused_with_the_syntax() {
 #[test]
 fn contradictory_settings_are_reported_once() {
     let case = Case::new();
-    let told = case.with("[workers]\nmax_requests = -1\nmax_requests_jitter = 50\n").unwrap_err();
-    assert!(told.contains("max_requests = -1: is negative") && !told.contains("jitter"), "{told}");
-    let told = case.with("[workers]\npreload = \"yes\"\nrefork = 5\n").unwrap_err();
-    assert!(told.contains("preload = \"yes\"") && !told.contains("refork"), "{told}");
+    let errors = case.with("[workers]\nmax_requests = -1\nmax_requests_jitter = 50\n").unwrap_err();
+    assert!(errors.contains("max_requests = -1: is negative") && !errors.contains("jitter"), "{errors}");
+    let errors = case.with("[workers]\npreload = \"yes\"\nrefork = 5\n").unwrap_err();
+    assert!(errors.contains("preload = \"yes\"") && !errors.contains("refork"), "{errors}");
     for sound in [
         "[workers]\nmax_requests = 0\nmax_requests_jitter = 0\nrefork = 0\n",
         "[workers]\npreload = true\nrefork = \"off\"\n",
@@ -264,11 +264,11 @@ fn contradictory_settings_are_reported_once() {
         "[reload]\nwatch = \"2h\"\n",
     ] {
         let text = format!("{SOUND}{sound}").replace("[app]\ninterface", "interface");
-        case.load(&text, &[], Layer::new()).unwrap_or_else(|told| panic!("{sound}{told}"));
+        case.load(&text, &[], Layer::new()).unwrap_or_else(|errors| panic!("{sound}{errors}"));
     }
-    let told = case.load(SOUND, &[("RGUN_WORKERS_MAX_REQUESTS_JITTER", "5")], Layer::new()).unwrap_err();
+    let errors = case.load(SOUND, &[("RGUN_WORKERS_MAX_REQUESTS_JITTER", "5")], Layer::new()).unwrap_err();
     assert_eq!(
-        told,
+        errors,
         "RGUN_WORKERS_MAX_REQUESTS_JITTER: workers.max_requests_jitter = \"5\": is added to workers.max_requests, \
          which is not set\n    hint: set max_requests (--max-requests) as well, e.g. to 1000, or leave the jitter out"
     );
@@ -341,23 +341,23 @@ fn invalid_app_key_is_reported_with_value_and_hint() {
         (format!("{sound}pythonpath = \"a:b\""), "not one path", "list"),
         (format!("{sound}pythonpath = [\"\"]"), "empty entry", ""),
     ] {
-        let told = case.load(&format!("[app]\n{text}\n"), &[], Layer::new()).unwrap_err();
-        assert!(told.contains(reason) && told.contains(hint), "{text}\n{told}");
-        assert!(!told.contains("secret"), "{told}");
+        let errors = case.load(&format!("[app]\n{text}\n"), &[], Layer::new()).unwrap_err();
+        assert!(errors.contains(reason) && errors.contains(hint), "{text}\n{errors}");
+        assert!(!errors.contains("secret"), "{errors}");
     }
 }
 
 #[test]
 fn all_errors_are_reported_at_once_in_one_block_each() {
     let case = Case::new();
-    let told = case
+    let errors = case
         .load(
             "[app]\ntarget = \"my-site\"\ndirectory = \"/no/such/dir\"\n[workers]\ncuont = 3\n[timeouts]\nrequest = 30\n",
             &[("RGUN_LIMITS_QUEUE", "-1"), ("RGUN_LOG_LEVLE", "info")],
             flags(&[(name::DRAIN, "--graceful-timeout", Value::text("soon"))]),
         )
         .unwrap_err();
-    let blocks: Vec<_> = told.lines().filter(|line| !line.starts_with(' ')).collect();
+    let blocks: Vec<_> = errors.lines().filter(|line| !line.starts_with(' ')).collect();
     assert_eq!(
         blocks,
         [
@@ -375,17 +375,20 @@ fn all_errors_are_reported_at_once_in_one_block_each() {
 #[test]
 fn a_relative_directory_in_a_variable_is_refused() {
     let case = Case::new();
-    let told = case.load(SOUND, &[("RGUN_APP_DIRECTORY", "app")], Layer::new()).unwrap_err();
-    assert!(told.starts_with("RGUN_APP_DIRECTORY: app.directory = \"app\": is relative"), "{told}");
+    let errors = case.load(SOUND, &[("RGUN_APP_DIRECTORY", "app")], Layer::new()).unwrap_err();
+    assert!(errors.starts_with("RGUN_APP_DIRECTORY: app.directory = \"app\": is relative"), "{errors}");
 }
 
 #[test]
 fn env_flag_without_a_value_is_refused() {
     let case = Case::new();
-    let told =
+    let errors =
         case.load(SOUND, &[], flags(&[(name::ENV, "--env", Value::list(["DEBUG", "=x"]))])).unwrap_err();
-    assert!(told.contains("--env: app.env: \"DEBUG\" has no \"=\"\n    hint: write NAME=value"), "{told}");
-    assert!(told.contains("\"\" cannot be a variable's name"), "{told}");
+    assert!(
+        errors.contains("--env: app.env: \"DEBUG\" has no \"=\"\n    hint: write NAME=value"),
+        "{errors}"
+    );
+    assert!(errors.contains("\"\" cannot be a variable's name"), "{errors}");
 }
 
 #[test]
@@ -397,7 +400,7 @@ fn unreadable_directory_is_refused() {
     }
     let case = Case::new();
     std::fs::set_permissions(case.place.join("app"), std::fs::Permissions::from_mode(0o700)).unwrap();
-    let (told, case) = as_nobody(move || {
+    let (errors, case) = as_nobody(move || {
         let text = SOUND.replace("{app}", &case.place.join("app").display().to_string());
         let mut errors = Vec::new();
         let file = file::parse(Path::new("/f"), &text, &mut errors).unwrap();
@@ -412,7 +415,7 @@ fn unreadable_directory_is_refused() {
         };
         (check(&layers, errors).unwrap_err().to_string(), case)
     });
-    assert!(told.starts_with("/f:3: app.directory = "), "{told}");
-    assert!(told.contains("cannot be read: Permission denied") && told.contains("ls -ld"), "{told}");
+    assert!(errors.starts_with("/f:3: app.directory = "), "{errors}");
+    assert!(errors.contains("cannot be read: Permission denied") && errors.contains("ls -ld"), "{errors}");
     drop(case);
 }
