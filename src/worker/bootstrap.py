@@ -2,10 +2,10 @@
 
 The daemon has `PYTHON -c` run this text (src/daemon/pool/spawn.rs) with the extension's path as argument and
 the control socket as descriptor 3. The text must parse on every Python there is (2.7 included),
-so that a wrong `app.python` is told in one sentence instead of as a SyntaxError. What cannot run is reported
-as a Refused message: the byte R, then UTF-8 text (src/channel/control/mod.rs).
+so that a wrong `app.python` is reported in one sentence and not as a SyntaxError. An unsuitable interpreter is
+reported as a Refused message: the byte R, then UTF-8 text (src/channel/control/mod.rs).
 """
-# ruff: noqa: UP031, UP036, BLE001 (old Pythons; and every failure has to be reported)
+# ruff: noqa: UP031, UP036, BLE001 (old Pythons; every failure must be reported)
 
 import os
 import sys
@@ -17,8 +17,8 @@ MAIN_MODULE = "rgun_main.py"
 
 
 def this():
-    """For instance `/usr/bin/python3.8 (CPython 3.8.10)`."""
-    import platform  # costs milliseconds, so only when there is something to say
+    """Returns the interpreter, such as `/usr/bin/python3.8 (CPython 3.8.10)`."""
+    import platform  # costs milliseconds, so imported only for a failure
 
     return "%s (%s %s)" % (
         sys.executable or "the interpreter",

@@ -1,7 +1,7 @@
-"""The Python half of hooks: gunicorn's server hooks, on the worker's side.
+"""The Python part of hooks.rs: finds and calls gunicorn's server hooks.
 
-Embedded into the extension and loaded only if a hook is configured (src/worker/hooks.rs). `call` never raises
-for a fault of a hook: it returns (kind, summary, traceback, headline), which the extension reports.
+Embedded into the extension and loaded only if a hook is configured (src/worker/hooks.rs). `call` does not raise
+when a hook fails: it returns (kind, summary, traceback, headline), which the extension reports.
 """
 
 import logging
@@ -13,7 +13,7 @@ LOGGER = "rgun"
 
 
 class Server:
-    """What hooks get as `server`: gunicorn's arbiter, as far as the daemon is one; with its pid."""
+    """The `server` argument of hooks: the part of gunicorn's arbiter that applies to the daemon, with its pid."""
 
     def __init__(self, pid, cfg, log):
         self.pid = pid
@@ -25,11 +25,11 @@ class Server:
 
 
 class Worker:
-    """What hooks get as `worker`."""
+    """The `worker` argument of hooks."""
 
     def __init__(self, pid, number, age, ppid, cfg, log):
         self.pid = pid
-        # The stable seat.
+        # The seat, stable over restarts.
         self.number = number
         # Counts the workers that the daemon has started, as gunicorn's does.
         self.age = age
@@ -42,7 +42,7 @@ class Worker:
 
 
 class Hooks:
-    """The hooks of one process; `server` and `worker` are the same objects in all of them."""
+    """The hooks of one process. All get the same `server` and `worker` objects."""
 
     def __init__(self, load, names, directory, number, life, daemon, settings):
         self.load = load
@@ -66,7 +66,7 @@ class Hooks:
         return self.run("child_exit", self.server, worker)
 
     def check(self, name):
-        """Does the hook exist? If not, it will not be called."""
+        """Checks that the hook exists. A missing one is removed and its failure returned."""
         try:
             self.find(name)
         except self.load.Failure as failure:
@@ -75,7 +75,7 @@ class Hooks:
         return None
 
     def find(self, name):
-        """The function."""
+        """Returns the function of a hook."""
         module, _, attribute = self.names[name].partition(":")
         function = self.load.find(module, attribute, self.directory, f"hooks.{name}")
         if not callable(function):
@@ -87,7 +87,7 @@ class Hooks:
         return function
 
     def run(self, name, *arguments):
-        """None, or what went wrong."""
+        """Calls a hook. Returns None, or the failure."""
         if name not in self.names:
             return None
         # logging.config disables the loggers that it does not name.
@@ -106,7 +106,7 @@ class Hooks:
 
 
 def logger():
-    """`server.log`: says what hooks have to say on stderr, unless the application has configured it."""
+    """Returns `server.log`, which writes to stderr unless the application has configured that logger."""
     log = logging.getLogger(LOGGER)
     if not log.handlers:
         handler = logging.StreamHandler(sys.stderr)

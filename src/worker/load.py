@@ -1,4 +1,4 @@
-"""The Python half of the worker: finds and loads the application, and turns exceptions into text.
+"""The Python part of the worker: finds and loads the application, and formats exceptions.
 
 Embedded into the extension and run once (src/worker/python.rs). `load` returns what the extension reports to
 the daemon; it never raises for a fault of the configuration or of the application. Runs on CPython 3.9 and
@@ -21,10 +21,10 @@ CACHED = type(functools.lru_cache(maxsize=None)(len))
 
 
 class Failure(Exception):
-    """Loading failed: whose fault (CONFIG or APP), one line, the traceback or nothing, and the headline.
+    """A failure to load: cause (CONFIG or APP), summary line, traceback (or empty) and headline.
 
-    The headline is the line that everybody may read: nothing in it is text of the application's, which may hold
-    a password. Without one the first line is such a line.
+    The headline is a line without text of the application, which may contain a password. By default it is the
+    summary.
     """
 
     def __init__(self, kind, summary, trace="", headline=None):
@@ -35,16 +35,16 @@ class Failure(Exception):
 
 
 def prepare(directory, pythonpath):
-    """Puts the application's directories first on sys.path, and takes away what `python -c` put there."""
+    """Puts the application's directories first on sys.path, and removes the entry of `python -c`."""
     if sys.path and sys.path[0] == "":
         del sys.path[0]
     sys.path[:0] = [*pythonpath, directory]
-    # Not the bootstrap's: applications look at argv (Django's runserver check, argparse's prog).
+    # Replaces the bootstrap's argv: applications read it (Django's runserver check, argparse's prog).
     sys.argv[:] = ["rgun"]
 
 
 def load(module, attribute, factory, interface, directory):
-    """The application, its interface, a warning or None, and None; or three times None and a Failure's outcome."""
+    """Returns application, interface, warning or None, and None; or three times None and the outcome of a Failure."""
     warning = None
     try:
         application = find(module, attribute, directory)
@@ -111,7 +111,7 @@ def make(factory, target):
 
 
 def failed(doing, what, error, key="app.target"):
-    """The application raised; a hook is named by its setting."""
+    """Returns the Failure for an exception of the application, or of a hook, named by its setting."""
     summary, trace = describe(error)
     named = "" if key == "app.target" else f"{key}: "
     doing = f"{named}{doing} {what} raised"
@@ -119,7 +119,7 @@ def failed(doing, what, error, key="app.target"):
 
 
 def missing_module(module, error, directory, key):
-    """One line about a module that is not there."""
+    """Returns one line about a missing module."""
     package = error.name.rpartition(".")[0]
     try:
         path = sys.modules[package].__path__ if package else [directory]
@@ -139,7 +139,7 @@ def missing_module(module, error, directory, key):
 
 
 def missing_attribute(module, attribute, name, owner, error, key):
-    """One line about an attribute that is not there."""
+    """Returns one line about a missing attribute."""
     # An AttributeError of the module's own __getattr__ says more than that the name is missing.
     own = "" if f"'{name}'" in str(error) else f" ({error})"
     names = [each for each in dir(owner) if not each.startswith("_")]
@@ -154,7 +154,7 @@ def missing_attribute(module, attribute, name, owner, error, key):
 
 
 def nearest(name, names):
-    """The hint, or nothing."""
+    """Returns a hint with similar names, or an empty string."""
     import difflib
 
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
@@ -165,12 +165,12 @@ def nearest(name, names):
 
 
 def describe_type(value):
-    """`a str`, `None`, `a module`: what something is, for a sentence."""
+    """Names the type of a value, for a sentence."""
     return "None" if value is None else f"an object of type {type(value).__name__}"
 
 
 def detect(application):
-    """WSGI or ASGI, by how it wants to be called: nothing is called to find out."""
+    """Detects WSGI or ASGI by the signature; does not call the application."""
     while isinstance(application, functools.partial):
         application = application.func
     # A class as the application: its instances are the iterable (WSGI), or are awaited (ASGI 2).
@@ -184,7 +184,7 @@ def detect(application):
 
 
 def is_factory(candidate):
-    """Is this no application, because it takes no arguments, but what makes one? Nothing is called to find out."""
+    """Returns whether this is an application factory, because it takes no arguments. Does not call it."""
     if not callable(candidate):
         return False
     if isinstance(candidate, type):
@@ -214,7 +214,7 @@ def is_factory(candidate):
 
 
 def takes_nothing(call, given):
-    """Can it be called with no more arguments than `given` has, and is that meant?"""
+    """Returns whether `call` needs no more than `given` arguments, and does not look like an application."""
     if isinstance(call, types.MethodType):
         call, given = call.__func__, 1
     code = getattr(call, "__code__", None)
@@ -229,7 +229,7 @@ def takes_nothing(call, given):
 
 
 def patched():
-    """The library that has put its own threads or sockets in the place of the standard library's, or None."""
+    """Returns the library that has monkey-patched the threads or sockets of the standard library, or None."""
     monkey = sys.modules.get("gevent.monkey")
     modules = ("threading", "_thread", "socket", "select", "queue")
     if monkey is not None and any(map(monkey.is_module_patched, modules)):
@@ -241,7 +241,7 @@ def patched():
 
 
 def check_patches(is_wsgi, threads, is_zygote):
-    """None, or why an application whose standard library was patched cannot be served as configured.
+    """Returns None, or the failure if a monkey-patched application cannot be served as configured.
 
     Patched threads are tasks of one thread that change places only where the library waits, and the extension does
     not wait there: they would wait for each other for ever. One request at a time works, on the main thread.
@@ -287,7 +287,7 @@ def is_double_callable(application):
 
 
 def how_called(application):
-    """Is it a coroutine function, and how many arguments does it need? None: that is not known."""
+    """Returns whether it is a coroutine function, and the number of arguments it needs, or None if unknown."""
     call, given = application, 0
     if isinstance(application, type):
         call, given = application.__init__, 1
@@ -311,7 +311,7 @@ def is_coroutine_function(call):
 
 
 def describe(error):
-    """The one-line summary and the traceback, without frames of ours."""
+    """Returns the one-line summary and the traceback, without the frames of the worker."""
     import traceback
 
     trim(error)
@@ -324,7 +324,7 @@ def describe(error):
 
 
 def headline(error):
-    """What everybody may read of an exception that was described: its type, and where it was raised."""
+    """Returns the type of an exception and where it was raised, without its text."""
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     file = line = None
@@ -339,12 +339,12 @@ def headline(error):
 
 
 def unicode(text):
-    """Fit for the channel, which is UTF-8: lone surrogates, as in undecodable file names, are written out."""
+    """Escapes lone surrogates (from undecodable file names): the channel is UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def trim(error):
-    """Takes the frames that lead to the application off the traceback's top: this file's and importlib's."""
+    """Removes the frames before the application from the traceback: those of this file and importlib."""
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -358,11 +358,11 @@ def trim(error):
 
 
 def is_ours(filename):
-    """Is this a frame between the worker and the application?"""
+    """Returns whether the file belongs to the worker or importlib."""
     return filename.startswith(("<rgun>", "<frozen importlib", "<string>")) or filename == importlib.__file__
 
 
-# What decides which bytes read() gives: a type may have another one of its own, and so may an object.
+# The attributes that decide which bytes read() returns; a subclass or an object may override them.
 READING = (
     *("read", "readinto", "readall", "tell", "seek", "flush", "fileno", "readable", "closed", "raw"),
     "__getattribute__",
@@ -378,10 +378,10 @@ WRAPPERS = {
 
 
 def regular_file(filelike):
-    """Descriptor and position of a file whose bytes are what its read() gives; None for anything else.
+    """Returns descriptor and position of a file whose bytes are those of its read(); None for anything else.
 
-    A fileno() alone does not say so: GzipFile has one, of the compressed file. Nor does a `file` or a base: a range
-    of a file and one that is decrypted may have both.
+    A fileno() alone is no proof: that of GzipFile is the compressed file. Nor is a `file` attribute or a base class: a
+    range of a file, or a decrypting one, may have both.
     """
     try:
         inner = filelike
@@ -398,16 +398,16 @@ def regular_file(filelike):
         if not reads_as(raw, io.FileIO) or not raw.readable():
             return None
         if isinstance(inner, io.BufferedRandom):
-            # As read() would: what was written may still be in its buffer.
+            # As read() does: written bytes may still be in its buffer.
             inner.flush()
-        # The object's position: a buffered file's descriptor is further on.
+        # The position of the object: the descriptor of a buffered file is further ahead.
         return raw.fileno(), inner.tell()
     except Exception:  # noqa: BLE001 (a file that is closed, or a storage's own: read() says what is wrong)
         return None
 
 
 def reads_as(filelike, kind):
-    """Does it read as io's type, of which it is, for certain?"""
+    """Returns whether it certainly reads like `kind`, a type of io that it is an instance of."""
     own = type(filelike)
     return (
         issubclass(own, kind)
@@ -417,22 +417,22 @@ def reads_as(filelike, kind):
 
 
 def is_wrapper(filelike):
-    """Does it read as its `file` does, for certain?"""
+    """Returns whether it certainly reads like its `file`."""
     kind = type(filelike)
     names = WRAPPERS.get(kind.__module__, ())
     if kind.__name__ not in names or getattr(sys.modules.get(kind.__module__), kind.__name__, None) is not kind:
         return False
     own = vars(filelike).get("read")
-    # tempfile's keeps there what it has looked up once.
+    # tempfile's wrapper caches looked-up methods there.
     return own is None or getattr(own, "__wrapped__", None) == filelike.file.read
 
 
 def leave_child(error):
-    """Ends a process that the application forked and that came back out of the application."""
+    """Exits a process that the application forked and that returned from the application."""
     code = 70
     try:
         if isinstance(error, SystemExit):
-            # As Python's own exit: None is 0, a number itself, anything else is printed and 1.
+            # As Python's exit: None is 0, a number is itself, anything else is printed and exits with 1.
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
         elif error is None:
             sys.stderr.write(

@@ -1,7 +1,7 @@
-"""The Python half of stacks: what the process is doing, written to a descriptor of the daemon's.
+"""The Python part of stacks.rs: writes the stacks of the process to a descriptor of the daemon.
 
-Embedded into the extension and loaded when the daemon first asks (src/worker/stacks.rs). Runs with the GIL,
-so it harms nobody; whoever holds the GIL for long is seen by faulthandler's signal instead.
+Embedded into the extension and loaded on the first request (src/worker/stacks.rs). Runs with the GIL held; if some
+code holds the GIL for long, the daemon sends the stacks signal instead.
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 
 
 def write_all(descriptor):
-    """Every thread but the one that was asked to write."""
+    """Writes the stacks of all threads except the calling one."""
     import faulthandler
 
     if not hasattr(os, "memfd_create"):
@@ -23,7 +23,7 @@ def write_all(descriptor):
 
 
 def write_one(descriptor, ident):
-    """The thread with that identity, with the source lines; False if there is none."""
+    """Writes the stack of one thread with source lines; False if there is no such thread."""
     import threading
     import traceback
 
@@ -31,7 +31,7 @@ def write_one(descriptor, ident):
     if frame is None:
         return False
     stack = traceback.extract_stack(frame)
-    # What leads to the application: the bootstrap, and for further slots the module threading.
+    # Drop the frames before the application: the bootstrap, and the module threading for slots above 0.
     while stack and (stack[0].filename.startswith("<") or stack[0].filename == threading.__file__):
         del stack[0]
     text = f"Thread 0x{ident:016x} (most recent call last):\n" + "".join(stack.format())
@@ -40,6 +40,6 @@ def write_one(descriptor, ident):
 
 
 def write(descriptor, text):
-    """All of it."""
+    """Writes all of the text."""
     while text:
         text = text[os.write(descriptor, text) :]

@@ -190,7 +190,7 @@ impl Worker {
         self.promoted.load(Ordering::SeqCst)
     }
 
-    /// Stores the control thread for [`Worker::retire`].
+    /// Stores the control thread for [`Worker::release_channel`].
     pub(crate) fn set_control_thread(&self, thread: JoinHandle<()>) {
         *lock(&self.control_thread) = Some(thread);
     }

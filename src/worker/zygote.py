@@ -1,4 +1,4 @@
-"""The Python half of the zygote: warms the application up, says what a fork will not carry over, and forks.
+"""The Python part of zygote.rs: runs the warm-up request, warns of state that a fork does not carry over, and forks.
 
 Embedded into the extension and loaded only with preload (src/worker/zygote.rs). Runs on CPython 3.9 and
 later.
@@ -14,16 +14,16 @@ import threading
 import time
 import warnings
 
-# Seconds that the two forks may take together; less than the daemon waits for the answer (PATIENCE of
-# src/daemon/pool/fork.rs), who takes a zygote that does not answer for one that hangs.
+# Timeout of both forks, seconds. Shorter than the daemon's (src/daemon/pool/fork.rs), which regards a zygote
+# that does not answer as hung.
 FORK_TIMEOUT = 5
 
-# Seconds that a thread of which Python does not know any more may take to be gone.
-LEAVING = 0.1
+# Seconds to wait for joined threads to disappear from /proc.
+THREAD_EXIT_TIMEOUT = 0.1
 
 
 def warm_up(load, application, environ, target):
-    """One request of the application, whose answer nobody reads; None, or what went wrong."""
+    """Runs one request and discards the response. Returns None, or a warning."""
     begun = []
 
     def start_response(status, headers, exc_info=None):
@@ -52,9 +52,9 @@ def warm_up(load, application, environ, target):
 
 
 def settle(own):
-    """Makes what is loaded immortal for the garbage collector, so that its marks do not unshare the pages.
+    """Exempts all objects from garbage collection, so that the collector's marks do not unshare their pages.
 
-    Returns the warnings: what workers that are forked from here will share, or miss, by name.
+    Returns the warnings: sockets that forked workers share, and threads that they lack.
     """
     found = close_databases()
     gc.collect()
@@ -75,9 +75,9 @@ def settle(own):
 
 
 def close_databases():
-    """Closes what Django keeps open between requests (CONN_MAX_AGE); its workers would all talk on the same.
+    """Closes Django's persistent database connections (CONN_MAX_AGE), which all workers would share.
 
-    Other libraries have no registry of their connections: `open_sockets` names them.
+    Other libraries have no registry of their connections: `open_sockets` reports them.
     """
     django = sys.modules.get("django.db")
     try:
@@ -89,7 +89,7 @@ def close_databases():
 
 
 def open_sockets(own):
-    """Descriptions of the sockets that are open; not of stdin, stdout, stderr and the server's."""
+    """Describes the open sockets, except stdin, stdout, stderr and those in `own`."""
     found = []
     for number in sorted(map(int, os.listdir("/proc/self/fd"))):
         if number < 3 or number in own:
@@ -103,7 +103,7 @@ def open_sockets(own):
 
 
 def describe_socket(number):
-    """Its family, and what it is bound and connected to."""
+    """Describes a socket: family, local and peer address."""
     import socket
 
     with socket.socket(fileno=os.dup(number)) as copy:
@@ -116,7 +116,7 @@ def describe_socket(number):
 
 
 def address(name):
-    """As people write it."""
+    """Formats a socket address."""
     if isinstance(name, bytes):
         return "@" + name[1:].decode("utf-8", "backslashreplace")
     if isinstance(name, tuple) and len(name) >= 2 and isinstance(name[0], str):
@@ -126,8 +126,8 @@ def address(name):
 
 
 def running_threads():
-    """The threads beside this one: Python's by name, others by the name that the kernel has."""
-    until = time.monotonic() + LEAVING
+    """Names all other threads: those of Python by their name, others by the kernel's name."""
+    until = time.monotonic() + THREAD_EXIT_TIMEOUT
     while True:
         here = {int(name) for name in os.listdir("/proc/self/task")} - {threading.get_native_id()}
         found = []
@@ -135,7 +135,7 @@ def running_threads():
             if thread.native_id in here:
                 here.discard(thread.native_id)
                 found.append(f"{thread.name} ({type(thread).__module__}.{type(thread).__qualname__})")
-        # One that was joined is in the kernel for a moment still.
+        # A joined thread stays in /proc for a moment.
         if not here or time.monotonic() >= until:
             break
         time.sleep(0.001)
@@ -148,69 +148,69 @@ def running_threads():
     return found
 
 
-def fork(entrance):
+def fork(cgroup_procs):
     """Forks twice, so that the new process becomes a child of the daemon, which is a subreaper.
 
-    In the new process: 0 and the process between. Here: its pid and None, once the process between has gone.
-    `entrance` is the descriptor of the cgroup that the new process belongs to: the process between enters it,
-    so that not one instruction of the new one runs outside.
+    Returns (0, pid of the intermediate process) in the new process, and (its pid, None) here, once the intermediate
+    process has exited. `cgroup_procs` is a descriptor of the new process's cgroup, or None: the intermediate process
+    joins it, so that no instruction of the new one runs outside.
     """
-    # What waits in the buffers would be written by every worker again.
+    # Buffered output would be written again by every worker.
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
     reading, writing = os.pipe()
     try:
-        between = quiet_fork()
+        intermediate = quiet_fork()
     except BaseException:
         os.close(reading)
         os.close(writing)
         raise
-    if between == 0:
+    if intermediate == 0:
         os.close(reading)
         parent = os.getpid()
         try:
-            if entrance is not None:
-                os.write(entrance, b"0")
-            told = quiet_fork()
-        except BaseException as error:  # noqa: BLE001 (nothing may leave this process but its exit)
-            told = f"{type(error).__name__}: {error}"
-        if told == 0:
+            if cgroup_procs is not None:
+                os.write(cgroup_procs, b"0")
+            answer = quiet_fork()
+        except BaseException as error:  # noqa: BLE001 (this process may only exit)
+            answer = f"{type(error).__name__}: {error}"
+        if answer == 0:
             os.close(writing)
             return 0, parent
         try:
-            os.write(writing, str(told).encode("utf-8", "backslashreplace")[:4096])
+            os.write(writing, str(answer).encode("utf-8", "backslashreplace")[:4096])
         finally:
             os._exit(0)
     os.close(writing)
-    told = None
+    answer = None
     try:
-        # What the application has registered to run at forks may wait for a thread that was not forked.
+        # A fork handler of the application may wait for a thread that was not forked.
         poll = select.poll()
         poll.register(reading, select.POLLIN)
         if poll.poll(FORK_TIMEOUT * 1000):
-            told = os.read(reading, 4096).decode()
+            answer = os.read(reading, 4096).decode()
     finally:
         os.close(reading)
-        # Not there: the application ignores SIGCHLD, or has waited for it.
+        # Missing if the application ignores SIGCHLD, or has waited for it.
         with contextlib.suppress(ChildProcessError, ProcessLookupError):
-            if told is None:
-                os.kill(between, signal.SIGKILL)
-            os.waitpid(between, 0)
-    if told is None:
+            if answer is None:
+                os.kill(intermediate, signal.SIGKILL)
+            os.waitpid(intermediate, 0)
+    if answer is None:
         raise TimeoutError(
             f"the process that was to fork the worker did not come so far in {FORK_TIMEOUT} s: look at the "
             "handlers of os.register_at_fork and pthread_atfork(3)"
         )
-    if not told.isdigit():
-        raise OSError(told or "the process that was to fork the worker died")
-    return int(told), None
+    if not answer.isdigit():
+        raise OSError(answer or "the process that was to fork the worker died")
+    return int(answer), None
 
 
 def quiet_fork():
     """fork(2) with the handlers of pthread_atfork(3) and os.register_at_fork.
 
-    Python 3.12 and later warn of every thread; `settle` has named them.
+    Suppresses the warning of Python 3.12 about threads: `settle` has reported them.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -218,10 +218,9 @@ def quiet_fork():
 
 
 def reseed():
-    """Random numbers of its own for a new process; None, or what went wrong.
+    """Reseeds NumPy's global generator in a new process. Returns None, or a warning.
 
-    The module `random` sees to that itself (since Python 3.7), NumPy does not: what its functions draw comes
-    from one generator, whose state was forked. Generators that the application has made are its own affair.
+    The module `random` reseeds itself since Python 3.7. Generators of the application are not reseeded.
     """
     numpy_random = sys.modules.get("numpy.random")
     try:

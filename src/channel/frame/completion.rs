@@ -95,7 +95,7 @@ pub struct DecodedCompletion {
     pub reason: Range<usize>,
     /// Number of fields.
     pub n_fields: u16,
-    /// Byte range of the encoded fields, see [`fields`].
+    /// Byte range of the encoded fields, see [`fields`](super::fields()).
     pub fields: Range<usize>,
     /// The body, or the encoded [`AppError`] of [`CompletionKind::AppRaised`].
     pub body: BodyPart,

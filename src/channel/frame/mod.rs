@@ -8,7 +8,7 @@
 //! | 8 | 8 | body length, bytes | |
 //! | 16 | 8 | received: `CLOCK_MONOTONIC` when the head was complete, ns | |
 //! | 24 | 1 | kind: 1 = request | |
-//! | 25 | 1 | method, index of [`METHODS`], 0 = literal | |
+//! | 25 | 1 | method, index of [`METHODS`](crate::header::METHODS), 0 = literal | |
 //! | 26 | 1 | version: 10 or 11 | |
 //! | 27 | 1 | flags: 1 body is a descriptor ([`crate::control`]), 2 https, 4 the body comes in parts, 8 WebSocket | |
 //! | 28 | 2 | number of fields | |
@@ -30,7 +30,7 @@
 //! | 28 | 4 | reserved, 0 |
 //! | 32 | | bytes of the part, or the close reason |
 //!
-//! A field is `name u8` (index of [`NAMES`](crate::header::NAMES), or [`LITERAL`] followed by `len u16` and the
+//! A field is `name u8` (index of [`NAMES`](crate::header::NAMES), or [`LITERAL`](crate::header::LITERAL) followed by `len u16` and the
 //! lower-case name), `len u16`, value.
 //!
 //! Completion (worker → daemon), 32 bytes then the variable part:
