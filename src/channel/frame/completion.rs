@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::ExchangeId;
+use super::field::read_field;
 use super::reader::{Reader, put_text};
 use crate::ProtocolError;
 use crate::status::is_reason;
@@ -205,7 +206,7 @@ impl Completion {
         }
         let after_reason = HEAD_BYTES + usize::from(reason_len);
         for _ in 0..n_fields {
-            reader.field()?;
+            read_field(&mut reader)?;
         }
         let after_fields = frame.len() - reader.0.len();
         let body = match flags & (BODY_FD | BODY_CHUNKS) {

@@ -1,6 +1,7 @@
 //! Header fields inside a frame.
 
 use super::reader::Reader;
+use crate::ProtocolError;
 use crate::header::{LITERAL, index_of, name_of};
 
 /// A part of a frame is longer than its length field can say (65,535 bytes). Names the part.
@@ -40,8 +41,22 @@ impl<'a> Iterator for Fields<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.remaining = self.remaining.checked_sub(1)?;
-        self.reader.field().ok()
+        read_field(&mut self.reader).ok()
     }
+}
+
+/// Reads one field: name and value.
+pub(super) fn read_field<'a>(reader: &mut Reader<'a>) -> Result<(FieldName<'a>, &'a [u8]), ProtocolError> {
+    let name = match reader.u8()? {
+        LITERAL => {
+            let len = usize::from(reader.u16()?);
+            FieldName::Literal(reader.bytes(len)?)
+        }
+        index if name_of(index).is_some() => FieldName::Known(index),
+        _ => return Err(ProtocolError::Frame("unknown field name index")),
+    };
+    let len = usize::from(reader.u16()?);
+    Ok((name, reader.bytes(len)?))
 }
 
 pub(super) fn u16_len(what: &'static str, len: usize) -> Result<u16, TooLong> {

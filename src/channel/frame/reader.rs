@@ -1,8 +1,6 @@
-//! Checked reading of integers and byte strings, and the writers of length-prefixed ones. Shared with [`crate::control`].
+//! Checked reading of integers and byte strings, and writers of length-prefixed ones. Shared with [`crate::control`].
 
-use super::field::FieldName;
 use crate::ProtocolError;
-use crate::header::{LITERAL, name_of};
 
 /// Appends `len u32` and the text.
 pub(crate) fn put_text(text: &str, out: &mut Vec<u8>) {
@@ -57,18 +55,5 @@ impl<'a> Reader<'a> {
     pub(crate) fn sized_bytes(&mut self) -> Result<&'a [u8], ProtocolError> {
         let len = self.u32()? as usize;
         self.bytes(len)
-    }
-
-    pub(super) fn field(&mut self) -> Result<(FieldName<'a>, &'a [u8]), ProtocolError> {
-        let name = match self.u8()? {
-            LITERAL => {
-                let len = usize::from(self.u16()?);
-                FieldName::Literal(self.bytes(len)?)
-            }
-            index if name_of(index).is_some() => FieldName::Known(index),
-            _ => return Err(ProtocolError::Frame("unknown field name index")),
-        };
-        let len = usize::from(self.u16()?);
-        Ok((name, self.bytes(len)?))
     }
 }

@@ -1,7 +1,7 @@
 //! The request frame of the submission ring.
 
 use super::ExchangeId;
-use super::field::{Fields, TooLong, encode_fields, fields, u16_len};
+use super::field::{Fields, TooLong, encode_fields, fields, read_field, u16_len};
 use super::reader::Reader;
 use crate::ProtocolError;
 use crate::header::{METHOD_LITERAL, METHODS};
@@ -163,7 +163,7 @@ impl<'a> Request<'a> {
         let request_id = reader.bytes(request_id_len)?;
         let before = reader.0;
         for _ in 0..n_fields {
-            reader.field()?;
+            read_field(&mut reader)?;
         }
         let fields = before.get(..before.len() - reader.0.len()).unwrap_or_default();
         let (body_is_fd, body_streams) = (flags & FLAG_BODY_FD != 0, flags & FLAG_BODY_STREAMS != 0);
