@@ -23,6 +23,14 @@ const MAX_FRAMES: u32 = 16 * 1024;
 /// Passes over all rings before the sockets have their turn.
 const MAX_ROUNDS: u32 = 16;
 
+/// The outcome of popping a completion ring.
+enum PopOutcome {
+    /// The ring has no completion.
+    Empty,
+    /// A completion was applied; with the waker of the task that waits for it.
+    Applied(Option<Waker>),
+}
+
 impl Dispatcher {
     /// Ends the reactor's turn: collects completions, assigns queued requests, wakes the workers and announces sleep.
     /// tokio's `on_thread_park` calls this, so that it must not block for longer than [`COMPLETION_WAIT`]. A task that it
@@ -77,8 +85,8 @@ impl Dispatcher {
             }
             for _ in 0..MAX_FRAMES {
                 match self.pop_completion(state, index, now, &mut has_freed_slot) {
-                    Ok(None) => break,
-                    Ok(Some(waker)) => {
+                    Ok(PopOutcome::Empty) => break,
+                    Ok(PopOutcome::Applied(waker)) => {
                         if let Some(waker) = waker {
                             waker.wake();
                             woken = true;
@@ -109,14 +117,14 @@ impl Dispatcher {
         woken
     }
 
-    /// Pops and applies one completion. Returns `None` when there is none, else the waker of the task that waits for it.
+    /// Pops and applies one completion.
     fn pop_completion(
         &self,
         state: &mut State,
         index: usize,
         now: Instant,
         has_freed_slot: &mut bool,
-    ) -> Result<Option<Option<Waker>>, ContractBreach> {
+    ) -> Result<PopOutcome, ContractBreach> {
         let mut frame = std::mem::take(&mut state.completion_frame);
         frame.clear();
         let popped = match &mut state.workers[index] {
@@ -124,8 +132,10 @@ impl Dispatcher {
             None => Ok(None),
         };
         let outcome = match popped {
-            Ok(None) => Ok(None),
-            Ok(Some(_)) => self.apply_completion(state, index, &frame, now, has_freed_slot).map(Some),
+            Ok(None) => Ok(PopOutcome::Empty),
+            Ok(Some(_)) => {
+                self.apply_completion(state, index, &frame, now, has_freed_slot).map(PopOutcome::Applied)
+            }
             Err(error) => Err(error.into()),
         };
         state.completion_frame = frame;

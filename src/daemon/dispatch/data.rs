@@ -34,7 +34,7 @@ pub(super) struct Buffers {
 pub struct Data {
     bytes: Location,
     /// The charge, which ends with the piece; `None` if the piece is not charged here.
-    _held: Option<Reservation>,
+    _reservation: Option<Reservation>,
 }
 
 #[derive(Debug)]
@@ -49,19 +49,19 @@ enum Location {
 impl Data {
     /// Makes a piece that is charged to `budget`.
     pub(super) fn new(bytes: Bytes, budget: &'static Budget) -> Self {
-        let held = budget.charge(bytes.len() as u64 + OVERHEAD);
-        Self { bytes: Location::Own(bytes), _held: Some(held) }
+        let reservation = budget.charge(bytes.len() as u64 + OVERHEAD);
+        Self { bytes: Location::Own(bytes), _reservation: Some(reservation) }
     }
 
     /// Makes a piece of a slab chunk, charged to `budget`.
     pub(super) fn lent(chunk: Arc<Chunk>, budget: &'static Budget) -> Self {
-        let held = budget.charge(chunk.bytes().len() as u64 + OVERHEAD);
-        Self { bytes: Location::Lent(chunk, 0), _held: Some(held) }
+        let reservation = budget.charge(chunk.bytes().len() as u64 + OVERHEAD);
+        Self { bytes: Location::Lent(chunk, 0), _reservation: Some(reservation) }
     }
 
     /// Makes a piece that is too small to be charged.
     pub(super) fn small(bytes: Bytes) -> Self {
-        Self { bytes: Location::Own(bytes), _held: None }
+        Self { bytes: Location::Own(bytes), _reservation: None }
     }
 
     /// Turns a small piece into a block to which others can be appended: many small pieces cost far more than their
@@ -72,8 +72,8 @@ impl Data {
         }
         let mut block = Vec::with_capacity(BLOCK_BYTES);
         block.extend_from_slice(&self);
-        let held = budget.charge(BLOCK_BYTES as u64 + OVERHEAD);
-        Self { bytes: Location::Collected(block, 0), _held: Some(held) }
+        let reservation = budget.charge(BLOCK_BYTES as u64 + OVERHEAD);
+        Self { bytes: Location::Collected(block, 0), _reservation: Some(reservation) }
     }
 
     /// Appends a small piece to a block. Returns false if this is no block or has no room.
@@ -90,8 +90,8 @@ impl Data {
     }
 
     /// Makes a piece with a charge that its maker has reserved; `None` for a body of the daemon's own.
-    pub fn with_reservation(bytes: Bytes, held: Option<Reservation>) -> Self {
-        Self { bytes: Location::Own(bytes), _held: held }
+    pub fn with_reservation(bytes: Bytes, reservation: Option<Reservation>) -> Self {
+        Self { bytes: Location::Own(bytes), _reservation: reservation }
     }
 }
 

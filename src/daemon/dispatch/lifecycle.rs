@@ -73,8 +73,9 @@ impl Dispatcher {
         state.ring_doorbells();
         state.reject_unservable(now);
         self.request_worker(state);
-        let drained = state.workers[index].as_ref().is_some_and(|worker| worker.is_drained(&state.exchanges));
-        if drained {
+        let is_drained =
+            state.workers[index].as_ref().is_some_and(|worker| worker.is_drained(&state.exchanges));
+        if is_drained {
             self.report_drained(state, index, id);
         }
     }
@@ -277,27 +278,27 @@ impl State {
             else {
                 continue;
             };
-            if let Admission::Blocked(pause) = self.quarantine.admission(method, path, now, |_| false) {
-                self.fail(id, Fault::Quarantined(pause), now);
+            if let Admission::Blocked(remaining) = self.quarantine.admission(method, path, now, |_| false) {
+                self.fail(id, Fault::Quarantined(remaining), now);
             }
         }
     }
 
     /// Rejects waiting requests whose body travels in a way that the application's new interface does not accept. A
     /// WebSocket handshake becomes an ordinary request for WSGI.
-    fn reject_incompatible(&mut self, asgi: bool, now: Instant) {
-        let is_unfit = |carriage| match carriage {
+    fn reject_incompatible(&mut self, is_asgi: bool, now: Instant) {
+        let is_incompatible = |transport| match transport {
             BodyTransport::Inline | BodyTransport::WebSocket => false,
-            BodyTransport::Descriptor => asgi,
-            BodyTransport::Parts => !asgi,
+            BodyTransport::Descriptor => is_asgi,
+            BodyTransport::Parts => !is_asgi,
         };
         let waiting: Vec<_> = self.queue.iter().chain(self.rules.held()).collect();
         for id in waiting {
             let Some(exchange) = self.exchanges.get_mut(id) else { continue };
-            if !asgi {
+            if !is_asgi {
                 exchange.downgrade_to_http();
             }
-            if is_unfit(exchange.transport()) {
+            if is_incompatible(exchange.transport()) {
                 let reason = "its interface has just changed";
                 self.fail(id, Fault::Unavailable(Arc::from(reason)), now);
             }
@@ -313,7 +314,7 @@ impl State {
         match self.quarantine.admission(request.method, request.path, now, is_under_way) {
             Admission::Allowed => Ok(false),
             Admission::Trial => Ok(true),
-            Admission::Blocked(pause) => Err(Fault::Quarantined(pause)),
+            Admission::Blocked(remaining) => Err(Fault::Quarantined(remaining)),
         }
     }
 

@@ -134,20 +134,20 @@ impl Dispatcher {
     /// `timeouts.queue`, and not while requests are rejected anyway.
     pub async fn wait_for_interface(&self) {
         let timeout = self.lock().policy.queue_timeout;
-        let known = async {
+        let interface_known = async {
             loop {
-                let known = self.interface_known.notified();
+                let notified = self.interface_known.notified();
                 let is_hopeless = || self.lock().unavailable.is_some();
                 if self.interface.load(Ordering::Relaxed) != UNKNOWN || is_hopeless() {
                     return;
                 }
-                known.await;
+                notified.await;
             }
         };
         match timeout {
             // After the timeout, `submit` returns the fault.
-            Some(timeout) => drop(tokio::time::timeout(timeout, known).await),
-            None => known.await,
+            Some(timeout) => drop(tokio::time::timeout(timeout, interface_known).await),
+            None => interface_known.await,
         }
     }
 

@@ -7,7 +7,7 @@ use http::HeaderMap;
 
 use crate::dispatch::exchange::response::ClientState;
 use crate::dispatch::exchange::response_buffer::Popped;
-use crate::dispatch::exchange::response_parts::{BodyPiece, Credit, ResponseStart};
+use crate::dispatch::exchange::response_parts::{BodyPiece, Credit, CreditedPiece, ResponseStart};
 use crate::dispatch::exchange::{Exchange, ExchangeState};
 use crate::dispatch::fault::Fault;
 
@@ -48,11 +48,8 @@ impl Exchange {
         Poll::Ready(Ok(ResponseStart { head, body: None, file: None, is_complete: false, body_len }))
     }
 
-    /// Returns the next piece of a streamed body, with the credit that the worker gets for it; `None` at the end.
-    pub(crate) fn poll_piece(
-        &mut self,
-        waker: &Waker,
-    ) -> Poll<Result<Option<(BodyPiece, Option<Credit>)>, Fault>> {
+    /// Returns the next piece of a streamed body; `None` at the end.
+    pub(crate) fn poll_piece(&mut self, waker: &Waker) -> Poll<Result<Option<CreditedPiece>, Fault>> {
         match self.response.buffer.pop() {
             Popped::Data(data) => {
                 let bytes = (data.len() as u64).min(self.response.unacked);

@@ -162,9 +162,9 @@ mod tests {
     fn a_file_is_all_of_a_body() {
         let any = || announced(StatusCode::OK, ContentLength::Absent);
         assert!(all(any(), &[bytes(0), file(1), bytes(0)], false));
-        let most = i64::MAX as u64;
+        let max = i64::MAX as u64;
         for beside in
-            [[bytes(1), file(1)], [file(1), bytes(1)], [file(UNTIL_EOF), bytes(1)], [file(most), file(most)]]
+            [[bytes(1), file(1)], [file(1), bytes(1)], [file(UNTIL_EOF), bytes(1)], [file(max), file(max)]]
         {
             assert!(!all(any(), &beside, false), "{beside:?}");
         }

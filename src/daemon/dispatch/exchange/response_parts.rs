@@ -142,6 +142,9 @@ pub(crate) struct Credit {
     pub(crate) bytes: u64,
 }
 
+/// A piece of a body, with the credit that the worker gets for it.
+pub(crate) type CreditedPiece = (BodyPiece, Option<Credit>);
+
 /// A response at the time its head is taken.
 #[derive(Debug)]
 pub(crate) struct ResponseStart {
@@ -204,10 +207,10 @@ mod tests {
             let fd = std::fs::File::open("/dev/null").unwrap().into();
             FilePart::new(fd, offset, len).map(|part| part.len)
         };
-        let most = i64::MAX as u64;
-        assert_eq!(part(0, most), Ok(Some(most)));
+        let max = i64::MAX as u64;
+        assert_eq!(part(0, max), Ok(Some(max)));
         assert_eq!(part(7, UNTIL_EOF), Ok(None));
-        for (offset, len) in [(1, most), (u64::MAX, 1), (0, u64::MAX - 1), (u64::MAX, UNTIL_EOF)] {
+        for (offset, len) in [(1, max), (u64::MAX, 1), (0, u64::MAX - 1), (u64::MAX, UNTIL_EOF)] {
             assert!(part(offset, len).is_err(), "{offset} {len}");
         }
     }

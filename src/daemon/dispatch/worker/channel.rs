@@ -54,8 +54,8 @@ impl WorkerChannel {
         }
     }
 
-    /// Wakes the worker by its eventfd from now on.
-    pub(super) fn wake_by_eventfd(&mut self, is_asgi: bool) {
+    /// Chooses how the worker is woken: an event loop by its eventfd, threads by futex.
+    pub(super) fn set_waker(&mut self, is_asgi: bool) {
         self.wakes_by_eventfd = is_asgi;
         if is_asgi {
             self.slab.wake_by_eventfd(Arc::clone(&self.eventfd));

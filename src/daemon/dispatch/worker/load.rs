@@ -71,7 +71,7 @@ impl WorkerLoad {
         self.is_asgi
     }
 
-    /// When the worker last finished something, or was given work while idle.
+    /// Returns when the worker last finished something, or was given work while idle.
     pub(super) fn last_progress(&self) -> Instant {
         self.last_progress
     }
@@ -80,7 +80,7 @@ impl WorkerLoad {
         u32::try_from(self.running.len()).unwrap_or(u32::MAX)
     }
 
-    /// Number of requests per slot that may be assigned, the running one included.
+    /// Returns the number of requests per slot that may be assigned, the running one included.
     fn depth(&self) -> u32 {
         if self.is_stalled { 1 } else { self.service_time.depth() }
     }
@@ -121,7 +121,7 @@ impl WorkerLoad {
         self.slots as usize
     }
 
-    /// Number of slots in use.
+    /// Returns the number of slots in use.
     pub(crate) fn n_busy(&self) -> usize {
         self.running.len().min(self.n_slots())
     }
@@ -130,17 +130,17 @@ impl WorkerLoad {
         self.running.len()
     }
 
-    /// Number of parked WebSockets.
+    /// Returns the number of parked WebSockets.
     pub(crate) fn n_websockets(&self) -> usize {
         self.websockets.len()
     }
 
-    /// Returns whether everything has a slot to be busy with and more waits in the ring: a new request cannot start.
+    /// Returns whether more requests are assigned than there are slots: a new one could not start.
     pub(super) fn is_saturated(&self) -> bool {
         self.n_assigned() > self.slots
     }
 
-    /// Returns whether this exchange is running, so that the worker may send a file for it.
+    /// Returns whether this exchange is assigned to the worker and not parked.
     pub(super) fn is_running(&self, id: ExchangeId) -> bool {
         self.running.contains(id)
     }

@@ -1,4 +1,4 @@
-//! One worker as the dispatcher sees it. It does not know exchanges, only their ids and positions.
+//! One attached worker: its channel, its load and its life. A worker knows exchanges by their ids and positions only.
 
 pub(super) mod channel;
 pub(super) mod contract;
@@ -312,7 +312,7 @@ impl Worker {
             return Err("changed its interface".into());
         }
         self.load.set_interface(is_asgi);
-        self.channel.wake_by_eventfd(is_asgi);
+        self.channel.set_waker(is_asgi);
         Ok(())
     }
 
