@@ -274,8 +274,8 @@ fn unknown_key_hint(section: &str, key: &str) -> Option<String> {
         return Some(format!("it is called \"{new}\" now"));
     }
     let keys = || KEYS.iter().filter_map(|full| full.split_once('.')).filter(|(its, _)| *its == section);
-    let slip = nearest(key, keys().map(|(_, name)| name)).map(|near| format!("did you mean \"{near}\"?"));
-    slip.or_else(|| other_section_hint(key)).or_else(|| gunicorn_hint(key)).or_else(|| {
+    let typo = nearest(key, keys().map(|(_, name)| name)).map(|near| format!("did you mean \"{near}\"?"));
+    typo.or_else(|| other_section_hint(key)).or_else(|| gunicorn_hint(key)).or_else(|| {
         let names: Vec<_> = keys().map(|(_, name)| name).collect();
         Some(format!("the keys of [{section}] are {}", names.join(", ")))
     })

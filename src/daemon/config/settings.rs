@@ -24,7 +24,7 @@ pub struct Config {
     pub websocket: WebSocket,
     /// Which header fields reach the application.
     pub http: Http,
-    /// The peers whose X-Forwarded-* fields are believed.
+    /// The peers whose X-Forwarded-* fields are trusted.
     pub proxy: Proxy,
     /// Checks of new code during and after a reload.
     pub reload: Reload,

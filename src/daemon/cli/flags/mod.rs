@@ -108,7 +108,7 @@ pub(super) struct Check {
     #[arg(short, long, value_name = "USER", help_heading = "As root")]
     pub(super) user: Option<String>,
 
-    /// As root: check as this unit [default: rgun.service, or rgun@x.service for /etc/rgun/x.toml].
+    /// As root: check as this unit. Without it: rgun.service, or the instance rgun@x of /etc/rgun/x.toml.
     #[arg(long, value_name = "UNIT", help_heading = "As root")]
     pub(super) unit: Option<String>,
 }
