@@ -2,8 +2,8 @@
 
 The daemon has `PYTHON -c` run this text (src/daemon/pool/spawn.rs) with the extension's path as argument and
 the control socket as descriptor 3. The text must parse on every Python there is (2.7 included),
-so that a wrong `app.python` is reported in one sentence and not as a SyntaxError. An unsuitable interpreter is
-reported as a Refused message: the byte R, then UTF-8 text (src/channel/control/mod.rs).
+so that a wrong `app.python` is reported in one sentence and not as a SyntaxError. An unsuitable
+interpreter is reported as a Refused message: the byte R, then UTF-8 text (src/channel/control/mod.rs).
 """
 # ruff: noqa: UP031, UP036, BLE001 (old Pythons; every failure must be reported)
 

@@ -1,7 +1,7 @@
 """The Python part of hooks.rs: finds and calls gunicorn's server hooks.
 
-Embedded into the extension and loaded only if a hook is configured (src/worker/hooks.rs). `call` does not raise
-when a hook fails: it returns (kind, summary, traceback, headline), which the extension reports.
+Embedded into the extension and loaded only if a hook is configured (src/worker/hooks.rs). `call` does not
+raise when a hook fails: it returns (kind, summary, traceback, headline), which the extension reports.
 """
 
 import logging
@@ -13,7 +13,7 @@ LOGGER = "rgun"
 
 
 class Server:
-    """The `server` argument of hooks: the part of gunicorn's arbiter that applies to the daemon, with its pid."""
+    """The `server` argument of hooks: what the daemon has of gunicorn's arbiter, and its pid."""
 
     def __init__(self, pid, cfg, log):
         self.pid = pid

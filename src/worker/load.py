@@ -44,7 +44,7 @@ def prepare(directory, pythonpath):
 
 
 def load(module, attribute, factory, interface, directory):
-    """Returns application, interface, warning or None, and None; or three times None and the outcome of a Failure."""
+    """Returns application, interface, warning or None, None; or three times None and a Failure's outcome."""
     warning = None
     try:
         application = find(module, attribute, directory)
@@ -188,7 +188,7 @@ def is_factory(candidate):
     if not callable(candidate):
         return False
     if isinstance(candidate, type):
-        # A class is an application itself if it is made of a request; else its instances are, if they can be called.
+        # A class is an application if it is constructed from a request, or if its instances are callable.
         is_plain = type(candidate).__call__ is type.__call__
         makes_callables = any("__call__" in base.__dict__ for base in candidate.__mro__)
         if not (is_plain and makes_callables):
@@ -287,7 +287,7 @@ def is_double_callable(application):
 
 
 def how_called(application):
-    """Returns whether it is a coroutine function, and the number of arguments it needs, or None if unknown."""
+    """Returns whether it is a coroutine function, and how many arguments it needs (None: unknown)."""
     call, given = application, 0
     if isinstance(application, type):
         call, given = application.__init__, 1
@@ -380,8 +380,8 @@ WRAPPERS = {
 def regular_file(filelike):
     """Returns descriptor and position of a file whose bytes are those of its read(); None for anything else.
 
-    A fileno() alone is no proof: that of GzipFile is the compressed file. Nor is a `file` attribute or a base class: a
-    range of a file, or a decrypting one, may have both.
+    A fileno() alone is no proof: that of GzipFile is the compressed file. Nor is a `file` attribute or a base
+    class: a range of a file, or a decrypting one, may have both.
     """
     try:
         inner = filelike

@@ -1,4 +1,4 @@
-"""The Python part of zygote.rs: runs the warm-up request, warns of state that a fork does not carry over, and forks.
+"""The Python part of zygote.rs: runs the warm-up request, warns of state that a fork loses, and forks.
 
 Embedded into the extension and loaded only with preload (src/worker/zygote.rs). Runs on CPython 3.9 and
 later.
@@ -151,9 +151,9 @@ def running_threads():
 def fork(cgroup_procs):
     """Forks twice, so that the new process becomes a child of the daemon, which is a subreaper.
 
-    Returns (0, pid of the intermediate process) in the new process, and (its pid, None) here, once the intermediate
-    process has exited. `cgroup_procs` is a descriptor of the new process's cgroup, or None: the intermediate process
-    joins it, so that no instruction of the new one runs outside.
+    Returns (0, pid of the intermediate process) in the new process, and (its pid, None) here, once the
+    intermediate process has exited. `cgroup_procs` is a descriptor of the new process's cgroup, or None: the
+    intermediate process joins it, so that no instruction of the new one runs outside.
     """
     # Buffered output would be written again by every worker.
     for stream in (sys.stdout, sys.stderr):
