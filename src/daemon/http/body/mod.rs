@@ -2,7 +2,7 @@
 //!
 //! A WSGI request's body is received whole ([`receive`]) and spooled if large ([`spool`]); an ASGI request's body is
 //! sent on as the application reads it ([`stream`]). A response's body ([`response`]) comes from memory, a worker, or
-//! a file ([`file`]).
+//! a file ([`mod@file`]).
 
 pub(super) mod error;
 pub(super) mod file;
