@@ -183,7 +183,7 @@ fn find_sandbox_problem(unit: &Unit, need: &RequiredAccess) -> Option<String> {
 
 /// Tests each access as the user. Returns an errno for each, 0 for success.
 fn test_access(identity: &Identity, steps: &[(PathBuf, AccessFlags)]) -> io::Result<Vec<i32>> {
-    let asked: Vec<(CString, AccessFlags)> = steps
+    let paths: Vec<(CString, AccessFlags)> = steps
         .iter()
         .map(|(path, flags)| Ok((CString::new(path.as_os_str().as_bytes())?, *flags)))
         .collect::<Result<_, std::ffi::NulError>>()?;
@@ -198,7 +198,7 @@ fn test_access(identity: &Identity, steps: &[(PathBuf, AccessFlags)]) -> io::Res
     unsafe {
         command.pre_exec(move || {
             become_user(uid, gid, &groups)?;
-            for (path, flags) in &asked {
+            for (path, flags) in &paths {
                 let answer = access(path.as_c_str(), *flags).err().map_or(0, |errno| errno as i32);
                 // Atomic up to PIPE_BUF (pipe(7)).
                 write(answers.as_fd(), &answer.to_ne_bytes())?;

@@ -40,7 +40,7 @@ pub enum Destination {
 
 /// The destination of a worker's stdout or stderr.
 #[derive(Debug, Clone)]
-pub(super) enum Route {
+pub(super) enum OutputRoute {
     /// The worker inherits the daemon's descriptor: a terminal, or `/dev/null`.
     Inherited,
     /// Whole lines, to this queue's descriptor.
@@ -53,8 +53,8 @@ pub(super) enum Route {
 struct LogOutputs {
     /// To [`Destination`].
     queue: Arc<LogQueue>,
-    stdout: Route,
-    stderr: Route,
+    stdout: OutputRoute,
+    stderr: OutputRoute,
 }
 
 /// The log of this process.
@@ -130,7 +130,7 @@ pub fn flush() {
     let Some(LogOutputs { queue, stdout, .. }) = LOG.get() else { return };
     let begun = Instant::now();
     let mut is_written = queue.flush(FLUSH_TIMEOUT);
-    if let Route::Lines(stdout) = stdout {
+    if let OutputRoute::Lines(stdout) = stdout {
         is_written &= stdout.flush(FLUSH_TIMEOUT.saturating_sub(begun.elapsed()));
     }
     // A log without a reader: the loss cannot be logged either.
@@ -150,7 +150,7 @@ pub(super) fn count_dropped(entries: u64) {
 }
 
 /// Returns the destinations of workers' stdout and stderr. `None` before [`start`].
-pub(super) fn routes() -> Option<[Route; 2]> {
+pub(super) fn routes() -> Option<[OutputRoute; 2]> {
     LOG.get().map(|log| [log.stdout.clone(), log.stderr.clone()])
 }
 
@@ -195,15 +195,15 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     }
 }
 
-fn route_of_log(destination: Destination, queue: &Arc<LogQueue>) -> Route {
+fn route_of_log(destination: Destination, queue: &Arc<LogQueue>) -> OutputRoute {
     match destination {
-        Destination::Journal => Route::Entries(Arc::clone(queue)),
-        Destination::Stderr if is_device(fstat(io::stderr())) => Route::Inherited,
-        Destination::Stderr => Route::Lines(Arc::clone(queue)),
+        Destination::Journal => OutputRoute::Entries(Arc::clone(queue)),
+        Destination::Stderr if is_device(fstat(io::stderr())) => OutputRoute::Inherited,
+        Destination::Stderr => OutputRoute::Lines(Arc::clone(queue)),
     }
 }
 
-fn stdout_route(destination: Destination, queue: &Arc<LogQueue>) -> io::Result<Route> {
+fn stdout_route(destination: Destination, queue: &Arc<LogQueue>) -> io::Result<OutputRoute> {
     let (stdout, stderr) = (fstat(io::stdout()), fstat(io::stderr()));
     let is_same = matches!((&stdout, &stderr), (Ok(one), Ok(other))
         if (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino));
@@ -211,10 +211,10 @@ fn stdout_route(destination: Destination, queue: &Arc<LogQueue>) -> io::Result<R
         return Ok(route_of_log(destination, queue));
     }
     if is_device(stdout) {
-        return Ok(Route::Inherited);
+        return Ok(OutputRoute::Inherited);
     }
     let sink = Sink::Descriptor(io::stdout().as_fd().try_clone_to_owned()?);
-    LogQueue::start(sink, "stdout", report_dropped).map(Route::Lines)
+    LogQueue::start(sink, "stdout", report_dropped).map(OutputRoute::Lines)
 }
 
 /// Whether this is a terminal or `/dev/null`. Workers inherit it, because programs check for a terminal.

@@ -25,7 +25,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::id::{WorkerId, WorkerNr};
 
-use super::daemon_log::{self, Route};
+use super::daemon_log::{self, OutputRoute};
 use super::format::NativeEntry;
 use super::thread::LogThread;
 
@@ -76,7 +76,7 @@ pub struct WorkerEnds {
 
 /// The daemon's ends of a worker's pipes. Read from [`WorkerOutput::follow`] on, when the process is known.
 #[derive(Debug)]
-pub struct DaemonEnds(Vec<(OwnedFd, StreamName, Route)>);
+pub struct DaemonEnds(Vec<(OwnedFd, StreamName, OutputRoute)>);
 
 #[derive(Debug, Clone, Copy)]
 enum StreamName {
@@ -95,7 +95,7 @@ struct Stream {
 #[derive(Debug)]
 struct LineSplitter {
     name: StreamName,
-    route: Route,
+    route: OutputRoute,
     /// The worker's seat. `None` for a zygote.
     worker: Option<u16>,
     pid: u32,
@@ -112,7 +112,7 @@ impl WorkerOutput {
     /// When the thread, its eventfd or its epoll instance cannot be made.
     pub fn start() -> io::Result<Option<Self>> {
         match daemon_log::routes() {
-            None | Some([Route::Inherited, Route::Inherited]) => return Ok(None),
+            None | Some([OutputRoute::Inherited, OutputRoute::Inherited]) => return Ok(None),
             Some(_) => {}
         }
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
@@ -129,7 +129,8 @@ impl WorkerOutput {
     /// # Errors
     /// The error of `pipe2(2)`: too many open files.
     pub fn pipes(&self) -> io::Result<(WorkerEnds, DaemonEnds)> {
-        let [to_stdout, to_stderr] = daemon_log::routes().unwrap_or([Route::Inherited, Route::Inherited]);
+        let [to_stdout, to_stderr] =
+            daemon_log::routes().unwrap_or([OutputRoute::Inherited, OutputRoute::Inherited]);
         let mut ours = Vec::new();
         let stdout = open_stream(&io::stdout(), StreamName::Stdout, to_stdout, &mut ours)?;
         let stderr = open_stream(&io::stderr(), StreamName::Stderr, to_stderr, &mut ours)?;
@@ -161,10 +162,10 @@ impl WorkerOutput {
 fn open_stream(
     own: &impl AsFd,
     name: StreamName,
-    route: Route,
-    ours: &mut Vec<(OwnedFd, StreamName, Route)>,
+    route: OutputRoute,
+    ours: &mut Vec<(OwnedFd, StreamName, OutputRoute)>,
 ) -> io::Result<OwnedFd> {
-    if matches!(route, Route::Inherited) {
+    if matches!(route, OutputRoute::Inherited) {
         return own.as_fd().try_clone_to_owned();
     }
     let (reading, writing) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
@@ -315,12 +316,12 @@ impl LineSplitter {
     /// Logs whole lines, or a part of a line that is too long.
     fn log(&self, text: Vec<u8>) {
         match &self.route {
-            Route::Inherited => {}
-            Route::Lines(queue) => {
+            OutputRoute::Inherited => {}
+            OutputRoute::Lines(queue) => {
                 let lines = text.split_inclusive(|byte| *byte == b'\n').count();
                 queue.push_waiting(text, lines as u64);
             }
-            Route::Entries(queue) => {
+            OutputRoute::Entries(queue) => {
                 let mut is_continued = self.is_continued;
                 for line in text.split(|byte| *byte == b'\n') {
                     for piece in line.chunks(MAX_LINE) {

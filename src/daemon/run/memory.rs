@@ -55,8 +55,8 @@ impl Daemon {
         if !self.memory.reported.insert(worker) {
             return None;
         }
-        for asked in self.dispatcher.running_requests(worker) {
-            let dispatch::RequestInfo { request_id, method, path, elapsed, .. } = asked;
+        for request in self.dispatcher.running_requests(worker) {
+            let dispatch::RequestInfo { request_id, method, path, elapsed, .. } = request;
             tracing::warn!(
                 rgun.request_id = %request_id,
                 rgun.method = %method,

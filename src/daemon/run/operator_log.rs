@@ -52,8 +52,8 @@ impl OperatorLog {
     }
 
     /// Notes the requests that a lost worker was running.
-    pub(super) fn note_lost_requests(&mut self, worker: WorkerId, asked: Vec<RequestInfo>) {
-        self.lost_requests.insert(worker, asked);
+    pub(super) fn note_lost_requests(&mut self, worker: WorkerId, requests: Vec<RequestInfo>) {
+        self.lost_requests.insert(worker, requests);
     }
 
     /// Notes that the OOM killer was in the worker's cgroup.
@@ -236,7 +236,9 @@ impl OperatorLog {
             several => {
                 let named: Vec<String> = several
                     .iter()
-                    .map(|asked| format!("{} {} (request id {})", asked.method, asked.path, asked.request_id))
+                    .map(|request| {
+                        format!("{} {} (request id {})", request.method, request.path, request.request_id)
+                    })
                     .collect();
                 format!(" with one of {}", named.join(", "))
             }
