@@ -1,8 +1,8 @@
 //! One WebSocket connection, from the accepted handshake to its end: reads from the client and writes to it.
 //!
 //! The future runs in the connection's task, woken for its [`ConnTimers`] by
-//! [`ConnectionTracker::sweep`](crate::net::ConnectionTracker::sweep), and borrows its buffers for each poll: an idle connection
-//! has no task, timer or buffer of its own.
+//! [`ConnectionTracker::sweep`](crate::net::ConnectionTracker::sweep), and borrows its buffers for each poll: an idle
+//! connection has no task, timer or buffer of its own.
 //!
 //! ```text
 //! Open ──our close frame──▶ Closing ──client's close frame──▶ Flushing ──all output written──▶ end
