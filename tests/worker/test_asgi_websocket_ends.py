@@ -114,7 +114,7 @@ def test_disconnect_exceptions_are_not_reported(worker, path):
 
 
 def test_other_exceptions_are_reported_after_a_disconnect(worker):
-    exchange = open_websocket(worker, "/raises_when_gone?told")
+    exchange = open_websocket(worker, "/raises_when_gone?other")
     assert failure_of(disconnect(worker, exchange)) == "ValueError: while cleaning up"
     group = disconnect(worker, open_websocket(worker, "/raises_when_gone?mixed_group"))
     assert "of tasks" in failure_of(group)

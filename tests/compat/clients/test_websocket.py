@@ -58,7 +58,7 @@ def test_the_application_chooses_the_subprotocol(framework, offered, chosen):
 def test_the_application_closes_with_a_code_and_a_reason(framework, code):
     with connect(f"{framework.ws}/ws/close") as socket:
         socket.send(str(code))
-        assert closed(socket) == (code, "as told")
+        assert closed(socket) == (code, "as requested")
 
 
 def test_rejected_handshake_is_403(framework):

@@ -362,7 +362,7 @@ async def raises_when_gone(scope, receive, send):
     await accept(receive, send)
     await receive()
     error = ValueError("while cleaning up")
-    if scope["query_string"] == b"told":
+    if scope["query_string"] == b"other":
         raise error
     if scope["query_string"] == b"group":
         raise group_of(WebSocketDisconnect(), group_of(WebSocketDisconnect(), WebSocketDisconnect()))

@@ -167,7 +167,7 @@ async def ws_protocol(socket: WebSocket):
 @ws("/ws/close")
 async def ws_close(socket: WebSocket):
     await socket.accept()
-    await socket.close(int(await socket.receive_text()), "as told")
+    await socket.close(int(await socket.receive_text()), "as requested")
 
 
 @ws("/ws/reject")

@@ -164,7 +164,7 @@ async def ws_protocol(socket: Socket):
 @app.websocket("/ws/close")
 async def ws_close(socket: Socket):
     await socket.accept()
-    await socket.close(int(await socket.receive_text()), "as told")
+    await socket.close(int(await socket.receive_text()), "as requested")
 
 
 @app.websocket("/ws/reject")

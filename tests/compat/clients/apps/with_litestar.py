@@ -144,7 +144,7 @@ async def ws_protocol(socket: WebSocket) -> None:
 @websocket("/ws/close")
 async def ws_close(socket: WebSocket) -> None:
     await socket.accept()
-    await socket.close(int(await socket.receive_text()), "as told")
+    await socket.close(int(await socket.receive_text()), "as requested")
 
 
 @websocket("/ws/reject")

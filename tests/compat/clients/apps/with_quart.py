@@ -138,7 +138,7 @@ async def ws_protocol():
 @app.websocket("/ws/close")
 async def ws_close():
     await websocket.accept()
-    await websocket.close(int(await websocket.receive()), "as told")
+    await websocket.close(int(await websocket.receive()), "as requested")
 
 
 @app.websocket("/ws/reject")

@@ -127,7 +127,7 @@ async def ws_protocol(socket):
 
 async def ws_close(socket):
     await socket.accept()
-    await socket.close(int(await socket.receive_text()), "as told")
+    await socket.close(int(await socket.receive_text()), "as requested")
 
 
 async def ws_reject(socket):

@@ -40,7 +40,7 @@ class Protocol(AsyncJsonWebsocketConsumer):
 
 class Close(WebsocketConsumer):
     def receive(self, text_data=None, bytes_data=None):
-        self.close(int(text_data), "as told")
+        self.close(int(text_data), "as requested")
 
 
 class Reject(AsyncWebsocketConsumer):
@@ -78,14 +78,16 @@ class Chat(WebsocketConsumer):
 
     def receive(self, text_data=None, bytes_data=None):
         text = f"{self.scope['user'].username or 'somebody'}: {text_data}"
-        async_to_sync(self.channel_layer.group_send)(self.room, {"type": "said", "text": text})
+        async_to_sync(self.channel_layer.group_send)(self.room, {"type": "chat_message", "text": text})
 
-    def result(self, event):
+    def chat_message(self, event):
         self.send(event["text"])
 
     def disconnect(self, code):
         async_to_sync(self.channel_layer.group_discard)(self.room, self.channel_name)
-        async_to_sync(self.channel_layer.group_send)(self.room, {"type": "said", "text": "somebody left"})
+        async_to_sync(self.channel_layer.group_send)(
+            self.room, {"type": "chat_message", "text": "somebody left"}
+        )
 
 
 websocket_urlpatterns = [

@@ -108,7 +108,7 @@ async def whoami(request):
 
 async def announce(request, room):
     """Sends a message to a group of WebSockets."""
-    await get_channel_layer().group_send(room, {"type": "said", "text": "from HTTP"})
+    await get_channel_layer().group_send(room, {"type": "chat_message", "text": "from HTTP"})
     return HttpResponse()
 
 
