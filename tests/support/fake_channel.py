@@ -1,7 +1,8 @@
 """The memory that a daemon shares with a worker, in plain Python: requests in, completions out.
 
 The layout is that of `src/channel/layout.rs` and the frames are those of `frame.rs`, implemented a second
-time; the golden bytes (src/channel/tests/golden) keep both equal. Processes and control sockets are in `fake_daemon`.
+time; the golden bytes (src/channel/tests/golden) keep both equal. Processes and control sockets are in
+`fake_daemon`.
 """
 
 import ctypes
