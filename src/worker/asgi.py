@@ -11,7 +11,7 @@ import traceback
 # Given by the extension. `ended` tells an exchange what the application has returned or raised (with
 # `exchange._returned` for None, which is quicker);
 # `leave` has the worker exit with a SystemExit, when what runs is finished.
-ended = leave = None
+complete = request_exit = None
 
 
 async def call(application, scope, receive, send, exchange):
@@ -19,14 +19,14 @@ async def call(application, scope, receive, send, exchange):
     try:
         result = await application(scope, receive, send)
     except BaseException as error:  # noqa: BLE001 (also CancelledError and SystemExit: they are the request's)
-        ended(exchange, None, error)
+        complete(exchange, None, error)
         if is_signal_handlers(error):
-            leave(error)
+            request_exit(error)
     else:
         if result is None:
-            exchange._returned()
+            exchange._complete()
         else:
-            ended(exchange, result, None)
+            complete(exchange, result, None)
 
 
 async def call_websocket(application, scope, receive, send, exchange):
@@ -36,14 +36,14 @@ async def call_websocket(application, scope, receive, send, exchange):
         del application, scope, receive, send
         result = await awaitable
     except BaseException as error:  # noqa: BLE001 (as above)
-        ended(exchange, None, error)
+        complete(exchange, None, error)
         if is_signal_handlers(error):
-            leave(error)
+            request_exit(error)
     else:
         if result is None:
-            exchange._returned()
+            exchange._complete()
         else:
-            ended(exchange, result, None)
+            complete(exchange, result, None)
 
 
 def is_signal_handlers(error):
@@ -97,7 +97,7 @@ class Server:
         self.asgi = {"version": "2.0" if is_double else "3.0", "spec_version": "2.3"}
         self.event_loop = event_loop
         # The extension serves until this is done (a Future).
-        self.over = self.loop = None
+        self.stopped = self.loop = None
         self.state = {}
         self.warnings = []
         self.lifespan = None if lifespan == "off" else Lifespan(self, lifespan == "on")
@@ -127,7 +127,7 @@ class Server:
                     ).outcome
         self.loop = new_event_loop()
         asyncio.set_event_loop(self.loop)
-        self.over = self.loop.create_future()
+        self.stopped = self.loop.create_future()
         return None
 
     def startup(self):
@@ -145,7 +145,7 @@ class Server:
 
     def run(self):
         """Runs the loop until the extension is done. It may raise, and is to be called again then."""
-        self.loop.run_until_complete(self.over)
+        self.loop.run_until_complete(self.stopped)
 
     def close(self):
         """Ends the application's lifespan, then all that is left on the loop; the warnings."""
@@ -160,7 +160,7 @@ class Server:
                 end()
             except SystemExit as error:
                 # A signal handler's. It ends the wait, and what comes after that is quick, mostly.
-                leave(error)
+                request_exit(error)
             except BaseException as error:  # noqa: BLE001 (the process is about to exit)
                 self.warn("ending the event loop", error)
         asyncio.set_event_loop(None)
@@ -260,7 +260,7 @@ class Lifespan:
         except BaseException as error:  # noqa: BLE001 (as uvicorn: whatever it is, lifespan is over)
             self.error = error
             if is_signal_handlers(error):
-                leave(error)
+                request_exit(error)
         finally:
             self.started.set()
             self.stopped.set()

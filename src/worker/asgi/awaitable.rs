@@ -12,10 +12,10 @@ use crate::worker::Worker;
 /// A `send()` that is done.
 #[pyclass(frozen, module = "rgun")]
 #[derive(Debug)]
-pub(crate) struct Sent;
+pub(crate) struct CompletedSend;
 
 #[pymethods]
-impl Sent {
+impl CompletedSend {
     fn __await__(slf: Py<Self>) -> Py<Self> {
         slf
     }
@@ -42,7 +42,7 @@ impl Sent {
         value: Option<&Bound<'_, PyAny>>,
         traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        Err(thrown(kind, value, traceback)?)
+        Err(exception_from_throw(kind, value, traceback)?)
     }
 
     #[expect(clippy::unused_self, reason = "a method of Python's")]
@@ -50,7 +50,7 @@ impl Sent {
 }
 
 /// What `throw()` was given, to be raised; in either of its forms.
-pub(super) fn thrown(
+pub(super) fn exception_from_throw(
     kind: &Bound<'_, PyAny>,
     value: Option<&Bound<'_, PyAny>>,
     traceback: Option<&Bound<'_, PyAny>>,
@@ -103,7 +103,7 @@ macro_rules! awaited {
                 traceback: Option<&Bound<'_, PyAny>>,
             ) -> PyResult<()> {
                 self.give_up(kind.py());
-                Err($crate::asgi::awaitable::thrown(kind, value, traceback)?)
+                Err($crate::asgi::awaitable::exception_from_throw(kind, value, traceback)?)
             }
 
             fn close(&mut self, py: Python<'_>) {
@@ -116,13 +116,13 @@ pub(super) use awaited;
 
 /// A Future that a waiting awaitable passes on to its task, and the Future's iterator.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(Option<(Py<PyAny>, Py<PyAny>)>);
+pub(super) struct FutureWait(Option<(Py<PyAny>, Py<PyAny>)>);
 
-impl Waiting {
+impl FutureWait {
     /// Goes on with the Future that was waited for, if there is one: what its iterator yields, while it is not done.
-    pub(super) fn go_on<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    pub(super) fn poll<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Some((future, iterator)) = self.0.take() else { return Ok(None) };
-        let yielded = next(iterator.bind(py))?;
+        let yielded = poll_iterator(iterator.bind(py))?;
         if yielded.is_some() {
             self.0 = Some((future, iterator));
         }
@@ -130,19 +130,19 @@ impl Waiting {
     }
 
     /// Begins to wait for a Future.
-    pub(super) fn begin<'py>(&mut self, future: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    pub(super) fn start<'py>(&mut self, future: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let iterator = future.call_method0(intern!(future.py(), "__await__"))?;
         self.0 = Some((future.clone().unbind(), iterator.unbind()));
-        self.go_on(future.py())
+        self.poll(future.py())
     }
 
     /// Ends the wait and returns its Future, if there is one.
-    pub(super) fn give_up(&mut self) -> Option<Py<PyAny>> {
+    pub(super) fn cancel(&mut self) -> Option<Py<PyAny>> {
         self.0.take().map(|(future, _)| future)
     }
 }
 
-fn next<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+fn poll_iterator<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = iterator.py();
     match iterator.call_method0(intern!(py, "__next__")) {
         Ok(yielded) => Ok(Some(yielded)),
@@ -153,7 +153,7 @@ fn next<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>
 
 /// Wakes whoever waits for these Futures, unless they have been cancelled.
 #[inline]
-pub(super) fn wake(py: Python<'_>, worker: &Worker, futures: Vec<Py<PyAny>>) {
+pub(super) fn wake_futures(py: Python<'_>, worker: &Worker, futures: Vec<Py<PyAny>>) {
     if !futures.is_empty() {
         wake_all(py, worker, futures);
     }

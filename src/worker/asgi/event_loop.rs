@@ -1,6 +1,6 @@
 //! The event loop as Python has it, and what is scheduled on it.
 //!
-//! What a turn does is [`super::turn`]'s.
+//! What a turn does is [`super::tick`]'s.
 
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
@@ -11,7 +11,7 @@ use pyo3::types::PyDict;
 
 /// The event loop, and what we need of it.
 #[derive(Debug)]
-pub(super) struct Loop {
+pub(super) struct EventLoop {
     pub(super) object: Py<PyAny>,
     pub(super) call_soon: Py<PyAny>,
     /// What turns run in, and with it the tasks that they begin: not the context of the request that happened to ask
@@ -19,23 +19,23 @@ pub(super) struct Loop {
     pub(super) context: Py<PyAny>,
     pub(super) create_future: Py<PyAny>,
     /// The Future for which the loop runs.
-    pub(super) over: Py<PyAny>,
+    pub(super) stopped: Py<PyAny>,
     /// `asyncio.Task`, or the loop's `create_task` if the application has set a task factory.
     pub(super) new_task: Py<PyAny>,
     pub(super) task_keywords: Py<PyDict>,
     /// Tasks run when they are made, until they first wait.
     pub(super) is_eager: bool,
     /// The turn that is scheduled.
-    pub(super) turn: OnceLock<Py<PyAny>>,
+    pub(super) tick: OnceLock<Py<PyAny>>,
     /// The one that sends heads.
-    pub(super) heads_turn: OnceLock<Py<PyAny>>,
+    pub(super) heads_tick: OnceLock<Py<PyAny>>,
     /// A turn is running, or scheduled: it will ring.
-    pub(super) will_ring: AtomicBool,
+    pub(super) tick_pending: AtomicBool,
     /// What is still scheduled has nothing to do: the loop runs for the end of lifespan.
-    pub(super) is_over: AtomicBool,
+    pub(super) is_stopped: AtomicBool,
 }
 
-impl Loop {
+impl EventLoop {
     /// `task` is how `asgi.py` has found that tasks are made: a callable, its keywords, and whether they run at once.
     pub(super) fn new(
         object: &Bound<'_, PyAny>,
@@ -50,15 +50,15 @@ impl Loop {
                 .call_method0(intern!(py, "copy_context"))?
                 .unbind(),
             create_future: object.getattr(intern!(py, "create_future"))?.unbind(),
-            over,
+            stopped: over,
             object: object.clone().unbind(),
             new_task,
             task_keywords,
             is_eager,
-            turn: OnceLock::new(),
-            heads_turn: OnceLock::new(),
-            will_ring: AtomicBool::new(false),
-            is_over: AtomicBool::new(false),
+            tick: OnceLock::new(),
+            heads_tick: OnceLock::new(),
+            tick_pending: AtomicBool::new(false),
+            is_stopped: AtomicBool::new(false),
         })
     }
 

@@ -26,35 +26,39 @@ pub(super) fn status_code(status: &Bound<'_, PyAny>, message: &str) -> PyResult<
 
 /// Checks headers and encodes them into `fields`, which is empty. That runs code of the application's: nothing of ours
 /// is borrowed meanwhile.
-pub(super) fn encode(
+pub(super) fn encode_head(
     status: u16,
     headers: Option<&Bound<'_, PyAny>>,
     mut fields: Vec<u8>,
 ) -> PyResult<(ResponseHead, Vec<u8>)> {
     let mut head = ResponseHead { status, ..ResponseHead::default() };
-    extend(&mut head, headers, &mut fields)?;
+    append_headers(&mut head, headers, &mut fields)?;
     Ok((head, fields))
 }
 
 /// Bytes that the headers of most responses take.
-const USUAL_FIELDS: usize = 256;
+const TYPICAL_FIELD_BYTES: usize = 256;
 
 /// Checks headers and appends them to a head's `fields`.
-fn extend(head: &mut ResponseHead, headers: Option<&Bound<'_, PyAny>>, fields: &mut Vec<u8>) -> PyResult<()> {
+fn append_headers(
+    head: &mut ResponseHead,
+    headers: Option<&Bound<'_, PyAny>>,
+    fields: &mut Vec<u8>,
+) -> PyResult<()> {
     let Some(headers) = headers else { return Ok(()) };
     // One allocation, for most.
-    fields.reserve(USUAL_FIELDS);
+    fields.reserve(TYPICAL_FIELD_BYTES);
     let mut add = |pair: &Bound<'_, PyAny>| {
         if let Ok(pair) = pair.cast_exact::<PyTuple>()
             && pair.len() == 2
         {
             let (name, value) = (pair.get_borrowed_item(0)?, pair.get_borrowed_item(1)?);
             if let (Ok(name), Ok(value)) = (name.cast_exact(), value.cast_exact()) {
-                return add(&name, &value, head, fields);
+                return append_header(&name, &value, head, fields);
             }
         }
-        let (name, value) = pair_of(pair)?;
-        add(&name, &value, head, fields)
+        let (name, value) = header_pair(pair)?;
+        append_header(&name, &value, head, fields)
     };
     if let Ok(list) = headers.cast_exact::<PyList>() {
         for pair in list.iter() {
@@ -69,7 +73,7 @@ fn extend(head: &mut ResponseHead, headers: Option<&Bound<'_, PyAny>>, fields: &
 }
 
 /// The head that accepts a WebSocket, with the subprotocol that was chosen.
-pub(super) fn accepting(
+pub(super) fn encode_accept(
     subprotocol: Option<&Bound<'_, PyAny>>,
     headers: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<(ResponseHead, Vec<u8>)> {
@@ -91,28 +95,27 @@ pub(super) fn accepting(
             )));
         }
         if !bytes.is_empty() {
-            add(&PyBytes::new(subprotocol.py(), PROTOCOL), &text, &mut head, &mut fields)?;
+            append_header(&PyBytes::new(subprotocol.py(), SUBPROTOCOL_FIELD), &text, &mut head, &mut fields)?;
         }
     }
-    extend(&mut head, headers, &mut fields)?;
+    append_headers(&mut head, headers, &mut fields)?;
     Ok((head, fields))
 }
 
-const PROTOCOL: &[u8] = b"sec-websocket-protocol";
+const SUBPROTOCOL_FIELD: &[u8] = b"sec-websocket-protocol";
 
 /// What of a head that accepts a WebSocket is not the application's: the daemon's part of the handshake (RFC 6455
 /// §4.2.2), a second subprotocol, and a length (RFC 9110 §8.6).
-fn is_handshakes(name: &[u8], head: &ResponseHead, fields: &[u8]) -> bool {
+fn is_reserved_in_accept(name: &[u8], head: &ResponseHead, fields: &[u8]) -> bool {
     match name {
         b"sec-websocket-accept" | b"sec-websocket-extensions" | b"content-length" => true,
-        PROTOCOL => {
-            rgun_channel::frame::fields(fields, head.n_fields).any(|(name, _)| name.as_bytes() == PROTOCOL)
-        }
+        SUBPROTOCOL_FIELD => rgun_channel::frame::fields(fields, head.n_fields)
+            .any(|(name, _)| name.as_bytes() == SUBPROTOCOL_FIELD),
         _ => false,
     }
 }
 
-fn add(
+fn append_header(
     name: &Bound<'_, PyBytes>,
     value: &Bound<'_, PyBytes>,
     head: &mut ResponseHead,
@@ -137,7 +140,7 @@ fn add(
         (name, known)
     };
     match name {
-        _ if head.status == 101 && is_handshakes(name, head, fields) => return Ok(()),
+        _ if head.status == 101 && is_reserved_in_accept(name, head, fields) => return Ok(()),
         // RFC 9110 §7.6.1; the ASGI specification has Transfer-Encoding ignored.
         b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
             return Ok(());
@@ -155,8 +158,8 @@ fn add(
         }
         _ => {}
     }
-    if head.n_fields >= MOST {
-        return Err(PyValueError::new_err(format!("more headers than the {MOST} that are sent")));
+    if head.n_fields >= MAX_APP_FIELDS {
+        return Err(PyValueError::new_err(format!("more headers than the {MAX_APP_FIELDS} that are sent")));
     }
     match known {
         Some(index) => encode_known_field(index, value, fields),
@@ -168,19 +171,24 @@ fn add(
 }
 
 /// The daemon believes no more (and condemns the worker), and one may be added: Content-Length.
-const MOST: u16 = MAX_FIELDS - 1;
+const MAX_APP_FIELDS: u16 = MAX_FIELDS - 1;
 
 /// The Link fields of early hints, and how many they are.
 pub(super) fn encode_links(links: &Bound<'_, PyAny>) -> PyResult<(u16, Vec<u8>)> {
     let (mut head, mut fields) = (ResponseHead::default(), Vec::new());
     let name = PyBytes::new(links.py(), b"link");
     for link in links.try_iter()? {
-        add(&name, &bytes(link?, "a link of http.response.early_hint")?, &mut head, &mut fields)?;
+        append_header(
+            &name,
+            &to_bytes(link?, "a link of http.response.early_hint")?,
+            &mut head,
+            &mut fields,
+        )?;
     }
     Ok((head.n_fields, fields))
 }
 
-fn pair_of<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+fn header_pair<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
     let (name, value) = if let Ok(pair) = pair.cast::<PyTuple>()
         && pair.len() == 2
     {
@@ -195,11 +203,11 @@ fn pair_of<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Boun
             pair.repr()?
         )));
     };
-    Ok((bytes(name, "a header's name")?, bytes(value, "a header's value")?))
+    Ok((to_bytes(name, "a header's name")?, to_bytes(value, "a header's value")?))
 }
 
 /// Bytes, or what is as good.
-pub(super) fn bytes<'py>(value: Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, PyBytes>> {
+pub(super) fn to_bytes<'py>(value: Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, PyBytes>> {
     match value.cast_into::<PyBytes>() {
         Ok(bytes) => Ok(bytes),
         Err(error) => {

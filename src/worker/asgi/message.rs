@@ -9,12 +9,12 @@ use pyo3::types::{PyDict, PyString};
 
 use super::awaitable;
 use super::head::{self, type_name};
-use super::state::{Exchange, Stage, State};
+use super::state::{Exchange, ExchangeState, Stage};
 use crate::fault::Fault;
 use crate::python::values_of;
 
 /// A response's start, or that of one which denies a WebSocket. It is sent with what follows at once, or by a turn.
-pub(super) fn prepare(
+pub(super) fn start_response(
     slf: &Bound<'_, Exchange>,
     status: &Bound<'_, PyAny>,
     headers: Option<&Bound<'_, PyAny>>,
@@ -26,49 +26,52 @@ pub(super) fn prepare(
             Some(_) => "websocket.http.response.start",
             None => "http.response.start",
         };
-        (message, std::mem::take(&mut exchange.fields))
+        (message, std::mem::take(&mut exchange.response.encoded_fields))
     };
-    let head = head::encode(head::status_code(status, message)?, headers, fields)?;
-    let served = {
-        let mut exchange = unchanged(slf, Stage::Unstarted)?;
+    let head = head::encode_head(head::status_code(status, message)?, headers, fields)?;
+    let application = {
+        let mut exchange = borrow_unchanged(slf, Stage::Unstarted)?;
         exchange.prepare(slf.py(), head, trailers)?;
-        exchange.served
+        exchange.application
     };
-    served.owe(slf.py());
+    application.schedule_flush(slf.py());
     Ok(())
 }
 
 /// The exchange, when its message has been read: that runs code of the application's (iterators, mappings, `__bool__`),
 /// which may have sent something itself.
-pub(super) fn unchanged<'a>(slf: &'a Bound<'_, Exchange>, stage: Stage) -> PyResult<RefMut<'a, State>> {
+pub(super) fn borrow_unchanged<'a>(
+    slf: &'a Bound<'_, Exchange>,
+    stage: Stage,
+) -> PyResult<RefMut<'a, ExchangeState>> {
     let exchange = slf.get().try_borrow_mut(slf.py())?;
-    if exchange.stage != stage || exchange.pending.is_some() {
+    if exchange.stage != stage || exchange.response.pending.is_some() {
         return Err(PyRuntimeError::new_err("an ASGI message has sent another one while it was read"));
     }
     Ok(exchange)
 }
 
 /// What follows a message that was sent.
-pub(super) fn processed(slf: &Bound<'_, Exchange>, outcome: Result<(), Fault>) -> PyResult<()> {
+pub(super) fn complete_send(slf: &Bound<'_, Exchange>, outcome: Result<(), Fault>) -> PyResult<()> {
     let py = slf.py();
-    let served = slf.get().borrow(py).served;
+    let application = slf.get().borrow(py).application;
     match outcome {
         Ok(()) => {}
         Err(Fault::Python(error)) => return Err(error),
         Err(Fault::App(described)) => return Err(PyRuntimeError::new_err(described.summary)),
-        Err(Fault::Channel(broken)) => served.worker.abort_on_protocol_error(&broken),
+        Err(Fault::Channel(broken)) => application.worker.abort_on_protocol_error(&broken),
     }
     let receivers = {
         let mut exchange = slf.get().borrow_mut(py);
         if exchange.stage >= Stage::Ended { std::mem::take(&mut exchange.receivers) } else { Vec::new() }
     };
-    awaitable::wake(py, served.worker, receivers);
-    served.owe(py);
+    awaitable::wake_futures(py, application.worker, receivers);
+    application.schedule_flush(py);
     Ok(())
 }
 
 /// A message's type in a text.
-pub(super) fn shown(kind: &Bound<'_, PyAny>) -> String {
+pub(super) fn type_text(kind: &Bound<'_, PyAny>) -> String {
     kind.str().map_or_else(|_| type_name(kind), |text| text.to_string())
 }
 
@@ -77,10 +80,10 @@ pub(super) fn required<'py>(
     message: &Bound<'py, PyAny>,
     key: &Bound<'py, PyString>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    item(message, key)?.ok_or_else(|| missing(key))
+    item(message, key)?.ok_or_else(|| missing_key(key))
 }
 
-pub(super) fn missing(key: &Bound<'_, PyString>) -> PyErr {
+pub(super) fn missing_key(key: &Bound<'_, PyString>) -> PyErr {
     PyKeyError::new_err(key.clone().unbind())
 }
 
@@ -115,7 +118,7 @@ pub(super) fn items<'py, const N: usize>(
 }
 
 /// `bool(message.get(key, False))`
-pub(super) fn truth<'py>(message: &Bound<'py, PyAny>, key: &Bound<'py, PyString>) -> PyResult<bool> {
+pub(super) fn flag<'py>(message: &Bound<'py, PyAny>, key: &Bound<'py, PyString>) -> PyResult<bool> {
     is_truthy(item(message, key)?.as_ref())
 }
 

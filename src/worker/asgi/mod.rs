@@ -1,9 +1,9 @@
 //! ASGI 3: an event loop on the main thread that serves as many exchanges at once as there are slots.
 //!
-//! [`mod@run`] makes the loop and runs lifespan, [`turn`] claims frames and begins exchanges ([`begin`]), [`scope`] makes the
+//! [`mod@run`] makes the loop and runs lifespan, [`tick`] claims frames and begins exchanges ([`create`]), [`scope`] makes the
 //! dictionary that describes a request. [`state`] has the application and its exchanges, [`exchange`] what happens to
 //! them; the application calls [`receive`] and [`send`]. [`response`] turns messages into frames, [`head`] checks status
-//! and headers, [`heads`] has those that wait for a body; [`websocket`] is what is different for WebSockets. What is
+//! and headers, [`deferred_heads`] has those that wait for a body; [`websocket`] is what is different for WebSockets. What is
 //! clearer in Python and not hot is in `asgi.py`. uvicorn's behaviour is the reference: texts of errors, order of keys, what is ignored and what is
 //! refused.
 //!
@@ -17,14 +17,14 @@
 //! the worker's eventfd, which the loop watches. Frames that must go and find no room wait in the outbox.
 
 mod awaitable;
-mod begin;
+mod create;
+mod deferred_heads;
 mod event_loop;
-mod events;
+mod event_templates;
 mod exchange;
 mod head;
-mod heads;
 mod message;
-mod names;
+mod message_types;
 mod outbox;
 mod receive;
 mod response;
@@ -32,7 +32,7 @@ mod run;
 mod scope;
 mod send;
 mod state;
-mod turn;
+mod tick;
 mod websocket;
 
 pub(crate) use run::run;

@@ -21,9 +21,9 @@ pub(super) struct Outbox {
     /// There are some. Only the loop's thread writes it.
     is_backed_up: AtomicBool,
     /// Since when nobody may have rung for what was pushed; 0: nothing was.
-    owed_since: AtomicU64,
+    unannounced_since: AtomicU64,
     /// When the last answer ended, by a clock that ticks every few milliseconds.
-    last: AtomicU64,
+    last_end_tick: AtomicU64,
 }
 
 impl Outbox {
@@ -33,12 +33,12 @@ impl Outbox {
     }
 
     /// Between two exchanges that begin: rings if what the earlier ones have sent has waited for long enough.
-    pub(super) fn tick(&self, output: &Output, now: u64) {
-        match self.owed_since.load(Ordering::Relaxed) {
-            0 => self.owed_since.store(now, Ordering::Relaxed),
+    pub(super) fn wake_if_overdue(&self, output: &Output, now: u64) {
+        match self.unannounced_since.load(Ordering::Relaxed) {
+            0 => self.unannounced_since.store(now, Ordering::Relaxed),
             since if now.saturating_sub(since) > MAX_WAKEUP_DELAY_NS => {
                 output.wake_daemon();
-                self.owed_since.store(now, Ordering::Relaxed);
+                self.unannounced_since.store(now, Ordering::Relaxed);
             }
             _ => {}
         }
@@ -47,16 +47,16 @@ impl Outbox {
     /// An answer has ended: rings if it is alone. There is little to be gained by waiting for company, and much to be lost
     /// if the application now keeps the loop from coming to the end of its turn: one that does is alone with each answer.
     /// (In a crowd the daemon is awake anyway, and sees what lies there.)
-    pub(super) fn tell(&self, output: &Output) {
+    pub(super) fn on_response_end(&self, output: &Output) {
         let tick = coarse_now();
-        if self.last.load(Ordering::Relaxed) != tick {
-            self.last.store(tick, Ordering::Relaxed);
-            self.ring(output);
+        if self.last_end_tick.load(Ordering::Relaxed) != tick {
+            self.last_end_tick.store(tick, Ordering::Relaxed);
+            self.wake_daemon(output);
         }
     }
 
     /// Sends a frame, now or later: where it is in the ring if that was now. The doorbell is the turn's
-    /// ([`super::turn`]).
+    /// ([`super::tick`]).
     pub(super) fn push(&self, output: &Output, frame: &[u8]) -> Result<Option<Position>, ProtocolError> {
         if !self.is_backed_up()
             && let Some(position) = output.try_push(frame)?
@@ -71,13 +71,13 @@ impl Outbox {
 
     /// Sends what waits; true if nothing does any more.
     pub(super) fn flush(&self, output: &Output) -> Result<bool, ProtocolError> {
-        while let Some(frame) = self.take() {
+        while let Some(frame) = self.pop() {
             if output.try_push(&frame)?.is_none() {
                 // Announced, then looked at once more: either we see the room or the daemon sees us.
                 output.space_flag().announce_wait();
                 if output.try_push(&frame)?.is_none() {
                     lock(&self.frames).push_front(frame);
-                    self.ring(output);
+                    self.wake_daemon(output);
                     return Ok(false);
                 }
             }
@@ -86,13 +86,13 @@ impl Outbox {
         Ok(true)
     }
 
-    fn take(&self) -> Option<Vec<u8>> {
+    fn pop(&self) -> Option<Vec<u8>> {
         lock(&self.frames).pop_front()
     }
 
     /// Wakes the daemon if it sleeps and there is something that it does not know of.
-    pub(super) fn ring(&self, output: &Output) {
-        self.owed_since.store(0, Ordering::Relaxed);
+    pub(super) fn wake_daemon(&self, output: &Output) {
+        self.unannounced_since.store(0, Ordering::Relaxed);
         output.wake_daemon();
     }
 }

@@ -12,10 +12,10 @@ use pyo3::types::{PyBytes, PyDict};
 use rgun_channel::ProtocolError;
 use rgun_channel::frame::CompletionKind;
 
-use super::awaitable::{Waiting, awaited};
+use super::awaitable::{FutureWait, awaited};
 use super::exchange::exit_if_forked_child;
 use super::response::NO_FIELDS;
-use super::state::{Exchange, Stage, State};
+use super::state::{Exchange, ExchangeState, Stage};
 use crate::fastcall::{Arguments, FastFunction};
 
 /// What the application is called with as its second argument.
@@ -30,52 +30,52 @@ impl FastFunction for Receive {
         arguments: Arguments<'_, 'py>,
     ) -> Option<PyResult<Bound<'py, PyAny>>> {
         let [None, None, None] = arguments else { return None };
-        Some(Bound::new(exchange.py(), Receiving::new(exchange)).map(Bound::into_any))
+        Some(Bound::new(exchange.py(), ReceiveAwaitable::new(exchange)).map(Bound::into_any))
     }
 }
 
 /// One `receive()`.
 #[pyclass(module = "rgun")]
 #[derive(Debug)]
-pub(super) struct Receiving {
+pub(super) struct ReceiveAwaitable {
     exchange: Py<Exchange>,
-    waiting: Waiting,
+    waiting: FutureWait,
 }
 
-awaited!(Receiving);
+awaited!(ReceiveAwaitable);
 
-impl Receiving {
+impl ReceiveAwaitable {
     pub(super) fn new(exchange: &Bound<'_, Exchange>) -> Self {
         exit_if_forked_child(exchange.py(), None);
-        Self { exchange: exchange.clone().unbind(), waiting: Waiting::default() }
+        Self { exchange: exchange.clone().unbind(), waiting: FutureWait::default() }
     }
 
     fn next<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         loop {
-            if let Some(future) = self.waiting.go_on(py)? {
+            if let Some(future) = self.waiting.poll(py)? {
                 return Ok(Some(future));
             }
             let exchange = self.exchange.bind(py);
-            if let Some(event) = Exchange::event(exchange)? {
+            if let Some(event) = Exchange::next_event(exchange)? {
                 return Err(PyStopIteration::new_err(event.unbind()));
             }
-            let future = exchange.get().borrow(py).served.event_loop.create_future(py)?;
+            let future = exchange.get().borrow(py).application.event_loop.create_future(py)?;
             exchange.get().borrow_mut(py).receivers.push(future.clone().unbind());
-            if let Some(future) = self.waiting.begin(&future)? {
+            if let Some(future) = self.waiting.start(&future)? {
                 return Ok(Some(future));
             }
         }
     }
 
     fn give_up(&mut self, py: Python<'_>) {
-        if let Some(future) = self.waiting.give_up() {
+        if let Some(future) = self.waiting.cancel() {
             Exchange::forget_future(self.exchange.bind(py), &future, |exchange| &mut exchange.receivers);
         }
     }
 }
 
 /// What a `receive()` finds.
-enum Found {
+enum HttpEvent {
     Disconnect,
     Body(Option<Py<PyBytes>>, bool),
     Nothing,
@@ -83,30 +83,31 @@ enum Found {
 
 impl Exchange {
     /// The next event, if there is one.
-    fn event<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyDict>>> {
+    fn next_event<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let py = slf.py();
-        let (served, found, asked) = {
+        let (application, found, asked) = {
             let mut exchange = slf.get().try_borrow_mut(py)?;
             if exchange.websocket.is_some() {
                 drop(exchange);
-                return Self::websocket_event(slf);
+                return Self::next_websocket_event(slf);
             }
-            let found = exchange.found(py);
-            let asked = matches!(found, Found::Nothing | Found::Body(_, true)) && exchange.asks_for_more();
-            (exchange.served, found, asked)
+            let found = exchange.take_event(py);
+            let asked =
+                matches!(found, HttpEvent::Nothing | HttpEvent::Body(_, true)) && exchange.advance_window();
+            (exchange.application, found, asked)
         };
         if asked {
-            let taken = slf.get().borrow(py).body.taken;
-            let told = slf.get().borrow(py).tell_taken(py, taken);
-            told.unwrap_or_else(|broken| served.worker.abort_on_protocol_error(&broken));
-            served.owe(py);
+            let taken = slf.get().borrow(py).body.window_end;
+            let told = slf.get().borrow(py).send_window_update(py, taken);
+            told.unwrap_or_else(|broken| application.worker.abort_on_protocol_error(&broken));
+            application.schedule_flush(py);
         }
-        let events = &served.events;
+        let events = &application.events;
         match found {
-            Found::Nothing => Ok(None),
-            Found::Disconnect => events.disconnect.bind(py).copy().map(Some),
-            Found::Body(None, false) => events.empty.bind(py).copy().map(Some),
-            Found::Body(bytes, more) => {
+            HttpEvent::Nothing => Ok(None),
+            HttpEvent::Disconnect => events.disconnect.bind(py).copy().map(Some),
+            HttpEvent::Body(None, false) => events.empty.bind(py).copy().map(Some),
+            HttpEvent::Body(bytes, more) => {
                 let event = events.empty.bind(py).copy()?;
                 if let Some(bytes) = bytes {
                     event.set_item(&events.body, bytes)?;
@@ -120,38 +121,41 @@ impl Exchange {
     }
 }
 
-impl State {
-    fn found(&mut self, py: Python<'_>) -> Found {
+impl ExchangeState {
+    fn take_event(&mut self, py: Python<'_>) -> HttpEvent {
         if self.is_disconnected || self.stage >= Stage::Ended {
-            return Found::Disconnect;
+            return HttpEvent::Disconnect;
         }
         let body = &mut self.body;
-        if body.is_received {
-            return if self.is_half_closed { Found::Disconnect } else { Found::Nothing };
+        if body.is_fully_received {
+            return if self.is_half_closed { HttpEvent::Disconnect } else { HttpEvent::Nothing };
         }
         let Some(part) = body.parts.pop_front() else {
-            body.is_received = body.is_complete;
-            return if body.is_complete { Found::Body(None, false) } else { Found::Nothing };
+            body.is_fully_received = body.is_complete;
+            return if body.is_complete { HttpEvent::Body(None, false) } else { HttpEvent::Nothing };
         };
-        body.received += part.bind(py).as_bytes().len() as u64;
-        body.is_received = body.is_complete && body.parts.is_empty();
-        Found::Body(Some(part), !body.is_received)
+        body.received_bytes += part.bind(py).as_bytes().len() as u64;
+        body.is_fully_received = body.is_complete && body.parts.is_empty();
+        HttpEvent::Body(Some(part), !body.is_fully_received)
     }
 
     /// Is the daemon to be told that there is room?
-    fn asks_for_more(&mut self) -> bool {
+    fn advance_window(&mut self) -> bool {
         let body = &mut self.body;
-        if !body.streams || body.is_complete || body.taken - body.received > WINDOW - STEP {
+        if !body.is_streamed
+            || body.is_complete
+            || body.window_end - body.received_bytes > BODY_WINDOW_BYTES - MIN_UPDATE_BYTES
+        {
             return false;
         }
-        body.taken = body.received + WINDOW;
+        body.window_end = body.received_bytes + BODY_WINDOW_BYTES;
         true
     }
 
     /// Tells the daemon how far it may send.
-    pub(super) fn tell_taken(&self, py: Python<'_>, taken: u64) -> Result<(), ProtocolError> {
+    pub(super) fn send_window_update(&self, py: Python<'_>, taken: u64) -> Result<(), ProtocolError> {
         let bytes = taken.to_le_bytes();
-        self.frame(
+        self.push_frame(
             py,
             CompletionKind::WindowUpdate,
             NO_FIELDS,
@@ -163,7 +167,7 @@ impl State {
 }
 
 /// Bytes of a body that may wait here, or be on their way.
-const WINDOW: u64 = 256 * 1024;
+const BODY_WINDOW_BYTES: u64 = 256 * 1024;
 
 /// So many of them received, the daemon is told.
-const STEP: u64 = WINDOW / 4;
+const MIN_UPDATE_BYTES: u64 = BODY_WINDOW_BYTES / 4;

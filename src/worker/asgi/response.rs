@@ -19,7 +19,7 @@ use rgun_channel::frame::{Body, Completion, CompletionKind, MAX_FIELDS, MESSAGE_
 use rgun_channel::layout::{CHUNK_BYTES, MAX_INLINE_BODY, RESPONSE_WINDOW};
 use rgun_channel::ring::Position;
 
-use super::state::{Carried, Exchange, Functions, Pending, Stage, State};
+use super::state::{Exchange, ExchangeState, Functions, PayloadKind, Pending, Stage};
 use crate::fault::Fault;
 use crate::head::{HEAD_OVERHEAD_BYTES, ResponseHead};
 use crate::python::FormattedError;
@@ -27,12 +27,12 @@ use crate::wait::monotonic_ns;
 use crate::wsgi::file_wrapper::{has_bytes, trusted_length};
 
 /// From this many bytes on, copying into the slab is done without the GIL.
-const COPY_DETACHED: usize = 4 * CHUNK_BYTES;
+const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
 
 /// A frame's, if it has none.
 pub(super) const NO_FIELDS: (u16, &[u8]) = (0, &[]);
 
-impl State {
+impl ExchangeState {
     /// `http.response.start`: kept for the first part of the body, if that comes at once.
     pub(super) fn prepare(
         &mut self,
@@ -41,15 +41,15 @@ impl State {
         trailers: bool,
     ) -> PyResult<()> {
         self.set_head(head, fields)?;
-        self.has_trailers = trailers;
+        self.response.has_trailers = trailers;
         self.stage = Stage::Prepared;
-        self.served.exchanges(py).heads.push(self.id);
+        self.application.exchanges(py).heads.push(self.id);
         Ok(())
     }
 
     /// Keeps a head if its fields fit into a frame.
     pub(super) fn set_head(&mut self, head: ResponseHead, fields: Vec<u8>) -> PyResult<()> {
-        let most = self.served.worker.start.geometry.max_completion_frame();
+        let most = self.application.worker.start.geometry.max_completion_frame();
         if fields.len() + HEAD_OVERHEAD_BYTES > most {
             return Err(PyValueError::new_err(format!(
                 "the response's headers have {} bytes, more than the {} that fit",
@@ -57,24 +57,24 @@ impl State {
                 most - HEAD_OVERHEAD_BYTES
             )));
         }
-        (self.head, self.fields) = (head, fields);
+        (self.response.head, self.response.encoded_fields) = (head, fields);
         Ok(())
     }
 
     /// Sends the head alone.
     pub(super) fn send_head(&mut self, py: Python<'_>) -> Result<(), ProtocolError> {
-        if self.stage != Stage::Prepared || self.is_head_sent || self.is_disconnected {
+        if self.stage != Stage::Prepared || self.response.is_head_sent || self.is_disconnected {
             return Ok(());
         }
-        let has_all = matches!(self.head.status, 204 | 304) || self.head.length == Some(0);
+        let has_all = matches!(self.response.head.status, 204 | 304) || self.response.head.length == Some(0);
         // The client of a HEAD has all of it, too. But what its application would send may have no end, so the daemon is
         // left to tell it that nobody listens.
-        self.is_head_all = has_all && !self.is_head && !self.has_trailers;
-        self.send_inline(py, &[], Carried::Body { end: self.is_head_all })
+        self.response.ends_with_head = has_all && !self.response.is_for_head && !self.response.has_trailers;
+        self.send_inline(py, &[], PayloadKind::Body { end: self.response.ends_with_head })
     }
 
     /// `http.response.body`.
-    pub(super) fn body(
+    pub(super) fn send_body(
         &mut self,
         py: Python<'_>,
         bytes: Option<&Bound<'_, PyBytes>>,
@@ -82,78 +82,86 @@ impl State {
     ) -> Result<(), Fault> {
         let len = bytes.map_or(0, |bytes| bytes.as_bytes().len());
         let mut until = len;
-        if self.has_no_body() {
+        if self.is_bodyless() {
             until = 0;
-            if self.is_head && !self.is_head_sent && !more && self.head.length.is_none() && len > 0 {
+            if self.response.is_for_head
+                && !self.response.is_head_sent
+                && !more
+                && self.response.head.length.is_none()
+                && len > 0
+            {
                 // What the answer to GET would say.
-                self.head.add_content_length(len as u64, &mut self.fields)?;
+                self.response.head.add_content_length(len as u64, &mut self.response.encoded_fields)?;
             }
-        } else if let Some(length) = self.head.length {
-            if len as u64 > length - self.given {
-                return Err(longer().into());
+        } else if let Some(length) = self.response.head.length {
+            if len as u64 > length - self.response.body_bytes {
+                return Err(body_too_long().into());
             }
-            if !more && self.given + (len as u64) < length {
+            if !more && self.response.body_bytes + (len as u64) < length {
                 // What has come is not sent either: it would only be reset.
-                return Err(shorter().into());
+                return Err(body_too_short().into());
             }
-        } else if !self.is_head_sent && !more && len > MAX_INLINE_BODY && !self.has_trailers {
-            self.head.add_content_length(len as u64, &mut self.fields)?;
+        } else if !self.response.is_head_sent && !more && len > MAX_INLINE_BODY && !self.response.has_trailers
+        {
+            self.response.head.add_content_length(len as u64, &mut self.response.encoded_fields)?;
         }
-        self.given += until as u64;
-        let end = !more && !self.has_trailers;
-        self.pass_on(py, bytes, until, Carried::Body { end })?;
+        self.response.body_bytes += until as u64;
+        let end = !more && !self.response.has_trailers;
+        self.send_or_queue(py, bytes, until, PayloadKind::Body { end })?;
         self.stage = match more {
             true => Stage::Streaming,
-            false if self.has_trailers => Stage::Trailing,
+            false if self.response.has_trailers => Stage::Trailing,
             false => Stage::Ended,
         };
         Ok(())
     }
 
     /// Sends, or begins to: small bodies straight from where they lie.
-    pub(super) fn pass_on(
+    pub(super) fn send_or_queue(
         &mut self,
         py: Python<'_>,
         bytes: Option<&Bound<'_, PyBytes>>,
         until: usize,
-        carried: Carried,
+        kind: PayloadKind,
     ) -> Result<(), ProtocolError> {
-        let says_nothing = until == 0 && carried == (Carried::Body { end: false }) && self.is_head_sent;
-        if says_nothing || self.is_head_all {
+        let says_nothing =
+            until == 0 && kind == (PayloadKind::Body { end: false }) && self.response.is_head_sent;
+        if says_nothing || self.response.ends_with_head {
             return Ok(());
         }
         // An empty part sends the head, as with uvicorn.
         match bytes {
             Some(bytes) if until > 0 => {
                 if self.fits_inline(until) && self.can_send() {
-                    return self.send_inline(py, &bytes.as_bytes()[..until], carried);
+                    return self.send_inline(py, &bytes.as_bytes()[..until], kind);
                 }
-                self.pending = Some(Pending { bytes: bytes.clone().unbind(), at: 0, until, carried });
-                self.pump(py)
+                self.response.pending =
+                    Some(Pending { bytes: bytes.clone().unbind(), start: 0, end: until, kind });
+                self.flush_pending(py)
             }
-            _ => self.send_inline(py, &[], carried),
+            _ => self.send_inline(py, &[], kind),
         }
     }
 
     /// Sends what waits, as far as there is credit and room.
-    pub(super) fn pump(&mut self, py: Python<'_>) -> Result<(), ProtocolError> {
-        let worker = self.served.worker;
-        while let Some(Pending { bytes, at, until, carried }) = self.pending.take() {
+    pub(super) fn flush_pending(&mut self, py: Python<'_>) -> Result<(), ProtocolError> {
+        let worker = self.application.worker;
+        while let Some(Pending { bytes, start: at, end: until, kind }) = self.response.pending.take() {
             if self.is_disconnected {
                 break;
             }
             // (The pending is taken out here.)
             if !self.can_send() {
-                self.pending = Some(Pending { bytes, at, until, carried });
+                self.response.pending = Some(Pending { bytes, start: at, end: until, kind });
                 break;
             }
             let rest = &bytes.bind(py).as_bytes()[at..until];
             if self.fits_inline(rest.len()) {
-                self.send_inline(py, rest, carried)?;
+                self.send_inline(py, rest, kind)?;
                 continue;
             }
             let mut chunks = Vec::new();
-            let mut taken = if rest.len() >= COPY_DETACHED {
+            let mut taken = if rest.len() >= DETACHED_COPY_BYTES {
                 py.detach(|| worker.output.try_fill_chunks(rest, &mut chunks))?
             } else {
                 worker.output.try_fill_chunks(rest, &mut chunks)?
@@ -163,40 +171,50 @@ impl State {
                 taken = worker.output.try_fill_chunks(rest, &mut chunks)?;
             }
             if taken == 0 {
-                self.pending = Some(Pending { bytes, at, until, carried });
+                self.response.pending = Some(Pending { bytes, start: at, end: until, kind });
                 break;
             }
             let is_last = at + taken == until;
             worker.count_sent(self.slot, taken as u64);
-            self.send_part(py, &Body::Chunks(&chunks), carried, is_last)?;
+            self.send_payload(py, &Body::Chunks(&chunks), kind, is_last)?;
             if !is_last {
-                self.pending = Some(Pending { bytes, at: at + taken, until, carried });
+                self.response.pending = Some(Pending { bytes, start: at + taken, end: until, kind });
             }
         }
-        if self.stage == Stage::Ended && self.has_trailers && self.pending.is_none() && !self.is_disconnected
+        if self.stage == Stage::Ended
+            && self.response.has_trailers
+            && self.response.pending.is_none()
+            && !self.is_disconnected
         {
-            self.has_trailers = false;
-            let fields = std::mem::take(&mut self.trailers);
+            self.response.has_trailers = false;
+            let fields = std::mem::take(&mut self.response.encoded_trailers);
             let body = Body::Inline(&[]);
-            self.frame(py, CompletionKind::Trailers, (self.n_trailers, &fields), &body, true, false)?;
+            self.push_frame(
+                py,
+                CompletionKind::Trailers,
+                (self.response.n_trailers, &fields),
+                &body,
+                true,
+                false,
+            )?;
         }
         Ok(())
     }
 
     /// `http.response.pathsend`: the descriptor goes first, the frame that needs it after.
-    pub(super) fn file(&mut self, py: Python<'_>, path: &Path) -> Result<(), Fault> {
-        let file = open(path)?;
-        let len = self.announce(py, &file)?;
-        self.given = if len == UNTIL_EOF { 0 } else { len };
-        let end = !self.has_trailers;
-        let carried = Carried::Body { end };
-        if self.has_no_body() || len == 0 {
-            self.pass_on(py, None, 0, carried)?;
+    pub(super) fn send_file(&mut self, py: Python<'_>, path: &Path) -> Result<(), Fault> {
+        let file = open_regular_file(path)?;
+        let len = self.file_length(py, &file)?;
+        self.response.body_bytes = if len == UNTIL_EOF { 0 } else { len };
+        let end = !self.response.has_trailers;
+        let kind = PayloadKind::Body { end };
+        if self.is_bodyless() || len == 0 {
+            self.send_or_queue(py, None, 0, kind)?;
         } else {
             let message = Report::File(self.id).encode();
-            let worker = self.served.worker;
+            let worker = self.application.worker;
             py.detach(|| send(worker.control, &message, &[file.as_fd()])).map_err(PyErr::from)?;
-            self.send_part(py, &Body::File { offset: 0, len }, carried, true)?;
+            self.send_payload(py, &Body::File { offset: 0, len }, kind, true)?;
         }
         self.stage = if end { Stage::Ended } else { Stage::Trailing };
         Ok(())
@@ -204,30 +222,32 @@ impl State {
 
     /// How many bytes of a file are sent: what the head announces, even if the file has grown meanwhile; else all that
     /// there are, and the head announces that, if it can be known before.
-    fn announce(&mut self, py: Python<'_>, file: &File) -> Result<u64, Fault> {
+    fn file_length(&mut self, py: Python<'_>, file: &File) -> Result<u64, Fault> {
         let fd = file.as_fd();
-        match self.head.length {
-            Some(_) if self.has_no_body() => Ok(0),
+        match self.response.head.length {
+            Some(_) if self.is_bodyless() => Ok(0),
             // A length that was taken from what `stat` says of a file that is made up as it is read.
-            Some(0) if is_made_up(py, file)? => Err(longer().into()),
+            Some(0) if has_unreported_content(py, file)? => Err(body_too_long().into()),
             Some(length) => {
                 let has_all =
                     has_bytes(py, fd, length).map_err(|errno| PyErr::from(io::Error::from(errno)))?;
-                if has_all { Ok(length) } else { Err(shorter().into()) }
+                if has_all { Ok(length) } else { Err(body_too_short().into()) }
             }
             None => match trusted_length(py, fd, 0) {
                 Some(len) => {
-                    if !self.has_trailers && !self.is_head_sent {
-                        self.head.add_content_length(len, &mut self.fields)?;
+                    if !self.response.has_trailers && !self.response.is_head_sent {
+                        self.response.head.add_content_length(len, &mut self.response.encoded_fields)?;
                     }
                     Ok(len)
                 }
-                None if is_made_up(py, file)? || file.metadata().map_err(PyErr::from)?.len() > 0 => {
+                None if has_unreported_content(py, file)?
+                    || file.metadata().map_err(PyErr::from)?.len() > 0 =>
+                {
                     Ok(UNTIL_EOF)
                 }
                 None => {
-                    if !self.has_trailers && !self.is_head_sent {
-                        self.head.add_content_length(0, &mut self.fields)?;
+                    if !self.response.has_trailers && !self.response.is_head_sent {
+                        self.response.head.add_content_length(0, &mut self.response.encoded_fields)?;
                     }
                     Ok(0)
                 }
@@ -236,11 +256,17 @@ impl State {
     }
 
     /// `http.response.early_hint`.
-    pub(super) fn hint(&mut self, py: Python<'_>, n_fields: u16, fields: &[u8]) -> Result<(), Fault> {
-        if fields.len() + HEAD_OVERHEAD_BYTES > self.served.worker.start.geometry.max_completion_frame() {
+    pub(super) fn send_early_hints(
+        &mut self,
+        py: Python<'_>,
+        n_fields: u16,
+        fields: &[u8],
+    ) -> Result<(), Fault> {
+        if fields.len() + HEAD_OVERHEAD_BYTES > self.application.worker.start.geometry.max_completion_frame()
+        {
             return Err(PyValueError::new_err("http.response.early_hint: the links are too long").into());
         }
-        Ok(self.frame(
+        Ok(self.push_frame(
             py,
             CompletionKind::EarlyHints,
             (n_fields, fields),
@@ -251,23 +277,25 @@ impl State {
     }
 
     /// `http.response.trailers`: kept until the last of them.
-    pub(super) fn trailers(
+    pub(super) fn add_trailers(
         &mut self,
         py: Python<'_>,
         n_fields: u16,
         fields: &[u8],
         more: bool,
     ) -> Result<(), Fault> {
-        let most = self.served.worker.start.geometry.max_completion_frame();
-        let n_trailers = self.n_trailers + n_fields;
-        if self.trailers.len() + fields.len() + HEAD_OVERHEAD_BYTES > most || n_trailers > MAX_FIELDS {
+        let most = self.application.worker.start.geometry.max_completion_frame();
+        let n_trailers = self.response.n_trailers + n_fields;
+        if self.response.encoded_trailers.len() + fields.len() + HEAD_OVERHEAD_BYTES > most
+            || n_trailers > MAX_FIELDS
+        {
             return Err(PyValueError::new_err("http.response.trailers: they are too long").into());
         }
-        self.trailers.extend_from_slice(fields);
-        self.n_trailers = n_trailers;
+        self.response.encoded_trailers.extend_from_slice(fields);
+        self.response.n_trailers = n_trailers;
         if !more {
             self.stage = Stage::Ended;
-            self.pump(py)?;
+            self.flush_pending(py)?;
         }
         Ok(())
     }
@@ -277,34 +305,39 @@ impl State {
         &mut self,
         py: Python<'_>,
         fault: Option<&FormattedError>,
-    ) -> Result<Option<Leftover>, ProtocolError> {
+    ) -> Result<Option<DeferredDrops>, ProtocolError> {
         if self.stage == Stage::Done {
-            return Ok(Some(Leftover::default()));
+            return Ok(Some(DeferredDrops::default()));
         }
         let pending = if let Some(described) = fault {
-            let pending = self.pending.take();
-            self.served.worker.mark_idle(self.slot);
-            let mut scratch = self.served.scratch.take(py);
+            let pending = self.response.pending.take();
+            self.application.worker.mark_idle(self.slot);
+            let mut scratch = self.application.completion_buffer.take(py);
             self.completion(CompletionKind::AppRaised, true, true).encode(
                 0,
                 &Body::Inline(&[]),
                 &mut scratch,
             );
             described.as_app_error().encode(&mut scratch);
-            let pushed = self.served.outbox.push(&self.served.worker.output, &scratch);
-            self.served.scratch.put(py, scratch);
+            let pushed = self.application.outbox.push(&self.application.worker.output, &scratch);
+            self.application.completion_buffer.put(py, scratch);
             pushed?;
             pending
         } else {
-            self.pump(py)?;
-            if self.pending.is_some() {
-                self.ends_later = true;
+            self.flush_pending(py)?;
+            if self.response.pending.is_some() {
+                self.response.finish_deferred = true;
                 return Ok(None);
             }
-            self.served.worker.mark_idle(self.slot);
-            if self.ended_at.take().is_some_and(|at| self.served.worker.output.mark_done(at)) {
+            self.application.worker.mark_idle(self.slot);
+            if self
+                .response
+                .end_position
+                .take()
+                .is_some_and(|at| self.application.worker.output.mark_done(at))
+            {
                 self.stage = Stage::Done;
-                return Ok(Some(self.over(py, None)));
+                return Ok(Some(self.release(py, None)));
             }
             // What the application has left open is closed normally.
             let (kind, status) = match self.stage {
@@ -312,29 +345,30 @@ impl State {
                 _ => (CompletionKind::Body, 0),
             };
             let last = Completion { status, ..self.completion(kind, true, true) };
-            self.push(py, &last, NO_FIELDS, &Body::Inline(&[]))?;
+            self.push_completion(py, &last, NO_FIELDS, &Body::Inline(&[]))?;
             None
         };
         self.stage = Stage::Done;
-        Ok(Some(self.over(py, pending)))
+        Ok(Some(self.release(py, pending)))
     }
 
     /// It is done, and gives up what it has.
-    fn over(&mut self, py: Python<'_>, pending: Option<Pending>) -> Leftover {
+    fn release(&mut self, py: Python<'_>, pending: Option<Pending>) -> DeferredDrops {
         // Nobody can receive it any more; and a spare would keep it.
         let parts = std::mem::take(&mut self.body.parts);
-        let (itself, functions) = self.served.remove(py, (self.id, self.slot), self.functions.take());
-        Leftover { task: self.task.take(), pending, parts, itself, functions }
+        let (itself, functions) =
+            self.application.release_exchange(py, (self.id, self.slot), self.functions.take());
+        DeferredDrops { task: self.task.take(), pending, parts, itself, functions }
     }
 
     /// HEAD, 204 and 304 have no body (RFC 9110 §9.3.2, §15.3.5, §15.4.5).
-    fn has_no_body(&self) -> bool {
-        self.is_head || matches!(self.head.status, 204 | 304)
+    fn is_bodyless(&self) -> bool {
+        self.response.is_for_head || matches!(self.response.head.status, 204 | 304)
     }
 
     /// May more be sent, as far as the client is concerned? If not, the daemon has been told to ring.
     fn has_credit(&self) -> bool {
-        let (worker, slot) = (self.served.worker, self.slot);
+        let (worker, slot) = (self.application.worker, self.slot);
         if worker.unacked(slot) <= RESPONSE_WINDOW {
             return true;
         }
@@ -344,67 +378,67 @@ impl State {
 
     /// May a `send()` begin?
     pub(super) fn can_send(&self) -> bool {
-        self.pending.is_none() && !self.served.outbox.is_backed_up() && self.has_credit()
+        self.response.pending.is_none() && !self.application.outbox.is_backed_up() && self.has_credit()
     }
 
     fn fits_inline(&self, len: usize) -> bool {
         len <= MAX_INLINE_BODY
-            && HEAD_OVERHEAD_BYTES + self.fields.len() + len
-                <= self.served.worker.start.geometry.max_completion_frame()
+            && HEAD_OVERHEAD_BYTES + self.response.encoded_fields.len() + len
+                <= self.application.worker.start.geometry.max_completion_frame()
     }
 
     pub(super) fn send_inline(
         &mut self,
         py: Python<'_>,
         bytes: &[u8],
-        carried: Carried,
+        kind: PayloadKind,
     ) -> Result<(), ProtocolError> {
         if !bytes.is_empty() {
-            self.served.worker.count_sent(self.slot, bytes.len() as u64);
+            self.application.worker.count_sent(self.slot, bytes.len() as u64);
         }
-        self.send_part(py, &Body::Inline(bytes), carried, true)
+        self.send_payload(py, &Body::Inline(bytes), kind, true)
     }
 
     /// One frame of body, with the head if that has not been sent; or one of a message.
-    fn send_part(
+    fn send_payload(
         &mut self,
         py: Python<'_>,
         body: &Body<'_>,
-        carried: Carried,
+        kind: PayloadKind,
         is_last: bool,
     ) -> Result<(), ProtocolError> {
-        let end = match carried {
-            Carried::Body { end } => end && is_last,
-            Carried::Message { text } => {
-                self.served.worker.count_sent(self.slot, MESSAGE_COST);
+        let end = match kind {
+            PayloadKind::Body { end } => end && is_last,
+            PayloadKind::Message { text } => {
+                self.application.worker.count_sent(self.slot, MESSAGE_COST);
                 let frame = self.completion(CompletionKind::Body, false, false);
                 return self
-                    .push(py, &Completion { text, more: !is_last, ..frame }, NO_FIELDS, body)
+                    .push_completion(py, &Completion { text, more: !is_last, ..frame }, NO_FIELDS, body)
                     .map(drop);
             }
         };
-        let at = if self.is_head_sent {
-            self.push(py, &self.completion(CompletionKind::Body, end, false), NO_FIELDS, body)?
+        let at = if self.response.is_head_sent {
+            self.push_completion(py, &self.completion(CompletionKind::Body, end, false), NO_FIELDS, body)?
         } else {
-            self.is_head_sent = true;
-            self.served.exchanges(py).heads.remove(self.id);
-            let mut fields = std::mem::take(&mut self.fields);
+            self.response.is_head_sent = true;
+            self.application.exchanges(py).heads.remove(self.id);
+            let mut fields = std::mem::take(&mut self.response.encoded_fields);
             let head = self.completion(CompletionKind::Respond, end, false);
-            let at = self.push(py, &head, (self.head.n_fields, &fields), body)?;
+            let at = self.push_completion(py, &head, (self.response.head.n_fields, &fields), body)?;
             // Room for the next exchange's.
             fields.clear();
-            self.fields = fields;
+            self.response.encoded_fields = fields;
             at
         };
         if end {
-            self.ended_at = at;
-            self.served.outbox.tell(&self.served.worker.output);
+            self.response.end_position = at;
+            self.application.outbox.on_response_end(&self.application.worker.output);
         }
         Ok(())
     }
 
     /// One frame.
-    pub(super) fn frame(
+    pub(super) fn push_frame(
         &self,
         py: Python<'_>,
         kind: CompletionKind,
@@ -413,22 +447,22 @@ impl State {
         end: bool,
         done: bool,
     ) -> Result<(), ProtocolError> {
-        self.push(py, &self.completion(kind, end, done), fields, body).map(drop)
+        self.push_completion(py, &self.completion(kind, end, done), fields, body).map(drop)
     }
 
-    pub(super) fn push(
+    pub(super) fn push_completion(
         &self,
         py: Python<'_>,
         completion: &Completion,
         (n_fields, fields): (u16, &[u8]),
         body: &Body<'_>,
     ) -> Result<Option<Position>, ProtocolError> {
-        let mut frame = self.served.scratch.take(py);
+        let mut frame = self.application.completion_buffer.take(py);
         completion.encode(n_fields, body, &mut frame);
         frame.extend_from_slice(fields);
         body.encode(&mut frame);
-        let pushed = self.served.outbox.push(&self.served.worker.output, &frame);
-        self.served.scratch.put(py, frame);
+        let pushed = self.application.outbox.push(&self.application.worker.output, &frame);
+        self.application.completion_buffer.put(py, frame);
         pushed
     }
 
@@ -440,8 +474,8 @@ impl State {
             done,
             text: false,
             more: false,
-            status: if kind == CompletionKind::Respond { self.head.status } else { 0 },
-            service: if done { monotonic_ns().saturating_sub(self.started) } else { 0 },
+            status: if kind == CompletionKind::Respond { self.response.head.status } else { 0 },
+            service: if done { monotonic_ns().saturating_sub(self.started_ns) } else { 0 },
             slot: u16::try_from(self.slot).unwrap_or(u16::MAX),
         }
     }
@@ -450,7 +484,7 @@ impl State {
 /// What an exchange held when it ended; dropped when nothing of it is borrowed, since that may run code of others.
 #[derive(Debug, Default)]
 #[expect(dead_code, reason = "only to be dropped")]
-pub(super) struct Leftover {
+pub(super) struct DeferredDrops {
     task: Option<Py<PyAny>>,
     pending: Option<Pending>,
     parts: VecDeque<Py<PyBytes>>,
@@ -459,7 +493,7 @@ pub(super) struct Leftover {
 }
 
 /// Opens a file that is to be sent. What is none could hold up the event loop: opening a FIFO waits for its writer.
-fn open(path: &Path) -> PyResult<File> {
+fn open_regular_file(path: &Path) -> PyResult<File> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() {
         return Ok(file);
@@ -468,7 +502,7 @@ fn open(path: &Path) -> PyResult<File> {
 }
 
 /// Is a file empty only if one believes `stat`, as those of procfs are?
-fn is_made_up(py: Python<'_>, file: &File) -> PyResult<bool> {
+fn has_unreported_content(py: Python<'_>, file: &File) -> PyResult<bool> {
     if file.metadata()?.len() > 0 {
         return Ok(false);
     }
@@ -477,10 +511,10 @@ fn is_made_up(py: Python<'_>, file: &File) -> PyResult<bool> {
     Ok(has_some && file.metadata()?.len() == 0)
 }
 
-fn longer() -> PyErr {
+fn body_too_long() -> PyErr {
     PyRuntimeError::new_err("Response content longer than Content-Length")
 }
 
-fn shorter() -> PyErr {
+fn body_too_short() -> PyErr {
     PyRuntimeError::new_err("Response content shorter than Content-Length")
 }

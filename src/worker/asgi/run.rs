@@ -8,14 +8,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 use rgun_channel::control::{EventLoop as LoopChoice, Interface, Lifespan, Report};
 
-use super::awaitable::Sent;
-use super::event_loop::Loop;
-use super::events::Events;
-use super::heads::Heads;
-use super::names::Names;
+use super::awaitable::CompletedSend;
+use super::deferred_heads::DeferredHeads;
+use super::event_loop::EventLoop;
+use super::event_templates::HttpEventTemplates;
+use super::message_types::HttpMessageTypes;
 use super::outbox::Outbox;
-use super::scope::Scopes;
-use super::state::{Application, Exchanges, python_half};
+use super::scope::ScopeBuilder;
+use super::state::{Application, Exchanges, python_module};
 use super::{exchange, websocket};
 use crate::application::BootFailure;
 use crate::dispositions;
@@ -34,13 +34,13 @@ pub(crate) fn run(
     application: &Py<PyAny>,
     on_start: impl FnOnce(&'static Application),
 ) -> PyResult<Result<(), BootFailure>> {
-    let half = python_half(py)?;
-    half.setattr(intern!(py, "ended"), wrap_pyfunction!(exchange::ended, half)?)?;
-    let leave = PyCFunction::new_closure(py, None, None, |arguments, _| -> PyResult<()> {
+    let half = python_module(py)?;
+    half.setattr(intern!(py, "complete"), wrap_pyfunction!(exchange::complete, half)?)?;
+    let request_exit = PyCFunction::new_closure(py, None, None, |arguments, _| -> PyResult<()> {
         worker.on_signal_exception(arguments.py(), PyErr::from_value(arguments.get_item(0)?));
         Ok(())
     })?;
-    half.setattr(intern!(py, "leave"), leave)?;
+    half.setattr(intern!(py, "request_exit"), request_exit)?;
     let lifespan = match worker.start.lifespan {
         Lifespan::Auto => "auto",
         Lifespan::On => "on",
@@ -81,11 +81,11 @@ pub(crate) fn run(
     on_start(served);
     if !worker.is_stopping() {
         worker.mark_thread(0);
-        served.watch(py)?;
+        served.start_ticking(py)?;
         dispositions::set_ready();
         worker.process.report(&Report::Ready { interface: Interface::Asgi })?;
         served.run(py, &server);
-        if let Err(error) = served.unwatch(py) {
+        if let Err(error) = served.stop_ticking(py) {
             worker.on_signal_exception(py, error);
         }
     }
@@ -99,39 +99,39 @@ pub(crate) fn run(
 impl Application {
     fn new(py: Python<'_>, worker: &'static Worker, server: &Bound<'_, PyAny>) -> PyResult<&'static Self> {
         let start = &worker.start;
-        let half = python_half(py)?;
+        let half = python_module(py)?;
         let attribute = |name: &str| server.getattr(name);
         let asgi = attribute("asgi")?.cast_into::<PyDict>()?;
         let state = attribute("state")?.cast_into::<PyDict>()?;
         Ok(Box::leak(Box::new(Self {
             worker,
-            callable: attribute("application")?.unbind(),
+            app: attribute("application")?.unbind(),
             call: half.getattr(intern!(py, "call"))?.unbind(),
             call_websocket: half.getattr(intern!(py, "call_websocket"))?.unbind(),
-            event_loop: Loop::new(
+            event_loop: EventLoop::new(
                 &attribute("loop")?,
-                attribute("over")?.unbind(),
+                attribute("stopped")?.unbind(),
                 server.call_method0(intern!(py, "new_task"))?.extract()?,
             )?,
-            scopes: Scopes::new(py, start, asgi, state)?,
-            recent: GilCell::default(),
-            events: Events::new(py)?,
-            websockets: websocket::Constants::new(py)?,
+            scope_builder: ScopeBuilder::new(py, start, asgi, state)?,
+            scope_cache: GilCell::default(),
+            events: HttpEventTemplates::new(py)?,
+            websocket_constants: websocket::WebSocketConstants::new(py)?,
             outbox: Outbox::default(),
-            names: Names::new(py),
-            sent: Py::new(py, Sent)?,
+            message_types: HttpMessageTypes::new(py),
+            completed_send: Py::new(py, CompletedSend)?,
             exchanges: GilCell::new(Exchanges {
                 running: std::collections::HashMap::default(),
                 // The lowest last, so that it is used first.
-                free: (0..start.geometry.slots).rev().collect(),
-                held_up: std::collections::VecDeque::new(),
-                unseen: 0,
-                heads: Heads::default(),
-                spares: Vec::new(),
+                free_slots: (0..start.geometry.slots).rev().collect(),
+                blocked: std::collections::VecDeque::new(),
+                n_unchecked: 0,
+                heads: DeferredHeads::default(),
+                pool: Vec::new(),
             }),
-            scratch: GilCell::default(),
-            claimed: GilCell::default(),
-            is_held_up: AtomicBool::new(false),
+            completion_buffer: GilCell::default(),
+            submission_buffer: GilCell::default(),
+            has_blocked: AtomicBool::new(false),
         })))
     }
 
@@ -145,7 +145,7 @@ impl Application {
                 error.write_unraisable(py, Some(self.event_loop.object().bind(py)));
             }
             // It may have been raised in a task, which nobody else knows to have ended.
-            self.reap(py).unwrap_or_else(|broken| self.worker.abort_on_protocol_error(&broken));
+            self.reap_done(py).unwrap_or_else(|broken| self.worker.abort_on_protocol_error(&broken));
             // The turn that was to come may have been lost.
             self.worker.wake_loop();
         }

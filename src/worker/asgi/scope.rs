@@ -20,14 +20,14 @@ pub(super) type ScopeCache = object_cache::ObjectCache<PyTuple, Py<PyTuple>, (Py
 
 /// Makes scopes.
 #[derive(Debug)]
-pub(super) struct Scopes {
-    http: Kind,
-    websocket: Kind,
+pub(super) struct ScopeBuilder {
+    http: ScopeKind,
+    websocket: ScopeKind,
     /// By index of [`NAMES`].
-    names: Vec<Py<PyBytes>>,
+    field_names: Vec<Py<PyBytes>>,
     /// By index of [`METHODS`].
     methods: Vec<Py<PyString>>,
-    keys: Keys,
+    keys: ScopeKeys,
     root_path: Vec<u8>,
     /// Lifespan's; copied as what is in [`Kind`].
     state: Py<PyDict>,
@@ -69,17 +69,17 @@ const WEBSOCKET_KEYS: [&str; 14] = [
 
 /// What is different for requests and WebSockets.
 #[derive(Debug)]
-struct Kind {
+struct ScopeKind {
     /// By listener.
     templates: Vec<Py<PyDict>>,
     /// Copied into each scope, so that what one request's middleware adds is not in the next one's.
     asgi: Py<PyDict>,
     extensions: Py<PyDict>,
     /// The scheme over TLS.
-    secure: Py<PyString>,
+    secure_scheme: Py<PyString>,
 }
 
-impl Kind {
+impl ScopeKind {
     /// `keys` are in uvicorn's order.
     fn new(
         py: Python<'_>,
@@ -100,7 +100,7 @@ impl Kind {
                         "type" => string(name).into_any(),
                         "http_version" => string("1.1").into_any(),
                         "scheme" => string(scheme).into_any(),
-                        "server" => server(py, listener)?.into_any().unbind(),
+                        "server" => server_address(py, listener)?.into_any().unbind(),
                         "root_path" => PyString::new(py, &start.root_path).into_any().unbind(),
                         // Of most requests; others say their own.
                         "method" => string("GET").into_any(),
@@ -117,13 +117,18 @@ impl Kind {
         for name in extensions {
             offered.set_item(string(name), PyDict::new(py))?;
         }
-        Ok(Self { templates, asgi: asgi.unbind(), extensions: offered.unbind(), secure: string(secure) })
+        Ok(Self {
+            templates,
+            asgi: asgi.unbind(),
+            extensions: offered.unbind(),
+            secure_scheme: string(secure),
+        })
     }
 }
 
 /// Interned keys and values.
 #[derive(Debug)]
-struct Keys {
+struct ScopeKeys {
     asgi: Py<PyString>,
     http_version: Py<PyString>,
     client: Py<PyString>,
@@ -140,7 +145,7 @@ struct Keys {
     subprotocols: Py<PyString>,
 }
 
-impl Scopes {
+impl ScopeBuilder {
     /// Prepares the templates; `asgi` is the versions' dictionary, `state` that of lifespan.
     pub(super) fn new(
         py: Python<'_>,
@@ -152,7 +157,7 @@ impl Scopes {
         let websocket_asgi = asgi.copy()?;
         // Since which `send()` may raise that the client has gone.
         websocket_asgi.set_item(string("spec_version"), string("2.4"))?;
-        let http = Kind::new(
+        let http = ScopeKind::new(
             py,
             start,
             ["http", "http", "https"],
@@ -160,7 +165,7 @@ impl Scopes {
             asgi,
             &["http.response.pathsend", "http.response.early_hint", "http.response.trailers"],
         )?;
-        let websocket = Kind::new(
+        let websocket = ScopeKind::new(
             py,
             start,
             ["websocket", "ws", "wss"],
@@ -171,9 +176,9 @@ impl Scopes {
         Ok(Self {
             http,
             websocket,
-            names: NAMES.iter().map(|name| PyBytes::new(py, name.as_bytes()).unbind()).collect(),
+            field_names: NAMES.iter().map(|name| PyBytes::new(py, name.as_bytes()).unbind()).collect(),
             methods: METHODS.iter().map(|method| string(method)).collect(),
-            keys: Keys {
+            keys: ScopeKeys {
                 asgi: string("asgi"),
                 http_version: string("http_version"),
                 client: string("client"),
@@ -195,7 +200,7 @@ impl Scopes {
     }
 
     /// The scope of one request, or WebSocket.
-    pub(super) fn make<'py>(
+    pub(super) fn build<'py>(
         &self,
         py: Python<'py>,
         recent: &mut ScopeCache,
@@ -221,9 +226,9 @@ impl Scopes {
             scope.set_item(&keys.client, client)?;
         }
         if request.https {
-            scope.set_item(&keys.scheme, &kind.secure)?;
+            scope.set_item(&keys.scheme, &kind.secure_scheme)?;
         }
-        scope.set_item(&keys.headers, self.headers(py, recent, request)?)?;
+        scope.set_item(&keys.headers, self.build_headers(py, recent, request)?)?;
         scope.set_item(&keys.state, self.state.bind(py).copy()?)?;
         if request.websocket {
             scope.set_item(&keys.subprotocols, subprotocols(py, request)?)?;
@@ -234,7 +239,7 @@ impl Scopes {
                 method => scope.set_item(&keys.method, &self.methods[usize::from(method)])?,
             }
         }
-        let make = || self.path(py, request.path);
+        let make = || self.build_paths(py, request.path);
         recent.path(request.path, make, |(path, raw_path)| {
             scope.set_item(&keys.raw_path, raw_path)?;
             scope.set_item(&keys.path, path)
@@ -247,7 +252,7 @@ impl Scopes {
     }
 
     /// As received: repeated fields stay apart, names are lower-case (the daemon has seen to it).
-    fn headers<'py>(
+    fn build_headers<'py>(
         &self,
         py: Python<'py>,
         recent: &mut ScopeCache,
@@ -257,7 +262,10 @@ impl Scopes {
         for (name, value) in request.fields() {
             let pair = match name {
                 FieldName::Known(index) => recent.field(py, index, value, || {
-                    PyTuple::new(py, [self.names[usize::from(index)].bind(py), &PyBytes::new(py, value)])
+                    PyTuple::new(
+                        py,
+                        [self.field_names[usize::from(index)].bind(py), &PyBytes::new(py, value)],
+                    )
                 })?,
                 FieldName::Literal(name) => {
                     PyTuple::new(py, [&PyBytes::new(py, name), &PyBytes::new(py, value)])?
@@ -270,9 +278,9 @@ impl Scopes {
 
     /// `path` begins with `root_path`, whether a proxy has stripped that or the application is mounted below it: as
     /// uvicorn has it, and Starlette expects it. With it, the `raw_path`.
-    fn path(&self, py: Python<'_>, path: &[u8]) -> PyResult<(Py<PyString>, Py<PyBytes>)> {
+    fn build_paths(&self, py: Python<'_>, path: &[u8]) -> PyResult<(Py<PyString>, Py<PyBytes>)> {
         if self.root_path.is_empty() {
-            return Ok((decode(py, path)?.unbind(), PyBytes::new(py, path).unbind()));
+            return Ok((decode_path(py, path)?.unbind(), PyBytes::new(py, path).unbind()));
         }
         let raw = PyBytes::new(py, &[&self.root_path, path].concat()).unbind();
         // The configured one is not encoded.
@@ -294,7 +302,7 @@ fn subprotocols<'py>(py: Python<'py>, request: &Request<'_>) -> PyResult<Bound<'
 }
 
 /// Percent-encoded UTF-8; what is none is replaced, as `urllib.parse.unquote()` does.
-fn decode<'py>(py: Python<'py>, path: &[u8]) -> PyResult<Bound<'py, PyString>> {
+fn decode_path<'py>(py: Python<'py>, path: &[u8]) -> PyResult<Bound<'py, PyString>> {
     if path.contains(&b'%') {
         Ok(PyString::new(py, &String::from_utf8_lossy(&percent_decode(path))))
     } else if path.is_ascii() {
@@ -305,7 +313,7 @@ fn decode<'py>(py: Python<'py>, path: &[u8]) -> PyResult<Bound<'py, PyString>> {
 }
 
 /// `(host, port)`, or `(path, None)` for a unix socket.
-fn server<'py>(py: Python<'py>, listener: &ListenerInfo) -> PyResult<Bound<'py, PyTuple>> {
+fn server_address<'py>(py: Python<'py>, listener: &ListenerInfo) -> PyResult<Bound<'py, PyTuple>> {
     if listener.path.is_empty() {
         let port = listener.port.parse::<u16>().ok();
         (&listener.name, port).into_pyobject(py)

@@ -11,11 +11,13 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::awaitable::{Waiting, awaited};
-use super::exchange::{ended, exit_if_forked_child};
-use super::head::bytes;
-use super::message::{is_truthy, items, missing, prepare, processed, required, shown, truth, unchanged};
-use super::receive::Receiving;
+use super::awaitable::{FutureWait, awaited};
+use super::exchange::{complete, exit_if_forked_child};
+use super::head::to_bytes;
+use super::message::{
+    borrow_unchanged, complete_send, flag, is_truthy, items, missing_key, required, start_response, type_text,
+};
+use super::receive::ReceiveAwaitable;
 use super::state::{Application, Exchange, Stage};
 use super::{head, websocket};
 use crate::fastcall::{Arguments, FastFunction};
@@ -40,41 +42,42 @@ impl FastFunction for Send {
 #[pymethods]
 impl Exchange {
     /// Receives an event when it is awaited.
-    fn receive(slf: &Bound<'_, Self>) -> Receiving {
-        Receiving::new(slf)
+    fn receive(slf: &Bound<'_, Self>) -> ReceiveAwaitable {
+        ReceiveAwaitable::new(slf)
     }
 
     /// Sends a message, now if there is room.
     fn send<'py>(slf: &Bound<'py, Self>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         exit_if_forked_child(py, None);
-        let (served, is_disconnected, is_websocket, can_send) = {
+        let (application, is_disconnected, is_websocket, can_send) = {
             let exchange = slf.get().try_borrow(py)?;
             let is_websocket = exchange.websocket.is_some();
-            (exchange.served, exchange.is_disconnected, is_websocket, exchange.can_send())
+            (exchange.application, exchange.is_disconnected, is_websocket, exchange.can_send())
         };
         if is_disconnected && !is_websocket {
-            return Ok(served.sent.bind(py).clone().into_any());
+            return Ok(application.completed_send.bind(py).clone().into_any());
         }
         let message = if can_send || is_disconnected {
             process(slf, message, is_websocket)?;
-            if slf.get().borrow(py).pending.is_none() {
-                return Ok(served.sent.bind(py).clone().into_any());
+            if slf.get().borrow(py).response.pending.is_none() {
+                return Ok(application.completed_send.bind(py).clone().into_any());
             }
             None
         } else {
             Some(message.clone().unbind())
         };
-        Application::hold_up(slf);
-        let sending = Sending { exchange: slf.clone().unbind(), message, waiting: Waiting::default() };
+        Application::mark_blocked(slf);
+        let sending =
+            SendAwaitable { exchange: slf.clone().unbind(), message, waiting: FutureWait::default() };
         Ok(Bound::new(py, sending)?.into_any())
     }
 
     /// What `asgi.py` calls when the application has returned None, as it should: without arguments, for which Python
     /// would make a tuple.
-    fn _returned(slf: &Bound<'_, Self>) {
+    fn _complete(slf: &Bound<'_, Self>) {
         let py = slf.py();
-        ended(slf, py.None().bind(py), None);
+        complete(slf, py.None().bind(py), None);
     }
 
     #[new]
@@ -86,19 +89,19 @@ impl Exchange {
 /// One `send()` that has to wait: for others to be sent, or for all of its own.
 #[pyclass(module = "rgun")]
 #[derive(Debug)]
-struct Sending {
+struct SendAwaitable {
     exchange: Py<Exchange>,
     /// Not sent yet.
     message: Option<Py<PyAny>>,
-    waiting: Waiting,
+    waiting: FutureWait,
 }
 
-awaited!(Sending);
+awaited!(SendAwaitable);
 
-impl Sending {
+impl SendAwaitable {
     fn next<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         loop {
-            if let Some(future) = self.waiting.go_on(py)? {
+            if let Some(future) = self.waiting.poll(py)? {
                 return Ok(Some(future));
             }
             let exchange = self.exchange.bind(py);
@@ -108,27 +111,27 @@ impl Sending {
             };
             if is_disconnected {
                 if is_websocket {
-                    websocket::process_late(exchange, self.message.take())?;
+                    websocket::process_after_disconnect(exchange, self.message.take())?;
                 }
                 return Ok(None);
             }
             if can_send && let Some(message) = self.message.take() {
                 process(exchange, message.bind(py), is_websocket)?;
             }
-            if self.message.is_none() && exchange.get().borrow(py).pending.is_none() {
+            if self.message.is_none() && exchange.get().borrow(py).response.pending.is_none() {
                 return Ok(None);
             }
-            let future = exchange.get().borrow(py).served.event_loop.create_future(py)?;
+            let future = exchange.get().borrow(py).application.event_loop.create_future(py)?;
             exchange.get().borrow_mut(py).senders.push(future.clone().unbind());
-            Application::hold_up(exchange);
-            if let Some(future) = self.waiting.begin(&future)? {
+            Application::mark_blocked(exchange);
+            if let Some(future) = self.waiting.start(&future)? {
                 return Ok(Some(future));
             }
         }
     }
 
     fn give_up(&mut self, py: Python<'_>) {
-        if let Some(future) = self.waiting.give_up() {
+        if let Some(future) = self.waiting.cancel() {
             Exchange::forget_future(self.exchange.bind(py), &future, |exchange| &mut exchange.senders);
         }
     }
@@ -140,11 +143,11 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         return websocket::process(slf, message);
     }
     let py = slf.py();
-    let (served, stage) = {
+    let (application, stage) = {
         let exchange = slf.get().try_borrow(py)?;
-        (exchange.served, exchange.stage)
+        (exchange.application, exchange.stage)
     };
-    let names = &served.names;
+    let names = &application.message_types;
     // All that is in the messages of which most responses are made.
     let [kind, status, headers, trailers, body, more_body] = items(
         message,
@@ -157,35 +160,36 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
             intern!(py, "more_body"),
         ],
     )?;
-    let kind = kind.ok_or_else(|| missing(intern!(py, "type")))?;
+    let kind = kind.ok_or_else(|| missing_key(intern!(py, "type")))?;
     let is = |name: &Py<PyString>| Ok::<_, PyErr>(kind.is(name) || kind.eq(name)?);
     let outcome = match stage {
-        Stage::Unstarted if names.start.is(&kind)? => {
-            let status = status.ok_or_else(|| missing(intern!(py, "status")))?;
-            return prepare(slf, &status, headers.as_ref(), is_truthy(trailers.as_ref())?);
+        Stage::Unstarted if names.start.matches(&kind)? => {
+            let status = status.ok_or_else(|| missing_key(intern!(py, "status")))?;
+            return start_response(slf, &status, headers.as_ref(), is_truthy(trailers.as_ref())?);
         }
         Stage::Unstarted if is(&names.hint)? => {
             let (n_links, links) = head::encode_links(&required(message, intern!(py, "links"))?)?;
-            unchanged(slf, stage)?.hint(py, n_links, &links)
+            borrow_unchanged(slf, stage)?.send_early_hints(py, n_links, &links)
         }
-        Stage::Unstarted => return Err(expected("http.response.start", &kind)),
-        Stage::Prepared | Stage::Streaming if names.body.is(&kind)? => {
-            let part = body.map(|part| bytes(part, "the body of http.response.body")).transpose()?;
+        Stage::Unstarted => return Err(unexpected_message("http.response.start", &kind)),
+        Stage::Prepared | Stage::Streaming if names.body.matches(&kind)? => {
+            let part = body.map(|part| to_bytes(part, "the body of http.response.body")).transpose()?;
             let more = is_truthy(more_body.as_ref())?;
-            unchanged(slf, stage)?.body(py, part.as_ref(), more)
+            borrow_unchanged(slf, stage)?.send_body(py, part.as_ref(), more)
         }
         Stage::Prepared if is(&names.file)? => {
             let path = required(message, intern!(py, "path"))?.extract::<PathBuf>()?;
-            unchanged(slf, stage)?.file(py, &path)
+            borrow_unchanged(slf, stage)?.send_file(py, &path)
         }
-        Stage::Prepared | Stage::Streaming => return Err(expected("http.response.body", &kind)),
+        Stage::Prepared | Stage::Streaming => return Err(unexpected_message("http.response.body", &kind)),
         Stage::Trailing if is(&names.trailers)? => {
-            let more = truth(message, intern!(py, "more_trailers"))?;
-            let status = slf.get().try_borrow(py)?.head.status;
-            let (ResponseHead { n_fields, .. }, fields) = head::encode(status, headers.as_ref(), Vec::new())?;
-            unchanged(slf, stage)?.trailers(py, n_fields, &fields, more)
+            let more = flag(message, intern!(py, "more_trailers"))?;
+            let status = slf.get().try_borrow(py)?.response.head.status;
+            let (ResponseHead { n_fields, .. }, fields) =
+                head::encode_head(status, headers.as_ref(), Vec::new())?;
+            borrow_unchanged(slf, stage)?.add_trailers(py, n_fields, &fields, more)
         }
-        Stage::Trailing => return Err(expected("http.response.trailers", &kind)),
+        Stage::Trailing => return Err(unexpected_message("http.response.trailers", &kind)),
         Stage::Open | Stage::Ended | Stage::Done => {
             return Err(PyRuntimeError::new_err(format!(
                 "Unexpected ASGI message '{}' sent, after response already completed.",
@@ -193,10 +197,10 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
             )));
         }
     };
-    processed(slf, outcome)
+    complete_send(slf, outcome)
 }
 
-fn expected(expected: &str, kind: &Bound<'_, PyAny>) -> PyErr {
-    let kind = shown(kind);
+fn unexpected_message(expected: &str, kind: &Bound<'_, PyAny>) -> PyErr {
+    let kind = type_text(kind);
     PyRuntimeError::new_err(format!("Expected ASGI message '{expected}', but got '{kind}'."))
 }

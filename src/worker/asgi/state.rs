@@ -1,18 +1,18 @@
-//! The application and its exchanges: their data, and the tables by which the application finds an exchange.
+//! The data of the application and its exchanges, and the tables that map exchange ids to exchanges.
 //!
-//! The two types refer to each other, so they are in one file, below all that works on them: [`super::begin`],
-//! [`super::exchange`], [`super::receive`], [`super::send`], [`super::response`] and [`super::turn`].
+//! [`Application`] and [`Exchange`] refer to each other, so they share a file below all modules that work on them:
+//! [`super::create`], [`super::exchange`], [`super::receive`], [`super::send`], [`super::response`] and
+//! [`super::tick`].
 //!
-//! An [`Exchange`] is borrowed for a few instructions at a time and never while Python code of others runs, so that an
-//! application may call its functions from wherever it likes.
+//! An [`Exchange`] is borrowed for a few instructions at a time and never while Python code of the application runs, so
+//! that the application may call `receive()` and `send()` from anywhere.
 //!
 //! ```text
 //!   Unstarted ──start──▶ Prepared ──first bytes──▶ Streaming ──▶ (Trailing) ──▶ Ended ──▶ Done
 //!       └───────────────── a WebSocket is accepted ──▶ Open ──────────────────────┘
 //! ```
-//! The head goes out with the first body bytes if they come at once ([`super::heads`]), so that an error before them
-//! still becomes a 500; else alone. *Ended*: the client has all of it, the application may still be at work. *Done*: it
-//! has returned, the slot is free.
+//! The head is sent with the first body bytes if they follow at once ([`super::deferred_heads`]): an exception before
+//! them can still become a 500. Otherwise it is sent alone.
 
 use std::cell::{Ref, RefMut};
 use std::collections::VecDeque;
@@ -25,322 +25,332 @@ use pyo3::types::{PyBytes, PyModule};
 use rgun_channel::frame::ExchangeId;
 use rgun_channel::ring::Position;
 
-use super::awaitable::Sent;
-use super::event_loop::Loop;
-use super::events::Events;
-use super::heads::Heads;
-use super::names::Names;
+use super::awaitable::CompletedSend;
+use super::deferred_heads::DeferredHeads;
+use super::event_loop::EventLoop;
+use super::event_templates::HttpEventTemplates;
+use super::message_types::HttpMessageTypes;
 use super::outbox::Outbox;
-use super::scope::{ScopeCache, Scopes};
-use super::websocket::{Constants, WebSocket};
+use super::scope::{ScopeBuilder, ScopeCache};
+use super::websocket::{WebSocket, WebSocketConstants};
 use crate::gil_cell::GilCell;
 use crate::head::ResponseHead;
 use crate::python::embedded_module;
 use crate::worker::Worker;
 
-/// The application, its event loop, and everything that is the same for all its requests. Leaked: lives as long as the
-/// process.
+/// The application, its event loop, and all state shared by its exchanges. Leaked: lives as long as the process.
 #[derive(Debug)]
 pub(crate) struct Application {
     pub(crate) worker: &'static Worker,
-    /// ASGI 3, whatever the project has.
-    pub(super) callable: Py<PyAny>,
-    /// `asgi.py`'s coroutine function that calls it and tells how that ended.
+    /// The ASGI 3 callable; an ASGI 2 application is wrapped.
+    pub(super) app: Py<PyAny>,
+    /// Coroutine function of `asgi.py` that calls the application and completes the exchange.
     pub(super) call: Py<PyAny>,
-    /// The same for WebSockets.
+    /// The same for a WebSocket.
     pub(super) call_websocket: Py<PyAny>,
-    pub(super) event_loop: Loop,
-    pub(super) scopes: Scopes,
-    /// For the scopes; away while one is made.
-    pub(super) recent: GilCell<Option<ScopeCache>>,
-    pub(super) events: Events,
-    pub(super) websockets: Constants,
+    pub(super) event_loop: EventLoop,
+    pub(super) scope_builder: ScopeBuilder,
+    /// Values reused between scopes; taken out while a scope is built.
+    pub(super) scope_cache: GilCell<Option<ScopeCache>>,
+    pub(super) events: HttpEventTemplates,
+    pub(super) websocket_constants: WebSocketConstants,
     pub(super) outbox: Outbox,
-    pub(super) names: Names,
-    /// What `send()` returns when nothing is left to wait for.
-    pub(super) sent: Py<Sent>,
+    pub(super) message_types: HttpMessageTypes,
+    /// The result of every `send()` that does not have to wait.
+    pub(super) completed_send: Py<CompletedSend>,
     pub(super) exchanges: GilCell<Exchanges>,
-    /// The frame that is being made.
-    pub(super) scratch: GilCell<Vec<u8>>,
-    /// The frame that was claimed.
-    pub(super) claimed: GilCell<Vec<u8>>,
-    /// An exchange waits for credit or space.
-    pub(super) is_held_up: AtomicBool,
+    /// Buffer for encoding a completion.
+    pub(super) completion_buffer: GilCell<Vec<u8>>,
+    /// Buffer for the claimed submission.
+    pub(super) submission_buffer: GilCell<Vec<u8>>,
+    /// [`Exchanges::blocked`] is not empty.
+    pub(super) has_blocked: AtomicBool,
 }
 
-/// Those that run.
+/// The running exchanges.
 #[derive(Debug)]
 pub(super) struct Exchanges {
-    pub(super) running: std::collections::HashMap<u64, Py<Exchange>, Ids>,
-    pub(super) free: Vec<u32>,
-    /// Of those that run: what waits for credit, room or chunks, who has waited longest first.
-    pub(super) held_up: VecDeque<Py<Exchange>>,
-    /// So many of them have not been looked at since the daemon has rung.
-    pub(super) unseen: usize,
-    /// Of those that run: whose heads are here and have not gone out.
-    pub(super) heads: Heads,
-    /// The last ones that are over.
-    pub(super) spares: Vec<Spare>,
+    pub(super) running: std::collections::HashMap<u64, Py<Exchange>, BuildIdHasher>,
+    /// Slots without an exchange.
+    pub(super) free_slots: Vec<u32>,
+    /// Running exchanges that wait for credit, ring space or chunks; the one that has waited longest is first.
+    pub(super) blocked: VecDeque<Py<Exchange>>,
+    /// Number of blocked exchanges, from the front, that were not resumed since the last wake-up by the daemon.
+    pub(super) n_unchecked: usize,
+    /// Running exchanges whose heads wait for their bodies.
+    pub(super) heads: DeferredHeads,
+    /// Ended exchanges for reuse, at most [`MAX_POOLED`].
+    pub(super) pool: Vec<PooledExchange>,
 }
 
-/// Most exchanges that are over and wait for others to take their places.
-const MOST_SPARES: usize = 64;
+/// Maximum number of ended exchanges kept for reuse.
+const MAX_POOLED: usize = 64;
 
 impl Application {
-    /// Those that run, and what is known of all of them.
+    /// Borrows the table of exchanges.
     pub(super) fn exchanges<'a>(&'a self, py: Python<'a>) -> RefMut<'a, Exchanges> {
         self.exchanges.borrow_mut(py)
     }
 
-    /// One that runs.
+    /// Returns a running exchange.
     pub(super) fn exchange<'py>(&self, py: Python<'py>, id: ExchangeId) -> Option<Bound<'py, Exchange>> {
         self.exchanges(py).running.get(&id.0).map(|exchange| exchange.bind(py).clone())
     }
 
-    /// Exchanges that run.
+    /// Returns the number of running exchanges.
     pub(super) fn n_running(&self, py: Python<'_>) -> usize {
         self.exchanges(py).running.len()
     }
 
-    /// Where an exchange is, as text; nothing if it does not run. Called on another thread than the loop's.
+    /// Formats the stack of an exchange's task; `None` if the exchange is not running. Called from another thread than the
+    /// event loop's.
     ///
     /// # Errors
-    /// What Python says.
+    /// The Python exception if the stack cannot be formatted.
     pub(crate) fn stack_of(&self, py: Python<'_>, id: ExchangeId) -> PyResult<Option<String>> {
         let Some(exchange) = self.exchange(py, id) else { return Ok(None) };
         let task = {
-            // Borrowed, it is about to wait for something of ours: there is no stack of the application's to be seen.
+            // Borrowed: the worker's own code runs, there is no stack of the application.
             let Ok(exchange) = exchange.get().try_borrow(py) else { return Ok(None) };
-            // Not borrowed any longer than this: while Python code runs here, so may the loop.
+            // Borrowed only for this statement: while Python code runs here, the loop's thread may run too.
             exchange.task.as_ref().map(|task| task.clone_ref(py))
         };
-        // Without a task yet, it runs for the first time, inside of the making of its task.
+        // No task yet: an eager task runs while it is being created.
         let arguments = (task, self.event_loop.object());
-        python_half(py)?.call_method1(intern!(py, "stack_of"), arguments)?.extract().map(Some)
+        python_module(py)?.call_method1(intern!(py, "stack_of"), arguments)?.extract().map(Some)
     }
 
-    /// Something was sent: a turn has to follow that rings.
-    pub(super) fn owe(&self, py: Python<'_>) {
-        // Only the loop's thread writes it: cheaper than a swap.
-        if !self.event_loop.will_ring.load(Ordering::Relaxed) {
-            self.event_loop.will_ring.store(true, Ordering::Relaxed);
-            self.schedule(py);
+    /// Schedules a tick, which wakes the daemon for the frames sent. Does nothing if a tick is pending.
+    pub(super) fn schedule_flush(&self, py: Python<'_>) {
+        // Only the loop's thread writes the flag: load and store are cheaper than a swap.
+        if !self.event_loop.tick_pending.load(Ordering::Relaxed) {
+            self.event_loop.tick_pending.store(true, Ordering::Relaxed);
+            self.schedule_tick(py);
         }
     }
 
-    /// Schedules a turn of the loop.
-    pub(super) fn schedule(&self, py: Python<'_>) {
-        let Some(turn) = self.event_loop.turn.get() else { return };
+    /// Schedules a tick of the event loop.
+    pub(super) fn schedule_tick(&self, py: Python<'_>) {
+        let Some(turn) = self.event_loop.tick.get() else { return };
         if let Err(error) = self.event_loop.call_soon(py, turn) {
-            // A signal handler's exception. (Or the loop is closed, and nobody listens.) The bell brings another turn.
-            self.event_loop.will_ring.store(false, Ordering::Relaxed);
+            // The exception of a signal handler, or the loop is closed. The eventfd causes another tick.
+            self.event_loop.tick_pending.store(false, Ordering::Relaxed);
             self.worker.wake_loop();
             self.worker.on_signal_exception(py, error);
         }
     }
 
-    /// Looks at an exchange again when the daemon rings.
-    pub(super) fn hold_up(exchange: &Bound<'_, Exchange>) {
-        let served = {
+    /// Queues an exchange to be resumed when the daemon wakes the loop.
+    pub(super) fn mark_blocked(exchange: &Bound<'_, Exchange>) {
+        let application = {
             let mut exchange = exchange.get().borrow_mut(exchange.py());
-            if exchange.is_held_up {
+            if exchange.is_blocked {
                 return;
             }
-            exchange.is_held_up = true;
-            exchange.served
+            exchange.is_blocked = true;
+            exchange.application
         };
-        served.exchanges(exchange.py()).held_up.push_back(exchange.clone().unbind());
-        served.is_held_up.store(true, Ordering::Relaxed);
+        application.exchanges(exchange.py()).blocked.push_back(exchange.clone().unbind());
+        application.has_blocked.store(true, Ordering::Relaxed);
     }
 
-    /// An exchange is over: a spare one, or to be dropped by the caller, with its functions.
-    pub(super) fn remove(
+    /// Frees the slot of an ended exchange. Keeps the exchange for reuse, or returns it with its functions: the caller
+    /// drops them when nothing is borrowed.
+    pub(super) fn release_exchange(
         &self,
         py: Python<'_>,
         (id, slot): (ExchangeId, u32),
         functions: Option<Functions>,
     ) -> (Option<Py<Exchange>>, Option<Functions>) {
         let exchanges: &mut Exchanges = &mut self.exchanges(py);
-        exchanges.free.push(slot);
+        exchanges.free_slots.push(slot);
         match (exchanges.running.remove(&id.0), functions) {
-            (Some(exchange), Some(functions)) if exchanges.spares.len() < MOST_SPARES => {
-                exchanges.spares.push(Spare { exchange, functions });
+            (Some(exchange), Some(functions)) if exchanges.pool.len() < MAX_POOLED => {
+                exchanges.pool.push(PooledExchange { exchange, functions });
                 (None, None)
             }
-            over => over,
+            unpooled => unpooled,
         }
     }
 }
 
-/// How far a response is, or a WebSocket: one that is denied goes the way of a response.
+/// The progress of a response or a WebSocket. A denied WebSocket takes the stages of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stage {
-    /// No `http.response.start`.
+    /// The application has not sent `http.response.start`.
     Unstarted,
-    /// It has come, and no body; the head may have been sent.
+    /// It has sent the start and no body; the head may have been sent to the daemon.
     Prepared,
-    /// The head is sent, the body is not complete.
+    /// It has sent a part of the body.
     Streaming,
-    /// The body is complete, trailers have been promised.
+    /// It has sent the whole body and announced trailers.
     Trailing,
-    /// A WebSocket that was accepted and is not closed.
+    /// The WebSocket is accepted and not closed.
     Open,
-    /// All is sent, or waits to be.
+    /// The application has sent everything; some of it may still be pending.
     Ended,
-    /// The application has returned; the slot is given back.
+    /// The application has returned and the slot is free.
     Done,
 }
 
-/// The request's body, as far as it has come.
+/// The request body received so far.
 #[derive(Debug)]
-pub(super) struct Body {
-    /// What has come and was not received.
+pub(super) struct RequestBody {
+    /// Parts that `receive()` has not returned yet.
     pub(super) parts: VecDeque<Py<PyBytes>>,
-    /// The last part has come.
+    /// The last part has arrived.
     pub(super) is_complete: bool,
-    /// The event with `more_body: False` was received.
-    pub(super) is_received: bool,
-    /// It comes in parts, as far as we take it.
-    pub(super) streams: bool,
-    /// Bytes that were received.
-    pub(super) received: u64,
-    /// How far the daemon has been told to send.
-    pub(super) taken: u64,
+    /// `receive()` has returned the event with `more_body: False`.
+    pub(super) is_fully_received: bool,
+    /// The body arrives in parts, limited by the window.
+    pub(super) is_streamed: bool,
+    /// Bytes that `receive()` has returned.
+    pub(super) received_bytes: u64,
+    /// Offset up to which the daemon may send.
+    pub(super) window_end: u64,
 }
 
-/// What bytes are to the client.
+/// The kind of an outgoing payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Carried {
-    /// A part of a response's body.
+pub(super) enum PayloadKind {
+    /// A part of a response body.
     Body {
-        /// It is the end of the response.
+        /// The part ends the response.
         end: bool,
     },
     /// A WebSocket message.
     Message {
-        /// UTF-8; else binary.
+        /// A text message; else binary.
         text: bool,
     },
 }
 
-/// Response body, or a message, that waits for credit or chunks.
+/// A payload that waits for credit or chunks. `start..end` has not been sent.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) bytes: Py<PyBytes>,
-    /// From here on it has not been sent.
-    pub(super) at: usize,
-    /// Up to here it is to be sent.
-    pub(super) until: usize,
-    pub(super) carried: Carried,
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) kind: PayloadKind,
 }
 
-/// What the application has of an exchange. They refer to it, and it to them until it is over: a circle. (A WebSocket,
-/// which may last for days, leaves them to the application, and is never a spare.)
+/// The `receive` and `send` functions of an exchange. They and the exchange refer to each other until it ends. (A
+/// WebSocket may last for days: it leaves them to the application, and is never pooled.)
 #[derive(Debug)]
 pub(super) struct Functions {
     pub(super) receive: Py<PyAny>,
     pub(super) send: Py<PyAny>,
 }
 
-/// An exchange that is over, with its functions.
+/// An ended exchange with its functions, for reuse.
 #[derive(Debug)]
-pub(super) struct Spare {
+pub(super) struct PooledExchange {
     pub(super) exchange: Py<Exchange>,
     pub(super) functions: Functions,
 }
 
-/// An exchange.
+/// An exchange: one request or WebSocket.
 #[pyclass(frozen, module = "rgun")]
 #[derive(Debug)]
-pub(crate) struct Exchange(pub(super) GilCell<State>);
+pub(crate) struct Exchange(pub(super) GilCell<ExchangeState>);
 
-/// What is known of it.
+/// The state of an exchange.
 #[derive(Debug)]
-pub(crate) struct State {
-    pub(super) served: &'static Application,
+pub(crate) struct ExchangeState {
+    pub(super) application: &'static Application,
     pub(super) id: ExchangeId,
     pub(super) slot: u32,
-    /// `CLOCK_MONOTONIC`, nanoseconds.
-    pub(super) started: u64,
-    pub(super) is_head: bool,
+    /// Start time, `CLOCK_MONOTONIC`, nanoseconds.
+    pub(super) started_ns: u64,
     pub(super) stage: Stage,
-    pub(super) head: ResponseHead,
-    /// The head's, encoded, until they are sent.
-    pub(super) fields: Vec<u8>,
-    pub(super) is_head_sent: bool,
-    /// The head was sent alone, and is all that the client gets: a 204, a 304, or a `Content-Length` of 0.
-    pub(super) is_head_all: bool,
-    /// Encoded.
-    pub(super) trailers: Vec<u8>,
-    pub(super) n_trailers: u16,
-    /// Trailers have been promised.
-    pub(super) has_trailers: bool,
-    /// Response body bytes taken from the application.
-    pub(super) given: u64,
-    pub(super) pending: Option<Pending>,
-    /// Where the ring has the end of the response: what tells that the application has returned, too, while it lies there.
-    pub(super) ended_at: Option<Position>,
-    /// The application has returned before all could be sent.
-    pub(super) ends_later: bool,
-    pub(super) body: Body,
+    pub(super) response: ResponseState,
+    pub(super) body: RequestBody,
+    /// State of a WebSocket; `None` for a request.
     pub(super) websocket: Option<Box<WebSocket>>,
-    /// The client has gone, or has its 504.
+    /// The client has disconnected, or has received a 504.
     pub(super) is_disconnected: bool,
-    /// The client has closed its sending half: it may still wait for the answer.
+    /// The client has closed its sending half; it may still wait for the response.
     pub(super) is_half_closed: bool,
-    /// It is among those that the application looks at when the daemon rings.
-    pub(super) is_held_up: bool,
-    /// Futures of `receive()`s that wait.
+    /// The exchange is in [`Exchanges::blocked`].
+    pub(super) is_blocked: bool,
+    /// Futures of waiting `receive()` calls.
     pub(super) receivers: Vec<Py<PyAny>>,
-    /// Futures of `send()`s that wait.
+    /// Futures of waiting `send()` calls.
     pub(super) senders: Vec<Py<PyAny>>,
+    /// The asyncio task; `None` before it is created and after it has ended.
     pub(super) task: Option<Py<PyAny>>,
-    /// Until it is over, or the application has those of a WebSocket.
+    /// `None` once the exchange has ended, and for a WebSocket once the application is called.
     pub(super) functions: Option<Functions>,
+}
+
+/// The state of a response, and of the outgoing messages of a WebSocket.
+#[derive(Debug)]
+pub(super) struct ResponseState {
+    /// The request's method is HEAD.
+    pub(super) is_for_head: bool,
+    pub(super) head: ResponseHead,
+    /// Encoded fields of the head; empty once they are sent.
+    pub(super) encoded_fields: Vec<u8>,
+    pub(super) is_head_sent: bool,
+    /// The head was sent alone and ended the response: a 204, a 304, or a `Content-Length` of 0.
+    pub(super) ends_with_head: bool,
+    /// Encoded trailers received from the application so far.
+    pub(super) encoded_trailers: Vec<u8>,
+    /// Number of fields in `encoded_trailers`.
+    pub(super) n_trailers: u16,
+    /// The application has announced trailers that are not sent.
+    pub(super) has_trailers: bool,
+    /// Body bytes accepted from the application.
+    pub(super) body_bytes: u64,
+    pub(super) pending: Option<Pending>,
+    /// Ring position of the frame that ended the response: DONE is added to that frame if the daemon has not popped it
+    /// when the application returns.
+    pub(super) end_position: Option<Position>,
+    /// The application has returned while a payload is pending; the exchange ends when that is sent.
+    pub(super) finish_deferred: bool,
 }
 
 impl Exchange {
     /// # Panics
-    /// If it is borrowed mutably.
-    pub(super) fn borrow<'a>(&'a self, py: Python<'a>) -> Ref<'a, State> {
+    /// If the exchange is borrowed mutably.
+    pub(super) fn borrow<'a>(&'a self, py: Python<'a>) -> Ref<'a, ExchangeState> {
         self.0.borrow(py)
     }
 
     /// # Panics
-    /// If it is borrowed.
-    pub(super) fn borrow_mut<'a>(&'a self, py: Python<'a>) -> RefMut<'a, State> {
+    /// If the exchange is borrowed.
+    pub(super) fn borrow_mut<'a>(&'a self, py: Python<'a>) -> RefMut<'a, ExchangeState> {
         self.0.borrow_mut(py)
     }
 
     /// # Errors
-    /// It is borrowed mutably.
-    pub(super) fn try_borrow<'a>(&'a self, py: Python<'a>) -> PyResult<Ref<'a, State>> {
+    /// If the exchange is borrowed mutably.
+    pub(super) fn try_borrow<'a>(&'a self, py: Python<'a>) -> PyResult<Ref<'a, ExchangeState>> {
         self.0.try_borrow(py)
     }
 
     /// # Errors
-    /// It is borrowed.
-    pub(super) fn try_borrow_mut<'a>(&'a self, py: Python<'a>) -> PyResult<RefMut<'a, State>> {
+    /// If the exchange is borrowed.
+    pub(super) fn try_borrow_mut<'a>(&'a self, py: Python<'a>) -> PyResult<RefMut<'a, ExchangeState>> {
         self.0.try_borrow_mut(py)
     }
 
-    /// Removes the Future of an abandoned wait from those `of` the exchange. An exchange may last for days, and an
-    /// application may ask it again and again whether something has come (Starlette's `Request.is_disconnected`): Futures
-    /// that stayed would eat memory.
+    /// Removes the Future of a cancelled wait from the list that `list` selects. Otherwise an application that polls
+    /// `receive()` (Starlette's `Request.is_disconnected`) would accumulate Futures for as long as the exchange lasts.
     pub(super) fn forget_future(
         slf: &Bound<'_, Self>,
         future: &Py<PyAny>,
-        of: impl FnOnce(&mut State) -> &mut Vec<Py<PyAny>>,
+        list: impl FnOnce(&mut ExchangeState) -> &mut Vec<Py<PyAny>>,
     ) {
         if let Ok(mut exchange) = slf.get().try_borrow_mut(slf.py()) {
-            of(&mut exchange).retain(|waits| !waits.is(future));
+            list(&mut exchange).retain(|waiting| !waiting.is(future));
         }
     }
 }
 
-impl State {
-    /// For the call of the application.
-    pub(super) fn functions(&mut self, py: Python<'_>) -> Functions {
+impl ExchangeState {
+    /// Returns the functions for the call of the application.
+    pub(super) fn take_functions(&mut self, py: Python<'_>) -> Functions {
         let functions = self.functions.take().expect("the application is called once");
         if self.websocket.is_none() {
             let Functions { receive, send } = &functions;
@@ -350,25 +360,25 @@ impl State {
     }
 }
 
-/// Exchange ids are counted, so they are their own hashes.
+/// Builds hashers for exchange ids. The ids are consecutive, so multiplying one hashes it well enough.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Ids;
+pub(crate) struct BuildIdHasher;
 
-impl std::hash::BuildHasher for Ids {
-    type Hasher = Id;
+impl std::hash::BuildHasher for BuildIdHasher {
+    type Hasher = IdHasher;
 
-    fn build_hasher(&self) -> Id {
-        Id(0)
+    fn build_hasher(&self) -> IdHasher {
+        IdHasher(0)
     }
 }
 
-/// See [`Ids`].
+/// The hasher of [`BuildIdHasher`].
 #[derive(Debug)]
-pub(crate) struct Id(u64);
+pub(crate) struct IdHasher(u64);
 
-impl std::hash::Hasher for Id {
+impl std::hash::Hasher for IdHasher {
     fn finish(&self) -> u64 {
-        // The table takes its control bytes from the top, its buckets from the bottom.
+        // Spread over all bits: the table takes control bytes from the top bits and buckets from the bottom bits.
         self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
@@ -383,8 +393,8 @@ impl std::hash::Hasher for Id {
     }
 }
 
-/// `asgi.py`.
-pub(super) fn python_half(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+/// Returns the module `asgi.py`; loads it at the first call.
+pub(super) fn python_module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     embedded_module(py, &MODULE, include_str!("../asgi.py"), c"<rgun>/asgi.py", c"rgun_worker.asgi")
 }

@@ -3,24 +3,24 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use super::ABNORMAL;
+use super::CLOSE_ABNORMAL;
 
 /// What is the same for all WebSockets.
 #[derive(Debug)]
-pub(in crate::asgi) struct Constants {
-    pub(super) events: Events,
-    pub(super) names: Names,
+pub(in crate::asgi) struct WebSocketConstants {
+    pub(super) events: WebSocketEventTemplates,
+    pub(super) message_types: WebSocketMessageTypes,
 }
 
-impl Constants {
+impl WebSocketConstants {
     pub(in crate::asgi) fn new(py: Python<'_>) -> PyResult<Self> {
-        Ok(Self { events: Events::new(py)?, names: Names::new(py) })
+        Ok(Self { events: WebSocketEventTemplates::new(py)?, message_types: WebSocketMessageTypes::new(py) })
     }
 }
 
 /// Those that are copied, and keys.
 #[derive(Debug)]
-pub(super) struct Events {
+pub(super) struct WebSocketEventTemplates {
     pub(super) connect: Py<PyDict>,
     pub(super) receive: Py<PyDict>,
     pub(super) disconnect: Py<PyDict>,
@@ -30,7 +30,7 @@ pub(super) struct Events {
     pub(super) reason: Py<PyString>,
 }
 
-impl Events {
+impl WebSocketEventTemplates {
     pub(super) fn new(py: Python<'_>) -> PyResult<Self> {
         let string = |text: &str| PyString::intern(py, text).unbind();
         let event = |kind: &str| -> PyResult<Bound<'_, PyDict>> {
@@ -39,7 +39,7 @@ impl Events {
             Ok(event)
         };
         let disconnect = event("websocket.disconnect")?;
-        disconnect.set_item(string("code"), ABNORMAL)?;
+        disconnect.set_item(string("code"), CLOSE_ABNORMAL)?;
         disconnect.set_item(string("reason"), string(""))?;
         Ok(Self {
             connect: event("websocket.connect")?.unbind(),
@@ -55,7 +55,7 @@ impl Events {
 
 /// Types of messages.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct WebSocketMessageTypes {
     pub(super) accept: Py<PyString>,
     pub(super) send: Py<PyString>,
     pub(super) close: Py<PyString>,
@@ -63,7 +63,7 @@ pub(super) struct Names {
     pub(super) body: Py<PyString>,
 }
 
-impl Names {
+impl WebSocketMessageTypes {
     pub(super) fn new(py: Python<'_>) -> Self {
         let string = |text: &str| PyString::intern(py, text).unbind();
         Self {

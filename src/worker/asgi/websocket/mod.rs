@@ -12,7 +12,7 @@
 //!
 //! # Costs
 //! Ten thousand of them idle: each has its task, what the application keeps, and a few hundred bytes here. Nothing is
-//! allocated for messages that do not exist. What waits for the application is bounded by [`WINDOW`] and by one message.
+//! allocated for messages that do not exist. What waits for the application is bounded by [`MESSAGE_WINDOW`] and by one message.
 
 mod constants;
 mod incoming;
@@ -24,8 +24,8 @@ use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use rgun_channel::frame::MESSAGE_COST;
 
-pub(super) use constants::Constants;
-pub(super) use outgoing::{process, process_late};
+pub(super) use constants::WebSocketConstants;
+pub(super) use outgoing::{process, process_after_disconnect};
 
 pyo3::create_exception!(
     rgun,
@@ -38,19 +38,19 @@ pyo3::create_exception!(
 #[derive(Debug, Default)]
 pub(super) struct WebSocket {
     /// `websocket.connect` was received.
-    is_connected: bool,
+    connect_received: bool,
     /// Whole ones that were not received.
     messages: VecDeque<Message>,
     /// The parts so far of one that goes on.
-    assembling: Vec<u8>,
+    partial: Vec<u8>,
     /// What those cost of which the daemon has not been told.
-    owed: u64,
+    unpaid: u64,
     /// Cost of what the application has received, or of what had to be taken without that.
-    received: u64,
+    paid: u64,
     /// How far the daemon has been told to send.
-    taken: u64,
+    window_end: u64,
     /// Code and reason of whoever closed it first.
-    closed: Option<(u16, Box<str>)>,
+    close: Option<(u16, Box<str>)>,
 }
 
 /// One that came.
@@ -64,34 +64,34 @@ struct Message {
 }
 
 /// Cost ([`MESSAGE_COST`] and bytes) of what may wait here, or be on its way.
-const WINDOW: u64 = 64 * 1024;
+const MESSAGE_WINDOW: u64 = 64 * 1024;
 
 /// So much of it received, the daemon is told.
-const STEP: u64 = WINDOW / 4;
+const MIN_MESSAGE_UPDATE: u64 = MESSAGE_WINDOW / 4;
 
 /// What `receive()` says if nobody has closed it (RFC 6455 §7.1.5).
-const ABNORMAL: u16 = 1006;
+const CLOSE_ABNORMAL: u16 = 1006;
 
 impl WebSocket {
     /// How far the daemon is to be told that it may send, if it is.
-    fn asks_for_more(&mut self) -> Option<u64> {
-        let taken = self.received + WINDOW;
-        if taken < self.taken + STEP {
+    fn advance_window(&mut self) -> Option<u64> {
+        let taken = self.paid + MESSAGE_WINDOW;
+        if taken < self.window_end + MIN_MESSAGE_UPDATE {
             return None;
         }
-        self.taken = taken;
+        self.window_end = taken;
         Some(taken)
     }
 
     /// Whoever closes it first says why.
-    fn close(&mut self, code: u16, reason: &str) {
-        if self.closed.is_none() {
-            self.closed = Some((code, reason.into()));
+    fn record_close(&mut self, code: u16, reason: &str) {
+        if self.close.is_none() {
+            self.close = Some((code, reason.into()));
         }
     }
 }
 
 /// What a part costs.
-fn cost(bytes: &[u8]) -> u64 {
+fn part_cost(bytes: &[u8]) -> u64 {
     bytes.len() as u64 + MESSAGE_COST
 }

@@ -5,7 +5,7 @@ use pyo3::types::{PyBytes, PyDict, PyString};
 
 /// Events' keys, and those that are copied.
 #[derive(Debug)]
-pub(super) struct Events {
+pub(super) struct HttpEventTemplates {
     pub(super) body: Py<PyString>,
     pub(super) more_body: Py<PyString>,
     /// Without a body.
@@ -13,7 +13,7 @@ pub(super) struct Events {
     pub(super) disconnect: Py<PyDict>,
 }
 
-impl Events {
+impl HttpEventTemplates {
     pub(super) fn new(py: Python<'_>) -> PyResult<Self> {
         let string = |text: &str| PyString::intern(py, text).unbind();
         let empty = PyDict::new(py);
