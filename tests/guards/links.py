@@ -1,4 +1,4 @@
-"""Links: what a document of the repository links to is there, and is what its text says."""
+"""Documents: what they link to and name exists, and says what they say."""
 
 import re
 
@@ -7,6 +7,15 @@ from rust_source import TOP
 
 LINK = re.compile(r"\[(`?)([^\]]*?)`?\]\(([^)#\s]+)(#[^)]*)?\)")
 DEFINITION = r"\b(fn|def|enum|struct|trait|class|const|mod)\s+{}\b"
+# A path in code type, perhaps at the start of a command: `tests/guards/run --list`.
+CODE_PATH = re.compile(r"`((?:src|tests|packaging|systemd|\.github|\.cargo)/[\w./-]*)")
+
+# A field that the log writes, in the arguments of an event.
+FIELD = re.compile(r"\b(?:rgun\.(\w+)\s*=|field\(\"RGUN_(\w+)\")")
+# Fields of entries at level debug, for people who read the source.
+DEBUG_FIELDS = {"RGUN_REASON", "RGUN_CONTROLLER"}
+
+MAX_WALK_FILES = 25
 
 
 def documents():
@@ -39,4 +48,45 @@ def doc_links():
     return found
 
 
-CHECKS = [doc_links]
+def doc_paths():
+    """Paths of the repository that a document names in code type exist."""
+    found = []
+    for path in documents():
+        text = path.read_text()
+        for match in CODE_PATH.finditer(text):
+            named = match.group(1).rstrip(".")
+            if not (TOP / named).exists():
+                line = text.count("\n", 0, match.start()) + 1
+                found.append(Breach(f"{path.relative_to(TOP)}:{line}", named, "does not exist"))
+    return found
+
+
+def journal_fields():
+    """The table of packaging/doc/journal.md names the fields that the daemon writes, and no others."""
+    guide = TOP / "packaging/doc/journal.md"
+    rows = re.findall(r"^\| (`RGUN_.*?) \|", guide.read_text(), re.M)
+    described = {name for row in rows for name in re.findall(r"`(RGUN_\w+)`", row)}
+    written = set()
+    for source in (TOP / "src/daemon").rglob("*.rs"):
+        product = source.read_text().split("#[cfg(test)]")[0]
+        written |= {f"RGUN_{(event or raw).upper()}" for event, raw in FIELD.findall(product)}
+    # Written as RGUN_REQUEST_ID, once for each id.
+    written -= DEBUG_FIELDS | {"RGUN_REQUEST_IDS"}
+    place = str(guide.relative_to(TOP))
+    return [Breach(place, name, "is not described") for name in sorted(written - described)] + [
+        Breach(place, name, "is not written by the daemon") for name in sorted(described - written)
+    ]
+
+
+def short_walk():
+    """Walk 1 of src/README.md passes at most 25 files, and says how many."""
+    guide = TOP / "src/README.md"
+    walk = guide.read_text().partition("## Walk 1")[2].partition("\n## ")[0]
+    n_files = len({link.group(3) for link in LINK.finditer(walk) if link.group(1)})
+    stated = re.search(r"(\d+) files", walk)
+    if stated and n_files == int(stated[1]) <= MAX_WALK_FILES:
+        return []
+    return [Breach(str(guide.relative_to(TOP)), "Walk 1", f"passes {n_files} files")]
+
+
+CHECKS = [doc_links, doc_paths, journal_fields, short_walk]
