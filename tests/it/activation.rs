@@ -7,7 +7,7 @@ use crate::support::client::Address;
 use crate::support::{Client, Rgun, systemd};
 
 #[test]
-fn every_socket_that_systemd_passes_is_served_under_its_name() {
+fn each_systemd_socket_is_served_under_its_name() {
     let rgun = Rgun::fake();
     let (four, at_four) = systemd::tcp("127.0.0.1:0");
     let (six, at_six) = systemd::tcp("[::1]:0");
@@ -33,7 +33,7 @@ fn every_socket_that_systemd_passes_is_served_under_its_name() {
 }
 
 #[test]
-fn a_socket_of_systemds_stays_when_the_daemon_goes() {
+fn a_systemd_socket_outlives_the_daemon() {
     let rgun = Rgun::fake();
     let path = rgun.scratch().join("local");
     let (socket, address) = systemd::unix(&path);
@@ -49,7 +49,7 @@ fn a_socket_of_systemds_stays_when_the_daemon_goes() {
 }
 
 #[test]
-fn sockets_for_another_process_are_left_alone() {
+fn sockets_with_another_listen_pid_are_ignored() {
     let rgun = Rgun::fake();
     let path = rgun.scratch().join("own");
     let (theirs, _) = systemd::tcp("127.0.0.1:0");
@@ -62,7 +62,7 @@ fn sockets_for_another_process_are_left_alone() {
 }
 
 #[test]
-fn an_address_that_is_asked_for_beside_systemds_sockets_is_not_dropped_in_silence() {
+fn bind_is_ignored_with_a_warning_beside_systemd_sockets() {
     let (socket, address) = systemd::tcp("127.0.0.1:0");
     let rgun = Rgun::fake().socket("web", socket).flags(["--bind", "127.0.0.1:1"]);
     let daemon = rgun.at(address).serving();
@@ -84,14 +84,14 @@ fn listen_fds_without_a_socket_is_refused() {
 }
 
 #[test]
-fn a_datagram_socket_is_refused_by_its_name() {
+fn a_datagram_socket_is_refused_and_named() {
     let (code, log, _) = Rgun::fake().socket("dns", systemd::datagram()).run();
     assert_eq!(code, 78, "{log}");
     assert!(log.contains("\"dns\"") && log.contains("datagram") && log.contains("ListenStream="), "{log}");
 }
 
 #[test]
-fn a_connection_of_accept_yes_is_refused() {
+fn a_connection_from_accept_yes_is_refused() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (code, log, _) = Rgun::fake().socket("inetd", theirs.into()).run();
     assert_eq!(code, 78, "{log}");
@@ -100,14 +100,14 @@ fn a_connection_of_accept_yes_is_refused() {
 }
 
 #[test]
-fn what_is_no_socket_is_refused() {
+fn a_descriptor_that_is_not_a_socket_is_refused() {
     let (code, log, _) = Rgun::fake().socket("file", File::open("/dev/null").unwrap().into()).run();
     assert_eq!(code, 78, "{log}");
     assert!(log.contains("\"file\"") && log.contains("not a socket"), "{log}");
 }
 
 #[test]
-fn a_refused_socket_is_refused_before_any_worker_is_started() {
+fn a_bad_socket_is_refused_before_a_worker_starts() {
     let (good, _) = systemd::tcp("127.0.0.1:0");
     let (code, log, _) = Rgun::fake().socket("web", good).socket("dns", systemd::datagram()).run();
     assert_eq!(code, 78, "{log}");
@@ -115,7 +115,7 @@ fn a_refused_socket_is_refused_before_any_worker_is_started() {
 }
 
 #[test]
-fn the_daemons_own_sockets_come_and_go_with_it() {
+fn own_socket_files_are_replaced_and_removed() {
     let rgun = Rgun::fake();
     let path = rgun.scratch().join("socket");
     // What a crash leaves behind.

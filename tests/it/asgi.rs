@@ -47,7 +47,7 @@ fn a_small_body_travels_in_the_frame_and_others_in_parts() {
 }
 
 #[test]
-fn an_upload_that_comes_while_the_first_worker_boots_waits_for_it() {
+fn an_upload_waits_for_the_first_worker_to_boot() {
     for (interface, len) in [("asgi", 200_000), ("", 200_000)] {
         let (rgun, gate) = Rgun::fake().gated();
         let daemon = rgun.start();
@@ -103,7 +103,7 @@ fn upload_watched(daemon: &Daemon, path: &str, len: usize) -> (String, u64) {
 }
 
 #[test]
-fn a_slow_application_slows_an_upload_down_and_not_the_daemon_s_memory_up() {
+fn a_slow_application_holds_back_its_upload() {
     let daemon = asgi().serving();
     let (report, grown) = upload_watched(&daemon, "/take/5", 20_000_000);
     assert_eq!(report, "length=20000000 right=true over=false");
@@ -125,7 +125,7 @@ fn many_uploads_at_once_arrive_whole() {
 }
 
 #[test]
-fn who_reads_while_it_answers_may() {
+fn an_application_may_respond_while_it_reads_the_body() {
     let daemon = asgi().serving();
     let mut client = daemon.connect();
     assert_eq!(client.send(post("/answer-first", 200_000)).head().status, 200);
@@ -135,7 +135,7 @@ fn who_reads_while_it_answers_may() {
 }
 
 #[test]
-fn an_application_is_told_that_its_client_has_gone() {
+fn an_application_gets_a_disconnect_for_a_closed_client() {
     let daemon = asgi().serving();
     let mut waits = daemon.connect();
     waits.ask("/wait");
@@ -159,7 +159,7 @@ fn an_application_is_told_that_its_client_has_gone() {
 }
 
 #[test]
-fn a_client_that_reads_no_further_is_one_that_has_gone() {
+fn a_client_closed_in_mid_stream_is_a_disconnect() {
     let daemon = asgi().serving();
     let mut client = daemon.connect();
     assert_eq!(client.ask("/stream/100000000").head().status, 200);
@@ -168,7 +168,7 @@ fn a_client_that_reads_no_further_is_one_that_has_gone() {
 }
 
 #[test]
-fn a_body_that_nobody_wants_is_out_of_the_way_of_the_next_request() {
+fn an_unread_body_does_not_delay_the_next_request() {
     let daemon = asgi().serving();
     for len in [66_000, 500_000] {
         let mut client = daemon.connect();
@@ -184,7 +184,7 @@ fn a_body_that_nobody_wants_is_out_of_the_way_of_the_next_request() {
 }
 
 #[test]
-fn a_body_that_nobody_wants_and_that_does_not_end_ends_the_connection() {
+fn an_unread_body_without_end_closes_the_connection() {
     let daemon = asgi().serving();
     let mut client = daemon.connect();
     client.send(post("/hello", 100_000_000)).send(pattern(100_000));
@@ -201,7 +201,7 @@ fn a_body_that_nobody_wants_and_that_does_not_end_ends_the_connection() {
 }
 
 #[test]
-fn who_waits_to_be_asked_for_a_body_is_asked_when_the_application_wants_it() {
+fn continue_is_sent_when_the_application_reads_the_body() {
     let daemon = asgi().serving();
     let expecting = |path: &str, len: usize| {
         let head = post(path, len);
@@ -222,7 +222,7 @@ fn who_waits_to_be_asked_for_a_body_is_asked_when_the_application_wants_it() {
 }
 
 #[test]
-fn a_body_over_its_limit_is_413_before_and_while_it_is_taken() {
+fn a_body_over_the_limit_is_413_before_and_in_mid_body() {
     let daemon = asgi().set("limits.body", "1MiB").serving();
     let mut client = daemon.connect();
     client.send(post("/take", 2_000_000)).answer().is_a_refusal(413);
@@ -242,7 +242,7 @@ fn a_body_over_its_limit_is_413_before_and_while_it_is_taken() {
 }
 
 #[test]
-fn a_client_that_pauses_for_too_long_is_408_and_only_while_it_is_waited_for() {
+fn a_stalled_body_is_408_only_while_it_is_awaited() {
     let daemon = asgi().set("timeouts.body", "1s").serving();
     let mut client = daemon.connect();
     client.send(post("/take", 100_000)).send(pattern(1000)).answer().is_a_refusal(408);
@@ -254,7 +254,7 @@ fn a_client_that_pauses_for_too_long_is_408_and_only_while_it_is_waited_for() {
 }
 
 #[test]
-fn a_slow_client_s_time_is_not_the_application_s() {
+fn a_slow_upload_does_not_count_towards_the_deadline() {
     let daemon = asgi().flags(["--timeout", "600ms"]).serving();
     let mut client = daemon.connect();
     client.send(post("/take", 100_000));
@@ -266,7 +266,7 @@ fn a_slow_client_s_time_is_not_the_application_s() {
 }
 
 #[test]
-fn what_is_sent_after_a_body_is_the_next_request() {
+fn bytes_after_a_body_are_the_next_request() {
     let daemon = asgi().serving();
     let mut client = daemon.connect();
     let mut bytes = post("/take", 70_000).into_bytes();
@@ -280,7 +280,7 @@ fn what_is_sent_after_a_body_is_the_next_request() {
 }
 
 #[test]
-fn a_malformed_body_is_400_or_the_end_and_the_application_knows() {
+fn a_malformed_body_is_400_and_a_disconnect() {
     let daemon = asgi().serving();
     let mut client = daemon.connect();
     client.send(chunked("/take")).send("5\r\nhello\r\nno number\r\n");
@@ -294,7 +294,7 @@ fn a_malformed_body_is_400_or_the_end_and_the_application_knows() {
 }
 
 #[test]
-fn at_the_deadline_a_task_is_cancelled_and_its_worker_stays() {
+fn a_task_over_its_deadline_is_cancelled() {
     let daemon = asgi().flags(["--timeout", "400ms"]).serving();
     let worker = daemon.worker();
     let begun = Instant::now();
@@ -320,7 +320,7 @@ fn at_the_deadline_a_task_is_cancelled_and_its_worker_stays() {
 }
 
 #[test]
-fn a_task_that_is_cancelled_and_goes_on_costs_its_worker() {
+fn a_worker_whose_task_ignores_a_cancel_is_replaced() {
     let daemon = asgi().flags(["--timeout", "400ms"]).serving();
     let worker = daemon.worker();
     let mut client = daemon.connect();
@@ -334,7 +334,7 @@ fn a_task_that_is_cancelled_and_goes_on_costs_its_worker() {
 }
 
 #[test]
-fn an_event_loop_that_does_not_turn_is_told_of_and_then_replaced() {
+fn a_blocked_event_loop_is_logged_then_replaced() {
     let daemon = asgi().set("timeouts.stall", "500ms").serving();
     let worker = daemon.worker();
     let mut client = daemon.connect();
@@ -355,7 +355,7 @@ fn an_event_loop_that_does_not_turn_is_told_of_and_then_replaced() {
 }
 
 #[test]
-fn event_loops_that_wait_are_not_stalled() {
+fn an_idle_event_loop_is_not_blocked() {
     let daemon = asgi().set("timeouts.stall", "200ms").serving();
     let mut client = daemon.connect();
     assert_eq!(client.get("/slow/1500").text(), "slow");
@@ -363,7 +363,7 @@ fn event_loops_that_wait_are_not_stalled() {
 }
 
 #[test]
-fn what_a_blocked_event_loop_has_not_claimed_goes_to_another() {
+fn unclaimed_requests_leave_a_blocked_event_loop() {
     let daemon = asgi().flags(["--workers", "2"]).start();
     daemon.log.wait_for(2, "is ready after");
     let mut blocked = daemon.connect();
@@ -379,7 +379,7 @@ fn what_a_blocked_event_loop_has_not_claimed_goes_to_another() {
 }
 
 #[test]
-fn a_thousand_exchanges_wait_in_one_worker() {
+fn one_worker_holds_a_thousand_exchanges() {
     let daemon = asgi().set("workers.concurrency", "1001").set("limits.connections", "2000").serving();
     let mut clients: Vec<Client> = (0..1000).map(|_| daemon.connect()).collect();
     for client in &mut clients {
@@ -398,7 +398,7 @@ fn a_thousand_exchanges_wait_in_one_worker() {
 }
 
 #[test]
-fn no_more_are_given_than_the_worker_has_slots() {
+fn a_worker_gets_no_more_requests_than_it_has_slots() {
     let daemon = asgi().set("workers.concurrency", "2").flags(["--threads", "8"]).serving();
     let mut clients = [daemon.connect(), daemon.connect(), daemon.connect()];
     for client in &mut clients {
@@ -412,7 +412,7 @@ fn no_more_are_given_than_the_worker_has_slots() {
 }
 
 #[test]
-fn a_client_that_does_not_read_holds_its_answer_back_and_nothing_else() {
+fn a_client_that_does_not_read_delays_no_other() {
     let none = |key, rgun: Rgun| rgun.set(key, "0");
     let daemon = none("limits.response_memory", none("limits.response_disk", asgi())).serving();
     assert_eq!(daemon.get("/large/3000000").body.len(), 3_000_000);
@@ -439,7 +439,7 @@ fn a_file_is_sent_by_its_descriptor() {
 }
 
 #[test]
-fn trailers_follow_a_body_for_whom_they_are_meant() {
+fn trailers_are_sent_to_clients_that_accept_them() {
     let daemon = asgi().serving();
     let mut client = daemon.connect();
     client.send("GET /trailers HTTP/1.1\r\nHost: test\r\nTE: trailers\r\nConnection: close\r\n\r\n");
@@ -466,7 +466,7 @@ fn trailers_follow_a_file() {
 }
 
 #[test]
-fn early_hints_come_before_the_answer_to_clients_that_know_them() {
+fn early_hints_are_sent_to_http_1_1_clients() {
     let daemon = asgi().serving();
     let mut client = daemon.connect();
     for _ in 0..2 {
@@ -501,7 +501,7 @@ fn a_worker_that_dies_in_mid_upload_is_502_and_is_replaced() {
 }
 
 #[test]
-fn who_takes_back_what_it_has_taken_breaks_the_contract() {
+fn a_decreasing_window_breaches_the_contract() {
     let daemon = asgi().serving();
     let mut client = daemon.connect();
     client.send(post("/lie-take", 100_000)).answer().is_a_refusal(502);

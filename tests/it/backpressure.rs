@@ -45,7 +45,7 @@ fn held_back(path: &str, bound: u64) -> (Daemon, crate::support::Client) {
 }
 
 #[test]
-fn a_huge_body_waits_in_the_worker() {
+fn a_huge_response_body_waits_in_the_worker() {
     let (daemon, mut client) = held_back("/large/64000000", 8 * MIB);
     let before = daemon.rss();
     let mut most = 0;
@@ -79,7 +79,7 @@ fn an_endless_stream_waits_in_the_worker() {
 }
 
 #[test]
-fn many_slow_readers_at_once_leave_room_for_the_others() {
+fn many_slow_readers_do_not_delay_others() {
     let daemon = Rgun::fake().flags(["--threads", "9"]).serving();
     let mut slow: Vec<_> = (0..8).map(|_| daemon.connect()).collect();
     for client in &mut slow {
@@ -95,7 +95,7 @@ fn many_slow_readers_at_once_leave_room_for_the_others() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_of_its_answer_is_cut_off_in_the_end() {
+fn a_client_that_never_reads_is_cut_off() {
     let daemon = without_room().set("timeouts.body", "300ms").serving();
     let mut client = daemon.connect();
     client.ask("/large/64000000").head();
@@ -105,7 +105,7 @@ fn a_client_that_takes_nothing_of_its_answer_is_cut_off_in_the_end() {
 }
 
 #[test]
-fn time_spent_waiting_for_a_slow_client_is_not_the_applications() {
+fn waiting_for_a_slow_client_is_not_service_time() {
     let daemon = without_room().set("timeouts.request", "3s").serving();
     let pid = daemon.get("/pid").body;
     let mut client = daemon.connect();

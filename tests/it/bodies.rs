@@ -41,7 +41,7 @@ fn echoed(daemon: &Daemon, body: &[u8], chunk: Option<usize>) -> (String, Vec<u8
 }
 
 #[test]
-fn a_body_up_to_64_kib_travels_in_the_frame_and_a_larger_one_by_descriptor() {
+fn bodies_over_64_kib_are_passed_as_a_descriptor() {
     let daemon = Rgun::fake().serving();
     for (len, how) in [(1, "inline"), (INLINE - 1, "inline"), (INLINE, "inline"), (INLINE + 1, "file")] {
         for chunk in [None, Some(1000), Some(INLINE * 2)] {
@@ -98,7 +98,7 @@ fn a_large_upload_waits_on_disk_in_a_file_without_a_name() {
 }
 
 #[test]
-fn a_body_in_chunks_of_one_byte_is_spooled_without_a_write_for_each() {
+fn one_byte_chunks_are_spooled_in_larger_writes() {
     let daemon = Rgun::fake().serving();
     let writes = || -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/io", daemon.pid())).unwrap();
@@ -120,7 +120,7 @@ fn a_body_in_chunks_of_one_byte_is_spooled_without_a_write_for_each() {
 }
 
 #[test]
-fn a_spool_directory_without_room_is_told_to_the_client_and_the_operator() {
+fn a_missing_spool_directory_is_507_and_logged() {
     let rgun = Rgun::fake();
     let missing = rgun.scratch().join("missing").display().to_string();
     let daemon = rgun.variable("CACHE_DIRECTORY", &missing).serving();
@@ -135,7 +135,7 @@ fn a_spool_directory_without_room_is_told_to_the_client_and_the_operator() {
 }
 
 #[test]
-fn a_body_over_the_limit_is_413_by_its_announcement() {
+fn a_declared_length_over_the_limit_is_413() {
     let daemon = Rgun::fake().set("limits.body", "100KiB").serving();
     let mut client = daemon.connect();
     post(&mut client, 100 * 1024 + 1);
@@ -146,7 +146,7 @@ fn a_body_over_the_limit_is_413_by_its_announcement() {
 }
 
 #[test]
-fn a_body_over_the_limit_is_413_without_an_announcement() {
+fn a_chunked_body_over_the_limit_is_413() {
     for limit in [1024, 100 * 1024] {
         let daemon = Rgun::fake().set("limits.body", &limit.to_string()).serving();
         let body = pattern(limit);
@@ -161,7 +161,7 @@ fn a_body_over_the_limit_is_413_without_an_announcement() {
 
 /// Closed with unread input, a TCP connection is reset, and the answer with it (RFC 9112 §9.6).
 #[test]
-fn who_is_still_sending_when_he_is_refused_can_read_why() {
+fn a_client_refused_in_mid_upload_can_read_the_response() {
     let daemon = Rgun::fake().set("limits.body", "1KiB").over_tcp().serving();
     for _ in 0..10 {
         let mut client = daemon.connect();
@@ -182,7 +182,7 @@ fn who_is_still_sending_when_he_is_refused_can_read_why() {
 }
 
 #[test]
-fn who_goes_on_sending_when_he_is_refused_is_cut_off() {
+fn a_client_that_keeps_sending_after_a_refusal_is_cut_off() {
     let daemon = Rgun::fake().set("limits.body", "1KiB").over_tcp().serving();
     let mut client = daemon.connect();
     post(&mut client, 2_000_000_000);
@@ -193,7 +193,7 @@ fn who_goes_on_sending_when_he_is_refused_is_cut_off() {
 }
 
 #[test]
-fn a_body_that_does_not_come_is_408() {
+fn a_body_that_stalls_is_408() {
     let daemon = Rgun::fake().set("timeouts.body", "200ms").serving();
     let mut client = daemon.connect();
     post(&mut client, 10);
@@ -203,7 +203,7 @@ fn a_body_that_does_not_come_is_408() {
 }
 
 #[test]
-fn a_client_that_breaks_off_in_mid_upload_disturbs_nobody() {
+fn a_truncated_upload_never_reaches_a_worker() {
     let daemon = Rgun::fake().serving();
     let worker = daemon.worker();
     for sent in [0, 10, INLINE + 10, INLINE * 20] {
@@ -223,7 +223,7 @@ fn a_client_that_breaks_off_in_mid_upload_disturbs_nobody() {
 }
 
 #[test]
-fn nothing_of_an_upload_stays_open() {
+fn spool_files_are_closed_after_the_request() {
     let daemon = Rgun::fake().serving();
     assert_eq!(daemon.get("/hello").status, 200);
     let open =
@@ -236,7 +236,7 @@ fn nothing_of_an_upload_stays_open() {
 }
 
 #[test]
-fn an_application_may_answer_an_upload_that_it_does_not_read() {
+fn an_application_may_leave_a_body_unread() {
     let daemon = Rgun::fake().serving();
     let mut client = daemon.connect();
     for len in [10, INLINE * 4] {
@@ -258,7 +258,7 @@ fn a_file_is_sent_by_its_descriptor() {
 }
 
 #[test]
-fn a_file_that_is_shorter_than_promised_does_not_look_complete() {
+fn a_short_file_leaves_the_response_incomplete() {
     let daemon = Rgun::fake().serving();
     let mut client = daemon.connect();
     let broken = client.ask("/file-short/1000000").try_answer("GET");
@@ -268,7 +268,7 @@ fn a_file_that_is_shorter_than_promised_does_not_look_complete() {
 
 /// What follows a file, a fault too, is not lost with it.
 #[test]
-fn a_file_whose_rest_never_comes_is_named_and_does_not_look_complete() {
+fn an_exception_after_a_file_leaves_it_incomplete() {
     let daemon = Rgun::fake().serving();
     for count in 1..=10 {
         // It may be known before the head has left, and is a 500 then.
@@ -281,7 +281,7 @@ fn a_file_whose_rest_never_comes_is_named_and_does_not_look_complete() {
 }
 
 #[test]
-fn bodies_of_all_sizes_come_as_they_were_sent() {
+fn response_bodies_of_all_sizes_arrive_unchanged() {
     let daemon = Rgun::fake().serving();
     let mut client = daemon.connect();
     for len in [0, 1, 16 * 1024, 16 * 1024 + 1, INLINE, INLINE + 1, 3_000_000] {

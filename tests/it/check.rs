@@ -19,7 +19,7 @@ fn of_the_fake(what: &str) -> Rgun {
 }
 
 #[test]
-fn a_sound_application_is_0_and_says_with_which_interpreter() {
+fn a_sound_application_exits_0_and_names_the_interpreter() {
     let (code, log, printed) = check(Rgun::python(GOOD).checking());
     assert_eq!(code, 0, "{log}");
     assert!(printed.starts_with("app:application is sound: ") && printed.contains("CPython 3."), "{printed}");
@@ -27,7 +27,7 @@ fn a_sound_application_is_0_and_says_with_which_interpreter() {
 }
 
 #[test]
-fn a_factory_that_was_not_named_as_one_is_sound_with_a_warning() {
+fn an_undeclared_factory_is_sound_with_a_warning() {
     let source = format!("{GOOD}def make():\n    return application\n");
     let (code, log, printed) = check(Rgun::python(&source).target("app:make").checking());
     assert_eq!(code, 0, "{log}");
@@ -38,7 +38,7 @@ fn a_factory_that_was_not_named_as_one_is_sound_with_a_warning() {
 }
 
 #[test]
-fn an_import_that_raises_is_78_with_its_traceback_once() {
+fn an_import_that_raises_exits_78_with_one_traceback() {
     let (code, log, printed) =
         check(Rgun::python("import json\nraise RuntimeError('no database')\n").checking());
     assert_eq!((code, printed.as_str()), (78, ""), "{log}");
@@ -48,7 +48,7 @@ fn an_import_that_raises_is_78_with_its_traceback_once() {
 }
 
 #[test]
-fn a_worker_that_dies_while_it_boots_is_told_by_its_exit() {
+fn a_worker_that_dies_at_boot_is_reported_by_its_exit() {
     let (code, log, _) = check(of_the_fake("exit-booting:7"));
     assert_eq!(code, 78, "{log}");
     assert!(log.contains("exited with status 7"), "{log}");
@@ -58,14 +58,14 @@ fn a_worker_that_dies_while_it_boots_is_told_by_its_exit() {
 }
 
 #[test]
-fn a_worker_that_never_gets_ready_is_a_matter_of_time() {
+fn a_worker_that_is_never_ready_exceeds_timeouts_boot() {
     let (code, log, _) = check(of_the_fake("never").set("timeouts.boot", "300ms"));
     assert_eq!(code, 78, "{log}");
     assert!(log.contains("timeouts.boot"), "{log}");
 }
 
 #[test]
-fn what_the_worker_says_about_itself_is_the_verdict() {
+fn a_failure_reported_by_the_worker_is_the_verdict() {
     for (what, said) in [
         ("failed", "Traceback (most recent call last)"),
         ("failed-config", "the fake application does not load"),
@@ -79,7 +79,7 @@ fn what_the_worker_says_about_itself_is_the_verdict() {
 }
 
 #[test]
-fn a_wrong_configuration_is_told_before_anything_is_started() {
+fn a_wrong_configuration_is_refused_before_a_start() {
     let rgun = Rgun::python(GOOD).checking().flags(["--workers", "-3"]);
     let (code, log, _) = check(rgun);
     assert_eq!(code, 64, "{log}");
@@ -130,7 +130,7 @@ fn root_without_a_unit_has_to_name_a_user() {
 }
 
 #[test]
-fn a_directory_that_the_units_user_may_not_enter_is_named() {
+fn a_directory_closed_to_the_units_user_is_named() {
     if !is_root("a check as another user") {
         return;
     }
@@ -144,7 +144,7 @@ fn a_directory_that_the_units_user_may_not_enter_is_named() {
 }
 
 #[test]
-fn a_configuration_and_a_directory_on_the_way_are_named_as_well() {
+fn an_unreadable_configuration_and_parent_are_named() {
     if !is_root("a check as another user") {
         return;
     }
@@ -165,7 +165,7 @@ fn a_configuration_and_a_directory_on_the_way_are_named_as_well() {
 }
 
 #[test]
-fn the_environment_and_the_directory_are_the_units() {
+fn environment_and_directory_come_from_the_unit() {
     if !is_root("a check as another user") {
         return;
     }

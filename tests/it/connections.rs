@@ -11,7 +11,7 @@ fn begin(client: &mut Client) {
 }
 
 #[test]
-fn clients_beyond_the_limit_wait_while_nobody_is_idle_and_that_is_told_once_each_time() {
+fn clients_over_the_limit_wait_and_are_warned_of_once() {
     let daemon = Rgun::fake().set("limits.connections", "16").serving();
     let warning = "16 connections are open, as many as may be";
     for nr in 1..=2 {
@@ -54,7 +54,7 @@ fn idle_clients(daemon: &Daemon, count: usize) -> Vec<Client> {
 }
 
 #[test]
-fn the_connection_that_is_idle_for_longest_is_closed_for_a_new_one() {
+fn the_longest_idle_connection_is_evicted() {
     let daemon = Rgun::fake().set("limits.connections", "4").serving();
     let mut clients = idle_clients(&daemon, 4);
     // Again: it is the youngest now.
@@ -70,7 +70,7 @@ fn the_connection_that_is_idle_for_longest_is_closed_for_a_new_one() {
 }
 
 #[test]
-fn a_client_that_connects_and_says_nothing_makes_place_as_well() {
+fn a_connection_without_a_request_is_evicted() {
     let daemon = Rgun::fake().set("limits.connections", "4").set("timeouts.header", "60s").serving();
     let mut silent: Vec<_> = (0..4).map(|_| daemon.connect()).collect();
     let begun = Instant::now();
@@ -83,7 +83,7 @@ fn a_client_that_connects_and_says_nothing_makes_place_as_well() {
 }
 
 #[test]
-fn neither_a_busy_connection_nor_a_head_under_way_is_closed_for_a_new_one() {
+fn busy_connections_are_not_evicted() {
     let daemon = Rgun::fake().flags(["--threads", "2"]).set("limits.connections", "3").serving();
     let mut clients = idle_clients(&daemon, 3);
     clients[0].ask("/stream/4/800").head();
@@ -104,7 +104,7 @@ fn neither_a_busy_connection_nor_a_head_under_way_is_closed_for_a_new_one() {
 }
 
 #[test]
-fn without_descriptors_the_connection_that_is_idle_for_longest_is_closed_for_a_new_one() {
+fn an_idle_connection_is_evicted_without_descriptors() {
     let daemon = Rgun::fake().set("limits.connections", "1000").serving();
     let mut clients = idle_clients(&daemon, 4);
     let limit = daemon.descriptors().len();
@@ -125,7 +125,7 @@ fn without_descriptors_the_connection_that_is_idle_for_longest_is_closed_for_a_n
 }
 
 #[test]
-fn a_client_beyond_its_own_limit_is_closed_at_once_and_named() {
+fn connections_per_client_over_the_limit_are_closed() {
     let daemon = Rgun::fake().over_tcp().set("limits.connections_per_client", "2").serving();
     let mut clients = idle_clients(&daemon, 2);
     for _ in 0..3 {
@@ -143,7 +143,7 @@ fn a_client_beyond_its_own_limit_is_closed_at_once_and_named() {
 }
 
 #[test]
-fn clients_of_a_unix_socket_are_not_limited_by_their_address() {
+fn unix_clients_are_not_limited_per_address() {
     let daemon = Rgun::fake().set("limits.connections_per_client", "1").serving();
     let mut clients = idle_clients(&daemon, 5);
     for client in &mut clients {

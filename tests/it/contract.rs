@@ -60,38 +60,38 @@ macro_rules! lies {
 }
 
 lies! {
-    records_with_impossible_lengths_are_survived: "/lie-length", BadGateway;
-    a_completion_head_beyond_the_ring_is_survived: "/lie-head", BadGateway;
-    a_chunk_that_is_named_twice_is_refused: "/lie-chunk/twice", BadGateway;
+    records_with_impossible_lengths_are_refused: "/lie-length", BadGateway;
+    a_completion_head_beyond_the_ring_is_refused: "/lie-head", BadGateway;
+    a_chunk_sent_twice_is_refused: "/lie-chunk/twice", BadGateway;
     a_chunk_that_does_not_exist_is_refused: "/lie-chunk/range", BadGateway;
-    a_chunk_longer_than_chunks_are_is_refused: "/lie-chunk/length", BadGateway;
-    an_answer_to_an_unknown_exchange_is_refused: "/lie-exchange/unknown", BadGateway;
-    an_answer_to_exchange_zero_is_refused: "/lie-exchange/zero", BadGateway;
-    a_second_answer_is_refused: "/lie-exchange/twice", ServedOrNot;
+    a_chunk_over_the_chunk_size_is_refused: "/lie-chunk/length", BadGateway;
+    a_response_to_an_unknown_exchange_is_refused: "/lie-exchange/unknown", BadGateway;
+    a_response_to_exchange_zero_is_refused: "/lie-exchange/zero", BadGateway;
+    a_second_response_is_refused: "/lie-exchange/twice", ServedOrNot;
     a_slot_that_does_not_exist_is_refused: "/lie-slot", BadGateway;
-    a_frame_that_is_none_is_refused: "/lie-frame", BadGateway;
-    a_descriptor_that_never_comes_is_noticed: "/fd-missing", BadGateway;
-    a_control_message_that_is_none_is_refused: "/garbage-control", ServedOrNot;
-    a_length_that_is_less_than_the_body_is_refused: "/lie-length-header", BadGateway;
-    a_length_that_is_more_than_the_body_is_refused: "/lie-length-header/more", BadGateway;
+    a_malformed_frame_is_refused: "/lie-frame", BadGateway;
+    a_missing_file_descriptor_is_refused: "/fd-missing", BadGateway;
+    a_malformed_control_message_is_refused: "/garbage-control", ServedOrNot;
+    a_length_below_the_body_is_refused: "/lie-length-header", BadGateway;
+    a_length_above_the_body_is_refused: "/lie-length-header/more", BadGateway;
     a_length_with_a_sign_is_refused: "/lie-length-header/sign", BadGateway;
-    two_lengths_that_differ_are_refused: "/lie-length-header/two", BadGateway;
-    a_file_beyond_the_end_of_files_is_refused: "/lie-file/beyond", BadGateway;
-    an_informational_status_as_the_answers_is_refused: "/lie-status/100", BadGateway;
+    two_different_lengths_are_refused: "/lie-length-header/two", BadGateway;
+    a_file_range_over_the_largest_offset_is_refused: "/lie-file/beyond", BadGateway;
+    an_informational_final_status_is_refused: "/lie-status/100", BadGateway;
     an_unknown_informational_status_is_refused: "/lie-status/199", BadGateway;
-    an_accept_of_what_is_no_handshake_is_refused: "/lie-status/101", BadGateway;
-    a_status_of_no_class_is_refused: "/lie-status/1000", BadGateway;
-    a_length_of_a_204_is_refused: "/lie-status/204", BadGateway;
+    a_101_without_a_handshake_is_refused: "/lie-status/101", BadGateway;
+    a_status_over_999_is_refused: "/lie-status/1000", BadGateway;
+    a_204_with_a_length_is_refused: "/lie-status/204", BadGateway;
     a_transfer_coding_beside_a_length_is_refused: "/lie-field/transfer-encoding", BadGateway;
-    a_transfer_coding_by_another_spelling_is_refused: "/lie-field/Transfer-Encoding", BadGateway;
+    a_transfer_coding_in_any_case_is_refused: "/lie-field/Transfer-Encoding", BadGateway;
     a_connection_field_is_refused: "/lie-field/connection", BadGateway;
-    an_upgrade_is_refused: "/lie-field/upgrade", BadGateway;
+    an_upgrade_field_is_refused: "/lie-field/upgrade", BadGateway;
     a_reason_of_two_lines_is_refused: "/lie-reason", BadGateway;
 }
 
 /// The head may have left before the lie.
 #[test]
-fn lies_after_the_head_never_look_complete() {
+fn breaches_after_the_head_leave_an_incomplete_response() {
     for path in ["/lie-length-header/stream", "/lie-file", "/lie-file/huge", "/lie-empty-chunks"] {
         let daemon = Rgun::fake().serving();
         let worker = daemon.worker();
@@ -104,7 +104,7 @@ fn lies_after_the_head_never_look_complete() {
 }
 
 #[test]
-fn early_hints_that_say_how_the_answer_is_framed_are_refused() {
+fn early_hints_with_framing_fields_are_refused() {
     for name in ["transfer-encoding", "content-length", "connection"] {
         lie_of(&Rgun::fake().fake_does("asgi").serving(), &format!("/lie-hints/{name}"), Fate::BadGateway);
     }
@@ -113,7 +113,7 @@ fn early_hints_that_say_how_the_answer_is_framed_are_refused() {
 /// Lies that keep a worker from ever taking another request. The answer before them was proper, so it shows only when
 /// something is given to it: that goes to another worker.
 #[test]
-fn a_worker_that_takes_nothing_more_is_left_alone_while_there_is_another() {
+fn requests_avoid_a_worker_that_claims_nothing() {
     for path in ["/lie-tail", "/lie-tail/back", "/lie-asleep"] {
         let daemon = Rgun::fake().flags(["--workers", "2"]).start();
         daemon.log.wait_for(2, "is ready after");
@@ -125,7 +125,7 @@ fn a_worker_that_takes_nothing_more_is_left_alone_while_there_is_another() {
 }
 
 #[test]
-fn a_worker_that_takes_nothing_more_and_is_the_only_one_is_replaced_at_the_deadline() {
+fn the_only_worker_is_replaced_when_it_claims_nothing() {
     for path in ["/lie-tail", "/lie-tail/back", "/lie-asleep"] {
         let daemon = Rgun::fake().flags(["--timeout", "400ms"]).serving();
         assert_eq!(daemon.get(path).status, 200, "{path}: the answer was proper");
@@ -138,7 +138,7 @@ fn a_worker_that_takes_nothing_more_and_is_the_only_one_is_replaced_at_the_deadl
 
 /// As when a library holds the GIL in C code, or an operator has stopped the process.
 #[test]
-fn a_worker_that_is_stopped_delays_nobody_while_there_is_another() {
+fn requests_avoid_a_worker_stopped_by_sigstop() {
     let daemon = Rgun::fake().flags(["--workers", "2", "--timeout", "1s"]).start();
     daemon.log.wait_for(2, "is ready after");
     let worker = daemon.worker();
@@ -157,7 +157,7 @@ fn a_worker_that_is_stopped_delays_nobody_while_there_is_another() {
 }
 
 #[test]
-fn an_answer_for_anothers_request_never_reaches_the_wrong_client_of_another_worker() {
+fn a_response_for_another_exchange_is_survived() {
     let daemon = Rgun::fake().flags(["--threads", "2"]).serving();
     let mut victim = daemon.connect();
     victim.ask("/slow/1000");
@@ -170,7 +170,7 @@ fn an_answer_for_anothers_request_never_reaches_the_wrong_client_of_another_work
 }
 
 #[test]
-fn a_worker_that_sends_without_credit_is_stopped_before_the_daemon_holds_it_all() {
+fn a_worker_that_ignores_credit_is_killed() {
     let daemon = Rgun::fake().serving();
     assert_eq!(daemon.get("/hello").status, 200);
     let before = daemon.rss();
@@ -191,13 +191,13 @@ fn a_worker_that_sends_without_credit_is_stopped_before_the_daemon_holds_it_all(
 }
 
 #[test]
-fn a_worker_that_is_ready_twice_is_ready() {
+fn a_second_ready_is_ignored() {
     let daemon = Rgun::fake().fake_does("ready-twice").serving();
     assert_eq!(daemon.get("/hello").status, 200);
 }
 
 #[test]
-fn garbage_instead_of_a_boot_is_a_boot_that_failed() {
+fn garbage_instead_of_booting_is_a_failed_boot() {
     let (code, log, _) = Rgun::fake().fake_does("garbage").run();
     assert_eq!(code, 78, "{log}");
     assert!(log.contains("did not boot"), "{log}");

@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 use crate::support::{Broken, Rgun, until};
 
 #[test]
-fn a_worker_that_dies_is_a_502_that_names_the_request() {
+fn a_dead_worker_is_a_502_logged_with_its_request() {
     let daemon = Rgun::fake().serving();
     let worker = daemon.worker();
     let answer = daemon.get("/die");
@@ -20,7 +20,7 @@ fn a_worker_that_dies_is_a_502_that_names_the_request() {
 }
 
 #[test]
-fn a_worker_that_aborts_is_told_by_its_signal() {
+fn an_aborted_worker_is_logged_with_its_signal() {
     let daemon = Rgun::fake().serving();
     daemon.get("/abort").is_a_refusal(502);
     daemon.log.wait("SIGABRT");
@@ -28,7 +28,7 @@ fn a_worker_that_aborts_is_told_by_its_signal() {
 }
 
 #[test]
-fn a_worker_that_is_killed_while_idle_costs_nobody_anything() {
+fn a_worker_killed_while_idle_is_replaced() {
     let daemon = Rgun::fake().serving();
     let mut client = daemon.connect();
     let worker: i32 = client.get("/pid").said("pid").parse().unwrap();
@@ -40,7 +40,7 @@ fn a_worker_that_is_killed_while_idle_costs_nobody_anything() {
 }
 
 #[test]
-fn a_death_in_mid_body_breaks_the_connection_and_does_not_look_complete() {
+fn a_death_in_mid_body_leaves_the_response_incomplete() {
     let daemon = Rgun::fake().serving();
     let mut client = daemon.connect();
     match client.ask("/die-mid-body").try_answer("GET") {
@@ -54,7 +54,7 @@ fn a_death_in_mid_body_breaks_the_connection_and_does_not_look_complete() {
 }
 
 #[test]
-fn a_death_in_a_stream_leaves_out_the_last_chunk() {
+fn a_death_in_mid_stream_omits_the_last_chunk() {
     let daemon = Rgun::fake().serving();
     let worker = daemon.worker();
     let mut client = daemon.connect();
@@ -70,7 +70,7 @@ fn a_death_in_a_stream_leaves_out_the_last_chunk() {
 }
 
 #[test]
-fn every_request_that_a_dead_worker_had_started_is_answered() {
+fn each_request_started_by_a_dead_worker_is_502() {
     let daemon = Rgun::fake().flags(["--threads", "3"]).serving();
     let mut clients: Vec<_> = (0..3).map(|_| daemon.connect()).collect();
     for (client, path) in clients.iter_mut().zip(["/slow/9000", "/slow/9000", "/die-after-claim-many/3"]) {
@@ -83,7 +83,7 @@ fn every_request_that_a_dead_worker_had_started_is_answered() {
 }
 
 #[test]
-fn what_had_not_been_started_is_served_by_the_successor() {
+fn unstarted_requests_are_served_by_the_successor() {
     let daemon = Rgun::fake().serving();
     let mut warm = daemon.connect();
     for _ in 0..300 {
@@ -105,7 +105,7 @@ fn what_had_not_been_started_is_served_by_the_successor() {
 }
 
 #[test]
-fn a_spooled_upload_that_had_not_been_started_reaches_the_successor_whole() {
+fn an_unstarted_upload_reaches_the_successor_whole() {
     let daemon = Rgun::fake().serving();
     let mut dying = daemon.connect();
     dying.ask("/slow/100");
@@ -123,7 +123,7 @@ fn a_spooled_upload_that_had_not_been_started_reaches_the_successor_whole() {
 }
 
 #[test]
-fn an_application_whose_workers_die_again_and_again_is_served_all_the_same() {
+fn requests_are_served_between_repeated_crashes() {
     let daemon = Rgun::fake().flags(["--workers", "2"]).start();
     daemon.log.wait_for(2, "is ready after");
     let mut client = daemon.connect();
@@ -135,7 +135,7 @@ fn an_application_whose_workers_die_again_and_again_is_served_all_the_same() {
 }
 
 #[test]
-fn a_worker_that_cannot_boot_again_is_retried_until_it_can() {
+fn failed_boots_are_retried_until_one_succeeds() {
     let rgun = Rgun::fake();
     let how = rgun.scratch().write("how", "");
     let what = format!("@{}", how.display());
@@ -156,7 +156,7 @@ fn a_worker_that_cannot_boot_again_is_retried_until_it_can() {
 }
 
 #[test]
-fn nothing_of_a_worker_outlives_a_daemon_that_is_killed() {
+fn workers_die_with_a_killed_daemon() {
     let mut daemon = Rgun::fake().flags(["--workers", "3"]).start();
     daemon.log.wait_for(3, "is ready after");
     assert_eq!(daemon.descendants().len(), 3);

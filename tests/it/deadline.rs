@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Rgun, until};
 
 #[test]
-fn a_request_over_its_time_is_504_and_its_worker_is_replaced() {
+fn a_request_over_its_deadline_is_504() {
     let daemon = Rgun::fake().flags(["--timeout", "400ms"]).serving();
     let worker = daemon.worker();
     let begun = Instant::now();
@@ -25,7 +25,7 @@ fn a_request_over_its_time_is_504_and_its_worker_is_replaced() {
 }
 
 #[test]
-fn others_are_served_while_one_is_stuck() {
+fn other_requests_are_served_beside_a_stuck_one() {
     let daemon = Rgun::fake().flags(["--timeout", "700ms", "--workers", "2"]).start();
     daemon.log.wait_for(2, "is ready after");
     let mut stuck = daemon.connect();
@@ -42,7 +42,7 @@ fn others_are_served_while_one_is_stuck() {
 
 /// Replaced first, killed second: what runs beside the stuck one in the same process may finish.
 #[test]
-fn the_other_threads_of_a_stuck_worker_finish_what_they_have() {
+fn other_threads_of_a_stuck_worker_finish() {
     let daemon = Rgun::fake().flags(["--timeout", "600ms", "--threads", "2"]).serving();
     let mut stuck = daemon.connect();
     stuck.ask("/hang");
@@ -58,7 +58,7 @@ fn the_other_threads_of_a_stuck_worker_finish_what_they_have() {
 }
 
 #[test]
-fn what_waits_behind_a_stuck_request_is_served_by_the_replacement() {
+fn requests_behind_a_stuck_one_reach_the_successor() {
     let daemon = Rgun::fake().flags(["--timeout", "500ms"]).serving();
     let mut warm = daemon.connect();
     for _ in 0..300 {
@@ -83,7 +83,7 @@ fn what_waits_behind_a_stuck_request_is_served_by_the_replacement() {
 }
 
 #[test]
-fn a_body_that_stops_coming_is_broken_off_and_does_not_look_complete() {
+fn a_stalled_response_body_is_left_incomplete() {
     let daemon = Rgun::fake().flags(["--timeout", "300ms"]).serving();
     let worker = daemon.worker();
     let mut client = daemon.connect();
@@ -96,7 +96,7 @@ fn a_body_that_stops_coming_is_broken_off_and_does_not_look_complete() {
 }
 
 #[test]
-fn waiting_in_the_queue_is_not_running() {
+fn time_in_the_queue_does_not_count_towards_the_deadline() {
     let daemon = Rgun::fake().flags(["--timeout", "900ms"]).serving();
     let mut clients: Vec<_> = (0..4).map(|_| daemon.connect()).collect();
     for client in &mut clients {
@@ -108,14 +108,14 @@ fn waiting_in_the_queue_is_not_running() {
 }
 
 #[test]
-fn without_a_limit_a_request_may_take_its_time() {
+fn a_zero_timeout_disables_the_deadline() {
     let daemon = Rgun::fake().flags(["--timeout", "0"]).serving();
     assert_eq!(daemon.get("/slow/500").text(), "slow");
 }
 
 /// A client that is slow is not an application that is.
 #[test]
-fn a_slow_reader_is_not_cut_off_by_the_applications_limit() {
+fn a_slow_reader_does_not_exceed_the_deadline() {
     let daemon = Rgun::fake().flags(["--timeout", "300ms"]).serving();
     let mut client = daemon.connect();
     // Small enough for the daemon to take it off the worker's hands.

@@ -49,7 +49,7 @@ fn a_slow_request_delays_nobody_while_a_worker_is_idle() {
 }
 
 #[test]
-fn what_was_given_ahead_of_time_to_a_worker_that_then_dies_goes_to_another() {
+fn prefetched_requests_of_a_dead_worker_are_reassigned() {
     let daemon = Rgun::fake().flags(["--workers", "2"]).start();
     daemon.log.wait_for(2, "is ready after");
     warm(&daemon);
@@ -87,7 +87,7 @@ fn all_slots_of_a_worker_run_at_once() {
 }
 
 #[test]
-fn a_client_that_goes_away_while_it_waits_never_reaches_a_worker() {
+fn a_request_abandoned_in_the_queue_never_runs() {
     let daemon = Rgun::fake().serving();
     let worker = daemon.worker();
     let mut slow = running(&daemon, 300);
@@ -123,7 +123,7 @@ fn a_full_queue_is_503_at_once_with_retry_after() {
 
 /// A client of uvicorn's benchmark, or of a busy minute: each asks, waits for its answer, and asks again.
 #[test]
-fn four_thousand_clients_that_wait_for_fast_answers_are_all_served() {
+fn four_thousand_waiting_clients_are_all_served() {
     let daemon = Rgun::fake().serving();
     let mut clients: Vec<_> = (0..4096).map(|_| daemon.connect()).collect();
     for _ in 0..2 {
@@ -139,7 +139,7 @@ fn four_thousand_clients_that_wait_for_fast_answers_are_all_served() {
 }
 
 #[test]
-fn a_request_that_would_wait_longer_than_it_may_is_503_at_once() {
+fn a_request_with_too_long_a_wait_is_503_at_once() {
     let daemon = Rgun::fake().set("timeouts.queue", "2s").serving();
     let mut clients: Vec<_> = (0..20).map(|_| daemon.connect()).collect();
     let begun = Instant::now();
@@ -161,7 +161,7 @@ fn a_request_that_would_wait_longer_than_it_may_is_503_at_once() {
 }
 
 #[test]
-fn a_burst_on_a_worker_whose_first_requests_are_slow_is_served() {
+fn a_burst_behind_slow_first_requests_is_served() {
     let daemon = Rgun::fake().set("timeouts.queue", "4s").serving();
     let mut slow: Vec<_> = (0..2).map(|_| daemon.connect()).collect();
     for client in &mut slow {
@@ -177,7 +177,7 @@ fn a_burst_on_a_worker_whose_first_requests_are_slow_is_served() {
 }
 
 #[test]
-fn a_wait_that_is_too_long_is_503() {
+fn a_request_over_its_queue_timeout_is_503() {
     let daemon = Rgun::fake().set("timeouts.queue", "150ms").serving();
     let mut slow = running(&daemon, 500);
     let answer = daemon.get("/die");
@@ -188,7 +188,7 @@ fn a_wait_that_is_too_long_is_503() {
 }
 
 #[test]
-fn the_queue_is_served_in_its_order() {
+fn the_queue_is_first_in_first_out() {
     let daemon = Rgun::fake().flags(["--access-logfile", "-"]).serving();
     let mut slow = running(&daemon, 400);
     // One connection's requests come one after the other; so do these connections', by what the daemon has said.
@@ -209,7 +209,7 @@ fn the_queue_is_served_in_its_order() {
 }
 
 #[test]
-fn requests_wait_for_a_worker_that_boots() {
+fn requests_wait_for_a_booting_worker() {
     let (rgun, gate) = Rgun::fake().gated();
     let daemon = rgun.start();
     let mut clients: Vec<_> = (0..5).map(|_| daemon.connect()).collect();
@@ -248,7 +248,7 @@ fn nothing_is_lost_or_mixed_up_under_load() {
 }
 
 #[test]
-fn a_slot_is_busy_until_its_worker_says_done() {
+fn a_slot_is_busy_until_its_exchange_is_done() {
     let daemon = Rgun::fake().serving();
     let mut client = daemon.connect();
     assert_eq!(client.get("/done-later/300").text(), "early", "the answer does not wait for close()");

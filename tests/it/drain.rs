@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use crate::support::{Broken, Rgun};
 
 #[test]
-fn what_runs_and_what_waits_is_finished() {
+fn running_and_queued_requests_are_finished() {
     let mut daemon = Rgun::fake().serving();
     let mut streaming = daemon.connect();
     streaming.ask("/stream/3/150").head();
@@ -29,7 +29,7 @@ fn what_runs_and_what_waits_is_finished() {
 }
 
 #[test]
-fn a_connection_that_was_just_used_may_send_one_more_request() {
+fn a_recently_used_connection_may_send_one_more_request() {
     let mut daemon = Rgun::fake().serving();
     let mut client = daemon.connect();
     assert_eq!(client.get("/hello").status, 200);
@@ -43,7 +43,7 @@ fn a_connection_that_was_just_used_may_send_one_more_request() {
 
 /// Of a socket that systemd keeps, the next daemon takes it (`activation`).
 #[test]
-fn who_is_still_in_the_backlog_of_the_daemons_own_socket_is_served() {
+fn clients_in_the_backlog_of_an_own_socket_are_served() {
     let mut daemon = Rgun::fake().serving();
     // So that it accepts nobody.
     daemon.signal(Signal::SIGSTOP);
@@ -73,7 +73,7 @@ fn an_upload_under_way_is_finished() {
 }
 
 #[test]
-fn an_idle_connection_does_not_hold_up_the_end() {
+fn an_idle_connection_does_not_delay_the_stop() {
     let mut daemon = Rgun::fake().serving();
     let mut client = daemon.connect();
     assert_eq!(client.get("/hello").status, 200);
@@ -85,7 +85,7 @@ fn an_idle_connection_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_worker_that_dies_in_the_drain_is_replaced_for_those_who_wait() {
+fn a_worker_that_dies_in_a_drain_is_replaced() {
     let mut daemon = Rgun::fake().serving();
     let mut dying = daemon.connect();
     dying.ask("/stream/2/150").head();
@@ -114,7 +114,7 @@ fn a_second_signal_stops_at_once() {
 }
 
 #[test]
-fn a_stop_that_arrives_as_two_signals_finishes_what_runs() {
+fn signals_in_quick_succession_are_one_stop() {
     let mut daemon = Rgun::fake().serving();
     let mut client = daemon.connect();
     client.ask("/stream/3/150").head();
@@ -148,7 +148,7 @@ fn sigint_drains_as_sigterm_does() {
 }
 
 #[test]
-fn a_drain_has_its_limit() {
+fn a_drain_ends_at_its_timeout() {
     let mut daemon = Rgun::fake().flags(["--graceful-timeout", "400ms"]).serving();
     let mut client = daemon.connect();
     client.ask("/hang-mid-body").head();
@@ -166,7 +166,7 @@ fn a_drain_has_its_limit() {
 }
 
 #[test]
-fn a_worker_that_does_not_listen_is_killed() {
+fn a_worker_that_ignores_stop_is_killed() {
     let mut daemon = Rgun::fake().fake_does("deaf").flags(["--graceful-timeout", "600ms"]).serving();
     assert_eq!(daemon.get("/hello").status, 200);
     let begun = Instant::now();
@@ -175,7 +175,7 @@ fn a_worker_that_does_not_listen_is_killed() {
 }
 
 #[test]
-fn a_daemon_whose_worker_still_boots_stops_at_once() {
+fn a_daemon_with_a_booting_worker_stops_at_once() {
     let (rgun, _gate) = Rgun::fake().gated();
     let mut daemon = rgun.start();
     daemon.log.wait("listening on ");
@@ -185,7 +185,7 @@ fn a_daemon_whose_worker_still_boots_stops_at_once() {
 }
 
 #[test]
-fn workers_are_asked_to_go_and_leave_by_themselves() {
+fn workers_exit_by_themselves_when_stopped() {
     let mut daemon = Rgun::fake().flags(["--workers", "3", "--log-level", "debug"]).start();
     daemon.log.wait_for(3, "is ready after");
     daemon.stops();

@@ -31,7 +31,7 @@ fn access() -> Rgun {
 }
 
 #[test]
-fn who_leaves_while_the_request_runs_is_in_the_access_log() {
+fn a_client_that_leaves_a_running_request_is_logged() {
     let mut daemon = access().serving();
     drop(ask(&daemon, "/slow/300?secret=1", "left-running"));
     daemon.log.wait("GET /slow/300: the client left after ");
@@ -42,7 +42,7 @@ fn who_leaves_while_the_request_runs_is_in_the_access_log() {
 }
 
 #[test]
-fn who_leaves_while_the_request_waits_is_in_the_access_log_and_no_worker_has_it() {
+fn a_client_that_leaves_the_queue_is_logged() {
     let mut daemon = access().serving();
     let mut running = ask(&daemon, "/slow/500", "runs");
     drop(ask(&daemon, "/hello", "left-queued"));
@@ -56,7 +56,7 @@ fn who_leaves_while_the_request_waits_is_in_the_access_log_and_no_worker_has_it(
 }
 
 #[test]
-fn who_leaves_in_mid_body_is_no_complete_answer() {
+fn a_client_that_leaves_in_mid_body_is_logged() {
     let mut daemon = access().serving();
     let mut client = ask(&daemon, "/hang-mid-body", "left-mid-body");
     client.head();
@@ -70,7 +70,7 @@ fn who_leaves_in_mid_body_is_no_complete_answer() {
 }
 
 #[test]
-fn without_an_access_log_who_leaves_is_only_worth_a_debugging_line() {
+fn an_abandoned_request_is_a_debug_line_by_default() {
     for (level, said) in [("info", 0), ("debug", 1)] {
         let mut daemon = Rgun::fake().flags(["--log-level", level]).serving();
         drop(ask(&daemon, "/slow/100", "left"));
@@ -83,7 +83,7 @@ fn without_an_access_log_who_leaves_is_only_worth_a_debugging_line() {
 }
 
 #[test]
-fn what_the_end_of_a_drain_cuts_off_is_a_warning_each() {
+fn requests_aborted_by_a_drain_timeout_are_warnings() {
     let mut daemon = Rgun::fake().flags(["--graceful-timeout", "400ms"]).serving();
     let mut running = ask(&daemon, "/hang", "cut-running");
     let mut waiting = ask(&daemon, "/hello", "cut-queued");
@@ -106,7 +106,7 @@ fn what_the_end_of_a_drain_cuts_off_is_a_warning_each() {
 }
 
 #[test]
-fn an_answer_that_the_end_of_a_drain_cuts_off_is_a_warning() {
+fn responses_aborted_by_a_drain_timeout_are_warnings() {
     for arguments in [&[][..], &["--access-logfile", "-"]] {
         let mut daemon =
             Rgun::fake().flags(["--graceful-timeout", "300ms"]).flags(arguments.iter().copied()).serving();
@@ -120,7 +120,7 @@ fn an_answer_that_the_end_of_a_drain_cuts_off_is_a_warning() {
 }
 
 #[test]
-fn what_a_stop_at_once_cuts_off_has_its_entry_too() {
+fn requests_aborted_by_sigquit_are_logged() {
     let mut daemon = Rgun::fake().serving();
     let _running = ask(&daemon, "/hang", "stopped-running");
     let _waiting = ask(&daemon, "/hello", "stopped-queued");
@@ -143,7 +143,7 @@ fn what_a_stop_at_once_cuts_off_has_its_entry_too() {
 }
 
 #[test]
-fn who_does_not_take_the_answer_is_said_to_have_done_that() {
+fn a_response_that_is_not_read_is_logged_as_such() {
     let mut daemon = access().set("timeouts.body", "1s").serving();
     let mut client = ask(&daemon, "/large/50000000", "not-taken");
     client.head();
@@ -153,7 +153,7 @@ fn who_does_not_take_the_answer_is_said_to_have_done_that() {
 }
 
 #[test]
-fn what_was_answered_in_full_has_the_one_entry_it_always_had() {
+fn complete_responses_have_one_entry_each() {
     let mut daemon = access().serving();
     let mut client = daemon.connect();
     let asked = [

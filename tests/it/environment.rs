@@ -10,7 +10,7 @@ use crate::support::systemd::{self, Notified};
 use crate::support::{Rgun, Scratch, until};
 
 #[test]
-fn workers_get_nothing_of_what_systemd_told_the_daemon() {
+fn workers_do_not_inherit_systemds_variables() {
     let (socket, address) = systemd::tcp("127.0.0.1:0");
     let rgun = Rgun::fake().socket("web", socket);
     let mut notified = Notified::at(rgun.scratch());
@@ -39,7 +39,7 @@ fn workers_get_nothing_of_what_systemd_told_the_daemon() {
 }
 
 #[test]
-fn a_worker_holds_no_socket_but_its_control_socket() {
+fn a_worker_has_no_socket_but_its_control_socket() {
     let (socket, address) = systemd::tcp("127.0.0.1:0");
     let daemon = Rgun::fake().socket("web", socket).at(address).serving();
     let mut client = daemon.connect();
@@ -54,7 +54,7 @@ fn a_worker_holds_no_socket_but_its_control_socket() {
 }
 
 #[test]
-fn a_worker_runs_in_the_applications_directory_and_its_group_is_its_own() {
+fn a_worker_has_its_own_directory_and_process_group() {
     let daemon = Rgun::fake().serving();
     let worker = daemon.worker();
     let directory = fs::read_link(format!("/proc/{worker}/cwd")).unwrap();
@@ -66,7 +66,7 @@ fn a_worker_runs_in_the_applications_directory_and_its_group_is_its_own() {
 }
 
 #[test]
-fn a_directory_that_is_gone_is_named_and_not_the_interpreter() {
+fn a_removed_application_directory_is_named() {
     let rgun = Rgun::fake();
     let app = rgun.scratch().join("app");
     fs::create_dir(&app).unwrap();
@@ -86,7 +86,7 @@ fn a_directory_that_is_gone_is_named_and_not_the_interpreter() {
 }
 
 #[test]
-fn a_start_in_a_directory_that_is_gone_names_it() {
+fn a_start_in_a_removed_directory_names_it() {
     let scratch = Scratch::new();
     let shell = "mkdir gone && cd gone && rmdir ../gone && exec \"$0\" fake:app";
     let rgun = Command::new("/bin/sh")

@@ -28,7 +28,7 @@ fn trusting(trusted: &str) -> Daemon {
 }
 
 #[test]
-fn a_proxy_on_loopback_or_a_unix_socket_sets_scheme_and_client() {
+fn a_local_proxy_sets_scheme_and_client() {
     for rgun in [Rgun::fake(), Rgun::fake().over_tcp()] {
         let daemon = rgun.flags(["--access-logfile", "-"]).serving();
         let mut client = daemon.connect();
@@ -48,7 +48,7 @@ fn a_proxy_on_loopback_or_a_unix_socket_sets_scheme_and_client() {
 }
 
 #[test]
-fn a_proxy_speaks_for_requests_with_a_body_too() {
+fn a_proxy_sets_scheme_and_client_of_uploads() {
     for (rgun, route) in [(Rgun::fake(), "/echo"), (Rgun::fake().fake_does("asgi"), "/echo")] {
         let daemon = rgun.serving();
         for body in
@@ -62,7 +62,7 @@ fn a_proxy_speaks_for_requests_with_a_body_too() {
 }
 
 #[test]
-fn a_websockets_client_and_scheme_are_the_proxys_word_too() {
+fn a_proxy_sets_scheme_and_client_of_websockets() {
     let daemon = Rgun::fake().fake_does("asgi").flags(["--access-logfile", "-"]).serving();
     let mut socket = WebSocket::open_with(&daemon, "/scope", FORWARDED);
     let scope = String::from_utf8(socket.message().1).expect("text");
@@ -72,7 +72,7 @@ fn a_websockets_client_and_scheme_are_the_proxys_word_too() {
 }
 
 #[test]
-fn of_a_peer_that_is_not_trusted_the_fields_say_nothing() {
+fn forwarded_fields_of_untrusted_peers_are_ignored() {
     for trusted in ["", "unix", "10.0.0.0/8,::1"] {
         let daemon = trusting(trusted);
         let answer = echo(&mut daemon.connect(), FORWARDED);
@@ -89,7 +89,7 @@ fn of_a_peer_that_is_not_trusted_the_fields_say_nothing() {
 }
 
 #[test]
-fn a_chain_of_proxies_is_followed_as_far_as_it_is_trusted() {
+fn a_proxy_chain_is_followed_while_trusted() {
     let daemon = trusting("loopback,10.0.0.0/8");
     let mut client = daemon.connect();
     for (list, peer) in [
@@ -106,7 +106,7 @@ fn a_chain_of_proxies_is_followed_as_far_as_it_is_trusted() {
 }
 
 #[test]
-fn a_reload_changes_who_is_trusted() {
+fn a_reload_changes_the_trusted_peers() {
     let rgun = Rgun::fake();
     let file = rgun.scratch().write("rgun.toml", "[proxy]\ntrusted = []\n");
     let daemon = rgun.flags(["--config", file.to_str().expect("ASCII")]).serving();
@@ -126,7 +126,7 @@ fn a_reload_changes_who_is_trusted() {
 }
 
 #[test]
-fn forwarded_allow_ips_is_understood_in_the_environment_and_on_the_command_line() {
+fn forwarded_allow_ips_works_as_variable_and_flag() {
     let peer = |rgun: Rgun| echo(&mut rgun.over_tcp().serving().connect(), FORWARDED).said("https");
     assert_eq!(peer(Rgun::fake().variable("FORWARDED_ALLOW_IPS", "10.0.0.1")), "false");
     assert_eq!(peer(Rgun::fake().variable("FORWARDED_ALLOW_IPS", "*")), "true");
@@ -135,7 +135,7 @@ fn forwarded_allow_ips_is_understood_in_the_environment_and_on_the_command_line(
 }
 
 #[test]
-fn a_request_id_is_taken_over_from_trusted_peers_only() {
+fn a_request_id_is_accepted_from_trusted_peers_only() {
     let daemon = trusting("10.0.0.0/8");
     let mut client = daemon.connect();
     let fields = "X-Request-ID: from-a-client\r\nX-Request-ID: second\r\n";
@@ -165,7 +165,7 @@ fn a_request_id_is_taken_over_from_trusted_peers_only() {
 }
 
 #[test]
-fn a_refusal_is_logged_with_the_clients_id_beside_ours() {
+fn an_error_is_logged_with_the_clients_request_id() {
     let daemon = Rgun::fake().flags(["--no-proxy-headers"]).serving();
     let raising = "GET /raise HTTP/1.1\r\nHost: test\r\nX-Request-ID: theirs\r\n\r\n";
     let answer = daemon.connect().send(raising).answer();
@@ -174,7 +174,7 @@ fn a_refusal_is_logged_with_the_clients_id_beside_ours() {
 }
 
 #[test]
-fn an_answer_has_the_id_of_the_journal_whatever_the_application_sets() {
+fn an_application_cannot_change_the_request_id() {
     let wsgi = "def application(environ, start_response):\n    \
                 start_response('200 OK', [('X-Request-ID', 'the-applications')])\n    \
                 return [environ['rgun.request_id'].encode()]\n";
@@ -196,7 +196,7 @@ fn an_answer_has_the_id_of_the_journal_whatever_the_application_sets() {
 }
 
 #[test]
-fn names_with_an_underscore_are_dropped_refused_or_allowed_for_wsgi_and_asgi_alike() {
+fn underscores_in_field_names_follow_the_policy() {
     let fields = "X_Real_IP: 192.0.2.66\r\nX-Real-IP: 192.0.2.7\r\nProxy: http://evil\r\n";
     for fake in ["wsgi", "asgi"] {
         let rgun = || if fake == "asgi" { Rgun::fake().fake_does("asgi") } else { Rgun::fake() };

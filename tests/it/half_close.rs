@@ -29,7 +29,7 @@ fn told_gone(daemon: &Daemon, count: u32) {
 }
 
 #[test]
-fn a_request_that_has_started_is_answered_and_then_its_connection_ends() {
+fn a_half_closed_request_is_answered_if_it_has_started() {
     for (rgun, interface) in [(Rgun::fake(), "wsgi"), (Rgun::fake().over_tcp(), "wsgi"), (asgi(), "asgi")] {
         let daemon = rgun.serving();
         for (path, body) in [
@@ -52,7 +52,7 @@ fn a_request_that_has_started_is_answered_and_then_its_connection_ends() {
 }
 
 #[test]
-fn all_requests_before_the_end_are_answered() {
+fn pipelined_requests_before_a_half_close_are_answered() {
     let daemon = Rgun::fake().over_tcp().serving();
     let mut client = daemon.connect();
     client.ask("/slow/100").ask("/hello").ask("/slow/100").finish();
@@ -63,7 +63,7 @@ fn all_requests_before_the_end_are_answered() {
 }
 
 #[test]
-fn a_request_that_waits_for_less_than_a_second_starts() {
+fn a_half_closed_request_may_wait_a_second() {
     for rgun in [Rgun::fake(), Rgun::fake().over_tcp()] {
         let daemon = rgun.serving();
         let mut slow = running(&daemon, 2);
@@ -76,7 +76,7 @@ fn a_request_that_waits_for_less_than_a_second_starts() {
 }
 
 #[test]
-fn a_request_that_waits_for_longer_is_taken_for_one_whose_client_has_gone() {
+fn a_half_closed_request_is_dropped_after_a_longer_wait() {
     let mut daemon = Rgun::fake().flags(["--access-logfile", "-"]).over_tcp().serving();
     let worker = daemon.worker();
     let mut slow = running(&daemon, 6);
@@ -95,7 +95,7 @@ fn a_request_that_waits_for_longer_is_taken_for_one_whose_client_has_gone() {
 
 /// What a proxy does whose own clients give up: it closes the whole connection, which over TCP looks the same.
 #[test]
-fn under_overload_no_python_works_for_clients_that_have_closed() {
+fn requests_of_closed_clients_never_run_under_overload() {
     for rgun in [Rgun::fake(), Rgun::fake().over_tcp()] {
         let daemon = rgun.serving();
         let worker = daemon.worker();
@@ -117,7 +117,7 @@ fn under_overload_no_python_works_for_clients_that_have_closed() {
 }
 
 #[test]
-fn an_asgi_application_is_told_and_what_it_sends_all_the_same_is_sent() {
+fn a_half_close_is_a_disconnect_and_the_response_is_sent() {
     for rgun in [asgi(), asgi().over_tcp()] {
         let daemon = rgun.serving();
         let mut client = ask_last(&daemon, "/half-close");
@@ -143,7 +143,7 @@ async def app(scope, receive, send):
 "#;
 
 #[test]
-fn an_asgi_application_that_leaves_a_half_closed_client_ends_the_connection_and_raises_nothing() {
+fn returning_after_a_half_close_is_no_error() {
     let mut daemon =
         Rgun::python(LEAVES).target("app:app").flags(["--access-logfile", "-"]).over_tcp().serving();
     let mut client = ask_last(&daemon, "/nothing");
@@ -160,7 +160,7 @@ fn an_asgi_application_that_leaves_a_half_closed_client_ends_the_connection_and_
 }
 
 #[test]
-fn an_asgi_application_that_starts_later_is_told_as_well() {
+fn an_application_started_after_a_half_close_gets_it() {
     let daemon = Rgun::fake().fake_does("asgi").set("workers.concurrency", "1").serving();
     let slow = running(&daemon, 2);
     let mut waiting = ask_last(&daemon, "/half-close");
@@ -169,7 +169,7 @@ fn an_asgi_application_that_starts_later_is_told_as_well() {
 }
 
 #[test]
-fn a_reset_is_a_disconnect_also_behind_a_half_close() {
+fn a_reset_after_a_half_close_is_a_disconnect() {
     let daemon = asgi().over_tcp().serving();
     let mut resets = daemon.connect();
     resets.ask("/wait");
@@ -189,7 +189,7 @@ fn a_reset_is_a_disconnect_also_behind_a_half_close() {
 }
 
 #[test]
-fn a_reset_is_noticed_behind_a_next_request() {
+fn a_reset_behind_a_pipelined_request_is_a_disconnect() {
     let daemon = asgi().over_tcp().serving();
     let mut resets = daemon.connect();
     resets.ask("/wait").ask("/hello");
@@ -199,7 +199,7 @@ fn a_reset_is_noticed_behind_a_next_request() {
 }
 
 #[test]
-fn the_end_of_an_idle_connection_ends_it_at_once() {
+fn a_half_close_ends_an_idle_connection() {
     let daemon = Rgun::fake().set("timeouts.keepalive", "1h").over_tcp().serving();
     let mut client = daemon.connect();
     assert_eq!(client.get("/hello").status, 200);
@@ -208,7 +208,7 @@ fn the_end_of_an_idle_connection_ends_it_at_once() {
 }
 
 #[test]
-fn the_end_in_mid_body_is_a_broken_body() {
+fn a_half_close_in_mid_body_is_400() {
     for rgun in [Rgun::fake(), Rgun::fake().over_tcp()] {
         let daemon = rgun.serving();
         let worker = daemon.worker();

@@ -35,7 +35,7 @@ fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[test]
-fn a_request_in_single_bytes_is_a_request() {
+fn a_request_in_single_bytes_is_served() {
     let daemon = daemon();
     let mut client = daemon.connect();
     for byte in b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc" {
@@ -45,7 +45,7 @@ fn a_request_in_single_bytes_is_a_request() {
 }
 
 #[test]
-fn http_1_0_needs_no_host_and_ends_its_connection() {
+fn http_1_0_needs_no_host_and_closes() {
     let daemon = daemon();
     let mut client = daemon.connect();
     let answer = client.send("GET /hello HTTP/1.0\r\n\r\n").answer();
@@ -54,7 +54,7 @@ fn http_1_0_needs_no_host_and_ends_its_connection() {
 }
 
 #[test]
-fn http_1_0_may_ask_to_keep_its_connection() {
+fn http_1_0_may_ask_for_keep_alive() {
     let daemon = daemon();
     let mut client = daemon.connect();
     for _ in 0..2 {
@@ -92,7 +92,7 @@ fn http_1_1_gets_a_stream_in_chunks() {
 }
 
 #[test]
-fn the_status_line_has_the_applications_reason_or_the_codes_own_and_never_a_stand_in() {
+fn the_reason_phrase_is_the_applications_or_standard() {
     let daemon = daemon();
     for (path, line) in [
         ("/reason", "299 Odd Reason"),
@@ -131,7 +131,7 @@ fn a_request_with_two_hosts_is_refused() {
 /// RFC 9112 §6.3 and §11.2: what two parsers could understand differently must not be taken. `/die` follows in each:
 /// whoever takes the second half for a request of its own kills the worker.
 #[test]
-fn a_message_whose_end_is_ambiguous_smuggles_nothing() {
+fn ambiguous_framing_smuggles_no_request() {
     const SMUGGLED: &str = "GET /die HTTP/1.1\r\nHost: test\r\n\r\n";
     let daemon = daemon();
     let worker = daemon.worker();
@@ -169,7 +169,7 @@ fn a_message_whose_end_is_ambiguous_smuggles_nothing() {
 
 /// HTTP/1.0 knows no `Transfer-Encoding`: RFC 9112 §6.1 has such a message treated as if its framing were faulty.
 #[test]
-fn chunks_in_http_1_0_are_not_taken() {
+fn chunks_in_http_1_0_are_refused() {
     let daemon = daemon();
     let worker = daemon.worker();
     let mut client = daemon.connect();
@@ -186,7 +186,7 @@ fn chunks_in_http_1_0_are_not_taken() {
 }
 
 #[test]
-fn what_is_no_http_is_refused() {
+fn bytes_other_than_http_are_refused() {
     let daemon = daemon();
     for garbage in
         ["\x16\x03\x01\x02\0\x01\0\x01\u{fc}", "GET\r\n\r\n", "GET /hello HTTP/9.9\r\n\r\n", "{}\r\n\r\n"]
@@ -203,7 +203,7 @@ fn what_is_no_http_is_refused() {
 }
 
 #[test]
-fn connect_is_not_for_us() {
+fn connect_is_405() {
     let daemon = daemon();
     let mut client = daemon.connect();
     let answer = client.send("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n").answer();
@@ -212,7 +212,7 @@ fn connect_is_not_for_us() {
 }
 
 #[test]
-fn targets_arrive_as_they_were_sent() {
+fn targets_arrive_unchanged() {
     let daemon = daemon();
     let mut client = daemon.connect();
     let echo = |client: &mut Client, line: &str| {
@@ -229,7 +229,7 @@ fn targets_arrive_as_they_were_sent() {
 }
 
 #[test]
-fn too_many_bytes_of_fields_are_431() {
+fn fields_over_the_size_limit_are_431() {
     let daemon = Rgun::fake().set("limits.header", "4KiB").serving();
     let filler = "x".repeat(4 * 1024);
     let mut client = daemon.connect();
@@ -271,7 +271,7 @@ fn a_long_target_is_414() {
 }
 
 #[test]
-fn a_head_that_does_not_come_is_408() {
+fn an_incomplete_head_is_408() {
     let daemon = Rgun::fake().set("timeouts.header", "200ms").serving();
     let mut client = daemon.connect();
     client.send("GET /hello HTTP/1.1\r\nHo");
@@ -282,7 +282,7 @@ fn a_head_that_does_not_come_is_408() {
 }
 
 #[test]
-fn a_head_that_drips_is_408_all_the_same() {
+fn a_head_that_drips_is_408() {
     let daemon = Rgun::fake().set("timeouts.header", "200ms").serving();
     let mut client = daemon.connect();
     client.send("GET /hello HTTP/1.1\r\nX: ");
@@ -296,13 +296,13 @@ fn a_head_that_drips_is_408_all_the_same() {
 }
 
 #[test]
-fn a_connection_on_which_nothing_comes_is_closed() {
+fn a_silent_connection_is_closed() {
     let daemon = Rgun::fake().set("timeouts.header", "200ms").serving();
     daemon.connect().is_closed();
 }
 
 #[test]
-fn an_idle_connection_is_closed_after_its_time() {
+fn an_idle_connection_is_closed_after_keepalive() {
     let daemon = Rgun::fake().set("timeouts.keepalive", "200ms").serving();
     let mut client = daemon.connect();
     assert_eq!(client.get("/hello").status, 200);
@@ -310,13 +310,13 @@ fn an_idle_connection_is_closed_after_its_time() {
 }
 
 #[test]
-fn a_slow_application_is_no_idle_connection() {
+fn a_slow_application_keeps_its_connection() {
     let daemon = Rgun::fake().set("timeouts.keepalive", "100ms").set("timeouts.header", "100ms").serving();
     assert_eq!(daemon.get("/slow/1300").text(), "slow");
 }
 
 #[test]
-fn without_keep_alive_every_answer_ends_its_connection() {
+fn without_keep_alive_each_response_closes() {
     let daemon = Rgun::fake().set("timeouts.keepalive", "0s").serving();
     let mut client = daemon.connect();
     let answer = client.get("/hello");
@@ -325,7 +325,7 @@ fn without_keep_alive_every_answer_ends_its_connection() {
 }
 
 #[test]
-fn a_client_that_wants_to_close_is_obeyed() {
+fn connection_close_closes_after_the_response() {
     let daemon = daemon();
     let mut client = daemon.connect();
     let answer = client.send("GET /hello HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").answer();
@@ -345,7 +345,7 @@ fn expect_100_continue_is_answered_before_the_body() {
 }
 
 #[test]
-fn who_expects_100_continue_for_too_much_is_spared_the_upload() {
+fn expect_100_continue_over_the_limit_is_413() {
     let daemon = Rgun::fake().set("limits.body", "1KiB").serving();
     let mut client = daemon.connect();
     client.send("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 4096\r\nExpect: 100-continue\r\n\r\n");
@@ -368,7 +368,7 @@ fn head_is_answered_without_a_body() {
 }
 
 #[test]
-fn answers_that_must_have_no_body_have_none() {
+fn responses_204_and_304_have_no_body() {
     let daemon = daemon();
     let mut client = daemon.connect();
     for status in [204, 304] {
@@ -393,7 +393,7 @@ fn a_chunked_upload_arrives_with_its_length() {
 }
 
 #[test]
-fn trailers_are_taken_and_not_mistaken_for_fields() {
+fn request_trailers_are_not_fields() {
     let daemon = daemon();
     let mut client = daemon.connect();
     let head = "POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n";
@@ -404,7 +404,7 @@ fn trailers_are_taken_and_not_mistaken_for_fields() {
 }
 
 #[test]
-fn every_answer_has_an_id_of_its_own() {
+fn each_response_has_its_own_request_id() {
     let daemon = daemon();
     let mut client = daemon.connect();
     let mut ids = Vec::new();
@@ -420,7 +420,7 @@ fn every_answer_has_an_id_of_its_own() {
 }
 
 #[test]
-fn a_proxys_request_id_is_kept_and_an_unsafe_one_is_not() {
+fn a_proxys_request_id_is_kept_if_it_is_safe() {
     let daemon = daemon();
     let mut client = daemon.connect();
     let mut with_id = |id: &str| {

@@ -25,7 +25,7 @@ fn the_access_log_has_each_request_once_under_its_id() {
 }
 
 #[test]
-fn without_being_asked_there_is_no_access_log() {
+fn there_is_no_access_log_by_default() {
     let mut daemon = Rgun::fake().serving();
     let answer = daemon.get("/hello");
     daemon.stops();
@@ -34,7 +34,7 @@ fn without_being_asked_there_is_no_access_log() {
 }
 
 #[test]
-fn an_application_that_raises_is_one_entry_with_its_traceback() {
+fn an_exception_is_one_entry_with_its_traceback() {
     let daemon = Rgun::fake().serving();
     let answer = daemon.get("/raise");
     answer.is_a_refusal(500);
@@ -49,7 +49,7 @@ fn an_application_that_raises_is_one_entry_with_its_traceback() {
 }
 
 #[test]
-fn an_application_that_raises_in_mid_body_is_in_the_log_too() {
+fn an_exception_in_mid_body_is_logged() {
     let daemon = Rgun::fake().serving();
     let mut client = daemon.connect();
     let broken = client.ask("/raise-mid-body/100").try_answer("GET");
@@ -62,7 +62,7 @@ fn an_application_that_raises_in_mid_body_is_in_the_log_too() {
 }
 
 #[test]
-fn an_application_that_raises_when_it_has_answered_is_an_entry_that_names_the_request() {
+fn an_exception_after_the_response_names_its_request() {
     let daemon = Rgun::fake().serving();
     let answer = daemon.get("/raise-late");
     assert_eq!((answer.status, answer.text().as_str()), (200, "Hello, world!"));
@@ -74,7 +74,7 @@ fn an_application_that_raises_when_it_has_answered_is_an_entry_that_names_the_re
 }
 
 #[test]
-fn a_line_break_in_a_path_is_not_one_in_the_log() {
+fn a_line_break_in_a_path_stays_escaped_in_the_log() {
     let daemon = Rgun::fake().flags(["--access-logfile", "-"]).serving();
     let answer = daemon.get("/hello%0aERROR%20all%20lost");
     let line = daemon.log.wait(answer.field("x-request-id"));
@@ -97,7 +97,7 @@ fn counted(log: &str, what: &str) -> u64 {
 }
 
 #[test]
-fn a_refused_request_has_an_entry_under_its_id_at_the_default_level() {
+fn a_refused_request_is_logged_at_the_default_level() {
     let daemon = Rgun::fake().set("limits.body", "10").serving();
     let answer = too_large(&daemon);
     answer.is_a_refusal(413);
@@ -109,7 +109,7 @@ fn a_refused_request_has_an_entry_under_its_id_at_the_default_level() {
 }
 
 #[test]
-fn requests_that_are_refused_alike_are_counted_instead_of_written_one_by_one() {
+fn equal_refusals_are_counted_in_one_entry() {
     let daemon = Rgun::fake().set("limits.body", "10").serving();
     for _ in 0..100 {
         too_large(&daemon).is_a_refusal(413);
@@ -129,7 +129,7 @@ fn with_an_access_log_each_refused_request_has_its_entry() {
 }
 
 #[test]
-fn requests_that_are_shed_are_warnings_that_are_counted() {
+fn shed_requests_are_counted_in_one_warning() {
     let daemon = Rgun::fake().set("limits.queue", "1").serving();
     let mut running = daemon.connect();
     running.ask("/hang");
@@ -148,7 +148,7 @@ fn requests_that_are_shed_are_warnings_that_are_counted() {
 }
 
 #[test]
-fn controls_in_a_path_reach_neither_the_message_nor_the_fields_of_stderr() {
+fn control_characters_in_a_path_are_escaped_on_stderr() {
     let daemon = Rgun::fake().flags(["--access-logfile", "-"]).serving();
     let answer = daemon.connect().ask("/a\u{9b}2J\u{202e}b").answer();
     let line = daemon.log.wait(answer.field("x-request-id"));
@@ -158,7 +158,7 @@ fn controls_in_a_path_reach_neither_the_message_nor_the_fields_of_stderr() {
 }
 
 #[test]
-fn controls_in_a_path_are_escaped_in_the_journal_and_kept_in_a_field_of_their_own() {
+fn control_characters_in_a_path_have_a_raw_journal_field() {
     if !may_replace_journald() {
         return skipped("a path with controls in the journal: takes root, to put a journald in its place");
     }

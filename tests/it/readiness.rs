@@ -13,7 +13,7 @@ fn notified(rgun: Rgun) -> (Rgun, Notified) {
 }
 
 #[test]
-fn ready_is_said_when_a_worker_is_ready_and_not_before() {
+fn ready_is_sent_once_a_worker_is_ready() {
     let (rgun, gate) = Rgun::fake().gated();
     let (rgun, mut systemd) = notified(rgun);
     let daemon = rgun.start();
@@ -30,7 +30,7 @@ fn ready_is_said_when_a_worker_is_ready_and_not_before() {
 }
 
 #[test]
-fn an_application_that_does_not_boot_is_never_ready_and_the_status_says_why() {
+fn a_failed_boot_is_in_the_status_without_ready() {
     let (rgun, mut systemd) = notified(Rgun::fake().fake_does("failed"));
     let mut daemon = rgun.start();
     let at = systemd.wait("STATUS=0/1 workers ready: loading it raised Fake (fake.py, line 1)");
@@ -47,7 +47,7 @@ fn an_application_that_does_not_boot_is_never_ready_and_the_status_says_why() {
 }
 
 #[test]
-fn a_start_that_takes_its_time_asks_for_more_of_it() {
+fn a_slow_start_extends_its_timeout() {
     let (rgun, gate) = Rgun::fake().gated();
     let (rgun, mut systemd) = notified(rgun);
     let _daemon = rgun.start();
@@ -60,7 +60,7 @@ fn a_start_that_takes_its_time_asks_for_more_of_it() {
 }
 
 #[test]
-fn stopping_is_said_first_and_the_status_tells_of_the_drain() {
+fn stopping_is_sent_before_the_drain_status() {
     let (rgun, mut systemd) = notified(Rgun::fake());
     let mut daemon = rgun.serving();
     systemd.wait("READY=1");
@@ -75,7 +75,7 @@ fn stopping_is_said_first_and_the_status_tells_of_the_drain() {
 }
 
 #[test]
-fn a_dead_worker_shows_in_the_status_and_its_successor_too() {
+fn the_status_follows_a_workers_death_and_successor() {
     let (rgun, mut systemd) = notified(Rgun::fake());
     let daemon = rgun.serving();
     let ready = systemd.wait("STATUS=1/1 workers ready");
@@ -87,7 +87,7 @@ fn a_dead_worker_shows_in_the_status_and_its_successor_too() {
 }
 
 #[test]
-fn the_watchdog_is_fed_within_its_period() {
+fn the_watchdog_is_pinged_within_its_period() {
     let (rgun, mut systemd) = notified(Rgun::fake().variable("WATCHDOG_USEC", "1000000"));
     let daemon = rgun.serving();
     let mut client = daemon.connect();
@@ -105,7 +105,7 @@ fn the_watchdog_is_fed_within_its_period() {
 }
 
 #[test]
-fn a_watchdog_for_another_process_is_not_fed() {
+fn a_watchdog_for_another_process_is_not_pinged() {
     let watchdog = Rgun::fake().variable("WATCHDOG_USEC", "20000").variable("WATCHDOG_PID", "1");
     let (rgun, mut systemd) = notified(watchdog);
     let mut daemon = rgun.serving();
@@ -116,7 +116,7 @@ fn a_watchdog_for_another_process_is_not_fed() {
 }
 
 #[test]
-fn a_secret_in_an_exception_is_in_the_log_and_nowhere_else() {
+fn a_secret_in_an_exception_is_only_in_the_log() {
     let source = "import os\n\ndef connect(url):\n    raise RuntimeError('cannot connect to ' + url)\n\n\
                   connect('postgres://shop:hunter2@db/shop')\n";
     let (rgun, mut systemd) = notified(Rgun::python(source));
@@ -137,7 +137,7 @@ fn a_secret_in_an_exception_is_in_the_log_and_nowhere_else() {
 }
 
 #[test]
-fn a_secret_in_the_exception_of_a_failed_reload_is_not_in_the_status() {
+fn a_secret_in_a_failed_reload_is_not_in_the_status() {
     let sound =
         "def application(environ, start_response):\n    start_response('200 OK', [])\n    return [b'']\n";
     let (rgun, mut systemd) = notified(Rgun::python(sound));

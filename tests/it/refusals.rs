@@ -30,7 +30,7 @@ fn of_file(text: &str) -> Rgun {
 const APP: &str = "[app]\ntarget = \"fake:app\"\n";
 
 #[test]
-fn no_such_interpreter() {
+fn a_missing_interpreter_is_refused() {
     refused(
         Rgun::fake().flags(["--python", "/nonexistent/bin/python"]),
         USAGE,
@@ -44,7 +44,7 @@ fn no_such_interpreter() {
 }
 
 #[test]
-fn an_interpreter_that_cannot_be_executed() {
+fn an_interpreter_that_cannot_run_is_refused() {
     let rgun = Rgun::fake();
     let path = rgun.scratch().write("python", "no program");
     refused(
@@ -63,7 +63,7 @@ fn an_interpreter_that_cannot_be_executed() {
 }
 
 #[test]
-fn an_interpreter_that_is_no_python() {
+fn an_interpreter_other_than_python_is_refused() {
     refused(
         Rgun::fake().flags(["--python", "/bin/true"]),
         CONFIG,
@@ -72,7 +72,7 @@ fn an_interpreter_that_is_no_python() {
 }
 
 #[test]
-fn an_interpreter_that_is_too_old() {
+fn an_interpreter_that_is_too_old_is_refused() {
     let Some(old) = old_python() else {
         return skipped("a Python that is too old: there is none on this machine");
     };
@@ -84,20 +84,20 @@ fn an_interpreter_that_is_too_old() {
 }
 
 #[test]
-fn no_such_module() {
+fn a_missing_module_is_refused() {
     let log = refused(Rgun::python("").target("missing.wsgi"), CONFIG, &["app.target", "missing"]);
     assert!(!log.contains("Traceback"), "a mistake in the configuration has no traceback: {log}");
 }
 
 #[test]
-fn no_such_attribute() {
+fn a_missing_attribute_is_refused() {
     let log = refused(Rgun::python("app = print\n"), CONFIG, &["app.target", "application"]);
     assert!(!log.contains("Traceback"), "{log}");
     assert!(log.contains("app:app"), "what there is instead: {log}");
 }
 
 #[test]
-fn an_attribute_that_cannot_be_called() {
+fn an_attribute_that_is_not_callable_is_refused() {
     refused(
         Rgun::python("application = 42\n"),
         CONFIG,
@@ -106,7 +106,7 @@ fn an_attribute_that_cannot_be_called() {
 }
 
 #[test]
-fn an_import_that_raises_is_told_once_with_its_traceback() {
+fn an_import_that_raises_is_logged_with_one_traceback() {
     let log = refused(
         Rgun::python("import json\n\njson.loads('{')\n").flags(["--workers", "4"]),
         CONFIG,
@@ -116,19 +116,19 @@ fn an_import_that_raises_is_told_once_with_its_traceback() {
 }
 
 #[test]
-fn an_import_that_exits_is_told() {
+fn an_import_that_exits_is_logged() {
     refused(Rgun::python("import os\nos._exit(9)\n"), CONFIG, &["exited with status 9", "while booting"]);
     refused(Rgun::python("raise SystemExit('not today')\n"), CONFIG, &["not today"]);
 }
 
 #[test]
-fn an_import_that_never_ends_is_a_matter_of_time() {
+fn an_import_that_never_ends_exceeds_timeouts_boot() {
     let rgun = Rgun::python("import time\nwhile True: time.sleep(1)\n").set("timeouts.boot", "700ms");
     refused(rgun, CONFIG, &["timeouts.boot"]);
 }
 
 #[test]
-fn an_unknown_key_names_the_nearest() {
+fn an_unknown_key_suggests_the_nearest() {
     refused(
         of_file(&format!("{APP}[workers]\ncuont = 3\n[timeouts]\nrequests = \"3s\"\n")),
         CONFIG,
@@ -145,7 +145,7 @@ fn an_unknown_key_names_the_nearest() {
 }
 
 #[test]
-fn a_wrong_unit_is_told_with_those_there_are() {
+fn an_unknown_unit_lists_the_known_ones() {
     let text = format!("{APP}[timeouts]\nrequest = \"30parsecs\"\n[limits]\nbody = \"1GigaByte\"\n");
     refused(
         of_file(&text),
@@ -156,20 +156,20 @@ fn a_wrong_unit_is_told_with_those_there_are() {
 }
 
 #[test]
-fn a_negative_count_is_told() {
+fn a_negative_count_is_refused() {
     refused(of_file(&format!("{APP}[workers]\ncount = -2\n")), CONFIG, &["workers.count", "-2"]);
     refused(Rgun::fake().flags(["--workers", "-2"]), USAGE, &["--workers", "-2"]);
     refused(Rgun::fake().flags(["--threads", "0"]), USAGE, &["--threads", "0"]);
 }
 
 #[test]
-fn all_mistakes_are_told_at_once() {
+fn all_errors_are_reported_at_once() {
     let text = format!("{APP}interface = \"cgi\"\n[workers]\nthreads = 0\n[log]\nlevel = \"loud\"\n");
     refused(of_file(&text), CONFIG, &["app.interface", "workers.threads", "log.level"]);
 }
 
 #[test]
-fn a_file_that_is_none_or_no_toml() {
+fn a_missing_or_malformed_file_is_refused() {
     refused(
         Rgun::fake().without_flags().flags(["--config", "/nonexistent/rgun.toml"]),
         CONFIG,
@@ -179,7 +179,7 @@ fn a_file_that_is_none_or_no_toml() {
 }
 
 #[test]
-fn an_address_in_use() {
+fn an_address_in_use_is_refused() {
     let (_socket, address) = systemd::tcp("127.0.0.1:0");
     let crate::support::client::Address::Tcp(taken) = &address else { panic!("TCP") };
     let bind = taken.to_string();
@@ -196,7 +196,7 @@ fn an_address_in_use() {
 }
 
 #[test]
-fn a_bind_that_would_overwrite_a_file() {
+fn a_bind_over_a_regular_file_is_refused() {
     let rgun = Rgun::fake();
     let path = rgun.scratch().write("precious", "content");
     let bind = format!("unix:{}", path.display());
@@ -204,7 +204,7 @@ fn a_bind_that_would_overwrite_a_file() {
 }
 
 #[test]
-fn a_directory_that_is_missing_or_unreadable() {
+fn a_missing_or_unreadable_directory_is_refused() {
     refused(Rgun::fake().flags(["--chdir", "/nonexistent"]), USAGE, &["--chdir", "/nonexistent"]);
     refused(
         of_file(&format!("{APP}directory = \"/etc/passwd\"\n")),
@@ -223,7 +223,7 @@ fn a_directory_that_is_missing_or_unreadable() {
 }
 
 #[test]
-fn a_client_that_came_before_a_failed_start_is_told_that_there_is_no_application() {
+fn clients_waiting_for_a_failed_start_get_503() {
     let (rgun, gate) = Rgun::fake().gated();
     let mut daemon = rgun.start();
     let mut client = daemon.connect();

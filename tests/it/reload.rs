@@ -56,7 +56,7 @@ fn generation(daemon: &Daemon) -> String {
 }
 
 #[test]
-fn a_signal_brings_a_new_generation_and_the_old_one_leaves() {
+fn sighup_replaces_the_generation() {
     let daemon = rgun().flags(["--workers", "2"]).start();
     daemon.log.wait_for(2, "is ready after");
     assert_eq!(generation(&daemon), "1");
@@ -71,7 +71,7 @@ fn a_signal_brings_a_new_generation_and_the_old_one_leaves() {
 }
 
 #[test]
-fn the_client_waits_for_the_verdict_and_says_it() {
+fn the_reload_command_waits_for_the_outcome() {
     let daemon = rgun().serving();
     let said = reload(&daemon);
     assert!(said.status.success(), "{said:?}");
@@ -80,7 +80,7 @@ fn the_client_waits_for_the_verdict_and_says_it() {
 }
 
 #[test]
-fn code_that_does_not_load_changes_nothing_and_the_client_shows_why() {
+fn a_failed_import_keeps_the_old_generation() {
     let rgun = rgun();
     let mut systemd = Notified::at(rgun.scratch());
     let name = systemd.name.clone();
@@ -105,7 +105,7 @@ fn code_that_does_not_load_changes_nothing_and_the_client_shows_why() {
 }
 
 #[test]
-fn a_second_worker_that_does_not_come_up_changes_nothing_either() {
+fn a_failed_second_worker_keeps_the_old_generation() {
     let (rgun, gate) = gated();
     let daemon = rgun.flags(["--workers", "2"]).start();
     for ready in 1..=2 {
@@ -129,7 +129,7 @@ fn a_second_worker_that_does_not_come_up_changes_nothing_either() {
 }
 
 #[test]
-fn a_configuration_that_is_wrong_is_refused_with_all_its_errors() {
+fn a_wrong_configuration_lists_all_its_errors() {
     let rgun = rgun();
     let path = rgun.scratch().join("rgun.toml");
     std::fs::write(&path, "[timeouts]\nrequest = \"5s\"\n").expect("a new file");
@@ -146,7 +146,7 @@ fn a_configuration_that_is_wrong_is_refused_with_all_its_errors() {
 }
 
 #[test]
-fn changed_limits_and_numbers_take_effect_with_the_new_generation() {
+fn a_reload_applies_changed_limits_and_counts() {
     let rgun = rgun().without_count();
     let path = rgun.scratch().join("rgun.toml");
     std::fs::write(&path, "[workers]\ncount = 1\n[timeouts]\nrequest = \"30s\"\n").expect("a new file");
@@ -195,7 +195,7 @@ fn no_request_is_lost_while_generations_change() {
 }
 
 #[test]
-fn a_long_request_of_the_old_generation_is_finished() {
+fn a_request_of_the_old_generation_is_finished() {
     let daemon = rgun().serving();
     let mut client = daemon.connect();
     client.ask("/stream/8/100").head();
@@ -206,7 +206,7 @@ fn a_long_request_of_the_old_generation_is_finished() {
 }
 
 #[test]
-fn a_later_reload_supersedes_one_that_is_under_way() {
+fn a_second_reload_supersedes_the_first() {
     let (rgun, gate) = gated();
     let daemon = rgun.start();
     gate.open("");
@@ -239,7 +239,7 @@ fn a_stop_during_a_reload_ends_both() {
 }
 
 #[test]
-fn a_reload_heals_an_application_that_never_booted() {
+fn a_reload_starts_an_application_that_failed_to_boot() {
     let rgun = rgun();
     let mut systemd = Notified::at(rgun.scratch());
     let name = systemd.name.clone();
@@ -257,7 +257,7 @@ fn a_reload_heals_an_application_that_never_booted() {
 }
 
 #[test]
-fn an_application_that_is_repaired_is_found_without_being_told() {
+fn a_repaired_application_boots_without_a_reload() {
     let rgun = rgun();
     let mut systemd = Notified::at(rgun.scratch());
     let name = systemd.name.clone();
@@ -270,7 +270,7 @@ fn an_application_that_is_repaired_is_found_without_being_told() {
 }
 
 #[test]
-fn the_probe_decides_about_a_canary() {
+fn the_probe_decides_whether_a_reload_succeeds() {
     let rgun = rgun();
     let path = rgun.scratch().join("rgun.toml");
     std::fs::write(&path, "[reload]\nprobe = \"/status/500\"\n").expect("a new file");
@@ -293,7 +293,7 @@ def application(environ, start_response):
 ";
 
 #[test]
-fn a_generation_that_answers_clearly_worse_gives_way_to_the_one_before() {
+fn a_clearly_worse_generation_is_rolled_back() {
     let rgun = Rgun::python(VERSIONED).set("reload.watch", "60s");
     let mut systemd = Notified::at(rgun.scratch());
     let name = systemd.name.clone();
@@ -318,7 +318,7 @@ fn a_generation_that_answers_clearly_worse_gives_way_to_the_one_before() {
 }
 
 #[test]
-fn a_generation_that_answers_as_well_stays_when_the_watch_is_over() {
+fn an_equally_good_generation_is_kept() {
     let daemon = Rgun::python(VERSIONED).set("reload.watch", "1s").serving();
     daemon.signal(Signal::SIGHUP);
     daemon.log.wait("reloaded: generation 2 serves");
@@ -331,7 +331,7 @@ fn a_generation_that_answers_as_well_stays_when_the_watch_is_over() {
 }
 
 #[test]
-fn who_asks_where_no_daemon_is_is_told_so() {
+fn a_reload_without_a_daemon_exits_69() {
     let nowhere = PathBuf::from("/nonexistent");
     let said = Command::new(env!("CARGO_BIN_EXE_rgun"))
         .args(["reload", "--socket"])
@@ -343,7 +343,7 @@ fn who_asks_where_no_daemon_is_is_told_so() {
 }
 
 #[test]
-fn a_daemon_that_was_killed_leaves_a_socket_that_the_next_one_takes_over() {
+fn a_stale_control_socket_is_replaced() {
     let rgun = rgun();
     rgun.scratch().write("control", "what a crash left behind");
     let daemon = rgun.serving();

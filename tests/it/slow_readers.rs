@@ -60,12 +60,12 @@ fn n_spooled(daemon: &Daemon) -> usize {
 }
 
 #[test]
-fn two_clients_that_do_not_read_hold_no_worker() {
+fn clients_that_do_not_read_hold_no_worker() {
     two_workers_are_free_for_a_third(Rgun::fake(), &format!("/large/{LARGE}"));
 }
 
 #[test]
-fn two_clients_that_do_not_read_hold_no_event_loop() {
+fn clients_that_do_not_read_hold_no_event_loop() {
     two_workers_are_free_for_a_third(fake_asgi(), &format!("/large/{LARGE}"));
 }
 
@@ -107,7 +107,7 @@ async def asgi(scope, receive, send):
 "#;
 
 #[test]
-fn two_clients_that_do_not_read_hold_no_interpreter_whatever_the_body_is_made_of() {
+fn clients_that_do_not_read_hold_no_interpreter() {
     for path in ["/list", "/iterator", "/bytes"] {
         two_workers_are_free_for_a_third(Rgun::python(APPLICATIONS).target("app:wsgi"), path);
     }
@@ -117,7 +117,7 @@ fn two_clients_that_do_not_read_hold_no_interpreter_whatever_the_body_is_made_of
 }
 
 #[test]
-fn complete_answers_of_many_clients_that_do_not_read_are_bounded_too() {
+fn unread_complete_responses_are_bounded() {
     let daemon = bounded(Rgun::fake(), "8MiB", "1GiB").start();
     daemon.log.wait_for(2, "is ready after");
     assert_eq!(daemon.get("/large/1000000").body.len(), 1_000_000);
@@ -138,7 +138,7 @@ fn complete_answers_of_many_clients_that_do_not_read_are_bounded_too() {
 }
 
 #[test]
-fn an_answer_of_a_worker_that_has_gone_comes_whole() {
+fn a_response_outlives_its_worker() {
     let daemon = bounded(Rgun::fake(), "64MiB", "0").flags(["--workers", "1"]).serving();
     let worker = daemon.worker();
     let mut client = daemon.connect();
@@ -152,7 +152,7 @@ fn an_answer_of_a_worker_that_has_gone_comes_whole() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_cut_off_and_named() {
+fn a_client_that_never_reads_is_cut_off_and_logged() {
     let daemon = bounded(Rgun::fake(), "64MiB", "0").set("timeouts.body", "700ms").serving();
     let mut client = daemon.connect();
     let id = client.ask("/large/20000000").head().field("x-request-id").to_owned();
@@ -163,7 +163,7 @@ fn a_client_that_never_reads_is_cut_off_and_named() {
 }
 
 #[test]
-fn a_client_that_reads_below_the_rate_is_cut_off_and_one_above_it_is_not() {
+fn only_clients_below_the_rate_are_cut_off() {
     let rgun = bounded(Rgun::fake(), "64MiB", "0").set("limits.response_rate", "400KiB");
     let daemon = rgun.set("timeouts.body", "2s").serving();
     let mut slow = daemon.connect();
@@ -187,14 +187,14 @@ fn a_client_that_reads_below_the_rate_is_cut_off_and_one_above_it_is_not() {
 }
 
 #[test]
-fn a_stream_that_is_silent_has_no_slow_client() {
+fn a_silent_stream_has_no_slow_client() {
     let daemon = Rgun::fake().set("limits.response_rate", "1MiB").set("timeouts.body", "300ms").serving();
     let answer = daemon.get("/stream/4/700");
     assert_eq!(answer.text(), "part 0\npart 1\npart 2\npart 3\n");
 }
 
 #[test]
-fn a_reload_changes_what_answers_may_hold() {
+fn a_reload_changes_the_response_limits() {
     let rgun = Rgun::fake().without_count();
     let path = rgun.scratch().join("rgun.toml");
     let limits = |memory: &str| {

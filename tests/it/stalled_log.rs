@@ -49,7 +49,7 @@ fn ends(mut daemon: Daemon, signal: Signal) {
 }
 
 #[test]
-fn a_worker_is_replaced_while_nobody_reads_stderr() {
+fn workers_are_replaced_while_stderr_is_unread() {
     let mut daemon = stalled();
     kills_a_worker_and_gets_another(&daemon);
     daemon.log.release();
@@ -58,17 +58,17 @@ fn a_worker_is_replaced_while_nobody_reads_stderr() {
 }
 
 #[test]
-fn sigterm_ends_a_daemon_whose_stderr_nobody_reads() {
+fn sigterm_stops_a_daemon_with_unread_stderr() {
     ends(stalled(), Signal::SIGTERM);
 }
 
 #[test]
-fn sigquit_ends_a_daemon_whose_stderr_nobody_reads() {
+fn sigquit_stops_a_daemon_with_unread_stderr() {
     ends(stalled(), Signal::SIGQUIT);
 }
 
 #[test]
-fn lines_that_were_lost_are_counted_when_stderr_is_read_again() {
+fn lost_lines_are_counted_once_stderr_is_read() {
     let daemon = stalled();
     daemon.log.release();
     daemon.log.wait("lines are missing");
@@ -77,7 +77,7 @@ fn lines_that_were_lost_are_counted_when_stderr_is_read_again() {
 }
 
 #[test]
-fn a_worker_that_prints_goes_on_while_nobody_reads_stderr() {
+fn a_printing_worker_runs_while_stderr_is_unread() {
     let source = "import sys\n\
         def application(environ, start_response):\n\
         \x20   for _ in range(100):\n\
@@ -96,7 +96,7 @@ fn a_worker_that_prints_goes_on_while_nobody_reads_stderr() {
 }
 
 #[test]
-fn a_journald_that_never_reads_holds_up_nobody() {
+fn an_unread_journald_socket_delays_nothing() {
     if !may_replace_journald() {
         return skipped("a journald that never reads: takes root, to put one in its place");
     }
@@ -109,7 +109,7 @@ fn a_journald_that_never_reads_holds_up_nobody() {
 }
 
 #[test]
-fn journald_is_told_of_entries_that_were_lost() {
+fn lost_entries_are_counted_in_the_journal() {
     if !may_replace_journald() {
         return skipped("a journald that reads late: takes root, to put one in its place");
     }

@@ -9,7 +9,7 @@ fn asgi() -> Rgun {
 }
 
 #[test]
-fn a_head_reaches_its_client_before_there_is_a_body() {
+fn a_head_is_sent_before_the_body_starts() {
     let daemon = asgi().serving();
     let mut client = daemon.connect();
     let head = client.ask("/events").head();
@@ -21,7 +21,7 @@ fn a_head_reaches_its_client_before_there_is_a_body() {
 }
 
 #[test]
-fn the_head_of_a_stream_answers_a_head_request_and_its_application_is_told() {
+fn a_head_request_to_a_stream_ends_with_a_disconnect() {
     let daemon = asgi().serving();
     let mut client = daemon.connect();
     client.send("HEAD /silent-events HTTP/1.1\r\nHost: test\r\n\r\n");
@@ -31,7 +31,7 @@ fn the_head_of_a_stream_answers_a_head_request_and_its_application_is_told() {
 }
 
 #[test]
-fn a_stream_that_is_silent_for_too_long_is_cut_and_named_and_gets_no_504() {
+fn a_silent_stream_over_its_deadline_is_cut_off() {
     let daemon = asgi().flags(["--timeout", "400ms"]).serving();
     let worker = daemon.worker();
     let mut client = daemon.connect();
@@ -47,7 +47,7 @@ fn a_stream_that_is_silent_for_too_long_is_cut_and_named_and_gets_no_504() {
 }
 
 #[test]
-fn each_part_of_a_stream_begins_its_time_anew_in_threads_and_in_event_loops() {
+fn each_part_of_a_stream_restarts_the_deadline() {
     for rgun in [Rgun::fake(), asgi()] {
         let daemon = rgun.flags(["--timeout", "1s"]).serving();
         let worker = daemon.worker();
@@ -63,7 +63,7 @@ fn each_part_of_a_stream_begins_its_time_anew_in_threads_and_in_event_loops() {
 }
 
 #[test]
-fn the_head_of_a_stream_is_its_first_part() {
+fn the_head_of_a_stream_restarts_the_deadline() {
     let daemon = asgi().flags(["--timeout", "1s"]).serving();
     let mut client = daemon.connect();
     let begun = Instant::now();
@@ -74,7 +74,7 @@ fn the_head_of_a_stream_is_its_first_part() {
 }
 
 #[test]
-fn a_stream_that_pauses_for_longer_than_its_time_is_cut_in_threads_and_in_event_loops() {
+fn a_stream_paused_over_its_deadline_is_cut_off() {
     for rgun in [Rgun::fake(), asgi()] {
         let daemon = rgun.flags(["--timeout", "400ms"]).serving();
         let mut client = daemon.connect();

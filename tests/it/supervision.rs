@@ -47,19 +47,19 @@ fn names_its_stack(daemon: &Daemon, path: &str, line: &str) {
 }
 
 #[test]
-fn a_request_over_its_deadline_is_named_with_the_stacks_of_its_worker() {
+fn a_504_is_logged_with_the_stacks_of_its_worker() {
     let daemon = Rgun::python(STUCK).flags(["--timeout", "500ms"]).serving();
     names_its_stack(&daemon, "/export", "line 7");
 }
 
 #[test]
-fn stacks_are_taken_while_c_code_holds_the_gil() {
+fn stacks_are_dumped_while_c_code_holds_the_gil() {
     let daemon = Rgun::python(STUCK).flags(["--timeout", "500ms"]).serving();
     names_its_stack(&daemon, "/export?c", "line 6");
 }
 
 #[test]
-fn a_slow_request_is_told_once_with_its_stack_and_is_not_harmed() {
+fn a_slow_request_is_logged_once_with_its_stack() {
     let source = STUCK.replace("time.sleep(60)", "time.sleep(1)");
     let daemon = Rgun::python(&source).set("log.slow", "200ms").serving();
     assert_eq!(daemon.get("/export").text(), "ok");
@@ -73,7 +73,7 @@ fn a_slow_request_is_told_once_with_its_stack_and_is_not_harmed() {
 }
 
 #[test]
-fn an_import_that_hangs_is_shown_where_it_hangs() {
+fn a_hanging_import_is_logged_with_its_stack() {
     let rgun = Rgun::python("import time\ntime.sleep(60)\n").set("timeouts.boot", "700ms");
     let mut systemd = Notified::at(rgun.scratch());
     let name = systemd.name.clone();
@@ -89,7 +89,7 @@ fn an_import_that_hangs_is_shown_where_it_hangs() {
 // === deaths ===
 
 #[test]
-fn a_worker_that_dies_is_told_with_the_request_it_had() {
+fn a_workers_death_is_logged_with_its_request() {
     let daemon = Rgun::fake().serving();
     let answer = daemon.get("/abort");
     answer.is_a_refusal(502);
@@ -99,7 +99,7 @@ fn a_worker_that_dies_is_told_with_the_request_it_had() {
 }
 
 #[test]
-fn an_idempotent_request_is_tried_once_more_if_that_is_wanted() {
+fn an_idempotent_request_is_retried_if_configured() {
     let source = "
 import os
 def application(environ, start_response):
@@ -116,7 +116,7 @@ def application(environ, start_response):
 }
 
 #[test]
-fn a_post_is_not_tried_again() {
+fn a_post_is_not_retried() {
     let daemon = Rgun::fake().set("workers.retry", "idempotent").serving();
     let mut client = daemon.connect();
     client.send("POST /die HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n");
@@ -124,7 +124,7 @@ fn a_post_is_not_tried_again() {
 }
 
 #[test]
-fn a_request_that_kills_workers_twice_is_kept_away_from_the_third() {
+fn a_request_that_killed_two_workers_is_quarantined() {
     let daemon = Rgun::fake().flags(["--workers", "2"]).start();
     daemon.log.wait_for(2, "is ready after");
     daemon.get("/die").is_a_refusal(502);
@@ -141,7 +141,7 @@ fn a_request_that_kills_workers_twice_is_kept_away_from_the_third() {
 // === wear ===
 
 #[test]
-fn a_worker_is_replaced_after_its_share_of_requests_and_nobody_notices() {
+fn a_worker_is_recycled_after_max_requests() {
     let daemon = Rgun::fake().flags(["--max-requests", "5"]).serving();
     let first = daemon.worker();
     let mut client = daemon.connect();
@@ -155,7 +155,7 @@ fn a_worker_is_replaced_after_its_share_of_requests_and_nobody_notices() {
 }
 
 #[test]
-fn a_worker_that_grows_beyond_its_memory_is_replaced() {
+fn a_worker_is_recycled_over_max_memory() {
     let source = "
 kept = []
 def application(environ, start_response):
@@ -171,7 +171,7 @@ def application(environ, start_response):
 }
 
 #[test]
-fn a_worker_is_replaced_when_it_is_old() {
+fn a_worker_is_recycled_after_max_lifetime() {
     let daemon = Rgun::fake().set("workers.max_lifetime", "1s").serving();
     let first = daemon.worker();
     until("another one", || (daemon.worker() != first).then_some(()));
@@ -211,7 +211,7 @@ fn workers_are_added_while_requests_wait() {
 }
 
 #[test]
-fn without_requests_the_workers_leave_and_the_next_request_brings_them_back() {
+fn idle_workers_exit_and_a_request_restarts_them() {
     let daemon = Rgun::fake().set("workers.idle_exit", "1s").serving();
     until("nobody is left", || daemon.descendants().is_empty().then_some(()));
     daemon.log.wait("the workers leave until the next one");
@@ -230,7 +230,7 @@ def application(environ, start_response):
 ";
 
 #[test]
-fn preloaded_workers_are_forked_from_one_process_and_are_the_daemons_children() {
+fn preloaded_workers_are_children_of_the_daemon() {
     let daemon = Rgun::python(PRELOADED).flags(["--preload", "--workers", "2"]).start();
     daemon.log.wait_for(3, "is ready after");
     let said = daemon.get("/").text();
@@ -262,7 +262,7 @@ fn a_reload_with_preload_loads_new_code_in_a_new_zygote() {
 }
 
 #[test]
-fn a_worker_that_has_served_becomes_what_the_others_are_forked_from() {
+fn a_drained_worker_is_promoted_to_zygote() {
     let source = "
 import os
 served = 0
@@ -326,7 +326,7 @@ def application(environ, start_response):
 // === paths ===
 
 #[test]
-fn some_paths_have_limits_of_their_own() {
+fn a_path_rule_overrides_timeout_and_concurrency() {
     let toml = "[timeouts]\nrequest = \"300ms\"\n[[timeouts.path]]\nmatch = \"/slow/*\"\nrequest = \"10s\"\n\
                 concurrency = 1\n";
     let daemon = configured(Rgun::fake(), toml).flags(["--workers", "3"]).start();

@@ -50,7 +50,7 @@ fn flood(daemon: &Daemon, client: &mut Client, requests: &[u8]) -> u64 {
 }
 
 #[test]
-fn a_client_that_asks_on_and_on_and_does_not_read_is_not_read_any_more() {
+fn a_client_that_never_reads_is_no_longer_read() {
     let body = pattern(1000);
     let expects = "POST /body HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n";
     let kinds: [(&str, Vec<u8>); 4] = [
@@ -72,7 +72,7 @@ fn a_client_that_asks_on_and_on_and_does_not_read_is_not_read_any_more() {
 }
 
 #[test]
-fn pings_of_a_client_that_does_not_read_are_not_all_answered() {
+fn pings_of_a_client_that_does_not_read_are_dropped() {
     let daemon = asgi().set("websocket.ping_interval", "off").serving();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let ping = frame(FIN | PING, &[b'p'; 125]);

@@ -30,7 +30,7 @@ fn n_open(daemon: &Daemon, what: &str) -> usize {
 }
 
 #[test]
-fn when_memory_is_full_bodies_go_to_the_disk_and_when_that_is_full_they_are_507() {
+fn bodies_spill_to_disk_and_then_are_507() {
     let daemon = bounded("4MiB", "8MiB").serving();
     // Memory has room for one of them, the disk for two.
     let mut uploads = Vec::new();
@@ -56,7 +56,7 @@ fn when_memory_is_full_bodies_go_to_the_disk_and_when_that_is_full_they_are_507(
 }
 
 #[test]
-fn a_body_counts_until_the_application_is_done_with_it() {
+fn a_body_counts_until_its_exchange_is_done() {
     let daemon = bounded("2MiB", "0").flags(["--threads", "2"]).serving();
     let mut slow = daemon.connect();
     slow.send(format!("POST /slow/1500 HTTP/1.1\r\nHost: test\r\nContent-Length: {MIB}\r\n\r\n"));
@@ -70,7 +70,7 @@ fn a_body_counts_until_the_application_is_done_with_it() {
 }
 
 #[test]
-fn many_small_bodies_that_stall_do_not_grow_the_daemon() {
+fn many_small_stalled_bodies_are_bounded() {
     let daemon = bounded("256KiB", "64MiB").serving();
     let mut uploads: Vec<_> = (0..50).map(|_| stalled(&daemon, 60_000, 50_000)).collect();
     // Four of them are in memory, the others are not.
@@ -101,14 +101,14 @@ fn dribbles(daemon: &Daemon, path: &str) {
 }
 
 #[test]
-fn a_body_that_dribbles_is_408_and_named() {
+fn a_body_below_the_rate_is_408() {
     let slow = |rgun: Rgun| rgun.set("limits.body_rate", "10KiB").set("timeouts.body", "600ms").serving();
     dribbles(&slow(Rgun::fake()), "/body");
     dribbles(&slow(Rgun::fake().fake_does("asgi")), "/take");
 }
 
 #[test]
-fn a_body_that_comes_slowly_but_at_the_rate_is_taken() {
+fn a_slow_body_above_the_rate_is_accepted() {
     for (rgun, path) in [(Rgun::fake(), "/body"), (Rgun::fake().fake_does("asgi"), "/take")] {
         let daemon = rgun.set("limits.body_rate", "1KiB").set("timeouts.body", "400ms").serving();
         let mut client = daemon.connect();
@@ -122,7 +122,7 @@ fn a_body_that_comes_slowly_but_at_the_rate_is_taken() {
 }
 
 #[test]
-fn without_a_rate_a_body_may_dribble() {
+fn without_a_rate_a_body_may_be_slow() {
     let daemon = Rgun::fake().set("limits.body_rate", "off").set("timeouts.body", "300ms").serving();
     let mut client = daemon.connect();
     client.send("POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 20\r\n\r\n");

@@ -22,7 +22,7 @@ fn told(daemon: &Daemon, end: &str) {
 // The handshake.
 
 #[test]
-fn a_handshake_reaches_the_application_as_it_is() {
+fn a_handshake_reaches_the_application_unchanged() {
     let daemon = asgi().serving();
     let fields = "Sec-WebSocket-Protocol: chat, superchat\r\nX-Own: yes\r\nOrigin: http://test\r\n";
     let mut socket = WebSocket::open_with(&daemon, "/scope/a%20b?room=1", fields);
@@ -61,7 +61,7 @@ fn the_application_chooses_subprotocol_and_fields() {
 }
 
 #[test]
-fn a_handshake_that_is_none_is_refused_and_not_the_application_s() {
+fn a_malformed_handshake_is_refused() {
     let daemon = asgi().set("log.access", "true").serving();
     let without = |name: &str| {
         let lines = handshake("/echo", "");
@@ -81,7 +81,7 @@ fn a_handshake_that_is_none_is_refused_and_not_the_application_s() {
 }
 
 #[test]
-fn who_does_not_ask_for_a_websocket_properly_gets_an_ordinary_answer() {
+fn requests_that_are_no_handshake_are_plain_http() {
     let daemon = asgi().serving();
     for change in
         [("Upgrade: websocket\r\n", ""), ("Connection: Upgrade\r\n", ""), ("GET", "POST"), ("1.1", "1.0")]
@@ -95,7 +95,7 @@ fn who_does_not_ask_for_a_websocket_properly_gets_an_ordinary_answer() {
 }
 
 #[test]
-fn a_denial_is_an_ordinary_answer_and_the_connection_goes_on() {
+fn a_denied_handshake_keeps_the_connection() {
     let daemon = asgi().serving();
     let mut client = daemon.connect();
     let answer = client.send(handshake("/deny", "")).answer();
@@ -108,7 +108,7 @@ fn a_denial_is_an_ordinary_answer_and_the_connection_goes_on() {
 }
 
 #[test]
-fn what_is_sent_with_the_handshake_is_not_lost() {
+fn frames_sent_with_the_handshake_are_kept() {
     let daemon = asgi().serving();
     let mut client = daemon.connect();
     let early =
@@ -122,7 +122,7 @@ fn what_is_sent_with_the_handshake_is_not_lost() {
 }
 
 #[test]
-fn a_websocket_may_be_a_connection_s_first_request_or_a_later_one() {
+fn a_handshake_may_follow_another_request() {
     for keepalive in ["0s", "75s"] {
         let daemon = asgi().set("timeouts.keepalive", keepalive).serving();
         let mut client = daemon.connect();
@@ -137,7 +137,7 @@ fn a_websocket_may_be_a_connection_s_first_request_or_a_later_one() {
 }
 
 #[test]
-fn open_websockets_do_not_take_the_place_of_requests() {
+fn open_websockets_take_no_request_slots() {
     let daemon = asgi().set("workers.concurrency", "2").serving();
     let mut sockets: Vec<_> = (0..20).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     for _ in 0..5 {
@@ -162,7 +162,7 @@ fn websockets_have_no_deadline() {
 // Who holds whom back.
 
 #[test]
-fn a_client_is_read_only_as_far_as_the_application_receives() {
+fn a_client_is_read_only_as_the_application_receives() {
     let daemon = asgi().serving();
     let before = daemon.rss();
     let mut socket = WebSocket::open(&daemon, "/slow/1");
@@ -185,7 +185,7 @@ fn a_client_is_read_only_as_far_as_the_application_receives() {
 }
 
 #[test]
-fn a_client_that_does_not_read_holds_its_application_back_and_nobody_else() {
+fn a_client_that_does_not_read_holds_its_application_back() {
     let daemon = asgi().serving();
     let before = daemon.rss();
     let mut slow = WebSocket::open(&daemon, "/send/2000/50000");
@@ -203,7 +203,7 @@ fn a_client_that_does_not_read_holds_its_application_back_and_nobody_else() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_cut_off_even_if_it_sends() {
+fn a_client_that_only_sends_is_cut_off() {
     let daemon = asgi().set("timeouts.body", "1s").serving();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let begun = Instant::now();
@@ -215,7 +215,7 @@ fn a_client_that_takes_nothing_is_cut_off_even_if_it_sends() {
 }
 
 #[test]
-fn small_and_empty_messages_both_ways_are_bounded_too() {
+fn small_and_empty_messages_are_bounded_both_ways() {
     let daemon = asgi().serving();
     let before = daemon.rss();
     let mut socket = WebSocket::open(&daemon, "/send/100000/0");
@@ -233,7 +233,7 @@ fn small_and_empty_messages_both_ways_are_bounded_too() {
 // Clocks.
 
 #[test]
-fn a_silent_client_is_asked_and_lives_on_if_it_answers() {
+fn a_client_that_answers_pings_stays_open() {
     let daemon = asgi().set("websocket.ping_interval", "300ms").set("websocket.ping_timeout", "2s").serving();
     let mut socket = WebSocket::open(&daemon, "/echo");
     for _ in 0..3 {
@@ -245,7 +245,7 @@ fn a_silent_client_is_asked_and_lives_on_if_it_answers() {
 }
 
 #[test]
-fn a_client_that_does_not_answer_is_closed_and_the_application_told() {
+fn a_client_that_ignores_pings_is_closed() {
     let daemon =
         asgi().set("websocket.ping_interval", "300ms").set("websocket.ping_timeout", "500ms").serving();
     let mut socket = WebSocket::open(&daemon, "/echo");
@@ -255,7 +255,7 @@ fn a_client_that_does_not_answer_is_closed_and_the_application_told() {
 }
 
 #[test]
-fn who_is_not_listened_to_is_not_taken_for_silent() {
+fn a_client_that_is_not_read_is_not_taken_for_silent() {
     let daemon =
         asgi().set("websocket.ping_interval", "200ms").set("websocket.ping_timeout", "200ms").serving();
     let mut socket = WebSocket::open(&daemon, "/slow/1500");
@@ -273,14 +273,14 @@ fn who_is_not_listened_to_is_not_taken_for_silent() {
 }
 
 #[test]
-fn a_client_that_is_gone_is_noticed_even_while_nobody_listens_to_it() {
+fn a_closed_client_is_noticed_while_it_is_not_read() {
     let daemon = asgi().over_tcp().set("websocket.ping_interval", "200ms").serving();
     WebSocket::open(&daemon, "/stone").send(FIN | BINARY, "unread");
     told(&daemon, "/stone 1006");
 }
 
 #[test]
-fn nobody_is_asked_when_that_is_off() {
+fn without_a_ping_interval_no_pings_are_sent() {
     let daemon = asgi().flags(["--ws-ping-interval", "0"]).serving();
     let mut socket = WebSocket::open(&daemon, "/echo");
     assert_eq!(daemon.get("/slow/1200").status, 200);
@@ -290,7 +290,7 @@ fn nobody_is_asked_when_that_is_off() {
 // Ends.
 
 #[test]
-fn an_application_closes_with_code_and_reason_and_the_client_answers() {
+fn an_application_closes_with_code_and_reason() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open(&daemon, "/close/4321/enough");
     assert_eq!(socket.closed(), (4321, "enough".to_owned()));
@@ -305,7 +305,7 @@ fn an_application_closes_with_code_and_reason_and_the_client_answers() {
 }
 
 #[test]
-fn after_its_close_a_client_s_messages_are_dropped_until_it_answers() {
+fn messages_after_the_servers_close_are_dropped() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open(&daemon, "/return");
     assert_eq!(socket.closed().0, 1000);
@@ -316,7 +316,7 @@ fn after_its_close_a_client_s_messages_are_dropped_until_it_answers() {
 }
 
 #[test]
-fn a_client_that_does_not_answer_a_close_is_left_after_ten_seconds() {
+fn an_unanswered_close_times_out_after_ten_seconds() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open(&daemon, "/return");
     assert_eq!(socket.closed().0, 1000);
@@ -327,14 +327,14 @@ fn a_client_that_does_not_answer_a_close_is_left_after_ten_seconds() {
 }
 
 #[test]
-fn a_code_that_is_none_becomes_1011() {
+fn an_invalid_close_code_becomes_1011() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open(&daemon, "/lie-code");
     assert_eq!(socket.closed().0, 1011);
 }
 
 #[test]
-fn the_application_is_told_how_its_client_left() {
+fn the_application_gets_the_clients_close_code() {
     let daemon = asgi().serving();
     let open = || WebSocket::open(&daemon, "/echo");
     open().close(1001, "going away").closed();
@@ -353,14 +353,14 @@ fn the_application_is_told_how_its_client_left() {
 }
 
 #[test]
-fn a_message_that_is_too_long_is_told_as_such() {
+fn a_message_over_the_limit_closes_with_1009() {
     let daemon = asgi().flags(["--ws-max-size", "1000"]).serving();
     WebSocket::open(&daemon, "/echo").send(FIN | TEXT, "x".repeat(1001)).fails_with(1009);
     told(&daemon, "/echo 1009 message too big");
 }
 
 #[test]
-fn an_application_that_raises_closes_with_1011_and_is_told_once() {
+fn an_exception_closes_with_1011_and_is_logged_once() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open(&daemon, "/raise");
     socket.text("go").fails_with(1011);
@@ -373,7 +373,7 @@ fn an_application_that_raises_closes_with_1011_and_is_told_once() {
 }
 
 #[test]
-fn a_worker_that_dies_takes_its_websockets_with_1011() {
+fn a_dead_worker_closes_its_websockets_with_1011() {
     let daemon = asgi().serving();
     let mut other = WebSocket::open(&daemon, "/echo");
     let mut socket = WebSocket::open(&daemon, "/die");
@@ -384,7 +384,7 @@ fn a_worker_that_dies_takes_its_websockets_with_1011() {
 }
 
 #[test]
-fn the_journal_has_the_handshake_and_the_end() {
+fn handshake_and_close_are_in_the_journal() {
     let daemon = asgi().set("log.access", "true").serving();
     let mut socket = WebSocket::open(&daemon, "/echo");
     daemon.log.wait("GET /echo 101");
@@ -400,7 +400,7 @@ fn the_journal_has_the_handshake_and_the_end() {
 // Restarts.
 
 #[test]
-fn a_stop_closes_all_with_1012_and_waits_for_their_answers() {
+fn a_stop_closes_with_1012_and_awaits_the_replies() {
     let mut daemon = asgi().serving();
     let mut sockets: Vec<_> = (0..5).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     sockets[0].text("on").says("on");
@@ -415,7 +415,7 @@ fn a_stop_closes_all_with_1012_and_waits_for_their_answers() {
 }
 
 #[test]
-fn many_are_closed_one_after_the_other() {
+fn a_stop_closes_many_websockets_staggered() {
     let mut daemon = asgi().serving();
     let sockets: Vec<_> = (0..60).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     let begun = Instant::now();
@@ -443,7 +443,7 @@ fn many_are_closed_one_after_the_other() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_clients_that_do_not_answer() {
+fn a_stop_does_not_wait_for_unanswered_closes() {
     let mut daemon = asgi().set("timeouts.drain", "2s").serving();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let begun = Instant::now();
@@ -455,7 +455,7 @@ fn a_stop_does_not_wait_for_clients_that_do_not_answer() {
 }
 
 #[test]
-fn a_reload_closes_the_old_code_s_websockets_and_new_ones_are_the_new_code_s() {
+fn a_reload_closes_the_old_generations_websockets() {
     let daemon = asgi().serving();
     let mut old = WebSocket::open(&daemon, "/echo");
     old.text("on").says("on");

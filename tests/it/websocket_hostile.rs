@@ -13,7 +13,7 @@ fn asgi() -> Rgun {
 }
 
 #[test]
-fn much_may_come_with_the_handshake() {
+fn large_messages_sent_with_the_handshake_are_kept() {
     let daemon = asgi().serving();
     let mut client = daemon.connect();
     // A large body, after which hyper reads much at a time.
@@ -38,7 +38,7 @@ fn much_may_come_with_the_handshake() {
 }
 
 #[test]
-fn a_stop_closes_all_before_its_time_is_up_however_long_the_window() {
+fn a_stop_closes_all_within_timeouts_drain() {
     let mut daemon = asgi().set("timeouts.drain", "1s").set("websocket.close_window", "10s").serving();
     let mut sockets: Vec<_> = (0..60).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     daemon.signal(Signal::SIGTERM);
@@ -53,7 +53,7 @@ fn a_stop_closes_all_before_its_time_is_up_however_long_the_window() {
 }
 
 #[test]
-fn a_handshake_that_comes_while_the_first_worker_boots_waits_for_it() {
+fn a_handshake_waits_for_the_first_worker_to_boot() {
     for interface in ["asgi", ""] {
         let (rgun, gate) = Rgun::fake().gated();
         let daemon = rgun.start();
@@ -80,7 +80,7 @@ fn told(daemon: &Daemon, end: &str) {
 }
 
 #[test]
-fn pings_of_a_client_that_reads_nothing_are_bounded_and_it_is_cut_off() {
+fn a_client_that_floods_pings_is_bounded_and_cut_off() {
     let daemon = asgi().set("timeouts.body", "1s").serving();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let before = daemon.rss();
@@ -98,7 +98,7 @@ fn pings_of_a_client_that_reads_nothing_are_bounded_and_it_is_cut_off() {
 }
 
 #[test]
-fn fragments_of_nothing_without_end_hold_nobody_up() {
+fn endless_empty_fragments_delay_nobody() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open(&daemon, "/echo?whole");
     let before = daemon.rss();
@@ -114,7 +114,7 @@ fn fragments_of_nothing_without_end_hold_nobody_up() {
 }
 
 #[test]
-fn who_leaves_before_the_application_has_decided_is_gone() {
+fn a_client_that_leaves_before_the_accept_is_gone() {
     let daemon = asgi().set("workers.concurrency", "2").serving();
     for path in ["/undecided", "/late"] {
         // More than there are slots.
@@ -134,7 +134,7 @@ fn who_leaves_before_the_application_has_decided_is_gone() {
 }
 
 #[test]
-fn who_has_broken_the_rules_and_stays_is_left_without_a_reset() {
+fn a_violating_client_is_closed_without_a_reset() {
     let daemon = asgi().over_tcp().serving();
     let before = daemon.descriptors().len();
     let mut socket = WebSocket::open(&daemon, "/echo");
@@ -146,7 +146,7 @@ fn who_has_broken_the_rules_and_stays_is_left_without_a_reset() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_ever_for_an_application_that_does_not_decide() {
+fn a_stop_does_not_wait_for_an_undecided_handshake() {
     let mut daemon = asgi().set("timeouts.drain", "1s").serving();
     let mut client = daemon.connect();
     client.send(handshake("/undecided", ""));
@@ -157,7 +157,7 @@ fn a_stop_does_not_wait_for_ever_for_an_application_that_does_not_decide() {
 }
 
 #[test]
-fn a_handshake_that_is_accepted_too_late_does_not_keep_the_daemon_from_stopping() {
+fn a_late_accept_does_not_delay_a_stop() {
     let mut daemon = asgi().set("timeouts.drain", "5s").set("timeouts.request", "1s").serving();
     let mut client = daemon.connect();
     // Cancelled at its deadline, it accepts: too late for its client.
@@ -169,7 +169,7 @@ fn a_handshake_that_is_accepted_too_late_does_not_keep_the_daemon_from_stopping(
 }
 
 #[test]
-fn a_hung_event_loop_costs_its_websockets_their_worker_and_they_are_told_to_come_back() {
+fn a_blocked_event_loop_closes_its_websockets_with_1012() {
     let daemon = asgi().set("timeouts.drain", "2s").serving();
     let mut sockets: Vec<_> = (0..20).map(|_| WebSocket::open(&daemon, "/echo")).collect();
     let worker = daemon.worker();
@@ -193,7 +193,7 @@ fn a_hung_event_loop_costs_its_websockets_their_worker_and_they_are_told_to_come
 
 /// Every way to end, many times, at random; and then nothing is left of it.
 #[test]
-fn whatever_way_websockets_end_nothing_is_left_of_them() {
+fn random_endings_leave_no_connection_and_no_slot() {
     let mut daemon =
         asgi().set("workers.concurrency", "2").set("websocket.max_connections", "50").over_tcp().serving();
     daemon.get("/hello");

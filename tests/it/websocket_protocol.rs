@@ -34,7 +34,7 @@ fn messages_of_every_length_come_back() {
 }
 
 #[test]
-fn frames_that_come_byte_by_byte_are_put_together() {
+fn frames_in_single_bytes_are_reassembled() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let mut dribble = |first, payload: &[u8]| {
@@ -50,7 +50,7 @@ fn frames_that_come_byte_by_byte_are_put_together() {
 }
 
 #[test]
-fn many_messages_in_one_write_are_all_answered_in_order() {
+fn many_messages_in_one_write_are_answered_in_order() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open(&daemon, "/echo");
     let bytes: Vec<u8> =
@@ -69,7 +69,7 @@ fn a_frame_without_a_mask_is_a_violation() {
 }
 
 #[test]
-fn a_length_with_more_bytes_than_it_needs_is_a_violation() {
+fn a_length_that_is_not_minimal_is_a_violation() {
     let daemon = asgi().serving();
     fails(&daemon, 1002, &[vec![0x82, 0xfe, 0, 5, 0, 0, 0, 0, 1, 2, 3, 4, 5]]);
     fails(&daemon, 1002, &[[&[0x82, 0xff][..], &5_u64.to_be_bytes(), &[0; 9]].concat()]);
@@ -79,7 +79,7 @@ fn a_length_with_more_bytes_than_it_needs_is_a_violation() {
 // 2: pings.
 
 #[test]
-fn a_ping_is_answered_with_what_it_carries() {
+fn a_ping_is_answered_with_its_payload() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open(&daemon, "/echo");
     for payload in [&b""[..], b"Hello", &[0, 0xff, 0xfe, 0xcc], &[0xfe; 125]] {
@@ -100,7 +100,7 @@ fn of_many_pings_at_least_the_last_is_answered() {
 }
 
 #[test]
-fn a_pong_that_nobody_asked_for_says_nothing() {
+fn an_unsolicited_pong_is_ignored() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open(&daemon, "/echo");
     socket.send(FIN | PONG, "unasked").send(FIN | PONG, "").text("on").says("on");
@@ -135,7 +135,7 @@ fn unknown_opcodes_are_a_violation() {
 // 5: fragments.
 
 #[test]
-fn fragments_become_one_message_and_control_frames_may_come_between_them() {
+fn fragments_with_control_frames_between_are_one_message() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open(&daemon, "/echo?whole");
     socket.send(TEXT, "frag").send(CONTINUATION, "").send(CONTINUATION, "ment").send(FIN | CONTINUATION, "");
@@ -164,7 +164,7 @@ fn fragments_out_of_place_are_a_violation() {
 }
 
 #[test]
-fn what_the_application_says_in_parts_is_one_message_cut_anywhere() {
+fn parts_sent_by_the_application_are_one_message() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open(&daemon, "/fragments");
     socket.says("Hällo, wörld");
@@ -175,7 +175,7 @@ fn what_the_application_says_in_parts_is_one_message_cut_anywhere() {
 // 6: UTF-8.
 
 #[test]
-fn text_is_utf_8_as_a_whole_wherever_it_is_cut() {
+fn text_may_be_cut_within_a_character() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open(&daemon, "/echo?whole");
     let text = "Hello-µ@ßöäüàá-UTF-8!! κόσμε 𐍈";
@@ -202,7 +202,7 @@ fn text_that_is_not_utf_8_closes_with_1007() {
 // 7: closing.
 
 #[test]
-fn a_close_is_answered_with_its_code_and_ends_the_connection() {
+fn a_close_is_answered_with_its_code() {
     let daemon = asgi().serving();
     for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999] {
         let mut socket = WebSocket::open(&daemon, "/echo");
@@ -215,7 +215,7 @@ fn a_close_is_answered_with_its_code_and_ends_the_connection() {
 }
 
 #[test]
-fn a_close_that_is_none_is_a_violation() {
+fn a_malformed_close_is_a_violation() {
     let daemon = asgi().serving();
     for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535] {
         fails(&daemon, 1002, &[frame(FIN | CLOSE, &code.to_be_bytes())]);
@@ -226,7 +226,7 @@ fn a_close_that_is_none_is_a_violation() {
 }
 
 #[test]
-fn what_comes_after_a_close_is_not_looked_at() {
+fn frames_after_a_close_are_ignored() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open(&daemon, "/echo");
     socket.text("before").says("before");
@@ -240,7 +240,7 @@ fn what_comes_after_a_close_is_not_looked_at() {
 // 9: sizes.
 
 #[test]
-fn a_message_may_have_max_message_bytes_and_not_one_more() {
+fn a_message_may_have_max_message_bytes_at_most() {
     let daemon = asgi().set("websocket.max_message", "100000").serving();
     let mut socket = WebSocket::open(&daemon, "/echo?whole");
     let most = pattern(100_000);
@@ -256,7 +256,7 @@ fn a_message_may_have_max_message_bytes_and_not_one_more() {
 }
 
 #[test]
-fn a_message_of_megabytes_goes_both_ways_without_the_daemon_s_holding_it() {
+fn messages_of_megabytes_are_not_buffered_whole() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open(&daemon, "/slow/0");
     let before = daemon.rss();
@@ -304,7 +304,7 @@ fn inflated_message(socket: &mut WebSocket, len: usize) -> (Vec<u8>, bool) {
 }
 
 #[test]
-fn messages_are_compressed_both_ways_when_that_is_agreed() {
+fn messages_are_compressed_both_ways_when_negotiated() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open_with(&daemon, "/echo?whole", DEFLATE);
     let agreed = socket.answer.field("sec-websocket-extensions");
@@ -324,7 +324,7 @@ fn messages_are_compressed_both_ways_when_that_is_agreed() {
 }
 
 #[test]
-fn a_compressed_message_may_come_in_fragments_and_each_is_compressed_by_itself() {
+fn compressed_messages_may_be_fragmented() {
     let daemon = asgi().serving();
     let mut socket = WebSocket::open_with(&daemon, "/echo?whole", DEFLATE);
     let text = "κόσμε, again and again and again ".repeat(10);
@@ -340,7 +340,7 @@ fn a_compressed_message_may_come_in_fragments_and_each_is_compressed_by_itself()
 }
 
 #[test]
-fn a_window_that_the_client_wants_smaller_is() {
+fn a_smaller_server_window_is_respected() {
     let daemon = asgi().serving();
     let offer = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=8, \
                  permessage-deflate; server_max_window_bits=9\r\n";
@@ -361,7 +361,7 @@ fn a_window_that_the_client_wants_smaller_is() {
 }
 
 #[test]
-fn nothing_is_compressed_that_was_not_agreed_on() {
+fn nothing_is_compressed_unless_negotiated() {
     let daemon = asgi().serving();
     for fields in ["", "Sec-WebSocket-Extensions: permessage-deflate; no_such_thing\r\n"] {
         let mut socket = WebSocket::open_with(&daemon, "/echo", fields);
@@ -376,7 +376,7 @@ fn nothing_is_compressed_that_was_not_agreed_on() {
 }
 
 #[test]
-fn what_inflates_to_more_than_a_message_may_have_closes_with_1009() {
+fn a_message_that_inflates_over_the_limit_closes_with_1009() {
     let daemon = asgi().set("websocket.max_message", "1MiB").serving();
     let mut most = WebSocket::open_with(&daemon, "/slow/0", DEFLATE);
     most.send(FIN | RSV1 | BINARY, deflated(&vec![0; 1 << 20])).text("end").says("messages=1 bytes=1048576");
@@ -391,7 +391,7 @@ fn what_inflates_to_more_than_a_message_may_have_closes_with_1009() {
 }
 
 #[test]
-fn what_is_no_compressed_data_or_not_utf_8_inside_is_a_violation() {
+fn malformed_compressed_messages_are_violations() {
     let daemon = asgi().serving();
     let refused = |frames: &[u8], code| {
         WebSocket::open_with(&daemon, "/echo", DEFLATE).send_raw(frames).fails_with(code);
@@ -403,7 +403,7 @@ fn what_is_no_compressed_data_or_not_utf_8_inside_is_a_violation() {
 }
 
 #[test]
-fn large_compressed_messages_of_many_clients_do_not_get_mixed_up() {
+fn compressed_messages_of_many_clients_are_not_mixed_up() {
     let daemon = asgi().serving();
     thread::scope(|scope| {
         for client in 0..6_usize {

@@ -75,14 +75,14 @@ fn long_lines_of_several_forked_workers_at_once_stay_whole() {
 }
 
 #[test]
-fn the_last_words_of_a_worker_that_dies_arrive_as_a_line() {
+fn the_last_output_of_a_dying_worker_is_a_line() {
     let daemon = Rgun::python(PRINTER).serving();
     daemon.get("/die").is_a_refusal(502);
     assert_eq!(daemon.log.wait("its last words"), "its last words");
 }
 
 #[test]
-fn what_a_worker_prints_last_before_the_daemon_stops_arrives() {
+fn output_at_exit_is_in_the_log() {
     let source = format!(
         "import atexit\natexit.register(lambda: print('goodbye', end='', file=sys.stderr, flush=True))\n{PRINTER}"
     );
@@ -94,14 +94,14 @@ fn what_a_worker_prints_last_before_the_daemon_stops_arrives() {
 }
 
 #[test]
-fn a_child_of_the_application_prints_into_the_log() {
+fn output_of_the_applications_child_is_in_the_log() {
     let daemon = Rgun::python(PRINTER).serving();
     assert_eq!(daemon.get("/child").status, 200);
     daemon.log.wait("a child speaks");
 }
 
 #[test]
-fn in_the_journal_a_line_of_a_worker_is_an_entry_that_names_it() {
+fn a_worker_line_is_a_journal_entry_with_its_fields() {
     if !may_replace_journald() {
         return skipped("workers' lines in the journal: takes root, to put a journald in its place");
     }

@@ -20,7 +20,7 @@ impl Drop for Case<'_> {
 }
 
 #[test]
-fn forged_completions_are_answered_or_condemned() {
+fn forged_completions_are_answered_or_fail_the_worker() {
     let mut rng = Rng::new(0x7267_756e_0000_0003);
     let (mut complete, mut condemned, cases) = (0, 0, 2_000);
     for _ in 0..cases {

@@ -66,7 +66,7 @@ fn mutate(bytes: &mut Vec<u8>, others: &[Vec<u8>], rng: &mut Rng) {
 }
 
 #[test]
-fn mutated_frames_are_refused_or_come_back_the_same() {
+fn mutated_frames_are_refused_or_round_trip() {
     let golden = golden();
     let mut rng = Rng::new(0x7267_756e_0000_0001);
     let (mut accepted, cases) = (0, 150_000);
@@ -81,7 +81,7 @@ fn mutated_frames_are_refused_or_come_back_the_same() {
 }
 
 #[test]
-fn hostile_words_and_rings_never_lead_outside() {
+fn hostile_words_and_rings_stay_in_bounds() {
     let mut rng = Rng::new(0x7267_756e_0000_0002);
     let (mut frames, cases) = (0, 50_000);
     for _ in 0..cases {
