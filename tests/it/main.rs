@@ -1,6 +1,6 @@
 //! What rgun promises, asked of the real binary over real sockets: one module a promise.
 //!
-//! Most tests run the *fake worker* (`fake_worker.rs`, an example of `rgun-channel`) where the interpreter belongs:
+//! Most tests run the *fake worker* (`fake_worker/main.rs`, an example of `rgun-channel`) where the interpreter belongs:
 //! it answers properly, late, never or with a lie, as the path says. Few need Python itself. Each test has a daemon
 //! of its own, so they run in parallel; they wait for events, with deadlines, and never for time to pass.
 //!

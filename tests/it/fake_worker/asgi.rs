@@ -23,10 +23,7 @@
 //! | `/file-trailers/N` | a file of N bytes, and the trailer `x-sum: 13` |
 //! | `/lie-hints/NAME` | early hints with `NAME: 13` |
 //! | `/lie-take` | takes back what it has taken |
-//! | `/codes` | how WebSockets ended, see `fake_websocket.rs`, which has what it does with those |
-
-#[path = "fake_websocket.rs"]
-mod websocket;
+//! | `/codes` | how WebSockets ended, see `websocket.rs`, which has what it does with those |
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -41,52 +38,54 @@ use rgun_channel::frame::{
 };
 use rgun_channel::wake::WaitFlag;
 
-use super::{Exchange, Outcome, Slot, Worker, lock, milliseconds, pattern};
+use crate::requests::Exchange;
+use crate::worker::{Slot, Worker};
+use crate::{BROKEN, Outcome, lock, milliseconds, pattern, quit, websocket};
 
 /// Bytes that are taken ahead of what has come.
-const WINDOW: u64 = 256 * 1024;
+pub(crate) const WINDOW: u64 = 256 * 1024;
 
 /// What the event loop and its tasks share.
 pub(crate) struct Loop {
-    bell: OwnedFd,
+    pub(crate) bell: OwnedFd,
     /// How often the bell has rung, for those who wait for what is rung for.
-    rung: Mutex<u64>,
-    rings: Condvar,
-    gone: AtomicU32,
-    cancelled: AtomicU32,
-    floods: AtomicU32,
+    pub(crate) rung: Mutex<u64>,
+    pub(crate) rings: Condvar,
+    pub(crate) gone: AtomicU32,
+    pub(crate) cancelled: AtomicU32,
+    pub(crate) floods: AtomicU32,
     /// Events that may be said.
-    released: Mutex<u32>,
-    releases: Condvar,
+    pub(crate) released: Mutex<u32>,
+    pub(crate) releases: Condvar,
     /// How WebSockets ended.
-    ends: Mutex<VecDeque<String>>,
+    pub(crate) ends: Mutex<VecDeque<String>>,
 }
 
 /// What came of one exchange after its request.
 #[derive(Default)]
-struct Inbox {
-    mail: Mutex<Mail>,
-    came: Condvar,
+pub(crate) struct Inbox {
+    pub(crate) mail: Mutex<Mail>,
+    pub(crate) came: Condvar,
 }
 
 #[derive(Default)]
-struct Mail {
-    parts: VecDeque<Vec<u8>>,
+pub(crate) struct Mail {
+    pub(crate) parts: VecDeque<Vec<u8>>,
     /// A WebSocket has these instead.
-    messages: VecDeque<websocket::Part>,
+    pub(crate) messages: VecDeque<websocket::Part>,
     /// Its close code and reason.
-    end: Option<(u16, String)>,
-    websocket: bool,
-    whole: bool,
-    gone: bool,
-    half_closed: bool,
-    cancelled: bool,
+    pub(crate) end: Option<(u16, String)>,
+    pub(crate) websocket: bool,
+    pub(crate) whole: bool,
+    pub(crate) gone: bool,
+    pub(crate) half_closed: bool,
+    pub(crate) cancelled: bool,
 }
 
 /// Slots that no exchange has.
-struct Free<'w> {
-    slots: Mutex<Vec<Slot<'w>>>,
-    came: Condvar,
+pub(crate) struct Free<'w> {
+    pub(crate) slots: Mutex<Vec<Slot<'w>>>,
+    pub(crate) came: Condvar,
 }
 
 impl Loop {
@@ -126,7 +125,7 @@ impl Loop {
         }
     }
 
-    fn sleep(&self) -> Outcome {
+    pub(crate) fn sleep(&self) -> Outcome {
         let mut fds = [rustix::event::PollFd::new(&self.bell, rustix::event::PollFlags::IN)];
         match rustix::event::poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -165,7 +164,7 @@ pub(crate) fn run(worker: &Worker, events: &Loop) -> Outcome {
                         let (frame, free) = (frame.clone(), &free);
                         thread::Builder::new().stack_size(128 * 1024).spawn_scoped(scope, move || {
                             if let Err(error) = task(worker, events, free, &frame, &inbox) {
-                                super::quit(super::BROKEN, &error.to_string());
+                                quit(BROKEN, &error.to_string());
                             }
                         })?;
                     }
@@ -194,7 +193,7 @@ pub(crate) fn run(worker: &Worker, events: &Loop) -> Outcome {
 }
 
 /// One exchange, in a slot when there is one.
-fn task(worker: &Worker, events: &Loop, free: &Free<'_>, frame: &[u8], inbox: &Inbox) -> Outcome {
+pub(crate) fn task(worker: &Worker, events: &Loop, free: &Free<'_>, frame: &[u8], inbox: &Inbox) -> Outcome {
     let request = Request::decode(frame)?;
     let mut slots = free
         .came
@@ -212,7 +211,7 @@ fn task(worker: &Worker, events: &Loop, free: &Free<'_>, frame: &[u8], inbox: &I
 }
 
 impl Inbox {
-    fn take_in(&self, later: &StreamFrame<'_>, events: &Loop) {
+    pub(crate) fn take_in(&self, later: &StreamFrame<'_>, events: &Loop) {
         let mut mail = lock(&self.mail);
         match later {
             StreamFrame::Part { bytes, text, more, .. } if mail.websocket => {
@@ -237,18 +236,18 @@ impl Inbox {
         self.came.notify_all();
     }
 
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         let mail = lock(&self.mail);
         mail.gone || mail.cancelled
     }
 
-    fn wait_until_over(&self) {
+    pub(crate) fn wait_until_over(&self) {
         let over = self.came.wait_while(lock(&self.mail), |mail| !mail.gone && !mail.cancelled);
         drop(over.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The next part; `None` at the end of the body, or when it is over.
-    fn part(&self) -> Option<Vec<u8>> {
+    pub(crate) fn part(&self) -> Option<Vec<u8>> {
         let waits = |mail: &mut Mail| mail.parts.is_empty() && !mail.whole && !mail.gone && !mail.cancelled;
         let mut mail = self.came.wait_while(lock(&self.mail), waits).unwrap_or_else(PoisonError::into_inner);
         mail.parts.pop_front()
@@ -256,15 +255,15 @@ impl Inbox {
 }
 
 /// A body as it comes.
-struct Incoming<'i> {
-    inbox: &'i Inbox,
-    inline: Option<Vec<u8>>,
-    taken: u64,
-    came: u64,
+pub(crate) struct Incoming<'i> {
+    pub(crate) inbox: &'i Inbox,
+    pub(crate) inline: Option<Vec<u8>>,
+    pub(crate) taken: u64,
+    pub(crate) came: u64,
 }
 
 impl Exchange<'_, '_> {
-    fn answer_by(&mut self, events: &Loop, inbox: &Inbox, request: &Request<'_>) -> Outcome {
+    pub(crate) fn answer_by(&mut self, events: &Loop, inbox: &Inbox, request: &Request<'_>) -> Outcome {
         if request.websocket {
             return self.be_a_websocket(events, inbox, request);
         }
@@ -396,7 +395,7 @@ impl Exchange<'_, '_> {
     }
 
     /// Says how far the body is taken.
-    fn take(&mut self, body: &mut Incoming<'_>, taken: u64) -> Outcome {
+    pub(crate) fn take(&mut self, body: &mut Incoming<'_>, taken: u64) -> Outcome {
         if body.inline.is_some() || taken <= body.taken {
             return Ok(());
         }
@@ -405,7 +404,7 @@ impl Exchange<'_, '_> {
     }
 
     /// What comes next of the body, with so much room for more.
-    fn receive(&mut self, body: &mut Incoming<'_>, window: u64) -> Outcome<Option<Vec<u8>>> {
+    pub(crate) fn receive(&mut self, body: &mut Incoming<'_>, window: u64) -> Outcome<Option<Vec<u8>>> {
         if let Some(inline) = &mut body.inline {
             let part = std::mem::take(inline);
             body.came += part.len() as u64;
@@ -425,7 +424,7 @@ impl Exchange<'_, '_> {
         Ok(part)
     }
 
-    fn take_all(&mut self, body: &mut Incoming<'_>, pause: Duration) -> Outcome<String> {
+    pub(crate) fn take_all(&mut self, body: &mut Incoming<'_>, pause: Duration) -> Outcome<String> {
         let expected = pattern(251 * 1024);
         let mut right = true;
         loop {
@@ -439,7 +438,13 @@ impl Exchange<'_, '_> {
     }
 
     /// What only ASGI workers say.
-    fn say(&mut self, kind: CompletionKind, fields: &[(&[u8], &[u8])], bytes: &[u8], end: bool) -> Outcome {
+    pub(crate) fn say(
+        &mut self,
+        kind: CompletionKind,
+        fields: &[(&[u8], &[u8])],
+        bytes: &[u8],
+        end: bool,
+    ) -> Outcome {
         let mut frame = std::mem::take(&mut self.slot.frame);
         let body = Body::Inline(bytes);
         self.completion(kind, 0, end, end)?.encode(u16::try_from(fields.len())?, &body, &mut frame);

@@ -33,17 +33,18 @@ use std::time::Duration;
 use rgun_channel::frame::{Body, CompletionKind, MESSAGE_COST, Request, encode_field};
 use rgun_channel::layout::CHUNK_BYTES;
 
-use super::super::{Exchange, Outcome, lock, milliseconds, pattern, quit};
-use super::{Inbox, Loop};
+use crate::asgi::{Inbox, Loop, Mail};
+use crate::requests::{Exchange, echo};
+use crate::{Outcome, lock, milliseconds, pattern, quit};
 
 /// How far messages are taken ahead of what was received.
 const WINDOW: u64 = 64 * 1024;
 
 /// A part of a message.
-pub(super) struct Part {
-    pub(super) bytes: Vec<u8>,
-    pub(super) text: bool,
-    pub(super) more: bool,
+pub(crate) struct Part {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) text: bool,
+    pub(crate) more: bool,
 }
 
 /// The application's end of one.
@@ -54,7 +55,7 @@ struct Socket<'i> {
 }
 
 impl Exchange<'_, '_> {
-    pub(super) fn be_a_websocket(&mut self, events: &Loop, inbox: &Inbox, request: &Request<'_>) -> Outcome {
+    pub(crate) fn be_a_websocket(&mut self, events: &Loop, inbox: &Inbox, request: &Request<'_>) -> Outcome {
         let path = String::from_utf8_lossy(request.path).into_owned();
         let mut parts = path.trim_start_matches('/').split('/');
         let (name, first, second) =
@@ -82,7 +83,7 @@ impl Exchange<'_, '_> {
         match name {
             "echo" | "late" | "subprotocol" => self.echo_messages(&mut socket, request.query == b"whole")?,
             "scope" => {
-                let scope = super::super::echo(request)?;
+                let scope = echo(request)?;
                 self.message(format!("websocket: {}\n{scope}", request.websocket).as_bytes(), true, false)?;
             }
             "close" => return self.close_and_wait(first.parse()?, second, events, &path, inbox),
@@ -236,7 +237,7 @@ impl Exchange<'_, '_> {
             socket.taken = room;
             self.say(CompletionKind::WindowUpdate, &[], &room.to_le_bytes(), false)?;
         }
-        let waits = |mail: &mut super::Mail| mail.messages.is_empty() && !mail.gone && !mail.cancelled;
+        let waits = |mail: &mut Mail| mail.messages.is_empty() && !mail.gone && !mail.cancelled;
         let came = socket.inbox.came.wait_while(lock(&socket.inbox.mail), waits);
         let part = came.unwrap_or_else(PoisonError::into_inner).messages.pop_front();
         if let Some(part) = &part {
@@ -262,7 +263,7 @@ impl Loop {
         lock(&self.ends).push_back(end);
     }
 
-    pub(super) fn codes(&self) -> String {
+    pub(crate) fn codes(&self) -> String {
         let ends: &VecDeque<String> = &lock(&self.ends);
         ends.iter().fold(String::new(), |lines, end| lines + end + "\n")
     }

@@ -1,0 +1,154 @@
+//! Breaches of the channel's contract, by the request's path. After most of them the daemon kills this process.
+//!
+//! | path | breach |
+//! |---|---|
+//! | `/lie-length` | every word of the completion ring a length beyond it, and a head that says "come and look" |
+//! | `/lie-head` | a completion head far beyond the ring |
+//! | `/lie-tail`, `/lie-tail/back` | a submission tail far beyond the head / of 0, after a proper answer; claims nothing more |
+//! | `/lie-asleep` | 4 billion sleeping threads, after a proper answer |
+//! | `/lie-chunk/twice`, `/range`, `/length` | a chunk named twice / that does not exist / longer than chunks are |
+//! | `/lie-exchange/unknown`, `/zero`, `/twice` | a head for an exchange that never was / for 0 / after the response had ended |
+//! | `/lie-exchange/other` | waits until another slot runs an exchange, and answers that one as its own |
+//! | `/lie-slot` | a slot that does not exist |
+//! | `/lie-frame` | a record whose frame is 0xff throughout |
+//! | `/lie-length-header`, `/more`, `/stream` | `content-length: 5` before 10 bytes / before 3 / before 10 in two parts |
+//! | `/lie-length-header/sign`, `/two` | `content-length: +10` / 10 and 11 |
+//! | `/lie-file`, `/huge`, `/beyond` | a file after bytes / the same, with almost 2^64 bytes / a file whose end is beyond 2^63 |
+//! | `/lie-status/N` | status N, whatever it is |
+//! | `/lie-field/NAME` | `NAME: chunked` beside a length |
+//! | `/lie-reason` | a reason phrase of two lines |
+//! | `/lie-empty-chunks` | a part of chunks without a byte |
+
+use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
+
+use rgun_channel::frame::{Body, CompletionKind, ExchangeId};
+use rgun_channel::layout::{CHUNK_BYTES, Geometry, REACTOR_EPOCH, Word};
+use rgun_channel::wake::Epoch;
+
+use crate::requests::Exchange;
+use crate::worker::{Completions, Worker};
+use crate::{BROKEN, Outcome, PATIENCE, hang, lock, quit};
+
+impl Exchange<'_, '_> {
+    /// What no worker of ours would write. Most of these end with the daemon killing this process.
+    pub(crate) fn lie(&mut self, name: &str, how: &str) -> Outcome {
+        let worker = self.slot.worker;
+        let (map, geometry) = (&*worker.map, &worker.start.geometry);
+        match (name, how) {
+            ("lie-length", _) => {
+                let completions = lock(&worker.completion);
+                map.copy_in(geometry.completion_offset(), &vec![0xf8; geometry.completion as usize]);
+                map.u64(Geometry::word(Word::CompletionHead)).fetch_add(64, Ordering::AcqRel);
+                // Nothing may be published after it that would repair the lie; the lock stays taken.
+                ring_and_hang(worker, completions)
+            }
+            ("lie-head", _) => {
+                let completions = lock(&worker.completion);
+                map.u64(Geometry::word(Word::CompletionHead)).store(1 << 62, Ordering::Release);
+                ring_and_hang(worker, completions)
+            }
+            ("lie-tail", _) => {
+                let _claims_nothing_more = lock(&worker.submission);
+                let tail = if how == "back" { 0 } else { 1 << 62 };
+                map.u64(Geometry::word(Word::SubmissionTail)).store(tail, Ordering::Release);
+                self.text(200, "Hello, world!")?;
+                hang()
+            }
+            ("lie-asleep", _) => {
+                map.u32(Geometry::word(Word::Asleep)).store(u32::MAX, Ordering::Release);
+                self.text(200, "Hello, world!")
+            }
+            ("lie-chunk", _) => {
+                let chunk = worker.fill_chunk(b"lie")?;
+                let chunks = match how {
+                    "range" => vec![(geometry.chunks, 3)],
+                    "length" => vec![(chunk, u32::try_from(CHUNK_BYTES + 1)?)],
+                    _ => vec![(chunk, 3), (chunk, 3)],
+                };
+                self.respond(200, None, Body::Chunks(&chunks), true, true)
+            }
+            ("lie-exchange", "unknown" | "zero" | "other") => {
+                let own = self.id;
+                self.id = match how {
+                    "unknown" => ExchangeId(u64::MAX),
+                    "zero" => ExchangeId(0),
+                    _ => self.other_exchange()?,
+                };
+                self.text(200, "for another")?;
+                self.id = own;
+                self.text(200, "Hello, world!")
+            }
+            ("lie-exchange", _) => {
+                self.text(200, "Hello, world!")?;
+                self.text(200, "Hello again")
+            }
+            ("lie-slot", _) => {
+                let own = std::mem::replace(&mut self.slot.number, geometry.slots);
+                let answered = self.text(200, "from nowhere");
+                self.slot.number = own;
+                answered
+            }
+            ("lie-frame", _) => worker.publish(&[0xff; 64]),
+            _ => self.lie_in_http(name, how),
+        }
+    }
+
+    /// Answers that are none, in frames that are right.
+    pub(crate) fn lie_in_http(&mut self, name: &str, how: &str) -> Outcome {
+        let ten = Body::Inline(b"0123456789");
+        match (name, how) {
+            ("lie-length-header", "sign") => self.head(200, &[(b"content-length", b"+10")], ten, true, true),
+            ("lie-length-header", "two") => {
+                let lengths = [(&b"content-length"[..], &b"10"[..]), (b"content-length", b"11")];
+                self.head(200, &lengths, ten, true, true)
+            }
+            ("lie-length-header", "more") => self.respond(200, Some(5), Body::Inline(b"012"), true, true),
+            ("lie-length-header", "stream") => {
+                self.respond(200, Some(5), Body::Inline(b"012"), false, false)?;
+                self.part(CompletionKind::Body, Body::Inline(b"3456789"), true, true)
+            }
+            ("lie-length-header", _) => self.respond(200, Some(5), ten, true, true),
+            ("lie-file", "beyond") => {
+                self.send_file(b"file")?;
+                self.respond(200, None, Body::File { offset: i64::MAX as u64, len: 1 }, true, true)
+            }
+            ("lie-file", _) => {
+                let (len, announced) = if how == "huge" { (u64::MAX - 4, 5) } else { (4, 14) };
+                self.send_file(b"file")?;
+                self.respond(200, Some(announced), ten, false, false)?;
+                self.part(CompletionKind::Body, Body::File { offset: 0, len }, true, true)
+            }
+            ("lie-status", _) => self.text(how.parse()?, "no answer"),
+            ("lie-field", _) => {
+                let fields = [(&b"content-length"[..], &b"10"[..]), (how.as_bytes(), b"chunked")];
+                self.head(200, &fields, ten, true, true)
+            }
+            ("lie-reason", _) => self.reason(b"OK\r\nx-evil: 1"),
+            ("lie-empty-chunks", _) => {
+                self.respond(200, None, Body::Inline(b""), false, false)?;
+                let chunk = self.slot.worker.fill_chunk(b"")?;
+                self.part(CompletionKind::Body, Body::Chunks(&[(chunk, 0)]), false, false)
+            }
+            _ => self.text(404, "the fake knows no such lie"),
+        }
+    }
+
+    pub(crate) fn other_exchange(&self) -> Outcome<ExchangeId> {
+        let worker = self.slot.worker;
+        let (running, _) = worker
+            .running_changed
+            .wait_timeout_while(lock(&worker.running), PATIENCE, |running| running.len() < 2)
+            .unwrap_or_else(PoisonError::into_inner);
+        running.iter().copied().find(|id| *id != self.id).ok_or_else(|| "nothing else runs".into())
+    }
+}
+
+pub(crate) fn ring_and_hang(worker: &Worker, mut completions: MutexGuard<'_, Completions>) -> ! {
+    if Epoch(worker.reactor.u32(REACTOR_EPOCH)).must_wake(&mut completions.rung)
+        && let Err(error) = rustix::io::write(&worker.eventfd, &1_u64.to_ne_bytes())
+    {
+        quit(BROKEN, &format!("cannot ring the daemon: {error}"));
+    }
+    hang()
+}

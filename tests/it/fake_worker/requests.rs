@@ -1,0 +1,219 @@
+//! Selects the response by the request's path. Paths that begin with `/lie-` are in `breaches.rs`.
+//!
+//! | path | response |
+//! |---|---|
+//! | `/hello` (and any other path: 404) | 200 `Hello, world!` |
+//! | `/pid` | `pid=… worker=… generation=… slot=…` |
+//! | `/echo` | method, version, path, query, peer, request id and fields, one a line |
+//! | `/status/N` | status N, no body |
+//! | `/slow/MS` | `slow` after MS milliseconds |
+//! | `/done-later/MS` | a whole response at once, its slot freed after MS |
+//! | `/body` | the request's body; `x-body: inline` or `file` says how it came |
+//! | `/large/N` | N bytes ([`pattern`]) in slab chunks, under credit |
+//! | `/stream/N`, `/stream/N/MS` | `part 0` … without a length, one frame a part, MS between them |
+//! | `/file/N` | N bytes of pattern as a descriptor |
+//! | `/file-short/N` | announces N bytes, the descriptor's file has half of them |
+//! | `/file-raise/N` | announces twice N bytes, sends a file of N, then Raised |
+//! | `/reason` | 299 `Odd Reason` |
+//! | `/fd-missing` | a file body whose descriptor is never sent |
+//! | `/raise`, `/raise-mid-body/MS` | Raised before the head / MS after head and 10 of 1000 bytes |
+//! | `/raise-late` | Raised when `Hello, world!` is complete |
+//! | `/hang`, `/hang-mid-body` | nothing, for ever / head and 10 of 1000 bytes, then nothing |
+//! | `/die`, `/abort` | exit 3 / SIGABRT before the head |
+//! | `/die-mid-body` | head and 10 of 1000 bytes, exit 3 once the daemon has taken them |
+//! | `/die-after-claim-many/N` | claims until N requests are its own (with this one and what other slots run), then exit 3 |
+//! | `/flood/N` | N MiB without waiting for credit |
+//! | `/garbage-control` | a control message that is none, then `Hello, world!` |
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+use std::{process, thread};
+
+use rgun_channel::control::{self, Start};
+use rgun_channel::frame::{Body, CompletionKind, ExchangeId, Request};
+use rgun_channel::layout::CHUNK_BYTES;
+
+use crate::worker::Slot;
+use crate::{Outcome, hang, lock, milliseconds, pattern, quit};
+
+/// The exchange that runs in a slot.
+pub(crate) struct Exchange<'s, 'w> {
+    pub(crate) slot: &'s mut Slot<'w>,
+    pub(crate) id: ExchangeId,
+    pub(crate) started: Instant,
+}
+
+impl Exchange<'_, '_> {
+    pub(crate) fn answer(&mut self, request: &Request<'_>) -> Outcome {
+        let path = String::from_utf8_lossy(request.path).into_owned();
+        let mut parts = path.trim_start_matches('/').split('/');
+        let name = parts.next().unwrap_or_default();
+        let (first, second) = (parts.next().unwrap_or_default(), parts.next());
+        let worker = self.slot.worker;
+        match name {
+            "hello" => self.text(200, "Hello, world!"),
+            "pid" => {
+                let Start { generation, worker, .. } = &worker.start;
+                let (pid, slot) = (process::id(), self.slot.number);
+                self.text(200, &format!("pid={pid} worker={worker} generation={generation} slot={slot}"))
+            }
+            "echo" => self.text(200, &echo(request)?),
+            "status" => self.respond(first.parse()?, Some(0), Body::Inline(b""), true, true),
+            "slow" => {
+                thread::sleep(milliseconds(first)?);
+                self.text(200, "slow")
+            }
+            "done-later" => {
+                self.respond(200, Some(5), Body::Inline(b"early"), true, false)?;
+                thread::sleep(milliseconds(first)?);
+                self.part(CompletionKind::Body, Body::Inline(b""), true, true)
+            }
+            "body" => self.echo_body(request),
+            "large" => {
+                let bytes = pattern(first.parse()?);
+                self.respond(200, Some(bytes.len() as u64), Body::Inline(b""), false, false)?;
+                self.send(&bytes)?;
+                self.finish()
+            }
+            "stream" => {
+                let pause = second.map_or(Ok(Duration::ZERO), milliseconds)?;
+                self.respond(200, None, Body::Inline(b""), false, false)?;
+                for part in 0..first.parse::<u32>()? {
+                    thread::sleep(pause);
+                    self.send_inline(format!("part {part}\n").as_bytes())?;
+                }
+                self.finish()
+            }
+            "file" => {
+                let len = first.parse()?;
+                self.send_file(&pattern(len))?;
+                self.respond_file(len as u64)
+            }
+            "file-short" => {
+                let len: usize = first.parse()?;
+                self.send_file(&pattern(len / 2))?;
+                self.respond_file(len as u64)
+            }
+            "file-raise" => {
+                let len: usize = first.parse()?;
+                self.send_file(&pattern(len))?;
+                let body = Body::File { offset: 0, len: len as u64 };
+                self.respond(200, Some(2 * len as u64), body, false, false)?;
+                worker.wait_until_taken()?;
+                self.raise()
+            }
+            "reason" => self.reason(b"Odd Reason"),
+            "fd-missing" => self.respond_file(1000),
+            "raise" => self.raise(),
+            "raise-late" => {
+                self.respond(200, Some(13), Body::Inline(b"Hello, world!"), true, false)?;
+                self.raise()
+            }
+            "raise-mid-body" => {
+                self.half_a_response()?;
+                worker.wait_until_taken()?;
+                thread::sleep(milliseconds(first)?);
+                self.raise()
+            }
+            "hang" => hang(),
+            "hang-mid-body" => {
+                self.half_a_response()?;
+                hang()
+            }
+            "die" => quit(3, "dies, as asked"),
+            "abort" => process::abort(),
+            "die-mid-body" => {
+                self.half_a_response()?;
+                worker.wait_until_taken()?;
+                quit(3, "dies in the middle of a body, as asked")
+            }
+            "die-after-claim-many" => self.claim_many(first.parse()?),
+            "garbage-control" => {
+                control::send(&worker.socket, &[0xff; 32], &[])?;
+                self.text(200, "Hello, world!")
+            }
+            "flood" => {
+                self.respond(200, None, Body::Inline(b""), false, false)?;
+                let bytes = pattern(16 * 1024);
+                for _ in 0..first.parse::<u32>()? * 64 {
+                    self.part(CompletionKind::Body, Body::Inline(&bytes), false, false)?;
+                }
+                self.finish()
+            }
+            _ if name.starts_with("lie-") => self.lie(name, first),
+            _ => self.text(404, "the fake knows no such path"),
+        }
+    }
+
+    /// Holds the receiving end until `many` requests are this worker's, then dies with all of them.
+    pub(crate) fn claim_many(&self, many: usize) -> Outcome {
+        let worker = self.slot.worker;
+        let mut submission = lock(&worker.submission);
+        let mut frame = Vec::new();
+        let mut claimed = lock(&worker.running).len();
+        while claimed < many && !worker.is_stopped() {
+            if submission.claim(&mut frame)? {
+                claimed += 1;
+            } else {
+                worker.sleep_until_submission(|| submission.is_empty());
+            }
+        }
+        quit(3, &format!("dies with {claimed} requests claimed, as asked"))
+    }
+
+    pub(crate) fn echo_body(&mut self, request: &Request<'_>) -> Outcome {
+        let (how, file) = if request.body_is_fd {
+            ("file", Some(fs::File::from(self.slot.worker.body(request.exchange)?)))
+        } else {
+            ("inline", None)
+        };
+        let length = request.body_len.to_string();
+        self.head(
+            200,
+            &[(b"content-length", length.as_bytes()), (b"x-body", how.as_bytes())],
+            Body::Inline(b""),
+            false,
+            false,
+        )?;
+        match file {
+            None => self.send(request.body)?,
+            Some(file) => {
+                let mut block = vec![0; CHUNK_BYTES];
+                let mut at = 0;
+                while at < request.body_len {
+                    match file.read_at(&mut block, at)? {
+                        0 => return Err("the body's file is shorter than announced".into()),
+                        read => {
+                            self.send(&block[..read])?;
+                            at += read as u64;
+                        }
+                    }
+                }
+            }
+        }
+        self.finish()
+    }
+}
+
+pub(crate) fn echo(request: &Request<'_>) -> Result<String, std::fmt::Error> {
+    let text = String::from_utf8_lossy;
+    let mut lines = format!(
+        "{} {} {}\nquery: {}\npeer: {} {}\nrequest id: {}\nlistener: {}\nhttps: {}\nbody: {}\n",
+        text(request.method),
+        text(request.path),
+        request.version,
+        text(request.query),
+        text(request.peer),
+        request.peer_port,
+        text(request.request_id),
+        request.listener,
+        request.https,
+        request.body_len,
+    );
+    for (name, value) in request.fields() {
+        writeln!(lines, "{}: {}", text(name.as_bytes()), text(value))?;
+    }
+    Ok(lines)
+}
