@@ -21,7 +21,7 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, Gid, Uid, User, access, pipe2, write};
 
 use crate::config::Config;
-use crate::pool::{Identity, become_user};
+use crate::pool::{UserIdentity, switch_user};
 
 use super::unit::Unit;
 
@@ -94,7 +94,7 @@ pub(super) fn required_by(config: &Config, file: Option<&Path>) -> Vec<RequiredA
 /// # Errors
 /// When the user's process cannot be started.
 pub(super) fn find_problems(
-    identity: &Identity,
+    identity: &UserIdentity,
     unit: Option<&Unit>,
     needs: &[RequiredAccess],
 ) -> io::Result<Vec<String>> {
@@ -118,7 +118,7 @@ pub(super) fn find_problems(
 }
 
 fn explain_denial(
-    identity: &Identity,
+    identity: &UserIdentity,
     need: &RequiredAccess,
     path: &Path,
     flags: AccessFlags,
@@ -182,13 +182,13 @@ fn find_sandbox_problem(unit: &Unit, need: &RequiredAccess) -> Option<String> {
 }
 
 /// Tests each access as the user. Returns an errno for each, 0 for success.
-fn test_access(identity: &Identity, steps: &[(PathBuf, AccessFlags)]) -> io::Result<Vec<i32>> {
+fn test_access(identity: &UserIdentity, steps: &[(PathBuf, AccessFlags)]) -> io::Result<Vec<i32>> {
     let paths: Vec<(CString, AccessFlags)> = steps
         .iter()
         .map(|(path, flags)| Ok((CString::new(path.as_os_str().as_bytes())?, *flags)))
         .collect::<Result<_, std::ffi::NulError>>()?;
     let (read, written) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    let Identity { uid, gid, groups, .. } = identity.clone();
+    let UserIdentity { uid, gid, groups, .. } = identity.clone();
     // Never executed: the closure always fails.
     let mut command = Command::new("/proc/self/exe");
     let written = std::sync::Arc::new(written);
@@ -197,7 +197,7 @@ fn test_access(identity: &Identity, steps: &[(PathBuf, AccessFlags)]) -> io::Res
     // `io::Error` of a number needs no memory.
     unsafe {
         command.pre_exec(move || {
-            become_user(uid, gid, &groups)?;
+            switch_user(uid, gid, &groups)?;
             for (path, flags) in &paths {
                 let answer = access(path.as_c_str(), *flags).err().map_or(0, |errno| errno as i32);
                 // Atomic up to PIPE_BUF (pipe(7)).

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::config::App;
-use crate::pool::Identity;
+use crate::pool::UserIdentity;
 
 const SCRIPT: &str = include_str!("databases.py");
 
@@ -19,7 +19,7 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 ///
 /// # Errors
 /// When the process cannot be started or read. A failing import is not an error: the worker had imported it.
-pub(super) fn find(app: &App, identity: &Identity) -> io::Result<Vec<PathBuf>> {
+pub(super) fn find(app: &App, identity: &UserIdentity) -> io::Result<Vec<PathBuf>> {
     let mut command = Command::new(&app.python.path);
     identity.apply(&mut command);
     command.arg("-c").arg(SCRIPT).arg(&app.target.module).arg(&app.target.attribute);

@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 use crate::cli::{self, CheckIdentity, Invocation};
 use crate::config::{DEFAULT_FILE, Environment};
-use crate::pool::Identity;
+use crate::pool::UserIdentity;
 use crate::run::StartupError;
 
 use super::unit::Unit;
@@ -21,7 +21,7 @@ pub(super) struct CheckContext {
     /// Read in the unit's environment, if there is a unit.
     pub(super) invocation: Invocation,
     /// The user. `None`: the calling user, which is not root.
-    pub(super) identity: Option<Identity>,
+    pub(super) identity: Option<UserIdentity>,
     /// The unit whose sandbox counts.
     pub(super) unit: Option<Unit>,
 }
@@ -77,7 +77,7 @@ pub(super) fn resolve_context(
         invocation = invocation.reread_with(variables, directory).map_err(config)?;
         invocation.warnings.splice(0..0, warnings);
     }
-    let identity = Identity { user, uid: account.uid, gid, groups, environment };
+    let identity = UserIdentity { user, uid: account.uid, gid, groups, environment };
     Ok(CheckContext { invocation, identity: Some(identity), unit })
 }
 

@@ -23,7 +23,7 @@ use crate::dispatch::{Dispatcher, Notice, Policy, Reactor};
 use crate::edge::register;
 use crate::error_chain::Chain;
 use crate::id::{Generation, Life, WorkerId, WorkerNr};
-use crate::pool::{self, Identity, Plan, Pool};
+use crate::pool::{self, Pool, SpawnSpec, UserIdentity};
 use crate::run::{MainMessage, StartupError, notice_sink};
 use crate::supervise::Exit;
 
@@ -80,7 +80,7 @@ fn check_context(context: &CheckContext) -> Result<String, StartupError> {
 }
 
 /// Boots a worker, and returns what to print about it.
-fn check_boot(config: &Config, identity: Option<&Identity>) -> Result<String, StartupError> {
+fn check_boot(config: &Config, identity: Option<&UserIdentity>) -> Result<String, StartupError> {
     let extension = pool::find_extension().map_err(|error| unsound(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -120,22 +120,22 @@ fn unsound(reason: String) -> StartupError {
 }
 
 /// A worker that serves nothing.
-fn plan<'a>(config: &'a Config, hooks: &'a Hooks) -> Plan<'a> {
-    Plan {
+fn plan<'a>(config: &'a Config, hooks: &'a Hooks) -> SpawnSpec<'a> {
+    SpawnSpec {
         worker: WorkerId { number: WorkerNr(0), life: Life(1) },
         generation: Generation(1),
         app: &config.app,
         hooks,
         threads: u32::from(config.workers.threads.get()),
         concurrency: 1,
-        websockets: 0,
+        max_websockets: 0,
         multiprocess: true,
         listeners: &[],
         role: Role::Worker,
         warm_up: "",
         max_memory: None,
         max_requests: None,
-        children: Duration::ZERO,
+        children_timeout: Duration::ZERO,
     }
 }
 
@@ -212,7 +212,7 @@ async fn explain_death(pool: &mut Pool, config: &Config, booted: bool) -> String
 async fn wait_for_exit(pool: &mut Pool) -> Exit {
     loop {
         if let Some(ended) = pool.reap().pop() {
-            return ended.how;
+            return ended.exit;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

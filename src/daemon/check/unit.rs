@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn unit_files_are_read_with_drop_ins_without_a_manager() {
-        let root = crate::systemd::scratch("unit-files");
+        let root = crate::systemd::scratch_dir("unit-files");
         let (etc, lib) = (root.join("etc"), root.join("lib"));
         fs::create_dir_all(etc.join("rgun@.service.d")).unwrap();
         fs::create_dir_all(lib.join("rgun@shop.service.d")).unwrap();
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn environment_file_allows_comments_quotes_and_must_exist() {
-        let root = crate::systemd::scratch("environment-file");
+        let root = crate::systemd::scratch_dir("environment-file");
         fs::create_dir_all(&root).unwrap();
         let path = root.join("env");
         fs::write(&path, "# a comment\n\nA=1\nB=\"two words\"\n C = 'three' \n; D=4\nlong=a\\\nb\n").unwrap();

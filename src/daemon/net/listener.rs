@@ -11,7 +11,7 @@ use rgun_channel::control::ListenerInfo;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::Bind;
-use crate::systemd::listen::{Inherited, InheritedSocket};
+use crate::systemd::listen::{InheritedListener, InheritedSocket};
 
 /// A non-blocking listening socket.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ const UNIX_MODE: u32 = 0o666;
 
 impl Listener {
     /// Wraps a socket that systemd passed.
-    pub fn inherited(inherited: Inherited) -> Self {
+    pub fn inherited(inherited: InheritedListener) -> Self {
         let socket = match inherited.socket {
             InheritedSocket::Tcp(listener) => ListenerSocket::Tcp(listener),
             InheritedSocket::Unix(listener) => ListenerSocket::Unix(listener),

@@ -13,7 +13,7 @@ use crate::dispatch::{Link, Slots};
 use crate::id::{Generation, WorkerId};
 
 use super::error::SpawnError;
-use super::stacks_file::Stacks;
+use super::stacks_file::StacksFile;
 
 /// The daemon's ends of what it shares with a worker.
 #[derive(Debug)]
@@ -23,19 +23,19 @@ pub(super) struct Channel {
     pub(super) control: Arc<OwnedFd>,
     /// Rung for an ASGI worker's event loop.
     pub(super) wake: Arc<OwnedFd>,
-    pub(super) stacks: Stacks,
+    pub(super) stacks: StacksFile,
 }
 
 impl Channel {
     /// A new one, and what the worker is to be given of it: the map and its end of the control socket.
     pub(super) fn new(geometry: Geometry) -> Result<(Self, OwnedFd, OwnedFd), SpawnError> {
-        let system = |what| move |source| SpawnError::System { what, source };
+        let system = |what| move |source| SpawnError::System { resource: what, source };
         let (map, map_fd) =
             Map::create("rgun-channel", geometry.total_bytes()).map_err(system("the shared memory"))?;
-        let stacks = Stacks::new().map_err(system("the file for stacks"))?;
+        let stacks = StacksFile::new().map_err(system("the file for stacks"))?;
         let (ours, theirs) = control::pair().map_err(system("the control socket"))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| SpawnError::System { what: "the eventfd", source: errno.into() })?;
+            .map_err(|errno| SpawnError::System { resource: "the eventfd", source: errno.into() })?;
         let channel =
             Self { map: Arc::new(map), geometry, control: Arc::new(ours), wake: Arc::new(wake), stacks };
         Ok((channel, map_fd, theirs))

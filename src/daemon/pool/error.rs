@@ -29,10 +29,10 @@ pub enum SpawnError {
         source: io::Error,
     },
     /// The channel, the cgroup or the process could not be made.
-    #[error("cannot make {what} for a worker")]
+    #[error("cannot create {resource} for a worker")]
     System {
         /// What was to be made.
-        what: &'static str,
+        resource: &'static str,
         /// Why not.
         #[source]
         source: io::Error,
@@ -41,18 +41,18 @@ pub enum SpawnError {
     #[error("cannot have a worker forked by the zygote")]
     Zygote(#[source] io::Error),
     /// What a zygote said is not so.
-    #[error("the zygote claims to have forked life {life} as process {pid}, but {why}")]
-    Claim {
+    #[error("the zygote claims to have forked life {life} as process {pid}, but {reason}")]
+    FalseFork {
         /// The life it named.
         life: u64,
         /// The process it named.
         pid: u32,
         /// What is wrong with it.
-        why: &'static str,
+        reason: &'static str,
     },
     /// Somebody says that a worker could not be forked, and was not asked for it.
     #[error("it claims to have failed to fork life {life}, but nobody has asked it to")]
-    NotAsked {
+    UnexpectedFailure {
         /// The life it named.
         life: u64,
     },
@@ -62,8 +62,8 @@ pub enum SpawnError {
 }
 
 impl SpawnError {
-    pub(super) fn entrance(source: io::Error) -> Self {
-        Self::System { what: "the cgroup's entrance", source }
+    pub(super) fn open_cgroup(source: io::Error) -> Self {
+        Self::System { resource: "the cgroup's entrance", source }
     }
 
     /// Whose fault it is.
@@ -72,8 +72,8 @@ impl SpawnError {
             Self::Interpreter { .. } | Self::Directory { .. } => SpawnFault::Config,
             Self::System { .. }
             | Self::Zygote(_)
-            | Self::Claim { .. }
-            | Self::NotAsked { .. }
+            | Self::FalseFork { .. }
+            | Self::UnexpectedFailure { .. }
             | Self::TooLate => SpawnFault::System,
         }
     }

@@ -3,7 +3,7 @@
 //! The daemon itself never changes its user, and has no use for this.
 //!
 //! # Why `unsafe`
-//! What `std::process::Command` can set by itself leaves out the supplementary groups; a process without its own would
+//! What `std::process::Command` can set by itself cgroups out the supplementary groups; a process without its own would
 //! keep root's. The closure makes plain system calls only (signal-safety(7)).
 #![expect(unsafe_code, reason = "pre_exec")]
 
@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 /// A user, with what a process needs to be that user's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub struct UserIdentity {
     /// As the operator has named the user.
     pub user: String,
     /// The user.
@@ -29,14 +29,14 @@ pub struct Identity {
     pub environment: Vec<(OsString, OsString)>,
 }
 
-impl Identity {
+impl UserIdentity {
     /// Has a command run as this user, in this environment. To be called before variables are added.
     pub fn apply(&self, command: &mut Command) {
         command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
         let Self { uid, gid, groups, .. } = self.clone();
         // SAFETY: the closure makes three system calls and allocates nothing: the groups are moved into it.
         unsafe {
-            command.pre_exec(move || become_user(uid, gid, &groups));
+            command.pre_exec(move || switch_user(uid, gid, &groups));
         }
     }
 }
@@ -45,7 +45,7 @@ impl Identity {
 ///
 /// # Errors
 /// What the kernel says; EPERM to whoever is not root.
-pub fn become_user(uid: Uid, gid: Gid, groups: &[Gid]) -> io::Result<()> {
+pub fn switch_user(uid: Uid, gid: Gid, groups: &[Gid]) -> io::Result<()> {
     // The user last: later the process may not change the others any more.
     setgroups(groups)?;
     setresgid(gid, gid, gid)?;

@@ -4,7 +4,7 @@
 //! for a while. What is then still there is killed, and named. A worker that is killed, or dies, takes its children
 //! along.
 //!
-//! With a leaf of its own a worker's children are those in its leaf, and the leaf is kept until it is empty. Without one
+//! With a cgroup of its own a worker's children are those in its cgroup, and the cgroup is kept until it is empty. Without one
 //! they are those in its process group; each is known by a pidfd, because the number of a group means that group only as
 //! long as somebody is in it.
 
@@ -20,10 +20,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::id::WorkerId;
-use crate::systemd::cgroup::Leaf;
+use crate::systemd::cgroup::WorkerCgroup;
 
 /// Processes of one worker that are named; the others are counted.
-const MAX_NAMED: usize = 16;
+const MAX_LISTED: usize = 16;
 
 /// From killing processes to looking whether they are gone.
 const KILL_INTERVAL: Duration = Duration::from_millis(100);
@@ -31,92 +31,99 @@ const KILL_INTERVAL: Duration = Duration::from_millis(100);
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Leftovers {
-    all: Vec<Leftover>,
+    workers: Vec<WorkerLeftovers>,
 }
 
 /// What one worker has left behind.
 #[derive(Debug)]
-struct Leftover {
+struct WorkerLeftovers {
     worker: WorkerId,
     /// The worker's process id, by now perhaps another process's.
     pid: u32,
-    processes: Processes,
+    processes: ProcessSet,
     /// When the worker left.
-    since: Instant,
+    exited_at: Instant,
     /// When they are killed, or killed again.
-    until: Instant,
+    kill_at: Instant,
     /// They were killed, and reported.
     is_killed: bool,
 }
 
 /// How they are found.
 #[derive(Debug)]
-enum Processes {
-    Leaf(Leaf),
+enum ProcessSet {
+    Cgroup(WorkerCgroup),
     /// The group's number, and the members that were found when its leader had left.
     Group(Pid, Vec<(Pid, OwnedFd)>),
 }
 
 /// Processes that a worker had left behind and that were killed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KilledLeftover {
+pub struct KilledLeftovers {
     /// The worker.
     pub worker: WorkerId,
     /// Its process id when it lived.
     pub pid: u32,
     /// How long they had from its end.
     pub waited: Duration,
-    /// Process ids and command names, not more than [`MAX_NAMED`].
-    pub named: Vec<(u32, String)>,
+    /// Process ids and command names, not more than [`MAX_LISTED`].
+    pub commands: Vec<(u32, String)>,
     /// How many there were.
-    pub count: usize,
+    pub n_processes: usize,
 }
 
 impl Leftovers {
-    /// Keeps what a worker has left behind that was reaped just now, for `patience`. The leaf of one that has left
+    /// Keeps what a worker has left behind that was reaped just now, for `patience`. The cgroup of one that has left
     /// nothing behind comes back.
-    pub(super) fn keep(
+    pub(super) fn track(
         &mut self,
         worker: WorkerId,
         pid: Pid,
-        leaf: Option<Leaf>,
+        cgroup: Option<WorkerCgroup>,
         patience: Duration,
-    ) -> Option<Leaf> {
+    ) -> Option<WorkerCgroup> {
         let since = Instant::now();
-        let processes = match leaf {
-            Some(leaf) => Processes::Leaf(leaf),
-            None => Processes::Group(pid, members_of(pid)),
+        let processes = match cgroup {
+            Some(cgroup) => ProcessSet::Cgroup(cgroup),
+            None => ProcessSet::Group(pid, members_of(pid)),
         };
-        if processes.list().is_empty() {
+        if processes.pids().is_empty() {
             return match processes {
-                Processes::Leaf(leaf) => Some(leaf),
-                Processes::Group(..) => None,
+                ProcessSet::Cgroup(cgroup) => Some(cgroup),
+                ProcessSet::Group(..) => None,
             };
         }
         let until = since.checked_add(patience).unwrap_or(since + Duration::from_hours(24 * 365));
         let pid = pid.as_raw().unsigned_abs();
-        self.all.push(Leftover { worker, pid, processes, since, until, is_killed: false });
+        self.workers.push(WorkerLeftovers {
+            worker,
+            pid,
+            processes,
+            exited_at: since,
+            kill_at: until,
+            is_killed: false,
+        });
         None
     }
 
     #[cfg(test)]
     pub(super) fn expire(&mut self) {
-        for leftover in &mut self.all {
-            leftover.until = Instant::now();
+        for leftover in &mut self.workers {
+            leftover.kill_at = Instant::now();
         }
     }
 
     #[cfg(test)]
     pub(super) fn n_processes(&self) -> usize {
-        self.all.iter().map(|leftover| leftover.processes.list().len()).sum()
+        self.workers.iter().map(|leftover| leftover.processes.pids().len()).sum()
     }
 
-    /// Forgets those that have ended, and removes their leaves. To be called before orphans are reaped: one that has
+    /// Forgets those that have ended, and removes their cgroups. To be called before orphans are reaped: one that has
     /// ended still holds its group's number for those that it has started.
-    pub(super) fn forget_ended(&mut self) {
-        self.all.retain_mut(|leftover| match &mut leftover.processes {
-            Processes::Leaf(leaf) => leaf.remove().is_err(),
-            Processes::Group(group, members) => {
+    pub(super) fn prune(&mut self) {
+        self.workers.retain_mut(|leftover| match &mut leftover.processes {
+            ProcessSet::Cgroup(cgroup) => cgroup.remove().is_err(),
+            ProcessSet::Group(group, members) => {
                 if members.iter().any(|(pid, _)| group_of(*pid) == Some(*group)) {
                     let found = members_of(*group).into_iter();
                     let is_new = |(pid, _): &(Pid, OwnedFd)| members.iter().all(|(known, _)| known != pid);
@@ -130,45 +137,45 @@ impl Leftovers {
     }
 
     /// When [`Leftovers::kill_due`] has something to do.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.all.iter().map(|leftover| leftover.until).min()
+    pub(super) fn next_kill(&self) -> Option<Instant> {
+        self.workers.iter().map(|leftover| leftover.kill_at).min()
     }
 
     /// Whether processes that workers have left behind run and have not been killed.
     pub(super) fn has_running(&self) -> bool {
-        self.all.iter().any(|leftover| !leftover.is_killed)
+        self.workers.iter().any(|leftover| !leftover.is_killed)
     }
 
     /// Kills the leftovers whose time has run out. Returns each worker's the first time.
-    pub(super) fn kill_due(&mut self) -> Vec<KilledLeftover> {
+    pub(super) fn kill_due(&mut self) -> Vec<KilledLeftovers> {
         let now = Instant::now();
-        self.forget_ended();
+        self.prune();
         let mut killed = Vec::new();
-        for leftover in self.all.iter_mut().filter(|leftover| leftover.until <= now) {
-            let processes = leftover.processes.list();
+        for leftover in self.workers.iter_mut().filter(|leftover| leftover.kill_at <= now) {
+            let processes = leftover.processes.pids();
             leftover.processes.kill(&processes);
-            leftover.until = now + KILL_INTERVAL;
+            leftover.kill_at = now + KILL_INTERVAL;
             if !std::mem::replace(&mut leftover.is_killed, true) && !processes.is_empty() {
-                killed.push(KilledLeftover {
+                killed.push(KilledLeftovers {
                     worker: leftover.worker,
                     pid: leftover.pid,
-                    waited: now.duration_since(leftover.since),
-                    named: processes.iter().take(MAX_NAMED).map(|pid| (*pid, command_of(*pid))).collect(),
-                    count: processes.len(),
+                    waited: now.duration_since(leftover.exited_at),
+                    commands: processes.iter().take(MAX_LISTED).map(|pid| (*pid, command_of(*pid))).collect(),
+                    n_processes: processes.len(),
                 });
             }
         }
-        self.forget_ended();
+        self.prune();
         killed
     }
 
     /// Sends SIGTERM to all leftovers, which have until `deadline` at most. Returns how many processes that are.
-    pub(super) fn end(&mut self, deadline: Instant) -> usize {
-        self.forget_ended();
+    pub(super) fn terminate(&mut self, deadline: Instant) -> usize {
+        self.prune();
         let mut count = 0;
-        for leftover in &mut self.all {
-            leftover.until = leftover.until.min(deadline);
-            for pid in leftover.processes.list() {
+        for leftover in &mut self.workers {
+            leftover.kill_at = leftover.kill_at.min(deadline);
+            for pid in leftover.processes.pids() {
                 count += 1;
                 signal_one(pid, Signal::SIGTERM);
             }
@@ -177,10 +184,10 @@ impl Leftovers {
     }
 }
 
-impl Processes {
-    fn list(&self) -> Vec<u32> {
+impl ProcessSet {
+    fn pids(&self) -> Vec<u32> {
         match self {
-            Self::Leaf(leaf) => leaf.processes().unwrap_or_else(|error| {
+            Self::Cgroup(cgroup) => cgroup.processes().unwrap_or_else(|error| {
                 tracing::debug!(error = %crate::error_chain::Chain(&error), "cannot list a worker's processes");
                 Vec::new()
             }),
@@ -191,8 +198,8 @@ impl Processes {
     /// SIGKILL to all, `listed` being those that were found.
     fn kill(&self, listed: &[u32]) {
         match self {
-            Self::Leaf(leaf) => {
-                if !leaf.kill() {
+            Self::Cgroup(cgroup) => {
+                if !cgroup.kill() {
                     // A kernel before 5.14. What they start meanwhile is killed the next time.
                     for pid in listed {
                         signal_one(*pid, Signal::SIGKILL);

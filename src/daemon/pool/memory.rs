@@ -1,8 +1,8 @@
 //! How much memory workers use, and who has come to its limit.
 //!
 //! With the kernel's memory controller each worker has limits of its own (`systemd::memory`), and `run` awaits
-//! [`Pool::memory_watch_fd`] to call [`Pool::memory_events`]. Without it there is no hard limit, and `run` samples
-//! [`Pool::memory`] instead: the *proportional set size* (proc_pid_smaps_rollup(5)), in which a page that several
+//! [`Pool::memory_watch_fd`] to call [`Pool::take_memory_events`]. Without it there is no hard limit, and `run` samples
+//! [`Pool::memory_usage`] instead: the *proportional set size* (proc_pid_smaps_rollup(5)), in which a page that several
 //! processes share counts for each in proportion. That needs no privilege for processes of the same user, under
 //! `ProtectProc=invisible` neither.
 //!
@@ -15,53 +15,55 @@ use std::os::fd::{AsFd, BorrowedFd};
 use crate::error_chain::Chain;
 use crate::id::WorkerId;
 use crate::supervise::Exit;
-use crate::systemd::cgroup::{Controller, Leaf};
-use crate::systemd::memory::Watch;
+use crate::systemd::cgroup::{Controller, WorkerCgroup};
+use crate::systemd::memory::CgroupWatch;
 
 use super::Pool;
 use super::memory_limits::MemoryEvent;
-use super::worker::Process;
+use super::worker::WorkerProcess;
 
 /// Most processes of one worker whose memory is added up without a controller; reading one takes the kernel about a
 /// millisecond for each 100 MiB.
-const MOST_PROCESSES: usize = 64;
+const MAX_SAMPLED_PROCESSES: usize = 64;
 
-impl Process {
-    /// Whether the kernel has killed something of it for want of memory. To be asked before its leaf is removed.
+impl WorkerProcess {
+    /// Whether the kernel has killed something of it for want of memory. To be asked before its cgroup is removed.
     pub(super) fn was_oom_killed(&self, how: Exit) -> bool {
-        let Some(leaf) = self.leaf.as_ref().filter(|leaf| leaf.has_memory()) else { return false };
+        let Some(cgroup) = self.cgroup.as_ref().filter(|cgroup| cgroup.has_memory()) else { return false };
         matches!(how, Exit::Signal { signal, .. } if signal == nix::libc::SIGKILL)
-            && leaf.memory_events().is_ok_and(|events| events.oom_kill > self.limits.oom_kills_before)
+            && cgroup
+                .memory_events()
+                .is_ok_and(|events| events.oom_kill > self.memory_limits.initial_oom_kills)
     }
 
     /// Lifts its limits: it is not to be replaced because of what it uses.
-    pub(super) fn lift_limits(&mut self) {
-        if self.limits.soft.take().is_none() {
+    pub(super) fn lift_memory_limits(&mut self) {
+        if self.memory_limits.soft.take().is_none() {
             return;
         }
-        if let Some(Err(error)) = self.leaf.as_ref().map(Leaf::lift_limits) {
+        if let Some(Err(error)) = self.cgroup.as_ref().map(WorkerCgroup::lift_limits) {
             tracing::warn!(error = %Chain(&error), rgun.pid = self.pid.as_raw(),
                 "cannot lift the limits of a zygote's memory, ignoring");
         }
     }
 
     /// What the kernel has told since the last look.
-    fn news(&mut self, worker: WorkerId, news: &mut Vec<MemoryEvent>) -> Option<()> {
-        let leaf = self.leaf.as_ref().filter(|leaf| leaf.has_memory())?;
-        let events = leaf.memory_events().ok()?;
-        let seen = std::mem::replace(&mut self.limits.seen, events);
+    fn poll_memory_events(&mut self, worker: WorkerId, news: &mut Vec<MemoryEvent>) -> Option<()> {
+        let cgroup = self.cgroup.as_ref().filter(|cgroup| cgroup.has_memory())?;
+        let events = cgroup.memory_events().ok()?;
+        let seen = std::mem::replace(&mut self.memory_limits.last_counts, events);
         if events.oom_kill > seen.oom_kill {
             news.push(MemoryEvent::OomKill(worker));
         }
-        let soft = self.limits.soft.filter(|_| events.high > seen.high)?;
+        let soft = self.memory_limits.soft.filter(|_| events.high > seen.high)?;
         // The page cache comes to the limit as well, and goes from there without harm: only what is left then counts.
         // The kernel holds the use at the limit, within some 256 KiB a processor: hence not all of it.
-        if leaf.memory_usage().ok()? < soft - soft / 16 {
+        if cgroup.memory_usage().ok()? < soft - soft / 16 {
             return None;
         }
-        self.limits.soft = None;
+        self.memory_limits.soft = None;
         news.push(MemoryEvent::High(worker));
-        if let Err(error) = leaf.lift_soft_limit() {
+        if let Err(error) = cgroup.lift_soft_limit() {
             tracing::warn!(error = %Chain(&error), rgun.pid = self.pid.as_raw(),
                 "cannot lift the limit of a worker's memory: it is slow until it is replaced");
         }
@@ -75,30 +77,31 @@ impl Pool {
         self.delegation.as_ref().is_some_and(|delegation| delegation.has(Controller::Memory))
     }
 
-    /// Bytes of memory that a worker and what it started use; nothing when that cannot be told. Without a leaf only
+    /// Bytes of memory that a worker and what it started use; nothing when that cannot be told. Without a cgroup only
     /// the worker itself is counted.
-    pub fn memory(&mut self, worker: WorkerId) -> Option<u64> {
+    pub fn memory_usage(&mut self, worker: WorkerId) -> Option<u64> {
         let process = self.processes.get(&worker)?;
-        if let Some(leaf) = process.leaf.as_ref().filter(|leaf| leaf.has_memory())
-            && let Ok(bytes) = leaf.memory_usage()
+        if let Some(cgroup) = process.cgroup.as_ref().filter(|cgroup| cgroup.has_memory())
+            && let Ok(bytes) = cgroup.memory_usage()
         {
             return Some(bytes);
         }
         let own = process.pid.as_raw().unsigned_abs();
-        let mut processes = process.leaf.as_ref().and_then(|leaf| leaf.processes().ok()).unwrap_or_default();
+        let mut processes =
+            process.cgroup.as_ref().and_then(|cgroup| cgroup.processes().ok()).unwrap_or_default();
         processes.retain(|pid| *pid != own);
-        processes.truncate(MOST_PROCESSES - 1);
+        processes.truncate(MAX_SAMPLED_PROCESSES - 1);
         processes.push(own);
         let mut total = None;
         for pid in processes {
             match proportional_set_size(pid) {
                 Ok(Some(bytes)) => total = Some(total.unwrap_or(0_u64).saturating_add(bytes)),
                 Ok(None) => {}
-                Err(error) if self.memory.told_unreadable => {
+                Err(error) if self.memory_monitor.read_error_logged => {
                     tracing::debug!(%error, rgun.pid = pid, "cannot read a worker's smaps_rollup, ignoring");
                 }
                 Err(error) => {
-                    self.memory.told_unreadable = true;
+                    self.memory_monitor.read_error_logged = true;
                     tracing::warn!(%error, rgun.pid = pid,
                         "cannot read a worker's /proc/{pid}/smaps_rollup: its memory is not known");
                 }
@@ -107,21 +110,21 @@ impl Pool {
         total
     }
 
-    /// Readable when [`Pool::memory_events`] may have something to tell. Without it there are no limits, or they cannot
+    /// Readable when [`Pool::take_memory_events`] may have something to tell. Without it there are no limits, or they cannot
     /// be watched: then only calling it tells.
     pub fn memory_watch_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.memory.watch.as_ref().map(AsFd::as_fd)
+        self.memory_monitor.watch.as_ref().map(AsFd::as_fd)
     }
 
     /// What the kernel has told of the workers' memory since the last call. Does not block. To be called when
     /// [`Pool::memory_watch_fd`] is readable, and from time to time anyway.
-    pub fn memory_events(&mut self) -> Vec<MemoryEvent> {
-        let changed = self.memory.watch.as_ref().map(Watch::changed).unwrap_or_default();
+    pub fn take_memory_events(&mut self) -> Vec<MemoryEvent> {
+        let changed = self.memory_monitor.watch.as_ref().map(CgroupWatch::changed).unwrap_or_default();
         let mut news = Vec::new();
         for (worker, process) in &mut self.processes {
-            if process.limits.watch.is_none_or(|id| changed.contains(id)) {
+            if process.memory_limits.watch_id.is_none_or(|id| changed.contains(id)) {
                 // Nothing is an end that will be told by `reap`.
-                let _nothing_new = process.news(*worker, &mut news);
+                let _nothing_new = process.poll_memory_events(*worker, &mut news);
             }
         }
         news

@@ -4,10 +4,10 @@ use rgun_channel::control::Role;
 
 use crate::error_chain::Chain;
 use crate::id::WorkerId;
-use crate::systemd::cgroup::Leaf;
-use crate::systemd::memory::{Events, Watch, WatchId};
+use crate::systemd::cgroup::WorkerCgroup;
+use crate::systemd::memory::{CgroupWatch, MemoryEventCounts, WatchId};
 
-use super::plan::Plan;
+use super::spawn_spec::SpawnSpec;
 
 /// Something the kernel has told of a worker's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,30 +21,30 @@ pub enum MemoryEvent {
 
 /// What the pool keeps about it.
 #[derive(Debug, Default)]
-pub(super) struct Watcher {
-    pub(super) watch: Option<Watch>,
+pub(super) struct MemoryMonitor {
+    pub(super) watch: Option<CgroupWatch>,
     /// That there is no controller has been said.
-    pub(super) told_absent: bool,
+    pub(super) absence_logged: bool,
     /// That `/proc` cannot be read has been said.
-    pub(super) told_unreadable: bool,
+    pub(super) read_error_logged: bool,
 }
 
 /// What is known of one worker's limits.
 #[derive(Debug, Default)]
-pub(super) struct Limits {
+pub(super) struct MemoryLimits {
     /// Bytes at which it is told [`MemoryEvent::High`]; nothing when it has no soft limit (any more).
     pub(super) soft: Option<u64>,
     /// Nothing when it cannot be watched: it is then looked at each time.
-    pub(super) watch: Option<WatchId>,
+    pub(super) watch_id: Option<WatchId>,
     /// What was seen last.
-    pub(super) seen: Events,
-    /// A leaf of the same name may have been there before.
-    pub(super) oom_kills_before: u64,
+    pub(super) last_counts: MemoryEventCounts,
+    /// A cgroup of the same name may have been there before.
+    pub(super) initial_oom_kills: u64,
 }
 
-impl Watcher {
+impl MemoryMonitor {
     pub(super) fn new(has_memory: bool) -> Self {
-        let watch = has_memory.then(Watch::new).and_then(|made| {
+        let watch = has_memory.then(CgroupWatch::new).and_then(|made| {
             made.inspect_err(|error| {
                 tracing::warn!(%error, "cannot watch memory.events, looking at them from time to time instead");
             })
@@ -53,21 +53,21 @@ impl Watcher {
         Self { watch, ..Self::default() }
     }
 
-    /// Bounds a new worker's leaf. A zygote has no limit: it serves nothing that could make it grow, and what its
+    /// Bounds a new worker's cgroup. A zygote has no limit: it serves nothing that could make it grow, and what its
     /// workers share with it is counted as its own.
-    pub(super) fn limit(&mut self, plan: &Plan<'_>, leaf: Option<&Leaf>) -> Limits {
-        let soft = plan.max_memory.filter(|_| plan.role == Role::Worker);
-        let Some(leaf) = leaf.filter(|leaf| leaf.has_memory()) else {
-            if soft.is_some() && !self.told_absent {
-                self.told_absent = true;
+    pub(super) fn set_limits(&mut self, spec: &SpawnSpec<'_>, cgroup: Option<&WorkerCgroup>) -> MemoryLimits {
+        let soft = spec.max_memory.filter(|_| spec.role == Role::Worker);
+        let Some(cgroup) = cgroup.filter(|cgroup| cgroup.has_memory()) else {
+            if soft.is_some() && !self.absence_logged {
+                self.absence_logged = true;
                 tracing::warn!(
                     "workers.max_memory has no memory controller to rely on (under systemd that takes Delegate=yes \
                      and a kernel with cgroup2's): falls back to sampling PSS every 5 s, without a hard limit"
                 );
             }
-            return Limits::default();
+            return MemoryLimits::default();
         };
-        let soft = soft.filter(|limit| match leaf.limit_memory(*limit) {
+        let soft = soft.filter(|limit| match cgroup.limit_memory(*limit) {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "cannot limit a worker's memory, proceeding without");
@@ -76,14 +76,14 @@ impl Watcher {
         });
         // Without a limit of its own the kernel may still kill it for the whole system's; that is read at its end.
         let watch = self.watch.as_ref().filter(|_| soft.is_some()).and_then(|watch| {
-            let added = watch.add(leaf);
+            let added = watch.add(cgroup);
             added
                 .inspect_err(|error| {
                     tracing::debug!(%error, "cannot watch a worker's memory.events, looking at them from time to time");
                 })
                 .ok()
         });
-        let seen = leaf.memory_events().unwrap_or_default();
-        Limits { soft, watch, seen, oom_kills_before: seen.oom_kill }
+        let seen = cgroup.memory_events().unwrap_or_default();
+        MemoryLimits { soft, watch_id: watch, last_counts: seen, initial_oom_kills: seen.oom_kill }
     }
 }

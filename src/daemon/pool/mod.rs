@@ -7,7 +7,7 @@
 //! - The daemon is a *subreaper*: what its workers leave behind becomes its child (that is how a zygote's workers come
 //!   to it), and is reaped without a word unless it is a worker.
 //! - A process is killed before it is reaped, with all that it started, so that nothing outlives its seat; but one that
-//!   has left in good order leaves its children to finish ([`leftovers`]).
+//!   has left in good order cgroups its children to finish ([`leftovers`]).
 //! - No number of a process is used after it was reaped.
 
 mod channel;
@@ -19,9 +19,9 @@ mod leftovers;
 mod memory;
 mod memory_limits;
 mod pending_forks;
-mod plan;
 mod process;
 mod spawn;
+mod spawn_spec;
 mod stacks;
 mod stacks_file;
 #[cfg(test)]
@@ -41,42 +41,42 @@ use crate::dispatch::{Link, Reactor};
 use crate::id::WorkerId;
 use crate::journal::output::{DaemonEnds, WorkerEnds, WorkerOutput};
 use crate::supervise::Exit;
-use crate::systemd::cgroup::{Delegation, Leaf};
+use crate::systemd::cgroup::{Delegation, WorkerCgroup};
 
 use self::channel::Channel;
 pub use self::error::SpawnError;
 pub use self::extension::{EXTENSION, find_extension};
-pub use self::identity::{Identity, become_user};
-pub use self::leftovers::KilledLeftover;
+pub use self::identity::{UserIdentity, switch_user};
+pub use self::leftovers::KilledLeftovers;
 use self::leftovers::Leftovers;
 pub use self::memory_limits::MemoryEvent;
-use self::memory_limits::Watcher;
-use self::pending_forks::Forks;
+use self::memory_limits::MemoryMonitor;
 pub use self::pending_forks::LostFork;
-pub use self::plan::Plan;
-use self::process::Which;
+use self::pending_forks::PendingForks;
+use self::process::WaitTarget;
 use self::spawn::ProcessSettings;
-use self::worker::Process;
+pub use self::spawn_spec::SpawnSpec;
+use self::worker::WorkerProcess;
 
 /// All worker processes that have not been reaped.
 #[derive(Debug)]
 pub struct Pool {
     extension: PathBuf,
     delegation: Option<Delegation>,
-    process: ProcessSettings,
+    process_settings: ProcessSettings,
     /// Reads what workers print. `None`: they have the daemon's stdout and stderr.
     output: Option<WorkerOutput>,
-    processes: HashMap<WorkerId, Process>,
-    forks: Forks,
-    memory: Watcher,
+    processes: HashMap<WorkerId, WorkerProcess>,
+    forks: PendingForks,
+    memory_monitor: MemoryMonitor,
     /// Leaves whose removal had to wait for their last process.
-    leaves: Vec<Leaf>,
+    stale_cgroups: Vec<WorkerCgroup>,
     leftovers: Leftovers,
 }
 
 /// A process that was started.
 #[derive(Debug)]
-pub struct Spawned {
+pub struct SpawnedWorker {
     /// Its id.
     pub pid: u32,
     /// Its channel, for the dispatcher.
@@ -85,13 +85,13 @@ pub struct Spawned {
 
 /// A process that has ended, and was reaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
+pub struct WorkerExit {
     /// Whose it was.
     pub worker: WorkerId,
     /// Its id, which may be anybody's by now.
     pub pid: u32,
     /// How it ended.
-    pub how: Exit,
+    pub exit: Exit,
     /// The kernel killed it, or something that it had started, for want of memory.
     pub oom_killed: bool,
 }
@@ -106,21 +106,21 @@ impl Pool {
         let mut pool = Self {
             extension,
             delegation,
-            process: ProcessSettings::default(),
+            process_settings: ProcessSettings::default(),
             output: None,
             processes: HashMap::new(),
-            forks: Forks::default(),
-            memory: Watcher::default(),
-            leaves: Vec::new(),
+            forks: PendingForks::default(),
+            memory_monitor: MemoryMonitor::default(),
+            stale_cgroups: Vec::new(),
             leftovers: Leftovers::default(),
         };
-        pool.memory = Watcher::new(pool.has_memory_controller());
+        pool.memory_monitor = MemoryMonitor::new(pool.has_memory_controller());
         pool
     }
 
     /// Workers get this soft limit of open files, which the daemon had before it raised its own.
-    pub fn limit_open_files(&mut self, soft: u64) {
-        self.process.open_files = Some(soft);
+    pub fn set_open_files_limit(&mut self, soft: u64) {
+        self.process_settings.open_files = Some(soft);
     }
 
     /// Has what workers print read by this.
@@ -135,44 +135,47 @@ impl Pool {
     }
 
     /// Pipes for a process that is about to be made.
-    fn pipes(&self) -> Result<(Option<WorkerEnds>, Option<DaemonEnds>), SpawnError> {
+    fn create_output_pipes(&self) -> Result<(Option<WorkerEnds>, Option<DaemonEnds>), SpawnError> {
         let pipes = self.output.as_ref().map(WorkerOutput::pipes).transpose();
-        Ok(pipes.map_err(|source| SpawnError::System { what: "the pipes for its output", source })?.unzip())
+        Ok(pipes
+            .map_err(|source| SpawnError::System { resource: "the pipes for its output", source })?
+            .unzip())
     }
 
     /// From now on what a process prints is read.
-    fn follow(&self, ends: Option<DaemonEnds>, worker: WorkerId, pid: Pid) {
+    fn follow_output(&self, ends: Option<DaemonEnds>, worker: WorkerId, pid: Pid) {
         if let (Some(output), Some(ends)) = (&self.output, ends) {
             output.follow(ends, worker, pid.as_raw().unsigned_abs());
         }
     }
 
     /// Processes that are started from now on are this user's.
-    pub fn run_as(&mut self, identity: Identity) {
-        self.process.identity = Some(identity);
+    pub fn run_as(&mut self, identity: UserIdentity) {
+        self.process_settings.identity = Some(identity);
     }
 
-    /// Starts a worker or a zygote: makes its channel, its leaf cgroup and its process, and tells it to boot.
+    /// Starts a worker or a zygote: makes its channel, its cgroup cgroup and its process, and tells it to boot.
     ///
     /// # Errors
     /// What could not be made; nothing is left behind.
-    pub fn spawn(&mut self, plan: &Plan<'_>, reactor: &Reactor) -> Result<Spawned, SpawnError> {
-        let (channel, map, theirs) = Channel::new(Geometry::standard(plan.slots().max()))?;
-        let (printing, printed) = self.pipes()?;
-        let leaf = self.leaf(plan);
-        let limits = self.memory.limit(plan, leaf.as_ref());
-        let made = spawn::spawn(plan, &self.extension, &theirs, printing, leaf.as_ref(), &self.process);
+    pub fn spawn(&mut self, spec: &SpawnSpec<'_>, reactor: &Reactor) -> Result<SpawnedWorker, SpawnError> {
+        let (channel, map, theirs) = Channel::new(Geometry::standard(spec.slots().max()))?;
+        let (printing, printed) = self.create_output_pipes()?;
+        let cgroup = self.create_cgroup(spec);
+        let limits = self.memory_monitor.set_limits(spec, cgroup.as_ref());
+        let made =
+            spawn::spawn(spec, &self.extension, &theirs, printing, cgroup.as_ref(), &self.process_settings);
         drop(theirs);
         let pid = match made {
             Ok(pid) => pid,
             Err(error) => {
-                self.leaves.extend(leaf);
-                self.remove_leaves();
+                self.stale_cgroups.extend(cgroup);
+                self.remove_stale_cgroups();
                 return Err(error);
             }
         };
-        self.follow(printed, plan.worker, pid);
-        let start = Command::Start(Box::new(plan.start(channel.geometry)));
+        self.follow_output(printed, spec.worker, pid);
+        let start = Command::Start(Box::new(spec.start(channel.geometry)));
         let fds = [
             map.as_fd(),
             reactor.page_fd(),
@@ -184,21 +187,31 @@ impl Pool {
             // The process is gone already: its exit will tell, and say more than this does.
             tracing::debug!(%error, rgun.pid = pid.as_raw(), "cannot send a worker its start, ignoring");
         }
-        let link = channel.link(plan.worker, plan.generation, plan.slots(), plan.max_requests);
-        let children = plan.children;
-        self.processes.insert(plan.worker, Process { pid, role: plan.role, channel, leaf, limits, children });
-        Ok(Spawned { pid: pid.as_raw().unsigned_abs(), link })
+        let link = channel.link(spec.worker, spec.generation, spec.slots(), spec.max_requests);
+        let children = spec.children_timeout;
+        self.processes.insert(
+            spec.worker,
+            WorkerProcess {
+                pid,
+                role: spec.role,
+                channel,
+                cgroup: cgroup,
+                memory_limits: limits,
+                children_timeout: children,
+            },
+        );
+        Ok(SpawnedWorker { pid: pid.as_raw().unsigned_abs(), link })
     }
 
-    fn leaf(&self, plan: &Plan<'_>) -> Option<Leaf> {
+    fn create_cgroup(&self, spec: &SpawnSpec<'_>) -> Option<WorkerCgroup> {
         let delegation = self.delegation.as_ref()?;
-        let WorkerId { number, life } = plan.worker;
-        let name = match plan.role {
-            Role::Worker => format!("g{}-w{}-{}", plan.generation.0, number.0, life.0),
-            Role::Zygote => format!("g{}-z-{}", plan.generation.0, life.0),
+        let WorkerId { number, life } = spec.worker;
+        let name = match spec.role {
+            Role::Worker => format!("g{}-w{}-{}", spec.generation.0, number.0, life.0),
+            Role::Zygote => format!("g{}-z-{}", spec.generation.0, life.0),
         };
-        match delegation.leaf(&name) {
-            Ok(leaf) => Some(leaf),
+        match delegation.create_worker(&name) {
+            Ok(cgroup) => Some(cgroup),
             Err(error) => {
                 tracing::warn!(error = %crate::error_chain::Chain(&error),
                     "cannot make a worker's cgroup, proceeding without");
@@ -207,12 +220,12 @@ impl Pool {
         }
     }
 
-    /// SIGKILL to the worker and everything it started: its leaf cgroup where there is one, else its
+    /// SIGKILL to the worker and everything it started: its cgroup cgroup where there is one, else its
     /// process group. A worker that a zygote has not made yet is killed when it has.
     pub fn kill(&mut self, worker: WorkerId) {
         match self.processes.get_mut(&worker) {
             Some(process) => {
-                process.children = Duration::ZERO;
+                process.children_timeout = Duration::ZERO;
                 process.kill_all();
             }
             None => self.kill_pending(worker),
@@ -225,55 +238,55 @@ impl Pool {
     }
 
     /// Collects the workers that have ended; to be called at SIGCHLD. What outlived its worker is killed: it must not
-    /// outlive its seat; unless the worker has left in good order, and then it has `Plan::children`. Others that ended as children of ours are reaped without a word.
-    pub fn reap(&mut self) -> Vec<Ended> {
+    /// outlive its seat; unless the worker has left in good order, and then it has `SpawnSpec::children_timeout`. Others that ended as children of ours are reaped without a word.
+    pub fn reap(&mut self) -> Vec<WorkerExit> {
         let mut ended = Vec::new();
-        self.leftovers.forget_ended();
+        self.leftovers.prune();
         for (worker, process) in &self.processes {
-            if let Some((how, can_be_reaped)) = process.ended() {
+            if let Some((how, can_be_reaped)) = process.peek_exit() {
                 let oom_killed = process.was_oom_killed(how);
                 if can_be_reaped {
-                    if !process.leaves_children(how) {
+                    if !process.keeps_children(how) {
                         // Before it is reaped, so that its number still is its group's.
                         process.kill_all();
                     }
                     process::reap(process.pid);
-                } else if let Some(leaf) = &process.leaf {
-                    leaf.kill();
+                } else if let Some(cgroup) = &process.cgroup {
+                    cgroup.kill();
                 }
                 let pid = process.pid.as_raw().unsigned_abs();
-                ended.push(Ended { worker: *worker, pid, how, oom_killed });
+                ended.push(WorkerExit { worker: *worker, pid, exit: how, oom_killed });
             }
         }
-        for Ended { worker, how, .. } in &ended {
+        for WorkerExit { worker, exit: how, .. } in &ended {
             if let Some(process) = self.processes.remove(worker) {
-                if process.leaves_children(*how) {
-                    let Process { pid, leaf, children, .. } = process;
-                    self.leaves.extend(self.leftovers.keep(*worker, pid, leaf, children));
+                if process.keeps_children(*how) {
+                    let WorkerProcess { pid, cgroup: cgroup, children_timeout: children, .. } = process;
+                    self.stale_cgroups.extend(self.leftovers.track(*worker, pid, cgroup, children));
                 } else {
-                    self.leaves.extend(process.leaf);
+                    self.stale_cgroups.extend(process.cgroup);
                 }
             }
-            self.forks.zygote_died(*worker);
+            self.forks.shorten_deadlines(*worker);
         }
-        self.reap_strangers();
-        self.remove_leaves();
+        self.reap_orphans();
+        self.remove_stale_cgroups();
         ended
     }
 
-    /// Removes the leaves whose processes are gone. Without those of [`leftovers`], how many are left, whose last process the kernel has not done
+    /// Removes the cgroups whose processes are gone. Without those of [`leftovers`], how many are left, whose last process the kernel has not done
     /// with: to be tried again after a while ([`Pool::reap`] does too).
-    pub fn remove_leaves(&mut self) -> usize {
-        self.leftovers.forget_ended();
-        self.leaves.retain(|leaf| leaf.remove().is_err());
-        self.leaves.len()
+    pub fn remove_stale_cgroups(&mut self) -> usize {
+        self.leftovers.prune();
+        self.stale_cgroups.retain(|cgroup| cgroup.remove().is_err());
+        self.stale_cgroups.len()
     }
 
     /// Reaps what workers have left behind to this subreaper. Not while a zygote is at work: a child that nobody knows
     /// may then be a worker that has ended before it was told of, and how it ended is of interest.
-    fn reap_strangers(&mut self) {
+    fn reap_orphans(&mut self) {
         while self.forks.is_empty()
-            && let Ok(Some((pid, how))) = process::ended(Which::Any)
+            && let Ok(Some((pid, how))) = process::peek_exit(WaitTarget::Any)
             // A worker that has ended this moment: there is a SIGCHLD of its own for it.
             && !self.processes.values().any(|process| process.pid == pid)
         {
@@ -283,8 +296,8 @@ impl Pool {
     }
 
     /// When [`Pool::kill_leftovers`] has something to do.
-    pub fn leftovers_due(&self) -> Option<Instant> {
-        self.leftovers.due()
+    pub fn next_leftover_kill(&self) -> Option<Instant> {
+        self.leftovers.next_kill()
     }
 
     /// Whether processes that workers have left behind run and have not been killed.
@@ -293,12 +306,12 @@ impl Pool {
     }
 
     /// Kills the leftovers whose time has run out. Returns each worker's the first time.
-    pub fn kill_leftovers(&mut self) -> Vec<KilledLeftover> {
+    pub fn kill_leftovers(&mut self) -> Vec<KilledLeftovers> {
         self.leftovers.kill_due()
     }
 
     /// Sends SIGTERM to all leftovers, which have until `deadline` at most. Returns how many processes that are.
-    pub fn end_leftovers(&mut self, deadline: Instant) -> usize {
-        self.leftovers.end(deadline)
+    pub fn terminate_leftovers(&mut self, deadline: Instant) -> usize {
+        self.leftovers.terminate(deadline)
     }
 }

@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 use crate::dispatch::Slots;
 use crate::id::{Generation, WorkerId};
 use crate::journal::output::DaemonEnds;
-use crate::systemd::cgroup::Leaf;
+use crate::systemd::cgroup::WorkerCgroup;
 
 use super::channel::Channel;
 use super::error::SpawnError;
-use super::memory_limits::Limits;
+use super::memory_limits::MemoryLimits;
 
 /// From a zygote's death to the last that it may have said.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+const ZYGOTE_DEATH_GRACE: Duration = Duration::from_millis(200);
 
 /// The workers that were asked for and are not there yet.
 #[derive(Debug, Default)]
-pub(super) struct Forks {
+pub(super) struct PendingForks {
     /// By life.
-    pub(super) pending: HashMap<u64, Pending>,
+    pub(super) pending: HashMap<u64, PendingFork>,
     /// Lives that were given up, and their zygotes; should their process come after all, it is killed.
     pub(super) given_up: HashMap<u64, WorkerId>,
     pub(super) lost: Vec<LostFork>,
@@ -42,31 +42,31 @@ pub struct LostFork {
 
 /// A worker that was asked for.
 #[derive(Debug)]
-pub(super) struct Pending {
+pub(super) struct PendingFork {
     pub(super) worker: WorkerId,
     pub(super) zygote: WorkerId,
     /// When it is given up.
-    pub(super) until: Instant,
+    pub(super) deadline: Instant,
     /// It was to be killed before it existed.
-    pub(super) killed: bool,
-    pub(super) process: Unborn,
+    pub(super) kill_on_arrival: bool,
+    pub(super) prepared: PreparedWorker,
 }
 
 /// A process but for its pid.
 #[derive(Debug)]
-pub(super) struct Unborn {
+pub(super) struct PreparedWorker {
     pub(super) channel: Channel,
-    pub(super) leaf: Option<Leaf>,
-    pub(super) limits: Limits,
+    pub(super) cgroup: Option<WorkerCgroup>,
+    pub(super) memory_limits: MemoryLimits,
     pub(super) generation: Generation,
     pub(super) slots: Slots,
     pub(super) max_requests: Option<NonZeroU64>,
-    pub(super) children: Duration,
+    pub(super) children_timeout: Duration,
     /// What it prints comes here.
-    pub(super) printed: Option<DaemonEnds>,
+    pub(super) output: Option<DaemonEnds>,
 }
 
-impl Forks {
+impl PendingForks {
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
@@ -74,7 +74,7 @@ impl Forks {
     #[cfg(test)]
     pub(super) fn expire(&mut self) {
         for pending in self.pending.values_mut() {
-            pending.until = Instant::now();
+            pending.deadline = Instant::now();
         }
     }
 
@@ -88,10 +88,10 @@ impl Forks {
     }
 
     /// A process has died: if it is a zygote, what it was to do may not come any more.
-    pub(super) fn zygote_died(&mut self, zygote: WorkerId) {
-        let until = Instant::now() + LAST_WORDS;
+    pub(super) fn shorten_deadlines(&mut self, zygote: WorkerId) {
+        let until = Instant::now() + ZYGOTE_DEATH_GRACE;
         for pending in self.pending.values_mut().filter(|pending| pending.zygote == zygote) {
-            pending.until = pending.until.min(until);
+            pending.deadline = pending.deadline.min(until);
         }
     }
 }

@@ -20,9 +20,9 @@ use crate::supervise::Exit;
 
 /// Which children to look at.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Which {
+pub(super) enum WaitTarget {
     /// This one.
-    One(Pid),
+    Pid(Pid),
     /// All.
     Any,
 }
@@ -31,26 +31,26 @@ pub(super) enum Which {
 ///
 /// # Errors
 /// ECHILD: there is no such child, living or dead.
-pub(super) fn ended(which: Which) -> io::Result<Option<(Pid, Exit)>> {
-    wait(which, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
+pub(super) fn peek_exit(which: WaitTarget) -> io::Result<Option<(Pid, Exit)>> {
+    wait_child(which, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
 }
 
 /// Whether a child of ours has this number and has not been reaped.
 pub(super) fn is_child(pid: Pid) -> bool {
-    ended(Which::One(pid)).is_ok()
+    peek_exit(WaitTarget::Pid(pid)).is_ok()
 }
 
 /// Removes a child that has ended from the kernel's table; from now on its number may be anybody's.
 pub(super) fn reap(pid: Pid) {
-    if let Err(error) = wait(Which::One(pid), libc::WEXITED | libc::WNOHANG) {
+    if let Err(error) = wait_child(WaitTarget::Pid(pid), libc::WEXITED | libc::WNOHANG) {
         tracing::error!(%error, rgun.pid = pid.as_raw(), "cannot reap a process, ignoring");
     }
 }
 
-fn wait(which: Which, options: libc::c_int) -> io::Result<Option<(Pid, Exit)>> {
+fn wait_child(which: WaitTarget, options: libc::c_int) -> io::Result<Option<(Pid, Exit)>> {
     let (kind, id) = match which {
-        Which::One(pid) => (libc::P_PID, libc::id_t::try_from(pid.as_raw()).unwrap_or(0)),
-        Which::Any => (libc::P_ALL, 0),
+        WaitTarget::Pid(pid) => (libc::P_PID, libc::id_t::try_from(pid.as_raw()).unwrap_or(0)),
+        WaitTarget::Any => (libc::P_ALL, 0),
     };
     // SAFETY: `siginfo_t` is plain data for which all zeros are a value: that of "nothing to tell" (waitid(2)).
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };

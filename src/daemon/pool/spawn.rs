@@ -5,7 +5,7 @@
 //! the cgroup (so that no instruction of the worker runs outside it), placing the control socket at its
 //! number, asking for SIGKILL when the daemon dies, restoring the limit of open files that the daemon has raised
 //! for itself, restoring the signal dispositions and the mask that a program started by systemd has, and ignoring
-//! those signals that would kill a worker which has not come so far as to handle them ([`HANDLED_LATER`]). The closure makes
+//! those signals that would kill a worker which has not come so far as to handle them ([`INITIALLY_IGNORED`]). The closure makes
 //! plain system calls only: no allocation, no lock, no logging (signal-safety(7)).
 //!
 //! A disposition or mask that the daemon was started with (nohup(1), a shell's background job) is not for workers:
@@ -26,15 +26,15 @@ use rgun_channel::control::{CONTROL_FD, STACKS_SIGNAL};
 
 use crate::journal::output::WorkerEnds;
 use crate::systemd::OWN_VARIABLES;
-use crate::systemd::cgroup::Leaf;
+use crate::systemd::cgroup::WorkerCgroup;
 
 use super::error::SpawnError;
-use super::identity::Identity;
-use super::plan::Plan;
+use super::identity::UserIdentity;
+use super::spawn_spec::SpawnSpec;
 
 /// What a worker has handlers for that let it live, as soon as its extension is loaded (src/worker/dispositions.rs,
 /// stacks.rs): orders to the daemon, which a process manager sends to all, and the signal for stacks.
-const HANDLED_LATER: [libc::c_int; 6] =
+const INITIALLY_IGNORED: [libc::c_int; 6] =
     [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGTTIN, libc::SIGTTOU, STACKS_SIGNAL];
 
 /// Runs in the worker's interpreter before anything else: checks the interpreter, loads the extension. It travels in
@@ -49,41 +49,41 @@ pub(super) struct ProcessSettings {
     /// The soft limit of open files, which the daemon had before it raised its own. `None`: the daemon's own.
     pub(super) open_files: Option<u64>,
     /// The user that the processes run as; `None` for the daemon's.
-    pub(super) identity: Option<Identity>,
+    pub(super) identity: Option<UserIdentity>,
 }
 
 pub(super) fn spawn(
-    plan: &Plan<'_>,
+    spec: &SpawnSpec<'_>,
     extension: &Path,
     control: &OwnedFd,
     output: Option<WorkerEnds>,
-    leaf: Option<&Leaf>,
+    cgroup: Option<&WorkerCgroup>,
     settings: &ProcessSettings,
 ) -> Result<Pid, SpawnError> {
-    let entrance = leaf.map(Leaf::entrance).transpose().map_err(SpawnError::entrance)?;
+    let entrance = cgroup.map(WorkerCgroup::open_procs).transpose().map_err(SpawnError::open_cgroup)?;
     let entrance_fd = entrance.as_ref().map(AsRawFd::as_raw_fd);
     let control_fd = control.as_raw_fd();
     let signals = Signals { last: libc::SIGRTMAX(), reserved: 32..libc::SIGRTMIN() };
-    let python = &plan.app.python;
+    let python = &spec.app.python;
     let mut command = Command::new(&python.path);
     command
         .arg("-c")
         .arg(RUN_BOOTSTRAP)
         .arg(extension)
-        .current_dir(&plan.app.directory)
+        .current_dir(&spec.app.directory)
         .stdin(Stdio::null())
         .process_group(0);
     if let Some(WorkerEnds { stdout, stderr }) = output {
         command.stdout(stdout).stderr(stderr);
     }
     if let Some(identity) = &settings.identity {
-        // Before `in_child`: the kernel forgets the signal of the parent's death when the user changes (prctl(2)).
+        // Before `set_up_child`: the kernel forgets the signal of the parent's death when the user changes (prctl(2)).
         identity.apply(&mut command);
     }
     for variable in OWN_VARIABLES {
         command.env_remove(variable);
     }
-    command.envs(plan.app.env.iter().map(|(name, value)| (name, value)));
+    command.envs(spec.app.env.iter().map(|(name, value)| (name, value)));
     command.env(BOOTSTRAP_VARIABLE, BOOTSTRAP);
     let daemon = nix::unistd::getpid();
     let open_files = settings.open_files;
@@ -91,24 +91,24 @@ pub(super) fn spawn(
     // made from an errno.
     unsafe {
         command.pre_exec(move || {
-            in_child(entrance_fd, control_fd, daemon)?;
+            set_up_child(entrance_fd, control_fd, daemon)?;
             restore_file_limit(open_files)?;
             reset_signals(&signals)
         });
     }
-    let made = command.spawn().map_err(|source| spawn_error(plan, source));
+    let made = command.spawn().map_err(|source| spawn_error(spec, source));
     // Dropping a `Child` neither kills nor reaps it; from here on it is known by its number.
     made.map(|child| Pid::from_raw(child.id().cast_signed()))
 }
 
 /// What made `execve(2)` or `chdir(2)` fail: the error is the same for both.
-fn spawn_error(plan: &Plan<'_>, source: io::Error) -> SpawnError {
-    let directory = &plan.app.directory;
+fn spawn_error(spec: &SpawnSpec<'_>, source: io::Error) -> SpawnError {
+    let directory = &spec.app.directory;
     // With a slash, which only a directory that may be entered has.
     if let Err(source) = directory.join(".").metadata() {
         return SpawnError::Directory { path: directory.clone(), source };
     }
-    let python = &plan.app.python;
+    let python = &spec.app.python;
     match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => SpawnError::Interpreter {
             path: python.path.clone(),
@@ -120,12 +120,12 @@ fn spawn_error(plan: &Plan<'_>, source: io::Error) -> SpawnError {
             source_of_path: python.source.to_string(),
             source,
         },
-        _ => SpawnError::System { what: "the process", source },
+        _ => SpawnError::System { resource: "the process", source },
     }
 }
 
 /// Between fork and exec. Only async-signal-safe calls.
-fn in_child(entrance: Option<RawFd>, control: RawFd, daemon: Pid) -> io::Result<()> {
+fn set_up_child(entrance: Option<RawFd>, control: RawFd, daemon: Pid) -> io::Result<()> {
     if let Some(entrance) = entrance {
         // "0" is the writing process itself (cgroups(7)).
         // SAFETY: the descriptor is open: the parent keeps the file until the child has been made.
@@ -165,7 +165,7 @@ struct Signals {
     reserved: std::ops::Range<libc::c_int>,
 }
 
-/// Default dispositions and an empty mask, but for [`HANDLED_LATER`], which are ignored until then.
+/// Default dispositions and an empty mask, but for [`INITIALLY_IGNORED`], which are ignored until then.
 /// Only async-signal-safe calls.
 fn reset_signals(signals: &Signals) -> io::Result<()> {
     for signal in 1..=signals.last {
@@ -173,7 +173,7 @@ fn reset_signals(signals: &Signals) -> io::Result<()> {
         if is_fixed || signals.reserved.contains(&signal) {
             continue;
         }
-        let disposition = if HANDLED_LATER.contains(&signal) { libc::SIG_IGN } else { libc::SIG_DFL };
+        let disposition = if INITIALLY_IGNORED.contains(&signal) { libc::SIG_IGN } else { libc::SIG_DFL };
         // SAFETY: neither disposition is a function of ours that could run at a bad time.
         if unsafe { libc::signal(signal, disposition) } == libc::SIG_ERR {
             return Err(io::Error::last_os_error());

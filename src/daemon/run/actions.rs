@@ -8,7 +8,7 @@ use super::{Daemon, generations};
 use crate::error_chain::Chain;
 use crate::escape::escape_path;
 use crate::id::{Generation, WorkerId};
-use crate::pool::Plan;
+use crate::pool::SpawnSpec;
 use crate::supervise::{Action, Event, Report, SpawnFault, SpawnMethod};
 use crate::systemd::notify;
 
@@ -93,21 +93,21 @@ impl Daemon {
         };
         let hooks = generations::hooks(&config);
         let has_reforked = self.generations.has_reforked(generation);
-        let plan = Plan {
+        let plan = SpawnSpec {
             worker,
             generation,
             app: &config.app,
             hooks: &hooks,
             threads: u32::from(config.workers.threads.get()),
             concurrency: generations::concurrency(&config),
-            websockets: generations::websockets(&config),
+            max_websockets: generations::websockets(&config),
             multiprocess: config.workers.count.resolve(self.host.cores).get() > 1,
             listeners: &self.host.listeners,
             role,
             warm_up: config.reload.probe.as_deref().unwrap_or_default(),
             max_memory: config.workers.max_memory,
             max_requests: generations::max_requests(&config.workers, has_reforked),
-            children: config.workers.children_timeout,
+            children_timeout: config.workers.children_timeout,
         };
         if let SpawnMethod::Fork(zygote) = method {
             return match self.pool.fork(&plan, zygote) {

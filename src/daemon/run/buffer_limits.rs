@@ -37,7 +37,7 @@ impl BufferLimits {
     /// Takes the configured limits, and measures the host for those that are `"auto"`.
     pub(super) fn measure(limits: &config::Limits, directory: PathBuf) -> Self {
         // Where the kernel does not report the memory, the lower bound applies.
-        let (memory, disk) = (memory::usable().unwrap_or(0), free_disk(&directory));
+        let (memory, disk) = (memory::usable_bytes().unwrap_or(0), free_disk(&directory));
         Self::resolve(limits, memory, disk, directory)
     }
 

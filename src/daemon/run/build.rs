@@ -119,7 +119,7 @@ fn host(config: &Config, files: &FileLimit, listeners: &[Listener]) -> Host {
     let cores = system::available_cores();
     Host {
         cores,
-        is_supervised: notify::is_listened_to(),
+        is_supervised: notify::is_enabled(),
         listeners: listeners.iter().map(Listener::info).collect::<Vec<ListenerInfo>>(),
         auto_limits: AutoLimits::new(files.own, config.workers.count.resolve(cores)),
     }
@@ -155,7 +155,7 @@ fn start_pool(
     let output = WorkerOutput::start().map_err(StartupError::system("read the workers' output"))?;
     let mut pool = Pool::new(extension, delegation).with_output(output);
     if let Some(soft) = files.inherited {
-        pool.limit_open_files(soft);
+        pool.set_open_files_limit(soft);
     }
     Ok(pool)
 }

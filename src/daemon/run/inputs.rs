@@ -13,7 +13,7 @@ use crate::dispatch::Notice;
 use crate::edge::EdgeNotice;
 use crate::error_chain::Chain;
 use crate::id::{Generation, WorkerId};
-use crate::pool::{Ended, LostFork, SpawnError};
+use crate::pool::{LostFork, SpawnError, WorkerExit};
 use crate::supervise::{
     BootFailure, BootFailureKind, Event, RecycleReason, SpawnFault, WorkerSnapshot, WorkerState,
 };
@@ -122,7 +122,7 @@ impl Daemon {
                 vec![misbehaved(worker, "claims to be a zygote now, and was not asked to become one")]
             }
             control::Report::Promoted => {
-                self.pool.promoted(worker);
+                self.pool.on_promoted(worker);
                 self.operator_log.note_zygote(worker);
                 if let Some(generation) = self.generation(worker) {
                     self.generations.note_reforked(generation);
@@ -158,14 +158,14 @@ impl Daemon {
     }
 
     fn on_forked(&mut self, zygote: WorkerId, life: u64, pid: u32) -> Vec<Event> {
-        let mut events = match self.pool.forked(zygote, life, pid) {
+        let mut events = match self.pool.on_forked(zygote, life, pid) {
             Ok(spawned) => {
                 let worker = spawned.link.worker;
                 self.edge.attach(spawned.link);
                 self.operator_log.note_spawn(worker, spawned.pid);
                 vec![Event::Spawned { worker, pid: spawned.pid }]
             }
-            Err(error @ SpawnError::Claim { .. }) => vec![misbehaved(zygote, &Chain(&error).to_string())],
+            Err(error @ SpawnError::FalseFork { .. }) => vec![misbehaved(zygote, &Chain(&error).to_string())],
             Err(error) => {
                 tracing::debug!(error = %Chain(&error), "a fork came to nothing");
                 Vec::new()
@@ -176,7 +176,7 @@ impl Daemon {
     }
 
     fn on_fork_failed(&mut self, zygote: WorkerId, life: u64, reason: &str) -> Vec<Event> {
-        match self.pool.fork_failed(zygote, life) {
+        match self.pool.on_fork_failed(zygote, life) {
             Ok(Some(worker)) => {
                 tracing::warn!(rgun.worker = worker.number.0, "the zygote could not fork a worker: {reason}");
                 let reason = "the zygote could not fork a worker".to_owned();
@@ -190,7 +190,7 @@ impl Daemon {
 
     /// Collects the forks that failed or timed out.
     pub(super) fn collect_lost_forks(&mut self) -> Vec<Event> {
-        let lost = self.pool.lost_forks();
+        let lost = self.pool.take_lost_forks();
         // A hanging zygote first, so that no other worker is forked from it.
         let hanging = lost.iter().filter(|lost| lost.timed_out);
         let why = "did not answer when it was asked to fork a worker";
@@ -217,7 +217,7 @@ impl Daemon {
         let ended = self.pool.reap();
         self.awaiting_exit.retain(|(worker, _)| ended.iter().all(|gone| gone.worker != *worker));
         let mut events = Vec::new();
-        for Ended { worker, how: exit, oom_killed, pid } in ended {
+        for WorkerExit { worker, exit, oom_killed, pid } in ended {
             // The worker's last messages and completions come before its exit.
             self.dispatcher.pump_control(worker);
             self.dispatcher.detach(worker);

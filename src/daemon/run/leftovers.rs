@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Daemon;
 use super::timers::CGROUP_INTERVAL;
 use crate::id::WorkerNr;
-use crate::pool::KilledLeftover;
+use crate::pool::KilledLeftovers;
 use crate::supervise::Event;
 use crate::systemd::notify;
 
@@ -16,7 +16,9 @@ const STOP_MARGIN: Duration = Duration::from_secs(15);
 impl Daemon {
     /// Kills and logs the leftovers whose timeout has passed.
     pub(super) fn kill_leftovers(&mut self) {
-        for KilledLeftover { worker, pid, waited, named, count } in self.pool.kill_leftovers() {
+        for KilledLeftovers { worker, pid, waited, commands: named, n_processes: count } in
+            self.pool.kill_leftovers()
+        {
             let is_zygote = worker.number == WorkerNr::ZYGOTE;
             let name =
                 if is_zygote { "the zygote".to_owned() } else { format!("worker {}", worker.number.0) };
@@ -39,7 +41,7 @@ impl Daemon {
     pub(super) fn end_leftovers(&mut self, status: u8) {
         let now = Instant::now();
         let deadline = self.stop_by.filter(|_| status == 0).unwrap_or(now);
-        let count = self.pool.end_leftovers(deadline);
+        let count = self.pool.terminate_leftovers(deadline);
         let wait = deadline.saturating_duration_since(now);
         if count > 0 && !wait.is_zero() {
             tracing::info!(
@@ -55,7 +57,7 @@ impl Daemon {
     /// Called after each wakeup while the daemon waits for leftovers; the supervisor has ended by then.
     pub(super) fn check_leftovers(&mut self, events: &[Event]) {
         if events.contains(&Event::StopNow) {
-            self.pool.end_leftovers(Instant::now());
+            self.pool.terminate_leftovers(Instant::now());
         }
         self.kill_leftovers();
         // A cgroup may outlive its last process for a moment.

@@ -18,7 +18,7 @@ impl Daemon {
         };
         for worker in snapshot.workers.iter().filter(serves).copied().collect::<Vec<_>>() {
             let limit = self.generations.get(worker.generation).and_then(|config| config.workers.max_memory);
-            let (Some(limit), Some(bytes)) = (limit, self.pool.memory(worker.worker)) else { continue };
+            let (Some(limit), Some(bytes)) = (limit, self.pool.memory_usage(worker.worker)) else { continue };
             if bytes >= limit {
                 events.extend(self.report_over_limit(worker.worker, bytes, limit));
             }
@@ -36,12 +36,12 @@ impl Daemon {
     /// Reads the memory events of the workers' cgroups.
     pub(super) fn poll_memory_events(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        for event in self.pool.memory_events() {
+        for event in self.pool.take_memory_events() {
             match event {
                 MemoryEvent::High(worker) => {
                     // A worker that does not serve yet is checked when it does.
                     let Some(limit) = self.memory_limit(worker) else { continue };
-                    let bytes = self.pool.memory(worker).unwrap_or(limit);
+                    let bytes = self.pool.memory_usage(worker).unwrap_or(limit);
                     events.extend(self.report_over_limit(worker, bytes, limit));
                 }
                 MemoryEvent::OomKill(worker) => self.operator_log.note_oom_kill(worker),

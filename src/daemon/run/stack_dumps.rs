@@ -130,7 +130,7 @@ impl StackDumps {
                 (DumpStep::Requested, REQUEST_TIMEOUT, None)
             }
         };
-        if let Err(error) = pool.ask_stacks(worker, exchange) {
+        if let Err(error) = pool.request_stacks(worker, exchange) {
             tracing::debug!(%error, "cannot ask a worker for its stacks");
             if step == DumpStep::OneThread {
                 // The worker is exiting: the entry about its exit says more.
@@ -149,7 +149,7 @@ impl StackDumps {
         is_written: bool,
     ) -> Option<StackDumpResult> {
         let step = self.active.get(&worker)?.step;
-        let stacks = if is_written { pool.stacks(worker) } else { None };
+        let stacks = if is_written { pool.read_stacks(worker) } else { None };
         // An answer without all threads is a late one, to an abandoned dump.
         let has_all_threads = stacks.as_deref().is_some_and(|stacks| stacks.contains(ALL_THREADS_MARK));
         if !has_all_threads && step != DumpStep::OneThread {
@@ -226,7 +226,7 @@ impl StackDumps {
                     }
                 }
                 DumpStep::Signalled => {
-                    let stacks = pool.stacks(worker);
+                    let stacks = pool.read_stacks(worker);
                     results.extend(self.finish(worker, stacks));
                 }
                 DumpStep::Requested | DumpStep::Cancelling | DumpStep::OneThread => {

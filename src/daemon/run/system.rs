@@ -28,7 +28,7 @@ pub(super) struct Host {
 
 /// Takes over the cgroup that systemd delegates. `None` without one: the daemon works without.
 pub(super) fn delegation(destination: Destination) -> Option<Delegation> {
-    match Delegation::take() {
+    match Delegation::acquire() {
         Ok(delegation) => Some(delegation),
         Err(reason) => {
             // A warning only under systemd, where the unit asks for it.
@@ -44,7 +44,7 @@ pub(super) fn delegation(destination: Destination) -> Option<Delegation> {
 
 /// The sockets that systemd passed; without any, those of `listen.bind`.
 pub(super) fn listeners(config: &Config) -> Result<Vec<Listener>, StartupError> {
-    let inherited = listen::inherited().map_err(|error| StartupError::config(&error))?;
+    let inherited = listen::take_listeners().map_err(|error| StartupError::config(&error))?;
     if inherited.is_empty() {
         let bind = |bind: &Bind| Listener::bind(bind).map_err(|error| StartupError::config(&error));
         return config.listen.bind.iter().map(bind).collect();
@@ -101,7 +101,7 @@ pub(super) struct AutoLimits {
 impl AutoLimits {
     /// Measures the limits. `files`: descriptors the daemon may open.
     pub(super) fn new(files: u64, workers: NonZeroU16) -> Self {
-        Self { connections: connection_limit(files, workers), queue: queue_limit(memory::usable()) }
+        Self { connections: connection_limit(files, workers), queue: queue_limit(memory::usable_bytes()) }
     }
 }
 

@@ -26,8 +26,8 @@ impl Daemon {
             self.timers.load,
             self.timers.memory,
             self.timers.cgroups,
-            self.pool.forks_due(),
-            self.pool.leftovers_due(),
+            self.pool.next_fork_deadline(),
+            self.pool.next_leftover_kill(),
         ]
         .into_iter()
         .flatten()
@@ -56,10 +56,10 @@ impl Daemon {
         if is_due(self.timers.cgroups) {
             self.remove_cgroups();
         }
-        if is_due(self.pool.leftovers_due()) {
+        if is_due(self.pool.next_leftover_kill()) {
             self.kill_leftovers();
         }
-        if is_due(self.pool.forks_due()) {
+        if is_due(self.pool.next_fork_deadline()) {
             events.extend(self.collect_lost_forks());
         }
         events.push(Event::Tick);
@@ -81,7 +81,7 @@ impl Daemon {
     }
 
     pub(super) fn remove_cgroups(&mut self) {
-        let n_left = self.pool.remove_leaves();
+        let n_left = self.pool.remove_stale_cgroups();
         self.timers.cgroups = (n_left > 0).then(|| Instant::now() + CGROUP_INTERVAL);
     }
 

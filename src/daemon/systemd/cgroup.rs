@@ -1,4 +1,4 @@
-//! The daemon's delegated cgroup: a leaf for itself, a leaf per worker (cgroups(7); systemd's
+//! The daemon's delegated cgroup: a cgroup for itself, a cgroup per worker (cgroups(7); systemd's
 //! CGROUP_DELEGATION).
 //!
 //! ```text
@@ -6,11 +6,11 @@
 //!   daemon/                this process
 //!   workers/g1-w0-1/       one worker: generation 1, seat 0, life 1
 //! ```
-//! Processes may only live in leaves once controllers are enabled below a cgroup, so the daemon moves
+//! Processes may only live in cgroups once controllers are enabled below a cgroup, so the daemon moves
 //! itself first. Where nothing is delegated (no systemd, a container without cgroup2) workers stay where
 //! the daemon is; that is said once, and everything else works.
 //!
-//! Each controller is there or not on its own: who needs one asks [`Delegation::has`] or [`Leaf::has_memory`].
+//! Each controller is there or not on its own: who needs one asks [`Delegation::has`] or [`WorkerCgroup::has_memory`].
 //! What a worker may use, and what it uses, is in [`memory`](super::memory).
 
 use std::fs::{self, File, OpenOptions};
@@ -21,13 +21,13 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Delegation {
     workers: PathBuf,
-    /// Those that its leaves have.
+    /// Those that its cgroups have.
     controllers: Vec<Controller>,
 }
 
-/// A worker's leaf; removed by [`Leaf::remove`] after its processes are gone.
+/// A worker's cgroup; removed by [`WorkerCgroup::remove`] after its processes are gone.
 #[derive(Debug)]
-pub struct Leaf {
+pub struct WorkerCgroup {
     path: PathBuf,
     has_memory: bool,
 }
@@ -46,7 +46,7 @@ pub enum Controller {
 }
 
 impl Controller {
-    const ALL: [Self; 4] = [Self::Memory, Self::Pids, Self::Cpu, Self::Io];
+    const USED: [Self; 4] = [Self::Memory, Self::Pids, Self::Cpu, Self::Io];
 
     fn name(self) -> &'static str {
         match self {
@@ -60,7 +60,7 @@ impl Controller {
 
 /// Why there is no delegation. None of these is an error: the daemon goes on without.
 #[derive(Debug, thiserror::Error)]
-pub enum NoDelegation {
+pub enum CgroupError {
     /// Not started by systemd with `Delegate=`.
     #[error("the service's cgroup is not delegated (Delegate= is not set, or this is not a systemd service)")]
     NotDelegated,
@@ -68,10 +68,10 @@ pub enum NoDelegation {
     #[error("no cgroup2 file system is mounted")]
     NoCgroup2,
     /// The kernel said no.
-    #[error("cannot {what} {path}")]
+    #[error("cannot {operation} {path}")]
     System {
         /// What was tried.
-        what: &'static str,
+        operation: &'static str,
         /// On which file.
         path: PathBuf,
         /// Why not.
@@ -86,67 +86,67 @@ impl Delegation {
     ///
     /// # Errors
     /// Why it is not possible; the caller goes on without.
-    pub fn take() -> Result<Self, NoDelegation> {
+    pub fn acquire() -> Result<Self, CgroupError> {
         let own = own_cgroup()?;
         // systemd marks a delegated cgroup with an extended attribute, but only since 251 and not in every
         // container; ownership of cgroup.procs and our being alone in it is what it means in practice.
         let name = own.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        // DelegateSubgroup= (systemd 254) starts us in a leaf already.
+        // DelegateSubgroup= (systemd 254) starts us in a cgroup already.
         let (root, inside) = match own.parent() {
             Some(parent) if name == "daemon" => (parent.to_path_buf(), true),
             _ => (own.clone(), false),
         };
         let is_service = root.extension().is_some_and(|kind| kind == "service" || kind == "scope");
         if !is_service || std::env::var_os("INVOCATION_ID").is_none() {
-            return Err(NoDelegation::NotDelegated);
+            return Err(CgroupError::NotDelegated);
         }
         if !inside {
-            if others_in(&root)? {
-                return Err(NoDelegation::NotDelegated);
+            if has_other_processes(&root)? {
+                return Err(CgroupError::NotDelegated);
             }
-            let leaf = root.join("daemon");
-            make(&leaf).map_err(|error| match error {
-                NoDelegation::System { ref source, .. } if is_refusal(source) => NoDelegation::NotDelegated,
+            let cgroup = root.join("daemon");
+            create_dir(&cgroup).map_err(|error| match error {
+                CgroupError::System { ref source, .. } if is_denied(source) => CgroupError::NotDelegated,
                 error => error,
             })?;
-            write(&leaf.join("cgroup.procs"), "0")?;
+            write(&cgroup.join("cgroup.procs"), "0")?;
         }
         let workers = root.join("workers");
-        make(&workers)?;
+        create_dir(&workers)?;
         enable_controllers(&root);
         enable_controllers(&workers);
         let controllers = enabled_controllers(&workers);
         Ok(Self { workers, controllers })
     }
 
-    /// Whether the leaves have this controller.
+    /// Whether the cgroups have this controller.
     pub fn has(&self, controller: Controller) -> bool {
         self.controllers.contains(&controller)
     }
 
-    /// Makes the leaf of a worker.
+    /// Makes the cgroup of a worker.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn leaf(&self, name: &str) -> Result<Leaf, NoDelegation> {
+    pub fn create_worker(&self, name: &str) -> Result<WorkerCgroup, CgroupError> {
         let path = self.workers.join(name);
-        make(&path)?;
-        Ok(Leaf { path, has_memory: self.has(Controller::Memory) })
+        create_dir(&path)?;
+        Ok(WorkerCgroup { path, has_memory: self.has(Controller::Memory) })
     }
 
     /// A directory that plays the delegated subtree: what is not the kernel's can be tested anywhere.
     #[cfg(test)]
-    pub(crate) fn imitation(workers: PathBuf, controllers: &[Controller]) -> Self {
+    pub(crate) fn fake(workers: PathBuf, controllers: &[Controller]) -> Self {
         Self { workers, controllers: controllers.to_vec() }
     }
 }
 
-impl Leaf {
+impl WorkerCgroup {
     /// Opens the file into which the new process writes itself, between fork and exec.
     ///
     /// # Errors
     /// What `open(2)` says.
-    pub fn entrance(&self) -> io::Result<File> {
+    pub fn open_procs(&self) -> io::Result<File> {
         OpenOptions::new().write(true).open(self.file("cgroup.procs"))
     }
 
@@ -160,7 +160,7 @@ impl Leaf {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn processes(&self) -> Result<Vec<u32>, NoDelegation> {
+    pub fn processes(&self) -> Result<Vec<u32>, CgroupError> {
         Ok(read(&self.file("cgroup.procs"))?.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
@@ -185,35 +185,35 @@ impl Leaf {
     }
 }
 
-fn is_refusal(error: &io::Error) -> bool {
+fn is_denied(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
-fn make(path: &Path) -> Result<(), NoDelegation> {
+fn create_dir(path: &Path) -> Result<(), CgroupError> {
     match fs::create_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(NoDelegation::System { what: "make", path: path.to_owned(), source: error })
+            Err(CgroupError::System { operation: "make", path: path.to_owned(), source: error })
         }
         _ => Ok(()),
     }
 }
 
-pub(super) fn write(path: &Path, text: &str) -> Result<(), NoDelegation> {
-    let system = |source| NoDelegation::System { what: "write to", path: path.to_owned(), source };
+pub(super) fn write(path: &Path, text: &str) -> Result<(), CgroupError> {
+    let system = |source| CgroupError::System { operation: "write to", path: path.to_owned(), source };
     let mut file = OpenOptions::new().write(true).open(path).map_err(system)?;
     file.write_all(text.as_bytes()).map_err(system)
 }
 
-pub(super) fn read(path: &Path) -> Result<String, NoDelegation> {
-    fs::read_to_string(path).map_err(|source| NoDelegation::System {
-        what: "read",
+pub(super) fn read(path: &Path) -> Result<String, CgroupError> {
+    fs::read_to_string(path).map_err(|source| CgroupError::System {
+        operation: "read",
         path: path.to_owned(),
         source,
     })
 }
 
 /// Is any process but this one in the cgroup? Then it is not ours to rearrange.
-fn others_in(cgroup: &Path) -> Result<bool, NoDelegation> {
+fn has_other_processes(cgroup: &Path) -> Result<bool, CgroupError> {
     let own = std::process::id().to_string();
     Ok(read(&cgroup.join("cgroup.procs"))?.lines().any(|pid| pid != own))
 }
@@ -221,7 +221,7 @@ fn others_in(cgroup: &Path) -> Result<bool, NoDelegation> {
 /// Enables each controller that is available, one by one: an absent one must not cost the others.
 fn enable_controllers(cgroup: &Path) {
     let available = read(&cgroup.join("cgroup.controllers")).unwrap_or_default();
-    for controller in Controller::ALL.map(Controller::name) {
+    for controller in Controller::USED.map(Controller::name) {
         if !available.split_ascii_whitespace().any(|name| name == controller) {
             tracing::debug!(rgun.controller = controller, "cgroup controller is not delegated, ignoring");
             continue;
@@ -238,16 +238,16 @@ fn enabled_controllers(cgroup: &Path) -> Vec<Controller> {
     let enabled = read(&cgroup.join("cgroup.subtree_control")).unwrap_or_default();
     let is_enabled =
         |controller: &Controller| enabled.split_ascii_whitespace().any(|name| name == controller.name());
-    Controller::ALL.into_iter().filter(is_enabled).collect()
+    Controller::USED.into_iter().filter(is_enabled).collect()
 }
 
 /// The cgroup this process is in, as a path below the mounted cgroup2 file system.
-pub(super) fn own_cgroup() -> Result<PathBuf, NoDelegation> {
+pub(super) fn own_cgroup() -> Result<PathBuf, CgroupError> {
     let mounts = read(Path::new("/proc/self/mountinfo"))?;
-    let (root, mount_point) = cgroup2_mount(&mounts).ok_or(NoDelegation::NoCgroup2)?;
+    let (root, mount_point) = cgroup2_mount(&mounts).ok_or(CgroupError::NoCgroup2)?;
     let membership = read(Path::new("/proc/self/cgroup"))?;
-    let own = membership.lines().find_map(|line| line.strip_prefix("0::")).ok_or(NoDelegation::NoCgroup2)?;
-    let below = Path::new(own).strip_prefix(root).map_err(|_| NoDelegation::NoCgroup2)?;
+    let own = membership.lines().find_map(|line| line.strip_prefix("0::")).ok_or(CgroupError::NoCgroup2)?;
+    let below = Path::new(own).strip_prefix(root).map_err(|_| CgroupError::NoCgroup2)?;
     Ok(mount_point.join(below))
 }
 
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn each_controller_is_there_or_not_on_its_own() {
-        let directory = crate::systemd::scratch("controllers");
+        let directory = crate::systemd::scratch_dir("controllers");
         assert_eq!(enabled_controllers(&directory), [], "an absent file is no controller");
         fs::write(directory.join("cgroup.subtree_control"), "cpu io memory\n").unwrap();
         assert_eq!(enabled_controllers(&directory), [Controller::Memory, Controller::Cpu, Controller::Io]);
@@ -290,16 +290,16 @@ mod tests {
 
     #[test]
     fn a_leaf_knows_its_processes_and_stays_while_there_is_something_in_it() {
-        let directory = crate::systemd::scratch("leaf");
-        let leaf = Delegation::imitation(directory.clone(), &[]).leaf("g1-w0-1").unwrap();
-        fs::write(leaf.file("cgroup.procs"), "17\n4711\n").unwrap();
-        assert_eq!(leaf.processes().unwrap(), [17, 4711]);
-        assert!(!leaf.has_memory());
-        assert!(!leaf.kill(), "a kernel without cgroup.kill must not be believed to have killed");
-        leaf.remove().unwrap_err();
-        fs::remove_file(leaf.file("cgroup.procs")).unwrap();
-        leaf.remove().unwrap();
-        leaf.remove().unwrap();
+        let directory = crate::systemd::scratch_dir("cgroup");
+        let cgroup = Delegation::fake(directory.clone(), &[]).create_worker("g1-w0-1").unwrap();
+        fs::write(cgroup.file("cgroup.procs"), "17\n4711\n").unwrap();
+        assert_eq!(cgroup.processes().unwrap(), [17, 4711]);
+        assert!(!cgroup.has_memory());
+        assert!(!cgroup.kill(), "a kernel without cgroup.kill must not be believed to have killed");
+        cgroup.remove().unwrap_err();
+        fs::remove_file(cgroup.file("cgroup.procs")).unwrap();
+        cgroup.remove().unwrap();
+        cgroup.remove().unwrap();
         fs::remove_dir_all(directory).unwrap();
     }
 }

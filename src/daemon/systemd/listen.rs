@@ -13,7 +13,7 @@ use nix::sys::socket::{
 
 /// A listening socket that systemd owns.
 #[derive(Debug)]
-pub struct Inherited {
+pub struct InheritedListener {
     /// `FileDescriptorName=` of its socket unit; `unknown` when none was told.
     pub name: String,
     /// The socket.
@@ -34,10 +34,10 @@ pub enum InheritedSocket {
 pub enum ListenError {
     /// `LISTEN_FDS` is set for this process and names no socket.
     #[error("LISTEN_FDS={0:?} names no socket; check that the socket unit has a ListenStream=")]
-    None(String),
+    NoSockets(String),
     /// A descriptor is not a listening stream socket.
     #[error(
-        "socket {name:?} (descriptor {fd}) is {what}, not a listening stream socket; \
+        "socket {name:?} (descriptor {fd}) is {actual}, not a listening stream socket; \
          use ListenStream= with Accept=no in the socket unit"
     )]
     Unusable {
@@ -46,7 +46,7 @@ pub enum ListenError {
         /// Its number.
         fd: i32,
         /// What it is.
-        what: &'static str,
+        actual: &'static str,
     },
     /// A system call on it failed.
     #[error("cannot use socket {name:?} from systemd")]
@@ -64,7 +64,7 @@ pub enum ListenError {
 ///
 /// # Errors
 /// When there is a descriptor that is not a listening stream socket, or `LISTEN_FDS` names none.
-pub fn inherited() -> Result<Vec<Inherited>, ListenError> {
+pub fn take_listeners() -> Result<Vec<InheritedListener>, ListenError> {
     let ours = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     let count = env::var("LISTEN_FDS").ok();
     let names: Vec<String> = env::var("LISTEN_FDNAMES")
@@ -73,7 +73,7 @@ pub fn inherited() -> Result<Vec<Inherited>, ListenError> {
     let mut passed = ListenFd::from_env();
     if passed.len() == 0 {
         return match count {
-            Some(count) if ours => Err(ListenError::None(count)),
+            Some(count) if ours => Err(ListenError::NoSockets(count)),
             _ => Ok(Vec::new()),
         };
     }
@@ -87,15 +87,15 @@ pub fn inherited() -> Result<Vec<Inherited>, ListenError> {
         // SAFETY: LISTEN_PID names this process and LISTEN_FDS covers this number, so the descriptor is
         // open and ours alone; `take_raw_fd` gives each out once.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let socket = adopt(fd, &name)?;
-        sockets.push(Inherited { name, socket });
+        let socket = into_listener(fd, &name)?;
+        sockets.push(InheritedListener { name, socket });
     }
     Ok(sockets)
 }
 
-fn adopt(fd: OwnedFd, name: &str) -> Result<InheritedSocket, ListenError> {
+fn into_listener(fd: OwnedFd, name: &str) -> Result<InheritedSocket, ListenError> {
     let system = |source: io::Error| ListenError::System { name: name.to_owned(), source };
-    let unusable = |what| ListenError::Unusable { name: name.to_owned(), fd: fd.as_raw_fd(), what };
+    let unusable = |what| ListenError::Unusable { name: name.to_owned(), fd: fd.as_raw_fd(), actual: what };
     nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))
         .map_err(|errno| system(errno.into()))?;
     let family = match family(fd.as_fd()) {

@@ -23,7 +23,7 @@ pub const OWN_VARIABLES: [&str; 10] = [
 
 /// A directory of its own for a test that needs one; the test removes it.
 #[cfg(test)]
-pub(crate) fn scratch(name: &str) -> std::path::PathBuf {
+pub(crate) fn scratch_dir(name: &str) -> std::path::PathBuf {
     let directory = std::env::temp_dir().join(format!("rgun-test-{name}-{}", std::process::id()));
     // What a killed run of the same number has left behind.
     let _absent = std::fs::remove_dir_all(&directory);

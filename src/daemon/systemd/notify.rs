@@ -14,7 +14,7 @@ fn send(state: &[NotifyState<'_>]) {
 }
 
 /// Whether anybody hears what is said here: `NOTIFY_SOCKET` is set.
-pub fn is_listened_to() -> bool {
+pub fn is_enabled() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty())
 }
 
@@ -45,11 +45,11 @@ pub fn stopping() {
 
 /// `STATUS=`: one line for `systemctl status`.
 pub fn status(line: &str) {
-    send(&[NotifyState::Status(&one_line(line))]);
+    send(&[NotifyState::Status(&to_status_line(line))]);
 }
 
 /// A line end would begin another assignment, and part of a status is the application's text.
-fn one_line(text: &str) -> Cow<'_, str> {
+fn to_status_line(text: &str) -> Cow<'_, str> {
     if text.contains(char::is_control) {
         escape(&text.replace(char::is_control, " "), LineFeeds::Escape).into_owned().into()
     } else {
@@ -80,9 +80,9 @@ mod tests {
 
     #[test]
     fn a_status_is_one_line_whatever_the_application_says() {
-        assert_eq!(one_line("serving"), "serving");
-        assert_eq!(one_line("cannot import: no\nREADY=1\r"), "cannot import: no READY=1 ");
-        assert_eq!(one_line("no\u{202e}\n"), "no\\u{202e} ");
+        assert_eq!(to_status_line("serving"), "serving");
+        assert_eq!(to_status_line("cannot import: no\nREADY=1\r"), "cannot import: no READY=1 ");
+        assert_eq!(to_status_line("no\u{202e}\n"), "no\\u{202e} ");
     }
 
     #[test]

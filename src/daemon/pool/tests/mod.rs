@@ -25,16 +25,16 @@ use crate::config::{self, App, Python, PythonSource, Target};
 use crate::id::{Generation, Life, WorkerNr};
 use crate::supervise::SpawnFault;
 use crate::systemd::cgroup::Controller;
-use crate::systemd::scratch;
+use crate::systemd::scratch_dir;
 
 /// Longer than anything here takes on a machine that is busy with other things.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-const IN_A_PROCESS_OF_ITS_OWN: &str = "RGUN_TEST_IN_A_PROCESS_OF_ITS_OWN";
+const OWN_PROCESS_VARIABLE: &str = "RGUN_TEST_IN_A_PROCESS_OF_ITS_OWN";
 
 /// Runs `test`, named `name` in `module`, in a process of its own.
-fn alone(module: &str, name: &str, test: impl FnOnce()) {
-    if std::env::var_os(IN_A_PROCESS_OF_ITS_OWN).is_some() {
+fn in_own_process(module: &str, name: &str, test: impl FnOnce()) {
+    if std::env::var_os(OWN_PROCESS_VARIABLE).is_some() {
         // What hangs must not hang whoever waits for it.
         std::thread::spawn(|| {
             std::thread::sleep(3 * DEADLINE);
@@ -44,7 +44,7 @@ fn alone(module: &str, name: &str, test: impl FnOnce()) {
     }
     let output = Program::new(std::env::current_exe().unwrap())
         .args(["--exact", &format!("{}::{name}", module.trim_start_matches("rgun::")), "--nocapture"])
-        .env(IN_A_PROCESS_OF_ITS_OWN, "1")
+        .env(OWN_PROCESS_VARIABLE, "1")
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
@@ -52,16 +52,16 @@ fn alone(module: &str, name: &str, test: impl FnOnce()) {
 }
 
 /// What a test's pool needs: an interpreter that is a script, and the shared page.
-struct Stage {
+struct PoolFixture {
     directory: PathBuf,
     app: &'static App,
     reactor: Reactor,
     pool: Pool,
 }
 
-impl Stage {
+impl PoolFixture {
     fn new(script: &str, controllers: Option<&[Controller]>) -> Self {
-        let directory = scratch("pool");
+        let directory = scratch_dir("pool");
         let path = directory.join("python");
         fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -76,7 +76,7 @@ impl Stage {
             env: Vec::new(),
             pythonpath: Vec::new(),
         };
-        let delegation = controllers.map(|controllers| Delegation::imitation(directory.clone(), controllers));
+        let delegation = controllers.map(|controllers| Delegation::fake(directory.clone(), controllers));
         Self {
             app: Box::leak(Box::new(app)),
             reactor: Reactor::new().unwrap(),
@@ -85,27 +85,27 @@ impl Stage {
         }
     }
 
-    fn plan(&self, worker: WorkerId) -> Plan<'static> {
-        Plan {
+    fn spec(&self, worker: WorkerId) -> SpawnSpec<'static> {
+        SpawnSpec {
             worker,
             generation: Generation(1),
             app: self.app,
             hooks: Box::leak(Box::default()),
             threads: 1,
             concurrency: 1,
-            websockets: 0,
+            max_websockets: 0,
             multiprocess: true,
             listeners: &[],
             role: Role::Worker,
             warm_up: "",
             max_memory: None,
             max_requests: None,
-            children: Duration::ZERO,
+            children_timeout: Duration::ZERO,
         }
     }
 
-    fn spawn(&mut self, worker: WorkerId) -> Spawned {
-        self.pool.spawn(&self.plan(worker), &self.reactor).unwrap()
+    fn spawn(&mut self, worker: WorkerId) -> SpawnedWorker {
+        self.pool.spawn(&self.spec(worker), &self.reactor).unwrap()
     }
 
     /// A zygote whose words are the test's: its process sleeps. Returns its end of the control socket.
@@ -113,17 +113,23 @@ impl Stage {
         // First: a child has our descriptors until the kernel closes them at exec, which we do not see.
         let pid = child("exec sleep 1000");
         let (channel, _, theirs) = Channel::new(Geometry::standard(3)).unwrap();
-        let limits = memory_limits::Limits::default();
-        let process =
-            Process { pid, role: Role::Zygote, channel, leaf: None, limits, children: Duration::ZERO };
+        let limits = memory_limits::MemoryLimits::default();
+        let process = WorkerProcess {
+            pid,
+            role: Role::Zygote,
+            channel,
+            cgroup: None,
+            memory_limits: limits,
+            children_timeout: Duration::ZERO,
+        };
         self.pool.processes.insert(worker, process);
         theirs
     }
 
-    /// Makes the files of a leaf, as the kernel does.
-    fn prepare_leaf(&self, name: &str) -> PathBuf {
-        let leaf = self.directory.join(name);
-        fs::create_dir(&leaf).unwrap();
+    /// Makes the files of a cgroup, as the kernel does.
+    fn create_cgroup_files(&self, name: &str) -> PathBuf {
+        let cgroup = self.directory.join(name);
+        fs::create_dir(&cgroup).unwrap();
         for (file, text) in [
             ("cgroup.procs", ""),
             ("memory.current", "1000\n"),
@@ -133,13 +139,13 @@ impl Stage {
             ("memory.max", ""),
             ("memory.oom.group", ""),
         ] {
-            fs::write(leaf.join(file), text).unwrap();
+            fs::write(cgroup.join(file), text).unwrap();
         }
-        leaf
+        cgroup
     }
 
     /// The next process that ends.
-    fn ended(&mut self) -> Ended {
+    fn next_exit(&mut self) -> WorkerExit {
         let mut ended = Vec::new();
         eventually("a worker ends", || {
             ended = self.pool.reap();
@@ -150,7 +156,7 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for PoolFixture {
     fn drop(&mut self) {
         for process in self.pool.processes.values() {
             process.kill_all();
@@ -173,7 +179,7 @@ fn child(script: &str) -> Pid {
     Pid::from_raw(child.id().cast_signed())
 }
 
-fn number(pid: Pid) -> u32 {
+fn to_u32(pid: Pid) -> u32 {
     pid.as_raw().unsigned_abs()
 }
 
@@ -186,18 +192,18 @@ fn eventually(what: &str, mut happens: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until a child has ended, and leaves it unreaped.
-fn await_end(pid: Pid) {
-    eventually("a child ends", || process::ended(Which::One(pid)).unwrap().is_some());
+/// Waits until a child has ended, and cgroups it unreaped.
+fn wait_for_exit(pid: Pid) {
+    eventually("a child ends", || process::peek_exit(WaitTarget::Pid(pid)).unwrap().is_some());
 }
 
 /// Whether it is there, and no zombie (proc_pid_stat(5)).
-fn lives(pid: Pid) -> bool {
+fn is_running(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
     stat.is_ok_and(|text| !matches!(text.rsplit_once(") ").unwrap().1.as_bytes()[0], b'Z' | b'X'))
 }
 
-fn hear(socket: &OwnedFd) -> (Command, Vec<OwnedFd>) {
+fn receive_command(socket: &OwnedFd) -> (Command, Vec<OwnedFd>) {
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     let received = receive(socket, &mut buffer).unwrap();
     (Command::decode(&buffer[..received.len]).unwrap(), received.fds)
@@ -205,42 +211,42 @@ fn hear(socket: &OwnedFd) -> (Command, Vec<OwnedFd>) {
 
 #[test]
 fn a_worker_ends_once_with_its_status_and_under_its_own_pid() {
-    alone(module_path!(), "a_worker_ends_once_with_its_status_and_under_its_own_pid", || {
-        let mut stage = Stage::new("exit 7", None);
+    in_own_process(module_path!(), "a_worker_ends_once_with_its_status_and_under_its_own_pid", || {
+        let mut stage = PoolFixture::new("exit 7", None);
         let spawned = stage.spawn(worker(0, 1));
         assert!(!stage.pool.is_empty());
-        let ended = stage.ended();
+        let ended = stage.next_exit();
         let expected =
-            Ended { worker: worker(0, 1), pid: spawned.pid, how: Exit::Code(7), oom_killed: false };
+            WorkerExit { worker: worker(0, 1), pid: spawned.pid, exit: Exit::Code(7), oom_killed: false };
         assert_eq!(ended, expected);
         assert!(stage.pool.is_empty());
         assert_eq!(stage.pool.reap(), []);
-        process::ended(Which::Any).expect_err("no child is left");
+        process::peek_exit(WaitTarget::Any).expect_err("no child is left");
     });
 }
 
 #[test]
 fn an_interpreter_that_is_not_there_is_the_configurations_fault_and_leaves_nothing() {
-    alone(
+    in_own_process(
         module_path!(),
         "an_interpreter_that_is_not_there_is_the_configurations_fault_and_leaves_nothing",
         || {
-            let mut stage = Stage::new("exit 0", Some(&[]));
+            let mut stage = PoolFixture::new("exit 0", Some(&[]));
             fs::remove_file(&stage.app.python.path).unwrap();
-            stage.prepare_leaf("g1-w0-1");
-            let error = stage.pool.spawn(&stage.plan(worker(0, 1)), &stage.reactor).unwrap_err();
+            stage.create_cgroup_files("g1-w0-1");
+            let error = stage.pool.spawn(&stage.spec(worker(0, 1)), &stage.reactor).unwrap_err();
             assert!(matches!(error, SpawnError::Interpreter { .. }), "{error}");
             assert_eq!(error.fault(), SpawnFault::Config);
             assert!(stage.pool.is_empty());
-            process::ended(Which::Any).expect_err("no child is left");
+            process::peek_exit(WaitTarget::Any).expect_err("no child is left");
         },
     );
 }
 
 #[test]
 fn a_kill_takes_what_the_worker_started_and_leaves_no_zombie() {
-    alone(module_path!(), "a_kill_takes_what_the_worker_started_and_leaves_no_zombie", || {
-        let mut stage = Stage::new("sleep 1000 & echo $! > child.pid\nsleep 1000", None);
+    in_own_process(module_path!(), "a_kill_takes_what_the_worker_started_and_leaves_no_zombie", || {
+        let mut stage = PoolFixture::new("sleep 1000 & echo $! > child.pid\nsleep 1000", None);
         stage.spawn(worker(0, 1));
         let file = stage.directory.join("child.pid");
         let mut pid = None;
@@ -249,30 +255,30 @@ fn a_kill_takes_what_the_worker_started_and_leaves_no_zombie() {
             pid.is_some()
         });
         let pid = Pid::from_raw(pid.unwrap());
-        assert!(lives(pid));
+        assert!(is_running(pid));
         stage.pool.kill(worker(0, 1));
-        let how = stage.ended().how;
+        let how = stage.next_exit().exit;
         assert_eq!(how, Exit::Signal { signal: 9, core_dumped: false });
         // The children came to this process, which is a subreaper.
         eventually("the orphans are reaped", || {
             assert_eq!(stage.pool.reap(), []);
-            process::ended(Which::Any).is_err()
+            process::peek_exit(WaitTarget::Any).is_err()
         });
-        assert!(!lives(pid));
+        assert!(!is_running(pid));
     });
 }
 
 #[test]
 fn an_orphan_is_reaped_without_a_word_while_workers_live() {
-    alone(module_path!(), "an_orphan_is_reaped_without_a_word_while_workers_live", || {
-        let mut stage = Stage::new("exec sleep 1000", None);
+    in_own_process(module_path!(), "an_orphan_is_reaped_without_a_word_while_workers_live", || {
+        let mut stage = PoolFixture::new("exec sleep 1000", None);
         let spawned = stage.spawn(worker(0, 1));
         let output =
             Program::new("/bin/sh").args(["-c", "sleep 0.05 >/dev/null 2>&1 & echo $!"]).output().unwrap();
         let orphan = Pid::from_raw(String::from_utf8(output.stdout).unwrap().trim().parse().unwrap());
         eventually("the orphan is ours, and reaped", || {
             assert_eq!(stage.pool.reap(), []);
-            !process::is_child(orphan) && !lives(orphan)
+            !process::is_child(orphan) && !is_running(orphan)
         });
         assert!(process::is_child(Pid::from_raw(spawned.pid.cast_signed())));
     });
@@ -280,36 +286,44 @@ fn an_orphan_is_reaped_without_a_word_while_workers_live() {
 
 #[test]
 fn the_signal_for_stacks_does_not_hurt_a_worker_that_cannot_handle_it_yet() {
-    alone(module_path!(), "the_signal_for_stacks_does_not_hurt_a_worker_that_cannot_handle_it_yet", || {
-        let mut stage = Stage::new("exec sleep 1000", None);
-        let spawned = stage.spawn(worker(0, 1));
-        stage.pool.signal_stacks(worker(0, 1)).unwrap();
-        kill(Pid::from_raw(spawned.pid.cast_signed()), Signal::SIGTERM).unwrap();
-        assert_eq!(stage.ended().how, Exit::Signal { signal: 15, core_dumped: false });
-        stage.pool.signal_stacks(worker(0, 1)).expect_err("never to a process that is gone");
-    });
+    in_own_process(
+        module_path!(),
+        "the_signal_for_stacks_does_not_hurt_a_worker_that_cannot_handle_it_yet",
+        || {
+            let mut stage = PoolFixture::new("exec sleep 1000", None);
+            let spawned = stage.spawn(worker(0, 1));
+            stage.pool.signal_stacks(worker(0, 1)).unwrap();
+            kill(Pid::from_raw(spawned.pid.cast_signed()), Signal::SIGTERM).unwrap();
+            assert_eq!(stage.next_exit().exit, Exit::Signal { signal: 15, core_dumped: false });
+            stage.pool.signal_stacks(worker(0, 1)).expect_err("never to a process that is gone");
+        },
+    );
 }
 
 #[test]
 fn stacks_are_asked_for_on_the_control_socket_and_begin_anew_each_time() {
-    alone(module_path!(), "stacks_are_asked_for_on_the_control_socket_and_begin_anew_each_time", || {
-        let mut stage = Stage::new("", None);
-        let (asked, id) = (stage.zygote(worker(0, 1)), worker(0, 1));
-        let write = |stage: &Stage, text: &[u8]| {
-            let file = stage.pool.processes[&id].channel.stacks.as_fd().try_clone_to_owned().unwrap();
-            io::Write::write_all(&mut fs::File::from(file), text).unwrap();
-        };
-        assert_eq!(stage.pool.stacks(id), None);
-        write(&stage, b"old\n");
-        assert_eq!(stage.pool.stacks(id).as_deref(), Some("old"));
-        stage.pool.ask_stacks(id, Some(ExchangeId(8))).unwrap();
-        assert_eq!(hear(&asked).0, Command::DumpStacks(Some(ExchangeId(8))));
-        assert_eq!(stage.pool.stacks(id), None);
-        write(&stage, b"new\n");
-        assert_eq!(stage.pool.stacks(id).as_deref(), Some("new"));
-        drop(asked);
-        stage.pool.ask_stacks(id, None).expect_err("nobody listens");
-        stage.pool.ask_stacks(worker(0, 2), None).expect_err("nobody is there");
-        assert_eq!(stage.pool.stacks(worker(0, 2)), None);
-    });
+    in_own_process(
+        module_path!(),
+        "stacks_are_asked_for_on_the_control_socket_and_begin_anew_each_time",
+        || {
+            let mut stage = PoolFixture::new("", None);
+            let (asked, id) = (stage.zygote(worker(0, 1)), worker(0, 1));
+            let write = |stage: &PoolFixture, text: &[u8]| {
+                let file = stage.pool.processes[&id].channel.stacks.as_fd().try_clone_to_owned().unwrap();
+                io::Write::write_all(&mut fs::File::from(file), text).unwrap();
+            };
+            assert_eq!(stage.pool.read_stacks(id), None);
+            write(&stage, b"old\n");
+            assert_eq!(stage.pool.read_stacks(id).as_deref(), Some("old"));
+            stage.pool.request_stacks(id, Some(ExchangeId(8))).unwrap();
+            assert_eq!(receive_command(&asked).0, Command::DumpStacks(Some(ExchangeId(8))));
+            assert_eq!(stage.pool.read_stacks(id), None);
+            write(&stage, b"new\n");
+            assert_eq!(stage.pool.read_stacks(id).as_deref(), Some("new"));
+            drop(asked);
+            stage.pool.request_stacks(id, None).expect_err("nobody listens");
+            stage.pool.request_stacks(worker(0, 2), None).expect_err("nobody is there");
+            assert_eq!(stage.pool.read_stacks(worker(0, 2)), None);
+        },
+    );
 }

@@ -12,7 +12,7 @@ use crate::id::{Generation, WorkerId};
 
 /// What to start.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan<'a> {
+pub struct SpawnSpec<'a> {
     /// Which life of which seat.
     pub worker: WorkerId,
     /// Which load of code and configuration.
@@ -26,7 +26,7 @@ pub struct Plan<'a> {
     /// Slots of an ASGI worker.
     pub concurrency: u32,
     /// WebSockets that an ASGI worker may have accepted besides.
-    pub websockets: u32,
+    pub max_websockets: u32,
     /// More than one worker may run.
     pub multiprocess: bool,
     /// What requests learn of the listeners.
@@ -39,15 +39,15 @@ pub struct Plan<'a> {
     pub max_memory: Option<u64>,
     /// After how many requests the dispatcher says that it has served enough; jitter included.
     pub max_requests: Option<NonZeroU64>,
-    /// How long its children may outlive it when it leaves in good order.
-    pub children: Duration,
+    /// How long its children may outlive it when it cgroups in good order.
+    pub children_timeout: Duration,
 }
 
-impl Plan<'_> {
+impl SpawnSpec<'_> {
     /// How many exchanges the worker can have at a time; which of the two numbers counts is known when it is ready.
     pub(super) fn slots(&self) -> Slots {
         let concurrency = self.concurrency.min(Geometry::MAX_SLOTS);
-        let websockets = self.websockets.min(Geometry::MAX_SLOTS - concurrency);
+        let websockets = self.max_websockets.min(Geometry::MAX_SLOTS - concurrency);
         Slots { threads: self.threads, concurrency, websockets }
     }
 
