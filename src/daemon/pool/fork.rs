@@ -67,7 +67,7 @@ impl Pool {
         let slots = spec.slots();
         let process = PreparedWorker {
             channel,
-            cgroup: cgroup,
+            cgroup,
             memory_limits: limits,
             generation,
             slots,
@@ -115,7 +115,7 @@ impl Pool {
         self.extend_fork_deadlines(zygote);
         let PreparedWorker {
             channel,
-            cgroup: cgroup,
+            cgroup,
             memory_limits: limits,
             generation,
             slots,
@@ -129,7 +129,7 @@ impl Pool {
             pid: own,
             role: Role::Worker,
             channel,
-            cgroup: cgroup,
+            cgroup,
             memory_limits: limits,
             children_timeout: children,
         };

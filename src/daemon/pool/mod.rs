@@ -195,7 +195,7 @@ impl Pool {
                 pid,
                 role: spec.role,
                 channel,
-                cgroup: cgroup,
+                cgroup,
                 memory_limits: limits,
                 children_timeout: children,
             },
@@ -261,7 +261,7 @@ impl Pool {
         for WorkerExit { worker, exit: how, .. } in &ended {
             if let Some(process) = self.processes.remove(worker) {
                 if process.keeps_children(*how) {
-                    let WorkerProcess { pid, cgroup: cgroup, children_timeout: children, .. } = process;
+                    let WorkerProcess { pid, cgroup, children_timeout: children, .. } = process;
                     self.stale_cgroups.extend(self.leftovers.track(*worker, pid, cgroup, children));
                 } else {
                     self.stale_cgroups.extend(process.cgroup);
