@@ -41,7 +41,7 @@ const ABSORB_BYTES: u64 = 512 * 1024;
 /// Interval at which the slab chunks of slow clients are copied and freed.
 const RECLAIM_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A response of which nothing was taken for this time is aborted if there is no room for it.
+/// A response of which nothing was taken for this time is aborted if there was no room for it either.
 const STUCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// After a failed write, no file is written for this time.
@@ -144,6 +144,9 @@ impl Exchange {
 impl State {
     /// Takes over the responses of slow clients from the workers, and frees their slab chunks.
     pub(crate) fn drain_slow_responses(&mut self, buffers: &'static Buffers, now: Instant) {
+        if buffers.memory.free() > 0 {
+            self.slow_clients.last_room = now;
+        }
         let mut watched = std::mem::take(&mut self.slow_clients.watched);
         watched.retain_mut(|watch| self.check_watched(watch, buffers, now));
         self.slow_clients.watched = watched;
@@ -202,12 +205,14 @@ impl State {
     }
 
     /// Aborts a response that nothing is taken of, if its client has delayed the application for longer than the request
-    /// timeout. A complete response delays no application; it is aborted if there is no memory left.
+    /// timeout. A complete response delays no application; it is aborted if memory has been full for a while. While
+    /// files are being written, memory is full only for moments.
     fn abort_if_stuck(&mut self, watch: &WatchedExchange, buffers: &Buffers, now: Instant) {
         let Some(exchange) = self.exchanges.get(watch.id) else { return };
         let is_stuck = now.saturating_duration_since(watch.last_popped) >= STUCK_TIMEOUT;
-        let lacks_memory =
-            exchange.has_ended() && !exchange.response.buffer.is_writing() && buffers.memory.free() == 0;
+        let is_full = buffers.memory.free() == 0
+            && now.saturating_duration_since(self.slow_clients.last_room) >= STUCK_TIMEOUT;
+        let lacks_memory = is_full && exchange.has_ended() && !exchange.response.buffer.is_writing();
         let is_held = exchange.timeout.is_some_and(|limit| exchange.hold.total > limit);
         if is_stuck && (lacks_memory || is_held && exchange.waits_for_credit()) {
             self.abort_slow_client(watch.id, now);
@@ -290,6 +295,7 @@ impl Dispatcher {
         };
         match written {
             Ok(segment) => {
+                state.slow_clients.last_room = now;
                 let acknowledged = segment.len.min(exchange.response.unacked);
                 exchange.response.buffer.finish_write(segment);
                 exchange.response.unacked -= acknowledged;

@@ -36,6 +36,8 @@ pub(crate) struct SlowClients {
     pub(crate) last_reclaim: Instant,
     /// Slow clients may have slab chunks.
     pub(crate) has_lent_chunks: bool,
+    /// When memory was last free at a check, or a write to a file last made room.
+    pub(crate) last_room: Instant,
     /// When files may be written again after a failure.
     pub(crate) retry_at: Option<Instant>,
     /// When a failure was last logged.
@@ -61,6 +63,7 @@ impl SlowClients {
             jobs: Vec::new(),
             last_reclaim: now,
             has_lent_chunks: false,
+            last_room: now,
             retry_at: None,
             last_report: None,
         }
