@@ -1,13 +1,13 @@
-# What a person does with this repository. `make` alone lists it.
+# The commands for this repository; `make` without a target lists them.
 #   PROFILE=fast       cargo's profile: release (the default), fast, dev
 #   CARGO_TARGET_DIR   honoured, as by cargo itself
-# What ships and what is measured is not `make build`'s, which is quicker to have, but `make optimized`'s.
+# Packages and benchmarks use `make optimized` (profile-guided); `make build` compiles faster.
 SHELL := /bin/bash
 PROFILE ?= release
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BUILD_DIR ?= $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 OPTIMIZED_DIR := $(TARGET)/optimized
-# With another profile than release, that is what is packaged.
+# With a PROFILE other than release, packages and benchmarks use that build.
 SHIPPED := $(if $(filter release,$(PROFILE)),optimized,build)
 SHIPPED_DIR := $(if $(filter release,$(PROFILE)),$(OPTIMIZED_DIR),$(BUILD_DIR))
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
@@ -16,13 +16,13 @@ DESTDIR ?=
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 
-# The demo's: your own application instead of the Django project that comes with the repository.
+# For `make demo`: an application instead of the Django project of the repository.
 APP ?=
 DIR ?= .
 PYTHON ?=
 BIND ?= 127.0.0.1:8000
 
-# What `make chaos` passes on: see tests/chaos/run --help.
+# Arguments of `make chaos`, see tests/chaos/run --help.
 CHAOS ?=
 
 .DEFAULT_GOAL := help
@@ -37,12 +37,12 @@ help: ## this list
 build: ## the daemon and the Python extension, in target/release
 	cargo build --locked --profile $(PROFILE) --package rgun
 	cargo build --locked --profile $(PROFILE) --package rgun-worker
-	@# Renamed into place: a running worker keeps the file it has mapped.
+	@# Renamed, not overwritten: a running worker has mapped the old file.
 	@cp $(BUILD_DIR)/librgun_worker.so $(BUILD_DIR)/.rgun_worker.new
 	@mv -f $(BUILD_DIR)/.rgun_worker.new $(BUILD_DIR)/rgun_worker.abi3.so
 	@cp src/worker/main_module.py $(BUILD_DIR)/rgun_main.py
 
-optimized: ## the same as they ship, compiled by a profile of themselves at work, in target/optimized
+optimized: ## the same as packages have them, with profile-guided optimization, in target/optimized
 	@packaging/pgo/build $(TARGET) $(OPTIMIZED_DIR)
 
 demo: build ## serve a Django project, or your own application, on 127.0.0.1:8000
@@ -67,7 +67,7 @@ print-deb:
 	@echo $(TARGET)/rgun_$(VERSION)_$$(dpkg-architecture -qDEB_HOST_ARCH).deb
 
 # Builds nothing, so that `sudo make install` compiles nothing as root.
-install: ## copy what is built below DESTDIR and PREFIX
+install: ## copy the built files below DESTDIR and PREFIX
 	@for file in rgun rgun_worker.abi3.so rgun_main.py; do test -f $(BUILD_DIR)/$$file || \
 	  { echo "install: no $(BUILD_DIR)/$$file; run \`make build\` or \`make optimized\` first" >&2; exit 1; }; done
 	install -D -m755 $(BUILD_DIR)/rgun $(DESTDIR)$(PREFIX)/bin/rgun
@@ -78,10 +78,10 @@ install: ## copy what is built below DESTDIR and PREFIX
 	install -D -m644 packaging/man/rgun.8 $(DESTDIR)$(PREFIX)/share/man/man8/rgun.8
 	install -D -m644 packaging/man/rgun.toml.5 $(DESTDIR)$(PREFIX)/share/man/man5/rgun.toml.5
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/rgun README.md CHANGELOG.md LICENSE packaging/doc/*.md
-	@# The installed README lies beside the guides that it links to.
+	@# The installed README is in the directory of the guides that it links to.
 	sed -i 's|](packaging/doc/|](|g' $(DESTDIR)$(PREFIX)/share/doc/rgun/README.md
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/rgun.socket systemd/rgun.service
-	@# The unit and the configuration name places below /usr; elsewhere they must name that.
+	@# The unit and the configuration name paths below /usr; replace them by the prefix.
 	sed -i 's|=/usr/bin/rgun|=$(PREFIX)/bin/rgun|' $(DESTDIR)$(PREFIX)/lib/systemd/system/rgun.service
 	@if test -e $(DESTDIR)$(SYSCONFDIR)/rgun/rgun.toml; then \
 	  echo 'keeping $(DESTDIR)$(SYSCONFDIR)/rgun/rgun.toml'; \

@@ -1,7 +1,7 @@
-"""What `train` has rgun serve: `app:wsgi` and `app:asgi`, with a path for each kind of answer.
+"""The applications of `train`: `app:wsgi` and `app:asgi`, with a path for each kind of response.
 
-The answers are what frameworks make of them: a view's headers after its middleware, a body in parts, a file.
-Of the application's own work there is as little as can be, since only rgun's is recorded.
+The responses resemble those of frameworks: headers that middleware adds, a body in parts, a file. The
+applications do as little work as possible, because the profile is to record rgun's work.
 """
 
 import tempfile
@@ -13,12 +13,12 @@ LINES = [b"line %d of a report that is sent while it is made\n" % number for num
 EVENTS = [b"id: %d\ndata: {'state': 'on its way'}\n\n" % number for number in range(20)]
 MISSING = b"There is no such page."
 
-# Open as long as this process, so that its name is good.
+# Kept open until the process ends: closing it removes the file.
 FILE = tempfile.NamedTemporaryFile(prefix="rgun-train-")  # noqa: SIM115
 FILE.write(b"x" * MIB)
 FILE.flush()
 
-# What Django's middleware leaves on a response.
+# Headers of a response as Django's middleware leaves them.
 FRAMEWORK = [
     ("Content-Type", "text/html; charset=utf-8"),
     ("X-Frame-Options", "DENY"),
@@ -31,7 +31,7 @@ FRAMEWORK = [
 
 
 def wsgi(environ, start_response):
-    """By path."""
+    """Responds according to the path."""
     path = environ["PATH_INFO"]
     if path == "/hello":
         start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2")])
@@ -59,7 +59,7 @@ def wsgi(environ, start_response):
 
 
 def encoded(headers):
-    """As ASGI has them."""
+    """Converts WSGI headers to ASGI headers."""
     return [(name.lower().encode(), value.encode()) for name, value in headers]
 
 
@@ -67,7 +67,7 @@ FRAMEWORK_ENCODED = encoded(FRAMEWORK)
 
 
 async def asgi(scope, receive, send):
-    """By type and path."""
+    """Responds according to the scope's type and path."""
     if scope["type"] == "websocket":
         await websocket(receive, send)
         return
@@ -102,7 +102,7 @@ async def asgi(scope, receive, send):
 
 
 async def body(receive):
-    """The request's, whole."""
+    """Receives the whole body of the request."""
     parts, more = [], True
     while more:
         message = await receive()

@@ -1,8 +1,7 @@
-"""The page a fresh installation greets with: proof that socket, daemon, worker and Python work together.
+"""The welcome page of a fresh installation: it shows that socket, daemon, worker and Python work together.
 
-The shipped /etc/rgun/rgun.toml points here; the operator's own application replaces it. One file, the
-standard library only, Python 3.9 and newer. It reads nothing and writes nothing: what it shows comes from
-the request and from the interpreter it runs in.
+The packaged /etc/rgun/rgun.toml names this application until the operator sets another one. It needs Python
+3.9 or newer and its standard library, and shows facts of the request and of the interpreter.
 """
 
 import html
@@ -43,17 +42,17 @@ PAGE = """\
 </head>
 <body>
 <h1><b>rgun</b> works.</h1>
-<p class="lead">This page came out of a Python worker. The next one can be yours.</p>
+<p class="lead">A Python worker has generated this page. The next one can be yours.</p>
 <dl>
   <dt>Python</dt><dd>{implementation} {version} <code>{executable}</code></dd>
   <dt>Server</dt><dd>{software}</dd>
   <dt>Configuration</dt><dd><code>{config}</code></dd>
 </dl>
 <ol>
-  <li>Say in <code>{config}</code> where your application is:<pre>{example}</pre></li>
-  <li>Ask whether it is sound, then start it:<pre>rgun check
+  <li>Name your application in <code>{config}</code>:<pre>{example}</pre></li>
+  <li>Check it, then start it:<pre>rgun check
 systemctl restart rgun</pre></li>
-  <li>Read what happened, and the manual:<pre>journalctl -u rgun
+  <li>Read the log and the manual:<pre>journalctl -u rgun
 man rgun.toml</pre></li>
 </ol>
 </body>
@@ -64,7 +63,7 @@ NOT_FOUND = "Not found. This is rgun's welcome page; it has one address, /.\n"
 
 
 def application(environ, start_response):
-    """Answer / with the page and everything else with 404 (PEP 3333)."""
+    """Answer / with the page and other paths with 404 (PEP 3333)."""
     if environ.get("PATH_INFO", "") not in ("", "/"):
         return reply(environ, start_response, "404 Not Found", "text/plain", NOT_FOUND)
     if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
@@ -80,7 +79,7 @@ def application(environ, start_response):
         "example": EXAMPLE,
     }
     page = PAGE.format(**{name: html.escape(value) for name, value in facts.items()})
-    # The page tells versions and paths of the machine: no cache keeps it, no other site frames it.
+    # The page shows versions and paths of the machine: it must not be cached or framed.
     headers = [
         ("Cache-Control", "no-store"),
         ("X-Content-Type-Options", "nosniff"),
