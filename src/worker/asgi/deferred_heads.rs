@@ -1,42 +1,42 @@
 //! Heads that wait for their bodies.
 //!
-//! An answer whose body follows its head at once is one frame, and one write of the daemon's. Of one whose body takes
-//! its time (a stream of events) the client is to have the head meanwhile. *At once* is before the loop has gone round
-//! [`MAX_ITERATIONS`] times. So the turn that finds a head puts one of its own at the end of the loop's queue, behind whatever
-//! the application has put there, and that one sends it, or goes to the end once more.
+//! A response whose body follows its head at once takes one frame, and one write by the daemon. If the body is late (an
+//! event stream), the head is sent alone after [`MAX_ITERATIONS`] iterations of the event loop. To count them, a tick
+//! schedules another tick at the end of the loop's queue, behind the callbacks of the application.
 //!
-//! An answer that is sent without a pause costs a push and a pop here: when its body comes, its head is the last one.
+//! A response that is sent without a pause costs a push and a pop: its head is the last one when its body comes.
 
 use rgun_channel::frame::ExchangeId;
 
-/// Exchanges whose heads are here. Some of them may have had their bodies since, or be over.
+/// Exchanges with deferred heads. Some of them may have sent their bodies since, or have ended.
 #[derive(Debug, Default)]
 pub(super) struct DeferredHeads {
-    /// No turn finds them yet.
+    /// Heads that came since the wait began.
     unscheduled: Vec<ExchangeId>,
-    /// They are sent when the loop has gone round: a turn is scheduled for that if there are any.
+    /// Heads that are sent at the end of the wait. If there are any, a tick is scheduled.
     scheduled: Vec<ExchangeId>,
-    /// How often it still has to.
+    /// Iterations of the loop until the end of the wait.
     iterations_left: u8,
 }
 
-/// From the head of a small answer to its body, which it passes between tasks, Starlette's `BaseHTTPMiddleware` needs one
-/// round of the loop; several, one around the other, need two.
+/// Maximum number of loop iterations between a head and its body. Starlette's `BaseHTTPMiddleware` passes the body between
+/// tasks, which takes one iteration; nested ones take two.
 const MAX_ITERATIONS: u8 = 2;
 
 impl DeferredHeads {
+    /// Defers a head.
     pub(super) fn push(&mut self, id: ExchangeId) {
         self.unscheduled.push(id);
     }
 
-    /// Its head goes now.
+    /// Removes a head that is about to be sent, if it is the last one; others are skipped when they are due.
     pub(super) fn remove(&mut self, id: ExchangeId) {
         if self.unscheduled.last() == Some(&id) {
             self.unscheduled.pop();
         }
     }
 
-    /// True if a turn is to be scheduled. While there is one, those that come later wait for the next.
+    /// Starts a wait if there are new heads and no wait; then the caller schedules a tick.
     pub(super) fn begin_wait(&mut self) -> bool {
         if self.unscheduled.is_empty() || !self.scheduled.is_empty() {
             return false;
@@ -46,18 +46,18 @@ impl DeferredHeads {
         true
     }
 
-    /// That turn could not be scheduled.
+    /// Ends the wait without sending: the tick could not be scheduled.
     pub(super) fn cancel_wait(&mut self) {
         self.unscheduled.append(&mut self.scheduled);
     }
 
-    /// The loop has gone round: those for which that was the last time.
+    /// Counts an iteration of the loop. Takes the heads to send if it was the last one.
     pub(super) fn take_due(&mut self) -> Vec<ExchangeId> {
         self.iterations_left = self.iterations_left.saturating_sub(1);
         if self.iterations_left == 0 { std::mem::take(&mut self.scheduled) } else { Vec::new() }
     }
 
-    /// Has it to go round once more?
+    /// Returns whether the wait goes on: another tick is needed.
     pub(super) fn has_scheduled(&self) -> bool {
         !self.scheduled.is_empty()
     }

@@ -1,6 +1,4 @@
-//! The event loop as Python has it, and what is scheduled on it.
-//!
-//! What a turn does is [`super::tick`]'s.
+//! The Python event loop, and the callbacks that are scheduled on it. [`super::tick`] implements them.
 
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
@@ -9,34 +7,35 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-/// The event loop, and what we need of it.
+/// The event loop, with its methods looked up once.
 #[derive(Debug)]
 pub(super) struct EventLoop {
     pub(super) object: Py<PyAny>,
     pub(super) call_soon: Py<PyAny>,
-    /// What turns run in, and with it the tasks that they begin: not the context of the request that happened to ask
-    /// for a turn, whose variables are nobody else's.
+    /// Context of ticks, and so of the tasks that they create. A tick must not run in the context of the request that
+    /// scheduled it.
     pub(super) context: Py<PyAny>,
     pub(super) create_future: Py<PyAny>,
-    /// The Future for which the loop runs.
+    /// The loop runs until this Future is done.
     pub(super) stopped: Py<PyAny>,
     /// `asyncio.Task`, or the loop's `create_task` if the application has set a task factory.
     pub(super) new_task: Py<PyAny>,
     pub(super) task_keywords: Py<PyDict>,
-    /// Tasks run when they are made, until they first wait.
+    /// Tasks run when they are created, until they first wait (CPython 3.12).
     pub(super) is_eager: bool,
-    /// The turn that is scheduled.
+    /// Callback of a scheduled tick.
     pub(super) tick: OnceLock<Py<PyAny>>,
-    /// The one that sends heads.
+    /// Callback of the tick that sends deferred heads.
     pub(super) heads_tick: OnceLock<Py<PyAny>>,
-    /// A turn is running, or scheduled: it will ring.
+    /// A tick is running or scheduled; it wakes the daemon at its end.
     pub(super) tick_pending: AtomicBool,
-    /// What is still scheduled has nothing to do: the loop runs for the end of lifespan.
+    /// No more ticks: the loop runs only to end lifespan.
     pub(super) is_stopped: AtomicBool,
 }
 
 impl EventLoop {
-    /// `task` is how `asgi.py` has found that tasks are made: a callable, its keywords, and whether they run at once.
+    /// Looks up the methods. The last argument is the result of `Server.new_task` in `asgi.py`: a callable that creates
+    /// tasks, its keywords, and whether tasks are eager.
     pub(super) fn new(
         object: &Bound<'_, PyAny>,
         over: Py<PyAny>,
@@ -70,13 +69,13 @@ impl EventLoop {
         self.create_future.bind(py).call0()
     }
 
-    /// Schedules a turn.
-    pub(super) fn call_soon(&self, py: Python<'_>, turn: &Py<PyAny>) -> PyResult<()> {
+    /// Schedules a callback.
+    pub(super) fn call_soon(&self, py: Python<'_>, callback: &Py<PyAny>) -> PyResult<()> {
         let keywords = PyDict::new(py);
-        // A copy for each: a loop that is run within a task (nest_asyncio) may take a turn within a turn, and no context
-        // is entered twice.
+        // A copy for each call: a loop that is run within a task (nest_asyncio) may nest ticks, and a context cannot be
+        // entered twice.
         let context = self.context.call_method0(py, intern!(py, "copy"))?;
         keywords.set_item(intern!(py, "context"), context)?;
-        self.call_soon.call(py, (turn,), Some(&keywords)).map(drop)
+        self.call_soon.call(py, (callback,), Some(&keywords)).map(drop)
     }
 }

@@ -1,15 +1,16 @@
-//! The events that `receive()` gives, as far as they are the same for all requests.
+//! The parts of HTTP events that are the same for all requests. [`super::receive`] copies them.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 
-/// Events' keys, and those that are copied.
+/// Events to copy, and keys to set in the copies.
 #[derive(Debug)]
 pub(super) struct HttpEventTemplates {
     pub(super) body: Py<PyString>,
     pub(super) more_body: Py<PyString>,
-    /// Without a body.
+    /// `http.request` with an empty body and `more_body: False`.
     pub(super) empty: Py<PyDict>,
+    /// `http.disconnect`.
     pub(super) disconnect: Py<PyDict>,
 }
 

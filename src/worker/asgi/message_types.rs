@@ -1,11 +1,11 @@
-//! Types of the messages that `send()` takes, to be compared with the application's.
+//! The types of HTTP messages that `send()` accepts, for comparison with those of the application.
 
 use std::sync::OnceLock;
 
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-/// Types of messages.
+/// Types of HTTP messages.
 #[derive(Debug)]
 pub(super) struct HttpMessageTypes {
     pub(super) start: CachedType,
@@ -28,25 +28,25 @@ impl HttpMessageTypes {
     }
 }
 
-/// A type that most messages have.
+/// A frequent message type. Caches the string object that the application uses, so that most comparisons are by identity.
 #[derive(Debug)]
 pub(super) struct CachedType {
     expected: Py<PyString>,
-    /// The application's, which is mostly one constant of its framework's and, with its dots, not interned.
+    /// The object of the application. It is usually a constant of its framework; because of its dots it is not interned.
     last_seen: OnceLock<Py<PyAny>>,
 }
 
 impl CachedType {
-    /// Compares a message's type; remembers the application's object if it is equal.
+    /// Compares with the type of a message; caches that object if it is equal.
     pub(super) fn matches(&self, kind: &Bound<'_, PyAny>) -> PyResult<bool> {
         if kind.is(&self.expected) || self.last_seen.get().is_some_and(|theirs| kind.is(theirs)) {
             return Ok(true);
         }
-        let is = kind.eq(&self.expected)?;
-        if is && kind.is_exact_instance_of::<PyString>() {
-            // The first one stays.
+        let is_equal = kind.eq(&self.expected)?;
+        if is_equal && kind.is_exact_instance_of::<PyString>() {
+            // Only the first object is cached.
             let _ = self.last_seen.set(kind.clone().unbind());
         }
-        Ok(is)
+        Ok(is_equal)
     }
 }

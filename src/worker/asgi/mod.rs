@@ -1,20 +1,20 @@
-//! ASGI 3: an event loop on the main thread that serves as many exchanges at once as there are slots.
+//! ASGI 3: an event loop on the main thread that serves as many concurrent exchanges as there are slots.
 //!
-//! [`mod@run`] makes the loop and runs lifespan, [`tick`] claims frames and begins exchanges ([`create`]), [`scope`] makes the
-//! dictionary that describes a request. [`state`] has the application and its exchanges, [`exchange`] what happens to
-//! them; the application calls [`receive`] and [`send`]. [`response`] turns messages into frames, [`head`] checks status
-//! and headers, [`deferred_heads`] has those that wait for a body; [`websocket`] is what is different for WebSockets. What is
-//! clearer in Python and not hot is in `asgi.py`. uvicorn's behaviour is the reference: texts of errors, order of keys, what is ignored and what is
-//! refused.
+//! [`mod@run`] creates the loop and runs lifespan. [`tick`] claims submissions and starts exchanges ([`create`]) with
+//! their scopes ([`scope`]); [`exchange`] handles the events of a running one. The application calls [`receive`] and
+//! [`send`]. [`response`] encodes messages as frames, [`head`] checks status and headers, [`deferred_heads`] holds heads
+//! that wait for their bodies, [`outbox`] holds frames that wait for ring space. [`websocket`] has what only WebSockets
+//! need. [`state`] has the data of all of them. `asgi.py` has what is clearer in Python and not hot.
 //!
-//! # Without a Future
-//! `receive()` and `send()` return awaitables that are done at once if there is something to receive, and room to send;
-//! only if they have to wait is a `Future` made. They have the methods of coroutines, so that
-//! `asyncio.create_task(receive())` works as with uvicorn.
+//! uvicorn's behaviour is the reference: error texts, the order of keys, what is ignored and what is refused.
 //!
-//! # Waiting
-//! Nothing here blocks: what finds no room, credit or chunk stays where it is, its `send()` waits, and the daemon rings
-//! the worker's eventfd, which the loop watches. Frames that must go and find no room wait in the outbox.
+//! # Awaitables without Futures
+//! The awaitables of `receive()` and `send()` complete at once if there is an event, or space to send. Only a wait creates
+//! a `Future`. They have the methods of coroutines, so that `asyncio.create_task(receive())` works as with uvicorn.
+//!
+//! # Flow control
+//! Nothing here blocks the thread. A payload without ring space, credit or chunks stays in its exchange, its `send()`
+//! waits, and the daemon writes to the worker's eventfd, which the loop watches.
 
 mod awaitable;
 mod create;

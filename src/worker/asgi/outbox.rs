@@ -1,8 +1,7 @@
-//! Completions on their way to the ring: in order, without ever blocking the event loop.
+//! The queue before the completion ring: keeps frames in order and never blocks the event loop.
 //!
-//! Frames go into the ring while it has room. One that finds none waits here, and all that come later behind it, until
-//! the daemon says that it has taken some. What waits is bounded: an exchange whose frame waits sends no body before it
-//! has gone ([`super::response`]).
+//! Frames are pushed into the ring while it has space. Once one finds none, it and all later frames wait here until the
+//! daemon announces space. The queue is bounded: while it is not empty, no exchange sends body ([`super::response`]).
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -14,25 +13,26 @@ use rgun_channel::ring::Position;
 use crate::output::{MAX_WAKEUP_DELAY_NS, Output};
 use crate::python::lock;
 
-/// Frames that wait.
+/// Frames that wait for ring space, and when to wake the daemon.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     frames: Mutex<VecDeque<Vec<u8>>>,
-    /// There are some. Only the loop's thread writes it.
+    /// `frames` is not empty. Written only by the loop's thread.
     is_backed_up: AtomicBool,
-    /// Since when nobody may have rung for what was pushed; 0: nothing was.
+    /// Start of the first exchange since the daemon was last woken, `CLOCK_MONOTONIC`, nanoseconds; 0 for none.
     unannounced_since: AtomicU64,
-    /// When the last answer ended, by a clock that ticks every few milliseconds.
+    /// Kernel tick in which the last response ended, `CLOCK_MONOTONIC_COARSE`, nanoseconds.
     last_end_tick: AtomicU64,
 }
 
 impl Outbox {
-    /// Has a frame to wait?
+    /// Returns whether frames wait for ring space.
     pub(super) fn is_backed_up(&self) -> bool {
         self.is_backed_up.load(Ordering::Relaxed)
     }
 
-    /// Between two exchanges that begin: rings if what the earlier ones have sent has waited for long enough.
+    /// Called at each start of an exchange: wakes the daemon if frames may have waited longer than
+    /// [`MAX_WAKEUP_DELAY_NS`].
     pub(super) fn wake_if_overdue(&self, output: &Output, now: u64) {
         match self.unannounced_since.load(Ordering::Relaxed) {
             0 => self.unannounced_since.store(now, Ordering::Relaxed),
@@ -44,9 +44,9 @@ impl Outbox {
         }
     }
 
-    /// An answer has ended: rings if it is alone. There is little to be gained by waiting for company, and much to be lost
-    /// if the application now keeps the loop from coming to the end of its turn: one that does is alone with each answer.
-    /// (In a crowd the daemon is awake anyway, and sees what lies there.)
+    /// Called at the end of each response: wakes the daemon if it is the first one in this kernel tick. Under low load
+    /// there are no other responses to wait for, and the application may block the loop before the tick ends. Under high
+    /// load the daemon is awake anyway.
     pub(super) fn on_response_end(&self, output: &Output) {
         let tick = coarse_now();
         if self.last_end_tick.load(Ordering::Relaxed) != tick {
@@ -55,8 +55,7 @@ impl Outbox {
         }
     }
 
-    /// Sends a frame, now or later: where it is in the ring if that was now. The doorbell is the turn's
-    /// ([`super::tick`]).
+    /// Pushes a frame into the ring and returns its position, or queues it. The tick wakes the daemon ([`super::tick`]).
     pub(super) fn push(&self, output: &Output, frame: &[u8]) -> Result<Option<Position>, ProtocolError> {
         if !self.is_backed_up()
             && let Some(position) = output.try_push(frame)?
@@ -69,11 +68,11 @@ impl Outbox {
         Ok(None)
     }
 
-    /// Sends what waits; true if nothing does any more.
+    /// Pushes queued frames while there is space. Returns whether the queue is empty.
     pub(super) fn flush(&self, output: &Output) -> Result<bool, ProtocolError> {
         while let Some(frame) = self.pop() {
             if output.try_push(&frame)?.is_none() {
-                // Announced, then looked at once more: either we see the room or the daemon sees us.
+                // Tried again after the announcement: either this sees the space, or the daemon sees the announcement.
                 output.space_flag().announce_wait();
                 if output.try_push(&frame)?.is_none() {
                     lock(&self.frames).push_front(frame);
@@ -90,14 +89,14 @@ impl Outbox {
         lock(&self.frames).pop_front()
     }
 
-    /// Wakes the daemon if it sleeps and there is something that it does not know of.
+    /// Wakes the daemon if it sleeps and frames were pushed since.
     pub(super) fn wake_daemon(&self, output: &Output) {
         self.unannounced_since.store(0, Ordering::Relaxed);
         output.wake_daemon();
     }
 }
 
-/// `CLOCK_MONOTONIC_COARSE`: the time of the kernel's last tick, for the price of reading it from memory.
+/// Returns `CLOCK_MONOTONIC_COARSE` in nanoseconds: the time of the last kernel tick, read without a system call.
 fn coarse_now() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)

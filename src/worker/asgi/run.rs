@@ -1,4 +1,6 @@
-//! An ASGI worker from the loaded application to the end of its event loop.
+//! The life of an ASGI worker, from the loaded application to the end of its event loop.
+//!
+//! [`run`] is called by [`crate::lifecycle`].
 
 use std::sync::atomic::AtomicBool;
 
@@ -23,24 +25,53 @@ use crate::gil_cell::GilCell;
 use crate::python::load_py;
 use crate::worker::Worker;
 
-/// Runs lifespan's startup, tells Ready, serves until the daemon says stop, and runs lifespan's shutdown. Calls
+/// Runs lifespan's startup, reports Ready, serves until the daemon stops the worker, and runs lifespan's shutdown. Calls
 /// `on_start` before it serves. The inner error is why the application cannot be served.
 ///
 /// # Errors
-/// What Python says; the `SystemExit` of a signal handler.
+/// An exception of the worker's own Python code, or the `SystemExit` of a signal handler.
 pub(crate) fn run(
     py: Python<'_>,
     worker: &'static Worker,
-    application: &Py<PyAny>,
+    callable: &Py<PyAny>,
     on_start: impl FnOnce(&'static Application),
 ) -> PyResult<Result<(), BootFailure>> {
-    let half = python_module(py)?;
-    half.setattr(intern!(py, "complete"), wrap_pyfunction!(exchange::complete, half)?)?;
+    install_callbacks(py, worker)?;
+    let server = create_server(py, worker, callable)?;
+    if let Err(failure) = BootFailure::from_outcome(&server.call_method0(intern!(py, "open"))?)? {
+        return Ok(Err(failure));
+    }
+    if let Err(failure) = start_up(py, worker, &server)? {
+        // Closed so that threads and tasks of the failed startup do not keep the process from exiting.
+        report_warnings(worker, &server.call_method0(intern!(py, "close"))?)?;
+        return Ok(Err(failure));
+    }
+    report_warnings(worker, &server.call_method0(intern!(py, "take_warnings"))?)?;
+    let application = Application::new(py, worker, &server)?;
+    on_start(application);
+    if !worker.is_stopping() {
+        application.serve(py, &server)?;
+    }
+    match server.call_method0(intern!(py, "close")) {
+        Ok(warnings) => report_warnings(worker, &warnings)?,
+        Err(error) => worker.on_signal_exception(py, error),
+    }
+    worker.take_exit_exception().map_or(Ok(Ok(())), Err)
+}
+
+/// Sets the functions of the worker that `asgi.py` calls.
+fn install_callbacks(py: Python<'_>, worker: &'static Worker) -> PyResult<()> {
+    let module = python_module(py)?;
+    module.setattr(intern!(py, "complete"), wrap_pyfunction!(exchange::complete, module)?)?;
     let request_exit = PyCFunction::new_closure(py, None, None, |arguments, _| -> PyResult<()> {
         worker.on_signal_exception(arguments.py(), PyErr::from_value(arguments.get_item(0)?));
         Ok(())
     })?;
-    half.setattr(intern!(py, "request_exit"), request_exit)?;
+    module.setattr(intern!(py, "request_exit"), request_exit)
+}
+
+/// Creates the `Server` of `asgi.py`.
+fn create_server<'py>(py: Python<'py>, worker: &Worker, callable: &Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let lifespan = match worker.start.lifespan {
         Lifespan::Auto => "auto",
         Lifespan::On => "on",
@@ -51,63 +82,41 @@ pub(crate) fn run(
         LoopChoice::Asyncio => "asyncio",
         LoopChoice::Uvloop => "uvloop",
     };
-    let server =
-        half.call_method1(intern!(py, "Server"), (load_py(py)?, application, lifespan, event_loop))?;
-    if let Err(failure) = BootFailure::from_outcome(&server.call_method0(intern!(py, "open"))?)? {
-        return Ok(Err(failure));
-    }
-    let warnings = |warnings: Bound<'_, PyAny>| -> PyResult<()> {
-        for warning in warnings.extract::<Vec<String>>()? {
-            worker.process.report(&Report::Warning(warning))?;
-        }
-        Ok(())
-    };
-    let started = match server.call_method0(intern!(py, "startup")) {
-        Ok(outcome) => BootFailure::from_outcome(&outcome)?,
-        // A signal handler's. What startup has begun ends with the loop.
+    python_module(py)?.call_method1(intern!(py, "Server"), (load_py(py)?, callable, lifespan, event_loop))
+}
+
+/// Runs lifespan's startup. The exception of a signal handler ends it, and the worker stops.
+fn start_up(py: Python<'_>, worker: &Worker, server: &Bound<'_, PyAny>) -> PyResult<Result<(), BootFailure>> {
+    match server.call_method0(intern!(py, "startup")) {
+        Ok(outcome) => BootFailure::from_outcome(&outcome),
         Err(error) if error.is_instance_of::<PySystemExit>(py) => {
             worker.on_signal_exception(py, error);
-            Ok(())
+            Ok(Ok(()))
         }
-        Err(error) => return Err(error),
-    };
-    if let Err(failure) = started {
-        // What it has started must not keep the process from exiting.
-        warnings(server.call_method0(intern!(py, "close"))?)?;
-        return Ok(Err(failure));
+        Err(error) => Err(error),
     }
-    warnings(server.call_method0(intern!(py, "take_warnings"))?)?;
-    let served = Application::new(py, worker, &server)?;
-    on_start(served);
-    if !worker.is_stopping() {
-        worker.mark_thread(0);
-        served.start_ticking(py)?;
-        dispositions::set_ready();
-        worker.process.report(&Report::Ready { interface: Interface::Asgi })?;
-        served.run(py, &server);
-        if let Err(error) = served.stop_ticking(py) {
-            worker.on_signal_exception(py, error);
-        }
+}
+
+/// Reports a list of warnings to the daemon, which logs them.
+fn report_warnings(worker: &Worker, warnings: &Bound<'_, PyAny>) -> PyResult<()> {
+    for warning in warnings.extract::<Vec<String>>()? {
+        worker.process.report(&Report::Warning(warning))?;
     }
-    match server.call_method0(intern!(py, "close")) {
-        Ok(told) => warnings(told)?,
-        Err(error) => worker.on_signal_exception(py, error),
-    }
-    worker.take_exit_exception().map_or(Ok(Ok(())), Err)
+    Ok(())
 }
 
 impl Application {
     fn new(py: Python<'_>, worker: &'static Worker, server: &Bound<'_, PyAny>) -> PyResult<&'static Self> {
         let start = &worker.start;
-        let half = python_module(py)?;
+        let module = python_module(py)?;
         let attribute = |name: &str| server.getattr(name);
         let asgi = attribute("asgi")?.cast_into::<PyDict>()?;
         let state = attribute("state")?.cast_into::<PyDict>()?;
         Ok(Box::leak(Box::new(Self {
             worker,
             app: attribute("application")?.unbind(),
-            call: half.getattr(intern!(py, "call"))?.unbind(),
-            call_websocket: half.getattr(intern!(py, "call_websocket"))?.unbind(),
+            call: module.getattr(intern!(py, "call"))?.unbind(),
+            call_websocket: module.getattr(intern!(py, "call_websocket"))?.unbind(),
             event_loop: EventLoop::new(
                 &attribute("loop")?,
                 attribute("stopped")?.unbind(),
@@ -122,7 +131,7 @@ impl Application {
             completed_send: Py::new(py, CompletedSend)?,
             exchanges: GilCell::new(Exchanges {
                 running: std::collections::HashMap::default(),
-                // The lowest last, so that it is used first.
+                // Reversed, so that the lowest slot is used first.
                 free_slots: (0..start.geometry.slots).rev().collect(),
                 blocked: std::collections::VecDeque::new(),
                 n_unchecked: 0,
@@ -135,18 +144,31 @@ impl Application {
         })))
     }
 
-    /// Runs the loop until nothing is left to do. What a signal handler raises stops the loop wherever it is, so it
-    /// goes on from here, where no handler can interrupt: what runs is finished first.
-    fn run(&self, py: Python<'_>, server: &Bound<'_, PyAny>) {
+    /// Reports Ready and serves until the daemon stops the worker.
+    fn serve(&'static self, py: Python<'_>, server: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.worker.mark_thread(0);
+        self.start_ticking(py)?;
+        dispositions::set_ready();
+        self.worker.process.report(&Report::Ready { interface: Interface::Asgi })?;
+        self.run_loop(py, server);
+        if let Err(error) = self.stop_ticking(py) {
+            self.worker.on_signal_exception(py, error);
+        }
+        Ok(())
+    }
+
+    /// Runs the loop until all exchanges have ended. The exception of a signal handler leaves the loop wherever it is; the
+    /// loop is then run again to finish the running exchanges.
+    fn run_loop(&self, py: Python<'_>, server: &Bound<'_, PyAny>) {
         while let Err(error) = server.call_method0(intern!(py, "run")) {
             if error.is_instance_of::<PySystemExit>(py) {
                 self.worker.on_signal_exception(py, error);
             } else {
                 error.write_unraisable(py, Some(self.event_loop.object().bind(py)));
             }
-            // It may have been raised in a task, which nobody else knows to have ended.
+            // It may have ended a task without completing its exchange.
             self.reap_done(py).unwrap_or_else(|broken| self.worker.abort_on_protocol_error(&broken));
-            // The turn that was to come may have been lost.
+            // The scheduled tick may have been lost.
             self.worker.wake_loop();
         }
     }

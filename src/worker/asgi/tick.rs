@@ -1,9 +1,9 @@
-//! What the event loop does for us: claims frames, begins exchanges, rings the daemon.
+//! The worker's callback on the event loop: claims submissions, starts exchanges, wakes the daemon.
 //!
-//! A *turn* claims what is in the ring and starts a task for each request; the tasks run at once where Python has eager
-//! tasks (3.12), else after the turn, and then another turn follows. Completions go into the ring as they come, and the
-//! daemon is rung once, at the end of a turn. Whoever sends outside of one has a turn scheduled. When a turn finds
-//! nothing, it announces that the loop will sleep and looks once more.
+//! A *tick* claims the frames in the submission ring and creates a task for each request. With eager tasks (CPython 3.12)
+//! they run within the tick; otherwise they run after it, and another tick follows. Completions are pushed as they come,
+//! and the tick wakes the daemon once, at its end. A `send()` outside a tick schedules one. A tick that finds no frame
+//! announces that the loop will sleep and checks the ring once more.
 
 use std::sync::atomic::Ordering;
 
@@ -18,52 +18,52 @@ use super::exchange::exit_if_forked_child;
 use super::state::{Application, Exchange, Exchanges, Functions, Stage};
 use crate::wait::monotonic_ns;
 
-/// Only when no more than so many are left, a worker that is to stop looks in each turn whether one of them has ended
-/// without saying so: thousands of WebSockets that are closed one after the other would have it look at all of them
-/// each time.
+/// Maximum number of running exchanges with which a stopping worker checks all tasks in each tick. With thousands of
+/// WebSockets that close one by one the checks would take quadratic time.
 const MAX_REAP_CANDIDATES: usize = 64;
 
-/// Most frames of one turn: the loop has others to serve, too.
+/// Maximum number of frames claimed by one tick, so that other callbacks of the loop run in between.
 const MAX_FRAMES_PER_TICK: usize = 64;
 
-/// Most exchanges that a turn looks at because they may go on.
+/// Maximum number of blocked exchanges resumed by one tick.
 const MAX_RESUMED_PER_TICK: usize = 64;
 
-/// What the loop calls.
+/// The callback that the event loop runs.
 #[pyclass(frozen, module = "rgun")]
 #[derive(Debug)]
 pub(super) struct LoopTick {
     application: &'static Application,
-    cause: TickReason,
+    reason: TickReason,
 }
 
-/// Why there is a turn.
+/// The cause of a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TickReason {
-    /// The last one, or whoever has sent something, has scheduled it.
+    /// Scheduled by the previous tick or by a `send()`.
     Scheduled,
-    /// The daemon has rung.
+    /// The daemon has written to the eventfd.
     Eventfd,
-    /// The loop has gone round since a head came ([`super::deferred_heads`]).
+    /// The loop has completed an iteration since heads were deferred ([`super::deferred_heads`]).
     HeadsDue,
 }
 
 #[pymethods]
 impl LoopTick {
     fn __call__(&self, py: Python<'_>) {
-        // A child that goes on waiting on its parent's loop hears the bell, too.
+        // A forked child that still runs its parent's loop is woken by the eventfd, too.
         exit_if_forked_child(py, None);
         let worker = self.application.worker;
-        if self.cause == TickReason::Eventfd {
+        if self.reason == TickReason::Eventfd {
             worker.drain_eventfd();
             self.application.on_wakeup(py);
         }
-        // Those of signals that have come already: here they interrupt nobody. uvloop calls us before it looks itself.
+        // Runs the handlers of pending signals here, where they interrupt no application code. uvloop calls this before it
+        // checks for signals itself.
         if let Err(error) = py.check_signals() {
             worker.on_signal_exception(py, error);
         }
         self.application
-            .tick(py, self.cause)
+            .tick(py, self.reason)
             .unwrap_or_else(|broken| worker.abort_on_protocol_error(&broken));
     }
 
@@ -74,20 +74,20 @@ impl LoopTick {
 }
 
 impl Application {
-    /// Has the loop watch the daemon's bell, and take a first turn when it runs.
+    /// Registers the eventfd with the loop and schedules the first tick.
     pub(super) fn start_ticking(&'static self, py: Python<'_>) -> PyResult<()> {
-        let turn = |cause| LoopTick { application: self, cause };
-        // Set once: an application is watched once.
-        let _ = self.event_loop.tick.set(Py::new(py, turn(TickReason::Scheduled))?.into_any());
-        let _ = self.event_loop.heads_tick.set(Py::new(py, turn(TickReason::HeadsDue))?.into_any());
-        let rung = turn(TickReason::Eventfd);
-        let arguments = (self.worker.eventfd(), rung);
+        let tick = |reason| LoopTick { application: self, reason };
+        // Cannot fail: called once per application.
+        let _ = self.event_loop.tick.set(Py::new(py, tick(TickReason::Scheduled))?.into_any());
+        let _ = self.event_loop.heads_tick.set(Py::new(py, tick(TickReason::HeadsDue))?.into_any());
+        let on_eventfd = tick(TickReason::Eventfd);
+        let arguments = (self.worker.eventfd(), on_eventfd);
         self.event_loop.object.call_method1(py, intern!(py, "add_reader"), arguments)?;
         self.schedule_flush(py);
         Ok(())
     }
 
-    /// No more turns.
+    /// Unregisters the eventfd. Scheduled ticks do nothing any more.
     pub(super) fn stop_ticking(&self, py: Python<'_>) -> PyResult<()> {
         self.event_loop.is_stopped.store(true, Ordering::Relaxed);
         self.event_loop
@@ -96,7 +96,7 @@ impl Application {
             .map(drop)
     }
 
-    /// Has heads for which no body has come sent when the loop has gone round.
+    /// Starts the wait of new deferred heads, unless a wait is running.
     fn defer_heads(&self, py: Python<'_>) {
         if self.exchanges(py).heads.begin_wait() {
             self.schedule_heads_tick(py);
@@ -104,16 +104,16 @@ impl Application {
     }
 
     fn schedule_heads_tick(&self, py: Python<'_>) {
-        let Some(turn) = self.event_loop.heads_tick.get() else { return };
-        if let Err(error) = self.event_loop.call_soon(py, turn) {
-            // As in `schedule`.
+        let Some(tick) = self.event_loop.heads_tick.get() else { return };
+        if let Err(error) = self.event_loop.call_soon(py, tick) {
+            // As in `schedule_tick`.
             self.exchanges(py).heads.cancel_wait();
             self.worker.wake_loop();
             self.worker.on_signal_exception(py, error);
         }
     }
 
-    /// The loop has gone round: sends the heads for which no body has come.
+    /// Counts an iteration of the loop; at the end of the wait, sends the heads whose bodies have not come.
     fn send_due_heads(&self, py: Python<'_>) -> Result<(), ProtocolError> {
         let due = self.exchanges(py).heads.take_due();
         if self.exchanges(py).heads.has_scheduled() {
@@ -126,7 +126,8 @@ impl Application {
         Ok(())
     }
 
-    fn tick(&'static self, py: Python<'_>, cause: TickReason) -> Result<(), ProtocolError> {
+    /// Runs one tick.
+    fn tick(&'static self, py: Python<'_>, reason: TickReason) -> Result<(), ProtocolError> {
         if self.event_loop.is_stopped.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -134,8 +135,8 @@ impl Application {
         let sleepers = worker.sleepers();
         sleepers.announce_loop_awake();
         self.event_loop.tick_pending.store(true, Ordering::Relaxed);
-        let has_unseen = self.outbox.flush(&worker.output)? && self.resume_blocked(py)?;
-        if cause == TickReason::HeadsDue {
+        let has_unchecked = self.outbox.flush(&worker.output)? && self.resume_blocked(py)?;
+        if reason == TickReason::HeadsDue {
             self.send_due_heads(py)?;
         }
         let mut frame = self.submission_buffer.take(py);
@@ -146,7 +147,7 @@ impl Application {
         }
         self.submission_buffer.put(py, frame);
         if n_frames > 0 && !self.event_loop.is_eager {
-            // Its tasks come first, then it rings for all of them.
+            // The tasks run first; the next tick wakes the daemon for all of them.
             self.schedule_tick(py);
             return Ok(());
         }
@@ -158,7 +159,7 @@ impl Application {
         if worker.is_stopping() && self.n_running(py) == 0 && !self.outbox.is_backed_up() {
             super::awaitable::wake_futures(py, worker, vec![self.event_loop.stopped.clone_ref(py)]);
             return Ok(());
-        } else if n_frames < MAX_FRAMES_PER_TICK && !has_unseen {
+        } else if n_frames < MAX_FRAMES_PER_TICK && !has_unchecked {
             sleepers.announce_loop_sleep();
             if !worker.has_more() {
                 self.event_loop.tick_pending.store(false, Ordering::Relaxed);
@@ -170,12 +171,12 @@ impl Application {
         Ok(())
     }
 
-    /// One frame.
+    /// Handles one frame.
     fn handle_submission(&'static self, py: Python<'_>, frame: &[u8]) -> Result<(), ProtocolError> {
         match Submission::decode(frame)? {
             Submission::Request(request) => self.start_exchange(py, &request),
             Submission::Stream(StreamFrame::Part { exchange, bytes, end, text, more }) => {
-                // What is over has no use for it.
+                // The exchange may have ended.
                 let Some(exchange) = self.exchange(py, exchange) else { return Ok(()) };
                 if exchange.get().borrow(py).websocket.is_some() {
                     return Exchange::on_message_part(&exchange, bytes, text, more);
@@ -192,21 +193,12 @@ impl Application {
             Submission::Stream(StreamFrame::Disconnect { exchange, code, reason, cancel }) => {
                 let Some(exchange) = self.exchange(py, exchange) else { return Ok(()) };
                 if cancel {
-                    let cancelled = Exchange::cancel_task(&exchange);
-                    let told = cancelled.and_then(|report| match report {
-                        Some(report) => self.worker.process.report(&Report::Warning(report)),
-                        None => Ok(()),
-                    });
-                    if let Err(error) = told {
-                        self.worker.on_signal_exception(py, error);
-                    }
-                    // Its task may have ended without saying so, and nobody else would come to look.
-                    Exchange::reap_if_done(&exchange)?;
+                    self.cancel_exchange(&exchange)?;
                 } else {
                     exchange.get().borrow_mut(py).record_client_close(code, reason)?;
                     Exchange::on_disconnect(&exchange);
                 }
-                // The application has returned, and what was still to be sent is not any more.
+                // The application has returned; the disconnect has discarded the pending payload.
                 if exchange.get().borrow(py).response.finish_deferred {
                     Exchange::resume(&exchange)?;
                 }
@@ -215,7 +207,20 @@ impl Application {
         }
     }
 
-    /// Starts a task.
+    /// Cancels the task of an exchange whose deadline has passed, and reports its stack.
+    fn cancel_exchange(&self, exchange: &Bound<'_, Exchange>) -> Result<(), ProtocolError> {
+        let reported = Exchange::cancel_task(exchange).and_then(|report| match report {
+            Some(report) => self.worker.process.report(&Report::Warning(report)),
+            None => Ok(()),
+        });
+        if let Err(error) = reported {
+            self.worker.on_signal_exception(exchange.py(), error);
+        }
+        // The task may have ended without completing the exchange.
+        Exchange::reap_if_done(exchange)
+    }
+
+    /// Creates the exchange of a request and its task.
     fn start_exchange(&'static self, py: Python<'_>, request: &Request<'_>) -> Result<(), ProtocolError> {
         let started = monotonic_ns();
         self.outbox.wake_if_overdue(&self.worker.output, started);
@@ -224,17 +229,17 @@ impl Application {
         self.worker.mark_running(slot, request.exchange, started);
         let exchange = match Exchange::create(py, self, request, slot, started) {
             Ok(exchange) => exchange,
-            // No memory for an object: nothing can be answered.
+            // No memory for an object, so there is no exchange to answer with.
             Err(error) => {
                 error.write_unraisable(py, None);
                 return Err(ProtocolError::Frame("no memory for an exchange"));
             }
         };
         self.exchanges(py).running.insert(request.exchange.0, exchange.clone().unbind());
-        let made = self.create_task(py, request, &exchange);
-        // It may have forked, and its child has come back to here when it came to wait.
+        let created = self.create_task(py, request, &exchange);
+        // An eager task may have forked; its child returns to here.
         exit_if_forked_child(py, None);
-        match made {
+        match created {
             Ok(task) => {
                 let mut exchange = exchange.get().borrow_mut(py);
                 if exchange.stage != Stage::Done {
@@ -252,16 +257,17 @@ impl Application {
         }
     }
 
+    /// Builds the scope, calls the application and creates its task.
     fn create_task<'py>(
         &self,
         py: Python<'py>,
         request: &Request<'_>,
         exchange: &Bound<'py, Exchange>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        // Not borrowed: to make an object may collect garbage, and that may run anything.
-        let mut recent = self.scope_cache.take(py);
-        let scope = self.scope_builder.build(py, recent.get_or_insert_default(), request);
-        self.scope_cache.put(py, recent);
+        // Taken out, not borrowed: creating an object may collect garbage, which may run finalizers.
+        let mut scope_cache = self.scope_cache.take(py);
+        let scope = self.scope_builder.build(py, scope_cache.get_or_insert_default(), request);
+        self.scope_cache.put(py, scope_cache);
         let scope = scope?;
         let Functions { receive, send } = exchange.get().borrow_mut(py).take_functions(py);
         let call = if request.websocket { &self.call_websocket } else { &self.call };
@@ -269,7 +275,7 @@ impl Application {
         self.event_loop.new_task.bind(py).call((coroutine,), Some(self.event_loop.task_keywords.bind(py)))
     }
 
-    /// Marks all waiting exchanges as unseen: the daemon woke the worker, perhaps because of one of them.
+    /// Marks all blocked exchanges as unchecked: the daemon may have woken the loop for any of them.
     fn on_wakeup(&self, py: Python<'_>) {
         if self.has_blocked.load(Ordering::Relaxed) {
             let exchanges = &mut *self.exchanges(py);
@@ -277,13 +283,13 @@ impl Application {
         }
     }
 
-    /// Those that waited for credit, room or chunks, as many as one turn has time for: if thousands wait for the ring,
-    /// what they send fills it soon, and who was woken in vain would be woken again. True: a turn has to follow.
+    /// Resumes blocked exchanges, at most [`MAX_RESUMED_PER_TICK`]: if thousands wait for ring space, the first ones fill
+    /// the ring again. Returns whether another tick must resume more.
     fn resume_blocked(&self, py: Python<'_>) -> Result<bool, ProtocolError> {
         if !self.has_blocked.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let waiting: Vec<_> = {
+        let unblocked: Vec<_> = {
             let exchanges = &mut *self.exchanges(py);
             let Exchanges { blocked: held_up, n_unchecked: unseen, .. } = exchanges;
             if *unseen == 0 {
@@ -293,7 +299,7 @@ impl Application {
             *unseen -= count;
             held_up.drain(..count).collect()
         };
-        for exchange in waiting {
+        for exchange in unblocked {
             let exchange = exchange.bind(py);
             exchange.get().borrow_mut(py).is_blocked = false;
             if !Exchange::resume(exchange)? {
