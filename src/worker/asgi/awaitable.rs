@@ -1,7 +1,7 @@
-//! What `send()` and `receive()` return: awaitables that need no coroutine, and no Future unless they have to wait.
+//! The awaitables that `send()` and `receive()` return: without a coroutine, and without a Future unless they wait.
 //!
-//! They are their own iterators: `await` asks once (`__next__`), and a `StopIteration` with the value ends it. `send`,
-//! `throw` and `close` make them `collections.abc.Coroutine`s, which `asyncio.create_task()` takes.
+//! They are their own iterators: `await` calls `__next__`, and a `StopIteration` with the value ends it. `send`, `throw`
+//! and `close` make them `collections.abc.Coroutine`s, which `asyncio.create_task()` accepts.
 
 use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;
@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use crate::worker::Worker;
 
-/// A `send()` that is done.
+/// A `send()` that has completed.
 #[pyclass(frozen, module = "rgun")]
 #[derive(Debug)]
 pub(crate) struct CompletedSend;
@@ -24,17 +24,17 @@ impl CompletedSend {
         slf
     }
 
-    #[expect(clippy::unused_self, reason = "a method of Python's")]
+    #[expect(clippy::unused_self, reason = "the signature is Python's")]
     fn __next__(&self) -> Option<Py<PyAny>> {
         None
     }
 
-    #[expect(clippy::unused_self, reason = "a method of Python's")]
+    #[expect(clippy::unused_self, reason = "the signature is Python's")]
     fn send(&self, _value: &Bound<'_, PyAny>) -> PyResult<()> {
         Err(PyStopIteration::new_err(()))
     }
 
-    #[expect(clippy::unused_self, reason = "a method of Python's")]
+    #[expect(clippy::unused_self, reason = "the signature is Python's")]
     #[pyo3(signature = (kind, value=None, traceback=None))]
     fn throw(
         &self,
@@ -45,18 +45,18 @@ impl CompletedSend {
         Err(exception_from_throw(kind, value, traceback)?)
     }
 
-    #[expect(clippy::unused_self, reason = "a method of Python's")]
+    #[expect(clippy::unused_self, reason = "the signature is Python's")]
     fn close(&self) {}
 }
 
-/// What `throw()` was given, to be raised; in either of its forms.
+/// Returns the exception for the arguments of `throw()`: an instance, or a type with a value.
 pub(super) fn exception_from_throw(
     kind: &Bound<'_, PyAny>,
     value: Option<&Bound<'_, PyAny>>,
     traceback: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<PyErr> {
-    let given = value.filter(|value| !value.is_none());
-    let error = match given {
+    let value = value.filter(|value| !value.is_none());
+    let error = match value {
         Some(value) if value.is_instance_of::<pyo3::exceptions::PyBaseException>() => value.clone(),
         Some(value) => kind.call1((value,))?,
         None if kind.is_instance_of::<pyo3::exceptions::PyBaseException>() => kind.clone(),
@@ -68,10 +68,10 @@ pub(super) fn exception_from_throw(
     Ok(PyErr::from_value(error))
 }
 
-/// The methods of a coroutine for a `receive()` or `send()` that may have to wait, from its `next` and `give_up`.
+/// Implements the methods of a coroutine with the `next` and `cancel` of a type.
 ///
-/// A macro because a class of Python's has its methods in one block.
-macro_rules! awaited {
+/// A macro because `#[pymethods]` takes a single block for each class.
+macro_rules! coroutine_methods {
     ($name:ident) => {
         #[pymethods]
         impl $name {
@@ -102,24 +102,24 @@ macro_rules! awaited {
                 value: Option<&Bound<'_, PyAny>>,
                 traceback: Option<&Bound<'_, PyAny>>,
             ) -> PyResult<()> {
-                self.give_up(kind.py());
+                self.cancel(kind.py());
                 Err($crate::asgi::awaitable::exception_from_throw(kind, value, traceback)?)
             }
 
             fn close(&mut self, py: Python<'_>) {
-                self.give_up(py);
+                self.cancel(py);
             }
         }
     };
 }
-pub(super) use awaited;
+pub(super) use coroutine_methods;
 
-/// A Future that a waiting awaitable passes on to its task, and the Future's iterator.
+/// The Future that an awaitable waits for, and its iterator; `None` if it does not wait.
 #[derive(Debug, Default)]
 pub(super) struct FutureWait(Option<(Py<PyAny>, Py<PyAny>)>);
 
 impl FutureWait {
-    /// Goes on with the Future that was waited for, if there is one: what its iterator yields, while it is not done.
+    /// Polls the Future, if there is one. Returns the value its iterator yields, or `None` once it is done.
     pub(super) fn poll<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Some((future, iterator)) = self.0.take() else { return Ok(None) };
         let yielded = poll_iterator(iterator.bind(py))?;
@@ -129,7 +129,7 @@ impl FutureWait {
         Ok(yielded)
     }
 
-    /// Begins to wait for a Future.
+    /// Starts to wait for a Future.
     pub(super) fn start<'py>(&mut self, future: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let iterator = future.call_method0(intern!(future.py(), "__await__"))?;
         self.0 = Some((future.clone().unbind(), iterator.unbind()));
@@ -142,6 +142,7 @@ impl FutureWait {
     }
 }
 
+/// Calls `__next__`; `None` for a `StopIteration`.
 fn poll_iterator<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = iterator.py();
     match iterator.call_method0(intern!(py, "__next__")) {
@@ -151,7 +152,7 @@ fn poll_iterator<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py
     }
 }
 
-/// Wakes whoever waits for these Futures, unless they have been cancelled.
+/// Completes Futures, unless they are cancelled.
 #[inline]
 pub(super) fn wake_futures(py: Python<'_>, worker: &Worker, futures: Vec<Py<PyAny>>) {
     if !futures.is_empty() {
@@ -162,7 +163,7 @@ pub(super) fn wake_futures(py: Python<'_>, worker: &Worker, futures: Vec<Py<PyAn
 fn wake_all(py: Python<'_>, worker: &Worker, futures: Vec<Py<PyAny>>) {
     for future in futures {
         let future = future.bind(py);
-        let woken =
+        let completed =
             future.call_method0(intern!(py, "done")).and_then(|done| done.is_truthy()).and_then(|done| {
                 if done {
                     Ok(())
@@ -170,7 +171,7 @@ fn wake_all(py: Python<'_>, worker: &Worker, futures: Vec<Py<PyAny>>) {
                     future.call_method1(intern!(py, "set_result"), (py.None(),)).map(drop)
                 }
             });
-        if let Err(error) = woken {
+        if let Err(error) = completed {
             worker.on_signal_exception(py, error);
         }
     }

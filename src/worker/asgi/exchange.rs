@@ -1,5 +1,5 @@
-//! What happens to an exchange, a request or a WebSocket: parts of its body come, its client goes, its deadline passes,
-//! its application returns. What only WebSockets have is in [`super::websocket`].
+//! The events of a running exchange: body parts, disconnects, the deadline, the end of the application, space to send.
+//! Called by [`super::tick`] and by `asgi.py`. Messages of WebSockets are in [`super::websocket`].
 
 use pyo3::exceptions::PyBaseException;
 use pyo3::intern;
@@ -12,7 +12,7 @@ use super::state::{Application, Exchange, ExchangeState, Stage};
 use crate::python::{FormattedError, exit_forked_child, is_forked_child};
 
 impl Exchange {
-    /// A part of the request's body.
+    /// Handles a part of the request body.
     pub(super) fn on_body_part(slf: &Bound<'_, Self>, bytes: &[u8], end: bool) {
         let py = slf.py();
         let part = (!bytes.is_empty()).then(|| PyBytes::new(py, bytes).unbind());
@@ -26,7 +26,7 @@ impl Exchange {
         awaitable::wake_futures(py, worker, receivers);
     }
 
-    /// The client has gone: `receive()` says so, `send()` does nothing.
+    /// Handles a disconnect by the client: `receive()` returns it, `send()` does nothing any more.
     pub(super) fn on_disconnect(slf: &Bound<'_, Self>) {
         let py = slf.py();
         let worker = slf.get().borrow(py).application.worker;
@@ -44,7 +44,7 @@ impl Exchange {
         awaitable::wake_futures(py, worker, senders);
     }
 
-    /// The client has closed its sending half: behind the body `receive()` says that it has gone. `send()` goes on.
+    /// Handles a half-close by the client: `receive()` returns a disconnect after the body; `send()` still works.
     pub(super) fn on_half_close(slf: &Bound<'_, Self>) {
         let py = slf.py();
         let (worker, receivers) = {
@@ -55,7 +55,7 @@ impl Exchange {
         awaitable::wake_futures(py, worker, receivers);
     }
 
-    /// Its deadline has passed: the task is cancelled. Gives the report of where it was.
+    /// Cancels the task after its deadline. Returns a report of its stack.
     pub(super) fn cancel_task(slf: &Bound<'_, Self>) -> PyResult<Option<String>> {
         let py = slf.py();
         let (application, id) = {
@@ -74,14 +74,14 @@ impl Exchange {
         Ok(stack?.map(|stack| cancel_report::encode(id, &stack)))
     }
 
-    /// We cannot even call the application.
+    /// Ends the exchange with an exception.
     pub(super) fn fail(slf: &Bound<'_, Self>, error: &PyErr) -> Result<(), ProtocolError> {
         let py = slf.py();
         let error = error.clone_ref(py).into_value(py);
         Self::complete(slf, py.None().bind(py), Some(error.bind(py)))
     }
 
-    /// The application has returned, or raised.
+    /// Ends the exchange: the application has returned or raised.
     fn complete(
         slf: &Bound<'_, Self>,
         result: &Bound<'_, PyAny>,
@@ -90,42 +90,56 @@ impl Exchange {
         let py = slf.py();
         let error = error.map(|error| PyErr::from_value(error.clone().into_any()));
         exit_if_forked_child(py, error.as_ref());
-        let fault = if let Some(error) = error {
-            let (is_disconnected, forsaken) = {
-                let exchange = slf.get().borrow(py);
-                let is_told = exchange.is_disconnected || exchange.is_half_closed;
-                (is_told, exchange.half_close_fault())
-            };
-            reportable_fault(py, is_disconnected, &error).or(forsaken)
-        } else {
-            let (omission, is_websocket) = {
-                let exchange = slf.get().borrow(py);
-                (exchange.missing_response(), exchange.websocket.is_some())
-            };
-            // Which comes first is uvicorn's choice.
-            if is_websocket {
-                omission.or_else(|| unexpected_result(result))
-            } else {
-                unexpected_result(result).or(omission)
-            }
+        let fault = match error {
+            Some(error) => Self::exception_fault(slf, &error),
+            None => Self::return_fault(slf, result),
         };
         let worker = slf.get().borrow(py).application.worker;
-        let (receivers, senders, leftover) = {
+        let (receivers, senders, drops) = {
             let exchange = &mut *slf.get().borrow_mut(py);
-            let leftover = exchange.finish(py, fault.as_ref())?;
-            (std::mem::take(&mut exchange.receivers), std::mem::take(&mut exchange.senders), leftover)
+            let drops = exchange.finish(py, fault.as_ref())?;
+            (std::mem::take(&mut exchange.receivers), std::mem::take(&mut exchange.senders), drops)
         };
-        if leftover.is_none() {
-            // Not all could be sent.
+        if drops.is_none() {
+            // The end is deferred until the pending payload is sent.
             Application::mark_blocked(slf);
         }
-        drop(leftover);
+        drop(drops);
         awaitable::wake_futures(py, worker, receivers);
         awaitable::wake_futures(py, worker, senders);
         Ok(())
     }
 
-    /// Ends it if its task has ended without saying so.
+    /// Returns the fault to report for an exception of the application, if any.
+    fn exception_fault(slf: &Bound<'_, Self>, error: &PyErr) -> Option<FormattedError> {
+        let py = slf.py();
+        let (is_closed_by_client, half_close_fault) = {
+            let exchange = slf.get().borrow(py);
+            (exchange.is_disconnected || exchange.is_half_closed, exchange.half_close_fault())
+        };
+        // A cancellation at the deadline, after which the client has its 504; or the exception by which a framework says
+        // that the client has disconnected (Starlette's ClientDisconnect).
+        if is_closed_by_client && is_client_disconnect(error.value(py).as_any(), MAX_GROUP_DEPTH) {
+            return half_close_fault;
+        }
+        Some(FormattedError::from_exception(py, error))
+    }
+
+    /// Returns the fault to report when the application has returned, if any.
+    fn return_fault(slf: &Bound<'_, Self>, result: &Bound<'_, PyAny>) -> Option<FormattedError> {
+        let (missing_response, is_websocket) = {
+            let exchange = slf.get().borrow(slf.py());
+            (exchange.missing_response(), exchange.websocket.is_some())
+        };
+        // The order is uvicorn's.
+        if is_websocket {
+            missing_response.or_else(|| unexpected_result(result))
+        } else {
+            unexpected_result(result).or(missing_response)
+        }
+    }
+
+    /// Ends the exchange if its task has ended without completing it.
     pub(super) fn reap_if_done(slf: &Bound<'_, Self>) -> Result<(), ProtocolError> {
         let py = slf.py();
         let task = {
@@ -147,47 +161,48 @@ impl Exchange {
         }
         match task.call_method0(py, intern!(py, "exception")) {
             Ok(error) => Self::complete(slf, py.None().bind(py), error.bind(py).cast().ok()),
-            // It was cancelled.
+            // The task was cancelled.
             Err(error) => Self::fail(slf, &error),
         }
     }
 
-    /// The daemon has rung: sends what waited, and wakes whoever waited for that. True if nothing waits any more.
+    /// Sends the pending payload and wakes waiting `send()` calls. Returns whether the exchange is not blocked any more.
     pub(super) fn resume(slf: &Bound<'_, Self>) -> Result<bool, ProtocolError> {
         let py = slf.py();
         let worker = slf.get().borrow(py).application.worker;
-        let (receivers, senders, leftover, is_free) = {
+        let (receivers, senders, drops, is_unblocked) = {
             let exchange = &mut *slf.get().borrow_mut(py);
             exchange.flush_pending(py)?;
-            let leftover = if exchange.response.finish_deferred && exchange.response.pending.is_none() {
+            let drops = if exchange.response.finish_deferred && exchange.response.pending.is_none() {
                 exchange.finish(py, None)?
             } else {
                 None
             };
-            let is_free = exchange.can_send();
-            let is_complete = exchange.stage >= Stage::Ended;
+            let is_unblocked = exchange.can_send();
+            let has_ended = exchange.stage >= Stage::Ended;
             (
-                if is_complete { std::mem::take(&mut exchange.receivers) } else { Vec::new() },
-                if is_free { std::mem::take(&mut exchange.senders) } else { Vec::new() },
-                leftover,
-                is_free,
+                if has_ended { std::mem::take(&mut exchange.receivers) } else { Vec::new() },
+                if is_unblocked { std::mem::take(&mut exchange.senders) } else { Vec::new() },
+                drops,
+                is_unblocked,
             )
         };
-        drop(leftover);
+        drop(drops);
         awaitable::wake_futures(py, worker, receivers);
         awaitable::wake_futures(py, worker, senders);
-        Ok(is_free)
+        Ok(is_unblocked)
     }
 }
 
 impl ExchangeState {
-    /// What is told of an answer that is not whole because the application took its client's half close for its end.
+    /// Returns the fault of an incomplete response after a half-close. It has no text: the application may have taken the
+    /// half-close for a disconnect.
     fn half_close_fault(&self) -> Option<FormattedError> {
-        let is_forsaken = self.is_half_closed && !self.is_disconnected && self.stage < Stage::Ended;
-        is_forsaken.then(|| FormattedError::from_message(""))
+        let is_incomplete = self.is_half_closed && !self.is_disconnected && self.stage < Stage::Ended;
+        is_incomplete.then(|| FormattedError::from_message(""))
     }
 
-    /// What it has not done.
+    /// Returns the fault of an application that returned without a complete response.
     fn missing_response(&self) -> Option<FormattedError> {
         if self.is_disconnected {
             return None;
@@ -211,8 +226,8 @@ impl ExchangeState {
 }
 
 impl Application {
-    /// Ends the exchanges whose tasks have ended without saying so: a signal handler has raised where `asgi.py`'s
-    /// coroutine had not begun to call the application, or was about to tell how that ended.
+    /// Ends the exchanges whose tasks have ended without completing them: a signal handler has raised in the coroutine of
+    /// `asgi.py` before or after its call of the application.
     pub(super) fn reap_done(&self, py: Python<'_>) -> Result<(), ProtocolError> {
         let running: Vec<_> =
             self.exchanges(py).running.values().map(|exchange| exchange.clone_ref(py)).collect();
@@ -220,7 +235,7 @@ impl Application {
     }
 }
 
-/// A value, where ASGI has none.
+/// Returns the fault of an application that returned a value.
 fn unexpected_result(result: &Bound<'_, PyAny>) -> Option<FormattedError> {
     (!result.is_none()).then(|| {
         let text = result.str().map_or_else(|_| super::head::type_name(result), |text| text.to_string());
@@ -228,27 +243,17 @@ fn unexpected_result(result: &Bound<'_, PyAny>) -> Option<FormattedError> {
     })
 }
 
-/// What is to be told of an exception, if anything.
-fn reportable_fault(py: Python<'_>, is_disconnected: bool, error: &PyErr) -> Option<FormattedError> {
-    // Cancelled at its deadline, for which the client has its answer; or the framework's own way to say that the
-    // client has gone (Starlette's ClientDisconnect).
-    if is_disconnected && is_client_disconnect(error.value(py).as_any(), MAX_GROUP_DEPTH) {
-        return None;
-    }
-    Some(FormattedError::from_exception(py, error))
-}
-
-/// Groups of exceptions within groups.
+/// Maximum depth of nested exception groups that is examined.
 const MAX_GROUP_DEPTH: u8 = 16;
 
-/// Is it one of the exceptions that end an exchange whose client has gone, or a group (PEP 654, its backport, anyio's
-/// of old) of nothing else?
-fn is_client_disconnect(error: &Bound<'_, PyAny>, nested: u8) -> bool {
+/// Returns whether the exception only says that the client has disconnected. Also true for a group (PEP 654, its backport,
+/// old versions of anyio) of such exceptions.
+fn is_client_disconnect(error: &Bound<'_, PyAny>, depth: u8) -> bool {
     let parts = error.getattr(intern!(error.py(), "exceptions")).ok().and_then(|parts| {
         parts.try_iter().ok()?.collect::<PyResult<Vec<_>>>().ok().filter(|parts| !parts.is_empty())
     });
     if let Some(parts) = parts {
-        return nested > 0 && parts.iter().all(|part| is_client_disconnect(part, nested - 1));
+        return depth > 0 && parts.iter().all(|part| is_client_disconnect(part, depth - 1));
     }
     let name = error.get_type().name().map(|name| name.to_string());
     matches!(
@@ -261,14 +266,14 @@ fn is_client_disconnect(error: &Bound<'_, PyAny>, nested: u8) -> bool {
     )
 }
 
-/// The channel is the worker's own: a process that the application forked ends here.
+/// Exits a process that the application forked: only the worker may use the channel.
 pub(super) fn exit_if_forked_child(py: Python<'_>, error: Option<&PyErr>) {
     if is_forked_child() {
         exit_forked_child(py, error);
     }
 }
 
-/// What `asgi.py` calls when the application has returned (`error` is None) or raised.
+/// Called by `asgi.py` when the application has returned (`error` is None) or raised.
 #[pyfunction]
 #[pyo3(signature = (exchange, result, error))]
 pub(super) fn complete(
@@ -278,6 +283,6 @@ pub(super) fn complete(
 ) {
     let application = exchange.get().borrow(exchange.py()).application;
     Exchange::complete(exchange, result, error)
-        .unwrap_or_else(|broken| application.worker.abort_on_protocol_error(&broken));
+        .unwrap_or_else(|error| application.worker.abort_on_protocol_error(&error));
     application.schedule_flush(exchange.py());
 }

@@ -1,4 +1,4 @@
-//! Reads the messages of `send()` and applies what HTTP and WebSockets have in common: used by [`super::send`] and
+//! Reads the messages of `send()`, and processes the steps common to HTTP and WebSockets. Used by [`super::send`] and
 //! [`super::websocket`].
 
 use std::cell::RefMut;
@@ -13,7 +13,8 @@ use super::state::{Exchange, ExchangeState, Stage};
 use crate::fault::Fault;
 use crate::python::values_of;
 
-/// A response's start, or that of one which denies a WebSocket. It is sent with what follows at once, or by a turn.
+/// Processes the start of a response, or of one that denies a WebSocket. The head is sent later
+/// ([`super::deferred_heads`]).
 pub(super) fn start_response(
     slf: &Bound<'_, Exchange>,
     status: &Bound<'_, PyAny>,
@@ -38,8 +39,8 @@ pub(super) fn start_response(
     Ok(())
 }
 
-/// The exchange, when its message has been read: that runs code of the application's (iterators, mappings, `__bool__`),
-/// which may have sent something itself.
+/// Borrows the exchange after its message was read. Reading runs code of the application (iterators, mappings,
+/// `__bool__`); an exception is raised if that code has sent a message itself.
 pub(super) fn borrow_unchanged<'a>(
     slf: &'a Bound<'_, Exchange>,
     stage: Stage,
@@ -51,15 +52,16 @@ pub(super) fn borrow_unchanged<'a>(
     Ok(exchange)
 }
 
-/// What follows a message that was sent.
+/// Completes a `send()`: raises its exception, or wakes waiting `receive()` calls if the response has ended, and schedules
+/// a tick.
 pub(super) fn complete_send(slf: &Bound<'_, Exchange>, outcome: Result<(), Fault>) -> PyResult<()> {
     let py = slf.py();
     let application = slf.get().borrow(py).application;
     match outcome {
         Ok(()) => {}
         Err(Fault::Python(error)) => return Err(error),
-        Err(Fault::App(described)) => return Err(PyRuntimeError::new_err(described.summary)),
-        Err(Fault::Channel(broken)) => application.worker.abort_on_protocol_error(&broken),
+        Err(Fault::App(error)) => return Err(PyRuntimeError::new_err(error.summary)),
+        Err(Fault::Channel(error)) => application.worker.abort_on_protocol_error(&error),
     }
     let receivers = {
         let mut exchange = slf.get().borrow_mut(py);
@@ -70,12 +72,12 @@ pub(super) fn complete_send(slf: &Bound<'_, Exchange>, outcome: Result<(), Fault
     Ok(())
 }
 
-/// A message's type in a text.
+/// Formats the type of a message for an error text.
 pub(super) fn type_text(kind: &Bound<'_, PyAny>) -> String {
     kind.str().map_or_else(|_| type_name(kind), |text| text.to_string())
 }
 
-/// `message[key]`
+/// Returns `message[key]`.
 pub(super) fn required<'py>(
     message: &Bound<'py, PyAny>,
     key: &Bound<'py, PyString>,
@@ -83,11 +85,12 @@ pub(super) fn required<'py>(
     item(message, key)?.ok_or_else(|| missing_key(key))
 }
 
+/// The exception for a missing key.
 pub(super) fn missing_key(key: &Bound<'_, PyString>) -> PyErr {
     PyKeyError::new_err(key.clone().unbind())
 }
 
-/// `message.get(key)`
+/// Returns `message.get(key)`.
 pub(super) fn item<'py>(
     message: &Bound<'py, PyAny>,
     key: &Bound<'py, PyString>,
@@ -102,7 +105,7 @@ pub(super) fn item<'py>(
     }
 }
 
-/// `[message.get(key) for key in keys]`
+/// Returns `[message.get(key) for key in keys]`.
 pub(super) fn items<'py, const N: usize>(
     message: &Bound<'py, PyAny>,
     keys: [&Bound<'py, PyString>; N],
@@ -117,11 +120,12 @@ pub(super) fn items<'py, const N: usize>(
     Ok(values)
 }
 
-/// `bool(message.get(key, False))`
+/// Returns `bool(message.get(key, False))`.
 pub(super) fn flag<'py>(message: &Bound<'py, PyAny>, key: &Bound<'py, PyString>) -> PyResult<bool> {
     is_truthy(item(message, key)?.as_ref())
 }
 
+/// Returns the truth of a value; `None` is false.
 pub(super) fn is_truthy(value: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
     value.map_or(Ok(false), PyAnyMethods::is_truthy)
 }

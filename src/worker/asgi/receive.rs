@@ -1,8 +1,8 @@
-//! The application's `receive`: the request's body, then `http.disconnect`.
+//! The application's `receive()`: the request body, then `http.disconnect`.
 //!
-//! A body comes with its request, or in parts as far as the application takes it: the daemon is told how far when the
-//! application first asks, and again whenever a good part of the window was received. An event is made when it is
-//! awaited, not when `receive()` is called, so that a cancelled wait loses nothing.
+//! A body comes with its request, or in parts within a window. The window opens at the first `receive()` and advances
+//! whenever [`MIN_UPDATE_BYTES`] of it were received. An event is made when the call is awaited, not when it is made, so
+//! that a cancelled wait loses nothing.
 
 use std::ffi::CStr;
 
@@ -12,13 +12,13 @@ use pyo3::types::{PyBytes, PyDict};
 use rgun_channel::ProtocolError;
 use rgun_channel::frame::CompletionKind;
 
-use super::awaitable::{FutureWait, awaited};
+use super::awaitable::{FutureWait, coroutine_methods};
 use super::exchange::exit_if_forked_child;
 use super::response::NO_FIELDS;
-use super::state::{Exchange, ExchangeState, Stage};
+use super::state::{Exchange, ExchangeState, RequestBody, Stage};
 use crate::fastcall::{Arguments, FastFunction};
 
-/// What the application is called with as its second argument.
+/// The `receive` function passed to the application.
 pub(super) struct Receive;
 
 impl FastFunction for Receive {
@@ -34,25 +34,25 @@ impl FastFunction for Receive {
     }
 }
 
-/// One `receive()`.
+/// One `receive()` call.
 #[pyclass(module = "rgun")]
 #[derive(Debug)]
 pub(super) struct ReceiveAwaitable {
     exchange: Py<Exchange>,
-    waiting: FutureWait,
+    wait: FutureWait,
 }
 
-awaited!(ReceiveAwaitable);
+coroutine_methods!(ReceiveAwaitable);
 
 impl ReceiveAwaitable {
     pub(super) fn new(exchange: &Bound<'_, Exchange>) -> Self {
         exit_if_forked_child(exchange.py(), None);
-        Self { exchange: exchange.clone().unbind(), waiting: FutureWait::default() }
+        Self { exchange: exchange.clone().unbind(), wait: FutureWait::default() }
     }
 
     fn next<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         loop {
-            if let Some(future) = self.waiting.poll(py)? {
+            if let Some(future) = self.wait.poll(py)? {
                 return Ok(Some(future));
             }
             let exchange = self.exchange.bind(py);
@@ -61,56 +61,59 @@ impl ReceiveAwaitable {
             }
             let future = exchange.get().borrow(py).application.event_loop.create_future(py)?;
             exchange.get().borrow_mut(py).receivers.push(future.clone().unbind());
-            if let Some(future) = self.waiting.start(&future)? {
+            if let Some(future) = self.wait.start(&future)? {
                 return Ok(Some(future));
             }
         }
     }
 
-    fn give_up(&mut self, py: Python<'_>) {
-        if let Some(future) = self.waiting.cancel() {
+    fn cancel(&mut self, py: Python<'_>) {
+        if let Some(future) = self.wait.cancel() {
             Exchange::forget_future(self.exchange.bind(py), &future, |exchange| &mut exchange.receivers);
         }
     }
 }
 
-/// What a `receive()` finds.
+/// The next event of a request.
 enum HttpEvent {
     Disconnect,
-    Body(Option<Py<PyBytes>>, bool),
-    Nothing,
+    Body {
+        /// `None` for an empty body.
+        part: Option<Py<PyBytes>>,
+        more: bool,
+    },
 }
 
 impl Exchange {
-    /// The next event, if there is one.
+    /// Takes the next event, if there is one, and opens or advances the window.
     fn next_event<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let py = slf.py();
-        let (application, found, asked) = {
+        let (application, event, window_end) = {
             let mut exchange = slf.get().try_borrow_mut(py)?;
             if exchange.websocket.is_some() {
                 drop(exchange);
                 return Self::next_websocket_event(slf);
             }
-            let found = exchange.take_event(py);
-            let asked =
-                matches!(found, HttpEvent::Nothing | HttpEvent::Body(_, true)) && exchange.advance_window();
-            (exchange.application, found, asked)
+            let event = exchange.take_event(py);
+            let window_end = match event {
+                None | Some(HttpEvent::Body { more: true, .. }) => exchange.body.advance_window(),
+                Some(HttpEvent::Disconnect | HttpEvent::Body { more: false, .. }) => None,
+            };
+            (exchange.application, event, window_end)
         };
-        if asked {
-            let taken = slf.get().borrow(py).body.window_end;
-            let told = slf.get().borrow(py).send_window_update(py, taken);
-            told.unwrap_or_else(|broken| application.worker.abort_on_protocol_error(&broken));
+        if let Some(window_end) = window_end {
+            let sent = slf.get().borrow(py).send_window_update(py, window_end);
+            sent.unwrap_or_else(|error| application.worker.abort_on_protocol_error(&error));
             application.schedule_flush(py);
         }
         let events = &application.events;
-        match found {
-            HttpEvent::Nothing => Ok(None),
-            HttpEvent::Disconnect => events.disconnect.bind(py).copy().map(Some),
-            HttpEvent::Body(None, false) => events.empty.bind(py).copy().map(Some),
-            HttpEvent::Body(bytes, more) => {
+        match event {
+            None => Ok(None),
+            Some(HttpEvent::Disconnect) => events.disconnect.bind(py).copy().map(Some),
+            Some(HttpEvent::Body { part, more }) => {
                 let event = events.empty.bind(py).copy()?;
-                if let Some(bytes) = bytes {
-                    event.set_item(&events.body, bytes)?;
+                if let Some(part) = part {
+                    event.set_item(&events.body, part)?;
                 }
                 if more {
                     event.set_item(&events.more_body, true)?;
@@ -122,39 +125,27 @@ impl Exchange {
 }
 
 impl ExchangeState {
-    fn take_event(&mut self, py: Python<'_>) -> HttpEvent {
+    /// Takes the next event; `None` if there is none yet.
+    fn take_event(&mut self, py: Python<'_>) -> Option<HttpEvent> {
         if self.is_disconnected || self.stage >= Stage::Ended {
-            return HttpEvent::Disconnect;
+            return Some(HttpEvent::Disconnect);
         }
         let body = &mut self.body;
         if body.is_fully_received {
-            return if self.is_half_closed { HttpEvent::Disconnect } else { HttpEvent::Nothing };
+            return self.is_half_closed.then_some(HttpEvent::Disconnect);
         }
         let Some(part) = body.parts.pop_front() else {
             body.is_fully_received = body.is_complete;
-            return if body.is_complete { HttpEvent::Body(None, false) } else { HttpEvent::Nothing };
+            return body.is_complete.then_some(HttpEvent::Body { part: None, more: false });
         };
         body.received_bytes += part.bind(py).as_bytes().len() as u64;
         body.is_fully_received = body.is_complete && body.parts.is_empty();
-        HttpEvent::Body(Some(part), !body.is_fully_received)
+        Some(HttpEvent::Body { part: Some(part), more: !body.is_fully_received })
     }
 
-    /// Is the daemon to be told that there is room?
-    fn advance_window(&mut self) -> bool {
-        let body = &mut self.body;
-        if !body.is_streamed
-            || body.is_complete
-            || body.window_end - body.received_bytes > BODY_WINDOW_BYTES - MIN_UPDATE_BYTES
-        {
-            return false;
-        }
-        body.window_end = body.received_bytes + BODY_WINDOW_BYTES;
-        true
-    }
-
-    /// Tells the daemon how far it may send.
-    pub(super) fn send_window_update(&self, py: Python<'_>, taken: u64) -> Result<(), ProtocolError> {
-        let bytes = taken.to_le_bytes();
+    /// Sends the offset up to which the daemon may send.
+    pub(super) fn send_window_update(&self, py: Python<'_>, window_end: u64) -> Result<(), ProtocolError> {
+        let bytes = window_end.to_le_bytes();
         self.push_frame(
             py,
             CompletionKind::WindowUpdate,
@@ -166,8 +157,22 @@ impl ExchangeState {
     }
 }
 
-/// Bytes of a body that may wait here, or be on their way.
+impl RequestBody {
+    /// Advances the window if at least [`MIN_UPDATE_BYTES`] of it are used up. Returns its new end.
+    fn advance_window(&mut self) -> Option<u64> {
+        if !self.is_streamed
+            || self.is_complete
+            || self.window_end - self.received_bytes > BODY_WINDOW_BYTES - MIN_UPDATE_BYTES
+        {
+            return None;
+        }
+        self.window_end = self.received_bytes + BODY_WINDOW_BYTES;
+        Some(self.window_end)
+    }
+}
+
+/// Maximum number of body bytes queued in the exchange and in transit.
 const BODY_WINDOW_BYTES: u64 = 256 * 1024;
 
-/// So many of them received, the daemon is told.
+/// Minimum advance of the window, so that not every `receive()` sends an update.
 const MIN_UPDATE_BYTES: u64 = BODY_WINDOW_BYTES / 4;

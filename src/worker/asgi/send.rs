@@ -1,7 +1,7 @@
-//! The application's `send`: which message may come when, and what it says.
+//! The application's `send()`: checks the order of HTTP messages and reads them.
 //!
 //! ASGI HTTP specification, "Response Start" and "Response Body"; extensions "Path Send", "Early Hints", "Trailers".
-//! The messages of WebSockets are in [`super::websocket`]. Whoever breaks it gets the exception that uvicorn raises.
+//! The messages of WebSockets are in [`super::websocket`]. A violation raises the same exception as in uvicorn.
 
 use std::ffi::CStr;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::awaitable::{FutureWait, awaited};
+use super::awaitable::{FutureWait, coroutine_methods};
 use super::exchange::{complete, exit_if_forked_child};
 use super::head::to_bytes;
 use super::message::{
@@ -23,7 +23,7 @@ use super::{head, websocket};
 use crate::fastcall::{Arguments, FastFunction};
 use crate::head::ResponseHead;
 
-/// What the application is called with as its third argument.
+/// The `send` function passed to the application.
 pub(super) struct Send;
 
 impl FastFunction for Send {
@@ -41,12 +41,12 @@ impl FastFunction for Send {
 
 #[pymethods]
 impl Exchange {
-    /// Receives an event when it is awaited.
+    /// Returns an awaitable for the next event.
     fn receive(slf: &Bound<'_, Self>) -> ReceiveAwaitable {
         ReceiveAwaitable::new(slf)
     }
 
-    /// Sends a message, now if there is room.
+    /// Sends a message, at once if there is space.
     fn send<'py>(slf: &Bound<'py, Self>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         exit_if_forked_child(py, None);
@@ -68,13 +68,12 @@ impl Exchange {
             Some(message.clone().unbind())
         };
         Application::mark_blocked(slf);
-        let sending =
-            SendAwaitable { exchange: slf.clone().unbind(), message, waiting: FutureWait::default() };
+        let sending = SendAwaitable { exchange: slf.clone().unbind(), message, wait: FutureWait::default() };
         Ok(Bound::new(py, sending)?.into_any())
     }
 
-    /// What `asgi.py` calls when the application has returned None, as it should: without arguments, for which Python
-    /// would make a tuple.
+    /// Called by `asgi.py` when the application has returned None. Has no arguments, so that Python makes no tuple for
+    /// them.
     fn _complete(slf: &Bound<'_, Self>) {
         let py = slf.py();
         complete(slf, py.None().bind(py), None);
@@ -86,22 +85,22 @@ impl Exchange {
     }
 }
 
-/// One `send()` that has to wait: for others to be sent, or for all of its own.
+/// One `send()` call that waits: for space before its message is processed, or for its payload to be sent.
 #[pyclass(module = "rgun")]
 #[derive(Debug)]
 struct SendAwaitable {
     exchange: Py<Exchange>,
-    /// Not sent yet.
+    /// The message; `None` once it is processed.
     message: Option<Py<PyAny>>,
-    waiting: FutureWait,
+    wait: FutureWait,
 }
 
-awaited!(SendAwaitable);
+coroutine_methods!(SendAwaitable);
 
 impl SendAwaitable {
     fn next<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         loop {
-            if let Some(future) = self.waiting.poll(py)? {
+            if let Some(future) = self.wait.poll(py)? {
                 return Ok(Some(future));
             }
             let exchange = self.exchange.bind(py);
@@ -124,20 +123,20 @@ impl SendAwaitable {
             let future = exchange.get().borrow(py).application.event_loop.create_future(py)?;
             exchange.get().borrow_mut(py).senders.push(future.clone().unbind());
             Application::mark_blocked(exchange);
-            if let Some(future) = self.waiting.start(&future)? {
+            if let Some(future) = self.wait.start(&future)? {
                 return Ok(Some(future));
             }
         }
     }
 
-    fn give_up(&mut self, py: Python<'_>) {
-        if let Some(future) = self.waiting.cancel() {
+    fn cancel(&mut self, py: Python<'_>) {
+        if let Some(future) = self.wait.cancel() {
             Exchange::forget_future(self.exchange.bind(py), &future, |exchange| &mut exchange.senders);
         }
     }
 }
 
-/// Does what a message says.
+/// Processes a message.
 fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: bool) -> PyResult<()> {
     if is_websocket {
         return websocket::process(slf, message);
@@ -147,8 +146,8 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         let exchange = slf.get().try_borrow(py)?;
         (exchange.application, exchange.stage)
     };
-    let names = &application.message_types;
-    // All that is in the messages of which most responses are made.
+    let types = &application.message_types;
+    // All keys of the two most frequent messages, looked up at once.
     let [kind, status, headers, trailers, body, more_body] = items(
         message,
         [
@@ -161,28 +160,28 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         ],
     )?;
     let kind = kind.ok_or_else(|| missing_key(intern!(py, "type")))?;
-    let is = |name: &Py<PyString>| Ok::<_, PyErr>(kind.is(name) || kind.eq(name)?);
+    let has_type = |expected: &Py<PyString>| Ok::<_, PyErr>(kind.is(expected) || kind.eq(expected)?);
     let outcome = match stage {
-        Stage::Unstarted if names.start.matches(&kind)? => {
+        Stage::Unstarted if types.start.matches(&kind)? => {
             let status = status.ok_or_else(|| missing_key(intern!(py, "status")))?;
             return start_response(slf, &status, headers.as_ref(), is_truthy(trailers.as_ref())?);
         }
-        Stage::Unstarted if is(&names.hint)? => {
+        Stage::Unstarted if has_type(&types.hint)? => {
             let (n_links, links) = head::encode_links(&required(message, intern!(py, "links"))?)?;
             borrow_unchanged(slf, stage)?.send_early_hints(py, n_links, &links)
         }
         Stage::Unstarted => return Err(unexpected_message("http.response.start", &kind)),
-        Stage::Prepared | Stage::Streaming if names.body.matches(&kind)? => {
+        Stage::Prepared | Stage::Streaming if types.body.matches(&kind)? => {
             let part = body.map(|part| to_bytes(part, "the body of http.response.body")).transpose()?;
             let more = is_truthy(more_body.as_ref())?;
             borrow_unchanged(slf, stage)?.send_body(py, part.as_ref(), more)
         }
-        Stage::Prepared if is(&names.file)? => {
+        Stage::Prepared if has_type(&types.file)? => {
             let path = required(message, intern!(py, "path"))?.extract::<PathBuf>()?;
             borrow_unchanged(slf, stage)?.send_file(py, &path)
         }
         Stage::Prepared | Stage::Streaming => return Err(unexpected_message("http.response.body", &kind)),
-        Stage::Trailing if is(&names.trailers)? => {
+        Stage::Trailing if has_type(&types.trailers)? => {
             let more = flag(message, intern!(py, "more_trailers"))?;
             let status = slf.get().try_borrow(py)?.response.head.status;
             let (ResponseHead { n_fields, .. }, fields) =
@@ -200,6 +199,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
     complete_send(slf, outcome)
 }
 
+/// The exception for a message that is not allowed now.
 fn unexpected_message(expected: &str, kind: &Bound<'_, PyAny>) -> PyErr {
     let kind = type_text(kind);
     PyRuntimeError::new_err(format!("Expected ASGI message '{expected}', but got '{kind}'."))

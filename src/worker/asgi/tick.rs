@@ -62,9 +62,7 @@ impl LoopTick {
         if let Err(error) = py.check_signals() {
             worker.on_signal_exception(py, error);
         }
-        self.application
-            .tick(py, self.reason)
-            .unwrap_or_else(|broken| worker.abort_on_protocol_error(&broken));
+        self.application.tick(py, self.reason).unwrap_or_else(|error| worker.abort_on_protocol_error(&error));
     }
 
     #[new]
