@@ -1,7 +1,8 @@
-//! One response: from the application's messages to the frames that carry it.
+//! Encodes responses and WebSocket messages as frames.
 //!
-//! What finds no credit (the client is slow) or no chunk (the slab is lent out) stays in [`State::pending`] and goes
-//! when the daemon rings; until then the application's next `send()` waits.
+//! A payload without credit (the client is slow) or chunks (the slab is full) stays in
+//! [`ResponseState::pending`](super::state::ResponseState::pending) and is sent when the daemon wakes the loop; until then
+//! the next `send()` of the application waits.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -26,14 +27,14 @@ use crate::python::FormattedError;
 use crate::wait::monotonic_ns;
 use crate::wsgi::file_wrapper::{has_bytes, trusted_length};
 
-/// From this many bytes on, copying into the slab is done without the GIL.
+/// From this many bytes on, the GIL is released while they are copied into the slab.
 const DETACHED_COPY_BYTES: usize = 4 * CHUNK_BYTES;
 
-/// A frame's, if it has none.
+/// Number and encoding of the fields of a frame without fields.
 pub(super) const NO_FIELDS: (u16, &[u8]) = (0, &[]);
 
 impl ExchangeState {
-    /// `http.response.start`: kept for the first part of the body, if that comes at once.
+    /// Processes `http.response.start`: keeps the head for the first part of the body.
     pub(super) fn prepare(
         &mut self,
         py: Python<'_>,
@@ -47,33 +48,34 @@ impl ExchangeState {
         Ok(())
     }
 
-    /// Keeps a head if its fields fit into a frame.
+    /// Stores a head if its fields fit into a frame.
     pub(super) fn set_head(&mut self, head: ResponseHead, fields: Vec<u8>) -> PyResult<()> {
-        let most = self.application.worker.start.geometry.max_completion_frame();
-        if fields.len() + HEAD_OVERHEAD_BYTES > most {
+        let max_frame = self.application.worker.start.geometry.max_completion_frame();
+        if fields.len() + HEAD_OVERHEAD_BYTES > max_frame {
             return Err(PyValueError::new_err(format!(
                 "the response's headers have {} bytes, more than the {} that fit",
                 fields.len(),
-                most - HEAD_OVERHEAD_BYTES
+                max_frame - HEAD_OVERHEAD_BYTES
             )));
         }
         (self.response.head, self.response.encoded_fields) = (head, fields);
         Ok(())
     }
 
-    /// Sends the head alone.
+    /// Sends the head without body, unless it is sent or the client has disconnected.
     pub(super) fn send_head(&mut self, py: Python<'_>) -> Result<(), ProtocolError> {
         if self.stage != Stage::Prepared || self.response.is_head_sent || self.is_disconnected {
             return Ok(());
         }
-        let has_all = matches!(self.response.head.status, 204 | 304) || self.response.head.length == Some(0);
-        // The client of a HEAD has all of it, too. But what its application would send may have no end, so the daemon is
-        // left to tell it that nobody listens.
-        self.response.ends_with_head = has_all && !self.response.is_for_head && !self.response.has_trailers;
+        let is_complete =
+            matches!(self.response.head.status, 204 | 304) || self.response.head.length == Some(0);
+        // Not for HEAD: the application may send an endless body, and only the daemon's disconnect ends it.
+        self.response.ends_with_head =
+            is_complete && !self.response.is_for_head && !self.response.has_trailers;
         self.send_inline(py, &[], PayloadKind::Body { end: self.response.ends_with_head })
     }
 
-    /// `http.response.body`.
+    /// Processes `http.response.body`.
     pub(super) fn send_body(
         &mut self,
         py: Python<'_>,
@@ -81,16 +83,16 @@ impl ExchangeState {
         more: bool,
     ) -> Result<(), Fault> {
         let len = bytes.map_or(0, |bytes| bytes.as_bytes().len());
-        let mut until = len;
+        let mut end = len;
         if self.is_bodyless() {
-            until = 0;
+            end = 0;
             if self.response.is_for_head
                 && !self.response.is_head_sent
                 && !more
                 && self.response.head.length.is_none()
                 && len > 0
             {
-                // What the answer to GET would say.
+                // The length of the response to GET (RFC 9110 §9.3.2).
                 self.response.head.add_content_length(len as u64, &mut self.response.encoded_fields)?;
             }
         } else if let Some(length) = self.response.head.length {
@@ -98,16 +100,16 @@ impl ExchangeState {
                 return Err(body_too_long().into());
             }
             if !more && self.response.body_bytes + (len as u64) < length {
-                // What has come is not sent either: it would only be reset.
+                // This part is not sent either: the response is reset anyway.
                 return Err(body_too_short().into());
             }
         } else if !self.response.is_head_sent && !more && len > MAX_INLINE_BODY && !self.response.has_trailers
         {
             self.response.head.add_content_length(len as u64, &mut self.response.encoded_fields)?;
         }
-        self.response.body_bytes += until as u64;
-        let end = !more && !self.response.has_trailers;
-        self.send_or_queue(py, bytes, until, PayloadKind::Body { end })?;
+        self.response.body_bytes += end as u64;
+        let kind = PayloadKind::Body { end: !more && !self.response.has_trailers };
+        self.send_or_queue(py, bytes, end, kind)?;
         self.stage = match more {
             true => Stage::Streaming,
             false if self.response.has_trailers => Stage::Trailing,
@@ -116,46 +118,45 @@ impl ExchangeState {
         Ok(())
     }
 
-    /// Sends, or begins to: small bodies straight from where they lie.
+    /// Sends `bytes[..end]`, or as much of it as there is credit and space for; the rest becomes pending. Sends small
+    /// payloads without storing them.
     pub(super) fn send_or_queue(
         &mut self,
         py: Python<'_>,
         bytes: Option<&Bound<'_, PyBytes>>,
-        until: usize,
+        end: usize,
         kind: PayloadKind,
     ) -> Result<(), ProtocolError> {
-        let says_nothing =
-            until == 0 && kind == (PayloadKind::Body { end: false }) && self.response.is_head_sent;
-        if says_nothing || self.response.ends_with_head {
+        let is_noop = end == 0 && kind == (PayloadKind::Body { end: false }) && self.response.is_head_sent;
+        if is_noop || self.response.ends_with_head {
             return Ok(());
         }
-        // An empty part sends the head, as with uvicorn.
+        // An empty part sends the head, as in uvicorn.
         match bytes {
-            Some(bytes) if until > 0 => {
-                if self.fits_inline(until) && self.can_send() {
-                    return self.send_inline(py, &bytes.as_bytes()[..until], kind);
+            Some(bytes) if end > 0 => {
+                if self.fits_inline(end) && self.can_send() {
+                    return self.send_inline(py, &bytes.as_bytes()[..end], kind);
                 }
-                self.response.pending =
-                    Some(Pending { bytes: bytes.clone().unbind(), start: 0, end: until, kind });
+                self.response.pending = Some(Pending { bytes: bytes.clone().unbind(), start: 0, end, kind });
                 self.flush_pending(py)
             }
             _ => self.send_inline(py, &[], kind),
         }
     }
 
-    /// Sends what waits, as far as there is credit and room.
+    /// Sends the pending payload while there is credit and space, then the trailers once the body is complete.
     pub(super) fn flush_pending(&mut self, py: Python<'_>) -> Result<(), ProtocolError> {
         let worker = self.application.worker;
-        while let Some(Pending { bytes, start: at, end: until, kind }) = self.response.pending.take() {
+        while let Some(Pending { bytes, start, end, kind }) = self.response.pending.take() {
             if self.is_disconnected {
                 break;
             }
-            // (The pending is taken out here.)
+            // `pending` is taken, so this depends on credit and ring space.
             if !self.can_send() {
-                self.response.pending = Some(Pending { bytes, start: at, end: until, kind });
+                self.response.pending = Some(Pending { bytes, start, end, kind });
                 break;
             }
-            let rest = &bytes.bind(py).as_bytes()[at..until];
+            let rest = &bytes.bind(py).as_bytes()[start..end];
             if self.fits_inline(rest.len()) {
                 self.send_inline(py, rest, kind)?;
                 continue;
@@ -171,14 +172,14 @@ impl ExchangeState {
                 taken = worker.output.try_fill_chunks(rest, &mut chunks)?;
             }
             if taken == 0 {
-                self.response.pending = Some(Pending { bytes, start: at, end: until, kind });
+                self.response.pending = Some(Pending { bytes, start, end, kind });
                 break;
             }
-            let is_last = at + taken == until;
+            let is_last = start + taken == end;
             worker.count_sent(self.slot, taken as u64);
             self.send_payload(py, &Body::Chunks(&chunks), kind, is_last)?;
             if !is_last {
-                self.response.pending = Some(Pending { bytes, start: at + taken, end: until, kind });
+                self.response.pending = Some(Pending { bytes, start: start + taken, end, kind });
             }
         }
         if self.stage == Stage::Ended
@@ -186,22 +187,19 @@ impl ExchangeState {
             && self.response.pending.is_none()
             && !self.is_disconnected
         {
-            self.response.has_trailers = false;
-            let fields = std::mem::take(&mut self.response.encoded_trailers);
-            let body = Body::Inline(&[]);
-            self.push_frame(
-                py,
-                CompletionKind::Trailers,
-                (self.response.n_trailers, &fields),
-                &body,
-                true,
-                false,
-            )?;
+            self.send_trailers(py)?;
         }
         Ok(())
     }
 
-    /// `http.response.pathsend`: the descriptor goes first, the frame that needs it after.
+    fn send_trailers(&mut self, py: Python<'_>) -> Result<(), ProtocolError> {
+        self.response.has_trailers = false;
+        let encoded = std::mem::take(&mut self.response.encoded_trailers);
+        let fields = (self.response.n_trailers, &*encoded);
+        self.push_frame(py, CompletionKind::Trailers, fields, &Body::Inline(&[]), true, false)
+    }
+
+    /// Processes `http.response.pathsend`: sends the descriptor, then the frame that refers to it.
     pub(super) fn send_file(&mut self, py: Python<'_>, path: &Path) -> Result<(), Fault> {
         let file = open_regular_file(path)?;
         let len = self.file_length(py, &file)?;
@@ -220,18 +218,18 @@ impl ExchangeState {
         Ok(())
     }
 
-    /// How many bytes of a file are sent: what the head announces, even if the file has grown meanwhile; else all that
-    /// there are, and the head announces that, if it can be known before.
+    /// Returns the number of bytes of a file to send: the length in the head, even if the file has grown; without one all
+    /// bytes, and then adds the length to the head if it is known. [`UNTIL_EOF`] if it is not.
     fn file_length(&mut self, py: Python<'_>, file: &File) -> Result<u64, Fault> {
         let fd = file.as_fd();
         match self.response.head.length {
             Some(_) if self.is_bodyless() => Ok(0),
-            // A length that was taken from what `stat` says of a file that is made up as it is read.
+            // The application took the length from `stat`, which reports 0 for a file of procfs.
             Some(0) if has_unreported_content(py, file)? => Err(body_too_long().into()),
             Some(length) => {
-                let has_all =
+                let has_enough =
                     has_bytes(py, fd, length).map_err(|errno| PyErr::from(io::Error::from(errno)))?;
-                if has_all { Ok(length) } else { Err(body_too_short().into()) }
+                if has_enough { Ok(length) } else { Err(body_too_short().into()) }
             }
             None => match trusted_length(py, fd, 0) {
                 Some(len) => {
@@ -255,7 +253,7 @@ impl ExchangeState {
         }
     }
 
-    /// `http.response.early_hint`.
+    /// Processes `http.response.early_hint`.
     pub(super) fn send_early_hints(
         &mut self,
         py: Python<'_>,
@@ -276,7 +274,7 @@ impl ExchangeState {
         )?)
     }
 
-    /// `http.response.trailers`: kept until the last of them.
+    /// Processes `http.response.trailers`: keeps them until the last message.
     pub(super) fn add_trailers(
         &mut self,
         py: Python<'_>,
@@ -284,9 +282,9 @@ impl ExchangeState {
         fields: &[u8],
         more: bool,
     ) -> Result<(), Fault> {
-        let most = self.application.worker.start.geometry.max_completion_frame();
+        let max_frame = self.application.worker.start.geometry.max_completion_frame();
         let n_trailers = self.response.n_trailers + n_fields;
-        if self.response.encoded_trailers.len() + fields.len() + HEAD_OVERHEAD_BYTES > most
+        if self.response.encoded_trailers.len() + fields.len() + HEAD_OVERHEAD_BYTES > max_frame
             || n_trailers > MAX_FIELDS
         {
             return Err(PyValueError::new_err("http.response.trailers: they are too long").into());
@@ -300,7 +298,8 @@ impl ExchangeState {
         Ok(())
     }
 
-    /// The application has returned, or is at fault; what is left over is for the caller to drop.
+    /// Ends the exchange: the application has returned or failed. Returns the objects that the caller must drop, or `None`
+    /// if the end is deferred because a payload is pending.
     pub(super) fn finish(
         &mut self,
         py: Python<'_>,
@@ -309,7 +308,7 @@ impl ExchangeState {
         if self.stage == Stage::Done {
             return Ok(Some(DeferredDrops::default()));
         }
-        let pending = if let Some(described) = fault {
+        let pending = if let Some(fault) = fault {
             let pending = self.response.pending.take();
             self.application.worker.mark_idle(self.slot);
             let mut scratch = self.application.completion_buffer.take(py);
@@ -318,7 +317,7 @@ impl ExchangeState {
                 &Body::Inline(&[]),
                 &mut scratch,
             );
-            described.as_app_error().encode(&mut scratch);
+            fault.as_app_error().encode(&mut scratch);
             let pushed = self.application.outbox.push(&self.application.worker.output, &scratch);
             self.application.completion_buffer.put(py, scratch);
             pushed?;
@@ -334,12 +333,12 @@ impl ExchangeState {
                 .response
                 .end_position
                 .take()
-                .is_some_and(|at| self.application.worker.output.mark_done(at))
+                .is_some_and(|position| self.application.worker.output.mark_done(position))
             {
                 self.stage = Stage::Done;
                 return Ok(Some(self.release(py, None)));
             }
-            // What the application has left open is closed normally.
+            // A WebSocket that the application has not closed is closed normally.
             let (kind, status) = match self.stage {
                 Stage::Open if !self.is_disconnected => (CompletionKind::Close, 1000),
                 _ => (CompletionKind::Body, 0),
@@ -352,21 +351,22 @@ impl ExchangeState {
         Ok(Some(self.release(py, pending)))
     }
 
-    /// It is done, and gives up what it has.
+    /// Releases the slot and takes all objects out of the exchange.
     fn release(&mut self, py: Python<'_>, pending: Option<Pending>) -> DeferredDrops {
-        // Nobody can receive it any more; and a spare would keep it.
+        // A pooled exchange would keep the unreceived body.
         let parts = std::mem::take(&mut self.body.parts);
-        let (itself, functions) =
+        let (exchange, functions) =
             self.application.release_exchange(py, (self.id, self.slot), self.functions.take());
-        DeferredDrops { task: self.task.take(), pending, parts, itself, functions }
+        DeferredDrops { task: self.task.take(), pending, parts, exchange, functions }
     }
 
-    /// HEAD, 204 and 304 have no body (RFC 9110 §9.3.2, §15.3.5, §15.4.5).
+    /// Returns whether the response has no body: one to HEAD, a 204 or a 304 (RFC 9110 §9.3.2, §15.3.5, §15.4.5).
     fn is_bodyless(&self) -> bool {
         self.response.is_for_head || matches!(self.response.head.status, 204 | 304)
     }
 
-    /// May more be sent, as far as the client is concerned? If not, the daemon has been told to ring.
+    /// Returns whether the client has read enough for more to be sent. If not, has announced to the daemon that the worker
+    /// waits for credit.
     fn has_credit(&self) -> bool {
         let (worker, slot) = (self.application.worker, self.slot);
         if worker.unacked(slot) <= RESPONSE_WINDOW {
@@ -376,17 +376,19 @@ impl ExchangeState {
         worker.unacked(slot) <= RESPONSE_WINDOW
     }
 
-    /// May a `send()` begin?
+    /// Returns whether a `send()` can be processed now.
     pub(super) fn can_send(&self) -> bool {
         self.response.pending.is_none() && !self.application.outbox.is_backed_up() && self.has_credit()
     }
 
+    /// Returns whether a payload fits into a completion frame.
     fn fits_inline(&self, len: usize) -> bool {
         len <= MAX_INLINE_BODY
             && HEAD_OVERHEAD_BYTES + self.response.encoded_fields.len() + len
                 <= self.application.worker.start.geometry.max_completion_frame()
     }
 
+    /// Sends a payload inside a completion frame.
     pub(super) fn send_inline(
         &mut self,
         py: Python<'_>,
@@ -399,7 +401,7 @@ impl ExchangeState {
         self.send_payload(py, &Body::Inline(bytes), kind, true)
     }
 
-    /// One frame of body, with the head if that has not been sent; or one of a message.
+    /// Sends one frame of a payload. The first frame of a response also has the head.
     fn send_payload(
         &mut self,
         py: Python<'_>,
@@ -417,27 +419,27 @@ impl ExchangeState {
                     .map(drop);
             }
         };
-        let at = if self.response.is_head_sent {
+        let position = if self.response.is_head_sent {
             self.push_completion(py, &self.completion(CompletionKind::Body, end, false), NO_FIELDS, body)?
         } else {
             self.response.is_head_sent = true;
             self.application.exchanges(py).heads.remove(self.id);
             let mut fields = std::mem::take(&mut self.response.encoded_fields);
             let head = self.completion(CompletionKind::Respond, end, false);
-            let at = self.push_completion(py, &head, (self.response.head.n_fields, &fields), body)?;
-            // Room for the next exchange's.
+            let position = self.push_completion(py, &head, (self.response.head.n_fields, &fields), body)?;
+            // Kept for the next exchange (`Exchange::create`).
             fields.clear();
             self.response.encoded_fields = fields;
-            at
+            position
         };
         if end {
-            self.response.end_position = at;
+            self.response.end_position = position;
             self.application.outbox.on_response_end(&self.application.worker.output);
         }
         Ok(())
     }
 
-    /// One frame.
+    /// Sends a frame.
     pub(super) fn push_frame(
         &self,
         py: Python<'_>,
@@ -450,6 +452,7 @@ impl ExchangeState {
         self.push_completion(py, &self.completion(kind, end, done), fields, body).map(drop)
     }
 
+    /// Encodes a completion with its fields and body, and pushes it. Returns its position if it is in the ring.
     pub(super) fn push_completion(
         &self,
         py: Python<'_>,
@@ -466,6 +469,7 @@ impl ExchangeState {
         pushed
     }
 
+    /// Returns a completion of this exchange.
     pub(super) fn completion(&self, kind: CompletionKind, end: bool, done: bool) -> Completion {
         Completion {
             exchange: self.id,
@@ -481,18 +485,18 @@ impl ExchangeState {
     }
 }
 
-/// What an exchange held when it ended; dropped when nothing of it is borrowed, since that may run code of others.
+/// The objects of an ended exchange. Dropped when no exchange is borrowed, because that may run finalizers.
 #[derive(Debug, Default)]
-#[expect(dead_code, reason = "only to be dropped")]
+#[expect(dead_code, reason = "the fields are only dropped")]
 pub(super) struct DeferredDrops {
     task: Option<Py<PyAny>>,
     pending: Option<Pending>,
     parts: VecDeque<Py<PyBytes>>,
-    itself: Option<Py<Exchange>>,
+    exchange: Option<Py<Exchange>>,
     functions: Option<Functions>,
 }
 
-/// Opens a file that is to be sent. What is none could hold up the event loop: opening a FIFO waits for its writer.
+/// Opens a regular file. Anything else is refused, without blocking: opening a FIFO would wait for its writer.
 fn open_regular_file(path: &Path) -> PyResult<File> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() {
@@ -501,14 +505,14 @@ fn open_regular_file(path: &Path) -> PyResult<File> {
     Err(PyValueError::new_err(format!("http.response.pathsend: {} is not a regular file", path.display())))
 }
 
-/// Is a file empty only if one believes `stat`, as those of procfs are?
+/// Returns whether the file has content although `stat` reports 0 bytes, as for files of procfs.
 fn has_unreported_content(py: Python<'_>, file: &File) -> PyResult<bool> {
     if file.metadata()?.len() > 0 {
         return Ok(false);
     }
-    let has_some = has_bytes(py, file.as_fd(), 1).map_err(io::Error::from)?;
-    // It may just have got its first bytes.
-    Ok(has_some && file.metadata()?.len() == 0)
+    let has_content = has_bytes(py, file.as_fd(), 1).map_err(io::Error::from)?;
+    // Checked again: the first bytes may have been written in between.
+    Ok(has_content && file.metadata()?.len() == 0)
 }
 
 fn body_too_long() -> PyErr {
