@@ -98,7 +98,7 @@ LEAVING = """
     signal.signal(signal.SIGUSR1, HANDLERS[os.environ.get("HANDLER", "function")])
 
     def profile(frame, event, function):
-        if event == "c_call" and function.__name__ == "_returned":
+        if event == "c_call" and function.__name__ == "_complete":
             sys.exit(5)
 
     async def application(scope, receive, send):

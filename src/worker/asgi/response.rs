@@ -233,9 +233,7 @@ impl ExchangeState {
             }
             None => match trusted_length(py, fd, 0) {
                 Some(len) => {
-                    if !self.response.has_trailers && !self.response.is_head_sent {
-                        self.response.head.add_content_length(len, &mut self.response.encoded_fields)?;
-                    }
+                    self.announce_length(len)?;
                     Ok(len)
                 }
                 None if has_unreported_content(py, file)?
@@ -244,13 +242,19 @@ impl ExchangeState {
                     Ok(UNTIL_EOF)
                 }
                 None => {
-                    if !self.response.has_trailers && !self.response.is_head_sent {
-                        self.response.head.add_content_length(0, &mut self.response.encoded_fields)?;
-                    }
+                    self.announce_length(0)?;
                     Ok(0)
                 }
             },
         }
+    }
+
+    /// Adds a Content-Length to the head, unless the head is sent or trailers follow.
+    fn announce_length(&mut self, len: u64) -> PyResult<()> {
+        if self.response.has_trailers || self.response.is_head_sent {
+            return Ok(());
+        }
+        self.response.head.add_content_length(len, &mut self.response.encoded_fields)
     }
 
     /// Processes `http.response.early_hint`.

@@ -94,7 +94,7 @@ async def is_interrupted(scope, receive, send):
     """Raises in the server's own frames, as a signal handler may, by a profiler."""
 
     def profile(frame, event, function):
-        if event == "c_call" and function.__name__ == "_returned":
+        if event == "c_call" and function.__name__ == "_complete":
             sys.setprofile(None)
             raise ValueError("from a signal handler")
 

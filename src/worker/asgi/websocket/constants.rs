@@ -1,11 +1,11 @@
-//! Python objects that all WebSockets of an application share: events, and types of messages.
+//! Python objects shared by all WebSockets of an application: event templates and message types.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::CLOSE_ABNORMAL;
 
-/// What is the same for all WebSockets.
+/// The objects shared by all WebSockets.
 #[derive(Debug)]
 pub(in crate::asgi) struct WebSocketConstants {
     pub(super) events: WebSocketEventTemplates,
@@ -18,7 +18,7 @@ impl WebSocketConstants {
     }
 }
 
-/// Those that are copied, and keys.
+/// Events to copy, and keys to set in the copies.
 #[derive(Debug)]
 pub(super) struct WebSocketEventTemplates {
     pub(super) connect: Py<PyDict>,
@@ -53,7 +53,7 @@ impl WebSocketEventTemplates {
     }
 }
 
-/// Types of messages.
+/// Types of WebSocket messages.
 #[derive(Debug)]
 pub(super) struct WebSocketMessageTypes {
     pub(super) accept: Py<PyString>,

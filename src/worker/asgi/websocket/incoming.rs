@@ -1,8 +1,10 @@
-//! From the daemon's parts to what `receive()` gives: `websocket.connect`, `websocket.receive`, `websocket.disconnect`.
+//! Assembles messages from the daemon's parts, and makes the events that `receive()` returns: `websocket.connect`,
+//! `websocket.receive`, `websocket.disconnect`.
 //!
 //! # Credit
-//! A message is paid for when the application has received it. Of one that goes on nothing can be received, so its parts
-//! are paid for when they come; but only while no other message waits, or one after the other could pile up.
+//! The cost of a message is credited when the application receives the message. An incomplete message cannot be received,
+//! so its parts are credited on arrival, unless complete messages are queued: otherwise the queue could grow without
+//! bound.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
@@ -12,19 +14,18 @@ use super::{CLOSE_ABNORMAL, Message, WebSocket, part_cost};
 use crate::asgi::awaitable;
 use crate::asgi::state::{Exchange, ExchangeState, Stage};
 
-/// A queue that a burst has made larger than this is let go of when it is empty.
+/// Maximum capacity of an empty message queue; a larger one is freed.
 const MAX_IDLE_CAPACITY: usize = 8;
 
-/// What a `receive()` finds.
+/// The next event of a WebSocket.
 enum WebSocketEvent {
     Connect,
     Message(Message),
-    Disconnect(u16, Box<str>),
-    Nothing,
+    Disconnect { code: u16, reason: Box<str> },
 }
 
 impl WebSocket {
-    /// Takes a part; true if that makes a message whole.
+    /// Adds a part. Returns whether it completes a message.
     fn add_part(
         &mut self,
         py: Python<'_>,
@@ -34,8 +35,8 @@ impl WebSocket {
     ) -> Result<bool, ProtocolError> {
         if more {
             self.partial.extend_from_slice(bytes);
-            self.unpaid += part_cost(bytes);
-            self.settle_unpaid();
+            self.partial_cost += part_cost(bytes);
+            self.credit_partial();
             return Ok(false);
         }
         let mut assembled = std::mem::take(&mut self.partial);
@@ -45,39 +46,41 @@ impl WebSocket {
             assembled.extend_from_slice(bytes);
             to_python(py, &assembled, is_text)?
         };
-        let cost = std::mem::take(&mut self.unpaid) + part_cost(bytes);
+        let cost = std::mem::take(&mut self.partial_cost) + part_cost(bytes);
         self.messages.push_back(Message { content, is_text, cost });
         Ok(true)
     }
 
-    /// What is being put together does not wait for the application, unless the application is behind.
-    fn settle_unpaid(&mut self) {
+    /// Credits the parts of the incomplete message, unless complete messages are queued.
+    fn credit_partial(&mut self) {
         if self.messages.is_empty() {
-            self.paid += std::mem::take(&mut self.unpaid);
+            self.credited += std::mem::take(&mut self.partial_cost);
         }
     }
 
-    fn take_event(&mut self, is_over: bool) -> WebSocketEvent {
+    /// Takes the next event; `None` if there is none yet.
+    fn take_event(&mut self, is_closed: bool) -> Option<WebSocketEvent> {
         if !self.connect_received {
             self.connect_received = true;
-            return WebSocketEvent::Connect;
+            return Some(WebSocketEvent::Connect);
         }
         if let Some(message) = self.messages.pop_front() {
-            self.paid += message.cost;
+            self.credited += message.cost;
             if self.messages.is_empty() && self.messages.capacity() > MAX_IDLE_CAPACITY {
                 self.messages = std::collections::VecDeque::new();
             }
-            self.settle_unpaid();
-            return WebSocketEvent::Message(message);
+            self.credit_partial();
+            return Some(WebSocketEvent::Message(message));
         }
-        if !is_over {
-            return WebSocketEvent::Nothing;
+        if !is_closed {
+            return None;
         }
         let (code, reason) = self.close.clone().unwrap_or((CLOSE_ABNORMAL, "".into()));
-        WebSocketEvent::Disconnect(code, reason)
+        Some(WebSocketEvent::Disconnect { code, reason })
     }
 }
 
+/// Makes the `str` or `bytes` of a message.
 fn to_python(py: Python<'_>, bytes: &[u8], is_text: bool) -> Result<Py<PyAny>, ProtocolError> {
     if !is_text {
         return Ok(PyBytes::new(py, bytes).into_any().unbind());
@@ -87,7 +90,7 @@ fn to_python(py: Python<'_>, bytes: &[u8], is_text: bool) -> Result<Py<PyAny>, P
 }
 
 impl Exchange {
-    /// A message, or a part of one.
+    /// Handles a part of a message.
     pub(in crate::asgi) fn on_message_part(
         slf: &Bound<'_, Self>,
         bytes: &[u8],
@@ -95,54 +98,54 @@ impl Exchange {
         more: bool,
     ) -> Result<(), ProtocolError> {
         let py = slf.py();
-        let (worker, receivers, taken) = {
+        let (worker, receivers, window_end) = {
             let exchange = &mut *slf.get().borrow_mut(py);
             let Some(websocket) = exchange.websocket.as_deref_mut() else { return Ok(()) };
             if exchange.stage >= Stage::Ended || exchange.is_disconnected {
-                // Closed by the application, which expects no more.
+                // The daemon may have sent it before it knew of the close.
                 return Ok(());
             }
-            let is_whole = websocket.add_part(py, bytes, text, more)?;
-            let receivers = if is_whole { std::mem::take(&mut exchange.receivers) } else { Vec::new() };
+            let is_complete = websocket.add_part(py, bytes, text, more)?;
+            let receivers = if is_complete { std::mem::take(&mut exchange.receivers) } else { Vec::new() };
             (exchange.application.worker, receivers, websocket.advance_window())
         };
-        if let Some(taken) = taken {
-            slf.get().borrow(py).send_window_update(py, taken)?;
+        if let Some(window_end) = window_end {
+            slf.get().borrow(py).send_window_update(py, window_end)?;
         }
         awaitable::wake_futures(py, worker, receivers);
         Ok(())
     }
 
-    /// The next event, if there is one.
+    /// Takes the next event, if there is one, and advances the window.
     pub(in crate::asgi) fn next_websocket_event<'py>(
         slf: &Bound<'py, Self>,
     ) -> PyResult<Option<Bound<'py, PyDict>>> {
         let py = slf.py();
-        let (application, found, taken) = {
+        let (application, event, window_end) = {
             let exchange = &mut *slf.get().try_borrow_mut(py)?;
-            let is_over = exchange.is_disconnected || exchange.stage >= Stage::Ended;
+            let is_closed = exchange.is_disconnected || exchange.stage >= Stage::Ended;
             let Some(websocket) = exchange.websocket.as_deref_mut() else { return Ok(None) };
-            let found = websocket.take_event(is_over);
-            // Before it is accepted, nothing is taken.
-            let is_open = exchange.stage == Stage::Open && !is_over;
-            (exchange.application, found, if is_open { websocket.advance_window() } else { None })
+            let event = websocket.take_event(is_closed);
+            // The window opens when the application accepts.
+            let is_open = exchange.stage == Stage::Open && !is_closed;
+            (exchange.application, event, if is_open { websocket.advance_window() } else { None })
         };
-        if let Some(taken) = taken {
-            let told = slf.get().borrow(py).send_window_update(py, taken);
-            told.unwrap_or_else(|broken| application.worker.abort_on_protocol_error(&broken));
+        if let Some(window_end) = window_end {
+            let sent = slf.get().borrow(py).send_window_update(py, window_end);
+            sent.unwrap_or_else(|error| application.worker.abort_on_protocol_error(&error));
             application.schedule_flush(py);
         }
         let events = &application.websocket_constants.events;
-        match found {
-            WebSocketEvent::Nothing => Ok(None),
-            WebSocketEvent::Connect => events.connect.bind(py).copy().map(Some),
-            WebSocketEvent::Message(message) => {
+        match event {
+            None => Ok(None),
+            Some(WebSocketEvent::Connect) => events.connect.bind(py).copy().map(Some),
+            Some(WebSocketEvent::Message(message)) => {
                 let event = events.receive.bind(py).copy()?;
                 let key = if message.is_text { &events.text } else { &events.bytes };
                 event.set_item(key, message.content)?;
                 Ok(Some(event))
             }
-            WebSocketEvent::Disconnect(code, reason) => {
+            Some(WebSocketEvent::Disconnect { code, reason }) => {
                 let event = events.disconnect.bind(py).copy()?;
                 event.set_item(&events.code, code)?;
                 event.set_item(&events.reason, &*reason)?;
@@ -153,7 +156,7 @@ impl Exchange {
 }
 
 impl ExchangeState {
-    /// Why the client has gone, if it is a WebSocket's.
+    /// Records code and reason of a disconnect, if the exchange is a WebSocket.
     pub(in crate::asgi) fn record_client_close(
         &mut self,
         code: u16,
@@ -163,7 +166,7 @@ impl ExchangeState {
         let reason =
             str::from_utf8(reason).map_err(|_| ProtocolError::Frame("a close reason is not UTF-8"))?;
         websocket.record_close(code, reason);
-        // What was being put together is of no use to anybody.
+        // An incomplete message is never received.
         websocket.partial = Vec::new();
         Ok(())
     }

@@ -1,18 +1,19 @@
-//! What is different if an exchange is a WebSocket: ASGI WebSocket specification, uvicorn's behaviour.
+//! What only WebSockets need: ASGI WebSocket specification, uvicorn's behaviour.
 //!
-//! [`incoming`] makes the daemon's parts into `receive()`'s events, [`outgoing`] makes `send()`'s messages into frames.
-//! The rest is an exchange like any other: its slot, its task, who waits for it, and how what finds no credit waits. A
-//! handshake that is denied goes the way of a response altogether.
+//! [`incoming`] assembles messages and makes the events of `receive()`, [`outgoing`] turns the messages of `send()` into
+//! frames. Everything else is the same as for a request: slot, task, waiting and flow control. A denied handshake is
+//! answered like a request.
 //!
-//! # When the client has gone
-//! What has come from it is received first, then `websocket.disconnect`, as often as it is asked for. `send()` raises
-//! [`ClientDisconnected`] at once, an `OSError` as the specification has it since 2.4; only `websocket.close` is taken
-//! without a word: frameworks and their users close in a `finally`, and uvicorn does not mind while the event is fresh.
-//! An exception that says no more than that the client has gone ends the exchange quietly.
+//! # Disconnect
+//! `receive()` first returns the messages received before the disconnect, then `websocket.disconnect`, at each further
+//! call again. `send()` raises [`ClientDisconnected`] at once, an `OSError` as the specification demands since 2.4. Only
+//! `websocket.close` of an open WebSocket is ignored: frameworks and applications close in a `finally`. An exception that only says that the
+//! client has disconnected ends the exchange without an error.
 //!
-//! # Costs
-//! Ten thousand of them idle: each has its task, what the application keeps, and a few hundred bytes here. Nothing is
-//! allocated for messages that do not exist. What waits for the application is bounded by [`MESSAGE_WINDOW`] and by one message.
+//! # Memory
+//! Ten thousand WebSockets may be idle: each costs its task, the application's objects, and a few hundred bytes here.
+//! Buffers of messages are allocated on demand. The messages queued for the application are bounded by
+//! [`MESSAGE_WINDOW`] and one more message.
 
 mod constants;
 mod incoming;
@@ -31,59 +32,59 @@ pyo3::create_exception!(
     rgun,
     ClientDisconnected,
     PyOSError,
-    "What `send()` of a WebSocket raises when its client has gone."
+    "Raised by `send()` of a WebSocket whose client has disconnected."
 );
 
-/// What an exchange has of its own if it is a WebSocket.
+/// The part of an exchange's state that only a WebSocket has.
 #[derive(Debug, Default)]
 pub(super) struct WebSocket {
-    /// `websocket.connect` was received.
+    /// `receive()` has returned `websocket.connect`.
     connect_received: bool,
-    /// Whole ones that were not received.
+    /// Complete messages that `receive()` has not returned.
     messages: VecDeque<Message>,
-    /// The parts so far of one that goes on.
+    /// Parts of the incomplete message.
     partial: Vec<u8>,
-    /// What those cost of which the daemon has not been told.
-    unpaid: u64,
-    /// Cost of what the application has received, or of what had to be taken without that.
-    paid: u64,
-    /// How far the daemon has been told to send.
+    /// Cost of `partial` that is not credited yet.
+    partial_cost: u64,
+    /// Total cost of received messages and credited parts.
+    credited: u64,
+    /// Total cost up to which the daemon may send.
     window_end: u64,
-    /// Code and reason of whoever closed it first.
+    /// Code and reason of the first close, by either side; `None` before.
     close: Option<(u16, Box<str>)>,
 }
 
-/// One that came.
+/// A complete message from the client.
 #[derive(Debug)]
 struct Message {
     /// `str` or `bytes`.
     content: Py<PyAny>,
     is_text: bool,
-    /// What of its cost the daemon is told of when it is received.
+    /// Cost to credit when the message is received.
     cost: u64,
 }
 
-/// Cost ([`MESSAGE_COST`] and bytes) of what may wait here, or be on its way.
+/// Maximum cost (bytes, and [`MESSAGE_COST`] per part) of messages queued here and in transit.
 const MESSAGE_WINDOW: u64 = 64 * 1024;
 
-/// So much of it received, the daemon is told.
+/// Minimum advance of the window, so that not every `receive()` sends an update.
 const MIN_MESSAGE_UPDATE: u64 = MESSAGE_WINDOW / 4;
 
-/// What `receive()` says if nobody has closed it (RFC 6455 §7.1.5).
+/// Code of a disconnect without a close frame (RFC 6455 §7.1.5).
 const CLOSE_ABNORMAL: u16 = 1006;
 
 impl WebSocket {
-    /// How far the daemon is to be told that it may send, if it is.
+    /// Advances the window if at least [`MIN_MESSAGE_UPDATE`] was credited. Returns its new end.
     fn advance_window(&mut self) -> Option<u64> {
-        let taken = self.paid + MESSAGE_WINDOW;
-        if taken < self.window_end + MIN_MESSAGE_UPDATE {
+        let window_end = self.credited + MESSAGE_WINDOW;
+        if window_end < self.window_end + MIN_MESSAGE_UPDATE {
             return None;
         }
-        self.window_end = taken;
-        Some(taken)
+        self.window_end = window_end;
+        Some(window_end)
     }
 
-    /// Whoever closes it first says why.
+    /// Records code and reason, unless the other side closed first.
     fn record_close(&mut self, code: u16, reason: &str) {
         if self.close.is_none() {
             self.close = Some((code, reason.into()));
@@ -91,7 +92,7 @@ impl WebSocket {
     }
 }
 
-/// What a part costs.
+/// Returns the cost of a part.
 fn part_cost(bytes: &[u8]) -> u64 {
     bytes.len() as u64 + MESSAGE_COST
 }

@@ -1,6 +1,7 @@
-//! What the application says: `websocket.accept`, `websocket.send`, `websocket.close`, and the response that denies.
+//! Processes the messages of `send()`: `websocket.accept`, `websocket.send`, `websocket.close`, and those of the response
+//! that denies a handshake.
 //!
-//! What is refused is refused with the words of uvicorn's own WebSockets (`--ws auto`).
+//! Error texts are those of uvicorn (`--ws auto`).
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::intern;
@@ -9,6 +10,7 @@ use pyo3::types::{PyBytes, PyString};
 use rgun_channel::ProtocolError;
 use rgun_channel::frame::{Body, Completion, CompletionKind};
 
+use super::constants::WebSocketMessageTypes;
 use super::{CLOSE_ABNORMAL, ClientDisconnected};
 use crate::asgi::head::{self, to_bytes, type_name};
 use crate::asgi::message::{
@@ -19,50 +21,37 @@ use crate::asgi::state::{Exchange, ExchangeState, PayloadKind, Stage};
 use crate::fault::Fault;
 use crate::head::ResponseHead;
 
-/// Does what a message says.
+/// Processes a message.
 pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = slf.py();
     let (application, stage, is_disconnected) = {
         let exchange = slf.get().try_borrow(py)?;
         (exchange.application, exchange.stage, exchange.is_disconnected)
     };
-    let names = &application.websocket_constants.message_types;
+    let types = &application.websocket_constants.message_types;
     let kind = required(message, intern!(py, "type"))?;
-    let is = |name: &Py<PyString>| Ok::<_, PyErr>(kind.is(name) || kind.eq(name)?);
+    let has_type = |expected: &Py<PyString>| is_type(&kind, expected);
     if is_disconnected {
-        return if stage == Stage::Open && is(&names.close)? { Ok(()) } else { Err(client_disconnected()) };
+        return if stage == Stage::Open && has_type(&types.close)? {
+            Ok(())
+        } else {
+            Err(client_disconnected())
+        };
     }
     let outcome = match stage {
-        Stage::Unstarted if is(&names.accept)? => {
-            let subprotocol = item(message, intern!(py, "subprotocol"))?.filter(|given| !given.is_none());
-            let headers = item(message, intern!(py, "headers"))?;
-            let (head, fields) = head::encode_accept(subprotocol.as_ref(), headers.as_ref())?;
-            borrow_unchanged(slf, stage)?.accept(py, head, fields)
-        }
-        Stage::Unstarted if is(&names.close)? => borrow_unchanged(slf, stage)?.reject_handshake(py),
-        Stage::Unstarted if is(&names.start)? => {
-            let status = required(message, intern!(py, "status"))?;
-            let headers = item(message, intern!(py, "headers"))?;
-            return start_response(slf, &status, headers.as_ref(), false);
-        }
-        Stage::Unstarted => {
-            return Err(unexpected_message(
-                "'websocket.accept', 'websocket.close' or 'websocket.http.response.start'",
-                &kind,
-            ));
-        }
-        Stage::Open if is(&names.send)? => {
+        Stage::Unstarted => return answer_handshake(slf, types, &kind, message),
+        Stage::Open if has_type(&types.send)? => {
             let Some((content, text)) = message_content(message)? else { return Ok(()) };
             let len = content.as_bytes().len();
-            let kind = PayloadKind::Message { text };
-            borrow_unchanged(slf, stage)?.send_or_queue(py, Some(&content), len, kind).map_err(Fault::from)
+            let payload = PayloadKind::Message { text };
+            borrow_unchanged(slf, stage)?.send_or_queue(py, Some(&content), len, payload).map_err(Fault::from)
         }
-        Stage::Open if is(&names.close)? => {
+        Stage::Open if has_type(&types.close)? => {
             let (code, reason) = close_arguments(message)?;
             borrow_unchanged(slf, stage)?.send_close(py, code, &reason).map_err(Fault::from)
         }
         Stage::Open => return Err(unexpected_message("'websocket.send' or 'websocket.close',", &kind)),
-        Stage::Prepared | Stage::Streaming | Stage::Trailing if is(&names.body)? => {
+        Stage::Prepared | Stage::Streaming | Stage::Trailing if has_type(&types.body)? => {
             let part = item(message, intern!(py, "body"))?
                 .map(|part| to_bytes(part, "the body of websocket.http.response.body"))
                 .transpose()?;
@@ -82,7 +71,40 @@ pub(in crate::asgi) fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, Py
     complete_send(slf, outcome)
 }
 
-/// A `send()` that has waited until the client was gone; without a message, for all of it to be sent.
+/// Processes the first message: it accepts the handshake, rejects it, or starts the response that denies it.
+fn answer_handshake(
+    slf: &Bound<'_, Exchange>,
+    types: &WebSocketMessageTypes,
+    kind: &Bound<'_, PyAny>,
+    message: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let py = slf.py();
+    let stage = Stage::Unstarted;
+    let outcome = if is_type(kind, &types.accept)? {
+        let subprotocol = item(message, intern!(py, "subprotocol"))?.filter(|value| !value.is_none());
+        let headers = item(message, intern!(py, "headers"))?;
+        let (head, fields) = head::encode_accept(subprotocol.as_ref(), headers.as_ref())?;
+        borrow_unchanged(slf, stage)?.accept(py, head, fields)
+    } else if is_type(kind, &types.close)? {
+        borrow_unchanged(slf, stage)?.reject_handshake(py)
+    } else if is_type(kind, &types.start)? {
+        let status = required(message, intern!(py, "status"))?;
+        let headers = item(message, intern!(py, "headers"))?;
+        return start_response(slf, &status, headers.as_ref(), false);
+    } else {
+        return Err(unexpected_message(
+            "'websocket.accept', 'websocket.close' or 'websocket.http.response.start'",
+            kind,
+        ));
+    };
+    complete_send(slf, outcome)
+}
+
+fn is_type(kind: &Bound<'_, PyAny>, expected: &Py<PyString>) -> PyResult<bool> {
+    Ok(kind.is(expected) || kind.eq(expected)?)
+}
+
+/// Completes a `send()` that waited while the client disconnected. `message` is `None` if it was processed before.
 pub(in crate::asgi) fn process_after_disconnect(
     slf: &Bound<'_, Exchange>,
     message: Option<Py<PyAny>>,
@@ -93,29 +115,32 @@ pub(in crate::asgi) fn process_after_disconnect(
     }
 }
 
+/// The exception of a `send()` after a disconnect.
 fn client_disconnected() -> PyErr {
     ClientDisconnected::new_err("the client has gone")
 }
 
+/// The exception for a message that is not allowed now.
 fn unexpected_message(expected: &str, kind: &Bound<'_, PyAny>) -> PyErr {
     PyRuntimeError::new_err(format!("Expected ASGI message {expected} but got '{}'.", type_text(kind)))
 }
 
-/// What is to be sent, and whether it is text. Bytes go first; without either, nothing is.
+/// Returns the payload of a `websocket.send` and whether it is text. `bytes` takes precedence over `text`; `None` if
+/// neither is set.
 fn message_content<'py>(message: &Bound<'py, PyAny>) -> PyResult<Option<(Bound<'py, PyBytes>, bool)>> {
     let py = message.py();
-    let given = |key| item(message, key).map(|value| value.filter(|value| !value.is_none()));
-    if let Some(value) = given(intern!(py, "bytes"))? {
+    let non_none = |key| item(message, key).map(|value| value.filter(|value| !value.is_none()));
+    if let Some(value) = non_none(intern!(py, "bytes"))? {
         return Ok(Some((to_bytes(value, "the bytes of websocket.send")?, false)));
     }
-    let Some(value) = given(intern!(py, "text"))? else { return Ok(None) };
+    let Some(value) = non_none(intern!(py, "text"))? else { return Ok(None) };
     let text = value.cast::<PyString>().map_err(|_| {
         PyTypeError::new_err(format!("the text of websocket.send is {}, not str", type_name(&value)))
     })?;
     Ok(Some((text.encode_utf8()?, true)))
 }
 
-/// Code and reason of a `websocket.close`.
+/// Returns code and reason of a `websocket.close`.
 fn close_arguments(message: &Bound<'_, PyAny>) -> PyResult<(u16, String)> {
     let py = message.py();
     let code = match item(message, intern!(py, "code"))?.filter(|code| !code.is_none()) {
@@ -149,30 +174,31 @@ fn close_arguments(message: &Bound<'_, PyAny>) -> PyResult<(u16, String)> {
     Ok((code, text))
 }
 
-/// A close frame has 125 bytes, two of them for the code.
+/// Maximum length of a close reason: the payload of a control frame has at most 125 bytes, two of them the code.
 const MAX_REASON_BYTES: usize = 123;
 
-/// The code of a close for which there is no reason.
+/// Close code for a normal closure; the default.
 const CLOSE_NORMAL: u16 = 1000;
 
-/// RFC 6455 §7.4, and what IANA has registered since. Not those which say that there was no close frame.
+/// Returns whether the code may be in a close frame: RFC 6455 §7.4 and IANA registrations, without those that stand for a
+/// missing close frame.
 const fn is_sendable_code(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
 impl ExchangeState {
-    /// `websocket.accept`; from now on messages are welcome.
+    /// Processes `websocket.accept`: sends the head and opens the window.
     fn accept(&mut self, py: Python<'_>, head: ResponseHead, fields: Vec<u8>) -> Result<(), Fault> {
         self.set_head(head, fields)?;
         self.stage = Stage::Open;
         self.send_inline(py, &[], PayloadKind::Body { end: false })?;
         match self.websocket.as_deref_mut().and_then(super::WebSocket::advance_window) {
-            Some(taken) => Ok(self.send_window_update(py, taken)?),
+            Some(window_end) => Ok(self.send_window_update(py, window_end)?),
             None => Ok(()),
         }
     }
 
-    /// `websocket.close` before it is accepted.
+    /// Processes `websocket.close` before the handshake is accepted: answers 403.
     fn reject_handshake(&mut self, py: Python<'_>) -> Result<(), Fault> {
         self.response.head = ResponseHead { status: 403, ..ResponseHead::default() };
         self.response.encoded_fields.clear();
@@ -183,7 +209,7 @@ impl ExchangeState {
         Ok(self.send_inline(py, &[], PayloadKind::Body { end: true })?)
     }
 
-    /// `websocket.close`.
+    /// Processes `websocket.close` of an open WebSocket.
     fn send_close(&mut self, py: Python<'_>, code: u16, reason: &str) -> Result<(), ProtocolError> {
         self.stage = Stage::Ended;
         if let Some(websocket) = self.websocket.as_deref_mut() {
