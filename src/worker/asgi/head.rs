@@ -1,8 +1,7 @@
-//! Status and headers from the application: checked, and encoded as the frame wants them.
+//! Checks the status and headers that the application sends, and encodes them for a frame.
 //!
-//! ASGI HTTP specification, "Response Start": an iterable of pairs of byte strings. What uvicorn refuses is refused with
-//! its words. Headers of the connection are dropped without a word: frameworks that were written for servers which
-//! leave the connection to them send `connection` and `transfer-encoding` in good faith.
+//! ASGI HTTP specification, "Response Start": headers are an iterable of pairs of byte strings. Error texts are uvicorn's.
+//! Connection-specific headers are dropped silently: many frameworks send `connection` and `transfer-encoding`.
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -24,8 +23,8 @@ pub(super) fn status_code(status: &Bound<'_, PyAny>, message: &str) -> PyResult<
     }
 }
 
-/// Checks headers and encodes them into `fields`, which is empty. That runs code of the application's: nothing of ours
-/// is borrowed meanwhile.
+/// Checks headers and encodes them into `fields`, which is empty. Runs code of the application, so no exchange may be
+/// borrowed.
 pub(super) fn encode_head(
     status: u16,
     headers: Option<&Bound<'_, PyAny>>,
@@ -36,7 +35,7 @@ pub(super) fn encode_head(
     Ok((head, fields))
 }
 
-/// Bytes that the headers of most responses take.
+/// Encoded length that is enough for the headers of most responses.
 const TYPICAL_FIELD_BYTES: usize = 256;
 
 /// Checks headers and appends them to a head's `fields`.
@@ -46,7 +45,6 @@ fn append_headers(
     fields: &mut Vec<u8>,
 ) -> PyResult<()> {
     let Some(headers) = headers else { return Ok(()) };
-    // One allocation, for most.
     fields.reserve(TYPICAL_FIELD_BYTES);
     let mut add = |pair: &Bound<'_, PyAny>| {
         if let Ok(pair) = pair.cast_exact::<PyTuple>()
@@ -72,7 +70,7 @@ fn append_headers(
     Ok(())
 }
 
-/// The head that accepts a WebSocket, with the subprotocol that was chosen.
+/// Checks and encodes the head that accepts a WebSocket, with the selected subprotocol.
 pub(super) fn encode_accept(
     subprotocol: Option<&Bound<'_, PyAny>>,
     headers: Option<&Bound<'_, PyAny>>,
@@ -87,7 +85,7 @@ pub(super) fn encode_accept(
         })?;
         let text = text.encode_utf8()?;
         let bytes = text.as_bytes();
-        // RFC 6455 §4.1; nothing, to uvicorn, is none.
+        // RFC 6455 §4.1. An empty one means none, as in uvicorn.
         if !bytes.iter().all(|byte| is_token(*byte)) {
             return Err(PyRuntimeError::new_err(format!(
                 "websocket.accept: subprotocol {} is not a token (RFC 6455 §4.1)",
@@ -102,10 +100,11 @@ pub(super) fn encode_accept(
     Ok((head, fields))
 }
 
+/// Name of the field with the selected subprotocol.
 const SUBPROTOCOL_FIELD: &[u8] = b"sec-websocket-protocol";
 
-/// What of a head that accepts a WebSocket is not the application's: the daemon's part of the handshake (RFC 6455
-/// §4.2.2), a second subprotocol, and a length (RFC 9110 §8.6).
+/// Returns whether the head that accepts a WebSocket may not have this field: the daemon's part of the handshake (RFC 6455
+/// §4.2.2), a second subprotocol, and a Content-Length (RFC 9110 §8.6).
 fn is_reserved_in_accept(name: &[u8], head: &ResponseHead, fields: &[u8]) -> bool {
     match name {
         b"sec-websocket-accept" | b"sec-websocket-extensions" | b"content-length" => true,
@@ -115,6 +114,7 @@ fn is_reserved_in_accept(name: &[u8], head: &ResponseHead, fields: &[u8]) -> boo
     }
 }
 
+/// Checks one header and appends it to the encoded `fields`.
 fn append_header(
     name: &Bound<'_, PyBytes>,
     value: &Bound<'_, PyBytes>,
@@ -122,12 +122,12 @@ fn append_header(
     fields: &mut Vec<u8>,
 ) -> PyResult<()> {
     let (name, value) = (name.as_bytes(), value.as_bytes());
-    // Most names are in the table as they are, which says that they are tokens in lower case.
+    // Most names are in the table, whose names are lower-case tokens.
     let known = index_of(name);
     if known.is_none() && (name.is_empty() || !name.iter().all(|byte| is_token(*byte))) {
         return Err(PyRuntimeError::new_err("Invalid HTTP header name."));
     }
-    // All of them, not until the first: so that many are looked at in one instruction.
+    // Without an early exit, so that the loop is vectorized.
     if value.iter().fold(false, |found, byte| found | is_control(*byte)) {
         return Err(PyRuntimeError::new_err("Invalid HTTP header value."));
     }
@@ -141,7 +141,7 @@ fn append_header(
     };
     match name {
         _ if head.status == 101 && is_reserved_in_accept(name, head, fields) => return Ok(()),
-        // RFC 9110 §7.6.1; the ASGI specification has Transfer-Encoding ignored.
+        // RFC 9110 §7.6.1; the ASGI specification demands that Transfer-Encoding is ignored.
         b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
             return Ok(());
         }
@@ -150,7 +150,7 @@ fn append_header(
             if head.length.is_some_and(|other| other != length) {
                 return Err(PyRuntimeError::new_err("two Content-Length headers that differ"));
             }
-            // RFC 9110 §8.6: none in a 204.
+            // RFC 9110 §8.6: a 204 has none.
             if head.length.is_some() || head.status == 204 {
                 return Ok(());
             }
@@ -170,10 +170,11 @@ fn append_header(
     Ok(())
 }
 
-/// The daemon believes no more (and condemns the worker), and one may be added: Content-Length.
+/// Maximum number of fields from the application. The daemon treats more than [`MAX_FIELDS`] as a protocol error, and a
+/// Content-Length may be added.
 const MAX_APP_FIELDS: u16 = MAX_FIELDS - 1;
 
-/// The Link fields of early hints, and how many they are.
+/// Encodes the Link fields of early hints; returns their number, too.
 pub(super) fn encode_links(links: &Bound<'_, PyAny>) -> PyResult<(u16, Vec<u8>)> {
     let (mut head, mut fields) = (ResponseHead::default(), Vec::new());
     let name = PyBytes::new(links.py(), b"link");
@@ -188,6 +189,7 @@ pub(super) fn encode_links(links: &Bound<'_, PyAny>) -> PyResult<(u16, Vec<u8>)>
     Ok((head.n_fields, fields))
 }
 
+/// Returns name and value of a header that is a pair of another kind than most.
 fn header_pair<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
     let (name, value) = if let Ok(pair) = pair.cast::<PyTuple>()
         && pair.len() == 2
@@ -206,7 +208,7 @@ fn header_pair<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, 
     Ok((to_bytes(name, "a header's name")?, to_bytes(value, "a header's value")?))
 }
 
-/// Bytes, or what is as good.
+/// Returns the value as `bytes`; accepts a `bytearray` or `memoryview`, too. `what` names the value in the exception.
 pub(super) fn to_bytes<'py>(value: Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, PyBytes>> {
     match value.cast_into::<PyBytes>() {
         Ok(bytes) => Ok(bytes),
@@ -222,6 +224,7 @@ pub(super) fn to_bytes<'py>(value: Bound<'py, PyAny>, what: &str) -> PyResult<Bo
     }
 }
 
+/// Returns the name of the value's type for an error text.
 pub(super) fn type_name(value: &Bound<'_, PyAny>) -> String {
     value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string())
 }

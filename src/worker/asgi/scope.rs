@@ -1,7 +1,8 @@
-//! The connection scopes of the ASGI HTTP and WebSocket specifications, with uvicorn's values where that leaves a choice.
+//! Builds the connection scopes of the ASGI HTTP and WebSocket specifications. Where these leave a choice, the values are
+//! uvicorn's.
 //!
-//! What is the same for all requests of a listener is in a prepared dictionary that is copied, then overwritten. Header
-//! names of the frame's table are made once.
+//! The values common to all requests of a listener are in a template that is copied for each request. The names of
+//! well-known headers are made once.
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -15,10 +16,10 @@ use crate::object_cache;
 use crate::percent::percent_decode;
 use crate::python::latin1;
 
-/// An event loop's memory: fields with their names, clients, `path`s with their `raw_path`s.
+/// Cached scope values: `(name, value)` of fields, clients, `path` with `raw_path`.
 pub(super) type ScopeCache = object_cache::ObjectCache<PyTuple, Py<PyTuple>, (Py<PyString>, Py<PyBytes>)>;
 
-/// Makes scopes.
+/// Builds scopes.
 #[derive(Debug)]
 pub(super) struct ScopeBuilder {
     http: ScopeKind,
@@ -28,11 +29,13 @@ pub(super) struct ScopeBuilder {
     /// By index of [`METHODS`].
     methods: Vec<Py<PyString>>,
     keys: ScopeKeys,
+    /// Configured root path, not percent-encoded.
     root_path: Vec<u8>,
-    /// Lifespan's; copied as what is in [`Kind`].
+    /// State of lifespan; copied into each scope.
     state: Py<PyDict>,
 }
 
+/// Keys of an HTTP scope, in uvicorn's order.
 const HTTP_KEYS: [&str; 14] = [
     "type",
     "asgi",
@@ -50,6 +53,7 @@ const HTTP_KEYS: [&str; 14] = [
     "extensions",
 ];
 
+/// Keys of a WebSocket scope, in uvicorn's order.
 const WEBSOCKET_KEYS: [&str; 14] = [
     "type",
     "asgi",
@@ -67,20 +71,20 @@ const WEBSOCKET_KEYS: [&str; 14] = [
     "extensions",
 ];
 
-/// What is different for requests and WebSockets.
+/// The values that differ between requests and WebSockets.
 #[derive(Debug)]
 struct ScopeKind {
-    /// By listener.
+    /// One template for each listener.
     templates: Vec<Py<PyDict>>,
-    /// Copied into each scope, so that what one request's middleware adds is not in the next one's.
+    /// Copied into each scope, as are `extensions`: middleware may change the copies.
     asgi: Py<PyDict>,
     extensions: Py<PyDict>,
-    /// The scheme over TLS.
+    /// Scheme of a request over TLS.
     secure_scheme: Py<PyString>,
 }
 
 impl ScopeKind {
-    /// `keys` are in uvicorn's order.
+    /// Prepares the templates. `keys` are in uvicorn's order.
     fn new(
         py: Python<'_>,
         start: &Start,
@@ -102,15 +106,14 @@ impl ScopeKind {
                         "scheme" => string(scheme).into_any(),
                         "server" => server_address(py, listener)?.into_any().unbind(),
                         "root_path" => PyString::new(py, &start.root_path).into_any().unbind(),
-                        // Of most requests; others say their own.
+                        // The most frequent value; replaced for other methods.
                         "method" => string("GET").into_any(),
                         "query_string" => PyBytes::new(py, b"").into_any().unbind(),
                         _ => py.None(),
                     };
                     template.set_item(string(key), value)?;
                 }
-                // Once more: what goes through here may be in the order of insertion only if it is copied.
-                Ok(template.copy()?.unbind())
+                Ok(template.unbind())
             })
             .collect::<PyResult<_>>()?;
         let offered = PyDict::new(py);
@@ -146,7 +149,7 @@ struct ScopeKeys {
 }
 
 impl ScopeBuilder {
-    /// Prepares the templates; `asgi` is the versions' dictionary, `state` that of lifespan.
+    /// Prepares the templates. `asgi` is the value for that key of the scope, `state` that of lifespan.
     pub(super) fn new(
         py: Python<'_>,
         start: &Start,
@@ -155,7 +158,7 @@ impl ScopeBuilder {
     ) -> PyResult<Self> {
         let string = |text: &str| PyString::intern(py, text).unbind();
         let websocket_asgi = asgi.copy()?;
-        // Since which `send()` may raise that the client has gone.
+        // Since 2.4 `send()` may raise an `OSError` after a disconnect.
         websocket_asgi.set_item(string("spec_version"), string("2.4"))?;
         let http = ScopeKind::new(
             py,
@@ -199,11 +202,11 @@ impl ScopeBuilder {
         })
     }
 
-    /// The scope of one request, or WebSocket.
+    /// Builds the scope of a request or WebSocket.
     pub(super) fn build<'py>(
         &self,
         py: Python<'py>,
-        recent: &mut ScopeCache,
+        cache: &mut ScopeCache,
         request: &Request<'_>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let keys = &self.keys;
@@ -220,7 +223,7 @@ impl ScopeBuilder {
             _ => {}
         }
         if !request.peer.is_empty() {
-            let client = recent.client(request.peer, request.peer_port, || {
+            let client = cache.client(request.peer, request.peer_port, || {
                 Ok((latin1(py, request.peer)?, request.peer_port).into_pyobject(py)?.unbind())
             })?;
             scope.set_item(&keys.client, client)?;
@@ -228,7 +231,7 @@ impl ScopeBuilder {
         if request.https {
             scope.set_item(&keys.scheme, &kind.secure_scheme)?;
         }
-        scope.set_item(&keys.headers, self.build_headers(py, recent, request)?)?;
+        scope.set_item(&keys.headers, self.build_headers(py, cache, request)?)?;
         scope.set_item(&keys.state, self.state.bind(py).copy()?)?;
         if request.websocket {
             scope.set_item(&keys.subprotocols, subprotocols(py, request)?)?;
@@ -240,7 +243,7 @@ impl ScopeBuilder {
             }
         }
         let make = || self.build_paths(py, request.path);
-        recent.path(request.path, make, |(path, raw_path)| {
+        cache.path(request.path, make, |(path, raw_path)| {
             scope.set_item(&keys.raw_path, raw_path)?;
             scope.set_item(&keys.path, path)
         })?;
@@ -251,17 +254,17 @@ impl ScopeBuilder {
         Ok(scope)
     }
 
-    /// As received: repeated fields stay apart, names are lower-case (the daemon has seen to it).
+    /// Builds the headers as received: repeated fields stay separate; the daemon has lower-cased the names.
     fn build_headers<'py>(
         &self,
         py: Python<'py>,
-        recent: &mut ScopeCache,
+        cache: &mut ScopeCache,
         request: &Request<'_>,
     ) -> PyResult<Bound<'py, PyList>> {
         let headers = PyList::empty(py);
         for (name, value) in request.fields() {
             let pair = match name {
-                FieldName::Known(index) => recent.field(py, index, value, || {
+                FieldName::Known(index) => cache.field(py, index, value, || {
                     PyTuple::new(
                         py,
                         [self.field_names[usize::from(index)].bind(py), &PyBytes::new(py, value)],
@@ -276,21 +279,21 @@ impl ScopeBuilder {
         Ok(headers)
     }
 
-    /// `path` begins with `root_path`, whether a proxy has stripped that or the application is mounted below it: as
-    /// uvicorn has it, and Starlette expects it. With it, the `raw_path`.
+    /// Builds `path` and `raw_path`. Both begin with `root_path`, whether or not a proxy has stripped it: so does uvicorn,
+    /// and Starlette expects it.
     fn build_paths(&self, py: Python<'_>, path: &[u8]) -> PyResult<(Py<PyString>, Py<PyBytes>)> {
         if self.root_path.is_empty() {
             return Ok((decode_path(py, path)?.unbind(), PyBytes::new(py, path).unbind()));
         }
         let raw = PyBytes::new(py, &[&self.root_path, path].concat()).unbind();
-        // The configured one is not encoded.
+        // Only the request's part is percent-encoded.
         let path = if path.contains(&b'%') { percent_decode(path) } else { path.to_vec() };
         let path = [&*self.root_path, &path].concat();
         Ok((PyString::new(py, &String::from_utf8_lossy(&path)).unbind(), raw))
     }
 }
 
-/// Those that a client offers, in its order of preference (RFC 6455 §11.3.4).
+/// Returns the subprotocols that the client offers, in its order of preference (RFC 6455 §11.3.4).
 fn subprotocols<'py>(py: Python<'py>, request: &Request<'_>) -> PyResult<Bound<'py, PyList>> {
     let subprotocols = PyList::empty(py);
     for (_, value) in request.fields().filter(|(name, _)| name.as_bytes() == b"sec-websocket-protocol") {
@@ -301,7 +304,7 @@ fn subprotocols<'py>(py: Python<'py>, request: &Request<'_>) -> PyResult<Bound<'
     Ok(subprotocols)
 }
 
-/// Percent-encoded UTF-8; what is none is replaced, as `urllib.parse.unquote()` does.
+/// Decodes percent-encoded UTF-8; replaces invalid bytes, as `urllib.parse.unquote()` does.
 fn decode_path<'py>(py: Python<'py>, path: &[u8]) -> PyResult<Bound<'py, PyString>> {
     if path.contains(&b'%') {
         Ok(PyString::new(py, &String::from_utf8_lossy(&percent_decode(path))))
@@ -312,7 +315,7 @@ fn decode_path<'py>(py: Python<'py>, path: &[u8]) -> PyResult<Bound<'py, PyStrin
     }
 }
 
-/// `(host, port)`, or `(path, None)` for a unix socket.
+/// Returns `(host, port)`, or `(path, None)` for a Unix socket.
 fn server_address<'py>(py: Python<'py>, listener: &ListenerInfo) -> PyResult<Bound<'py, PyTuple>> {
     if listener.path.is_empty() {
         let port = listener.port.parse::<u16>().ok();
