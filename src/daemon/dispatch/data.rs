@@ -42,8 +42,8 @@ enum Location {
     Own(Bytes),
     /// A chunk of a worker's slab, from this offset on.
     Lent(Arc<Chunk>, usize),
-    /// A block of small pieces, from this offset on.
-    Collected(Vec<u8>, usize),
+    /// A block of small pieces, from this offset on. Boxed, so that the other pieces are small.
+    Collected(Box<(Vec<u8>, usize)>),
 }
 
 impl Data {
@@ -73,16 +73,16 @@ impl Data {
         let mut block = Vec::with_capacity(BLOCK_BYTES);
         block.extend_from_slice(&self);
         let reservation = budget.charge(BLOCK_BYTES as u64 + OVERHEAD);
-        Self { bytes: Location::Collected(block, 0), _reservation: Some(reservation) }
+        Self { bytes: Location::Collected(Box::new((block, 0))), _reservation: Some(reservation) }
     }
 
     /// Appends a small piece to a block. Returns false if this is no block or has no room.
     pub(super) fn append(&mut self, piece: &[u8]) -> bool {
         match &mut self.bytes {
-            Location::Collected(block, _)
-                if piece.len() <= MAX_COLLECTED_BYTES && block.len() + piece.len() <= BLOCK_BYTES =>
+            Location::Collected(collected)
+                if piece.len() <= MAX_COLLECTED_BYTES && collected.0.len() + piece.len() <= BLOCK_BYTES =>
             {
-                block.extend_from_slice(piece);
+                collected.0.extend_from_slice(piece);
                 true
             }
             Location::Collected(..) | Location::Own(_) | Location::Lent(..) => false,
@@ -101,7 +101,10 @@ impl Deref for Data {
     fn deref(&self) -> &[u8] {
         match &self.bytes {
             Location::Own(bytes) => bytes,
-            Location::Collected(block, start) => block.get(*start..).unwrap_or_default(),
+            Location::Collected(collected) => {
+                let (block, start) = &**collected;
+                block.get(*start..).unwrap_or_default()
+            }
             Location::Lent(chunk, start) => chunk.bytes().get(*start..).unwrap_or_default(),
         }
     }
@@ -119,7 +122,8 @@ impl Buf for Data {
     fn advance(&mut self, count: usize) {
         match &mut self.bytes {
             Location::Own(bytes) => bytes.advance(count),
-            Location::Lent(_, start) | Location::Collected(_, start) => *start += count,
+            Location::Lent(_, start) => *start += count,
+            Location::Collected(collected) => collected.1 += count,
         }
     }
 }

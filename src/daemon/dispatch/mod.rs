@@ -63,7 +63,7 @@ pub use self::exchange::response_parts::{
 };
 pub use self::exchange::websocket::Outgoing;
 pub use self::fault::{Fault, UploadFault};
-pub use self::handles::ticket::{AppResponse, BodyStream, Ticket};
+pub use self::handles::ticket::{AppBody, AppResponse, BodyStream, Ticket};
 pub use self::handles::upload::Upload;
 pub use self::handles::websocket::WebSocketHandle;
 pub use self::link::{Link, Slots};

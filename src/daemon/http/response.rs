@@ -13,7 +13,7 @@ use http::{Method, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::ext::ReasonPhrase;
 
-use crate::dispatch::{AppResponse, ContentLength, Data};
+use crate::dispatch::{AppBody, AppResponse, ContentLength, Data};
 use crate::journal::requests::AccessEntry;
 use crate::websocket;
 
@@ -33,18 +33,18 @@ const MAX_UNTRACKED_BODY: usize = 16 * 1024;
 /// so the client would read the rest of the body as the next response. Responses to HEAD and 304 have no body and may
 /// declare a length (RFC 9110 §8.6); of a stream hyper counts the bytes.
 pub(super) fn check_content_length(method: &Method, response: &AppResponse) -> Result<(), Refusal> {
-    let AppResponse { head, body, file, stream, worker, .. } = response;
+    let AppResponse { head, body, worker, .. } = response;
     if *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED {
         return Ok(());
     }
-    let in_memory = || body.as_ref().map_or(0, |body| body.len() as u64);
-    let len = match (stream, file) {
-        (Some(stream), _) => match stream.body_len() {
+    let len = match body {
+        AppBody::Empty => Some(0),
+        AppBody::Bytes(data) => Some(data.len() as u64),
+        AppBody::File(file) => file.len,
+        AppBody::Stream(stream) => match stream.body_len() {
             None => return Ok(()),
             len => len,
         },
-        (None, Some(file)) => file.len.and_then(|len| len.checked_add(in_memory())),
-        (None, None) => Some(in_memory()),
     };
     if head.length.matches(len) { Ok(()) } else { Err(Refusal::WrongLength(*worker)) }
 }
@@ -56,11 +56,12 @@ pub(super) fn application_response(
     response: AppResponse,
 ) -> Response<ResponseBody> {
     let ConnContext { server, connection, .. } = &*context;
-    let AppResponse { head, body, file, stream, worker, waited } = response;
-    let source = match (stream, file) {
-        (Some(stream), _) => BodySource::Stream(stream),
-        (None, Some(file)) => BodySource::File(FileReader::new(file, server.dispatcher)),
-        (None, None) => body.map_or(BodySource::Empty, BodySource::Bytes),
+    let AppResponse { head, body, worker, waited } = response;
+    let source = match body {
+        AppBody::Empty => BodySource::Empty,
+        AppBody::Bytes(data) => BodySource::Bytes(data),
+        AppBody::File(file) => BodySource::File(Box::new(FileReader::new(*file, server.dispatcher))),
+        AppBody::Stream(stream) => BodySource::Stream(stream),
     };
     // Only a body that takes several writes can be cut off; for others the record is not worth its allocation.
     let may_be_cut_off = match &source {
@@ -128,9 +129,9 @@ pub(super) fn switching_protocols(
     handshake: &Handshake,
 ) -> Response<ResponseBody> {
     let ConnContext { server, connection, .. } = &*context;
-    let AppResponse { mut head, stream, worker, waited, .. } = response;
+    let AppResponse { mut head, body, worker, waited } = response;
     handshake.set_response_fields(&mut head.fields);
-    if let Some(stream) = stream {
+    if let AppBody::Stream(stream) = body {
         handshake.fill_slot(websocket::AcceptedHandshake {
             websocket: stream.into_websocket(),
             deflate: handshake.deflate,

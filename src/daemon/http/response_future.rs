@@ -130,14 +130,13 @@ impl Future for ResponseFuture {
         };
         // An interim response must not follow the final one.
         drop(context.connection.interim.take());
-        let outcome =
-            outcome.and_then(|response| check_content_length(&meta.method, &response).map(|()| response));
         let mut response = match outcome {
-            Ok(response) => match &this.handshake {
-                Some(handshake) if response.head.status == StatusCode::SWITCHING_PROTOCOLS => {
+            Ok(response) => match (&this.handshake, check_content_length(&meta.method, &response)) {
+                (_, Err(refusal)) => error_response(context, &meta, &refusal),
+                (Some(handshake), Ok(())) if response.head.status == StatusCode::SWITCHING_PROTOCOLS => {
                     switching_protocols(context, &meta, response, handshake)
                 }
-                _ => application_response(context, &meta, response),
+                (_, Ok(())) => application_response(context, &meta, response),
             },
             Err(refusal) => error_response(context, &meta, &refusal),
         };

@@ -21,7 +21,7 @@ impl Exchange {
     /// done.
     pub(crate) fn poll_head(&mut self, waker: &Waker) -> Poll<Result<ResponseStart, Fault>> {
         // The application sent an accept, and the messages after it, before it raised: the client gets them.
-        let is_accepted = self.is_accepted_websocket() && matches!(self.fault, Some(Fault::Raised { .. }));
+        let is_accepted = self.is_accepted_websocket() && matches!(self.fault.as_deref(), Some(Fault::Raised { .. }));
         if self.fault.is_some() && !(is_accepted && self.response.head.is_some()) {
             // Nothing has been sent to the client, so that the fault replaces a head that may be here.
             return self.poll_fault();
@@ -102,8 +102,8 @@ impl Exchange {
     /// Returns the fault to the client, which is then done.
     pub(super) fn poll_fault<T>(&mut self) -> Poll<Result<T, Fault>> {
         self.response.client = ClientState::Done;
-        match self.fault.clone() {
-            Some(fault) => Poll::Ready(Err(fault)),
+        match &self.fault {
+            Some(fault) => Poll::Ready(Err(Fault::clone(fault))),
             None => Poll::Pending,
         }
     }

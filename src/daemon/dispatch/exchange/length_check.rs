@@ -114,7 +114,7 @@ mod tests {
     }
 
     fn file(len: u64) -> Payload {
-        Payload::File(FilePart::new(File::open("/dev/null").unwrap().into(), 0, len).unwrap())
+        Payload::File(Box::new(FilePart::new(File::open("/dev/null").unwrap().into(), 0, len).unwrap()))
     }
 
     fn announced(status: StatusCode, length: ContentLength) -> LengthCheck {

@@ -46,7 +46,7 @@ impl Exchange {
             CompletionKind::Respond => self.on_head(&header, head)?,
             CompletionKind::Body => self.check_body_order(&header, &payload)?,
             CompletionKind::AppRaised => {
-                let Some((summary, traceback)) = error else { return Ok(None) };
+                let Some((summary, traceback)) = error.map(|error| *error) else { return Ok(None) };
                 return self.on_exception(summary, traceback, worker, notice);
             }
             CompletionKind::WindowUpdate => return self.grant_upload(granted),
@@ -60,7 +60,7 @@ impl Exchange {
         Ok(self.waker.take())
     }
 
-    fn on_head(&mut self, header: &Completion, head: Option<ResponseHead>) -> Result<(), ContractBreach> {
+    fn on_head(&mut self, header: &Completion, head: Option<Box<ResponseHead>>) -> Result<(), ContractBreach> {
         if self.response.head_received {
             return Err(format!("sent the head of exchange {} twice", self.id.0).into());
         }

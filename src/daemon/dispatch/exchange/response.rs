@@ -31,11 +31,11 @@ pub(super) enum ClientState {
 #[derive(Debug, Default)]
 pub(crate) struct ResponseState {
     /// The head, until the client takes it.
-    pub(super) head: Option<ResponseHead>,
+    pub(super) head: Option<Box<ResponseHead>>,
     /// The body's bytes that the client has not taken.
     pub(crate) buffer: ResponseBuffer,
     /// The body or its rest, if it is a file.
-    pub(super) file: Option<FilePart>,
+    pub(super) file: Option<Box<FilePart>>,
     /// Early hints (RFC 8297) that the client has not taken.
     pub(super) hints: Option<Box<HeaderMap>>,
     /// The trailers, until the client takes them.

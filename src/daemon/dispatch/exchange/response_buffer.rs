@@ -63,7 +63,7 @@ pub(crate) struct Segment {
 pub(crate) enum Popped {
     Empty,
     Data(Data),
-    Spilled(FilePart),
+    Spilled(Box<FilePart>),
     /// The next bytes are being written to a file, from which they can be read soon.
     Writing,
 }
@@ -107,12 +107,12 @@ impl ResponseBuffer {
             }
             Some(BufferEntry::Segment(Segment { file, start, len, reservation })) => {
                 self.len -= len;
-                Popped::Spilled(FilePart {
+                Popped::Spilled(Box::new(FilePart {
                     fd: file,
                     offset: start,
                     len: Some(len),
                     reservation: Some(reservation),
-                })
+                }))
             }
             Some(BufferEntry::Writing) | None => Popped::Empty,
         }
@@ -252,7 +252,8 @@ mod tests {
             match buffer.pop() {
                 Popped::Empty => return out,
                 Popped::Data(data) => out.push(String::from_utf8(data.to_vec()).unwrap()),
-                Popped::Spilled(FilePart { offset, len, .. }) => {
+                Popped::Spilled(file) => {
+                    let FilePart { offset, len, .. } = *file;
                     out.push(format!("{offset}+{}", len.unwrap_or_default()));
                 }
                 Popped::Writing => {

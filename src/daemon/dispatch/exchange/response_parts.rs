@@ -119,7 +119,7 @@ pub enum Payload {
     /// Chunks of the worker's slab.
     Chunks(Vec<Arc<Chunk>>),
     /// A file.
-    File(FilePart),
+    File(Box<FilePart>),
 }
 
 impl Payload {
@@ -148,11 +148,12 @@ pub(crate) type CreditedPiece = (BodyPiece, Option<Credit>);
 /// A response at the time its head is taken.
 #[derive(Debug)]
 pub(crate) struct ResponseStart {
-    pub(crate) head: ResponseHead,
+    /// Boxed: it is moved ten times on its way to hyper.
+    pub(crate) head: Box<ResponseHead>,
     /// The body, if all of it is there in one piece.
     pub(crate) body: Option<Data>,
     /// The file that is the body, if all of it is there.
-    pub(crate) file: Option<FilePart>,
+    pub(crate) file: Option<Box<FilePart>>,
     /// Nothing follows.
     pub(crate) is_complete: bool,
     /// Length of the body in bytes; `None` while the worker is sending it.
@@ -165,9 +166,9 @@ pub enum BodyPiece {
     /// Bytes from memory.
     Bytes(Data),
     /// Bytes that were spilled to a file.
-    Spilled(FilePart),
+    Spilled(Box<FilePart>),
     /// The application's file.
-    File(FilePart),
+    File(Box<FilePart>),
     /// The trailers, after which nothing follows.
     Trailers(Box<HeaderMap>),
 }

@@ -24,17 +24,37 @@ use crate::dispatch::handles::upload::Upload;
 #[derive(Debug)]
 pub struct AppResponse {
     /// Status and fields.
-    pub head: ResponseHead,
-    /// The body, if all of it is there in one piece.
-    pub body: Option<Data>,
-    /// The file that is the body.
-    pub file: Option<FilePart>,
-    /// The stream of the body, if it is not complete.
-    pub stream: Option<BodyStream>,
+    pub head: Box<ResponseHead>,
+    /// The body, or the stream of it.
+    pub body: AppBody,
     /// The worker that answered.
     pub worker: Option<WorkerId>,
     /// Time from the request's submission to its assignment to that worker.
     pub waited: Duration,
+}
+
+/// The body of an [`AppResponse`].
+#[derive(Debug)]
+pub enum AppBody {
+    /// No bytes.
+    Empty,
+    /// All of it, in one piece.
+    Bytes(Data),
+    /// A file.
+    File(Box<FilePart>),
+    /// A stream, as the body is not complete or has several pieces.
+    Stream(BodyStream),
+}
+
+#[cfg(test)]
+impl AppBody {
+    /// Returns the stream; `None` for a body that is complete.
+    pub(in crate::dispatch) fn into_stream(self) -> Option<BodyStream> {
+        match self {
+            Self::Stream(stream) => Some(stream),
+            Self::Empty | Self::Bytes(_) | Self::File(_) => None,
+        }
+    }
 }
 
 /// A future of an exchange's response.
@@ -117,18 +137,18 @@ impl Future for Ticket {
             return Poll::Pending;
         };
         self.is_settled = true;
-        let ResponseStart { head, body, file, is_complete, body_len } = match outcome {
-            Ok(start) => start,
-            Err(fault) => return Poll::Ready(Err(fault)),
+        let ResponseStart { head, body, file, is_complete, body_len } = outcome?;
+        let body = match (body, file) {
+            _ if !is_complete => {
+                let (dispatcher, id) = (self.dispatcher, self.id);
+                AppBody::Stream(BodyStream { dispatcher, id, is_settled: false, body_len })
+            }
+            (_, Some(file)) => AppBody::File(file),
+            (Some(data), None) => AppBody::Bytes(data),
+            (None, None) => AppBody::Empty,
         };
-        let stream = (!is_complete).then(|| BodyStream {
-            dispatcher: self.dispatcher,
-            id: self.id,
-            is_settled: false,
-            body_len,
-        });
         let waited = assigned_at.map_or(Duration::ZERO, |assigned_at| assigned_at - submitted_at);
-        Poll::Ready(Ok(AppResponse { head, body, file, stream, worker, waited }))
+        Poll::Ready(Ok(AppResponse { head, body, worker, waited }))
     }
 }
 

@@ -222,7 +222,7 @@ impl State {
     /// Aborts the response of a client that was too slow for too long.
     pub(crate) fn abort_slow_client(&mut self, id: ExchangeId, now: Instant) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        exchange.fault = Some(Fault::ClientTooSlow);
+        exchange.fault = Some(Box::new(Fault::ClientTooSlow));
         exchange.close_upload();
         let waker = exchange.waker.take();
         if let ExchangeState::Assigned { worker, .. } = exchange.state

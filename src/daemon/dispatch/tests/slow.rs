@@ -38,7 +38,7 @@ impl Streaming {
         rig.complete(exchange, CompletionKind::Respond, b"", false, false);
         rig.dispatcher.before_park();
         let Poll::Ready(Ok(answer)) = peek(&mut ticket) else { panic!("no head") };
-        Self { rig, exchange, stream: answer.stream, n_sent: 0, now: Instant::now() }
+        Self { rig, exchange, stream: answer.body.into_stream(), n_sent: 0, now: Instant::now() }
     }
 
     /// Sends the next part, which repeats its number.
@@ -165,7 +165,7 @@ fn full_window_before_the_head_is_read_leaves_worker() {
     streaming.rig.complete(streaming.exchange, CompletionKind::Respond, b"", false, false);
     streaming.fill_window();
     let Poll::Ready(Ok(answer)) = peek(&mut ticket) else { panic!("no head") };
-    streaming.stream = answer.stream;
+    streaming.stream = answer.body.into_stream();
     streaming.mark_slow();
     assert_eq!(streaming.acked(), streaming.sent());
     streaming.check_content();
@@ -270,8 +270,8 @@ fn complete_multi_part_response_has_known_length() {
     rig.complete(exchange, CompletionKind::Body, b"two", true, true);
     rig.dispatcher.before_park();
     let Poll::Ready(Ok(answer)) = peek(&mut ticket) else { panic!("no answer") };
-    let mut stream = answer.stream.unwrap();
-    assert_eq!((stream.body_len(), answer.body.is_none()), (Some(7), true));
+    let mut stream = answer.body.into_stream().unwrap();
+    assert_eq!(stream.body_len(), Some(7));
     let mut context = Context::from_waker(Waker::noop());
     for (text, is_last) in [(&b"one "[..], false), (b"two", true)] {
         let Poll::Ready(Some(Ok(BodyPiece::Bytes(data)))) = stream.poll_piece(&mut context) else {

@@ -88,7 +88,7 @@ impl Rig {
         self.send_frame(id, slot, &ACCEPT);
         let Poll::Ready(Ok(answer)) = poll(ticket) else { panic!("the handshake was not accepted") };
         assert_eq!(answer.head.status, 101);
-        (answer.stream.unwrap().into_websocket(), id)
+        (answer.body.into_stream().unwrap().into_websocket(), id)
     }
 
     fn grant_window(&mut self, exchange: ExchangeId, taken: u64) {
@@ -249,7 +249,7 @@ fn denied_handshake_is_an_ordinary_response() {
     rig.send_frame(id, 0, &AppFrame { status: 403, end: true, done: true, ..ACCEPT });
     let Poll::Ready(Ok(answer)) = poll(ticket) else { panic!("no answer") };
     assert_eq!(answer.head.status, 403);
-    assert!(answer.stream.is_none());
+    assert!(answer.body.into_stream().is_none());
 }
 
 #[test]
@@ -323,7 +323,7 @@ fn websocket_accepted_by_a_retiring_worker_closes_at_once() {
     rig.dispatcher.retire(WORKER);
     rig.send_frame(id, 0, &ACCEPT);
     let Poll::Ready(Ok(answer)) = poll(ticket) else { panic!("the handshake was not accepted") };
-    let mut socket = answer.stream.unwrap().into_websocket();
+    let mut socket = answer.body.into_stream().unwrap().into_websocket();
     assert!(matches!(poll_next(&mut socket), Poll::Ready(Ok(Outgoing::GoingAway { after: Duration::ZERO }))));
 }
 

@@ -22,10 +22,10 @@ use crate::dispatch::worker::contract::ContractBreach;
 pub(crate) struct ReceivedCompletion {
     pub(crate) header: Completion,
     /// The head of a [`CompletionKind::Respond`].
-    pub(crate) head: Option<ResponseHead>,
+    pub(crate) head: Option<Box<ResponseHead>>,
     pub(crate) payload: Payload,
     /// Summary and traceback of an [`CompletionKind::AppRaised`].
-    pub(crate) error: Option<(String, String)>,
+    pub(crate) error: Option<Box<(String, String)>>,
     /// The credit of a [`CompletionKind::WindowUpdate`].
     pub(crate) granted: u64,
     /// The fields of [`CompletionKind::EarlyHints`] and [`CompletionKind::Trailers`].
@@ -52,7 +52,7 @@ pub(crate) fn decode(
             return Err("raised without an error".into());
         };
         let error = AppError::decode(slice(range))?;
-        let error = Some((error.summary.to_owned(), error.traceback.to_owned()));
+        let error = Some(Box::new((error.summary.to_owned(), error.traceback.to_owned())));
         return Ok(ReceivedCompletion { error, ..ReceivedCompletion::bare(header) });
     }
     if !matches!(header.kind, CompletionKind::Respond | CompletionKind::Body) {
@@ -73,7 +73,8 @@ pub(crate) fn decode(
         }
         BodyPart::Chunks(range) => Payload::Chunks(worker.channel.take_chunks(slice(range))?),
         BodyPart::File { offset, len } => {
-            Payload::File(FilePart::new(worker.take_file(header.exchange, notice)?, offset, len)?)
+            let fd = worker.take_file(header.exchange, notice)?;
+            Payload::File(Box::new(FilePart::new(fd, offset, len)?))
         }
     };
     Ok(ReceivedCompletion { head, payload, ..ReceivedCompletion::bare(header) })
@@ -84,7 +85,7 @@ fn decode_head(
     reason: &[u8],
     encoded_fields: &Bytes,
     n_fields: u16,
-) -> Result<ResponseHead, ContractBreach> {
+) -> Result<Box<ResponseHead>, ContractBreach> {
     let status = StatusCode::from_u16(status).map_err(|_| format!("impossible status {status}"))?;
     let (fields, length) = header_map(encoded_fields, n_fields)?;
     let is_impossible = match length {
@@ -97,7 +98,7 @@ fn decode_head(
         return Err(format!("sent an impossible length with status {}", status.as_u16()).into());
     }
     let reason = (!reason.is_empty()).then(|| reason.into());
-    Ok(ResponseHead { status, reason, fields, length })
+    Ok(Box::new(ResponseHead { status, reason, fields, length }))
 }
 
 impl ReceivedCompletion {

@@ -29,9 +29,9 @@ pub(in crate::http) enum BodySource {
     /// A stream from a worker.
     Stream(BodyStream),
     /// A file that is one part of a stream; the stream continues after it.
-    FileInStream(FileReader, BodyStream),
+    FileInStream(Box<FileReader>, BodyStream),
     /// A file.
-    File(FileReader),
+    File(Box<FileReader>),
 }
 
 /// The body of a response. Dropping it ends the response: the connection becomes idle.
@@ -155,7 +155,7 @@ impl ResponseBody {
                 Some(Frame::data(data))
             }
             BodyPiece::File(file) | BodyPiece::Spilled(file) => {
-                let file = FileReader::new(file, stream.dispatcher());
+                let file = Box::new(FileReader::new(*file, stream.dispatcher()));
                 // The stream is kept: trailers or an error may follow the file.
                 if let BodySource::Stream(stream) = std::mem::replace(&mut self.source, BodySource::Empty) {
                     self.source = BodySource::FileInStream(file, stream);

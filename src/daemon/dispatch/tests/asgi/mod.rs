@@ -174,7 +174,7 @@ fn credit_and_ring_room_wake_the_same_event_loop() {
     }
     let mut context = Context::from_waker(Waker::noop());
     let Poll::Ready(Ok(answer)) = Pin::new(&mut ticket).poll(&mut context) else { panic!("no head") };
-    let mut stream = answer.stream.unwrap();
+    let mut stream = answer.body.into_stream().unwrap();
     assert!(stream.poll_piece(&mut context).is_ready());
     assert_eq!((rig.acked(), rig.take_wakeups()), (1000, 1));
     rig.complete(id, CompletionKind::Body, b"more", false, false);

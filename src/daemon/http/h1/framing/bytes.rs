@@ -1,5 +1,7 @@
 //! Byte classes of heads and chunks.
 
+use wide::u8x16;
+
 /// True for a character of a token (RFC 9110 §5.6.2): a method, or the name of a field or a chunk extension.
 #[inline]
 pub(super) fn is_token(byte: u8) -> bool {
@@ -26,23 +28,56 @@ pub(super) const fn table(others: &[u8]) -> [bool; 256] {
     table
 }
 
-/// Returns the position of the first control byte (RFC 9110 §5.5: CTL), or the length. Checks eight bytes at a time: most
-/// of a head gets no other check.
+/// Returns the position of the first control byte (RFC 9110 §5.5: CTL), or the length. Checks 16 bytes at a time: most of
+/// a head gets no other check.
 #[inline]
 pub(super) fn find_control(bytes: &[u8]) -> usize {
-    const ONES: u64 = u64::MAX / 255;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (nr, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let delete = word ^ (ONES * 0x7f);
-        // The high bit of each byte below 0x20 or equal to 0x7f. A borrow can set a wrong bit only above a right one, and
-        // only the lowest is used.
-        let found =
-            (word.wrapping_sub(ONES * 0x20) & !word | delete.wrapping_sub(ONES) & !delete) & (ONES * 0x80);
+    let (chunks, rest) = bytes.as_chunks::<16>();
+    for (nr, chunk) in chunks.iter().enumerate() {
+        let chunk = u8x16::new(*chunk);
+        let is_above_controls = chunk.max(u8x16::splat(b' ')).simd_eq(chunk);
+        let is_delete = chunk.simd_eq(u8x16::splat(0x7f));
+        let found = (!is_above_controls | is_delete).to_bitmask();
         if found != 0 {
-            return nr * 8 + found.trailing_zeros() as usize / 8;
+            return nr * 16 + found.trailing_zeros() as usize;
         }
     }
     let tail = rest.iter().position(u8::is_ascii_control).unwrap_or(rest.len());
-    words.len() * 8 + tail
+    chunks.len() * 16 + tail
+}
+
+/// Returns the length of the token at the beginning. Checks the letters and hyphens of most field names at once.
+#[inline]
+pub(super) fn token_len(bytes: &[u8]) -> usize {
+    let mut len = 0;
+    if let Some(chunk) = bytes.first_chunk::<16>() {
+        let chunk = u8x16::new(*chunk);
+        let lower = chunk | u8x16::splat(0x20);
+        let is_letter = lower.max(u8x16::splat(b'a')).min(u8x16::splat(b'z')).simd_eq(lower);
+        let is_hyphen = chunk.simd_eq(u8x16::splat(b'-'));
+        len = (!(is_letter | is_hyphen)).to_bitmask().trailing_zeros().min(16) as usize;
+    }
+    let rest = bytes.get(len..).unwrap_or_default();
+    len + rest.iter().position(|byte| !is_token(*byte)).unwrap_or(rest.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compares with the definitions, byte by byte, at every position of a vector and of the tail.
+    #[test]
+    fn vectors_find_what_the_definitions_find() {
+        for byte in 0..=u8::MAX {
+            for len in [1, 15, 16, 17, 33, 40] {
+                for pos in 0..len {
+                    let mut bytes = vec![b'a'; len];
+                    bytes[pos] = byte;
+                    let control = if byte.is_ascii_control() { pos } else { len };
+                    let token = if is_token(byte) { len } else { pos };
+                    assert_eq!((find_control(&bytes), token_len(&bytes)), (control, token), "{byte} at {pos}");
+                }
+            }
+        }
+    }
 }

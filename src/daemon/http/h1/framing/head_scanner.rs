@@ -2,7 +2,7 @@
 
 use http::Uri;
 
-use super::bytes::{find_control, is_token, table};
+use super::bytes::{find_control, is_token, table, token_len};
 use super::host;
 use super::violation::{HeadLimits, Violation};
 
@@ -51,21 +51,23 @@ impl HeadScanner {
         if self.fields_start == 0 && !self.scan_request_line(bytes, limits)? {
             return Ok(None);
         }
-        loop {
+        while let Some(rest) = bytes.get(self.pos..) {
             if self.colon == 0 {
-                let rest = bytes.get(self.pos..).unwrap_or_default();
-                self.pos += rest.iter().position(|byte| !is_token(*byte)).unwrap_or(rest.len());
-                match bytes.get(self.pos..).unwrap_or_default() {
+                let len = token_len(rest);
+                self.pos += len;
+                match rest.get(len..).unwrap_or_default() {
                     [b':', ..] if self.pos > self.line_start => self.colon = self.pos,
                     [b'\r', b'\n', ..] if self.pos == self.line_start => return Ok(Some(self.pos + 2)),
-                    [] => return self.check_fields(limits).map(|()| None),
+                    [] => break,
                     [b'\r'] if self.pos == self.line_start => return Ok(None),
                     rest => return Err(self.bad_name(rest)),
                 }
                 self.pos += 1;
+                continue;
             }
-            self.pos += find_control(bytes.get(self.pos..).unwrap_or_default());
-            match bytes.get(self.pos..).unwrap_or_default() {
+            let len = find_control(rest);
+            self.pos += len;
+            match rest.get(len..).unwrap_or_default() {
                 [b'\r', b'\n', ..] => {
                     let (name, value) = (self.line_start..self.colon, self.colon + 1..self.pos);
                     self.pos += 2;
@@ -77,11 +79,12 @@ impl HeadScanner {
                     (self.line_start, self.colon) = (self.pos, 0);
                     self.field(bytes.get(name).unwrap_or_default(), bytes.get(value).unwrap_or_default())?;
                 }
-                [] | [b'\r'] => return self.check_fields(limits).map(|()| None),
+                [] | [b'\r'] => break,
                 [b'\t', ..] => self.pos += 1,
                 _ => return Err(Violation::Field("a header field has a control byte, or a bare CR or LF")),
             }
         }
+        self.check_fields(limits).map(|()| None)
     }
 
     /// Scans the request line; returns false if it is incomplete.
@@ -188,7 +191,7 @@ impl HeadScanner {
 /// Checks a request line. Returns true for HTTP/1.0.
 fn request_line(line: &mut [u8]) -> Result<bool, Violation> {
     let malformed = |reason| Err(Violation::RequestLine(reason));
-    let method = line.iter().position(|byte| !is_token(*byte)).unwrap_or(line.len());
+    let method = token_len(line);
     let Some((b' ', rest)) = line.get_mut(method..).and_then(<[u8]>::split_first_mut) else {
         return malformed("the request's method is malformed");
     };
