@@ -21,7 +21,8 @@ impl Exchange {
     /// done.
     pub(crate) fn poll_head(&mut self, waker: &Waker) -> Poll<Result<ResponseStart, Fault>> {
         // The application sent an accept, and the messages after it, before it raised: the client gets them.
-        let is_accepted = self.is_accepted_websocket() && matches!(self.fault.as_deref(), Some(Fault::Raised { .. }));
+        let is_accepted =
+            self.is_accepted_websocket() && matches!(self.fault.as_deref(), Some(Fault::Raised { .. }));
         if self.fault.is_some() && !(is_accepted && self.response.head.is_some()) {
             // Nothing has been sent to the client, so that the fault replaces a head that may be here.
             return self.poll_fault();

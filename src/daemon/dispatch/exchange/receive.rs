@@ -60,7 +60,11 @@ impl Exchange {
         Ok(self.waker.take())
     }
 
-    fn on_head(&mut self, header: &Completion, head: Option<Box<ResponseHead>>) -> Result<(), ContractBreach> {
+    fn on_head(
+        &mut self,
+        header: &Completion,
+        head: Option<Box<ResponseHead>>,
+    ) -> Result<(), ContractBreach> {
         if self.response.head_received {
             return Err(format!("sent the head of exchange {} twice", self.id.0).into());
         }

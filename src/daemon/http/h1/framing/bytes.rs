@@ -75,7 +75,11 @@ mod tests {
                     bytes[pos] = byte;
                     let control = if byte.is_ascii_control() { pos } else { len };
                     let token = if is_token(byte) { len } else { pos };
-                    assert_eq!((find_control(&bytes), token_len(&bytes)), (control, token), "{byte} at {pos}");
+                    assert_eq!(
+                        (find_control(&bytes), token_len(&bytes)),
+                        (control, token),
+                        "{byte} at {pos}"
+                    );
                 }
             }
         }
