@@ -1,6 +1,6 @@
 //! Formats an error and its causes on one line: `what failed: because: because`.
 //!
-//! The `Display` of an error prints its own level only. The code that logs an error joins the levels with [`Chain`].
+//! The `Display` of an error describes its own level; the code that logs it joins the levels with [`Chain`].
 
 use std::error::Error;
 use std::fmt;

@@ -20,7 +20,7 @@
 //! | [`budget`] | - | tokio, hyper, tracing |
 //! | [`spool`] | - | tokio, hyper, tracing |
 //! | [`id`] | - | tokio, hyper, tracing, rgun_channel |
-//! | [`config`] | - | tokio, hyper, tracing, rgun_channel |
+//! | [`config`] | - | tokio, hyper, tracing, rgun_channel, std::env::var(, std::env::var_os(, std::env::current_dir( |
 //! | [`cli`] | config, error_chain | tokio, hyper, tracing, rgun_channel |
 //! | [`supervise`] | id | tokio, hyper, nix, tracing, std::fs, Instant::now(, SystemTime |
 //! | [`systemd`] | escape, error_chain | tokio, hyper, rgun_channel |

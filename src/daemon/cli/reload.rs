@@ -1,7 +1,7 @@
 //! `rgun reload`: asks the daemon to load new code and configuration, and waits for the result.
 //!
-//! `ExecReload=` of the unit runs it. It uses only the daemon's control socket (`run::control_socket` defines the
-//! protocol); it reads neither the configuration nor the application.
+//! `ExecReload=` of the unit runs it. It talks to the daemon over the control socket, whose protocol
+//! `run::control_socket` defines, and reads neither the configuration nor the application.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;

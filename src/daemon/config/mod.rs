@@ -2,7 +2,7 @@
 //!
 //! [`load`] merges command line, environment, file and defaults (in this order of precedence), checks the
 //! resulting values, and returns either a [`Config`] that needs no further check, or *all* errors at once. `cli`
-//! calls it; other modules only read the types.
+//! calls it.
 //!
 //! This module does not log, read the process's environment or current directory (both are arguments), or start an
 //! interpreter: a worker finds out whether the application can be imported. Outside the configuration file it only

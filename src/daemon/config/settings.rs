@@ -1,6 +1,6 @@
 //! The checked configuration: one struct for each section of the file, with its defaults.
 //!
-//! `check` fills these types; all other modules only read them. A value here needs no further check.
+//! `check` fills these types. A value here needs no further check.
 
 use std::fmt;
 use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};

@@ -1,5 +1,5 @@
-//! The supervisor's data: worker records, seats, the daemon's phase. Has only methods that need nothing else; the
-//! transitions are in `worker_events` and `transitions`.
+//! The supervisor's data: worker records, seats, the daemon's phase. The transitions are in `worker_events` and
+//! `transitions`.
 
 use std::time::{Duration, Instant};
 

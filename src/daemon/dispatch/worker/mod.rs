@@ -1,4 +1,4 @@
-//! One attached worker: its channel, its load and its life. A worker knows exchanges by their ids and positions only.
+//! One attached worker: its channel, its load and its life. It refers to exchanges by id and position.
 
 pub(super) mod channel;
 pub(super) mod contract;
