@@ -72,6 +72,11 @@ pub(super) fn complete_send(slf: &Bound<'_, Exchange>, outcome: Result<(), Fault
     Ok(())
 }
 
+/// Compares the type of a message.
+pub(super) fn is_type(kind: &Bound<'_, PyAny>, expected: &Py<PyString>) -> PyResult<bool> {
+    Ok(kind.is(expected) || kind.eq(expected)?)
+}
+
 /// Formats the type of a message for an error text.
 pub(super) fn type_text(kind: &Bound<'_, PyAny>) -> String {
     kind.str().map_or_else(|_| type_name(kind), |text| text.to_string())

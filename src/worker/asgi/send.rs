@@ -15,12 +15,14 @@ use super::awaitable::{FutureWait, coroutine_methods};
 use super::exchange::{complete, exit_if_forked_child};
 use super::head::to_bytes;
 use super::message::{
-    borrow_unchanged, complete_send, flag, is_truthy, items, missing_key, required, start_response, type_text,
+    borrow_unchanged, complete_send, flag, is_truthy, is_type, items, missing_key, required, start_response,
+    type_text,
 };
 use super::receive::ReceiveAwaitable;
 use super::state::{Application, Exchange, Stage};
 use super::{head, websocket};
 use crate::fastcall::{Arguments, FastFunction};
+use crate::fault::Fault;
 use crate::head::ResponseHead;
 
 /// The `send` function passed to the application.
@@ -160,7 +162,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         ],
     )?;
     let kind = kind.ok_or_else(|| missing_key(intern!(py, "type")))?;
-    let has_type = |expected: &Py<PyString>| Ok::<_, PyErr>(kind.is(expected) || kind.eq(expected)?);
+    let has_type = |expected: &Py<PyString>| is_type(&kind, expected);
     let outcome = match stage {
         Stage::Unstarted if types.start.matches(&kind)? => {
             let status = status.ok_or_else(|| missing_key(intern!(py, "status")))?;
@@ -181,13 +183,7 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
             borrow_unchanged(slf, stage)?.send_file(py, &path)
         }
         Stage::Prepared | Stage::Streaming => return Err(unexpected_message("http.response.body", &kind)),
-        Stage::Trailing if has_type(&types.trailers)? => {
-            let more = flag(message, intern!(py, "more_trailers"))?;
-            let status = slf.get().try_borrow(py)?.response.head.status;
-            let (ResponseHead { n_fields, .. }, fields) =
-                head::encode_head(status, headers.as_ref(), Vec::new())?;
-            borrow_unchanged(slf, stage)?.add_trailers(py, n_fields, &fields, more)
-        }
+        Stage::Trailing if has_type(&types.trailers)? => process_trailers(slf, message, headers.as_ref())?,
         Stage::Trailing => return Err(unexpected_message("http.response.trailers", &kind)),
         Stage::Open | Stage::Ended | Stage::Done => {
             return Err(PyRuntimeError::new_err(format!(
@@ -197,6 +193,19 @@ fn process(slf: &Bound<'_, Exchange>, message: &Bound<'_, PyAny>, is_websocket: 
         }
     };
     complete_send(slf, outcome)
+}
+
+/// Processes `http.response.trailers`.
+fn process_trailers(
+    slf: &Bound<'_, Exchange>,
+    message: &Bound<'_, PyAny>,
+    headers: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Result<(), Fault>> {
+    let py = slf.py();
+    let more = flag(message, intern!(py, "more_trailers"))?;
+    let status = slf.get().try_borrow(py)?.response.head.status;
+    let (ResponseHead { n_fields, .. }, fields) = head::encode_head(status, headers, Vec::new())?;
+    Ok(borrow_unchanged(slf, Stage::Trailing)?.add_trailers(py, n_fields, &fields, more))
 }
 
 /// The exception for a message that is not allowed now.

@@ -14,7 +14,7 @@ use super::constants::WebSocketMessageTypes;
 use super::{CLOSE_ABNORMAL, ClientDisconnected};
 use crate::asgi::head::{self, to_bytes, type_name};
 use crate::asgi::message::{
-    borrow_unchanged, complete_send, flag, item, required, start_response, type_text,
+    borrow_unchanged, complete_send, flag, is_type, item, required, start_response, type_text,
 };
 use crate::asgi::response::NO_FIELDS;
 use crate::asgi::state::{Exchange, ExchangeState, PayloadKind, Stage};
@@ -98,10 +98,6 @@ fn answer_handshake(
         ));
     };
     complete_send(slf, outcome)
-}
-
-fn is_type(kind: &Bound<'_, PyAny>, expected: &Py<PyString>) -> PyResult<bool> {
-    Ok(kind.is(expected) || kind.eq(expected)?)
 }
 
 /// Completes a `send()` that waited while the client disconnected. `message` is `None` if it was processed before.
