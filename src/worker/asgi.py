@@ -1,4 +1,4 @@
-"""The Python half of ASGI: the event loop, lifespan, and the coroutine around each call of the application.
+"""The Python part of ASGI: the event loop, lifespan, the coroutine around each call of the application, task stacks.
 
 Embedded into the extension and loaded only for ASGI applications (src/worker/asgi). uvicorn's lifespan is the
 reference. Runs on CPython 3.9 and later.
@@ -8,19 +8,19 @@ import asyncio
 import sys
 import traceback
 
-# Given by the extension. `ended` tells an exchange what the application has returned or raised (with
-# `exchange._returned` for None, which is quicker);
-# `leave` has the worker exit with a SystemExit, when what runs is finished.
+# Set by the extension (run.rs). `complete` ends an exchange with the result or exception of the application;
+# `exchange._complete` does so for None, faster. `request_exit` stops the worker: it finishes the running requests
+# and exits with a SystemExit.
 complete = request_exit = None
 
 
 async def call(application, scope, receive, send, exchange):
-    """The task of an exchange. Whatever the application raises ends the exchange, and nothing else."""
+    """The task of an exchange. An exception of the application ends only the exchange."""
     try:
         result = await application(scope, receive, send)
-    except BaseException as error:  # noqa: BLE001 (also CancelledError and SystemExit: they are the request's)
+    except BaseException as error:  # noqa: BLE001 (CancelledError and SystemExit, too, end only the request)
         complete(exchange, None, error)
-        if is_signal_handlers(error):
+        if is_from_signal_handler(error):
             request_exit(error)
     else:
         if result is None:
@@ -30,14 +30,14 @@ async def call(application, scope, receive, send, exchange):
 
 
 async def call_websocket(application, scope, receive, send, exchange):
-    """The same for a WebSocket. It may idle for days: what the application does not hold is not held here."""
+    """The task of a WebSocket. It may be idle for days, so it keeps no reference to the application's arguments."""
     try:
         awaitable = application(scope, receive, send)
         del application, scope, receive, send
         result = await awaitable
-    except BaseException as error:  # noqa: BLE001 (as above)
+    except BaseException as error:  # noqa: BLE001 (as in `call`)
         complete(exchange, None, error)
-        if is_signal_handlers(error):
+        if is_from_signal_handler(error):
             request_exit(error)
     else:
         if result is None:
@@ -46,19 +46,19 @@ async def call_websocket(application, scope, receive, send, exchange):
             complete(exchange, result, None)
 
 
-def is_signal_handlers(error):
-    """Is it the SystemExit of a signal handler, which wants the process to end, whoever it interrupted?
+def is_from_signal_handler(error):
+    """Returns whether it is the SystemExit of a signal handler, which ends the process and not only a request.
 
-    Python calls a handler with the signal's number and the frame that it interrupts, through which it then raises.
-    (Not always directly: uvloop's frames, which are not Python's, may be between the two.)
+    Python calls a handler with the signal's number and the interrupted frame. The exception then propagates through
+    that frame, so both are in the traceback (perhaps with frames of uvloop in between).
     """
     if not isinstance(error, SystemExit):
         return False
     outer, entry = [], error.__traceback__
     while entry is not None:
-        given = arguments(entry.tb_frame)
-        for number, interrupted in zip(given, given[1:]):
-            # By its type: a proxy's __class__ is its application's code.
+        values = positional_arguments(entry.tb_frame)
+        for number, interrupted in zip(values, values[1:]):
+            # By type(), because the __class__ of a proxy object runs code of the application.
             if issubclass(type(number), int) and any(interrupted is frame for frame in outer):
                 return True
         outer.append(entry.tb_frame)
@@ -66,46 +66,46 @@ def is_signal_handlers(error):
     return False
 
 
-def arguments(frame):
-    """What a frame's function was given by position."""
+def positional_arguments(frame):
+    """Returns the positional arguments of a frame's function."""
     code, values = frame.f_code, frame.f_locals
-    given = [values[name] for name in code.co_varnames[: code.co_argcount] if name in values]
+    positional = [values[name] for name in code.co_varnames[: code.co_argcount] if name in values]
     if code.co_flags & 0x04:  # CO_VARARGS
-        given += values.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ())
-    return given
+        positional += values.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ())
+    return positional
 
 
-def single(application, is_double):
-    """An ASGI 3 application of any."""
-    if not is_double:
+def as_asgi3(application, is_asgi2):
+    """Returns the ASGI 3 form of an application."""
+    if not is_asgi2:
         return application
 
-    async def instance_of(scope, receive, send):
+    async def call_asgi2(scope, receive, send):
         instance = application(scope)
         return await instance(receive, send)
 
-    return instance_of
+    return call_asgi2
 
 
 class Server:
-    """The loop of one worker, and the application's lifespan on it."""
+    """The event loop of one worker, with the application's lifespan."""
 
     def __init__(self, load, application, lifespan, event_loop):
         self.load = load
-        is_double = load.is_double_callable(application)
-        self.application = single(application, is_double)
-        self.asgi = {"version": "2.0" if is_double else "3.0", "spec_version": "2.3"}
+        is_asgi2 = load.is_double_callable(application)
+        self.application = as_asgi3(application, is_asgi2)
+        self.asgi = {"version": "2.0" if is_asgi2 else "3.0", "spec_version": "2.3"}
         self.event_loop = event_loop
-        # The extension serves until this is done (a Future).
+        # `stopped` is a Future: `run` returns when the extension completes it.
         self.stopped = self.loop = None
         self.state = {}
         self.warnings = []
         self.lifespan = None if lifespan == "off" else Lifespan(self, lifespan == "on")
 
     def open(self):
-        """Makes the loop; None, or why there is none."""
+        """Creates the loop. Returns None, or the failure."""
         new_event_loop = asyncio.new_event_loop
-        # uvloop waits outside of what such a library has patched: nothing else of its would run.
+        # uvloop waits in libuv, which such a library cannot patch: its green threads would never run.
         library = self.load.patched()
         if library is not None and self.event_loop == "uvloop":
             return self.load.Failure(
@@ -131,11 +131,11 @@ class Server:
         return None
 
     def startup(self):
-        """None, or why the application cannot be served."""
+        """Runs lifespan's startup. Returns None, or the failure."""
         return self.lifespan and self.loop.run_until_complete(self.lifespan.startup())
 
     def new_task(self):
-        """How tasks are made: a callable, its keywords, and whether they run at once."""
+        """Returns how to create a task: a callable, its keywords, and whether tasks are eager."""
         if self.loop.get_task_factory() is not None:
             return self.loop.create_task, {}, False
         keywords = {"loop": self.loop, "name": "rgun"}
@@ -144,22 +144,22 @@ class Server:
         return asyncio.Task, keywords, False
 
     def run(self):
-        """Runs the loop until the extension is done. It may raise, and is to be called again then."""
+        """Runs the loop until `stopped` is done. May raise the exception of a signal handler; then call it again."""
         self.loop.run_until_complete(self.stopped)
 
     def close(self):
-        """Ends the application's lifespan, then all that is left on the loop; the warnings."""
+        """Runs lifespan's shutdown, then ends what is left on the loop. Returns the warnings."""
         loop = self.loop
-        for end in (
+        for step in (
             lambda: self.lifespan and loop.run_until_complete(self.lifespan.shutdown()),
             self.cancel_tasks,
             lambda: loop.run_until_complete(loop.shutdown_asyncgens()),
             lambda: loop.run_until_complete(loop.shutdown_default_executor()),
         ):
             try:
-                end()
+                step()
             except SystemExit as error:
-                # A signal handler's. It ends the wait, and what comes after that is quick, mostly.
+                # From a signal handler. It ends only this step, so that the process does not wait longer.
                 request_exit(error)
             except BaseException as error:  # noqa: BLE001 (the process is about to exit)
                 self.warn("ending the event loop", error)
@@ -168,7 +168,7 @@ class Server:
         return self.take_warnings()
 
     def cancel_tasks(self):
-        """As asyncio.run() does."""
+        """Cancels and awaits all tasks, as asyncio.run() does."""
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
@@ -176,15 +176,15 @@ class Server:
             self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         for task in tasks:
             if not task.cancelled() and task.exception() is not None:
-                self.warn("a task that was cancelled at the end", task.exception())
+                self.warn("a task cancelled at shutdown", task.exception())
 
     def warn(self, doing, error):
-        """Keeps an exception for the log."""
+        """Adds a warning about an exception."""
         summary, trace = self.load.describe(error)
         self.warnings.append(f"{doing} raised {summary}\n{trace}")
 
     def take_warnings(self):
-        """What has come together."""
+        """Returns and clears the warnings."""
         warnings, self.warnings = self.warnings, []
         return warnings
 
@@ -194,39 +194,39 @@ class Lifespan:
 
     def __init__(self, server, is_required):
         self.server = server
-        # `on`: an application that does not know lifespan cannot boot.
+        # `app.lifespan` is `on`: an application without lifespan fails to boot.
         self.is_required = is_required
-        self.was_received = False
+        self.has_received = False
         self.failed_startup = None
         self.failed_shutdown = None
         self.error = None
         self.task = None
 
     async def startup(self):
-        """None, or why the application cannot be served."""
+        """Starts the task and awaits the application's startup. Returns None, or the failure."""
         self.started, self.stopped = asyncio.Event(), asyncio.Event()
         self.events = asyncio.Queue()
         self.events.put_nowait({"type": "lifespan.startup"})
         self.task = asyncio.get_running_loop().create_task(self.main())
         await self.started.wait()
         if self.failed_startup is not None:
-            return self.told(self.failed_startup)
-        if self.error is None or is_signal_handlers(self.error):
+            return self.startup_failure(self.failed_startup)
+        if self.error is None or is_from_signal_handler(self.error):
             return None
         load = self.server.load
         if self.is_required:
             summary, trace = load.describe(self.error)
             raised = "the application's lifespan raised"
             return load.APP, f"{raised} {summary}", trace, f"{raised} {load.headline(self.error)}"
-        if self.was_received:
-            # Not merely unknown to it.
+        if self.has_received:
+            # The application has called receive(), so it supports lifespan and has failed.
             self.server.warn(
                 "the application's lifespan (app.lifespan is auto: going on without it)", self.error
             )
         return None
 
-    def told(self, message):
-        """A failure in the application's own words. Starlette's are a traceback."""
+    def startup_failure(self, message):
+        """Returns the failure for a `lifespan.startup.failed`. Starlette sends a traceback as its message."""
         lines = message.strip().splitlines()
         summary = lines[-1] if len(lines) > 1 and lines[0].startswith("Traceback") else "".join(lines[:1])
         trace = message if len(lines) > 1 else ""
@@ -238,7 +238,7 @@ class Lifespan:
         return self.server.load.APP, unicode(text), unicode(trace), failed
 
     async def shutdown(self):
-        """Awaits it."""
+        """Awaits the application's shutdown."""
         if self.task is None or self.error is not None or not self.started.is_set():
             return
         self.events.put_nowait({"type": "lifespan.shutdown"})
@@ -249,7 +249,7 @@ class Lifespan:
             self.server.warn("the application's shutdown", self.error)
 
     async def main(self):
-        """The task."""
+        """The task of lifespan: calls the application."""
         scope = {
             "type": "lifespan",
             "asgi": {"version": self.server.asgi["version"], "spec_version": "2.0"},
@@ -257,16 +257,16 @@ class Lifespan:
         }
         try:
             await self.server.application(scope, self.receive, self.send)
-        except BaseException as error:  # noqa: BLE001 (as uvicorn: whatever it is, lifespan is over)
+        except BaseException as error:  # noqa: BLE001 (as in uvicorn, any exception ends lifespan)
             self.error = error
-            if is_signal_handlers(error):
+            if is_from_signal_handler(error):
                 request_exit(error)
         finally:
             self.started.set()
             self.stopped.set()
 
     async def receive(self):
-        self.was_received = True
+        self.has_received = True
         return await self.events.get()
 
     async def send(self, message):
@@ -286,20 +286,20 @@ class Lifespan:
         (self.started if is_startup else self.stopped).set()
 
 
-# Tasks whose stacks are shown together.
-MOST_TASKS = 16
+# Maximum number of tasks whose stacks are shown together.
+MAX_TASKS = 16
 
 
 def stack_of(task, loop):
-    """Where a task is, the frame that waits last; then where the tasks are for which it waits, and theirs.
+    """Formats the stack of a task, innermost frame last, then those of the tasks that it awaits, recursively.
 
-    None: it is being made.
+    `task` is None while an eager task is created: then it is what the loop's thread runs.
     """
     if task is None:
         return running_stack()
     tasks, texts = [task], []
-    for each in tasks:  # it grows
-        if len(texts) == MOST_TASKS:
+    for each in tasks:  # grows in the loop
+        if len(texts) == MAX_TASKS:
             texts.append("and for more tasks\n")
             break
         text, awaited = waiting_stack(each, loop)
@@ -311,22 +311,22 @@ def stack_of(task, loop):
 
 
 def running_stack():
-    """The frames of the loop's thread, below ours."""
+    """Formats the stack of the loop's thread, without the frames of the worker."""
     import threading
 
     frame = sys._current_frames().get(threading.main_thread().ident)
     stack = traceback.extract_stack(frame)
-    inside = [at for at, entry in enumerate(stack) if is_ours(entry.filename)]
+    inside = [at for at, entry in enumerate(stack) if is_embedded(entry.filename)]
     stack = traceback.StackSummary.from_list(stack[inside[-1] + 1 if inside else 0 :])
     return "".join(stack.format())
 
 
 def waiting_stack(task, loop):
-    """The frames of its coroutines as text, and the tasks that it waits for."""
+    """Returns the formatted stack of a task's coroutines, and the tasks that it awaits."""
     if asyncio.current_task(loop) is task:
         return running_stack(), []
     if task.done():
-        # CPython 3.12.1 crashes if such a one, that was eager, is asked for its coroutine.
+        # CPython 3.12.1 crashes in get_coro() of an eager task that is done.
         return "  ended\n", []
     frames, lines, awaited = [], [], task.get_coro()
     while True:
@@ -337,20 +337,20 @@ def waiting_stack(task, loop):
         frame = getattr(awaited, f"{kind}_frame")
         if frame is not None:
             frames.append(frame)
-            if not is_ours(frame.f_code.co_filename):
+            if not is_embedded(frame.f_code.co_filename):
                 lines.append((frame, frame.f_lineno))
         awaited = getattr(awaited, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
     text = "".join(traceback.StackSummary.extract(iter(lines)).format())
     if awaited is not None:
         text += f"  waiting for {type(awaited).__module__}.{type(awaited).__qualname__}\n"
-    return text or "  not begun\n", awaited_tasks(task, frames)
+    return text or "  not started\n", awaited_tasks(task, frames)
 
 
 def awaited_tasks(task, frames):
-    """The tasks for which one waits: in the Future that it waits for, and in the frames of who made that.
+    """Returns the tasks that a task awaits: found in its Future and in the frames that created that Future.
 
-    Nothing of asyncio's that is public tells before 3.14, so this knows asyncio (gather, wait, wait_for, shield,
-    TaskGroup) and anyio; with others, fewer tasks are found.
+    Before 3.14 asyncio has no public API for this. The search knows the internals of asyncio (gather, wait, wait_for,
+    shield, TaskGroup) and anyio; with other libraries it finds fewer tasks.
     """
     future = getattr(task, "_fut_waiter", None)
     places = [future, getattr(future, "_children", None)]
@@ -362,12 +362,12 @@ def awaited_tasks(task, frames):
                 places += [value, getattr(value, "_tasks", None)]
     found = []
     for place in places:
-        # A copy: on another thread than the loop's, it may change.
+        # Copied: the loop's thread may change it meanwhile.
         members = list(place) if type(place) in (list, tuple, set) else [place]
         found += [member for member in members if isinstance(member, asyncio.Task)]
     return found
 
 
-def is_ours(filename):
-    """Is it this file?"""
+def is_embedded(filename):
+    """Returns whether a frame's file is embedded in the extension."""
     return filename.startswith("<rgun>")
