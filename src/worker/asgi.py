@@ -1,4 +1,4 @@
-"""The Python part of ASGI: the event loop, lifespan, the coroutine around each call of the application, task stacks.
+"""The Python part of ASGI: event loop, lifespan, the coroutine around each call of the application, task stacks.
 
 Embedded into the extension and loaded only for ASGI applications (src/worker/asgi). uvicorn's lifespan is the
 reference. Runs on CPython 3.9 and later.
@@ -9,8 +9,8 @@ import sys
 import traceback
 
 # Set by the extension (run.rs). `complete` ends an exchange with the result or exception of the application;
-# `exchange._complete` does so for None, faster. `request_exit` stops the worker: it finishes the running requests
-# and exits with a SystemExit.
+# `exchange._complete` does so for None, faster. `request_exit` stops the worker: it finishes the running
+# requests and exits with a SystemExit.
 complete = request_exit = None
 
 
@@ -30,7 +30,7 @@ async def call(application, scope, receive, send, exchange):
 
 
 async def call_websocket(application, scope, receive, send, exchange):
-    """The task of a WebSocket. It may be idle for days, so it keeps no reference to the application's arguments."""
+    """The task of a WebSocket. It may be idle for days, so it keeps no reference to the arguments."""
     try:
         awaitable = application(scope, receive, send)
         del application, scope, receive, send
@@ -47,10 +47,10 @@ async def call_websocket(application, scope, receive, send, exchange):
 
 
 def is_from_signal_handler(error):
-    """Returns whether it is the SystemExit of a signal handler, which ends the process and not only a request.
+    """Returns whether it is the SystemExit of a signal handler, which ends the process, not only a request.
 
-    Python calls a handler with the signal's number and the interrupted frame. The exception then propagates through
-    that frame, so both are in the traceback (perhaps with frames of uvloop in between).
+    Python calls a handler with the signal's number and the interrupted frame. The exception then propagates
+    through that frame, so both are in the traceback (perhaps with frames of uvloop in between).
     """
     if not isinstance(error, SystemExit):
         return False
@@ -110,8 +110,9 @@ class Server:
         if library is not None and self.event_loop == "uvloop":
             return self.load.Failure(
                 self.load.CONFIG,
-                f"app.loop: uvloop does not run an application whose standard library is patched by {library} "
-                "(monkey patching); set app.loop to auto or asyncio, or take the patching out of the application",
+                "app.loop: uvloop does not run an application whose standard library is patched by "
+                f"{library} (monkey patching); set app.loop to auto or asyncio, or take the patching out of "
+                "the application",
             ).outcome
         if library is None and self.event_loop != "asyncio":
             try:
@@ -144,7 +145,7 @@ class Server:
         return asyncio.Task, keywords, False
 
     def run(self):
-        """Runs the loop until `stopped` is done. May raise the exception of a signal handler; then call it again."""
+        """Runs the loop until `stopped` is done. Call it again after the exception of a signal handler."""
         self.loop.run_until_complete(self.stopped)
 
     def close(self):
@@ -349,8 +350,8 @@ def waiting_stack(task, loop):
 def awaited_tasks(task, frames):
     """Returns the tasks that a task awaits: found in its Future and in the frames that created that Future.
 
-    Before 3.14 asyncio has no public API for this. The search knows the internals of asyncio (gather, wait, wait_for,
-    shield, TaskGroup) and anyio; with other libraries it finds fewer tasks.
+    Before 3.14 asyncio has no public API for this. The search knows the internals of asyncio (gather, wait,
+    wait_for, shield, TaskGroup) and anyio; with other libraries it finds fewer tasks.
     """
     future = getattr(task, "_fut_waiter", None)
     places = [future, getattr(future, "_children", None)]

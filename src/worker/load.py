@@ -223,7 +223,7 @@ def takes_nothing(call, given):
     n_needed = code.co_argcount - given - len(call.__defaults__ or ())
     has_needed_names = code.co_kwonlyargcount > len(call.__kwdefaults__ or ())
     first = code.co_varnames[given : given + 1] if code.co_argcount > given else ()
-    # An application whose arguments have defaults.
+    # These are the first arguments of an application, even if all its arguments have defaults.
     is_application = first in (("environ",), ("env",), ("scope",))
     return n_needed <= 0 and not has_needed_names and not is_application
 
@@ -243,8 +243,8 @@ def patched():
 def check_patches(is_wsgi, threads, is_zygote):
     """Returns None, or the failure if a monkey-patched application cannot be served as configured.
 
-    Patched threads are tasks of one thread that change places only where the library waits, and the extension does
-    not wait there: they would wait for each other for ever. One request at a time works, on the main thread.
+    Patched threads are green threads of one native thread. They switch only in the library's own waits; the
+    extension waits elsewhere, so they would deadlock. One request at a time works, on the main thread.
     """
     library = patched()
     if library is None:
@@ -253,21 +253,22 @@ def check_patches(is_wsgi, threads, is_zygote):
         return Failure(
             CONFIG,
             f"workers.threads = {threads}: the application has the standard library patched by {library} "
-            f"(monkey patching), and patched threads cannot serve requests; set workers.threads (--threads) to 1 "
-            f"and workers.count (--workers) to more, or take the patching out of the application",
+            "(monkey patching), and patched threads cannot serve requests; set workers.threads (--threads) to 1 "
+            "and workers.count (--workers) to more, or take the patching out of the application",
         ).outcome
     if not is_wsgi and library == "eventlet":
         return Failure(
             CONFIG,
-            "app.target: the ASGI application has the standard library patched by eventlet (monkey patching), "
-            "with which the event loop of asyncio comes to a halt; take the patching out of the application",
+            "app.target: the ASGI application has the standard library patched by eventlet (monkey "
+            "patching), with which the event loop of asyncio comes to a halt; take the patching out of the "
+            "application",
         ).outcome
     if is_zygote and library == "eventlet":
         return Failure(
             CONFIG,
-            "workers.preload: the application has the standard library patched by eventlet (monkey patching), "
-            "which cannot be forked; set workers.preload to false (leave --preload out), or take the patching "
-            "out of the application",
+            "workers.preload: the application has the standard library patched by eventlet (monkey "
+            "patching), which cannot be forked; set workers.preload to false (leave --preload out), or take "
+            "the patching out of the application",
         ).outcome
     return None
 
@@ -358,7 +359,7 @@ def trim(error):
 
 
 def is_ours(filename):
-    """Returns whether the file belongs to the worker or importlib."""
+    """Returns whether a file of a frame is embedded in the worker, or is importlib."""
     return filename.startswith(("<rgun>", "<frozen importlib", "<string>")) or filename == importlib.__file__
 
 
@@ -420,7 +421,10 @@ def is_wrapper(filelike):
     """Returns whether it certainly reads like its `file`."""
     kind = type(filelike)
     names = WRAPPERS.get(kind.__module__, ())
-    if kind.__name__ not in names or getattr(sys.modules.get(kind.__module__), kind.__name__, None) is not kind:
+    if (
+        kind.__name__ not in names
+        or getattr(sys.modules.get(kind.__module__), kind.__name__, None) is not kind
+    ):
         return False
     own = vars(filelike).get("read")
     # tempfile's wrapper caches looked-up methods there.

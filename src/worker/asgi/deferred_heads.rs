@@ -1,8 +1,8 @@
 //! Heads that wait for their bodies.
 //!
-//! A response whose body follows its head at once takes one frame, and one write by the daemon. If the body is late (an
-//! event stream), the head is sent alone after [`MAX_ITERATIONS`] iterations of the event loop. To count them, a tick
-//! schedules another tick at the end of the loop's queue, behind the callbacks of the application.
+//! A response whose body follows its head at once takes one frame, and one write by the daemon. If the body is late
+//! (an event stream), the head is sent alone after [`MAX_ITERATIONS`] iterations of the event loop. To count them, a
+//! tick schedules another tick at the end of the loop's queue, behind the callbacks of the application.
 //!
 //! A response that is sent without a pause costs a push and a pop: its head is the last one when its body comes.
 
@@ -19,8 +19,8 @@ pub(super) struct DeferredHeads {
     iterations_left: u8,
 }
 
-/// Maximum number of loop iterations between a head and its body. Starlette's `BaseHTTPMiddleware` passes the body between
-/// tasks, which takes one iteration; nested ones take two.
+/// Maximum number of loop iterations between a head and its body. Starlette's `BaseHTTPMiddleware` passes the body
+/// between tasks, which takes one iteration; nested ones take two.
 const MAX_ITERATIONS: u8 = 2;
 
 impl DeferredHeads {

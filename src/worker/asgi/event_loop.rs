@@ -34,8 +34,8 @@ pub(super) struct EventLoop {
 }
 
 impl EventLoop {
-    /// Looks up the methods. The last argument is the result of `Server.new_task` in `asgi.py`: a callable that creates
-    /// tasks, its keywords, and whether tasks are eager.
+    /// Looks up the methods. The last argument is the result of `Server.new_task` in `asgi.py`: a callable that
+    /// creates tasks, its keywords, and whether tasks are eager.
     pub(super) fn new(
         object: &Bound<'_, PyAny>,
         over: Py<PyAny>,
@@ -72,8 +72,8 @@ impl EventLoop {
     /// Schedules a callback.
     pub(super) fn call_soon(&self, py: Python<'_>, callback: &Py<PyAny>) -> PyResult<()> {
         let keywords = PyDict::new(py);
-        // A copy for each call: a loop that is run within a task (nest_asyncio) may nest ticks, and a context cannot be
-        // entered twice.
+        // A copy for each call: a loop that is run within a task (nest_asyncio) may nest ticks, and a context cannot
+        // be entered twice.
         let context = self.context.call_method0(py, intern!(py, "copy"))?;
         keywords.set_item(intern!(py, "context"), context)?;
         self.call_soon.call(py, (callback,), Some(&keywords)).map(drop)

@@ -117,8 +117,8 @@ impl Exchange {
             let exchange = slf.get().borrow(py);
             (exchange.is_disconnected || exchange.is_half_closed, exchange.half_close_fault())
         };
-        // A cancellation at the deadline, after which the client has its 504; or the exception by which a framework says
-        // that the client has disconnected (Starlette's ClientDisconnect).
+        // A cancellation at the deadline, after which the client has its 504; or the exception by which a framework
+        // says that the client has disconnected (Starlette's ClientDisconnect).
         if is_closed_by_client && is_client_disconnect(error.value(py).as_any(), MAX_GROUP_DEPTH) {
             return half_close_fault;
         }
@@ -166,7 +166,8 @@ impl Exchange {
         }
     }
 
-    /// Sends the pending payload and wakes waiting `send()` calls. Returns whether the exchange is not blocked any more.
+    /// Sends the pending payload and wakes waiting `send()` calls. Returns whether the exchange is not blocked any
+    /// more.
     pub(super) fn resume(slf: &Bound<'_, Self>) -> Result<bool, ProtocolError> {
         let py = slf.py();
         let worker = slf.get().borrow(py).application.worker;
@@ -195,8 +196,8 @@ impl Exchange {
 }
 
 impl ExchangeState {
-    /// Returns the fault of an incomplete response after a half-close. It has no text: the application may have taken the
-    /// half-close for a disconnect.
+    /// Returns the fault of an incomplete response after a half-close. It has no text: the application may have taken
+    /// the half-close for a disconnect.
     fn half_close_fault(&self) -> Option<FormattedError> {
         let is_incomplete = self.is_half_closed && !self.is_disconnected && self.stage < Stage::Ended;
         is_incomplete.then(|| FormattedError::from_message(""))
@@ -226,8 +227,8 @@ impl ExchangeState {
 }
 
 impl Application {
-    /// Ends the exchanges whose tasks have ended without completing them: a signal handler has raised in the coroutine of
-    /// `asgi.py` before or after its call of the application.
+    /// Ends the exchanges whose tasks have ended without completing them: a signal handler has raised in the coroutine
+    /// of `asgi.py` before or after its call of the application.
     pub(super) fn reap_done(&self, py: Python<'_>) -> Result<(), ProtocolError> {
         let running: Vec<_> =
             self.exchanges(py).running.values().map(|exchange| exchange.clone_ref(py)).collect();
@@ -246,8 +247,8 @@ fn unexpected_result(result: &Bound<'_, PyAny>) -> Option<FormattedError> {
 /// Maximum depth of nested exception groups that is examined.
 const MAX_GROUP_DEPTH: u8 = 16;
 
-/// Returns whether the exception only says that the client has disconnected. Also true for a group (PEP 654, its backport,
-/// old versions of anyio) of such exceptions.
+/// Returns whether the exception only says that the client has disconnected. Also true for a group (PEP 654, its
+/// backport, old versions of anyio) of such exceptions.
 fn is_client_disconnect(error: &Bound<'_, PyAny>, depth: u8) -> bool {
     let parts = error.getattr(intern!(error.py(), "exceptions")).ok().and_then(|parts| {
         parts.try_iter().ok()?.collect::<PyResult<Vec<_>>>().ok().filter(|parts| !parts.is_empty())

@@ -1,7 +1,8 @@
 //! Checks the status and headers that the application sends, and encodes them for a frame.
 //!
-//! ASGI HTTP specification, "Response Start": headers are an iterable of pairs of byte strings. Error texts are uvicorn's.
-//! Connection-specific headers are dropped silently: many frameworks send `connection` and `transfer-encoding`.
+//! ASGI HTTP specification, "Response Start": headers are an iterable of pairs of byte strings. Error texts are
+//! uvicorn's. Connection-specific headers are dropped silently: many frameworks send `connection` and
+//! `transfer-encoding`.
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -103,8 +104,8 @@ pub(super) fn encode_accept(
 /// Name of the field with the selected subprotocol.
 const SUBPROTOCOL_FIELD: &[u8] = b"sec-websocket-protocol";
 
-/// Returns whether the head that accepts a WebSocket may not have this field: the daemon's part of the handshake (RFC 6455
-/// §4.2.2), a second subprotocol, and a Content-Length (RFC 9110 §8.6).
+/// Returns whether the head that accepts a WebSocket may not have this field: the daemon's part of the handshake (RFC
+/// 6455 §4.2.2), a second subprotocol, and a Content-Length (RFC 9110 §8.6).
 fn is_reserved_in_accept(name: &[u8], head: &ResponseHead, fields: &[u8]) -> bool {
     match name {
         b"sec-websocket-accept" | b"sec-websocket-extensions" | b"content-length" => true,
@@ -170,8 +171,8 @@ fn append_header(
     Ok(())
 }
 
-/// Maximum number of fields from the application. The daemon treats more than [`MAX_FIELDS`] as a protocol error, and a
-/// Content-Length may be added.
+/// Maximum number of fields from the application. The daemon treats more than [`MAX_FIELDS`] as a protocol error, and
+/// a Content-Length may be added.
 const MAX_APP_FIELDS: u16 = MAX_FIELDS - 1;
 
 /// Encodes the Link fields of early hints; returns their number, too.

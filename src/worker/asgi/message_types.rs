@@ -28,11 +28,13 @@ impl HttpMessageTypes {
     }
 }
 
-/// A frequent message type. Caches the string object that the application uses, so that most comparisons are by identity.
+/// A frequent message type. Caches the string object that the application uses, so that most comparisons are by
+/// identity.
 #[derive(Debug)]
 pub(super) struct CachedType {
     expected: Py<PyString>,
-    /// The object of the application. It is usually a constant of its framework; because of its dots it is not interned.
+    /// The object of the application. It is usually a constant of its framework; because of its dots it is not
+    /// interned.
     last_seen: OnceLock<Py<PyAny>>,
 }
 

@@ -2,15 +2,16 @@
 //!
 //! [`mod@run`] creates the loop and runs lifespan. [`tick`] claims submissions and starts exchanges ([`create`]) with
 //! their scopes ([`scope`]); [`exchange`] handles the events of a running one. The application calls [`receive`] and
-//! [`send`]. [`response`] encodes messages as frames, [`head`] checks status and headers, [`deferred_heads`] holds heads
-//! that wait for their bodies, [`outbox`] holds frames that wait for ring space. [`websocket`] has what only WebSockets
-//! need. [`state`] has the data of all of them. `asgi.py` has what is clearer in Python and not hot.
+//! [`send`]. [`response`] encodes messages as frames, [`head`] checks status and headers, [`deferred_heads`] holds
+//! heads that wait for their bodies, [`outbox`] holds frames that wait for ring space. [`websocket`] has what only
+//! WebSockets need. [`state`] has the data of all of them. `asgi.py` has what is clearer in Python and not hot.
 //!
 //! uvicorn's behaviour is the reference: error texts, the order of keys, what is ignored and what is refused.
 //!
 //! # Awaitables without Futures
-//! The awaitables of `receive()` and `send()` complete at once if there is an event, or space to send. Only a wait creates
-//! a `Future`. They have the methods of coroutines, so that `asyncio.create_task(receive())` works as with uvicorn.
+//! The awaitables of `receive()` and `send()` complete at once if there is an event, or space to send. Only a wait
+//! creates a `Future`. They have the methods of coroutines, so that `asyncio.create_task(receive())` works as with
+//! uvicorn.
 //!
 //! # Flow control
 //! Nothing here blocks the thread. A payload without ring space, credit or chunks stays in its exchange, its `send()`

@@ -1,7 +1,8 @@
 //! The queue before the completion ring: keeps frames in order and never blocks the event loop.
 //!
-//! Frames are pushed into the ring while it has space. Once one finds none, it and all later frames wait here until the
-//! daemon announces space. The queue is bounded: while it is not empty, no exchange sends body ([`super::response`]).
+//! Frames are pushed into the ring while it has space. Once one finds none, it and all later frames wait here until
+//! the daemon announces space. The queue is bounded: while it is not empty, no exchange sends body
+//! ([`super::response`]).
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -45,8 +46,8 @@ impl Outbox {
     }
 
     /// Called at the end of each response: wakes the daemon if it is the first one in this kernel tick. Under low load
-    /// there are no other responses to wait for, and the application may block the loop before the tick ends. Under high
-    /// load the daemon is awake anyway.
+    /// there are no other responses to wait for, and the application may block the loop before the tick ends. Under
+    /// high load the daemon is awake anyway.
     pub(super) fn on_response_end(&self, output: &Output) {
         let tick = coarse_now();
         if self.last_end_tick.load(Ordering::Relaxed) != tick {
@@ -55,7 +56,8 @@ impl Outbox {
         }
     }
 
-    /// Pushes a frame into the ring and returns its position, or queues it. The tick wakes the daemon ([`super::tick`]).
+    /// Pushes a frame into the ring and returns its position, or queues it. The tick wakes the daemon
+    /// ([`super::tick`]).
     pub(super) fn push(&self, output: &Output, frame: &[u8]) -> Result<Option<Position>, ProtocolError> {
         if !self.is_backed_up()
             && let Some(position) = output.try_push(frame)?

@@ -1,8 +1,8 @@
 //! Encodes responses and WebSocket messages as frames.
 //!
 //! A payload without credit (the client is slow) or chunks (the slab is full) stays in
-//! [`ResponseState::pending`](super::state::ResponseState::pending) and is sent when the daemon wakes the loop; until then
-//! the next `send()` of the application waits.
+//! [`ResponseState::pending`](super::state::ResponseState::pending) and is sent when the daemon wakes the loop; until
+//! then the next `send()` of the application waits.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -218,8 +218,8 @@ impl ExchangeState {
         Ok(())
     }
 
-    /// Returns the number of bytes of a file to send: the length in the head, even if the file has grown; without one all
-    /// bytes, and then adds the length to the head if it is known. [`UNTIL_EOF`] if it is not.
+    /// Returns the number of bytes of a file to send: the length in the head, even if the file has grown; without one
+    /// all bytes, and then adds the length to the head if it is known. [`UNTIL_EOF`] if it is not.
     fn file_length(&mut self, py: Python<'_>, file: &File) -> Result<u64, Fault> {
         let fd = file.as_fd();
         match self.response.head.length {
@@ -302,8 +302,8 @@ impl ExchangeState {
         Ok(())
     }
 
-    /// Ends the exchange: the application has returned or failed. Returns the objects that the caller must drop, or `None`
-    /// if the end is deferred because a payload is pending.
+    /// Ends the exchange: the application has returned or failed. Returns the objects that the caller must drop, or
+    /// `None` if the end is deferred because a payload is pending.
     pub(super) fn finish(
         &mut self,
         py: Python<'_>,
@@ -369,8 +369,8 @@ impl ExchangeState {
         self.response.is_for_head || matches!(self.response.head.status, 204 | 304)
     }
 
-    /// Returns whether the client has read enough for more to be sent. If not, has announced to the daemon that the worker
-    /// waits for credit.
+    /// Returns whether the client has read enough for more to be sent. If not, has announced to the daemon that the
+    /// worker waits for credit.
     fn has_credit(&self) -> bool {
         let (worker, slot) = (self.application.worker, self.slot);
         if worker.unacked(slot) <= RESPONSE_WINDOW {

@@ -1,5 +1,5 @@
-//! Builds the connection scopes of the ASGI HTTP and WebSocket specifications. Where these leave a choice, the values are
-//! uvicorn's.
+//! Builds the connection scopes of the ASGI HTTP and WebSocket specifications. Where these leave a choice, the values
+//! are uvicorn's.
 //!
 //! The values common to all requests of a listener are in a template that is copied for each request. The names of
 //! well-known headers are made once.
@@ -279,8 +279,8 @@ impl ScopeBuilder {
         Ok(headers)
     }
 
-    /// Builds `path` and `raw_path`. Both begin with `root_path`, whether or not a proxy has stripped it: so does uvicorn,
-    /// and Starlette expects it.
+    /// Builds `path` and `raw_path`. Both begin with `root_path`, whether or not a proxy has stripped it: so does
+    /// uvicorn, and Starlette expects it.
     fn build_paths(&self, py: Python<'_>, path: &[u8]) -> PyResult<(Py<PyString>, Py<PyBytes>)> {
         if self.root_path.is_empty() {
             return Ok((decode_path(py, path)?.unbind(), PyBytes::new(py, path).unbind()));

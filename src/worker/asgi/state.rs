@@ -4,8 +4,8 @@
 //! [`super::create`], [`super::exchange`], [`super::receive`], [`super::send`], [`super::response`] and
 //! [`super::tick`].
 //!
-//! An [`Exchange`] is borrowed for a few instructions at a time and never while Python code of the application runs, so
-//! that the application may call `receive()` and `send()` from anywhere.
+//! An [`Exchange`] is borrowed for a few instructions at a time and never while Python code of the application runs,
+//! so that the application may call `receive()` and `send()` from anywhere.
 //!
 //! ```text
 //!   Unstarted ──start──▶ Prepared ──first bytes──▶ Streaming ──▶ (Trailing) ──▶ Ended ──▶ Done
@@ -102,8 +102,8 @@ impl Application {
         self.exchanges(py).running.len()
     }
 
-    /// Formats the stack of an exchange's task; `None` if the exchange is not running. Called from another thread than the
-    /// event loop's.
+    /// Formats the stack of an exchange's task; `None` if the exchange is not running. Called from another thread than
+    /// the event loop's.
     ///
     /// # Errors
     /// The Python exception if the stack cannot be formatted.

@@ -1,9 +1,9 @@
 //! The worker's callback on the event loop: claims submissions, starts exchanges, wakes the daemon.
 //!
-//! A *tick* claims the frames in the submission ring and creates a task for each request. With eager tasks (CPython 3.12)
-//! they run within the tick; otherwise they run after it, and another tick follows. Completions are pushed as they come,
-//! and the tick wakes the daemon once, at its end. A `send()` outside a tick schedules one. A tick that finds no frame
-//! announces that the loop will sleep and checks the ring once more.
+//! A *tick* claims the frames in the submission ring and creates a task for each request. With eager tasks (CPython
+//! 3.12) they run within the tick; otherwise they run after it, and another tick follows. Completions are pushed as
+//! they come, and the tick wakes the daemon once, at its end. A `send()` outside a tick schedules one. A tick that
+//! finds no frame announces that the loop will sleep and checks the ring once more.
 
 use std::sync::atomic::Ordering;
 
@@ -57,8 +57,8 @@ impl LoopTick {
             worker.drain_eventfd();
             self.application.on_wakeup(py);
         }
-        // Runs the handlers of pending signals here, where they interrupt no application code. uvloop calls this before it
-        // checks for signals itself.
+        // Runs the handlers of pending signals here, where they interrupt no application code. uvloop calls this
+        // before it checks for signals itself.
         if let Err(error) = py.check_signals() {
             worker.on_signal_exception(py, error);
         }
@@ -281,8 +281,8 @@ impl Application {
         }
     }
 
-    /// Resumes blocked exchanges, at most [`MAX_RESUMED_PER_TICK`]: if thousands wait for ring space, the first ones fill
-    /// the ring again. Returns whether another tick must resume more.
+    /// Resumes blocked exchanges, at most [`MAX_RESUMED_PER_TICK`]: if thousands wait for ring space, the first ones
+    /// fill the ring again. Returns whether another tick must resume more.
     fn resume_blocked(&self, py: Python<'_>) -> Result<bool, ProtocolError> {
         if !self.has_blocked.load(Ordering::Relaxed) {
             return Ok(false);

@@ -1,14 +1,14 @@
 //! What only WebSockets need: ASGI WebSocket specification, uvicorn's behaviour.
 //!
-//! [`incoming`] assembles messages and makes the events of `receive()`, [`outgoing`] turns the messages of `send()` into
-//! frames. Everything else is the same as for a request: slot, task, waiting and flow control. A denied handshake is
-//! answered like a request.
+//! [`incoming`] assembles messages and makes the events of `receive()`, [`outgoing`] turns the messages of `send()`
+//! into frames. Everything else is the same as for a request: slot, task, waiting and flow control. A denied handshake
+//! is answered like a request.
 //!
 //! # Disconnect
 //! `receive()` first returns the messages received before the disconnect, then `websocket.disconnect`, at each further
-//! call again. `send()` raises [`ClientDisconnected`] at once, an `OSError` as the specification demands since 2.4. Only
-//! `websocket.close` of an open WebSocket is ignored: frameworks and applications close in a `finally`. An exception that only says that the
-//! client has disconnected ends the exchange without an error.
+//! call again. `send()` raises [`ClientDisconnected`] at once, an `OSError` as the specification demands since 2.4.
+//! Only `websocket.close` of an open WebSocket is ignored: frameworks and applications close in a `finally`. An
+//! exception that only says that the client has disconnected ends the exchange without an error.
 //!
 //! # Memory
 //! Ten thousand WebSockets may be idle: each costs its task, the application's objects, and a few hundred bytes here.

@@ -1,5 +1,5 @@
-//! Processes the messages of `send()`: `websocket.accept`, `websocket.send`, `websocket.close`, and those of the response
-//! that denies a handshake.
+//! Processes the messages of `send()`: `websocket.accept`, `websocket.send`, `websocket.close`, and those of the
+//! response that denies a handshake.
 //!
 //! Error texts are those of uvicorn (`--ws auto`).
 
@@ -176,8 +176,8 @@ const MAX_REASON_BYTES: usize = 123;
 /// Close code for a normal closure; the default.
 const CLOSE_NORMAL: u16 = 1000;
 
-/// Returns whether the code may be in a close frame: RFC 6455 §7.4 and IANA registrations, without those that stand for a
-/// missing close frame.
+/// Returns whether the code may be in a close frame: RFC 6455 §7.4 and IANA registrations, without those that stand
+/// for a missing close frame.
 const fn is_sendable_code(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
