@@ -1,4 +1,4 @@
-"""The Python part of ASGI: event loop, lifespan, the coroutine around each call of the application, task stacks.
+"""The Python part of ASGI: event loop, lifespan, the coroutine that calls the application, task stacks.
 
 Embedded into the extension and loaded only for ASGI applications (src/worker/asgi). uvicorn's lifespan is the
 reference. Runs on CPython 3.9 and later.
@@ -106,7 +106,7 @@ class Server:
         """Creates the loop. Returns None, or the failure."""
         new_event_loop = asyncio.new_event_loop
         # uvloop waits in libuv, which such a library cannot patch: its green threads would never run.
-        library = self.load.patched()
+        library = self.load.patching_library()
         if library is not None and self.event_loop == "uvloop":
             return self.load.Failure(
                 self.load.CONFIG,

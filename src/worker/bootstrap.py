@@ -16,7 +16,7 @@ EX_CONFIG = 78
 MAIN_MODULE = "rgun_main.py"
 
 
-def this():
+def interpreter():
     """Returns the interpreter, such as `/usr/bin/python3.8 (CPython 3.8.10)`."""
     import platform  # costs milliseconds, so imported only for a failure
 
@@ -30,7 +30,7 @@ def this():
 def refuse(why):
     report(
         "%s cannot run a worker: %s; rgun needs CPython 3.9 or later, not a free-threaded build; "
-        "set app.python to such an interpreter" % (this(), why)
+        "set app.python to such an interpreter" % (interpreter(), why)
     )
 
 
@@ -70,7 +70,7 @@ def start():
         report(
             "%s cannot load the extension %s: %s: %s; "
             "reinstall rgun, or set app.python to another interpreter"
-            % (this(), " ".join(sys.argv[1:]), type(error).__name__, error)
+            % (interpreter(), " ".join(sys.argv[1:]), type(error).__name__, error)
         )
     directory = os.path.dirname(os.path.abspath(sys.argv[1]))
     sys.modules["__main__"].__file__ = os.path.join(directory, MAIN_MODULE)
@@ -89,5 +89,6 @@ except KeyboardInterrupt:
     os.kill(os.getpid(), signal.SIGINT)
 except BaseException as error:
     report(
-        "%s, named by app.python, failed in the worker itself: %s: %s" % (this(), type(error).__name__, error)
+        "%s, named by app.python, failed in the worker itself: %s: %s"
+        % (interpreter(), type(error).__name__, error)
     )

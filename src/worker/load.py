@@ -50,14 +50,14 @@ def load(module, attribute, factory, interface, directory):
         application = find(module, attribute, directory)
         target = f"{module}:{attribute}"
         if factory:
-            application = make(application, target)
+            application = call_factory(application, target)
             target += "()"
         elif is_factory(application):
             warning = (
                 f"{target} takes no arguments, so it is called to make the application; "
                 f"write {target}() (or --factory) to say so"
             )
-            application = make(application, target)
+            application = call_factory(application, target)
             target += "()"
         if not callable(application):
             raise Failure(
@@ -75,14 +75,14 @@ def find(module, attribute, directory, key="app.target"):
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # Only if it is the target itself, or a package on the way to it: a module that the application
-        # imports and does not find is the application's fault, with a traceback.
+        # A configuration error only if the target or a package on its path is missing. A missing import of
+        # the application is the application's fault and needs a traceback.
         if error.name and (module == error.name or module.startswith(error.name + ".")):
             missing = f"{key}: there is no module {error.name}; correct {key}"
             raise Failure(CONFIG, missing_module(module, error, directory, key), "", missing) from None
-        raise failed("importing", module, error, key) from None
+        raise failure_of("importing", module, error, key) from None
     except BaseException as error:  # noqa: BLE001 (SystemExit and KeyboardInterrupt at import are failures too)
-        raise failed("importing", module, error, key) from None
+        raise failure_of("importing", module, error, key) from None
     for name in attribute.split("."):
         try:
             found = getattr(found, name)
@@ -92,11 +92,11 @@ def find(module, attribute, directory, key="app.target"):
                 CONFIG, missing_attribute(module, attribute, name, found, error, key), "", missing
             ) from None
         except BaseException as error:  # noqa: BLE001 (a module's __getattr__ or a property may raise anything)
-            raise failed("looking up", f"{module}:{attribute}", error, key) from None
+            raise failure_of("looking up", f"{module}:{attribute}", error, key) from None
     return found
 
 
-def make(factory, target):
+def call_factory(factory, target):
     """Calls an application factory."""
     if not callable(factory):
         raise Failure(
@@ -106,11 +106,11 @@ def make(factory, target):
         )
     try:
         return factory()
-    except BaseException as error:  # noqa: BLE001 (whatever it raises, the worker must tell)
-        raise failed("calling", target + "()", error) from None
+    except BaseException as error:  # noqa: BLE001 (any exception is a failure of the application)
+        raise failure_of("calling", target + "()", error) from None
 
 
-def failed(doing, what, error, key="app.target"):
+def failure_of(doing, what, error, key="app.target"):
     """Returns the Failure for an exception of the application, or of a hook, named by its setting."""
     summary, trace = describe(error)
     named = "" if key == "app.target" else f"{key}: "
@@ -140,7 +140,7 @@ def missing_module(module, error, directory, key):
 
 def missing_attribute(module, attribute, name, owner, error, key):
     """Returns one line about a missing attribute."""
-    # An AttributeError of the module's own __getattr__ says more than that the name is missing.
+    # The message of the module's own __getattr__ is included.
     own = "" if f"'{name}'" in str(error) else f" ({error})"
     names = [each for each in dir(owner) if not each.startswith("_")]
     file = f" ({owner.__file__})" if getattr(owner, "__file__", None) else ""
@@ -165,7 +165,7 @@ def nearest(name, names):
 
 
 def describe_type(value):
-    """Names the type of a value, for a sentence."""
+    """Describes a value by its type, for a message."""
     return "None" if value is None else f"an object of type {type(value).__name__}"
 
 
@@ -173,13 +173,13 @@ def detect(application):
     """Detects WSGI or ASGI by the signature; does not call the application."""
     while isinstance(application, functools.partial):
         application = application.func
-    # A class as the application: its instances are the iterable (WSGI), or are awaited (ASGI 2).
+    # A class as the application: its instances are the response iterable (WSGI), or are called (ASGI 2).
     if isinstance(application, type) and is_coroutine_function(
-        getattr(application, "__call__", None)  # noqa: B004 (not whether, but which)
+        getattr(application, "__call__", None)  # noqa: B004 (the method itself is needed)
     ):
         return ASGI
     # ASGI 3 is called with scope, receive and send, ASGI 2 with scope; WSGI with environ and start_response.
-    is_coroutine, wants = how_called(application)
+    is_coroutine, wants = call_signature(application)
     return ASGI if is_coroutine or wants in (1, 3) else WSGI
 
 
@@ -195,7 +195,7 @@ def is_factory(candidate):
             return False
         if candidate.__init__ is object.__init__:
             return candidate.__new__ is object.__new__
-        return takes_nothing(candidate.__init__, 1)
+        return takes_no_arguments(candidate.__init__, 1)
     if isinstance(candidate, functools.partial):
         import inspect
 
@@ -205,15 +205,15 @@ def is_factory(candidate):
             return False
         is_optional = [each.default is not each.empty or each.kind is each.VAR_KEYWORD for each in parameters]
         return all(is_optional) and not is_coroutine_function(candidate.func)
-    # functools.wraps and lru_cache: what counts is what they wrap.
+    # functools.wraps and lru_cache: the wrapped function decides.
     while isinstance(candidate, (types.FunctionType, CACHED)) and hasattr(candidate, "__wrapped__"):
         candidate = candidate.__wrapped__
     if isinstance(candidate, (types.FunctionType, types.MethodType, types.BuiltinFunctionType)):
-        return takes_nothing(candidate, 0)
-    return takes_nothing(type(candidate).__call__, 1)
+        return takes_no_arguments(candidate, 0)
+    return takes_no_arguments(type(candidate).__call__, 1)
 
 
-def takes_nothing(call, given):
+def takes_no_arguments(call, given):
     """Returns whether `call` needs no more than `given` arguments, and does not look like an application."""
     if isinstance(call, types.MethodType):
         call, given = call.__func__, 1
@@ -228,7 +228,7 @@ def takes_nothing(call, given):
     return n_needed <= 0 and not has_needed_names and not is_application
 
 
-def patched():
+def patching_library():
     """Returns the library that has monkey-patched the threads or sockets of the standard library, or None."""
     monkey = sys.modules.get("gevent.monkey")
     modules = ("threading", "_thread", "socket", "select", "queue")
@@ -246,15 +246,15 @@ def check_patches(is_wsgi, threads, is_zygote):
     Patched threads are green threads of one native thread. They switch only in the library's own waits; the
     extension waits elsewhere, so they would deadlock. One request at a time works, on the main thread.
     """
-    library = patched()
+    library = patching_library()
     if library is None:
         return None
     if is_wsgi and threads > 1:
         return Failure(
             CONFIG,
             f"workers.threads = {threads}: the application has the standard library patched by {library} "
-            "(monkey patching), and patched threads cannot serve requests; set workers.threads (--threads) to 1 "
-            "and workers.count (--workers) to more, or take the patching out of the application",
+            "(monkey patching), and patched threads cannot serve requests; set workers.threads (--threads) "
+            "to 1 and workers.count (--workers) to more, or take the patching out of the application",
         ).outcome
     if not is_wsgi and library == "eventlet":
         return Failure(
@@ -274,7 +274,7 @@ def check_patches(is_wsgi, threads, is_zygote):
 
 
 def is_double_callable(application):
-    """ASGI 2: called with the scope, it gives what is called with receive and send (as asgiref)."""
+    """Returns whether this is an ASGI 2 application, which returns a callable for a scope (as in asgiref)."""
     if getattr(application, "_asgi_single_callable", False):
         return False
     if getattr(application, "_asgi_double_callable", False):
@@ -283,11 +283,11 @@ def is_double_callable(application):
     while isinstance(application, functools.partial):
         n_given += len(application.args)
         application = application.func
-    is_coroutine, wants = how_called(application)
+    is_coroutine, wants = call_signature(application)
     return not is_coroutine and wants is not None and wants - n_given == 1
 
 
-def how_called(application):
+def call_signature(application):
     """Returns whether it is a coroutine function, and how many arguments it needs (None: unknown)."""
     call, given = application, 0
     if isinstance(application, type):
@@ -305,9 +305,9 @@ def how_called(application):
 
 
 def is_coroutine_function(call):
-    """As inspect.iscoroutinefunction, without importing inspect."""
+    """Returns what inspect.iscoroutinefunction returns, without importing inspect."""
     code = getattr(call, "__code__", None)
-    # CO_COROUTINE; and the mark that inspect.markcoroutinefunction leaves since 3.12.
+    # CO_COROUTINE, or the mark set by inspect.markcoroutinefunction since 3.12.
     return bool(code and code.co_flags & 0x80) or hasattr(call, "_is_coroutine_mark")
 
 
@@ -352,7 +352,7 @@ def trim(error):
         frames = error.__traceback__
         while frames is not None and is_ours(frames.tb_frame.f_code.co_filename):
             frames = frames.tb_next
-        # A SyntaxError in the target has no frame of its own: its place is in the message.
+        # A SyntaxError in the target has no frame of its own; the message has its location.
         if frames is not None or isinstance(error, SyntaxError):
             error.__traceback__ = frames
         error = error.__cause__ or error.__context__
@@ -403,7 +403,7 @@ def regular_file(filelike):
             inner.flush()
         # The position of the object: the descriptor of a buffered file is further ahead.
         return raw.fileno(), inner.tell()
-    except Exception:  # noqa: BLE001 (a file that is closed, or a storage's own: read() says what is wrong)
+    except Exception:  # noqa: BLE001 (read() raises the error of a closed or special file)
         return None
 
 

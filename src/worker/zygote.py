@@ -39,14 +39,14 @@ def warm_up(load, application, environ, target):
             close = getattr(result, "close", None)
             if close is not None:
                 close()
-    except BaseException as error:  # noqa: BLE001 (the workers may serve other requests well)
+    except BaseException as error:  # noqa: BLE001 (the workers may serve other requests)
         summary, trace = load.describe(error)
-        return f"the warm-up request GET {target} raised {summary}; going on without\n{trace}"
+        return f"the warm-up request GET {target} raised {summary}; going on without it\n{trace}"
     status = begun[0] if begun else "nothing"
     if not str(status).startswith(("2", "3")):
         return (
-            f"the warm-up request GET {target} was answered {status}: what the application makes at its "
-            "first good request will not be shared between workers"
+            f"the warm-up request GET {target} was answered {status}: objects that the application creates "
+            "at its first successful request will not be shared between workers"
         )
     return None
 
@@ -62,13 +62,13 @@ def settle(own):
     sockets = open_sockets(own)
     if sockets:
         found.append(
-            f"the application has sockets open before its workers are forked, who would all use the same: "
+            "the application has open sockets before its workers are forked, which all workers would share: "
             f"{', '.join(sockets)}; open them at the first request, or in hooks.post_worker_init"
         )
     threads = running_threads()
     if threads:
         found.append(
-            f"the application has started threads before its workers are forked, who will be without them: "
+            "the application has started threads before its workers are forked, which no worker will have: "
             f"{', '.join(threads)}; start them at the first request, or in hooks.post_worker_init"
         )
     return found
@@ -83,7 +83,7 @@ def close_databases():
     try:
         if django is not None:
             django.connections.close_all()
-    except Exception as error:  # noqa: BLE001 (whatever a database's module raises)
+    except Exception as error:  # noqa: BLE001 (a database backend may raise anything)
         return [f"cannot close Django's database connections before workers are forked: {error!r}"]
     return []
 
@@ -98,7 +98,7 @@ def open_sockets(own):
             if os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
                 found.append(f"descriptor {number} ({describe_socket(number)})")
         except OSError:
-            continue  # the listing's own, closed by now
+            continue  # the descriptor of the listing, closed by now
     return found
 
 
@@ -199,11 +199,11 @@ def fork(cgroup_procs):
             os.waitpid(intermediate, 0)
     if answer is None:
         raise TimeoutError(
-            f"the process that was to fork the worker did not come so far in {FORK_TIMEOUT} s: look at the "
-            "handlers of os.register_at_fork and pthread_atfork(3)"
+            f"the intermediate process did not fork the worker in {FORK_TIMEOUT} s: check the handlers of "
+            "os.register_at_fork and pthread_atfork(3)"
         )
     if not answer.isdigit():
-        raise OSError(answer or "the process that was to fork the worker died")
+        raise OSError(answer or "the intermediate process died before it forked the worker")
     return int(answer), None
 
 
@@ -226,9 +226,9 @@ def reseed():
     try:
         if numpy_random is not None:
             numpy_random.seed()
-    except Exception as error:  # noqa: BLE001 (another kind of generator can be put in its place)
+    except Exception as error:  # noqa: BLE001 (the application may have replaced the generator)
         return (
-            "cannot give numpy.random a state of its own, so that all workers draw the same numbers: "
-            f"{error!r}; seed it in hooks.post_fork"
+            f"cannot reseed numpy.random, so all workers draw the same numbers: {error!r}; "
+            "seed it in hooks.post_fork"
         )
     return None

@@ -204,7 +204,7 @@ def test_hanging_fork_is_given_up_and_the_next_succeeds(fake, project):
     )
     zygote = fake.spawn("hangs", directory, zygote=True).wait_ready()
     (directory / "hang").touch()
-    with pytest.raises(AssertionError, match=r"did not come so far in 5 s.*os.register_at_fork"):
+    with pytest.raises(AssertionError, match=r"did not fork the worker in 5 s.*os.register_at_fork"):
         fake.fork(zygote, life=5)
     assert zygote.proc(f"task/{zygote.pid}/children").split() == []
     (directory / "hang").unlink()
