@@ -211,8 +211,8 @@ async fn explain_death(pool: &mut Pool, config: &Config, booted: bool) -> String
 
 async fn wait_for_exit(pool: &mut Pool) -> Exit {
     loop {
-        if let Some(ended) = pool.reap().pop() {
-            return ended.exit;
+        if let Some(exit) = pool.reap().pop() {
+            return exit.status;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

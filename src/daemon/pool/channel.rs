@@ -1,4 +1,4 @@
-//! The daemon's half of what it shares with one worker: made before the process, which inherits the other half.
+//! The daemon's end of a worker's channel. Created before the process, which gets the other end.
 
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
@@ -15,32 +15,38 @@ use crate::id::{Generation, WorkerId};
 use super::error::SpawnError;
 use super::stacks_file::StacksFile;
 
-/// The daemon's ends of what it shares with a worker.
+/// The daemon's end of a worker's channel.
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) map: Arc<Map>,
     pub(super) geometry: Geometry,
     pub(super) control: Arc<OwnedFd>,
-    /// Rung for an ASGI worker's event loop.
+    /// Eventfd that wakes an ASGI worker's event loop.
     pub(super) wake: Arc<OwnedFd>,
     pub(super) stacks: StacksFile,
 }
 
 impl Channel {
-    /// A new one, and what the worker is to be given of it: the map and its end of the control socket.
+    /// Creates a channel. Also returns the worker's descriptors: the shared memory and its end of the control socket.
     pub(super) fn new(geometry: Geometry) -> Result<(Self, OwnedFd, OwnedFd), SpawnError> {
-        let system = |what| move |source| SpawnError::System { resource: what, source };
+        let system = |resource| move |source| SpawnError::System { resource, source };
         let (map, map_fd) =
             Map::create("rgun-channel", geometry.total_bytes()).map_err(system("the shared memory"))?;
-        let stacks = StacksFile::new().map_err(system("the file for stacks"))?;
-        let (ours, theirs) = control::pair().map_err(system("the control socket"))?;
+        let stacks = StacksFile::new().map_err(system("the stacks file"))?;
+        let (daemon_socket, worker_socket) = control::pair().map_err(system("the control socket"))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| SpawnError::System { resource: "the eventfd", source: errno.into() })?;
-        let channel =
-            Self { map: Arc::new(map), geometry, control: Arc::new(ours), wake: Arc::new(wake), stacks };
-        Ok((channel, map_fd, theirs))
+        let channel = Self {
+            map: Arc::new(map),
+            geometry,
+            control: Arc::new(daemon_socket),
+            wake: Arc::new(wake),
+            stacks,
+        };
+        Ok((channel, map_fd, worker_socket))
     }
 
+    /// Returns the dispatcher's handle to the channel.
     pub(super) fn link(
         &self,
         worker: WorkerId,

@@ -1,72 +1,72 @@
-//! Why a worker's process was not made.
+//! [`SpawnError`]: a worker was not started.
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::supervise::SpawnFault;
 
-/// Why a process was not started.
+/// The failure to start a worker or zygote.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
-    /// The directory that it is to run in is gone, or closed.
+    /// The working directory does not exist or cannot be entered.
     #[error("cannot start a worker in {path} (app.directory)")]
     Directory {
-        /// Its path.
+        /// Path of the directory.
         path: PathBuf,
-        /// Why.
+        /// The error of `stat(2)`.
         #[source]
         source: io::Error,
     },
     /// The interpreter cannot be executed.
     #[error("cannot run the interpreter {path} (app.python, {source_of_path})")]
     Interpreter {
-        /// Its path.
+        /// Path of the interpreter.
         path: PathBuf,
-        /// Where the path came from.
+        /// The setting or rule that the path comes from.
         source_of_path: String,
-        /// Why.
+        /// The error of `execve(2)`.
         #[source]
         source: io::Error,
     },
-    /// The channel, the cgroup or the process could not be made.
-    #[error("cannot create {resource} for a worker")]
+    /// A system call failed while the channel, the cgroup or the process was created.
+    #[error("cannot set up {resource} for a worker")]
     System {
-        /// What was to be made.
+        /// The resource that could not be set up.
         resource: &'static str,
-        /// Why not.
+        /// The error of the system call.
         #[source]
         source: io::Error,
     },
-    /// The zygote cannot fork it.
-    #[error("cannot have a worker forked by the zygote")]
+    /// The zygote cannot be asked to fork, or did not answer.
+    #[error("the zygote cannot fork a worker")]
     Zygote(#[source] io::Error),
-    /// What a zygote said is not so.
-    #[error("the zygote claims to have forked life {life} as process {pid}, but {reason}")]
+    /// A zygote reported a fork that is not valid.
+    #[error("the zygote reported life {life} as process {pid}, but {reason}")]
     FalseFork {
-        /// The life it named.
+        /// The reported life.
         life: u64,
-        /// The process it named.
+        /// The reported process id.
         pid: u32,
-        /// What is wrong with it.
+        /// The check that failed.
         reason: &'static str,
     },
-    /// Somebody says that a worker could not be forked, and was not asked for it.
-    #[error("it claims to have failed to fork life {life}, but nobody has asked it to")]
+    /// A process reported a failed fork that was not requested of it.
+    #[error("it reported a failed fork of life {life}, which was not requested of it")]
     UnexpectedFailure {
-        /// The life it named.
+        /// The reported life.
         life: u64,
     },
-    /// The zygote has forked it when nobody waited for it any more; it was killed.
+    /// The zygote reported the worker after its fork had timed out; the worker was killed.
     #[error("the zygote forked a worker too late")]
     TooLate,
 }
 
 impl SpawnError {
     pub(super) fn open_cgroup(source: io::Error) -> Self {
-        Self::System { resource: "the cgroup's entrance", source }
+        Self::System { resource: "the cgroup", source }
     }
 
-    /// Whose fault it is.
+    /// Returns whether the configuration or the system is at fault.
     pub fn fault(&self) -> SpawnFault {
         match self {
             Self::Interpreter { .. } | Self::Directory { .. } => SpawnFault::Config,

@@ -1,4 +1,4 @@
-//! Where the worker extension is installed, and what belongs to it.
+//! Finds the installed worker extension.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ const MAIN_MODULE: &str = "rgun_main.py";
 /// Finds the worker extension: next to the binary (a build tree), or in `../lib/rgun` (installed).
 ///
 /// # Errors
-/// When it is in neither place, and the message names both; or the main module is not beside it.
+/// If it is in neither place (the message names both), or the main module is not beside it.
 pub fn find_extension() -> io::Result<PathBuf> {
     let binary = std::env::current_exe()?;
     let directory = binary.parent().unwrap_or(Path::new("/"));
@@ -22,7 +22,7 @@ pub fn find_extension() -> io::Result<PathBuf> {
         io::Error::new(
             io::ErrorKind::NotFound,
             format!(
-                "the worker extension is neither at {} nor at {}; `make build` makes it",
+                "the worker extension is neither at {} nor at {}; `make build` creates it",
                 beside.display(),
                 installed.display()
             ),
@@ -32,6 +32,6 @@ pub fn find_extension() -> io::Result<PathBuf> {
     if main_module.is_file() {
         return Ok(extension);
     }
-    let why = format!("{}, which workers need, is missing; reinstall rgun", main_module.display());
-    Err(io::Error::new(io::ErrorKind::NotFound, why))
+    let message = format!("{} is missing, which workers need; reinstall rgun", main_module.display());
+    Err(io::Error::new(io::ErrorKind::NotFound, message))
 }

@@ -1,10 +1,10 @@
-//! Another user to run a process as: `rgun check`, started as root, runs the application as its unit would.
+//! Runs processes as another user: `rgun check`, started as root, runs the application as the unit's user.
 //!
-//! The daemon itself never changes its user, and has no use for this.
+//! The daemon itself never changes its user.
 //!
 //! # Why `unsafe`
-//! What `std::process::Command` can set by itself cgroups out the supplementary groups; a process without its own would
-//! keep root's. The closure makes plain system calls only (signal-safety(7)).
+//! `std::process::Command` cannot set the supplementary groups, so the process would keep root's. The closure only makes
+//! system calls (signal-safety(7)).
 #![expect(unsafe_code, reason = "pre_exec")]
 
 use std::ffi::OsString;
@@ -14,23 +14,23 @@ use std::process::Command;
 
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
-/// A user, with what a process needs to be that user's.
+/// A user with groups and environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserIdentity {
-    /// As the operator has named the user.
+    /// The user's name, as the operator gave it.
     pub user: String,
-    /// The user.
+    /// The user id.
     pub uid: Uid,
-    /// The group.
+    /// The primary group.
     pub gid: Gid,
-    /// All groups.
+    /// The supplementary groups.
     pub groups: Vec<Gid>,
-    /// The whole environment.
+    /// The complete environment.
     pub environment: Vec<(OsString, OsString)>,
 }
 
 impl UserIdentity {
-    /// Has a command run as this user, in this environment. To be called before variables are added.
+    /// Makes a command run as this user in this environment. Call before adding variables: it clears the environment.
     pub fn apply(&self, command: &mut Command) {
         command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
         let Self { uid, gid, groups, .. } = self.clone();
@@ -41,12 +41,12 @@ impl UserIdentity {
     }
 }
 
-/// Gives up what the process may do, for good. Only async-signal-safe calls.
+/// Switches the process to this user for good. Makes async-signal-safe calls only.
 ///
 /// # Errors
-/// What the kernel says; EPERM to whoever is not root.
+/// The error of the system call that failed; EPERM if the process is not root's.
 pub fn switch_user(uid: Uid, gid: Gid, groups: &[Gid]) -> io::Result<()> {
-    // The user last: later the process may not change the others any more.
+    // The user last: after that the process may not change its groups.
     setgroups(groups)?;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)?;

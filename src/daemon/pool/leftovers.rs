@@ -1,13 +1,9 @@
-//! Processes that workers leave behind when they leave in good order (`workers.children_timeout`).
+//! Children of workers that have exited with status 0. They may run for `workers.children_timeout`, then they are killed
+//! and logged. (The children of a worker that fails or is killed are killed with it.)
 //!
-//! A worker that was asked to leave and exits with status 0 does not take along what it has started: that may finish,
-//! for a while. What is then still there is killed, and named. A worker that is killed, or dies, takes its children
-//! along.
-//!
-//! With a cgroup of its own a worker's children are those in its cgroup, and the cgroup is kept until it is empty. Without one
-//! they are those in its process group; each is known by a pidfd, because the number of a group means that group only as
-//! long as somebody is in it.
-
+//! The children are the processes in the worker's cgroup, which is kept until it is empty. Without a cgroup they are the
+//! processes in its process group; each is held by a pidfd, because the kernel may reuse the group's id as soon as the
+//! group is empty.
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,67 +18,68 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use crate::id::WorkerId;
 use crate::systemd::cgroup::WorkerCgroup;
 
-/// Processes of one worker that are named; the others are counted.
+/// Maximum number of killed processes that are listed per worker; the others are counted.
 const MAX_LISTED: usize = 16;
 
-/// From killing processes to looking whether they are gone.
+/// Time between two kills of the same processes: a cgroup without `cgroup.kill` may have new ones.
 const KILL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// All of them.
+/// The leftovers of all workers.
 #[derive(Debug, Default)]
 pub(super) struct Leftovers {
-    workers: Vec<WorkerLeftovers>,
+    entries: Vec<WorkerLeftovers>,
 }
 
-/// What one worker has left behind.
+/// The running children of one exited worker.
 #[derive(Debug)]
 struct WorkerLeftovers {
     worker: WorkerId,
-    /// The worker's process id, by now perhaps another process's.
+    /// The worker's former process id; the kernel may have reused it.
     pid: u32,
     processes: ProcessSet,
-    /// When the worker left.
+    /// When the worker's exit was reaped.
     exited_at: Instant,
-    /// When they are killed, or killed again.
+    /// When the processes are killed, or killed again.
     kill_at: Instant,
-    /// They were killed, and reported.
+    /// The processes were killed and reported.
     is_killed: bool,
 }
 
-/// How they are found.
+/// A set of running processes.
 #[derive(Debug)]
 enum ProcessSet {
+    /// The processes in a cgroup.
     Cgroup(WorkerCgroup),
-    /// The group's number, and the members that were found when its leader had left.
+    /// A process group's id, and the members that were found after its leader had exited.
     Group(Pid, Vec<(Pid, OwnedFd)>),
 }
 
-/// Processes that a worker had left behind and that were killed.
+/// The children of an exited worker that were killed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KilledLeftovers {
-    /// The worker.
+    /// The worker that had started them.
     pub worker: WorkerId,
-    /// Its process id when it lived.
+    /// The worker's former process id.
     pub pid: u32,
-    /// How long they had from its end.
+    /// Time from the worker's exit to the kill.
     pub waited: Duration,
-    /// Process ids and command names, not more than [`MAX_LISTED`].
+    /// Process ids and command names, at most [`MAX_LISTED`].
     pub commands: Vec<(u32, String)>,
-    /// How many there were.
+    /// Number of processes that were killed.
     pub n_processes: usize,
 }
 
 impl Leftovers {
-    /// Keeps what a worker has left behind that was reaped just now, for `patience`. The cgroup of one that has left
-    /// nothing behind comes back.
+    /// Tracks the children of a worker that was just reaped; they may run for `timeout`. Returns the worker's cgroup if it
+    /// is empty.
     pub(super) fn track(
         &mut self,
         worker: WorkerId,
         pid: Pid,
         cgroup: Option<WorkerCgroup>,
-        patience: Duration,
+        timeout: Duration,
     ) -> Option<WorkerCgroup> {
-        let since = Instant::now();
+        let exited_at = Instant::now();
         let processes = match cgroup {
             Some(cgroup) => ProcessSet::Cgroup(cgroup),
             None => ProcessSet::Group(pid, members_of(pid)),
@@ -93,35 +90,28 @@ impl Leftovers {
                 ProcessSet::Group(..) => None,
             };
         }
-        let until = since.checked_add(patience).unwrap_or(since + Duration::from_hours(24 * 365));
+        let kill_at = exited_at.checked_add(timeout).unwrap_or(exited_at + Duration::from_hours(24 * 365));
         let pid = pid.as_raw().unsigned_abs();
-        self.workers.push(WorkerLeftovers {
-            worker,
-            pid,
-            processes,
-            exited_at: since,
-            kill_at: until,
-            is_killed: false,
-        });
+        self.entries.push(WorkerLeftovers { worker, pid, processes, exited_at, kill_at, is_killed: false });
         None
     }
 
     #[cfg(test)]
     pub(super) fn expire(&mut self) {
-        for leftover in &mut self.workers {
-            leftover.kill_at = Instant::now();
+        for entry in &mut self.entries {
+            entry.kill_at = Instant::now();
         }
     }
 
     #[cfg(test)]
     pub(super) fn n_processes(&self) -> usize {
-        self.workers.iter().map(|leftover| leftover.processes.pids().len()).sum()
+        self.entries.iter().map(|entry| entry.processes.pids().len()).sum()
     }
 
-    /// Forgets those that have ended, and removes their cgroups. To be called before orphans are reaped: one that has
-    /// ended still holds its group's number for those that it has started.
+    /// Forgets processes that have exited, removes empty cgroups, and adds new members of process groups. Call before
+    /// orphans are reaped: until then a zombie keeps its group's id from being reused.
     pub(super) fn prune(&mut self) {
-        self.workers.retain_mut(|leftover| match &mut leftover.processes {
+        self.entries.retain_mut(|entry| match &mut entry.processes {
             ProcessSet::Cgroup(cgroup) => cgroup.remove().is_err(),
             ProcessSet::Group(group, members) => {
                 if members.iter().any(|(pid, _)| group_of(*pid) == Some(*group)) {
@@ -136,30 +126,30 @@ impl Leftovers {
         });
     }
 
-    /// When [`Leftovers::kill_due`] has something to do.
+    /// Returns when [`Leftovers::kill_due`] is due; `None` without leftovers.
     pub(super) fn next_kill(&self) -> Option<Instant> {
-        self.workers.iter().map(|leftover| leftover.kill_at).min()
+        self.entries.iter().map(|entry| entry.kill_at).min()
     }
 
-    /// Whether processes that workers have left behind run and have not been killed.
+    /// Returns true if there are processes that have not been killed.
     pub(super) fn has_running(&self) -> bool {
-        self.workers.iter().any(|leftover| !leftover.is_killed)
+        self.entries.iter().any(|entry| !entry.is_killed)
     }
 
-    /// Kills the leftovers whose time has run out. Returns each worker's the first time.
+    /// Kills the processes whose timeout has passed. Returns one entry per worker, at its first kill.
     pub(super) fn kill_due(&mut self) -> Vec<KilledLeftovers> {
         let now = Instant::now();
         self.prune();
         let mut killed = Vec::new();
-        for leftover in self.workers.iter_mut().filter(|leftover| leftover.kill_at <= now) {
-            let processes = leftover.processes.pids();
-            leftover.processes.kill(&processes);
-            leftover.kill_at = now + KILL_INTERVAL;
-            if !std::mem::replace(&mut leftover.is_killed, true) && !processes.is_empty() {
+        for entry in self.entries.iter_mut().filter(|entry| entry.kill_at <= now) {
+            let processes = entry.processes.pids();
+            entry.processes.kill(&processes);
+            entry.kill_at = now + KILL_INTERVAL;
+            if !std::mem::replace(&mut entry.is_killed, true) && !processes.is_empty() {
                 killed.push(KilledLeftovers {
-                    worker: leftover.worker,
-                    pid: leftover.pid,
-                    waited: now.duration_since(leftover.exited_at),
+                    worker: entry.worker,
+                    pid: entry.pid,
+                    waited: now.duration_since(entry.exited_at),
                     commands: processes.iter().take(MAX_LISTED).map(|pid| (*pid, command_of(*pid))).collect(),
                     n_processes: processes.len(),
                 });
@@ -169,13 +159,13 @@ impl Leftovers {
         killed
     }
 
-    /// Sends SIGTERM to all leftovers, which have until `deadline` at most. Returns how many processes that are.
+    /// Sends SIGTERM to all processes and kills them at `deadline` at the latest. Returns the number of processes.
     pub(super) fn terminate(&mut self, deadline: Instant) -> usize {
         self.prune();
         let mut count = 0;
-        for leftover in &mut self.workers {
-            leftover.kill_at = leftover.kill_at.min(deadline);
-            for pid in leftover.processes.pids() {
+        for entry in &mut self.entries {
+            entry.kill_at = entry.kill_at.min(deadline);
+            for pid in entry.processes.pids() {
                 count += 1;
                 signal_one(pid, Signal::SIGTERM);
             }
@@ -185,6 +175,7 @@ impl Leftovers {
 }
 
 impl ProcessSet {
+    /// Returns the ids of the processes.
     fn pids(&self) -> Vec<u32> {
         match self {
             Self::Cgroup(cgroup) => cgroup.processes().unwrap_or_else(|error| {
@@ -195,26 +186,26 @@ impl ProcessSet {
         }
     }
 
-    /// SIGKILL to all, `listed` being those that were found.
+    /// Sends SIGKILL to all processes. `listed` are their [`pids`](Self::pids).
     fn kill(&self, listed: &[u32]) {
         match self {
             Self::Cgroup(cgroup) => {
                 if !cgroup.kill() {
-                    // A kernel before 5.14. What they start meanwhile is killed the next time.
+                    // Linux before 5.14. Processes that these start meanwhile are killed the next time.
                     for pid in listed {
                         signal_one(*pid, Signal::SIGKILL);
                     }
                 }
             }
             Self::Group(group, members) => {
-                // The number is this group's as long as one of those who were in it still is.
-                let is_there =
+                // The id is still this group's if one of the known members is in it.
+                let is_member =
                     |(pid, process): &(Pid, OwnedFd)| is_running(process) && group_of(*pid) == Some(*group);
-                if members.iter().any(is_there)
+                if members.iter().any(is_member)
                     && let Err(error) = killpg(*group, Signal::SIGKILL)
                     && error != Errno::ESRCH
                 {
-                    tracing::warn!(%error, "cannot kill what a worker has left behind, ignoring");
+                    tracing::warn!(%error, "cannot kill the children of an exited worker, ignoring");
                 }
                 for pid in listed {
                     signal_one(*pid, Signal::SIGKILL);
@@ -224,19 +215,19 @@ impl ProcessSet {
     }
 }
 
-/// A signal to a process that was found running a moment ago: the kernel gives its number to no other so soon.
+/// Sends a signal to a process that was running a moment ago: the kernel does not reuse a pid that soon.
 fn signal_one(pid: u32, signal: Signal) {
     let Ok(pid) = i32::try_from(pid) else { return };
     if let Err(error) = kill(Pid::from_raw(pid), signal)
         && error != Errno::ESRCH
     {
-        tracing::warn!(%error, rgun.pid = pid, "cannot send {signal} to what a worker has left behind, ignoring");
+        tracing::warn!(%error, rgun.pid = pid, "cannot send {signal} to a child of an exited worker, ignoring");
     }
 }
 
-/// The running processes of a group whose number nobody else can have: its last member was there a moment ago.
+/// Lists the running processes of a group that existed a moment ago, so that its id cannot have been reused.
 fn members_of(group: Pid) -> Vec<(Pid, OwnedFd)> {
-    // Mostly there is none, and the kernel knows that at once.
+    // The usual case, at the cost of one system call.
     if killpg(group, None) == Err(Errno::ESRCH) {
         return Vec::new();
     }
@@ -255,30 +246,30 @@ fn members_of(group: Pid) -> Vec<(Pid, OwnedFd)> {
     members
 }
 
-/// The process group of a process, if there is such a one.
+/// Returns the process group of a process; `None` if the process does not exist.
 fn group_of(pid: Pid) -> Option<Pid> {
     nix::unistd::getpgid(Some(pid)).ok()
 }
 
-/// Whether the process of a pidfd has not ended: it is readable from then on (pidfd_open(2)).
+/// Returns true until the process of a pidfd has exited, when the pidfd becomes readable (pidfd_open(2)).
 fn is_running(process: &OwnedFd) -> bool {
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
     loop {
-        match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&at_once)) {
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&no_wait)) {
             Ok(ready) => return ready == 0,
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
-                tracing::debug!(error = %io::Error::from(error), "cannot look at a pidfd");
+                tracing::debug!(error = %io::Error::from(error), "cannot poll a pidfd");
                 return false;
             }
         }
     }
 }
 
-/// The name of a process's program, as the kernel has it: arguments may hold secrets.
+/// Returns the command name of a process. Not its arguments, which may hold secrets.
 fn command_of(pid: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let name: String =
         name.trim_end().chars().map(|char| if char.is_control() { '?' } else { char }).collect();
-    if name.is_empty() { "ended".to_owned() } else { name }
+    if name.is_empty() { "exited".to_owned() } else { name }
 }

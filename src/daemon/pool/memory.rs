@@ -1,12 +1,12 @@
-//! How much memory workers use, and who has come to its limit.
+//! The memory usage of workers, and the kernel's memory events.
 //!
-//! With the kernel's memory controller each worker has limits of its own (`systemd::memory`), and `run` awaits
+//! With the kernel's memory controller each worker's cgroup has limits (`systemd::memory`), and `run` waits on
 //! [`Pool::memory_watch_fd`] to call [`Pool::take_memory_events`]. Without it there is no hard limit, and `run` samples
-//! [`Pool::memory_usage`] instead: the *proportional set size* (proc_pid_smaps_rollup(5)), in which a page that several
-//! processes share counts for each in proportion. That needs no privilege for processes of the same user, under
-//! `ProtectProc=invisible` neither.
+//! [`Pool::memory_usage`]: the *proportional set size* (proc_pid_smaps_rollup(5)), which divides a shared page among the
+//! processes that share it. Reading it needs no privilege for processes of the same user, even under
+//! `ProtectProc=invisible`.
 //!
-//! What is done about a worker that has grown is not decided here.
+//! `run` decides what to do about a worker that exceeds its limit.
 
 use std::fs;
 use std::io;
@@ -22,63 +22,64 @@ use super::Pool;
 use super::memory_limits::MemoryEvent;
 use super::worker::WorkerProcess;
 
-/// Most processes of one worker whose memory is added up without a controller; reading one takes the kernel about a
-/// millisecond for each 100 MiB.
+/// Maximum number of processes of one worker whose memory is sampled without a controller; reading one takes the kernel
+/// about a millisecond per 100 MiB.
 const MAX_SAMPLED_PROCESSES: usize = 64;
 
 impl WorkerProcess {
-    /// Whether the kernel has killed something of it for want of memory. To be asked before its cgroup is removed.
-    pub(super) fn was_oom_killed(&self, how: Exit) -> bool {
+    /// Returns true if the out-of-memory killer has killed the process or one of its children. Must be called before its
+    /// cgroup is removed.
+    pub(super) fn was_oom_killed(&self, exit: Exit) -> bool {
         let Some(cgroup) = self.cgroup.as_ref().filter(|cgroup| cgroup.has_memory()) else { return false };
-        matches!(how, Exit::Signal { signal, .. } if signal == nix::libc::SIGKILL)
+        matches!(exit, Exit::Signal { signal, .. } if signal == nix::libc::SIGKILL)
             && cgroup
                 .memory_events()
-                .is_ok_and(|events| events.oom_kill > self.memory_limits.initial_oom_kills)
+                .is_ok_and(|counts| counts.oom_kill > self.memory_limits.initial_oom_kills)
     }
 
-    /// Lifts its limits: it is not to be replaced because of what it uses.
+    /// Lifts the memory limits: a zygote is not replaced for its memory usage.
     pub(super) fn lift_memory_limits(&mut self) {
         if self.memory_limits.soft.take().is_none() {
             return;
         }
         if let Some(Err(error)) = self.cgroup.as_ref().map(WorkerCgroup::lift_limits) {
             tracing::warn!(error = %Chain(&error), rgun.pid = self.pid.as_raw(),
-                "cannot lift the limits of a zygote's memory, ignoring");
+                "cannot lift a zygote's memory limits, ignoring");
         }
     }
 
-    /// What the kernel has told since the last look.
-    fn poll_memory_events(&mut self, worker: WorkerId, news: &mut Vec<MemoryEvent>) -> Option<()> {
+    /// Appends the memory events since the last call to `events`. Returns `Some` if the soft limit was reached.
+    fn poll_memory_events(&mut self, worker: WorkerId, events: &mut Vec<MemoryEvent>) -> Option<()> {
         let cgroup = self.cgroup.as_ref().filter(|cgroup| cgroup.has_memory())?;
-        let events = cgroup.memory_events().ok()?;
-        let seen = std::mem::replace(&mut self.memory_limits.last_counts, events);
-        if events.oom_kill > seen.oom_kill {
-            news.push(MemoryEvent::OomKill(worker));
+        let counts = cgroup.memory_events().ok()?;
+        let last = std::mem::replace(&mut self.memory_limits.last_counts, counts);
+        if counts.oom_kill > last.oom_kill {
+            events.push(MemoryEvent::OomKill(worker));
         }
-        let soft = self.memory_limits.soft.filter(|_| events.high > seen.high)?;
-        // The page cache comes to the limit as well, and goes from there without harm: only what is left then counts.
-        // The kernel holds the use at the limit, within some 256 KiB a processor: hence not all of it.
+        let soft = self.memory_limits.soft.filter(|_| counts.high > last.high)?;
+        // The page cache can reach the limit too, and is then reclaimed without harm: only the remaining usage counts.
+        // The kernel holds the usage at the limit within some 256 KiB per processor, hence the margin.
         if cgroup.memory_usage().ok()? < soft - soft / 16 {
             return None;
         }
         self.memory_limits.soft = None;
-        news.push(MemoryEvent::High(worker));
+        events.push(MemoryEvent::High(worker));
         if let Err(error) = cgroup.lift_soft_limit() {
             tracing::warn!(error = %Chain(&error), rgun.pid = self.pid.as_raw(),
-                "cannot lift the limit of a worker's memory: it is slow until it is replaced");
+                "cannot lift a worker's memory limit: it is slow until it is replaced");
         }
         Some(())
     }
 }
 
 impl Pool {
-    /// Whether the kernel counts and bounds the memory of workers.
+    /// Returns true if the kernel's memory controller is available for workers.
     pub fn has_memory_controller(&self) -> bool {
         self.delegation.as_ref().is_some_and(|delegation| delegation.has(Controller::Memory))
     }
 
-    /// Bytes of memory that a worker and what it started use; nothing when that cannot be told. Without a cgroup only
-    /// the worker itself is counted.
+    /// Returns the bytes of memory that a worker and its children use; `None` if unknown. Without a cgroup the worker
+    /// alone is counted.
     pub fn memory_usage(&mut self, worker: WorkerId) -> Option<u64> {
         let process = self.processes.get(&worker)?;
         if let Some(cgroup) = process.cgroup.as_ref().filter(|cgroup| cgroup.has_memory())
@@ -103,41 +104,41 @@ impl Pool {
                 Err(error) => {
                     self.memory_monitor.read_error_logged = true;
                     tracing::warn!(%error, rgun.pid = pid,
-                        "cannot read a worker's /proc/{pid}/smaps_rollup: its memory is not known");
+                        "cannot read a worker's /proc/{pid}/smaps_rollup: its memory usage is unknown");
                 }
             }
         }
         total
     }
 
-    /// Readable when [`Pool::take_memory_events`] may have something to tell. Without it there are no limits, or they cannot
-    /// be watched: then only calling it tells.
+    /// Returns a descriptor that is readable when [`Pool::take_memory_events`] may return events; `None` if there are no
+    /// limits, or they must be polled.
     pub fn memory_watch_fd(&self) -> Option<BorrowedFd<'_>> {
         self.memory_monitor.watch.as_ref().map(AsFd::as_fd)
     }
 
-    /// What the kernel has told of the workers' memory since the last call. Does not block. To be called when
-    /// [`Pool::memory_watch_fd`] is readable, and from time to time anyway.
+    /// Returns the memory events since the last call. Does not block. Call when [`Pool::memory_watch_fd`] is readable,
+    /// and at intervals in any case.
     pub fn take_memory_events(&mut self) -> Vec<MemoryEvent> {
         let changed = self.memory_monitor.watch.as_ref().map(CgroupWatch::changed).unwrap_or_default();
-        let mut news = Vec::new();
+        let mut events = Vec::new();
         for (worker, process) in &mut self.processes {
             if process.memory_limits.watch_id.is_none_or(|id| changed.contains(id)) {
-                // Nothing is an end that will be told by `reap`.
-                let _nothing_new = process.poll_memory_events(*worker, &mut news);
+                // `None` without a new event, and when the cgroup cannot be read: then `reap` reports the exit.
+                let _ = process.poll_memory_events(*worker, &mut events);
             }
         }
-        news
+        events
     }
 }
 
-/// Reads `/proc/PID/smaps_rollup`. Nothing when the process is gone.
+/// Reads `/proc/PID/smaps_rollup`. Returns bytes; `None` if the process has exited.
 fn proportional_set_size(pid: u32) -> io::Result<Option<u64>> {
     match fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) {
         Ok(text) => parse_rollup(&text).map(Some).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, "smaps_rollup has no line of \"Pss:\" in kB")
         }),
-        // ESRCH: it has ended since the file was opened, or is a zombie.
+        // ESRCH: the process has exited since the file was opened, or is a zombie.
         Err(error)
             if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH) =>
         {
@@ -147,7 +148,7 @@ fn proportional_set_size(pid: u32) -> io::Result<Option<u64>> {
     }
 }
 
-/// `Pss`, and `SwapPss` where the kernel tells it: what was swapped out has not gone away. In bytes.
+/// Parses smaps_rollup. Returns `Pss` plus `SwapPss` (absent on some kernels) in bytes.
 fn parse_rollup(text: &str) -> Option<u64> {
     let field = |name: &str| {
         let rest = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -161,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rollup_is_read_whatever_else_a_kernel_tells() {
+    fn smaps_rollup_parses_with_unknown_fields() {
         let text = "55d0c0a00000-7ffd5b5f2000 ---p 00000000 00:00 0                  [rollup]\n\
                     Rss:                9876 kB\nPss:                4321 kB\nPss_Dirty:           100 kB\n\
                     Pss_Anon:            90 kB\nShared_Clean:       5555 kB\nSwap:                 10 kB\n\
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_tells_our_own_size_and_nothing_of_a_process_that_is_gone() {
+    fn own_pss_is_known_and_that_of_an_absent_process_is_none() {
         let own = proportional_set_size(std::process::id()).unwrap().unwrap();
         assert!((64 * 1024..1 << 40).contains(&own), "{own}");
         assert_eq!(proportional_set_size(u32::MAX).unwrap(), None);

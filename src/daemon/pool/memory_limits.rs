@@ -1,4 +1,5 @@
-//! The limits of one worker's memory, and the watch over all of them. `memory` reads what the kernel tells.
+//! Sets the memory limits of new workers and keeps the watch over their cgroups. [`memory`](super::memory) reads the
+//! events.
 
 use rgun_channel::control::Role;
 
@@ -9,60 +10,62 @@ use crate::systemd::memory::{CgroupWatch, MemoryEventCounts, WatchId};
 
 use super::spawn_spec::SpawnSpec;
 
-/// Something the kernel has told of a worker's memory.
+/// A memory event of a worker's cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryEvent {
-    /// It has come to `workers.max_memory`. The limit has been lifted, so that what it does is not slowed down; the
-    /// one at half as much again stands. Once for each worker.
+    /// The worker has reached `workers.max_memory`, its soft limit. The limit has been lifted, so that the kernel does not
+    /// slow the worker down; the hard limit at 1.5 times remains. Sent once per worker.
     High(WorkerId),
-    /// The kernel has killed something of it for want of memory; with a limit of its own all of it.
+    /// The out-of-memory killer has killed a process of the worker; if the worker has a limit, all of its processes.
     OomKill(WorkerId),
 }
 
-/// What the pool keeps about it.
+/// The watch over all workers, and warnings that are logged once.
 #[derive(Debug, Default)]
 pub(super) struct MemoryMonitor {
+    /// `None` without a memory controller, or if inotify fails: then the events are polled.
     pub(super) watch: Option<CgroupWatch>,
-    /// That there is no controller has been said.
+    /// The absence of a memory controller was logged.
     pub(super) absence_logged: bool,
-    /// That `/proc` cannot be read has been said.
+    /// A failure to read `/proc` was logged.
     pub(super) read_error_logged: bool,
 }
 
-/// What is known of one worker's limits.
+/// The memory limits and event counts of one worker.
 #[derive(Debug, Default)]
 pub(super) struct MemoryLimits {
-    /// Bytes at which it is told [`MemoryEvent::High`]; nothing when it has no soft limit (any more).
+    /// Bytes at which [`MemoryEvent::High`] is sent; `None` without a soft limit, or after it was lifted.
     pub(super) soft: Option<u64>,
-    /// Nothing when it cannot be watched: it is then looked at each time.
+    /// The cgroup's watch; `None` if it must be polled.
     pub(super) watch_id: Option<WatchId>,
-    /// What was seen last.
+    /// The event counts of the last poll.
     pub(super) last_counts: MemoryEventCounts,
-    /// A cgroup of the same name may have been there before.
+    /// Kills counted before the worker started: the cgroup may be an old one of the same name.
     pub(super) initial_oom_kills: u64,
 }
 
 impl MemoryMonitor {
     pub(super) fn new(has_memory: bool) -> Self {
-        let watch = has_memory.then(CgroupWatch::new).and_then(|made| {
-            made.inspect_err(|error| {
-                tracing::warn!(%error, "cannot watch memory.events, looking at them from time to time instead");
-            })
-            .ok()
+        let watch = has_memory.then(CgroupWatch::new).and_then(|created| {
+            created
+                .inspect_err(|error| {
+                    tracing::warn!(%error, "cannot watch memory.events, polling it instead");
+                })
+                .ok()
         });
         Self { watch, ..Self::default() }
     }
 
-    /// Bounds a new worker's cgroup. A zygote has no limit: it serves nothing that could make it grow, and what its
-    /// workers share with it is counted as its own.
+    /// Sets the limits of a new worker's cgroup. A zygote has none: it serves no requests, and the pages that it shares
+    /// with its workers are charged to it.
     pub(super) fn set_limits(&mut self, spec: &SpawnSpec<'_>, cgroup: Option<&WorkerCgroup>) -> MemoryLimits {
         let soft = spec.max_memory.filter(|_| spec.role == Role::Worker);
         let Some(cgroup) = cgroup.filter(|cgroup| cgroup.has_memory()) else {
             if soft.is_some() && !self.absence_logged {
                 self.absence_logged = true;
                 tracing::warn!(
-                    "workers.max_memory has no memory controller to rely on (under systemd that takes Delegate=yes \
-                     and a kernel with cgroup2's): falls back to sampling PSS every 5 s, without a hard limit"
+                    "workers.max_memory: no memory controller (systemd needs Delegate=yes and a kernel with cgroup2's): \
+                     falls back to sampling PSS every 5 s, without a hard limit"
                 );
             }
             return MemoryLimits::default();
@@ -74,16 +77,16 @@ impl MemoryMonitor {
                 false
             }
         });
-        // Without a limit of its own the kernel may still kill it for the whole system's; that is read at its end.
-        let watch = self.watch.as_ref().filter(|_| soft.is_some()).and_then(|watch| {
+        // A worker without a limit may still be killed by the system's; `was_oom_killed` reads that at its exit.
+        let watch_id = self.watch.as_ref().filter(|_| soft.is_some()).and_then(|watch| {
             let added = watch.add(cgroup);
             added
                 .inspect_err(|error| {
-                    tracing::debug!(%error, "cannot watch a worker's memory.events, looking at them from time to time");
+                    tracing::debug!(%error, "cannot watch a worker's memory.events, polling it instead");
                 })
                 .ok()
         });
-        let seen = cgroup.memory_events().unwrap_or_default();
-        MemoryLimits { soft, watch_id: watch, last_counts: seen, initial_oom_kills: seen.oom_kill }
+        let counts = cgroup.memory_events().unwrap_or_default();
+        MemoryLimits { soft, watch_id, last_counts: counts, initial_oom_kills: counts.oom_kill }
     }
 }

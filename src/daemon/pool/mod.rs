@@ -1,14 +1,14 @@
-//! The workers' processes: made here, killed here, reaped here. Nobody else makes processes.
+//! The processes of workers and zygotes: spawning, killing, reaping.
 //!
-//! `run` calls all of [`Pool`] from the main thread, and only from it: `PR_SET_PDEATHSIG` is tied to the *thread* that
-//! forked (prctl(2)), and a pid means a process only until this thread reaps it.
+//! [`Pool`] is used by `run` and `check`, from the main thread alone: `PR_SET_PDEATHSIG` is tied to the *thread* that
+//! forked (prctl(2)), and a pid names its process only until this thread reaps it.
 //!
 //! # Invariants
-//! - The daemon is a *subreaper*: what its workers leave behind becomes its child (that is how a zygote's workers come
-//!   to it), and is reaped without a word unless it is a worker.
-//! - A process is killed before it is reaped, with all that it started, so that nothing outlives its seat; but one that
-//!   has left in good order cgroups its children to finish ([`leftovers`]).
-//! - No number of a process is used after it was reaped.
+//! - The daemon is a *subreaper*: it becomes the parent of every orphan of its workers (including the workers that a
+//!   zygote forks) and reaps it. Only the exits of workers and zygotes are reported.
+//! - A process is killed with all its children before it is reaped, so no child outlives the worker. The exception: a
+//!   worker that exits with status 0 leaves its children running for a while ([`leftovers`]).
+//! - A pid is not used after its process was reaped.
 
 mod channel;
 mod error;
@@ -58,48 +58,50 @@ use self::spawn::ProcessSettings;
 pub use self::spawn_spec::SpawnSpec;
 use self::worker::WorkerProcess;
 
-/// All worker processes that have not been reaped.
+/// All processes of workers and zygotes that have not been reaped.
 #[derive(Debug)]
 pub struct Pool {
+    /// Path of the worker extension.
     extension: PathBuf,
+    /// The delegated cgroup; `None` without delegation: then workers stay in the daemon's cgroup.
     delegation: Option<Delegation>,
     process_settings: ProcessSettings,
-    /// Reads what workers print. `None`: they have the daemon's stdout and stderr.
+    /// Reads the output of workers; `None` if they inherit the daemon's stdout and stderr.
     output: Option<WorkerOutput>,
     processes: HashMap<WorkerId, WorkerProcess>,
     forks: PendingForks,
     memory_monitor: MemoryMonitor,
-    /// Leaves whose removal had to wait for their last process.
+    /// Cgroups to remove as soon as their last process has ended.
     stale_cgroups: Vec<WorkerCgroup>,
     leftovers: Leftovers,
 }
 
-/// A process that was started.
+/// A process that [`Pool::spawn`] or a zygote has started.
 #[derive(Debug)]
 pub struct SpawnedWorker {
-    /// Its id.
+    /// The process id.
     pub pid: u32,
-    /// Its channel, for the dispatcher.
+    /// The daemon's end of the worker's channel, for the dispatcher.
     pub link: Link,
 }
 
-/// A process that has ended, and was reaped.
+/// The exit of a worker or zygote, which has been reaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkerExit {
-    /// Whose it was.
+    /// The worker or zygote that exited.
     pub worker: WorkerId,
-    /// Its id, which may be anybody's by now.
+    /// The former process id; the kernel may have reused it.
     pub pid: u32,
-    /// How it ended.
-    pub exit: Exit,
-    /// The kernel killed it, or something that it had started, for want of memory.
+    /// The exit status or signal.
+    pub status: Exit,
+    /// The kernel's out-of-memory killer has killed the worker or one of its children.
     pub oom_killed: bool,
 }
 
 impl Pool {
-    /// A pool without processes. Makes this process a subreaper.
+    /// Creates a pool without processes and makes this process a subreaper.
     pub fn new(extension: PathBuf, delegation: Option<Delegation>) -> Self {
-        // Only a kernel older than 3.4 can refuse.
+        // Fails only on kernels older than 3.4.
         if let Err(errno) = nix::sys::prctl::set_child_subreaper(true) {
             tracing::warn!(error = %errno, "cannot become a subreaper: preloaded workers will not work, ignoring");
         }
@@ -118,55 +120,58 @@ impl Pool {
         pool
     }
 
-    /// Workers get this soft limit of open files, which the daemon had before it raised its own.
+    /// Sets the workers' soft limit of open files: the one that the daemon had before it raised its own.
     pub fn set_open_files_limit(&mut self, soft: u64) {
         self.process_settings.open_files = Some(soft);
     }
 
-    /// Has what workers print read by this.
+    /// Sets the reader of the workers' output; with `None`, workers inherit the daemon's stdout and stderr.
     #[must_use]
     pub fn with_output(self, output: Option<WorkerOutput>) -> Self {
         Self { output, ..self }
     }
 
-    /// What reads the workers' output, which outlives them.
+    /// Drops the pool and returns the reader of the workers' output, which may still have lines to log.
     pub fn into_output(self) -> Option<WorkerOutput> {
         self.output
     }
 
-    /// Pipes for a process that is about to be made.
     fn create_output_pipes(&self) -> Result<(Option<WorkerEnds>, Option<DaemonEnds>), SpawnError> {
         let pipes = self.output.as_ref().map(WorkerOutput::pipes).transpose();
-        Ok(pipes
-            .map_err(|source| SpawnError::System { resource: "the pipes for its output", source })?
-            .unzip())
+        Ok(pipes.map_err(|source| SpawnError::System { resource: "the output pipes", source })?.unzip())
     }
 
-    /// From now on what a process prints is read.
+    /// Starts reading the output of a process.
     fn follow_output(&self, ends: Option<DaemonEnds>, worker: WorkerId, pid: Pid) {
         if let (Some(output), Some(ends)) = (&self.output, ends) {
             output.follow(ends, worker, pid.as_raw().unsigned_abs());
         }
     }
 
-    /// Processes that are started from now on are this user's.
+    /// Sets the user that processes spawned from now on run as.
     pub fn run_as(&mut self, identity: UserIdentity) {
         self.process_settings.identity = Some(identity);
     }
 
-    /// Starts a worker or a zygote: makes its channel, its cgroup cgroup and its process, and tells it to boot.
+    /// Starts a worker or a zygote: creates its channel, cgroup and process, and sends it Start.
     ///
     /// # Errors
-    /// What could not be made; nothing is left behind.
+    /// If one of these cannot be created; then none of them is left.
     pub fn spawn(&mut self, spec: &SpawnSpec<'_>, reactor: &Reactor) -> Result<SpawnedWorker, SpawnError> {
-        let (channel, map, theirs) = Channel::new(Geometry::standard(spec.slots().max()))?;
-        let (printing, printed) = self.create_output_pipes()?;
+        let (channel, map, worker_socket) = Channel::new(Geometry::standard(spec.slots().max()))?;
+        let (worker_ends, daemon_ends) = self.create_output_pipes()?;
         let cgroup = self.create_cgroup(spec);
-        let limits = self.memory_monitor.set_limits(spec, cgroup.as_ref());
-        let made =
-            spawn::spawn(spec, &self.extension, &theirs, printing, cgroup.as_ref(), &self.process_settings);
-        drop(theirs);
-        let pid = match made {
+        let memory_limits = self.memory_monitor.set_limits(spec, cgroup.as_ref());
+        let spawned = spawn::spawn(
+            spec,
+            &self.extension,
+            &worker_socket,
+            worker_ends,
+            cgroup.as_ref(),
+            &self.process_settings,
+        );
+        drop(worker_socket);
+        let pid = match spawned {
             Ok(pid) => pid,
             Err(error) => {
                 self.stale_cgroups.extend(cgroup);
@@ -174,7 +179,7 @@ impl Pool {
                 return Err(error);
             }
         };
-        self.follow_output(printed, spec.worker, pid);
+        self.follow_output(daemon_ends, spec.worker, pid);
         let start = Command::Start(Box::new(spec.start(channel.geometry)));
         let fds = [
             map.as_fd(),
@@ -184,22 +189,13 @@ impl Pool {
             channel.wake.as_fd(),
         ];
         if let Err(error) = control::send(&channel.control, &start.encode(), &fds) {
-            // The process is gone already: its exit will tell, and say more than this does.
-            tracing::debug!(%error, rgun.pid = pid.as_raw(), "cannot send a worker its start, ignoring");
+            // The process has exited already; its exit is reported by `reap`.
+            tracing::debug!(%error, rgun.pid = pid.as_raw(), "cannot send Start to a worker, ignoring");
         }
         let link = channel.link(spec.worker, spec.generation, spec.slots(), spec.max_requests);
-        let children = spec.children_timeout;
-        self.processes.insert(
-            spec.worker,
-            WorkerProcess {
-                pid,
-                role: spec.role,
-                channel,
-                cgroup,
-                memory_limits: limits,
-                children_timeout: children,
-            },
-        );
+        let (role, children_timeout) = (spec.role, spec.children_timeout);
+        let process = WorkerProcess { pid, role, channel, cgroup, memory_limits, children_timeout };
+        self.processes.insert(spec.worker, process);
         Ok(SpawnedWorker { pid: pid.as_raw().unsigned_abs(), link })
     }
 
@@ -214,14 +210,14 @@ impl Pool {
             Ok(cgroup) => Some(cgroup),
             Err(error) => {
                 tracing::warn!(error = %crate::error_chain::Chain(&error),
-                    "cannot make a worker's cgroup, proceeding without");
+                    "cannot create a worker's cgroup, proceeding without");
                 None
             }
         }
     }
 
-    /// SIGKILL to the worker and everything it started: its cgroup cgroup where there is one, else its
-    /// process group. A worker that a zygote has not made yet is killed when it has.
+    /// Sends SIGKILL to a worker and all its children: to its cgroup if it has one, and to its process group. If its
+    /// zygote has not forked it yet, it is killed after the fork.
     pub fn kill(&mut self, worker: WorkerId) {
         match self.processes.get_mut(&worker) {
             Some(process) => {
@@ -232,22 +228,24 @@ impl Pool {
         }
     }
 
-    /// Whether every process has been reaped, and none is on its way.
+    /// Returns true if every process has been reaped and no fork is pending.
     pub fn is_empty(&self) -> bool {
         self.processes.is_empty() && self.forks.is_empty()
     }
 
-    /// Collects the workers that have ended; to be called at SIGCHLD. What outlived its worker is killed: it must not
-    /// outlive its seat; unless the worker has left in good order, and then it has `SpawnSpec::children_timeout`. Others that ended as children of ours are reaped without a word.
+    /// Reaps the workers that have exited, and orphans. Call at SIGCHLD.
+    ///
+    /// Kills the children of each worker, unless it exited with status 0: then they may run for
+    /// [`SpawnSpec::children_timeout`].
     pub fn reap(&mut self) -> Vec<WorkerExit> {
-        let mut ended = Vec::new();
+        let mut exits = Vec::new();
         self.leftovers.prune();
         for (worker, process) in &self.processes {
-            if let Some((how, can_be_reaped)) = process.peek_exit() {
-                let oom_killed = process.was_oom_killed(how);
-                if can_be_reaped {
-                    if !process.keeps_children(how) {
-                        // Before it is reaped, so that its number still is its group's.
+            if let Some((status, is_child)) = process.peek_exit() {
+                let oom_killed = process.was_oom_killed(status);
+                if is_child {
+                    if !process.keeps_children(status) {
+                        // Before it is reaped, while its pid still is the id of its process group.
                         process.kill_all();
                     }
                     process::reap(process.pid);
@@ -255,14 +253,14 @@ impl Pool {
                     cgroup.kill();
                 }
                 let pid = process.pid.as_raw().unsigned_abs();
-                ended.push(WorkerExit { worker: *worker, pid, exit: how, oom_killed });
+                exits.push(WorkerExit { worker: *worker, pid, status, oom_killed });
             }
         }
-        for WorkerExit { worker, exit: how, .. } in &ended {
+        for WorkerExit { worker, status, .. } in &exits {
             if let Some(process) = self.processes.remove(worker) {
-                if process.keeps_children(*how) {
-                    let WorkerProcess { pid, cgroup, children_timeout: children, .. } = process;
-                    self.stale_cgroups.extend(self.leftovers.track(*worker, pid, cgroup, children));
+                if process.keeps_children(*status) {
+                    let WorkerProcess { pid, cgroup, children_timeout, .. } = process;
+                    self.stale_cgroups.extend(self.leftovers.track(*worker, pid, cgroup, children_timeout));
                 } else {
                     self.stale_cgroups.extend(process.cgroup);
                 }
@@ -271,46 +269,46 @@ impl Pool {
         }
         self.reap_orphans();
         self.remove_stale_cgroups();
-        ended
+        exits
     }
 
-    /// Removes the cgroups whose processes are gone. Without those of [`leftovers`], how many are left, whose last process the kernel has not done
-    /// with: to be tried again after a while ([`Pool::reap`] does too).
+    /// Removes the cgroups whose processes have ended. Returns the number of those that the kernel still reports as
+    /// busy (not counting [`leftovers`]): try again later.
     pub fn remove_stale_cgroups(&mut self) -> usize {
         self.leftovers.prune();
         self.stale_cgroups.retain(|cgroup| cgroup.remove().is_err());
         self.stale_cgroups.len()
     }
 
-    /// Reaps what workers have left behind to this subreaper. Not while a zygote is at work: a child that nobody knows
-    /// may then be a worker that has ended before it was told of, and how it ended is of interest.
+    /// Reaps orphans of workers, unless a fork is pending: an unknown child may then be a worker that exited before its
+    /// zygote reported it, and its exit status is needed.
     fn reap_orphans(&mut self) {
         while self.forks.is_empty()
-            && let Ok(Some((pid, how))) = process::peek_exit(WaitTarget::Any)
-            // A worker that has ended this moment: there is a SIGCHLD of its own for it.
+            && let Ok(Some((pid, exit))) = process::peek_exit(WaitTarget::Any)
+            // A worker that exited just now is left to the call for its own SIGCHLD.
             && !self.processes.values().any(|process| process.pid == pid)
         {
-            tracing::trace!(rgun.pid = pid.as_raw(), "an orphan of a worker {how}");
+            tracing::trace!(rgun.pid = pid.as_raw(), "an orphan of a worker {exit}");
             process::reap(pid);
         }
     }
 
-    /// When [`Pool::kill_leftovers`] has something to do.
+    /// Returns when [`Pool::kill_leftovers`] is due; `None` if there are no leftovers.
     pub fn next_leftover_kill(&self) -> Option<Instant> {
         self.leftovers.next_kill()
     }
 
-    /// Whether processes that workers have left behind run and have not been killed.
+    /// Returns true if children of exited workers are running and have not been killed.
     pub fn has_leftovers(&self) -> bool {
         self.leftovers.has_running()
     }
 
-    /// Kills the leftovers whose time has run out. Returns each worker's the first time.
+    /// Kills the leftovers whose timeout has passed. Returns one entry per worker, at its first kill.
     pub fn kill_leftovers(&mut self) -> Vec<KilledLeftovers> {
         self.leftovers.kill_due()
     }
 
-    /// Sends SIGTERM to all leftovers, which have until `deadline` at most. Returns how many processes that are.
+    /// Sends SIGTERM to all leftovers and kills them at `deadline` at the latest. Returns the number of processes.
     pub fn terminate_leftovers(&mut self, deadline: Instant) -> usize {
         self.leftovers.terminate(deadline)
     }

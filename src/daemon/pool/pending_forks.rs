@@ -1,4 +1,5 @@
-//! The workers that zygotes were asked to fork, until each is there or given up. `fork` asks and decides.
+//! Forks that were requested of zygotes, until each is reported or given up. [`fork`](super::fork) requests them and
+//! handles the reports.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
@@ -13,46 +14,47 @@ use super::channel::Channel;
 use super::error::SpawnError;
 use super::memory_limits::MemoryLimits;
 
-/// From a zygote's death to the last that it may have said.
+/// Time between a zygote's death and the deadline of its pending forks, in which its last reports are read.
 const ZYGOTE_DEATH_GRACE: Duration = Duration::from_millis(200);
 
-/// The workers that were asked for and are not there yet.
+/// Forks by state.
 #[derive(Debug, Default)]
 pub(super) struct PendingForks {
-    /// By life.
+    /// Forks without a report yet, by the worker's life.
     pub(super) pending: HashMap<u64, PendingFork>,
-    /// Lives that were given up, and their zygotes; should their process come after all, it is killed.
+    /// Zygotes of the forks that were given up, by life. If such a worker is reported after all, it is killed.
     pub(super) given_up: HashMap<u64, WorkerId>,
+    /// Forks that were given up, until [`Pool::take_lost_forks`](super::Pool::take_lost_forks) returns them.
     pub(super) lost: Vec<LostFork>,
 }
 
-/// A worker that was asked for and will not come.
+/// A fork that the zygote will not report.
 #[derive(Debug)]
 pub struct LostFork {
-    /// Whose it was to be.
+    /// The worker that was to be forked.
     pub worker: WorkerId,
-    /// Who was asked for it.
+    /// The zygote that was asked.
     pub zygote: WorkerId,
-    /// The zygote lives and has not answered anything for as long as one fork may take: it hangs, and another one is
-    /// to take its place.
+    /// The zygote is alive but has reported nothing for as long as one fork may take: it hangs and must be replaced.
     pub timed_out: bool,
-    /// Why it will not come.
+    /// The reason, for the log.
     pub error: SpawnError,
 }
 
-/// A worker that was asked for.
+/// A fork that was requested and not reported.
 #[derive(Debug)]
 pub(super) struct PendingFork {
     pub(super) worker: WorkerId,
     pub(super) zygote: WorkerId,
-    /// When it is given up.
+    /// When the fork is given up.
     pub(super) deadline: Instant,
-    /// It was to be killed before it existed.
+    /// The worker is to be killed as soon as it is reported.
     pub(super) kill_on_arrival: bool,
     pub(super) prepared: PreparedWorker,
 }
 
-/// A process but for its pid.
+/// Everything of a [`WorkerProcess`](super::worker::WorkerProcess) but its pid, and the parts of its
+/// [`Link`](crate::dispatch::Link).
 #[derive(Debug)]
 pub(super) struct PreparedWorker {
     pub(super) channel: Channel,
@@ -62,7 +64,7 @@ pub(super) struct PreparedWorker {
     pub(super) slots: Slots,
     pub(super) max_requests: Option<NonZeroU64>,
     pub(super) children_timeout: Duration,
-    /// What it prints comes here.
+    /// The daemon's ends of the output pipes; `None` if the worker inherits stdout and stderr.
     pub(super) output: Option<DaemonEnds>,
 }
 
@@ -73,12 +75,12 @@ impl PendingForks {
 
     #[cfg(test)]
     pub(super) fn expire(&mut self) {
-        for pending in self.pending.values_mut() {
-            pending.deadline = Instant::now();
+        for fork in self.pending.values_mut() {
+            fork.deadline = Instant::now();
         }
     }
 
-    /// Forgets a fork that was given up and that its zygote has answered now; false if there was none.
+    /// Removes a fork that was given up. Returns false if `zygote` has given up no fork of this life.
     pub(super) fn take_given_up(&mut self, life: u64, zygote: WorkerId) -> bool {
         let is_given_up = self.given_up.get(&life) == Some(&zygote);
         if is_given_up {
@@ -87,11 +89,11 @@ impl PendingForks {
         is_given_up
     }
 
-    /// A process has died: if it is a zygote, what it was to do may not come any more.
+    /// Limits the pending forks of a dead zygote to [`ZYGOTE_DEATH_GRACE`]. Does nothing for a worker.
     pub(super) fn shorten_deadlines(&mut self, zygote: WorkerId) {
-        let until = Instant::now() + ZYGOTE_DEATH_GRACE;
-        for pending in self.pending.values_mut().filter(|pending| pending.zygote == zygote) {
-            pending.deadline = pending.deadline.min(until);
+        let deadline = Instant::now() + ZYGOTE_DEATH_GRACE;
+        for fork in self.pending.values_mut().filter(|fork| fork.zygote == zygote) {
+            fork.deadline = fork.deadline.min(deadline);
         }
     }
 }

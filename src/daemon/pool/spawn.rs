@@ -1,15 +1,18 @@
-//! Makes a worker's process.
+//! Starts the process of a worker or zygote.
 //!
 //! # Why `unsafe`
-//! Six things must happen in the child between fork and exec, and only `pre_exec` can do them: entering
-//! the cgroup (so that no instruction of the worker runs outside it), placing the control socket at its
-//! number, asking for SIGKILL when the daemon dies, restoring the limit of open files that the daemon has raised
-//! for itself, restoring the signal dispositions and the mask that a program started by systemd has, and ignoring
-//! those signals that would kill a worker which has not come so far as to handle them ([`INITIALLY_IGNORED`]). The closure makes
-//! plain system calls only: no allocation, no lock, no logging (signal-safety(7)).
+//! Six things must happen in the child between fork and exec, and `pre_exec` is the one hook there:
+//! - enter the cgroup, so that no instruction of the worker runs outside it
+//! - put the control socket at its number
+//! - ask for SIGKILL when the daemon dies
+//! - restore the limit of open files that the daemon has raised for itself
+//! - reset signal dispositions and mask to those of a program started by systemd
+//! - ignore the signals that would kill a worker before it has handlers for them ([`INITIALLY_IGNORED`])
 //!
-//! A disposition or mask that the daemon was started with (nohup(1), a shell's background job) is not for workers:
-//! an ignored signal stays ignored over execve(2), in every program that the application starts as well.
+//! The closure only makes system calls: no allocation, no lock, no logging (signal-safety(7)).
+//!
+//! Dispositions and mask that the daemon was started with (by nohup(1), or as a shell's background job) are reset because
+//! an ignored signal stays ignored over execve(2), also in the programs that the application starts.
 #![expect(unsafe_code, reason = "pre_exec")]
 
 use std::io;
@@ -32,26 +35,27 @@ use super::error::SpawnError;
 use super::identity::UserIdentity;
 use super::spawn_spec::SpawnSpec;
 
-/// What a worker has handlers for that let it live, as soon as its extension is loaded (src/worker/dispositions.rs,
-/// stacks.rs): orders to the daemon, which a process manager sends to all, and the signal for stacks.
+/// Signals that a worker ignores until its extension has installed handlers (src/worker/dispositions.rs, stacks.rs):
+/// those for the daemon, which a process manager sends to the whole group, and the signal for stacks.
 const INITIALLY_IGNORED: [libc::c_int; 6] =
     [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGTTIN, libc::SIGTTOU, STACKS_SIGNAL];
 
-/// Runs in the worker's interpreter before anything else: checks the interpreter, loads the extension. It travels in
-/// a variable, which is gone before the application is imported, because arguments are what the process list shows.
+/// Python code that runs first in the worker: checks the interpreter and loads the extension. Passed in an environment
+/// variable, which it removes, because the process list shows arguments.
 const BOOTSTRAP: &str = include_str!("../../worker/bootstrap.py");
 const BOOTSTRAP_VARIABLE: &str = "RGUN_BOOTSTRAP";
 const RUN_BOOTSTRAP: &str = "import os; exec(os.environ.pop('RGUN_BOOTSTRAP'))";
 
-/// What every process of a pool is started with.
+/// Settings of all processes of a pool.
 #[derive(Debug, Default)]
 pub(super) struct ProcessSettings {
-    /// The soft limit of open files, which the daemon had before it raised its own. `None`: the daemon's own.
+    /// The soft limit of open files that the daemon had before it raised its own; `None` is the daemon's.
     pub(super) open_files: Option<u64>,
-    /// The user that the processes run as; `None` for the daemon's.
+    /// The user that the processes run as; `None` is the daemon's.
     pub(super) identity: Option<UserIdentity>,
 }
 
+/// Starts the process and returns its pid. `control` is the worker's end of the control socket.
 pub(super) fn spawn(
     spec: &SpawnSpec<'_>,
     extension: &Path,
@@ -60,8 +64,8 @@ pub(super) fn spawn(
     cgroup: Option<&WorkerCgroup>,
     settings: &ProcessSettings,
 ) -> Result<Pid, SpawnError> {
-    let entrance = cgroup.map(WorkerCgroup::open_procs).transpose().map_err(SpawnError::open_cgroup)?;
-    let entrance_fd = entrance.as_ref().map(AsRawFd::as_raw_fd);
+    let procs = cgroup.map(WorkerCgroup::open_procs).transpose().map_err(SpawnError::open_cgroup)?;
+    let procs_fd = procs.as_ref().map(AsRawFd::as_raw_fd);
     let control_fd = control.as_raw_fd();
     let signals = Signals { last: libc::SIGRTMAX(), reserved: 32..libc::SIGRTMIN() };
     let python = &spec.app.python;
@@ -77,7 +81,7 @@ pub(super) fn spawn(
         command.stdout(stdout).stderr(stderr);
     }
     if let Some(identity) = &settings.identity {
-        // Before `set_up_child`: the kernel forgets the signal of the parent's death when the user changes (prctl(2)).
+        // Before `set_up_child`: a change of the user clears the parent-death signal (prctl(2)).
         identity.apply(&mut command);
     }
     for variable in OWN_VARIABLES {
@@ -87,24 +91,24 @@ pub(super) fn spawn(
     command.env(BOOTSTRAP_VARIABLE, BOOTSTRAP);
     let daemon = nix::unistd::getpid();
     let open_files = settings.open_files;
-    // SAFETY: the closure only makes async-signal-safe system calls and does not allocate: `io::Error`s are
-    // made from an errno.
+    // SAFETY: the closure only makes async-signal-safe system calls and does not allocate: each `io::Error` holds an
+    // errno.
     unsafe {
         command.pre_exec(move || {
-            set_up_child(entrance_fd, control_fd, daemon)?;
+            set_up_child(procs_fd, control_fd, daemon)?;
             restore_file_limit(open_files)?;
             reset_signals(&signals)
         });
     }
-    let made = command.spawn().map_err(|source| spawn_error(spec, source));
-    // Dropping a `Child` neither kills nor reaps it; from here on it is known by its number.
-    made.map(|child| Pid::from_raw(child.id().cast_signed()))
+    let spawned = command.spawn().map_err(|source| spawn_error(spec, source));
+    // Dropping a `Child` neither kills nor reaps it.
+    spawned.map(|child| Pid::from_raw(child.id().cast_signed()))
 }
 
-/// What made `execve(2)` or `chdir(2)` fail: the error is the same for both.
+/// Returns whether the directory, the interpreter or the system is at fault: `chdir(2)` and `execve(2)` fail alike.
 fn spawn_error(spec: &SpawnSpec<'_>, source: io::Error) -> SpawnError {
     let directory = &spec.app.directory;
-    // With a slash, which only a directory that may be entered has.
+    // `/.` resolves in a directory that may be entered.
     if let Err(source) = directory.join(".").metadata() {
         return SpawnError::Directory { path: directory.clone(), source };
     }
@@ -124,17 +128,18 @@ fn spawn_error(spec: &SpawnSpec<'_>, source: io::Error) -> SpawnError {
     }
 }
 
-/// Between fork and exec. Only async-signal-safe calls.
-fn set_up_child(entrance: Option<RawFd>, control: RawFd, daemon: Pid) -> io::Result<()> {
-    if let Some(entrance) = entrance {
+/// Enters the cgroup, sets the parent-death signal and places the control socket. Runs between fork and exec: makes
+/// async-signal-safe calls only.
+fn set_up_child(procs: Option<RawFd>, control: RawFd, daemon: Pid) -> io::Result<()> {
+    if let Some(procs) = procs {
         // "0" is the writing process itself (cgroups(7)).
-        // SAFETY: the descriptor is open: the parent keeps the file until the child has been made.
-        let entrance = unsafe { std::os::fd::BorrowedFd::borrow_raw(entrance) };
-        nix::unistd::write(entrance, b"0")?;
+        // SAFETY: the descriptor is open: the parent keeps the file open until the child has called exec.
+        let procs = unsafe { std::os::fd::BorrowedFd::borrow_raw(procs) };
+        nix::unistd::write(procs, b"0")?;
     }
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     if nix::unistd::getppid() != daemon {
-        // The daemon died before the call above: nobody would ever send the signal.
+        // The daemon died before the call above, so the kernel would not send the signal.
         return Err(io::Error::from_raw_os_error(nix::errno::Errno::ESRCH as i32));
     }
     // SAFETY: the descriptor is open in the child as it was in the parent.
@@ -142,14 +147,14 @@ fn set_up_child(entrance: Option<RawFd>, control: RawFd, daemon: Pid) -> io::Res
     if control == CONTROL_FD {
         nix::fcntl::fcntl(from, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
     } else {
-        // dup2 clears close-on-exec on the copy; what stood at that number was the daemon's, and is closed.
-        // SAFETY: this is the forked child before exec; nothing in it uses the old descriptor any more.
+        // dup2 clears close-on-exec on the copy and closes the daemon's descriptor of that number.
+        // SAFETY: this is the forked child before exec; nothing in it uses the descriptor that is closed.
         unsafe { nix::unistd::dup2_raw(from, CONTROL_FD) }.map(std::os::fd::IntoRawFd::into_raw_fd)?;
     }
     Ok(())
 }
 
-/// The soft limit of open files that the daemon was started with. Only async-signal-safe calls.
+/// Sets the soft limit of open files. Makes async-signal-safe calls only.
 fn restore_file_limit(soft: Option<u64>) -> io::Result<()> {
     let Some(soft) = soft else { return Ok(()) };
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -165,8 +170,7 @@ struct Signals {
     reserved: std::ops::Range<libc::c_int>,
 }
 
-/// Default dispositions and an empty mask, but for [`INITIALLY_IGNORED`], which are ignored until then.
-/// Only async-signal-safe calls.
+/// Sets default dispositions, except for [`INITIALLY_IGNORED`], and an empty mask. Makes async-signal-safe calls only.
 fn reset_signals(signals: &Signals) -> io::Result<()> {
     for signal in 1..=signals.last {
         let is_fixed = signal == libc::SIGKILL || signal == libc::SIGSTOP;
@@ -174,7 +178,7 @@ fn reset_signals(signals: &Signals) -> io::Result<()> {
             continue;
         }
         let disposition = if INITIALLY_IGNORED.contains(&signal) { libc::SIG_IGN } else { libc::SIG_DFL };
-        // SAFETY: neither disposition is a function of ours that could run at a bad time.
+        // SAFETY: SIG_IGN and SIG_DFL run no handler of this program.
         if unsafe { libc::signal(signal, disposition) } == libc::SIG_ERR {
             return Err(io::Error::last_os_error());
         }

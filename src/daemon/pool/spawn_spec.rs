@@ -1,4 +1,4 @@
-//! What a worker is started with: what `run` asks of the pool, and the message that tells it the worker.
+//! [`SpawnSpec`]: the parameters of a new worker or zygote, and the Start message made from them.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -10,48 +10,48 @@ use crate::config;
 use crate::dispatch::Slots;
 use crate::id::{Generation, WorkerId};
 
-/// What to start.
+/// The parameters of a new worker or zygote.
 #[derive(Debug, Clone, Copy)]
 pub struct SpawnSpec<'a> {
-    /// Which life of which seat.
+    /// Number and life of the worker.
     pub worker: WorkerId,
-    /// Which load of code and configuration.
+    /// The generation of code and configuration.
     pub generation: Generation,
     /// The application.
     pub app: &'a config::App,
-    /// Functions of it to call at points of its life.
+    /// Functions of the application that the worker calls at points of its life.
     pub hooks: &'a Hooks,
-    /// Slots of a WSGI worker.
+    /// Number of slots of a WSGI worker.
     pub threads: u32,
-    /// Slots of an ASGI worker.
+    /// Number of slots for requests of an ASGI worker.
     pub concurrency: u32,
-    /// WebSockets that an ASGI worker may have accepted besides.
+    /// Number of further slots of an ASGI worker, for accepted WebSockets.
     pub max_websockets: u32,
-    /// More than one worker may run.
+    /// More than one worker may run (`wsgi.multiprocess`).
     pub multiprocess: bool,
-    /// What requests learn of the listeners.
+    /// The listeners' addresses, for the environ or scope of requests.
     pub listeners: &'a [ListenerInfo],
-    /// What it is for.
+    /// Worker or zygote.
     pub role: Role,
-    /// A zygote's: the path of the request that it answers itself before the first fork; empty for none.
+    /// Path of the request that a zygote sends to itself before the first fork; empty for none.
     pub warm_up: &'a str,
-    /// Bytes of memory at which a [`MemoryEvent::High`](super::MemoryEvent::High) is told, if the kernel can.
+    /// Soft limit of memory in bytes, reported by [`MemoryEvent::High`](super::MemoryEvent::High); `None` is no limit.
     pub max_memory: Option<u64>,
-    /// After how many requests the dispatcher says that it has served enough; jitter included.
+    /// Number of requests, jitter included, after which the worker is due for recycling; `None` is no limit.
     pub max_requests: Option<NonZeroU64>,
-    /// How long its children may outlive it when it cgroups in good order.
+    /// Time that the worker's children may run after the worker has exited with status 0 (`workers.children_timeout`).
     pub children_timeout: Duration,
 }
 
 impl SpawnSpec<'_> {
-    /// How many exchanges the worker can have at a time; which of the two numbers counts is known when it is ready.
+    /// Returns the numbers of slots, by interface: a worker reports its interface when it is ready.
     pub(super) fn slots(&self) -> Slots {
         let concurrency = self.concurrency.min(Geometry::MAX_SLOTS);
         let websockets = self.max_websockets.min(Geometry::MAX_SLOTS - concurrency);
         Slots { threads: self.threads, concurrency, websockets }
     }
 
-    /// The worker's first message.
+    /// Builds the Start message.
     pub(super) fn start(&self, geometry: Geometry) -> Start {
         let config::App { target, directory, interface, lifespan, event_loop, root_path, pythonpath, .. } =
             self.app;
@@ -71,7 +71,7 @@ impl SpawnSpec<'_> {
                 config::Interface::Asgi => Interface::Asgi,
             },
             threads: self.threads,
-            // Which of them are WebSockets is not its concern.
+            // The worker does not tell slots for requests from slots for WebSockets.
             concurrency: self.slots().concurrency + self.slots().websockets,
             lifespan: match lifespan {
                 config::Lifespan::Auto => Lifespan::Auto,

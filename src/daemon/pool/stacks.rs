@@ -1,4 +1,4 @@
-//! Has workers write their Python stacks, and reads them.
+//! Requests and reads the Python stacks of workers.
 
 use std::io;
 
@@ -10,29 +10,29 @@ use crate::id::WorkerId;
 use super::{Pool, process};
 
 impl Pool {
-    /// Asks a worker for its stacks; with an exchange: only if that still runs. It answers with
-    /// [`Report::StacksDumped`](control::Report::StacksDumped), unless something holds its GIL.
+    /// Asks a worker to write its stacks; with an exchange, if that is still running. The worker answers with
+    /// [`Report::StacksDumped`](control::Report::StacksDumped), unless a thread holds its GIL.
     ///
     /// # Errors
-    /// When the worker is gone or cannot be asked.
+    /// If the worker has exited or its control socket fails.
     pub fn request_stacks(&mut self, worker: WorkerId, exchange: Option<ExchangeId>) -> io::Result<()> {
         let process = self.processes.get_mut(&worker).ok_or_else(no_such_worker)?;
         process.channel.stacks.clear()?;
         control::send(&process.channel.control, &Command::DumpStacks(exchange).encode(), &[])
     }
 
-    /// Makes a worker write its stacks although something holds its GIL, by
-    /// [`STACKS_SIGNAL`](control::STACKS_SIGNAL). The next [`Pool::read_stacks`] reads what this has written and what
-    /// [`Pool::request_stacks`] may have.
+    /// Makes a worker write its stacks even while a thread holds its GIL, by sending
+    /// [`STACKS_SIGNAL`](control::STACKS_SIGNAL). The stacks are appended to any that [`Pool::request_stacks`] has
+    /// brought.
     ///
     /// # Errors
-    /// When the worker is gone.
+    /// If the worker has exited.
     pub fn signal_stacks(&mut self, worker: WorkerId) -> io::Result<()> {
         let process = self.processes.get(&worker).ok_or_else(no_such_worker)?;
         process::signal_stacks(process.pid)
     }
 
-    /// The stacks that a worker has written since it was last asked; nothing when there are none.
+    /// Returns the stacks that a worker has written since the last [`Pool::request_stacks`]; `None` if there are none.
     pub fn read_stacks(&self, worker: WorkerId) -> Option<String> {
         let process = self.processes.get(&worker)?;
         process.channel.stacks.read().unwrap_or_else(|error| {
@@ -43,5 +43,5 @@ impl Pool {
 }
 
 fn no_such_worker() -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, "the worker is gone")
+    io::Error::new(io::ErrorKind::NotFound, "the worker has exited")
 }

@@ -1,4 +1,4 @@
-//! One worker's process and what belongs to it, until it is reaped.
+//! The process of one worker or zygote with its channel and cgroup, until it is reaped.
 
 use std::time::Duration;
 
@@ -12,38 +12,41 @@ use super::channel::Channel;
 use super::memory_limits::MemoryLimits;
 use super::process::{self, WaitTarget};
 
+/// The process of a worker or zygote.
 #[derive(Debug)]
 pub(super) struct WorkerProcess {
     pub(super) pid: Pid,
     pub(super) role: Role,
     pub(super) channel: Channel,
+    /// Its cgroup; `None` without delegation.
     pub(super) cgroup: Option<WorkerCgroup>,
     pub(super) memory_limits: MemoryLimits,
-    /// How long its children may outlive it when it cgroups in good order; zero: not at all, and then not if it was to
-    /// be killed.
+    /// Time that the children may run after the process has exited with status 0. Zero: they are killed with it; set
+    /// when the process is killed.
     pub(super) children_timeout: Duration,
 }
 
 impl WorkerProcess {
-    /// SIGKILL to the worker and what it started. Never called after the process was reaped.
+    /// Sends SIGKILL to the worker and its children. Must not be called after the process was reaped.
     pub(super) fn kill_all(&self) {
         if let Some(cgroup) = &self.cgroup {
-            // False on a kernel without `cgroup.kill`; the group is then all there is.
+            // False on a kernel without `cgroup.kill`: then the process group must do.
             cgroup.kill();
         }
-        // In any case: a forked worker enters its cgroup itself, and may have failed to.
+        // Always, because a forked worker enters its cgroup itself and may have failed to.
         process::kill_group(self.pid);
     }
 
-    /// Whether it has left in good order, and what it has started may finish.
-    pub(super) fn keeps_children(&self, how: Exit) -> bool {
-        how == Exit::Code(0) && !self.children_timeout.is_zero()
+    /// Returns true if the process exited such that its children may go on running.
+    pub(super) fn keeps_children(&self, exit: Exit) -> bool {
+        exit == Exit::Code(0) && !self.children_timeout.is_zero()
     }
 
-    /// How it ended, if it has, and whether it is there to be reaped.
+    /// Returns the exit of a process that has exited, and whether it is a child that can be reaped; `None` while it is
+    /// running.
     pub(super) fn peek_exit(&self) -> Option<(Exit, bool)> {
         match process::peek_exit(WaitTarget::Pid(self.pid)) {
-            Ok(ended) => ended.map(|(_, how)| (how, true)),
+            Ok(exited) => exited.map(|(_, exit)| (exit, true)),
             Err(error) => {
                 tracing::error!(%error, rgun.pid = self.pid.as_raw(), "cannot wait for a worker");
                 Some((Exit::Code(-1), false))

@@ -217,7 +217,7 @@ impl Daemon {
         let ended = self.pool.reap();
         self.awaiting_exit.retain(|(worker, _)| ended.iter().all(|gone| gone.worker != *worker));
         let mut events = Vec::new();
-        for WorkerExit { worker, exit, oom_killed, pid } in ended {
+        for WorkerExit { worker, status: exit, oom_killed, pid } in ended {
             // The worker's last messages and completions come before its exit.
             self.dispatcher.pump_control(worker);
             self.dispatcher.detach(worker);

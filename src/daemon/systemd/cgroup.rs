@@ -1,52 +1,54 @@
-//! The daemon's delegated cgroup: a cgroup for itself, a cgroup per worker (cgroups(7); systemd's
+//! The daemon's delegated cgroup, with one cgroup for the daemon and one per worker (cgroups(7); systemd's
 //! CGROUP_DELEGATION).
 //!
 //! ```text
-//! rgun.service/            systemd's; ours to fill because of Delegate=
+//! rgun.service/            systemd's; delegated by Delegate=
 //!   daemon/                this process
 //!   workers/g1-w0-1/       one worker: generation 1, seat 0, life 1
 //! ```
-//! Processes may only live in cgroups once controllers are enabled below a cgroup, so the daemon moves
-//! itself first. Where nothing is delegated (no systemd, a container without cgroup2) workers stay where
-//! the daemon is; that is said once, and everything else works.
+//! A cgroup with controllers enabled below it may not contain processes, so the daemon first moves itself into
+//! `daemon/`. Without delegation (no systemd, or a container without cgroup2) workers stay in the daemon's cgroup; this
+//! is logged once.
 //!
-//! Each controller is there or not on its own: who needs one asks [`Delegation::has`] or [`WorkerCgroup::has_memory`].
-//! What a worker may use, and what it uses, is in [`memory`](super::memory).
+//! Each controller may be absent: see [`Delegation::has`] and [`WorkerCgroup::has_memory`]. Memory limits and usage are
+//! in [`memory`](super::memory).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// The delegated subtree.
+/// The delegated subtree of cgroups.
 #[derive(Debug)]
 pub struct Delegation {
+    /// Path of `workers/`.
     workers: PathBuf,
-    /// Those that its cgroups have.
+    /// The controllers of the cgroups below `workers/`.
     controllers: Vec<Controller>,
 }
 
-/// A worker's cgroup; removed by [`WorkerCgroup::remove`] after its processes are gone.
+/// The cgroup of one worker. Not removed on drop: see [`WorkerCgroup::remove`].
 #[derive(Debug)]
 pub struct WorkerCgroup {
     path: PathBuf,
+    /// The memory controller is enabled.
     has_memory: bool,
 }
 
-/// What the kernel can bound in a cgroup, as far as the daemon makes use of it.
+/// A cgroup controller that the daemon enables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Controller {
-    /// Bytes.
+    /// Memory in bytes.
     Memory,
-    /// Processes and threads.
+    /// Number of processes and threads.
     Pids,
-    /// Processor time.
+    /// CPU time.
     Cpu,
     /// Reads and writes of block devices.
     Io,
 }
 
 impl Controller {
-    const USED: [Self; 4] = [Self::Memory, Self::Pids, Self::Cpu, Self::Io];
+    const ENABLED: [Self; 4] = [Self::Memory, Self::Pids, Self::Cpu, Self::Io];
 
     fn name(self) -> &'static str {
         match self {
@@ -58,7 +60,7 @@ impl Controller {
     }
 }
 
-/// Why there is no delegation. None of these is an error: the daemon goes on without.
+/// A failed cgroup operation. The daemon works without cgroups, so none is fatal.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// Not started by systemd with `Delegate=`.
@@ -67,31 +69,31 @@ pub enum CgroupError {
     /// No cgroup2 file system is mounted.
     #[error("no cgroup2 file system is mounted")]
     NoCgroup2,
-    /// The kernel said no.
+    /// A file operation failed.
     #[error("cannot {operation} {path}")]
     System {
-        /// What was tried.
+        /// The operation: a verb.
         operation: &'static str,
-        /// On which file.
+        /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system call.
         #[source]
         source: io::Error,
     },
 }
 
 impl Delegation {
-    /// Takes possession of the cgroup this process is in, if systemd has delegated it: moves the process
-    /// to `daemon/`, enables the controllers that are there, makes `workers/`.
+    /// Sets up the cgroup of this process, if systemd has delegated it: moves the process to `daemon/`, creates
+    /// `workers/` and enables the available controllers.
     ///
     /// # Errors
-    /// Why it is not possible; the caller goes on without.
+    /// If the cgroup is not delegated or cannot be set up; the daemon works without.
     pub fn acquire() -> Result<Self, CgroupError> {
         let own = own_cgroup()?;
-        // systemd marks a delegated cgroup with an extended attribute, but only since 251 and not in every
-        // container; ownership of cgroup.procs and our being alone in it is what it means in practice.
+        // systemd marks a delegated cgroup with an extended attribute, but only since 251 and not in every container.
+        // So test what it means: the cgroup is a service's, holds no other process and is writable.
         let name = own.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        // DelegateSubgroup= (systemd 254) starts us in a cgroup already.
+        // DelegateSubgroup= (systemd 254) starts the daemon in `daemon/` already.
         let (root, inside) = match own.parent() {
             Some(parent) if name == "daemon" => (parent.to_path_buf(), true),
             _ => (own.clone(), false),
@@ -119,22 +121,22 @@ impl Delegation {
         Ok(Self { workers, controllers })
     }
 
-    /// Whether the cgroups have this controller.
+    /// Returns true if the workers' cgroups have this controller.
     pub fn has(&self, controller: Controller) -> bool {
         self.controllers.contains(&controller)
     }
 
-    /// Makes the cgroup of a worker.
+    /// Creates the cgroup of a worker, or reuses one of the same name.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If `mkdir(2)` fails.
     pub fn create_worker(&self, name: &str) -> Result<WorkerCgroup, CgroupError> {
         let path = self.workers.join(name);
         create_dir(&path)?;
         Ok(WorkerCgroup { path, has_memory: self.has(Controller::Memory) })
     }
 
-    /// A directory that plays the delegated subtree: what is not the kernel's can be tested anywhere.
+    /// Uses an ordinary directory as the delegated subtree, for tests without cgroup2.
     #[cfg(test)]
     pub(crate) fn fake(workers: PathBuf, controllers: &[Controller]) -> Self {
         Self { workers, controllers: controllers.to_vec() }
@@ -142,29 +144,29 @@ impl Delegation {
 }
 
 impl WorkerCgroup {
-    /// Opens the file into which the new process writes itself, between fork and exec.
+    /// Opens `cgroup.procs`, through which a new process enters the cgroup between fork and exec.
     ///
     /// # Errors
-    /// What `open(2)` says.
+    /// The error of `open(2)`.
     pub fn open_procs(&self) -> io::Result<File> {
         OpenOptions::new().write(true).open(self.file("cgroup.procs"))
     }
 
-    /// SIGKILL to everything in it, children of the worker too (`cgroup.kill`, Linux 5.14). False when the
-    /// kernel has no such file: the caller then kills the process group.
+    /// Sends SIGKILL to all processes in the cgroup (`cgroup.kill`, Linux 5.14). Returns false if the kernel has no such
+    /// file.
     pub fn kill(&self) -> bool {
         write(&self.file("cgroup.kill"), "1").is_ok()
     }
 
-    /// The processes in it: the worker, and those that it started and that stayed.
+    /// Lists the processes in the cgroup: the worker and its children.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If `cgroup.procs` cannot be read.
     pub fn processes(&self) -> Result<Vec<u32>, CgroupError> {
         Ok(read(&self.file("cgroup.procs"))?.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
-    /// Whether the kernel counts and bounds its memory.
+    /// Returns true if the memory controller is enabled for the cgroup.
     pub fn has_memory(&self) -> bool {
         self.has_memory
     }
@@ -173,10 +175,10 @@ impl WorkerCgroup {
         self.path.join(name)
     }
 
-    /// Removes it. Fails (EBUSY) while a process is left in it.
+    /// Removes the cgroup. Succeeds if it does not exist.
     ///
     /// # Errors
-    /// What `rmdir(2)` says.
+    /// The error of `rmdir(2)`; EBUSY while a process is in it.
     pub fn remove(&self) -> io::Result<()> {
         match fs::remove_dir(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -192,7 +194,7 @@ fn is_denied(error: &io::Error) -> bool {
 fn create_dir(path: &Path) -> Result<(), CgroupError> {
     match fs::create_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(CgroupError::System { operation: "make", path: path.to_owned(), source: error })
+            Err(CgroupError::System { operation: "create", path: path.to_owned(), source: error })
         }
         _ => Ok(()),
     }
@@ -212,16 +214,16 @@ pub(super) fn read(path: &Path) -> Result<String, CgroupError> {
     })
 }
 
-/// Is any process but this one in the cgroup? Then it is not ours to rearrange.
+/// Returns true if another process than this one is in the cgroup.
 fn has_other_processes(cgroup: &Path) -> Result<bool, CgroupError> {
     let own = std::process::id().to_string();
     Ok(read(&cgroup.join("cgroup.procs"))?.lines().any(|pid| pid != own))
 }
 
-/// Enables each controller that is available, one by one: an absent one must not cost the others.
+/// Enables the available controllers one by one: one write for all would fail as a whole.
 fn enable_controllers(cgroup: &Path) {
     let available = read(&cgroup.join("cgroup.controllers")).unwrap_or_default();
-    for controller in Controller::USED.map(Controller::name) {
+    for controller in Controller::ENABLED.map(Controller::name) {
         if !available.split_ascii_whitespace().any(|name| name == controller) {
             tracing::debug!(rgun.controller = controller, "cgroup controller is not delegated, ignoring");
             continue;
@@ -233,15 +235,15 @@ fn enable_controllers(cgroup: &Path) {
     }
 }
 
-/// Those that the cgroups below this one have.
+/// Returns the controllers that are enabled for the children of a cgroup.
 fn enabled_controllers(cgroup: &Path) -> Vec<Controller> {
     let enabled = read(&cgroup.join("cgroup.subtree_control")).unwrap_or_default();
     let is_enabled =
         |controller: &Controller| enabled.split_ascii_whitespace().any(|name| name == controller.name());
-    Controller::USED.into_iter().filter(is_enabled).collect()
+    Controller::ENABLED.into_iter().filter(is_enabled).collect()
 }
 
-/// The cgroup this process is in, as a path below the mounted cgroup2 file system.
+/// Returns the cgroup of this process, as a path below the cgroup2 mount point.
 pub(super) fn own_cgroup() -> Result<PathBuf, CgroupError> {
     let mounts = read(Path::new("/proc/self/mountinfo"))?;
     let (root, mount_point) = cgroup2_mount(&mounts).ok_or(CgroupError::NoCgroup2)?;
@@ -251,8 +253,8 @@ pub(super) fn own_cgroup() -> Result<PathBuf, CgroupError> {
     Ok(mount_point.join(below))
 }
 
-/// Finds the cgroup2 mount: its root within the hierarchy and its mount point (proc_pid_mountinfo(5)).
-/// Hybrid hosts mount it at `/sys/fs/cgroup/unified`, so the path cannot be assumed.
+/// Finds the cgroup2 mount: its root within the hierarchy and its mount point (proc_pid_mountinfo(5)), which is
+/// `/sys/fs/cgroup/unified` on hybrid hosts.
 fn cgroup2_mount(mountinfo: &str) -> Option<(&Path, PathBuf)> {
     mountinfo.lines().find_map(|line| {
         let (fields, rest) = line.split_once(" - ")?;
@@ -280,22 +282,22 @@ mod tests {
     }
 
     #[test]
-    fn each_controller_is_there_or_not_on_its_own() {
+    fn enabled_controllers_are_read_from_subtree_control() {
         let directory = crate::systemd::scratch_dir("controllers");
-        assert_eq!(enabled_controllers(&directory), [], "an absent file is no controller");
+        assert_eq!(enabled_controllers(&directory), [], "an absent file means no controllers");
         fs::write(directory.join("cgroup.subtree_control"), "cpu io memory\n").unwrap();
         assert_eq!(enabled_controllers(&directory), [Controller::Memory, Controller::Cpu, Controller::Io]);
         fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
-    fn a_leaf_knows_its_processes_and_stays_while_there_is_something_in_it() {
+    fn cgroup_lists_processes_and_is_removed_once_empty() {
         let directory = crate::systemd::scratch_dir("cgroup");
         let cgroup = Delegation::fake(directory.clone(), &[]).create_worker("g1-w0-1").unwrap();
         fs::write(cgroup.file("cgroup.procs"), "17\n4711\n").unwrap();
         assert_eq!(cgroup.processes().unwrap(), [17, 4711]);
         assert!(!cgroup.has_memory());
-        assert!(!cgroup.kill(), "a kernel without cgroup.kill must not be believed to have killed");
+        assert!(!cgroup.kill(), "no cgroup.kill: nothing was killed");
         cgroup.remove().unwrap_err();
         fs::remove_file(cgroup.file("cgroup.procs")).unwrap();
         cgroup.remove().unwrap();

@@ -1,4 +1,4 @@
-//! Socket activation: the sockets systemd passes, by name (sd_listen_fds(3)).
+//! Socket activation: takes over the listening sockets that systemd passes, with their names (sd_listen_fds(3)).
 
 use std::env;
 use std::io;
@@ -11,16 +11,16 @@ use nix::sys::socket::{
     AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
 };
 
-/// A listening socket that systemd owns.
+/// A listening socket that systemd has passed.
 #[derive(Debug)]
 pub struct InheritedListener {
-    /// `FileDescriptorName=` of its socket unit; `unknown` when none was told.
+    /// `FileDescriptorName=` of the socket unit; `unknown` if systemd passed none.
     pub name: String,
     /// The socket.
     pub socket: InheritedSocket,
 }
 
-/// Its kind.
+/// A listening socket by address family.
 #[derive(Debug)]
 pub enum InheritedSocket {
     /// IPv4 or IPv6.
@@ -29,10 +29,10 @@ pub enum InheritedSocket {
     Unix(UnixListener),
 }
 
-/// Why what systemd passed cannot be used.
+/// An error in the sockets that systemd has passed.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// `LISTEN_FDS` is set for this process and names no socket.
+    /// `LISTEN_FDS` is set for this process, but names no socket.
     #[error("LISTEN_FDS={0:?} names no socket; check that the socket unit has a ListenStream=")]
     NoSockets(String),
     /// A descriptor is not a listening stream socket.
@@ -41,31 +41,31 @@ pub enum ListenError {
          use ListenStream= with Accept=no in the socket unit"
     )]
     Unusable {
-        /// Its `FileDescriptorName=`.
+        /// `FileDescriptorName=` of the socket.
         name: String,
-        /// Its number.
+        /// The descriptor's number.
         fd: i32,
-        /// What it is.
+        /// The actual kind of descriptor.
         actual: &'static str,
     },
-    /// A system call on it failed.
+    /// A system call on a socket failed.
     #[error("cannot use socket {name:?} from systemd")]
     System {
-        /// Its `FileDescriptorName=`.
+        /// `FileDescriptorName=` of the socket.
         name: String,
-        /// Why.
+        /// The error of the system call.
         #[source]
         source: io::Error,
     },
 }
 
-/// Takes the sockets out of the environment. Empty when this process was not socket-activated
-/// (`LISTEN_PID` is absent or another process's).
+/// Takes the passed sockets. Returns an empty vector if this process was not socket-activated (`LISTEN_PID` is absent or
+/// another process's).
 ///
 /// # Errors
-/// When there is a descriptor that is not a listening stream socket, or `LISTEN_FDS` names none.
+/// If a descriptor is not a listening stream socket, or `LISTEN_FDS` names none.
 pub fn take_listeners() -> Result<Vec<InheritedListener>, ListenError> {
-    let ours = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    let is_for_this_process = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     let count = env::var("LISTEN_FDS").ok();
     let names: Vec<String> = env::var("LISTEN_FDNAMES")
         .map(|names| names.split(':').map(str::to_owned).collect())
@@ -73,7 +73,7 @@ pub fn take_listeners() -> Result<Vec<InheritedListener>, ListenError> {
     let mut passed = ListenFd::from_env();
     if passed.len() == 0 {
         return match count {
-            Some(count) if ours => Err(ListenError::NoSockets(count)),
+            Some(count) if is_for_this_process => Err(ListenError::NoSockets(count)),
             _ => Ok(Vec::new()),
         };
     }
@@ -84,8 +84,8 @@ pub fn take_listeners() -> Result<Vec<InheritedListener>, ListenError> {
         let system = |source| ListenError::System { name: name.clone(), source };
         let Some(fd) = passed.take_raw_fd(index).map_err(system)? else { continue };
         #[expect(unsafe_code, reason = "adopting a descriptor that systemd passed")]
-        // SAFETY: LISTEN_PID names this process and LISTEN_FDS covers this number, so the descriptor is
-        // open and ours alone; `take_raw_fd` gives each out once.
+        // SAFETY: LISTEN_PID names this process and LISTEN_FDS covers this number, so the descriptor is open and has
+        // no other owner; `take_raw_fd` returns each once.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let socket = into_listener(fd, &name)?;
         sockets.push(InheritedListener { name, socket });
@@ -93,6 +93,7 @@ pub fn take_listeners() -> Result<Vec<InheritedListener>, ListenError> {
     Ok(sockets)
 }
 
+/// Checks that a descriptor is a listening stream socket; sets close-on-exec and non-blocking mode.
 fn into_listener(fd: OwnedFd, name: &str) -> Result<InheritedSocket, ListenError> {
     let system = |source: io::Error| ListenError::System { name: name.to_owned(), source };
     let unusable = |what| ListenError::Unusable { name: name.to_owned(), fd: fd.as_raw_fd(), actual: what };

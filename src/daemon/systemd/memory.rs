@@ -1,19 +1,19 @@
-//! What a cgroup cgroup may use of memory, what it uses, and what the kernel had to do about it (the kernel's
-//! Documentation/admin-guide/cgroup-v2.rst, "Memory Interface Files").
+//! Memory limits, usage and events of a worker's cgroup (the kernel's Documentation/admin-guide/cgroup-v2.rst, "Memory
+//! Interface Files").
 //!
-//! `pool` bounds each worker's cgroup and awaits [`CgroupWatch`]; what to do about a worker that has grown is decided
-//! elsewhere.
+//! `pool` sets the limits of each worker and waits on [`CgroupWatch`]; `run` decides what to do about a worker that
+//! exceeds them.
 //!
-//! # What counts
-//! `memory.current` counts the page cache too: a worker that has read a large file is not a worker that has grown, and
-//! the kernel takes that memory back without harm. [`WorkerCgroup::memory_usage`] therefore cgroups file pages out, and adds what
-//! was swapped out. Pages that a forked worker still shares with its zygote are the zygote's.
+//! # Usage
+//! `memory.current` includes the page cache, which the kernel can reclaim without harm: a worker that has read a large
+//! file has not grown. [`WorkerCgroup::memory_usage`] therefore subtracts file pages, and adds swap. Pages that a forked
+//! worker still shares with its zygote are charged to the zygote.
 //!
-//! # The two limits
-//! `memory.high` is the soft one: beyond it the kernel slows the processes down and takes back what it can; nobody dies.
-//! `memory.max`, at half as much again, is the hard one: beyond it the kernel kills the whole cgroup
-//! (`memory.oom.group`), and nothing outside of it. Swap is bounded to what lies between the two, so that a worker
-//! that runs away ends there instead of in everybody's swap.
+//! # Limits
+//! `memory.high` is the soft limit: above it the kernel slows the processes down and reclaims memory, and kills none.
+//! `memory.max`, 1.5 times as much, is the hard limit: above it the kernel kills all processes of the cgroup
+//! (`memory.oom.group`), and no others. Swap is limited to the difference of the two, so that a runaway worker reaches
+//! the hard limit before it fills the system's swap.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -24,21 +24,21 @@ use rustix::fs::inotify;
 
 use super::cgroup::{CgroupError, WorkerCgroup, own_cgroup, read, write};
 
-/// Counts of `memory.events` since the cgroup was made, of those that the daemon acts upon.
+/// Counters of `memory.events` since the cgroup was created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryEventCounts {
-    /// Times that a process was slowed down because the soft limit was exceeded.
+    /// Number of times that a process was throttled above the soft limit.
     pub high: u64,
-    /// Times that the hard limit was about to be exceeded.
+    /// Number of times that the hard limit was about to be exceeded.
     pub max: u64,
-    /// Times that nothing could be taken back at the hard limit.
+    /// Number of times that an allocation failed at the hard limit.
     pub oom: u64,
-    /// Processes that an out-of-memory killer has killed, whosever limit it was.
+    /// Number of processes killed by the out-of-memory killer, for this cgroup's limit or any other.
     pub oom_kill: u64,
 }
 
 impl MemoryEventCounts {
-    /// Reads the file's text. Unknown keys are a newer kernel's; absent ones an older kernel's, and count as zero.
+    /// Parses `memory.events`. Skips unknown keys; absent keys count as zero.
     fn parse(text: &str) -> Self {
         let mut events = Self::default();
         for (key, value) in parse_flat_keyed(text) {
@@ -55,26 +55,26 @@ impl MemoryEventCounts {
 }
 
 impl WorkerCgroup {
-    /// Sets the soft limit, and what follows from it.
+    /// Sets the soft limit in bytes, and from it the hard limit and the swap limit.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If a file cannot be written.
     pub fn limit_memory(&self, soft: u64) -> Result<(), CgroupError> {
-        let between = soft / 2;
+        let headroom = soft / 2;
         write(&self.file("memory.oom.group"), "1")?;
-        write(&self.file("memory.max"), &soft.saturating_add(between).to_string())?;
+        write(&self.file("memory.max"), &soft.saturating_add(headroom).to_string())?;
         let swap = self.file("memory.swap.max");
-        // The file is absent where the kernel does not count swap; there is then nothing to bound it by.
+        // Absent without swap accounting.
         if swap.exists() {
-            write(&swap, &between.to_string())?;
+            write(&swap, &headroom.to_string())?;
         }
         write(&self.file("memory.high"), &soft.to_string())
     }
 
-    /// Lifts the soft limit: who is over it is to finish what it does, and at full speed.
+    /// Lifts the soft limit, so that the worker finishes its requests at full speed.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If the file cannot be written.
     pub fn lift_soft_limit(&self) -> Result<(), CgroupError> {
         write(&self.file("memory.high"), "max")
     }
@@ -82,7 +82,7 @@ impl WorkerCgroup {
     /// Lifts all limits.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If a file cannot be written.
     pub fn lift_limits(&self) -> Result<(), CgroupError> {
         self.lift_soft_limit()?;
         let swap = self.file("memory.swap.max");
@@ -92,10 +92,10 @@ impl WorkerCgroup {
         write(&self.file("memory.max"), "max")
     }
 
-    /// Bytes that its processes use, as the text at the top of this file counts them.
+    /// Returns the bytes that the processes use: without file pages, with swap.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If `memory.current` or `memory.stat` cannot be read.
     pub fn memory_usage(&self) -> Result<u64, CgroupError> {
         let number = |name| Ok(read(&self.file(name))?.trim().parse().unwrap_or(0));
         let current: u64 = number("memory.current")?;
@@ -104,38 +104,37 @@ impl WorkerCgroup {
             .filter(|(key, _)| matches!(*key, "active_file" | "inactive_file"))
             .map(|(_, bytes)| bytes)
             .fold(0, u64::saturating_add);
-        // Absent where the kernel does not count swap.
+        // Absent without swap accounting.
         let swapped = number("memory.swap.current").unwrap_or(0);
         Ok(current.saturating_sub(files).saturating_add(swapped))
     }
 
-    /// What the kernel had to do so far.
+    /// Reads `memory.events`.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If the file cannot be read.
     pub fn memory_events(&self) -> Result<MemoryEventCounts, CgroupError> {
         Ok(MemoryEventCounts::parse(&read(&self.file("memory.events"))?))
     }
 }
 
-/// Bytes of memory that this process and its children may use: the machine's, or less if this cgroup or one above it is
-/// limited. `None` when the kernel reports neither.
+/// Returns the bytes of memory that this process and its children may use: the machine's memory, or the lowest limit of
+/// this cgroup and its ancestors. `None` if the kernel reports neither.
 pub fn usable_bytes() -> Option<u64> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(parse_mem_total);
     let cgroup = own_cgroup().ok().and_then(|own| lowest_limit(&own));
     [machine, cgroup].into_iter().flatten().min()
 }
 
-/// `MemTotal` of `/proc/meminfo`, which is in KiB (proc_meminfo(5)).
+/// Parses `MemTotal` of `/proc/meminfo` (proc_meminfo(5)). Returns bytes.
 fn parse_mem_total(meminfo: &str) -> Option<u64> {
     let kib = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
     kib?.trim().parse::<u64>().ok().map(|kib| kib.saturating_mul(1024))
 }
 
-/// The lowest limit of a cgroup and those above it: the hard ones (`memory.max`) and the soft ones (`memory.high`), beyond
-/// which processes are slowed down.
+/// Returns the lowest hard limit (`memory.max`) or soft limit (`memory.high`) of a cgroup and its ancestors.
 fn lowest_limit(cgroup: &Path) -> Option<u64> {
-    // The root has no such files, and "max" is not a number.
+    // The root cgroup has no such files; "max" (no limit) does not parse.
     let limit = |directory: &Path, name| read(&directory.join(name)).ok()?.trim().parse().ok();
     cgroup
         .ancestors()
@@ -144,7 +143,7 @@ fn lowest_limit(cgroup: &Path) -> Option<u64> {
         .min()
 }
 
-/// Lines of a key, a space and a number; others are left out.
+/// Parses a flat keyed file: lines of a key, a space and a number. Skips other lines.
 fn parse_flat_keyed(text: &str) -> impl Iterator<Item = (&str, u64)> {
     text.lines().filter_map(|line| {
         let (key, value) = line.split_once(' ')?;
@@ -152,20 +151,20 @@ fn parse_flat_keyed(text: &str) -> impl Iterator<Item = (&str, u64)> {
     })
 }
 
-/// Tells when the counts of some cgroup have changed: an inotify over their `memory.events`, which the kernel marks as
-/// modified at every change (at most each 10 ms).
+/// A watch over the `memory.events` of many cgroups, by inotify: the kernel marks the file as modified when a counter
+/// changes (at most every 10 ms).
 #[derive(Debug)]
 pub struct CgroupWatch(OwnedFd);
 
-/// One cgroup in a [`CgroupWatch`]; ends with the cgroup, and its number is not used again.
+/// One cgroup in a [`CgroupWatch`], until the cgroup is removed. Ids are not reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WatchId(i32);
 
 impl CgroupWatch {
-    /// Over no cgroup yet.
+    /// Creates a watch without cgroups.
     ///
     /// # Errors
-    /// What `inotify_init1(2)` says.
+    /// The error of `inotify_init1(2)`.
     pub fn new() -> io::Result<Self> {
         Ok(Self(inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?))
     }
@@ -173,13 +172,13 @@ impl CgroupWatch {
     /// Adds a cgroup.
     ///
     /// # Errors
-    /// What `inotify_add_watch(2)` says.
+    /// The error of `inotify_add_watch(2)`.
     pub fn add(&self, cgroup: &WorkerCgroup) -> io::Result<WatchId> {
         let file = cgroup.file("memory.events");
         Ok(WatchId(inotify::add_watch(&self.0, file, inotify::WatchFlags::MODIFY)?))
     }
 
-    /// Those that have changed since the last call. Does not block.
+    /// Returns the cgroups whose counters have changed since the last call. Does not block.
     pub fn changed(&self) -> ChangedCgroups {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(&self.0, &mut buffer);
@@ -193,7 +192,7 @@ impl CgroupWatch {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => return changed,
                 Err(error) => {
-                    tracing::debug!(%error, "cannot read the watch over memory.events, looking at all of them");
+                    tracing::debug!(%error, "cannot read the inotify of memory.events, reading all of them");
                     changed.overflowed = true;
                     return changed;
                 }
@@ -208,16 +207,16 @@ impl AsFd for CgroupWatch {
     }
 }
 
-/// What [`CgroupWatch::changed`] says.
+/// The result of [`CgroupWatch::changed`].
 #[derive(Debug, Default)]
 pub struct ChangedCgroups {
     ids: Vec<WatchId>,
-    /// More has changed than the kernel could remember.
+    /// The inotify queue overflowed: any cgroup may have changed.
     overflowed: bool,
 }
 
 impl ChangedCgroups {
-    /// Whether this cgroup may have changed.
+    /// Returns true if the counters of this cgroup may have changed.
     pub fn contains(&self, id: WatchId) -> bool {
         self.overflowed || self.ids.contains(&id)
     }
@@ -232,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_events_are_read_whatever_else_a_kernel_counts() {
+    fn memory_events_parse_with_unknown_keys() {
         let text = "low 0\nhigh 12\nmax 3\noom 2\noom_kill 1\noom_group_kill 1\nsock_throttled 0\n";
         assert_eq!(
             MemoryEventCounts::parse(text),
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lowest_limit_of_the_cgroups_above_counts() {
+    fn lowest_limit_includes_ancestors() {
         let directory = scratch_dir("memory-bound");
         let (service, cgroup) = (directory.join("rgun.service"), directory.join("rgun.service/daemon"));
         fs::create_dir_all(&cgroup).unwrap();
@@ -261,14 +260,14 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_of_the_machine_is_known() {
+    fn machine_memory_is_read_from_meminfo() {
         assert_eq!(parse_mem_total("MemTotal:        2048 kB\nMemFree:  1 kB\n"), Some(2 << 20));
         assert_eq!(parse_mem_total("MemFree: 1 kB\n"), None);
         assert!(usable_bytes().is_some_and(|bytes| bytes > 1 << 20));
     }
 
     #[test]
-    fn the_page_cache_is_not_counted_and_swap_is() {
+    fn memory_usage_excludes_page_cache_and_includes_swap() {
         let directory = scratch_dir("memory-usage");
         let cgroup =
             Delegation::fake(directory.clone(), &[Controller::Memory]).create_worker("g1-w0-1").unwrap();
@@ -289,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hard_limit_is_half_as_much_again_and_the_soft_one_can_be_lifted() {
+    fn hard_limit_is_1_5_times_soft_limit_and_both_are_lifted() {
         let directory = scratch_dir("memory-limits");
         let cgroup =
             Delegation::fake(directory.clone(), &[Controller::Memory]).create_worker("g1-w0-1").unwrap();
@@ -323,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_the_kernel_refuses_is_an_error_that_names_the_file() {
+    fn refused_limit_is_an_error_that_names_the_file() {
         let directory = scratch_dir("memory-refused");
         let cgroup =
             Delegation::fake(directory.clone(), &[Controller::Memory]).create_worker("g1-w0-1").unwrap();
@@ -333,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_tells_which_leaf_has_changed_and_survives_the_end_of_another() {
+    fn watch_reports_changed_cgroup_after_another_is_removed() {
         let directory = scratch_dir("memory-watch");
         let delegation = Delegation::fake(directory.clone(), &[Controller::Memory]);
         let cgroups = ["g1-w0-1", "g1-w1-2"].map(|name| delegation.create_worker(name).unwrap());
@@ -347,7 +346,7 @@ mod tests {
         fs::write(cgroups[1].file("memory.events"), "high 1\n").unwrap();
         let changed = watch.changed();
         assert!(!changed.contains(ids[0]) && changed.contains(ids[1]));
-        assert!(!watch.changed().contains(ids[1]), "told once");
+        assert!(!watch.changed().contains(ids[1]), "reported once");
         fs::remove_file(cgroups[1].file("memory.events")).unwrap();
         fs::write(cgroups[0].file("memory.events"), "high 1\n").unwrap();
         assert!(watch.changed().contains(ids[0]));

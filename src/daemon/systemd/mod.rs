@@ -1,12 +1,12 @@
-//! What systemd hands over, and what it is told. The only module that reads `LISTEN_*`, `NOTIFY_SOCKET`,
-//! `WATCHDOG_*` and `JOURNAL_STREAM`, before any thread exists.
+//! The interface to systemd: inherited sockets (`LISTEN_*`), notifications (`NOTIFY_SOCKET`, `WATCHDOG_*`), the delegated
+//! cgroup.
 
 pub mod cgroup;
 pub mod listen;
 pub mod memory;
 pub mod notify;
 
-/// Variables of systemd's protocols that are the daemon's alone: no worker inherits them
+/// Environment variables of systemd's protocols that are meant for the daemon and not passed on to workers
 /// (sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)).
 pub const OWN_VARIABLES: [&str; 10] = [
     "LISTEN_FDS",
@@ -21,12 +21,12 @@ pub const OWN_VARIABLES: [&str; 10] = [
     "MEMORY_PRESSURE_WRITE",
 ];
 
-/// A directory of its own for a test that needs one; the test removes it.
+/// Creates a directory for one test, which removes it.
 #[cfg(test)]
 pub(crate) fn scratch_dir(name: &str) -> std::path::PathBuf {
     let directory = std::env::temp_dir().join(format!("rgun-test-{name}-{}", std::process::id()));
-    // What a killed run of the same number has left behind.
-    let _absent = std::fs::remove_dir_all(&directory);
+    // A killed run with the same pid may have left one.
+    let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).expect("the temporary directory is writable");
     directory
 }

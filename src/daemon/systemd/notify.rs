@@ -1,4 +1,4 @@
-//! What systemd is told (sd_notify(3)). Without `NOTIFY_SOCKET` all of it does nothing.
+//! Notifications to systemd (sd_notify(3)). Without `NOTIFY_SOCKET` these functions do nothing.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -13,18 +13,18 @@ fn send(state: &[NotifyState<'_>]) {
     }
 }
 
-/// Whether anybody hears what is said here: `NOTIFY_SOCKET` is set.
+/// Returns true if `NOTIFY_SOCKET` is set.
 pub fn is_enabled() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty())
 }
 
-/// `READY=1`: the service can serve.
+/// Sends `READY=1`: the service can serve.
 pub fn ready() {
     send(&[NotifyState::Ready]);
 }
 
-/// `RELOADING=1`: the configuration is loaded again; [`ready`] follows when that is over, whatever came of it.
-/// `MONOTONIC_USEC=` goes with it in the same message, as `Type=notify-reload` wants (sd_notify(3)).
+/// Sends `RELOADING=1` and `MONOTONIC_USEC=` in one message, as `Type=notify-reload` requires: a reload begins. [`ready`]
+/// must follow when it has succeeded or failed.
 pub fn reloading() {
     send(&reloading_states());
 }
@@ -38,17 +38,17 @@ fn reloading_states() -> Vec<NotifyState<'static>> {
     states
 }
 
-/// `STOPPING=1`: the service shuts down.
+/// Sends `STOPPING=1`: the service shuts down.
 pub fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
-/// `STATUS=`: one line for `systemctl status`.
+/// Sends `STATUS=`: one line for `systemctl status`.
 pub fn status(line: &str) {
     send(&[NotifyState::Status(&to_status_line(line))]);
 }
 
-/// A line end would begin another assignment, and part of a status is the application's text.
+/// Replaces control characters: a line end would begin another assignment, and the text may be the application's.
 fn to_status_line(text: &str) -> Cow<'_, str> {
     if text.contains(char::is_control) {
         escape(&text.replace(char::is_control, " "), LineFeeds::Escape).into_owned().into()
@@ -57,19 +57,19 @@ fn to_status_line(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// `EXTEND_TIMEOUT_USEC=`: start or stop takes this much longer.
+/// Sends `EXTEND_TIMEOUT_USEC=`: start or stop takes this much longer.
 pub fn extend_timeout(by: Duration) {
     let microseconds = u32::try_from(by.as_micros()).unwrap_or(u32::MAX);
     send(&[NotifyState::ExtendTimeoutUsec(microseconds)]);
 }
 
-/// `WATCHDOG=1`: the daemon makes progress.
+/// Sends `WATCHDOG=1`: the daemon makes progress.
 pub fn watchdog() {
     send(&[NotifyState::Watchdog]);
 }
 
-/// How often systemd wants to hear [`watchdog`] at the latest: `WatchdogSec=`, or nothing
-/// (sd_watchdog_enabled(3)).
+/// Returns the longest interval between two calls of [`watchdog`] (`WatchdogSec=`, sd_watchdog_enabled(3)); `None` if
+/// systemd requires none.
 pub fn watchdog_timeout() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }
@@ -79,22 +79,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_is_one_line_whatever_the_application_says() {
+    fn status_is_one_line_without_control_characters() {
         assert_eq!(to_status_line("serving"), "serving");
         assert_eq!(to_status_line("cannot import: no\nREADY=1\r"), "cannot import: no READY=1 ");
         assert_eq!(to_status_line("no\u{202e}\n"), "no\\u{202e} ");
     }
 
     #[test]
-    fn a_reload_is_told_with_its_time_of_the_monotonic_clock() {
+    fn reload_is_sent_with_monotonic_time() {
         let monotonic = || {
             let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
             i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000
         };
         let before = monotonic();
-        let told: Vec<String> = reloading_states().iter().map(ToString::to_string).collect();
+        let states: Vec<String> = reloading_states().iter().map(ToString::to_string).collect();
         let after = monotonic();
-        let [reloading, time] = told.as_slice() else { panic!("{told:?}") };
+        let [reloading, time] = states.as_slice() else { panic!("{states:?}") };
         assert_eq!(reloading, "RELOADING=1");
         let time: i128 = time.strip_prefix("MONOTONIC_USEC=").unwrap().parse().unwrap();
         assert!((before..=after).contains(&time), "{before} {time} {after}");

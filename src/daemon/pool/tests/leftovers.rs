@@ -1,27 +1,26 @@
-//! What workers leave behind.
+//! Tests of leftovers.
 
 use super::*;
 
-const A_MINUTE: Duration = Duration::from_mins(1);
+const MINUTE: Duration = Duration::from_mins(1);
 
-/// A worker that starts a program, writes its number to `child`, and ends; in a group of its own, or in a cgroup that the
-/// test plays.
+/// A worker that starts a child, writes the child's pid to `child`, and exits. In a cgroup, the test writes the files.
 struct WorkerWithChild {
-    stage: PoolFixture,
+    fixture: PoolFixture,
     child: Pid,
 }
 
 impl WorkerWithChild {
-    fn spawn(worker_ends: &str, children: Duration, in_leaf: bool) -> Self {
+    fn spawn(exit_command: &str, children: Duration, in_cgroup: bool) -> Self {
         let script =
-            format!("cd \"${{0%/*}}\"; sleep 1000 & echo $! >child.new; mv child.new child; {worker_ends}");
-        let mut stage = PoolFixture::new(&script, in_leaf.then_some(&[]));
-        let cgroup = in_leaf.then(|| stage.create_cgroup_files("g1-w0-1"));
-        let spec = SpawnSpec { children_timeout: children, ..stage.spec(worker(0, 1)) };
-        stage.pool.spawn(&spec, &stage.reactor).unwrap();
+            format!("cd \"${{0%/*}}\"; sleep 1000 & echo $! >child.new; mv child.new child; {exit_command}");
+        let mut fixture = PoolFixture::new(&script, in_cgroup.then_some(&[]));
+        let cgroup = in_cgroup.then(|| fixture.create_cgroup_files("g1-w0-1"));
+        let spec = SpawnSpec { children_timeout: children, ..fixture.spec(worker(0, 1)) };
+        fixture.pool.spawn(&spec, &fixture.reactor).unwrap();
         let mut child = None;
-        eventually("the program is started", || {
-            let text = fs::read_to_string(stage.directory.join("child")).unwrap_or_default();
+        eventually("the child is started", || {
+            let text = fs::read_to_string(fixture.directory.join("child")).unwrap_or_default();
             child = text.trim().parse().ok().map(Pid::from_raw);
             child.is_some()
         });
@@ -29,7 +28,7 @@ impl WorkerWithChild {
         if let Some(cgroup) = cgroup {
             fs::write(cgroup.join("cgroup.procs"), format!("{child}\n")).unwrap();
         }
-        Self { stage, child }
+        Self { fixture, child }
     }
 
     fn child_is_running(&self) -> bool {
@@ -38,113 +37,113 @@ impl WorkerWithChild {
     }
 
     fn assert_child_killed(&self) {
-        eventually("what the worker left behind is killed", || !self.child_is_running());
+        eventually("the child is killed", || !self.child_is_running());
     }
 
     fn kill_and_report(&mut self) -> KilledLeftovers {
-        let mut killed = self.stage.pool.kill_leftovers();
+        let mut killed = self.fixture.pool.kill_leftovers();
         assert_eq!(killed.len(), 1, "{killed:?}");
-        assert_eq!(self.stage.pool.kill_leftovers(), [], "once is enough");
+        assert_eq!(self.fixture.pool.kill_leftovers(), [], "reported once");
         killed.remove(0)
     }
 }
 
 impl Drop for WorkerWithChild {
     fn drop(&mut self) {
-        // ESRCH: as it should be.
+        // ESRCH: it was killed already.
         let _ = kill(self.child, Signal::SIGKILL);
     }
 }
 
 #[test]
-fn a_worker_that_leaves_in_good_order_leaves_its_children_which_are_killed_later_and_named() {
-    let name = "a_worker_that_leaves_in_good_order_leaves_its_children_which_are_killed_later_and_named";
+fn children_of_clean_exit_run_until_timeout_and_are_listed() {
+    let name = "children_of_clean_exit_run_until_timeout_and_are_listed";
     in_own_process(module_path!(), name, || {
-        for in_leaf in [false, true] {
-            let mut left = WorkerWithChild::spawn("exit 0", A_MINUTE, in_leaf);
-            let pid = left.stage.next_exit().pid;
-            assert_eq!(left.stage.pool.kill_leftovers(), []);
-            assert!(left.child_is_running() && left.stage.pool.has_leftovers(), "in a cgroup: {in_leaf}");
-            assert!(left.stage.pool.next_leftover_kill().unwrap() > Instant::now() + A_MINUTE / 2);
-            left.stage.pool.leftovers.expire();
+        for in_cgroup in [false, true] {
+            let mut left = WorkerWithChild::spawn("exit 0", MINUTE, in_cgroup);
+            let pid = left.fixture.next_exit().pid;
+            assert_eq!(left.fixture.pool.kill_leftovers(), []);
+            assert!(left.child_is_running() && left.fixture.pool.has_leftovers(), "in a cgroup: {in_cgroup}");
+            assert!(left.fixture.pool.next_leftover_kill().unwrap() > Instant::now() + MINUTE / 2);
+            left.fixture.pool.leftovers.expire();
             let killed = left.kill_and_report();
             assert_eq!((killed.worker, killed.pid, killed.n_processes), (worker(0, 1), pid, 1));
             assert_eq!(killed.commands, [(left.child.as_raw().unsigned_abs(), "sleep".to_owned())]);
             left.assert_child_killed();
-            assert!(!left.stage.pool.has_leftovers());
+            assert!(!left.fixture.pool.has_leftovers());
         }
     });
 }
 
 #[test]
-fn a_worker_that_fails_or_is_killed_or_has_no_patience_takes_its_children_along() {
-    let name = "a_worker_that_fails_or_is_killed_or_has_no_patience_takes_its_children_along";
+fn children_die_with_failed_killed_or_zero_timeout_worker() {
+    let name = "children_die_with_failed_killed_or_zero_timeout_worker";
     in_own_process(module_path!(), name, || {
-        for (ends, children) in [("exit 1", A_MINUTE), ("kill -9 $$", A_MINUTE), ("exit 0", Duration::ZERO)] {
+        for (ends, children) in [("exit 1", MINUTE), ("kill -9 $$", MINUTE), ("exit 0", Duration::ZERO)] {
             let mut left = WorkerWithChild::spawn(ends, children, false);
-            left.stage.next_exit();
+            left.fixture.next_exit();
             left.assert_child_killed();
-            assert!(!left.stage.pool.has_leftovers(), "{ends}");
+            assert!(!left.fixture.pool.has_leftovers(), "{ends}");
         }
-        let mut left = WorkerWithChild::spawn("exec sleep 1000", A_MINUTE, false);
-        left.stage.pool.kill(worker(0, 1));
-        left.stage.next_exit();
+        let mut left = WorkerWithChild::spawn("exec sleep 1000", MINUTE, false);
+        left.fixture.pool.kill(worker(0, 1));
+        left.fixture.next_exit();
         left.assert_child_killed();
-        assert!(!left.stage.pool.has_leftovers());
+        assert!(!left.fixture.pool.has_leftovers());
     });
 }
 
 #[test]
-fn children_that_finish_in_time_are_forgotten_and_their_leaf_is_removed() {
-    let name = "children_that_finish_in_time_are_forgotten_and_their_leaf_is_removed";
+fn children_that_exit_in_time_leave_no_cgroup() {
+    let name = "children_that_exit_in_time_leave_no_cgroup";
     in_own_process(module_path!(), name, || {
-        let mut left = WorkerWithChild::spawn("exit 0", A_MINUTE, true);
-        left.stage.next_exit();
+        let mut left = WorkerWithChild::spawn("exit 0", MINUTE, true);
+        left.fixture.next_exit();
         kill(left.child, Signal::SIGTERM).unwrap();
-        // What the kernel does with the files of a cgroup when it is removed.
-        for file in fs::read_dir(left.stage.directory.join("g1-w0-1")).unwrap() {
+        // The kernel removes the files of a cgroup with the directory.
+        for file in fs::read_dir(left.fixture.directory.join("g1-w0-1")).unwrap() {
             fs::remove_file(file.unwrap().path()).unwrap();
         }
-        left.stage.pool.remove_stale_cgroups();
-        assert!(!left.stage.directory.join("g1-w0-1").exists() && !left.stage.pool.has_leftovers());
+        left.fixture.pool.remove_stale_cgroups();
+        assert!(!left.fixture.directory.join("g1-w0-1").exists() && !left.fixture.pool.has_leftovers());
         drop(left);
 
-        let mut left = WorkerWithChild::spawn("exit 0", A_MINUTE, false);
-        left.stage.next_exit();
+        let mut left = WorkerWithChild::spawn("exit 0", MINUTE, false);
+        left.fixture.next_exit();
         kill(left.child, Signal::SIGTERM).unwrap();
-        eventually("it is forgotten", || {
-            left.stage.pool.reap();
-            !left.stage.pool.has_leftovers()
+        eventually("the child is pruned", || {
+            left.fixture.pool.reap();
+            !left.fixture.pool.has_leftovers()
         });
-        assert_eq!(left.stage.pool.kill_leftovers(), []);
+        assert_eq!(left.fixture.pool.kill_leftovers(), []);
     });
 }
 
 #[test]
-fn what_children_start_before_they_end_is_found_in_their_group() {
-    let name = "what_children_start_before_they_end_is_found_in_their_group";
+fn grandchildren_are_found_in_the_process_group() {
+    let name = "grandchildren_are_found_in_the_process_group";
     in_own_process(module_path!(), name, || {
         let relay =
             "sh -c 'while [ ! -e go ]; do sleep 0.01; done; sleep 1000 & echo $! >grandchild' & exit 0";
-        let mut left = WorkerWithChild::spawn(relay, A_MINUTE, false);
-        left.stage.next_exit();
+        let mut left = WorkerWithChild::spawn(relay, MINUTE, false);
+        left.fixture.next_exit();
         kill(left.child, Signal::SIGKILL).unwrap();
-        fs::write(left.stage.directory.join("go"), "").unwrap();
+        fs::write(left.fixture.directory.join("go"), "").unwrap();
         let mut grandchild = None;
-        eventually("the relay has passed on", || {
-            let text = fs::read_to_string(left.stage.directory.join("grandchild")).unwrap_or_default();
+        eventually("the grandchild is started", || {
+            let text = fs::read_to_string(left.fixture.directory.join("grandchild")).unwrap_or_default();
             grandchild = text.trim().parse::<i32>().ok();
-            left.stage.pool.reap();
+            left.fixture.pool.reap();
             grandchild.is_some()
         });
         left.child = Pid::from_raw(grandchild.unwrap());
-        eventually("the relay is gone", || {
-            left.stage.pool.reap();
-            left.stage.pool.leftovers.n_processes() == 1
+        eventually("the relay is pruned", || {
+            left.fixture.pool.reap();
+            left.fixture.pool.leftovers.n_processes() == 1
         });
-        assert!(left.child_is_running() && left.stage.pool.has_leftovers());
-        assert_eq!(left.stage.pool.terminate_leftovers(Instant::now()), 1);
-        left.stage.pool.kill_leftovers();
+        assert!(left.child_is_running() && left.fixture.pool.has_leftovers());
+        assert_eq!(left.fixture.pool.terminate_leftovers(Instant::now()), 1);
+        left.fixture.pool.kill_leftovers();
         left.assert_child_killed();
     });
 }

@@ -1,7 +1,7 @@
-//! The pool with real processes: shell scripts where the interpreter belongs, and children of the test where a zygote's
-//! workers belong (its two forks make them the daemon's children; a test's own children are that already).
+//! Tests of the pool with real processes: shell scripts instead of the interpreter, and children of the test instead of
+//! the workers that a zygote forks.
 //!
-//! The pool reaps whatever child of this process has ended, so each test runs in a process of its own.
+//! The pool reaps any child of its process, so each test runs in its own process.
 
 mod fork;
 mod leftovers;
@@ -27,15 +27,16 @@ use crate::supervise::SpawnFault;
 use crate::systemd::cgroup::Controller;
 use crate::systemd::scratch_dir;
 
-/// Longer than anything here takes on a machine that is busy with other things.
+/// Timeout of every wait, generous for a busy machine.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-const OWN_PROCESS_VARIABLE: &str = "RGUN_TEST_IN_A_PROCESS_OF_ITS_OWN";
+/// Set in the process that runs one test.
+const OWN_PROCESS_VARIABLE: &str = "RGUN_TEST_OWN_PROCESS";
 
-/// Runs `test`, named `name` in `module`, in a process of its own.
+/// Runs `test`, named `name` in `module`, in its own process.
 fn in_own_process(module: &str, name: &str, test: impl FnOnce()) {
     if std::env::var_os(OWN_PROCESS_VARIABLE).is_some() {
-        // What hangs must not hang whoever waits for it.
+        // A test that hangs must not block the process that waits for it.
         std::thread::spawn(|| {
             std::thread::sleep(3 * DEADLINE);
             std::process::abort();
@@ -51,7 +52,7 @@ fn in_own_process(module: &str, name: &str, test: impl FnOnce()) {
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
-/// What a test's pool needs: an interpreter that is a script, and the shared page.
+/// A pool with a shell script as the interpreter, and the reactor that its workers share.
 struct PoolFixture {
     directory: PathBuf,
     app: &'static App,
@@ -108,9 +109,9 @@ impl PoolFixture {
         self.pool.spawn(&self.spec(worker), &self.reactor).unwrap()
     }
 
-    /// A zygote whose words are the test's: its process sleeps. Returns its end of the control socket.
+    /// Adds a zygote whose process sleeps; the test sends its reports. Returns its end of the control socket.
     fn zygote(&mut self, worker: WorkerId) -> OwnedFd {
-        // First: a child has our descriptors until the kernel closes them at exec, which we do not see.
+        // Before the channel is created: until its exec, a child holds this process's descriptors.
         let pid = child("exec sleep 1000");
         let (channel, _, theirs) = Channel::new(Geometry::standard(3)).unwrap();
         let limits = memory_limits::MemoryLimits::default();
@@ -126,7 +127,7 @@ impl PoolFixture {
         theirs
     }
 
-    /// Makes the files of a cgroup, as the kernel does.
+    /// Creates a directory with the files of a cgroup, as the kernel does.
     fn create_cgroup_files(&self, name: &str) -> PathBuf {
         let cgroup = self.directory.join(name);
         fs::create_dir(&cgroup).unwrap();
@@ -144,15 +145,15 @@ impl PoolFixture {
         cgroup
     }
 
-    /// The next process that ends.
+    /// Waits for the next exit and returns it.
     fn next_exit(&mut self) -> WorkerExit {
-        let mut ended = Vec::new();
-        eventually("a worker ends", || {
-            ended = self.pool.reap();
-            !ended.is_empty()
+        let mut exits = Vec::new();
+        eventually("a worker exits", || {
+            exits = self.pool.reap();
+            !exits.is_empty()
         });
-        assert_eq!(ended.len(), 1, "{ended:?}");
-        ended[0]
+        assert_eq!(exits.len(), 1, "{exits:?}");
+        exits[0]
     }
 }
 
@@ -169,11 +170,11 @@ fn worker(number: u16, life: u64) -> WorkerId {
     WorkerId { number: WorkerNr(number), life: Life(life) }
 }
 
-/// A child of this process that leads its own process group, as a forked worker does.
+/// Starts a child of this process that leads its own process group, as a forked worker does.
 #[expect(clippy::zombie_processes, reason = "reaping is what is tested")]
 fn child(script: &str) -> Pid {
     let mut program = Program::new("/bin/sh");
-    // Should it outlive its test, it must not keep the output of that open.
+    // A child that outlives its test must not keep the test's output open.
     program.args(["-c", script]).process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
     let child = program.spawn().unwrap();
     Pid::from_raw(child.id().cast_signed())
@@ -183,26 +184,27 @@ fn to_u32(pid: Pid) -> u32 {
     pid.as_raw().unsigned_abs()
 }
 
-/// There is no event for "a process that is not our child has become something"; so this looks often, for long enough.
+/// Polls until `happens` returns true: there is no event for a change of a process that is not a child.
 fn eventually(what: &str, mut happens: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !happens() {
-        assert!(Instant::now() < deadline, "{what}: not in {DEADLINE:?}");
+        assert!(Instant::now() < deadline, "timed out after {DEADLINE:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// Waits until a child has ended, and cgroups it unreaped.
+/// Waits until a child has exited, without reaping it.
 fn wait_for_exit(pid: Pid) {
-    eventually("a child ends", || process::peek_exit(WaitTarget::Pid(pid)).unwrap().is_some());
+    eventually("a child exits", || process::peek_exit(WaitTarget::Pid(pid)).unwrap().is_some());
 }
 
-/// Whether it is there, and no zombie (proc_pid_stat(5)).
+/// Returns true if the process exists and is not a zombie (proc_pid_stat(5)).
 fn is_running(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
     stat.is_ok_and(|text| !matches!(text.rsplit_once(") ").unwrap().1.as_bytes()[0], b'Z' | b'X'))
 }
 
+/// Receives one command from the daemon.
 fn receive_command(socket: &OwnedFd) -> (Command, Vec<OwnedFd>) {
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     let received = receive(socket, &mut buffer).unwrap();
@@ -210,45 +212,41 @@ fn receive_command(socket: &OwnedFd) -> (Command, Vec<OwnedFd>) {
 }
 
 #[test]
-fn a_worker_ends_once_with_its_status_and_under_its_own_pid() {
-    in_own_process(module_path!(), "a_worker_ends_once_with_its_status_and_under_its_own_pid", || {
-        let mut stage = PoolFixture::new("exit 7", None);
-        let spawned = stage.spawn(worker(0, 1));
-        assert!(!stage.pool.is_empty());
-        let ended = stage.next_exit();
+fn exit_is_returned_once_with_status_and_pid() {
+    in_own_process(module_path!(), "exit_is_returned_once_with_status_and_pid", || {
+        let mut fixture = PoolFixture::new("exit 7", None);
+        let spawned = fixture.spawn(worker(0, 1));
+        assert!(!fixture.pool.is_empty());
+        let exit = fixture.next_exit();
         let expected =
-            WorkerExit { worker: worker(0, 1), pid: spawned.pid, exit: Exit::Code(7), oom_killed: false };
-        assert_eq!(ended, expected);
-        assert!(stage.pool.is_empty());
-        assert_eq!(stage.pool.reap(), []);
+            WorkerExit { worker: worker(0, 1), pid: spawned.pid, status: Exit::Code(7), oom_killed: false };
+        assert_eq!(exit, expected);
+        assert!(fixture.pool.is_empty());
+        assert_eq!(fixture.pool.reap(), []);
         process::peek_exit(WaitTarget::Any).expect_err("no child is left");
     });
 }
 
 #[test]
-fn an_interpreter_that_is_not_there_is_the_configurations_fault_and_leaves_nothing() {
-    in_own_process(
-        module_path!(),
-        "an_interpreter_that_is_not_there_is_the_configurations_fault_and_leaves_nothing",
-        || {
-            let mut stage = PoolFixture::new("exit 0", Some(&[]));
-            fs::remove_file(&stage.app.python.path).unwrap();
-            stage.create_cgroup_files("g1-w0-1");
-            let error = stage.pool.spawn(&stage.spec(worker(0, 1)), &stage.reactor).unwrap_err();
-            assert!(matches!(error, SpawnError::Interpreter { .. }), "{error}");
-            assert_eq!(error.fault(), SpawnFault::Config);
-            assert!(stage.pool.is_empty());
-            process::peek_exit(WaitTarget::Any).expect_err("no child is left");
-        },
-    );
+fn missing_interpreter_is_a_config_fault_without_leftovers() {
+    in_own_process(module_path!(), "missing_interpreter_is_a_config_fault_without_leftovers", || {
+        let mut fixture = PoolFixture::new("exit 0", Some(&[]));
+        fs::remove_file(&fixture.app.python.path).unwrap();
+        fixture.create_cgroup_files("g1-w0-1");
+        let error = fixture.pool.spawn(&fixture.spec(worker(0, 1)), &fixture.reactor).unwrap_err();
+        assert!(matches!(error, SpawnError::Interpreter { .. }), "{error}");
+        assert_eq!(error.fault(), SpawnFault::Config);
+        assert!(fixture.pool.is_empty());
+        process::peek_exit(WaitTarget::Any).expect_err("no child is left");
+    });
 }
 
 #[test]
-fn a_kill_takes_what_the_worker_started_and_leaves_no_zombie() {
-    in_own_process(module_path!(), "a_kill_takes_what_the_worker_started_and_leaves_no_zombie", || {
-        let mut stage = PoolFixture::new("sleep 1000 & echo $! > child.pid\nsleep 1000", None);
-        stage.spawn(worker(0, 1));
-        let file = stage.directory.join("child.pid");
+fn kill_includes_children_and_leaves_no_zombie() {
+    in_own_process(module_path!(), "kill_includes_children_and_leaves_no_zombie", || {
+        let mut fixture = PoolFixture::new("sleep 1000 & echo $! > child.pid\nsleep 1000", None);
+        fixture.spawn(worker(0, 1));
+        let file = fixture.directory.join("child.pid");
         let mut pid = None;
         eventually("the worker starts a child", || {
             pid = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
@@ -256,12 +254,12 @@ fn a_kill_takes_what_the_worker_started_and_leaves_no_zombie() {
         });
         let pid = Pid::from_raw(pid.unwrap());
         assert!(is_running(pid));
-        stage.pool.kill(worker(0, 1));
-        let how = stage.next_exit().exit;
+        fixture.pool.kill(worker(0, 1));
+        let how = fixture.next_exit().status;
         assert_eq!(how, Exit::Signal { signal: 9, core_dumped: false });
-        // The children came to this process, which is a subreaper.
+        // This process is a subreaper, so the worker's children are its children now.
         eventually("the orphans are reaped", || {
-            assert_eq!(stage.pool.reap(), []);
+            assert_eq!(fixture.pool.reap(), []);
             process::peek_exit(WaitTarget::Any).is_err()
         });
         assert!(!is_running(pid));
@@ -269,15 +267,15 @@ fn a_kill_takes_what_the_worker_started_and_leaves_no_zombie() {
 }
 
 #[test]
-fn an_orphan_is_reaped_without_a_word_while_workers_live() {
-    in_own_process(module_path!(), "an_orphan_is_reaped_without_a_word_while_workers_live", || {
-        let mut stage = PoolFixture::new("exec sleep 1000", None);
-        let spawned = stage.spawn(worker(0, 1));
+fn orphan_is_reaped_without_an_exit_report() {
+    in_own_process(module_path!(), "orphan_is_reaped_without_an_exit_report", || {
+        let mut fixture = PoolFixture::new("exec sleep 1000", None);
+        let spawned = fixture.spawn(worker(0, 1));
         let output =
             Program::new("/bin/sh").args(["-c", "sleep 0.05 >/dev/null 2>&1 & echo $!"]).output().unwrap();
         let orphan = Pid::from_raw(String::from_utf8(output.stdout).unwrap().trim().parse().unwrap());
-        eventually("the orphan is ours, and reaped", || {
-            assert_eq!(stage.pool.reap(), []);
+        eventually("the orphan is adopted and reaped", || {
+            assert_eq!(fixture.pool.reap(), []);
             !process::is_child(orphan) && !is_running(orphan)
         });
         assert!(process::is_child(Pid::from_raw(spawned.pid.cast_signed())));
@@ -285,45 +283,37 @@ fn an_orphan_is_reaped_without_a_word_while_workers_live() {
 }
 
 #[test]
-fn the_signal_for_stacks_does_not_hurt_a_worker_that_cannot_handle_it_yet() {
-    in_own_process(
-        module_path!(),
-        "the_signal_for_stacks_does_not_hurt_a_worker_that_cannot_handle_it_yet",
-        || {
-            let mut stage = PoolFixture::new("exec sleep 1000", None);
-            let spawned = stage.spawn(worker(0, 1));
-            stage.pool.signal_stacks(worker(0, 1)).unwrap();
-            kill(Pid::from_raw(spawned.pid.cast_signed()), Signal::SIGTERM).unwrap();
-            assert_eq!(stage.next_exit().exit, Exit::Signal { signal: 15, core_dumped: false });
-            stage.pool.signal_stacks(worker(0, 1)).expect_err("never to a process that is gone");
-        },
-    );
+fn stacks_signal_is_ignored_before_a_handler_is_set() {
+    in_own_process(module_path!(), "stacks_signal_is_ignored_before_a_handler_is_set", || {
+        let mut fixture = PoolFixture::new("exec sleep 1000", None);
+        let spawned = fixture.spawn(worker(0, 1));
+        fixture.pool.signal_stacks(worker(0, 1)).unwrap();
+        kill(Pid::from_raw(spawned.pid.cast_signed()), Signal::SIGTERM).unwrap();
+        assert_eq!(fixture.next_exit().status, Exit::Signal { signal: 15, core_dumped: false });
+        fixture.pool.signal_stacks(worker(0, 1)).expect_err("no signal to a reaped process");
+    });
 }
 
 #[test]
-fn stacks_are_asked_for_on_the_control_socket_and_begin_anew_each_time() {
-    in_own_process(
-        module_path!(),
-        "stacks_are_asked_for_on_the_control_socket_and_begin_anew_each_time",
-        || {
-            let mut stage = PoolFixture::new("", None);
-            let (asked, id) = (stage.zygote(worker(0, 1)), worker(0, 1));
-            let write = |stage: &PoolFixture, text: &[u8]| {
-                let file = stage.pool.processes[&id].channel.stacks.as_fd().try_clone_to_owned().unwrap();
-                io::Write::write_all(&mut fs::File::from(file), text).unwrap();
-            };
-            assert_eq!(stage.pool.read_stacks(id), None);
-            write(&stage, b"old\n");
-            assert_eq!(stage.pool.read_stacks(id).as_deref(), Some("old"));
-            stage.pool.request_stacks(id, Some(ExchangeId(8))).unwrap();
-            assert_eq!(receive_command(&asked).0, Command::DumpStacks(Some(ExchangeId(8))));
-            assert_eq!(stage.pool.read_stacks(id), None);
-            write(&stage, b"new\n");
-            assert_eq!(stage.pool.read_stacks(id).as_deref(), Some("new"));
-            drop(asked);
-            stage.pool.request_stacks(id, None).expect_err("nobody listens");
-            stage.pool.request_stacks(worker(0, 2), None).expect_err("nobody is there");
-            assert_eq!(stage.pool.read_stacks(worker(0, 2)), None);
-        },
-    );
+fn each_stacks_request_truncates_the_file() {
+    in_own_process(module_path!(), "each_stacks_request_truncates_the_file", || {
+        let mut fixture = PoolFixture::new("", None);
+        let (socket, id) = (fixture.zygote(worker(0, 1)), worker(0, 1));
+        let write = |fixture: &PoolFixture, text: &[u8]| {
+            let file = fixture.pool.processes[&id].channel.stacks.as_fd().try_clone_to_owned().unwrap();
+            io::Write::write_all(&mut fs::File::from(file), text).unwrap();
+        };
+        assert_eq!(fixture.pool.read_stacks(id), None);
+        write(&fixture, b"old\n");
+        assert_eq!(fixture.pool.read_stacks(id).as_deref(), Some("old"));
+        fixture.pool.request_stacks(id, Some(ExchangeId(8))).unwrap();
+        assert_eq!(receive_command(&socket).0, Command::DumpStacks(Some(ExchangeId(8))));
+        assert_eq!(fixture.pool.read_stacks(id), None);
+        write(&fixture, b"new\n");
+        assert_eq!(fixture.pool.read_stacks(id).as_deref(), Some("new"));
+        drop(socket);
+        fixture.pool.request_stacks(id, None).expect_err("the socket is closed");
+        fixture.pool.request_stacks(worker(0, 2), None).expect_err("no such worker");
+        assert_eq!(fixture.pool.read_stacks(worker(0, 2)), None);
+    });
 }
