@@ -91,8 +91,10 @@ impl Wire {
         let skips = !self.framing.is_mid_body() && empty_lines(read) > 0;
         let accepted = if skips { Ok(0) } else { self.framing.accept(read) };
         if let Ok(accepted) = accepted {
-            self.buffered.extend_from_slice(&read[accepted..]);
-            buf.set_filled(before + accepted);
+            if accepted < read.len() {
+                self.buffered.extend_from_slice(&read[accepted..]);
+                buf.set_filled(before + accepted);
+            }
             return Poll::Ready(Ok(if accepted > 0 { ReadOutcome::Accepted } else { ReadOutcome::Buffered }));
         }
         self.buffered.extend_from_slice(read);
@@ -140,7 +142,9 @@ impl Wire {
     /// Delivers a head, or the end of input before it.
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            self.buffered.advance(empty_lines(&self.buffered));
+            if !self.buffered.is_empty() {
+                self.buffered.advance(empty_lines(&self.buffered));
+            }
             let outcome = if self.buffered.is_empty() {
                 ready!(self.poll_read_direct(cx, buf))?
             } else {
